@@ -1,0 +1,297 @@
+//! Concerts, their schedules and seat plans.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ConcertId, Page, ScheduleId, SeatId, Timestamp};
+
+/// How fast and how far the waiting room lets fans through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default)]
+pub struct Admission {
+    /// Fans admitted each second at most.
+    pub per_second: u32,
+    /// ACTIVE fans at any time at most.
+    pub active_max: u32,
+    /// Seconds an admitted fan has to reserve.
+    pub pass_secs: u32,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self { per_second: 100, active_max: 1_000, pass_secs: 300 }
+    }
+}
+
+/// Seats of one row at one price, in the order of the plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SeatBlock {
+    /// For example `A`.
+    pub section: String,
+    /// For example `12`.
+    pub row: String,
+    /// Points for each of these seats.
+    pub price: i64,
+    /// For example `["1","2","3"]`.
+    pub seats: Vec<String>,
+}
+
+impl SeatBlock {
+    /// The ids of these seats.
+    pub fn ids(&self) -> impl Iterator<Item = SeatId> + '_ {
+        self.seats.iter().map(|seat| SeatId::new(&self.section, &self.row, seat))
+    }
+}
+
+/// `concert.schedule_opened`: a schedule with its seats exists; its room opens at once,
+/// and fans are admitted from `opens_at`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ScheduleOpened {
+    /// The schedule.
+    pub schedule_id: ScheduleId,
+    /// The concert it performs.
+    pub concert_id: ConcertId,
+    /// The concert's title.
+    pub title: String,
+    /// Where.
+    pub venue: String,
+    /// When the show begins; sales end then.
+    pub starts_at: Timestamp,
+    /// When the first fan is admitted.
+    pub opens_at: Timestamp,
+    /// The room's pace.
+    pub admission: Admission,
+    /// Seconds a hold lives.
+    pub hold_secs: u32,
+    /// Seats one fan may hold or own.
+    pub seats_per_fan_max: u32,
+    /// All seats, row by row.
+    pub seats: Vec<SeatBlock>,
+}
+
+/// `concert.schedule_cancelled`: the show will not take place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ScheduleCancelled {
+    /// The schedule.
+    pub schedule_id: ScheduleId,
+    /// The concert it would have performed.
+    pub concert_id: ConcertId,
+    /// Why, for the fans.
+    pub reason: String,
+}
+
+crate::facts! {
+    ScheduleOpened = "concert.schedule_opened", schedule: |e| Some(e.schedule_id), about: |e| e.schedule_id.0;
+    ScheduleCancelled = "concert.schedule_cancelled", schedule: |e| Some(e.schedule_id), about: |e| e.schedule_id.0;
+}
+
+/// Enter a concert (organizer).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CreateConcert {
+    /// 1 to 200 characters.
+    pub title: String,
+    /// Who plays; 1 to 200 characters.
+    pub artist: String,
+    /// For the fans; at most 5,000 characters.
+    #[serde(default)]
+    pub description: String,
+}
+
+/// Put a performance of a concert on sale (organizer).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OpenSchedule {
+    /// Which concert; over HTTP it comes from the path.
+    pub concert_id: ConcertId,
+    /// Where; 1 to 200 characters.
+    pub venue: String,
+    /// When the show begins.
+    pub starts_at: Timestamp,
+    /// When the first fan is admitted; now when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opens_at: Option<Timestamp>,
+    /// The room's pace.
+    #[serde(default)]
+    pub admission: Admission,
+    /// Seconds a hold lives, 1 to 3600; 300 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_secs: Option<u32>,
+    /// Seats one fan may hold or own, 1 to 100; 4 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seats_per_fan_max: Option<u32>,
+    /// CSV with the header `section,row,seat,price`, one line a seat.
+    pub seat_plan: String,
+}
+
+/// Call a performance off (organizer): every hold ends, every payment is returned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CancelSchedule {
+    /// Which; over HTTP it comes from the path.
+    pub schedule_id: ScheduleId,
+    /// Why, for the fans; at most 500 characters.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Find concerts.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FindConcerts {
+    /// Words that title or artist contain.
+    pub q: Option<String>,
+    /// `next_cursor` of the page before.
+    pub cursor: Option<String>,
+    /// Entries wanted.
+    pub limit: Option<u32>,
+}
+
+/// Read one concert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GetConcert {
+    /// Which.
+    pub concert_id: ConcertId,
+}
+
+/// List the schedules of a concert.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FindSchedules {
+    /// Which concert.
+    pub concert_id: ConcertId,
+    /// `next_cursor` of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// Entries wanted.
+    #[serde(default)]
+    pub limit: Option<u32>,
+}
+
+/// Read the seats of a schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GetSeats {
+    /// Which schedule.
+    pub schedule_id: ScheduleId,
+    /// Only this section.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section: Option<String>,
+}
+
+/// A concert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Concert {
+    /// Its id.
+    pub concert_id: ConcertId,
+    /// What it is called.
+    pub title: String,
+    /// Who plays.
+    pub artist: String,
+    /// For the fans.
+    pub description: String,
+    /// When it was entered.
+    pub created_at: Timestamp,
+}
+
+/// Whether a schedule can be bought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleState {
+    /// On sale from `opens_at` to `starts_at`.
+    Open,
+    /// Called off.
+    Cancelled,
+}
+
+/// One performance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Schedule {
+    /// Its id.
+    pub schedule_id: ScheduleId,
+    /// The concert it performs.
+    pub concert_id: ConcertId,
+    /// Where.
+    pub venue: String,
+    /// When the show begins.
+    pub starts_at: Timestamp,
+    /// When the first fan is admitted.
+    pub opens_at: Timestamp,
+    /// Whether it can be bought.
+    pub state: ScheduleState,
+    /// The room's pace.
+    pub admission: Admission,
+    /// Seconds a hold lives.
+    pub hold_secs: u32,
+    /// Seats one fan may hold or own.
+    pub seats_per_fan_max: u32,
+    /// Number of its seats.
+    pub seats_total: i64,
+}
+
+/// What the map shows of a seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum SeatState {
+    /// Can be reserved.
+    Free,
+    /// Somebody has it for a while.
+    Held,
+    /// Paid.
+    Sold,
+}
+
+/// One seat on the map.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Seat {
+    /// Its id: `SECTION-ROW-SEAT`.
+    pub seat: SeatId,
+    /// Points.
+    pub price: i64,
+    /// What the map shows. The reservation service alone decides; this may be a moment old.
+    pub state: SeatState,
+}
+
+/// Seats of one section by state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SectionCount {
+    /// The section.
+    pub section: String,
+    /// Can be reserved.
+    pub free: i64,
+    /// Held.
+    pub held: i64,
+    /// Paid.
+    pub sold: i64,
+}
+
+/// The seat map of a schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SeatMap {
+    /// The schedule.
+    pub schedule_id: ScheduleId,
+    /// Counts of each section.
+    pub sections: Vec<SectionCount>,
+    /// Every seat, in the order of the plan.
+    pub seats: Vec<Seat>,
+}
+
+crate::commands! {
+    CreateConcert = "concert.create", 201 => Concert;
+    OpenSchedule = "concert.open_schedule", 201 => Schedule;
+    CancelSchedule = "concert.cancel_schedule", 202 => Schedule;
+    FindConcerts = "concert.find", 200 => Page<Concert>;
+    GetConcert = "concert.get", 200 => Concert;
+    FindSchedules = "concert.schedules", 200 => Page<Schedule>;
+    GetSeats = "concert.seats", 200 => SeatMap;
+}

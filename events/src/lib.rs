@@ -1,0 +1,130 @@
+//! What the mesh says: every fact, every command and every refusal, as plain data.
+//!
+//! One file per producer. A fact is a past-tense struct with a fixed name
+//! ([`Event::FACT`]) and a version; the pair is its subject on the wire,
+//! `onsale.<service>.<fact>.v<version>.<schedule id or ->`. A command is a
+//! request that one service answers ([`Command::ENDPOINT`]).
+//!
+//! **Architecture invariant:** this crate knows no runtime: no tokio, no SQL,
+//! no NATS, no HTTP. Consumers tolerate unknown fields; producers only add
+//! optional ones; anything else is a new version.
+
+pub mod concert;
+mod ids;
+pub mod payment;
+pub mod point;
+mod problem;
+pub mod queue;
+pub mod reservation;
+pub mod user;
+
+pub use ids::*;
+pub use problem::{Problem, codes};
+
+use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+/// A fact: something that has happened, told by the one service that owns it.
+pub trait Event: Serialize + DeserializeOwned + std::fmt::Debug + Clone + Send + Sync + 'static {
+    /// `<service>.<fact>`, for example `payment.requested`.
+    const FACT: &'static str;
+    /// Raised only by a change that old readers cannot read.
+    const VERSION: u32 = 1;
+
+    /// The schedule whose sale this fact belongs to; the last token of its subject.
+    fn schedule(&self) -> Option<ScheduleId>;
+
+    /// The thing this fact is about (`ce-subject`): a payment, a reservation, a user.
+    fn about(&self) -> Uuid;
+}
+
+/// A request that one service answers.
+pub trait Command: Serialize + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static {
+    /// `<service>.<verb>`, for example `payment.pay`; the NATS subject is `cmd.` and this.
+    const ENDPOINT: &'static str;
+    /// HTTP status of a granted request.
+    const STATUS: u16 = 200;
+    /// What a granted request is answered with.
+    type Reply: Serialize + DeserializeOwned + Send + 'static;
+}
+
+/// The service that tells a fact: the part before the dot.
+pub fn producer_of(fact: &str) -> &str {
+    fact.split_once('.').map_or(fact, |(service, _)| service)
+}
+
+/// `onsale.<service>.<fact>.v<version>.<key>`; the key is `-` outside any schedule.
+pub fn subject(fact: &str, version: u32, key: Option<ScheduleId>) -> String {
+    match key {
+        Some(schedule) => format!("onsale.{fact}.v{version}.{schedule}"),
+        None => format!("onsale.{fact}.v{version}.-"),
+    }
+}
+
+/// The fact named by a subject, if it is one of ours: `payment.requested`.
+pub fn fact_of_subject(subject: &str) -> Option<&str> {
+    let rest = subject.strip_prefix("onsale.")?;
+    let mut dots = rest.match_indices('.').map(|(at, _)| at);
+    let end = dots.nth(1)?;
+    rest.get(..end)
+}
+
+/// One page of a list, newest first.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Page<T> {
+    /// The entries of this page.
+    pub items: Vec<T>,
+    /// Give this back as `?cursor=` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// Which page of a list.
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct PageOf {
+    /// `next_cursor` of the page before.
+    pub cursor: Option<String>,
+    /// Entries wanted, 1 to 100; 20 when absent.
+    pub limit: Option<u32>,
+}
+
+/// Entries of a page when the caller does not say.
+pub const PAGE_DEFAULT: u32 = 20;
+/// Entries of a page at most.
+pub const PAGE_MAX: u32 = 100;
+
+/// Declares the facts of one producer with their name, key and subject.
+#[macro_export]
+macro_rules! facts {
+    ($($name:ident = $fact:literal, schedule: $schedule:expr, about: $about:expr;)+) => {
+        $(impl $crate::Event for $name {
+            const FACT: &'static str = $fact;
+            fn schedule(&self) -> Option<$crate::ScheduleId> {
+                let read: fn(&Self) -> Option<$crate::ScheduleId> = $schedule;
+                read(self)
+            }
+            fn about(&self) -> uuid::Uuid {
+                let read: fn(&Self) -> uuid::Uuid = $about;
+                read(self)
+            }
+        })+
+        /// The names of all facts told here.
+        pub const FACTS: &[&str] = &[$($fact),+];
+    };
+}
+
+/// Declares the commands that one service answers.
+#[macro_export]
+macro_rules! commands {
+    ($($name:ident = $endpoint:literal, $status:literal => $reply:ty;)+) => {
+        $(impl $crate::Command for $name {
+            const ENDPOINT: &'static str = $endpoint;
+            const STATUS: u16 = $status;
+            type Reply = $reply;
+        })+
+        /// The names of all endpoints answered here.
+        pub const ENDPOINTS: &[&str] = &[$($endpoint),+];
+    };
+}

@@ -1,0 +1,177 @@
+//! Wallets and the double-entry ledger.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{EntryId, Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId};
+
+/// What moved points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum EntryKind {
+    /// Bought by the fan.
+    Charge,
+    /// Taken for a payment.
+    Debit,
+    /// Given back for a payment.
+    Refund,
+}
+
+/// Why a payment could not be taken from a wallet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum DebitRefusal {
+    /// Too few points.
+    InsufficientBalance,
+    /// The wallet is closed or was never opened.
+    NoWallet,
+}
+
+/// Why a payment was given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum RefundReason {
+    /// The hold was gone before it could be confirmed: the payment never completed.
+    HoldGone,
+    /// A confirmed reservation was cancelled: the payment had completed.
+    Cancelled,
+}
+
+/// `point.charged`: a fan bought points.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PointCharged {
+    /// Whose wallet.
+    pub user_id: UserId,
+    /// The ledger entry.
+    pub entry_id: EntryId,
+    /// Points.
+    pub amount: i64,
+    /// Points in the wallet afterwards.
+    pub balance: i64,
+}
+
+/// `point.debited`: a payment was taken from a wallet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PointDebited {
+    /// Whose wallet.
+    pub user_id: UserId,
+    /// For which payment.
+    pub payment_id: PaymentId,
+    /// For which hold.
+    pub reservation_id: ReservationId,
+    /// Whose seats.
+    pub schedule_id: ScheduleId,
+    /// The fence of the hold.
+    pub hold_version: i64,
+    /// Points.
+    pub amount: i64,
+    /// Points in the wallet afterwards.
+    pub balance: i64,
+}
+
+/// `point.debit_refused`: a payment could not be taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PointDebitRefused {
+    /// Whose wallet.
+    pub user_id: UserId,
+    /// For which payment.
+    pub payment_id: PaymentId,
+    /// For which hold.
+    pub reservation_id: ReservationId,
+    /// Whose seats.
+    pub schedule_id: ScheduleId,
+    /// Points asked for.
+    pub amount: i64,
+    /// Points in the wallet.
+    pub balance: i64,
+    /// Why.
+    pub reason: DebitRefusal,
+}
+
+/// `point.refunded`: a payment was given back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PointRefunded {
+    /// Whose wallet.
+    pub user_id: UserId,
+    /// Which payment.
+    pub payment_id: PaymentId,
+    /// Whose seats.
+    pub schedule_id: ScheduleId,
+    /// Points.
+    pub amount: i64,
+    /// Points in the wallet afterwards.
+    pub balance: i64,
+    /// Why: it tells a payment that never completed from one that did.
+    pub reason: RefundReason,
+}
+
+crate::facts! {
+    PointCharged = "point.charged", schedule: |_| None, about: |e| e.user_id.0;
+    PointDebited = "point.debited", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
+    PointDebitRefused = "point.debit_refused", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
+    PointRefunded = "point.refunded", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
+}
+
+/// Buy points for the caller's wallet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Charge {
+    /// 1 to 10,000,000.
+    pub amount: i64,
+}
+
+/// Read the balance of the caller's wallet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GetBalance {}
+
+/// List the entries of the caller's wallet, newest first.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FindEntries {
+    /// `next_cursor` of the page before.
+    pub cursor: Option<String>,
+    /// Entries wanted.
+    pub limit: Option<u32>,
+}
+
+/// A wallet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Balance {
+    /// Whose.
+    pub user_id: UserId,
+    /// Points in it.
+    pub balance: i64,
+}
+
+/// One movement of a wallet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Entry {
+    /// Its id.
+    pub entry_id: EntryId,
+    /// What moved points.
+    pub kind: EntryKind,
+    /// Points; positive into the wallet, negative out of it.
+    pub amount: i64,
+    /// Points in the wallet afterwards.
+    pub balance: i64,
+    /// The payment behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment_id: Option<PaymentId>,
+    /// When.
+    pub at: Timestamp,
+}
+
+crate::commands! {
+    Charge = "point.charge", 201 => Entry;
+    GetBalance = "point.balance", 200 => Balance;
+    FindEntries = "point.entries", 200 => Page<Entry>;
+}

@@ -1,0 +1,168 @@
+//! The waiting room: places, admission, passes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ScheduleId, Timestamp, UserId};
+
+/// Where a place stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PlaceState {
+    /// In line.
+    Waiting,
+    /// May reserve and pay.
+    Active,
+    /// Over; entering again makes a new place at the end of the line.
+    Expired,
+}
+
+/// Why a place ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PlaceEnd {
+    /// The fan paid.
+    Completed,
+    /// The pass ran out.
+    Timeout,
+    /// The fan left, or the account was closed.
+    Left,
+    /// Nothing is left to sell, or the show was cancelled.
+    SoldOut,
+}
+
+/// `queue.waiting`: a fan has a place in line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct QueueWaiting {
+    /// Whose room.
+    pub schedule_id: ScheduleId,
+    /// Whose place.
+    pub user_id: UserId,
+    /// The number drawn; lower is earlier.
+    pub ticket: u64,
+    /// Grows with every change of this fan's place; a reader keeps the highest.
+    pub place_version: u64,
+}
+
+/// `queue.activated`: a fan was admitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct QueueActivated {
+    /// Whose room.
+    pub schedule_id: ScheduleId,
+    /// Who was admitted.
+    pub user_id: UserId,
+    /// Grows with every change of this fan's place; a reader keeps the highest.
+    pub place_version: u64,
+    /// Until when the fan may reserve.
+    pub reserve_until: Timestamp,
+}
+
+/// `queue.returned`: an admitted fan lost the hold through no fault of their own and
+/// stands at the front of the line again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct QueueReturned {
+    /// Whose room.
+    pub schedule_id: ScheduleId,
+    /// Who.
+    pub user_id: UserId,
+    /// Grows with every change of this fan's place; a reader keeps the highest.
+    pub place_version: u64,
+}
+
+/// `queue.expired`: a place has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct QueueExpired {
+    /// Whose room.
+    pub schedule_id: ScheduleId,
+    /// Whose place.
+    pub user_id: UserId,
+    /// Grows with every change of this fan's place; a reader keeps the highest.
+    pub place_version: u64,
+    /// Why.
+    pub reason: PlaceEnd,
+}
+
+crate::facts! {
+    QueueWaiting = "queue.waiting", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
+    QueueActivated = "queue.activated", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
+    QueueReturned = "queue.returned", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
+    QueueExpired = "queue.expired", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
+}
+
+/// Take a place in line, or learn of the one held already.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Enter {
+    /// Which room; over HTTP it comes from the path.
+    pub schedule_id: ScheduleId,
+    /// The signed ticket of an earlier place, which gives the old number back if the
+    /// room has forgotten it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+}
+
+/// Look at the caller's own place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GetPlace {
+    /// Which room.
+    pub schedule_id: ScheduleId,
+}
+
+/// Give the caller's own place up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Leave {
+    /// Which room.
+    pub schedule_id: ScheduleId,
+}
+
+/// The public keys that verify passes, as a JSON Web Key Set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Jwks {}
+
+/// A fan's place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Place {
+    /// Whose room.
+    pub schedule_id: ScheduleId,
+    /// Whose place.
+    pub user_id: UserId,
+    /// Where it stands.
+    pub state: PlaceState,
+    /// Fans to be admitted first; present while WAITING.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+    /// Expected seconds until admission; present while WAITING.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_wait_secs: Option<u64>,
+    /// Seconds after which to look again; present while WAITING.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poll_after_secs: Option<u64>,
+    /// Proof of this place's number; give it back to `enter`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// The right to reserve, an EdDSA JWT; present while ACTIVE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass: Option<String>,
+    /// Until when the fan may reserve; present while ACTIVE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve_until: Option<Timestamp>,
+    /// Why it ended; present when EXPIRED.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<PlaceEnd>,
+}
+
+crate::commands! {
+    Enter = "queue.enter", 200 => Place;
+    GetPlace = "queue.place", 200 => Place;
+    Leave = "queue.leave", 200 => Place;
+    Jwks = "queue.jwks", 200 => serde_json::Value;
+}

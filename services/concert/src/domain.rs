@@ -1,0 +1,439 @@
+//! What makes a concert, a schedule and a seat's place on the map: pure decisions.
+
+use events::{
+    ConcertId, Problem, ReservationId, ScheduleId, Timestamp, UserId, codes,
+    concert::{CancelSchedule, Concert, CreateConcert, OpenSchedule, Schedule, ScheduleState},
+    concert::SeatState,
+};
+
+/// Seconds a hold lives when the organizer does not say.
+pub const HOLD_SECS_DEFAULT: u32 = 300;
+/// Seats one fan may have when the organizer does not say.
+pub const SEATS_PER_FAN_DEFAULT: u32 = 4;
+/// How far ahead a show can be put on sale.
+pub const AHEAD_DAYS_MAX: i64 = 3_650;
+
+/// The concert that a command asks for.
+///
+/// # Errors
+/// `invalid` with the `field`.
+pub fn concert(
+    command: &CreateConcert,
+    concert_id: ConcertId,
+    now: Timestamp,
+) -> Result<Concert, Problem> {
+    Ok(Concert {
+        concert_id,
+        title: line("title", &command.title, 1, 200)?,
+        artist: line("artist", &command.artist, 1, 200)?,
+        description: text("description", &command.description, 5_000)?,
+        created_at: now,
+    })
+}
+
+/// The schedule that a command asks for. Admission from a moment in the past begins now.
+///
+/// # Errors
+/// `invalid` with the `field`.
+pub fn schedule(
+    command: &OpenSchedule,
+    schedule_id: ScheduleId,
+    seats_total: usize,
+    now: Timestamp,
+) -> Result<Schedule, Problem> {
+    let opens_at = command.opens_at.map_or(now, |at| at.max(now));
+    if command.starts_at <= opens_at {
+        let why = "must be in the future, and after `opens_at`";
+        return Err(invalid("starts_at", why));
+    }
+    if command.starts_at > now.plus_secs(AHEAD_DAYS_MAX * 24 * 3_600) {
+        let why = format!("must be within {AHEAD_DAYS_MAX} days from now");
+        return Err(invalid("starts_at", &why));
+    }
+    let admission = command.admission;
+    within("admission.per_second", admission.per_second, 100_000)?;
+    within("admission.active_max", admission.active_max, 1_000_000)?;
+    within("admission.pass_secs", admission.pass_secs, 3_600)?;
+    let hold_secs = command.hold_secs.unwrap_or(HOLD_SECS_DEFAULT);
+    let seats_per_fan_max = command.seats_per_fan_max.unwrap_or(SEATS_PER_FAN_DEFAULT);
+    Ok(Schedule {
+        schedule_id,
+        concert_id: command.concert_id,
+        venue: line("venue", &command.venue, 1, 200)?,
+        starts_at: command.starts_at,
+        opens_at,
+        state: ScheduleState::Open,
+        admission,
+        hold_secs: within("hold_secs", hold_secs, 3_600)?,
+        seats_per_fan_max: within("seats_per_fan_max", seats_per_fan_max, 100)?,
+        seats_total: seats_total as i64,
+    })
+}
+
+/// Calls a schedule off; gives the schedule as it is then, and the reason for the fans.
+///
+/// # Errors
+/// `already_cancelled`, or `invalid` with the `field`.
+pub fn cancel(
+    schedule: &Schedule,
+    command: &CancelSchedule,
+) -> Result<(Schedule, String), Problem> {
+    let reason = line("reason", &command.reason, 0, 500)?;
+    match schedule.state {
+        ScheduleState::Cancelled => Err(codes::ALREADY_CANCELLED.into()),
+        ScheduleState::Open => {
+            Ok((Schedule { state: ScheduleState::Cancelled, ..schedule.clone() }, reason))
+        }
+    }
+}
+
+/// Lets only the organizer who entered a concert act on it.
+///
+/// # Errors
+/// `forbidden` for anybody else.
+pub fn owned_by(organizer_id: UserId, user_id: UserId) -> Result<(), Problem> {
+    if organizer_id == user_id {
+        return Ok(());
+    }
+    Err(Problem::new(codes::FORBIDDEN, "The concert was entered by another organizer."))
+}
+
+/// The words of a text, in lower case: what a search compares.
+pub fn words(text: &str) -> Vec<String> {
+    text.to_lowercase()
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// How far one owner of a seat has come, in the order of the stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// `reservation.created`.
+    Held,
+    /// `reservation.confirmed`.
+    Sold,
+    /// `reservation.expired` or `reservation.cancelled`.
+    Freed,
+}
+
+impl Stage {
+    /// As the database names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Sold => "sold",
+            Self::Freed => "freed",
+        }
+    }
+}
+
+/// What the map shows of a seat, by the name of its stage.
+pub fn seat_state(stage: &str) -> SeatState {
+    match stage {
+        "held" => SeatState::Held,
+        "sold" => SeatState::Sold,
+        _ => SeatState::Free,
+    }
+}
+
+/// The last word on a seat: whose it is or was, and how far that owner has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The fence: each next owner of the seat has a higher one.
+    pub hold_version: i64,
+    /// How far this owner has come.
+    pub stage: Stage,
+    /// The owner.
+    pub reservation_id: ReservationId,
+}
+
+impl Mark {
+    /// The later of two words on one seat: of the later owner, or of the later stage of
+    /// the same owner. Whatever the order of arrival, and however often each arrives,
+    /// the same word remains.
+    pub fn or_later(self, other: Self) -> Self {
+        let rank = |mark: Self| (mark.hold_version, mark.stage);
+        if rank(other) > rank(self) { other } else { self }
+    }
+}
+
+/// One line of text, trimmed.
+fn line(field: &str, value: &str, min: usize, max: usize) -> Result<String, Problem> {
+    let value = value.trim();
+    // Also because PostgreSQL keeps no NUL.
+    if value.chars().any(char::is_control) {
+        return Err(invalid(field, "must be one line without control characters"));
+    }
+    if !(min..=max).contains(&value.chars().count()) {
+        return Err(invalid(field, &format!("must have {min} to {max} characters")));
+    }
+    Ok(value.to_owned())
+}
+
+/// Any number of lines, trimmed.
+fn text(field: &str, value: &str, max: usize) -> Result<String, Problem> {
+    let value = value.trim();
+    if value.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+        return Err(invalid(field, "must not have control characters"));
+    }
+    if value.chars().count() > max {
+        return Err(invalid(field, &format!("must have at most {max} characters")));
+    }
+    Ok(value.to_owned())
+}
+
+fn within(field: &str, value: u32, max: u32) -> Result<u32, Problem> {
+    if (1..=max).contains(&value) {
+        return Ok(value);
+    }
+    Err(invalid(field, &format!("must be 1 to {max}, not {value}")))
+}
+
+/// A value that is not allowed, by the name of its field.
+pub fn invalid(field: &str, why: &str) -> Problem {
+    Problem::new(codes::INVALID, format!("`{field}` {why}.")).with("field", field)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use events::concert::Admission;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const DAY_SECS: i64 = 24 * 3_600;
+
+    fn now() -> Timestamp {
+        Timestamp::from_unix_millis(1_800_000_000_000).expect("a time")
+    }
+
+    fn entered() -> CreateConcert {
+        CreateConcert {
+            title: " Night Ferry ".into(),
+            artist: "The Tugboats".into(),
+            description: "Two sets.\nNo support act.".into(),
+        }
+    }
+
+    fn asked() -> OpenSchedule {
+        OpenSchedule {
+            concert_id: ConcertId(Uuid::from_u128(1)),
+            venue: "Harbour Hall".into(),
+            starts_at: now().plus_secs(DAY_SECS),
+            opens_at: Some(now().plus_secs(60)),
+            admission: Admission::default(),
+            hold_secs: None,
+            seats_per_fan_max: None,
+            seat_plan: String::new(),
+        }
+    }
+
+    fn opened(command: &OpenSchedule) -> Result<Schedule, Problem> {
+        schedule(command, ScheduleId(Uuid::from_u128(2)), 50, now())
+    }
+
+    fn refused_field<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
+        let problem = result.expect_err("a refusal");
+        assert!(problem.is(codes::INVALID), "{problem}");
+        problem.extra["field"].as_str().expect("a name").to_owned()
+    }
+
+    #[test]
+    fn a_concert_is_kept_without_the_blanks_around_its_texts() {
+        let id = ConcertId(Uuid::from_u128(1));
+        let concert = concert(&entered(), id, now()).expect("good");
+        assert_eq!(concert.title, "Night Ferry");
+        assert_eq!(concert.description, "Two sets.\nNo support act.");
+        assert_eq!((concert.concert_id, concert.created_at), (id, now()));
+    }
+
+    #[test]
+    fn a_concert_with_a_text_out_of_bounds_is_refused() {
+        let id = ConcertId(Uuid::from_u128(1));
+        let long = |length| "가".repeat(length);
+        let wrong: [(&str, CreateConcert); 7] = [
+            ("title", CreateConcert { title: "  ".into(), ..entered() }),
+            ("title", CreateConcert { title: long(201), ..entered() }),
+            ("title", CreateConcert { title: "a\u{0}b".into(), ..entered() }),
+            ("artist", CreateConcert { artist: String::new(), ..entered() }),
+            ("artist", CreateConcert { artist: "two\nlines".into(), ..entered() }),
+            ("description", CreateConcert { description: long(5_001), ..entered() }),
+            ("description", CreateConcert { description: "a\u{0}b".into(), ..entered() }),
+        ];
+        for (field, command) in wrong {
+            assert_eq!(refused_field(concert(&command, id, now())), field);
+        }
+        let longest = CreateConcert { title: long(200), description: long(5_000), ..entered() };
+        assert!(concert(&longest, id, now()).is_ok());
+    }
+
+    #[test]
+    fn a_schedule_takes_the_defaults_for_what_is_not_said() {
+        let schedule = opened(&asked()).expect("good");
+        assert_eq!(schedule.hold_secs, 300);
+        assert_eq!(schedule.seats_per_fan_max, 4);
+        assert_eq!(schedule.seats_total, 50);
+        assert_eq!(schedule.state, ScheduleState::Open);
+        assert_eq!(schedule.opens_at, now().plus_secs(60));
+    }
+
+    #[test]
+    fn admission_begins_now_when_it_is_not_said_or_past() {
+        for opens_at in [None, Some(now().plus_secs(-3_600)), Some(now())] {
+            let command = OpenSchedule { opens_at, ..asked() };
+            assert_eq!(opened(&command).expect("good").opens_at, now());
+        }
+    }
+
+    #[test]
+    fn a_show_begins_after_its_sale_and_not_too_far_ahead() {
+        let at = |secs| OpenSchedule { starts_at: now().plus_secs(secs), ..asked() };
+        for secs in [-DAY_SECS, 0, 59, 60, AHEAD_DAYS_MAX * DAY_SECS + 1] {
+            assert_eq!(refused_field(opened(&at(secs))), "starts_at", "{secs}");
+        }
+        assert!(opened(&at(61)).is_ok());
+        assert!(opened(&at(AHEAD_DAYS_MAX * DAY_SECS)).is_ok());
+    }
+
+    #[test]
+    fn the_numbers_of_a_schedule_have_bounds() {
+        type Set = fn(&mut OpenSchedule, u32);
+        let bounds: [(&str, u32, Set); 5] = [
+            ("admission.per_second", 100_000, |it, n| it.admission.per_second = n),
+            ("admission.active_max", 1_000_000, |it, n| it.admission.active_max = n),
+            ("admission.pass_secs", 3_600, |it, n| it.admission.pass_secs = n),
+            ("hold_secs", 3_600, |it, n| it.hold_secs = Some(n)),
+            ("seats_per_fan_max", 100, |it, n| it.seats_per_fan_max = Some(n)),
+        ];
+        for (field, max, set) in bounds {
+            let with = |number| {
+                let mut command = asked();
+                set(&mut command, number);
+                opened(&command)
+            };
+            assert_eq!(refused_field(with(0)), field);
+            assert_eq!(refused_field(with(max + 1)), field);
+            assert!(with(1).is_ok() && with(max).is_ok(), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_venue_has_a_name() {
+        for venue in [String::new(), "x".repeat(201), "a\tb".into()] {
+            assert_eq!(refused_field(opened(&OpenSchedule { venue, ..asked() })), "venue");
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_called_off_once() {
+        let open = opened(&asked()).expect("good");
+        let command =
+            CancelSchedule { schedule_id: open.schedule_id, reason: " Storm. ".into() };
+        let (cancelled, reason) = cancel(&open, &command).expect("granted");
+        assert_eq!(cancelled.state, ScheduleState::Cancelled);
+        assert_eq!(reason, "Storm.");
+        let again = cancel(&cancelled, &command).expect_err("refused");
+        assert!(again.is(codes::ALREADY_CANCELLED));
+    }
+
+    #[test]
+    fn a_reason_may_be_absent_and_has_500_characters_at_most() {
+        let open = opened(&asked()).expect("good");
+        let with = |reason: String| {
+            cancel(&open, &CancelSchedule { schedule_id: open.schedule_id, reason })
+        };
+        assert_eq!(with(String::new()).expect("granted").1, "");
+        assert_eq!(refused_field(with("x".repeat(501))), "reason");
+    }
+
+    #[test]
+    fn only_the_organizer_who_entered_a_concert_acts_on_it() {
+        let (one, other) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        assert!(owned_by(one, one).is_ok());
+        assert!(owned_by(one, other).expect_err("refused").is(codes::FORBIDDEN));
+    }
+
+    #[test]
+    fn words_are_runs_of_letters_and_digits_in_lower_case() {
+        assert_eq!(words("AC/DC: Über-Tour '26 \u{0}"), ["ac", "dc", "über", "tour", "26"]);
+        assert_eq!(words("밤의 페리"), ["밤의", "페리"]);
+        assert!(words(" !!! ").is_empty());
+    }
+
+    #[test]
+    fn a_stage_is_read_back_as_what_the_map_shows() {
+        let shown = [Stage::Held, Stage::Sold, Stage::Freed].map(|it| seat_state(it.as_str()));
+        assert_eq!(shown, [SeatState::Held, SeatState::Sold, SeatState::Free]);
+    }
+
+    /// Every order of `items`.
+    fn orders<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
+        if items.is_empty() {
+            return vec![Vec::new()];
+        }
+        let mut all = Vec::new();
+        for index in 0..items.len() {
+            let mut rest = items.to_vec();
+            let first = rest.remove(index);
+            for mut order in orders(&rest) {
+                order.insert(0, first);
+                all.push(order);
+            }
+        }
+        all
+    }
+
+    /// What two successive owners of one seat may have had said about it.
+    fn histories() -> Vec<(Vec<Mark>, SeatState)> {
+        use Stage::{Freed, Held, Sold};
+        let said = |hold_version: i64, stages: &[Stage]| -> Vec<Mark> {
+            let reservation_id = ReservationId(Uuid::from_u128(hold_version as u128));
+            let of = |&stage| Mark { hold_version, stage, reservation_id };
+            stages.iter().map(of).collect()
+        };
+        let first: [&[Stage]; 2] = [&[Held, Freed], &[Held, Sold, Freed]];
+        let second: [(&[Stage], SeatState); 4] = [
+            (&[Held], SeatState::Held),
+            (&[Held, Sold], SeatState::Sold),
+            (&[Held, Freed], SeatState::Free),
+            (&[Held, Sold, Freed], SeatState::Free),
+        ];
+        let mut all = Vec::new();
+        for first in first {
+            for (second, end) in second {
+                all.push(([said(7, first), said(8, second)].concat(), end));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn two_owners_facts_in_any_order_and_twice_leave_the_same_map() {
+        for (facts, end) in histories() {
+            for order in orders(&facts) {
+                let mut map: BTreeMap<&str, Mark> = BTreeMap::new();
+                // The second round is everything once more, late.
+                for &fact in order.iter().chain(&order) {
+                    let last = map.entry("A-1-1").or_insert(fact);
+                    *last = last.or_later(fact);
+                }
+                let last = map["A-1-1"];
+                assert_eq!(seat_state(last.stage.as_str()), end, "{order:?}");
+                assert_eq!(last.hold_version, 8, "{order:?}");
+                assert_eq!(last.reservation_id, ReservationId(Uuid::from_u128(8)));
+            }
+        }
+    }
+
+    #[test]
+    fn an_end_that_arrives_before_its_begin_leaves_the_seat_free() {
+        let reservation_id = ReservationId(Uuid::from_u128(7));
+        let said = |stage| Mark { hold_version: 7, stage, reservation_id };
+        let last = said(Stage::Freed).or_later(said(Stage::Held)).or_later(said(Stage::Sold));
+        assert_eq!(last.stage, Stage::Freed);
+    }
+}

@@ -1,0 +1,367 @@
+//! Tokens: what they claim, and how they are verified.
+//!
+//! Every service verifies for itself. A [`Verifier`] knows the public keys of both
+//! issuers and remembers what it has verified, because the same token comes with each
+//! request of a fan. What a token is good for is fixed by its type: issuer and audience
+//! belong to the [`Claims`], so a ticket can never pass for a pass, nor the signer of one
+//! issuer for the other.
+
+mod key_set;
+mod seen;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex};
+
+use events::{Command, Problem, ScheduleId, Timestamp, UserId, codes, queue, user};
+use futures::future::BoxFuture;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::Caller;
+use key_set::KeySet;
+use seen::{Seen, digest};
+
+/// Clocks of two machines may differ by this much.
+pub const LEEWAY_SECS: i64 = 2;
+
+/// Nothing of ours is longer; what is, is refused before it costs anything.
+const TOKEN_BYTES_MAX: usize = 4_096;
+
+/// Asks an endpoint (`user.jwks`, `queue.jwks`) for its key set.
+pub type FetchKeys = Arc<
+    dyn Fn(&'static str) -> BoxFuture<'static, Result<serde_json::Value, Problem>> + Send + Sync,
+>;
+
+/// What a kind of token says, and who may say it.
+pub trait Claims: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
+    /// `iss`: the only signer of this kind.
+    const ISSUER: &'static str;
+    /// `aud`: what this kind is good for.
+    const AUDIENCE: &'static str;
+
+    /// `exp`, in seconds since 1970; `None` for what never runs out.
+    fn exp(&self) -> Option<i64>;
+}
+
+/// An access token: who is asking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessClaims {
+    /// The account.
+    pub sub: UserId,
+    /// What it may do.
+    pub roles: Vec<user::Role>,
+    /// When it was signed, in seconds since 1970.
+    pub iat: i64,
+    /// When it runs out, in seconds since 1970.
+    pub exp: i64,
+}
+
+impl AccessClaims {
+    /// Claims that hold for `life_secs` from now.
+    pub fn new(sub: UserId, roles: Vec<user::Role>, now: Timestamp, life_secs: i64) -> Self {
+        let iat = unix_secs(now);
+        Self {
+            sub,
+            roles,
+            iat,
+            exp: iat + life_secs,
+        }
+    }
+}
+
+impl Claims for AccessClaims {
+    const ISSUER: &'static str = "onsale/user";
+    const AUDIENCE: &'static str = "onsale";
+    fn exp(&self) -> Option<i64> {
+        Some(self.exp)
+    }
+}
+
+/// A pass: the right to reserve and pay, while the place is ACTIVE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassClaims {
+    /// Whose place.
+    pub sub: UserId,
+    /// In which room.
+    pub schedule: ScheduleId,
+    /// Fences a pass of an earlier activation.
+    pub place_version: u64,
+    /// When it was signed, in seconds since 1970.
+    pub iat: i64,
+    /// Until when the fan may reserve, in seconds since 1970.
+    pub exp: i64,
+}
+
+impl PassClaims {
+    /// A pass from now until `reserve_until`.
+    pub fn new(
+        sub: UserId,
+        schedule: ScheduleId,
+        place_version: u64,
+        now: Timestamp,
+        reserve_until: Timestamp,
+    ) -> Self {
+        let (iat, exp) = (unix_secs(now), unix_secs(reserve_until));
+        Self {
+            sub,
+            schedule,
+            place_version,
+            iat,
+            exp,
+        }
+    }
+}
+
+impl Claims for PassClaims {
+    const ISSUER: &'static str = "onsale/queue";
+    const AUDIENCE: &'static str = "onsale/pass";
+    fn exp(&self) -> Option<i64> {
+        Some(self.exp)
+    }
+}
+
+/// A ticket: proof of a number in line, good for as long as its key is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicketClaims {
+    /// Whose number.
+    pub sub: UserId,
+    /// In which room.
+    pub schedule: ScheduleId,
+    /// The number.
+    pub ticket: u64,
+}
+
+impl Claims for TicketClaims {
+    const ISSUER: &'static str = "onsale/queue";
+    const AUDIENCE: &'static str = "onsale/ticket";
+    fn exp(&self) -> Option<i64> {
+        None
+    }
+}
+
+/// Claims with their issuer and audience: the body of a token.
+#[derive(Serialize)]
+pub(crate) struct Sealed<'a, C> {
+    iss: &'static str,
+    aud: &'static str,
+    #[serde(flatten)]
+    claims: &'a C,
+}
+
+impl<'a, C: Claims> Sealed<'a, C> {
+    pub(crate) fn new(claims: &'a C) -> Self {
+        Self {
+            iss: C::ISSUER,
+            aud: C::AUDIENCE,
+            claims,
+        }
+    }
+}
+
+/// Why a token is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// It is not one of ours: unreadable, altered, or made for something else.
+    #[error("the token is not valid")]
+    Forged,
+    /// It was good once.
+    #[error("the token has run out")]
+    Expired,
+    /// Its key has not been seen yet and is being fetched; ask again shortly.
+    #[error("the key of the token is being fetched")]
+    KeyUnknown,
+    /// Its key has not been seen yet and cannot be fetched right now.
+    #[error("the keys to verify the token cannot be fetched")]
+    Unavailable,
+}
+
+impl From<TokenError> for Problem {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Forged => Self::new(
+                codes::UNAUTHENTICATED,
+                "The token is not valid; log in again.",
+            ),
+            TokenError::Expired => codes::TOKEN_EXPIRED.into(),
+            TokenError::KeyUnknown | TokenError::Unavailable => Self::new(
+                codes::UNAVAILABLE,
+                "The token cannot be verified right now.",
+            )
+            .with("retry_after_secs", 1),
+        }
+    }
+}
+
+/// Verifies a token with the key that its header names.
+///
+/// The signature comes first: whether a token has run out is nobody's business who
+/// could not have made it.
+pub(crate) fn verify<C: Claims>(
+    token: &str,
+    now: Timestamp,
+    key: impl FnOnce(&str) -> Option<DecodingKey>,
+) -> Result<C, TokenError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenError::Forged);
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Forged)?;
+    // The algorithm is ours to choose, never the token's: `none`, or a public key taken
+    // for an HMAC secret, ends here.
+    if header.alg != Algorithm::EdDSA {
+        return Err(TokenError::Forged);
+    }
+    let key = header.kid.as_deref().map(key).ok_or(TokenError::Forged)?;
+    let key = key.ok_or(TokenError::KeyUnknown)?;
+    let mut wanted = Validation::new(Algorithm::EdDSA);
+    wanted.set_issuer(&[C::ISSUER]);
+    wanted.set_audience(&[C::AUDIENCE]);
+    wanted.set_required_spec_claims(&["iss", "aud"]);
+    // The library would ask the clock itself; `in_time` asks the caller's.
+    wanted.validate_exp = false;
+    let claims = jsonwebtoken::decode::<C>(token, &key, &wanted)
+        .map_err(|error| match error.kind() {
+            ErrorKind::ExpiredSignature => TokenError::Expired,
+            _ => TokenError::Forged,
+        })?
+        .claims;
+    in_time(&claims, now)?;
+    Ok(claims)
+}
+
+fn in_time<C: Claims>(claims: &C, now: Timestamp) -> Result<(), TokenError> {
+    match claims.exp() {
+        Some(exp) if unix_secs(now) >= exp.saturating_add(LEEWAY_SECS) => Err(TokenError::Expired),
+        _ => Ok(()),
+    }
+}
+
+fn unix_secs(at: Timestamp) -> i64 {
+    at.unix_millis().div_euclid(1_000)
+}
+
+/// Verifies the tokens of both issuers.
+pub struct Verifier {
+    access: Gate<AccessClaims>,
+    pass: Gate<PassClaims>,
+}
+
+/// One kind of token: the keys of its issuer, and what was verified before.
+struct Gate<C> {
+    keys: Arc<KeySet>,
+    seen: Mutex<Seen<C>>,
+}
+
+impl Verifier {
+    /// A verifier that learns keys through `fetch`. It knows none yet: the first token
+    /// brings them, or [`Verifier::warm`].
+    pub fn new(fetch: FetchKeys) -> Self {
+        Self {
+            access: Gate::new(KeySet::new(user::Jwks::ENDPOINT, fetch.clone())),
+            pass: Gate::new(KeySet::new(queue::Jwks::ENDPOINT, fetch)),
+        }
+    }
+
+    /// Fetches both key sets. Not needed for anything but the speed of the first calls,
+    /// so an issuer that is not up yet is no failure.
+    pub async fn warm(&self, now: Timestamp) {
+        let both = futures::join!(self.access.keys.refresh(now), self.pass.keys.refresh(now));
+        if let (Err(error), _) | (_, Err(error)) = both {
+            tracing::debug!(%error, "keys cannot be fetched yet");
+        }
+    }
+
+    /// The caller behind an access token.
+    ///
+    /// # Errors
+    /// `token_expired`, `unauthenticated`, or `unavailable` while its key cannot be fetched.
+    pub async fn access(&self, token: &str, now: Timestamp) -> Result<Caller, Problem> {
+        let AccessClaims {
+            sub, roles, exp, ..
+        } = self.access.check(token, now).await?;
+        let expires_at =
+            Timestamp::from_unix_millis(exp.saturating_mul(1_000)).ok_or(TokenError::Forged)?;
+        Ok(Caller::User {
+            user_id: sub,
+            roles,
+            expires_at,
+        })
+    }
+
+    /// What a pass grants, fetching its key when it is new.
+    ///
+    /// # Errors
+    /// What is wrong with it; the caller decides how to put that.
+    pub async fn pass(&self, token: &str, now: Timestamp) -> Result<PassClaims, TokenError> {
+        self.pass.check(token, now).await
+    }
+
+    /// What a pass grants, by the keys at hand: for code that must not wait. A new key is
+    /// fetched in the background meanwhile.
+    ///
+    /// # Errors
+    /// What is wrong with it; after `KeyUnknown` ask again shortly.
+    pub fn try_pass(&self, token: &str, now: Timestamp) -> Result<PassClaims, TokenError> {
+        self.pass.try_check(token, now)
+    }
+}
+
+impl<C: Claims> Gate<C> {
+    fn new(keys: KeySet) -> Self {
+        Self {
+            keys: Arc::new(keys),
+            seen: Mutex::new(Seen::default()),
+        }
+    }
+
+    async fn check(&self, token: &str, now: Timestamp) -> Result<C, TokenError> {
+        match self.known(token, now) {
+            Err(TokenError::KeyUnknown) => {
+                self.keys
+                    .refresh(now)
+                    .await
+                    .map_err(|_| TokenError::Unavailable)?;
+                // The set is as new as it may be, and this key is not in it.
+                self.known(token, now).map_err(|error| match error {
+                    TokenError::KeyUnknown => TokenError::Forged,
+                    error => error,
+                })
+            }
+            verdict => verdict,
+        }
+    }
+
+    fn try_check(&self, token: &str, now: Timestamp) -> Result<C, TokenError> {
+        self.known(token, now)
+            .map_err(|error| match (error, self.keys.just_tried(now)) {
+                (TokenError::KeyUnknown, Some(Ok(()))) => TokenError::Forged,
+                (TokenError::KeyUnknown, Some(Err(_))) => TokenError::Unavailable,
+                (TokenError::KeyUnknown, None) => {
+                    self.keys.refresh_in_background(now);
+                    TokenError::KeyUnknown
+                }
+                (error, _) => error,
+            })
+    }
+
+    /// Verifies by the keys at hand, or remembers having done so.
+    fn known(&self, token: &str, now: Timestamp) -> Result<C, TokenError> {
+        let (name, edition) = (digest(token), self.keys.edition());
+        if let Some(claims) = self.seen().get(&name, edition) {
+            return in_time(&claims, now).map(|()| claims);
+        }
+        let claims = verify::<C>(token, now, |kid| self.keys.get(kid))?;
+        self.seen().put(name, edition, claims.clone());
+        if self.keys.is_stale(now) {
+            self.keys.refresh_in_background(now);
+        }
+        Ok(claims)
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen<C>> {
+        // A cache stays a cache, whoever panicked while holding it.
+        self.seen
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

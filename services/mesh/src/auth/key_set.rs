@@ -1,0 +1,154 @@
+//! The public keys of one issuer, fetched when a new one appears.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock, RwLockReadGuard},
+    time::Duration,
+};
+
+use events::{Problem, Timestamp, codes};
+use jsonwebtoken::{
+    DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet},
+};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::FetchKeys;
+
+/// A set is fetched at most this often, however many forged key ids are tried.
+const FETCH_EVERY_MS: i64 = 1_000;
+/// An issuer that takes longer than this does not answer.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this long the set is fetched even if nothing new appears, so that keys which
+/// left it are forgotten here too.
+const STALE_AFTER_SECS: i64 = 600;
+/// More keys than any rotation leaves behind.
+const KEYS_MAX: usize = 64;
+
+/// The public keys of one issuer.
+pub(super) struct KeySet {
+    endpoint: &'static str,
+    fetch: FetchKeys,
+    known: RwLock<Known>,
+    /// Held while fetching: whoever needs the same keys meanwhile waits for the same answer.
+    fetching: Arc<Mutex<()>>,
+}
+
+#[derive(Default)]
+struct Known {
+    keys: HashMap<String, DecodingKey>,
+    /// Raised when a key leaves the set.
+    edition: u64,
+    fetched_at: Option<Timestamp>,
+    tried: Option<(Timestamp, Result<(), Problem>)>,
+}
+
+impl KeySet {
+    pub(super) fn new(endpoint: &'static str, fetch: FetchKeys) -> Self {
+        Self {
+            endpoint,
+            fetch,
+            known: RwLock::default(),
+            fetching: Arc::default(),
+        }
+    }
+
+    /// The key of this id, if it has been fetched.
+    pub(super) fn get(&self, kid: &str) -> Option<DecodingKey> {
+        self.known().keys.get(kid).cloned()
+    }
+
+    /// Another number after a key has left the set.
+    pub(super) fn edition(&self) -> u64 {
+        self.known().edition
+    }
+
+    /// Whether keys may have left the set unnoticed.
+    pub(super) fn is_stale(&self, now: Timestamp) -> bool {
+        self.known()
+            .fetched_at
+            .is_none_or(|at| now > at.plus_secs(STALE_AFTER_SECS))
+    }
+
+    /// How the last fetch ended, if it is so recent that no other may follow yet.
+    pub(super) fn just_tried(&self, now: Timestamp) -> Option<Result<(), Problem>> {
+        let known = self.known();
+        let (at, outcome) = known.tried.as_ref()?;
+        (now < at.plus_millis(FETCH_EVERY_MS)).then(|| outcome.clone())
+    }
+
+    /// Fetches the set, or waits for the fetch that is under way.
+    pub(super) async fn refresh(&self, now: Timestamp) -> Result<(), Problem> {
+        let turn = self.fetching.clone().lock_owned().await;
+        match self.just_tried(now) {
+            Some(outcome) => outcome,
+            None => self.fetch(turn, now).await,
+        }
+    }
+
+    /// Fetches the set while the caller goes on; does nothing if it is being fetched, or
+    /// outside any runtime.
+    pub(super) fn refresh_in_background(self: &Arc<Self>, now: Timestamp) {
+        let Ok(turn) = self.fetching.clone().try_lock_owned() else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        if self.just_tried(now).is_none() {
+            let set = self.clone();
+            runtime.spawn(async move { set.fetch(turn, now).await });
+        }
+    }
+
+    async fn fetch(&self, _turn: OwnedMutexGuard<()>, now: Timestamp) -> Result<(), Problem> {
+        let answer = tokio::time::timeout(FETCH_TIMEOUT, (self.fetch)(self.endpoint)).await;
+        let outcome = answer
+            .unwrap_or_else(|_| Err(codes::TIMED_OUT.into()))
+            .and_then(|set| read(set).ok_or_else(|| codes::INTERNAL.into()))
+            .map(|keys| self.replace(keys, now));
+        if let Err(error) = &outcome {
+            tracing::warn!(endpoint = self.endpoint, %error, "keys cannot be fetched");
+        }
+        self.known_mut().tried = Some((now, outcome.clone()));
+        outcome
+    }
+
+    fn replace(&self, keys: HashMap<String, DecodingKey>, now: Timestamp) {
+        let mut known = self.known_mut();
+        if known.keys.keys().any(|kid| !keys.contains_key(kid)) {
+            known.edition += 1;
+        }
+        known.keys = keys;
+        known.fetched_at = Some(now);
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.known
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn known_mut(&self) -> std::sync::RwLockWriteGuard<'_, Known> {
+        self.known
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// The Ed25519 keys of a set, by id; `None` when it is no key set at all.
+fn read(set: serde_json::Value) -> Option<HashMap<String, DecodingKey>> {
+    let set: JwkSet = serde_json::from_value(set).ok()?;
+    Some(set.keys.iter().take(KEYS_MAX).filter_map(ed25519).collect())
+}
+
+fn ed25519(jwk: &Jwk) -> Option<(String, DecodingKey)> {
+    let AlgorithmParameters::OctetKeyPair(pair) = &jwk.algorithm else {
+        return None;
+    };
+    if pair.curve != EllipticCurve::Ed25519 {
+        return None;
+    }
+    let key = DecodingKey::from_ed_components(&pair.x).ok()?;
+    (key.try_get_as_bytes().ok()?.len() == 32).then_some((jwk.common.key_id.clone()?, key))
+}

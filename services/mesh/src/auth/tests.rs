@@ -1,0 +1,316 @@
+//! Tokens that are good, and every way in which they are not.
+
+use std::sync::{
+    Mutex as StdMutex,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::*;
+use crate::keys::{KeyLife, KeyRecord, Keyring};
+
+const LIFE: KeyLife = KeyLife {
+    rotate_secs: 1_000,
+    lead_secs: 10,
+    token_secs: 100,
+};
+const FAN: UserId = UserId(Uuid::from_u128(1));
+const SHOW: ScheduleId = ScheduleId(Uuid::from_u128(2));
+
+fn at(secs: i64) -> Timestamp {
+    Timestamp(OffsetDateTime::UNIX_EPOCH).plus_secs(1_800_000_000 + secs)
+}
+
+fn ring(now: Timestamp) -> Keyring {
+    Keyring::open(vec![KeyRecord::generate(now).unwrap()], LIFE).unwrap()
+}
+
+fn access(now: Timestamp) -> AccessClaims {
+    AccessClaims::new(FAN, vec![user::Role::Fan], now, 60)
+}
+
+fn pass(now: Timestamp) -> PassClaims {
+    PassClaims::new(FAN, SHOW, 7, now, now.plus_secs(60))
+}
+
+/// An issuer whose published keys can change, and who counts how often it is asked.
+#[derive(Clone, Default)]
+struct Issuer {
+    published: Arc<StdMutex<Option<Value>>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Issuer {
+    fn publishing(ring: &Keyring) -> Self {
+        let issuer = Self::default();
+        issuer.publish(ring);
+        issuer
+    }
+
+    fn publish(&self, ring: &Keyring) {
+        *self.published.lock().unwrap() = Some(ring.jwks());
+    }
+
+    fn verifier(&self) -> Verifier {
+        let issuer = self.clone();
+        Verifier::new(Arc::new(move |_| {
+            issuer.asked.fetch_add(1, SeqCst);
+            let set = issuer.published.lock().unwrap().clone();
+            Box::pin(async move { set.ok_or_else(|| codes::UNAVAILABLE.into()) })
+        }))
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(SeqCst)
+    }
+}
+
+/// The token with one part put in place of another.
+fn with_part(token: &str, part: usize, value: &[u8]) -> String {
+    let encoded = URL_SAFE_NO_PAD.encode(value);
+    let mut parts: Vec<&str> = token.split('.').collect();
+    parts[part] = &encoded;
+    parts.join(".")
+}
+
+async fn refusal(verifier: &Verifier, token: &str) -> String {
+    verifier.access(token, at(1)).await.unwrap_err().code
+}
+
+#[tokio::test]
+async fn a_good_token_names_its_caller() {
+    let ring = ring(at(0));
+    let verifier = Issuer::publishing(&ring).verifier();
+    let token = ring.sign(&access(at(0)), at(0)).unwrap();
+    let caller = verifier.access(&token, at(1)).await.unwrap();
+    assert_eq!(caller.user_id().unwrap(), FAN);
+    assert!(caller.has(user::Role::Fan) && !caller.has(user::Role::Operator));
+}
+
+#[tokio::test]
+async fn a_token_is_good_until_it_runs_out_and_no_longer_though_it_was_remembered() {
+    let ring = ring(at(0));
+    let verifier = Issuer::publishing(&ring).verifier();
+    let token = ring.sign(&access(at(0)), at(0)).unwrap();
+    assert!(verifier.access(&token, at(0)).await.is_ok());
+    assert!(
+        verifier
+            .access(&token, at(60 + LEEWAY_SECS - 1))
+            .await
+            .is_ok()
+    );
+    let refusal = verifier
+        .access(&token, at(60 + LEEWAY_SECS))
+        .await
+        .unwrap_err();
+    assert!(refusal.is(codes::TOKEN_EXPIRED));
+
+    let fresh = Issuer::publishing(&ring).verifier();
+    assert!(
+        fresh
+            .access(&token, at(62))
+            .await
+            .unwrap_err()
+            .is(codes::TOKEN_EXPIRED)
+    );
+}
+
+#[tokio::test]
+async fn an_altered_token_is_forged_even_if_it_has_run_out() {
+    let ring = ring(at(0));
+    let verifier = Issuer::publishing(&ring).verifier();
+    let token = ring.sign(&access(at(0)), at(0)).unwrap();
+    let mut body: Value = json!(access(at(-1_000)));
+    body["iss"] = json!(AccessClaims::ISSUER);
+    body["aud"] = json!(AccessClaims::AUDIENCE);
+    body["roles"] = json!(["operator"]);
+    let forged = with_part(&token, 1, body.to_string().as_bytes());
+    assert_eq!(refusal(&verifier, &forged).await, "unauthenticated");
+    assert_eq!(
+        refusal(&verifier, &with_part(&token, 2, &[0; 64])).await,
+        "unauthenticated"
+    );
+}
+
+#[tokio::test]
+async fn the_algorithm_is_never_the_tokens_choice() {
+    let ring = ring(at(0));
+    let jwk = ring.jwks()["keys"][0].clone();
+    let verifier = Issuer::publishing(&ring).verifier();
+    let token = ring.sign(&access(at(0)), at(0)).unwrap();
+
+    let none = json!({"alg": "none", "typ": "JWT", "kid": jwk["kid"]}).to_string();
+    assert_eq!(
+        refusal(&verifier, &with_part(&token, 0, none.as_bytes())).await,
+        "unauthenticated"
+    );
+
+    // The classic: the public key, which everybody has, taken for an HMAC secret.
+    let x = jwk["x"].as_str().unwrap();
+    for secret in [URL_SAFE_NO_PAD.decode(x).unwrap(), x.as_bytes().to_vec()] {
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = jwk["kid"].as_str().map(str::to_owned);
+        let secret = EncodingKey::from_secret(&secret);
+        let claims = access(at(0));
+        let forged = jsonwebtoken::encode(&header, &Sealed::new(&claims), &secret).unwrap();
+        assert_eq!(refusal(&verifier, &forged).await, "unauthenticated");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_nothing_but_its_own_kind() {
+    let ring = ring(at(0));
+    let verifier = Issuer::publishing(&ring).verifier();
+    let a_pass = ring.sign(&pass(at(0)), at(0)).unwrap();
+    let ticket = TicketClaims {
+        sub: FAN,
+        schedule: SHOW,
+        ticket: 9,
+    };
+    let a_ticket = ring.sign(&ticket, at(0)).unwrap();
+    let an_access = ring.sign(&access(at(0)), at(0)).unwrap();
+    assert_eq!(refusal(&verifier, &a_pass).await, "unauthenticated");
+    assert_eq!(refusal(&verifier, &a_ticket).await, "unauthenticated");
+    for other in [&an_access, &a_ticket] {
+        assert_eq!(verifier.pass(other, at(1)).await, Err(TokenError::Forged));
+    }
+    assert_eq!(ring.verify(&a_ticket, at(100_000)), Ok(ticket));
+    assert_eq!(
+        ring.verify::<TicketClaims>(&a_pass, at(0)),
+        Err(TokenError::Forged)
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_token_is_refused() {
+    let verifier = Issuer::publishing(&ring(at(0))).verifier();
+    let long = "a.b.c".repeat(10_000);
+    for text in [
+        "",
+        ".",
+        "..",
+        "a.b.c",
+        "e30.e30.e30",
+        "\u{0}",
+        "🎫.🎫.🎫",
+        &long,
+    ] {
+        assert_eq!(
+            refusal(&verifier, text).await,
+            "unauthenticated",
+            "{text:.20}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_token_without_issuer_or_key_id_is_refused() {
+    let record = KeyRecord::generate(at(0)).unwrap();
+    let ring = Keyring::open(vec![record.clone()], LIFE).unwrap();
+    let verifier = Issuer::publishing(&ring).verifier();
+    let key = EncodingKey::from_ed_der(&record.pkcs8);
+    let mut header = Header::new(Algorithm::EdDSA);
+    let claims = access(at(0));
+    let anonymous = jsonwebtoken::encode(&header, &Sealed::new(&claims), &key).unwrap();
+    assert_eq!(refusal(&verifier, &anonymous).await, "unauthenticated");
+    header.kid = Some(record.kid);
+    let bare = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+    assert_eq!(refusal(&verifier, &bare).await, "unauthenticated");
+}
+
+#[tokio::test]
+async fn forged_key_ids_fetch_the_set_once_a_second_at_most() {
+    let issuer = Issuer::publishing(&ring(at(0)));
+    let verifier = issuer.verifier();
+    for _ in 0..50 {
+        let token = ring(at(0)).sign(&access(at(0)), at(0)).unwrap();
+        assert_eq!(refusal(&verifier, &token).await, "unauthenticated");
+    }
+    assert_eq!(issuer.asked(), 1);
+}
+
+#[tokio::test]
+async fn many_who_need_the_same_new_key_wait_for_one_fetch() {
+    let ring = ring(at(0));
+    let issuer = Issuer::publishing(&ring);
+    let verifier = issuer.verifier();
+    let token = ring.sign(&access(at(0)), at(0)).unwrap();
+    let all = futures::future::join_all((0..50).map(|_| verifier.access(&token, at(0)))).await;
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!(issuer.asked(), 1);
+}
+
+#[tokio::test]
+async fn an_issuer_out_of_reach_makes_a_token_unverifiable_but_not_wrong() {
+    let ring = ring(at(0));
+    let issuer = Issuer::default();
+    let verifier = issuer.verifier();
+    let token = ring.sign(&access(at(0)), at(0)).unwrap();
+    assert_eq!(refusal(&verifier, &token).await, "unavailable");
+    assert_eq!(refusal(&verifier, &token).await, "unavailable");
+    assert_eq!(issuer.asked(), 1);
+    issuer.publish(&ring);
+    assert!(verifier.access(&token, at(3)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_rotated_key_is_fetched_when_it_first_signs_and_a_dropped_one_forgotten() {
+    let mut ring = ring(at(0));
+    let issuer = Issuer::publishing(&ring);
+    let verifier = issuer.verifier();
+    let early = ring.sign(&access(at(1_000)), at(1_000)).unwrap();
+    assert!(verifier.access(&early, at(1_000)).await.is_ok());
+
+    ring.rotate(at(1_000)).unwrap();
+    issuer.publish(&ring);
+    let late = ring.sign(&access(at(1_010)), at(1_010)).unwrap();
+    assert!(verifier.access(&late, at(1_010)).await.is_ok());
+    assert!(verifier.access(&early, at(1_010)).await.is_ok());
+
+    // Somebody takes the first key away before its time, as one would after a theft.
+    let left = ring.records().last().unwrap().clone();
+    issuer.publish(&Keyring::open(vec![left], LIFE).unwrap());
+    verifier.warm(at(1_020)).await;
+    assert!(verifier.access(&late, at(1_020)).await.is_ok());
+    let refusal = verifier.access(&early, at(1_020)).await.unwrap_err();
+    assert!(refusal.is(codes::UNAUTHENTICATED));
+}
+
+#[tokio::test]
+async fn code_that_cannot_wait_learns_a_new_key_on_asking_again() {
+    let ring = ring(at(0));
+    let issuer = Issuer::publishing(&ring);
+    let verifier = issuer.verifier();
+    let token = ring.sign(&pass(at(0)), at(0)).unwrap();
+    assert_eq!(
+        verifier.try_pass(&token, at(0)),
+        Err(TokenError::KeyUnknown)
+    );
+    verifier.pass.keys.refresh(at(0)).await.unwrap();
+    assert_eq!(
+        issuer.asked(),
+        1,
+        "the fetch in the background was waited for"
+    );
+    assert_eq!(verifier.try_pass(&token, at(0)), Ok(pass(at(0))));
+
+    let forged = self::ring(at(0)).sign(&pass(at(0)), at(0)).unwrap();
+    assert_eq!(verifier.try_pass(&forged, at(0)), Err(TokenError::Forged));
+    assert_eq!(verifier.try_pass(&token, at(62)), Err(TokenError::Expired));
+}
+
+#[test]
+fn outside_any_runtime_an_unknown_key_stays_unknown() {
+    let ring = ring(at(0));
+    let verifier = Issuer::publishing(&ring).verifier();
+    let token = ring.sign(&pass(at(0)), at(0)).unwrap();
+    assert_eq!(
+        verifier.try_pass(&token, at(0)),
+        Err(TokenError::KeyUnknown)
+    );
+}

@@ -1,0 +1,100 @@
+//! Who is asking, and who may.
+
+use events::{Problem, Timestamp, UserId, codes, user::Role};
+
+/// Who a message comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Caller {
+    /// A verified access token.
+    User {
+        /// Whose.
+        user_id: UserId,
+        /// What the account may do.
+        roles: Vec<Role>,
+        /// When the token runs out.
+        expires_at: Timestamp,
+    },
+    /// No token was given.
+    Anonymous,
+    /// The mesh itself: a heard fact or a timer.
+    Mesh,
+}
+
+impl Caller {
+    /// The user behind an access token.
+    ///
+    /// # Errors
+    /// `unauthenticated` for anybody else.
+    pub fn user_id(&self) -> Result<UserId, Problem> {
+        match self {
+            Self::User { user_id, .. } => Ok(*user_id),
+            Self::Anonymous | Self::Mesh => Err(codes::UNAUTHENTICATED.into()),
+        }
+    }
+
+    /// Whether the caller has this role.
+    pub fn has(&self, role: Role) -> bool {
+        matches!(self, Self::User { roles, .. } if roles.contains(&role))
+    }
+}
+
+/// Who may call an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allow {
+    /// Everybody, with or without a token.
+    Anyone,
+    /// Everybody with a valid access token.
+    User,
+    /// Accounts with this role.
+    Role(Role),
+    /// Nobody from outside: only this service's own timers and endpoints.
+    Inside,
+}
+
+impl Allow {
+    /// Lets the caller pass, or says why not.
+    ///
+    /// # Errors
+    /// `unauthenticated` without a token, `forbidden` without the role.
+    pub fn check(self, caller: &Caller) -> Result<(), Problem> {
+        match (self, caller) {
+            (Self::Anyone, _) | (_, Caller::Mesh) | (Self::User, Caller::User { .. }) => Ok(()),
+            (Self::Role(role), Caller::User { .. }) if caller.has(role) => Ok(()),
+            (Self::Role(role), Caller::User { .. }) => Err(Problem::new(
+                codes::FORBIDDEN,
+                format!("This needs the role {role:?}.").to_lowercase(),
+            )),
+            (Self::User | Self::Role(_), Caller::Anonymous) => Err(Problem::new(
+                codes::UNAUTHENTICATED,
+                "Send `Authorization: Bearer <access token>`.",
+            )),
+            (Self::Inside, _) => Err(codes::FORBIDDEN.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fan() -> Caller {
+        Caller::User {
+            user_id: UserId(uuid::Uuid::nil()),
+            roles: vec![Role::Fan],
+            expires_at: Timestamp(time::OffsetDateTime::UNIX_EPOCH),
+        }
+    }
+
+    #[test]
+    fn a_role_is_needed_where_it_is_asked_for() {
+        assert!(Allow::User.check(&fan()).is_ok());
+        let refusal = Allow::Role(Role::Organizer).check(&fan()).unwrap_err();
+        assert!(refusal.is(codes::FORBIDDEN));
+    }
+
+    #[test]
+    fn nobody_from_outside_reaches_an_inner_command() {
+        assert!(Allow::Inside.check(&fan()).is_err());
+        assert!(Allow::Inside.check(&Caller::Mesh).is_ok());
+    }
+}

@@ -1,0 +1,134 @@
+//! Facts in: from a durable pull consumer into the intake.
+
+use std::{collections::HashMap, sync::Arc, time::Duration, time::Instant};
+
+use async_nats::jetstream::{self, Message, consumer::PullConsumer};
+use events::{EventId, SagaId};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    Caller, Link, clock, dead_letter,
+    engine::Engine,
+    health::Health,
+    lane::BATCH_MESSAGES_MAX,
+    link::headers,
+    service::Heard,
+    trace::{TRACEPARENT, TraceParent},
+    work::{Meta, Settle, Work},
+};
+
+/// How long one pull stays open.
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// How often the broker says that it is there while nothing comes.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// What one consumer works with.
+pub(crate) struct Consumer<E: Engine> {
+    pub(crate) link: Link,
+    /// The stream it reads.
+    pub(crate) stream: String,
+    /// How each fact of the service is decoded.
+    pub(crate) heard: Arc<HashMap<&'static str, Heard<E>>>,
+    pub(crate) intake: mpsc::Sender<Work<E::Deed>>,
+    pub(crate) health: Health,
+}
+
+impl<E: Engine> Consumer<E> {
+    /// Takes facts in until shutdown.
+    pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
+        let service = self.link.service();
+        let consumer: PullConsumer = self
+            .link
+            .jetstream()
+            .get_consumer_from_stream(service, &self.stream)
+            .await
+            .map_err(|error| {
+                format!(
+                    "consumer {service} of stream {}: {error}; `onsale topology apply` makes it",
+                    self.stream
+                )
+            })?;
+        let mut messages = self.pull(&consumer).await?;
+        info!(service, stream = self.stream, "hearing facts");
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                message = messages.next() => match message {
+                    Some(Ok(message)) => self.take(message).await,
+                    // The stream goes on by itself; the broker may be away for a while.
+                    Some(Err(error)) => warn!(service, stream = self.stream, %error, "pull"),
+                    None => return Err(format!("the pull from {} ended", self.stream)),
+                },
+            }
+        }
+    }
+
+    async fn pull(
+        &self,
+        consumer: &PullConsumer,
+    ) -> Result<jetstream::consumer::pull::Stream, String> {
+        consumer
+            .stream()
+            .max_messages_per_batch(BATCH_MESSAGES_MAX)
+            .expires(PULL_EXPIRES)
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await
+            .map_err(|error| format!("stream {}: {error}", self.stream))
+    }
+
+    /// Decodes one message; what cannot be read is a dead letter.
+    async fn take(&self, message: Message) {
+        match self.decode(&message) {
+            Ok((deed, meta)) => {
+                let settle = Settle::Ack(Box::new(message));
+                let work = Work { deed, meta, settle, span: Default::default() };
+                // A full intake holds the consumer back; a closed one means shutdown, and
+                // the message comes again.
+                let _ = self.intake.send(work).await;
+            }
+            Err(cause) => {
+                warn!(service = self.link.service(), subject = %message.subject, %cause,
+                    "message cannot be read");
+                self.health.add_dead();
+                dead_letter::bury(&self.link, &message, &cause).await;
+            }
+        }
+    }
+
+    fn decode(&self, message: &Message) -> Result<(E::Deed, Meta), String> {
+        let fact = events::fact_of_subject(&message.subject).ok_or("the subject names no fact")?;
+        let heard = self.heard.get(fact).ok_or_else(|| format!("{fact} is not heard here"))?;
+        let expected = format!("onsale.{fact}.v{}.", heard.version);
+        if !message.subject.starts_with(&expected) {
+            return Err(format!("only version {} of {fact} is heard here", heard.version));
+        }
+        let header = |name: &str| {
+            message.headers.as_ref().and_then(|map| map.get(name)).map(|value| value.as_str())
+        };
+        let event_id: Uuid = header("ce-id")
+            .ok_or("there is no ce-id header")?
+            .parse()
+            .map_err(|_| "the ce-id header is no UUID")?;
+        let saga_id = header(headers::SAGA_ID).and_then(|id| id.parse().ok()).unwrap_or(event_id);
+        let deed = (heard.decode)(&message.payload)?;
+        let meta = Meta {
+            name: heard.fact,
+            may_tell: heard.tells,
+            event_id: Some(EventId(event_id)),
+            id: Uuid::now_v7(),
+            saga_id: SagaId(saga_id),
+            caller: Caller::Mesh,
+            idempotency: None,
+            trace: TraceParent::from_header(header(TRACEPARENT)),
+            received: Instant::now(),
+            received_at: clock::now(),
+            delivered: message.info().map_or(1, |info| info.delivered.max(1) as u64),
+        };
+        Ok((deed, meta))
+    }
+}

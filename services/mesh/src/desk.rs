@@ -1,0 +1,67 @@
+//! Where an endpoint of its own kind works: the store, the intake, the mesh.
+
+use std::{ops::Deref, sync::Arc};
+
+use events::{Command, Problem, codes};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    Link,
+    engine::Engine,
+    work::{Answered, Meta, Settle, Work},
+};
+
+/// What a read has at hand. Dereferences to the engine, for its pool or connection.
+pub struct Desk<E: Engine> {
+    pub(crate) engine: Arc<E>,
+    pub(crate) intake: mpsc::Sender<Work<E::Deed>>,
+    pub(crate) link: Link,
+    pub(crate) tells: Arc<dyn Fn(&'static str) -> &'static [&'static str] + Send + Sync>,
+}
+
+impl<E: Engine> Clone for Desk<E> {
+    fn clone(&self) -> Self {
+        Self {
+            engine: self.engine.clone(),
+            intake: self.intake.clone(),
+            link: self.link.clone(),
+            tells: self.tells.clone(),
+        }
+    }
+}
+
+impl<E: Engine> Deref for Desk<E> {
+    type Target = E;
+    fn deref(&self) -> &E {
+        &self.engine
+    }
+}
+
+impl<E: Engine> Desk<E> {
+    /// The connection to the mesh, for its clock and the verification of tokens.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Puts a deed into the next batch and waits for its outcome.
+    pub(crate) async fn submit<C: Command>(
+        &self,
+        deed: E::Deed,
+        meta: &Meta,
+    ) -> Result<C::Reply, Problem> {
+        let (sender, receiver) = oneshot::channel();
+        let mut meta = meta.clone();
+        meta.name = C::ENDPOINT;
+        meta.may_tell = (self.tells)(C::ENDPOINT);
+        let work = Work { deed, meta, settle: Settle::Local(sender), span: Default::default() };
+        self.intake.try_send(work).map_err(|_| Problem::from(codes::OVERLOADED))?;
+        let answered: Answered =
+            receiver.await.map_err(|_| Problem::from(codes::UNAVAILABLE))?;
+        if answered.is_granted() {
+            serde_json::from_slice(&answered.body).map_err(|_| codes::INTERNAL.into())
+        } else {
+            Err(serde_json::from_slice(&answered.body)
+                .unwrap_or_else(|_| codes::INTERNAL.into()))
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Commands in: from NATS service endpoints into the intake, or to a read.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use async_nats::{HeaderMap, service::ServiceExt, service::endpoint::Endpoint};
+use bytes::Bytes;
+use events::{Problem, SagaId, codes};
+use futures::{StreamExt, stream::SelectAll};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use crate::{
+    Caller, Desk, Link, clock,
+    engine::Engine,
+    health::Health,
+    lane::{reply, unavailable},
+    link::headers,
+    service::{Asked, How},
+    trace::{TRACEPARENT, TraceParent},
+    work::{Answered, Idempotency, Meta, Settle, Work},
+};
+
+/// Reads of one service at work at once; more are turned away.
+const READS_MAX: usize = 256;
+/// Bytes of a request at most; the broker's own limit is as large.
+const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Characters of an `Idempotency-Key` at most.
+const KEY_CHARS_MAX: usize = 255;
+
+/// What the endpoints of one service work with.
+pub(crate) struct Endpoints<E: Engine> {
+    pub(crate) link: Link,
+    pub(crate) asked: Arc<BTreeMap<&'static str, Asked<E>>>,
+    pub(crate) intake: mpsc::Sender<Work<E::Deed>>,
+    pub(crate) desk: Desk<E>,
+    pub(crate) health: Health,
+    pub(crate) reads: TaskTracker,
+}
+
+impl<E: Engine> Endpoints<E> {
+    /// Answers requests until shutdown.
+    pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
+        if self.asked.is_empty() {
+            shutdown.cancelled().await;
+            return Ok(());
+        }
+        let name = self.link.service();
+        let service = self
+            .link
+            .client()
+            .service_builder()
+            .description(format!("Onsale: the {name} service"))
+            .queue_group(name)
+            .start(format!("onsale-{name}"), env!("CARGO_PKG_VERSION"))
+            .await
+            .map_err(|error| error.to_string())?;
+        let mut requests: SelectAll<futures::stream::BoxStream<'_, _>> = SelectAll::new();
+        for asked in self.asked.values() {
+            if asked.allow == crate::Allow::Inside {
+                continue;
+            }
+            let verb = asked.endpoint.rsplit('.').next().unwrap_or(asked.endpoint);
+            let endpoint: Endpoint = service
+                .endpoint_builder()
+                .name(verb)
+                .add(format!("cmd.{}", asked.endpoint))
+                .await
+                .map_err(|error| error.to_string())?;
+            requests.push(endpoint.map(move |request| (asked, request)).boxed());
+        }
+        let reads = Arc::new(Semaphore::new(READS_MAX));
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                next = requests.next() => match next {
+                    Some((asked, request)) => self.take(asked, request.message, &reads).await,
+                    None => return Err("the endpoints were closed".into()),
+                },
+            }
+        }
+        drop(requests);
+        service.stop().await.map_err(|error| error.to_string())
+    }
+
+    /// Lets one request in, or says why not.
+    async fn take(&self, asked: &Asked<E>, request: async_nats::Message, reads: &Arc<Semaphore>) {
+        let Some(reply_to) = request.reply.clone() else { return };
+        let admitted = self.admit(asked, &request).await;
+        let refused = match admitted {
+            Err(problem) => problem,
+            Ok(None) => return,
+            Ok(Some(meta)) => match &asked.how {
+                How::Decided(decode) => match decode(&request.payload) {
+                    Err(problem) => problem,
+                    Ok(deed) => {
+                        let settle = Settle::Reply(reply_to.clone());
+                        let work = Work { deed, meta, settle, span: Default::default() };
+                        match self.intake.try_send(work) {
+                            Ok(()) => return,
+                            Err(_) => overloaded(),
+                        }
+                    }
+                },
+                How::Read(read) => match reads.clone().try_acquire_owned() {
+                    Err(_) => overloaded(),
+                    Ok(permit) => {
+                        let mut span = self.link.tracer().command(meta.name, &meta.trace);
+                        let mut meta = meta;
+                        meta.trace = span.parent();
+                        let answer = read(self.desk.clone(), request.payload, meta);
+                        let (link, status) = (self.link.clone(), asked.status);
+                        self.reads.spawn(async move {
+                            let answered = match answer.await {
+                                Ok(body) => Answered { status, body },
+                                Err(problem) => Answered::refused(&problem),
+                            };
+                            span.status(answered.status);
+                            reply(&link, reply_to, answered).await;
+                            drop(permit);
+                        });
+                        return;
+                    }
+                },
+            },
+        };
+        reply(&self.link, reply_to, Answered::refused(&refused)).await;
+    }
+
+    /// Checks who asks and what with; `None` when nobody waits for the answer any more.
+    async fn admit(
+        &self,
+        asked: &Asked<E>,
+        request: &async_nats::Message,
+    ) -> Result<Option<Meta>, Problem> {
+        let header = |name: &str| header(request.headers.as_ref(), name);
+        if request.payload.len() > BODY_BYTES_MAX {
+            return Err(codes::BODY_TOO_LARGE.into());
+        }
+        let now = clock::now();
+        let deadline = header(headers::DEADLINE).and_then(|millis| millis.parse::<i64>().ok());
+        if deadline.is_some_and(|millis| millis < now.unix_millis()) {
+            return Ok(None);
+        }
+        let caller = match header(headers::AUTHORIZATION) {
+            None => Caller::Anonymous,
+            Some(value) => {
+                let token = value
+                    .strip_prefix("Bearer ")
+                    .or_else(|| value.strip_prefix("bearer "))
+                    .ok_or_else(|| {
+                        Problem::new(codes::UNAUTHENTICATED, "Only `Bearer` tokens are read.")
+                    })?;
+                self.link.verifier().access(token.trim(), now).await?
+            }
+        };
+        asked.allow.check(&caller)?;
+        if !self.health.store_is_up() && matches!(asked.how, How::Decided(_)) {
+            // Do not let commands pile up before a store that is away.
+            return Err(unavailable(&self.link));
+        }
+        let idempotency = header(headers::IDEMPOTENCY_KEY)
+            .map(|key| idempotency(asked.endpoint, &caller, key, &request.payload))
+            .transpose()?;
+        let id = proposed_id(header(headers::ID))?;
+        Ok(Some(Meta {
+            name: asked.endpoint,
+            may_tell: asked.tells,
+            event_id: None,
+            id,
+            saga_id: SagaId(id),
+            caller,
+            idempotency,
+            trace: TraceParent::from_header(header(TRACEPARENT)),
+            received: Instant::now(),
+            received_at: now,
+            delivered: 1,
+        }))
+    }
+}
+
+fn header<'a>(map: Option<&'a HeaderMap>, name: &str) -> Option<&'a str> {
+    map.and_then(|map| map.get(name)).map(|value| value.as_str())
+}
+
+/// The id a caller proposes for what its command makes; one of ours when it proposes none.
+fn proposed_id(proposed: Option<&str>) -> Result<Uuid, Problem> {
+    match proposed {
+        None => Ok(Uuid::now_v7()),
+        Some(text) => text
+            .parse::<Uuid>()
+            .ok()
+            .filter(|id| id.get_version_num() == 7)
+            .ok_or_else(|| Problem::new(codes::INVALID, "`onsale-id` must be a UUIDv7.")),
+    }
+}
+
+fn idempotency(
+    endpoint: &str,
+    caller: &Caller,
+    key: &str,
+    body: &Bytes,
+) -> Result<Idempotency, Problem> {
+    if key.is_empty() || key.len() > KEY_CHARS_MAX || !key.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Problem::new(
+            codes::INVALID,
+            "An Idempotency-Key has 1 to 255 visible ASCII characters.",
+        ));
+    }
+    let who = match caller {
+        Caller::User { user_id, .. } => user_id.to_string(),
+        Caller::Anonymous | Caller::Mesh => "-".to_owned(),
+    };
+    let scope = Sha256::digest(format!("{who} {endpoint} {key}")).into();
+    Ok(Idempotency { scope, body: Sha256::digest(body).into() })
+}
+
+fn overloaded() -> Problem {
+    Problem::from(codes::OVERLOADED).with("retry_after_secs", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idempotency_key_is_scoped_to_its_endpoint() {
+        let body = Bytes::from_static(b"{}");
+        let pay = idempotency("payment.pay", &Caller::Anonymous, "k", &body).unwrap();
+        let charge = idempotency("point.charge", &Caller::Anonymous, "k", &body).unwrap();
+        assert_ne!(pay.scope, charge.scope);
+        assert_eq!(pay.body, charge.body);
+    }
+
+    #[test]
+    fn an_idempotency_key_of_the_wrong_shape_is_invalid() {
+        for bad in ["", "a b", &"x".repeat(256), "snowman ☃"] {
+            let refused = idempotency("e", &Caller::Anonymous, bad, &Bytes::new()).unwrap_err();
+            assert!(refused.is(codes::INVALID), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_a_uuid_of_version_seven_may_be_proposed() {
+        assert!(proposed_id(Some("00000000-0000-4000-8000-000000000000")).is_err());
+        assert!(proposed_id(Some("rubbish")).is_err());
+        assert!(proposed_id(Some(&Uuid::now_v7().to_string())).is_ok());
+    }
+}

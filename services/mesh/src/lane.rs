@@ -1,0 +1,266 @@
+//! The loop that runs batches: take what is waiting, run it as a unit, settle each message.
+//!
+//! Several lanes share one intake, so that one loads its batch while another commits. A
+//! batch is whatever is waiting: one message when it is quiet, hundreds under load, and
+//! nothing ever waits for company. Two messages of one key in two lanes are ordered by the
+//! row lock of whoever loads first; handlers do not depend on the order.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{HeaderMap, jetstream::AckKind};
+use events::{Problem, codes};
+use tokio::sync::{Mutex, Notify, mpsc};
+use tracing::{error, warn};
+
+use crate::{
+    Link, dead_letter,
+    engine::{Engine, Failure},
+    failpoint::{Failpoint, Failpoints},
+    health::Health,
+    link::headers,
+    work::{Answered, Outcome, Settle, Work},
+};
+
+/// Messages of one batch at most; more would only lengthen the locks.
+pub(crate) const BATCH_MESSAGES_MAX: usize = 500;
+/// How long a command waits for what it depends on before it is refused.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How soon a command that came too early is tried again.
+const EARLY_RETRY: Duration = Duration::from_millis(20);
+/// Deliveries after which a fact that cannot be taken in becomes a dead letter: with the
+/// delays of [`nak_delay`], about a minute.
+const DELIVERIES_MAX: u64 = 20;
+/// How long a lane pauses when its store does not answer.
+const STORE_PAUSE: Duration = Duration::from_millis(250);
+
+/// What one lane works with.
+pub(crate) struct Lane<E: Engine> {
+    pub(crate) engine: Arc<E>,
+    pub(crate) link: Link,
+    pub(crate) intake: Arc<Mutex<mpsc::Receiver<Work<E::Deed>>>>,
+    /// Puts an early command back; weak, so that lanes do not keep their own intake open.
+    pub(crate) again: mpsc::WeakSender<Work<E::Deed>>,
+    pub(crate) wake_relay: Arc<Notify>,
+    pub(crate) health: Health,
+    pub(crate) failpoints: Arc<Failpoints>,
+}
+
+impl<E: Engine> Lane<E> {
+    /// Runs batches until the intake is closed and empty.
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        loop {
+            let mut batch = Vec::new();
+            let taken =
+                self.intake.lock().await.recv_many(&mut batch, BATCH_MESSAGES_MAX).await;
+            if taken == 0 {
+                return Ok(());
+            }
+            for work in &mut batch {
+                work.span = open_span(&self.link, work);
+            }
+            self.run_batch(batch).await;
+        }
+    }
+
+    /// Runs a batch; when its store refuses it as a whole, its messages one by one.
+    async fn run_batch(&self, mut batch: Vec<Work<E::Deed>>) {
+        match self.engine.run(&mut batch).await {
+            Ok(ran) => {
+                self.health.store(true);
+                self.wake_relay.notify_one();
+                for said in ran.announced {
+                    let _ = self.link.client().publish(said.subject, said.payload.into()).await;
+                }
+                if self.failpoints.strikes(Failpoint::BeforeAck) {
+                    return self.come_again(batch).await;
+                }
+                for (work, outcome) in batch.into_iter().zip(ran.outcomes) {
+                    self.settle(work, outcome).await;
+                }
+            }
+            Err(Failure::Refused(cause)) if batch.len() > 1 => {
+                warn!(service = self.link.service(), %cause, size = batch.len(),
+                    "batch refused; trying its messages one by one");
+                for work in batch {
+                    Box::pin(self.run_batch(vec![work])).await;
+                }
+            }
+            Err(failure) => self.fail(batch, failure).await,
+        }
+    }
+
+    /// Nothing of the batch took effect (or, uncertain, all of it): facts come again, and
+    /// callers are told what is known.
+    async fn fail(&self, batch: Vec<Work<E::Deed>>, failure: Failure) {
+        let lost = !matches!(failure, Failure::Refused(_));
+        if lost {
+            self.health.store(false);
+            warn!(service = self.link.service(), cause = %failure, size = batch.len(),
+                "the store does not answer");
+        }
+        for mut work in batch {
+            work.span.fail(|| failure.to_string());
+            let delivered = work.meta.delivered;
+            match (&failure, &work.settle) {
+                (Failure::Refused(cause), Settle::Ack(_)) if delivered >= DELIVERIES_MAX => {
+                    let cause = cause.clone();
+                    self.bury(work, cause).await;
+                }
+                (_, Settle::Ack(message)) => {
+                    let _ = message.ack_with(AckKind::Nak(Some(nak_delay(delivered)))).await;
+                }
+                (Failure::Refused(cause), _) => {
+                    error!(service = self.link.service(), name = work.meta.name, %cause,
+                        "a command cannot be stored");
+                    self.answer(work, Answered::refused(&codes::INTERNAL.into())).await;
+                }
+                (Failure::Uncertain(_), _) => {
+                    self.answer(work, Answered::refused(&codes::TIMED_OUT.into())).await;
+                }
+                (Failure::Unavailable(_), _) => {
+                    self.answer(work, Answered::refused(&unavailable(&self.link))).await;
+                }
+            }
+        }
+        if lost {
+            tokio::time::sleep(STORE_PAUSE).await;
+        }
+    }
+
+    /// Lets one message's sender know its end. Only this decides between ack, nak and term.
+    async fn settle(&self, work: Work<E::Deed>, outcome: Outcome) {
+        match outcome {
+            Outcome::Done(answered) => {
+                self.health.add_handled(1);
+                self.answer(work, answered).await;
+            }
+            Outcome::Repeat => {
+                self.health.add_repeats(1);
+                self.answer(work, Answered::default()).await;
+            }
+            Outcome::Never(cause) => self.bury(work, cause).await,
+            Outcome::NotYet(problem) => self.wait(work, problem).await,
+        }
+    }
+
+    /// What a message depends on is not here yet.
+    async fn wait(&self, work: Work<E::Deed>, problem: Problem) {
+        if let Settle::Ack(message) = &work.settle {
+            let delivered = work.meta.delivered;
+            if delivered >= DELIVERIES_MAX {
+                let cause = format!("what it depends on never came: {}", problem.detail);
+                return self.bury(work, cause).await;
+            }
+            let _ = message.ack_with(AckKind::Nak(Some(nak_delay(delivered)))).await;
+        } else if work.meta.received.elapsed() > PATIENCE {
+            self.answer(work, Answered::refused(&problem)).await;
+        } else {
+            let again = self.again.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(EARLY_RETRY).await;
+                // An intake that is closed or full drops it, and its caller times out.
+                if let Some(intake) = again.upgrade() {
+                    let _ = intake.send(work).await;
+                }
+            });
+        }
+    }
+
+    /// A message that can never succeed is kept with its cause, and others flow on.
+    async fn bury(&self, mut work: Work<E::Deed>, cause: String) {
+        error!(service = self.link.service(), name = work.meta.name,
+            event_id = ?work.meta.event_id, %cause, "message can never succeed");
+        self.health.add_dead();
+        work.span.fail(|| cause.clone());
+        if let Settle::Ack(message) = &work.settle {
+            dead_letter::bury(&self.link, message, &cause).await;
+        } else {
+            self.answer(work, Answered::refused(&codes::INTERNAL.into())).await;
+        }
+    }
+
+    /// Acknowledges, or answers whoever asked.
+    async fn answer(&self, mut work: Work<E::Deed>, answered: Answered) {
+        match work.settle {
+            Settle::Ack(message) => {
+                let _ = message.ack().await;
+            }
+            Settle::Reply(subject) => {
+                work.span.status(answered.status);
+                reply(&self.link, subject, answered).await;
+            }
+            Settle::Local(waiting) => {
+                let _ = waiting.send(answered);
+            }
+            Settle::Nobody => {}
+        }
+    }
+
+    /// As after a crash before the acknowledgement: every fact is delivered again.
+    async fn come_again(&self, batch: Vec<Work<E::Deed>>) {
+        for work in batch {
+            if let Settle::Ack(message) = work.settle {
+                let _ = message.ack_with(AckKind::Nak(None)).await;
+            }
+        }
+    }
+}
+
+/// Answers a NATS request with a status and JSON.
+pub(crate) async fn reply(link: &Link, subject: async_nats::Subject, answered: Answered) {
+    let mut map = HeaderMap::new();
+    map.insert(headers::STATUS, answered.status.to_string());
+    if !answered.is_granted() {
+        // The `nats` command and the statistics of NATS services know these two.
+        map.insert("Nats-Service-Error-Code", answered.status.to_string());
+        map.insert("Nats-Service-Error", "see the problem in the body");
+    }
+    if let Err(error) = link.client().publish_with_headers(subject, map, answered.body).await {
+        warn!(service = link.service(), %error, "an answer could not be sent");
+    }
+}
+
+/// What a caller is told while a service's store is away.
+pub(crate) fn unavailable(link: &Link) -> Problem {
+    Problem::new(codes::UNAVAILABLE, format!("The {} service is catching its breath.", link.service()))
+        .with("retry_after_secs", 1)
+}
+
+/// When a fact comes again after its `delivered`th delivery: 10 ms, doubling up to 5 s,
+/// and up to a half more at random, so that a crowd does not come back as one.
+fn nak_delay(delivered: u64) -> Duration {
+    let base = 10_u64.saturating_mul(1 << delivered.saturating_sub(1).min(9)).min(5_000);
+    Duration::from_millis(base + rand::random_range(0..=base / 2))
+}
+
+fn open_span<D>(link: &Link, work: &Work<D>) -> crate::trace::Span {
+    let meta = &work.meta;
+    let mut span = if meta.event_id.is_some() {
+        link.tracer().process(meta.name, &meta.trace)
+    } else {
+        link.tracer().command(meta.name, &meta.trace)
+    };
+    span.note("onsale.saga.id", || meta.saga_id.to_string());
+    if let Some(event_id) = meta.event_id {
+        span.note("messaging.system", || "nats");
+        span.note("messaging.operation.name", || "process");
+        span.note("messaging.operation.type", || "process");
+        span.note("messaging.message.id", || event_id.to_string());
+        span.note("messaging.message.conversation_id", || meta.saga_id.to_string());
+        span.note("messaging.nats.delivery_count", || meta.delivered as i64);
+    }
+    span
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_back_off_and_stay_within_ack_wait() {
+        assert!(nak_delay(1) < Duration::from_millis(20));
+        assert!(nak_delay(1_000) <= Duration::from_millis(7_500));
+        let sum: Duration = (1..DELIVERIES_MAX).map(nak_delay).sum();
+        assert!(sum > Duration::from_secs(30), "{sum:?}");
+    }
+}

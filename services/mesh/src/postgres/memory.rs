@@ -1,0 +1,136 @@
+//! What a service has heard (inbox) and answered (idempotency keys).
+
+use std::collections::HashSet;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::ByScope;
+use crate::{
+    engine::Failure,
+    work::{Answered, Meta, Work},
+};
+
+/// Claims the events of a batch; what is returned was never taken in before.
+///
+/// Two lanes that claim the same id at once: the second waits for the first to commit and
+/// then finds it taken. Ids are sorted, so that two such batches cannot deadlock.
+pub(super) async fn claim<D>(
+    tx: &mut PgConnection,
+    batch: &[Work<D>],
+) -> Result<HashSet<Uuid>, Failure> {
+    let mut ids: Vec<Uuid> =
+        batch.iter().filter_map(|work| work.meta.event_id.map(|id| id.0)).collect();
+    if ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    let claimed: Vec<Uuid> = sqlx::query_scalar(
+        "insert into mesh.inbox (event_id) select unnest($1::uuid[])
+         on conflict do nothing returning event_id",
+    )
+    .bind(ids)
+    .fetch_all(tx)
+    .await?;
+    Ok(claimed.into_iter().collect())
+}
+
+/// Gives claims back: these events were not taken in and will come again.
+pub(super) async fn forget(tx: &mut PgConnection, ids: &[Uuid]) -> Result<(), Failure> {
+    if !ids.is_empty() {
+        sqlx::query("delete from mesh.inbox where event_id = any($1)")
+            .bind(ids)
+            .execute(tx)
+            .await?;
+    }
+    Ok(())
+}
+
+/// An answer under an `Idempotency-Key`.
+pub(crate) struct Stored {
+    body: [u8; 32],
+    answered: Answered,
+    is_new: bool,
+}
+
+/// The answers under the keys of one batch.
+#[derive(Default)]
+pub(super) struct Answers(ByScope);
+
+impl Answers {
+    /// Whether the command's key was used before.
+    pub(super) fn knows(&self, meta: &Meta) -> bool {
+        meta.idempotency.as_ref().is_some_and(|key| self.0.contains_key(&key.scope))
+    }
+
+    /// The answer under the command's key; `None` when that was another request.
+    pub(super) fn stored(&self, meta: &Meta) -> Option<Answered> {
+        let key = meta.idempotency.as_ref()?;
+        let stored = self.0.get(&key.scope)?;
+        (stored.body == key.body).then(|| stored.answered.clone())
+    }
+
+    /// Notes a granted command's answer under its key.
+    pub(super) fn given(&mut self, meta: &Meta, answered: &Answered) {
+        if let Some(key) = &meta.idempotency {
+            let stored = Stored { body: key.body, answered: answered.clone(), is_new: true };
+            self.0.insert(key.scope, stored);
+        }
+    }
+}
+
+/// Loads the answers under the keys of a batch.
+pub(super) async fn answers<D>(
+    tx: &mut PgConnection,
+    batch: &[Work<D>],
+) -> Result<Answers, Failure> {
+    let scopes: Vec<&[u8]> = batch
+        .iter()
+        .filter_map(|work| work.meta.idempotency.as_ref().map(|key| &key.scope[..]))
+        .collect();
+    if scopes.is_empty() {
+        return Ok(Answers::default());
+    }
+    let rows: Vec<(Vec<u8>, Vec<u8>, i16, Vec<u8>)> = sqlx::query_as(
+        "select scope, body, status, answer from mesh.answers where scope = any($1)",
+    )
+    .bind(scopes)
+    .fetch_all(tx)
+    .await?;
+    let mut answers = Answers::default();
+    for (scope, body, status, answer) in rows {
+        let (Ok(scope), Ok(body)) = (scope.try_into(), body.try_into()) else { continue };
+        let status = u16::try_from(status).unwrap_or(200);
+        let answered = Answered { status, body: answer.into() };
+        answers.0.insert(scope, Stored { body, answered, is_new: false });
+    }
+    Ok(answers)
+}
+
+/// Keeps the answers given in this batch.
+///
+/// The same key in two lanes at once: both find no answer and both decide; the second to
+/// commit conflicts here, is rolled back as a whole, and finds the answer when retried.
+pub(super) async fn remember(tx: &mut PgConnection, answers: &Answers) -> Result<(), Failure> {
+    let mut new: Vec<_> = answers.0.iter().filter(|(_, stored)| stored.is_new).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    new.sort_unstable_by_key(|(scope, _)| **scope);
+    let kept = sqlx::query(
+        "insert into mesh.answers (scope, body, status, answer)
+         select * from unnest($1::bytea[], $2::bytea[], $3::smallint[], $4::bytea[])
+         on conflict do nothing",
+    )
+    .bind(new.iter().map(|(scope, _)| &scope[..]).collect::<Vec<_>>())
+    .bind(new.iter().map(|(_, stored)| &stored.body[..]).collect::<Vec<_>>())
+    .bind(new.iter().map(|(_, stored)| stored.answered.status as i16).collect::<Vec<_>>())
+    .bind(new.iter().map(|(_, stored)| &stored.answered.body[..]).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    if kept.rows_affected() < new.len() as u64 {
+        return Err(Failure::Refused("a key is being used by another batch".into()));
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! The outbox table: appended to by batches, read by the relay.
+
+use std::time::Duration;
+
+use sqlx::{
+    ConnectOptions, Connection, PgConnection, Row as _,
+    postgres::{PgConnectOptions, PgRow},
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    engine::Failure,
+    relay::{Cursor, Position, Row, Source},
+    trace::TraceParent,
+    turn::Told,
+};
+
+/// The advisory lock that the one relay of a service's database holds.
+const RELAY_LOCK: i64 = 0x006f_6e73_616c_6501;
+/// How often an instance without the lock asks for it.
+const LOCK_RETRY: Duration = Duration::from_secs(1);
+
+/// Writes the facts of a batch, each with the `traceparent` of the span that told it.
+pub(super) async fn append(
+    tx: &mut PgConnection,
+    told: &[(Told, Option<String>)],
+) -> Result<(), Failure> {
+    if told.is_empty() {
+        return Ok(());
+    }
+    let column = |read: fn(&Told) -> Uuid| told.iter().map(|(fact, _)| read(fact)).collect::<Vec<_>>();
+    let causes: Vec<Option<Uuid>> = told.iter().map(|(fact, _)| fact.cause_id).collect();
+    let at: Vec<OffsetDateTime> = told.iter().map(|(fact, _)| fact.at.0).collect();
+    let traces: Vec<Option<&str>> = told.iter().map(|(_, trace)| trace.as_deref()).collect();
+    let subjects: Vec<&str> = told.iter().map(|(fact, _)| fact.subject.as_str()).collect();
+    let payloads: Vec<&[u8]> = told.iter().map(|(fact, _)| fact.payload.as_slice()).collect();
+    sqlx::query(
+        "insert into mesh.outbox
+             (event_id, saga_id, cause_id, about, told_at, traceparent, subject, payload)
+         select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[],
+             $5::timestamptz[], $6::text[], $7::text[], $8::bytea[])",
+    )
+    .bind(column(|fact| fact.event_id.0))
+    .bind(column(|fact| fact.saga_id.0))
+    .bind(causes)
+    .bind(column(|fact| fact.about))
+    .bind(at)
+    .bind(traces)
+    .bind(subjects)
+    .bind(payloads)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The outbox of one service, held by this process.
+///
+/// The lock lives in the same session as every read and every move of the position: when
+/// the connection is lost the lock is gone, and this relay can move nothing any more.
+pub struct PgOutbox {
+    connection: PgConnection,
+}
+
+impl PgOutbox {
+    /// Waits until this process is the one that relays.
+    pub(super) async fn open(options: &PgConnectOptions) -> Result<Self, Failure> {
+        let mut connection = options.connect().await?;
+        // Losing a move of the position only repeats messages, so no commit waits for it.
+        sqlx::query("set synchronous_commit = off").execute(&mut connection).await?;
+        loop {
+            let held: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
+                .bind(RELAY_LOCK)
+                .fetch_one(&mut connection)
+                .await?;
+            if held {
+                return Ok(Self { connection });
+            }
+            tokio::time::sleep(LOCK_RETRY).await;
+            connection.ping().await?;
+        }
+    }
+}
+
+impl Source for PgOutbox {
+    async fn position(&mut self) -> Result<Position, Failure> {
+        let row = sqlx::query(
+            "select xid::text, id, stream_seq from mesh.relay_log order by line desc limit 1",
+        )
+        .fetch_optional(&mut self.connection)
+        .await?;
+        row.map_or(Ok(Position::default()), |row| position(&row))
+    }
+
+    async fn read(&mut self, after: Cursor, limit: usize) -> Result<Vec<Row>, Failure> {
+        let rows = sqlx::query(
+            "select xid::text, id, event_id, saga_id, cause_id, about, told_at, traceparent,
+                    subject, payload
+             from mesh.outbox
+             where (xid, id) > ($1::text::xid8, $2)
+               and xid < pg_snapshot_xmin(pg_current_snapshot())
+             order by xid, id limit $3",
+        )
+        .bind(after.major.to_string())
+        .bind(after.minor as i64)
+        .bind(limit as i64)
+        .fetch_all(&mut self.connection)
+        .await?;
+        rows.iter().map(told).collect()
+    }
+
+    async fn advance(&mut self, to: Position) -> Result<(), Failure> {
+        sqlx::query(
+            "insert into mesh.relay_log (xid, id, stream_seq) values ($1::text::xid8, $2, $3)",
+        )
+        .bind(to.cursor.major.to_string())
+        .bind(to.cursor.minor as i64)
+        .bind(to.stream_seq as i64)
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+
+    async fn rewind(&mut self, last_seq: u64) -> Result<Position, Failure> {
+        sqlx::query("delete from mesh.relay_log where stream_seq > $1")
+            .bind(last_seq as i64)
+            .execute(&mut self.connection)
+            .await?;
+        self.position().await
+    }
+}
+
+fn position(row: &PgRow) -> Result<Position, Failure> {
+    let stream_seq: i64 = row.try_get("stream_seq")?;
+    Ok(Position { cursor: cursor(row)?, stream_seq: stream_seq as u64 })
+}
+
+fn cursor(row: &PgRow) -> Result<Cursor, Failure> {
+    let xid: &str = row.try_get("xid")?;
+    let id: i64 = row.try_get("id")?;
+    let major = xid.parse().map_err(|_| Failure::Refused(format!("`{xid}` is no xid")))?;
+    Ok(Cursor { major, minor: id as u64 })
+}
+
+fn told(row: &PgRow) -> Result<Row, Failure> {
+    let at: OffsetDateTime = row.try_get("told_at")?;
+    let trace: Option<&str> = row.try_get("traceparent")?;
+    let payload: Vec<u8> = row.try_get("payload")?;
+    Ok(Row {
+        cursor: cursor(row)?,
+        event_id: row.try_get::<Uuid, _>("event_id")?.into(),
+        subject: row.try_get("subject")?,
+        payload: payload.into(),
+        about: row.try_get("about")?,
+        saga_id: row.try_get::<Uuid, _>("saga_id")?.into(),
+        cause_id: row.try_get("cause_id")?,
+        at: at.into(),
+        trace: TraceParent::from_header(trace),
+    })
+}

@@ -1,0 +1,250 @@
+//! Starting and stopping one service.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::{Mutex, Notify, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    Desk, Link, Service,
+    consumer::Consumer,
+    endpoint::Endpoints,
+    engine::{Engine, Failure},
+    health::Health,
+    lane::Lane,
+    link::stream_of,
+    relay::Relay,
+    supervise::keep,
+    timer::Ticking,
+};
+
+/// Batches at work at once: one loads while another commits.
+const LANES: usize = 2;
+/// Messages waiting for a lane at most; then commands are turned away and consumers wait.
+const INTAKE_MESSAGES_MAX: usize = 2_000;
+/// How often a service does its housekeeping.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// How often a store that went away is looked for.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// A running service.
+pub struct Running {
+    name: &'static str,
+    link: Link,
+    health: Health,
+    /// Stops what takes messages in.
+    intake_stop: CancellationToken,
+    /// Stops what sends facts out, once nothing can be told any more.
+    relay_stop: CancellationToken,
+    inward: TaskTracker,
+    lanes: TaskTracker,
+    outward: TaskTracker,
+}
+
+impl Running {
+    /// The service.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether it can do its work, and what it has done.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Its connection.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Stops in order: takes nothing more in, finishes what was taken, publishes what was
+    /// told, and leaves.
+    pub async fn stop(self) {
+        self.intake_stop.cancel();
+        self.inward.close();
+        self.inward.wait().await;
+        self.lanes.close();
+        self.lanes.wait().await;
+        self.relay_stop.cancel();
+        self.outward.close();
+        self.outward.wait().await;
+        self.link.drain().await;
+        info!(service = self.name, "stopped");
+    }
+
+    /// Stops as a killed process does: at once, with everything half done.
+    pub fn abandon(self) {
+        self.intake_stop.cancel();
+        self.relay_stop.cancel();
+    }
+}
+
+/// Starts `service` on its store and its connection.
+pub fn start<E: Engine>(service: Service<E>, engine: E, link: Link) -> Running {
+    let engine = Arc::new(engine);
+    let (sender, receiver) = mpsc::channel(INTAKE_MESSAGES_MAX);
+    let running = Running {
+        name: service.name,
+        link: link.clone(),
+        health: Health::default(),
+        intake_stop: CancellationToken::new(),
+        relay_stop: CancellationToken::new(),
+        inward: TaskTracker::new(),
+        lanes: TaskTracker::new(),
+        outward: TaskTracker::new(),
+    };
+    let wake = Arc::new(Notify::new());
+    start_lanes(&running, &engine, &wake, receiver, sender.downgrade());
+    start_relay(&running, &engine, &wake);
+    start_consumers(&running, service.heard, &sender);
+    start_endpoints(&running, service.asked, &engine, &sender);
+    for timer in service.timers {
+        let ticking = Arc::new(Ticking {
+            name: timer.name,
+            every: timer.every,
+            tells: timer.tells,
+            due: timer.due,
+            engine: engine.clone(),
+            intake: sender.clone(),
+        });
+        let stop = running.intake_stop.clone();
+        keep(&running.inward, running.name, timer.name, stop.clone(), move || {
+            let (ticking, stop) = (ticking.clone(), stop.clone());
+            async move { ticking.run(stop).await }
+        });
+    }
+    start_housekeeping(&running, &engine);
+    running
+}
+
+fn start_lanes<E: Engine>(
+    running: &Running,
+    engine: &Arc<E>,
+    wake: &Arc<Notify>,
+    receiver: mpsc::Receiver<crate::Work<E::Deed>>,
+    again: mpsc::WeakSender<crate::Work<E::Deed>>,
+) {
+    let intake = Arc::new(Mutex::new(receiver));
+    for _ in 0..LANES {
+        let lane = Arc::new(Lane {
+            engine: engine.clone(),
+            link: running.link.clone(),
+            intake: intake.clone(),
+            again: again.clone(),
+            wake_relay: wake.clone(),
+            health: running.health.clone(),
+            failpoints: engine.failpoints(),
+        });
+        let stop = running.intake_stop.clone();
+        keep(&running.lanes, running.name, "lane", stop, move || {
+            let lane = lane.clone();
+            async move { lane.run().await }
+        });
+    }
+}
+
+fn start_relay<E: Engine>(running: &Running, engine: &Arc<E>, wake: &Arc<Notify>) {
+    let relay = Arc::new(Relay {
+        engine: engine.clone(),
+        link: running.link.clone(),
+        wake: wake.clone(),
+        health: running.health.clone(),
+        failpoints: engine.failpoints(),
+    });
+    let stop = running.relay_stop.clone();
+    keep(&running.outward, running.name, "relay", stop.clone(), move || {
+        let (relay, stop) = (relay.clone(), stop.clone());
+        async move { relay.run(stop).await }
+    });
+}
+
+/// One durable consumer for each stream that has a fact the service hears.
+fn start_consumers<E: Engine>(
+    running: &Running,
+    heard: BTreeMap<&'static str, crate::service::Heard<E>>,
+    sender: &mpsc::Sender<crate::Work<E::Deed>>,
+) {
+    let mut streams: Vec<String> =
+        heard.keys().map(|fact| stream_of(events::producer_of(fact))).collect();
+    streams.dedup();
+    let heard: Arc<HashMap<_, _>> = Arc::new(heard.into_iter().collect());
+    for stream in streams {
+        let consumer = Arc::new(Consumer {
+            link: running.link.clone(),
+            stream,
+            heard: heard.clone(),
+            intake: sender.clone(),
+            health: running.health.clone(),
+        });
+        let stop = running.intake_stop.clone();
+        keep(&running.inward, running.name, "consumer", stop.clone(), move || {
+            let (consumer, stop) = (consumer.clone(), stop.clone());
+            async move { consumer.run(stop).await }
+        });
+    }
+}
+
+fn start_endpoints<E: Engine>(
+    running: &Running,
+    asked: BTreeMap<&'static str, crate::service::Asked<E>>,
+    engine: &Arc<E>,
+    sender: &mpsc::Sender<crate::Work<E::Deed>>,
+) {
+    let asked = Arc::new(asked);
+    let table = asked.clone();
+    let tells = Arc::new(move |endpoint: &'static str| {
+        table.get(endpoint).map_or(&[][..], |asked| asked.tells)
+    });
+    let desk = Desk {
+        engine: engine.clone(),
+        intake: sender.clone(),
+        link: running.link.clone(),
+        tells,
+    };
+    let endpoints = Arc::new(Endpoints {
+        link: running.link.clone(),
+        asked,
+        intake: sender.clone(),
+        desk,
+        health: running.health.clone(),
+        reads: running.inward.clone(),
+    });
+    let stop = running.intake_stop.clone();
+    keep(&running.inward, running.name, "endpoints", stop.clone(), move || {
+        let (endpoints, stop) = (endpoints.clone(), stop.clone());
+        async move { endpoints.run(stop).await }
+    });
+}
+
+/// Looks after the store: finds it again when it was away, tidies it once a minute.
+fn start_housekeeping<E: Engine>(running: &Running, engine: &Arc<E>) {
+    let (engine, health, name) = (engine.clone(), running.health.clone(), running.name);
+    let stop = running.intake_stop.clone();
+    keep(&running.inward, running.name, "housekeeping", stop.clone(), move || {
+        let (engine, health, stop) = (engine.clone(), health.clone(), stop.clone());
+        async move {
+            let mut tidy_at = tokio::time::Instant::now() + TIDY_EVERY;
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok::<(), Failure>(()),
+                    () = tokio::time::sleep(CHECK_EVERY) => {}
+                }
+                if !health.store_is_up() && engine.check().await.is_ok() {
+                    info!(service = name, "the store answers again");
+                    health.store(true);
+                }
+                if tokio::time::Instant::now() >= tidy_at {
+                    tidy_at = tokio::time::Instant::now() + TIDY_EVERY;
+                    if let Err(error) = engine.tidy().await {
+                        warn!(service = name, %error, "housekeeping failed");
+                    }
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,141 @@
+//! A service as a table: what it hears, what it answers, what it does in time.
+
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use events::{Command, Event, Problem, Timestamp, codes};
+
+use crate::{Allow, Desk, engine::Engine, engine::Failure, work::Meta};
+
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A service: its name and the tables of what it does.
+///
+/// Each entry declares the facts that may follow from it. Proofs and diagrams are made
+/// from these declarations, and a handler that tells anything else fails.
+pub struct Service<E: Engine> {
+    pub(crate) name: &'static str,
+    pub(crate) heard: BTreeMap<&'static str, Heard<E>>,
+    pub(crate) asked: BTreeMap<&'static str, Asked<E>>,
+    pub(crate) timers: Vec<Timer<E>>,
+}
+
+/// How one fact is taken in.
+pub(crate) struct Heard<E: Engine> {
+    pub(crate) fact: &'static str,
+    pub(crate) version: u32,
+    pub(crate) tells: &'static [&'static str],
+    pub(crate) decode: fn(&[u8]) -> Result<E::Deed, String>,
+}
+
+/// How one endpoint is answered.
+pub(crate) struct Asked<E: Engine> {
+    pub(crate) endpoint: &'static str,
+    pub(crate) allow: Allow,
+    pub(crate) status: u16,
+    pub(crate) tells: &'static [&'static str],
+    pub(crate) how: How<E>,
+}
+
+/// By whom an endpoint is answered.
+pub(crate) enum How<E: Engine> {
+    /// In a batch, on the book.
+    Decided(fn(&[u8]) -> Result<E::Deed, Problem>),
+    /// At once, by a function of its own.
+    Read(Arc<ReadFn<E>>),
+}
+
+pub(crate) type ReadFn<E> =
+    dyn Fn(Desk<E>, Bytes, Meta) -> BoxFuture<Result<Bytes, Problem>> + Send + Sync;
+
+/// What comes due by itself.
+pub(crate) struct Timer<E: Engine> {
+    pub(crate) name: &'static str,
+    pub(crate) every: Duration,
+    pub(crate) tells: &'static [&'static str],
+    pub(crate) due: Arc<DueFn<E>>,
+}
+
+pub(crate) type DueFn<E> = dyn Fn(Arc<E>, Timestamp) -> BoxFuture<Result<Vec<<E as Engine>::Deed>, Failure>>
+    + Send
+    + Sync;
+
+/// What a service declares of itself, for proofs, topology and diagrams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wiring {
+    /// The service.
+    pub service: &'static str,
+    /// Each fact it hears, with the facts that may follow.
+    pub hears: Vec<(&'static str, &'static [&'static str])>,
+    /// Each endpoint it answers, with the facts that may follow.
+    pub answers: Vec<(&'static str, &'static [&'static str])>,
+    /// Each timer, with the facts that may follow.
+    pub timers: Vec<(&'static str, &'static [&'static str])>,
+}
+
+impl<E: Engine> Service<E> {
+    /// A service that does nothing yet.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, heard: BTreeMap::new(), asked: BTreeMap::new(), timers: Vec::new() }
+    }
+
+    /// What this service declares of itself.
+    pub fn wiring(&self) -> Wiring {
+        Wiring {
+            service: self.name,
+            hears: self.heard.values().map(|heard| (heard.fact, heard.tells)).collect(),
+            answers: self.asked.values().map(|asked| (asked.endpoint, asked.tells)).collect(),
+            timers: self.timers.iter().map(|timer| (timer.name, timer.tells)).collect(),
+        }
+    }
+
+    /// Answers `C` outside any batch: reads, and work that must not hold a transaction
+    /// (hashing a password). To change anything it hands a command to [`Desk::decide`].
+    pub fn reads<C, F, R>(mut self, allow: Allow, read: F) -> Self
+    where
+        C: Command,
+        F: Fn(Desk<E>, C, Meta) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Result<C::Reply, Problem>> + Send + 'static,
+    {
+        let how = How::Read(Arc::new(move |desk, body: Bytes, meta| {
+            let read = read.clone();
+            Box::pin(async move {
+                let command = parse::<C>(&body)?;
+                let reply = read(desk, command, meta).await?;
+                Ok(serde_json::to_vec(&reply).expect("replies are plain data").into())
+            })
+        }));
+        self.add(Asked { endpoint: C::ENDPOINT, allow, status: C::STATUS, tells: &[], how });
+        self
+    }
+
+    pub(crate) fn add(&mut self, asked: Asked<E>) {
+        let before = self.asked.insert(asked.endpoint, asked);
+        assert!(before.is_none(), "an endpoint is answered once");
+    }
+
+    pub(crate) fn listen<F: Event>(
+        &mut self,
+        tells: &'static [&'static str],
+        decode: fn(&[u8]) -> Result<E::Deed, String>,
+    ) {
+        let heard = Heard { fact: F::FACT, version: F::VERSION, tells, decode };
+        let before = self.heard.insert(F::FACT, heard);
+        assert!(before.is_none(), "a fact is heard once");
+    }
+}
+
+/// Reads a command's body, naming the place of the first mistake.
+///
+/// # Errors
+/// `bad_request` with `line` and `column` when it is not JSON, `invalid` when a value is
+/// missing or of the wrong kind.
+pub fn parse<C: Command>(body: &[u8]) -> Result<C, Problem> {
+    let body = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|error| {
+        let kind = if error.is_data() { codes::INVALID } else { codes::BAD_REQUEST };
+        Problem::new(kind, error.to_string())
+            .with("line", error.line())
+            .with("column", error.column())
+    })
+}

@@ -1,0 +1,286 @@
+//! Spans across messages: one saga is one tree.
+//!
+//! The W3C context of the span that told a fact is stored beside the fact and travels in
+//! the `traceparent` header, so each span's parent is the span that caused it, across
+//! services and restarts. Spans go out by OTLP when the standard `OTEL_*` variables name an
+//! endpoint; otherwise a [`Tracer`] is off and every call here is a branch and no more.
+
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
+
+use opentelemetry::{
+    Context, KeyValue, SpanId, TraceFlags, TraceId,
+    trace::{
+        Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, TraceState,
+        Tracer as _, TracerProvider as _,
+    },
+};
+use opentelemetry_sdk::{Resource, trace::SdkTracer, trace::SdkTracerProvider};
+
+/// The header that carries the context.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// The span that a message follows from, if any.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TraceParent(Option<SpanContext>);
+
+impl TraceParent {
+    /// Reads a `traceparent` header; anything malformed is as good as none.
+    pub fn from_header(header: Option<&str>) -> Self {
+        Self(header.and_then(parse))
+    }
+
+    /// The `traceparent` header to send on.
+    pub fn to_header(&self) -> Option<String> {
+        self.0.as_ref().map(|context| {
+            format!(
+                "00-{}-{}-{:02x}",
+                context.trace_id(),
+                context.span_id(),
+                context.trace_flags().to_u8() & 1
+            )
+        })
+    }
+
+    /// The trace's id, for logs.
+    pub fn trace_id(&self) -> Option<String> {
+        self.0.as_ref().map(|context| context.trace_id().to_string())
+    }
+
+    fn context(&self) -> Context {
+        match &self.0 {
+            Some(context) => Context::new().with_remote_span_context(context.clone()),
+            None => Context::new(),
+        }
+    }
+}
+
+fn parse(header: &str) -> Option<SpanContext> {
+    let mut parts = header.trim().split('-');
+    let (version, trace, span, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let exact = version.len() == 2 && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
+    if !exact || version == "ff" || (version == "00" && parts.next().is_some()) {
+        return None;
+    }
+    let context = SpanContext::new(
+        TraceId::from_hex(trace).ok()?,
+        SpanId::from_hex(span).ok()?,
+        TraceFlags::new(u8::from_str_radix(flags, 16).ok()? & 1),
+        true,
+        TraceState::NONE,
+    );
+    context.is_valid().then_some(context)
+}
+
+/// Makes the spans of one service.
+#[derive(Clone, Default)]
+pub struct Tracer(Option<Arc<On>>);
+
+struct On {
+    tracer: SdkTracer,
+    provider: SdkTracerProvider,
+}
+
+impl Tracer {
+    /// A tracer that makes nothing.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// A tracer for `service` that exports as the `OTEL_*` variables say: on when
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set and
+    /// neither `OTEL_SDK_DISABLED=true` nor `OTEL_TRACES_EXPORTER=none` is. Spans go out as
+    /// OTLP over HTTP with protobuf bodies (port 4318 of a collector).
+    ///
+    /// # Errors
+    /// When the variables ask for something that is not built in.
+    pub fn from_env(service: &str) -> Result<Self, String> {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let endpoint = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+            .or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT"));
+        if endpoint.is_none()
+            || set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+            || set("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none")
+        {
+            return Ok(Self::off());
+        }
+        let protocol = set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+            .or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL"));
+        if let Some(protocol) = protocol.filter(|protocol| protocol != "http/protobuf") {
+            return Err(format!(
+                "OTEL_EXPORTER_OTLP_PROTOCOL={protocol} is not supported; use http/protobuf \
+                 (port 4318 of the collector)"
+            ));
+        }
+        let exporter = opentelemetry_otlp::SpanExporter::builder()
+            .with_http()
+            .build()
+            .map_err(|error| format!("spans cannot be exported: {error}"))?;
+        Ok(Self::exporting(service, exporter))
+    }
+
+    /// A tracer for `service` that hands its spans to `exporter` in batches.
+    pub fn exporting(
+        service: &str,
+        exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
+    ) -> Self {
+        let resource = Resource::builder()
+            .with_service_name(format!("onsale-{service}"))
+            .with_attribute(KeyValue::new("service.namespace", "onsale"))
+            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+            .build();
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource)
+            .with_batch_exporter(exporter)
+            .build();
+        Self(Some(Arc::new(On { tracer: provider.tracer("onsale-mesh"), provider })))
+    }
+
+    /// Whether spans are made.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// A span of an HTTP request at the edge.
+    pub fn server(&self, method: &str, route: &str, parent: &TraceParent) -> Span {
+        self.start(SpanKind::Server, parent, || format!("{method} {route}").into())
+    }
+
+    /// The span of an endpoint that answers a command.
+    pub fn command(&self, endpoint: &'static str, parent: &TraceParent) -> Span {
+        self.start(SpanKind::Server, parent, || format!("command {endpoint}").into())
+    }
+
+    /// The span of a heard fact being taken in.
+    pub fn process(&self, fact: &'static str, parent: &TraceParent) -> Span {
+        self.start(SpanKind::Consumer, parent, || format!("process {fact}").into())
+    }
+
+    /// The span of a told fact being published.
+    pub fn publish(&self, fact: &str, parent: &TraceParent) -> Span {
+        self.start(SpanKind::Producer, parent, || format!("publish {fact}").into())
+    }
+
+    fn start(
+        &self,
+        kind: SpanKind,
+        parent: &TraceParent,
+        name: impl FnOnce() -> Cow<'static, str>,
+    ) -> Span {
+        match &self.0 {
+            None => Span::Off(parent.clone()),
+            Some(on) => {
+                let builder = SpanBuilder::from_name(name()).with_kind(kind);
+                let span = on.tracer.build_with_context(builder, &parent.context());
+                Span::On(Box::new(Open { span, tracer: on.tracer.clone() }))
+            }
+        }
+    }
+
+    /// Sends what is waiting. Blocks; call it from a thread that may.
+    pub fn flush(&self) {
+        if let Some(on) = &self.0 {
+            let _ = on.provider.force_flush();
+        }
+    }
+}
+
+/// A span that ends when dropped; or, where tracing is off, only the context to pass on.
+pub enum Span {
+    /// Tracing is off; what came in is passed on.
+    Off(TraceParent),
+    /// Recording.
+    On(Box<Open>),
+}
+
+/// A span that is being recorded.
+pub struct Open {
+    span: opentelemetry_sdk::trace::Span,
+    tracer: SdkTracer,
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Self::Off(TraceParent::default())
+    }
+}
+
+impl Span {
+    /// What a message caused by this span carries.
+    pub fn parent(&self) -> TraceParent {
+        match self {
+            Self::Off(parent) => parent.clone(),
+            Self::On(open) => TraceParent(Some(open.span.span_context().clone())),
+        }
+    }
+
+    /// A span inside this one, begun at `began`.
+    pub fn child(&self, name: &'static str, began: Option<SystemTime>) -> Span {
+        match self {
+            Self::Off(parent) => Self::Off(parent.clone()),
+            Self::On(open) => {
+                let context = Context::new()
+                    .with_remote_span_context(open.span.span_context().clone());
+                let mut builder =
+                    SpanBuilder::from_name(name).with_kind(SpanKind::Internal);
+                builder.start_time = began;
+                let span = open.tracer.build_with_context(builder, &context);
+                Self::On(Box::new(Open { span, tracer: open.tracer.clone() }))
+            }
+        }
+    }
+
+    /// Notes a fact about the span; the value is made only where tracing is on.
+    pub fn note<V: Into<opentelemetry::Value>>(
+        &mut self,
+        name: &'static str,
+        value: impl FnOnce() -> V,
+    ) {
+        if let Self::On(open) = self {
+            open.span.set_attribute(KeyValue::new(name, value()));
+        }
+    }
+
+    /// The HTTP status of the answer; 500 and above mark the span as failed.
+    pub fn status(&mut self, status: u16) {
+        self.note("http.response.status_code", || i64::from(status));
+        if status >= 500 {
+            self.fail(|| status.to_string());
+        }
+    }
+
+    /// Marks the span as failed.
+    pub fn fail(&mut self, why: impl FnOnce() -> String) {
+        if let Self::On(open) = self {
+            open.span.set_status(Status::error(why()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn a_traceparent_round_trips() {
+        let parent = TraceParent::from_header(Some(HEADER));
+        assert_eq!(parent.to_header().as_deref(), Some(HEADER));
+    }
+
+    #[test]
+    fn a_malformed_traceparent_is_as_good_as_none() {
+        for bad in ["", "00-1-2-3", &HEADER[..50], "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01", &format!("{HEADER}-x")] {
+            assert_eq!(TraceParent::from_header(Some(bad)), TraceParent::default(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_tracer_that_is_off_passes_on_what_came_in() {
+        let parent = TraceParent::from_header(Some(HEADER));
+        let span = Tracer::off().process("payment.requested", &parent);
+        assert_eq!(span.child("transaction", None).parent(), parent);
+    }
+}

@@ -1,0 +1,119 @@
+//! One message's turn on the book.
+
+use events::{Event, EventId, SagaId, Timestamp, subject};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::Caller;
+
+/// A fact on its way into the outbox.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// `ce-id`, fixed here and for good.
+    pub event_id: EventId,
+    /// Where it will be published.
+    pub subject: String,
+    /// The fact as JSON.
+    pub payload: Vec<u8>,
+    /// `ce-subject`: the thing the fact is about.
+    pub about: Uuid,
+    /// Which saga it belongs to.
+    pub saga_id: SagaId,
+    /// The event or command it follows from.
+    pub cause_id: Option<Uuid>,
+    /// `ce-time`.
+    pub at: Timestamp,
+}
+
+/// A message for whoever listens right now; it is stored nowhere.
+#[derive(Debug, Clone)]
+pub struct Announcement {
+    /// `live.<name>.<key>`.
+    pub subject: String,
+    /// JSON.
+    pub payload: Vec<u8>,
+}
+
+/// What a handler knows of the moment, and where it puts what it has to say.
+///
+/// Time and randomness come from here and from nowhere else, so that decisions stay pure.
+pub struct Turn<'a, R> {
+    /// When the batch began.
+    pub now: Timestamp,
+    /// The service's configuration.
+    pub rules: &'a R,
+    /// Who is asking.
+    pub caller: &'a Caller,
+    /// How often this message has been tried, this time included; 1 at first.
+    pub attempt: u64,
+    /// An id for the thing that this message makes; also the id of the saga it starts.
+    pub id: Uuid,
+    pub(crate) saga_id: SagaId,
+    pub(crate) cause_id: Option<Uuid>,
+    pub(crate) may_tell: &'a [&'static str],
+    pub(crate) told: Vec<Told>,
+    pub(crate) announced: Vec<Announcement>,
+}
+
+impl<'a, R> Turn<'a, R> {
+    /// A turn outside any runtime, for tests of handlers on an in-memory book.
+    pub fn at(now: Timestamp, rules: &'a R, caller: &'a Caller, id: Uuid) -> Self {
+        Self {
+            now,
+            rules,
+            caller,
+            attempt: 1,
+            id,
+            saga_id: SagaId(id),
+            cause_id: None,
+            may_tell: &[],
+            told: Vec::new(),
+            announced: Vec::new(),
+        }
+    }
+
+    /// Another id, for further things that this message makes.
+    pub fn new_id(&mut self) -> Uuid {
+        Uuid::now_v7()
+    }
+
+    /// Tells a fact in the saga of this message.
+    pub fn tell<E: Event>(&mut self, fact: E) {
+        self.tell_in(self.saga_id, fact);
+    }
+
+    /// Tells a fact in a saga of its own: what one message does to many.
+    ///
+    /// # Panics
+    /// When the service did not declare that this message may cause this fact: the
+    /// declared graph is what proofs and diagrams are made of, so it must be true.
+    pub fn tell_in<E: Event>(&mut self, saga_id: SagaId, fact: E) {
+        assert!(
+            self.may_tell.is_empty() || self.may_tell.contains(&E::FACT),
+            "{} is not declared as a consequence here",
+            E::FACT
+        );
+        self.told.push(Told {
+            event_id: EventId(Uuid::now_v7()),
+            subject: subject(E::FACT, E::VERSION, fact.schedule()),
+            payload: serde_json::to_vec(&fact).expect("facts are plain data"),
+            about: fact.about(),
+            saga_id,
+            cause_id: self.cause_id,
+            at: self.now,
+        });
+    }
+
+    /// Says something to whoever listens right now, under `live.<name>.<key>`.
+    pub fn announce<T: Serialize>(&mut self, name: &str, key: Uuid, what: &T) {
+        self.announced.push(Announcement {
+            subject: format!("live.{name}.{key}"),
+            payload: serde_json::to_vec(what).expect("announcements are plain data"),
+        });
+    }
+
+    /// The facts told so far.
+    pub fn told(&self) -> &[Told] {
+        &self.told
+    }
+}

@@ -1,0 +1,107 @@
+//! A message on its way through a service: what it is, where it came from, how it ends.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use events::{EventId, Problem, SagaId, Timestamp};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::{Caller, trace::{Span, TraceParent}};
+
+/// One decoded message and all that is known of it.
+pub struct Work<D> {
+    /// What is to be done.
+    pub deed: D,
+    /// Where it comes from.
+    pub meta: Meta,
+    /// How its sender learns of the end.
+    pub(crate) settle: Settle,
+    /// Its span, open from the batch's begin to the message's end.
+    pub(crate) span: Span,
+}
+
+/// Where a message comes from.
+#[derive(Debug, Clone)]
+pub struct Meta {
+    /// The fact, endpoint or timer: a name of low cardinality.
+    pub name: &'static str,
+    /// The facts that may follow.
+    pub may_tell: &'static [&'static str],
+    /// The event to claim in the inbox; `None` for commands and timers.
+    pub event_id: Option<EventId>,
+    /// The id offered for what this message makes.
+    pub id: Uuid,
+    /// The saga it belongs to.
+    pub saga_id: SagaId,
+    /// Who is asking.
+    pub caller: Caller,
+    /// The caller's `Idempotency-Key` with what it stands for.
+    pub idempotency: Option<Idempotency>,
+    /// The span it follows from.
+    pub trace: TraceParent,
+    /// When it arrived here.
+    pub received: Instant,
+    /// When it arrived here, on the wall clock.
+    pub received_at: Timestamp,
+    /// How often JetStream has delivered it; 1 for anything else.
+    pub delivered: u64,
+}
+
+/// An `Idempotency-Key`, scoped to its caller and endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Idempotency {
+    /// SHA-256 over caller, endpoint and key: the key's name in the database.
+    pub scope: [u8; 32],
+    /// SHA-256 over the request's body.
+    pub body: [u8; 32],
+}
+
+/// How a message ended.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// Taken in; a command's answer.
+    Done(Answered),
+    /// An event seen before: nothing to do.
+    Repeat,
+    /// What it depends on is not here yet.
+    NotYet(Problem),
+    /// It can never succeed, for this reason.
+    Never(String),
+}
+
+/// The answer to a command: the reply as JSON with its status, or a problem.
+#[derive(Debug, Clone, Default)]
+pub struct Answered {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON; empty for facts and timers.
+    pub body: Bytes,
+}
+
+impl Answered {
+    /// A refusal as an answer.
+    pub fn refused(problem: &Problem) -> Self {
+        Self {
+            status: problem.status,
+            body: serde_json::to_vec(problem).expect("problems are plain data").into(),
+        }
+    }
+
+    /// Whether the command was granted.
+    pub fn is_granted(&self) -> bool {
+        self.status < 400
+    }
+}
+
+/// How a message's sender learns of its end.
+pub(crate) enum Settle {
+    /// Acknowledge to JetStream.
+    Ack(Box<async_nats::jetstream::Message>),
+    /// Answer a NATS request.
+    Reply(async_nats::Subject),
+    /// Answer somebody in this process.
+    Local(oneshot::Sender<Answered>),
+    /// Nobody waits (timers).
+    Nobody,
+}

@@ -1,0 +1,397 @@
+//! Who owns a seat: states and decisions, without clock, storage or chance.
+
+use std::collections::HashSet;
+
+use events::{
+    PaymentId, Problem, ReservationId, ScheduleId, SeatId, Timestamp, UserId, codes,
+    reservation::{ConfirmRefusal, PricedSeat, Reservation as View, ReservationState},
+};
+
+use ReservationState::{Cancelled, Confirmed, Expired, Pending};
+
+/// Seats in one request at most; no schedule allows a fan more.
+pub const SEATS_PER_REQUEST_MAX: usize = 100;
+
+/// Whether a schedule is on sale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schedule {
+    /// From its opening to its start.
+    Open(Terms),
+    /// Called off; some of its reservations may still have to be cancelled.
+    Cancelling,
+    /// Called off, and nobody owns a seat of it any more.
+    Cancelled,
+}
+
+/// On what terms a schedule is sold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// When sales begin.
+    pub opens_at: Timestamp,
+    /// When the show begins and sales end.
+    pub starts_at: Timestamp,
+    /// Seconds a hold lives.
+    pub hold_secs: u32,
+    /// Seats one fan may hold or own.
+    pub seats_per_fan_max: u32,
+}
+
+impl Schedule {
+    /// The terms, while it is on sale.
+    ///
+    /// # Errors
+    /// `schedule_closed`, with why.
+    pub fn on_sale(&self, now: Timestamp) -> Result<&Terms, Problem> {
+        let closed = |why| Err(Problem::new(codes::SCHEDULE_CLOSED, why));
+        match self {
+            Self::Open(terms) if now < terms.opens_at => closed("Sales have not begun."),
+            Self::Open(terms) if now >= terms.starts_at => closed("The show has begun."),
+            Self::Open(terms) => Ok(terms),
+            Self::Cancelling | Self::Cancelled => closed("The show was cancelled."),
+        }
+    }
+
+    /// Calls the show off; `false` when it was called off before.
+    pub fn cancel(&mut self) -> bool {
+        let was_open = matches!(self, Self::Open(_));
+        if was_open {
+            *self = Self::Cancelling;
+        }
+        was_open
+    }
+}
+
+/// A seat and its owner. There is room for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seat {
+    /// Points.
+    pub price: i64,
+    /// Who holds or owns it.
+    pub owner: Option<ReservationId>,
+    /// That of the last owner; the next one's is higher.
+    pub hold_version: i64,
+}
+
+impl Seat {
+    /// A seat that nobody ever owned.
+    pub fn new(price: i64) -> Self {
+        Self { price, owner: None, hold_version: 0 }
+    }
+
+    /// Whether this very reservation, and not a later owner, has the seat.
+    pub fn belongs_to(&self, reservation: &Reservation) -> bool {
+        self.owner == Some(reservation.id) && self.hold_version == reservation.hold_version
+    }
+}
+
+/// What is known of a fan's place in the waiting room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Of the last change heard; 0 when none was.
+    pub version: u64,
+    /// Whether the fan may act.
+    pub active: bool,
+    /// Until when, if the fan was admitted.
+    pub reserve_until: Option<Timestamp>,
+}
+
+impl Place {
+    /// A place that was not heard of yet: the pass alone speaks for it.
+    pub const UNHEARD: Self = Self { version: 0, active: true, reserve_until: None };
+
+    /// Takes a change in, unless a later one was heard before; `false` then.
+    pub fn hear(&mut self, change: Self) -> bool {
+        let is_newer = change.version > self.version;
+        if is_newer {
+            *self = change;
+        }
+        is_newer
+    }
+}
+
+/// The right to reserve, as the waiting room signed it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Pass {
+    /// Whose.
+    pub user_id: UserId,
+    /// For which room.
+    pub schedule_id: ScheduleId,
+    /// The place it was issued for.
+    pub place_version: u64,
+    /// Until when it lets reserve.
+    pub reserve_until: Timestamp,
+}
+
+impl Pass {
+    /// Whether it was issued to this fan for this room.
+    pub fn is_for(&self, user_id: UserId, schedule_id: ScheduleId) -> bool {
+        self.user_id == user_id && self.schedule_id == schedule_id
+    }
+
+    /// Lets the fan reserve now.
+    ///
+    /// # Errors
+    /// `not_active` when the pass has run out, or its place is known to have ended since.
+    pub fn admit(&self, place: &Place, now: Timestamp) -> Result<(), Problem> {
+        if now >= self.reserve_until {
+            return Err(not_active("The pass has run out; enter the waiting room again."));
+        }
+        if !place.active && place.version >= self.place_version {
+            return Err(not_active("The place has ended; enter the waiting room again."));
+        }
+        Ok(())
+    }
+}
+
+/// Nobody may act who was not admitted.
+pub fn not_active(why: &str) -> Problem {
+    Problem::new(codes::NOT_ACTIVE, why)
+}
+
+/// Whether seats can be asked for like this at all.
+///
+/// # Errors
+/// `invalid` for none, too many, or one seat twice.
+pub fn well_formed(seats: &[SeatId]) -> Result<(), Problem> {
+    let invalid = |why: String| Err(Problem::new(codes::INVALID, why));
+    if seats.is_empty() {
+        return invalid("Name at least one seat.".into());
+    }
+    if seats.len() > SEATS_PER_REQUEST_MAX {
+        return invalid(format!("Name at most {SEATS_PER_REQUEST_MAX} seats."));
+    }
+    let mut seen = HashSet::with_capacity(seats.len());
+    match seats.iter().find(|seat| !seen.insert(*seat)) {
+        Some(seat) => invalid(format!("Seat {seat} is named twice.")),
+        None => Ok(()),
+    }
+}
+
+/// The seats asked for, when all of them exist and are free.
+///
+/// # Errors
+/// `unknown_seat` or `seat_taken`, with `seats`: those in the way.
+pub fn free_seats<'a>(
+    asked: &[SeatId],
+    seat_of: impl Fn(&SeatId) -> Option<&'a Seat>,
+) -> Result<Vec<&'a Seat>, Problem> {
+    let mut free = Vec::with_capacity(asked.len());
+    let (mut unknown, mut taken) = (Vec::new(), Vec::new());
+    for id in asked {
+        match seat_of(id) {
+            None => unknown.push(id.0.as_str()),
+            Some(seat) if seat.owner.is_some() => taken.push(id.0.as_str()),
+            Some(seat) => free.push(seat),
+        }
+    }
+    if !unknown.is_empty() {
+        return Err(Problem::from(codes::UNKNOWN_SEAT).with("seats", unknown));
+    }
+    if !taken.is_empty() {
+        return Err(Problem::from(codes::SEAT_TAKEN).with("seats", taken));
+    }
+    Ok(free)
+}
+
+/// Whether a fan with `held` seats may have `more` of them.
+///
+/// # Errors
+/// `limit_exceeded`.
+pub fn within_limit(held: usize, more: usize, terms: &Terms) -> Result<(), Problem> {
+    let max = terms.seats_per_fan_max as usize;
+    if held + more <= max {
+        return Ok(());
+    }
+    let detail = format!("One fan may have {max} seats of this schedule and has {held}.");
+    Err(Problem::new(codes::LIMIT_EXCEEDED, detail).with("max", max).with("held", held))
+}
+
+/// What a payment presents to have a hold confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Who paid.
+    pub user_id: UserId,
+    /// Which owner of the seats that was.
+    pub hold_version: i64,
+    /// Points that were taken.
+    pub amount: i64,
+}
+
+/// What became of a payment's claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Confirmed now.
+    Confirmed,
+    /// This payment had confirmed it before; whatever followed took its own course.
+    Before,
+    /// Its time was up, though nobody had noticed; it is expired now.
+    Lapsed,
+    /// It had ended before, or the claim is not its owner's.
+    Refused(ConfirmRefusal),
+}
+
+/// A fan's claim on one or more seats.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reservation {
+    /// Its id.
+    pub id: ReservationId,
+    /// Whose seats.
+    pub schedule_id: ScheduleId,
+    /// Whose reservation.
+    pub user_id: UserId,
+    /// Where it stands.
+    pub state: ReservationState,
+    /// What it covers.
+    pub seats: Vec<PricedSeat>,
+    /// Sum of the prices.
+    pub amount: i64,
+    /// The fence that every later step presents.
+    pub hold_version: i64,
+    /// When the hold was made.
+    pub created_at: Timestamp,
+    /// When the hold runs out.
+    pub expires_at: Timestamp,
+    /// Beyond which no extension goes.
+    pub hard_cap_at: Timestamp,
+    /// Whether its end was moved once already.
+    pub extended: bool,
+    /// The payment that confirmed it.
+    pub payment_id: Option<PaymentId>,
+}
+
+/// Who asks for a hold, and of what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    /// The id for the reservation.
+    pub id: ReservationId,
+    /// Whose seats.
+    pub schedule_id: ScheduleId,
+    /// For whom.
+    pub user_id: UserId,
+}
+
+impl Reservation {
+    /// A new hold of seats that were found free. Its version is higher than that of any
+    /// former owner of any of them.
+    pub fn hold(
+        asker: Asker,
+        seats: impl Iterator<Item = (SeatId, Seat)>,
+        terms: &Terms,
+        grace_secs: u32,
+        now: Timestamp,
+    ) -> Self {
+        let mut highest_version = 0;
+        let seats: Vec<PricedSeat> = seats
+            .map(|(id, seat)| {
+                highest_version = seat.hold_version.max(highest_version);
+                PricedSeat { seat: id, price: seat.price }
+            })
+            .collect();
+        let expires_at = now.plus_secs(terms.hold_secs.into());
+        Self {
+            id: asker.id,
+            schedule_id: asker.schedule_id,
+            user_id: asker.user_id,
+            state: Pending,
+            amount: seats.iter().map(|seat| seat.price).sum(),
+            seats,
+            hold_version: highest_version + 1,
+            created_at: now,
+            expires_at,
+            hard_cap_at: expires_at.plus_secs(grace_secs.into()),
+            extended: false,
+            payment_id: None,
+        }
+    }
+
+    /// Whether it has its seats.
+    pub fn owns(&self) -> bool {
+        matches!(self.state, Pending | Confirmed)
+    }
+
+    /// Whether its time is up, noticed or not.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.state == Pending && now >= self.expires_at
+    }
+
+    fn honours(&self, claim: &Claim) -> bool {
+        self.user_id == claim.user_id
+            && self.hold_version == claim.hold_version
+            && self.amount == claim.amount
+    }
+
+    /// A payment of this hold has begun: its end moves, once, so that a slow payment does
+    /// not lose the seat. An end that is far enough away stays, and the one move with it.
+    /// `false` when nothing changes.
+    pub fn extend(&mut self, claim: &Claim, grace_secs: u32, now: Timestamp) -> bool {
+        if self.state != Pending || self.is_due(now) || self.extended || !self.honours(claim) {
+            return false;
+        }
+        let end = now.plus_secs(grace_secs.into()).min(self.hard_cap_at);
+        if end <= self.expires_at {
+            return false;
+        }
+        self.expires_at = end;
+        self.extended = true;
+        true
+    }
+
+    /// The money was taken: the seats are the fan's, if the hold still lives.
+    pub fn confirm(&mut self, payment_id: PaymentId, claim: &Claim, now: Timestamp) -> Settled {
+        // Also after a cancellation: that one returns the money, not this repeat.
+        if self.payment_id == Some(payment_id) {
+            return Settled::Before;
+        }
+        match self.state {
+            Expired => Settled::Refused(ConfirmRefusal::Expired),
+            Confirmed | Cancelled => Settled::Refused(ConfirmRefusal::Cancelled),
+            Pending if !self.honours(claim) => Settled::Refused(ConfirmRefusal::Cancelled),
+            Pending if self.expire(now) => Settled::Lapsed,
+            Pending => {
+                self.state = Confirmed;
+                self.payment_id = Some(payment_id);
+                Settled::Confirmed
+            }
+        }
+    }
+
+    /// Ends a hold whose time is up; `false` when there is nothing to end.
+    pub fn expire(&mut self, now: Timestamp) -> bool {
+        let is_due = self.is_due(now);
+        if is_due {
+            self.state = Expired;
+        }
+        is_due
+    }
+
+    /// Gives it up, with the points to return; `None` when it had ended before.
+    pub fn cancel(&mut self) -> Option<i64> {
+        let refund = match self.state {
+            Pending => 0,
+            Confirmed => self.amount,
+            Expired | Cancelled => return None,
+        };
+        self.state = Cancelled;
+        Some(refund)
+    }
+
+    /// Which seats it covers.
+    pub fn seat_ids(&self) -> impl Iterator<Item = &SeatId> {
+        self.seats.iter().map(|priced| &priced.seat)
+    }
+
+    /// What its fan sees of it.
+    pub fn view(&self) -> View {
+        View {
+            reservation_id: self.id,
+            schedule_id: self.schedule_id,
+            user_id: self.user_id,
+            state: self.state,
+            seats: self.seats.clone(),
+            amount: self.amount,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            payment_id: self.payment_id,
+        }
+    }
+}
