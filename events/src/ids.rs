@@ -3,7 +3,11 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{
+    OffsetDateTime,
+    error::{Parse, TryFromParsed},
+    format_description::well_known::Rfc3339,
+};
 use uuid::Uuid;
 
 macro_rules! ids {
@@ -115,10 +119,14 @@ impl fmt::Display for Timestamp {
 }
 
 impl FromStr for Timestamp {
-    type Err = time::error::Parse;
+    type Err = Parse;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        OffsetDateTime::parse(text, &Rfc3339)
-            .map(|at| Self::from(at.to_offset(time::UtcOffset::UTC)))
+        // The first and the last hours of the calendar may have no year in UTC.
+        OffsetDateTime::parse(text, &Rfc3339)?
+            .checked_to_offset(time::UtcOffset::UTC)
+            .filter(|at| (0..=9_999).contains(&at.year()))
+            .map(Self::from)
+            .ok_or_else(|| Parse::TryFromParsed(TryFromParsed::InsufficientInformation))
     }
 }
 
@@ -132,5 +140,22 @@ impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_read_in_any_offset_and_written_in_utc() {
+        let at: Timestamp = "2026-05-01T20:00:00.1234567+09:00".parse().expect("a moment");
+        assert_eq!(at.to_string(), "2026-05-01T11:00:00.123456Z");
+    }
+
+    #[test]
+    fn a_moment_that_has_no_year_in_utc_is_refused() {
+        assert!("9999-12-31T23:59:59-01:00".parse::<Timestamp>().is_err());
+        assert!("0000-01-01T00:00:00+01:00".parse::<Timestamp>().is_err());
     }
 }

@@ -19,7 +19,7 @@ pub mod reservation;
 pub mod user;
 
 pub use ids::*;
-pub use problem::{Problem, codes};
+pub use problem::{Code, Problem, codes};
 
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;

@@ -3,17 +3,14 @@
 use std::collections::BTreeMap;
 
 use events::{
-    ConcertId, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
+    ConcertId, ScheduleId, SeatId, Timestamp, UserId,
     concert::{Admission, Concert, Schedule, ScheduleState, SeatBlock},
 };
-use sqlx::{FromRow, PgConnection, postgres::PgRow, types::Json};
+use sqlx::{PgConnection, Row, postgres::PgRow, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{
-    Rules,
-    domain::{Mark, Stage, words},
-};
+use crate::{Rules, domain::words, map::Mark};
 
 /// What a batch needs. Hearing about seats needs nothing: the later word is the later
 /// word, whatever was there before.
@@ -45,12 +42,7 @@ impl Book {
     }
 
     /// Enters a schedule with its seats.
-    pub(crate) fn open(
-        &mut self,
-        organizer_id: UserId,
-        schedule: Schedule,
-        seats: Vec<SeatBlock>,
-    ) {
+    pub(crate) fn open(&mut self, organizer_id: UserId, schedule: Schedule, seats: Vec<SeatBlock>) {
         self.schedules.insert(schedule.schedule_id, (organizer_id, schedule.clone()));
         self.new_schedules.push((schedule, seats));
     }
@@ -95,21 +87,19 @@ impl mesh::Book for Book {
             book.concerts = rows.into_iter().map(known).collect();
         }
         if !keys.schedules.is_empty() {
-            let rows: Vec<(Uuid, ScheduleRow)> = sqlx::query_as::<_, Owned>(
+            let rows = sqlx::query(
                 "select concerts.organizer_id, schedules.*
                  from schedules join concerts using (concert_id)
                  where schedule_id = any($1) order by schedule_id for update of schedules",
             )
             .bind(keys.schedules.iter().map(|id| id.0).collect::<Vec<_>>())
             .fetch_all(&mut *tx)
-            .await?
-            .into_iter()
-            .map(|owned| (owned.organizer_id, owned.row))
-            .collect();
-            let known = |(organizer, row): (Uuid, ScheduleRow)| {
-                (row.0.schedule_id, (UserId(organizer), row.0))
-            };
-            book.schedules = rows.into_iter().map(known).collect();
+            .await?;
+            for row in rows {
+                let organizer_id = UserId(row.try_get("organizer_id")?);
+                let schedule = schedule(&row)?;
+                book.schedules.insert(schedule.schedule_id, (organizer_id, schedule));
+            }
         }
         Ok(book)
     }
@@ -120,6 +110,32 @@ impl mesh::Book for Book {
         cancel_schedules(self.cancelled, tx).await?;
         upsert_marks(self.marks, tx).await
     }
+}
+
+/// A row of `schedules`.
+pub(crate) fn schedule(row: &PgRow) -> sqlx::Result<Schedule> {
+    let at = |name| row.try_get(name).map(Timestamp);
+    let number = |name| row.try_get(name).map(|value: i32| value.unsigned_abs());
+    let cancelled_at: Option<OffsetDateTime> = row.try_get("cancelled_at")?;
+    Ok(Schedule {
+        schedule_id: ScheduleId(row.try_get("schedule_id")?),
+        concert_id: ConcertId(row.try_get("concert_id")?),
+        venue: row.try_get("venue")?,
+        starts_at: at("starts_at")?,
+        opens_at: at("opens_at")?,
+        state: match cancelled_at {
+            None => ScheduleState::Open,
+            Some(_) => ScheduleState::Cancelled,
+        },
+        admission: Admission {
+            per_second: number("per_second")?,
+            active_max: number("active_max")?,
+            pass_secs: number("pass_secs")?,
+        },
+        hold_secs: number("hold_secs")?,
+        seats_per_fan_max: number("seats_per_fan_max")?,
+        seats_total: row.try_get("seats_total")?,
+    })
 }
 
 async fn insert_concerts(new: Vec<(UserId, Concert)>, tx: &mut PgConnection) -> sqlx::Result<()> {
@@ -210,7 +226,7 @@ async fn cancel_schedules(
 }
 
 /// Merges what was heard with what is stored, by the same order as [`Mark::or_later`]:
-/// `seat_stage` is declared in the order of [`Stage`].
+/// `seat_stage` is declared in the order of [`crate::map::Stage`].
 ///
 /// The comparison stands in the statement because a seat's first row cannot be locked
 /// before it is there: of two batches that bring it at once the second waits for the

@@ -1,9 +1,9 @@
-//! What makes a concert, a schedule and a seat's place on the map: pure decisions.
+//! What makes a concert and a schedule: pure decisions. Seat plans are in [`crate::plan`],
+//! the seat map is in [`crate::map`].
 
 use events::{
-    ConcertId, Problem, ReservationId, ScheduleId, Timestamp, UserId, codes,
+    ConcertId, Problem, ScheduleId, Timestamp, UserId, codes,
     concert::{CancelSchedule, Concert, CreateConcert, OpenSchedule, Schedule, ScheduleState},
-    concert::SeatState,
 };
 
 /// Seconds a hold lives when the organizer does not say.
@@ -107,58 +107,6 @@ pub fn words(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// How far one owner of a seat has come, in the order of the stages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// `reservation.created`.
-    Held,
-    /// `reservation.confirmed`.
-    Sold,
-    /// `reservation.expired` or `reservation.cancelled`.
-    Freed,
-}
-
-impl Stage {
-    /// As the database names it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Held => "held",
-            Self::Sold => "sold",
-            Self::Freed => "freed",
-        }
-    }
-}
-
-/// What the map shows of a seat, by the name of its stage.
-pub fn seat_state(stage: &str) -> SeatState {
-    match stage {
-        "held" => SeatState::Held,
-        "sold" => SeatState::Sold,
-        _ => SeatState::Free,
-    }
-}
-
-/// The last word on a seat: whose it is or was, and how far that owner has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// The fence: each next owner of the seat has a higher one.
-    pub hold_version: i64,
-    /// How far this owner has come.
-    pub stage: Stage,
-    /// The owner.
-    pub reservation_id: ReservationId,
-}
-
-impl Mark {
-    /// The later of two words on one seat: of the later owner, or of the later stage of
-    /// the same owner. Whatever the order of arrival, and however often each arrives,
-    /// the same word remains.
-    pub fn or_later(self, other: Self) -> Self {
-        let rank = |mark: Self| (mark.hold_version, mark.stage);
-        if rank(other) > rank(self) { other } else { self }
-    }
-}
-
 /// One line of text, trimmed.
 fn line(field: &str, value: &str, min: usize, max: usize) -> Result<String, Problem> {
     let value = value.trim();
@@ -198,8 +146,6 @@ pub fn invalid(field: &str, why: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use events::concert::Admission;
     use uuid::Uuid;
 
@@ -331,8 +277,7 @@ mod tests {
     #[test]
     fn a_schedule_is_called_off_once() {
         let open = opened(&asked()).expect("good");
-        let command =
-            CancelSchedule { schedule_id: open.schedule_id, reason: " Storm. ".into() };
+        let command = CancelSchedule { schedule_id: open.schedule_id, reason: " Storm. ".into() };
         let (cancelled, reason) = cancel(&open, &command).expect("granted");
         assert_eq!(cancelled.state, ScheduleState::Cancelled);
         assert_eq!(reason, "Storm.");
@@ -362,78 +307,5 @@ mod tests {
         assert_eq!(words("AC/DC: Über-Tour '26 \u{0}"), ["ac", "dc", "über", "tour", "26"]);
         assert_eq!(words("밤의 페리"), ["밤의", "페리"]);
         assert!(words(" !!! ").is_empty());
-    }
-
-    #[test]
-    fn a_stage_is_read_back_as_what_the_map_shows() {
-        let shown = [Stage::Held, Stage::Sold, Stage::Freed].map(|it| seat_state(it.as_str()));
-        assert_eq!(shown, [SeatState::Held, SeatState::Sold, SeatState::Free]);
-    }
-
-    /// Every order of `items`.
-    fn orders<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
-        if items.is_empty() {
-            return vec![Vec::new()];
-        }
-        let mut all = Vec::new();
-        for index in 0..items.len() {
-            let mut rest = items.to_vec();
-            let first = rest.remove(index);
-            for mut order in orders(&rest) {
-                order.insert(0, first);
-                all.push(order);
-            }
-        }
-        all
-    }
-
-    /// What two successive owners of one seat may have had said about it.
-    fn histories() -> Vec<(Vec<Mark>, SeatState)> {
-        use Stage::{Freed, Held, Sold};
-        let said = |hold_version: i64, stages: &[Stage]| -> Vec<Mark> {
-            let reservation_id = ReservationId(Uuid::from_u128(hold_version as u128));
-            let of = |&stage| Mark { hold_version, stage, reservation_id };
-            stages.iter().map(of).collect()
-        };
-        let first: [&[Stage]; 2] = [&[Held, Freed], &[Held, Sold, Freed]];
-        let second: [(&[Stage], SeatState); 4] = [
-            (&[Held], SeatState::Held),
-            (&[Held, Sold], SeatState::Sold),
-            (&[Held, Freed], SeatState::Free),
-            (&[Held, Sold, Freed], SeatState::Free),
-        ];
-        let mut all = Vec::new();
-        for first in first {
-            for (second, end) in second {
-                all.push(([said(7, first), said(8, second)].concat(), end));
-            }
-        }
-        all
-    }
-
-    #[test]
-    fn two_owners_facts_in_any_order_and_twice_leave_the_same_map() {
-        for (facts, end) in histories() {
-            for order in orders(&facts) {
-                let mut map: BTreeMap<&str, Mark> = BTreeMap::new();
-                // The second round is everything once more, late.
-                for &fact in order.iter().chain(&order) {
-                    let last = map.entry("A-1-1").or_insert(fact);
-                    *last = last.or_later(fact);
-                }
-                let last = map["A-1-1"];
-                assert_eq!(seat_state(last.stage.as_str()), end, "{order:?}");
-                assert_eq!(last.hold_version, 8, "{order:?}");
-                assert_eq!(last.reservation_id, ReservationId(Uuid::from_u128(8)));
-            }
-        }
-    }
-
-    #[test]
-    fn an_end_that_arrives_before_its_begin_leaves_the_seat_free() {
-        let reservation_id = ReservationId(Uuid::from_u128(7));
-        let said = |stage| Mark { hold_version: 7, stage, reservation_id };
-        let last = said(Stage::Freed).or_later(said(Stage::Held)).or_later(said(Stage::Sold));
-        assert_eq!(last.stage, Stage::Freed);
     }
 }

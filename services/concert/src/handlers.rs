@@ -1,7 +1,7 @@
 //! One impl per fact heard and command answered.
 
 use events::{
-    ConcertId, Problem, ReservationId, ScheduleId, SeatId, codes,
+    ConcertId, Problem, ScheduleId, SeatId, codes,
     concert::{
         CancelSchedule, Concert, CreateConcert, OpenSchedule, Schedule, ScheduleCancelled,
         ScheduleOpened,
@@ -15,7 +15,8 @@ use mesh::{Answer, Caller, Hear, Miss, Refusal, Turn};
 use crate::{
     Rules,
     book::{Book, Keys},
-    domain::{self, Mark, Stage},
+    domain,
+    map::{Mark, Stage},
     plan::{self, PlanError},
 };
 
@@ -51,8 +52,7 @@ impl Answer<OpenSchedule> for Book {
             .ok_or_else(|| Problem::new(codes::NOT_FOUND, "There is no such concert."))?;
         domain::owned_by(*organizer_id, user_id)?;
         let plan = plan::parse(&command.seat_plan).map_err(Problem::from)?;
-        let schedule =
-            domain::schedule(command, ScheduleId(turn.id), plan.seats_total, turn.now)?;
+        let schedule = domain::schedule(command, ScheduleId(turn.id), plan.seats_total, turn.now)?;
         let opened = ScheduleOpened {
             schedule_id: schedule.schedule_id,
             concert_id: schedule.concert_id,
@@ -112,44 +112,304 @@ impl Answer<CancelSchedule> for Book {
     }
 }
 
-impl Hear<ReservationCreated> for Book {
-    fn keys(_fact: &ReservationCreated, _keys: &mut Keys) {}
-
-    fn hear(
-        &mut self,
-        fact: &ReservationCreated,
-        _turn: &mut Turn<'_, Rules>,
-    ) -> Result<(), Miss> {
-        let mark = Mark {
-            hold_version: fact.hold_version,
-            stage: Stage::Held,
-            reservation_id: fact.reservation_id,
-        };
-        self.mark(fact.schedule_id, fact.seats.iter().map(|priced| &priced.seat), mark);
-        Ok(())
-    }
-}
-
-/// What the later facts of a reservation have in common.
-macro_rules! hear_stage {
-    ($($fact:ty => $stage:expr;)+) => {$(
+/// Each fact of a reservation is a word on its seats.
+macro_rules! hear_of_seats {
+    ($($fact:ty => $stage:expr, $seats:expr;)+) => {$(
         impl Hear<$fact> for Book {
             fn keys(_fact: &$fact, _keys: &mut Keys) {}
 
             fn hear(&mut self, fact: &$fact, _turn: &mut Turn<'_, Rules>) -> Result<(), Miss> {
+                let seats: fn(&$fact) -> Vec<&SeatId> = $seats;
                 let mark = Mark {
                     hold_version: fact.hold_version,
                     stage: $stage,
                     reservation_id: fact.reservation_id,
                 };
-                self.mark(fact.schedule_id, &fact.seats, mark);
+                self.mark(fact.schedule_id, seats(fact), mark);
                 Ok(())
             }
         }
     )+};
 }
-hear_stage! {
-    ReservationConfirmed => Stage::Sold;
-    ReservationExpired => Stage::Freed;
-    ReservationCancelled => Stage::Freed;
+hear_of_seats! {
+    ReservationCreated => Stage::Held, |it| it.seats.iter().map(|priced| &priced.seat).collect();
+    ReservationConfirmed => Stage::Sold, |it| it.seats.iter().collect();
+    ReservationExpired => Stage::Freed, |it| it.seats.iter().collect();
+    ReservationCancelled => Stage::Freed, |it| it.seats.iter().collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use events::{
+        Event, PaymentId, ReservationId, Timestamp, UserId,
+        concert::{Admission, ScheduleState},
+        reservation::{CancelReason, PricedSeat},
+        user::Role,
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    const PLAN: &str = "section,row,seat,price\nA,1,1,100\nA,1,2,100\nA,2,1,50\n";
+
+    fn now() -> Timestamp {
+        Timestamp::from_unix_millis(1_800_000_000_000).expect("a time")
+    }
+
+    fn organizer(number: u128) -> Caller {
+        Caller::User {
+            user_id: UserId(Uuid::from_u128(number)),
+            roles: vec![Role::Fan, Role::Organizer],
+            expires_at: now().plus_secs(60),
+        }
+    }
+
+    fn concert_id() -> ConcertId {
+        ConcertId(Uuid::from_u128(10))
+    }
+
+    fn schedule_id() -> ScheduleId {
+        ScheduleId(Uuid::from_u128(20))
+    }
+
+    fn asked(seat_plan: &str) -> OpenSchedule {
+        OpenSchedule {
+            concert_id: concert_id(),
+            venue: "Harbour Hall".into(),
+            starts_at: now().plus_secs(86_400),
+            opens_at: None,
+            admission: Admission::default(),
+            hold_secs: Some(3),
+            seats_per_fan_max: Some(2),
+            seat_plan: seat_plan.into(),
+        }
+    }
+
+    /// Lets `caller` ask; gives the answer and what was told.
+    fn ask<C: events::Command>(
+        book: &mut Book,
+        caller: &Caller,
+        id: Uuid,
+        command: &C,
+    ) -> (Result<C::Reply, Refusal>, Vec<mesh::Told>)
+    where
+        Book: Answer<C>,
+    {
+        let rules = Rules::default();
+        let mut turn = Turn::at(now(), &rules, caller, id);
+        let answer = book.answer(command, &mut turn);
+        (answer, turn.told().to_vec())
+    }
+
+    fn refused<T>(answer: Result<T, Refusal>) -> Problem {
+        match answer {
+            Err(Refusal::No(problem)) => problem,
+            Err(Refusal::NotYet(_)) => panic!("refused for now only"),
+            Ok(_) => panic!("granted"),
+        }
+    }
+
+    /// A book with the concert of organizer 1.
+    fn book() -> Book {
+        let mut book = Book::default();
+        let command = CreateConcert {
+            title: "Night Ferry".into(),
+            artist: "The Tugboats".into(),
+            description: String::new(),
+        };
+        let (answer, told) = ask(&mut book, &organizer(1), concert_id().0, &command);
+        assert_eq!(answer.expect("granted").concert_id, concert_id());
+        assert!(told.is_empty());
+        book
+    }
+
+    /// A book with the schedule of organizer 1.
+    fn opened() -> Book {
+        let mut book = book();
+        let (answer, _) = ask(&mut book, &organizer(1), schedule_id().0, &asked(PLAN));
+        answer.expect("granted");
+        book
+    }
+
+    #[test]
+    fn an_opened_schedule_is_told_with_all_its_seats() {
+        let mut book = book();
+        let (answer, told) = ask(&mut book, &organizer(1), schedule_id().0, &asked(PLAN));
+        let schedule = answer.expect("granted");
+        assert_eq!((schedule.schedule_id, schedule.seats_total), (schedule_id(), 3));
+        let [told] = &told[..] else { panic!("one fact") };
+        assert_eq!(told.subject, events::subject(ScheduleOpened::FACT, 1, Some(schedule_id())));
+        let fact: ScheduleOpened = serde_json::from_slice(&told.payload).expect("a fact");
+        assert_eq!((fact.title.as_str(), fact.hold_secs), ("Night Ferry", 3));
+        assert_eq!((fact.opens_at, fact.seats_per_fan_max), (now(), 2));
+        let ids: Vec<_> = fact.seats.iter().flat_map(|block| block.ids()).collect();
+        assert_eq!(ids, ["A-1-1", "A-1-2", "A-2-1"].map(|id| SeatId(id.into())));
+    }
+
+    #[test]
+    fn a_malformed_plan_stores_and_tells_nothing() {
+        let mut book = book();
+        let before = format!("{book:?}");
+        let plan = "section,row,seat,price\nA,1,1,100\nA,1,2,cheap\n";
+        let (answer, told) = ask(&mut book, &organizer(1), schedule_id().0, &asked(plan));
+        let problem = refused(answer);
+        assert!(problem.is(codes::SEAT_PLAN_INVALID));
+        assert_eq!((&problem.extra["line"], &problem.extra["column"]), (&3.into(), &4.into()));
+        assert!(told.is_empty());
+        assert_eq!(format!("{book:?}"), before);
+    }
+
+    #[test]
+    fn a_plan_too_large_to_be_told_is_refused_at_once() {
+        let mut book = book();
+        let caller = organizer(1);
+        let rules = Rules { opened_bytes_max: 300 };
+        let mut turn = Turn::at(now(), &rules, &caller, schedule_id().0);
+        let answer = book.answer(&asked(PLAN), &mut turn);
+        assert!(refused(answer).is(codes::SEAT_PLAN_INVALID));
+        assert!(turn.told().is_empty() && book.schedules.is_empty());
+    }
+
+    #[test]
+    fn only_the_organizer_of_a_concert_opens_its_schedules() {
+        let mut book = book();
+        let (answer, told) = ask(&mut book, &organizer(2), schedule_id().0, &asked(PLAN));
+        assert!(refused(answer).is(codes::FORBIDDEN));
+        let (answer, _) = ask(&mut book, &Caller::Anonymous, schedule_id().0, &asked(PLAN));
+        assert!(refused(answer).is(codes::UNAUTHENTICATED));
+        assert!(told.is_empty() && book.schedules.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_found() {
+        let mut book = Book::default();
+        let (answer, _) = ask(&mut book, &organizer(1), schedule_id().0, &asked(PLAN));
+        assert!(refused(answer).is(codes::NOT_FOUND));
+        let command = CancelSchedule { schedule_id: schedule_id(), reason: String::new() };
+        let (answer, _) = ask(&mut book, &organizer(1), Uuid::nil(), &command);
+        assert!(refused(answer).is(codes::NOT_FOUND));
+    }
+
+    #[test]
+    fn a_schedule_is_cancelled_by_its_organizer_once() {
+        let mut book = opened();
+        let command = CancelSchedule { schedule_id: schedule_id(), reason: "Storm".into() };
+        let (answer, told) = ask(&mut book, &organizer(2), Uuid::nil(), &command);
+        assert!(refused(answer).is(codes::FORBIDDEN));
+        assert!(told.is_empty());
+
+        let (answer, told) = ask(&mut book, &organizer(1), Uuid::nil(), &command);
+        assert_eq!(answer.expect("granted").state, ScheduleState::Cancelled);
+        let fact: ScheduleCancelled = serde_json::from_slice(&told[0].payload).expect("a fact");
+        assert_eq!((fact.concert_id, fact.reason.as_str()), (concert_id(), "Storm"));
+
+        // Also for the next message of the same batch.
+        let (answer, told) = ask(&mut book, &organizer(1), Uuid::nil(), &command);
+        assert!(refused(answer).is(codes::ALREADY_CANCELLED));
+        assert!(told.is_empty());
+    }
+
+    /// What the reservation service may say about seat `A-1-1`.
+    #[derive(Debug, Clone, Copy)]
+    enum Said {
+        Created(i64),
+        Confirmed(i64),
+        Expired(i64),
+        Cancelled(i64),
+    }
+
+    fn hear(book: &mut Book, said: Said) {
+        let rules = Rules::default();
+        let mut turn = Turn::at(now(), &rules, &Caller::Mesh, Uuid::nil());
+        let schedule_id = schedule_id();
+        let user_id = UserId(Uuid::nil());
+        let payment_id = PaymentId(Uuid::nil());
+        let seats = vec![SeatId("A-1-1".into())];
+        let of = |version: i64| ReservationId(Uuid::from_u128(version as u128));
+        let heard = match said {
+            Said::Created(hold_version) => book.hear(
+                &ReservationCreated {
+                    reservation_id: of(hold_version),
+                    schedule_id,
+                    user_id,
+                    seats: vec![PricedSeat { seat: seats[0].clone(), price: 100 }],
+                    amount: 100,
+                    hold_version,
+                    expires_at: now(),
+                    hard_cap_at: now(),
+                },
+                &mut turn,
+            ),
+            Said::Confirmed(hold_version) => book.hear(
+                &ReservationConfirmed {
+                    reservation_id: of(hold_version),
+                    schedule_id,
+                    user_id,
+                    payment_id,
+                    seats,
+                    amount: 100,
+                    hold_version,
+                },
+                &mut turn,
+            ),
+            Said::Expired(hold_version) => book.hear(
+                &ReservationExpired {
+                    reservation_id: of(hold_version),
+                    schedule_id,
+                    user_id,
+                    seats,
+                    hold_version,
+                },
+                &mut turn,
+            ),
+            Said::Cancelled(hold_version) => book.hear(
+                &ReservationCancelled {
+                    reservation_id: of(hold_version),
+                    schedule_id,
+                    user_id,
+                    seats,
+                    hold_version,
+                    reason: CancelReason::ByFan,
+                    payment_id: Some(payment_id),
+                    refund: 100,
+                },
+                &mut turn,
+            ),
+        };
+        heard.expect("a word on a seat is always taken in");
+        assert!(turn.told().is_empty());
+    }
+
+    fn last_word(facts: &[Said]) -> (i64, Stage) {
+        let mut book = Book::default();
+        facts.iter().for_each(|&said| hear(&mut book, said));
+        let mark = book.marks[&(schedule_id(), SeatId("A-1-1".into()))];
+        assert_eq!(mark.reservation_id.0.as_u128() as i64, mark.hold_version);
+        (mark.hold_version, mark.stage)
+    }
+
+    #[test]
+    fn each_fact_of_a_reservation_sets_its_seats() {
+        use Said::{Cancelled, Confirmed, Created, Expired};
+        assert_eq!(last_word(&[Created(7)]), (7, Stage::Held));
+        assert_eq!(last_word(&[Created(7), Confirmed(7)]), (7, Stage::Sold));
+        assert_eq!(last_word(&[Created(7), Expired(7)]), (7, Stage::Freed));
+        assert_eq!(last_word(&[Created(7), Confirmed(7), Cancelled(7)]), (7, Stage::Freed));
+    }
+
+    #[test]
+    fn a_late_word_of_a_former_owner_leaves_the_next_owner_untouched() {
+        use Said::{Cancelled, Confirmed, Created, Expired};
+        for late in [Created(7), Confirmed(7), Expired(7), Cancelled(7)] {
+            assert_eq!(last_word(&[Created(8), late]), (8, Stage::Held), "{late:?}");
+            assert_eq!(last_word(&[Confirmed(8), late]), (8, Stage::Sold), "{late:?}");
+        }
+    }
+
+    #[test]
+    fn a_hold_that_ended_before_it_was_heard_of_stays_ended() {
+        use Said::{Confirmed, Created, Expired};
+        assert_eq!(last_word(&[Expired(7), Created(7)]), (7, Stage::Freed));
+        assert_eq!(last_word(&[Confirmed(7), Created(7), Created(7)]), (7, Stage::Sold));
+    }
 }

@@ -17,6 +17,7 @@
 mod book;
 mod domain;
 mod handlers;
+mod map;
 pub mod plan;
 mod reads;
 
@@ -33,7 +34,7 @@ use events::{
     },
     user::Role,
 };
-use mesh::{Allow, Service, postgres::Postgres};
+use mesh::{Allow, Desk, Service, postgres::Postgres};
 
 pub use book::{Book, Keys};
 
@@ -53,15 +54,18 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { opened_bytes_max: 1_000_000 }
+        // `max_payload` of the broker is 8 MiB, headers included.
+        Self { opened_bytes_max: 7_000_000 }
     }
 }
+
+type Here = Desk<Postgres<Book>>;
 
 /// What this service does.
 pub fn service() -> Service<Postgres<Book>> {
     let organizer = Allow::Role(Role::Organizer);
     let plans = Arc::new(reads::Plans::default());
-    Service::new(NAME)
+    Service::<Postgres<Book>>::new(NAME)
         .hears::<ReservationCreated>(&[])
         .hears::<ReservationConfirmed>(&[])
         .hears::<ReservationExpired>(&[])
@@ -69,10 +73,17 @@ pub fn service() -> Service<Postgres<Book>> {
         .answers::<CreateConcert>(organizer, &[])
         .answers::<OpenSchedule>(organizer, &[ScheduleOpened::FACT])
         .answers::<CancelSchedule>(organizer, &[ScheduleCancelled::FACT])
-        .reads::<FindConcerts, _, _>(Allow::Anyone, reads::concerts)
-        .reads::<GetConcert, _, _>(Allow::Anyone, reads::concert)
-        .reads::<FindSchedules, _, _>(Allow::Anyone, reads::schedules)
-        .reads::<GetSeats, _, _>(Allow::Anyone, move |desk, command, _| {
-            reads::seats(desk, plans.clone(), command)
+        .reads::<FindConcerts, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
+            reads::concerts(desk.pool(), command).await
+        })
+        .reads::<GetConcert, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
+            reads::concert(desk.pool(), command).await
+        })
+        .reads::<FindSchedules, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
+            reads::schedules(desk.pool(), command).await
+        })
+        .reads::<GetSeats, _, _>(Allow::Anyone, move |desk: Here, command, _| {
+            let plans = plans.clone();
+            async move { reads::seats(desk.pool(), &plans, command).await }
         })
 }

@@ -65,10 +65,8 @@ impl From<PlanError> for Problem {
 /// The first mistake from the top, with its place.
 pub fn parse(text: &str) -> Result<Plan, PlanError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(text.as_bytes());
+    let mut reader =
+        csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
     let mut lines = Lines { text: text.as_bytes(), at: 0, line: 1 };
     let mut record = csv::StringRecord::new();
     let mut draft = Draft::default();
@@ -78,8 +76,7 @@ pub fn parse(text: &str) -> Result<Plan, PlanError> {
         .map_err(|error| PlanError::of_the_whole(error.to_string()))?
     {
         let line = lines.of_record(&record);
-        let checked =
-            if header_seen { draft.seat(line, &record) } else { check_header(&record) };
+        let checked = if header_seen { draft.seat(line, &record) } else { check_header(&record) };
         checked.map_err(|(column, reason)| PlanError { line, column, reason })?;
         header_seen = true;
     }
@@ -100,9 +97,7 @@ fn check_header(record: &csv::StringRecord) -> Result<(), Wrong> {
         .find(|&index| record.get(index) != FIELDS.get(index).copied());
     match wrong {
         None => Ok(()),
-        Some(index) => {
-            Err((index + 1, format!("the first line must be `{}`", FIELDS.join(","))))
-        }
+        Some(index) => Err((index + 1, format!("the first line must be `{}`", FIELDS.join(",")))),
     }
 }
 
@@ -223,10 +218,9 @@ mod tests {
 
     #[test]
     fn neighbours_of_one_row_and_price_become_one_block() {
-        let plan = parse(
-            "section,row,seat,price\nA,1,1,100\nA,1,2,100\nA,1,3,90\nA,2,1,90\nB,2,2,90\n",
-        )
-        .expect("a good plan");
+        let plan =
+            parse("section,row,seat,price\nA,1,1,100\nA,1,2,100\nA,1,3,90\nA,2,1,90\nB,2,2,90\n")
+                .expect("a good plan");
         let block = |section: &str, row: &str, price, seats: &[&str]| SeatBlock {
             section: section.to_owned(),
             row: row.to_owned(),

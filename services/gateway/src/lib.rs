@@ -1,1 +1,181 @@
-//! gateway
+//! The gateway: the only HTTP edge.
+//!
+//! It owns nothing and remembers nothing: a request becomes a NATS request to the service
+//! that answers it, and the reply becomes the response. Tokens, bodies and idempotency keys
+//! are forwarded as they came; the services judge. What it adds is HTTP: routes, problems,
+//! limits, waiting for an outcome (`Prefer: wait=N`), server-sent events, the OpenAPI
+//! document.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `openapi` | the list of operations: router and document are made of it |
+//! | `accounts` … `payments` | the operations, area by area |
+//! | `call`, `problem` | a request read, a response written |
+//! | `edge` | what every handler has at hand |
+//! | `wait` | who waits for the end of a payment |
+//! | `hub`, `following`, `cursor` | who follows events, and from where |
+//! | `limits` | how often one address may sign up or log in |
+//! | `server`, `pages` | connections, and what is served beside the API |
+//!
+//! **Architecture invariant:** any number of gateways may run; none knows of another, and
+//! none holds anything that a client could not get from any other.
+
+mod accounts;
+mod call;
+mod catalogue;
+mod cursor;
+mod edge;
+mod examples;
+mod following;
+mod hub;
+mod limits;
+mod openapi;
+mod pages;
+mod payments;
+mod problem;
+mod reservations;
+mod server;
+mod wait;
+mod waiting_room;
+mod wallet;
+
+use std::num::NonZeroU32;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use edge::Edge;
+use openapi::Op;
+
+/// The gateway's name in the mesh.
+pub const NAME: &str = "gateway";
+
+/// What an operator may decide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Sign-ups and log-ins of one address per minute; `None` for no limit.
+    pub login_per_minute: Option<NonZeroU32>,
+    /// How many of them may come at once.
+    pub login_burst: NonZeroU32,
+    /// Whether `X-Forwarded-For` is believed. Only behind a proxy that sets it.
+    pub trust_proxy: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            login_per_minute: Some(limits::LOGIN_PER_MINUTE),
+            login_burst: limits::LOGIN_BURST,
+            trust_proxy: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Settings from the environment: `ONSALE_LOGIN_RATE_PER_MINUTE` (a number, or `off`),
+    /// `ONSALE_LOGIN_BURST`, `ONSALE_TRUST_PROXY` (`1`).
+    ///
+    /// # Errors
+    /// Names the variable that cannot be read.
+    pub fn from_env() -> Result<Self, String> {
+        Self::from_vars(|name| std::env::var(name).ok())
+    }
+
+    fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let number = |name: &str, text: &str| {
+            text.parse().map_err(|_| format!("{name} must be a number from 1, not `{text}`"))
+        };
+        let set = |name: &str| var(name).filter(|value| !value.is_empty());
+        let mut settings = Self::default();
+        if let Some(text) = set("ONSALE_LOGIN_RATE_PER_MINUTE") {
+            settings.login_per_minute = match text.as_str() {
+                "off" | "0" => None,
+                text => Some(number("ONSALE_LOGIN_RATE_PER_MINUTE", text)?),
+            };
+        }
+        if let Some(text) = set("ONSALE_LOGIN_BURST") {
+            settings.login_burst = number("ONSALE_LOGIN_BURST", &text)?;
+        }
+        settings.trust_proxy = set("ONSALE_TRUST_PROXY").is_some_and(|value| value == "1");
+        Ok(settings)
+    }
+}
+
+/// Serves the API on a listener until shutdown; then running requests are finished, waits
+/// are cut short and event streams end.
+///
+/// # Errors
+/// When connections can no longer be accepted.
+pub async fn serve(
+    listener: TcpListener,
+    link: mesh::Link,
+    settings: Settings,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let edge = Edge::new(link, &settings, shutdown.clone());
+    let followers = [
+        tokio::spawn(wait::run(edge.waiters().clone(), edge.asker().clone(), shutdown.clone())),
+        tokio::spawn({
+            let (hub, shutdown) = (edge.hub().clone(), shutdown.clone());
+            async move { hub.run(shutdown).await }
+        }),
+    ];
+    let served = server::run(listener, server::router(edge), shutdown).await;
+    for follower in followers {
+        follower.abort();
+    }
+    served
+}
+
+/// The OpenAPI document, as it is served at `/openapi.json`.
+pub fn openapi_json() -> String {
+    openapi::document(&ops()).to_json().expect("the document is plain data")
+}
+
+/// Every operation of the API.
+fn ops() -> Vec<Op> {
+    [
+        accounts::ops(),
+        catalogue::ops(),
+        waiting_room::ops(),
+        reservations::ops(),
+        wallet::ops(),
+        payments::ops(),
+        following::ops(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(name: &str, value: &str) -> Result<Settings, String> {
+        Settings::from_vars(|asked| (asked == name).then(|| value.to_owned()))
+    }
+
+    #[test]
+    fn the_login_rate_can_be_set_and_taken_off() {
+        assert_eq!(settings("", ""), Ok(Settings::default()));
+        for off in ["off", "0"] {
+            let settings = settings("ONSALE_LOGIN_RATE_PER_MINUTE", off).unwrap();
+            assert_eq!(settings.login_per_minute, None);
+        }
+        let set = settings("ONSALE_LOGIN_RATE_PER_MINUTE", "600").unwrap();
+        assert_eq!(set.login_per_minute, NonZeroU32::new(600));
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_read_is_named() {
+        let refused = settings("ONSALE_LOGIN_BURST", "many").unwrap_err();
+        assert!(refused.contains("ONSALE_LOGIN_BURST"), "{refused}");
+    }
+
+    #[test]
+    fn a_proxy_is_trusted_only_when_asked_for() {
+        assert!(settings("ONSALE_TRUST_PROXY", "1").unwrap().trust_proxy);
+        assert!(!settings("ONSALE_TRUST_PROXY", "0").unwrap().trust_proxy);
+    }
+}

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 
 use events::{Command, Problem, ScheduleId, Timestamp, UserId, codes, queue, user};
 use futures::future::BoxFuture;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::Caller;
@@ -61,12 +61,13 @@ impl AccessClaims {
     /// Claims that hold for `life_secs` from now.
     pub fn new(sub: UserId, roles: Vec<user::Role>, now: Timestamp, life_secs: i64) -> Self {
         let iat = unix_secs(now);
-        Self {
-            sub,
-            roles,
-            iat,
-            exp: iat + life_secs,
-        }
+        Self { sub, roles, iat, exp: iat + life_secs }
+    }
+
+    fn caller(self) -> Result<Caller, TokenError> {
+        let expires_at = Timestamp::from_unix_millis(self.exp.saturating_mul(1_000));
+        let expires_at = expires_at.ok_or(TokenError::Forged)?;
+        Ok(Caller::User { user_id: self.sub, roles: self.roles, expires_at })
     }
 }
 
@@ -103,13 +104,7 @@ impl PassClaims {
         reserve_until: Timestamp,
     ) -> Self {
         let (iat, exp) = (unix_secs(now), unix_secs(reserve_until));
-        Self {
-            sub,
-            schedule,
-            place_version,
-            iat,
-            exp,
-        }
+        Self { sub, schedule, place_version, iat, exp }
     }
 }
 
@@ -151,11 +146,7 @@ pub(crate) struct Sealed<'a, C> {
 
 impl<'a, C: Claims> Sealed<'a, C> {
     pub(crate) fn new(claims: &'a C) -> Self {
-        Self {
-            iss: C::ISSUER,
-            aud: C::AUDIENCE,
-            claims,
-        }
+        Self { iss: C::ISSUER, aud: C::AUDIENCE, claims }
     }
 }
 
@@ -179,16 +170,14 @@ pub enum TokenError {
 impl From<TokenError> for Problem {
     fn from(error: TokenError) -> Self {
         match error {
-            TokenError::Forged => Self::new(
-                codes::UNAUTHENTICATED,
-                "The token is not valid; log in again.",
-            ),
+            TokenError::Forged => {
+                Self::new(codes::UNAUTHENTICATED, "The token is not valid; log in again.")
+            }
             TokenError::Expired => codes::TOKEN_EXPIRED.into(),
-            TokenError::KeyUnknown | TokenError::Unavailable => Self::new(
-                codes::UNAVAILABLE,
-                "The token cannot be verified right now.",
-            )
-            .with("retry_after_secs", 1),
+            TokenError::KeyUnknown | TokenError::Unavailable => {
+                Self::new(codes::UNAVAILABLE, "The token cannot be verified right now.")
+                    .with("retry_after_secs", 1)
+            }
         }
     }
 }
@@ -219,12 +208,8 @@ pub(crate) fn verify<C: Claims>(
     wanted.set_required_spec_claims(&["iss", "aud"]);
     // The library would ask the clock itself; `in_time` asks the caller's.
     wanted.validate_exp = false;
-    let claims = jsonwebtoken::decode::<C>(token, &key, &wanted)
-        .map_err(|error| match error.kind() {
-            ErrorKind::ExpiredSignature => TokenError::Expired,
-            _ => TokenError::Forged,
-        })?
-        .claims;
+    let opened = jsonwebtoken::decode::<C>(token, &key, &wanted);
+    let claims = opened.map_err(|_| TokenError::Forged)?.claims;
     in_time(&claims, now)?;
     Ok(claims)
 }
@@ -271,21 +256,21 @@ impl Verifier {
         }
     }
 
-    /// The caller behind an access token.
+    /// The caller behind an access token, fetching its key when it is new.
     ///
     /// # Errors
     /// `token_expired`, `unauthenticated`, or `unavailable` while its key cannot be fetched.
     pub async fn access(&self, token: &str, now: Timestamp) -> Result<Caller, Problem> {
-        let AccessClaims {
-            sub, roles, exp, ..
-        } = self.access.check(token, now).await?;
-        let expires_at =
-            Timestamp::from_unix_millis(exp.saturating_mul(1_000)).ok_or(TokenError::Forged)?;
-        Ok(Caller::User {
-            user_id: sub,
-            roles,
-            expires_at,
-        })
+        Ok(self.access.check(token, now).await?.caller()?)
+    }
+
+    /// The caller behind an access token, by the keys at hand: for code that must not
+    /// wait. A new key is fetched in the background meanwhile.
+    ///
+    /// # Errors
+    /// What is wrong with it; after `KeyUnknown` ask again shortly, or [`Verifier::access`].
+    pub fn try_access(&self, token: &str, now: Timestamp) -> Result<Caller, TokenError> {
+        self.access.try_check(token, now)?.caller()
     }
 
     /// What a pass grants, fetching its key when it is new.
@@ -308,19 +293,13 @@ impl Verifier {
 
 impl<C: Claims> Gate<C> {
     fn new(keys: KeySet) -> Self {
-        Self {
-            keys: Arc::new(keys),
-            seen: Mutex::new(Seen::default()),
-        }
+        Self { keys: Arc::new(keys), seen: Mutex::new(Seen::default()) }
     }
 
     async fn check(&self, token: &str, now: Timestamp) -> Result<C, TokenError> {
         match self.known(token, now) {
             Err(TokenError::KeyUnknown) => {
-                self.keys
-                    .refresh(now)
-                    .await
-                    .map_err(|_| TokenError::Unavailable)?;
+                self.keys.refresh(now).await.map_err(|_| TokenError::Unavailable)?;
                 // The set is as new as it may be, and this key is not in it.
                 self.known(token, now).map_err(|error| match error {
                     TokenError::KeyUnknown => TokenError::Forged,
@@ -332,16 +311,15 @@ impl<C: Claims> Gate<C> {
     }
 
     fn try_check(&self, token: &str, now: Timestamp) -> Result<C, TokenError> {
-        self.known(token, now)
-            .map_err(|error| match (error, self.keys.just_tried(now)) {
-                (TokenError::KeyUnknown, Some(Ok(()))) => TokenError::Forged,
-                (TokenError::KeyUnknown, Some(Err(_))) => TokenError::Unavailable,
-                (TokenError::KeyUnknown, None) => {
-                    self.keys.refresh_in_background(now);
-                    TokenError::KeyUnknown
-                }
-                (error, _) => error,
-            })
+        self.known(token, now).map_err(|error| match (error, self.keys.just_tried(now)) {
+            (TokenError::KeyUnknown, Some(Ok(()))) => TokenError::Forged,
+            (TokenError::KeyUnknown, Some(Err(_))) => TokenError::Unavailable,
+            (TokenError::KeyUnknown, None) => {
+                self.keys.refresh_in_background(now);
+                TokenError::KeyUnknown
+            }
+            (error, _) => error,
+        })
     }
 
     /// Verifies by the keys at hand, or remembers having done so.
@@ -360,8 +338,6 @@ impl<C: Claims> Gate<C> {
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen<C>> {
         // A cache stays a cache, whoever panicked while holding it.
-        self.seen
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

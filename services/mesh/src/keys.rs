@@ -39,11 +39,7 @@ pub struct KeyLife {
 impl KeyLife {
     /// A new key each day, published ten minutes ahead, for tokens of at most this life.
     pub const fn daily(token_secs: i64) -> Self {
-        Self {
-            rotate_secs: 86_400,
-            lead_secs: 600,
-            token_secs,
-        }
+        Self { rotate_secs: 86_400, lead_secs: 600, token_secs }
     }
 }
 
@@ -66,26 +62,14 @@ impl KeyRecord {
     /// When the system has no randomness to give.
     pub fn generate(now: Timestamp) -> Result<Self, KeyError> {
         let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::NoRandomness)?;
-        let pkcs8 = pair
-            .to_pkcs8()
-            .map_err(|_| KeyError::Broken)?
-            .as_ref()
-            .to_vec();
-        Ok(Self {
-            kid: thumbprint(&encode(pair.public_key())),
-            pkcs8,
-            created_at: now,
-        })
+        let pkcs8 = pair.to_pkcs8().map_err(|_| KeyError::Broken)?.as_ref().to_vec();
+        Ok(Self { kid: thumbprint(&encode(pair.public_key())), pkcs8, created_at: now })
     }
 }
 
 impl fmt::Debug for KeyRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "KeyRecord {{ kid: {:?}, created_at: {}, .. }}",
-            self.kid, self.created_at
-        )
+        write!(f, "KeyRecord {{ kid: {:?}, created_at: {}, .. }}", self.kid, self.created_at)
     }
 }
 
@@ -151,10 +135,7 @@ impl Keyring {
     /// `Broken` when a record is not an Ed25519 private key.
     pub fn open(mut records: Vec<KeyRecord>, life: KeyLife) -> Result<Self, KeyError> {
         records.sort_by(|a, b| (a.created_at, &a.kid).cmp(&(b.created_at, &b.kid)));
-        let keys = records
-            .into_iter()
-            .map(Key::open)
-            .collect::<Result<_, _>>()?;
+        let keys = records.into_iter().map(Key::open).collect::<Result<_, _>>()?;
         Ok(Self { life, keys })
     }
 
@@ -190,10 +171,7 @@ impl Keyring {
             self.keys.push(Key::open(record.clone())?);
         }
         self.keys.retain(|key| !due.drop.contains(&key.record.kid));
-        Ok(Rotation {
-            added,
-            dropped: due.drop,
-        })
+        Ok(Rotation { added, dropped: due.drop })
     }
 
     /// A signed token.
@@ -214,10 +192,7 @@ impl Keyring {
     /// What is wrong with the token.
     pub fn verify<C: Claims>(&self, token: &str, now: Timestamp) -> Result<C, TokenError> {
         auth::verify(token, now, |kid| {
-            self.keys
-                .iter()
-                .find(|key| key.record.kid == kid)
-                .map(|key| key.verifying.clone())
+            self.keys.iter().find(|key| key.record.kid == kid).map(|key| key.verifying.clone())
         })
     }
 
@@ -229,10 +204,7 @@ impl Keyring {
     pub fn derive(&self, text: &[u8], now: Timestamp) -> Result<[u8; 32], KeyError> {
         use aws_lc_rs::hmac;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.signer(now)?.record.pkcs8);
-        hmac::sign(&key, text)
-            .as_ref()
-            .try_into()
-            .map_err(|_| KeyError::Broken)
+        hmac::sign(&key, text).as_ref().try_into().map_err(|_| KeyError::Broken)
     }
 
     /// The public halves, as a JSON Web Key Set (RFC 8037).
@@ -273,12 +245,7 @@ impl Key {
         let x = encode(pair.public_key());
         let signing = EncodingKey::from_ed_der(&record.pkcs8);
         let verifying = DecodingKey::from_ed_components(&x).map_err(|_| KeyError::Broken)?;
-        Ok(Self {
-            record,
-            x,
-            signing,
-            verifying,
-        })
+        Ok(Self { record, x, signing, verifying })
     }
 
     fn created_at(&self) -> Timestamp {
@@ -292,9 +259,7 @@ fn encode(bytes: impl AsRef<[u8]>) -> String {
 
 /// RFC 7638: the SHA-256 of the key's required members in alphabetical order.
 fn thumbprint(x: &str) -> String {
-    encode(Sha256::digest(format!(
-        r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#
-    )))
+    encode(Sha256::digest(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#)))
 }
 
 mod in_base64 {
@@ -308,9 +273,7 @@ mod in_base64 {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<u8>, D::Error> {
-        STANDARD
-            .decode(String::deserialize(deserializer)?)
-            .map_err(D::Error::custom)
+        STANDARD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -319,11 +282,7 @@ mod tests {
     use super::*;
     use crate::auth::AccessClaims;
 
-    const LIFE: KeyLife = KeyLife {
-        rotate_secs: 1_000,
-        lead_secs: 10,
-        token_secs: 100,
-    };
+    const LIFE: KeyLife = KeyLife { rotate_secs: 1_000, lead_secs: 10, token_secs: 100 };
 
     fn at(secs: i64) -> Timestamp {
         Timestamp(time::OffsetDateTime::UNIX_EPOCH).plus_secs(secs)
@@ -387,14 +346,7 @@ mod tests {
 
     #[test]
     fn a_record_that_is_no_key_is_refused() {
-        let record = KeyRecord {
-            kid: "k".into(),
-            pkcs8: vec![1, 2, 3],
-            created_at: at(0),
-        };
-        assert_eq!(
-            Keyring::open(vec![record], LIFE).unwrap_err(),
-            KeyError::Broken
-        );
+        let record = KeyRecord { kid: "k".into(), pkcs8: vec![1, 2, 3], created_at: at(0) };
+        assert_eq!(Keyring::open(vec![record], LIFE).unwrap_err(), KeyError::Broken);
     }
 }

@@ -19,12 +19,14 @@
 //! | `consumer`, `endpoint`, `timer` | the three ways in |
 //! | `dead_letter` | the way out for what can never succeed |
 //! | `link`, `auth`, `keys` | the connection to NATS, tokens verified, tokens signed |
+//! | `ask` | the edge's side: commands asked, facts followed |
 //! | `topology` | streams and consumers as data: apply, check |
 //! | `trace`, `health`, `failpoint`, `supervise`, `clock` | seen, known, broken, kept alive, told the time |
 //!
 //! **Architecture invariant:** nothing but this crate speaks to NATS. A service cannot
 //! publish; it can only tell a fact inside its transaction.
 
+mod ask;
 pub mod auth;
 mod book;
 mod caller;
@@ -52,6 +54,7 @@ mod turn;
 pub mod valkey;
 mod work;
 
+pub use ask::{ASK_TIMEOUT, AskHeaders, Asker, Fact, Following, STORED_FACTS_MAX};
 pub use book::{Answer, Book, Hear, Miss, Refusal};
 pub use caller::{Allow, Caller};
 pub use desk::Desk;

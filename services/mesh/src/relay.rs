@@ -33,6 +33,8 @@ const BATCH_FACTS_MAX: usize = 500;
 const BATCHES_IN_FLIGHT_MAX: usize = 4;
 /// How long told facts wait when the wake-up after a commit was missed.
 const POLL: Duration = Duration::from_millis(100);
+/// How soon facts are looked at again that wait for an older transaction to end.
+const HELD_BACK_POLL: Duration = Duration::from_millis(1);
 /// How often the stream is compared with what the log remembers.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
 
@@ -88,6 +90,12 @@ pub trait Source: Send + 'static {
         after: Cursor,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Row>, Failure>> + Send;
+
+    /// Whether the last read left facts behind that are committed, but must wait for an
+    /// older transaction. Nobody will wake the relay for them.
+    fn held_back(&self) -> bool {
+        false
+    }
 
     /// Moves the position. Losing this write only repeats messages.
     fn advance(&mut self, to: Position) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -146,6 +154,7 @@ impl<E: Engine> Relay<E> {
                 source.advance(position).await?;
                 moved = position;
             }
+            let pause = if source.held_back() { HELD_BACK_POLL } else { POLL };
             tokio::select! {
                 Some(published) = in_flight.next() => {
                     let published = published
@@ -160,7 +169,9 @@ impl<E: Engine> Relay<E> {
                     more = true;
                 }
                 () = self.wake.notified() => more = true,
-                () = tokio::time::sleep(POLL), if in_flight.is_empty() => more = true,
+                () = tokio::time::sleep(pause), if in_flight.len() < BATCHES_IN_FLIGHT_MAX => {
+                    more = true;
+                }
                 changed = reconnected.changed(), if in_flight.is_empty() => {
                     if changed.is_err() { return Ok(()); }
                     compare_at = tokio::time::Instant::now();

@@ -1,1 +1,439 @@
-//! Streams and consumers as data.
+//! Streams and consumers as data: applied, checked, and compared with the services.
+//!
+//! The files are JetStream's own configuration, passed on to the broker as they are, so
+//! the `nats` command takes the same ones and the broker itself refuses a field that it
+//! does not know.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_nats::jetstream::{self, ErrorCode};
+use events::{fact_of_subject, producer_of};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::{Link, Wiring, link::stream_of};
+
+/// The streams and consumers that the broker should have.
+#[derive(Debug, Clone, Default)]
+pub struct Topology {
+    /// Each stream's configuration, by its name.
+    streams: BTreeMap<String, Map<String, Value>>,
+    /// Each consumer's configuration, by its stream and its own name.
+    consumers: BTreeMap<(String, String), Map<String, Value>>,
+}
+
+/// Why the topology could not be read, applied or checked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TopologyError {
+    /// A file is not what it should be.
+    #[error("{file}: {why}")]
+    File {
+        /// Its name.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The broker does not answer, or refuses.
+    #[error("{what}: {why}")]
+    Broker {
+        /// What it was asked about.
+        what: String,
+        /// What it says.
+        why: String,
+    },
+}
+
+/// One difference between the broker and the files.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Drift {
+    /// The broker does not have it.
+    #[error("{what} is missing")]
+    Missing {
+        /// `stream PAYMENT`, `consumer PAYMENT.point`.
+        what: String,
+    },
+    /// No file knows it.
+    #[error("{what} is on the broker, but in no file")]
+    Unknown {
+        /// As above.
+        what: String,
+    },
+    /// A field has another value.
+    #[error("{what}: {field} should be {expected}, but is {found}")]
+    Differs {
+        /// As above.
+        what: String,
+        /// The field's name in JetStream's configuration.
+        field: String,
+        /// As in the file.
+        expected: Value,
+        /// As on the broker.
+        found: Value,
+    },
+}
+
+/// A stream or a consumer, as the broker's API names it.
+struct Thing<'a> {
+    what: String,
+    /// The end of its API subjects: `PAYMENT`, `PAYMENT.point`.
+    path: String,
+    kind: &'static str,
+    config: &'a Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    config: Map<String, Value>,
+}
+
+impl Topology {
+    /// Reads the files, given as (name without ending, content): streams are named
+    /// `<STREAM>`, consumers `<STREAM>.<service>`.
+    ///
+    /// # Errors
+    /// Names the first file that is no JSON object or not about what its name says.
+    pub fn parse<N: AsRef<str>, C: AsRef<[u8]>>(
+        streams: &[(N, C)],
+        consumers: &[(N, C)],
+    ) -> Result<Self, TopologyError> {
+        let mut topology = Self::default();
+        for (name, content) in streams {
+            let name = name.as_ref();
+            let config = parse_file(name, content.as_ref(), "name", name)?;
+            topology.streams.insert(name.to_owned(), config);
+        }
+        for (name, content) in consumers {
+            let name = name.as_ref();
+            let wrong = |why: &str| TopologyError::File { file: name.into(), why: why.into() };
+            let (stream, service) =
+                name.split_once('.').ok_or_else(|| wrong("is not named `<STREAM>.<service>`"))?;
+            if !topology.streams.contains_key(stream) {
+                return Err(wrong("there is no such stream"));
+            }
+            let config = parse_file(name, content.as_ref(), "durable_name", service)?;
+            topology.consumers.insert((stream.to_owned(), service.to_owned()), config);
+        }
+        Ok(topology)
+    }
+
+    /// Creates what is missing and updates what differs; nothing is ever deleted. Returns
+    /// what was done, line by line.
+    ///
+    /// # Errors
+    /// When the broker refuses: a file with an unknown field, a change it cannot make, or
+    /// a user who may not.
+    pub async fn apply(&self, link: &Link) -> Result<Vec<String>, TopologyError> {
+        let mut done = Vec::new();
+        for thing in self.things() {
+            let action = match thing.find(link).await? {
+                None => "created",
+                Some(found) if thing.drifts(&found).is_empty() => continue,
+                Some(_) => "updated",
+            };
+            thing.put(link, action == "created").await?;
+            done.push(format!("{} {action}", thing.what));
+        }
+        Ok(done)
+    }
+
+    /// Names every difference between the broker and the files.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    pub async fn check(&self, link: &Link) -> Result<Vec<Drift>, TopologyError> {
+        let mut drifts = Vec::new();
+        for thing in self.things() {
+            match thing.find(link).await? {
+                Some(found) => drifts.extend(thing.drifts(&found)),
+                None => drifts.push(Drift::Missing { what: thing.what }),
+            }
+        }
+        for stream in names(link, "STREAM.NAMES", "streams").await? {
+            if !self.streams.contains_key(&stream) {
+                drifts.push(Drift::Unknown { what: format!("stream {stream}") });
+                continue;
+            }
+            let subject = format!("CONSUMER.NAMES.{stream}");
+            for consumer in names(link, &subject, "consumers").await? {
+                if !self.consumers.contains_key(&(stream.clone(), consumer.clone())) {
+                    drifts.push(Drift::Unknown { what: format!("consumer {stream}.{consumer}") });
+                }
+            }
+        }
+        Ok(drifts)
+    }
+
+    /// Compares the files with what the services declare: every fact told is kept in its
+    /// teller's stream, and every service has exactly the consumers of what it hears.
+    /// Returns what does not fit.
+    pub fn compare(&self, wirings: &[Wiring]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut wanted: BTreeMap<(String, String), BTreeSet<&str>> = BTreeMap::new();
+        for wiring in wirings {
+            for (fact, _) in &wiring.hears {
+                let place = (stream_of(producer_of(fact)), wiring.service.to_owned());
+                wanted.entry(place).or_default().insert(fact);
+            }
+            let all = wiring.hears.iter().chain(&wiring.answers).chain(&wiring.timers);
+            let told: BTreeSet<&str> = all.flat_map(|(_, tells)| tells.iter().copied()).collect();
+            wrong.extend(
+                told.into_iter()
+                    .filter(|fact| !self.keeps(fact))
+                    .map(|fact| format!("{} tells {fact}, which no stream keeps", wiring.service)),
+            );
+        }
+        for (place, facts) in &wanted {
+            let filters = self.consumers.get(place).map(filtered_facts).unwrap_or_default();
+            let (stream, service) = place;
+            if filters.iter().map(String::as_str).ne(facts.iter().copied()) {
+                wrong.push(format!(
+                    "consumer {stream}.{service} takes {filters:?}, but {service} hears {facts:?}"
+                ));
+            }
+        }
+        let nobody = self.consumers.keys().filter(|place| !wanted.contains_key(*place));
+        wrong.extend(nobody.map(|(stream, service)| {
+            format!("consumer {stream}.{service} is there, but {service} hears nothing of it")
+        }));
+        wrong
+    }
+
+    /// Whether the stream of a fact's teller keeps it.
+    fn keeps(&self, fact: &str) -> bool {
+        let subject = format!("onsale.{}.>", producer_of(fact));
+        self.streams
+            .get(&stream_of(producer_of(fact)))
+            .is_some_and(|config| strings(config, "subjects").any(|kept| kept == subject))
+    }
+
+    /// Streams before consumers, as they must be made.
+    fn things(&self) -> impl Iterator<Item = Thing<'_>> {
+        let streams = self.streams.iter().map(|(name, config)| Thing {
+            what: format!("stream {name}"),
+            path: name.clone(),
+            kind: "STREAM",
+            config,
+        });
+        let consumers = self.consumers.iter().map(|((stream, name), config)| Thing {
+            what: format!("consumer {stream}.{name}"),
+            path: format!("{stream}.{name}"),
+            kind: "CONSUMER",
+            config,
+        });
+        streams.chain(consumers)
+    }
+}
+
+impl Thing<'_> {
+    /// Its configuration on the broker, if it is there.
+    async fn find(&self, link: &Link) -> Result<Option<Map<String, Value>>, TopologyError> {
+        let subject = format!("{}.INFO.{}", self.kind, self.path);
+        match ask(link, &subject, &json!({})).await {
+            Ok(found) => {
+                let info: Info =
+                    serde_json::from_value(found).map_err(|error| self.failed(error))?;
+                Ok(Some(info.config))
+            }
+            Err(Asked::Refused(ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND, _)) => {
+                Ok(None)
+            }
+            Err(asked) => Err(asked.into_error(&self.what)),
+        }
+    }
+
+    async fn put(&self, link: &Link, new: bool) -> Result<(), TopologyError> {
+        let (subject, body) = if self.kind == "STREAM" {
+            let verb = if new { "CREATE" } else { "UPDATE" };
+            (format!("STREAM.{verb}.{}", self.path), Value::Object(self.config.clone()))
+        } else {
+            let stream = self.path.split('.').next().unwrap_or_default();
+            let action = if new { "create" } else { "update" };
+            let body = json!({ "stream_name": stream, "config": self.config, "action": action });
+            (format!("CONSUMER.CREATE.{}", self.path), body)
+        };
+        let asked = ask(link, &subject, &body).await;
+        asked.map(|_| ()).map_err(|asked| asked.into_error(&self.what))
+    }
+
+    /// Each field that is not as in the file. A field that the file does not name must be
+    /// as if nobody had named it.
+    fn drifts(&self, found: &Map<String, Value>) -> Vec<Drift> {
+        let fields: BTreeSet<&String> = self.config.keys().chain(found.keys()).collect();
+        let value = |map: &Map<String, Value>, field: &str| {
+            map.get(field).filter(|value| !is_default(value)).cloned().unwrap_or_default()
+        };
+        let metadata = |field: &str| field == "metadata" && !self.config.contains_key(field);
+        fields
+            .into_iter()
+            // The broker notes its own version there.
+            .filter(|field| !metadata(field))
+            .map(|field| (field, value(self.config, field), value(found, field)))
+            .filter(|(_, expected, found)| expected != found)
+            .map(|(field, expected, found)| Drift::Differs {
+                what: self.what.clone(),
+                field: field.clone(),
+                expected,
+                found,
+            })
+            .collect()
+    }
+
+    fn failed(&self, error: impl ToString) -> TopologyError {
+        TopologyError::Broker { what: self.what.clone(), why: error.to_string() }
+    }
+}
+
+/// Why the broker's API gave nothing.
+enum Asked {
+    Refused(ErrorCode, String),
+    Silent(String),
+}
+
+impl Asked {
+    fn into_error(self, what: &str) -> TopologyError {
+        let (Self::Refused(_, why) | Self::Silent(why)) = self;
+        TopologyError::Broker { what: what.to_owned(), why }
+    }
+}
+
+async fn ask(link: &Link, subject: &str, body: &Value) -> Result<Value, Asked> {
+    let asked = link.jetstream().request(subject.to_owned(), body).await;
+    match asked {
+        Ok(jetstream::response::Response::Ok(value)) => Ok(value),
+        Ok(jetstream::response::Response::Err { error }) => {
+            Err(Asked::Refused(error.error_code(), error.to_string()))
+        }
+        Err(error) => Err(Asked::Silent(error.to_string())),
+    }
+}
+
+async fn names(link: &Link, subject: &str, key: &str) -> Result<Vec<String>, TopologyError> {
+    // The broker lists up to 1,024 at once; a mesh has far fewer.
+    let answer = ask(link, subject, &json!({})).await.map_err(|asked| asked.into_error(key))?;
+    let listed = answer.get(key).and_then(Value::as_array);
+    let names = listed.into_iter().flatten().filter_map(Value::as_str);
+    Ok(names.map(ToOwned::to_owned).collect())
+}
+
+/// A JSON object whose `key` says what the file's name says.
+fn parse_file(
+    file: &str,
+    content: &[u8],
+    key: &str,
+    name: &str,
+) -> Result<Map<String, Value>, TopologyError> {
+    let wrong = |why: String| TopologyError::File { file: file.to_owned(), why };
+    let config: Map<String, Value> =
+        serde_json::from_slice(content).map_err(|error| wrong(error.to_string()))?;
+    match config.get(key) {
+        Some(Value::String(said)) if said == name => Ok(config),
+        said => Err(wrong(format!("`{key}` is {said:?}, not `{name}`"))),
+    }
+}
+
+/// The facts that a consumer's filters let through; a filter that is not one fact in all
+/// its schedules stays as it is, so that it equals none.
+fn filtered_facts(config: &Map<String, Value>) -> BTreeSet<String> {
+    strings(config, "filter_subjects")
+        .map(|filter| match fact_of_subject(filter) {
+            Some(fact) if *filter == format!("onsale.{fact}.v1.>") => fact.to_owned(),
+            _ => filter.to_owned(),
+        })
+        .collect()
+}
+
+fn strings<'a>(config: &'a Map<String, Value>, key: &str) -> impl Iterator<Item = &'a str> {
+    config.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// What JetStream fills in where nothing is said.
+fn is_default(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => number.as_i64().is_some_and(|number| number <= 0),
+        Value::String(text) => text.is_empty() || text == "none",
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(true) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &str = r#"{"name":"POINT","subjects":["onsale.point.>"],"allow_direct":true}"#;
+
+    fn topology(filters: &str) -> Topology {
+        let consumer = format!(r#"{{"durable_name":"payment","filter_subjects":{filters}}}"#);
+        let streams = [("POINT", STREAM.to_owned())];
+        Topology::parse(&streams, &[("POINT.payment", consumer)]).unwrap()
+    }
+
+    fn payment() -> Wiring {
+        Wiring {
+            service: "payment",
+            hears: vec![("point.refunded", &["point.charged"])],
+            answers: vec![],
+            timers: vec![],
+        }
+    }
+
+    #[test]
+    fn consumers_that_fit_the_services_are_not_mentioned() {
+        let fitting = topology(r#"["onsale.point.refunded.v1.>"]"#);
+        assert_eq!(fitting.compare(&[payment()]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_filter_for_anything_else_than_what_is_heard_is_named() {
+        for filters in [
+            r#"[]"#,
+            r#"["onsale.point.>"]"#,
+            r#"["onsale.point.refunded.v2.>"]"#,
+            r#"["onsale.point.refunded.v1.>","onsale.point.debited.v1.>"]"#,
+        ] {
+            let wrong = topology(filters).compare(&[payment()]);
+            assert_eq!(wrong.len(), 1, "{filters}: {wrong:?}");
+            assert!(wrong[0].starts_with("consumer POINT.payment takes"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_consumer_of_nobody_and_a_fact_in_no_stream_are_named() {
+        let topology = topology(r#"["onsale.point.refunded.v1.>"]"#);
+        let deaf = Wiring { hears: vec![], ..payment() };
+        assert_eq!(topology.compare(&[deaf]).len(), 1);
+        let loud = Wiring { timers: vec![("late", &["payment.failed"])], ..payment() };
+        let wrong = topology.compare(&[loud]);
+        assert_eq!(wrong, ["payment tells payment.failed, which no stream keeps"]);
+    }
+
+    #[test]
+    fn a_file_is_about_what_its_name_says() {
+        let error = Topology::parse(&[("PAYMENT", STREAM)], &[]).unwrap_err();
+        assert!(error.to_string().starts_with("PAYMENT: `name` is"), "{error}");
+        let orphan = [("QUEUE.payment", r#"{"durable_name":"payment"}"#)];
+        assert!(Topology::parse(&[("POINT", STREAM)], &orphan).is_err());
+    }
+
+    #[test]
+    fn a_field_that_no_file_names_is_a_drift_unless_it_is_the_default() {
+        let topology = topology("[]");
+        let thing = topology.things().next().unwrap();
+        let mut found = topology.streams["POINT"].clone();
+        found.insert("max_msgs".into(), json!(-1));
+        found.insert("metadata".into(), json!({ "_nats.ver": "2.15.1" }));
+        assert_eq!(thing.drifts(&found), []);
+        found.insert("sealed".into(), json!(true));
+        found.insert("allow_direct".into(), json!(false));
+        let said: Vec<String> = thing.drifts(&found).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "stream POINT: allow_direct should be true, but is null",
+                "stream POINT: sealed should be null, but is true"
+            ]
+        );
+    }
+}

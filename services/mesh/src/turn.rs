@@ -116,4 +116,9 @@ impl<'a, R> Turn<'a, R> {
     pub fn told(&self) -> &[Told] {
         &self.told
     }
+
+    /// What was said so far to whoever listens right now.
+    pub fn announced(&self) -> &[Announcement] {
+        &self.announced
+    }
 }

@@ -1,1 +1,25 @@
-//! onsale
+//! The one binary: every service, every tool, and the demo.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `config` | where the servers are and who we are to them, from the environment |
+//! | `fleet` | starting and stopping services in this process |
+//! | `stage` | real servers of our own, for the demo and for development |
+//! | `files` | the data files of the project, carried inside the binary |
+//! | `sale` | a sale as a file |
+//! | `http` | a fan's HTTP client |
+//! | `demo` | a sale from opening to receipt |
+//! | `receipt` | what the databases say afterwards |
+//! | `box_office` | what an organizer does before a sale |
+//! | `bench` | how fast it is |
+
+pub mod bench;
+pub mod box_office;
+pub mod config;
+pub mod demo;
+pub mod files;
+pub mod fleet;
+pub mod http;
+pub mod receipt;
+pub mod sale;
+pub mod stage;

@@ -1,1 +1,224 @@
-fn main(){}
+//! `onsale`: every service and every tool in one command.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use onsale::{
+    bench,
+    config::{Config, PROVISIONER, SERVICES, WITH_DATABASE},
+    demo,
+    fleet::{self, Fleet, Rules},
+    stage::{self, DATA_FOLDER, Ready, Stage},
+};
+use tracing_subscriber::EnvFilter;
+
+/// Sells concert seats: a mesh of services on NATS JetStream.
+///
+/// Servers and secrets are named by environment variables (ONSALE_NATS_URL,
+/// ONSALE_VALKEY_URL, ONSALE_<SERVICE>_DATABASE_URL, ONSALE_NKEY_DIR; the README lists all).
+/// `demo`, `dev` and `bench` start servers of their own when ONSALE_NATS_URL is not set.
+#[derive(Parser)]
+#[command(name = "onsale", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Holds a sale from opening to receipt, and stays up
+    Demo(demo::Demo),
+    /// Starts servers and every service, and stays up
+    Dev(Dev),
+    /// Runs services on the servers named in the environment
+    Run(Run),
+    /// Brings the databases of services up to date
+    Migrate {
+        /// Services; all that have a database when none is named
+        services: Vec<String>,
+    },
+    /// Streams and consumers of the broker
+    #[command(subcommand)]
+    Topology(Topology),
+    /// Measures how fast it is
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Prints the OpenAPI document
+    Openapi,
+}
+
+#[derive(clap::Args)]
+struct Dev {
+    /// Where the servers keep their data
+    #[arg(long, value_name = "DIR", default_value = DATA_FOLDER)]
+    data: PathBuf,
+    /// Where the gateway listens [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Writes addresses and secrets here (mode 0600) once everything runs
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// Services: user, concert, queue, reservation, payment, point, gateway
+    #[arg(required_unless_present = "all")]
+    services: Vec<String>,
+    /// Every service
+    #[arg(long, conflicts_with = "services")]
+    all: bool,
+}
+
+#[derive(Subcommand)]
+enum Topology {
+    /// Makes streams and consumers what jetstream/ says
+    Apply,
+    /// Names every difference; fails when there is one
+    Check,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Payments through the gateway, some of them compensated
+    Payments(bench::Payments),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(matches!(cli.command, Command::Demo(_)));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(run(cli.command));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs to standard error: text on a terminal, JSON lines elsewhere or as
+/// `ONSALE_LOG_FORMAT` says; `RUST_LOG` chooses what.
+fn start_log(is_demo: bool) {
+    use std::io::IsTerminal;
+    // The demo speaks for itself; whoever breaks a part on purpose knows what follows.
+    let default = if is_demo { "error,sqlx=off,async_nats=off" } else { "info,async_nats=warn" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let as_json = match std::env::var("ONSALE_LOG_FORMAT").as_deref() {
+        Ok("json") => true,
+        Ok(_) => false,
+        Err(_) => !std::io::stderr().is_terminal() && !is_demo,
+    };
+    if as_json {
+        log.json().init();
+    } else {
+        log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo(options) => demo::run(options).await,
+        Command::Dev(options) => dev(options).await,
+        Command::Run(options) => run_services(options).await,
+        Command::Migrate { services } => migrate(&services).await,
+        Command::Topology(Topology::Apply) => {
+            for line in fleet::apply_topology(&Config::from_env(&[PROVISIONER])?).await? {
+                println!("{line}");
+            }
+            Ok(())
+        }
+        Command::Topology(Topology::Check) => {
+            let drifts = fleet::check_topology(&Config::from_env(&[PROVISIONER])?).await?;
+            drifts.iter().for_each(|drift| println!("{drift}"));
+            if drifts.is_empty() {
+                println!("streams and consumers are as jetstream/ says");
+                return Ok(());
+            }
+            bail!("{} differences; `onsale topology apply` mends them", drifts.len());
+        }
+        Command::Bench(Bench::Payments(options)) => bench::payments(options).await,
+        Command::Openapi => {
+            println!("{}", gateway::openapi_json());
+            Ok(())
+        }
+    }
+}
+
+async fn dev(options: Dev) -> Result<()> {
+    let mut stage = Stage::set(Some(options.data), Arc::new(|line: &str| eprintln!("{line}"))).await?;
+    if options.http.is_some() {
+        stage.config.http_addr = options.http;
+    }
+    let rules = Rules { operator: Some(stage.operator.clone()), ..rules_from_env()? };
+    let fleet = Fleet::start(&stage.config, &SERVICES, &rules).await?;
+    let http_addr = fleet.http_addr().context("the gateway runs here")?;
+    println!("http://{http_addr}");
+    if let Some(file) = options.ready_file {
+        let (config, operator) = (stage.config.clone(), stage.operator.clone());
+        let ready = Ready { http_addr, config, operator };
+        stage::write_secret(&file, &serde_json::to_vec(&ready)?)?;
+    }
+    stage::wait_for_stop().await;
+    fleet.stop().await;
+    stage.strike().await;
+    Ok(())
+}
+
+async fn run_services(options: Run) -> Result<()> {
+    let names: Vec<&str> = if options.all {
+        SERVICES.to_vec()
+    } else {
+        options.services.iter().map(String::as_str).collect()
+    };
+    if let Some(unknown) = names.iter().find(|name| !SERVICES.contains(name)) {
+        bail!("there is no service `{unknown}`; there are {}", SERVICES.join(", "));
+    }
+    let config = Config::from_env(&names)?;
+    let rules = Rules { operator: stage::operator_from_env().ok(), ..rules_from_env()? };
+    let fleet = Fleet::start(&config, &names, &rules).await?;
+    if let Some(addr) = fleet.http_addr() {
+        tracing::info!(%addr, "the gateway listens");
+    }
+    stage::wait_for_stop().await;
+    fleet.stop().await;
+    Ok(())
+}
+
+async fn migrate(services: &[String]) -> Result<()> {
+    let names: Vec<&str> = if services.is_empty() {
+        WITH_DATABASE.to_vec()
+    } else {
+        services.iter().map(String::as_str).collect()
+    };
+    if let Some(unknown) = names.iter().find(|name| !WITH_DATABASE.contains(name)) {
+        bail!("`{unknown}` has no database; these have: {}", WITH_DATABASE.join(", "));
+    }
+    let mut config = Config::default();
+    for name in &names {
+        let one = Config::from_env(&[name])?;
+        config.database_urls.extend(one.database_urls);
+    }
+    fleet::migrate(&config, &names).await?;
+    println!("migrated {}", names.join(", "));
+    Ok(())
+}
+
+fn rules_from_env() -> Result<Rules> {
+    let mut rules = Rules { gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?, ..Rules::default() };
+    if let Ok(secs) = std::env::var("ONSALE_HOLD_GRACE_SECS") {
+        rules.reservation.grace_secs =
+            secs.parse().with_context(|| format!("ONSALE_HOLD_GRACE_SECS={secs} is no number"))?;
+    }
+    Ok(rules)
+}

@@ -1,1 +1,55 @@
-//! payment
+//! Payments: from a fan's request to an end that is never half an end.
+//!
+//! Owns payments. Keeps what it has heard of holds and places, so that it can refuse at
+//! once what cannot succeed.
+//!
+//! | hears | and then |
+//! |---|---|
+//! | `reservation.created`, `.expired`, `.cancelled` | knows which holds can be paid |
+//! | `queue.activated`, `.expired` | knows who is ACTIVE |
+//! | `reservation.confirmed` | `payment.completed` |
+//! | `reservation.confirm_refused` | waits for the money to be back |
+//! | `point.debit_refused` | `payment.failed` |
+//! | `point.refunded` | `payment.failed` or `payment.refunded` |
+//!
+//! **Invariants.** A reservation has at most one running or completed payment. A payment
+//! ends COMPLETED only when its seats were confirmed, FAILED only when nothing was taken
+//! or all is back, REFUNDED only after COMPLETED. Its id is the id of its saga.
+
+mod book;
+mod domain;
+mod handlers;
+mod reads;
+mod rows;
+
+use events::{payment, point, queue, reservation};
+use mesh::{Allow, Service, postgres::Postgres};
+
+pub use book::{Book, Keys};
+
+/// The service's name.
+pub const NAME: &str = "payment";
+
+/// The service's tables.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/payment");
+
+/// Nothing of this service can be configured: every deadline belongs to others.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {}
+
+/// What this service hears and answers.
+pub fn service() -> Service<Postgres<Book>> {
+    Service::<Postgres<Book>>::new(NAME)
+        .answers::<payment::Pay>(Allow::User, &["payment.requested"])
+        .reads::<payment::GetPayment, _, _>(Allow::User, reads::get)
+        .reads::<payment::FindPayments, _, _>(Allow::User, reads::find)
+        .hears::<reservation::ReservationCreated>(&[])
+        .hears::<reservation::ReservationConfirmed>(&["payment.completed"])
+        .hears::<reservation::ReservationConfirmRefused>(&[])
+        .hears::<reservation::ReservationExpired>(&[])
+        .hears::<reservation::ReservationCancelled>(&[])
+        .hears::<point::PointDebitRefused>(&["payment.failed"])
+        .hears::<point::PointRefunded>(&["payment.failed", "payment.refunded"])
+        .hears::<queue::QueueActivated>(&[])
+        .hears::<queue::QueueExpired>(&[])
+}

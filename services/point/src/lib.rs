@@ -1,1 +1,61 @@
-//! point
+//! Wallets and the ledger: every point is accounted for, twice.
+//!
+//! Owns wallets and the entries that explain them.
+//!
+//! | hears | and then |
+//! |---|---|
+//! | `user.registered`, `.withdrawn` | opens the wallet, closes it for good |
+//! | `payment.requested` | `point.debited` or `point.debit_refused` |
+//! | `reservation.confirm_refused` | `point.refunded{hold_gone}` |
+//! | `reservation.cancelled` of a paid reservation | `point.refunded{cancelled}` |
+//!
+//! **Invariants.** No balance is below zero. The entries of a wallet add up to its
+//! balance, and every entry has its other side. A payment is taken at most once and given
+//! back at most once, and only what was taken is given back.
+
+mod book;
+mod domain;
+mod handlers;
+mod reads;
+
+use events::{payment, point, reservation, user};
+use mesh::{Allow, Service, postgres::Postgres};
+
+pub use book::{Book, Keys};
+
+/// The service's name.
+pub const NAME: &str = "point";
+
+/// The service's tables.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/point");
+
+/// What this service's decisions depend on.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Points that one charge buys at most.
+    pub charge_max: i64,
+    /// Points that a charge may fill a wallet up to. Points given back may exceed it.
+    pub balance_max: i64,
+    /// How often a payment is tried before a wallet that nobody has heard of counts as
+    /// missing. Until then `user.registered` is taken to be on its way.
+    pub unknown_wallet_attempts: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { charge_max: 10_000_000, balance_max: 1_000_000_000_000, unknown_wallet_attempts: 10 }
+    }
+}
+
+/// What this service hears and answers.
+pub fn service() -> Service<Postgres<Book>> {
+    Service::<Postgres<Book>>::new(NAME)
+        .answers::<point::Charge>(Allow::User, &["point.charged"])
+        .reads::<point::GetBalance, _, _>(Allow::User, reads::balance)
+        .reads::<point::FindEntries, _, _>(Allow::User, reads::entries)
+        .hears::<user::UserRegistered>(&[])
+        .hears::<user::UserWithdrawn>(&[])
+        .hears::<payment::PaymentRequested>(&["point.debited", "point.debit_refused"])
+        .hears::<reservation::ReservationConfirmRefused>(&["point.refunded"])
+        .hears::<reservation::ReservationCancelled>(&["point.refunded"])
+}

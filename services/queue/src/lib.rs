@@ -1,1 +1,154 @@
-//! queue
+//! The queue service: the waiting room of each schedule.
+//!
+//! It owns one place for each fan and schedule, and decides who may reserve when:
+//! `WAITING` → `ACTIVE` → `EXPIRED`, first come first served. Everything it knows lies in
+//! Valkey, and each message is one Lua function there (`lua/`), so a place, its inbox entry
+//! and the fact about it change in one step. Position and wait are read; passes and tickets
+//! are signed when a place is looked at.
+//!
+//! | hears | does |
+//! |---|---|
+//! | `concert.schedule_opened`, `.schedule_cancelled` | opens the room, closes it |
+//! | `reservation.created`, `.expired`, `.cancelled` | a hold keeps its fan's place, until it ends |
+//! | `reservation.confirmed`, `.cancelled` | counts the seats that are sold |
+//! | `payment.completed` | ends the place |
+//! | `payment.failed{hold_gone}` | back to the front of the line |
+//! | `user.withdrawn` | gives the fan's places up |
+//!
+//! It says `queue.waiting`, `.activated`, `.returned`, `.expired`, each with the place's
+//! version, which grows by one with every change.
+//!
+//! **Invariants:** a fan has at most one place in a room. At most `per_second` fans are
+//! admitted in each second since the room opened, and at most `active_max` are ACTIVE at a
+//! time. Nobody is admitted before somebody with a lower number who is still waiting, but
+//! those whom a lost hold brought back. Nothing of value hangs on this store: seats and
+//! money are judged in PostgreSQL, and the room can be rebuilt from what was said
+//! ([`rebuild`]) and from the tickets that fans hold.
+
+pub mod domain;
+mod handlers;
+mod rebuild;
+mod signer;
+
+use std::time::Duration;
+
+use events::{
+    Problem, Timestamp, codes,
+    concert::{ScheduleCancelled, ScheduleOpened},
+    payment::{PaymentCompleted, PaymentFailed},
+    queue::{Enter, GetPlace, Jwks, Leave, Place},
+    reservation::{
+        ReservationCancelled, ReservationConfirmed, ReservationCreated, ReservationExpired,
+    },
+    user::UserWithdrawn,
+};
+use mesh::{
+    Allow, Desk, Meta, Service, clock,
+    engine::Failure,
+    valkey::{Act, Library, Valkey},
+};
+
+pub use rebuild::{REBUILT_FROM, rebuild};
+pub use signer::Signer;
+
+/// The service.
+pub const NAME: &str = "queue";
+
+/// How often the room ends what has run out and admits who is next; `lua/line.lua` knows it.
+const TICK: Duration = Duration::from_millis(100);
+/// Places changed by one tick of one room at most.
+const TICK_PLACES_MAX: u32 = 1_000;
+/// How often an instance looks for new keys.
+const KEYS_EVERY: Duration = Duration::from_secs(60);
+
+/// What the service's Rust side knows.
+#[derive(Default)]
+pub struct Rules {
+    /// Signs tickets and passes.
+    pub signer: Signer,
+}
+
+/// The functions in Valkey.
+pub struct Room;
+
+impl Library for Room {
+    const NAME: &'static str = NAME;
+    const LUA: &'static str = concat!(
+        include_str!("lua/room.lua"),
+        include_str!("lua/line.lua"),
+        include_str!("lua/facts.lua"),
+    );
+    type Rules = Rules;
+}
+
+/// The service, to be run on a [`Valkey`].
+pub fn service() -> Service<Valkey<Room>> {
+    Service::<Valkey<Room>>::new(NAME)
+        .hears::<ScheduleOpened>(&[])
+        .hears::<ScheduleCancelled>(&[])
+        .hears::<ReservationCreated>(&[])
+        .hears::<ReservationConfirmed>(&[])
+        .hears::<ReservationExpired>(&[])
+        .hears::<ReservationCancelled>(&[])
+        .hears::<PaymentCompleted>(&["queue.expired"])
+        .hears::<PaymentFailed>(&["queue.returned"])
+        .hears::<UserWithdrawn>(&["queue.expired"])
+        .answers::<Enter>(Allow::User, &["queue.waiting"])
+        .answers::<Leave>(Allow::User, &["queue.expired"])
+        .reads::<GetPlace, _, _>(Allow::User, look)
+        .reads::<Jwks, _, _>(Allow::Anyone, jwks)
+        .every("admit", TICK, &["queue.activated", "queue.expired"], due)
+        .every("keys", KEYS_EVERY, &[], refresh_keys)
+}
+
+async fn look(
+    desk: Desk<Valkey<Room>>,
+    command: GetPlace,
+    meta: Meta,
+) -> Result<Place, Problem> {
+    place_of(&desk, &command, &meta, clock::now()).await
+}
+
+/// The caller's own place, as at `now`.
+///
+/// # Errors
+/// `not_found` without a place, `unavailable` while the room is away.
+pub async fn place_of(
+    valkey: &Valkey<Room>,
+    command: &GetPlace,
+    meta: &Meta,
+    now: Timestamp,
+) -> Result<Place, Problem> {
+    let (schedule, user) = (command.schedule_id, meta.caller.user_id()?);
+    let value = valkey.read(Act::new("look").arg(schedule).arg(user), now).await?;
+    handlers::place(schedule, user, &value, valkey.rules(), now)
+}
+
+async fn jwks(
+    desk: Desk<Valkey<Room>>,
+    _command: Jwks,
+    _meta: Meta,
+) -> Result<serde_json::Value, Problem> {
+    Ok(desk.rules().signer.jwks())
+}
+
+/// The rooms in which something has come due, each as a tick.
+///
+/// # Errors
+/// When a function fails. A store that is away is no failure here: there is nothing to do
+/// until it is back.
+pub async fn due(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<Act>, Failure> {
+    match valkey.read(Act::new("due"), now).await {
+        Ok(rooms) => {
+            let tick = |room| Act::new("tick").arg(room).arg(TICK_PLACES_MAX);
+            Ok(rooms.0.into_iter().map(tick).collect())
+        }
+        Err(problem) if problem.is(codes::UNAVAILABLE) => Ok(Vec::new()),
+        Err(problem) => Err(Failure::Refused(problem.to_string())),
+    }
+}
+
+async fn refresh_keys(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<Act>, Failure> {
+    valkey.rules().signer.refresh(&valkey, now).await?;
+    Ok(Vec::new())
+}

@@ -1,24 +1,24 @@
-//! The page of reservations and seats that one batch touches.
+//! The page of its state that one batch touches: loaded and locked, saved where changed.
 //!
-//! Rows are locked table by table, always in the same order and within a table by key:
-//! schedules, places, reservations, seats. So two lanes may wait for each other's batch,
-//! but never in a circle. Whoever finds a seat free holds its lock until commit; the
-//! batch behind finds it taken.
+//! Rows are locked table by table, always in the same order, and within a table by key:
+//! schedules, places, reservations, seats. So two lanes may wait for each other, but never
+//! in a circle. Whoever finds a seat free holds its lock until commit; the batch behind
+//! finds it taken.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    hash::Hash,
-    ops::Deref,
-};
+mod load;
+mod page;
+mod save;
 
-use events::{ReservationId, ScheduleId, SeatId, UserId};
+use std::{collections::BTreeSet, time::Duration};
+
+use events::{ReservationId, ScheduleId, SeatId, UserId, reservation::ReservationState};
 use sqlx::PgConnection;
 
-use crate::{
-    Rules,
-    domain::{Place, Reservation, Schedule, Seat},
-    sql,
-};
+use crate::{Rules, domain::Schedule};
+
+pub(crate) use load::ReservationRow;
+pub use page::Book;
+pub(crate) use page::Row;
 
 /// What the messages of a batch need.
 #[derive(Debug, Default)]
@@ -41,177 +41,9 @@ pub struct Keys {
     pub(crate) seats: BTreeSet<(ScheduleId, SeatId)>,
 }
 
-/// What the database has of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mark {
-    Kept,
-    Changed,
-    New,
-}
-
-/// A row, and whether it must be written.
-#[derive(Debug)]
-pub(crate) struct Row<T> {
-    value: T,
-    mark: Mark,
-}
-
-impl<T> Row<T> {
-    /// As the database has it.
-    pub(crate) fn stored(value: T) -> Self {
-        Self { value, mark: Mark::Kept }
-    }
-
-    /// Not in the database yet.
-    pub(crate) fn new(value: T) -> Self {
-        Self { value, mark: Mark::New }
-    }
-
-    /// Changes the value; the row is written when `change` says so by `true`.
-    pub(crate) fn change(&mut self, change: impl FnOnce(&mut T) -> bool) -> bool {
-        let changed = change(&mut self.value);
-        if changed && self.mark == Mark::Kept {
-            self.mark = Mark::Changed;
-        }
-        changed
-    }
-
-    pub(crate) fn is_new(&self) -> bool {
-        self.mark == Mark::New
-    }
-
-    pub(crate) fn is_changed(&self) -> bool {
-        self.mark == Mark::Changed
-    }
-}
-
-impl<T> Deref for Row<T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-/// Rows by key.
-pub(crate) type Rows<K, T> = HashMap<K, Row<T>>;
-
-/// New rows and changed ones, each in the order of their keys.
-pub(crate) fn unsaved<K: Ord + Hash, T>(rows: &Rows<K, T>) -> (Sorted<'_, K, T>, Sorted<'_, K, T>) {
-    let pick = |wanted: fn(&Row<T>) -> bool| {
-        let mut picked: Sorted<'_, K, T> =
-            rows.iter().filter(|(_, row)| wanted(row)).map(|(key, row)| (key, &row.value)).collect();
-        picked.sort_unstable_by(|a, b| a.0.cmp(b.0));
-        picked
-    };
-    (pick(Row::is_new), pick(Row::is_changed))
-}
-
-/// Rows in the order of their keys.
-pub(crate) type Sorted<'a, K, T> = Vec<(&'a K, &'a T)>;
-
-/// A seat with what was read of it: its update names both, so that it cannot overwrite.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SeatRow {
-    pub(crate) seat: Seat,
-    pub(crate) read: Seat,
-}
-
-impl SeatRow {
-    pub(crate) fn new(seat: Seat) -> Self {
-        Self { seat, read: seat }
-    }
-}
-
-/// The page of reservations and seats that one batch touches.
-#[derive(Debug, Default)]
-pub struct Book {
-    pub(crate) schedules: Rows<ScheduleId, Schedule>,
-    pub(crate) places: Rows<(ScheduleId, UserId), Place>,
-    pub(crate) reservations: Rows<ReservationId, Reservation>,
-    /// Nested, so that a seat is found without a copy of its name.
-    pub(crate) seats: HashMap<ScheduleId, Rows<SeatId, SeatRow>>,
-    /// Seats that the buyers of this batch have, by reservation.
-    pub(crate) held: HashMap<(ScheduleId, UserId), HashMap<ReservationId, usize>>,
-}
-
-impl Book {
-    /// A seat of a schedule.
-    pub(crate) fn seat(&self, schedule_id: ScheduleId, seat: &SeatId) -> Option<&Seat> {
-        Some(&self.seats.get(&schedule_id)?.get(seat)?.seat)
-    }
-
-    /// What is known of a fan's place.
-    pub(crate) fn place(&self, schedule_id: ScheduleId, user_id: UserId) -> Place {
-        self.places.get(&(schedule_id, user_id)).map_or(Place::UNHEARD, |place| **place)
-    }
-
-    /// How many seats of a schedule a fan holds or owns.
-    pub(crate) fn held(&self, schedule_id: ScheduleId, user_id: UserId) -> usize {
-        self.held.get(&(schedule_id, user_id)).map_or(0, |held| held.values().sum())
-    }
-
-    /// Puts a schedule on sale, with its seats.
-    pub(crate) fn open(
-        &mut self,
-        schedule_id: ScheduleId,
-        schedule: Schedule,
-        seats: impl Iterator<Item = (SeatId, Seat)>,
-    ) {
-        self.schedules.insert(schedule_id, Row::new(schedule));
-        let rows = seats.map(|(id, seat)| (id, Row::new(SeatRow::new(seat)))).collect();
-        self.seats.insert(schedule_id, rows);
-    }
-
-    /// Writes a hold down: the reservation, and itself as the owner of its seats.
-    pub(crate) fn grant(&mut self, reservation: Reservation) {
-        let Reservation { id, schedule_id, user_id, hold_version, .. } = reservation;
-        let seats = self.seats.entry(schedule_id).or_default();
-        for name in reservation.seat_ids() {
-            if let Some(row) = seats.get_mut(name) {
-                row.change(|row| {
-                    row.seat.owner = Some(id);
-                    row.seat.hold_version = hold_version;
-                    true
-                });
-            }
-        }
-        self.held.entry((schedule_id, user_id)).or_default().insert(id, reservation.seats.len());
-        self.reservations.insert(id, Row::new(reservation));
-    }
-
-    /// Frees the seats of a reservation that has ended. A seat that has a later owner by
-    /// now is left alone.
-    pub(crate) fn release(&mut self, id: ReservationId) {
-        let Some(reservation) = self.reservations.get(&id) else { return };
-        let Some(seats) = self.seats.get_mut(&reservation.schedule_id) else { return };
-        for name in reservation.seat_ids() {
-            if let Some(row) = seats.get_mut(name) {
-                row.change(|row| {
-                    let is_its = row.seat.belongs_to(reservation);
-                    if is_its {
-                        row.seat.owner = None;
-                    }
-                    is_its
-                });
-            }
-        }
-        if let Some(held) = self.held.get_mut(&(reservation.schedule_id, reservation.user_id)) {
-            held.remove(&id);
-        }
-    }
-
-    /// Whether the seats of a reservation are on this page, so that it can end here.
-    pub(crate) fn has_seats_of(&self, reservation: &Reservation) -> bool {
-        reservation.seat_ids().all(|seat| self.seat(reservation.schedule_id, seat).is_some())
-    }
-
-    /// The reservations on this page that `wanted` picks, oldest first.
-    pub(crate) fn pick(&self, wanted: impl Fn(&Reservation) -> bool) -> Vec<ReservationId> {
-        let picked: BTreeMap<_, _> =
-            self.reservations.iter().filter(|(_, row)| wanted(row)).collect();
-        picked.into_keys().copied().collect()
-    }
-}
+/// The time of a batch is taken a moment before its book is loaded. A hold whose end is
+/// this near is loaded with its seats, so that it can be expired whenever it is looked at.
+const NEAR: Duration = Duration::from_secs(1);
 
 impl mesh::Book for Book {
     type Keys = Keys;
@@ -219,21 +51,70 @@ impl mesh::Book for Book {
 
     async fn load(mut keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
         let mut book = Self {
-            schedules: sql::load_schedules(&keys, tx).await?,
-            places: sql::load_places(&keys, tx).await?,
-            reservations: sql::load_reservations(&keys, tx).await?,
-            held: sql::count_held(&keys.buyers, tx).await?,
+            schedules: load::schedules(&keys, tx).await?,
+            places: load::places(&keys, tx).await?,
+            reservations: load::reservations(&keys, tx).await?,
+            held: load::held(&keys, tx).await?,
             ..Self::default()
         };
-        keys.seats.extend(sql::seats_at_stake(&keys, &book.reservations));
-        book.seats = sql::load_seats(&keys.seats, tx).await?;
+        let near = mesh::clock::now().0 + NEAR;
+        for reservation in book.reservations.values() {
+            let may_end = keys.ending.contains(&reservation.id)
+                || keys.leaving.contains(&reservation.user_id)
+                || reservation.is_due(near.into());
+            if reservation.owns() && may_end {
+                let seats = reservation.seat_ids().cloned();
+                keys.seats.extend(seats.map(|seat| (reservation.schedule_id, seat)));
+            }
+        }
+        book.seats = load::seats(&keys, tx).await?;
         Ok(book)
     }
 
     async fn save(self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        sql::save_schedules(&self.schedules, tx).await?;
-        sql::save_places(&self.places, tx).await?;
-        sql::save_reservations(&self.reservations, tx).await?;
-        sql::save_seats(&self.seats, tx).await
+        save::insert_schedules(&self, tx).await?;
+        save::update_schedules(&self, tx).await?;
+        save::places(&self, tx).await?;
+        save::insert_reservations(&self, tx).await?;
+        save::update_reservations(&self, tx).await?;
+        save::insert_seats(&self, tx).await?;
+        save::update_seats(&self, tx).await
     }
+}
+
+/// One column of some rows, for `unnest`.
+fn column<'a, R, T>(rows: &'a [R], read: impl Fn(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(read).collect()
+}
+
+fn schedule_state(schedule: &Schedule) -> &'static str {
+    match schedule {
+        Schedule::Open(_) => "open",
+        Schedule::Cancelling => "cancelling",
+        Schedule::Cancelled => "cancelled",
+    }
+}
+
+fn state_name(state: ReservationState) -> &'static str {
+    match state {
+        ReservationState::Pending => "PENDING",
+        ReservationState::Confirmed => "CONFIRMED",
+        ReservationState::Expired => "EXPIRED",
+        ReservationState::Cancelled => "CANCELLED",
+    }
+}
+
+fn state_of(name: &str) -> sqlx::Result<ReservationState> {
+    match name {
+        "PENDING" => Ok(ReservationState::Pending),
+        "CONFIRMED" => Ok(ReservationState::Confirmed),
+        "EXPIRED" => Ok(ReservationState::Expired),
+        "CANCELLED" => Ok(ReservationState::Cancelled),
+        other => Err(unreadable(other)),
+    }
+}
+
+/// The database holds a word that is none of ours.
+fn unreadable(word: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("`{word}` is no state").into())
 }

@@ -51,13 +51,14 @@ impl Schedule {
         }
     }
 
-    /// Calls the show off; `false` when it was called off before.
-    pub fn cancel(&mut self) -> bool {
-        let was_open = matches!(self, Self::Open(_));
-        if was_open {
-            *self = Self::Cancelling;
+    /// What a schedule becomes when its show is called off; `None` when it is already.
+    /// One that was never heard of has no owners to let go.
+    pub fn called_off(known: Option<&Self>) -> Option<Self> {
+        match known {
+            None => Some(Self::Cancelled),
+            Some(Self::Open(_)) => Some(Self::Cancelling),
+            Some(Self::Cancelling | Self::Cancelled) => None,
         }
-        was_open
     }
 }
 
@@ -99,13 +100,9 @@ impl Place {
     /// A place that was not heard of yet: the pass alone speaks for it.
     pub const UNHEARD: Self = Self { version: 0, active: true, reserve_until: None };
 
-    /// Takes a change in, unless a later one was heard before; `false` then.
-    pub fn hear(&mut self, change: Self) -> bool {
-        let is_newer = change.version > self.version;
-        if is_newer {
-            *self = change;
-        }
-        is_newer
+    /// Whether this is later news than `known`.
+    pub fn is_newer_than(&self, known: &Self) -> bool {
+        self.version > known.version
     }
 }
 
@@ -220,13 +217,13 @@ pub struct Claim {
 /// What became of a payment's claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// Confirmed now.
+    /// The seats are the fan's.
     Confirmed,
     /// This payment had confirmed it before; whatever followed took its own course.
     Before,
-    /// Its time was up, though nobody had noticed; it is expired now.
+    /// Its time is up, though nobody has noticed: it is to be expired now.
     Lapsed,
-    /// It had ended before, or the claim is not its owner's.
+    /// It has ended, or the claim is not its owner's.
     Refused(ConfirmRefusal),
 }
 
@@ -320,24 +317,25 @@ impl Reservation {
             && self.amount == claim.amount
     }
 
-    /// A payment of this hold has begun: its end moves, once, so that a slow payment does
-    /// not lose the seat. An end that is far enough away stays, and the one move with it.
-    /// `false` when nothing changes.
-    pub fn extend(&mut self, claim: &Claim, grace_secs: u32, now: Timestamp) -> bool {
+    /// A payment of this hold has begun: where its end moves to, once, so that a slow
+    /// payment does not lose the seat. `None` when it is far enough away; then the one
+    /// move is kept for later.
+    pub fn extension(&self, claim: &Claim, grace_secs: u32, now: Timestamp) -> Option<Timestamp> {
         if self.state != Pending || self.is_due(now) || self.extended || !self.honours(claim) {
-            return false;
+            return None;
         }
         let end = now.plus_secs(grace_secs.into()).min(self.hard_cap_at);
-        if end <= self.expires_at {
-            return false;
-        }
-        self.expires_at = end;
-        self.extended = true;
-        true
+        (end > self.expires_at).then_some(end)
     }
 
-    /// The money was taken: the seats are the fan's, if the hold still lives.
-    pub fn confirm(&mut self, payment_id: PaymentId, claim: &Claim, now: Timestamp) -> Settled {
+    /// Moves its end, for the only time.
+    pub fn extend(&mut self, end: Timestamp) {
+        self.expires_at = end;
+        self.extended = true;
+    }
+
+    /// What becomes of a payment's claim, now that its money was taken.
+    pub fn settle(&self, payment_id: PaymentId, claim: &Claim, now: Timestamp) -> Settled {
         // Also after a cancellation: that one returns the money, not this repeat.
         if self.payment_id == Some(payment_id) {
             return Settled::Before;
@@ -346,33 +344,20 @@ impl Reservation {
             Expired => Settled::Refused(ConfirmRefusal::Expired),
             Confirmed | Cancelled => Settled::Refused(ConfirmRefusal::Cancelled),
             Pending if !self.honours(claim) => Settled::Refused(ConfirmRefusal::Cancelled),
-            Pending if self.expire(now) => Settled::Lapsed,
-            Pending => {
-                self.state = Confirmed;
-                self.payment_id = Some(payment_id);
-                Settled::Confirmed
-            }
+            Pending if self.is_due(now) => Settled::Lapsed,
+            Pending => Settled::Confirmed,
         }
     }
 
-    /// Ends a hold whose time is up; `false` when there is nothing to end.
-    pub fn expire(&mut self, now: Timestamp) -> bool {
-        let is_due = self.is_due(now);
-        if is_due {
-            self.state = Expired;
-        }
-        is_due
+    /// The seats are the fan's, by this payment.
+    pub fn confirm(&mut self, payment_id: PaymentId) {
+        self.state = Confirmed;
+        self.payment_id = Some(payment_id);
     }
 
-    /// Gives it up, with the points to return; `None` when it had ended before.
-    pub fn cancel(&mut self) -> Option<i64> {
-        let refund = match self.state {
-            Pending => 0,
-            Confirmed => self.amount,
-            Expired | Cancelled => return None,
-        };
-        self.state = Cancelled;
-        Some(refund)
+    /// Points to return when it is cancelled.
+    pub fn paid(&self) -> i64 {
+        self.payment_id.map_or(0, |_| self.amount)
     }
 
     /// Which seats it covers.
@@ -395,3 +380,6 @@ impl Reservation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

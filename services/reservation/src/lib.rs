@@ -1,1 +1,91 @@
-//! reservation
+//! Reservations: the one judge of who owns a seat.
+//!
+//! **Owns** the seats of each schedule, the reservations that hold or own them, and what
+//! was heard of the places that let fans act.
+//!
+//! **Hears** what is put on sale and called off, who is admitted, which payments begin and
+//! which money was taken. **Says** that seats are held, sold, or free again, and that a
+//! payment came too late.
+//!
+//! Invariants:
+//! - A seat has at most one owner: it is one row, with room for one.
+//! - Seats are given all together or not at all.
+//! - A hold ends within a second of its time and never lives past its hard cap.
+//! - Whoever frees or confirms presents owner and `hold_version`, so a late message of a
+//!   former owner never touches the next one.
+//! - Money that was taken is answered, once: by a confirmation or by a refusal that has it
+//!   returned.
+
+mod book;
+mod domain;
+mod handlers;
+mod reads;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use events::{
+    Event, concert, payment, point, queue,
+    reservation::{
+        Cancel, FindReservations, GetReservation, ReservationCancelled, ReservationConfirmRefused,
+        ReservationConfirmed, ReservationCreated, ReservationExpired, Reserve,
+    },
+    user,
+};
+use mesh::{Allow, Service, postgres::Postgres};
+
+pub use book::{Book, Keys};
+
+/// The service's name: its stream, its database, its user.
+pub const NAME: &str = "reservation";
+
+/// The service's tables.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/reservation");
+
+/// How often the clock is asked what has come due.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What may be set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Seconds that a payment which has begun keeps its hold alive at least, and by which
+    /// a hold may outlive its time at most.
+    pub grace_secs: u32,
+    /// Deliveries after which money for a reservation that was never heard of is returned.
+    pub unknown_tries_max: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { grace_secs: 60, unknown_tries_max: 10 }
+    }
+}
+
+/// The service.
+pub fn service() -> Service<Postgres<Book>> {
+    const CREATED: &str = ReservationCreated::FACT;
+    const CONFIRMED: &str = ReservationConfirmed::FACT;
+    const REFUSED: &str = ReservationConfirmRefused::FACT;
+    const EXPIRED: &str = ReservationExpired::FACT;
+    const CANCELLED: &str = ReservationCancelled::FACT;
+    Service::<Postgres<Book>>::new(NAME)
+        .hears::<concert::ScheduleOpened>(&[])
+        .hears::<concert::ScheduleCancelled>(&[])
+        .hears::<queue::QueueActivated>(&[])
+        .hears::<queue::QueueExpired>(&[])
+        .hears::<payment::PaymentRequested>(&[])
+        .hears::<point::PointDebited>(&[CONFIRMED, REFUSED, EXPIRED])
+        .hears::<user::UserWithdrawn>(&[CANCELLED])
+        .reads::<Reserve, _, _>(Allow::User, reads::reserve)
+        .answers::<handlers::Hold>(Allow::Inside, &[CREATED])
+        .answers::<Cancel>(Allow::User, &[CANCELLED])
+        .reads::<GetReservation, _, _>(Allow::User, reads::get)
+        .reads::<FindReservations, _, _>(Allow::User, reads::find)
+        .answers::<timers::ExpireHold>(Allow::Inside, &[EXPIRED])
+        .answers::<timers::EmptyShow>(Allow::Inside, &[CANCELLED])
+        .every("expire", TICK, timers::due_holds)
+        .every("empty", TICK, timers::cancelled_shows)
+}

@@ -1,1 +1,122 @@
-//! user
+//! Accounts: who is who, and who may do what.
+//!
+//! Owns accounts, their sessions, and the keys that sign access tokens; publishes the
+//! public halves, so that every service verifies for itself.
+//!
+//! | hears | and then |
+//! |---|---|
+//! | `payment.requested`, `.completed`, `.failed` | knows whose payments run |
+//!
+//! | is asked | and says |
+//! |---|---|
+//! | `user.register` | `user.registered` |
+//! | `user.withdraw` | `user.withdrawn`, unless a payment runs |
+//! | `user.log_in`, `.refresh`, `.grant_role`, `.jwks` | nothing |
+//!
+//! **Invariants.** An address has at most one account; the unique constraint decides. No
+//! password and no token is stored, only hashes of them. A refresh token is good once: one
+//! that comes back ends all sessions that descend from the same log-in. An attempt to log
+//! in counts as failed until it has succeeded. A closed account has no address, no
+//! password, no session, and no way back.
+
+mod book;
+mod domain;
+mod handlers;
+mod inside;
+mod reads;
+mod ring;
+mod secrets;
+
+use std::time::Duration;
+
+use events::{payment, user};
+use mesh::{Allow, Service, clock, postgres::Postgres};
+use sqlx::PgPool;
+
+pub use book::{Book, Keys};
+pub use domain::LogInLimit;
+pub use reads::{wish_account, wishes_are_granted};
+pub use ring::{Ring, RingError};
+pub use secrets::Hashing;
+
+/// The service's name.
+pub const NAME: &str = "user";
+
+/// The service's tables.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/user");
+
+/// How often wishes are looked for.
+const WISHES_EVERY: Duration = Duration::from_millis(250);
+/// How often what nobody needs any more is looked for.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// An access token's life, and so the time a withdrawn role or account lives on.
+const ACCESS_SECS: i64 = 15 * 60;
+/// A refresh token's life.
+const REFRESH_SECS: i64 = 30 * 86_400;
+
+/// What of this service can be configured, and the keyring it signs with.
+pub struct Rules {
+    /// Seconds a refresh token is good for.
+    pub refresh_secs: i64,
+    /// How many log-ins may fail.
+    pub log_ins: LogInLimit,
+    /// What a password's hash costs.
+    pub hashing: Hashing,
+    access_secs: i64,
+    ring: Ring,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self::with_access_secs(ACCESS_SECS)
+    }
+}
+
+impl Rules {
+    /// The usual, with access tokens of another life.
+    pub fn with_access_secs(access_secs: i64) -> Self {
+        Self {
+            refresh_secs: REFRESH_SECS,
+            log_ins: LogInLimit::default(),
+            hashing: Hashing::default(),
+            access_secs,
+            ring: Ring::new(access_secs),
+        }
+    }
+
+    /// Seconds an access token is good for.
+    pub fn access_secs(&self) -> i64 {
+        self.access_secs
+    }
+}
+
+/// Makes or loads the signing keys. Not needed: they are loaded with the first token. But
+/// called before the start, it finds out in time that they cannot be.
+///
+/// # Errors
+/// When the database does not answer, or a stored key is broken.
+pub async fn prepare(pool: &PgPool, rules: &Rules) -> Result<(), RingError> {
+    rules.ring.load(pool, clock::now()).await.map(drop)
+}
+
+/// What this service hears and answers.
+pub fn service() -> Service<Postgres<Book>> {
+    Service::new(NAME)
+        .reads::<user::Register, _, _>(Allow::Anyone, reads::register)
+        .reads::<user::LogIn, _, _>(Allow::Anyone, reads::log_in)
+        .reads::<user::Refresh, _, _>(Allow::Anyone, reads::refresh)
+        .reads::<user::Jwks, _, _>(Allow::Anyone, reads::jwks)
+        .answers::<user::Withdraw>(Allow::User, &["user.withdrawn"])
+        .answers::<user::GrantRole>(Allow::Role(user::Role::Operator), &[])
+        .answers::<inside::AddAccount>(Allow::Inside, &["user.registered"])
+        .answers::<inside::GrantWish>(Allow::Inside, &["user.registered"])
+        .answers::<inside::BeginLogIn>(Allow::Inside, &[])
+        .answers::<inside::OpenSession>(Allow::Inside, &[])
+        .answers::<inside::RotateRefresh>(Allow::Inside, &[])
+        .answers::<inside::Tidy>(Allow::Inside, &[])
+        .hears::<payment::PaymentRequested>(&[])
+        .hears::<payment::PaymentCompleted>(&[])
+        .hears::<payment::PaymentFailed>(&[])
+        .every::<inside::GrantWish, _, _>("wishes", WISHES_EVERY, reads::wishes)
+        .every::<inside::Tidy, _, _>("tidy", TIDY_EVERY, reads::litter)
+}

@@ -20,8 +20,9 @@ const FETCH_EVERY_MS: i64 = 1_000;
 /// An issuer that takes longer than this does not answer.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this long the set is fetched even if nothing new appears, so that keys which
-/// left it are forgotten here too.
-const STALE_AFTER_SECS: i64 = 600;
+/// left it are forgotten here too. Shorter than a new key's lead: where tokens keep coming,
+/// it is known before it signs, and nobody waits for it.
+const STALE_AFTER_SECS: i64 = 240;
 /// More keys than any rotation leaves behind.
 const KEYS_MAX: usize = 64;
 
@@ -45,12 +46,7 @@ struct Known {
 
 impl KeySet {
     pub(super) fn new(endpoint: &'static str, fetch: FetchKeys) -> Self {
-        Self {
-            endpoint,
-            fetch,
-            known: RwLock::default(),
-            fetching: Arc::default(),
-        }
+        Self { endpoint, fetch, known: RwLock::default(), fetching: Arc::default() }
     }
 
     /// The key of this id, if it has been fetched.
@@ -65,9 +61,7 @@ impl KeySet {
 
     /// Whether keys may have left the set unnoticed.
     pub(super) fn is_stale(&self, now: Timestamp) -> bool {
-        self.known()
-            .fetched_at
-            .is_none_or(|at| now > at.plus_secs(STALE_AFTER_SECS))
+        self.known().fetched_at.is_none_or(|at| now > at.plus_secs(STALE_AFTER_SECS))
     }
 
     /// How the last fetch ended, if it is so recent that no other may follow yet.
@@ -124,15 +118,11 @@ impl KeySet {
     }
 
     fn known(&self) -> RwLockReadGuard<'_, Known> {
-        self.known
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.known.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn known_mut(&self) -> std::sync::RwLockWriteGuard<'_, Known> {
-        self.known
-            .write()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.known.write().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

@@ -29,11 +29,7 @@ impl<C> Default for Seen<C> {
 impl<C> Seen<C> {
     /// Room for `max` entries.
     pub(super) fn holding(max: usize) -> Self {
-        Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
-            generation_max: max.div_ceil(2),
-        }
+        Self { young: HashMap::new(), old: HashMap::new(), generation_max: max.div_ceil(2) }
     }
 
     /// Remembers claims that were verified with this edition of the keys.

@@ -14,11 +14,7 @@ use uuid::Uuid;
 use super::*;
 use crate::keys::{KeyLife, KeyRecord, Keyring};
 
-const LIFE: KeyLife = KeyLife {
-    rotate_secs: 1_000,
-    lead_secs: 10,
-    token_secs: 100,
-};
+const LIFE: KeyLife = KeyLife { rotate_secs: 1_000, lead_secs: 10, token_secs: 100 };
 const FAN: UserId = UserId(Uuid::from_u128(1));
 const SHOW: ScheduleId = ScheduleId(Uuid::from_u128(2));
 
@@ -98,26 +94,12 @@ async fn a_token_is_good_until_it_runs_out_and_no_longer_though_it_was_remembere
     let verifier = Issuer::publishing(&ring).verifier();
     let token = ring.sign(&access(at(0)), at(0)).unwrap();
     assert!(verifier.access(&token, at(0)).await.is_ok());
-    assert!(
-        verifier
-            .access(&token, at(60 + LEEWAY_SECS - 1))
-            .await
-            .is_ok()
-    );
-    let refusal = verifier
-        .access(&token, at(60 + LEEWAY_SECS))
-        .await
-        .unwrap_err();
+    assert!(verifier.access(&token, at(60 + LEEWAY_SECS - 1)).await.is_ok());
+    let refusal = verifier.access(&token, at(60 + LEEWAY_SECS)).await.unwrap_err();
     assert!(refusal.is(codes::TOKEN_EXPIRED));
 
     let fresh = Issuer::publishing(&ring).verifier();
-    assert!(
-        fresh
-            .access(&token, at(62))
-            .await
-            .unwrap_err()
-            .is(codes::TOKEN_EXPIRED)
-    );
+    assert!(fresh.access(&token, at(62)).await.unwrap_err().is(codes::TOKEN_EXPIRED));
 }
 
 #[tokio::test]
@@ -131,10 +113,7 @@ async fn an_altered_token_is_forged_even_if_it_has_run_out() {
     body["roles"] = json!(["operator"]);
     let forged = with_part(&token, 1, body.to_string().as_bytes());
     assert_eq!(refusal(&verifier, &forged).await, "unauthenticated");
-    assert_eq!(
-        refusal(&verifier, &with_part(&token, 2, &[0; 64])).await,
-        "unauthenticated"
-    );
+    assert_eq!(refusal(&verifier, &with_part(&token, 2, &[0; 64])).await, "unauthenticated");
 }
 
 #[tokio::test]
@@ -145,10 +124,7 @@ async fn the_algorithm_is_never_the_tokens_choice() {
     let token = ring.sign(&access(at(0)), at(0)).unwrap();
 
     let none = json!({"alg": "none", "typ": "JWT", "kid": jwk["kid"]}).to_string();
-    assert_eq!(
-        refusal(&verifier, &with_part(&token, 0, none.as_bytes())).await,
-        "unauthenticated"
-    );
+    assert_eq!(refusal(&verifier, &with_part(&token, 0, none.as_bytes())).await, "unauthenticated");
 
     // The classic: the public key, which everybody has, taken for an HMAC secret.
     let x = jwk["x"].as_str().unwrap();
@@ -167,11 +143,7 @@ async fn a_token_is_good_for_nothing_but_its_own_kind() {
     let ring = ring(at(0));
     let verifier = Issuer::publishing(&ring).verifier();
     let a_pass = ring.sign(&pass(at(0)), at(0)).unwrap();
-    let ticket = TicketClaims {
-        sub: FAN,
-        schedule: SHOW,
-        ticket: 9,
-    };
+    let ticket = TicketClaims { sub: FAN, schedule: SHOW, ticket: 9 };
     let a_ticket = ring.sign(&ticket, at(0)).unwrap();
     let an_access = ring.sign(&access(at(0)), at(0)).unwrap();
     assert_eq!(refusal(&verifier, &a_pass).await, "unauthenticated");
@@ -180,31 +152,15 @@ async fn a_token_is_good_for_nothing_but_its_own_kind() {
         assert_eq!(verifier.pass(other, at(1)).await, Err(TokenError::Forged));
     }
     assert_eq!(ring.verify(&a_ticket, at(100_000)), Ok(ticket));
-    assert_eq!(
-        ring.verify::<TicketClaims>(&a_pass, at(0)),
-        Err(TokenError::Forged)
-    );
+    assert_eq!(ring.verify::<TicketClaims>(&a_pass, at(0)), Err(TokenError::Forged));
 }
 
 #[tokio::test]
 async fn what_is_no_token_is_refused() {
     let verifier = Issuer::publishing(&ring(at(0))).verifier();
     let long = "a.b.c".repeat(10_000);
-    for text in [
-        "",
-        ".",
-        "..",
-        "a.b.c",
-        "e30.e30.e30",
-        "\u{0}",
-        "🎫.🎫.🎫",
-        &long,
-    ] {
-        assert_eq!(
-            refusal(&verifier, text).await,
-            "unauthenticated",
-            "{text:.20}"
-        );
+    for text in ["", ".", "..", "a.b.c", "e30.e30.e30", "\u{0}", "🎫.🎫.🎫", &long] {
+        assert_eq!(refusal(&verifier, text).await, "unauthenticated", "{text:.20}");
     }
 }
 
@@ -287,16 +243,9 @@ async fn code_that_cannot_wait_learns_a_new_key_on_asking_again() {
     let issuer = Issuer::publishing(&ring);
     let verifier = issuer.verifier();
     let token = ring.sign(&pass(at(0)), at(0)).unwrap();
-    assert_eq!(
-        verifier.try_pass(&token, at(0)),
-        Err(TokenError::KeyUnknown)
-    );
+    assert_eq!(verifier.try_pass(&token, at(0)), Err(TokenError::KeyUnknown));
     verifier.pass.keys.refresh(at(0)).await.unwrap();
-    assert_eq!(
-        issuer.asked(),
-        1,
-        "the fetch in the background was waited for"
-    );
+    assert_eq!(issuer.asked(), 1, "the fetch in the background was waited for");
     assert_eq!(verifier.try_pass(&token, at(0)), Ok(pass(at(0))));
 
     let forged = self::ring(at(0)).sign(&pass(at(0)), at(0)).unwrap();
@@ -309,8 +258,5 @@ fn outside_any_runtime_an_unknown_key_stays_unknown() {
     let ring = ring(at(0));
     let verifier = Issuer::publishing(&ring).verifier();
     let token = ring.sign(&pass(at(0)), at(0)).unwrap();
-    assert_eq!(
-        verifier.try_pass(&token, at(0)),
-        Err(TokenError::KeyUnknown)
-    );
+    assert_eq!(verifier.try_pass(&token, at(0)), Err(TokenError::KeyUnknown));
 }

@@ -61,6 +61,11 @@ impl<B: Book> Postgres<B> {
         let options = url.parse::<PgConnectOptions>()?.options([
             ("statement_timeout", "30s"),
             ("idle_in_transaction_session_timeout", "60s"),
+            // Every statement of a batch names the keys it wants. A plan that was made and
+            // cached while a table was still empty would scan and hash for ever after.
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
@@ -91,13 +96,11 @@ impl<B: Book> Postgres<B> {
     /// # Errors
     /// When a migration fails, or one that was applied has been changed since.
     pub async fn migrate(&self, service: &Migrator) -> Result<(), sqlx::migrate::MigrateError> {
-        migrate(&self.pool, service).await?;
-        partitions::tidy(&self.pool, crate::clock::now()).await?;
-        Ok(())
+        migrate(&self.pool, service).await
     }
 }
 
-/// Brings one service's database up to date.
+/// Brings one service's database up to date, partitions of the coming days included.
 ///
 /// # Errors
 /// When a migration fails, or one that was applied has been changed since.
@@ -111,6 +114,7 @@ pub async fn migrate(
         migrator.set_ignore_missing(true);
         migrator.run(pool).await?;
     }
+    partitions::tidy(pool, crate::clock::now()).await?;
     Ok(())
 }
 

@@ -60,6 +60,7 @@ pub(super) async fn append(
 /// the connection is lost the lock is gone, and this relay can move nothing any more.
 pub struct PgOutbox {
     connection: PgConnection,
+    held_back: bool,
 }
 
 impl PgOutbox {
@@ -74,7 +75,7 @@ impl PgOutbox {
                 .fetch_one(&mut connection)
                 .await?;
             if held {
-                return Ok(Self { connection });
+                return Ok(Self { connection, held_back: false });
             }
             tokio::time::sleep(LOCK_RETRY).await;
             connection.ping().await?;
@@ -95,10 +96,9 @@ impl Source for PgOutbox {
     async fn read(&mut self, after: Cursor, limit: usize) -> Result<Vec<Row>, Failure> {
         let rows = sqlx::query(
             "select xid::text, id, event_id, saga_id, cause_id, about, told_at, traceparent,
-                    subject, payload
+                    subject, payload, xid < pg_snapshot_xmin(pg_current_snapshot()) as settled
              from mesh.outbox
              where (xid, id) > ($1::text::xid8, $2)
-               and xid < pg_snapshot_xmin(pg_current_snapshot())
              order by xid, id limit $3",
         )
         .bind(after.major.to_string())
@@ -106,7 +106,15 @@ impl Source for PgOutbox {
         .bind(limit as i64)
         .fetch_all(&mut self.connection)
         .await?;
-        rows.iter().map(told).collect()
+        // A row is settled when no older transaction can still commit before it. Rows are in
+        // the order of transactions, so the settled ones come first.
+        let unsettled = rows.iter().position(|row| !row.try_get("settled").unwrap_or(false));
+        self.held_back = unsettled.is_some();
+        rows.iter().take(unsettled.unwrap_or(rows.len())).map(told).collect()
+    }
+
+    fn held_back(&self) -> bool {
+        self.held_back
     }
 
     async fn advance(&mut self, to: Position) -> Result<(), Failure> {

@@ -1,0 +1,48 @@
+//! One server without the others.
+
+use std::path::Path;
+
+use crate::{
+    Error, Options, Server,
+    account::Account,
+    binaries, blocking,
+    cache::Cache,
+    data::Folder,
+    secrets::Passwords,
+    valkey,
+};
+
+/// Valkey alone, for what needs nothing else. Dropping it stops it.
+pub struct Alone {
+    server: Server,
+    // Last: a temporary folder goes when nothing runs on it any more.
+    _folder: Folder,
+}
+
+impl Alone {
+    /// Starts Valkey and returns when it answers.
+    ///
+    /// # Errors
+    /// When the binary is missing, it does not come up, or the data folder is in use.
+    pub async fn valkey(options: Options) -> Result<Self, Error> {
+        blocking(move || {
+            let account = Account::for_postgres()
+                .map_err(Error::io("cannot find out who we are:", Path::new("/etc/passwd")))?;
+            let cache = Cache::open(account.as_ref(), &options.say)?;
+            let binary =
+                binaries::find(&binaries::VALKEY, &cache, account.as_ref(), &options.say)?;
+            let folder = Folder::open(&options.data, false)?;
+            let failed = Error::io("cannot keep secrets in", folder.path());
+            let passwords = Passwords::open(folder.path(), &[]).map_err(failed)?;
+            let port = options.ports.valkey;
+            let server = valkey::start(&binary, folder.path(), &passwords.valkey, port)?;
+            Ok(Self { server, _folder: folder })
+        })
+        .await
+    }
+
+    /// The server; its URL has the password in it.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+}

@@ -1,0 +1,124 @@
+//! Child processes that never outlive this one.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{OnceLock, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::account::Account;
+
+/// How often a process is asked whether it has ended.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A program to be run.
+#[derive(Debug, Clone)]
+pub(crate) struct Launch {
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) env: Vec<(String, String)>,
+    /// Whom it runs as; `None`: as ourselves.
+    pub(crate) account: Option<Account>,
+    /// Where its output goes.
+    pub(crate) log: PathBuf,
+    /// The signal it gets when this process dies.
+    pub(crate) orphaned: i32,
+}
+
+type Order = (Launch, mpsc::SyncSender<io::Result<Child>>);
+
+/// Starts a program from the one thread that starts them all.
+///
+/// The kernel ties the parent-death signal to the *thread* that forked: a child of one of
+/// the runtime's workers would be killed when that worker retires. This thread ends with
+/// the process and not before.
+pub(crate) fn spawn(launch: &Launch) -> io::Result<Child> {
+    static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        thread::Builder::new()
+            .name("servers".into())
+            .spawn(move || {
+                for (launch, answer) in inbox {
+                    // Whoever asked waits for the answer, so it is always taken.
+                    let _ = answer.send(fork(&launch));
+                }
+            })
+            .expect("a thread can be started");
+        orders
+    });
+    let gone = |_| io::Error::other("the thread that starts servers has ended");
+    let (answer, child) = mpsc::sync_channel(1);
+    spawner.send((launch.clone(), answer)).map_err(|_| gone(mpsc::RecvError))?;
+    child.recv().map_err(gone)?
+}
+
+fn fork(launch: &Launch) -> io::Result<Child> {
+    let log = File::options().create(true).append(true).open(&launch.log)?;
+    let mut command = Command::new(&launch.program);
+    command
+        .args(&launch.args)
+        // Nothing of our own environment (PGPORT, PGOPTIONS, …) reaches a server.
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .envs(launch.env.iter().map(|(key, value)| (key, value)))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // Ctrl-C at the terminal is for us; we stop the servers ourselves, in order.
+        .process_group(0);
+    if let Some(account) = &launch.account {
+        command.uid(account.uid).gid(account.gid);
+    }
+    die_with_parent(&mut command, launch.orphaned);
+    command.spawn()
+}
+
+#[expect(unsafe_code, reason = "the parent-death signal is set between fork and exec")]
+fn die_with_parent(command: &mut Command, signal: i32) {
+    let parent = std::process::id().cast_signed();
+    let armed = move || {
+        // SAFETY: prctl, getppid and errno are async-signal-safe and touch no memory of
+        // ours. The user has already been changed here, which would clear the signal.
+        let (armed, now) = unsafe {
+            (libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong), libc::getppid())
+        };
+        if armed != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // The parent may have died before the signal was armed; then nobody would send it.
+        if now != parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: the closure neither allocates nor locks, as is required after fork.
+    unsafe { command.pre_exec(armed) };
+}
+
+/// Sends a signal to a child that has not been waited for, so its id is still its own.
+#[expect(unsafe_code, reason = "the standard library sends SIGKILL only")]
+pub(crate) fn signal(child: &Child, signal: i32) {
+    // SAFETY: kill takes two integers and touches no memory. It fails only when the child
+    // has ended already, which is what every caller wants.
+    unsafe { libc::kill(child.id().cast_signed(), signal) };
+}
+
+/// Waits until the child has ended, at most so long.
+pub(crate) fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Passwords and keys: made once per data folder, readable by us alone.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use nkeys::KeyPair;
+use serde::{Deserialize, Serialize};
+
+/// The passwords of one data folder.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Passwords {
+    pub(crate) postgres: String,
+    pub(crate) valkey: String,
+    /// Of each service's database role.
+    pub(crate) services: BTreeMap<String, String>,
+}
+
+impl Passwords {
+    /// The passwords kept in the folder, and new ones for what has none yet.
+    pub(crate) fn open(folder: &Path, services: &[String]) -> io::Result<Self> {
+        let path = folder.join("passwords.json");
+        let mut passwords = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self { postgres: password(), valkey: password(), services: BTreeMap::new() }
+            }
+            Err(error) => return Err(error),
+        };
+        for service in services {
+            passwords.services.entry(service.clone()).or_insert_with(password);
+        }
+        write(&path, &serde_json::to_vec_pretty(&passwords)?)?;
+        Ok(passwords)
+    }
+}
+
+/// 192 random bits, safe in a URL, an SQL string and a configuration file.
+fn password() -> String {
+    rand::random::<[u8; 24]>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The NATS users of one data folder: a seed each, in a file of its own.
+#[derive(Debug)]
+pub(crate) struct Nkeys {
+    pub(crate) folder: PathBuf,
+    pairs: BTreeMap<String, (String, String)>,
+}
+
+impl Nkeys {
+    /// The keys kept in the folder, and new ones for identities that have none yet.
+    pub(crate) fn open(folder: &Path, identities: &[&str]) -> io::Result<Self> {
+        private_folder(folder)?;
+        let mut pairs = BTreeMap::new();
+        for identity in identities {
+            let path = folder.join(format!("{identity}.nk"));
+            let pair = match fs::read_to_string(&path) {
+                Ok(seed) => KeyPair::from_seed(seed.trim()).map_err(io::Error::other)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let pair = KeyPair::new_user();
+                    write(&path, pair.seed().map_err(io::Error::other)?.as_bytes())?;
+                    pair
+                }
+                Err(error) => return Err(error),
+            };
+            let seed = pair.seed().map_err(io::Error::other)?;
+            pairs.insert((*identity).to_owned(), (seed, pair.public_key()));
+        }
+        Ok(Self { folder: folder.to_owned(), pairs })
+    }
+
+    pub(crate) fn seed(&self, identity: &str) -> Option<&str> {
+        self.pairs.get(identity).map(|(seed, _)| seed.as_str())
+    }
+
+    /// What `nats.conf` reads: `ONSALE_NKEY_<IDENTITY>`, the public half of each.
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (String, String)> {
+        self.pairs.iter().map(|(identity, (_, public))| {
+            let name = identity.to_uppercase().replace('-', "_");
+            (format!("ONSALE_NKEY_{name}"), public.clone())
+        })
+    }
+}
+
+/// Makes a folder that nobody else may enter, unless it is there.
+pub(crate) fn private_folder(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Writes a file that nobody else may read. It appears whole or not at all.
+pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_added_extension("new");
+    let _ = fs::remove_file(&new);
+    fs::File::options().write(true).create_new(true).mode(0o600).open(&new)?.write_all(content)?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn passwords_and_keys_stay_the_same_for_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let services = vec!["point".to_owned()];
+        let first = Passwords::open(folder.path(), &services).unwrap();
+        let again = Passwords::open(folder.path(), &services).unwrap();
+        assert_eq!(first.services, again.services);
+        assert_eq!(first.postgres, again.postgres);
+        let keys = folder.path().join("nkeys");
+        let first = Nkeys::open(&keys, &["point"]).unwrap();
+        let again = Nkeys::open(&keys, &["point", "payment"]).unwrap();
+        assert_eq!(first.seed("point"), again.seed("point"));
+        assert!(again.environment().any(|(name, _)| name == "ONSALE_NKEY_PAYMENT"));
+    }
+
+    #[test]
+    fn a_secret_is_readable_by_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        Passwords::open(folder.path(), &[]).unwrap();
+        let metadata = fs::metadata(folder.path().join("passwords.json")).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    }
+}

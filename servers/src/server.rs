@@ -1,0 +1,195 @@
+//! One running server: killed, stopped and started again at will.
+
+use std::{
+    fs,
+    process::Child,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Error,
+    ports::free_port,
+    process::{self, Launch},
+};
+
+/// How long a server may take until it answers: recovery after a kill included.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a server may take to stop before it is killed.
+const STOPPED_WITHIN: Duration = Duration::from_secs(20);
+/// How often a server that comes up is asked whether it is there.
+const PROBE_EVERY: Duration = Duration::from_millis(20);
+/// Starts tried: the port may be taken at the last moment, and what a killed server has
+/// left behind (PostgreSQL's own children) may take a moment to be gone.
+const TRIES_MAX: u32 = 8;
+/// Between two of them.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(300);
+
+/// Everything there is to know about how to run one server.
+pub(crate) struct Plan {
+    pub(crate) name: &'static str,
+    pub(crate) launch: Launch,
+    pub(crate) url: String,
+    pub(crate) port: u16,
+    /// The signal that asks it to stop.
+    pub(crate) stop: i32,
+    /// Whether the process with this id takes requests: it, and not another server that
+    /// was faster to take the port.
+    pub(crate) answers: Box<dyn Fn(u32) -> bool + Send + Sync>,
+}
+
+/// A server that runs as a child process; clones are handles to the same one.
+#[derive(Clone)]
+pub struct Server(Arc<Inner>);
+
+struct Inner {
+    plan: Plan,
+    child: Mutex<Option<Child>>,
+}
+
+impl Server {
+    /// Runs what is planned for a port, and for another one when that is taken.
+    pub(crate) fn start(
+        fixed: Option<u16>,
+        plan: impl Fn(u16) -> Result<Plan, Error>,
+    ) -> Result<Self, Error> {
+        let mut tried = 1;
+        loop {
+            let plan = plan(fixed.unwrap_or_else(free_port))?;
+            let server = Self(Arc::new(Inner { plan, child: Mutex::new(None) }));
+            match server.try_once() {
+                Err(_) if tried < TRIES_MAX => tried += 1,
+                outcome => return outcome.map(|()| server),
+            }
+            thread::sleep(TRY_AGAIN_AFTER);
+        }
+    }
+
+    /// `nats`, `postgres` or `valkey`.
+    pub fn name(&self) -> &'static str {
+        self.0.plan.name
+    }
+
+    /// How to reach it; with the administrator's password where it asks for one.
+    pub fn url(&self) -> &str {
+        &self.0.plan.url
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.0.plan.port
+    }
+
+    /// Its process, unless it was killed or stopped.
+    pub fn pid(&self) -> Option<u32> {
+        self.child().as_ref().map(Child::id)
+    }
+
+    /// Kills it at once (SIGKILL), as a crash would. Its data stays.
+    pub fn kill(&self) {
+        let mut child = self.child();
+        if let Some(child) = child.as_mut() {
+            // Both fail only when it has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        *child = None;
+    }
+
+    /// Stops it in its own orderly way. Its data stays.
+    pub async fn stop(&self) {
+        let server = self.clone();
+        // Fails only when the runtime is being torn down; then dropping stops it.
+        let _ = tokio::task::spawn_blocking(move || server.stop_now()).await;
+    }
+
+    /// Starts it again on the same port and data, stopping it first when it runs; returns
+    /// when it answers.
+    ///
+    /// # Errors
+    /// When it does not come up; what it wrote last is in the error.
+    pub async fn restart(&self) -> Result<(), Error> {
+        let server = self.clone();
+        crate::blocking(move || {
+            server.stop_now();
+            let mut tried = 1;
+            loop {
+                match server.try_once() {
+                    Err(_) if tried < TRIES_MAX => tried += 1,
+                    outcome => return outcome,
+                }
+                thread::sleep(TRY_AGAIN_AFTER);
+            }
+        })
+        .await
+    }
+
+    /// Asks it to stop without waiting for it.
+    pub(crate) fn ask_to_stop(&self) {
+        if let Some(child) = self.child().as_ref() {
+            process::signal(child, self.0.plan.stop);
+        }
+    }
+
+    pub(crate) fn stop_now(&self) {
+        self.ask_to_stop();
+        let ended = match self.child().as_mut() {
+            Some(child) => process::wait(child, STOPPED_WITHIN).is_some(),
+            None => true,
+        };
+        if ended {
+            *self.child() = None;
+        } else {
+            self.kill();
+        }
+    }
+
+    /// Starts it once; on any failure nothing of it is left running.
+    fn try_once(&self) -> Result<(), Error> {
+        let Plan { name, launch, answers, .. } = &self.0.plan;
+        let mut child = process::spawn(launch).map_err(Error::io("cannot run", &launch.program))?;
+        let deadline = Instant::now() + READY_WITHIN;
+        let why = loop {
+            if answers(child.id()) {
+                *self.child() = Some(child);
+                return Ok(());
+            }
+            if let Some(status) = process::wait(&mut child, PROBE_EVERY) {
+                break format!("it ended at once ({status})");
+            }
+            if Instant::now() >= deadline {
+                break format!("it did not answer within {} s", READY_WITHIN.as_secs());
+            }
+        };
+        let _ = child.kill();
+        let _ = child.wait();
+        Err(Error::NotStarted { name, why, said: last_words(launch) })
+    }
+
+    fn child(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+        self.0.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inner {
+    /// The last handle of a server that nobody has stopped.
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(child) = child {
+            process::signal(child, self.plan.stop);
+            if process::wait(child, STOPPED_WITHIN).is_none() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+/// The end of a server's log.
+pub(crate) fn last_words(launch: &Launch) -> String {
+    let log = fs::read(&launch.log).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}

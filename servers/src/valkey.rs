@@ -1,0 +1,76 @@
+//! Valkey: the waiting room's store.
+
+use std::{
+    io::{Read, Write},
+    path::Path,
+};
+
+use crate::{
+    Error,
+    binaries::Binary,
+    probe,
+    process::Launch,
+    secrets::{self, private_folder},
+    server::{Plan, Server},
+};
+
+/// Starts Valkey (or Redis) on its folder.
+pub(crate) fn start(
+    binary: &Binary,
+    folder: &Path,
+    password: &str,
+    fixed: Option<u16>,
+) -> Result<Server, Error> {
+    let own = folder.join("valkey");
+    private_folder(&own).map_err(Error::io("cannot make", &own))?;
+    let conf = own.join("valkey.conf");
+    Server::start(fixed, |port| {
+        // In a file, because everybody can read a command line.
+        let text = configuration(port, &own, password);
+        secrets::write(&conf, text.as_bytes()).map_err(Error::io("cannot write", &conf))?;
+        let password = password.to_owned();
+        Ok(Plan {
+            name: "valkey",
+            url: format!("redis://:{password}@127.0.0.1:{port}/"),
+            port,
+            launch: Launch {
+                program: binary.path.clone(),
+                args: vec![conf.clone().into()],
+                env: Vec::new(),
+                account: None,
+                log: own.join("valkey.log"),
+                orphaned: libc::SIGKILL,
+            },
+            stop: libc::SIGTERM,
+            answers: Box::new(move |_| answers(port, &password).unwrap_or(false)),
+        })
+    })
+}
+
+fn configuration(port: u16, folder: &Path, password: &str) -> String {
+    format!(
+        "bind 127.0.0.1\n\
+         port {port}\n\
+         requirepass {password}\n\
+         dir \"{folder}\"\n\
+         daemonize no\n\
+         # A place that was answered as accepted survives a crash: on disk before the answer.\n\
+         appendonly yes\n\
+         appendfsync always\n\
+         save \"\"\n\
+         # A full memory is an error that is seen, never a place that is lost.\n\
+         maxmemory-policy noeviction\n",
+        folder = folder.display(),
+    )
+}
+
+/// `PONG` comes only once the append-only file has been read; and only a server that
+/// knows our password is ours.
+fn answers(port: u16, password: &str) -> std::io::Result<bool> {
+    let mut stream = probe::connect(port)?;
+    stream.write_all(format!("AUTH {password}\r\nPING\r\n").as_bytes())?;
+    let wanted = b"+OK\r\n+PONG\r\n";
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer)?;
+    Ok(answer == *wanted)
+}

@@ -1,0 +1,270 @@
+//! Concerts, schedules and seats.
+
+use axum::{
+    extract::{Request, State},
+    http::header,
+    response::Response,
+};
+use events::{
+    Command, ConcertId, Page, Problem, ScheduleId, Timestamp, codes,
+    concert::{
+        Admission, CancelSchedule, Concert, CreateConcert, FindConcerts, FindSchedules, GetConcert,
+        GetSeats, OpenSchedule, Schedule, SeatMap,
+    },
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use crate::{
+    Edge,
+    call::{Call, Head, Id, PLAN_BYTES_MAX, Params, is_of, json},
+    examples,
+    openapi::Op,
+    problem::{Copies, Refused, answer, with_header},
+};
+
+const TAG: &str = "catalogue";
+
+/// The operations of this area.
+pub(crate) fn ops() -> Vec<Op> {
+    readers().into_iter().map(Op::open_to_scripts).chain(organizers()).collect()
+}
+
+fn readers() -> Vec<Op> {
+    vec![
+        Op::get("/v1/concerts", find_concerts)
+            .named(TAG, "findConcerts", "Find concerts")
+            .query::<ConcertParams>()
+            .gives::<Page<Concert>>(200, "A page of concerts", examples::CONCERTS),
+        Op::get("/v1/concerts/{id}", get_concert)
+            .named(TAG, "getConcert", "Read one concert")
+            .gives::<Concert>(200, "The concert", examples::CONCERT)
+            .refuses(&[codes::NOT_FOUND]),
+        Op::get("/v1/concerts/{id}/schedules", find_schedules)
+            .named(TAG, "findSchedules", "List the schedules of a concert")
+            .query::<PageParams>()
+            .gives::<Page<Schedule>>(200, "A page of schedules", examples::SCHEDULES)
+            .refuses(&[codes::NOT_FOUND]),
+        Op::get("/v1/schedules/{id}/seats", get_seats)
+            .named(TAG, "getSeats", "Read the seat map of a schedule")
+            .explained("The map may be a moment old; only a reservation decides.")
+            .query::<SeatParams>()
+            .gives::<SeatMap>(200, "The seat map", examples::SEAT_MAP)
+            .refuses(&[codes::NOT_FOUND]),
+    ]
+}
+
+fn organizers() -> Vec<Op> {
+    vec![
+        Op::post("/v1/concerts", create_concert)
+            .named(TAG, "createConcert", "Enter a concert")
+            .role("organizer")
+            .command()
+            .takes::<CreateConcert>(examples::CREATE_CONCERT)
+            .gives::<Concert>(CreateConcert::STATUS, "The concert", examples::CONCERT),
+        Op::post("/v1/concerts/{id}/schedules", open_schedule)
+            .named(TAG, "openSchedule", "Put a performance on sale")
+            .explained(
+                "The seat plan is CSV with the header `section,row,seat,price`, one line a seat: \
+                 inside the JSON as text, or as a `text/csv` body with everything else in the \
+                 query. A malformed plan is refused with line, column and reason, and nothing is \
+                 stored. At most 8 MiB.",
+            )
+            .role("organizer")
+            .command()
+            .query::<ScheduleParams>()
+            .takes_without::<OpenSchedule>("concert_id", examples::OPEN_SCHEDULE)
+            .also_takes("text/csv", examples::SEAT_PLAN)
+            .gives::<Schedule>(OpenSchedule::STATUS, "The schedule", examples::SCHEDULE)
+            .refuses(&[codes::NOT_FOUND, codes::SEAT_PLAN_INVALID]),
+        Op::delete("/v1/schedules/{id}", cancel_schedule)
+            .named(TAG, "cancelSchedule", "Call a performance off")
+            .explained("Every hold ends, every payment is returned; that takes its time.")
+            .role("organizer")
+            .command()
+            .query::<CancelParams>()
+            .gives::<Schedule>(
+                CancelSchedule::STATUS,
+                "Cancelled; refunds follow",
+                examples::CANCELLED_SCHEDULE,
+            )
+            .refuses(&[codes::NOT_FOUND, codes::ALREADY_CANCELLED]),
+    ]
+}
+
+/// Which page of a list.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageParams {
+    /// `next_cursor` of the page before.
+    pub(crate) cursor: Option<String>,
+    /// Entries wanted, 1 to 100; 20 when absent.
+    pub(crate) limit: Option<u32>,
+}
+
+/// Which concerts.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ConcertParams {
+    /// Words that title or artist contain.
+    q: Option<String>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// Entries wanted, 1 to 100; 20 when absent.
+    limit: Option<u32>,
+}
+
+/// Which seats.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct SeatParams {
+    /// Only this section.
+    section: Option<String>,
+}
+
+/// Why a performance is called off.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct CancelParams {
+    /// Why, for the fans; at most 500 characters.
+    reason: Option<String>,
+}
+
+/// A schedule, beside a seat plan that comes as `text/csv`.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ScheduleParams {
+    /// With `text/csv`, required: where; 1 to 200 characters.
+    #[param(required = false)]
+    venue: String,
+    /// With `text/csv`, required: when the show begins.
+    #[param(required = false, value_type = String, format = DateTime)]
+    starts_at: Timestamp,
+    /// With `text/csv`: when the first fan is admitted; now when absent.
+    #[param(value_type = Option<String>, format = DateTime)]
+    opens_at: Option<Timestamp>,
+    /// With `text/csv`: fans admitted each second at most.
+    per_second: Option<u32>,
+    /// With `text/csv`: ACTIVE fans at any time at most.
+    active_max: Option<u32>,
+    /// With `text/csv`: seconds an admitted fan has to reserve.
+    pass_secs: Option<u32>,
+    /// With `text/csv`: seconds a hold lives.
+    hold_secs: Option<u32>,
+    /// With `text/csv`: seats one fan may hold or own.
+    seats_per_fan_max: Option<u32>,
+}
+
+impl ScheduleParams {
+    fn with_plan(self, concert_id: ConcertId, seat_plan: String) -> OpenSchedule {
+        let usual = Admission::default();
+        OpenSchedule {
+            concert_id,
+            venue: self.venue,
+            starts_at: self.starts_at,
+            opens_at: self.opens_at,
+            admission: Admission {
+                per_second: self.per_second.unwrap_or(usual.per_second),
+                active_max: self.active_max.unwrap_or(usual.active_max),
+                pass_secs: self.pass_secs.unwrap_or(usual.pass_secs),
+            },
+            hold_secs: self.hold_secs,
+            seats_per_fan_max: self.seats_per_fan_max,
+            seat_plan,
+        }
+    }
+}
+
+async fn find_concerts(
+    State(edge): State<Edge>,
+    Params(params): Params<ConcertParams>,
+    head: Head,
+) -> Result<Response, Refused> {
+    let ConcertParams { q, cursor, limit } = params;
+    edge.read(&head, &FindConcerts { q, cursor, limit }, Copies::Catalogue).await
+}
+
+async fn get_concert(
+    State(edge): State<Edge>,
+    Id(concert_id): Id<ConcertId>,
+    head: Head,
+) -> Result<Response, Refused> {
+    edge.read(&head, &GetConcert { concert_id }, Copies::Catalogue).await
+}
+
+async fn find_schedules(
+    State(edge): State<Edge>,
+    Id(concert_id): Id<ConcertId>,
+    Params(PageParams { cursor, limit }): Params<PageParams>,
+    head: Head,
+) -> Result<Response, Refused> {
+    edge.read(&head, &FindSchedules { concert_id, cursor, limit }, Copies::Catalogue).await
+}
+
+async fn get_seats(
+    State(edge): State<Edge>,
+    Id(schedule_id): Id<ScheduleId>,
+    Params(SeatParams { section }): Params<SeatParams>,
+    head: Head,
+) -> Result<Response, Refused> {
+    edge.read(&head, &GetSeats { schedule_id, section }, Copies::Catalogue).await
+}
+
+async fn create_concert(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> {
+    #[derive(Deserialize)]
+    struct Made {
+        concert_id: ConcertId,
+    }
+    let answered = edge.ask::<CreateConcert>(&call.head, call.body).await?;
+    let made = serde_json::from_slice::<Made>(&answered.body).ok();
+    let response = answer(answered, Copies::None);
+    Ok(match made {
+        Some(Made { concert_id }) => {
+            with_header(response, header::LOCATION, &format!("/v1/concerts/{concert_id}"))
+        }
+        None => response,
+    })
+}
+
+async fn open_schedule(
+    State(edge): State<Edge>,
+    Id(concert_id): Id<ConcertId>,
+    request: Request,
+) -> Result<Response, Refused> {
+    let uri = request.uri().clone();
+    let call = Call::read(request, PLAN_BYTES_MAX, &["application/json", "text/csv"]).await?;
+    let body = if is_of(&call.head.0, "text/csv") {
+        let Params(params) = Params::<ScheduleParams>::of(&uri)?;
+        let plan = String::from_utf8(call.body.into()).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let line = 1 + error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
+            Problem::new(codes::SEAT_PLAN_INVALID, format!("Line {line} is not UTF-8."))
+                .with("line", line)
+        })?;
+        json(&params.with_plan(concert_id, plan))
+    } else {
+        call.body_with(&[("concert_id", concert_id.to_string())])?
+    };
+    let answered = edge.ask::<OpenSchedule>(&call.head, body).await?;
+    Ok(answer(answered, Copies::None))
+}
+
+async fn cancel_schedule(
+    State(edge): State<Edge>,
+    Id(schedule_id): Id<ScheduleId>,
+    Params(CancelParams { reason }): Params<CancelParams>,
+    head: Head,
+) -> Result<Response, Refused> {
+    let command = CancelSchedule { schedule_id, reason: reason.unwrap_or_default() };
+    let location = format!("/v1/schedules/{schedule_id}/seats");
+    let response = edge.command::<CancelSchedule>(&head, json(&command)).await?;
+    Ok(match response.status().is_success() {
+        true => with_header(response, header::LOCATION, &location),
+        false => response,
+    })
+}

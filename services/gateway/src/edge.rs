@@ -1,0 +1,189 @@
+//! What every handler has at hand.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use axum::response::Response;
+use bytes::Bytes;
+use events::{Command, Problem, codes};
+use mesh::{Answered, AskHeaders, Asker, Link};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    Settings,
+    call::{Call, Head, json},
+    hub::Hub,
+    limits::Limits,
+    problem::{Copies, Refused, answer},
+    wait::Waiters,
+};
+
+/// Commands and reads on their way at once; more are turned away.
+const ASKS_MAX: usize = 8_192;
+/// Event streams open at once; more are turned away.
+const FOLLOWERS_MAX: usize = 10_000;
+
+/// The gateway's state; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Edge(Arc<Inner>);
+
+struct Inner {
+    link: Link,
+    asker: Asker,
+    waiters: Arc<Waiters>,
+    hub: Arc<Hub>,
+    limits: Limits,
+    asks: AtomicUsize,
+    followers: Arc<Semaphore>,
+    shutdown: CancellationToken,
+}
+
+impl Edge {
+    pub(crate) fn new(link: Link, settings: &Settings, shutdown: CancellationToken) -> Self {
+        let asker = Asker::new(link.clone());
+        Self(Arc::new(Inner {
+            hub: Arc::new(Hub::new(asker.clone())),
+            waiters: Arc::default(),
+            limits: Limits::new(settings),
+            asks: AtomicUsize::new(0),
+            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            link,
+            asker,
+            shutdown,
+        }))
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.0.link
+    }
+
+    pub(crate) fn asker(&self) -> &Asker {
+        &self.0.asker
+    }
+
+    pub(crate) fn waiters(&self) -> &Arc<Waiters> {
+        &self.0.waiters
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.0.hub
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    pub(crate) fn shutdown(&self) -> &CancellationToken {
+        &self.0.shutdown
+    }
+
+    /// Room for one more event stream.
+    pub(crate) fn place_to_follow(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.0.followers.clone().try_acquire_owned().map_err(|_| overloaded())
+    }
+
+    /// Gives a command an id and asks its service.
+    pub(crate) async fn ask<C: Command>(
+        &self,
+        head: &Head,
+        body: Bytes,
+    ) -> Result<Answered, Refused> {
+        self.ask_as::<C>(head, body, Uuid::now_v7()).await
+    }
+
+    /// Asks a command's service, proposing an id for what it makes.
+    pub(crate) async fn ask_as<C: Command>(
+        &self,
+        head: &Head,
+        body: Bytes,
+        id: Uuid,
+    ) -> Result<Answered, Refused> {
+        self.send(C::ENDPOINT, body, head.ask(Some(id))?).await
+    }
+
+    /// Asks for something that changes nothing; a key for repeating it has no meaning.
+    pub(crate) async fn look<C: Command>(
+        &self,
+        head: &Head,
+        query: &C,
+    ) -> Result<Answered, Refused> {
+        let about = AskHeaders { idempotency_key: None, ..head.ask(None)? };
+        self.send(C::ENDPOINT, json(query), about).await
+    }
+
+    /// A command whose answer is the response.
+    pub(crate) async fn command<C: Command>(
+        &self,
+        head: &Head,
+        body: Bytes,
+    ) -> Result<Response, Refused> {
+        Ok(answer(self.ask::<C>(head, body).await?, Copies::None))
+    }
+
+    /// A command whose body is the request's, and whose answer is the response.
+    pub(crate) async fn make<C: Command>(&self, call: Call) -> Result<Response, Refused> {
+        self.command::<C>(&call.head, call.body).await
+    }
+
+    /// A read whose answer is the response.
+    pub(crate) async fn read<C: Command>(
+        &self,
+        head: &Head,
+        query: &C,
+        copies: Copies,
+    ) -> Result<Response, Refused> {
+        Ok(answer(self.look(head, query).await?, copies))
+    }
+
+    async fn send(
+        &self,
+        endpoint: &'static str,
+        body: Bytes,
+        about: AskHeaders<'_>,
+    ) -> Result<Answered, Refused> {
+        let _one_of_them = Asking::begin(&self.0.asks)?;
+        Ok(self.0.asker.ask(endpoint, body, about).await?)
+    }
+}
+
+/// One command on its way.
+struct Asking<'a>(&'a AtomicUsize);
+
+impl<'a> Asking<'a> {
+    fn begin(asks: &'a AtomicUsize) -> Result<Self, Problem> {
+        let asking = Self(asks);
+        match asks.fetch_add(1, Ordering::Relaxed) < ASKS_MAX {
+            true => Ok(asking),
+            false => Err(overloaded()),
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn overloaded() -> Problem {
+    Problem::from(codes::OVERLOADED).with("retry_after_secs", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_is_turned_away_and_leaves_no_trace() {
+        let asks = AtomicUsize::new(0);
+        let all: Vec<_> = (0..ASKS_MAX).map(|_| Asking::begin(&asks).unwrap()).collect();
+        assert!(Asking::begin(&asks).is_err());
+        assert_eq!(asks.load(Ordering::Relaxed), ASKS_MAX);
+        drop(all);
+        assert_eq!(asks.load(Ordering::Relaxed), 0);
+    }
+}

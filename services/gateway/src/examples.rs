@@ -1,0 +1,236 @@
+//! Examples for the API's documentation. Each is read as its type when the document is
+//! made, so none can go stale.
+
+pub(crate) const REGISTER: &str =
+    r#"{"email":"fan@example.com","password":"correct horse battery"}"#;
+
+pub(crate) const REFRESH: &str = r#"{"refresh_token":"gJ2yq0VnTz6l8cYb4w1x"}"#;
+
+pub(crate) const SESSION: &str = r#"{
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "roles": ["fan"],
+    "access_token": "eyJhbGciOiJFZERTQSIsImtpZCI6IjEifQ.eyJzdWIiOiIuLi4ifQ.c2lnbmF0dXJl",
+    "expires_in_secs": 900,
+    "refresh_token": "gJ2yq0VnTz6l8cYb4w1x"
+}"#;
+
+pub(crate) const ACCOUNT: &str =
+    r#"{"user_id":"019a8f3e-0001-7000-8000-000000000001","roles":["fan","organizer"]}"#;
+
+pub(crate) const JWKS: &str = r#"{"keys":[{
+    "kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"1",
+    "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+}]}"#;
+
+pub(crate) const CREATE_CONCERT: &str =
+    r#"{"title":"Night Train","artist":"The Sleepers","description":"One night only."}"#;
+
+pub(crate) const CONCERT: &str = r#"{
+    "concert_id": "019a8f3e-0002-7000-8000-000000000001",
+    "title": "Night Train",
+    "artist": "The Sleepers",
+    "description": "One night only.",
+    "created_at": "2027-03-01T09:00:00Z"
+}"#;
+
+pub(crate) const CONCERTS: &str = r#"{"items":[{
+    "concert_id": "019a8f3e-0002-7000-8000-000000000001",
+    "title": "Night Train",
+    "artist": "The Sleepers",
+    "description": "One night only.",
+    "created_at": "2027-03-01T09:00:00Z"
+}],"next_cursor":"019a8f3e-0002-7000-8000-000000000001"}"#;
+
+pub(crate) const SEAT_PLAN: &str = "section,row,seat,price\nA,1,1,120000\nA,1,2,120000\n";
+
+pub(crate) const OPEN_SCHEDULE: &str = r#"{
+    "venue": "Club Blau",
+    "starts_at": "2027-06-01T19:00:00Z",
+    "opens_at": "2027-03-10T10:00:00Z",
+    "admission": {"per_second": 100, "active_max": 1000, "pass_secs": 300},
+    "hold_secs": 300,
+    "seats_per_fan_max": 4,
+    "seat_plan": "section,row,seat,price\nA,1,1,120000\nA,1,2,120000\n"
+}"#;
+
+pub(crate) const SCHEDULE: &str = r#"{
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "concert_id": "019a8f3e-0002-7000-8000-000000000001",
+    "venue": "Club Blau",
+    "starts_at": "2027-06-01T19:00:00Z",
+    "opens_at": "2027-03-10T10:00:00Z",
+    "state": "open",
+    "admission": {"per_second": 100, "active_max": 1000, "pass_secs": 300},
+    "hold_secs": 300,
+    "seats_per_fan_max": 4,
+    "seats_total": 2
+}"#;
+
+pub(crate) const CANCELLED_SCHEDULE: &str = r#"{
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "concert_id": "019a8f3e-0002-7000-8000-000000000001",
+    "venue": "Club Blau",
+    "starts_at": "2027-06-01T19:00:00Z",
+    "opens_at": "2027-03-10T10:00:00Z",
+    "state": "cancelled",
+    "admission": {"per_second": 100, "active_max": 1000, "pass_secs": 300},
+    "hold_secs": 300,
+    "seats_per_fan_max": 4,
+    "seats_total": 2
+}"#;
+
+pub(crate) const SCHEDULES: &str = r#"{"items":[{
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "concert_id": "019a8f3e-0002-7000-8000-000000000001",
+    "venue": "Club Blau",
+    "starts_at": "2027-06-01T19:00:00Z",
+    "opens_at": "2027-03-10T10:00:00Z",
+    "state": "open",
+    "admission": {"per_second": 100, "active_max": 1000, "pass_secs": 300},
+    "hold_secs": 300,
+    "seats_per_fan_max": 4,
+    "seats_total": 2
+}]}"#;
+
+pub(crate) const SEAT_MAP: &str = r#"{
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "sections": [{"section": "A", "free": 1, "held": 1, "sold": 0}],
+    "seats": [
+        {"seat": "A-1-1", "price": 120000, "state": "held"},
+        {"seat": "A-1-2", "price": 120000, "state": "free"}
+    ]
+}"#;
+
+pub(crate) const ENTER: &str = "{}";
+
+pub(crate) const PLACE: &str = r#"{
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "state": "WAITING",
+    "position": 412,
+    "expected_wait_secs": 5,
+    "poll_after_secs": 2,
+    "ticket": "eyJhbGciOiJFZERTQSIsImtpZCI6IjEifQ.eyJ0aWNrZXQiOjQxM30.c2lnbmF0dXJl"
+}"#;
+
+pub(crate) const ACTIVE_PLACE: &str = r#"{
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "state": "ACTIVE",
+    "pass": "eyJhbGciOiJFZERTQSIsImtpZCI6IjEifQ.eyJwYXNzIjoiLi4uIn0.c2lnbmF0dXJl",
+    "reserve_until": "2027-03-10T10:05:07Z"
+}"#;
+
+pub(crate) const LEFT_PLACE: &str = r#"{
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "state": "EXPIRED",
+    "reason": "left"
+}"#;
+
+pub(crate) const PLACE_EVENTS: &str = "event: place\n\
+data: {\"schedule_id\":\"019a8f3e-0003-7000-8000-000000000001\",\"state\":\"WAITING\",\"position\":412}\n\n";
+
+pub(crate) const RESERVE: &str = r#"{
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "seats": ["A-1-1", "A-1-2"],
+    "pass": "eyJhbGciOiJFZERTQSIsImtpZCI6IjEifQ.eyJwYXNzIjoiLi4uIn0.c2lnbmF0dXJl"
+}"#;
+
+pub(crate) const RESERVATION: &str = r#"{
+    "reservation_id": "019a8f3e-0004-7000-8000-000000000001",
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "state": "PENDING",
+    "seats": [{"seat": "A-1-1", "price": 120000}, {"seat": "A-1-2", "price": 120000}],
+    "amount": 240000,
+    "created_at": "2027-03-10T10:00:12Z",
+    "expires_at": "2027-03-10T10:05:12Z"
+}"#;
+
+pub(crate) const RESERVATIONS: &str = r#"{"items":[{
+    "reservation_id": "019a8f3e-0004-7000-8000-000000000001",
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "state": "CONFIRMED",
+    "seats": [{"seat": "A-1-1", "price": 120000}, {"seat": "A-1-2", "price": 120000}],
+    "amount": 240000,
+    "created_at": "2027-03-10T10:00:12Z",
+    "expires_at": "2027-03-10T10:05:12Z",
+    "payment_id": "019a8f3e-0005-7000-8000-000000000001"
+}]}"#;
+
+pub(crate) const CANCELLED: &str = r#"{
+    "reservation_id": "019a8f3e-0004-7000-8000-000000000001",
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "state": "CANCELLED",
+    "seats": [{"seat": "A-1-1", "price": 120000}, {"seat": "A-1-2", "price": 120000}],
+    "amount": 240000,
+    "created_at": "2027-03-10T10:00:12Z",
+    "expires_at": "2027-03-10T10:05:12Z",
+    "payment_id": "019a8f3e-0005-7000-8000-000000000001"
+}"#;
+
+pub(crate) const CHARGE: &str = r#"{"amount":500000}"#;
+
+pub(crate) const ENTRY: &str = r#"{
+    "entry_id": "019a8f3e-0006-7000-8000-000000000001",
+    "kind": "charge",
+    "amount": 500000,
+    "balance": 500000,
+    "at": "2027-03-10T09:30:00Z"
+}"#;
+
+pub(crate) const BALANCE: &str =
+    r#"{"user_id":"019a8f3e-0001-7000-8000-000000000001","balance":500000}"#;
+
+pub(crate) const ENTRIES: &str = r#"{"items":[{
+    "entry_id": "019a8f3e-0006-7000-8000-000000000002",
+    "kind": "debit",
+    "amount": -240000,
+    "balance": 260000,
+    "payment_id": "019a8f3e-0005-7000-8000-000000000001",
+    "at": "2027-03-10T10:00:20Z"
+}]}"#;
+
+pub(crate) const PAY: &str = r#"{"reservation_id":"019a8f3e-0004-7000-8000-000000000001"}"#;
+
+pub(crate) const PAYMENT: &str = r#"{
+    "payment_id": "019a8f3e-0005-7000-8000-000000000001",
+    "reservation_id": "019a8f3e-0004-7000-8000-000000000001",
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "amount": 240000,
+    "state": "REQUESTED",
+    "requested_at": "2027-03-10T10:00:20Z"
+}"#;
+
+pub(crate) const COMPLETED_PAYMENT: &str = r#"{
+    "payment_id": "019a8f3e-0005-7000-8000-000000000001",
+    "reservation_id": "019a8f3e-0004-7000-8000-000000000001",
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "amount": 240000,
+    "state": "COMPLETED",
+    "requested_at": "2027-03-10T10:00:20Z",
+    "ended_at": "2027-03-10T10:00:20.007Z"
+}"#;
+
+pub(crate) const PAYMENTS: &str = r#"{"items":[{
+    "payment_id": "019a8f3e-0005-7000-8000-000000000001",
+    "reservation_id": "019a8f3e-0004-7000-8000-000000000001",
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "amount": 240000,
+    "state": "FAILED",
+    "reason": "insufficient_balance",
+    "requested_at": "2027-03-10T10:00:20Z",
+    "ended_at": "2027-03-10T10:00:20.004Z"
+}]}"#;
+
+pub(crate) const MY_EVENTS: &str = "event: payment.completed\n\
+data: {\"type\":\"payment.completed\",\"id\":\"019a8f3e-0007-7000-8000-000000000001\",\
+\"saga_id\":\"019a8f3e-0005-7000-8000-000000000001\",\"at\":\"2027-03-10T10:00:20.007Z\",\
+\"data\":{\"payment_id\":\"019a8f3e-0005-7000-8000-000000000001\",\"amount\":240000}}\n\
+id: 1.2a.5b.11.2f\n\n";

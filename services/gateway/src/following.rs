@@ -1,0 +1,335 @@
+//! Following events: the caller's own facts as server-sent events, resumable.
+//!
+//! A connection first reads what is stored after its cursor, then goes on live, then, if
+//! anything was missed, reads again: no gap and no repeat. Each event's `id` is the cursor
+//! after it.
+
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
+
+use axum::{
+    extract::State,
+    http::HeaderMap,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, Sse},
+    },
+};
+use events::{Problem, Timestamp, UserId, codes};
+use futures::{Stream, stream};
+use mesh::{Caller, Fact, clock};
+use serde::Deserialize;
+use tokio::{
+    sync::{OwnedSemaphorePermit, broadcast::error::RecvError},
+    time::Instant,
+};
+use tracing::warn;
+
+use crate::{
+    Edge,
+    call::Head,
+    cursor::{Cursor, FOLLOWED},
+    examples,
+    hub::{Membership, Signal, Told},
+    openapi::Op,
+    problem::Refused,
+};
+
+/// How long a connection may be silent.
+pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+/// Stored facts read of one stream at a time.
+const CATCH_UP_FACTS: usize = 500;
+/// Stored facts, of everybody, that are read for one resumption at most.
+const RESUME_FACTS_MAX: u64 = 500_000;
+
+/// The operations of this area.
+pub(crate) fn ops() -> Vec<Op> {
+    vec![
+        Op::get("/v1/me/events", follow_me)
+            .named("following", "followMyEvents", "Follow the caller's own events")
+            .explained(
+                "Server-sent events: every fact about the caller's reservations, payments, points \
+                 and places, as it is told. `event:` is the fact's name, `data:` is JSON with \
+                 `type`, `id`, `saga_id`, `at` and `data`, and `id:` is an opaque cursor. Send the \
+                 last `id` as `Last-Event-ID` to go on exactly behind it. Silence is broken by \
+                 comments, at the latest every 15 seconds; a client that reads too slowly is \
+                 disconnected and resumes by its cursor.",
+            )
+            .token()
+            .header("Last-Event-ID", "The `id` of the last event that was handled.")
+            .streams(examples::MY_EVENTS)
+            .refuses(&[codes::INVALID]),
+    ]
+}
+
+async fn follow_me(State(edge): State<Edge>, head: Head) -> Result<Response, Refused> {
+    let (user, until) = verified(&edge, &head).await?;
+    let permit = edge.place_to_follow()?;
+    let membership = edge.hub().join(user).await?;
+    let seen = edge.hub().seen();
+    let cursor = match last_event_id(&head.0)? {
+        None => seen,
+        // A broker that was restored from an old disk ends before the cursor.
+        Some(cursor) => cursor.min(&seen),
+    };
+    if cursor.behind(&seen) > RESUME_FACTS_MAX {
+        return Err(Problem::new(
+            codes::INVALID,
+            "`Last-Event-ID` is too old; read the lists, then follow without it.",
+        )
+        .into());
+    }
+    let follower = Follower {
+        beat: Beat::new(until),
+        edge,
+        user,
+        membership,
+        cursor,
+        catching_up_to: Some(seen),
+        ready: VecDeque::from([Event::default().id(cursor.to_string())]),
+        _permit: permit,
+    };
+    Ok(sse(stream::unfold(follower, |mut follower| async move {
+        follower.next().await.map(|event| (event, follower))
+    })))
+}
+
+/// The user of an access token, and until when it holds.
+pub(crate) async fn verified(edge: &Edge, head: &Head) -> Result<(UserId, Timestamp), Problem> {
+    match edge.link().verifier().access(head.token()?, clock::now()).await? {
+        Caller::User { user_id, expires_at, .. } => Ok((user_id, expires_at)),
+        Caller::Anonymous | Caller::Mesh => Err(codes::UNAUTHENTICATED.into()),
+    }
+}
+
+/// A stream of events as a response that no proxy keeps or delays.
+pub(crate) fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+    use futures::StreamExt;
+    let response = Sse::new(events.map(Ok::<_, Infallible>)).into_response();
+    let (mut parts, body) = response.into_parts();
+    let private = [("cache-control", "no-store"), ("x-accel-buffering", "no")];
+    for (name, value) in private {
+        parts.headers.insert(name, axum::http::HeaderValue::from_static(value));
+    }
+    Response::from_parts(parts, body)
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    value
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .map(Some)
+        .ok_or_else(|| Problem::new(codes::INVALID, "`Last-Event-ID` is none of ours."))
+}
+
+/// When a connection says that it is alive, and when it ends.
+pub(crate) struct Beat {
+    next: Instant,
+    end: Instant,
+}
+
+/// What a connection has to say on its own account.
+pub(crate) enum Pulse {
+    /// Nothing was said for a while.
+    Alive,
+    /// The token that it was opened with has run out.
+    Expired,
+}
+
+impl Beat {
+    /// Beats until a token runs out.
+    pub(crate) fn new(until: Timestamp) -> Self {
+        let left_ms = until.unix_millis() - clock::now().unix_millis();
+        let now = Instant::now();
+        Self {
+            next: now + HEARTBEAT_EVERY,
+            end: now + Duration::from_millis(left_ms.max(0).unsigned_abs()),
+        }
+    }
+
+    /// Something was said just now.
+    pub(crate) fn said(&mut self) {
+        self.next = Instant::now() + HEARTBEAT_EVERY;
+    }
+
+    /// The next thing to say.
+    pub(crate) async fn pulse(&mut self) -> Pulse {
+        tokio::time::sleep_until(self.next.min(self.end)).await;
+        if Instant::now() >= self.end {
+            return Pulse::Expired;
+        }
+        self.said();
+        Pulse::Alive
+    }
+}
+
+/// One connection.
+struct Follower {
+    edge: Edge,
+    user: UserId,
+    membership: Membership,
+    /// Everything up to here was handled.
+    cursor: Cursor,
+    /// Up to where the store is read before going on live.
+    catching_up_to: Option<Cursor>,
+    ready: VecDeque<Event>,
+    beat: Beat,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Follower {
+    /// The next event; `None` ends the connection.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                self.beat.said();
+                return Some(event);
+            }
+            match self.catching_up_to {
+                Some(end) => self.catch_up(&end).await?,
+                None => self.go_on().await?,
+            }
+        }
+    }
+
+    /// Reads one more piece of what is stored.
+    async fn catch_up(&mut self, end: &Cursor) -> Option<()> {
+        if self.edge.shutdown().is_cancelled() {
+            return None;
+        }
+        let mut mine: [VecDeque<Told>; FOLLOWED.len()] = Default::default();
+        let mut read_to = self.cursor;
+        for (stream, service) in FOLLOWED.into_iter().enumerate() {
+            let from = self.cursor.0[stream];
+            if from >= end.0[stream] {
+                continue;
+            }
+            let mut facts =
+                match self.edge.asker().stored_since(service, from, CATCH_UP_FACTS).await {
+                    Ok(facts) => facts,
+                    // The client comes back with its cursor, and by then it may be better.
+                    Err(problem) => {
+                        warn!(%problem, "stored events cannot be read");
+                        return None;
+                    }
+                };
+            // What lies beyond comes live.
+            facts.retain(|fact| fact.stream_seq() <= end.0[stream]);
+            read_to.0[stream] = facts.last().map_or(end.0[stream], Fact::stream_seq);
+            mine[stream] = facts
+                .into_iter()
+                .filter(|fact| is_of(fact, self.user))
+                .map(|fact| Told { stream, seq: fact.stream_seq(), fact })
+                .collect();
+        }
+        while let Some(told) = earliest(&mut mine) {
+            self.take(&told);
+        }
+        self.cursor = read_to;
+        if self.cursor.behind(end) == 0 {
+            self.catching_up_to = None;
+        }
+        Some(())
+    }
+
+    /// Waits for the next fact, or for time to pass.
+    async fn go_on(&mut self) -> Option<()> {
+        tokio::select! {
+            () = self.edge.shutdown().cancelled() => None,
+            signal = self.membership.next() => match signal {
+                Ok(Signal::Told(told)) => {
+                    if told.seq > self.cursor.0[told.stream] {
+                        self.take(&told);
+                    }
+                    Some(())
+                }
+                Ok(Signal::Missed(end)) => {
+                    // Further only after the broker has forgotten: what is told anew is
+                    // a repeat to this client, by its `id` inside.
+                    self.cursor = self.cursor.min(&end);
+                    self.catching_up_to = Some(end);
+                    Some(())
+                }
+                Err(RecvError::Lagged(_) | RecvError::Closed) => self.end_with("too slow"),
+            },
+            pulse = self.beat.pulse() => match pulse {
+                Pulse::Expired => self.end_with("the token has run out"),
+                Pulse::Alive => {
+                    if let Some(seen) = self.membership.caught_up_to() {
+                        self.cursor = self.cursor.max(&seen);
+                    }
+                    let alive = Event::default().comment("").id(self.cursor.to_string());
+                    self.ready.push_back(alive);
+                    Some(())
+                }
+            },
+        }
+    }
+
+    /// Says why, and ends after it: the next signal of a closed membership is its end.
+    fn end_with(&mut self, why: &str) -> Option<()> {
+        if self.membership.leave() {
+            let id = self.cursor.to_string();
+            self.ready.push_back(Event::default().comment(format!("{why}; resume")).id(id));
+            return Some(());
+        }
+        None
+    }
+
+    fn take(&mut self, told: &Told) {
+        self.cursor.0[told.stream] = told.seq;
+        if let Some(data) = data_of(&told.fact) {
+            let event = Event::default().event(told.fact.name()).data(data);
+            self.ready.push_back(event.id(self.cursor.to_string()));
+        }
+    }
+}
+
+fn is_of(fact: &Fact, user: UserId) -> bool {
+    #[derive(Deserialize)]
+    struct Whose {
+        user_id: UserId,
+    }
+    serde_json::from_slice::<Whose>(fact.payload()).is_ok_and(|whose| whose.user_id == user)
+}
+
+/// The fact told first, of several streams that are each in order.
+fn earliest(streams: &mut [VecDeque<Told>]) -> Option<Told> {
+    streams
+        .iter_mut()
+        .filter(|told| !told.is_empty())
+        .min_by_key(|told| told.front().and_then(|told| told.fact.at()))?
+        .pop_front()
+}
+
+/// The event's data. The fact is passed on as it is.
+fn data_of(fact: &Fact) -> Option<String> {
+    let payload = std::str::from_utf8(fact.payload()).ok()?;
+    if payload.contains(['\r', '\n']) {
+        return None;
+    }
+    let (name, id, saga, at) = (fact.name(), fact.event_id()?, fact.saga_id()?, fact.at()?);
+    Some(format!(
+        r#"{{"type":"{name}","id":"{id}","saga_id":"{saga}","at":"{at}","data":{payload}}}"#
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_last_event_id_is_invalid() {
+        let headers = |text: &'static str| {
+            HeaderMap::from_iter([(
+                axum::http::HeaderName::from_static("last-event-id"),
+                axum::http::HeaderValue::from_static(text),
+            )])
+        };
+        assert_eq!(last_event_id(&HeaderMap::new()).unwrap(), None);
+        let cursor = last_event_id(&headers("1.1.2.3.4")).unwrap();
+        assert_eq!(cursor, Some(Cursor([1, 2, 3, 4])));
+        assert!(last_event_id(&headers("17")).unwrap_err().is(codes::INVALID));
+    }
+}

@@ -1,0 +1,252 @@
+//! One live subscription for everybody who follows their own facts.
+//!
+//! The subscription exists only while somebody is there. Each user has one bounded channel,
+//! however many connections read it; who does not keep up is cut off by the channel, never
+//! buffered.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use events::{Problem, UserId, codes};
+use mesh::{Asker, Fact};
+use serde::Deserialize;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::cursor::{Cursor, FOLLOWED};
+
+/// Facts that a connection may lag behind.
+const CHANNEL_FACTS_MAX: usize = 64;
+/// How long a new follower waits for the subscription.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an unused subscription is looked for.
+const IDLE_CHECK_EVERY: Duration = Duration::from_secs(30);
+/// How long a failed subscription rests.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What a follower hears.
+#[derive(Debug, Clone)]
+pub(crate) enum Signal {
+    /// A fact about the user.
+    Told(Arc<Told>),
+    /// Facts up to here may have passed unseen; what is stored is the truth.
+    Missed(Cursor),
+}
+
+/// A fact and where it stands.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Which of [`FOLLOWED`].
+    pub(crate) stream: usize,
+    /// Its sequence there.
+    pub(crate) seq: u64,
+    /// The fact.
+    pub(crate) fact: Fact,
+}
+
+/// The followers of this process and their subscription.
+pub(crate) struct Hub {
+    asker: Asker,
+    users: Mutex<HashMap<UserId, broadcast::Sender<Signal>>>,
+    joined: Notify,
+    /// Whether the subscription exists. Changes to false only under the lock of `users`,
+    /// so that nobody joins what is being closed.
+    open: watch::Sender<bool>,
+    /// The last sequence passed on of each stream.
+    seen: [AtomicU64; FOLLOWED.len()],
+}
+
+impl Hub {
+    /// A hub that follows nothing yet.
+    pub(crate) fn new(asker: Asker) -> Self {
+        Self {
+            asker,
+            users: Mutex::default(),
+            joined: Notify::new(),
+            open: watch::Sender::new(false),
+            seen: Default::default(),
+        }
+    }
+
+    /// Begins to follow a user's facts. Everything up to [`Hub::seen`], read afterwards, is
+    /// stored; everything beyond it will be signalled.
+    ///
+    /// # Errors
+    /// `unavailable` when the subscription cannot be made.
+    pub(crate) async fn join(self: &Arc<Self>, user: UserId) -> Result<Membership, Problem> {
+        let receiver = {
+            let mut users = self.users();
+            let channel =
+                users.entry(user).or_insert_with(|| broadcast::Sender::new(CHANNEL_FACTS_MAX));
+            channel.subscribe()
+        };
+        let membership = Membership { hub: self.clone(), user, receiver: Some(receiver) };
+        self.joined.notify_one();
+        let mut open = self.open.subscribe();
+        match tokio::time::timeout(JOIN_TIMEOUT, open.wait_for(|open| *open)).await {
+            Ok(Ok(_)) => Ok(membership),
+            _ => Err(Problem::new(codes::UNAVAILABLE, "Events cannot be followed right now.")
+                .with("retry_after_secs", 2)),
+        }
+    }
+
+    /// How far the subscription has come.
+    pub(crate) fn seen(&self) -> Cursor {
+        Cursor(std::array::from_fn(|stream| self.seen[stream].load(Ordering::Acquire)))
+    }
+
+    /// Keeps the subscription while somebody is there, until shutdown.
+    pub(crate) async fn run(&self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            if self.users().is_empty() {
+                tokio::select! {
+                    () = self.joined.notified() => {}
+                    () = shutdown.cancelled() => return,
+                }
+            }
+            if let Err(problem) = self.follow(&shutdown).await {
+                warn!(%problem, "live events interrupted");
+                let _users = self.users();
+                self.open.send_replace(false);
+            }
+            if !*self.open.borrow() && !self.users().is_empty() {
+                tokio::select! {
+                    () = tokio::time::sleep(RETRY_AFTER) => {}
+                    () = shutdown.cancelled() => return,
+                }
+            }
+        }
+    }
+
+    async fn follow(&self, shutdown: &CancellationToken) -> Result<(), Problem> {
+        let mut live = self.asker.follow(&FOLLOWED).await?;
+        let mut base = Cursor::default();
+        for (seq, service) in base.0.iter_mut().zip(FOLLOWED) {
+            *seq = self.asker.last_seq(service).await?;
+        }
+        // What was told while there was no subscription is stored: who was there before
+        // has to read it.
+        self.skip_to(base);
+        self.open.send_replace(true);
+        let mut idle_check = tokio::time::interval(IDLE_CHECK_EVERY);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                _ = idle_check.tick() => if self.close_if_idle() { return Ok(()) },
+                fact = live.next() => match fact {
+                    Some(fact) => self.pass_on(fact, &base),
+                    None => return Err(codes::UNAVAILABLE.into()),
+                },
+            }
+        }
+    }
+
+    fn close_if_idle(&self) -> bool {
+        let users = self.users();
+        if users.is_empty() {
+            self.open.send_replace(false);
+        }
+        users.is_empty()
+    }
+
+    /// Each stream's facts come in the order of their sequences, without a hole. A hole is
+    /// a lost connection or a slow process; a step back is a broker that has forgotten and
+    /// is told again. Either way what is stored is the truth.
+    fn pass_on(&self, fact: Fact, base: &Cursor) {
+        let Some(stream) = FOLLOWED.iter().position(|service| *service == fact.service()) else {
+            return;
+        };
+        let (seq, seen) = (fact.stream_seq(), self.seen[stream].load(Ordering::Acquire));
+        if seq <= seen && seen == base.0[stream] {
+            // Told between the subscription and the look at the stream's end.
+            return;
+        }
+        if seq == seen + 1 {
+            self.tell(Told { stream, seq, fact });
+            // Only after the signal: who reads `seen` and then finds its channel empty has
+            // handled everything up to there.
+            self.seen[stream].store(seq, Ordering::Release);
+        } else {
+            let mut to = self.seen();
+            to.0[stream] = seq;
+            self.skip_to(to);
+        }
+    }
+
+    /// Goes on from another place and tells everybody so. A step forward is signalled
+    /// before it is taken, as with a fact. A step back is taken first: a follower that has
+    /// gone back must not find the old, further place here and leap over what is told anew.
+    fn skip_to(&self, to: Cursor) {
+        for (seen, seq) in self.seen.iter().zip(to.0) {
+            seen.fetch_min(seq, Ordering::AcqRel);
+        }
+        for channel in self.users().values() {
+            let _ = channel.send(Signal::Missed(to));
+        }
+        for (seen, seq) in self.seen.iter().zip(to.0) {
+            seen.store(seq, Ordering::Release);
+        }
+    }
+
+    fn tell(&self, told: Told) {
+        #[derive(Deserialize)]
+        struct Whose {
+            user_id: UserId,
+        }
+        let Ok(Whose { user_id }) = serde_json::from_slice(told.fact.payload()) else { return };
+        if let Some(channel) = self.users().get(&user_id) {
+            let _ = channel.send(Signal::Told(Arc::new(told)));
+        }
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<UserId, broadcast::Sender<Signal>>> {
+        // Nothing that holds the lock can panic half way through a change.
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection's place in the hub; left when dropped.
+pub(crate) struct Membership {
+    hub: Arc<Hub>,
+    user: UserId,
+    receiver: Option<broadcast::Receiver<Signal>>,
+}
+
+impl Membership {
+    /// The next signal; an error when this connection was too slow.
+    pub(crate) async fn next(&mut self) -> Result<Signal, broadcast::error::RecvError> {
+        match &mut self.receiver {
+            Some(receiver) => receiver.recv().await,
+            None => Err(broadcast::error::RecvError::Closed),
+        }
+    }
+
+    /// Hears no more; false when it had left before.
+    pub(crate) fn leave(&mut self) -> bool {
+        self.receiver.take().is_some()
+    }
+
+    /// Up to where everything has been handled, if nothing waits in the channel.
+    pub(crate) fn caught_up_to(&self) -> Option<Cursor> {
+        let seen = self.hub.seen();
+        self.receiver.as_ref().is_some_and(broadcast::Receiver::is_empty).then_some(seen)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut users = self.hub.users();
+        // Under the lock: of two that leave at once, the later sees that nobody is left.
+        self.receiver = None;
+        if users.get(&self.user).is_some_and(|channel| channel.receiver_count() == 0) {
+            users.remove(&self.user);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Payments, and waiting for their end.
+
+use std::time::Duration;
+
+use axum::{
+    extract::State,
+    http::{HeaderName, StatusCode, header},
+    response::Response,
+};
+use events::{
+    Command, Page, PaymentId, codes,
+    payment::{FindPayments, GetPayment, Pay, Payment, PaymentState},
+};
+use mesh::Answered;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::{
+    Edge,
+    call::{Call, Head, Id, Params, json},
+    catalogue::PageParams,
+    examples,
+    openapi::Op,
+    problem::{Copies, Refused, answer, with_header},
+    wait::Waiter,
+};
+
+const TAG: &str = "payments";
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// The operations of this area.
+pub(crate) fn ops() -> Vec<Op> {
+    vec![
+        Op::post("/v1/payments", pay)
+            .named(TAG, "pay", "Pay a hold with the points of the wallet")
+            .explained(
+                "Starts a saga and answers 202 at once: follow `Location`, or the events. With \
+                 `Prefer: wait=N` the answer is 200 with the outcome, once it is known within N \
+                 seconds; a payment that failed is an outcome too, its `reason` says why.",
+            )
+            .token()
+            .command()
+            .takes::<Pay>(examples::PAY)
+            .waits::<Payment>("The payment as it ended", examples::COMPLETED_PAYMENT)
+            .gives::<Payment>(Pay::STATUS, "The payment, on its way", examples::PAYMENT)
+            .refuses(&[
+                codes::NOT_FOUND,
+                codes::NOT_ACTIVE,
+                codes::HOLD_GONE,
+                codes::PAYMENT_RUNNING,
+                codes::ALREADY_PAID,
+            ]),
+        Op::get("/v1/payments/{id}", get)
+            .named(TAG, "getPayment", "Read one of the caller's payments")
+            .token()
+            .gives::<Payment>(200, "The payment", examples::COMPLETED_PAYMENT)
+            .refuses(&[codes::NOT_FOUND]),
+        Op::get("/v1/payments", find)
+            .named(TAG, "findPayments", "List the caller's payments, newest first")
+            .token()
+            .query::<PageParams>()
+            .gives::<Page<Payment>>(200, "A page of payments", examples::PAYMENTS),
+    ]
+}
+
+async fn get(
+    State(edge): State<Edge>,
+    Id(payment_id): Id<PaymentId>,
+    head: Head,
+) -> Result<Response, Refused> {
+    edge.read(&head, &GetPayment { payment_id }, Copies::None).await
+}
+
+async fn find(
+    State(edge): State<Edge>,
+    Params(PageParams { cursor, limit }): Params<PageParams>,
+    head: Head,
+) -> Result<Response, Refused> {
+    edge.read(&head, &FindPayments { cursor, limit }, Copies::None).await
+}
+
+async fn pay(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> {
+    let Call { head, body } = call;
+    let proposed = PaymentId(Uuid::now_v7());
+    let Some(secs) = head.wait_secs() else {
+        let answered = edge.ask_as::<Pay>(&head, body, proposed.0).await?;
+        return Ok(accepted(answered));
+    };
+    let deadline = Instant::now() + Duration::from_secs(secs);
+    // Registered before asking: the end cannot pass by unseen.
+    let waiter = edge.waiters().wait_for(proposed);
+    let answered = edge.ask_as::<Pay>(&head, body, proposed.0).await?;
+    if !answered.is_granted() {
+        return Ok(answer(answered, Copies::None));
+    }
+    let Ok(payment) = serde_json::from_slice::<Payment>(&answered.body) else {
+        return Ok(accepted(answered));
+    };
+    let ended = if is_ended(payment.state) {
+        Some(payment)
+    } else if payment.payment_id == proposed {
+        ended(&edge, &head, proposed, waiter, deadline, is_ended).await
+    } else {
+        // A repeat by its Idempotency-Key: the answer is of an earlier payment, which may
+        // have ended long ago.
+        drop(waiter);
+        end_of(&edge, &head, payment.payment_id, deadline, is_ended).await
+    };
+    Ok(match ended {
+        Some(payment) => {
+            let body = json(&payment);
+            preference_applied(answer(Answered { status: 200, body }, Copies::None), secs)
+        }
+        None => accepted(answered),
+    })
+}
+
+/// The answer with the payment's address, where there is one.
+fn accepted(answered: Answered) -> Response {
+    #[derive(serde::Deserialize)]
+    struct Made {
+        payment_id: PaymentId,
+    }
+    let made = serde_json::from_slice::<Made>(&answered.body).ok();
+    let response = answer(answered, Copies::None);
+    match made {
+        Some(Made { payment_id }) if response.status() == StatusCode::ACCEPTED => {
+            with_header(response, header::LOCATION, &format!("/v1/payments/{payment_id}"))
+        }
+        _ => response,
+    }
+}
+
+/// Says that the caller's wish to wait was granted.
+pub(crate) fn preference_applied(response: Response, secs: u64) -> Response {
+    with_header(response, PREFERENCE_APPLIED, &format!("wait={secs}"))
+}
+
+fn is_ended(state: PaymentState) -> bool {
+    state != PaymentState::Requested
+}
+
+/// Waits for the end of a payment that may have ended already.
+pub(crate) async fn end_of(
+    edge: &Edge,
+    head: &Head,
+    payment_id: PaymentId,
+    deadline: Instant,
+    wanted: fn(PaymentState) -> bool,
+) -> Option<Payment> {
+    // Registered before looking: the end is either seen here or passes by there.
+    let waiter = edge.waiters().wait_for(payment_id);
+    match look(edge, head, payment_id, wanted).await {
+        Some(payment) => Some(payment),
+        None => ended(edge, head, payment_id, waiter, deadline, wanted).await,
+    }
+}
+
+/// Waits until the deadline, then looks once: the fact may have been missed while the
+/// connection to the mesh was down.
+async fn ended(
+    edge: &Edge,
+    head: &Head,
+    payment_id: PaymentId,
+    waiter: Option<Waiter>,
+    deadline: Instant,
+    wanted: fn(PaymentState) -> bool,
+) -> Option<Payment> {
+    if let Some(mut waiter) = waiter {
+        tokio::select! {
+            payment = waiter.ended(wanted) => return Some(payment),
+            () = tokio::time::sleep_until(deadline) => {}
+            () = edge.shutdown().cancelled() => {}
+        }
+    }
+    look(edge, head, payment_id, wanted).await
+}
+
+async fn look(
+    edge: &Edge,
+    head: &Head,
+    payment_id: PaymentId,
+    wanted: fn(PaymentState) -> bool,
+) -> Option<Payment> {
+    let answered = edge.look(head, &GetPayment { payment_id }).await.ok()?;
+    let payment: Payment = serde_json::from_slice(&answered.body).ok()?;
+    wanted(payment.state).then_some(payment)
+}

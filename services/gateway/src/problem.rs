@@ -1,0 +1,149 @@
+//! Answers and refusals as HTTP responses.
+
+use axum::{
+    body::Body,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use events::{Problem, codes};
+use mesh::Answered;
+use serde::Deserialize;
+
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const A_SECOND: HeaderValue = HeaderValue::from_static("public, max-age=1");
+const A_MINUTE: HeaderValue = HeaderValue::from_static("public, max-age=60");
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
+const ANYBODY: HeaderValue = HeaderValue::from_static("*");
+
+/// A problem on its way out; `?` makes one of a [`Problem`] or a code.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) Problem);
+
+impl<P: Into<Problem>> From<P> for Refused {
+    fn from(problem: P) -> Self {
+        Self(problem.into())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        refuse(Answered::refused(&self.0))
+    }
+}
+
+/// Who may keep a copy of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copies {
+    /// Nobody: it is the caller's own.
+    None,
+    /// Anybody, for a second, and scripts of any web page may read it: the catalogue.
+    Catalogue,
+    /// Anybody, for a minute: public keys.
+    Keys,
+}
+
+/// A service's answer as it is, be it granted or refused.
+pub(crate) fn answer(answered: Answered, copies: Copies) -> Response {
+    if !answered.is_granted() {
+        return refuse(answered);
+    }
+    let mut response = response(answered.status, JSON, answered.body);
+    let headers = response.headers_mut();
+    match copies {
+        Copies::None => headers.insert(header::CACHE_CONTROL, NO_STORE),
+        Copies::Keys => headers.insert(header::CACHE_CONTROL, A_MINUTE),
+        Copies::Catalogue => {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANYBODY);
+            headers.insert(header::CACHE_CONTROL, A_SECOND)
+        }
+    };
+    response
+}
+
+/// The same response with one more header; a value that no header can carry is left out.
+pub(crate) fn with_header(mut response: Response, name: HeaderName, value: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+fn refuse(answered: Answered) -> Response {
+    let status = answered.status;
+    let retry_after_secs = retry_after_secs(&answered);
+    let mut response = response(status, PROBLEM_JSON, answered.body);
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
+    if status == codes::UNAUTHENTICATED.status {
+        headers.insert(header::WWW_AUTHENTICATE, BEARER);
+    }
+    if let Some(secs) = retry_after_secs {
+        headers.insert(header::RETRY_AFTER, secs.into());
+    }
+    response
+}
+
+fn retry_after_secs(answered: &Answered) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Retry {
+        retry_after_secs: Option<u64>,
+    }
+    let stated = serde_json::from_slice::<Retry>(&answered.body).ok()?.retry_after_secs;
+    let expected = [codes::RATE_LIMITED.status, codes::UNAVAILABLE.status];
+    stated.or_else(|| expected.contains(&answered.status).then_some(1))
+}
+
+fn response(status: u16, content_type: HeaderValue, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header_of<'a>(response: &'a Response, name: HeaderName) -> Option<&'a str> {
+        response.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    #[test]
+    fn a_refusal_is_problem_json_that_nobody_keeps() {
+        for code in codes::ALL {
+            let response = Refused::from(*code).into_response();
+            assert_eq!(response.status().as_u16(), code.status);
+            assert_eq!(
+                header_of(&response, header::CONTENT_TYPE),
+                Some("application/problem+json")
+            );
+            assert_eq!(header_of(&response, header::CACHE_CONTROL), Some("no-store"));
+        }
+    }
+
+    #[test]
+    fn retry_after_says_what_the_problem_says() {
+        let limited = Problem::from(codes::RATE_LIMITED).with("retry_after_secs", 7);
+        let response = answer(Answered::refused(&limited), Copies::Catalogue);
+        assert_eq!(header_of(&response, header::RETRY_AFTER), Some("7"));
+        assert_eq!(header_of(&response, header::ACCESS_CONTROL_ALLOW_ORIGIN), None);
+        let taken = Refused::from(codes::SEAT_TAKEN).into_response();
+        assert_eq!(header_of(&taken, header::RETRY_AFTER), None);
+        let away = Refused::from(codes::UNAVAILABLE).into_response();
+        assert_eq!(header_of(&away, header::RETRY_AFTER), Some("1"));
+    }
+
+    #[test]
+    fn an_answer_says_who_may_keep_it() {
+        let granted = || Answered { status: 201, body: Bytes::from_static(b"{}") };
+        let own = answer(granted(), Copies::None);
+        assert_eq!(own.status(), StatusCode::CREATED);
+        assert_eq!(header_of(&own, header::CACHE_CONTROL), Some("no-store"));
+        let public = answer(granted(), Copies::Catalogue);
+        assert_eq!(header_of(&public, header::CACHE_CONTROL), Some("public, max-age=1"));
+    }
+}

@@ -1,0 +1,207 @@
+//! Waiting for the end of a payment (`Prefer: wait=N`).
+//!
+//! Every end of a payment passes by here. Only its headers are looked at, unless somebody
+//! waits for it.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use events::{
+    Event, PaymentId,
+    payment::{Payment, PaymentCompleted, PaymentFailed, PaymentRefunded, PaymentState},
+};
+use mesh::{Asker, Fact};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use uuid::Uuid;
+
+/// Payments waited for at once at most; a further caller gets its `202` at once.
+const WAITERS_MAX: usize = 16_384;
+/// The facts that end a payment.
+const ENDS: [&str; 3] = [PaymentCompleted::FACT, PaymentFailed::FACT, PaymentRefunded::FACT];
+
+/// Everybody who waits for a payment.
+#[derive(Default)]
+pub(crate) struct Waiters {
+    waiting: Mutex<HashMap<Uuid, watch::Sender<Option<Fact>>>>,
+    /// The size of the map, so that a fact nobody waits for takes no lock.
+    count: AtomicUsize,
+}
+
+impl Waiters {
+    /// Waits for the ends of a payment from now on; `None` when too many wait already.
+    pub(crate) fn wait_for(self: &Arc<Self>, payment: PaymentId) -> Option<Waiter> {
+        let mut waiting = self.waiting();
+        if waiting.len() >= WAITERS_MAX {
+            return None;
+        }
+        let ends = match waiting.entry(payment.0) {
+            Entry::Occupied(entry) => entry.get().subscribe(),
+            Entry::Vacant(entry) => entry.insert(watch::Sender::new(None)).subscribe(),
+        };
+        self.count.store(waiting.len(), Ordering::Release);
+        drop(waiting);
+        Some(Waiter { waiters: self.clone(), payment: payment.0, ends: Some(ends) })
+    }
+
+    /// Tells whoever waits for this fact.
+    fn pass_on(&self, fact: Fact) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let Some(payment) = fact.about() else { return };
+        if let Some(sender) = self.waiting().get(&payment) {
+            sender.send_replace(Some(fact));
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<Option<Fact>>>> {
+        // Nothing that holds the lock can panic half way through a change.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Passes on the ends of payments until shutdown.
+pub(crate) async fn run(waiters: Arc<Waiters>, asker: Asker, shutdown: CancellationToken) {
+    let mut following = match asker.follow(&ENDS).await {
+        Ok(following) => following,
+        Err(problem) => return warn!(%problem, "`Prefer: wait` cannot follow payments"),
+    };
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            fact = following.next() => match fact {
+                Some(fact) => waiters.pass_on(fact),
+                None => return,
+            },
+        }
+    }
+}
+
+/// One who waits for a payment; forgotten when dropped.
+pub(crate) struct Waiter {
+    waiters: Arc<Waiters>,
+    payment: Uuid,
+    ends: Option<watch::Receiver<Option<Fact>>>,
+}
+
+impl Waiter {
+    /// The payment, once it has ended in a way that is wanted. Never, if that was before
+    /// the wait began.
+    pub(crate) async fn ended(&mut self, wanted: fn(PaymentState) -> bool) -> Payment {
+        if let Some(ends) = &mut self.ends {
+            while ends.changed().await.is_ok() {
+                let payment = ends.borrow_and_update().as_ref().and_then(payment_of);
+                if let Some(payment) = payment.filter(|payment| wanted(payment.state)) {
+                    return payment;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut waiting = self.waiters.waiting();
+        self.ends = None;
+        if waiting.get(&self.payment).is_some_and(|sender| sender.receiver_count() == 0) {
+            waiting.remove(&self.payment);
+            self.waiters.count.store(waiting.len(), Ordering::Release);
+        }
+    }
+}
+
+/// The payment as its end leaves it.
+fn payment_of(fact: &Fact) -> Option<Payment> {
+    fn read<E: DeserializeOwned>(fact: &Fact) -> Option<E> {
+        serde_json::from_slice(fact.payload()).ok()
+    }
+    match fact.name() {
+        PaymentCompleted::FACT => read(fact).map(completed),
+        PaymentFailed::FACT => read(fact).map(failed),
+        PaymentRefunded::FACT => read(fact).map(refunded),
+        _ => None,
+    }
+}
+
+fn completed(fact: PaymentCompleted) -> Payment {
+    Payment {
+        payment_id: fact.payment_id,
+        reservation_id: fact.reservation_id,
+        schedule_id: fact.schedule_id,
+        user_id: fact.user_id,
+        amount: fact.amount,
+        state: PaymentState::Completed,
+        reason: None,
+        requested_at: fact.requested_at,
+        ended_at: Some(fact.ended_at),
+    }
+}
+
+fn failed(fact: PaymentFailed) -> Payment {
+    Payment {
+        payment_id: fact.payment_id,
+        reservation_id: fact.reservation_id,
+        schedule_id: fact.schedule_id,
+        user_id: fact.user_id,
+        amount: fact.amount,
+        state: PaymentState::Failed,
+        reason: Some(fact.reason),
+        requested_at: fact.requested_at,
+        ended_at: Some(fact.ended_at),
+    }
+}
+
+fn refunded(fact: PaymentRefunded) -> Payment {
+    Payment {
+        payment_id: fact.payment_id,
+        reservation_id: fact.reservation_id,
+        schedule_id: fact.schedule_id,
+        user_id: fact.user_id,
+        amount: fact.amount,
+        state: PaymentState::Refunded,
+        reason: None,
+        requested_at: fact.requested_at,
+        ended_at: Some(fact.ended_at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payment(low: u128) -> PaymentId {
+        PaymentId(Uuid::from_u128(low))
+    }
+
+    #[test]
+    fn who_waits_no_more_is_forgotten() {
+        let waiters = Arc::new(Waiters::default());
+        let first = waiters.wait_for(payment(1));
+        let second = waiters.wait_for(payment(1));
+        let other = waiters.wait_for(payment(2));
+        assert_eq!(waiters.count.load(Ordering::Acquire), 2);
+        drop(first);
+        assert_eq!(waiters.waiting().len(), 2);
+        drop((second, other));
+        assert_eq!(waiters.waiting().len(), 0);
+        assert_eq!(waiters.count.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn no_more_wait_than_there_is_room_for() {
+        let waiters = Arc::new(Waiters::default());
+        let room = WAITERS_MAX as u128;
+        let all: Vec<_> = (0..room).map(|low| waiters.wait_for(payment(low))).collect();
+        assert!(all.iter().all(Option::is_some));
+        assert!(waiters.wait_for(payment(room)).is_none());
+    }
+}

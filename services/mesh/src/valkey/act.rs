@@ -1,0 +1,231 @@
+//! What a service on Valkey writes: acts, and what becomes of their values.
+
+use bytes::Bytes;
+use events::{Command, Event, Problem, Timestamp, codes};
+use redis::Value;
+use uuid::Uuid;
+
+use crate::{Caller, work::Answered};
+
+/// A service's functions, and what its Rust side knows.
+pub trait Library: Sized + Send + Sync + 'static {
+    /// The service; its keys are `{name}:…`, all of them in one slot.
+    const NAME: &'static str;
+    /// Lua that adds functions to the tables `acts` and `reads`; see `valkey/mesh.lua` for
+    /// what they have at hand.
+    const LUA: &'static str;
+    /// The service's configuration, the same for every message.
+    type Rules: Send + Sync + 'static;
+}
+
+/// What a service does on hearing a fact.
+pub trait ActOn<E: Event>: Library {
+    /// The act that takes `fact` in. It may come twice, late, or early.
+    fn act(fact: &E, at: &At<'_, Self::Rules>) -> Act;
+}
+
+/// What a service does on being asked.
+pub trait Reply<C: Command>: Library {
+    /// The act that decides `command`. Run twice it must do no more than once, because a
+    /// lost connection leaves its outcome unknown.
+    ///
+    /// # Errors
+    /// The refusal of what can be seen to be wrong without the store.
+    fn act(command: &C, at: &At<'_, Self::Rules>) -> Result<Act, Problem>;
+
+    /// The reply, made of the act's value.
+    ///
+    /// # Errors
+    /// A refusal that only the value shows.
+    fn reply(command: &C, value: &Texts, at: &At<'_, Self::Rules>) -> Result<C::Reply, Problem>;
+}
+
+/// What an act knows of the moment.
+pub struct At<'a, R> {
+    /// When the batch began.
+    pub now: Timestamp,
+    /// The service's configuration.
+    pub rules: &'a R,
+    /// Who is asking.
+    pub caller: &'a Caller,
+    /// An id for the thing that this message makes.
+    pub id: Uuid,
+}
+
+/// A call of one of the service's functions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Act {
+    pub(super) name: &'static str,
+    pub(super) args: Vec<String>,
+    pub(super) is_restoring: bool,
+}
+
+impl Act {
+    /// A call of `acts.<name>` or `reads.<name>`.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, args: Vec::new(), is_restoring: false }
+    }
+
+    /// The same call with one more argument.
+    pub fn arg(mut self, value: impl ToString) -> Self {
+        self.args.push(value.to_string());
+        self
+    }
+
+    /// The same call, allowed on a store that is being rebuilt.
+    pub fn restoring(mut self) -> Self {
+        self.is_restoring = true;
+        self
+    }
+}
+
+/// What a function returned: a row of texts.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Texts(pub Vec<String>);
+
+impl Texts {
+    /// The value at `index`, read as a `T`.
+    ///
+    /// # Errors
+    /// `internal` when the function returns something else than its caller expects.
+    pub fn get<T: std::str::FromStr>(&self, index: usize) -> Result<T, Problem> {
+        self.0.get(index).and_then(|text| text.parse().ok()).ok_or_else(|| {
+            Problem::new(codes::INTERNAL, format!("Value {index} of an act cannot be read."))
+        })
+    }
+}
+
+/// How one act ended, as `mesh.lua` says it.
+#[derive(Debug, PartialEq)]
+pub(super) enum Ended {
+    /// Done, or done before with this answer; it told these facts.
+    Done { told: Vec<String>, value: Texts },
+    /// An event seen before.
+    Repeat,
+    /// Refused for good.
+    No(Problem),
+    /// Refused for now.
+    NotYet(Problem),
+    /// The store does not know what it should.
+    Lost,
+}
+
+impl Ended {
+    pub(super) fn read(value: Value) -> Result<Self, String> {
+        let Value::Array(parts) = value else { return Err(format!("{value:?} is no ending")) };
+        let mut parts = parts.into_iter();
+        let kind = parts.next().map(text).transpose()?.unwrap_or_default();
+        let mut rest = || parts.next().ok_or_else(|| format!("`{kind}` lacks a part"));
+        Ok(match kind.as_str() {
+            "done" => Self::Done { told: texts(rest()?)?, value: Texts(texts(rest()?)?) },
+            "repeat" => Self::Repeat,
+            "no" => Self::No(problem(&text(rest()?)?, text(rest()?)?)),
+            "not_yet" => Self::NotYet(problem(&text(rest()?)?, text(rest()?)?)),
+            "reused" => Self::No(codes::IDEMPOTENCY_KEY_REUSED.into()),
+            "lost" => Self::Lost,
+            other => return Err(format!("`{other}` is no ending")),
+        })
+    }
+}
+
+fn problem(code: &str, detail: String) -> Problem {
+    let kind = codes::ALL.iter().find(|kind| kind.code == code).unwrap_or(&codes::INTERNAL);
+    Problem::new(*kind, detail)
+}
+
+pub(super) fn text(value: Value) -> Result<String, String> {
+    redis::from_redis_value(value).map_err(|error| error.to_string())
+}
+
+pub(super) fn texts(value: Value) -> Result<Vec<String>, String> {
+    redis::from_redis_value(value).map_err(|error| error.to_string())
+}
+
+/// A decoded message of a service with library `L`.
+pub struct VkDeed<L: Library>(pub(super) Box<dyn Deed<L>>);
+
+impl<L: ActOn<E>, E: Event> From<HeardFact<E>> for VkDeed<L> {
+    fn from(fact: HeardFact<E>) -> Self {
+        Self(Box::new(fact))
+    }
+}
+
+/// What a batch asks of a message.
+pub(super) trait Deed<L: Library>: Send + Sync {
+    fn act(&self, at: &At<'_, L::Rules>) -> Result<Act, Problem>;
+    fn answer(&self, value: &Texts, at: &At<'_, L::Rules>) -> Result<Answered, Problem>;
+}
+
+pub(super) struct HeardFact<E>(pub(super) E);
+
+impl<L: ActOn<E>, E: Event> Deed<L> for HeardFact<E> {
+    fn act(&self, at: &At<'_, L::Rules>) -> Result<Act, Problem> {
+        Ok(<L as ActOn<E>>::act(&self.0, at))
+    }
+
+    fn answer(&self, _value: &Texts, _at: &At<'_, L::Rules>) -> Result<Answered, Problem> {
+        Ok(Answered { status: 200, body: Bytes::new() })
+    }
+}
+
+pub(super) struct AskedCommand<C>(pub(super) C);
+
+impl<L: Reply<C>, C: Command> Deed<L> for AskedCommand<C> {
+    fn act(&self, at: &At<'_, L::Rules>) -> Result<Act, Problem> {
+        <L as Reply<C>>::act(&self.0, at)
+    }
+
+    fn answer(&self, value: &Texts, at: &At<'_, L::Rules>) -> Result<Answered, Problem> {
+        let reply = L::reply(&self.0, value, at)?;
+        let body = serde_json::to_vec(&reply).expect("replies are plain data").into();
+        Ok(Answered { status: C::STATUS, body })
+    }
+}
+
+/// What a timer found due.
+pub(super) struct DueAct(pub(super) Act);
+
+impl<L: Library> Deed<L> for DueAct {
+    fn act(&self, _at: &At<'_, L::Rules>) -> Result<Act, Problem> {
+        Ok(self.0.clone())
+    }
+
+    fn answer(&self, _value: &Texts, _at: &At<'_, L::Rules>) -> Result<Answered, Problem> {
+        Ok(Answered { status: 200, body: Bytes::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn an_ending_names_its_facts_and_its_value() {
+        let value = Value::Array(vec![
+            bulk("done"),
+            Value::Array(vec![bulk("queue.waiting")]),
+            Value::Array(vec![bulk("W"), Value::Int(7)]),
+        ]);
+        let value_of = Texts(vec!["W".into(), "7".into()]);
+        let ended = Ended::read(value).unwrap();
+        assert_eq!(ended, Ended::Done { told: vec!["queue.waiting".into()], value: value_of });
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_code() {
+        let value = Value::Array(vec![bulk("no"), bulk("schedule_closed"), bulk("why")]);
+        let Ended::No(problem) = Ended::read(value).unwrap() else { panic!("no refusal") };
+        assert!(problem.is(codes::SCHEDULE_CLOSED));
+        assert_eq!(problem.detail, "why");
+    }
+
+    #[test]
+    fn what_is_no_ending_is_an_error() {
+        assert!(Ended::read(Value::Nil).is_err());
+        assert!(Ended::read(Value::Array(vec![bulk("done")])).is_err());
+    }
+}

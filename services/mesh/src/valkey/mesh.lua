@@ -1,0 +1,266 @@
+-- What every service on Valkey remembers of the mesh: what it heard, what it answered,
+-- what it told, and how far its relay has come.
+--
+-- The engine appends a service's own functions to this file and loads both as one library.
+-- One call runs one act, and Valkey runs one call at a time: what an act claims, changes
+-- and tells takes effect together, and is logged together, or not at all.
+--
+-- An act must decide before it writes: an error after a write would leave half of it.
+
+-- All keys of a service share one hash tag and so one slot; KEYS[1] is that root.
+local act
+
+local function key(name)
+  return act.root .. ':' .. name
+end
+
+-- The service's acts by name: `acts` may write, `reads` may not.
+local acts, reads = {}, {}
+
+-- Refusals: `no` is final, `not_yet` waits for what the act depends on.
+local function no(code, detail)
+  return { refusal = 'no', code = code, detail = detail }
+end
+
+local function not_yet(code, detail)
+  return { refusal = 'not_yet', code = code, detail = detail }
+end
+
+-- A whole number as text: Lua alone would write 1e+14.
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- Milliseconds since 1970 as RFC 3339 (days to civil date after Howard Hinnant).
+local function rfc3339(millis)
+  local floor = math.floor
+  local days = floor(millis / 86400000)
+  local rest = millis - days * 86400000
+  local shifted = days + 719468
+  local era = floor(shifted / 146097)
+  local day_of_era = shifted - era * 146097
+  local year_of_era = floor((day_of_era - floor(day_of_era / 1460)
+    + floor(day_of_era / 36524) - floor(day_of_era / 146096)) / 365)
+  local day_of_year = day_of_era
+    - (365 * year_of_era + floor(year_of_era / 4) - floor(year_of_era / 100))
+  local month = floor((5 * day_of_year + 2) / 153)
+  local day = day_of_year - floor((153 * month + 2) / 5) + 1
+  month = month < 10 and month + 3 or month - 9
+  local year = year_of_era + era * 400 + (month <= 2 and 1 or 0)
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', year, month, day,
+    floor(rest / 3600000), floor(rest / 60000) % 60, floor(rest / 1000) % 60, rest % 1000)
+end
+
+-- A UUIDv7: the act's time, a counter, and the random half that the caller rolled.
+local function new_id()
+  act.ids = act.ids + 1
+  local time = string.format('%012x', act.now)
+  return string.format('%s-%s-7%03x-%s', string.sub(time, 1, 8), string.sub(time, 9),
+    act.ids % 4096, act.seed)
+end
+
+-- Tells a fact: it joins the outbox in the step that makes it true. The saga is the
+-- act's own, unless the fact continues another.
+local function tell(fact, schedule, about, what, saga)
+  act.told[fact] = true
+  redis.call('XADD', key('outbox'), '*',
+    'event_id', new_id(),
+    'subject', 'onsale.' .. fact .. '.v1.' .. schedule,
+    'payload', cjson.encode(what),
+    'about', about,
+    'saga_id', saga or act.saga_id,
+    'cause_id', act.cause_id,
+    'at', whole(act.now),
+    'traceparent', act.traceparent)
+end
+
+-- The inbox: one set of 16-byte event ids for each day in which the events were told (a
+-- UUIDv7 begins with its time). A day is forgotten a week after its last use.
+local INBOX_SECS = 8 * 86400
+
+local function inbox(event_id)
+  local millis = 0
+  for at = 1, 6 do
+    millis = millis * 256 + string.byte(event_id, at)
+  end
+  return key('inbox:' .. whole(math.floor(millis / 86400000)))
+end
+
+-- Answers to commands with an Idempotency-Key are kept for a day.
+local ANSWER_MILLIS = 24 * 3600 * 1000
+
+local function done(value)
+  local told = {}
+  for fact in pairs(act.told) do
+    told[#told + 1] = fact
+  end
+  return { 'done', told, value or {} }
+end
+
+local function begin(keys, args)
+  act = {
+    root = keys[1],
+    now = tonumber(args[2]),
+    seed = args[3],
+    event_id = args[4],
+    saga_id = args[5],
+    cause_id = args[6],
+    traceparent = args[7],
+    scope = args[8],
+    body = args[9],
+    restoring = args[10] == '1',
+    ids = 0,
+    told = {},
+  }
+  local given = {}
+  for at = 11, #args do
+    given[#given + 1] = args[at]
+  end
+  return args[1], given
+end
+
+-- Runs one act: what was heard before is a repeat, what was answered before is answered
+-- the same, and everything else is decided once.
+local function run(keys, args)
+  local name, given = begin(keys, args)
+  -- A store that was emptied must not act on nothing as if that were the truth.
+  if not act.restoring and redis.call('EXISTS', key('whole')) == 0 then
+    return { 'lost' }
+  end
+  if act.event_id ~= ''
+    and redis.call('SISMEMBER', inbox(act.event_id), act.event_id) == 1 then
+    return { 'repeat' }
+  end
+  local answer = act.scope ~= '' and key('answer:' .. act.scope)
+  local before = answer and redis.call('GET', answer)
+  if before then
+    local kept = cmsgpack.unpack(before)
+    if kept.body ~= act.body then
+      return { 'reused' }
+    end
+    return done(kept.value)
+  end
+  local value = acts[name](unpack(given)) or {}
+  if value.refusal then
+    return { value.refusal, value.code, value.detail or '' }
+  end
+  if act.event_id ~= '' then
+    local day = inbox(act.event_id)
+    redis.call('SADD', day, act.event_id)
+    redis.call('EXPIRE', day, INBOX_SECS)
+  end
+  if answer then
+    local kept = cmsgpack.pack({ body = act.body, value = value })
+    redis.call('SET', answer, kept, 'PX', ANSWER_MILLIS)
+  end
+  return done(value)
+end
+
+local function read(keys, args)
+  local name, given = begin(keys, args)
+  if redis.call('EXISTS', key('whole')) == 0 then
+    return { 'lost' }
+  end
+  local value = reads[name](unpack(given)) or {}
+  if value.refusal then
+    return { value.refusal, value.code, value.detail or '' }
+  end
+  return { 'done', {}, value }
+end
+
+-- The relay. It holds the outbox by a lease that lapses with it; the token in the lease
+-- fences a relay that was paused for longer than that.
+local relay = {}
+
+function relay.take(token, ttl)
+  local is_taken = redis.call('SET', key('relay:lease'), token, 'NX', 'PX', ttl)
+  return { is_taken and token or nil }
+end
+
+local function holds(token, ttl)
+  if redis.call('GET', key('relay:lease')) ~= token then
+    return false
+  end
+  redis.call('PEXPIRE', key('relay:lease'), ttl)
+  return true
+end
+
+function relay.release(token)
+  if redis.call('GET', key('relay:lease')) == token then
+    redis.call('DEL', key('relay:lease'))
+  end
+  return {}
+end
+
+-- Positions are kept by stream sequence, so that the relay can go back to what a stream
+-- still has. Equal sequences are ordered by cursor, which is why cursors have leading zeros.
+local POSITIONS = 4096
+
+function relay.position(token, ttl)
+  if not holds(token, ttl) then
+    return { 'gone' }
+  end
+  local newest = redis.call('ZREVRANGE', key('relay:log'), 0, 0, 'WITHSCORES')
+  return { 'held', newest[1] or '', newest[2] or '0' }
+end
+
+function relay.read(token, ttl, after, limit)
+  if not holds(token, ttl) then
+    return { 'gone' }
+  end
+  return { 'held', redis.call('XRANGE', key('outbox'), '(' .. after, '+', 'COUNT', limit) }
+end
+
+function relay.advance(token, ttl, cursor, stream_seq)
+  if not holds(token, ttl) then
+    return { 'gone' }
+  end
+  redis.call('ZADD', key('relay:log'), stream_seq, cursor)
+  redis.call('ZREMRANGEBYRANK', key('relay:log'), 0, -POSITIONS - 1)
+  return { 'held' }
+end
+
+function relay.rewind(token, ttl, last_seq)
+  if not holds(token, ttl) then
+    return { 'gone' }
+  end
+  redis.call('ZREMRANGEBYSCORE', key('relay:log'), '(' .. last_seq, '+inf')
+  return relay.position(token, ttl)
+end
+
+-- Told facts are kept for `keep` milliseconds, and for less when there are more than
+-- `most` of them; what the relay has not published yet is kept in any case.
+function relay.trim(keep, most)
+  local newest = redis.call('ZREVRANGE', key('relay:log'), 0, 0)[1]
+  if not newest then
+    return {}
+  end
+  local published = tonumber(string.sub(newest, 1, 20))
+  keep = tonumber(keep)
+  repeat
+    local before = math.min(published, act.now - keep)
+    redis.call('XTRIM', key('outbox'), 'MINID', '~', whole(math.max(before, 0)), 'LIMIT', 0)
+    keep = math.floor(keep / 2)
+  until keep < 1000 or redis.call('XLEN', key('outbox')) <= tonumber(most)
+  return {}
+end
+
+-- Writes a value if it still is what the caller last saw (`''`: nothing at all).
+function relay.swap(name, seen, new)
+  if (redis.call('GET', key(name)) or '') ~= seen then
+    return { 0 }
+  end
+  redis.call('SET', key(name), new)
+  return { 1 }
+end
+
+-- Says that the store knows all that it should: at the first start, or rebuilt.
+function relay.seal()
+  redis.call('SET', key('whole'), whole(act.now))
+  return {}
+end
+
+local function serve(keys, args)
+  local name, given = begin(keys, args)
+  return relay[name](unpack(given))
+end

@@ -1,0 +1,257 @@
+//! `jetstream/` on a real broker: it can be applied, drift is seen, and each user may do
+//! what it needs and nothing else.
+
+use std::{fs, path::Path, time::Duration};
+
+use async_nats::{Client, HeaderMap, jetstream};
+use futures::StreamExt;
+use mesh::{Link, LinkSettings, topology::Topology, trace::Tracer};
+use servers::{Options, Servers};
+
+/// How long anything may take that is waited for.
+const LIMIT: Duration = Duration::from_secs(10);
+/// The services that have a stream of their own.
+const TELLERS: [&str; 6] = ["user", "concert", "queue", "reservation", "payment", "point"];
+
+fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../jetstream").join(folder);
+    let read = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        (name, fs::read(path).unwrap())
+    };
+    fs::read_dir(folder).unwrap().map(read).collect()
+}
+
+fn topology() -> Topology {
+    Topology::parse(&files("streams"), &files("consumers")).unwrap()
+}
+
+/// Each consumer's stream and service.
+fn consumers() -> Vec<(String, String)> {
+    let names = files("consumers").into_iter().map(|(name, _)| name);
+    names.map(|name| name.split_once('.').map(|(a, b)| (a.into(), b.into())).unwrap()).collect()
+}
+
+async fn link(servers: &Servers, service: &'static str) -> Link {
+    let settings = LinkSettings {
+        service,
+        nats_url: servers.nats.url().to_owned(),
+        nkey_seed: Some(servers.nkey_seed(service).to_owned()),
+    };
+    Link::connect(settings, Tracer::off()).await.unwrap()
+}
+
+/// A connection as that user, and what the broker refuses it.
+async fn user(
+    servers: &Servers,
+    identity: &str,
+) -> (Client, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let (refusals, refused) = tokio::sync::mpsc::unbounded_channel();
+    let client = async_nats::ConnectOptions::with_nkey(servers.nkey_seed(identity).to_owned())
+        .custom_inbox_prefix(format!("_INBOX_{identity}"))
+        .event_callback(move |event| {
+            let refusals = refusals.clone();
+            async move {
+                if let async_nats::Event::ServerError(error) = event {
+                    // Nobody listens any more at the end of a test.
+                    let _ = refusals.send(error.to_string());
+                }
+            }
+        })
+        .connect(servers.nats.url())
+        .await
+        .unwrap();
+    (client, refused)
+}
+
+/// The servers with everything applied.
+async fn applied() -> Servers {
+    let servers = Servers::start(Options::temporary()).await.unwrap();
+    topology().apply(&link(&servers, "provisioner").await).await.unwrap();
+    servers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_topology_is_applied_once_and_its_drift_is_seen_and_mended() {
+    let servers = Servers::start(Options::temporary()).await.unwrap();
+    let link = link(&servers, "provisioner").await;
+    let topology = topology();
+    let missing = topology.check(&link).await.unwrap();
+    assert_eq!(missing.len(), 8 + consumers().len(), "{missing:?}");
+    let done = topology.apply(&link).await.unwrap();
+    assert_eq!(done.len(), missing.len(), "{done:?}");
+    assert_eq!(topology.check(&link).await.unwrap(), []);
+    assert_eq!(topology.apply(&link).await.unwrap(), Vec::<String>::new(), "nothing is left to do");
+
+    let (client, _) = user(&servers, "provisioner").await;
+    let context = jetstream::new(client);
+    let mut stream = context.get_stream("POINT").await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    config.max_age = Duration::from_secs(3_600);
+    context.update_stream(config).await.unwrap();
+    context.get_stream("USER").await.unwrap().delete_consumer("point").await.unwrap();
+    let stray = jetstream::stream::Config {
+        name: "STRAY".into(),
+        subjects: vec!["stray".into()],
+        ..Default::default()
+    };
+    context.create_stream(stray).await.unwrap();
+    let drifts = topology.check(&link).await.unwrap();
+    let said: Vec<String> = drifts.iter().map(ToString::to_string).collect();
+    let expected = [
+        "stream POINT: max_age should be 604800000000000, but is 3600000000000",
+        "consumer USER.point is missing",
+        "stream STRAY is on the broker, but in no file",
+    ];
+    assert_eq!(said, expected);
+    let done = topology.apply(&link).await.unwrap();
+    assert_eq!(done, ["stream POINT updated", "consumer USER.point created"]);
+    assert_eq!(topology.check(&link).await.unwrap().len(), 1, "nothing is ever deleted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn facts_of_an_atomic_batch_are_republished_live_with_their_sequence() {
+    let servers = applied().await;
+    let (gateway, _) = user(&servers, "gateway").await;
+    let mut live = gateway.subscribe("live.>").await.unwrap();
+    gateway.flush().await.unwrap();
+    let (payment, _) = user(&servers, "payment").await;
+    let subject = "onsale.payment.requested.v1.-";
+    for sequence in 1..=3 {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Batch-Id", "batch");
+        headers.insert("Nats-Batch-Sequence", sequence.to_string());
+        headers.insert("ce-id", sequence.to_string());
+        if sequence < 3 {
+            payment.publish_with_headers(subject, headers, "{}".into()).await.unwrap();
+        } else {
+            headers.insert("Nats-Batch-Commit", "1");
+            let ack = payment.request_with_headers(subject, headers, "{}".into()).await.unwrap();
+            let ack = String::from_utf8_lossy(&ack.payload).into_owned();
+            assert!(ack.contains(r#""count":3"#) && ack.contains(r#""seq":3"#), "{ack}");
+        }
+    }
+    for sequence in 1..=3 {
+        let fact = tokio::time::timeout(LIMIT, live.next()).await.unwrap().unwrap();
+        let headers = fact.headers.unwrap();
+        let header = |name: &str| headers.get(name).unwrap().to_string();
+        assert_eq!(fact.subject.as_str(), format!("live.{subject}"));
+        assert_eq!(header("Nats-Sequence"), sequence.to_string());
+        assert_eq!(header("Nats-Stream"), "PAYMENT");
+        assert_eq!(header("ce-id"), sequence.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_service_tells_its_own_facts_and_takes_its_own_consumers() {
+    let servers = applied().await;
+    for service in TELLERS {
+        let (client, mut refused) = user(&servers, service).await;
+        let context = jetstream::new(client.clone());
+        let subject = format!("onsale.{service}.told.v1.-");
+        let told = context.publish(subject, "{}".into()).await.unwrap();
+        assert_eq!(told.await.unwrap().stream, service.to_uppercase());
+        let dead = context.publish(format!("dlq.{service}.told"), "{}".into()).await.unwrap();
+        assert_eq!(dead.await.unwrap().stream, "DEAD_LETTERS");
+        client.publish(format!("live.{service}.refused.-"), "{}".into()).await.unwrap();
+        client.subscribe(format!("cmd.{service}.some")).await.unwrap();
+        for (stream, hearer) in consumers() {
+            if hearer == service {
+                let consumer: jetstream::consumer::PullConsumer =
+                    context.get_consumer_from_stream(&hearer, &stream).await.unwrap();
+                let batch = consumer.fetch().max_messages(1).messages().await.unwrap();
+                assert_eq!(batch.count().await, 0);
+            }
+        }
+        client.flush().await.unwrap();
+        assert!(refused.try_recv().is_err(), "{service} may do all this");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_another_is_refused_by_the_broker() {
+    let servers = applied().await;
+    for service in TELLERS {
+        let (client, mut refused) = user(&servers, service).await;
+        let mut forbidden = vec![
+            "cmd.payment.pay".to_owned(),
+            "$JS.API.STREAM.CREATE.MINE".to_owned(),
+            format!("$JS.API.STREAM.DELETE.{}", service.to_uppercase()),
+            format!("$JS.API.CONSUMER.CREATE.{}.{service}", service.to_uppercase()),
+        ];
+        for other in TELLERS.into_iter().filter(|other| *other != service) {
+            forbidden.push(format!("onsale.{other}.told.v1.-"));
+            forbidden.push(format!("live.onsale.{other}.told.v1.-"));
+            forbidden.push(format!("live.{other}.refused.-"));
+            forbidden.push(format!("dlq.{other}.told"));
+        }
+        for (stream, hearer) in consumers().into_iter().filter(|(_, hearer)| *hearer != service) {
+            forbidden.push(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{hearer}"));
+            forbidden.push(format!("$JS.ACK.{stream}.{hearer}.1.1.1.1.0"));
+        }
+        for subject in forbidden {
+            client.publish(subject.clone(), "".into()).await.unwrap();
+            let said = tokio::time::timeout(LIMIT, refused.recv()).await;
+            let said = said.unwrap_or_else(|_| panic!("{service} may publish {subject}")).unwrap();
+            assert!(said.to_lowercase().contains(&subject.to_lowercase()), "{subject}: {said}");
+        }
+        for subject in ["onsale.>", "live.>", "_INBOX_gateway.>", "cmd.gateway.>", ">"] {
+            client.subscribe(subject).await.unwrap();
+            let said = tokio::time::timeout(LIMIT, refused.recv()).await;
+            said.unwrap_or_else(|_| panic!("{service} may subscribe to {subject}")).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_asks_or_looks_can_change_nothing() {
+    let servers = applied().await;
+    let changing = [
+        "onsale.payment.completed.v1.-",
+        "live.onsale.payment.completed.v1.-",
+        "dlq.payment.completed",
+        "$JS.API.STREAM.CREATE.MINE",
+        "$JS.API.STREAM.UPDATE.PAYMENT",
+        "$JS.API.STREAM.PURGE.PAYMENT",
+        "$JS.API.CONSUMER.CREATE.PAYMENT.mine",
+        "$JS.API.CONSUMER.DELETE.PAYMENT.point",
+        "$JS.API.CONSUMER.MSG.NEXT.PAYMENT.point",
+        "$JS.ACK.PAYMENT.point.1.1.1.1.0",
+    ];
+    for identity in ["gateway", "client", "operator"] {
+        let (client, mut refused) = user(&servers, identity).await;
+        for subject in changing {
+            client.publish(subject, "".into()).await.unwrap();
+            let said = tokio::time::timeout(LIMIT, refused.recv()).await;
+            said.unwrap_or_else(|_| panic!("{identity} may publish {subject}")).unwrap();
+        }
+    }
+    let (operator, mut refused) = user(&servers, "operator").await;
+    let context = jetstream::new(operator.clone());
+    let names: Vec<_> = context.stream_names().collect().await;
+    assert_eq!(names.len(), 8, "an operator sees every stream");
+    context.get_stream("PAYMENT").await.unwrap();
+    operator.subscribe("onsale.>").await.unwrap();
+    operator.flush().await.unwrap();
+    assert!(refused.try_recv().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_reaches_whoever_asked() {
+    let servers = applied().await;
+    let (user_service, _) = user(&servers, "user").await;
+    let mut asked = user_service.queue_subscribe("cmd.user.jwks", "user".into()).await.unwrap();
+    user_service.flush().await.unwrap();
+    let answering = tokio::spawn(async move {
+        while let Some(request) = asked.next().await {
+            user_service.publish(request.reply.unwrap(), "{}".into()).await.unwrap();
+        }
+    });
+    for identity in TELLERS.into_iter().chain(["gateway", "client"]) {
+        let (client, _) = user(&servers, identity).await;
+        let answer = client.request("cmd.user.jwks", "{}".into()).await;
+        assert!(answer.is_ok(), "{identity}: {answer:?}");
+    }
+    answering.abort();
+}

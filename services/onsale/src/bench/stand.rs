@@ -1,0 +1,260 @@
+//! What a benchmark stands on: the whole mesh in a child process, and holds to be paid.
+
+use std::{net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use events::{
+    ScheduleId, SeatId,
+    concert::{Admission, CreateConcert, OpenSchedule},
+    queue::{Place, PlaceState},
+    reservation::Reservation,
+    user::Session,
+};
+use hyper::Method;
+use serde_json::json;
+use tokio::process::{Child, Command};
+use uuid::Uuid;
+
+use super::driver::{Hold, connect, send};
+use crate::{
+    box_office,
+    config::Config,
+    http::Http,
+    stage::Ready,
+};
+
+/// Fans of the benchmark; each pays once per schedule.
+const FANS: usize = 200;
+/// Connections that make holds.
+const PREPARING: usize = 32;
+/// Points of a seat.
+const PRICE: i64 = 10;
+/// How long the child may take to come up: it may have to fetch the servers first.
+const READY_WITHIN: Duration = Duration::from_secs(180);
+/// How long a schedule or an admission may take to be known everywhere.
+const KNOWN_WITHIN: Duration = Duration::from_secs(60);
+/// Between two looks at something that is on its way.
+const PROBE: Duration = Duration::from_millis(50);
+
+/// The mesh in a process of its own.
+pub(super) struct Stand {
+    child: Child,
+    folder: tempfile::TempDir,
+    pub(super) addr: SocketAddr,
+    pub(super) config: Config,
+    http: Http,
+    organizer: Session,
+    fans: Vec<Fan>,
+}
+
+/// Holds of one run.
+pub(super) struct Hall {
+    pub(super) schedules: Vec<ScheduleId>,
+    pub(super) holds: Arc<Vec<Hold>>,
+}
+
+#[derive(Clone)]
+struct Fan {
+    token: Arc<str>,
+}
+
+impl Stand {
+    /// Starts the mesh and signs the fans up.
+    pub(super) async fn start() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let ready_file = folder.path().join("ready.json");
+        eprintln!("starting servers and services in a process of their own …");
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["dev", "--http", "127.0.0.1:0", "--data"])
+            .arg(folder.path().join("data"))
+            .arg("--ready-file")
+            .arg(&ready_file)
+            .env("ONSALE_LOGIN_RATE_PER_MINUTE", "0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let ready = wait_until_ready(&mut child, &ready_file).await?;
+        let http = Http::new(format!("http://{}", ready.http_addr));
+        let organizer = box_office::organizer(&http, &ready.operator).await?;
+        eprintln!("signing {FANS} fans up …");
+        let fans = sign_up(&http).await?;
+        let (addr, config) = (ready.http_addr, ready.config);
+        Ok(Self { child, folder, addr, config, http, organizer, fans })
+    }
+
+    /// Makes at least `requests` holds on new schedules.
+    pub(super) async fn prepare(&self, requests: usize, lost_percent: u32) -> Result<Hall> {
+        let token = &self.organizer.access_token;
+        let concert = CreateConcert {
+            title: "Benchmark".into(),
+            artist: "Onsale".into(),
+            description: String::new(),
+        };
+        let concert = box_office::concert(&self.http, token, &concert).await?;
+        let now = mesh::clock::now();
+        let opening = OpenSchedule {
+            concert_id: concert.concert_id,
+            venue: "Benchmark hall".into(),
+            starts_at: now.plus_secs(30 * 24 * 3_600),
+            opens_at: Some(now.plus_secs(-1)),
+            admission: Admission { per_second: 100_000, active_max: 1_000_000, pass_secs: 3_600 },
+            hold_secs: Some(3_600),
+            seats_per_fan_max: Some(1),
+            seat_plan: seat_plan(),
+        };
+        let mut schedules = Vec::new();
+        while schedules.len() * FANS < requests {
+            let schedule = box_office::open(&self.http, token, &opening).await?;
+            schedules.push(schedule.schedule_id);
+        }
+        let wanted: Vec<(usize, ScheduleId)> = schedules
+            .iter()
+            .flat_map(|schedule| (0..FANS).map(move |fan| (fan, *schedule)))
+            .take(requests)
+            .collect();
+        let mut workers = tokio::task::JoinSet::new();
+        for part in wanted.chunks(wanted.len().div_ceil(PREPARING)) {
+            workers.spawn(hold_all(self.addr, self.fans.clone(), part.to_vec()));
+        }
+        let mut holds = Vec::with_capacity(requests);
+        while let Some(part) = workers.join_next().await {
+            holds.extend(part.context("a worker panicked")??);
+        }
+        // Spread evenly, and the same in every run.
+        for (index, hold) in holds.iter_mut().enumerate() {
+            let before = index as u64 * u64::from(lost_percent) / 100;
+            let after = (index as u64 + 1) * u64::from(lost_percent) / 100;
+            hold.is_lost = after > before;
+        }
+        Ok(Hall { schedules, holds: Arc::new(holds) })
+    }
+
+    /// Resident memory of the mesh's process, in MB; the servers are processes of their own.
+    pub(super) fn resident_mb(&self) -> f64 {
+        let Some(pid) = self.child.id() else { return 0.0 };
+        std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .ok()
+            .and_then(|status| {
+                let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+                line.split_whitespace().nth(1)?.parse::<f64>().ok()
+            })
+            .map_or(0.0, |kilobytes| kilobytes / 1_024.0)
+    }
+
+    /// Stops the mesh in its orderly way.
+    pub(super) async fn stop(mut self) {
+        if let Some(pid) = self.child.id() {
+            crate::stage::ask_to_stop(pid);
+        }
+        let _ = tokio::time::timeout(KNOWN_WITHIN, self.child.wait()).await;
+        drop(self.folder);
+    }
+}
+
+async fn wait_until_ready(child: &mut Child, file: &std::path::Path) -> Result<Ready> {
+    let until = tokio::time::Instant::now() + READY_WITHIN;
+    loop {
+        if let Ok(text) = tokio::fs::read(file).await {
+            return serde_json::from_slice(&text).context("the ready file");
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("the mesh ended while starting ({status})");
+        }
+        if tokio::time::Instant::now() >= until {
+            bail!("the mesh was not ready within {READY_WITHIN:?}");
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+}
+
+async fn sign_up(http: &Http) -> Result<Vec<Fan>> {
+    let run = Uuid::now_v7().simple().to_string();
+    let mut signing = tokio::task::JoinSet::new();
+    for index in 0..FANS {
+        let (http, run) = (http.clone(), run.clone());
+        signing.spawn(async move {
+            let body = json!({ "email": format!("bench-{run}-{index}@example.com"),
+                "password": format!("a long pass phrase {index}") });
+            let session: Session = http
+                .post("/v1/users")
+                .json(&body)
+                .send_patiently(KNOWN_WITHIN)
+                .await?
+                .json()
+                .context("signing a fan up")?;
+            http.post("/v1/points/charges")
+                .token(&session.access_token)
+                .json(&json!({ "amount": 10_000_000 }))
+                .send_patiently(KNOWN_WITHIN)
+                .await?
+                .json::<events::point::Entry>()
+                .context("charging points")?;
+            Ok::<_, anyhow::Error>(Fan { token: session.access_token.into() })
+        });
+    }
+    let mut fans = Vec::with_capacity(FANS);
+    while let Some(fan) = signing.join_next().await {
+        fans.push(fan.context("a worker panicked")??);
+    }
+    Ok(fans)
+}
+
+fn seat_plan() -> String {
+    let seats = (0..FANS).map(|seat| format!("A,{},{},{PRICE}\n", seat / 50 + 1, seat % 50 + 1));
+    std::iter::once("section,row,seat,price\n".to_owned()).chain(seats).collect()
+}
+
+fn seat(fan: usize) -> SeatId {
+    SeatId::new("A", &(fan / 50 + 1).to_string(), &(fan % 50 + 1).to_string())
+}
+
+/// Makes the holds of one connection: all enter first, so that waiting overlaps.
+async fn hold_all(
+    addr: SocketAddr,
+    fans: Vec<Fan>,
+    wanted: Vec<(usize, ScheduleId)>,
+) -> Result<Vec<Hold>> {
+    let mut connection = connect(addr).await?;
+    let mut ask = async |method: Method, path: String, token: &str, body: String| {
+        let until = tokio::time::Instant::now() + KNOWN_WITHIN;
+        loop {
+            let body = Bytes::from(body.clone());
+            let (status, body) =
+                send(&mut connection, method.clone(), &path, token, &[], body).await?;
+            // A schedule that was just opened may not be known to everybody yet.
+            let early = matches!(status, 404 | 429 | 503);
+            if !early || tokio::time::Instant::now() >= until {
+                if status >= 300 {
+                    bail!("{path} was answered {status}: {}", String::from_utf8_lossy(&body));
+                }
+                return Ok(body);
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+    };
+    for (fan, schedule) in &wanted {
+        let path = format!("/v1/schedules/{schedule}/queue");
+        ask(Method::POST, path, &fans[*fan].token, "{}".into()).await?;
+    }
+    let mut holds = Vec::with_capacity(wanted.len());
+    for (fan, schedule) in wanted {
+        let token = fans[fan].token.clone();
+        let path = format!("/v1/schedules/{schedule}/queue/me");
+        let pass = loop {
+            let place = ask(Method::GET, path.clone(), &token, String::new()).await?;
+            let place: Place = serde_json::from_slice(&place)?;
+            match (place.state, place.pass) {
+                (PlaceState::Active, Some(pass)) => break pass,
+                (PlaceState::Waiting, _) => tokio::time::sleep(PROBE).await,
+                (state, _) => bail!("a fan's place is {state:?} before paying"),
+            }
+        };
+        let body = json!({ "schedule_id": schedule, "seats": [seat(fan)], "pass": pass });
+        let made = ask(Method::POST, "/v1/reservations".into(), &token, body.to_string()).await?;
+        let reservation: Reservation = serde_json::from_slice(&made)?;
+        holds.push(Hold { reservation, token, is_lost: false });
+    }
+    Ok(holds)
+}

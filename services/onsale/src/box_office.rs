@@ -1,0 +1,82 @@
+//! What an organizer does before a sale: an account with the role, a concert, a schedule.
+
+use anyhow::{Context, Result};
+use events::{
+    concert::{Concert, CreateConcert, OpenSchedule, Schedule},
+    user::{Account, Session},
+};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::http::Http;
+
+/// E-mail and password of an account.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Credentials {
+    /// The address.
+    pub email: String,
+    /// The password.
+    pub password: String,
+}
+
+/// Signs an organizer up and has the operator grant the role.
+///
+/// # Errors
+/// When one of the requests is refused.
+pub async fn organizer(http: &Http, operator: &Credentials) -> Result<Session> {
+    let operator: Session = http
+        .post("/v1/sessions")
+        .json(operator)
+        .send()
+        .await?
+        .json()
+        .context("logging in as the operator")?;
+    let own = Credentials {
+        email: format!("organizer-{}@example.com", Uuid::now_v7().simple()),
+        password: Uuid::new_v4().to_string(),
+    };
+    let account: Session = http
+        .post("/v1/users")
+        .json(&own)
+        .send()
+        .await?
+        .json()
+        .context("signing the organizer up")?;
+    let path = format!("/v1/users/{}/roles/organizer", account.user_id);
+    http.ask(hyper::Method::PUT, path)
+        .token(&operator.access_token)
+        .send()
+        .await?
+        .json::<Account>()
+        .context("granting the organizer's role")?;
+    // Roles are in the token, so only a new one has it.
+    http.post("/v1/sessions").json(&own).send().await?.json().context("logging in as the organizer")
+}
+
+/// Enters a concert.
+///
+/// # Errors
+/// When the request is refused.
+pub async fn concert(http: &Http, token: &str, concert: &CreateConcert) -> Result<Concert> {
+    http.post("/v1/concerts")
+        .token(token)
+        .json(concert)
+        .send()
+        .await?
+        .json()
+        .context("entering the concert")
+}
+
+/// Puts a performance on sale.
+///
+/// # Errors
+/// When the request is refused; a malformed seat plan names line and column.
+pub async fn open(http: &Http, token: &str, schedule: &OpenSchedule) -> Result<Schedule> {
+    http.post(format!("/v1/concerts/{}/schedules", schedule.concert_id))
+        .token(token)
+        .json(schedule)
+        .send()
+        .await?
+        .json()
+        .context("opening the schedule")
+}

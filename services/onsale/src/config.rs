@@ -1,0 +1,127 @@
+//! Where the servers are, and who we are to them.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// Every service of the mesh, in the order in which they are started.
+pub const SERVICES: [&str; 7] =
+    ["user", "concert", "queue", "reservation", "payment", "point", "gateway"];
+/// The services that keep a PostgreSQL database.
+pub const WITH_DATABASE: [&str; 5] = ["user", "concert", "reservation", "payment", "point"];
+/// The NATS user that may change streams and consumers.
+pub const PROVISIONER: &str = "provisioner";
+/// Where the gateway listens unless told otherwise.
+pub const HTTP_ADDR: &str = "127.0.0.1:8080";
+
+/// Addresses and secrets of one deployment.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Config {
+    /// `ONSALE_NATS_URL`.
+    pub nats_url: String,
+    /// `ONSALE_VALKEY_URL`.
+    pub valkey_url: String,
+    /// `ONSALE_<SERVICE>_DATABASE_URL`, by service.
+    pub database_urls: BTreeMap<String, String>,
+    /// Seeds of the NATS users, by identity: `ONSALE_<IDENTITY>_NKEY_SEED`, or the file
+    /// `<identity>.nk` in `ONSALE_NKEY_DIR`.
+    pub nkey_seeds: BTreeMap<String, String>,
+    /// `ONSALE_HTTP_ADDR`.
+    pub http_addr: Option<SocketAddr>,
+}
+
+impl Config {
+    /// Reads what the named identities need from the environment.
+    ///
+    /// # Errors
+    /// Names the first variable that is missing or malformed.
+    pub fn from_env(identities: &[&str]) -> Result<Self> {
+        let mut config = Self {
+            nats_url: need("ONSALE_NATS_URL", "nats://127.0.0.1:4222")?,
+            valkey_url: optional("ONSALE_VALKEY_URL").unwrap_or_default(),
+            http_addr: Some(http_addr()?),
+            ..Self::default()
+        };
+        if identities.contains(&"queue") && config.valkey_url.is_empty() {
+            bail!("set ONSALE_VALKEY_URL, for example redis://127.0.0.1:6379; queue needs it");
+        }
+        for identity in identities {
+            if WITH_DATABASE.contains(identity) {
+                let name = database_variable(identity);
+                let url = need(&name, &format!("postgres://onsale_{identity}@127.0.0.1/onsale_{identity}"))?;
+                config.database_urls.insert((*identity).to_owned(), url);
+            }
+            if let Some(seed) = nkey_seed(identity)? {
+                config.nkey_seeds.insert((*identity).to_owned(), seed);
+            }
+        }
+        Ok(config)
+    }
+
+    /// Whether the environment names servers to be used instead of our own.
+    pub fn names_servers() -> bool {
+        optional("ONSALE_NATS_URL").is_some()
+    }
+
+    /// The same as environment variables, for a child process that runs one service.
+    pub fn to_env(&self) -> Vec<(String, String)> {
+        let mut env = vec![
+            ("ONSALE_NATS_URL".to_owned(), self.nats_url.clone()),
+            ("ONSALE_VALKEY_URL".to_owned(), self.valkey_url.clone()),
+        ];
+        env.extend(self.database_urls.iter().map(|(s, url)| (database_variable(s), url.clone())));
+        env.extend(self.nkey_seeds.iter().map(|(s, seed)| (seed_variable(s), seed.clone())));
+        if let Some(addr) = self.http_addr {
+            env.push(("ONSALE_HTTP_ADDR".to_owned(), addr.to_string()));
+        }
+        env
+    }
+
+    /// The database of `service`.
+    ///
+    /// # Errors
+    /// When it is not configured.
+    pub fn database_url(&self, service: &str) -> Result<&str> {
+        self.database_urls
+            .get(service)
+            .map(String::as_str)
+            .with_context(|| format!("set {}", database_variable(service)))
+    }
+}
+
+/// `ONSALE_HTTP_ADDR`, or the default.
+///
+/// # Errors
+/// When it is no address and port.
+pub fn http_addr() -> Result<SocketAddr> {
+    let addr = optional("ONSALE_HTTP_ADDR").unwrap_or_else(|| HTTP_ADDR.to_owned());
+    addr.parse().with_context(|| format!("ONSALE_HTTP_ADDR={addr} is no address and port"))
+}
+
+fn database_variable(service: &str) -> String {
+    format!("ONSALE_{}_DATABASE_URL", service.to_uppercase().replace('-', "_"))
+}
+
+fn seed_variable(identity: &str) -> String {
+    format!("ONSALE_{}_NKEY_SEED", identity.to_uppercase().replace('-', "_"))
+}
+
+fn nkey_seed(identity: &str) -> Result<Option<String>> {
+    if let Some(seed) = optional(&seed_variable(identity)) {
+        return Ok(Some(seed));
+    }
+    let Some(folder) = optional("ONSALE_NKEY_DIR") else { return Ok(None) };
+    let file = Path::new(&folder).join(format!("{identity}.nk"));
+    let seed = std::fs::read_to_string(&file)
+        .with_context(|| format!("the seed of {identity} cannot be read from {}", file.display()))?;
+    Ok(Some(seed.trim().to_owned()))
+}
+
+fn optional(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn need(name: &str, example: &str) -> Result<String> {
+    optional(name).with_context(|| format!("set {name}, for example {example}"))
+}

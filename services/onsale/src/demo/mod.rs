@@ -1,0 +1,203 @@
+//! A real sale from opening to receipt, as fans would live it.
+
+mod crowd;
+mod outage;
+mod show;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use uuid::Uuid;
+
+use crate::{
+    box_office,
+    fleet::{Fleet, Rules},
+    http::Http,
+    receipt::Books,
+    sale::Sale,
+    stage::{DATA_FOLDER, Stage},
+};
+use crowd::{Board, Scene};
+use outage::Outage;
+use show::Show;
+
+pub use outage::Part;
+
+/// How long everything may take to come to rest after the last fan went home: the longest
+/// hold and its extension included.
+const REST_WITHIN: Duration = Duration::from_secs(120);
+
+/// Options of `onsale demo`.
+#[derive(Debug, Clone, Args)]
+pub struct Demo {
+    /// The sale to hold: a TOML file (see sales/); 500 fans for 50 seats when absent
+    #[arg(long, value_name = "FILE")]
+    pub sale: Option<PathBuf>,
+    /// Kills this part in the middle of the sale and brings it back
+    #[arg(long = "break", value_name = "PART")]
+    pub break_part: Option<Part>,
+    /// Stops after the receipt instead of staying up
+    #[arg(long)]
+    pub exit: bool,
+    /// Fans, instead of as many as the sale says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub fans: Option<u32>,
+    /// Where the servers keep their data
+    #[arg(long, value_name = "DIR", default_value = DATA_FOLDER)]
+    pub data: PathBuf,
+    /// The number every choice of the crowd is drawn from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Runs `onsale demo`; returns when the sale is over and, without `--exit`, when asked to
+/// stop.
+///
+/// # Errors
+/// When something cannot be started, or an invariant is broken.
+pub async fn run(options: Demo) -> Result<()> {
+    let mut sale = match &options.sale {
+        Some(file) => Sale::read(file)?,
+        None => Sale::club(),
+    };
+    sale.crowd.fans = options.fans.unwrap_or(sale.crowd.fans);
+    let show = Show::begin();
+    let saying = show.clone();
+    let mut stage =
+        Stage::set(Some(options.data.clone()), Arc::new(move |line| saying.step(line))).await?;
+    stage.config.http_addr = Some(free_address(stage.config.http_addr)?);
+    let outage = options.break_part.map(|part| Outage::new(part, &stage)).transpose()?;
+    show.step("starting the services");
+    let rules = rules(&stage);
+    let inside: Vec<&str> = crate::config::SERVICES
+        .into_iter()
+        .filter(|service| outage.as_ref().is_none_or(|outage| outage.service() != Some(service)))
+        .collect();
+    let fleet = Fleet::start(&stage.config, &inside, &rules).await?;
+    let http = Http::new(format!("http://{}", stage.config.http_addr.context("an address")?));
+    let held = hold_sale(&sale, &options, &stage, outage, &http, &show).await;
+    let outcome = match held {
+        Ok(receipt) => {
+            show.receipt(&receipt);
+            let broken = receipt.broken();
+            if broken.is_empty() {
+                Ok(())
+            } else {
+                Err(anyhow::anyhow!("invariants are broken:\n  {}", broken.join("\n  ")))
+            }
+        }
+        Err(error) => Err(error),
+    };
+    if outcome.is_ok() && !options.exit {
+        show.stay(&http, &stage);
+        crate::stage::wait_for_stop().await;
+    }
+    fleet.stop().await;
+    stage.strike().await;
+    outcome
+}
+
+/// What the services of a demo are told: one machine is all of its fans.
+fn rules(stage: &Stage) -> Rules {
+    Rules {
+        operator: Some(stage.operator.clone()),
+        gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
+        reservation: reservation::Rules { grace_secs: 5, ..Default::default() },
+    }
+}
+
+/// The address asked for, or a free port when that one is taken.
+fn free_address(wanted: Option<std::net::SocketAddr>) -> Result<std::net::SocketAddr> {
+    let wanted = wanted.map_or_else(crate::config::http_addr, Ok)?;
+    let listener = std::net::TcpListener::bind(wanted)
+        .or_else(|_| std::net::TcpListener::bind((wanted.ip(), 0)))?;
+    Ok(listener.local_addr()?)
+}
+
+async fn hold_sale(
+    sale: &Sale,
+    options: &Demo,
+    stage: &Stage,
+    outage: Option<Outage>,
+    http: &Http,
+    show: &Show,
+) -> Result<crate::receipt::Receipt> {
+    let mut outage = outage;
+    if let Some(outage) = &mut outage {
+        outage.start_part().await?;
+    }
+    wait_for_gateway(http).await?;
+    let organizer = box_office::organizer(http, &stage.operator).await?;
+    let concert = box_office::concert(http, &organizer.access_token, &sale.concert()).await?;
+    let opening = sale.schedule(concert.concert_id, mesh::clock::now());
+    let schedule = box_office::open(http, &organizer.access_token, &opening).await?;
+    show.opened(sale, &schedule);
+    wait_for_room(http, schedule.schedule_id, &organizer.access_token).await?;
+    let board = Arc::new(Board::default());
+    let price_max = opening_price_max(&sale.plan);
+    let scene = Arc::new(Scene {
+        http: http.clone(),
+        schedule: schedule.schedule_id,
+        crowd: sale.crowd,
+        price_max,
+        board: board.clone(),
+        run: Uuid::now_v7(),
+        seed: options.seed,
+    });
+    let watching = show.watch(board.clone(), sale.crowd.fans);
+    let breaking = outage.map(|outage| {
+        outage.strike_in_the_middle(board.clone(), sale.seats_total, show.clone())
+    });
+    crowd::run(scene).await;
+    watching.end();
+    let part = match breaking {
+        Some(breaking) => Some(breaking.await.context("the outage")??),
+        None => None,
+    };
+    let errors = board.errors.load(std::sync::atomic::Ordering::Relaxed);
+    if errors > 0 {
+        show.warn(&format!("{errors} fans gave up; the log says why"));
+    }
+    show.step("waiting until every hold and payment has ended");
+    let books = Books::open(&stage.config).await?;
+    let receipt = books.receipt_at_rest(&[schedule.schedule_id.0], REST_WITHIN).await?;
+    if receipt.seats_total == 0 {
+        bail!("the reservation service does not know the schedule");
+    }
+    if let Some(part) = part {
+        part.keep_running();
+    }
+    Ok(receipt)
+}
+
+fn opening_price_max(plan: &str) -> i64 {
+    concert::plan::parse(plan)
+        .map(|plan| plan.blocks.iter().map(|block| block.price).max().unwrap_or(0))
+        .unwrap_or(0)
+}
+
+async fn wait_for_gateway(http: &Http) -> Result<()> {
+    let answer = http.get("/readyz").send_patiently(Duration::from_secs(30)).await?;
+    if !answer.status.is_success() {
+        bail!("the gateway is not ready: {}", answer.status);
+    }
+    Ok(())
+}
+
+/// The room opens when the queue has heard of the schedule, moments after it was entered.
+async fn wait_for_room(
+    http: &Http,
+    schedule: events::ScheduleId,
+    token: &str,
+) -> Result<()> {
+    let path = format!("/v1/schedules/{schedule}/seats");
+    let until = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !http.get(&path).token(token).send().await?.status.is_success() {
+        if tokio::time::Instant::now() > until {
+            bail!("the schedule did not become known in time");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! `--break PART`: one part of the mesh is killed in mid-sale and brought back.
+
+use std::{
+    fmt,
+    process::Stdio,
+    str::FromStr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use servers::Server;
+use tokio::process::{Child, Command};
+
+use super::{crowd::Board, show::Show};
+use crate::{config::SERVICES, stage::Stage};
+
+/// Servers that can be broken, beside every service.
+const SERVERS: [&str; 3] = ["nats", "postgres", "valkey"];
+/// How long the part stays dead.
+const DEAD_FOR: Duration = Duration::from_millis(1_500);
+/// How often the board is looked at for the middle of the sale.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A part of the mesh that can be killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part(&'static str);
+
+impl FromStr for Part {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        SERVICES
+            .into_iter()
+            .chain(SERVERS)
+            .find(|part| *part == text)
+            .map(Self)
+            .ok_or_else(|| {
+                format!("parts are {} and {}", SERVICES.join(", "), SERVERS.join(", "))
+            })
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// What will be killed, and how it runs until then.
+pub(super) struct Outage {
+    part: Part,
+    how: How,
+}
+
+enum How {
+    /// A service in a process of its own, so that it can be killed like one.
+    Process { env: Vec<(String, String)>, child: Option<Child> },
+    /// One of the servers.
+    Server(Server),
+}
+
+/// A part that is back; it goes when this is dropped.
+pub(super) struct Back(Option<Child>);
+
+impl Back {
+    /// Lets the part run as long as this process does.
+    pub(super) fn keep_running(self) {
+        std::mem::forget(self.0);
+    }
+}
+
+impl Outage {
+    pub(super) fn new(part: Part, stage: &Stage) -> Result<Self> {
+        let how = if SERVERS.contains(&part.0) {
+            let server = stage
+                .servers
+                .as_ref()
+                .and_then(|servers| servers.by_name(part.0))
+                .context("only servers that were started here can be broken")?;
+            How::Server(server.clone())
+        } else {
+            let mut env = stage.config.to_env();
+            env.push(("ONSALE_OPERATOR_EMAIL".into(), stage.operator.email.clone()));
+            env.push(("ONSALE_OPERATOR_PASSWORD".into(), stage.operator.password.clone()));
+            env.push(("ONSALE_LOGIN_RATE_PER_MINUTE".into(), "0".into()));
+            env.push(("ONSALE_HOLD_GRACE_SECS".into(), "5".into()));
+            How::Process { env, child: None }
+        };
+        Ok(Self { part, how })
+    }
+
+    /// The service that must not run in this process.
+    pub(super) fn service(&self) -> Option<&'static str> {
+        matches!(self.how, How::Process { .. }).then_some(self.part.0)
+    }
+
+    /// Starts the part, when it is a process of its own.
+    pub(super) async fn start_part(&mut self) -> Result<()> {
+        if let How::Process { env, child } = &mut self.how {
+            *child = Some(spawn(self.part, env)?);
+        }
+        Ok(())
+    }
+
+    /// Waits for the middle of the sale, kills the part, and brings it back.
+    pub(super) fn strike_in_the_middle(
+        self,
+        board: Arc<Board>,
+        seats: usize,
+        show: Show,
+    ) -> tokio::task::JoinHandle<Result<Back>> {
+        tokio::spawn(async move {
+            // A third of the seats paid, or the crowd gone before that.
+            let middle = (seats / 3).max(1) as u64;
+            while board.paid.load(Ordering::Relaxed) < middle && !board.is_over() {
+                tokio::time::sleep(LOOK).await;
+            }
+            show.warn(&format!("killing {}", self.part));
+            let back = match self.how {
+                How::Process { env, child } => {
+                    if let Some(mut child) = child {
+                        child.kill().await.context("killing the process")?;
+                    }
+                    tokio::time::sleep(DEAD_FOR).await;
+                    Back(Some(spawn(self.part, &env)?))
+                }
+                How::Server(server) => {
+                    server.kill();
+                    tokio::time::sleep(DEAD_FOR).await;
+                    server.restart().await?;
+                    Back(None)
+                }
+            };
+            show.warn(&format!("{} is back", self.part));
+            Ok(back)
+        })
+    }
+}
+
+fn spawn(part: Part, env: &[(String, String)]) -> Result<Child> {
+    Command::new(std::env::current_exe()?)
+        .args(["run", part.0])
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("starting {part} in a process of its own"))
+}

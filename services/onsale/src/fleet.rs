@@ -1,0 +1,227 @@
+//! Starting and stopping services in this process.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, anyhow, bail};
+use mesh::{
+    Link, LinkSettings, Running, Wiring,
+    postgres::{self, Postgres},
+    trace::Tracer,
+    valkey::Valkey,
+};
+use sqlx::{PgPool, migrate::Migrator};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    box_office::Credentials,
+    config::{Config, PROVISIONER, SERVICES},
+    files,
+};
+
+/// What services of this process are told beside the addresses.
+#[derive(Clone, Default)]
+pub struct Rules {
+    /// The account that may grant roles; made when it is not there.
+    pub operator: Option<Credentials>,
+    /// Reservation's own.
+    pub reservation: reservation::Rules,
+    /// The gateway's own.
+    pub gateway: gateway::Settings,
+}
+
+/// Services running in this process.
+#[derive(Default)]
+pub struct Fleet {
+    running: Vec<Running>,
+    gateway: Option<Gateway>,
+}
+
+struct Gateway {
+    addr: SocketAddr,
+    link: Link,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), String>>,
+}
+
+impl Fleet {
+    /// Starts the named services.
+    ///
+    /// # Errors
+    /// When a name is unknown, or a service cannot reach what it needs.
+    pub async fn start(config: &Config, names: &[&str], rules: &Rules) -> Result<Self> {
+        let mut fleet = Self::default();
+        for name in names {
+            fleet.add(config, name, rules).await.with_context(|| format!("starting {name}"))?;
+        }
+        Ok(fleet)
+    }
+
+    async fn add(&mut self, config: &Config, name: &str, rules: &Rules) -> Result<()> {
+        let Some(name) = SERVICES.into_iter().find(|known| *known == name) else {
+            bail!("there is no service `{name}`; there are {}", SERVICES.join(", "));
+        };
+        let link = link(config, name).await?;
+        match name {
+            "user" => {
+                let url = config.database_url(name)?;
+                let rules_of_user = user::Rules::default();
+                let engine = Postgres::new(url, rules_of_user.clone())?;
+                user::prepare(engine.pool(), &rules_of_user).await?;
+                if let Some(operator) = &rules.operator {
+                    user::ensure_operator(engine.pool(), &operator.email, &operator.password)
+                        .await?;
+                }
+                self.running.push(mesh::start(user::service(), engine, link));
+            }
+            "concert" => self.add_simple(concert::service(), config, link, Default::default())?,
+            "reservation" => {
+                self.add_simple(reservation::service(), config, link, rules.reservation.clone())?;
+            }
+            "payment" => self.add_simple(payment::service(), config, link, Default::default())?,
+            "point" => self.add_simple(point::service(), config, link, Default::default())?,
+            "queue" => {
+                let engine = Valkey::connect(&config.valkey_url, name).await?;
+                self.running.push(mesh::start(queue::service(), engine, link));
+            }
+            _ => self.gateway = Some(open_gateway(config, link, rules.gateway.clone()).await?),
+        }
+        Ok(())
+    }
+
+    fn add_simple<B: mesh::Book>(
+        &mut self,
+        service: mesh::Service<Postgres<B>>,
+        config: &Config,
+        link: Link,
+        rules: B::Rules,
+    ) -> Result<()> {
+        let engine = Postgres::new(config.database_url(link.service())?, rules)?;
+        self.running.push(mesh::start(service, engine, link));
+        Ok(())
+    }
+
+    /// Where the gateway listens, when it runs here.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.gateway.as_ref().map(|gateway| gateway.addr)
+    }
+
+    /// The services that run here, the gateway apart.
+    pub fn running(&self) -> &[Running] {
+        &self.running
+    }
+
+    /// Stops in order: first the edge, then every service finishes what it has taken in.
+    pub async fn stop(self) {
+        if let Some(gateway) = self.gateway {
+            gateway.stop.cancel();
+            match gateway.task.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(error, "the gateway ended badly"),
+                Err(panic) => tracing::error!(%panic, "the gateway panicked"),
+            }
+            gateway.link.drain().await;
+        }
+        futures::future::join_all(self.running.into_iter().map(Running::stop)).await;
+    }
+}
+
+async fn link(config: &Config, service: &'static str) -> Result<Link> {
+    let tracer = Tracer::from_env(service).map_err(|error| anyhow!(error))?;
+    let settings = LinkSettings {
+        service,
+        nats_url: config.nats_url.clone(),
+        nkey_seed: config.nkey_seeds.get(service).cloned(),
+    };
+    Link::connect(settings, tracer).await.map_err(|error| anyhow!(error))
+}
+
+async fn open_gateway(
+    config: &Config,
+    link: Link,
+    settings: gateway::Settings,
+) -> Result<Gateway> {
+    let wanted = match config.http_addr {
+        Some(addr) => addr,
+        None => crate::config::http_addr()?,
+    };
+    let listener = TcpListener::bind(wanted).await.with_context(|| {
+        format!("cannot listen on {wanted}; set ONSALE_HTTP_ADDR to another address")
+    })?;
+    let addr = listener.local_addr()?;
+    let stop = CancellationToken::new();
+    let serving = gateway::serve(listener, link.clone(), settings, stop.clone());
+    let task = tokio::spawn(async move { serving.await.map_err(|error| error.to_string()) });
+    Ok(Gateway { addr, link, stop, task })
+}
+
+/// What every service declares of itself.
+pub fn wirings() -> Vec<Wiring> {
+    vec![
+        user::service().wiring(),
+        concert::service().wiring(),
+        queue::service().wiring(),
+        reservation::service().wiring(),
+        payment::service().wiring(),
+        point::service().wiring(),
+    ]
+}
+
+fn migrations(service: &str) -> Option<&'static Migrator> {
+    Some(match service {
+        "user" => &user::MIGRATIONS,
+        "concert" => &concert::MIGRATIONS,
+        "reservation" => &reservation::MIGRATIONS,
+        "payment" => &payment::MIGRATIONS,
+        "point" => &point::MIGRATIONS,
+        _ => return None,
+    })
+}
+
+/// Brings the databases of the named services up to date.
+///
+/// # Errors
+/// When one cannot be reached, or a migration fails.
+pub async fn migrate(config: &Config, services: &[&str]) -> Result<()> {
+    let migrating = services.iter().map(|service| async move {
+        let Some(migrations) = migrations(service) else { return Ok(()) };
+        let pool = PgPool::connect(config.database_url(service)?)
+            .await
+            .with_context(|| format!("the database of {service}"))?;
+        postgres::migrate(&pool, migrations).await.with_context(|| format!("migrating {service}"))
+    });
+    futures::future::try_join_all(migrating).await?;
+    Ok(())
+}
+
+/// Makes the broker's streams and consumers what `jetstream/` says.
+///
+/// # Errors
+/// When the broker refuses.
+pub async fn apply_topology(config: &Config) -> Result<Vec<String>> {
+    let link = link(config, PROVISIONER).await?;
+    let changed = topology()?.apply(&link).await.map_err(|error| anyhow!("{error}"))?;
+    link.drain().await;
+    Ok(changed)
+}
+
+/// Names every difference between the broker and `jetstream/`.
+///
+/// # Errors
+/// When the broker cannot be asked.
+pub async fn check_topology(config: &Config) -> Result<Vec<String>> {
+    let link = link(config, PROVISIONER).await?;
+    let drifts = topology()?.check(&link).await.map_err(|error| anyhow!("{error}"))?;
+    link.drain().await;
+    Ok(drifts.iter().map(ToString::to_string).collect())
+}
+
+/// `jetstream/`, parsed.
+///
+/// # Errors
+/// When a file is not what NATS reads.
+pub fn topology() -> Result<mesh::topology::Topology> {
+    let (streams, consumers) = (files::jetstream("streams"), files::jetstream("consumers"));
+    mesh::topology::Topology::parse(&streams, &consumers).map_err(|error| anyhow!("{error}"))
+}
+

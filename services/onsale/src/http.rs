@@ -1,0 +1,170 @@
+//! A fan's HTTP client: JSON over keep-alive, and no more.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// How long a fan waits for one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// A client of one gateway; cheap to clone, connections are shared and kept.
+#[derive(Clone)]
+pub struct Http {
+    base: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// One answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// The body, as it came.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as `T`, when the request was granted.
+    ///
+    /// # Errors
+    /// The problem as text, or what does not fit.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        if !self.status.is_success() {
+            return Err(anyhow!("{}: {}", self.status, String::from_utf8_lossy(&self.body)));
+        }
+        serde_json::from_slice(&self.body).context("an answer of another shape than documented")
+    }
+
+    /// The stable code of a refusal.
+    pub fn code(&self) -> Option<String> {
+        serde_json::from_slice::<events::Problem>(&self.body).ok().map(|problem| problem.code)
+    }
+}
+
+/// One request in the making.
+pub struct Ask<'a> {
+    http: &'a Http,
+    method: Method,
+    path: String,
+    token: Option<&'a str>,
+    headers: Vec<(&'static str, String)>,
+    body: Bytes,
+}
+
+impl Http {
+    /// A client of the gateway at `base`, for example `http://127.0.0.1:8080`.
+    pub fn new(base: impl Into<String>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(1_024)
+            .build(connector);
+        Self { base: base.into(), client }
+    }
+
+    /// The gateway's address.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// `GET path`.
+    pub fn get(&self, path: impl Into<String>) -> Ask<'_> {
+        self.ask(Method::GET, path)
+    }
+
+    /// `POST path`.
+    pub fn post(&self, path: impl Into<String>) -> Ask<'_> {
+        self.ask(Method::POST, path)
+    }
+
+    /// `DELETE path`.
+    pub fn delete(&self, path: impl Into<String>) -> Ask<'_> {
+        self.ask(Method::DELETE, path)
+    }
+
+    /// Any method.
+    pub fn ask(&self, method: Method, path: impl Into<String>) -> Ask<'_> {
+        let (path, headers) = (path.into(), Vec::new());
+        Ask { http: self, method, path, token: None, headers, body: Bytes::new() }
+    }
+}
+
+impl<'a> Ask<'a> {
+    /// As the owner of this access token.
+    pub fn token(mut self, token: &'a str) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// With one more header.
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// With a JSON body.
+    pub fn json(mut self, body: &impl Serialize) -> Self {
+        self.body = serde_json::to_vec(body).expect("requests are plain data").into();
+        self.header("content-type", "application/json")
+    }
+
+    /// With a body as it is.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Sends it.
+    ///
+    /// # Errors
+    /// When the gateway cannot be reached or does not answer in time.
+    pub async fn send(&self) -> Result<Answer> {
+        let mut request = Request::builder()
+            .method(self.method.clone())
+            .uri(format!("{}{}", self.http.base, self.path));
+        if let Some(token) = self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(self.body.clone()))?;
+        tokio::time::timeout(ANSWER_TIMEOUT, async {
+            let response = self.http.client.request(request).await?;
+            let status = response.status();
+            let body = response.into_body().collect().await?.to_bytes();
+            Ok(Answer { status, body })
+        })
+        .await
+        .context("no answer in time")?
+    }
+
+    /// Sends it until it is answered with something else than "try again": the way to ride
+    /// out a part that is being restarted. Commands need an `Idempotency-Key` for that.
+    ///
+    /// # Errors
+    /// The last refusal, when `patience` is over.
+    pub async fn send_patiently(&self, patience: Duration) -> Result<Answer> {
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            let outcome = self.send().await;
+            let again = match &outcome {
+                Ok(answer) => matches!(answer.status.as_u16(), 429 | 502 | 503 | 504),
+                Err(_) => true,
+            };
+            if !again || tokio::time::Instant::now() >= until {
+                return outcome;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}

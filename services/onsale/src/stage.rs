@@ -1,0 +1,163 @@
+//! Real servers of our own with the whole mesh on them: what the demo, the tests and
+//! development stand on.
+
+use std::{
+    fs,
+    io::Write,
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use servers::{Options, Servers};
+use uuid::Uuid;
+
+use crate::{
+    box_office::Credentials,
+    config::{Config, PROVISIONER, SERVICES, WITH_DATABASE},
+    fleet,
+};
+
+/// Where `dev` and `demo` keep their data unless told otherwise.
+pub const DATA_FOLDER: &str = ".onsale";
+/// The operator of our own servers; its password is made up and kept beside the data.
+const OPERATOR_EMAIL: &str = "operator@example.com";
+
+/// Servers that are ready for services.
+pub struct Stage {
+    /// The servers, when they are ours.
+    pub servers: Option<Servers>,
+    /// How to reach them.
+    pub config: Config,
+    /// The account that may grant roles.
+    pub operator: Credentials,
+}
+
+/// What another process needs to know of a running stage. It holds secrets.
+#[derive(Serialize, Deserialize)]
+pub struct Ready {
+    /// The gateway.
+    pub http_addr: SocketAddr,
+    /// How to reach the servers.
+    pub config: Config,
+    /// The account that may grant roles.
+    pub operator: Credentials,
+}
+
+impl Stage {
+    /// Starts the servers on `folder` (a temporary one when `None`), or takes those that the
+    /// environment names; migrates the databases and applies the topology.
+    ///
+    /// # Errors
+    /// When a server cannot be started or reached, or does not take what it is told.
+    pub async fn set(folder: Option<PathBuf>, say: Arc<dyn Fn(&str) + Send + Sync>) -> Result<Self> {
+        let (servers, config, operator) = if Config::names_servers() {
+            say("using the servers named in the environment");
+            let identities: Vec<&str> = SERVICES.into_iter().chain([PROVISIONER]).collect();
+            (None, Config::from_env(&identities)?, operator_from_env()?)
+        } else {
+            let mut options = folder.map_or_else(Options::temporary, Options::folder);
+            options.say = say.clone();
+            let servers = Servers::start(options).await?;
+            let operator = operator_of(servers.folder())?;
+            let config = config_of(&servers);
+            (Some(servers), config, operator)
+        };
+        say("migrating the databases");
+        fleet::migrate(&config, &WITH_DATABASE).await?;
+        say("applying streams and consumers");
+        fleet::apply_topology(&config).await?;
+        Ok(Self { servers, config, operator })
+    }
+
+    /// Stops the servers, when they are ours.
+    pub async fn strike(self) {
+        if let Some(servers) = self.servers {
+            servers.stop().await;
+        }
+    }
+}
+
+fn config_of(servers: &Servers) -> Config {
+    let mut config = Config {
+        nats_url: servers.nats.url().to_owned(),
+        valkey_url: servers.valkey.url().to_owned(),
+        ..Config::default()
+    };
+    for service in WITH_DATABASE {
+        config.database_urls.insert(service.to_owned(), servers.database_url(service));
+    }
+    for identity in SERVICES.into_iter().chain([PROVISIONER]) {
+        config.nkey_seeds.insert(identity.to_owned(), servers.nkey_seed(identity).to_owned());
+    }
+    config
+}
+
+/// `ONSALE_OPERATOR_EMAIL` and `ONSALE_OPERATOR_PASSWORD`.
+///
+/// # Errors
+/// When one of them is missing.
+pub fn operator_from_env() -> Result<Credentials> {
+    let read = |name: &str| {
+        std::env::var(name).with_context(|| format!("set {name}: the account that grants roles"))
+    };
+    Ok(Credentials {
+        email: read("ONSALE_OPERATOR_EMAIL")?,
+        password: read("ONSALE_OPERATOR_PASSWORD")?,
+    })
+}
+
+/// The operator of a data folder: made up once, kept with it.
+fn operator_of(folder: &Path) -> Result<Credentials> {
+    let file = folder.join("operator.json");
+    if let Ok(text) = fs::read(&file) {
+        return serde_json::from_slice(&text).with_context(|| file.display().to_string());
+    }
+    let password = Uuid::new_v4().to_string();
+    let operator = Credentials { email: OPERATOR_EMAIL.to_owned(), password };
+    write_secret(&file, &serde_json::to_vec_pretty(&operator)?)?;
+    Ok(operator)
+}
+
+/// Writes a file that only its owner can read; it appears whole or not at all.
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub fn write_secret(file: &Path, content: &[u8]) -> Result<()> {
+    let part = file.with_extension("part");
+    let _ = fs::remove_file(&part);
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&part)
+        .and_then(|mut open| open.write_all(content))
+        .and_then(|()| fs::rename(&part, file))
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+pub async fn wait_for_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        },
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+/// Asks another process to stop in its orderly way.
+#[expect(unsafe_code, reason = "the standard library can only kill")]
+pub fn ask_to_stop(pid: u32) {
+    // SAFETY: kill(2) takes no pointers; at worst the process is gone.
+    unsafe {
+        libc::kill(pid as libc::pid_t, libc::SIGTERM);
+    }
+}

@@ -1,0 +1,292 @@
+//! The page of holds, places and payments that one batch touches.
+//!
+//! Every statement names its keys as an array and looks nothing else up, so that a plan
+//! which was made while the tables were empty is still good when they are large.
+//!
+//! Locks are taken holds first, then payments, each in the order of their keys. A [`Pay`]
+//! locks its hold, so that two of the same reservation are decided one after the other.
+//!
+//! [`Pay`]: events::payment::Pay
+
+use std::collections::{BTreeMap, HashMap};
+
+use events::{PaymentId, ReservationId, ScheduleId, UserId};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{
+    Rules,
+    domain::{Hold, Payment, Place, Standing},
+    rows::{PaymentColumns, reason_name, state_name},
+};
+
+/// What the messages of a batch need.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// Holds that are heard of or paid.
+    pub(crate) holds: Vec<Uuid>,
+    /// Reservations whose running or completed payment matters.
+    pub(crate) live: Vec<Uuid>,
+    /// Payments that are heard of.
+    pub(crate) payments: Vec<Uuid>,
+}
+
+/// A row, and whether it must be written.
+#[derive(Debug)]
+struct Row<T> {
+    now: T,
+    is_news: bool,
+}
+
+/// A payment, and where the database has it.
+#[derive(Debug)]
+struct PaymentRow {
+    now: Payment,
+    stored: Option<Standing>,
+}
+
+/// The page of holds, places and payments that one batch touches.
+#[derive(Debug, Default)]
+pub struct Book {
+    holds: BTreeMap<ReservationId, Row<Hold>>,
+    places: BTreeMap<(ScheduleId, UserId), Row<Place>>,
+    payments: BTreeMap<PaymentId, PaymentRow>,
+    of_reservation: HashMap<ReservationId, PaymentId>,
+}
+
+impl Book {
+    /// What is known of a hold.
+    pub(crate) fn hold(&self, id: ReservationId) -> Option<&Hold> {
+        self.holds.get(&id).map(|row| &row.now)
+    }
+
+    /// Takes in what was heard of a hold.
+    pub(crate) fn hear_hold(&mut self, id: ReservationId, heard: Hold) {
+        match self.holds.get_mut(&id) {
+            Some(row) => row.is_news |= row.now.hear(heard.ended),
+            None => drop(self.holds.insert(id, Row { now: heard, is_news: true })),
+        }
+    }
+
+    /// Takes in that a hold has ended; one that was never heard of stays unknown.
+    pub(crate) fn end_hold(&mut self, id: ReservationId) {
+        if let Some(row) = self.holds.get_mut(&id) {
+            row.is_news |= row.now.hear(true);
+        }
+    }
+
+    /// What is known of a fan's place.
+    pub(crate) fn place(&self, schedule_id: ScheduleId, user_id: UserId) -> Option<&Place> {
+        self.places.get(&(schedule_id, user_id)).map(|row| &row.now)
+    }
+
+    /// Takes in what was heard of a place.
+    pub(crate) fn hear_place(&mut self, schedule_id: ScheduleId, user_id: UserId, heard: Place) {
+        match self.places.get_mut(&(schedule_id, user_id)) {
+            Some(row) => row.is_news |= row.now.hear(heard),
+            None => {
+                self.places.insert((schedule_id, user_id), Row { now: heard, is_news: true });
+            }
+        }
+    }
+
+    /// The running or completed payment of a reservation.
+    pub(crate) fn live(&self, id: ReservationId) -> Option<&Payment> {
+        let payment = &self.payments.get(self.of_reservation.get(&id)?)?.now;
+        payment.standing.is_live().then_some(payment)
+    }
+
+    /// A payment.
+    pub(crate) fn payment_mut(&mut self, id: PaymentId) -> Option<&mut Payment> {
+        self.payments.get_mut(&id).map(|row| &mut row.now)
+    }
+
+    /// Adds a payment that was granted.
+    pub(crate) fn add_payment(&mut self, payment: Payment) {
+        self.keep_payment(payment, None);
+    }
+
+    fn keep_payment(&mut self, payment: Payment, stored: Option<Standing>) {
+        if payment.standing.is_live() {
+            self.of_reservation.insert(payment.reservation_id, payment.id);
+        }
+        self.payments.insert(payment.id, PaymentRow { now: payment, stored });
+    }
+
+    /// Loads holds, with the places of their holders.
+    async fn load_holds(&mut self, ids: &[Uuid], tx: &mut PgConnection) -> sqlx::Result<()> {
+        type Found = (Uuid, Uuid, Uuid, i64, i64, bool, Option<i64>, Option<bool>);
+        let rows: Vec<Found> = sqlx::query_as(
+            "select h.reservation_id, h.schedule_id, h.user_id, h.amount, h.hold_version,
+                    h.ended, p.place_version, p.active
+             from holds h
+             left join lateral (select place_version, active from places
+                                where schedule_id = h.schedule_id and user_id = h.user_id
+                                limit 1) p on true
+             where h.reservation_id = any($1)
+             order by h.reservation_id
+             for update of h",
+        )
+        .bind(ids)
+        .fetch_all(tx)
+        .await?;
+        for (id, schedule_id, user_id, amount, hold_version, ended, place_version, active) in rows {
+            let (schedule_id, user_id) = (ScheduleId(schedule_id), UserId(user_id));
+            if let (Some(place_version), Some(active)) = (place_version, active) {
+                let now = Place { place_version, active };
+                self.places.insert((schedule_id, user_id), Row { now, is_news: false });
+            }
+            let now = Hold { schedule_id, user_id, amount, hold_version, ended };
+            self.holds.insert(ReservationId(id), Row { now, is_news: false });
+        }
+        Ok(())
+    }
+
+    /// Loads payments by their ids, and the live ones of reservations.
+    async fn load_payments(
+        &mut self,
+        ids: &[Uuid],
+        live: &[Uuid],
+        tx: &mut PgConnection,
+    ) -> sqlx::Result<()> {
+        let rows: Vec<PaymentColumns> = sqlx::query_as(
+            "select id, reservation_id, schedule_id, user_id, amount, hold_version,
+                    state::text, reason::text, requested_at, ended_at
+             from payments
+             where id = any($1) or (live and reservation_id = any($2))
+             order by id
+             for update",
+        )
+        .bind(ids)
+        .bind(live)
+        .fetch_all(tx)
+        .await?;
+        for row in rows {
+            let payment = Payment::try_from(row)?;
+            let standing = payment.standing;
+            self.keep_payment(payment, Some(standing));
+        }
+        Ok(())
+    }
+
+    /// Two lanes may hear of an unknown hold at once: the end wins here too.
+    async fn save_holds(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
+        let news: Vec<_> = self.holds.iter().filter(|(_, row)| row.is_news).collect();
+        if news.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "insert into holds (reservation_id, schedule_id, user_id, amount, hold_version, ended)
+             select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int8[], $5::int8[],
+                                  $6::bool[])
+             on conflict (reservation_id) do update set ended = true
+             where excluded.ended and not holds.ended",
+        )
+        .bind(news.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
+        .bind(news.iter().map(|(_, row)| row.now.schedule_id.0).collect::<Vec<_>>())
+        .bind(news.iter().map(|(_, row)| row.now.user_id.0).collect::<Vec<_>>())
+        .bind(news.iter().map(|(_, row)| row.now.amount).collect::<Vec<_>>())
+        .bind(news.iter().map(|(_, row)| row.now.hold_version).collect::<Vec<_>>())
+        .bind(news.iter().map(|(_, row)| row.now.ended).collect::<Vec<_>>())
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Places are not locked when read; the highest version wins.
+    async fn save_places(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
+        let news: Vec<_> = self.places.iter().filter(|(_, row)| row.is_news).collect();
+        if news.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "insert into places (schedule_id, user_id, place_version, active)
+             select * from unnest($1::uuid[], $2::uuid[], $3::int8[], $4::bool[])
+             on conflict (schedule_id, user_id)
+             do update set place_version = excluded.place_version, active = excluded.active
+             where places.place_version < excluded.place_version",
+        )
+        .bind(news.iter().map(|((schedule, _), _)| schedule.0).collect::<Vec<_>>())
+        .bind(news.iter().map(|((_, user), _)| user.0).collect::<Vec<_>>())
+        .bind(news.iter().map(|(_, row)| row.now.place_version).collect::<Vec<_>>())
+        .bind(news.iter().map(|(_, row)| row.now.active).collect::<Vec<_>>())
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Payments begin as REQUESTED.
+    async fn insert_payments(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
+        let new: Vec<&Payment> =
+            self.payments.values().filter(|row| row.stored.is_none()).map(|row| &row.now).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "insert into payments
+                 (id, reservation_id, schedule_id, user_id, amount, hold_version, requested_at)
+             select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::int8[],
+                                  $6::int8[], $7::timestamptz[])",
+        )
+        .bind(new.iter().map(|p| p.id.0).collect::<Vec<_>>())
+        .bind(new.iter().map(|p| p.reservation_id.0).collect::<Vec<_>>())
+        .bind(new.iter().map(|p| p.schedule_id.0).collect::<Vec<_>>())
+        .bind(new.iter().map(|p| p.user_id.0).collect::<Vec<_>>())
+        .bind(new.iter().map(|p| p.amount).collect::<Vec<_>>())
+        .bind(new.iter().map(|p| p.hold_version).collect::<Vec<_>>())
+        .bind(new.iter().map(|p| p.requested_at.0).collect::<Vec<_>>())
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+
+    async fn update_payments(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
+        let moved: Vec<&Payment> = self
+            .payments
+            .values()
+            .filter(|row| row.now.standing != row.stored.unwrap_or(Standing::Requested))
+            .map(|row| &row.now)
+            .collect();
+        if moved.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "update payments p
+             set state = m.state::payment_state, reason = m.reason::payment_failure,
+                 ended_at = m.ended_at
+             from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[])
+                  as m (id, state, reason, ended_at)
+             where p.id = m.id and p.id = any($1)",
+        )
+        .bind(moved.iter().map(|p| p.id.0).collect::<Vec<_>>())
+        .bind(moved.iter().map(|p| state_name(p.standing.state())).collect::<Vec<_>>())
+        .bind(moved.iter().map(|p| p.standing.reason().map(reason_name)).collect::<Vec<_>>())
+        .bind(moved.iter().map(|p| p.ended_at.map(|at| at.0)).collect::<Vec<_>>())
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+}
+
+impl mesh::Book for Book {
+    type Keys = Keys;
+    type Rules = Rules;
+
+    async fn load(keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
+        let mut book = Self::default();
+        if !keys.holds.is_empty() {
+            book.load_holds(&keys.holds, tx).await?;
+        }
+        if !keys.payments.is_empty() || !keys.live.is_empty() {
+            book.load_payments(&keys.payments, &keys.live, tx).await?;
+        }
+        Ok(book)
+    }
+
+    async fn save(self, tx: &mut PgConnection) -> sqlx::Result<()> {
+        self.save_holds(tx).await?;
+        self.save_places(tx).await?;
+        self.insert_payments(tx).await?;
+        self.update_payments(tx).await
+    }
+}

@@ -1,0 +1,415 @@
+//! When a hold may be paid, and how a payment ends.
+
+use events::{
+    PaymentId, Problem, ReservationId, ScheduleId, Timestamp, UserId, codes,
+    payment::{self, PaymentFailure, PaymentState},
+    point::{DebitRefusal, RefundReason},
+};
+use mesh::Miss;
+
+/// A fan's claim on seats, as the reservation service told it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hold {
+    /// Whose seats.
+    pub schedule_id: ScheduleId,
+    /// Who holds.
+    pub user_id: UserId,
+    /// Points; 0 when the end was heard before the beginning.
+    pub amount: i64,
+    /// The fence that every later step must present.
+    pub hold_version: i64,
+    /// It ran out or was given up, confirmed or not; for good.
+    pub ended: bool,
+}
+
+impl Hold {
+    /// Takes in what was heard: an end wins, in whichever order they come. Whether it is
+    /// news.
+    pub fn hear(&mut self, ended: bool) -> bool {
+        let is_news = ended && !self.ended;
+        self.ended |= ended;
+        is_news
+    }
+}
+
+/// Whether a fan is ACTIVE in a schedule's room, as of a version of the place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Grows with every change.
+    pub place_version: i64,
+    /// ACTIVE, or ended.
+    pub active: bool,
+}
+
+impl Place {
+    /// Takes in what was heard, unless something newer is known; whether it is news.
+    pub fn hear(&mut self, heard: Place) -> bool {
+        let is_newer = heard.place_version > self.place_version;
+        if is_newer {
+            *self = heard;
+        }
+        is_newer
+    }
+}
+
+/// Where a payment stands, with all that its next step depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Money and seats are being asked for.
+    Requested,
+    /// The seats are lost; the money is on its way back. To everybody else: REQUESTED.
+    Unwinding,
+    /// Money taken, seats confirmed.
+    Completed,
+    /// Nothing taken, or all given back.
+    Failed(PaymentFailure),
+    /// Completed once; the money was given back since.
+    Refunded,
+}
+
+/// What others did about a payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// The seats are the fan's.
+    Confirmed,
+    /// The hold was gone.
+    ConfirmRefused,
+    /// Nothing was taken.
+    DebitRefused(DebitRefusal),
+    /// The money is back.
+    Refunded(RefundReason),
+}
+
+impl Standing {
+    /// Where these news take a payment; `None` when it has been there already.
+    ///
+    /// # Errors
+    /// `NotYet` when another fact must be heard first, `Never` when the news contradict
+    /// what has been heard: a payment is not moved to a wrong end.
+    pub fn after(self, news: News) -> Result<Option<Self>, Miss> {
+        use {News as N, Standing as S};
+        const HOLD_GONE: Standing = Standing::Failed(PaymentFailure::HoldGone);
+        match (self, news) {
+            (S::Requested, N::Confirmed) => Ok(Some(S::Completed)),
+            (S::Requested, N::ConfirmRefused) => Ok(Some(S::Unwinding)),
+            (S::Requested, N::DebitRefused(refusal)) => Ok(Some(S::Failed(failure(refusal)))),
+            (S::Requested | S::Unwinding, N::Refunded(RefundReason::HoldGone)) => {
+                Ok(Some(HOLD_GONE))
+            }
+            (S::Completed, N::Refunded(RefundReason::Cancelled)) => Ok(Some(S::Refunded)),
+            // Only what was confirmed can be cancelled with money: the confirmation is late.
+            (S::Requested, N::Refunded(RefundReason::Cancelled)) => {
+                Err(Miss::NotYet("reservation.confirmed of this payment"))
+            }
+            (S::Completed | S::Refunded, N::Confirmed)
+            | (S::Unwinding | HOLD_GONE, N::ConfirmRefused)
+            | (HOLD_GONE, N::Refunded(RefundReason::HoldGone))
+            | (S::Refunded, N::Refunded(RefundReason::Cancelled)) => Ok(None),
+            (S::Failed(reason), N::DebitRefused(refusal)) if reason == failure(refusal) => Ok(None),
+            _ => Err(Miss::Never(format!("{news:?} contradicts a payment that is {self:?}"))),
+        }
+    }
+
+    /// What others are shown.
+    pub fn state(self) -> PaymentState {
+        match self {
+            Self::Requested | Self::Unwinding => PaymentState::Requested,
+            Self::Completed => PaymentState::Completed,
+            Self::Failed(_) => PaymentState::Failed,
+            Self::Refunded => PaymentState::Refunded,
+        }
+    }
+
+    /// Why it failed, or is about to.
+    pub fn reason(self) -> Option<PaymentFailure> {
+        match self {
+            Self::Unwinding => Some(PaymentFailure::HoldGone),
+            Self::Failed(reason) => Some(reason),
+            Self::Requested | Self::Completed | Self::Refunded => None,
+        }
+    }
+
+    /// The standing with this state and reason; `None` when there is none.
+    pub fn from_parts(state: PaymentState, reason: Option<PaymentFailure>) -> Option<Self> {
+        Some(match (state, reason) {
+            (PaymentState::Requested, None) => Self::Requested,
+            (PaymentState::Requested, Some(PaymentFailure::HoldGone)) => Self::Unwinding,
+            (PaymentState::Completed, None) => Self::Completed,
+            (PaymentState::Failed, Some(reason)) => Self::Failed(reason),
+            (PaymentState::Refunded, None) => Self::Refunded,
+            _ => return None,
+        })
+    }
+
+    /// Whether it keeps other payments of the same reservation out.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Requested | Self::Unwinding | Self::Completed)
+    }
+}
+
+fn failure(refusal: DebitRefusal) -> PaymentFailure {
+    match refusal {
+        DebitRefusal::InsufficientBalance => PaymentFailure::InsufficientBalance,
+        DebitRefusal::NoWallet => PaymentFailure::NoWallet,
+    }
+}
+
+/// A payment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Payment {
+    /// Its id, and the id of its saga.
+    pub id: PaymentId,
+    /// What is paid.
+    pub reservation_id: ReservationId,
+    /// Whose seats.
+    pub schedule_id: ScheduleId,
+    /// Who pays.
+    pub user_id: UserId,
+    /// Points.
+    pub amount: i64,
+    /// The fence of the hold.
+    pub hold_version: i64,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// Where it stands.
+    pub standing: Standing,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Payment {
+    /// A payment of this hold, asked for now.
+    pub fn of(hold: &Hold, reservation_id: ReservationId, id: PaymentId, now: Timestamp) -> Self {
+        Self {
+            id,
+            reservation_id,
+            schedule_id: hold.schedule_id,
+            user_id: hold.user_id,
+            amount: hold.amount,
+            hold_version: hold.hold_version,
+            requested_at: now,
+            standing: Standing::Requested,
+            ended_at: None,
+        }
+    }
+
+    /// Moves it on; whether it has come to another end by that.
+    ///
+    /// # Errors
+    /// As [`Standing::after`]; nothing is changed then.
+    pub fn hear(&mut self, news: News, now: Timestamp) -> Result<bool, Miss> {
+        let Some(standing) = self.standing.after(news)? else {
+            return Ok(false);
+        };
+        self.standing = standing;
+        let is_end = standing != Standing::Unwinding;
+        self.ended_at = is_end.then_some(now);
+        Ok(is_end)
+    }
+
+    /// What its owner is shown. Why it fails is said when it has failed.
+    pub fn to_view(&self) -> payment::Payment {
+        let state = self.standing.state();
+        payment::Payment {
+            payment_id: self.id,
+            reservation_id: self.reservation_id,
+            schedule_id: self.schedule_id,
+            user_id: self.user_id,
+            amount: self.amount,
+            state,
+            reason: self.standing.reason().filter(|_| state == PaymentState::Failed),
+            requested_at: self.requested_at,
+            ended_at: self.ended_at,
+        }
+    }
+}
+
+/// Whether `fan` may pay this hold now.
+///
+/// A place that was never heard of does not stand in the way: the hold itself proves that
+/// the fan was ACTIVE. One that has ended does.
+///
+/// # Errors
+/// `not_found`, `hold_gone`, `already_paid`, `payment_running` or `not_active`.
+pub fn may_pay(
+    hold: &Hold,
+    fan: UserId,
+    place: Option<&Place>,
+    live: Option<&Payment>,
+) -> Result<(), Problem> {
+    if hold.user_id != fan {
+        return Err(codes::NOT_FOUND.into());
+    }
+    match live {
+        _ if hold.ended => Err(codes::HOLD_GONE.into()),
+        Some(payment) if payment.standing == Standing::Completed => Err(codes::ALREADY_PAID.into()),
+        Some(payment) => {
+            Err(Problem::from(codes::PAYMENT_RUNNING).with("payment_id", payment.id.to_string()))
+        }
+        None if place.is_some_and(|place| !place.active) => Err(codes::NOT_ACTIVE.into()),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(time::OffsetDateTime::UNIX_EPOCH);
+    const FAN: UserId = UserId(Uuid::from_u128(1));
+    const ACTIVE: Place = Place { place_version: 1, active: true };
+    const LEFT: Place = Place { place_version: 2, active: false };
+    const HOLD_GONE: Standing = Standing::Failed(PaymentFailure::HoldGone);
+    const POOR: Standing = Standing::Failed(PaymentFailure::InsufficientBalance);
+
+    fn hold(ended: bool) -> Hold {
+        Hold {
+            schedule_id: ScheduleId(Uuid::from_u128(2)),
+            user_id: FAN,
+            amount: 100,
+            hold_version: 7,
+            ended,
+        }
+    }
+
+    fn payment(standing: Standing) -> Payment {
+        let id = PaymentId(Uuid::from_u128(4));
+        let reservation_id = ReservationId(Uuid::from_u128(3));
+        Payment { standing, ..Payment::of(&hold(false), reservation_id, id, NOW) }
+    }
+
+    fn refusal(hold: &Hold, place: Option<&Place>, live: Option<&Payment>) -> String {
+        may_pay(hold, FAN, place, live).unwrap_err().code
+    }
+
+    #[test]
+    fn a_hold_that_ended_stays_ended() {
+        let mut known = hold(false);
+        assert!(!known.hear(false));
+        assert!(known.hear(true));
+        assert!(!known.hear(true));
+        assert!(!known.hear(false));
+        assert!(known.ended);
+    }
+
+    #[test]
+    fn a_late_activation_does_not_bring_an_ended_place_back() {
+        let mut place = LEFT;
+        assert!(!place.hear(ACTIVE));
+        assert_eq!(place, LEFT);
+        assert!(!place.hear(LEFT));
+        assert!(place.hear(Place { place_version: 3, active: true }));
+        assert!(place.active);
+    }
+
+    #[test]
+    fn an_active_fan_may_pay_an_open_hold() {
+        let open = hold(false);
+        assert_eq!(may_pay(&open, FAN, Some(&ACTIVE), None), Ok(()));
+        assert_eq!(may_pay(&open, FAN, None, None), Ok(()), "the place is not heard of yet");
+    }
+
+    #[test]
+    fn a_strangers_hold_is_not_found_whatever_its_state() {
+        for ended in [false, true] {
+            let problem =
+                may_pay(&hold(ended), UserId(Uuid::from_u128(9)), None, None).unwrap_err();
+            assert!(problem.is(codes::NOT_FOUND));
+        }
+    }
+
+    #[test]
+    fn a_hold_is_paid_once_and_only_while_it_lives() {
+        let open = hold(false);
+        assert_eq!(refusal(&hold(true), Some(&LEFT), None), "hold_gone");
+        let completed = payment(Standing::Completed);
+        assert_eq!(refusal(&open, None, Some(&completed)), "already_paid");
+        assert_eq!(refusal(&open, Some(&LEFT), None), "not_active");
+        for standing in [Standing::Requested, Standing::Unwinding] {
+            let running = payment(standing);
+            let problem = may_pay(&open, FAN, None, Some(&running)).unwrap_err();
+            assert!(problem.is(codes::PAYMENT_RUNNING));
+            assert_eq!(problem.extra["payment_id"], running.id.to_string());
+        }
+    }
+
+    /// Every piece of news on every standing: where it leads, or why not.
+    #[test]
+    fn a_payment_never_comes_to_a_wrong_end() {
+        use DebitRefusal::{InsufficientBalance, NoWallet};
+        let standings = [
+            Standing::Requested,
+            Standing::Unwinding,
+            Standing::Completed,
+            POOR,
+            HOLD_GONE,
+            Standing::Refunded,
+        ];
+        let newses = [
+            News::Confirmed,
+            News::ConfirmRefused,
+            News::DebitRefused(InsufficientBalance),
+            News::DebitRefused(NoWallet),
+            News::Refunded(RefundReason::HoldGone),
+            News::Refunded(RefundReason::Cancelled),
+        ];
+        // `.` been there, `w` wait for another fact, `!` a contradiction.
+        let table = [
+            ["C", "U", "P", "N", "H", "w"],
+            ["!", ".", "!", "!", "H", "!"],
+            [".", "!", "!", "!", "!", "R"],
+            ["!", "!", ".", "!", "!", "!"],
+            ["!", ".", "!", "!", ".", "!"],
+            [".", "!", "!", "!", "!", "."],
+        ];
+        for (standing, row) in standings.into_iter().zip(table) {
+            for (news, expected) in newses.into_iter().zip(row) {
+                let got = match standing.after(news) {
+                    Ok(None) => ".",
+                    Err(Miss::NotYet(_)) => "w",
+                    Err(Miss::Never(_)) => "!",
+                    Ok(Some(Standing::Completed)) => "C",
+                    Ok(Some(Standing::Unwinding)) => "U",
+                    Ok(Some(Standing::Refunded)) => "R",
+                    Ok(Some(POOR)) => "P",
+                    Ok(Some(HOLD_GONE)) => "H",
+                    Ok(Some(Standing::Failed(PaymentFailure::NoWallet))) => "N",
+                    Ok(Some(Standing::Requested)) => "back to the beginning",
+                };
+                assert_eq!(got, expected, "{news:?} on {standing:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unwinding_payment_is_shown_as_running_without_a_reason() {
+        let mut unwinding = payment(Standing::Requested);
+        assert_eq!(unwinding.hear(News::ConfirmRefused, NOW), Ok(false));
+        let view = unwinding.to_view();
+        assert_eq!((view.state, view.reason, view.ended_at), (PaymentState::Requested, None, None));
+        assert_eq!(unwinding.hear(News::Refunded(RefundReason::HoldGone), NOW), Ok(true));
+        let view = unwinding.to_view();
+        assert_eq!(view.reason, Some(PaymentFailure::HoldGone));
+        assert_eq!((view.state, view.ended_at), (PaymentState::Failed, Some(NOW)));
+    }
+
+    #[test]
+    fn a_standing_survives_storage() {
+        for standing in [
+            Standing::Requested,
+            Standing::Unwinding,
+            Standing::Completed,
+            POOR,
+            HOLD_GONE,
+            Standing::Refunded,
+        ] {
+            assert_eq!(Standing::from_parts(standing.state(), standing.reason()), Some(standing));
+            let keeps_out =
+                matches!(standing.state(), PaymentState::Requested | PaymentState::Completed);
+            assert_eq!(standing.is_live(), keeps_out);
+        }
+        assert_eq!(Standing::from_parts(PaymentState::Failed, None), None);
+    }
+}

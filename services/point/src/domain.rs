@@ -1,0 +1,273 @@
+//! When points move: what is charged, taken, and given back.
+
+use events::{
+    EntryId, PaymentId, Problem, Timestamp, UserId, codes,
+    point::{self, DebitRefusal, EntryKind},
+};
+use mesh::Miss;
+
+use crate::Rules;
+
+/// A fan's points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wallet {
+    /// Points in it; never below zero.
+    pub balance: i64,
+    /// Closed for good: nothing is charged or taken any more, but what was taken may
+    /// still come back.
+    pub closed: bool,
+}
+
+impl Wallet {
+    /// One that was just opened.
+    pub const OPENED: Self = Self { balance: 0, closed: false };
+    /// One whose closing was heard before its opening.
+    pub const CLOSED: Self = Self { balance: 0, closed: true };
+}
+
+/// What the ledger knows of a payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trail {
+    /// It was refused, for good.
+    Refused,
+    /// So many points were taken from this fan.
+    Debited {
+        /// Whose points.
+        user_id: UserId,
+        /// How many.
+        amount: i64,
+    },
+    /// They were taken, and given back.
+    Refunded,
+}
+
+/// What becomes of a request to take points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Debit {
+    /// Take them.
+    Take,
+    /// Nothing is taken, for good.
+    Refuse(DebitRefusal),
+    /// It has been decided before.
+    Decided,
+}
+
+/// Points in the wallet after a charge of `amount`.
+///
+/// # Errors
+/// `wallet_closed` or `balance_limit`.
+pub fn charge(wallet: &Wallet, amount: i64, rules: &Rules) -> Result<i64, Problem> {
+    if wallet.closed {
+        return Err(codes::WALLET_CLOSED.into());
+    }
+    match wallet.balance.checked_add(amount) {
+        Some(balance) if balance <= rules.balance_max => Ok(balance),
+        _ => Err(Problem::new(
+            codes::BALANCE_LIMIT,
+            format!("A wallet holds at most {} points.", rules.balance_max),
+        )),
+    }
+}
+
+/// Whether one charge may buy so much.
+///
+/// # Errors
+/// `invalid`.
+pub fn check_charge(amount: i64, rules: &Rules) -> Result<(), Problem> {
+    if (1..=rules.charge_max).contains(&amount) {
+        Ok(())
+    } else {
+        Err(Problem::new(codes::INVALID, format!("`amount` must be 1 to {}.", rules.charge_max)))
+    }
+}
+
+/// Whether `amount` points are taken for a payment; `attempt` is how often it was asked.
+///
+/// # Errors
+/// `NotYet` while the wallet may still be opened, `Never` for a negative amount.
+pub fn debit(
+    trail: Option<&Trail>,
+    wallet: Option<&Wallet>,
+    amount: i64,
+    attempt: u64,
+    rules: &Rules,
+) -> Result<Debit, Miss> {
+    if amount < 0 {
+        return Err(Miss::Never(format!("a payment of {amount} points")));
+    }
+    match (trail, wallet) {
+        (Some(_), _) => Ok(Debit::Decided),
+        (None, None) if attempt < rules.unknown_wallet_attempts => {
+            Err(Miss::NotYet("user.registered of this fan"))
+        }
+        (None, None) => Ok(Debit::Refuse(DebitRefusal::NoWallet)),
+        (None, Some(wallet)) if wallet.closed => Ok(Debit::Refuse(DebitRefusal::NoWallet)),
+        (None, Some(wallet)) if wallet.balance < amount => {
+            Ok(Debit::Refuse(DebitRefusal::InsufficientBalance))
+        }
+        (None, Some(_)) => Ok(Debit::Take),
+    }
+}
+
+/// Points to give back to `fan` for a payment: what was taken; `None` when it was given
+/// back before.
+///
+/// # Errors
+/// `NotYet` while nothing is known of the payment, `Never` when nothing was taken for it,
+/// or from somebody else.
+pub fn refund(trail: Option<&Trail>, fan: UserId) -> Result<Option<i64>, Miss> {
+    match trail {
+        None => Err(Miss::NotYet("payment.requested of this payment")),
+        Some(Trail::Refunded) => Ok(None),
+        Some(Trail::Debited { user_id, amount }) if *user_id == fan => Ok(Some(*amount)),
+        Some(Trail::Debited { .. }) => Err(Miss::Never("somebody else has paid this".into())),
+        Some(Trail::Refused) => Err(Miss::Never("nothing was taken for this payment".into())),
+    }
+}
+
+/// One movement between a wallet and the house.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Whose wallet.
+    pub user_id: UserId,
+    /// Its id; ids grow with time.
+    pub id: EntryId,
+    /// What moved points.
+    pub kind: EntryKind,
+    /// Points into the wallet; negative out of it.
+    pub amount: i64,
+    /// Points in the wallet afterwards.
+    pub balance: i64,
+    /// The payment behind it.
+    pub payment_id: Option<PaymentId>,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Entry {
+    /// What its owner is shown.
+    pub fn to_view(&self) -> point::Entry {
+        point::Entry {
+            entry_id: self.id,
+            kind: self.kind,
+            amount: self.amount,
+            balance: self.balance,
+            payment_id: self.payment_id,
+            at: self.at,
+        }
+    }
+}
+
+/// The house's side of a movement: money comes in as `cash`, seats go out as `sales`.
+pub fn house(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Charge => "cash",
+        EntryKind::Debit | EntryKind::Refund => "sales",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const FAN: UserId = UserId(Uuid::from_u128(1));
+    const DEBITED: Trail = Trail::Debited { user_id: FAN, amount: 100 };
+
+    fn open(balance: i64) -> Wallet {
+        Wallet { balance, closed: false }
+    }
+
+    fn rules() -> Rules {
+        Rules::default()
+    }
+
+    #[test]
+    fn a_charge_is_one_to_ten_million_points() {
+        for amount in [i64::MIN, -1, 0, 10_000_001, i64::MAX] {
+            assert!(check_charge(amount, &rules()).unwrap_err().is(codes::INVALID), "{amount}");
+        }
+        for amount in [1, 10_000_000] {
+            assert_eq!(check_charge(amount, &rules()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_wallet_is_charged_up_to_its_limit_and_no_further() {
+        let limit = rules().balance_max;
+        assert_eq!(charge(&open(limit - 5), 5, &rules()), Ok(limit));
+        for (balance, amount) in [(limit - 5, 6), (limit + 1, 1), (i64::MAX, 1)] {
+            let problem = charge(&open(balance), amount, &rules()).unwrap_err();
+            assert!(problem.is(codes::BALANCE_LIMIT));
+        }
+    }
+
+    #[test]
+    fn a_closed_wallet_is_not_charged() {
+        assert!(charge(&Wallet::CLOSED, 1, &rules()).unwrap_err().is(codes::WALLET_CLOSED));
+    }
+
+    #[test]
+    fn points_are_taken_to_the_last_one_and_never_below_zero() {
+        let taken = |balance, amount| debit(None, Some(&open(balance)), amount, 1, &rules());
+        assert_eq!(taken(100, 100), Ok(Debit::Take));
+        assert_eq!(taken(0, 0), Ok(Debit::Take));
+        let poor = Ok(Debit::Refuse(DebitRefusal::InsufficientBalance));
+        assert_eq!(taken(99, 100), poor);
+        assert_eq!(taken(0, i64::MAX), poor);
+    }
+
+    #[test]
+    fn a_negative_payment_is_no_payment() {
+        let miss = debit(None, Some(&open(100)), -1, 1, &rules());
+        assert!(matches!(miss, Err(Miss::Never(_))));
+    }
+
+    #[test]
+    fn nothing_is_taken_from_a_closed_wallet() {
+        let closed = Wallet { balance: 100, closed: true };
+        let refused = debit(None, Some(&closed), 100, 1, &rules());
+        assert_eq!(refused, Ok(Debit::Refuse(DebitRefusal::NoWallet)));
+    }
+
+    #[test]
+    fn an_unknown_wallet_is_waited_for_before_it_counts_as_missing() {
+        let patience = rules().unknown_wallet_attempts;
+        for attempt in 1..patience {
+            let miss = debit(None, None, 100, attempt, &rules());
+            assert!(matches!(miss, Err(Miss::NotYet(_))), "{attempt}");
+        }
+        let refused = debit(None, None, 100, patience, &rules());
+        assert_eq!(refused, Ok(Debit::Refuse(DebitRefusal::NoWallet)));
+    }
+
+    #[test]
+    fn a_payment_is_decided_once_whatever_was_charged_since() {
+        for trail in [Trail::Refused, DEBITED, Trail::Refunded] {
+            assert_eq!(debit(Some(&trail), Some(&open(500)), 100, 1, &rules()), Ok(Debit::Decided));
+            assert_eq!(debit(Some(&trail), None, 100, 99, &rules()), Ok(Debit::Decided));
+        }
+    }
+
+    #[test]
+    fn what_was_taken_is_given_back_once() {
+        assert_eq!(refund(Some(&DEBITED), FAN), Ok(Some(100)));
+        assert_eq!(refund(Some(&Trail::Refunded), FAN), Ok(None));
+    }
+
+    #[test]
+    fn nothing_is_given_back_that_was_not_taken() {
+        assert!(matches!(refund(None, FAN), Err(Miss::NotYet(_))));
+        assert!(matches!(refund(Some(&Trail::Refused), FAN), Err(Miss::Never(_))));
+        let stranger = UserId(Uuid::from_u128(9));
+        assert!(matches!(refund(Some(&DEBITED), stranger), Err(Miss::Never(_))));
+    }
+
+    #[test]
+    fn only_a_charge_is_paid_in_cash() {
+        assert_eq!(house(EntryKind::Charge), "cash");
+        assert_eq!(house(EntryKind::Debit), "sales");
+        assert_eq!(house(EntryKind::Refund), "sales");
+    }
+}

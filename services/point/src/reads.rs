@@ -1,0 +1,78 @@
+//! What a fan may look at: their own wallet.
+
+use std::time::Duration;
+
+use events::{
+    Page, Problem, UserId, codes,
+    point::{self, Balance, FindEntries, GetBalance},
+};
+use mesh::{Desk, Meta, page::Cut, postgres::Postgres};
+use sqlx::PgPool;
+
+use crate::{
+    Book,
+    book::{EntryColumns, entry},
+};
+
+/// How long a fan who has just signed up waits for the wallet to be opened.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is looked for meanwhile.
+const OPENING_POLL: Duration = Duration::from_millis(50);
+
+/// The balance of the caller's wallet.
+pub(crate) async fn balance(
+    desk: Desk<Postgres<Book>>,
+    _: GetBalance,
+    meta: Meta,
+) -> Result<Balance, Problem> {
+    let user_id = meta.caller.user_id()?;
+    let opened = async {
+        loop {
+            if let Some(balance) = stored_balance(desk.pool(), user_id).await? {
+                return Ok(Balance { user_id, balance });
+            }
+            tokio::time::sleep(OPENING_POLL).await;
+        }
+    };
+    tokio::time::timeout(OPENING_TIMEOUT, opened)
+        .await
+        .unwrap_or_else(|_| Err(codes::NOT_FOUND.into()))
+}
+
+async fn stored_balance(pool: &PgPool, user_id: UserId) -> Result<Option<i64>, Problem> {
+    sqlx::query_scalar("select balance from wallets where user_id = $1")
+        .bind(user_id.0)
+        .fetch_optional(pool)
+        .await
+        .map_err(unavailable)
+}
+
+/// The entries of the caller's wallet, newest first.
+pub(crate) async fn entries(
+    desk: Desk<Postgres<Book>>,
+    command: FindEntries,
+    meta: Meta,
+) -> Result<Page<point::Entry>, Problem> {
+    let user_id = meta.caller.user_id()?;
+    let cut = Cut::new(command.cursor.as_deref(), command.limit)?;
+    let rows: Vec<EntryColumns> = sqlx::query_as(
+        "select id, kind::text, amount, balance, payment_id, at
+         from entries where user_id = $1 and id < $2 order by id desc limit $3",
+    )
+    .bind(user_id.0)
+    .bind(cut.before)
+    .bind(cut.rows())
+    .fetch_all(desk.pool())
+    .await
+    .map_err(unavailable)?;
+    let entries = rows
+        .into_iter()
+        .map(|row| Ok(entry(user_id, row).map_err(unavailable)?.to_view()))
+        .collect::<Result<Vec<_>, Problem>>()?;
+    Ok(cut.page(entries, |entry| entry.entry_id.0))
+}
+
+fn unavailable(error: sqlx::Error) -> Problem {
+    tracing::warn!(%error, "a read failed");
+    codes::UNAVAILABLE.into()
+}

@@ -1,0 +1,144 @@
+-- What the room does on hearing of schedules, reservations, payments and accounts. Each of
+-- these may come twice, late, or before what it follows from.
+
+-- A fact that concerns nobody in line; it is only remembered as heard.
+function acts.nothing() end
+
+function acts.open(schedule, opens_at, starts_at, per_second, active_max, pass_secs, total)
+  local room = key('room:' .. schedule)
+  if redis.call('HSETNX', room, 'total', total) == 0 then
+    return
+  end
+  redis.call('HSET', room, 'opens_at', opens_at, 'starts_at', starts_at,
+    'per_second', per_second, 'active_max', active_max, 'pass_secs', pass_secs)
+  redis.call('SADD', key('rooms'), schedule)
+end
+
+-- Heard before the opening, it stands: a show that was called off does not open.
+function acts.cancel(schedule)
+  redis.call('HSET', key('room:' .. schedule), 'cancelled', '1')
+  redis.call('SADD', key('rooms'), schedule)
+end
+
+local function release(schedule, fan, reservation)
+  local holds = key('holds:' .. schedule .. ':' .. fan)
+  redis.call('HSET', holds, reservation, 0)
+  redis.call('EXPIRE', holds, HOLD_SECS)
+  local place = place_of(schedule, fan)
+  if place and place.state == 'A' then
+    lease(schedule, fan, place)
+  end
+end
+
+-- A fan who holds seats keeps the place until the hold can last no longer. An ending that
+-- was heard first has left its zero, and the hold does not come back to life.
+function acts.hold(schedule, fan, reservation, hard_cap)
+  local holds = key('holds:' .. schedule .. ':' .. fan)
+  if redis.call('HSETNX', holds, reservation, hard_cap) == 0 then
+    return
+  end
+  redis.call('EXPIRE', holds, HOLD_SECS)
+  local place = place_of(schedule, fan)
+  if place and place.state == 'A' then
+    lease(schedule, fan, place)
+  end
+end
+
+function acts.release(schedule, fan, reservation)
+  release(schedule, fan, reservation)
+end
+
+-- Seats count as sold once for each reservation, and not at all when its cancellation was
+-- heard first. The lease stays as it is until the payment has ended.
+function acts.confirm(schedule, reservation, seats)
+  if redis.call('HSETNX', key('sold:' .. schedule), reservation, seats) == 1 then
+    redis.call('HINCRBY', key('room:' .. schedule), 'sold', seats)
+  end
+end
+
+-- A confirmed reservation was given back, and with it its seats.
+function acts.unsell(schedule, fan, reservation)
+  local sold = key('sold:' .. schedule)
+  local seats = tonumber(redis.call('HGET', sold, reservation) or 0)
+  redis.call('HSET', sold, reservation, 0)
+  if seats > 0 then
+    redis.call('HINCRBY', key('room:' .. schedule), 'sold', -seats)
+  end
+  release(schedule, fan, reservation)
+end
+
+-- The fan has paid. A payment asked for before the fan entered belongs to an earlier place.
+function acts.complete(schedule, fan, payment, requested_at)
+  local place = place_of(schedule, fan)
+  if place and place.state ~= 'E' and place.payment ~= payment
+    and tonumber(requested_at) >= place.entered then
+    place.payment = payment
+    expire(schedule, fan, place, 'completed')
+  end
+end
+
+-- The hold ended before the money came: back to the front, through no fault of theirs.
+-- Also when the place has run out meanwhile, or the fan has lined up again at the end. Who
+-- has been admitted anew since, left, or bought, stays as they are.
+function acts.bring_back(schedule, fan, payment, requested_at)
+  local room, place = room_of(schedule), place_of(schedule, fan)
+  if not room or not place or is_over(room) or place.payment == payment then
+    return
+  end
+  local score = redis.call('ZSCORE', key('waiting:' .. schedule), fan)
+  local is_behind = place.state == 'W' and tonumber(score or 0) >= 0
+  local has_lost = (place.state == 'A' and tonumber(requested_at) >= place.entered)
+    or (place.state == 'E' and place.reason == 'timeout')
+  if is_behind or has_lost then
+    place.payment = payment
+    bring_back(room, fan, place)
+  end
+end
+
+function acts.withdraw(fan)
+  redis.call('SET', key('gone:' .. fan), 1, 'EX', GONE_SECS)
+  for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
+    local place = place_of(schedule, fan)
+    if place and place.state ~= 'E' then
+      expire(schedule, fan, place, 'left')
+    end
+  end
+end
+
+-- Rebuilding: a fact of this room's own telling that the room has forgotten. The highest
+-- version is the truth, in whatever order they come; nothing is told again.
+function acts.adopt(schedule, fan, state, version, ticket, reserve_until, reason)
+  local place = place_of(schedule, fan)
+  version, ticket = tonumber(version), tonumber(ticket)
+  local room = key('room:' .. schedule)
+  if ticket > tonumber(redis.call('HGET', room, 'tickets') or 0) then
+    redis.call('HSET', room, 'tickets', whole(ticket))
+  end
+  if place and place.ticket == 0 and ticket > 0 and place.version > version then
+    -- A later fact came first, and only this one knows the number.
+    place.ticket = ticket
+    keep(schedule, fan, place)
+  end
+  if place and place.version >= version then
+    return
+  end
+  place = place or { ticket = 0, entered = 0, reserve_until = 0, saga = act.saga_id, payment = '-' }
+  place.version, place.reason = version, reason
+  place.state = state == 'R' and 'W' or state
+  if ticket > 0 then
+    place.ticket = ticket
+  end
+  redis.call('ZREM', key('waiting:' .. schedule), fan)
+  redis.call('ZREM', key('active:' .. schedule), fan)
+  if state == 'W' then
+    redis.call('ZADD', key('waiting:' .. schedule), whole(ticket), fan)
+  elseif state == 'R' then
+    local turn = redis.call('HINCRBY', room, 'returned', 1)
+    redis.call('ZADD', key('waiting:' .. schedule), whole(FRONT + turn), fan)
+  elseif state == 'A' then
+    place.reserve_until = tonumber(reserve_until)
+    lease(schedule, fan, place)
+  end
+  keep(schedule, fan, place)
+  redis.call('SADD', key('rooms'), schedule)
+end

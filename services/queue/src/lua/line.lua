@@ -1,0 +1,169 @@
+-- The line: entering, looking, leaving, and what time does to it.
+
+-- A tick comes this often; a second's worth of admissions is spread over its ticks.
+local TICK_MILLIS = 100
+-- A hold made in the pass's last moment may still be on its way here.
+local GRACE_MILLIS = 1000
+
+-- One place a fan: who has one learns of it, however often they enter.
+function acts.enter(schedule, fan, ticket)
+  if redis.call('EXISTS', key('gone:' .. fan)) == 1 then
+    return no('forbidden', 'The account is closed.')
+  end
+  local room = room_of(schedule)
+  if not room then
+    return not_yet('not_found', 'There is no such schedule.')
+  end
+  local place = place_of(schedule, fan)
+  if place and place.state ~= 'E' then
+    return seen(room, fan, place)
+  end
+  if is_over(room) then
+    return no('schedule_closed', room.is_cancelled and 'The show was cancelled.'
+      or 'The show has begun.')
+  end
+  if is_sold_out(room) then
+    return no('schedule_closed', 'Every seat is sold.')
+  end
+  forget_pace(room)
+  local number = tonumber(ticket)
+  if not number or place then
+    number = (room.tickets or 0) + 1
+  end
+  -- Otherwise the room has forgotten the place, and the fan has brought proof of its number.
+  set(room, 'tickets', math.max(number, room.tickets or 0))
+  place = {
+    state = 'W',
+    version = (place and place.version or 0) + 1,
+    ticket = number,
+    entered = act.now,
+    reserve_until = 0,
+    saga = act.saga_id,
+    payment = '-',
+    reason = '-',
+  }
+  redis.call('ZADD', key('waiting:' .. schedule), whole(number), fan)
+  redis.call('SADD', key('rooms'), schedule)
+  keep(schedule, fan, place)
+  tell('queue.waiting', schedule, fan, fact(schedule, fan, place, { ticket = number }))
+  return seen(room, fan, place)
+end
+
+function acts.leave(schedule, fan)
+  local room, place = room_of(schedule), place_of(schedule, fan)
+  if not room or not place then
+    return no('not_found', 'You have no place in this room.')
+  end
+  if place.state ~= 'E' then
+    expire(schedule, fan, place, 'left')
+  end
+  return seen(room, fan, place)
+end
+
+function reads.look(schedule, fan)
+  local room, place = room_of(schedule), place_of(schedule, fan)
+  if not room or not place then
+    return no('not_found', 'You have no place in this room.')
+  end
+  return seen(room, fan, place)
+end
+
+-- How many the room may admit now: at most `per_second` in each second since it opened,
+-- spread over that second, and never more than `active_max` at a time.
+local function allowance(room)
+  if act.now < room.opens_at then
+    return 0
+  end
+  local second = second_of(room)
+  local admitted = room.second == second and room.admitted or 0
+  local into = act.now - room.opens_at - second * 1000 + TICK_MILLIS
+  local due = math.ceil(room.per_second * math.min(into, 1000) / 1000)
+  local vacant = room.active_max - redis.call('ZCARD', key('active:' .. room.schedule))
+  return math.min(due - admitted, vacant)
+end
+
+-- Whether a tick would find anything to do. A room that is over and empty is put away.
+local function is_due(room)
+  local first = redis.call('ZRANGE', key('active:' .. room.schedule), 0, 0, 'WITHSCORES')
+  if first[1] and (room.is_cancelled or tonumber(first[2]) + GRACE_MILLIS <= act.now) then
+    return true
+  end
+  if is_over(room) and not first[1] then
+    return true
+  end
+  if redis.call('ZCARD', key('waiting:' .. room.schedule)) == 0 then
+    return false
+  end
+  return is_over(room) or is_sold_out(room) or allowance(room) > 0
+end
+
+function reads.due()
+  local due = {}
+  for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
+    local room = room_of(schedule)
+    if room and is_due(room) then
+      due[#due + 1] = schedule
+    end
+  end
+  return due
+end
+
+local function expire_all(room, fans, reason)
+  for _, fan in ipairs(fans) do
+    local place = place_of(room.schedule, fan)
+    expire(room.schedule, fan, place, reason, place.saga)
+  end
+  return #fans
+end
+
+local function admit(room, most)
+  local allowed = math.min(allowance(room), most)
+  if allowed <= 0 then
+    return
+  end
+  local popped = redis.call('ZPOPMIN', key('waiting:' .. room.schedule), allowed)
+  for at = 1, #popped, 2 do
+    activate(room, popped[at], place_of(room.schedule, popped[at]))
+  end
+  local second, count = second_of(room), #popped / 2
+  if count == 0 then
+    return
+  end
+  if room.second ~= second then
+    local pace = pace_at(room, second)
+    if pace >= 0 then
+      set(room, 'pace', tostring(pace))
+    end
+    set(room, 'second', second)
+    set(room, 'admitted', 0)
+  end
+  set(room, 'admitted', room.admitted + count)
+end
+
+local function put_away(schedule)
+  redis.call('SREM', key('rooms'), schedule)
+  for _, name in ipairs({ 'room:', 'places:', 'sold:' }) do
+    redis.call('EXPIRE', key(name .. schedule), OVER_SECS)
+  end
+end
+
+-- Ends what has run out, closes what is over, admits who is next: `most` places at a time.
+function acts.tick(schedule, most)
+  local room = room_of(schedule)
+  if not room then
+    return
+  end
+  local left = tonumber(most)
+  local active, waiting = key('active:' .. schedule), key('waiting:' .. schedule)
+  local upto = room.is_cancelled and '+inf' or whole(act.now - GRACE_MILLIS)
+  local ended = redis.call('ZRANGEBYSCORE', active, '-inf', upto, 'LIMIT', 0, left)
+  left = left - expire_all(room, ended, room.is_cancelled and 'sold_out' or 'timeout')
+  if left > 0 and (is_over(room) or is_sold_out(room)) then
+    expire_all(room, redis.call('ZRANGE', waiting, 0, left - 1), 'sold_out')
+  else
+    admit(room, left)
+  end
+  if is_over(room) and redis.call('EXISTS', active, waiting) == 0 then
+    put_away(schedule)
+  end
+end

@@ -1,0 +1,162 @@
+-- A room and its places, as Valkey keeps them:
+--
+--   rooms                     set   schedules whose room may still have something to do
+--   room:<schedule>           hash  opening times, pace, seats, counters
+--   places:<schedule>         hash  fan -> place, one line of text (see `place_of`)
+--   waiting:<schedule>        zset  fan by number; who was returned has a negative one
+--   active:<schedule>         zset  fan by the end of the lease
+--   sold:<schedule>           hash  reservation -> seats it confirmed; 0 once cancelled
+--   holds:<schedule>:<fan>    hash  reservation -> its hard cap; 0 once it has ended
+--   gone:<fan>                text  the account was closed a short while ago
+
+-- Who was returned stands before every number ever drawn, in the order of returning.
+local FRONT = -1000000000000
+-- Holds are remembered this long for facts that come late.
+local HOLD_SECS = 86400
+-- A closed account cannot come back with the access token it still has.
+local GONE_SECS = 86400
+-- A room that is over is forgotten after a month.
+local OVER_SECS = 30 * 86400
+-- The pace forgets a third of itself each second.
+local PACE_KEEPS = 0.7
+
+local FIELDS = { 'opens_at', 'starts_at', 'per_second', 'active_max', 'pass_secs', 'total',
+  'sold', 'tickets', 'returned', 'second', 'admitted', 'pace', 'since' }
+
+-- The room, or nil when its schedule was never heard of.
+local function room_of(schedule)
+  local values = redis.call('HMGET', key('room:' .. schedule), 'cancelled', unpack(FIELDS))
+  local room = { schedule = schedule, is_cancelled = values[1] == '1' }
+  for at, field in ipairs(FIELDS) do
+    room[field] = tonumber(values[at + 1])
+  end
+  return room.total and room or nil
+end
+
+local function set(room, field, value)
+  room[field] = value
+  redis.call('HSET', key('room:' .. room.schedule), field, value)
+end
+
+local function is_sold_out(room)
+  return (room.sold or 0) >= room.total
+end
+
+-- Called off, or the show has begun: nobody will ever be admitted again.
+local function is_over(room)
+  return room.is_cancelled or act.now >= room.starts_at
+end
+
+-- `<state> <version> <number> <entered at> <reserve until> <saga> <payment> <reason>`;
+-- state is W, A or E. The payment is the last one that moved the place.
+local function place_of(schedule, fan)
+  local line = redis.call('HGET', key('places:' .. schedule), fan)
+  if not line then
+    return nil
+  end
+  local state, version, ticket, entered, reserve_until, saga, payment, reason =
+    string.match(line, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+  return {
+    state = state,
+    version = tonumber(version),
+    ticket = tonumber(ticket),
+    entered = tonumber(entered),
+    reserve_until = tonumber(reserve_until),
+    saga = saga,
+    payment = payment,
+    reason = reason,
+  }
+end
+
+local function keep(schedule, fan, place)
+  local line = string.format('%s %.0f %.0f %.0f %.0f %s %s %s', place.state, place.version,
+    place.ticket, place.entered, place.reserve_until, place.saga, place.payment, place.reason)
+  redis.call('HSET', key('places:' .. schedule), fan, line)
+end
+
+local function fact(schedule, fan, place, more)
+  more.schedule_id, more.user_id, more.place_version = schedule, fan, place.version
+  return more
+end
+
+-- The lease ends with the pass, or with the longest hold that was made under it.
+local function lease(schedule, fan, place)
+  local ends = place.reserve_until
+  for _, hard_cap in ipairs(redis.call('HVALS', key('holds:' .. schedule .. ':' .. fan))) do
+    ends = math.max(ends, tonumber(hard_cap))
+  end
+  redis.call('ZADD', key('active:' .. schedule), whole(ends), fan)
+end
+
+local function second_of(room)
+  return math.floor((act.now - room.opens_at) / 1000)
+end
+
+-- Fans admitted each second, lately: the seconds that have passed since the last one that
+-- admitted anybody count as zero. -1 while there is nothing to go by.
+local function pace_at(room, second)
+  if not room.second or room.second < (room.since or room.second) then
+    return -1
+  end
+  local passed = second - room.second
+  if passed <= 0 then
+    return room.pace or -1
+  end
+  local before = room.pace or room.admitted
+  local pace = before * PACE_KEEPS + room.admitted * (1 - PACE_KEEPS)
+  return pace * PACE_KEEPS ^ (passed - 1)
+end
+
+-- Called before somebody joins: a line that was empty stood still, and the pace of an
+-- earlier crowd says nothing.
+local function forget_pace(room)
+  if redis.call('ZCARD', key('waiting:' .. room.schedule)) == 0 then
+    redis.call('HDEL', key('room:' .. room.schedule), 'pace')
+    room.pace = nil
+    set(room, 'since', second_of(room))
+  end
+end
+
+local function activate(room, fan, place)
+  place.state = 'A'
+  place.version = place.version + 1
+  place.reserve_until = act.now + room.pass_secs * 1000
+  keep(room.schedule, fan, place)
+  lease(room.schedule, fan, place)
+  tell('queue.activated', room.schedule, fan,
+    fact(room.schedule, fan, place, { reserve_until = rfc3339(place.reserve_until) }),
+    place.saga)
+end
+
+-- Ends a place. What a message does belongs to its own saga; what time does, to the place's.
+local function expire(schedule, fan, place, reason, saga)
+  redis.call('ZREM', key('waiting:' .. schedule), fan)
+  redis.call('ZREM', key('active:' .. schedule), fan)
+  place.state = 'E'
+  place.version = place.version + 1
+  place.reason = reason
+  keep(schedule, fan, place)
+  tell('queue.expired', schedule, fan, fact(schedule, fan, place, { reason = reason }), saga)
+end
+
+-- Back to the front of the line.
+local function bring_back(room, fan, place)
+  redis.call('ZREM', key('active:' .. room.schedule), fan)
+  forget_pace(room)
+  local turn = redis.call('HINCRBY', key('room:' .. room.schedule), 'returned', 1)
+  redis.call('ZADD', key('waiting:' .. room.schedule), whole(FRONT + turn), fan)
+  redis.call('SADD', key('rooms'), room.schedule)
+  place.state = 'W'
+  place.version = place.version + 1
+  place.reason = '-'
+  keep(room.schedule, fan, place)
+  tell('queue.returned', room.schedule, fan, fact(room.schedule, fan, place, {}))
+end
+
+-- What Rust makes the answer of.
+local function seen(room, fan, place)
+  local ahead = redis.call('ZRANK', key('waiting:' .. room.schedule), fan)
+  return { place.state, whole(place.version), whole(place.ticket), whole(place.reserve_until),
+    place.reason, whole(ahead or 0), whole(room.opens_at), tostring(pace_at(room, second_of(room))),
+    whole(room.per_second), whole(room.active_max), whole(room.pass_secs) }
+end

@@ -1,0 +1,197 @@
+//! Tickets and passes: who signs them, and with which keys.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use events::{Problem, ScheduleId, Timestamp, UserId, codes};
+use mesh::{
+    auth::{Claims, PassClaims, TicketClaims, TokenError},
+    engine::Failure,
+    keys::{KeyError, KeyLife, KeyRecord, Keyring},
+    valkey::Valkey,
+};
+use tracing::error;
+
+use crate::Room;
+
+/// A ticket is good for as long as its key is published: a week.
+const LIFE: KeyLife = KeyLife::daily(7 * 86_400);
+/// Where the keys are kept in Valkey.
+const KEYS: &str = "keys";
+/// Signatures remembered at most: a signature costs about 25 µs, and fans look often.
+const SIGNED_MAX: usize = 20_000;
+
+/// Signs for the room. The keys are kept in Valkey, where all instances find the same.
+pub struct Signer {
+    ring: RwLock<Keyring>,
+    signed: Mutex<HashMap<Signed, String>>,
+}
+
+/// What a signature is for: a ticket by its number, a pass by the version of its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Signed {
+    Ticket(ScheduleId, UserId, u64),
+    Pass(ScheduleId, UserId, u64),
+}
+
+impl Default for Signer {
+    /// A signer that has no keys yet; [`Signer::refresh`] brings them.
+    fn default() -> Self {
+        let ring = Keyring::open(Vec::new(), LIFE).expect("no keys are no broken keys");
+        Self { ring: RwLock::new(ring), signed: Mutex::default() }
+    }
+}
+
+impl Signer {
+    /// Proof of a number in line.
+    ///
+    /// # Errors
+    /// `unavailable` while there are no keys.
+    pub fn ticket(&self, claims: TicketClaims, now: Timestamp) -> Result<String, Problem> {
+        self.sign(Signed::Ticket(claims.schedule, claims.sub, claims.ticket), &claims, now)
+    }
+
+    /// The right to reserve, until `claims.exp`.
+    ///
+    /// # Errors
+    /// `unavailable` while there are no keys.
+    pub fn pass(&self, claims: PassClaims, now: Timestamp) -> Result<String, Problem> {
+        self.sign(Signed::Pass(claims.schedule, claims.sub, claims.place_version), &claims, now)
+    }
+
+    /// The number that a ticket of ours proves; `None` when its key is long gone.
+    ///
+    /// # Errors
+    /// `invalid` when it is forged, somebody else's, or another room's.
+    pub fn number(
+        &self,
+        ticket: &str,
+        schedule: ScheduleId,
+        user: UserId,
+        now: Timestamp,
+    ) -> Result<Option<u64>, Problem> {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        match ring.verify::<TicketClaims>(ticket, now) {
+            Ok(claims) if claims.schedule == schedule && claims.sub == user => {
+                Ok(Some(claims.ticket))
+            }
+            Err(TokenError::KeyUnknown | TokenError::Unavailable) => Ok(None),
+            Ok(_) | Err(TokenError::Forged | TokenError::Expired) => {
+                Err(Problem::new(codes::INVALID, "The ticket is not yours for this room."))
+            }
+        }
+    }
+
+    /// The public keys.
+    pub fn jwks(&self) -> serde_json::Value {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).jwks()
+    }
+
+    /// Takes over the keys that Valkey has, makes those that are due, and puts its own back
+    /// when Valkey has lost them. Two instances at once: one of them writes, the other
+    /// takes over what was written.
+    ///
+    /// # Errors
+    /// When Valkey cannot be reached, or holds something that is no key.
+    pub async fn refresh(&self, valkey: &Valkey<Room>, now: Timestamp) -> Result<(), Failure> {
+        let broken = |error: &dyn std::fmt::Display| Failure::Refused(error.to_string());
+        loop {
+            let stored = valkey.load(KEYS).await?;
+            let mut records: Vec<KeyRecord> = if stored.is_empty() {
+                let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+                ring.records().cloned().collect()
+            } else {
+                serde_json::from_str(&stored).map_err(|error| broken(&error))?
+            };
+            records.sort_by_key(|record| record.created_at);
+            let mut ring = Keyring::open(records, LIFE).map_err(|error| broken(&error))?;
+            ring.rotate(now).map_err(|error| broken(&error))?;
+            let records: Vec<&KeyRecord> = ring.records().collect();
+            let text = serde_json::to_string(&records).map_err(|error| broken(&error))?;
+            if text == stored || valkey.swap(KEYS, &stored, &text).await? {
+                *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
+                return Ok(());
+            }
+        }
+    }
+
+    fn sign<C: Claims>(&self, what: Signed, claims: &C, now: Timestamp) -> Result<String, Problem> {
+        if let Some(token) = self.signed().get(&what) {
+            return Ok(token.clone());
+        }
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        let token = ring.sign(claims, now).map_err(|error| {
+            if error != KeyError::Empty {
+                error!(%error, "a token cannot be signed");
+            }
+            Problem::new(codes::UNAVAILABLE, "The keys of the waiting room are not there yet.")
+                .with("retry_after_secs", 1)
+        })?;
+        let mut signed = self.signed();
+        if signed.len() >= SIGNED_MAX {
+            signed.clear();
+        }
+        signed.insert(what, token.clone());
+        Ok(token)
+    }
+
+    fn signed(&self) -> MutexGuard<'_, HashMap<Signed, String>> {
+        self.signed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signer() -> Signer {
+        let now = Timestamp(time::OffsetDateTime::UNIX_EPOCH);
+        let record = KeyRecord::generate(now).unwrap();
+        let ring = Keyring::open(vec![record], LIFE).unwrap();
+        Signer { ring: RwLock::new(ring), ..Signer::default() }
+    }
+
+    fn id(n: u128) -> uuid::Uuid {
+        uuid::Uuid::from_u128(n)
+    }
+
+    #[test]
+    fn a_ticket_proves_its_number_to_its_owner_in_its_room_only() {
+        let (signer, now) = (signer(), Timestamp(time::OffsetDateTime::UNIX_EPOCH));
+        let (room, fan) = (ScheduleId(id(1)), UserId(id(2)));
+        let claims = TicketClaims { sub: fan, schedule: room, ticket: 17 };
+        let ticket = signer.ticket(claims, now).unwrap();
+        assert_eq!(signer.ticket(claims, now).unwrap(), ticket);
+        assert_eq!(signer.number(&ticket, room, fan, now), Ok(Some(17)));
+        for (room, fan) in [(room, UserId(id(3))), (ScheduleId(id(3)), fan)] {
+            assert!(signer.number(&ticket, room, fan, now).unwrap_err().is(codes::INVALID));
+        }
+        assert!(signer.number("rubbish", room, fan, now).unwrap_err().is(codes::INVALID));
+    }
+
+    #[test]
+    fn a_ticket_of_a_key_long_gone_is_as_good_as_none() {
+        let now = Timestamp(time::OffsetDateTime::UNIX_EPOCH);
+        let (room, fan) = (ScheduleId(id(1)), UserId(id(2)));
+        let claims = TicketClaims { sub: fan, schedule: room, ticket: 17 };
+        let old = signer().ticket(claims, now).unwrap();
+        assert_eq!(signer().number(&old, room, fan, now), Ok(None));
+    }
+
+    #[test]
+    fn a_pass_is_no_ticket() {
+        let (signer, now) = (signer(), Timestamp(time::OffsetDateTime::UNIX_EPOCH));
+        let (room, fan) = (ScheduleId(id(1)), UserId(id(2)));
+        let pass = signer.pass(PassClaims::new(fan, room, 2, now, now.plus_secs(9)), now).unwrap();
+        assert!(signer.number(&pass, room, fan, now).unwrap_err().is(codes::INVALID));
+    }
+
+    #[test]
+    fn without_keys_nothing_is_signed() {
+        let now = Timestamp(time::OffsetDateTime::UNIX_EPOCH);
+        let claims = TicketClaims { sub: UserId(id(2)), schedule: ScheduleId(id(1)), ticket: 1 };
+        assert!(Signer::default().ticket(claims, now).unwrap_err().is(codes::UNAVAILABLE));
+    }
+}

@@ -1,0 +1,225 @@
+//! From the tables to the page: one statement per table, locked in the order of the keys.
+
+use std::collections::HashMap;
+
+use events::{
+    PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, reservation::PricedSeat,
+};
+use sqlx::{PgConnection, types::Json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    Keys, column,
+    page::{Held, Row, Rows},
+    state_of, unreadable,
+};
+use crate::domain::{Place, Reservation, Schedule, Seat, Terms};
+
+/// Sales share the lock of their schedule, and a cancellation has it alone: once that is
+/// stored no hold can slip in behind it, so the sweep of its owners ends.
+pub(super) async fn schedules(
+    keys: &Keys,
+    tx: &mut PgConnection,
+) -> sqlx::Result<Rows<ScheduleId, Schedule>> {
+    let ids: Vec<Uuid> = keys.selling.union(&keys.changing).map(|id| id.0).collect();
+    if ids.is_empty() {
+        return Ok(Rows::default());
+    }
+    let statement = if keys.changing.is_empty() {
+        "select id, state, opens_at, starts_at, hold_secs, seats_per_fan_max
+         from schedules where id = any($1) order by id for share"
+    } else {
+        "select id, state, opens_at, starts_at, hold_secs, seats_per_fan_max
+         from schedules where id = any($1) order by id for update"
+    };
+    let rows: Vec<ScheduleRow> = sqlx::query_as(statement).bind(ids).fetch_all(tx).await?;
+    rows.into_iter().map(|row| Ok((ScheduleId(row.id), Row::stored(row.schedule()?)))).collect()
+}
+
+#[derive(sqlx::FromRow)]
+struct ScheduleRow {
+    id: Uuid,
+    state: String,
+    opens_at: Option<OffsetDateTime>,
+    starts_at: Option<OffsetDateTime>,
+    hold_secs: Option<i32>,
+    seats_per_fan_max: Option<i32>,
+}
+
+impl ScheduleRow {
+    fn schedule(self) -> sqlx::Result<Schedule> {
+        match (self.state.as_str(), self.opens_at, self.starts_at) {
+            ("open", Some(opens_at), Some(starts_at)) => Ok(Schedule::Open(Terms {
+                opens_at: Timestamp(opens_at),
+                starts_at: Timestamp(starts_at),
+                hold_secs: self.hold_secs.unwrap_or_default().unsigned_abs(),
+                seats_per_fan_max: self.seats_per_fan_max.unwrap_or_default().unsigned_abs(),
+            })),
+            ("cancelling", ..) => Ok(Schedule::Cancelling),
+            ("cancelled", ..) => Ok(Schedule::Cancelled),
+            (other, ..) => Err(unreadable(other)),
+        }
+    }
+}
+
+/// A buyer's place is locked even when nothing was heard of it, since the pass may be
+/// faster: it is made first. Two first holds of one fan at once: the second waits for the
+/// first one's row, and counts that one's seats afterwards.
+pub(super) async fn places(
+    keys: &Keys,
+    tx: &mut PgConnection,
+) -> sqlx::Result<Rows<(ScheduleId, UserId), Place>> {
+    let wanted: Vec<_> = keys.places.union(&keys.buyers).collect();
+    if wanted.is_empty() {
+        return Ok(Rows::default());
+    }
+    let found: Vec<(Uuid, Uuid, i64, bool, Option<OffsetDateTime>)> = sqlx::query_as(
+        "select p.schedule_id, p.user_id, p.place_version, p.active, p.reserve_until
+         from places p join unnest($1::uuid[], $2::uuid[]) as k (schedule_id, user_id)
+             on p.schedule_id = k.schedule_id and p.user_id = k.user_id
+         order by p.schedule_id, p.user_id for update of p",
+    )
+    .bind(column(&wanted, |key| key.0.0))
+    .bind(column(&wanted, |key| key.1.0))
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut places = Rows::default();
+    for (schedule_id, user_id, version, active, until) in found {
+        let place =
+            Place { version: version.unsigned_abs(), active, reserve_until: until.map(Timestamp) };
+        places.insert((ScheduleId(schedule_id), UserId(user_id)), Row::stored(place));
+    }
+    let unheard: Vec<_> = keys.buyers.iter().filter(|key| !places.contains_key(key)).collect();
+    if !unheard.is_empty() {
+        sqlx::query(
+            "insert into places (schedule_id, user_id, place_version, active)
+             select k.*, 0, true from unnest($1::uuid[], $2::uuid[]) as k order by 1, 2
+             on conflict do nothing",
+        )
+        .bind(column(&unheard, |key| key.0.0))
+        .bind(column(&unheard, |key| key.1.0))
+        .execute(tx)
+        .await?;
+    }
+    Ok(places)
+}
+
+#[derive(sqlx::FromRow)]
+pub(crate) struct ReservationRow {
+    id: Uuid,
+    schedule_id: Uuid,
+    user_id: Uuid,
+    state: String,
+    seats: Json<Vec<PricedSeat>>,
+    amount: i64,
+    hold_version: i64,
+    created_at: OffsetDateTime,
+    expires_at: OffsetDateTime,
+    hard_cap_at: OffsetDateTime,
+    extended: bool,
+    payment_id: Option<Uuid>,
+}
+
+impl ReservationRow {
+    pub(crate) fn reservation(self) -> sqlx::Result<Reservation> {
+        Ok(Reservation {
+            id: ReservationId(self.id),
+            schedule_id: ScheduleId(self.schedule_id),
+            user_id: UserId(self.user_id),
+            state: state_of(&self.state)?,
+            seats: self.seats.0,
+            amount: self.amount,
+            hold_version: self.hold_version,
+            created_at: Timestamp(self.created_at),
+            expires_at: Timestamp(self.expires_at),
+            hard_cap_at: Timestamp(self.hard_cap_at),
+            extended: self.extended,
+            payment_id: self.payment_id.map(PaymentId),
+        })
+    }
+}
+
+pub(super) async fn reservations(
+    keys: &Keys,
+    tx: &mut PgConnection,
+) -> sqlx::Result<Rows<ReservationId, Reservation>> {
+    let ids: Vec<Uuid> = keys.reservations.union(&keys.ending).map(|id| id.0).collect();
+    let leaving: Vec<Uuid> = keys.leaving.iter().map(|id| id.0).collect();
+    let rows: Vec<ReservationRow> = match (ids.is_empty(), leaving.is_empty()) {
+        (true, true) => return Ok(Rows::default()),
+        // Nearly always, so it has a statement, and a plan, of its own.
+        (false, true) => {
+            sqlx::query_as("select * from reservations where id = any($1) order by id for update")
+                .bind(ids)
+                .fetch_all(tx)
+                .await?
+        }
+        (_, false) => {
+            sqlx::query_as(
+                "select * from reservations
+                 where id = any($1::uuid[] || array(
+                     select id from reservations where user_id = any($2) and state = 'PENDING'))
+                 order by id for update",
+            )
+            .bind(ids)
+            .bind(leaving)
+            .fetch_all(tx)
+            .await?
+        }
+    };
+    rows.into_iter()
+        .map(|row| Ok((ReservationId(row.id), Row::stored(row.reservation()?))))
+        .collect()
+}
+
+/// The seats that buyers have. Nobody can add to them meanwhile, for that takes the lock
+/// of the buyer's place; a hold that ends meanwhile may still be counted.
+pub(super) async fn held(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Held> {
+    let mut held = Held::new();
+    if keys.buyers.is_empty() {
+        return Ok(held);
+    }
+    let buyers: Vec<_> = keys.buyers.iter().collect();
+    let rows: Vec<(Uuid, Uuid, Uuid, i32)> = sqlx::query_as(
+        "select r.schedule_id, r.user_id, r.id, jsonb_array_length(r.seats)
+         from reservations r join unnest($1::uuid[], $2::uuid[]) as k (schedule_id, user_id)
+             on r.user_id = k.user_id and r.schedule_id = k.schedule_id
+         where r.state in ('PENDING', 'CONFIRMED')",
+    )
+    .bind(column(&buyers, |key| key.0.0))
+    .bind(column(&buyers, |key| key.1.0))
+    .fetch_all(tx)
+    .await?;
+    for (schedule_id, user_id, id, seats) in rows {
+        let of_buyer = held.entry((ScheduleId(schedule_id), UserId(user_id))).or_default();
+        of_buyer.insert(ReservationId(id), seats.unsigned_abs() as usize);
+    }
+    Ok(held)
+}
+
+pub(super) async fn seats(
+    keys: &Keys,
+    tx: &mut PgConnection,
+) -> sqlx::Result<HashMap<ScheduleId, Rows<SeatId, Seat>>> {
+    let mut seats: HashMap<ScheduleId, Rows<SeatId, Seat>> = HashMap::new();
+    if keys.seats.is_empty() {
+        return Ok(seats);
+    }
+    let wanted: Vec<_> = keys.seats.iter().collect();
+    let rows: Vec<(Uuid, String, i64, Option<Uuid>, i64)> = sqlx::query_as(
+        "select s.schedule_id, s.seat, s.price, s.reservation_id, s.hold_version
+         from seats s join unnest($1::uuid[], $2::text[]) as k (schedule_id, seat)
+             on s.schedule_id = k.schedule_id and s.seat = k.seat
+         order by s.schedule_id, s.seat for update of s",
+    )
+    .bind(column(&wanted, |key| key.0.0))
+    .bind(column(&wanted, |key| key.1.0.as_str()))
+    .fetch_all(tx)
+    .await?;
+    for (schedule_id, name, price, owner, hold_version) in rows {
+        let seat = Seat { price, owner: owner.map(ReservationId), hold_version };
+        seats.entry(ScheduleId(schedule_id)).or_default().insert(SeatId(name), Row::stored(seat));
+    }
+    Ok(seats)
+}

@@ -1,0 +1,227 @@
+//! Every decision, by itself.
+
+use events::reservation::ReservationState;
+use uuid::Uuid;
+
+use super::*;
+
+const HOLD_SECS: i64 = 300;
+const GRACE_SECS: u32 = 60;
+
+fn at(secs: i64) -> Timestamp {
+    Timestamp(time::OffsetDateTime::UNIX_EPOCH).plus_secs(1_000_000 + secs)
+}
+
+fn fan() -> UserId {
+    UserId(Uuid::from_u128(1))
+}
+
+fn show() -> ScheduleId {
+    ScheduleId(Uuid::from_u128(2))
+}
+
+fn payment(n: u128) -> PaymentId {
+    PaymentId(Uuid::from_u128(n))
+}
+
+fn terms() -> Terms {
+    Terms { opens_at: at(0), starts_at: at(10_000), hold_secs: 300, seats_per_fan_max: 4 }
+}
+
+fn seat(name: &str) -> SeatId {
+    SeatId(name.into())
+}
+
+fn hold() -> Reservation {
+    let asker =
+        Asker { id: ReservationId(Uuid::from_u128(3)), schedule_id: show(), user_id: fan() };
+    let old = Seat { price: 50, owner: None, hold_version: 7 };
+    let seats = [(seat("A-1-1"), Seat::new(100)), (seat("A-1-2"), old)];
+    Reservation::hold(asker, seats.into_iter(), &terms(), GRACE_SECS, at(0))
+}
+
+fn claim(hold: &Reservation) -> Claim {
+    Claim { user_id: hold.user_id, hold_version: hold.hold_version, amount: hold.amount }
+}
+
+fn pass() -> Pass {
+    Pass { user_id: fan(), schedule_id: show(), place_version: 5, reserve_until: at(100) }
+}
+
+#[test]
+fn a_schedule_is_on_sale_from_its_opening_to_its_start() {
+    let open = Schedule::Open(terms());
+    assert!(open.on_sale(at(-1)).unwrap_err().is(codes::SCHEDULE_CLOSED));
+    assert!(open.on_sale(at(0)).is_ok());
+    assert!(open.on_sale(at(9_999)).is_ok());
+    assert!(open.on_sale(at(10_000)).unwrap_err().is(codes::SCHEDULE_CLOSED));
+    for cancelled in [Schedule::Cancelling, Schedule::Cancelled] {
+        assert!(cancelled.on_sale(at(1)).unwrap_err().is(codes::SCHEDULE_CLOSED));
+    }
+}
+
+#[test]
+fn a_show_is_called_off_once_and_even_before_it_was_heard_of() {
+    assert_eq!(Schedule::called_off(Some(&Schedule::Open(terms()))), Some(Schedule::Cancelling));
+    assert_eq!(Schedule::called_off(None), Some(Schedule::Cancelled));
+    assert_eq!(Schedule::called_off(Some(&Schedule::Cancelling)), None);
+    assert_eq!(Schedule::called_off(Some(&Schedule::Cancelled)), None);
+}
+
+#[test]
+fn seats_are_asked_for_at_least_once_and_at_most_once_each() {
+    assert!(well_formed(&[]).unwrap_err().is(codes::INVALID));
+    assert!(well_formed(&[seat("A-1-1"), seat("A-1-1")]).unwrap_err().is(codes::INVALID));
+    let many: Vec<SeatId> = (0..=SEATS_PER_REQUEST_MAX).map(|n| seat(&n.to_string())).collect();
+    assert!(well_formed(&many).unwrap_err().is(codes::INVALID));
+    assert!(well_formed(&many[1..]).is_ok());
+}
+
+#[test]
+fn a_pass_lets_in_its_fan_until_it_runs_out() {
+    assert!(pass().is_for(fan(), show()));
+    assert!(!pass().is_for(UserId(Uuid::nil()), show()));
+    assert!(!pass().is_for(fan(), ScheduleId(Uuid::nil())));
+    assert!(pass().admit(&Place::UNHEARD, at(99)).is_ok());
+    assert!(pass().admit(&Place::UNHEARD, at(100)).unwrap_err().is(codes::NOT_ACTIVE));
+}
+
+#[test]
+fn a_pass_of_an_ended_place_is_void_but_an_older_end_does_not_void_it() {
+    let ended = |version| Place { version, active: false, reserve_until: None };
+    assert!(pass().admit(&ended(4), at(0)).is_ok());
+    assert!(pass().admit(&ended(5), at(0)).unwrap_err().is(codes::NOT_ACTIVE));
+    assert!(pass().admit(&ended(6), at(0)).unwrap_err().is(codes::NOT_ACTIVE));
+    let active = Place { version: 6, active: true, reserve_until: Some(at(100)) };
+    assert!(pass().admit(&active, at(0)).is_ok());
+}
+
+#[test]
+fn a_place_is_only_changed_by_later_news() {
+    let known = Place { version: 3, active: false, reserve_until: None };
+    let news = |version| Place { version, active: true, reserve_until: None };
+    assert!(news(4).is_newer_than(&known));
+    assert!(!news(3).is_newer_than(&known));
+    assert!(!news(2).is_newer_than(&known));
+}
+
+#[test]
+fn seats_are_given_all_or_none_and_those_in_the_way_are_named() {
+    let free = Seat::new(10);
+    let taken = Seat { owner: Some(ReservationId(Uuid::nil())), ..free };
+    let plan = |name: &SeatId| match name.0.as_str() {
+        "free" | "free too" => Some(&free),
+        "taken" => Some(&taken),
+        _ => None,
+    };
+    assert_eq!(free_seats(&[seat("free"), seat("free too")], plan).unwrap().len(), 2);
+    let refusal = free_seats(&[seat("free"), seat("taken")], plan).unwrap_err();
+    assert!(refusal.is(codes::SEAT_TAKEN));
+    assert_eq!(refusal.extra["seats"], serde_json::json!(["taken"]));
+    let refusal = free_seats(&[seat("no"), seat("taken"), seat("never")], plan).unwrap_err();
+    assert!(refusal.is(codes::UNKNOWN_SEAT));
+    assert_eq!(refusal.extra["seats"], serde_json::json!(["no", "never"]));
+}
+
+#[test]
+fn a_fan_has_no_more_seats_than_allowed() {
+    assert!(within_limit(0, 4, &terms()).is_ok());
+    assert!(within_limit(3, 1, &terms()).is_ok());
+    assert!(within_limit(3, 2, &terms()).unwrap_err().is(codes::LIMIT_EXCEEDED));
+}
+
+#[test]
+fn a_hold_outranks_every_former_owner_of_its_seats() {
+    let hold = hold();
+    assert_eq!(hold.state, ReservationState::Pending);
+    assert_eq!(hold.hold_version, 8);
+    assert_eq!(hold.amount, 150);
+    assert_eq!(hold.expires_at, at(HOLD_SECS));
+    assert_eq!(hold.hard_cap_at, at(HOLD_SECS + i64::from(GRACE_SECS)));
+}
+
+#[test]
+fn a_seat_belongs_to_one_owner_and_one_version_of_it() {
+    let hold = hold();
+    let own = Seat { price: 1, owner: Some(hold.id), hold_version: hold.hold_version };
+    assert!(own.belongs_to(&hold));
+    assert!(!Seat { hold_version: hold.hold_version + 1, ..own }.belongs_to(&hold));
+    assert!(!Seat { owner: None, ..own }.belongs_to(&hold));
+}
+
+#[test]
+fn a_payment_moves_the_end_of_its_hold_once_and_not_beyond_the_cap() {
+    let mut hold = hold();
+    let claim = claim(&hold);
+    assert_eq!(hold.extension(&claim, GRACE_SECS, at(10)), None, "far enough away");
+    let end = hold.extension(&claim, GRACE_SECS, at(290)).unwrap();
+    assert_eq!(end, at(350));
+    hold.extend(end);
+    assert_eq!(hold.extension(&claim, GRACE_SECS, at(299)), None, "only once");
+    let fresh = self::hold();
+    assert_eq!(fresh.extension(&claim, 10_000, at(299)), Some(fresh.hard_cap_at));
+}
+
+#[test]
+fn only_the_owner_of_a_living_hold_extends_it() {
+    let hold = hold();
+    let good = claim(&hold);
+    assert_eq!(hold.extension(&good, GRACE_SECS, at(HOLD_SECS)), None, "its time is up");
+    let late = Claim { hold_version: good.hold_version - 1, ..good };
+    assert_eq!(hold.extension(&late, GRACE_SECS, at(299)), None);
+    let other = Claim { user_id: UserId(Uuid::nil()), ..good };
+    assert_eq!(hold.extension(&other, GRACE_SECS, at(299)), None);
+    let ended = Reservation { state: ReservationState::Cancelled, ..hold };
+    assert_eq!(ended.extension(&good, GRACE_SECS, at(299)), None);
+}
+
+#[test]
+fn money_in_time_confirms_and_its_repeat_changes_nothing() {
+    let mut hold = hold();
+    let claim = claim(&hold);
+    assert_eq!(hold.settle(payment(1), &claim, at(299)), Settled::Confirmed);
+    hold.confirm(payment(1));
+    assert_eq!(hold.paid(), 150);
+    assert_eq!(hold.settle(payment(1), &claim, at(900)), Settled::Before);
+    hold.state = ReservationState::Cancelled;
+    assert_eq!(hold.settle(payment(1), &claim, at(900)), Settled::Before, "returned already");
+}
+
+#[test]
+fn a_late_debit_never_confirms_an_expired_hold() {
+    let hold = hold();
+    let claim = claim(&hold);
+    assert_eq!(hold.settle(payment(1), &claim, at(HOLD_SECS)), Settled::Lapsed);
+    let expired = Reservation { state: ReservationState::Expired, ..hold };
+    let refusal = Settled::Refused(ConfirmRefusal::Expired);
+    assert_eq!(expired.settle(payment(1), &claim, at(1)), refusal);
+}
+
+#[test]
+fn money_for_what_was_cancelled_sold_or_never_the_payers_is_refused() {
+    let hold = hold();
+    let good = claim(&hold);
+    let refusal = Settled::Refused(ConfirmRefusal::Cancelled);
+    for bad in [
+        Claim { user_id: UserId(Uuid::nil()), ..good },
+        Claim { hold_version: 7, ..good },
+        Claim { amount: 1, ..good },
+    ] {
+        assert_eq!(hold.settle(payment(1), &bad, at(1)), refusal);
+    }
+    let cancelled = Reservation { state: ReservationState::Cancelled, ..hold.clone() };
+    assert_eq!(cancelled.settle(payment(1), &good, at(1)), refusal);
+    let mut sold = hold;
+    sold.confirm(payment(2));
+    assert_eq!(sold.settle(payment(1), &good, at(1)), refusal);
+}
+
+#[test]
+fn a_hold_is_due_at_its_end_and_a_sold_seat_never() {
+    let mut hold = hold();
+    assert!(!hold.is_due(at(HOLD_SECS - 1)));
+    assert!(hold.is_due(at(HOLD_SECS)));
+    assert_eq!(hold.paid(), 0);
+    hold.confirm(payment(1));
+    assert!(hold.owns() && !hold.is_due(at(HOLD_SECS)));
+}

@@ -1,0 +1,380 @@
+//! What is done with each message.
+
+use events::{
+    Command, PaymentId, Problem, ReservationId, SagaId, ScheduleId, SeatId, UserId, codes,
+    concert::{ScheduleCancelled, ScheduleOpened},
+    payment::PaymentRequested,
+    point::PointDebited,
+    queue::{QueueActivated, QueueExpired},
+    reservation::{
+        Cancel, CancelReason, ConfirmRefusal, Reservation as View, ReservationCancelled,
+        ReservationConfirmRefused, ReservationConfirmed, ReservationCreated, ReservationExpired,
+        ReservationState,
+    },
+    user::UserWithdrawn,
+};
+use mesh::{Answer, Caller, Hear, Miss, Refusal};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Rules,
+    book::{Book, Keys, Row},
+    domain::{
+        self, Asker, Claim, Pass, Place, Reservation, SEATS_PER_REQUEST_MAX, Schedule, Seat,
+        Settled, Terms,
+    },
+};
+
+type Turn<'a> = mesh::Turn<'a, Rules>;
+
+impl Hear<ScheduleOpened> for Book {
+    fn keys(fact: &ScheduleOpened, keys: &mut Keys) {
+        keys.changing.insert(fact.schedule_id);
+    }
+
+    fn hear(&mut self, fact: &ScheduleOpened, _turn: &mut Turn<'_>) -> Result<(), Miss> {
+        // Heard before, or its cancellation was: either is the later word.
+        if self.schedules.contains_key(&fact.schedule_id) {
+            return Ok(());
+        }
+        let terms = Terms {
+            opens_at: fact.opens_at,
+            starts_at: fact.starts_at,
+            hold_secs: fact.hold_secs,
+            seats_per_fan_max: fact.seats_per_fan_max,
+        };
+        let seats = fact
+            .seats
+            .iter()
+            .flat_map(|block| block.ids().map(|seat| (seat, Seat::new(block.price))));
+        self.open(fact.schedule_id, Schedule::Open(terms), seats);
+        Ok(())
+    }
+}
+
+impl Hear<ScheduleCancelled> for Book {
+    fn keys(fact: &ScheduleCancelled, keys: &mut Keys) {
+        keys.changing.insert(fact.schedule_id);
+    }
+
+    /// Only the schedule: its reservations are thousands, and follow in batches of their own.
+    fn hear(&mut self, fact: &ScheduleCancelled, _turn: &mut Turn<'_>) -> Result<(), Miss> {
+        let known = self.schedules.get_mut(&fact.schedule_id);
+        match (Schedule::called_off(known.as_ref().map(|row| &***row)), known) {
+            (Some(state), Some(row)) => *row.change() = state,
+            (Some(state), None) => {
+                self.schedules.insert(fact.schedule_id, Row::new(state));
+            }
+            (None, _) => {}
+        }
+        Ok(())
+    }
+}
+
+impl Hear<QueueActivated> for Book {
+    fn keys(fact: &QueueActivated, keys: &mut Keys) {
+        keys.places.insert((fact.schedule_id, fact.user_id));
+    }
+
+    fn hear(&mut self, fact: &QueueActivated, _turn: &mut Turn<'_>) -> Result<(), Miss> {
+        let place = Place {
+            version: fact.place_version,
+            active: true,
+            reserve_until: Some(fact.reserve_until),
+        };
+        self.hear_place((fact.schedule_id, fact.user_id), place);
+        Ok(())
+    }
+}
+
+impl Hear<QueueExpired> for Book {
+    fn keys(fact: &QueueExpired, keys: &mut Keys) {
+        keys.places.insert((fact.schedule_id, fact.user_id));
+    }
+
+    /// The fan may reserve no more; what is held already stays until its own time is up.
+    fn hear(&mut self, fact: &QueueExpired, _turn: &mut Turn<'_>) -> Result<(), Miss> {
+        let place = Place { version: fact.place_version, active: false, reserve_until: None };
+        self.hear_place((fact.schedule_id, fact.user_id), place);
+        Ok(())
+    }
+}
+
+impl Hear<PaymentRequested> for Book {
+    fn keys(fact: &PaymentRequested, keys: &mut Keys) {
+        keys.reservations.insert(fact.reservation_id);
+    }
+
+    /// A hold that has ended, or has another owner, is not extended; its payment learns so
+    /// when the money comes.
+    fn hear(&mut self, fact: &PaymentRequested, turn: &mut Turn<'_>) -> Result<(), Miss> {
+        let claim =
+            Claim { user_id: fact.user_id, hold_version: fact.hold_version, amount: fact.amount };
+        if let Some(row) = self.reservations.get_mut(&fact.reservation_id)
+            && let Some(end) = row.extension(&claim, turn.rules.grace_secs, turn.now)
+        {
+            row.change().extend(end);
+        }
+        Ok(())
+    }
+}
+
+impl Hear<PointDebited> for Book {
+    fn keys(fact: &PointDebited, keys: &mut Keys) {
+        keys.reservations.insert(fact.reservation_id);
+    }
+
+    /// The moment of truth. The sweep may be about to expire this hold in another lane:
+    /// whoever locks the row first decides, and the other one finds it decided.
+    fn hear(&mut self, fact: &PointDebited, turn: &mut Turn<'_>) -> Result<(), Miss> {
+        let Some(row) = self.reservations.get_mut(&fact.reservation_id) else {
+            if turn.attempt < turn.rules.unknown_tries_max {
+                return Err(Miss::NotYet("the reservation"));
+            }
+            turn.tell(refused(fact, ConfirmRefusal::Expired));
+            return Ok(());
+        };
+        let claim =
+            Claim { user_id: fact.user_id, hold_version: fact.hold_version, amount: fact.amount };
+        match row.settle(fact.payment_id, &claim, turn.now) {
+            Settled::Before => {}
+            Settled::Refused(reason) => turn.tell(refused(fact, reason)),
+            Settled::Confirmed => {
+                row.change().confirm(fact.payment_id);
+                turn.tell(confirmed(row, fact.payment_id));
+            }
+            Settled::Lapsed => {
+                // The clock was set back between two looks at it; the sweep comes first.
+                if !self.has_seats_of(fact.reservation_id) {
+                    return Err(Miss::NotYet("the end of the hold"));
+                }
+                self.expire(fact.reservation_id, turn);
+                turn.tell(refused(fact, ConfirmRefusal::Expired));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Hear<UserWithdrawn> for Book {
+    fn keys(fact: &UserWithdrawn, keys: &mut Keys) {
+        keys.leaving.insert(fact.user_id);
+    }
+
+    /// What is confirmed stays sold: the account was closed, not the tickets given back.
+    fn hear(&mut self, fact: &UserWithdrawn, turn: &mut Turn<'_>) -> Result<(), Miss> {
+        let holds = self.pick(|reservation| {
+            reservation.user_id == fact.user_id && reservation.state == ReservationState::Pending
+        });
+        for id in holds {
+            if let Some(cancelled) = self.cancel(id, CancelReason::Withdrawn) {
+                turn.tell(cancelled);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hold seats with a pass that was verified: what [`events::reservation::Reserve`] becomes
+/// once its signature is checked.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Hold {
+    /// Whose seats.
+    pub schedule_id: ScheduleId,
+    /// Which.
+    pub seats: Vec<SeatId>,
+    /// What the pass grants; `None` when it is not a good one.
+    pub pass: Option<Pass>,
+}
+
+impl Command for Hold {
+    const ENDPOINT: &'static str = "reservation.hold";
+    const STATUS: u16 = 201;
+    type Reply = View;
+}
+
+/// `live.reservation.refused.<schedule>`: fans were turned away.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HoldRefused {
+    /// Who asked.
+    pub user_id: UserId,
+    /// The problem's code.
+    pub code: String,
+    /// The seats that were in the way; else those that were asked for.
+    pub seats: Vec<SeatId>,
+}
+
+impl Hold {
+    /// What can be decided before anything is loaded.
+    fn admissible(&self, user_id: UserId) -> Result<&Pass, Problem> {
+        domain::well_formed(&self.seats)?;
+        self.pass
+            .as_ref()
+            .filter(|pass| pass.is_for(user_id, self.schedule_id))
+            .ok_or_else(|| domain::not_active("The pass is not valid for this fan and schedule."))
+    }
+}
+
+impl Answer<Hold> for Book {
+    /// Who is turned away at the door locks nothing.
+    fn keys(command: &Hold, caller: &Caller, keys: &mut Keys) {
+        let Ok(user_id) = caller.user_id() else { return };
+        if command.admissible(user_id).is_ok() {
+            keys.selling.insert(command.schedule_id);
+            keys.buyers.insert((command.schedule_id, user_id));
+            let seats = command.seats.iter().cloned();
+            keys.seats.extend(seats.map(|seat| (command.schedule_id, seat)));
+        }
+    }
+
+    fn answer(&mut self, command: &Hold, turn: &mut Turn<'_>) -> Result<View, Refusal> {
+        let user_id = turn.caller.user_id()?;
+        let hold = self.hold(command, user_id, turn).inspect_err(|refusal| {
+            if let Refusal::No(problem) = refusal {
+                announce_refused(command, user_id, problem, turn);
+            }
+        })?;
+        turn.tell(created(&hold));
+        let view = hold.view();
+        self.grant(hold);
+        Ok(view)
+    }
+}
+
+impl Answer<Cancel> for Book {
+    fn keys(command: &Cancel, _caller: &Caller, keys: &mut Keys) {
+        keys.ending.insert(command.reservation_id);
+    }
+
+    fn answer(&mut self, command: &Cancel, turn: &mut Turn<'_>) -> Result<View, Refusal> {
+        let user_id = turn.caller.user_id()?;
+        let is_own = |row: &&Row<Reservation>| row.user_id == user_id;
+        if self.reservations.get(&command.reservation_id).filter(is_own).is_none() {
+            return Err(Problem::from(codes::NOT_FOUND).into());
+        }
+        let cancelled = self
+            .cancel(command.reservation_id, CancelReason::ByFan)
+            .ok_or_else(|| Problem::from(codes::NOT_CANCELLABLE))?;
+        turn.tell(cancelled);
+        Ok(self.reservations[&command.reservation_id].view())
+    }
+}
+
+impl Book {
+    /// Decides a hold; the checks come in the order of their codes in the documentation.
+    fn hold(
+        &self,
+        command: &Hold,
+        user_id: UserId,
+        turn: &Turn<'_>,
+    ) -> Result<Reservation, Refusal> {
+        let Hold { schedule_id, seats: asked, .. } = command;
+        let pass = command.admissible(user_id)?;
+        pass.admit(&self.place(*schedule_id, user_id), turn.now)?;
+        // The pass speaks for the schedule: it was opened, and we are about to hear so.
+        let schedule = self
+            .schedules
+            .get(schedule_id)
+            .ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
+        let terms = schedule.on_sale(turn.now)?;
+        let free = domain::free_seats(asked, |seat| self.seat(*schedule_id, seat))?;
+        domain::within_limit(self.held(*schedule_id, user_id), asked.len(), terms)?;
+        let asker = Asker { id: ReservationId(turn.id), schedule_id: *schedule_id, user_id };
+        let seats = asked.iter().cloned().zip(free.into_iter().copied());
+        Ok(Reservation::hold(asker, seats, terms, turn.rules.grace_secs, turn.now))
+    }
+
+    /// Expires a hold whose time is up, in the saga of the hold itself.
+    pub(crate) fn expire(&mut self, id: ReservationId, turn: &mut Turn<'_>) {
+        let Some(row) = self.reservations.get(&id).filter(|row| row.is_due(turn.now)) else {
+            return;
+        };
+        turn.tell_in(SagaId(id.0), expired(row));
+        self.end(id, ReservationState::Expired);
+    }
+
+    /// Cancels a hold or a confirmed reservation, with what is to be told of it; `None` when
+    /// it has ended before.
+    pub(crate) fn cancel(
+        &mut self,
+        id: ReservationId,
+        reason: CancelReason,
+    ) -> Option<ReservationCancelled> {
+        let told = cancelled(self.reservations.get(&id).filter(|row| row.owns())?, reason);
+        self.end(id, ReservationState::Cancelled);
+        Some(told)
+    }
+}
+
+fn announce_refused(command: &Hold, user_id: UserId, problem: &Problem, turn: &mut Turn<'_>) {
+    let in_the_way = problem.extra.get("seats").cloned();
+    let seats = in_the_way
+        .and_then(|seats| serde_json::from_value(seats).ok())
+        .unwrap_or_else(|| command.seats.iter().take(SEATS_PER_REQUEST_MAX).cloned().collect());
+    let refused = HoldRefused { user_id, code: problem.code.clone(), seats };
+    turn.announce("reservation.refused", command.schedule_id.0, &refused);
+}
+
+fn names(reservation: &Reservation) -> Vec<SeatId> {
+    reservation.seat_ids().cloned().collect()
+}
+
+fn created(hold: &Reservation) -> ReservationCreated {
+    ReservationCreated {
+        reservation_id: hold.id,
+        schedule_id: hold.schedule_id,
+        user_id: hold.user_id,
+        seats: hold.seats.clone(),
+        amount: hold.amount,
+        hold_version: hold.hold_version,
+        expires_at: hold.expires_at,
+        hard_cap_at: hold.hard_cap_at,
+    }
+}
+
+fn confirmed(reservation: &Reservation, payment_id: PaymentId) -> ReservationConfirmed {
+    ReservationConfirmed {
+        reservation_id: reservation.id,
+        schedule_id: reservation.schedule_id,
+        user_id: reservation.user_id,
+        payment_id,
+        seats: names(reservation),
+        amount: reservation.amount,
+        hold_version: reservation.hold_version,
+    }
+}
+
+/// Whatever is known here, it is the payer whose money goes back.
+fn refused(fact: &PointDebited, reason: ConfirmRefusal) -> ReservationConfirmRefused {
+    ReservationConfirmRefused {
+        reservation_id: fact.reservation_id,
+        schedule_id: fact.schedule_id,
+        user_id: fact.user_id,
+        payment_id: fact.payment_id,
+        amount: fact.amount,
+        reason,
+    }
+}
+
+fn expired(hold: &Reservation) -> ReservationExpired {
+    ReservationExpired {
+        reservation_id: hold.id,
+        schedule_id: hold.schedule_id,
+        user_id: hold.user_id,
+        seats: names(hold),
+        hold_version: hold.hold_version,
+    }
+}
+
+fn cancelled(reservation: &Reservation, reason: CancelReason) -> ReservationCancelled {
+    ReservationCancelled {
+        reservation_id: reservation.id,
+        schedule_id: reservation.schedule_id,
+        user_id: reservation.user_id,
+        seats: names(reservation),
+        hold_version: reservation.hold_version,
+        reason,
+        payment_id: reservation.payment_id,
+        refund: reservation.paid(),
+    }
+}

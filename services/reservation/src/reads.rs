@@ -1,0 +1,124 @@
+//! Queries, and the one command that is looked at before it is decided.
+
+use events::{
+    Page, Problem, ReservationId, ScheduleId, Timestamp, codes,
+    reservation::{FindReservations, GetReservation, Reservation as View, Reserve},
+};
+use mesh::{
+    Desk, Meta,
+    auth::{PassClaims, TokenError},
+    page::Cut,
+    postgres::Postgres,
+};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::{
+    book::{Book, ReservationRow},
+    domain::Pass,
+    handlers::Hold,
+};
+
+/// Holds that are looked up at once: what one tick of the clock can put into batches.
+const DUE_MAX: i64 = 2_000;
+/// Reservations of one cancelled show that are cancelled in one batch.
+const EMPTIED_MAX: i64 = 500;
+
+type Here = Desk<Postgres<Book>>;
+
+/// Checks the signature of the pass, outside any transaction, and has the rest decided in
+/// a batch. A pass that is no good is decided there too: a repeat of a granted request is
+/// answered with what was granted, even when its pass has run out since.
+pub(crate) async fn reserve(desk: Here, command: Reserve, meta: Meta) -> Result<View, Problem> {
+    let verified = desk.link().verifier().pass(&command.pass, mesh::clock::now()).await;
+    let pass = match verified {
+        Ok(claims) => pass(claims),
+        Err(TokenError::Forged | TokenError::Expired) => None,
+        Err(error @ (TokenError::KeyUnknown | TokenError::Unavailable)) => return Err(error.into()),
+    };
+    let hold = Hold { schedule_id: command.schedule_id, seats: command.seats, pass };
+    desk.decide(hold, &meta).await
+}
+
+fn pass(claims: PassClaims) -> Option<Pass> {
+    Some(Pass {
+        user_id: claims.sub,
+        schedule_id: claims.schedule,
+        place_version: claims.place_version,
+        reserve_until: Timestamp::from_unix_millis(claims.exp.checked_mul(1_000)?)?,
+    })
+}
+
+/// One reservation of the caller's.
+pub(crate) async fn get(desk: Here, command: GetReservation, meta: Meta) -> Result<View, Problem> {
+    let user_id = meta.caller.user_id()?;
+    let row: Option<ReservationRow> =
+        sqlx::query_as("select * from reservations where id = $1 and user_id = $2")
+            .bind(command.reservation_id.0)
+            .bind(user_id.0)
+            .fetch_optional(desk.pool())
+            .await
+            .map_err(unavailable)?;
+    view(row.ok_or(codes::NOT_FOUND)?)
+}
+
+/// The caller's reservations, newest first.
+pub(crate) async fn find(
+    desk: Here,
+    command: FindReservations,
+    meta: Meta,
+) -> Result<Page<View>, Problem> {
+    let user_id = meta.caller.user_id()?;
+    let cut = Cut::new(command.cursor.as_deref(), command.limit)?;
+    let rows: Vec<ReservationRow> = sqlx::query_as(
+        "select * from reservations where user_id = $1 and id < $2 order by id desc limit $3",
+    )
+    .bind(user_id.0)
+    .bind(cut.before)
+    .bind(cut.rows())
+    .fetch_all(desk.pool())
+    .await
+    .map_err(unavailable)?;
+    let views = rows.into_iter().map(view).collect::<Result<Vec<_>, _>>()?;
+    Ok(cut.page(views, |view| view.reservation_id.0))
+}
+
+fn view(row: ReservationRow) -> Result<View, Problem> {
+    row.reservation().map(|reservation| reservation.view()).map_err(unavailable)
+}
+
+fn unavailable(error: sqlx::Error) -> Problem {
+    tracing::warn!(%error, "reservations cannot be read");
+    codes::UNAVAILABLE.into()
+}
+
+/// The holds whose time is up, the longest overdue first.
+pub(crate) async fn due_holds(pool: &PgPool, now: Timestamp) -> sqlx::Result<Vec<ReservationId>> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "select id from reservations where state = 'PENDING' and expires_at <= $1
+         order by expires_at limit $2",
+    )
+    .bind(now.0)
+    .bind(DUE_MAX)
+    .fetch_all(pool)
+    .await?;
+    Ok(ids.into_iter().map(ReservationId).collect())
+}
+
+/// The cancelled shows that are not done with, each with some reservations that still have
+/// seats of it. The seats know: they lie together, and need no further index.
+pub(crate) async fn cancelled_shows(
+    pool: &PgPool,
+) -> sqlx::Result<Vec<(ScheduleId, Vec<ReservationId>)>> {
+    let shows: Vec<(Uuid, Vec<Uuid>)> = sqlx::query_as(
+        "select c.id, array(
+             select distinct s.reservation_id from seats s
+             where s.schedule_id = c.id and s.reservation_id is not null limit $1)
+         from schedules c where c.state = 'cancelling' order by c.id limit 4",
+    )
+    .bind(EMPTIED_MAX)
+    .fetch_all(pool)
+    .await?;
+    let ids = |ids: Vec<Uuid>| ids.into_iter().map(ReservationId).collect();
+    Ok(shows.into_iter().map(|(id, owners)| (ScheduleId(id), ids(owners))).collect())
+}

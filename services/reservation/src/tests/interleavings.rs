@@ -1,0 +1,126 @@
+//! Two fans after the same three seats, in every order that chance can think of.
+
+use std::collections::{HashMap, HashSet};
+
+use events::reservation::ReservationState;
+
+use super::*;
+
+const SEEDS: u64 = 500;
+const STEPS: usize = 120;
+
+/// SplitMix64: enough chance for a test, and the same everywhere.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % bound as u64) as usize
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
+        (!from.is_empty()).then(|| &from[self.below(from.len())])
+    }
+}
+
+/// Messages on their way. None is ever taken out: any may come late, and again.
+#[derive(Default)]
+struct Wire {
+    requested: Vec<PaymentRequested>,
+    debited: Vec<PointDebited>,
+}
+
+fn step(stage: &mut Stage, wire: &mut Wire, held: &mut Vec<ReservationId>, chance: &mut Chance) {
+    let user_id = fan(chance.below(2) as u128);
+    let reservation = chance.pick(held).copied();
+    match (chance.below(10), reservation) {
+        (0..=2, _) | (_, None) => {
+            let seats: HashSet<usize> = (0..2).map(|_| 1 + chance.below(3)).collect();
+            let seats: Vec<usize> = seats.into_iter().collect();
+            held.extend(stage.reserve(user_id, &seats).map(|hold| hold.reservation_id));
+        }
+        (3, Some(id)) => {
+            let payment_id = payment(wire.debited.len() as u128);
+            wire.requested.push(stage.requested(id, payment_id));
+            wire.debited.push(stage.debited(id, payment_id));
+        }
+        (4, _) => {
+            if let Some(fact) = chance.pick(&wire.requested) {
+                stage.hear(fact).unwrap();
+            }
+        }
+        (5..=6, _) => {
+            if let Some(fact) = chance.pick(&wire.debited) {
+                stage.hear(fact).unwrap();
+            }
+        }
+        (7, Some(id)) => stage.sweep(id),
+        (8, Some(id)) => drop(stage.cancel(user_id, id)),
+        (_, _) if chance.below(20) == 0 => {
+            stage.hear(&UserWithdrawn { user_id, at: stage.now }).unwrap();
+        }
+        (_, _) => stage.now = stage.now.plus_secs(chance.below(200) as i64),
+    }
+}
+
+/// What must hold after every step, whatever happened.
+fn check(stage: &Stage, seed: u64) {
+    let mut owners: HashMap<&SeatId, &Reservation> = HashMap::new();
+    for reservation in stage.book.reservations.values().filter(|row| row.owns()) {
+        for name in reservation.seat_ids() {
+            let other = owners.insert(name, reservation);
+            assert!(other.is_none(), "seed {seed}: {name} has two owners");
+        }
+        assert!(reservation.expires_at <= reservation.hard_cap_at, "seed {seed}");
+    }
+    for (name, seat) in &stage.book.seats[&SHOW] {
+        let owner = owners.get(name).map(|owner| (owner.id, owner.hold_version));
+        let written = seat.owner.map(|id| (id, seat.hold_version));
+        assert_eq!(written, owner, "seed {seed}: seat {name} and its owner disagree");
+    }
+    for n in 0..2 {
+        let has: usize = owners.values().filter(|owner| owner.user_id == fan(n)).count();
+        assert_eq!(stage.book.held(SHOW, fan(n)), has, "seed {seed}: seats of fan {n}");
+    }
+}
+
+/// Each payment was answered in one way only, and every hold told its end once.
+fn check_said(stage: &Stage, seed: u64) {
+    let mut answers: HashMap<String, HashSet<&str>> = HashMap::new();
+    let mut ends: HashMap<String, usize> = HashMap::new();
+    for said in &stage.said {
+        let text = |name: &str| said.body[name].as_str().unwrap_or_default().to_owned();
+        match said.fact.as_str() {
+            "reservation.confirmed" | "reservation.confirm_refused" => {
+                answers.entry(text("payment_id")).or_default().insert(&said.fact);
+            }
+            "reservation.expired" | "reservation.cancelled" => {
+                *ends.entry(text("reservation_id")).or_default() += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(answers.values().all(|ways| ways.len() == 1), "seed {seed}: {answers:?}");
+    assert!(ends.values().all(|times| *times == 1), "seed {seed}: {ends:?}");
+}
+
+#[test]
+fn a_seat_has_at_most_one_owner_in_any_order_of_messages() {
+    for seed in 0..SEEDS {
+        let mut chance = Chance(seed);
+        let (mut stage, mut wire, mut held) = (Stage::open(), Wire::default(), Vec::new());
+        for _ in 0..STEPS {
+            step(&mut stage, &mut wire, &mut held, &mut chance);
+            check(&stage, seed);
+        }
+        stage.now = stage.now.plus_secs(1_000);
+        held.iter().for_each(|id| stage.sweep(*id));
+        check(&stage, seed);
+        check_said(&stage, seed);
+        let pending = stage.book.pick(|row| row.state == ReservationState::Pending);
+        assert!(pending.is_empty(), "seed {seed}: a hold outlived its time");
+    }
+}

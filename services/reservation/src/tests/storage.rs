@@ -1,0 +1,283 @@
+//! The same handlers on real tables, several batches at once.
+
+use mesh::Book as _;
+use servers::{Options, Servers};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::sync::OnceCell;
+
+use super::*;
+use crate::{
+    Keys,
+    book::Row,
+    domain::{Schedule, Seat},
+    reads,
+};
+
+/// A database of the service's own; all tests share it, each with a schedule of its own.
+async fn pool() -> PgPool {
+    static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+    let start = || async {
+        let mut options = Options::temporary();
+        options.services = vec!["reservation".into()];
+        let servers = Servers::start(options).await.unwrap();
+        let pool = PgPool::connect(&servers.database_url("reservation")).await.unwrap();
+        mesh::postgres::migrate(&pool, &crate::MIGRATIONS).await.unwrap();
+        servers
+    };
+    let servers = SERVERS.get_or_init(start).await;
+    let url = servers.database_url("reservation");
+    PgPoolOptions::new().max_connections(8).connect(&url).await.unwrap()
+}
+
+/// What a batch of one message does, and whether it could be stored.
+async fn batch<T>(
+    pool: &PgPool,
+    caller: &Caller,
+    keys: impl FnOnce(&mut Keys),
+    act: impl FnOnce(&mut Book, &mut Turn<'_, Rules>) -> T,
+) -> sqlx::Result<T> {
+    let mut wanted = Keys::default();
+    keys(&mut wanted);
+    let mut tx = pool.begin().await?;
+    let mut book = Book::load(wanted, &mut tx).await?;
+    let rules = Rules::default();
+    let now = mesh::clock::now();
+    let done = act(&mut book, &mut Turn::at(now, &rules, caller, Uuid::now_v7()));
+    book.save(&mut tx).await?;
+    tx.commit().await?;
+    Ok(done)
+}
+
+async fn hear<E: Event>(pool: &PgPool, fact: &E)
+where
+    Book: Hear<E>,
+{
+    let keys = |keys: &mut Keys| <Book as Hear<E>>::keys(fact, keys);
+    batch(pool, &Caller::Mesh, keys, |book, turn| book.hear(fact, turn)).await.unwrap().unwrap();
+}
+
+async fn ask<C: events::Command>(
+    pool: &PgPool,
+    caller: &Caller,
+    command: &C,
+) -> Result<C::Reply, Refusal>
+where
+    Book: Answer<C>,
+{
+    let keys = |keys: &mut Keys| <Book as Answer<C>>::keys(command, caller, keys);
+    batch(pool, caller, keys, |book, turn| book.answer(command, turn)).await.unwrap()
+}
+
+/// Puts a show of `seats` seats on sale, right now.
+async fn open(pool: &PgPool, hold_secs: u32, seats: usize) -> ScheduleId {
+    let now = mesh::clock::now();
+    let mut opened = opened();
+    opened.schedule_id = Uuid::now_v7().into();
+    (opened.opens_at, opened.starts_at) = (now.plus_secs(-1), now.plus_secs(3_600));
+    opened.hold_secs = hold_secs;
+    opened.seats[0].seats = (1..=seats).map(|n| n.to_string()).collect();
+    hear(pool, &opened).await;
+    opened.schedule_id
+}
+
+async fn reserve(
+    pool: &PgPool,
+    schedule_id: ScheduleId,
+    user_id: UserId,
+    seats: &[usize],
+) -> Result<View, Refusal> {
+    let reserve_until = mesh::clock::now().plus_secs(60);
+    let pass = Some(Pass { user_id, schedule_id, place_version: 1, reserve_until });
+    let seats = seats.iter().map(|n| seat(*n)).collect();
+    ask(pool, &caller(user_id), &Hold { schedule_id, seats, pass }).await
+}
+
+fn debited(hold: &View, hold_version: i64) -> PointDebited {
+    PointDebited {
+        user_id: hold.user_id,
+        payment_id: Uuid::now_v7().into(),
+        reservation_id: hold.reservation_id,
+        schedule_id: hold.schedule_id,
+        hold_version,
+        amount: hold.amount,
+        balance: 0,
+    }
+}
+
+async fn state(pool: &PgPool, id: ReservationId) -> String {
+    sqlx::query_scalar("select state from reservations where id = $1")
+        .bind(id.0)
+        .fetch_one(pool)
+        .await
+        .unwrap()
+}
+
+async fn owned(pool: &PgPool, schedule_id: ScheduleId) -> i64 {
+    sqlx::query_scalar(
+        "select count(*) from seats where schedule_id = $1 and reservation_id is not null",
+    )
+    .bind(schedule_id.0)
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn an_arena_is_opened_and_sold_and_what_is_stored_comes_back() {
+    let pool = pool().await;
+    let show = open(&pool, 300, 10_000).await;
+    let hold = reserve(&pool, show, fan(1), &[1, 10_000]).await.unwrap();
+    assert_eq!(owned(&pool, show).await, 2);
+    hear(&pool, &debited(&hold, 1)).await;
+    assert_eq!(state(&pool, hold.reservation_id).await, "CONFIRMED");
+    let cancel = Cancel { reservation_id: hold.reservation_id };
+    let cancelled = ask(&pool, &caller(fan(1)), &cancel).await.unwrap();
+    assert_eq!((cancelled.seats, cancelled.created_at), (hold.seats, hold.created_at));
+    assert_eq!(
+        (state(&pool, hold.reservation_id).await.as_str(), owned(&pool, show).await),
+        ("CANCELLED", 0)
+    );
+    let next = reserve(&pool, show, fan(2), &[1, 2]).await.unwrap();
+    hear(&pool, &debited(&next, 2)).await;
+    assert_eq!(state(&pool, next.reservation_id).await, "CONFIRMED", "its version is the second");
+}
+
+#[tokio::test]
+async fn of_many_batches_at_once_one_gets_the_seats() {
+    let pool = pool().await;
+    let show = open(&pool, 300, 100).await;
+    for round in 0..25 {
+        let (first, second) = (2 * round + 1, 2 * round + 2);
+        let tries = (0..8_u128).map(|n| {
+            let pool = pool.clone();
+            // In both orders: rows are locked in theirs, so nobody waits in a circle.
+            let seats = if n % 2 == 0 { [first, second] } else { [second, first] };
+            let buyer = fan(1_000 * round as u128 + n);
+            tokio::spawn(async move { reserve(&pool, show, buyer, &seats).await })
+        });
+        let mut granted = 0;
+        for attempt in tries.collect::<Vec<_>>() {
+            match attempt.await.unwrap() {
+                Ok(_) => granted += 1,
+                answer => assert!(refusal(answer).is(events::codes::SEAT_TAKEN)),
+            }
+        }
+        assert_eq!(granted, 1, "round {round}");
+    }
+    assert_eq!(owned(&pool, show).await, 50);
+}
+
+#[tokio::test]
+async fn two_first_holds_of_a_fan_at_once_stay_within_the_limit() {
+    let pool = pool().await;
+    for _ in 0..10 {
+        let show = open(&pool, 300, 10).await;
+        let buyer = UserId(Uuid::now_v7());
+        let (one, two) = tokio::join!(
+            reserve(&pool, show, buyer, &[1, 2, 3]),
+            reserve(&pool, show, buyer, &[4, 5, 6]),
+        );
+        assert!(one.is_ok() != two.is_ok(), "one of the two is too much");
+    }
+}
+
+#[tokio::test]
+async fn an_owner_is_never_written_over() {
+    let pool = pool().await;
+    let show = open(&pool, 300, 2).await;
+    reserve(&pool, show, fan(1), &[1]).await.unwrap();
+    let overwrite = batch(
+        &pool,
+        &Caller::Mesh,
+        |_| {},
+        |book, _| {
+            let mut row = Row::stored(Seat::new(100));
+            row.change().owner = Some(Uuid::now_v7().into());
+            book.seats.entry(show).or_default().insert(seat(1), row);
+        },
+    );
+    assert!(overwrite.await.is_err(), "the row is not as this batch believes");
+    let again = batch(
+        &pool,
+        &Caller::Mesh,
+        |_| {},
+        |book, _| {
+            book.open(show, Schedule::Cancelled, std::iter::empty());
+        },
+    );
+    assert!(again.await.is_err(), "a schedule is made once");
+}
+
+#[tokio::test]
+async fn a_hold_whose_time_is_up_is_found_and_money_for_it_finds_its_seats() {
+    let pool = pool().await;
+    let show = open(&pool, 0, 2).await;
+    let swept = reserve(&pool, show, fan(1), &[1]).await.unwrap();
+    let paid = reserve(&pool, show, fan(2), &[2]).await.unwrap();
+    let due = reads::due_holds(&pool, mesh::clock::now()).await.unwrap();
+    assert!(due.contains(&swept.reservation_id) && due.contains(&paid.reservation_id));
+    let expire = ExpireHold { reservation_id: swept.reservation_id };
+    ask(&pool, &Caller::Mesh, &expire).await.unwrap();
+    hear(&pool, &debited(&paid, 1)).await;
+    for hold in [&swept, &paid] {
+        assert_eq!(state(&pool, hold.reservation_id).await, "EXPIRED");
+    }
+    assert_eq!(owned(&pool, show).await, 0);
+    let due = reads::due_holds(&pool, mesh::clock::now()).await.unwrap();
+    assert!(!due.contains(&swept.reservation_id) && !due.contains(&paid.reservation_id));
+}
+
+#[tokio::test]
+async fn a_cancelled_show_is_emptied_and_then_left_alone() {
+    let pool = pool().await;
+    let show = open(&pool, 300, 10).await;
+    for n in 1..=10 {
+        reserve(&pool, show, fan(n), &[n as usize]).await.unwrap();
+    }
+    hear(&pool, &ScheduleCancelled { schedule_id: show, ..called_off() }).await;
+    let mut ticks = 0;
+    loop {
+        let shows = reads::cancelled_shows(&pool).await.unwrap();
+        let Some((schedule_id, reservations)) = shows.into_iter().find(|(id, _)| *id == show)
+        else {
+            break;
+        };
+        ask(&pool, &Caller::Mesh, &EmptyShow { schedule_id, reservations }).await.unwrap();
+        ticks += 1;
+    }
+    assert_eq!((ticks, owned(&pool, show).await), (2, 0));
+    assert!(refusal(reserve(&pool, show, fan(11), &[1]).await).is(events::codes::SCHEDULE_CLOSED));
+}
+
+#[tokio::test]
+async fn a_withdrawn_fans_holds_are_found_by_their_fan() {
+    let pool = pool().await;
+    let (show, leaver) = (open(&pool, 300, 10).await, UserId(Uuid::now_v7()));
+    let held = reserve(&pool, show, leaver, &[1, 2]).await.unwrap();
+    let paid = reserve(&pool, show, leaver, &[3]).await.unwrap();
+    hear(&pool, &debited(&paid, 1)).await;
+    hear(&pool, &UserWithdrawn { user_id: leaver, at: mesh::clock::now() }).await;
+    assert_eq!(state(&pool, held.reservation_id).await, "CANCELLED");
+    assert_eq!(state(&pool, paid.reservation_id).await, "CONFIRMED");
+    assert_eq!(owned(&pool, show).await, 1);
+}
+
+#[tokio::test]
+async fn news_of_a_place_are_kept_by_version() {
+    use events::queue::{PlaceEnd, QueueActivated, QueueExpired};
+    let pool = pool().await;
+    let (show, user_id) = (open(&pool, 300, 2).await, UserId(Uuid::now_v7()));
+    let reserve_until = mesh::clock::now().plus_secs(60);
+    let active =
+        |place_version| QueueActivated { schedule_id: show, user_id, place_version, reserve_until };
+    let ended =
+        QueueExpired { schedule_id: show, user_id, place_version: 3, reason: PlaceEnd::Timeout };
+    hear(&pool, &active(1)).await;
+    reserve(&pool, show, user_id, &[1]).await.unwrap();
+    hear(&pool, &ended).await;
+    hear(&pool, &active(2)).await;
+    let answer = reserve(&pool, show, user_id, &[2]).await;
+    assert!(refusal(answer).is(events::codes::NOT_ACTIVE));
+    hear(&pool, &active(4)).await;
+    reserve(&pool, show, user_id, &[2]).await.unwrap();
+}

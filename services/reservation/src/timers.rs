@@ -1,0 +1,95 @@
+//! What comes due by itself: holds whose time is up, and reservations of cancelled shows.
+//!
+//! What a timer finds may have changed by the time it is decided; every command here looks
+//! again at the locked row.
+
+use events::{Command, ReservationId, SagaId, ScheduleId, Timestamp, reservation::CancelReason};
+use mesh::{Answer, Caller, Refusal};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+
+use crate::{
+    Rules,
+    book::{Book, Keys},
+    domain::Schedule,
+    reads,
+};
+
+type Turn<'a> = mesh::Turn<'a, Rules>;
+
+/// Expire a hold if its time is up.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExpireHold {
+    /// Which.
+    pub reservation_id: ReservationId,
+}
+
+impl Command for ExpireHold {
+    const ENDPOINT: &'static str = "reservation.expire";
+    type Reply = ();
+}
+
+/// Cancel these reservations of a cancelled show; with none left, the show is done with.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EmptyShow {
+    /// Which.
+    pub schedule_id: ScheduleId,
+    /// Some that still have seats; none when there are no more.
+    pub reservations: Vec<ReservationId>,
+}
+
+impl Command for EmptyShow {
+    const ENDPOINT: &'static str = "reservation.empty_show";
+    type Reply = ();
+}
+
+/// The holds whose time is up.
+pub(crate) async fn due_holds(pool: PgPool, now: Timestamp) -> sqlx::Result<Vec<ExpireHold>> {
+    let ids = reads::due_holds(&pool, now).await?;
+    Ok(ids.into_iter().map(|reservation_id| ExpireHold { reservation_id }).collect())
+}
+
+/// The cancelled shows that are not done with.
+pub(crate) async fn cancelled_shows(pool: PgPool, _now: Timestamp) -> sqlx::Result<Vec<EmptyShow>> {
+    let shows = reads::cancelled_shows(&pool).await?;
+    let empty = |(schedule_id, reservations)| EmptyShow { schedule_id, reservations };
+    Ok(shows.into_iter().map(empty).collect())
+}
+
+impl Answer<ExpireHold> for Book {
+    fn keys(command: &ExpireHold, _caller: &Caller, keys: &mut Keys) {
+        keys.ending.insert(command.reservation_id);
+    }
+
+    /// A payment may have confirmed it, or moved its end, since the timer looked.
+    fn answer(&mut self, command: &ExpireHold, turn: &mut Turn<'_>) -> Result<(), Refusal> {
+        self.expire(command.reservation_id, turn);
+        Ok(())
+    }
+}
+
+impl Answer<EmptyShow> for Book {
+    fn keys(command: &EmptyShow, _caller: &Caller, keys: &mut Keys) {
+        if command.reservations.is_empty() {
+            keys.changing.insert(command.schedule_id);
+        }
+        keys.ending.extend(&command.reservations);
+    }
+
+    fn answer(&mut self, command: &EmptyShow, turn: &mut Turn<'_>) -> Result<(), Refusal> {
+        for id in &command.reservations {
+            if let Some(cancelled) = self.cancel(*id, CancelReason::ShowCancelled) {
+                let saga_id = cancelled.payment_id.map_or(id.0, |payment_id| payment_id.0);
+                turn.tell_in(SagaId(saga_id), cancelled);
+            }
+        }
+        // No hold was granted since the cancellation was stored, so none is left for good.
+        if command.reservations.is_empty()
+            && let Some(row) = self.schedules.get_mut(&command.schedule_id)
+            && **row == Schedule::Cancelling
+        {
+            *row.change() = Schedule::Cancelled;
+        }
+        Ok(())
+    }
+}

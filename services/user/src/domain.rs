@@ -1,0 +1,423 @@
+//! What an account, a session and a log-in may do. Pure decisions.
+
+use std::collections::BTreeSet;
+
+use events::{
+    Problem, Timestamp, UserId, codes,
+    user::{Account as Card, Role},
+};
+use uuid::Uuid;
+
+/// Characters a password has at least.
+pub const PASSWORD_CHARS_MIN: usize = 10;
+/// Characters a password has at most, so that nobody has us hash a book.
+pub const PASSWORD_CHARS_MAX: usize = 200;
+/// How long a failed log-in counts, unless configured otherwise.
+pub const LOG_IN_WINDOW_SECS: i64 = 300;
+/// RFC 5321: what fits into a mail's envelope.
+const EMAIL_BYTES_MAX: usize = 254;
+const EMAIL_LOCAL_BYTES_MAX: usize = 64;
+const DOMAIN_LABEL_BYTES_MAX: usize = 63;
+
+/// An address in lower case. Only a mail can tell whether it exists; this tells what
+/// cannot be one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Email(String);
+
+impl Email {
+    /// Reads an address as somebody typed it.
+    ///
+    /// # Errors
+    /// `invalid`, with the field and what is wrong.
+    pub fn parse(text: &str) -> Result<Self, Problem> {
+        let email = text.trim().to_lowercase();
+        match flaw_of(&email) {
+            None => Ok(Self(email)),
+            Some(flaw) => Err(Problem::new(codes::INVALID, flaw).with("field", "email")),
+        }
+    }
+
+    /// An address that was read before.
+    pub fn stored(email: String) -> Self {
+        Self(email)
+    }
+
+    /// The address.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn flaw_of(email: &str) -> Option<&'static str> {
+    if email.len() > EMAIL_BYTES_MAX {
+        return Some("The address is longer than 254 bytes.");
+    }
+    let Some((local, domain)) = email.rsplit_once('@') else {
+        return Some("The address has no `@`.");
+    };
+    let is_odd = |c: char| c.is_whitespace() || c.is_control() || "@,;:<>()[]\\\"".contains(c);
+    if local.is_empty() || local.len() > EMAIL_LOCAL_BYTES_MAX || local.contains(is_odd) {
+        return Some("What stands before the `@` is no mailbox.");
+    }
+    if local.starts_with('.') || local.ends_with('.') || local.contains("..") {
+        return Some("What stands before the `@` has a dot too many.");
+    }
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= DOMAIN_LABEL_BYTES_MAX
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_alphanumeric() || c == '-')
+    };
+    if !domain.contains('.') || !domain.split('.').all(is_label) {
+        return Some("What stands after the `@` is no domain.");
+    }
+    None
+}
+
+/// Refuses a password that is too short to be safe or too long to be meant.
+///
+/// # Errors
+/// `invalid`, with the field.
+pub fn check_password(password: &str) -> Result<(), Problem> {
+    let chars = password.chars().count();
+    if (PASSWORD_CHARS_MIN..=PASSWORD_CHARS_MAX).contains(&chars) {
+        return Ok(());
+    }
+    let detail = format!("A password has {PASSWORD_CHARS_MIN} to {PASSWORD_CHARS_MAX} characters.");
+    Err(Problem::new(codes::INVALID, detail).with("field", "password"))
+}
+
+/// Somebody's account.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Account {
+    /// Whose.
+    pub user_id: UserId,
+    /// What it may do.
+    pub roles: BTreeSet<Role>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Active, or closed.
+    pub state: State,
+}
+
+/// Whether an account can be used.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// It can.
+    Active {
+        /// Where messages go.
+        email: Email,
+        /// Argon2id, in the PHC format.
+        password_hash: Secret,
+    },
+    /// Closed by its owner. Who that was is forgotten.
+    Withdrawn {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// Text that must not be printed.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Account {
+    /// A new account; everybody is a fan.
+    pub fn open(user_id: UserId, email: Email, password_hash: Secret, now: Timestamp) -> Self {
+        let state = State::Active { email, password_hash };
+        Self { user_id, roles: BTreeSet::from([Role::Fan]), created_at: now, state }
+    }
+
+    /// Whether it can be used.
+    pub fn is_active(&self) -> bool {
+        matches!(self.state, State::Active { .. })
+    }
+
+    /// The address, until the account is closed.
+    pub fn email(&self) -> Option<&Email> {
+        match &self.state {
+            State::Active { email, .. } => Some(email),
+            State::Withdrawn { .. } => None,
+        }
+    }
+
+    /// What others may see.
+    pub fn card(&self) -> Card {
+        Card { user_id: self.user_id, roles: self.roles.iter().copied().collect() }
+    }
+
+    /// Closes the account and forgets whose it was. `true` if it was open until now.
+    ///
+    /// # Errors
+    /// `payment_running` while one runs: its money would have nowhere to return to.
+    pub fn withdraw(&mut self, is_paying: bool, now: Timestamp) -> Result<bool, Problem> {
+        if !self.is_active() {
+            return Ok(false);
+        }
+        if is_paying {
+            return Err(codes::PAYMENT_RUNNING.into());
+        }
+        self.state = State::Withdrawn { at: now };
+        Ok(true)
+    }
+
+    /// Gives the account a role; twice is once.
+    ///
+    /// # Errors
+    /// `not_found` for a closed account.
+    pub fn grant(&mut self, role: Role) -> Result<(), Problem> {
+        if !self.is_active() {
+            return Err(codes::NOT_FOUND.into());
+        }
+        self.roles.insert(role);
+        Ok(())
+    }
+}
+
+/// A refresh token: good once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RefreshToken {
+    /// Whose session.
+    pub user_id: UserId,
+    /// All tokens that descend from one log-in.
+    pub family_id: Uuid,
+    /// When it runs out.
+    pub expires_at: Timestamp,
+    /// When it was exchanged.
+    pub used_at: Option<Timestamp>,
+}
+
+/// What a refresh token is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worth {
+    /// A new session.
+    Session,
+    /// Nothing: it ran out.
+    Expired,
+    /// The end of its whole family: it was used before, so one of its two holders stole it.
+    Stolen,
+}
+
+impl RefreshToken {
+    /// What this token is worth now.
+    pub fn worth(&self, now: Timestamp) -> Worth {
+        if self.used_at.is_some() {
+            Worth::Stolen
+        } else if now >= self.expires_at {
+            Worth::Expired
+        } else {
+            Worth::Session
+        }
+    }
+}
+
+/// How many log-ins may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogInLimit {
+    /// So many.
+    pub failures_max: usize,
+    /// In this time.
+    pub window_secs: i64,
+}
+
+impl Default for LogInLimit {
+    fn default() -> Self {
+        Self { failures_max: 5, window_secs: LOG_IN_WINDOW_SECS }
+    }
+}
+
+/// The log-ins of one address that have not succeeded, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Strikes(pub Vec<Timestamp>);
+
+impl Strikes {
+    /// Counts an attempt as failed before it has begun: a hundred at once get as many
+    /// guesses as a hundred one after another. Success wipes the slate.
+    ///
+    /// # Errors
+    /// `rate_limited`, with `retry_after_secs`, when too many have failed.
+    pub fn strike(&mut self, now: Timestamp, limit: LogInLimit) -> Result<(), Problem> {
+        let begin = now.plus_secs(-limit.window_secs);
+        let recent: Vec<_> = self.0.iter().copied().filter(|at| *at > begin).collect();
+        let Some(excess) = recent.len().checked_sub(limit.failures_max) else {
+            self.0 = recent;
+            self.0.push(now);
+            return Ok(());
+        };
+        // One more may be tried when only `failures_max - 1` are left in the window.
+        let free_at = recent.get(excess).copied().unwrap_or(now).plus_secs(limit.window_secs);
+        let millis = free_at.unix_millis() - now.unix_millis();
+        let retry_after_secs = (millis.max(0) as u64).div_ceil(1_000).max(1);
+        let detail = "Too many log-ins for this address have failed.";
+        Err(Problem::new(codes::RATE_LIMITED, detail).with("retry_after_secs", retry_after_secs))
+    }
+}
+
+/// A payment, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payment {
+    /// Who pays.
+    pub user_id: UserId,
+    /// When it ended; `None` while it runs.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Payment {
+    /// What is known of a payment after one more thing was heard of it. An end is for
+    /// good, whenever its beginning is heard. `None` when nothing is new.
+    pub fn after(known: Option<Self>, heard: Self) -> Option<Self> {
+        match known {
+            None => Some(heard),
+            Some(Self { ended_at: None, .. }) if heard.ended_at.is_some() => Some(heard),
+            Some(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: LogInLimit = LogInLimit { failures_max: 5, window_secs: 300 };
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp(time::OffsetDateTime::UNIX_EPOCH).plus_secs(secs)
+    }
+
+    fn account() -> Account {
+        let email = Email::parse("fan@example.org").unwrap();
+        Account::open(UserId(Uuid::nil()), email, Secret("hash".into()), at(0))
+    }
+
+    #[test]
+    fn an_address_is_kept_in_lower_case() {
+        assert_eq!(Email::parse(" Fan+1@Example.ORG ").unwrap().as_str(), "fan+1@example.org");
+        assert!(Email::parse("좋아@서울.kr").is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_an_address_is_refused() {
+        let long = format!("{}@example.org", "a".repeat(65));
+        let longer = format!("a@{}org", "example.".repeat(40));
+        for text in [
+            "",
+            "@",
+            "fan",
+            "fan@",
+            "@example.org",
+            "fan@localhost",
+            "a b@example.org",
+            "a@b@example.org",
+            "fan@example..org",
+            "fan@.org",
+            "fan@-a.org",
+            "fan@a-.org",
+            "fan@exa_mple.org",
+            ".fan@example.org",
+            "fan.@example.org",
+            "f..n@example.org",
+            "fan@example.org\r\nBcc: all",
+            "<fan@example.org>",
+            "fan\0@example.org",
+            &long,
+            &longer,
+        ] {
+            let problem = Email::parse(text).unwrap_err();
+            assert!(problem.is(codes::INVALID), "{text}");
+            assert_eq!(problem.extra["field"], "email");
+        }
+    }
+
+    #[test]
+    fn a_password_is_counted_in_characters() {
+        assert!(check_password("123456789").is_err());
+        assert!(check_password("1234567890").is_ok());
+        assert!(check_password(&"é".repeat(200)).is_ok());
+        assert!(check_password(&"é".repeat(201)).unwrap_err().is(codes::INVALID));
+    }
+
+    #[test]
+    fn a_closed_account_knows_nobody_and_closes_once() {
+        let mut account = account();
+        assert_eq!(account.withdraw(false, at(1)), Ok(true));
+        assert_eq!(account.email(), None);
+        assert_eq!(account.withdraw(false, at(2)), Ok(false));
+        assert_eq!(account.state, State::Withdrawn { at: at(1) });
+        assert!(account.grant(Role::Operator).unwrap_err().is(codes::NOT_FOUND));
+    }
+
+    #[test]
+    fn an_account_stays_open_while_a_payment_runs() {
+        let mut account = account();
+        let refusal = account.withdraw(true, at(1)).unwrap_err();
+        assert!(refusal.is(codes::PAYMENT_RUNNING) && account.is_active());
+    }
+
+    #[test]
+    fn a_role_granted_twice_is_granted_once() {
+        let mut account = account();
+        account.grant(Role::Organizer).unwrap();
+        account.grant(Role::Organizer).unwrap();
+        assert_eq!(account.card().roles, [Role::Fan, Role::Organizer]);
+    }
+
+    #[test]
+    fn a_refresh_token_is_good_once_and_in_time() {
+        let mut token = RefreshToken {
+            user_id: UserId(Uuid::nil()),
+            family_id: Uuid::nil(),
+            expires_at: at(100),
+            used_at: None,
+        };
+        assert_eq!(token.worth(at(99)), Worth::Session);
+        assert_eq!(token.worth(at(100)), Worth::Expired);
+        token.used_at = Some(at(50));
+        assert_eq!(token.worth(at(60)), Worth::Stolen);
+        assert_eq!(token.worth(at(200)), Worth::Stolen);
+    }
+
+    #[test]
+    fn the_sixth_failure_within_five_minutes_is_told_when_to_come_back() {
+        let mut strikes = Strikes::default();
+        for secs in [0, 10, 20, 30, 40] {
+            strikes.strike(at(secs), LIMIT).unwrap();
+        }
+        let refusal = strikes.strike(at(100), LIMIT).unwrap_err();
+        assert!(refusal.is(codes::RATE_LIMITED));
+        assert_eq!(refusal.extra["retry_after_secs"], 200);
+        assert_eq!(strikes.0.len(), 5, "a refused attempt counts for nothing");
+        strikes.strike(at(300), LIMIT).unwrap();
+        let refusal = strikes.strike(at(300), LIMIT).unwrap_err();
+        assert_eq!(refusal.extra["retry_after_secs"], 10);
+    }
+
+    #[test]
+    fn strikes_kept_from_a_laxer_limit_are_waited_out() {
+        let mut strikes = Strikes((0..9).map(at).collect());
+        let refusal = strikes.strike(at(10), LIMIT).unwrap_err();
+        assert_eq!(refusal.extra["retry_after_secs"], 294);
+        assert!(strikes.strike(at(304), LIMIT).is_ok());
+    }
+
+    #[test]
+    fn a_payment_that_ended_before_it_was_heard_to_begin_does_not_run() {
+        let user_id = UserId(Uuid::nil());
+        let running = Payment { user_id, ended_at: None };
+        let ended = Payment { user_id, ended_at: Some(at(1)) };
+        assert_eq!(Payment::after(None, running), Some(running));
+        assert_eq!(Payment::after(Some(running), ended), Some(ended));
+        assert_eq!(Payment::after(None, ended), Some(ended));
+        assert_eq!(Payment::after(Some(ended), running), None);
+        assert_eq!(Payment::after(Some(running), running), None);
+        let later = Payment { user_id, ended_at: Some(at(2)) };
+        assert_eq!(Payment::after(Some(ended), later), None);
+    }
+}

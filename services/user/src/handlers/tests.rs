@@ -1,0 +1,259 @@
+//! Every message on a book in memory: granted, refused, repeated, late.
+
+use events::{
+    PaymentId, ReservationId, ScheduleId, Timestamp, UserId, payment::PaymentFailure, user::Role,
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::*;
+use crate::{domain::State, inside::Digest, secrets::digest};
+
+fn at(secs: i64) -> Timestamp {
+    Timestamp(OffsetDateTime::UNIX_EPOCH).plus_secs(1_800_000_000 + secs)
+}
+
+fn id(n: u128) -> Uuid {
+    Uuid::from_u128(n)
+}
+
+fn fan(n: u128) -> Caller {
+    Caller::User { user_id: UserId(id(n)), roles: vec![Role::Fan], expires_at: at(900) }
+}
+
+/// One book, one message after another, as in a batch.
+#[derive(Default)]
+struct Desk {
+    book: Book,
+    rules: Rules,
+    told: Vec<String>,
+}
+
+impl Desk {
+    fn ask<C: events::Command>(
+        &mut self,
+        secs: i64,
+        n: u128,
+        caller: &Caller,
+        command: C,
+    ) -> Result<C::Reply, Refusal>
+    where
+        Book: Answer<C>,
+    {
+        let mut turn = Turn::at(at(secs), &self.rules, caller, id(n));
+        let answer = self.book.answer(&command, &mut turn);
+        self.told.extend(turn.told().iter().map(|told| told.subject.clone()));
+        answer
+    }
+
+    fn hear<E: events::Event>(&mut self, fact: E)
+    where
+        Book: Hear<E>,
+    {
+        let mut turn = Turn::at(at(0), &self.rules, &Caller::Mesh, id(0));
+        self.book.hear(&fact, &mut turn).unwrap();
+        assert!(turn.told().is_empty());
+    }
+
+    fn registered(&mut self, n: u128) -> UserId {
+        let card = self.ask(0, n, &Caller::Anonymous, add(&format!("fan{n}@example.org"))).unwrap();
+        card.user_id
+    }
+
+    fn in_session(&mut self, n: u128, token: &str) -> UserId {
+        let user_id = self.registered(n);
+        self.ask(0, n, &Caller::Anonymous, open(user_id, token)).unwrap();
+        user_id
+    }
+}
+
+fn add(email: &str) -> AddAccount {
+    AddAccount { email: email.into(), password_hash: Secret("hash".into()) }
+}
+
+fn open(user_id: UserId, token: &str) -> OpenSession {
+    OpenSession { user_id, token_hash: digest(token), family_id: id(7), succeeded: None }
+}
+
+fn rotate(presented: &str, successor: &str) -> RotateRefresh {
+    RotateRefresh { presented: digest(presented), successor: digest(successor) }
+}
+
+fn requested(user_id: UserId) -> PaymentRequested {
+    PaymentRequested {
+        payment_id: PaymentId(id(50)),
+        reservation_id: ReservationId(id(51)),
+        schedule_id: ScheduleId(id(52)),
+        user_id,
+        amount: 10,
+        hold_version: 1,
+        requested_at: at(1),
+    }
+}
+
+fn failed(user_id: UserId) -> PaymentFailed {
+    PaymentFailed {
+        payment_id: PaymentId(id(50)),
+        reservation_id: ReservationId(id(51)),
+        schedule_id: ScheduleId(id(52)),
+        user_id,
+        amount: 10,
+        reason: PaymentFailure::HoldGone,
+        requested_at: at(1),
+        ended_at: at(2),
+    }
+}
+
+fn completed(user_id: UserId) -> PaymentCompleted {
+    PaymentCompleted {
+        payment_id: PaymentId(id(50)),
+        reservation_id: ReservationId(id(51)),
+        schedule_id: ScheduleId(id(52)),
+        user_id,
+        amount: 10,
+        requested_at: at(1),
+        ended_at: at(2),
+    }
+}
+
+#[track_caller]
+fn code<T>(answer: Result<T, Refusal>) -> String {
+    match answer {
+        Err(Refusal::No(problem) | Refusal::NotYet(problem)) => problem.code,
+        Ok(_) => panic!("was granted"),
+    }
+}
+
+#[test]
+fn an_address_has_one_account_however_it_is_written_and_within_one_batch() {
+    let mut desk = Desk::default();
+    desk.ask(0, 1, &Caller::Anonymous, add("fan@example.org")).unwrap();
+    let again = desk.ask(0, 2, &Caller::Anonymous, add("FAN@Example.org"));
+    assert_eq!(code(again), "email_taken");
+    assert_eq!(desk.told, ["onsale.user.registered.v1.-"]);
+}
+
+#[test]
+fn the_address_of_a_closed_account_is_free_again() {
+    let mut desk = Desk::default();
+    desk.ask(0, 1, &Caller::Anonymous, add("fan@example.org")).unwrap();
+    desk.ask(1, 2, &fan(1), Withdraw {}).unwrap();
+    let card = desk.ask(2, 3, &Caller::Anonymous, add("fan@example.org")).unwrap();
+    assert_eq!(card.user_id, UserId(id(3)));
+}
+
+#[test]
+fn withdrawing_closes_the_account_and_its_sessions_and_is_told_once() {
+    let mut desk = Desk::default();
+    let user_id = desk.in_session(1, "a");
+    desk.ask(1, 2, &fan(1), Withdraw {}).unwrap();
+    desk.ask(2, 3, &fan(1), Withdraw {}).unwrap();
+    assert_eq!(desk.told, ["onsale.user.registered.v1.-", "onsale.user.withdrawn.v1.-"]);
+    assert!(desk.book.logged_out.contains(&user_id));
+    assert_eq!(desk.book.accounts.get(user_id).unwrap().state, State::Withdrawn { at: at(1) });
+    assert_eq!(code(desk.ask(3, 4, &fan(1), open(user_id, "b"))), "bad_credentials");
+    assert_eq!(code(desk.ask(3, 5, &fan(1), rotate("a", "c"))), "unauthenticated");
+    let grant = GrantRole { user_id, role: Role::Organizer };
+    assert_eq!(code(desk.ask(3, 6, &Caller::Mesh, grant)), "not_found");
+}
+
+#[test]
+fn nobody_leaves_while_a_payment_of_theirs_runs() {
+    let mut desk = Desk::default();
+    let user_id = desk.registered(1);
+    desk.registered(2);
+    desk.hear(requested(user_id));
+    desk.hear(requested(user_id));
+    assert_eq!(code(desk.ask(1, 3, &fan(1), Withdraw {})), "payment_running");
+    assert!(desk.ask(1, 4, &fan(2), Withdraw {}).is_ok());
+    desk.hear(completed(user_id));
+    assert!(desk.ask(2, 5, &fan(1), Withdraw {}).is_ok());
+}
+
+#[test]
+fn a_payment_heard_to_end_before_it_began_keeps_nobody() {
+    let mut desk = Desk::default();
+    let user_id = desk.registered(1);
+    desk.hear(failed(user_id));
+    desk.hear(requested(user_id));
+    assert!(desk.ask(1, 3, &fan(1), Withdraw {}).is_ok());
+}
+
+#[test]
+fn somebody_without_account_has_none_to_close() {
+    let mut desk = Desk::default();
+    assert_eq!(code(desk.ask(0, 1, &fan(9), Withdraw {})), "not_found");
+    assert_eq!(code(desk.ask(0, 1, &Caller::Anonymous, Withdraw {})), "unauthenticated");
+}
+
+#[test]
+fn a_refresh_token_is_exchanged_once_and_its_return_ends_the_family() {
+    let mut desk = Desk::default();
+    let user_id = desk.in_session(1, "a");
+    let first = desk.ask(10, 2, &Caller::Anonymous, rotate("a", "b")).unwrap();
+    let Rotated::Session { account, successor } = first else { panic!("{first:?}") };
+    assert_eq!((account.user_id, successor), (user_id, digest("b")));
+    let again = desk.ask(11, 3, &Caller::Anonymous, rotate("a", "x")).unwrap();
+    assert!(matches!(again, Rotated::Stolen));
+    assert!(desk.book.ended_families.contains(&id(7)));
+    assert_eq!(code(desk.ask(12, 4, &Caller::Anonymous, rotate("b", "c"))), "unauthenticated");
+}
+
+#[test]
+fn a_refresh_token_runs_out_and_an_unknown_one_is_nothing() {
+    let mut desk = Desk::default();
+    desk.in_session(1, "a");
+    let late = desk.rules.refresh_secs;
+    assert_eq!(code(desk.ask(late, 2, &Caller::Anonymous, rotate("a", "b"))), "token_expired");
+    assert_eq!(code(desk.ask(0, 3, &Caller::Anonymous, rotate("x", "y"))), "unauthenticated");
+}
+
+#[test]
+fn five_attempts_are_let_through_and_success_wipes_the_slate() {
+    let mut desk = Desk::default();
+    let user_id = desk.registered(1);
+    let email_hash: Digest = digest("fan1@example.org");
+    for n in 0..5 {
+        desk.ask(n, 2, &Caller::Anonymous, BeginLogIn { email_hash }).unwrap();
+    }
+    let sixth = desk.ask(5, 2, &Caller::Anonymous, BeginLogIn { email_hash });
+    assert_eq!(code(sixth), "rate_limited");
+    let other = BeginLogIn { email_hash: digest("other@example.org") };
+    assert!(desk.ask(5, 2, &Caller::Anonymous, other).is_ok());
+
+    let success = OpenSession { succeeded: Some(email_hash), ..open(user_id, "a") };
+    desk.ask(6, 3, &Caller::Anonymous, success).unwrap();
+    assert!(desk.ask(7, 4, &Caller::Anonymous, BeginLogIn { email_hash }).is_ok());
+}
+
+#[test]
+fn a_wish_makes_an_account_or_adds_to_the_one_there_is() {
+    let mut desk = Desk::default();
+    let wish = || GrantWish {
+        email: "boss@example.org".into(),
+        password_hash: Secret("first".into()),
+        roles: [Role::Operator].into(),
+    };
+    let card = desk.ask(0, 1, &Caller::Mesh, wish()).unwrap();
+    assert_eq!(card.roles, [Role::Fan, Role::Operator]);
+    let other = GrantWish {
+        password_hash: Secret("second".into()),
+        roles: [Role::Organizer].into(),
+        ..wish()
+    };
+    let card = desk.ask(1, 2, &Caller::Mesh, other).unwrap();
+    assert_eq!(card.roles, [Role::Fan, Role::Organizer, Role::Operator]);
+    assert_eq!(desk.told.len(), 1);
+    let State::Active { password_hash, .. } = &desk.book.accounts.get(card.user_id).unwrap().state
+    else {
+        panic!("closed")
+    };
+    assert_eq!(password_hash.0, "first");
+    assert!(desk.book.granted.contains("boss@example.org"));
+}
+
+#[test]
+fn what_is_printed_of_a_message_holds_no_secret() {
+    let printed = format!("{:?}", add("fan@example.org"));
+    assert!(!printed.contains("hash\")"), "{printed}");
+}

@@ -1,0 +1,252 @@
+//! What is answered outside a batch: passwords take long, and keys are in memory.
+
+use std::collections::BTreeSet;
+
+use events::{
+    Problem, Timestamp, UserId, codes,
+    user::{Account as Card, Jwks, LogIn, Refresh, Register, Role, Session},
+};
+use mesh::{
+    Desk, Meta,
+    auth::AccessClaims,
+    clock,
+    keys::{KeyRecord, Rotation},
+    postgres::Postgres,
+};
+use sqlx::{PgConnection, PgExecutor, PgPool};
+use time::OffsetDateTime;
+use tracing::error;
+use uuid::Uuid;
+
+use crate::{
+    Rules,
+    book::{AccountRow, Book, PAYMENT_KEPT_SECS, first_id_of, role_names, roles},
+    domain::{self, Account, Email, Secret, State},
+    inside::{AddAccount, BeginLogIn, GrantWish, OpenSession, RotateRefresh, Rotated, Tidy},
+    secrets::{digest, refresh_token},
+};
+
+type At = Desk<Postgres<Book>>;
+
+/// Sign up: an account, and a session with it.
+///
+/// With an `Idempotency-Key`, a repeat finds the account it has made and opens another
+/// session of it.
+pub async fn register(desk: At, command: Register, meta: Meta) -> Result<Session, Problem> {
+    let email = Email::parse(&command.email)?;
+    domain::check_password(&command.password)?;
+    let password_hash = desk.rules().hashing.queue()?.hash(command.password).await?;
+    let add = AddAccount { email: email.as_str().to_owned(), password_hash };
+    let account = desk.decide(add, &meta).await?;
+    open_session(&desk, account.user_id, None, &meta).await
+}
+
+/// Log in. Every attempt counts as failed until it has succeeded, and takes as long for an
+/// address without account: neither time nor answer tells whether there is one.
+pub async fn log_in(desk: At, command: LogIn, meta: Meta) -> Result<Session, Problem> {
+    let wrong = || Problem::from(codes::BAD_CREDENTIALS);
+    // What cannot be an address or a password is nobody's, which is no secret.
+    let email = Email::parse(&command.email).map_err(|_| wrong())?;
+    domain::check_password(&command.password).map_err(|_| wrong())?;
+    let queued = desk.rules().hashing.queue()?;
+    let email_hash = digest(email.as_str());
+    desk.decide(BeginLogIn { email_hash }, &once(&meta)).await?;
+    let account = find_by_email(desk.pool(), &email).await.map_err(unavailable)?;
+    let (user_id, hash) = match account.map(|account| (account.user_id, account.state)) {
+        Some((user_id, State::Active { password_hash, .. })) => {
+            (Some(user_id), Some(password_hash))
+        }
+        _ => (None, None),
+    };
+    match (queued.is_right(command.password, hash).await?, user_id) {
+        (true, Some(user_id)) => open_session(&desk, user_id, Some(email_hash), &meta).await,
+        _ => Err(wrong()),
+    }
+}
+
+/// Exchange a refresh token, once.
+///
+/// With an `Idempotency-Key`, the successor follows from the token and the key, so that a
+/// repeat whose first answer was lost gets the same one and is not taken for a theft.
+pub async fn refresh(desk: At, command: Refresh, meta: Meta) -> Result<Session, Problem> {
+    let now = clock::now();
+    let ring = desk.rules().ring.get(desk.pool(), now).await?;
+    let bytes = match &meta.idempotency {
+        Some(key) => {
+            let text = [digest(&command.refresh_token), key.scope].concat();
+            Some(ring.derive(&text, now).map_err(unavailable)?)
+        }
+        None => None,
+    };
+    let token = refresh_token(bytes);
+    let rotate =
+        RotateRefresh { presented: digest(&command.refresh_token), successor: digest(&token) };
+    match desk.decide(rotate, &meta).await? {
+        Rotated::Session { account, successor } if successor == digest(&token) => {
+            session(&desk, account, token).await
+        }
+        Rotated::Session { .. } => {
+            Err(Problem::new(codes::UNAUTHENTICATED, "This answer was given before; log in again."))
+        }
+        Rotated::Stolen => Err(Problem::new(
+            codes::UNAUTHENTICATED,
+            "This token was used before; the session has ended. Log in again.",
+        )),
+    }
+}
+
+/// The public keys.
+pub async fn jwks(desk: At, _: Jwks, _: Meta) -> Result<serde_json::Value, Problem> {
+    Ok(desk.rules().ring.get(desk.pool(), clock::now()).await?.jwks())
+}
+
+async fn open_session(
+    desk: &At,
+    user_id: UserId,
+    succeeded: Option<[u8; 32]>,
+    meta: &Meta,
+) -> Result<Session, Problem> {
+    let token = refresh_token(None);
+    let open =
+        OpenSession { user_id, token_hash: digest(&token), family_id: Uuid::now_v7(), succeeded };
+    let account = desk.decide(open, &once(meta)).await?;
+    session(desk, account, token).await
+}
+
+/// A session of an account: its access token is signed here, its refresh token is stored.
+async fn session(desk: &At, account: Card, refresh_token: String) -> Result<Session, Problem> {
+    let (rules, now) = (desk.rules(), clock::now());
+    let ring = rules.ring.get(desk.pool(), now).await?;
+    let Card { user_id, roles } = account;
+    let claims = AccessClaims::new(user_id, roles.clone(), now, rules.access_secs());
+    let access_token = ring.sign(&claims, now).map_err(unavailable)?;
+    let expires_in_secs = rules.access_secs().unsigned_abs();
+    Ok(Session { user_id, roles, access_token, expires_in_secs, refresh_token })
+}
+
+/// The same message without its `Idempotency-Key`, which names one decision only.
+fn once(meta: &Meta) -> Meta {
+    Meta { idempotency: None, ..meta.clone() }
+}
+
+/// The store is away, and the log says why.
+pub fn unavailable(cause: impl std::fmt::Display) -> Problem {
+    error!(%cause, "accounts cannot be read");
+    Problem::from(codes::UNAVAILABLE).with("retry_after_secs", 1)
+}
+
+async fn find_by_email(pool: &PgPool, email: &Email) -> sqlx::Result<Option<Account>> {
+    let row: Option<AccountRow> = sqlx::query_as(
+        "select user_id, email, password_hash, roles, created_at, withdrawn_at
+         from accounts where email = $1",
+    )
+    .bind(email.as_str())
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(|AccountRow(account)| account))
+}
+
+/// Asks for an account with these roles. The service makes it as soon as it runs, in the
+/// same way as any other account; an account that is there keeps its password.
+///
+/// # Errors
+/// `invalid` for an address or a password that could not register, `unavailable`.
+pub async fn wish_account(
+    pool: &PgPool,
+    rules: &Rules,
+    email: &str,
+    password: &str,
+    roles: &[Role],
+) -> Result<(), Problem> {
+    let email = Email::parse(email)?;
+    domain::check_password(password)?;
+    let roles: BTreeSet<Role> = roles.iter().copied().collect();
+    let account = find_by_email(pool, &email).await.map_err(unavailable)?;
+    if account.is_some_and(|account| account.roles.is_superset(&roles)) {
+        return Ok(());
+    }
+    let hash = rules.hashing.queue()?.hash(password.to_owned()).await?;
+    sqlx::query(
+        "insert into account_wishes (email, password_hash, roles) values ($1, $2, $3)
+         on conflict (email) do update set
+             password_hash = excluded.password_hash, roles = excluded.roles",
+    )
+    .bind(email.as_str())
+    .bind(hash.0)
+    .bind(role_names(&roles))
+    .execute(pool)
+    .await
+    .map_err(unavailable)?;
+    Ok(())
+}
+
+/// Whether every account that was wished for has been made.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn wishes_are_granted(pool: &PgPool) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select not exists (select from account_wishes)").fetch_one(pool).await
+}
+
+/// The wishes not granted yet.
+pub async fn wishes(pool: PgPool, _: Timestamp) -> sqlx::Result<Vec<GrantWish>> {
+    let rows: Vec<(String, String, Vec<String>)> = sqlx::query_as(
+        "select email, password_hash, roles from account_wishes order by email limit 100",
+    )
+    .fetch_all(&pool)
+    .await?;
+    rows.into_iter()
+        .map(|(email, hash, names)| {
+            Ok(GrantWish { email, password_hash: Secret(hash), roles: roles(names)? })
+        })
+        .collect()
+}
+
+/// One [`Tidy`] while there is anything to delete.
+pub async fn litter(pool: PgPool, now: Timestamp) -> sqlx::Result<Vec<Tidy>> {
+    let is_littered: bool = sqlx::query_scalar(
+        "select exists (select from refresh_tokens where expires_at <= $1)
+             or exists (select from log_in_failures where last_at <= $2)
+             or exists (select from running_payments
+                        where payment_id < $3 and ended_at is not null)",
+    )
+    .bind(now.0)
+    .bind(now.plus_secs(-domain::LOG_IN_WINDOW_SECS).0)
+    .bind(first_id_of(now.plus_secs(-PAYMENT_KEPT_SECS)))
+    .fetch_one(&pool)
+    .await?;
+    Ok(if is_littered { vec![Tidy {}] } else { Vec::new() })
+}
+
+/// The stored signing keys.
+pub async fn signing_keys(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<KeyRecord>> {
+    let rows: Vec<(String, Vec<u8>, OffsetDateTime)> =
+        sqlx::query_as("select kid, pkcs8, created_at from signing_keys").fetch_all(db).await?;
+    Ok(rows
+        .into_iter()
+        .map(|(kid, pkcs8, at)| KeyRecord { kid, pkcs8, created_at: at.into() })
+        .collect())
+}
+
+/// Lets nobody else rotate the signing keys until the transaction ends.
+pub async fn lock_signing_keys(tx: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtext('user.signing_keys'))").execute(tx).await?;
+    Ok(())
+}
+
+/// Stores what a rotation did.
+pub async fn keep_signing_keys(tx: &mut PgConnection, rotation: &Rotation) -> sqlx::Result<()> {
+    if let Some(key) = &rotation.added {
+        sqlx::query("insert into signing_keys (kid, pkcs8, created_at) values ($1, $2, $3)")
+            .bind(&key.kid)
+            .bind(&key.pkcs8)
+            .bind(key.created_at.0)
+            .execute(&mut *tx)
+            .await?;
+    }
+    sqlx::query("delete from signing_keys where kid = any($1)")
+        .bind(&rotation.dropped)
+        .execute(tx)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! Who may depend on whom, asked of Cargo.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+    sync::LazyLock,
+};
+
+use harness::project;
+use serde_json::Value;
+
+/// What knows nothing of the mesh but its runtime and its language.
+const SERVICES: [&str; 7] =
+    ["user", "concert", "queue", "reservation", "payment", "point", "gateway"];
+
+/// A set of crate names.
+type Names = BTreeSet<String>;
+
+/// The workspace as Cargo resolved it, for the machine that runs this.
+struct Workspace {
+    /// The members, by name, with the folder of each.
+    members: BTreeMap<String, String>,
+    /// What each crate of the graph is built with.
+    normal: BTreeMap<String, Names>,
+    /// What each member's tests are built with besides.
+    dev: BTreeMap<String, Names>,
+}
+
+static WORKSPACE: LazyLock<Workspace> = LazyLock::new(Workspace::read);
+
+impl Workspace {
+    fn read() -> Self {
+        let metadata = metadata();
+        let name_of: BTreeMap<&str, &str> = list(&metadata["packages"])
+            .iter()
+            .map(|package| (text(&package["id"]), text(&package["name"])))
+            .collect();
+        let ids: BTreeSet<&str> = list(&metadata["workspace_members"]).iter().map(text).collect();
+        let root = project::root().display().to_string();
+        let folder_of = |package: &Value| {
+            let manifest = text(&package["manifest_path"]);
+            let folder = manifest.strip_suffix("/Cargo.toml").unwrap_or(manifest);
+            folder.strip_prefix(&root).unwrap_or(folder).trim_start_matches('/').to_owned()
+        };
+        let members = list(&metadata["packages"])
+            .iter()
+            .filter(|package| ids.contains(text(&package["id"])))
+            .map(|package| (text(&package["name"]).to_owned(), folder_of(package)))
+            .collect();
+        let (mut normal, mut dev) = (BTreeMap::<_, Names>::new(), BTreeMap::<_, Names>::new());
+        for node in list(&metadata["resolve"]["nodes"]) {
+            let name = name_of[text(&node["id"])].to_owned();
+            for dependency in list(&node["deps"]) {
+                let on = name_of[text(&dependency["pkg"])].to_owned();
+                for how in list(&dependency["dep_kinds"]) {
+                    let kind = if how["kind"] == "dev" { &mut dev } else { &mut normal };
+                    kind.entry(name.clone()).or_default().insert(on.clone());
+                }
+            }
+        }
+        Self { members, normal, dev }
+    }
+
+    fn normal(&self, member: &str) -> Names {
+        self.normal.get(member).cloned().unwrap_or_default()
+    }
+
+    fn dev(&self, member: &str) -> Names {
+        self.dev.get(member).cloned().unwrap_or_default()
+    }
+
+    /// The members among a set of crates.
+    fn ours(&self, crates: &Names) -> Names {
+        crates.iter().filter(|name| self.members.contains_key(*name)).cloned().collect()
+    }
+
+    /// The members that are built with a crate.
+    fn users_of(&self, wanted: &str) -> Names {
+        let with = |member: &&String| self.normal(member).contains(wanted);
+        self.members.keys().filter(with).cloned().collect()
+    }
+
+    /// Everything a member is built with, down to the last.
+    fn closure(&self, member: &str) -> Names {
+        let mut all = Names::new();
+        let mut open = vec![member.to_owned()];
+        while let Some(name) = open.pop() {
+            for on in self.normal(&name) {
+                if all.insert(on.clone()) {
+                    open.push(on);
+                }
+            }
+        }
+        all
+    }
+}
+
+/// `cargo metadata` for this machine, from what is already here.
+fn metadata() -> Value {
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let output = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args(["--filter-platform", &platform])
+        .current_dir(project::root())
+        .output()
+        .expect("cargo runs: it runs this test");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo writes JSON")
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn names(list: &[&str]) -> Names {
+    list.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn every_crate_of_the_workspace_is_known_here() {
+    let mut known = names(&["events", "mesh", "onsale", "servers", "tests"]);
+    known.extend(names(&SERVICES));
+    assert_eq!(WORKSPACE.members.keys().cloned().collect::<Names>(), known);
+    for service in SERVICES {
+        assert_eq!(WORKSPACE.members[service], format!("services/{service}"));
+    }
+}
+
+#[test]
+fn what_is_said_knows_no_runtime() {
+    let plain = names(&["serde", "serde_json", "thiserror", "time", "utoipa", "uuid"]);
+    assert_eq!(WORKSPACE.normal("events").difference(&plain).collect::<Vec<_>>(), [""; 0]);
+    let all = WORKSPACE.closure("events");
+    for runtime in ["tokio", "async-nats", "sqlx", "sqlx-core", "redis", "axum", "hyper", "futures"] {
+        assert!(!all.contains(runtime), "events is built with {runtime}");
+    }
+}
+
+#[test]
+fn only_the_runtime_speaks_to_nats() {
+    assert_eq!(WORKSPACE.users_of("async-nats"), names(&["mesh", "tests"]));
+    let tried_with: Vec<_> =
+        WORKSPACE.members.keys().filter(|m| WORKSPACE.dev(m).contains("async-nats")).collect();
+    assert!(tried_with.iter().all(|member| *member == "servers"), "{tried_with:?}");
+}
+
+#[test]
+fn no_service_depends_on_another() {
+    for service in SERVICES {
+        let on = WORKSPACE.ours(&WORKSPACE.normal(service));
+        assert!(on.is_subset(&names(&["events", "mesh"])), "{service} depends on {on:?}");
+        let tried_with = WORKSPACE.ours(&WORKSPACE.dev(service));
+        let known = names(&["events", "mesh", "servers"]);
+        assert!(tried_with.is_subset(&known), "{service} is tested with {tried_with:?}");
+        assert_eq!(WORKSPACE.users_of(service), names(&["onsale", "tests"]), "{service} is seen");
+    }
+}
+
+#[test]
+fn what_carries_knows_nothing_of_what_is_carried() {
+    let ours = |member: &str| WORKSPACE.ours(&WORKSPACE.normal(member));
+    assert_eq!(ours("events"), names(&[]));
+    assert_eq!(ours("servers"), names(&[]));
+    assert_eq!(ours("mesh"), names(&["events"]));
+    assert!(!ours("onsale").contains("tests"));
+}
+
+#[test]
+fn the_edge_keeps_nothing() {
+    let gateway = WORKSPACE.normal("gateway");
+    for store in ["sqlx", "redis"] {
+        assert!(!gateway.contains(store), "gateway depends on {store}");
+    }
+}

@@ -1,0 +1,181 @@
+//! What the source files look like.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use harness::project;
+
+/// Lines of a Rust file at most.
+const FILE_LINES_MAX: usize = 500;
+/// Lines of a function, from `fn` to its closing brace, at most.
+const FN_LINES_MAX: usize = 70;
+/// The functions that may be longer, because what they list is one thing.
+const LONG: [&str; 0] = [];
+
+/// Words that a decision does not use: it is told the time, and it has no luck.
+const IMPURE: [&str; 15] = [
+    "async", "await", "tokio", "futures", "sqlx", "redis", "async_nats", "now", "now_utc", "now_v7",
+    "new_v4", "rand", "random", "SystemTime", "Instant",
+];
+
+fn rust_files() -> Vec<PathBuf> {
+    let is_rust = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "rs");
+    project::tree("").into_iter().filter(is_rust).collect()
+}
+
+/// The code of a file, line by line, without comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(|line| match line.find("//") {
+        Some(at) if !line[..at].contains('"') => &line[..at],
+        _ => line,
+    })
+}
+
+#[test]
+fn a_decision_is_pure() {
+    let with_domain: BTreeSet<_> = project::tree("services")
+        .into_iter()
+        .filter(|path| path.ends_with("src/domain.rs"))
+        .collect();
+    for service in onsale::config::WITH_DATABASE {
+        let path = PathBuf::from(format!("services/{service}/src/domain.rs"));
+        assert!(with_domain.contains(&path), "{} is missing", path.display());
+    }
+    for path in with_domain {
+        let text = project::read(&path);
+        assert!(text.contains("#[cfg(test)]"), "{}: decisions are tested at the foot", path.display());
+        for (number, line) in code(&text).enumerate() {
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            let impure = words.find(|word| IMPURE.contains(word) && !is_given(line, word));
+            assert_eq!(impure, None, "{}:{}: {line}", path.display(), number + 1);
+        }
+    }
+}
+
+/// Whether `now` is a value that was handed in, and not a call of a clock.
+fn is_given(line: &str, word: &str) -> bool {
+    word == "now" && !line.contains("now()")
+}
+
+#[test]
+fn a_file_can_be_read_in_one_sitting() {
+    for path in rust_files() {
+        let lines = project::read(&path).lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{}: {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn a_function_fits_on_a_page() {
+    let mut long = BTreeSet::new();
+    for path in rust_files() {
+        for (name, lines) in functions(&project::read(&path)) {
+            if lines > FN_LINES_MAX {
+                long.insert(format!("{} {name}: {lines} lines", path.display()));
+            }
+        }
+    }
+    let (declared, undeclared): (Vec<_>, Vec<_>) = long
+        .iter()
+        .partition(|found| LONG.iter().any(|known| found.starts_with(&format!("{known}:"))));
+    assert!(undeclared.is_empty(), "too long: {undeclared:#?}");
+    assert_eq!(declared.len(), LONG.len(), "no longer long: {LONG:?} but {declared:?}");
+}
+
+/// The functions of a formatted file: name, and lines from `fn` to the closing brace, which
+/// stands where the `fn` line begins.
+fn functions(text: &str) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (first, line) in lines.iter().enumerate() {
+        let begin = line.trim_start();
+        let words: Vec<_> = begin.split([' ', '(', '<']).collect();
+        let Some(at) = words.iter().position(|word| *word == "fn") else { continue };
+        let heads = ["pub", "pub(crate)", "pub(super)", "async", "const", "unsafe", "extern", "pub", "crate)", "super)"];
+        if !words[..at].iter().all(|word| heads.contains(word)) {
+            continue;
+        }
+        let indent = &line[..line.len() - begin.len()];
+        let close = format!("{indent}}}");
+        let whole = |line: &&str| **line == close || line.ends_with(';') && line.starts_with(indent) && !line[indent.len()..].starts_with(' ');
+        let one_line = line.trim_end().ends_with(['}', ';']);
+        let length = if one_line { Some(0) } else { lines[first..].iter().position(|line| whole(&line)) };
+        if let Some(length) = length {
+            found.push((words.get(at + 1).unwrap_or(&"").to_string(), length + 1));
+        }
+    }
+    found
+}
+
+#[test]
+fn functions_are_measured_from_their_head_to_their_closing_brace() {
+    let text = "impl X {\n    pub(crate) async fn a<T>(\n        b: T,\n    ) -> u8\n    where\n        T: Y,\n    {\n        if b {\n        }\n        1\n    }\n\n    fn c();\n    fn d() {}\n}\nfn e() {\n}\n// fn f\nlet fn_g = 1;\n";
+    let measured: Vec<_> = functions(text).into_iter().map(|(n, l)| format!("{n} {l}")).collect();
+    assert_eq!(measured, ["a 10", "c 1", "d 1", "e 2"]);
+}
+
+#[test]
+fn nothing_is_kept_in_a_drawer_without_a_name() {
+    let drawers = ["common", "shared", "utils", "util", "helpers", "misc", "scripts"];
+    for path in project::tree("") {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        assert!(!drawers.contains(&&*name), "{} says nothing of what it is for", path.display());
+    }
+}
+
+#[test]
+fn no_test_is_left_out_and_nothing_is_left_to_do() {
+    let here = concat!("tests/it/architecture/", "sources.rs");
+    for path in rust_files().into_iter().filter(|path| !path.ends_with(here)) {
+        let text = project::read(&path);
+        for left in ["#[ignore", "todo!(", "unimplemented!(", "dbg!("] {
+            assert!(!text.contains(left), "{}: {left}", path.display());
+        }
+    }
+}
+
+#[test]
+fn no_file_names_the_machine_it_was_written_on() {
+    let homes = ["/work/", "/root/", "/home/", "/Users/", "/tmp/w/", "/mnt/"];
+    for path in written_files() {
+        let text = project::read(&path);
+        for (number, line) in text.lines().enumerate() {
+            let named = homes.iter().find(|home| names_path(line, home));
+            assert_eq!(named, None, "{}:{}: {line}", path.display(), number + 1);
+        }
+    }
+}
+
+/// Whether an absolute path in this line begins with `home`.
+fn names_path(line: &str, home: &str) -> bool {
+    line.match_indices(home).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || "./-_}~*)>".contains(c))
+    })
+}
+
+#[test]
+fn packages_come_from_where_everybody_gets_them() {
+    let lock = project::read("Cargo.lock");
+    let public = "source = \"registry+https://github.com/rust-lang/crates.io-index\"";
+    let others: Vec<_> =
+        lock.lines().filter(|line| line.starts_with("source = ") && *line != public).collect();
+    assert!(others.is_empty(), "{others:?}");
+    let mirrors = ["index-url", "--registry", "replace-with", "[registries", "GOPROXY=", "PIP_INDEX"];
+    let here = concat!("tests/it/architecture/", "sources.rs");
+    for path in written_files().into_iter().filter(|path| !path.ends_with(here)) {
+        let text = project::read(&path);
+        for mirror in mirrors {
+            assert!(!text.contains(mirror), "{} names a registry: {mirror}", path.display());
+        }
+    }
+}
+
+/// Every file of text but this one's own list of what is not to be found.
+fn written_files() -> Vec<PathBuf> {
+    let here = concat!("tests/it/architecture/", "sources.rs");
+    project::tree("")
+        .into_iter()
+        .filter(|path| project::root().join(path).is_file() && !path.ends_with(here))
+        .filter(|path| std::fs::read_to_string(project::root().join(path)).is_ok())
+        .collect()
+}

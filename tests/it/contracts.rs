@@ -1,0 +1,221 @@
+//! What is said stays readable: recorded facts, sampled commands.
+
+use std::collections::BTreeSet;
+
+use events::{Command, fact_of_subject, producer_of};
+use harness::{facts, project};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+mod samples;
+
+#[test]
+fn every_declared_fact_is_known_here() {
+    let known: BTreeSet<_> = facts::ALL.iter().map(|fact| fact.name).collect();
+    let declared: BTreeSet<_> =
+        facts::DECLARED.iter().flat_map(|(_, names)| *names).copied().collect();
+    assert_eq!(known, declared);
+    assert_eq!(facts::ALL.len(), known.len(), "a fact is listed once");
+    for (producer, names) in facts::DECLARED {
+        assert!(names.iter().all(|name| producer_of(name) == producer), "{producer}: {names:?}");
+    }
+}
+
+#[test]
+fn every_file_of_facts_is_known_here() {
+    let telling = |name: &String| {
+        let text = project::read(format!("events/src/{name}.rs"));
+        text.contains("crate::facts! {") && name != "lib"
+    };
+    let files: BTreeSet<_> =
+        project::names("events/src", "rs").into_iter().filter(telling).collect();
+    let known: BTreeSet<_> = facts::DECLARED.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(files, known);
+}
+
+#[test]
+fn every_fact_has_its_fixture_and_every_fixture_its_fact() {
+    let recorded = project::names("events/fixtures", "json");
+    let mut told: Vec<_> =
+        facts::ALL.iter().map(|fact| format!("{}.v{}", fact.name, fact.version)).collect();
+    told.sort();
+    assert_eq!(recorded, told);
+}
+
+#[test]
+fn a_recorded_fact_is_read_and_written_as_it_was() {
+    for fact in facts::ALL {
+        let recorded = project::read_json(fact.fixture());
+        let understood = (fact.read)(recorded.to_string().as_bytes())
+            .unwrap_or_else(|error| panic!("{}: {error}", fact.fixture()));
+        assert_eq!(understood.written, recorded, "{}", fact.name);
+    }
+}
+
+#[test]
+fn a_field_of_the_future_is_passed_over() {
+    for fact in facts::ALL {
+        let recorded = project::read_json(fact.fixture());
+        let mut later = recorded.clone();
+        add_unknown_fields(&mut later);
+        assert_ne!(later, recorded);
+        let understood = (fact.read)(later.to_string().as_bytes())
+            .unwrap_or_else(|error| panic!("{}: {error}", fact.name));
+        assert_eq!(understood.written, recorded, "{}", fact.name);
+    }
+}
+
+#[test]
+fn a_fact_without_one_of_its_required_fields_is_refused() {
+    // What a reader may do without: it is absent from holds.
+    const OPTIONAL: [&str; 1] = ["payment_id of reservation.cancelled"];
+    for fact in facts::ALL {
+        let recorded = project::read_json(fact.fixture());
+        for field in recorded.as_object().expect("a fact is an object").keys() {
+            let mut less = recorded.clone();
+            less.as_object_mut().expect("it was one above").remove(field);
+            let read = (fact.read)(less.to_string().as_bytes());
+            let optional = OPTIONAL.contains(&format!("{field} of {}", fact.name).as_str());
+            assert_eq!(read.is_ok(), optional, "{} without {field}", fact.name);
+        }
+    }
+}
+
+#[test]
+fn a_subject_names_fact_and_schedule() {
+    for fact in facts::ALL {
+        let recorded = project::read_json(fact.fixture());
+        let understood = (fact.read)(recorded.to_string().as_bytes()).expect("proved above");
+        assert_eq!(fact_of_subject(&understood.subject), Some(fact.name));
+        let schedule = recorded.get("schedule_id").and_then(Value::as_str);
+        assert_eq!(understood.schedule.map(|id| id.to_string()).as_deref(), schedule);
+        assert!(understood.subject.ends_with(&format!(
+            ".v{}.{}",
+            fact.version,
+            schedule.unwrap_or("-")
+        )));
+        let about = understood.about.to_string();
+        assert!(recorded.as_object().is_some_and(|fields| fields.values().any(|id| *id == about)));
+    }
+    for stranger in
+        ["", "onsale", "onsale.payment", "live.onsale.payment.requested.v1.-", "cmd.payment.pay"]
+    {
+        assert_eq!(fact_of_subject(stranger), None, "{stranger}");
+    }
+}
+
+#[test]
+fn the_spelling_of_every_state_and_reason_is_fixed() {
+    use events::{concert::*, payment::*, point::*, queue::*, reservation::*, user::*};
+    spelt(&[Role::Fan, Role::Organizer, Role::Operator], "fan organizer operator");
+    spelt(
+        &[PlaceState::Waiting, PlaceState::Active, PlaceState::Expired],
+        "WAITING ACTIVE EXPIRED",
+    );
+    spelt(
+        &[PlaceEnd::Completed, PlaceEnd::Timeout, PlaceEnd::Left, PlaceEnd::SoldOut],
+        "completed timeout left sold_out",
+    );
+    spelt(
+        &[
+            ReservationState::Pending,
+            ReservationState::Confirmed,
+            ReservationState::Expired,
+            ReservationState::Cancelled,
+        ],
+        "PENDING CONFIRMED EXPIRED CANCELLED",
+    );
+    spelt(
+        &[CancelReason::ByFan, CancelReason::ShowCancelled, CancelReason::Withdrawn],
+        "by_fan show_cancelled withdrawn",
+    );
+    spelt(&[ConfirmRefusal::Expired, ConfirmRefusal::Cancelled], "expired cancelled");
+    spelt(
+        &[
+            PaymentState::Requested,
+            PaymentState::Completed,
+            PaymentState::Failed,
+            PaymentState::Refunded,
+        ],
+        "REQUESTED COMPLETED FAILED REFUNDED",
+    );
+    spelt(
+        &[PaymentFailure::InsufficientBalance, PaymentFailure::NoWallet, PaymentFailure::HoldGone],
+        "insufficient_balance no_wallet hold_gone",
+    );
+    spelt(&[EntryKind::Charge, EntryKind::Debit, EntryKind::Refund], "charge debit refund");
+    spelt(
+        &[DebitRefusal::InsufficientBalance, DebitRefusal::NoWallet],
+        "insufficient_balance no_wallet",
+    );
+    spelt(&[RefundReason::HoldGone, RefundReason::Cancelled], "hold_gone cancelled");
+    spelt(&[ScheduleState::Open, ScheduleState::Cancelled], "open cancelled");
+    spelt(&[SeatState::Free, SeatState::Held, SeatState::Sold], "free held sold");
+}
+
+#[test]
+fn every_command_and_every_reply_round_trips() {
+    let sampled: BTreeSet<_> = samples::round_trip_all().into_iter().collect();
+    let declared: BTreeSet<_> = [
+        events::user::ENDPOINTS,
+        events::concert::ENDPOINTS,
+        events::queue::ENDPOINTS,
+        events::reservation::ENDPOINTS,
+        events::payment::ENDPOINTS,
+        events::point::ENDPOINTS,
+    ]
+    .concat()
+    .into_iter()
+    .collect();
+    assert_eq!(sampled, declared);
+}
+
+#[test]
+fn every_problem_has_a_code_of_its_own_and_round_trips() {
+    let mut codes = BTreeSet::new();
+    for kind in events::codes::ALL {
+        assert!(codes.insert(kind.code), "{} is there twice", kind.code);
+        assert!((400..600).contains(&kind.status) && kind.title.ends_with('.'), "{}", kind.code);
+        let problem = events::Problem::new(*kind, "this time").with("seats", json!(["A-1-2"]));
+        let written = serde_json::to_value(&problem).expect("a problem is plain data");
+        assert_eq!(written["type"], format!("urn:onsale:problem:{}", kind.code));
+        assert_eq!(serde_json::from_value::<events::Problem>(written).expect("its own"), problem);
+    }
+}
+
+/// Reads and writes the command and its reply, and gives back the endpoint.
+fn round_trip<C: Command>(command: Value, reply: Value) -> &'static str {
+    let endpoint = C::ENDPOINT;
+    assert_eq!(again::<C>(endpoint, &command), command, "{endpoint}");
+    assert_eq!(again::<C::Reply>(endpoint, &reply), reply, "reply of {endpoint}");
+    endpoint
+}
+
+fn again<T: Serialize + DeserializeOwned>(what: &str, value: &Value) -> Value {
+    let mut later = value.clone();
+    if !value.is_null() && what != "user.jwks" && what != "queue.jwks" {
+        add_unknown_fields(&mut later);
+    }
+    let read: T = serde_json::from_value(later).unwrap_or_else(|error| panic!("{what}: {error}"));
+    serde_json::to_value(&read).expect("plain data")
+}
+
+fn add_unknown_fields(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(add_unknown_fields);
+            fields.insert("of_a_later_version".to_owned(), json!({"deep": [1, "two", null]}));
+        }
+        Value::Array(items) => items.iter_mut().for_each(add_unknown_fields),
+        _ => {}
+    }
+}
+
+fn spelt<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(all: &[T], words: &str) {
+    let words: Vec<_> = words.split(' ').collect();
+    assert_eq!(all.len(), words.len());
+    for (value, word) in all.iter().zip(words) {
+        assert_eq!(serde_json::to_value(value).expect("plain data"), json!(word));
+        assert_eq!(serde_json::from_value::<T>(json!(word)).expect("a known word"), *value);
+    }
+}

@@ -1,0 +1,163 @@
+//! One sample of every command and of what it is answered with.
+
+use events::{concert, payment, point, queue, reservation, user};
+use serde_json::{Value, json};
+
+use super::round_trip;
+
+const USER: &str = "019a5c3e-7a10-7c41-9d0e-3b1f5e2a7c01";
+const CONCERT: &str = "019a5c30-11d2-7e05-8a4b-6f90c3d1e802";
+const SCHEDULE: &str = "019a5c31-5b7f-7a93-b6d4-0e2c8f71a903";
+const RESERVATION: &str = "019a5c3f-0c44-7d18-a1f7-92be64d05b04";
+const PAYMENT: &str = "019a5c3f-4e91-7b6a-8c23-d7501fa9e605";
+const ENTRY: &str = "019a5c3e-9f02-7f5c-9b88-15c7ea40d306";
+const TIME: &str = "2026-11-20T10:02:11.700318Z";
+
+/// Sends every sample there and back; the endpoints that were sampled.
+pub(super) fn round_trip_all() -> Vec<&'static str> {
+    [users(), concerts(), places(), reservations(), payments(), wallets()].concat()
+}
+
+fn page(item: Value) -> Value {
+    json!({"items": [item], "next_cursor": "MDE5YTVjM2Y"})
+}
+
+fn users() -> Vec<&'static str> {
+    let login = || json!({"email": "mina@example.org", "password": "correct horse battery"});
+    let session = || {
+        json!({
+            "user_id": USER, "roles": ["fan"], "access_token": "eyJhbGciOiJFZERTQSJ9.e30.c2ln",
+            "expires_in_secs": 900, "refresh_token": "b3BhcXVl",
+        })
+    };
+    let account = || json!({"user_id": USER, "roles": ["fan", "organizer"]});
+    vec![
+        round_trip::<user::Register>(login(), session()),
+        round_trip::<user::LogIn>(login(), session()),
+        round_trip::<user::Refresh>(json!({"refresh_token": "b3BhcXVl"}), session()),
+        round_trip::<user::Withdraw>(json!({}), account()),
+        round_trip::<user::GrantRole>(json!({"user_id": USER, "role": "organizer"}), account()),
+        round_trip::<user::Jwks>(json!({}), json!({"keys": []})),
+    ]
+}
+
+fn concerts() -> Vec<&'static str> {
+    let admission = json!({"per_second": 100, "active_max": 1000, "pass_secs": 300});
+    let concert = json!({
+        "concert_id": CONCERT, "title": "Late Bloom", "artist": "The Perennials",
+        "description": "One night only.", "created_at": TIME,
+    });
+    let schedule = json!({
+        "schedule_id": SCHEDULE, "concert_id": CONCERT, "venue": "Arena am Fluss",
+        "starts_at": "2026-12-12T19:30:00Z", "opens_at": TIME, "state": "open",
+        "admission": admission, "hold_secs": 300, "seats_per_fan_max": 4, "seats_total": 9800,
+    });
+    let open = json!({
+        "concert_id": CONCERT, "venue": "Arena am Fluss", "starts_at": "2026-12-12T19:30:00Z",
+        "opens_at": TIME, "admission": admission, "hold_secs": 300, "seats_per_fan_max": 4,
+        "seat_plan": "section,row,seat,price\nA,1,1,12000\n",
+    });
+    let map = json!({
+        "schedule_id": SCHEDULE,
+        "sections": [{"section": "A", "free": 1, "held": 0, "sold": 1}],
+        "seats": [
+            {"seat": "A-1-1", "price": 12000, "state": "sold"},
+            {"seat": "A-1-2", "price": 12000, "state": "free"},
+        ],
+    });
+    let new = json!({"title": "Late Bloom", "artist": "The Perennials", "description": ""});
+    vec![
+        round_trip::<concert::CreateConcert>(new, concert.clone()),
+        round_trip::<concert::OpenSchedule>(open, schedule.clone()),
+        round_trip::<concert::CancelSchedule>(
+            json!({"schedule_id": SCHEDULE, "reason": "The singer has lost her voice."}),
+            schedule.clone(),
+        ),
+        round_trip::<concert::FindConcerts>(
+            json!({"q": "bloom", "cursor": "MDE5", "limit": 5}),
+            page(concert.clone()),
+        ),
+        round_trip::<concert::GetConcert>(json!({"concert_id": CONCERT}), concert),
+        round_trip::<concert::FindSchedules>(
+            json!({"concert_id": CONCERT, "cursor": null, "limit": 5}),
+            page(schedule),
+        ),
+        round_trip::<concert::GetSeats>(json!({"schedule_id": SCHEDULE, "section": "A"}), map),
+    ]
+}
+
+fn places() -> Vec<&'static str> {
+    let room = || json!({"schedule_id": SCHEDULE});
+    let waiting = json!({
+        "schedule_id": SCHEDULE, "user_id": USER, "state": "WAITING", "position": 4216,
+        "expected_wait_secs": 43, "poll_after_secs": 4, "ticket": "eyJhbGciOiJFZERTQSJ9.e30.dA",
+    });
+    let active = json!({
+        "schedule_id": SCHEDULE, "user_id": USER, "state": "ACTIVE",
+        "pass": "eyJhbGciOiJFZERTQSJ9.e30.cA", "reserve_until": TIME,
+    });
+    let left = json!({
+        "schedule_id": SCHEDULE, "user_id": USER, "state": "EXPIRED", "reason": "left",
+    });
+    let enter = json!({"schedule_id": SCHEDULE, "ticket": "eyJhbGciOiJFZERTQSJ9.e30.dA"});
+    vec![
+        round_trip::<queue::Enter>(enter, waiting),
+        round_trip::<queue::GetPlace>(room(), active),
+        round_trip::<queue::Leave>(room(), left),
+        round_trip::<queue::Jwks>(json!({}), json!({"keys": []})),
+    ]
+}
+
+fn reservations() -> Vec<&'static str> {
+    let one = || json!({"reservation_id": RESERVATION});
+    let held = json!({
+        "reservation_id": RESERVATION, "schedule_id": SCHEDULE, "user_id": USER,
+        "state": "PENDING", "seats": [{"seat": "A-1-2", "price": 12000}], "amount": 12000,
+        "created_at": TIME, "expires_at": "2026-11-20T10:07:11.700318Z",
+    });
+    let mut owned = held.clone();
+    owned["state"] = json!("CONFIRMED");
+    owned["payment_id"] = json!(PAYMENT);
+    let reserve = json!({
+        "schedule_id": SCHEDULE, "seats": ["A-1-2"], "pass": "eyJhbGciOiJFZERTQSJ9.e30.cA",
+    });
+    vec![
+        round_trip::<reservation::Reserve>(reserve, held.clone()),
+        round_trip::<reservation::Cancel>(one(), owned.clone()),
+        round_trip::<reservation::GetReservation>(one(), owned),
+        round_trip::<reservation::FindReservations>(
+            json!({"cursor": null, "limit": 100}),
+            page(held),
+        ),
+    ]
+}
+
+fn payments() -> Vec<&'static str> {
+    let running = json!({
+        "payment_id": PAYMENT, "reservation_id": RESERVATION, "schedule_id": SCHEDULE,
+        "user_id": USER, "amount": 12000, "state": "REQUESTED", "requested_at": TIME,
+    });
+    let mut failed = running.clone();
+    failed["state"] = json!("FAILED");
+    failed["reason"] = json!("insufficient_balance");
+    failed["ended_at"] = json!("2026-11-20T10:02:11.709854Z");
+    vec![
+        round_trip::<payment::Pay>(json!({"reservation_id": RESERVATION}), running),
+        round_trip::<payment::GetPayment>(json!({"payment_id": PAYMENT}), failed.clone()),
+        round_trip::<payment::FindPayments>(json!({"cursor": "MDE5", "limit": null}), page(failed)),
+    ]
+}
+
+fn wallets() -> Vec<&'static str> {
+    let charged =
+        json!({"entry_id": ENTRY, "kind": "charge", "amount": 50000, "balance": 50000, "at": TIME});
+    let taken = json!({
+        "entry_id": ENTRY, "kind": "debit", "amount": -12000, "balance": 38000,
+        "payment_id": PAYMENT, "at": TIME,
+    });
+    vec![
+        round_trip::<point::Charge>(json!({"amount": 50000}), charged),
+        round_trip::<point::GetBalance>(json!({}), json!({"user_id": USER, "balance": 38000})),
+        round_trip::<point::FindEntries>(json!({"cursor": null, "limit": 20}), page(taken)),
+    ]
+}

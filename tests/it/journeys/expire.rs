@@ -1,0 +1,37 @@
+//! Expire: a hold runs out within a second of its time, and the next fan gets the seat.
+
+use events::{
+    concert::SeatState,
+    reservation::{Reservation, ReservationState},
+};
+use harness::mesh::{eventually, run, shared};
+use serde_json::json;
+
+#[test]
+fn a_hold_that_runs_out_frees_the_seat_for_the_next_fan() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(1, |opening| opening.hold_secs = Some(1)).await.schedule_id;
+        let (slow, next) = (mesh.fan(100).await, mesh.fan(100).await);
+        let hold = slow.hold(schedule, &["A-1-1"]).await;
+        let pass = next.admitted(schedule).await;
+        let theirs: Reservation = eventually("the seat is free again", || async {
+            next.ask_for(schedule, &["A-1-1"], &pass).await.json().ok()
+        })
+        .await;
+        let late = mesh::clock::now().0 - hold.expires_at.0;
+        assert!(late < time::Duration::seconds(3), "freed {late} after its time");
+        slow.reservation_becomes(&hold, ReservationState::Expired).await;
+        assert_ne!(theirs.reservation_id, hold.reservation_id);
+
+        // Who was too late pays nothing, and the next owner keeps the seat.
+        let refused =
+            slow.post("/v1/payments", &json!({ "reservation_id": hold.reservation_id })).await;
+        assert!(matches!(refused.code().as_deref(), Some("hold_gone" | "not_active")));
+        assert_eq!(slow.balance().await, 100);
+        next.pay(&theirs).await;
+        next.seat_becomes(schedule, "A-1-1", SeatState::Sold).await;
+        let receipt = mesh.receipt_is_clean(schedule).await;
+        assert_eq!((receipt.seats_sold, receipt.holds_expired), (1, 1));
+    });
+}

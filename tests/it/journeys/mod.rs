@@ -1,0 +1,11 @@
+//! Each flow of the domain, through HTTP, as a fan lives it.
+
+mod cancel;
+mod enter;
+mod expire;
+mod pay_hold_gone;
+mod pay_success;
+mod pay_too_few_points;
+mod reserve;
+mod show_cancelled;
+mod withdraw;

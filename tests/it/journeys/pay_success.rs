@@ -1,0 +1,123 @@
+//! Pay, success: money taken once, seats confirmed, the place ended.
+
+use events::{
+    concert::SeatState,
+    payment::{Payment, PaymentState},
+    queue::{PlaceEnd, PlaceState},
+    reservation::ReservationState,
+};
+use harness::mesh::{run, shared};
+use serde_json::json;
+
+#[test]
+fn a_paid_hold_is_confirmed_and_the_money_is_taken_once() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(2, |_| {}).await.schedule_id;
+        let fan = mesh.fan(1_000).await;
+        let hold = fan.hold(schedule, &["A-1-1", "A-1-2"]).await;
+        let payment = fan.pay(&hold).await;
+        assert_eq!((payment.state, payment.amount), (PaymentState::Completed, 200));
+        let confirmed = fan.reservation_becomes(&hold, ReservationState::Confirmed).await;
+        assert_eq!(confirmed.payment_id, Some(payment.payment_id));
+        assert_eq!(fan.balance().await, 800);
+        fan.seat_becomes(schedule, "A-1-1", SeatState::Sold).await;
+        let place = fan.place_becomes(schedule, PlaceState::Expired).await;
+        assert_eq!(place.reason, Some(PlaceEnd::Completed));
+        let receipt = mesh.receipt_is_clean(schedule).await;
+        assert_eq!((receipt.seats_sold, receipt.points_taken), (2, 200));
+    });
+}
+
+#[test]
+fn without_wait_a_payment_is_accepted_and_found_at_its_location() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(1, |_| {}).await.schedule_id;
+        let fan = mesh.fan(100).await;
+        let hold = fan.hold(schedule, &["A-1-1"]).await;
+        let body = json!({ "reservation_id": hold.reservation_id });
+        let answer = fan.post("/v1/payments", &body).await;
+        assert_eq!(answer.status, 202);
+        let payment: Payment = answer.json().unwrap();
+        fan.payment_becomes(&payment, PaymentState::Completed).await;
+    });
+}
+
+#[test]
+fn the_same_key_pays_once() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(1, |_| {}).await.schedule_id;
+        let fan = mesh.fan(500).await;
+        let hold = fan.hold(schedule, &["A-1-1"]).await;
+        let body = json!({ "reservation_id": hold.reservation_id });
+        let pay = || {
+            let ask = mesh.http.post("/v1/payments").token(fan.token()).json(&body);
+            let ask = ask.header("prefer", "wait=20").header("idempotency-key", "pay-once");
+            async move { ask.send().await.unwrap().json::<Payment>().unwrap() }
+        };
+        // Twice at the same time, and once more afterwards.
+        let (one, two) = tokio::join!(pay(), pay());
+        let three = pay().await;
+        assert_eq!([one.payment_id, two.payment_id], [three.payment_id; 2]);
+        assert_eq!(fan.balance().await, 400);
+    });
+}
+
+#[test]
+fn a_paid_reservation_is_not_paid_again() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(1, |_| {}).await.schedule_id;
+        let fan = mesh.fan(500).await;
+        let hold = fan.hold(schedule, &["A-1-1"]).await;
+        fan.pay(&hold).await;
+        let again =
+            fan.post("/v1/payments", &json!({ "reservation_id": hold.reservation_id })).await;
+        assert_eq!(again.code().as_deref(), Some("already_paid"));
+        assert_eq!(fan.balance().await, 400);
+    });
+}
+
+#[test]
+fn what_is_anothers_cannot_be_paid_or_seen() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(1, |_| {}).await.schedule_id;
+        let (owner, other) = (mesh.fan(100).await, mesh.fan(100).await);
+        let hold = owner.hold(schedule, &["A-1-1"]).await;
+        let stolen =
+            other.post("/v1/payments", &json!({ "reservation_id": hold.reservation_id })).await;
+        assert_eq!(stolen.code().as_deref(), Some("not_found"));
+        let seen = other.get(&format!("/v1/reservations/{}", hold.reservation_id)).await;
+        assert_eq!(seen.code().as_deref(), Some("not_found"));
+    });
+}
+
+#[test]
+fn a_fan_follows_everything_that_happens_and_resumes_where_it_stopped() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(1, |_| {}).await.schedule_id;
+        let fan = mesh.fan(100).await;
+        let mut events =
+            harness::sse::open(mesh.http.base(), "/v1/me/events", fan.token(), None).await;
+        let hold = fan.hold(schedule, &["A-1-1"]).await;
+        let created = events.until("reservation.created").await;
+        fan.pay(&hold).await;
+        // Everything after the reservation again, from a new connection.
+        let last = created.id.clone();
+        drop(events);
+        let mut events =
+            harness::sse::open(mesh.http.base(), "/v1/me/events", fan.token(), last).await;
+        let mut seen = Vec::new();
+        while seen.last().map(String::as_str) != Some("payment.completed") {
+            seen.push(events.next().await.fact());
+        }
+        for fact in ["payment.requested", "point.debited", "reservation.confirmed"] {
+            assert_eq!(seen.iter().filter(|seen| *seen == fact).count(), 1, "{fact} in {seen:?}");
+        }
+        assert!(!seen.contains(&"reservation.created".to_owned()), "{seen:?}");
+    });
+}

@@ -1,0 +1,47 @@
+//! Withdraw: the place is left, holds end, the wallet closes; refused while a payment runs.
+
+use events::{
+    concert::SeatState,
+    payment::PaymentState,
+    reservation::ReservationState,
+};
+use harness::mesh::{eventually, run, shared};
+use serde_json::json;
+
+#[test]
+fn a_withdrawn_fan_leaves_nothing_behind() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(1, |_| {}).await.schedule_id;
+        let fan = mesh.fan(100).await;
+        let hold = fan.hold(schedule, &["A-1-1"]).await;
+        assert_eq!(fan.delete("/v1/users/me").await.status, 200);
+        fan.reservation_becomes(&hold, ReservationState::Cancelled).await;
+        fan.seat_becomes(schedule, "A-1-1", SeatState::Free).await;
+        eventually("the wallet is closed", || async {
+            let refused = fan.post("/v1/points/charges", &json!({ "amount": 1 })).await;
+            (refused.code().as_deref() == Some("wallet_closed")).then_some(())
+        })
+        .await;
+        let refresh = json!({ "refresh_token": fan.session.refresh_token });
+        let refused = mesh.http.post("/v1/sessions/refresh").json(&refresh).send().await.unwrap();
+        assert_eq!(refused.status, 401);
+    });
+}
+
+#[test]
+fn a_withdrawal_beside_a_payment_never_loses_money() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(1, |_| {}).await.schedule_id;
+        let fan = mesh.fan(100).await;
+        let hold = fan.hold(schedule, &["A-1-1"]).await;
+        let (payment, withdrawn) = tokio::join!(fan.pay(&hold), fan.delete("/v1/users/me"));
+        // Either the withdrawal waits for the payment, or the payment meets a closed account;
+        // in each case it ends, and the ledger matches it.
+        assert_ne!(payment.state, PaymentState::Requested);
+        let refused = withdrawn.code();
+        assert!(matches!(refused.as_deref(), None | Some("payment_running")), "{refused:?}");
+        mesh.receipt_is_clean(schedule).await;
+    });
+}

@@ -1,0 +1,5 @@
+//! The fast proofs, as one binary.
+
+//TEMP mod architecture;
+//TEMP mod compose;
+mod contracts;

@@ -1,0 +1,343 @@
+//! The whole mesh for tests: real servers, every service, a fan's HTTP client.
+//!
+//! Tests share one mesh and keep apart by schedules and accounts of their own. A test that
+//! breaks something starts a mesh of its own with [`Mesh::own`].
+
+use std::{
+    future::Future,
+    sync::{LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
+
+use events::{
+    ScheduleId, SeatId,
+    concert::{Admission, CreateConcert, OpenSchedule, Schedule, SeatMap, SeatState},
+    payment::{Payment, PaymentState},
+    point::{Balance, Entry},
+    queue::{Place, PlaceState},
+    reservation::{Reservation, ReservationState},
+    user::Session,
+};
+use onsale::{
+    box_office,
+    config::SERVICES,
+    fleet::{Fleet, Rules},
+    http::{Answer, Http},
+    receipt::{Books, Receipt},
+    stage::Stage,
+};
+use serde_json::{Value, json};
+use servers::Servers;
+use tokio::{runtime::Runtime, sync::OnceCell};
+use uuid::Uuid;
+
+/// How long anything may take that should happen at once; far more than it needs, because
+/// machines are shared.
+pub const SOON: Duration = Duration::from_secs(20);
+/// Between two looks at something that is on its way.
+const PROBE: Duration = Duration::from_millis(10);
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
+});
+static SHARED: OnceCell<Mesh> = OnceCell::const_new();
+/// The servers of the shared mesh: no destructor runs for a static, so they are stopped when
+/// the process exits.
+static SHARED_SERVERS: Mutex<Option<Servers>> = Mutex::new(None);
+
+/// Runs a test on the runtime that the shared mesh lives in.
+pub fn run<T>(test: impl Future<Output = T>) -> T {
+    RUNTIME.block_on(test)
+}
+
+/// The mesh that most tests share.
+pub async fn shared() -> &'static Mesh {
+    SHARED
+        .get_or_init(|| async {
+            let mut mesh = Mesh::own().await;
+            *SHARED_SERVERS.lock().unwrap_or_else(PoisonError::into_inner) =
+                mesh.stage.servers.take();
+            stop_servers_at_exit();
+            mesh
+        })
+        .await
+}
+
+#[expect(unsafe_code, reason = "there is no other way to be called at exit")]
+fn stop_servers_at_exit() {
+    extern "C" fn stop() {
+        drop(SHARED_SERVERS.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+    // SAFETY: `stop` is a plain function without arguments that does not unwind.
+    unsafe {
+        libc::atexit(stop);
+    }
+}
+
+/// A running mesh.
+pub struct Mesh {
+    /// Its servers and how to reach them.
+    pub stage: Stage,
+    /// Its services.
+    pub fleet: Fleet,
+    /// A client of its gateway.
+    pub http: Http,
+    /// An account that may open schedules.
+    pub organizer: Session,
+}
+
+impl Mesh {
+    /// A mesh of its own for a test that breaks something.
+    pub async fn own() -> Self {
+        Self::with(&SERVICES).await
+    }
+
+    /// A mesh in which only these services run; the gateway must be among them.
+    pub async fn with(services: &[&str]) -> Self {
+        let quiet = std::sync::Arc::new(|_: &str| {});
+        let mut stage = Stage::set(None, quiet).await.expect("servers");
+        stage.config.http_addr = Some(([127, 0, 0, 1], 0).into());
+        let rules = rules(&stage);
+        let fleet = Fleet::start(&stage.config, services, &rules).await.expect("services");
+        let addr = fleet.http_addr().expect("a gateway");
+        stage.config.http_addr = Some(addr);
+        let http = Http::new(format!("http://{addr}"));
+        let organizer = box_office::organizer(&http, &stage.operator).await.expect("an organizer");
+        Self { stage, fleet, http, organizer }
+    }
+
+    /// Stops everything, in order.
+    pub async fn stop(self) {
+        self.fleet.stop().await;
+        self.stage.strike().await;
+    }
+
+    /// Opens a schedule with `seats` seats in one row, at 100 points each.
+    pub async fn open(&self, seats: usize, change: impl FnOnce(&mut OpenSchedule)) -> Schedule {
+        let token = &self.organizer.access_token;
+        let concert = CreateConcert {
+            title: "A concert".into(),
+            artist: "A band".into(),
+            description: String::new(),
+        };
+        let concert = box_office::concert(&self.http, token, &concert).await.expect("a concert");
+        let now = mesh::clock::now();
+        let plan: String = (1..=seats).map(|seat| format!("A,1,{seat},100\n")).collect();
+        let mut opening = OpenSchedule {
+            concert_id: concert.concert_id,
+            venue: "A hall".into(),
+            starts_at: now.plus_secs(86_400),
+            opens_at: Some(now.plus_secs(-1)),
+            admission: Admission { per_second: 10_000, active_max: 10_000, pass_secs: 300 },
+            hold_secs: None,
+            seats_per_fan_max: None,
+            seat_plan: format!("section,row,seat,price\n{plan}"),
+        };
+        change(&mut opening);
+        box_office::open(&self.http, token, &opening).await.expect("a schedule")
+    }
+
+    /// Signs a fan up with `points` in the wallet.
+    pub async fn fan(&self, points: i64) -> Fan<'_> {
+        let email = format!("fan-{}@example.com", Uuid::now_v7().simple());
+        let body = json!({ "email": email, "password": "a long pass phrase" });
+        let session: Session = self
+            .http
+            .post("/v1/users")
+            .json(&body)
+            .send()
+            .await
+            .expect("sent")
+            .json()
+            .expect("a fan");
+        let fan = Fan { mesh: self, session };
+        if points > 0 {
+            fan.charge(points).await;
+        }
+        fan
+    }
+
+    /// What the databases say of a schedule once nothing is on its way.
+    pub async fn receipt(&self, schedule: ScheduleId) -> Receipt {
+        let books = Books::open(&self.stage.config).await.expect("databases");
+        books.receipt_at_rest(&[schedule.0], SOON).await.expect("a receipt")
+    }
+
+    /// Like [`Mesh::receipt`], and every invariant must hold.
+    pub async fn receipt_is_clean(&self, schedule: ScheduleId) -> Receipt {
+        let receipt = self.receipt(schedule).await;
+        assert!(receipt.broken().is_empty(), "{:?}\n{receipt:?}", receipt.broken());
+        receipt
+    }
+}
+
+fn rules(stage: &Stage) -> Rules {
+    Rules {
+        operator: Some(stage.operator.clone()),
+        gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
+        ..Rules::default()
+    }
+}
+
+/// A fan with an account.
+pub struct Fan<'a> {
+    mesh: &'a Mesh,
+    /// The account's session.
+    pub session: Session,
+}
+
+impl Fan<'_> {
+    /// The access token.
+    pub fn token(&self) -> &str {
+        &self.session.access_token
+    }
+
+    /// `GET path` as this fan.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.mesh.http.get(path).token(self.token()).send().await.expect("sent")
+    }
+
+    /// `POST path` as this fan, under a key of its own.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        let key = Uuid::now_v7().to_string();
+        let ask = self.mesh.http.post(path).token(self.token()).json(body);
+        ask.header("idempotency-key", key).send().await.expect("sent")
+    }
+
+    /// `DELETE path` as this fan.
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.mesh.http.delete(path).token(self.token()).send().await.expect("sent")
+    }
+
+    /// Buys points.
+    pub async fn charge(&self, points: i64) -> Entry {
+        let body = json!({ "amount": points });
+        self.post("/v1/points/charges", &body).await.json().expect("charged")
+    }
+
+    /// Points in the wallet.
+    pub async fn balance(&self) -> i64 {
+        self.get("/v1/points/balance").await.json::<Balance>().expect("a balance").balance
+    }
+
+    /// Takes a place in line; the room of a new schedule may open a moment later.
+    pub async fn enter(&self, schedule: ScheduleId) -> Place {
+        let path = format!("/v1/schedules/{schedule}/queue");
+        eventually("the room is open", || async {
+            let answer = self.post(&path, &json!({})).await;
+            (answer.status.as_u16() != 404).then_some(answer)
+        })
+        .await
+        .json()
+        .expect("a place")
+    }
+
+    /// The place in line now.
+    pub async fn place(&self, schedule: ScheduleId) -> Place {
+        let path = format!("/v1/schedules/{schedule}/queue/me");
+        self.get(&path).await.json().expect("a place")
+    }
+
+    /// Enters and waits for the pass.
+    pub async fn admitted(&self, schedule: ScheduleId) -> String {
+        self.enter(schedule).await;
+        self.pass(schedule).await
+    }
+
+    /// Waits until the place is ACTIVE; its pass.
+    pub async fn pass(&self, schedule: ScheduleId) -> String {
+        eventually("the fan is admitted", || async {
+            let place = self.place(schedule).await;
+            if place.state == PlaceState::Active { place.pass } else { None }
+        })
+        .await
+    }
+
+    /// Asks for seats.
+    pub async fn ask_for(&self, schedule: ScheduleId, seats: &[&str], pass: &str) -> Answer {
+        let body = json!({ "schedule_id": schedule, "seats": seats, "pass": pass });
+        let ask = || self.post("/v1/reservations", &body);
+        eventually("the schedule is known to its judge", || async {
+            let answer = ask().await;
+            (answer.status.as_u16() != 404).then_some(answer)
+        })
+        .await
+    }
+
+    /// Holds seats that must be free.
+    pub async fn hold(&self, schedule: ScheduleId, seats: &[&str]) -> Reservation {
+        let pass = self.admitted(schedule).await;
+        self.ask_for(schedule, seats, &pass).await.json().expect("a hold")
+    }
+
+    /// Asks to pay and waits for the end.
+    pub async fn pay(&self, reservation: &Reservation) -> Payment {
+        let body = json!({ "reservation_id": reservation.reservation_id });
+        let ask = self.mesh.http.post("/v1/payments").token(self.token()).json(&body);
+        let answer = ask.header("prefer", "wait=20").send().await.expect("sent");
+        answer.json().expect("a payment")
+    }
+
+    /// The payment as it is now.
+    pub async fn payment(&self, payment: &Payment) -> Payment {
+        self.get(&format!("/v1/payments/{}", payment.payment_id)).await.json().expect("a payment")
+    }
+
+    /// Waits until the payment is in this state.
+    pub async fn payment_becomes(&self, payment: &Payment, state: PaymentState) -> Payment {
+        eventually(&format!("the payment is {state:?}"), || async {
+            let now = self.payment(payment).await;
+            (now.state == state).then_some(now)
+        })
+        .await
+    }
+
+    /// Waits until the reservation is in this state.
+    pub async fn reservation_becomes(
+        &self,
+        reservation: &Reservation,
+        state: ReservationState,
+    ) -> Reservation {
+        let path = format!("/v1/reservations/{}", reservation.reservation_id);
+        eventually(&format!("the reservation is {state:?}"), || async {
+            let now: Reservation = self.get(&path).await.json().expect("a reservation");
+            (now.state == state).then_some(now)
+        })
+        .await
+    }
+
+    /// Waits until the map shows the seat in this state.
+    pub async fn seat_becomes(&self, schedule: ScheduleId, seat: &str, state: SeatState) {
+        let path = format!("/v1/schedules/{schedule}/seats");
+        let seat = SeatId(seat.to_owned());
+        eventually(&format!("seat {seat} is {state:?} on the map"), || async {
+            let map: SeatMap = self.get(&path).await.json().expect("a map");
+            map.seats.iter().any(|shown| shown.seat == seat && shown.state == state).then_some(())
+        })
+        .await
+    }
+
+    /// Waits until the place is in this state.
+    pub async fn place_becomes(&self, schedule: ScheduleId, state: PlaceState) -> Place {
+        eventually(&format!("the place is {state:?}"), || async {
+            let place = self.place(schedule).await;
+            (place.state == state).then_some(place)
+        })
+        .await
+    }
+}
+
+/// Looks until there is something to see.
+///
+/// # Panics
+/// When there is nothing after [`SOON`].
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
+    let until = tokio::time::Instant::now() + SOON;
+    loop {
+        if let Some(seen) = look().await {
+            return seen;
+        }
+        assert!(tokio::time::Instant::now() < until, "not within {SOON:?}: {what}");
+        tokio::time::sleep(PROBE).await;
+    }
+}

@@ -1,0 +1,282 @@
+//! A collector of spans: a real HTTP server that takes what the mesh exports.
+//!
+//! [`Sink`] keeps every span it is sent; [`Tree`] says whether the spans of one trace are
+//! what one saga must be: one tree, with one root and no orphan.
+
+mod tree;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
+    common::v1::{AnyValue, KeyValue, any_value},
+    resource::v1::Resource,
+    trace::v1::{Span as Sent, status::StatusCode as SpanCode},
+};
+use prost::Message;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
+
+pub use tree::Tree;
+
+/// The content type of OTLP over HTTP in protobuf.
+const PROTOBUF: &str = "application/x-protobuf";
+
+/// One span, as far as proofs look at it. Ids are lower-case hexadecimal.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    /// The saga it belongs to.
+    pub trace_id: String,
+    /// Its own id.
+    pub span_id: String,
+    /// The span that caused it; `None` for a root.
+    pub parent_id: Option<String>,
+    /// The traces and spans it only refers to.
+    pub links: Vec<(String, String)>,
+    /// `service.name` of the resource, without the `onsale-` in front.
+    pub service: String,
+    /// What was done.
+    pub name: String,
+    /// When it began, in nanoseconds since 1970.
+    pub began_nanos: u64,
+    /// When it ended, in nanoseconds since 1970.
+    pub ended_nanos: u64,
+    /// Its attributes, as text.
+    pub attributes: BTreeMap<String, String>,
+    /// Why it failed, when it did.
+    pub error: Option<String>,
+}
+
+/// All spans that came in, by trace.
+pub type Traces = BTreeMap<String, Vec<Span>>;
+
+/// The collector. It stops when dropped.
+pub struct Sink {
+    addr: SocketAddr,
+    traces: watch::Receiver<Traces>,
+    server: JoinHandle<io::Result<()>>,
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Sink {
+    /// A collector on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let addr = listener.local_addr()?;
+        let (sender, traces) = watch::channel(Traces::new());
+        let app = Router::new()
+            .route("/v1/traces", post(take))
+            .layer(DefaultBodyLimit::disable())
+            .with_state(Arc::new(sender));
+        let server = tokio::spawn(async move { axum::serve(listener, app).await });
+        Ok(Self { addr, traces, server })
+    }
+
+    /// What to set `OTEL_EXPORTER_OTLP_ENDPOINT` to.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Everything that has come in.
+    pub fn traces(&self) -> Traces {
+        self.traces.borrow().clone()
+    }
+
+    /// What has come in of one trace, in the order of the spans' beginnings.
+    pub fn spans_of_trace(&self, trace_id: &str) -> Vec<Span> {
+        let mut spans = self.traces.borrow().get(trace_id).cloned().unwrap_or_default();
+        spans.sort_by_key(|span| span.began_nanos);
+        spans
+    }
+
+    /// Waits until `found` finds what it looks for; it is asked again after each export.
+    ///
+    /// # Panics
+    /// When the time is over; the message shows what has come in.
+    pub async fn wait_for<T>(&self, within: Duration, found: impl Fn(&Traces) -> Option<T>) -> T {
+        let deadline = Instant::now() + within;
+        let mut traces = self.traces.clone();
+        loop {
+            if let Some(found) = found(&traces.borrow_and_update()) {
+                return found;
+            }
+            let changed = tokio::time::timeout_at(deadline, traces.changed()).await;
+            if !matches!(changed, Ok(Ok(()))) {
+                let seen: String =
+                    traces.borrow().values().map(|spans| tree::draw(spans)).collect();
+                panic!("not seen within {within:?}; what came in:\n{seen}");
+            }
+        }
+    }
+
+    /// Waits until the spans of one trace are a whole tree that `complete` is content with.
+    /// Spans come in batches, so a trace that is not yet a tree may become one.
+    ///
+    /// # Panics
+    /// When the time is over; the message says what is missing and shows the trace.
+    pub async fn wait_for_tree(
+        &self,
+        trace_id: &str,
+        within: Duration,
+        complete: impl Fn(&Tree) -> bool,
+    ) -> Tree {
+        let deadline = Instant::now() + within;
+        let mut traces = self.traces.clone();
+        loop {
+            let tree = {
+                let traces = traces.borrow_and_update();
+                Tree::of(traces.get(trace_id).map_or(&[], Vec::as_slice))
+            };
+            let why = match tree {
+                Ok(tree) if complete(&tree) => return tree,
+                Ok(tree) => format!("the tree is whole, but not what was wanted\n{tree}"),
+                Err(why) => why,
+            };
+            let changed = tokio::time::timeout_at(deadline, traces.changed()).await;
+            assert!(matches!(changed, Ok(Ok(()))), "trace {trace_id} after {within:?}: {why}");
+        }
+    }
+}
+
+/// `POST /v1/traces`, as the OTLP specification has it.
+async fn take(
+    State(traces): State<Arc<watch::Sender<Traces>>>,
+    headers: axum::http::HeaderMap,
+    body: Bytes,
+) -> Response {
+    if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != PROTOBUF) {
+        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+    }
+    let Ok(request) = ExportTraceServiceRequest::decode(body) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    traces.send_modify(|traces| {
+        for batch in request.resource_spans {
+            let service = service_of(batch.resource.as_ref());
+            for sent in batch.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                let span = span(sent, &service);
+                traces.entry(span.trace_id.clone()).or_default().push(span);
+            }
+        }
+    });
+    let answer = ExportTraceServiceResponse::default().encode_to_vec();
+    ([(header::CONTENT_TYPE, PROTOBUF)], answer).into_response()
+}
+
+fn service_of(resource: Option<&Resource>) -> String {
+    let attributes = resource.map_or(&[][..], |resource| &resource.attributes);
+    let name = attributes.iter().find(|attribute| attribute.key == "service.name");
+    let name = name.map(|name| text(name.value.as_ref())).unwrap_or_default();
+    name.strip_prefix("onsale-").unwrap_or(&name).to_owned()
+}
+
+fn span(sent: Sent, service: &str) -> Span {
+    let failed = sent.status.filter(|status| status.code == SpanCode::Error as i32);
+    let attribute = |KeyValue { key, value, .. }| (key, text(value.as_ref()));
+    Span {
+        trace_id: hex(&sent.trace_id),
+        span_id: hex(&sent.span_id),
+        parent_id: (!sent.parent_span_id.is_empty()).then(|| hex(&sent.parent_span_id)),
+        links: sent.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
+        service: service.to_owned(),
+        name: sent.name,
+        began_nanos: sent.start_time_unix_nano,
+        ended_nanos: sent.end_time_unix_nano,
+        attributes: sent.attributes.into_iter().map(attribute).collect(),
+        error: failed.map(|status| status.message),
+    }
+}
+
+fn text(value: Option<&AnyValue>) -> String {
+    use any_value::Value;
+    match value.and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::BoolValue(yes)) => yes.to_string(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::DoubleValue(number)) => number.to_string(),
+        Some(other) => format!("{other:?}"),
+        None => String::new(),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh::trace::{TraceParent, Tracer};
+    use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn tracer(service: &str, sink: &Sink) -> Tracer {
+        let endpoint = format!("{}/v1/traces", sink.endpoint());
+        let exporter = SpanExporter::builder().with_http().with_endpoint(endpoint).build();
+        Tracer::exporting(service, exporter.expect("an endpoint of our own"))
+    }
+
+    async fn flush(tracers: Vec<Tracer>) {
+        let flush = move || tracers.iter().for_each(Tracer::flush);
+        tokio::task::spawn_blocking(flush).await.expect("flushing does not panic");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_mesh_exports_arrives_as_one_tree() {
+        let sink = Sink::start().await.unwrap();
+        let (gateway, payment) = (tracer("gateway", &sink), tracer("payment", &sink));
+        let mut edge = gateway.server("POST", "/v1/payments", &TraceParent::default());
+        edge.status(500);
+        let trace_id = edge.parent().trace_id().unwrap();
+        let header = edge.parent().to_header();
+        let mut command =
+            payment.command("payment.pay", &TraceParent::from_header(header.as_deref()));
+        command.note("onsale.saga_id", || "42");
+        drop((command, edge));
+        flush(vec![payment, gateway]).await;
+
+        let tree = sink.wait_for_tree(&trace_id, SOON, |tree| tree.spans() == 2).await;
+        assert_eq!(tree.services(), ["gateway", "payment"]);
+        let spans = sink.spans_of_trace(&trace_id);
+        assert_eq!(spans[0].name, "POST /v1/payments");
+        assert!(spans[0].error.is_some() && spans[0].parent_id.is_none());
+        assert_eq!(spans[1].attributes["onsale.saga_id"], "42");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn separate_sagas_are_separate_traces() {
+        let sink = Sink::start().await.unwrap();
+        let tracer = tracer("queue", &sink);
+        for _ in 0..3 {
+            drop(tracer.command("queue.enter", &TraceParent::default()));
+        }
+        flush(vec![tracer]).await;
+        let roots = sink
+            .wait_for(SOON, |traces| (traces.len() == 3).then(|| traces.values().flatten().count()))
+            .await;
+        assert_eq!(roots, 3);
+    }
+}

@@ -1,0 +1,103 @@
+//! A reader of server-sent events over a plain socket.
+
+use events::Problem;
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
+
+use crate::mesh::SOON;
+
+/// One event.
+#[derive(Debug, Clone, Default)]
+pub struct Event {
+    /// What to give back as `Last-Event-ID`.
+    pub id: Option<String>,
+    /// JSON.
+    pub data: String,
+}
+
+impl Event {
+    /// The data as `T`.
+    ///
+    /// # Panics
+    /// When it is of another shape.
+    pub fn json<T: DeserializeOwned>(&self) -> T {
+        serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {}", self.data))
+    }
+
+    /// The fact that the event tells of, for example `payment.completed`.
+    pub fn fact(&self) -> String {
+        let value: serde_json::Value = self.json();
+        let kind = value["type"].as_str().unwrap_or_default();
+        let kind = kind.strip_prefix("onsale.").unwrap_or(kind);
+        kind.split(".v").next().unwrap_or(kind).to_owned()
+    }
+}
+
+/// An open stream of events.
+pub struct Events {
+    reader: BufReader<TcpStream>,
+}
+
+/// Opens a stream, after the event `last` when there is one.
+///
+/// # Panics
+/// When it is refused.
+pub async fn open(base: &str, path: &str, token: &str, last: Option<String>) -> Events {
+    let addr = base.trim_start_matches("http://");
+    let mut socket = TcpStream::connect(addr).await.expect("a connection");
+    let resume = last.map_or_else(String::new, |id| format!("last-event-id: {id}\r\n"));
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: {addr}\r\nauthorization: Bearer {token}\r\n\
+         accept: text/event-stream\r\n{resume}\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.expect("sent");
+    let mut events = Events { reader: BufReader::new(socket) };
+    let status = events.line().await;
+    assert!(status.contains(" 200 "), "{status}: {:?}", events.problem().await);
+    while !events.line().await.is_empty() {}
+    events
+}
+
+impl Events {
+    async fn line(&mut self) -> String {
+        let mut line = String::new();
+        let read = tokio::time::timeout(SOON, self.reader.read_line(&mut line));
+        read.await.expect("a line in time").expect("a line");
+        line.trim_end().to_owned()
+    }
+
+    async fn problem(&mut self) -> Option<Problem> {
+        while !self.line().await.is_empty() {}
+        let buffered = self.reader.fill_buf().await.ok()?;
+        serde_json::from_slice(buffered).ok()
+    }
+
+    /// The next event. Chunk sizes and comments are passed over: no line of an event of ours
+    /// looks like one of them.
+    pub async fn next(&mut self) -> Event {
+        let mut event = Event::default();
+        loop {
+            let line = self.line().await;
+            if let Some(data) = line.strip_prefix("data:") {
+                event.data.push_str(data.trim_start());
+            } else if let Some(id) = line.strip_prefix("id:") {
+                event.id = Some(id.trim().to_owned());
+            } else if line.is_empty() && !event.data.is_empty() {
+                return event;
+            }
+        }
+    }
+
+    /// Reads on until an event tells of this fact.
+    pub async fn until(&mut self, fact: &str) -> Event {
+        loop {
+            let event = self.next().await;
+            if event.fact() == fact {
+                return event;
+            }
+        }
+    }
+}
