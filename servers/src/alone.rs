@@ -3,13 +3,8 @@
 use std::path::Path;
 
 use crate::{
-    Error, Options, Server,
-    account::Account,
-    binaries, blocking,
-    cache::Cache,
-    data::Folder,
-    secrets::Passwords,
-    valkey,
+    Error, Options, Server, account::Account, binaries, blocking, cache::Cache, data::Folder,
+    secrets::Passwords, valkey,
 };
 
 /// Valkey alone, for what needs nothing else. Dropping it stops it.
@@ -29,8 +24,7 @@ impl Alone {
             let account = Account::for_postgres()
                 .map_err(Error::io("cannot find out who we are:", Path::new("/etc/passwd")))?;
             let cache = Cache::open(account.as_ref(), &options.say)?;
-            let binary =
-                binaries::find(&binaries::VALKEY, &cache, account.as_ref(), &options.say)?;
+            let binary = binaries::find(&binaries::VALKEY, &cache, account.as_ref(), &options.say)?;
             let folder = Folder::open(&options.data, false)?;
             let failed = Error::io("cannot keep secrets in", folder.path());
             let passwords = Passwords::open(folder.path(), &[]).map_err(failed)?;

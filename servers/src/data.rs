@@ -31,7 +31,7 @@ pub(crate) struct Folder {
     path: PathBuf,
     // The lock goes before the folder does.
     _lock: fs::File,
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
 }
 
 impl Folder {
@@ -59,11 +59,16 @@ impl Folder {
         let lock = path.join("lock");
         let lock = fs::File::create(&lock).map_err(Error::io("cannot make", &lock))?;
         lock.try_lock().map_err(|_| Error::InUse(path.clone()))?;
-        Ok(Self { path, _lock: lock, _temporary: temporary })
+        Ok(Self { path, _lock: lock, temporary })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it goes when the servers stop.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.temporary.is_some()
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
 };
 
 mod account;
+mod alone;
 mod binaries;
 mod cache;
 mod data;
@@ -28,6 +29,7 @@ mod secrets;
 mod server;
 mod valkey;
 
+pub use alone::Alone;
 pub use data::Data;
 pub use server::Server;
 
@@ -52,6 +54,14 @@ pub const IDENTITIES: &[&str] = &[
     "client",
     "operator",
     "provisioner",
+];
+
+/// What runs by default, the same for everyone: each server and the version of its package,
+/// which begins with the server's own.
+pub const PINNED: [(&str, &str); 3] = [
+    ("nats", binaries::NATS.pin.version),
+    ("postgres", binaries::POSTGRES.pin.version),
+    ("valkey", binaries::VALKEY.pin.version),
 ];
 
 /// The broker's configuration, as the project ships it.
@@ -209,7 +219,7 @@ impl Servers {
                 scope.spawn(|| valkey::start(&for_valkey, at, &passwords.valkey, ports.valkey));
             let (account, password) = (account.clone(), &passwords.postgres);
             let postgres =
-                postgres::start(&for_postgres, at, account, password, ports.postgres, say);
+                postgres::start(&for_postgres, &folder, account, password, ports.postgres, say);
             let panicked = "starting a server does not panic";
             (nats.join().expect(panicked), postgres, valkey.join().expect(panicked))
         });
@@ -257,7 +267,7 @@ impl Servers {
         [&self.nats, &self.postgres, &self.valkey].into_iter().find(|server| server.name() == name)
     }
 
-    /// Stops all three, in their own orderly way.
+    /// Stops all three: in their own orderly way, or at once when their folder goes too.
     pub async fn stop(self) {
         // Fails only when the runtime is being torn down; then they have been dropped.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
@@ -267,8 +277,8 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         let all = [&self.nats, &self.postgres, &self.valkey];
-        all.iter().for_each(|server| server.ask_to_stop());
-        all.iter().for_each(|server| server.stop_now());
+        all.iter().for_each(|server| server.ask_to_end(self.folder.is_temporary()));
+        all.iter().for_each(|server| server.wait_for_end());
     }
 }
 

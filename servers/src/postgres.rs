@@ -14,6 +14,7 @@ use crate::{
     Error, Say,
     account::{Account, open_to_all},
     binaries::Binary,
+    data::Folder,
     process::{self, Launch},
     secrets::Passwords,
     server::{Plan, Server, last_words},
@@ -53,14 +54,15 @@ struct Home {
 /// Starts PostgreSQL on the folder's cluster, made first when there is none.
 pub(crate) fn start(
     binary: &Binary,
-    folder: &Path,
+    folder: &Folder,
     account: Option<Account>,
     password: &str,
     fixed: Option<u16>,
     say: &Say,
 ) -> Result<Server, Error> {
+    let (folder, temporary) = (folder.path(), folder.is_temporary());
     let home = Home::open(folder, account, say)?;
-    home.init(binary, folder, password)?;
+    home.init(binary, folder, password, temporary)?;
     Server::start(fixed, |port| {
         let mut args: Vec<OsString> = vec!["-D".into(), home.cluster.clone().into()];
         args.extend(["-c".into(), format!("port={port}").into()]);
@@ -171,7 +173,13 @@ impl Home {
     }
 
     /// Makes the cluster, whole or not at all: it is renamed into place.
-    fn init(&self, binary: &Binary, folder: &Path, password: &str) -> Result<(), Error> {
+    fn init(
+        &self,
+        binary: &Binary,
+        folder: &Path,
+        password: &str,
+        temporary: bool,
+    ) -> Result<(), Error> {
         let failed = |error| Error::io("cannot make PostgreSQL's data in", &self.cluster)(error);
         if let Ok(made_by) = fs::read_to_string(self.cluster.join("PG_VERSION")) {
             let (made_by, major) = (made_by.trim().to_owned(), binary.version.0);
@@ -196,6 +204,10 @@ impl Home {
             ["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale", "C"]
                 .map(OsString::from),
         );
+        if temporary {
+            // A thousand files that will not outlive a crash of the machine anyway.
+            args.push("--no-sync".into());
+        }
         let launch = self.launch(self.initdb(binary)?, args, folder);
         let mut child =
             process::spawn(&launch).map_err(Error::io("cannot run", &launch.program))?;

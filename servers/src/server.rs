@@ -125,15 +125,21 @@ impl Server {
         .await
     }
 
-    /// Asks it to stop without waiting for it.
-    pub(crate) fn ask_to_stop(&self) {
+    /// Asks it to end without waiting for it. Data that nobody will read again is not
+    /// brought to the disk first.
+    pub(crate) fn ask_to_end(&self, discard: bool) {
+        let Plan { stop, launch, .. } = &self.0.plan;
         if let Some(child) = self.child().as_ref() {
-            process::signal(child, self.0.plan.stop);
+            process::signal(child, if discard { launch.orphaned } else { *stop });
         }
     }
 
-    pub(crate) fn stop_now(&self) {
-        self.ask_to_stop();
+    fn stop_now(&self) {
+        self.ask_to_end(false);
+        self.wait_for_end();
+    }
+
+    pub(crate) fn wait_for_end(&self) {
         let ended = match self.child().as_mut() {
             Some(child) => process::wait(child, STOPPED_WITHIN).is_some(),
             None => true,

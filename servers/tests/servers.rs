@@ -161,9 +161,20 @@ fn a_killed_parent_leaves_no_server() {
     assert!(running.iter().all(|pid| runs(*pid)));
     parent.kill().unwrap();
     parent.wait().unwrap();
-    let gone = gone_in_time(&running);
+    let gone = gone_in_time(&running) && gone_in_time(&working_in(Path::new(&folder)));
     let _ = fs::remove_dir_all(folder);
     assert!(gone, "the servers die with the process that started them");
+}
+
+/// The processes whose working directory is in this folder: PostgreSQL's own children.
+fn working_in(folder: &Path) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter(|entry| {
+            fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// Lets everybody pass, as PostgreSQL may run as somebody else.

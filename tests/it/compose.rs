@@ -1,0 +1,338 @@
+//! `compose.yaml` and what the binary expects are the same system.
+//!
+//! It cannot be run in a test, so it is read: versions, ports, environment and users are
+//! compared with the constants that the binary is built from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::LazyLock,
+};
+
+use harness::project;
+use onsale::config::{Config, HTTP_ADDR, PROVISIONER, SERVICES, WITH_DATABASE};
+use serde_json::Value;
+
+/// What follows a name in `${…}` when it must be set.
+const MUST: &str = ":?make .env with onsale secrets";
+/// The jobs that run once, before the services.
+const JOBS: [&str; 2] = ["migrate", "topology"];
+/// The servers.
+const SERVERS: [&str; 4] = ["nats", "postgres", "valkey", "jaeger"];
+
+type Vars = BTreeMap<String, String>;
+
+static COMPOSE: LazyLock<Value> = LazyLock::new(|| {
+    serde_saphyr::from_str(&project::read("compose.yaml")).expect("compose.yaml is YAML")
+});
+
+fn containers() -> BTreeSet<&'static str> {
+    let services = COMPOSE["services"].as_object().expect("compose.yaml has services");
+    services.keys().map(String::as_str).collect()
+}
+
+fn environment(container: &str) -> Vars {
+    let vars = COMPOSE["services"][container]["environment"].as_object();
+    let vars = vars.unwrap_or_else(|| panic!("{container} has no environment"));
+    vars.iter().map(|(name, value)| (name.clone(), plain(value))).collect()
+}
+
+fn command(container: &str) -> Vec<String> {
+    let words = COMPOSE["services"][container]["command"].as_array();
+    words.into_iter().flatten().map(plain).collect()
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// How compose writes a variable of `.env` that must be set.
+fn secret(name: &str) -> String {
+    format!("${{{name}{MUST}}}")
+}
+
+fn upper(name: &str) -> String {
+    name.to_uppercase().replace('-', "_")
+}
+
+/// Name and text after the name of every `${…}` in a text.
+fn interpolated(text: &str) -> Vec<(&str, &str)> {
+    text.match_indices("${")
+        .filter_map(|(at, _)| text[at + 2..].split_once('}'))
+        .map(|(inside, _)| inside.split_at(inside.find(':').unwrap_or(inside.len())))
+        .collect()
+}
+
+#[test]
+fn there_is_one_container_for_each_service_and_each_server() {
+    let wanted: BTreeSet<_> = SERVICES.into_iter().chain(JOBS).chain(SERVERS).collect();
+    assert_eq!(containers(), wanted);
+    for service in SERVICES {
+        assert_eq!(command(service), ["run", service]);
+    }
+    assert_eq!(command("migrate"), ["migrate"]);
+    assert_eq!(command("topology"), ["topology", "apply"]);
+}
+
+#[test]
+fn the_servers_are_the_pinned_ones() {
+    let images = [("nats", "nats"), ("postgres", "postgres"), ("valkey", "valkey/valkey")];
+    for (server, repository) in images {
+        let image = plain(&COMPOSE["services"][server]["image"]);
+        let (name, tag) = image.split_once(':').expect("an image with its version");
+        let version = tag.split('-').next().unwrap_or_default();
+        let pinned = servers::PINNED.iter().find(|(name, _)| *name == server).expect("pinned").1;
+        assert_eq!(name, repository);
+        assert!(version.split('.').count() >= 2, "{image} names no minor version");
+        let same = pinned == version || pinned.starts_with(&format!("{version}."));
+        assert!(same, "{image}, but {pinned} is pinned");
+    }
+    let jaeger = plain(&COMPOSE["services"]["jaeger"]["image"]);
+    assert!(jaeger.starts_with("jaegertracing/jaeger:2."), "{jaeger}");
+}
+
+#[test]
+fn a_container_is_given_its_own_secrets_and_no_other() {
+    for service in SERVICES {
+        let mut wanted = Vars::from([
+            ("ONSALE_NATS_URL".to_owned(), "nats://nats:4222".to_owned()),
+            ("ONSALE_LOG_FORMAT".to_owned(), "json".to_owned()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), "http://jaeger:4318".to_owned()),
+        ]);
+        let seed = format!("ONSALE_{}_NKEY_SEED", upper(service));
+        wanted.insert(seed.clone(), secret(&seed));
+        if WITH_DATABASE.contains(&service) {
+            let (name, url) = database(service);
+            wanted.insert(name, url);
+        }
+        match service {
+            "user" => {
+                let email = "${ONSALE_OPERATOR_EMAIL:-operator@onsale.example}".to_owned();
+                wanted.insert("ONSALE_OPERATOR_EMAIL".to_owned(), email);
+                let password = "ONSALE_OPERATOR_PASSWORD".to_owned();
+                wanted.insert(password.clone(), secret(&password));
+            }
+            "queue" => {
+                let url = format!("redis://:{}@valkey:6379/", secret("ONSALE_VALKEY_PASSWORD"));
+                wanted.insert("ONSALE_VALKEY_URL".to_owned(), url);
+            }
+            "gateway" => {
+                wanted.insert("ONSALE_HTTP_ADDR".to_owned(), "0.0.0.0:8080".to_owned());
+            }
+            _ => {}
+        }
+        assert_eq!(environment(service), wanted, "{service}");
+    }
+}
+
+/// Name and value of the variable that leads to a service's database.
+fn database(service: &str) -> (String, String) {
+    let password = secret(&format!("ONSALE_{}_DATABASE_PASSWORD", upper(service)));
+    let (role, host) = (format!("onsale_{service}"), "postgres:5432");
+    (
+        format!("ONSALE_{}_DATABASE_URL", upper(service)),
+        format!("postgres://{role}:{password}@{host}/{role}?sslmode=disable"),
+    )
+}
+
+#[test]
+fn the_jobs_are_given_what_they_need() {
+    let common = ["ONSALE_NATS_URL", "ONSALE_LOG_FORMAT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+    let own = |job| -> Vars {
+        let given = environment(job).into_iter();
+        given.filter(|(name, _)| !common.contains(&name.as_str())).collect()
+    };
+    assert_eq!(own("migrate"), WITH_DATABASE.into_iter().map(database).collect());
+    let seed = format!("ONSALE_{}_NKEY_SEED", upper(PROVISIONER));
+    assert_eq!(own("topology"), Vars::from([(seed.clone(), secret(&seed))]));
+}
+
+#[test]
+fn the_binary_reads_every_variable_that_it_is_given() {
+    let text = || "x".to_owned();
+    let config = Config {
+        nats_url: text(),
+        valkey_url: text(),
+        database_urls: WITH_DATABASE
+            .into_iter()
+            .map(|service| (service.to_owned(), text()))
+            .collect(),
+        nkey_seeds: SERVICES
+            .into_iter()
+            .chain([PROVISIONER])
+            .map(|identity| (identity.to_owned(), text()))
+            .collect(),
+        http_addr: Some(HTTP_ADDR.parse().expect("an address")),
+    };
+    let read: BTreeSet<_> = config.to_env().into_iter().map(|(name, _)| name).collect();
+    let ours = SERVICES.into_iter().chain(JOBS);
+    let given: BTreeSet<_> =
+        ours.flat_map(|container| environment(container).into_keys()).collect();
+    let unset: Vec<_> = read.difference(&given).collect();
+    assert!(unset.is_empty(), "read, but never given: {unset:?}");
+    let sources: String = project::tree("services")
+        .iter()
+        .filter(|path| path.extension().is_some_and(|ending| ending == "rs"))
+        .map(project::read)
+        .collect();
+    for name in given.difference(&read) {
+        assert!(sources.contains(&format!("\"{name}\"")), "given, but never read: {name}");
+    }
+}
+
+#[test]
+fn nats_knows_every_identity_and_no_other() {
+    let conf = project::read("jetstream/nats.conf");
+    let uncommented = |line: &&str| !line.trim_start().starts_with('#');
+    let code = conf.lines().filter(uncommented).collect::<Vec<_>>().join("\n");
+    let variables: BTreeSet<String> = code
+        .match_indices("$ONSALE_")
+        .map(|(at, _)| {
+            let rest = &code[at + 1..];
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            rest[..end].to_owned()
+        })
+        .collect();
+    let given = environment("nats");
+    assert_eq!(given.keys().cloned().collect::<BTreeSet<_>>(), variables);
+    let keys = variables.iter().filter_map(|name| name.strip_prefix("ONSALE_NKEY_"));
+    let identities: BTreeSet<_> = servers::IDENTITIES.iter().map(|name| upper(name)).collect();
+    assert_eq!(keys.map(str::to_owned).collect::<BTreeSet<_>>(), identities);
+    for identity in identities {
+        let name = format!("ONSALE_NKEY_{identity}");
+        assert_eq!(given[&name], secret(&name));
+    }
+    for service in SERVICES.into_iter().chain([PROVISIONER]) {
+        assert!(servers::IDENTITIES.contains(&service), "{service} has no user on the broker");
+    }
+}
+
+#[test]
+fn every_service_with_a_database_gets_a_role_of_its_own() {
+    let given = environment("postgres");
+    let passwords: BTreeSet<_> =
+        given.keys().filter(|name| name.ends_with("_DATABASE_PASSWORD")).cloned().collect();
+    let wanted =
+        WITH_DATABASE.map(|service| format!("ONSALE_{}_DATABASE_PASSWORD", upper(service)));
+    assert_eq!(passwords, BTreeSet::from(wanted));
+    let roles = project::read("deploy/postgres/services.sh");
+    let list = format!("for service in {}; do", WITH_DATABASE.join(" "));
+    assert!(roles.contains(&list), "services.sh makes other roles than {list}");
+    let mount = "./deploy/postgres/services.sh:/docker-entrypoint-initdb.d/services.sh:ro";
+    assert!(volumes("postgres").contains(mount));
+}
+
+fn volumes(container: &str) -> BTreeSet<String> {
+    COMPOSE["services"][container]["volumes"].as_array().into_iter().flatten().map(plain).collect()
+}
+
+#[test]
+fn ports_are_the_ones_that_others_use() {
+    let ports = |container: &str| -> Vec<String> {
+        let ports = COMPOSE["services"][container]["ports"].as_array();
+        ports.into_iter().flatten().map(plain).collect()
+    };
+    let usual: SocketAddr = HTTP_ADDR.parse().expect("an address");
+    assert_eq!(ports("gateway"), [format!("{0}:{0}", usual.port())]);
+    assert!(environment("gateway")["ONSALE_HTTP_ADDR"].ends_with(&format!(":{}", usual.port())));
+    assert!(project::read("Containerfile").contains(&format!("EXPOSE {}", usual.port())));
+    let nats = environment("nats");
+    assert_eq!(nats["ONSALE_NATS_LISTEN"], "0.0.0.0:4222");
+    assert_eq!(nats["ONSALE_NATS_MONITOR"], "0.0.0.0:8222");
+    assert_eq!(ports("nats"), ["127.0.0.1:4222:4222"]);
+    assert_eq!(ports("jaeger"), ["127.0.0.1:16686:16686"]);
+    assert!(ports("postgres").is_empty() && ports("valkey").is_empty());
+    assert!(volumes("nats").contains("./jetstream/nats.conf:/etc/nats/nats.conf:ro"));
+    assert_eq!(command("nats"), ["--config", "/etc/nats/nats.conf"]);
+}
+
+#[test]
+fn what_was_acknowledged_is_on_the_disk() {
+    assert!(command("postgres").contains(&"synchronous_commit=on".to_owned()));
+    let valkey = command("valkey").join(" ");
+    assert!(valkey.contains("--appendonly yes --appendfsync always"), "{valkey}");
+    assert!(project::read("jetstream/nats.conf").contains("sync_interval: always"));
+    for server in ["nats", "postgres", "valkey"] {
+        let named: Vec<_> = COMPOSE["volumes"].as_object().into_iter().flatten().collect();
+        assert!(named.iter().any(|(name, _)| *name == server), "{server} has no volume");
+        assert!(volumes(server).iter().any(|mount| mount.starts_with(&format!("{server}:/"))));
+    }
+}
+
+#[test]
+fn a_service_starts_after_what_it_cannot_do_without() {
+    let after = |container: &str, on: &str| {
+        plain(&COMPOSE["services"][container]["depends_on"][on]["condition"])
+    };
+    for service in SERVICES {
+        assert_eq!(after(service, "nats"), "service_healthy", "{service}");
+        assert_eq!(after(service, "topology"), "service_completed_successfully", "{service}");
+        if WITH_DATABASE.contains(&service) {
+            assert_eq!(after(service, "migrate"), "service_completed_successfully", "{service}");
+        }
+        let others = COMPOSE["services"][service]["depends_on"].as_object().into_iter().flatten();
+        for (on, _) in others {
+            assert!(!SERVICES.contains(&on.as_str()), "{service} must not wait for {on}");
+        }
+    }
+    assert_eq!(after("queue", "valkey"), "service_healthy");
+    assert_eq!(after("migrate", "postgres"), "service_healthy");
+    assert_eq!(after("topology", "nats"), "service_healthy");
+    for container in ["nats", "postgres", "valkey", "gateway"] {
+        let check = &COMPOSE["services"][container]["healthcheck"]["test"];
+        assert!(check.as_array().is_some_and(|words| words.len() > 1), "{container}");
+    }
+}
+
+#[test]
+fn no_secret_is_written_down() {
+    let text = project::read("compose.yaml");
+    let asked: BTreeSet<_> = interpolated(&text)
+        .into_iter()
+        .filter(|(name, rest)| {
+            assert!(*rest == MUST || !is_secret(name), "{name}{rest} has a default");
+            *rest == MUST
+        })
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let mut made: BTreeSet<String> =
+        ["POSTGRES", "VALKEY", "OPERATOR"].map(|of| format!("ONSALE_{of}_PASSWORD")).into();
+    made.extend(
+        WITH_DATABASE.map(|service| format!("ONSALE_{}_DATABASE_PASSWORD", upper(service))),
+    );
+    made.extend(servers::IDENTITIES.iter().map(|name| format!("ONSALE_NKEY_{}", upper(name))));
+    let seeded = SERVICES.into_iter().chain([PROVISIONER]);
+    made.extend(seeded.map(|name| format!("ONSALE_{}_NKEY_SEED", upper(name))));
+    assert_eq!(asked, made);
+    for container in containers().into_iter().filter(|name| *name != "jaeger") {
+        for (name, value) in environment(container).iter().filter(|(name, _)| is_secret(name)) {
+            assert!(value.contains("${"), "{name} of {container} is written down");
+        }
+    }
+    for ignore in [".gitignore", ".dockerignore"] {
+        let text = project::read(ignore);
+        assert!(text.lines().any(|line| line.trim_start_matches('/') == ".env"), "{ignore}");
+    }
+}
+
+fn is_secret(name: &str) -> bool {
+    ["PASSWORD", "SEED", "AUTH"].iter().any(|word| name.contains(word))
+}
+
+#[test]
+fn the_image_builds_the_locked_binary_and_runs_it_as_nobody_special() {
+    let text = project::read("Containerfile");
+    let version = project::read("Cargo.toml");
+    let rust = version.lines().find_map(|line| line.strip_prefix("rust-version = "));
+    let rust = rust.expect("the workspace says which Rust it needs").trim_matches('"');
+    assert!(text.contains(&format!("FROM rust:{rust}-")), "built with another Rust than {rust}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("FROM ")).count(), 2);
+    assert!(text.contains("cargo build --release --locked"));
+    assert!(text.lines().any(|line| line == "ENTRYPOINT [\"onsale\"]"));
+    let user = text.lines().rev().find_map(|line| line.strip_prefix("USER "));
+    assert!(user.is_some_and(|user| user != "root" && !user.starts_with('0')), "{user:?}");
+    for service in SERVICES.into_iter().chain(JOBS) {
+        assert_eq!(COMPOSE["services"][service]["build"]["dockerfile"], "Containerfile");
+        assert_eq!(COMPOSE["services"][service]["read_only"], true);
+    }
+}

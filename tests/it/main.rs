@@ -1,5 +1,5 @@
 //! The fast proofs, as one binary.
 
-//TEMP mod architecture;
-//TEMP mod compose;
+mod architecture;
+mod compose;
 mod contracts;

@@ -10,4 +10,4 @@
 pub mod facts;
 pub mod otlp;
 pub mod project;
-//TEMP pub mod wiring;
+pub mod wiring;

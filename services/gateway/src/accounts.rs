@@ -17,7 +17,7 @@ use crate::{
     Edge,
     call::{Call, Head, json, not_a_name},
     examples,
-    openapi::Op,
+    op::Op,
     problem::{Copies, Refused},
 };
 

@@ -19,7 +19,7 @@ use crate::{
     Edge,
     call::{Call, Head, Id, PLAN_BYTES_MAX, Params, is_of, json},
     examples,
-    openapi::Op,
+    op::Op,
     problem::{Copies, Refused, answer, with_header},
 };
 

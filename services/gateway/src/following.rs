@@ -30,7 +30,7 @@ use crate::{
     cursor::{Cursor, FOLLOWED},
     examples,
     hub::{Membership, Signal, Told},
-    openapi::Op,
+    op::Op,
     problem::Refused,
 };
 

@@ -8,8 +8,8 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `openapi` | the list of operations: router and document are made of it |
-//! | `accounts` … `payments` | the operations, area by area |
+//! | `op`, `openapi` | an operation: its route and its documentation; the document of all |
+//! | `accounts` … `wallet` | the operations, area by area |
 //! | `call`, `problem` | a request read, a response written |
 //! | `edge` | what every handler has at hand |
 //! | `wait` | who waits for the end of a payment |
@@ -29,6 +29,7 @@ mod examples;
 mod following;
 mod hub;
 mod limits;
+mod op;
 mod openapi;
 mod pages;
 mod payments;
@@ -45,7 +46,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use edge::Edge;
-use openapi::Op;
+use op::Op;
 
 /// The gateway's name in the mesh.
 pub const NAME: &str = "gateway";

@@ -44,7 +44,7 @@ impl Limits {
     /// `rate_limited` with `retry_after_secs`.
     pub(crate) fn check(&self, peer: IpAddr, headers: &HeaderMap) -> Result<(), Problem> {
         let Some(logins) = &self.logins else { return Ok(()) };
-        if self.checks.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY_CHECKS == 0 {
+        if self.checks.fetch_add(1, Ordering::Relaxed).is_multiple_of(FORGET_EVERY_CHECKS) {
             logins.retain_recent();
         }
         let address = budget_of(client(peer, headers, self.trust_proxy));

@@ -20,7 +20,7 @@ use crate::{
     call::{Call, Head, Id, Params, json},
     catalogue::PageParams,
     examples,
-    openapi::Op,
+    op::Op,
     problem::{Copies, Refused, answer, with_header},
     wait::Waiter,
 };

@@ -108,7 +108,7 @@ fn response(status: u16, content_type: HeaderValue, body: Bytes) -> Response {
 mod tests {
     use super::*;
 
-    fn header_of<'a>(response: &'a Response, name: HeaderName) -> Option<&'a str> {
+    fn header_of(response: &Response, name: HeaderName) -> Option<&str> {
         response.headers().get(name).and_then(|value| value.to_str().ok())
     }
 

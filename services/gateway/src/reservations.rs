@@ -15,7 +15,7 @@ use crate::{
     call::{Call, Head, Id, Params, json},
     catalogue::PageParams,
     examples,
-    openapi::Op,
+    op::Op,
     payments,
     problem::{Copies, Refused, answer, with_header},
 };

@@ -24,7 +24,7 @@ use crate::{
     examples,
     following::{Beat, Pulse, sse, verified},
     hub::{Membership, Signal},
-    openapi::Op,
+    op::Op,
     problem::{Copies, Refused, answer},
 };
 

@@ -11,7 +11,7 @@ use crate::{
     call::{Call, Head, Params},
     catalogue::PageParams,
     examples,
-    openapi::Op,
+    op::Op,
     problem::{Copies, Refused},
 };
 

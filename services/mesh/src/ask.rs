@@ -253,8 +253,9 @@ impl Fact {
         &self.0.payload
     }
 
-    /// A live fact comes on its own subject, a stored one on the reader's inbox.
-    fn subject(&self) -> &str {
+    /// Its subject: `onsale.payment.completed.v1.<schedule>`. A live fact comes on its own, a
+    /// stored one on the reader's inbox.
+    pub fn subject(&self) -> &str {
         let stored = || self.header(header::NATS_SUBJECT).unwrap_or_default();
         self.0.subject.strip_prefix(LIVE).unwrap_or_else(stored)
     }

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use async_nats::{HeaderMap, service::ServiceExt, service::endpoint::Endpoint};
 use bytes::Bytes;
 use events::{Problem, SagaId, codes};
-use futures::{StreamExt, stream::SelectAll};
+use futures::{
+    StreamExt,
+    stream::{FuturesUnordered, SelectAll},
+};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,6 +27,8 @@ use crate::{
 
 /// Reads of one service at work at once; more are turned away.
 const READS_MAX: usize = 256;
+/// Requests whose tokens are being verified at most; more wait in the connection.
+const ADMITTING_MAX: usize = 1_024;
 /// Bytes of a request at most; the broker's own limit is as large.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Characters of an `Idempotency-Key` at most.
@@ -71,16 +76,24 @@ impl<E: Engine> Endpoints<E> {
             requests.push(endpoint.map(move |request| (asked, request)).boxed());
         }
         let reads = Arc::new(Semaphore::new(READS_MAX));
+        // A token with a new key waits for that key to be fetched; nobody else waits with
+        // it, least of all the request for the key, which the user service asks of itself.
+        let mut admitting = FuturesUnordered::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                next = requests.next() => match next {
-                    Some((asked, request)) => self.take(asked, request.message, &reads).await,
+                Some(()) = admitting.next() => {}
+                next = requests.next(), if admitting.len() < ADMITTING_MAX => match next {
+                    Some((asked, request)) => {
+                        admitting.push(self.take(asked, request.message, &reads));
+                    }
                     None => return Err("the endpoints were closed".into()),
                 },
             }
         }
         drop(requests);
+        while admitting.next().await.is_some() {}
+        drop(admitting);
         service.stop().await.map_err(|error| error.to_string())
     }
 

@@ -15,6 +15,7 @@ use crate::{
     consumer::Consumer,
     endpoint::Endpoints,
     engine::{Engine, Failure},
+    failpoint::Failpoints,
     health::Health,
     lane::Lane,
     link::stream_of,
@@ -37,6 +38,7 @@ pub struct Running {
     name: &'static str,
     link: Link,
     health: Health,
+    failpoints: Arc<Failpoints>,
     /// Stops what takes messages in.
     intake_stop: CancellationToken,
     /// Stops what sends facts out, once nothing can be told any more.
@@ -55,6 +57,11 @@ impl Running {
     /// Whether it can do its work, and what it has done.
     pub fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// The places where it can be made to fail.
+    pub fn failpoints(&self) -> &Failpoints {
+        &self.failpoints
     }
 
     /// Its connection.
@@ -85,13 +92,13 @@ impl Running {
 }
 
 /// Starts `service` on its store and its connection.
-pub fn start<E: Engine>(service: Service<E>, engine: E, link: Link) -> Running {
-    let engine = Arc::new(engine);
+pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Running {
     let (sender, receiver) = mpsc::channel(INTAKE_MESSAGES_MAX);
     let running = Running {
         name: service.name,
         link: link.clone(),
         health: Health::default(),
+        failpoints: engine.failpoints(),
         intake_stop: CancellationToken::new(),
         relay_stop: CancellationToken::new(),
         inward: TaskTracker::new(),

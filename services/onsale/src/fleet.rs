@@ -1,8 +1,9 @@
 //! Starting and stopping services in this process.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
+use events::user::Role;
 use mesh::{
     Link, LinkSettings, Running, Wiring,
     postgres::{self, Postgres},
@@ -16,8 +17,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     box_office::Credentials,
     config::{Config, PROVISIONER, SERVICES},
-    files,
+    files, room,
 };
+
+/// How long the user service may take to make the operator's account.
+const ACCOUNTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// What services of this process are told beside the addresses.
 #[derive(Clone, Default)]
@@ -35,6 +39,7 @@ pub struct Rules {
 pub struct Fleet {
     running: Vec<Running>,
     gateway: Option<Gateway>,
+    keepers: Vec<JoinHandle<()>>,
 }
 
 struct Gateway {
@@ -64,15 +69,17 @@ impl Fleet {
         let link = link(config, name).await?;
         match name {
             "user" => {
-                let url = config.database_url(name)?;
-                let rules_of_user = user::Rules::default();
-                let engine = Postgres::new(url, rules_of_user.clone())?;
-                user::prepare(engine.pool(), &rules_of_user).await?;
-                if let Some(operator) = &rules.operator {
-                    user::ensure_operator(engine.pool(), &operator.email, &operator.password)
-                        .await?;
+                let engine = Postgres::new(config.database_url(name)?, user::Rules::default())?;
+                user::prepare(engine.pool(), engine.rules()).await?;
+                if let Some(Credentials { email, password }) = &rules.operator {
+                    let (pool, rules) = (engine.pool(), engine.rules());
+                    user::wish_account(pool, rules, email, password, &[Role::Operator])
+                        .await
+                        .context("the operator's account")?;
                 }
-                self.running.push(mesh::start(user::service(), engine, link));
+                let pool = engine.pool().clone();
+                self.running.push(mesh::start(user::service(), Arc::new(engine), link));
+                wait_for_accounts(&pool).await?;
             }
             "concert" => self.add_simple(concert::service(), config, link, Default::default())?,
             "reservation" => {
@@ -81,7 +88,8 @@ impl Fleet {
             "payment" => self.add_simple(payment::service(), config, link, Default::default())?,
             "point" => self.add_simple(point::service(), config, link, Default::default())?,
             "queue" => {
-                let engine = Valkey::connect(&config.valkey_url, name).await?;
+                let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Rules::default())?);
+                self.keepers.push(tokio::spawn(room::keep_whole(engine.clone(), link.clone())));
                 self.running.push(mesh::start(queue::service(), engine, link));
             }
             _ => self.gateway = Some(open_gateway(config, link, rules.gateway.clone()).await?),
@@ -97,7 +105,7 @@ impl Fleet {
         rules: B::Rules,
     ) -> Result<()> {
         let engine = Postgres::new(config.database_url(link.service())?, rules)?;
-        self.running.push(mesh::start(service, engine, link));
+        self.running.push(mesh::start(service, Arc::new(engine), link));
         Ok(())
     }
 
@@ -122,8 +130,21 @@ impl Fleet {
             }
             gateway.link.drain().await;
         }
+        self.keepers.iter().for_each(JoinHandle::abort);
         futures::future::join_all(self.running.into_iter().map(Running::stop)).await;
     }
+}
+
+/// The service makes the accounts that were wished for once it runs.
+async fn wait_for_accounts(pool: &PgPool) -> Result<()> {
+    let until = tokio::time::Instant::now() + ACCOUNTS_WITHIN;
+    while !user::wishes_are_granted(pool).await? {
+        if tokio::time::Instant::now() > until {
+            bail!("the operator's account was not made in time");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 async fn link(config: &Config, service: &'static str) -> Result<Link> {

@@ -6,6 +6,7 @@
 //! | `fleet` | starting and stopping services in this process |
 //! | `stage` | real servers of our own, for the demo and for development |
 //! | `files` | the data files of the project, carried inside the binary |
+//! | `room` | the waiting room after Valkey has lost it |
 //! | `sale` | a sale as a file |
 //! | `http` | a fan's HTTP client |
 //! | `demo` | a sale from opening to receipt |
@@ -21,5 +22,6 @@ pub mod files;
 pub mod fleet;
 pub mod http;
 pub mod receipt;
+pub mod room;
 pub mod sale;
 pub mod stage;

@@ -323,7 +323,7 @@ impl Receipt {
     /// The receipt as a table.
     pub fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+        table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
         let count = |state: &str| self.payments.get(state).copied().unwrap_or(0).to_string();
         let rows = [
             ("seats sold", format!("{} of {}", self.seats_sold, self.seats_total)),

@@ -5,7 +5,6 @@ use events::{
     payment::{self, FindPayments, GetPayment},
 };
 use mesh::{Desk, Meta, page::Cut, postgres::Postgres};
-use uuid::Uuid;
 
 use crate::{Book, domain::Payment, rows::PaymentColumns};
 
@@ -41,7 +40,7 @@ pub(crate) async fn find(
          from payments where user_id = $1 and id < $2 order by id desc limit $3",
     )
     .bind(meta.caller.user_id()?.0)
-    .bind::<Uuid>(cut.before)
+    .bind(cut.before)
     .bind(cut.rows())
     .fetch_all(desk.pool())
     .await

@@ -1,8 +1,7 @@
 //! What is decided outside Valkey: how long a fan will wait, and how a place looks.
 
 use events::{
-    Problem, ScheduleId, Timestamp, UserId,
-    codes,
+    Problem, ScheduleId, Timestamp, UserId, codes,
     concert::Admission,
     queue::{Place, PlaceEnd, PlaceState},
 };

@@ -52,10 +52,7 @@ impl ActOn<ReservationCreated> for Room {
 
 impl ActOn<ReservationConfirmed> for Room {
     fn act(fact: &ReservationConfirmed, _at: &At<'_, Rules>) -> Act {
-        Act::new("confirm")
-            .arg(fact.schedule_id)
-            .arg(fact.reservation_id)
-            .arg(fact.seats.len())
+        Act::new("confirm").arg(fact.schedule_id).arg(fact.reservation_id).arg(fact.seats.len())
     }
 }
 

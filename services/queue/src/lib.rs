@@ -101,11 +101,7 @@ pub fn service() -> Service<Valkey<Room>> {
         .every("keys", KEYS_EVERY, &[], refresh_keys)
 }
 
-async fn look(
-    desk: Desk<Valkey<Room>>,
-    command: GetPlace,
-    meta: Meta,
-) -> Result<Place, Problem> {
+async fn look(desk: Desk<Valkey<Room>>, command: GetPlace, meta: Meta) -> Result<Place, Problem> {
     place_of(&desk, &command, &meta, clock::now()).await
 }
 

@@ -65,6 +65,7 @@ pub async fn rebuild(
         valkey.perform(&acts, now).await?;
         count += acts.len() as u64;
     }
+    valkey.perform(&[Act::new("rebuilt").restoring()], now).await?;
     valkey.rules().signer.refresh(valkey, now).await?;
     valkey.seal().await?;
     Ok(count)
@@ -90,11 +91,7 @@ fn act(valkey: &Valkey<Room>, subject: &str, payload: &[u8], now: Timestamp) -> 
         .ok()
 }
 
-fn again<E: Event>(
-    valkey: &Valkey<Room>,
-    payload: &[u8],
-    now: Timestamp,
-) -> serde_json::Result<Act>
+fn again<E: Event>(valkey: &Valkey<Room>, payload: &[u8], now: Timestamp) -> serde_json::Result<Act>
 where
     Room: ActOn<E>,
 {

@@ -111,6 +111,10 @@ impl Signer {
             let records: Vec<&KeyRecord> = ring.records().collect();
             let text = serde_json::to_string(&records).map_err(|error| broken(&error))?;
             if text == stored || valkey.swap(KEYS, &stored, &text).await? {
+                if ring.jwks() != self.jwks() {
+                    // What was signed with a key that is dropped must not be handed out on.
+                    self.signed().clear();
+                }
                 *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
                 return Ok(());
             }

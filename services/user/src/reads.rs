@@ -58,7 +58,7 @@ pub async fn log_in(desk: At, command: LogIn, meta: Meta) -> Result<Session, Pro
         }
         _ => (None, None),
     };
-    match (queued.is_right(command.password, hash).await?, user_id) {
+    match (queued.verify(command.password, hash).await?, user_id) {
         (true, Some(user_id)) => open_session(&desk, user_id, Some(email_hash), &meta).await,
         _ => Err(wrong()),
     }

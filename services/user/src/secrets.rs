@@ -83,7 +83,7 @@ impl Queued {
     ///
     /// # Errors
     /// `internal` when the system has no memory to give.
-    pub async fn is_right(self, password: String, hash: Option<Secret>) -> Result<bool, Problem> {
+    pub async fn verify(self, password: String, hash: Option<Secret>) -> Result<bool, Problem> {
         self.work(move |hashing| match hash {
             Some(Secret(hash)) => {
                 hashing.argon2.verify_password(password.as_bytes(), hash.as_str()).is_ok()
@@ -143,7 +143,7 @@ mod tests {
         let hash = hashing.queue().unwrap().hash("correct horse".into()).await.unwrap();
         assert!(hash.0.starts_with("$argon2id$v=19$"));
         let is_right = |password: &str, hash: Option<&Secret>| {
-            hashing.queue().unwrap().is_right(password.to_owned(), hash.cloned())
+            hashing.queue().unwrap().verify(password.to_owned(), hash.cloned())
         };
         assert!(is_right("correct horse", Some(&hash)).await.unwrap());
         assert!(!is_right("correct horsf", Some(&hash)).await.unwrap());

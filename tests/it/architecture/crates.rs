@@ -135,7 +135,8 @@ fn what_is_said_knows_no_runtime() {
     let plain = names(&["serde", "serde_json", "thiserror", "time", "utoipa", "uuid"]);
     assert_eq!(WORKSPACE.normal("events").difference(&plain).collect::<Vec<_>>(), [""; 0]);
     let all = WORKSPACE.closure("events");
-    for runtime in ["tokio", "async-nats", "sqlx", "sqlx-core", "redis", "axum", "hyper", "futures"] {
+    for runtime in ["tokio", "async-nats", "sqlx", "sqlx-core", "redis", "axum", "hyper", "futures"]
+    {
         assert!(!all.contains(runtime), "events is built with {runtime}");
     }
 }

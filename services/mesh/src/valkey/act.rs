@@ -144,12 +144,6 @@ pub(super) fn texts(value: Value) -> Result<Vec<String>, String> {
 /// A decoded message of a service with library `L`.
 pub struct VkDeed<L: Library>(pub(super) Box<dyn Deed<L>>);
 
-impl<L: ActOn<E>, E: Event> From<HeardFact<E>> for VkDeed<L> {
-    fn from(fact: HeardFact<E>) -> Self {
-        Self(Box::new(fact))
-    }
-}
-
 /// What a batch asks of a message.
 pub(super) trait Deed<L: Library>: Send + Sync {
     fn act(&self, at: &At<'_, L::Rules>) -> Result<Act, Problem>;

@@ -127,8 +127,8 @@ local function run(keys, args)
   if not act.restoring and redis.call('EXISTS', key('whole')) == 0 then
     return { 'lost' }
   end
-  if act.event_id ~= ''
-    and redis.call('SISMEMBER', inbox(act.event_id), act.event_id) == 1 then
+  local day = act.event_id ~= '' and inbox(act.event_id)
+  if day and redis.call('SISMEMBER', day, act.event_id) == 1 then
     return { 'repeat' }
   end
   local answer = act.scope ~= '' and key('answer:' .. act.scope)
@@ -144,8 +144,7 @@ local function run(keys, args)
   if value.refusal then
     return { value.refusal, value.code, value.detail or '' }
   end
-  if act.event_id ~= '' then
-    local day = inbox(act.event_id)
+  if day then
     redis.call('SADD', day, act.event_id)
     redis.call('EXPIRE', day, INBOX_SECS)
   end

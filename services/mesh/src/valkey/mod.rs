@@ -5,6 +5,7 @@
 //! those that were taken in, and commands are written to be harmless when run twice.
 
 mod act;
+mod call;
 mod outbox;
 
 use std::{
@@ -16,12 +17,10 @@ use std::{
 
 use events::{Command, Event, Problem, Timestamp, codes};
 use redis::{
-    Client, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
-    ServerErrorKind, Value,
+    Client, IntoConnectionInfo, Value,
     aio::{ConnectionManager, ConnectionManagerConfig},
     io::tcp::TcpSettings,
 };
-use sha2::{Digest, Sha256};
 use tracing::error;
 use uuid::Uuid;
 
@@ -36,10 +35,9 @@ use crate::{
 
 pub use act::{Act, ActOn, At, Library, Reply, Texts, VkDeed};
 use act::{AskedCommand, Deed, DueAct, Ended, HeardFact, texts};
+use call::{Envelope, Names, arguments, is_away, is_missing, load, pipeline, quiet, serve};
 pub use outbox::VkOutbox;
 
-/// What every library begins with.
-const MESH_LUA: &str = include_str!("mesh.lua");
 /// How long a pipeline may take; a batch of full ticks takes some 50 ms.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -71,41 +69,6 @@ impl<L: Library> Clone for Valkey<L> {
     }
 }
 
-/// The library as it is known to Valkey. Its name is made from its text, so two versions of
-/// a service can run side by side, and a library once loaded never changes.
-pub(super) struct Names {
-    root: String,
-    run: String,
-    read: String,
-    serve: String,
-    lua: String,
-}
-
-impl Names {
-    fn of<L: Library>() -> Self {
-        let digest = Sha256::digest([MESH_LUA, L::LUA].concat());
-        let edition: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = format!("{}_{edition}", L::NAME.replace('-', "_"));
-        let (run, read, serve) =
-            (format!("{name}_run"), format!("{name}_read"), format!("{name}_serve"));
-        let lua = format!(
-            "#!lua name={name}\n{MESH_LUA}\n{}\n\
-             redis.register_function('{run}', run)\n\
-             redis.register_function{{ function_name = '{read}', callback = read, \
-             flags = {{ 'no-writes' }} }}\n\
-             redis.register_function('{serve}', serve)\n",
-            L::LUA
-        );
-        Self { root: format!("{{{}}}", L::NAME), run, read, serve, lua }
-    }
-}
-
-/// What is known of a message beside its deed.
-struct Envelope<'a> {
-    meta: &'a Meta,
-    traceparent: Option<String>,
-}
-
 impl<L: Library> Valkey<L> {
     /// An engine on the Valkey at `url`; it connects when first needed. Call it within a
     /// tokio runtime.
@@ -113,9 +76,8 @@ impl<L: Library> Valkey<L> {
     /// # Errors
     /// When the address is malformed.
     pub fn new(url: &str, rules: L::Rules) -> Result<Self, Failure> {
-        let info = url
-            .into_connection_info()?
-            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let info =
+            url.into_connection_info()?.set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let config = ConnectionManagerConfig::new()
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_connection_timeout(Some(CONNECTION_TIMEOUT))
@@ -220,7 +182,7 @@ impl<L: Library> Valkey<L> {
     where
         L: ActOn<E>,
     {
-        let at = At { now, rules: &*self.rules, caller: &Caller::Mesh, id: Uuid::now_v7() };
+        let at = At { now, rules: self.rules(), caller: &Caller::Mesh, id: Uuid::now_v7() };
         L::act(fact, &at).restoring()
     }
 
@@ -285,33 +247,30 @@ impl<L: Library> Valkey<L> {
         batch: &[(&dyn Deed<L>, Envelope<'_>)],
         now: Timestamp,
     ) -> Result<Vec<Outcome>, Failure> {
-        let at = |meta: &'_ Meta| (meta.caller.clone(), meta.id);
-        let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(batch.len());
         let mut calls = Vec::with_capacity(batch.len());
+        let mut refused = Vec::with_capacity(batch.len());
         for (deed, envelope) in batch {
-            let (caller, id) = at(envelope.meta);
-            match deed.act(&At { now, rules: &*self.rules, caller: &caller, id }) {
+            match deed.act(&self.at(envelope.meta, now)) {
                 Ok(act) => {
                     calls.push(arguments(&act, envelope, now));
-                    outcomes.push(None);
+                    refused.push(None);
                 }
-                Err(problem) => outcomes.push(Some(Outcome::Done(Answered::refused(&problem)))),
+                Err(problem) => refused.push(Some(Answered::refused(&problem))),
             }
         }
         let mut ended = self.call(&self.names.run, calls).await?.into_iter();
-        let mut all = Vec::with_capacity(batch.len());
-        for ((deed, envelope), outcome) in batch.iter().zip(outcomes) {
-            all.push(match outcome {
-                Some(refused) => refused,
-                None => {
-                    let (caller, id) = at(envelope.meta);
-                    let at = At { now, rules: &*self.rules, caller: &caller, id };
-                    let ended = ended.next().unwrap_or_else(|| Err("no answer".into()));
-                    settle(*deed, envelope.meta, &at, ended)?
-                }
-            });
-        }
-        Ok(all)
+        let settled = batch.iter().zip(refused).map(|((deed, envelope), refused)| match refused {
+            Some(answered) => Ok(Outcome::Done(answered)),
+            None => {
+                let ended = ended.next().unwrap_or_else(|| Err("no answer".into()));
+                settle(*deed, envelope.meta, &self.at(envelope.meta, now), ended)
+            }
+        });
+        settled.collect()
+    }
+
+    fn at<'a>(&'a self, meta: &'a Meta, now: Timestamp) -> At<'a, L::Rules> {
+        At { now, rules: &self.rules, caller: &meta.caller, id: meta.id }
     }
 
     /// Calls `function` once for each list of arguments, in one round trip. Where the
@@ -381,114 +340,6 @@ fn settle<L: Library>(
 
 fn lost() -> Failure {
     Failure::Unavailable("it was emptied and is not rebuilt yet".into())
-}
-
-/// The arguments of a call that comes from a message; `mesh.lua` reads them in `begin`.
-fn arguments(act: &Act, envelope: &Envelope<'_>, now: Timestamp) -> Vec<Vec<u8>> {
-    let meta = envelope.meta;
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let (scope, body) = match &meta.idempotency {
-        Some(key) => (hex(&key.scope), hex(&key.body)),
-        None => Default::default(),
-    };
-    let mut all = vec![
-        act.name.into(),
-        now.unix_millis().to_string().into_bytes(),
-        seed(),
-        meta.event_id.map(|id| id.0.as_bytes().to_vec()).unwrap_or_default(),
-        meta.saga_id.to_string().into_bytes(),
-        meta.event_id.map_or(meta.id, |id| id.0).to_string().into_bytes(),
-        envelope.traceparent.clone().unwrap_or_default().into_bytes(),
-        scope.into_bytes(),
-        body.into_bytes(),
-        if act.is_restoring { b"1".to_vec() } else { Vec::new() },
-    ];
-    all.extend(act.args.iter().map(|arg| arg.clone().into_bytes()));
-    all
-}
-
-/// The arguments of a call that no message asks for: a saga of its own, from no cause.
-fn quiet(act: &Act, now: Timestamp) -> Vec<Vec<u8>> {
-    let mut all = vec![Vec::new(); 10];
-    all[0] = act.name.into();
-    all[1] = now.unix_millis().to_string().into_bytes();
-    all[2] = seed();
-    all[4] = Uuid::now_v7().to_string().into_bytes();
-    if act.is_restoring {
-        all[9] = b"1".to_vec();
-    }
-    all.extend(act.args.iter().map(|arg| arg.clone().into_bytes()));
-    all
-}
-
-/// The random half of the ids of one act's facts: `bxxx-xxxxxxxxxxxx`.
-fn seed() -> Vec<u8> {
-    Uuid::now_v7().to_string()[19..].into()
-}
-
-async fn pipeline(
-    connection: &mut ConnectionManager,
-    function: &str,
-    names: &Names,
-    calls: &[Vec<Vec<u8>>],
-) -> Result<Vec<RedisResult<Value>>, Failure> {
-    let mut pipe = redis::pipe();
-    pipe.ignore_errors();
-    for arguments in calls {
-        pipe.cmd("FCALL").arg(function).arg(1).arg(&names.root).arg(arguments);
-    }
-    pipe.query_async(connection).await.map_err(|error: RedisError| {
-        if error.is_connection_refusal() {
-            Failure::Unavailable(error.to_string())
-        } else {
-            Failure::Uncertain(error.to_string())
-        }
-    })
-}
-
-/// Calls one of the relay's functions.
-async fn serve(
-    connection: &mut ConnectionManager,
-    names: &Names,
-    arguments: Vec<Vec<u8>>,
-) -> Result<Value, Failure> {
-    let calls = [arguments];
-    let mut results = pipeline(connection, &names.serve, names, &calls).await?;
-    if results.first().is_some_and(is_missing) {
-        load(connection, names).await?;
-        results = pipeline(connection, &names.serve, names, &calls).await?;
-    }
-    let result = results.pop().ok_or_else(|| Failure::Refused("no answer".into()))?;
-    result.map_err(|error| {
-        if is_away(&error) {
-            Failure::Unavailable(error.to_string())
-        } else {
-            Failure::Refused(error.to_string())
-        }
-    })
-}
-
-/// Loads the library; another instance may have done so a moment ago.
-async fn load(connection: &mut ConnectionManager, names: &Names) -> Result<(), Failure> {
-    let mut load = redis::cmd("FUNCTION");
-    load.arg("LOAD").arg(&names.lua);
-    match load.query_async::<Value>(connection).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.to_string().contains("already exists") => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn is_missing(result: &RedisResult<Value>) -> bool {
-    result.as_ref().is_err_and(|error| error.to_string().contains("Function not found"))
-}
-
-/// Whether a server answered that it cannot work right now, whatever it was asked.
-fn is_away(error: &RedisError) -> bool {
-    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
-    let kinds = [BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain];
-    matches!(error.kind(), ErrorKind::Server(kind) if kinds.contains(&kind))
-        || matches!(error.code(), Some("OOM" | "MISCONF" | "BUSY" | "NOREPLICAS"))
 }
 
 impl<L: Library> Service<Valkey<L>> {

@@ -7,8 +7,9 @@ use redis::{FromRedisValue, Value, aio::ConnectionManager};
 use uuid::Uuid;
 
 use super::{
-    Act, Names, quiet, serve,
+    Act,
     act::{text, texts},
+    call::{Names, quiet, serve},
 };
 use crate::{
     clock,

@@ -104,7 +104,7 @@ pub async fn payments(options: Payments) -> Result<()> {
 
 fn table(lines: &[Line]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header([
+    table.load_style(UTF8_FULL_CONDENSED).set_header([
         "concurrent", "requests", "payments/s", "p50 ms", "p99 ms", "completed", "compensated",
         "refused", "resident MB",
     ]);

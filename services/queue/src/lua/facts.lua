@@ -1,6 +1,9 @@
 -- What the room does on hearing of schedules, reservations, payments and accounts. Each of
 -- these may come twice, late, or before what it follows from.
 
+-- More numbers than can have been drawn and not said.
+local UNSAID_TICKETS = 1000000
+
 -- A fact that concerns nobody in line; it is only remembered as heard.
 function acts.nothing() end
 
@@ -102,6 +105,14 @@ function acts.withdraw(fan)
     if place and place.state ~= 'E' then
       expire(schedule, fan, place, 'left')
     end
+  end
+end
+
+-- Rebuilt: numbers that were drawn but never said stay below those that are drawn from now
+-- on, so that a fan who proves one stands where they stood.
+function acts.rebuilt()
+  for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
+    redis.call('HINCRBY', key('room:' .. schedule), 'tickets', UNSAID_TICKETS)
   end
 end
 

@@ -76,8 +76,9 @@ local function allowance(room)
   end
   local second = second_of(room)
   local admitted = room.second == second and room.admitted or 0
-  local into = act.now - room.opens_at - second * 1000 + TICK_MILLIS
-  local due = math.ceil(room.per_second * math.min(into, 1000) / 1000)
+  local into = act.now - room.opens_at - second * 1000
+  local ticks = math.floor(into / TICK_MILLIS) + 1
+  local due = math.ceil(room.per_second * ticks * TICK_MILLIS / 1000)
   local vacant = room.active_max - redis.call('ZCARD', key('active:' .. room.schedule))
   return math.min(due - admitted, vacant)
 end

@@ -130,8 +130,7 @@ end
 
 -- Ends a place. What a message does belongs to its own saga; what time does, to the place's.
 local function expire(schedule, fan, place, reason, saga)
-  redis.call('ZREM', key('waiting:' .. schedule), fan)
-  redis.call('ZREM', key('active:' .. schedule), fan)
+  redis.call('ZREM', key((place.state == 'W' and 'waiting:' or 'active:') .. schedule), fan)
   place.state = 'E'
   place.version = place.version + 1
   place.reason = reason

@@ -1,0 +1,18 @@
+#!/bin/sh
+# A role and a database of its own for each service; run once, on an empty volume.
+# No role may so much as connect to a database that is not its own.
+set -eu
+
+for service in user concert reservation payment point; do
+    upper=$(printf %s "$service" | tr a-z- A-Z_)
+    eval "password=\${ONSALE_${upper}_DATABASE_PASSWORD:?}"
+    psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
+        --set name="onsale_$service" --set password="$password" <<'SQL'
+create role :"name" login password :'password';
+create database :"name" owner :"name";
+revoke connect, temporary on database :"name" from public;
+SQL
+done
+
+psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
+    --command 'revoke connect on database postgres, template1 from public'

@@ -1,0 +1,311 @@
+//! Each operation once: its route, its handler, its documentation.
+//!
+//! The router and the OpenAPI document are made of the same list, so neither can know a
+//! route that the other does not.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    handler::Handler,
+    routing::{self, MethodRouter},
+};
+use events::{Code, codes};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::{
+        Content, ContentBuilder, HeaderBuilder, HttpMethod, Ref, RefOr, Required, Response,
+        ResponseBuilder, Schema,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+        schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type},
+    },
+};
+
+use crate::Edge;
+
+/// One operation: a method on a path.
+pub(crate) struct Op {
+    pub(crate) method: HttpMethod,
+    pub(crate) path: &'static str,
+    pub(crate) route: MethodRouter<Edge>,
+    /// Whether a script of any web page may use it.
+    pub(crate) open_to_scripts: bool,
+    pub(crate) tag: &'static str,
+    pub(crate) id: &'static str,
+    pub(crate) summary: &'static str,
+    pub(crate) description: &'static str,
+    pub(crate) role: Option<&'static str>,
+    pub(crate) token: bool,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) request: BTreeMap<&'static str, Content>,
+    pub(crate) responses: BTreeMap<u16, Response>,
+    pub(crate) refusals: Vec<Code>,
+    pub(crate) schemas: Vec<(String, RefOr<Schema>)>,
+}
+
+macro_rules! methods {
+    ($($name:ident = $method:ident;)+) => {$(
+        /// An operation of this method.
+        pub(crate) fn $name<H: Handler<T, Edge>, T: 'static>(path: &'static str, handler: H) -> Self {
+            Self::new(HttpMethod::$method, path, routing::$name(handler))
+        }
+    )+};
+}
+
+impl Op {
+    methods! {
+        get = Get;
+        post = Post;
+        put = Put;
+        delete = Delete;
+    }
+
+    fn new(method: HttpMethod, path: &'static str, route: MethodRouter<Edge>) -> Self {
+        let mut parameters = Vec::new();
+        for name in path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
+            parameters.push(parameter(ParameterIn::Path, name, "").schema(Some(uuid())).build());
+        }
+        let mut refusals =
+            vec![codes::UNAVAILABLE, codes::OVERLOADED, codes::TIMED_OUT, codes::INTERNAL];
+        if !parameters.is_empty() {
+            refusals.push(codes::NOT_FOUND);
+        }
+        Self {
+            method,
+            path,
+            route,
+            open_to_scripts: false,
+            tag: "",
+            id: "",
+            summary: "",
+            description: "",
+            role: None,
+            token: false,
+            parameters,
+            request: BTreeMap::new(),
+            responses: BTreeMap::new(),
+            refusals,
+            schemas: Vec::new(),
+        }
+    }
+
+    /// Where it belongs, what it is called, what it does.
+    pub(crate) fn named(
+        mut self,
+        tag: &'static str,
+        id: &'static str,
+        summary: &'static str,
+    ) -> Self {
+        (self.tag, self.id, self.summary) = (tag, id, summary);
+        self
+    }
+
+    /// What else one should know.
+    pub(crate) fn explained(mut self, description: &'static str) -> Self {
+        self.description = description;
+        self
+    }
+
+    /// A script of any web page may use it.
+    pub(crate) fn open_to_scripts(mut self) -> Self {
+        self.open_to_scripts = true;
+        self
+    }
+
+    /// It needs an access token.
+    pub(crate) fn token(mut self) -> Self {
+        self.token = true;
+        self.refuses(&[codes::UNAUTHENTICATED, codes::TOKEN_EXPIRED])
+    }
+
+    /// It needs an access token of an account with this role.
+    pub(crate) fn role(mut self, role: &'static str) -> Self {
+        self.role = Some(role);
+        self.token().refuses(&[codes::FORBIDDEN])
+    }
+
+    /// It may be repeated with an `Idempotency-Key`.
+    pub(crate) fn command(self) -> Self {
+        self.header(
+            "Idempotency-Key",
+            "1 to 255 visible ASCII characters. The same key with the same request gives the \
+             stored answer; with another request it is refused.",
+        )
+        .refuses(&[codes::INVALID, codes::IDEMPOTENCY_KEY_REUSED])
+    }
+
+    /// It reads an optional header.
+    pub(crate) fn header(mut self, name: &str, meaning: &str) -> Self {
+        let schema = ObjectBuilder::new().schema_type(Type::String);
+        let header = parameter(ParameterIn::Header, name, meaning)
+            .required(Required::False)
+            .schema(Some(schema));
+        self.parameters.push(header.build());
+        self
+    }
+
+    /// It reads these query parameters, and refuses others.
+    pub(crate) fn query<P: IntoParams>(mut self) -> Self {
+        self.parameters.extend(P::into_params(|| Some(ParameterIn::Query)));
+        self.refuses(&[codes::BAD_REQUEST, codes::INVALID])
+    }
+
+    /// A path parameter is one of these instead of an id.
+    pub(crate) fn path_schema<T: ToSchema>(mut self, name: &str) -> Self {
+        let schema = self.schema::<T>();
+        for parameter in self.parameters.iter_mut().filter(|parameter| parameter.name == name) {
+            parameter.schema = Some(schema.clone());
+        }
+        self
+    }
+
+    /// It takes a JSON body.
+    pub(crate) fn takes<T: ToSchema + DeserializeOwned>(mut self, example: &str) -> Self {
+        let schema = self.schema::<T>();
+        self.json_body(schema, checked::<T>(example))
+    }
+
+    /// It takes a JSON body in which a field is missing, because the path has it.
+    pub(crate) fn takes_without<T: ToSchema + DeserializeOwned>(
+        mut self,
+        field: &str,
+        example: &str,
+    ) -> Self {
+        T::schemas(&mut self.schemas);
+        let mut schema = T::schema();
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            object.properties.remove(field);
+            object.required.retain(|name| name != field);
+        }
+        let mut example = example_of(example);
+        let mut complete = example.clone();
+        complete[field] = Value::String(uuid::Uuid::nil().to_string());
+        debug_assert!(serde_json::from_value::<T>(complete).is_ok(), "{}: {example}", self.path);
+        self.json_body(schema, example.take())
+    }
+
+    fn json_body(mut self, schema: RefOr<Schema>, example: Value) -> Self {
+        let content = ContentBuilder::new().schema(Some(schema)).example(Some(example));
+        self.request.insert("application/json", content.build());
+        self.refuses(&[
+            codes::BAD_REQUEST,
+            codes::INVALID,
+            codes::BODY_TOO_LARGE,
+            codes::UNSUPPORTED_MEDIA_TYPE,
+        ])
+    }
+
+    /// It takes a body of another content type as well.
+    pub(crate) fn also_takes(mut self, content_type: &'static str, example: &str) -> Self {
+        self.request.insert(content_type, text(example));
+        self
+    }
+
+    /// What a granted request is answered with.
+    pub(crate) fn gives<T: ToSchema + DeserializeOwned>(
+        mut self,
+        status: u16,
+        meaning: &str,
+        example: &str,
+    ) -> Self {
+        let schema = self.schema::<T>();
+        let content =
+            ContentBuilder::new().schema(Some(schema)).example(Some(checked::<T>(example)));
+        let mut response = ResponseBuilder::new()
+            .description(meaning)
+            .content("application/json", content.build());
+        if status == 202 {
+            response = response.header("Location", header("Where to follow what was begun."));
+        }
+        self.responses.insert(status, response.build());
+        self
+    }
+
+    /// It honours `Prefer: wait=N`, and is answered with the outcome then.
+    pub(crate) fn waits<T: ToSchema + DeserializeOwned>(
+        self,
+        meaning: &str,
+        example: &str,
+    ) -> Self {
+        let mut op = self
+            .header("Prefer", "`wait=N`: answer with the outcome if it is known in N ≤ 30 seconds.")
+            .gives::<T>(200, meaning, example);
+        if let Some(response) = op.responses.get_mut(&200) {
+            let applied = header("`wait=N`, as it was honoured.");
+            response.headers.insert("Preference-Applied".to_owned(), applied.into());
+        }
+        op
+    }
+
+    /// What a granted request is answered with is a stream of server-sent events.
+    pub(crate) fn streams(mut self, example: &str) -> Self {
+        let response = ResponseBuilder::new()
+            .description("Events, until the client hangs up or the token runs out")
+            .content("text/event-stream", text(example));
+        self.responses.insert(200, response.build());
+        self
+    }
+
+    /// How it may be refused.
+    pub(crate) fn refuses(mut self, kinds: &[Code]) -> Self {
+        for kind in kinds {
+            if !self.refusals.contains(kind) {
+                self.refusals.push(*kind);
+            }
+        }
+        self
+    }
+
+    /// The schema of a type: by name, unless it is generic.
+    fn schema<T: ToSchema>(&mut self) -> RefOr<Schema> {
+        T::schemas(&mut self.schemas);
+        let name = T::name();
+        if name == "Page" || name == "Value" {
+            return T::schema();
+        }
+        self.schemas.push((name.to_string(), T::schema()));
+        Ref::from_schema_name(name).into()
+    }
+}
+
+fn parameter(place: ParameterIn, name: &str, meaning: &str) -> ParameterBuilder {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(Required::True)
+        .description((!meaning.is_empty()).then_some(meaning))
+}
+
+fn uuid() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid)))
+}
+
+/// A response header.
+pub(crate) fn header(meaning: &str) -> utoipa::openapi::Header {
+    let schema = ObjectBuilder::new().schema_type(Type::String);
+    HeaderBuilder::new().schema(Some(schema)).description(Some(meaning)).build()
+}
+
+fn text(example: &str) -> Content {
+    ContentBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .example(Some(Value::String(example.to_owned())))
+        .build()
+}
+
+fn example_of(example: &str) -> Value {
+    serde_json::from_str(example).expect("an example is JSON")
+}
+
+/// An example, which must be readable as what it is an example of.
+fn checked<T: DeserializeOwned>(example: &str) -> Value {
+    debug_assert!(
+        serde_json::from_str::<T>(example).is_ok(),
+        "no {}: {example}",
+        std::any::type_name::<T>()
+    );
+    example_of(example)
+}

@@ -1,0 +1,320 @@
+//! The store itself: what it remembers, what it hands to the relay, what becomes of it
+//! when it is lost.
+
+use bytes::Bytes;
+use events::{codes, queue::PlaceState};
+use futures::stream;
+use mesh::{
+    Idempotency,
+    engine::{Engine, Failure},
+    relay::{Cursor, Position, Source},
+    valkey::Valkey,
+};
+use queue::{Room, Rules};
+
+use crate::stage::{
+    ADMISSION, SCHEDULE, Stage, at, completed, confirmed, created, fan, opened,
+    subject_and_payload, withdrawn,
+};
+
+fn key(scope: u8, body: u8) -> Idempotency {
+    Idempotency { scope: [scope; 32], body: [body; 32] }
+}
+
+#[tokio::test]
+async fn the_same_key_and_body_give_the_stored_answer_and_another_body_is_refused() {
+    let stage = Stage::open().await;
+    stage.enter(fan(0), 0).await.unwrap();
+    let first = stage.enter_once(fan(1), &key(1, 1), 0).await.unwrap();
+    stage.leave(fan(0), 10).await.unwrap();
+    let again = stage.enter_once(fan(1), &key(1, 1), 20).await.unwrap();
+    assert_eq!(again, first);
+    let reused = stage.enter_once(fan(1), &key(1, 2), 20).await.unwrap_err();
+    assert!(reused.is(codes::IDEMPOTENCY_KEY_REUSED));
+    let fresh = stage.enter_once(fan(1), &key(2, 1), 20).await.unwrap();
+    assert_eq!(fresh.position, Some(0));
+}
+
+#[tokio::test]
+async fn a_refusal_is_not_kept_under_its_key() {
+    let stage = Stage::empty().await;
+    assert!(stage.enter_once(fan(1), &key(1, 1), 0).await.unwrap_err().is(codes::NOT_FOUND));
+    stage.hear(opened(SCHEDULE, ADMISSION, 10), 0).await;
+    stage.enter_once(fan(1), &key(1, 1), 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_relay_reads_in_order_and_keeps_its_position() {
+    let mut stage = Stage::open().await;
+    for n in 0..10 {
+        stage.enter(fan(n), 0).await.unwrap();
+    }
+    let outbox = &mut stage.outbox;
+    assert_eq!(outbox.position().await.unwrap(), Position::default());
+    let first = outbox.read(Cursor::default(), 4).await.unwrap();
+    let rest = outbox.read(first[3].cursor, 100).await.unwrap();
+    assert_eq!((first.len(), rest.len()), (4, 6));
+    let cursors: Vec<Cursor> = first.iter().chain(&rest).map(|row| row.cursor).collect();
+    assert!(cursors.is_sorted());
+
+    let middle = Position { cursor: cursors[3], stream_seq: 4 };
+    let end = Position { cursor: cursors[9], stream_seq: 10 };
+    outbox.advance(middle).await.unwrap();
+    outbox.advance(end).await.unwrap();
+    assert_eq!(outbox.position().await.unwrap(), end);
+    // A broker that forgot: back to what it still has, and to the very beginning.
+    assert_eq!(outbox.rewind(7).await.unwrap(), middle);
+    assert_eq!(outbox.position().await.unwrap(), middle);
+    assert_eq!(outbox.rewind(0).await.unwrap(), Position::default());
+}
+
+#[tokio::test]
+async fn two_positions_with_one_sequence_are_ordered_by_their_cursors() {
+    let mut stage = Stage::open().await;
+    for minor in [9, 10] {
+        let cursor = Cursor { major: 1_800_000_000_000, minor };
+        stage.outbox.advance(Position { cursor, stream_seq: 3 }).await.unwrap();
+    }
+    assert_eq!(stage.outbox.position().await.unwrap().cursor.minor, 10);
+}
+
+#[tokio::test]
+async fn the_next_relay_takes_over_when_the_first_one_goes() {
+    let Stage { room, outbox, valkey: _valkey, .. } = Stage::open().await;
+    let second = tokio::spawn(async move { room.outbox().await });
+    drop(outbox);
+    second.await.unwrap().unwrap().position().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_relay_whose_lease_has_lapsed_can_read_and_move_nothing() {
+    let mut stage = Stage::open().await;
+    redis(&stage, &["DEL", "{queue}:relay:lease"]).await;
+    let mut second = stage.room.outbox().await.unwrap();
+    let end = Position { cursor: Cursor { major: 1, minor: 0 }, stream_seq: 1 };
+    assert!(matches!(stage.outbox.advance(end).await, Err(Failure::Unavailable(_))));
+    assert!(stage.outbox.read(Cursor::default(), 10).await.is_err());
+    assert_eq!(second.position().await.unwrap(), Position::default());
+    // Going, the first one leaves the lease of the second alone.
+    drop(stage.outbox);
+    second.advance(end).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_not_published_is_never_trimmed() {
+    let mut stage = Stage::open().await;
+    for n in 0..300 {
+        stage.enter(fan(n), 0).await.unwrap();
+    }
+    stage.room.tidy().await.unwrap();
+    let rows = stage.outbox.read(Cursor::default(), 1_000).await.unwrap();
+    assert_eq!(rows.len(), 300);
+    let position = Position { cursor: rows[299].cursor, stream_seq: 300 };
+    stage.outbox.advance(position).await.unwrap();
+    // Published, but young: it stays, for a broker that forgets.
+    stage.room.tidy().await.unwrap();
+    assert_eq!(stage.outbox.read(Cursor::default(), 1_000).await.unwrap().len(), 300);
+}
+
+#[tokio::test]
+async fn what_is_published_and_an_hour_old_is_trimmed() {
+    let mut stage = Stage::empty().await;
+    for entry in 1..=500 {
+        redis(&stage, &["XADD", "{queue}:outbox", &format!("{entry}-1"), "k", "v"]).await;
+    }
+    stage.hear(opened(SCHEDULE, ADMISSION, 10), 0).await;
+    stage.enter(fan(0), 0).await.unwrap();
+    let after = Cursor { major: 500, minor: 1 };
+    let young = stage.outbox.read(after, 10).await.unwrap()[0].cursor;
+    stage.outbox.advance(Position { cursor: young, stream_seq: 1 }).await.unwrap();
+    stage.room.tidy().await.unwrap();
+    // Valkey trims whole nodes of its tree, of a hundred entries each; what is left of the
+    // old ones lies in a node with the young one.
+    let left: Vec<String> = xrange(&stage).await;
+    assert!(left.len() <= 101, "{left:?}");
+    assert_eq!(left.last().unwrap(), &format!("{}-{}", young.major, young.minor));
+}
+
+async fn xrange(stage: &Stage) -> Vec<String> {
+    let client = redis::Client::open(stage.valkey.server().url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut range = redis::cmd("XRANGE");
+    range.arg("{queue}:outbox").arg("-").arg("+");
+    let entries: Vec<(String, Vec<String>)> = range.query_async(&mut connection).await.unwrap();
+    entries.into_iter().map(|(id, _)| id).collect()
+}
+
+#[tokio::test]
+async fn a_fact_carries_the_saga_the_cause_and_the_span_it_came_from() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut stage = Stage::open().await;
+    stage.admit(1).await;
+    stage.rows().await;
+    let event = events::EventId(uuid::Uuid::now_v7());
+    let mut meta = crate::stage::meta("payment.completed", mesh::Caller::Mesh);
+    meta.event_id = Some(event);
+    meta.trace = mesh::trace::TraceParent::from_header(Some(PARENT));
+    stage.room.hear(completed(1, fan(0), 1_000), &meta, at(1_000)).await.unwrap();
+    let rows = stage.rows().await;
+    assert_eq!((rows[0].saga_id, rows[0].cause_id), (meta.saga_id, Some(event.0)));
+    assert_eq!(rows[0].trace.to_header().as_deref(), Some(PARENT));
+}
+
+#[tokio::test]
+async fn a_killed_valkey_comes_back_with_everything_it_answered_for() {
+    let stage = Stage::open().await;
+    stage.admit(2).await;
+    stage.enter(fan(2), 1_000).await.unwrap();
+    let before = stage.look(fan(2), 1_000).await.unwrap();
+    stage.valkey.server().kill();
+    assert!(stage.look(fan(2), 1_000).await.unwrap_err().is(codes::UNAVAILABLE));
+    stage.valkey.server().restart().await.unwrap();
+    let after = until_it_answers(&stage).await;
+    assert_eq!(after, before);
+    assert_eq!(stage.state(fan(0), 1_000).await, PlaceState::Active);
+}
+
+/// The connection finds its way back by itself.
+async fn until_it_answers(stage: &Stage) -> events::queue::Place {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        match stage.look(fan(2), 1_000).await {
+            Ok(place) => return place,
+            Err(problem) => assert!(std::time::Instant::now() < deadline, "{problem}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_store_takes_nothing_in_until_it_is_rebuilt() {
+    let stage = Stage::open().await;
+    redis(&stage, &["FLUSHALL"]).await;
+    redis(&stage, &["FUNCTION", "FLUSH"]).await;
+    assert!(stage.look(fan(0), 0).await.unwrap_err().is(codes::UNAVAILABLE));
+    assert!(stage.room.check().await.is_err());
+    assert!(queue::due(stage.room.clone(), at(0)).await.unwrap().is_empty());
+    let act = mesh::valkey::Act::new("enter").arg(SCHEDULE).arg(fan(0)).arg("");
+    let lost = stage.room.perform(&[act], at(0)).await;
+    assert!(matches!(lost, Err(Failure::Unavailable(_))), "{lost:?}");
+    queue::rebuild(&stage.room, stream::empty(), at(0)).await.unwrap();
+    stage.room.check().await.unwrap();
+    assert!(stage.look(fan(0), 0).await.unwrap_err().is(codes::NOT_FOUND));
+}
+
+/// A room with a fan in every state, and everything that was said of it.
+async fn lived_in() -> (Stage, Vec<(String, Bytes)>) {
+    let mut stage = Stage::open().await;
+    stage.admit(5).await;
+    for n in 5..9 {
+        stage.enter(fan(n), 1_000).await.unwrap();
+    }
+    let hold_gone = events::payment::PaymentFailure::HoldGone;
+    stage.hear(crate::stage::failed(9, fan(1), hold_gone, 1_000), 1_000).await;
+    stage.hear(created(1, fan(2), 400_000), 1_000).await;
+    stage.hear(confirmed(3, fan(3), 4), 1_000).await;
+    stage.hear(completed(3, fan(3), 1_000), 1_000).await;
+    stage.leave(fan(6), 1_000).await.unwrap();
+    let mut said: Vec<(String, Bytes)> =
+        stage.rows().await.into_iter().map(|row| (row.subject, row.payload)).collect();
+    said.push(subject_and_payload(&opened(SCHEDULE, ADMISSION, 10)));
+    said.push(subject_and_payload(&created(1, fan(2), 400_000)));
+    said.push(subject_and_payload(&confirmed(3, fan(3), 4)));
+    said.push(subject_and_payload(&withdrawn(fan(77))));
+    said.push(subject_and_payload(&completed(3, fan(3), 1_000)));
+    said.push(("onsale.queue.waiting.v1.-".into(), Bytes::from_static(b"rubbish")));
+    (stage, said)
+}
+
+#[tokio::test]
+async fn a_room_is_rebuilt_from_what_was_said_in_whatever_order() {
+    for is_backwards in [false, true] {
+        let (mut stage, mut said) = lived_in().await;
+        let mut before = Vec::new();
+        for n in 0..9 {
+            before.push(stage.look(fan(n), 2_000).await.unwrap());
+        }
+        redis(&stage, &["FLUSHALL"]).await;
+        if is_backwards {
+            said.reverse();
+        }
+        let count = said.len() as u64 - 2;
+        let rebuilt = queue::rebuild(&stage.room, stream::iter(said), at(2_000)).await.unwrap();
+        assert_eq!(rebuilt, count, "all but the payment and the rubbish");
+        stage.outbox = stage.room.outbox().await.unwrap();
+        stage.said().await;
+        for (n, before) in (0..9).zip(before) {
+            let after = stage.look(fan(n), 2_000).await.unwrap();
+            assert_eq!(after, before, "fan {n}, backwards: {is_backwards}");
+        }
+        // The hold still keeps its place, and the next number is a new one.
+        stage.tick_through(61_000..61_300).await;
+        assert_eq!(stage.state(fan(2), 61_300).await, PlaceState::Active);
+        stage.enter(fan(20), 61_300).await.unwrap();
+        let told = stage.said().await;
+        assert_eq!(told.last().unwrap().what["ticket"], 1_000_010);
+        assert!(stage.enter(fan(77), 61_300).await.unwrap_err().is(codes::FORBIDDEN));
+    }
+}
+
+#[tokio::test]
+async fn a_rebuilding_that_is_begun_anew_changes_nothing_twice() {
+    let (mut stage, said) = lived_in().await;
+    redis(&stage, &["FLUSHALL"]).await;
+    queue::rebuild(&stage.room, stream::iter(said.clone()), at(2_000)).await.unwrap();
+    let before = stage.look(fan(5), 2_000).await.unwrap();
+    redis(&stage, &["DEL", "{queue}:whole"]).await;
+    queue::rebuild(&stage.room, stream::iter(said), at(2_000)).await.unwrap();
+    assert_eq!(stage.look(fan(5), 2_000).await.unwrap(), before);
+    stage.outbox = stage.room.outbox().await.unwrap();
+    assert_eq!(stage.said().await, [], "nothing is told again");
+}
+
+#[tokio::test]
+async fn a_store_that_is_whole_is_not_rebuilt() {
+    let (stage, said) = lived_in().await;
+    let count = queue::rebuild(&stage.room, stream::iter(said), at(2_000)).await.unwrap();
+    assert_eq!(count, 0);
+}
+
+#[tokio::test]
+async fn a_ticket_gives_the_old_number_back_when_the_place_was_never_said() {
+    let stage = Stage::open().await;
+    stage.enter(fan(0), -9).await.unwrap();
+    let ticket = stage.enter(fan(1), -8).await.unwrap().ticket;
+    redis(&stage, &["FLUSHALL"]).await;
+    let said = vec![subject_and_payload(&opened(SCHEDULE, ADMISSION, 10))];
+    queue::rebuild(&stage.room, stream::iter(said), at(-7)).await.unwrap();
+    // The keys were put back by who still had them; somebody else has come meanwhile.
+    stage.enter(fan(5), -6).await.unwrap();
+    stage.enter(fan(6), -6).await.unwrap();
+    stage.enter(fan(7), -6).await.unwrap();
+    let place = stage.enter_with(fan(1), ticket.clone(), -5).await.unwrap();
+    assert_eq!((place.ticket, place.position), (ticket, Some(0)));
+    assert_eq!(stage.enter(fan(8), -4).await.unwrap().position, Some(4));
+}
+
+#[tokio::test]
+async fn two_instances_agree_on_their_keys() {
+    let stage = Stage::open().await;
+    let second = Valkey::<Room>::new(stage.valkey.server().url(), Rules::default()).unwrap();
+    second.rules().signer.refresh(&second, at(1)).await.unwrap();
+    assert_eq!(second.rules().signer.jwks(), stage.room.rules().signer.jwks());
+    // A day later one of them rotates, and the other takes the new key over.
+    let tomorrow = at(25 * 3_600_000);
+    second.rules().signer.refresh(&second, tomorrow).await.unwrap();
+    stage.room.rules().signer.refresh(&stage.room, tomorrow).await.unwrap();
+    let keys = stage.room.rules().signer.jwks();
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 2);
+    assert_eq!(second.rules().signer.jwks(), keys);
+}
+
+async fn redis(stage: &Stage, command: &[&str]) {
+    let client = redis::Client::open(stage.valkey.server().url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut run = redis::cmd(command[0]);
+    command[1..].iter().for_each(|part| {
+        run.arg(*part);
+    });
+    run.query_async::<redis::Value>(&mut connection).await.unwrap();
+}
