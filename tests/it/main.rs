@@ -3,3 +3,4 @@
 mod architecture;
 mod compose;
 mod contracts;
+mod journeys;

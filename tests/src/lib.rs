@@ -3,11 +3,15 @@
 //! | file | what it is |
 //! |---|---|
 //! | `facts` | every fact, with its type behind it |
+//! | `mesh` | the whole mesh, running, and its fans |
 //! | `otlp` | a collector of spans, and the tree that one saga must be |
 //! | `project` | the project's own files, read as data |
+//! | `sse` | a reader of server-sent events |
 //! | `wiring` | what every service declares of itself |
 
 pub mod facts;
+pub mod mesh;
 pub mod otlp;
 pub mod project;
+pub mod sse;
 pub mod wiring;

@@ -94,10 +94,16 @@ impl Mesh {
 
     /// A mesh in which only these services run; the gateway must be among them.
     pub async fn with(services: &[&str]) -> Self {
+        Self::with_rules(services, |_| {}).await
+    }
+
+    /// The same, with some rules changed.
+    pub async fn with_rules(services: &[&str], change: impl FnOnce(&mut Rules)) -> Self {
         let quiet = std::sync::Arc::new(|_: &str| {});
         let mut stage = Stage::set(None, quiet).await.expect("servers");
         stage.config.http_addr = Some(([127, 0, 0, 1], 0).into());
-        let rules = rules(&stage);
+        let mut rules = rules(&stage);
+        change(&mut rules);
         let fleet = Fleet::start(&stage.config, services, &rules).await.expect("services");
         let addr = fleet.http_addr().expect("a gateway");
         stage.config.http_addr = Some(addr);

@@ -29,6 +29,7 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::post("/v1/users", register)
             .named(TAG, "register", "Sign up")
             .explained("Makes an account and logs it in. Limited by client address.")
+            .command()
             .takes::<Register>(examples::REGISTER)
             .gives::<Session>(Register::STATUS, "The account's first session", examples::SESSION)
             .refuses(&[codes::EMAIL_TAKEN, codes::RATE_LIMITED]),
@@ -42,8 +43,10 @@ pub(crate) fn ops() -> Vec<Op> {
             .named(TAG, "refreshSession", "Exchange a refresh token for a new session")
             .explained(
                 "A refresh token is good for one exchange. Using one twice ends the session: \
-                 one of its two users stole it.",
+                 one of its two users stole it. To repeat an exchange whose answer was lost, repeat \
+                 its `Idempotency-Key`.",
             )
+            .command()
             .takes::<Refresh>(examples::REFRESH)
             .gives::<Session>(Refresh::STATUS, "The renewed session", examples::SESSION)
             .refuses(&[codes::UNAUTHENTICATED, codes::TOKEN_EXPIRED]),

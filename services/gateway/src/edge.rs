@@ -1,8 +1,11 @@
 //! What every handler has at hand.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    cell::Cell,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use axum::response::Response;
@@ -26,6 +29,12 @@ use crate::{
 const ASKS_MAX: usize = 8_192;
 /// Event streams open at once; more are turned away.
 const FOLLOWERS_MAX: usize = 10_000;
+
+tokio::task_local! {
+    /// The saga that the request at hand begins, for the request's span; set only where
+    /// there is a span.
+    pub(crate) static SAGA: Cell<Option<Uuid>>;
+}
 
 /// The gateway's state; cheap to clone.
 #[derive(Clone)]
@@ -102,6 +111,7 @@ impl Edge {
         body: Bytes,
         id: Uuid,
     ) -> Result<Answered, Refused> {
+        let _ = SAGA.try_with(|saga| saga.set(Some(id)));
         self.send(C::ENDPOINT, body, head.ask(Some(id))?).await
     }
 

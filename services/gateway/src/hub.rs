@@ -126,6 +126,7 @@ impl Hub {
     }
 
     async fn follow(&self, shutdown: &CancellationToken) -> Result<(), Problem> {
+        let mut reconnects = self.asker.reconnects();
         let mut live = self.asker.follow(&FOLLOWED).await?;
         let mut base = Cursor::default();
         for (seq, service) in base.0.iter_mut().zip(FOLLOWED) {
@@ -139,6 +140,9 @@ impl Hub {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
+                // To be followed anew: a hole at the end of a stream has nothing behind it
+                // that would show it.
+                Ok(()) = reconnects.changed() => return Ok(()),
                 _ = idle_check.tick() => if self.close_if_idle() { return Ok(()) },
                 fact = live.next() => match fact {
                     Some(fact) => self.pass_on(fact, &base),

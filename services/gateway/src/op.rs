@@ -39,6 +39,7 @@ pub(crate) struct Op {
     pub(crate) token: bool,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) request: BTreeMap<&'static str, Content>,
+    pub(crate) request_required: Required,
     pub(crate) responses: BTreeMap<u16, Response>,
     pub(crate) refusals: Vec<Code>,
     pub(crate) schemas: Vec<(String, RefOr<Schema>)>,
@@ -84,6 +85,7 @@ impl Op {
             token: false,
             parameters,
             request: BTreeMap::new(),
+            request_required: Required::True,
             responses: BTreeMap::new(),
             refusals,
             schemas: Vec::new(),
@@ -194,6 +196,12 @@ impl Op {
             codes::BODY_TOO_LARGE,
             codes::UNSUPPORTED_MEDIA_TYPE,
         ])
+    }
+
+    /// Its body may be left out.
+    pub(crate) fn or_nothing(mut self) -> Self {
+        self.request_required = Required::False;
+        self
     }
 
     /// It takes a body of another content type as well.

@@ -7,7 +7,7 @@ use utoipa::{
     PartialSchema,
     openapi::{
         ComponentsBuilder, ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder,
-        PathItem, PathsBuilder, Ref, Required, Response, ResponseBuilder,
+        PathItem, PathsBuilder, Ref, Response, ResponseBuilder,
         example::ExampleBuilder,
         path::OperationBuilder,
         request_body::RequestBodyBuilder,
@@ -69,7 +69,7 @@ fn item(op: &Op) -> PathItem {
         operation = operation.security(SecurityRequirement::new(BEARER, none));
     }
     if !op.request.is_empty() {
-        let mut body = RequestBodyBuilder::new().required(Some(Required::True));
+        let mut body = RequestBodyBuilder::new().required(Some(op.request_required.clone()));
         for (content_type, content) in &op.request {
             body = body.content(*content_type, content.clone());
         }

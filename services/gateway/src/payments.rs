@@ -156,8 +156,8 @@ pub(crate) async fn end_of(
     }
 }
 
-/// Waits until the deadline, then looks once: the fact may have been missed while the
-/// connection to the mesh was down.
+/// Waits until the deadline, then looks once. After a lost connection it looks as well: the
+/// fact may have passed unseen.
 async fn ended(
     edge: &Edge,
     head: &Head,
@@ -167,10 +167,19 @@ async fn ended(
     wanted: fn(PaymentState) -> bool,
 ) -> Option<Payment> {
     if let Some(mut waiter) = waiter {
-        tokio::select! {
-            payment = waiter.ended(wanted) => return Some(payment),
-            () = tokio::time::sleep_until(deadline) => {}
-            () = edge.shutdown().cancelled() => {}
+        let mut reconnects = edge.asker().reconnects();
+        loop {
+            tokio::select! {
+                payment = waiter.ended(wanted) => return Some(payment),
+                () = tokio::time::sleep_until(deadline) => break,
+                () = edge.shutdown().cancelled() => break,
+                Ok(()) = reconnects.changed() => {
+                    let payment = look(edge, head, payment_id, wanted).await;
+                    if payment.is_some() {
+                        return payment;
+                    }
+                }
+            }
         }
     }
     look(edge, head, payment_id, wanted).await

@@ -1,7 +1,8 @@
 //! Connections, and what happens to every request.
 
 use std::{
-    convert::Infallible, io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration,
+    cell::Cell, convert::Infallible, io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -12,7 +13,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use events::{Problem, codes};
+use events::{Problem, SagaId, codes};
 use futures::FutureExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::{debug, error, warn};
 
-use crate::{Edge, openapi, ops, pages, problem::Refused};
+use crate::{Edge, edge::SAGA, openapi, ops, pages, problem::Refused};
 
 /// Connections open at once; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 16_384;
@@ -38,6 +39,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long running requests may take to finish once shutdown has begun.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Asked every few seconds by whoever watches; they make no traces.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 /// How long to wait when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -75,16 +78,26 @@ async fn preflight() -> Response {
 
 /// What happens to every request: a span around it, and a problem instead of a panic.
 async fn around(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
-    let mut span = begin_span(&edge, &mut request);
+    let Some(mut span) = begin_span(&edge, &mut request) else {
+        return answered(request, next).await;
+    };
+    let within = async {
+        let response = answered(request, next).await;
+        span.status(response.status().as_u16());
+        if let Some(saga_id) = SAGA.with(Cell::get) {
+            span.saga(SagaId(saga_id));
+        }
+        response
+    };
+    SAGA.scope(Cell::new(None), within).await
+}
+
+async fn answered(request: Request, next: Next) -> Response {
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    let response = answered.unwrap_or_else(|_| {
+    answered.unwrap_or_else(|_| {
         error!("a handler panicked");
         Refused::from(codes::INTERNAL).into_response()
-    });
-    if let Some(span) = &mut span {
-        span.status(response.status().as_u16());
-    }
-    response
+    })
 }
 
 /// The span of a request, which takes its place in the `traceparent` that is sent on. With
@@ -97,6 +110,9 @@ fn begin_span(edge: &Edge, request: &mut Request) -> Option<Span> {
     let incoming = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
     let parent = TraceParent::from_header(incoming);
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str);
+    if PROBES.contains(&route) {
+        return None;
+    }
     let mut span = tracer.server(request.method().as_str(), route, &parent);
     span.note("http.request.method", || request.method().as_str().to_owned());
     span.note("http.route", || route.to_owned());

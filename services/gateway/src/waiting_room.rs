@@ -46,8 +46,9 @@ pub(crate) fn ops() -> Vec<Op> {
             .token()
             .command()
             .takes_without::<Enter>("schedule_id", examples::ENTER)
+            .or_nothing()
             .gives::<Place>(Enter::STATUS, "The place", examples::PLACE)
-            .refuses(&[codes::NOT_FOUND, codes::SCHEDULE_CLOSED]),
+            .refuses(&[codes::NOT_FOUND, codes::SCHEDULE_CLOSED, codes::FORBIDDEN]),
         Op::get("/v1/schedules/{id}/queue/me", get_place)
             .named(TAG, "getPlace", "Look at the caller's place")
             .explained("`poll_after_secs` says when to look again; or follow the events.")

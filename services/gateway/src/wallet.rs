@@ -26,7 +26,7 @@ pub(crate) fn ops() -> Vec<Op> {
             .command()
             .takes::<Charge>(examples::CHARGE)
             .gives::<Entry>(Charge::STATUS, "The ledger entry", examples::ENTRY)
-            .refuses(&[codes::WALLET_CLOSED, codes::BALANCE_LIMIT]),
+            .refuses(&[codes::NOT_FOUND, codes::WALLET_CLOSED, codes::BALANCE_LIMIT]),
         Op::get("/v1/points/balance", balance)
             .named(TAG, "getBalance", "Read the balance")
             .token()

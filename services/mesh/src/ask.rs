@@ -9,6 +9,7 @@ use async_nats::{Client, HeaderMap, Message, Request, RequestErrorKind, Subscrib
 use bytes::Bytes;
 use events::{Problem, SagaId, Timestamp, codes, fact_of_subject, producer_of};
 use futures::{StreamExt, stream::SelectAll};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
@@ -106,6 +107,12 @@ impl Asker {
             all.push(subscriber.map_err(|error| unavailable(&error.to_string()))?);
         }
         Ok(Following(all))
+    }
+
+    /// Changes with each new connection to the broker: what was told in between has passed
+    /// unseen by whoever follows.
+    pub fn reconnects(&self) -> watch::Receiver<u64> {
+        self.0.reconnects()
     }
 
     /// Facts of a service stored after a sequence, in order, at most `limit` of them; none

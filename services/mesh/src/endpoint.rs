@@ -120,6 +120,7 @@ impl<E: Engine> Endpoints<E> {
                     Err(_) => overloaded(),
                     Ok(permit) => {
                         let mut span = self.link.tracer().command(meta.name, &meta.trace);
+                        span.saga(meta.saga_id);
                         let mut meta = meta;
                         meta.trace = span.parent();
                         let answer = read(self.desk.clone(), request.payload, meta);

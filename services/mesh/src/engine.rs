@@ -57,6 +57,10 @@ pub enum Failure {
     /// The store was lost while committing: the batch has taken effect, or it has not.
     #[error("the store was lost while committing: {0}")]
     Uncertain(String),
+    /// Another batch was faster, and nothing of this one took effect: decided again, it sees
+    /// what the other has done.
+    #[error("another batch was faster: {0}")]
+    Contended(String),
     /// The store refuses this batch; its messages are tried one by one.
     #[error("the store refuses the batch: {0}")]
     Refused(String),
@@ -70,6 +74,8 @@ impl From<sqlx::Error> for Failure {
                 Some(code) if code.starts_with("57P") || code.starts_with("53") => {
                     Self::Unavailable(error.to_string())
                 }
+                // Broken uniqueness, serialization, deadlock.
+                Some("23505" | "40001" | "40P01") => Self::Contended(error.to_string()),
                 _ => Self::Refused(error.to_string()),
             },
             sqlx::Error::Io(_)

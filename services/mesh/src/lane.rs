@@ -14,10 +14,11 @@ use tracing::{error, warn};
 
 use crate::{
     Link, dead_letter,
-    engine::{Engine, Failure},
+    engine::{Engine, Failure, Ran},
     failpoint::{Failpoint, Failpoints},
     health::Health,
     link::headers,
+    trace::{Messaging, Span},
     work::{Answered, Outcome, Settle, Work},
 };
 
@@ -30,6 +31,8 @@ const EARLY_RETRY: Duration = Duration::from_millis(20);
 /// Deliveries after which a fact that cannot be taken in becomes a dead letter: with the
 /// delays of [`nak_delay`], about a minute.
 const DELIVERIES_MAX: u64 = 20;
+/// Runs of a batch that other batches are faster than, until it is refused.
+const RUNS_MAX: u32 = 5;
 /// How long a lane pauses when its store does not answer.
 const STORE_PAUSE: Duration = Duration::from_millis(250);
 
@@ -56,7 +59,10 @@ impl<E: Engine> Lane<E> {
                 return Ok(());
             }
             for work in &mut batch {
-                work.span = open_span(&self.link, work);
+                // A command that came too early keeps the span of its first try.
+                if !work.span.is_on() {
+                    work.span = open_span(&self.link, work);
+                }
             }
             self.run_batch(batch).await;
         }
@@ -64,7 +70,7 @@ impl<E: Engine> Lane<E> {
 
     /// Runs a batch; when its store refuses it as a whole, its messages one by one.
     async fn run_batch(&self, mut batch: Vec<Work<E::Deed>>) {
-        match self.engine.run(&mut batch).await {
+        match self.run_until_it_wins(&mut batch).await {
             Ok(ran) => {
                 self.health.store(true);
                 self.wake_relay.notify_one();
@@ -89,10 +95,23 @@ impl<E: Engine> Lane<E> {
         }
     }
 
+    /// Of two batches that make the same thing at once, the second to commit is rolled back
+    /// and decided again: then it finds what the first has made.
+    async fn run_until_it_wins(&self, batch: &mut [Work<E::Deed>]) -> Result<Ran, Failure> {
+        let mut runs = 1;
+        loop {
+            match self.engine.run(batch).await {
+                Err(Failure::Contended(_)) if runs < RUNS_MAX => runs += 1,
+                Err(Failure::Contended(cause)) => return Err(Failure::Refused(cause)),
+                ran => return ran,
+            }
+        }
+    }
+
     /// Nothing of the batch took effect (or, uncertain, all of it): facts come again, and
     /// callers are told what is known.
     async fn fail(&self, batch: Vec<Work<E::Deed>>, failure: Failure) {
-        let lost = !matches!(failure, Failure::Refused(_));
+        let lost = matches!(failure, Failure::Unavailable(_) | Failure::Uncertain(_));
         if lost {
             self.health.store(false);
             warn!(service = self.link.service(), cause = %failure, size = batch.len(),
@@ -102,14 +121,15 @@ impl<E: Engine> Lane<E> {
             work.span.fail(|| failure.to_string());
             let delivered = work.meta.delivered;
             match (&failure, &work.settle) {
-                (Failure::Refused(cause), Settle::Ack(_)) if delivered >= DELIVERIES_MAX => {
+                (Failure::Refused(cause) | Failure::Contended(cause), Settle::Ack(_))
+                    if delivered >= DELIVERIES_MAX => {
                     let cause = cause.clone();
                     self.bury(work, cause).await;
                 }
                 (_, Settle::Ack(message)) => {
                     let _ = message.ack_with(AckKind::Nak(Some(nak_delay(delivered)))).await;
                 }
-                (Failure::Refused(cause), _) => {
+                (Failure::Refused(cause) | Failure::Contended(cause), _) => {
                     error!(service = self.link.service(), name = work.meta.name, %cause,
                         "a command cannot be stored");
                     self.answer(work, Answered::refused(&codes::INTERNAL.into())).await;
@@ -128,7 +148,7 @@ impl<E: Engine> Lane<E> {
     }
 
     /// Lets one message's sender know its end. Only this decides between ack, nak and term.
-    async fn settle(&self, work: Work<E::Deed>, outcome: Outcome) {
+    async fn settle(&self, mut work: Work<E::Deed>, outcome: Outcome) {
         match outcome {
             Outcome::Done(answered) => {
                 self.health.add_handled(1);
@@ -136,6 +156,7 @@ impl<E: Engine> Lane<E> {
             }
             Outcome::Repeat => {
                 self.health.add_repeats(1);
+                work.span.note("onsale.repeat", || true);
                 self.answer(work, Answered::default()).await;
             }
             Outcome::Never(cause) => self.bury(work, cause).await,
@@ -144,7 +165,8 @@ impl<E: Engine> Lane<E> {
     }
 
     /// What a message depends on is not here yet.
-    async fn wait(&self, work: Work<E::Deed>, problem: Problem) {
+    async fn wait(&self, mut work: Work<E::Deed>, problem: Problem) {
+        work.span.note("onsale.waited_for", || problem.detail.clone());
         if let Settle::Ack(message) = &work.settle {
             let delivered = work.meta.delivered;
             if delivered >= DELIVERIES_MAX {
@@ -233,23 +255,36 @@ fn nak_delay(delivered: u64) -> Duration {
     Duration::from_millis(base + rand::random_range(0..=base / 2))
 }
 
-fn open_span<D>(link: &Link, work: &Work<D>) -> crate::trace::Span {
-    let meta = &work.meta;
-    let mut span = if meta.event_id.is_some() {
-        link.tracer().process(meta.name, &meta.trace)
-    } else {
-        link.tracer().command(meta.name, &meta.trace)
-    };
-    span.note("onsale.saga.id", || meta.saga_id.to_string());
-    if let Some(event_id) = meta.event_id {
-        span.note("messaging.system", || "nats");
-        span.note("messaging.operation.name", || "process");
-        span.note("messaging.operation.type", || "process");
-        span.note("messaging.message.id", || event_id.to_string());
-        span.note("messaging.message.conversation_id", || meta.saga_id.to_string());
-        span.note("messaging.nats.delivery_count", || meta.delivered as i64);
+/// The span of a message, as a child of the span that sent it.
+fn open_span<D>(link: &Link, work: &Work<D>) -> Span {
+    let (meta, tracer) = (&work.meta, link.tracer());
+    match &work.settle {
+        Settle::Ack(message) => {
+            let mut span = tracer.process(meta.name, &meta.trace);
+            if let Some(event_id) = meta.event_id {
+                span.message(Messaging {
+                    operation: "process",
+                    fact: meta.name,
+                    subject: &message.subject,
+                    event_id,
+                    saga_id: meta.saga_id,
+                });
+            }
+            span.note("messaging.consumer.group.name", || link.service());
+            span.note("messaging.nats.delivery_count", || meta.delivered as i64);
+            span
+        }
+        Settle::Reply(_) | Settle::Local(_) => {
+            let mut span = tracer.command(meta.name, &meta.trace);
+            span.saga(meta.saga_id);
+            span
+        }
+        Settle::Nobody => {
+            let mut span = tracer.timer(meta.name);
+            span.saga(meta.saga_id);
+            span
+        }
     }
-    span
 }
 
 #[cfg(test)]

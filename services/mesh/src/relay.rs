@@ -30,7 +30,7 @@ mod publish;
 /// Facts read, and published as one atomic batch, at a time. JetStream allows 1,000.
 const BATCH_FACTS_MAX: usize = 500;
 /// Batches on their way to JetStream at once.
-const BATCHES_IN_FLIGHT_MAX: usize = 4;
+const BATCHES_IN_FLIGHT_MAX: usize = 2;
 /// How long told facts wait when the wake-up after a commit was missed.
 const POLL: Duration = Duration::from_millis(100);
 /// How soon facts are looked at again that wait for an older transaction to end.

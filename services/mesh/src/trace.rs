@@ -5,8 +5,13 @@
 //! services and restarts. Spans go out by OTLP when the standard `OTEL_*` variables name an
 //! endpoint; otherwise a [`Tracer`] is off and every call here is a branch and no more.
 
-use std::{borrow::Cow, sync::Arc, time::SystemTime};
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use events::{EventId, SagaId};
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceFlags, TraceId,
     trace::{
@@ -14,10 +19,21 @@ use opentelemetry::{
         Tracer as _, TracerProvider as _,
     },
 };
-use opentelemetry_sdk::{Resource, trace::SdkTracer, trace::SdkTracerProvider};
+use opentelemetry_otlp::{WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{BatchConfig, BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider},
+};
 
 /// The header that carries the context.
 pub const TRACEPARENT: &str = "traceparent";
+
+/// Spans that wait to be sent at most, unless `OTEL_BSP_MAX_QUEUE_SIZE` says otherwise; a
+/// sale that opens makes thousands within a second, and what does not fit is lost.
+const WAITING_SPANS_MAX: usize = 16_384;
+/// How long a span waits to be sent, unless `OTEL_BSP_SCHEDULE_DELAY` says otherwise. A
+/// process that is killed takes no more of its spans with it than this.
+const SEND_EVERY: Duration = Duration::from_millis(500);
 
 /// The span that a message follows from, if any.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -112,11 +128,22 @@ impl Tracer {
                  (port 4318 of the collector)"
             ));
         }
+        let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build();
+        Ok(Self::exporting(service, exporter.map_err(not_exported)?))
+    }
+
+    /// A tracer for `service` that sends its spans to the collector at `endpoint`
+    /// (`http://host:4318`), whatever the environment says.
+    ///
+    /// # Errors
+    /// When the endpoint is no address.
+    pub fn to_collector(service: &str, endpoint: &str) -> Result<Self, String> {
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
-            .build()
-            .map_err(|error| format!("spans cannot be exported: {error}"))?;
-        Ok(Self::exporting(service, exporter))
+            .with_endpoint(format!("{endpoint}/v1/traces"))
+            .with_retry_policy(opentelemetry_otlp::RetryPolicy::disabled())
+            .build();
+        Ok(Self::exporting(service, exporter.map_err(not_exported)?))
     }
 
     /// A tracer for `service` that hands its spans to `exporter` in batches.
@@ -131,7 +158,9 @@ impl Tracer {
             .build();
         let provider = SdkTracerProvider::builder()
             .with_resource(resource)
-            .with_batch_exporter(exporter)
+            .with_span_processor(
+                BatchSpanProcessor::builder(exporter).with_batch_config(batches()).build(),
+            )
             .build();
         Self(Some(Arc::new(On { tracer: provider.tracer("onsale-mesh"), provider })))
     }
@@ -149,6 +178,12 @@ impl Tracer {
     /// The span of an endpoint that answers a command.
     pub fn command(&self, endpoint: &'static str, parent: &TraceParent) -> Span {
         self.start(SpanKind::Server, parent, || format!("command {endpoint}").into())
+    }
+
+    /// The span of what has come due by itself: the root of a trace of its own.
+    pub fn timer(&self, name: &'static str) -> Span {
+        let nothing = TraceParent::default();
+        self.start(SpanKind::Internal, &nothing, || format!("timer {name}").into())
     }
 
     /// The span of a heard fact being taken in.
@@ -183,6 +218,33 @@ impl Tracer {
             let _ = on.provider.force_flush();
         }
     }
+
+    /// Sends what is waiting and makes no more spans. After `patience` it gives up: a
+    /// collector that is away holds nobody up.
+    pub async fn close(self, patience: Duration) {
+        let Some(on) = self.0 else { return };
+        let closing = tokio::task::spawn_blocking(move || {
+            let _ = on.provider.shutdown_with_timeout(patience);
+        });
+        let _ = closing.await;
+    }
+}
+
+fn not_exported(error: opentelemetry_otlp::ExporterBuildError) -> String {
+    format!("spans cannot be exported: {error}")
+}
+
+/// How spans are sent: as the `OTEL_BSP_*` variables say, with defaults of our own.
+fn batches() -> BatchConfig {
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    let mut batches = BatchConfigBuilder::default();
+    if !is_set("OTEL_BSP_MAX_QUEUE_SIZE") {
+        batches = batches.with_max_queue_size(WAITING_SPANS_MAX);
+    }
+    if !is_set("OTEL_BSP_SCHEDULE_DELAY") {
+        batches = batches.with_scheduled_delay(SEND_EVERY);
+    }
+    batches.build()
 }
 
 /// A span that ends when dropped; or, where tracing is off, only the context to pass on.
@@ -219,14 +281,48 @@ impl Span {
         match self {
             Self::Off(parent) => Self::Off(parent.clone()),
             Self::On(open) => {
-                let context = Context::new()
-                    .with_remote_span_context(open.span.span_context().clone());
-                let mut builder =
-                    SpanBuilder::from_name(name).with_kind(SpanKind::Internal);
+                let context =
+                    Context::new().with_remote_span_context(open.span.span_context().clone());
+                let mut builder = SpanBuilder::from_name(name).with_kind(SpanKind::Internal);
                 builder.start_time = began;
                 let span = open.tracer.build_with_context(builder, &context);
                 Self::On(Box::new(Open { span, tracer: open.tracer.clone() }))
             }
+        }
+    }
+
+    /// Whether the span is being recorded.
+    pub fn is_on(&self) -> bool {
+        matches!(self, Self::On(_))
+    }
+
+    /// Notes which saga the span belongs to: all of a saga's spans are found by it.
+    pub fn saga(&mut self, saga_id: SagaId) {
+        self.note("onsale.saga.id", || saga_id.to_string());
+    }
+
+    /// Notes what the span does to which message, in the words of the OpenTelemetry
+    /// conventions for messaging.
+    pub(crate) fn message(&mut self, about: Messaging<'_>) {
+        self.saga(about.saga_id);
+        self.note("onsale.fact", || about.fact.to_owned());
+        self.note("messaging.system", || "nats");
+        self.note("messaging.operation.name", || about.operation);
+        self.note("messaging.operation.type", || match about.operation {
+            "publish" => "send",
+            other => other,
+        });
+        self.note("messaging.destination.name", || about.subject.to_owned());
+        self.note("messaging.message.id", || about.event_id.to_string());
+        self.note("messaging.message.conversation_id", || about.saga_id.to_string());
+    }
+
+    /// Notes how a saga has ended (`completed`, `failed`, …) and why: those that failed or
+    /// were given back are found by it.
+    pub fn outcome(&mut self, outcome: &'static str, reason: Option<&'static str>) {
+        self.note("onsale.outcome", || outcome);
+        if let Some(reason) = reason {
+            self.note("onsale.reason", || reason);
         }
     }
 
@@ -257,6 +353,16 @@ impl Span {
     }
 }
 
+/// What is noted of a message.
+pub(crate) struct Messaging<'a> {
+    /// `publish` or `process`.
+    pub(crate) operation: &'static str,
+    pub(crate) fact: &'a str,
+    pub(crate) subject: &'a str,
+    pub(crate) event_id: EventId,
+    pub(crate) saga_id: SagaId,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,8 +377,14 @@ mod tests {
 
     #[test]
     fn a_malformed_traceparent_is_as_good_as_none() {
-        for bad in ["", "00-1-2-3", &HEADER[..50], "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01", &format!("{HEADER}-x")] {
+        for bad in [
+            "",
+            "00-1-2-3",
+            &HEADER[..50],
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            &format!("{HEADER}-x"),
+        ] {
             assert_eq!(TraceParent::from_header(Some(bad)), TraceParent::default(), "{bad}");
         }
     }

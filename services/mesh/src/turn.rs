@@ -53,6 +53,7 @@ pub struct Turn<'a, R> {
     pub(crate) may_tell: &'a [&'static str],
     pub(crate) told: Vec<Told>,
     pub(crate) announced: Vec<Announcement>,
+    pub(crate) outcome: Option<(&'static str, Option<&'static str>)>,
 }
 
 impl<'a, R> Turn<'a, R> {
@@ -69,6 +70,7 @@ impl<'a, R> Turn<'a, R> {
             may_tell: &[],
             told: Vec::new(),
             announced: Vec::new(),
+            outcome: None,
         }
     }
 
@@ -110,6 +112,12 @@ impl<'a, R> Turn<'a, R> {
             subject: format!("live.{name}.{key}"),
             payload: serde_json::to_vec(what).expect("announcements are plain data"),
         });
+    }
+
+    /// Notes on the trace how this message ends its saga (`completed`, `failed`, …), and
+    /// why.
+    pub fn ends_saga(&mut self, outcome: &'static str, reason: Option<&'static str>) {
+        self.outcome = Some((outcome, reason));
     }
 
     /// The facts told so far.

@@ -1,13 +1,16 @@
 //! A message on its way through a service: what it is, where it came from, how it ends.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use events::{EventId, Problem, SagaId, Timestamp};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::{Caller, trace::{Span, TraceParent}};
+use crate::{
+    Caller,
+    trace::{Span, TraceParent},
+};
 
 /// One decoded message and all that is known of it.
 pub struct Work<D> {
@@ -19,6 +22,16 @@ pub struct Work<D> {
     pub(crate) settle: Settle,
     /// Its span, open from the batch's begin to the message's end.
     pub(crate) span: Span,
+}
+
+impl<D> Work<D> {
+    /// The span of the store's step that the message takes effect in, begun at `began`.
+    pub(crate) fn transaction(&self, began: SystemTime) -> Span {
+        let mut span = self.span.child("transaction", Some(began));
+        span.saga(self.meta.saga_id);
+        span.note("onsale.message", || self.meta.name);
+        span
+    }
 }
 
 /// Where a message comes from.

@@ -23,6 +23,9 @@ use crate::{
 /// How long the user service may take to make the operator's account.
 const ACCOUNTS_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long the last spans may take to be sent; a collector that is away holds nobody up.
+const LAST_SPANS_WITHIN: Duration = Duration::from_secs(2);
+
 /// What services of this process are told beside the addresses.
 #[derive(Clone, Default)]
 pub struct Rules {
@@ -32,6 +35,9 @@ pub struct Rules {
     pub reservation: reservation::Rules,
     /// The gateway's own.
     pub gateway: gateway::Settings,
+    /// The collector that spans are sent to (`http://host:4318`); the `OTEL_*` variables
+    /// decide when there is none.
+    pub otlp_endpoint: Option<String>,
 }
 
 /// Services running in this process.
@@ -66,7 +72,7 @@ impl Fleet {
         let Some(name) = SERVICES.into_iter().find(|known| *known == name) else {
             bail!("there is no service `{name}`; there are {}", SERVICES.join(", "));
         };
-        let link = link(config, name).await?;
+        let link = link(config, name, tracer(name, rules)?).await?;
         match name {
             "user" => {
                 let engine = Postgres::new(config.database_url(name)?, user::Rules::default())?;
@@ -121,6 +127,9 @@ impl Fleet {
 
     /// Stops in order: first the edge, then every service finishes what it has taken in.
     pub async fn stop(self) {
+        let links = self.running.iter().map(Running::link);
+        let links = links.chain(self.gateway.as_ref().map(|gateway| &gateway.link));
+        let tracers: Vec<Tracer> = links.map(|link| link.tracer().clone()).collect();
         if let Some(gateway) = self.gateway {
             gateway.stop.cancel();
             match gateway.task.await {
@@ -132,6 +141,17 @@ impl Fleet {
         }
         self.keepers.iter().for_each(JoinHandle::abort);
         futures::future::join_all(self.running.into_iter().map(Running::stop)).await;
+        let closing = tracers.into_iter().map(|tracer| tracer.close(LAST_SPANS_WITHIN));
+        futures::future::join_all(closing).await;
+    }
+
+    /// Stops as a killed process does: at once, with everything half done.
+    pub fn abandon(self) {
+        if let Some(gateway) = self.gateway {
+            gateway.task.abort();
+        }
+        self.keepers.iter().for_each(JoinHandle::abort);
+        self.running.into_iter().for_each(Running::abandon);
     }
 }
 
@@ -147,8 +167,15 @@ async fn wait_for_accounts(pool: &PgPool) -> Result<()> {
     Ok(())
 }
 
-async fn link(config: &Config, service: &'static str) -> Result<Link> {
-    let tracer = Tracer::from_env(service).map_err(|error| anyhow!(error))?;
+fn tracer(service: &str, rules: &Rules) -> Result<Tracer> {
+    let tracer = match &rules.otlp_endpoint {
+        Some(endpoint) => Tracer::to_collector(service, endpoint),
+        None => Tracer::from_env(service),
+    };
+    tracer.map_err(|error| anyhow!(error))
+}
+
+async fn link(config: &Config, service: &'static str, tracer: Tracer) -> Result<Link> {
     let settings = LinkSettings {
         service,
         nats_url: config.nats_url.clone(),
@@ -220,7 +247,7 @@ pub async fn migrate(config: &Config, services: &[&str]) -> Result<()> {
 /// # Errors
 /// When the broker refuses.
 pub async fn apply_topology(config: &Config) -> Result<Vec<String>> {
-    let link = link(config, PROVISIONER).await?;
+    let link = link(config, PROVISIONER, Tracer::off()).await?;
     let changed = topology()?.apply(&link).await.map_err(|error| anyhow!("{error}"))?;
     link.drain().await;
     Ok(changed)
@@ -231,7 +258,7 @@ pub async fn apply_topology(config: &Config) -> Result<Vec<String>> {
 /// # Errors
 /// When the broker cannot be asked.
 pub async fn check_topology(config: &Config) -> Result<Vec<String>> {
-    let link = link(config, PROVISIONER).await?;
+    let link = link(config, PROVISIONER, Tracer::off()).await?;
     let drifts = topology()?.check(&link).await.map_err(|error| anyhow!("{error}"))?;
     link.drain().await;
     Ok(drifts.iter().map(ToString::to_string).collect())

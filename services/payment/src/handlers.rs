@@ -15,6 +15,7 @@ use mesh::{Answer, Caller, Hear, Miss, Refusal};
 use crate::{
     Book, Keys, Rules,
     domain::{Hold, News, Payment, Place, Standing, may_pay},
+    rows::reason_name,
 };
 
 type Turn<'a> = mesh::Turn<'a, Rules>;
@@ -171,6 +172,12 @@ fn tell_end(payment: &Payment, turn: &mut Turn<'_>) {
         id: payment_id, reservation_id, schedule_id, user_id, amount, requested_at, ..
     } = *payment;
     let ended_at = turn.now;
+    match payment.standing {
+        Standing::Completed => turn.ends_saga("completed", None),
+        Standing::Failed(reason) => turn.ends_saga("failed", Some(reason_name(reason))),
+        Standing::Refunded => turn.ends_saga("refunded", None),
+        Standing::Requested | Standing::Unwinding => {}
+    }
     match payment.standing {
         Standing::Completed => turn.tell(PaymentCompleted {
             payment_id,

@@ -80,13 +80,12 @@ impl Answers {
     }
 }
 
-/// Loads the answers under the keys of a batch.
-pub(super) async fn answers<D>(
+/// Loads the answers under the keys of messages.
+pub(super) async fn answers<'a, D: 'a>(
     tx: &mut PgConnection,
-    batch: &[Work<D>],
+    messages: impl Iterator<Item = &'a Work<D>>,
 ) -> Result<Answers, Failure> {
-    let scopes: Vec<&[u8]> = batch
-        .iter()
+    let scopes: Vec<&[u8]> = messages
         .filter_map(|work| work.meta.idempotency.as_ref().map(|key| &key.scope[..]))
         .collect();
     if scopes.is_empty() {
@@ -110,8 +109,8 @@ pub(super) async fn answers<D>(
 
 /// Keeps the answers given in this batch.
 ///
-/// The same key in two lanes at once: both find no answer and both decide; the second to
-/// commit conflicts here, is rolled back as a whole, and finds the answer when retried.
+/// The same key in two lanes at once: both find no answer and both grant; the second to
+/// commit conflicts here, is rolled back as a whole, and finds the answer when run again.
 pub(super) async fn remember(tx: &mut PgConnection, answers: &Answers) -> Result<(), Failure> {
     let mut new: Vec<_> = answers.0.iter().filter(|(_, stored)| stored.is_new).collect();
     if new.is_empty() {
@@ -130,7 +129,7 @@ pub(super) async fn remember(tx: &mut PgConnection, answers: &Answers) -> Result
     .execute(tx)
     .await?;
     if kept.rows_affected() < new.len() as u64 {
-        return Err(Failure::Refused("a key is being used by another batch".into()));
+        return Err(Failure::Contended("it used the same key".into()));
     }
     Ok(())
 }

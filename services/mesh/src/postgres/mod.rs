@@ -184,11 +184,11 @@ impl<B: Book> Engine for Postgres<B> {
         let began = SystemTime::from(crate::clock::now().0);
         let mut tx = self.pool.begin().await?;
         let claimed = memory::claim(&mut tx, batch).await?;
-        let mut answers = memory::answers(&mut tx, batch).await?;
-        let spans: Vec<Span> =
-            batch.iter().map(|work| work.span.child("transaction", Some(began))).collect();
+        let mut answers = memory::answers(&mut tx, batch.iter()).await?;
+        let spans: Vec<Span> = batch.iter().map(|work| work.transaction(began)).collect();
         let mut page = Page::new(batch, &self.rules, claimed);
         page.decide(&mut tx, &spans, &mut answers).await?;
+        page.look_again(&mut tx).await?;
         outbox::append(&mut tx, &page.told).await?;
         memory::remember(&mut tx, &answers).await?;
         if self.failpoints.strikes(Failpoint::BeforeCommit) {
@@ -199,7 +199,11 @@ impl<B: Book> Engine for Postgres<B> {
             refused => refused,
         })?;
         drop(spans);
-        Ok(Ran { outcomes: page.outcomes, announced: page.announced })
+        let Page { outcomes, announced, ends, .. } = page;
+        for (index, (outcome, reason)) in ends {
+            batch[index].span.outcome(outcome, reason);
+        }
+        Ok(Ran { outcomes, announced })
     }
 
     async fn outbox(&self) -> Result<PgOutbox, Failure> {
@@ -230,6 +234,8 @@ struct Page<'a, B: Book> {
     outcomes: Vec<Outcome>,
     told: Vec<(Told, Option<String>)>,
     announced: Vec<Announcement>,
+    /// How a message ended its saga, and why: for its span.
+    ends: Vec<(usize, (&'static str, Option<&'static str>))>,
 }
 
 impl<'a, B: Book> Page<'a, B> {
@@ -246,6 +252,7 @@ impl<'a, B: Book> Page<'a, B> {
             outcomes: Vec::with_capacity(batch.len()),
             told: Vec::new(),
             announced: Vec::new(),
+            ends: Vec::new(),
         }
     }
 
@@ -291,6 +298,24 @@ impl<'a, B: Book> Page<'a, B> {
         memory::forget(tx, &undone).await
     }
 
+    /// The same key in two lanes at once, where the first to commit is the very reason why
+    /// the second is refused (seats held, a payment running): the key's answer is there now,
+    /// and it is what the second is answered too.
+    async fn look_again(&mut self, tx: &mut PgConnection) -> Result<(), Failure> {
+        let refused = |(_, outcome): &(&Work<_>, &Outcome)| {
+            matches!(outcome, Outcome::Done(answered) if !answered.is_granted())
+        };
+        let messages = || self.batch.iter().zip(&self.outcomes);
+        let answers =
+            memory::answers(tx, messages().filter(refused).map(|(work, _)| work)).await?;
+        for (work, outcome) in self.batch.iter().zip(&mut self.outcomes) {
+            if answers.knows(&work.meta) {
+                *outcome = stored(work, &answers);
+            }
+        }
+        Ok(())
+    }
+
     /// One message on the book.
     fn take_turn(
         &mut self,
@@ -311,10 +336,14 @@ impl<'a, B: Book> Page<'a, B> {
             may_tell: meta.may_tell,
             told: Vec::new(),
             announced: Vec::new(),
+            outcome: None,
         };
         let decided = deed::perform(&*work.deed.0, book, &mut turn);
-        let Turn { told, announced, .. } = turn;
+        let Turn { told, announced, outcome, .. } = turn;
         self.announced.extend(announced);
+        if span.is_on() {
+            self.ends.extend(outcome.map(|outcome| (self.outcomes.len(), outcome)));
+        }
         Ok(match decided {
             Ok(body) => {
                 let trace = (!told.is_empty()).then(|| span.parent().to_header()).flatten();

@@ -11,12 +11,13 @@ use super::{Position, Published, Row, log_catch_up};
 use crate::{
     Link,
     link::headers,
-    trace::{Span, TRACEPARENT},
+    trace::{Messaging, Span, TRACEPARENT},
 };
 
-/// Fewer facts than this go out one by one: an atomic batch costs about six syncs of the
-/// broker however large it is, a single publish one.
-const ATOMIC_FROM_FACTS: usize = 3;
+/// Fewer facts than this go out one by one. Measured with every commit synced to disk: an
+/// atomic batch costs the broker about 4 ms and then almost nothing per fact, a single
+/// publish 0.2 ms.
+const ATOMIC_FROM_FACTS: usize = 20;
 /// Single publishes on their way at once.
 const SINGLES_IN_FLIGHT_MAX: usize = 64;
 /// How long JetStream has to acknowledge a batch.
@@ -72,12 +73,13 @@ pub(super) async fn publish(link: &Link, rows: Vec<Row>) -> Result<Published, St
 fn span(link: &Link, row: &Row) -> Span {
     let fact = events::fact_of_subject(&row.subject).unwrap_or("unknown");
     let mut span = link.tracer().publish(fact, &row.trace);
-    span.note("messaging.system", || "nats");
-    span.note("messaging.operation.name", || "publish");
-    span.note("messaging.operation.type", || "send");
-    span.note("messaging.destination.name", || row.subject.clone());
-    span.note("messaging.message.id", || row.event_id.to_string());
-    span.note("messaging.message.conversation_id", || row.saga_id.to_string());
+    span.message(Messaging {
+        operation: "publish",
+        fact,
+        subject: &row.subject,
+        event_id: row.event_id,
+        saga_id: row.saga_id,
+    });
     span
 }
 

@@ -415,7 +415,7 @@ impl<L: Library> Engine for Valkey<L> {
         let now = crate::clock::now();
         let began = SystemTime::from(now.0);
         let spans: Vec<Span> =
-            batch.iter().map(|work| work.span.child("transaction", Some(began))).collect();
+            batch.iter().map(|work| work.transaction(began)).collect();
         let deeds: Vec<_> = batch
             .iter()
             .zip(&spans)

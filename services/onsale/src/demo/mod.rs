@@ -104,6 +104,7 @@ fn rules(stage: &Stage) -> Rules {
         operator: Some(stage.operator.clone()),
         gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
         reservation: reservation::Rules { grace_secs: 5, ..Default::default() },
+        ..Rules::default()
     }
 }
 
