@@ -126,7 +126,7 @@ impl FromStr for Timestamp {
             .checked_to_offset(time::UtcOffset::UTC)
             .filter(|at| (0..=9_999).contains(&at.year()))
             .map(Self::from)
-            .ok_or_else(|| Parse::TryFromParsed(TryFromParsed::InsufficientInformation))
+            .ok_or(Parse::TryFromParsed(TryFromParsed::InsufficientInformation))
     }
 }
 

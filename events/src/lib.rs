@@ -25,7 +25,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 /// A fact: something that has happened, told by the one service that owns it.
-pub trait Event: Serialize + DeserializeOwned + std::fmt::Debug + Clone + Send + Sync + 'static {
+pub trait Event:
+    Serialize + DeserializeOwned + std::fmt::Debug + Clone + Send + Sync + 'static
+{
     /// `<service>.<fact>`, for example `payment.requested`.
     const FACT: &'static str;
     /// Raised only by a change that old readers cannot read.

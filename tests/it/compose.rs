@@ -15,6 +15,8 @@ use serde_json::Value;
 
 /// What follows a name in `${…}` when it must be set.
 const MUST: &str = ":?make .env with onsale secrets";
+/// Where a service without a port of its own says whether it can do its work.
+const HEALTH_ADDR: &str = "127.0.0.1:8081";
 /// The jobs that run once, before the services.
 const JOBS: [&str; 2] = ["migrate", "topology"];
 /// The servers.
@@ -120,6 +122,9 @@ fn a_container_is_given_its_own_secrets_and_no_other() {
                 wanted.insert("ONSALE_HTTP_ADDR".to_owned(), "0.0.0.0:8080".to_owned());
             }
             _ => {}
+        }
+        if service != "gateway" {
+            wanted.insert("ONSALE_HEALTH_ADDR".to_owned(), HEALTH_ADDR.to_owned());
         }
         assert_eq!(environment(service), wanted, "{service}");
     }
@@ -278,9 +283,24 @@ fn a_service_starts_after_what_it_cannot_do_without() {
     assert_eq!(after("queue", "valkey"), "service_healthy");
     assert_eq!(after("migrate", "postgres"), "service_healthy");
     assert_eq!(after("topology", "nats"), "service_healthy");
-    for container in ["nats", "postgres", "valkey", "gateway"] {
-        let check = &COMPOSE["services"][container]["healthcheck"]["test"];
-        assert!(check.as_array().is_some_and(|words| words.len() > 1), "{container}");
+}
+
+#[test]
+fn every_container_that_stays_up_can_be_asked_how_it_is() {
+    let asked = |container: &str| -> String {
+        let test = COMPOSE["services"][container]["healthcheck"]["test"].as_array();
+        test.into_iter().flatten().map(plain).collect::<Vec<_>>().join(" ")
+    };
+    for server in ["nats", "postgres", "valkey"] {
+        assert!(!asked(server).is_empty(), "{server}");
+    }
+    for service in SERVICES {
+        let addr = match service {
+            "gateway" => format!("127.0.0.1/{}", HTTP_ADDR.rsplit(':').next().unwrap_or_default()),
+            _ => HEALTH_ADDR.replace(':', "/"),
+        };
+        assert!(asked(service).contains(&format!("/dev/tcp/{addr}")), "{service}");
+        assert!(asked(service).contains("GET /readyz"), "{service}");
     }
 }
 
@@ -295,14 +315,10 @@ fn no_secret_is_written_down() {
         })
         .map(|(name, _)| name.to_owned())
         .collect();
-    let mut made: BTreeSet<String> =
-        ["POSTGRES", "VALKEY", "OPERATOR"].map(|of| format!("ONSALE_{of}_PASSWORD")).into();
-    made.extend(
-        WITH_DATABASE.map(|service| format!("ONSALE_{}_DATABASE_PASSWORD", upper(service))),
-    );
-    made.extend(servers::IDENTITIES.iter().map(|name| format!("ONSALE_NKEY_{}", upper(name))));
-    let seeded = SERVICES.into_iter().chain([PROVISIONER]);
-    made.extend(seeded.map(|name| format!("ONSALE_{}_NKEY_SEED", upper(name))));
+    let made = onsale::secrets::make().expect("secrets").into_iter().map(|(name, _)| name);
+    // Made as well, for whoever uses the `nats` command.
+    let for_tools = ["ONSALE_CLIENT_NKEY_SEED", "ONSALE_OPERATOR_NKEY_SEED"];
+    let made: BTreeSet<_> = made.filter(|name| !for_tools.contains(&name.as_str())).collect();
     assert_eq!(asked, made);
     for container in containers().into_iter().filter(|name| *name != "jaeger") {
         for (name, value) in environment(container).iter().filter(|(name, _)| is_secret(name)) {

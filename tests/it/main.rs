@@ -1,6 +1,16 @@
 //! The fast proofs, as one binary.
 
 mod architecture;
+mod bad_input;
+mod broker;
 mod compose;
+mod contention;
 mod contracts;
+mod dead_letters;
+mod handlers;
+mod health;
 mod journeys;
+mod outbox;
+mod permissions;
+mod rest;
+mod traces;

@@ -7,6 +7,7 @@
 //! | `otlp` | a collector of spans, and the tree that one saga must be |
 //! | `project` | the project's own files, read as data |
 //! | `sse` | a reader of server-sent events |
+//! | `stored` | everything that is stored, as digests |
 //! | `wiring` | what every service declares of itself |
 
 pub mod facts;
@@ -14,4 +15,5 @@ pub mod mesh;
 pub mod otlp;
 pub mod project;
 pub mod sse;
+pub mod stored;
 pub mod wiring;

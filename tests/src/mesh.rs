@@ -4,6 +4,7 @@
 //! breaks something starts a mesh of its own with [`Mesh::own`].
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     sync::{LazyLock, Mutex, PoisonError},
     time::Duration,
@@ -20,7 +21,7 @@ use events::{
 };
 use onsale::{
     box_office,
-    config::SERVICES,
+    config::{Config, SERVICES},
     fleet::{Fleet, Rules},
     http::{Answer, Http},
     receipt::{Books, Receipt},
@@ -40,10 +41,10 @@ const PROBE: Duration = Duration::from_millis(10);
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
 });
-static SHARED: OnceCell<Mesh> = OnceCell::const_new();
-/// The servers of the shared mesh: no destructor runs for a static, so they are stopped when
+static SHARED: Lasting = Lasting::unstarted();
+/// The servers of lasting meshes: no destructor runs for a static, so they are stopped when
 /// the process exits.
-static SHARED_SERVERS: Mutex<Option<Servers>> = Mutex::new(None);
+static LASTING_SERVERS: Mutex<Vec<Servers>> = Mutex::new(Vec::new());
 
 /// Runs a test on the runtime that the shared mesh lives in.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
@@ -52,21 +53,37 @@ pub fn run<T>(test: impl Future<Output = T>) -> T {
 
 /// The mesh that most tests share.
 pub async fn shared() -> &'static Mesh {
-    SHARED
-        .get_or_init(|| async {
-            let mut mesh = Mesh::own().await;
-            *SHARED_SERVERS.lock().unwrap_or_else(PoisonError::into_inner) =
-                mesh.stage.servers.take();
-            stop_servers_at_exit();
-            mesh
-        })
-        .await
+    SHARED.get().await
+}
+
+/// A mesh that is started when first wanted and lasts until the process exits.
+pub struct Lasting(OnceCell<Mesh>);
+
+impl Lasting {
+    /// One that nobody has wanted yet.
+    pub const fn unstarted() -> Self {
+        Self(OnceCell::const_new())
+    }
+
+    /// The mesh.
+    pub async fn get(&'static self) -> &'static Mesh {
+        self.0
+            .get_or_init(|| async {
+                let mut mesh = Mesh::own().await;
+                let mut lasting = LASTING_SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
+                lasting.extend(mesh.stage.servers.take());
+                stop_servers_at_exit();
+                mesh
+            })
+            .await
+    }
 }
 
 #[expect(unsafe_code, reason = "there is no other way to be called at exit")]
 fn stop_servers_at_exit() {
     extern "C" fn stop() {
-        drop(SHARED_SERVERS.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mut lasting = LASTING_SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(std::mem::take(&mut *lasting));
     }
     // SAFETY: `stop` is a plain function without arguments that does not unwind.
     unsafe {
@@ -84,6 +101,8 @@ pub struct Mesh {
     pub http: Http,
     /// An account that may open schedules.
     pub organizer: Session,
+    /// The NATS users that are no service's: their seeds.
+    seeds: BTreeMap<&'static str, String>,
 }
 
 impl Mesh {
@@ -109,13 +128,23 @@ impl Mesh {
         stage.config.http_addr = Some(addr);
         let http = Http::new(format!("http://{addr}"));
         let organizer = box_office::organizer(&http, &stage.operator).await.expect("an organizer");
-        Self { stage, fleet, http, organizer }
+        let seeds = seeds(&stage);
+        Self { stage, fleet, http, organizer, seeds }
     }
 
     /// Stops everything, in order.
     pub async fn stop(self) {
         self.fleet.stop().await;
         self.stage.strike().await;
+    }
+
+    /// A connection to the broker as `client` or `operator`.
+    pub async fn nats(&self, identity: &str) -> async_nats::Client {
+        async_nats::ConnectOptions::with_nkey(self.seeds[identity].clone())
+            .custom_inbox_prefix(format!("_INBOX_{identity}"))
+            .connect(&self.stage.config.nats_url)
+            .await
+            .expect("a connection")
     }
 
     /// Opens a schedule with `seats` seats in one row, at 100 points each.
@@ -156,7 +185,7 @@ impl Mesh {
             .expect("sent")
             .json()
             .expect("a fan");
-        let fan = Fan { mesh: self, session };
+        let fan = Fan { mesh: self, email, session };
         if points > 0 {
             fan.charge(points).await;
         }
@@ -177,6 +206,16 @@ impl Mesh {
     }
 }
 
+fn seeds(stage: &Stage) -> BTreeMap<&'static str, String> {
+    let seed = |identity| match &stage.servers {
+        Some(servers) => servers.nkey_seed(identity).to_owned(),
+        None => {
+            Config::from_env(&[identity]).expect("a configuration").nkey_seeds[identity].clone()
+        }
+    };
+    ["client", "operator"].map(|identity| (identity, seed(identity))).into()
+}
+
 fn rules(stage: &Stage) -> Rules {
     Rules {
         operator: Some(stage.operator.clone()),
@@ -188,6 +227,8 @@ fn rules(stage: &Stage) -> Rules {
 /// A fan with an account.
 pub struct Fan<'a> {
     mesh: &'a Mesh,
+    /// The account's address.
+    pub email: String,
     /// The account's session.
     pub session: Session,
 }
@@ -276,12 +317,43 @@ impl Fan<'_> {
         self.ask_for(schedule, seats, &pass).await.json().expect("a hold")
     }
 
-    /// Asks to pay and waits for the end.
+    /// Asks to pay, which must be accepted, and waits for the end.
     pub async fn pay(&self, reservation: &Reservation) -> Payment {
+        self.try_pay(reservation).await.unwrap_or_else(|code| panic!("not accepted: {code}"))
+    }
+
+    /// Asks to pay and waits for the end; or the code of the refusal.
+    pub async fn try_pay(&self, reservation: &Reservation) -> Result<Payment, String> {
         let body = json!({ "reservation_id": reservation.reservation_id });
         let ask = self.mesh.http.post("/v1/payments").token(self.token()).json(&body);
         let answer = ask.header("prefer", "wait=20").send().await.expect("sent");
-        answer.json().expect("a payment")
+        match answer.code() {
+            Some(code) => Err(code),
+            None => Ok(answer.json().expect("a payment")),
+        }
+    }
+
+    /// Cancels a hold and asks to pay it at once: the cancellation reaches the judge before
+    /// the money does, and the payment fails. Where the payment already knows of it, it
+    /// refuses, and the next round begins.
+    ///
+    /// # Panics
+    /// When that never happens.
+    pub async fn loses_a_hold_while_paying(&self, schedule: ScheduleId) -> Payment {
+        for _ in 0..50 {
+            let hold = self.hold(schedule, &["A-1-1"]).await;
+            let cancel = format!("/v1/reservations/{}", hold.reservation_id);
+            let (paid, _) = tokio::join!(self.try_pay(&hold), self.delete(&cancel));
+            match paid {
+                Err(code) => assert_eq!(code, "hold_gone"),
+                Ok(payment) if payment.state == PaymentState::Failed => return payment,
+                // The money was faster after all: it is refunded, as after any cancellation.
+                Ok(payment) => {
+                    self.payment_becomes(&payment, PaymentState::Refunded).await;
+                }
+            }
+        }
+        panic!("no payment lost its hold in 50 rounds");
     }
 
     /// The payment as it is now.

@@ -65,7 +65,8 @@ impl Events {
     async fn line(&mut self) -> String {
         let mut line = String::new();
         let read = tokio::time::timeout(SOON, self.reader.read_line(&mut line));
-        read.await.expect("a line in time").expect("a line");
+        let bytes = read.await.expect("a line in time").expect("a line");
+        assert!(bytes > 0, "the stream has ended");
         line.trim_end().to_owned()
     }
 

@@ -55,11 +55,18 @@ impl Head {
     /// # Errors
     /// `unauthenticated` or `invalid` for a header that no service would read.
     pub(crate) fn ask(&self, id: Option<Uuid>) -> Result<AskHeaders<'_>, Problem> {
+        Ok(AskHeaders { idempotency_key: self.idempotency_key()?, id, ..self.look()? })
+    }
+
+    /// What is passed on with a query; a key for repeating it has no meaning.
+    ///
+    /// # Errors
+    /// `unauthenticated` for a header that no service would read.
+    pub(crate) fn look(&self) -> Result<AskHeaders<'_>, Problem> {
         Ok(AskHeaders {
             authorization: self.authorization()?,
-            idempotency_key: self.idempotency_key()?,
-            id,
             traceparent: self.0.get(TRACEPARENT).and_then(|value| value.to_str().ok()),
+            ..AskHeaders::default()
         })
     }
 
@@ -156,12 +163,14 @@ impl Call {
     /// The body with values from the path, which win over the same names inside.
     ///
     /// # Errors
-    /// `bad_request` with line and column when the body is not a JSON object.
+    /// `bad_request` with line and column when the body is not JSON, `invalid` when it is no
+    /// object: as a service would say.
     pub(crate) fn body_with(&self, values: &[(&str, String)]) -> Result<Bytes, Problem> {
         let mut object: Map<String, Value> = match self.body.as_ref() {
             [] => Map::new(),
             body => serde_json::from_slice(body).map_err(|error| {
-                Problem::new(codes::BAD_REQUEST, error.to_string())
+                let kind = if error.is_data() { codes::INVALID } else { codes::BAD_REQUEST };
+                Problem::new(kind, error.to_string())
                     .with("line", error.line())
                     .with("column", error.column())
             })?,
@@ -327,7 +336,7 @@ mod tests {
         let refused = call("{\n nonsense").body_with(&path).unwrap_err();
         assert!(refused.is(codes::BAD_REQUEST));
         assert_eq!(refused.extra["line"], 2);
-        assert!(call("[1]").body_with(&path).is_err());
+        assert!(call("[1]").body_with(&path).unwrap_err().is(codes::INVALID));
     }
 
     #[tokio::test]

@@ -115,14 +115,13 @@ impl Edge {
         self.send(C::ENDPOINT, body, head.ask(Some(id))?).await
     }
 
-    /// Asks for something that changes nothing; a key for repeating it has no meaning.
+    /// Asks for something that changes nothing.
     pub(crate) async fn look<C: Command>(
         &self,
         head: &Head,
         query: &C,
     ) -> Result<Answered, Refused> {
-        let about = AskHeaders { idempotency_key: None, ..head.ask(None)? };
-        self.send(C::ENDPOINT, json(query), about).await
+        self.send(C::ENDPOINT, json(query), head.look()?).await
     }
 
     /// A command whose answer is the response.

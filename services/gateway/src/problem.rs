@@ -15,6 +15,7 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const A_SECOND: HeaderValue = HeaderValue::from_static("public, max-age=1");
 const A_MINUTE: HeaderValue = HeaderValue::from_static("public, max-age=60");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 const ANYBODY: HeaderValue = HeaderValue::from_static("*");
 
@@ -79,6 +80,10 @@ fn refuse(answered: Answered) -> Response {
     headers.insert(header::CACHE_CONTROL, NO_STORE);
     if status == codes::UNAUTHENTICATED.status {
         headers.insert(header::WWW_AUTHENTICATE, BEARER);
+    }
+    if status == codes::BODY_TOO_LARGE.status {
+        // What was not read would stand before the next request.
+        headers.insert(header::CONNECTION, CLOSE);
     }
     if let Some(secs) = retry_after_secs {
         headers.insert(header::RETRY_AFTER, secs.into());

@@ -20,6 +20,8 @@ use crate::{
 
 /// How long a service may take to answer a command.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a service may take to say that it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long JetStream may take to hand out stored facts.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Stored facts read at once at most.
@@ -90,6 +92,24 @@ impl Asker {
             Some(status) => Ok(Answered { status, body: reply.payload }),
             None => Err(Problem::new(codes::INTERNAL, "The service's answer has no status.")),
         }
+    }
+
+    /// Asks whether any instance of a service is there; its version.
+    ///
+    /// # Errors
+    /// `unavailable` when nobody answers.
+    pub async fn ping(&self, service: &str) -> Result<String, Problem> {
+        #[derive(serde::Deserialize)]
+        struct Pong {
+            version: String,
+        }
+        let request = Request::new().timeout(Some(PING_TIMEOUT));
+        let subject = format!("$SRV.PING.onsale-{service}");
+        let pong = self.0.client().send_request(subject, request).await;
+        let pong = pong.map_err(|error| unavailable(&error.to_string()))?;
+        let pong: Pong = serde_json::from_slice(&pong.payload)
+            .map_err(|error| Problem::new(codes::INTERNAL, error.to_string()))?;
+        Ok(pong.version)
     }
 
     /// Follows facts from now on: all of a service (`payment`) or one (`payment.completed`).

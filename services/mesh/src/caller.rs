@@ -41,7 +41,7 @@ impl Caller {
 /// Who may call an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allow {
-    /// Everybody, with or without a token.
+    /// Everybody; a token is not even looked at.
     Anyone,
     /// Everybody with a valid access token.
     User,

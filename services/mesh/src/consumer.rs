@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration, time::Instant};
 
 use async_nats::jetstream::{self, Message, consumer::PullConsumer};
 use events::{EventId, SagaId};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -56,7 +56,7 @@ impl<E: Engine> Consumer<E> {
         info!(service, stream = self.stream, "hearing facts");
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
+                () = shutdown.cancelled() => break,
                 message = messages.next() => match message {
                     Some(Ok(message)) => self.take(message).await,
                     // The stream goes on by itself; the broker may be away for a while.
@@ -65,6 +65,12 @@ impl<E: Engine> Consumer<E> {
                 },
             }
         }
+        // What was handed out already is finished here: left lying, it would come to another
+        // instance only when its time to be acknowledged is over.
+        while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+            self.take(message).await;
+        }
+        Ok(())
     }
 
     async fn pull(

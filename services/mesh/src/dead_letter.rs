@@ -3,7 +3,11 @@
 //! It is kept in the stream `DEAD_LETTERS` under `dlq.<service>.<fact>`, with its payload
 //! and headers as they were, and beside them why, where from and how often it was tried.
 
-use async_nats::{HeaderMap, jetstream::AckKind, jetstream::Message};
+use async_nats::{
+    HeaderMap,
+    header::NATS_MESSAGE_ID,
+    jetstream::{AckKind, Message},
+};
 use tracing::error;
 
 use crate::Link;
@@ -14,11 +18,8 @@ const CAUSE_CHARS_MAX: usize = 1_000;
 /// Keeps `message` with its `cause`, then ends its delivery. If it cannot be kept it is
 /// delivered again: nothing is ended that is not kept.
 pub(crate) async fn bury(link: &Link, message: &Message, cause: &str) {
-    let cause: String = cause
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(CAUSE_CHARS_MAX)
-        .collect();
+    let cause: String =
+        cause.chars().map(|c| if c.is_control() { ' ' } else { c }).take(CAUSE_CHARS_MAX).collect();
     match keep(link, message, &cause).await {
         Ok(()) => {
             if let Some(reply) = message.reply.clone() {
@@ -36,16 +37,15 @@ pub(crate) async fn bury(link: &Link, message: &Message, cause: &str) {
 
 async fn keep(link: &Link, message: &Message, cause: &str) -> Result<(), String> {
     let fact = events::fact_of_subject(&message.subject).unwrap_or("unknown");
-    let mut headers = message.headers.clone().unwrap_or_else(HeaderMap::new);
-    let id = headers.get("ce-id").map_or_else(String::new, ToString::to_string);
-    // The same message buried twice (a crash before the term) is kept once.
-    headers.insert(
-        async_nats::header::NATS_MESSAGE_ID,
-        format!("dlq-{}-{id}-{}", link.service(), message.subject),
-    );
+    let mut headers = headers_of(message);
     headers.insert("onsale-dead-cause", cause);
     headers.insert("onsale-dead-subject", message.subject.as_str());
     if let Ok(info) = message.info() {
+        // The same message buried twice (a crash before the term) is kept once. Its place in
+        // its stream tells it from another one that has no id, or the same.
+        let id = headers.get("ce-id").map_or("", |id| id.as_str());
+        let id = format!("dlq-{}-{}-{}-{id}", link.service(), info.stream, info.stream_sequence);
+        headers.insert(NATS_MESSAGE_ID, id);
         headers.insert("onsale-dead-stream", info.stream.to_string());
         headers.insert("onsale-dead-sequence", info.stream_sequence.to_string());
         headers.insert("onsale-dead-attempts", info.delivered.to_string());
@@ -61,4 +61,16 @@ async fn keep(link: &Link, message: &Message, cause: &str) -> Result<(), String>
         .await
         .map(|_| ())
         .map_err(|error| error.to_string())
+}
+
+/// The message's headers but those to the broker: it keeps the ones of an atomic batch, and
+/// would take a letter that has them for a part of another batch.
+fn headers_of(message: &Message) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+        if !name.to_string().starts_with("Nats-") {
+            values.iter().for_each(|value| kept.append(name.clone(), value.clone()));
+        }
+    }
+    kept
 }

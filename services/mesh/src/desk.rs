@@ -55,13 +55,11 @@ impl<E: Engine> Desk<E> {
         meta.may_tell = (self.tells)(C::ENDPOINT);
         let work = Work { deed, meta, settle: Settle::Local(sender), span: Default::default() };
         self.intake.try_send(work).map_err(|_| Problem::from(codes::OVERLOADED))?;
-        let answered: Answered =
-            receiver.await.map_err(|_| Problem::from(codes::UNAVAILABLE))?;
+        let answered: Answered = receiver.await.map_err(|_| Problem::from(codes::UNAVAILABLE))?;
         if answered.is_granted() {
             serde_json::from_slice(&answered.body).map_err(|_| codes::INTERNAL.into())
         } else {
-            Err(serde_json::from_slice(&answered.body)
-                .unwrap_or_else(|_| codes::INTERNAL.into()))
+            Err(serde_json::from_slice(&answered.body).unwrap_or_else(|_| codes::INTERNAL.into()))
         }
     }
 }

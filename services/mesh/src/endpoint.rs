@@ -159,6 +159,8 @@ impl<E: Engine> Endpoints<E> {
         }
         let caller = match header(headers::AUTHORIZATION) {
             None => Caller::Anonymous,
+            // Who comes for a new token may well bring one that has run out.
+            Some(_) if asked.allow == crate::Allow::Anyone => Caller::Anonymous,
             Some(value) => {
                 let token = value
                     .strip_prefix("Bearer ")

@@ -2,6 +2,8 @@
 
 use std::{future::Future, sync::Arc};
 
+use events::Timestamp;
+
 use crate::{
     failpoint::Failpoints,
     relay::Source,
@@ -46,6 +48,15 @@ pub struct Ran {
     pub outcomes: Vec<Outcome>,
     /// To be said now that it is stored.
     pub announced: Vec<Announcement>,
+}
+
+/// Facts that were told and are not published yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// How many; a store may stop counting at some thousands.
+    pub facts: u64,
+    /// When the oldest of them was told.
+    pub since: Option<Timestamp>,
 }
 
 /// Why a batch could not be run.

@@ -3,7 +3,13 @@
 //! An armed point fails once: the code behind it behaves as if the process had died there
 //! and been started again. Nothing is armed in production, where a check costs one load.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
 
 /// Where a service can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +30,10 @@ impl Failpoint {
 /// The armed points of one service.
 #[derive(Debug, Default)]
 pub struct Failpoints {
+    /// Whether anything was ever armed.
+    used: AtomicBool,
     armed: [AtomicU32; 3],
+    aimed: [Mutex<BTreeSet<&'static str>>; 3],
     hit: [AtomicU32; 3],
 }
 
@@ -32,6 +41,19 @@ impl Failpoints {
     /// Lets `point` fail the next `times` times.
     pub fn arm(&self, point: Failpoint, times: u32) {
         self.armed[point as usize].store(times, Ordering::SeqCst);
+        self.used.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets `point` fail once more for each of `names`, when it gets there: a fact heard, an
+    /// endpoint or a timer; at [`Failpoint::BeforeCursor`], a fact told.
+    pub fn aim(&self, point: Failpoint, names: impl IntoIterator<Item = &'static str>) {
+        self.aimed(point).extend(names);
+        self.used.store(true, Ordering::SeqCst);
+    }
+
+    /// What was aimed at and has not got there yet.
+    pub fn spared(&self, point: Failpoint) -> Vec<&'static str> {
+        self.aimed(point).iter().copied().collect()
     }
 
     /// How often `point` has failed.
@@ -39,19 +61,27 @@ impl Failpoints {
         self.hit[point as usize].load(Ordering::SeqCst)
     }
 
-    /// Whether to fail here, now.
-    pub fn strikes(&self, point: Failpoint) -> bool {
-        let armed = &self.armed[point as usize];
-        if armed.load(Ordering::Relaxed) == 0 {
+    /// Whether to fail here, now, with these messages at hand.
+    pub fn strikes<'a>(&self, point: Failpoint, names: impl Iterator<Item = &'a str>) -> bool {
+        if !self.used.load(Ordering::Relaxed) {
             return false;
         }
-        let strikes = armed
+        let armed = &self.armed[point as usize];
+        let mut strikes = armed
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
             .is_ok();
+        let mut aimed = self.aimed(point);
+        for name in names {
+            strikes |= aimed.remove(name);
+        }
         if strikes {
             self.hit[point as usize].fetch_add(1, Ordering::SeqCst);
         }
         strikes
+    }
+
+    fn aimed(&self, point: Failpoint) -> MutexGuard<'_, BTreeSet<&'static str>> {
+        self.aimed[point as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,12 +89,27 @@ impl Failpoints {
 mod tests {
     use super::*;
 
+    fn strikes(points: &Failpoints, names: &[&str]) -> bool {
+        points.strikes(Failpoint::BeforeAck, names.iter().copied())
+    }
+
     #[test]
     fn an_armed_point_fails_as_often_as_it_was_told_and_no_more() {
         let points = Failpoints::default();
         points.arm(Failpoint::BeforeAck, 2);
-        let strikes: Vec<bool> = (0..4).map(|_| points.strikes(Failpoint::BeforeAck)).collect();
-        assert_eq!(strikes, [true, true, false, false]);
-        assert!(!points.strikes(Failpoint::BeforeCommit));
+        let seen: Vec<bool> = (0..4).map(|_| strikes(&points, &[])).collect();
+        assert_eq!(seen, [true, true, false, false]);
+        assert!(!points.strikes(Failpoint::BeforeCommit, [].into_iter()));
+    }
+
+    #[test]
+    fn an_aimed_point_fails_once_for_each_name() {
+        let points = Failpoints::default();
+        points.aim(Failpoint::BeforeAck, ["a", "b", "c"]);
+        assert!(!strikes(&points, &["x"]));
+        assert!(strikes(&points, &["x", "a", "b"]));
+        assert!(!strikes(&points, &["b"]));
+        assert_eq!(points.spared(Failpoint::BeforeAck), ["c"]);
+        assert_eq!(points.hits(Failpoint::BeforeAck), 1);
     }
 }

@@ -53,8 +53,7 @@ impl<E: Engine> Lane<E> {
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         loop {
             let mut batch = Vec::new();
-            let taken =
-                self.intake.lock().await.recv_many(&mut batch, BATCH_MESSAGES_MAX).await;
+            let taken = self.intake.lock().await.recv_many(&mut batch, BATCH_MESSAGES_MAX).await;
             if taken == 0 {
                 return Ok(());
             }
@@ -77,7 +76,8 @@ impl<E: Engine> Lane<E> {
                 for said in ran.announced {
                     let _ = self.link.client().publish(said.subject, said.payload.into()).await;
                 }
-                if self.failpoints.strikes(Failpoint::BeforeAck) {
+                let names = batch.iter().map(|work| work.meta.name);
+                if self.failpoints.strikes(Failpoint::BeforeAck, names) {
                     return self.come_again(batch).await;
                 }
                 for (work, outcome) in batch.into_iter().zip(ran.outcomes) {
@@ -122,7 +122,8 @@ impl<E: Engine> Lane<E> {
             let delivered = work.meta.delivered;
             match (&failure, &work.settle) {
                 (Failure::Refused(cause) | Failure::Contended(cause), Settle::Ack(_))
-                    if delivered >= DELIVERIES_MAX => {
+                    if delivered >= DELIVERIES_MAX =>
+                {
                     let cause = cause.clone();
                     self.bury(work, cause).await;
                 }
@@ -244,8 +245,11 @@ pub(crate) async fn reply(link: &Link, subject: async_nats::Subject, answered: A
 
 /// What a caller is told while a service's store is away.
 pub(crate) fn unavailable(link: &Link) -> Problem {
-    Problem::new(codes::UNAVAILABLE, format!("The {} service is catching its breath.", link.service()))
-        .with("retry_after_secs", 1)
+    Problem::new(
+        codes::UNAVAILABLE,
+        format!("The {} service is catching its breath.", link.service()),
+    )
+    .with("retry_after_secs", 1)
 }
 
 /// When a fact comes again after its `delivered`th delivery: 10 ms, doubling up to 5 s,

@@ -73,9 +73,7 @@ impl Link {
             .client_capacity(CLIENT_CAPACITY)
             .request_timeout(Some(REQUEST_TIMEOUT))
             .ping_interval(Duration::from_secs(10))
-            .reconnect_delay_callback(|attempt| {
-                Duration::from_millis(50 * attempt.min(20) as u64)
-            })
+            .reconnect_delay_callback(|attempt| Duration::from_millis(50 * attempt.min(20) as u64))
             .event_callback(move |event| {
                 match &event {
                     Event::Connected => {
@@ -96,8 +94,7 @@ impl Link {
             .map(|url| url.trim().parse().map_err(|_| format!("`{url}` is no NATS address")))
             .collect::<Result<_, _>>()?;
         let client = connect(service, addresses, options).await?;
-        let jetstream =
-            jetstream::ContextBuilder::new().timeout(ACK_TIMEOUT).build(client.clone());
+        let jetstream = jetstream::ContextBuilder::new().timeout(ACK_TIMEOUT).build(client.clone());
         let asking = client.clone();
         let verifier = Verifier::new(Arc::new(move |endpoint| {
             let client = asking.clone();

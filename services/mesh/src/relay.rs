@@ -9,7 +9,7 @@
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use events::{EventId, SagaId, Timestamp};
+use events::{EventId, SagaId, Timestamp, fact_of_subject};
 use futures::{StreamExt, stream::FuturesOrdered};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -29,12 +29,17 @@ mod publish;
 
 /// Facts read, and published as one atomic batch, at a time. JetStream allows 1,000.
 const BATCH_FACTS_MAX: usize = 500;
-/// Batches on their way to JetStream at once.
-const BATCHES_IN_FLIGHT_MAX: usize = 2;
+/// Batches on their way to JetStream at once. More would be smaller ones: what is told
+/// while one is on its way goes together with the next.
+const BATCHES_IN_FLIGHT_MAX: usize = 1;
 /// How long told facts wait when the wake-up after a commit was missed.
 const POLL: Duration = Duration::from_millis(100);
-/// How soon facts are looked at again that wait for an older transaction to end.
+/// How soon facts are looked at again that wait for an older transaction to end; at once
+/// while nothing else is to be done, because transactions are short.
 const HELD_BACK_POLL: Duration = Duration::from_millis(1);
+/// How far the stored position may lag under a load that never pauses: what was published
+/// since is repeated after a crash.
+const MOVE_EVERY: Duration = Duration::from_millis(250);
 /// How often the stream is compared with what the log remembers.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
 
@@ -131,7 +136,7 @@ impl<E: Engine> Relay<E> {
         let mut position = self.compare(&mut source).await?;
         self.health.relay(true);
         let mut read_to = position.cursor;
-        let mut moved = position;
+        let (mut moved, mut moved_at) = (position, tokio::time::Instant::now());
         let mut in_flight = FuturesOrdered::new();
         let mut more = true;
         let mut compare_at = tokio::time::Instant::now() + COMPARE_EVERY;
@@ -142,27 +147,38 @@ impl<E: Engine> Relay<E> {
                 more = rows.len() == BATCH_FACTS_MAX;
                 if let Some(last) = rows.last() {
                     read_to = last.cursor;
+                    let facts = rows.iter().filter_map(|row| fact_of_subject(&row.subject));
+                    let dies = self.failpoints.strikes(Failpoint::BeforeCursor, facts);
                     let link = self.link.clone();
                     // A task of its own, so that publishing goes on while the next is read.
-                    in_flight.push_back(tokio::spawn(async move { publish(&link, rows).await }));
+                    in_flight.push_back(tokio::spawn(async move {
+                        let published = publish(&link, rows).await?;
+                        if dies {
+                            Err("failpoint: before the cursor".to_owned())
+                        } else {
+                            Ok(published)
+                        }
+                    }));
                 }
                 if more {
                     continue;
                 }
             }
-            if in_flight.is_empty() && moved != position {
+            let is_due = in_flight.is_empty() || moved_at.elapsed() >= MOVE_EVERY;
+            if is_due && moved != position {
                 source.advance(position).await?;
-                moved = position;
+                (moved, moved_at) = (position, tokio::time::Instant::now());
             }
-            let pause = if source.held_back() { HELD_BACK_POLL } else { POLL };
+            let pause = match (source.held_back(), in_flight.is_empty()) {
+                (true, true) => Duration::ZERO,
+                (true, false) => HELD_BACK_POLL,
+                (false, _) => POLL,
+            };
             tokio::select! {
                 Some(published) = in_flight.next() => {
                     let published = published
                         .map_err(|panic| Failure::Refused(panic.to_string()))?
                         .map_err(Failure::Unavailable)?;
-                    if self.failpoints.strikes(Failpoint::BeforeCursor) {
-                        return Err(Failure::Unavailable("failpoint: before the cursor".into()));
-                    }
                     self.health.add_published(published.count as u64);
                     let stream_seq = published.position.stream_seq.max(position.stream_seq);
                     position = Position { cursor: published.position.cursor, stream_seq };

@@ -207,12 +207,8 @@ fn start_endpoints<E: Engine>(
     let tells = Arc::new(move |endpoint: &'static str| {
         table.get(endpoint).map_or(&[][..], |asked| asked.tells)
     });
-    let desk = Desk {
-        engine: engine.clone(),
-        intake: sender.clone(),
-        link: running.link.clone(),
-        tells,
-    };
+    let desk =
+        Desk { engine: engine.clone(), intake: sender.clone(), link: running.link.clone(), tells };
     let endpoints = Arc::new(Endpoints {
         link: running.link.clone(),
         asked,
@@ -235,6 +231,10 @@ fn start_housekeeping<E: Engine>(running: &Running, engine: &Arc<E>) {
     keep(&running.inward, running.name, "housekeeping", stop.clone(), move || {
         let (engine, health, stop) = (engine.clone(), health.clone(), stop.clone());
         async move {
+            if let Err(error) = engine.check().await {
+                warn!(service = name, %error, "the store does not answer yet");
+                health.store(false);
+            }
             let mut tidy_at = tokio::time::Instant::now() + TIDY_EVERY;
             loop {
                 tokio::select! {

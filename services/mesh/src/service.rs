@@ -56,9 +56,8 @@ pub(crate) struct Timer<E: Engine> {
     pub(crate) due: Arc<DueFn<E>>,
 }
 
-pub(crate) type DueFn<E> = dyn Fn(Arc<E>, Timestamp) -> BoxFuture<Result<Vec<<E as Engine>::Deed>, Failure>>
-    + Send
-    + Sync;
+pub(crate) type DueFn<E> =
+    dyn Fn(Arc<E>, Timestamp) -> BoxFuture<Result<Vec<<E as Engine>::Deed>, Failure>> + Send + Sync;
 
 /// What a service declares of itself, for proofs, topology and diagrams.
 #[derive(Debug, Clone, PartialEq, Eq)]

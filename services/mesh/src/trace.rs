@@ -7,11 +7,11 @@
 
 use std::{
     borrow::Cow,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
 };
 
-use events::{EventId, SagaId};
+use events::{EventId, SagaId, Timestamp};
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceFlags, TraceId,
     trace::{
@@ -33,7 +33,9 @@ pub const TRACEPARENT: &str = "traceparent";
 const WAITING_SPANS_MAX: usize = 16_384;
 /// How long a span waits to be sent, unless `OTEL_BSP_SCHEDULE_DELAY` says otherwise. A
 /// process that is killed takes no more of its spans with it than this.
-const SEND_EVERY: Duration = Duration::from_millis(500);
+const SEND_EVERY: Duration = Duration::from_millis(50);
+/// When this process began to trace; see [`TraceParent::from_outbox`].
+static BEGAN: LazyLock<Timestamp> = LazyLock::new(crate::clock::now);
 
 /// The span that a message follows from, if any.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -55,6 +57,18 @@ impl TraceParent {
                 context.trace_flags().to_u8() & 1
             )
         })
+    }
+
+    /// Reads what [`Span::to_outbox`] wrote beside a fact told at `told_at`.
+    ///
+    /// A process that was killed took its last spans with it. What it told and did not
+    /// publish hangs below the span that it heard of, which is another process's, so that
+    /// the trace stays whole.
+    pub(crate) fn from_outbox(stored: Option<&str>, told_at: Timestamp) -> Self {
+        let Some((own, cause)) = stored.and_then(|stored| stored.split_once(' ')) else {
+            return Self::from_header(stored);
+        };
+        Self::from_header(Some(if told_at < *BEGAN { cause } else { own }))
     }
 
     /// The trace's id, for logs.
@@ -151,6 +165,7 @@ impl Tracer {
         service: &str,
         exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
     ) -> Self {
+        LazyLock::force(&BEGAN);
         let resource = Resource::builder()
             .with_service_name(format!("onsale-{service}"))
             .with_attribute(KeyValue::new("service.namespace", "onsale"))
@@ -276,6 +291,16 @@ impl Span {
         }
     }
 
+    /// What is kept beside a fact that this span tells: its own context and, where it is
+    /// recorded, the one of `cause`, the span that the message at hand came from.
+    pub(crate) fn to_outbox(&self, cause: &TraceParent) -> Option<String> {
+        let own = self.parent().to_header()?;
+        match (self, cause.to_header()) {
+            (Self::On(_), Some(cause)) => Some(format!("{own} {cause}")),
+            _ => Some(own),
+        }
+    }
+
     /// A span inside this one, begun at `began`.
     pub fn child(&self, name: &'static str, began: Option<SystemTime>) -> Span {
         match self {
@@ -394,5 +419,28 @@ mod tests {
         let parent = TraceParent::from_header(Some(HEADER));
         let span = Tracer::off().process("payment.requested", &parent);
         assert_eq!(span.child("transaction", None).parent(), parent);
+    }
+
+    #[test]
+    fn what_an_earlier_process_told_hangs_below_what_it_heard() {
+        let cause = TraceParent::from_header(Some(HEADER));
+        let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build().unwrap();
+        let span = Tracer::exporting("point", exporter).process("payment.requested", &cause);
+        let stored = span.to_outbox(&cause);
+        let read = |at| TraceParent::from_outbox(stored.as_deref(), at);
+        assert_eq!(read(crate::clock::now()).to_header(), span.parent().to_header());
+        assert_eq!(read(crate::clock::now().plus_secs(-60)), cause);
+        assert_eq!(TraceParent::from_outbox(Some(HEADER), crate::clock::now()), cause);
+        assert_eq!(TraceParent::from_outbox(None, crate::clock::now()), TraceParent::default());
+    }
+
+    #[tokio::test]
+    async fn a_collector_that_never_answers_holds_nobody_up() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", silent.local_addr().unwrap());
+        let tracer = Tracer::to_collector("point", &endpoint).unwrap();
+        drop(tracer.command("point.charge", &TraceParent::default()));
+        let closing = tracer.close(Duration::from_millis(100));
+        tokio::time::timeout(Duration::from_secs(5), closing).await.unwrap();
     }
 }

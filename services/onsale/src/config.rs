@@ -12,8 +12,13 @@ pub const SERVICES: [&str; 7] =
 pub const WITH_DATABASE: [&str; 5] = ["user", "concert", "reservation", "payment", "point"];
 /// The NATS user that may change streams and consumers.
 pub const PROVISIONER: &str = "provisioner";
+/// The NATS user that sees everything and changes nothing.
+pub const OPERATOR: &str = "operator";
 /// Where the gateway listens unless told otherwise.
 pub const HTTP_ADDR: &str = "127.0.0.1:8080";
+
+/// Names a folder of seeds.
+const NKEY_DIR: &str = "ONSALE_NKEY_DIR";
 
 /// Addresses and secrets of one deployment.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -37,19 +42,37 @@ impl Config {
     /// # Errors
     /// Names the first variable that is missing or malformed.
     pub fn from_env(identities: &[&str]) -> Result<Self> {
-        let mut config = Self {
-            nats_url: need("ONSALE_NATS_URL", "nats://127.0.0.1:4222")?,
-            valkey_url: optional("ONSALE_VALKEY_URL").unwrap_or_default(),
-            http_addr: Some(http_addr()?),
-            ..Self::default()
-        };
+        let config = Self::named_in_env(identities)?;
+        if config.nats_url.is_empty() {
+            bail!("set ONSALE_NATS_URL, for example nats://127.0.0.1:4222");
+        }
         if identities.contains(&"queue") && config.valkey_url.is_empty() {
             bail!("set ONSALE_VALKEY_URL, for example redis://127.0.0.1:6379; queue needs it");
         }
         for identity in identities {
             if WITH_DATABASE.contains(identity) {
-                let name = database_variable(identity);
-                let url = need(&name, &format!("postgres://onsale_{identity}@127.0.0.1/onsale_{identity}"))?;
+                config.database_url(identity)?;
+            }
+            if let (Some(folder), None) = (optional(NKEY_DIR), config.nkey_seeds.get(*identity)) {
+                bail!("the seed of {identity} is not in {NKEY_DIR}={folder}");
+            }
+        }
+        Ok(config)
+    }
+
+    /// Reads what the environment names for these identities, be it nothing.
+    ///
+    /// # Errors
+    /// Names the first variable that is malformed.
+    pub fn named_in_env(identities: &[&str]) -> Result<Self> {
+        let mut config = Self {
+            nats_url: optional("ONSALE_NATS_URL").unwrap_or_default(),
+            valkey_url: optional("ONSALE_VALKEY_URL").unwrap_or_default(),
+            http_addr: Some(http_addr()?),
+            ..Self::default()
+        };
+        for identity in identities {
+            if let Some(url) = optional(&database_variable(identity)) {
                 config.database_urls.insert((*identity).to_owned(), url);
             }
             if let Some(seed) = nkey_seed(identity)? {
@@ -83,10 +106,10 @@ impl Config {
     /// # Errors
     /// When it is not configured.
     pub fn database_url(&self, service: &str) -> Result<&str> {
-        self.database_urls
-            .get(service)
-            .map(String::as_str)
-            .with_context(|| format!("set {}", database_variable(service)))
+        self.database_urls.get(service).map(String::as_str).with_context(|| {
+            let (name, own) = (database_variable(service), format!("onsale_{service}"));
+            format!("set {name}, for example postgres://{own}:password@127.0.0.1/{own}")
+        })
     }
 }
 
@@ -97,6 +120,16 @@ impl Config {
 pub fn http_addr() -> Result<SocketAddr> {
     let addr = optional("ONSALE_HTTP_ADDR").unwrap_or_else(|| HTTP_ADDR.to_owned());
     addr.parse().with_context(|| format!("ONSALE_HTTP_ADDR={addr} is no address and port"))
+}
+
+/// `ONSALE_HEALTH_ADDR`: where `/healthz` and `/readyz` of a single service are served.
+///
+/// # Errors
+/// When it is no address and port.
+pub fn health_addr() -> Result<Option<SocketAddr>> {
+    let Some(addr) = optional("ONSALE_HEALTH_ADDR") else { return Ok(None) };
+    let parsed = addr.parse();
+    parsed.map(Some).with_context(|| format!("ONSALE_HEALTH_ADDR={addr} is no address and port"))
 }
 
 fn database_variable(service: &str) -> String {
@@ -111,17 +144,36 @@ fn nkey_seed(identity: &str) -> Result<Option<String>> {
     if let Some(seed) = optional(&seed_variable(identity)) {
         return Ok(Some(seed));
     }
-    let Some(folder) = optional("ONSALE_NKEY_DIR") else { return Ok(None) };
+    let Some(folder) = optional(NKEY_DIR) else { return Ok(None) };
     let file = Path::new(&folder).join(format!("{identity}.nk"));
-    let seed = std::fs::read_to_string(&file)
-        .with_context(|| format!("the seed of {identity} cannot be read from {}", file.display()))?;
-    Ok(Some(seed.trim().to_owned()))
+    match std::fs::read_to_string(&file) {
+        Ok(seed) => Ok(Some(seed.trim().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| {
+            format!("the seed of {identity} cannot be read from {}", file.display())
+        }),
+    }
 }
 
 fn optional(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn need(name: &str, example: &str) -> Result<String> {
-    optional(name).with_context(|| format!("set {name}, for example {example}"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_give_a_database_to_those_that_keep_one() {
+        assert_eq!(servers::SERVICES, WITH_DATABASE);
+        for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
+            assert!(servers::IDENTITIES.contains(&identity), "{identity}");
+        }
+    }
+
+    #[test]
+    fn a_database_that_is_not_named_is_asked_for_by_its_variable() {
+        let error = Config::default().database_url("point").unwrap_err().to_string();
+        assert!(error.starts_with("set ONSALE_POINT_DATABASE_URL"), "{error}");
+    }
 }

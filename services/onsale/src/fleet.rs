@@ -120,6 +120,11 @@ impl Fleet {
         self.gateway.as_ref().map(|gateway| gateway.addr)
     }
 
+    /// The gateway's connection, when it runs here.
+    pub fn gateway_link(&self) -> Option<&Link> {
+        self.gateway.as_ref().map(|gateway| &gateway.link)
+    }
+
     /// The services that run here, the gateway apart.
     pub fn running(&self) -> &[Running] {
         &self.running
@@ -184,11 +189,7 @@ async fn link(config: &Config, service: &'static str, tracer: Tracer) -> Result<
     Link::connect(settings, tracer).await.map_err(|error| anyhow!(error))
 }
 
-async fn open_gateway(
-    config: &Config,
-    link: Link,
-    settings: gateway::Settings,
-) -> Result<Gateway> {
+async fn open_gateway(config: &Config, link: Link, settings: gateway::Settings) -> Result<Gateway> {
     let wanted = match config.http_addr {
         Some(addr) => addr,
         None => crate::config::http_addr()?,
@@ -215,7 +216,8 @@ pub fn wirings() -> Vec<Wiring> {
     ]
 }
 
-fn migrations(service: &str) -> Option<&'static Migrator> {
+/// The migrations of a service's own database.
+pub(crate) fn migrations(service: &str) -> Option<&'static Migrator> {
     Some(match service {
         "user" => &user::MIGRATIONS,
         "concert" => &concert::MIGRATIONS,
@@ -253,15 +255,18 @@ pub async fn apply_topology(config: &Config) -> Result<Vec<String>> {
     Ok(changed)
 }
 
-/// Names every difference between the broker and `jetstream/`.
+/// Names every difference between the broker and `jetstream/`, and between `jetstream/` and
+/// what the services declare.
 ///
 /// # Errors
 /// When the broker cannot be asked.
 pub async fn check_topology(config: &Config) -> Result<Vec<String>> {
     let link = link(config, PROVISIONER, Tracer::off()).await?;
-    let drifts = topology()?.check(&link).await.map_err(|error| anyhow!("{error}"))?;
+    let topology = topology()?;
+    let drifts = topology.check(&link).await.map_err(|error| anyhow!("{error}"))?;
     link.drain().await;
-    Ok(drifts.iter().map(ToString::to_string).collect())
+    let against_files = drifts.iter().map(ToString::to_string);
+    Ok(against_files.chain(topology.compare(&wirings())).collect())
 }
 
 /// `jetstream/`, parsed.
@@ -272,4 +277,3 @@ pub fn topology() -> Result<mesh::topology::Topology> {
     let (streams, consumers) = (files::jetstream("streams"), files::jetstream("consumers"));
     mesh::topology::Topology::parse(&streams, &consumers).map_err(|error| anyhow!("{error}"))
 }
-

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{HeaderMap, Method, Request, StatusCode, header};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
@@ -27,6 +27,8 @@ pub struct Http {
 pub struct Answer {
     /// HTTP status.
     pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
     /// The body, as it came.
     pub body: Bytes,
 }
@@ -139,10 +141,9 @@ impl<'a> Ask<'a> {
         }
         let request = request.body(Full::new(self.body.clone()))?;
         tokio::time::timeout(ANSWER_TIMEOUT, async {
-            let response = self.http.client.request(request).await?;
-            let status = response.status();
-            let body = response.into_body().collect().await?.to_bytes();
-            Ok(Answer { status, body })
+            let (head, body) = self.http.client.request(request).await?.into_parts();
+            let body = body.collect().await?.to_bytes();
+            Ok(Answer { status: head.status, headers: head.headers, body })
         })
         .await
         .context("no answer in time")?

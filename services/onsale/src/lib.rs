@@ -13,15 +13,21 @@
 //! | `receipt` | what the databases say afterwards |
 //! | `box_office` | what an organizer does before a sale |
 //! | `bench` | how fast it is |
+//! | `doctor` | what is wrong with a deployment |
+//! | `health` | whether the services of this process can do their work |
+//! | `secrets` | the passwords and keys of a deployment |
 
 pub mod bench;
 pub mod box_office;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod files;
 pub mod fleet;
+pub mod health;
 pub mod http;
 pub mod receipt;
 pub mod room;
 pub mod sale;
+pub mod secrets;
 pub mod stage;

@@ -6,10 +6,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use onsale::{
     bench,
-    config::{Config, PROVISIONER, SERVICES, WITH_DATABASE},
-    demo,
+    config::{self, Config, PROVISIONER, SERVICES, WITH_DATABASE},
+    demo, doctor,
     fleet::{self, Fleet, Rules},
-    stage::{self, DATA_FOLDER, Ready, Stage},
+    health, secrets,
+    stage::{self, DATA_FOLDER, Stage},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -46,12 +47,29 @@ enum Command {
     /// Streams and consumers of the broker
     #[command(subcommand)]
     Topology(Topology),
+    /// Says what is wrong: servers, databases, streams, services; fails when anything is
+    Doctor(doctor::Doctor),
+    /// Prints a new .env for compose.yaml: every password and key, made up
+    Secrets,
     /// Measures how fast it is
     #[command(subcommand)]
     Bench(Bench),
     /// Prints the OpenAPI document
     Openapi,
 }
+
+const RUN_ENVIRONMENT: &str = "\
+Environment:
+  ONSALE_NATS_URL                  the broker
+  ONSALE_<SERVICE>_DATABASE_URL    the service's database (all but queue and gateway)
+  ONSALE_VALKEY_URL                the store of queue
+  ONSALE_<SERVICE>_NKEY_SEED       the service's user on the broker, or ONSALE_NKEY_DIR
+  ONSALE_HTTP_ADDR                 where the gateway listens [default: 127.0.0.1:8080]
+  ONSALE_HEALTH_ADDR               serves /healthz and /readyz of this process, for example
+                                   on 127.0.0.1:8081; neither when it is not set
+  ONSALE_OPERATOR_EMAIL, ONSALE_OPERATOR_PASSWORD
+                                   the account that grants roles; user makes it
+  OTEL_EXPORTER_OTLP_ENDPOINT      a collector of traces, for example http://127.0.0.1:4318";
 
 #[derive(clap::Args)]
 struct Dev {
@@ -64,9 +82,13 @@ struct Dev {
     /// Writes addresses and secrets here (mode 0600) once everything runs
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Stops when standard input ends, however the process that holds it does
+    #[arg(long, hide = true)]
+    with_parent: bool,
 }
 
 #[derive(clap::Args)]
+#[command(after_help = RUN_ENVIRONMENT)]
 struct Run {
     /// Services: user, concert, queue, reservation, payment, point, gateway
     #[arg(required_unless_present = "all")]
@@ -74,6 +96,9 @@ struct Run {
     /// Every service
     #[arg(long, conflicts_with = "services")]
     all: bool,
+    /// Stops when standard input ends, however the process that holds it does
+    #[arg(long, hide = true)]
+    with_parent: bool,
 }
 
 #[derive(Subcommand)]
@@ -92,7 +117,7 @@ enum Bench {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(matches!(cli.command, Command::Demo(_)));
+    start_log(matches!(cli.command, Command::Demo(_) | Command::Doctor(_)));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -113,16 +138,20 @@ fn main() -> ExitCode {
 
 /// Logs to standard error: text on a terminal, JSON lines elsewhere or as
 /// `ONSALE_LOG_FORMAT` says; `RUST_LOG` chooses what.
-fn start_log(is_demo: bool) {
+fn start_log(speaks_for_itself: bool) {
     use std::io::IsTerminal;
-    // The demo speaks for itself; whoever breaks a part on purpose knows what follows.
-    let default = if is_demo { "error,sqlx=off,async_nats=off" } else { "info,async_nats=warn" };
+    // Whoever breaks a part of the demo on purpose, or asks the doctor, knows what follows.
+    let default = if speaks_for_itself {
+        "error,sqlx=off,async_nats=off"
+    } else {
+        "info,async_nats=warn,sqlx::postgres::notice=warn"
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let as_json = match std::env::var("ONSALE_LOG_FORMAT").as_deref() {
         Ok("json") => true,
         Ok(_) => false,
-        Err(_) => !std::io::stderr().is_terminal() && !is_demo,
+        Err(_) => !std::io::stderr().is_terminal() && !speaks_for_itself,
     };
     if as_json {
         log.json().init();
@@ -152,6 +181,11 @@ async fn run(command: Command) -> Result<()> {
             }
             bail!("{} differences; `onsale topology apply` mends them", drifts.len());
         }
+        Command::Doctor(options) => doctor::run(options).await,
+        Command::Secrets => {
+            print!("{}", secrets::env_file()?);
+            Ok(())
+        }
         Command::Bench(Bench::Payments(options)) => bench::payments(options).await,
         Command::Openapi => {
             println!("{}", gateway::openapi_json());
@@ -161,7 +195,8 @@ async fn run(command: Command) -> Result<()> {
 }
 
 async fn dev(options: Dev) -> Result<()> {
-    let mut stage = Stage::set(Some(options.data), Arc::new(|line: &str| eprintln!("{line}"))).await?;
+    let mut stage =
+        Stage::set(Some(options.data), Arc::new(|line: &str| eprintln!("{line}"))).await?;
     if options.http.is_some() {
         stage.config.http_addr = options.http;
     }
@@ -169,12 +204,11 @@ async fn dev(options: Dev) -> Result<()> {
     let fleet = Fleet::start(&stage.config, &SERVICES, &rules).await?;
     let http_addr = fleet.http_addr().context("the gateway runs here")?;
     println!("http://{http_addr}");
+    stage.announce(http_addr)?;
     if let Some(file) = options.ready_file {
-        let (config, operator) = (stage.config.clone(), stage.operator.clone());
-        let ready = Ready { http_addr, config, operator };
-        stage::write_secret(&file, &serde_json::to_vec(&ready)?)?;
+        stage::write_secret(&file, &serde_json::to_vec(&stage.ready(http_addr))?)?;
     }
-    stage::wait_for_stop().await;
+    stage::wait_for_stop(options.with_parent).await;
     fleet.stop().await;
     stage.strike().await;
     Ok(())
@@ -190,12 +224,19 @@ async fn run_services(options: Run) -> Result<()> {
         bail!("there is no service `{unknown}`; there are {}", SERVICES.join(", "));
     }
     let config = Config::from_env(&names)?;
+    let health = match config::health_addr()? {
+        Some(addr) => Some(health::Listener::open(addr).await?),
+        None => None,
+    };
     let rules = Rules { operator: stage::operator_from_env().ok(), ..rules_from_env()? };
     let fleet = Fleet::start(&config, &names, &rules).await?;
     if let Some(addr) = fleet.http_addr() {
         tracing::info!(%addr, "the gateway listens");
     }
-    stage::wait_for_stop().await;
+    if let Some(health) = &health {
+        health.watch(&fleet);
+    }
+    stage::wait_for_stop(options.with_parent).await;
     fleet.stop().await;
     Ok(())
 }
@@ -209,18 +250,17 @@ async fn migrate(services: &[String]) -> Result<()> {
     if let Some(unknown) = names.iter().find(|name| !WITH_DATABASE.contains(name)) {
         bail!("`{unknown}` has no database; these have: {}", WITH_DATABASE.join(", "));
     }
-    let mut config = Config::default();
-    for name in &names {
-        let one = Config::from_env(&[name])?;
-        config.database_urls.extend(one.database_urls);
-    }
+    let config = Config::named_in_env(&names)?;
     fleet::migrate(&config, &names).await?;
     println!("migrated {}", names.join(", "));
     Ok(())
 }
 
 fn rules_from_env() -> Result<Rules> {
-    let mut rules = Rules { gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?, ..Rules::default() };
+    let mut rules = Rules {
+        gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?,
+        ..Rules::default()
+    };
     if let Ok(secs) = std::env::var("ONSALE_HOLD_GRACE_SECS") {
         rules.reservation.grace_secs =
             secs.parse().with_context(|| format!("ONSALE_HOLD_GRACE_SECS={secs} is no number"))?;

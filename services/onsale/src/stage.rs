@@ -17,12 +17,14 @@ use uuid::Uuid;
 
 use crate::{
     box_office::Credentials,
-    config::{Config, PROVISIONER, SERVICES, WITH_DATABASE},
+    config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE},
     fleet,
 };
 
 /// Where `dev` and `demo` keep their data unless told otherwise.
 pub const DATA_FOLDER: &str = ".onsale";
+/// Where a running `dev` or `demo` says, beside its data, how to reach it.
+pub const READY_FILE: &str = "ready.json";
 /// The operator of our own servers; its password is made up and kept beside the data.
 const OPERATOR_EMAIL: &str = "operator@example.com";
 
@@ -53,7 +55,10 @@ impl Stage {
     ///
     /// # Errors
     /// When a server cannot be started or reached, or does not take what it is told.
-    pub async fn set(folder: Option<PathBuf>, say: Arc<dyn Fn(&str) + Send + Sync>) -> Result<Self> {
+    pub async fn set(
+        folder: Option<PathBuf>,
+        say: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> Result<Self> {
         let (servers, config, operator) = if Config::names_servers() {
             say("using the servers named in the environment");
             let identities: Vec<&str> = SERVICES.into_iter().chain([PROVISIONER]).collect();
@@ -73,12 +78,50 @@ impl Stage {
         Ok(Self { servers, config, operator })
     }
 
+    /// What another process needs to know of this stage.
+    pub fn ready(&self, http_addr: SocketAddr) -> Ready {
+        let (config, operator) = (self.config.clone(), self.operator.clone());
+        Ready { http_addr, config, operator }
+    }
+
+    /// Says beside the data, when the servers are ours, how to reach what runs here.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn announce(&self, http_addr: SocketAddr) -> Result<()> {
+        let Some(servers) = &self.servers else { return Ok(()) };
+        let ready = serde_json::to_vec(&self.ready(http_addr))?;
+        write_secret(&servers.folder().join(READY_FILE), &ready)
+    }
+
     /// Stops the servers, when they are ours.
     pub async fn strike(self) {
         if let Some(servers) = self.servers {
+            let _ = fs::remove_file(servers.folder().join(READY_FILE));
             servers.stop().await;
         }
     }
+}
+
+/// How to reach what runs: as the environment names it, else as a running `dev` or `demo`
+/// has said beside its data.
+///
+/// # Errors
+/// When there is neither.
+pub fn find(data: &Path) -> Result<Config> {
+    let identities: Vec<&str> = SERVICES.into_iter().chain([PROVISIONER, OPERATOR]).collect();
+    let named = Config::named_in_env(&identities)?;
+    let has_servers = !named.nats_url.is_empty() || !named.valkey_url.is_empty();
+    if has_servers || !named.database_urls.is_empty() {
+        return Ok(named);
+    }
+    let file = data.join(READY_FILE);
+    let text = fs::read(&file).with_context(|| {
+        let file = file.display();
+        format!("set ONSALE_NATS_URL and the others, or start `onsale dev` ({file} is not there)")
+    })?;
+    let ready: Ready = serde_json::from_slice(&text).context("the ready file")?;
+    Ok(Config { http_addr: Some(ready.http_addr), ..ready.config })
 }
 
 fn config_of(servers: &Servers) -> Config {
@@ -90,7 +133,7 @@ fn config_of(servers: &Servers) -> Config {
     for service in WITH_DATABASE {
         config.database_urls.insert(service.to_owned(), servers.database_url(service));
     }
-    for identity in SERVICES.into_iter().chain([PROVISIONER]) {
+    for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
         config.nkey_seeds.insert(identity.to_owned(), servers.nkey_seed(identity).to_owned());
     }
     config
@@ -139,18 +182,31 @@ pub fn write_secret(file: &Path, content: &[u8]) -> Result<()> {
         .with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-pub async fn wait_for_stop() {
+/// Waits for Ctrl-C or SIGTERM, and `with_parent` also for the end of standard input: a pipe
+/// ends with the process that holds it, whatever has killed that one.
+pub async fn wait_for_stop(with_parent: bool) {
     use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        },
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => drop(terminate.recv().await),
+            Err(_) => std::future::pending().await,
         }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+        () = parent_ended(), if with_parent => {}
     }
+}
+
+async fn parent_ended() {
+    let (sender, ended) = tokio::sync::oneshot::channel();
+    // A thread of its own: a read of standard input cannot be called off.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let _ = sender.send(());
+    });
+    let _ = ended.await;
 }
 
 /// Asks another process to stop in its orderly way.

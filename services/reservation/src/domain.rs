@@ -11,6 +11,8 @@ use ReservationState::{Cancelled, Confirmed, Expired, Pending};
 
 /// Seats in one request at most; no schedule allows a fan more.
 pub const SEATS_PER_REQUEST_MAX: usize = 100;
+/// Bytes of a seat's id: three names of 16 characters, joined.
+const SEAT_BYTES_MAX: usize = 3 * 16 * 4 + 2;
 
 /// Whether a schedule is on sale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +150,7 @@ pub fn not_active(why: &str) -> Problem {
 /// Whether seats can be asked for like this at all.
 ///
 /// # Errors
-/// `invalid` for none, too many, or one seat twice.
+/// `invalid` for none, too many, one seat twice, or what no seat can be called.
 pub fn well_formed(seats: &[SeatId]) -> Result<(), Problem> {
     let invalid = |why: String| Err(Problem::new(codes::INVALID, why));
     if seats.is_empty() {
@@ -156,6 +158,12 @@ pub fn well_formed(seats: &[SeatId]) -> Result<(), Problem> {
     }
     if seats.len() > SEATS_PER_REQUEST_MAX {
         return invalid(format!("Name at most {SEATS_PER_REQUEST_MAX} seats."));
+    }
+    // Also because PostgreSQL knows no NUL: it would refuse the whole batch.
+    let is_name =
+        |seat: &SeatId| seat.0.len() <= SEAT_BYTES_MAX && !seat.0.chars().any(char::is_control);
+    if let Some(at) = seats.iter().position(|seat| !is_name(seat)) {
+        return invalid(format!("No seat is called like number {} of these.", at + 1));
     }
     let mut seen = HashSet::with_capacity(seats.len());
     match seats.iter().find(|seat| !seen.insert(*seat)) {

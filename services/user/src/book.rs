@@ -197,17 +197,26 @@ async fn tokens(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(Digest,
         .collect()
 }
 
-/// The first strike of an address in two lanes at once: neither finds a row to lock, and
-/// the last to commit is the one that counts. One guess more, once.
+/// Each slate is there before it is locked. Of two lanes with the first strikes of an
+/// address at once, the second waits for the first here, and then counts on from it.
 async fn strikes(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(Digest, Strikes)>> {
     if keys.strikes.is_empty() {
         return Ok(Vec::new());
     }
+    let hashes: Vec<&[u8]> = keys.strikes.iter().map(|hash| &hash[..]).collect();
+    sqlx::query(
+        "insert into log_in_failures (email_hash, failed_at, last_at)
+         select email_hash, '{}', 'epoch' from unnest($1::bytea[]) as row (email_hash)
+         order by email_hash on conflict do nothing",
+    )
+    .bind(&hashes)
+    .execute(&mut *tx)
+    .await?;
     let rows: Vec<(Vec<u8>, Vec<OffsetDateTime>)> = sqlx::query_as(
         "select email_hash, failed_at from log_in_failures
          where email_hash = any($1) order by email_hash for update",
     )
-    .bind(keys.strikes.iter().map(|hash| &hash[..]).collect::<Vec<_>>())
+    .bind(&hashes)
     .fetch_all(tx)
     .await?;
     rows.into_iter()

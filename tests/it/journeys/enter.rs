@@ -44,7 +44,8 @@ fn fans_beyond_the_cap_wait_in_the_order_in_which_they_came() {
         first.admitted(schedule).await;
         second.enter(schedule).await;
         third.enter(schedule).await;
-        let positions = [second.place(schedule).await.position, third.place(schedule).await.position];
+        let positions =
+            [second.place(schedule).await.position, third.place(schedule).await.position];
         assert_eq!(positions, [Some(0), Some(1)]);
 
         // One leaves, the next one is admitted, and the last one moves up.

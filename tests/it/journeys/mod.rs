@@ -1,6 +1,7 @@
 //! Each flow of the domain, through HTTP, as a fan lives it.
 
 mod cancel;
+mod charge;
 mod enter;
 mod expire;
 mod pay_hold_gone;

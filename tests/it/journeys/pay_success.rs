@@ -37,9 +37,15 @@ fn without_wait_a_payment_is_accepted_and_found_at_its_location() {
         let fan = mesh.fan(100).await;
         let hold = fan.hold(schedule, &["A-1-1"]).await;
         let body = json!({ "reservation_id": hold.reservation_id });
-        let answer = fan.post("/v1/payments", &body).await;
+        // A wish that cannot be read is none.
+        let ask = mesh.http.post("/v1/payments").token(fan.token()).json(&body);
+        let answer = ask.header("prefer", "wait=soon").send().await.unwrap();
         assert_eq!(answer.status, 202);
+        assert!(!answer.headers.contains_key("preference-applied"));
         let payment: Payment = answer.json().unwrap();
+        let location = answer.headers["location"].to_str().unwrap();
+        let found: Payment = fan.get(location).await.json().unwrap();
+        assert_eq!(found.payment_id, payment.payment_id);
         fan.payment_becomes(&payment, PaymentState::Completed).await;
     });
 }

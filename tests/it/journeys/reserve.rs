@@ -58,7 +58,8 @@ fn only_an_active_fan_may_reserve() {
 fn more_seats_than_allowed_are_refused_also_one_by_one() {
     run(async {
         let mesh = shared().await;
-        let schedule = mesh.open(4, |opening| opening.seats_per_fan_max = Some(2)).await.schedule_id;
+        let schedule =
+            mesh.open(4, |opening| opening.seats_per_fan_max = Some(2)).await.schedule_id;
         let fan = mesh.fan(0).await;
         let pass = fan.admitted(schedule).await;
         let at_once = fan.ask_for(schedule, &["A-1-1", "A-1-2", "A-1-3"], &pass).await;

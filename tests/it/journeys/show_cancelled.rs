@@ -1,10 +1,7 @@
 //! Show cancelled: every hold ends, every payment is returned, the room closes.
 
 use events::{
-    concert::Schedule,
-    payment::PaymentState,
-    queue::PlaceState,
-    reservation::ReservationState,
+    concert::Schedule, payment::PaymentState, queue::PlaceState, reservation::ReservationState,
 };
 use harness::mesh::{run, shared};
 use serde_json::json;

@@ -112,6 +112,27 @@ impl Tree {
         assert!(found, "no way through {services:?} in\n{self}");
     }
 
+    /// Whether some spans follow from one another like these, the first one being the root;
+    /// each is given as `service: name`.
+    pub fn has_path(&self, steps: &[&str]) -> bool {
+        let mut at_step = vec![self.root];
+        for (index, step) in steps.iter().enumerate() {
+            if index > 0 {
+                at_step = at_step.iter().flat_map(|at| self.children[*at].clone()).collect();
+            }
+            at_step.retain(|at| {
+                let span = &self.spans[*at];
+                step.split_once(": ") == Some((&span.service, &span.name))
+            });
+        }
+        !at_step.is_empty()
+    }
+
+    /// Every span, causes first.
+    pub fn all(&self) -> impl Iterator<Item = &Span> {
+        self.walk().into_iter().map(|(_, at)| &self.spans[at])
+    }
+
     /// Every span with its depth, causes first.
     fn walk(&self) -> Vec<(usize, usize)> {
         let mut walk = Vec::with_capacity(self.spans.len());
@@ -209,6 +230,9 @@ mod tests {
         );
         tree.assert_way(&["gateway", "payment", "point"]);
         assert_eq!(tree.named("do e")[0].service, "reservation");
+        assert!(tree.has_path(&["gateway: do a", "payment: do b", "point: do c"]));
+        assert!(!tree.has_path(&["gateway: do a", "point: do c"]));
+        assert!(!tree.has_path(&["payment: do b"]), "a path begins at the root");
     }
 
     #[test]

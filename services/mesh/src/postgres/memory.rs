@@ -80,6 +80,9 @@ impl Answers {
     }
 }
 
+/// Scope, body, status, answer.
+type AnswerRow = (Vec<u8>, Vec<u8>, i16, Vec<u8>);
+
 /// Loads the answers under the keys of messages.
 pub(super) async fn answers<'a, D: 'a>(
     tx: &mut PgConnection,
@@ -91,7 +94,7 @@ pub(super) async fn answers<'a, D: 'a>(
     if scopes.is_empty() {
         return Ok(Answers::default());
     }
-    let rows: Vec<(Vec<u8>, Vec<u8>, i16, Vec<u8>)> = sqlx::query_as(
+    let rows: Vec<AnswerRow> = sqlx::query_as(
         "select scope, body, status, answer from mesh.answers where scope = any($1)",
     )
     .bind(scopes)

@@ -15,7 +15,7 @@ use std::{
 
 use events::{Command, Event, Problem, Timestamp, codes};
 use sqlx::{
-    PgConnection, PgPool,
+    ConnectOptions as _, PgConnection, PgPool,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -33,7 +33,7 @@ use crate::{
 
 pub use deed::PgDeed;
 use deed::{AskedCommand, HeardFact, Stop};
-pub use outbox::PgOutbox;
+pub use outbox::{PgOutbox, backlog};
 
 /// What every service remembers of the mesh.
 pub static MESH_MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/mesh");
@@ -58,7 +58,8 @@ impl<B: Book> Postgres<B> {
     /// # Errors
     /// When the address is malformed.
     pub fn new(url: &str, rules: B::Rules) -> Result<Self, sqlx::Error> {
-        let options = url.parse::<PgConnectOptions>()?.options([
+        // Failures are logged where they are handled; logging each statement costs on its own.
+        let options = url.parse::<PgConnectOptions>()?.disable_statement_logging().options([
             ("statement_timeout", "30s"),
             ("idle_in_transaction_session_timeout", "60s"),
             // Every statement of a batch names the keys it wants. A plan that was made and
@@ -104,10 +105,7 @@ impl<B: Book> Postgres<B> {
 ///
 /// # Errors
 /// When a migration fails, or one that was applied has been changed since.
-pub async fn migrate(
-    pool: &PgPool,
-    service: &Migrator,
-) -> Result<(), sqlx::migrate::MigrateError> {
+pub async fn migrate(pool: &PgPool, service: &Migrator) -> Result<(), sqlx::migrate::MigrateError> {
     for migrator in [&MESH_MIGRATIONS, service] {
         // Both share one table of applied versions; each is blind to the other's.
         let mut migrator = Migrator::with_migrations(migrator.iter().cloned().collect());
@@ -191,7 +189,8 @@ impl<B: Book> Engine for Postgres<B> {
         page.look_again(&mut tx).await?;
         outbox::append(&mut tx, &page.told).await?;
         memory::remember(&mut tx, &answers).await?;
-        if self.failpoints.strikes(Failpoint::BeforeCommit) {
+        let names = batch.iter().map(|work| work.meta.name);
+        if self.failpoints.strikes(Failpoint::BeforeCommit, names) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         tx.commit().await.map_err(|error| match Failure::from(error) {
@@ -239,11 +238,7 @@ struct Page<'a, B: Book> {
 }
 
 impl<'a, B: Book> Page<'a, B> {
-    fn new(
-        batch: &'a [Work<PgDeed<B>>],
-        rules: &'a B::Rules,
-        claimed: HashSet<Uuid>,
-    ) -> Self {
+    fn new(batch: &'a [Work<PgDeed<B>>], rules: &'a B::Rules, claimed: HashSet<Uuid>) -> Self {
         Self {
             batch,
             rules,
@@ -302,12 +297,9 @@ impl<'a, B: Book> Page<'a, B> {
     /// the second is refused (seats held, a payment running): the key's answer is there now,
     /// and it is what the second is answered too.
     async fn look_again(&mut self, tx: &mut PgConnection) -> Result<(), Failure> {
-        let refused = |(_, outcome): &(&Work<_>, &Outcome)| {
-            matches!(outcome, Outcome::Done(answered) if !answered.is_granted())
-        };
+        let refused = |(_, outcome): &(&Work<_>, &Outcome)| matches!(outcome, Outcome::Done(answered) if !answered.is_granted());
         let messages = || self.batch.iter().zip(&self.outcomes);
-        let answers =
-            memory::answers(tx, messages().filter(refused).map(|(work, _)| work)).await?;
+        let answers = memory::answers(tx, messages().filter(refused).map(|(work, _)| work)).await?;
         for (work, outcome) in self.batch.iter().zip(&mut self.outcomes) {
             if answers.knows(&work.meta) {
                 *outcome = stored(work, &answers);
@@ -346,7 +338,7 @@ impl<'a, B: Book> Page<'a, B> {
         }
         Ok(match decided {
             Ok(body) => {
-                let trace = (!told.is_empty()).then(|| span.parent().to_header()).flatten();
+                let trace = (!told.is_empty()).then(|| span.to_outbox(&meta.trace)).flatten();
                 self.told.extend(told.into_iter().map(|fact| (fact, trace.clone())));
                 let answered = Answered { status: work.deed.0.status(), body };
                 answers.given(meta, &answered);

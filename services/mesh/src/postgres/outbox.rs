@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use events::Timestamp;
 use sqlx::{
     ConnectOptions, Connection, PgConnection, Row as _,
     postgres::{PgConnectOptions, PgRow},
@@ -10,7 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    engine::Failure,
+    engine::{Backlog, Failure},
     relay::{Cursor, Position, Row, Source},
     trace::TraceParent,
     turn::Told,
@@ -29,7 +30,8 @@ pub(super) async fn append(
     if told.is_empty() {
         return Ok(());
     }
-    let column = |read: fn(&Told) -> Uuid| told.iter().map(|(fact, _)| read(fact)).collect::<Vec<_>>();
+    let column =
+        |read: fn(&Told) -> Uuid| told.iter().map(|(fact, _)| read(fact)).collect::<Vec<_>>();
     let causes: Vec<Option<Uuid>> = told.iter().map(|(fact, _)| fact.cause_id).collect();
     let at: Vec<OffsetDateTime> = told.iter().map(|(fact, _)| fact.at.0).collect();
     let traces: Vec<Option<&str>> = told.iter().map(|(_, trace)| trace.as_deref()).collect();
@@ -52,6 +54,22 @@ pub(super) async fn append(
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// What the service of this database has told and not published yet.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
+    let (facts, since): (i64, Option<OffsetDateTime>) = sqlx::query_as(
+        "with position as (select xid, id from mesh.relay_log order by line desc limit 1)
+         select count(*), min(told_at) from mesh.outbox
+         where (xid, id) > (coalesce((select xid from position), '0'::xid8),
+                            coalesce((select id from position), 0))",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Backlog { facts: facts.unsigned_abs(), since: since.map(Timestamp) })
 }
 
 /// The outbox of one service, held by this process.
@@ -163,6 +181,6 @@ fn told(row: &PgRow) -> Result<Row, Failure> {
         saga_id: row.try_get::<Uuid, _>("saga_id")?.into(),
         cause_id: row.try_get("cause_id")?,
         at: at.into(),
-        trace: TraceParent::from_header(trace),
+        trace: TraceParent::from_outbox(trace, at.into()),
     })
 }

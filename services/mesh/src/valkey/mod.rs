@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::{
     Allow, Caller, Desk, Service,
-    engine::{Engine, Failure, Ran},
+    engine::{Backlog, Engine, Failure, Ran},
     failpoint::{Failpoint, Failpoints},
     service::{Asked, How, Timer, parse},
     trace::Span,
@@ -195,6 +195,14 @@ impl<L: Library> Valkey<L> {
         exists.arg(format!("{}:whole", self.names.root));
         let found: i64 = exists.query_async(&mut self.connection.clone()).await?;
         Ok(found == 1)
+    }
+
+    /// What has been told and is not published yet, counted up to some thousands.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn backlog(&self) -> Result<Backlog, Failure> {
+        outbox::backlog(&mut self.connection.clone(), &self.names).await
     }
 
     /// Declares that the store knows all that it should; until then it takes nothing in.
@@ -409,18 +417,18 @@ impl<L: Library> Engine for Valkey<L> {
     type Outbox = VkOutbox;
 
     async fn run(&self, batch: &mut [Work<VkDeed<L>>]) -> Result<Ran, Failure> {
-        if self.failpoints.strikes(Failpoint::BeforeCommit) {
+        let names = batch.iter().map(|work| work.meta.name);
+        if self.failpoints.strikes(Failpoint::BeforeCommit, names) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         let now = crate::clock::now();
         let began = SystemTime::from(now.0);
-        let spans: Vec<Span> =
-            batch.iter().map(|work| work.transaction(began)).collect();
+        let spans: Vec<Span> = batch.iter().map(|work| work.transaction(began)).collect();
         let deeds: Vec<_> = batch
             .iter()
             .zip(&spans)
             .map(|(work, span)| {
-                let traceparent = span.parent().to_header();
+                let traceparent = span.to_outbox(&work.meta.trace);
                 (&*work.deed.0, Envelope { meta: &work.meta, traceparent })
             })
             .collect();

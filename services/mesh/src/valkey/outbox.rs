@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock,
-    engine::Failure,
+    engine::{Backlog, Failure},
     relay::{Cursor, Position, Row, Source},
     trace::TraceParent,
 };
@@ -23,6 +23,26 @@ use crate::{
 const LEASE_MILLIS: u64 = 3_000;
 /// How often an instance without the lease asks for it.
 const LEASE_RETRY: Duration = Duration::from_millis(250);
+/// Facts counted of a backlog at most.
+const BACKLOG_FACTS_MAX: usize = 5_000;
+
+/// What comes in the outbox behind the newest position of the relay.
+pub(super) async fn backlog(
+    connection: &mut ConnectionManager,
+    names: &Names,
+) -> Result<Backlog, Failure> {
+    let mut newest = redis::cmd("ZREVRANGE");
+    newest.arg(format!("{}:relay:log", names.root)).arg(0).arg(0);
+    let newest: Vec<String> = newest.query_async(connection).await?;
+    let after = newest.first().map_or("-".to_owned(), |cursor| format!("({cursor}"));
+    let mut range = redis::cmd("XRANGE");
+    range.arg(format!("{}:outbox", names.root)).arg(after).arg("+");
+    range.arg("COUNT").arg(BACKLOG_FACTS_MAX);
+    let waiting: Vec<(String, Value)> = range.query_async(connection).await?;
+    let since = waiting.first().map(|(id, _)| cursor_of(id)).transpose()?;
+    let since = since.and_then(|cursor| Timestamp::from_unix_millis(cursor.major as i64));
+    Ok(Backlog { facts: waiting.len() as u64, since })
+}
 
 /// The outbox of one service, held by this process.
 pub struct VkOutbox {
@@ -130,7 +150,8 @@ fn row(id: &str, mut fields: HashMap<String, Vec<u8>>) -> Result<Row, Failure> {
     let mut uuid = |name: &str| field(name)?.parse::<Uuid>().map_err(|_| broken(id, name));
     let (event_id, about, saga_id) = (uuid("event_id")?, uuid("about")?, uuid("saga_id")?);
     let cause_id = field("cause_id")?.parse().ok();
-    let at = number(&field("at")?)?;
+    let millis = number(&field("at")?)?;
+    let at = Timestamp::from_unix_millis(millis).ok_or_else(|| broken(id, "at"))?;
     Ok(Row {
         cursor: cursor_of(id)?,
         event_id: EventId(event_id),
@@ -139,8 +160,8 @@ fn row(id: &str, mut fields: HashMap<String, Vec<u8>>) -> Result<Row, Failure> {
         about,
         saga_id: SagaId(saga_id),
         cause_id,
-        at: Timestamp::from_unix_millis(at).ok_or_else(|| broken(id, "at"))?,
-        trace: TraceParent::from_header(Some(&field("traceparent")?)),
+        at,
+        trace: TraceParent::from_outbox(Some(&field("traceparent")?), at),
     })
 }
 

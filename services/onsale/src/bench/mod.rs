@@ -105,8 +105,15 @@ pub async fn payments(options: Payments) -> Result<()> {
 fn table(lines: &[Line]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header([
-        "concurrent", "requests", "payments/s", "p50 ms", "p99 ms", "completed", "compensated",
-        "refused", "resident MB",
+        "concurrent",
+        "requests",
+        "payments/s",
+        "p50 ms",
+        "p99 ms",
+        "completed",
+        "compensated",
+        "refused",
+        "resident MB",
     ]);
     for line in lines {
         let cells = [
@@ -120,9 +127,7 @@ fn table(lines: &[Line]) -> Table {
             line.refused.to_string(),
             format!("{:.0}", line.resident_mb),
         ];
-        table.add_row(
-            cells.map(|text| Cell::new(text).set_alignment(CellAlignment::Right)),
-        );
+        table.add_row(cells.map(|text| Cell::new(text).set_alignment(CellAlignment::Right)));
     }
     table
 }

@@ -17,12 +17,7 @@ use tokio::process::{Child, Command};
 use uuid::Uuid;
 
 use super::driver::{Hold, connect, send};
-use crate::{
-    box_office,
-    config::Config,
-    http::Http,
-    stage::Ready,
-};
+use crate::{box_office, config::Config, http::Http, stage::Ready};
 
 /// Fans of the benchmark; each pays once per schedule.
 const FANS: usize = 200;
@@ -66,12 +61,13 @@ impl Stand {
         let ready_file = folder.path().join("ready.json");
         eprintln!("starting servers and services in a process of their own …");
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["dev", "--http", "127.0.0.1:0", "--data"])
+            .args(["dev", "--with-parent", "--http", "127.0.0.1:0", "--data"])
             .arg(folder.path().join("data"))
             .arg("--ready-file")
             .arg(&ready_file)
             .env("ONSALE_LOGIN_RATE_PER_MINUTE", "0")
-            .stdin(Stdio::null())
+            // It ends when this pipe does, however this process ends.
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()?;

@@ -172,7 +172,16 @@ async fn attend(scene: &Scene, mut fan: Fan) -> Result<()> {
         if !std::mem::replace(&mut was_admitted, true) {
             Board::add(&scene.board.admitted);
         }
-        let Some(reservation) = hold(scene, &mut fan, token, &pass).await? else { continue };
+        let reservation = match hold(scene, &mut fan, token, &pass).await? {
+            Try::Held(reservation) => reservation,
+            Try::Again => continue,
+            Try::SoldOut => {
+                // Somebody else may have the place in line.
+                http.delete(format!("{place}/me")).token(token).send_patiently(PATIENCE).await?;
+                Board::add(&scene.board.sold_out);
+                return Ok(());
+            }
+        };
         Board::add(&scene.board.held);
         if fan.abandons {
             Board::add(&scene.board.abandoned);
@@ -227,39 +236,45 @@ async fn admission(http: &Http, place: &str, token: &str) -> Result<Option<Strin
     }
 }
 
-/// Tries to hold seats; `None` when it is time to look at the place again.
-async fn hold(
-    scene: &Scene,
-    fan: &mut Fan,
-    token: &str,
-    pass: &str,
-) -> Result<Option<Reservation>> {
+/// What came of trying to hold seats.
+enum Try {
+    Held(Reservation),
+    /// It is time to look at the place in line, and then at the map, again.
+    Again,
+    /// Every seat is paid for.
+    SoldOut,
+}
+
+/// Tries to hold seats.
+async fn hold(scene: &Scene, fan: &mut Fan, token: &str, pass: &str) -> Result<Try> {
     for _ in 0..SEAT_TRIES {
-        let seats = choose(scene, fan).await?;
+        let path = format!("/v1/schedules/{}/seats", scene.schedule);
+        let map: SeatMap = scene.http.get(path).send_patiently(PATIENCE).await?.json()?;
+        if map.seats.iter().all(|seat| seat.state == SeatState::Sold) {
+            return Ok(Try::SoldOut);
+        }
+        let seats = choose(scene, fan, map);
         if seats.is_empty() {
             tokio::time::sleep(LOOK_EVERY).await;
-            return Ok(None);
+            return Ok(Try::Again);
         }
         let body = json!({ "schedule_id": scene.schedule, "seats": seats, "pass": pass });
-        let answer =
-            command(scene.http.post("/v1/reservations").token(token).json(&body)).await?;
+        let answer = command(scene.http.post("/v1/reservations").token(token).json(&body)).await?;
         match answer.code().as_deref() {
-            None => return answer.json().map(Some),
+            None => return answer.json().map(Try::Held),
             Some("seat_taken") => Board::add(&scene.board.seat_taken),
             Some("not_active" | "schedule_closed") => {
                 tokio::time::sleep(LOOK_EVERY).await;
-                return Ok(None);
+                return Ok(Try::Again);
             }
-            Some(_) => return answer.json().map(Some).context("reserving"),
+            Some(_) => return answer.json().map(Try::Held).context("reserving"),
         }
     }
-    Ok(None)
+    Ok(Try::Again)
 }
 
-/// Looks at the map: the front seats that everybody wants, or any.
-async fn choose(scene: &Scene, fan: &mut Fan) -> Result<Vec<SeatId>> {
-    let path = format!("/v1/schedules/{}/seats", scene.schedule);
-    let map: SeatMap = scene.http.get(path).send_patiently(PATIENCE).await?.json()?;
+/// Chooses from the map: the front seats that everybody wants, or any.
+fn choose(scene: &Scene, fan: &mut Fan, map: SeatMap) -> Vec<SeatId> {
     let free: Vec<Seat> =
         map.seats.into_iter().filter(|seat| seat.state == SeatState::Free).collect();
     let wanted = (scene.crowd.seats_per_fan as usize).min(free.len());
@@ -268,16 +283,15 @@ async fn choose(scene: &Scene, fan: &mut Fan) -> Result<Vec<SeatId>> {
     } else {
         fan.rng.random_range(0..=free.len() - wanted)
     };
-    Ok(free.into_iter().skip(from).take(wanted).map(|seat| seat.seat).collect())
+    free.into_iter().skip(from).take(wanted).map(|seat| seat.seat).collect()
 }
 
 /// Pays and waits for the end.
 async fn pay(http: &Http, token: &str, reservation: &Reservation) -> Result<Payment> {
     let body = json!({ "reservation_id": reservation.reservation_id });
-    let asked = command(
-        http.post("/v1/payments").token(token).header("prefer", "wait=20").json(&body),
-    )
-    .await?;
+    let asked =
+        command(http.post("/v1/payments").token(token).header("prefer", "wait=20").json(&body))
+            .await?;
     if matches!(asked.code().as_deref(), Some("hold_gone" | "not_active")) {
         return Ok(gone(reservation));
     }

@@ -6,7 +6,7 @@ mod show;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use uuid::Uuid;
 
@@ -14,12 +14,12 @@ use crate::{
     box_office,
     fleet::{Fleet, Rules},
     http::Http,
-    receipt::Books,
+    receipt::{Books, Receipt},
     sale::Sale,
     stage::{DATA_FOLDER, Stage},
 };
 use crowd::{Board, Scene};
-use outage::Outage;
+use outage::{Back, Outage};
 use show::Show;
 
 pub use outage::Part;
@@ -75,23 +75,28 @@ pub async fn run(options: Demo) -> Result<()> {
         .filter(|service| outage.as_ref().is_none_or(|outage| outage.service() != Some(service)))
         .collect();
     let fleet = Fleet::start(&stage.config, &inside, &rules).await?;
-    let http = Http::new(format!("http://{}", stage.config.http_addr.context("an address")?));
+    let http_addr = stage.config.http_addr.context("an address")?;
+    stage.announce(http_addr)?;
+    let http = Http::new(format!("http://{http_addr}"));
     let held = hold_sale(&sale, &options, &stage, outage, &http, &show).await;
-    let outcome = match held {
-        Ok(receipt) => {
+    let (outcome, part) = match held {
+        Ok((receipt, part)) => {
             show.receipt(&receipt);
             let broken = receipt.broken();
-            if broken.is_empty() {
-                Ok(())
-            } else {
-                Err(anyhow::anyhow!("invariants are broken:\n  {}", broken.join("\n  ")))
-            }
+            let outcome = match broken.is_empty() {
+                true => Ok(()),
+                false => Err(anyhow!("invariants are broken:\n  {}", broken.join("\n  "))),
+            };
+            (outcome, part)
         }
-        Err(error) => Err(error),
+        Err(error) => (Err(error), None),
     };
     if outcome.is_ok() && !options.exit {
         show.stay(&http, &stage);
-        crate::stage::wait_for_stop().await;
+        crate::stage::wait_for_stop(false).await;
+    }
+    if let Some(part) = part {
+        part.stop().await;
     }
     fleet.stop().await;
     stage.strike().await;
@@ -123,7 +128,7 @@ async fn hold_sale(
     outage: Option<Outage>,
     http: &Http,
     show: &Show,
-) -> Result<crate::receipt::Receipt> {
+) -> Result<(Receipt, Option<Back>)> {
     let mut outage = outage;
     if let Some(outage) = &mut outage {
         outage.start_part().await?;
@@ -147,9 +152,8 @@ async fn hold_sale(
         seed: options.seed,
     });
     let watching = show.watch(board.clone(), sale.crowd.fans);
-    let breaking = outage.map(|outage| {
-        outage.strike_in_the_middle(board.clone(), sale.seats_total, show.clone())
-    });
+    let breaking = outage
+        .map(|outage| outage.strike_in_the_middle(board.clone(), sale.seats_total, show.clone()));
     crowd::run(scene).await;
     watching.end();
     let part = match breaking {
@@ -166,10 +170,7 @@ async fn hold_sale(
     if receipt.seats_total == 0 {
         bail!("the reservation service does not know the schedule");
     }
-    if let Some(part) = part {
-        part.keep_running();
-    }
-    Ok(receipt)
+    Ok((receipt, part))
 }
 
 fn opening_price_max(plan: &str) -> i64 {
@@ -187,11 +188,7 @@ async fn wait_for_gateway(http: &Http) -> Result<()> {
 }
 
 /// The room opens when the queue has heard of the schedule, moments after it was entered.
-async fn wait_for_room(
-    http: &Http,
-    schedule: events::ScheduleId,
-    token: &str,
-) -> Result<()> {
+async fn wait_for_room(http: &Http, schedule: events::ScheduleId, token: &str) -> Result<()> {
     let path = format!("/v1/schedules/{schedule}/seats");
     let until = tokio::time::Instant::now() + Duration::from_secs(30);
     while !http.get(&path).token(token).send().await?.status.is_success() {

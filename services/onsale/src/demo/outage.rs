@@ -13,12 +13,17 @@ use servers::Server;
 use tokio::process::{Child, Command};
 
 use super::{crowd::Board, show::Show};
-use crate::{config::SERVICES, stage::Stage};
+use crate::{
+    config::SERVICES,
+    stage::{Stage, ask_to_stop},
+};
 
 /// Servers that can be broken, beside every service.
 const SERVERS: [&str; 3] = ["nats", "postgres", "valkey"];
 /// How long the part stays dead.
 const DEAD_FOR: Duration = Duration::from_millis(1_500);
+/// How long a service may take to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// How often the board is looked at for the middle of the sale.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -34,9 +39,7 @@ impl FromStr for Part {
             .chain(SERVERS)
             .find(|part| *part == text)
             .map(Self)
-            .ok_or_else(|| {
-                format!("parts are {} and {}", SERVICES.join(", "), SERVERS.join(", "))
-            })
+            .ok_or_else(|| format!("parts are {} and {}", SERVICES.join(", "), SERVERS.join(", ")))
     }
 }
 
@@ -54,7 +57,7 @@ pub(super) struct Outage {
 
 enum How {
     /// A service in a process of its own, so that it can be killed like one.
-    Process { env: Vec<(String, String)>, child: Option<Child> },
+    Process { env: Vec<(String, String)>, child: Option<Box<Child>> },
     /// One of the servers.
     Server(Server),
 }
@@ -63,9 +66,14 @@ enum How {
 pub(super) struct Back(Option<Child>);
 
 impl Back {
-    /// Lets the part run as long as this process does.
-    pub(super) fn keep_running(self) {
-        std::mem::forget(self.0);
+    /// Lets the part finish what it has taken in, as any other.
+    pub(super) async fn stop(self) {
+        let Some(mut child) = self.0 else { return };
+        if let Some(pid) = child.id() {
+            ask_to_stop(pid);
+        }
+        // Killed when it does not go by itself.
+        let _ = tokio::time::timeout(STOP_WITHIN, child.wait()).await;
     }
 }
 
@@ -97,7 +105,7 @@ impl Outage {
     /// Starts the part, when it is a process of its own.
     pub(super) async fn start_part(&mut self) -> Result<()> {
         if let How::Process { env, child } = &mut self.how {
-            *child = Some(spawn(self.part, env)?);
+            *child = Some(Box::new(spawn(self.part, env)?));
         }
         Ok(())
     }
@@ -139,9 +147,12 @@ impl Outage {
 
 fn spawn(part: Part, env: &[(String, String)]) -> Result<Child> {
     Command::new(std::env::current_exe()?)
-        .args(["run", part.0])
+        .args(["run", part.0, "--with-parent"])
         .envs(env.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
+        // The demo speaks for itself; what a broken mesh logs would drown it.
+        .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "off".into()))
+        // It ends when this pipe does, however this process ends.
+        .stdin(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("starting {part} in a process of its own"))

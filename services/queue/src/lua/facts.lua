@@ -75,17 +75,20 @@ function acts.complete(schedule, fan, payment, requested_at)
   local place = place_of(schedule, fan)
   if place and place.state ~= 'E' and place.payment ~= payment
     and tonumber(requested_at) >= place.entered then
-    place.payment = payment
+    if payment > place.payment then
+      place.payment = payment
+    end
     expire(schedule, fan, place, 'completed')
   end
 end
 
 -- The hold ended before the money came: back to the front, through no fault of theirs.
 -- Also when the place has run out meanwhile, or the fan has lined up again at the end. Who
--- has been admitted anew since, left, or bought, stays as they are.
+-- has been admitted anew since, left, or bought, stays as they are. Ids of payments grow with
+-- time, so one that is told again after the place was moved by it, or by a later one, is late.
 function acts.bring_back(schedule, fan, payment, requested_at)
   local room, place = room_of(schedule), place_of(schedule, fan)
-  if not room or not place or is_over(room) or place.payment == payment then
+  if not room or not place or is_over(room) or payment <= place.payment then
     return
   end
   local score = redis.call('ZSCORE', key('waiting:' .. schedule), fan)

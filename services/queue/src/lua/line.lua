@@ -39,7 +39,7 @@ function acts.enter(schedule, fan, ticket)
     entered = act.now,
     reserve_until = 0,
     saga = act.saga_id,
-    payment = '-',
+    payment = place and place.payment or '-',
     reason = '-',
   }
   redis.call('ZADD', key('waiting:' .. schedule), whole(number), fan)

@@ -48,7 +48,7 @@ local function is_over(room)
 end
 
 -- `<state> <version> <number> <entered at> <reserve until> <saga> <payment> <reason>`;
--- state is W, A or E. The payment is the last one that moved the place.
+-- state is W, A or E. The payment is the latest one that ever moved it.
 local function place_of(schedule, fan)
   local line = redis.call('HGET', key('places:' .. schedule), fan)
   if not line then

@@ -146,6 +146,23 @@ async fn a_fan_is_brought_back_once_for_each_payment() {
 }
 
 #[tokio::test]
+async fn a_failure_told_again_after_a_later_one_or_to_a_later_place_moves_nobody() {
+    let mut stage = Stage::open().await;
+    stage.admit(1).await;
+    for (payment, at) in [(1, 2_000), (2, 3_000)] {
+        stage.hear(failed(payment, fan(0), HoldGone, at), at).await;
+        stage.tick(at + 100).await;
+        assert_eq!(stage.state(fan(0), at + 100).await, PlaceState::Active);
+    }
+    stage.said().await;
+    stage.hear(failed(1, fan(0), HoldGone, 2_000), 4_000).await;
+    stage.leave(fan(0), 5_000).await.unwrap();
+    stage.enter(fan(0), 6_000).await.unwrap();
+    stage.hear(failed(2, fan(0), HoldGone, 3_000), 6_050).await;
+    assert_eq!(stage.names().await, ["expired 0 left", "waiting 0"]);
+}
+
+#[tokio::test]
 async fn who_ran_out_of_time_meanwhile_is_brought_back_too() {
     let mut stage = Stage::open().await;
     stage.admit(1).await;

@@ -1,0 +1,119 @@
+//! `ONSALE_HEALTH_ADDR`: whether the services of this process live and can do their work,
+//! for whoever runs the process.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use anyhow::{Context, Result};
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use mesh::{Link, health::Health};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::fleet::Fleet;
+
+/// One service of this process.
+struct Part {
+    link: Link,
+    /// Its store and its relay; the gateway has neither.
+    health: Option<Health>,
+}
+
+impl Part {
+    fn is_ready(&self) -> bool {
+        self.link.is_connected() && self.health.as_ref().is_none_or(Health::is_ready)
+    }
+
+    fn report(&self) -> (String, Value) {
+        let mut report = json!({ "ready": self.is_ready(), "connected": self.link.is_connected() });
+        if let Some(health) = &self.health {
+            let counts = health.counts();
+            report["handled"] = counts.handled.into();
+            report["repeats"] = counts.repeats.into();
+            report["dead"] = counts.dead.into();
+            report["published"] = counts.published.into();
+        }
+        (self.link.service().to_owned(), report)
+    }
+}
+
+/// Answers `/healthz` and `/readyz` until dropped.
+pub struct Listener {
+    addr: SocketAddr,
+    parts: Arc<OnceLock<Vec<Part>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Listener {
+    /// Listens: alive from now on, ready once [`Listener::watch`] is told what to look at.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn open(addr: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(addr).await;
+        let listener = listener.with_context(|| {
+            format!("cannot listen on {addr}; set ONSALE_HEALTH_ADDR to another address")
+        })?;
+        let addr = listener.local_addr()?;
+        let parts = Arc::new(OnceLock::new());
+        let routes = Router::new()
+            .route("/healthz", get(async || Json(json!({ "status": "alive" }))))
+            .route("/readyz", get(ready))
+            .with_state(parts.clone());
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, routes).await {
+                tracing::error!(%error, "health is no longer told");
+            }
+        });
+        Ok(Self { addr, parts, task })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The services have been started: from now on they decide.
+    pub fn watch(&self, fleet: &Fleet) {
+        let running = fleet.running().iter().map(|running| Part {
+            link: running.link().clone(),
+            health: Some(running.health().clone()),
+        });
+        let gateway = fleet.gateway_link().map(|link| Part { link: link.clone(), health: None });
+        let _ = self.parts.set(running.chain(gateway).collect());
+    }
+}
+
+async fn ready(State(parts): State<Arc<OnceLock<Vec<Part>>>>) -> (StatusCode, Json<Value>) {
+    let Some(parts) = parts.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "starting" })));
+    };
+    let services: serde_json::Map<_, _> = parts.iter().map(Part::report).collect();
+    let (status, word) = match parts.iter().all(Part::is_ready) {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
+    };
+    (status, Json(json!({ "status": word, "services": services })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Http;
+
+    #[tokio::test]
+    async fn a_process_that_still_starts_is_alive_but_not_ready() {
+        let listener = Listener::open(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let http = Http::new(format!("http://{}", listener.addr()));
+        assert_eq!(http.get("/healthz").send().await.unwrap().status, 200);
+        assert_eq!(http.get("/readyz").send().await.unwrap().status, 503);
+    }
+}

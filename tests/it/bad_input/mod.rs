@@ -1,0 +1,187 @@
+//! Bad input: every operation of the API, with everything that can be wrong with a request.
+//!
+//! Each is refused with the code that is documented, as `application/problem+json`, and
+//! leaves no trace in any store. The operations are taken from the API's own document, so
+//! that a new one is tested or fails.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `operation` | the operations, as the document describes them |
+//! | `request` | a request, and what its refusal must look like |
+//! | `world` | a small sale for all this to be tried on |
+//! | `everywhere` | what can be wrong with any operation |
+//! | `own`, `seat_plans` | what can be wrong with one |
+//! | `tokens` | tokens that must not be believed |
+//! | `limits` | too much of what is good by itself |
+//! | `over_nats` | the same endpoints without the gateway |
+
+mod everywhere;
+mod limits;
+mod operation;
+mod over_nats;
+mod own;
+mod request;
+mod seat_plans;
+mod tokens;
+mod world;
+
+use futures::{StreamExt, stream};
+use harness::{mesh::run, stored::Stored};
+use hyper::Method;
+
+use operation::Operation;
+use request::{Case, Request, flaws};
+use world::World;
+
+/// Requests on their way at once.
+const AT_ONCE: usize = 16;
+
+#[test]
+fn bad_input_is_refused_as_documented_and_leaves_no_trace() {
+    run(async {
+        let (world, _turn) = world::alone().await;
+        let mut bad = Vec::new();
+        for operation in operation::all() {
+            let Some(own) = own::cases(&operation, world).await else {
+                bad.push(format!("{} has no cases of its own; list them", operation.id));
+                continue;
+            };
+            let mut cases = everywhere::cases(&operation, world);
+            cases.extend(own);
+            bad.extend(undocumented(&operation, &cases));
+            bad.extend(tried(&operation.id, &cases, world).await);
+        }
+        assert!(bad.is_empty(), "{} flaws:\n{}", bad.len(), bad.join("\n"));
+    });
+}
+
+/// Without this, every refusal above might have another reason than the one named.
+#[test]
+fn the_requests_that_are_spoilt_are_right_before() {
+    run(async {
+        let (world, _turn) = world::alone().await;
+        let reads = |operation: &Operation| operation.method == Method::GET && !operation.streams;
+        for operation in operation::all().iter().filter(|operation| reads(operation)) {
+            let right = world.right(operation);
+            let mut others = vec![right.clone()];
+            if operation.token {
+                others.push(right.clone().by(&world.forger.good()));
+            } else {
+                // Who needs no token needs no good one either.
+                others.push(right.clone().by("rubbish"));
+                others.push(right.clone().by(&world.forger.expired()));
+            }
+            // A key means nothing to what changes nothing.
+            others.push(right.with("idempotency-key", "a b"));
+            for request in others {
+                let answer = request.send(&world.mesh.http).await.expect("an answer");
+                assert_eq!(answer.status, 200, "{}: {request:?} {answer:?}", operation.id);
+            }
+        }
+    });
+}
+
+#[test]
+fn an_address_takes_only_the_methods_that_are_documented() {
+    run(async {
+        let (world, _turn) = world::alone().await;
+        let operations = operation::all();
+        let mut bad = Vec::new();
+        for operation in &operations {
+            let path = world.path(operation, &world.id(operation));
+            let request = |method| Request::new(method, path.clone()).by(world.fan.token());
+            let cases: Vec<_> = everywhere::other_methods(&operation.path, &operations)
+                .into_iter()
+                .map(|method| Case::new(method.to_string(), request(method), "method_not_allowed"))
+                .collect();
+            bad.extend(tried(&operation.path, &cases, world).await);
+        }
+        assert!(bad.is_empty(), "{} flaws:\n{}", bad.len(), bad.join("\n"));
+    });
+}
+
+#[test]
+fn an_address_that_there_is_not_is_not_found() {
+    run(async {
+        let (world, _turn) = world::alone().await;
+        let paths = [
+            "/v1",
+            "/v1/",
+            "/v2/users",
+            "/v1/users/",
+            "/v1/concerts/",
+            "//v1/users",
+            "/V1/users",
+            "/v1/users/me/x",
+            "/v1/../v1/users",
+            "/v1/%75sers/..",
+            "/.env",
+            "/admin",
+            "/v1/concerts%2f",
+            "/.well-known/openid-configuration",
+        ];
+        let cases: Vec<_> = paths
+            .iter()
+            .flat_map(|path| [Method::GET, Method::POST].map(|method| (path, method)))
+            .map(|(path, method)| {
+                let request = Request::new(method.clone(), *path).by(world.fan.token());
+                Case::new(format!("{method} {path}"), request, "not_found")
+            })
+            .collect();
+        let bad = tried("nowhere", &cases, world).await;
+        assert!(bad.is_empty(), "{} flaws:\n{}", bad.len(), bad.join("\n"));
+    });
+}
+
+/// Odd, and allowed.
+#[test]
+fn a_search_for_anything_is_only_a_search() {
+    run(async {
+        let (world, _turn) = world::alone().await;
+        let schedule = world.schedule;
+        let odd = ["", "%00", "'", "%27%20or%201=1--", ":*", "a%26%7C!()", "%ff", "%25", "*", "☃"];
+        for odd in odd {
+            for path in ["/v1/concerts?q=", &format!("/v1/schedules/{schedule}/seats?section=")] {
+                let request = Request::new(Method::GET, format!("{path}{odd}"));
+                let answer = request.send(&world.mesh.http).await.expect("an answer");
+                assert_eq!(answer.status, 200, "{path}{odd}: {answer:?}");
+            }
+        }
+    });
+}
+
+/// A case that expects what the document does not promise.
+fn undocumented(operation: &Operation, cases: &[Case]) -> Vec<String> {
+    let expected = cases.iter().flat_map(|case| case.codes.iter().map(move |code| (case, code)));
+    let missing = expected.filter(|(_, code)| !operation.codes.contains_key(**code));
+    missing
+        .map(|(case, code)| format!("{}: {}: {code} is not documented", operation.id, case.what))
+        .collect()
+}
+
+/// Sends all of them; whatever was wrong with the answers, and with what was stored.
+async fn tried(name: &str, cases: &[Case], world: &World) -> Vec<String> {
+    let before = world.stores.at_rest().await;
+    let sent = stream::iter(cases).map(|case| async move {
+        let flaws = match case.request.send(&world.mesh.http).await {
+            Err(error) => vec![format!("has no answer: {error:#}")],
+            Ok(answer) => flaws(&answer, case),
+        };
+        flaws
+            .into_iter()
+            .map(|flaw| format!("{name}: {}: {flaw:.600}", case.what))
+            .collect::<Vec<_>>()
+    });
+    let mut bad: Vec<String> = sent.buffer_unordered(AT_ONCE).concat().await;
+    let after = world.stores.at_rest().await;
+    bad.extend(changes(&before, &after).map(|change| format!("{name}: {change}")));
+    bad
+}
+
+fn changes<'a>(before: &'a Stored, after: &'a Stored) -> impl Iterator<Item = String> + 'a {
+    let tables = before.keys().chain(after.keys().filter(|table| !before.contains_key(*table)));
+    tables.filter(|table| before.get(*table) != after.get(*table)).map(|table| {
+        let rows = |stored: &Stored| stored.get(table).map_or(0, |(rows, _)| *rows);
+        format!("{table} has changed, from {} to {} rows", rows(before), rows(after))
+    })
+}

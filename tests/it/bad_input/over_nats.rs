@@ -1,0 +1,205 @@
+//! The same endpoints over NATS: found by anybody who looks, answered for whoever may ask.
+
+use std::collections::BTreeMap;
+
+use async_nats::{Client, HeaderMap, Message, RequestErrorKind};
+use events::{Problem, codes, point::Balance};
+use futures::StreamExt;
+use harness::{
+    mesh::{SOON, run, shared},
+    wiring,
+};
+use serde_json::Value;
+
+use super::operation;
+
+/// What answers each operation; the gateway answers those with none by itself.
+const ANSWERED_BY: [(&str, Option<&str>); 28] = [
+    ("register", Some("user.register")),
+    ("logIn", Some("user.log_in")),
+    ("refreshSession", Some("user.refresh")),
+    ("withdraw", Some("user.withdraw")),
+    ("grantRole", Some("user.grant_role")),
+    ("getKeys", Some("user.jwks")),
+    ("findConcerts", Some("concert.find")),
+    ("getConcert", Some("concert.get")),
+    ("findSchedules", Some("concert.schedules")),
+    ("getSeats", Some("concert.seats")),
+    ("createConcert", Some("concert.create")),
+    ("openSchedule", Some("concert.open_schedule")),
+    ("cancelSchedule", Some("concert.cancel_schedule")),
+    ("enter", Some("queue.enter")),
+    ("getPlace", Some("queue.place")),
+    ("leave", Some("queue.leave")),
+    ("followPlace", None),
+    ("reserve", Some("reservation.reserve")),
+    ("getReservation", Some("reservation.get")),
+    ("findReservations", Some("reservation.find")),
+    ("cancelReservation", Some("reservation.cancel")),
+    ("charge", Some("point.charge")),
+    ("getBalance", Some("point.balance")),
+    ("findEntries", Some("point.entries")),
+    ("pay", Some("payment.pay")),
+    ("getPayment", Some("payment.get")),
+    ("findPayments", Some("payment.find")),
+    ("followMyEvents", None),
+];
+/// Asked by the services only, who verify passes.
+const UNSEEN: &str = "queue.jwks";
+
+#[test]
+fn what_http_offers_is_listed_on_nats_and_nothing_else() {
+    run(async {
+        let mesh = shared().await;
+        let operator = mesh.nats("operator").await;
+        let mut operations: Vec<String> = operation::all().into_iter().map(|it| it.id).collect();
+        let mut mapped: Vec<_> = ANSWERED_BY.iter().map(|(id, _)| (*id).to_owned()).collect();
+        operations.sort();
+        mapped.sort();
+        assert_eq!(operations, mapped, "each operation is answered by an endpoint");
+
+        let listed = listed(&operator).await;
+        let mut expected: Vec<_> =
+            ANSWERED_BY.iter().filter_map(|(_, endpoint)| *endpoint).collect();
+        expected.push(UNSEEN);
+        expected.sort_unstable();
+        let subjects: Vec<String> =
+            expected.iter().map(|endpoint| format!("cmd.{endpoint}")).collect();
+        let found: Vec<&String> = listed.keys().collect();
+        assert_eq!(found, subjects.iter().collect::<Vec<_>>());
+        for (subject, endpoint) in &listed {
+            let verb = subject.rsplit('.').next();
+            assert_eq!(endpoint["name"].as_str(), verb, "{endpoint}");
+            let service = subject.split('.').nth(1);
+            assert_eq!(endpoint["queue_group"].as_str(), service, "{endpoint}");
+        }
+    });
+}
+
+#[test]
+fn every_service_answers_a_ping() {
+    run(async {
+        let mesh = shared().await;
+        let operator = mesh.nats("operator").await;
+        let mut names: Vec<String> = gathered(&operator, "$SRV.PING")
+            .await
+            .iter()
+            .map(|pong| pong["name"].as_str().expect("a name").to_owned())
+            .collect();
+        names.sort();
+        let mut services = wiring::all().map(|wiring| format!("onsale-{}", wiring.service));
+        services.sort();
+        assert_eq!(names, services);
+    });
+}
+
+#[test]
+fn a_client_asks_over_nats_with_its_token_and_is_refused_without() {
+    run(async {
+        let mesh = shared().await;
+        let client = mesh.nats("client").await;
+        let fan = mesh.fan(70).await;
+        let good =
+            ask(&client, "point.balance", &[("authorization", &bearer(fan.token()))], "").await;
+        let balance: Balance = serde_json::from_slice(&good.payload).expect("a balance");
+        assert_eq!((status(&good), balance.balance), (200, 70));
+        // The catalogue is everybody's.
+        assert_eq!(status(&ask(&client, "concert.find", &[], "{}").await), 200);
+
+        let forged = bearer(&fan.token().replace('.', ".e30"));
+        for (headers, body, expected) in [
+            (vec![], "{}", codes::UNAUTHENTICATED),
+            (vec![("authorization", "Bearer ")], "{}", codes::UNAUTHENTICATED),
+            (vec![("authorization", fan.token())], "{}", codes::UNAUTHENTICATED),
+            (vec![("authorization", &forged)], "{}", codes::UNAUTHENTICATED),
+            (vec![("authorization", &bearer(fan.token()))], "{\"amount\":", codes::BAD_REQUEST),
+            (vec![("authorization", &bearer(fan.token()))], "{\"amount\":-1}", codes::INVALID),
+            (
+                vec![("authorization", &bearer(fan.token())), ("idempotency-key", "a b")],
+                "{\"amount\":1}",
+                codes::INVALID,
+            ),
+            (
+                vec![
+                    ("authorization", &bearer(fan.token())),
+                    ("onsale-id", "00000000-0000-4000-8000-000000000000"),
+                ],
+                "{\"amount\":1}",
+                codes::INVALID,
+            ),
+        ] {
+            let refused = ask(&client, "point.charge", &headers, body).await;
+            let problem: Problem = serde_json::from_slice(&refused.payload).expect("a problem");
+            assert!(problem.is(expected), "{headers:?} {body}: {problem}");
+            assert_eq!(status(&refused), expected.status);
+        }
+        assert_eq!(fan.balance().await, 70, "none of them took effect");
+        let fans = [("authorization", &*bearer(fan.token()))];
+        let refused = ask(&client, "concert.create", &fans, r#"{"title":"a","artist":"b"}"#).await;
+        assert_eq!(status(&refused), codes::FORBIDDEN.status);
+    });
+}
+
+#[test]
+fn nobody_outside_reaches_what_a_service_asks_of_itself() {
+    run(async {
+        let mesh = shared().await;
+        let client = mesh.nats("client").await;
+        let listed = listed(&mesh.nats("operator").await).await;
+        let wirings = wiring::all();
+        let answered = wirings.iter().flat_map(|wiring| &wiring.answers);
+        let inner: Vec<String> = answered
+            .map(|(endpoint, _)| format!("cmd.{endpoint}"))
+            .filter(|subject| !listed.contains_key(subject))
+            .collect();
+        assert!(inner.len() > 3, "{inner:?}");
+        for subject in inner {
+            let asked = client.request(subject.clone(), "{}".into()).await;
+            let error = asked.expect_err(&subject);
+            assert_eq!(error.kind(), RequestErrorKind::NoResponders, "{subject}");
+        }
+    });
+}
+
+/// Every endpoint that is listed, by its subject.
+async fn listed(operator: &Client) -> BTreeMap<String, Value> {
+    let services = gathered(operator, "$SRV.INFO").await;
+    let endpoints = services.iter().flat_map(|info| info["endpoints"].as_array().cloned());
+    endpoints
+        .flatten()
+        .map(|endpoint| (endpoint["subject"].as_str().expect("a subject").to_owned(), endpoint))
+        .collect()
+}
+
+/// What the services answer to one question to all of them.
+async fn gathered(operator: &Client, subject: &'static str) -> Vec<Value> {
+    let inbox = operator.new_inbox();
+    let mut replies = operator.subscribe(inbox.clone()).await.expect("an inbox");
+    operator.publish_with_reply(subject, inbox, "".into()).await.expect("sent");
+    let mut answers = Vec::new();
+    while answers.len() < wiring::all().len() {
+        let reply = tokio::time::timeout(SOON, replies.next()).await;
+        let reply = reply.unwrap_or_else(|_| panic!("only {answers:?}")).expect("a reply");
+        answers.push(serde_json::from_slice(&reply.payload).expect("JSON"));
+    }
+    answers
+}
+
+async fn ask(client: &Client, endpoint: &str, headers: &[(&str, &str)], body: &str) -> Message {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.insert(*name, *value);
+    }
+    let request =
+        client.request_with_headers(format!("cmd.{endpoint}"), map, body.to_owned().into());
+    request.await.unwrap_or_else(|error| panic!("{endpoint}: {error}"))
+}
+
+fn status(answer: &Message) -> u16 {
+    let headers = answer.headers.as_ref().expect("headers");
+    headers.get("onsale-status").expect("a status").as_str().parse().expect("a number")
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}

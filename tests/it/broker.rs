@@ -1,0 +1,198 @@
+//! The broker as one of its users sees it: what is stored, what is refused.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap,
+    header::NATS_MESSAGE_ID,
+    jetstream::{self, message::StreamMessage},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use harness::project;
+use onsale::stage::Stage;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+/// Answers that JetStream owes us at once.
+const ANSWERS_IN_FLIGHT: usize = 32;
+/// A pause that outlasts every test; it is ended long before.
+const PAUSE: time::Duration = time::Duration::minutes(10);
+
+/// A connection under one identity.
+pub struct Broker {
+    pub client: Client,
+    pub jetstream: jetstream::Context,
+    identity: String,
+    refusals: mpsc::UnboundedReceiver<String>,
+}
+
+impl Broker {
+    /// Connects as `identity` to the servers of `stage`.
+    pub async fn of(stage: &Stage, identity: &str) -> Self {
+        let known = stage.config.nkey_seeds.get(identity).cloned();
+        let seed = known.unwrap_or_else(|| {
+            let servers = stage.servers.as_ref().expect("servers of our own");
+            servers.nkey_seed(identity).to_owned()
+        });
+        let (sender, refusals) = mpsc::unbounded_channel();
+        let client = ConnectOptions::with_nkey(seed)
+            .custom_inbox_prefix(format!("_INBOX_{identity}"))
+            .event_callback(move |event| {
+                if let Event::ServerError(error) = event {
+                    let _ = sender.send(error.to_string());
+                }
+                async {}
+            })
+            .connect(&stage.config.nats_url)
+            .await
+            .unwrap_or_else(|error| panic!("{identity} is turned away: {error}"));
+        let jetstream =
+            jetstream::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client.clone());
+        Self { client, jetstream, identity: identity.to_owned(), refusals }
+    }
+
+    /// Waits until the broker refuses this user something to do with `subject`.
+    pub async fn is_refused(&mut self, what: &str, subject: &str) {
+        let refused = async {
+            while let Some(refusal) = self.refusals.recv().await {
+                let text = refusal.to_lowercase();
+                let quoted = format!("\"{}\"", subject.to_lowercase());
+                if text.contains("permissions violation") && text.contains(&quoted) {
+                    return;
+                }
+                panic!("{} is refused something else: {refusal}", self.identity);
+            }
+        };
+        let refused = tokio::time::timeout(Duration::from_secs(5), refused).await;
+        assert!(refused.is_ok(), "{} may {what} {subject}", self.identity);
+    }
+
+    /// What was refused so far, after everything sent has been seen by the broker.
+    pub async fn refusals(&mut self) -> Vec<String> {
+        self.client.flush().await.expect("the broker answers");
+        std::iter::from_fn(|| self.refusals.try_recv().ok()).collect()
+    }
+
+    /// The names of all streams and consumers that `jetstream/` has, `STREAM.consumer` each.
+    pub fn consumers() -> Vec<(String, String)> {
+        let split = |name: &String| name.split_once('.').map(|(s, c)| (s.into(), c.into()));
+        project::names("jetstream/consumers", "json").iter().filter_map(split).collect()
+    }
+
+    /// The streams of facts.
+    pub fn fact_streams() -> Vec<String> {
+        let mut streams = project::names("jetstream/streams", "json");
+        streams.retain(|name| !matches!(name.as_str(), "ADVISORIES" | "DEAD_LETTERS"));
+        streams
+    }
+
+    /// The last sequence of each stream of facts.
+    pub async fn ends(&self) -> BTreeMap<String, u64> {
+        let mut ends = BTreeMap::new();
+        for name in Self::fact_streams() {
+            let stream = self.jetstream.get_stream(&name).await.expect("a stream");
+            ends.insert(name, stream.cached_info().state.last_sequence);
+        }
+        ends
+    }
+
+    /// What a stream keeps after `after`.
+    pub async fn stored(&self, stream: &str, after: u64) -> Vec<StreamMessage> {
+        let stream = self.jetstream.get_stream(stream).await.expect("a stream");
+        let state = &stream.cached_info().state;
+        let from = state.first_sequence.max(after + 1);
+        let (from, to) = if state.messages == 0 { (1, 0) } else { (from, state.last_sequence) };
+        let stream = &stream;
+        stream::iter(from..=to)
+            .map(|sequence| async move { stream.get_raw_message(sequence).await })
+            .buffered(ANSWERS_IN_FLIGHT)
+            .try_collect()
+            .await
+            .expect("what is stored can be read")
+    }
+
+    /// Every stored fact after `ends`, in the order in which they were stored.
+    pub async fn facts_after(&self, ends: &BTreeMap<String, u64>) -> Vec<StreamMessage> {
+        let mut facts = Vec::new();
+        for stream in Self::fact_streams() {
+            let after = ends.get(&stream).copied().unwrap_or(0);
+            facts.extend(self.stored(&stream, after).await);
+        }
+        facts.sort_by_key(|fact| fact.time);
+        facts
+    }
+
+    /// Hands nothing out to this service until [`Broker::resume`].
+    pub async fn pause(&self, service: &str) {
+        let until = mesh::clock::now().0 + PAUSE;
+        for (stream, _) in Self::consumers().iter().filter(|(_, consumer)| consumer == service) {
+            let stream = self.jetstream.get_stream_no_info(stream).await.expect("a stream");
+            stream.pause_consumer(service, until).await.expect("paused");
+        }
+    }
+
+    /// Hands out again what this service hears.
+    pub async fn resume(&self, service: &str) {
+        for (stream, _) in Self::consumers().iter().filter(|(_, consumer)| consumer == service) {
+            let stream = self.jetstream.get_stream_no_info(stream).await.expect("a stream");
+            stream.resume_consumer(service).await.expect("resumed");
+        }
+    }
+
+    /// The consumers that have not been given, or have not acknowledged, all that is for them.
+    pub async fn behind(&self) -> Vec<String> {
+        stream::iter(Self::consumers())
+            .map(|(name, consumer)| async move {
+                let stream = self.jetstream.get_stream_no_info(&name).await.expect("a stream");
+                let info = stream.consumer_info(&consumer).await.expect("a consumer");
+                let (new, taken) = (info.num_pending, info.num_ack_pending);
+                (new + taken as u64 > 0)
+                    .then(|| format!("{name}.{consumer}: {new} new, {taken} not acknowledged"))
+            })
+            .buffer_unordered(ANSWERS_IN_FLIGHT)
+            .filter_map(std::future::ready)
+            .collect()
+            .await
+    }
+}
+
+/// The name of a stored fact.
+pub fn name_of(fact: &StreamMessage) -> &str {
+    events::fact_of_subject(&fact.subject).expect("streams of facts keep facts")
+}
+
+/// A header of a stored fact.
+pub fn header<'a>(fact: &'a StreamMessage, name: &str) -> Option<&'a str> {
+    fact.headers.get(name).map(|value| value.as_str())
+}
+
+/// Tells stored facts again, in this order, each by its own producer and under a new id, as if
+/// the producer's handler had run once more. The new ids.
+pub async fn tell_again(stage: &Stage, facts: &[StreamMessage]) -> Vec<String> {
+    let mut producers: BTreeMap<&str, Broker> = BTreeMap::new();
+    let mut ids = Vec::new();
+    for fact in facts {
+        let producer = events::producer_of(name_of(fact));
+        if !producers.contains_key(producer) {
+            producers.insert(producer, Broker::of(stage, producer).await);
+        }
+        let id = Uuid::now_v7().to_string();
+        let mut headers = HeaderMap::new();
+        for (name, values) in fact.headers.iter() {
+            let name = name.to_string();
+            for value in values.iter().filter(|_| !name.starts_with("Nats-")) {
+                headers.append(name.as_str(), value.as_str());
+            }
+        }
+        headers.insert("ce-id", id.as_str());
+        headers.insert(NATS_MESSAGE_ID, id.as_str());
+        let jetstream = &producers[producer].jetstream;
+        let sent = jetstream
+            .publish_with_headers(fact.subject.clone(), headers, fact.payload.clone())
+            .await
+            .expect("sent");
+        sent.await.expect("stored");
+        ids.push(id);
+    }
+    ids
+}

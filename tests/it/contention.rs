@@ -1,0 +1,144 @@
+//! Many fans, one seat: exactly one owner, again and again, and nobody late disturbs the next.
+
+use events::{
+    ScheduleId,
+    concert::SeatState,
+    payment::PaymentState,
+    reservation::{Reservation, ReservationState},
+};
+use futures::{StreamExt, future::join_all, stream};
+use harness::mesh::{Fan, Mesh, eventually, run};
+use onsale::http::Answer;
+use serde_json::json;
+
+use crate::{
+    broker::{name_of, tell_again},
+    rest::Stores,
+};
+
+/// Fans who all want the same seat.
+const FANS: usize = 200;
+/// Seats that they fight for, one after the other.
+const ROUNDS: usize = 50;
+/// Fans who sign up at a time.
+const SIGN_UPS: usize = 8;
+
+#[test]
+fn of_two_hundred_fans_exactly_one_gets_the_seat_fifty_times_over() {
+    run(async {
+        let mesh = Mesh::own().await;
+        let schedule = mesh
+            .open(ROUNDS, |opening| opening.seats_per_fan_max = Some(ROUNDS as u32))
+            .await
+            .schedule_id;
+        let fans: Vec<(Fan<'_>, String)> = stream::iter(0..FANS)
+            .map(|_| async {
+                let fan = mesh.fan(0).await;
+                let pass = fan.admitted(schedule).await;
+                (fan, pass)
+            })
+            .buffer_unordered(SIGN_UPS)
+            .collect()
+            .await;
+        know_everybody(schedule, &fans).await;
+        let mut owners = 0;
+        for round in 1..=ROUNDS {
+            let seat = format!("A-1-{round}");
+            let seats = [seat.as_str()];
+            let asked = fans.iter().map(|(fan, pass)| ask(fan, schedule, &seats, pass));
+            let answers: Vec<Answer> = join_all(asked).await;
+            let (granted, refused): (Vec<_>, Vec<_>) =
+                answers.iter().partition(|answer| answer.status == 201);
+            assert_eq!(granted.len(), 1, "{seat}");
+            for answer in refused {
+                assert_eq!(answer.code().as_deref(), Some("seat_taken"), "{seat}: {answer:?}");
+            }
+            owners += granted.len();
+        }
+        assert_eq!(owners, ROUNDS);
+        // And in the judge's own words: as many claims as seats, none of them twice.
+        let stores = Stores::of(&mesh.stage).await;
+        let (claims, seats): (i64, i64) = sqlx::query_as(
+            "select count(*), count(distinct s->>'seat')
+             from reservations, jsonb_array_elements(seats) s where schedule_id = $1",
+        )
+        .bind(schedule.0)
+        .fetch_one(stores.database("reservation"))
+        .await
+        .expect("claims");
+        assert_eq!((claims, seats), (ROUNDS as i64, ROUNDS as i64));
+        mesh.stop().await;
+    });
+}
+
+/// Until every fan's place is known to the judge, which hears of it a moment later: a refusal
+/// for an unknown seat comes after that.
+async fn know_everybody(schedule: ScheduleId, fans: &[(Fan<'_>, String)]) {
+    for (fan, pass) in fans {
+        eventually("the judge knows the fan", || async {
+            let answer = ask(fan, schedule, &["A-0-0"], pass).await;
+            (answer.code().as_deref() == Some("unknown_seat")).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn ask(fan: &Fan<'_>, schedule: ScheduleId, seats: &[&str], pass: &str) -> Answer {
+    let body = json!({ "schedule_id": schedule, "seats": seats, "pass": pass });
+    fan.post("/v1/reservations", &body).await
+}
+
+#[test]
+fn what_comes_late_of_a_former_owner_leaves_the_next_one_alone() {
+    run(async {
+        let mesh = Mesh::own().await;
+        let stores = Stores::of(&mesh.stage).await;
+        let schedule = mesh.open(1, |_| {}).await.schedule_id;
+        let (former, next) = (mesh.fan(100).await, mesh.fan(100).await);
+
+        // One hold that was given up, and one that was paid for and given up.
+        let first = former.hold(schedule, &["A-1-1"]).await;
+        cancel(&former, &first).await;
+        let pass = former.pass(schedule).await;
+        let second: Reservation =
+            former.ask_for(schedule, &["A-1-1"], &pass).await.json().expect("a hold");
+        let payment = former.pay(&second).await;
+        cancel(&former, &second).await;
+        former.payment_becomes(&payment, PaymentState::Refunded).await;
+        let theirs = next.hold(schedule, &["A-1-1"]).await;
+        stores.at_rest().await;
+
+        // Everything that was ever told of the former owner is told again.
+        let mut facts = stores.broker.facts_after(&Default::default()).await;
+        let of = former.session.user_id.to_string();
+        facts.retain(|fact| {
+            let said = String::from_utf8_lossy(&fact.payload);
+            said.contains(&of) && !name_of(fact).starts_with("user.")
+        });
+        for name in ["point.debited", "reservation.cancelled", "reservation.confirmed"] {
+            assert!(facts.iter().any(|fact| name_of(fact) == name), "{name}");
+        }
+        let before = stores.at_rest().await;
+        tell_again(&mesh.stage, &facts).await;
+        crate::rest::assert_same(&before, &stores.at_rest().await, "told again");
+        for hold in [&first, &second] {
+            let path = format!("/v1/reservations/{}", hold.reservation_id);
+            let again = former.delete(&path).await;
+            assert_eq!(again.code().as_deref(), Some("not_cancellable"));
+        }
+
+        next.reservation_becomes(&theirs, ReservationState::Pending).await;
+        next.seat_becomes(schedule, "A-1-1", SeatState::Held).await;
+        next.pay(&theirs).await;
+        next.seat_becomes(schedule, "A-1-1", SeatState::Sold).await;
+        assert_eq!((former.balance().await, next.balance().await), (100, 0));
+        let receipt = mesh.receipt_is_clean(schedule).await;
+        assert_eq!((receipt.seats_sold, receipt.points_taken), (1, 100));
+        mesh.stop().await;
+    });
+}
+
+async fn cancel(fan: &Fan<'_>, hold: &Reservation) {
+    let answer = fan.delete(&format!("/v1/reservations/{}", hold.reservation_id)).await;
+    assert_eq!(answer.status, 202);
+}

@@ -1,0 +1,75 @@
+//! Every handler fails once at each failpoint, and every saga ends as if it had not.
+
+use std::collections::BTreeSet;
+
+use harness::{
+    mesh::{Mesh, run},
+    wiring,
+};
+use mesh::{Wiring, failpoint::Failpoint};
+
+use super::{scenario::every_flow, twice::receipt_is_clean};
+use crate::rest::Stores;
+
+/// What no sale makes a service do: what a timer finds due runs under the timer's name, and
+/// accounts are wished for at the first start alone.
+const NEVER_ASKED: [&str; 4] =
+    ["reservation.expire", "reservation.empty_show", "user.grant_wish", "wishes"];
+
+#[test]
+fn every_handler_may_fail_once_before_its_commit() {
+    fail_everywhere_at(Failpoint::BeforeCommit);
+}
+
+#[test]
+fn every_handler_may_fail_once_between_its_commit_and_its_answer() {
+    fail_everywhere_at(Failpoint::BeforeAck);
+}
+
+#[test]
+fn every_relay_may_fail_once_behind_each_fact_that_it_has_published() {
+    fail_everywhere_at(Failpoint::BeforeCursor);
+}
+
+fn fail_everywhere_at(point: Failpoint) {
+    run(async {
+        let mesh = Mesh::own().await;
+        let stores = Stores::of(&mesh.stage).await;
+        for running in mesh.fleet.running() {
+            running.failpoints().aim(point, targets(point, &wiring_of(running.name())));
+        }
+        let schedules = every_flow(&mesh).await;
+        stores.at_rest().await;
+        receipt_is_clean(&mesh, &schedules).await;
+        for running in mesh.fleet.running() {
+            let spared = running.failpoints().spared(point);
+            assert!(spared.is_empty(), "{} never did {spared:?}", running.name());
+            assert!(running.failpoints().hits(point) > 0, "{} never failed", running.name());
+        }
+        let dead = stores.broker.stored("DEAD_LETTERS", 0).await;
+        assert!(dead.is_empty(), "{dead:?}");
+        mesh.stop().await;
+    });
+}
+
+fn wiring_of(service: &str) -> Wiring {
+    wiring::all().into_iter().find(|wiring| wiring.service == service).expect("its wiring")
+}
+
+/// What a service can fail at: at the relay, each fact it tells; else each fact it hears, and
+/// each command and timer that tells of something. One that tells nothing may be a read,
+/// which has nothing to commit.
+fn targets(point: Failpoint, wiring: &Wiring) -> BTreeSet<&'static str> {
+    let done = wiring.answers.iter().chain(&wiring.timers);
+    if point == Failpoint::BeforeCursor {
+        return wiring
+            .hears
+            .iter()
+            .chain(done)
+            .flat_map(|(_, tells)| tells.iter().copied())
+            .collect();
+    }
+    let done = done.filter(|(_, tells)| !tells.is_empty()).map(|(name, _)| *name);
+    let heard = wiring.hears.iter().map(|(name, _)| *name);
+    heard.chain(done).filter(|name| !NEVER_ASKED.contains(name)).collect()
+}

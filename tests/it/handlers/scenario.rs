@@ -1,0 +1,292 @@
+//! A sale in which everything happens that can happen, by fans who do not give up.
+
+use std::time::Duration;
+
+use events::{
+    Page, ScheduleId,
+    concert::{Concert, Schedule, SeatState},
+    payment::{Payment, PaymentFailure, PaymentState},
+    point::Balance,
+    queue::{Place, PlaceEnd, PlaceState},
+    reservation::{Reservation, ReservationState},
+    user::Session,
+};
+use harness::mesh::{Mesh, eventually};
+use onsale::http::{Answer, Ask, Http};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::broker::Broker;
+
+/// How long a fan waits for an answer before asking again. A service that dies with a request
+/// in its hands does not answer it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Somebody with an account who asks until there is an answer, each request under one key.
+pub struct Fan<'a> {
+    http: &'a Http,
+    token: &'a str,
+}
+
+impl<'a> Fan<'a> {
+    pub fn new(mesh: &'a Mesh, session: &'a Session) -> Self {
+        Self { http: &mesh.http, token: &session.access_token }
+    }
+
+    /// Asks until it is answered, be it granted or refused.
+    async fn ask(&self, what: impl Fn(&'a Http) -> Ask<'a>) -> Answer {
+        let ask = what(self.http).token(self.token);
+        let ask = ask.header("idempotency-key", Uuid::now_v7().to_string());
+        eventually("an answer", || async {
+            let answer = tokio::time::timeout(ANSWER_WITHIN, ask.send()).await.ok()?.ok()?;
+            (!matches!(answer.status.as_u16(), 429 | 502 | 503 | 504)).then_some(answer)
+        })
+        .await
+    }
+
+    /// Asks until it is granted: what it depends on may be on its way.
+    async fn granted<T: DeserializeOwned>(&self, what: impl Fn(&'a Http) -> Ask<'a>) -> T {
+        let last = std::sync::Mutex::new(String::new());
+        let granted = eventually("a granted request", || async {
+            let answer = self.ask(&what).await.json();
+            answer.inspect_err(|why| *last.lock().expect("no panic") = why.to_string()).ok()
+        });
+        match tokio::time::timeout(harness::mesh::SOON - ANSWER_WITHIN, granted).await {
+            Ok(granted) => granted,
+            Err(_) => panic!("never granted: {}", last.lock().expect("no panic")),
+        }
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
+        self.granted(|http| http.get(path)).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: Value) -> T {
+        self.granted(|http| http.post(path).json(&body)).await
+    }
+
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> T {
+        self.granted(|http| http.delete(path)).await
+    }
+
+    /// Reads until there is what should be there.
+    async fn sees<T: DeserializeOwned>(&self, path: &str, there: impl Fn(&T) -> bool) -> T {
+        eventually(&format!("what should be there at {path}"), || async {
+            let seen = self.ask(|http| http.get(path)).await.json::<T>().ok()?;
+            there(&seen).then_some(seen)
+        })
+        .await
+    }
+
+    async fn place(&self, schedule: ScheduleId, state: PlaceState) -> Place {
+        let path = format!("/v1/schedules/{schedule}/queue/me");
+        self.sees(&path, |place: &Place| place.state == state).await
+    }
+
+    /// Enters, waits for the pass and holds a seat.
+    pub async fn hold(&self, schedule: ScheduleId, seat: &str) -> Reservation {
+        self.post::<Place>(&format!("/v1/schedules/{schedule}/queue"), json!({})).await;
+        let pass = self.place(schedule, PlaceState::Active).await.pass.expect("a pass");
+        let body = json!({ "schedule_id": schedule, "seats": [seat], "pass": pass });
+        self.post("/v1/reservations", body).await
+    }
+
+    pub async fn pay(&self, hold: &Reservation) -> Payment {
+        self.post("/v1/payments", json!({ "reservation_id": hold.reservation_id })).await
+    }
+
+    pub async fn payment(&self, payment: &Payment, state: PaymentState) -> Payment {
+        let path = format!("/v1/payments/{}", payment.payment_id);
+        self.sees(&path, |payment: &Payment| payment.state == state).await
+    }
+
+    async fn reservation(&self, hold: &Reservation, state: ReservationState) {
+        let path = format!("/v1/reservations/{}", hold.reservation_id);
+        self.sees(&path, |hold: &Reservation| hold.state == state).await;
+    }
+
+    async fn cancel(&self, hold: &Reservation) {
+        let path = format!("/v1/reservations/{}", hold.reservation_id);
+        let cancelled: Reservation = self.delete(&path).await;
+        assert_eq!(cancelled.state, ReservationState::Cancelled);
+    }
+
+    async fn has(&self, points: i64) {
+        self.sees("/v1/points/balance", |balance: &Balance| balance.balance == points).await;
+    }
+}
+
+/// Signs somebody up with these points.
+pub async fn fan(mesh: &Mesh, points: i64) -> Session {
+    let email = format!("fan-{}@example.com", Uuid::now_v7().simple());
+    let body = json!({ "email": email, "password": "a long pass phrase" });
+    let key = Uuid::now_v7().to_string();
+    let session: Session = eventually("an account", || async {
+        let ask = mesh.http.post("/v1/users").json(&body).header("idempotency-key", key.clone());
+        tokio::time::timeout(ANSWER_WITHIN, ask.send()).await.ok()?.ok()?.json().ok()
+    })
+    .await;
+    if points > 0 {
+        let charge = json!({ "amount": points });
+        Fan::new(mesh, &session).post::<Value>("/v1/points/charges", charge).await;
+    }
+    session
+}
+
+/// Puts `seats` seats on sale, at 100 points each.
+pub async fn open(mesh: &Mesh, seats: usize, hold_secs: u32, pass_secs: u32) -> ScheduleId {
+    let organizer = Fan::new(mesh, &mesh.organizer);
+    let concert = json!({ "title": "A concert", "artist": "A band" });
+    let concert: Concert = organizer.post("/v1/concerts", concert).await;
+    let plan: String = (1..=seats).map(|seat| format!("A,1,{seat},100\n")).collect();
+    let now = mesh::clock::now();
+    let schedule = json!({
+        "venue": "A hall",
+        "starts_at": now.plus_secs(86_400),
+        "opens_at": now.plus_secs(-1),
+        "admission": { "per_second": 10_000, "active_max": 10_000, "pass_secs": pass_secs },
+        "hold_secs": hold_secs,
+        "seat_plan": format!("section,row,seat,price\n{plan}"),
+    });
+    let path = format!("/v1/concerts/{}/schedules", concert.concert_id);
+    organizer.post::<Schedule>(&path, schedule).await.schedule_id
+}
+
+/// Every flow of the domain, each to its end. The schedules they took place in.
+pub async fn every_flow(mesh: &Mesh) -> Vec<ScheduleId> {
+    let (hall, brief, short, off, lost) = tokio::join!(
+        open(mesh, 4, 300, 300),
+        open(mesh, 1, 1, 300),
+        open(mesh, 1, 300, 1),
+        open(mesh, 2, 300, 300),
+        open(mesh, 1, 300, 300),
+    );
+    tokio::join!(
+        sold(mesh, hall),
+        refunded(mesh, hall),
+        refused(mesh, hall),
+        withdrawn(mesh, hall),
+        expired(mesh, brief),
+        timed_out(mesh, short),
+        called_off(mesh, off),
+    );
+    lost_while_paying(mesh, lost).await;
+    vec![hall, brief, short, off, lost]
+}
+
+async fn sold(mesh: &Mesh, schedule: ScheduleId) {
+    let session = fan(mesh, 100).await;
+    let fan = Fan::new(mesh, &session);
+    let hold = fan.hold(schedule, "A-1-1").await;
+    let payment = fan.pay(&hold).await;
+    fan.payment(&payment, PaymentState::Completed).await;
+    fan.reservation(&hold, ReservationState::Confirmed).await;
+    let place = fan.place(schedule, PlaceState::Expired).await;
+    assert_eq!(place.reason, Some(PlaceEnd::Completed));
+    fan.has(0).await;
+}
+
+async fn refunded(mesh: &Mesh, schedule: ScheduleId) {
+    let session = fan(mesh, 150).await;
+    let fan = Fan::new(mesh, &session);
+    let hold = fan.hold(schedule, "A-1-2").await;
+    let payment = fan.pay(&hold).await;
+    fan.payment(&payment, PaymentState::Completed).await;
+    fan.cancel(&hold).await;
+    fan.payment(&payment, PaymentState::Refunded).await;
+    fan.has(150).await;
+}
+
+/// Too few points; then the hold is given up, and the place too.
+async fn refused(mesh: &Mesh, schedule: ScheduleId) {
+    let session = fan(mesh, 99).await;
+    let fan = Fan::new(mesh, &session);
+    let hold = fan.hold(schedule, "A-1-3").await;
+    let payment = fan.pay(&hold).await;
+    let payment = fan.payment(&payment, PaymentState::Failed).await;
+    assert_eq!(payment.reason, Some(PaymentFailure::InsufficientBalance));
+    fan.cancel(&hold).await;
+    let place: Place = fan.delete(&format!("/v1/schedules/{schedule}/queue/me")).await;
+    assert_eq!(place.reason, Some(PlaceEnd::Left));
+    fan.has(99).await;
+}
+
+async fn withdrawn(mesh: &Mesh, schedule: ScheduleId) {
+    let session = fan(mesh, 100).await;
+    let fan = Fan::new(mesh, &session);
+    let hold = fan.hold(schedule, "A-1-4").await;
+    fan.delete::<Value>("/v1/users/me").await;
+    fan.reservation(&hold, ReservationState::Cancelled).await;
+    fan.place(schedule, PlaceState::Expired).await;
+}
+
+async fn expired(mesh: &Mesh, schedule: ScheduleId) {
+    let session = fan(mesh, 100).await;
+    let fan = Fan::new(mesh, &session);
+    let hold = fan.hold(schedule, "A-1-1").await;
+    fan.reservation(&hold, ReservationState::Expired).await;
+    fan.has(100).await;
+}
+
+async fn timed_out(mesh: &Mesh, schedule: ScheduleId) {
+    let session = fan(mesh, 0).await;
+    let fan = Fan::new(mesh, &session);
+    fan.post::<Place>(&format!("/v1/schedules/{schedule}/queue"), json!({})).await;
+    let place = fan.place(schedule, PlaceState::Expired).await;
+    assert_eq!(place.reason, Some(PlaceEnd::Timeout));
+}
+
+/// A show with an owner, a holder and somebody in line.
+async fn called_off(mesh: &Mesh, schedule: ScheduleId) {
+    let (owner, holder, idle) = tokio::join!(fan(mesh, 100), fan(mesh, 100), fan(mesh, 0));
+    let (owner, holder) = (Fan::new(mesh, &owner), Fan::new(mesh, &holder));
+    let idle = Fan::new(mesh, &idle);
+    let (sold, held) = tokio::join!(owner.hold(schedule, "A-1-1"), holder.hold(schedule, "A-1-2"));
+    idle.post::<Place>(&format!("/v1/schedules/{schedule}/queue"), json!({})).await;
+    let payment = owner.pay(&sold).await;
+    owner.payment(&payment, PaymentState::Completed).await;
+    let organizer = Fan::new(mesh, &mesh.organizer);
+    organizer.delete::<Schedule>(&format!("/v1/schedules/{schedule}")).await;
+    owner.payment(&payment, PaymentState::Refunded).await;
+    owner.reservation(&sold, ReservationState::Cancelled).await;
+    holder.reservation(&held, ReservationState::Cancelled).await;
+    for fan in [&holder, &idle] {
+        fan.place(schedule, PlaceState::Expired).await;
+    }
+    owner.has(100).await;
+}
+
+/// The hold is cancelled while its payment waits for the wallet: the money is taken, cannot
+/// be used, and comes back; the fan stands in front and is admitted again.
+async fn lost_while_paying(mesh: &Mesh, schedule: ScheduleId) {
+    let broker = Broker::of(&mesh.stage, onsale::config::PROVISIONER).await;
+    let session = fan(mesh, 100).await;
+    let fan = Fan::new(mesh, &session);
+    let hold = fan.hold(schedule, "A-1-1").await;
+    broker.pause("point").await;
+    let payment = fan.pay(&hold).await;
+    fan.cancel(&hold).await;
+    broker.resume("point").await;
+    let t0 = std::time::Instant::now();
+    let payment = fan.payment(&payment, PaymentState::Failed).await;
+    eprintln!("LOST {:?}", t0.elapsed());
+    assert_eq!(payment.reason, Some(PaymentFailure::HoldGone));
+    fan.has(100).await;
+    let path = format!("/v1/schedules/{schedule}/queue/me");
+    fan.sees(&path, |place: &Place| place.state == PlaceState::Active).await;
+}
+
+/// Whether the map shows the seat in this state.
+pub async fn shows(fan: &Fan<'_>, schedule: ScheduleId, seat: &str, state: SeatState) {
+    let path = format!("/v1/schedules/{schedule}/seats");
+    let shown = |map: &events::concert::SeatMap| {
+        map.seats.iter().any(|shown| shown.seat.0 == seat && shown.state == state)
+    };
+    fan.sees(&path, shown).await;
+}
+
+/// The payments that the fan sees.
+pub async fn payments(fan: &Fan<'_>) -> Vec<Payment> {
+    fan.get::<Page<Payment>>("/v1/payments").await.items
+}

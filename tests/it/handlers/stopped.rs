@@ -1,0 +1,78 @@
+//! A service is gone in the middle of a saga, and comes back: the saga ends.
+
+use std::collections::BTreeMap;
+
+use events::{concert::SeatState, payment::PaymentState};
+use harness::mesh::{Mesh, run};
+use onsale::fleet::{Fleet, Rules};
+use serde_json::Value;
+
+use super::{
+    scenario::{Fan, fan, open, payments, shows},
+    twice::receipt_is_clean,
+};
+use crate::rest::Stores;
+
+/// Every service that has a part in a payment.
+const PARTS: [&str; 5] = ["concert", "queue", "reservation", "payment", "point"];
+
+#[test]
+fn a_saga_ends_although_a_service_was_gone_in_the_middle_of_it() {
+    run(async {
+        let mesh = Mesh::with(&["user", "gateway"]).await;
+        let stores = Stores::of(&mesh.stage).await;
+        let mut parts = BTreeMap::new();
+        for part in PARTS {
+            parts.insert(part, start(&mesh, part).await);
+        }
+        let schedule = open(&mesh, 2 * PARTS.len(), 300, 300).await;
+        let mut seats = (1..).map(|seat| format!("A-1-{seat}"));
+        for part in PARTS {
+            for how in [How::Stopped, How::Killed] {
+                let session = fan(&mesh, 100).await;
+                let fan = Fan::new(&mesh, &session);
+                let seat = seats.next().expect("a seat");
+                let hold = fan.hold(schedule, &seat).await;
+                // The saga comes as far as this service, and waits there.
+                stores.broker.pause(part).await;
+                let payment = fan.pay(&hold).await;
+                how.leave(parts.remove(part).expect("a running service")).await;
+                stores.broker.resume(part).await;
+                parts.insert(part, start(&mesh, part).await);
+                fan.payment(&payment, PaymentState::Completed).await;
+                shows(&fan, schedule, &seat, SeatState::Sold).await;
+                assert_eq!(payments(&fan).await.len(), 1);
+                // The account may be closed: no payment runs any more.
+                fan.delete::<Value>("/v1/users/me").await;
+            }
+        }
+        stores.at_rest().await;
+        receipt_is_clean(&mesh, &[schedule]).await;
+        for part in parts.into_values() {
+            part.stop().await;
+        }
+        mesh.stop().await;
+    });
+}
+
+async fn start(mesh: &Mesh, part: &str) -> Fleet {
+    Fleet::start(&mesh.stage.config, &[part], &Rules::default()).await.expect("a service")
+}
+
+/// In which way a service leaves.
+#[derive(Clone, Copy)]
+enum How {
+    /// In order: what it has taken in it finishes.
+    Stopped,
+    /// At once.
+    Killed,
+}
+
+impl How {
+    async fn leave(self, fleet: Fleet) {
+        match self {
+            Self::Stopped => fleet.stop().await,
+            Self::Killed => fleet.abandon(),
+        }
+    }
+}

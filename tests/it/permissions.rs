@@ -1,0 +1,195 @@
+//! Who may do what on the broker and in the databases, one identity after the other.
+
+use std::str::FromStr;
+
+use async_nats::jetstream;
+use harness::{facts, mesh::run, wiring};
+use mesh::Wiring;
+use onsale::{
+    config::{PROVISIONER, WITH_DATABASE},
+    stage::Stage,
+};
+use servers::IDENTITIES;
+use sqlx::{ConnectOptions, postgres::PgConnectOptions};
+
+use crate::broker::Broker;
+
+/// What all services ask each other for: the keys that verify tokens and passes.
+const KEYS: [&str; 2] = ["user.jwks", "queue.jwks"];
+
+/// Something that somebody may do, and nobody else.
+struct Right {
+    does: Does,
+    subject: String,
+    who: Vec<&'static str>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Does {
+    Publish,
+    Subscribe,
+}
+
+impl Right {
+    fn publish(subject: impl Into<String>, who: &[&'static str]) -> Self {
+        Self { does: Does::Publish, subject: subject.into(), who: who.to_vec() }
+    }
+
+    fn subscribe(subject: impl Into<String>, who: &[&'static str]) -> Self {
+        Self { does: Does::Subscribe, subject: subject.into(), who: who.to_vec() }
+    }
+}
+
+/// The identity of this name.
+fn known(name: &str) -> &'static str {
+    IDENTITIES.iter().find(|identity| **identity == name).expect("an identity")
+}
+
+/// Every right that is worth having, made of what the services declare of themselves.
+fn rights() -> Vec<Right> {
+    let wirings = wiring::all();
+    let mut rights = vec![
+        Right::subscribe(">", &[]),
+        Right::subscribe("cmd.>", &[]),
+        Right::subscribe("_INBOX.>", &[]),
+        Right::subscribe("onsale.>", &["operator"]),
+        Right::subscribe("dlq.>", &["operator"]),
+        Right::subscribe("$JS.EVENT.>", &["operator"]),
+        Right::subscribe("live.>", &["gateway", "client", "operator"]),
+        Right::publish("$JS.API.STREAM.CREATE.MINE", &[PROVISIONER]),
+        Right::publish("$JS.API.STREAM.UPDATE.MINE", &[PROVISIONER]),
+        Right::publish("$JS.API.STREAM.DELETE.MINE", &[PROVISIONER]),
+        Right::publish("$JS.API.STREAM.PURGE.MINE", &[PROVISIONER]),
+        Right::publish("$JS.API.STREAM.MSG.DELETE.MINE", &[PROVISIONER]),
+    ];
+    for fact in &facts::ALL {
+        let producer = known(events::producer_of(fact.name));
+        rights.push(Right::publish(events::subject(fact.name, fact.version, None), &[producer]));
+    }
+    for (stream, service) in Broker::consumers() {
+        let (owner, place) = (known(&service), format!("{stream}.{service}"));
+        rights.extend([
+            Right::publish(format!("$JS.API.CONSUMER.MSG.NEXT.{place}"), &[owner]),
+            Right::publish(format!("$JS.ACK.{place}.1.1.1.1.0"), &[owner]),
+            Right::publish(format!("$JS.API.CONSUMER.CREATE.{stream}.mine.x"), &[PROVISIONER]),
+            Right::publish(format!("$JS.API.CONSUMER.DELETE.{stream}.mine"), &[PROVISIONER]),
+            Right::publish(format!("$JS.API.CONSUMER.RESET.{stream}.mine"), &[PROVISIONER]),
+        ]);
+    }
+    wirings.iter().for_each(|wiring| rights.extend(rights_around(wiring)));
+    for identity in IDENTITIES {
+        rights.push(Right::subscribe(format!("_INBOX_{identity}.>"), &[identity]));
+    }
+    rights
+}
+
+/// What belongs to one service: its commands, its dead letters, what it says live.
+fn rights_around(wiring: &Wiring) -> Vec<Right> {
+    let service = known(wiring.service);
+    let mut rights = vec![
+        Right::subscribe(format!("cmd.{service}.>"), &[service]),
+        Right::publish(format!("dlq.{service}.x"), &[service]),
+        Right::publish(format!("live.{service}.x.y"), &[service]),
+    ];
+    for (endpoint, _) in &wiring.answers {
+        let mut who = vec!["gateway", "client"];
+        if KEYS.contains(endpoint) {
+            who.extend(wiring::all().map(|wiring| wiring.service));
+        }
+        rights.push(Right::publish(format!("cmd.{endpoint}"), &who));
+    }
+    rights
+}
+
+#[test]
+fn everybody_may_do_what_is_theirs_and_is_refused_everything_else() {
+    run(async {
+        let stage = Stage::set(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
+        let rights = rights();
+        for identity in IDENTITIES {
+            let mut broker = Broker::of(&stage, identity).await;
+            let (theirs, others): (Vec<_>, Vec<_>) =
+                rights.iter().partition(|right| right.who.contains(identity));
+            for right in theirs {
+                exercise(&broker, right).await;
+            }
+            assert_eq!(broker.refusals().await, Vec::<String>::new(), "{identity}");
+            for right in others {
+                exercise(&broker, right).await;
+                let what = if right.does == Does::Publish { "publish to" } else { "subscribe to" };
+                broker.is_refused(what, &right.subject).await;
+            }
+        }
+        stage.strike().await;
+    });
+}
+
+async fn exercise(broker: &Broker, right: &Right) {
+    let subject = right.subject.clone();
+    match right.does {
+        // The answer, if there is one, is nobody's concern here.
+        Does::Publish => {
+            let reply = broker.client.new_inbox();
+            let sent = broker.client.publish_with_reply(subject, reply, "{}".into());
+            sent.await.expect("sent");
+        }
+        Does::Subscribe => drop(broker.client.subscribe(subject).await.expect("sent")),
+    }
+    broker.client.flush().await.expect("the broker answers");
+}
+
+#[test]
+fn a_service_has_its_facts_stored_and_takes_its_own_consumer() {
+    run(async {
+        let stage = Stage::set(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
+        for fact in &facts::ALL {
+            let producer = Broker::of(&stage, events::producer_of(fact.name)).await;
+            let subject = events::subject(fact.name, fact.version, None);
+            let sent = producer.jetstream.publish(subject, "{}".into()).await.expect("sent");
+            sent.await.unwrap_or_else(|error| panic!("{} is not stored: {error}", fact.name));
+        }
+        for (stream, service) in Broker::consumers() {
+            let broker = Broker::of(&stage, &service).await;
+            let consumer: jetstream::consumer::PullConsumer = broker
+                .jetstream
+                .get_consumer_from_stream(&service, &stream)
+                .await
+                .unwrap_or_else(|error| panic!("{service} cannot see its consumer: {error}"));
+            let mut messages = consumer.fetch().max_messages(1).messages().await.expect("asked");
+            let message = futures::StreamExt::next(&mut messages).await;
+            let message = message.expect("a message").expect("a message that was told");
+            message.double_ack().await.expect("acknowledged");
+        }
+        stage.strike().await;
+    });
+}
+
+#[test]
+fn a_service_is_at_home_in_its_own_database_and_nowhere_else() {
+    run(async {
+        let stage = Stage::set(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
+        let options = |service: &str| {
+            let url = stage.config.database_url(service).expect("an address");
+            PgConnectOptions::from_str(url).expect("a well-formed one")
+        };
+        let name_of = |service: &str| options(service).get_database().expect("a name").to_owned();
+        for role in WITH_DATABASE {
+            let mut home = options(role).connect().await.expect("its own database");
+            let is_plain: bool = sqlx::query_scalar(
+                "select not (rolsuper or rolcreaterole or rolcreatedb or rolreplication
+                     or rolbypassrls) from pg_roles where rolname = current_user",
+            )
+            .fetch_one(&mut home)
+            .await
+            .expect("a role");
+            assert!(is_plain, "{role} can make itself at home elsewhere");
+            let others = WITH_DATABASE.into_iter().filter(|other| *other != role).map(name_of);
+            for database in others.chain(["postgres".into(), "template1".into()]) {
+                let refused = options(role).database(&database).connect().await.err();
+                let code = refused.as_ref().and_then(|error| error.as_database_error()?.code());
+                assert_eq!(code.as_deref(), Some("42501"), "{role} at {database}: {refused:?}");
+            }
+        }
+        stage.strike().await;
+    });
+}

@@ -1,0 +1,198 @@
+//! What the stores say once nothing is on its way: everything, to be compared.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use onsale::{config::WITH_DATABASE, stage::Stage};
+use redis::aio::ConnectionManager;
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+
+use crate::broker::Broker;
+
+/// Longer than any timer takes to look again, so that what is due has been done.
+const QUIET: Duration = Duration::from_millis(600);
+/// How long it may take until everything is at rest: what was handed to a service that was
+/// killed is handed out again after half a minute.
+const REST_WITHIN: Duration = Duration::from_secs(45);
+/// Between two looks.
+const PROBE: Duration = Duration::from_millis(50);
+/// What the mesh remembers in Valkey for itself; the rest is the room.
+const OF_THE_MESH: [&str; 4] = ["relay:", "inbox:", "answer:", "outbox"];
+
+/// Every row of every table, by `service.table`, and every key of the waiting room.
+pub type Dump = BTreeMap<String, Vec<String>>;
+
+/// All stores of a mesh, and its broker.
+pub struct Stores {
+    pub broker: Broker,
+    databases: BTreeMap<&'static str, PgPool>,
+    valkey: ConnectionManager,
+}
+
+impl Stores {
+    pub async fn of(stage: &Stage) -> Self {
+        let mut databases = BTreeMap::new();
+        for service in WITH_DATABASE {
+            let url = stage.config.database_url(service).expect("an address");
+            let pool = PgPoolOptions::new().max_connections(1).connect(url).await;
+            databases.insert(service, pool.expect("a database"));
+        }
+        let client = redis::Client::open(stage.config.valkey_url.as_str()).expect("an address");
+        let valkey = ConnectionManager::new(client).await.expect("a Valkey");
+        let broker = Broker::of(stage, onsale::config::PROVISIONER).await;
+        Self { broker, databases, valkey }
+    }
+
+    /// The database of a service.
+    pub fn database(&self, service: &str) -> &PgPool {
+        &self.databases[service]
+    }
+
+    pub fn valkey(&self) -> ConnectionManager {
+        self.valkey.clone()
+    }
+
+    /// Waits until nothing is on its way and nothing changes any more; what there is then.
+    pub async fn at_rest(&self) -> Dump {
+        let until = Instant::now() + REST_WITHIN;
+        let mut still: Option<(Dump, Instant)> = None;
+        loop {
+            let ends = self.broker.ends().await;
+            let dump = self.dump().await;
+            let (behind, unpublished) =
+                (self.broker.behind().await, self.facts_unpublished().await);
+            let is_idle = behind.is_empty() && unpublished == 0;
+            still = match still {
+                Some((seen, since)) if is_idle && seen == dump => {
+                    if since.elapsed() >= QUIET {
+                        return dump;
+                    }
+                    Some((seen, since))
+                }
+                _ if is_idle && self.broker.ends().await == ends => Some((dump, Instant::now())),
+                _ => None,
+            };
+            assert!(
+                Instant::now() < until,
+                "no rest within {REST_WITHIN:?}: {behind:?}, {unpublished} facts not published"
+            );
+            tokio::time::sleep(PROBE).await;
+        }
+    }
+
+    /// Facts told that the relays have not brought out yet.
+    pub async fn facts_unpublished(&self) -> i64 {
+        let mut count = 0;
+        for pool in self.databases.values() {
+            count += sqlx::query_scalar::<_, i64>(
+                "select count(*) from mesh.outbox o where not exists (
+                     select from (select xid, id from mesh.relay_log
+                         order by line desc limit 1) p
+                     where (o.xid, o.id) <= (p.xid, p.id))",
+            )
+            .fetch_one(pool)
+            .await
+            .expect("an outbox");
+        }
+        count + self.room_facts_unpublished().await
+    }
+
+    async fn room_facts_unpublished(&self) -> i64 {
+        let mut valkey = self.valkey.clone();
+        let newest: Vec<String> = redis::cmd("ZREVRANGE")
+            .arg(("{queue}:relay:log", 0, 0))
+            .query_async(&mut valkey)
+            .await
+            .expect("the relay's log");
+        let after = newest.first().map_or("-".to_owned(), |cursor| format!("({cursor}"));
+        let waiting: Vec<redis::Value> = redis::cmd("XRANGE")
+            .arg(("{queue}:outbox", after, "+"))
+            .query_async(&mut valkey)
+            .await
+            .expect("the outbox");
+        waiting.len() as i64
+    }
+
+    /// Everything that the services themselves keep.
+    pub async fn dump(&self) -> Dump {
+        let mut dump = self.room().await;
+        for (service, pool) in &self.databases {
+            let tables: Vec<String> = sqlx::query_scalar(
+                "select format('%I.%I', schemaname, tablename) from pg_tables
+                 where schemaname not in ('mesh', 'pg_catalog', 'information_schema')",
+            )
+            .fetch_all(pool)
+            .await
+            .expect("tables");
+            for table in tables {
+                let sql = format!("select to_jsonb(t)::text from {table} t order by 1");
+                let rows: Vec<String> =
+                    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.expect("rows");
+                dump.insert(format!("{service} {table}"), rows);
+            }
+        }
+        dump
+    }
+
+    async fn room(&self) -> Dump {
+        let mut valkey = self.valkey.clone();
+        let keys: Vec<String> =
+            redis::cmd("KEYS").arg("{queue}:*").query_async(&mut valkey).await.expect("keys");
+        let mut dump = Dump::new();
+        for key in keys {
+            let name = key.strip_prefix("{queue}:").unwrap_or(&key);
+            if OF_THE_MESH.iter().any(|prefix| name.starts_with(prefix)) {
+                continue;
+            }
+            let kind: String =
+                redis::cmd("TYPE").arg(&key).query_async(&mut valkey).await.expect("a type");
+            let rows = match kind.as_str() {
+                "hash" => pairs(&mut valkey, redis::cmd("HGETALL").arg(&key)).await,
+                "zset" => {
+                    let all = (&key, 0, -1, "WITHSCORES");
+                    pairs(&mut valkey, redis::cmd("ZRANGE").arg(all)).await
+                }
+                "set" => redis::cmd("SMEMBERS")
+                    .arg(&key)
+                    .query_async(&mut valkey)
+                    .await
+                    .expect("members"),
+                "string" => {
+                    vec![
+                        redis::cmd("GET").arg(&key).query_async(&mut valkey).await.expect("a text"),
+                    ]
+                }
+                // Gone between the two looks.
+                _ => continue,
+            };
+            let mut rows: Vec<String> = rows;
+            rows.sort();
+            dump.insert(format!("room {name}"), rows);
+        }
+        dump
+    }
+}
+
+async fn pairs(valkey: &mut ConnectionManager, command: &redis::Cmd) -> Vec<String> {
+    let flat: Vec<String> = command.query_async(valkey).await.expect("pairs");
+    flat.chunks(2).map(|pair| pair.join(" = ")).collect()
+}
+
+/// Two dumps must be the same; where they are not, only that is shown.
+pub fn assert_same(before: &Dump, after: &Dump, what: &str) {
+    let none = Vec::new();
+    let mut differences = String::new();
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    for name in names {
+        let (was, is) = (before.get(name).unwrap_or(&none), after.get(name).unwrap_or(&none));
+        for row in was.iter().filter(|row| !is.contains(row)) {
+            differences += &format!("- {name}: {row}\n");
+        }
+        for row in is.iter().filter(|row| !was.contains(row)) {
+            differences += &format!("+ {name}: {row}\n");
+        }
+    }
+    assert!(differences.is_empty(), "{what}:\n{differences}");
+}

@@ -1,0 +1,236 @@
+//! One payment is one tree of spans, whatever becomes of it.
+
+use events::{
+    payment::{Payment, PaymentFailure, PaymentState},
+    queue::PlaceState,
+};
+use harness::{
+    mesh::{Fan, Mesh, SOON, eventually, run},
+    otlp::{Sink, Tree},
+};
+use mesh::failpoint::Failpoint;
+use onsale::{
+    config::SERVICES,
+    fleet::{Fleet, Rules},
+};
+use serde_json::json;
+
+/// How every payment begins.
+const ASKED: [&str; 4] = [
+    "gateway: POST /v1/payments",
+    "payment: command payment.pay",
+    "payment: transaction",
+    "payment: publish payment.requested",
+];
+
+/// One fact on its way through a service: `point: payment.requested -> point.debited`.
+type Step = (&'static str, &'static str, &'static str);
+
+const DEBITED: Step = ("point", "payment.requested", "point.debited");
+const CONFIRMED: Step = ("reservation", "point.debited", "reservation.confirmed");
+const COMPLETED: Step = ("payment", "reservation.confirmed", "payment.completed");
+
+/// The spans from the request through these steps.
+fn path(steps: &[Step]) -> Vec<String> {
+    let mut path: Vec<String> = ASKED.map(str::to_owned).into();
+    for (service, heard, told) in steps {
+        path.push(format!("{service}: process {heard}"));
+        path.push(format!("{service}: transaction"));
+        if !told.is_empty() {
+            path.push(format!("{service}: publish {told}"));
+        }
+    }
+    path
+}
+
+/// What must be in the tree of a payment that ends this way.
+fn paths_of(payment: &Payment) -> Vec<Vec<String>> {
+    let everywhere = [
+        path(&[("user", "payment.requested", "")]),
+        path(&[("reservation", "payment.requested", "")]),
+    ];
+    let own = match (payment.state, payment.reason) {
+        (PaymentState::Completed, None) => vec![
+            path(&[DEBITED, CONFIRMED, COMPLETED, ("queue", "payment.completed", "queue.expired")]),
+            path(&[DEBITED, CONFIRMED, COMPLETED, ("user", "payment.completed", "")]),
+            path(&[DEBITED, CONFIRMED, ("concert", "reservation.confirmed", "")]),
+            path(&[DEBITED, CONFIRMED, ("queue", "reservation.confirmed", "")]),
+        ],
+        (PaymentState::Failed, Some(PaymentFailure::InsufficientBalance)) => {
+            let failed = [
+                ("point", "payment.requested", "point.debit_refused"),
+                ("payment", "point.debit_refused", "payment.failed"),
+            ];
+            let after = |service| path(&[failed[0], failed[1], (service, "payment.failed", "")]);
+            vec![after("user"), after("queue")]
+        }
+        (PaymentState::Failed, Some(PaymentFailure::HoldGone)) => vec![path(&[
+            DEBITED,
+            ("reservation", "point.debited", "reservation.confirm_refused"),
+            ("point", "reservation.confirm_refused", "point.refunded"),
+            ("payment", "point.refunded", "payment.failed"),
+            ("queue", "payment.failed", "queue.returned"),
+        ])],
+        other => panic!("no test makes a payment {other:?}"),
+    };
+    everywhere.into_iter().chain(own).collect()
+}
+
+fn has(tree: &Tree, path: &[String]) -> bool {
+    tree.has_path(&path.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The one trace of a payment's saga, once all that belongs to it has come in.
+async fn tree_of(sink: &Sink, payment: &Payment) -> Tree {
+    let saga_id = payment.payment_id.to_string();
+    let trace_id = sink
+        .wait_for(SOON, |traces| {
+            let of_saga = |(id, spans): (&String, &Vec<harness::otlp::Span>)| {
+                let found =
+                    spans.iter().any(|s| s.attributes.get("onsale.saga.id") == Some(&saga_id));
+                found.then(|| id.clone())
+            };
+            traces.iter().find_map(of_saga)
+        })
+        .await;
+    let paths = paths_of(payment);
+    sink.wait_for_tree(&trace_id, SOON, |tree| paths.iter().all(|path| has(tree, path))).await
+}
+
+/// What must be true of the whole trace when nothing can be added any more.
+fn check(sink: &Sink, payment: &Payment) {
+    let saga_id = payment.payment_id.to_string();
+    let of_saga: Vec<_> = sink
+        .traces()
+        .into_values()
+        .filter(|spans| spans.iter().any(|s| s.attributes.get("onsale.saga.id") == Some(&saga_id)))
+        .collect();
+    assert_eq!(of_saga.len(), 1, "one saga is one trace");
+    let tree = Tree::of(&of_saga[0]).unwrap_or_else(|why| panic!("{why}"));
+    for path in paths_of(payment) {
+        assert!(has(&tree, &path), "not there: {path:#?}\nin {tree}");
+    }
+    assert_eq!(tree.root().service, "gateway");
+    assert_eq!(tree.services()[..2], ["gateway", "payment"]);
+    for span in tree.all() {
+        let said = |name: &str| span.attributes.get(name).map(String::as_str);
+        assert_eq!(said("onsale.saga.id"), Some(saga_id.as_str()), "{}\n{tree}", span.name);
+        let Some((operation @ ("publish" | "process"), fact)) = span.name.split_once(' ') else {
+            continue;
+        };
+        assert_eq!(said("onsale.fact"), Some(fact));
+        assert_eq!(said("messaging.system"), Some("nats"));
+        assert_eq!(said("messaging.operation.name"), Some(operation));
+        assert_eq!(said("messaging.message.conversation_id"), Some(saga_id.as_str()));
+        assert!(said("messaging.message.id").is_some());
+        let subject = said("messaging.destination.name").unwrap_or_default();
+        assert_eq!(subject, format!("onsale.{fact}.v1.{}", payment.schedule_id));
+        if operation == "process" {
+            assert_eq!(said("messaging.consumer.group.name"), Some(span.service.as_str()));
+        }
+    }
+    let outcomes: Vec<_> = tree
+        .all()
+        .filter_map(|span| {
+            let outcome = span.attributes.get("onsale.outcome")?;
+            Some((span.service.as_str(), outcome.as_str(), span.attributes.get("onsale.reason")))
+        })
+        .collect();
+    let reason = payment.reason.map(|reason| json!(reason).as_str().unwrap_or("").to_owned());
+    let state = if reason.is_some() { "failed" } else { "completed" };
+    assert_eq!(outcomes, [("payment", state, reason.as_ref())], "{tree}");
+}
+
+#[test]
+fn every_end_of_a_payment_is_one_tree_from_the_request_to_the_last_service() {
+    run(async {
+        let sink = Sink::start().await.expect("a collector");
+        let traced = |rules: &mut Rules| rules.otlp_endpoint = Some(sink.endpoint());
+        let mesh = Mesh::with_rules(&SERVICES, traced).await;
+        let schedule = mesh.open(4, |_| {}).await.schedule_id;
+
+        let rich = mesh.fan(100).await;
+        let completed = rich.pay(&rich.hold(schedule, &["A-1-2"]).await).await;
+        assert_eq!(completed.state, PaymentState::Completed);
+        rich.place_becomes(schedule, PlaceState::Expired).await;
+
+        let poor = mesh.fan(99).await;
+        let refused = poor.pay(&poor.hold(schedule, &["A-1-3"]).await).await;
+        assert_eq!(refused.reason, Some(PaymentFailure::InsufficientBalance));
+
+        let unlucky = mesh.fan(1_000).await;
+        let compensated = unlucky.loses_a_hold_while_paying(schedule).await;
+        assert_eq!(compensated.reason, Some(PaymentFailure::HoldGone));
+
+        let payments = [completed, refused, compensated];
+        for payment in &payments {
+            tree_of(&sink, payment).await;
+        }
+        // Stopping sends what is left: after that, the traces are what they will ever be.
+        mesh.stop().await;
+        payments.iter().for_each(|payment| check(&sink, payment));
+        roots_are_requests_and_timers(&sink);
+    });
+}
+
+/// What time brings about begins a trace of its own, and so does every request; no trace is
+/// begun by anything else, and none has lost its beginning.
+fn roots_are_requests_and_timers(sink: &Sink) {
+    let mut timers = 0;
+    for spans in sink.traces().values() {
+        let tree = Tree::of(spans).unwrap_or_else(|why| panic!("{why}"));
+        let root = tree.root();
+        match root.name.split_once(' ') {
+            Some(("timer", _)) => timers += 1,
+            _ => assert!(root.service == "gateway" || is_of_start(root), "{tree}"),
+        }
+    }
+    assert!(timers > 0, "fans were admitted by a timer");
+}
+
+/// The services ask for each other's keys by themselves.
+fn is_of_start(root: &harness::otlp::Span) -> bool {
+    root.name.ends_with(".jwks")
+}
+
+#[test]
+fn a_payment_is_one_tree_when_a_service_dies_in_the_middle_of_it() {
+    run(async {
+        let sink = Sink::start().await.expect("a collector");
+        let traced = |rules: &mut Rules| rules.otlp_endpoint = Some(sink.endpoint());
+        let others: Vec<&str> = SERVICES.into_iter().filter(|name| *name != "point").collect();
+        let mesh = Mesh::with_rules(&others, traced).await;
+        let mut rules = Rules::default();
+        traced(&mut rules);
+        let start = async || Fleet::start(&mesh.stage.config, &["point"], &rules).await;
+        let mut point = start().await.expect("point");
+        let schedule = mesh.open(Failpoint::ALL.len(), |_| {}).await.schedule_id;
+        let fan = mesh.fan(1_000).await;
+        let mut payments = Vec::new();
+        for (index, failpoint) in Failpoint::ALL.into_iter().enumerate() {
+            let hold = fan.hold(schedule, &[format!("A-1-{}", index + 1).as_str()]).await;
+            point.running()[0].failpoints().arm(failpoint, 1);
+            let payment = request(&fan, &hold.reservation_id.to_string()).await;
+            eventually("point has died", || async {
+                (point.running()[0].failpoints().hits(failpoint) == 1).then_some(())
+            })
+            .await;
+            point.abandon();
+            point = start().await.expect("point again");
+            payments.push(fan.payment_becomes(&payment, PaymentState::Completed).await);
+            fan.place_becomes(schedule, PlaceState::Expired).await;
+        }
+        for payment in &payments {
+            tree_of(&sink, payment).await;
+        }
+        point.stop().await;
+        mesh.stop().await;
+        payments.iter().for_each(|payment| check(&sink, payment));
+    });
+}
+
+async fn request(fan: &Fan<'_>, reservation_id: &str) -> Payment {
+    let asked = fan.post("/v1/payments", &json!({ "reservation_id": reservation_id })).await;
+    assert_eq!(asked.status, 202);
+    asked.json().expect("a payment")
+}

@@ -1,0 +1,138 @@
+//! Everything that the services have stored, as one digest for each table.
+
+use std::collections::BTreeMap;
+
+use onsale::config::WITH_DATABASE;
+use redis::AsyncTypedCommands;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::mesh::{Mesh, eventually};
+
+/// Rows and digest of each table, and of each kind of key in Valkey.
+pub type Stored = BTreeMap<String, (i64, String)>;
+
+/// Not what anybody stored: how far the relay has come, and which migrations were applied.
+const TABLES: &str = "select n.nspname, c.relname from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p') and not c.relispartition and n.nspname in ('public', 'mesh')
+      and c.relname not in ('relay_log', '_sqlx_migrations')";
+const UNPUBLISHED: &str = "select count(*) from mesh.outbox o where not exists (
+    select from (select xid, id from mesh.relay_log order by line desc limit 1) p
+    where (o.xid, o.id) <= (p.xid, p.id))";
+
+/// The rows that say something. A slate that was wiped is thrown away some seconds later.
+fn wanted(table: &str) -> &'static str {
+    if table == "log_in_failures" { "failed_at <> '{}'" } else { "true" }
+}
+
+/// A reader of every store.
+pub struct Stores {
+    pools: Vec<(&'static str, PgPool)>,
+    valkey: redis::Client,
+    operator: async_nats::Client,
+}
+
+impl Stores {
+    /// Opens the stores of a mesh.
+    ///
+    /// # Panics
+    /// When one cannot be reached.
+    pub async fn of(mesh: &Mesh) -> Self {
+        let config = &mesh.stage.config;
+        let open = |service| {
+            let url = config.database_url(service).expect("a service with a database");
+            (service, PgPool::connect_lazy(url).expect("an address"))
+        };
+        Self {
+            pools: WITH_DATABASE.into_iter().map(open).collect(),
+            valkey: redis::Client::open(config.valkey_url.as_str()).expect("an address"),
+            operator: mesh.nats("operator").await,
+        }
+    }
+
+    /// What is stored once nothing is on its way any more.
+    ///
+    /// # Panics
+    /// When there is no rest.
+    pub async fn at_rest(&self) -> Stored {
+        eventually("nothing is on its way", || async {
+            let before = self.now().await;
+            if self.facts_on_their_way().await > 0 {
+                return None;
+            }
+            // What was told while the first look was taken shows in the second.
+            (self.now().await == before).then_some(before)
+        })
+        .await
+    }
+
+    /// What is stored now.
+    ///
+    /// # Panics
+    /// When a store cannot be read.
+    pub async fn now(&self) -> Stored {
+        let mut stored = Stored::new();
+        for (service, pool) in &self.pools {
+            let tables: Vec<(String, String)> =
+                sqlx::query_as(TABLES).fetch_all(pool).await.expect("the tables");
+            assert!(tables.len() > 4, "{service} has tables of its own: {tables:?}");
+            for (schema, table) in tables {
+                let sql = format!(
+                    "select count(*), md5(coalesce(string_agg(md5(t::text), '' order by t::text), ''))
+                     from {schema}.{table} t where {}",
+                    wanted(&table)
+                );
+                let read = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(pool).await;
+                stored.insert(format!("{service}.{schema}.{table}"), read.expect("a table"));
+            }
+        }
+        stored.extend(self.valkey_now().await);
+        stored
+    }
+
+    /// The room's keys by kind.
+    async fn valkey_now(&self) -> Stored {
+        let mut connection =
+            self.valkey.get_multiplexed_async_connection().await.expect("a connection");
+        let mut kinds = Stored::new();
+        let mut keys = connection.keys("*").await.expect("the keys");
+        keys.sort_unstable();
+        for key in keys {
+            let kind = key.split(':').nth(1).unwrap_or(&key).to_owned();
+            if kind == "relay" {
+                continue;
+            }
+            let dump = redis::cmd("DUMP").arg(&key).query_async::<Vec<u8>>(&mut connection).await;
+            let (count, digest) = kinds.entry(format!("queue.{kind}")).or_default();
+            *count += 1;
+            digest.push_str(&format!("{:?};", dump.unwrap_or_default()));
+        }
+        kinds
+    }
+
+    /// Facts that are told and not published, and messages that somebody has still to hear.
+    async fn facts_on_their_way(&self) -> i64 {
+        let mut waiting = 0;
+        for (_, pool) in &self.pools {
+            let unpublished: i64 =
+                sqlx::query_scalar(UNPUBLISHED).fetch_one(pool).await.expect("the outbox");
+            waiting += unpublished;
+        }
+        let streams = self.ask("$JS.API.STREAM.NAMES").await;
+        for stream in streams["streams"].as_array().expect("names of streams") {
+            let stream = stream.as_str().unwrap_or_default();
+            let heard = self.ask(&format!("$JS.API.CONSUMER.LIST.{stream}")).await;
+            for consumer in heard["consumers"].as_array().into_iter().flatten() {
+                waiting += consumer["num_pending"].as_i64().unwrap_or(1);
+                waiting += consumer["num_ack_pending"].as_i64().unwrap_or(1);
+            }
+        }
+        waiting
+    }
+
+    async fn ask(&self, subject: &str) -> Value {
+        let reply = self.operator.request(subject.to_owned(), "".into()).await.expect("an answer");
+        serde_json::from_slice(&reply.payload).expect("JSON")
+    }
+}
