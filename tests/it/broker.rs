@@ -15,6 +15,8 @@ use uuid::Uuid;
 
 /// Answers that JetStream owes us at once.
 const ANSWERS_IN_FLIGHT: usize = 32;
+/// How soon the broker says no.
+const REFUSED_WITHIN: Duration = Duration::from_secs(5);
 /// A pause that outlasts every test; it is ended long before.
 const PAUSE: time::Duration = time::Duration::minutes(10);
 
@@ -53,18 +55,12 @@ impl Broker {
 
     /// Waits until the broker refuses this user something to do with `subject`.
     pub async fn is_refused(&mut self, what: &str, subject: &str) {
-        let refused = async {
-            while let Some(refusal) = self.refusals.recv().await {
-                let text = refusal.to_lowercase();
-                let quoted = format!("\"{}\"", subject.to_lowercase());
-                if text.contains("permissions violation") && text.contains(&quoted) {
-                    return;
-                }
-                panic!("{} is refused something else: {refusal}", self.identity);
-            }
-        };
-        let refused = tokio::time::timeout(Duration::from_secs(5), refused).await;
-        assert!(refused.is_ok(), "{} may {what} {subject}", self.identity);
+        let refusal = tokio::time::timeout(REFUSED_WITHIN, self.refusals.recv()).await;
+        let Ok(Some(refusal)) = refusal else { panic!("{} may {what} {subject}", self.identity) };
+        let said = refusal.to_lowercase();
+        let quoted = format!("\"{}\"", subject.to_lowercase());
+        let fits = said.contains("permissions violation") && said.contains(&quoted);
+        assert!(fits, "{} is refused something else than {subject}: {refusal}", self.identity);
     }
 
     /// What was refused so far, after everything sent has been seen by the broker.

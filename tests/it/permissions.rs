@@ -1,6 +1,9 @@
 //! Who may do what on the broker and in the databases, one identity after the other.
 
-use std::str::FromStr;
+use std::{
+    str::FromStr,
+    sync::{Arc, Weak},
+};
 
 use async_nats::jetstream;
 use harness::{facts, mesh::run, wiring};
@@ -11,6 +14,7 @@ use onsale::{
 };
 use servers::IDENTITIES;
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
+use tokio::sync::Mutex;
 
 use crate::broker::Broker;
 
@@ -101,10 +105,24 @@ fn rights_around(wiring: &Wiring) -> Vec<Right> {
     rights
 }
 
+/// Servers without any service: only the broker and the databases are asked here. The last
+/// test to end takes them down.
+async fn stage() -> Arc<Stage> {
+    static STAGE: Mutex<Weak<Stage>> = Mutex::const_new(Weak::new());
+    let mut shared = STAGE.lock().await;
+    if let Some(stage) = shared.upgrade() {
+        return stage;
+    }
+    let stage = Stage::set(None, Arc::new(|_: &str| {})).await.expect("servers");
+    let stage = Arc::new(stage);
+    *shared = Arc::downgrade(&stage);
+    stage
+}
+
 #[test]
 fn everybody_may_do_what_is_theirs_and_is_refused_everything_else() {
     run(async {
-        let stage = Stage::set(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
+        let stage = stage().await;
         let rights = rights();
         for identity in IDENTITIES {
             let mut broker = Broker::of(&stage, identity).await;
@@ -120,7 +138,6 @@ fn everybody_may_do_what_is_theirs_and_is_refused_everything_else() {
                 broker.is_refused(what, &right.subject).await;
             }
         }
-        stage.strike().await;
     });
 }
 
@@ -141,7 +158,7 @@ async fn exercise(broker: &Broker, right: &Right) {
 #[test]
 fn a_service_has_its_facts_stored_and_takes_its_own_consumer() {
     run(async {
-        let stage = Stage::set(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
+        let stage = stage().await;
         for fact in &facts::ALL {
             let producer = Broker::of(&stage, events::producer_of(fact.name)).await;
             let subject = events::subject(fact.name, fact.version, None);
@@ -160,14 +177,13 @@ fn a_service_has_its_facts_stored_and_takes_its_own_consumer() {
             let message = message.expect("a message").expect("a message that was told");
             message.double_ack().await.expect("acknowledged");
         }
-        stage.strike().await;
     });
 }
 
 #[test]
 fn a_service_is_at_home_in_its_own_database_and_nowhere_else() {
     run(async {
-        let stage = Stage::set(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
+        let stage = stage().await;
         let options = |service: &str| {
             let url = stage.config.database_url(service).expect("an address");
             PgConnectOptions::from_str(url).expect("a well-formed one")
@@ -190,6 +206,5 @@ fn a_service_is_at_home_in_its_own_database_and_nowhere_else() {
                 assert_eq!(code.as_deref(), Some("42501"), "{role} at {database}: {refused:?}");
             }
         }
-        stage.strike().await;
     });
 }

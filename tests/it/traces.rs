@@ -5,7 +5,7 @@ use events::{
     queue::PlaceState,
 };
 use harness::{
-    mesh::{Fan, Mesh, SOON, eventually, run},
+    mesh::{Mesh, SOON, run},
     otlp::{Sink, Tree},
 };
 use mesh::failpoint::Failpoint;
@@ -203,23 +203,26 @@ fn a_payment_is_one_tree_when_a_service_dies_in_the_middle_of_it() {
         let mut rules = Rules::default();
         traced(&mut rules);
         let start = async || Fleet::start(&mesh.stage.config, &["point"], &rules).await;
-        let mut point = start().await.expect("point");
-        let schedule = mesh.open(Failpoint::ALL.len(), |_| {}).await.schedule_id;
+        let point = start().await.expect("point");
+        let schedule = mesh.open(Failpoint::ALL.len() + 1, |_| {}).await.schedule_id;
         let fan = mesh.fan(1_000).await;
         let mut payments = Vec::new();
+        // Dies at each of the places where it hurts, and is there again at once.
         for (index, failpoint) in Failpoint::ALL.into_iter().enumerate() {
             let hold = fan.hold(schedule, &[format!("A-1-{}", index + 1).as_str()]).await;
             point.running()[0].failpoints().arm(failpoint, 1);
-            let payment = request(&fan, &hold.reservation_id.to_string()).await;
-            eventually("point has died", || async {
-                (point.running()[0].failpoints().hits(failpoint) == 1).then_some(())
-            })
-            .await;
-            point.abandon();
-            point = start().await.expect("point again");
-            payments.push(fan.payment_becomes(&payment, PaymentState::Completed).await);
+            payments.push(fan.pay(&hold).await);
+            assert_eq!(point.running()[0].failpoints().hits(failpoint), 1, "{failpoint:?}");
             fan.place_becomes(schedule, PlaceState::Expired).await;
         }
+        // Is away when it is needed, and another one takes its place.
+        let hold = fan.hold(schedule, &["A-1-4"]).await;
+        point.stop().await;
+        let body = json!({ "reservation_id": hold.reservation_id });
+        let asked: Payment = fan.post("/v1/payments", &body).await.json().expect("a payment");
+        let point = start().await.expect("point again");
+        payments.push(fan.payment_becomes(&asked, PaymentState::Completed).await);
+
         for payment in &payments {
             tree_of(&sink, payment).await;
         }
@@ -227,10 +230,4 @@ fn a_payment_is_one_tree_when_a_service_dies_in_the_middle_of_it() {
         mesh.stop().await;
         payments.iter().for_each(|payment| check(&sink, payment));
     });
-}
-
-async fn request(fan: &Fan<'_>, reservation_id: &str) -> Payment {
-    let asked = fan.post("/v1/payments", &json!({ "reservation_id": reservation_id })).await;
-    assert_eq!(asked.status, 202);
-    asked.json().expect("a payment")
 }

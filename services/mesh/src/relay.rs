@@ -2,16 +2,16 @@
 //!
 //! One relay per service holds the outbox (see [`Source`]). It reads what was told after
 //! its position, publishes it, and moves the position behind what JetStream has
-//! acknowledged. Several reads are published at once, and the position follows in order;
-//! a crash between publishing and moving repeats messages, and neither the stream (same
-//! `Nats-Msg-Id`) nor an inbox (same `ce-id`) takes a repeat in.
+//! acknowledged. One batch is on its way at a time: what is told meanwhile makes the next
+//! one larger, and larger batches cost the broker less. A crash between publishing and
+//! moving repeats messages, and neither the stream (same `Nats-Msg-Id`) nor an inbox (same
+//! `ce-id`) takes a repeat in.
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use events::{EventId, SagaId, Timestamp, fact_of_subject};
-use futures::{StreamExt, stream::FuturesOrdered};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -29,14 +29,13 @@ mod publish;
 
 /// Facts read, and published as one atomic batch, at a time. JetStream allows 1,000.
 const BATCH_FACTS_MAX: usize = 500;
-/// Batches on their way to JetStream at once. More would be smaller ones: what is told
-/// while one is on its way goes together with the next.
-const BATCHES_IN_FLIGHT_MAX: usize = 1;
 /// How long told facts wait when the wake-up after a commit was missed.
 const POLL: Duration = Duration::from_millis(100);
-/// How soon facts are looked at again that wait for an older transaction to end; at once
-/// while nothing else is to be done, because transactions are short.
-const HELD_BACK_POLL: Duration = Duration::from_millis(1);
+/// Facts that wait for an older transaction are looked at again at once so many times,
+/// because transactions are short, and one look takes as long as a round trip …
+const HELD_BACK_LOOKS: u32 = 20;
+/// … and then this often: that transaction is not a short one.
+const HELD_BACK_POLL: Duration = Duration::from_millis(2);
 /// How far the stored position may lag under a load that never pauses: what was published
 /// since is repeated after a crash.
 const MOVE_EVERY: Duration = Duration::from_millis(250);
@@ -133,78 +132,60 @@ impl<E: Engine> Relay<E> {
             source = self.engine.outbox() => source?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        let mut position = self.compare(&mut source).await?;
-        self.health.relay(true);
-        let mut read_to = position.cursor;
-        let (mut moved, mut moved_at) = (position, tokio::time::Instant::now());
-        let mut in_flight = FuturesOrdered::new();
-        let mut more = true;
-        let mut compare_at = tokio::time::Instant::now() + COMPARE_EVERY;
         let mut reconnected = self.link.reconnects();
+        let mut position = self.compare(&mut source).await?;
+        let (mut moved, mut moved_at) = (position, Instant::now());
+        let mut compare_at = Instant::now() + COMPARE_EVERY;
+        let mut looks = 0;
+        self.health.relay(true);
         loop {
-            if more && in_flight.len() < BATCHES_IN_FLIGHT_MAX {
-                let rows = source.read(read_to, BATCH_FACTS_MAX).await?;
-                more = rows.len() == BATCH_FACTS_MAX;
-                if let Some(last) = rows.last() {
-                    read_to = last.cursor;
-                    let facts = rows.iter().filter_map(|row| fact_of_subject(&row.subject));
-                    let dies = self.failpoints.strikes(Failpoint::BeforeCursor, facts);
-                    let link = self.link.clone();
-                    // A task of its own, so that publishing goes on while the next is read.
-                    in_flight.push_back(tokio::spawn(async move {
-                        let published = publish(&link, rows).await?;
-                        if dies {
-                            Err("failpoint: before the cursor".to_owned())
-                        } else {
-                            Ok(published)
-                        }
-                    }));
-                }
-                if more {
-                    continue;
-                }
+            let rows = source.read(position.cursor, BATCH_FACTS_MAX).await?;
+            let is_idle = rows.is_empty();
+            if !is_idle {
+                position = self.publish(rows, position).await?;
             }
-            let is_due = in_flight.is_empty() || moved_at.elapsed() >= MOVE_EVERY;
-            if is_due && moved != position {
+            if moved != position && (is_idle || moved_at.elapsed() >= MOVE_EVERY) {
                 source.advance(position).await?;
-                (moved, moved_at) = (position, tokio::time::Instant::now());
+                (moved, moved_at) = (position, Instant::now());
             }
-            let pause = match (source.held_back(), in_flight.is_empty()) {
-                (true, true) => Duration::ZERO,
-                (true, false) => HELD_BACK_POLL,
-                (false, _) => POLL,
-            };
-            tokio::select! {
-                Some(published) = in_flight.next() => {
-                    let published = published
-                        .map_err(|panic| Failure::Refused(panic.to_string()))?
-                        .map_err(Failure::Unavailable)?;
-                    self.health.add_published(published.count as u64);
-                    let stream_seq = published.position.stream_seq.max(position.stream_seq);
-                    position = Position { cursor: published.position.cursor, stream_seq };
-                    more = true;
-                }
-                () = self.wake.notified() => more = true,
-                () = tokio::time::sleep(pause), if in_flight.len() < BATCHES_IN_FLIGHT_MAX => {
-                    more = true;
-                }
-                changed = reconnected.changed(), if in_flight.is_empty() => {
-                    if changed.is_err() { return Ok(()); }
-                    compare_at = tokio::time::Instant::now();
-                }
-                () = shutdown.cancelled(), if in_flight.is_empty() && !more => break,
-            }
-            if in_flight.is_empty() && tokio::time::Instant::now() >= compare_at {
+            if reconnected.has_changed().is_ok_and(|changed| changed)
+                || Instant::now() >= compare_at
+            {
+                reconnected.mark_unchanged();
                 source.advance(position).await?;
                 position = self.compare(&mut source).await?;
-                (read_to, moved, more) = (position.cursor, position, true);
-                compare_at = tokio::time::Instant::now() + COMPARE_EVERY;
+                (moved, compare_at) = (position, Instant::now() + COMPARE_EVERY);
+                continue;
+            }
+            if !is_idle {
+                looks = 0;
+                continue;
+            }
+            looks = if source.held_back() { looks + 1 } else { 0 };
+            let pause = match looks {
+                0 => POLL,
+                1..=HELD_BACK_LOOKS => continue,
+                _ => HELD_BACK_POLL,
+            };
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => return Ok(()),
             }
         }
-        if moved != position {
-            source.advance(position).await?;
+    }
+
+    /// Publishes a run of facts; the position behind the last of them.
+    async fn publish(&self, rows: Vec<Row>, before: Position) -> Result<Position, Failure> {
+        let facts = rows.iter().filter_map(|row| fact_of_subject(&row.subject));
+        let dies = self.failpoints.strikes(Failpoint::BeforeCursor, facts);
+        let published = publish(&self.link, rows).await.map_err(Failure::Unavailable)?;
+        if dies {
+            return Err(Failure::Unavailable("failpoint: before the cursor".into()));
         }
-        Ok(())
+        self.health.add_published(published.count as u64);
+        let Position { cursor, stream_seq } = published.position;
+        Ok(Position { cursor, stream_seq: stream_seq.max(before.stream_seq) })
     }
 
     /// Compares the stream with what the log remembers. A stream that ends before what it
