@@ -21,9 +21,6 @@ const PROBE: Duration = Duration::from_millis(50);
 /// What the mesh remembers in Valkey for itself; the rest is the room.
 const OF_THE_MESH: [&str; 4] = ["relay:", "inbox:", "answer:", "outbox"];
 
-/// Tables that are swept as time goes by, whatever is heard: attempts to log in.
-const OF_TIME: [&str; 1] = ["log_in_failures"];
-
 /// Every row of every table, by `service.table`, and every key of the waiting room.
 pub type Dump = BTreeMap<String, Vec<String>>;
 
