@@ -25,7 +25,7 @@ use crate::{
 /// Messages of one batch at most; more would only lengthen the locks.
 pub(crate) const BATCH_MESSAGES_MAX: usize = 500;
 /// How long a command waits for what it depends on before it is refused.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(4);
 /// How soon a command that came too early is tried again.
 const EARLY_RETRY: Duration = Duration::from_millis(20);
 /// Deliveries after which a fact that cannot be taken in becomes a dead letter: with the

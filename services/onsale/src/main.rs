@@ -117,7 +117,13 @@ enum Bench {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(matches!(cli.command, Command::Demo(_) | Command::Doctor(_)));
+    start_log(match &cli.command {
+        // Whoever breaks a part on purpose knows what the others will complain of.
+        Command::Demo(demo) if demo.break_part.is_some() => Some("off"),
+        // These say themselves what there is to say.
+        Command::Demo(_) | Command::Doctor(_) => Some("error,sqlx=off,async_nats=off"),
+        _ => None,
+    });
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -138,20 +144,15 @@ fn main() -> ExitCode {
 
 /// Logs to standard error: text on a terminal, JSON lines elsewhere or as
 /// `ONSALE_LOG_FORMAT` says; `RUST_LOG` chooses what.
-fn start_log(speaks_for_itself: bool) {
+fn start_log(quieter: Option<&str>) {
     use std::io::IsTerminal;
-    // Whoever breaks a part of the demo on purpose, or asks the doctor, knows what follows.
-    let default = if speaks_for_itself {
-        "error,sqlx=off,async_nats=off"
-    } else {
-        "info,async_nats=warn,sqlx::postgres::notice=warn"
-    };
+    let default = quieter.unwrap_or("info,async_nats=warn,sqlx::postgres::notice=warn");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let as_json = match std::env::var("ONSALE_LOG_FORMAT").as_deref() {
         Ok("json") => true,
         Ok(_) => false,
-        Err(_) => !std::io::stderr().is_terminal() && !speaks_for_itself,
+        Err(_) => !std::io::stderr().is_terminal() && quieter.is_none(),
     };
     if as_json {
         log.json().init();

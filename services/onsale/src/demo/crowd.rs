@@ -19,6 +19,7 @@ use events::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::{http::Http, sale::Crowd};
@@ -27,6 +28,9 @@ use crate::{http::Http, sale::Crowd};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a fan looks at the place in line, at most; the answer may ask for longer.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Fans who sign up at once: a password is meant to be slow to hash, so a crowd comes with its
+/// accounts one after the other.
+pub const SIGNING_UP_MAX: usize = 16;
 /// Tries for a seat before a fan looks at the place again.
 const SEAT_TRIES: usize = 3;
 
@@ -102,6 +106,8 @@ pub struct Scene {
     pub price_max: i64,
     /// Where the fans' deeds are counted.
     pub board: Arc<Board>,
+    /// Lets [`SIGNING_UP_MAX`] of them sign up at once.
+    pub door: Semaphore,
     /// Tells the fans of one run from those of another.
     pub run: Uuid,
     /// Makes every choice repeatable.
@@ -136,7 +142,7 @@ pub async fn run(scene: Arc<Scene>) {
         fans.spawn(async move {
             if let Err(error) = attend(&scene, Fan::new(&scene, index)).await {
                 Board::add(&scene.board.errors);
-                tracing::warn!(fan = index, error = format!("{error:#}"), "a fan gave up");
+                tracing::error!(fan = index, error = format!("{error:#}"), "a fan gave up");
             }
             Board::add(&scene.board.done);
         });
@@ -148,7 +154,9 @@ pub async fn run(scene: Arc<Scene>) {
 /// One fan, from the account to the seat or the way home.
 async fn attend(scene: &Scene, mut fan: Fan) -> Result<()> {
     let http = &scene.http;
+    let door = scene.door.acquire().await?;
     let session = sign_up(scene, fan.index).await.context("signing up")?;
+    drop(door);
     let token = session.access_token.as_str();
     let needed = scene.price_max * i64::from(scene.crowd.seats_per_fan);
     let amount = if fan.is_short { 1 } else { needed.max(1) };

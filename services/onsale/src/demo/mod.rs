@@ -8,6 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     sale::Sale,
     stage::{DATA_FOLDER, Stage},
 };
-use crowd::{Board, Scene};
+use crowd::{Board, SIGNING_UP_MAX, Scene};
 use outage::{Back, Outage};
 use show::Show;
 
@@ -148,6 +149,7 @@ async fn hold_sale(
         crowd: sale.crowd,
         price_max,
         board: board.clone(),
+        door: Semaphore::new(SIGNING_UP_MAX),
         run: Uuid::now_v7(),
         seed: options.seed,
     });
