@@ -161,9 +161,8 @@ impl Link {
     /// The last sequence of the service's own stream.
     pub(crate) async fn last_sequence(&self) -> Result<u64, String> {
         let name = stream_of(self.service());
-        let mut stream =
+        let stream =
             self.jetstream().get_stream_no_info(&name).await.map_err(|error| error.to_string())?;
-        let _ = &mut stream;
         let info = stream.get_info().await.map_err(|error| format!("stream {name}: {error}"))?;
         Ok(info.state.last_sequence)
     }

@@ -7,13 +7,13 @@
 //! moving repeats messages, and neither the stream (same `Nats-Msg-Id`) nor an inbox (same
 //! `ce-id`) takes a repeat in.
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use events::{EventId, SagaId, Timestamp, fact_of_subject};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
@@ -179,12 +179,13 @@ impl<E: Engine> Relay<E> {
     async fn publish(&self, rows: Vec<Row>, before: Position) -> Result<Position, Failure> {
         let facts = rows.iter().filter_map(|row| fact_of_subject(&row.subject));
         let dies = self.failpoints.strikes(Failpoint::BeforeCursor, facts);
-        let published = publish(&self.link, rows).await.map_err(Failure::Unavailable)?;
+        let count = rows.len() as u64;
+        let Position { cursor, stream_seq } =
+            publish(&self.link, rows).await.map_err(Failure::Unavailable)?;
         if dies {
             return Err(Failure::Unavailable("failpoint: before the cursor".into()));
         }
-        self.health.add_published(published.count as u64);
-        let Position { cursor, stream_seq } = published.position;
+        self.health.add_published(count);
         Ok(Position { cursor, stream_seq: stream_seq.max(before.stream_seq) })
     }
 
@@ -205,19 +206,4 @@ impl<E: Engine> Relay<E> {
         );
         Ok(back)
     }
-}
-
-/// What was published by one call.
-pub(crate) struct Published {
-    pub(crate) position: Position,
-    pub(crate) count: usize,
-}
-
-/// Counts per fact, for the log line of a relay that had much to catch up.
-pub(crate) fn log_catch_up(service: &str, rows: &[Row]) {
-    let mut counts: HashMap<&str, usize> = HashMap::new();
-    for row in rows {
-        *counts.entry(events::fact_of_subject(&row.subject).unwrap_or("?")).or_default() += 1;
-    }
-    info!(service, ?counts, "facts published one by one after a rejected batch");
 }

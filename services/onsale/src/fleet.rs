@@ -205,8 +205,8 @@ async fn open_gateway(config: &Config, link: Link, settings: gateway::Settings) 
 }
 
 /// What every service declares of itself.
-pub fn wirings() -> Vec<Wiring> {
-    vec![
+pub fn wirings() -> [Wiring; 6] {
+    [
         user::service().wiring(),
         concert::service().wiring(),
         queue::service().wiring(),

@@ -5,9 +5,10 @@ use std::future::IntoFuture;
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID, jetstream::context::PublishErrorKind};
 use bytes::Bytes;
 use serde::Deserialize;
+use tracing::info;
 use uuid::Uuid;
 
-use super::{Position, Published, Row, log_catch_up};
+use super::{Position, Row};
 use crate::{
     Link,
     link::headers,
@@ -39,7 +40,7 @@ struct AckError {
 
 /// Publishes `rows` in order. Either all of them are stored when this returns, or it is
 /// unknown which, and the same call may be repeated.
-pub(super) async fn publish(link: &Link, rows: Vec<Row>) -> Result<Published, String> {
+pub(super) async fn publish(link: &Link, rows: Vec<Row>) -> Result<Position, String> {
     let Some(last) = rows.last() else {
         return Err("nothing to publish".into());
     };
@@ -55,8 +56,8 @@ pub(super) async fn publish(link: &Link, rows: Vec<Row>) -> Result<Published, St
             // A duplicate id rejects the whole batch, and a lost acknowledgement looks like
             // one on the next try: the same ids one by one, where a duplicate is a success.
             Err(cause) => {
-                tracing::debug!(service = link.service(), %cause, "atomic batch not stored");
-                log_catch_up(link.service(), &rows);
+                info!(service = link.service(), %cause, facts = messages.len(),
+                    "a batch was not stored as a whole; publishing its facts one by one");
                 one_by_one(link, &messages).await
             }
         }
@@ -67,7 +68,7 @@ pub(super) async fn publish(link: &Link, rows: Vec<Row>) -> Result<Published, St
         }
     }
     let stream_seq = stored?;
-    Ok(Published { position: Position { cursor, stream_seq }, count: rows.len() })
+    Ok(Position { cursor, stream_seq })
 }
 
 fn span(link: &Link, row: &Row) -> Span {
