@@ -3,11 +3,12 @@
 # No role may so much as connect to a database that is not its own.
 set -eu
 
-for service in user concert reservation payment point; do
+for service in user concert reservation payment point notification data-platform audit; do
     upper=$(printf %s "$service" | tr a-z- A-Z_)
+    name=onsale_$(printf %s "$service" | tr - _)
     eval "password=\${ONSALE_${upper}_DATABASE_PASSWORD:?}"
     psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
-        --set name="onsale_$service" --set password="$password" <<'SQL'
+        --set name="$name" --set password="$password" <<'SQL'
 create role :"name" login password :'password';
 create database :"name" owner :"name";
 revoke connect, temporary on database :"name" from public;

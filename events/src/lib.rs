@@ -9,12 +9,16 @@
 //! no NATS, no HTTP. Consumers tolerate unknown fields; producers only add
 //! optional ones; anything else is a new version.
 
+pub mod audit;
 pub mod concert;
+pub mod data_platform;
 mod ids;
+pub mod notification;
 pub mod payment;
 pub mod point;
 mod problem;
 pub mod queue;
+pub mod ranking;
 pub mod reservation;
 pub mod user;
 

@@ -40,7 +40,16 @@ use data::Folder;
 use secrets::{Nkeys, Passwords};
 
 /// The services that get a database and a role of their own; the others keep none.
-pub const SERVICES: &[&str] = &["user", "concert", "reservation", "payment", "point"];
+pub const SERVICES: &[&str] = &[
+    "user",
+    "concert",
+    "reservation",
+    "payment",
+    "point",
+    "notification",
+    "data-platform",
+    "audit",
+];
 
 /// Everyone who has a user on the broker; what each may do stands in `nats.conf`.
 pub const IDENTITIES: &[&str] = &[
@@ -50,6 +59,10 @@ pub const IDENTITIES: &[&str] = &[
     "reservation",
     "payment",
     "point",
+    "ranking",
+    "notification",
+    "data-platform",
+    "audit",
     "gateway",
     "client",
     "operator",

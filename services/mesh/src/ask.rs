@@ -270,6 +270,21 @@ impl Fact {
         self.header(headers::SAGA_ID)?.parse().ok()
     }
 
+    /// The event or command it follows from.
+    pub fn cause_id(&self) -> Option<Uuid> {
+        self.header(headers::CAUSE_ID)?.parse().ok()
+    }
+
+    /// How often the message it follows from was delivered to who told this; 1 at first.
+    pub fn deliveries(&self) -> u64 {
+        self.header(headers::DELIVERIES).and_then(|count| count.parse().ok()).unwrap_or(1)
+    }
+
+    /// The trace it was told in: 32 hex digits.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.header(TRACEPARENT)?.split('-').nth(1).filter(|id| id.len() == 32)
+    }
+
     /// When it was told.
     pub fn at(&self) -> Option<Timestamp> {
         self.header("ce-time")?.parse().ok()

@@ -6,6 +6,7 @@ use events::Timestamp;
 
 use crate::{
     failpoint::Failpoints,
+    postgres::{Lead, Positions},
     relay::Source,
     turn::Announcement,
     work::{Outcome, Work},
@@ -30,6 +31,16 @@ pub trait Engine: Send + Sync + Sized + 'static {
 
     /// Opens the outbox for the relay; waits until no other instance holds it.
     fn outbox(&self) -> impl Future<Output = Result<Self::Outbox, Failure>> + Send;
+
+    /// Waits until this instance is the one that reads whole streams.
+    fn lead(&self) -> impl Future<Output = Result<Lead, Failure>> + Send {
+        async { Err(Failure::Refused("this store keeps no positions".into())) }
+    }
+
+    /// How far whole streams have been read.
+    fn positions(&self) -> impl Future<Output = Result<Positions, Failure>> + Send {
+        async { Err(Failure::Refused("this store keeps no positions".into())) }
+    }
 
     /// Whether the store answers.
     fn check(&self) -> impl Future<Output = Result<(), Failure>> + Send;

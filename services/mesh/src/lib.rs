@@ -17,6 +17,7 @@
 //! | `postgres`, `valkey` | the two engines: inbox, state and outbox in one step |
 //! | `relay` | from the outbox to JetStream, in order, as atomic batches |
 //! | `consumer`, `endpoint`, `timer` | the three ways in |
+//! | `follower` | whole streams in, for a service that only learns |
 //! | `dead_letter` | the way out for what can never succeed |
 //! | `link`, `auth`, `keys` | the connection to NATS, tokens verified, tokens signed |
 //! | `ask` | the edge's side: commands asked, facts followed |
@@ -37,6 +38,7 @@ mod desk;
 mod endpoint;
 pub mod engine;
 pub mod failpoint;
+mod follower;
 pub mod health;
 pub mod keys;
 mod lane;
@@ -58,6 +60,7 @@ pub use ask::{ASK_TIMEOUT, AskHeaders, Asker, Fact, Following, STORED_FACTS_MAX}
 pub use book::{Answer, Book, Hear, Miss, Refusal};
 pub use caller::{Allow, Caller};
 pub use desk::Desk;
+pub use follower::Read;
 pub use link::{Link, LinkSettings};
 pub use run::{Running, start};
 pub use service::{Service, Wiring, parse};

@@ -22,6 +22,8 @@ pub(crate) mod headers {
     pub(crate) const SAGA_ID: &str = "onsale-saga-id";
     /// The event or command a fact follows from.
     pub(crate) const CAUSE_ID: &str = "onsale-cause-id";
+    /// How often the message that a fact follows from was delivered to who told the fact.
+    pub(crate) const DELIVERIES: &str = "onsale-deliveries";
     /// The id a caller proposes for what its command makes.
     pub(crate) const ID: &str = "onsale-id";
     /// The HTTP status of an answer.

@@ -79,6 +79,8 @@ pub struct Row {
     pub cause_id: Option<Uuid>,
     /// `ce-time`.
     pub at: Timestamp,
+    /// How often the message it follows from was delivered.
+    pub deliveries: u64,
     /// The span that told it.
     pub trace: TraceParent,
 }

@@ -11,15 +11,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    Desk, Link, Service,
+    Desk, Link, Service, Wiring,
     consumer::Consumer,
     endpoint::Endpoints,
     engine::{Engine, Failure},
     failpoint::Failpoints,
+    follower::Follower,
     health::Health,
     lane::Lane,
     link::stream_of,
     relay::Relay,
+    service::Followed,
     supervise::keep,
     timer::Ticking,
 };
@@ -35,7 +37,7 @@ const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 /// A running service.
 pub struct Running {
-    name: &'static str,
+    wiring: Wiring,
     link: Link,
     health: Health,
     failpoints: Arc<Failpoints>,
@@ -51,7 +53,12 @@ pub struct Running {
 impl Running {
     /// The service.
     pub fn name(&self) -> &'static str {
-        self.name
+        self.wiring.service
+    }
+
+    /// What it declares of itself.
+    pub fn wiring(&self) -> &Wiring {
+        &self.wiring
     }
 
     /// Whether it can do its work, and what it has done.
@@ -81,7 +88,7 @@ impl Running {
         self.outward.close();
         self.outward.wait().await;
         self.link.drain().await;
-        info!(service = self.name, "stopped");
+        info!(service = self.name(), "stopped");
     }
 
     /// Stops as a killed process does: at once, with everything half done.
@@ -95,7 +102,7 @@ impl Running {
 pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Running {
     let (sender, receiver) = mpsc::channel(INTAKE_MESSAGES_MAX);
     let running = Running {
-        name: service.name,
+        wiring: service.wiring(),
         link: link.clone(),
         health: Health::default(),
         failpoints: engine.failpoints(),
@@ -107,9 +114,16 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
     };
     let wake = Arc::new(Notify::new());
     start_lanes(&running, &engine, &wake, receiver, sender.downgrade());
-    start_relay(&running, &engine, &wake);
+    if service.tells() {
+        start_relay(&running, &engine, &wake);
+    }
     start_consumers(&running, service.heard, &sender);
-    start_endpoints(&running, service.asked, &engine, &sender);
+    let asked = Arc::new(service.asked);
+    let desk = desk(&running, &asked, &engine, &sender);
+    start_endpoints(&running, asked, desk.clone(), &sender);
+    if let Some(followed) = service.followed {
+        start_follower(&running, followed, desk);
+    }
     for timer in service.timers {
         let ticking = Arc::new(Ticking {
             name: timer.name,
@@ -120,7 +134,7 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
             intake: sender.clone(),
         });
         let stop = running.intake_stop.clone();
-        keep(&running.inward, running.name, timer.name, stop.clone(), move || {
+        keep(&running.inward, running.name(), timer.name, stop.clone(), move || {
             let (ticking, stop) = (ticking.clone(), stop.clone());
             async move { ticking.run(stop).await }
         });
@@ -148,7 +162,7 @@ fn start_lanes<E: Engine>(
             failpoints: engine.failpoints(),
         });
         let stop = running.intake_stop.clone();
-        keep(&running.lanes, running.name, "lane", stop, move || {
+        keep(&running.lanes, running.name(), "lane", stop, move || {
             let lane = lane.clone();
             async move { lane.run().await }
         });
@@ -164,7 +178,7 @@ fn start_relay<E: Engine>(running: &Running, engine: &Arc<E>, wake: &Arc<Notify>
         failpoints: engine.failpoints(),
     });
     let stop = running.relay_stop.clone();
-    keep(&running.outward, running.name, "relay", stop.clone(), move || {
+    keep(&running.outward, running.name(), "relay", stop.clone(), move || {
         let (relay, stop) = (relay.clone(), stop.clone());
         async move { relay.run(stop).await }
     });
@@ -189,26 +203,49 @@ fn start_consumers<E: Engine>(
             health: running.health.clone(),
         });
         let stop = running.intake_stop.clone();
-        keep(&running.inward, running.name, "consumer", stop.clone(), move || {
+        keep(&running.inward, running.name(), "consumer", stop.clone(), move || {
             let (consumer, stop) = (consumer.clone(), stop.clone());
             async move { consumer.run(stop).await }
         });
     }
 }
 
-fn start_endpoints<E: Engine>(
+/// The endpoints of a service by name.
+type Table<E> = BTreeMap<&'static str, crate::service::Asked<E>>;
+
+fn desk<E: Engine>(
     running: &Running,
-    asked: BTreeMap<&'static str, crate::service::Asked<E>>,
+    asked: &Arc<Table<E>>,
     engine: &Arc<E>,
     sender: &mpsc::Sender<crate::Work<E::Deed>>,
-) {
-    let asked = Arc::new(asked);
+) -> Desk<E> {
     let table = asked.clone();
     let tells = Arc::new(move |endpoint: &'static str| {
         table.get(endpoint).map_or(&[][..], |asked| asked.tells)
     });
-    let desk =
-        Desk { engine: engine.clone(), intake: sender.clone(), link: running.link.clone(), tells };
+    Desk { engine: engine.clone(), intake: sender.clone(), link: running.link.clone(), tells }
+}
+
+fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, desk: Desk<E>) {
+    let follower = Arc::new(Follower {
+        link: running.link.clone(),
+        desk,
+        followed,
+        health: running.health.clone(),
+    });
+    let stop = running.intake_stop.clone();
+    keep(&running.inward, running.name(), "follower", stop.clone(), move || {
+        let (follower, stop) = (follower.clone(), stop.clone());
+        async move { follower.run(stop).await }
+    });
+}
+
+fn start_endpoints<E: Engine>(
+    running: &Running,
+    asked: Arc<Table<E>>,
+    desk: Desk<E>,
+    sender: &mpsc::Sender<crate::Work<E::Deed>>,
+) {
     let endpoints = Arc::new(Endpoints {
         link: running.link.clone(),
         asked,
@@ -218,7 +255,7 @@ fn start_endpoints<E: Engine>(
         reads: running.inward.clone(),
     });
     let stop = running.intake_stop.clone();
-    keep(&running.inward, running.name, "endpoints", stop.clone(), move || {
+    keep(&running.inward, running.name(), "endpoints", stop.clone(), move || {
         let (endpoints, stop) = (endpoints.clone(), stop.clone());
         async move { endpoints.run(stop).await }
     });
@@ -226,9 +263,9 @@ fn start_endpoints<E: Engine>(
 
 /// Looks after the store: finds it again when it was away, tidies it once a minute.
 fn start_housekeeping<E: Engine>(running: &Running, engine: &Arc<E>) {
-    let (engine, health, name) = (engine.clone(), running.health.clone(), running.name);
+    let (engine, health, name) = (engine.clone(), running.health.clone(), running.name());
     let stop = running.intake_stop.clone();
-    keep(&running.inward, running.name, "housekeeping", stop.clone(), move || {
+    keep(&running.inward, running.name(), "housekeeping", stop.clone(), move || {
         let (engine, health, stop) = (engine.clone(), health.clone(), stop.clone());
         async move {
             if let Err(error) = engine.check().await {

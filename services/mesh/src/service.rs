@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Dura
 use bytes::Bytes;
 use events::{Command, Event, Problem, Timestamp, codes};
 
-use crate::{Allow, Desk, engine::Engine, engine::Failure, work::Meta};
+use crate::{Allow, Desk, Read, engine::Engine, engine::Failure, work::Meta};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -18,6 +18,7 @@ pub struct Service<E: Engine> {
     pub(crate) heard: BTreeMap<&'static str, Heard<E>>,
     pub(crate) asked: BTreeMap<&'static str, Asked<E>>,
     pub(crate) timers: Vec<Timer<E>>,
+    pub(crate) followed: Option<Followed<E>>,
 }
 
 /// How one fact is taken in.
@@ -59,6 +60,15 @@ pub(crate) struct Timer<E: Engine> {
 pub(crate) type DueFn<E> =
     dyn Fn(Arc<E>, Timestamp) -> BoxFuture<Result<Vec<<E as Engine>::Deed>, Failure>> + Send + Sync;
 
+/// Whose facts are read as whole streams, and what is done with them.
+pub(crate) struct Followed<E: Engine> {
+    pub(crate) facts: &'static [&'static str],
+    pub(crate) take: Arc<TakeFn<E>>,
+}
+
+pub(crate) type TakeFn<E> =
+    dyn Fn(Desk<E>, Arc<Read>) -> BoxFuture<Result<(), Failure>> + Send + Sync;
+
 /// What a service declares of itself, for proofs, topology and diagrams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wiring {
@@ -70,12 +80,20 @@ pub struct Wiring {
     pub answers: Vec<(&'static str, &'static [&'static str])>,
     /// Each timer, with the facts that may follow.
     pub timers: Vec<(&'static str, &'static [&'static str])>,
+    /// Each fact it reads in whole streams.
+    pub follows: Vec<&'static str>,
 }
 
 impl<E: Engine> Service<E> {
     /// A service that does nothing yet.
     pub fn new(name: &'static str) -> Self {
-        Self { name, heard: BTreeMap::new(), asked: BTreeMap::new(), timers: Vec::new() }
+        Self {
+            name,
+            heard: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            timers: Vec::new(),
+            followed: None,
+        }
     }
 
     /// What this service declares of itself.
@@ -85,6 +103,7 @@ impl<E: Engine> Service<E> {
             hears: self.heard.values().map(|heard| (heard.fact, heard.tells)).collect(),
             answers: self.asked.values().map(|asked| (asked.endpoint, asked.tells)).collect(),
             timers: self.timers.iter().map(|timer| (timer.name, timer.tells)).collect(),
+            follows: self.followed.iter().flat_map(|followed| followed.facts).copied().collect(),
         }
     }
 
@@ -106,6 +125,14 @@ impl<E: Engine> Service<E> {
         }));
         self.add(Asked { endpoint: C::ENDPOINT, allow, status: C::STATUS, tells: &[], how });
         self
+    }
+
+    /// Whether it tells any fact at all.
+    pub(crate) fn tells(&self) -> bool {
+        let heard = self.heard.values().map(|heard| heard.tells);
+        let asked = self.asked.values().map(|asked| asked.tells);
+        let timers = self.timers.iter().map(|timer| timer.tells);
+        heard.chain(asked).chain(timers).any(|tells| !tells.is_empty())
     }
 
     pub(crate) fn add(&mut self, asked: Asked<E>) {

@@ -376,6 +376,7 @@ mod tests {
             hears: vec![("point.refunded", &["point.charged"])],
             answers: vec![],
             timers: vec![],
+            follows: vec![],
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Told {
     pub cause_id: Option<Uuid>,
     /// `ce-time`.
     pub at: Timestamp,
+    /// How often the message it follows from was delivered; 1 at first.
+    pub deliveries: u64,
 }
 
 /// A message for whoever listens right now; it is stored nowhere.
@@ -103,6 +105,7 @@ impl<'a, R> Turn<'a, R> {
             saga_id,
             cause_id: self.cause_id,
             at: self.now,
+            deliveries: self.attempt,
         });
     }
 

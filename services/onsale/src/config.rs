@@ -6,10 +6,32 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 /// Every service of the mesh, in the order in which they are started.
-pub const SERVICES: [&str; 7] =
-    ["user", "concert", "queue", "reservation", "payment", "point", "gateway"];
+pub const SERVICES: [&str; 11] = [
+    "user",
+    "concert",
+    "queue",
+    "reservation",
+    "payment",
+    "point",
+    "ranking",
+    "notification",
+    "data-platform",
+    "audit",
+    "gateway",
+];
 /// The services that keep a PostgreSQL database.
-pub const WITH_DATABASE: [&str; 5] = ["user", "concert", "reservation", "payment", "point"];
+pub const WITH_DATABASE: [&str; 8] = [
+    "user",
+    "concert",
+    "reservation",
+    "payment",
+    "point",
+    "notification",
+    "data-platform",
+    "audit",
+];
+/// The services that keep something in Valkey.
+pub const WITH_VALKEY: [&str; 3] = ["concert", "queue", "ranking"];
 /// The NATS user that may change streams and consumers.
 pub const PROVISIONER: &str = "provisioner";
 /// The NATS user that sees everything and changes nothing.
@@ -46,8 +68,9 @@ impl Config {
         if config.nats_url.is_empty() {
             bail!("set ONSALE_NATS_URL, for example nats://127.0.0.1:4222");
         }
-        if identities.contains(&"queue") && config.valkey_url.is_empty() {
-            bail!("set ONSALE_VALKEY_URL, for example redis://127.0.0.1:6379; queue needs it");
+        let keeper = identities.iter().find(|identity| WITH_VALKEY.contains(identity));
+        if let (Some(keeper), true) = (keeper, config.valkey_url.is_empty()) {
+            bail!("set ONSALE_VALKEY_URL, for example redis://127.0.0.1:6379; {keeper} needs it");
         }
         for identity in identities {
             if WITH_DATABASE.contains(identity) {
@@ -107,7 +130,8 @@ impl Config {
     /// When it is not configured.
     pub fn database_url(&self, service: &str) -> Result<&str> {
         self.database_urls.get(service).map(String::as_str).with_context(|| {
-            let (name, own) = (database_variable(service), format!("onsale_{service}"));
+            let own = format!("onsale_{}", service.replace('-', "_"));
+            let name = database_variable(service);
             format!("set {name}, for example postgres://{own}:password@127.0.0.1/{own}")
         })
     }

@@ -33,6 +33,12 @@ pub struct Rules {
     pub operator: Option<Credentials>,
     /// Reservation's own.
     pub reservation: reservation::Rules,
+    /// Notification's own.
+    pub notification: notification::Rules,
+    /// Data-platform's own.
+    pub data_platform: data_platform::Rules,
+    /// Audit's own.
+    pub audit: audit::Rules,
     /// The gateway's own.
     pub gateway: gateway::Settings,
     /// The collector that spans are sent to (`http://host:4318`); the `OTEL_*` variables
@@ -93,6 +99,18 @@ impl Fleet {
             }
             "payment" => self.add_simple(payment::service(), config, link, Default::default())?,
             "point" => self.add_simple(point::service(), config, link, Default::default())?,
+            "ranking" => {
+                let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Rules::default())?);
+                self.running.push(mesh::start(ranking::service(), engine, link));
+            }
+            "notification" => {
+                self.add_simple(notification::service(), config, link, rules.notification.clone())?;
+            }
+            "data-platform" => {
+                let rules = rules.data_platform.clone();
+                self.add_simple(data_platform::service(), config, link, rules)?;
+            }
+            "audit" => self.add_simple(audit::service(), config, link, rules.audit.clone())?,
             "queue" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Rules::default())?);
                 self.keepers.push(tokio::spawn(room::keep_whole(engine.clone(), link.clone())));
@@ -205,7 +223,7 @@ async fn open_gateway(config: &Config, link: Link, settings: gateway::Settings) 
 }
 
 /// What every service declares of itself.
-pub fn wirings() -> [Wiring; 6] {
+pub fn wirings() -> [Wiring; 10] {
     [
         user::service().wiring(),
         concert::service().wiring(),
@@ -213,6 +231,10 @@ pub fn wirings() -> [Wiring; 6] {
         reservation::service().wiring(),
         payment::service().wiring(),
         point::service().wiring(),
+        ranking::service().wiring(),
+        notification::service().wiring(),
+        data_platform::service().wiring(),
+        audit::service().wiring(),
     ]
 }
 
@@ -224,6 +246,9 @@ pub(crate) fn migrations(service: &str) -> Option<&'static Migrator> {
         "reservation" => &reservation::MIGRATIONS,
         "payment" => &payment::MIGRATIONS,
         "point" => &point::MIGRATIONS,
+        "notification" => &notification::MIGRATIONS,
+        "data-platform" => &data_platform::MIGRATIONS,
+        "audit" => &audit::MIGRATIONS,
         _ => return None,
     })
 }

@@ -4,6 +4,7 @@ mod deed;
 mod memory;
 mod outbox;
 mod partitions;
+mod positions;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,10 +23,10 @@ use sqlx::{
 use uuid::Uuid;
 
 use crate::{
-    Allow, Answer, Book, Desk, Hear, Service,
+    Allow, Answer, Book, Desk, Hear, Read, Service,
     engine::{Engine, Failure, Ran},
     failpoint::{Failpoint, Failpoints},
-    service::{Asked, How, Timer, parse},
+    service::{Asked, Followed, How, Timer, parse},
     trace::Span,
     turn::{Announcement, Told, Turn},
     work::{Answered, Meta, Outcome, Work},
@@ -34,6 +35,7 @@ use crate::{
 pub use deed::PgDeed;
 use deed::{AskedCommand, HeardFact, Stop};
 pub use outbox::{PgOutbox, backlog};
+pub use positions::{Lead, Positions};
 
 /// What every service remembers of the mesh.
 pub static MESH_MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/mesh");
@@ -140,6 +142,22 @@ impl<B: Book> Service<Postgres<B>> {
         self
     }
 
+    /// Reads the streams of `facts` whole, each in its order, instead of hearing fact by fact:
+    /// for a service that learns and decides nothing. `take` keeps what it learns of a
+    /// [`Read`] and calls [`Read::settle`] in the same transaction, so that a fact has its
+    /// effect once. It fails as a whole, and is called again with the same facts.
+    ///
+    /// One instance reads at a time; the others stand by.
+    pub fn follows<F, R>(mut self, facts: &'static [&'static str], take: F) -> Self
+    where
+        F: Fn(Desk<Postgres<B>>, Arc<Read>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let take = Arc::new(move |desk, read| Box::pin(take(desk, read)) as _);
+        self.followed = Some(Followed { facts, take });
+        self
+    }
+
     /// Looks for what is due each `interval` and decides it in batches, as command `C`.
     pub fn every<C, F, R>(mut self, name: &'static str, interval: Duration, due: F) -> Self
     where
@@ -207,6 +225,14 @@ impl<B: Book> Engine for Postgres<B> {
 
     async fn outbox(&self) -> Result<PgOutbox, Failure> {
         PgOutbox::open(&self.options).await
+    }
+
+    async fn lead(&self) -> Result<Lead, Failure> {
+        Lead::take(&self.options).await
+    }
+
+    async fn positions(&self) -> Result<Positions, Failure> {
+        Positions::load(&self.pool).await
     }
 
     async fn check(&self) -> Result<(), Failure> {

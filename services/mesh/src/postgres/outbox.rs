@@ -35,19 +35,22 @@ pub(super) async fn append(
     let causes: Vec<Option<Uuid>> = told.iter().map(|(fact, _)| fact.cause_id).collect();
     let at: Vec<OffsetDateTime> = told.iter().map(|(fact, _)| fact.at.0).collect();
     let traces: Vec<Option<&str>> = told.iter().map(|(_, trace)| trace.as_deref()).collect();
+    let deliveries: Vec<i32> =
+        told.iter().map(|(fact, _)| i32::try_from(fact.deliveries).unwrap_or(i32::MAX)).collect();
     let subjects: Vec<&str> = told.iter().map(|(fact, _)| fact.subject.as_str()).collect();
     let payloads: Vec<&[u8]> = told.iter().map(|(fact, _)| fact.payload.as_slice()).collect();
     sqlx::query(
         "insert into mesh.outbox
-             (event_id, saga_id, cause_id, about, told_at, traceparent, subject, payload)
+             (event_id, saga_id, cause_id, about, told_at, deliveries, traceparent, subject, payload)
          select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[],
-             $5::timestamptz[], $6::text[], $7::text[], $8::bytea[])",
+             $5::timestamptz[], $6::integer[], $7::text[], $8::text[], $9::bytea[])",
     )
     .bind(column(|fact| fact.event_id.0))
     .bind(column(|fact| fact.saga_id.0))
     .bind(causes)
     .bind(column(|fact| fact.about))
     .bind(at)
+    .bind(deliveries)
     .bind(traces)
     .bind(subjects)
     .bind(payloads)
@@ -113,8 +116,8 @@ impl Source for PgOutbox {
 
     async fn read(&mut self, after: Cursor, limit: usize) -> Result<Vec<Row>, Failure> {
         let rows = sqlx::query(
-            "select xid::text, id, event_id, saga_id, cause_id, about, told_at, traceparent,
-                    subject, payload, xid < pg_snapshot_xmin(pg_current_snapshot()) as settled
+            "select xid::text, id, event_id, saga_id, cause_id, about, told_at, deliveries,
+                    traceparent, subject, payload, xid < pg_snapshot_xmin(pg_current_snapshot()) as settled
              from mesh.outbox
              where (xid, id) > ($1::text::xid8, $2)
              order by xid, id limit $3",
@@ -172,6 +175,7 @@ fn told(row: &PgRow) -> Result<Row, Failure> {
     let at: OffsetDateTime = row.try_get("told_at")?;
     let trace: Option<&str> = row.try_get("traceparent")?;
     let payload: Vec<u8> = row.try_get("payload")?;
+    let deliveries: i32 = row.try_get("deliveries")?;
     Ok(Row {
         cursor: cursor(row)?,
         event_id: row.try_get::<Uuid, _>("event_id")?.into(),
@@ -181,6 +185,7 @@ fn told(row: &PgRow) -> Result<Row, Failure> {
         saga_id: row.try_get::<Uuid, _>("saga_id")?.into(),
         cause_id: row.try_get("cause_id")?,
         at: at.into(),
+        deliveries: u64::from(deliveries.unsigned_abs()),
         trace: TraceParent::from_outbox(trace, at.into()),
     })
 }

@@ -107,6 +107,9 @@ impl<'a> Message<'a> {
         if let Some(cause) = row.cause_id {
             map.insert(headers::CAUSE_ID, cause.to_string());
         }
+        if row.deliveries > 1 {
+            map.insert(headers::DELIVERIES, row.deliveries.to_string());
+        }
         if let Some(parent) = span.parent().to_header() {
             map.insert(TRACEPARENT, parent);
         }

@@ -65,6 +65,7 @@ pub(super) fn arguments(act: &Act, envelope: &Envelope<'_>, now: Timestamp) -> V
         scope.into_bytes(),
         body.into_bytes(),
         if act.is_restoring { b"1".to_vec() } else { Vec::new() },
+        meta.delivered.to_string().into_bytes(),
     ];
     all.extend(act.args.iter().map(|arg| arg.clone().into_bytes()));
     all
@@ -72,7 +73,7 @@ pub(super) fn arguments(act: &Act, envelope: &Envelope<'_>, now: Timestamp) -> V
 
 /// The arguments of a call that no message asks for: a saga of its own, from no cause.
 pub(super) fn quiet(act: &Act, now: Timestamp) -> Vec<Vec<u8>> {
-    let mut all = vec![Vec::new(); 10];
+    let mut all = vec![Vec::new(); 11];
     all[0] = act.name.into();
     all[1] = now.unix_millis().to_string().into_bytes();
     all[2] = seed();
@@ -80,6 +81,7 @@ pub(super) fn quiet(act: &Act, now: Timestamp) -> Vec<Vec<u8>> {
     if act.is_restoring {
         all[9] = b"1".to_vec();
     }
+    all[10] = b"1".to_vec();
     all.extend(act.args.iter().map(|arg| arg.clone().into_bytes()));
     all
 }

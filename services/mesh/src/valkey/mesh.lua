@@ -71,6 +71,7 @@ local function tell(fact, schedule, about, what, saga)
     'saga_id', saga or act.saga_id,
     'cause_id', act.cause_id,
     'at', whole(act.now),
+    'deliveries', act.deliveries,
     'traceparent', act.traceparent)
 end
 
@@ -109,11 +110,12 @@ local function begin(keys, args)
     scope = args[8],
     body = args[9],
     restoring = args[10] == '1',
+    deliveries = args[11],
     ids = 0,
     told = {},
   }
   local given = {}
-  for at = 11, #args do
+  for at = 12, #args do
     given[#given + 1] = args[at]
   end
   return args[1], given

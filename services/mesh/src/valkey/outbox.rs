@@ -161,6 +161,7 @@ fn row(id: &str, mut fields: HashMap<String, Vec<u8>>) -> Result<Row, Failure> {
         saga_id: SagaId(saga_id),
         cause_id,
         at,
+        deliveries: number(&field("deliveries")?)?,
         trace: TraceParent::from_outbox(Some(&field("traceparent")?), at),
     })
 }

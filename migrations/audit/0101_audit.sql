@@ -1,0 +1,3 @@
+-- What audit keeps.
+
+select 1;

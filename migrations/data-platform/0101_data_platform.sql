@@ -1,0 +1,3 @@
+-- What data-platform keeps.
+
+select 1;

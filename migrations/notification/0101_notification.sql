@@ -1,0 +1,3 @@
+-- What notification keeps.
+
+select 1;

@@ -1,0 +1,24 @@
+//! The audit service: what happened in each saga, what is still to come, and what never
+//! should have happened.
+
+mod book;
+
+use mesh::{Service, postgres::Postgres};
+use sqlx::migrate::Migrator;
+
+pub use book::Book;
+
+/// The service.
+pub const NAME: &str = "audit";
+
+/// What the service remembers.
+pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/audit");
+
+/// The service's configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {}
+
+/// The service, to be run on a [`Postgres`].
+pub fn service() -> Service<Postgres<Book>> {
+    Service::<Postgres<Book>>::new(NAME)
+}

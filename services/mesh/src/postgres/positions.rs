@@ -1,0 +1,75 @@
+//! How far whole streams have been read, and by which instance.
+
+use std::collections::BTreeMap;
+
+use sqlx::{
+    ConnectOptions as _, Connection as _, PgConnection, PgPool, postgres::PgConnectOptions,
+};
+use uuid::Uuid;
+
+use crate::engine::Failure;
+
+/// The advisory lock of the one instance that reads.
+const LEAD_LOCK: i64 = 0x006f_6e73_616c_6502;
+/// How often an instance that stands by asks for it.
+const LEAD_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The right to read, held by one instance at a time; gone with its session.
+pub struct Lead(PgConnection);
+
+impl Lead {
+    /// Waits until no other instance has it.
+    pub(super) async fn take(options: &PgConnectOptions) -> Result<Self, Failure> {
+        let mut connection = options.connect().await?;
+        loop {
+            let held: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
+                .bind(LEAD_LOCK)
+                .fetch_one(&mut connection)
+                .await?;
+            if held {
+                return Ok(Self(connection));
+            }
+            tokio::time::sleep(LEAD_RETRY).await;
+        }
+    }
+
+    /// Whether it is still held.
+    pub(crate) async fn check(&mut self) -> Result<(), Failure> {
+        self.0.ping().await.map_err(Failure::from)
+    }
+}
+
+/// A place in a stream: its sequence, and the id of the fact there.
+pub(crate) type Place = (u64, Uuid);
+
+/// The last fact of each stream whose effect is in the database.
+#[derive(Debug, Clone, Default)]
+pub struct Positions(pub(crate) BTreeMap<String, Place>);
+
+impl Positions {
+    pub(super) async fn load(pool: &PgPool) -> Result<Self, Failure> {
+        let rows: Vec<(String, i64, Uuid)> =
+            sqlx::query_as("select stream, seq, event_id from mesh.positions")
+                .fetch_all(pool)
+                .await?;
+        Ok(Self(rows.into_iter().map(|(stream, seq, id)| (stream, (seq as u64, id))).collect()))
+    }
+
+    /// Writes them; a part of the transaction that has the facts' effect.
+    pub(crate) async fn save(&self, tx: &mut PgConnection) -> Result<(), Failure> {
+        let streams: Vec<&str> = self.0.keys().map(String::as_str).collect();
+        let seqs: Vec<i64> = self.0.values().map(|(seq, _)| *seq as i64).collect();
+        let ids: Vec<Uuid> = self.0.values().map(|(_, id)| *id).collect();
+        sqlx::query(
+            "insert into mesh.positions (stream, seq, event_id)
+             select * from unnest($1::text[], $2::bigint[], $3::uuid[])
+             on conflict (stream) do update set seq = excluded.seq, event_id = excluded.event_id",
+        )
+        .bind(streams)
+        .bind(seqs)
+        .bind(ids)
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+}
