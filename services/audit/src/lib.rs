@@ -2,11 +2,13 @@
 //! should have happened.
 
 mod book;
+mod heard;
 
 use mesh::{Service, postgres::Postgres};
 use sqlx::migrate::Migrator;
 
 pub use book::Book;
+pub use heard::Heard;
 
 /// The service.
 pub const NAME: &str = "audit";
