@@ -169,6 +169,24 @@ impl Asker {
         Ok(next_stored(&mut replies).await?.map_or(0, |fact| fact.stream_seq()))
     }
 
+    /// Facts of `teller` that the consumer of `hearer` has not finished yet.
+    ///
+    /// # Errors
+    /// `unavailable` when JetStream does not answer, or has no such consumer.
+    pub async fn behind(&self, teller: &str, hearer: &str) -> Result<u64, Problem> {
+        #[derive(serde::Deserialize)]
+        struct Info {
+            num_pending: u64,
+            num_ack_pending: u64,
+        }
+        let subject = format!("$JS.API.CONSUMER.INFO.{}.{hearer}", stream_of(teller));
+        let info = self.0.client().request(subject, Bytes::new()).await;
+        let info = info.map_err(|error| unavailable(&error.to_string()))?;
+        let info: Info = serde_json::from_slice(&info.payload)
+            .map_err(|error| unavailable(&format!("{teller}.{hearer}: {error}")))?;
+        Ok(info.num_pending + info.num_ack_pending)
+    }
+
     /// Asks JetStream for stored messages; any replica answers, message by message.
     async fn direct_get(&self, service: &str, query: String) -> Result<Subscriber, Problem> {
         let lost = |error: &dyn std::fmt::Display| unavailable(&error.to_string());

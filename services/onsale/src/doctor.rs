@@ -14,6 +14,7 @@ use crate::{
     config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE},
     fleet,
     http::Http,
+    lag::{LISTENERS, Lag, Observer},
     stage::{self, DATA_FOLDER},
 };
 
@@ -88,6 +89,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
     for service in SERVICES.into_iter().filter(|service| *service != gateway::NAME) {
         looks.push((format!("service {service}"), answers(config, service).boxed()));
     }
+    looks.push(("facts heard".into(), listeners(config).boxed()));
     looks.push(("gateway".into(), gateway_is_ready(config.http_addr).boxed()));
     let finding = |(what, look)| async move {
         let looked = tokio::time::timeout(WITHIN, look).await;
@@ -210,6 +212,29 @@ async fn answers(config: &Config, service: &str) -> Look {
     match pong {
         Ok(version) => Ok(Seen::Good(format!("answers, version {version}"))),
         Err(problem) => Err(format!("does not answer: {}", problem.detail)),
+    }
+}
+
+/// How far whoever only listens is behind. That is no illness: under load they may be.
+async fn listeners(config: &Config) -> Look {
+    let seeds = &config.nkey_seeds;
+    if config.nats_url.is_empty() || !seeds.is_empty() && !seeds.contains_key(OPERATOR) {
+        return nothing("the operator's seed is not at hand");
+    }
+    let named = |service: &&str| {
+        !WITH_DATABASE.contains(service) || config.database_urls.contains_key(*service)
+    };
+    let here: Vec<&str> = LISTENERS.into_iter().filter(named).collect();
+    let observer = Observer::open(config, &here).await.map_err(|error| format!("{error:#}"))?;
+    let lags = observer.lags().await.map_err(|error| format!("{error:#}"))?;
+    observer.close().await;
+    let behind = |lag: &Lag| format!("{} by {} facts of {}", lag.service, lag.facts, lag.teller);
+    match lags.as_slice() {
+        [] => Ok(Seen::Good("by everybody who listens".into())),
+        lags => {
+            let behind: Vec<String> = lags.iter().map(behind).collect();
+            Ok(Seen::Good(format!("behind: {}", behind.join(", "))))
+        }
     }
 }
 

@@ -14,6 +14,7 @@
 //! | `box_office` | what an organizer does before a sale |
 //! | `bench` | how fast it is |
 //! | `doctor` | what is wrong with a deployment |
+//! | `lag` | how far those who only listen are behind |
 //! | `health` | whether the services of this process can do their work |
 //! | `secrets` | the passwords and keys of a deployment |
 
@@ -26,6 +27,7 @@ pub mod files;
 pub mod fleet;
 pub mod health;
 pub mod http;
+pub mod lag;
 pub mod receipt;
 pub mod room;
 pub mod sale;

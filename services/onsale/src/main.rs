@@ -82,6 +82,9 @@ struct Dev {
     /// Writes addresses and secrets here (mode 0600) once everything runs
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Leaves services out, to be run elsewhere or not at all
+    #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
+    without: Vec<String>,
     /// Stops when standard input ends, however the process that holds it does
     #[arg(long, hide = true)]
     with_parent: bool,
@@ -90,7 +93,8 @@ struct Dev {
 #[derive(clap::Args)]
 #[command(after_help = RUN_ENVIRONMENT)]
 struct Run {
-    /// Services: user, concert, queue, reservation, payment, point, gateway
+    /// Services: user, concert, queue, reservation, payment, point, ranking, notification,
+    /// data-platform, audit, gateway
     #[arg(required_unless_present = "all")]
     services: Vec<String>,
     /// Every service
@@ -196,14 +200,17 @@ async fn run(command: Command) -> Result<()> {
 }
 
 async fn dev(options: Dev) -> Result<()> {
+    known(options.without.iter().map(String::as_str))?;
+    let here = |service: &&str| !options.without.iter().any(|without| without == service);
+    let names: Vec<&str> = SERVICES.into_iter().filter(here).collect();
     let mut stage =
         Stage::set(Some(options.data), Arc::new(|line: &str| eprintln!("{line}"))).await?;
     if options.http.is_some() {
         stage.config.http_addr = options.http;
     }
     let rules = Rules { operator: Some(stage.operator.clone()), ..rules_from_env()? };
-    let fleet = Fleet::start(&stage.config, &SERVICES, &rules).await?;
-    let http_addr = fleet.http_addr().context("the gateway runs here")?;
+    let fleet = Fleet::start(&stage.config, &names, &rules).await?;
+    let http_addr = fleet.http_addr().context("without the gateway, use `run`")?;
     println!("http://{http_addr}");
     stage.announce(http_addr)?;
     if let Some(file) = options.ready_file {
@@ -221,9 +228,7 @@ async fn run_services(options: Run) -> Result<()> {
     } else {
         options.services.iter().map(String::as_str).collect()
     };
-    if let Some(unknown) = names.iter().find(|name| !SERVICES.contains(name)) {
-        bail!("there is no service `{unknown}`; there are {}", SERVICES.join(", "));
-    }
+    known(names.iter().copied())?;
     let config = Config::from_env(&names)?;
     let health = match config::health_addr()? {
         Some(addr) => Some(health::Listener::open(addr).await?),
@@ -240,6 +245,13 @@ async fn run_services(options: Run) -> Result<()> {
     stage::wait_for_stop(options.with_parent).await;
     fleet.stop().await;
     Ok(())
+}
+
+fn known<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<()> {
+    match names.find(|name| !SERVICES.contains(name)) {
+        None => Ok(()),
+        Some(name) => bail!("there is no service `{name}`; there are {}", SERVICES.join(", ")),
+    }
 }
 
 async fn migrate(services: &[String]) -> Result<()> {

@@ -47,7 +47,16 @@ pub(crate) type Place = (u64, Uuid);
 pub struct Positions(pub(crate) BTreeMap<String, Place>);
 
 impl Positions {
-    pub(super) async fn load(pool: &PgPool) -> Result<Self, Failure> {
+    /// The sequence of the last fact of `stream` that has had its effect; 0 before the first.
+    pub fn of(&self, stream: &str) -> u64 {
+        self.0.get(stream).map_or(0, |(seq, _)| *seq)
+    }
+
+    /// Reads them from a service's database.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn load(pool: &PgPool) -> Result<Self, Failure> {
         let rows: Vec<(String, i64, Uuid)> =
             sqlx::query_as("select stream, seq, event_id from mesh.positions")
                 .fetch_all(pool)

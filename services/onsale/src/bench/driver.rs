@@ -81,6 +81,7 @@ pub(super) async fn pay_all(addr: SocketAddr, hall: &Hall, concurrency: usize) -
         compensated: all.compensated,
         refused: all.refused,
         resident_mb: 0.0,
+        behind_s: 0.0,
     })
 }
 

@@ -55,8 +55,8 @@ struct Fan {
 }
 
 impl Stand {
-    /// Starts the mesh and signs the fans up.
-    pub(super) async fn start() -> Result<Self> {
+    /// Starts the mesh but for the services named, and signs the fans up.
+    pub(super) async fn start(without: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let ready_file = folder.path().join("ready.json");
         eprintln!("starting servers and services in a process of their own …");
@@ -65,6 +65,7 @@ impl Stand {
             .arg(folder.path().join("data"))
             .arg("--ready-file")
             .arg(&ready_file)
+            .args(without.iter().flat_map(|service| ["--without", service]))
             .env("ONSALE_LOGIN_RATE_PER_MINUTE", "0")
             // It ends when this pipe does, however this process ends.
             .stdin(Stdio::piped())

@@ -1,0 +1,132 @@
+//! How far those who only listen are behind what was told.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail};
+use events::producer_of;
+use mesh::{Asker, Link, LinkSettings, postgres::Positions, trace::Tracer};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+
+use crate::{
+    config::{Config, OPERATOR},
+    fleet,
+};
+
+/// The services that a sale does without: they hear of it and decide nothing in it.
+pub const LISTENERS: [&str; 4] = ["ranking", "notification", "data-platform", "audit"];
+
+/// How often the lag is looked at while it is waited for.
+const PROBE: Duration = Duration::from_millis(100);
+
+/// Facts that one service has yet to take in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lag {
+    /// Who hears.
+    pub service: &'static str,
+    /// Whose facts.
+    pub teller: String,
+    /// How many.
+    pub facts: u64,
+}
+
+/// Looks at consumers and positions, as the operator.
+pub struct Observer {
+    asker: Asker,
+    link: Link,
+    services: Vec<Hearer>,
+}
+
+struct Hearer {
+    service: &'static str,
+    heard: BTreeSet<&'static str>,
+    followed: BTreeSet<&'static str>,
+    pool: Option<PgPool>,
+}
+
+impl Observer {
+    /// Looks at the named services.
+    ///
+    /// # Errors
+    /// When the broker cannot be reached, or a database that is read from is not configured.
+    pub async fn open(config: &Config, services: &[&str]) -> Result<Self> {
+        let settings = LinkSettings {
+            service: OPERATOR,
+            nats_url: config.nats_url.clone(),
+            nkey_seed: config.nkey_seeds.get(OPERATOR).cloned(),
+        };
+        let link = Link::connect(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
+        let mut hearers = Vec::new();
+        for wiring in fleet::wirings() {
+            if !services.contains(&wiring.service) {
+                continue;
+            }
+            let followed: BTreeSet<_> =
+                wiring.follows.iter().map(|fact| producer_of(fact)).collect();
+            let pool = match followed.is_empty() {
+                true => None,
+                false => Some(
+                    PgPoolOptions::new()
+                        .max_connections(1)
+                        .connect(config.database_url(wiring.service)?)
+                        .await
+                        .with_context(|| format!("the database of {}", wiring.service))?,
+                ),
+            };
+            let heard = wiring.hears.iter().map(|(fact, _)| producer_of(fact)).collect();
+            hearers.push(Hearer { service: wiring.service, heard, followed, pool });
+        }
+        Ok(Self { asker: Asker::new(link.clone()), link, services: hearers })
+    }
+
+    /// How far each service is behind, stream by stream; those that are not are left out.
+    ///
+    /// # Errors
+    /// When the broker or a database cannot be read.
+    pub async fn lags(&self) -> Result<Vec<Lag>> {
+        let mut lags = Vec::new();
+        for hearer in &self.services {
+            for teller in &hearer.heard {
+                let facts = self.asker.behind(teller, hearer.service).await;
+                let facts = facts.map_err(|problem| anyhow!(problem.to_string()))?;
+                lags.push(Lag { service: hearer.service, teller: (*teller).to_owned(), facts });
+            }
+            let Some(pool) = &hearer.pool else { continue };
+            let positions = Positions::load(pool).await?;
+            for teller in &hearer.followed {
+                let last = self.asker.last_seq(teller).await;
+                let last = last.map_err(|problem| anyhow!(problem.to_string()))?;
+                let facts = last.saturating_sub(positions.of(teller));
+                lags.push(Lag { service: hearer.service, teller: (*teller).to_owned(), facts });
+            }
+        }
+        lags.retain(|lag| lag.facts > 0);
+        Ok(lags)
+    }
+
+    /// Waits until nobody is behind.
+    ///
+    /// # Errors
+    /// When somebody still is after `patience`: who, and by how much.
+    pub async fn caught_up(&self, patience: Duration) -> Result<()> {
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            let lags = self.lags().await?;
+            if lags.is_empty() {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= until {
+                let behind: Vec<String> = lags
+                    .iter()
+                    .map(|lag| format!("{} by {} facts of {}", lag.service, lag.facts, lag.teller))
+                    .collect();
+                bail!("still behind after {} s: {}", patience.as_secs(), behind.join(", "));
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+    }
+
+    /// Leaves.
+    pub async fn close(self) {
+        self.link.drain().await;
+    }
+}
