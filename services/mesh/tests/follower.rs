@@ -1,0 +1,233 @@
+//! Whole streams read by position, on real servers: each fact has its effect once, whatever
+//! happens to the reader, and a stream that is another than before is read anew.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{Client, HeaderMap, jetstream};
+use mesh::{
+    Book, Link, LinkSettings, Read, Running, Service, engine::Failure, failpoint::Failpoint,
+    postgres::Postgres, topology::Topology, trace::Tracer,
+};
+use servers::{Options, Servers};
+use sqlx::{Executor, PgConnection, PgPool, migrate::Migrator};
+use uuid::Uuid;
+
+/// How long anything may take that is waited for.
+const LIMIT: Duration = Duration::from_secs(20);
+/// The reader of these tests runs as the one service that may read this stream.
+const READER: &str = "audit";
+const FACT: &str = "point.charged";
+const SUBJECT: &str = "onsale.point.charged.v1.-";
+
+/// What `POINT` keeps, for a stream of these tests.
+const STREAM: &[u8] = include_bytes!("../../../jetstream/streams/POINT.json");
+
+struct NoBook;
+
+impl Book for NoBook {
+    type Keys = ();
+    type Rules = Arc<AtomicBool>;
+
+    async fn load(_keys: (), _tx: &mut PgConnection) -> sqlx::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn save(self, _tx: &mut PgConnection) -> sqlx::Result<()> {
+        Ok(())
+    }
+}
+
+/// Keeps each fact that it is given, as often as it is given it.
+async fn keep(desk: mesh::Desk<Postgres<NoBook>>, read: Arc<Read>) -> Result<(), Failure> {
+    if desk.rules().load(Ordering::SeqCst) {
+        return Err(Failure::Unavailable("told to fail".into()));
+    }
+    let ids: Vec<Uuid> = read.facts.iter().filter_map(mesh::Fact::event_id).collect();
+    let mut tx = desk.pool().begin().await?;
+    sqlx::query("insert into learned select unnest($1::uuid[])")
+        .bind(ids)
+        .execute(&mut *tx)
+        .await?;
+    read.settle(&mut tx).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+fn service() -> Service<Postgres<NoBook>> {
+    Service::new(READER).follows(&[FACT], keep)
+}
+
+/// Servers with one stream, somebody who tells, and a database to learn in.
+struct Stage {
+    servers: Servers,
+    teller: Client,
+    pool: PgPool,
+    fails: Arc<AtomicBool>,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let servers = Servers::start(Options::temporary()).await.unwrap();
+        let stage = Self {
+            teller: async_nats::ConnectOptions::with_nkey(servers.nkey_seed("point").to_owned())
+                .custom_inbox_prefix("_INBOX_point")
+                .connect(servers.nats.url())
+                .await
+                .unwrap(),
+            pool: PgPool::connect(&servers.database_url(READER)).await.unwrap(),
+            fails: Arc::default(),
+            servers,
+        };
+        stage.make_stream().await;
+        mesh::postgres::migrate(&stage.pool, &Migrator::DEFAULT).await.unwrap();
+        stage.pool.execute("create table learned (event_id uuid not null)").await.unwrap();
+        stage
+    }
+
+    async fn make_stream(&self) {
+        let none: &[(&str, &[u8])] = &[];
+        let topology = Topology::parse(&[("POINT", STREAM)], none).unwrap();
+        topology.apply(&self.link("provisioner").await).await.unwrap();
+    }
+
+    async fn link(&self, service: &'static str) -> Link {
+        let settings = LinkSettings {
+            service,
+            nats_url: self.servers.nats.url().to_owned(),
+            nkey_seed: Some(self.servers.nkey_seed(service).to_owned()),
+        };
+        Link::connect(settings, Tracer::off()).await.unwrap()
+    }
+
+    async fn start(&self) -> Running {
+        let url = self.servers.database_url(READER);
+        let engine = Arc::new(Postgres::new(&url, self.fails.clone()).unwrap());
+        mesh::start(service(), engine, self.link(READER).await)
+    }
+
+    /// Tells facts; their ids, sorted.
+    async fn tell(&self, count: usize) -> Vec<Uuid> {
+        let jetstream = jetstream::new(self.teller.clone());
+        let mut ids = Vec::new();
+        let mut acks = Vec::new();
+        for _ in 0..count {
+            let id = Uuid::now_v7();
+            let mut headers = HeaderMap::new();
+            headers.insert("ce-id", id.to_string());
+            let ack = jetstream.publish_with_headers(SUBJECT, headers, "{}".into()).await.unwrap();
+            acks.push(std::future::IntoFuture::into_future(ack));
+            ids.push(id);
+        }
+        for ack in acks {
+            ack.await.unwrap();
+        }
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Waits until this has been learned, each once, and nothing else.
+    async fn learned(&self, wanted: &[Uuid]) {
+        let until = tokio::time::Instant::now() + LIMIT;
+        loop {
+            let found: Vec<Uuid> = sqlx::query_scalar("select event_id from learned order by 1")
+                .fetch_all(&self.pool)
+                .await
+                .unwrap();
+            if found == wanted {
+                return;
+            }
+            let (had, want) = (found.len(), wanted.len());
+            assert!(had <= want, "learned {had} of {want}: something twice");
+            assert!(tokio::time::Instant::now() < until, "learned {had} of {want}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_is_killed_anywhere_learns_each_fact_once() {
+    let stage = Stage::set().await;
+    let mut all = stage.tell(2_500).await;
+    let first = stage.start().await;
+    stage.learned(&all).await;
+    first.failpoints().arm(Failpoint::BeforeCommit, 1);
+    all.extend(stage.tell(1_500).await);
+    all.sort_unstable();
+    stage.learned(&all).await;
+    assert_eq!(first.failpoints().hits(Failpoint::BeforeCommit), 1);
+    first.abandon();
+    all.extend(stage.tell(10).await);
+    all.sort_unstable();
+    let second = stage.start().await;
+    stage.learned(&all).await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_taken_in_is_given_again_and_nothing_overtakes_it() {
+    let stage = Stage::set().await;
+    stage.fails.store(true, Ordering::SeqCst);
+    let reader = stage.start().await;
+    let mut all = stage.tell(3).await;
+    all.extend(stage.tell(3).await);
+    stage.learned(&[]).await;
+    stage.fails.store(false, Ordering::SeqCst);
+    stage.learned(&all).await;
+    reader.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_instances_one_reads_and_the_other_takes_over() {
+    let stage = Stage::set().await;
+    let first = stage.start().await;
+    let mut all = stage.tell(100).await;
+    stage.learned(&all).await;
+    let second = stage.start().await;
+    all.extend(stage.tell(100).await);
+    all.sort_unstable();
+    stage.learned(&all).await;
+    assert_eq!(second.health().counts().handled, 0, "the second stands by");
+    first.stop().await;
+    all.extend(stage.tell(100).await);
+    all.sort_unstable();
+    stage.learned(&all).await;
+    assert_eq!(second.health().counts().handled, 100);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_was_wiped_is_read_anew_even_when_it_has_grown_past_the_position() {
+    let stage = Stage::set().await;
+    let reader = stage.start().await;
+    let mut all = stage.tell(5).await;
+    stage.learned(&all).await;
+    reader.stop().await;
+    stage.wipe().await;
+    all.extend(stage.tell(8).await);
+    let reader = stage.start().await;
+    stage.learned(&all).await;
+    stage.wipe().await;
+    all.extend(stage.tell(2).await);
+    stage.learned(&all).await;
+    reader.stop().await;
+}
+
+impl Stage {
+    /// Takes the stream away and makes it again, empty.
+    async fn wipe(&self) {
+        let seed = self.servers.nkey_seed("provisioner").to_owned();
+        let provisioner = async_nats::ConnectOptions::with_nkey(seed)
+            .custom_inbox_prefix("_INBOX_provisioner")
+            .connect(self.servers.nats.url())
+            .await
+            .unwrap();
+        jetstream::new(provisioner).delete_stream("POINT").await.unwrap();
+        self.make_stream().await;
+    }
+}
