@@ -11,7 +11,10 @@ use servers::{Options, Servers};
 /// How long anything may take that is waited for.
 const LIMIT: Duration = Duration::from_secs(10);
 /// The services that have a stream of their own.
-const TELLERS: [&str; 6] = ["user", "concert", "queue", "reservation", "payment", "point"];
+const TELLERS: [&str; 8] =
+    ["user", "concert", "queue", "reservation", "payment", "point", "notification", "audit"];
+/// Those, the dead letters and the broker's reports.
+const STREAMS: usize = TELLERS.len() + 2;
 
 fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../jetstream").join(folder);
@@ -78,7 +81,7 @@ async fn the_topology_is_applied_once_and_its_drift_is_seen_and_mended() {
     let link = link(&servers, "provisioner").await;
     let topology = topology();
     let missing = topology.check(&link).await.unwrap();
-    assert_eq!(missing.len(), 8 + consumers().len(), "{missing:?}");
+    assert_eq!(missing.len(), STREAMS + consumers().len(), "{missing:?}");
     let done = topology.apply(&link).await.unwrap();
     assert_eq!(done.len(), missing.len(), "{done:?}");
     assert_eq!(topology.check(&link).await.unwrap(), []);
@@ -230,7 +233,7 @@ async fn who_only_asks_or_looks_can_change_nothing() {
     let (operator, mut refused) = user(&servers, "operator").await;
     let context = jetstream::new(operator.clone());
     let names: Vec<_> = context.stream_names().collect().await;
-    assert_eq!(names.len(), 8, "an operator sees every stream");
+    assert_eq!(names.len(), STREAMS, "an operator sees every stream");
     context.get_stream("PAYMENT").await.unwrap();
     operator.subscribe("onsale.>").await.unwrap();
     operator.flush().await.unwrap();
@@ -248,7 +251,8 @@ async fn an_answer_reaches_whoever_asked() {
             user_service.publish(request.reply.unwrap(), "{}".into()).await.unwrap();
         }
     });
-    for identity in TELLERS.into_iter().chain(["gateway", "client"]) {
+    let others = ["ranking", "data-platform", "gateway", "client"];
+    for identity in TELLERS.into_iter().chain(others) {
         let (client, _) = user(&servers, identity).await;
         let answer = client.request("cmd.user.jwks", "{}".into()).await;
         assert!(answer.is_ok(), "{identity}: {answer:?}");
