@@ -23,6 +23,10 @@ use crate::{
 
 /// How long one pull stays open.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// How long a service that is in no hurry rests between two pieces …
+const REST: Duration = Duration::from_millis(100);
+/// … and when it is behind.
+const SHORT_REST: Duration = Duration::from_millis(10);
 /// How often the broker says that it is there while nothing comes.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
@@ -33,6 +37,8 @@ pub(crate) struct Consumer<E: Engine> {
     pub(crate) stream: String,
     /// How each fact of the service is decoded.
     pub(crate) heard: Arc<HashMap<&'static str, Heard<E>>>,
+    /// Whether facts are taken piece by piece instead of each at once.
+    pub(crate) is_unhurried: bool,
     pub(crate) intake: mpsc::Sender<Work<E::Deed>>,
     pub(crate) health: Health,
 }
@@ -52,8 +58,11 @@ impl<E: Engine> Consumer<E> {
                     self.stream
                 )
             })?;
-        let mut messages = self.pull(&consumer).await?;
         info!(service, stream = self.stream, "hearing facts");
+        if self.is_unhurried {
+            return self.take_pieces(&consumer, &shutdown).await;
+        }
+        let mut messages = self.pull(&consumer).await?;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -69,6 +78,30 @@ impl<E: Engine> Consumer<E> {
         // instance only when its time to be acknowledged is over.
         while let Some(Some(Ok(message))) = messages.next().now_or_never() {
             self.take(message).await;
+        }
+        Ok(())
+    }
+
+    /// Takes what is there, rests, and takes what has come meanwhile.
+    async fn take_pieces(
+        &self,
+        consumer: &PullConsumer,
+        shutdown: &CancellationToken,
+    ) -> Result<(), String> {
+        while !shutdown.is_cancelled() {
+            let fetch = consumer.fetch().max_messages(BATCH_MESSAGES_MAX).messages().await;
+            let mut piece = fetch.map_err(|error| format!("stream {}: {error}", self.stream))?;
+            let mut taken = 0;
+            while let Some(message) = piece.next().await {
+                self.take(message.map_err(|error| error.to_string())?).await;
+                taken += 1;
+            }
+            // A full piece has more behind it.
+            let rest = if taken < BATCH_MESSAGES_MAX { REST } else { SHORT_REST };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(rest) => {}
+            }
         }
         Ok(())
     }

@@ -117,7 +117,7 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
     if service.tells() {
         start_relay(&running, &engine, &wake);
     }
-    start_consumers(&running, service.heard, &sender);
+    start_consumers(&running, service.heard, service.is_unhurried, &sender);
     let asked = Arc::new(service.asked);
     let desk = desk(&running, &asked, &engine, &sender);
     start_endpoints(&running, asked, desk.clone(), &sender);
@@ -188,6 +188,7 @@ fn start_relay<E: Engine>(running: &Running, engine: &Arc<E>, wake: &Arc<Notify>
 fn start_consumers<E: Engine>(
     running: &Running,
     heard: BTreeMap<&'static str, crate::service::Heard<E>>,
+    is_unhurried: bool,
     sender: &mpsc::Sender<crate::Work<E::Deed>>,
 ) {
     let mut streams: Vec<String> =
@@ -199,6 +200,7 @@ fn start_consumers<E: Engine>(
             link: running.link.clone(),
             stream,
             heard: heard.clone(),
+            is_unhurried,
             intake: sender.clone(),
             health: running.health.clone(),
         });

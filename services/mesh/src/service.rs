@@ -19,6 +19,7 @@ pub struct Service<E: Engine> {
     pub(crate) asked: BTreeMap<&'static str, Asked<E>>,
     pub(crate) timers: Vec<Timer<E>>,
     pub(crate) followed: Option<Followed<E>>,
+    pub(crate) is_unhurried: bool,
 }
 
 /// How one fact is taken in.
@@ -93,7 +94,16 @@ impl<E: Engine> Service<E> {
             asked: BTreeMap::new(),
             timers: Vec::new(),
             followed: None,
+            is_unhurried: false,
         }
+    }
+
+    /// Hears in large pieces with pauses between them, instead of each fact at once: for a
+    /// service that no fan waits for. What it costs the others falls with the number of its
+    /// batches.
+    pub fn unhurried(mut self) -> Self {
+        self.is_unhurried = true;
+        self
     }
 
     /// What this service declares of itself.
