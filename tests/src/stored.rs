@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use onsale::config::WITH_DATABASE;
+use onsale::{
+    config::WITH_DATABASE,
+    lag::{LISTENERS, Observer},
+};
 use redis::AsyncTypedCommands;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -12,11 +15,12 @@ use crate::mesh::{Mesh, eventually};
 /// Rows and digest of each table, and of each kind of key in Valkey.
 pub type Stored = BTreeMap<String, (i64, String)>;
 
-/// Not what anybody stored: how far the relay has come, and which migrations were applied.
+/// Not what anybody stored: how far relays and readers have come, and which migrations were
+/// applied.
 const TABLES: &str = "select n.nspname, c.relname from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and not c.relispartition and n.nspname in ('public', 'mesh')
-      and c.relname not in ('relay_log', '_sqlx_migrations')";
+      and c.relname not in ('relay_log', 'positions', '_sqlx_migrations')";
 const UNPUBLISHED: &str = "select count(*) from mesh.outbox o where not exists (
     select from (select xid, id from mesh.relay_log order by line desc limit 1) p
     where (o.xid, o.id) <= (p.xid, p.id))";
@@ -31,6 +35,7 @@ pub struct Stores {
     pools: Vec<(&'static str, PgPool)>,
     valkey: redis::Client,
     operator: async_nats::Client,
+    readers: Observer,
 }
 
 impl Stores {
@@ -48,6 +53,7 @@ impl Stores {
             pools: WITH_DATABASE.into_iter().map(open).collect(),
             valkey: redis::Client::open(config.valkey_url.as_str()).expect("an address"),
             operator: mesh.nats("operator").await,
+            readers: Observer::open(config, &LISTENERS).await.expect("an observer"),
         }
     }
 
@@ -91,7 +97,7 @@ impl Stores {
         stored
     }
 
-    /// The room's keys by kind.
+    /// Everybody's keys by kind.
     async fn valkey_now(&self) -> Stored {
         let mut connection =
             self.valkey.get_multiplexed_async_connection().await.expect("a connection");
@@ -99,12 +105,12 @@ impl Stores {
         let mut keys = connection.keys("*").await.expect("the keys");
         keys.sort_unstable();
         for key in keys {
-            let kind = key.split(':').nth(1).unwrap_or(&key).to_owned();
-            if kind == "relay" {
+            let kind = kind_of(&key);
+            if kind.ends_with(".relay") {
                 continue;
             }
             let dump = redis::cmd("DUMP").arg(&key).query_async::<Vec<u8>>(&mut connection).await;
-            let (count, digest) = kinds.entry(format!("queue.{kind}")).or_default();
+            let (count, digest) = kinds.entry(kind).or_default();
             *count += 1;
             digest.push_str(&format!("{:?};", dump.unwrap_or_default()));
         }
@@ -128,11 +134,25 @@ impl Stores {
                 waiting += consumer["num_ack_pending"].as_i64().unwrap_or(1);
             }
         }
-        waiting
+        let lags = self.readers.lags().await.expect("how far readers have come");
+        waiting + lags.iter().map(|lag| lag.facts as i64).sum::<i64>()
     }
 
     async fn ask(&self, subject: &str) -> Value {
         let reply = self.operator.request(subject.to_owned(), "".into()).await.expect("an answer");
         serde_json::from_slice(&reply.payload).expect("JSON")
     }
+}
+
+/// `queue.inbox` of `{queue}:inbox:20500`, and of `{ranking}:g3:inbox:20500` `ranking.inbox`: a
+/// rebuilt model lies under another generation, and is the same.
+fn kind_of(key: &str) -> String {
+    let mut parts = key.split(':');
+    let root = parts.next().unwrap_or_default().trim_matches(['{', '}']);
+    let is_generation = |part: &str| {
+        part.strip_prefix('g')
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let kind = parts.find(|part| !is_generation(part)).unwrap_or_default();
+    format!("{root}.{kind}")
 }
