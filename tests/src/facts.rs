@@ -1,6 +1,8 @@
 //! Every fact of the mesh, with its type behind it.
 
-use events::{Event, ScheduleId, concert, payment, point, queue, reservation, user};
+use events::{
+    Event, ScheduleId, audit, concert, notification, payment, point, queue, reservation, user,
+};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -55,7 +57,7 @@ fn read<E: Event>(message: &[u8]) -> serde_json::Result<Understood> {
 }
 
 /// Every fact. That none is missing is a proof of its own.
-pub const ALL: [Fact; 21] = [
+pub const ALL: [Fact; 25] = [
     Fact::of::<user::UserRegistered>(),
     Fact::of::<user::UserWithdrawn>(),
     Fact::of::<concert::ScheduleOpened>(),
@@ -77,6 +79,10 @@ pub const ALL: [Fact; 21] = [
     Fact::of::<point::PointDebited>(),
     Fact::of::<point::PointDebitRefused>(),
     Fact::of::<point::PointRefunded>(),
+    Fact::of::<notification::NotificationSent>(),
+    Fact::of::<notification::NotificationFailed>(),
+    Fact::of::<audit::SagaStalled>(),
+    Fact::of::<audit::Violation>(),
 ];
 
 /// The fact of this name.
@@ -85,11 +91,13 @@ pub fn named(name: &str) -> Option<&'static Fact> {
 }
 
 /// What each producer's file declares.
-pub const DECLARED: [(&str, &[&str]); 6] = [
+pub const DECLARED: [(&str, &[&str]); 8] = [
     ("user", user::FACTS),
     ("concert", concert::FACTS),
     ("queue", queue::FACTS),
     ("reservation", reservation::FACTS),
     ("payment", payment::FACTS),
     ("point", point::FACTS),
+    ("notification", notification::FACTS),
+    ("audit", audit::FACTS),
 ];

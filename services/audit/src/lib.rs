@@ -2,13 +2,16 @@
 //! should have happened.
 
 mod book;
+pub mod flows;
 mod heard;
+pub mod timeline;
 
 use mesh::{Service, postgres::Postgres};
 use sqlx::migrate::Migrator;
 
 pub use book::Book;
 pub use heard::Heard;
+pub use timeline::Progress;
 
 /// The service.
 pub const NAME: &str = "audit";

@@ -8,6 +8,9 @@
 //! | `files` | the data files of the project, carried inside the binary |
 //! | `room` | the waiting room after Valkey has lost it |
 //! | `sale` | a sale as a file |
+//! | `operator` | the operator's HTTP client |
+//! | `saga` | sagas, listed and drawn |
+//! | `flows` | what follows from what, as tables and diagrams |
 //! | `http` | a fan's HTTP client |
 //! | `demo` | a sale from opening to receipt |
 //! | `receipt` | what the databases say afterwards |
@@ -25,11 +28,14 @@ pub mod demo;
 pub mod doctor;
 pub mod files;
 pub mod fleet;
+pub mod flows;
 pub mod health;
 pub mod http;
 pub mod lag;
+pub mod operator;
 pub mod receipt;
 pub mod room;
+pub mod saga;
 pub mod sale;
 pub mod secrets;
 pub mod stage;

@@ -9,7 +9,7 @@ use onsale::{
     config::{self, Config, PROVISIONER, SERVICES, WITH_DATABASE},
     demo, doctor,
     fleet::{self, Fleet, Rules},
-    health, secrets,
+    flows, health, saga, secrets,
     stage::{self, DATA_FOLDER, Stage},
 };
 use tracing_subscriber::EnvFilter;
@@ -54,6 +54,11 @@ enum Command {
     /// Measures how fast it is
     #[command(subcommand)]
     Bench(Bench),
+    /// Sagas of a running mesh: what happened, and what is still to come
+    #[command(subcommand)]
+    Saga(saga::SagaCommand),
+    /// Prints what follows from what, as a table or as diagrams
+    Flows(flows::FlowsCommand),
     /// Prints the OpenAPI document
     Openapi,
 }
@@ -125,7 +130,9 @@ fn main() -> ExitCode {
         // Whoever breaks a part on purpose knows what the others will complain of.
         Command::Demo(demo) if demo.break_part.is_some() => Some("off"),
         // These say themselves what there is to say.
-        Command::Demo(_) | Command::Doctor(_) => Some("error,sqlx=off,async_nats=off"),
+        Command::Demo(_) | Command::Doctor(_) | Command::Saga(_) => {
+            Some("error,sqlx=off,async_nats=off")
+        }
         _ => None,
     });
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -192,6 +199,8 @@ async fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Bench(Bench::Payments(options)) => bench::payments(options).await,
+        Command::Saga(command) => saga::run(command).await,
+        Command::Flows(options) => flows::run(&options),
         Command::Openapi => {
             println!("{}", gateway::openapi_json());
             Ok(())

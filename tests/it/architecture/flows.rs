@@ -1,4 +1,8 @@
-//! Who says what, who hears it, and what may follow: wiring, streams and consumers agree.
+//! Who says what, who hears it, and what may follow: wiring, flows, streams and consumers
+//! agree.
+
+mod declared;
+mod graph;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,36 +10,19 @@ use events::producer_of;
 use harness::{facts, project, wiring};
 use mesh::Wiring;
 
-/// Facts that no service of today hears, and who is to hear them.
-///
-/// An entry goes with the service that begins to listen: one that is heard fails the test.
-const UNHEARD: [(&str, &str); 4] = [
-    ("queue.waiting", "audit, which follows every place from its first step"),
-    ("queue.returned", "audit, and notification, which tells the fan to come back"),
-    ("payment.refunded", "notification and data-platform, which tell the fan and the books"),
-    ("point.charged", "notification and audit; no other service asks where points come from"),
-];
-
-/// Chains of facts that may lead back to where they began, each with the reason that it ends.
-const CYCLES: [(&[&str], &str); 0] = [];
-
-/// Each fact with the facts that a service may tell on hearing it.
-fn follows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
-    let mut follows: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-    for (fact, tells) in wiring::all().iter().flat_map(|wiring| wiring.hears.clone()) {
-        follows.entry(fact).or_default().extend(tells);
-    }
-    follows
-}
-
 /// Everything a service says it may tell.
 fn told_by(wiring: &Wiring) -> BTreeSet<&'static str> {
     let entries = wiring.hears.iter().chain(&wiring.answers).chain(&wiring.timers);
     entries.flat_map(|(_, tells)| tells.iter().copied()).collect()
 }
 
-fn heard() -> BTreeSet<&'static str> {
-    wiring::all().iter().flat_map(|wiring| &wiring.hears).map(|(fact, _)| *fact).collect()
+/// Facts that nobody hears and nobody reads; what audit says is for operators.
+fn unheard(wirings: &[Wiring], facts: &[&'static str]) -> Vec<&'static str> {
+    let heard = wirings.iter().flat_map(|wiring| wiring.hears.iter().map(|(fact, _)| *fact));
+    let read = wirings.iter().flat_map(|wiring| wiring.follows.iter().copied());
+    let heard: BTreeSet<_> = heard.chain(read).collect();
+    let is_unheard = |fact: &&str| producer_of(fact) != "audit" && !heard.contains(*fact);
+    facts.iter().copied().filter(is_unheard).collect()
 }
 
 /// `subjects` or `filter_subjects` of one file.
@@ -86,6 +73,10 @@ fn every_endpoint_is_answered() {
         events::reservation::ENDPOINTS,
         events::payment::ENDPOINTS,
         events::point::ENDPOINTS,
+        events::ranking::ENDPOINTS,
+        events::notification::ENDPOINTS,
+        events::data_platform::ENDPOINTS,
+        events::audit::ENDPOINTS,
     ] {
         for endpoint in endpoints {
             assert!(answered.contains(endpoint), "nobody answers {endpoint}");
@@ -101,20 +92,47 @@ fn every_fact_is_told_by_its_producer() {
 }
 
 #[test]
-fn every_fact_is_heard_by_somebody_or_says_who_is_to_hear_it() {
-    let heard = heard();
-    let waiting: BTreeSet<_> = UNHEARD.iter().map(|(fact, _)| *fact).collect();
-    for fact in facts::ALL {
-        let is_heard = heard.contains(fact.name);
-        assert_ne!(
-            is_heard,
-            waiting.contains(fact.name),
-            "{}: {}",
-            fact.name,
-            if is_heard { "is heard now; take it off the list" } else { "nobody hears it" }
-        );
+fn every_fact_is_heard_by_somebody() {
+    let all: Vec<_> = facts::ALL.iter().map(|fact| fact.name).collect();
+    assert_eq!(unheard(&wiring::all(), &all), [""; 0], "nobody hears these");
+}
+
+#[test]
+fn a_fact_that_nobody_hears_is_named() {
+    let service = |service, hears, follows| Wiring {
+        service,
+        hears,
+        answers: Vec::new(),
+        timers: Vec::new(),
+        follows,
+    };
+    let wirings = [
+        service("point", vec![("payment.requested", &[][..])], vec![]),
+        service("audit", vec![], vec!["queue.waiting"]),
+    ];
+    let facts = ["payment.requested", "queue.waiting", "queue.returned", "audit.violation"];
+    assert_eq!(unheard(&wirings, &facts), ["queue.returned"]);
+}
+
+#[test]
+fn a_service_hears_a_fact_or_reads_its_stream_but_not_both() {
+    for wiring in wiring::all() {
+        for fact in &wiring.follows {
+            assert!(facts::named(fact).is_some(), "{}: {fact} is no fact", wiring.service);
+            let hears = wiring.hears.iter().any(|(heard, _)| heard == fact);
+            assert!(!hears, "{} hears {fact} and reads it as well", wiring.service);
+        }
     }
-    assert!(waiting.iter().all(|fact| facts::named(fact).is_some()), "{waiting:?}");
+}
+
+#[test]
+fn a_service_that_tells_facts_has_a_stream_and_no_other_has() {
+    let streams = project::names("jetstream/streams", "json");
+    for wiring in wiring::all() {
+        let stream = wiring.service.to_uppercase();
+        let tells = !told_by(&wiring).is_empty();
+        assert_eq!(tells, streams.contains(&stream), "{stream}");
+    }
 }
 
 #[test]
@@ -178,59 +196,6 @@ fn a_consumer_acknowledges_one_by_one_and_never_gives_up_by_itself() {
         assert_eq!(config["max_deliver"], -1, "{name}: the service decides when to give up");
         assert!(config.get("backoff").is_none(), "{name}: it adds up wrongly with nak delays");
     }
-}
-
-#[test]
-fn facts_lead_to_an_end() {
-    let follows = follows();
-    let mut cycles = Vec::new();
-    for fact in facts::ALL {
-        if let Some(cycle) = way_back(fact.name, &follows) {
-            cycles.push(cycle);
-        }
-    }
-    let declared = |cycle: &Vec<&str>| {
-        CYCLES.iter().any(|(members, _)| cycle.iter().all(|fact| members.contains(fact)))
-    };
-    let undeclared: Vec<_> = cycles.iter().filter(|cycle| !declared(cycle)).collect();
-    assert!(undeclared.is_empty(), "these may go on forever: {undeclared:?}");
-    for (members, _) in CYCLES {
-        let there = cycles.iter().any(|cycle| cycle.iter().all(|fact| members.contains(fact)));
-        assert!(there, "declared, but there is no such cycle: {members:?}");
-    }
-}
-
-/// The shortest chain that leads from a fact back to itself.
-fn way_back<'a>(
-    fact: &'a str,
-    follows: &BTreeMap<&'a str, BTreeSet<&'a str>>,
-) -> Option<Vec<&'a str>> {
-    let mut seen = BTreeSet::new();
-    let mut ways = std::collections::VecDeque::from([vec![fact]]);
-    while let Some(way) = ways.pop_front() {
-        let last = way.last()?;
-        for next in follows.get(last).into_iter().flatten() {
-            if *next == fact {
-                return Some(way);
-            }
-            if seen.insert(*next) {
-                ways.push_back([way.as_slice(), &[next]].concat());
-            }
-        }
-    }
-    None
-}
-
-#[test]
-fn a_chain_that_leads_back_is_found() {
-    let follows = BTreeMap::from([
-        ("a", BTreeSet::from(["b", "d"])),
-        ("b", BTreeSet::from(["c"])),
-        ("c", BTreeSet::from(["a", "b"])),
-    ]);
-    assert_eq!(way_back("a", &follows), Some(vec!["a", "b", "c"]));
-    assert_eq!(way_back("b", &follows), Some(vec!["b", "c"]));
-    assert_eq!(way_back("d", &follows), None);
 }
 
 #[test]

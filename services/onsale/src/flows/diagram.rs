@@ -1,0 +1,200 @@
+//! Flows as Mermaid diagrams.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
+
+use audit::flows::{Flow, Flows, Is, Link, Pattern, Timer};
+use events::{audit::SagaState, producer_of};
+
+use super::arrow;
+
+/// A flow of more facts is drawn from top to bottom.
+const WIDE: usize = 5;
+
+/// Markdown: how it is to be read, all flows in one picture, and each of its own.
+pub fn diagrams(flows: &Flows) -> String {
+    let mut text = "\
+<!-- Made of jetstream/flows.toml by `onsale flows --write ARCHITECTURE.md`. -->
+
+A full line is what must follow, a dashed one what may, with the timer that brings it; `↩` undoes
+an earlier fact. Ends are green when all went well, red when it was refused, yellow when something
+had to be undone.
+
+**Who waits for whom**
+
+"
+    .to_owned();
+    text.push_str(&overview(flows));
+    let (short, long): (Vec<_>, Vec<_>) =
+        flows.flows().iter().partition(|flow| flows.reach(flow).1.is_empty());
+    for flow in long {
+        let drawn = of_flows(flows, &[flow]);
+        let _ = write!(text, "\n**`{}`: {}**\n\n{drawn}", flow.name, flow.title);
+    }
+    text.push_str("\n**What is over with one fact**\n\n");
+    for flow in &short {
+        let _ = writeln!(text, "- `{}`: {}", flow.name, flow.title);
+    }
+    let _ = write!(text, "\n{}", of_flows(flows, &short));
+    text.push_str("\n**What follows in any flow**\n\n");
+    text.push_str(&asides(flows));
+    text
+}
+
+/// A timer whose facts are asides, between the facts before and after it.
+fn asides(flows: &Flows) -> String {
+    let mut diagram = Diagram::default();
+    let is_of_asides = |timer: &&Timer| timer.tells.iter().all(|told| is_aside(flows, told));
+    for (number, timer) in flows.timers().iter().filter(is_of_asides).enumerate() {
+        let _ = writeln!(diagram.nodes, "  t{number}([{}])", timer.name);
+        for after in &timer.after {
+            let id = diagram.node(flows, after);
+            let _ = writeln!(diagram.links, "  {id} -.-> t{number}");
+        }
+        for told in &timer.tells {
+            let id = diagram.node(flows, told);
+            let _ = writeln!(diagram.links, "  t{number} -.-> {id}");
+        }
+    }
+    diagram.drawn("LR")
+}
+
+/// Told of many facts by a timer, followed by nothing, the end of nothing: it would be in
+/// every diagram and explain none.
+fn is_aside(flows: &Flows, told: &Pattern) -> bool {
+    let is_end = |flow: &Flow| flow.ends().any(|(end, _)| end.fact == told.fact);
+    let leads_on = flows.links().iter().any(|(after, ..)| after.fact == told.fact);
+    !leads_on
+        && !flows.flows().iter().any(is_end)
+        && !flows.steps().iter().any(|step| step.tells().any(|other| other.fact == told.fact))
+}
+
+/// Flows in one picture.
+fn of_flows(flows: &Flows, pictured: &[&Flow]) -> String {
+    let mut diagram = Diagram::default();
+    for (number, begin) in pictured.iter().flat_map(|flow| &flow.begins).enumerate() {
+        let _ = writeln!(diagram.nodes, "  c{number}([{}])", begin.command);
+        for told in &begin.tells {
+            let id = diagram.node(flows, told);
+            let _ = writeln!(diagram.links, "  c{number} --> {id}");
+        }
+    }
+    for flow in pictured {
+        let (facts, links) = flows.reach(flow);
+        for fact in facts.into_iter().filter(|fact| !is_aside(flows, fact)) {
+            for (after, told, link) in &links {
+                if after.meets(fact) && !is_aside(flows, told) {
+                    diagram.link(flows, fact, told, *link);
+                }
+            }
+            let ends = flow.ends().filter(|(end, _)| end.meets(fact)).map(|(_, state)| state);
+            if let Some(state) = ends.min() {
+                let id = diagram.node(flows, fact);
+                diagram.ends.entry(state).or_default().insert(id);
+            }
+        }
+    }
+    let is_short = pictured.len() > 1 || diagram.ids.len() <= WIDE;
+    diagram.drawn(if is_short { "LR" } else { "TD" })
+}
+
+/// Services, and the facts for which one waits for another.
+fn overview(flows: &Flows) -> String {
+    let mut between: BTreeMap<(&str, &str, bool), BTreeSet<&str>> = BTreeMap::new();
+    for (after, told, link) in flows.links() {
+        let (from, to) = (producer_of(&after.fact), producer_of(&told.fact));
+        if from != to {
+            let word = after.fact.split_once('.').map_or("", |(_, word)| word);
+            between.entry((from, to, link == Link::Must)).or_default().insert(word);
+        }
+    }
+    let mut drawn = "```mermaid\nflowchart LR\n".to_owned();
+    for ((from, to, must), words) in &between {
+        // What must follow is said already.
+        let is_said = |word: &&&str| {
+            *must || !between.get(&(*from, *to, true)).is_some_and(|said| said.contains(**word))
+        };
+        let words: Vec<_> = words.iter().filter(is_said).copied().collect();
+        if !words.is_empty() {
+            let arrow = arrow(if *must { Link::Must } else { Link::May });
+            let _ = writeln!(drawn, "  {from} {arrow}|{}| {to}", words.join("<br/>"));
+        }
+    }
+    drawn.push_str("```\n");
+    drawn
+}
+
+#[derive(Default)]
+struct Diagram {
+    ids: BTreeMap<String, String>,
+    nodes: String,
+    links: String,
+    drawn: BTreeSet<(String, String)>,
+    ends: BTreeMap<SagaState, BTreeSet<String>>,
+}
+
+impl Diagram {
+    fn node(&mut self, flows: &Flows, fact: &Pattern) -> String {
+        let label = label(flows, fact);
+        if let Some(id) = self.ids.get(&label) {
+            return id.clone();
+        }
+        let id = format!("f{}", self.ids.len());
+        let _ = writeln!(self.nodes, "  {id}[\"{label}\"]");
+        self.ids.insert(label, id.clone());
+        id
+    }
+
+    fn link(&mut self, flows: &Flows, after: &Pattern, told: &Pattern, link: Link) {
+        let (from, to) = (self.node(flows, after), self.node(flows, told));
+        if !self.drawn.insert((from.clone(), to.clone())) {
+            return;
+        }
+        let _ = write!(self.links, "  {from} {}", arrow(link));
+        let by_time = flows.timers().iter().find(|timer| {
+            timer.tells.contains(told) && timer.after.iter().any(|one| one.meets(after))
+        });
+        if let (Link::Time | Link::Elsewhere, Some(timer)) = (link, by_time) {
+            let _ = write!(self.links, "|{}|", timer.name);
+        }
+        let _ = writeln!(self.links, " {to}");
+    }
+
+    fn drawn(self, direction: &str) -> String {
+        let mut drawn = format!("```mermaid\nflowchart {direction}\n{}{}", self.nodes, self.links);
+        for (state, ids) in &self.ends {
+            let colour = match state {
+                SagaState::Completed => "#2da44e",
+                SagaState::Compensated => "#bf8700",
+                _ => "#cf222e",
+            };
+            let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+            let _ =
+                writeln!(drawn, "  classDef {} stroke:{colour},stroke-width:3px", state.as_str());
+            let _ = writeln!(drawn, "  class {} {}", ids.join(","), state.as_str());
+        }
+        drawn.push_str("```\n");
+        drawn
+    }
+}
+
+/// The fact, and on a second line what distinguishes it.
+fn label(flows: &Flows, fact: &Pattern) -> String {
+    let undoes = flows.undoes().iter().any(|undo| undo.by.meets(fact));
+    let mut label = format!("{}{}", if undoes { "↩ " } else { "" }, fact.fact);
+    let said: Vec<_> = fact
+        .conditions
+        .iter()
+        .map(|condition| match &condition.is {
+            Is::OneOf(values) => values.join(" or "),
+            Is::There => format!("with {}", condition.field),
+            Is::Absent => format!("without {}", condition.field),
+        })
+        .collect();
+    if !said.is_empty() {
+        let _ = write!(label, "<br/>{}", said.join(", "));
+    }
+    label
+}

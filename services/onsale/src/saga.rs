@@ -1,0 +1,326 @@
+//! `onsale saga`: sagas as they happen, asked of a running mesh.
+
+mod draw;
+
+use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf, time::Duration};
+
+use anstream::{print, println};
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use events::{
+    PAGE_MAX, Page, SagaId, Timestamp,
+    audit::{Saga, SagaLine, SagaState},
+};
+use hyper::StatusCode;
+use mesh::clock;
+
+use crate::{
+    operator::{Operator, escaped},
+    stage::DATA_FOLDER,
+};
+
+pub use draw::{draw, span};
+
+/// How often somebody who follows looks again.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Facts of one saga come from several streams and may be heard late by this much, so a look
+/// goes back that far behind the last one.
+const BEHIND_SECS: i64 = 10;
+/// Sagas that a follower remembers having shown.
+const SHOWN_MAX: usize = 10_000;
+/// Columns of an output that is no terminal.
+const WIDTH: usize = 120;
+
+/// What is asked of sagas.
+#[derive(Subcommand)]
+pub enum SagaCommand {
+    /// Draws one saga: its facts as a tree with time bars, and what is still to come
+    Show(Show),
+    /// Lists sagas, the latest first
+    Ls(Ls),
+}
+
+/// `onsale saga show`.
+#[derive(Args)]
+pub struct Show {
+    /// Of a saga, payment, reservation, user, event or trace; or `<schedule id>/<seat>`
+    id: String,
+    #[command(flatten)]
+    how: How,
+}
+
+/// `onsale saga ls`.
+#[derive(Args)]
+pub struct Ls {
+    /// Only in this state
+    #[arg(long)]
+    state: Option<State>,
+    /// Only those that this service took part in or is awaited in
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Only those with a fact that recently: `30s`, `10m`, `2h`, `1d`, or a moment
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only those about this: an id, a trace, or `<schedule id>/<seat>`
+    #[arg(long, value_name = "ID")]
+    about: Option<String>,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: u32,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Args)]
+struct How {
+    /// Prints JSON: a saga as it is, or one line for each
+    #[arg(long)]
+    json: bool,
+    /// Stays, and prints what changes; `show` ends with the saga
+    #[arg(long)]
+    follow: bool,
+    /// The data folder of a running `dev` or `demo`, asked when ONSALE_URL is not set
+    #[arg(long, value_name = "DIR", default_value = DATA_FOLDER)]
+    data: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum State {
+    Running,
+    Stalled,
+    Compensated,
+    Failed,
+    Completed,
+}
+
+impl From<State> for SagaState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Running => Self::Running,
+            State::Stalled => Self::Stalled,
+            State::Compensated => Self::Compensated,
+            State::Failed => Self::Failed,
+            State::Completed => Self::Completed,
+        }
+    }
+}
+
+/// Answers `onsale saga`.
+///
+/// # Errors
+/// When the mesh cannot be asked, or knows no such saga.
+pub async fn run(command: SagaCommand) -> Result<()> {
+    match command {
+        SagaCommand::Show(options) => show(options).await,
+        SagaCommand::Ls(options) => list(options).await,
+    }
+}
+
+async fn show(options: Show) -> Result<()> {
+    let mut operator = Operator::find(&options.how.data)?;
+    let path = format!("/v1/sagas/{}", escaped(&options.id));
+    let (mut shown, mut height) = (None, 0);
+    loop {
+        let answer = operator.get(&path).await?;
+        let is_unknown = answer.status == StatusCode::NOT_FOUND;
+        if is_unknown && !options.how.follow {
+            bail!("no saga is known by {}", options.id);
+        }
+        if !is_unknown {
+            let saga: Saga = answer.json()?;
+            let is_over = !matches!(saga.line.state, SagaState::Running | SagaState::Stalled);
+            if shown.as_ref() != Some(&saga) || !is_over {
+                height = print_saga(&saga, &options.how, height)?;
+                shown = Some(saga);
+            }
+            if is_over || !options.how.follow {
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Prints a saga over the one that was printed before, and says how high it is.
+fn print_saga(saga: &Saga, how: &How, height: usize) -> Result<usize> {
+    if how.json {
+        println!("{}", serde_json::to_string(saga)?);
+        return Ok(0);
+    }
+    let drawn = draw(saga, width(), clock::now());
+    if std::io::stdout().is_terminal() && height > 0 {
+        print!("\x1b[{height}A\x1b[J");
+    }
+    print!("{drawn}");
+    Ok(drawn.lines().count())
+}
+
+/// The columns of the terminal.
+pub fn width() -> usize {
+    let on_terminal = std::io::stdout().is_terminal();
+    on_terminal.then(terminal_width).flatten().unwrap_or(WIDTH)
+}
+
+#[expect(unsafe_code, reason = "the standard library does not know the terminal's size")]
+fn terminal_width() -> Option<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the call writes to `size` and to nothing else, and says whether it did.
+    let answer = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (answer == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+async fn list(options: Ls) -> Result<()> {
+    let mut operator = Operator::find(&options.how.data)?;
+    let since = options.since.as_deref().map(|text| moment(text, clock::now())).transpose()?;
+    let found = find(&mut operator, &options, since, options.limit).await?;
+    // The latest stands last, next to what comes after it.
+    for line in found.iter().rev() {
+        print_line(line, options.how.json)?;
+    }
+    if !options.how.follow {
+        return Ok(());
+    }
+    let mut shown: BTreeMap<SagaId, SagaLine> =
+        found.into_iter().map(|line| (line.saga_id, line)).collect();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let since = clock::now().plus_secs(-BEHIND_SECS);
+        let found = find(&mut operator, &options, Some(since), u32::MAX).await?;
+        if shown.len() > SHOWN_MAX {
+            shown.retain(|_, line| line.last_at >= since);
+        }
+        for line in found.into_iter().rev() {
+            if shown.get(&line.saga_id) != Some(&line) {
+                print_line(&line, options.how.json)?;
+                shown.insert(line.saga_id, line);
+            }
+        }
+    }
+}
+
+/// The sagas that are asked for, page by page.
+async fn find(
+    operator: &mut Operator,
+    options: &Ls,
+    since: Option<Timestamp>,
+    limit: u32,
+) -> Result<Vec<SagaLine>> {
+    let mut found: Vec<SagaLine> = Vec::new();
+    let mut cursor = None;
+    while (found.len() as u64) < u64::from(limit) {
+        let rest = limit - u32::try_from(found.len()).unwrap_or(limit);
+        let wanted = [
+            ("limit", Some(rest.min(PAGE_MAX).to_string())),
+            ("state", options.state.map(|state| SagaState::from(state).as_str().to_owned())),
+            ("service", options.service.clone()),
+            ("since", since.map(|since| since.to_string())),
+            ("about", options.about.clone()),
+            ("cursor", cursor.take()),
+        ];
+        let wanted = wanted.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let query: Vec<_> =
+            wanted.map(|(name, value)| format!("{name}={}", escaped(&value))).collect();
+        let page: Page<SagaLine> = operator.read(&format!("/v1/sagas?{}", query.join("&"))).await?;
+        found.extend(page.items);
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn print_line(line: &SagaLine, as_json: bool) -> Result<()> {
+    if as_json {
+        println!("{}", serde_json::to_string(line)?);
+    } else {
+        println!("{}", in_one_line(line));
+    }
+    Ok(())
+}
+
+fn in_one_line(line: &SagaLine) -> String {
+    let style = draw::style_of(line.state);
+    let began = in_seconds(line.began_at);
+    let took = span(line.last_at.unix_millis() - line.began_at.unix_millis());
+    let awaited = match line.awaited.as_slice() {
+        [] => String::new(),
+        services => format!("  awaits {}", services.join(", ")),
+    };
+    format!(
+        "{began}  {}  {:<10} {style}{:<11}{style:#} {:>3} facts {took:>9}  {}{awaited}",
+        line.saga_id,
+        line.flow,
+        line.state.as_str(),
+        line.facts,
+        line.last_fact
+    )
+}
+
+/// Without the part that nobody reads in a list.
+fn in_seconds(at: Timestamp) -> Timestamp {
+    Timestamp(at.0.replace_nanosecond(0).unwrap_or(at.0))
+}
+
+/// A moment, or how long ago it was.
+fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
+    if let Ok(at) = text.parse() {
+        return Ok(at);
+    }
+    let ago = || {
+        let unit = text.chars().last()?;
+        let number: u32 = text[..text.len() - unit.len_utf8()].parse().ok()?;
+        let secs = match unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            _ => return None,
+        };
+        // The calendar ends before the numbers do.
+        now.0.checked_sub(time::Duration::seconds(i64::from(number) * secs)).map(Timestamp)
+    };
+    ago().with_context(|| format!("`{text}` is no time; write 30s, 10m, 2h, 1d or a moment"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_said_from_now_or_as_a_moment() {
+        let now: Timestamp = "2026-11-20T10:00:00Z".parse().expect("a moment");
+        for (text, at) in [
+            ("30s", "2026-11-20T09:59:30Z"),
+            ("10m", "2026-11-20T09:50:00Z"),
+            ("2h", "2026-11-20T08:00:00Z"),
+            ("1d", "2026-11-19T10:00:00Z"),
+            ("2026-01-01T00:00:00+01:00", "2025-12-31T23:00:00Z"),
+        ] {
+            assert_eq!(moment(text, now).expect(text).to_string(), at);
+        }
+        for text in ["", "m", "-1m", "1w", "9999999999d", "4294967295d", "1분"] {
+            assert!(moment(text, now).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_names_who_is_awaited() {
+        let line: SagaLine = serde_json::from_value(serde_json::json!({
+            "saga_id": "019a5c3f-4e91-7b6a-8c23-d7501fa9e605",
+            "flow": "pay",
+            "state": "stalled",
+            "began_at": "2026-11-20T10:02:11.700318Z",
+            "last_at": "2026-11-20T10:02:11.709Z",
+            "last_fact": "point.debited",
+            "facts": 2,
+            "awaited": ["reservation"],
+        }))
+        .expect("a line");
+        assert_eq!(
+            anstream::adapter::strip_str(&in_one_line(&line)).to_string(),
+            "2026-11-20T10:02:11Z  019a5c3f-4e91-7b6a-8c23-d7501fa9e605  pay        \
+             stalled       2 facts      9 ms  point.debited  awaits reservation"
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! Facts lead to an end.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use audit::flows::Flows;
+use harness::wiring;
+use mesh::Wiring;
+
+type Follows = BTreeMap<String, BTreeSet<String>>;
+
+/// Each fact with the facts that may come of it: on hearing, or with time.
+fn follows(wirings: &[Wiring], flows: &Flows) -> Follows {
+    let mut follows = Follows::new();
+    let mut add = |fact: &str, told: &str| {
+        follows.entry(fact.to_owned()).or_default().insert(told.to_owned());
+    };
+    for (fact, tells) in wirings.iter().flat_map(|wiring| &wiring.hears) {
+        tells.iter().for_each(|told| add(fact, told));
+    }
+    for (after, told, _) in flows.links() {
+        add(&after.fact, &told.fact);
+    }
+    follows
+}
+
+/// Cycles that nobody has declared, and declarations without a cycle.
+fn complaints(follows: &Follows, flows: &Flows) -> Vec<String> {
+    let cycles: Vec<_> = follows.keys().filter_map(|fact| way_back(fact, follows)).collect();
+    let is_of = |cycle: &Vec<&str>, members: &[String]| {
+        cycle.iter().all(|fact| members.iter().any(|member| member == fact))
+    };
+    let undeclared = cycles
+        .iter()
+        .filter(|cycle| !flows.cycles().iter().any(|declared| is_of(cycle, &declared.facts)))
+        .map(|cycle| format!("may go on forever: {}", cycle.join(" → ")));
+    let without = flows
+        .cycles()
+        .iter()
+        .filter(|declared| !cycles.iter().any(|cycle| is_of(cycle, &declared.facts)))
+        .map(|declared| format!("no such cycle: {}", declared.facts.join(" → ")));
+    undeclared.chain(without).collect()
+}
+
+/// The shortest chain that leads from a fact back to itself.
+fn way_back<'a>(fact: &'a str, follows: &'a Follows) -> Option<Vec<&'a str>> {
+    let mut seen = BTreeSet::new();
+    let mut ways = VecDeque::from([vec![fact]]);
+    while let Some(way) = ways.pop_front() {
+        let last = way.last()?;
+        for next in follows.get(*last).into_iter().flatten() {
+            if next == fact {
+                return Some(way);
+            }
+            if seen.insert(next) {
+                ways.push_back([way.as_slice(), &[next]].concat());
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn facts_lead_to_an_end() {
+    let flows = Flows::shipped();
+    assert_eq!(complaints(&follows(&wiring::all(), flows), flows), [""; 0]);
+}
+
+fn example(edges: &[(&str, &str)]) -> Follows {
+    let mut follows = Follows::new();
+    for (from, to) in edges {
+        follows.entry((*from).to_owned()).or_default().insert((*to).to_owned());
+    }
+    follows
+}
+
+#[test]
+fn a_chain_that_leads_back_is_found() {
+    let follows = example(&[("a", "b"), ("a", "d"), ("b", "c"), ("c", "a"), ("c", "b")]);
+    assert_eq!(way_back("a", &follows), Some(vec!["a", "b", "c"]));
+    assert_eq!(way_back("b", &follows), Some(vec!["b", "c"]));
+    assert_eq!(way_back("d", &follows), None);
+}
+
+#[test]
+fn a_cycle_is_named_unless_it_is_declared_and_a_declaration_unless_it_is_true() {
+    let follows = example(&[("a.x", "b.y"), ("b.y", "a.x")]);
+    let none = Flows::parse("").expect("no flows");
+    let complaint = complaints(&follows, &none);
+    assert_eq!(complaint, ["may go on forever: a.x → b.y", "may go on forever: b.y → a.x"]);
+    let declared = "[[cycle]]\nfacts = [\"a.x\", \"b.y\"]\nends_because = \"it is counted\"";
+    let declared = Flows::parse(declared).expect("a cycle");
+    assert_eq!(complaints(&follows, &declared), [""; 0]);
+    assert_eq!(complaints(&example(&[]), &declared), ["no such cycle: a.x → b.y"]);
+}
