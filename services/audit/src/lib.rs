@@ -1,6 +1,7 @@
 //! The audit service: what happened in each saga, what is still to come, and what never
 //! should have happened.
 
+pub mod auditor;
 mod book;
 pub mod flows;
 mod heard;
@@ -9,6 +10,7 @@ pub mod timeline;
 use mesh::{Service, postgres::Postgres};
 use sqlx::migrate::Migrator;
 
+pub use auditor::Auditor;
 pub use book::Book;
 pub use heard::Heard;
 pub use timeline::Progress;

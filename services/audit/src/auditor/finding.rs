@@ -1,0 +1,134 @@
+//! What was found to be wrong, and when it may be said.
+
+use events::{
+    EventId, SagaId, ScheduleId,
+    audit::{Rule, Violation},
+};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::shelf::Mark;
+
+/// What follows in another stream, or in another transaction of the same service, may be
+/// told at a time that is earlier by so much: clocks differ, and a transaction may wait for
+/// a row after it has looked at the clock.
+pub const SLACK_SECS: i64 = 30;
+/// So long may a hold outlive its cap before somebody frees its seats. It cannot be paid any
+/// more in this time.
+pub const OVERDUE_SECS: i64 = 60;
+/// So long may money be taken without seats, seats be confirmed without a completed payment,
+/// or money be owed: a service may be down for a while.
+pub const OPEN_SECS: i64 = 3_600;
+
+/// As of when things are judged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    /// Everything told before has been heard.
+    pub(super) until: i64,
+    /// What has not come will not come any more.
+    pub(super) at_rest: bool,
+    /// Of what was told before, something may never be heard.
+    pub(super) since: i64,
+    /// Now, for deadlines that pass by themselves.
+    pub(super) now: i64,
+}
+
+impl Moment {
+    /// While facts come in: only what contradicts itself is wrong.
+    pub(super) const HEARING: Self =
+        Self { until: i64::MIN, at_rest: false, since: i64::MAX, now: i64::MIN };
+
+    /// Whether what had to come before `mark`, or within `patience_secs` after it, would
+    /// have been heard.
+    pub(super) fn is_past(&self, mark: &Mark, patience_secs: i64) -> bool {
+        self.at_rest || mark.secs() + patience_secs < self.until
+    }
+
+    /// Whether everything after `mark` is heard.
+    pub(super) fn covers(&self, mark: &Mark) -> bool {
+        self.since < mark.secs()
+    }
+
+    /// Whether everything about this thing is heard: it was made since.
+    pub(super) fn covers_all_of(&self, id: Uuid) -> bool {
+        self.since == i64::MIN || made_at(id).is_some_and(|made_at| self.since < made_at)
+    }
+}
+
+/// When an id was made, in seconds since 1970; ids grow with time.
+pub(super) fn made_at(id: Uuid) -> Option<i64> {
+    let millis = (id.as_u128() >> 80) as i64;
+    (id.get_version_num() == 7).then_some(millis / 1_000)
+}
+
+/// Facts that cannot all be true.
+#[derive(Debug, Clone)]
+pub(super) struct Finding {
+    pub(super) rule: Rule,
+    pub(super) what: &'static str,
+    /// Nil for none.
+    pub(super) events: [Uuid; 2],
+    /// The saga of the last of them; nil for that of the thing itself.
+    pub(super) saga: Uuid,
+}
+
+impl Finding {
+    /// One fact is wrong.
+    pub(super) fn of(rule: Rule, what: &'static str, mark: &Mark) -> Self {
+        Self { rule, what, events: [mark.event, Uuid::nil()], saga: Uuid::nil() }
+    }
+
+    /// Two facts contradict each other.
+    pub(super) fn between(rule: Rule, what: &'static str, first: &Mark, second: &Mark) -> Self {
+        Self { rule, what, events: [first.event, second.event], saga: Uuid::nil() }
+    }
+
+    /// As it is told; the id is made of the rule and the facts.
+    pub(super) fn tell(&self, of: impl std::fmt::Display, saga: Uuid, schedule: Uuid) -> Violation {
+        let mut events: Vec<Uuid> =
+            self.events.iter().copied().filter(|event| !event.is_nil()).collect();
+        let violation_id = id_of(self.rule, &events);
+        events.dedup();
+        Violation {
+            violation_id,
+            rule: self.rule,
+            detail: format!("{}: {of}", self.what),
+            events: events.into_iter().map(EventId).collect(),
+            saga_id: SagaId(if self.saga.is_nil() { saga } else { self.saga }),
+            schedule_id: (!schedule.is_nil()).then_some(ScheduleId(schedule)),
+        }
+    }
+}
+
+fn id_of(rule: Rule, events: &[Uuid]) -> Uuid {
+    let mut sorted = events.to_vec();
+    sorted.sort_unstable();
+    let mut digest = Sha256::new();
+    digest.update(rule.as_str());
+    for event in sorted {
+        digest.update(event);
+    }
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest.finalize()[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_is_the_same_one_whichever_fact_is_named_first() {
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_eq!(id_of(Rule::OneOwner, &[a, b]), id_of(Rule::OneOwner, &[b, a]));
+        assert_ne!(id_of(Rule::OneOwner, &[a, b]), id_of(Rule::HardCap, &[a, b]));
+        assert_ne!(id_of(Rule::OneOwner, &[a]), id_of(Rule::OneOwner, &[a, b]));
+    }
+
+    #[test]
+    fn an_id_says_when_it_was_made() {
+        let id: Uuid = "018f0000-0000-7000-8000-000000000001".parse().unwrap();
+        assert_eq!(made_at(id), Some(0x018f_0000_0000 / 1_000));
+        assert_eq!(made_at(Uuid::from_u128(7)), None);
+    }
+}

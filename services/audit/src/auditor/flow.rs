@@ -1,0 +1,269 @@
+//! What was heard before, and whether each fact may follow from what caused it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::BuildHasherDefault,
+    sync::LazyLock,
+};
+
+use events::audit::Rule;
+use uuid::Uuid;
+
+use super::{
+    finding::{Finding, SLACK_SECS, made_at},
+    shelf::{AsIs, hash_of},
+};
+use crate::{Heard, flows::Flows};
+
+/// All facts by name; a fact's code is its place here.
+static FACTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    use events::{audit, concert, notification, payment, point, queue, reservation, user};
+    [
+        reservation::FACTS,
+        payment::FACTS,
+        point::FACTS,
+        queue::FACTS,
+        user::FACTS,
+        concert::FACTS,
+        notification::FACTS,
+        audit::FACTS,
+    ]
+    .concat()
+});
+/// Who tells them; those that handle money first.
+const SERVICES: [&str; 8] =
+    ["reservation", "payment", "point", "queue", "user", "concert", "notification", "audit"];
+/// Bits of the services that handle money.
+const MONEY: u8 = 0b111;
+/// The bit of `point`.
+const POINT: u8 = 0b100;
+/// A fact that nobody here knows.
+const UNKNOWN: u8 = u8::MAX;
+
+fn code_of(fact: &str) -> u8 {
+    FACTS.iter().position(|known| *known == fact).map_or(UNKNOWN, |at| at as u8)
+}
+
+/// Work by when it is due.
+#[derive(Debug)]
+pub(super) struct Due<T>(BTreeMap<i64, Vec<T>>);
+
+impl<T> Default for Due<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T> Due<T> {
+    /// To be looked at as soon as everything told before `at_secs` is heard.
+    pub(super) fn push(&mut self, at_secs: i64, what: T) {
+        self.0.entry(at_secs).or_default().push(what);
+    }
+
+    /// What is due by then, in the order of when.
+    pub(super) fn take(&mut self, until_secs: i64) -> impl Iterator<Item = T> + use<T> {
+        let later = self.0.split_off(&until_secs.saturating_add(1));
+        std::mem::replace(&mut self.0, later).into_values().flatten()
+    }
+}
+
+/// A fact whose cause was not heard yet.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    event: Uuid,
+    saga: Uuid,
+    at: i64,
+    code: u8,
+}
+
+/// A wrong step, and which one it is in words.
+pub(super) type Wrong = (Finding, String);
+
+/// What was heard, and from when on everything was.
+#[derive(Default)]
+pub(super) struct Flow {
+    /// 56 bits of a hash of each event's id, and its code: nine bytes a fact. That two of
+    /// ten million meet, and one of them is taken for a repeat, happens to one auditor in a
+    /// thousand.
+    heard: HashMap<[u8; 7], u8, BuildHasherDefault<AsIs>>,
+    waiting: HashMap<Uuid, Vec<Waiting>>,
+    due: Due<Uuid>,
+    may_follow: HashMap<(u8, u8), bool>,
+    /// By fact that must follow from another: the services that may tell that one.
+    must_follow: HashMap<u8, Option<u8>>,
+    /// Where the kept facts of each service begin, in seconds.
+    since: [Option<i64>; SERVICES.len()],
+    /// Facts whose cause was looked at.
+    pub(super) checked: u64,
+}
+
+fn key_of(event: Uuid) -> [u8; 7] {
+    let [_, key @ ..] = hash_of(&event).to_be_bytes();
+    key
+}
+
+impl Flow {
+    /// Facts heard, repeats apart.
+    pub(super) fn len(&self) -> usize {
+        self.heard.len()
+    }
+
+    /// From when on everything that these services told is heard, in seconds: the least
+    /// number when it is from the beginning, the greatest when one was not heard at all.
+    fn since_of(&self, services: u8) -> i64 {
+        let of_those = |(bit, _): &(usize, _)| services & 1 << bit != 0;
+        let firsts = self.since.iter().enumerate().filter(of_those);
+        let since = firsts.map(|(_, since)| since.unwrap_or(i64::MAX)).max();
+        match since.unwrap_or(i64::MIN) {
+            whole @ (i64::MIN | i64::MAX) => whole,
+            since => since + SLACK_SECS,
+        }
+    }
+
+    /// The same for all that handle money.
+    pub(super) fn since_money(&self) -> i64 {
+        self.since_of(MONEY)
+    }
+
+    /// Whether every movement of points is heard, from the first one on.
+    pub(super) fn knows_all_points(&self) -> bool {
+        self.since_of(POINT) == i64::MIN
+    }
+
+    /// From when on everything is heard of whoever was heard at all.
+    pub(super) fn since(&self) -> i64 {
+        self.since.iter().flatten().copied().max().unwrap_or(i64::MIN)
+    }
+
+    /// Notes a fact; whether it is no repeat.
+    pub(super) fn is_new(&mut self, heard: &Heard) -> bool {
+        let code = code_of(&heard.fact);
+        if self.heard.insert(key_of(heard.event_id.0), code).is_some() {
+            return false;
+        }
+        let service = SERVICES.iter().position(|service| *service == heard.service());
+        if let Some(since @ None) = service.map(|service| &mut self.since[service]) {
+            // The first kept one may not be the first that was told: others have aged out.
+            let at = heard.at.unix_millis() / 1_000;
+            *since = Some(if heard.stream_seq > 1 { at } else { i64::MIN });
+        }
+        true
+    }
+
+    /// Causes that are waited for.
+    #[cfg(test)]
+    pub(super) fn waiting_len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Looks at a fact's cause, or waits for it; and at those that have waited for this one.
+    pub(super) fn hear(&mut self, flows: &Flows, heard: &Heard, wrong: &mut Vec<Wrong>) {
+        let event = heard.event_id.0;
+        let step = Waiting {
+            event,
+            saga: heard.saga_id.0,
+            at: heard.at.unix_millis() / 1_000,
+            code: code_of(&heard.fact),
+        };
+        if step.code == UNKNOWN {
+            return;
+        }
+        if let Some(waiting) = self.waiting.remove(&event) {
+            for later in waiting {
+                self.judge(flows, event, step.code, &later, wrong);
+            }
+        }
+        let must = *self
+            .must_follow
+            .entry(step.code)
+            .or_insert_with(|| tellers_before(flows, FACTS[step.code as usize]));
+        match heard.cause_id {
+            None if must.is_some() => wrong.push(from_nothing(&step)),
+            None => {}
+            Some(cause) => match self.heard.get(&key_of(cause)) {
+                Some(code) => self.judge(flows, cause, *code, &step, wrong),
+                None => {
+                    self.due.push(step.at + SLACK_SECS + 1, cause);
+                    self.waiting.entry(cause).or_default().push(step);
+                }
+            },
+        }
+    }
+
+    fn judge(
+        &mut self,
+        flows: &Flows,
+        cause: Uuid,
+        code: u8,
+        step: &Waiting,
+        wrong: &mut Vec<Wrong>,
+    ) {
+        self.checked += 1;
+        if code == UNKNOWN {
+            return;
+        }
+        let (before, after) = (FACTS[code as usize], FACTS[step.code as usize]);
+        let may = *self
+            .may_follow
+            .entry((code, step.code))
+            .or_insert_with(|| may_follow(flows, before, after));
+        if !may {
+            let what = "a fact follows from what does not lead to it";
+            let rule = Rule::DeclaredFlow;
+            let found = Finding { rule, what, events: [cause, step.event], saga: step.saga };
+            wrong.push((found, format!("{after} after {before}")));
+        }
+    }
+
+    /// Gives up waiting for what would have been heard by now: it was a command or a timer,
+    /// or it never was.
+    pub(super) fn settle(&mut self, until: i64, at_rest: bool, wrong: &mut Vec<Wrong>) {
+        let bound = if at_rest { i64::MAX - 1 } else { until };
+        for cause in self.due.take(bound) {
+            let Some(mut waiting) = self.waiting.remove(&cause) else { continue };
+            waiting.retain(|step| {
+                let is_due = at_rest || step.at + SLACK_SECS < until;
+                if is_due && self.misses(cause, step) {
+                    self.checked += 1;
+                    wrong.push(from_nothing(step));
+                }
+                !is_due
+            });
+            if !waiting.is_empty() {
+                self.waiting.insert(cause, waiting);
+            }
+        }
+    }
+
+    /// Whether it must have been heard, if it ever was told.
+    fn misses(&self, cause: Uuid, step: &Waiting) -> bool {
+        let Some(services) = self.must_follow.get(&step.code).copied().flatten() else {
+            return false;
+        };
+        let since = self.since_of(services);
+        since == i64::MIN || made_at(cause).is_some_and(|made_at| since < made_at)
+    }
+}
+
+/// Who tells what leads to this fact, if it must follow from another.
+fn tellers_before(flows: &Flows, fact: &str) -> Option<u8> {
+    // What the file does not know is not judged by it.
+    let must_follow = flows.knows(fact) && !flows.may_begin(fact);
+    let leads = FACTS.iter().filter(|cause| flows.may_follow(cause, fact));
+    let bit = |cause: &&str| {
+        let teller = events::producer_of(cause);
+        SERVICES.iter().position(|service| *service == teller).map_or(0, |bit| 1 << bit)
+    };
+    must_follow.then(|| leads.map(bit).fold(0, |bits, bit| bits | bit))
+}
+
+fn may_follow(flows: &Flows, cause: &str, fact: &str) -> bool {
+    !flows.knows(fact) || flows.may_follow(cause, fact)
+}
+
+fn from_nothing(step: &Waiting) -> Wrong {
+    let what = "a fact follows from nothing that was told";
+    let events = [step.event, Uuid::nil()];
+    let found = Finding { rule: Rule::DeclaredFlow, what, events, saga: step.saga };
+    (found, FACTS[step.code as usize].to_owned())
+}

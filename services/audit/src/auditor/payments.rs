@@ -1,0 +1,253 @@
+//! A payment, from all facts about it: money for seats, or money back.
+
+use events::audit::Rule;
+use events::payment::PaymentState;
+use uuid::Uuid;
+
+use super::{
+    finding::{Finding, Moment, OPEN_SECS, SLACK_SECS},
+    shelf::Mark,
+};
+
+/// What can be told of a payment. Where two facts exclude each other there is one place for
+/// both, and a flag says which it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// `payment.requested`.
+    Requested,
+    /// `point.debited` or `point.debit_refused`.
+    Money,
+    /// `reservation.confirmed` or `reservation.confirm_refused`.
+    Seats,
+    /// `payment.completed` or `payment.failed`.
+    Ended,
+    /// `reservation.cancelled` of a paid one.
+    Cancelled,
+    /// `point.refunded`.
+    Refunded,
+    /// `payment.refunded`.
+    Returned,
+}
+
+/// `point.debit_refused`.
+pub(super) const NO_MONEY: u8 = 1;
+/// `reservation.confirm_refused`.
+pub(super) const NO_SEATS: u8 = 2;
+/// `payment.failed`.
+pub(super) const FAILED: u8 = 4;
+/// `payment.failed` because the hold was gone.
+pub(super) const HOLD_GONE: u8 = 8;
+/// `point.refunded` because a confirmed reservation was cancelled.
+pub(super) const AFTER_CANCEL: u8 = 16;
+
+/// A payment.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Payment {
+    pub(super) id: Uuid,
+    pub(super) schedule: Uuid,
+    marks: [Mark; 7],
+    /// A short hash of who paid.
+    pub(super) payer: u32,
+    said: u8,
+}
+
+type Told<'a> = Option<&'a Mark>;
+
+impl Payment {
+    pub(super) fn new(id: Uuid, schedule: Uuid) -> Self {
+        Self { id, schedule, ..Self::default() }
+    }
+
+    fn mark(&self, step: Step) -> Told<'_> {
+        self.marks[step as usize].heard()
+    }
+
+    fn with(&self, step: Step, flag: u8, is_set: bool) -> Told<'_> {
+        self.mark(step).filter(|_| (self.said & flag != 0) == is_set)
+    }
+
+    fn debited(&self) -> Told<'_> {
+        self.with(Step::Money, NO_MONEY, false)
+    }
+
+    fn confirmed(&self) -> Told<'_> {
+        self.with(Step::Seats, NO_SEATS, false)
+    }
+
+    fn completed(&self) -> Told<'_> {
+        self.with(Step::Ended, FAILED, false)
+    }
+
+    fn failed(&self) -> Told<'_> {
+        self.with(Step::Ended, FAILED, true)
+    }
+
+    /// Where it stands, as far as its own service told.
+    pub(super) fn state(&self) -> Option<PaymentState> {
+        if self.mark(Step::Returned).is_some() {
+            Some(PaymentState::Refunded)
+        } else if self.completed().is_some() {
+            Some(PaymentState::Completed)
+        } else if self.failed().is_some() {
+            Some(PaymentState::Failed)
+        } else {
+            self.mark(Step::Requested).map(|_| PaymentState::Requested)
+        }
+    }
+
+    /// Takes in a fact; what it contradicts at once, being told of the same thing by the
+    /// same service.
+    pub(super) fn hear(&mut self, step: Step, said: u8, heard: Mark) -> Option<Finding> {
+        // Refused again, because it was asked again.
+        let is_same = self.said & (NO_MONEY | NO_SEATS) & said != 0;
+        let Some(first) = self.marks[step as usize].set(heard) else {
+            self.said |= said;
+            return None;
+        };
+        let (rule, what) = match step {
+            Step::Requested => (Rule::DeclaredFlow, "a payment is requested twice"),
+            Step::Money => (Rule::TakenOnce, "money is taken twice, or taken and refused"),
+            Step::Seats => (Rule::PaidIsOwned, "a payment confirms seats twice, or is refused too"),
+            Step::Ended => (Rule::PaidIsOwned, "a payment ends twice"),
+            Step::Cancelled => (Rule::GivenBack, "what was paid is given up twice"),
+            Step::Refunded => (Rule::TakenOnce, "money is given back twice"),
+            Step::Returned => (Rule::GivenBack, "a payment is refunded twice"),
+        };
+        (!is_same).then(|| Finding::between(rule, what, &first, &heard))
+    }
+
+    /// What is wrong with it.
+    pub(super) fn judge(&self, moment: &Moment, found: &mut Vec<Finding>) {
+        self.contradictions(found);
+        self.missing_before(moment, found);
+        self.missing_after(moment, found);
+    }
+
+    /// Facts that are both there and cannot both be true.
+    fn contradictions(&self, found: &mut Vec<Finding>) {
+        use Rule::{GivenBack, PaidIsOwned, TakenOnce};
+        let no_money = self.with(Step::Money, NO_MONEY, true);
+        let hold_gone = self.with(Step::Refunded, AFTER_CANCEL, false);
+        let excluded = [
+            (self.confirmed(), self.failed(), PaidIsOwned, "seats are confirmed, payment failed"),
+            (no_money, self.confirmed(), PaidIsOwned, "seats are confirmed, no money was taken"),
+            (no_money, self.completed(), PaidIsOwned, "a payment completes without money"),
+            (self.confirmed(), hold_gone, PaidIsOwned, "seats are confirmed, money went back"),
+            (self.failed(), self.mark(Step::Returned), GivenBack, "a failed payment is refunded"),
+            (self.failed(), self.mark(Step::Cancelled), GivenBack, "a failed payment is cancelled"),
+        ];
+        for (first, second, rule, what) in excluded {
+            if let (Some(first), Some(second)) = (first, second) {
+                found.push(Finding::between(rule, what, first, second));
+            }
+        }
+        let pairs = [
+            (
+                self.mark(Step::Requested),
+                self.mark(Step::Money),
+                "another reservation or amount is taken than was asked for",
+            ),
+            (
+                self.debited(),
+                self.mark(Step::Seats),
+                "another reservation or amount is confirmed than was taken",
+            ),
+            (
+                self.confirmed(),
+                self.completed(),
+                "another reservation or amount completes than was confirmed",
+            ),
+            (
+                self.confirmed(),
+                self.mark(Step::Cancelled),
+                "another reservation or amount is given up than was confirmed",
+            ),
+        ];
+        for (first, second, what) in pairs {
+            if let Some((first, second)) = first.zip(second)
+                && (first.amount, first.other) != (second.amount, second.other)
+            {
+                found.push(Finding::between(PaidIsOwned, what, first, second));
+            }
+        }
+        if let Some((debited, refunded)) = self.debited().zip(self.mark(Step::Refunded))
+            && (debited.amount, self.payer) != (refunded.amount, refunded.other)
+        {
+            let what = "other money is given back than was taken";
+            found.push(Finding::between(TakenOnce, what, debited, refunded));
+        }
+    }
+
+    /// What had to be told before something that was told.
+    fn missing_before(&self, moment: &Moment, found: &mut Vec<Finding>) {
+        if !moment.covers_all_of(self.id) {
+            return;
+        }
+        let after_cancel = self.with(Step::Refunded, AFTER_CANCEL, true);
+        let refunded = self.mark(Step::Refunded);
+        let needs = [
+            (self.completed(), self.confirmed(), Rule::PaidIsOwned, "completed without seats"),
+            (self.confirmed(), self.debited(), Rule::PaidIsOwned, "confirmed without money"),
+            (refunded, self.debited(), Rule::TakenOnce, "given back, but never taken"),
+            (
+                after_cancel,
+                self.mark(Step::Cancelled),
+                Rule::GivenBack,
+                "refunded, but nothing is cancelled",
+            ),
+            (self.mark(Step::Returned), refunded, Rule::GivenBack, "refunded without money"),
+            (
+                self.mark(Step::Cancelled),
+                self.confirmed(),
+                Rule::PaidIsOwned,
+                "given up, but never confirmed",
+            ),
+        ];
+        for (told, needed, rule, what) in needs {
+            if let Some(told) = told
+                && needed.is_none()
+                && moment.is_past(told, SLACK_SECS)
+            {
+                found.push(Finding::of(rule, what, told));
+            }
+        }
+        // Not before the money is back.
+        if let Some(failed) = self.failed()
+            && (self.said & HOLD_GONE != 0 || self.debited().is_some())
+            && match refunded {
+                Some(refunded) => failed.secs() + SLACK_SECS < refunded.secs(),
+                None => moment.is_past(failed, SLACK_SECS),
+            }
+        {
+            let what = "a payment failed, and its money is not back";
+            found.push(match self.debited() {
+                Some(debited) => Finding::between(Rule::GivenBack, what, debited, failed),
+                None => Finding::of(Rule::GivenBack, what, failed),
+            });
+        }
+    }
+
+    /// What has to be told after something that was told, within a long while.
+    fn missing_after(&self, moment: &Moment, found: &mut Vec<Finding>) {
+        let refunded = self.mark(Step::Refunded);
+        // Whoever has failed is judged by the failure.
+        let debited = self.debited().filter(|_| self.failed().is_none());
+        let after_cancel = self.with(Step::Refunded, AFTER_CANCEL, true);
+        let needs = [
+            (debited, self.confirmed().or(refunded), Rule::GivenBack, "money without seats"),
+            (self.confirmed(), self.completed(), Rule::PaidIsOwned, "seats without a payment"),
+            (self.mark(Step::Cancelled), refunded, Rule::GivenBack, "given up, money not back"),
+            (after_cancel, self.mark(Step::Returned), Rule::GivenBack, "money back, not refunded"),
+        ];
+        for (told, needed, rule, what) in needs {
+            let Some(told) = told.filter(|told| moment.covers(told)) else { continue };
+            let is_wrong = match needed {
+                Some(needed) => told.secs() + OPEN_SECS < needed.secs(),
+                None => moment.is_past(told, OPEN_SECS),
+            };
+            if is_wrong {
+                found.push(Finding::of(rule, what, told));
+            }
+        }
+    }
+}

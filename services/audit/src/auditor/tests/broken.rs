@@ -1,0 +1,342 @@
+//! Each rule, broken by one false fact: it is found, and the facts are named.
+
+use Rule::{DeclaredFlow, GivenBack, HardCap, LedgerSums, OneOwner, PaidIsOwned, TakenOnce};
+use events::reservation::CancelReason;
+
+use super::*;
+
+/// The id of the last fact of this name.
+fn last(sale: &Sale, fact: &str) -> Uuid {
+    let found = sale.facts.iter().rev().find(|heard| heard.fact == fact);
+    found.unwrap_or_else(|| panic!("no {fact}")).event_id.0
+}
+
+#[test]
+fn a_seat_that_is_held_twice_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    sale.wait(100);
+    let (thief, _) = sale.fan(0);
+    let stolen = sale.hold(thief, &["A-1-1"]);
+    sale.expire(&stolen);
+    finds(&sale, &[(OneOwner, &[sold.hold.created, stolen.created])]);
+}
+
+#[test]
+fn a_seat_that_is_confirmed_for_two_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let other = sale.sell(&["A-1-2"]);
+    sale.wait(100);
+    // The other one's reservation was never for this seat; nor was it ever held.
+    let mut forged = other.clone();
+    forged.hold = sold.hold.clone();
+    forged.id = PaymentId(sale.id());
+    forged.hold.id = ReservationId(sale.id());
+    let cause = last(&sale, "point.debited");
+    let confirmed = sale.confirm(cause, &forged);
+    finds(
+        &sale,
+        &[
+            (OneOwner, &[sold.hold.created, confirmed]),
+            (OneOwner, &[confirmed]),
+            (PaidIsOwned, &[confirmed]),
+        ],
+    );
+}
+
+#[test]
+fn an_owner_who_lets_go_only_after_the_next_one_came_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    sale.wait(100);
+    let next = sale.sell(&["A-1-1"]);
+    sale.wait(100);
+    sale.give_up(&sold, CancelReason::ByFan);
+    finds(&sale, &[(OneOwner, &[sold.hold.created, next.hold.created])]);
+}
+
+#[test]
+fn a_version_that_goes_back_is_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(0);
+    let first = sale.hold_as(fan, &["A-1-1"], 5);
+    sale.expire(&first);
+    sale.wait(100);
+    let second = sale.hold_as(fan, &["A-1-1"], 4);
+    sale.expire(&second);
+    finds(&sale, &[(OneOwner, &[first.created, second.created])]);
+}
+
+#[test]
+fn other_seats_than_were_held_are_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(100);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let mut paying = sale.ask(&hold);
+    let debited = sale.debit(paying.requested, &paying);
+    paying.hold.seats[0].0 = "A-1-9".into();
+    let confirmed = sale.confirm(debited, &paying);
+    sale.complete(confirmed, &paying);
+    finds(&sale, &[(OneOwner, &[hold.created, confirmed])]);
+}
+
+#[test]
+fn money_that_is_taken_twice_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let first = last(&sale, "point.debited");
+    sale.wait(100);
+    let second = sale.debit(sold.requested, &sold);
+    finds(&sale, &[(TakenOnce, &[first, second])]);
+}
+
+#[test]
+fn money_that_is_given_back_twice_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    sale.give_up(&sold, CancelReason::ByFan);
+    let first = last(&sale, "point.refunded");
+    sale.wait(100);
+    let cause = last(&sale, "reservation.cancelled");
+    let second = sale.refund(cause, &sold, RefundReason::Cancelled);
+    finds(&sale, &[(TakenOnce, &[first, second])]);
+}
+
+#[test]
+fn other_money_that_is_given_back_than_was_taken_is_found() {
+    let mut sale = Sale::new();
+    let mut sold = sale.sell(&["A-1-1"]);
+    let debited = last(&sale, "point.debited");
+    let cancelled = sale.cancel(&sold.hold, Some(&sold), CancelReason::ByFan);
+    sold.hold.amount += 1;
+    let refunded = sale.refund(cancelled, &sold, RefundReason::Cancelled);
+    sale.return_payment(refunded, &sold);
+    finds(&sale, &[(TakenOnce, &[debited, refunded])]);
+}
+
+#[test]
+fn money_that_is_given_back_to_somebody_else_is_found() {
+    let mut sale = Sale::new();
+    let mut sold = sale.sell(&["A-1-1"]);
+    let debited = last(&sale, "point.debited");
+    let cancelled = sale.cancel(&sold.hold, Some(&sold), CancelReason::ByFan);
+    (sold.hold.fan, _) = sale.fan(5);
+    let refunded = sale.refund(cancelled, &sold, RefundReason::Cancelled);
+    sale.return_payment(refunded, &sold);
+    finds(&sale, &[(TakenOnce, &[debited, refunded])]);
+}
+
+#[test]
+fn money_that_is_given_back_and_was_never_taken_is_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(0);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let paying = sale.ask(&hold);
+    sale.expire(&hold);
+    let refused = sale.refuse_confirm(paying.requested, &paying);
+    let refunded = sale.refund(refused, &paying, RefundReason::HoldGone);
+    sale.fail(refunded, &paying, PaymentFailure::HoldGone);
+    finds(&sale, &[(TakenOnce, &[refunded]), (DeclaredFlow, &[paying.requested, refused])]);
+}
+
+#[test]
+fn a_payment_that_completes_without_seats_is_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(100);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let paying = sale.ask(&hold);
+    let debited = sale.debit(paying.requested, &paying);
+    let completed = sale.complete(debited, &paying);
+    finds(
+        &sale,
+        &[
+            (PaidIsOwned, &[completed]),
+            (GivenBack, &[debited]),
+            (DeclaredFlow, &[debited, completed]),
+        ],
+    );
+}
+
+#[test]
+fn seats_that_are_confirmed_without_money_are_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(0);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let paying = sale.ask(&hold);
+    let refused = sale.refuse_debit(paying.requested, &paying);
+    sale.fail(refused, &paying, PaymentFailure::InsufficientBalance);
+    let failed = last(&sale, "payment.failed");
+    let cause = sale.id();
+    let confirmed = sale.confirm(cause, &paying);
+    finds(
+        &sale,
+        &[
+            (PaidIsOwned, &[refused, confirmed]),
+            (PaidIsOwned, &[failed, confirmed]),
+            (PaidIsOwned, &[confirmed]),
+            (DeclaredFlow, &[confirmed]),
+        ],
+    );
+}
+
+#[test]
+fn seats_that_are_confirmed_by_two_payments_are_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let first = last(&sale, "reservation.confirmed");
+    sale.charge(sold.hold.fan, 100);
+    let (second, confirmed) = sale.pay(&sold.hold);
+    sale.complete(confirmed, &second);
+    finds(&sale, &[(PaidIsOwned, &[first, confirmed])]);
+}
+
+#[test]
+fn a_payment_that_completes_another_reservation_is_found() {
+    let mut sale = Sale::new();
+    let other = sale.sell(&["A-1-2"]);
+    let (fan, _) = sale.fan(100);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let (mut paying, confirmed) = sale.pay(&hold);
+    paying.hold.id = other.hold.id;
+    let completed = sale.complete(confirmed, &paying);
+    finds(&sale, &[(PaidIsOwned, &[confirmed, completed])]);
+}
+
+#[test]
+fn a_second_end_of_a_payment_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let (confirmed, completed) =
+        (last(&sale, "reservation.confirmed"), last(&sale, "payment.completed"));
+    sale.wait(100);
+    let again = sale.complete(confirmed, &sold);
+    finds(&sale, &[(PaidIsOwned, &[completed, again])]);
+}
+
+#[test]
+fn seats_whose_payment_never_completes_are_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(100);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let (_, confirmed) = sale.pay(&hold);
+    sale.wait(OPEN_SECS + 60);
+    finds(&sale, &[(PaidIsOwned, &[confirmed])]);
+}
+
+#[test]
+fn money_without_seats_is_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(100);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let paying = sale.ask(&hold);
+    sale.expire(&hold);
+    let debited = sale.debit(paying.requested, &paying);
+    sale.refuse_confirm(debited, &paying);
+    sale.wait(OPEN_SECS + 60);
+    finds(&sale, &[(GivenBack, &[debited])]);
+}
+
+#[test]
+fn money_that_came_back_only_after_the_payment_failed_is_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(100);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let paying = sale.ask(&hold);
+    sale.expire(&hold);
+    let debited = sale.debit(paying.requested, &paying);
+    let refused = sale.refuse_confirm(debited, &paying);
+    let failed = sale.fail(refused, &paying, PaymentFailure::HoldGone);
+    sale.wait(100);
+    sale.refund(refused, &paying, RefundReason::HoldGone);
+    finds(&sale, &[(GivenBack, &[debited, failed]), (DeclaredFlow, &[refused, failed])]);
+}
+
+#[test]
+fn a_refund_of_what_nobody_gave_up_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let confirmed = last(&sale, "reservation.confirmed");
+    let refunded = sale.refund(confirmed, &sold, RefundReason::Cancelled);
+    sale.return_payment(refunded, &sold);
+    finds(&sale, &[(GivenBack, &[refunded]), (DeclaredFlow, &[confirmed, refunded])]);
+}
+
+#[test]
+fn what_was_given_up_and_never_paid_back_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let cancelled = sale.cancel(&sold.hold, Some(&sold), CancelReason::ByFan);
+    sale.wait(OPEN_SECS + 60);
+    finds(&sale, &[(GivenBack, &[cancelled])]);
+}
+
+#[test]
+fn points_from_nowhere_are_found() {
+    let mut sale = Sale::new();
+    let (fan, charged) = sale.fan(100);
+    *sale.balances.get_mut(&fan).unwrap() += 900;
+    let forged = sale.charge(fan, 10);
+    sale.charge(fan, 10);
+    finds(&sale, &[(LedgerSums, &[charged, forged])]);
+}
+
+#[test]
+fn a_wallet_that_does_not_begin_empty_is_found() {
+    let mut sale = Sale::new();
+    let fan = UserId(sale.id());
+    sale.balances.insert(fan, 5);
+    let charged = sale.charge(fan, 100);
+    finds(&sale, &[(LedgerSums, &[charged])]);
+}
+
+#[test]
+fn a_balance_below_zero_is_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(50);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let (paying, confirmed) = sale.pay(&hold);
+    sale.complete(confirmed, &paying);
+    let debited = last(&sale, "point.debited");
+    finds(&sale, &[(LedgerSums, &[debited])]);
+}
+
+#[test]
+fn a_hold_that_is_confirmed_past_its_cap_is_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(100);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let paying = sale.ask(&hold);
+    let debited = sale.debit(paying.requested, &paying);
+    sale.wait(331);
+    let confirmed = sale.confirm(debited, &paying);
+    sale.complete(confirmed, &paying);
+    finds(&sale, &[(HardCap, &[hold.created, confirmed])]);
+}
+
+#[test]
+fn a_hold_that_outlives_its_cap_is_found_whether_it_ends_or_not() {
+    for ends in [false, true] {
+        let mut sale = Sale::new();
+        let (fan, _) = sale.fan(100);
+        let hold = sale.hold(fan, &["A-1-1"]);
+        sale.wait(330 + OVERDUE_SECS + 10);
+        if ends {
+            sale.expire(&hold);
+        }
+        sale.fan(1);
+        finds(&sale, &[(HardCap, &[hold.created])]);
+    }
+}
+
+#[test]
+fn a_fact_that_follows_from_nothing_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let cancelled = sale.cancel(&sold.hold, Some(&sold), CancelReason::ByFan);
+    let refunded = sale.refund(cancelled, &sold, RefundReason::Cancelled);
+    let nothing = sale.id();
+    let returned = sale.return_payment(nothing, &sold);
+    assert_ne!(refunded, returned);
+    finds(&sale, &[(DeclaredFlow, &[returned])]);
+}

@@ -1,0 +1,333 @@
+//! A sale as its services would tell it.
+
+use std::collections::HashMap;
+
+use events::{
+    EntryId, EventId, SagaId, SeatId,
+    point::DebitRefusal,
+    reservation::{CancelReason, ConfirmRefusal, PricedSeat},
+};
+
+use super::*;
+
+/// 2026-01-01, in milliseconds.
+const BEGIN_MS: i64 = 1_767_225_600_000;
+/// Between two facts.
+const STEP_MS: i64 = 10;
+pub const PRICE: i64 = 100;
+
+/// Numbers that look like chance and are the same for the same seed (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
+    }
+}
+
+/// All that was told.
+pub struct Sale {
+    pub facts: Vec<Heard>,
+    pub schedule: ScheduleId,
+    now_ms: i64,
+    count: u64,
+    seqs: HashMap<String, u64>,
+    pub balances: HashMap<UserId, i64>,
+    versions: HashMap<String, i64>,
+}
+
+/// A hold that was told.
+#[derive(Clone)]
+pub struct Hold {
+    pub id: ReservationId,
+    pub fan: UserId,
+    pub seats: Vec<SeatId>,
+    pub version: i64,
+    pub amount: i64,
+    pub created: Uuid,
+}
+
+/// A payment that was asked for.
+#[derive(Clone)]
+pub struct Paying {
+    pub id: PaymentId,
+    pub hold: Hold,
+    pub requested: Uuid,
+    pub requested_at: Timestamp,
+}
+
+impl Sale {
+    pub fn new() -> Self {
+        let mut sale = Self {
+            facts: Vec::new(),
+            schedule: ScheduleId(Uuid::nil()),
+            now_ms: BEGIN_MS,
+            count: 0,
+            seqs: HashMap::new(),
+            balances: HashMap::new(),
+            versions: HashMap::new(),
+        };
+        sale.schedule = ScheduleId(sale.id());
+        sale
+    }
+
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_unix_millis(self.now_ms).unwrap()
+    }
+
+    pub fn wait(&mut self, secs: i64) {
+        self.now_ms += secs * 1_000;
+    }
+
+    /// An id made now; ids grow.
+    pub fn id(&mut self) -> Uuid {
+        self.count += 1;
+        let mut tail = [0; 10];
+        tail[2..].copy_from_slice(&self.count.to_be_bytes());
+        uuid::Builder::from_unix_timestamp_millis(self.now_ms as u64, &tail).into_uuid()
+    }
+
+    /// Tells a fact; its id.
+    pub fn tell<E: Event>(&mut self, cause: Uuid, saga: Uuid, fact: &E) -> Uuid {
+        self.now_ms += STEP_MS;
+        let event = self.id();
+        let seq = self.seqs.entry(events::producer_of(E::FACT).to_owned()).or_default();
+        *seq += 1;
+        self.facts.push(Heard {
+            event_id: EventId(event),
+            fact: E::FACT.to_owned(),
+            stream_seq: *seq,
+            saga_id: SagaId(saga),
+            cause_id: Some(cause),
+            about: fact.about(),
+            at: Timestamp::from_unix_millis(self.now_ms).unwrap(),
+            deliveries: 1,
+            trace_id: None,
+            payload: serde_json::to_vec(fact).unwrap().into(),
+        });
+        event
+    }
+
+    /// A fan with points; what was told of the charge.
+    pub fn fan(&mut self, points: i64) -> (UserId, Uuid) {
+        let fan = UserId(self.id());
+        (fan, self.charge(fan, points))
+    }
+
+    pub fn charge(&mut self, user_id: UserId, amount: i64) -> Uuid {
+        let balance = self.moves(user_id, amount);
+        let (command, entry_id) = (self.id(), EntryId(self.id()));
+        self.tell(command, command, &PointCharged { user_id, entry_id, amount, balance })
+    }
+
+    fn moves(&mut self, user_id: UserId, by: i64) -> i64 {
+        let balance = self.balances.entry(user_id).or_default();
+        *balance += by;
+        *balance
+    }
+
+    pub fn hold(&mut self, fan: UserId, names: &[&str]) -> Hold {
+        let version = names.iter().map(|name| self.versions.get(*name).copied().unwrap_or(0));
+        let version = version.max().unwrap_or(0) + 1;
+        self.hold_as(fan, names, version)
+    }
+
+    pub fn hold_as(&mut self, fan: UserId, names: &[&str], version: i64) -> Hold {
+        for name in names {
+            self.versions.insert((*name).to_owned(), version);
+        }
+        let id = ReservationId(self.id());
+        let seats: Vec<SeatId> = names.iter().map(|name| SeatId((*name).to_owned())).collect();
+        let priced = |seat: &SeatId| PricedSeat { seat: seat.clone(), price: PRICE };
+        let amount = PRICE * names.len() as i64;
+        let fact = ReservationCreated {
+            reservation_id: id,
+            schedule_id: self.schedule,
+            user_id: fan,
+            seats: seats.iter().map(priced).collect(),
+            amount,
+            hold_version: version,
+            expires_at: self.now().plus_secs(300),
+            hard_cap_at: self.now().plus_secs(330),
+        };
+        let created = self.tell(id.0, id.0, &fact);
+        Hold { id, fan, seats, version, amount, created }
+    }
+
+    pub fn ask(&mut self, hold: &Hold) -> Paying {
+        let (id, requested_at) = (PaymentId(self.id()), self.now());
+        let fact = PaymentRequested {
+            payment_id: id,
+            reservation_id: hold.id,
+            schedule_id: self.schedule,
+            user_id: hold.fan,
+            amount: hold.amount,
+            hold_version: hold.version,
+            requested_at,
+        };
+        let requested = self.tell(id.0, id.0, &fact);
+        Paying { id, hold: hold.clone(), requested, requested_at }
+    }
+
+    pub fn debit(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
+        let Hold { id: reservation_id, fan: user_id, amount, version, .. } = paying.hold;
+        let balance = self.moves(user_id, -amount);
+        let fact = PointDebited {
+            user_id,
+            payment_id: paying.id,
+            reservation_id,
+            schedule_id: self.schedule,
+            hold_version: version,
+            amount,
+            balance,
+        };
+        self.tell(cause, paying.id.0, &fact)
+    }
+
+    pub fn refuse_debit(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
+        let fact = PointDebitRefused {
+            user_id: paying.hold.fan,
+            payment_id: paying.id,
+            reservation_id: paying.hold.id,
+            schedule_id: self.schedule,
+            amount: paying.hold.amount,
+            balance: self.balances.get(&paying.hold.fan).copied().unwrap_or(0),
+            reason: DebitRefusal::InsufficientBalance,
+        };
+        self.tell(cause, paying.id.0, &fact)
+    }
+
+    pub fn refund(&mut self, cause: Uuid, paying: &Paying, reason: RefundReason) -> Uuid {
+        let amount = paying.hold.amount;
+        let balance = self.moves(paying.hold.fan, amount);
+        let fact = PointRefunded {
+            user_id: paying.hold.fan,
+            payment_id: paying.id,
+            schedule_id: self.schedule,
+            amount,
+            balance,
+            reason,
+        };
+        self.tell(cause, paying.id.0, &fact)
+    }
+
+    pub fn confirm(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
+        let fact = ReservationConfirmed {
+            reservation_id: paying.hold.id,
+            schedule_id: self.schedule,
+            user_id: paying.hold.fan,
+            payment_id: paying.id,
+            seats: paying.hold.seats.clone(),
+            amount: paying.hold.amount,
+            hold_version: paying.hold.version,
+        };
+        self.tell(cause, paying.id.0, &fact)
+    }
+
+    pub fn refuse_confirm(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
+        let fact = ReservationConfirmRefused {
+            reservation_id: paying.hold.id,
+            schedule_id: self.schedule,
+            user_id: paying.hold.fan,
+            payment_id: paying.id,
+            amount: paying.hold.amount,
+            reason: ConfirmRefusal::Expired,
+        };
+        self.tell(cause, paying.id.0, &fact)
+    }
+
+    pub fn complete(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
+        let fact = PaymentCompleted {
+            payment_id: paying.id,
+            reservation_id: paying.hold.id,
+            schedule_id: self.schedule,
+            user_id: paying.hold.fan,
+            amount: paying.hold.amount,
+            requested_at: paying.requested_at,
+            ended_at: self.now(),
+        };
+        self.tell(cause, paying.id.0, &fact)
+    }
+
+    pub fn fail(&mut self, cause: Uuid, paying: &Paying, reason: PaymentFailure) -> Uuid {
+        let fact = PaymentFailed {
+            payment_id: paying.id,
+            reservation_id: paying.hold.id,
+            schedule_id: self.schedule,
+            user_id: paying.hold.fan,
+            amount: paying.hold.amount,
+            reason,
+            requested_at: paying.requested_at,
+            ended_at: self.now(),
+        };
+        self.tell(cause, paying.id.0, &fact)
+    }
+
+    pub fn return_payment(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
+        let fact = PaymentRefunded {
+            payment_id: paying.id,
+            reservation_id: paying.hold.id,
+            schedule_id: self.schedule,
+            user_id: paying.hold.fan,
+            amount: paying.hold.amount,
+            requested_at: paying.requested_at,
+            ended_at: self.now(),
+        };
+        self.tell(cause, paying.id.0, &fact)
+    }
+
+    pub fn expire(&mut self, hold: &Hold) -> Uuid {
+        let fact = ReservationExpired {
+            reservation_id: hold.id,
+            schedule_id: self.schedule,
+            user_id: hold.fan,
+            seats: hold.seats.clone(),
+            hold_version: hold.version,
+        };
+        let timer = self.id();
+        self.tell(timer, hold.id.0, &fact)
+    }
+
+    pub fn cancel(&mut self, hold: &Hold, paid: Option<&Paying>, reason: CancelReason) -> Uuid {
+        let fact = ReservationCancelled {
+            reservation_id: hold.id,
+            schedule_id: self.schedule,
+            user_id: hold.fan,
+            seats: hold.seats.clone(),
+            hold_version: hold.version,
+            reason,
+            payment_id: paid.map(|paying| paying.id),
+            refund: paid.map_or(0, |_| hold.amount),
+        };
+        let command = self.id();
+        self.tell(command, command, &fact)
+    }
+
+    /// A hold that is paid, with everything told of it but the end.
+    pub fn pay(&mut self, hold: &Hold) -> (Paying, Uuid) {
+        let paying = self.ask(hold);
+        let debited = self.debit(paying.requested, &paying);
+        let confirmed = self.confirm(debited, &paying);
+        (paying, confirmed)
+    }
+
+    /// A hold that is paid, whole.
+    pub fn sell(&mut self, names: &[&str]) -> Paying {
+        let (fan, _) = self.fan(1_000);
+        let hold = self.hold(fan, names);
+        let (paying, confirmed) = self.pay(&hold);
+        self.complete(confirmed, &paying);
+        paying
+    }
+
+    /// A paid reservation is given up, and the money returned.
+    pub fn give_up(&mut self, paying: &Paying, reason: CancelReason) {
+        let cancelled = self.cancel(&paying.hold, Some(paying), reason);
+        let refunded = self.refund(cancelled, paying, RefundReason::Cancelled);
+        self.return_payment(refunded, paying);
+    }
+}
