@@ -234,3 +234,62 @@ data: {\"type\":\"payment.completed\",\"id\":\"019a8f3e-0007-7000-8000-000000000
 \"saga_id\":\"019a8f3e-0005-7000-8000-000000000001\",\"at\":\"2027-03-10T10:00:20.007Z\",\
 \"data\":{\"payment_id\":\"019a8f3e-0005-7000-8000-000000000001\",\"amount\":240000}}\n\
 id: 1.2a.5b.11.2f\n\n";
+
+pub(crate) const SAGA: &str = r#"{
+    "saga_id": "019a8f3e-0005-7000-8000-000000000001",
+    "flow": "pay",
+    "state": "running",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "began_at": "2027-03-10T10:00:20Z",
+    "last_at": "2027-03-10T10:00:20Z",
+    "last_fact": "payment.requested",
+    "facts": 1,
+    "awaited": ["point"],
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "steps": [{
+        "fact": "payment.requested",
+        "service": "payment",
+        "event_id": "019a8f3e-0007-7000-8000-000000000001",
+        "cause_id": "019a8f3e-0005-7000-8000-000000000001",
+        "depth": 0,
+        "at": "2027-03-10T10:00:20Z",
+        "after_ms": 0,
+        "deliveries": 1,
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+        "data": {"payment_id": "019a8f3e-0005-7000-8000-000000000001", "amount": 240000}
+    }],
+    "to_come": [{
+        "facts": ["point.debit_refused", "point.debited"],
+        "service": "point",
+        "after": "payment.requested",
+        "after_id": "019a8f3e-0007-7000-8000-000000000001",
+        "due_at": "2027-03-10T10:00:30Z",
+        "is_overdue": false
+    }]
+}"#;
+
+pub(crate) const SAGAS: &str = r#"{"items":[{
+    "saga_id": "019a8f3e-0005-7000-8000-000000000001",
+    "flow": "pay",
+    "state": "stalled",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "began_at": "2027-03-10T10:00:20Z",
+    "last_at": "2027-03-10T10:00:20Z",
+    "last_fact": "payment.requested",
+    "facts": 1,
+    "awaited": ["point"]
+}],"next_cursor":"019a8f3e-0005-7000-8000-000000000001"}"#;
+
+pub(crate) const VIOLATIONS: &str = r#"{"items":[{
+    "violation_id": "019a8f3e-0008-7000-8000-000000000001",
+    "rule": "one_owner",
+    "detail": "The seat A-1-1 is confirmed for two reservations.",
+    "events": [
+        "019a8f3e-0007-7000-8000-000000000001",
+        "019a8f3e-0007-7000-8000-000000000002"
+    ],
+    "saga_id": "019a8f3e-0005-7000-8000-000000000001",
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001"
+}]}"#;

@@ -35,6 +35,7 @@ mod pages;
 mod payments;
 mod problem;
 mod reservations;
+mod sagas;
 mod server;
 mod wait;
 mod waiting_room;
@@ -143,6 +144,7 @@ fn ops() -> Vec<Op> {
         wallet::ops(),
         payments::ops(),
         following::ops(),
+        sagas::ops(),
     ]
     .into_iter()
     .flatten()

@@ -156,6 +156,9 @@ mod tests {
             ("get", "/v1/payments"),
             ("get", "/v1/payments/{id}"),
             ("get", "/v1/me/events"),
+            ("get", "/v1/sagas"),
+            ("get", "/v1/sagas/{id}"),
+            ("get", "/v1/violations"),
         ] {
             assert!(document["paths"][path][method]["operationId"].is_string(), "{method} {path}");
         }

@@ -61,6 +61,25 @@ pub struct Meta {
     pub delivered: u64,
 }
 
+impl Meta {
+    /// What the service itself asks of itself, in a saga.
+    pub fn inside(saga_id: SagaId) -> Self {
+        Self {
+            name: "inside",
+            may_tell: &[],
+            event_id: None,
+            id: Uuid::now_v7(),
+            saga_id,
+            caller: Caller::Mesh,
+            idempotency: None,
+            trace: TraceParent::default(),
+            received: Instant::now(),
+            received_at: crate::clock::now(),
+            delivered: 1,
+        }
+    }
+}
+
 /// An `Idempotency-Key`, scoped to its caller and endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Idempotency {

@@ -198,6 +198,11 @@ fn tracer(service: &str, rules: &Rules) -> Result<Tracer> {
     tracer.map_err(|error| anyhow!(error))
 }
 
+/// A connection of a service, untraced.
+pub(crate) async fn link_of(config: &Config, service: &'static str) -> Result<Link> {
+    link(config, service, Tracer::off()).await
+}
+
 async fn link(config: &Config, service: &'static str, tracer: Tracer) -> Result<Link> {
     let settings = LinkSettings {
         service,

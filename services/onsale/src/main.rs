@@ -69,6 +69,7 @@ Environment:
   ONSALE_<SERVICE>_DATABASE_URL    the service's database (all but queue and gateway)
   ONSALE_VALKEY_URL                the store of queue
   ONSALE_<SERVICE>_NKEY_SEED       the service's user on the broker, or ONSALE_NKEY_DIR
+  ONSALE_AUDIT_KEEP_DAYS           days that audit keeps facts [default: 30]
   ONSALE_HTTP_ADDR                 where the gateway listens [default: 127.0.0.1:8080]
   ONSALE_HEALTH_ADDR               serves /healthz and /readyz of this process, for example
                                    on 127.0.0.1:8081; neither when it is not set
@@ -122,6 +123,8 @@ enum Topology {
 enum Bench {
     /// Payments through the gateway, some of them compensated
     Payments(bench::Payments),
+    /// Facts that audit takes in
+    Audit(bench::Audit),
 }
 
 fn main() -> ExitCode {
@@ -201,6 +204,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Bench(Bench::Payments(options)) => bench::payments(options).await,
         Command::Saga(command) => saga::run(command).await,
         Command::Flows(options) => flows::run(&options),
+        Command::Bench(Bench::Audit(options)) => bench::audit(options).await,
         Command::Openapi => {
             println!("{}", gateway::openapi_json());
             Ok(())
@@ -280,6 +284,7 @@ async fn migrate(services: &[String]) -> Result<()> {
 
 fn rules_from_env() -> Result<Rules> {
     let mut rules = Rules {
+        audit: audit::Rules::from_env().map_err(anyhow::Error::msg)?,
         gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?,
         ..Rules::default()
     };

@@ -65,7 +65,9 @@ fn the_requests_that_are_spoilt_are_right_before() {
             let right = world.right(operation);
             let mut others = vec![right.clone()];
             if operation.token {
-                others.push(right.clone().by(&world.forger.good()));
+                // It is a fan's.
+                let good = operation.role.is_none().then(|| world.forger.good());
+                others.extend(good.map(|token| right.clone().by(&token)));
             } else {
                 // Who needs no token needs no good one either.
                 others.push(right.clone().by("rubbish"));

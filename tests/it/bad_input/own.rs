@@ -64,8 +64,11 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
             cases
         }
         "followMyEvents" => cursors(&right),
+        "getSaga" => vec![Case::new("another's", right.by(world.other.token()), "not_found")],
+        "findSagas" => sagas(&right),
         "withdraw" | "getKeys" | "getConcert" | "findSchedules" | "getSeats" => vec![],
         "findReservations" | "getBalance" | "findEntries" | "findPayments" => vec![],
+        "findViolations" => vec![],
         _ => return None,
     })
 }
@@ -304,6 +307,15 @@ fn charge(right: &Request) -> Vec<Case> {
         let what = format!("an amount of {number}");
         cases.push(Case::new(what, right.clone().bytes(body), "bad_request"));
     }
+    cases
+}
+
+fn sagas(right: &Request) -> Vec<Case> {
+    let unread = ["state=asleep", "state=", "since=yesterday", "since=2027-06-31T00:00:00Z"];
+    let unknown = ["service=accounting", "service=", "about=", "about=the-first", "about=%00"];
+    let case = |query: &str, codes| Case::new(query.to_owned(), right.clone().query(query), codes);
+    let mut cases: Vec<_> = unread.iter().map(|query| case(query, "bad_request")).collect();
+    cases.extend(unknown.iter().map(|query| case(query, "invalid")));
     cases
 }
 

@@ -147,7 +147,7 @@ impl World {
             Some("concerts") => self.concert.clone(),
             Some("schedules") => self.schedule.to_string(),
             Some("reservations") => self.hold.to_string(),
-            Some("payments") => self.payment.to_string(),
+            Some("payments" | "sagas") => self.payment.to_string(),
             Some("users") => self.fan.session.user_id.to_string(),
             _ => {
                 assert!(!operation.path.contains("{id}"), "whose id has {}?", operation.path);

@@ -3,7 +3,7 @@
 mod deed;
 mod memory;
 mod outbox;
-mod partitions;
+pub mod partitions;
 mod positions;
 
 use std::{

@@ -5,11 +5,14 @@
 //! them lose their hold while the payment runs and are compensated. A payment counts when
 //! its end is known, and afterwards the databases must satisfy every invariant.
 
+mod audit;
 mod compare;
 mod driver;
 mod stand;
 
 use std::time::{Duration, Instant};
+
+pub use audit::{Audit, audit};
 
 use anyhow::{Result, bail};
 use clap::Args;

@@ -1,0 +1,125 @@
+//! The table of facts: one row for each, in partitions by day.
+
+mod copying;
+
+use std::collections::{BTreeSet, HashSet};
+
+use events::{EventId, SagaId, Timestamp};
+use mesh::postgres::partitions;
+use sqlx::{PgConnection, PgExecutor, PgPool, Row as _, postgres::PgRow};
+use time::{Date, Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use crate::Heard;
+
+/// The table.
+pub(crate) const TABLE: &str = "facts";
+
+/// Facts of one saga that are read at most; a saga has some ten.
+const SAGA_FACTS_MAX: i64 = 2_000;
+
+/// The days of facts that are young enough to be kept.
+pub(crate) fn days_of(facts: &[Heard], now: Timestamp, keep_days: u16) -> BTreeSet<Date> {
+    let today = now.0.date();
+    let kept = today - Duration::days(i64::from(keep_days));
+    let kept = kept..=today + Duration::days(partitions::DAYS_AHEAD);
+    let days = facts.iter().filter_map(|heard| partitions::day_of(heard.event_id.0));
+    days.filter(|day| kept.contains(day)).collect()
+}
+
+/// Writes facts and leaves those that were not there before, in their order: a stream that
+/// was wiped is read again, and what it tells again is known.
+pub(crate) async fn insert(
+    tx: &mut PgConnection,
+    mut facts: Vec<Heard>,
+) -> sqlx::Result<Vec<Heard>> {
+    let mut seen = HashSet::with_capacity(facts.len());
+    facts.retain(|heard| seen.insert(heard.event_id));
+    if copying::all_are_new(tx, &facts).await? {
+        return Ok(facts);
+    }
+    let uuids = |read: fn(&Heard) -> Uuid| facts.iter().map(read).collect::<Vec<_>>();
+    let new: Vec<Uuid> = sqlx::query_scalar(
+        "insert into facts (event_id, saga_id, cause_id, about, trace_id, at, stream_seq,
+                            deliveries, fact, payload)
+         select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[],
+             $6::timestamptz[], $7::bigint[], $8::integer[], $9::text[], $10::bytea[])
+         on conflict do nothing returning event_id",
+    )
+    .bind(uuids(|heard| heard.event_id.0))
+    .bind(uuids(|heard| heard.saga_id.0))
+    .bind(facts.iter().map(|heard| heard.cause_id).collect::<Vec<_>>())
+    .bind(uuids(|heard| heard.about))
+    .bind(facts.iter().map(trace_id).collect::<Vec<_>>())
+    .bind(facts.iter().map(|heard| heard.at.0).collect::<Vec<_>>())
+    .bind(facts.iter().map(|heard| heard.stream_seq as i64).collect::<Vec<_>>())
+    .bind(facts.iter().map(|heard| heard.deliveries as i32).collect::<Vec<_>>())
+    .bind(facts.iter().map(|heard| heard.fact.as_str()).collect::<Vec<_>>())
+    .bind(facts.iter().map(|heard| &*heard.payload).collect::<Vec<_>>())
+    .fetch_all(tx)
+    .await?;
+    let new: HashSet<Uuid> = new.into_iter().collect();
+    facts.retain(|heard| new.contains(&heard.event_id.0));
+    Ok(facts)
+}
+
+fn trace_id(heard: &Heard) -> Option<Uuid> {
+    heard.trace_id.as_deref()?.parse().ok()
+}
+
+const COLUMNS: &str =
+    "event_id, saga_id, cause_id, about, trace_id, at, stream_seq, deliveries, fact, payload";
+
+/// The facts of one saga, of which the ids lie between two.
+pub(crate) async fn of_saga(
+    pool: &PgPool,
+    saga_id: SagaId,
+    between: (Uuid, Uuid),
+) -> sqlx::Result<Vec<Heard>> {
+    let statement =
+        select("where saga_id = $1 and event_id between $2 and $3 order by event_id limit $4");
+    let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(saga_id.0)
+        .bind(between.0)
+        .bind(between.1)
+        .bind(SAGA_FACTS_MAX)
+        .fetch_all(pool)
+        .await?;
+    rows.iter().map(heard).collect()
+}
+
+/// Facts behind one, the oldest first.
+pub(crate) async fn after(
+    db: impl PgExecutor<'_>,
+    event_id: Uuid,
+    limit: i64,
+) -> sqlx::Result<Vec<Heard>> {
+    let statement = select("where event_id > $1 order by event_id limit $2");
+    let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(event_id)
+        .bind(limit)
+        .fetch_all(db)
+        .await?;
+    rows.iter().map(heard).collect()
+}
+
+fn select(which: &str) -> String {
+    format!("select {COLUMNS} from facts {which}")
+}
+
+fn heard(row: &PgRow) -> sqlx::Result<Heard> {
+    let trace_id: Option<Uuid> = row.try_get("trace_id")?;
+    let payload: Vec<u8> = row.try_get("payload")?;
+    Ok(Heard {
+        event_id: EventId(row.try_get("event_id")?),
+        fact: row.try_get("fact")?,
+        stream_seq: row.try_get::<i64, _>("stream_seq")? as u64,
+        saga_id: SagaId(row.try_get("saga_id")?),
+        cause_id: row.try_get("cause_id")?,
+        about: row.try_get("about")?,
+        at: Timestamp(row.try_get::<OffsetDateTime, _>("at")?),
+        deliveries: row.try_get::<i32, _>("deliveries")? as u32,
+        trace_id: trace_id.map(|id| id.simple().to_string()),
+        payload: payload.into(),
+    })
+}

@@ -1,0 +1,111 @@
+//! What a saga is found by.
+
+use std::str::FromStr;
+
+use events::{SeatId, UserId};
+use serde::{Deserialize, de::IgnoredAny};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::Heard;
+
+/// What a saga is looked for with: a UUID (of itself, a payment, a reservation, a user, an
+/// event), the 32 hex digits of a trace, or `<schedule id>/<seat>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key(pub(crate) Uuid);
+
+impl FromStr for Key {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.split_once('/') {
+            // Both forms of a UUID are read: a trace id is one without dashes.
+            None if matches!(text.len(), 32 | 36) => text.parse().map(Self).map_err(drop),
+            Some((schedule, seat)) if (1..=SEAT_CHARS_MAX).contains(&seat.len()) => {
+                Ok(Self(seat_key(schedule.parse().map_err(drop)?, seat)))
+            }
+            _ => Err(()),
+        }
+    }
+}
+
+/// Characters of a seat's name that are looked for at most.
+const SEAT_CHARS_MAX: usize = 200;
+
+/// What a fact names in its payload.
+#[derive(Deserialize)]
+struct Named {
+    user_id: Option<Uuid>,
+    payment_id: Option<Uuid>,
+    reservation_id: Option<Uuid>,
+    schedule_id: Option<Uuid>,
+    #[serde(default)]
+    seats: Vec<Seat>,
+}
+
+/// A seat as `reservation.created` names it, as the others do, or a block of a plan.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Seat {
+    Plain(SeatId),
+    Priced { seat: SeatId },
+    Other(IgnoredAny),
+}
+
+/// Whom a fact is about, when it is one fan.
+pub(crate) fn user_of(heard: &Heard) -> Option<UserId> {
+    heard.read::<Named>()?.user_id.map(UserId)
+}
+
+/// Everything that a fact's saga is found by, beside its own id and the fact's.
+pub(crate) fn keys_of(heard: &Heard) -> Vec<Uuid> {
+    let mut keys = vec![heard.about];
+    keys.extend(heard.trace_id.as_deref().and_then(|id| Uuid::from_str(id).ok()));
+    if let Some(named) = heard.read::<Named>() {
+        keys.extend([named.user_id, named.payment_id, named.reservation_id].into_iter().flatten());
+        if let Some(schedule_id) = named.schedule_id {
+            keys.extend(named.seats.iter().filter_map(|seat| match seat {
+                Seat::Plain(seat) | Seat::Priced { seat } => Some(seat_key(schedule_id, &seat.0)),
+                Seat::Other(_) => None,
+            }));
+        }
+    }
+    keys.retain(|key| *key != heard.saga_id.0);
+    keys
+}
+
+/// The name of a seat in as many bytes as every other key has.
+fn seat_key(schedule_id: Uuid, seat: &str) -> Uuid {
+    let mut hash = Sha256::new();
+    hash.update(schedule_id.as_bytes());
+    hash.update(seat.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    Uuid::from_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEDULE: &str = "019a8f3e-0003-7000-8000-000000000001";
+
+    #[test]
+    fn a_key_is_read_in_each_of_its_forms() {
+        let schedule = SCHEDULE.parse().unwrap();
+        assert_eq!(SCHEDULE.parse(), Ok(Key(schedule)));
+        assert_eq!(SCHEDULE.replace('-', "").parse(), Ok(Key(schedule)));
+        let seat = format!("{SCHEDULE}/A-1-2").parse();
+        assert_eq!(seat, Ok(Key(seat_key(schedule, "A-1-2"))));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let long = format!("{SCHEDULE}/{}", "A".repeat(201));
+        for bad in ["", "x", "latest", "/A-1-2", &format!("{SCHEDULE}/"), "1/A-1-2", &long] {
+            assert_eq!(bad.parse::<Key>(), Err(()), "{bad}");
+        }
+        assert!(format!("{{{SCHEDULE}}}").parse::<Key>().is_err());
+        assert!(format!("urn:uuid:{SCHEDULE}").parse::<Key>().is_err());
+    }
+}

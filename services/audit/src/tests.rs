@@ -1,0 +1,68 @@
+//! The tables on a real PostgreSQL: what is taken in, found again, reported and forgotten.
+
+mod found;
+mod reported;
+mod rows;
+
+use events::{ScheduleId, Timestamp};
+use servers::{Options, Servers};
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use crate::{
+    Heard, Rules, facts,
+    flows::Flows,
+    listener::keep,
+    rehearsal::{End, Visit},
+};
+
+/// A database of its own for each test, all on one server.
+async fn database() -> PgPool {
+    static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+    let start = || async {
+        let mut options = Options::temporary();
+        options.services = vec![crate::NAME.into()];
+        Servers::start(options).await.unwrap()
+    };
+    let servers = SERVERS.get_or_init(start).await;
+    let admin = PgPool::connect(servers.postgres.url()).await.unwrap();
+    let name = format!("audit_{}", Uuid::now_v7().simple());
+    sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&admin).await.unwrap();
+    let (server, _) = servers.postgres.url().rsplit_once('/').unwrap();
+    let url = format!("{server}/{name}");
+    let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
+    mesh::postgres::migrate(&pool, &crate::MIGRATIONS).await.unwrap();
+    pool
+}
+
+/// Takes facts in as one read; how many were new.
+async fn take(pool: &PgPool, heard: &[Heard]) -> usize {
+    let now = mesh::clock::now();
+    for day in facts::days_of(heard, now, Rules::default().keep_days) {
+        mesh::postgres::partitions::make_day(pool, facts::TABLE, day).await.unwrap();
+    }
+    let new = keep(pool, Flows::shipped(), heard.to_vec(), async |_: &mut _| Ok(())).await;
+    new.unwrap().len()
+}
+
+/// Visits of a show, with every end that there is, some days ago.
+fn sale(visits: u64, days_ago: i64) -> Vec<Heard> {
+    let schedule_id = ScheduleId(Uuid::now_v7());
+    let at = moment(days_ago);
+    let ends = [End::Paid, End::TooFewPoints, End::HoldGone];
+    let visit = |index: u64| {
+        let visit = Visit::new(schedule_id, index, at.plus_millis(index as i64 * 7));
+        match index % 4 {
+            3 => visit.begun(),
+            end => visit.facts(ends[end as usize]),
+        }
+    };
+    (0..visits).flat_map(visit).collect()
+}
+
+/// Now, to the millisecond, some days ago.
+fn moment(days_ago: i64) -> Timestamp {
+    let now = mesh::clock::now().plus_secs(-days_ago * 86_400);
+    Timestamp::from_unix_millis(now.unix_millis()).unwrap()
+}

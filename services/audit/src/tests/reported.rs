@@ -1,0 +1,135 @@
+//! What stalls and what cannot be true is told once.
+
+use events::{
+    EventId, SagaId, ScheduleId, Timestamp,
+    audit::{ReportStall, ReportViolation, Rule, Violation},
+};
+use mesh::{Answer, Book as _, Caller, Turn};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::{database, moment, take};
+use crate::{
+    Book, Keys, Rules,
+    listener::Listener,
+    rehearsal::{End, Visit},
+    watchdog::due,
+};
+
+/// A batch of one message; the facts it told.
+async fn decide<C: events::Command>(pool: &PgPool, command: &C) -> Vec<&'static str>
+where
+    Book: Answer<C>,
+{
+    let (rules, caller) = (Rules::default(), Caller::Mesh);
+    let mut keys = Keys::default();
+    <Book as Answer<C>>::keys(command, &caller, &mut keys);
+    let mut tx = pool.begin().await.unwrap();
+    let mut book = Book::load(keys, &mut tx).await.unwrap();
+    let mut turn = Turn::at(mesh::clock::now(), &rules, &caller, Uuid::now_v7());
+    book.answer(command, &mut turn).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+    book.save(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let told = turn.told().iter();
+    told.map(|fact| if fact.subject.contains("saga_stalled") { "stalled" } else { "violation" })
+        .collect()
+}
+
+/// What the watchdog would report when everything until then is known.
+async fn stalls(pool: &PgPool, known: Option<Timestamp>) -> Vec<ReportStall> {
+    let listener = Listener::new();
+    known.into_iter().for_each(|known| listener.set_known(known));
+    due(listener, pool.clone()).await.unwrap()
+}
+
+/// What is awaited of a payment after it was asked for.
+async fn stalls_of(pool: &PgPool, visit: &Visit, known: Timestamp) -> Vec<ReportStall> {
+    let mut stalls = stalls(pool, Some(known)).await;
+    stalls.retain(|report| report.stalled.saga_id.0 == visit.payment_id.0);
+    stalls
+}
+
+#[tokio::test]
+async fn a_stalled_saga_is_reported_once_for_each_awaited_fact() {
+    let pool = database().await;
+    let visit = Visit::new(ScheduleId(Uuid::now_v7()), 1, moment(0));
+    let facts = visit.clone().begun();
+    take(&pool, &facts).await;
+    let much_later = visit.at.plus_secs(3_600);
+    let found = stalls_of(&pool, &visit, much_later).await;
+    assert!(!found.is_empty());
+    for report in &found {
+        assert_eq!(decide(&pool, report).await, ["stalled"]);
+        // The other lane, or another instance, had found it too.
+        assert_eq!(decide(&pool, report).await, [""; 0]);
+    }
+    assert_eq!(stalls_of(&pool, &visit, much_later).await, []);
+    // Not even when the timeline is made anew.
+    crate::forget(&pool).await.unwrap();
+    take(&pool, &facts).await;
+    assert_eq!(stalls_of(&pool, &visit, much_later).await, found);
+    for report in &found {
+        assert_eq!(decide(&pool, report).await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_blamed_before_the_deadline_nor_for_what_audit_has_not_heard() {
+    let pool = database().await;
+    let visit = Visit::new(ScheduleId(Uuid::now_v7()), 1, moment(1));
+    take(&pool, &visit.clone().begun()).await;
+    let all = stalls_of(&pool, &visit, visit.at.plus_secs(3_600)).await;
+    let first = all.iter().map(|report| report.stalled.due_at).min();
+    let first = first.expect("something is awaited");
+    assert_eq!(stalls_of(&pool, &visit, first).await, []);
+    assert_eq!(stalls(&pool, None).await, []);
+    assert!(!stalls_of(&pool, &visit, first.plus_millis(1)).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_came_after_the_watchdog_looked_is_not_reported() {
+    let pool = database().await;
+    let visit = Visit::new(ScheduleId(Uuid::now_v7()), 1, moment(0));
+    let facts = visit.clone().facts(End::Paid);
+    take(&pool, &facts[..2]).await;
+    let found = stalls_of(&pool, &visit, visit.at.plus_secs(3_600)).await;
+    take(&pool, &facts[2..]).await;
+    for report in &found {
+        assert_eq!(decide(&pool, report).await, [""; 0]);
+    }
+    assert_eq!(stalls_of(&pool, &visit, visit.at.plus_secs(3_600)).await, []);
+}
+
+#[tokio::test]
+async fn deadlines_that_were_met_are_crossed_off() {
+    let pool = database().await;
+    let visit = Visit::new(ScheduleId(Uuid::now_v7()), 1, moment(0));
+    // Each fact by itself: every deadline on the way is noted.
+    for heard in visit.clone().facts(End::Paid) {
+        take(&pool, &[heard]).await;
+    }
+    let open = "select count(*) from watch where saga_id = $1";
+    let open = async || {
+        let count = sqlx::query_scalar::<_, i64>(open).bind(visit.payment_id.0);
+        count.fetch_one(&pool).await.unwrap()
+    };
+    assert!(open().await > 0);
+    assert_eq!(stalls_of(&pool, &visit, visit.at.plus_secs(86_400)).await, []);
+    assert_eq!(open().await, 0);
+}
+
+#[tokio::test]
+async fn a_violation_is_told_once() {
+    let pool = database().await;
+    let violation = Violation {
+        violation_id: Uuid::new_v4(),
+        rule: Rule::OneOwner,
+        detail: "The seat A-1-2 has two owners.".into(),
+        events: vec![EventId(Uuid::now_v7()), EventId(Uuid::now_v7())],
+        saga_id: SagaId(Uuid::now_v7()),
+        schedule_id: None,
+    };
+    let report = ReportViolation { violation };
+    assert_eq!(decide(&pool, &report).await, ["violation"]);
+    assert_eq!(decide(&pool, &report).await, [""; 0]);
+}
