@@ -66,6 +66,9 @@ pub struct PaymentCompleted {
     pub user_id: UserId,
     /// Points.
     pub amount: i64,
+    /// How many seats; 0 in what was told before this was said.
+    #[serde(default)]
+    pub seats: u32,
     /// When it was asked for.
     pub requested_at: Timestamp,
     /// When it ended.
@@ -108,6 +111,9 @@ pub struct PaymentRefunded {
     pub user_id: UserId,
     /// Points.
     pub amount: i64,
+    /// How many seats; 0 in what was told before this was said.
+    #[serde(default)]
+    pub seats: u32,
     /// When it had been asked for.
     pub requested_at: Timestamp,
     /// When it was given back.

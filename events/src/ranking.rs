@@ -16,7 +16,8 @@ pub enum RankBy {
     SellOut,
 }
 
-/// How far back sales count.
+/// How far back sales count; the step in which a window slides is a minute, ten minutes, an
+/// hour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Window {
@@ -69,8 +70,6 @@ pub struct RankedConcert {
     pub concert_id: ConcertId,
     /// What it is called.
     pub title: String,
-    /// Who plays.
-    pub artist: String,
     /// Seats sold within the window; absent when ranked by sell-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seats_sold: Option<i64>,

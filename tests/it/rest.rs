@@ -18,10 +18,13 @@ const QUIET: Duration = Duration::from_millis(600);
 const REST_WITHIN: Duration = Duration::from_secs(45);
 /// Between two looks.
 const PROBE: Duration = Duration::from_millis(50);
-/// What the mesh remembers in Valkey for itself; the rest is the room.
+/// What the mesh remembers in Valkey for itself; the rest is the services' own.
 const OF_THE_MESH: [&str; 4] = ["relay:", "inbox:", "answer:", "outbox"];
 
-/// Every row of every table, by `service.table`, and every key of the waiting room.
+/// Who keeps something in Valkey.
+const IN_VALKEY: [&str; 2] = ["queue", "ranking"];
+
+/// Every row of every table, by `service.table`, and every key in Valkey.
 pub type Dump = BTreeMap<String, Vec<String>>;
 
 /// All stores of a mesh, and its broker.
@@ -117,7 +120,10 @@ impl Stores {
 
     /// Everything that the services themselves keep.
     pub async fn dump(&self) -> Dump {
-        let mut dump = self.room().await;
+        let mut dump = Dump::new();
+        for service in IN_VALKEY {
+            dump.extend(self.in_valkey(service).await);
+        }
         for (service, pool) in &self.databases {
             let tables: Vec<String> = sqlx::query_scalar(
                 "select format('%I.%I', schemaname, tablename) from pg_tables
@@ -138,13 +144,22 @@ impl Stores {
         dump
     }
 
-    async fn room(&self) -> Dump {
+    async fn in_valkey(&self, service: &str) -> Dump {
         let mut valkey = self.valkey.clone();
+        let root = format!("{{{service}}}:");
+        let all = format!("{root}*");
         let keys: Vec<String> =
-            redis::cmd("KEYS").arg("{queue}:*").query_async(&mut valkey).await.expect("keys");
+            redis::cmd("KEYS").arg(all).query_async(&mut valkey).await.expect("keys");
+        let live: Option<String> = redis::cmd("GET")
+            .arg(format!("{root}whole"))
+            .query_async(&mut valkey)
+            .await
+            .expect("whether it is whole");
+        let generation = format!("g{}:", live.unwrap_or_default());
         let mut dump = Dump::new();
         for key in keys {
-            let name = key.strip_prefix("{queue}:").unwrap_or(&key);
+            let name = key.strip_prefix(&root).unwrap_or(&key);
+            let name = name.strip_prefix(&generation).unwrap_or(name);
             if OF_THE_MESH.iter().any(|prefix| name.starts_with(prefix)) {
                 continue;
             }
@@ -171,7 +186,7 @@ impl Stores {
             };
             let mut rows: Vec<String> = rows;
             rows.sort();
-            dump.insert(format!("room {name}"), rows);
+            dump.insert(format!("{service} in Valkey: {name}"), rows);
         }
         dump
     }

@@ -101,6 +101,18 @@ pub(crate) const SEAT_MAP: &str = r#"{
     ]
 }"#;
 
+pub(crate) const RANKING: &str = r#"{
+    "by": "sold",
+    "window": "24h",
+    "at": "2027-03-10T10:30:00Z",
+    "places": [{
+        "place": 1,
+        "concert_id": "019a8f3e-0002-7000-8000-000000000001",
+        "title": "Night Train",
+        "seats_sold": 412
+    }]
+}"#;
+
 pub(crate) const ENTER: &str = "{}";
 
 pub(crate) const PLACE: &str = r#"{

@@ -34,6 +34,7 @@ mod openapi;
 mod pages;
 mod payments;
 mod problem;
+mod rankings;
 mod reservations;
 mod sagas;
 mod server;
@@ -139,6 +140,7 @@ fn ops() -> Vec<Op> {
     [
         accounts::ops(),
         catalogue::ops(),
+        rankings::ops(),
         waiting_room::ops(),
         reservations::ops(),
         wallet::ops(),

@@ -101,6 +101,8 @@ impl Fleet {
             "point" => self.add_simple(point::service(), config, link, Default::default())?,
             "ranking" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Rules::default())?);
+                let kept = room::ranking(engine.clone());
+                self.keepers.push(tokio::spawn(room::keep_whole(kept, link.clone())));
                 self.running.push(mesh::start(ranking::service(), engine, link));
             }
             "notification" => {

@@ -6,7 +6,8 @@
 //! | `fleet` | starting and stopping services in this process |
 //! | `stage` | real servers of our own, for the demo and for development |
 //! | `files` | the data files of the project, carried inside the binary |
-//! | `room` | the waiting room after Valkey has lost it |
+//! | `room` | what lies in Valkey after Valkey has lost it |
+//! | `replay` | a read model built anew next to what is live |
 //! | `sale` | a sale as a file |
 //! | `operator` | the operator's HTTP client |
 //! | `saga` | sagas, listed and drawn |
@@ -34,6 +35,7 @@ pub mod http;
 pub mod lag;
 pub mod operator;
 pub mod receipt;
+pub mod replay;
 pub mod room;
 pub mod saga;
 pub mod sale;

@@ -9,7 +9,7 @@ use onsale::{
     config::{self, Config, PROVISIONER, SERVICES, WITH_DATABASE},
     demo, doctor,
     fleet::{self, Fleet, Rules},
-    flows, health, saga, secrets,
+    flows, health, replay, saga, secrets,
     stage::{self, DATA_FOLDER, Stage},
 };
 use tracing_subscriber::EnvFilter;
@@ -59,6 +59,8 @@ enum Command {
     Saga(saga::SagaCommand),
     /// Prints what follows from what, as a table or as diagrams
     Flows(flows::FlowsCommand),
+    /// Builds a read model anew from the streams, next to the live one, and swaps it in
+    Replay(replay::Replay),
     /// Prints the OpenAPI document
     Openapi,
 }
@@ -132,11 +134,9 @@ fn main() -> ExitCode {
     start_log(match &cli.command {
         // Whoever breaks a part on purpose knows what the others will complain of.
         Command::Demo(demo) if demo.break_part.is_some() => Some("off"),
-        // These say themselves what there is to say.
-        Command::Demo(_) | Command::Doctor(_) | Command::Saga(_) => {
-            Some("error,sqlx=off,async_nats=off")
-        }
-        _ => None,
+        // These run services; the others say themselves what there is to say.
+        Command::Dev(_) | Command::Run(_) | Command::Bench(_) => None,
+        _ => Some("error,sqlx=off,async_nats=off"),
     });
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -205,6 +205,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Saga(command) => saga::run(command).await,
         Command::Flows(options) => flows::run(&options),
         Command::Bench(Bench::Audit(options)) => bench::audit(options).await,
+        Command::Replay(options) => replay::run(options).await,
         Command::Openapi => {
             println!("{}", gateway::openapi_json());
             Ok(())

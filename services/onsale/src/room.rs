@@ -1,36 +1,64 @@
-//! The waiting room after Valkey has lost it: built anew from what was told.
+//! What lies in Valkey after Valkey has lost it: built anew from what was told.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use events::Problem;
 use futures::{Stream, stream};
-use mesh::{Asker, Link, STORED_FACTS_MAX, clock, valkey::Valkey};
+use mesh::{
+    Asker, Link, STORED_FACTS_MAX, Service, clock,
+    engine::Failure,
+    valkey::{self, Library, Valkey},
+};
 use queue::Room;
 use tracing::{info, warn};
 
-/// How often the room is looked at.
+/// How often a store is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Whose facts a room is made of.
 const TELLERS: [&str; 4] = ["concert", "user", "reservation", "queue"];
 
-/// Watches over the room; whenever it is found empty it is rebuilt, and until then the queue
+/// A store that is watched over.
+pub trait Kept: Send + Sync + 'static {
+    /// What is in it.
+    const WHAT: &'static str;
+
+    /// Whether it knows all that it should.
+    fn is_whole(&self) -> impl Future<Output = Result<bool, Failure>> + Send;
+
+    /// Makes it whole from what was told; of how many facts.
+    fn rebuild(&self, asker: &Asker) -> impl Future<Output = Result<u64, Failure>> + Send;
+}
+
+/// Watches over a store; whenever it is found empty it is rebuilt, and until then its service
 /// refuses to answer rather than to guess.
-pub async fn keep_whole(valkey: Arc<Valkey<Room>>, link: Link) {
+pub async fn keep_whole<K: Kept>(kept: K, link: Link) {
     let asker = Asker::new(link);
     loop {
         // A store that does not answer is the runtime's concern; it is looked at again.
-        if matches!(valkey.is_whole().await, Ok(false)) {
-            let facts = told(&asker);
-            match facts.await {
-                Err(problem) => warn!(%problem, "the room cannot be rebuilt yet"),
-                Ok(facts) => match queue::rebuild(&valkey, facts, clock::now()).await {
-                    Ok(count) => info!(facts = count, "the room is whole"),
-                    Err(error) => warn!(%error, "the room cannot be rebuilt yet"),
-                },
+        if matches!(kept.is_whole().await, Ok(false)) {
+            match kept.rebuild(&asker).await {
+                Ok(count) => info!(facts = count, "{} is whole", K::WHAT),
+                // Another instance is at it.
+                Err(Failure::Contended(_)) => {}
+                Err(error) => warn!(%error, "{} cannot be rebuilt yet", K::WHAT),
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+impl Kept for Arc<Valkey<Room>> {
+    const WHAT: &'static str = "the room";
+
+    async fn is_whole(&self) -> Result<bool, Failure> {
+        Valkey::is_whole(self).await
+    }
+
+    async fn rebuild(&self, asker: &Asker) -> Result<u64, Failure> {
+        let facts = told(asker).await;
+        let facts = facts.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
+        queue::rebuild(self, facts, clock::now()).await
     }
 }
 
@@ -51,4 +79,32 @@ async fn told(asker: &Asker) -> Result<impl Stream<Item = (String, Bytes)>, Prob
         }
     }
     Ok(stream::iter(facts))
+}
+
+/// What is read and never decided upon: rebuilt by replay, the first time as any other.
+pub struct ReadModel<L: Library> {
+    /// Where it lies.
+    pub valkey: Arc<Valkey<L>>,
+    /// The facts it is made of.
+    pub table: Service<Valkey<L>>,
+    /// Whose they are, those first that others depend on.
+    pub order: &'static [&'static str],
+}
+
+/// The rankings.
+pub fn ranking(valkey: Arc<Valkey<ranking::Charts>>) -> ReadModel<ranking::Charts> {
+    ReadModel { valkey, table: ranking::service(), order: ranking::ORDER }
+}
+
+impl<L: Library> Kept for ReadModel<L> {
+    const WHAT: &'static str = L::NAME;
+
+    async fn is_whole(&self) -> Result<bool, Failure> {
+        self.valkey.is_whole().await
+    }
+
+    async fn rebuild(&self, asker: &Asker) -> Result<u64, Failure> {
+        let rebuilt = valkey::rebuild(&self.valkey, &self.table, self.order, asker, |_| {}).await?;
+        Ok(rebuilt.total().taken)
+    }
 }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::{
     Rules,
     domain::{Hold, Payment, Place, Standing},
-    rows::{PaymentColumns, reason_name, state_name},
+    rows::{PaymentColumns, reason_name, seats_from, state_name},
 };
 
 /// What the messages of a batch need.
@@ -115,10 +115,10 @@ impl Book {
 
     /// Loads holds, with the places of their holders.
     async fn load_holds(&mut self, ids: &[Uuid], tx: &mut PgConnection) -> sqlx::Result<()> {
-        type Found = (Uuid, Uuid, Uuid, i64, i64, bool, Option<i64>, Option<bool>);
+        type Found = (Uuid, Uuid, Uuid, i64, i32, i64, bool, Option<i64>, Option<bool>);
         let rows: Vec<Found> = sqlx::query_as(
-            "select h.reservation_id, h.schedule_id, h.user_id, h.amount, h.hold_version,
-                    h.ended, p.place_version, p.active
+            "select h.reservation_id, h.schedule_id, h.user_id, h.amount, h.seats,
+                    h.hold_version, h.ended, p.place_version, p.active
              from holds h
              left join lateral (select place_version, active from places
                                 where schedule_id = h.schedule_id and user_id = h.user_id
@@ -130,13 +130,16 @@ impl Book {
         .bind(ids)
         .fetch_all(tx)
         .await?;
-        for (id, schedule_id, user_id, amount, hold_version, ended, place_version, active) in rows {
+        for row in rows {
+            let (id, schedule_id, user_id, amount, seats, hold_version, ended, ..) = row;
+            let (.., place_version, active) = row;
+            let seats = seats_from(seats)?;
             let (schedule_id, user_id) = (ScheduleId(schedule_id), UserId(user_id));
             if let (Some(place_version), Some(active)) = (place_version, active) {
                 let now = Place { place_version, active };
                 self.places.insert((schedule_id, user_id), Row { now, is_news: false });
             }
-            let now = Hold { schedule_id, user_id, amount, hold_version, ended };
+            let now = Hold { schedule_id, user_id, amount, seats, hold_version, ended };
             self.holds.insert(ReservationId(id), Row { now, is_news: false });
         }
         Ok(())
@@ -150,7 +153,7 @@ impl Book {
         tx: &mut PgConnection,
     ) -> sqlx::Result<()> {
         let rows: Vec<PaymentColumns> = sqlx::query_as(
-            "select id, reservation_id, schedule_id, user_id, amount, hold_version,
+            "select id, reservation_id, schedule_id, user_id, amount, seats, hold_version,
                     state::text, reason::text, requested_at, ended_at
              from payments
              where id = any($1) or (live and reservation_id = any($2))
@@ -176,9 +179,10 @@ impl Book {
             return Ok(());
         }
         sqlx::query(
-            "insert into holds (reservation_id, schedule_id, user_id, amount, hold_version, ended)
-             select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int8[], $5::int8[],
-                                  $6::bool[])
+            "insert into holds
+                 (reservation_id, schedule_id, user_id, amount, seats, hold_version, ended)
+             select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int8[], $5::int4[],
+                                  $6::int8[], $7::bool[])
              on conflict (reservation_id) do update set ended = true
              where excluded.ended and not holds.ended",
         )
@@ -186,6 +190,7 @@ impl Book {
         .bind(news.iter().map(|(_, row)| row.now.schedule_id.0).collect::<Vec<_>>())
         .bind(news.iter().map(|(_, row)| row.now.user_id.0).collect::<Vec<_>>())
         .bind(news.iter().map(|(_, row)| row.now.amount).collect::<Vec<_>>())
+        .bind(news.iter().map(|(_, row)| row.now.seats as i32).collect::<Vec<_>>())
         .bind(news.iter().map(|(_, row)| row.now.hold_version).collect::<Vec<_>>())
         .bind(news.iter().map(|(_, row)| row.now.ended).collect::<Vec<_>>())
         .execute(tx)
@@ -224,15 +229,17 @@ impl Book {
         }
         sqlx::query(
             "insert into payments
-                 (id, reservation_id, schedule_id, user_id, amount, hold_version, requested_at)
+                 (id, reservation_id, schedule_id, user_id, amount, seats, hold_version,
+                  requested_at)
              select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::int8[],
-                                  $6::int8[], $7::timestamptz[])",
+                                  $6::int4[], $7::int8[], $8::timestamptz[])",
         )
         .bind(new.iter().map(|p| p.id.0).collect::<Vec<_>>())
         .bind(new.iter().map(|p| p.reservation_id.0).collect::<Vec<_>>())
         .bind(new.iter().map(|p| p.schedule_id.0).collect::<Vec<_>>())
         .bind(new.iter().map(|p| p.user_id.0).collect::<Vec<_>>())
         .bind(new.iter().map(|p| p.amount).collect::<Vec<_>>())
+        .bind(new.iter().map(|p| p.seats as i32).collect::<Vec<_>>())
         .bind(new.iter().map(|p| p.hold_version).collect::<Vec<_>>())
         .bind(new.iter().map(|p| p.requested_at.0).collect::<Vec<_>>())
         .execute(tx)

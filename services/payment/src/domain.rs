@@ -16,6 +16,8 @@ pub struct Hold {
     pub user_id: UserId,
     /// Points; 0 when the end was heard before the beginning.
     pub amount: i64,
+    /// How many; 0 when the end was heard before the beginning.
+    pub seats: u32,
     /// The fence that every later step must present.
     pub hold_version: i64,
     /// It ran out or was given up, confirmed or not; for good.
@@ -167,6 +169,8 @@ pub struct Payment {
     pub user_id: UserId,
     /// Points.
     pub amount: i64,
+    /// How many seats.
+    pub seats: u32,
     /// The fence of the hold.
     pub hold_version: i64,
     /// When it was asked for.
@@ -186,6 +190,7 @@ impl Payment {
             schedule_id: hold.schedule_id,
             user_id: hold.user_id,
             amount: hold.amount,
+            seats: hold.seats,
             hold_version: hold.hold_version,
             requested_at: now,
             standing: Standing::Requested,
@@ -269,6 +274,7 @@ mod tests {
             schedule_id: ScheduleId(Uuid::from_u128(2)),
             user_id: FAN,
             amount: 100,
+            seats: 2,
             hold_version: 7,
             ended,
         }

@@ -59,6 +59,7 @@ impl Hear<ReservationCreated> for Book {
                 schedule_id: fact.schedule_id,
                 user_id: fact.user_id,
                 amount: fact.amount,
+                seats: fact.seats.len() as u32,
                 hold_version: fact.hold_version,
                 ended: false,
             },
@@ -169,7 +170,14 @@ impl Book {
 
 fn tell_end(payment: &Payment, turn: &mut Turn<'_>) {
     let Payment {
-        id: payment_id, reservation_id, schedule_id, user_id, amount, requested_at, ..
+        id: payment_id,
+        reservation_id,
+        schedule_id,
+        user_id,
+        amount,
+        seats,
+        requested_at,
+        ..
     } = *payment;
     let ended_at = turn.now;
     match payment.standing {
@@ -185,6 +193,7 @@ fn tell_end(payment: &Payment, turn: &mut Turn<'_>) {
             schedule_id,
             user_id,
             amount,
+            seats,
             requested_at,
             ended_at,
         }),
@@ -204,6 +213,7 @@ fn tell_end(payment: &Payment, turn: &mut Turn<'_>) {
             schedule_id,
             user_id,
             amount,
+            seats,
             requested_at,
             ended_at,
         }),
@@ -213,7 +223,7 @@ fn tell_end(payment: &Payment, turn: &mut Turn<'_>) {
 
 /// A hold of which only the end is told; nobody will pay it, so its price does not matter.
 fn ended(schedule_id: ScheduleId, user_id: UserId, hold_version: i64) -> Hold {
-    Hold { schedule_id, user_id, amount: 0, hold_version, ended: true }
+    Hold { schedule_id, user_id, amount: 0, seats: 0, hold_version, ended: true }
 }
 
 fn place(version: u64, active: bool) -> Result<Place, Miss> {

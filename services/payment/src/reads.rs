@@ -15,7 +15,7 @@ pub(crate) async fn get(
     meta: Meta,
 ) -> Result<payment::Payment, Problem> {
     let row: Option<PaymentColumns> = sqlx::query_as(
-        "select id, reservation_id, schedule_id, user_id, amount, hold_version,
+        "select id, reservation_id, schedule_id, user_id, amount, seats, hold_version,
                 state::text, reason::text, requested_at, ended_at
          from payments where id = $1 and user_id = $2",
     )
@@ -35,7 +35,7 @@ pub(crate) async fn find(
 ) -> Result<Page<payment::Payment>, Problem> {
     let cut = Cut::new(command.cursor.as_deref(), command.limit)?;
     let rows: Vec<PaymentColumns> = sqlx::query_as(
-        "select id, reservation_id, schedule_id, user_id, amount, hold_version,
+        "select id, reservation_id, schedule_id, user_id, amount, seats, hold_version,
                 state::text, reason::text, requested_at, ended_at
          from payments where user_id = $1 and id < $2 order by id desc limit $3",
     )

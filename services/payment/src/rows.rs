@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::domain::{Payment, Standing};
 
-/// A payment as it is selected: id, reservation, schedule, user, amount, hold version,
+/// A payment as it is selected: id, reservation, schedule, user, amount, seats, hold version,
 /// state, reason, requested at, ended at.
 pub(crate) type PaymentColumns = (
     Uuid,
@@ -17,6 +17,7 @@ pub(crate) type PaymentColumns = (
     Uuid,
     Uuid,
     i64,
+    i32,
     i64,
     String,
     Option<String>,
@@ -28,19 +29,26 @@ impl TryFrom<PaymentColumns> for Payment {
     type Error = sqlx::Error;
 
     fn try_from(row: PaymentColumns) -> sqlx::Result<Self> {
-        let (id, reservation, schedule, user, amount, hold_version, state, reason, from, to) = row;
+        let (id, reservation, schedule, user, amount, seats, hold_version, ..) = row;
+        let (.., state, reason, from, to) = row;
         Ok(Self {
             id: PaymentId(id),
             reservation_id: ReservationId(reservation),
             schedule_id: ScheduleId(schedule),
             user_id: UserId(user),
             amount,
+            seats: seats_from(seats)?,
             hold_version,
             requested_at: Timestamp(from),
             standing: standing(&state, reason.as_deref())?,
             ended_at: to.map(Timestamp),
         })
     }
+}
+
+/// A number of seats as it is written down.
+pub(crate) fn seats_from(column: i32) -> sqlx::Result<u32> {
+    u32::try_from(column).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 fn unknown(what: &str, name: &str) -> sqlx::Error {

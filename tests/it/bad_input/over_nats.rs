@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::operation;
 
 /// What answers each operation; the gateway answers those with none by itself.
-const ANSWERED_BY: [(&str, Option<&str>); 28] = [
+const ANSWERED_BY: [(&str, Option<&str>); 29] = [
     ("register", Some("user.register")),
     ("logIn", Some("user.log_in")),
     ("refreshSession", Some("user.refresh")),
@@ -25,6 +25,7 @@ const ANSWERED_BY: [(&str, Option<&str>); 28] = [
     ("getConcert", Some("concert.get")),
     ("findSchedules", Some("concert.schedules")),
     ("getSeats", Some("concert.seats")),
+    ("rankConcerts", Some("ranking.concerts")),
     ("createConcert", Some("concert.create")),
     ("openSchedule", Some("concert.open_schedule")),
     ("cancelSchedule", Some("concert.cancel_schedule")),

@@ -22,6 +22,17 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
             let long = "a".repeat(201);
             vec![Case::new("a long search", right.query(&format!("q={long}")), "invalid")]
         }
+        "rankConcerts" => {
+            let wrong =
+                |what: &str, query| Case::new(what, right.clone().query(query), "bad_request");
+            vec![
+                wrong("what nothing is ranked by", "by=fame"),
+                wrong("an empty measure", "by="),
+                wrong("a window that there is not", "window=2h"),
+                wrong("a window in capitals", "window=1H"),
+                wrong("two windows", "window=1h&window=7d"),
+            ]
+        }
         "createConcert" => concert(&right),
         "openSchedule" => {
             let mut cases = schedule(&right, world);

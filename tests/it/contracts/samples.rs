@@ -1,6 +1,6 @@
 //! One sample of every command and of what it is answered with.
 
-use events::{concert, payment, point, queue, reservation, user};
+use events::{concert, payment, point, queue, ranking, reservation, user};
 use serde_json::{Value, json};
 
 use super::round_trip;
@@ -15,11 +15,23 @@ const TIME: &str = "2026-11-20T10:02:11.700318Z";
 
 /// Sends every sample there and back; the endpoints that were sampled.
 pub(super) fn round_trip_all() -> Vec<&'static str> {
-    [users(), concerts(), places(), reservations(), payments(), wallets()].concat()
+    [users(), concerts(), places(), reservations(), payments(), wallets(), rankings()].concat()
 }
 
 fn page(item: Value) -> Value {
     json!({"items": [item], "next_cursor": "MDE5YTVjM2Y"})
+}
+
+fn rankings() -> Vec<&'static str> {
+    let ranking = json!({
+        "by": "sell_out", "window": "24h", "at": TIME,
+        "places": [{
+            "place": 1, "concert_id": CONCERT, "title": "Late Bloom",
+            "sell_out_ms": 61_250, "schedule_id": SCHEDULE,
+        }],
+    });
+    let wanted = json!({"by": "sell_out", "window": "24h", "limit": 5});
+    vec![round_trip::<ranking::RankConcerts>(wanted, ranking)]
 }
 
 fn users() -> Vec<&'static str> {

@@ -14,6 +14,13 @@ pub trait Library: Sized + Send + Sync + 'static {
     /// Lua that adds functions to the tables `acts` and `reads`; see `valkey/mesh.lua` for
     /// what they have at hand.
     const LUA: &'static str;
+    /// Whether what it knows comes from facts alone, whatever order they come in, so that it
+    /// can be built anew from them next to what is live (see [`super::rebuild()`]). Its keys then
+    /// have a generation in them, which its Lua does not know of. It has `reads.digest(part)`:
+    /// what it knows of the things whose ids end in those two hex digits, as lines, the same
+    /// ones in whatever order it was heard. It may have `reads.carry(part, since, …)`: the arguments of
+    /// calls of `acts.carried` that say again what was told before `since`.
+    const IS_REPLAYABLE: bool = false;
     /// The service's configuration, the same for every message.
     type Rules: Send + Sync + 'static;
 }

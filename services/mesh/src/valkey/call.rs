@@ -1,6 +1,6 @@
 //! Calls of a service's functions: their names, their arguments, their round trips.
 
-use events::Timestamp;
+use events::{EventId, Timestamp};
 use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, aio::ConnectionManager};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -17,26 +17,29 @@ pub(super) struct Names {
     pub(super) root: String,
     pub(super) run: String,
     pub(super) read: String,
+    pub(super) feed: String,
     serve: String,
     lua: String,
 }
 
 impl Names {
     pub(super) fn of<L: Library>() -> Self {
-        let digest = Sha256::digest([MESH_LUA, L::LUA].concat());
+        let generations = format!("local IS_REPLAYABLE = {}\n", L::IS_REPLAYABLE);
+        let digest = Sha256::digest([&generations, MESH_LUA, L::LUA].concat());
         let edition: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
         let name = format!("{}_{edition}", L::NAME.replace('-', "_"));
-        let (run, read, serve) =
-            (format!("{name}_run"), format!("{name}_read"), format!("{name}_serve"));
+        let [run, read, feed, serve] =
+            ["run", "read", "feed", "serve"].map(|function| format!("{name}_{function}"));
         let lua = format!(
-            "#!lua name={name}\n{MESH_LUA}\n{}\n\
+            "#!lua name={name}\n{generations}{MESH_LUA}\n{}\n\
              redis.register_function('{run}', run)\n\
+             redis.register_function('{feed}', feed)\n\
              redis.register_function{{ function_name = '{read}', callback = read, \
              flags = {{ 'no-writes' }} }}\n\
              redis.register_function('{serve}', serve)\n",
             L::LUA
         );
-        Self { root: format!("{{{}}}", L::NAME), run, read, serve, lua }
+        Self { root: format!("{{{}}}", L::NAME), run, read, feed, serve, lua }
     }
 }
 
@@ -83,6 +86,19 @@ pub(super) fn quiet(act: &Act, now: Timestamp) -> Vec<Vec<u8>> {
     }
     all[10] = b"1".to_vec();
     all.extend(act.args.iter().map(|arg| arg.clone().into_bytes()));
+    all
+}
+
+/// The arguments of a call that takes a stored fact into a shadow.
+pub(super) fn feeding(
+    act: &Act,
+    event_id: EventId,
+    generation: &str,
+    now: Timestamp,
+) -> Vec<Vec<u8>> {
+    let mut all = quiet(act, now);
+    all[3] = event_id.0.as_bytes().to_vec();
+    all[7] = generation.into();
     all
 }
 

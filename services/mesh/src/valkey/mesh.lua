@@ -10,8 +10,15 @@
 -- All keys of a service share one hash tag and so one slot; KEYS[1] is that root.
 local act
 
-local function key(name)
+-- What the mesh keeps for the service, whatever the service itself knows.
+local function own(name)
   return act.root .. ':' .. name
+end
+
+-- What the service knows. Where that can be built anew (`IS_REPLAYABLE`, said above this
+-- file), it lies in the generation at hand, and the service's functions know of no other.
+local function key(name)
+  return act.at .. ':' .. name
 end
 
 -- The service's acts by name: `acts` may write, `reads` may not.
@@ -60,10 +67,13 @@ local function new_id()
 end
 
 -- Tells a fact: it joins the outbox in the step that makes it true. The saga is the
--- act's own, unless the fact continues another.
+-- act's own, unless the fact continues another. What is made a second time is not told.
 local function tell(fact, schedule, about, what, saga)
+  if act.is_silent then
+    return
+  end
   act.told[fact] = true
-  redis.call('XADD', key('outbox'), '*',
+  redis.call('XADD', own('outbox'), '*',
     'event_id', new_id(),
     'subject', 'onsale.' .. fact .. '.v1.' .. schedule,
     'payload', cjson.encode(what),
@@ -101,6 +111,7 @@ end
 local function begin(keys, args)
   act = {
     root = keys[1],
+    at = keys[1],
     now = tonumber(args[2]),
     seed = args[3],
     event_id = args[4],
@@ -121,19 +132,78 @@ local function begin(keys, args)
   return args[1], given
 end
 
+-- From here on `key` speaks of this generation.
+local function stand_on(generation)
+  act.at = own('g' .. generation)
+end
+
+-- Whether a thing belongs to a part of what is compared or carried over: by the end of its id.
+local function is_in(part, id)
+  return string.sub(id, -2) == part
+end
+
+-- Whether there is a store that knows all that it should; one that was emptied must not act
+-- on nothing as if that were the truth. `whole` names the live generation, where there are
+-- generations.
+local function is_whole()
+  local live = redis.call('GET', own('whole'))
+  if live and IS_REPLAYABLE then
+    stand_on(live)
+  end
+  return live
+end
+
+-- Decides one act where we stand, unless its event was heard there before. The inbox lies
+-- with what was made of it: what one generation has heard another may not have.
+local function decide(name, given)
+  local day = act.event_id ~= '' and inbox(act.event_id)
+  if day and redis.call('SISMEMBER', day, act.event_id) == 1 then
+    return 'repeat'
+  end
+  local value = acts[name](unpack(given)) or {}
+  if value.refusal then
+    return value.refusal, value
+  end
+  if day then
+    redis.call('SADD', day, act.event_id)
+    redis.call('EXPIRE', day, INBOX_SECS)
+  end
+  return 'done', value
+end
+
+-- A decision as the caller reads it.
+local function ending(how, value)
+  if how == 'done' then
+    return done(value)
+  elseif how == 'repeat' then
+    return { 'repeat' }
+  end
+  return { how, value.code, value.detail or '' }
+end
+
+-- What is taken in while a shadow is built is taken in there as well, in the same step. What
+-- the shadow refuses for now, because it has not come so far, is still before it in a stream.
+-- A shadow that fails is given up; the live generation has done its part.
+local function mirror(name, given)
+  local shadow = IS_REPLAYABLE and redis.call('GET', own('shadow'))
+  if not shadow then
+    return
+  end
+  stand_on(shadow)
+  act.is_silent = true
+  if not pcall(decide, name, given) then
+    redis.call('DEL', own('shadow'))
+  end
+end
+
 -- Runs one act: what was heard before is a repeat, what was answered before is answered
 -- the same, and everything else is decided once.
 local function run(keys, args)
   local name, given = begin(keys, args)
-  -- A store that was emptied must not act on nothing as if that were the truth.
-  if not act.restoring and redis.call('EXISTS', key('whole')) == 0 then
+  if not is_whole() and (IS_REPLAYABLE or not act.restoring) then
     return { 'lost' }
   end
-  local day = act.event_id ~= '' and inbox(act.event_id)
-  if day and redis.call('SISMEMBER', day, act.event_id) == 1 then
-    return { 'repeat' }
-  end
-  local answer = act.scope ~= '' and key('answer:' .. act.scope)
+  local answer = act.scope ~= '' and own('answer:' .. act.scope)
   local before = answer and redis.call('GET', answer)
   if before then
     local kept = cmsgpack.unpack(before)
@@ -142,24 +212,19 @@ local function run(keys, args)
     end
     return done(kept.value)
   end
-  local value = acts[name](unpack(given)) or {}
-  if value.refusal then
-    return { value.refusal, value.code, value.detail or '' }
-  end
-  if day then
-    redis.call('SADD', day, act.event_id)
-    redis.call('EXPIRE', day, INBOX_SECS)
-  end
-  if answer then
+  local how, value = decide(name, given)
+  if answer and how == 'done' then
     local kept = cmsgpack.pack({ body = act.body, value = value })
     redis.call('SET', answer, kept, 'PX', ANSWER_MILLIS)
   end
-  return done(value)
+  local ended = ending(how, value)
+  mirror(name, given)
+  return ended
 end
 
 local function read(keys, args)
   local name, given = begin(keys, args)
-  if redis.call('EXISTS', key('whole')) == 0 then
+  if not is_whole() then
     return { 'lost' }
   end
   local value = reads[name](unpack(given)) or {}
@@ -174,21 +239,21 @@ end
 local relay = {}
 
 function relay.take(token, ttl)
-  local is_taken = redis.call('SET', key('relay:lease'), token, 'NX', 'PX', ttl)
+  local is_taken = redis.call('SET', own('relay:lease'), token, 'NX', 'PX', ttl)
   return { is_taken and token or nil }
 end
 
 local function holds(token, ttl)
-  if redis.call('GET', key('relay:lease')) ~= token then
+  if redis.call('GET', own('relay:lease')) ~= token then
     return false
   end
-  redis.call('PEXPIRE', key('relay:lease'), ttl)
+  redis.call('PEXPIRE', own('relay:lease'), ttl)
   return true
 end
 
 function relay.release(token)
-  if redis.call('GET', key('relay:lease')) == token then
-    redis.call('DEL', key('relay:lease'))
+  if redis.call('GET', own('relay:lease')) == token then
+    redis.call('DEL', own('relay:lease'))
   end
   return {}
 end
@@ -201,7 +266,7 @@ function relay.position(token, ttl)
   if not holds(token, ttl) then
     return { 'gone' }
   end
-  local newest = redis.call('ZREVRANGE', key('relay:log'), 0, 0, 'WITHSCORES')
+  local newest = redis.call('ZREVRANGE', own('relay:log'), 0, 0, 'WITHSCORES')
   return { 'held', newest[1] or '', newest[2] or '0' }
 end
 
@@ -209,15 +274,15 @@ function relay.read(token, ttl, after, limit)
   if not holds(token, ttl) then
     return { 'gone' }
   end
-  return { 'held', redis.call('XRANGE', key('outbox'), '(' .. after, '+', 'COUNT', limit) }
+  return { 'held', redis.call('XRANGE', own('outbox'), '(' .. after, '+', 'COUNT', limit) }
 end
 
 function relay.advance(token, ttl, cursor, stream_seq)
   if not holds(token, ttl) then
     return { 'gone' }
   end
-  redis.call('ZADD', key('relay:log'), stream_seq, cursor)
-  redis.call('ZREMRANGEBYRANK', key('relay:log'), 0, -POSITIONS - 1)
+  redis.call('ZADD', own('relay:log'), stream_seq, cursor)
+  redis.call('ZREMRANGEBYRANK', own('relay:log'), 0, -POSITIONS - 1)
   return { 'held' }
 end
 
@@ -225,14 +290,14 @@ function relay.rewind(token, ttl, last_seq)
   if not holds(token, ttl) then
     return { 'gone' }
   end
-  redis.call('ZREMRANGEBYSCORE', key('relay:log'), '(' .. last_seq, '+inf')
+  redis.call('ZREMRANGEBYSCORE', own('relay:log'), '(' .. last_seq, '+inf')
   return relay.position(token, ttl)
 end
 
 -- Told facts are kept for `keep` milliseconds, and for less when there are more than
 -- `most` of them; what the relay has not published yet is kept in any case.
 function relay.trim(keep, most)
-  local newest = redis.call('ZREVRANGE', key('relay:log'), 0, 0)[1]
+  local newest = redis.call('ZREVRANGE', own('relay:log'), 0, 0)[1]
   if not newest then
     return {}
   end
@@ -240,25 +305,125 @@ function relay.trim(keep, most)
   keep = tonumber(keep)
   repeat
     local before = math.min(published, act.now - keep)
-    redis.call('XTRIM', key('outbox'), 'MINID', '~', whole(math.max(before, 0)), 'LIMIT', 0)
+    redis.call('XTRIM', own('outbox'), 'MINID', '~', whole(math.max(before, 0)), 'LIMIT', 0)
     keep = math.floor(keep / 2)
-  until keep < 1000 or redis.call('XLEN', key('outbox')) <= tonumber(most)
+  until keep < 1000 or redis.call('XLEN', own('outbox')) <= tonumber(most)
   return {}
 end
 
 -- Writes a value if it still is what the caller last saw (`''`: nothing at all).
 function relay.swap(name, seen, new)
-  if (redis.call('GET', key(name)) or '') ~= seen then
+  if (redis.call('GET', own(name)) or '') ~= seen then
     return { 0 }
   end
-  redis.call('SET', key(name), new)
+  redis.call('SET', own(name), new)
   return { 1 }
 end
 
 -- Says that the store knows all that it should: at the first start, or rebuilt.
 function relay.seal()
-  redis.call('SET', key('whole'), whole(act.now))
+  redis.call('SET', own('whole'), whole(act.now))
   return {}
+end
+
+-- Building anew. A shadow is a generation that is being made of what was told, next to the
+-- live one; `generations` names all that were ever begun and may still have keys. Whoever
+-- builds is fenced by the shadow's name, which is never used again, and by a lease: one that
+-- was paused for longer, or whose store was emptied, finds that its shadow is gone.
+local SHADOW_MILLIS = 30000
+
+local function builds(generation)
+  if redis.call('GET', own('shadow')) ~= generation then
+    return false
+  end
+  redis.call('PEXPIRE', own('shadow'), SHADOW_MILLIS)
+  return true
+end
+
+function relay.begin_shadow(generation)
+  if not redis.call('SET', own('shadow'), generation, 'NX', 'PX', SHADOW_MILLIS) then
+    return { 0 }
+  end
+  redis.call('SADD', own('generations'), generation)
+  return { 1 }
+end
+
+function relay.give_up_shadow(generation)
+  if redis.call('GET', own('shadow')) == generation then
+    redis.call('DEL', own('shadow'))
+  end
+  return {}
+end
+
+-- From one call to the next, everybody reads and writes what was the shadow.
+function relay.swap_in_shadow(generation)
+  if not builds(generation) then
+    return { 0 }
+  end
+  redis.call('SET', own('whole'), generation)
+  redis.call('DEL', own('shadow'))
+  return { 1 }
+end
+
+-- The lines of `reads.digest` that only the live generation has, and those that only the
+-- shadow has, of the things whose ids end in `part`. Nothing can happen between the two.
+function relay.compare_shadow(generation, part)
+  local live = redis.call('GET', own('whole'))
+  if not live or not builds(generation) then
+    return { 'gone' }
+  end
+  stand_on(live)
+  local before, is_before = reads.digest(part), {}
+  stand_on(generation)
+  local after, is_after = reads.digest(part), {}
+  for _, line in ipairs(before) do
+    is_before[line] = true
+  end
+  local gone, new = {}, {}
+  for _, line in ipairs(after) do
+    is_after[line] = true
+    if not is_before[line] then
+      new[#new + 1] = line
+    end
+  end
+  for _, line in ipairs(before) do
+    if not is_after[line] then
+      gone[#gone + 1] = line
+    end
+  end
+  return { 'held', gone, new }
+end
+
+-- What the streams have forgotten and the live generation still knows is carried over to the
+-- shadow: `reads.carry` names it as calls of `acts.carried`. It is given since when each
+-- stream has what was told.
+function relay.carry_over(generation, part, ...)
+  local live = redis.call('GET', own('whole'))
+  if not builds(generation) then
+    return { 'gone' }
+  elseif not live or not reads.carry then
+    return { 'held', '0' }
+  end
+  stand_on(live)
+  local rows = reads.carry(part, ...)
+  stand_on(generation)
+  act.is_silent = true
+  for _, row in ipairs(rows) do
+    acts.carried(unpack(row))
+  end
+  return { 'held', whole(#rows) }
+end
+
+-- Takes a stored fact into the shadow, and into nothing else. The shadow's name comes where
+-- other calls have their idempotency key.
+local function feed(keys, args)
+  local name, given = begin(keys, args)
+  if not builds(act.scope) then
+    return { 'lost' }
+  end
+  stand_on(act.scope)
+  act.is_silent = true
+  return ending(decide(name, given))
 end
 
 local function serve(keys, args)

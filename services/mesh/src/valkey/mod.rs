@@ -7,6 +7,8 @@
 mod act;
 mod call;
 mod outbox;
+mod rebuild;
+mod replay;
 
 use std::{
     future::Future,
@@ -37,6 +39,8 @@ pub use act::{Act, ActOn, At, Library, Reply, Texts, VkDeed};
 use act::{AskedCommand, Deed, DueAct, Ended, HeardFact, texts};
 use call::{Envelope, Names, arguments, is_away, is_missing, load, pipeline, quiet, serve};
 pub use outbox::VkOutbox;
+pub use rebuild::{Progress, Rebuilt, rebuild};
+pub use replay::{Difference, Fed, Replay, StoredFact};
 
 /// How long a pipeline may take; a batch of full ticks takes some 50 ms.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -210,6 +214,7 @@ impl<L: Library> Valkey<L> {
     /// # Errors
     /// When the store cannot be reached.
     pub async fn seal(&self) -> Result<(), Failure> {
+        assert!(!L::IS_REPLAYABLE, "{} becomes whole by a replay", L::NAME);
         self.serve(Act::new("seal")).await.map(drop)
     }
 
@@ -446,7 +451,8 @@ impl<L: Library> Engine for Valkey<L> {
 
     async fn tidy(&self) -> Result<(), Failure> {
         let trim = Act::new("trim").arg(OUTBOX_KEEP_MILLIS).arg(OUTBOX_FACTS_MAX);
-        self.serve(trim).await.map(drop)
+        self.serve(trim).await?;
+        if L::IS_REPLAYABLE { self.sweep().await } else { Ok(()) }
     }
 
     fn failpoints(&self) -> Arc<Failpoints> {

@@ -5,7 +5,7 @@ use events::{
     payment::{PaymentFailure, PaymentState},
     point::{DebitRefusal, RefundReason},
     queue::PlaceEnd,
-    reservation::{CancelReason, ConfirmRefusal},
+    reservation::{CancelReason, ConfirmRefusal, PricedSeat},
     user::Role,
 };
 use uuid::Uuid;
@@ -202,6 +202,24 @@ fn a_second_payment_in_the_same_batch_is_refused_and_names_the_first() {
     assert!(problem.is(codes::PAYMENT_RUNNING));
     assert_eq!(problem.extra["payment_id"], FIRST.to_string());
     assert_eq!(desk.told, ["payment.requested"]);
+}
+
+#[test]
+fn an_end_says_how_many_seats_were_paid() {
+    let mut desk = Desk::default();
+    let seats = ["1", "2", "3"].map(|seat| {
+        let seat = SeatId::new("A", "1", seat);
+        PricedSeat { seat, price: 30 }
+    });
+    desk.hear(&ReservationCreated { seats: seats.into(), ..created() }).unwrap();
+    desk.pay(FAN, FIRST).unwrap();
+    let mut turn = mesh::Turn::at(NOW, &Rules {}, &Caller::Mesh, Uuid::nil());
+    desk.book.hear(&confirmed(), &mut turn).unwrap();
+    desk.book.hear(&refunded(RefundReason::Cancelled), &mut turn).unwrap();
+    let [completed, refunded] = turn.told() else { panic!("two facts") };
+    let completed: PaymentCompleted = serde_json::from_slice(&completed.payload).unwrap();
+    let refunded: PaymentRefunded = serde_json::from_slice(&refunded.payload).unwrap();
+    assert_eq!((completed.seats, refunded.seats), (3, 3));
 }
 
 #[test]

@@ -325,6 +325,7 @@ pub fn completed(n: u128, user_id: UserId, requested_millis: i64) -> PaymentComp
         schedule_id: SCHEDULE,
         user_id,
         amount: 100,
+        seats: 1,
         requested_at: at(requested_millis),
         ended_at: at(requested_millis + 5),
     }

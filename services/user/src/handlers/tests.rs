@@ -111,6 +111,7 @@ fn completed(user_id: UserId) -> PaymentCompleted {
         schedule_id: ScheduleId(id(52)),
         user_id,
         amount: 10,
+        seats: 1,
         requested_at: at(1),
         ended_at: at(2),
     }

@@ -1,0 +1,220 @@
+//! A read model built anew from whole streams: read, take in, compare, swap.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use events::{EventId, Problem, Timestamp, producer_of};
+use tokio::time::Instant;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::{At, Difference, Fed, Library, Replay, StoredFact, Valkey};
+use crate::{Asker, Caller, Fact, STORED_FACTS_MAX, Service, clock, engine::Failure};
+
+/// How long the live generation may take to hear what the shadow has read.
+const SETTLE_WITHIN: Duration = Duration::from_secs(10);
+/// Between two comparisons.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// A stream has been read this far of `last_seq`.
+    Read {
+        /// Whose.
+        stream: &'a str,
+        /// So far.
+        seq: u64,
+        /// To where.
+        last_seq: u64,
+    },
+    /// Everything is in; the two are compared.
+    Comparing,
+}
+
+/// What a rebuilding did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Of each kind of fact, how many came of it.
+    pub facts: BTreeMap<&'static str, Fed>,
+    /// Facts that could not be read.
+    pub unreadable: u64,
+    /// Rows taken over from the generation before, because the streams no longer have them.
+    pub carried: u64,
+    /// How it differed from the generation before; `None` when there was none.
+    pub difference: Option<Difference>,
+}
+
+impl Rebuilt {
+    /// All kinds of facts together.
+    pub fn total(&self) -> Fed {
+        let add = |sum: Fed, fed: &Fed| Fed {
+            taken: sum.taken + fed.taken,
+            repeats: sum.repeats + fed.repeats,
+            left_out: sum.left_out + fed.left_out,
+        };
+        self.facts.values().fold(Fed::default(), add)
+    }
+}
+
+/// Builds the read model anew from the facts that `table` hears, next to the live one, and
+/// puts it in its place. `order` names the streams, those first that others depend on.
+///
+/// Live traffic goes on meanwhile. Whatever fails leaves the live generation as it is.
+///
+/// # Errors
+/// `Contended` when another rebuilding is on its way; when a stream cannot be read, or the
+/// store cannot be reached.
+pub async fn rebuild<L: Library>(
+    valkey: &Valkey<L>,
+    table: &Service<Valkey<L>>,
+    order: &[&str],
+    asker: &Asker,
+    mut progress: impl FnMut(Progress<'_>) + Send,
+) -> Result<Rebuilt, Failure> {
+    valkey.sweep().await?;
+    let Some(replay) = valkey.begin_replay().await? else {
+        return Err(Failure::Contended("it is being rebuilt already".into()));
+    };
+    let building = Building { valkey, table, replay: &replay, done: Rebuilt::default() };
+    match building.run(order, asker, &mut progress).await {
+        Ok(rebuilt) => {
+            replay.swap().await?;
+            valkey.sweep().await?;
+            Ok(rebuilt)
+        }
+        Err(failure) => {
+            // Away as it may be, the store lets the shadow lapse by itself.
+            let _ = replay.give_up().await;
+            Err(failure)
+        }
+    }
+}
+
+struct Building<'a, L: Library> {
+    valkey: &'a Valkey<L>,
+    table: &'a Service<Valkey<L>>,
+    replay: &'a Replay<L>,
+    done: Rebuilt,
+}
+
+impl<L: Library> Building<'_, L> {
+    async fn run(
+        mut self,
+        order: &[&str],
+        asker: &Asker,
+        progress: &mut (impl FnMut(Progress<'_>) + Send),
+    ) -> Result<Rebuilt, Failure> {
+        debug_assert!(self.table.heard.keys().all(|fact| order.contains(&producer_of(fact))));
+        let was_whole = self.valkey.is_whole().await?;
+        for (place, stream) in order.iter().enumerate() {
+            self.read(stream, asker, progress).await?;
+            if was_whole && place == 0 {
+                // The first stream says what there is; older things count for the others.
+                self.carry_over(order, asker).await?;
+            }
+        }
+        if was_whole {
+            progress(Progress::Comparing);
+            self.done.difference = Some(self.compare().await?);
+        }
+        Ok(self.done)
+    }
+
+    /// Reads a stream to where it ends now. What is stored after that is heard by the live
+    /// generation later than the shadow began, and so by the shadow too.
+    async fn read(
+        &mut self,
+        stream: &str,
+        asker: &Asker,
+        progress: &mut (impl FnMut(Progress<'_>) + Send),
+    ) -> Result<(), Failure> {
+        let last_seq = asker.last_seq(stream).await.map_err(unread)?;
+        let mut seq = 0;
+        while seq < last_seq {
+            let facts = asker.stored_since(stream, seq, STORED_FACTS_MAX).await.map_err(unread)?;
+            let Some(last) = facts.last() else { break };
+            seq = last.stream_seq();
+            self.take_in(&facts).await?;
+            progress(Progress::Read { stream, seq: seq.min(last_seq), last_seq });
+        }
+        Ok(())
+    }
+
+    async fn take_in(&mut self, facts: &[Fact]) -> Result<(), Failure> {
+        let now = clock::now();
+        // Facts of one kind at a time would change their order; each run of them does not.
+        let mut runs: Vec<(&'static str, Vec<StoredFact>)> = Vec::new();
+        for fact in facts {
+            match self.stored(fact, now) {
+                None => {}
+                Some(Err(cause)) => {
+                    warn!(fact = fact.name(), cause, "a fact cannot be read; going on without it");
+                    self.done.unreadable += 1;
+                }
+                Some(Ok((name, stored))) => match runs.last_mut() {
+                    Some((kind, run)) if *kind == name => run.push(stored),
+                    _ => runs.push((name, vec![stored])),
+                },
+            }
+        }
+        for (name, run) in runs {
+            let fed = self.replay.feed(&run, now).await?;
+            let sum = self.done.facts.entry(name).or_default();
+            sum.taken += fed.taken;
+            sum.repeats += fed.repeats;
+            sum.left_out += fed.left_out;
+        }
+        Ok(())
+    }
+
+    /// The fact as a call, if the service hears it.
+    fn stored(
+        &self,
+        fact: &Fact,
+        now: Timestamp,
+    ) -> Option<Result<(&'static str, StoredFact), String>> {
+        let heard = self.table.heard.get(fact.name())?;
+        let subject = format!("onsale.{}.v{}.", heard.fact, heard.version);
+        if !fact.subject().starts_with(&subject) {
+            return None;
+        }
+        let read = || {
+            let event_id = EventId(fact.event_id().ok_or("it has no id")?);
+            let deed = (heard.decode)(fact.payload())?;
+            let rules = self.valkey.rules();
+            let at = At { now, rules, caller: &Caller::Mesh, id: Uuid::now_v7() };
+            let act = deed.0.act(&at).map_err(|problem| problem.to_string())?;
+            Ok((heard.fact, StoredFact { event_id, act }))
+        };
+        Some(read())
+    }
+
+    /// What is older than the oldest fact that its stream still has.
+    async fn carry_over(&mut self, order: &[&str], asker: &Asker) -> Result<(), Failure> {
+        let now = clock::now();
+        let mut kept_since = Vec::new();
+        for stream in order {
+            let oldest = asker.stored_since(stream, 0, 1).await.map_err(unread)?;
+            kept_since.push(oldest.first().and_then(Fact::at).unwrap_or(now));
+        }
+        self.done.carried = self.replay.carry_over(&kept_since, now).await?;
+        Ok(())
+    }
+
+    /// The live generation may be some facts behind; once it has heard them, both hear the
+    /// same, and what differs then differs for good.
+    async fn compare(&self) -> Result<Difference, Failure> {
+        let until = Instant::now() + SETTLE_WITHIN;
+        loop {
+            let difference = self.replay.compare(clock::now()).await?;
+            if difference.is_none() || Instant::now() >= until {
+                return Ok(difference);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+fn unread(problem: Problem) -> Failure {
+    Failure::Unavailable(problem.to_string())
+}

@@ -1,0 +1,239 @@
+//! A read model built anew next to the one that is live, and put in its place in one step.
+//!
+//! What a replayable library knows lies in a *generation*: its keys have the generation's
+//! name in them. Everybody reads and writes the live one. A [`Replay`] makes another, the
+//! *shadow*, out of what was told. From its first moment on, whatever the live generation
+//! takes in is taken in by the shadow too, in the same step, so nothing that happens
+//! meanwhile is missing; each has an inbox of its own, so nothing counts twice. When the
+//! shadow has come to the end of the streams it becomes the live one between two calls.
+//! Nobody ever reads half of it.
+//!
+//! There is at most one shadow. Its builder holds it by a lease that each step renews; a
+//! builder that was killed loses it, and [`Valkey::sweep`] throws away what it left.
+
+use events::{EventId, Timestamp};
+use redis::Value;
+use uuid::Uuid;
+
+use super::{
+    Act, Ended, Library, Valkey,
+    act::{text, texts},
+    call::{feeding, quiet, serve},
+};
+use crate::engine::Failure;
+
+/// Keys looked at by one step of a sweep.
+const SWEEP_KEYS: usize = 1_000;
+/// Things are compared, and carried over, in so many parts that no call takes long: by the
+/// last two hex digits of their ids.
+const PARTS: u16 = 256;
+
+/// A stored fact as a shadow takes it in.
+pub struct StoredFact {
+    /// Under which id it was told: what the inbox knows it by.
+    pub event_id: EventId,
+    /// What taking it in calls; see [`Valkey::replaying`].
+    pub act: Act,
+}
+
+/// What became of stored facts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fed {
+    /// Taken in.
+    pub taken: u64,
+    /// Were there already: the live way had brought them.
+    pub repeats: u64,
+    /// Refused, as the live way would have refused them.
+    pub left_out: u64,
+}
+
+/// Lines of the digest in which two generations differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Only the live generation says so.
+    pub only_live: Vec<String>,
+    /// Only the shadow says so.
+    pub only_shadow: Vec<String>,
+}
+
+impl Difference {
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        self.only_live.is_empty() && self.only_shadow.is_empty()
+    }
+}
+
+/// A shadow that is being built. Dropped, it lapses by itself.
+pub struct Replay<L: Library> {
+    valkey: Valkey<L>,
+    generation: String,
+}
+
+impl<L: Library> Valkey<L> {
+    /// Begins a shadow, beside the live generation or as the first one; `None` when another
+    /// is being built.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn begin_replay(&self) -> Result<Option<Replay<L>>, Failure> {
+        assert!(L::IS_REPLAYABLE, "{} cannot be replayed", L::NAME);
+        // The random half of an id: a name that no other shadow ever has.
+        let generation = Uuid::now_v7().simple().to_string()[16..].to_owned();
+        let begun = self.serve(Act::new("begin_shadow").arg(&generation)).await?;
+        let replay = Replay { valkey: self.clone(), generation };
+        Ok(is_yes(begun)?.then_some(replay))
+    }
+
+    /// Throws away, in small steps, what is left of generations that are neither live nor
+    /// being built. Others may do so at the same time.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn sweep(&self) -> Result<(), Failure> {
+        let root = &self.names.root;
+        let mut connection = self.connection.clone();
+        let mut begun = redis::cmd("SMEMBERS");
+        begun.arg(format!("{root}:generations"));
+        let begun: Vec<String> = begun.query_async(&mut connection).await?;
+        // Looked at after that, and both at once: what is neither will never be either.
+        let mut wanted = redis::cmd("MGET");
+        wanted.arg(format!("{root}:whole")).arg(format!("{root}:shadow"));
+        let wanted: Vec<Option<String>> = wanted.query_async(&mut connection).await?;
+        for generation in begun {
+            if wanted.iter().flatten().any(|wanted| *wanted == generation) {
+                continue;
+            }
+            self.sweep_one(&generation).await?;
+            let mut forget = redis::cmd("SREM");
+            forget.arg(format!("{root}:generations")).arg(generation);
+            forget.query_async::<Value>(&mut connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn sweep_one(&self, generation: &str) -> Result<(), Failure> {
+        let mut connection = self.connection.clone();
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(format!("{}:g{generation}:*", self.names.root));
+            scan.arg("COUNT").arg(SWEEP_KEYS);
+            let (next, keys): (String, Vec<Vec<u8>>) = scan.query_async(&mut connection).await?;
+            if !keys.is_empty() {
+                let mut unlink = redis::cmd("UNLINK");
+                unlink.arg(keys);
+                unlink.query_async::<Value>(&mut connection).await?;
+            }
+            if next == "0" {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+}
+
+impl<L: Library> Replay<L> {
+    /// Takes stored facts into the shadow, one after the other, in one round trip.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, or the shadow is no longer ours.
+    pub async fn feed(&self, facts: &[StoredFact], now: Timestamp) -> Result<Fed, Failure> {
+        let calls = facts
+            .iter()
+            .map(|fact| feeding(&fact.act, fact.event_id, &self.generation, now))
+            .collect();
+        let mut fed = Fed::default();
+        for ended in self.valkey.call(&self.valkey.names.feed, calls).await? {
+            match ended {
+                Ok(Ended::Done { .. }) => fed.taken += 1,
+                Ok(Ended::Repeat) => fed.repeats += 1,
+                Ok(Ended::No(_) | Ended::NotYet(_)) => fed.left_out += 1,
+                Ok(Ended::Lost) => return Err(gone()),
+                Err(cause) => {
+                    tracing::warn!(service = L::NAME, cause, "a fact fails; going on without it");
+                    fed.left_out += 1;
+                }
+            }
+        }
+        Ok(fed)
+    }
+
+    /// Carries over from the live generation what was told before the streams begin, each of
+    /// them at its moment of `kept_since`; how many rows that are. Nothing without a live
+    /// generation.
+    ///
+    /// # Errors
+    /// As [`Replay::feed`].
+    pub async fn carry_over(
+        &self,
+        kept_since: &[Timestamp],
+        now: Timestamp,
+    ) -> Result<u64, Failure> {
+        let mut carried = 0;
+        for part in (0..PARTS).map(|part| format!("{part:02x}")) {
+            let carry = Act::new("carry_over").arg(&self.generation).arg(&part);
+            let carry = kept_since.iter().fold(carry, |act, since| act.arg(since.unix_millis()));
+            let count = self.held(carry, now).await?.next().map(text).transpose();
+            let count = count.map_err(Failure::Refused)?;
+            carried += count.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
+        }
+        Ok(carried)
+    }
+
+    /// Where the shadow differs from the live generation, as at `now`. What the live one has
+    /// not heard yet is a difference too.
+    ///
+    /// # Errors
+    /// As [`Replay::feed`]; also when there is no live generation.
+    pub async fn compare(&self, now: Timestamp) -> Result<Difference, Failure> {
+        let mut difference = Difference::default();
+        for part in (0..PARTS).map(|part| format!("{part:02x}")) {
+            let compare = Act::new("compare_shadow").arg(&self.generation).arg(&part);
+            let mut parts = self.held(compare, now).await?;
+            let mut lines = || texts(parts.next().unwrap_or(Value::Array(Vec::new())));
+            difference.only_live.extend(lines().map_err(Failure::Refused)?);
+            difference.only_shadow.extend(lines().map_err(Failure::Refused)?);
+        }
+        Ok(difference)
+    }
+
+    /// Makes the shadow the live generation: the next call, whoever makes it, finds it.
+    ///
+    /// # Errors
+    /// As [`Replay::feed`]; the live generation is as it was then.
+    pub async fn swap(self) -> Result<(), Failure> {
+        let swap = Act::new("swap_in_shadow").arg(&self.generation);
+        if is_yes(self.valkey.serve(swap).await?)? { Ok(()) } else { Err(gone()) }
+    }
+
+    /// Gives the shadow up; the live generation is as it was.
+    ///
+    /// # Errors
+    /// When the store cannot be reached. The shadow lapses then.
+    pub async fn give_up(self) -> Result<(), Failure> {
+        let give_up = Act::new("give_up_shadow").arg(&self.generation);
+        self.valkey.serve(give_up).await.map(drop)
+    }
+
+    /// What follows `held` in the answer to a builder.
+    async fn held(&self, act: Act, now: Timestamp) -> Result<std::vec::IntoIter<Value>, Failure> {
+        let mut connection = self.valkey.connection.clone();
+        let answer = serve(&mut connection, &self.valkey.names, quiet(&act, now)).await?;
+        let Value::Array(parts) = answer else {
+            return Err(Failure::Refused(format!("{answer:?} is no answer to a builder")));
+        };
+        let mut parts = parts.into_iter();
+        match parts.next().map(text).transpose().map_err(Failure::Refused)?.as_deref() {
+            Some("held") => Ok(parts),
+            _ => Err(gone()),
+        }
+    }
+}
+
+fn is_yes(answer: Value) -> Result<bool, Failure> {
+    Ok(texts(answer).map_err(Failure::Refused)? == ["1"])
+}
+
+fn gone() -> Failure {
+    Failure::Contended("the shadow lapsed, or the store was emptied".into())
+}
