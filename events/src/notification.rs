@@ -63,8 +63,25 @@ pub enum Channel {
     Folder,
 }
 
+impl Channel {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Alimtalk, Self::Sms, Self::Webhook, Self::Folder];
+
+    /// Its name on the wire, for example `alimtalk`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Alimtalk => "alimtalk",
+            Self::Sms => "sms",
+            Self::Webhook => "webhook",
+            Self::Folder => "folder",
+        }
+    }
+}
+
 /// The language of a message.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Locale {
@@ -73,6 +90,19 @@ pub enum Locale {
     En,
     /// Korean.
     Ko,
+}
+
+impl Locale {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::En, Self::Ko];
+
+    /// Its name on the wire, for example `ko`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::En => "en",
+            Self::Ko => "ko",
+        }
+    }
 }
 
 /// `notification.sent`: the provider has taken a message.
@@ -217,34 +247,8 @@ pub struct Message {
     pub sent_at: Option<Timestamp>,
 }
 
-/// Note how sending went; only the service itself says so.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RecordDelivery {
-    /// The message.
-    pub message_id: Uuid,
-    /// How this try ended.
-    pub outcome: Delivery,
-}
-
-/// How one try to send a message ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Delivery {
-    /// The provider has taken it.
-    Taken(Channel),
-    /// Not now: it is tried again.
-    Later(String),
-    /// Never.
-    Refused(String),
-}
-
-/// That it was noted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Recorded {}
-
 crate::commands! {
     SetContact = "notification.set_contact", 200 => Contact;
     GetContact = "notification.contact", 200 => Contact;
     FindMessages = "notification.messages", 200 => Page<Message>;
-    RecordDelivery = "notification.record", 200 => Recorded;
 }

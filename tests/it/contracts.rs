@@ -190,6 +190,7 @@ fn every_command_and_every_reply_round_trips() {
         events::payment::ENDPOINTS,
         events::point::ENDPOINTS,
         events::ranking::ENDPOINTS,
+        events::notification::ENDPOINTS,
     ]
     .concat()
     .into_iter()

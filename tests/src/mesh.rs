@@ -220,6 +220,7 @@ fn rules(stage: &Stage) -> Rules {
     Rules {
         operator: Some(stage.operator.clone()),
         gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
+        notification: notification::Rules::folder(stage.messages_folder()),
         ..Rules::default()
     }
 }

@@ -152,6 +152,7 @@ impl Visit {
             schedule_id: self.schedule_id,
             user_id: self.user_id,
             amount: PRICE,
+            seats: 1,
             requested_at,
             ended_at: self.next_at(),
         });

@@ -305,3 +305,23 @@ pub(crate) const VIOLATIONS: &str = r#"{"items":[{
     "saga_id": "019a8f3e-0005-7000-8000-000000000001",
     "schedule_id": "019a8f3e-0003-7000-8000-000000000001"
 }]}"#;
+
+pub(crate) const SET_CONTACT: &str = r#"{"phone":"+821012345678","locale":"ko"}"#;
+
+pub(crate) const CONTACT: &str = r#"{
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "phone": "+821012345678",
+    "locale": "ko"
+}"#;
+
+pub(crate) const MESSAGES: &str = r#"{"items":[{
+    "message_id": "d1f0a3c2-5b64-8e17-9a02-6c3d47e85f07",
+    "subject_id": "019a8f3e-0005-7000-8000-000000000001",
+    "kind": "payment_completed",
+    "state": "SENT",
+    "channel": "alimtalk",
+    "text": "결제가 완료되어 예매가 확정되었습니다. 즐거운 관람 되세요!\n▶ 공연: Night Train / Club Blau / 2027년 6월 2일 04:00(한국 시간)\n▶ 결제 금액: 240,000포인트",
+    "attempts": 1,
+    "created_at": "2027-03-10T10:00:20.007Z",
+    "sent_at": "2027-03-10T10:00:20.312Z"
+}]}"#;

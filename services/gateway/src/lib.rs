@@ -29,6 +29,7 @@ mod examples;
 mod following;
 mod hub;
 mod limits;
+mod messages;
 mod op;
 mod openapi;
 mod pages;
@@ -145,6 +146,7 @@ fn ops() -> Vec<Op> {
         reservations::ops(),
         wallet::ops(),
         payments::ops(),
+        messages::ops(),
         following::ops(),
         sagas::ops(),
     ]

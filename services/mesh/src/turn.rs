@@ -81,6 +81,16 @@ impl<'a, R> Turn<'a, R> {
         Uuid::now_v7()
     }
 
+    /// The saga of this message.
+    pub fn saga_id(&self) -> SagaId {
+        self.saga_id
+    }
+
+    /// The event or command that this message is: the cause of what it tells.
+    pub fn cause_id(&self) -> Option<Uuid> {
+        self.cause_id
+    }
+
     /// Tells a fact in the saga of this message.
     pub fn tell<E: Event>(&mut self, fact: E) {
         self.tell_in(self.saga_id, fact);
@@ -92,6 +102,15 @@ impl<'a, R> Turn<'a, R> {
     /// When the service did not declare that this message may cause this fact: the
     /// declared graph is what proofs and diagrams are made of, so it must be true.
     pub fn tell_in<E: Event>(&mut self, saga_id: SagaId, fact: E) {
+        self.tell_after(saga_id, self.cause_id, fact);
+    }
+
+    /// Tells a fact that follows from an earlier message than this one: what was put off is
+    /// done now. [`Turn::saga_id`] and [`Turn::cause_id`] of that message say from which.
+    ///
+    /// # Panics
+    /// As [`Turn::tell_in`] does.
+    pub fn tell_after<E: Event>(&mut self, saga_id: SagaId, cause_id: Option<Uuid>, fact: E) {
         assert!(
             self.may_tell.is_empty() || self.may_tell.contains(&E::FACT),
             "{} is not declared as a consequence here",
@@ -103,7 +122,7 @@ impl<'a, R> Turn<'a, R> {
             payload: serde_json::to_vec(&fact).expect("facts are plain data"),
             about: fact.about(),
             saga_id,
-            cause_id: self.cause_id,
+            cause_id,
             at: self.now,
             deliveries: self.attempt,
         });

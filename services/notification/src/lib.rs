@@ -1,11 +1,49 @@
-//! The notification service: one message to a fan per subject and kind.
+//! Messages to fans: one per subject and kind, each sent once.
+//!
+//! Owns where a fan's messages go, and the messages.
+//!
+//! | hears | and then there is a message |
+//! |---|---|
+//! | `reservation.created` | `reservation_made`, about the reservation |
+//! | `reservation.expired` | `hold_expired`, about the reservation |
+//! | `reservation.cancelled` because the show is | `show_cancelled`, about the reservation |
+//! | `payment.completed`, `.failed` | `payment_completed`, `payment_failed`, about the payment |
+//! | `payment.refunded` | `money_returned`, about the payment |
+//! | `concert.schedule_opened` | none; messages name the show |
+//! | `user.withdrawn` | none, and none any more; those that wait fail |
+//!
+//! It decides nothing that anybody waits for: when the provider is slow or down, messages
+//! wait in their table and nothing else does. **Says** `notification.sent` and `.failed`, in
+//! the saga of the fact that asked for the message.
+//!
+//! **Invariants.** There is one message of a kind about a subject. It is sent under an id
+//! that is the same at every try. No transaction and no lock is held while it is sent. It is
+//! over, one way or the other, when its time is.
 
 mod book;
+mod domain;
+mod handlers;
+mod provider;
+mod reads;
+mod rules;
+mod sending;
+mod words;
 
-use mesh::{Service, postgres::Postgres};
+#[cfg(test)]
+mod tests;
+
+use events::{
+    Event, concert, notification,
+    notification::{NotificationFailed, NotificationSent},
+    payment, reservation, user,
+};
+use mesh::{Allow, Service, postgres::Postgres};
 use sqlx::migrate::Migrator;
 
-pub use book::Book;
+pub use book::{Book, Keys};
+pub use domain::Pace;
+pub use provider::{Alimtalk, Folder, Provider, Webhook};
+pub use rules::{Relay, Rules};
 
 /// The service.
 pub const NAME: &str = "notification";
@@ -13,11 +51,23 @@ pub const NAME: &str = "notification";
 /// What the service remembers.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/notification");
 
-/// The service's configuration.
-#[derive(Debug, Clone, Default)]
-pub struct Rules {}
-
 /// The service, to be run on a [`Postgres`].
 pub fn service() -> Service<Postgres<Book>> {
+    const SENT: &str = NotificationSent::FACT;
+    const FAILED: &str = NotificationFailed::FACT;
     Service::<Postgres<Book>>::new(NAME)
+        .hears::<concert::ScheduleOpened>(&[])
+        .hears::<reservation::ReservationCreated>(&[])
+        .hears::<reservation::ReservationExpired>(&[])
+        .hears::<reservation::ReservationCancelled>(&[])
+        .hears::<payment::PaymentCompleted>(&[])
+        .hears::<payment::PaymentFailed>(&[])
+        .hears::<payment::PaymentRefunded>(&[])
+        .hears::<user::UserWithdrawn>(&[FAILED])
+        .reads::<notification::SetContact, _, _>(Allow::User, reads::set_contact)
+        .answers::<handlers::KeepContact>(Allow::Inside, &[])
+        .reads::<notification::GetContact, _, _>(Allow::User, reads::contact)
+        .reads::<notification::FindMessages, _, _>(Allow::User, reads::messages)
+        .answers::<handlers::RecordDelivery>(Allow::Inside, &[SENT, FAILED])
+        .every_with("send", sending::TICK, sending::send_due)
 }

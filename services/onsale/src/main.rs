@@ -75,6 +75,15 @@ Environment:
   ONSALE_HTTP_ADDR                 where the gateway listens [default: 127.0.0.1:8080]
   ONSALE_HEALTH_ADDR               serves /healthz and /readyz of this process, for example
                                    on 127.0.0.1:8081; neither when it is not set
+  ONSALE_NOTIFY                    how messages go out: folder, alimtalk or webhook
+                                   [default: folder]
+  ONSALE_NOTIFY_FOLDER             the folder [default: below the temporary files]
+  ONSALE_ALIMTALK_URL, ONSALE_ALIMTALK_APP_KEY, ONSALE_ALIMTALK_SECRET,
+  ONSALE_ALIMTALK_SENDER           the relay of AlimTalk messages, and who sends them
+  ONSALE_ALIMTALK_SMS_FROM         the number of text messages in their place; none are sent
+                                   when it is not set
+  ONSALE_WEBHOOK_URL, ONSALE_WEBHOOK_SECRET
+                                   the webhook, and the key it is signed with
   ONSALE_OPERATOR_EMAIL, ONSALE_OPERATOR_PASSWORD
                                    the account that grants roles; user makes it
   OTEL_EXPORTER_OTLP_ENDPOINT      a collector of traces, for example http://127.0.0.1:4318";
@@ -222,7 +231,10 @@ async fn dev(options: Dev) -> Result<()> {
     if options.http.is_some() {
         stage.config.http_addr = options.http;
     }
-    let rules = Rules { operator: Some(stage.operator.clone()), ..rules_from_env()? };
+    let rules = Rules {
+        operator: Some(stage.operator.clone()),
+        ..rules_from_env(Some(stage.messages_folder()))?
+    };
     let fleet = Fleet::start(&stage.config, &names, &rules).await?;
     let http_addr = fleet.http_addr().context("without the gateway, use `run`")?;
     println!("http://{http_addr}");
@@ -248,7 +260,7 @@ async fn run_services(options: Run) -> Result<()> {
         Some(addr) => Some(health::Listener::open(addr).await?),
         None => None,
     };
-    let rules = Rules { operator: stage::operator_from_env().ok(), ..rules_from_env()? };
+    let rules = Rules { operator: stage::operator_from_env().ok(), ..rules_from_env(None)? };
     let fleet = Fleet::start(&config, &names, &rules).await?;
     if let Some(addr) = fleet.http_addr() {
         tracing::info!(%addr, "the gateway listens");
@@ -283,9 +295,13 @@ async fn migrate(services: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn rules_from_env() -> Result<Rules> {
+/// Messages go to the folder `messages` unless the environment says otherwise.
+fn rules_from_env(messages: Option<PathBuf>) -> Result<Rules> {
+    let notification =
+        messages.map_or_else(notification::Rules::from_env, notification::Rules::from_env_or);
     let mut rules = Rules {
         audit: audit::Rules::from_env().map_err(anyhow::Error::msg)?,
+        notification: notification.map_err(anyhow::Error::msg)?,
         gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?,
         ..Rules::default()
     };

@@ -25,6 +25,8 @@ use crate::{
 pub const DATA_FOLDER: &str = ".onsale";
 /// Where a running `dev` or `demo` says, beside its data, how to reach it.
 pub const READY_FILE: &str = "ready.json";
+/// Where `dev` and `demo` write messages to fans, beside their data.
+pub const MESSAGES_FOLDER: &str = "messages";
 /// The operator of our own servers; its password is made up and kept beside the data.
 const OPERATOR_EMAIL: &str = "operator@example.com";
 
@@ -82,6 +84,12 @@ impl Stage {
     pub fn ready(&self, http_addr: SocketAddr) -> Ready {
         let (config, operator) = (self.config.clone(), self.operator.clone());
         Ready { http_addr, config, operator }
+    }
+
+    /// Where messages to fans are written: beside the data, when the servers are ours.
+    pub fn messages_folder(&self) -> PathBuf {
+        let folder = self.servers.as_ref().map(|servers| servers.folder().to_owned());
+        folder.unwrap_or_else(std::env::temp_dir).join(MESSAGES_FOLDER)
     }
 
     /// Says beside the data, when the servers are ours, how to reach what runs here.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::operation;
 
 /// What answers each operation; the gateway answers those with none by itself.
-const ANSWERED_BY: [(&str, Option<&str>); 29] = [
+const ANSWERED_BY: &[(&str, Option<&str>)] = &[
     ("register", Some("user.register")),
     ("logIn", Some("user.log_in")),
     ("refreshSession", Some("user.refresh")),
@@ -44,6 +44,12 @@ const ANSWERED_BY: [(&str, Option<&str>); 29] = [
     ("getPayment", Some("payment.get")),
     ("findPayments", Some("payment.find")),
     ("followMyEvents", None),
+    ("setContact", Some("notification.set_contact")),
+    ("getContact", Some("notification.contact")),
+    ("findMessages", Some("notification.messages")),
+    ("getSaga", Some("audit.saga")),
+    ("findSagas", Some("audit.sagas")),
+    ("findViolations", Some("audit.violations")),
 ];
 /// Asked by the services only, who verify passes.
 const UNSEEN: &str = "queue.jwks";

@@ -74,12 +74,14 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
             ]);
             cases
         }
+        "setContact" => contact(&right),
         "followMyEvents" => cursors(&right),
         "getSaga" => vec![Case::new("another's", right.by(world.other.token()), "not_found")],
         "findSagas" => sagas(&right),
         "withdraw" | "getKeys" | "getConcert" | "findSchedules" | "getSeats" => vec![],
         "findReservations" | "getBalance" | "findEntries" | "findPayments" => vec![],
         "findViolations" => vec![],
+        "getContact" | "findMessages" => vec![],
         _ => return None,
     })
 }
@@ -338,4 +340,20 @@ fn cursors(right: &Request) -> Vec<Case> {
             Case::new(format!("a Last-Event-ID of {id:.20}"), request, "invalid")
         })
         .into()
+}
+
+fn contact(right: &Request) -> Vec<Case> {
+    let phones = [
+        String::new(),
+        "+".into(),
+        "01012345678".into(),
+        "+0821012345678".into(),
+        "+82 10 1234 5678".into(),
+        "+82101234567\0".into(),
+        "+٨٢١٠١٢٣٤٥٦٧٨".into(),
+        format!("+{}", "1".repeat(20_000)),
+    ];
+    let mut cases = each(right, "phone", phones, "invalid");
+    cases.extend(each(right, "locale", ["", "KO", "fr", "en\0"], "invalid"));
+    cases
 }

@@ -1,6 +1,6 @@
 //! One sample of every command and of what it is answered with.
 
-use events::{concert, payment, point, queue, ranking, reservation, user};
+use events::{concert, notification, payment, point, queue, ranking, reservation, user};
 use serde_json::{Value, json};
 
 use super::round_trip;
@@ -11,11 +11,13 @@ const SCHEDULE: &str = "019a5c31-5b7f-7a93-b6d4-0e2c8f71a903";
 const RESERVATION: &str = "019a5c3f-0c44-7d18-a1f7-92be64d05b04";
 const PAYMENT: &str = "019a5c3f-4e91-7b6a-8c23-d7501fa9e605";
 const ENTRY: &str = "019a5c3e-9f02-7f5c-9b88-15c7ea40d306";
+const MESSAGE: &str = "d1f0a3c2-5b64-8e17-9a02-6c3d47e85f07";
 const TIME: &str = "2026-11-20T10:02:11.700318Z";
 
 /// Sends every sample there and back; the endpoints that were sampled.
 pub(super) fn round_trip_all() -> Vec<&'static str> {
-    [users(), concerts(), places(), reservations(), payments(), wallets(), rankings()].concat()
+    [users(), concerts(), places(), reservations(), payments(), wallets(), rankings(), messages()]
+        .concat()
 }
 
 fn page(item: Value) -> Value {
@@ -171,5 +173,22 @@ fn wallets() -> Vec<&'static str> {
         round_trip::<point::Charge>(json!({"amount": 50000}), charged),
         round_trip::<point::GetBalance>(json!({}), json!({"user_id": USER, "balance": 38000})),
         round_trip::<point::FindEntries>(json!({"cursor": null, "limit": 20}), page(taken)),
+    ]
+}
+
+fn messages() -> Vec<&'static str> {
+    let contact = || json!({"user_id": USER, "phone": "+821012345678", "locale": "ko"});
+    let sent = json!({
+        "message_id": MESSAGE, "subject_id": PAYMENT, "kind": "payment_completed", "state": "SENT",
+        "channel": "alimtalk", "text": "Your payment has been received.", "attempts": 1,
+        "created_at": TIME, "sent_at": TIME,
+    });
+    vec![
+        round_trip::<notification::SetContact>(
+            json!({"phone": "+821012345678", "locale": "ko"}),
+            contact(),
+        ),
+        round_trip::<notification::GetContact>(json!({}), contact()),
+        round_trip::<notification::FindMessages>(json!({"cursor": null, "limit": 20}), page(sent)),
     ]
 }

@@ -7,6 +7,7 @@ mod expire;
 mod pay_hold_gone;
 mod pay_success;
 mod pay_too_few_points;
+mod provider_down;
 mod ranking;
 mod reserve;
 mod show_cancelled;

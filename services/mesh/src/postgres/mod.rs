@@ -159,16 +159,28 @@ impl<B: Book> Service<Postgres<B>> {
     }
 
     /// Looks for what is due each `interval` and decides it in batches, as command `C`.
-    pub fn every<C, F, R>(mut self, name: &'static str, interval: Duration, due: F) -> Self
+    pub fn every<C, F, R>(self, name: &'static str, interval: Duration, due: F) -> Self
     where
         C: Command,
         B: Answer<C>,
         F: Fn(PgPool, Timestamp) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = sqlx::Result<Vec<C>>> + Send + 'static,
     {
+        self.every_with(name, interval, move |engine, now| due(engine.pool.clone(), now))
+    }
+
+    /// The same for a timer that needs the service's rules as well. It has a task of its own
+    /// and may take its time, in no transaction; a shutdown waits for it.
+    pub fn every_with<C, F, R>(mut self, name: &'static str, interval: Duration, due: F) -> Self
+    where
+        C: Command,
+        B: Answer<C>,
+        F: Fn(Arc<Postgres<B>>, Timestamp) -> R + Send + Sync + 'static,
+        R: Future<Output = sqlx::Result<Vec<C>>> + Send + 'static,
+    {
         let tells = self.asked.get(C::ENDPOINT).map_or(&[][..], |asked| asked.tells);
         let due = Arc::new(move |engine: Arc<Postgres<B>>, now| {
-            let due = due(engine.pool.clone(), now);
+            let due = due(engine, now);
             Box::pin(async move {
                 let commands = due.await?;
                 Ok(commands.into_iter().map(|c| PgDeed(Box::new(AskedCommand(c)) as _)).collect())

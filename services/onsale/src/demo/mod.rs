@@ -109,6 +109,7 @@ fn rules(stage: &Stage) -> Rules {
     Rules {
         operator: Some(stage.operator.clone()),
         gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
+        notification: notification::Rules::folder(stage.messages_folder()),
         reservation: reservation::Rules { grace_secs: 5, ..Default::default() },
         ..Rules::default()
     }

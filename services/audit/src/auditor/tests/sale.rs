@@ -247,6 +247,7 @@ impl Sale {
             schedule_id: self.schedule,
             user_id: paying.hold.fan,
             amount: paying.hold.amount,
+            seats: 1,
             requested_at: paying.requested_at,
             ended_at: self.now(),
         };
@@ -274,6 +275,7 @@ impl Sale {
             schedule_id: self.schedule,
             user_id: paying.hold.fan,
             amount: paying.hold.amount,
+            seats: 1,
             requested_at: paying.requested_at,
             ended_at: self.now(),
         };

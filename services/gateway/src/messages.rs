@@ -1,0 +1,62 @@
+//! Messages to the caller: where they go, and which there were.
+
+use axum::{extract::State, response::Response};
+use events::{
+    Command, Page, codes,
+    notification::{Contact, FindMessages, GetContact, Message, SetContact},
+};
+
+use crate::{
+    Edge,
+    call::{Call, Head, Params},
+    catalogue::PageParams,
+    examples,
+    op::Op,
+    problem::{Copies, Refused},
+};
+
+const TAG: &str = "messages";
+
+/// The operations of this area.
+pub(crate) fn ops() -> Vec<Op> {
+    vec![
+        Op::put("/v1/me/contact", set_contact)
+            .named(TAG, "setContact", "Say where messages go")
+            .explained(
+                "Replaces what was said before. Without `phone` there is no number any more. It is \
+                 forgotten when the account is closed.",
+            )
+            .token()
+            .takes::<SetContact>(examples::SET_CONTACT)
+            .gives::<Contact>(SetContact::STATUS, "Where messages go now", examples::CONTACT)
+            .refuses(&[codes::FORBIDDEN]),
+        Op::get("/v1/me/contact", contact)
+            .named(TAG, "getContact", "Read where messages go")
+            .token()
+            .gives::<Contact>(200, "Where messages go", examples::CONTACT),
+        Op::get("/v1/me/messages", messages)
+            .named(TAG, "findMessages", "List the caller's messages, newest first")
+            .explained(
+                "One of a kind about each reservation or payment, whether it went out or not.",
+            )
+            .token()
+            .query::<PageParams>()
+            .gives::<Page<Message>>(200, "A page of messages", examples::MESSAGES),
+    ]
+}
+
+async fn set_contact(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> {
+    edge.make::<SetContact>(call).await
+}
+
+async fn contact(State(edge): State<Edge>, head: Head) -> Result<Response, Refused> {
+    edge.read(&head, &GetContact {}, Copies::None).await
+}
+
+async fn messages(
+    State(edge): State<Edge>,
+    Params(PageParams { cursor, limit }): Params<PageParams>,
+    head: Head,
+) -> Result<Response, Refused> {
+    edge.read(&head, &FindMessages { cursor, limit }, Copies::None).await
+}

@@ -1,0 +1,197 @@
+//! Messages out: what is due is leased, sent outside any transaction, and then recorded.
+//!
+//! A sender that dies with messages in its hands has not recorded them. Their lease runs
+//! out, and they are sent again under the same id, by which the provider drops what it has.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use events::{
+    ScheduleId, Timestamp, UserId,
+    notification::{Locale, MessageKind},
+};
+use mesh::postgres::Postgres;
+use sqlx::{PgPool, types::Json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    Book,
+    book::named,
+    domain::{Delivery, Pace},
+    handlers::{ACCOUNT_CLOSED, RecordDelivery},
+    provider::{Parcel, Round},
+    words::{Details, Show, words},
+};
+
+/// How often the clock is asked what is due.
+pub(crate) const TICK: Duration = Duration::from_millis(200);
+/// Messages in the hands of one sender; the memory that a slow provider can take.
+const LEASED_MAX: i64 = 200;
+/// How long a sender may take to send and record before another one may try. Far more than
+/// a round and its last request need.
+const LEASE_SECS: i64 = 30;
+/// No request begins later than this in a round: what is left waits for the next one.
+const ROUND: Duration = Duration::from_secs(5);
+/// How long a message waits for word of its show. Then it goes out without the title.
+const SHOW_WITHIN_SECS: i64 = 10;
+/// Why a message with nowhere to go has failed.
+const NO_PHONE_NUMBER: &str = "no_phone_number";
+
+/// Sends what is due, and says how it went.
+pub(crate) async fn send_due(
+    engine: Arc<Postgres<Book>>,
+    now: Timestamp,
+) -> sqlx::Result<Vec<RecordDelivery>> {
+    let (pool, rules) = (engine.pool(), engine.rules());
+    let closed = match rules.provider.fingerprint() {
+        Some(fingerprint) => is_closed(pool, fingerprint).await?,
+        None => false,
+    };
+    let leased = lease(pool, now, &rules.pace, closed).await?;
+    if leased.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut deliveries, mut parcels) = (Vec::new(), Vec::new());
+    for message in leased {
+        match message.hopeless(now, &rules.pace, rules.provider.needs_phone()) {
+            Some(delivery) => deliveries.push((message.id, delivery)),
+            None => parcels.push(message.pack()?),
+        }
+    }
+    let round = Round { now, until: Instant::now() + ROUND, within: rules.try_within };
+    let sent = rules.provider.send(parcels, round).await;
+    if let Some(fingerprint) = rules.provider.fingerprint().filter(|_| sent.gone) {
+        tracing::warn!(
+            provider = ?rules.provider,
+            "the endpoint is gone; nothing more is sent there until its address or secret changes"
+        );
+        close(pool, fingerprint, now).await?;
+    }
+    deliveries.extend(sent.deliveries);
+    let record = |(message_id, outcome)| RecordDelivery { message_id, outcome };
+    Ok(deliveries.into_iter().map(record).collect())
+}
+
+async fn is_closed(pool: &PgPool, fingerprint: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select exists (select from closed_endpoints where fingerprint = $1)")
+        .bind(fingerprint)
+        .fetch_one(pool)
+        .await
+}
+
+/// Notes that an endpoint is gone. Should this be lost, its next message says so again.
+async fn close(pool: &PgPool, fingerprint: &str, now: Timestamp) -> sqlx::Result<()> {
+    sqlx::query("insert into closed_endpoints values ($1, $2) on conflict do nothing")
+        .bind(fingerprint)
+        .bind(now.0)
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
+/// A message that is ours for a while.
+#[derive(sqlx::FromRow)]
+pub(crate) struct Leased {
+    pub(crate) id: Uuid,
+    subject_id: Uuid,
+    kind: String,
+    user_id: Uuid,
+    schedule_id: Uuid,
+    details: Json<Details>,
+    locale: String,
+    show: Option<Json<Show>>,
+    receipt: Option<String>,
+    last_error: Option<String>,
+    leases: i32,
+    created_at: OffsetDateTime,
+    phone: Option<String>,
+    withdrawn: bool,
+}
+
+/// Takes what is due, so that no other sender does. One statement and a commit of its own:
+/// nothing is locked while it is sent. Of a closed provider only what is too old is taken.
+pub(crate) async fn lease(
+    pool: &PgPool,
+    now: Timestamp,
+    pace: &Pace,
+    closed: bool,
+) -> sqlx::Result<Vec<Leased>> {
+    let keep_secs = i64::try_from(pace.keep.as_secs()).unwrap_or(i64::MAX / 4);
+    sqlx::query_as(
+        "with due as materialized (
+             select m.id from messages m
+             where m.state = 'PENDING' and m.next_at <= $1
+               and (m.created_at <= $2
+                    or exists (select from schedules s where s.schedule_id = m.schedule_id))
+               and (not $3 or m.created_at <= $4)
+             order by m.next_at limit $5
+             for update of m skip locked)
+         update messages m set
+             next_at = $6,
+             leases = m.leases + 1,
+             locale = coalesce(m.locale, c.locale, 'en'),
+             show = coalesce(m.show, case when s.schedule_id is null then 'null'::jsonb
+                 else jsonb_build_object(
+                     'title', s.title, 'venue', s.venue, 'starts_at', s.starts_at) end)
+         from due
+         join messages d on d.id = due.id
+         left join contacts c on c.user_id = d.user_id
+         left join schedules s on s.schedule_id = d.schedule_id
+         where m.id = due.id
+         returning m.id, m.subject_id, m.kind, m.user_id, m.schedule_id, m.details, m.locale,
+             nullif(m.show, 'null'::jsonb) as show, m.receipt, m.last_error, m.leases,
+             m.created_at, c.phone, coalesce(c.withdrawn, false) as withdrawn",
+    )
+    .bind(now.0)
+    .bind(now.plus_secs(-SHOW_WITHIN_SECS).0)
+    .bind(closed)
+    .bind(now.plus_secs(-keep_secs.min(SECS_OF_A_CENTURY)).0)
+    .bind(LEASED_MAX)
+    .bind(now.plus_secs(LEASE_SECS).0)
+    .fetch_all(pool)
+    .await
+}
+
+/// Beyond this there is no calendar to count in.
+const SECS_OF_A_CENTURY: i64 = 100 * 366 * 86_400;
+
+impl Leased {
+    /// How it ends without being sent, when there is no use in that.
+    fn hopeless(&self, now: Timestamp, pace: &Pace, needs_phone: bool) -> Option<Delivery> {
+        if self.withdrawn {
+            return Some(Delivery::Refused(ACCOUNT_CLOSED.into()));
+        }
+        if now > pace.deadline(Timestamp(self.created_at)) {
+            let last = match (&self.receipt, &self.last_error) {
+                (Some(_), _) => "the provider has it and never said what became of it",
+                (None, Some(error)) => error,
+                (None, None) => "it was never tried",
+            };
+            return Some(Delivery::Refused(format!("too late to send: {last}")));
+        }
+        // One that has a receipt has gone out before the number was taken back.
+        let nowhere = needs_phone && self.phone.is_none() && self.receipt.is_none();
+        nowhere.then(|| Delivery::Refused(NO_PHONE_NUMBER.into()))
+    }
+
+    fn pack(self) -> sqlx::Result<Parcel> {
+        let (kind, locale): (MessageKind, Locale) = (named(&self.kind)?, named(&self.locale)?);
+        let show = self.show.as_ref().map(|show| &show.0);
+        Ok(Parcel {
+            id: self.id,
+            subject_id: self.subject_id,
+            kind,
+            user_id: UserId(self.user_id),
+            schedule_id: ScheduleId(self.schedule_id),
+            words: words(kind, locale, &self.details, show),
+            phone: self.phone,
+            locale,
+            created_at: Timestamp(self.created_at),
+            again: self.leases > 1,
+            receipt: self.receipt,
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! The same on real tables, several batches at once, and the way out to a real provider.
+
+mod sending;
+mod storage;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use events::{
+    Event, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
+    concert::{Admission, ScheduleOpened},
+    reservation::{PricedSeat, ReservationCreated},
+};
+use mesh::{Answer, Book as _, Caller, Hear, Turn};
+use servers::{Options, Servers};
+use sqlx::PgPool;
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use crate::{Book, Keys, Rules};
+
+/// Databases for as many tests.
+const DATABASES: usize = 16;
+
+/// A database of the test's own, on a server that all of them share: a sender takes whatever
+/// it finds.
+async fn database() -> String {
+    static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let start = || async {
+        let mut options = Options::temporary();
+        options.services = (0..DATABASES).map(|n| format!("notification_{n}")).collect();
+        Servers::start(options).await.unwrap()
+    };
+    let servers = SERVERS.get_or_init(start).await;
+    let name = format!("notification_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let url = servers.database_url(&name);
+    let pool = PgPool::connect(&url).await.unwrap();
+    mesh::postgres::migrate(&pool, &crate::MIGRATIONS).await.unwrap();
+    url
+}
+
+/// What a batch of one message does, and whether it could be stored.
+async fn batch<T>(
+    pool: &PgPool,
+    caller: &Caller,
+    rules: &Rules,
+    keys: impl FnOnce(&mut Keys),
+    act: impl FnOnce(&mut Book, &mut Turn<'_, Rules>) -> T,
+) -> sqlx::Result<T> {
+    let mut wanted = Keys::default();
+    keys(&mut wanted);
+    let mut tx = pool.begin().await?;
+    let mut book = Book::load(wanted, &mut tx).await?;
+    let done = act(&mut book, &mut Turn::at(now(), rules, caller, Uuid::now_v7()));
+    book.save(&mut tx).await?;
+    tx.commit().await?;
+    Ok(done)
+}
+
+async fn hear<E: Event>(pool: &PgPool, fact: &E)
+where
+    Book: Hear<E>,
+{
+    let keys = |keys: &mut Keys| <Book as Hear<E>>::keys(fact, keys);
+    let rules = Rules::default();
+    let heard = batch(pool, &Caller::Mesh, &rules, keys, |book, turn| book.hear(fact, turn));
+    heard.await.unwrap().unwrap();
+}
+
+/// What a command is answered, and the names of the facts it told.
+async fn ask<C: events::Command>(
+    pool: &PgPool,
+    caller: &Caller,
+    rules: &Rules,
+    command: &C,
+) -> Vec<String>
+where
+    Book: Answer<C>,
+{
+    let keys = |keys: &mut Keys| <Book as Answer<C>>::keys(command, caller, keys);
+    let asked = batch(pool, caller, rules, keys, |book, turn| {
+        book.answer(command, turn).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+        let names = turn.told().iter().filter_map(|told| events::fact_of_subject(&told.subject));
+        names.map(str::to_owned).collect()
+    });
+    asked.await.unwrap()
+}
+
+fn now() -> Timestamp {
+    mesh::clock::now()
+}
+
+fn fan() -> UserId {
+    UserId(Uuid::now_v7())
+}
+
+fn opened(schedule_id: ScheduleId) -> ScheduleOpened {
+    ScheduleOpened {
+        schedule_id,
+        concert_id: Uuid::now_v7().into(),
+        title: "Night Train".into(),
+        venue: "Club Blau".into(),
+        starts_at: now().plus_secs(86_400),
+        opens_at: now(),
+        admission: Admission::default(),
+        hold_secs: 300,
+        seats_per_fan_max: 4,
+        seats: vec![],
+    }
+}
+
+fn created(user_id: UserId, schedule_id: ScheduleId) -> ReservationCreated {
+    ReservationCreated {
+        reservation_id: ReservationId(Uuid::now_v7()),
+        schedule_id,
+        user_id,
+        seats: vec![PricedSeat { seat: SeatId("A-1-1".into()), price: 100 }],
+        amount: 100,
+        hold_version: 1,
+        expires_at: now().plus_secs(300),
+        hard_cap_at: now().plus_secs(360),
+    }
+}

@@ -1,0 +1,322 @@
+//! What is due goes out, whatever the provider and the sender go through.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
+use events::user::UserWithdrawn;
+use mesh::postgres::Postgres;
+use serde_json::Value;
+
+use super::*;
+use crate::{
+    Relay,
+    handlers::RecordDelivery,
+    provider::tests::alimtalk,
+    sending::{lease, send_due},
+};
+
+const SECRET: &str = "a secret of the receiver";
+
+/// A receiver of webhooks.
+#[derive(Default)]
+struct Receiver {
+    /// What it answers; nothing at all when `None`.
+    status: Option<u16>,
+    /// How often each message came, and its words.
+    came: BTreeMap<String, (usize, Value)>,
+}
+
+type Shared = Arc<Mutex<Receiver>>;
+
+async fn receive(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    body: axum::body::Bytes,
+) -> StatusCode {
+    let status = shared.lock().unwrap().status;
+    let Some(status) = status else { std::future::pending().await };
+    if status < 300 {
+        let id = headers["webhook-id"].to_str().unwrap().to_owned();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let mut receiver = shared.lock().unwrap();
+        let (times, _) = receiver.came.entry(id).or_insert((0, body));
+        *times += 1;
+    }
+    StatusCode::from_u16(status).unwrap()
+}
+
+/// A sender on a database of its own.
+struct Sender {
+    engine: Arc<Postgres<Book>>,
+    shared: Shared,
+    url: String,
+    database: String,
+}
+
+impl Sender {
+    async fn new(status: Option<u16>) -> Self {
+        let shared = Arc::new(Mutex::new(Receiver { status, ..Receiver::default() }));
+        let router = Router::new().route("/", post(receive)).with_state(shared.clone());
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let rules = hurried(Rules::webhook(&url, SECRET).unwrap());
+        let database = database().await;
+        let engine = Arc::new(Postgres::new(&database, rules).unwrap());
+        Self { engine, shared, url, database }
+    }
+
+    fn pool(&self) -> &PgPool {
+        self.engine.pool()
+    }
+
+    fn answers(&self, status: Option<u16>) {
+        self.shared.lock().unwrap().status = status;
+    }
+
+    /// Sends what is due `secs` from now, and records nothing.
+    async fn send(&self, secs: i64) -> Vec<RecordDelivery> {
+        send_due(self.engine.clone(), now().plus_secs(secs)).await.unwrap()
+    }
+
+    /// Sends what is due `secs` from now and records it; the facts that were told.
+    async fn work(&self, secs: i64) -> Vec<String> {
+        let mut told = Vec::new();
+        for command in self.send(secs).await {
+            told.extend(ask(self.pool(), &Caller::Mesh, self.engine.rules(), &command).await);
+        }
+        told
+    }
+
+    /// Messages of new fans of a show that is known.
+    async fn write(&self, count: usize) {
+        let show = ScheduleId(Uuid::now_v7());
+        hear(self.pool(), &opened(show)).await;
+        for _ in 0..count {
+            hear(self.pool(), &created(fan(), show)).await;
+        }
+    }
+
+    async fn states(&self) -> Vec<(String, Option<String>)> {
+        sqlx::query_as("select state, last_error from messages order by id")
+            .fetch_all(self.pool())
+            .await
+            .unwrap()
+    }
+
+    /// How often each message came to the receiver.
+    fn came(&self) -> Vec<usize> {
+        self.shared.lock().unwrap().came.values().map(|(times, _)| *times).collect()
+    }
+
+    /// The words of the messages that came.
+    fn texts(&self) -> Vec<String> {
+        let receiver = self.shared.lock().unwrap();
+        let text = |(_, body): &(usize, Value)| body["data"]["text"].as_str().unwrap().to_owned();
+        receiver.came.values().map(text).collect()
+    }
+}
+
+fn hurried(mut rules: Rules) -> Rules {
+    rules.try_within = Duration::from_millis(300);
+    rules.pace.first = Duration::from_millis(10);
+    rules.pace.longest = Duration::from_millis(20);
+    rules
+}
+
+#[tokio::test]
+async fn each_message_arrives_once_when_the_provider_was_down_and_came_back() {
+    let sender = Sender::new(Some(500)).await;
+    sender.write(30).await;
+    assert!(sender.work(1).await.is_empty());
+    // Now it hangs, and then it is there again.
+    sender.answers(None);
+    assert!(sender.work(2).await.is_empty());
+    sender.answers(Some(204));
+    let mut told = Vec::new();
+    for secs in 3..8 {
+        told.extend(sender.work(secs).await);
+    }
+    assert_eq!(told, vec!["notification.sent"; 30]);
+    assert_eq!(sender.came(), vec![1; 30]);
+    assert!(sender.work(1_000).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_sender_that_dies_before_it_records_is_followed_by_another_under_the_same_id() {
+    let sender = Sender::new(Some(204)).await;
+    sender.write(3).await;
+    assert_eq!(sender.send(0).await.len(), 3);
+    // Its lease still runs: nobody else touches them.
+    assert!(sender.send(25).await.is_empty());
+    let told = sender.work(31).await;
+    assert_eq!(told, ["notification.sent"; 3]);
+    assert_eq!(sender.came(), [2, 2, 2], "the same three, to be dropped by their ids");
+}
+
+#[tokio::test]
+async fn several_senders_share_the_work_and_none_has_more_than_it_can_hold() {
+    let sender = Sender::new(Some(204)).await;
+    sender.write(500).await;
+    let pace = &sender.engine.rules().pace;
+    let at = now();
+    let leases = (0..4).map(|_| lease(sender.pool(), at, pace, false));
+    let leases = futures::future::try_join_all(leases).await.unwrap();
+    assert!(leases.iter().all(|lease| lease.len() <= 200));
+    let ids: Vec<Uuid> = leases.iter().flatten().map(|leased| leased.id).collect();
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "none was leased twice");
+    assert_eq!(ids.len(), 500);
+}
+
+#[tokio::test]
+async fn a_provider_that_hangs_holds_no_transaction_and_no_more_than_a_round() {
+    let sender = Sender::new(None).await;
+    sender.write(60).await;
+    let began = Instant::now();
+    let sending = tokio::spawn(send_due(sender.engine.clone(), now()));
+    // Meanwhile messages are written as ever.
+    sender.write(10).await;
+    let recorded = sending.await.unwrap().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(!recorded.is_empty());
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_old_is_given_up_with_what_the_provider_said_last() {
+    let sender = Sender::new(Some(503)).await;
+    sender.write(1).await;
+    assert!(sender.work(0).await.is_empty());
+    sender.answers(Some(204));
+    assert_eq!(sender.work(25 * 3_600).await, ["notification.failed"]);
+    assert!(sender.came().is_empty());
+    assert_eq!(sender.states().await, [("FAILED".into(), Some("answered 503".into()))]);
+}
+
+#[tokio::test]
+async fn a_fan_who_withdraws_while_a_message_waits_gets_it_no_more() {
+    let sender = Sender::new(Some(204)).await;
+    let (show, leaver) = (ScheduleId(Uuid::now_v7()), fan());
+    hear(sender.pool(), &opened(show)).await;
+    hear(sender.pool(), &created(leaver, show)).await;
+    // As if another lane had written it just when the fan withdrew.
+    sqlx::query("insert into contacts values ($1, null, 'en', true)")
+        .bind(leaver.0)
+        .execute(sender.pool())
+        .await
+        .unwrap();
+    assert_eq!(sender.work(0).await, ["notification.failed"]);
+    hear(sender.pool(), &UserWithdrawn { user_id: leaver, at: now() }).await;
+    assert!(sender.came().is_empty());
+}
+
+#[tokio::test]
+async fn without_a_number_alimtalk_has_nowhere_to_send() {
+    let relay = Relay {
+        url: "http://127.0.0.1:9".into(),
+        app_key: "app".into(),
+        secret: "secret".into(),
+        sender: "sender".into(),
+        sms_from: None,
+    };
+    let sender = Sender::new(Some(204)).await;
+    let rules = hurried(Rules::alimtalk(relay).unwrap());
+    let engine = Arc::new(Postgres::new(&database().await, rules).unwrap());
+    let sender = Sender { engine, ..sender };
+    sender.write(1).await;
+    assert_eq!(sender.work(0).await, ["notification.failed"]);
+}
+
+#[tokio::test]
+async fn word_of_a_show_is_waited_for_a_moment_and_then_done_without() {
+    let sender = Sender::new(Some(204)).await;
+    let (early, never) = (ScheduleId(Uuid::now_v7()), ScheduleId(Uuid::now_v7()));
+    hear(sender.pool(), &created(fan(), early)).await;
+    hear(sender.pool(), &created(fan(), never)).await;
+    assert!(sender.send(0).await.is_empty());
+    hear(sender.pool(), &opened(early)).await;
+    assert_eq!(sender.work(1).await, ["notification.sent"]);
+    assert!(sender.texts()[0].contains("Show: Night Train, Club Blau"), "{:?}", sender.texts());
+    assert_eq!(sender.work(11).await, ["notification.sent"]);
+    assert!(sender.texts().iter().any(|text| text.contains("Show: the show you chose")));
+}
+
+#[tokio::test]
+async fn words_are_the_same_at_every_try() {
+    let sender = Sender::new(Some(503)).await;
+    let (show, reader) = (ScheduleId(Uuid::now_v7()), fan());
+    hear(sender.pool(), &created(reader, show)).await;
+    assert!(sender.work(11).await.is_empty());
+    // Word of the show and another language come between the tries.
+    hear(sender.pool(), &opened(show)).await;
+    sqlx::query("insert into contacts values ($1, null, 'ko', false)")
+        .bind(reader.0)
+        .execute(sender.pool())
+        .await
+        .unwrap();
+    sender.answers(Some(204));
+    assert_eq!(sender.work(12).await, ["notification.sent"]);
+    assert!(sender.texts()[0].contains("Show: the show you chose"), "{:?}", sender.texts());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_gone_is_left_alone_until_it_is_another() {
+    let sender = Sender::new(Some(410)).await;
+    sender.write(2).await;
+    assert!(sender.work(0).await.is_empty());
+    sender.answers(Some(204));
+    for secs in [10, 1_000, 20 * 3_600] {
+        assert!(sender.send(secs).await.is_empty(), "it is closed");
+    }
+    // Another secret makes it another endpoint; the messages are still fresh.
+    let rules = hurried(Rules::webhook(&sender.url, "another secret of theirs").unwrap());
+    let engine = Arc::new(Postgres::new(&sender.database, rules).unwrap());
+    let Sender { shared, url, database, .. } = &sender;
+    let (shared, url, database) = (shared.clone(), url.clone(), database.clone());
+    let renewed = Sender { engine, shared, url, database };
+    assert_eq!(renewed.work(1).await, ["notification.sent"; 2]);
+    // At the old one, what comes too late is still given up.
+    sender.write(1).await;
+    assert_eq!(sender.work(25 * 3_600).await, ["notification.failed"]);
+}
+
+#[tokio::test]
+async fn each_message_goes_out_once_by_a_relay_that_forgets_to_answer() {
+    let (vendor, provider) = alimtalk::vendor(|vendor| vendor.swallows = true).await;
+    let sender = Sender::new(None).await;
+    let mut rules = hurried(Rules { provider, ..Rules::default() });
+    rules.pace.status_every = Duration::from_millis(10);
+    let engine = Arc::new(Postgres::new(&database().await, rules).unwrap());
+    let sender = Sender { engine, ..sender };
+    let show = ScheduleId(Uuid::now_v7());
+    hear(sender.pool(), &opened(show)).await;
+    for n in 0..20 {
+        let reader = fan();
+        sqlx::query("insert into contacts values ($1, $2, 'ko', false)")
+            .bind(reader.0)
+            .bind(format!("+8210000000{n:02}"))
+            .execute(sender.pool())
+            .await
+            .unwrap();
+        hear(sender.pool(), &created(reader, show)).await;
+    }
+    assert!(sender.work(0).await.is_empty());
+    assert_eq!(vendor.lock().unwrap().messages.len(), 20, "it has them, and we do not know");
+    vendor.lock().unwrap().swallows = false;
+    vendor.lock().unwrap().fate = Some("READY");
+    assert!(sender.work(1).await.is_empty(), "found, and not there yet");
+    vendor.lock().unwrap().fate = Some("FAILED");
+    // A sender that dies with the text messages sent, and one that finds them.
+    sender.send(2).await;
+    assert_eq!(sender.work(40).await, ["notification.sent"; 20]);
+    let vendor = vendor.lock().unwrap();
+    assert_eq!((vendor.messages.len(), vendor.texts.len()), (20, 20));
+}

@@ -1,0 +1,101 @@
+//! What is kept, by several batches at once.
+
+use events::{
+    notification::{Locale, MessageKind},
+    user::UserWithdrawn,
+};
+
+use super::*;
+use crate::{domain::message_id, handlers::KeepContact};
+
+async fn count(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("select count(*) from messages").fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn one_message_per_subject_and_kind_however_often_and_by_whomever_it_is_heard() {
+    let pool = PgPool::connect(&database().await).await.unwrap();
+    let show = ScheduleId(Uuid::now_v7());
+    let facts: Vec<_> = (0..20).map(|_| created(fan(), show)).collect();
+    // In both orders, in batches of many: nobody waits in a circle.
+    let lanes = (0..6).map(|lane| {
+        let (pool, mut facts) = (pool.clone(), facts.clone());
+        if lane % 2 == 1 {
+            facts.reverse();
+        }
+        tokio::spawn(async move {
+            let rules = Rules::default();
+            let keys = |keys: &mut Keys| {
+                facts.iter().for_each(|fact| <Book as Hear<_>>::keys(fact, keys));
+            };
+            let heard = batch(&pool, &Caller::Mesh, &rules, keys, |book, turn| {
+                facts.iter().for_each(|fact| book.hear(fact, turn).unwrap());
+            });
+            heard.await.unwrap();
+        })
+    });
+    for lane in lanes.collect::<Vec<_>>() {
+        lane.await.unwrap();
+    }
+    assert_eq!(count(&pool).await, 20);
+    let id = message_id(facts[0].reservation_id.0, MessageKind::ReservationMade);
+    let kept: (String, i32) = sqlx::query_as("select state, attempts from messages where id = $1")
+        .bind(id)
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(kept, ("PENDING".to_owned(), 0));
+}
+
+#[tokio::test]
+async fn who_has_withdrawn_has_no_number_and_no_new_message_in_any_order() {
+    let pool = PgPool::connect(&database().await).await.unwrap();
+    let (rules, show, leaver) = (Rules::default(), ScheduleId(Uuid::now_v7()), fan());
+    let caller = Caller::User { user_id: leaver, roles: vec![], expires_at: now().plus_secs(900) };
+    let keep = KeepContact { phone: Some("+821012345678".into()), locale: Locale::Ko };
+    assert!(ask(&pool, &caller, &rules, &keep).await.is_empty());
+    hear(&pool, &created(leaver, show)).await;
+    let withdrawn = UserWithdrawn { user_id: leaver, at: now() };
+    for _ in 0..2 {
+        hear(&pool, &withdrawn).await;
+        hear(&pool, &created(leaver, show)).await;
+    }
+    let contact: (Option<String>, bool) =
+        sqlx::query_as("select phone, withdrawn from contacts").fetch_one(&pool).await.unwrap();
+    assert_eq!(contact, (None, true));
+    let states: Vec<String> =
+        sqlx::query_scalar("select state from messages").fetch_all(&pool).await.unwrap();
+    assert_eq!(states, ["FAILED"]);
+    // Before anything else was heard of somebody.
+    let early = fan();
+    hear(&pool, &UserWithdrawn { user_id: early, at: now() }).await;
+    hear(&pool, &created(early, show)).await;
+    assert_eq!(count(&pool).await, 1);
+}
+
+#[tokio::test]
+async fn a_number_that_is_set_while_its_fan_withdraws_is_not_kept() {
+    let pool = PgPool::connect(&database().await).await.unwrap();
+    for _ in 0..20 {
+        let leaver = fan();
+        let caller =
+            Caller::User { user_id: leaver, roles: vec![], expires_at: now().plus_secs(900) };
+        let keep = KeepContact { phone: Some("+821012345678".into()), locale: Locale::Ko };
+        let rules = Rules::default();
+        let keys = |keys: &mut Keys| {
+            <Book as Answer<KeepContact>>::keys(&keep, &caller, keys);
+        };
+        // It may be refused, when it comes second.
+        let keeping = batch(&pool, &caller, &rules, keys, |book, turn| book.answer(&keep, turn));
+        let withdrawn = UserWithdrawn { user_id: leaver, at: now() };
+        let (kept, ()) = tokio::join!(keeping, hear(&pool, &withdrawn));
+        kept.unwrap().ok();
+        let contact: (Option<String>, bool) =
+            sqlx::query_as("select phone, withdrawn from contacts where user_id = $1")
+                .bind(leaver.0)
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+        assert_eq!(contact, (None, true));
+    }
+}
