@@ -9,20 +9,34 @@ use crate::Timestamp;
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GetExport {}
 
+/// What the export is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ExportState {
+    /// No target is configured; everything is kept for a later one.
+    Idle,
+    /// What is told is handed over.
+    Running,
+    /// A batch was not taken; it is tried again until it is.
+    Stuck,
+}
+
 /// How far the export has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Export {
-    /// Every fact told before this moment has been taken by the data platform; absent before
-    /// the first.
+    /// What it is doing.
+    pub state: ExportState,
+    /// Every fact that was in the streams at this moment has been taken; absent before the
+    /// end of the streams was first reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark: Option<Timestamp>,
-    /// One for each stream.
+    /// One for each stream, once anything of it was taken.
     pub streams: Vec<ExportedStream>,
-    /// What the data platform said to the last batch that it did not take; absent while it
-    /// takes them.
+    /// Why the last batch was not taken; absent while batches are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
+    pub trouble: Option<ExportTrouble>,
 }
 
 /// How far the export of one stream has come.
@@ -31,10 +45,25 @@ pub struct Export {
 pub struct ExportedStream {
     /// Whose facts.
     pub service: String,
-    /// The sequence of the last fact that was taken; 0 before the first.
+    /// The sequence up to which everything was taken.
     pub sequence: u64,
     /// Facts that were taken.
     pub facts: u64,
+    /// How many sequences the stream is ahead; absent when the broker does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<u64>,
+}
+
+/// Why a batch is not taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ExportTrouble {
+    /// What the target said to the last attempt.
+    pub cause: String,
+    /// When the first attempt failed.
+    pub since: Timestamp,
+    /// How many have failed since.
+    pub attempts: u64,
 }
 
 crate::commands! {

@@ -191,6 +191,7 @@ fn every_command_and_every_reply_round_trips() {
         events::point::ENDPOINTS,
         events::ranking::ENDPOINTS,
         events::notification::ENDPOINTS,
+        events::data_platform::ENDPOINTS,
     ]
     .concat()
     .into_iter()

@@ -2,6 +2,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | `data_platform` | a data platform, as its own people would build it |
 //! | `facts` | every fact, with its type behind it |
 //! | `mesh` | the whole mesh, running, and its fans |
 //! | `otlp` | a collector of spans, and the tree that one saga must be |
@@ -10,6 +11,7 @@
 //! | `stored` | everything that is stored, as digests |
 //! | `wiring` | what every service declares of itself |
 
+pub mod data_platform;
 pub mod facts;
 pub mod mesh;
 pub mod otlp;

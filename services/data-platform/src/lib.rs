@@ -1,11 +1,52 @@
 //! The data-platform service: sales facts handed to the data platform, in order.
+//!
+//! It reads what payment and reservation have told, whole and in the order of each stream,
+//! and hands it on as records: as newline-delimited JSON over HTTP to one endpoint, as
+//! Parquet files in a folder, or both. It decides nothing and tells nothing.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `domain` | a record, a batch, a range, totals |
+//! | `platform` | the endpoint of a data platform |
+//! | `table`, `folder` | rows, and the Parquet files they are kept in |
+//! | `targets` | all targets as one |
+//! | `export`, `progress`, `reads` | the service: hand over, note, say how far it is |
+//! | `backfill` | a range again, beside the service (`onsale export`) |
+//!
+//! **Invariants.** A fact is noted as taken after every target has taken it, never before: at
+//! least once, no gap. Of one stream no record comes before an earlier one has been taken;
+//! between streams there is no order. The same fact is the same record with the same key and
+//! version, whoever exports it and how often: a target that keeps a row per key and lets no
+//! lower version change it ends the same. A watermark is handed over with or after
+//! everything that it speaks for. Without a target the position does not move.
 
+mod backfill;
 mod book;
+mod domain;
+mod export;
+mod folder;
+mod platform;
+mod progress;
+mod reads;
+mod rules;
+mod table;
+mod targets;
 
-use mesh::{Service, postgres::Postgres};
+use std::sync::Arc;
+
+use events::{data_platform::GetExport, user::Role};
+use mesh::{Allow, Service, postgres::Postgres};
 use sqlx::migrate::Migrator;
 
+pub use backfill::{Progress, backfill};
 pub use book::Book;
+pub use domain::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, FACTS, Range, Record, Tally, Totals};
+pub use folder::Folder;
+pub use platform::{BATCH_ID, WATERMARK};
+pub use rules::{FOLDER_VARIABLE, Rules, TOKEN_VARIABLE, URL_VARIABLE};
+pub use table::{Cell, Kind, PAYMENTS, RESERVATIONS, Row, Table};
+
+use export::Exporter;
 
 /// The service.
 pub const NAME: &str = "data-platform";
@@ -13,11 +54,13 @@ pub const NAME: &str = "data-platform";
 /// What the service remembers.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/data-platform");
 
-/// The service's configuration.
-#[derive(Debug, Clone, Default)]
-pub struct Rules {}
-
 /// The service, to be run on a [`Postgres`].
 pub fn service() -> Service<Postgres<Book>> {
+    let exporter = Arc::new(Exporter::default());
     Service::<Postgres<Book>>::new(NAME)
+        .follows(FACTS, move |desk, read| {
+            let exporter = exporter.clone();
+            async move { exporter.take(desk, &read).await }
+        })
+        .reads::<GetExport, _, _>(Allow::Role(Role::Operator), reads::export)
 }

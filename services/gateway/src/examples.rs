@@ -325,3 +325,17 @@ pub(crate) const MESSAGES: &str = r#"{"items":[{
     "created_at": "2027-03-10T10:00:20.007Z",
     "sent_at": "2027-03-10T10:00:20.312Z"
 }]}"#;
+
+pub(crate) const EXPORT: &str = r#"{
+    "state": "STUCK",
+    "watermark": "2027-03-10T10:00:21Z",
+    "streams": [
+        {"service": "payment", "sequence": 1042, "facts": 1042, "behind": 38},
+        {"service": "reservation", "sequence": 2105, "facts": 2101, "behind": 12}
+    ],
+    "trouble": {
+        "cause": "the data platform answers 503 Service Unavailable",
+        "since": "2027-03-10T10:00:22Z",
+        "attempts": 4
+    }
+}"#;

@@ -26,6 +26,7 @@ mod catalogue;
 mod cursor;
 mod edge;
 mod examples;
+mod export;
 mod following;
 mod hub;
 mod limits;
@@ -149,6 +150,7 @@ fn ops() -> Vec<Op> {
         messages::ops(),
         following::ops(),
         sagas::ops(),
+        export::ops(),
     ]
     .into_iter()
     .flatten()

@@ -76,7 +76,13 @@ impl<E: Engine> Follower<E> {
         let mut positions = self.desk.engine.positions().await?;
         info!(service = self.link.service(), streams = streams.len(), "reading whole streams");
         while !shutdown.is_cancelled() {
-            let is_behind = self.round(&asker, &streams, &mut positions, &mut lead).await?;
+            // Whoever takes the facts in may be stuck with them for hours. What it has not
+            // settled comes again.
+            let round = self.round(&asker, &streams, &mut positions, &mut lead);
+            let is_behind = tokio::select! {
+                is_behind = round => is_behind?,
+                () = shutdown.cancelled() => return Ok(()),
+            };
             if !is_behind {
                 tokio::select! {
                     () = shutdown.cancelled() => {}

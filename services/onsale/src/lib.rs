@@ -18,6 +18,7 @@
 //! | `box_office` | what an organizer does before a sale |
 //! | `bench` | how fast it is |
 //! | `doctor` | what is wrong with a deployment |
+//! | `export` | sales facts exported again, a range of them |
 //! | `lag` | how far those who only listen are behind |
 //! | `health` | whether the services of this process can do their work |
 //! | `secrets` | the passwords and keys of a deployment |
@@ -27,6 +28,7 @@ pub mod box_office;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod export;
 pub mod files;
 pub mod fleet;
 pub mod flows;

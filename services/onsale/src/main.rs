@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use onsale::{
     bench,
     config::{self, Config, PROVISIONER, SERVICES, WITH_DATABASE},
-    demo, doctor,
+    demo, doctor, export,
     fleet::{self, Fleet, Rules},
     flows, health, replay, saga, secrets,
     stage::{self, DATA_FOLDER, Stage},
@@ -49,6 +49,8 @@ enum Command {
     Topology(Topology),
     /// Says what is wrong: servers, databases, streams, services; fails when anything is
     Doctor(doctor::Doctor),
+    /// Hands sales facts to the data platform again, or writes them as Parquet files
+    Export(export::Export),
     /// Prints a new .env for compose.yaml: every password and key, made up
     Secrets,
     /// Measures how fast it is
@@ -86,6 +88,9 @@ Environment:
                                    the webhook, and the key it is signed with
   ONSALE_OPERATOR_EMAIL, ONSALE_OPERATOR_PASSWORD
                                    the account that grants roles; user makes it
+  ONSALE_EXPORT_URL                the data platform; data-platform posts sales facts there
+  ONSALE_EXPORT_TOKEN              the bearer token it wants
+  ONSALE_EXPORT_FOLDER             a folder for the same as Parquet files
   OTEL_EXPORTER_OTLP_ENDPOINT      a collector of traces, for example http://127.0.0.1:4318";
 
 #[derive(clap::Args)]
@@ -206,6 +211,7 @@ async fn run(command: Command) -> Result<()> {
             bail!("{} differences; `onsale topology apply` mends them", drifts.len());
         }
         Command::Doctor(options) => doctor::run(options).await,
+        Command::Export(options) => export::run(options).await,
         Command::Secrets => {
             print!("{}", secrets::env_file()?);
             Ok(())
@@ -303,6 +309,7 @@ fn rules_from_env(messages: Option<PathBuf>) -> Result<Rules> {
         audit: audit::Rules::from_env().map_err(anyhow::Error::msg)?,
         notification: notification.map_err(anyhow::Error::msg)?,
         gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?,
+        data_platform: data_platform::Rules::from_env().map_err(anyhow::Error::msg)?,
         ..Rules::default()
     };
     if let Ok(secs) = std::env::var("ONSALE_HOLD_GRACE_SECS") {

@@ -50,6 +50,7 @@ const ANSWERED_BY: &[(&str, Option<&str>)] = &[
     ("getSaga", Some("audit.saga")),
     ("findSagas", Some("audit.sagas")),
     ("findViolations", Some("audit.violations")),
+    ("getExport", Some("data-platform.export")),
 ];
 /// Asked by the services only, who verify passes.
 const UNSEEN: &str = "queue.jwks";

@@ -81,7 +81,7 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
         "withdraw" | "getKeys" | "getConcert" | "findSchedules" | "getSeats" => vec![],
         "findReservations" | "getBalance" | "findEntries" | "findPayments" => vec![],
         "findViolations" => vec![],
-        "getContact" | "findMessages" => vec![],
+        "getContact" | "findMessages" | "getExport" => vec![],
         _ => return None,
     })
 }

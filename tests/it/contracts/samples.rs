@@ -1,6 +1,8 @@
 //! One sample of every command and of what it is answered with.
 
-use events::{concert, notification, payment, point, queue, ranking, reservation, user};
+use events::{
+    concert, data_platform, notification, payment, point, queue, ranking, reservation, user,
+};
 use serde_json::{Value, json};
 
 use super::round_trip;
@@ -16,8 +18,18 @@ const TIME: &str = "2026-11-20T10:02:11.700318Z";
 
 /// Sends every sample there and back; the endpoints that were sampled.
 pub(super) fn round_trip_all() -> Vec<&'static str> {
-    [users(), concerts(), places(), reservations(), payments(), wallets(), rankings(), messages()]
-        .concat()
+    [
+        users(),
+        concerts(),
+        places(),
+        reservations(),
+        payments(),
+        wallets(),
+        rankings(),
+        messages(),
+        exports(),
+    ]
+    .concat()
 }
 
 fn page(item: Value) -> Value {
@@ -191,4 +203,13 @@ fn messages() -> Vec<&'static str> {
         round_trip::<notification::GetContact>(json!({}), contact()),
         round_trip::<notification::FindMessages>(json!({"cursor": null, "limit": 20}), page(sent)),
     ]
+}
+
+fn exports() -> Vec<&'static str> {
+    let stream = json!({"service": "payment", "sequence": 1042, "facts": 1040, "behind": 3});
+    let trouble = json!({"cause": "connection refused", "since": TIME, "attempts": 4});
+    let state = json!({
+        "state": "STUCK", "watermark": TIME, "streams": [stream], "trouble": trouble,
+    });
+    vec![round_trip::<data_platform::GetExport>(json!({}), state)]
 }

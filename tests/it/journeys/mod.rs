@@ -4,6 +4,7 @@ mod cancel;
 mod charge;
 mod enter;
 mod expire;
+mod export;
 mod pay_hold_gone;
 mod pay_success;
 mod pay_too_few_points;

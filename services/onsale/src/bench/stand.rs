@@ -67,6 +67,8 @@ impl Stand {
             .arg(&ready_file)
             .args(without.iter().flat_map(|service| ["--without", service]))
             .env("ONSALE_LOGIN_RATE_PER_MINUTE", "0")
+            // Without a target the export would stand still, and cost nothing.
+            .env("ONSALE_EXPORT_FOLDER", folder.path().join("export"))
             // It ends when this pipe does, however this process ends.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

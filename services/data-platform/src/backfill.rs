@@ -1,0 +1,135 @@
+//! A range of what the streams keep, exported again beside the service.
+
+use std::{sync::Arc, time::Duration};
+
+use events::Timestamp;
+use mesh::{Asker, STORED_FACTS_MAX, clock};
+
+use crate::{
+    Rules,
+    domain::{FACTS, Range, Record, Totals},
+    platform::Trouble,
+    targets::{Taken, Targets, rest_after},
+};
+
+/// Attempts to hand over the same facts before a backfill gives up; all it did stays done.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// How far a backfill has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Sequences that were read.
+    pub read: u64,
+    /// Sequences there are to read.
+    pub of: u64,
+    /// What was handed over.
+    pub totals: Totals,
+    /// Facts without what every fact has; they are not exported.
+    pub unreadable: usize,
+    /// Why the last attempt failed, while it is repeated.
+    pub trouble: Option<String>,
+}
+
+/// Exports what the streams keep of a range, stream after stream in their order, as it was
+/// when this begins. The service's own position stays where it is.
+///
+/// Only when all of it was wanted does the last batch carry a watermark: a range says nothing
+/// of what was told before it.
+///
+/// # Errors
+/// When the streams cannot be read, or a target does not take what it is given.
+pub async fn backfill(
+    asker: &Asker,
+    rules: &Rules,
+    range: Range,
+    say: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<Progress, String> {
+    let targets = Targets::open(rules)?;
+    let began_at = clock::now();
+    let mut ends = Vec::new();
+    for stream in streams() {
+        let last = asker.last_seq(stream).await.map_err(|problem| problem.to_string())?;
+        ends.push((stream, last));
+    }
+    let of = ends.iter().map(|(_, last)| last).sum();
+    let filling = Filling { asker, rules, targets, range, say };
+    let mut progress = Progress { of, ..Progress::default() };
+    let mut before = 0;
+    for (stream, last) in ends {
+        filling.stream(stream, last, before, &mut progress).await?;
+        before += last;
+        progress.read = before;
+    }
+    if range == Range::default() {
+        filling.hand_over(Arc::default(), Some(began_at), &mut progress).await?;
+    }
+    Ok(progress)
+}
+
+/// The streams that have facts to export.
+fn streams() -> Vec<&'static str> {
+    let mut streams: Vec<&str> = FACTS.iter().map(|fact| events::producer_of(fact)).collect();
+    streams.dedup();
+    streams
+}
+
+struct Filling<'a> {
+    asker: &'a Asker,
+    rules: &'a Rules,
+    targets: Targets,
+    range: Range,
+    say: &'a (dyn Fn(&Progress) + Send + Sync),
+}
+
+impl Filling<'_> {
+    /// One stream as far as `last`.
+    async fn stream(
+        &self,
+        stream: &str,
+        last: u64,
+        before: u64,
+        progress: &mut Progress,
+    ) -> Result<(), String> {
+        let mut seq = 0;
+        while seq < last {
+            let facts = self.asker.stored_since(stream, seq, STORED_FACTS_MAX).await;
+            let facts = facts.map_err(|problem| problem.to_string())?;
+            let Some(end) = facts.last().map(mesh::Fact::stream_seq) else { break };
+            let wanted = facts.iter().filter(|fact| fact.stream_seq() <= last);
+            let (mut records, unreadable) = Record::of_all(wanted);
+            records.retain(|record| self.range.has(record.at));
+            progress.unreadable += unreadable;
+            seq = end.min(last);
+            if !records.is_empty() {
+                self.hand_over(records.into(), None, progress).await?;
+            }
+            progress.read = before + seq;
+            (self.say)(progress);
+        }
+        Ok(())
+    }
+
+    async fn hand_over(
+        &self,
+        records: Arc<[Record]>,
+        watermark: Option<Timestamp>,
+        progress: &mut Progress,
+    ) -> Result<(), String> {
+        let (mut taken, mut failures) = (Taken::default(), 0);
+        while let Err(Trouble { cause, retry_after }) =
+            self.targets.hand_over(&records, watermark, &mut taken).await
+        {
+            failures += 1;
+            if failures == ATTEMPTS_MAX {
+                return Err(cause);
+            }
+            progress.trouble = Some(cause);
+            (self.say)(progress);
+            let rest: Duration = rest_after(failures, retry_after, self.rules.retry_max);
+            tokio::time::sleep(rest).await;
+        }
+        progress.trouble = None;
+        records.iter().for_each(|record| progress.totals.add(record));
+        Ok(())
+    }
+}

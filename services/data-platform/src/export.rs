@@ -1,0 +1,138 @@
+//! What is done with facts that were read: handed over first, noted as taken then.
+//!
+//! No transaction is open while a target is waited for. A process that is killed in between
+//! hands the same facts over again; none is passed over.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use events::Timestamp;
+use mesh::{Desk, Read, clock, engine::Failure, postgres::Postgres};
+use tracing::{info, warn};
+
+use crate::{
+    Book,
+    domain::Record,
+    platform::Trouble,
+    progress,
+    targets::{Taken, Targets, rest_after},
+};
+
+/// A pause between two hand-overs at the end of the streams: batches are larger for it, and
+/// a file that fills is written anew less often.
+const PACE: Duration = Duration::from_millis(500);
+/// How old a watermark becomes while nothing is told.
+const QUIET_SECS: i64 = 10;
+
+/// The exporter of one process; one instance of the service exports at a time.
+#[derive(Default)]
+pub(crate) struct Exporter(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    targets: Option<Targets>,
+    /// How much was taken of the facts whose reading began then: they come again, whole,
+    /// until all of it is.
+    underway: Option<(Timestamp, Taken)>,
+    /// Failures in a row.
+    failures: u32,
+    /// The last watermark that was handed over.
+    watermark: Option<Timestamp>,
+}
+
+impl Exporter {
+    /// Hands the facts over and notes so.
+    ///
+    /// # Errors
+    /// When a target did not take them all, after a rest; then they are to come again.
+    pub(crate) async fn take(
+        &self,
+        desk: Desk<Postgres<Book>>,
+        read: &Read,
+    ) -> Result<(), Failure> {
+        if !desk.rules().has_target() {
+            info!("no target to export to is configured; everything is kept for a later one");
+            // Ends with the service: the position stays where it is.
+            return std::future::pending().await;
+        }
+        let watermark = read.is_all.then_some(read.began_at);
+        let is_quiet = self.with(|state| {
+            let known = state.watermark.zip(watermark);
+            known.is_some_and(|(known, new)| new < known.plus_secs(QUIET_SECS))
+        });
+        if read.facts.is_empty() && (is_quiet || watermark.is_none()) && self.is_well() {
+            return Ok(());
+        }
+        let (records, unreadable) = Record::of_all(&read.facts);
+        if unreadable > 0 {
+            warn!(unreadable, "facts without what every fact has are not exported");
+        }
+        let records: Arc<[Record]> = records.into();
+        if let Err(trouble) = self.hand_over(&desk, read.began_at, &records, watermark).await {
+            let failure = self.rest(&desk, trouble).await;
+            // A watermark alone need not come again: a later one says more.
+            return if read.facts.is_empty() { Ok(()) } else { Err(failure) };
+        }
+        let mut tx = desk.pool().begin().await?;
+        progress::note_taken(&mut tx, &records, watermark).await?;
+        read.settle(&mut tx).await?;
+        tx.commit().await?;
+        self.with(|state| {
+            state.underway = None;
+            state.failures = 0;
+            state.watermark = watermark.or(state.watermark);
+        });
+        if read.is_all {
+            tokio::time::sleep(PACE).await;
+        }
+        Ok(())
+    }
+
+    async fn hand_over(
+        &self,
+        desk: &Desk<Postgres<Book>>,
+        began_at: Timestamp,
+        records: &Arc<[Record]>,
+        watermark: Option<Timestamp>,
+    ) -> Result<(), Trouble> {
+        let targets = match self.with(|state| state.targets.clone()) {
+            Some(targets) => targets,
+            None => Targets::open(desk.rules()).map_err(Trouble::new)?,
+        };
+        let underway = self.with(|state| {
+            state.targets.get_or_insert_with(|| targets.clone());
+            state.underway
+        });
+        let mut taken =
+            underway.filter(|(of, _)| *of == began_at).map(|(_, taken)| taken).unwrap_or_default();
+        let handed = targets.hand_over(records, watermark, &mut taken).await;
+        self.with(|state| state.underway = Some((began_at, taken)));
+        handed
+    }
+
+    /// Says what the trouble is, and rests.
+    async fn rest(&self, desk: &Desk<Postgres<Book>>, trouble: Trouble) -> Failure {
+        let failures = self.with(|state| {
+            state.failures = state.failures.saturating_add(1);
+            state.failures
+        });
+        if let Err(failure) =
+            progress::note_trouble(desk.pool(), &trouble.cause, clock::now()).await
+        {
+            warn!(%failure, "the trouble could not be noted");
+        }
+        let rest = rest_after(failures, trouble.retry_after, desk.rules().retry_max);
+        tokio::time::sleep(rest).await;
+        Failure::Unavailable(trouble.cause)
+    }
+
+    fn is_well(&self) -> bool {
+        self.with(|state| state.failures == 0)
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,223 @@
+//! The data platform: batches over HTTP to one endpoint.
+//!
+//! `POST <url>` with newline-delimited JSON. Any 2xx means taken for good; anything else, and
+//! no answer, means that the same batch comes again. The platform may see a batch twice: when
+//! its answer was lost, and when this process was killed before it noted the answer.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use events::Timestamp;
+use reqwest::{
+    Client, Response, StatusCode, Url,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+    redirect,
+};
+
+use crate::domain::Batch;
+
+/// How long the platform may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is kept of its answer when it does not take a batch.
+const CAUSE_CHARS_MAX: usize = 200;
+/// What is read of such an answer at most.
+const CAUSE_BYTES_MAX: usize = 4_096;
+
+/// Names the batch: what is in it.
+pub const BATCH_ID: &str = "onsale-batch-id";
+/// Every fact that was in the streams at this moment has come when this batch is taken.
+pub const WATERMARK: &str = "onsale-watermark";
+
+/// Why something was not taken, and when to come again if the target says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// In words, without secrets.
+    pub cause: String,
+    /// `Retry-After`.
+    pub retry_after: Option<Duration>,
+}
+
+impl Trouble {
+    /// A trouble of which nothing more is known.
+    pub fn new(cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), retry_after: None }
+    }
+}
+
+/// The endpoint of a data platform; cheap to clone.
+#[derive(Clone)]
+pub struct Platform {
+    url: Url,
+    token: Option<String>,
+    client: Client,
+}
+
+impl Platform {
+    /// The platform at `url`, which wants this bearer token or none.
+    ///
+    /// # Errors
+    /// When it is no HTTP address, or no client can be made.
+    pub fn new(url: &str, token: Option<&str>) -> Result<Self, String> {
+        let url = endpoint(url)?;
+        // A redirected POST becomes a GET, and its 200 would count as taken.
+        let client = Client::builder()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
+            .build()
+            .map_err(|error| in_words(&error))?;
+        Ok(Self { url, token: token.map(ToOwned::to_owned), client })
+    }
+
+    /// Hands a batch over; it is taken when this returns.
+    ///
+    /// # Errors
+    /// When it was not taken, or nobody knows.
+    pub async fn send(&self, batch: &Batch, watermark: Option<Timestamp>) -> Result<(), Trouble> {
+        let mut request = self
+            .client
+            .post(self.url.clone())
+            .header(CONTENT_TYPE, "application/x-ndjson")
+            .header(BATCH_ID, &batch.id)
+            .body(Bytes::copy_from_slice(&batch.body));
+        if let Some(watermark) = watermark {
+            request = request.header(WATERMARK, watermark.to_string());
+        }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| Trouble::new(in_words(&error.without_url())))?;
+        if answer.status().is_success() { Ok(()) } else { Err(refused(answer).await) }
+    }
+}
+
+impl fmt::Debug for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the token nor what an address may carry of secrets.
+        f.debug_struct("Platform").field("host", &self.url.host_str()).finish_non_exhaustive()
+    }
+}
+
+/// The address of an endpoint.
+///
+/// # Errors
+/// When it is no HTTP address.
+pub fn endpoint(url: &str) -> Result<Url, String> {
+    let parsed = Url::parse(url).map_err(|error| format!("it is no URL: {error}"))?;
+    match parsed.scheme() {
+        "http" | "https" => Ok(parsed),
+        other => Err(format!("it begins with http:// or https://, not {other}:")),
+    }
+}
+
+async fn refused(mut answer: Response) -> Trouble {
+    let status: StatusCode = answer.status();
+    let retry_after = answer
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|secs| Some(Duration::from_secs(secs.to_str().ok()?.trim().parse().ok()?)));
+    let mut said = Vec::new();
+    while said.len() < CAUSE_BYTES_MAX {
+        match answer.chunk().await {
+            Ok(Some(chunk)) => said.extend_from_slice(&chunk),
+            _ => break,
+        }
+    }
+    let said = String::from_utf8_lossy(&said);
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let said: String = words.join(" ").chars().take(CAUSE_CHARS_MAX).collect();
+    let cause = match said.as_str() {
+        "" => format!("the data platform answers {status}"),
+        said => format!("the data platform answers {status}: {said}"),
+    };
+    Trouble { cause, retry_after }
+}
+
+/// An error with what it comes from.
+fn in_words(error: &reqwest::Error) -> String {
+    let mut words = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(source) = next {
+        words = format!("{words}: {source}");
+        next = source.source();
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, http::HeaderMap, routing::post};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const SECRET: &str = "hidden-token";
+
+    fn batch() -> Batch {
+        Batch { id: "payment.1-1".into(), body: b"{}\n".to_vec(), records: 1 }
+    }
+
+    async fn platform(router: Router) -> Platform {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/facts", listener.local_addr().expect("an address"));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Platform::new(&url, Some(SECRET)).expect("a client")
+    }
+
+    #[tokio::test]
+    async fn a_batch_comes_with_its_name_watermark_and_token() {
+        let take = |headers: HeaderMap, body: String| async move {
+            let right = headers[CONTENT_TYPE] == "application/x-ndjson"
+                && headers["authorization"] == format!("Bearer {SECRET}")
+                && headers[BATCH_ID] == "payment.1-1"
+                && headers[WATERMARK] == "2026-11-21T10:00:00Z"
+                && body == "{}\n";
+            if right { StatusCode::NO_CONTENT } else { StatusCode::BAD_REQUEST }
+        };
+        let platform = platform(Router::new().route("/facts", post(take))).await;
+        let watermark = "2026-11-21T10:00:00Z".parse().ok();
+        assert_eq!(platform.send(&batch(), watermark).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_why_and_when_to_come_again() {
+        let refuse = || async {
+            (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "7")], "closed\n for the night")
+        };
+        let platform = platform(Router::new().route("/facts", post(refuse))).await;
+        let trouble = platform.send(&batch(), None).await.expect_err("refused");
+        assert_eq!(trouble.retry_after, Some(Duration::from_secs(7)));
+        let cause = "the data platform answers 503 Service Unavailable: closed for the night";
+        assert_eq!(trouble.cause, cause);
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_not_taken_for_a_yes() {
+        let elsewhere = || async { axum::response::Redirect::to("/elsewhere") };
+        let router = Router::new()
+            .route("/facts", post(elsewhere))
+            .route("/elsewhere", axum::routing::get(|| async { "hello" }));
+        let trouble = platform(router).await.send(&batch(), None).await.expect_err("refused");
+        assert!(trouble.cause.contains("303"), "{trouble:?}");
+    }
+
+    #[tokio::test]
+    async fn neither_token_nor_address_is_ever_shown() {
+        let url = "http://user:hidden-password@127.0.0.1:1/hidden-path";
+        let platform = Platform::new(url, Some(SECRET)).expect("a client");
+        let trouble = platform.send(&batch(), None).await.expect_err("nobody is there");
+        let shown = format!("{platform:?} {trouble:?}");
+        assert!(!shown.contains("hidden"), "{shown}");
+        assert!(shown.to_lowercase().contains("refused"), "{shown}");
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_refused() {
+        for wrong in ["", "platform", "ftp://platform/facts", "http://"] {
+            assert!(endpoint(wrong).is_err(), "{wrong}");
+        }
+    }
+}

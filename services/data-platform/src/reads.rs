@@ -1,0 +1,45 @@
+//! What an operator may look at: how far the export has come.
+
+use std::time::Duration;
+
+use events::{
+    Problem, codes,
+    data_platform::{Export, ExportState, ExportedStream, GetExport},
+};
+use mesh::{Asker, Desk, Meta, postgres::Postgres};
+
+use crate::{
+    Book,
+    progress::{self, Noted},
+};
+
+/// How long the broker may take to say where its streams end.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How far the export has come, also while it is stuck.
+pub(crate) async fn export(
+    desk: Desk<Postgres<Book>>,
+    _: GetExport,
+    _: Meta,
+) -> Result<Export, Problem> {
+    let Noted { watermark, trouble, streams } = progress::noted(desk.pool())
+        .await
+        .map_err(|error| Problem::new(codes::UNAVAILABLE, error.to_string()))?;
+    let asker = Asker::new(desk.link().clone());
+    let behind = streams.into_iter().map(|stream| behind(&asker, stream));
+    let state = match (&trouble, desk.rules().has_target()) {
+        (_, false) => ExportState::Idle,
+        (Some(_), true) => ExportState::Stuck,
+        (None, true) => ExportState::Running,
+    };
+    let streams = futures::future::join_all(behind).await;
+    // What troubled a target that is configured no longer troubles nobody.
+    let trouble = trouble.filter(|_| state == ExportState::Stuck);
+    Ok(Export { state, watermark, streams, trouble })
+}
+
+async fn behind(asker: &Asker, stream: ExportedStream) -> ExportedStream {
+    let last = tokio::time::timeout(BROKER_TIMEOUT, asker.last_seq(&stream.service)).await;
+    let behind = last.ok().and_then(Result::ok).map(|last| last.saturating_sub(stream.sequence));
+    ExportedStream { behind, ..stream }
+}

@@ -1,0 +1,96 @@
+//! The targets as one: a batch is handed over when all of them have taken it.
+
+use std::{sync::Arc, time::Duration};
+
+use events::Timestamp;
+
+use crate::{
+    Rules,
+    domain::{Record, batches},
+    folder::Folder,
+    platform::{Platform, Trouble},
+};
+
+/// The first rest after a failure; it doubles up to [`Rules::retry_max`].
+const RETRY_MIN: Duration = Duration::from_millis(200);
+
+/// Whom records are handed to; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    platform: Option<Platform>,
+    folder: Option<Folder>,
+}
+
+/// How much of some records was taken already: a repeat goes on from there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Whether they are in the folder.
+    is_filed: bool,
+    /// Batches that the platform has taken.
+    batches: usize,
+}
+
+impl Targets {
+    /// The targets that the rules name.
+    ///
+    /// # Errors
+    /// When one of them can never be used.
+    pub fn open(rules: &Rules) -> Result<Self, String> {
+        let platform = |url: &String| Platform::new(url, rules.token.as_deref());
+        Ok(Self {
+            platform: rules.url.as_ref().map(platform).transpose()?,
+            folder: rules.folder.clone().map(Folder::new),
+        })
+    }
+
+    /// Hands records over in their order; the last batch carries the watermark. All of them
+    /// are taken by every target when this returns.
+    ///
+    /// # Errors
+    /// When a target does not take what comes next; `taken` says how far it went.
+    pub async fn hand_over(
+        &self,
+        records: &Arc<[Record]>,
+        watermark: Option<Timestamp>,
+        taken: &mut Taken,
+    ) -> Result<(), Trouble> {
+        if records.is_empty() && watermark.is_none() {
+            return Ok(());
+        }
+        if let (Some(folder), false) = (&self.folder, taken.is_filed) {
+            let (folder, records) = (folder.clone(), records.clone());
+            let filed = tokio::task::spawn_blocking(move || folder.add(&records)).await;
+            filed.map_err(|panic| Trouble::new(panic.to_string()))?.map_err(Trouble::new)?;
+        }
+        taken.is_filed = true;
+        let Some(platform) = &self.platform else { return Ok(()) };
+        let batches = batches(records);
+        for (index, batch) in batches.iter().enumerate().skip(taken.batches) {
+            let is_last = index + 1 == batches.len();
+            platform.send(batch, watermark.filter(|_| is_last)).await?;
+            taken.batches = index + 1;
+        }
+        Ok(())
+    }
+}
+
+/// How long to rest after a failure: twice as long after each, or as long as the target says.
+pub fn rest_after(failures: u32, retry_after: Option<Duration>, max: Duration) -> Duration {
+    let doubled = RETRY_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    retry_after.unwrap_or_default().max(doubled).min(max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rest_grows_from_failure_to_failure_and_never_beyond_its_limit() {
+        let max = Duration::from_secs(30);
+        let rests: Vec<_> = (1..=5).map(|n| rest_after(n, None, max).as_millis()).collect();
+        assert_eq!(rests, [200, 400, 800, 1_600, 3_200]);
+        assert_eq!(rest_after(u32::MAX, None, max), max);
+        assert_eq!(rest_after(1, Some(Duration::from_secs(9)), max), Duration::from_secs(9));
+        assert_eq!(rest_after(1, Some(Duration::from_secs(900)), max), max);
+    }
+}

@@ -1,0 +1,33 @@
+//! How far the export to the data platform has come.
+
+use axum::{extract::State, response::Response};
+use events::data_platform::{Export, GetExport};
+
+use crate::{
+    Edge,
+    call::Head,
+    examples,
+    op::Op,
+    problem::{Copies, Refused},
+};
+
+const TAG: &str = "operation";
+
+/// The operations of this area.
+pub(crate) fn ops() -> Vec<Op> {
+    vec![
+        Op::get("/v1/export", export)
+            .named(TAG, "getExport", "Read how far the export of sales facts has come")
+            .explained(
+                "Sales facts are handed to the data platform in the order of their streams, and \
+                 a batch that is not taken is tried again until it is. This says how far each \
+                 stream has come, and what is in the way.",
+            )
+            .role("operator")
+            .gives::<Export>(200, "The state of the export", examples::EXPORT),
+    ]
+}
+
+async fn export(State(edge): State<Edge>, head: Head) -> Result<Response, Refused> {
+    edge.read(&head, &GetExport {}, Copies::None).await
+}
