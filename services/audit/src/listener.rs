@@ -109,8 +109,10 @@ impl Listener {
             let new = match keep(pool, self.flows, heard, settle).await {
                 Ok(new) => new,
                 Err(failure) => {
-                    // Perhaps it was committed, and then these facts will be no news.
-                    memory.auditor = None;
+                    // If they are in, they will be no news, and it would never hear them.
+                    if matches!(failure, Failure::Uncertain(_)) {
+                        memory.auditor = None;
+                    }
                     return Err(failure);
                 }
             };
@@ -211,7 +213,7 @@ pub(crate) async fn keep(
         sagas::hear(&mut tx, flows, &new).await?;
     }
     settle(&mut tx).await?;
-    tx.commit().await?;
+    tx.commit().await.map_err(|error| Failure::Uncertain(error.to_string()))?;
     Ok(new)
 }
 
