@@ -265,6 +265,12 @@ impl Op {
         self
     }
 
+    /// A page of its answer has entries of this type, which no other operation answers with.
+    pub(crate) fn lists<T: ToSchema>(mut self) -> Self {
+        self.schema::<T>();
+        self
+    }
+
     /// The schema of a type: by name, unless it is generic.
     fn schema<T: ToSchema>(&mut self) -> RefOr<Schema> {
         T::schemas(&mut self.schemas);

@@ -41,13 +41,15 @@ pub(crate) fn ops() -> Vec<Op> {
             .named(TAG, "findSagas", "Find sagas, those that began last first")
             .role("operator")
             .query::<SagaParams>()
-            .gives::<Page<SagaLine>>(200, "A page of sagas", examples::SAGAS),
+            .gives::<Page<SagaLine>>(200, "A page of sagas", examples::SAGAS)
+            .lists::<SagaLine>(),
         Op::get("/v1/violations", find_violations)
             .named(TAG, "findViolations", "List facts that cannot all be true, the latest first")
             .explained("What the auditor found. There should be none.")
             .role("operator")
             .query::<PageParams>()
-            .gives::<Page<Violation>>(200, "A page of violations", examples::VIOLATIONS),
+            .gives::<Page<Violation>>(200, "A page of violations", examples::VIOLATIONS)
+            .lists::<Violation>(),
     ]
 }
 

@@ -148,6 +148,8 @@ fn main() -> ExitCode {
     start_log(match &cli.command {
         // Whoever breaks a part on purpose knows what the others will complain of.
         Command::Demo(demo) if demo.break_part.is_some() => Some("off"),
+        // Its tellers have nothing to answer, and say so each second.
+        Command::Bench(Bench::Audit(_)) => Some("off"),
         // These run services; the others say themselves what there is to say.
         Command::Dev(_) | Command::Run(_) | Command::Bench(_) => None,
         _ => Some("error,sqlx=off,async_nats=off"),
