@@ -56,12 +56,21 @@ pub enum Link {
     May,
     /// With time.
     Time,
+    /// It may, in another saga.
+    MayElsewhere,
     /// With time, in another saga.
-    Elsewhere,
+    TimeElsewhere,
 }
 
 /// What may come after what, and why.
 pub type Arrow<'a> = (&'a Pattern, &'a Pattern, Link);
+
+impl Link {
+    /// Whether what follows belongs to another saga.
+    pub fn is_elsewhere(self) -> bool {
+        matches!(self, Self::MayElsewhere | Self::TimeElsewhere)
+    }
+}
 
 impl Flows {
     /// The flows that this program was built with.
@@ -133,9 +142,15 @@ impl Flows {
         self.of_fact.keys().map(String::as_str).collect()
     }
 
-    /// Whether a fact that was told on hearing `cause` may be `fact`.
+    /// Whether a fact that names one called `cause` as its cause may be `fact`: on hearing it,
+    /// or with time.
     pub fn may_follow(&self, cause: &str, fact: &str) -> bool {
-        self.steps_after(cause).any(|step| step.tells().any(|told| told.fact == fact))
+        let is_told = |told: &Pattern| told.fact == fact;
+        let by_time = |timer: &Timer| {
+            timer.after.iter().any(|after| after.fact == cause) && timer.tells.iter().any(is_told)
+        };
+        self.steps_after(cause).any(|step| step.tells().any(is_told))
+            || self.timers().iter().any(by_time)
     }
 
     /// Whether a command or a timer may tell `fact`, without any fact to hear.
@@ -150,10 +165,11 @@ impl Flows {
     pub fn links(&self) -> Vec<Arrow<'_>> {
         let steps = self.steps().iter().flat_map(|step| {
             let must = step.must.iter().map(|told| (&step.after, told, Link::Must));
-            must.chain(step.may.iter().map(|told| (&step.after, told, Link::May)))
+            let may = if step.elsewhere { Link::MayElsewhere } else { Link::May };
+            must.chain(step.may.iter().map(move |told| (&step.after, told, may)))
         });
         let timers = self.timers().iter().flat_map(|timer| {
-            let link = if timer.elsewhere { Link::Elsewhere } else { Link::Time };
+            let link = if timer.elsewhere { Link::TimeElsewhere } else { Link::Time };
             let after = timer.after.iter();
             after.flat_map(move |after| timer.tells.iter().map(move |told| (after, told, link)))
         });
@@ -174,7 +190,7 @@ impl Flows {
                 if !links.contains(&(*after, *told, *link)) {
                     links.push((*after, *told, *link));
                 }
-                if *link != Link::Elsewhere && !facts.contains(told) {
+                if !link.is_elsewhere() && !facts.contains(told) {
                     facts.push(told);
                 }
             }

@@ -129,7 +129,7 @@ fn lines(facts: &[audit::flows::Pattern]) -> String {
 fn arrow(link: Link) -> &'static str {
     match link {
         Link::Must => "-->",
-        Link::May | Link::Time | Link::Elsewhere => "-.->",
+        _ => "-.->",
     }
 }
 

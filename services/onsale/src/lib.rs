@@ -9,7 +9,7 @@
 //! | `room` | what lies in Valkey after Valkey has lost it |
 //! | `replay` | a read model built anew next to what is live |
 //! | `sale` | a sale as a file |
-//! | `operator` | the operator's HTTP client |
+//! | `operator` | the operator, logged in at a gateway, for the tools that need it |
 //! | `saga` | sagas, listed and drawn |
 //! | `flows` | what follows from what, as tables and diagrams |
 //! | `http` | a fan's HTTP client |

@@ -1,106 +1,79 @@
-//! The operator's HTTP client: finds the gateway, logs in, asks.
+//! Tools that ask the gateway as the operator: where it listens, and who the operator is.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use events::user::Session;
-use hyper::StatusCode;
-use serde::de::DeserializeOwned;
 
 use crate::{
     box_office::Credentials,
-    http::{Answer, Http},
-    stage,
+    http::{Ask, Http},
+    stage::{self, DATA_FOLDER, READY_FILE, Ready},
 };
 
 /// Names the gateway of a deployment.
 const URL: &str = "ONSALE_URL";
 
-/// An operator at a gateway.
+/// Where the operator's tools find a gateway: in the environment (ONSALE_URL with
+/// ONSALE_OPERATOR_EMAIL and ONSALE_OPERATOR_PASSWORD), else a running `dev` or `demo`.
+#[derive(Debug, Clone, Args)]
+pub struct Where {
+    /// Where a running `dev` or `demo` keeps its data; not used when ONSALE_URL is set
+    #[arg(long, value_name = "DIR", default_value = DATA_FOLDER)]
+    pub data: PathBuf,
+}
+
+/// The operator, logged in.
 pub struct Operator {
     http: Http,
-    credentials: Credentials,
-    token: Option<String>,
+    session: Session,
 }
 
 impl Operator {
-    /// The gateway that `ONSALE_URL` names, else that of a running `dev` or `demo` on these
-    /// data.
+    /// Logs in at the gateway that the environment names, else at the running `dev` or `demo`
+    /// with this data.
     ///
     /// # Errors
-    /// When there is neither.
-    pub fn find(data: &Path) -> Result<Self> {
-        if let Some(url) = std::env::var(URL).ok().filter(|url| !url.is_empty()) {
-            return Ok(Self::at(url.trim_end_matches('/'), stage::operator_from_env()?));
-        }
-        let ready = stage::ready_of(data)
-            .with_context(|| format!("set {URL} and ONSALE_OPERATOR_EMAIL and _PASSWORD"))?;
-        Ok(Self::at(format!("http://{}", ready.http_addr), ready.operator))
+    /// When there is neither, or the log-in is refused.
+    pub async fn log_in(at: &Where) -> Result<Self> {
+        let (base, credentials) = match std::env::var(URL) {
+            Ok(url) if !url.is_empty() => (url, stage::operator_from_env()?),
+            _ => ready(&at.data)?,
+        };
+        Self::at(Http::new(base.trim_end_matches('/')), &credentials).await
     }
 
-    /// This account at this gateway.
-    pub fn at(url: impl Into<String>, credentials: Credentials) -> Self {
-        Self { http: Http::new(url), credentials, token: None }
+    /// Logs in at this gateway.
+    ///
+    /// # Errors
+    /// When the gateway does not answer, or refuses.
+    pub async fn at(http: Http, credentials: &Credentials) -> Result<Self> {
+        let ask = http.post("/v1/sessions").json(credentials);
+        let answer = ask.send().await.with_context(|| format!("no gateway at {}", http.base()))?;
+        let session = answer.json().context("logging in as the operator")?;
+        Ok(Self { http, session })
     }
 
     /// `GET path`, as the operator.
-    ///
-    /// # Errors
-    /// When the gateway cannot be reached or refuses the log-in.
-    pub async fn get(&mut self, path: &str) -> Result<Answer> {
-        let token = self.token().await?;
-        let answer = self.http.get(path).token(&token).send().await?;
-        if answer.status != StatusCode::UNAUTHORIZED {
-            return Ok(answer);
-        }
-        // Tokens are short-lived, and whoever follows something outlives theirs.
-        self.token = None;
-        let token = self.token().await?;
-        self.http.get(path).token(&token).send().await
+    pub fn get(&self, path: impl Into<String>) -> Ask<'_> {
+        self.http.get(path).token(&self.session.access_token)
     }
 
-    /// `GET path`, as the operator, read as `T`.
-    ///
-    /// # Errors
-    /// As [`Self::get`], and when the request is refused.
-    pub async fn read<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
-        self.get(path).await?.json()
-    }
-
-    async fn token(&mut self) -> Result<String> {
-        if let Some(token) = &self.token {
-            return Ok(token.clone());
-        }
-        let session: Session = self
-            .http
-            .post("/v1/sessions")
-            .json(&self.credentials)
-            .send()
-            .await
-            .with_context(|| format!("no gateway at {}", self.http.base()))?
-            .json()
-            .context("logging in as the operator")?;
-        Ok(self.token.insert(session.access_token).clone())
+    /// `POST path`, as the operator.
+    pub fn post(&self, path: impl Into<String>) -> Ask<'_> {
+        self.http.post(path).token(&self.session.access_token)
     }
 }
 
-/// One part of a path or query, with everything escaped that could end it.
-pub fn escaped(text: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let escape = |byte| {
-        if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
-    };
-    text.bytes().map(escape).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seat_is_one_part_of_a_path() {
-        assert_eq!(escaped("019a/A-12-7"), "019a%2FA-12-7");
-        assert_eq!(escaped("2026-11-20T10:00:00Z"), "2026-11-20T10%3A00%3A00Z");
-        assert_eq!(escaped("가&b=c"), "%EA%B0%80%26b%3Dc");
-    }
+fn ready(data: &Path) -> Result<(String, Credentials)> {
+    let file = data.join(READY_FILE);
+    let text = fs::read(&file).with_context(|| {
+        format!("set {URL}, or start `onsale dev` ({} is not there)", file.display())
+    })?;
+    let ready: Ready = serde_json::from_slice(&text).context("the ready file")?;
+    Ok((format!("http://{}", ready.http_addr), ready.operator))
 }

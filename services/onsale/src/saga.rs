@@ -2,7 +2,7 @@
 
 mod draw;
 
-use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 
 use anstream::{print, println};
 use anyhow::{Context, Result, bail};
@@ -15,8 +15,8 @@ use hyper::StatusCode;
 use mesh::clock;
 
 use crate::{
-    operator::{Operator, escaped},
-    stage::DATA_FOLDER,
+    http::Answer,
+    operator::{Operator, Where},
 };
 
 pub use draw::{draw, span};
@@ -79,9 +79,8 @@ struct How {
     /// Stays, and prints what changes; `show` ends with the saga
     #[arg(long)]
     follow: bool,
-    /// The data folder of a running `dev` or `demo`, asked when ONSALE_URL is not set
-    #[arg(long, value_name = "DIR", default_value = DATA_FOLDER)]
-    data: PathBuf,
+    #[command(flatten)]
+    at: Where,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -116,12 +115,42 @@ pub async fn run(command: SagaCommand) -> Result<()> {
     }
 }
 
+/// The operator, for as long as somebody follows: an access token lives for minutes.
+struct Desk<'a> {
+    at: &'a Where,
+    operator: Operator,
+}
+
+impl<'a> Desk<'a> {
+    async fn open(at: &'a Where) -> Result<Self> {
+        Ok(Self { at, operator: Operator::log_in(at).await? })
+    }
+
+    async fn get(&mut self, path: &str) -> Result<Answer> {
+        let answer = self.operator.get(path).send().await?;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        self.operator = Operator::log_in(self.at).await?;
+        self.operator.get(path).send().await
+    }
+}
+
+/// One part of a path or query, with everything escaped that could end it.
+fn escaped(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let escape = |byte| {
+        if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
+    text.bytes().map(escape).collect()
+}
+
 async fn show(options: Show) -> Result<()> {
-    let mut operator = Operator::find(&options.how.data)?;
+    let mut desk = Desk::open(&options.how.at).await?;
     let path = format!("/v1/sagas/{}", escaped(&options.id));
     let (mut shown, mut height) = (None, 0);
     loop {
-        let answer = operator.get(&path).await?;
+        let answer = desk.get(&path).await?;
         let is_unknown = answer.status == StatusCode::NOT_FOUND;
         if is_unknown && !options.how.follow {
             bail!("no saga is known by {}", options.id);
@@ -170,9 +199,9 @@ fn terminal_width() -> Option<usize> {
 }
 
 async fn list(options: Ls) -> Result<()> {
-    let mut operator = Operator::find(&options.how.data)?;
+    let mut desk = Desk::open(&options.how.at).await?;
     let since = options.since.as_deref().map(|text| moment(text, clock::now())).transpose()?;
-    let found = find(&mut operator, &options, since, options.limit).await?;
+    let found = find(&mut desk, &options, since, options.limit).await?;
     // The latest stands last, next to what comes after it.
     for line in found.iter().rev() {
         print_line(line, options.how.json)?;
@@ -185,7 +214,7 @@ async fn list(options: Ls) -> Result<()> {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let since = clock::now().plus_secs(-BEHIND_SECS);
-        let found = find(&mut operator, &options, Some(since), u32::MAX).await?;
+        let found = find(&mut desk, &options, Some(since), u32::MAX).await?;
         if shown.len() > SHOWN_MAX {
             shown.retain(|_, line| line.last_at >= since);
         }
@@ -200,7 +229,7 @@ async fn list(options: Ls) -> Result<()> {
 
 /// The sagas that are asked for, page by page.
 async fn find(
-    operator: &mut Operator,
+    desk: &mut Desk<'_>,
     options: &Ls,
     since: Option<Timestamp>,
     limit: u32,
@@ -220,7 +249,8 @@ async fn find(
         let wanted = wanted.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let query: Vec<_> =
             wanted.map(|(name, value)| format!("{name}={}", escaped(&value))).collect();
-        let page: Page<SagaLine> = operator.read(&format!("/v1/sagas?{}", query.join("&"))).await?;
+        let page: Page<SagaLine> =
+            desk.get(&format!("/v1/sagas?{}", query.join("&"))).await?.json()?;
         found.extend(page.items);
         cursor = page.next_cursor;
         if cursor.is_none() {
@@ -286,6 +316,13 @@ fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_seat_is_one_part_of_a_path() {
+        assert_eq!(escaped("019a/A-12-7"), "019a%2FA-12-7");
+        assert_eq!(escaped("2026-11-20T10:00:00Z"), "2026-11-20T10%3A00%3A00Z");
+        assert_eq!(escaped("가&b=c"), "%EA%B0%80%26b%3Dc");
+    }
 
     #[test]
     fn a_time_is_said_from_now_or_as_a_moment() {

@@ -123,19 +123,13 @@ pub fn find(data: &Path) -> Result<Config> {
     if has_servers || !named.database_urls.is_empty() {
         return Ok(named);
     }
-    let ready = ready_of(data).context("set ONSALE_NATS_URL and the others")?;
-    Ok(Config { http_addr: Some(ready.http_addr), ..ready.config })
-}
-
-/// What a running `dev` or `demo` has said beside its data.
-///
-/// # Errors
-/// When none runs there.
-pub fn ready_of(data: &Path) -> Result<Ready> {
     let file = data.join(READY_FILE);
-    let text = fs::read(&file)
-        .with_context(|| format!("or start `onsale dev` ({} is not there)", file.display()))?;
-    serde_json::from_slice(&text).context("the ready file")
+    let text = fs::read(&file).with_context(|| {
+        let file = file.display();
+        format!("set ONSALE_NATS_URL and the others, or start `onsale dev` ({file} is not there)")
+    })?;
+    let ready: Ready = serde_json::from_slice(&text).context("the ready file")?;
+    Ok(Config { http_addr: Some(ready.http_addr), ..ready.config })
 }
 
 fn config_of(servers: &Servers) -> Config {

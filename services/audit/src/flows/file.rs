@@ -64,6 +64,9 @@ pub struct Step {
     /// Seconds within which it tells one of `must`.
     #[serde(default)]
     pub within_secs: i64,
+    /// Whether it tells what it may in another saga than that of the fact.
+    #[serde(default)]
+    pub elsewhere: bool,
 }
 
 /// What time brings.

@@ -17,6 +17,7 @@ fn the_shipped_file_is_good() {
     assert!(flows.knows("payment.requested") && !flows.knows("payment.lost"));
     assert!(flows.may_follow("payment.requested", "point.debited"));
     assert!(!flows.may_follow("payment.requested", "point.refunded"));
+    assert!(flows.may_follow("payment.completed", "notification.sent"), "with time");
     assert!(flows.may_begin("payment.requested") && flows.may_begin("reservation.expired"));
     assert!(!flows.may_begin("point.debited"));
 }

@@ -43,10 +43,15 @@ had to be undone.
     text
 }
 
-/// A timer whose facts are asides, between the facts before and after it.
+/// Asides, with the timers that bring them.
 fn asides(flows: &Flows) -> String {
     let mut diagram = Diagram::default();
     let is_of_asides = |timer: &&Timer| timer.tells.iter().all(|told| is_aside(flows, told));
+    for step in flows.steps() {
+        for told in step.tells().filter(|told| is_aside(flows, told)) {
+            diagram.link(flows, &step.after, told, Link::May);
+        }
+    }
     for (number, timer) in flows.timers().iter().filter(is_of_asides).enumerate() {
         let _ = writeln!(diagram.nodes, "  t{number}([{}])", timer.name);
         for after in &timer.after {
@@ -61,14 +66,17 @@ fn asides(flows: &Flows) -> String {
     diagram.drawn("LR")
 }
 
-/// Told of many facts by a timer, followed by nothing, the end of nothing: it would be in
-/// every diagram and explain none.
+/// What nothing waits for, nothing follows, and no flow ends with: it would be in every
+/// diagram and explain none.
 fn is_aside(flows: &Flows, told: &Pattern) -> bool {
     let is_end = |flow: &Flow| flow.ends().any(|(end, _)| end.fact == told.fact);
-    let leads_on = flows.links().iter().any(|(after, ..)| after.fact == told.fact);
-    !leads_on
-        && !flows.flows().iter().any(is_end)
-        && !flows.steps().iter().any(|step| step.tells().any(|other| other.fact == told.fact))
+    let is_begin = |flow: &Flow| {
+        flow.begins.iter().flat_map(|begin| &begin.tells).any(|begin| begin.fact == told.fact)
+    };
+    let matters = flows.links().iter().any(|(after, other, link)| {
+        after.fact == told.fact || (other.fact == told.fact && *link == Link::Must)
+    });
+    !matters && !flows.flows().iter().any(|flow| is_end(flow) || is_begin(flow))
 }
 
 /// Flows in one picture.
@@ -156,7 +164,7 @@ impl Diagram {
         let by_time = flows.timers().iter().find(|timer| {
             timer.tells.contains(told) && timer.after.iter().any(|one| one.meets(after))
         });
-        if let (Link::Time | Link::Elsewhere, Some(timer)) = (link, by_time) {
+        if let (Link::Time | Link::TimeElsewhere, Some(timer)) = (link, by_time) {
             let _ = write!(self.links, "|{}|", timer.name);
         }
         let _ = writeln!(self.links, " {to}");

@@ -69,9 +69,9 @@ fn head(saga: &Saga, now: Timestamp) -> String {
     let user = line.user_id.map(|id| format!("fan {id}"));
     let schedule = line.schedule_id.map(|id| format!("schedule {id}"));
     let about: Vec<_> = user.into_iter().chain(schedule).collect();
-    let _ = write!(head, "{DIM}began {}{DIM:#}\n", line.began_at);
+    let _ = writeln!(head, "{DIM}began {}{DIM:#}", line.began_at);
     if !about.is_empty() {
-        let _ = write!(head, "{DIM}{}{DIM:#}\n", about.join("  "));
+        let _ = writeln!(head, "{DIM}{}{DIM:#}", about.join("  "));
     }
     head.push('\n');
     head
