@@ -1,6 +1,7 @@
 //! The fast proofs, as one binary.
 
 mod architecture;
+mod audit_verify;
 mod bad_input;
 mod broker;
 mod compose;

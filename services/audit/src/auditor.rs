@@ -29,7 +29,7 @@ mod wallets;
 use std::collections::HashSet;
 
 use events::{
-    Event, PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
+    Event, EventId, PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
     audit::{Rule, Violation},
     payment::{
         PaymentCompleted, PaymentFailed, PaymentFailure, PaymentRefunded, PaymentRequested,
@@ -154,6 +154,16 @@ impl Auditor {
             Rule::DeclaredFlow => self.flow.checked,
             rule => self.checked[rule as usize],
         }
+    }
+
+    /// The name of a fact that was heard.
+    pub fn name_of(&self, event: EventId) -> Option<&'static str> {
+        self.flow.name_of(event.0)
+    }
+
+    /// Payments that something has still to be told of.
+    pub fn unfinished(&self) -> usize {
+        self.payments.iter().filter(|payment| payment.is_unfinished()).count()
     }
 
     /// Since when everything was heard; `None` when it was from the beginning.

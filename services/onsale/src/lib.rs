@@ -21,6 +21,7 @@
 //! | `export` | sales facts exported again, a range of them |
 //! | `lag` | how far those who only listen are behind |
 //! | `health` | whether the services of this process can do their work |
+//! | `verify` | whether facts and databases keep what must always hold |
 //! | `secrets` | the passwords and keys of a deployment |
 
 pub mod bench;
@@ -43,3 +44,4 @@ pub mod saga;
 pub mod sale;
 pub mod secrets;
 pub mod stage;
+pub mod verify;

@@ -11,6 +11,7 @@ use onsale::{
     fleet::{self, Fleet, Rules},
     flows, health, replay, saga, secrets,
     stage::{self, DATA_FOLDER, Stage},
+    verify,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -51,6 +52,9 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Hands sales facts to the data platform again, or writes them as Parquet files
     Export(export::Export),
+    /// What must always hold
+    #[command(subcommand)]
+    Audit(Audit),
     /// Prints a new .env for compose.yaml: every password and key, made up
     Secrets,
     /// Measures how fast it is
@@ -136,6 +140,12 @@ enum Topology {
 }
 
 #[derive(Subcommand)]
+enum Audit {
+    /// Checks every fact that is kept, and that the databases agree; fails when anything is wrong
+    Verify(verify::Verify),
+}
+
+#[derive(Subcommand)]
 enum Bench {
     /// Payments through the gateway, some of them compensated
     Payments(bench::Payments),
@@ -214,6 +224,7 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Doctor(options) => doctor::run(options).await,
         Command::Export(options) => export::run(options).await,
+        Command::Audit(Audit::Verify(options)) => verify::run(options).await,
         Command::Secrets => {
             print!("{}", secrets::env_file()?);
             Ok(())

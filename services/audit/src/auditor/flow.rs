@@ -108,6 +108,11 @@ impl Flow {
         self.heard.len()
     }
 
+    /// The name of a fact that was heard.
+    pub(super) fn name_of(&self, event: Uuid) -> Option<&'static str> {
+        FACTS.get(usize::from(*self.heard.get(&key_of(event))?)).copied()
+    }
+
     /// From when on everything that these services told is heard, in seconds: the least
     /// number when it is from the beginning, the greatest when one was not heard at all.
     fn since_of(&self, services: u8) -> i64 {

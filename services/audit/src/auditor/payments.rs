@@ -95,6 +95,16 @@ impl Payment {
         }
     }
 
+    /// Whether something has still to be told of it.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.state() == Some(PaymentState::Requested) || {
+            let now = Moment { until: i64::MAX, at_rest: true, since: i64::MIN, now: 0 };
+            let mut missing = Vec::new();
+            self.missing_after(&now, &mut missing);
+            !missing.is_empty()
+        }
+    }
+
     /// Takes in a fact; what it contradicts at once, being told of the same thing by the
     /// same service.
     pub(super) fn hear(&mut self, step: Step, said: u8, heard: Mark) -> Option<Finding> {

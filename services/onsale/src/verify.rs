@@ -1,0 +1,312 @@
+//! `onsale audit verify`: what must always hold, from every fact that is kept; and whether
+//! the databases of the services say the same.
+//!
+//! The facts are judged by themselves ([`audit::Auditor`]); only then are the databases read.
+//! The two are compared at rest: while a fact is on its way, one of them knows more.
+
+mod compare;
+mod streams;
+
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
+
+use anstream::println;
+use anyhow::{Result, bail};
+use audit::Auditor;
+use clap::Args;
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use events::{
+    EventId, Timestamp,
+    audit::{Rule, Violation},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use mesh::{Asker, Link, LinkSettings, trace::Tracer};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{
+    config::{Config, OPERATOR},
+    stage::{self, DATA_FOLDER},
+};
+use compare::Databases;
+use streams::Streams;
+
+/// How long facts that are on their way are waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(200);
+/// What is unfinished and was not told of for so long will not finish by itself.
+const STILL: Duration = Duration::from_secs(5);
+
+/// Options of `onsale audit verify`.
+#[derive(Debug, Clone, Args)]
+pub struct Verify {
+    /// Where a running `dev` or `demo` keeps its data; not used when the environment names
+    /// servers
+    #[arg(long, value_name = "DIR", default_value = DATA_FOLDER)]
+    pub data: PathBuf,
+    /// Prints the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a rule was asked of, and how often it was broken.
+#[derive(Debug, Clone, Serialize)]
+pub struct Line {
+    /// The rule.
+    pub rule: Rule,
+    /// Facts, seats or payments that it was asked of.
+    pub checked: u64,
+    /// Times that it was broken.
+    pub violations: usize,
+}
+
+/// A violation, with the names of its facts.
+#[derive(Debug, Clone, Serialize)]
+pub struct Found {
+    /// What was found.
+    #[serde(flatten)]
+    pub violation: Violation,
+    /// The offending facts by name.
+    pub facts: Vec<(EventId, &'static str)>,
+}
+
+/// How many things the facts and the databases were compared in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Compared {
+    /// Payments.
+    pub payments: usize,
+    /// Reservations.
+    pub reservations: usize,
+    /// Seats that were ever held.
+    pub seats: usize,
+    /// Wallets that points ever moved in.
+    pub wallets: usize,
+}
+
+/// Something that the facts and a database say differently.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// What, for example `payment 018f…`.
+    pub what: String,
+    /// What was told; `None` for nothing.
+    pub facts: Option<String>,
+    /// What the database says; `None` for nothing.
+    pub database: Option<String>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Facts that were read.
+    pub facts: usize,
+    /// Facts that could not be read.
+    pub unread: u64,
+    /// Since when everything told is kept; `None` when it is from the beginning.
+    pub since: Option<Timestamp>,
+    /// Rule by rule.
+    pub rules: Vec<Line>,
+    /// What is broken.
+    pub violations: Vec<Found>,
+    /// `None` when facts were still on their way.
+    pub compared: Option<Compared>,
+    /// What facts and databases say differently.
+    pub differences: Vec<Difference>,
+}
+
+/// Verifies a deployment and prints the report.
+///
+/// # Errors
+/// When it cannot be read, facts stay on their way, or anything is wrong.
+pub async fn run(options: Verify) -> Result<()> {
+    let config = stage::find(&options.data)?;
+    let bar = if std::io::stderr().is_terminal() && !options.json {
+        let style = "  reading facts {bar:40} {human_pos} of {human_len}";
+        ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?)
+    } else {
+        ProgressBar::hidden()
+    };
+    let report = verify(&config, &bar).await?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        report.print();
+    }
+    match report.violations.len() + report.differences.len() {
+        0 if report.compared.is_none() => bail!("facts are still on their way; ask again later"),
+        0 => Ok(()),
+        1 => bail!("something is wrong"),
+        wrong => bail!("{wrong} things are wrong"),
+    }
+}
+
+/// Verifies the deployment at `config`, as its operator, without a word.
+///
+/// # Errors
+/// When streams or databases cannot be read.
+pub async fn run_over(config: &Config) -> Result<Report> {
+    verify(config, &ProgressBar::hidden()).await
+}
+
+async fn verify(config: &Config, bar: &ProgressBar) -> Result<Report> {
+    let settings = LinkSettings {
+        service: OPERATOR,
+        nats_url: config.nats_url.clone(),
+        nkey_seed: config.nkey_seeds.get(OPERATOR).cloned(),
+    };
+    let link = Link::connect(settings, Tracer::off()).await.map_err(anyhow::Error::msg)?;
+    let report = verify_as(Asker::new(link.clone()), config, bar).await;
+    link.drain().await;
+    report
+}
+
+async fn verify_as(asker: Asker, config: &Config, bar: &ProgressBar) -> Result<Report> {
+    let databases = Databases::open(config).await?;
+    let mut streams = Streams::new(asker);
+    let mut auditor = Auditor::default();
+    let mut found = streams.read(&mut auditor, bar).await?;
+    bar.finish_and_clear();
+    let is_at_rest = rest(&mut streams, &mut auditor, &databases, &mut found).await?;
+    let now = mesh::clock::now();
+    let (mut compared, mut differences) = (None, Vec::new());
+    if is_at_rest {
+        found.extend(auditor.at_rest(now));
+        let (count, differing) = databases.compare(&auditor).await?;
+        compared = Some(count);
+        differences = differing;
+        // What was told meanwhile may be what makes the difference.
+        if !differences.is_empty() && streams.have_more().await? {
+            (compared, differences) = (None, Vec::new());
+        }
+    } else {
+        found.extend(auditor.settled(now));
+    }
+    Ok(report(&auditor, streams.unread, found, compared, differences))
+}
+
+/// Waits until nothing is on its way: outboxes are empty, everything told is heard, and
+/// nothing is unfinished, or has been so for long without a word.
+async fn rest(
+    streams: &mut Streams,
+    auditor: &mut Auditor,
+    databases: &Databases,
+    found: &mut Vec<Violation>,
+) -> Result<bool> {
+    let until = Instant::now() + PATIENCE;
+    let mut moved = Instant::now();
+    let mut is_said = false;
+    loop {
+        let is_told = databases.waiting().await? == 0;
+        let facts = auditor.facts();
+        found.extend(streams.read(auditor, &ProgressBar::hidden()).await?);
+        if auditor.facts() > facts {
+            moved = Instant::now();
+        }
+        let is_still = auditor.unfinished() == 0 || moved.elapsed() > STILL;
+        if is_told && is_still && !streams.have_more().await? {
+            return Ok(true);
+        }
+        if Instant::now() > until {
+            return Ok(false);
+        }
+        if !is_said {
+            tracing::info!("facts are still on their way; waiting for them");
+            is_said = true;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn report(
+    auditor: &Auditor,
+    unread: u64,
+    found: Vec<Violation>,
+    compared: Option<Compared>,
+    differences: Vec<Difference>,
+) -> Report {
+    let line = |rule: Rule| Line {
+        rule,
+        checked: auditor.checked(rule),
+        violations: found.iter().filter(|one| one.rule == rule).count(),
+    };
+    let rules = Rule::ALL.map(line).into();
+    let named = |violation: Violation| {
+        let name = |event: &EventId| (*event, auditor.name_of(*event).unwrap_or("unknown"));
+        Found { facts: violation.events.iter().map(name).collect(), violation }
+    };
+    Report {
+        facts: auditor.facts(),
+        unread: unread + auditor.unread(),
+        since: auditor.since(),
+        rules,
+        violations: found.into_iter().map(named).collect(),
+        compared,
+        differences,
+    }
+}
+
+impl Report {
+    /// Whether nothing is wrong, and everything was compared.
+    pub fn is_clean(&self) -> bool {
+        self.violations.is_empty() && self.differences.is_empty() && self.compared.is_some()
+    }
+
+    /// Rule by rule, as a table.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_header(["rule", "checked", "violations"]);
+        let right = |count: String| Cell::new(count).set_alignment(CellAlignment::Right);
+        for line in &self.rules {
+            table.add_row([
+                Cell::new(line.rule.as_str()),
+                right(line.checked.to_string()),
+                right(line.violations.to_string()),
+            ]);
+        }
+        table
+    }
+
+    /// In one line, for example for a receipt.
+    pub fn summary(&self) -> String {
+        let count = |count, one: &str, many: &str| match count {
+            0 => format!("no {one}"),
+            1 => format!("1 {one}"),
+            _ => format!("{count} {many}"),
+        };
+        let violations = count(self.violations.len(), "violation", "violations");
+        let differences = match (self.compared, self.differences.len()) {
+            (None, _) => "not compared with the databases".into(),
+            (_, wrong) => {
+                count(wrong, "difference to the databases", "differences to the databases")
+            }
+        };
+        format!("{} facts, {violations}, {differences}", self.facts)
+    }
+
+    fn print(&self) {
+        match self.since {
+            None => println!("{} facts, from the beginning", self.facts),
+            Some(since) => println!("{} facts, all of them since {since}", self.facts),
+        }
+        println!("{}", self.table());
+        if self.unread > 0 {
+            println!("{} facts could not be read", self.unread);
+        }
+        match self.compared {
+            None => println!("not compared with the databases: facts are still on their way"),
+            Some(Compared { payments, reservations, seats, wallets }) => println!(
+                "facts and databases {} {payments} payments, {reservations} reservations, \
+                 {seats} seats, {wallets} wallets",
+                if self.differences.is_empty() { "agree on" } else { "do not agree on all of" }
+            ),
+        }
+        for Found { violation, facts } in &self.violations {
+            println!("\n{}: {}", violation.rule.as_str(), violation.detail);
+            facts.iter().for_each(|(event, name)| println!("  {event}  {name}"));
+        }
+        for Difference { what, facts, database } in &self.differences {
+            let said = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".into());
+            println!("\n{what}: the facts say {}, the database {}", said(facts), said(database));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What the services' databases say, next to what the facts say.
+
+use std::{collections::HashMap, hash::Hash};
+
+use anyhow::{Context, Result};
+use audit::Auditor;
+use events::Timestamp;
+use futures::TryStreamExt;
+use mesh::postgres;
+use serde::Serialize;
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Compared, Difference};
+use crate::config::Config;
+
+/// The databases that can be compared with facts.
+pub(super) struct Databases {
+    reservation: PgPool,
+    payment: PgPool,
+    point: PgPool,
+}
+
+impl Databases {
+    pub(super) async fn open(config: &Config) -> Result<Self> {
+        let connect = async |service: &str| -> Result<PgPool> {
+            PgPoolOptions::new()
+                .max_connections(2)
+                .connect(config.database_url(service)?)
+                .await
+                .with_context(|| format!("the database of {service}"))
+        };
+        Ok(Self {
+            reservation: connect("reservation").await?,
+            payment: connect("payment").await?,
+            point: connect("point").await?,
+        })
+    }
+
+    /// Facts that are told and not published yet.
+    pub(super) async fn waiting(&self) -> Result<u64> {
+        let mut waiting = 0;
+        for pool in [&self.reservation, &self.payment, &self.point] {
+            let mut connection = pool.acquire().await?;
+            waiting += postgres::backlog(&mut connection).await?.facts;
+        }
+        Ok(waiting)
+    }
+
+    /// Compares all that the facts know of.
+    pub(super) async fn compare(&self, auditor: &Auditor) -> Result<(Compared, Vec<Difference>)> {
+        let mut differences = Vec::new();
+        let since = auditor.since();
+        let compared = Compared {
+            payments: self.payments(auditor, since, &mut differences).await?,
+            reservations: self.reservations(auditor, since, &mut differences).await?,
+            seats: self.seats(auditor, since, &mut differences).await?,
+            wallets: self.wallets(auditor, since, &mut differences).await?,
+        };
+        Ok((compared, differences))
+    }
+
+    async fn payments(
+        &self,
+        auditor: &Auditor,
+        since: Option<Timestamp>,
+        differences: &mut Vec<Difference>,
+    ) -> Result<usize> {
+        let told = auditor.payments().map(|(id, state)| (id.0, name(&state)));
+        let mut sides = Sides::of("payment", told);
+        let sql = "select id, state::text, requested_at from payments";
+        let mut rows =
+            sqlx::query_as::<_, (Uuid, String, OffsetDateTime)>(sql).fetch(&self.payment);
+        while let Some((id, state, at)) = rows.try_next().await? {
+            sides.meet(id, state, is_known(since, at), differences);
+        }
+        Ok(sides.end(differences))
+    }
+
+    async fn reservations(
+        &self,
+        auditor: &Auditor,
+        since: Option<Timestamp>,
+        differences: &mut Vec<Difference>,
+    ) -> Result<usize> {
+        let told = auditor.reservations().map(|(id, state)| (id.0, name(&state)));
+        let mut sides = Sides::of("reservation", told);
+        let sql = "select id, state, created_at from reservations";
+        let mut rows =
+            sqlx::query_as::<_, (Uuid, String, OffsetDateTime)>(sql).fetch(&self.reservation);
+        while let Some((id, state, at)) = rows.try_next().await? {
+            sides.meet(id, state, is_known(since, at), differences);
+        }
+        Ok(sides.end(differences))
+    }
+
+    async fn seats(
+        &self,
+        auditor: &Auditor,
+        since: Option<Timestamp>,
+        differences: &mut Vec<Difference>,
+    ) -> Result<usize> {
+        let owner = |owner: Option<Uuid>, hold_version: i64| match owner {
+            Some(owner) => format!("{owner} as owner {hold_version}"),
+            None => format!("nobody after owner {hold_version}"),
+        };
+        let told = auditor.seats().map(|seat| {
+            let said = owner(seat.owner.map(|owner| owner.0), seat.hold_version);
+            (format!("{} of {}", seat.seat, seat.schedule_id), said)
+        });
+        let mut sides = Sides::of("seat", told);
+        let sql = "select schedule_id, seat, reservation_id, hold_version from seats
+                   where hold_version > 0";
+        let mut rows =
+            sqlx::query_as::<_, (Uuid, String, Option<Uuid>, i64)>(sql).fetch(&self.reservation);
+        while let Some((schedule, seat, holder, hold_version)) = rows.try_next().await? {
+            let said = owner(holder, hold_version);
+            sides.meet(format!("{seat} of {schedule}"), said, since.is_none(), differences);
+        }
+        Ok(sides.end(differences))
+    }
+
+    async fn wallets(
+        &self,
+        auditor: &Auditor,
+        since: Option<Timestamp>,
+        differences: &mut Vec<Difference>,
+    ) -> Result<usize> {
+        let told = auditor.wallets().map(|(user, balance)| (user.0, balance.to_string()));
+        let mut sides = Sides::of("wallet", told);
+        let sql = "select user_id, balance from wallets";
+        let mut rows = sqlx::query_as::<_, (Uuid, i64)>(sql).fetch(&self.point);
+        while let Some((user, balance)) = rows.try_next().await? {
+            let must_be_told = since.is_none() && balance != 0;
+            sides.meet(user, balance.to_string(), must_be_told, differences);
+        }
+        Ok(sides.end(differences))
+    }
+}
+
+/// A state as it is written in databases.
+fn name(state: &impl Serialize) -> String {
+    let name = serde_json::to_value(state).ok();
+    name.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// Whether what was made then must have been told in a fact that is kept.
+fn is_known(since: Option<Timestamp>, made_at: OffsetDateTime) -> bool {
+    since.is_none_or(|since| since.plus_secs(audit::auditor::SLACK_SECS).0 < made_at)
+}
+
+/// What the facts say of each thing, while the database is read along.
+struct Sides<K> {
+    what: &'static str,
+    told: HashMap<K, String>,
+    compared: usize,
+}
+
+impl<K: Eq + Hash + std::fmt::Display> Sides<K> {
+    fn of(what: &'static str, told: impl Iterator<Item = (K, String)>) -> Self {
+        Self { what, told: told.collect(), compared: 0 }
+    }
+
+    /// A row of the database.
+    fn meet(&mut self, key: K, said: String, must_be_told: bool, to: &mut Vec<Difference>) {
+        let told = self.told.remove(&key);
+        self.compared += usize::from(told.is_some());
+        let is_wrong = told.as_ref().map_or(must_be_told, |told| *told != said);
+        if is_wrong {
+            let what = format!("{} {key}", self.what);
+            to.push(Difference { what, facts: told, database: Some(said) });
+        }
+    }
+
+    /// No more rows: what was told of and is not there. How many were compared.
+    fn end(self, to: &mut Vec<Difference>) -> usize {
+        let missing = self.told.into_iter().map(|(key, told)| {
+            let what = format!("{} {key}", self.what);
+            Difference { what, facts: Some(told), database: None }
+        });
+        to.extend(missing);
+        self.compared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_one_side_knows_is_a_difference_unless_it_may_be_forgotten() {
+        let told = [("a", "1"), ("b", "1"), ("c", "1")].map(|(key, said)| (key, said.to_owned()));
+        let mut sides = Sides::of("thing", told.into_iter());
+        let mut differences = Vec::new();
+        sides.meet("a", "1".into(), true, &mut differences);
+        sides.meet("b", "2".into(), true, &mut differences);
+        sides.meet("d", "1".into(), true, &mut differences);
+        sides.meet("e", "1".into(), false, &mut differences);
+        assert_eq!(sides.end(&mut differences), 2);
+        let found: Vec<_> = differences
+            .iter()
+            .map(|one| (one.what.as_str(), one.facts.as_deref(), one.database.as_deref()))
+            .collect();
+        let expected = [
+            ("thing b", Some("1"), Some("2")),
+            ("thing d", None, Some("1")),
+            ("thing c", Some("1"), None),
+        ];
+        assert_eq!(found, expected);
+    }
+}
