@@ -69,6 +69,18 @@ fn a_version_that_goes_back_is_found() {
 }
 
 #[test]
+fn a_version_that_two_owners_had_is_found_though_the_first_let_go() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(0);
+    let first = sale.hold_as(fan, &["A-1-1"], 5);
+    sale.expire(&first);
+    sale.wait(100);
+    let second = sale.hold_as(fan, &["A-1-1"], 5);
+    sale.expire(&second);
+    finds(&sale, &[(OneOwner, &[first.created, second.created])]);
+}
+
+#[test]
 fn other_seats_than_were_held_are_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(100);
