@@ -12,6 +12,7 @@
 pub mod audit;
 pub mod concert;
 pub mod data_platform;
+pub mod dead_letter;
 mod ids;
 pub mod notification;
 pub mod payment;

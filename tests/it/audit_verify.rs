@@ -130,6 +130,7 @@ fn completed(payment: &Payment) -> PaymentCompleted {
         reservation_id: ReservationId(Uuid::now_v7()),
         schedule_id: payment.schedule_id,
         user_id: payment.user_id,
+        seats: 1,
         amount: payment.amount,
         requested_at: payment.requested_at,
         ended_at: mesh::clock::now(),

@@ -1,5 +1,9 @@
 //! What can never be taken in is kept with its cause, and everything else flows on.
 
+mod desk;
+mod lines;
+mod survivors;
+
 use std::collections::BTreeSet;
 
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID, jetstream::message::StreamMessage};
@@ -69,10 +73,11 @@ fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_o
         let provisioner = Broker::of(&mesh.stage, onsale::config::PROVISIONER).await;
         let payment = Broker::of(&mesh.stage, "payment").await;
         take_every_version(&provisioner).await;
-        let fan = mesh.fan(100).await;
+        let (fan, unlucky) = (mesh.fan(100).await, mesh.fan(100).await);
         let schedule = ScheduleId(Uuid::now_v7());
         let good = requested(fan.session.user_id, schedule, 30);
-        let poisons = poisons(&good);
+        // Another wallet's: that one alone is parked.
+        let poisons = poisons(&requested(unlucky.session.user_id, schedule, 30));
         for poison in &poisons {
             let subject = subject(PaymentRequested::FACT, poison.version, Some(schedule));
             tell(&payment, subject, poison.ce_id.as_deref(), &poison.payload).await;
@@ -152,8 +157,8 @@ async fn tell(broker: &Broker, subject: String, ce_id: Option<&str>, payload: &s
 async fn letters(broker: &Broker, service: &str, count: usize) -> Vec<StreamMessage> {
     eventually(&format!("{count} dead letters"), || async {
         let mut dead = broker.stored("DEAD_LETTERS", 0).await;
-        let subject = format!("dlq.{service}.payment.requested");
-        dead.retain(|letter| letter.subject.as_str() == subject);
+        let subject = format!("dlq.{service}.payment.requested.");
+        dead.retain(|letter| letter.subject.starts_with(&subject));
         (dead.len() >= count).then_some(dead)
     })
     .await

@@ -81,6 +81,16 @@ fn rights() -> Vec<Right> {
         ]);
     }
     wirings.iter().for_each(|wiring| rights.extend(rights_around(wiring)));
+    // Who hears facts knows of dead letters, and of its own at once.
+    let mut readers: Vec<_> =
+        Broker::consumers().iter().map(|(_, service)| known(service)).collect();
+    readers.sort_unstable();
+    readers.dedup();
+    for service in &readers {
+        rights.push(Right::subscribe(format!("dlq.{service}.>"), &[service, "operator"]));
+    }
+    readers.extend(["gateway", "operator"]);
+    rights.push(Right::publish("$JS.API.DIRECT.GET.DEAD_LETTERS", &readers));
     for identity in IDENTITIES {
         rights.push(Right::subscribe(format!("_INBOX_{identity}.>"), &[identity]));
     }

@@ -148,9 +148,20 @@ impl Edge {
         Ok(answer(self.look(head, query).await?, copies))
     }
 
+    /// Asks a service what the mesh answers for each: `cmd.<service>.<verb>`.
+    pub(crate) async fn ask_service(
+        &self,
+        service: &str,
+        verb: &str,
+        body: Bytes,
+        head: &Head,
+    ) -> Result<Answered, Refused> {
+        self.send(&format!("{service}.{verb}"), body, head.look()?).await
+    }
+
     async fn send(
         &self,
-        endpoint: &'static str,
+        endpoint: &str,
         body: Bytes,
         about: AskHeaders<'_>,
     ) -> Result<Answered, Refused> {

@@ -339,3 +339,79 @@ pub(crate) const EXPORT: &str = r#"{
         "attempts": 4
     }
 }"#;
+
+pub(crate) const DEAD_LETTERS: &str = r#"{"items":[{
+    "letter": 17,
+    "service": "point",
+    "fact": "reservation.confirm_refused",
+    "key": "019a8f3e-0001-7000-8000-000000000001",
+    "state": "parked",
+    "cause": "nothing was taken for this payment",
+    "attempts": 2,
+    "event_id": "019a8f3e-0008-7000-8000-000000000001",
+    "saga_id": "019a8f3e-0006-7000-8000-000000000001",
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "stream": "RESERVATION",
+    "sequence": 40213,
+    "subject": "onsale.reservation.confirm_refused.v1.019a8f3e-0003-7000-8000-000000000001",
+    "told_at": "2027-03-10T10:00:04Z",
+    "kept_at": "2027-03-10T10:00:04Z",
+    "history": [{
+        "at": "2027-03-10T10:07:00Z",
+        "became": "parked",
+        "by": "019a8f3e-0001-7000-8000-000000000009",
+        "why": "nothing was taken for this payment"
+    }]
+}],"next_before":17}"#;
+
+pub(crate) const OPENED_LETTER: &str = r#"{
+    "letter": 17,
+    "service": "point",
+    "fact": "reservation.confirm_refused",
+    "key": "019a8f3e-0001-7000-8000-000000000001",
+    "state": "parked",
+    "cause": "nothing was taken for this payment",
+    "attempts": 2,
+    "event_id": "019a8f3e-0008-7000-8000-000000000001",
+    "saga_id": "019a8f3e-0006-7000-8000-000000000001",
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "stream": "RESERVATION",
+    "sequence": 40213,
+    "subject": "onsale.reservation.confirm_refused.v1.019a8f3e-0003-7000-8000-000000000001",
+    "told_at": "2027-03-10T10:00:04Z",
+    "kept_at": "2027-03-10T10:00:04Z",
+    "history": [{
+        "at": "2027-03-10T10:07:00Z",
+        "became": "parked",
+        "by": "019a8f3e-0001-7000-8000-000000000009",
+        "why": "nothing was taken for this payment"
+    }],
+    "payload": "{\"payment_id\":\"019a8f3e-0006-7000-8000-000000000001\"}",
+    "deliveries": []
+}"#;
+
+pub(crate) const REDRIVEN: &str = r#"{
+    "letter": 17,
+    "service": "point",
+    "key": "019a8f3e-0001-7000-8000-000000000001",
+    "resolved": [17, 18],
+    "stopped": {"letter": 21, "cause": "a payment of -1 points", "attempts": 2},
+    "left": 3
+}"#;
+
+pub(crate) const RETRY_ALL: &str = r#"{"service":"point","cause":"nothing was taken"}"#;
+
+pub(crate) const RETRIED_ALL: &str = r#"{
+    "lines": [{
+        "letter": 17,
+        "service": "point",
+        "key": "019a8f3e-0001-7000-8000-000000000001",
+        "resolved": [17, 18],
+        "left": 0
+    }],
+    "unasked": [{"letter": 40, "why": "unavailable (503): The service is not running."}],
+    "left": 0
+}"#;
+
+pub(crate) const DISCARD_REASON: &str =
+    r#"{"reason":"Told by a test by mistake; see ticket 812."}"#;

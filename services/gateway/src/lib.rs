@@ -24,6 +24,7 @@ mod accounts;
 mod call;
 mod catalogue;
 mod cursor;
+mod dead_letters;
 mod edge;
 mod examples;
 mod export;
@@ -151,6 +152,7 @@ fn ops() -> Vec<Op> {
         following::ops(),
         sagas::ops(),
         export::ops(),
+        dead_letters::ops(),
     ]
     .into_iter()
     .flatten()

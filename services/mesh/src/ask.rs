@@ -59,7 +59,7 @@ impl Asker {
     /// `timed_out` when it is unknown what has happened; `body_too_large`.
     pub async fn ask(
         &self,
-        endpoint: &'static str,
+        endpoint: &str,
         body: Bytes,
         about: AskHeaders<'_>,
     ) -> Result<Answered, Problem> {
@@ -146,10 +146,21 @@ impl Asker {
         after_seq: u64,
         limit: usize,
     ) -> Result<Vec<Fact>, Problem> {
+        self.stored_in(&stream_of(service), ">", after_seq, limit).await
+    }
+
+    /// Messages of a stream under `filter` stored after a sequence, in order.
+    pub(crate) async fn stored_in(
+        &self,
+        stream: &str,
+        filter: &str,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<Fact>, Problem> {
         let limit = limit.min(STORED_FACTS_MAX);
         let from_seq = after_seq.saturating_add(1);
-        let query = format!(r#"{{"seq":{from_seq},"batch":{limit},"next_by_subj":">"}}"#);
-        let mut replies = self.direct_get(service, query).await?;
+        let query = format!(r#"{{"seq":{from_seq},"batch":{limit},"next_by_subj":"{filter}"}}"#);
+        let mut replies = self.direct_get(stream, query).await?;
         let mut facts = Vec::new();
         while facts.len() < limit {
             match next_stored(&mut replies).await? {
@@ -165,7 +176,8 @@ impl Asker {
     /// # Errors
     /// `unavailable` when JetStream does not answer.
     pub async fn last_seq(&self, service: &str) -> Result<u64, Problem> {
-        let mut replies = self.direct_get(service, r#"{"last_by_subj":">"}"#.into()).await?;
+        let query = r#"{"last_by_subj":">"}"#.into();
+        let mut replies = self.direct_get(&stream_of(service), query).await?;
         Ok(next_stored(&mut replies).await?.map_or(0, |fact| fact.stream_seq()))
     }
 
@@ -187,8 +199,14 @@ impl Asker {
         Ok(info.num_pending + info.num_ack_pending)
     }
 
+    /// The message of a stream with this sequence.
+    pub(crate) async fn stored_at(&self, stream: &str, seq: u64) -> Result<Option<Fact>, Problem> {
+        let mut replies = self.direct_get(stream, format!(r#"{{"seq":{seq}}}"#)).await?;
+        next_stored(&mut replies).await
+    }
+
     /// Asks JetStream for stored messages; any replica answers, message by message.
-    async fn direct_get(&self, service: &str, query: String) -> Result<Subscriber, Problem> {
+    async fn direct_get(&self, stream: &str, query: String) -> Result<Subscriber, Problem> {
         let lost = |error: &dyn std::fmt::Display| unavailable(&error.to_string());
         if !self.0.is_connected() {
             return Err(unavailable("The connection to the mesh is down."));
@@ -196,7 +214,7 @@ impl Asker {
         let client: &Client = self.0.client();
         let inbox = client.new_inbox();
         let replies = client.subscribe(inbox.clone()).await.map_err(|error| lost(&error))?;
-        let subject = format!("$JS.API.DIRECT.GET.{}", stream_of(service));
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
         client
             .publish_with_reply(subject, inbox, query.into())
             .await
@@ -320,7 +338,41 @@ impl Fact {
         self.0.subject.strip_prefix(LIVE).unwrap_or_else(stored)
     }
 
-    fn header(&self, name: impl header::IntoHeaderName) -> Option<&str> {
+    /// A message as a reader of a stream is given it.
+    #[cfg(test)]
+    pub(crate) fn kept(
+        seq: u64,
+        subject: &str,
+        about: Vec<(&'static str, String)>,
+        payload: &str,
+    ) -> Self {
+        let mut map = HeaderMap::new();
+        map.insert(header::NATS_SEQUENCE, seq.to_string());
+        map.insert(header::NATS_SUBJECT, subject);
+        about.into_iter().for_each(|(name, value)| map.insert(name, value));
+        let payload = Bytes::copy_from_slice(payload.as_bytes());
+        Self(Message {
+            subject: "_INBOX.abc".into(),
+            reply: None,
+            payload,
+            headers: Some(map),
+            status: None,
+            description: None,
+            length: 0,
+        })
+    }
+
+    /// When it was stored; known of what was read from a stream.
+    pub(crate) fn stored_at(&self) -> Option<Timestamp> {
+        self.header(header::NATS_TIME_STAMP)?.parse().ok()
+    }
+
+    /// All of its headers.
+    pub(crate) fn headers(&self) -> Option<&HeaderMap> {
+        self.0.headers.as_ref()
+    }
+
+    pub(crate) fn header(&self, name: impl header::IntoHeaderName) -> Option<&str> {
         Some(self.0.headers.as_ref()?.get(name)?.as_str())
     }
 }

@@ -17,6 +17,9 @@ pub trait Book: Sized + Send + 'static {
     type Keys: Default + Send;
     /// The service's configuration, the same for every message.
     type Rules: Send + Sync + 'static;
+    /// The field of a fact that names what it depends on here: behind a dead letter, later
+    /// facts with the same value wait. Facts without it depend on what they are about.
+    const KEY: &'static str = "";
 
     /// Loads and locks what `keys` name: one statement per table.
     fn load(
@@ -30,6 +33,9 @@ pub trait Book: Sized + Send + 'static {
 
 /// What a service does on hearing a fact.
 pub trait Hear<E: Event>: Book {
+    /// Another field for this fact than [`Book::KEY`].
+    const KEY: &'static str = <Self as Book>::KEY;
+
     /// Names what [`Hear::hear`] will need.
     fn keys(fact: &E, keys: &mut Self::Keys);
 

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration, time::Instant};
 
-use async_nats::jetstream::{self, Message, consumer::PullConsumer};
+use async_nats::{
+    HeaderMap,
+    jetstream::{self, Message, consumer::PullConsumer},
+};
 use events::{EventId, SagaId};
 use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
@@ -11,14 +14,15 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
-    Caller, Link, clock, dead_letter,
+    Caller, Link, clock,
+    dead_letter::{self, lot::Lot},
     engine::Engine,
     health::Health,
     lane::BATCH_MESSAGES_MAX,
     link::headers,
     service::Heard,
     trace::{TRACEPARENT, TraceParent},
-    work::{Meta, Settle, Work},
+    work::{Delivery, Meta, Settle, Work},
 };
 
 /// How long one pull stays open.
@@ -40,7 +44,18 @@ pub(crate) struct Consumer<E: Engine> {
     /// Whether facts are taken piece by piece instead of each at once.
     pub(crate) is_unhurried: bool,
     pub(crate) intake: mpsc::Sender<Work<E::Deed>>,
+    pub(crate) lot: Arc<Lot>,
     pub(crate) health: Health,
+}
+
+/// A fact as it came: delivered, or kept as a dead letter.
+#[derive(Clone, Copy)]
+pub(crate) struct Received<'a> {
+    pub(crate) subject: &'a str,
+    pub(crate) headers: Option<&'a HeaderMap>,
+    pub(crate) payload: &'a [u8],
+    /// How often it has been delivered.
+    pub(crate) delivered: u64,
 }
 
 impl<E: Engine> Consumer<E> {
@@ -58,6 +73,11 @@ impl<E: Engine> Consumer<E> {
                     self.stream
                 )
             })?;
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            // What depends on a dead letter must be known before anything is taken in.
+            () = self.lot.ready() => {}
+        }
         info!(service, stream = self.stream, "hearing facts");
         if self.is_unhurried {
             return self.take_pieces(&consumer, &shutdown).await;
@@ -122,52 +142,64 @@ impl<E: Engine> Consumer<E> {
 
     /// Decodes one message; what cannot be read is a dead letter.
     async fn take(&self, message: Message) {
-        match self.decode(&message) {
+        let received = Received {
+            subject: &message.subject,
+            headers: message.headers.as_ref(),
+            payload: &message.payload,
+            delivered: message.info().map_or(1, |info| info.delivered.max(1) as u64),
+        };
+        let decoded = decode(&self.heard, received);
+        let field = events::fact_of_subject(&message.subject).and_then(|fact| self.heard.get(fact));
+        let delivery = Delivery { field: field.map_or("", |heard| heard.key), message };
+        match decoded {
             Ok((deed, meta)) => {
-                let settle = Settle::Ack(Box::new(message));
+                let settle = Settle::Ack(Box::new(delivery));
                 let work = Work { deed, meta, settle, span: Default::default() };
                 // A full intake holds the consumer back; a closed one means shutdown, and
                 // the message comes again.
                 let _ = self.intake.send(work).await;
             }
             Err(cause) => {
-                warn!(service = self.link.service(), subject = %message.subject, %cause,
+                warn!(service = self.link.service(), subject = %delivery.message.subject, %cause,
                     "message cannot be read");
                 self.health.add_dead();
-                dead_letter::bury(&self.link, &message, &cause).await;
+                dead_letter::bury(&self.link, &self.lot, &delivery, &cause).await;
             }
         }
     }
+}
 
-    fn decode(&self, message: &Message) -> Result<(E::Deed, Meta), String> {
-        let fact = events::fact_of_subject(&message.subject).ok_or("the subject names no fact")?;
-        let heard = self.heard.get(fact).ok_or_else(|| format!("{fact} is not heard here"))?;
-        let expected = format!("onsale.{fact}.v{}.", heard.version);
-        if !message.subject.starts_with(&expected) {
-            return Err(format!("only version {} of {fact} is heard here", heard.version));
-        }
-        let header = |name: &str| {
-            message.headers.as_ref().and_then(|map| map.get(name)).map(|value| value.as_str())
-        };
-        let event_id: Uuid = header("ce-id")
-            .ok_or("there is no ce-id header")?
-            .parse()
-            .map_err(|_| "the ce-id header is no UUID")?;
-        let saga_id = header(headers::SAGA_ID).and_then(|id| id.parse().ok()).unwrap_or(event_id);
-        let deed = (heard.decode)(&message.payload)?;
-        let meta = Meta {
-            name: heard.fact,
-            may_tell: heard.tells,
-            event_id: Some(EventId(event_id)),
-            id: Uuid::now_v7(),
-            saga_id: SagaId(saga_id),
-            caller: Caller::Mesh,
-            idempotency: None,
-            trace: TraceParent::from_header(header(TRACEPARENT)),
-            received: Instant::now(),
-            received_at: clock::now(),
-            delivered: message.info().map_or(1, |info| info.delivered.max(1) as u64),
-        };
-        Ok((deed, meta))
+/// Reads a fact by the table of what is heard.
+pub(crate) fn decode<E: Engine>(
+    table: &HashMap<&'static str, Heard<E>>,
+    received: Received<'_>,
+) -> Result<(E::Deed, Meta), String> {
+    let fact = events::fact_of_subject(received.subject).ok_or("the subject names no fact")?;
+    let known = table.get(fact).ok_or_else(|| format!("{fact} is not heard here"))?;
+    let expected = format!("onsale.{fact}.v{}.", known.version);
+    if !received.subject.starts_with(&expected) {
+        return Err(format!("only version {} of {fact} is heard here", known.version));
     }
+    let header =
+        |name: &str| received.headers.and_then(|map| map.get(name)).map(|value| value.as_str());
+    let event_id: Uuid = header("ce-id")
+        .ok_or("there is no ce-id header")?
+        .parse()
+        .map_err(|_| "the ce-id header is no UUID")?;
+    let saga_id = header(headers::SAGA_ID).and_then(|id| id.parse().ok()).unwrap_or(event_id);
+    let deed = (known.decode)(received.payload)?;
+    let meta = Meta {
+        name: known.fact,
+        may_tell: known.tells,
+        event_id: Some(EventId(event_id)),
+        id: Uuid::now_v7(),
+        saga_id: SagaId(saga_id),
+        caller: Caller::Mesh,
+        idempotency: None,
+        trace: TraceParent::from_header(header(TRACEPARENT)),
+        received: Instant::now(),
+        received_at: clock::now(),
+        delivered: received.delivered,
+    };
+    Ok((deed, meta))
 }

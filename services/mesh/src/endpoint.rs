@@ -70,7 +70,7 @@ impl<E: Engine> Endpoints<E> {
             let endpoint: Endpoint = service
                 .endpoint_builder()
                 .name(verb)
-                .add(format!("cmd.{}", asked.endpoint))
+                .add(subject_of(name, asked.endpoint))
                 .await
                 .map_err(|error| error.to_string())?;
             requests.push(endpoint.map(move |request| (asked, request)).boxed());
@@ -193,6 +193,14 @@ impl<E: Engine> Endpoints<E> {
             received_at: now,
             delivered: 1,
         }))
+    }
+}
+
+/// The subject of an endpoint; what the mesh answers itself it answers for each service.
+fn subject_of(service: &str, endpoint: &str) -> String {
+    match endpoint.strip_prefix("mesh.") {
+        Some(verb) => format!("cmd.{service}.{verb}"),
+        None => format!("cmd.{endpoint}"),
     }
 }
 

@@ -13,7 +13,8 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tracing::{error, warn};
 
 use crate::{
-    Link, dead_letter,
+    Link,
+    dead_letter::{self, lot::Lot, redrive::Tried},
     engine::{Engine, Failure, Ran},
     failpoint::{Failpoint, Failpoints},
     health::Health,
@@ -44,6 +45,7 @@ pub(crate) struct Lane<E: Engine> {
     /// Puts an early command back; weak, so that lanes do not keep their own intake open.
     pub(crate) again: mpsc::WeakSender<Work<E::Deed>>,
     pub(crate) wake_relay: Arc<Notify>,
+    pub(crate) lot: Arc<Lot>,
     pub(crate) health: Health,
     pub(crate) failpoints: Arc<Failpoints>,
 }
@@ -68,7 +70,11 @@ impl<E: Engine> Lane<E> {
     }
 
     /// Runs a batch; when its store refuses it as a whole, its messages one by one.
-    async fn run_batch(&self, mut batch: Vec<Work<E::Deed>>) {
+    async fn run_batch(&self, batch: Vec<Work<E::Deed>>) {
+        let mut batch = self.hold_back(batch).await;
+        if batch.is_empty() {
+            return;
+        }
         match self.run_until_it_wins(&mut batch).await {
             Ok(ran) => {
                 self.health.store(true);
@@ -93,6 +99,19 @@ impl<E: Engine> Lane<E> {
             }
             Err(failure) => self.fail(batch, failure).await,
         }
+    }
+
+    /// Lets the messages wait whose keys are parked; the others are run.
+    async fn hold_back(&self, batch: Vec<Work<E::Deed>>) -> Vec<Work<E::Deed>> {
+        if !self.lot.is_any() {
+            return batch;
+        }
+        let waits = |work: &Work<E::Deed>| {
+            work.delivery().is_some_and(|delivery| self.lot.arrive_if_parked(&delivery.key()))
+        };
+        let (waiting, free): (Vec<_>, Vec<_>) = batch.into_iter().partition(waits);
+        dead_letter::wait(&self.link, &self.lot, waiting).await;
+        free
     }
 
     /// Of two batches that make the same thing at once, the second to commit is rolled back
@@ -127,9 +146,16 @@ impl<E: Engine> Lane<E> {
                     let cause = cause.clone();
                     self.bury(work, cause).await;
                 }
-                (_, Settle::Ack(message)) => {
-                    let _ = message.ack_with(AckKind::Nak(Some(nak_delay(delivered)))).await;
+                (_, Settle::Ack(delivery)) => {
+                    let again = AckKind::Nak(Some(nak_delay(delivered)));
+                    let _ = delivery.message.ack_with(again).await;
                 }
+                (Failure::Refused(cause) | Failure::Contended(cause), Settle::Redrive(_)) => {
+                    let cause = cause.clone();
+                    self.bury(work, cause).await;
+                }
+                // Who tries the dead letter again finds out later.
+                (_, Settle::Redrive(_)) => {}
                 (Failure::Refused(cause) | Failure::Contended(cause), _) => {
                     error!(service = self.link.service(), name = work.meta.name, %cause,
                         "a command cannot be stored");
@@ -161,6 +187,10 @@ impl<E: Engine> Lane<E> {
                 self.answer(work, Answered::default()).await;
             }
             Outcome::Never(cause) => self.bury(work, cause).await,
+            Outcome::Behind => {
+                work.delivery().iter().for_each(|delivery| self.lot.arrive(&delivery.key()));
+                dead_letter::wait(&self.link, &self.lot, vec![work]).await;
+            }
             Outcome::NotYet(problem) => self.wait(work, problem).await,
         }
     }
@@ -168,13 +198,16 @@ impl<E: Engine> Lane<E> {
     /// What a message depends on is not here yet.
     async fn wait(&self, mut work: Work<E::Deed>, problem: Problem) {
         work.span.note("onsale.waited_for", || problem.detail.clone());
-        if let Settle::Ack(message) = &work.settle {
+        if let Settle::Ack(delivery) = &work.settle {
             let delivered = work.meta.delivered;
             if delivered >= DELIVERIES_MAX {
                 let cause = format!("what it depends on never came: {}", problem.detail);
                 return self.bury(work, cause).await;
             }
-            let _ = message.ack_with(AckKind::Nak(Some(nak_delay(delivered)))).await;
+            let _ = delivery.message.ack_with(AckKind::Nak(Some(nak_delay(delivered)))).await;
+        } else if let Settle::Redrive(tried) = work.settle {
+            let cause = format!("what it depends on is not here: {}", problem.detail);
+            let _ = tried.send(Tried::Early(cause));
         } else if work.meta.received.elapsed() > PATIENCE {
             self.answer(work, Answered::refused(&problem)).await;
         } else {
@@ -193,21 +226,24 @@ impl<E: Engine> Lane<E> {
     async fn bury(&self, mut work: Work<E::Deed>, cause: String) {
         error!(service = self.link.service(), name = work.meta.name,
             event_id = ?work.meta.event_id, %cause, "message can never succeed");
-        self.health.add_dead();
         work.span.fail(|| cause.clone());
-        if let Settle::Ack(message) = &work.settle {
-            dead_letter::bury(&self.link, message, &cause).await;
-        } else {
-            self.answer(work, Answered::refused(&codes::INTERNAL.into())).await;
+        match work.settle {
+            Settle::Ack(delivery) => {
+                self.health.add_dead();
+                dead_letter::bury(&self.link, &self.lot, &delivery, &cause).await;
+            }
+            Settle::Redrive(tried) => drop(tried.send(Tried::Failed(cause))),
+            _ => self.answer(work, Answered::refused(&codes::INTERNAL.into())).await,
         }
     }
 
     /// Acknowledges, or answers whoever asked.
     async fn answer(&self, mut work: Work<E::Deed>, answered: Answered) {
         match work.settle {
-            Settle::Ack(message) => {
-                let _ = message.ack().await;
+            Settle::Ack(delivery) => {
+                let _ = delivery.message.ack().await;
             }
+            Settle::Redrive(tried) => drop(tried.send(Tried::Done)),
             Settle::Reply(subject) => {
                 work.span.status(answered.status);
                 reply(&self.link, subject, answered).await;
@@ -222,8 +258,8 @@ impl<E: Engine> Lane<E> {
     /// As after a crash before the acknowledgement: every fact is delivered again.
     async fn come_again(&self, batch: Vec<Work<E::Deed>>) {
         for work in batch {
-            if let Settle::Ack(message) = work.settle {
-                let _ = message.ack_with(AckKind::Nak(None)).await;
+            if let Settle::Ack(delivery) = work.settle {
+                let _ = delivery.message.ack_with(AckKind::Nak(None)).await;
             }
         }
     }
@@ -263,18 +299,25 @@ fn nak_delay(delivered: u64) -> Duration {
 fn open_span<D>(link: &Link, work: &Work<D>) -> Span {
     let (meta, tracer) = (&work.meta, link.tracer());
     match &work.settle {
-        Settle::Ack(message) => {
+        Settle::Ack(delivery) => {
             let mut span = tracer.process(meta.name, &meta.trace);
             if let Some(event_id) = meta.event_id {
                 span.message(Messaging {
                     operation: "process",
                     fact: meta.name,
-                    subject: &message.subject,
+                    subject: &delivery.message.subject,
                     event_id,
                     saga_id: meta.saga_id,
                 });
             }
             span.note("messaging.consumer.group.name", || link.service());
+            span.note("messaging.nats.delivery_count", || meta.delivered as i64);
+            span
+        }
+        Settle::Redrive(_) => {
+            let mut span = tracer.process(meta.name, &meta.trace);
+            span.saga(meta.saga_id);
+            span.note("onsale.dead_letter", || true);
             span.note("messaging.nats.delivery_count", || meta.delivered as i64);
             span
         }

@@ -18,7 +18,7 @@
 //! | `relay` | from the outbox to JetStream, in order, as atomic batches |
 //! | `consumer`, `endpoint`, `timer` | the three ways in |
 //! | `follower` | whole streams in, for a service that only learns |
-//! | `dead_letter` | the way out for what can never succeed |
+//! | `dead_letter` | the way out for what can never succeed, and the line behind it |
 //! | `link`, `auth`, `keys` | the connection to NATS, tokens verified, tokens signed |
 //! | `ask` | the edge's side: commands asked, facts followed |
 //! | `topology` | streams and consumers as data: apply, check |

@@ -34,6 +34,24 @@ pub(crate) mod headers {
     pub(crate) const AUTHORIZATION: &str = "authorization";
     /// The caller's key for a command that may be repeated.
     pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+    /// Why a message could not be taken in.
+    pub(crate) const DEAD_CAUSE: &str = "onsale-dead-cause";
+    /// Its subject.
+    pub(crate) const DEAD_SUBJECT: &str = "onsale-dead-subject";
+    /// Its stream.
+    pub(crate) const DEAD_STREAM: &str = "onsale-dead-stream";
+    /// Its place there.
+    pub(crate) const DEAD_SEQUENCE: &str = "onsale-dead-sequence";
+    /// How often it was tried.
+    pub(crate) const DEAD_ATTEMPTS: &str = "onsale-dead-attempts";
+    /// It was not tried; it waits behind another of its key.
+    pub(crate) const DEAD_WAITS: &str = "onsale-dead-waits";
+    /// The instance that wrote it into the log.
+    pub(crate) const DEAD_BY: &str = "onsale-dead-by";
+    /// The letter that a record is about.
+    pub(crate) const DEAD_LETTER: &str = "onsale-dead-letter";
+    /// Where that letter stands from then on.
+    pub(crate) const DEAD_BECAME: &str = "onsale-dead-became";
 }
 
 /// How to reach the mesh, and as whom.

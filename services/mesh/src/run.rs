@@ -1,18 +1,20 @@
 //! Starting and stopping one service.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
+use events::user::Role;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    Desk, Link, Service, Wiring,
+    Allow, Desk, Link, Service, Wiring,
     consumer::Consumer,
+    dead_letter::{lot::Lot, redrive::Redriver},
     endpoint::Endpoints,
     engine::{Engine, Failure},
     failpoint::Failpoints,
@@ -21,7 +23,7 @@ use crate::{
     lane::Lane,
     link::stream_of,
     relay::Relay,
-    service::Followed,
+    service::{Asked, Followed, Heard, How},
     supervise::keep,
     timer::Ticking,
 };
@@ -112,13 +114,18 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
         lanes: TaskTracker::new(),
         outward: TaskTracker::new(),
     };
-    let wake = Arc::new(Notify::new());
-    start_lanes(&running, &engine, &wake, receiver, sender.downgrade());
+    let (wake, lot) = (Arc::new(Notify::new()), Arc::new(Lot::default()));
+    start_lanes(&running, &engine, &wake, &lot, receiver, sender.downgrade());
     if service.tells() {
         start_relay(&running, &engine, &wake);
     }
-    start_consumers(&running, service.heard, service.is_unhurried, &sender);
-    let asked = Arc::new(service.asked);
+    let mut asked = service.asked;
+    if !service.heard.is_empty() {
+        let heard: Arc<HashMap<_, _>> = Arc::new(service.heard.into_iter().collect());
+        start_consumers(&running, &heard, service.is_unhurried, &lot, &sender);
+        asked.extend(start_redriver(&running, heard, lot, &sender));
+    }
+    let asked = Arc::new(asked);
     let desk = desk(&running, &asked, &engine, &sender);
     start_endpoints(&running, asked, desk.clone(), &sender);
     if let Some(followed) = service.followed {
@@ -147,6 +154,7 @@ fn start_lanes<E: Engine>(
     running: &Running,
     engine: &Arc<E>,
     wake: &Arc<Notify>,
+    lot: &Arc<Lot>,
     receiver: mpsc::Receiver<crate::Work<E::Deed>>,
     again: mpsc::WeakSender<crate::Work<E::Deed>>,
 ) {
@@ -158,6 +166,7 @@ fn start_lanes<E: Engine>(
             intake: intake.clone(),
             again: again.clone(),
             wake_relay: wake.clone(),
+            lot: lot.clone(),
             health: running.health.clone(),
             failpoints: engine.failpoints(),
         });
@@ -187,14 +196,13 @@ fn start_relay<E: Engine>(running: &Running, engine: &Arc<E>, wake: &Arc<Notify>
 /// One durable consumer for each stream that has a fact the service hears.
 fn start_consumers<E: Engine>(
     running: &Running,
-    heard: BTreeMap<&'static str, crate::service::Heard<E>>,
+    heard: &Arc<HashMap<&'static str, Heard<E>>>,
     is_unhurried: bool,
+    lot: &Arc<Lot>,
     sender: &mpsc::Sender<crate::Work<E::Deed>>,
 ) {
-    let mut streams: Vec<String> =
+    let streams: BTreeSet<String> =
         heard.keys().map(|fact| stream_of(events::producer_of(fact))).collect();
-    streams.dedup();
-    let heard: Arc<HashMap<_, _>> = Arc::new(heard.into_iter().collect());
     for stream in streams {
         let consumer = Arc::new(Consumer {
             link: running.link.clone(),
@@ -202,6 +210,7 @@ fn start_consumers<E: Engine>(
             heard: heard.clone(),
             is_unhurried,
             intake: sender.clone(),
+            lot: lot.clone(),
             health: running.health.clone(),
         });
         let stop = running.intake_stop.clone();
@@ -210,6 +219,49 @@ fn start_consumers<E: Engine>(
             async move { consumer.run(stop).await }
         });
     }
+}
+
+/// Moves the lines behind dead letters on, and answers operators for them: endpoints that
+/// every service has which hears anything.
+fn start_redriver<E: Engine>(
+    running: &Running,
+    heard: Arc<HashMap<&'static str, Heard<E>>>,
+    lot: Arc<Lot>,
+    sender: &mpsc::Sender<crate::Work<E::Deed>>,
+) -> [(&'static str, Asked<E>); 2] {
+    let redriver = Arc::new(Redriver {
+        link: running.link.clone(),
+        lot,
+        heard,
+        intake: sender.clone(),
+        shutdown: running.intake_stop.clone(),
+    });
+    let (stop, running_on) = (running.intake_stop.clone(), redriver.clone());
+    keep(&running.inward, running.name(), "dead letters", stop, move || {
+        let redriver = running_on.clone();
+        async move { redriver.run().await }
+    });
+    let endpoint = |endpoint, how| {
+        let allow = Allow::Role(Role::Operator);
+        (endpoint, Asked { endpoint, allow, status: 200, tells: &[], how: How::Read(how) })
+    };
+    let discarding = redriver.clone();
+    [
+        endpoint(
+            "mesh.redrive",
+            Arc::new(move |_, body, meta| {
+                let redriver = redriver.clone();
+                Box::pin(async move { redriver.redrive(&body, &meta).await })
+            }),
+        ),
+        endpoint(
+            "mesh.discard",
+            Arc::new(move |_, body, meta| {
+                let redriver = discarding.clone();
+                Box::pin(async move { redriver.discard(&body, &meta).await })
+            }),
+        ),
+    ]
 }
 
 /// The endpoints of a service by name.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Dura
 
 use bytes::Bytes;
 use events::{Command, Event, Problem, Timestamp, codes};
+use serde::de::DeserializeOwned;
 
 use crate::{Allow, Desk, Read, engine::Engine, engine::Failure, work::Meta};
 
@@ -26,6 +27,8 @@ pub struct Service<E: Engine> {
 pub(crate) struct Heard<E: Engine> {
     pub(crate) fact: &'static str,
     pub(crate) version: u32,
+    /// The field that names what it depends on.
+    pub(crate) key: &'static str,
     pub(crate) tells: &'static [&'static str],
     pub(crate) decode: fn(&[u8]) -> Result<E::Deed, String>,
 }
@@ -152,10 +155,11 @@ impl<E: Engine> Service<E> {
 
     pub(crate) fn listen<F: Event>(
         &mut self,
+        key: &'static str,
         tells: &'static [&'static str],
         decode: fn(&[u8]) -> Result<E::Deed, String>,
     ) {
-        let heard = Heard { fact: F::FACT, version: F::VERSION, tells, decode };
+        let heard = Heard { fact: F::FACT, version: F::VERSION, key, tells, decode };
         let before = self.heard.insert(F::FACT, heard);
         assert!(before.is_none(), "a fact is heard once");
     }
@@ -166,7 +170,7 @@ impl<E: Engine> Service<E> {
 /// # Errors
 /// `bad_request` with `line` and `column` when it is not JSON, `invalid` when a value is
 /// missing or of the wrong kind.
-pub fn parse<C: Command>(body: &[u8]) -> Result<C, Problem> {
+pub fn parse<C: DeserializeOwned>(body: &[u8]) -> Result<C, Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|error| {
         let kind = if error.is_data() { codes::INVALID } else { codes::BAD_REQUEST };

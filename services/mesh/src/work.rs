@@ -2,6 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
+use async_nats::jetstream;
 use bytes::Bytes;
 use events::{EventId, Problem, SagaId, Timestamp};
 use tokio::sync::oneshot;
@@ -9,6 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     Caller,
+    dead_letter::{key::key_of, redrive::Tried},
     trace::{Span, TraceParent},
 };
 
@@ -25,6 +27,14 @@ pub struct Work<D> {
 }
 
 impl<D> Work<D> {
+    /// Its delivery, when it comes from a stream.
+    pub(crate) fn delivery(&self) -> Option<&Delivery> {
+        match &self.settle {
+            Settle::Ack(delivery) => Some(delivery),
+            _ => None,
+        }
+    }
+
     /// The span of the store's step that the message takes effect in, begun at `began`.
     pub(crate) fn transaction(&self, began: SystemTime) -> Span {
         let mut span = self.span.child("transaction", Some(began));
@@ -100,6 +110,8 @@ pub enum Outcome {
     NotYet(Problem),
     /// It can never succeed, for this reason.
     Never(String),
+    /// It was not tried: one before it, of the same key, can never succeed.
+    Behind,
 }
 
 /// The answer to a command: the reply as JSON with its status, or a problem.
@@ -126,10 +138,26 @@ impl Answered {
     }
 }
 
+/// A message as a stream delivers it.
+pub(crate) struct Delivery {
+    pub(crate) message: jetstream::Message,
+    /// The field that names what it depends on.
+    pub(crate) field: &'static str,
+}
+
+impl Delivery {
+    /// What it depends on.
+    pub(crate) fn key(&self) -> String {
+        key_of(self.field, self.message.headers.as_ref(), &self.message.payload)
+    }
+}
+
 /// How a message's sender learns of its end.
 pub(crate) enum Settle {
     /// Acknowledge to JetStream.
-    Ack(Box<async_nats::jetstream::Message>),
+    Ack(Box<Delivery>),
+    /// Let who tries a dead letter again know. Dropped, it is unknown what has happened.
+    Redrive(oneshot::Sender<Tried>),
     /// Answer a NATS request.
     Reply(async_nats::Subject),
     /// Answer somebody in this process.

@@ -17,6 +17,8 @@
 //! | `receipt` | what the databases say afterwards |
 //! | `box_office` | what an organizer does before a sale |
 //! | `bench` | how fast it is |
+//! | `operator` | the operator, logged in at a gateway, for the tools that need it |
+//! | `dead_letters` | what services could not take in |
 //! | `doctor` | what is wrong with a deployment |
 //! | `export` | sales facts exported again, a range of them |
 //! | `lag` | how far those who only listen are behind |
@@ -27,6 +29,7 @@
 pub mod bench;
 pub mod box_office;
 pub mod config;
+pub mod dead_letters;
 pub mod demo;
 pub mod doctor;
 pub mod export;

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use onsale::{
     bench,
     config::{self, Config, PROVISIONER, SERVICES, WITH_DATABASE},
-    demo, doctor, export,
+    dead_letters, demo, doctor, export,
     fleet::{self, Fleet, Rules},
     flows, health, replay, saga, secrets,
     stage::{self, DATA_FOLDER, Stage},
@@ -48,6 +48,9 @@ enum Command {
     /// Streams and consumers of the broker
     #[command(subcommand)]
     Topology(Topology),
+    /// What services could not take in: see it, try it again, give it up
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// Says what is wrong: servers, databases, streams, services; fails when anything is
     Doctor(doctor::Doctor),
     /// Hands sales facts to the data platform again, or writes them as Parquet files
@@ -225,6 +228,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Doctor(options) => doctor::run(options).await,
         Command::Export(options) => export::run(options).await,
         Command::Audit(Audit::Verify(options)) => verify::run(options).await,
+        Command::DeadLetters(command) => dead_letters::run(command).await,
         Command::Secrets => {
             print!("{}", secrets::env_file()?);
             Ok(())

@@ -278,6 +278,7 @@ impl Book {
 impl mesh::Book for Book {
     type Keys = Keys;
     type Rules = Rules;
+    const KEY: &'static str = "reservation_id";
 
     async fn load(keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
         let mut book = Self::default();

@@ -79,6 +79,7 @@ impl Library for Room {
         include_str!("lua/facts.lua"),
     );
     type Rules = Rules;
+    const KEY: &'static str = "user_id";
 }
 
 /// The service, to be run on a [`Valkey`].

@@ -48,6 +48,7 @@ const NEAR: Duration = Duration::from_secs(1);
 impl mesh::Book for Book {
     type Keys = Keys;
     type Rules = Rules;
+    const KEY: &'static str = "reservation_id";
 
     async fn load(mut keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
         let mut book = Self {

@@ -118,6 +118,7 @@ impl Book {
 impl mesh::Book for Book {
     type Keys = Keys;
     type Rules = Rules;
+    const KEY: &'static str = "user_id";
 
     /// Accounts are locked first, in order, and guard all that belongs to them: whoever
     /// changes a token holds its account.

@@ -60,7 +60,11 @@ fn bad_input_is_refused_as_documented_and_leaves_no_trace() {
 fn the_requests_that_are_spoilt_are_right_before() {
     run(async {
         let (world, _turn) = world::alone().await;
-        let reads = |operation: &Operation| operation.method == Method::GET && !operation.streams;
+        // No letter is dead here that could be read.
+        let reads = |operation: &Operation| {
+            let is_there = !operation.path.contains("{letter}");
+            operation.method == Method::GET && !operation.streams && is_there
+        };
         for operation in operation::all().iter().filter(|operation| reads(operation)) {
             let right = world.right(operation);
             let mut others = vec![right.clone()];

@@ -51,6 +51,12 @@ const ANSWERED_BY: &[(&str, Option<&str>)] = &[
     ("findSagas", Some("audit.sagas")),
     ("findViolations", Some("audit.violations")),
     ("getExport", Some("data-platform.export")),
+    // Each service that hears facts answers for its own letters.
+    ("findDeadLetters", None),
+    ("getDeadLetter", None),
+    ("retryDeadLetter", None),
+    ("retryDeadLetters", None),
+    ("discardDeadLetter", None),
 ];
 /// Asked by the services only, who verify passes.
 const UNSEEN: &str = "queue.jwks";
@@ -71,8 +77,13 @@ fn what_http_offers_is_listed_on_nats_and_nothing_else() {
             ANSWERED_BY.iter().filter_map(|(_, endpoint)| *endpoint).collect();
         expected.push(UNSEEN);
         expected.sort_unstable();
-        let subjects: Vec<String> =
+        let mut subjects: Vec<String> =
             expected.iter().map(|endpoint| format!("cmd.{endpoint}")).collect();
+        for wiring in harness::wiring::all().iter().filter(|wiring| !wiring.hears.is_empty()) {
+            let verbs = [events::dead_letter::REDRIVE, events::dead_letter::DISCARD];
+            subjects.extend(verbs.map(|verb| format!("cmd.{}.{verb}", wiring.service)));
+        }
+        subjects.sort_unstable();
         let found: Vec<&String> = listed.keys().collect();
         assert_eq!(found, subjects.iter().collect::<Vec<_>>());
         for (subject, endpoint) in &listed {

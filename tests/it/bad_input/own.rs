@@ -82,7 +82,7 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
         "findReservations" | "getBalance" | "findEntries" | "findPayments" => vec![],
         "findViolations" => vec![],
         "getContact" | "findMessages" | "getExport" => vec![],
-        _ => return None,
+        _ => return dead_letters(operation, &right),
     })
 }
 
@@ -330,6 +330,44 @@ fn sagas(right: &Request) -> Vec<Case> {
     let mut cases: Vec<_> = unread.iter().map(|query| case(query, "bad_request")).collect();
     cases.extend(unknown.iter().map(|query| case(query, "invalid")));
     cases
+}
+
+fn dead_letters(operation: &Operation, right: &Request) -> Option<Vec<Case>> {
+    let lines = || [String::new(), " ".into(), long(501), "a\nb".into(), "a\0b".into()];
+    Some(match operation.id.as_str() {
+        "findDeadLetters" => which_letters(right),
+        "getDeadLetter" | "retryDeadLetter" => letters(right),
+        "discardDeadLetter" => {
+            let mut cases = letters(right);
+            cases.extend(each(right, "reason", lines(), "invalid"));
+            cases
+        }
+        "retryDeadLetters" => {
+            let mut cases = each(right, "cause", lines(), "invalid");
+            let services = ["", "*", ">", "point.>", "Point", "a b", &"a".repeat(33)];
+            cases.extend(each(right, "service", services, "invalid"));
+            cases
+        }
+        _ => return None,
+    })
+}
+
+fn which_letters(right: &Request) -> Vec<Case> {
+    let query = |codes| move |pair: &&str| Case::new(*pair, right.clone().query(pair), codes);
+    let services = ["service=", "service=*", "service=%3E", "service=point.%3E", "service=Point"];
+    let others = ["before=", "before=-1", "before=last", "all=", "all=yes", "before=1&before=2"];
+    let services = services.iter().map(query("invalid"));
+    services.chain(others.iter().map(query("bad_request"))).collect()
+}
+
+/// What is no number, or the number of no letter.
+fn letters(right: &Request) -> Vec<Case> {
+    ["0", "1", "-1", "1.5", "0x1", "first", "%00", "18446744073709551615", "18446744073709551616"]
+        .map(|number| {
+            let path = right.path.replace("/1", &format!("/{number}"));
+            Case::new(format!("letter {number}"), Request { path, ..right.clone() }, "not_found")
+        })
+        .into()
 }
 
 fn cursors(right: &Request) -> Vec<Case> {

@@ -24,12 +24,13 @@ use uuid::Uuid;
 
 use crate::{
     Allow, Answer, Book, Desk, Hear, Read, Service,
+    dead_letter::key::NONE,
     engine::{Engine, Failure, Ran},
     failpoint::{Failpoint, Failpoints},
     service::{Asked, Followed, How, Timer, parse},
     trace::Span,
     turn::{Announcement, Told, Turn},
-    work::{Answered, Meta, Outcome, Work},
+    work::{Answered, Delivery, Meta, Outcome, Work},
 };
 
 pub use deed::PgDeed;
@@ -124,7 +125,7 @@ impl<B: Book> Service<Postgres<B>> {
     where
         B: Hear<E>,
     {
-        self.listen::<E>(tells, |payload| {
+        self.listen::<E>(<B as Hear<E>>::KEY, tells, |payload| {
             let fact: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
             Ok(PgDeed(Box::new(HeardFact(fact))))
         });
@@ -315,14 +316,22 @@ impl<'a, B: Book> Page<'a, B> {
         }
         let mut book = B::load(keys, tx).await?;
         let mut undone = Vec::new();
+        // The keys of what can never succeed: what depends on them must not run.
+        let mut stopped: Vec<String> = Vec::new();
+        let key = |work: &Work<_>| work.delivery().map(Delivery::key);
         for (index, work) in self.batch.iter().enumerate() {
             // A key used twice within the batch finds the first one's answer.
             let outcome = if !fresh[index] || answers.knows(&work.meta) {
                 stored(work, answers)
+            } else if !stopped.is_empty() && key(work).is_some_and(|key| stopped.contains(&key)) {
+                Outcome::Behind
             } else {
                 self.take_turn(&mut book, work, &spans[index], answers)?
             };
-            if matches!(outcome, Outcome::NotYet(_) | Outcome::Never(_)) {
+            if matches!(outcome, Outcome::Never(_)) {
+                stopped.extend(key(work).filter(|key| key != NONE));
+            }
+            if matches!(outcome, Outcome::NotYet(_) | Outcome::Never(_) | Outcome::Behind) {
                 undone.extend(work.meta.event_id.map(|id| id.0));
             }
             self.outcomes.push(outcome);

@@ -23,10 +23,16 @@ pub trait Library: Sized + Send + Sync + 'static {
     const IS_REPLAYABLE: bool = false;
     /// The service's configuration, the same for every message.
     type Rules: Send + Sync + 'static;
+    /// The field of a fact that names what it depends on here: behind a dead letter, later
+    /// facts with the same value wait. Facts without it depend on what they are about.
+    const KEY: &'static str = "";
 }
 
 /// What a service does on hearing a fact.
 pub trait ActOn<E: Event>: Library {
+    /// Another field for this fact than [`Library::KEY`].
+    const KEY: &'static str = <Self as Library>::KEY;
+
     /// The act that takes `fact` in. It may come twice, late, or early.
     fn act(fact: &E, at: &At<'_, Self::Rules>) -> Act;
 }

@@ -361,7 +361,7 @@ impl<L: Library> Service<Valkey<L>> {
     where
         L: ActOn<E>,
     {
-        self.listen::<E>(tells, |payload| {
+        self.listen::<E>(<L as ActOn<E>>::KEY, tells, |payload| {
             let fact: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
             Ok(VkDeed(Box::new(HeardFact(fact))))
         });

@@ -1,0 +1,112 @@
+//! What a message depends on in the service that hears it, read leniently: a message that
+//! cannot be read must still park the wallet it is about.
+
+use std::fmt;
+
+use async_nats::HeaderMap;
+use serde::{
+    Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::Value;
+
+/// The key of a message of which nothing is known: it parks nobody.
+pub(crate) const NONE: &str = "-";
+/// Characters of a key at most: it is a token of a subject.
+const KEY_CHARS_MAX: usize = 64;
+
+/// The value of `field`; where there is none, what the fact is about.
+pub(crate) fn key_of(field: &str, headers: Option<&HeaderMap>, payload: &[u8]) -> String {
+    let named = (!field.is_empty()).then(|| field_of(field, payload)).flatten();
+    named.or_else(|| token(headers?.get("ce-subject")?.as_str())).unwrap_or_else(|| NONE.to_owned())
+}
+
+fn field_of(field: &str, payload: &[u8]) -> Option<String> {
+    let mut json = serde_json::Deserializer::from_slice(payload);
+    match Field(field).deserialize(&mut json).and_then(|value| json.end().map(|()| value)) {
+        Ok(value) => token(value?.as_str()?),
+        Err(_) => scan(field, &String::from_utf8_lossy(payload)),
+    }
+}
+
+/// Reads one field of an object and passes over the others.
+struct Field<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for Field<'_> {
+    type Value = Option<Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Field<'_> {
+    type Value = Option<Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut found = None;
+        while let Some(name) = map.next_key::<String>()? {
+            match name == self.0 {
+                true => found = Some(map.next_value()?),
+                false => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The text behind `"field":` in what is no JSON: cut off, or garbled elsewhere.
+fn scan(field: &str, text: &str) -> Option<String> {
+    let (_, behind) = text.split_once(&format!("\"{field}\""))?;
+    let behind = behind.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
+    token(behind.split_once('"')?.0)
+}
+
+/// A text that can be a token of a subject.
+fn token(text: &str) -> Option<String> {
+    let is_token = (1..=KEY_CHARS_MAX).contains(&text.len())
+        && text != NONE
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    is_token.then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABOUT: &str = "018f0000-0000-7000-8000-000000000001";
+
+    fn key(field: &str, payload: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert("ce-subject", ABOUT);
+        key_of(field, Some(&headers), payload.as_bytes())
+    }
+
+    #[test]
+    fn a_key_is_its_field_or_what_the_fact_is_about() {
+        assert_eq!(key("user_id", r#"{"user_id":"u-1"}"#), "u-1");
+        assert_eq!(key("user_id", r#"{"payment_id":"p-1"}"#), ABOUT);
+        assert_eq!(key("", r#"{"user_id":"u-1"}"#), ABOUT);
+        assert_eq!(key("user_id", r#"{"of":{"user_id":"u-2"},"user_id":"u-1"}"#), "u-1");
+        assert_eq!(key("user_id", r#"{"user_id":7}"#), ABOUT);
+        assert_eq!(key_of("user_id", None, b"{}"), NONE);
+    }
+
+    #[test]
+    fn a_message_that_is_no_json_still_names_its_key() {
+        assert_eq!(key("user_id", r#"{"amount": 1x, "user_id" : "u-1", "#), "u-1");
+        assert_eq!(key("user_id", r#"{"user_id":"u-1"#), ABOUT);
+        assert_eq!(key_of("user_id", None, b"\xff\xfe"), NONE);
+    }
+
+    #[test]
+    fn what_is_no_token_of_a_subject_is_no_key() {
+        for bad in ["", "-", "a.b", "*", ">", "a b", &"x".repeat(65)] {
+            assert_eq!(key("user_id", &format!(r#"{{"user_id":"{bad}"}}"#)), ABOUT, "{bad}");
+        }
+    }
+}

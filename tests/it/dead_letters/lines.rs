@@ -1,0 +1,209 @@
+//! A poison message parks its key only; what depends on it waits, in order.
+
+use events::{
+    ScheduleId,
+    dead_letter::LetterState::{Discarded, Parked, Resolved, Waiting},
+    payment::PaymentRequested,
+    reservation::ReservationExpired,
+};
+use harness::mesh::{Fan, Mesh, eventually, run};
+use onsale::dead_letters::Command;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{
+    desk::{Desk, Due, tell, tell_raw},
+    requested,
+};
+use crate::rest::Stores;
+
+/// A payment of the fan's for a show of its own.
+pub fn payment(fan: &Fan<'_>, amount: i64) -> PaymentRequested {
+    requested(fan.session.user_id, ScheduleId(Uuid::now_v7()), amount)
+}
+
+/// What claims to be a payment of the fan's and lacks its amount.
+pub fn unreadable(fan: &Fan<'_>) -> (PaymentRequested, String) {
+    let fact = payment(fan, 1);
+    let mut value = serde_json::to_value(&fact).expect("plain data");
+    value.as_object_mut().expect("an object").remove("amount");
+    (fact, value.to_string())
+}
+
+pub async fn poison(mesh: &Mesh, fan: &Fan<'_>) {
+    let (fact, payload) = unreadable(fan);
+    let about = fact.payment_id.0;
+    tell_raw::<PaymentRequested>(&mesh.stage, Some(fact.schedule_id), about, payload).await;
+}
+
+pub async fn balance_becomes(fan: &Fan<'_>, points: i64) {
+    eventually(&format!("{points} points"), || async {
+        // The service may have been started a moment ago.
+        let answer = fan.get("/v1/points/balance").await;
+        let balance: events::point::Balance = answer.json().ok()?;
+        (balance.balance == points).then_some(())
+    })
+    .await;
+}
+
+#[test]
+fn a_poison_message_of_one_wallet_parks_that_wallet_only_until_it_succeeds() {
+    run(async {
+        let mesh = Mesh::with(&["user", "point", "gateway"]).await;
+        let stores = Stores::of(&mesh.stage).await;
+        let desk = Desk::of(&mesh).await;
+        let (fan, other) = (mesh.fan(100).await, mesh.fan(100).await);
+        let due = Due::of(&fan, &stores).await;
+        let poison = tell(&mesh.stage, &due.fact).await;
+        let first = desk.stand("point", &[Parked]).await.remove(0);
+        assert_eq!(first.event_id, Some(poison));
+        assert_eq!(first.key, fan.session.user_id.to_string());
+        assert_eq!((first.attempts, first.stream.as_str()), (1, "RESERVATION"));
+        assert!(first.cause.contains("nothing was taken"), "{}", first.cause);
+
+        // What depends on it waits; the other wallet does not notice.
+        for amount in [90, 20, 10] {
+            tell(&mesh.stage, &payment(&fan, amount)).await;
+        }
+        tell(&mesh.stage, &payment(&other, 30)).await;
+        balance_becomes(&other, 70).await;
+        let line = desk.stand("point", &[Parked, Waiting, Waiting, Waiting]).await;
+        assert!(line[1..].iter().all(|one| one.behind == Some(first.letter) && one.attempts == 0));
+        assert_eq!(fan.balance().await, 100);
+
+        // Still poison: it fails again, and nobody overtakes it.
+        let again = desk.retry(line[2].letter).await;
+        let stopped = again.stopped.expect("it is still poison");
+        assert_eq!((stopped.letter, stopped.attempts), (first.letter, 2));
+        assert_eq!((again.resolved.len(), again.left), (0, 4));
+        assert_eq!(fan.balance().await, 100);
+
+        // The cause is gone: 40 that were taken come back, then 90, 20 and 10 are asked for
+        // in this order: 90 are there, 20 are not, 10 are.
+        due.mend(&stores, 40).await;
+        let done = desk.retry(first.letter).await;
+        let all: Vec<u64> = line.iter().map(|letter| letter.letter).collect();
+        assert_eq!((done.resolved, done.left, done.stopped), (all, 0, None));
+        assert_eq!(fan.balance().await, 0);
+        assert_eq!(desk.try_retry(first.letter).await.status, 404, "it is resolved");
+        let opened = desk.letter(first.letter).await;
+        assert_eq!(opened.letter.state, Resolved);
+        assert_eq!(opened.letter.event_id, Some(poison));
+        assert_eq!(opened.letter.history.len(), 2);
+        assert_eq!(opened.deliveries.len(), 4);
+        assert!(opened.payload.contains(&due.fact.payment_id.to_string()));
+
+        // The wallet is free again.
+        fan.charge(50).await;
+        tell(&mesh.stage, &payment(&fan, 50)).await;
+        balance_becomes(&fan, 0).await;
+        assert_eq!(desk.open("point").await, []);
+        mesh.stop().await;
+    });
+}
+
+#[test]
+fn a_letter_is_discarded_with_a_reason_and_those_behind_it_go_on() {
+    run(async {
+        let mesh = Mesh::with(&["user", "point", "gateway"]).await;
+        let desk = Desk::of(&mesh).await;
+        let fan = mesh.fan(100).await;
+        poison(&mesh, &fan).await;
+        let first = desk.stand("point", &[Parked]).await.remove(0);
+        for amount in [90, 20] {
+            tell(&mesh.stage, &payment(&fan, amount)).await;
+        }
+        desk.stand("point", &[Parked, Waiting, Waiting]).await;
+        poison(&mesh, &fan).await;
+        tell(&mesh.stage, &payment(&fan, 10)).await;
+        let line = desk.stand("point", &[Parked, Waiting, Waiting, Parked, Waiting]).await;
+        assert_eq!(line[4].behind, Some(line[3].letter));
+
+        // Nobody but an operator decides.
+        let path = format!("/v1/dead-letters/{}/retry", first.letter);
+        assert_eq!(fan.post(&path, &json!({})).await.status, 403);
+        assert_eq!(fan.get("/v1/dead-letters").await.status, 403);
+        assert_eq!(desk.discard(first.letter, " ").await.code().as_deref(), Some("invalid"));
+
+        let answer = desk.discard(first.letter, "told by a test").await;
+        let moved: events::dead_letter::Redriven = answer.json().expect("discarded");
+        assert_eq!(moved.resolved, [line[1].letter, line[2].letter]);
+        assert_eq!((moved.left, moved.stopped), (2, None), "up to the next that was tried");
+        assert_eq!(fan.balance().await, 10, "90 were there, 20 were not");
+        let kept = desk.letter(first.letter).await.letter;
+        let end = kept.history.last().expect("an end");
+        assert_eq!((kept.state, end.became), (Discarded, Discarded));
+        assert_eq!(end.why.as_deref(), Some("told by a test"));
+        assert!(end.by.is_some() && end.at.is_some(), "{end:?}");
+        desk.discard(line[3].letter, "as well").await;
+        balance_becomes(&fan, 0).await;
+        desk.stand("point", &[]).await;
+        mesh.stop().await;
+    });
+}
+
+#[test]
+fn the_waiting_room_parks_a_fan_as_well() {
+    run(async {
+        let mesh = Mesh::with(&["user", "queue", "gateway"]).await;
+        let desk = Desk::of(&mesh).await;
+        let (fan, other) = (mesh.fan(0).await, mesh.fan(0).await);
+        let expired = |fan: &Fan<'_>| ReservationExpired {
+            reservation_id: events::ReservationId(Uuid::now_v7()),
+            schedule_id: ScheduleId(Uuid::now_v7()),
+            user_id: fan.session.user_id,
+            seats: Vec::new(),
+            hold_version: 1,
+        };
+        let bad = expired(&fan);
+        let payload = serde_json::to_string(&bad).expect("plain data").replace("[]", "[7");
+        let about = bad.reservation_id.0;
+        tell_raw::<ReservationExpired>(&mesh.stage, Some(bad.schedule_id), about, payload).await;
+        let first = desk.stand("queue", &[Parked]).await.remove(0);
+        assert_eq!(first.key, fan.session.user_id.to_string());
+        tell(&mesh.stage, &expired(&other)).await;
+        tell(&mesh.stage, &expired(&fan)).await;
+        let line = desk.stand("queue", &[Parked, Waiting]).await;
+        assert_eq!(line[1].key, first.key);
+        assert!(desk.retry(first.letter).await.stopped.is_some());
+        assert_eq!(desk.discard(first.letter, "half a message").await.status, 200);
+        desk.stand("queue", &[]).await;
+        assert_eq!(desk.letter(line[1].letter).await.letter.state, Resolved);
+        mesh.stop().await;
+    });
+}
+
+#[test]
+fn the_command_says_what_became_of_a_letter_and_fails_with_it() {
+    run(async {
+        let mesh = Mesh::with(&["user", "point", "gateway"]).await;
+        let stores = Stores::of(&mesh.stage).await;
+        let desk = Desk::of(&mesh).await;
+        let fan = mesh.fan(100).await;
+        let due = Due::of(&fan, &stores).await;
+        tell(&mesh.stage, &due.fact).await;
+        let letter = desk.stand("point", &[Parked]).await.remove(0).letter;
+        let addr = mesh.stage.config.http_addr.expect("a gateway");
+        mesh.stage.announce(addr).expect("a ready file");
+        let folder = mesh.stage.servers.as_ref().expect("our own").folder().to_owned();
+        let command = |line: &str| {
+            let words = ["onsale"].into_iter().chain(line.split(' ')).map(str::to_owned);
+            let words = words.chain(["--data".to_owned(), folder.display().to_string()]);
+            onsale::dead_letters::run(Command::read(words).expect("a command"))
+        };
+        command("ls --service point").await.expect("a list");
+        command("ls --all --json").await.expect("a list");
+        command(&format!("show {letter}")).await.expect("a letter");
+        let failed = command(&format!("retry {letter}")).await.expect_err("still poison");
+        assert!(failed.to_string().contains("failed again"), "{failed}");
+        let failed = command("retry-all --cause nothing").await.expect_err("still poison");
+        assert!(failed.to_string().contains("failed again"), "{failed}");
+        due.mend(&stores, 40).await;
+        command("retry-all --service point --cause TAKEN").await.expect("mended");
+        balance_becomes(&fan, 100).await;
+        command("retry-all --cause nothing").await.expect_err("there is none");
+        command(&format!("discard {letter} --reason late")).await.expect_err("it is resolved");
+        command("ls").await.expect("an empty list");
+        mesh.stop().await;
+    });
+}
