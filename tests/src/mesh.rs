@@ -391,7 +391,7 @@ impl Fan<'_> {
         let seat = SeatId(seat.to_owned());
         eventually(&format!("seat {seat} is {state:?} on the map"), || async {
             let map: SeatMap = self.get(&path).await.json().expect("a map");
-            map.seats.iter().any(|shown| shown.seat == seat && shown.state == state).then_some(())
+            (map.state_of(&seat) == state).then_some(())
         })
         .await
     }

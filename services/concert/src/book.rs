@@ -1,19 +1,18 @@
-//! The concerts and schedules that one batch touches, and the seat states it learns.
+//! The concerts and schedules that one batch touches.
 
 use std::collections::BTreeMap;
 
 use events::{
-    ConcertId, ScheduleId, SeatId, Timestamp, UserId,
+    ConcertId, ScheduleId, Timestamp, UserId,
     concert::{Admission, Concert, Schedule, ScheduleState, SeatBlock},
 };
 use sqlx::{PgConnection, Row, postgres::PgRow, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{Rules, domain::words, map::Mark};
+use crate::{Rules, domain::words};
 
-/// What a batch needs. Hearing about seats needs nothing: the later word is the later
-/// word, whatever was there before.
+/// What a batch needs.
 #[derive(Debug, Default)]
 pub struct Keys {
     pub(crate) concerts: Vec<ConcertId>,
@@ -27,8 +26,6 @@ pub struct Book {
     pub(crate) concerts: BTreeMap<ConcertId, (UserId, String)>,
     /// Each schedule, and who entered its concert.
     pub(crate) schedules: BTreeMap<ScheduleId, (UserId, Schedule)>,
-    /// The last word on each seat, of this batch.
-    pub(crate) marks: BTreeMap<(ScheduleId, SeatId), Mark>,
     new_concerts: Vec<(UserId, Concert)>,
     new_schedules: Vec<(Schedule, Vec<SeatBlock>)>,
     cancelled: Vec<(ScheduleId, Timestamp, String)>,
@@ -53,19 +50,6 @@ impl Book {
             schedule.state = ScheduleState::Cancelled;
         }
         self.cancelled.push((schedule_id, at, reason));
-    }
-
-    /// Notes a word on some seats, unless a later one was heard in this batch.
-    pub(crate) fn mark<'a>(
-        &mut self,
-        schedule_id: ScheduleId,
-        seats: impl IntoIterator<Item = &'a SeatId>,
-        mark: Mark,
-    ) {
-        for seat in seats {
-            let last = self.marks.entry((schedule_id, seat.clone())).or_insert(mark);
-            *last = last.or_later(mark);
-        }
     }
 }
 
@@ -108,8 +92,7 @@ impl mesh::Book for Book {
     async fn save(self, tx: &mut PgConnection) -> sqlx::Result<()> {
         insert_concerts(self.new_concerts, tx).await?;
         insert_schedules(self.new_schedules, tx).await?;
-        cancel_schedules(self.cancelled, tx).await?;
-        upsert_marks(self.marks, tx).await
+        cancel_schedules(self.cancelled, tx).await
     }
 }
 
@@ -221,44 +204,6 @@ async fn cancel_schedules(
     .bind(column(&cancelled, |(schedule_id, _, _)| schedule_id.0))
     .bind(column(&cancelled, |(_, at, _)| at.0))
     .bind(column(&cancelled, |(_, _, reason)| reason.clone()))
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// Merges what was heard with what is stored, by the same order as [`Mark::or_later`]:
-/// `seat_stage` is declared in the order of [`crate::map::Stage`].
-///
-/// The comparison stands in the statement because a seat's first row cannot be locked
-/// before it is there: of two batches that bring it at once the second waits for the
-/// first, compares with what that one wrote, and the later word remains. Seats are
-/// written in order, so that two batches do not wait for each other.
-async fn upsert_marks(
-    marks: BTreeMap<(ScheduleId, SeatId), Mark>,
-    tx: &mut PgConnection,
-) -> sqlx::Result<()> {
-    if marks.is_empty() {
-        return Ok(());
-    }
-    let marks: Vec<((ScheduleId, SeatId), Mark)> = marks.into_iter().collect();
-    sqlx::query(
-        "insert into seat_states (schedule_id, seat, reservation_id, hold_version, stage)
-         select schedule_id, seat, reservation_id, hold_version, stage::seat_stage
-         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::text[])
-             as new (schedule_id, seat, reservation_id, hold_version, stage)
-         order by schedule_id, seat
-         on conflict (schedule_id, seat) do update
-         set reservation_id = excluded.reservation_id,
-             hold_version = excluded.hold_version,
-             stage = excluded.stage
-         where (excluded.hold_version, excluded.stage)
-             > (seat_states.hold_version, seat_states.stage)",
-    )
-    .bind(column(&marks, |((schedule_id, _), _)| schedule_id.0))
-    .bind(column(&marks, |((_, seat), _)| seat.0.clone()))
-    .bind(column(&marks, |(_, mark)| mark.reservation_id.0))
-    .bind(column(&marks, |(_, mark)| mark.hold_version))
-    .bind(column(&marks, |(_, mark)| mark.stage.as_str()))
     .execute(tx)
     .await?;
     Ok(())

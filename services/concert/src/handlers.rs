@@ -1,22 +1,18 @@
-//! One impl per fact heard and command answered.
+//! One impl per command answered.
 
 use events::{
-    ConcertId, Problem, ScheduleId, SeatId, codes,
+    ConcertId, Problem, ScheduleId, codes,
     concert::{
         CancelSchedule, Concert, CreateConcert, OpenSchedule, Schedule, ScheduleCancelled,
         ScheduleOpened,
     },
-    reservation::{
-        ReservationCancelled, ReservationConfirmed, ReservationCreated, ReservationExpired,
-    },
 };
-use mesh::{Answer, Caller, Hear, Miss, Refusal, Turn};
+use mesh::{Answer, Caller, Refusal, Turn};
 
 use crate::{
     Rules,
     book::{Book, Keys},
     domain,
-    map::{Mark, Stage},
     plan::{self, PlanError},
 };
 
@@ -112,38 +108,11 @@ impl Answer<CancelSchedule> for Book {
     }
 }
 
-/// Each fact of a reservation is a word on its seats.
-macro_rules! hear_of_seats {
-    ($($fact:ty => $stage:expr, $seats:expr;)+) => {$(
-        impl Hear<$fact> for Book {
-            fn keys(_fact: &$fact, _keys: &mut Keys) {}
-
-            fn hear(&mut self, fact: &$fact, _turn: &mut Turn<'_, Rules>) -> Result<(), Miss> {
-                let seats: fn(&$fact) -> Vec<&SeatId> = $seats;
-                let mark = Mark {
-                    hold_version: fact.hold_version,
-                    stage: $stage,
-                    reservation_id: fact.reservation_id,
-                };
-                self.mark(fact.schedule_id, seats(fact), mark);
-                Ok(())
-            }
-        }
-    )+};
-}
-hear_of_seats! {
-    ReservationCreated => Stage::Held, |it| it.seats.iter().map(|priced| &priced.seat).collect();
-    ReservationConfirmed => Stage::Sold, |it| it.seats.iter().collect();
-    ReservationExpired => Stage::Freed, |it| it.seats.iter().collect();
-    ReservationCancelled => Stage::Freed, |it| it.seats.iter().collect();
-}
-
 #[cfg(test)]
 mod tests {
     use events::{
-        Event, PaymentId, ReservationId, Timestamp, UserId,
+        Event, SeatId, Timestamp, UserId,
         concert::{Admission, ScheduleState},
-        reservation::{CancelReason, PricedSeat},
         user::Role,
     };
     use uuid::Uuid;
@@ -307,109 +276,5 @@ mod tests {
         let (answer, told) = ask(&mut book, &organizer(1), Uuid::nil(), &command);
         assert!(refused(answer).is(codes::ALREADY_CANCELLED));
         assert!(told.is_empty());
-    }
-
-    /// What the reservation service may say about seat `A-1-1`.
-    #[derive(Debug, Clone, Copy)]
-    enum Said {
-        Created(i64),
-        Confirmed(i64),
-        Expired(i64),
-        Cancelled(i64),
-    }
-
-    fn hear(book: &mut Book, said: Said) {
-        let rules = Rules::default();
-        let mut turn = Turn::at(now(), &rules, &Caller::Mesh, Uuid::nil());
-        let schedule_id = schedule_id();
-        let user_id = UserId(Uuid::nil());
-        let payment_id = PaymentId(Uuid::nil());
-        let seats = vec![SeatId("A-1-1".into())];
-        let of = |version: i64| ReservationId(Uuid::from_u128(version as u128));
-        let heard = match said {
-            Said::Created(hold_version) => book.hear(
-                &ReservationCreated {
-                    reservation_id: of(hold_version),
-                    schedule_id,
-                    user_id,
-                    seats: vec![PricedSeat { seat: seats[0].clone(), price: 100 }],
-                    amount: 100,
-                    hold_version,
-                    expires_at: now(),
-                    hard_cap_at: now(),
-                },
-                &mut turn,
-            ),
-            Said::Confirmed(hold_version) => book.hear(
-                &ReservationConfirmed {
-                    reservation_id: of(hold_version),
-                    schedule_id,
-                    user_id,
-                    payment_id,
-                    seats,
-                    amount: 100,
-                    hold_version,
-                },
-                &mut turn,
-            ),
-            Said::Expired(hold_version) => book.hear(
-                &ReservationExpired {
-                    reservation_id: of(hold_version),
-                    schedule_id,
-                    user_id,
-                    seats,
-                    hold_version,
-                },
-                &mut turn,
-            ),
-            Said::Cancelled(hold_version) => book.hear(
-                &ReservationCancelled {
-                    reservation_id: of(hold_version),
-                    schedule_id,
-                    user_id,
-                    seats,
-                    hold_version,
-                    reason: CancelReason::ByFan,
-                    payment_id: Some(payment_id),
-                    refund: 100,
-                },
-                &mut turn,
-            ),
-        };
-        heard.expect("a word on a seat is always taken in");
-        assert!(turn.told().is_empty());
-    }
-
-    fn last_word(facts: &[Said]) -> (i64, Stage) {
-        let mut book = Book::default();
-        facts.iter().for_each(|&said| hear(&mut book, said));
-        let mark = book.marks[&(schedule_id(), SeatId("A-1-1".into()))];
-        assert_eq!(mark.reservation_id.0.as_u128() as i64, mark.hold_version);
-        (mark.hold_version, mark.stage)
-    }
-
-    #[test]
-    fn each_fact_of_a_reservation_sets_its_seats() {
-        use Said::{Cancelled, Confirmed, Created, Expired};
-        assert_eq!(last_word(&[Created(7)]), (7, Stage::Held));
-        assert_eq!(last_word(&[Created(7), Confirmed(7)]), (7, Stage::Sold));
-        assert_eq!(last_word(&[Created(7), Expired(7)]), (7, Stage::Freed));
-        assert_eq!(last_word(&[Created(7), Confirmed(7), Cancelled(7)]), (7, Stage::Freed));
-    }
-
-    #[test]
-    fn a_late_word_of_a_former_owner_leaves_the_next_owner_untouched() {
-        use Said::{Cancelled, Confirmed, Created, Expired};
-        for late in [Created(7), Confirmed(7), Expired(7), Cancelled(7)] {
-            assert_eq!(last_word(&[Created(8), late]), (8, Stage::Held), "{late:?}");
-            assert_eq!(last_word(&[Confirmed(8), late]), (8, Stage::Sold), "{late:?}");
-        }
-    }
-
-    #[test]
-    fn a_hold_that_ended_before_it_was_heard_of_stays_ended() {
-        use Said::{Confirmed, Created, Expired};
-        assert_eq!(last_word(&[Expired(7), Created(7)]), (7, Stage::Freed));
-        assert_eq!(last_word(&[Confirmed(7), Created(7), Created(7)]), (7, Stage::Sold));
     }
 }

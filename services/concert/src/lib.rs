@@ -1,10 +1,12 @@
 //! Concerts, their schedules and seat plans, and the map of which seats are free.
 //!
-//! | | |
-//! |---|---|
-//! | owns | concerts, schedules, seat plans; a copy of the seats' states |
-//! | hears | `reservation.created`, `.confirmed`, `.expired`, `.cancelled` |
-//! | says | `concert.schedule_opened`, `concert.schedule_cancelled` |
+//! | | in PostgreSQL: [`service`] | in Valkey: [`map_service`] |
+//! |---|---|---|
+//! | owns | concerts, schedules, seat plans | a copy of the seats' states |
+//! | hears | | `reservation.created`, `.confirmed`, `.expired`, `.cancelled` |
+//! | says | `concert.schedule_opened`, `concert.schedule_cancelled` | to whoever listens: how the map changes |
+//!
+//! The two halves run together and never ask each other; what they share are the plans.
 //!
 //! **Invariants:**
 //! 1. Concerts and seat plans never change once stored; a schedule changes once, when it
@@ -13,30 +15,32 @@
 //! 3. The seat map is a copy: the reservation service judges, this service shows. Of each
 //!    seat the word with the highest (hold version, stage) remains, so the order of
 //!    arrival does not matter, and a late message of a former owner changes nothing.
+//! 4. The map's sequence grows by one with every change that can be seen, and by nothing
+//!    else. Whoever has the map of one sequence and every change after it has the map.
 
 mod book;
 mod domain;
 mod handlers;
 mod map;
 pub mod plan;
+mod plan_store;
 mod reads;
+pub mod seats;
 
 use std::sync::Arc;
 
 use events::{
     Event,
     concert::{
-        CancelSchedule, CreateConcert, FindConcerts, FindSchedules, GetConcert, GetSeats,
-        OpenSchedule, ScheduleCancelled, ScheduleOpened,
-    },
-    reservation::{
-        ReservationCancelled, ReservationConfirmed, ReservationCreated, ReservationExpired,
+        CancelSchedule, CreateConcert, FindConcerts, FindSchedules, GetConcert, GetPlan,
+        OpenSchedule, ScheduleCancelled, ScheduleOpened, SeatPlan,
     },
     user::Role,
 };
 use mesh::{Allow, Desk, Service, postgres::Postgres};
 
 pub use book::{Book, Keys};
+pub use seats::{MADE_OF, MapRules, SeatMaps, map_service};
 
 /// The name of this service.
 pub const NAME: &str = "concert";
@@ -61,15 +65,11 @@ impl Default for Rules {
 
 type Here = Desk<Postgres<Book>>;
 
-/// What this service does.
+/// The half of this service that decides.
 pub fn service() -> Service<Postgres<Book>> {
     let organizer = Allow::Role(Role::Organizer);
-    let plans = Arc::new(reads::Plans::default());
+    let plans = Arc::new(plan_store::Plans::default());
     Service::<Postgres<Book>>::new(NAME)
-        .hears::<ReservationCreated>(&[])
-        .hears::<ReservationConfirmed>(&[])
-        .hears::<ReservationExpired>(&[])
-        .hears::<ReservationCancelled>(&[])
         .answers::<CreateConcert>(organizer, &[])
         .answers::<OpenSchedule>(organizer, &[ScheduleOpened::FACT])
         .answers::<CancelSchedule>(organizer, &[ScheduleCancelled::FACT])
@@ -82,8 +82,12 @@ pub fn service() -> Service<Postgres<Book>> {
         .reads::<FindSchedules, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
             reads::schedules(desk.pool(), command).await
         })
-        .reads::<GetSeats, _, _>(Allow::Anyone, move |desk: Here, command, _| {
+        .reads::<GetPlan, _, _>(Allow::Anyone, move |desk: Here, command, _| {
             let plans = plans.clone();
-            async move { reads::seats(desk.pool(), &plans, command).await }
+            async move {
+                let GetPlan { schedule_id } = command;
+                let seats = plans.of(schedule_id, desk.pool()).await?.to_vec();
+                Ok(SeatPlan { schedule_id, seats })
+            }
         })
 }

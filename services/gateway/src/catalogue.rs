@@ -1,4 +1,4 @@
-//! Concerts, schedules and seats.
+//! Concerts and schedules. Seats are in [`crate::seats`].
 
 use axum::{
     extract::{Request, State},
@@ -9,7 +9,7 @@ use events::{
     Command, ConcertId, Page, Problem, ScheduleId, Timestamp, codes,
     concert::{
         Admission, CancelSchedule, Concert, CreateConcert, FindConcerts, FindSchedules, GetConcert,
-        GetSeats, OpenSchedule, Schedule, SeatMap,
+        OpenSchedule, Schedule,
     },
 };
 use serde::Deserialize;
@@ -44,12 +44,6 @@ fn readers() -> Vec<Op> {
             .named(TAG, "findSchedules", "List the schedules of a concert")
             .query::<PageParams>()
             .gives::<Page<Schedule>>(200, "A page of schedules", examples::SCHEDULES)
-            .refuses(&[codes::NOT_FOUND]),
-        Op::get("/v1/schedules/{id}/seats", get_seats)
-            .named(TAG, "getSeats", "Read the seat map of a schedule")
-            .explained("The map may be a moment old; only a reservation decides.")
-            .query::<SeatParams>()
-            .gives::<SeatMap>(200, "The seat map", examples::SEAT_MAP)
             .refuses(&[codes::NOT_FOUND]),
     ]
 }
@@ -114,15 +108,6 @@ struct ConcertParams {
     cursor: Option<String>,
     /// Entries wanted, 1 to 100; 20 when absent.
     limit: Option<u32>,
-}
-
-/// Which seats.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct SeatParams {
-    /// Only this section.
-    section: Option<String>,
 }
 
 /// Why a performance is called off.
@@ -204,15 +189,6 @@ async fn find_schedules(
     head: Head,
 ) -> Result<Response, Refused> {
     edge.read(&head, &FindSchedules { concert_id, cursor, limit }, Copies::Catalogue).await
-}
-
-async fn get_seats(
-    State(edge): State<Edge>,
-    Id(schedule_id): Id<ScheduleId>,
-    Params(SeatParams { section }): Params<SeatParams>,
-    head: Head,
-) -> Result<Response, Refused> {
-    edge.read(&head, &GetSeats { schedule_id, section }, Copies::Catalogue).await
 }
 
 async fn create_concert(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> {

@@ -22,6 +22,7 @@ use crate::{
     hub::Hub,
     limits::Limits,
     problem::{Copies, Refused, answer},
+    seat_hub::SeatHub,
     wait::Waiters,
 };
 
@@ -45,6 +46,7 @@ struct Inner {
     asker: Asker,
     waiters: Arc<Waiters>,
     hub: Arc<Hub>,
+    seats: Arc<SeatHub>,
     limits: Limits,
     asks: AtomicUsize,
     followers: Arc<Semaphore>,
@@ -56,6 +58,7 @@ impl Edge {
         let asker = Asker::new(link.clone());
         Self(Arc::new(Inner {
             hub: Arc::new(Hub::new(asker.clone())),
+            seats: Arc::new(SeatHub::new(asker.clone(), shutdown.clone())),
             waiters: Arc::default(),
             limits: Limits::new(settings),
             asks: AtomicUsize::new(0),
@@ -80,6 +83,10 @@ impl Edge {
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.0.hub
+    }
+
+    pub(crate) fn seats(&self) -> &Arc<SeatHub> {
+        &self.0.seats
     }
 
     pub(crate) fn limits(&self) -> &Limits {

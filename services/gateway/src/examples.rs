@@ -92,14 +92,28 @@ pub(crate) const SCHEDULES: &str = r#"{"items":[{
     "seats_total": 2
 }]}"#;
 
+pub(crate) const SEAT_PLAN_READ: &str = r#"{
+    "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "seats": [{"section": "A", "row": "1", "price": 120000, "seats": ["1", "2"]}]
+}"#;
+
 pub(crate) const SEAT_MAP: &str = r#"{
     "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
+    "epoch": "8f3a51c07d9e2b46",
+    "sequence": 1,
     "sections": [{"section": "A", "free": 1, "held": 1, "sold": 0}],
-    "seats": [
-        {"seat": "A-1-1", "price": 120000, "state": "held"},
-        {"seat": "A-1-2", "price": 120000, "state": "free"}
-    ]
+    "seats": [{"seat": "A-1-1", "state": "held"}]
 }"#;
+
+pub(crate) const SEAT_EVENTS: &str = r#"id: 8f3a51c07d9e2b46.1
+event: snapshot
+data: {"schedule_id":"019a8f3e-0003-7000-8000-000000000001","epoch":"8f3a51c07d9e2b46","sequence":1,"sections":[{"section":"A","free":1,"held":1,"sold":0}],"seats":[{"seat":"A-1-1","state":"held"}]}
+
+id: 8f3a51c07d9e2b46.2
+event: delta
+data: {"sequence":2,"sections":[{"section":"A","free":1,"held":0,"sold":1}],"seats":[{"seat":"A-1-1","state":"sold"}]}
+
+"#;
 
 pub(crate) const RANKING: &str = r#"{
     "by": "sold",

@@ -14,6 +14,7 @@
 //! | `edge` | what every handler has at hand |
 //! | `wait` | who waits for the end of a payment |
 //! | `hub`, `following`, `cursor` | who follows events, and from where |
+//! | `seats`, `seat_hub`, `seat_keeper`, `seat_map` | who looks at a seat map, and the copy they look at |
 //! | `limits` | how often one address may sign up or log in |
 //! | `server`, `pages` | connections, and what is served beside the API |
 //!
@@ -40,6 +41,10 @@ mod problem;
 mod rankings;
 mod reservations;
 mod sagas;
+mod seat_hub;
+mod seat_keeper;
+mod seat_map;
+mod seats;
 mod server;
 mod wait;
 mod waiting_room;
@@ -143,6 +148,7 @@ fn ops() -> Vec<Op> {
     [
         accounts::ops(),
         catalogue::ops(),
+        seats::ops(),
         rankings::ops(),
         waiting_room::ops(),
         reservations::ops(),

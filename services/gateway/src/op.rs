@@ -268,6 +268,18 @@ impl Op {
         self
     }
 
+    /// A client that has it already is told so.
+    pub(crate) fn revalidates(self) -> Self {
+        let mut op = self.header("If-None-Match", "The `ETag` of what is there already.");
+        if let Some(response) = op.responses.get_mut(&200) {
+            let tag = header("Names this answer; give it back as `If-None-Match`.");
+            response.headers.insert("ETag".to_owned(), tag.into());
+        }
+        let unchanged = ResponseBuilder::new().description("What is there already is the answer");
+        op.responses.insert(304, unchanged.build());
+        op
+    }
+
     /// How it may be refused.
     pub(crate) fn refuses(mut self, kinds: &[Code]) -> Self {
         for kind in kinds {

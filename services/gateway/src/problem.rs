@@ -17,7 +17,7 @@ const A_SECOND: HeaderValue = HeaderValue::from_static("public, max-age=1");
 const A_MINUTE: HeaderValue = HeaderValue::from_static("public, max-age=60");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
-const ANYBODY: HeaderValue = HeaderValue::from_static("*");
+pub(crate) const ANYBODY: HeaderValue = HeaderValue::from_static("*");
 
 /// A problem on its way out; `?` makes one of a [`Problem`] or a code.
 #[derive(Debug)]

@@ -129,6 +129,16 @@ impl Asker {
         Ok(Following(all))
     }
 
+    /// Listens to what a service announces about one thing from now on: what it says of
+    /// `name` and `key`. It misses nothing that follows from what is asked after this.
+    ///
+    /// # Errors
+    /// `unavailable` when the connection is closed for good.
+    pub async fn listen(&self, name: &str, key: Uuid) -> Result<Announcements, Problem> {
+        let subscriber = self.0.client().subscribe(format!("{LIVE}{name}.{key}")).await;
+        subscriber.map(Announcements).map_err(|error| unavailable(&error.to_string()))
+    }
+
     /// Changes with each new connection to the broker: what was told in between has passed
     /// unseen by whoever follows.
     pub fn reconnects(&self) -> watch::Receiver<u64> {
@@ -268,6 +278,17 @@ impl Following {
     /// connection was down, is missing; its stream's sequence tells.
     pub async fn next(&mut self) -> Option<Fact> {
         self.0.next().await.map(Fact)
+    }
+}
+
+/// What a service says to whoever listens; kept nowhere, and perhaps out of order. Ends when
+/// the connection is closed for good.
+pub struct Announcements(Subscriber);
+
+impl Announcements {
+    /// The next one, as JSON.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        self.0.next().await.map(|message| message.payload)
     }
 }
 

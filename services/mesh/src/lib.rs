@@ -56,7 +56,7 @@ mod turn;
 pub mod valkey;
 mod work;
 
-pub use ask::{ASK_TIMEOUT, AskHeaders, Asker, Fact, Following, STORED_FACTS_MAX};
+pub use ask::{ASK_TIMEOUT, Announcements, AskHeaders, Asker, Fact, Following, STORED_FACTS_MAX};
 pub use book::{Answer, Book, Hear, Miss, Refusal};
 pub use caller::{Allow, Caller};
 pub use desk::Desk;

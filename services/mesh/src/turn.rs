@@ -28,7 +28,7 @@ pub struct Told {
 }
 
 /// A message for whoever listens right now; it is stored nowhere.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Announcement {
     /// `live.<name>.<key>`.
     pub subject: String,

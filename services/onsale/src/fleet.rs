@@ -93,7 +93,7 @@ impl Fleet {
                 self.running.push(mesh::start(user::service(), Arc::new(engine), link));
                 wait_for_accounts(&pool).await?;
             }
-            "concert" => self.add_simple(concert::service(), config, link, Default::default())?,
+            "concert" => self.add_concert(config, link, tracer(name, rules)?).await?,
             "reservation" => {
                 self.add_simple(reservation::service(), config, link, rules.reservation.clone())?;
             }
@@ -120,6 +120,20 @@ impl Fleet {
             }
             _ => self.gateway = Some(open_gateway(config, link, rules.gateway.clone()).await?),
         }
+        Ok(())
+    }
+
+    /// Concert has a half on each store. Each has a connection of its own, so that each can
+    /// finish in its own time what it has taken in.
+    async fn add_concert(&mut self, config: &Config, first: Link, tracer: Tracer) -> Result<()> {
+        let engine = Postgres::new(config.database_url(concert::NAME)?, concert::Rules::default())?;
+        let rules = concert::MapRules::new(engine.pool().clone());
+        let maps = Arc::new(Valkey::new(&config.valkey_url, rules)?);
+        let second = link(config, concert::NAME, tracer).await?;
+        let kept = room::seat_maps(maps.clone());
+        self.keepers.push(tokio::spawn(room::keep_whole(kept, second.clone())));
+        self.running.push(mesh::start(concert::service(), Arc::new(engine), first));
+        self.running.push(mesh::start(concert::map_service(), maps, second));
         Ok(())
     }
 
@@ -230,10 +244,11 @@ async fn open_gateway(config: &Config, link: Link, settings: gateway::Settings) 
 }
 
 /// What every service declares of itself.
-pub fn wirings() -> [Wiring; 10] {
+pub fn wirings() -> [Wiring; 11] {
     [
         user::service().wiring(),
         concert::service().wiring(),
+        concert::map_service().wiring(),
         queue::service().wiring(),
         reservation::service().wiring(),
         payment::service().wiring(),

@@ -152,6 +152,8 @@ enum Audit {
 enum Bench {
     /// Payments through the gateway, some of them compensated
     Payments(bench::Payments),
+    /// The seat map: its readers, and those who watch it change
+    Seats(bench::Seats),
     /// Facts that audit takes in
     Audit(bench::Audit),
 }
@@ -234,6 +236,7 @@ async fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Bench(Bench::Payments(options)) => bench::payments(options).await,
+        Command::Bench(Bench::Seats(options)) => bench::seats(options).await,
         Command::Saga(command) => saga::run(command).await,
         Command::Flows(options) => flows::run(&options),
         Command::Bench(Bench::Audit(options)) => bench::audit(options).await,

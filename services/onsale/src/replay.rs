@@ -37,6 +37,8 @@ pub struct Replay {
 pub enum What {
     /// What sells most, and what sold out fastest
     Ranking,
+    /// Which seats are not free; watchers get a new snapshot
+    Seats,
 }
 
 /// Builds it anew, compares, swaps, and prints what it did.
@@ -53,6 +55,10 @@ pub async fn run(options: Replay) -> Result<()> {
         What::Ranking => {
             let valkey = Valkey::new(&config.valkey_url, ranking::Rules::default())?;
             replay(&config, ranking::NAME, room::ranking(valkey.into())).await?
+        }
+        What::Seats => {
+            let valkey = Valkey::new(&config.valkey_url, concert::MapRules::default())?;
+            replay(&config, concert::NAME, room::seat_maps(valkey.into())).await?
         }
     };
     report(&rebuilt);

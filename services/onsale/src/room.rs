@@ -96,6 +96,11 @@ pub fn ranking(valkey: Arc<Valkey<ranking::Charts>>) -> ReadModel<ranking::Chart
     ReadModel { valkey, table: ranking::service(), order: ranking::ORDER }
 }
 
+/// The seat maps.
+pub fn seat_maps(valkey: Arc<Valkey<concert::SeatMaps>>) -> ReadModel<concert::SeatMaps> {
+    ReadModel { valkey, table: concert::map_service(), order: concert::MADE_OF }
+}
+
 impl<L: Library> Kept for ReadModel<L> {
     const WHAT: &'static str = L::NAME;
 

@@ -75,10 +75,13 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
             cases
         }
         "setContact" => contact(&right),
-        "followMyEvents" => cursors(&right),
+        "followMyEvents" | "followSeats" => cursors(&right),
+        "getPlan" | "getSeats" => {
+            tags(&Request { path: world.path(operation, &unknown()), ..right })
+        }
         "getSaga" => vec![Case::new("another's", right.by(world.other.token()), "not_found")],
         "findSagas" => sagas(&right),
-        "withdraw" | "getKeys" | "getConcert" | "findSchedules" | "getSeats" => vec![],
+        "withdraw" | "getKeys" | "getConcert" | "findSchedules" => vec![],
         "findReservations" | "getBalance" | "findEntries" | "findPayments" => vec![],
         "findViolations" => vec![],
         "getContact" | "findMessages" | "getExport" => vec![],
@@ -368,6 +371,18 @@ fn letters(right: &Request) -> Vec<Case> {
             Case::new(format!("letter {number}"), Request { path, ..right.clone() }, "not_found")
         })
         .into()
+}
+
+/// A tag excuses nothing.
+fn tags(nothing: &Request) -> Vec<Case> {
+    let tagged = |tag| {
+        Case::new(
+            format!("a tag of {tag}"),
+            nothing.clone().with("if-none-match", tag),
+            "not_found",
+        )
+    };
+    ["\"x\"", "x", "W/", ",,"].map(tagged).into()
 }
 
 fn cursors(right: &Request) -> Vec<Case> {

@@ -83,13 +83,23 @@ fn concerts() -> Vec<&'static str> {
         "opens_at": TIME, "admission": admission, "hold_secs": 300, "seats_per_fan_max": 4,
         "seat_plan": "section,row,seat,price\nA,1,1,12000\n",
     });
+    let epoch = "8f3a51c07d9e2b46";
     let map = json!({
-        "schedule_id": SCHEDULE,
+        "schedule_id": SCHEDULE, "epoch": epoch, "sequence": 9,
         "sections": [{"section": "A", "free": 1, "held": 0, "sold": 1}],
-        "seats": [
-            {"seat": "A-1-1", "price": 12000, "state": "sold"},
-            {"seat": "A-1-2", "price": 12000, "state": "free"},
-        ],
+        "seats": [{"seat": "A-1-1", "state": "sold"}],
+    });
+    let plan = json!({
+        "schedule_id": SCHEDULE,
+        "seats": [{"section": "A", "row": "1", "price": 12000, "seats": ["1", "2"]}],
+    });
+    let changes = json!({
+        "epoch": epoch, "sequence": 9, "is_gone": false,
+        "deltas": [{
+            "sequence": 9,
+            "sections": [{"section": "A", "held": 0, "sold": 1}],
+            "seats": [{"seat": "A-1-1", "state": "sold"}],
+        }],
     });
     let new = json!({"title": "Late Bloom", "artist": "The Perennials", "description": ""});
     vec![
@@ -108,7 +118,12 @@ fn concerts() -> Vec<&'static str> {
             json!({"concert_id": CONCERT, "cursor": null, "limit": 5}),
             page(schedule),
         ),
+        round_trip::<concert::GetPlan>(json!({"schedule_id": SCHEDULE}), plan),
         round_trip::<concert::GetSeats>(json!({"schedule_id": SCHEDULE, "section": "A"}), map),
+        round_trip::<concert::GetSeatChanges>(
+            json!({"schedule_id": SCHEDULE, "epoch": epoch, "sequence": 8}),
+            changes,
+        ),
     ]
 }
 

@@ -282,9 +282,8 @@ async fn lost_while_paying(mesh: &Mesh, schedule: ScheduleId) {
 /// Whether the map shows the seat in this state.
 pub async fn shows(fan: &Fan<'_>, schedule: ScheduleId, seat: &str, state: SeatState) {
     let path = format!("/v1/schedules/{schedule}/seats");
-    let shown = |map: &events::concert::SeatMap| {
-        map.seats.iter().any(|shown| shown.seat.0 == seat && shown.state == state)
-    };
+    let seat = events::SeatId(seat.to_owned());
+    let shown = |map: &events::concert::SeatMap| map.state_of(&seat) == state;
     fan.sees(&path, shown).await;
 }
 

@@ -11,5 +11,6 @@ mod pay_too_few_points;
 mod provider_down;
 mod ranking;
 mod reserve;
+mod seat_map;
 mod show_cancelled;
 mod withdraw;

@@ -5,7 +5,7 @@ use events::{Command, Event, Problem, Timestamp, codes};
 use redis::Value;
 use uuid::Uuid;
 
-use crate::{Caller, work::Answered};
+use crate::{Caller, turn::Announcement, work::Answered};
 
 /// A service's functions, and what its Rust side knows.
 pub trait Library: Sized + Send + Sync + 'static {
@@ -111,8 +111,8 @@ impl Texts {
 /// How one act ended, as `mesh.lua` says it.
 #[derive(Debug, PartialEq)]
 pub(super) enum Ended {
-    /// Done, or done before with this answer; it told these facts.
-    Done { told: Vec<String>, value: Texts },
+    /// Done, or done before with this answer; it told these facts and announced this.
+    Done { told: Vec<String>, value: Texts, announced: Vec<Announcement> },
     /// An event seen before.
     Repeat,
     /// Refused for good.
@@ -130,7 +130,11 @@ impl Ended {
         let kind = parts.next().map(text).transpose()?.unwrap_or_default();
         let mut rest = || parts.next().ok_or_else(|| format!("`{kind}` lacks a part"));
         Ok(match kind.as_str() {
-            "done" => Self::Done { told: texts(rest()?)?, value: Texts(texts(rest()?)?) },
+            "done" => Self::Done {
+                told: texts(rest()?)?,
+                value: Texts(texts(rest()?)?),
+                announced: announced(rest()?)?,
+            },
             "repeat" => Self::Repeat,
             "no" => Self::No(problem(&text(rest()?)?, text(rest()?)?)),
             "not_yet" => Self::NotYet(problem(&text(rest()?)?, text(rest()?)?)),
@@ -144,6 +148,16 @@ impl Ended {
 fn problem(code: &str, detail: String) -> Problem {
     let kind = codes::ALL.iter().find(|kind| kind.code == code).unwrap_or(&codes::INTERNAL);
     Problem::new(*kind, detail)
+}
+
+/// Subjects and payloads, in turn.
+fn announced(value: Value) -> Result<Vec<Announcement>, String> {
+    let mut texts = texts(value)?.into_iter();
+    let mut all = Vec::with_capacity(texts.len() / 2);
+    while let (Some(subject), Some(payload)) = (texts.next(), texts.next()) {
+        all.push(Announcement { subject, payload: payload.into_bytes() });
+    }
+    Ok(all)
 }
 
 pub(super) fn text(value: Value) -> Result<String, String> {
@@ -211,15 +225,18 @@ mod tests {
     }
 
     #[test]
-    fn an_ending_names_its_facts_and_its_value() {
+    fn an_ending_names_its_facts_its_value_and_what_it_announced() {
         let value = Value::Array(vec![
             bulk("done"),
             Value::Array(vec![bulk("queue.waiting")]),
             Value::Array(vec![bulk("W"), Value::Int(7)]),
+            Value::Array(vec![bulk("live.queue.x.1"), bulk("{}")]),
         ]);
+        let told = vec!["queue.waiting".into()];
         let value_of = Texts(vec!["W".into(), "7".into()]);
+        let said = Announcement { subject: "live.queue.x.1".into(), payload: b"{}".into() };
         let ended = Ended::read(value).unwrap();
-        assert_eq!(ended, Ended::Done { told: vec!["queue.waiting".into()], value: value_of });
+        assert_eq!(ended, Ended::Done { told, value: value_of, announced: vec![said] });
     }
 
     #[test]

@@ -85,6 +85,16 @@ local function tell(fact, schedule, about, what, saga)
     'traceparent', act.traceparent)
 end
 
+-- Says something (JSON) to whoever listens right now, under `live.<name>.<about>`; it is
+-- kept nowhere. What is made a second time is news to nobody.
+local function announce(name, about, what)
+  if not act.restoring and not act.is_silent then
+    local announced = act.announced
+    announced[#announced + 1] = 'live.' .. name .. '.' .. about
+    announced[#announced + 1] = what
+  end
+end
+
 -- The inbox: one set of 16-byte event ids for each day in which the events were told (a
 -- UUIDv7 begins with its time). A day is forgotten a week after its last use.
 local INBOX_SECS = 8 * 86400
@@ -105,7 +115,7 @@ local function done(value)
   for fact in pairs(act.told) do
     told[#told + 1] = fact
   end
-  return { 'done', told, value or {} }
+  return { 'done', told, value or {}, act.announced }
 end
 
 local function begin(keys, args)
@@ -124,6 +134,7 @@ local function begin(keys, args)
     deliveries = args[11],
     ids = 0,
     told = {},
+    announced = {},
   }
   local given = {}
   for at = 12, #args do
@@ -231,7 +242,7 @@ local function read(keys, args)
   if value.refusal then
     return { value.refusal, value.code, value.detail or '' }
   end
-  return { 'done', {}, value }
+  return done(value)
 end
 
 -- The relay. It holds the outbox by a lease that lapses with it; the token in the lease

@@ -250,8 +250,8 @@ impl<L: Library> Valkey<L> {
         now: Timestamp,
     ) -> Result<Outcome, Failure> {
         let envelope = Envelope { meta, traceparent: meta.trace.to_header() };
-        let mut outcomes = self.decide(&[(deed, envelope)], now).await?;
-        outcomes.pop().ok_or_else(|| Failure::Refused("no outcome".into()))
+        let mut ran = self.decide(&[(deed, envelope)], now).await?;
+        ran.outcomes.pop().ok_or_else(|| Failure::Refused("no outcome".into()))
     }
 
     /// Runs a batch as one pipeline.
@@ -259,7 +259,7 @@ impl<L: Library> Valkey<L> {
         &self,
         batch: &[(&dyn Deed<L>, Envelope<'_>)],
         now: Timestamp,
-    ) -> Result<Vec<Outcome>, Failure> {
+    ) -> Result<Ran, Failure> {
         let mut calls = Vec::with_capacity(batch.len());
         let mut refused = Vec::with_capacity(batch.len());
         for (deed, envelope) in batch {
@@ -272,14 +272,20 @@ impl<L: Library> Valkey<L> {
             }
         }
         let mut ended = self.call(&self.names.run, calls).await?.into_iter();
-        let settled = batch.iter().zip(refused).map(|((deed, envelope), refused)| match refused {
-            Some(answered) => Ok(Outcome::Done(answered)),
-            None => {
-                let ended = ended.next().unwrap_or_else(|| Err("no answer".into()));
-                settle(*deed, envelope.meta, &self.at(envelope.meta, now), ended)
+        let mut ran = Ran::default();
+        for ((deed, envelope), refused) in batch.iter().zip(refused) {
+            if let Some(answered) = refused {
+                ran.outcomes.push(Outcome::Done(answered));
+                continue;
             }
-        });
-        settled.collect()
+            let mut ended = ended.next().unwrap_or_else(|| Err("no answer".into()));
+            if let Ok(Ended::Done { announced, .. }) = &mut ended {
+                ran.announced.append(announced);
+            }
+            let at = self.at(envelope.meta, now);
+            ran.outcomes.push(settle(*deed, envelope.meta, &at, ended)?);
+        }
+        Ok(ran)
     }
 
     fn at<'a>(&'a self, meta: &'a Meta, now: Timestamp) -> At<'a, L::Rules> {
@@ -329,7 +335,7 @@ fn settle<L: Library>(
     ended: Result<Ended, String>,
 ) -> Result<Outcome, Failure> {
     Ok(match ended {
-        Ok(Ended::Done { told, value }) => {
+        Ok(Ended::Done { told, value, .. }) => {
             for fact in &told {
                 let is_declared = meta.may_tell.iter().any(|may| may == fact);
                 assert!(
@@ -437,8 +443,7 @@ impl<L: Library> Engine for Valkey<L> {
                 (&*work.deed.0, Envelope { meta: &work.meta, traceparent })
             })
             .collect();
-        let outcomes = self.decide(&deeds, now).await?;
-        Ok(Ran { outcomes, announced: Vec::new() })
+        self.decide(&deeds, now).await
     }
 
     async fn outbox(&self) -> Result<VkOutbox, Failure> {

@@ -1,4 +1,5 @@
-//! How fast it is: payments through the gateway, from a process of their own.
+//! How fast it is: payments through the gateway, from a process of their own. The seat map
+//! is measured in [`seats`].
 //!
 //! Servers and services run in a child process, the driver in this one, all on the same
 //! machine. Every request pays a hold that was made before the clock started; a twentieth of
@@ -8,6 +9,7 @@
 mod audit;
 mod compare;
 mod driver;
+mod seats;
 mod stand;
 
 use std::time::{Duration, Instant};
@@ -21,6 +23,7 @@ use serde::Serialize;
 
 use uuid::Uuid;
 
+pub use self::seats::{Seats, seats};
 use self::stand::Stand;
 use crate::{
     lag::{LISTENERS, Observer},

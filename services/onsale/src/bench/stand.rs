@@ -20,7 +20,7 @@ use super::driver::{Hold, connect, send};
 use crate::{box_office, config::Config, http::Http, stage::Ready};
 
 /// Fans of the benchmark; each pays once per schedule.
-const FANS: usize = 200;
+pub(super) const FANS: usize = 200;
 /// Connections that make holds.
 const PREPARING: usize = 32;
 /// Points of a seat.
@@ -38,7 +38,7 @@ pub(super) struct Stand {
     folder: tempfile::TempDir,
     pub(super) addr: SocketAddr,
     pub(super) config: Config,
-    http: Http,
+    pub(super) http: Http,
     organizer: Session,
     fans: Vec<Fan>,
 }
@@ -52,6 +52,35 @@ pub(super) struct Hall {
 #[derive(Clone)]
 struct Fan {
     token: Arc<str>,
+}
+
+/// A fan who may reserve.
+#[derive(Clone)]
+pub(super) struct Entered {
+    token: Arc<str>,
+    pass: Arc<str>,
+}
+
+impl Entered {
+    /// Holds these seats.
+    pub(super) async fn hold(
+        &self,
+        http: &Http,
+        schedule: ScheduleId,
+        seats: Vec<String>,
+    ) -> Result<()> {
+        let body = json!({ "schedule_id": schedule, "seats": seats, "pass": &*self.pass });
+        let until = tokio::time::Instant::now() + KNOWN_WITHIN;
+        loop {
+            let ask = http.post("/v1/reservations").token(&self.token).json(&body);
+            let answer = ask.send().await?;
+            // A schedule that was just opened may not be known to its judge yet.
+            if answer.status != 404 || tokio::time::Instant::now() > until {
+                return answer.json::<Reservation>().map(drop).context("holding seats");
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+    }
 }
 
 impl Stand {
@@ -83,26 +112,63 @@ impl Stand {
         Ok(Self { child, folder, addr, config, http, organizer, fans })
     }
 
-    /// Makes at least `requests` holds on new schedules.
-    pub(super) async fn prepare(&self, requests: usize, lost_percent: u32) -> Result<Hall> {
-        let token = &self.organizer.access_token;
+    /// A concert, and how its schedules open.
+    async fn opening(&self, seat_plan: String, seats_per_fan_max: u32) -> Result<OpenSchedule> {
         let concert = CreateConcert {
             title: "Benchmark".into(),
             artist: "Onsale".into(),
             description: String::new(),
         };
+        let token = &self.organizer.access_token;
         let concert = box_office::concert(&self.http, token, &concert).await?;
         let now = mesh::clock::now();
-        let opening = OpenSchedule {
+        Ok(OpenSchedule {
             concert_id: concert.concert_id,
             venue: "Benchmark hall".into(),
             starts_at: now.plus_secs(30 * 24 * 3_600),
             opens_at: Some(now.plus_secs(-1)),
             admission: Admission { per_second: 100_000, active_max: 1_000_000, pass_secs: 3_600 },
             hold_secs: Some(3_600),
-            seats_per_fan_max: Some(1),
-            seat_plan: seat_plan(),
-        };
+            seats_per_fan_max: Some(seats_per_fan_max),
+            seat_plan,
+        })
+    }
+
+    /// Opens one schedule and lets every fan in.
+    pub(super) async fn enter_all(
+        &self,
+        seat_plan: String,
+        seats_per_fan_max: u32,
+    ) -> Result<(ScheduleId, Vec<Entered>)> {
+        let opening = self.opening(seat_plan, seats_per_fan_max).await?;
+        let schedule = box_office::open(&self.http, &self.organizer.access_token, &opening).await?;
+        let schedule = schedule.schedule_id;
+        let path = format!("/v1/schedules/{schedule}/queue");
+        let mut entered = Vec::with_capacity(self.fans.len());
+        for fan in &self.fans {
+            let until = tokio::time::Instant::now() + KNOWN_WITHIN;
+            let pass = loop {
+                // Entering again only looks; a room that is not open yet is not found.
+                let enter = self.http.post(&path).token(&fan.token).json(&json!({}));
+                let answer = enter.send_patiently(KNOWN_WITHIN).await?;
+                let place = answer.json::<Place>().ok();
+                if let Some(pass) = place.and_then(|place| place.pass) {
+                    break pass;
+                }
+                if tokio::time::Instant::now() > until {
+                    bail!("a fan was not admitted in time");
+                }
+                tokio::time::sleep(PROBE).await;
+            };
+            entered.push(Entered { token: fan.token.clone(), pass: pass.into() });
+        }
+        Ok((schedule, entered))
+    }
+
+    /// Makes at least `requests` holds on new schedules.
+    pub(super) async fn prepare(&self, requests: usize, lost_percent: u32) -> Result<Hall> {
+        let token = &self.organizer.access_token;
+        let opening = self.opening(seat_plan(), 1).await?;
         let mut schedules = Vec::new();
         while schedules.len() * FANS < requests {
             let schedule = box_office::open(&self.http, token, &opening).await?;

@@ -1,6 +1,7 @@
 //! The crowd: each fan is a task that does over HTTP what a fan would do.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use events::{
     ScheduleId, SeatId,
-    concert::{Seat, SeatMap, SeatState},
+    concert::{SeatBlock, SeatMap, SeatPlan},
     payment::{Payment, PaymentFailure, PaymentState},
     queue::{Place, PlaceState},
     reservation::Reservation,
@@ -120,6 +121,8 @@ struct Fan {
     abandons: bool,
     is_short: bool,
     wants_the_front: bool,
+    /// Every seat, once the fan has looked at the plan.
+    plan: Vec<SeatId>,
     rng: StdRng,
 }
 
@@ -130,7 +133,7 @@ impl Fan {
         let abandons = chance(scene.crowd.abandon_percent);
         let is_short = chance(scene.crowd.short_of_points_percent);
         let wants_the_front = chance(scene.crowd.same_seats_percent);
-        Self { index, abandons, is_short, wants_the_front, rng }
+        Self { index, abandons, is_short, wants_the_front, plan: Vec::new(), rng }
     }
 }
 
@@ -255,13 +258,18 @@ enum Try {
 
 /// Tries to hold seats.
 async fn hold(scene: &Scene, fan: &mut Fan, token: &str, pass: &str) -> Result<Try> {
+    let path = format!("/v1/schedules/{}", scene.schedule);
+    if fan.plan.is_empty() {
+        let plan = scene.http.get(format!("{path}/plan")).send_patiently(PATIENCE).await?;
+        fan.plan = plan.json::<SeatPlan>()?.seats.iter().flat_map(SeatBlock::ids).collect();
+    }
     for _ in 0..SEAT_TRIES {
-        let path = format!("/v1/schedules/{}/seats", scene.schedule);
-        let map: SeatMap = scene.http.get(path).send_patiently(PATIENCE).await?.json()?;
-        if map.seats.iter().all(|seat| seat.state == SeatState::Sold) {
+        let map = scene.http.get(format!("{path}/seats")).send_patiently(PATIENCE).await?;
+        let map: SeatMap = map.json()?;
+        if map.sections.iter().all(|count| count.free == 0 && count.held == 0) {
             return Ok(Try::SoldOut);
         }
-        let seats = choose(scene, fan, map);
+        let seats = choose(scene, fan, &map);
         if seats.is_empty() {
             tokio::time::sleep(LOOK_EVERY).await;
             return Ok(Try::Again);
@@ -282,16 +290,16 @@ async fn hold(scene: &Scene, fan: &mut Fan, token: &str, pass: &str) -> Result<T
 }
 
 /// Chooses from the map: the front seats that everybody wants, or any.
-fn choose(scene: &Scene, fan: &mut Fan, map: SeatMap) -> Vec<SeatId> {
-    let free: Vec<Seat> =
-        map.seats.into_iter().filter(|seat| seat.state == SeatState::Free).collect();
+fn choose(scene: &Scene, fan: &mut Fan, map: &SeatMap) -> Vec<SeatId> {
+    let taken: HashSet<&SeatId> = map.seats.iter().map(|seat| &seat.seat).collect();
+    let free: Vec<&SeatId> = fan.plan.iter().filter(|seat| !taken.contains(seat)).collect();
     let wanted = (scene.crowd.seats_per_fan as usize).min(free.len());
     let from = if fan.wants_the_front || free.len() == wanted {
         0
     } else {
         fan.rng.random_range(0..=free.len() - wanted)
     };
-    free.into_iter().skip(from).take(wanted).map(|seat| seat.seat).collect()
+    free.into_iter().skip(from).take(wanted).cloned().collect()
 }
 
 /// Pays and waits for the end.

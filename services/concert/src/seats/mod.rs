@@ -1,0 +1,156 @@
+//! The seat map: a copy of what the reservation service has told, kept in Valkey.
+//!
+//! Each fact of a reservation is a word on its seats; what it changes to the eye is one
+//! change of the map, with the next sequence. The map is read whole or from a place in its
+//! history on, and each change is announced as it happens, so that whoever draws the map
+//! for many watchers reads it once and then listens.
+
+mod hear;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use events::{
+    Problem, ScheduleId, Timestamp, codes,
+    concert::{
+        GetSeatChanges, GetSeats, Seat, SeatChanges, SeatDelta, SeatMap, SeatState, SectionCount,
+    },
+    reservation::{
+        ReservationCancelled, ReservationConfirmed, ReservationCreated, ReservationExpired,
+    },
+};
+use mesh::{
+    Allow, Desk, Service, clock,
+    valkey::{Act, Library, Texts, Valkey},
+};
+use sqlx::PgPool;
+
+use crate::{NAME, map, plan_store};
+
+/// Schedules whose section sizes are kept in memory at most.
+const SIZES_MAX: usize = 4_096;
+
+/// Whose facts the map is made of.
+pub const MADE_OF: &[&str] = &["reservation"];
+
+/// The seat maps' functions in Valkey.
+pub struct SeatMaps;
+
+impl Library for SeatMaps {
+    const NAME: &'static str = NAME;
+    const LUA: &'static str = include_str!("../lua/seats.lua");
+    const IS_REPLAYABLE: bool = true;
+    type Rules = MapRules;
+}
+
+/// What the Rust side of the map knows: how many seats each section has. Without a database
+/// it knows no plan, and no map can be read; that is enough to rebuild one.
+#[derive(Default)]
+pub struct MapRules {
+    pool: Option<PgPool>,
+    sizes: Mutex<HashMap<ScheduleId, Arc<Vec<SectionCount>>>>,
+}
+
+impl MapRules {
+    /// Plans are read from this database, each once: they never change.
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool: Some(pool), sizes: Mutex::default() }
+    }
+
+    /// The sections of a schedule, with every seat free.
+    async fn sections(&self, schedule: ScheduleId) -> Result<Arc<Vec<SectionCount>>, Problem> {
+        let lock = || self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sections) = lock().get(&schedule) {
+            return Ok(sections.clone());
+        }
+        let pool = self.pool.as_ref().ok_or(codes::UNAVAILABLE)?;
+        let plan = plan_store::read(schedule, pool).await?;
+        let sections = Arc::new(map::empty(&plan));
+        let mut sizes = lock();
+        if sizes.len() >= SIZES_MAX {
+            // All at once: what is wanted comes back with one read each.
+            sizes.clear();
+        }
+        sizes.insert(schedule, sections.clone());
+        Ok(sections)
+    }
+}
+
+/// The half of this service that draws the map.
+pub fn map_service() -> Service<Valkey<SeatMaps>> {
+    Service::<Valkey<SeatMaps>>::new(NAME)
+        .hears::<ReservationCreated>(&[])
+        .hears::<ReservationConfirmed>(&[])
+        .hears::<ReservationExpired>(&[])
+        .hears::<ReservationCancelled>(&[])
+        .reads::<GetSeats, _, _>(
+            Allow::Anyone,
+            |desk: Desk<Valkey<SeatMaps>>, command, _| async move {
+                let sections = desk.rules().sections(command.schedule_id).await?;
+                snapshot(&desk, &command, &sections, clock::now()).await
+            },
+        )
+        .reads::<GetSeatChanges, _, _>(
+            Allow::Anyone,
+            |desk: Desk<Valkey<SeatMaps>>, command, _| async move {
+                since(&desk, &command, clock::now()).await
+            },
+        )
+}
+
+/// The map as it is.
+///
+/// # Errors
+/// `unavailable` while the store is away or is being rebuilt.
+pub async fn snapshot(
+    valkey: &Valkey<SeatMaps>,
+    command: &GetSeats,
+    sections: &[SectionCount],
+    now: Timestamp,
+) -> Result<SeatMap, Problem> {
+    let GetSeats { schedule_id, section } = command;
+    let value = valkey.read(Act::new("snapshot").arg(schedule_id), now).await?;
+    let (epoch, sequence) = (value.get(0)?, value.get(1)?);
+    let seats = seats_of(&value)?;
+    let (sections, seats) = map::draw(sections, section.as_deref(), seats);
+    Ok(SeatMap { schedule_id: *schedule_id, epoch, sequence, sections, seats })
+}
+
+/// What has changed since a place in the map's history.
+///
+/// # Errors
+/// `unavailable` while the store is away or is being rebuilt.
+pub async fn since(
+    valkey: &Valkey<SeatMaps>,
+    command: &GetSeatChanges,
+    now: Timestamp,
+) -> Result<SeatChanges, Problem> {
+    let GetSeatChanges { schedule_id, epoch, sequence } = command;
+    let act = Act::new("since").arg(schedule_id).arg(epoch).arg(sequence);
+    let value = valkey.read(act, now).await?;
+    let deltas: Result<Vec<SeatDelta>, _> =
+        value.0.iter().skip(3).map(|text| serde_json::from_str(text)).collect();
+    Ok(SeatChanges {
+        epoch: value.get(0)?,
+        sequence: value.get(1)?,
+        is_gone: value.get::<String>(2)? == "gone",
+        deltas: deltas.map_err(|error| Problem::new(codes::INTERNAL, error.to_string()))?,
+    })
+}
+
+/// Seat and state in turn, behind the first two values.
+fn seats_of(value: &Texts) -> Result<Vec<Seat>, Problem> {
+    let pairs = value.0.get(2..).unwrap_or_default().chunks_exact(2);
+    pairs
+        .map(|pair| {
+            let state = match pair[1].as_str() {
+                "held" => SeatState::Held,
+                "sold" => SeatState::Sold,
+                _ => return Err(codes::INTERNAL.into()),
+            };
+            Ok(Seat { seat: events::SeatId(pair[0].clone()), state })
+        })
+        .collect()
+}

@@ -1,0 +1,105 @@
+//! Of each seat the last word remains, in whatever order the words come.
+
+use events::concert::SeatState::{self, Held, Sold};
+
+use crate::stage::{
+    Said::{self, Cancelled, Confirmed, Created, Expired},
+    Stage,
+};
+
+const SEAT: &[&str] = &["A-1-1"];
+
+/// What the map shows of the one seat after these words.
+async fn last_word(stage: &Stage, said: &[Said]) -> Option<SeatState> {
+    for said in said {
+        stage.hear(*said, SEAT).await;
+    }
+    stage.shown().await.first().map(|(_, state)| *state)
+}
+
+#[tokio::test]
+async fn each_fact_of_a_reservation_sets_its_seats() {
+    let stage = Stage::open().await;
+    assert_eq!(last_word(&stage, &[Created(7)]).await, Some(Held));
+    assert_eq!(last_word(&stage, &[Confirmed(7)]).await, Some(Sold));
+    assert_eq!(last_word(&stage, &[Cancelled(7)]).await, None);
+    assert_eq!(last_word(&stage, &[Created(8)]).await, Some(Held));
+    assert_eq!(last_word(&stage, &[Expired(8)]).await, None);
+    assert_eq!(stage.sequence().await, 5);
+}
+
+#[tokio::test]
+async fn a_late_word_of_a_former_owner_leaves_the_next_owner_untouched() {
+    for late in [Created(7), Confirmed(7), Expired(7), Cancelled(7)] {
+        let stage = Stage::open().await;
+        assert_eq!(last_word(&stage, &[Created(8), late]).await, Some(Held), "{late:?}");
+        assert_eq!(last_word(&stage, &[Confirmed(8), late]).await, Some(Sold), "{late:?}");
+        assert_eq!(last_word(&stage, &[Cancelled(8), late]).await, None, "{late:?}");
+        assert_eq!(stage.sequence().await, 3, "{late:?} changes nothing");
+    }
+}
+
+#[tokio::test]
+async fn a_hold_that_ended_before_it_was_heard_of_stays_ended() {
+    let stage = Stage::open().await;
+    assert_eq!(last_word(&stage, &[Expired(7), Created(7), Confirmed(7)]).await, None);
+    assert_eq!(stage.sequence().await, 0, "nothing could be seen of it");
+    assert_eq!(last_word(&stage, &[Confirmed(9), Created(9), Created(9)]).await, Some(Sold));
+}
+
+#[tokio::test]
+async fn a_new_owner_heard_of_before_the_old_one_went_changes_the_fence_alone() {
+    let stage = Stage::open().await;
+    assert_eq!(last_word(&stage, &[Created(7), Created(8), Expired(7)]).await, Some(Held));
+    assert_eq!(stage.sequence().await, 1);
+    assert_eq!(last_word(&stage, &[Expired(8)]).await, None);
+}
+
+#[tokio::test]
+async fn two_owners_facts_in_any_order_and_twice_leave_the_same_map() {
+    let first: [&[Said]; 2] =
+        [&[Created(7), Expired(7)], &[Created(7), Confirmed(7), Cancelled(7)]];
+    let second: [(&[Said], Option<SeatState>); 4] = [
+        (&[Created(8)], Some(Held)),
+        (&[Created(8), Confirmed(8)], Some(Sold)),
+        (&[Created(8), Expired(8)], None),
+        (&[Created(8), Confirmed(8), Cancelled(8)], None),
+    ];
+    let stage = Stage::open().await;
+    let mut seats = 0;
+    for first in first {
+        for (second, end) in second {
+            // Every order of five or less; each on a seat of its own.
+            for order in orders(&[first, second].concat()) {
+                seats += 1;
+                let seat = format!("A-1-{seats}");
+                // The second round is everything once more, late.
+                for said in order.iter().chain(&order) {
+                    stage.hear(*said, &[&seat]).await;
+                }
+                let shown = stage.shown().await;
+                let state = shown.iter().find(|(shown, _)| *shown == seat).map(|(_, it)| *it);
+                assert_eq!(state, end, "{order:?}");
+                stage.hear(Cancelled(9), &[&seat]).await;
+            }
+        }
+    }
+    assert_eq!(stage.snapshot().await.sections[0].free, 10, "counts come back to where they were");
+}
+
+/// Every order of `items`.
+fn orders<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
+    if items.is_empty() {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for index in 0..items.len() {
+        let mut rest = items.to_vec();
+        let first = rest.remove(index);
+        for mut order in orders(&rest) {
+            order.insert(0, first);
+            all.push(order);
+        }
+    }
+    all
+}

@@ -1,0 +1,100 @@
+//! The sequence, and what came since a place in the map's history.
+
+use events::{
+    EventId, ScheduleId, SeatId,
+    concert::{Epoch, Seat, SeatState, SectionTaken},
+    reservation::ReservationExpired,
+};
+use mesh::Outcome;
+use uuid::Uuid;
+
+use crate::stage::{
+    SCHEDULE,
+    Said::{Confirmed, Created, Expired},
+    Stage, owner,
+};
+
+fn seat(seat: &str, state: SeatState) -> Seat {
+    Seat { seat: SeatId(seat.into()), state }
+}
+
+#[tokio::test]
+async fn one_fact_is_one_change_with_its_seats_and_the_counts_after_it() {
+    let stage = Stage::open().await;
+    stage.hear(Created(7), &["A-1-1", "A-1-2", "B-1-1"]).await;
+    stage.hear(Confirmed(7), &["A-1-1", "A-1-2", "B-1-1"]).await;
+    stage.hear(Expired(6), &["A-1-1"]).await;
+    let map = stage.snapshot().await;
+    assert_eq!((map.sequence, map.seats.len()), (2, 3));
+    let changes = stage.since(map.epoch, 0).await;
+    assert_eq!((changes.sequence, changes.is_gone, changes.deltas.len()), (2, false, 2));
+    let first = &changes.deltas[0];
+    let taken = |section: &str, held, sold| SectionTaken { section: section.into(), held, sold };
+    assert_eq!(
+        (first.sequence, &first.sections[..]),
+        (1, &[taken("A", 2, 0), taken("B", 1, 0)][..])
+    );
+    let held = ["A-1-1", "A-1-2", "B-1-1"].map(|it| seat(it, SeatState::Held));
+    assert_eq!(first.seats, held);
+    assert_eq!(changes.deltas[1].sections, [taken("A", 0, 2), taken("B", 0, 1)]);
+    assert_eq!(stage.since(map.epoch, 1).await.deltas, changes.deltas[1..]);
+    assert!(stage.since(map.epoch, 2).await.deltas.is_empty());
+}
+
+#[tokio::test]
+async fn an_event_delivered_again_changes_nothing() {
+    let stage = Stage::open().await;
+    stage.hear(Created(7), &["A-1-1"]).await;
+    let fact = ReservationExpired {
+        reservation_id: owner(7),
+        schedule_id: SCHEDULE,
+        user_id: events::UserId(Uuid::nil()),
+        seats: vec![SeatId("A-1-1".into())],
+        hold_version: 7,
+    };
+    let id = EventId(Uuid::now_v7());
+    assert!(matches!(stage.take_as(fact.clone(), id).await, Outcome::Done(_)));
+    assert!(matches!(stage.take_as(fact, id).await, Outcome::Repeat));
+    assert_eq!(stage.sequence().await, 2);
+}
+
+#[tokio::test]
+async fn a_place_that_is_not_known_is_gone() {
+    let stage = Stage::open().await;
+    let epoch = stage.snapshot().await.epoch;
+    assert!(!stage.since(epoch, 0).await.is_gone, "nothing has happened, and nothing is missing");
+    stage.hear(Created(7), &["A-1-1"]).await;
+    for (epoch, sequence) in [(Epoch(epoch.0 ^ 1), 0), (Epoch(epoch.0 ^ 1), 1), (epoch, 2)] {
+        let changes = stage.since(epoch, sequence).await;
+        assert!(changes.is_gone && changes.deltas.is_empty(), "{epoch} {sequence}");
+        assert_eq!(changes.sequence, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_long_history_is_read_in_pieces_without_a_hole() {
+    let stage = Stage::open().await;
+    for version in 1..=600 {
+        stage.hear(Created(2 * version), &["A-1-1"]).await;
+        stage.hear(Expired(2 * version), &["A-1-1"]).await;
+    }
+    let epoch = stage.snapshot().await.epoch;
+    let mut seen = Vec::new();
+    loop {
+        let changes = stage.since(epoch, seen.len() as u64).await;
+        assert!(!changes.is_gone);
+        if changes.deltas.is_empty() {
+            break;
+        }
+        seen.extend(changes.deltas.iter().map(|delta| delta.sequence));
+    }
+    assert_eq!(seen, (1..=1_200).collect::<Vec<u64>>());
+}
+
+#[tokio::test]
+async fn schedules_do_not_touch_each_other() {
+    let stage = Stage::open().await;
+    stage.hear_of(ScheduleId(Uuid::from_u128(2)), Created(7), &["A-1-1"]).await;
+    assert_eq!(stage.sequence().await, 0);
+    assert!(stage.shown().await.is_empty());
+}

@@ -1,0 +1,388 @@
+//! One seat map in memory, and how it goes out: bodies and events, each encoded once. Pure.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
+    str::FromStr,
+};
+
+use bytes::Bytes;
+use events::{
+    ScheduleId, SeatId,
+    concert::{Epoch, Seat, SeatDelta, SeatMap, SeatState, SectionCount},
+};
+use serde::Serialize;
+
+/// Changes that are kept for who comes back.
+const DELTAS_MAX: usize = 10_000;
+
+/// A place in a map's history, and the name of the map as it was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) epoch: Epoch,
+    pub(crate) sequence: u64,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.sequence)
+    }
+}
+
+impl FromStr for At {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (epoch, sequence) = text.split_once('.').ok_or(())?;
+        if !sequence.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(());
+        }
+        let sequence = sequence.parse().map_err(drop)?;
+        Ok(Self { epoch: epoch.parse().map_err(drop)?, sequence })
+    }
+}
+
+/// One server-sent event, ready to be written to whoever watches.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Frame {
+    /// The sequence of the map after it.
+    pub(crate) sequence: u64,
+    pub(crate) bytes: Bytes,
+}
+
+/// What somebody who has the map of some place needs to have it as it is.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Gap {
+    /// These changes, perhaps none.
+    Deltas(Vec<Frame>),
+    /// Changes that are not here any more, and perhaps still where the map is kept.
+    Older,
+    /// Nothing that is known here: they are further than this copy, or of another epoch.
+    Unknown,
+}
+
+/// A seat map.
+pub(crate) struct Map {
+    schedule_id: ScheduleId,
+    at: At,
+    sections: Vec<SectionCount>,
+    place_of: HashMap<String, usize>,
+    taken: BTreeMap<SeatId, SeatState>,
+    /// The last changes, without a hole, up to `at`.
+    deltas: VecDeque<Frame>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    schedule_id: ScheduleId,
+    epoch: Epoch,
+    sequence: u64,
+    sections: Vec<&'a SectionCount>,
+    seats: Vec<Shown<'a>>,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    seat: &'a SeatId,
+    state: SeatState,
+}
+
+#[derive(Serialize)]
+struct Delta<'a> {
+    sequence: u64,
+    sections: Vec<&'a SectionCount>,
+    seats: &'a [Seat],
+}
+
+impl Map {
+    /// The map as it was read.
+    pub(crate) fn new(read: SeatMap) -> Self {
+        let places = read.sections.iter().enumerate();
+        Self {
+            schedule_id: read.schedule_id,
+            at: At { epoch: read.epoch, sequence: read.sequence },
+            place_of: places.map(|(place, count)| (count.section.clone(), place)).collect(),
+            sections: read.sections,
+            taken: read.seats.into_iter().map(|seat| (seat.seat, seat.state)).collect(),
+            deltas: VecDeque::new(),
+        }
+    }
+
+    /// How far it has come.
+    pub(crate) fn at(&self) -> At {
+        self.at
+    }
+
+    /// Takes in the next change, and gives it as everybody is to see it; `None` when it is
+    /// not the next one.
+    pub(crate) fn apply(&mut self, delta: &SeatDelta) -> Option<Frame> {
+        if delta.sequence != self.at.sequence + 1 {
+            return None;
+        }
+        for seat in &delta.seats {
+            match seat.state {
+                SeatState::Free => self.taken.remove(&seat.seat),
+                state => self.taken.insert(seat.seat.clone(), state),
+            };
+        }
+        let touched: Vec<SectionCount> = self.counts_after(delta);
+        for count in &touched {
+            if let Some(place) = self.place_of.get(&count.section) {
+                self.sections[*place] = count.clone();
+            }
+        }
+        self.at.sequence = delta.sequence;
+        let frame = self.frame(delta, &touched);
+        self.deltas.push_back(frame.clone());
+        if self.deltas.len() > DELTAS_MAX {
+            self.deltas.pop_front();
+        }
+        Some(frame)
+    }
+
+    /// The sections that a change has touched. How many seats a section has never changes.
+    fn counts_after(&self, delta: &SeatDelta) -> Vec<SectionCount> {
+        let counted = delta.sections.iter().filter_map(|taken| {
+            let before = &self.sections[*self.place_of.get(&taken.section)?];
+            let free = before.free + before.held + before.sold - taken.held - taken.sold;
+            let section = taken.section.clone();
+            Some(SectionCount { section, free, held: taken.held, sold: taken.sold })
+        });
+        counted.collect()
+    }
+
+    fn frame(&self, delta: &SeatDelta, touched: &[SectionCount]) -> Frame {
+        let at = At { sequence: delta.sequence, ..self.at };
+        let data = Delta {
+            sequence: delta.sequence,
+            sections: touched.iter().collect(),
+            seats: &delta.seats,
+        };
+        Frame { sequence: delta.sequence, bytes: event("delta", at, &json(&data)) }
+    }
+
+    /// What somebody needs who has the map of `at`.
+    pub(crate) fn since(&self, at: At) -> Gap {
+        if at.epoch != self.at.epoch || at.sequence > self.at.sequence {
+            return Gap::Unknown;
+        }
+        let missing = self.at.sequence - at.sequence;
+        match usize::try_from(missing).ok().and_then(|all| self.deltas.len().checked_sub(all)) {
+            Some(known) => Gap::Deltas(self.deltas.range(known..).cloned().collect()),
+            None => Gap::Older,
+        }
+    }
+
+    /// The place before the first change that is here.
+    pub(crate) fn reaches_back_to(&self) -> At {
+        At { sequence: self.at.sequence - self.deltas.len() as u64, ..self.at }
+    }
+
+    /// Puts changes before those that are here, as many as join them without a hole.
+    pub(crate) fn reach_back(&mut self, epoch: Epoch, older: &[SeatDelta]) {
+        for delta in older.iter().rev() {
+            let is_next = delta.sequence == self.reaches_back_to().sequence;
+            if epoch == self.at.epoch && is_next && self.deltas.len() < DELTAS_MAX {
+                let frame = self.frame(delta, &self.counts_after(delta));
+                self.deltas.push_front(frame);
+            }
+        }
+    }
+
+    /// The map as a response body, whole or one section of it.
+    pub(crate) fn body(&self, section: Option<&str>) -> Bytes {
+        let is_wanted = |name: &str| section.is_none_or(|section| section == name);
+        let seats = self.taken.iter().filter(|(seat, _)| is_wanted(section_of(seat)));
+        json(&Body {
+            schedule_id: self.schedule_id,
+            epoch: self.at.epoch,
+            sequence: self.at.sequence,
+            sections: self.sections.iter().filter(|count| is_wanted(&count.section)).collect(),
+            seats: seats.map(|(seat, state)| Shown { seat, state: *state }).collect(),
+        })
+        .into()
+    }
+
+    /// Whether there is such a section.
+    pub(crate) fn has(&self, section: &str) -> bool {
+        self.place_of.contains_key(section)
+    }
+
+    /// The whole map as an event.
+    pub(crate) fn snapshot(&self) -> Frame {
+        let bytes = event("snapshot", self.at, &self.body(None));
+        Frame { sequence: self.at.sequence, bytes }
+    }
+}
+
+fn section_of(seat: &SeatId) -> &str {
+    seat.0.split('-').next().unwrap_or_default()
+}
+
+fn json<T: Serialize>(what: &T) -> Vec<u8> {
+    serde_json::to_vec(what).expect("a map is plain data")
+}
+
+/// JSON has no line breaks, so the data is one line.
+fn event(name: &str, id: At, data: &[u8]) -> Bytes {
+    let head = format!("id: {id}\nevent: {name}\ndata: ");
+    [head.as_bytes(), data, b"\n\n"].concat().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use events::concert::SectionTaken;
+    use serde_json::{Value, json};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn seat(seat: &str, state: SeatState) -> Seat {
+        Seat { seat: SeatId(seat.into()), state }
+    }
+
+    /// Two sections of ten seats; A-1-1 is held. It stands at 7.5.
+    fn map() -> Map {
+        let section = |name: &str, held| SectionCount {
+            section: name.into(),
+            free: 10 - held,
+            held,
+            sold: 0,
+        };
+        Map::new(SeatMap {
+            schedule_id: ScheduleId(Uuid::nil()),
+            epoch: Epoch(7),
+            sequence: 5,
+            sections: vec![section("B", 0), section("A", 1)],
+            seats: vec![seat("A-1-1", SeatState::Held)],
+        })
+    }
+
+    fn delta(sequence: u64, name: &str, state: SeatState, held: i64, sold: i64) -> SeatDelta {
+        let section = section_of(&SeatId(name.into())).to_owned();
+        let sections = vec![SectionTaken { section, held, sold }];
+        SeatDelta { sequence, sections, seats: vec![seat(name, state)] }
+    }
+
+    fn body(map: &Map, section: Option<&str>) -> Value {
+        serde_json::from_slice(&map.body(section)).unwrap()
+    }
+
+    fn at(sequence: u64) -> At {
+        At { epoch: Epoch(7), sequence }
+    }
+
+    fn sequences(gap: Gap) -> Vec<u64> {
+        match gap {
+            Gap::Deltas(frames) => frames.iter().map(|frame| frame.sequence).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_change_shows_in_the_body_and_in_the_counts() {
+        let mut map = map();
+        map.apply(&delta(6, "A-1-1", SeatState::Sold, 0, 1)).unwrap();
+        map.apply(&delta(7, "B-1-1", SeatState::Held, 1, 0)).unwrap();
+        let whole = body(&map, None);
+        assert_eq!((&whole["epoch"], &whole["sequence"]), (&json!("0000000000000007"), &json!(7)));
+        assert_eq!(
+            whole["sections"],
+            json!([
+                {"section": "B", "free": 9, "held": 1, "sold": 0},
+                {"section": "A", "free": 9, "held": 0, "sold": 1},
+            ])
+        );
+        assert_eq!(
+            whole["seats"],
+            json!([{"seat": "A-1-1", "state": "sold"}, {"seat": "B-1-1", "state": "held"}])
+        );
+        let section = body(&map, Some("B"));
+        assert_eq!(section["seats"], json!([{"seat": "B-1-1", "state": "held"}]));
+        assert_eq!(body(&map, Some("C"))["seats"], json!([]));
+        map.apply(&delta(8, "A-1-1", SeatState::Free, 0, 0)).unwrap();
+        assert_eq!(body(&map, Some("A"))["seats"], json!([]));
+        assert_eq!(body(&map, Some("A"))["sections"][0]["free"], 10);
+    }
+
+    #[test]
+    fn an_event_is_one_id_one_name_and_one_line_of_data() {
+        let mut map = map();
+        let frame = map.apply(&delta(6, "A-1-1", SeatState::Free, 0, 0)).unwrap();
+        assert_eq!(
+            str::from_utf8(&frame.bytes).unwrap(),
+            "id: 0000000000000007.6\nevent: delta\ndata: {\"sequence\":6,\"sections\":[{\"section\":\"A\",\
+             \"free\":10,\"held\":0,\"sold\":0}],\"seats\":[{\"seat\":\"A-1-1\",\
+             \"state\":\"free\"}]}\n\n"
+        );
+        let snapshot = map.snapshot();
+        assert!(snapshot.bytes.starts_with(b"id: 0000000000000007.6\nevent: snapshot\ndata: {"));
+        assert!(snapshot.bytes.ends_with(b"}\n\n"));
+    }
+
+    #[test]
+    fn only_the_next_change_is_taken_in() {
+        let mut map = map();
+        assert_eq!(map.apply(&delta(5, "A-1-1", SeatState::Free, 0, 0)), None);
+        assert_eq!(map.apply(&delta(7, "A-1-1", SeatState::Free, 0, 0)), None);
+        assert_eq!(map.at(), at(5));
+    }
+
+    #[test]
+    fn who_comes_back_gets_exactly_what_they_missed() {
+        let mut map = map();
+        for sequence in 6..=9 {
+            map.apply(&delta(sequence, "B-1-1", SeatState::Held, 1, 0)).unwrap();
+        }
+        assert_eq!(sequences(map.since(at(9))), [0; 0]);
+        assert_eq!(sequences(map.since(at(7))), [8, 9]);
+        assert_eq!(sequences(map.since(at(5))), [6, 7, 8, 9]);
+        assert_eq!(map.since(at(4)), Gap::Older);
+        assert_eq!(map.since(at(10)), Gap::Unknown);
+        assert_eq!(map.since(At { epoch: Epoch(6), sequence: 7 }), Gap::Unknown);
+    }
+
+    #[test]
+    fn older_changes_join_those_that_are_here_without_a_hole() {
+        let mut map = map();
+        map.apply(&delta(6, "B-1-1", SeatState::Held, 1, 0)).unwrap();
+        let older = |sequences: &[u64]| -> Vec<SeatDelta> {
+            let of = |sequence| delta(sequence, "A-1-2", SeatState::Held, 1, 0);
+            sequences.iter().copied().map(of).collect()
+        };
+        map.reach_back(Epoch(7), &older(&[2, 3]));
+        assert_eq!(map.since(at(4)), Gap::Older, "4 and 5 are missing between them");
+        map.reach_back(Epoch(6), &older(&[4, 5]));
+        assert_eq!(map.since(at(4)), Gap::Older, "of another epoch");
+        map.reach_back(Epoch(7), &older(&[4, 5, 6]));
+        assert_eq!(sequences(map.since(at(3))), [4, 5, 6]);
+        assert_eq!(map.reaches_back_to(), at(3));
+    }
+
+    #[test]
+    fn no_more_changes_are_kept_than_there_is_room_for() {
+        let mut map = map();
+        let last = 5 + DELTAS_MAX as u64 + 3;
+        for sequence in 6..=last {
+            map.apply(&delta(sequence, "B-1-1", SeatState::Held, 1, 0)).unwrap();
+        }
+        assert_eq!(map.since(at(7)), Gap::Older);
+        assert_eq!(sequences(map.since(at(8))).len(), DELTAS_MAX);
+        map.reach_back(Epoch(7), &[delta(8, "B-1-1", SeatState::Held, 1, 0)]);
+        assert_eq!(map.since(at(7)), Gap::Older);
+    }
+
+    #[test]
+    fn a_place_is_read_as_it_is_written() {
+        let written = "0000000000000007.5";
+        assert_eq!(written.parse(), Ok(at(5)));
+        assert_eq!(at(5).to_string(), written);
+        for bad in ["", "7.5", "0000000000000007", "0000000000000007.", ".5", "1.1.2.3.4"] {
+            assert!(bad.parse::<At>().is_err(), "{bad:?}");
+        }
+        for sequence in ["+5", "-5", " 5", "5.1", "99999999999999999999"] {
+            let bad = format!("0000000000000007.{sequence}");
+            assert!(bad.parse::<At>().is_err(), "{bad:?}");
+        }
+    }
+}

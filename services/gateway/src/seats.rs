@@ -1,0 +1,269 @@
+//! Seats: the plan that never changes, the map of those that are not free, and following
+//! how it changes.
+
+use std::{collections::VecDeque, convert::Infallible};
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use bytes::Bytes;
+use events::{
+    Problem, ScheduleId, codes,
+    concert::{GetPlan, GetSeats, SeatMap, SeatPlan},
+};
+use futures::{StreamExt, stream};
+use mesh::clock;
+use serde::Deserialize;
+use tokio::sync::{
+    OwnedSemaphorePermit,
+    broadcast::{Receiver, error::RecvError},
+};
+use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
+
+use crate::{
+    Edge,
+    call::{Head, Id, Params},
+    examples,
+    following::{Beat, Pulse},
+    op::Op,
+    problem::{ANYBODY, Copies, JSON, Refused, with_header},
+    seat_hub::Signal,
+    seat_map::At,
+};
+
+const TAG: &str = "catalogue";
+/// How the plan of a schedule is written. It is part of the plan's `ETag`, so another way of
+/// writing it needs another number.
+const PLAN_EDITION: u32 = 1;
+const FOR_GOOD: HeaderValue = HeaderValue::from_static("public, max-age=86400, immutable");
+const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+/// A watcher needs no token that would run out; after a day it comes back all the same.
+const WATCH_SECS: i64 = 24 * 3_600;
+
+/// The operations of this area.
+pub(crate) fn ops() -> Vec<Op> {
+    let ops = vec![
+        Op::get("/v1/schedules/{id}/plan", get_plan)
+            .named(TAG, "getPlan", "Read the seat plan of a schedule")
+            .explained("Every seat with its price. It never changes, so it is read once.")
+            .gives::<SeatPlan>(200, "The seat plan", examples::SEAT_PLAN_READ)
+            .revalidates()
+            .refuses(&[codes::NOT_FOUND]),
+        Op::get("/v1/schedules/{id}/seats", get_seats)
+            .named(TAG, "getSeats", "Read the seat map of a schedule")
+            .explained(
+                "Counts of each section, and the seats that are not free; all others of the plan \
+                 are. The map may be a moment old; only a reservation decides.",
+            )
+            .query::<SeatParams>()
+            .gives::<SeatMap>(200, "The seat map", examples::SEAT_MAP)
+            .revalidates()
+            .refuses(&[codes::NOT_FOUND]),
+        Op::get("/v1/schedules/{id}/seats/events", follow_seats)
+            .named("following", "followSeats", "Follow the seat map of a schedule")
+            .explained(
+                "Server-sent events. First `snapshot`: the seat map. Then `delta` for each \
+                 change: its `sequence`, the `sections` that it touched as they are now, and the \
+                 `seats` that it changed, `free` among them. `id:` is `<epoch>.<sequence>`; send \
+                 the last one as `Last-Event-ID` to go on exactly behind it. When that place is \
+                 not known any more, a new snapshot comes. Silence is broken by comments, at the \
+                 latest every 15 seconds; a client that reads too slowly is disconnected.",
+            )
+            .header("Last-Event-ID", "The `id` of the last event that was handled.")
+            .streams(examples::SEAT_EVENTS)
+            .refuses(&[codes::INVALID, codes::NOT_FOUND]),
+    ];
+    ops.into_iter().map(Op::open_to_scripts).collect()
+}
+
+/// Which seats.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct SeatParams {
+    /// Only this section.
+    section: Option<String>,
+}
+
+async fn get_plan(
+    State(edge): State<Edge>,
+    Id(schedule_id): Id<ScheduleId>,
+    head: Head,
+) -> Result<Response, Refused> {
+    let tag = format!("\"{schedule_id}.{PLAN_EDITION}\"");
+    if has(&head.0, &tag) {
+        return Ok(unchanged(&tag, FOR_GOOD));
+    }
+    let response = edge.read(&head, &GetPlan { schedule_id }, Copies::Catalogue).await?;
+    Ok(match response.status() {
+        StatusCode::OK => tagged(response, &tag, FOR_GOOD),
+        _ => response,
+    })
+}
+
+async fn get_seats(
+    State(edge): State<Edge>,
+    Id(schedule_id): Id<ScheduleId>,
+    Params(SeatParams { section }): Params<SeatParams>,
+    head: Head,
+) -> Result<Response, Refused> {
+    let Some(mirror) = edge.seats().mirror(schedule_id).await? else {
+        return edge.read(&head, &GetSeats { schedule_id, section }, Copies::Catalogue).await;
+    };
+    let (at, body) = mirror.body(section.as_deref())?;
+    let tag = format!("\"{at}\"");
+    if has(&head.0, &tag) {
+        return Ok(unchanged(&tag, REVALIDATE));
+    }
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    Ok(tagged(response, &tag, REVALIDATE))
+}
+
+/// Whether the client has it already.
+fn has(headers: &HeaderMap, tag: &str) -> bool {
+    let stated = headers.get_all(header::IF_NONE_MATCH).iter();
+    stated.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|known| {
+        let known = known.trim();
+        known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag
+    })
+}
+
+fn unchanged(tag: &str, copies: HeaderValue) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    tagged(response, tag, copies)
+}
+
+/// A response that any script may read, keep and ask after by its tag.
+fn tagged(mut response: Response, tag: &str, copies: HeaderValue) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, copies);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANYBODY);
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("etag"));
+    with_header(response, header::ETAG, tag)
+}
+
+async fn follow_seats(
+    State(edge): State<Edge>,
+    Id(schedule_id): Id<ScheduleId>,
+    head: Head,
+) -> Result<Response, Refused> {
+    let last = last_event_id(&head.0)?;
+    let permit = edge.place_to_follow()?;
+    let Some(mirror) = edge.seats().mirror(schedule_id).await? else {
+        return Err(Problem::from(codes::OVERLOADED).with("retry_after_secs", 5).into());
+    };
+    let (first, signals) = edge.seats().watch(&mirror, last).await?;
+    let mut ready = VecDeque::from([Bytes::from_static(b":\n\n")]);
+    ready.extend(first.into_iter().map(|frame| frame.bytes));
+    let watcher = Watcher {
+        ready,
+        signals,
+        beat: Beat::new(clock::now().plus_secs(WATCH_SECS)),
+        shutdown: edge.shutdown().clone(),
+        over: false,
+        _permit: permit,
+    };
+    let events = stream::unfold(watcher, |mut watcher| async move {
+        watcher.next().await.map(|bytes| (bytes, watcher))
+    });
+    let mut response = Response::new(Body::from_stream(events.map(Ok::<_, Infallible>)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANYBODY);
+    Ok(response)
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<At>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let place = value.to_str().ok().and_then(|text| text.parse().ok());
+    place.map(Some).ok_or_else(|| Problem::new(codes::INVALID, "`Last-Event-ID` is none of ours."))
+}
+
+/// One connection that watches a map. The events are everybody's, so nothing is encoded here.
+struct Watcher {
+    ready: VecDeque<Bytes>,
+    signals: Receiver<Signal>,
+    beat: Beat,
+    shutdown: CancellationToken,
+    over: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Watcher {
+    /// The next bytes; `None` ends the connection.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(bytes) = self.ready.pop_front() {
+            self.beat.said();
+            return Some(bytes);
+        }
+        if self.over {
+            return None;
+        }
+        tokio::select! {
+            () = self.shutdown.cancelled() => None,
+            signal = self.signals.recv() => match signal {
+                Ok(Signal::Event(frame)) => {
+                    self.beat.said();
+                    Some(frame.bytes)
+                }
+                Ok(Signal::End) | Err(RecvError::Closed) => None,
+                Err(RecvError::Lagged(_)) => self.end_with(b":too slow; resume\n\n"),
+            },
+            pulse = self.beat.pulse() => match pulse {
+                Pulse::Alive => Some(Bytes::from_static(b":\n\n")),
+                Pulse::Expired => self.end_with(b":resume\n\n"),
+            },
+        }
+    }
+
+    /// Says why, and ends after it.
+    fn end_with(&mut self, why: &'static [u8]) -> Option<Bytes> {
+        self.over = true;
+        Some(Bytes::from_static(why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use events::concert::Epoch;
+
+    use super::*;
+
+    fn headers(name: &'static str, values: &[&'static str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn a_known_tag_is_found_wherever_it_stands() {
+        for known in [&["\"7.5\""][..], &["*"], &["W/\"7.5\""], &["\"1.1\" , \"7.5\""]] {
+            assert!(has(&headers("if-none-match", known), "\"7.5\""), "{known:?}");
+        }
+        assert!(has(&headers("if-none-match", &["\"1.1\"", "\"7.5\""]), "\"7.5\""));
+        for other in [&[][..], &[""], &["\"7.50\""], &["7.5"], &["\"7.4\", \"7.6\""]] {
+            assert!(!has(&headers("if-none-match", other), "\"7.5\""), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_last_event_id_is_invalid() {
+        let read = |value| last_event_id(&headers("last-event-id", &[value]));
+        assert_eq!(last_event_id(&HeaderMap::new()).unwrap(), None);
+        let known = At { epoch: Epoch(7), sequence: 5 };
+        assert_eq!(read("0000000000000007.5").unwrap(), Some(known));
+        for bad in ["", "7", "7.5", "0000000000000007.-5", "0.1.2.3.4"] {
+            assert!(read(bad).unwrap_err().is(codes::INVALID), "{bad:?}");
+        }
+    }
+}
