@@ -128,9 +128,13 @@ fn a_service_hears_a_fact_or_reads_its_stream_but_not_both() {
 #[test]
 fn a_service_that_tells_facts_has_a_stream_and_no_other_has() {
     let streams = project::names("jetstream/streams", "json");
+    // A service may have a second engine, which only listens.
+    let mut tells = BTreeMap::<_, bool>::new();
     for wiring in wiring::all() {
-        let stream = wiring.service.to_uppercase();
-        let tells = !told_by(&wiring).is_empty();
+        *tells.entry(wiring.service).or_default() |= !told_by(&wiring).is_empty();
+    }
+    for (service, tells) in tells {
+        let stream = service.to_uppercase();
         assert_eq!(tells, streams.contains(&stream), "{stream}");
     }
 }

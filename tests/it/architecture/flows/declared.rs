@@ -61,9 +61,8 @@ fn said_to_begin(flows: &Flows) -> impl Iterator<Item = (&str, &Pattern)> {
 fn not_done(wirings: &[Wiring], flows: &Flows) -> Vec<String> {
     let mut complaints = Vec::new();
     for step in flows.steps() {
-        let wiring = wirings.iter().find(|wiring| wiring.service == step.by);
-        let heard = wiring
-            .and_then(|wiring| wiring.hears.iter().find(|(heard, _)| *heard == step.after.fact));
+        let own = wirings.iter().filter(|wiring| wiring.service == step.by);
+        let heard = own.flat_map(|wiring| &wiring.hears).find(|(fact, _)| *fact == step.after.fact);
         for told in step.tells() {
             if !heard.is_some_and(|(_, tells)| tells.contains(&told.fact.as_str())) {
                 let (by, after) = (&step.by, &step.after);
