@@ -206,12 +206,6 @@ impl Payment {
                 "refunded, but nothing is cancelled",
             ),
             (self.mark(Step::Returned), refunded, Rule::GivenBack, "refunded without money"),
-            (
-                self.mark(Step::Cancelled),
-                self.confirmed(),
-                Rule::PaidIsOwned,
-                "given up, but never confirmed",
-            ),
         ];
         for (told, needed, rule, what) in needs {
             if let Some(told) = told

@@ -141,7 +141,10 @@ fn is_reached(start: i64, steps: &[Move]) -> bool {
 mod tests {
     use super::*;
 
-    fn steps(steps: &[(i64, i64)]) -> Vec<Move> {
+    /// Balances before and after each movement.
+    type Walk<'a> = &'a [(i64, i64)];
+
+    fn steps(steps: Walk<'_>) -> Vec<Move> {
         let step = |(index, &(before, after)): (usize, &(i64, i64))| {
             let event = Uuid::from_u128(index as u128 + 1);
             Move { event, saga: event, before, after, at: 0 }
@@ -151,7 +154,7 @@ mod tests {
 
     #[test]
     fn movements_in_any_order_lead_to_the_same_end() {
-        let walks: [&[(i64, i64)]; 4] = [
+        let walks: [Walk<'_>; 4] = [
             &[(0, 100), (100, 30), (30, 30), (30, 100)],
             &[(30, 100), (100, 30), (0, 100), (30, 30)],
             &[(100, 200), (100, 0), (0, 100)],
@@ -165,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_does_not_hang_together_is_no_walk() {
-        let walks: [(Option<i64>, &[(i64, i64)]); 4] = [
+        let walks: [(Option<i64>, Walk<'_>); 4] = [
             (Some(0), &[(0, 100), (150, 200)]),
             (Some(0), &[(50, 100)]),
             (Some(0), &[(0, 100), (50, 60), (60, 50)]),
@@ -174,5 +177,18 @@ mod tests {
         for (from, walk) in walks {
             assert_eq!(trail(from, &steps(walk)), None, "{walk:?}");
         }
+    }
+
+    #[test]
+    fn what_rests_on_something_told_a_little_later_is_settled_with_it() {
+        let mut wallet = Wallet::new(Uuid::nil(), Some(0));
+        let [mut first, mut second] = steps(&[(0, 100), (100, 30)])[..] else { panic!("two") };
+        (first.at, second.at) = (1_001, 1_000);
+        wallet.hear(second);
+        wallet.hear(first);
+        let mut found = Vec::new();
+        wallet.settle(1_000 + SLACK_SECS + 1, &mut found);
+        assert!(found.is_empty(), "{found:?}");
+        assert_eq!(wallet.balance(), Some(30));
     }
 }

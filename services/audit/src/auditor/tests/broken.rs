@@ -352,3 +352,124 @@ fn a_fact_that_follows_from_nothing_is_found() {
     assert_ne!(refunded, returned);
     finds(&sale, &[(DeclaredFlow, &[returned])]);
 }
+
+#[test]
+fn a_payment_that_completes_without_money_is_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(0);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let paying = sale.ask(&hold);
+    let refused = sale.refuse_debit(paying.requested, &paying);
+    let completed = sale.complete(refused, &paying);
+    finds(
+        &sale,
+        &[
+            (PaidIsOwned, &[refused, completed]),
+            (PaidIsOwned, &[completed]),
+            (DeclaredFlow, &[refused, completed]),
+        ],
+    );
+}
+
+#[test]
+fn seats_that_are_sold_for_money_that_nobody_took_are_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(0);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let paying = sale.ask(&hold);
+    let confirmed = sale.confirm(paying.requested, &paying);
+    sale.complete(confirmed, &paying);
+    let wrong: [Uuid; 2] = [paying.requested, confirmed];
+    finds(&sale, &[(PaidIsOwned, &[confirmed]), (DeclaredFlow, &wrong)]);
+}
+
+#[test]
+fn seats_that_stay_sold_though_the_money_went_back_are_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let confirmed = last(&sale, "reservation.confirmed");
+    let refunded = sale.refund(confirmed, &sold, RefundReason::HoldGone);
+    let both: [Uuid; 2] = [confirmed, refunded];
+    finds(&sale, &[(PaidIsOwned, &both), (DeclaredFlow, &both)]);
+}
+
+#[test]
+fn a_failed_payment_that_is_given_up_or_refunded_is_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(0);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let paying = sale.ask(&hold);
+    let refused = sale.refuse_debit(paying.requested, &paying);
+    let failed = sale.fail(refused, &paying, PaymentFailure::InsufficientBalance);
+    let cancelled = sale.cancel(&hold, Some(&paying), CancelReason::ByFan);
+    let returned = sale.return_payment(cancelled, &paying);
+    finds(
+        &sale,
+        &[
+            (GivenBack, &[failed, cancelled]),
+            (GivenBack, &[failed, returned]),
+            (GivenBack, &[returned]),
+            (GivenBack, &[cancelled]),
+            (PaidIsOwned, &[cancelled]),
+            (DeclaredFlow, &[cancelled, returned]),
+        ],
+    );
+}
+
+#[test]
+fn another_reservation_that_is_paid_than_was_asked_for_is_found() {
+    let mut sale = Sale::new();
+    let (fan, _) = sale.fan(100);
+    let hold = sale.hold(fan, &["A-1-1"]);
+    let paying = sale.ask(&hold);
+    let mut other = paying.clone();
+    other.hold.id = ReservationId(sale.id());
+    let debited = sale.debit(paying.requested, &other);
+    let confirmed = sale.confirm(debited, &paying);
+    sale.complete(confirmed, &paying);
+    let wrong: [Uuid; 2] = [paying.requested, debited];
+    finds(&sale, &[(PaidIsOwned, &wrong), (PaidIsOwned, &[debited, confirmed])]);
+}
+
+#[test]
+fn more_that_is_given_up_than_was_paid_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let confirmed = last(&sale, "reservation.confirmed");
+    let mut more = sold.hold.clone();
+    more.amount += 1;
+    let cancelled = sale.cancel(&more, Some(&sold), CancelReason::ByFan);
+    let refunded = sale.refund(cancelled, &sold, RefundReason::Cancelled);
+    sale.return_payment(refunded, &sold);
+    finds(&sale, &[(PaidIsOwned, &[confirmed, cancelled])]);
+}
+
+#[test]
+fn money_that_is_back_while_its_payment_stays_completed_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let cancelled = sale.cancel(&sold.hold, Some(&sold), CancelReason::ByFan);
+    let refunded = sale.refund(cancelled, &sold, RefundReason::Cancelled);
+    finds(&sale, &[(GivenBack, &[refunded])]);
+}
+
+#[test]
+fn seats_that_are_freed_and_were_never_held_are_found() {
+    let mut sale = Sale::new();
+    let mut nobody = sale.sell(&["A-1-1"]).hold;
+    nobody.id = ReservationId(sale.id());
+    let expired = sale.expire(&nobody);
+    finds(&sale, &[(OneOwner, &[expired])]);
+}
+
+#[test]
+fn a_paid_reservation_that_ends_as_if_it_were_not_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let first = last(&sale, "reservation.confirmed");
+    let expired = sale.expire(&sold.hold);
+    let other = sale.sell(&["A-1-2"]);
+    let second = last(&sale, "reservation.confirmed");
+    let cancelled = sale.cancel(&other.hold, None, CancelReason::ByFan);
+    finds(&sale, &[(PaidIsOwned, &[first, expired]), (PaidIsOwned, &[second, cancelled])]);
+}
