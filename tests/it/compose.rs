@@ -10,7 +10,7 @@ use std::{
 };
 
 use harness::project;
-use onsale::config::{Config, HTTP_ADDR, PROVISIONER, SERVICES, WITH_DATABASE};
+use onsale::config::{Config, HTTP_ADDR, PROVISIONER, SERVICES, WITH_DATABASE, WITH_VALKEY};
 use serde_json::Value;
 
 /// What follows a name in `${…}` when it must be set.
@@ -19,6 +19,15 @@ const MUST: &str = ":?make .env with onsale secrets";
 const HEALTH_ADDR: &str = "127.0.0.1:8081";
 /// The jobs that run once, before the services.
 const JOBS: [&str; 2] = ["migrate", "topology"];
+/// Where whoever writes files writes them; nothing else in a container can be written to.
+const FOLDERS: &str = "/var/lib/onsale";
+/// The secrets of others, which whoever needs them writes into `.env`.
+const OF_OTHERS: [&str; 4] = [
+    "ONSALE_ALIMTALK_APP_KEY",
+    "ONSALE_ALIMTALK_SECRET",
+    "ONSALE_WEBHOOK_SECRET",
+    "ONSALE_EXPORT_TOKEN",
+];
 /// The servers.
 const SERVERS: [&str; 4] = ["nats", "postgres", "valkey", "jaeger"];
 
@@ -51,6 +60,11 @@ fn plain(value: &Value) -> String {
 /// How compose writes a variable of `.env` that must be set.
 fn secret(name: &str) -> String {
     format!("${{{name}{MUST}}}")
+}
+
+/// How compose writes a variable of `.env` that need not be set.
+fn optional(name: &str, default: &str) -> (String, String) {
+    (name.to_owned(), format!("${{{name}:-{default}}}"))
 }
 
 fn upper(name: &str) -> String {
@@ -107,22 +121,11 @@ fn a_container_is_given_its_own_secrets_and_no_other() {
             let (name, url) = database(service);
             wanted.insert(name, url);
         }
-        match service {
-            "user" => {
-                let email = "${ONSALE_OPERATOR_EMAIL:-operator@onsale.example}".to_owned();
-                wanted.insert("ONSALE_OPERATOR_EMAIL".to_owned(), email);
-                let password = "ONSALE_OPERATOR_PASSWORD".to_owned();
-                wanted.insert(password.clone(), secret(&password));
-            }
-            "queue" => {
-                let url = format!("redis://:{}@valkey:6379/", secret("ONSALE_VALKEY_PASSWORD"));
-                wanted.insert("ONSALE_VALKEY_URL".to_owned(), url);
-            }
-            "gateway" => {
-                wanted.insert("ONSALE_HTTP_ADDR".to_owned(), "0.0.0.0:8080".to_owned());
-            }
-            _ => {}
+        if WITH_VALKEY.contains(&service) {
+            let url = format!("redis://:{}@valkey:6379/", secret("ONSALE_VALKEY_PASSWORD"));
+            wanted.insert("ONSALE_VALKEY_URL".to_owned(), url);
         }
+        wanted.extend(settings(service));
         if service != "gateway" {
             wanted.insert("ONSALE_HEALTH_ADDR".to_owned(), HEALTH_ADDR.to_owned());
         }
@@ -130,10 +133,41 @@ fn a_container_is_given_its_own_secrets_and_no_other() {
     }
 }
 
+/// What a service is told besides its servers.
+fn settings(service: &str) -> Vars {
+    let fixed = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let settings = match service {
+        "user" => vec![
+            optional("ONSALE_OPERATOR_EMAIL", "operator@onsale.example"),
+            fixed("ONSALE_OPERATOR_PASSWORD", &secret("ONSALE_OPERATOR_PASSWORD")),
+        ],
+        "notification" => vec![
+            optional("ONSALE_NOTIFY", "folder"),
+            fixed("ONSALE_NOTIFY_FOLDER", &format!("{FOLDERS}/messages")),
+            optional("ONSALE_ALIMTALK_URL", ""),
+            optional("ONSALE_ALIMTALK_APP_KEY", ""),
+            optional("ONSALE_ALIMTALK_SECRET", ""),
+            optional("ONSALE_ALIMTALK_SENDER", ""),
+            optional("ONSALE_ALIMTALK_SMS_FROM", ""),
+            optional("ONSALE_WEBHOOK_URL", ""),
+            optional("ONSALE_WEBHOOK_SECRET", ""),
+        ],
+        "data-platform" => vec![
+            optional("ONSALE_EXPORT_URL", ""),
+            optional("ONSALE_EXPORT_TOKEN", ""),
+            optional("ONSALE_EXPORT_FOLDER", ""),
+        ],
+        "audit" => vec![optional("ONSALE_AUDIT_KEEP_DAYS", "30")],
+        "gateway" => vec![fixed("ONSALE_HTTP_ADDR", "0.0.0.0:8080")],
+        _ => Vec::new(),
+    };
+    settings.into_iter().collect()
+}
+
 /// Name and value of the variable that leads to a service's database.
 fn database(service: &str) -> (String, String) {
     let password = secret(&format!("ONSALE_{}_DATABASE_PASSWORD", upper(service)));
-    let (role, host) = (format!("onsale_{service}"), "postgres:5432");
+    let (role, host) = (format!("onsale_{}", service.replace('-', "_")), "postgres:5432");
     (
         format!("ONSALE_{}_DATABASE_URL", upper(service)),
         format!("postgres://{role}:{password}@{host}/{role}?sslmode=disable"),
@@ -265,6 +299,22 @@ fn what_was_acknowledged_is_on_the_disk() {
 }
 
 #[test]
+fn files_are_written_on_a_volume_that_the_service_may_write_to() {
+    let image = project::read("Containerfile");
+    let user = image.lines().rev().find_map(|line| line.strip_prefix("USER "));
+    let (user, group) = user.and_then(|user| user.split_once(':')).expect("a user and a group");
+    let made = format!("install --directory --owner {user} --group {group}");
+    assert!(image.contains(&made), "the folders are another user's than {user}:{group}");
+    for (service, volume) in [("notification", "messages"), ("data-platform", "export")] {
+        let folder = format!("{FOLDERS}/{volume}");
+        assert_eq!(volumes(service), BTreeSet::from([format!("{volume}:{folder}")]));
+        let mut named = COMPOSE["volumes"].as_object().into_iter().flatten();
+        assert!(named.any(|(name, _)| *name == volume), "{volume} is no volume");
+        assert!(image.contains(&folder), "the image has no {folder}");
+    }
+}
+
+#[test]
 fn a_service_starts_after_what_it_cannot_do_without() {
     let after = |container: &str, on: &str| {
         plain(&COMPOSE["services"][container]["depends_on"][on]["condition"])
@@ -280,7 +330,9 @@ fn a_service_starts_after_what_it_cannot_do_without() {
             assert!(!SERVICES.contains(&on.as_str()), "{service} must not wait for {on}");
         }
     }
-    assert_eq!(after("queue", "valkey"), "service_healthy");
+    for service in WITH_VALKEY {
+        assert_eq!(after(service, "valkey"), "service_healthy", "{service}");
+    }
     assert_eq!(after("migrate", "postgres"), "service_healthy");
     assert_eq!(after("topology", "nats"), "service_healthy");
 }
@@ -310,7 +362,9 @@ fn no_secret_is_written_down() {
     let asked: BTreeSet<_> = interpolated(&text)
         .into_iter()
         .filter(|(name, rest)| {
-            assert!(*rest == MUST || !is_secret(name), "{name}{rest} has a default");
+            let is_left_out = *rest == ":-" && OF_OTHERS.contains(name);
+            let is_good = *rest == MUST || is_left_out || !is_secret(name);
+            assert!(is_good, "{name}{rest} has a default");
             *rest == MUST
         })
         .map(|(name, _)| name.to_owned())
@@ -332,7 +386,9 @@ fn no_secret_is_written_down() {
 }
 
 fn is_secret(name: &str) -> bool {
-    ["PASSWORD", "SEED", "AUTH"].iter().any(|word| name.contains(word))
+    ["PASSWORD", "SEED", "AUTH", "SECRET", "TOKEN", "APP_KEY"]
+        .iter()
+        .any(|word| name.contains(word))
 }
 
 #[test]

@@ -100,11 +100,12 @@ fn rights() -> Vec<Right> {
 /// What belongs to one service: its commands, its dead letters, what it says live.
 fn rights_around(wiring: &Wiring) -> Vec<Right> {
     let service = known(wiring.service);
-    let mut rights = vec![
-        Right::subscribe(format!("cmd.{service}.>"), &[service]),
-        Right::publish(format!("dlq.{service}.x"), &[service]),
-        Right::publish(format!("live.{service}.x.y"), &[service]),
-    ];
+    let mut rights = vec![Right::subscribe(format!("cmd.{service}.>"), &[service])];
+    // Who reads whole streams buries nothing, and has nothing to say in passing.
+    if !wiring.hears.is_empty() {
+        rights.push(Right::publish(format!("dlq.{service}.x"), &[service]));
+        rights.push(Right::publish(format!("live.{service}.x.y"), &[service]));
+    }
     for (endpoint, _) in &wiring.answers {
         let mut who = vec!["gateway", "client"];
         if KEYS.contains(endpoint) {

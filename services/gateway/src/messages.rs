@@ -41,7 +41,8 @@ pub(crate) fn ops() -> Vec<Op> {
             )
             .token()
             .query::<PageParams>()
-            .gives::<Page<Message>>(200, "A page of messages", examples::MESSAGES),
+            .gives::<Page<Message>>(200, "A page of messages", examples::MESSAGES)
+            .lists::<Message>(),
     ]
 }
 

@@ -22,29 +22,14 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
             let long = "a".repeat(201);
             vec![Case::new("a long search", right.query(&format!("q={long}")), "invalid")]
         }
-        "rankConcerts" => {
-            let wrong =
-                |what: &str, query| Case::new(what, right.clone().query(query), "bad_request");
-            vec![
-                wrong("what nothing is ranked by", "by=fame"),
-                wrong("an empty measure", "by="),
-                wrong("a window that there is not", "window=2h"),
-                wrong("a window in capitals", "window=1H"),
-                wrong("two windows", "window=1h&window=7d"),
-            ]
-        }
+        "rankConcerts" => rankings(&right),
         "createConcert" => concert(&right),
         "openSchedule" => {
             let mut cases = schedule(&right, world);
             cases.extend(seat_plans::cases(&right));
             cases
         }
-        "cancelSchedule" => vec![
-            Case::new("another's show", right.clone().by(&world.rival.access_token), "forbidden"),
-            Case::new("a long reason", reason(&right, &"a".repeat(501)), "invalid"),
-            Case::new("a reason with a zero byte", reason(&right, "a%00b"), "invalid"),
-            Case::new("a reason of two lines", reason(&right, "a%0Ab"), "invalid"),
-        ],
+        "cancelSchedule" => calling_off(&right, world),
         "enter" => tickets(&right, world),
         "getPlace" | "leave" | "followPlace" => {
             vec![Case::new("no place in line", right.by(world.other.token()), "not_found")]
@@ -81,12 +66,31 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
         }
         "getSaga" => vec![Case::new("another's", right.by(world.other.token()), "not_found")],
         "findSagas" => sagas(&right),
-        "withdraw" | "getKeys" | "getConcert" | "findSchedules" => vec![],
-        "findReservations" | "getBalance" | "findEntries" | "findPayments" => vec![],
-        "findViolations" => vec![],
-        "getContact" | "findMessages" | "getExport" => vec![],
+        "withdraw" | "getKeys" | "getConcert" | "findSchedules" | "findReservations" => vec![],
+        "getBalance" | "findEntries" | "findPayments" => vec![],
+        "findViolations" | "getContact" | "findMessages" | "getExport" => vec![],
         _ => return dead_letters(operation, &right),
     })
+}
+
+fn rankings(right: &Request) -> Vec<Case> {
+    let wrong = |what: &str, query| Case::new(what, right.clone().query(query), "bad_request");
+    vec![
+        wrong("what nothing is ranked by", "by=fame"),
+        wrong("an empty measure", "by="),
+        wrong("a window that there is not", "window=2h"),
+        wrong("a window in capitals", "window=1H"),
+        wrong("two windows", "window=1h&window=7d"),
+    ]
+}
+
+fn calling_off(right: &Request, world: &World) -> Vec<Case> {
+    vec![
+        Case::new("another's show", right.clone().by(&world.rival.access_token), "forbidden"),
+        Case::new("a long reason", reason(right, &"a".repeat(501)), "invalid"),
+        Case::new("a reason with a zero byte", reason(right, "a%00b"), "invalid"),
+        Case::new("a reason of two lines", reason(right, "a%0Ab"), "invalid"),
+    ]
 }
 
 /// A preference that cannot be read is none (RFC 7240), and a good one waits for no refusal.

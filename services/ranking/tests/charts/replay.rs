@@ -1,9 +1,6 @@
 //! Built anew next to what is live: equal, under traffic, and after everything was lost.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use events::{
     EventId, codes,
@@ -14,6 +11,7 @@ use mesh::{
     engine::{Engine, Failure},
     valkey::Fed,
 };
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::stage::{HOUR, Stage, at, cancelled, concert, meta, opened, returned, schedule, sold};
@@ -135,12 +133,14 @@ async fn a_builder_that_lost_its_lease_can_write_and_swap_nothing() {
 #[tokio::test]
 async fn what_is_heard_during_a_replay_is_in_both() {
     let stage = Arc::new(lived_in().await);
-    let is_over = Arc::new(AtomicBool::new(false));
+    // So many sales may be made while the replay takes its next step.
+    let sales = Arc::new(Semaphore::new(100));
     let seller = tokio::spawn({
-        let (stage, is_over) = (stage.clone(), is_over.clone());
+        let (stage, sales) = (stage.clone(), sales.clone());
         async move {
             let mut n = 1_000;
-            while !is_over.load(Ordering::Relaxed) {
+            while let Ok(sale) = sales.acquire().await {
+                sale.forget();
                 let house = 100 + n / 50;
                 if n % 50 == 0 {
                     stage.hear(opened(house, concert(house), 40), AT).await;
@@ -161,18 +161,19 @@ async fn what_is_heard_during_a_replay_is_in_both() {
         while read < last {
             let piece = stage.stream_after(read, 100);
             read += piece.len();
+            sales.add_permits(20);
             replay.feed(&piece, at(AT)).await.unwrap();
         }
         let settled = async {
             while !replay.compare(at(AT)).await.unwrap().is_none() {
-                tokio::task::yield_now().await;
+                sales.add_permits(20);
             }
         };
-        let within = std::time::Duration::from_secs(10);
+        let within = std::time::Duration::from_secs(30);
         tokio::time::timeout(within, settled).await.expect("they agree under traffic");
         replay.swap().await.unwrap();
     }
-    is_over.store(true, Ordering::Relaxed);
+    sales.close();
     let sold = seller.await.unwrap() - 1_000;
     assert!(sold > 0);
     // Everything counted while generations came and went is there, once.
