@@ -257,10 +257,7 @@ async fn dev(options: Dev) -> Result<()> {
     if options.http.is_some() {
         stage.config.http_addr = options.http;
     }
-    let rules = Rules {
-        operator: Some(stage.operator.clone()),
-        ..rules_from_env(Some(stage.messages_folder()))?
-    };
+    let rules = Rules { operator: Some(stage.operator.clone()), ..rules_from_env(Some(&stage))? };
     let fleet = Fleet::start(&stage.config, &names, &rules).await?;
     let http_addr = fleet.http_addr().context("without the gateway, use `run`")?;
     println!("http://{http_addr}");
@@ -321,15 +318,22 @@ async fn migrate(services: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Messages go to the folder `messages` unless the environment says otherwise.
-fn rules_from_env(messages: Option<PathBuf>) -> Result<Rules> {
-    let notification =
-        messages.map_or_else(notification::Rules::from_env, notification::Rules::from_env_or);
+/// Messages and sales facts go to folders beside the data of `stage` unless the environment
+/// says otherwise.
+fn rules_from_env(stage: Option<&Stage>) -> Result<Rules> {
+    let notification = match stage {
+        Some(stage) => notification::Rules::from_env_or(stage.messages_folder()),
+        None => notification::Rules::from_env(),
+    };
+    let mut data_platform = data_platform::Rules::from_env().map_err(anyhow::Error::msg)?;
+    if let (Some(stage), false) = (stage, data_platform.has_target()) {
+        data_platform.folder = Some(stage.export_folder());
+    }
     let mut rules = Rules {
         audit: audit::Rules::from_env().map_err(anyhow::Error::msg)?,
         notification: notification.map_err(anyhow::Error::msg)?,
         gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?,
-        data_platform: data_platform::Rules::from_env().map_err(anyhow::Error::msg)?,
+        data_platform,
         ..Rules::default()
     };
     if let Ok(secs) = std::env::var("ONSALE_HOLD_GRACE_SECS") {

@@ -27,6 +27,8 @@ pub const DATA_FOLDER: &str = ".onsale";
 pub const READY_FILE: &str = "ready.json";
 /// Where `dev` and `demo` write messages to fans, beside their data.
 pub const MESSAGES_FOLDER: &str = "messages";
+/// Where `dev` and `demo` write sales facts as Parquet files, beside their data.
+pub const EXPORT_FOLDER: &str = "export";
 /// The operator of our own servers; its password is made up and kept beside the data.
 const OPERATOR_EMAIL: &str = "operator@example.com";
 
@@ -88,8 +90,18 @@ impl Stage {
 
     /// Where messages to fans are written: beside the data, when the servers are ours.
     pub fn messages_folder(&self) -> PathBuf {
+        self.beside_the_data(MESSAGES_FOLDER)
+    }
+
+    /// Where sales facts are written as Parquet files: beside the data, when the servers are
+    /// ours.
+    pub fn export_folder(&self) -> PathBuf {
+        self.beside_the_data(EXPORT_FOLDER)
+    }
+
+    fn beside_the_data(&self, name: &str) -> PathBuf {
         let folder = self.servers.as_ref().map(|servers| servers.folder().to_owned());
-        folder.unwrap_or_else(std::env::temp_dir).join(MESSAGES_FOLDER)
+        folder.unwrap_or_else(std::env::temp_dir).join(name)
     }
 
     /// Says beside the data, when the servers are ours, how to reach what runs here.

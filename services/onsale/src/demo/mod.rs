@@ -1,6 +1,7 @@
 //! A real sale from opening to receipt, as fans would live it.
 
 mod crowd;
+mod listened;
 mod outage;
 mod show;
 
@@ -8,6 +9,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use events::ScheduleId;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -20,6 +22,7 @@ use crate::{
     stage::{DATA_FOLDER, Stage},
 };
 use crowd::{Board, SIGNING_UP_MAX, Scene};
+use listened::Listened;
 use outage::{Back, Outage};
 use show::Show;
 
@@ -81,19 +84,11 @@ pub async fn run(options: Demo) -> Result<()> {
     let http = Http::new(format!("http://{http_addr}"));
     let held = hold_sale(&sale, &options, &stage, outage, &http, &show).await;
     let (outcome, part) = match held {
-        Ok((receipt, part)) => {
-            show.receipt(&receipt);
-            let broken = receipt.broken();
-            let outcome = match broken.is_empty() {
-                true => Ok(()),
-                false => Err(anyhow!("invariants are broken:\n  {}", broken.join("\n  "))),
-            };
-            (outcome, part)
-        }
+        Ok(held) => (account_for(&held, &http, &stage, &show).await, held.part),
         Err(error) => (Err(error), None),
     };
     if outcome.is_ok() && !options.exit {
-        show.stay(&http, &stage);
+        show.stay(&http, &stage, &options.data);
         crate::stage::wait_for_stop(false).await;
     }
     if let Some(part) = part {
@@ -104,12 +99,37 @@ pub async fn run(options: Demo) -> Result<()> {
     outcome
 }
 
+/// Prints the receipt, and what listeners made of the sale.
+async fn account_for(held: &Held, http: &Http, stage: &Stage, show: &Show) -> Result<()> {
+    show.receipt(&held.receipt);
+    let mut broken = held.receipt.broken();
+    show.step("waiting until everybody who listens has heard of it");
+    let heard = Listened::of(held.schedule, http, stage).await;
+    match heard {
+        Ok(listened) => {
+            show.listened(&listened, stage);
+            broken.extend(listened.wrong());
+        }
+        // What is broken matters more than who could not be asked.
+        Err(error) if broken.is_empty() => return Err(error),
+        Err(error) => show.warn(&format!("{error:#}")),
+    }
+    match broken.is_empty() {
+        true => Ok(()),
+        false => Err(anyhow!("invariants are broken:\n  {}", broken.join("\n  "))),
+    }
+}
+
 /// What the services of a demo are told: one machine is all of its fans.
 fn rules(stage: &Stage) -> Rules {
     Rules {
         operator: Some(stage.operator.clone()),
         gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
         notification: notification::Rules::folder(stage.messages_folder()),
+        data_platform: data_platform::Rules {
+            folder: Some(stage.export_folder()),
+            ..Default::default()
+        },
         reservation: reservation::Rules { grace_secs: 5, ..Default::default() },
         ..Rules::default()
     }
@@ -123,6 +143,13 @@ fn free_address(wanted: Option<std::net::SocketAddr>) -> Result<std::net::Socket
     Ok(listener.local_addr()?)
 }
 
+/// A sale that is over.
+struct Held {
+    schedule: ScheduleId,
+    receipt: Receipt,
+    part: Option<Back>,
+}
+
 async fn hold_sale(
     sale: &Sale,
     options: &Demo,
@@ -130,7 +157,7 @@ async fn hold_sale(
     outage: Option<Outage>,
     http: &Http,
     show: &Show,
-) -> Result<(Receipt, Option<Back>)> {
+) -> Result<Held> {
     let mut outage = outage;
     if let Some(outage) = &mut outage {
         outage.start_part().await?;
@@ -173,7 +200,7 @@ async fn hold_sale(
     if receipt.seats_total == 0 {
         bail!("the reservation service does not know the schedule");
     }
-    Ok((receipt, part))
+    Ok(Held { schedule: schedule.schedule_id, receipt, part })
 }
 
 fn opening_price_max(plan: &str) -> i64 {
@@ -191,7 +218,7 @@ async fn wait_for_gateway(http: &Http) -> Result<()> {
 }
 
 /// The room opens when the queue has heard of the schedule, moments after it was entered.
-async fn wait_for_room(http: &Http, schedule: events::ScheduleId, token: &str) -> Result<()> {
+async fn wait_for_room(http: &Http, schedule: ScheduleId, token: &str) -> Result<()> {
     let path = format!("/v1/schedules/{schedule}/seats");
     let until = tokio::time::Instant::now() + Duration::from_secs(30);
     while !http.get(&path).token(token).send().await?.status.is_success() {

@@ -92,6 +92,7 @@ impl Outage {
             env.push(("ONSALE_OPERATOR_PASSWORD".into(), stage.operator.password.clone()));
             env.push(("ONSALE_LOGIN_RATE_PER_MINUTE".into(), "0".into()));
             env.push(("ONSALE_HOLD_GRACE_SECS".into(), "5".into()));
+            env.extend(folders(stage));
             How::Process { env, child: None }
         };
         Ok(Self { part, how })
@@ -143,6 +144,17 @@ impl Outage {
             Ok(back)
         })
     }
+}
+
+/// Where a service in a process of its own writes what it would write in this one.
+fn folders(stage: &Stage) -> [(String, String); 4] {
+    let folder = |folder: std::path::PathBuf| folder.to_string_lossy().into_owned();
+    [
+        ("ONSALE_NOTIFY".into(), "folder".into()),
+        ("ONSALE_NOTIFY_FOLDER".into(), folder(stage.messages_folder())),
+        (data_platform::FOLDER_VARIABLE.into(), folder(stage.export_folder())),
+        (data_platform::URL_VARIABLE.into(), String::new()),
+    ]
 }
 
 fn spawn(part: Part, env: &[(String, String)]) -> Result<Child> {

@@ -2,18 +2,25 @@
 
 use std::{
     io::IsTerminal,
+    path::Path,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use anstream::println;
+use anstream::{print, println};
 use anstyle::{AnsiColor, Style};
 use events::concert::Schedule;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 
-use super::crowd::Board;
-use crate::{http::Http, receipt::Receipt, sale::Sale, stage::Stage};
+use super::{crowd::Board, listened::Listened};
+use crate::{
+    http::Http,
+    receipt::Receipt,
+    saga,
+    sale::Sale,
+    stage::{DATA_FOLDER, Stage},
+};
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const WARN: Style = AnsiColor::Yellow.on_default().bold();
@@ -106,8 +113,27 @@ impl Show {
         }
     }
 
+    /// Prints what listeners made of the sale, and where it lies.
+    pub(super) fn listened(&self, listened: &Listened, stage: &Stage) {
+        if let Some(behind) = &listened.behind {
+            self.warn(behind);
+        }
+        println!("\n{}\n{}", listened.ranking(), listened.messages());
+        if let Some(saga) = &listened.saga {
+            println!("\none payment, {}:", saga.line.state.as_str());
+            print!("{}", saga::draw(saga, saga::width(), mesh::clock::now()));
+        }
+        let style = if listened.audit.is_clean() { GOOD } else { WARN };
+        println!(
+            "\n{style}audit{style:#} {} {DIM}(read from the streams again){DIM:#}",
+            listened.audit.summary()
+        );
+        println!("messages to fans lie in {}", stage.messages_folder().display());
+        println!("sales facts lie as Parquet files in {}", stage.export_folder().display());
+    }
+
     /// Says what can be tried now.
-    pub(super) fn stay(&self, http: &Http, stage: &Stage) {
+    pub(super) fn stay(&self, http: &Http, stage: &Stage, data: &Path) {
         let base = http.base();
         println!("\nThe mesh stays up; stop it with Ctrl-C. Try:\n");
         println!("  {base}/                 what there is, in a browser");
@@ -117,6 +143,13 @@ impl Show {
             "  curl -s {base}/v1/users -H 'content-type: application/json' \\\n       \
              -d '{{\"email\":\"you@example.com\",\"password\":\"correct horse battery\"}}'"
         );
+        let data = match data == Path::new(DATA_FOLDER) {
+            true => String::new(),
+            false => format!(" --data {}", data.display()),
+        };
+        println!("  onsale saga ls{data}");
+        println!("  onsale audit verify{data}");
+        println!("  onsale dead-letters ls{data}");
         if let Some(servers) = &stage.servers {
             let folder = servers.nkeys_folder().display();
             let nats = format!("nats --server {} --nkey {folder}", stage.config.nats_url);
