@@ -1,5 +1,6 @@
 //! Each flow of the domain, through HTTP, as a fan lives it.
 
+mod awaited;
 mod cancel;
 mod charge;
 mod enter;
@@ -13,4 +14,5 @@ mod ranking;
 mod reserve;
 mod seat_map;
 mod show_cancelled;
+mod sold_out;
 mod withdraw;

@@ -1,9 +1,16 @@
 //! Show cancelled: every hold ends, every payment is returned, the room closes.
 
 use events::{
-    concert::Schedule, payment::PaymentState, queue::PlaceState, reservation::ReservationState,
+    Page,
+    concert::Schedule,
+    notification::{Message, MessageKind, MessageState},
+    payment::PaymentState,
+    queue::PlaceState,
+    reservation::ReservationState,
 };
-use harness::mesh::{run, shared};
+use futures::future::join_all;
+use harness::mesh::{Fan, Mesh, SOON, eventually, run, shared};
+use onsale::lag::Observer;
 use serde_json::json;
 
 #[test]
@@ -34,6 +41,80 @@ fn a_cancelled_show_returns_all_money_and_closes_the_room() {
         assert_eq!(refused.code().as_deref(), Some("schedule_closed"));
         mesh.receipt_is_clean(schedule).await;
     });
+}
+
+/// Fans who have paid when the show is called off.
+const OWNERS: usize = 4;
+
+#[test]
+fn everyone_with_a_seat_of_a_cancelled_show_is_refunded_and_told_once() {
+    run(async {
+        let mesh = Mesh::own().await;
+        let schedule = mesh.open(OWNERS + 1, |_| {}).await.schedule_id;
+        let owners = join_all((0..OWNERS).map(|_| mesh.fan(100))).await;
+        let (holder, bystander) = (mesh.fan(100).await, mesh.fan(100).await);
+        let mut sold = Vec::new();
+        for (at, owner) in owners.iter().enumerate() {
+            let hold = owner.hold(schedule, &[&format!("A-1-{}", at + 1)]).await;
+            let payment = owner.pay(&hold).await;
+            assert_eq!(payment.state, PaymentState::Completed);
+            sold.push((hold, payment));
+        }
+        let held = holder.hold(schedule, &[&format!("A-1-{}", OWNERS + 1)]).await;
+        bystander.enter(schedule).await;
+
+        let token = &mesh.organizer.access_token;
+        // Called off twice, which is once.
+        for _ in 0..2 {
+            let path = format!("/v1/schedules/{schedule}");
+            mesh.http.delete(path).token(token).send().await.expect("sent");
+        }
+        for (owner, (_, payment)) in owners.iter().zip(&sold) {
+            owner.payment_becomes(payment, PaymentState::Refunded).await;
+        }
+        holder.reservation_becomes(&held, ReservationState::Cancelled).await;
+        let receipt = mesh.receipt_is_clean(schedule).await;
+        assert_eq!(receipt.payments.get("REFUNDED"), Some(&(OWNERS as i64)));
+        everybody_has_heard(&mesh).await;
+
+        for (owner, (hold, payment)) in owners.iter().zip(&sold) {
+            assert_eq!(owner.balance().await, 100);
+            let (hold, payment) = (hold.reservation_id.0, payment.payment_id.0);
+            let expected = [
+                (MessageKind::ReservationMade, hold),
+                (MessageKind::PaymentCompleted, payment),
+                (MessageKind::ShowCancelled, hold),
+                (MessageKind::MoneyReturned, payment),
+            ];
+            assert_eq!(told(owner).await, expected);
+        }
+        let hold = held.reservation_id.0;
+        let expected = [(MessageKind::ReservationMade, hold), (MessageKind::ShowCancelled, hold)];
+        assert_eq!(told(&holder).await, expected);
+        assert!(told(&bystander).await.is_empty());
+        mesh.stop().await;
+    });
+}
+
+/// From here on nobody is told anything more of the sale.
+async fn everybody_has_heard(mesh: &Mesh) {
+    let observer =
+        Observer::open(&mesh.stage.config, &["notification"]).await.expect("an observer");
+    observer.caught_up(SOON).await.expect("caught up");
+    observer.close().await;
+}
+
+/// What a fan was told and about what, in the order of kinds, once all of it has gone out.
+async fn told(fan: &Fan<'_>) -> Vec<(MessageKind, uuid::Uuid)> {
+    let sent = eventually("every message has gone out", || async {
+        let page: Page<Message> = fan.get("/v1/me/messages").await.json().expect("messages");
+        let are_sent = page.items.iter().all(|message| message.state == MessageState::Sent);
+        are_sent.then_some(page.items)
+    })
+    .await;
+    let mut told: Vec<_> = sent.iter().map(|message| (message.kind, message.subject_id)).collect();
+    told.sort_unstable();
+    told
 }
 
 #[test]
