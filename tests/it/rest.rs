@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use onsale::{config::WITH_DATABASE, stage::Stage};
+use onsale::{
+    config::WITH_DATABASE,
+    lag::{LISTENERS, Observer},
+    stage::Stage,
+};
 use redis::aio::ConnectionManager;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
@@ -21,6 +25,10 @@ const PROBE: Duration = Duration::from_millis(50);
 /// What the mesh remembers in Valkey for itself; the rest is the services' own.
 const OF_THE_MESH: [&str; 4] = ["relay:", "inbox:", "answer:", "outbox"];
 
+/// What follows the clock and no fact: failed log-ins are swept, the watchdog crosses off
+/// deadlines. And how far the export has come, which is a position and no content.
+const OF_THE_CLOCK: [&str; 4] = ["log_in_failures", "watch", "export", "exported"];
+
 /// Who keeps something in Valkey.
 const IN_VALKEY: [&str; 2] = ["queue", "ranking"];
 
@@ -32,6 +40,7 @@ pub struct Stores {
     pub broker: Broker,
     databases: BTreeMap<&'static str, PgPool>,
     valkey: ConnectionManager,
+    readers: Observer,
 }
 
 impl Stores {
@@ -45,7 +54,8 @@ impl Stores {
         let client = redis::Client::open(stage.config.valkey_url.as_str()).expect("an address");
         let valkey = ConnectionManager::new(client).await.expect("a Valkey");
         let broker = Broker::of(stage, onsale::config::PROVISIONER).await;
-        Self { broker, databases, valkey }
+        let readers = Observer::open(&stage.config, &LISTENERS).await.expect("an observer");
+        Self { broker, databases, valkey, readers }
     }
 
     /// The database of a service.
@@ -58,15 +68,16 @@ impl Stores {
     }
 
     /// Waits until nothing is on its way and nothing changes any more; what there is then.
+    /// The services that only listen must run, too.
     pub async fn at_rest(&self) -> Dump {
         let until = Instant::now() + REST_WITHIN;
         let mut still: Option<(Dump, Instant)> = None;
         loop {
             let ends = self.broker.ends().await;
             let dump = self.dump().await;
-            let (behind, unpublished) =
-                (self.broker.behind().await, self.facts_unpublished().await);
-            let is_idle = behind.is_empty() && unpublished == 0;
+            let (behind, unpublished, unsent) =
+                (self.behind().await, self.facts_unpublished().await, self.messages_unsent().await);
+            let is_idle = behind.is_empty() && unpublished == 0 && unsent == 0;
             still = match still {
                 Some((seen, since)) if is_idle && seen == dump => {
                     if since.elapsed() >= QUIET {
@@ -79,10 +90,29 @@ impl Stores {
             };
             assert!(
                 Instant::now() < until,
-                "no rest within {REST_WITHIN:?}: {behind:?}, {unpublished} facts not published"
+                "no rest within {REST_WITHIN:?}: {behind:?}, {unpublished} facts not published, \
+                 {unsent} messages not sent"
             );
             tokio::time::sleep(PROBE).await;
         }
+    }
+
+    /// Who has still to hear something: of a consumer, or of a stream that is read whole.
+    async fn behind(&self) -> Vec<String> {
+        let mut behind = self.broker.behind().await;
+        let lags = self.readers.lags().await.expect("how far readers have come");
+        let said =
+            |lag: onsale::lag::Lag| format!("{}: {} of {}", lag.service, lag.facts, lag.teller);
+        behind.extend(lags.into_iter().map(said));
+        behind
+    }
+
+    /// Messages to fans that are still to be sent: each becomes a fact.
+    async fn messages_unsent(&self) -> i64 {
+        sqlx::query_scalar("select count(*) from messages where state = 'PENDING'")
+            .fetch_one(self.database(notification::NAME))
+            .await
+            .expect("a count")
     }
 
     /// Facts told that the relays have not brought out yet.
@@ -128,9 +158,9 @@ impl Stores {
             let tables: Vec<String> = sqlx::query_scalar(
                 "select format('%I.%I', schemaname, tablename) from pg_tables
                  where schemaname not in ('mesh', 'pg_catalog', 'information_schema')
-                   -- Swept by the clock, and no fact touches it.
-                   and tablename <> 'log_in_failures'",
+                   and tablename <> all($1)",
             )
+            .bind(OF_THE_CLOCK.as_slice())
             .fetch_all(pool)
             .await
             .expect("tables");
@@ -195,6 +225,14 @@ impl Stores {
 async fn pairs(valkey: &mut ConnectionManager, command: &redis::Cmd) -> Vec<String> {
     let flat: Vec<String> = command.query_async(valkey).await.expect("pairs");
     flat.chunks(2).map(|pair| pair.join(" = ")).collect()
+}
+
+/// All but what audit keeps. It notes each event that was ever told, so that facts told again
+/// under new ids are news to it, and rightly: rows of their own, in sagas that have more of
+/// them, and often a violation. Under the ids they had they are none, and nothing is left out.
+pub fn but_audit(mut dump: Dump) -> Dump {
+    dump.retain(|name, _| !name.starts_with("audit "));
+    dump
 }
 
 /// Two dumps must be the same; where they are not, only that is shown.

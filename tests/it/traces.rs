@@ -6,7 +6,7 @@ use events::{
 };
 use harness::{
     mesh::{Mesh, SOON, run},
-    otlp::{Sink, Tree},
+    otlp::{Sink, Span, Tree},
 };
 use mesh::failpoint::Failpoint;
 use onsale::{
@@ -53,6 +53,8 @@ fn paths_of(payment: &Payment) -> Vec<Vec<String>> {
         (PaymentState::Completed, None) => vec![
             path(&[DEBITED, CONFIRMED, COMPLETED, ("queue", "payment.completed", "queue.expired")]),
             path(&[DEBITED, CONFIRMED, COMPLETED, ("user", "payment.completed", "")]),
+            path(&[DEBITED, CONFIRMED, COMPLETED, ("ranking", "payment.completed", "")]),
+            path(&[DEBITED, CONFIRMED, COMPLETED, ("notification", "payment.completed", "")]),
             path(&[DEBITED, CONFIRMED, ("concert", "reservation.confirmed", "")]),
             path(&[DEBITED, CONFIRMED, ("queue", "reservation.confirmed", "")]),
         ],
@@ -62,7 +64,7 @@ fn paths_of(payment: &Payment) -> Vec<Vec<String>> {
                 ("payment", "point.debit_refused", "payment.failed"),
             ];
             let after = |service| path(&[failed[0], failed[1], (service, "payment.failed", "")]);
-            vec![after("user"), after("queue")]
+            vec![after("user"), after("queue"), after("notification")]
         }
         (PaymentState::Failed, Some(PaymentFailure::HoldGone)) => vec![path(&[
             DEBITED,
@@ -80,19 +82,22 @@ fn has(tree: &Tree, path: &[String]) -> bool {
     tree.has_path(&path.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+/// Whether there are spans of this payment's saga among these.
+fn is_of(payment: &Payment, spans: &[Span]) -> bool {
+    let saga_id = payment.payment_id.to_string();
+    spans.iter().any(|span| span.attributes.get("onsale.saga.id") == Some(&saga_id))
+}
+
+/// Whether the payment was asked for here. What a timer does for its saga later, as sending
+/// a message does, is a trace of its own.
+fn asks(payment: &Payment, spans: &[Span]) -> bool {
+    is_of(payment, spans) && spans.iter().any(|span| span.name == "command payment.pay")
+}
+
 /// The one trace of a payment's saga, once all that belongs to it has come in.
 async fn tree_of(sink: &Sink, payment: &Payment) -> Tree {
-    let saga_id = payment.payment_id.to_string();
-    let trace_id = sink
-        .wait_for(SOON, |traces| {
-            let of_saga = |(id, spans): (&String, &Vec<harness::otlp::Span>)| {
-                let found =
-                    spans.iter().any(|s| s.attributes.get("onsale.saga.id") == Some(&saga_id));
-                found.then(|| id.clone())
-            };
-            traces.iter().find_map(of_saga)
-        })
-        .await;
+    let asked = |(id, spans): (&String, &Vec<Span>)| asks(payment, spans).then(|| id.clone());
+    let trace_id = sink.wait_for(SOON, |traces| traces.iter().find_map(asked)).await;
     let paths = paths_of(payment);
     sink.wait_for_tree(&trace_id, SOON, |tree| paths.iter().all(|path| has(tree, path))).await
 }
@@ -100,12 +105,15 @@ async fn tree_of(sink: &Sink, payment: &Payment) -> Tree {
 /// What must be true of the whole trace when nothing can be added any more.
 fn check(sink: &Sink, payment: &Payment) {
     let saga_id = payment.payment_id.to_string();
-    let of_saga: Vec<_> = sink
-        .traces()
-        .into_values()
-        .filter(|spans| spans.iter().any(|s| s.attributes.get("onsale.saga.id") == Some(&saga_id)))
-        .collect();
+    let traces = sink.traces().into_values().filter(|spans| is_of(payment, spans));
+    let (of_saga, later): (Vec<_>, Vec<_>) = traces.partition(|spans| asks(payment, spans));
     assert_eq!(of_saga.len(), 1, "one saga is one trace");
+    for spans in later {
+        let tree = Tree::of(&spans).unwrap_or_else(|why| panic!("{why}"));
+        let root = tree.root();
+        let begun = (root.service.as_str(), root.name.as_str());
+        assert_eq!(begun, ("notification", "timer send"), "{tree}");
+    }
     let tree = Tree::of(&of_saga[0]).unwrap_or_else(|why| panic!("{why}"));
     for path in paths_of(payment) {
         assert!(has(&tree, &path), "not there: {path:#?}\nin {tree}");
@@ -189,7 +197,7 @@ fn roots_are_requests_and_timers(sink: &Sink) {
 }
 
 /// The services ask for each other's keys by themselves.
-fn is_of_start(root: &harness::otlp::Span) -> bool {
+fn is_of_start(root: &Span) -> bool {
     root.name.ends_with(".jwks")
 }
 
