@@ -38,6 +38,9 @@ pub const SOON: Duration = Duration::from_secs(20);
 /// Between two looks at something that is on its way.
 const PROBE: Duration = Duration::from_millis(10);
 
+/// Where sales facts are exported to, beside the messages.
+const EXPORT_FOLDER: &str = "onsale-export";
+
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
 });
@@ -221,6 +224,11 @@ fn rules(stage: &Stage) -> Rules {
         operator: Some(stage.operator.clone()),
         gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
         notification: notification::Rules::folder(stage.messages_folder()),
+        // Without a target the export stands still, and is behind for ever.
+        data_platform: data_platform::Rules {
+            folder: Some(stage.messages_folder().with_file_name(EXPORT_FOLDER)),
+            ..Default::default()
+        },
         ..Rules::default()
     }
 }

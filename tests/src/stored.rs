@@ -1,6 +1,6 @@
 //! Everything that the services have stored, as one digest for each table.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use onsale::{
     config::WITH_DATABASE,
@@ -9,8 +9,9 @@ use onsale::{
 use redis::AsyncTypedCommands;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
+use tokio::time::Instant;
 
-use crate::mesh::{Mesh, eventually};
+use crate::mesh::{Mesh, SOON};
 
 /// Rows and digest of each table, and of each kind of key in Valkey.
 pub type Stored = BTreeMap<String, (i64, String)>;
@@ -25,9 +26,20 @@ const UNPUBLISHED: &str = "select count(*) from mesh.outbox o where not exists (
     select from (select xid, id from mesh.relay_log order by line desc limit 1) p
     where (o.xid, o.id) <= (p.xid, p.id))";
 
-/// The rows that say something. A slate that was wiped is thrown away some seconds later.
+/// Messages to fans that are still to be sent: each becomes a fact.
+const UNSENT: &str = "select count(*) from messages where state = 'PENDING'";
+/// Between two looks.
+const PROBE: Duration = Duration::from_millis(10);
+
+/// The rows that say something. A slate that was wiped is thrown away some seconds later; the
+/// export has a watermark that follows the clock, and the watchdog crosses deadlines off that
+/// have passed.
 fn wanted(table: &str) -> &'static str {
-    if table == "log_in_failures" { "failed_at <> '{}'" } else { "true" }
+    match table {
+        "log_in_failures" => "failed_at <> '{}'",
+        "export" | "watch" => "false",
+        _ => "true",
+    }
 }
 
 /// A reader of every store.
@@ -60,17 +72,23 @@ impl Stores {
     /// What is stored once nothing is on its way any more.
     ///
     /// # Panics
-    /// When there is no rest.
+    /// When there is no rest; the message says what goes on.
     pub async fn at_rest(&self) -> Stored {
-        eventually("nothing is on its way", || async {
+        let until = Instant::now() + SOON;
+        loop {
             let before = self.now().await;
-            if self.facts_on_their_way().await > 0 {
-                return None;
-            }
+            let waiting = self.on_their_way().await;
             // What was told while the first look was taken shows in the second.
-            (self.now().await == before).then_some(before)
-        })
-        .await
+            let after = self.now().await;
+            let changing: Vec<&String> =
+                after.keys().filter(|table| before.get(*table) != after.get(*table)).collect();
+            if waiting.is_empty() && before == after {
+                return after;
+            }
+            let unrest = format!("{waiting:?}, and these change: {changing:?}");
+            assert!(Instant::now() < until, "no rest within {SOON:?}: {unrest}");
+            tokio::time::sleep(PROBE).await;
+        }
     }
 
     /// What is stored now.
@@ -117,25 +135,34 @@ impl Stores {
         kinds
     }
 
-    /// Facts that are told and not published, and messages that somebody has still to hear.
-    async fn facts_on_their_way(&self) -> i64 {
-        let mut waiting = 0;
-        for (_, pool) in &self.pools {
-            let unpublished: i64 =
-                sqlx::query_scalar(UNPUBLISHED).fetch_one(pool).await.expect("the outbox");
-            waiting += unpublished;
+    /// Facts that are told and not published, those that somebody has still to hear, and
+    /// messages to fans: whose, and how many.
+    async fn on_their_way(&self) -> Vec<String> {
+        let mut waiting = Vec::new();
+        for (service, pool) in &self.pools {
+            let mut counts = vec![("not published", UNPUBLISHED)];
+            counts.extend((*service == notification::NAME).then_some(("not sent", UNSENT)));
+            for (what, sql) in counts {
+                let count: i64 = sqlx::query_scalar(sql).fetch_one(pool).await.expect("a count");
+                waiting.extend((count > 0).then(|| format!("{service}: {count} {what}")));
+            }
         }
         let streams = self.ask("$JS.API.STREAM.NAMES").await;
         for stream in streams["streams"].as_array().expect("names of streams") {
             let stream = stream.as_str().unwrap_or_default();
             let heard = self.ask(&format!("$JS.API.CONSUMER.LIST.{stream}")).await;
             for consumer in heard["consumers"].as_array().into_iter().flatten() {
-                waiting += consumer["num_pending"].as_i64().unwrap_or(1);
-                waiting += consumer["num_ack_pending"].as_i64().unwrap_or(1);
+                let count = |field: &str| consumer[field].as_i64().unwrap_or(1);
+                let facts = count("num_pending") + count("num_ack_pending");
+                let name = consumer["name"].as_str().unwrap_or_default();
+                waiting.extend((facts > 0).then(|| format!("{name}: {facts} of {stream}")));
             }
         }
         let lags = self.readers.lags().await.expect("how far readers have come");
-        waiting + lags.iter().map(|lag| lag.facts as i64).sum::<i64>()
+        let behind =
+            lags.iter().map(|lag| format!("{}: {} of {}", lag.service, lag.facts, lag.teller));
+        waiting.extend(behind);
+        waiting
     }
 
     async fn ask(&self, subject: &str) -> Value {
