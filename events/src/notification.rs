@@ -162,7 +162,6 @@ pub struct SetContact {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phone: Option<String>,
     /// The language of the messages.
-    #[serde(default)]
     pub locale: Locale,
 }
 
