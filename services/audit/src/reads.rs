@@ -21,6 +21,9 @@ use crate::{
     timeline,
 };
 
+/// What the flow of a new account is called.
+const SIGNING_UP: &str = "register";
+
 /// By what time states are judged: by how far the streams have been read, where this
 /// instance reads them.
 fn now(listener: &Listener) -> Timestamp {
@@ -51,9 +54,28 @@ pub(crate) async fn find(
     owner: Option<UserId>,
     now: Timestamp,
 ) -> sqlx::Result<Option<Saga>> {
+    let found = find_one(pool, key, owner, now, true).await?;
+    // A user's id is that of the saga of signing up as well, and it is the user who is meant.
+    match found {
+        Some(saga) if saga.line.flow == SIGNING_UP => {
+            Ok(find_one(pool, key, owner, now, false).await?.or(Some(saga)))
+        }
+        found => Ok(found),
+    }
+}
+
+/// The saga of this id, unless it is not wanted; else the one of this event; else the latest
+/// that is found by this.
+async fn find_one(
+    pool: &PgPool,
+    key: Key,
+    owner: Option<UserId>,
+    now: Timestamp,
+    by_own_id: bool,
+) -> sqlx::Result<Option<Saga>> {
     let found: Option<(Uuid, Uuid, Uuid)> = sqlx::query_as(
         "select s.saga_id, s.from_id, s.to_id from (
-             select saga_id, 1 as rank from sagas where saga_id = $1
+             select saga_id, 1 as rank from sagas where saga_id = $1 and $3
              union all
              select saga_id, 2 from facts where event_id = $1
              union all
@@ -66,6 +88,7 @@ pub(crate) async fn find(
     )
     .bind(key.0)
     .bind(owner.map(|user_id| user_id.0))
+    .bind(by_own_id)
     .fetch_optional(pool)
     .await?;
     let Some((saga_id, from, to)) = found else { return Ok(None) };

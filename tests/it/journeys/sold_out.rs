@@ -66,6 +66,7 @@ fn a_sold_out_club_is_ranked_and_each_buyer_is_told_once_and_sees_what_happened(
             );
             let about = sagas_about(&operator, reservation.reservation_id).await;
             assert_eq!(about, [found.line.clone(), hold.line]);
+            assert_eq!(saga(fan, fan.session.user_id).await, found, "the latest saga of the fan");
             let of_fan = sagas_about(&operator, fan.session.user_id).await;
             assert_eq!(of_fan.first(), Some(&found.line), "the latest of them");
             sagas.insert(found.line.saga_id);
