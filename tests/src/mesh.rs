@@ -183,7 +183,8 @@ impl Mesh {
             .http
             .post("/v1/users")
             .json(&body)
-            .send()
+            // A part that is short of breath says when to come again.
+            .send_patiently(SOON)
             .await
             .expect("sent")
             .json()
@@ -268,7 +269,10 @@ impl Fan<'_> {
     /// Buys points.
     pub async fn charge(&self, points: i64) -> Entry {
         let body = json!({ "amount": points });
-        self.post("/v1/points/charges", &body).await.json().expect("charged")
+        let key = Uuid::now_v7().to_string();
+        let ask = self.mesh.http.post("/v1/points/charges").token(self.token()).json(&body);
+        let answer = ask.header("idempotency-key", key).send_patiently(SOON).await;
+        answer.expect("sent").json().expect("charged")
     }
 
     /// Points in the wallet.

@@ -28,7 +28,7 @@ use crate::{
 /// How long one pull stays open.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// How long a service that is in no hurry rests between two pieces …
-const REST: Duration = Duration::from_millis(100);
+const REST: Duration = Duration::from_millis(200);
 /// … and when it is behind.
 const SHORT_REST: Duration = Duration::from_millis(10);
 /// How often the broker says that it is there while nothing comes.

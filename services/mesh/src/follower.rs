@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long a reader rests between two looks at the streams' ends.
-const REST: Duration = Duration::from_millis(100);
+const REST: Duration = Duration::from_millis(200);
 /// How long it waits when its store or the broker does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 

@@ -174,7 +174,7 @@ pub fn parse<C: DeserializeOwned>(body: &[u8]) -> Result<C, Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|error| {
         // A value of a wrong kind where a word is wanted counts as bad syntax to the parser.
-        let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
+        let is_json = || serde_json::from_slice::<serde_json::Value>(body).is_ok();
         let is_invalid = error.is_data() || is_json();
         let kind = if is_invalid { codes::INVALID } else { codes::BAD_REQUEST };
         Problem::new(kind, error.to_string())

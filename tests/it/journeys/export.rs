@@ -12,7 +12,7 @@ use events::{
 };
 use harness::{
     data_platform::{Mood, Platform},
-    mesh::{Mesh, SOON, eventually, run, shared},
+    mesh::{Mesh, SOON, eventually, run},
 };
 use mesh::failpoint::Failpoint;
 use onsale::{config::SERVICES, export, fleet};
@@ -236,11 +236,13 @@ fn nothing_is_passed_over_when_either_side_is_lost_in_the_middle() {
 #[test]
 fn without_a_target_the_export_stands_idle_and_only_an_operator_sees_it() {
     run(async {
-        let mesh = shared().await;
-        let operator = operator(mesh).await;
-        let state = state_of_export(mesh, &operator).await;
+        let few = ["user", "data-platform", "gateway"];
+        let mesh = Mesh::with_rules(&few, |rules| rules.data_platform = Default::default()).await;
+        let operator = operator(&mesh).await;
+        let state = state_of_export(&mesh, &operator).await;
         assert_eq!((state.state, state.streams), (ExportState::Idle, vec![]));
         let fan = mesh.fan(0).await;
         assert_eq!(fan.get("/v1/export").await.code().as_deref(), Some("forbidden"));
+        mesh.stop().await;
     });
 }
