@@ -377,7 +377,9 @@ impl Fan<'_> {
     /// Waits until the payment is in this state.
     pub async fn payment_becomes(&self, payment: &Payment, state: PaymentState) -> Payment {
         eventually(&format!("the payment is {state:?}"), || async {
-            let now = self.payment(payment).await;
+            // A part that is short of breath is asked again.
+            let path = format!("/v1/payments/{}", payment.payment_id);
+            let now: Payment = self.get(&path).await.json().ok()?;
             (now.state == state).then_some(now)
         })
         .await
@@ -391,7 +393,7 @@ impl Fan<'_> {
     ) -> Reservation {
         let path = format!("/v1/reservations/{}", reservation.reservation_id);
         eventually(&format!("the reservation is {state:?}"), || async {
-            let now: Reservation = self.get(&path).await.json().expect("a reservation");
+            let now: Reservation = self.get(&path).await.json().ok()?;
             (now.state == state).then_some(now)
         })
         .await

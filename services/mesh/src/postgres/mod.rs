@@ -44,7 +44,7 @@ pub static MESH_MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/mesh");
 /// Connections of one service: two lanes, its reads, timers and housekeeping.
 const CONNECTIONS_MAX: u32 = 8;
 /// How long a message waits for a connection before the store counts as unreachable.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A service's own database, as an engine.
 pub struct Postgres<B: Book> {
