@@ -5,9 +5,13 @@
 //! reader that was killed goes on exactly where its last transaction ended. It may lag: it
 //! reads at a calm pace in large pieces and leaves the machine to those who sell.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
-use events::producer_of;
+use events::{Timestamp, producer_of};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -17,7 +21,7 @@ use crate::{
     engine::{Engine, Failure},
     failpoint::{Failpoint, Failpoints},
     health::Health,
-    postgres::{Lead, Positions},
+    postgres::{Lead, Place, Positions},
     service::Followed,
 };
 
@@ -26,7 +30,8 @@ const REST: Duration = Duration::from_millis(200);
 /// How long it waits when its store or the broker does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Facts in the order of their streams, and where that leaves the reader.
+/// Facts in the order of their streams, and where that leaves the reader. While it catches up,
+/// the streams advance together in time, so that what belongs together comes together.
 pub struct Read {
     /// The facts: each stream's in its order, streams one after the other.
     pub facts: Vec<Fact>,
@@ -34,7 +39,7 @@ pub struct Read {
     /// in knows all that was told a moment ago.
     pub is_all: bool,
     /// When the reading began: everything stored before is in, if [`Read::is_all`].
-    pub began_at: events::Timestamp,
+    pub began_at: Timestamp,
     positions: Positions,
     failpoints: Arc<Failpoints>,
 }
@@ -73,12 +78,14 @@ impl<E: Engine> Follower<E> {
         let asker = Asker::new(self.link.clone());
         let streams: BTreeSet<&str> =
             self.followed.facts.iter().map(|fact| producer_of(fact)).collect();
+        let mut streams: Streams =
+            streams.into_iter().map(|name| (name, Ahead::default())).collect();
         let mut positions = self.desk.engine.positions().await?;
         info!(service = self.link.service(), streams = streams.len(), "reading whole streams");
         while !shutdown.is_cancelled() {
             // Whoever takes the facts in may be stuck with them for hours. What it has not
             // settled comes again.
-            let round = self.round(&asker, &streams, &mut positions, &mut lead);
+            let round = self.round(&asker, &mut streams, &mut positions, &mut lead);
             let is_behind = tokio::select! {
                 is_behind = round => is_behind?,
                 () = shutdown.cancelled() => return Ok(()),
@@ -93,34 +100,39 @@ impl<E: Engine> Follower<E> {
         Ok(())
     }
 
-    /// Reads one piece of every stream; whether any has more.
+    /// Reads ahead in every stream and has taken in what was told by a time that all have
+    /// been read to; whether there is more.
     async fn round(
         &self,
         asker: &Asker,
-        streams: &BTreeSet<&str>,
+        streams: &mut Streams,
         positions: &mut Positions,
         lead: &mut Lead,
     ) -> Result<bool, Failure> {
+        let began_at = crate::clock::now();
+        let reads = streams
+            .iter_mut()
+            .map(|(stream, ahead)| self.read_on(asker, stream, positions.0.get(*stream), ahead));
+        futures::future::try_join_all(reads).await?;
+        let is_all = !streams.values().any(|ahead| ahead.has_more);
+        let told_by = streams.values().filter_map(Ahead::told_by).min();
         let mut read = Read {
             facts: Vec::new(),
-            is_all: true,
-            began_at: crate::clock::now(),
+            is_all,
+            began_at,
             positions: positions.clone(),
             failpoints: self.desk.engine.failpoints(),
         };
-        let pieces = streams.iter().map(|stream| self.read_one(asker, stream, positions));
-        for (stream, piece) in streams.iter().zip(futures::future::join_all(pieces).await) {
-            let Piece { facts, has_more } = piece?;
-            read.is_all &= !has_more;
-            if let Some(last) = facts.last() {
-                let place = (last.stream_seq(), last.event_id().unwrap_or_default());
-                read.positions.0.insert((*stream).to_owned(), place);
+        for (stream, ahead) in streams {
+            let before = read.facts.len();
+            read.facts.extend(ahead.take(told_by));
+            if let Some(last) = read.facts[before..].last() {
+                read.positions.0.insert((*stream).to_owned(), place_of(last));
             }
-            read.facts.extend(facts);
         }
         let wanted = |fact: &Fact| self.followed.facts.contains(&fact.name());
         read.facts.retain(wanted);
-        let (count, is_all, moved) = (read.facts.len(), read.is_all, read.positions.clone());
+        let (count, moved) = (read.facts.len(), read.positions.clone());
         let read = Arc::new(read);
         while let Err(failure) = (self.followed.take)(self.desk.clone(), read.clone()).await {
             warn!(service = self.link.service(), cause = %failure, facts = count,
@@ -133,21 +145,27 @@ impl<E: Engine> Follower<E> {
         Ok(!is_all)
     }
 
-    /// The facts behind a position. The fact at the position is read again: when it is not
-    /// the one that was there, the broker has forgotten, and the stream is read from its
-    /// beginning; whoever takes it in finds the repeats.
-    async fn read_one(
+    /// Reads the facts behind those that are at hand, unless these are many. The last one
+    /// before them is read again: when it is not the one that was there, the broker has
+    /// forgotten, and the stream is read from its beginning; whoever takes it in finds the
+    /// repeats.
+    async fn read_on(
         &self,
         asker: &Asker,
         stream: &str,
-        positions: &Positions,
-    ) -> Result<Piece, Failure> {
+        position: Option<&Place>,
+        ahead: &mut Ahead,
+    ) -> Result<(), Failure> {
+        if ahead.facts.len() >= STORED_FACTS_MAX {
+            ahead.has_more = true;
+            return Ok(());
+        }
         let unread = |problem: events::Problem| Failure::Unavailable(problem.to_string());
-        let place = positions.0.get(stream).copied();
+        let place = ahead.facts.back().map(place_of).or(position.copied());
         let before = place.map_or(0, |(seq, _)| seq - 1);
         let mut facts =
             asker.stored_since(stream, before, STORED_FACTS_MAX).await.map_err(unread)?;
-        let mut has_more = facts.len() >= STORED_FACTS_MAX;
+        ahead.has_more = facts.len() >= STORED_FACTS_MAX;
         if let Some((seq, id)) = place {
             let at_place = facts.first().filter(|fact| fact.stream_seq() == seq);
             match at_place.map(|fact| fact.event_id() == Some(id)) {
@@ -160,12 +178,43 @@ impl<E: Engine> Follower<E> {
                         "the stream is another than the one that was read; reading it anew");
                     facts =
                         asker.stored_since(stream, 0, STORED_FACTS_MAX).await.map_err(unread)?;
-                    has_more = facts.len() >= STORED_FACTS_MAX;
+                    ahead.has_more = facts.len() >= STORED_FACTS_MAX;
                 }
             }
         }
-        Ok(Piece { facts, has_more })
+        ahead.facts.extend(facts);
+        Ok(())
     }
+}
+
+/// The streams that are read, and what is at hand of each.
+type Streams = BTreeMap<&'static str, Ahead>;
+
+/// What was read of a stream and not taken in yet.
+#[derive(Default)]
+struct Ahead {
+    facts: VecDeque<Fact>,
+    /// Whether there may be more behind these.
+    has_more: bool,
+}
+
+impl Ahead {
+    /// When the last fact at hand was told, if more may come; `None` at the stream's end.
+    fn told_by(&self) -> Option<Timestamp> {
+        self.facts.back().filter(|_| self.has_more)?.at()
+    }
+
+    /// Takes out the facts up to the last one that was told by then; all when no stream has
+    /// more.
+    fn take(&mut self, told_by: Option<Timestamp>) -> impl Iterator<Item = Fact> {
+        let is_late = |fact: &Fact| told_by.is_some_and(|told_by| fact.at() > Some(told_by));
+        let last = self.facts.iter().rposition(|fact| !is_late(fact));
+        self.facts.drain(..last.map_or(0, |last| last + 1))
+    }
+}
+
+fn place_of(fact: &Fact) -> Place {
+    (fact.stream_seq(), fact.event_id().unwrap_or_default())
 }
 
 /// Whether a stream has facts, but none as far as `seq`. An empty one has only forgotten what
@@ -174,11 +223,6 @@ async fn ends_before(asker: &Asker, stream: &str, seq: u64) -> Result<bool, Fail
     let last = asker.last_seq(stream).await;
     let last = last.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
     Ok(last != 0 && last < seq)
-}
-
-struct Piece {
-    facts: Vec<Fact>,
-    has_more: bool,
 }
 
 impl std::fmt::Debug for Read {

@@ -36,6 +36,7 @@ use crate::{
 pub use deed::PgDeed;
 use deed::{AskedCommand, HeardFact, Stop};
 pub use outbox::{PgOutbox, backlog};
+pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
 
 /// What every service remembers of the mesh.
