@@ -1,19 +1,23 @@
 //! The table of facts: one row for each, in partitions by day.
 
-mod copying;
-
 use std::collections::{BTreeSet, HashSet};
 
 use events::{EventId, SagaId, Timestamp};
 use mesh::postgres::partitions;
-use sqlx::{PgConnection, PgExecutor, PgPool, Row as _, postgres::PgRow};
+use sqlx::{Connection as _, PgConnection, PgExecutor, PgPool, Row as _, postgres::PgRow};
 use time::{Date, Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::Heard;
+use crate::{Heard, copying::Rows};
 
 /// The table.
 pub(crate) const TABLE: &str = "facts";
+const COLUMNS: &str =
+    "event_id, saga_id, cause_id, about, trace_id, at, stream_seq, deliveries, fact, payload";
+/// Bytes of a row beside its payload, about.
+const ROW_BYTES: usize = 200;
+/// Broken uniqueness.
+const UNIQUE_VIOLATION: &str = "23505";
 
 /// Facts of one saga that are read at most; a saga has some ten.
 const SAGA_FACTS_MAX: i64 = 2_000;
@@ -35,7 +39,7 @@ pub(crate) async fn insert(
 ) -> sqlx::Result<Vec<Heard>> {
     let mut seen = HashSet::with_capacity(facts.len());
     facts.retain(|heard| seen.insert(heard.event_id));
-    if copying::all_are_new(tx, &facts).await? {
+    if all_are_new(tx, &facts).await? {
         return Ok(facts);
     }
     let uuids = |read: fn(&Heard) -> Uuid| facts.iter().map(read).collect::<Vec<_>>();
@@ -63,12 +67,40 @@ pub(crate) async fn insert(
     Ok(facts)
 }
 
+/// Writes facts, unless one of them is there; then none is written, and it says so.
+async fn all_are_new(tx: &mut PgConnection, facts: &[Heard]) -> sqlx::Result<bool> {
+    let mut attempt = tx.begin().await?;
+    match rows(facts).copy(&mut attempt).await {
+        Ok(()) => attempt.commit().await.map(|()| true),
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(UNIQUE_VIOLATION) => {
+            attempt.rollback().await.map(|()| false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn rows(facts: &[Heard]) -> Rows {
+    let bytes = facts.iter().map(|heard| ROW_BYTES + heard.payload.len()).sum();
+    let mut rows = Rows::of(TABLE, COLUMNS, bytes);
+    for heard in facts {
+        rows.begin();
+        rows.uuid(heard.event_id.0);
+        rows.uuid(heard.saga_id.0);
+        rows.maybe(heard.cause_id, Rows::uuid);
+        rows.uuid(heard.about);
+        rows.maybe(trace_id(heard), Rows::uuid);
+        rows.at(heard.at);
+        rows.field(&(heard.stream_seq as i64).to_be_bytes());
+        rows.field(&(heard.deliveries as i32).to_be_bytes());
+        rows.field(heard.fact.as_bytes());
+        rows.field(&heard.payload);
+    }
+    rows
+}
+
 fn trace_id(heard: &Heard) -> Option<Uuid> {
     heard.trace_id.as_deref()?.parse().ok()
 }
-
-const COLUMNS: &str =
-    "event_id, saga_id, cause_id, about, trace_id, at, stream_seq, deliveries, fact, payload";
 
 /// The facts of one saga, of which the ids lie between two.
 pub(crate) async fn of_saga(

@@ -13,7 +13,7 @@
 //! | `heard`, `keys` | a fact, and what its saga is found by |
 //! | `flows`, `timeline` | what may follow what, and what that makes of a saga's facts |
 //! | `auditor`, `kept` | the rules that always hold, and what they are held against |
-//! | `listener`, `facts`, `sagas` | streams in: facts and sagas in one transaction |
+//! | `listener`, `facts`, `sagas`, `copying` | streams in: facts and sagas in one transaction |
 //! | `watchdog`, `book`, `handlers` | what is reported, once |
 //! | `reads` | what operators and fans ask |
 //! | `forgetting` | what is too old |
@@ -25,6 +25,7 @@
 
 pub mod auditor;
 mod book;
+mod copying;
 mod facts;
 pub mod flows;
 mod forgetting;

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 
-use crate::{Heard, flows::Flows, keys::keys_of, timeline::Progress};
+use crate::{Heard, copying::Rows, flows::Flows, keys::keys_of, timeline::Progress};
 
 /// The services that tell facts; the place of each is its bit in a row.
 const SERVICES: [&str; 9] = [
@@ -57,7 +57,8 @@ struct Saga {
     from: Option<Uuid>,
     to: Option<Uuid>,
     keys: BTreeSet<Uuid>,
-    stored_keys: BTreeSet<Uuid>,
+    /// Those that the database has; `None` when it does not have the saga.
+    stored_keys: Option<BTreeSet<Uuid>>,
 }
 
 impl Saga {
@@ -85,7 +86,14 @@ pub(crate) async fn hear(
     for heard in facts {
         sagas.entry(heard.saga_id.0).or_default().hear(flows, heard);
     }
-    save(tx, &sagas).await?;
+    let (known, new): (Vec<_>, Vec<_>) =
+        sagas.iter().map(row).partition(|row| sagas[&row.saga_id].stored_keys.is_some());
+    if !new.is_empty() {
+        insert(tx, &new).await?;
+    }
+    if !known.is_empty() {
+        update(tx, &known).await?;
+    }
     save_keys(tx, &sagas).await?;
     save_watch(tx, &sagas).await
 }
@@ -110,7 +118,7 @@ async fn load(tx: &mut PgConnection, facts: &[Heard]) -> sqlx::Result<Sagas> {
             took_part,
             from: Some(from),
             to: Some(to),
-            stored_keys: keys.clone(),
+            stored_keys: Some(keys.clone()),
             keys,
         };
         Ok((id, saga))
@@ -118,72 +126,117 @@ async fn load(tx: &mut PgConnection, facts: &[Heard]) -> sqlx::Result<Sagas> {
     rows.into_iter().map(read).collect()
 }
 
-async fn save(tx: &mut PgConnection, sagas: &Sagas) -> sqlx::Result<()> {
-    let awaited = |saga: &Saga| {
-        let awaited = saga.progress.to_come(NEVER);
-        awaited.iter().fold(0, |bits, awaited| bits | bit_of(&awaited.service))
+/// A saga as it is written.
+struct Row {
+    saga_id: Uuid,
+    last_at: Option<Timestamp>,
+    next_due: Option<Timestamp>,
+    outcome: Option<i16>,
+    took_part: i32,
+    awaited: i32,
+    from: Option<Uuid>,
+    to: Option<Uuid>,
+    keys: Vec<u8>,
+    progress: Vec<u8>,
+}
+
+fn row((saga_id, saga): (&Uuid, &Saga)) -> Row {
+    Row {
+        saga_id: *saga_id,
+        last_at: saga.last_at,
+        next_due: saga.progress.next_due(),
+        outcome: outcome_of(saga.progress.state(NEVER)),
+        took_part: saga.took_part,
+        awaited: saga.progress.awaited().fold(0, |bits, (_, service)| bits | bit_of(service)),
+        from: saga.from,
+        to: saga.to,
+        keys: packed(&saga.keys),
+        progress: serde_json::to_vec(&saga.progress).unwrap_or_default(),
+    }
+}
+
+const COLUMNS: &str = "saga_id, last_at, next_due_at, outcome, took_part, awaited, from_id, to_id, \
+                       keys, progress";
+/// Bytes of a row beside its keys and progress, about.
+const ROW_BYTES: usize = 160;
+/// Bytes of a key's row.
+const KEY_BYTES: usize = 42;
+
+async fn insert(tx: &mut PgConnection, sagas: &[Row]) -> sqlx::Result<()> {
+    let bytes = sagas.iter().map(|saga| ROW_BYTES + saga.keys.len() + saga.progress.len()).sum();
+    let mut rows = Rows::of("sagas", COLUMNS, bytes);
+    for saga in sagas {
+        rows.begin();
+        rows.uuid(saga.saga_id);
+        rows.maybe(saga.last_at, Rows::at);
+        rows.maybe(saga.next_due, Rows::at);
+        rows.maybe(saga.outcome, |rows, outcome| rows.field(&outcome.to_be_bytes()));
+        rows.field(&saga.took_part.to_be_bytes());
+        rows.field(&saga.awaited.to_be_bytes());
+        rows.maybe(saga.from, Rows::uuid);
+        rows.maybe(saga.to, Rows::uuid);
+        rows.field(&saga.keys);
+        rows.field(&saga.progress);
+    }
+    rows.copy(tx).await
+}
+
+async fn update(tx: &mut PgConnection, sagas: &[Row]) -> sqlx::Result<()> {
+    let at = |read: fn(&Row) -> Option<Timestamp>| {
+        sagas.iter().map(|saga| read(saga).map(|at| at.0)).collect::<Vec<_>>()
     };
-    let keys: Vec<Vec<u8>> = sagas.values().map(|saga| packed(&saga.keys)).collect();
     sqlx::query(
-        "insert into sagas (saga_id, last_at, next_due_at, outcome, took_part, awaited,
-                            from_id, to_id, keys, progress)
-         select * from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::smallint[],
+        "update sagas s set
+             last_at = n.last_at, next_due_at = n.next_due_at, outcome = n.outcome,
+             took_part = n.took_part, awaited = n.awaited, from_id = n.from_id, to_id = n.to_id,
+             keys = n.keys, progress = n.progress
+         from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::smallint[],
              $5::integer[], $6::integer[], $7::uuid[], $8::uuid[], $9::bytea[], $10::bytea[])
-         on conflict (saga_id) do update set
-             last_at = excluded.last_at, next_due_at = excluded.next_due_at,
-             outcome = excluded.outcome, took_part = excluded.took_part,
-             awaited = excluded.awaited, from_id = excluded.from_id, to_id = excluded.to_id,
-             keys = excluded.keys, progress = excluded.progress",
+             as n (saga_id, last_at, next_due_at, outcome, took_part, awaited, from_id, to_id,
+                   keys, progress)
+         where s.saga_id = n.saga_id",
     )
-    .bind(sagas.keys().copied().collect::<Vec<_>>())
-    .bind(sagas.values().map(|saga| saga.last_at.map(|at| at.0)).collect::<Vec<_>>())
-    .bind(sagas.values().map(|s| s.progress.next_due().map(|at| at.0)).collect::<Vec<_>>())
-    .bind(sagas.values().map(|saga| outcome_of(saga.progress.state(NEVER))).collect::<Vec<_>>())
-    .bind(sagas.values().map(|saga| saga.took_part).collect::<Vec<_>>())
-    .bind(sagas.values().map(awaited).collect::<Vec<_>>())
-    .bind(sagas.values().map(|saga| saga.from).collect::<Vec<_>>())
-    .bind(sagas.values().map(|saga| saga.to).collect::<Vec<_>>())
-    .bind(keys)
-    .bind(
-        sagas
-            .values()
-            .map(|s| serde_json::to_vec(&s.progress).unwrap_or_default())
-            .collect::<Vec<_>>(),
-    )
+    .bind(sagas.iter().map(|saga| saga.saga_id).collect::<Vec<_>>())
+    .bind(at(|saga| saga.last_at))
+    .bind(at(|saga| saga.next_due))
+    .bind(sagas.iter().map(|saga| saga.outcome).collect::<Vec<_>>())
+    .bind(sagas.iter().map(|saga| saga.took_part).collect::<Vec<_>>())
+    .bind(sagas.iter().map(|saga| saga.awaited).collect::<Vec<_>>())
+    .bind(sagas.iter().map(|saga| saga.from).collect::<Vec<_>>())
+    .bind(sagas.iter().map(|saga| saga.to).collect::<Vec<_>>())
+    .bind(sagas.iter().map(|saga| &*saga.keys).collect::<Vec<_>>())
+    .bind(sagas.iter().map(|saga| &*saga.progress).collect::<Vec<_>>())
     .execute(tx)
     .await?;
     Ok(())
 }
 
+/// Writes the keys that a saga did not have before. Its row says which it had, so none of
+/// them can be there.
 async fn save_keys(tx: &mut PgConnection, sagas: &Sagas) -> sqlx::Result<()> {
-    let new = || {
-        sagas.iter().flat_map(|(id, saga)| {
-            saga.keys.difference(&saga.stored_keys).map(move |key| (*key, *id))
-        })
-    };
-    if new().next().is_none() {
+    let none = BTreeSet::new();
+    let mut new: Vec<(Uuid, Uuid)> = Vec::new();
+    for (id, saga) in sagas {
+        let stored = saga.stored_keys.as_ref().unwrap_or(&none);
+        new.extend(saga.keys.difference(stored).map(|key| (*key, *id)));
+    }
+    if new.is_empty() {
         return Ok(());
     }
-    sqlx::query(
-        "insert into saga_keys (key, saga_id) select * from unnest($1::uuid[], $2::uuid[])
-         on conflict do nothing",
-    )
-    .bind(new().map(|(key, _)| key).collect::<Vec<_>>())
-    .bind(new().map(|(_, id)| id).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+    let mut rows = Rows::of("saga_keys", "key, saga_id", new.len() * KEY_BYTES);
+    for (key, saga_id) in new {
+        rows.begin();
+        rows.uuid(key);
+        rows.uuid(saga_id);
+    }
+    rows.copy(tx).await
 }
 
 /// Every deadline that is open is looked at once when it is over, needed then or not.
 async fn save_watch(tx: &mut PgConnection, sagas: &Sagas) -> sqlx::Result<()> {
     let due: Vec<(OffsetDateTime, Uuid)> = sagas
         .iter()
-        .filter(|(_, saga)| saga.progress.next_due().is_some())
-        .flat_map(|(id, saga)| {
-            let awaited = saga.progress.to_come(NEVER);
-            awaited.into_iter().map(move |awaited| (awaited.due_at.0, *id))
-        })
+        .flat_map(|(id, saga)| saga.progress.awaited().map(move |(due_at, _)| (due_at.0, *id)))
         .collect();
     if due.is_empty() {
         return Ok(());

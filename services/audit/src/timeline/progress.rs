@@ -199,6 +199,11 @@ impl Progress {
         self.awaited.first().map(|awaited| awaited.due_at)
     }
 
+    /// When each thing that must still come is due, and from which service.
+    pub(crate) fn awaited(&self) -> impl Iterator<Item = (Timestamp, &str)> {
+        self.awaited.iter().map(|awaited| (awaited.due_at, awaited.service.as_str()))
+    }
+
     /// The services that are awaited, each once.
     fn services(&self) -> Vec<String> {
         let mut services: Vec<_> = self.awaited.iter().map(|one| one.service.clone()).collect();
