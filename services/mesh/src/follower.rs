@@ -6,7 +6,7 @@
 //! reads at a calm pace in large pieces and leaves the machine to those who sell.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -76,10 +76,8 @@ impl<E: Engine> Follower<E> {
             () = shutdown.cancelled() => return Ok(()),
         };
         let asker = Asker::new(self.link.clone());
-        let streams: BTreeSet<&str> =
-            self.followed.facts.iter().map(|fact| producer_of(fact)).collect();
-        let mut streams: Streams =
-            streams.into_iter().map(|name| (name, Ahead::default())).collect();
+        let of = |fact: &&'static str| (producer_of(fact), Ahead::default());
+        let mut streams: Streams = self.followed.facts.iter().map(of).collect();
         let mut positions = self.desk.engine.positions().await?;
         info!(service = self.link.service(), streams = streams.len(), "reading whole streams");
         while !shutdown.is_cancelled() {
@@ -229,5 +227,48 @@ impl std::fmt::Debug for Read {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ids: Vec<Option<Uuid>> = self.facts.iter().map(Fact::event_id).collect();
         f.debug_struct("Read").field("facts", &ids).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stream of which facts were read that were told in these seconds.
+    fn ahead(secs: &[i64], has_more: bool) -> Ahead {
+        let told = |(index, secs): (usize, &i64)| {
+            let at = Timestamp::from_unix_millis(secs * 1_000).unwrap().to_string();
+            Fact::kept(index as u64 + 1, "onsale.point.charged.v1.-", vec![("ce-time", at)], "{}")
+        };
+        Ahead { facts: secs.iter().enumerate().map(told).collect(), has_more }
+    }
+
+    fn taken(ahead: &mut Ahead, by: Option<i64>) -> usize {
+        let by = by.and_then(|secs| Timestamp::from_unix_millis(secs * 1_000));
+        ahead.take(by).count()
+    }
+
+    #[test]
+    fn a_stream_waits_for_those_that_have_not_been_read_as_far() {
+        let (mut slow, mut quick) = (ahead(&[1, 2, 3], true), ahead(&[1, 3, 5, 9], true));
+        let told_by = [&slow, &quick].into_iter().filter_map(Ahead::told_by).min();
+        assert_eq!(told_by, Timestamp::from_unix_millis(3_000));
+        assert_eq!((taken(&mut slow, Some(3)), taken(&mut quick, Some(3))), (3, 2));
+        assert_eq!(quick.facts.front().map(Fact::stream_seq), Some(3));
+        assert_eq!((taken(&mut slow, None), taken(&mut quick, None)), (0, 2));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_stream_that_was_read_to_its_end() {
+        let (quiet, empty) = (ahead(&[1], false), ahead(&[], true));
+        assert_eq!((quiet.told_by(), empty.told_by()), (None, None));
+    }
+
+    #[test]
+    fn the_stream_that_others_wait_for_hands_on_all_it_has_in_whatever_order_it_was_told() {
+        let mut stream = ahead(&[7, 3, 5], true);
+        assert_eq!(taken(&mut stream, Some(5)), 3);
+        let mut other = ahead(&[7, 3, 6], true);
+        assert_eq!(taken(&mut other, Some(5)), 2);
     }
 }

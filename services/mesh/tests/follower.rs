@@ -20,13 +20,15 @@ use uuid::Uuid;
 
 /// How long anything may take that is waited for.
 const LIMIT: Duration = Duration::from_secs(20);
-/// The reader of these tests runs as the one service that may read this stream.
+/// The reader of these tests runs as the one service that may read these streams.
 const READER: &str = "audit";
-const FACT: &str = "point.charged";
-const SUBJECT: &str = "onsale.point.charged.v1.-";
+const FACTS: [&str; 2] = ["point.charged", "payment.requested"];
 
-/// What `POINT` keeps, for a stream of these tests.
-const STREAM: &[u8] = include_bytes!("../../../jetstream/streams/POINT.json");
+/// What the streams of these tests keep.
+const STREAMS: [(&str, &[u8]); 2] = [
+    ("POINT", include_bytes!("../../../jetstream/streams/POINT.json")),
+    ("PAYMENT", include_bytes!("../../../jetstream/streams/PAYMENT.json")),
+];
 
 struct NoBook;
 
@@ -60,13 +62,12 @@ async fn keep(desk: mesh::Desk<Postgres<NoBook>>, read: Arc<Read>) -> Result<(),
 }
 
 fn service() -> Service<Postgres<NoBook>> {
-    Service::new(READER).follows(&[FACT], keep)
+    Service::new(READER).follows(&FACTS, keep)
 }
 
-/// Servers with one stream, somebody who tells, and a database to learn in.
+/// Servers with two streams, those who tell, and a database to learn in.
 struct Stage {
     servers: Servers,
-    teller: Client,
     pool: PgPool,
     fails: Arc<AtomicBool>,
 }
@@ -75,24 +76,19 @@ impl Stage {
     async fn set() -> Self {
         let servers = Servers::start(Options::temporary()).await.unwrap();
         let stage = Self {
-            teller: async_nats::ConnectOptions::with_nkey(servers.nkey_seed("point").to_owned())
-                .custom_inbox_prefix("_INBOX_point")
-                .connect(servers.nats.url())
-                .await
-                .unwrap(),
             pool: PgPool::connect(&servers.database_url(READER)).await.unwrap(),
             fails: Arc::default(),
             servers,
         };
-        stage.make_stream().await;
+        stage.make_streams().await;
         mesh::postgres::migrate(&stage.pool, &Migrator::DEFAULT).await.unwrap();
         stage.pool.execute("create table learned (event_id uuid not null)").await.unwrap();
         stage
     }
 
-    async fn make_stream(&self) {
+    async fn make_streams(&self) {
         let none: &[(&str, &[u8])] = &[];
-        let topology = Topology::parse(&[("POINT", STREAM)], none).unwrap();
+        let topology = Topology::parse(&STREAMS, none).unwrap();
         topology.apply(&self.link("provisioner").await).await.unwrap();
     }
 
@@ -111,16 +107,33 @@ impl Stage {
         mesh::start(service(), engine, self.link(READER).await)
     }
 
+    async fn client(&self, service: &str) -> Client {
+        async_nats::ConnectOptions::with_nkey(self.servers.nkey_seed(service).to_owned())
+            .custom_inbox_prefix(format!("_INBOX_{service}"))
+            .connect(self.servers.nats.url())
+            .await
+            .unwrap()
+    }
+
     /// Tells facts; their ids, sorted.
     async fn tell(&self, count: usize) -> Vec<Uuid> {
-        let jetstream = jetstream::new(self.teller.clone());
+        self.tell_every(FACTS[0], count, 1).await
+    }
+
+    /// Tells facts of this name, at times that are so many seconds apart; their ids, sorted.
+    async fn tell_every(&self, fact: &str, count: usize, secs: i64) -> Vec<Uuid> {
+        let teller = self.client(events::producer_of(fact)).await;
+        let jetstream = jetstream::new(teller);
+        let began_at = events::Timestamp::from_unix_millis(1_800_000_000_000).unwrap();
         let mut ids = Vec::new();
         let mut acks = Vec::new();
-        for _ in 0..count {
+        for index in 0..count {
             let id = Uuid::now_v7();
             let mut headers = HeaderMap::new();
             headers.insert("ce-id", id.to_string());
-            let ack = jetstream.publish_with_headers(SUBJECT, headers, "{}".into()).await.unwrap();
+            headers.insert("ce-time", began_at.plus_secs(secs * index as i64).to_string());
+            let subject = events::subject(fact, 1, None);
+            let ack = jetstream.publish_with_headers(subject, headers, "{}".into()).await.unwrap();
             acks.push(std::future::IntoFuture::into_future(ack));
             ids.push(id);
         }
@@ -163,6 +176,25 @@ async fn a_reader_that_is_killed_anywhere_learns_each_fact_once() {
     assert_eq!(first.failpoints().hits(Failpoint::BeforeCommit), 1);
     first.abandon();
     all.extend(stage.tell(10).await);
+    all.sort_unstable();
+    let second = stage.start().await;
+    stage.learned(&all).await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_streams_that_advance_together_each_fact_is_learned_once() {
+    let stage = Stage::set().await;
+    // One of them has thrice as many facts in the same time, and the reader has to wait for it.
+    let mut all = stage.tell_every(FACTS[0], 1_300, 3).await;
+    all.extend(stage.tell_every(FACTS[1], 3_900, 1).await);
+    all.sort_unstable();
+    let reader = stage.start().await;
+    reader.failpoints().arm(Failpoint::BeforeCommit, 2);
+    stage.learned(&all).await;
+    reader.abandon();
+    all.extend(stage.tell_every(FACTS[0], 20, 1).await);
+    all.extend(stage.tell_every(FACTS[1], 20, 1).await);
     all.sort_unstable();
     let second = stage.start().await;
     stage.learned(&all).await;
@@ -221,13 +253,8 @@ async fn a_stream_that_was_wiped_is_read_anew_even_when_it_has_grown_past_the_po
 impl Stage {
     /// Takes the stream away and makes it again, empty.
     async fn wipe(&self) {
-        let seed = self.servers.nkey_seed("provisioner").to_owned();
-        let provisioner = async_nats::ConnectOptions::with_nkey(seed)
-            .custom_inbox_prefix("_INBOX_provisioner")
-            .connect(self.servers.nats.url())
-            .await
-            .unwrap();
+        let provisioner = self.client("provisioner").await;
         jetstream::new(provisioner).delete_stream("POINT").await.unwrap();
-        self.make_stream().await;
+        self.make_streams().await;
     }
 }
