@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, Request, RequestErrorKind, Subscriber, header};
+use async_nats::{Client, HeaderMap, HeaderName, Message, Request, RequestErrorKind, Subscriber};
 use bytes::Bytes;
 use events::{Problem, SagaId, Timestamp, codes, fact_of_subject, producer_of};
 use futures::{StreamExt, stream::SelectAll};
@@ -28,6 +28,10 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 pub const STORED_FACTS_MAX: usize = 1_000;
 /// Every fact is republished under this prefix once it is stored.
 const LIVE: &str = "live.";
+/// What JetStream adds to a stored fact: its sequence, its subject, and when it was stored.
+const STREAM_SEQ: &str = "Nats-Sequence";
+const SUBJECT: &str = "Nats-Subject";
+const STORED_AT: &str = "Nats-Time-Stamp";
 
 /// What travels with a command, beside its body.
 #[derive(Debug, Clone, Copy, Default)]
@@ -156,16 +160,28 @@ impl Asker {
         after_seq: u64,
         limit: usize,
     ) -> Result<Vec<Fact>, Problem> {
-        self.stored_in(&stream_of(service), ">", after_seq, limit).await
+        self.read(&stream_of(service), ">", after_seq, limit, Fact::of).await
     }
 
-    /// Messages of a stream under `filter` stored after a sequence, in order.
+    /// Messages of a stream under `filter` stored after a sequence, in order, with all of their
+    /// headers.
     pub(crate) async fn stored_in(
         &self,
         stream: &str,
         filter: &str,
         after_seq: u64,
         limit: usize,
+    ) -> Result<Vec<Fact>, Problem> {
+        self.read(stream, filter, after_seq, limit, Fact::with_headers).await
+    }
+
+    async fn read(
+        &self,
+        stream: &str,
+        filter: &str,
+        after_seq: u64,
+        limit: usize,
+        fact: fn(Message) -> Fact,
     ) -> Result<Vec<Fact>, Problem> {
         let limit = limit.min(STORED_FACTS_MAX);
         let from_seq = after_seq.saturating_add(1);
@@ -174,7 +190,7 @@ impl Asker {
         let mut facts = Vec::new();
         while facts.len() < limit {
             match next_stored(&mut replies).await? {
-                Some(fact) => facts.push(fact),
+                Some(message) => facts.push(fact(message)),
                 None => break,
             }
         }
@@ -188,7 +204,7 @@ impl Asker {
     pub async fn last_seq(&self, service: &str) -> Result<u64, Problem> {
         let query = r#"{"last_by_subj":">"}"#.into();
         let mut replies = self.direct_get(&stream_of(service), query).await?;
-        Ok(next_stored(&mut replies).await?.map_or(0, |fact| fact.stream_seq()))
+        Ok(next_stored(&mut replies).await?.map_or(0, |last| Fact::of(last).stream_seq))
     }
 
     /// Facts of `teller` that the consumer of `hearer` has not finished yet.
@@ -212,7 +228,7 @@ impl Asker {
     /// The message of a stream with this sequence.
     pub(crate) async fn stored_at(&self, stream: &str, seq: u64) -> Result<Option<Fact>, Problem> {
         let mut replies = self.direct_get(stream, format!(r#"{{"seq":{seq}}}"#)).await?;
-        next_stored(&mut replies).await
+        Ok(next_stored(&mut replies).await?.map(Fact::with_headers))
     }
 
     /// Asks JetStream for stored messages; any replica answers, message by message.
@@ -254,13 +270,13 @@ fn command_headers(about: AskHeaders<'_>) -> HeaderMap {
 }
 
 /// The next stored message; `None` at the end of the batch, or when there is none at all.
-async fn next_stored(replies: &mut Subscriber) -> Result<Option<Fact>, Problem> {
+async fn next_stored(replies: &mut Subscriber) -> Result<Option<Message>, Problem> {
     let reply = tokio::time::timeout(READ_TIMEOUT, replies.next())
         .await
         .map_err(|_| unavailable("The event store does not answer."))?
         .ok_or_else(|| unavailable("The connection to the mesh was lost."))?;
     match reply.status.map(|status| status.as_u16()) {
-        None => Ok(Some(Fact(reply))),
+        None => Ok(Some(reply)),
         Some(204 | 404) => Ok(None),
         Some(status) => Err(unavailable(&format!("The event store answers {status}."))),
     }
@@ -277,7 +293,7 @@ impl Following {
     /// The next fact. One that this process was too slow for, or that passed while the
     /// connection was down, is missing; its stream's sequence tells.
     pub async fn next(&mut self) -> Option<Fact> {
-        self.0.next().await.map(Fact)
+        self.0.next().await.map(Fact::of)
     }
 }
 
@@ -292,11 +308,54 @@ impl Announcements {
     }
 }
 
-/// A told fact passing by: known by its headers, read only by who wants it.
+/// A told fact passing by: what its headers say is read when it comes, and what it says only by
+/// who wants it.
 #[derive(Debug, Clone)]
-pub struct Fact(Message);
+pub struct Fact {
+    subject: String,
+    stream_seq: u64,
+    about: Option<Uuid>,
+    event_id: Option<Uuid>,
+    saga_id: Option<SagaId>,
+    cause_id: Option<Uuid>,
+    deliveries: u64,
+    trace_id: Option<String>,
+    at: Option<Timestamp>,
+    payload: Bytes,
+    /// All of them, in the log of dead letters.
+    headers: Option<HeaderMap>,
+}
 
 impl Fact {
+    /// The fact of a message. Its headers are let go at once: a thousand facts that wait
+    /// with them are tens of thousands of small pieces of memory.
+    fn of(message: Message) -> Self {
+        Self { headers: None, ..Self::with_headers(message) }
+    }
+
+    /// The fact of a message, with all of its headers.
+    fn with_headers(message: Message) -> Self {
+        let map = message.headers.as_ref();
+        let header = |name| Some(map?.get(HeaderName::from_static(name))?.as_str());
+        let id = |name| header(name)?.parse().ok();
+        // A live fact comes on its own subject, a stored one on the reader's inbox.
+        let stored = || header(SUBJECT).unwrap_or_default();
+        let trace_id = header(TRACEPARENT).and_then(|parent| parent.split('-').nth(1));
+        Self {
+            subject: message.subject.strip_prefix(LIVE).unwrap_or_else(stored).to_owned(),
+            stream_seq: header(STREAM_SEQ).and_then(|seq| seq.parse().ok()).unwrap_or_default(),
+            about: id("ce-subject"),
+            event_id: id("ce-id"),
+            saga_id: id(headers::SAGA_ID).map(SagaId),
+            cause_id: id(headers::CAUSE_ID),
+            deliveries: header(headers::DELIVERIES).and_then(|n| n.parse().ok()).unwrap_or(1),
+            trace_id: trace_id.filter(|id| id.len() == 32).map(str::to_owned),
+            at: header("ce-time").and_then(|at| at.parse().ok()),
+            payload: message.payload,
+            headers: message.headers,
+        }
+    }
+
     /// `<service>.<fact>`, for example `payment.completed`; empty for anything else.
     pub fn name(&self) -> &str {
         fact_of_subject(self.subject()).unwrap_or_default()
@@ -309,54 +368,52 @@ impl Fact {
 
     /// Its sequence in its service's stream.
     pub fn stream_seq(&self) -> u64 {
-        self.header(header::NATS_SEQUENCE).and_then(|seq| seq.parse().ok()).unwrap_or_default()
+        self.stream_seq
     }
 
     /// `ce-subject`: the thing it is about.
     pub fn about(&self) -> Option<Uuid> {
-        self.header("ce-subject")?.parse().ok()
+        self.about
     }
 
     /// `ce-id`.
     pub fn event_id(&self) -> Option<Uuid> {
-        self.header("ce-id")?.parse().ok()
+        self.event_id
     }
 
     /// The saga it belongs to.
     pub fn saga_id(&self) -> Option<SagaId> {
-        self.header(headers::SAGA_ID)?.parse().ok()
+        self.saga_id
     }
 
     /// The event or command it follows from.
     pub fn cause_id(&self) -> Option<Uuid> {
-        self.header(headers::CAUSE_ID)?.parse().ok()
+        self.cause_id
     }
 
     /// How often the message it follows from was delivered to who told this; 1 at first.
     pub fn deliveries(&self) -> u64 {
-        self.header(headers::DELIVERIES).and_then(|count| count.parse().ok()).unwrap_or(1)
+        self.deliveries
     }
 
     /// The trace it was told in: 32 hex digits.
     pub fn trace_id(&self) -> Option<&str> {
-        self.header(TRACEPARENT)?.split('-').nth(1).filter(|id| id.len() == 32)
+        self.trace_id.as_deref()
     }
 
     /// When it was told.
     pub fn at(&self) -> Option<Timestamp> {
-        self.header("ce-time")?.parse().ok()
+        self.at
     }
 
     /// The fact as JSON.
     pub fn payload(&self) -> &Bytes {
-        &self.0.payload
+        &self.payload
     }
 
-    /// Its subject: `onsale.payment.completed.v1.<schedule>`. A live fact comes on its own, a
-    /// stored one on the reader's inbox.
+    /// Its subject: `onsale.payment.completed.v1.<schedule>`.
     pub fn subject(&self) -> &str {
-        let stored = || self.header(header::NATS_SUBJECT).unwrap_or_default();
-        self.0.subject.strip_prefix(LIVE).unwrap_or_else(stored)
+        &self.subject
     }
 
     /// A message as a reader of a stream is given it.
@@ -368,11 +425,11 @@ impl Fact {
         payload: &str,
     ) -> Self {
         let mut map = HeaderMap::new();
-        map.insert(header::NATS_SEQUENCE, seq.to_string());
-        map.insert(header::NATS_SUBJECT, subject);
+        map.insert(STREAM_SEQ, seq.to_string());
+        map.insert(SUBJECT, subject);
         about.into_iter().for_each(|(name, value)| map.insert(name, value));
         let payload = Bytes::copy_from_slice(payload.as_bytes());
-        Self(Message {
+        Self::with_headers(Message {
             subject: "_INBOX.abc".into(),
             reply: None,
             payload,
@@ -383,18 +440,18 @@ impl Fact {
         })
     }
 
-    /// When it was stored; known of what was read from a stream.
+    /// When it was stored; known of a dead letter.
     pub(crate) fn stored_at(&self) -> Option<Timestamp> {
-        self.header(header::NATS_TIME_STAMP)?.parse().ok()
+        self.header(STORED_AT)?.parse().ok()
     }
 
-    /// All of its headers.
+    /// All of its headers; known of a dead letter.
     pub(crate) fn headers(&self) -> Option<&HeaderMap> {
-        self.0.headers.as_ref()
+        self.headers.as_ref()
     }
 
-    pub(crate) fn header(&self, name: impl header::IntoHeaderName) -> Option<&str> {
-        Some(self.0.headers.as_ref()?.get(name)?.as_str())
+    pub(crate) fn header(&self, name: &'static str) -> Option<&str> {
+        Some(self.headers()?.get(HeaderName::from_static(name))?.as_str())
     }
 }
 
@@ -409,7 +466,7 @@ mod tests {
         map.insert("Nats-Sequence", "42");
         map.insert("Nats-Subject", "onsale.payment.completed.v1.-");
         map.insert("ce-subject", ID);
-        Fact(Message {
+        Fact::of(Message {
             subject: subject.to_owned().into(),
             reply: None,
             payload: Bytes::from_static(b"{}"),

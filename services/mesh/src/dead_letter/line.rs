@@ -143,8 +143,8 @@ fn read(message: &Fact) -> Option<DeadLetter> {
     let service = tokens.next()?.to_owned();
     let fact = format!("{}.{}", tokens.next()?, tokens.next()?);
     let key = tokens.next()?.to_owned();
-    let header = |name: &str| message.header(name);
-    let number = |name: &str| header(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let header = |name: &'static str| message.header(name);
+    let number = |name: &'static str| header(name).and_then(|text| text.parse().ok()).unwrap_or(0);
     let waits = header(headers::DEAD_WAITS).is_some();
     Some(DeadLetter {
         letter: message.stream_seq(),
