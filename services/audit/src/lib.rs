@@ -78,6 +78,9 @@ static FOLLOWED: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     all.concat()
 });
 
+/// Facts of one stream that are taken in at once when there are many: one transaction.
+const PIECE: usize = 1_000;
+
 /// How often deadlines are looked at: a stall is told within a second.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 
@@ -132,7 +135,7 @@ pub fn service() -> Service<Postgres<Book>> {
             reads::sagas(of_many.clone(), desk, command, meta)
         })
         .reads::<FindViolations, _, _>(Allow::Role(Role::Operator), reads::violations)
-        .follows(&FOLLOWED, move |desk, read| {
+        .follows(&FOLLOWED, PIECE, move |desk, read| {
             let reader = reader.clone();
             async move { reader.take(desk, read).await }
         })

@@ -25,7 +25,7 @@ use crate::{Book, Heard, auditor::Auditor, facts, flows::Flows, forgetting, kept
 const REPORTS_AT_ONCE: usize = 100;
 /// How much later than the streams' ends a deadline is judged: a fact that was told in time
 /// is on its way from its outbox for so long at most.
-const ON_ITS_WAY_MILLIS: i64 = 250;
+pub(crate) const ON_ITS_WAY_MILLIS: i64 = 250;
 /// How often what is too old is looked for.
 const FORGET_EVERY_SECS: i64 = 10;
 

@@ -22,7 +22,7 @@ use crate::{
 
 /// A pause between two hand-overs at the end of the streams: batches are larger for it, and
 /// a file that fills is written anew less often.
-const PACE: Duration = Duration::from_millis(500);
+const PACE: Duration = Duration::from_secs(1);
 /// How old a watermark becomes while nothing is told.
 const QUIET_SECS: i64 = 10;
 

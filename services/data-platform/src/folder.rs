@@ -71,15 +71,26 @@ impl Folder {
 }
 
 fn add_to(table: &Table, file: &Path, rows: Vec<Row>) -> io::Result<()> {
-    let kept = table.read(file)?;
-    let mut all: HashMap<Cell, Row> = kept.iter().map(|row| (id(row), row.clone())).collect();
-    all.extend(rows.into_iter().map(|row| (id(&row), row)));
-    let mut all: Vec<Row> = all.into_values().collect();
-    all.sort_by_key(|row| match &row[SEQUENCE] {
+    let mut all = table.read(file)?;
+    let mut new: HashMap<Cell, Row> = rows.into_iter().map(|row| (id(&row), row)).collect();
+    let mut is_changed = false;
+    for row in &mut all {
+        if let Some(again) = new.remove(&row[EVENT_ID])
+            && *row != again
+        {
+            *row = again;
+            is_changed = true;
+        }
+    }
+    if new.is_empty() && !is_changed {
+        return Ok(());
+    }
+    all.extend(new.into_values());
+    all.sort_by_cached_key(|row| match &row[SEQUENCE] {
         Cell::Number(sequence) => (*sequence, id(row)),
         _ => (0, id(row)),
     });
-    if all == kept { Ok(()) } else { table.write(file, &all) }
+    table.write(file, &all)
 }
 
 fn id(row: &Row) -> Cell {

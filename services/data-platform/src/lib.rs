@@ -48,6 +48,10 @@ pub use table::{Cell, Kind, PAYMENTS, RESERVATIONS, Row, Table};
 
 use export::Exporter;
 
+/// Facts of one stream that are handed over at once when there are many: a file of the folder
+/// that fills is written anew each time.
+const PIECE: usize = 5_000;
+
 /// The service.
 pub const NAME: &str = "data-platform";
 
@@ -58,7 +62,7 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/data-platform
 pub fn service() -> Service<Postgres<Book>> {
     let exporter = Arc::new(Exporter::default());
     Service::<Postgres<Book>>::new(NAME)
-        .follows(FACTS, move |desk, read| {
+        .follows(FACTS, PIECE, move |desk, read| {
             let exporter = exporter.clone();
             async move { exporter.take(desk, &read).await }
         })

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     Caller, Link, clock,
+    courtesy::Courtesy,
     dead_letter::{self, lot::Lot},
     engine::Engine,
     health::Health,
@@ -108,6 +109,7 @@ impl<E: Engine> Consumer<E> {
         consumer: &PullConsumer,
         shutdown: &CancellationToken,
     ) -> Result<(), String> {
+        let mut courtesy = Courtesy::default();
         while !shutdown.is_cancelled() {
             let fetch = consumer.fetch().max_messages(BATCH_MESSAGES_MAX).messages().await;
             let mut piece = fetch.map_err(|error| format!("stream {}: {error}", self.stream))?;
@@ -120,7 +122,7 @@ impl<E: Engine> Consumer<E> {
             let rest = if taken < BATCH_MESSAGES_MAX { REST } else { SHORT_REST };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = tokio::time::sleep(rest) => {}
+                () = courtesy.rest(rest, taken) => {}
             }
         }
         Ok(())

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     Asker, Desk, Fact, Link, STORED_FACTS_MAX,
+    courtesy::Courtesy,
     engine::{Engine, Failure},
     failpoint::{Failpoint, Failpoints},
     health::Health,
@@ -26,7 +27,9 @@ use crate::{
 };
 
 /// How long a reader rests between two looks at the streams' ends.
-const REST: Duration = Duration::from_millis(200);
+pub const READ_EVERY: Duration = Duration::from_millis(200);
+/// The same when it is behind.
+const SHORT_REST: Duration = Duration::from_millis(10);
 /// How long it waits when its store or the broker does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -80,33 +83,33 @@ impl<E: Engine> Follower<E> {
         let mut streams: Streams = self.followed.facts.iter().map(of).collect();
         let mut positions = self.desk.engine.positions().await?;
         info!(service = self.link.service(), streams = streams.len(), "reading whole streams");
+        let mut courtesy = Courtesy::default();
         while !shutdown.is_cancelled() {
             // Whoever takes the facts in may be stuck with them for hours. What it has not
             // settled comes again.
             let round = self.round(&asker, &mut streams, &mut positions, &mut lead);
-            let is_behind = tokio::select! {
-                is_behind = round => is_behind?,
+            let (facts, is_behind) = tokio::select! {
+                taken = round => taken?,
                 () = shutdown.cancelled() => return Ok(()),
             };
-            if !is_behind {
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    () = tokio::time::sleep(REST) => {}
-                }
+            let rest = if is_behind { SHORT_REST } else { READ_EVERY };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = courtesy.rest(rest, facts) => {}
             }
         }
         Ok(())
     }
 
     /// Reads ahead in every stream and has taken in what was told by a time that all have
-    /// been read to; whether there is more.
+    /// been read to: how many facts were wanted, and whether there is more.
     async fn round(
         &self,
         asker: &Asker,
         streams: &mut Streams,
         positions: &mut Positions,
         lead: &mut Lead,
-    ) -> Result<bool, Failure> {
+    ) -> Result<(usize, bool), Failure> {
         let began_at = crate::clock::now();
         let reads = streams
             .iter_mut()
@@ -140,13 +143,10 @@ impl<E: Engine> Follower<E> {
         }
         *positions = moved;
         self.health.add_handled(count as u64);
-        Ok(!is_all)
+        Ok((count, !is_all))
     }
 
-    /// Reads the facts behind those that are at hand, unless these are many. The last one
-    /// before them is read again: when it is not the one that was there, the broker has
-    /// forgotten, and the stream is read from its beginning; whoever takes it in finds the
-    /// repeats.
+    /// Reads on in one stream until a piece of it is at hand, or all.
     async fn read_on(
         &self,
         asker: &Asker,
@@ -154,10 +154,23 @@ impl<E: Engine> Follower<E> {
         position: Option<&Place>,
         ahead: &mut Ahead,
     ) -> Result<(), Failure> {
-        if ahead.facts.len() >= STORED_FACTS_MAX {
-            ahead.has_more = true;
-            return Ok(());
+        ahead.has_more = true;
+        while ahead.has_more && ahead.facts.len() < self.followed.piece {
+            self.read_more(asker, stream, position, ahead).await?;
         }
+        Ok(())
+    }
+
+    /// Reads the facts behind those that are at hand. The last one before them is read again:
+    /// when it is not the one that was there, the broker has forgotten, and the stream is read
+    /// from its beginning; whoever takes it in finds the repeats.
+    async fn read_more(
+        &self,
+        asker: &Asker,
+        stream: &str,
+        position: Option<&Place>,
+        ahead: &mut Ahead,
+    ) -> Result<(), Failure> {
         let unread = |problem: events::Problem| Failure::Unavailable(problem.to_string());
         let place = ahead.facts.back().map(place_of).or(position.copied());
         let before = place.map_or(0, |(seq, _)| seq - 1);

@@ -33,6 +33,7 @@ mod book;
 mod caller;
 pub mod clock;
 mod consumer;
+mod courtesy;
 mod dead_letter;
 mod desk;
 mod endpoint;
@@ -60,7 +61,7 @@ pub use ask::{ASK_TIMEOUT, Announcements, AskHeaders, Asker, Fact, Following, ST
 pub use book::{Answer, Book, Hear, Miss, Refusal};
 pub use caller::{Allow, Caller};
 pub use desk::Desk;
-pub use follower::Read;
+pub use follower::{READ_EVERY, Read};
 pub use link::{Link, LinkSettings};
 pub use run::{Running, start};
 pub use service::{Service, Wiring, parse};

@@ -139,6 +139,7 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
             due: timer.due,
             engine: engine.clone(),
             intake: sender.clone(),
+            is_unhurried: service.is_unhurried,
         });
         let stop = running.intake_stop.clone();
         keep(&running.inward, running.name(), timer.name, stop.clone(), move || {

@@ -67,6 +67,8 @@ pub(crate) type DueFn<E> =
 /// Whose facts are read as whole streams, and what is done with them.
 pub(crate) struct Followed<E: Engine> {
     pub(crate) facts: &'static [&'static str],
+    /// Facts of one stream that are read before they are taken in, about.
+    pub(crate) piece: usize,
     pub(crate) take: Arc<TakeFn<E>>,
 }
 

@@ -9,11 +9,16 @@ use uuid::Uuid;
 
 use crate::{
     Caller, clock,
+    courtesy::Courtesy,
     engine::{Engine, Failure},
     service::DueFn,
     trace::TraceParent,
     work::{Meta, Settle, Work},
 };
+
+/// What is due costs its service so much more than a fact that is only taken in: it is done,
+/// decided, kept and told.
+const FACTS_OF_A_DEED: usize = 10;
 
 /// What one timer works with.
 pub(crate) struct Ticking<E: Engine> {
@@ -23,6 +28,8 @@ pub(crate) struct Ticking<E: Engine> {
     pub(crate) due: Arc<DueFn<E>>,
     pub(crate) engine: Arc<E>,
     pub(crate) intake: mpsc::Sender<Work<E::Deed>>,
+    /// Whether it leaves a busy machine to others.
+    pub(crate) is_unhurried: bool,
 }
 
 impl<E: Engine> Ticking<E> {
@@ -33,12 +40,22 @@ impl<E: Engine> Ticking<E> {
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut courtesy, mut owed) = (Courtesy::default(), 0);
         loop {
+            let next = async {
+                if self.is_unhurried {
+                    courtesy.rest(self.every, owed).await;
+                } else {
+                    ticks.tick().await;
+                }
+            };
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                _ = ticks.tick() => {}
+                () = next => {}
             }
-            for deed in (self.due)(self.engine.clone(), clock::now()).await? {
+            let due = (self.due)(self.engine.clone(), clock::now()).await?;
+            owed = due.len() * FACTS_OF_A_DEED;
+            for deed in due {
                 let id = Uuid::now_v7();
                 let meta = Meta {
                     name: self.name,

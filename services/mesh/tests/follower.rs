@@ -22,6 +22,8 @@ use uuid::Uuid;
 const LIMIT: Duration = Duration::from_secs(20);
 /// The reader of these tests runs as the one service that may read these streams.
 const READER: &str = "audit";
+/// Facts of one stream that it takes in at once.
+const PIECE: usize = 1_000;
 const FACTS: [&str; 2] = ["point.charged", "payment.requested"];
 
 /// What the streams of these tests keep.
@@ -62,7 +64,7 @@ async fn keep(desk: mesh::Desk<Postgres<NoBook>>, read: Arc<Read>) -> Result<(),
 }
 
 fn service() -> Service<Postgres<NoBook>> {
-    Service::new(READER).follows(&FACTS, keep)
+    Service::new(READER).follows(&FACTS, PIECE, keep)
 }
 
 /// Servers with two streams, those who tell, and a database to learn in.

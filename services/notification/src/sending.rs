@@ -29,7 +29,7 @@ use crate::{
 /// How often the clock is asked what is due.
 pub(crate) const TICK: Duration = Duration::from_millis(400);
 /// Messages in the hands of one sender; the memory that a slow provider can take.
-const LEASED_MAX: i64 = 200;
+pub(crate) const LEASED_MAX: i64 = 500;
 /// How long a sender may take to send and record before another one may try. Far more than
 /// a round and its last request need.
 const LEASE_SECS: i64 = 30;

@@ -147,16 +147,17 @@ impl<B: Book> Service<Postgres<B>> {
     /// Reads the streams of `facts` whole, each in its order, instead of hearing fact by fact:
     /// for a service that learns and decides nothing. `take` keeps what it learns of a
     /// [`Read`] and calls [`Read::settle`] in the same transaction, so that a fact has its
-    /// effect once. It fails as a whole, and is called again with the same facts.
+    /// effect once. It fails as a whole, and is called again with the same facts. When there
+    /// is much to read it gets about `piece` facts of each stream at once.
     ///
     /// One instance reads at a time; the others stand by.
-    pub fn follows<F, R>(mut self, facts: &'static [&'static str], take: F) -> Self
+    pub fn follows<F, R>(mut self, facts: &'static [&'static str], piece: usize, take: F) -> Self
     where
         F: Fn(Desk<Postgres<B>>, Arc<Read>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         let take = Arc::new(move |desk, read| Box::pin(take(desk, read)) as _);
-        self.followed = Some(Followed { facts, take });
+        self.followed = Some(Followed { facts, piece, take });
         self
     }
 

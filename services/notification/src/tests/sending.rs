@@ -21,7 +21,7 @@ use crate::{
     Relay,
     handlers::RecordDelivery,
     provider::tests::alimtalk,
-    sending::{lease, send_due},
+    sending::{LEASED_MAX, lease, send_due},
 };
 
 const SECRET: &str = "a secret of the receiver";
@@ -166,15 +166,15 @@ async fn a_sender_that_dies_before_it_records_is_followed_by_another_under_the_s
 #[tokio::test]
 async fn several_senders_share_the_work_and_none_has_more_than_it_can_hold() {
     let sender = Sender::new(Some(204)).await;
-    sender.write(500).await;
+    sender.write(1_200).await;
     let pace = &sender.engine.rules().pace;
     let at = now();
     let leases = (0..4).map(|_| lease(sender.pool(), at, pace, false));
     let leases = futures::future::try_join_all(leases).await.unwrap();
-    assert!(leases.iter().all(|lease| lease.len() <= 200));
+    assert!(leases.iter().all(|lease| lease.len() <= LEASED_MAX as usize));
     let ids: Vec<Uuid> = leases.iter().flatten().map(|leased| leased.id).collect();
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "none was leased twice");
-    assert_eq!(ids.len(), 500);
+    assert_eq!(ids.len(), 1_200);
 }
 
 #[tokio::test]
