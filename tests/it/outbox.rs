@@ -90,6 +90,25 @@ fn a_transaction_that_begins_first_and_commits_last_is_not_skipped() {
 }
 
 #[test]
+fn a_transaction_of_another_database_holds_nothing_back() {
+    run(async {
+        let (stage, fleet) = alone("point").await;
+        let operator = Broker::of(&stage, "operator").await;
+        let [point, audit] =
+            ["point", "audit"].map(|name| stage.config.database_url(name).expect("an address"));
+        let mut elsewhere = PgConnection::connect(audit).await.expect("a connection");
+        let mut open = elsewhere.begin().await.expect("begun");
+        sqlx::query("select pg_current_xact_id()").execute(&mut *open).await.expect("a number");
+        let mut here = PgConnection::connect(point).await.expect("a connection");
+        let told = tell(&mut here, 3).await;
+        assert_eq!(published(&operator, "POINT", 3).await, told);
+        open.rollback().await.expect("rolled back");
+        fleet.stop().await;
+        stage.strike().await;
+    });
+}
+
+#[test]
 fn a_transaction_that_is_rolled_back_holds_nobody_back_for_good() {
     run(async {
         let (stage, fleet) = alone("point").await;

@@ -82,6 +82,8 @@ pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
 pub struct PgOutbox {
     connection: PgConnection,
     held_back: bool,
+    /// No transaction older than this can still commit anything here.
+    horizon: u64,
 }
 
 impl PgOutbox {
@@ -96,11 +98,68 @@ impl PgOutbox {
                 .fetch_one(&mut connection)
                 .await?;
             if held {
-                return Ok(Self { connection, held_back: false });
+                return Ok(Self { connection, held_back: false, horizon: 0 });
             }
             tokio::time::sleep(LOCK_RETRY).await;
             connection.ping().await?;
         }
+    }
+}
+
+impl PgOutbox {
+    /// Reads what is settled; the oldest transaction whose facts are not, if any.
+    async fn look(
+        &mut self,
+        after: Cursor,
+        limit: usize,
+    ) -> Result<(Vec<Row>, Option<u64>), Failure> {
+        let rows = sqlx::query(
+            "select xid::text, id, event_id, saga_id, cause_id, about, told_at, deliveries,
+                    traceparent, subject, payload,
+                    xid < greatest($4::text::xid8, pg_snapshot_xmin(pg_current_snapshot()))
+                        as settled
+             from mesh.outbox
+             where (xid, id) > ($1::text::xid8, $2)
+             order by xid, id limit $3",
+        )
+        .bind(after.major.to_string())
+        .bind(after.minor as i64)
+        .bind(limit as i64)
+        .bind(self.horizon.to_string())
+        .fetch_all(&mut self.connection)
+        .await?;
+        // A row is settled when no older transaction can still commit before it. Rows are in
+        // the order of transactions, so the settled ones come first.
+        let unsettled = rows.iter().position(|row| !row.try_get("settled").unwrap_or(false));
+        let waiting = unsettled.map(|index| cursor(&rows[index])).transpose()?;
+        let settled = rows.iter().take(unsettled.unwrap_or(rows.len())).map(told);
+        Ok((settled.collect::<Result<_, _>>()?, waiting.map(|cursor| cursor.major)))
+    }
+
+    /// The oldest transaction that runs in this database; the next one when none does.
+    ///
+    /// A snapshot knows those of the whole cluster, and a long one in another database would
+    /// hold this service's facts back. The end of the snapshot is taken before the sessions
+    /// are looked at, and rows are read by a later snapshot: a transaction that is missed here
+    /// is over and seen there, or younger. A session of another role hides what it does, so
+    /// next to one only the snapshot counts.
+    async fn oldest_running(&mut self) -> Result<u64, Failure> {
+        let oldest: i64 = sqlx::query_scalar(
+            "with cluster as (
+                 select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as xmax),
+             sessions as (
+                 select usename is distinct from current_user as is_strange,
+                        (xmax - backend_xid::text::bigint) & 4294967295 as age
+                 from pg_stat_activity, cluster
+                 where datname = current_database() and backend_type <> 'autovacuum worker')
+             select case when (select bool_or(is_strange) from sessions) then 0
+                    else xmax - coalesce(
+                        (select max(age) from sessions where age < 2147483648), 0) end
+             from cluster",
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        Ok(oldest.unsigned_abs())
     }
 }
 
@@ -115,23 +174,15 @@ impl Source for PgOutbox {
     }
 
     async fn read(&mut self, after: Cursor, limit: usize) -> Result<Vec<Row>, Failure> {
-        let rows = sqlx::query(
-            "select xid::text, id, event_id, saga_id, cause_id, about, told_at, deliveries,
-                    traceparent, subject, payload, xid < pg_snapshot_xmin(pg_current_snapshot()) as settled
-             from mesh.outbox
-             where (xid, id) > ($1::text::xid8, $2)
-             order by xid, id limit $3",
-        )
-        .bind(after.major.to_string())
-        .bind(after.minor as i64)
-        .bind(limit as i64)
-        .fetch_all(&mut self.connection)
-        .await?;
-        // A row is settled when no older transaction can still commit before it. Rows are in
-        // the order of transactions, so the settled ones come first.
-        let unsettled = rows.iter().position(|row| !row.try_get("settled").unwrap_or(false));
-        self.held_back = unsettled.is_some();
-        rows.iter().take(unsettled.unwrap_or(rows.len())).map(told).collect()
+        let (mut rows, mut waiting) = self.look(after, limit).await?;
+        if let Some(oldest) = waiting {
+            self.horizon = self.horizon.max(self.oldest_running().await?);
+            if self.horizon > oldest {
+                (rows, waiting) = self.look(after, limit).await?;
+            }
+        }
+        self.held_back = waiting.is_some();
+        Ok(rows)
     }
 
     fn held_back(&self) -> bool {
