@@ -82,7 +82,7 @@ static FOLLOWED: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
 const PIECE: usize = 1_000;
 
 /// How often deadlines are looked at: a stall is told within a second.
-const WATCH_EVERY: Duration = Duration::from_millis(200);
+const WATCH_EVERY: Duration = Duration::from_millis(50);
 
 /// Days that facts are kept for, unless said otherwise.
 const KEEP_DAYS: u16 = 30;

@@ -106,10 +106,10 @@ pub(crate) async fn cross_off(
 mod tests {
     use crate::{WATCH_EVERY, listener::ON_ITS_WAY_MILLIS};
 
-    /// A quarter of a second is left for reading, asking and telling.
+    /// Half a second is left for reading, asking and telling.
     #[test]
     fn a_stall_is_looked_for_often_enough_to_be_told_within_a_second() {
         let looks = mesh::READ_EVERY + WATCH_EVERY;
-        assert!(looks.as_millis() as i64 + ON_ITS_WAY_MILLIS <= 750, "{looks:?}");
+        assert!(looks.as_millis() as i64 + ON_ITS_WAY_MILLIS <= 500, "{looks:?}");
     }
 }

@@ -15,9 +15,8 @@ use serde_json::json;
 
 /// The service that is gone.
 const GONE: &str = "point";
-/// A stall is told that soon after its deadline, in milliseconds, however busy the machine of
-/// a test is; within a second on one that keeps up, for each look that takes part is shorter.
-const TOLD_WITHIN: i64 = 10_000;
+/// A stall is told that soon after its deadline, in milliseconds.
+const TOLD_WITHIN: i64 = 1_000;
 /// What a payment gives the judge of points, in milliseconds, as the flow of it says.
 const PATIENCE: i64 = 10_000;
 
