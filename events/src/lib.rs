@@ -13,6 +13,7 @@ pub mod audit;
 pub mod concert;
 pub mod data_platform;
 pub mod dead_letter;
+mod envelope;
 mod ids;
 pub mod notification;
 pub mod payment;
@@ -23,6 +24,7 @@ pub mod ranking;
 pub mod reservation;
 pub mod user;
 
+pub use envelope::{CONTENT_TYPE, Envelope, SpecVersion, event_of_type};
 pub use ids::*;
 pub use problem::{Code, Problem, codes};
 
