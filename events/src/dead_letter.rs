@@ -1,7 +1,10 @@
 //! Dead letters: what a service could never take in, and what waits behind it.
 //!
-//! Every service that hears facts answers [`Redrive`] under `cmd.<service>.redrive` and
-//! [`Discard`] under `cmd.<service>.discard`.
+//! Each service keeps its own. Every service that consumes events answers [`FindLetters`]
+//! under `cmd.<service>.letters`, [`Redrive`] under `cmd.<service>.redrive` and [`Discard`]
+//! under `cmd.<service>.discard`.
+
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -15,6 +18,87 @@ pub const DISCARD: &str = "discard";
 /// Characters of a reason at most.
 pub const REASON_CHARS_MAX: usize = 500;
 
+/// The verb under which a service answers [`FindLetters`].
+pub const LETTERS: &str = "letters";
+
+/// Which letter: its service, and its number there. `payment-17`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LetterId {
+    service: String,
+    number: u64,
+}
+
+impl LetterId {
+    /// Letter `number` of `service`.
+    pub fn new(service: &str, number: u64) -> Self {
+        Self { service: service.to_owned(), number }
+    }
+
+    /// The service that keeps it.
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// Its number there.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl fmt::Display for LetterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.service, self.number)
+    }
+}
+
+impl FromStr for LetterId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no letter; they are written like `payment-17`");
+        let (service, number) = text.rsplit_once('-').ok_or_else(wrong)?;
+        let is_name = |name: &str| {
+            (1..=32).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
+        };
+        let number = number.bytes().all(|b| b.is_ascii_digit()).then(|| number.parse().ok());
+        match number.flatten() {
+            Some(number) if is_name(service) => Ok(Self::new(service, number)),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl TryFrom<String> for LetterId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<LetterId> for String {
+    fn from(id: LetterId) -> Self {
+        id.to_string()
+    }
+}
+
+#[cfg(feature = "openapi")]
+impl utoipa::ToSchema for LetterId {}
+
+#[cfg(feature = "openapi")]
+impl utoipa::PartialSchema for LetterId {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, Type};
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("Which letter: its service, and its number there."))
+            .examples(["payment-17"])
+            .into()
+    }
+}
+
 /// Where a letter stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -22,8 +106,10 @@ pub const REASON_CHARS_MAX: usize = 500;
 pub enum LetterState {
     /// It was tried and cannot succeed; an operator decides.
     Parked,
-    /// It was never tried: it waits behind a parked one of its key.
+    /// It was never tried: it waits behind another of its key.
     Waiting,
+    /// What it depends on is not here yet; it is tried again by itself.
+    Early,
     /// It was taken in after all.
     Resolved,
     /// An operator gave it up.
@@ -33,7 +119,7 @@ pub enum LetterState {
 impl LetterState {
     /// Whether it still stands in the line of its key.
     pub fn is_open(self) -> bool {
-        matches!(self, Self::Parked | Self::Waiting)
+        matches!(self, Self::Parked | Self::Waiting | Self::Early)
     }
 }
 
@@ -58,8 +144,8 @@ pub struct LetterEvent {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeadLetter {
-    /// Its number.
-    pub letter: u64,
+    /// Which one.
+    pub letter: LetterId,
     /// The service that could not take it in.
     pub service: String,
     /// The fact, for example `payment.requested`.
@@ -74,7 +160,7 @@ pub struct DeadLetter {
     pub attempts: u64,
     /// The parked letter that it waits behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub behind: Option<u64>,
+    pub behind: Option<LetterId>,
     /// The event's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_id: Option<Uuid>,
@@ -123,21 +209,55 @@ pub struct DeadLetters {
     pub items: Vec<DeadLetter>,
     /// Give this back as `?before=` for the next ones; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_before: Option<u64>,
+    pub next_before: Option<String>,
+    /// Services that could not be asked, or refused: their letters are missing here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unasked: Vec<UnaskedService>,
+}
+
+/// A service that could not be asked for its letters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UnaskedService {
+    /// The service.
+    pub service: String,
+    /// Why not.
+    pub why: String,
+}
+
+/// Asks a service for its letters.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FindLetters {
+    /// Only this one, opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub letter: Option<LetterId>,
+    /// Also those that have ended, and those that are tried again by themselves.
+    #[serde(default)]
+    pub ended: bool,
+}
+
+/// What a service answers to [`FindLetters`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FoundLetters {
+    /// Its letters, in the order in which they were parked.
+    pub letters: Vec<DeadLetter>,
+    /// The one that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<OpenedLetter>,
 }
 
 /// Tries a letter again, with all that stand before and behind it in the line of its key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Redrive {
     /// The letter.
-    pub letter: u64,
+    pub letter: LetterId,
 }
 
 /// Gives a letter up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Discard {
     /// The letter.
-    pub letter: u64,
+    pub letter: LetterId,
     /// Why, 1 to 500 characters; it is kept.
     pub reason: String,
 }
@@ -166,13 +286,13 @@ pub struct RetryAll {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Redriven {
     /// The letter that was asked for.
-    pub letter: u64,
+    pub letter: LetterId,
     /// The service.
     pub service: String,
     /// The key.
     pub key: String,
     /// The letters that were taken in, in this order.
-    pub resolved: Vec<u64>,
+    pub resolved: Vec<LetterId>,
     /// The letter that failed again; those behind it wait on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
@@ -186,7 +306,7 @@ pub struct Redriven {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Stopped {
     /// The letter.
-    pub letter: u64,
+    pub letter: LetterId,
     /// Why.
     pub cause: String,
     /// How often it was tried by now.
@@ -201,6 +321,9 @@ pub struct RetriedAll {
     pub lines: Vec<Redriven>,
     /// Letters whose service could not be asked, or refused.
     pub unasked: Vec<Unasked>,
+    /// Services that could not be asked which letters of this cause they have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unasked_services: Vec<UnaskedService>,
     /// Further letters of this cause, for another request.
     pub left: u64,
 }
@@ -210,7 +333,22 @@ pub struct RetriedAll {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Unasked {
     /// The letter.
-    pub letter: u64,
+    pub letter: LetterId,
     /// Why not.
     pub why: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_is_named_by_its_service_and_number() {
+        let id: LetterId = "data-platform-18446744073709551615".parse().unwrap();
+        assert_eq!((id.service(), id.number()), ("data-platform", u64::MAX));
+        assert_eq!(id.to_string(), "data-platform-18446744073709551615");
+        for bad in ["", "7", "payment", "payment-", "-7", "payment-+7", "Payment-7", "a b-7"] {
+            assert!(bad.parse::<LetterId>().is_err(), "{bad}");
+        }
+    }
 }

@@ -1,6 +1,5 @@
 //! `onsale audit verify` finds nothing after a sale, and every false fact.
 
-use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 use events::{
     Event, EventId, ReservationId,
     audit::Rule,
@@ -9,9 +8,10 @@ use events::{
 };
 use harness::mesh::{Mesh, run};
 use onsale::verify::{self, Report};
+use serde_json::json;
 use uuid::Uuid;
 
-use crate::broker::Broker;
+use crate::messages::{Message, Producers};
 
 #[test]
 fn a_sale_is_clean_and_each_false_fact_is_found_and_named() {
@@ -139,18 +139,19 @@ fn completed(payment: &Payment) -> PaymentCompleted {
 
 /// Tells a fact as its service would, though nothing has happened; its id.
 async fn tell<E: Event>(mesh: &Mesh, fact: &E) -> EventId {
-    let broker = Broker::of(&mesh.stage, events::producer_of(E::FACT)).await;
-    let id = Uuid::now_v7();
-    let mut headers = HeaderMap::new();
-    headers.insert("ce-id", id.to_string());
-    headers.insert(NATS_MESSAGE_ID, id.to_string());
-    headers.insert("ce-time", mesh::clock::now().to_string());
-    headers.insert("ce-subject", fact.about().to_string());
-    headers.insert("onsale-saga-id", Uuid::now_v7().to_string());
-    headers.insert("onsale-cause-id", Uuid::now_v7().to_string());
     let subject = events::subject(E::FACT, E::VERSION, fact.schedule());
-    let payload = serde_json::to_vec(fact).expect("plain data");
-    let sent = broker.jetstream.publish_with_headers(subject, headers, payload.into()).await;
-    sent.expect("sent").await.expect("stored");
+    let id = Uuid::now_v7();
+    let event = json!({
+        "specversion": "1.0",
+        "id": id,
+        "source": format!("/onsale/{}", events::producer_of(E::FACT)),
+        "type": format!("onsale.{}.v{}", E::FACT, E::VERSION),
+        "time": mesh::clock::now(),
+        "subject": fact.about(),
+        "sagaid": Uuid::now_v7(),
+        "causationid": Uuid::now_v7(),
+        "data": fact,
+    });
+    Producers::of(&mesh.stage).publish(&Message::of(&subject, &[event])).await;
     EventId(id)
 }

@@ -3,20 +3,22 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::{
-    Client, ConnectOptions, Event, HeaderMap,
-    header::NATS_MESSAGE_ID,
+    Client, ConnectOptions, Event,
     jetstream::{self, message::StreamMessage},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use harness::project;
 use onsale::stage::Stage;
 use tokio::sync::mpsc;
-use uuid::Uuid;
+
+use crate::messages::{StoredEvent, events_of};
 
 /// Answers that JetStream owes us at once.
 const ANSWERS_IN_FLIGHT: usize = 32;
 /// How soon the broker says no.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
+/// The shortest time in which a broker can be asked to recognise a message.
+const WINDOW_MIN: Duration = Duration::from_millis(100);
 /// A pause that outlasts every test; it is ended long before.
 const PAUSE: time::Duration = time::Duration::minutes(10);
 
@@ -107,15 +109,33 @@ impl Broker {
             .expect("what is stored can be read")
     }
 
-    /// Every stored fact after `ends`, in the order in which they were stored.
-    pub async fn facts_after(&self, ends: &BTreeMap<String, u64>) -> Vec<StreamMessage> {
-        let mut facts = Vec::new();
+    /// Every stored message of events after `ends`, in the order in which they were stored.
+    pub async fn messages_after(&self, ends: &BTreeMap<String, u64>) -> Vec<StreamMessage> {
+        let mut messages = Vec::new();
         for stream in Self::fact_streams() {
             let after = ends.get(&stream).copied().unwrap_or(0);
-            facts.extend(self.stored(&stream, after).await);
+            messages.extend(self.stored(&stream, after).await);
         }
-        facts.sort_by_key(|fact| fact.time);
-        facts
+        messages.sort_by_key(|message| message.time);
+        messages
+    }
+
+    /// The events of [`Broker::messages_after`], each by itself.
+    pub async fn facts_after(&self, ends: &BTreeMap<String, u64>) -> Vec<StoredEvent> {
+        self.messages_after(ends).await.iter().flat_map(events_of).collect()
+    }
+
+    /// Lets the broker forget which messages it has had, so that the same one is stored again,
+    /// as it is when it comes again after the time in which it is recognised.
+    pub async fn forget_ids(&self) {
+        for name in Self::fact_streams() {
+            let stream = self.jetstream.get_stream(&name).await.expect("a stream");
+            let mut config = stream.cached_info().config.clone();
+            config.duplicate_window = WINDOW_MIN;
+            self.jetstream.update_stream(config).await.expect("updated");
+        }
+        // What was stored within the window of now is still known.
+        tokio::time::sleep(2 * WINDOW_MIN).await;
     }
 
     /// Hands nothing out to this service until [`Broker::resume`].
@@ -152,43 +172,7 @@ impl Broker {
     }
 }
 
-/// The name of a stored fact.
-pub fn name_of(fact: &StreamMessage) -> &str {
-    events::fact_of_subject(&fact.subject).expect("streams of facts keep facts")
-}
-
-/// A header of a stored fact.
-pub fn header<'a>(fact: &'a StreamMessage, name: &str) -> Option<&'a str> {
-    fact.headers.get(name).map(|value| value.as_str())
-}
-
-/// Tells stored facts again, in this order, each by its own producer and under a new id, as if
-/// the producer's handler had run once more. The new ids.
-pub async fn tell_again(stage: &Stage, facts: &[StreamMessage]) -> Vec<String> {
-    let mut producers: BTreeMap<&str, Broker> = BTreeMap::new();
-    let mut ids = Vec::new();
-    for fact in facts {
-        let producer = events::producer_of(name_of(fact));
-        if !producers.contains_key(producer) {
-            producers.insert(producer, Broker::of(stage, producer).await);
-        }
-        let id = Uuid::now_v7().to_string();
-        let mut headers = HeaderMap::new();
-        for (name, values) in fact.headers.iter() {
-            let name = name.to_string();
-            for value in values.iter().filter(|_| !name.starts_with("Nats-")) {
-                headers.append(name.as_str(), value.as_str());
-            }
-        }
-        headers.insert("ce-id", id.as_str());
-        headers.insert(NATS_MESSAGE_ID, id.as_str());
-        let jetstream = &producers[producer].jetstream;
-        let sent = jetstream
-            .publish_with_headers(fact.subject.clone(), headers, fact.payload.clone())
-            .await
-            .expect("sent");
-        sent.await.expect("stored");
-        ids.push(id);
-    }
-    ids
+/// A header of a stored message.
+pub fn header<'a>(message: &'a StreamMessage, name: &str) -> Option<&'a str> {
+    message.headers.get(name).map(|value| value.as_str())
 }

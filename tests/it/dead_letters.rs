@@ -2,55 +2,96 @@
 
 mod desk;
 mod lines;
+mod lists;
 mod survivors;
 
 use std::collections::BTreeSet;
 
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID, jetstream::message::StreamMessage};
 use events::{
-    Event, PaymentId, ReservationId, ScheduleId, UserId, payment::PaymentRequested, subject,
+    CONTENT_TYPE, Event, PaymentId, ReservationId, ScheduleId, UserId,
+    dead_letter::{DeadLetter, LetterState},
+    payment::PaymentRequested,
+    subject,
 };
 use harness::mesh::{Mesh, eventually, run};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
     broker::{Broker, header},
     rest::Stores,
 };
+use desk::{Desk, event_of};
 
-/// Enough facts for the relay to publish them as one atomic batch.
-const BATCH_FACTS: usize = 40;
+/// Events of one message, of which none can be taken in.
+const BATCH_EVENTS: usize = 40;
 
 /// One message that cannot be taken in.
 struct Poison {
     version: u32,
-    ce_id: Option<String>,
-    payload: String,
+    /// Whether its message has an id.
+    has_id: bool,
+    body: String,
+    /// What is kept of it.
+    kept: String,
+    /// What it depends on, as far as that can be read.
+    key: String,
     /// A part of what will be said of it.
     cause: &'static str,
 }
 
+impl Poison {
+    /// A body that is no batch of events.
+    fn body(body: &str, key: &str) -> Self {
+        let (body, key) = (body.to_owned(), key.to_owned());
+        let kept = body.clone();
+        Self { version: 1, has_id: true, body, kept, key, cause: "not a batch of events" }
+    }
+
+    /// A batch of one event.
+    fn event(event: &Value, key: &str, cause: &'static str) -> Self {
+        let (kept, key) = (event.to_string(), key.to_owned());
+        Self { version: 1, has_id: true, body: format!("[{kept}]"), kept, key, cause }
+    }
+}
+
 fn poisons(good: &PaymentRequested) -> Vec<Poison> {
-    let id = || Some(Uuid::now_v7().to_string());
-    let whole = serde_json::to_string(good).expect("plain data");
-    let mut incomplete = serde_json::to_value(good).expect("plain data");
-    incomplete.as_object_mut().expect("an object").remove("amount");
-    let incomplete = incomplete.to_string();
-    let poison = |version, ce_id, payload: &String, cause| Poison {
-        version,
-        ce_id,
-        payload: payload.clone(),
-        cause,
+    let event = event_of(good);
+    let (wallet, payment) = (good.user_id.to_string(), good.payment_id.to_string());
+    let without = |of: &[&str], member: &str| {
+        let mut event = event_of(good);
+        let object = of.iter().fold(&mut event, |value, name| &mut value[*name]);
+        object.as_object_mut().expect("an object").remove(member);
+        event
     };
+    let with = |member: &str, value: &str| {
+        let mut event = event_of(good);
+        event[member] = json!(value);
+        event
+    };
+    let nameless =
+        || Poison { has_id: false, ..Poison::event(&without(&[], "id"), &wallet, "field `id`") };
     vec![
-        poison(1, id(), &"{\"payment_id\": not json".into(), "expected"),
-        poison(1, id(), &incomplete, "missing field `amount`"),
-        poison(1, None, &whole, "there is no ce-id header"),
-        // A second one without an id is another message, not a repeat of the first.
-        poison(1, None, &whole, "there is no ce-id header"),
-        poison(1, Some("rubbish".into()), &whole, "the ce-id header is no UUID"),
-        poison(2, id(), &whole, "only version 1 of payment.requested is heard here"),
+        Poison::body("{\"payment_id\": not json", "-"),
+        // Cut off. It still says what it is about.
+        Poison::body(&format!("[{event},"), &payment),
+        Poison::body(&event.to_string(), &payment),
+        Poison::event(&without(&["data"], "amount"), &wallet, "missing field `amount`"),
+        nameless(),
+        // A second one in a message without an id is another message, not a repeat of the first.
+        nameless(),
+        Poison::event(&with("id", "rubbish"), &wallet, "not an event"),
+        Poison::event(&with("specversion", "2.0"), &wallet, "not an event"),
+        Poison::event(&json!(7), "-", "not an event"),
+        Poison {
+            version: 2,
+            ..Poison::event(
+                &with("type", "onsale.payment.requested.v2"),
+                &wallet,
+                "only version 1 of payment.requested is consumed here",
+            )
+        },
     ]
 }
 
@@ -72,6 +113,7 @@ fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_o
         let mesh = Mesh::with(&["user", "point", "gateway"]).await;
         let provisioner = Broker::of(&mesh.stage, onsale::config::PROVISIONER).await;
         let payment = Broker::of(&mesh.stage, "payment").await;
+        let desk = Desk::of(&mesh).await;
         take_every_version(&provisioner).await;
         let (fan, unlucky) = (mesh.fan(100).await, mesh.fan(100).await);
         let schedule = ScheduleId(Uuid::now_v7());
@@ -80,27 +122,26 @@ fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_o
         let poisons = poisons(&requested(unlucky.session.user_id, schedule, 30));
         for poison in &poisons {
             let subject = subject(PaymentRequested::FACT, poison.version, Some(schedule));
-            tell(&payment, subject, poison.ce_id.as_deref(), &poison.payload).await;
+            tell(&payment, subject, poison.has_id, &poison.body).await;
         }
-        let id = Uuid::now_v7().to_string();
-        let payload = serde_json::to_string(&good).expect("plain data");
-        tell(&payment, subject(PaymentRequested::FACT, 1, Some(schedule)), Some(&id), &payload)
-            .await;
+        let subject = subject(PaymentRequested::FACT, 1, Some(schedule));
+        tell(&payment, subject, true, &json!([event_of(&good)]).to_string()).await;
 
         eventually("the good one behind them is taken in", || async {
             (fan.balance().await == 70).then_some(())
         })
         .await;
-        let dead = letters(&provisioner, "point", poisons.len()).await;
+        let letters = desk.stand("point", &vec![LetterState::Parked; poisons.len()]).await;
+        let copies = copies(&provisioner, "point", poisons.len()).await;
         for (number, poison) in poisons.iter().enumerate() {
             // They are told apart by where they came from; the stream was empty before.
-            let sequence = (number + 1).to_string();
-            let letter = dead
-                .iter()
-                .find(|letter| header(letter, "onsale-dead-sequence") == Some(&sequence))
-                .unwrap_or_else(|| panic!("no letter of {sequence}, {}: {dead:?}", poison.cause));
-            is_kept(letter, poison);
-            was_terminated(&provisioner, number as u64 + 1, poison.cause).await;
+            let sequence = number as u64 + 1;
+            let letter = letters.iter().find(|letter| letter.sequence == sequence);
+            let letter = letter.unwrap_or_else(|| panic!("no letter of {}", poison.body));
+            is_kept(&desk, letter, poison).await;
+            let id = letter.letter.to_string();
+            let copy = copies.iter().find(|copy| header(copy, "onsale-dead-letter") == Some(&id));
+            is_copied(copy.unwrap_or_else(|| panic!("no copy of {id}")), letter, poison);
         }
         assert_eq!(point_dead(&mesh), poisons.len() as u64);
         mesh.stop().await;
@@ -108,25 +149,29 @@ fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_o
 }
 
 #[test]
-fn a_whole_batch_of_poison_is_kept_letter_by_letter() {
+fn a_whole_message_of_poison_is_kept_letter_by_letter() {
     run(async {
         let mesh = Mesh::with(&["user", "point", "payment", "gateway"]).await;
         let stores = Stores::of(&mesh.stage).await;
+        let desk = Desk::of(&mesh).await;
+        let events: Vec<Value> = (0..BATCH_EVENTS).map(|n| json!({ "poison": n })).collect();
         sqlx::query(
-            "insert into mesh.outbox (event_id, saga_id, about, told_at, subject, payload)
-             select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), now(),
-                    'onsale.payment.requested.v1.-', convert_to('poison ' || n, 'utf8')
-             from generate_series(1, $1) n",
+            "insert into mesh.outbox (id, subject, events, body, leased_until)
+             values ($1, 'onsale.payment.requested.v1.-', $2, $3, '-infinity')",
         )
-        .bind(BATCH_FACTS as i32)
+        .bind(Uuid::now_v7())
+        .bind(BATCH_EVENTS as i32)
+        .bind(serde_json::to_vec(&events).expect("JSON"))
         .execute(stores.database("payment"))
         .await
-        .expect("told");
-        // Each service that hears the fact keeps letters of its own.
+        .expect("emitted");
+        // Each service that consumes the event keeps letters of its own.
         for service in ["point", "user"] {
-            let dead = letters(&stores.broker, service, BATCH_FACTS).await;
-            let payloads: BTreeSet<&[u8]> = dead.iter().map(|letter| &letter.payload[..]).collect();
-            assert_eq!(payloads.len(), BATCH_FACTS, "{service}");
+            let letters = desk.stand(service, &[LetterState::Parked; BATCH_EVENTS]).await;
+            assert!(letters.iter().all(|letter| letter.key == "-" && letter.behind.is_none()));
+            let copies = copies(&stores.broker, service, BATCH_EVENTS).await;
+            let payloads: BTreeSet<&[u8]> = copies.iter().map(|copy| &copy.payload[..]).collect();
+            assert_eq!(payloads.len(), BATCH_EVENTS, "{service}");
         }
         mesh.stop().await;
     });
@@ -142,55 +187,49 @@ async fn take_every_version(provisioner: &Broker) {
     stream.update_consumer(config).await.expect("updated");
 }
 
-async fn tell(broker: &Broker, subject: String, ce_id: Option<&str>, payload: &str) {
+async fn tell(broker: &Broker, subject: String, has_id: bool, body: &str) {
     let mut headers = HeaderMap::new();
-    headers.insert("ce-type", "onsale.payment.requested");
-    if let Some(id) = ce_id {
-        headers.insert("ce-id", id);
-        headers.insert(NATS_MESSAGE_ID, id);
+    headers.insert("content-type", CONTENT_TYPE);
+    if has_id {
+        headers.insert(NATS_MESSAGE_ID, Uuid::now_v7().to_string());
     }
-    let payload = payload.to_owned().into();
-    let sent = broker.jetstream.publish_with_headers(subject, headers, payload).await;
+    let body = body.to_owned().into();
+    let sent = broker.jetstream.publish_with_headers(subject, headers, body).await;
     sent.expect("sent").await.expect("stored");
 }
 
-async fn letters(broker: &Broker, service: &str, count: usize) -> Vec<StreamMessage> {
-    eventually(&format!("{count} dead letters"), || async {
-        let mut dead = broker.stored("DEAD_LETTERS", 0).await;
+/// The copies for whoever looks with `nats`.
+async fn copies(broker: &Broker, service: &str, count: usize) -> Vec<StreamMessage> {
+    eventually(&format!("{count} copies of dead letters"), || async {
+        let mut copies = broker.stored("DEAD_LETTERS", 0).await;
         let subject = format!("dlq.{service}.payment.requested.");
-        dead.retain(|letter| letter.subject.starts_with(&subject));
-        (dead.len() >= count).then_some(dead)
+        copies.retain(|copy| copy.subject.starts_with(&subject));
+        (copies.len() >= count).then_some(copies)
     })
     .await
 }
 
 /// As it was, and beside it why, where from and how often it was tried.
-fn is_kept(letter: &StreamMessage, poison: &Poison) {
-    assert_eq!(&letter.payload[..], poison.payload.as_bytes());
-    assert_eq!(header(letter, "ce-id"), poison.ce_id.as_deref());
-    assert_eq!(header(letter, "ce-type"), Some("onsale.payment.requested"));
-    assert_eq!(header(letter, "onsale-dead-stream"), Some("PAYMENT"));
-    assert_eq!(header(letter, "onsale-dead-attempts"), Some("1"));
-    let cause = header(letter, "onsale-dead-cause").expect("a cause");
-    assert!(cause.contains(poison.cause), "{cause} does not say {}", poison.cause);
-    let subject = header(letter, "onsale-dead-subject").expect("a subject");
-    assert!(subject.starts_with(&format!("onsale.payment.requested.v{}.", poison.version)));
+async fn is_kept(desk: &Desk, letter: &DeadLetter, poison: &Poison) {
+    let opened = desk.letter(&letter.letter).await;
+    assert_eq!(&opened.letter, letter);
+    assert_eq!(opened.payload, poison.kept);
+    assert_eq!((letter.key.as_str(), letter.attempts), (poison.key.as_str(), 1));
+    assert_eq!((letter.fact.as_str(), letter.stream.as_str()), ("payment.requested", "PAYMENT"));
+    assert!(letter.cause.contains(poison.cause), "{} does not say {}", letter.cause, poison.cause);
+    let subject = format!("onsale.payment.requested.v{}.", poison.version);
+    assert!(letter.subject.starts_with(&subject), "{}", letter.subject);
 }
 
-/// The broker reports the end of the delivery with the same cause.
-async fn was_terminated(broker: &Broker, sequence: u64, cause: &str) {
-    eventually(&format!("a report of the end of {sequence}"), || async {
-        let reports = broker.stored("ADVISORIES", 0).await;
-        let report = reports.iter().find_map(|report| {
-            let is_of_point = report.subject.ends_with(".MSG_TERMINATED.PAYMENT.point");
-            let said: Value = serde_json::from_slice(&report.payload).ok()?;
-            (is_of_point && said["stream_seq"] == sequence).then_some(said)
-        })?;
-        let reason = report["reason"].as_str().expect("a reason");
-        assert!(reason.contains(cause), "{reason} does not say {cause}");
-        Some(())
-    })
-    .await;
+/// A copy says the same as the letter.
+fn is_copied(copy: &StreamMessage, letter: &DeadLetter, poison: &Poison) {
+    assert_eq!(copy.subject.as_str(), format!("dlq.point.payment.requested.{}", poison.key));
+    assert_eq!(&copy.payload[..], poison.kept.as_bytes());
+    assert_eq!(header(copy, "onsale-dead-cause"), Some(letter.cause.as_str()));
+    assert_eq!(header(copy, "onsale-dead-subject"), Some(letter.subject.as_str()));
+    assert_eq!(header(copy, "onsale-dead-stream"), Some("PAYMENT"));
+    let sequence = letter.sequence.to_string();
+    assert_eq!(header(copy, "onsale-dead-sequence"), Some(sequence.as_str()));
 }
 
 fn point_dead(mesh: &Mesh) -> u64 {

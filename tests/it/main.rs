@@ -11,6 +11,7 @@ mod dead_letters;
 mod handlers;
 mod health;
 mod journeys;
+mod messages;
 mod outbox;
 mod permissions;
 mod rest;

@@ -1,10 +1,11 @@
-//! What was told comes out: once, in order, whatever dies or is forgotten on the way.
+//! What was emitted comes out: once, whatever dies or is forgotten on the way.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use async_nats::jetstream::message::StreamMessage;
 use events::{queue::PlaceState, reservation::Reservation};
-use futures::StreamExt;
 use harness::mesh::{Mesh, eventually, run};
 use mesh::failpoint::Failpoint;
 use onsale::{
@@ -12,19 +13,27 @@ use onsale::{
     fleet::{self, Fleet, Rules},
     stage::Stage,
 };
-use sqlx::{Connection, PgConnection};
+use serde_json::json;
+use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::{
-    broker::{Broker, header},
+    broker::Broker,
     handlers::{receipt_is_clean, scenario},
+    messages::{Message, message_id},
     rest::{Stores, assert_same},
 };
 
-/// Far longer than a fact is on its way that nothing holds back.
-const HELD_BACK: Duration = Duration::from_millis(500);
-/// Facts told at a time: some go out one by one, others as an atomic batch.
-const BURSTS: [i32; 5] = [3, 40, 1, 700, 60];
+/// A message that nobody consumes.
+const SUBJECT: &str = "onsale.point.charged.v1.-";
+/// Messages emitted at a time: fewer than a sweep takes, as many, one more, and several times.
+const BURSTS: [usize; 5] = [3, 128, 1, 129, 700];
+/// More than anything in the mesh takes at a time, and enough for sequences of five digits.
+const MANY: usize = 10_001;
+/// How long `MANY` may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than the publisher of a service that was killed keeps what it had in its hands.
+const LEASE: &str = "2 seconds";
 
 /// Servers on which one service runs alone.
 async fn alone(service: &str) -> (Stage, Fleet) {
@@ -37,79 +46,94 @@ async fn start(stage: &Stage, service: &str) -> Fleet {
     Fleet::start(&stage.config, &[service], &Rules::default()).await.expect("a service")
 }
 
-/// Tells `count` facts that nobody hears, as a batch of the point service does.
-async fn tell(tx: &mut PgConnection, count: i32) -> Vec<Uuid> {
-    sqlx::query_scalar(
-        "insert into mesh.outbox (event_id, saga_id, about, told_at, subject, payload)
-         select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), now(),
-                'onsale.point.charged.v1.-', '{}'
-         from generate_series(1, $1) returning event_id",
+/// Emits `count` messages as a transaction of the point service does whose process dies right
+/// after: nobody has them in memory, and they belong to it for as long as `lease`.
+async fn emit(tx: &mut PgConnection, count: usize, lease: &str) -> BTreeSet<Uuid> {
+    let emitted: Vec<Message> = (0..count).map(|_| Message::of(SUBJECT, &[event()])).collect();
+    sqlx::query(
+        "insert into mesh.outbox (id, subject, events, body, leased_until)
+         select id, $1, 1, body, clock_timestamp() + $4::interval
+         from unnest($2::uuid[], $3::bytea[]) as m (id, body)",
     )
-    .bind(count)
-    .fetch_all(tx)
+    .bind(SUBJECT)
+    .bind(emitted.iter().map(|message| message.id).collect::<Vec<_>>())
+    .bind(emitted.iter().map(|message| &message.body[..]).collect::<Vec<_>>())
+    .bind(lease)
+    .execute(tx)
     .await
-    .expect("told")
+    .expect("emitted");
+    emitted.into_iter().map(|message| message.id).collect()
 }
 
-/// The ids in a stream, once there are so many.
-async fn published(broker: &Broker, stream: &str, count: usize) -> Vec<Uuid> {
-    let stored = eventually(&format!("{count} facts in {stream}"), || async {
-        let stored = broker.stored(stream, 0).await;
-        (stored.len() >= count).then_some(stored)
+fn event() -> serde_json::Value {
+    json!({
+        "specversion": "1.0",
+        "id": Uuid::now_v7(),
+        "source": "/onsale/point",
+        "type": "onsale.point.charged.v1",
+        "time": mesh::clock::now(),
+        "subject": Uuid::now_v7(),
+        "sagaid": Uuid::now_v7(),
+        "data": {},
     })
-    .await;
-    stored.iter().map(id_of).collect()
 }
 
-fn id_of(fact: &StreamMessage) -> Uuid {
-    header(fact, "ce-id").and_then(|id| id.parse().ok()).expect("an id")
+/// Waits until exactly these are in the stream, each once, and marked with where they are.
+async fn published(stores: &Stores, emitted: &BTreeSet<Uuid>) {
+    let pool = stores.database("point");
+    let all = eventually("everything is published and marked", || async {
+        let marks = marks(pool).await;
+        (marks.len() == emitted.len()).then_some(marks)
+    });
+    let all = tokio::time::timeout(PATIENCE, all).await.expect("published in time");
+    assert!(all.values().eq(emitted), "something else is marked");
+    let stream = stores.broker.jetstream.get_stream("POINT").await.expect("a stream");
+    let count = stream.cached_info().state.messages;
+    assert_eq!(count, emitted.len() as u64, "each is published once");
+    for (sequence, id) in all.iter().filter(|(sequence, _)| is_worth_a_look(**sequence)) {
+        let message = stream.get_raw_message(*sequence).await.expect("a message");
+        assert_eq!(message_id(&message), *id, "{sequence}");
+    }
+}
+
+/// By its sequence in the stream, each message that has one.
+async fn marks(pool: &PgPool) -> BTreeMap<u64, Uuid> {
+    let marked: Vec<(i64, Uuid)> =
+        sqlx::query_as("select stream_seq, id from mesh.outbox where stream_seq is not null")
+            .fetch_all(pool)
+            .await
+            .expect("marks");
+    marked.into_iter().map(|(sequence, id)| (sequence.unsigned_abs(), id)).collect()
+}
+
+/// Around each sequence that has a digit more than the one before, and some others.
+fn is_worth_a_look(sequence: u64) -> bool {
+    let is_edge = |at: u64| at.checked_ilog10() != (at - 1).checked_ilog10();
+    is_edge(sequence) || is_edge(sequence + 1) || sequence.is_multiple_of(97)
 }
 
 #[test]
-fn a_transaction_that_begins_first_and_commits_last_is_not_skipped() {
+fn a_transaction_that_begins_first_and_commits_last_is_published() {
     run(async {
         let (stage, fleet) = alone("point").await;
         let stores = Stores::of(&stage).await;
         let url = stage.config.database_url("point").expect("an address");
         let mut slow = PgConnection::connect(url).await.expect("a connection");
         let mut fast = PgConnection::connect(url).await.expect("another one");
-        let operator = Broker::of(&stage, "operator").await;
-        let mut live = operator.client.subscribe("live.onsale.point.>").await.expect("following");
-        operator.client.flush().await.expect("the broker answers");
 
         let mut first = slow.begin().await.expect("begun");
-        let early = tell(&mut first, 2).await;
-        let late = tell(&mut fast, 2).await;
-        let seen = tokio::time::timeout(HELD_BACK, live.next()).await;
-        assert!(seen.is_err(), "what was committed comes before what may still come: {seen:?}");
+        let early = emit(&mut first, 2, "0").await;
+        let late = emit(&mut fast, 2, "0").await;
+        published(&stores, &late).await;
         first.commit().await.expect("committed");
-        assert_eq!(published(&stores.broker, "POINT", 4).await, [early, late].concat());
+        published(&stores, &early.into_iter().chain(late).collect()).await;
         fleet.stop().await;
         stage.strike().await;
     });
 }
 
 #[test]
-fn a_transaction_of_another_database_holds_nothing_back() {
-    run(async {
-        let (stage, fleet) = alone("point").await;
-        let operator = Broker::of(&stage, "operator").await;
-        let [point, audit] =
-            ["point", "audit"].map(|name| stage.config.database_url(name).expect("an address"));
-        let mut elsewhere = PgConnection::connect(audit).await.expect("a connection");
-        let mut open = elsewhere.begin().await.expect("begun");
-        sqlx::query("select pg_current_xact_id()").execute(&mut *open).await.expect("a number");
-        let mut here = PgConnection::connect(point).await.expect("a connection");
-        let told = tell(&mut here, 3).await;
-        assert_eq!(published(&operator, "POINT", 3).await, told);
-        open.rollback().await.expect("rolled back");
-        fleet.stop().await;
-        stage.strike().await;
-    });
-}
-
-#[test]
-fn a_transaction_that_is_rolled_back_holds_nobody_back_for_good() {
+fn a_transaction_that_is_rolled_back_publishes_nothing() {
     run(async {
         let (stage, fleet) = alone("point").await;
         let stores = Stores::of(&stage).await;
@@ -117,41 +141,85 @@ fn a_transaction_that_is_rolled_back_holds_nobody_back_for_good() {
         let url = stage.config.database_url("point").expect("an address");
         let mut slow = PgConnection::connect(url).await.expect("a connection");
         let mut doomed = slow.begin().await.expect("begun");
-        tell(&mut doomed, 1).await;
-        let told = tell(&mut pool.acquire().await.expect("a connection"), 1).await;
+        emit(&mut doomed, 1, "0").await;
+        let before = emit(&mut pool.acquire().await.expect("a connection"), 1, "0").await;
+        published(&stores, &before).await;
         doomed.rollback().await.expect("rolled back");
-        assert_eq!(published(&stores.broker, "POINT", 1).await, told);
+        let after = emit(&mut pool.acquire().await.expect("a connection"), 1, "0").await;
+        published(&stores, &before.into_iter().chain(after).collect()).await;
         fleet.stop().await;
         stage.strike().await;
     });
 }
 
 #[test]
-fn a_relay_killed_between_publishing_and_noting_it_publishes_nothing_twice() {
+fn a_publisher_killed_between_publishing_and_marking_publishes_nothing_twice() {
     run(async {
         let (stage, mut fleet) = alone("point").await;
         let stores = Stores::of(&stage).await;
-        let mut told = Vec::new();
+        let mut emitted = BTreeSet::new();
         for (round, count) in BURSTS.into_iter().enumerate() {
-            let hits = || fleet.running()[0].failpoints().hits(Failpoint::BeforeCursor);
+            let hits = || fleet.running()[0].failpoints().hits(Failpoint::BeforeMark);
             let before = hits();
-            fleet.running()[0].failpoints().arm(Failpoint::BeforeCursor, 1);
+            fleet.running()[0].failpoints().arm(Failpoint::BeforeMark, 1);
             let pool = stores.database("point");
-            told.extend(tell(&mut pool.acquire().await.expect("a connection"), count).await);
-            eventually("the relay has died", || async { (hits() > before).then_some(()) }).await;
+            let mut connection = pool.acquire().await.expect("a connection");
+            emitted.extend(emit(&mut connection, count, "0").await);
+            eventually("the publisher has died", || async { (hits() > before).then_some(()) })
+                .await;
             // Half of the time it comes back by itself, half of the time another one does.
             if round % 2 == 0 {
                 fleet.abandon();
                 fleet = start(&stage, "point").await;
             }
-            let all = published(&stores.broker, "POINT", told.len()).await;
-            assert_eq!(all.len(), told.len(), "burst {round} of {count}");
-            assert!(all == told, "burst {round} of {count} came out of order");
-            eventually("the relay has noted it", || async {
-                (stores.facts_unpublished().await == 0).then_some(())
-            })
-            .await;
+            published(&stores, &emitted).await;
         }
+        fleet.stop().await;
+        stage.strike().await;
+    });
+}
+
+#[test]
+fn what_a_killed_process_left_behind_is_published_by_the_others_once() {
+    run(async {
+        let (stage, first) = alone("point").await;
+        let second = start(&stage, "point").await;
+        let stores = Stores::of(&stage).await;
+        let mut connection = stores.database("point").acquire().await.expect("a connection");
+        // Half of it is still in the hands of whoever has died.
+        let mut emitted = emit(&mut connection, 300, LEASE).await;
+        emitted.extend(emit(&mut connection, 300, "0").await);
+        published(&stores, &emitted).await;
+        first.abandon();
+        emitted.extend(emit(&mut connection, 300, LEASE).await);
+        published(&stores, &emitted).await;
+        second.stop().await;
+        stage.strike().await;
+    });
+}
+
+#[test]
+fn a_backlog_of_any_size_is_published_whole() {
+    run(async {
+        let (stage, fleet) = alone("point").await;
+        let stores = Stores::of(&stage).await;
+        fleet.stop().await;
+        let mut connection = stores.database("point").acquire().await.expect("a connection");
+        let emitted = emit(&mut connection, MANY, "0").await;
+        let fleet = start(&stage, "point").await;
+        published(&stores, &emitted).await;
+        fleet.stop().await;
+        // Whoever comes next compares all of it with the stream, and finds nothing to do.
+        let fleet = start(&stage, "point").await;
+        eventually("outbox and stream were compared", || async {
+            let verified: Option<i64> = sqlx::query_scalar("select stream_seq from mesh.verified")
+                .fetch_optional(stores.database("point"))
+                .await
+                .expect("a place");
+            (verified == Some(MANY as i64)).then_some(())
+        })
+        .await;
+        published(&stores, &emitted).await;
         fleet.stop().await;
         stage.strike().await;
     });
@@ -198,11 +266,11 @@ async fn forget_everything(stage: &Stage) {
     fleet::apply_topology(&stage.config).await.expect("made again");
 }
 
-/// Every id told, by stream, in no particular order: a stream is told again from where its
-/// relay knows it to end.
+/// Every event told, with its subject, in no particular order: what was forgotten is published
+/// again in the order of the outbox.
 async fn ids(broker: &Broker) -> BTreeMap<Uuid, String> {
     let facts = broker.facts_after(&BTreeMap::new()).await;
-    facts.iter().map(|fact| (id_of(fact), fact.subject.to_string())).collect()
+    facts.into_iter().map(|fact| (fact.id(), fact.subject)).collect()
 }
 
 #[test]

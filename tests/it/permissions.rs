@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_nats::jetstream;
+use events::dead_letter::{DISCARD, LETTERS, REDRIVE};
 use harness::{facts, mesh::run, wiring};
 use mesh::Wiring;
 use onsale::{
@@ -81,16 +82,11 @@ fn rights() -> Vec<Right> {
         ]);
     }
     wirings.iter().for_each(|wiring| rights.extend(rights_around(wiring)));
-    // Who hears facts knows of dead letters, and of its own at once.
-    let mut readers: Vec<_> =
-        Broker::consumers().iter().map(|(_, service)| known(service)).collect();
-    readers.sort_unstable();
-    readers.dedup();
-    for service in &readers {
-        rights.push(Right::subscribe(format!("dlq.{service}.>"), &[service, "operator"]));
+    // Copies of dead letters are for whoever looks with `nats`; services have the letters.
+    for (_, service) in Broker::consumers() {
+        rights.push(Right::subscribe(format!("dlq.{service}.>"), &["operator"]));
     }
-    readers.extend(["gateway", "operator"]);
-    rights.push(Right::publish("$JS.API.DIRECT.GET.DEAD_LETTERS", &readers));
+    rights.push(Right::publish("$JS.API.DIRECT.GET.DEAD_LETTERS", &["operator"]));
     for identity in IDENTITIES {
         rights.push(Right::subscribe(format!("_INBOX_{identity}.>"), &[identity]));
     }
@@ -104,6 +100,10 @@ fn rights_around(wiring: &Wiring) -> Vec<Right> {
     // Who reads whole streams buries nothing, and has nothing to say in passing.
     if !wiring.hears.is_empty() {
         rights.push(Right::publish(format!("dlq.{service}.x"), &[service]));
+        for verb in [LETTERS, REDRIVE, DISCARD] {
+            let asked = format!("cmd.{service}.{verb}");
+            rights.push(Right::publish(asked, &["gateway", "client"]));
+        }
         rights.push(Right::publish(format!("live.{service}.x.y"), &[service]));
     }
     for (endpoint, _) in &wiring.answers {

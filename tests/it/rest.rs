@@ -12,8 +12,9 @@ use onsale::{
 };
 use redis::aio::ConnectionManager;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use uuid::Uuid;
 
-use crate::broker::Broker;
+use crate::{broker::Broker, messages::id_of};
 
 /// Longer than any timer takes to look again, so that what is due has been done.
 const QUIET: Duration = Duration::from_millis(600);
@@ -23,7 +24,7 @@ const REST_WITHIN: Duration = Duration::from_secs(45);
 /// Between two looks.
 const PROBE: Duration = Duration::from_millis(50);
 /// What the mesh remembers in Valkey for itself; the rest is the services' own.
-const OF_THE_MESH: [&str; 4] = ["relay:", "inbox:", "answer:", "outbox"];
+const OF_THE_MESH: [&str; 4] = ["inbox:", "answer:", "outbox:", "parked:"];
 
 /// What follows the clock and no fact: failed log-ins are swept, the watchdog crosses off
 /// deadlines. And how far the export has come, which is a position and no content.
@@ -115,37 +116,59 @@ impl Stores {
             .expect("a count")
     }
 
-    /// Facts told that the relays have not brought out yet.
+    /// Messages that are not published yet, and events that are soon tried again.
     pub async fn facts_unpublished(&self) -> i64 {
         let mut count = 0;
         for pool in self.databases.values() {
             count += sqlx::query_scalar::<_, i64>(
-                "select count(*) from mesh.outbox o where not exists (
-                     select from (select xid, id from mesh.relay_log
-                         order by line desc limit 1) p
-                     where (o.xid, o.id) <= (p.xid, p.id))",
+                "select (select count(*) from mesh.outbox where stream_seq is null)
+                     + (select count(*) from mesh.parked
+                        where ended_at is null and state = 'early')",
             )
             .fetch_one(pool)
             .await
             .expect("an outbox");
         }
-        count + self.room_facts_unpublished().await
+        for service in IN_VALKEY {
+            for waiting in ["outbox:unsent", "parked:due"] {
+                let key = format!("{{{service}}}:{waiting}");
+                let mut valkey = self.valkey.clone();
+                let card = redis::cmd("ZCARD").arg(key).query_async::<i64>(&mut valkey).await;
+                count += card.expect("what waits in Valkey");
+            }
+        }
+        count
     }
 
-    async fn room_facts_unpublished(&self) -> i64 {
+    /// Each parked event that has not ended: by whom it is kept, its state, and its id.
+    pub async fn parked(&self) -> Vec<(String, String, Uuid)> {
+        let mut parked = Vec::new();
+        for (service, pool) in &self.databases {
+            let rows: Vec<(String, Vec<u8>)> =
+                sqlx::query_as("select state, envelope from mesh.parked where ended_at is null")
+                    .fetch_all(pool)
+                    .await
+                    .expect("parked events");
+            parked.extend(rows.into_iter().map(|(state, event)| (*service, state, event)));
+        }
         let mut valkey = self.valkey.clone();
-        let newest: Vec<String> = redis::cmd("ZREVRANGE")
-            .arg(("{queue}:relay:log", 0, 0))
-            .query_async(&mut valkey)
-            .await
-            .expect("the relay's log");
-        let after = newest.first().map_or("-".to_owned(), |cursor| format!("({cursor}"));
-        let waiting: Vec<redis::Value> = redis::cmd("XRANGE")
-            .arg(("{queue}:outbox", after, "+"))
-            .query_async(&mut valkey)
-            .await
-            .expect("the outbox");
-        waiting.len() as i64
+        for service in IN_VALKEY {
+            let open = (format!("{{{service}}}:parked:open"), 0, -1);
+            let open = redis::cmd("ZRANGE").arg(open).query_async::<Vec<u64>>(&mut valkey).await;
+            for number in open.expect("parked events") {
+                let row = (format!("{{{service}}}:parked:row:{number}"), "state", "envelope");
+                let row = redis::cmd("HMGET").arg(row).query_async(&mut valkey).await;
+                let (state, event): (String, Vec<u8>) = row.expect("a parked event");
+                parked.push((service, state, event));
+            }
+        }
+        let row = |(service, state, event): (&str, String, Vec<u8>)| {
+            let event: serde_json::Value = serde_json::from_slice(&event).expect("JSON");
+            (service.to_owned(), state, id_of(&event))
+        };
+        let mut parked: Vec<_> = parked.into_iter().map(row).collect();
+        parked.sort_unstable();
+        parked
     }
 
     /// Everything that the services themselves keep.

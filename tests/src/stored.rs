@@ -16,15 +16,28 @@ use crate::mesh::{Mesh, SOON};
 /// Rows and digest of each table, and of each kind of key in Valkey.
 pub type Stored = BTreeMap<String, (i64, String)>;
 
-/// Not what anybody stored: how far relays and readers have come, and which migrations were
-/// applied.
+/// Not what anybody stored: how far publishers and readers have come, and which migrations
+/// were applied.
 const TABLES: &str = "select n.nspname, c.relname from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and not c.relispartition and n.nspname in ('public', 'mesh')
-      and c.relname not in ('relay_log', 'positions', '_sqlx_migrations')";
-const UNPUBLISHED: &str = "select count(*) from mesh.outbox o where not exists (
-    select from (select xid, id from mesh.relay_log order by line desc limit 1) p
-    where (o.xid, o.id) <= (p.xid, p.id))";
+      and c.relname not in ('verified', 'positions', '_sqlx_migrations')";
+/// What follows the clock in the mesh's own rows: marks, leases, and how often something was
+/// refused or tried.
+const OF_THE_CLOCK: &str =
+    "array['stream_seq', 'leased_until', 'refusals', 'due_at', 'attempts', 'unsettled']";
+/// The same of the mesh's keys in Valkey.
+const KEYS_OF_THE_CLOCK: [&str; 6] = [
+    "outbox:waiting",
+    "outbox:unsent",
+    "outbox:marks",
+    "outbox:sent",
+    "outbox:verified",
+    "parked:due",
+];
+const UNPUBLISHED: &str = "select count(*) from mesh.outbox where stream_seq is null";
+/// Events that wait for what they depend on, and are tried again by themselves.
+const EARLY: &str = "select count(*) from mesh.parked where ended_at is null and state = 'early'";
 
 /// Messages to fans that are still to be sent: each becomes a fact.
 const UNSENT: &str = "select count(*) from messages where state = 'PENDING'";
@@ -102,8 +115,12 @@ impl Stores {
                 sqlx::query_as(TABLES).fetch_all(pool).await.expect("the tables");
             assert!(tables.len() > 4, "{service} has tables of its own: {tables:?}");
             for (schema, table) in tables {
+                let row = match schema.as_str() {
+                    "mesh" => format!("(to_jsonb(t) - {OF_THE_CLOCK})::text"),
+                    _ => "t::text".to_owned(),
+                };
                 let sql = format!(
-                    "select count(*), md5(coalesce(string_agg(md5(t::text), '' order by t::text), ''))
+                    "select count(*), md5(coalesce(string_agg(md5({row}), '' order by {row}), ''))
                      from {schema}.{table} t where {}",
                     wanted(&table)
                 );
@@ -124,7 +141,7 @@ impl Stores {
         keys.sort_unstable();
         for key in keys {
             let kind = kind_of(&key);
-            if kind.ends_with(".relay") {
+            if KEYS_OF_THE_CLOCK.iter().any(|of_clock| key.ends_with(&format!(":{of_clock}"))) {
                 continue;
             }
             let dump = redis::cmd("DUMP").arg(&key).query_async::<Vec<u8>>(&mut connection).await;
@@ -135,17 +152,23 @@ impl Stores {
         kinds
     }
 
-    /// Facts that are told and not published, those that somebody has still to hear, and
+    /// Events that are emitted and not published, those that somebody has still to hear, and
     /// messages to fans: whose, and how many.
     async fn on_their_way(&self) -> Vec<String> {
         let mut waiting = Vec::new();
         for (service, pool) in &self.pools {
-            let mut counts = vec![("not published", UNPUBLISHED)];
+            let mut counts = vec![("not published", UNPUBLISHED), ("early", EARLY)];
             counts.extend((*service == notification::NAME).then_some(("not sent", UNSENT)));
             for (what, sql) in counts {
                 let count: i64 = sqlx::query_scalar(sql).fetch_one(pool).await.expect("a count");
                 waiting.extend((count > 0).then(|| format!("{service}: {count} {what}")));
             }
+        }
+        let mut valkey =
+            self.valkey.get_multiplexed_async_connection().await.expect("a connection");
+        for key in ["{queue}:outbox:unsent", "{ranking}:outbox:unsent", "{queue}:parked:due"] {
+            let count = valkey.zcard(key).await.expect("a count");
+            waiting.extend((count > 0).then(|| format!("{key}: {count}")));
         }
         let streams = self.ask("$JS.API.STREAM.NAMES").await;
         for stream in streams["streams"].as_array().expect("names of streams") {

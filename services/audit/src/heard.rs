@@ -36,12 +36,12 @@ impl Heard {
         Some(Self {
             event_id: EventId(fact.event_id()?),
             fact: fact.name().to_owned(),
-            stream_seq: fact.stream_seq(),
+            stream_seq: fact.position(),
             saga_id: fact.saga_id()?,
             cause_id: fact.cause_id(),
             about: fact.about()?,
             at: fact.at()?,
-            deliveries: u32::try_from(fact.deliveries()).unwrap_or(u32::MAX),
+            deliveries: u32::try_from(fact.attempt()).unwrap_or(u32::MAX),
             trace_id: fact.trace_id().map(ToOwned::to_owned),
             payload: fact.payload().clone(),
         })

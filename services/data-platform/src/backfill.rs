@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use events::Timestamp;
-use mesh::{Asker, STORED_FACTS_MAX, clock};
+use mesh::{Asker, EVENTS_A_SEQUENCE, STORED_MESSAGES_MAX, clock};
 
 use crate::{
     Rules,
@@ -48,16 +48,16 @@ pub async fn backfill(
     let began_at = clock::now();
     let mut ends = Vec::new();
     for stream in streams() {
-        let last = asker.last_seq(stream).await.map_err(|problem| problem.to_string())?;
+        let last = asker.last_position(stream).await.map_err(|problem| problem.to_string())?;
         ends.push((stream, last));
     }
-    let of = ends.iter().map(|(_, last)| last).sum();
+    let of = ends.iter().map(|(_, last)| last / EVENTS_A_SEQUENCE).sum();
     let filling = Filling { asker, rules, targets, range, say };
     let mut progress = Progress { of, ..Progress::default() };
     let mut before = 0;
     for (stream, last) in ends {
         filling.stream(stream, last, before, &mut progress).await?;
-        before += last;
+        before += last / EVENTS_A_SEQUENCE;
         progress.read = before;
     }
     if range == Range::default() {
@@ -92,10 +92,10 @@ impl Filling<'_> {
     ) -> Result<(), String> {
         let mut seq = 0;
         while seq < last {
-            let facts = self.asker.stored_since(stream, seq, STORED_FACTS_MAX).await;
+            let facts = self.asker.stored_since(stream, seq, STORED_MESSAGES_MAX).await;
             let facts = facts.map_err(|problem| problem.to_string())?;
-            let Some(end) = facts.last().map(mesh::Fact::stream_seq) else { break };
-            let wanted = facts.iter().filter(|fact| fact.stream_seq() <= last);
+            let Some(end) = facts.last().map(mesh::Fact::position) else { break };
+            let wanted = facts.iter().filter(|fact| fact.position() <= last);
             let (mut records, unreadable) = Record::of_all(wanted);
             records.retain(|record| self.range.has(record.at));
             progress.unreadable += unreadable;
@@ -103,7 +103,7 @@ impl Filling<'_> {
             if !records.is_empty() {
                 self.hand_over(records.into(), None, progress).await?;
             }
-            progress.read = before + seq;
+            progress.read = before + seq / EVENTS_A_SEQUENCE;
             (self.say)(progress);
         }
         Ok(())

@@ -62,7 +62,7 @@ pub struct Record {
     pub state: String,
     /// The service that told it.
     pub stream: String,
-    /// Its sequence in that service's stream: records of a stream come in this order.
+    /// Its position in that service's stream: records of a stream come in this order.
     pub sequence: u64,
     /// The same for every repeat.
     pub event_id: EventId,
@@ -101,7 +101,7 @@ impl Record {
             version,
             state: state.to_owned(),
             stream: fact.service().to_owned(),
-            sequence: fact.stream_seq(),
+            sequence: fact.position(),
             event_id: EventId(fact.event_id()?),
             fact: fact.name().to_owned(),
             at: fact.at()?,

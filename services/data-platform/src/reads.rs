@@ -39,7 +39,7 @@ pub(crate) async fn export(
 }
 
 async fn behind(asker: &Asker, stream: ExportedStream) -> ExportedStream {
-    let last = tokio::time::timeout(BROKER_TIMEOUT, asker.last_seq(&stream.service)).await;
+    let last = tokio::time::timeout(BROKER_TIMEOUT, asker.last_sequence(&stream.service)).await;
     let behind = last.ok().and_then(Result::ok).map(|last| last.saturating_sub(stream.sequence));
     ExportedStream { behind, ..stream }
 }

@@ -2,19 +2,32 @@
 
 use std::{fmt, str::FromStr};
 
+use mesh::EVENTS_A_SEQUENCE;
+
 /// The services whose facts a user can follow, in the order of a cursor.
 pub(crate) const FOLLOWED: [&str; 4] = ["payment", "point", "queue", "reservation"];
 /// Changes when the order or number of streams does.
 const VERSION: &str = "1";
 
-/// The last sequence handled of each stream; opaque to clients.
+/// The last position handled of each stream; opaque to clients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Cursor(pub(crate) [u64; FOLLOWED.len()]);
 
 impl Cursor {
-    /// How many facts lie between this place and a later one.
+    /// How many messages lie between this place and a later one.
     pub(crate) fn behind(&self, later: &Self) -> u64 {
-        self.0.iter().zip(later.0).map(|(seq, later)| later.saturating_sub(*seq)).sum()
+        let message = |position: u64| position / EVENTS_A_SEQUENCE;
+        let pairs = self.0.iter().zip(later.0);
+        pairs.map(|(seq, later)| message(later).saturating_sub(message(*seq))).sum()
+    }
+
+    /// Whether nothing lies between this place and another: every stream has come as far, or
+    /// has read the other's message to its end.
+    pub(crate) fn has_reached(&self, end: &Self) -> bool {
+        let is_end = |end: u64| end % EVENTS_A_SEQUENCE == EVENTS_A_SEQUENCE - 1;
+        self.0.iter().zip(end.0).all(|(seq, end)| {
+            *seq >= end || (is_end(end) && seq / EVENTS_A_SEQUENCE == end / EVENTS_A_SEQUENCE)
+        })
     }
 
     /// The further of two places, stream by stream.
@@ -83,9 +96,19 @@ mod tests {
 
     #[test]
     fn a_cursor_knows_how_far_behind_it_is() {
-        let (old, new) = (Cursor([1, 5, 9, 0]), Cursor([2, 5, 4, 10]));
+        const N: u64 = EVENTS_A_SEQUENCE;
+        let (old, new) = (Cursor([N, 5, 9, 0]), Cursor([2 * N, 5, 4, 10 * N]));
         assert_eq!(old.behind(&new), 11);
-        assert_eq!(old.max(&new), Cursor([2, 5, 9, 10]));
-        assert_eq!(old.min(&new), Cursor([1, 5, 4, 0]));
+        assert_eq!(old.max(&new), Cursor([2 * N, 5, 9, 10 * N]));
+        assert_eq!(old.min(&new), Cursor([N, 5, 4, 0]));
+    }
+
+    #[test]
+    fn a_place_in_the_last_message_has_reached_its_end_but_no_later_event() {
+        const N: u64 = EVENTS_A_SEQUENCE;
+        let at = |position| Cursor([position, 0, 0, 0]);
+        assert!(at(7 * N + 2).has_reached(&at(7 * N + N - 1)));
+        assert!(!at(7 * N + 2).has_reached(&at(7 * N + 3)));
+        assert!(!at(6 * N + 2).has_reached(&at(7 * N + N - 1)));
     }
 }

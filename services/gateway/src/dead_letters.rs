@@ -1,7 +1,10 @@
-//! Dead letters, for operators. The log is read here; services decide over their letters.
+//! Dead letters, for operators. Each service keeps its own and decides over them; here they
+//! are asked, and their letters are put into one list.
 
 use std::{
-    collections::BTreeSet,
+    cmp::Reverse,
+    collections::HashSet,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -10,11 +13,13 @@ use axum::{
     http::request::Parts,
     response::Response,
 };
+use bytes::Bytes;
 use events::{
     Problem, codes,
     dead_letter::{
-        DISCARD, DeadLetter, DeadLetters, Discard, DiscardReason, LetterState, OpenedLetter,
-        REASON_CHARS_MAX, REDRIVE, Redrive, Redriven, RetriedAll, RetryAll, Unasked,
+        DISCARD, DeadLetter, DeadLetters, Discard, DiscardReason, FindLetters, FoundLetters,
+        LETTERS, LetterId, LetterState, OpenedLetter, REASON_CHARS_MAX, REDRIVE, Redrive, Redriven,
+        RetriedAll, RetryAll, Unasked, UnaskedService,
     },
     user::Role,
 };
@@ -32,6 +37,11 @@ use crate::{
 };
 
 const TAG: &str = "dead letters";
+/// The services that consume events; each keeps the letters of those that it cannot take in.
+const KEEPERS: [&str; 8] =
+    ["user", "concert", "queue", "reservation", "payment", "point", "ranking", "notification"];
+/// How long a service may take to say which letters it has.
+const LIST_WITHIN: Duration = Duration::from_secs(4);
 /// Letters of a page when the caller does not say, and at most.
 const PAGE_DEFAULT: usize = 20;
 const PAGE_MAX: usize = 100;
@@ -45,13 +55,17 @@ pub(crate) fn ops() -> Vec<Op> {
     vec![
         Op::get("/v1/dead-letters", find)
             .named(TAG, "findDeadLetters", "List what services could not take in, newest first")
+            .explained(
+                "A service that does not answer is named in `unasked`, and its letters are \
+                 missing; when `service` names it, that is the answer.",
+            )
             .role("operator")
             .query::<Which>()
             .gives::<DeadLetters>(200, "Some of the letters", examples::DEAD_LETTERS),
         Op::get("/v1/dead-letters/{letter}", open)
             .named(TAG, "getDeadLetter", "Read a letter, its message, and the line of its key")
             .role("operator")
-            .path_number("letter")
+            .path_schema::<LetterId>("letter")
             .gives::<OpenedLetter>(200, "The letter", examples::OPENED_LETTER),
         Op::post("/v1/dead-letters/{letter}/retry", retry)
             .named(TAG, "retryDeadLetter", "Try a letter again")
@@ -61,7 +75,7 @@ pub(crate) fn ops() -> Vec<Op> {
                  often it is tried.",
             )
             .role("operator")
-            .path_number("letter")
+            .path_schema::<LetterId>("letter")
             .gives::<Redriven>(200, "What became of the line", examples::REDRIVEN),
         Op::post("/v1/dead-letters/retry", retry_all)
             .named(TAG, "retryDeadLetters", "Try every letter of a cause again")
@@ -72,11 +86,11 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::post("/v1/dead-letters/{letter}/discard", discard)
             .named(TAG, "discardDeadLetter", "Give a letter up")
             .explained(
-                "The reason is kept, and who gave it. The letters that waited behind it are \
-                 taken in, up to one that was tried before.",
+                "The reason is kept, and who gave it. The letters that waited behind it are taken \
+                 in by themselves from then on, up to one that cannot be.",
             )
             .role("operator")
-            .path_number("letter")
+            .path_schema::<LetterId>("letter")
             .takes::<DiscardReason>(examples::DISCARD_REASON)
             .gives::<Redriven>(200, "What became of the line", examples::REDRIVEN),
     ]
@@ -91,10 +105,11 @@ struct Which {
     service: Option<String>,
     /// Only those whose cause contains this.
     cause: Option<String>,
-    /// `true` for those that have ended as well.
+    /// `true` for those that have ended as well, and for those that came too early and are
+    /// tried again by themselves.
     all: Option<bool>,
     /// `next_before` of the page before.
-    before: Option<u64>,
+    before: Option<String>,
     /// Entries wanted, 1 to 100; 20 when absent.
     limit: Option<u32>,
 }
@@ -109,47 +124,52 @@ async fn find(
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(invalid(&format!("A limit is 1 to {PAGE_MAX}.")).into());
     }
-    let all = which.all.unwrap_or(false);
-    let mut items = matching(&edge, which.service.as_deref(), which.cause.as_deref(), all).await?;
-    items.retain(|letter| which.before.is_none_or(|before| letter.letter < before));
-    items.sort_by_key(|letter| std::cmp::Reverse(letter.letter));
+    let before = which.before.as_deref().map(Place::read).transpose()?;
+    let (service, cause) = (which.service.as_deref(), which.cause.as_deref());
+    let found = matching(&edge, &head, service, cause, which.all.unwrap_or(false)).await?;
+    let mut items = found.letters;
+    items.retain(|letter| before.as_ref().is_none_or(|before| Place::of(letter) < *before));
+    items.sort_by_cached_key(|letter| Reverse(Place::of(letter)));
     let has_more = items.len() > limit;
     items.truncate(limit);
-    let next_before = has_more.then(|| items.last().map(|letter| letter.letter)).flatten();
-    Ok(granted(&DeadLetters { items, next_before }))
+    let last = items.last().filter(|_| has_more);
+    let next_before = last.map(|letter| Place::of(letter).to_string());
+    Ok(granted(&DeadLetters { items, next_before, unasked: found.unasked }))
 }
 
 async fn open(
     State(edge): State<Edge>,
-    Number(letter): Number,
+    Letter(letter): Letter,
     head: Head,
 ) -> Result<Response, Refused> {
     is_operator(&edge, &head).await?;
-    Ok(granted(&edge.asker().dead_letter(letter).await?))
+    let body = json(&FindLetters { letter: Some(letter.clone()), ended: true });
+    let answered = edge.ask_service(letter.service(), LETTERS, body, &head).await?;
+    let found: FoundLetters = said(&answered)?;
+    Ok(granted(&found.opened.ok_or_else(|| unknown(&letter))?))
 }
 
 async fn retry(
     State(edge): State<Edge>,
-    Number(letter): Number,
+    Letter(letter): Letter,
     head: Head,
 ) -> Result<Response, Refused> {
     is_operator(&edge, &head).await?;
-    let service = edge.asker().dead_letter(letter).await?.letter.service;
-    let asked = edge.ask_service(&service, REDRIVE, json(&Redrive { letter }), &head).await?;
+    let body = json(&Redrive { letter: letter.clone() });
+    let asked = edge.ask_service(letter.service(), REDRIVE, body, &head).await?;
     Ok(answer(asked, Copies::None))
 }
 
 async fn discard(
     State(edge): State<Edge>,
-    Number(letter): Number,
+    Letter(letter): Letter,
     call: Call,
 ) -> Result<Response, Refused> {
     is_operator(&edge, &call.head).await?;
     let DiscardReason { reason } = mesh::parse(&call.body)?;
     is_line("reason", &reason)?;
-    let service = edge.asker().dead_letter(letter).await?.letter.service;
-    let body = json(&Discard { letter, reason });
-    let asked = edge.ask_service(&service, DISCARD, body, &call.head).await?;
+    let body = json(&Discard { letter: letter.clone(), reason });
+    let asked = edge.ask_service(letter.service(), DISCARD, body, &call.head).await?;
     Ok(answer(asked, Copies::None))
 }
 
@@ -157,16 +177,15 @@ async fn retry_all(State(edge): State<Edge>, call: Call) -> Result<Response, Ref
     is_operator(&edge, &call.head).await?;
     let RetryAll { service, cause } = mesh::parse(&call.body)?;
     is_line("cause", &cause)?;
-    let mut letters = matching(&edge, service.as_deref(), Some(&cause), false).await?;
-    letters.retain(|letter| letter.state == LetterState::Parked);
-    // One letter for each line: trying it tries the whole line.
-    let mut lines = BTreeSet::new();
-    let is_new = |letter: &DeadLetter| {
-        letter.key == "-" || lines.insert((letter.service.clone(), letter.key.clone()))
-    };
-    let firsts: Vec<DeadLetter> = letters.into_iter().filter(is_new).collect();
+    let found = matching(&edge, &call.head, service.as_deref(), Some(&cause), false).await?;
+    let firsts = first_of_lines(found.letters);
     let until = Instant::now() + RETRY_ALL_WITHIN;
-    let mut done = RetriedAll { lines: Vec::new(), unasked: Vec::new(), left: 0 };
+    let mut done = RetriedAll {
+        lines: Vec::new(),
+        unasked: Vec::new(),
+        unasked_services: found.unasked,
+        left: 0,
+    };
     for some in firsts.chunks(LINES_AT_ONCE) {
         if Instant::now() >= until {
             done.left += some.len() as u64;
@@ -183,43 +202,128 @@ async fn retry_all(State(edge): State<Edge>, call: Call) -> Result<Response, Ref
     Ok(granted(&done))
 }
 
-async fn retried(edge: &Edge, head: &Head, letter: &DeadLetter) -> Result<Redriven, Unasked> {
-    let unasked = |why: String| Unasked { letter: letter.letter, why };
-    let body = json(&Redrive { letter: letter.letter });
-    let asked = edge.ask_service(&letter.service, REDRIVE, body, head).await;
-    let answered = asked.map_err(|Refused(problem)| unasked(problem.to_string()))?;
-    if !answered.is_granted() {
-        return Err(unasked(read::<Problem>(&answered).map_or_else(
-            || format!("it was answered {}", answered.status),
-            |problem| problem.to_string(),
-        )));
+/// One parked letter of each line: trying it tries the whole line.
+fn first_of_lines(letters: Vec<DeadLetter>) -> Vec<LetterId> {
+    let mut lines = HashSet::new();
+    let parked = letters.into_iter().filter(|letter| letter.state == LetterState::Parked);
+    parked
+        .filter(|letter| {
+            letter.key == "-" || lines.insert((letter.service.clone(), letter.key.clone()))
+        })
+        .map(|letter| letter.letter)
+        .collect()
+}
+
+async fn retried(edge: &Edge, head: &Head, letter: &LetterId) -> Result<Redriven, Unasked> {
+    let body = json(&Redrive { letter: letter.clone() });
+    let asked = edge.ask_service(letter.service(), REDRIVE, body, head).await;
+    asked
+        .map_err(|Refused(problem)| problem)
+        .and_then(|answered| said(&answered))
+        .map_err(|problem| Unasked { letter: letter.clone(), why: problem.to_string() })
+}
+
+/// What a granted request was answered with, or why it was not granted.
+fn said<T: DeserializeOwned>(answered: &Answered) -> Result<T, Problem> {
+    let strange = || {
+        let detail = format!("A service's answer ({}) cannot be read.", answered.status);
+        Problem::new(codes::INTERNAL, detail)
+    };
+    match answered.is_granted() {
+        true => serde_json::from_slice(&answered.body).map_err(|_| strange()),
+        false => Err(serde_json::from_slice(&answered.body).unwrap_or_else(|_| strange())),
     }
-    read(&answered).ok_or_else(|| unasked("its service's answer cannot be read".into()))
 }
 
-fn read<T: DeserializeOwned>(answered: &Answered) -> Option<T> {
-    serde_json::from_slice(&answered.body).ok()
+/// Letters, each service's in the order in which they were parked.
+struct Found {
+    letters: Vec<DeadLetter>,
+    unasked: Vec<UnaskedService>,
 }
 
-/// Letters of a service, or all, with a part of a cause.
+/// Letters of a service, or of all that answer, with a part of a cause.
 async fn matching(
     edge: &Edge,
+    head: &Head,
     service: Option<&str>,
     cause: Option<&str>,
-    all: bool,
-) -> Result<Vec<DeadLetter>, Problem> {
+    ended: bool,
+) -> Result<Found, Refused> {
+    let body = json(&FindLetters { letter: None, ended });
+    let mut found = Found { letters: Vec::new(), unasked: Vec::new() };
     if let Some(service) = service {
-        let is_name = |b: u8| b.is_ascii_lowercase() || b == b'-';
-        if !(1..=32).contains(&service.len()) || !service.bytes().all(is_name) {
-            return Err(invalid("There is no such service."));
+        if !KEEPERS.contains(&service) {
+            let known = KEEPERS.join(", ");
+            let detail = format!("There is no such service; those that consume are {known}.");
+            return Err(invalid(&detail).into());
+        }
+        found.letters = letters_of(edge, head, service, body).await?;
+    } else {
+        let all = KEEPERS.map(|service| letters_of(edge, head, service, body.clone()));
+        for (service, letters) in KEEPERS.into_iter().zip(join_all(all).await) {
+            match letters {
+                Ok(letters) => found.letters.extend(letters),
+                Err(problem) => found
+                    .unasked
+                    .push(UnaskedService { service: service.to_owned(), why: problem.to_string() }),
+            }
         }
     }
-    let mut letters = edge.asker().dead_letters(service, all).await?;
     let cause = cause.map(str::to_lowercase);
-    letters.retain(|letter| {
+    found.letters.retain(|letter| {
         cause.as_ref().is_none_or(|cause| letter.cause.to_lowercase().contains(cause))
     });
-    Ok(letters)
+    Ok(found)
+}
+
+async fn letters_of(
+    edge: &Edge,
+    head: &Head,
+    service: &str,
+    body: Bytes,
+) -> Result<Vec<DeadLetter>, Problem> {
+    let asked = edge.ask_service(service, LETTERS, body, head);
+    let answered = tokio::time::timeout(LIST_WITHIN, asked).await.map_err(|_| {
+        let detail = format!("The {service} service did not answer in time.");
+        Problem::new(codes::UNAVAILABLE, detail).with("retry_after_secs", 1)
+    })?;
+    let found: FoundLetters = said(&answered.map_err(|Refused(problem)| problem)?)?;
+    Ok(found.letters)
+}
+
+/// Where a letter stands in the list: by the time at which it was kept. Written, it is the
+/// cursor of a page.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    kept_at_nanos: i128,
+    number: u64,
+    service: String,
+}
+
+impl Place {
+    fn of(letter: &DeadLetter) -> Self {
+        Self {
+            kept_at_nanos: letter.kept_at.map_or(0, |at| at.0.unix_timestamp_nanos()),
+            number: letter.letter.number(),
+            service: letter.letter.service().to_owned(),
+        }
+    }
+
+    fn read(cursor: &str) -> Result<Self, Problem> {
+        let read = || {
+            let (nanos, letter) = cursor.split_once('-')?;
+            let letter: LetterId = letter.parse().ok()?;
+            let (number, service) = (letter.number(), letter.service().to_owned());
+            Some(Self { kept_at_nanos: nanos.parse().ok()?, number, service })
+        };
+        read().ok_or_else(|| invalid("`before` is the `next_before` of the page before."))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.kept_at_nanos, LetterId::new(&self.service, self.number))
+    }
 }
 
 /// Lets only operators pass. The services that are asked look again.
@@ -241,20 +345,79 @@ fn invalid(detail: &str) -> Problem {
     Problem::new(codes::INVALID, detail)
 }
 
+fn unknown(letter: &LetterId) -> Problem {
+    Problem::new(codes::NOT_FOUND, format!("There is no letter {letter}."))
+}
+
 fn granted<T: serde::Serialize>(what: &T) -> Response {
     answer(Answered { status: 200, body: json(what) }, Copies::None)
 }
 
-/// The number of a letter in the path. What is no number names nothing.
-struct Number(u64);
+/// The letter in the path, of a service that keeps some. What is no letter names nothing.
+struct Letter(LetterId);
 
-impl<S: Send + Sync> FromRequestParts<S> for Number {
+impl<S: Send + Sync> FromRequestParts<S> for Letter {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        let number = Path::<String>::from_request_parts(parts, state).await;
-        let number = number.ok().and_then(|Path(text)| text.parse().ok());
-        let unknown = || Problem::new(codes::NOT_FOUND, "A letter in the path is not a number.");
-        Ok(Self(number.ok_or_else(unknown)?))
+        let text = Path::<String>::from_request_parts(parts, state).await;
+        let text = text.map_or_else(|_| String::new(), |Path(text)| text);
+        let letter: LetterId =
+            text.parse().map_err(|why: String| Problem::new(codes::NOT_FOUND, why))?;
+        match KEEPERS.contains(&letter.service()) {
+            true => Ok(Self(letter)),
+            false => Err(unknown(&letter).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use events::Timestamp;
+
+    use super::*;
+
+    fn letter(id: &str, key: &str, kept_at: i64) -> DeadLetter {
+        let DeadLetters { mut items, .. } = serde_json::from_str(examples::DEAD_LETTERS).unwrap();
+        let letter: LetterId = id.parse().unwrap();
+        DeadLetter {
+            service: letter.service().to_owned(),
+            letter,
+            key: key.to_owned(),
+            kept_at: Timestamp::from_unix_millis(kept_at),
+            ..items.remove(0)
+        }
+    }
+
+    #[test]
+    fn a_place_in_the_list_is_written_and_read() {
+        let place = Place::of(&letter("data-platform-7", "-", 1_500));
+        assert_eq!(place.to_string(), "1500000000-data-platform-7");
+        assert_eq!(Place::read(&place.to_string()), Ok(place));
+        let DeadLetters { items, next_before, .. } =
+            serde_json::from_str(examples::DEAD_LETTERS).unwrap();
+        assert_eq!(next_before, Some(Place::of(&items[0]).to_string()));
+        for bad in ["", "-1", "last", "17", "point-17", "1-point", "x-point-1"] {
+            assert!(Place::read(bad).unwrap_err().is(codes::INVALID), "{bad}");
+        }
+    }
+
+    #[test]
+    fn letters_are_ordered_by_time_and_then_in_the_order_of_parking() {
+        let ordered =
+            [("point-9", 1), ("point-1", 2), ("user-1", 2), ("point-2", 2), ("point-10", 2)];
+        let places = ordered.map(|(id, at)| Place::of(&letter(id, "-", at)));
+        assert!(places.is_sorted(), "{places:?}");
+    }
+
+    #[test]
+    fn one_letter_is_tried_for_each_line_and_each_that_stands_in_none() {
+        let mut waiting = letter("point-2", "b", 1);
+        waiting.state = LetterState::Waiting;
+        let mut letters = vec![letter("point-1", "a", 1), waiting, letter("point-3", "a", 1)];
+        letters.extend(["user-1", "user-2"].map(|id| letter(id, "-", 1)));
+        letters.push(letter("user-3", "a", 1));
+        let firsts: Vec<_> = first_of_lines(letters).iter().map(LetterId::to_string).collect();
+        assert_eq!(firsts, ["point-1", "user-1", "user-2", "user-3"]);
     }
 }

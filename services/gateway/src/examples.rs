@@ -355,7 +355,7 @@ pub(crate) const EXPORT: &str = r#"{
 }"#;
 
 pub(crate) const DEAD_LETTERS: &str = r#"{"items":[{
-    "letter": 17,
+    "letter": "point-17",
     "service": "point",
     "fact": "reservation.confirm_refused",
     "key": "019a8f3e-0001-7000-8000-000000000001",
@@ -376,10 +376,10 @@ pub(crate) const DEAD_LETTERS: &str = r#"{"items":[{
         "by": "019a8f3e-0001-7000-8000-000000000009",
         "why": "nothing was taken for this payment"
     }]
-}],"next_before":17}"#;
+}],"next_before":"1804672804000000000-point-17"}"#;
 
 pub(crate) const OPENED_LETTER: &str = r#"{
-    "letter": 17,
+    "letter": "point-17",
     "service": "point",
     "fact": "reservation.confirm_refused",
     "key": "019a8f3e-0001-7000-8000-000000000001",
@@ -405,11 +405,11 @@ pub(crate) const OPENED_LETTER: &str = r#"{
 }"#;
 
 pub(crate) const REDRIVEN: &str = r#"{
-    "letter": 17,
+    "letter": "point-17",
     "service": "point",
     "key": "019a8f3e-0001-7000-8000-000000000001",
-    "resolved": [17, 18],
-    "stopped": {"letter": 21, "cause": "a payment of -1 points", "attempts": 2},
+    "resolved": ["point-17", "point-18"],
+    "stopped": {"letter": "point-21", "cause": "a payment of -1 points", "attempts": 2},
     "left": 3
 }"#;
 
@@ -417,13 +417,13 @@ pub(crate) const RETRY_ALL: &str = r#"{"service":"point","cause":"nothing was ta
 
 pub(crate) const RETRIED_ALL: &str = r#"{
     "lines": [{
-        "letter": 17,
+        "letter": "point-17",
         "service": "point",
         "key": "019a8f3e-0001-7000-8000-000000000001",
-        "resolved": [17, 18],
+        "resolved": ["point-17", "point-18"],
         "left": 0
     }],
-    "unasked": [{"letter": 40, "why": "unavailable (503): The service is not running."}],
+    "unasked": [{"letter": "queue-40", "why": "unavailable (503): The service is not running."}],
     "left": 0
 }"#;
 

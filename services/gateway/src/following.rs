@@ -215,19 +215,19 @@ impl Follower {
                     }
                 };
             // What lies beyond comes live.
-            facts.retain(|fact| fact.stream_seq() <= end.0[stream]);
-            read_to.0[stream] = facts.last().map_or(end.0[stream], Fact::stream_seq);
+            facts.retain(|fact| fact.position() <= end.0[stream]);
+            read_to.0[stream] = facts.last().map_or(end.0[stream], Fact::position);
             mine[stream] = facts
                 .into_iter()
                 .filter(|fact| is_of(fact, self.user))
-                .map(|fact| Told { stream, seq: fact.stream_seq(), fact })
+                .map(|fact| Told { stream, seq: fact.position(), fact })
                 .collect();
         }
         while let Some(told) = earliest(&mut mine) {
             self.take(&told);
         }
         self.cursor = read_to;
-        if self.cursor.behind(end) == 0 {
+        if self.cursor.has_reached(end) {
             self.catching_up_to = None;
         }
         Some(())

@@ -14,7 +14,7 @@ use std::{
 };
 
 use events::{Problem, UserId, codes};
-use mesh::{Asker, Fact};
+use mesh::{Asker, EVENTS_A_SEQUENCE, Fact};
 use serde::Deserialize;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ pub(crate) enum Signal {
 pub(crate) struct Told {
     /// Which of [`FOLLOWED`].
     pub(crate) stream: usize,
-    /// Its sequence there.
+    /// Its position there.
     pub(crate) seq: u64,
     /// The fact.
     pub(crate) fact: Fact,
@@ -59,7 +59,7 @@ pub(crate) struct Hub {
     /// Whether the subscription exists. Changes to false only under the lock of `users`,
     /// so that nobody joins what is being closed.
     open: watch::Sender<bool>,
-    /// The last sequence passed on of each stream.
+    /// The last position passed on of each stream.
     seen: [AtomicU64; FOLLOWED.len()],
 }
 
@@ -130,7 +130,7 @@ impl Hub {
         let mut live = self.asker.follow(&FOLLOWED).await?;
         let mut base = Cursor::default();
         for (seq, service) in base.0.iter_mut().zip(FOLLOWED) {
-            *seq = self.asker.last_seq(service).await?;
+            *seq = self.asker.last_position(service).await?;
         }
         // What was told while there was no subscription is stored: who was there before
         // has to read it.
@@ -167,12 +167,12 @@ impl Hub {
         let Some(stream) = FOLLOWED.iter().position(|service| *service == fact.service()) else {
             return;
         };
-        let (seq, seen) = (fact.stream_seq(), self.seen[stream].load(Ordering::Acquire));
+        let (seq, seen) = (fact.position(), self.seen[stream].load(Ordering::Acquire));
         if seq <= seen && seen == base.0[stream] {
             // Told between the subscription and the look at the stream's end.
             return;
         }
-        if seq == seen + 1 {
+        if comes_next(seen, seq) {
             self.tell(Told { stream, seq, fact });
             // Only after the signal: who reads `seen` and then finds its channel empty has
             // handled everything up to there.
@@ -214,6 +214,13 @@ impl Hub {
         // Nothing that holds the lock can panic half way through a change.
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether nothing lies between two positions of a stream: the next event of the same
+/// message, or the first one of the next message. Messages come whole.
+fn comes_next(seen: u64, position: u64) -> bool {
+    let (sequence, place) = (position / EVENTS_A_SEQUENCE, position % EVENTS_A_SEQUENCE);
+    position == seen + 1 || (place == 0 && sequence == seen / EVENTS_A_SEQUENCE + 1)
 }
 
 /// One connection's place in the hub; left when dropped.

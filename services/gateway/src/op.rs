@@ -162,19 +162,6 @@ impl Op {
         self
     }
 
-    /// A path parameter is a number instead of an id.
-    pub(crate) fn path_number(mut self, name: &str) -> Self {
-        let number = ObjectBuilder::new()
-            .schema_type(Type::Integer)
-            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
-            .minimum(Some(1));
-        let schema: RefOr<Schema> = number.into();
-        for parameter in self.parameters.iter_mut().filter(|parameter| parameter.name == name) {
-            parameter.schema = Some(schema.clone());
-        }
-        self
-    }
-
     /// It takes a JSON body.
     pub(crate) fn takes<T: ToSchema + DeserializeOwned>(mut self, example: &str) -> Self {
         let schema = self.schema::<T>();

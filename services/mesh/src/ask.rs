@@ -3,18 +3,19 @@
 //!
 //! Only the gateway works with this. It can ask and listen; it cannot tell a fact.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-use async_nats::{Client, HeaderMap, HeaderName, Message, Request, RequestErrorKind, Subscriber};
+use async_nats::{HeaderMap, Request, RequestErrorKind, Subscriber};
 use bytes::Bytes;
-use events::{Problem, SagaId, Timestamp, codes, fact_of_subject, producer_of};
+use events::{Problem, codes};
 use futures::{StreamExt, stream::SelectAll};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    Answered, Link, clock,
+    Answered, Fact, Link, StoredMessage, clock,
     link::{headers, stream_of},
+    stored::LIVE,
     trace::TRACEPARENT,
 };
 
@@ -22,16 +23,6 @@ use crate::{
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a service may take to say that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long JetStream may take to hand out stored facts.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Stored facts read at once at most.
-pub const STORED_FACTS_MAX: usize = 1_000;
-/// Every fact is republished under this prefix once it is stored.
-const LIVE: &str = "live.";
-/// What JetStream adds to a stored fact: its sequence, its subject, and when it was stored.
-const STREAM_SEQ: &str = "Nats-Sequence";
-const SUBJECT: &str = "Nats-Subject";
-const STORED_AT: &str = "Nats-Time-Stamp";
 
 /// What travels with a command, beside its body.
 #[derive(Debug, Clone, Copy, Default)]
@@ -130,7 +121,7 @@ impl Asker {
             let subscriber = self.0.client().subscribe(subject).await;
             all.push(subscriber.map_err(|error| unavailable(&error.to_string()))?);
         }
-        Ok(Following(all))
+        Ok(Following { messages: all, at_hand: VecDeque::new() })
     }
 
     /// Listens to what a service announces about one thing from now on: what it says of
@@ -147,64 +138,6 @@ impl Asker {
     /// unseen by whoever follows.
     pub fn reconnects(&self) -> watch::Receiver<u64> {
         self.0.reconnects()
-    }
-
-    /// Facts of a service stored after a sequence, in order, at most `limit` of them; none
-    /// at all mean that there are no more.
-    ///
-    /// # Errors
-    /// `unavailable` when JetStream does not answer.
-    pub async fn stored_since(
-        &self,
-        service: &str,
-        after_seq: u64,
-        limit: usize,
-    ) -> Result<Vec<Fact>, Problem> {
-        self.read(&stream_of(service), ">", after_seq, limit, Fact::of).await
-    }
-
-    /// Messages of a stream under `filter` stored after a sequence, in order, with all of their
-    /// headers.
-    pub(crate) async fn stored_in(
-        &self,
-        stream: &str,
-        filter: &str,
-        after_seq: u64,
-        limit: usize,
-    ) -> Result<Vec<Fact>, Problem> {
-        self.read(stream, filter, after_seq, limit, Fact::with_headers).await
-    }
-
-    async fn read(
-        &self,
-        stream: &str,
-        filter: &str,
-        after_seq: u64,
-        limit: usize,
-        fact: fn(Message) -> Fact,
-    ) -> Result<Vec<Fact>, Problem> {
-        let limit = limit.min(STORED_FACTS_MAX);
-        let from_seq = after_seq.saturating_add(1);
-        let query = format!(r#"{{"seq":{from_seq},"batch":{limit},"next_by_subj":"{filter}"}}"#);
-        let mut replies = self.direct_get(stream, query).await?;
-        let mut facts = Vec::new();
-        while facts.len() < limit {
-            match next_stored(&mut replies).await? {
-                Some(message) => facts.push(fact(message)),
-                None => break,
-            }
-        }
-        Ok(facts)
-    }
-
-    /// The sequence of the last fact a service has stored; 0 before the first.
-    ///
-    /// # Errors
-    /// `unavailable` when JetStream does not answer.
-    pub async fn last_seq(&self, service: &str) -> Result<u64, Problem> {
-        let query = r#"{"last_by_subj":">"}"#.into();
-        let mut replies = self.direct_get(&stream_of(service), query).await?;
-        Ok(next_stored(&mut replies).await?.map_or(0, |last| Fact::of(last).stream_seq))
     }
 
     /// Facts of `teller` that the consumer of `hearer` has not finished yet.
@@ -225,27 +158,8 @@ impl Asker {
         Ok(info.num_pending + info.num_ack_pending)
     }
 
-    /// The message of a stream with this sequence.
-    pub(crate) async fn stored_at(&self, stream: &str, seq: u64) -> Result<Option<Fact>, Problem> {
-        let mut replies = self.direct_get(stream, format!(r#"{{"seq":{seq}}}"#)).await?;
-        Ok(next_stored(&mut replies).await?.map(Fact::with_headers))
-    }
-
-    /// Asks JetStream for stored messages; any replica answers, message by message.
-    async fn direct_get(&self, stream: &str, query: String) -> Result<Subscriber, Problem> {
-        let lost = |error: &dyn std::fmt::Display| unavailable(&error.to_string());
-        if !self.0.is_connected() {
-            return Err(unavailable("The connection to the mesh is down."));
-        }
-        let client: &Client = self.0.client();
-        let inbox = client.new_inbox();
-        let replies = client.subscribe(inbox.clone()).await.map_err(|error| lost(&error))?;
-        let subject = format!("$JS.API.DIRECT.GET.{stream}");
-        client
-            .publish_with_reply(subject, inbox, query.into())
-            .await
-            .map_err(|error| lost(&error))?;
-        Ok(replies)
+    pub(crate) fn link(&self) -> &Link {
+        &self.0
     }
 }
 
@@ -269,31 +183,26 @@ fn command_headers(about: AskHeaders<'_>) -> HeaderMap {
     map
 }
 
-/// The next stored message; `None` at the end of the batch, or when there is none at all.
-async fn next_stored(replies: &mut Subscriber) -> Result<Option<Message>, Problem> {
-    let reply = tokio::time::timeout(READ_TIMEOUT, replies.next())
-        .await
-        .map_err(|_| unavailable("The event store does not answer."))?
-        .ok_or_else(|| unavailable("The connection to the mesh was lost."))?;
-    match reply.status.map(|status| status.as_u16()) {
-        None => Ok(Some(reply)),
-        Some(204 | 404) => Ok(None),
-        Some(status) => Err(unavailable(&format!("The event store answers {status}."))),
-    }
-}
-
 fn unavailable(detail: &str) -> Problem {
     Problem::new(codes::UNAVAILABLE, detail).with("retry_after_secs", 1)
 }
 
-/// Facts as they are told. Ends when the connection is closed for good.
-pub struct Following(SelectAll<Subscriber>);
+/// Events as they are emitted. Ends when the connection is closed for good.
+pub struct Following {
+    messages: SelectAll<Subscriber>,
+    at_hand: VecDeque<Fact>,
+}
 
 impl Following {
-    /// The next fact. One that this process was too slow for, or that passed while the
+    /// The next event. One that this process was too slow for, or that passed while the
     /// connection was down, is missing; its stream's sequence tells.
     pub async fn next(&mut self) -> Option<Fact> {
-        self.0.next().await.map(Fact::of)
+        loop {
+            if let Some(fact) = self.at_hand.pop_front() {
+                return Some(fact);
+            }
+            self.at_hand.extend(StoredMessage::of(&self.messages.next().await?).facts);
+        }
     }
 }
 
@@ -308,185 +217,11 @@ impl Announcements {
     }
 }
 
-/// A told fact passing by: what its headers say is read when it comes, and what it says only by
-/// who wants it.
-#[derive(Debug, Clone)]
-pub struct Fact {
-    subject: String,
-    stream_seq: u64,
-    about: Option<Uuid>,
-    event_id: Option<Uuid>,
-    saga_id: Option<SagaId>,
-    cause_id: Option<Uuid>,
-    deliveries: u64,
-    trace_id: Option<String>,
-    at: Option<Timestamp>,
-    payload: Bytes,
-    /// All of them, in the log of dead letters.
-    headers: Option<HeaderMap>,
-}
-
-impl Fact {
-    /// The fact of a message. Its headers are let go at once: a thousand facts that wait
-    /// with them are tens of thousands of small pieces of memory.
-    fn of(message: Message) -> Self {
-        Self { headers: None, ..Self::with_headers(message) }
-    }
-
-    /// The fact of a message, with all of its headers.
-    fn with_headers(message: Message) -> Self {
-        let map = message.headers.as_ref();
-        let header = |name| Some(map?.get(HeaderName::from_static(name))?.as_str());
-        let id = |name| header(name)?.parse().ok();
-        // A live fact comes on its own subject, a stored one on the reader's inbox.
-        let stored = || header(SUBJECT).unwrap_or_default();
-        let trace_id = header(TRACEPARENT).and_then(|parent| parent.split('-').nth(1));
-        Self {
-            subject: message.subject.strip_prefix(LIVE).unwrap_or_else(stored).to_owned(),
-            stream_seq: header(STREAM_SEQ).and_then(|seq| seq.parse().ok()).unwrap_or_default(),
-            about: id("ce-subject"),
-            event_id: id("ce-id"),
-            saga_id: id(headers::SAGA_ID).map(SagaId),
-            cause_id: id(headers::CAUSE_ID),
-            deliveries: header(headers::DELIVERIES).and_then(|n| n.parse().ok()).unwrap_or(1),
-            trace_id: trace_id.filter(|id| id.len() == 32).map(str::to_owned),
-            at: header("ce-time").and_then(|at| at.parse().ok()),
-            payload: message.payload,
-            headers: message.headers,
-        }
-    }
-
-    /// `<service>.<fact>`, for example `payment.completed`; empty for anything else.
-    pub fn name(&self) -> &str {
-        fact_of_subject(self.subject()).unwrap_or_default()
-    }
-
-    /// The service that told it.
-    pub fn service(&self) -> &str {
-        producer_of(self.name())
-    }
-
-    /// Its sequence in its service's stream.
-    pub fn stream_seq(&self) -> u64 {
-        self.stream_seq
-    }
-
-    /// `ce-subject`: the thing it is about.
-    pub fn about(&self) -> Option<Uuid> {
-        self.about
-    }
-
-    /// `ce-id`.
-    pub fn event_id(&self) -> Option<Uuid> {
-        self.event_id
-    }
-
-    /// The saga it belongs to.
-    pub fn saga_id(&self) -> Option<SagaId> {
-        self.saga_id
-    }
-
-    /// The event or command it follows from.
-    pub fn cause_id(&self) -> Option<Uuid> {
-        self.cause_id
-    }
-
-    /// How often the message it follows from was delivered to who told this; 1 at first.
-    pub fn deliveries(&self) -> u64 {
-        self.deliveries
-    }
-
-    /// The trace it was told in: 32 hex digits.
-    pub fn trace_id(&self) -> Option<&str> {
-        self.trace_id.as_deref()
-    }
-
-    /// When it was told.
-    pub fn at(&self) -> Option<Timestamp> {
-        self.at
-    }
-
-    /// The fact as JSON.
-    pub fn payload(&self) -> &Bytes {
-        &self.payload
-    }
-
-    /// Its subject: `onsale.payment.completed.v1.<schedule>`.
-    pub fn subject(&self) -> &str {
-        &self.subject
-    }
-
-    /// A message as a reader of a stream is given it.
-    #[cfg(test)]
-    pub(crate) fn kept(
-        seq: u64,
-        subject: &str,
-        about: Vec<(&'static str, String)>,
-        payload: &str,
-    ) -> Self {
-        let mut map = HeaderMap::new();
-        map.insert(STREAM_SEQ, seq.to_string());
-        map.insert(SUBJECT, subject);
-        about.into_iter().for_each(|(name, value)| map.insert(name, value));
-        let payload = Bytes::copy_from_slice(payload.as_bytes());
-        Self::with_headers(Message {
-            subject: "_INBOX.abc".into(),
-            reply: None,
-            payload,
-            headers: Some(map),
-            status: None,
-            description: None,
-            length: 0,
-        })
-    }
-
-    /// When it was stored; known of a dead letter.
-    pub(crate) fn stored_at(&self) -> Option<Timestamp> {
-        self.header(STORED_AT)?.parse().ok()
-    }
-
-    /// All of its headers; known of a dead letter.
-    pub(crate) fn headers(&self) -> Option<&HeaderMap> {
-        self.headers.as_ref()
-    }
-
-    pub(crate) fn header(&self, name: &'static str) -> Option<&str> {
-        Some(self.headers()?.get(HeaderName::from_static(name))?.as_str())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const ID: &str = "018f0000-0000-7000-8000-000000000001";
-
-    fn message(subject: &str) -> Fact {
-        let mut map = HeaderMap::new();
-        map.insert("Nats-Sequence", "42");
-        map.insert("Nats-Subject", "onsale.payment.completed.v1.-");
-        map.insert("ce-subject", ID);
-        Fact::of(Message {
-            subject: subject.to_owned().into(),
-            reply: None,
-            payload: Bytes::from_static(b"{}"),
-            headers: Some(map),
-            status: None,
-            description: None,
-            length: 0,
-        })
-    }
-
-    #[test]
-    fn a_fact_is_known_by_its_headers_live_and_stored() {
-        for subject in ["live.onsale.payment.completed.v1.-", "_INBOX.abc"] {
-            let fact = message(subject);
-            assert_eq!((fact.name(), fact.service()), ("payment.completed", "payment"));
-            assert_eq!(fact.stream_seq(), 42);
-            assert_eq!(fact.about(), ID.parse().ok());
-            assert_eq!(fact.event_id(), None);
-        }
-    }
 
     #[test]
     fn a_command_carries_only_the_headers_it_has() {

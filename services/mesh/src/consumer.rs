@@ -1,140 +1,141 @@
-//! Facts in: from a durable pull consumer into the intake.
+//! Messages in: from a durable pull consumer into the intake.
 
-use std::{collections::HashMap, sync::Arc, time::Duration, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_nats::{
-    HeaderMap,
+    header::NATS_MESSAGE_ID,
     jetstream::{self, Message, consumer::PullConsumer},
 };
-use events::{EventId, SagaId};
+use bytes::Bytes;
+use events::{Envelope, EventId, SagaId};
 use futures::{FutureExt, StreamExt};
-use tokio::sync::mpsc;
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
     Caller, Link, clock,
-    courtesy::Courtesy,
-    dead_letter::{self, lot::Lot},
     engine::Engine,
     health::Health,
-    lane::BATCH_MESSAGES_MAX,
-    link::headers,
+    intake::Intake,
+    message::unpack,
     service::Heard,
-    trace::{TRACEPARENT, TraceParent},
-    work::{Delivery, Meta, Settle, Work},
+    trace::TraceParent,
+    work::{Delivery, Entry, Meta, Settle, Work},
 };
 
 /// How long one pull stays open.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
-/// How long a service that is in no hurry rests between two pieces …
-const REST: Duration = Duration::from_millis(200);
-/// … and when it is behind.
-const SHORT_REST: Duration = Duration::from_millis(10);
 /// How often the broker says that it is there while nothing comes.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Messages of one pull at most.
+const PULL_MESSAGES_MAX: usize = 200;
+/// How long a throttled service lets messages gather.
+const REST: Duration = Duration::from_millis(200);
+
+/// How each event of a service is decoded.
+pub(crate) type Table<E> = HashMap<&'static str, Heard<E>>;
 
 /// What one consumer works with.
 pub(crate) struct Consumer<E: Engine> {
     pub(crate) link: Link,
     /// The stream it reads.
     pub(crate) stream: String,
-    /// How each fact of the service is decoded.
-    pub(crate) heard: Arc<HashMap<&'static str, Heard<E>>>,
-    /// Whether facts are taken piece by piece instead of each at once.
-    pub(crate) is_unhurried: bool,
-    pub(crate) intake: mpsc::Sender<Work<E::Deed>>,
-    pub(crate) lot: Arc<Lot>,
+    pub(crate) heard: Arc<Table<E>>,
+    /// Whether messages gather for a while instead of being taken in at once.
+    pub(crate) is_throttled: bool,
+    pub(crate) intake: Intake<E::Deed>,
     pub(crate) health: Health,
 }
 
-/// A fact as it came: delivered, or kept as a dead letter.
-#[derive(Clone, Copy)]
-pub(crate) struct Received<'a> {
-    pub(crate) subject: &'a str,
-    pub(crate) headers: Option<&'a HeaderMap>,
-    pub(crate) payload: &'a [u8],
-    /// How often it has been delivered.
-    pub(crate) delivered: u64,
-}
-
 impl<E: Engine> Consumer<E> {
-    /// Takes facts in until shutdown.
+    /// Takes messages in until shutdown; a consumer that is gone ends it, and the supervisor
+    /// starts it anew.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
-        let service = self.link.service();
-        let consumer: PullConsumer = self
-            .link
-            .jetstream()
-            .get_consumer_from_stream(service, &self.stream)
-            .await
-            .map_err(|error| {
-                format!(
-                    "consumer {service} of stream {}: {error}; `onsale topology apply` makes it",
-                    self.stream
-                )
-            })?;
-        tokio::select! {
+        let ended = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            // What depends on a dead letter must be known before anything is taken in.
-            () = self.lot.ready() => {}
-        }
-        info!(service, stream = self.stream, "hearing facts");
-        if self.is_unhurried {
-            return self.take_pieces(&consumer, &shutdown).await;
-        }
-        let mut messages = self.pull(&consumer).await?;
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                message = messages.next() => match message {
-                    Some(Ok(message)) => self.take(message).await,
-                    // The stream goes on by itself; the broker may be away for a while.
-                    Some(Err(error)) => warn!(service, stream = self.stream, %error, "pull"),
-                    None => return Err(format!("the pull from {} ended", self.stream)),
-                },
+            ended = self.pull() => ended,
+        };
+        let mut messages = match ended {
+            Ok(messages) => messages,
+            Err(cause) => {
+                self.health.consumer(&self.stream, false);
+                return Err(cause);
             }
+        };
+        self.health.consumer(&self.stream, true);
+        info!(service = self.link.service(), stream = self.stream, "consuming events");
+        let ended = self.take_all(&mut messages, &shutdown).await;
+        if ended.is_err() {
+            self.health.consumer(&self.stream, false);
         }
         // What was handed out already is finished here: left lying, it would come to another
         // instance only when its time to be acknowledged is over.
         while let Some(Some(Ok(message))) = messages.next().now_or_never() {
             self.take(message).await;
         }
-        Ok(())
+        ended
     }
 
-    /// Takes what is there, rests, and takes what has come meanwhile.
-    async fn take_pieces(
+    async fn take_all(
         &self,
-        consumer: &PullConsumer,
+        messages: &mut jetstream::consumer::pull::Stream,
         shutdown: &CancellationToken,
     ) -> Result<(), String> {
-        let mut courtesy = Courtesy::default();
-        while !shutdown.is_cancelled() {
-            let fetch = consumer.fetch().max_messages(BATCH_MESSAGES_MAX).messages().await;
-            let mut piece = fetch.map_err(|error| format!("stream {}: {error}", self.stream))?;
-            let mut taken = 0;
-            while let Some(message) = piece.next().await {
-                self.take(message.map_err(|error| error.to_string())?).await;
-                taken += 1;
+        loop {
+            let message = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                message = messages.next() => message,
+            };
+            match message {
+                Some(Ok(message)) => {
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Ok(()),
+                        () = self.take(message) => {}
+                    }
+                }
+                // The pull goes on by itself; the broker may be away for a while.
+                Some(Err(error)) => {
+                    let service = self.link.service();
+                    warn!(service, stream = self.stream, %error, "pull");
+                    self.look_up().await?;
+                }
+                None => return Err(format!("the pull from {} ended", self.stream)),
             }
-            // A full piece has more behind it.
-            let rest = if taken < BATCH_MESSAGES_MAX { REST } else { SHORT_REST };
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = courtesy.rest(rest, taken) => {}
+            if self.is_throttled {
+                tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(REST) => {}
+                }
+                while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+                    self.take(message).await;
+                }
             }
         }
-        Ok(())
     }
 
-    async fn pull(
-        &self,
-        consumer: &PullConsumer,
-    ) -> Result<jetstream::consumer::pull::Stream, String> {
-        consumer
+    /// The durable consumer; whether it is there, above all.
+    async fn look_up(&self) -> Result<PullConsumer, String> {
+        let service = self.link.service();
+        let found = self.link.jetstream().get_consumer_from_stream(service, &self.stream).await;
+        found.map_err(|error| {
+            format!(
+                "consumer {service} of stream {}: {error}; `onsale topology apply` makes it",
+                self.stream
+            )
+        })
+    }
+
+    async fn pull(&self) -> Result<jetstream::consumer::pull::Stream, String> {
+        self.look_up()
+            .await?
             .stream()
-            .max_messages_per_batch(BATCH_MESSAGES_MAX)
+            .max_messages_per_batch(PULL_MESSAGES_MAX)
             .expires(PULL_EXPIRES)
             .heartbeat(HEARTBEAT)
             .messages()
@@ -142,66 +143,109 @@ impl<E: Engine> Consumer<E> {
             .map_err(|error| format!("stream {}: {error}", self.stream))
     }
 
-    /// Decodes one message; what cannot be read is a dead letter.
+    /// Takes a message apart. A full intake holds the consumer back; a closed one means
+    /// shutdown, and the message comes again.
     async fn take(&self, message: Message) {
-        let received = Received {
-            subject: &message.subject,
-            headers: message.headers.as_ref(),
-            payload: &message.payload,
-            delivered: message.info().map_or(1, |info| info.delivered.max(1) as u64),
-        };
-        let decoded = decode(&self.heard, received);
-        let field = events::fact_of_subject(&message.subject).and_then(|fact| self.heard.get(fact));
-        let delivery = Delivery { field: field.map_or("", |heard| heard.key), message };
-        match decoded {
-            Ok((deed, meta)) => {
-                let settle = Settle::Ack(Box::new(delivery));
-                let work = Work { deed, meta, settle, span: Default::default() };
-                // A full intake holds the consumer back; a closed one means shutdown, and
-                // the message comes again.
-                let _ = self.intake.send(work).await;
-            }
-            Err(cause) => {
-                warn!(service = self.link.service(), subject = %delivery.message.subject, %cause,
-                    "message cannot be read");
-                self.health.add_dead();
-                dead_letter::bury(&self.link, &self.lot, &delivery, &cause).await;
-            }
+        let (entries, delivery) = (entries_of(&self.heard, &message), delivery_of(message));
+        let settle = Settle::Ack(Box::new(delivery));
+        let _ = self.intake.send(Work { entries, settle }).await;
+    }
+}
+
+/// The events of a message; a body that is no batch is a single event that cannot be read.
+pub(crate) fn entries_of<E: Engine>(heard: &Table<E>, message: &Message) -> Vec<Entry<E::Deed>> {
+    match unpack(&message.payload) {
+        Ok(events) => {
+            events.into_iter().map(|event| decode(heard, &message.subject, event, 1)).collect()
+        }
+        Err(cause) => {
+            let event = message.payload.clone();
+            vec![Entry { deed: Err(cause), ..unreadable(event) }]
         }
     }
 }
 
-/// Reads a fact by the table of what is heard.
+fn delivery_of(message: Message) -> Delivery {
+    let (stream, sequence, delivered) = message.info().map_or_else(
+        |_| (String::new(), 0, 1),
+        |info| (info.stream.to_owned(), info.stream_sequence, info.delivered.max(1) as u64),
+    );
+    let id = message.headers.as_ref().and_then(|map| map.get(NATS_MESSAGE_ID));
+    let id = id.and_then(|id| id.as_str().parse().ok());
+    let id = id.unwrap_or_else(|| id_of_place(&stream, sequence));
+    Delivery { message, id, stream, sequence, delivered }
+}
+
+/// An id for a message that came without one: its place in its stream.
+fn id_of_place(stream: &str, sequence: u64) -> Uuid {
+    let digest = Sha256::digest(format!("{stream} {sequence}"));
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// Reads an event by the table of what the service consumes.
 pub(crate) fn decode<E: Engine>(
-    table: &HashMap<&'static str, Heard<E>>,
-    received: Received<'_>,
-) -> Result<(E::Deed, Meta), String> {
-    let fact = events::fact_of_subject(received.subject).ok_or("the subject names no fact")?;
-    let known = table.get(fact).ok_or_else(|| format!("{fact} is not heard here"))?;
-    let expected = format!("onsale.{fact}.v{}.", known.version);
-    if !received.subject.starts_with(&expected) {
-        return Err(format!("only version {} of {fact} is heard here", known.version));
+    heard: &Table<E>,
+    subject: &str,
+    event: Bytes,
+    attempt: u64,
+) -> Entry<E::Deed> {
+    let known = events::fact_of_subject(subject).and_then(|name| heard.get(name));
+    let mut entry = unreadable(event.clone());
+    entry.meta.attempt = attempt;
+    if let Some(known) = known {
+        entry.key_field = known.key;
+        entry.meta.name = known.fact;
+        entry.meta.may_tell = known.tells;
     }
-    let header =
-        |name: &str| received.headers.and_then(|map| map.get(name)).map(|value| value.as_str());
-    let event_id: Uuid = header("ce-id")
-        .ok_or("there is no ce-id header")?
-        .parse()
-        .map_err(|_| "the ce-id header is no UUID")?;
-    let saga_id = header(headers::SAGA_ID).and_then(|id| id.parse().ok()).unwrap_or(event_id);
-    let deed = (known.decode)(received.payload)?;
-    let meta = Meta {
-        name: known.fact,
-        may_tell: known.tells,
-        event_id: Some(EventId(event_id)),
-        id: Uuid::now_v7(),
-        saga_id: SagaId(saga_id),
-        caller: Caller::Mesh,
-        idempotency: None,
-        trace: TraceParent::from_header(header(TRACEPARENT)),
-        received: Instant::now(),
-        received_at: clock::now(),
-        delivered: received.delivered,
+    let envelope = match Envelope::decode(&event) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            entry.deed = Err(format!("not an event: {error}"));
+            return entry;
+        }
     };
-    Ok((deed, meta))
+    entry.meta.event_id = Some(envelope.id);
+    entry.meta.saga_id = envelope.sagaid;
+    entry.meta.trace = TraceParent::from_header(envelope.traceparent.as_deref());
+    let data = envelope.data.get().as_bytes();
+    entry.deed = match known {
+        None => Err(format!("{subject} is not consumed here")),
+        Some(known) if !is_version(subject, known) => {
+            Err(format!("only version {} of {} is consumed here", known.version, known.fact))
+        }
+        Some(known) => (known.decode)(data),
+    };
+    entry
+}
+
+fn is_version<E: Engine>(subject: &str, known: &Heard<E>) -> bool {
+    let rest = subject.strip_prefix("onsale.").and_then(|rest| rest.strip_prefix(known.fact));
+    let version = rest.and_then(|rest| rest.strip_prefix(".v")?.split('.').next());
+    version.and_then(|version| version.parse().ok()) == Some(known.version)
+}
+
+/// An event of which nothing is known yet.
+fn unreadable<D>(event: Bytes) -> Entry<D> {
+    let id = Uuid::now_v7();
+    Entry {
+        deed: Err("it was not read".into()),
+        meta: Meta {
+            name: "unknown",
+            may_tell: &[],
+            event_id: Some(EventId(id)),
+            id,
+            saga_id: SagaId(id),
+            caller: Caller::Mesh,
+            idempotency: None,
+            trace: TraceParent::default(),
+            received: Instant::now(),
+            received_at: clock::now(),
+            attempt: 1,
+        },
+        raw: event,
+        key_field: "",
+        span: Default::default(),
+    }
 }

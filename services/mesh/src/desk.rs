@@ -3,18 +3,19 @@
 use std::{ops::Deref, sync::Arc};
 
 use events::{Command, Problem, codes};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::{
     Link,
     engine::Engine,
+    intake::Intake,
     work::{Answered, Meta, Settle, Work},
 };
 
 /// What a read has at hand. Dereferences to the engine, for its pool or connection.
 pub struct Desk<E: Engine> {
     pub(crate) engine: Arc<E>,
-    pub(crate) intake: mpsc::Sender<Work<E::Deed>>,
+    pub(crate) intake: Intake<E::Deed>,
     pub(crate) link: Link,
     pub(crate) tells: Arc<dyn Fn(&'static str) -> &'static [&'static str] + Send + Sync>,
 }
@@ -53,7 +54,7 @@ impl<E: Engine> Desk<E> {
         let mut meta = meta.clone();
         meta.name = C::ENDPOINT;
         meta.may_tell = (self.tells)(C::ENDPOINT);
-        let work = Work { deed, meta, settle: Settle::Local(sender), span: Default::default() };
+        let work = Work::command(deed, meta, Settle::Local(sender));
         self.intake.try_send(work).map_err(|_| Problem::from(codes::OVERLOADED))?;
         let answered: Answered = receiver.await.map_err(|_| Problem::from(codes::UNAVAILABLE))?;
         if answered.is_granted() {

@@ -10,7 +10,7 @@ use futures::{
     stream::{FuturesUnordered, SelectAll},
 };
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -18,11 +18,12 @@ use crate::{
     Caller, Desk, Link, clock,
     engine::Engine,
     health::Health,
-    lane::{reply, unavailable},
+    intake::Intake,
     link::headers,
     service::{Asked, How},
     trace::{TRACEPARENT, TraceParent},
     work::{Answered, Idempotency, Meta, Settle, Work},
+    worker::{reply, unavailable},
 };
 
 /// Reads of one service at work at once; more are turned away.
@@ -38,7 +39,7 @@ const KEY_CHARS_MAX: usize = 255;
 pub(crate) struct Endpoints<E: Engine> {
     pub(crate) link: Link,
     pub(crate) asked: Arc<BTreeMap<&'static str, Asked<E>>>,
-    pub(crate) intake: mpsc::Sender<Work<E::Deed>>,
+    pub(crate) intake: Intake<E::Deed>,
     pub(crate) desk: Desk<E>,
     pub(crate) health: Health,
     pub(crate) reads: TaskTracker,
@@ -108,8 +109,7 @@ impl<E: Engine> Endpoints<E> {
                 How::Decided(decode) => match decode(&request.payload) {
                     Err(problem) => problem,
                     Ok(deed) => {
-                        let settle = Settle::Reply(reply_to.clone());
-                        let work = Work { deed, meta, settle, span: Default::default() };
+                        let work = Work::command(deed, meta, Settle::Reply(reply_to.clone()));
                         match self.intake.try_send(work) {
                             Ok(()) => return,
                             Err(_) => overloaded(),
@@ -191,7 +191,7 @@ impl<E: Engine> Endpoints<E> {
             trace: TraceParent::from_header(header(TRACEPARENT)),
             received: Instant::now(),
             received_at: now,
-            delivered: 1,
+            attempt: 1,
         }))
     }
 }

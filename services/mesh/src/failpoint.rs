@@ -18,13 +18,13 @@ pub enum Failpoint {
     BeforeCommit,
     /// The batch is committed, but nobody was answered and nothing acknowledged.
     BeforeAck,
-    /// The facts are published, but the relay's position has not moved.
-    BeforeCursor,
+    /// The messages are published, but not marked as such.
+    BeforeMark,
 }
 
 impl Failpoint {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::BeforeCommit, Self::BeforeAck, Self::BeforeCursor];
+    pub const ALL: [Self; 3] = [Self::BeforeCommit, Self::BeforeAck, Self::BeforeMark];
 }
 
 /// The armed points of one service.
@@ -45,7 +45,7 @@ impl Failpoints {
     }
 
     /// Lets `point` fail once more for each of `names`, when it gets there: a fact heard, an
-    /// endpoint or a timer; at [`Failpoint::BeforeCursor`], a fact told.
+    /// endpoint or a timer; at [`Failpoint::BeforeMark`], a fact told.
     pub fn aim(&self, point: Failpoint, names: impl IntoIterator<Item = &'static str>) {
         self.aimed(point).extend(names);
         self.used.store(true, Ordering::SeqCst);

@@ -17,13 +17,13 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
-    Asker, Desk, Fact, Link, STORED_FACTS_MAX,
-    courtesy::Courtesy,
+    Asker, Desk, Fact, Link, STORED_MESSAGES_MAX, StoredMessage,
     engine::{Engine, Failure},
     failpoint::{Failpoint, Failpoints},
     health::Health,
     postgres::{Lead, Place, Positions},
     service::Followed,
+    stored::EVENTS_A_SEQUENCE,
 };
 
 /// How long a reader rests between two looks at the streams' ends.
@@ -83,33 +83,32 @@ impl<E: Engine> Follower<E> {
         let mut streams: Streams = self.followed.facts.iter().map(of).collect();
         let mut positions = self.desk.engine.positions().await?;
         info!(service = self.link.service(), streams = streams.len(), "reading whole streams");
-        let mut courtesy = Courtesy::default();
         while !shutdown.is_cancelled() {
             // Whoever takes the facts in may be stuck with them for hours. What it has not
             // settled comes again.
             let round = self.round(&asker, &mut streams, &mut positions, &mut lead);
-            let (facts, is_behind) = tokio::select! {
+            let is_behind = tokio::select! {
                 taken = round => taken?,
                 () = shutdown.cancelled() => return Ok(()),
             };
             let rest = if is_behind { SHORT_REST } else { READ_EVERY };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = courtesy.rest(rest, facts) => {}
+                () = tokio::time::sleep(rest) => {}
             }
         }
         Ok(())
     }
 
     /// Reads ahead in every stream and has taken in what was told by a time that all have
-    /// been read to: how many facts were wanted, and whether there is more.
+    /// been read to: whether there is more.
     async fn round(
         &self,
         asker: &Asker,
         streams: &mut Streams,
         positions: &mut Positions,
         lead: &mut Lead,
-    ) -> Result<(usize, bool), Failure> {
+    ) -> Result<bool, Failure> {
         let began_at = crate::clock::now();
         let reads = streams
             .iter_mut()
@@ -125,10 +124,9 @@ impl<E: Engine> Follower<E> {
             failpoints: self.desk.engine.failpoints(),
         };
         for (stream, ahead) in streams {
-            let before = read.facts.len();
-            read.facts.extend(ahead.take(told_by));
-            if let Some(last) = read.facts[before..].last() {
-                read.positions.0.insert((*stream).to_owned(), place_of(last));
+            for message in ahead.take(told_by) {
+                read.positions.0.insert((*stream).to_owned(), place_of(&message));
+                read.facts.extend(message.facts);
             }
         }
         let wanted = |fact: &Fact| self.followed.facts.contains(&fact.name());
@@ -142,8 +140,8 @@ impl<E: Engine> Follower<E> {
             lead.check().await?;
         }
         *positions = moved;
-        self.health.add_handled(count as u64);
-        Ok((count, !is_all))
+        self.health.add_handled(count as u64, true);
+        Ok(!is_all)
     }
 
     /// Reads on in one stream until a piece of it is at hand, or all.
@@ -155,15 +153,15 @@ impl<E: Engine> Follower<E> {
         ahead: &mut Ahead,
     ) -> Result<(), Failure> {
         ahead.has_more = true;
-        while ahead.has_more && ahead.facts.len() < self.followed.piece {
+        while ahead.has_more && ahead.events() < self.followed.piece {
             self.read_more(asker, stream, position, ahead).await?;
         }
         Ok(())
     }
 
-    /// Reads the facts behind those that are at hand. The last one before them is read again:
-    /// when it is not the one that was there, the broker has forgotten, and the stream is read
-    /// from its beginning; whoever takes it in finds the repeats.
+    /// Reads the messages behind those that are at hand. The last one before them is read
+    /// again: when it is not the one that was there, the broker has forgotten, and the stream
+    /// is read from its beginning; whoever takes it in finds the repeats.
     async fn read_more(
         &self,
         asker: &Asker,
@@ -172,28 +170,29 @@ impl<E: Engine> Follower<E> {
         ahead: &mut Ahead,
     ) -> Result<(), Failure> {
         let unread = |problem: events::Problem| Failure::Unavailable(problem.to_string());
-        let place = ahead.facts.back().map(place_of).or(position.copied());
-        let before = place.map_or(0, |(seq, _)| seq - 1);
-        let mut facts =
-            asker.stored_since(stream, before, STORED_FACTS_MAX).await.map_err(unread)?;
-        ahead.has_more = facts.len() >= STORED_FACTS_MAX;
+        let read = async |from| {
+            let read = asker.stored_messages(stream, from, STORED_MESSAGES_MAX).await;
+            read.map_err(unread)
+        };
+        let place = ahead.messages.back().map(place_of).or(position.copied());
+        let mut messages = read(place.map_or(0, |(seq, _)| seq)).await?;
         if let Some((seq, id)) = place {
-            let at_place = facts.first().filter(|fact| fact.stream_seq() == seq);
-            match at_place.map(|fact| fact.event_id() == Some(id)) {
-                Some(true) => drop(facts.remove(0)),
+            let at_place = messages.first().filter(|message| message.sequence == seq);
+            match at_place.map(|message| message.id == id) {
+                Some(true) => drop(messages.remove(0)),
                 // Its age was over; nothing after it is missing.
-                None if !facts.is_empty() => {}
+                None if !messages.is_empty() => {}
                 None if !ends_before(asker, stream, seq).await? => {}
                 _ => {
-                    warn!(service = self.link.service(), stream, seq, event_id = %id,
+                    warn!(service = self.link.service(), stream, seq, message_id = %id,
                         "the stream is another than the one that was read; reading it anew");
-                    facts =
-                        asker.stored_since(stream, 0, STORED_FACTS_MAX).await.map_err(unread)?;
-                    ahead.has_more = facts.len() >= STORED_FACTS_MAX;
+                    messages = read(0).await?;
                 }
             }
         }
-        ahead.facts.extend(facts);
+        // A piece may end early because of its bytes: only nothing at all is the end.
+        ahead.has_more = !messages.is_empty();
+        ahead.messages.extend(messages);
         Ok(())
     }
 }
@@ -204,36 +203,46 @@ type Streams = BTreeMap<&'static str, Ahead>;
 /// What was read of a stream and not taken in yet.
 #[derive(Default)]
 struct Ahead {
-    facts: VecDeque<Fact>,
+    messages: VecDeque<StoredMessage>,
     /// Whether there may be more behind these.
     has_more: bool,
 }
 
 impl Ahead {
-    /// When the last fact at hand was told, if more may come; `None` at the stream's end.
-    fn told_by(&self) -> Option<Timestamp> {
-        self.facts.back().filter(|_| self.has_more)?.at()
+    fn events(&self) -> usize {
+        self.messages.iter().map(|message| message.facts.len()).sum()
     }
 
-    /// Takes out the facts up to the last one that was told by then; all when no stream has
-    /// more.
-    fn take(&mut self, told_by: Option<Timestamp>) -> impl Iterator<Item = Fact> {
-        let is_late = |fact: &Fact| told_by.is_some_and(|told_by| fact.at() > Some(told_by));
-        let last = self.facts.iter().rposition(|fact| !is_late(fact));
-        self.facts.drain(..last.map_or(0, |last| last + 1))
+    /// When the last event at hand was emitted, if more may come; `None` at the stream's end.
+    fn told_by(&self) -> Option<Timestamp> {
+        told_at(self.messages.back().filter(|_| self.has_more)?)
+    }
+
+    /// Takes out the messages up to the last one that was emitted by then; all when no stream
+    /// has more.
+    fn take(&mut self, told_by: Option<Timestamp>) -> impl Iterator<Item = StoredMessage> {
+        let is_late =
+            |message: &StoredMessage| told_by.is_some_and(|by| told_at(message) > Some(by));
+        let last = self.messages.iter().rposition(|message| !is_late(message));
+        self.messages.drain(..last.map_or(0, |last| last + 1))
     }
 }
 
-fn place_of(fact: &Fact) -> Place {
-    (fact.stream_seq(), fact.event_id().unwrap_or_default())
+/// When a message was emitted: its events belong to one transaction.
+fn told_at(message: &StoredMessage) -> Option<Timestamp> {
+    message.facts.last().and_then(Fact::at)
+}
+
+fn place_of(message: &StoredMessage) -> Place {
+    (message.sequence, message.id)
 }
 
 /// Whether a stream has facts, but none as far as `seq`. An empty one has only forgotten what
 /// was too old, or will be told its facts again.
 async fn ends_before(asker: &Asker, stream: &str, seq: u64) -> Result<bool, Failure> {
-    let last = asker.last_seq(stream).await;
+    let last = asker.last_position(stream).await;
     let last = last.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
-    Ok(last != 0 && last < seq)
+    Ok(last != 0 && last / EVENTS_A_SEQUENCE < seq)
 }
 
 impl std::fmt::Debug for Read {
@@ -247,13 +256,19 @@ impl std::fmt::Debug for Read {
 mod tests {
     use super::*;
 
-    /// A stream of which facts were read that were told in these seconds.
+    /// A stream of which messages were read that were emitted in these seconds.
     fn ahead(secs: &[i64], has_more: bool) -> Ahead {
         let told = |(index, secs): (usize, &i64)| {
-            let at = Timestamp::from_unix_millis(secs * 1_000).unwrap().to_string();
-            Fact::kept(index as u64 + 1, "onsale.point.charged.v1.-", vec![("ce-time", at)], "{}")
+            let at = Timestamp::from_unix_millis(secs * 1_000).unwrap();
+            let id = Uuid::now_v7();
+            let event = format!(
+                r#"{{"specversion":"1.0","id":"{id}","source":"/onsale/point","type":"onsale.point.charged.v1","time":"{at}","subject":"{id}","sagaid":"{id}","data":{{}}}}"#
+            );
+            let sequence = index as u64 + 1;
+            let facts = vec![Fact::of("onsale.point.charged.v1.-".into(), sequence, event.into())];
+            StoredMessage { sequence, id, facts }
         };
-        Ahead { facts: secs.iter().enumerate().map(told).collect(), has_more }
+        Ahead { messages: secs.iter().enumerate().map(told).collect(), has_more }
     }
 
     fn taken(ahead: &mut Ahead, by: Option<i64>) -> usize {
@@ -267,7 +282,7 @@ mod tests {
         let told_by = [&slow, &quick].into_iter().filter_map(Ahead::told_by).min();
         assert_eq!(told_by, Timestamp::from_unix_millis(3_000));
         assert_eq!((taken(&mut slow, Some(3)), taken(&mut quick, Some(3))), (3, 2));
-        assert_eq!(quick.facts.front().map(Fact::stream_seq), Some(3));
+        assert_eq!(quick.messages.front().map(|message| message.sequence), Some(3));
         assert_eq!((taken(&mut slow, None), taken(&mut quick, None)), (0, 2));
     }
 

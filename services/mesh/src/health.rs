@@ -1,8 +1,11 @@
 //! Whether a service can do its work right now.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 /// The state of one running service, shared by its tasks.
@@ -12,9 +15,13 @@ pub struct Health(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     store_down: AtomicBool,
-    relay_down: AtomicBool,
+    publisher_down: AtomicBool,
+    /// Streams whose consumer is gone.
+    consumers_down: Mutex<BTreeSet<String>>,
     handled: AtomicU64,
+    messages: AtomicU64,
     repeats: AtomicU64,
+    parked: AtomicU64,
     dead: AtomicU64,
     published: AtomicU64,
 }
@@ -22,57 +29,91 @@ struct Inner {
 /// What has been counted since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Messages taken in.
+    /// Events and commands taken in.
     pub handled: u64,
+    /// Messages taken in, each with one or more events.
+    pub messages: u64,
     /// Messages dropped as seen before.
     pub repeats: u64,
-    /// Messages sent to the dead letters.
+    /// Events that were parked.
+    pub parked: u64,
+    /// Of these, events that became dead letters at once.
     pub dead: u64,
-    /// Facts published.
+    /// Messages published.
     pub published: u64,
 }
 
 impl Health {
-    /// Whether the store answers and the relay runs.
+    /// Whether the store answers, the publisher publishes, and every consumer is there.
     pub fn is_ready(&self) -> bool {
-        !self.0.store_down.load(Ordering::Relaxed) && !self.0.relay_down.load(Ordering::Relaxed)
+        self.ails().is_empty()
+    }
+
+    /// What keeps the service from its work, in words; empty when nothing does.
+    pub fn ails(&self) -> Vec<String> {
+        let mut ails = Vec::new();
+        if self.0.store_down.load(Relaxed) {
+            ails.push("the store does not answer".to_owned());
+        }
+        if self.0.publisher_down.load(Relaxed) {
+            ails.push("events cannot be published".to_owned());
+        }
+        let down = self.0.consumers_down.lock().unwrap_or_else(PoisonError::into_inner);
+        ails.extend(down.iter().map(|stream| format!("events of {stream} cannot be consumed")));
+        ails
     }
 
     /// What has been counted since the start.
     pub fn counts(&self) -> Counts {
         Counts {
-            handled: self.0.handled.load(Ordering::Relaxed),
-            repeats: self.0.repeats.load(Ordering::Relaxed),
-            dead: self.0.dead.load(Ordering::Relaxed),
-            published: self.0.published.load(Ordering::Relaxed),
+            handled: self.0.handled.load(Relaxed),
+            messages: self.0.messages.load(Relaxed),
+            repeats: self.0.repeats.load(Relaxed),
+            parked: self.0.parked.load(Relaxed),
+            dead: self.0.dead.load(Relaxed),
+            published: self.0.published.load(Relaxed),
         }
     }
 
-    pub(crate) fn store(&self, up: bool) {
-        self.0.store_down.store(!up, Ordering::Relaxed);
+    /// Notes whether the store answers; whether that is news.
+    pub(crate) fn store(&self, up: bool) -> bool {
+        self.0.store_down.swap(!up, Relaxed) == up
     }
 
-    pub(crate) fn relay(&self, up: bool) {
-        self.0.relay_down.store(!up, Ordering::Relaxed);
+    /// Notes whether events can be published; whether that is news.
+    pub(crate) fn publisher(&self, up: bool) -> bool {
+        self.0.publisher_down.swap(!up, Relaxed) == up
+    }
+
+    /// Notes whether the consumer of a stream is there.
+    pub(crate) fn consumer(&self, stream: &str, up: bool) {
+        let mut down = self.0.consumers_down.lock().unwrap_or_else(PoisonError::into_inner);
+        if up {
+            down.remove(stream);
+        } else {
+            down.insert(stream.to_owned());
+        }
     }
 
     pub(crate) fn store_is_up(&self) -> bool {
-        !self.0.store_down.load(Ordering::Relaxed)
+        !self.0.store_down.load(Relaxed)
     }
 
-    pub(crate) fn add_handled(&self, count: u64) {
-        self.0.handled.fetch_add(count, Ordering::Relaxed);
+    pub(crate) fn add_handled(&self, count: u64, is_message: bool) {
+        self.0.handled.fetch_add(count, Relaxed);
+        self.0.messages.fetch_add(u64::from(is_message), Relaxed);
     }
 
-    pub(crate) fn add_repeats(&self, count: u64) {
-        self.0.repeats.fetch_add(count, Ordering::Relaxed);
+    pub(crate) fn add_repeat(&self) {
+        self.0.repeats.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn add_dead(&self) {
-        self.0.dead.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn add_parked(&self, is_dead: bool) {
+        self.0.parked.fetch_add(1, Relaxed);
+        self.0.dead.fetch_add(u64::from(is_dead), Relaxed);
     }
 
     pub(crate) fn add_published(&self, count: u64) {
-        self.0.published.fetch_add(count, Ordering::Relaxed);
+        self.0.published.fetch_add(count, Relaxed);
     }
 }

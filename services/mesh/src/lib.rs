@@ -4,28 +4,29 @@
 //! endpoints it answers, its timers. [`start`] runs it:
 //!
 //! ```text
-//!  JetStream ──consumer──┐                         ┌── relay ── JetStream
-//!  NATS ─────endpoint────┤ intake → lane → engine ─┤
-//!  clock ────timer───────┘          (one batch)    └── answers, acks
+//!  JetStream ──consumer──┐                           ┌── publisher ── JetStream
+//!  NATS ─────endpoint────┤ intake → worker → engine ─┤
+//!  clock ────timer───────┘           (one batch)     └── answers, acks
 //! ```
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `book`, `turn`, `caller` | what a service author writes against |
 //! | `service`, `desk` | the table of a service, and what a read has at hand |
-//! | `work`, `engine`, `lane` | one message, one batch, the loop that runs batches |
-//! | `postgres`, `valkey` | the two engines: inbox, state and outbox in one step |
-//! | `relay` | from the outbox to JetStream, in order, as atomic batches |
-//! | `consumer`, `endpoint`, `timer` | the three ways in |
-//! | `follower` | whole streams in, for a service that only learns |
-//! | `dead_letter` | the way out for what can never succeed, and the line behind it |
+//! | `message`, `work` | one message with its events; what a batch is made of |
+//! | `consumer`, `endpoint`, `timer`, `intake` | the three ways in, and where they meet |
+//! | `worker`, `engine` | the loop that runs batches, and what it runs them on |
+//! | `postgres`, `valkey` | the two engines: inbox, state, outbox and parked events |
+//! | `publisher` | from the outbox to JetStream, and the comparison of the two |
+//! | `parked` | events that could not be taken in: tried again, or dead letters |
+//! | `follower`, `stored` | whole streams in, for a service that only learns |
 //! | `link`, `auth`, `keys` | the connection to NATS, tokens verified, tokens signed |
-//! | `ask` | the edge's side: commands asked, facts followed |
+//! | `ask` | the edge's side: commands asked, events followed |
 //! | `topology` | streams and consumers as data: apply, check |
 //! | `trace`, `health`, `failpoint`, `supervise`, `clock` | seen, known, broken, kept alive, told the time |
 //!
 //! **Architecture invariant:** nothing but this crate speaks to NATS. A service cannot
-//! publish; it can only tell a fact inside its transaction.
+//! publish; it can only emit inside its transaction.
 
 mod ask;
 pub mod auth;
@@ -33,31 +34,35 @@ mod book;
 mod caller;
 pub mod clock;
 mod consumer;
-mod courtesy;
-mod dead_letter;
 mod desk;
 mod endpoint;
 pub mod engine;
 pub mod failpoint;
 mod follower;
 pub mod health;
+mod intake;
 pub mod keys;
-mod lane;
 mod link;
+pub mod message;
 pub mod page;
+pub mod parked;
 pub mod postgres;
-pub mod relay;
+mod publisher;
 mod run;
 mod service;
+mod stored;
 pub mod supervise;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod timer;
 pub mod topology;
 pub mod trace;
 mod turn;
 pub mod valkey;
 mod work;
+mod worker;
 
-pub use ask::{ASK_TIMEOUT, Announcements, AskHeaders, Asker, Fact, Following, STORED_FACTS_MAX};
+pub use ask::{ASK_TIMEOUT, Announcements, AskHeaders, Asker, Following};
 pub use book::{Answer, Book, Hear, Miss, Refusal};
 pub use caller::{Allow, Caller};
 pub use desk::Desk;
@@ -65,5 +70,6 @@ pub use follower::{READ_EVERY, Read};
 pub use link::{Link, LinkSettings};
 pub use run::{Running, start};
 pub use service::{Service, Wiring, parse};
+pub use stored::{EVENTS_A_SEQUENCE, Fact, STORED_MESSAGES_MAX, StoredMessage};
 pub use turn::{Announcement, Told, Turn};
-pub use work::{Answered, Idempotency, Meta, Outcome, Work};
+pub use work::{Answered, Entry, Idempotency, Meta, Outcome, Work};

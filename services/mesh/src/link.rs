@@ -1,6 +1,9 @@
 //! One service's connection to the mesh.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 use events::{Problem, codes};
@@ -16,14 +19,8 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Messages queued in this process for the connection at most.
 const CLIENT_CAPACITY: usize = 16_384;
 
-/// Header names of our own, beside the CloudEvents ones.
+/// Header names of our own, of commands and of copies of dead letters.
 pub(crate) mod headers {
-    /// The saga a message belongs to.
-    pub(crate) const SAGA_ID: &str = "onsale-saga-id";
-    /// The event or command a fact follows from.
-    pub(crate) const CAUSE_ID: &str = "onsale-cause-id";
-    /// How often the message that a fact follows from was delivered to who told the fact.
-    pub(crate) const DELIVERIES: &str = "onsale-deliveries";
     /// The id a caller proposes for what its command makes.
     pub(crate) const ID: &str = "onsale-id";
     /// The HTTP status of an answer.
@@ -42,16 +39,8 @@ pub(crate) mod headers {
     pub(crate) const DEAD_STREAM: &str = "onsale-dead-stream";
     /// Its place there.
     pub(crate) const DEAD_SEQUENCE: &str = "onsale-dead-sequence";
-    /// How often it was tried.
-    pub(crate) const DEAD_ATTEMPTS: &str = "onsale-dead-attempts";
-    /// It was not tried; it waits behind another of its key.
-    pub(crate) const DEAD_WAITS: &str = "onsale-dead-waits";
-    /// The instance that wrote it into the log.
-    pub(crate) const DEAD_BY: &str = "onsale-dead-by";
-    /// The letter that a record is about.
+    /// Its letter.
     pub(crate) const DEAD_LETTER: &str = "onsale-dead-letter";
-    /// Where that letter stands from then on.
-    pub(crate) const DEAD_BECAME: &str = "onsale-dead-became";
 }
 
 /// How to reach the mesh, and as whom.
@@ -71,7 +60,6 @@ pub struct Link(Arc<Inner>);
 
 struct Inner {
     service: &'static str,
-    source: String,
     client: Client,
     jetstream: jetstream::Context,
     verifier: Verifier,
@@ -114,6 +102,24 @@ impl Link {
             .map(|url| url.trim().parse().map_err(|_| format!("`{url}` is no NATS address")))
             .collect::<Result<_, _>>()?;
         let client = connect(service, addresses, options).await?;
+        Ok(Self::of(service, client, tracer, reconnects))
+    }
+
+    /// A connection that is never made.
+    #[cfg(feature = "testkit")]
+    pub(crate) async fn unconnected(service: &'static str) -> Self {
+        let options = ConnectOptions::new().retry_on_initial_connect();
+        let nowhere = options.reconnect_delay_callback(|_| Duration::from_secs(3_600));
+        let client = nowhere.connect("nats://127.0.0.1:9").await.expect("it is not even tried");
+        Self::of(service, client, Tracer::off(), watch::channel(0).1)
+    }
+
+    fn of(
+        service: &'static str,
+        client: Client,
+        tracer: Tracer,
+        reconnects: watch::Receiver<u64>,
+    ) -> Self {
         let jetstream = jetstream::ContextBuilder::new().timeout(ACK_TIMEOUT).build(client.clone());
         let asking = client.clone();
         let verifier = Verifier::new(Arc::new(move |endpoint| {
@@ -127,9 +133,8 @@ impl Link {
                     .map_err(|error| Problem::new(codes::UNAVAILABLE, error.to_string()))
             })
         }));
-        let source = format!("/onsale/{service}");
-        let inner = Inner { service, source, client, jetstream, verifier, tracer, reconnects };
-        Ok(Self(Arc::new(inner)))
+        let inner = Inner { service, client, jetstream, verifier, tracer, reconnects };
+        Self(Arc::new(inner))
     }
 
     /// The service this is the connection of.
@@ -159,10 +164,6 @@ impl Link {
         }
     }
 
-    pub(crate) fn source(&self) -> &str {
-        &self.0.source
-    }
-
     pub(crate) fn client(&self) -> &Client {
         &self.0.client
     }
@@ -178,13 +179,49 @@ impl Link {
         receiver
     }
 
-    /// The last sequence of the service's own stream.
-    pub(crate) async fn last_sequence(&self) -> Result<u64, String> {
+    /// Grows with each (re)connection: what belongs to another epoch proves nothing in this.
+    /// Counted before anything can be sent on the new connection.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.client().statistics().connects.load(Ordering::SeqCst)
+    }
+
+    /// What the service's own stream has.
+    pub(crate) async fn stream_state(&self) -> Result<StreamState, String> {
         let name = stream_of(self.service());
         let stream =
             self.jetstream().get_stream_no_info(&name).await.map_err(|error| error.to_string())?;
         let info = stream.get_info().await.map_err(|error| format!("stream {name}: {error}"))?;
-        Ok(info.state.last_sequence)
+        Ok(StreamState {
+            first_sequence: info.state.first_sequence,
+            last_sequence: info.state.last_sequence,
+            max_age_secs: i64::try_from(info.config.max_age.as_secs()).unwrap_or(i64::MAX),
+            made_at: info.created,
+            leader: info.cluster.and_then(|cluster| cluster.leader),
+        })
+    }
+}
+
+/// The extent of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StreamState {
+    /// Of the oldest message it has; behind the last one when it has none.
+    pub(crate) first_sequence: u64,
+    /// Of the newest message it has ever had.
+    pub(crate) last_sequence: u64,
+    /// Seconds that it keeps messages; 0 for ever.
+    pub(crate) max_age_secs: i64,
+    /// When it was made; survives a restore.
+    pub(crate) made_at: time::OffsetDateTime,
+    /// Who leads it in a cluster.
+    pub(crate) leader: Option<String>,
+}
+
+impl StreamState {
+    /// Whether this can be what has become of an earlier state without anything being lost.
+    pub(crate) fn continues(&self, earlier: &Self) -> bool {
+        self.made_at == earlier.made_at
+            && self.leader == earlier.leader
+            && self.last_sequence >= earlier.last_sequence
     }
 }
 

@@ -1,37 +1,37 @@
 //! Starting and stopping one service.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
 use events::user::Role;
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc::UnboundedReceiver};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    Allow, Desk, Link, Service, Wiring,
-    consumer::Consumer,
-    dead_letter::{lot::Lot, redrive::Redriver},
+    Allow, Desk, Link, Meta, Service, Wiring,
+    consumer::{Consumer, Table},
     endpoint::Endpoints,
     engine::{Engine, Failure},
     failpoint::Failpoints,
     follower::Follower,
     health::Health,
-    lane::Lane,
+    intake::{Intake, Taken},
     link::stream_of,
-    relay::Relay,
-    service::{Asked, Followed, Heard, How},
+    parked::{desk::LetterDesk, retry::Retrier},
+    publisher::{HandOff, Handed, Publisher},
+    service::{Asked, Followed, How},
     supervise::keep,
     timer::Ticking,
+    worker::Worker,
 };
 
 /// Batches at work at once: one loads while another commits.
-const LANES: usize = 2;
-/// Messages waiting for a lane at most; then commands are turned away and consumers wait.
-const INTAKE_MESSAGES_MAX: usize = 2_000;
+const WORKERS: usize = 2;
 /// How often a service does its housekeeping.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// How often a store that went away is looked for.
@@ -46,9 +46,9 @@ pub struct Running {
     /// Stops what takes messages in.
     intake_stop: CancellationToken,
     /// Stops what sends facts out, once nothing can be told any more.
-    relay_stop: CancellationToken,
+    publisher_stop: CancellationToken,
     inward: TaskTracker,
-    lanes: TaskTracker,
+    workers: TaskTracker,
     outward: TaskTracker,
 }
 
@@ -84,9 +84,9 @@ impl Running {
         self.intake_stop.cancel();
         self.inward.close();
         self.inward.wait().await;
-        self.lanes.close();
-        self.lanes.wait().await;
-        self.relay_stop.cancel();
+        self.workers.close();
+        self.workers.wait().await;
+        self.publisher_stop.cancel();
         self.outward.close();
         self.outward.wait().await;
         self.link.drain().await;
@@ -96,38 +96,39 @@ impl Running {
     /// Stops as a killed process does: at once, with everything half done.
     pub fn abandon(self) {
         self.intake_stop.cancel();
-        self.relay_stop.cancel();
+        self.publisher_stop.cancel();
     }
 }
 
 /// Starts `service` on its store and its connection.
 pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Running {
-    let (sender, receiver) = mpsc::channel(INTAKE_MESSAGES_MAX);
+    let (intake, taken) = Intake::new();
     let running = Running {
         wiring: service.wiring(),
         link: link.clone(),
         health: Health::default(),
         failpoints: engine.failpoints(),
         intake_stop: CancellationToken::new(),
-        relay_stop: CancellationToken::new(),
+        publisher_stop: CancellationToken::new(),
         inward: TaskTracker::new(),
-        lanes: TaskTracker::new(),
+        workers: TaskTracker::new(),
         outward: TaskTracker::new(),
     };
-    let (wake, lot) = (Arc::new(Notify::new()), Arc::new(Lot::default()));
-    start_lanes(&running, &engine, &wake, &lot, receiver, sender.downgrade());
+    let (hand_off, handed) = HandOff::new();
+    let parked = Arc::new(Notify::new());
+    start_workers(&running, &engine, (&intake, taken), &hand_off, &parked);
     if service.tells() {
-        start_relay(&running, &engine, &wake);
+        start_publisher(&running, &engine, handed);
     }
     let mut asked = service.asked;
     if !service.heard.is_empty() {
-        let heard: Arc<HashMap<_, _>> = Arc::new(service.heard.into_iter().collect());
-        start_consumers(&running, &heard, service.is_unhurried, &lot, &sender);
-        asked.extend(start_redriver(&running, heard, lot, &sender));
+        let heard: Arc<Table<E>> = Arc::new(service.heard.into_iter().collect());
+        start_consumers(&running, &heard, service.is_throttled, &intake);
+        asked.extend(start_retrier(&running, &engine, heard, hand_off, parked));
     }
     let asked = Arc::new(asked);
-    let desk = desk(&running, &asked, &engine, &sender);
-    start_endpoints(&running, asked, desk.clone(), &sender);
+    let desk = desk(&running, &asked, &engine, &intake);
+    start_endpoints(&running, asked, desk.clone(), &intake);
     if let Some(followed) = service.followed {
         start_follower(&running, followed, desk);
     }
@@ -138,8 +139,7 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
             tells: timer.tells,
             due: timer.due,
             engine: engine.clone(),
-            intake: sender.clone(),
-            is_unhurried: service.is_unhurried,
+            intake: intake.clone(),
         });
         let stop = running.intake_stop.clone();
         keep(&running.inward, running.name(), timer.name, stop.clone(), move || {
@@ -151,56 +151,55 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
     running
 }
 
-fn start_lanes<E: Engine>(
+fn start_workers<E: Engine>(
     running: &Running,
     engine: &Arc<E>,
-    wake: &Arc<Notify>,
-    lot: &Arc<Lot>,
-    receiver: mpsc::Receiver<crate::Work<E::Deed>>,
-    again: mpsc::WeakSender<crate::Work<E::Deed>>,
+    (intake, taken): (&Intake<E::Deed>, UnboundedReceiver<Taken<E::Deed>>),
+    hand_off: &HandOff,
+    parked: &Arc<Notify>,
 ) {
-    let intake = Arc::new(Mutex::new(receiver));
-    for _ in 0..LANES {
-        let lane = Arc::new(Lane {
+    let taken = Arc::new(Mutex::new(taken));
+    for _ in 0..WORKERS {
+        let worker = Arc::new(Worker {
             engine: engine.clone(),
             link: running.link.clone(),
-            intake: intake.clone(),
-            again: again.clone(),
-            wake_relay: wake.clone(),
-            lot: lot.clone(),
+            taken: taken.clone(),
+            intake: intake.downgrade(),
+            hand_off: hand_off.clone(),
+            parked: parked.clone(),
             health: running.health.clone(),
             failpoints: engine.failpoints(),
+            stop: running.intake_stop.clone(),
         });
         let stop = running.intake_stop.clone();
-        keep(&running.lanes, running.name(), "lane", stop, move || {
-            let lane = lane.clone();
-            async move { lane.run().await }
+        keep(&running.workers, running.name(), "worker", stop, move || {
+            let worker = worker.clone();
+            async move { worker.run().await }
         });
     }
 }
 
-fn start_relay<E: Engine>(running: &Running, engine: &Arc<E>, wake: &Arc<Notify>) {
-    let relay = Arc::new(Relay {
+fn start_publisher<E: Engine>(running: &Running, engine: &Arc<E>, handed: Handed) {
+    let publisher = Arc::new(Publisher {
         engine: engine.clone(),
         link: running.link.clone(),
-        wake: wake.clone(),
+        handed: Arc::new(Mutex::new(handed)),
         health: running.health.clone(),
         failpoints: engine.failpoints(),
     });
-    let stop = running.relay_stop.clone();
-    keep(&running.outward, running.name(), "relay", stop.clone(), move || {
-        let (relay, stop) = (relay.clone(), stop.clone());
-        async move { relay.run(stop).await }
+    let stop = running.publisher_stop.clone();
+    keep(&running.outward, running.name(), "publisher", stop.clone(), move || {
+        let (publisher, stop) = (publisher.clone(), stop.clone());
+        async move { publisher.run(stop).await }
     });
 }
 
-/// One durable consumer for each stream that has a fact the service hears.
+/// One durable consumer for each stream that has an event the service consumes.
 fn start_consumers<E: Engine>(
     running: &Running,
-    heard: &Arc<HashMap<&'static str, Heard<E>>>,
-    is_unhurried: bool,
-    lot: &Arc<Lot>,
-    sender: &mpsc::Sender<crate::Work<E::Deed>>,
+    heard: &Arc<Table<E>>,
+    is_throttled: bool,
+    intake: &Intake<E::Deed>,
 ) {
     let streams: BTreeSet<String> =
         heard.keys().map(|fact| stream_of(events::producer_of(fact))).collect();
@@ -209,9 +208,8 @@ fn start_consumers<E: Engine>(
             link: running.link.clone(),
             stream,
             heard: heard.clone(),
-            is_unhurried,
-            intake: sender.clone(),
-            lot: lot.clone(),
+            is_throttled,
+            intake: intake.clone(),
             health: running.health.clone(),
         });
         let stop = running.intake_stop.clone();
@@ -222,63 +220,64 @@ fn start_consumers<E: Engine>(
     }
 }
 
-/// Moves the lines behind dead letters on, and answers operators for them: endpoints that
-/// every service has which hears anything.
-fn start_redriver<E: Engine>(
+/// Tries parked events again, and answers operators for them: endpoints that every service
+/// has which consumes anything.
+fn start_retrier<E: Engine>(
     running: &Running,
-    heard: Arc<HashMap<&'static str, Heard<E>>>,
-    lot: Arc<Lot>,
-    sender: &mpsc::Sender<crate::Work<E::Deed>>,
-) -> [(&'static str, Asked<E>); 2] {
-    let redriver = Arc::new(Redriver {
+    engine: &Arc<E>,
+    heard: Arc<Table<E>>,
+    hand_off: HandOff,
+    parked: Arc<Notify>,
+) -> Vec<(&'static str, Asked<E>)> {
+    let retrier = Arc::new(Retrier {
+        engine: engine.clone(),
         link: running.link.clone(),
-        lot,
         heard,
-        intake: sender.clone(),
+        hand_off,
+        parked,
+        health: running.health.clone(),
         shutdown: running.intake_stop.clone(),
     });
-    let (stop, running_on) = (running.intake_stop.clone(), redriver.clone());
-    keep(&running.inward, running.name(), "dead letters", stop, move || {
-        let redriver = running_on.clone();
-        async move { redriver.run().await }
+    let (stop, running_on) = (running.intake_stop.clone(), retrier.clone());
+    keep(&running.inward, running.name(), "parked events", stop, move || {
+        let retrier = running_on.clone();
+        async move { retrier.run().await }
     });
-    let endpoint = |endpoint, how| {
-        let allow = Allow::Role(Role::Operator);
-        (endpoint, Asked { endpoint, allow, status: 200, tells: &[], how: How::Read(how) })
-    };
-    let discarding = redriver.clone();
-    [
-        endpoint(
-            "mesh.redrive",
-            Arc::new(move |_, body, meta| {
-                let redriver = redriver.clone();
-                Box::pin(async move { redriver.redrive(&body, &meta).await })
-            }),
-        ),
-        endpoint(
-            "mesh.discard",
-            Arc::new(move |_, body, meta| {
-                let redriver = discarding.clone();
-                Box::pin(async move { redriver.discard(&body, &meta).await })
-            }),
-        ),
-    ]
+    let desk = Arc::new(LetterDesk(retrier));
+    ["mesh.letters", "mesh.redrive", "mesh.discard"]
+        .into_iter()
+        .map(|endpoint| {
+            let desk = desk.clone();
+            let how = How::Read(Arc::new(move |_, body: Bytes, meta: Meta| {
+                let desk = desk.clone();
+                Box::pin(async move {
+                    match endpoint {
+                        "mesh.redrive" => desk.redrive(&body, &meta).await,
+                        "mesh.discard" => desk.discard(&body, &meta).await,
+                        _ => desk.find(&body).await,
+                    }
+                })
+            }));
+            let allow = Allow::Role(Role::Operator);
+            (endpoint, Asked { endpoint, allow, status: 200, tells: &[], how })
+        })
+        .collect()
 }
 
 /// The endpoints of a service by name.
-type Table<E> = BTreeMap<&'static str, crate::service::Asked<E>>;
+type EndpointTable<E> = BTreeMap<&'static str, Asked<E>>;
 
 fn desk<E: Engine>(
     running: &Running,
-    asked: &Arc<Table<E>>,
+    asked: &Arc<EndpointTable<E>>,
     engine: &Arc<E>,
-    sender: &mpsc::Sender<crate::Work<E::Deed>>,
+    intake: &Intake<E::Deed>,
 ) -> Desk<E> {
     let table = asked.clone();
     let tells = Arc::new(move |endpoint: &'static str| {
         table.get(endpoint).map_or(&[][..], |asked| asked.tells)
     });
-    Desk { engine: engine.clone(), intake: sender.clone(), link: running.link.clone(), tells }
+    Desk { engine: engine.clone(), intake: intake.clone(), link: running.link.clone(), tells }
 }
 
 fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, desk: Desk<E>) {
@@ -297,14 +296,14 @@ fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, desk: Des
 
 fn start_endpoints<E: Engine>(
     running: &Running,
-    asked: Arc<Table<E>>,
+    asked: Arc<EndpointTable<E>>,
     desk: Desk<E>,
-    sender: &mpsc::Sender<crate::Work<E::Deed>>,
+    intake: &Intake<E::Deed>,
 ) {
     let endpoints = Arc::new(Endpoints {
         link: running.link.clone(),
         asked,
-        intake: sender.clone(),
+        intake: intake.clone(),
         desk,
         health: running.health.clone(),
         reads: running.inward.clone(),

@@ -20,7 +20,7 @@ pub struct Service<E: Engine> {
     pub(crate) asked: BTreeMap<&'static str, Asked<E>>,
     pub(crate) timers: Vec<Timer<E>>,
     pub(crate) followed: Option<Followed<E>>,
-    pub(crate) is_unhurried: bool,
+    pub(crate) is_throttled: bool,
 }
 
 /// How one fact is taken in.
@@ -99,15 +99,14 @@ impl<E: Engine> Service<E> {
             asked: BTreeMap::new(),
             timers: Vec::new(),
             followed: None,
-            is_unhurried: false,
+            is_throttled: false,
         }
     }
 
-    /// Hears in large pieces with pauses between them, instead of each fact at once: for a
-    /// service that no fan waits for. What it costs the others falls with the number of its
-    /// batches.
-    pub fn unhurried(mut self) -> Self {
-        self.is_unhurried = true;
+    /// Lets messages gather for a moment instead of taking in each at once: for a service that
+    /// no fan waits for. What it costs the others falls with the number of its batches.
+    pub fn throttled(mut self) -> Self {
+        self.is_throttled = true;
         self
     }
 

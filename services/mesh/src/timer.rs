@@ -3,22 +3,18 @@
 use std::{sync::Arc, time::Instant};
 
 use events::SagaId;
-use tokio::{sync::mpsc, time::MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     Caller, clock,
-    courtesy::Courtesy,
     engine::{Engine, Failure},
+    intake::Intake,
     service::DueFn,
     trace::TraceParent,
     work::{Meta, Settle, Work},
 };
-
-/// What is due costs its service so much more than a fact that is only taken in: it is done,
-/// decided, kept and told.
-const FACTS_OF_A_DEED: usize = 10;
 
 /// What one timer works with.
 pub(crate) struct Ticking<E: Engine> {
@@ -27,9 +23,7 @@ pub(crate) struct Ticking<E: Engine> {
     pub(crate) tells: &'static [&'static str],
     pub(crate) due: Arc<DueFn<E>>,
     pub(crate) engine: Arc<E>,
-    pub(crate) intake: mpsc::Sender<Work<E::Deed>>,
-    /// Whether it leaves a busy machine to others.
-    pub(crate) is_unhurried: bool,
+    pub(crate) intake: Intake<E::Deed>,
 }
 
 impl<E: Engine> Ticking<E> {
@@ -40,21 +34,12 @@ impl<E: Engine> Ticking<E> {
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut courtesy, mut owed) = (Courtesy::default(), 0);
         loop {
-            let next = async {
-                if self.is_unhurried {
-                    courtesy.rest(self.every, owed).await;
-                } else {
-                    ticks.tick().await;
-                }
-            };
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                () = next => {}
+                _ = ticks.tick() => {}
             }
             let due = (self.due)(self.engine.clone(), clock::now()).await?;
-            owed = due.len() * FACTS_OF_A_DEED;
             for deed in due {
                 let id = Uuid::now_v7();
                 let meta = Meta {
@@ -68,10 +53,14 @@ impl<E: Engine> Ticking<E> {
                     trace: TraceParent::default(),
                     received: Instant::now(),
                     received_at: clock::now(),
-                    delivered: 1,
+                    attempt: 1,
                 };
-                let work = Work { deed, meta, settle: Settle::Nobody, span: Default::default() };
-                if self.intake.send(work).await.is_err() {
+                let work = Work::command(deed, meta, Settle::Nobody);
+                let sent = tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    sent = self.intake.send(work) => sent,
+                };
+                if sent.is_err() {
                     return Ok(());
                 }
             }

@@ -163,6 +163,27 @@ impl Topology {
         Ok(drifts)
     }
 
+    /// Names what the broker does not have, by names alone: cheap enough to ask often.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    pub async fn missing(&self, link: &Link) -> Result<Vec<String>, TopologyError> {
+        let mut missing = Vec::new();
+        let there = names(link, "STREAM.NAMES", "streams").await?;
+        for stream in self.streams.keys() {
+            let mut consumers = Vec::new();
+            if there.contains(stream) {
+                consumers = names(link, &format!("CONSUMER.NAMES.{stream}"), "consumers").await?;
+            } else {
+                missing.push(format!("stream {stream}"));
+            }
+            let of_stream = self.consumers.keys().filter(|(of, _)| of == stream);
+            let gone = of_stream.filter(|(_, consumer)| !consumers.contains(consumer));
+            missing.extend(gone.map(|(of, consumer)| format!("consumer {of}.{consumer}")));
+        }
+        Ok(missing)
+    }
+
     /// Compares the files with what the services declare: every fact told is kept in its
     /// teller's stream, and every service has exactly the consumers of what it hears.
     /// Returns what does not fit.

@@ -1,17 +1,16 @@
 //! Spans across messages: one saga is one tree.
 //!
-//! The W3C context of the span that told a fact is stored beside the fact and travels in
-//! the `traceparent` header, so each span's parent is the span that caused it, across
-//! services and restarts. Spans go out by OTLP when the standard `OTEL_*` variables name an
+//! The W3C context of the span that emitted an event travels in the event, so each span's
+//! parent is the span that caused it, across services and restarts. Spans go out by OTLP when the standard `OTEL_*` variables name an
 //! endpoint; otherwise a [`Tracer`] is off and every call here is a branch and no more.
 
 use std::{
     borrow::Cow,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use events::{EventId, SagaId, Timestamp};
+use events::{EventId, SagaId};
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceFlags, TraceId,
     trace::{
@@ -25,6 +24,8 @@ use opentelemetry_sdk::{
     trace::{BatchConfig, BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider},
 };
 
+use crate::turn::Told;
+
 /// The header that carries the context.
 pub const TRACEPARENT: &str = "traceparent";
 
@@ -34,8 +35,6 @@ const WAITING_SPANS_MAX: usize = 16_384;
 /// How long a span waits to be sent, unless `OTEL_BSP_SCHEDULE_DELAY` says otherwise. A
 /// process that is killed takes no more of its spans with it than this.
 const SEND_EVERY: Duration = Duration::from_millis(50);
-/// When this process began to trace; see [`TraceParent::from_outbox`].
-static BEGAN: LazyLock<Timestamp> = LazyLock::new(crate::clock::now);
 
 /// The span that a message follows from, if any.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -57,18 +56,6 @@ impl TraceParent {
                 context.trace_flags().to_u8() & 1
             )
         })
-    }
-
-    /// Reads what [`Span::to_outbox`] wrote beside a fact told at `told_at`.
-    ///
-    /// A process that was killed took its last spans with it. What it told and did not
-    /// publish hangs below the span that it heard of, which is another process's, so that
-    /// the trace stays whole.
-    pub(crate) fn from_outbox(stored: Option<&str>, told_at: Timestamp) -> Self {
-        let Some((own, cause)) = stored.and_then(|stored| stored.split_once(' ')) else {
-            return Self::from_header(stored);
-        };
-        Self::from_header(Some(if told_at < *BEGAN { cause } else { own }))
     }
 
     /// The trace's id, for logs.
@@ -165,7 +152,6 @@ impl Tracer {
         service: &str,
         exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
     ) -> Self {
-        LazyLock::force(&BEGAN);
         let resource = Resource::builder()
             .with_service_name(format!("onsale-{service}"))
             .with_attribute(KeyValue::new("service.namespace", "onsale"))
@@ -204,11 +190,6 @@ impl Tracer {
     /// The span of a heard fact being taken in.
     pub fn process(&self, fact: &'static str, parent: &TraceParent) -> Span {
         self.start(SpanKind::Consumer, parent, || format!("process {fact}").into())
-    }
-
-    /// The span of a told fact being published.
-    pub fn publish(&self, fact: &str, parent: &TraceParent) -> Span {
-        self.start(SpanKind::Producer, parent, || format!("publish {fact}").into())
     }
 
     fn start(
@@ -291,14 +272,23 @@ impl Span {
         }
     }
 
-    /// What is kept beside a fact that this span tells: its own context and, where it is
-    /// recorded, the one of `cause`, the span that the message at hand came from.
-    pub(crate) fn to_outbox(&self, cause: &TraceParent) -> Option<String> {
-        let own = self.parent().to_header()?;
-        match (self, cause.to_header()) {
-            (Self::On(_), Some(cause)) => Some(format!("{own} {cause}")),
-            _ => Some(own),
-        }
+    /// The span in which this one emits an event. It is made when the event is, so that its
+    /// context can travel in the event, and ends when that is stored.
+    pub(crate) fn publishing(&self, name: &str, event: &Told) -> Span {
+        let Self::On(open) = self else { return Self::Off(self.parent()) };
+        let context = self.parent().context();
+        let builder =
+            SpanBuilder::from_name(format!("publish {name}")).with_kind(SpanKind::Producer);
+        let span = open.tracer.build_with_context(builder, &context);
+        let mut span = Self::On(Box::new(Open { span, tracer: open.tracer.clone() }));
+        span.message(Messaging {
+            operation: "publish",
+            fact: name,
+            subject: &event.subject,
+            event_id: event.event_id,
+            saga_id: event.saga_id,
+        });
+        span
     }
 
     /// A span inside this one, begun at `began`.
@@ -419,19 +409,6 @@ mod tests {
         let parent = TraceParent::from_header(Some(HEADER));
         let span = Tracer::off().process("payment.requested", &parent);
         assert_eq!(span.child("transaction", None).parent(), parent);
-    }
-
-    #[test]
-    fn what_an_earlier_process_told_hangs_below_what_it_heard() {
-        let cause = TraceParent::from_header(Some(HEADER));
-        let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build().unwrap();
-        let span = Tracer::exporting("point", exporter).process("payment.requested", &cause);
-        let stored = span.to_outbox(&cause);
-        let read = |at| TraceParent::from_outbox(stored.as_deref(), at);
-        assert_eq!(read(crate::clock::now()).to_header(), span.parent().to_header());
-        assert_eq!(read(crate::clock::now().plus_secs(-60)), cause);
-        assert_eq!(TraceParent::from_outbox(Some(HEADER), crate::clock::now()), cause);
-        assert_eq!(TraceParent::from_outbox(None, crate::clock::now()), TraceParent::default());
     }
 
     #[tokio::test]

@@ -1,10 +1,10 @@
 //! One message's turn on the book.
 
-use events::{Event, EventId, SagaId, Timestamp, subject};
+use events::{Envelope, Event, EventId, SagaId, Timestamp, subject};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::Caller;
+use crate::{Caller, message::EVENT_BYTES_MAX};
 
 /// A fact on its way into the outbox.
 #[derive(Debug, Clone)]
@@ -23,8 +23,35 @@ pub struct Told {
     pub cause_id: Option<Uuid>,
     /// `ce-time`.
     pub at: Timestamp,
-    /// How often the message it follows from was delivered; 1 at first.
-    pub deliveries: u64,
+    /// How often what it follows from had been tried; 1 at first.
+    pub attempt: u64,
+}
+
+impl Told {
+    /// The event on the wire, as a CloudEvent; its `traceparent` is the span that emits it.
+    ///
+    /// # Panics
+    /// When the data is no JSON: it was made by [`Turn::tell`].
+    pub(crate) fn encode(&self, source: &str, traceparent: Option<String>) -> Vec<u8> {
+        let about = self.about.to_string();
+        let kind = self.subject.rsplit_once('.').map_or("", |(kind, _)| kind);
+        let envelope = Envelope {
+            specversion: Default::default(),
+            id: self.event_id,
+            source: source.into(),
+            kind: kind.into(),
+            time: self.at,
+            subject: about.into(),
+            sagaid: self.saga_id,
+            causationid: self.cause_id,
+            traceparent: traceparent.map(Into::into),
+            attempt: (self.attempt > 1).then_some(self.attempt),
+            data: serde_json::from_slice(&self.payload).expect("events are JSON"),
+        };
+        let mut body = Vec::with_capacity(self.payload.len() + 512);
+        envelope.encode(&mut body);
+        body
+    }
 }
 
 /// A message for whoever listens right now; it is stored nowhere.
@@ -109,22 +136,25 @@ impl<'a, R> Turn<'a, R> {
     /// done now. [`Turn::saga_id`] and [`Turn::cause_id`] of that message say from which.
     ///
     /// # Panics
-    /// As [`Turn::tell_in`] does.
+    /// As [`Turn::tell_in`] does; also when the event is larger than any message may be.
     pub fn tell_after<E: Event>(&mut self, saga_id: SagaId, cause_id: Option<Uuid>, fact: E) {
         assert!(
             self.may_tell.is_empty() || self.may_tell.contains(&E::FACT),
             "{} is not declared as a consequence here",
             E::FACT
         );
+        let payload = serde_json::to_vec(&fact).expect("events are plain data");
+        let bytes = payload.len();
+        assert!(bytes <= EVENT_BYTES_MAX, "{} of {bytes} bytes fits in no message", E::FACT);
         self.told.push(Told {
             event_id: EventId(Uuid::now_v7()),
             subject: subject(E::FACT, E::VERSION, fact.schedule()),
-            payload: serde_json::to_vec(&fact).expect("facts are plain data"),
+            payload,
             about: fact.about(),
             saga_id,
             cause_id,
             at: self.now,
-            deliveries: self.attempt,
+            attempt: self.attempt,
         });
     }
 

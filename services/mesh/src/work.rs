@@ -1,4 +1,4 @@
-//! A message on its way through a service: what it is, where it came from, how it ends.
+//! What a batch is made of: messages and commands, where they came from, how they end.
 
 use std::time::{Instant, SystemTime};
 
@@ -10,23 +10,41 @@ use uuid::Uuid;
 
 use crate::{
     Caller,
-    dead_letter::{key::key_of, redrive::Tried},
+    parked::key::key_of,
     trace::{Span, TraceParent},
 };
 
-/// One decoded message and all that is known of it.
+/// One message with all of its events, or one command: what takes effect as a whole, or
+/// comes again as a whole.
 pub struct Work<D> {
-    /// What is to be done.
-    pub deed: D,
-    /// Where it comes from.
-    pub meta: Meta,
+    /// The events in their order; a command or a timer's finding is a single entry.
+    pub(crate) entries: Vec<Entry<D>>,
     /// How its sender learns of the end.
     pub(crate) settle: Settle,
-    /// Its span, open from the batch's begin to the message's end.
+}
+
+/// One event or command and all that is known of it.
+pub struct Entry<D> {
+    /// What is to be done, or why that cannot be read.
+    pub(crate) deed: Result<D, String>,
+    /// Where it comes from.
+    pub(crate) meta: Meta,
+    /// The event as it came; empty for a command.
+    pub(crate) raw: Bytes,
+    /// The field of its data that names what it depends on.
+    pub(crate) key_field: &'static str,
+    /// Its span, open from the batch's begin to the end.
     pub(crate) span: Span,
 }
 
 impl<D> Work<D> {
+    /// A command, or what a timer has found.
+    pub(crate) fn command(deed: D, meta: Meta, settle: Settle) -> Self {
+        let entry =
+            Entry { deed: Ok(deed), meta, raw: Bytes::new(), key_field: "", span: Span::default() };
+        Self { entries: vec![entry], settle }
+    }
+
     /// Its delivery, when it comes from a stream.
     pub(crate) fn delivery(&self) -> Option<&Delivery> {
         match &self.settle {
@@ -35,7 +53,24 @@ impl<D> Work<D> {
         }
     }
 
-    /// The span of the store's step that the message takes effect in, begun at `began`.
+    /// The names of its events, or of its command.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.entries.iter().map(|entry| entry.meta.name)
+    }
+
+    /// Bytes of its events.
+    pub(crate) fn bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.raw.len()).sum()
+    }
+}
+
+impl<D> Entry<D> {
+    /// What the event depends on in this service.
+    pub(crate) fn key(&self) -> String {
+        key_of(self.key_field, &self.raw)
+    }
+
+    /// The span of the transaction that it takes effect in, begun at `began`.
     pub(crate) fn transaction(&self, began: SystemTime) -> Span {
         let mut span = self.span.child("transaction", Some(began));
         span.saga(self.meta.saga_id);
@@ -44,16 +79,16 @@ impl<D> Work<D> {
     }
 }
 
-/// Where a message comes from.
+/// Where an event or a command comes from.
 #[derive(Debug, Clone)]
 pub struct Meta {
-    /// The fact, endpoint or timer: a name of low cardinality.
+    /// The event, endpoint or timer: a name of low cardinality.
     pub name: &'static str,
-    /// The facts that may follow.
+    /// The events that may follow.
     pub may_tell: &'static [&'static str],
-    /// The event to claim in the inbox; `None` for commands and timers.
+    /// The event's id; `None` for commands and timers.
     pub event_id: Option<EventId>,
-    /// The id offered for what this message makes.
+    /// The id offered for what this makes.
     pub id: Uuid,
     /// The saga it belongs to.
     pub saga_id: SagaId,
@@ -67,8 +102,8 @@ pub struct Meta {
     pub received: Instant,
     /// When it arrived here, on the wall clock.
     pub received_at: Timestamp,
-    /// How often JetStream has delivered it; 1 for anything else.
-    pub delivered: u64,
+    /// How often it has been tried, this time included.
+    pub attempt: u64,
 }
 
 impl Meta {
@@ -85,8 +120,13 @@ impl Meta {
             trace: TraceParent::default(),
             received: Instant::now(),
             received_at: crate::clock::now(),
-            delivered: 1,
+            attempt: 1,
         }
+    }
+
+    /// The id of the event or command: the cause of what it emits.
+    pub(crate) fn cause(&self) -> Uuid {
+        self.event_id.map_or(self.id, |id| id.0)
     }
 }
 
@@ -99,19 +139,17 @@ pub struct Idempotency {
     pub body: [u8; 32],
 }
 
-/// How a message ended.
+/// How a message or a command ended.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// Taken in; a command's answer.
+    /// Taken in; a command's answer. Events that could not be are parked.
     Done(Answered),
-    /// An event seen before: nothing to do.
+    /// A message seen before: nothing to do.
     Repeat,
-    /// What it depends on is not here yet.
+    /// What a command depends on is not here yet.
     NotYet(Problem),
-    /// It can never succeed, for this reason.
+    /// A command can never succeed, for this reason.
     Never(String),
-    /// It was not tried: one before it, of the same key, can never succeed.
-    Behind,
 }
 
 /// The answer to a command: the reply as JSON with its status, or a problem.
@@ -119,7 +157,7 @@ pub enum Outcome {
 pub struct Answered {
     /// HTTP status.
     pub status: u16,
-    /// JSON; empty for facts and timers.
+    /// JSON; empty for events and timers.
     pub body: Bytes,
 }
 
@@ -141,23 +179,18 @@ impl Answered {
 /// A message as a stream delivers it.
 pub(crate) struct Delivery {
     pub(crate) message: jetstream::Message,
-    /// The field that names what it depends on.
-    pub(crate) field: &'static str,
-}
-
-impl Delivery {
-    /// What it depends on.
-    pub(crate) fn key(&self) -> String {
-        key_of(self.field, self.message.headers.as_ref(), &self.message.payload)
-    }
+    /// `Nats-Msg-Id`: what the inbox knows it by.
+    pub(crate) id: Uuid,
+    pub(crate) stream: String,
+    pub(crate) sequence: u64,
+    /// How often it has been delivered, this time included.
+    pub(crate) delivered: u64,
 }
 
 /// How a message's sender learns of its end.
 pub(crate) enum Settle {
     /// Acknowledge to JetStream.
     Ack(Box<Delivery>),
-    /// Let who tries a dead letter again know. Dropped, it is unknown what has happened.
-    Redrive(oneshot::Sender<Tried>),
     /// Answer a NATS request.
     Reply(async_nats::Subject),
     /// Answer somebody in this process.

@@ -1,6 +1,8 @@
 //! `onsale dead-letters`: what services could not take in, seen and decided by the operator.
 
-use anstream::println;
+use std::collections::BTreeMap;
+
+use anstream::{eprintln, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -8,8 +10,8 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_
 use events::{
     Timestamp,
     dead_letter::{
-        DeadLetter, DeadLetters, DiscardReason, LetterState, OpenedLetter, Redriven, RetriedAll,
-        RetryAll,
+        DeadLetter, DeadLetters, DiscardReason, LetterId, LetterState, OpenedLetter, Redriven,
+        RetriedAll, RetryAll,
     },
 };
 
@@ -31,18 +33,18 @@ const ROUNDS_MAX: usize = 100;
 pub enum Command {
     /// Lists those that stand in a line, newest first
     Ls(List),
-    /// Shows one with its message and every delivery of its key
+    /// Shows one with its event and every other that was parked for its key
     Show {
-        /// Its number
-        letter: u64,
+        /// Its name, like `payment-17`
+        letter: LetterId,
         /// Which gateway
         #[command(flatten)]
         at: Where,
     },
     /// Tries one again, and the line it stands in; fails when one fails again
     Retry {
-        /// Its number
-        letter: u64,
+        /// Its name, like `payment-17`
+        letter: LetterId,
         /// Which gateway
         #[command(flatten)]
         at: Where,
@@ -51,8 +53,8 @@ pub enum Command {
     RetryAll(All),
     /// Gives one up; those that wait behind it go on
     Discard {
-        /// Its number
-        letter: u64,
+        /// Its name, like `payment-17`
+        letter: LetterId,
         /// Why; it is kept
         #[arg(long, value_name = "TEXT")]
         reason: String,
@@ -86,7 +88,7 @@ pub struct List {
     /// Only those whose cause contains this
     #[arg(long, value_name = "TEXT")]
     cause: Option<String>,
-    /// Those that have ended as well
+    /// Those that have ended as well, and those that came too early and are tried again
     #[arg(long)]
     all: bool,
     /// As JSON, one letter a line
@@ -143,24 +145,37 @@ pub async fn run(command: Command) -> Result<()> {
 
 async fn ls(list: &List) -> Result<()> {
     let operator = Operator::log_in(&list.at).await?;
-    let letters = all_of(&operator, list).await?;
+    let (letters, unasked) = all_of(&operator, list).await?;
+    unasked.iter().for_each(warn);
     if list.json {
         for letter in &letters {
             println!("{}", serde_json::to_string(letter)?);
         }
     } else if letters.is_empty() {
-        println!("{GOOD}no dead letters{GOOD:#}");
+        let of = if unasked.is_empty() { "" } else { " of those that answered" };
+        println!("{GOOD}no dead letters{of}{GOOD:#}");
     } else {
         println!("{}", table(&letters, None));
-        let parked = letters.iter().filter(|one| one.state == LetterState::Parked).count();
-        let waiting = letters.iter().filter(|one| one.state == LetterState::Waiting).count();
-        println!("{parked} parked, {waiting} waiting; `onsale dead-letters show N` opens one");
+        let count = |state| letters.iter().filter(|one| one.state == state).count();
+        let (parked, waiting) = (count(LetterState::Parked), count(LetterState::Waiting));
+        let early = match count(LetterState::Early) {
+            0 => String::new(),
+            early => format!(", {early} early"),
+        };
+        let letter = &letters[0].letter;
+        println!(
+            "{parked} parked, {waiting} waiting{early}; `onsale dead-letters show {letter}` opens one"
+        );
     }
     Ok(())
 }
 
-async fn all_of(operator: &Operator, list: &List) -> Result<Vec<DeadLetter>> {
-    let mut letters = Vec::new();
+/// The letters, and the services that did not say which they have.
+async fn all_of(
+    operator: &Operator,
+    list: &List,
+) -> Result<(Vec<DeadLetter>, BTreeMap<String, String>)> {
+    let (mut letters, mut unasked) = (Vec::new(), BTreeMap::new());
     let mut before = None;
     loop {
         let mut path = format!("/v1/dead-letters?limit={PAGE}&all={}", list.all);
@@ -172,9 +187,10 @@ async fn all_of(operator: &Operator, list: &List) -> Result<Vec<DeadLetter>> {
         }
         let page: DeadLetters = operator.get(path).send().await?.json()?;
         letters.extend(page.items);
+        unasked.extend(page.unasked.into_iter().map(|one| (one.service, one.why)));
         match page.next_before {
-            Some(next) => before = Some(next.to_string()),
-            None => return Ok(letters),
+            Some(next) => before = Some(next),
+            None => return Ok((letters, unasked)),
         }
     }
 }
@@ -183,6 +199,7 @@ async fn retry_all(all: All) -> Result<()> {
     let operator = Operator::log_in(&all.at).await?;
     let what = RetryAll { service: all.service, cause: all.cause };
     let (mut tried, mut resolved, mut bad) = (0, 0, 0);
+    let mut silent = BTreeMap::new();
     for _ in 0..ROUNDS_MAX {
         let ask = operator.post("/v1/dead-letters/retry").json(&what);
         let done: RetriedAll = ask.send().await?.json()?;
@@ -190,6 +207,7 @@ async fn retry_all(all: All) -> Result<()> {
         for unasked in &done.unasked {
             println!("{BAD}letter {} was not tried{BAD:#}: {}", unasked.letter, unasked.why);
         }
+        silent = done.unasked_services.into_iter().map(|one| (one.service, one.why)).collect();
         tried += done.lines.len();
         resolved += done.lines.iter().map(|line| line.resolved.len()).sum::<usize>();
         let failed = done.lines.iter().filter(|line| line.stopped.is_some()).count();
@@ -202,11 +220,22 @@ async fn retry_all(all: All) -> Result<()> {
             break;
         }
     }
-    if tried == 0 && bad == 0 {
+    silent.iter().for_each(warn);
+    if tried == 0 && bad == 0 && silent.is_empty() {
         bail!("no parked letter has this cause");
     }
     println!("{tried} lines tried, {resolved} letters taken in");
-    failed(bad)
+    failed(bad)?;
+    if silent.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = silent.keys().map(String::as_str).collect();
+    bail!("not asked for their letters: {}", names.join(", "))
+}
+
+/// Says that a service's letters are missing.
+fn warn((service, why): (&String, &String)) {
+    eprintln!("{WAITS}{service} could not be asked for its letters{WAITS:#}: {why}");
 }
 
 fn failed(count: usize) -> Result<()> {
@@ -229,8 +258,10 @@ fn say(line: &Redriven) {
             stopped.letter, stopped.attempts, stopped.cause
         );
     }
-    if line.left > 0 {
-        println!("{WAITS}{} letters stand in the line{WAITS:#} of {key}", line.left);
+    match (line.left, &line.stopped) {
+        (0, _) => {}
+        (left, Some(_)) => println!("{WAITS}{left} letters stand in the line{WAITS:#} of {key}"),
+        (left, None) => println!("{WAITS}{left} letters go on by themselves{WAITS:#} ({key})"),
     }
 }
 
@@ -239,7 +270,7 @@ fn show(opened: &OpenedLetter) {
     let style = style_of(letter.state);
     println!("letter {}  {style}{}{style:#}", letter.letter, word(letter.state));
     let id = |id: Option<String>| id.unwrap_or_else(|| "-".into());
-    let behind = letter.behind.map(|behind| format!("letter {behind}"));
+    let behind = letter.behind.as_ref().map(|behind| format!("letter {behind}"));
     let rows = [
         ("service", letter.service.clone()),
         ("fact", letter.fact.clone()),
@@ -264,29 +295,33 @@ fn show(opened: &OpenedLetter) {
         let why = event.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
         println!("  {DIM}{at}{DIM:#}  {} {by}{}", word(event.became), printable(&why));
     }
-    println!("\nmessage");
-    let payload = serde_json::from_str::<serde_json::Value>(&opened.payload)
-        .and_then(|value| serde_json::to_string_pretty(&value))
-        .unwrap_or_else(|_| printable(&opened.payload));
-    payload.lines().for_each(|line| println!("  {line}"));
-    println!("\ndeliveries of {} in {}", letter.key, letter.service);
-    println!("{}", table(&opened.deliveries, Some(letter.letter)));
+    println!("\nevent");
+    pretty(&opened.payload).lines().for_each(|line| println!("  {line}"));
+    println!("\neverything parked for {} in {}", letter.key, letter.service);
+    println!("{}", table(&opened.deliveries, Some(&letter.letter)));
 }
 
-fn table(letters: &[DeadLetter], marked: Option<u64>) -> Table {
+/// An event as one reads it; what is no JSON is shown as it came.
+fn pretty(event: &str) -> String {
+    let pretty = serde_json::from_str::<serde_json::Value>(event)
+        .and_then(|value| serde_json::to_string_pretty(&value));
+    printable(&pretty.unwrap_or_else(|_| event.to_owned()))
+}
+
+fn table(letters: &[DeadLetter], marked: Option<&LetterId>) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     let heads = ["letter", "state", "service", "fact", "key", "tries", "kept at", "cause"];
     table.set_header(heads);
     for letter in letters {
-        let mark = if marked == Some(letter.letter) { "▸ " } else { "" };
-        let state = match letter.behind {
+        let mark = if marked == Some(&letter.letter) { "▸ " } else { "" };
+        let state = match &letter.behind {
             Some(behind) => format!("{} behind {behind}", word(letter.state)),
             None => word(letter.state).to_owned(),
         };
         let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
         table.add_row(vec![
-            number(format!("{mark}{}", letter.letter)),
+            Cell::new(format!("{mark}{}", letter.letter)),
             Cell::new(state),
             Cell::new(&letter.service),
             Cell::new(&letter.fact),
@@ -302,7 +337,7 @@ fn table(letters: &[DeadLetter], marked: Option<u64>) -> Table {
 fn style_of(state: LetterState) -> Style {
     match state {
         LetterState::Parked => BAD,
-        LetterState::Waiting => WAITS,
+        LetterState::Waiting | LetterState::Early => WAITS,
         LetterState::Resolved => GOOD,
         LetterState::Discarded => DIM,
     }
@@ -312,6 +347,7 @@ fn word(state: LetterState) -> &'static str {
     match state {
         LetterState::Parked => "parked",
         LetterState::Waiting => "waiting",
+        LetterState::Early => "early",
         LetterState::Resolved => "resolved",
         LetterState::Discarded => "discarded",
     }
@@ -349,6 +385,21 @@ mod tests {
     #[test]
     fn a_query_is_escaped() {
         assert_eq!(escaped("missing field `amount`"), "missing%20field%20%60amount%60");
+    }
+
+    #[test]
+    fn an_event_is_shown_as_json_and_anything_else_as_it_came() {
+        assert_eq!(pretty(r#"{"data":{"a":1}}"#), "{\n  \"data\": {\n    \"a\": 1\n  }\n}");
+        assert_eq!(pretty("{\"a\": \u{1b}[2J"), "{\"a\": ·[2J");
+    }
+
+    #[test]
+    fn a_letter_is_named_by_its_service_and_number() {
+        let words = |letter: &str| ["onsale", "retry", letter].map(str::to_owned);
+        let command = Command::read(words("payment-17")).unwrap();
+        assert!(matches!(command, Command::Retry { letter, .. } if letter.number() == 17));
+        let error = Command::read(words("17")).unwrap_err().to_string();
+        assert!(error.contains("payment-17"), "{error}");
     }
 
     #[test]

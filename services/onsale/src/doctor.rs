@@ -7,8 +7,15 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail};
 use clap::Args;
 use futures::{FutureExt, future::BoxFuture};
-use mesh::{Asker, Link, LinkSettings, engine::Backlog, postgres, trace::Tracer, valkey::Valkey};
-use sqlx::{Connection, PgConnection};
+use mesh::{
+    Asker, Link, LinkSettings,
+    engine::{Backlog, Outbox, Parking, Show},
+    parked::ParkedState,
+    postgres,
+    trace::Tracer,
+    valkey::Valkey,
+};
+use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::{
     config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE},
@@ -16,12 +23,15 @@ use crate::{
     http::Http,
     lag::{LISTENERS, Lag, Observer},
     stage::{self, DATA_FOLDER},
+    verify::outboxes,
 };
 
 /// How long any part may take to answer.
 const WITHIN: Duration = Duration::from_secs(4);
 /// Facts wait a moment to be published; longer than this they are stuck.
 const STUCK_SECS: i64 = 10;
+/// Parked events of the room that are counted at most.
+const PARKED_MAX: usize = 10_000;
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -82,9 +92,11 @@ async fn examine(config: &Config) -> Vec<Finding> {
     for service in WITH_DATABASE {
         looks.push((format!("database of {service}"), database(config, service).boxed()));
         looks.push((format!("outbox of {service}"), outbox(config, service).boxed()));
+        looks.push((format!("parked by {service}"), parked(config, service).boxed()));
     }
     looks.push(("valkey".into(), valkey_is_whole(config).boxed()));
     looks.push(("outbox of queue".into(), valkey_outbox(config).boxed()));
+    looks.push(("parked by queue".into(), valkey_parked(config).boxed()));
     // The gateway answers HTTP alone.
     for service in SERVICES.into_iter().filter(|service| *service != gateway::NAME) {
         looks.push((format!("service {service}"), answers(config, service).boxed()));
@@ -167,9 +179,48 @@ async fn database(config: &Config, service: &str) -> Look {
     Ok(Seen::Good(format!("{} migrations applied", applied.len())))
 }
 
-async fn outbox(config: &Config, service: &str) -> Look {
+/// Whether everything is published, and what counts as published is in the stream.
+async fn outbox(config: &Config, service: &'static str) -> Look {
     let Some(mut database) = open(config, service).await? else { return nothing("not named") };
-    judge(postgres::backlog(&mut database).await.map_err(|error| error.to_string())?)
+    judge(postgres::backlog(&mut database).await.map_err(|error| error.to_string())?)?;
+    let Some(link) = link(config, OPERATOR).await? else {
+        return nothing("published, but the operator's seed is not at hand to compare it");
+    };
+    let pool = PgPool::connect_lazy(config.database_url(service).map_err(|e| e.to_string())?)
+        .map_err(|error| error.to_string())?;
+    let compared = outboxes::compare(&Asker::new(link.clone()), service, &pool).await;
+    link.drain().await;
+    let (compared, lost) = compared.map_err(|error| format!("{error:#}"))?;
+    match lost.as_slice() {
+        [] => Ok(Seen::Good(format!("{} messages are in the stream", compared.rows))),
+        lost => Err(format!(
+            "{} of {} messages that count as published are not in the stream; the service \
+             publishes them again while it runs",
+            lost.len(),
+            compared.rows
+        )),
+    }
+}
+
+/// Whether an operator is waited for.
+async fn parked(config: &Config, service: &str) -> Look {
+    let Some(mut database) = open(config, service).await? else { return nothing("not named") };
+    let (dead, early): (i64, i64) = sqlx::query_as(
+        "select count(*) filter (where state = 'dead'), count(*) filter (where state = 'early')
+         from mesh.parked where ended_at is null",
+    )
+    .fetch_one(&mut database)
+    .await
+    .map_err(|error| error.to_string())?;
+    judge_parked(dead as usize, early as usize)
+}
+
+fn judge_parked(dead: usize, early: usize) -> Look {
+    match (dead, early) {
+        (0, 0) => Ok(Seen::Good("nothing".into())),
+        (0, early) => Ok(Seen::Good(format!("{early} events wait for what they depend on"))),
+        (dead, _) => Err(format!("{dead} dead letters wait for an operator; onsale dead-letters ls")),
+    }
 }
 
 fn judge(backlog: Backlog) -> Look {
@@ -201,6 +252,13 @@ async fn valkey_is_whole(config: &Config) -> Look {
 async fn valkey_outbox(config: &Config) -> Look {
     let Some(valkey) = valkey(config)? else { return nothing("not named") };
     judge(valkey.backlog().await.map_err(|failure| failure.to_string())?)
+}
+
+async fn valkey_parked(config: &Config) -> Look {
+    let Some(valkey) = valkey(config)? else { return nothing("not named") };
+    let open = valkey.parked(Show::All(false, PARKED_MAX)).await.map_err(|e| e.to_string())?;
+    let count = |state| open.iter().filter(|parked| parked.state == state).count();
+    judge_parked(count(ParkedState::Dead), count(ParkedState::Early))
 }
 
 async fn answers(config: &Config, service: &str) -> Look {

@@ -20,6 +20,8 @@ use crate::{
     files, room,
 };
 
+/// How often `dev` and `demo` look whether the broker still has its streams.
+const TOPOLOGY_EVERY: Duration = Duration::from_secs(2);
 /// How long the user service may take to make the operator's account.
 const ACCOUNTS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -300,6 +302,30 @@ pub async fn apply_topology(config: &Config) -> Result<Vec<String>> {
     let changed = topology()?.apply(&link).await.map_err(|error| anyhow!("{error}"))?;
     link.drain().await;
     Ok(changed)
+}
+
+/// Makes streams and consumers again that the broker has lost, for as long as it is polled:
+/// for a broker that is ours alone.
+pub async fn keep_topology(config: Config) {
+    loop {
+        tokio::time::sleep(TOPOLOGY_EVERY).await;
+        if let Err(error) = mend_topology(&config).await {
+            tracing::debug!(%error, "streams and consumers cannot be looked at");
+        }
+    }
+}
+
+async fn mend_topology(config: &Config) -> Result<()> {
+    let link = link(config, PROVISIONER, Tracer::off()).await?;
+    let topology = topology()?;
+    loop {
+        let missing = topology.missing(&link).await.map_err(|error| anyhow!("{error}"))?;
+        if !missing.is_empty() {
+            tracing::warn!(missing = missing.join(", "), "the broker has lost these; making them");
+            topology.apply(&link).await.map_err(|error| anyhow!("{error}"))?;
+        }
+        tokio::time::sleep(TOPOLOGY_EVERY).await;
+    }
 }
 
 /// Names every difference between the broker and `jetstream/`, and between `jetstream/` and

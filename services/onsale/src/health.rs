@@ -17,7 +17,7 @@ use crate::fleet::Fleet;
 /// One service of this process.
 struct Part {
     link: Link,
-    /// Its store and its relay; the gateway has neither.
+    /// Its store, its publisher and its consumers; the gateway has none.
     health: Option<Health>,
 }
 
@@ -30,8 +30,11 @@ impl Part {
         let mut report = json!({ "ready": self.is_ready(), "connected": self.link.is_connected() });
         if let Some(health) = &self.health {
             let counts = health.counts();
+            report["ails"] = health.ails().into();
             report["handled"] = counts.handled.into();
+            report["messages"] = counts.messages.into();
             report["repeats"] = counts.repeats.into();
+            report["parked"] = counts.parked.into();
             report["dead"] = counts.dead.into();
             report["published"] = counts.published.into();
         }

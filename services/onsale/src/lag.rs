@@ -93,7 +93,7 @@ impl Observer {
             let Some(pool) = &hearer.pool else { continue };
             let positions = Positions::load(pool).await?;
             for teller in &hearer.followed {
-                let last = self.asker.last_seq(teller).await;
+                let last = self.asker.last_sequence(teller).await;
                 let last = last.map_err(|problem| anyhow!(problem.to_string()))?;
                 let facts = last.saturating_sub(positions.of(teller));
                 lags.push(Lag { service: hearer.service, teller: (*teller).to_owned(), facts });

@@ -259,6 +259,7 @@ async fn dev(options: Dev) -> Result<()> {
     }
     let rules = Rules { operator: Some(stage.operator.clone()), ..rules_from_env(Some(&stage))? };
     let fleet = Fleet::start(&stage.config, &names, &rules).await?;
+    let keeper = tokio::spawn(fleet::keep_topology(stage.config.clone()));
     let http_addr = fleet.http_addr().context("without the gateway, use `run`")?;
     println!("http://{http_addr}");
     stage.announce(http_addr)?;
@@ -266,6 +267,7 @@ async fn dev(options: Dev) -> Result<()> {
         stage::write_secret(&file, &serde_json::to_vec(&stage.ready(http_addr))?)?;
     }
     stage::wait_for_stop(options.with_parent).await;
+    keeper.abort();
     fleet.stop().await;
     stage.strike().await;
     Ok(())

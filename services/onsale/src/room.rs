@@ -6,7 +6,7 @@ use bytes::Bytes;
 use events::Problem;
 use futures::{Stream, stream};
 use mesh::{
-    Asker, Link, STORED_FACTS_MAX, Service, clock,
+    Asker, Link, STORED_MESSAGES_MAX, Service, clock,
     engine::Failure,
     valkey::{self, Library, Valkey},
 };
@@ -68,9 +68,9 @@ async fn told(asker: &Asker) -> Result<impl Stream<Item = (String, Bytes)>, Prob
     for teller in TELLERS {
         let mut after = 0;
         loop {
-            let page = asker.stored_since(teller, after, STORED_FACTS_MAX).await?;
+            let page = asker.stored_since(teller, after, STORED_MESSAGES_MAX).await?;
             let Some(last) = page.last() else { break };
-            after = last.stream_seq();
+            after = last.position();
             facts.extend(
                 page.iter()
                     .filter(|fact| queue::REBUILT_FROM.contains(&fact.name()))

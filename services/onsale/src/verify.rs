@@ -5,6 +5,7 @@
 //! The two are compared at rest: while a fact is on its way, one of them knows more.
 
 mod compare;
+pub(crate) mod outboxes;
 mod streams;
 
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
@@ -81,6 +82,8 @@ pub struct Compared {
     pub seats: usize,
     /// Wallets that points ever moved in.
     pub wallets: usize,
+    /// Messages that an outbox counts as published.
+    pub messages: usize,
 }
 
 /// Something that the facts and a database say differently.
@@ -161,7 +164,7 @@ async fn verify(config: &Config, bar: &ProgressBar) -> Result<Report> {
 
 async fn verify_as(asker: Asker, config: &Config, bar: &ProgressBar) -> Result<Report> {
     let databases = Databases::open(config).await?;
-    let mut streams = Streams::new(asker);
+    let mut streams = Streams::new(asker.clone());
     let mut auditor = Auditor::default();
     let mut found = streams.read(&mut auditor, bar).await?;
     bar.finish_and_clear();
@@ -170,9 +173,14 @@ async fn verify_as(asker: Asker, config: &Config, bar: &ProgressBar) -> Result<R
     let (mut compared, mut differences) = (None, Vec::new());
     if is_at_rest {
         found.extend(auditor.at_rest(now));
-        let (count, differing) = databases.compare(&auditor).await?;
-        compared = Some(count);
+        let (mut count, differing) = databases.compare(&auditor).await?;
         differences = differing;
+        for (service, pool) in databases.named() {
+            let (rows, lost) = outboxes::compare(&asker, service, pool).await?;
+            count.messages += rows.rows;
+            differences.extend(lost);
+        }
+        compared = Some(count);
         // What was told meanwhile may be what makes the difference.
         if !differences.is_empty() && streams.have_more().await? {
             (compared, differences) = (None, Vec::new());
@@ -294,9 +302,9 @@ impl Report {
         }
         match self.compared {
             None => println!("not compared with the databases: facts are still on their way"),
-            Some(Compared { payments, reservations, seats, wallets }) => println!(
+            Some(Compared { payments, reservations, seats, wallets, messages }) => println!(
                 "facts and databases {} {payments} payments, {reservations} reservations, \
-                 {seats} seats, {wallets} wallets",
+                 {seats} seats, {wallets} wallets, {messages} messages",
                 if self.differences.is_empty() { "agree on" } else { "do not agree on all of" }
             ),
         }

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 
 use async_nats::{Client, HeaderMap, Message, RequestErrorKind};
-use events::{Problem, codes, point::Balance};
+use events::{
+    Problem, codes,
+    dead_letter::{DISCARD, LETTERS, REDRIVE},
+    point::Balance,
+};
 use futures::StreamExt;
 use harness::{
     mesh::{SOON, run, shared},
@@ -82,7 +86,7 @@ fn what_http_offers_is_listed_on_nats_and_nothing_else() {
         let mut subjects: Vec<String> =
             expected.iter().map(|endpoint| format!("cmd.{endpoint}")).collect();
         for wiring in harness::wiring::all().iter().filter(|wiring| !wiring.hears.is_empty()) {
-            let verbs = [events::dead_letter::REDRIVE, events::dead_letter::DISCARD];
+            let verbs = [LETTERS, REDRIVE, DISCARD];
             subjects.extend(verbs.map(|verb| format!("cmd.{}.{verb}", wiring.service)));
         }
         subjects.sort_unstable();

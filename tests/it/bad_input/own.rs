@@ -362,19 +362,26 @@ fn dead_letters(operation: &Operation, right: &Request) -> Option<Vec<Case>> {
 fn which_letters(right: &Request) -> Vec<Case> {
     let query = |codes| move |pair: &&str| Case::new(*pair, right.clone().query(pair), codes);
     let services = ["service=", "service=*", "service=%3E", "service=point.%3E", "service=Point"];
-    let others = ["before=", "before=-1", "before=last", "all=", "all=yes", "before=1&before=2"];
-    let services = services.iter().map(query("invalid"));
-    services.chain(others.iter().map(query("bad_request"))).collect()
+    let cursors = ["before=", "before=-1", "before=last", "before=17", "before=1-point"];
+    let others = ["all=", "all=yes", "before=1-point-1&before=2-point-1"];
+    let invalid = services.iter().chain(&cursors).map(query("invalid"));
+    invalid.chain(others.iter().map(query("bad_request"))).collect()
 }
 
-/// What is no number, or the number of no letter.
+/// What is no letter, or one that there is not.
 fn letters(right: &Request) -> Vec<Case> {
-    ["0", "1", "-1", "1.5", "0x1", "first", "%00", "18446744073709551615", "18446744073709551616"]
-        .map(|number| {
-            let path = right.path.replace("/1", &format!("/{number}"));
-            Case::new(format!("letter {number}"), Request { path, ..right.clone() }, "not_found")
+    let no_letters = ["1", "-1", "point", "point-", "point-first", "point-0x1", "Point-1", "%00"];
+    let unknown = ["accounting-1", "point--1", "point-0", "point-1", "point-18446744073709551615"];
+    let too_large = ["point-18446744073709551616"];
+    no_letters
+        .into_iter()
+        .chain(unknown)
+        .chain(too_large)
+        .map(|letter| {
+            let path = right.path.replace("/point-1", &format!("/{letter}"));
+            Case::new(format!("letter {letter}"), Request { path, ..right.clone() }, "not_found")
         })
-        .into()
+        .collect()
 }
 
 /// A tag excuses nothing.

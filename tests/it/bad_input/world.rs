@@ -138,7 +138,7 @@ impl World {
 
     /// The path of an operation, with an id of something that there is.
     pub fn path(&self, operation: &Operation, id: &str) -> String {
-        operation.path.replace("{id}", id).replace("{role}", "fan").replace("{letter}", "1")
+        operation.path.replace("{id}", id).replace("{role}", "fan").replace("{letter}", "point-1")
     }
 
     /// The id of what the operation is about.

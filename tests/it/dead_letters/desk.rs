@@ -1,17 +1,19 @@
-//! An operator at work on dead letters, and messages that cannot be taken in.
+//! An operator at work on dead letters, and events that cannot be taken in.
 
-use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 use events::{
-    Event, PaymentId, ReservationId, ScheduleId, UserId,
-    dead_letter::{DeadLetter, DeadLetters, LetterState, OpenedLetter, Redriven},
+    Envelope, Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, SpecVersion, UserId,
+    dead_letter::{DeadLetter, DeadLetters, LetterId, LetterState, OpenedLetter, Redriven},
     reservation::{ConfirmRefusal, ReservationConfirmRefused},
 };
 use harness::mesh::{Fan, Mesh, eventually};
 use onsale::{http::Answer, operator::Operator, stage::Stage};
-use serde_json::json;
+use serde_json::{Value, json, value::to_raw_value};
 use uuid::Uuid;
 
-use crate::{broker::Broker, rest::Stores};
+use crate::{
+    messages::{Message, Producers},
+    rest::Stores,
+};
 
 /// The operator of a mesh.
 pub struct Desk(Operator);
@@ -22,68 +24,92 @@ impl Desk {
         Self(operator.expect("logged in"))
     }
 
-    /// The letters of a service that stand in a line, oldest first.
+    /// What the list answers to a query.
+    pub async fn list(&self, query: &str) -> Answer {
+        self.0.get(format!("/v1/dead-letters?{query}")).send().await.expect("sent")
+    }
+
+    /// The letters of a service that a query finds, in the order in which they were parked;
+    /// `None` while the service does not answer.
+    pub async fn letters(&self, service: &str, query: &str) -> Option<Vec<DeadLetter>> {
+        let query = format!("limit=100&service={service}{query}");
+        let page: DeadLetters = self.list(&query).await.json().ok()?;
+        let mut letters = page.items;
+        letters.sort_by_key(|letter| letter.letter.number());
+        Some(letters)
+    }
+
+    /// The letters of a service that stand in a line.
     pub async fn open(&self, service: &str) -> Vec<DeadLetter> {
-        let path = format!("/v1/dead-letters?limit=100&service={service}");
-        let page: DeadLetters =
-            self.0.get(path).send().await.expect("sent").json().expect("letters");
-        page.items.into_iter().rev().collect()
+        self.letters(service, "").await.expect("letters")
     }
 
     /// Waits until the open letters of a service stand like this.
     pub async fn stand(&self, service: &str, states: &[LetterState]) -> Vec<DeadLetter> {
         eventually(&format!("letters of {service}: {states:?}"), || async {
-            let open = self.open(service).await;
+            // The service may have been started a moment ago.
+            let open = self.letters(service, "").await?;
             let is: Vec<_> = open.iter().map(|letter| letter.state).collect();
             (is == states).then_some(open)
         })
         .await
     }
 
-    pub async fn letter(&self, letter: u64) -> OpenedLetter {
-        let path = format!("/v1/dead-letters/{letter}");
-        self.0.get(path).send().await.expect("sent").json().expect("a letter")
+    pub async fn letter(&self, letter: &LetterId) -> OpenedLetter {
+        self.try_letter(&letter.to_string()).await.json().expect("a letter")
     }
 
-    pub async fn retry(&self, letter: u64) -> Redriven {
+    pub async fn try_letter(&self, letter: &str) -> Answer {
+        self.0.get(format!("/v1/dead-letters/{letter}")).send().await.expect("sent")
+    }
+
+    pub async fn retry(&self, letter: &LetterId) -> Redriven {
         self.try_retry(letter).await.json().expect("a line")
     }
 
-    pub async fn try_retry(&self, letter: u64) -> Answer {
+    pub async fn try_retry(&self, letter: &LetterId) -> Answer {
         let path = format!("/v1/dead-letters/{letter}/retry");
         self.0.post(path).send().await.expect("sent")
     }
 
-    pub async fn discard(&self, letter: u64, reason: &str) -> Answer {
+    pub async fn discard(&self, letter: &LetterId, reason: &str) -> Answer {
         let path = format!("/v1/dead-letters/{letter}/discard");
         self.0.post(path).json(&json!({ "reason": reason })).send().await.expect("sent")
     }
 }
 
-/// Tells a fact as its producer would.
-pub async fn tell<E: Event>(stage: &Stage, fact: &E) -> Uuid {
-    let payload = serde_json::to_string(fact).expect("plain data");
-    tell_raw::<E>(stage, fact.schedule(), fact.about(), payload).await
+/// An event as its producer would write it, to be spoilt perhaps.
+pub fn event_of<E: Event>(fact: &E) -> Value {
+    let data = to_raw_value(fact).expect("plain data");
+    let envelope = Envelope {
+        specversion: SpecVersion::V1,
+        id: EventId(Uuid::now_v7()),
+        source: format!("/onsale/{}", events::producer_of(E::FACT)).into(),
+        kind: format!("onsale.{}.v{}", E::FACT, E::VERSION).into(),
+        time: mesh::clock::now(),
+        subject: fact.about().to_string().into(),
+        sagaid: SagaId(Uuid::now_v7()),
+        causationid: None,
+        traceparent: None,
+        attempt: None,
+        data: &data,
+    };
+    serde_json::to_value(&envelope).expect("plain data")
 }
 
-/// Tells what claims to be this fact.
-pub async fn tell_raw<E: Event>(
-    stage: &Stage,
-    schedule: Option<ScheduleId>,
-    about: Uuid,
-    payload: String,
-) -> Uuid {
-    let producer = Broker::of(stage, events::producer_of(E::FACT)).await;
-    let id = Uuid::now_v7();
-    let mut headers = HeaderMap::new();
-    headers.insert("ce-id", id.to_string());
-    headers.insert("ce-type", format!("onsale.{}", E::FACT));
-    headers.insert("ce-subject", about.to_string());
-    headers.insert(NATS_MESSAGE_ID, id.to_string());
-    let subject = events::subject(E::FACT, E::VERSION, schedule);
-    let sent = producer.jetstream.publish_with_headers(subject, headers, payload.into()).await;
-    sent.expect("sent").await.expect("stored");
+/// Emits an event as its producer would, in a message of its own. Its id.
+pub async fn tell<E: Event>(stage: &Stage, fact: &E) -> Uuid {
+    let event = event_of(fact);
+    let id = event["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+    tell_all::<E>(stage, fact.schedule(), &[event]).await;
     id
+}
+
+/// Emits what claim to be such events, in one message.
+pub async fn tell_all<E: Event>(stage: &Stage, schedule: Option<ScheduleId>, events: &[Value]) {
+    let subject = events::subject(E::FACT, E::VERSION, schedule);
+    let message = Message::of(&subject, events);
+    assert!(Producers::of(stage).publish(&message).await, "it is new");
 }
 
 /// A payment that point has refused, and to which somebody claims that money is due.
@@ -94,6 +120,18 @@ pub struct Due {
 impl Due {
     /// Poison: nothing was taken for this payment, says the ledger.
     pub async fn of(fan: &Fan<'_>, stores: &Stores) -> Self {
+        let due = Self::early(fan);
+        sqlx::query("insert into refusals (payment_id, user_id, at) values ($1, $2, now())")
+            .bind(due.fact.payment_id.0)
+            .bind(due.fact.user_id.0)
+            .execute(stores.database("point"))
+            .await
+            .expect("refused");
+        due
+    }
+
+    /// Early: the ledger does not know of this payment yet.
+    pub fn early(fan: &Fan<'_>) -> Self {
         let fact = ReservationConfirmRefused {
             reservation_id: ReservationId(Uuid::now_v7()),
             schedule_id: ScheduleId(Uuid::now_v7()),
@@ -102,12 +140,6 @@ impl Due {
             amount: 40,
             reason: ConfirmRefusal::Expired,
         };
-        sqlx::query("insert into refusals (payment_id, user_id, at) values ($1, $2, now())")
-            .bind(fact.payment_id.0)
-            .bind(fact.user_id.0)
-            .execute(stores.database("point"))
-            .await
-            .expect("refused");
         Self { fact }
     }
 

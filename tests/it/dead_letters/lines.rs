@@ -1,39 +1,49 @@
-//! A poison message parks its key only; what depends on it waits, in order.
+//! A poison event parks its key only; what depends on it waits, in order.
 
 use events::{
     ScheduleId,
-    dead_letter::LetterState::{Discarded, Parked, Resolved, Waiting},
+    dead_letter::{
+        LetterState::{Discarded, Parked, Resolved, Waiting},
+        Redriven,
+    },
     payment::PaymentRequested,
     reservation::ReservationExpired,
 };
 use harness::mesh::{Fan, Mesh, eventually, run};
 use onsale::dead_letters::Command;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    desk::{Desk, Due, tell, tell_raw},
+    desk::{Desk, Due, event_of, tell, tell_all},
     requested,
 };
 use crate::rest::Stores;
+
+/// Events of each fan before the poison in a message, and as many behind it.
+const EACH: usize = 5;
 
 /// A payment of the fan's for a show of its own.
 pub fn payment(fan: &Fan<'_>, amount: i64) -> PaymentRequested {
     requested(fan.session.user_id, ScheduleId(Uuid::now_v7()), amount)
 }
 
-/// What claims to be a payment of the fan's and lacks its amount.
-pub fn unreadable(fan: &Fan<'_>) -> (PaymentRequested, String) {
-    let fact = payment(fan, 1);
-    let mut value = serde_json::to_value(&fact).expect("plain data");
-    value.as_object_mut().expect("an object").remove("amount");
-    (fact, value.to_string())
+/// Makes of a payment one whose amount is missing.
+fn unreadable(event: &mut Value) {
+    event["data"].as_object_mut().expect("an object").remove("amount");
 }
 
+/// Makes of a payment one that no wallet can take in.
+fn impossible(event: &mut Value) {
+    event["data"]["amount"] = json!(-1);
+}
+
+/// Emits what claims to be a payment of the fan's and lacks its amount.
 pub async fn poison(mesh: &Mesh, fan: &Fan<'_>) {
-    let (fact, payload) = unreadable(fan);
-    let about = fact.payment_id.0;
-    tell_raw::<PaymentRequested>(&mesh.stage, Some(fact.schedule_id), about, payload).await;
+    let fact = payment(fan, 1);
+    let mut event = event_of(&fact);
+    unreadable(&mut event);
+    tell_all::<PaymentRequested>(&mesh.stage, Some(fact.schedule_id), &[event]).await;
 }
 
 pub async fn balance_becomes(fan: &Fan<'_>, points: i64) {
@@ -47,7 +57,7 @@ pub async fn balance_becomes(fan: &Fan<'_>, points: i64) {
 }
 
 #[test]
-fn a_poison_message_of_one_wallet_parks_that_wallet_only_until_it_succeeds() {
+fn a_poison_event_of_one_wallet_parks_that_wallet_only_until_it_succeeds() {
     run(async {
         let mesh = Mesh::with(&["user", "point", "gateway"]).await;
         let stores = Stores::of(&mesh.stage).await;
@@ -68,25 +78,30 @@ fn a_poison_message_of_one_wallet_parks_that_wallet_only_until_it_succeeds() {
         tell(&mesh.stage, &payment(&other, 30)).await;
         balance_becomes(&other, 70).await;
         let line = desk.stand("point", &[Parked, Waiting, Waiting, Waiting]).await;
-        assert!(line[1..].iter().all(|one| one.behind == Some(first.letter) && one.attempts == 0));
+        for waiting in &line[1..] {
+            assert_eq!((waiting.behind.as_ref(), waiting.attempts), (Some(&first.letter), 0));
+        }
         assert_eq!(fan.balance().await, 100);
 
         // Still poison: it fails again, and nobody overtakes it.
-        let again = desk.retry(line[2].letter).await;
+        let again = desk.retry(&line[2].letter).await;
         let stopped = again.stopped.expect("it is still poison");
-        assert_eq!((stopped.letter, stopped.attempts), (first.letter, 2));
+        assert_eq!((&stopped.letter, stopped.attempts), (&first.letter, 2));
         assert_eq!((again.resolved.len(), again.left), (0, 4));
         assert_eq!(fan.balance().await, 100);
 
         // The cause is gone: 40 that were taken come back, then 90, 20 and 10 are asked for
         // in this order: 90 are there, 20 are not, 10 are.
         due.mend(&stores, 40).await;
-        let done = desk.retry(first.letter).await;
-        let all: Vec<u64> = line.iter().map(|letter| letter.letter).collect();
-        assert_eq!((done.resolved, done.left, done.stopped), (all, 0, None));
+        let done = desk.retry(&first.letter).await;
+        let all: Vec<_> = line.iter().map(|letter| letter.letter.clone()).collect();
+        // What the service takes in by itself meanwhile is not the operator's.
+        assert!(!done.resolved.is_empty() && all.starts_with(&done.resolved), "{done:?}");
+        assert_eq!(done.stopped, None);
+        desk.stand("point", &[]).await;
         assert_eq!(fan.balance().await, 0);
-        assert_eq!(desk.try_retry(first.letter).await.status, 404, "it is resolved");
-        let opened = desk.letter(first.letter).await;
+        assert_eq!(desk.try_retry(&first.letter).await.status, 404, "it is resolved");
+        let opened = desk.letter(&first.letter).await;
         assert_eq!(opened.letter.state, Resolved);
         assert_eq!(opened.letter.event_id, Some(poison));
         assert_eq!(opened.letter.history.len(), 2);
@@ -117,27 +132,67 @@ fn a_letter_is_discarded_with_a_reason_and_those_behind_it_go_on() {
         poison(&mesh, &fan).await;
         tell(&mesh.stage, &payment(&fan, 10)).await;
         let line = desk.stand("point", &[Parked, Waiting, Waiting, Parked, Waiting]).await;
-        assert_eq!(line[4].behind, Some(line[3].letter));
+        // Behind the first of all, whatever stands between.
+        assert_eq!(line[4].behind.as_ref(), Some(&first.letter));
 
         // Nobody but an operator decides.
         let path = format!("/v1/dead-letters/{}/retry", first.letter);
         assert_eq!(fan.post(&path, &json!({})).await.status, 403);
         assert_eq!(fan.get("/v1/dead-letters").await.status, 403);
-        assert_eq!(desk.discard(first.letter, " ").await.code().as_deref(), Some("invalid"));
+        assert_eq!(desk.discard(&first.letter, " ").await.code().as_deref(), Some("invalid"));
 
-        let answer = desk.discard(first.letter, "told by a test").await;
-        let moved: events::dead_letter::Redriven = answer.json().expect("discarded");
-        assert_eq!(moved.resolved, [line[1].letter, line[2].letter]);
-        assert_eq!((moved.left, moved.stopped), (2, None), "up to the next that was tried");
+        let answer = desk.discard(&first.letter, "told by a test").await;
+        let done: Redriven = answer.json().expect("discarded");
+        assert_eq!((&done.letter, done.stopped), (&first.letter, None));
+        let rest = desk.stand("point", &[Parked, Waiting]).await;
+        assert_eq!(rest[0].letter, line[3].letter, "up to the next that was tried");
+        assert_eq!(rest[1].behind.as_ref(), Some(&line[3].letter));
         assert_eq!(fan.balance().await, 10, "90 were there, 20 were not");
-        let kept = desk.letter(first.letter).await.letter;
+        let kept = desk.letter(&first.letter).await.letter;
         let end = kept.history.last().expect("an end");
         assert_eq!((kept.state, end.became), (Discarded, Discarded));
         assert_eq!(end.why.as_deref(), Some("told by a test"));
         assert!(end.by.is_some() && end.at.is_some(), "{end:?}");
-        desk.discard(line[3].letter, "as well").await;
+        desk.discard(&line[3].letter, "as well").await;
         balance_becomes(&fan, 0).await;
         desk.stand("point", &[]).await;
+        mesh.stop().await;
+    });
+}
+
+#[test]
+fn poison_in_the_middle_of_a_message_parks_itself_and_what_depends_on_it() {
+    run(async {
+        let mesh = Mesh::with(&["user", "point", "gateway"]).await;
+        let desk = Desk::of(&mesh).await;
+        for spoil in [unreadable, impossible] {
+            let (fan, other) = (mesh.fan(100).await, mesh.fan(100).await);
+            let schedule = ScheduleId(Uuid::now_v7());
+            let event = |of: &Fan<'_>| event_of(&requested(of.session.user_id, schedule, 1));
+            // One point each, by turns.
+            let mut events: Vec<Value> =
+                (0..2 * EACH).flat_map(|_| [event(&fan), event(&other)]).collect();
+            let mut bad = event(&fan);
+            spoil(&mut bad);
+            events.insert(2 * EACH, bad);
+            tell_all::<PaymentRequested>(&mesh.stage, Some(schedule), &events).await;
+
+            balance_becomes(&other, 100 - 2 * EACH as i64).await;
+            let mut states = vec![Waiting; EACH + 1];
+            states[0] = Parked;
+            let line = desk.stand("point", &states).await;
+            assert_eq!(fan.balance().await, 100 - EACH as i64, "what is before it is taken in");
+            let ids = line.iter().map(|letter| json!(letter.event_id));
+            let of_fan = json!(fan.session.user_id);
+            let behind = events.iter().filter(|event| event["data"]["user_id"] == of_fan);
+            let behind = behind.skip(EACH).map(|event| event["id"].clone());
+            assert_eq!(ids.collect::<Vec<_>>(), behind.collect::<Vec<_>>(), "in their order");
+            assert!(line.iter().all(|letter| letter.sequence == line[0].sequence));
+
+            assert_eq!(desk.discard(&line[0].letter, "a test").await.status, 200);
+            balance_becomes(&fan, 100 - 2 * EACH as i64).await;
+            desk.stand("point", &[]).await;
+        }
         mesh.stop().await;
     });
 }
@@ -156,19 +211,19 @@ fn the_waiting_room_parks_a_fan_as_well() {
             hold_version: 1,
         };
         let bad = expired(&fan);
-        let payload = serde_json::to_string(&bad).expect("plain data").replace("[]", "[7");
-        let about = bad.reservation_id.0;
-        tell_raw::<ReservationExpired>(&mesh.stage, Some(bad.schedule_id), about, payload).await;
+        let mut event = event_of(&bad);
+        event["data"]["seats"] = json!(7);
+        tell_all::<ReservationExpired>(&mesh.stage, Some(bad.schedule_id), &[event]).await;
         let first = desk.stand("queue", &[Parked]).await.remove(0);
         assert_eq!(first.key, fan.session.user_id.to_string());
         tell(&mesh.stage, &expired(&other)).await;
         tell(&mesh.stage, &expired(&fan)).await;
         let line = desk.stand("queue", &[Parked, Waiting]).await;
         assert_eq!(line[1].key, first.key);
-        assert!(desk.retry(first.letter).await.stopped.is_some());
-        assert_eq!(desk.discard(first.letter, "half a message").await.status, 200);
+        assert!(desk.retry(&first.letter).await.stopped.is_some());
+        assert_eq!(desk.discard(&first.letter, "seats that are a number").await.status, 200);
         desk.stand("queue", &[]).await;
-        assert_eq!(desk.letter(line[1].letter).await.letter.state, Resolved);
+        assert_eq!(desk.letter(&line[1].letter).await.letter.state, Resolved);
         mesh.stop().await;
     });
 }
@@ -192,7 +247,7 @@ fn the_command_says_what_became_of_a_letter_and_fails_with_it() {
             onsale::dead_letters::run(Command::read(words).expect("a command"))
         };
         command("ls --service point").await.expect("a list");
-        command("ls --all --json").await.expect("a list");
+        command("ls --all --json").await.expect("a list without those that do not run");
         command(&format!("show {letter}")).await.expect("a letter");
         let failed = command(&format!("retry {letter}")).await.expect_err("still poison");
         assert!(failed.to_string().contains("failed again"), "{failed}");
@@ -201,7 +256,12 @@ fn the_command_says_what_became_of_a_letter_and_fails_with_it() {
         due.mend(&stores, 40).await;
         command("retry-all --service point --cause TAKEN").await.expect("mended");
         balance_becomes(&fan, 100).await;
-        command("retry-all --cause nothing").await.expect_err("there is none");
+        let failed = command("retry-all --cause nothing").await.expect_err("there is none");
+        assert!(failed.to_string().contains("not asked for their letters"), "{failed}");
+        let failed = command("retry-all --service point --cause nothing").await;
+        let failed = failed.expect_err("there is none");
+        assert!(failed.to_string().contains("no parked letter"), "{failed}");
+        command("retry 17").await.expect_err("it is no letter");
         command(&format!("discard {letter} --reason late")).await.expect_err("it is resolved");
         command("ls").await.expect("an empty list");
         mesh.stop().await;

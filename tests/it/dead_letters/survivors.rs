@@ -1,6 +1,9 @@
 //! Lines outlive whoever moves them on: killed services, several instances.
 
-use events::dead_letter::LetterState::{Parked, Waiting};
+use events::dead_letter::{
+    LetterId,
+    LetterState::{Parked, Waiting},
+};
 use harness::mesh::{Mesh, eventually, run};
 use mesh::failpoint::Failpoint;
 use onsale::fleet::{Fleet, Rules};
@@ -19,7 +22,7 @@ async fn point(mesh: &Mesh) -> Fleet {
 }
 
 /// A poison message, and payments of one point each behind it.
-async fn line(mesh: &Mesh, desk: &Desk, fan: &harness::mesh::Fan<'_>) -> u64 {
+async fn line(mesh: &Mesh, desk: &Desk, fan: &harness::mesh::Fan<'_>) -> LetterId {
     poison(mesh, fan).await;
     let first = desk.stand("point", &[Parked]).await.remove(0).letter;
     for _ in 0..WAITING {
@@ -39,19 +42,43 @@ fn a_service_killed_while_a_line_moves_leaves_every_effect_exact() {
         let desk = Desk::of(&mesh).await;
         let fan = mesh.fan(100).await;
         let letter = line(&mesh, &desk, &fan).await;
-        // Its first payment is taken, and nobody learns of it.
-        first_instance.running()[0].failpoints().arm(Failpoint::BeforeAck, 1);
-        let answer = desk.discard(letter, "a test").await;
-        assert_eq!(answer.code().as_deref(), Some("unavailable"), "{answer:?}");
-        assert_eq!(first_instance.running()[0].failpoints().hits(Failpoint::BeforeAck), 1);
+        // The first payment is written, and the process dies before it is committed.
+        first_instance.running()[0].failpoints().arm(Failpoint::BeforeCommit, 1);
+        assert_eq!(desk.discard(&letter, "a test").await.status, 200);
+        eventually("the line moves, and the process dies", || async {
+            let hits = first_instance.running()[0].failpoints().hits(Failpoint::BeforeCommit);
+            (hits == 1).then_some(())
+        })
+        .await;
         first_instance.abandon();
-        // The next one reads the log and goes on by itself.
+        // The next one finds the line in the store and goes on by itself.
         let second_instance = point(&mesh).await;
         balance_becomes(&fan, 100 - WAITING as i64).await;
         desk.stand("point", &[]).await;
         tell(&mesh.stage, &payment(&fan, 1)).await;
         balance_becomes(&fan, 100 - WAITING as i64 - 1).await;
         second_instance.stop().await;
+        mesh.stop().await;
+    });
+}
+
+#[test]
+fn a_message_that_comes_again_after_its_poison_was_parked_parks_nothing_twice() {
+    run(async {
+        let mesh = Mesh::with(&["user", "gateway"]).await;
+        let instance = point(&mesh).await;
+        let desk = Desk::of(&mesh).await;
+        let fan = mesh.fan(100).await;
+        instance.running()[0].failpoints().arm(Failpoint::BeforeAck, 1);
+        poison(&mesh, &fan).await;
+        let health = instance.running()[0].health();
+        eventually("it came again", || async { (health.counts().repeats == 1).then_some(()) })
+            .await;
+        desk.stand("point", &[Parked]).await;
+        let all = desk.letters("point", "&all=true").await.expect("letters");
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert_eq!(health.counts().parked, 1);
+        instance.stop().await;
         mesh.stop().await;
     });
 }
@@ -71,7 +98,7 @@ fn what_one_instance_parks_and_frees_the_other_parks_and_frees() {
                 tell(&mesh.stage, &payment(&fan, 1)).await;
             }
         };
-        let (answer, ()) = tokio::join!(desk.discard(letter, "a test"), coming);
+        let (answer, ()) = tokio::join!(desk.discard(&letter, "a test"), coming);
         assert_eq!(answer.status, 200, "{answer:?}");
         balance_becomes(&fan, 100 - 2 * WAITING as i64).await;
         desk.stand("point", &[]).await;
@@ -111,7 +138,7 @@ fn a_line_is_still_parked_after_a_restart() {
         states[0] = Parked;
         desk.stand("point", &states).await;
         assert_eq!(fan.balance().await, 100);
-        assert_eq!(desk.discard(letter, "a test").await.status, 200);
+        assert_eq!(desk.discard(&letter, "a test").await.status, 200);
         balance_becomes(&fan, 100 - WAITING as i64 - 1).await;
         second_instance.stop().await;
         mesh.stop().await;

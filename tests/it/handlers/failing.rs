@@ -37,8 +37,8 @@ fn every_handler_may_fail_once_between_its_commit_and_its_answer() {
 }
 
 #[test]
-fn every_relay_may_fail_once_behind_each_fact_that_it_has_published() {
-    fail_everywhere_at(Failpoint::BeforeCursor);
+fn every_publisher_may_fail_once_behind_each_event_that_it_has_published() {
+    fail_everywhere_at(Failpoint::BeforeMark);
 }
 
 fn fail_everywhere_at(point: Failpoint) {
@@ -64,13 +64,13 @@ fn fail_everywhere_at(point: Failpoint) {
     });
 }
 
-/// What a service can fail at: at the relay, each fact it tells; else each fact it hears, and
+/// What a service can fail at: at its publisher, each fact it tells; else each fact it hears, and
 /// each command and timer that tells of something. One that tells nothing may be a read,
 /// which has nothing to commit. Who reads whole streams commits what it reads, and
 /// acknowledges nothing.
 fn targets(point: Failpoint, wiring: &Wiring) -> BTreeSet<&'static str> {
     let done = wiring.answers.iter().chain(&wiring.timers);
-    if point == Failpoint::BeforeCursor {
+    if point == Failpoint::BeforeMark {
         return wiring
             .hears
             .iter()

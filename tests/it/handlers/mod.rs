@@ -1,6 +1,8 @@
-//! Every handler of every service: given its facts twice, late, backwards; failing at each
-//! failpoint; stopped in the middle. Which handlers there are, the services say themselves.
+//! Every handler of every service: given its events twice, late, backwards, in company;
+//! failing at each failpoint; stopped in the middle. Which handlers there are, the services
+//! say themselves.
 
+mod company;
 mod failing;
 pub mod scenario;
 mod stopped;

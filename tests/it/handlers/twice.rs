@@ -1,8 +1,7 @@
-//! Every stored fact is delivered again, in three ways, and nothing comes of it.
+//! Every stored event comes again, in every way in which it can, and nothing comes of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use async_nats::jetstream::message::StreamMessage;
 use events::ScheduleId;
 use harness::{
     mesh::{Mesh, SOON, eventually, run},
@@ -10,9 +9,15 @@ use harness::{
 };
 use onsale::receipt::Books;
 
-use super::scenario::every_flow;
+use uuid::Uuid;
+
+use super::{
+    company::{Place, Poisons},
+    scenario::every_flow,
+};
 use crate::{
-    broker::{Broker, header, name_of, tell_again},
+    broker::Broker,
+    messages::{Message, Producers, StoredEvent, id_of, name_of, tell_again},
     rest::{Dump, Stores, assert_same, but_audit},
 };
 
@@ -22,7 +27,7 @@ use crate::{
 const ANSWERED_AGAIN: (&str, &str) = ("point.debited", "reservation.confirm_refused");
 
 #[test]
-fn every_fact_delivered_again_late_or_backwards_leaves_everything_as_it_was() {
+fn every_event_that_comes_again_leaves_everything_as_it_was() {
     run(async {
         let mesh = Mesh::own().await;
         let stores = Stores::of(&mesh.stage).await;
@@ -30,21 +35,23 @@ fn every_fact_delivered_again_late_or_backwards_leaves_everything_as_it_was() {
         let scene = Scene { before: stores.at_rest().await, mesh: &mesh, stores, schedules };
         let facts = scene.stores.broker.facts_after(&BTreeMap::new()).await;
         everything_is_heard(&facts);
-        let of_audit = facts.iter().map(name_of).find(|fact| is_of_audit(fact));
+        let of_audit = facts.iter().map(StoredEvent::name).find(|fact| is_of_audit(fact));
         assert_eq!(of_audit, None, "a sale gives the auditor nothing to say");
         scene.is_unchanged("the sale", |dump| dump).await;
 
-        scene.deliver_again(&facts).await;
+        scene.deliver_again().await;
+        scene.publish_again().await;
         scene.tell_again("told again in order", &facts).await;
-        let backwards: Vec<StreamMessage> = facts.iter().rev().cloned().collect();
+        let backwards: Vec<StoredEvent> = facts.iter().rev().cloned().collect();
         scene.tell_again("told again backwards", &backwards).await;
+        scene.tell_in_company(&facts).await;
         mesh.stop().await;
     });
 }
 
 /// The sale has handed every fact to every service that hears it.
-fn everything_is_heard(facts: &[StreamMessage]) {
-    let told: BTreeSet<&str> = facts.iter().map(name_of).collect();
+fn everything_is_heard(facts: &[StoredEvent]) {
+    let told: BTreeSet<&str> = facts.iter().map(StoredEvent::name).collect();
     for wiring in wiring::all() {
         for (fact, _) in &wiring.hears {
             assert!(told.contains(fact), "{} never heard {fact}", wiring.service);
@@ -64,31 +71,58 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// The same events, once more to every consumer: each of them is a repeat to its inbox.
-    async fn deliver_again(&self, facts: &[StreamMessage]) {
+    /// The same messages, once more to every consumer: each of them is a repeat to its inbox.
+    async fn deliver_again(&self) {
         let broker = &self.stores.broker;
         let ends = broker.ends().await;
-        let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
-        for wiring in wiring::all() {
-            let heard =
-                |fact: &&StreamMessage| wiring.hears.iter().any(|(name, _)| *name == name_of(fact));
-            let count = facts.iter().filter(heard).count() as u64;
-            let before = || self.repeats(wiring.service);
-            *expected.entry(wiring.service).or_insert_with(before) += count;
-        }
+        let expected = self.repeats_after_one_more().await;
         for (stream, consumer) in Broker::consumers() {
             let stream = broker.jetstream.get_stream_no_info(&stream).await.expect("a stream");
             stream.reset_consumer(&consumer, Some(1)).await.expect("reset");
         }
+        self.are_repeats("delivered again", expected).await;
+        assert_eq!(broker.ends().await, ends, "a repeat tells nothing");
+    }
+
+    /// The same messages, published once more when the broker no longer knows them.
+    async fn publish_again(&self) {
+        let broker = &self.stores.broker;
+        let expected = self.repeats_after_one_more().await;
+        let messages = broker.messages_after(&BTreeMap::new()).await;
+        broker.forget_ids().await;
+        let ends = broker.ends().await;
+        let mut producers = Producers::of(&self.mesh.stage);
+        for message in &messages {
+            assert!(producers.publish(&Message::again(message)).await, "the broker knows it");
+        }
+        self.are_repeats("published again", expected).await;
+        let stored = broker.messages_after(&ends).await;
+        assert_eq!(stored.len(), messages.len(), "a repeat tells nothing");
+    }
+
+    /// The repeats that each service will have counted when every message has come again.
+    async fn repeats_after_one_more(&self) -> BTreeMap<&'static str, u64> {
+        let messages = self.stores.broker.messages_after(&BTreeMap::new()).await;
+        let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
+        for wiring in wiring::all() {
+            let is_heard =
+                |subject: &str| wiring.hears.iter().any(|(name, _)| *name == name_of(subject));
+            let count = messages.iter().filter(|message| is_heard(&message.subject)).count();
+            let before = || self.repeats(wiring.service);
+            *expected.entry(wiring.service).or_insert_with(before) += count as u64;
+        }
+        expected
+    }
+
+    async fn are_repeats(&self, how: &str, expected: BTreeMap<&str, u64>) {
         eventually("every inbox has seen all of it again", || async {
             let seen = |(service, count): (&&str, &u64)| self.repeats(service) >= *count;
             expected.iter().all(seen).then_some(())
         })
         .await;
-        self.is_unchanged("delivered again", |dump| dump).await;
-        assert_eq!(broker.ends().await, ends, "a repeat tells nothing");
+        self.is_unchanged(how, |dump| dump).await;
         for (service, count) in expected {
-            assert_eq!(self.repeats(service), count, "{service} was given each fact once more");
+            assert_eq!(self.repeats(service), count, "{service}: each message {how} once");
         }
     }
 
@@ -97,32 +131,62 @@ impl Scene<'_> {
         halves.map(|it| it.health().counts().repeats).sum()
     }
 
-    /// The same facts as new events, each by its producer.
-    async fn tell_again(&self, how: &str, facts: &[StreamMessage]) {
-        let broker = &self.stores.broker;
-        let ends = broker.ends().await;
-        let told = tell_again(&self.mesh.stage, facts).await;
+    /// The same facts as new events, each by its producer and alone in its message.
+    async fn tell_again(&self, how: &str, facts: &[StoredEvent]) {
+        let ends = self.stores.broker.ends().await;
+        let told = tell_again(&self.mesh.stage, facts).await.into_iter().collect();
         self.is_unchanged(how, but_audit).await;
-        let mut all = broker.facts_after(&ends).await;
+        self.makes_no_news(how, &ends, &told).await;
+    }
+
+    /// The same facts as new events, each as the first, in the middle and as the last of a
+    /// message, beside others of its subject and beside one that cannot be read.
+    async fn tell_in_company(&self, facts: &[StoredEvent]) {
+        let how = "told again in company";
+        let ends = self.stores.broker.ends().await;
+        let (mut poisons, mut told) = (Poisons::default(), BTreeSet::new());
+        let mut producers = Producers::of(&self.mesh.stage);
+        for (at, event) in facts.iter().enumerate() {
+            let others = facts[at + 1..].iter().chain(&facts[..at]);
+            let other = others.clone().find(|other| other.subject == event.subject);
+            for place in Place::ALL {
+                let mut events = vec![event.anew()];
+                let index = usize::from(matches!(place, Place::First | Place::Middle));
+                events.splice(index..index, other.map(StoredEvent::anew));
+                told.extend(events.iter().map(id_of));
+                let message = poisons.pack(&event.subject, events, event, place);
+                assert!(producers.publish(&message).await, "it is new");
+            }
+        }
+        let now = but_audit(self.stores.at_rest().await);
+        assert_same(&but_audit(self.before.clone()), &now, how);
+        poisons.alone_are_parked(&self.stores).await;
+        receipt_is_clean(self.mesh, &self.schedules).await;
+        told.extend(poisons.ids());
+        self.makes_no_news(how, &ends, &told).await;
+    }
+
+    /// Nothing follows from what was told again.
+    async fn makes_no_news(&self, how: &str, ends: &BTreeMap<String, u64>, told: &BTreeSet<Uuid>) {
+        let mut all = self.stores.broker.facts_after(ends).await;
         // It says what it must of events that should never have been.
-        all.retain(|fact| !is_of_audit(name_of(fact)));
-        let is_ours = |fact: &&StreamMessage| {
-            header(fact, "ce-id").is_some_and(|id| told.iter().any(|told| told == id))
-        };
-        assert_eq!(all.iter().filter(is_ours).count(), told.len());
-        let caused: Vec<&str> = all.iter().filter(|fact| !is_ours(fact)).map(name_of).collect();
+        all.retain(|fact| !is_of_audit(fact.name()));
+        let (ours, caused): (Vec<_>, Vec<_>) =
+            all.iter().partition(|fact| told.contains(&fact.id()));
+        assert_eq!(ours.len(), told.len());
+        let caused: Vec<&str> = caused.into_iter().map(StoredEvent::name).collect();
         let (cause, effect) = ANSWERED_AGAIN;
         assert!(caused.iter().all(|fact| *fact == effect), "{how} it makes news: {caused:?}");
-        let causes = facts.iter().filter(|fact| name_of(fact) == cause).count();
-        assert!(caused.len() <= causes, "{how}: {} of {cause} make {caused:?}", causes);
+        let causes = ours.iter().filter(|fact| fact.name() == cause).count();
+        assert!(caused.len() <= causes, "{how}: {causes} of {cause} make {caused:?}");
     }
 
     /// Of the stores, what `part` leaves of them.
     async fn is_unchanged(&self, what: &str, part: fn(Dump) -> Dump) {
         let now = part(self.stores.at_rest().await);
         assert_same(&part(self.before.clone()), &now, what);
-        let dead = self.stores.broker.stored("DEAD_LETTERS", 0).await;
-        assert!(dead.is_empty(), "{what}: {dead:?}");
+        let parked = self.stores.parked().await;
+        assert!(parked.is_empty(), "{what}: {parked:?}");
         receipt_is_clean(self.mesh, &self.schedules).await;
     }
 }

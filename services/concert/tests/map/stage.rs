@@ -142,7 +142,7 @@ impl Stage {
             saga_id: SagaId(Uuid::now_v7()),
             idempotency: None,
             trace: TraceParent::default(),
-            delivered: 1,
+            attempt: 1,
             may_tell: &[],
             received: std::time::Instant::now(),
             received_at: now(),

@@ -1,34 +1,34 @@
-//! What a service has heard (inbox) and answered (idempotency keys).
+//! What a service has taken in (inbox) and answered (idempotency keys).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::ByScope;
 use crate::{
     engine::Failure,
     work::{Answered, Meta, Work},
 };
 
-/// Claims the events of a batch; what is returned was never taken in before.
+/// Claims the messages of a batch; what is returned was never taken in before.
 ///
-/// Two lanes that claim the same id at once: the second waits for the first to commit and
-/// then finds it taken. Ids are sorted, so that two such batches cannot deadlock.
+/// Two batches that claim the same id at once: the second waits for the first to commit and
+/// then finds it taken; when that takes long, its `lock_timeout` lets it try again alone.
+/// Ids are sorted, so that two such batches cannot deadlock.
 pub(super) async fn claim<D>(
     tx: &mut PgConnection,
     batch: &[Work<D>],
 ) -> Result<HashSet<Uuid>, Failure> {
     let mut ids: Vec<Uuid> =
-        batch.iter().filter_map(|work| work.meta.event_id.map(|id| id.0)).collect();
+        batch.iter().filter_map(|work| work.delivery().map(|delivery| delivery.id)).collect();
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
     ids.sort_unstable();
     ids.dedup();
     let claimed: Vec<Uuid> = sqlx::query_scalar(
-        "insert into mesh.inbox (event_id) select unnest($1::uuid[])
-         on conflict do nothing returning event_id",
+        "insert into mesh.inbox (message_id) select unnest($1::uuid[])
+         on conflict do nothing returning message_id",
     )
     .bind(ids)
     .fetch_all(tx)
@@ -36,42 +36,31 @@ pub(super) async fn claim<D>(
     Ok(claimed.into_iter().collect())
 }
 
-/// Gives claims back: these events were not taken in and will come again.
-pub(super) async fn forget(tx: &mut PgConnection, ids: &[Uuid]) -> Result<(), Failure> {
-    if !ids.is_empty() {
-        sqlx::query("delete from mesh.inbox where event_id = any($1)")
-            .bind(ids)
-            .execute(tx)
-            .await?;
-    }
-    Ok(())
-}
-
 /// An answer under an `Idempotency-Key`.
-pub(crate) struct Stored {
+struct Stored {
     body: [u8; 32],
     answered: Answered,
     is_new: bool,
 }
 
-/// The answers under the keys of one batch.
+/// The answers under the keys of one batch, by scope.
 #[derive(Default)]
-pub(super) struct Answers(ByScope);
+pub(super) struct Answers(HashMap<[u8; 32], Stored>);
 
 impl Answers {
-    /// Whether the command's key was used before.
+    /// Whether there is an answer under the command's key.
     pub(super) fn knows(&self, meta: &Meta) -> bool {
         meta.idempotency.as_ref().is_some_and(|key| self.0.contains_key(&key.scope))
     }
 
-    /// The answer under the command's key; `None` when that was another request.
+    /// The answer to the same request, if it is the same.
     pub(super) fn stored(&self, meta: &Meta) -> Option<Answered> {
         let key = meta.idempotency.as_ref()?;
         let stored = self.0.get(&key.scope)?;
         (stored.body == key.body).then(|| stored.answered.clone())
     }
 
-    /// Notes a granted command's answer under its key.
+    /// Notes what a command was granted.
     pub(super) fn given(&mut self, meta: &Meta, answered: &Answered) {
         if let Some(key) = &meta.idempotency {
             let stored = Stored { body: key.body, answered: answered.clone(), is_new: true };
@@ -80,16 +69,17 @@ impl Answers {
     }
 }
 
-/// Scope, body, status, answer.
+/// A row of `mesh.answers`: scope, body, status, answer.
 type AnswerRow = (Vec<u8>, Vec<u8>, i16, Vec<u8>);
 
-/// Loads the answers under the keys of messages.
+/// Loads the answers under the keys of commands.
 pub(super) async fn answers<'a, D: 'a>(
     tx: &mut PgConnection,
-    messages: impl Iterator<Item = &'a Work<D>>,
+    batch: impl Iterator<Item = &'a Work<D>>,
 ) -> Result<Answers, Failure> {
-    let scopes: Vec<&[u8]> = messages
-        .filter_map(|work| work.meta.idempotency.as_ref().map(|key| &key.scope[..]))
+    let scopes: Vec<&[u8]> = batch
+        .flat_map(|work| &work.entries)
+        .filter_map(|entry| entry.meta.idempotency.as_ref().map(|key| &key.scope[..]))
         .collect();
     if scopes.is_empty() {
         return Ok(Answers::default());
@@ -112,7 +102,7 @@ pub(super) async fn answers<'a, D: 'a>(
 
 /// Keeps the answers given in this batch.
 ///
-/// The same key in two lanes at once: both find no answer and both grant; the second to
+/// The same key in two batches at once: both find no answer and both grant; the second to
 /// commit conflicts here, is rolled back as a whole, and finds the answer when run again.
 pub(super) async fn remember(tx: &mut PgConnection, answers: &Answers) -> Result<(), Failure> {
     let mut new: Vec<_> = answers.0.iter().filter(|(_, stored)| stored.is_new).collect();

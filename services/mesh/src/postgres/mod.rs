@@ -1,41 +1,34 @@
-//! The PostgreSQL engine: inbox, book and outbox in one transaction.
+//! The PostgreSQL engine: inbox, book, outbox and parked events in one transaction.
 
+mod batch;
 mod deed;
 mod memory;
 mod outbox;
+mod parked;
 pub mod partitions;
 mod positions;
 
-use std::{
-    collections::{HashMap, HashSet},
-    future::Future,
-    marker::PhantomData,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{future::Future, marker::PhantomData, sync::Arc, time::Duration};
 
-use events::{Command, Event, Problem, Timestamp, codes};
+use events::{Command, Event, Problem, Timestamp};
 use sqlx::{
-    ConnectOptions as _, PgConnection, PgPool,
+    ConnectOptions as _, PgPool,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use uuid::Uuid;
 
 use crate::{
     Allow, Answer, Book, Desk, Hear, Read, Service,
-    dead_letter::key::NONE,
-    engine::{Engine, Failure, Ran},
-    failpoint::{Failpoint, Failpoints},
+    engine::{Care, Engine, Failure, Ran, Retried},
+    failpoint::Failpoints,
+    parked::Parked,
     service::{Asked, Followed, How, Timer, parse},
-    trace::Span,
-    turn::{Announcement, Told, Turn},
-    work::{Answered, Delivery, Meta, Outcome, Work},
+    work::{Entry, Meta, Work},
 };
 
 pub use deed::PgDeed;
-use deed::{AskedCommand, HeardFact, Stop};
-pub use outbox::{PgOutbox, backlog};
+use deed::{AskedCommand, HeardFact};
+pub use outbox::backlog;
 pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
 
@@ -65,6 +58,9 @@ impl<B: Book> Postgres<B> {
         // Failures are logged where they are handled; logging each statement costs on its own.
         let options = url.parse::<PgConnectOptions>()?.disable_statement_logging().options([
             ("statement_timeout", "30s"),
+            // A message that comes again while its first transaction still runs must not hold
+            // its batch up for long.
+            ("lock_timeout", "1s"),
             ("idle_in_transaction_session_timeout", "60s"),
             // Every statement of a batch names the keys it wants. A plan that was made and
             // cached while a table was still empty would scan and hash for ever after.
@@ -209,37 +205,17 @@ impl<B: Book> Desk<Postgres<B>> {
 
 impl<B: Book> Engine for Postgres<B> {
     type Deed = PgDeed<B>;
-    type Outbox = PgOutbox;
 
-    async fn run(&self, batch: &mut [Work<PgDeed<B>>]) -> Result<Ran, Failure> {
-        let began = SystemTime::from(crate::clock::now().0);
-        let mut tx = self.pool.begin().await?;
-        let claimed = memory::claim(&mut tx, batch).await?;
-        let mut answers = memory::answers(&mut tx, batch.iter()).await?;
-        let spans: Vec<Span> = batch.iter().map(|work| work.transaction(began)).collect();
-        let mut page = Page::new(batch, &self.rules, claimed);
-        page.decide(&mut tx, &spans, &mut answers).await?;
-        page.look_again(&mut tx).await?;
-        outbox::append(&mut tx, &page.told).await?;
-        memory::remember(&mut tx, &answers).await?;
-        let names = batch.iter().map(|work| work.meta.name);
-        if self.failpoints.strikes(Failpoint::BeforeCommit, names) {
-            return Err(Failure::Unavailable("failpoint: before commit".into()));
-        }
-        tx.commit().await.map_err(|error| match Failure::from(error) {
-            Failure::Unavailable(cause) => Failure::Uncertain(cause),
-            refused => refused,
-        })?;
-        drop(spans);
-        let Page { outcomes, announced, ends, .. } = page;
-        for (index, (outcome, reason)) in ends {
-            batch[index].span.outcome(outcome, reason);
-        }
-        Ok(Ran { outcomes, announced })
+    async fn run(&self, batch: &mut [Work<PgDeed<B>>], care: Care) -> Result<Ran, Failure> {
+        batch::run(&self.pool, &*self.rules, &self.failpoints, batch, care).await
     }
 
-    async fn outbox(&self) -> Result<PgOutbox, Failure> {
-        PgOutbox::open(&self.options).await
+    async fn retry(
+        &self,
+        parked: &Parked,
+        entry: &mut Entry<PgDeed<B>>,
+    ) -> Result<Retried, Failure> {
+        batch::retry(&self.pool, &*self.rules, &self.failpoints, parked, entry).await
     }
 
     async fn lead(&self) -> Result<Lead, Failure> {
@@ -264,157 +240,3 @@ impl<B: Book> Engine for Postgres<B> {
         self.failpoints.clone()
     }
 }
-
-/// One batch while it is being decided.
-struct Page<'a, B: Book> {
-    batch: &'a [Work<PgDeed<B>>],
-    rules: &'a B::Rules,
-    claimed: HashSet<Uuid>,
-    now: Timestamp,
-    outcomes: Vec<Outcome>,
-    told: Vec<(Told, Option<String>)>,
-    announced: Vec<Announcement>,
-    /// How a message ended its saga, and why: for its span.
-    ends: Vec<(usize, (&'static str, Option<&'static str>))>,
-}
-
-impl<'a, B: Book> Page<'a, B> {
-    fn new(batch: &'a [Work<PgDeed<B>>], rules: &'a B::Rules, claimed: HashSet<Uuid>) -> Self {
-        Self {
-            batch,
-            rules,
-            claimed,
-            now: crate::clock::now(),
-            outcomes: Vec::with_capacity(batch.len()),
-            told: Vec::new(),
-            announced: Vec::new(),
-            ends: Vec::new(),
-        }
-    }
-
-    /// Loads the book, lets every message decide on it in order, and saves it.
-    async fn decide(
-        &mut self,
-        tx: &mut PgConnection,
-        spans: &[Span],
-        answers: &mut memory::Answers,
-    ) -> Result<(), Failure> {
-        let mut keys = B::Keys::default();
-        let mut fresh = Vec::with_capacity(self.batch.len());
-        for work in self.batch {
-            let is_fresh = match work.meta.event_id {
-                // Taking the id out makes a repeat within the batch a repeat too.
-                Some(event_id) => self.claimed.remove(&event_id.0),
-                None => !answers.knows(&work.meta),
-            };
-            fresh.push(is_fresh);
-            if is_fresh {
-                work.deed.0.keys(&work.meta.caller, &mut keys);
-            }
-        }
-        if !fresh.contains(&true) {
-            self.outcomes = self.batch.iter().map(|work| stored(work, answers)).collect();
-            return Ok(());
-        }
-        let mut book = B::load(keys, tx).await?;
-        let mut undone = Vec::new();
-        // The keys of what can never succeed: what depends on them must not run.
-        let mut stopped: Vec<String> = Vec::new();
-        let key = |work: &Work<_>| work.delivery().map(Delivery::key);
-        for (index, work) in self.batch.iter().enumerate() {
-            // A key used twice within the batch finds the first one's answer.
-            let outcome = if !fresh[index] || answers.knows(&work.meta) {
-                stored(work, answers)
-            } else if !stopped.is_empty() && key(work).is_some_and(|key| stopped.contains(&key)) {
-                Outcome::Behind
-            } else {
-                self.take_turn(&mut book, work, &spans[index], answers)?
-            };
-            if matches!(outcome, Outcome::Never(_)) {
-                stopped.extend(key(work).filter(|key| key != NONE));
-            }
-            if matches!(outcome, Outcome::NotYet(_) | Outcome::Never(_) | Outcome::Behind) {
-                undone.extend(work.meta.event_id.map(|id| id.0));
-            }
-            self.outcomes.push(outcome);
-        }
-        book.save(tx).await?;
-        memory::forget(tx, &undone).await
-    }
-
-    /// The same key in two lanes at once, where the first to commit is the very reason why
-    /// the second is refused (seats held, a payment running): the key's answer is there now,
-    /// and it is what the second is answered too.
-    async fn look_again(&mut self, tx: &mut PgConnection) -> Result<(), Failure> {
-        let refused = |(_, outcome): &(&Work<_>, &Outcome)| matches!(outcome, Outcome::Done(answered) if !answered.is_granted());
-        let messages = || self.batch.iter().zip(&self.outcomes);
-        let answers = memory::answers(tx, messages().filter(refused).map(|(work, _)| work)).await?;
-        for (work, outcome) in self.batch.iter().zip(&mut self.outcomes) {
-            if answers.knows(&work.meta) {
-                *outcome = stored(work, &answers);
-            }
-        }
-        Ok(())
-    }
-
-    /// One message on the book.
-    fn take_turn(
-        &mut self,
-        book: &mut B,
-        work: &Work<PgDeed<B>>,
-        span: &Span,
-        answers: &mut memory::Answers,
-    ) -> Result<Outcome, Failure> {
-        let meta = &work.meta;
-        let mut turn = Turn {
-            now: self.now,
-            rules: self.rules,
-            caller: &meta.caller,
-            attempt: meta.delivered,
-            id: meta.id,
-            saga_id: meta.saga_id,
-            cause_id: Some(meta.event_id.map_or(meta.id, |id| id.0)),
-            may_tell: meta.may_tell,
-            told: Vec::new(),
-            announced: Vec::new(),
-            outcome: None,
-        };
-        let decided = deed::perform(&*work.deed.0, book, &mut turn);
-        let Turn { told, announced, outcome, .. } = turn;
-        self.announced.extend(announced);
-        if span.is_on() {
-            self.ends.extend(outcome.map(|outcome| (self.outcomes.len(), outcome)));
-        }
-        Ok(match decided {
-            Ok(body) => {
-                let trace = (!told.is_empty()).then(|| span.to_outbox(&meta.trace)).flatten();
-                self.told.extend(told.into_iter().map(|fact| (fact, trace.clone())));
-                let answered = Answered { status: work.deed.0.status(), body };
-                answers.given(meta, &answered);
-                Outcome::Done(answered)
-            }
-            Err(Stop::No(problem)) => Outcome::Done(Answered::refused(&problem)),
-            Err(Stop::NotYet(problem)) => Outcome::NotYet(problem),
-            Err(Stop::Never(cause)) => Outcome::Never(cause),
-            // The book may be half changed: nothing of this batch can be kept.
-            Err(Stop::Panicked(cause)) if self.batch.len() == 1 => Outcome::Never(cause),
-            Err(Stop::Panicked(cause)) => return Err(Failure::Refused(cause)),
-        })
-    }
-}
-
-/// What a message that was seen before is answered.
-fn stored<D>(work: &Work<D>, answers: &memory::Answers) -> Outcome {
-    match work.meta.event_id {
-        Some(_) => Outcome::Repeat,
-        None => Outcome::Done(answers.stored(&work.meta).unwrap_or_else(|| {
-            Answered::refused(&Problem::new(
-                codes::IDEMPOTENCY_KEY_REUSED,
-                "Use a new key for a new request.",
-            ))
-        })),
-    }
-}
-
-/// The answers to commands, by scope.
-pub(crate) type ByScope = HashMap<[u8; 32], memory::Stored>;

@@ -1,242 +1,208 @@
-//! The outbox table: appended to by batches, read by the relay.
-
-use std::time::Duration;
+//! The outbox table: appended to by batches, swept, marked and compared by the publisher.
 
 use events::Timestamp;
-use sqlx::{
-    ConnectOptions, Connection, PgConnection, Row as _,
-    postgres::{PgConnectOptions, PgRow},
-};
-use time::OffsetDateTime;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use super::{Postgres, partitions};
 use crate::{
-    engine::{Backlog, Failure},
-    relay::{Cursor, Position, Row, Source},
-    trace::TraceParent,
-    turn::Told,
+    Book,
+    engine::{Backlog, Failure, Mark, Outbox},
+    message::Message,
 };
 
-/// The advisory lock that the one relay of a service's database holds.
-const RELAY_LOCK: i64 = 0x006f_6e73_616c_6501;
-/// How often an instance without the lock asks for it.
-const LOCK_RETRY: Duration = Duration::from_secs(1);
+/// How long a new message belongs to the publisher that was handed it in memory, and one that
+/// a sweep has taken to the instance that took it.
+const LEASE_SECS: f64 = 2.0;
+/// How long a message rests that the broker has refused; it doubles …
+const PUT_OFF_SECS: f64 = 1.0;
+/// … up to this.
+const PUT_OFF_SECS_MAX: f64 = 60.0;
+/// Messages counted of a backlog at most.
+const BACKLOG_MESSAGES_MAX: i64 = 10_000;
 
-/// Writes the facts of a batch, each with the `traceparent` of the span that told it.
-pub(super) async fn append(
-    tx: &mut PgConnection,
-    told: &[(Told, Option<String>)],
-) -> Result<(), Failure> {
-    if told.is_empty() {
+/// Writes the messages of a batch.
+pub(super) async fn append(tx: &mut PgConnection, emitted: &[Message]) -> Result<(), Failure> {
+    if emitted.is_empty() {
         return Ok(());
     }
-    let column =
-        |read: fn(&Told) -> Uuid| told.iter().map(|(fact, _)| read(fact)).collect::<Vec<_>>();
-    let causes: Vec<Option<Uuid>> = told.iter().map(|(fact, _)| fact.cause_id).collect();
-    let at: Vec<OffsetDateTime> = told.iter().map(|(fact, _)| fact.at.0).collect();
-    let traces: Vec<Option<&str>> = told.iter().map(|(_, trace)| trace.as_deref()).collect();
-    let deliveries: Vec<i32> =
-        told.iter().map(|(fact, _)| i32::try_from(fact.deliveries).unwrap_or(i32::MAX)).collect();
-    let subjects: Vec<&str> = told.iter().map(|(fact, _)| fact.subject.as_str()).collect();
-    let payloads: Vec<&[u8]> = told.iter().map(|(fact, _)| fact.payload.as_slice()).collect();
     sqlx::query(
-        "insert into mesh.outbox
-             (event_id, saga_id, cause_id, about, told_at, deliveries, traceparent, subject, payload)
-         select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[],
-             $5::timestamptz[], $6::integer[], $7::text[], $8::text[], $9::bytea[])",
+        "insert into mesh.outbox (id, subject, events, body, leased_until)
+         select *, clock_timestamp() + make_interval(secs => $5)
+         from unnest($1::uuid[], $2::text[], $3::integer[], $4::bytea[])",
     )
-    .bind(column(|fact| fact.event_id.0))
-    .bind(column(|fact| fact.saga_id.0))
-    .bind(causes)
-    .bind(column(|fact| fact.about))
-    .bind(at)
-    .bind(deliveries)
-    .bind(traces)
-    .bind(subjects)
-    .bind(payloads)
+    .bind(emitted.iter().map(|message| message.id).collect::<Vec<_>>())
+    .bind(emitted.iter().map(|message| message.subject.as_str()).collect::<Vec<_>>())
+    .bind(emitted.iter().map(|message| message.events as i32).collect::<Vec<_>>())
+    .bind(emitted.iter().map(|message| &message.body[..]).collect::<Vec<_>>())
+    .bind(LEASE_SECS)
     .execute(tx)
     .await?;
     Ok(())
 }
 
-/// What the service of this database has told and not published yet.
+/// What the service of this database has emitted and not published yet.
 ///
 /// # Errors
 /// When the database cannot be read.
 pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
-    let (facts, since): (i64, Option<OffsetDateTime>) = sqlx::query_as(
-        "with position as (select xid, id from mesh.relay_log order by line desc limit 1)
-         select count(*), min(told_at) from mesh.outbox
-         where (xid, id) > (coalesce((select xid from position), '0'::xid8),
-                            coalesce((select id from position), 0))",
+    let (facts, oldest): (i64, Option<Uuid>) = sqlx::query_as(
+        "select coalesce(sum(events), 0)::bigint, (array_agg(id order by id))[1]
+         from (select id, events from mesh.outbox where stream_seq is null
+               order by id limit $1) as waiting",
     )
+    .bind(BACKLOG_MESSAGES_MAX)
     .fetch_one(connection)
     .await?;
-    Ok(Backlog { facts: facts.unsigned_abs(), since: since.map(Timestamp) })
+    let since = oldest.and_then(partitions::time_of);
+    Ok(Backlog { facts: facts.unsigned_abs(), since: since.map(Timestamp::from) })
 }
 
-/// The outbox of one service, held by this process.
-///
-/// The lock lives in the same session as every read and every move of the position: when
-/// the connection is lost the lock is gone, and this relay can move nothing any more.
-pub struct PgOutbox {
-    connection: PgConnection,
-    held_back: bool,
-    /// No transaction older than this can still commit anything here.
-    horizon: u64,
-}
-
-impl PgOutbox {
-    /// Waits until this process is the one that relays.
-    pub(super) async fn open(options: &PgConnectOptions) -> Result<Self, Failure> {
-        let mut connection = options.connect().await?;
-        // Losing a move of the position only repeats messages, so no commit waits for it.
-        sqlx::query("set synchronous_commit = off").execute(&mut connection).await?;
-        loop {
-            let held: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
-                .bind(RELAY_LOCK)
-                .fetch_one(&mut connection)
-                .await?;
-            if held {
-                return Ok(Self { connection, held_back: false, horizon: 0 });
-            }
-            tokio::time::sleep(LOCK_RETRY).await;
-            connection.ping().await?;
-        }
-    }
-}
-
-impl PgOutbox {
-    /// Reads what is settled; the oldest transaction whose facts are not, if any.
-    async fn look(
-        &mut self,
-        after: Cursor,
-        limit: usize,
-    ) -> Result<(Vec<Row>, Option<u64>), Failure> {
-        let rows = sqlx::query(
-            "select xid::text, id, event_id, saga_id, cause_id, about, told_at, deliveries,
-                    traceparent, subject, payload,
-                    xid < greatest($4::text::xid8, pg_snapshot_xmin(pg_current_snapshot()))
-                        as settled
-             from mesh.outbox
-             where (xid, id) > ($1::text::xid8, $2)
-             order by xid, id limit $3",
+impl<B: Book> Outbox for Postgres<B> {
+    async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
+        let rows: Vec<(Uuid, String, i32, Vec<u8>)> = sqlx::query_as(
+            "with due as (
+                 select id from mesh.outbox
+                 where stream_seq is null and leased_until < clock_timestamp()
+                 order by id limit $1 for update skip locked)
+             update mesh.outbox as o
+             set leased_until = clock_timestamp() + make_interval(secs => $2)
+             from due where o.id = due.id
+             returning o.id, o.subject, o.events, o.body",
         )
-        .bind(after.major.to_string())
-        .bind(after.minor as i64)
-        .bind(limit as i64)
-        .bind(self.horizon.to_string())
-        .fetch_all(&mut self.connection)
+        .bind(most as i64)
+        .bind(LEASE_SECS)
+        .fetch_all(self.pool())
         .await?;
-        // A row is settled when no older transaction can still commit before it. Rows are in
-        // the order of transactions, so the settled ones come first.
-        let unsettled = rows.iter().position(|row| !row.try_get("settled").unwrap_or(false));
-        let waiting = unsettled.map(|index| cursor(&rows[index])).transpose()?;
-        let settled = rows.iter().take(unsettled.unwrap_or(rows.len())).map(told);
-        Ok((settled.collect::<Result<_, _>>()?, waiting.map(|cursor| cursor.major)))
+        let mut swept: Vec<Message> = rows
+            .into_iter()
+            .map(|(id, subject, events, body)| Message {
+                id,
+                subject,
+                events: events.unsigned_abs(),
+                body: body.into(),
+            })
+            .collect();
+        swept.sort_unstable_by_key(|message| message.id);
+        Ok(swept)
     }
 
-    /// The oldest transaction that runs in this database; the next one when none does.
-    ///
-    /// A snapshot knows those of the whole cluster, and a long one in another database would
-    /// hold this service's facts back. The end of the snapshot is taken before the sessions
-    /// are looked at, and rows are read by a later snapshot: a transaction that is missed here
-    /// is over and seen there, or younger. A session of another role hides what it does, so
-    /// next to one only the snapshot counts.
-    async fn oldest_running(&mut self) -> Result<u64, Failure> {
-        let oldest: i64 = sqlx::query_scalar(
-            "with cluster as (
-                 select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as xmax),
-             sessions as (
-                 select usename is distinct from current_user as is_strange,
-                        (xmax - backend_xid::text::bigint) & 4294967295 as age
-                 from pg_stat_activity, cluster
-                 where datname = current_database() and backend_type <> 'autovacuum worker')
-             select case when (select bool_or(is_strange) from sessions) then 0
-                    else xmax - coalesce(
-                        (select max(age) from sessions where age < 2147483648), 0) end
-             from cluster",
-        )
-        .fetch_one(&mut self.connection)
-        .await?;
-        Ok(oldest.unsigned_abs())
-    }
-}
-
-impl Source for PgOutbox {
-    async fn position(&mut self) -> Result<Position, Failure> {
-        let row = sqlx::query(
-            "select xid::text, id, stream_seq from mesh.relay_log order by line desc limit 1",
-        )
-        .fetch_optional(&mut self.connection)
-        .await?;
-        row.map_or(Ok(Position::default()), |row| position(&row))
+    async fn mark(&self, marks: &[Mark]) -> Result<(), Failure> {
+        let (ids, sequences, [first, last]) = columns(marks);
+        let statement = "update mesh.outbox as o set stream_seq = m.seq
+             from unnest($1::uuid[], $2::bigint[]) as m (id, seq)
+             where o.id = m.id and o.id between $3 and $4 and o.stream_seq is null";
+        let mut tx = self.pool().begin().await?;
+        // Losing a mark only repeats a message, so no commit waits for the disk.
+        sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
+        sqlx::query(statement)
+            .bind(ids)
+            .bind(sequences)
+            .bind(first)
+            .bind(last)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(())
     }
 
-    async fn read(&mut self, after: Cursor, limit: usize) -> Result<Vec<Row>, Failure> {
-        let (mut rows, mut waiting) = self.look(after, limit).await?;
-        if let Some(oldest) = waiting {
-            self.horizon = self.horizon.max(self.oldest_running().await?);
-            if self.horizon > oldest {
-                (rows, waiting) = self.look(after, limit).await?;
-            }
-        }
-        self.held_back = waiting.is_some();
-        Ok(rows)
-    }
-
-    fn held_back(&self) -> bool {
-        self.held_back
-    }
-
-    async fn advance(&mut self, to: Position) -> Result<(), Failure> {
+    async fn put_off(&self, id: Uuid) -> Result<(), Failure> {
         sqlx::query(
-            "insert into mesh.relay_log (xid, id, stream_seq) values ($1::text::xid8, $2, $3)",
+            "update mesh.outbox
+             set leased_until = clock_timestamp()
+                     + make_interval(secs => least($2 * 2 ^ least(refusals, 10), $3)),
+                 refusals = refusals + 1
+             where id = $1 and stream_seq is null",
         )
-        .bind(to.cursor.major.to_string())
-        .bind(to.cursor.minor as i64)
-        .bind(to.stream_seq as i64)
-        .execute(&mut self.connection)
+        .bind(id)
+        .bind(PUT_OFF_SECS)
+        .bind(PUT_OFF_SECS_MAX)
+        .execute(self.pool())
         .await?;
         Ok(())
     }
 
-    async fn rewind(&mut self, last_seq: u64) -> Result<Position, Failure> {
-        sqlx::query("delete from mesh.relay_log where stream_seq > $1")
-            .bind(last_seq as i64)
-            .execute(&mut self.connection)
-            .await?;
-        self.position().await
+    async fn unmark(&self, lost: &[Mark]) -> Result<(), Failure> {
+        let (ids, sequences, [first, last]) = columns(lost);
+        sqlx::query(
+            "update mesh.outbox as o set stream_seq = null, leased_until = clock_timestamp()
+             from unnest($1::uuid[], $2::bigint[]) as m (id, seq)
+             where o.id = m.id and o.id between $3 and $4 and o.stream_seq = m.seq",
+        )
+        .bind(ids)
+        .bind(sequences)
+        .bind(first)
+        .bind(last)
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
+    async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
+        let statement = "select id, stream_seq from mesh.outbox
+             where stream_seq > $1 order by stream_seq, id limit $2";
+        marks(self.pool(), statement, sequence, most).await
+    }
+
+    async fn marks_to(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
+        let statement = "select id, stream_seq from mesh.outbox
+             where stream_seq <= $1 order by stream_seq desc, id desc limit $2";
+        marks(self.pool(), statement, sequence, most).await
+    }
+
+    async fn verified(&self) -> Result<Option<Mark>, Failure> {
+        let row: Option<(Uuid, i64)> =
+            sqlx::query_as("select message_id, stream_seq from mesh.verified")
+                .fetch_optional(self.pool())
+                .await?;
+        Ok(row.map(mark))
+    }
+
+    async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure> {
+        let Some(place) = place else {
+            sqlx::query("delete from mesh.verified").execute(self.pool()).await?;
+            return Ok(());
+        };
+        sqlx::query(
+            "insert into mesh.verified (stream_seq, message_id) values ($1, $2)
+             on conflict (is_only) do update
+             set stream_seq = excluded.stream_seq, message_id = excluded.message_id",
+        )
+        .bind(place.sequence as i64)
+        .bind(place.id)
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
+    async fn backlog(&self) -> Result<Backlog, Failure> {
+        Ok(backlog(&mut *self.pool().acquire().await?).await?)
     }
 }
 
-fn position(row: &PgRow) -> Result<Position, Failure> {
-    let stream_seq: i64 = row.try_get("stream_seq")?;
-    Ok(Position { cursor: cursor(row)?, stream_seq: stream_seq as u64 })
+async fn marks(
+    pool: &PgPool,
+    statement: &'static str,
+    sequence: u64,
+    most: usize,
+) -> Result<Vec<Mark>, Failure> {
+    let rows: Vec<(Uuid, i64)> = sqlx::query_as(statement)
+        .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
+        .bind(most as i64)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows.into_iter().map(mark).collect())
 }
 
-fn cursor(row: &PgRow) -> Result<Cursor, Failure> {
-    let xid: &str = row.try_get("xid")?;
-    let id: i64 = row.try_get("id")?;
-    let major = xid.parse().map_err(|_| Failure::Refused(format!("`{xid}` is no xid")))?;
-    Ok(Cursor { major, minor: id as u64 })
+fn mark((id, sequence): (Uuid, i64)) -> Mark {
+    Mark { id, sequence: sequence.unsigned_abs() }
 }
 
-fn told(row: &PgRow) -> Result<Row, Failure> {
-    let at: OffsetDateTime = row.try_get("told_at")?;
-    let trace: Option<&str> = row.try_get("traceparent")?;
-    let payload: Vec<u8> = row.try_get("payload")?;
-    let deliveries: i32 = row.try_get("deliveries")?;
-    Ok(Row {
-        cursor: cursor(row)?,
-        event_id: row.try_get::<Uuid, _>("event_id")?.into(),
-        subject: row.try_get("subject")?,
-        payload: payload.into(),
-        about: row.try_get("about")?,
-        saga_id: row.try_get::<Uuid, _>("saga_id")?.into(),
-        cause_id: row.try_get("cause_id")?,
-        at: at.into(),
-        deliveries: u64::from(deliveries.unsigned_abs()),
-        trace: TraceParent::from_outbox(trace, at.into()),
-    })
+/// Ids, sequences, and the range of the ids: only the days within it are looked at.
+fn columns(marks: &[Mark]) -> (Vec<Uuid>, Vec<i64>, [Uuid; 2]) {
+    let ids: Vec<Uuid> = marks.iter().map(|mark| mark.id).collect();
+    let sequences = marks.iter().map(|mark| mark.sequence as i64).collect();
+    let first = ids.iter().min().copied().unwrap_or_default();
+    let last = ids.iter().max().copied().unwrap_or_default();
+    (ids, sequences, [first, last])
 }

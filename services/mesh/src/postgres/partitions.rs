@@ -6,58 +6,94 @@
 use events::Timestamp;
 use sqlx::{AssertSqlSafe, PgPool};
 use time::{Date, Duration, OffsetDateTime, Time};
+use tracing::warn;
 use uuid::Uuid;
 
 /// Days made ahead, so that midnight finds its partition.
 pub const DAYS_AHEAD: i64 = 2;
-/// Days kept. It exceeds the age of anything that can come again: streams keep facts for 7.
-const DAYS_KEPT: i64 = 14;
-/// Hours that the answer under an idempotency key is kept.
-const ANSWER_HOURS: i64 = 24;
-/// Lines of the relay's log that are kept at least; older ones go with the outbox.
-const LOG_DAYS: i64 = DAYS_KEPT;
+/// Days that emitted messages are kept: as long as the streams keep them.
+const OUTBOX_DAYS: i64 = 7;
+/// Days that the ids of messages taken in, and answers, are kept: longer than anything can
+/// come again, be it from a stream or published anew from an outbox.
+const INBOX_DAYS: i64 = 2 * OUTBOX_DAYS + 1;
+/// Days that parked events are kept once they have ended.
+const ENDED_DAYS: i64 = 14;
 
 /// Makes the partitions of the coming days and drops those that are past.
 pub(super) async fn tidy(pool: &PgPool, now: Timestamp) -> sqlx::Result<()> {
     let today = now.0.date();
-    for table in ["mesh.inbox", "mesh.outbox"] {
+    for (table, days) in [("mesh.inbox", INBOX_DAYS), ("mesh.outbox", OUTBOX_DAYS)] {
         for ahead in 0..=DAYS_AHEAD {
             make_day(pool, table, today + Duration::days(ahead)).await?;
         }
-        drop_before(pool, table, today - Duration::days(DAYS_KEPT)).await?;
+        drop_before(pool, table, today - Duration::days(days)).await?;
     }
-    sqlx::query("delete from mesh.answers where at < now() - make_interval(hours => $1)")
-        .bind(ANSWER_HOURS as i32)
+    let first_kept = first_id(today - Duration::days(INBOX_DAYS));
+    sqlx::query("delete from mesh.inbox_rest where message_id < $1")
+        .bind(first_kept)
         .execute(pool)
         .await?;
-    sqlx::query(
-        "delete from mesh.relay_log where at < now() - make_interval(days => $1)
-         and line < (select max(line) from mesh.relay_log)",
-    )
-    .bind(LOG_DAYS as i32)
-    .execute(pool)
-    .await?;
+    let first_kept = first_id(today - Duration::days(OUTBOX_DAYS));
+    sqlx::query("delete from mesh.outbox_rest where id < $1 and stream_seq is not null")
+        .bind(first_kept)
+        .execute(pool)
+        .await?;
+    for statement in [
+        "delete from mesh.answers where at < now() - make_interval(days => $1)",
+        "delete from mesh.parked where ended_at < now() - make_interval(days => $1)",
+    ] {
+        let days = if statement.contains("answers") { INBOX_DAYS } else { ENDED_DAYS };
+        sqlx::query(statement).bind(days as i32).execute(pool).await?;
+    }
     Ok(())
 }
 
 /// Makes the partition of one day, unless it is there; two instances at once: the second
-/// finds it.
+/// finds it. Rows of that day that lie in the default partition move into it.
 ///
 /// # Errors
-/// When the database refuses, be it because the default partition has rows of that day.
+/// When the database refuses.
 pub async fn make_day(pool: &PgPool, table: &'static str, day: Date) -> sqlx::Result<()> {
-    let next = day.next_day().unwrap_or(day);
-    let statement = format!(
-        "create table if not exists {} partition of {table} for values from ('{}') to ('{}')",
-        name(table, day),
-        first_id(day),
-        first_id(next),
-    );
-    sqlx::query(AssertSqlSafe(statement)).execute(pool).await?;
-    Ok(())
+    let name = name(table, day);
+    let (from, to) = (first_id(day), first_id(day.next_day().unwrap_or(day)));
+    let is_there: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+        .bind(&name)
+        .fetch_one(pool)
+        .await?;
+    if is_there {
+        return Ok(());
+    }
+    let range = format!("for values from ('{from}') to ('{to}')");
+    let made = format!("create table if not exists {name} partition of {table} {range}");
+    match sqlx::query(AssertSqlSafe(made)).execute(pool).await {
+        // The default partition has rows of that day: the clock was wrong, or nobody tidied.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("23514") => {}
+        made => return made.map(drop),
+    }
+    let column: String = sqlx::query_scalar(
+        "select attname::text from pg_attribute where attrelid = $1::text::regclass and attnum = 1",
+    )
+    .bind(table)
+    .fetch_one(pool)
+    .await?;
+    let mut tx = pool.begin().await?;
+    for statement in [
+        format!("lock table {table} in access exclusive mode"),
+        format!("create table {name} (like {table} including defaults including constraints)"),
+        format!(
+            "with moved as (delete from {table}_rest
+                 where {column} >= '{from}' and {column} < '{to}' returning *)
+             insert into {name} select * from moved"
+        ),
+        format!("alter table {table} attach partition {name} {range}"),
+    ] {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await?;
+    }
+    tx.commit().await
 }
 
-/// Drops the partitions of all days before `day`.
+/// Drops the partitions of all days before `day`, but none that has messages which are not
+/// published yet. One that is in use is dropped the next time.
 ///
 /// # Errors
 /// When the database refuses.
@@ -73,9 +109,24 @@ pub async fn drop_before(pool: &PgPool, table: &'static str, day: Date) -> sqlx:
     .fetch_all(pool)
     .await?;
     for day in days {
-        sqlx::query(AssertSqlSafe(format!("drop table if exists {day}"))).execute(pool).await?;
+        if table == "mesh.outbox" && has_unpublished(pool, &day).await? {
+            warn!(partition = day, "messages of this day are not published yet; keeping it");
+            continue;
+        }
+        let mut tx = pool.begin().await?;
+        sqlx::query("set local lock_timeout = '500ms'").execute(&mut *tx).await?;
+        let dropped = format!("drop table if exists {day}");
+        match sqlx::query(AssertSqlSafe(dropped)).execute(&mut *tx).await {
+            Ok(_) => tx.commit().await?,
+            Err(error) => warn!(partition = day, %error, "not dropped yet"),
+        }
     }
     Ok(())
+}
+
+async fn has_unpublished(pool: &PgPool, partition: &str) -> sqlx::Result<bool> {
+    let statement = format!("select exists (select from {partition} where stream_seq is null)");
+    sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(pool).await
 }
 
 fn name(table: &str, day: Date) -> String {
@@ -89,10 +140,15 @@ pub fn first_id(day: Date) -> Uuid {
     Uuid::from_u128(millis << 80)
 }
 
+/// When a UUIDv7 was made.
+pub(crate) fn time_of(id: Uuid) -> Option<OffsetDateTime> {
+    let millis = i64::try_from(id.as_u128() >> 80).ok()?;
+    Timestamp::from_unix_millis(millis).map(|at| at.0)
+}
+
 /// The day that a UUIDv7 was made on.
 pub fn day_of(id: Uuid) -> Option<Date> {
-    let millis = i64::try_from(id.as_u128() >> 80).ok()?;
-    Timestamp::from_unix_millis(millis).map(|at| at.0.date())
+    time_of(id).map(OffsetDateTime::date)
 }
 
 #[cfg(test)]

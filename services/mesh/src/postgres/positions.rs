@@ -39,15 +39,15 @@ impl Lead {
     }
 }
 
-/// A place in a stream: its sequence, and the id of the fact there.
+/// A place in a stream: its sequence, and the id of the message there.
 pub(crate) type Place = (u64, Uuid);
 
-/// The last fact of each stream whose effect is in the database.
+/// The last message of each stream whose effect is in the database.
 #[derive(Debug, Clone, Default)]
 pub struct Positions(pub(crate) BTreeMap<String, Place>);
 
 impl Positions {
-    /// The sequence of the last fact of `stream` that has had its effect; 0 before the first.
+    /// The sequence of the last message of `stream` that has had its effect; 0 before the first.
     pub fn of(&self, stream: &str) -> u64 {
         self.0.get(stream).map_or(0, |(seq, _)| *seq)
     }
@@ -58,7 +58,7 @@ impl Positions {
     /// When the database cannot be read.
     pub async fn load(pool: &PgPool) -> Result<Self, Failure> {
         let rows: Vec<(String, i64, Uuid)> =
-            sqlx::query_as("select stream, seq, event_id from mesh.positions")
+            sqlx::query_as("select stream, seq, message_id from mesh.positions")
                 .fetch_all(pool)
                 .await?;
         Ok(Self(rows.into_iter().map(|(stream, seq, id)| (stream, (seq as u64, id))).collect()))
@@ -70,9 +70,9 @@ impl Positions {
         let seqs: Vec<i64> = self.0.values().map(|(seq, _)| *seq as i64).collect();
         let ids: Vec<Uuid> = self.0.values().map(|(_, id)| *id).collect();
         sqlx::query(
-            "insert into mesh.positions (stream, seq, event_id)
+            "insert into mesh.positions (stream, seq, message_id)
              select * from unnest($1::text[], $2::bigint[], $3::uuid[])
-             on conflict (stream) do update set seq = excluded.seq, event_id = excluded.event_id",
+             on conflict (stream) do update set seq = excluded.seq, message_id = excluded.message_id",
         )
         .bind(streams)
         .bind(seqs)

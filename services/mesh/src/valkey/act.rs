@@ -2,17 +2,17 @@
 
 use bytes::Bytes;
 use events::{Command, Event, Problem, Timestamp, codes};
-use redis::Value;
 use uuid::Uuid;
 
-use crate::{Caller, turn::Announcement, work::Answered};
+use super::call::Parts;
+use crate::{Caller, engine::Failure, parked::one_line, work::Answered};
 
 /// A service's functions, and what its Rust side knows.
 pub trait Library: Sized + Send + Sync + 'static {
     /// The service; its keys are `{name}:…`, all of them in one slot.
     const NAME: &'static str;
     /// Lua that adds functions to the tables `acts` and `reads`; see `valkey/mesh.lua` for
-    /// what they have at hand.
+    /// what they have at hand. An act writes with the commands of `valkey/undo.lua`.
     const LUA: &'static str;
     /// Whether what it knows comes from facts alone, whatever order they come in, so that it
     /// can be built anew from them next to what is live (see [`super::rebuild()`]). Its keys then
@@ -108,64 +108,56 @@ impl Texts {
     }
 }
 
-/// How one act ended, as `mesh.lua` says it.
+/// How one act ended, as `batch.lua` says it.
 #[derive(Debug, PartialEq)]
 pub(super) enum Ended {
-    /// Done, or done before with this answer; it told these facts and announced this.
-    Done { told: Vec<String>, value: Texts, announced: Vec<Announcement> },
-    /// An event seen before.
+    /// Done, or done before with this answer.
+    Done(Texts),
+    /// Seen before.
     Repeat,
     /// Refused for good.
     No(Problem),
     /// Refused for now.
     NotYet(Problem),
+    /// It failed, and has left nothing.
+    Failed(String),
+    /// A parked event that has ended, or stands behind another.
+    Gone,
+    /// The mesh itself failed, and has left nothing.
+    Fault(String),
     /// The store does not know what it should.
     Lost,
 }
 
 impl Ended {
-    pub(super) fn read(value: Value) -> Result<Self, String> {
-        let Value::Array(parts) = value else { return Err(format!("{value:?} is no ending")) };
-        let mut parts = parts.into_iter();
-        let kind = parts.next().map(text).transpose()?.unwrap_or_default();
-        let mut rest = || parts.next().ok_or_else(|| format!("`{kind}` lacks a part"));
+    pub(super) fn read(mut parts: Parts) -> Result<Self, Failure> {
+        let kind: String = parts.take()?;
         Ok(match kind.as_str() {
-            "done" => Self::Done {
-                told: texts(rest()?)?,
-                value: Texts(texts(rest()?)?),
-                announced: announced(rest()?)?,
-            },
+            "done" => Self::Done(Texts(parts.take()?)),
             "repeat" => Self::Repeat,
-            "no" => Self::No(problem(&text(rest()?)?, text(rest()?)?)),
-            "not_yet" => Self::NotYet(problem(&text(rest()?)?, text(rest()?)?)),
+            "no" => Self::No(problem(&parts.take::<String>()?, parts.take()?)),
+            "not_yet" => Self::NotYet(problem(&parts.take::<String>()?, parts.take()?)),
             "reused" => Self::No(codes::IDEMPOTENCY_KEY_REUSED.into()),
+            "failed" => Self::Failed(one_line(&parts.lossy()?)),
+            "gone" => Self::Gone,
             "lost" => Self::Lost,
-            other => return Err(format!("`{other}` is no ending")),
+            "fault" => Self::Fault(one_line(&parts.lossy()?)),
+            other => return Err(Failure::Refused(format!("`{other}` is no ending"))),
         })
+    }
+
+    /// Why it failed, if it did.
+    pub(super) fn failure(self) -> Option<String> {
+        match self {
+            Self::Failed(cause) | Self::Fault(cause) => Some(cause),
+            _ => None,
+        }
     }
 }
 
 fn problem(code: &str, detail: String) -> Problem {
     let kind = codes::ALL.iter().find(|kind| kind.code == code).unwrap_or(&codes::INTERNAL);
     Problem::new(*kind, detail)
-}
-
-/// Subjects and payloads, in turn.
-fn announced(value: Value) -> Result<Vec<Announcement>, String> {
-    let mut texts = texts(value)?.into_iter();
-    let mut all = Vec::with_capacity(texts.len() / 2);
-    while let (Some(subject), Some(payload)) = (texts.next(), texts.next()) {
-        all.push(Announcement { subject, payload: payload.into_bytes() });
-    }
-    Ok(all)
-}
-
-pub(super) fn text(value: Value) -> Result<String, String> {
-    redis::from_redis_value(value).map_err(|error| error.to_string())
-}
-
-pub(super) fn texts(value: Value) -> Result<Vec<String>, String> {
-    redis::from_redis_value(value).map_err(|error| error.to_string())
 }
 
 /// A decoded message of a service with library `L`.
@@ -218,38 +210,36 @@ impl<L: Library> Deed<L> for DueAct {
 
 #[cfg(test)]
 mod tests {
+    use redis::Value;
+
     use super::*;
 
-    fn bulk(text: &str) -> Value {
-        Value::BulkString(text.as_bytes().to_vec())
-    }
-
-    #[test]
-    fn an_ending_names_its_facts_its_value_and_what_it_announced() {
-        let value = Value::Array(vec![
-            bulk("done"),
-            Value::Array(vec![bulk("queue.waiting")]),
-            Value::Array(vec![bulk("W"), Value::Int(7)]),
-            Value::Array(vec![bulk("live.queue.x.1"), bulk("{}")]),
-        ]);
-        let told = vec!["queue.waiting".into()];
-        let value_of = Texts(vec!["W".into(), "7".into()]);
-        let said = Announcement { subject: "live.queue.x.1".into(), payload: b"{}".into() };
-        let ended = Ended::read(value).unwrap();
-        assert_eq!(ended, Ended::Done { told, value: value_of, announced: vec![said] });
+    fn read(parts: &[&str]) -> Result<Ended, Failure> {
+        let bulk = |text: &&str| Value::BulkString(text.as_bytes().to_vec());
+        Ended::read(Parts::of(Value::Array(parts.iter().map(bulk).collect())).unwrap())
     }
 
     #[test]
     fn a_refusal_keeps_its_code() {
-        let value = Value::Array(vec![bulk("no"), bulk("schedule_closed"), bulk("why")]);
-        let Ended::No(problem) = Ended::read(value).unwrap() else { panic!("no refusal") };
+        let Ok(Ended::No(problem)) = read(&["no", "schedule_closed", "why"]) else {
+            panic!("no refusal")
+        };
         assert!(problem.is(codes::SCHEDULE_CLOSED));
         assert_eq!(problem.detail, "why");
     }
 
     #[test]
+    fn a_value_is_a_row_of_texts() {
+        let value = Value::Array(vec![Value::SimpleString("W".into()), Value::Int(7)]);
+        let parts = Parts::of(Value::Array(vec![Value::SimpleString("done".into()), value]));
+        let value = Texts(vec!["W".into(), "7".into()]);
+        assert_eq!(Ended::read(parts.unwrap()).unwrap(), Ended::Done(value));
+    }
+
+    #[test]
     fn what_is_no_ending_is_an_error() {
-        assert!(Ended::read(Value::Nil).is_err());
-        assert!(Ended::read(Value::Array(vec![bulk("done")])).is_err());
+        assert!(read(&[]).is_err());
+        assert!(read(&["well"]).is_err());
+        assert!(read(&["no"]).is_err());
     }
 }

@@ -1,173 +1,171 @@
-//! Calls of a service's functions: their names, their arguments, their round trips.
+//! Calls of a service's functions: their names, how they are sent, how an answer is read.
 
-use events::{EventId, Timestamp};
-use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, aio::ConnectionManager};
+use events::Timestamp;
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, aio::ConnectionManager,
+};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Act, Library};
-use crate::{engine::Failure, work::Meta};
+use super::Library;
+use crate::{
+    engine::Failure,
+    message::{EVENT_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX},
+};
 
-/// What every library begins with.
-const MESH_LUA: &str = include_str!("mesh.lua");
+/// What every library begins with; the order is that of their words.
+const MESH_LUA: &str = concat!(
+    include_str!("undo.lua"),
+    include_str!("mesh.lua"),
+    include_str!("outbox.lua"),
+    include_str!("parked.lua"),
+    include_str!("replay.lua"),
+    include_str!("batch.lua"),
+);
 
 /// The library as it is known to Valkey. Its name is made from its text, so two versions of
 /// a service can run side by side, and a library once loaded never changes.
 pub(super) struct Names {
     pub(super) root: String,
-    pub(super) run: String,
-    pub(super) read: String,
-    pub(super) feed: String,
+    run: String,
+    read: String,
     serve: String,
     lua: String,
 }
 
 impl Names {
     pub(super) fn of<L: Library>() -> Self {
-        let generations = format!("local IS_REPLAYABLE = {}\n", L::IS_REPLAYABLE);
-        let digest = Sha256::digest([&generations, MESH_LUA, L::LUA].concat());
+        let known = format!(
+            "local IS_REPLAYABLE, SOURCE = {}, '/onsale/{}'\n\
+             local MESSAGE_EVENTS_MAX, MESSAGE_BYTES_MAX, EVENT_BYTES_MAX = \
+             {MESSAGE_EVENTS_MAX}, {MESSAGE_BYTES_MAX}, {EVENT_BYTES_MAX}\n",
+            L::IS_REPLAYABLE,
+            L::NAME
+        );
+        let digest = Sha256::digest([&known, MESH_LUA, L::LUA].concat());
         let edition: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
         let name = format!("{}_{edition}", L::NAME.replace('-', "_"));
-        let [run, read, feed, serve] =
-            ["run", "read", "feed", "serve"].map(|function| format!("{name}_{function}"));
+        let [run, read, serve] = ["run", "read", "serve"].map(|of| format!("{name}_{of}"));
         let lua = format!(
-            "#!lua name={name}\n{generations}{MESH_LUA}\n{}\n\
-             redis.register_function('{run}', run)\n\
-             redis.register_function('{feed}', feed)\n\
-             redis.register_function{{ function_name = '{read}', callback = read, \
+            "#!lua name={name}\n{known}{MESH_LUA}\n{}\n\
+             host.register_function('{run}', run)\n\
+             host.register_function{{ function_name = '{read}', callback = read, \
              flags = {{ 'no-writes' }} }}\n\
-             redis.register_function('{serve}', serve)\n",
+             host.register_function('{serve}', serve)\n",
             L::LUA
         );
-        Self { root: format!("{{{}}}", L::NAME), run, read, feed, serve, lua }
+        Self { root: format!("{{{}}}", L::NAME), run, read, serve, lua }
+    }
+
+    /// A call that runs a batch.
+    pub(super) fn run(&self, now: Timestamp, is_restoring: bool) -> Cmd {
+        self.call(&self.run, now, is_restoring)
+    }
+
+    /// A call of `reads.<name>`.
+    pub(super) fn read(&self, name: &str, now: Timestamp) -> Cmd {
+        let mut cmd = self.call(&self.read, now, false);
+        cmd.arg(name);
+        cmd
+    }
+
+    /// A call of `serves.<name>`, a function of the mesh's own.
+    pub(super) fn serve(&self, name: &str, now: Timestamp) -> Cmd {
+        let mut cmd = self.call(&self.serve, now, false);
+        cmd.arg(name);
+        cmd
+    }
+
+    /// What `begin` reads. The random half of the ids of one call is `bxxx-xxxxxxxxxxxx`.
+    fn call(&self, function: &str, now: Timestamp, is_restoring: bool) -> Cmd {
+        let mut cmd = redis::cmd("FCALL");
+        cmd.arg(function).arg(1).arg(&self.root);
+        cmd.arg(now.unix_millis()).arg(now.to_string());
+        cmd.arg(&Uuid::new_v4().to_string()[19..]).arg(if is_restoring { "1" } else { "" });
+        cmd
     }
 }
 
-/// What is known of a message beside its deed.
-pub(super) struct Envelope<'a> {
-    pub(super) meta: &'a Meta,
-    pub(super) traceparent: Option<String>,
-}
-
-/// The arguments of a call that comes from a message; `mesh.lua` reads them in `begin`.
-pub(super) fn arguments(act: &Act, envelope: &Envelope<'_>, now: Timestamp) -> Vec<Vec<u8>> {
-    let meta = envelope.meta;
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let (scope, body) = match &meta.idempotency {
-        Some(key) => (hex(&key.scope), hex(&key.body)),
-        None => Default::default(),
-    };
-    let mut all = vec![
-        act.name.into(),
-        now.unix_millis().to_string().into_bytes(),
-        seed(),
-        meta.event_id.map(|id| id.0.as_bytes().to_vec()).unwrap_or_default(),
-        meta.saga_id.to_string().into_bytes(),
-        meta.event_id.map_or(meta.id, |id| id.0).to_string().into_bytes(),
-        envelope.traceparent.clone().unwrap_or_default().into_bytes(),
-        scope.into_bytes(),
-        body.into_bytes(),
-        if act.is_restoring { b"1".to_vec() } else { Vec::new() },
-        meta.delivered.to_string().into_bytes(),
-    ];
-    all.extend(act.args.iter().map(|arg| arg.clone().into_bytes()));
-    all
-}
-
-/// The arguments of a call that no message asks for: a saga of its own, from no cause.
-pub(super) fn quiet(act: &Act, now: Timestamp) -> Vec<Vec<u8>> {
-    let mut all = vec![Vec::new(); 11];
-    all[0] = act.name.into();
-    all[1] = now.unix_millis().to_string().into_bytes();
-    all[2] = seed();
-    all[4] = Uuid::now_v7().to_string().into_bytes();
-    if act.is_restoring {
-        all[9] = b"1".to_vec();
-    }
-    all[10] = b"1".to_vec();
-    all.extend(act.args.iter().map(|arg| arg.clone().into_bytes()));
-    all
-}
-
-/// The arguments of a call that takes a stored fact into a shadow.
-pub(super) fn feeding(
-    act: &Act,
-    event_id: EventId,
-    generation: &str,
-    now: Timestamp,
-) -> Vec<Vec<u8>> {
-    let mut all = quiet(act, now);
-    all[3] = event_id.0.as_bytes().to_vec();
-    all[7] = generation.into();
-    all
-}
-
-/// The random half of the ids of one act's facts: `bxxx-xxxxxxxxxxxx`.
-fn seed() -> Vec<u8> {
-    Uuid::now_v7().to_string()[19..].into()
-}
-
-pub(super) async fn pipeline(
-    connection: &mut ConnectionManager,
-    function: &str,
-    names: &Names,
-    calls: &[Vec<Vec<u8>>],
-) -> Result<Vec<RedisResult<Value>>, Failure> {
-    let mut pipe = redis::pipe();
-    pipe.ignore_errors();
-    for arguments in calls {
-        pipe.cmd("FCALL").arg(function).arg(1).arg(&names.root).arg(arguments);
-    }
-    pipe.query_async(connection).await.map_err(|error: RedisError| {
-        if error.is_connection_refusal() {
-            Failure::Unavailable(error.to_string())
-        } else {
-            Failure::Uncertain(error.to_string())
-        }
-    })
-}
-
-/// Calls one of the relay's functions.
-pub(super) async fn serve(
+/// Sends a call. Where the library is missing (a new or emptied Valkey) it is loaded, and the
+/// call, which had no effect, is made again.
+pub(super) async fn send(
     connection: &mut ConnectionManager,
     names: &Names,
-    arguments: Vec<Vec<u8>>,
+    cmd: &Cmd,
 ) -> Result<Value, Failure> {
-    let calls = [arguments];
-    let mut results = pipeline(connection, &names.serve, names, &calls).await?;
-    if results.first().is_some_and(is_missing) {
-        load(connection, names).await?;
-        results = pipeline(connection, &names.serve, names, &calls).await?;
-    }
-    let result = results.pop().ok_or_else(|| Failure::Refused("no answer".into()))?;
-    result.map_err(|error| {
-        if is_away(&error) {
-            Failure::Unavailable(error.to_string())
-        } else {
-            Failure::Refused(error.to_string())
+    match cmd.query_async(connection).await {
+        Err(error) if is_missing(&error) => {
+            load(connection, names).await?;
+            cmd.query_async(connection).await.map_err(failure)
         }
-    })
+        answer => answer.map_err(failure),
+    }
 }
 
 /// Loads the library; another instance may have done so a moment ago.
-pub(super) async fn load(connection: &mut ConnectionManager, names: &Names) -> Result<(), Failure> {
+async fn load(connection: &mut ConnectionManager, names: &Names) -> Result<(), Failure> {
     let mut load = redis::cmd("FUNCTION");
     load.arg("LOAD").arg(&names.lua);
     match load.query_async::<Value>(connection).await {
         Ok(_) => Ok(()),
         Err(error) if error.to_string().contains("already exists") => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(failure(error)),
     }
 }
 
-pub(super) fn is_missing(result: &RedisResult<Value>) -> bool {
-    result.as_ref().is_err_and(|error| error.to_string().contains("Function not found"))
+fn is_missing(error: &RedisError) -> bool {
+    error.to_string().contains("Function not found")
 }
 
-/// Whether a server answered that it cannot work right now, whatever it was asked.
-pub(super) fn is_away(error: &RedisError) -> bool {
+/// What a call has come to that has no answer.
+fn failure(error: RedisError) -> Failure {
     use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
     let kinds = [BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain];
-    matches!(error.kind(), ErrorKind::Server(kind) if kinds.contains(&kind))
-        || matches!(error.code(), Some("OOM" | "MISCONF" | "BUSY" | "NOREPLICAS"))
+    // A server that cannot work right now, whatever it is asked.
+    let is_away = matches!(error.kind(), ErrorKind::Server(kind) if kinds.contains(&kind))
+        || matches!(error.code(), Some("OOM" | "MISCONF" | "BUSY" | "NOREPLICAS"));
+    let text = error.to_string();
+    if is_away || error.is_connection_refusal() {
+        Failure::Unavailable(text)
+    } else if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
+        Failure::Uncertain(text)
+    } else {
+        Failure::Refused(text)
+    }
+}
+
+/// The parts of an answer, one after the other.
+pub(super) struct Parts(std::vec::IntoIter<Value>);
+
+impl Parts {
+    pub(super) fn of(answer: Value) -> Result<Self, Failure> {
+        match answer {
+            Value::Array(parts) => Ok(Self(parts.into_iter())),
+            other => Err(Failure::Refused(format!("{other:?} is no list"))),
+        }
+    }
+
+    /// The next part, as a `T`.
+    pub(super) fn take<T: FromRedisValue>(&mut self) -> Result<T, Failure> {
+        let part = self.0.next().unwrap_or(Value::Nil);
+        redis::from_redis_value(part).map_err(|error| Failure::Refused(error.to_string()))
+    }
+
+    /// The next part, a text that may be cut off within a character.
+    pub(super) fn lossy(&mut self) -> Result<String, Failure> {
+        Ok(String::from_utf8_lossy(&self.take::<Vec<u8>>()?).into_owned())
+    }
+
+    /// The next part, a list.
+    pub(super) fn list(&mut self) -> Result<Self, Failure> {
+        Self::of(self.0.next().unwrap_or(Value::Nil))
+    }
+
+    /// Lists in a list, each read by `read`.
+    pub(super) fn each<T>(
+        self,
+        read: impl Fn(Parts) -> Result<T, Failure>,
+    ) -> Result<Vec<T>, Failure> {
+        self.0.map(|part| read(Self::of(part)?)).collect()
+    }
 }

@@ -1,25 +1,40 @@
-//! The Valkey engine: inbox, state and outbox in one atomic function call for each message.
+//! The Valkey engine: inbox, state, outbox and parked events in one atomic function call for
+//! a batch.
 //!
-//! A batch is one pipelined round trip of such calls. They take effect one by one, each of
-//! them wholly: when the connection is lost half-way, facts come again and the inbox drops
-//! those that were taken in, and commands are written to be harmless when run twice.
+//! | file | what it is |
+//! |---|---|
+//! | `act` | what a service writes: acts, and what becomes of their values |
+//! | `batch` + `batch.lua` | a batch as one call: claims, decisions in order, what they emit |
+//! | `mesh.lua` | what a service's functions have at hand, and one decision |
+//! | `undo.lua` | writes that can be taken back: an act that fails leaves nothing |
+//! | `outbox` + `outbox.lua` | messages that wait for the publisher, marks of those that do not |
+//! | `parked` + `parked.lua` | events that could not be taken in |
+//! | `replay` + `replay.lua`, `rebuild` | a read model built anew next to the one that is live |
+//! | `call` | the functions' names, how a call is sent, how an answer is read |
+//!
+//! When the connection is lost half-way, messages come again and the inbox drops those that
+//! were taken in; commands are written to be harmless when run twice.
 
 mod act;
+mod batch;
 mod call;
 mod outbox;
+mod parked;
 mod rebuild;
 mod replay;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::Future,
     marker::PhantomData,
-    sync::Arc,
-    time::{Duration, SystemTime},
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use events::{Command, Event, Problem, Timestamp, codes};
 use redis::{
-    Client, IntoConnectionInfo, Value,
+    Client, IntoConnectionInfo, ToRedisArgs,
     aio::{ConnectionManager, ConnectionManagerConfig},
     io::tcp::TcpSettings,
 };
@@ -28,29 +43,27 @@ use uuid::Uuid;
 
 use crate::{
     Allow, Caller, Desk, Service,
-    engine::{Backlog, Engine, Failure, Ran},
+    engine::{Care, Engine, Failure, Ran, Retried},
     failpoint::{Failpoint, Failpoints},
+    parked::Parked,
     service::{Asked, How, Timer, parse},
-    trace::Span,
-    work::{Answered, Meta, Outcome, Work},
+    work::{Answered, Entry, Meta, Outcome, Work},
 };
 
 pub use act::{Act, ActOn, At, Library, Reply, Texts, VkDeed};
-use act::{AskedCommand, Deed, DueAct, Ended, HeardFact, texts};
-use call::{Envelope, Names, arguments, is_away, is_missing, load, pipeline, quiet, serve};
-pub use outbox::VkOutbox;
+use act::{AskedCommand, Deed, DueAct, Ended, HeardFact};
+use batch::{Case, Item, Way};
+use call::{Names, Parts, send};
 pub use rebuild::{Progress, Rebuilt, rebuild};
 pub use replay::{Difference, Fed, Replay, StoredFact};
 
-/// How long a pipeline may take; a batch of full ticks takes some 50 ms.
+/// How long a call may take before its connection counts as lost; it works some 50 ms.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Calls queued for the one connection at most, reads included.
 const PIPELINE_CALLS_MAX: usize = 1_024;
-/// How long a told fact is kept for a broker that forgets.
-const OUTBOX_KEEP_MILLIS: u64 = 60 * 60 * 1_000;
-/// Told facts kept at most, once they are published.
-const OUTBOX_FACTS_MAX: u64 = 500_000;
+/// No arguments.
+const NOTHING: &[&str] = &[];
 
 /// A service's own corner of a Valkey, as an engine.
 pub struct Valkey<L: Library> {
@@ -58,6 +71,9 @@ pub struct Valkey<L: Library> {
     names: Arc<Names>,
     rules: Arc<L::Rules>,
     failpoints: Arc<Failpoints>,
+    /// Whether an event was parked when this instance last ran a batch: a hint that spares a
+    /// second call.
+    has_parked: Arc<AtomicBool>,
     library: PhantomData<fn() -> L>,
 }
 
@@ -68,6 +84,7 @@ impl<L: Library> Clone for Valkey<L> {
             names: self.names.clone(),
             rules: self.rules.clone(),
             failpoints: self.failpoints.clone(),
+            has_parked: self.has_parked.clone(),
             library: PhantomData,
         }
     }
@@ -93,6 +110,7 @@ impl<L: Library> Valkey<L> {
             names: Arc::new(Names::of::<L>()),
             rules: Arc::new(rules),
             failpoints: Arc::new(Failpoints::default()),
+            has_parked: Arc::default(),
             library: PhantomData,
         })
     }
@@ -113,23 +131,23 @@ impl<L: Library> Valkey<L> {
     /// The function's refusal, or `unavailable` when the store does not answer or is being
     /// rebuilt.
     pub async fn read(&self, act: Act, now: Timestamp) -> Result<Texts, Problem> {
-        let arguments = quiet(&act, now);
-        let ended = self
-            .call(&self.names.read, vec![arguments])
-            .await
-            .map_err(|failure| Problem::new(codes::UNAVAILABLE, failure.to_string()))?
-            .pop()
-            .unwrap_or_else(|| Err("no answer".into()));
-        match ended {
-            Ok(Ended::Done { value, .. }) => Ok(value),
+        let mut cmd = self.names.read(act.name, now);
+        cmd.arg(&act.args);
+        let answer = send(&mut self.connection.clone(), &self.names, &cmd).await;
+        match answer.and_then(Parts::of).and_then(Ended::read) {
+            Ok(Ended::Done(value)) => Ok(value),
             Ok(Ended::No(problem) | Ended::NotYet(problem)) => Err(problem),
             Ok(Ended::Lost) => Err(Problem::new(codes::UNAVAILABLE, "It is being rebuilt.")
                 .with("retry_after_secs", 1)),
-            Ok(Ended::Repeat) => Err(codes::INTERNAL.into()),
-            Err(cause) => {
+            Ok(ended) => {
+                error!(service = L::NAME, act = act.name, ?ended, "a read has no such ending");
+                Err(codes::INTERNAL.into())
+            }
+            Err(Failure::Refused(cause)) => {
                 error!(service = L::NAME, act = act.name, %cause, "a read failed");
                 Err(codes::INTERNAL.into())
             }
+            Err(failure) => Err(Problem::new(codes::UNAVAILABLE, failure.to_string())),
         }
     }
 
@@ -170,15 +188,14 @@ impl<L: Library> Valkey<L> {
     /// # Errors
     /// When the store cannot be reached, or an act fails.
     pub async fn perform(&self, acts: &[Act], now: Timestamp) -> Result<(), Failure> {
-        let calls = acts.iter().map(|act| quiet(act, now)).collect();
-        for ended in self.call(&self.names.run, calls).await? {
-            match ended {
-                Ok(Ended::Lost) => return Err(lost()),
-                Ok(_) => {}
-                Err(cause) => return Err(Failure::Refused(cause)),
-            }
+        let is_restoring = acts.iter().all(|act| act.is_restoring);
+        let way = if is_restoring { Way::Restoring } else { Way::Live };
+        let cases: Vec<_> = acts.iter().map(|act| Case::of(Item::quiet(act.clone()))).collect();
+        let called = self.call(way, &cases, now).await?;
+        match called.ended.into_iter().find_map(Ended::failure) {
+            Some(cause) => Err(Failure::Refused(cause)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What taking `fact` in would call, on a store that is being rebuilt.
@@ -196,17 +213,9 @@ impl<L: Library> Valkey<L> {
     /// When the store cannot be reached.
     pub async fn is_whole(&self) -> Result<bool, Failure> {
         let mut exists = redis::cmd("EXISTS");
-        exists.arg(format!("{}:whole", self.names.root));
+        exists.arg(self.key("whole"));
         let found: i64 = exists.query_async(&mut self.connection.clone()).await?;
         Ok(found == 1)
-    }
-
-    /// What has been told and is not published yet, counted up to some thousands.
-    ///
-    /// # Errors
-    /// When the store cannot be reached.
-    pub async fn backlog(&self) -> Result<Backlog, Failure> {
-        outbox::backlog(&mut self.connection.clone(), &self.names).await
     }
 
     /// Declares that the store knows all that it should; until then it takes nothing in.
@@ -215,7 +224,7 @@ impl<L: Library> Valkey<L> {
     /// When the store cannot be reached.
     pub async fn seal(&self) -> Result<(), Failure> {
         assert!(!L::IS_REPLAYABLE, "{} becomes whole by a replay", L::NAME);
-        self.serve(Act::new("seal")).await.map(drop)
+        self.serve("seal", NOTHING).await.map(drop)
     }
 
     /// A value kept beside the service's state, empty when there is none.
@@ -224,7 +233,7 @@ impl<L: Library> Valkey<L> {
     /// When the store cannot be reached.
     pub async fn load(&self, name: &str) -> Result<String, Failure> {
         let mut get = redis::cmd("GET");
-        get.arg(format!("{}:{name}", self.names.root));
+        get.arg(self.key(name));
         let found: Option<String> = get.query_async(&mut self.connection.clone()).await?;
         Ok(found.unwrap_or_default())
     }
@@ -234,13 +243,33 @@ impl<L: Library> Valkey<L> {
     /// # Errors
     /// When the store cannot be reached.
     pub async fn swap(&self, name: &str, seen: &str, new: &str) -> Result<bool, Failure> {
-        let value = self.serve(Act::new("swap").arg(name).arg(seen).arg(new)).await?;
-        Ok(texts(value).map_err(Failure::Refused)? == ["1"])
+        Ok(self.serve("swap", (name, seen, new)).await?.take::<u8>()? == 1)
     }
 
-    async fn serve(&self, act: Act) -> Result<Value, Failure> {
-        let arguments = quiet(&act, crate::clock::now());
-        serve(&mut self.connection.clone(), &self.names, arguments).await
+    /// The name of a key that the mesh keeps.
+    fn key(&self, name: &str) -> String {
+        format!("{}:{name}", self.names.root)
+    }
+
+    /// Calls one of the mesh's own functions.
+    async fn serve(&self, name: &str, args: impl ToRedisArgs) -> Result<Parts, Failure> {
+        self.serve_at(name, args, crate::clock::now()).await
+    }
+
+    async fn serve_at(
+        &self,
+        name: &str,
+        args: impl ToRedisArgs,
+        now: Timestamp,
+    ) -> Result<Parts, Failure> {
+        let mut cmd = self.names.serve(name, now);
+        cmd.arg(args);
+        let answer = send(&mut self.connection.clone(), &self.names, &cmd).await;
+        answer.and_then(Parts::of).map_err(|failure| match failure {
+            // All of these may be called again.
+            Failure::Uncertain(cause) => Failure::Unavailable(cause),
+            other => other,
+        })
     }
 
     async fn one(
@@ -249,112 +278,15 @@ impl<L: Library> Valkey<L> {
         meta: &Meta,
         now: Timestamp,
     ) -> Result<Outcome, Failure> {
-        let envelope = Envelope { meta, traceparent: meta.trace.to_header() };
-        let mut ran = self.decide(&[(deed, envelope)], now).await?;
-        ran.outcomes.pop().ok_or_else(|| Failure::Refused("no outcome".into()))
+        let act = match deed.act(&self.at(meta, now)) {
+            Ok(act) => act,
+            Err(problem) => return Ok(Outcome::Done(Answered::refused(&problem))),
+        };
+        let case = Case::once(Item::of(Ok(act), meta), meta);
+        let mut called = self.call(Way::Live, &[case], now).await?;
+        let ended = called.ended.pop().ok_or_else(|| Failure::Refused("no outcome".into()))?;
+        Ok(self.settle_deed(deed, meta, ended, now))
     }
-
-    /// Runs a batch as one pipeline.
-    async fn decide(
-        &self,
-        batch: &[(&dyn Deed<L>, Envelope<'_>)],
-        now: Timestamp,
-    ) -> Result<Ran, Failure> {
-        let mut calls = Vec::with_capacity(batch.len());
-        let mut refused = Vec::with_capacity(batch.len());
-        for (deed, envelope) in batch {
-            match deed.act(&self.at(envelope.meta, now)) {
-                Ok(act) => {
-                    calls.push(arguments(&act, envelope, now));
-                    refused.push(None);
-                }
-                Err(problem) => refused.push(Some(Answered::refused(&problem))),
-            }
-        }
-        let mut ended = self.call(&self.names.run, calls).await?.into_iter();
-        let mut ran = Ran::default();
-        for ((deed, envelope), refused) in batch.iter().zip(refused) {
-            if let Some(answered) = refused {
-                ran.outcomes.push(Outcome::Done(answered));
-                continue;
-            }
-            let mut ended = ended.next().unwrap_or_else(|| Err("no answer".into()));
-            if let Ok(Ended::Done { announced, .. }) = &mut ended {
-                ran.announced.append(announced);
-            }
-            let at = self.at(envelope.meta, now);
-            ran.outcomes.push(settle(*deed, envelope.meta, &at, ended)?);
-        }
-        Ok(ran)
-    }
-
-    fn at<'a>(&'a self, meta: &'a Meta, now: Timestamp) -> At<'a, L::Rules> {
-        At { now, rules: &self.rules, caller: &meta.caller, id: meta.id }
-    }
-
-    /// Calls `function` once for each list of arguments, in one round trip. Where the
-    /// library is missing (a new or emptied Valkey) it is loaded, and those calls, which
-    /// had no effect, are made again.
-    async fn call(
-        &self,
-        function: &str,
-        mut calls: Vec<Vec<Vec<u8>>>,
-    ) -> Result<Vec<Result<Ended, String>>, Failure> {
-        if calls.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut connection = self.connection.clone();
-        let mut results = pipeline(&mut connection, function, &self.names, &calls).await?;
-        let missing: Vec<usize> =
-            (0..results.len()).filter(|&index| is_missing(&results[index])).collect();
-        if !missing.is_empty() {
-            load(&mut connection, &self.names).await?;
-            let again: Vec<_> =
-                missing.iter().map(|&index| std::mem::take(&mut calls[index])).collect();
-            let answers = pipeline(&mut connection, function, &self.names, &again).await?;
-            for (index, answer) in missing.into_iter().zip(answers) {
-                results[index] = answer;
-            }
-        }
-        results
-            .into_iter()
-            .map(|result| match result {
-                Ok(value) => Ok(Ended::read(value)),
-                Err(error) if is_away(&error) => Err(Failure::Unavailable(error.to_string())),
-                Err(error) => Ok(Err(error.to_string())),
-            })
-            .collect()
-    }
-}
-
-/// What a message's ending is for its sender.
-fn settle<L: Library>(
-    deed: &dyn Deed<L>,
-    meta: &Meta,
-    at: &At<'_, L::Rules>,
-    ended: Result<Ended, String>,
-) -> Result<Outcome, Failure> {
-    Ok(match ended {
-        Ok(Ended::Done { told, value, .. }) => {
-            for fact in &told {
-                let is_declared = meta.may_tell.iter().any(|may| may == fact);
-                assert!(
-                    is_declared || meta.may_tell.is_empty(),
-                    "{fact} is not declared as a consequence of {}",
-                    meta.name
-                );
-            }
-            match deed.answer(&value, at) {
-                Ok(answered) => Outcome::Done(answered),
-                Err(problem) => Outcome::Done(Answered::refused(&problem)),
-            }
-        }
-        Ok(Ended::Repeat) => Outcome::Repeat,
-        Ok(Ended::No(problem)) => Outcome::Done(Answered::refused(&problem)),
-        Ok(Ended::NotYet(problem)) => Outcome::NotYet(problem),
-        Ok(Ended::Lost) => return Err(lost()),
-        Err(cause) => Outcome::Never(cause),
-    })
 }
 
 fn lost() -> Failure {
@@ -425,29 +357,19 @@ impl<L: Library> Desk<Valkey<L>> {
 
 impl<L: Library> Engine for Valkey<L> {
     type Deed = VkDeed<L>;
-    type Outbox = VkOutbox;
 
-    async fn run(&self, batch: &mut [Work<VkDeed<L>>]) -> Result<Ran, Failure> {
-        let names = batch.iter().map(|work| work.meta.name);
-        if self.failpoints.strikes(Failpoint::BeforeCommit, names) {
-            return Err(Failure::Unavailable("failpoint: before commit".into()));
-        }
-        let now = crate::clock::now();
-        let began = SystemTime::from(now.0);
-        let spans: Vec<Span> = batch.iter().map(|work| work.transaction(began)).collect();
-        let deeds: Vec<_> = batch
-            .iter()
-            .zip(&spans)
-            .map(|(work, span)| {
-                let traceparent = span.to_outbox(&work.meta.trace);
-                (&*work.deed.0, Envelope { meta: &work.meta, traceparent })
-            })
-            .collect();
-        self.decide(&deeds, now).await
+    async fn run(&self, batch: &mut [Work<VkDeed<L>>], care: Care) -> Result<Ran, Failure> {
+        self.strike(batch.iter().flat_map(Work::names))?;
+        self.run_batch(batch, care).await
     }
 
-    async fn outbox(&self) -> Result<VkOutbox, Failure> {
-        VkOutbox::open(self.connection.clone(), self.names.clone()).await
+    async fn retry(
+        &self,
+        parked: &Parked,
+        entry: &mut Entry<VkDeed<L>>,
+    ) -> Result<Retried, Failure> {
+        self.strike([entry.meta.name].into_iter())?;
+        self.retry_one(parked, entry).await
     }
 
     async fn check(&self) -> Result<(), Failure> {
@@ -455,12 +377,23 @@ impl<L: Library> Engine for Valkey<L> {
     }
 
     async fn tidy(&self) -> Result<(), Failure> {
-        let trim = Act::new("trim").arg(OUTBOX_KEEP_MILLIS).arg(OUTBOX_FACTS_MAX);
-        self.serve(trim).await?;
-        if L::IS_REPLAYABLE { self.sweep().await } else { Ok(()) }
+        let keep = (outbox::KEEP.as_secs(), outbox::MESSAGES_MAX);
+        while self.serve("trim", keep).await?.take::<u64>()? > 0 {}
+        let keep = parked::ENDED_KEEP.as_secs();
+        while self.serve("forget", keep).await?.take::<u64>()? > 0 {}
+        if L::IS_REPLAYABLE { self.sweep_generations().await } else { Ok(()) }
     }
 
     fn failpoints(&self) -> Arc<Failpoints> {
         self.failpoints.clone()
+    }
+}
+
+impl<L: Library> Valkey<L> {
+    fn strike<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
+        match self.failpoints.strikes(Failpoint::BeforeCommit, names) {
+            true => Err(Failure::Unavailable("failpoint: before commit".into())),
+            false => Ok(()),
+        }
     }
 }

@@ -1,180 +1,107 @@
-//! The outbox stream: appended to by acts, read by the relay that has the lease.
+//! The outbox: `outbox.lua` keeps it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use events::{EventId, SagaId, Timestamp};
-use redis::{FromRedisValue, Value, aio::ConnectionManager};
+use events::Timestamp;
 use uuid::Uuid;
 
-use super::{
-    Act,
-    act::{text, texts},
-    call::{Names, quiet, serve},
-};
+use super::{Library, NOTHING, Valkey, call::Parts};
 use crate::{
-    clock,
-    engine::{Backlog, Failure},
-    relay::{Cursor, Position, Row, Source},
-    trace::TraceParent,
+    engine::{Backlog, Failure, Mark, Outbox},
+    message::Message,
 };
 
-/// The lease of a relay that died lapses after this long. An idle relay renews it with
-/// every poll; one that waits for JetStream may lose it, and starts anew.
-const LEASE_MILLIS: u64 = 3_000;
-/// How often an instance without the lease asks for it.
-const LEASE_RETRY: Duration = Duration::from_millis(250);
-/// Facts counted of a backlog at most.
-const BACKLOG_FACTS_MAX: usize = 5_000;
+/// How long a published message is kept for a broker that forgets: as long as its stream.
+pub(super) const KEEP: Duration = Duration::from_secs(7 * 86_400);
+/// Published messages kept at most.
+pub(super) const MESSAGES_MAX: usize = 500_000;
+/// Where it is kept up to which place outbox and stream agree.
+const VERIFIED: &str = "outbox:verified";
 
-/// What comes in the outbox behind the newest position of the relay.
-pub(super) async fn backlog(
-    connection: &mut ConnectionManager,
-    names: &Names,
-) -> Result<Backlog, Failure> {
-    let mut newest = redis::cmd("ZREVRANGE");
-    newest.arg(format!("{}:relay:log", names.root)).arg(0).arg(0);
-    let newest: Vec<String> = newest.query_async(connection).await?;
-    let after = newest.first().map_or("-".to_owned(), |cursor| format!("({cursor}"));
-    let mut range = redis::cmd("XRANGE");
-    range.arg(format!("{}:outbox", names.root)).arg(after).arg("+");
-    range.arg("COUNT").arg(BACKLOG_FACTS_MAX);
-    let waiting: Vec<(String, Value)> = range.query_async(connection).await?;
-    let since = waiting.first().map(|(id, _)| cursor_of(id)).transpose()?;
-    let since = since.and_then(|cursor| Timestamp::from_unix_millis(cursor.major as i64));
-    Ok(Backlog { facts: waiting.len() as u64, since })
+impl<L: Library> Valkey<L> {
+    /// Up to `most` messages without a mark, oldest first, whoever has leased them: for those
+    /// who look, and take nothing.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn unpublished(&self, most: usize) -> Result<Vec<Message>, Failure> {
+        self.serve("unsent", most).await?.each(message)
+    }
+
+    async fn move_marks(&self, how: &'static str, marks: &[Mark]) -> Result<(), Failure> {
+        let words = marks.iter().flat_map(|mark| [mark.id.to_string(), mark.sequence.to_string()]);
+        self.serve(how, words.collect::<Vec<_>>()).await.map(drop)
+    }
+
+    async fn marks(&self, cmd: &redis::Cmd) -> Result<Vec<Mark>, Failure> {
+        let found: Vec<(String, f64)> = cmd.query_async(&mut self.connection.clone()).await?;
+        let mark = |(id, at): (String, f64)| Ok(Mark { id: id_of(&id)?, sequence: at as u64 });
+        found.into_iter().map(mark).collect()
+    }
 }
 
-/// The outbox of one service, held by this process.
-pub struct VkOutbox {
-    connection: ConnectionManager,
-    names: Arc<Names>,
-    token: String,
-}
+impl<L: Library> Outbox for Valkey<L> {
+    async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
+        self.serve("sweep", most).await?.each(message)
+    }
 
-impl VkOutbox {
-    /// Waits until this process is the one that relays.
-    pub(super) async fn open(
-        mut connection: ConnectionManager,
-        names: Arc<Names>,
-    ) -> Result<Self, Failure> {
-        let token = Uuid::now_v7().simple().to_string();
-        loop {
-            let take = Act::new("take").arg(&token).arg(LEASE_MILLIS);
-            let answer = serve(&mut connection, &names, quiet(&take, clock::now())).await?;
-            if !texts(answer).map_err(Failure::Refused)?.is_empty() {
-                return Ok(Self { connection, names, token });
-            }
-            tokio::time::sleep(LEASE_RETRY).await;
+    async fn mark(&self, marks: &[Mark]) -> Result<(), Failure> {
+        self.move_marks("mark", marks).await
+    }
+
+    async fn put_off(&self, id: Uuid) -> Result<(), Failure> {
+        self.serve("put_off", id.to_string()).await.map(drop)
+    }
+
+    async fn unmark(&self, lost: &[Mark]) -> Result<(), Failure> {
+        self.move_marks("unmark", lost).await
+    }
+
+    async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
+        let mut range = redis::cmd("ZRANGEBYSCORE");
+        range.arg(self.key("outbox:marks")).arg(format!("({sequence}")).arg("+inf");
+        self.marks(range.arg("WITHSCORES").arg("LIMIT").arg(0).arg(most)).await
+    }
+
+    async fn marks_to(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
+        let mut range = redis::cmd("ZREVRANGEBYSCORE");
+        range.arg(self.key("outbox:marks")).arg(sequence).arg("-inf");
+        self.marks(range.arg("WITHSCORES").arg("LIMIT").arg(0).arg(most)).await
+    }
+
+    async fn verified(&self) -> Result<Option<Mark>, Failure> {
+        let place = self.load(VERIFIED).await?;
+        let Some((sequence, id)) = place.split_once(' ') else { return Ok(None) };
+        let sequence = sequence.parse().map_err(|_| Failure::Refused(place.clone()))?;
+        Ok(Some(Mark { id: id_of(id)?, sequence }))
+    }
+
+    async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure> {
+        let mut set = redis::cmd(if place.is_some() { "SET" } else { "DEL" });
+        set.arg(self.key(VERIFIED));
+        if let Some(Mark { id, sequence }) = place {
+            set.arg(format!("{sequence} {id}"));
         }
+        Ok(set.query_async::<redis::Value>(&mut self.connection.clone()).await.map(drop)?)
     }
 
-    /// Calls a function of the relay's that needs the lease.
-    async fn call(
-        &mut self,
-        name: &'static str,
-        args: &[String],
-    ) -> Result<impl Iterator<Item = Value> + use<>, Failure> {
-        let act = Act::new(name).arg(&self.token).arg(LEASE_MILLIS);
-        let act = args.iter().fold(act, Act::arg);
-        let answer = serve(&mut self.connection, &self.names, quiet(&act, clock::now())).await?;
-        let Value::Array(parts) = answer else {
-            return Err(Failure::Refused(format!("{answer:?} is no answer to a relay")));
-        };
-        let mut parts = parts.into_iter();
-        match parts.next().map(text).transpose().map_err(Failure::Refused)?.as_deref() {
-            Some("held") => Ok(parts),
-            _ => Err(Failure::Unavailable("another relay holds the outbox".into())),
-        }
-    }
-
-    async fn positioned(
-        &mut self,
-        name: &'static str,
-        args: &[String],
-    ) -> Result<Position, Failure> {
-        let parts: Vec<Value> = self.call(name, args).await?.collect();
-        let parts = texts(Value::Array(parts)).map_err(Failure::Refused)?;
-        let [cursor, stream_seq] = parts.as_slice() else {
-            return Err(Failure::Refused("a position has two parts".into()));
-        };
-        if cursor.is_empty() {
-            return Ok(Position::default());
-        }
-        let stream_seq: f64 = number(stream_seq)?;
-        Ok(Position { cursor: cursor_of(cursor)?, stream_seq: stream_seq as u64 })
+    async fn backlog(&self) -> Result<Backlog, Failure> {
+        let mut parts = self.serve("backlog", NOTHING).await?;
+        let (facts, since): (u64, String) = (parts.take()?, parts.take()?);
+        let micros = since.parse::<f64>().ok();
+        let since = micros.and_then(|at| Timestamp::from_unix_millis((at / 1_000.0) as i64));
+        Ok(Backlog { facts, since })
     }
 }
 
-impl Source for VkOutbox {
-    async fn position(&mut self) -> Result<Position, Failure> {
-        self.positioned("position", &[]).await
-    }
-
-    async fn read(&mut self, after: Cursor, limit: usize) -> Result<Vec<Row>, Failure> {
-        let after = format!("{}-{}", after.major, after.minor);
-        let mut parts = self.call("read", &[after, limit.to_string()]).await?;
-        let entries: Vec<(String, HashMap<String, Vec<u8>>)> =
-            <_ as FromRedisValue>::from_redis_value(parts.next().unwrap_or(Value::Array(vec![])))
-                .map_err(|error| Failure::Refused(error.to_string()))?;
-        entries.into_iter().map(|(id, fields)| row(&id, fields)).collect()
-    }
-
-    async fn advance(&mut self, to: Position) -> Result<(), Failure> {
-        let cursor = format!("{:020}-{:020}", to.cursor.major, to.cursor.minor);
-        self.call("advance", &[cursor, to.stream_seq.to_string()]).await.map(drop)
-    }
-
-    async fn rewind(&mut self, last_seq: u64) -> Result<Position, Failure> {
-        self.positioned("rewind", &[last_seq.to_string()]).await
-    }
+/// A message as `outbox.lua` says it.
+pub(super) fn message(mut row: Parts) -> Result<Message, Failure> {
+    let id = id_of(&row.take::<String>()?)?;
+    let (subject, events) = (row.take()?, row.take()?);
+    let body = row.take::<Vec<u8>>()?.into();
+    Ok(Message { id, subject, events, body })
 }
 
-impl Drop for VkOutbox {
-    /// Gives the lease back, so that the next relay need not wait for it to lapse.
-    fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (mut connection, names) = (self.connection.clone(), self.names.clone());
-        let release = Act::new("release").arg(&self.token);
-        runtime.spawn(async move {
-            let _ = serve(&mut connection, &names, quiet(&release, clock::now())).await;
-        });
-    }
-}
-
-fn row(id: &str, mut fields: HashMap<String, Vec<u8>>) -> Result<Row, Failure> {
-    let payload = fields.remove("payload").unwrap_or_default().into();
-    let mut field = |name: &str| -> Result<String, Failure> {
-        let bytes = fields.remove(name).ok_or_else(|| broken(id, name))?;
-        String::from_utf8(bytes).map_err(|_| broken(id, name))
-    };
-    let mut uuid = |name: &str| field(name)?.parse::<Uuid>().map_err(|_| broken(id, name));
-    let (event_id, about, saga_id) = (uuid("event_id")?, uuid("about")?, uuid("saga_id")?);
-    let cause_id = field("cause_id")?.parse().ok();
-    let millis = number(&field("at")?)?;
-    let at = Timestamp::from_unix_millis(millis).ok_or_else(|| broken(id, "at"))?;
-    Ok(Row {
-        cursor: cursor_of(id)?,
-        event_id: EventId(event_id),
-        subject: field("subject")?,
-        payload,
-        about,
-        saga_id: SagaId(saga_id),
-        cause_id,
-        at,
-        deliveries: number(&field("deliveries")?)?,
-        trace: TraceParent::from_outbox(Some(&field("traceparent")?), at),
-    })
-}
-
-fn cursor_of(id: &str) -> Result<Cursor, Failure> {
-    let (major, minor) = id.split_once('-').ok_or_else(|| broken(id, "id"))?;
-    Ok(Cursor { major: number(major)?, minor: number(minor)? })
-}
-
-fn number<T: std::str::FromStr>(text: &str) -> Result<T, Failure> {
-    text.parse().map_err(|_| Failure::Refused(format!("`{text}` is no number")))
-}
-
-fn broken(id: &str, field: &str) -> Failure {
-    Failure::Refused(format!("outbox entry {id} has no readable {field}"))
+fn id_of(text: &str) -> Result<Uuid, Failure> {
+    text.parse().map_err(|_| Failure::Refused(format!("`{text}` is no id")))
 }

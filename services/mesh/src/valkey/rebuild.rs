@@ -8,7 +8,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{At, Difference, Fed, Library, Replay, StoredFact, Valkey};
-use crate::{Asker, Caller, Fact, STORED_FACTS_MAX, Service, clock, engine::Failure};
+use crate::{Asker, Caller, Fact, Service, clock, engine::Failure, stored::STORED_MESSAGES_MAX};
 
 /// How long the live generation may take to hear what the shadow has read.
 const SETTLE_WITHIN: Duration = Duration::from_secs(10);
@@ -71,7 +71,7 @@ pub async fn rebuild<L: Library>(
     asker: &Asker,
     mut progress: impl FnMut(Progress<'_>) + Send,
 ) -> Result<Rebuilt, Failure> {
-    valkey.sweep().await?;
+    valkey.sweep_generations().await?;
     let Some(replay) = valkey.begin_replay().await? else {
         return Err(Failure::Contended("it is being rebuilt already".into()));
     };
@@ -79,7 +79,7 @@ pub async fn rebuild<L: Library>(
     match building.run(order, asker, &mut progress).await {
         Ok(rebuilt) => {
             replay.swap().await?;
-            valkey.sweep().await?;
+            valkey.sweep_generations().await?;
             Ok(rebuilt)
         }
         Err(failure) => {
@@ -128,12 +128,13 @@ impl<L: Library> Building<'_, L> {
         asker: &Asker,
         progress: &mut (impl FnMut(Progress<'_>) + Send),
     ) -> Result<(), Failure> {
-        let last_seq = asker.last_seq(stream).await.map_err(unread)?;
-        let mut seq = 0;
-        while seq < last_seq {
-            let facts = asker.stored_since(stream, seq, STORED_FACTS_MAX).await.map_err(unread)?;
+        let last_seq = asker.last_sequence(stream).await.map_err(unread)?;
+        let (mut position, mut seq) = (0, 0);
+        while seq <= last_seq {
+            let read = asker.stored_since(stream, position, STORED_MESSAGES_MAX).await;
+            let facts = read.map_err(unread)?;
             let Some(last) = facts.last() else { break };
-            seq = last.stream_seq();
+            (position, seq) = (last.position(), last.sequence());
             self.take_in(&facts).await?;
             progress(Progress::Read { stream, seq: seq.min(last_seq), last_seq });
         }

@@ -9,16 +9,17 @@
 //! Nobody ever reads half of it.
 //!
 //! There is at most one shadow. Its builder holds it by a lease that each step renews; a
-//! builder that was killed loses it, and [`Valkey::sweep`] throws away what it left.
+//! builder that was killed loses it, and [`Valkey::sweep_generations`] throws away what it left.
 
 use events::{EventId, Timestamp};
 use redis::Value;
+use tracing::warn;
 use uuid::Uuid;
 
 use super::{
     Act, Ended, Library, Valkey,
-    act::{text, texts},
-    call::{feeding, quiet, serve},
+    batch::{Case, Item, Way},
+    call::Parts,
 };
 use crate::engine::Failure;
 
@@ -79,9 +80,9 @@ impl<L: Library> Valkey<L> {
         assert!(L::IS_REPLAYABLE, "{} cannot be replayed", L::NAME);
         // The random half of an id: a name that no other shadow ever has.
         let generation = Uuid::now_v7().simple().to_string()[16..].to_owned();
-        let begun = self.serve(Act::new("begin_shadow").arg(&generation)).await?;
+        let mut begun = self.serve("begin_shadow", &generation).await?;
         let replay = Replay { valkey: self.clone(), generation };
-        Ok(is_yes(begun)?.then_some(replay))
+        Ok((begun.take::<u8>()? == 1).then_some(replay))
     }
 
     /// Throws away, in small steps, what is left of generations that are neither live nor
@@ -89,7 +90,7 @@ impl<L: Library> Valkey<L> {
     ///
     /// # Errors
     /// When the store cannot be reached.
-    pub async fn sweep(&self) -> Result<(), Failure> {
+    pub async fn sweep_generations(&self) -> Result<(), Failure> {
         let root = &self.names.root;
         let mut connection = self.connection.clone();
         let mut begun = redis::cmd("SMEMBERS");
@@ -138,20 +139,18 @@ impl<L: Library> Replay<L> {
     /// # Errors
     /// When the store cannot be reached, or the shadow is no longer ours.
     pub async fn feed(&self, facts: &[StoredFact], now: Timestamp) -> Result<Fed, Failure> {
-        let calls = facts
-            .iter()
-            .map(|fact| feeding(&fact.act, fact.event_id, &self.generation, now))
-            .collect();
+        let case = |fact: &StoredFact| Case::of(Item::stored(fact.act.clone(), fact.event_id));
+        let cases: Vec<_> = facts.iter().map(case).collect();
         let mut fed = Fed::default();
-        for ended in self.valkey.call(&self.valkey.names.feed, calls).await? {
+        for ended in self.valkey.call(Way::Feed(&self.generation), &cases, now).await?.ended {
             match ended {
-                Ok(Ended::Done { .. }) => fed.taken += 1,
-                Ok(Ended::Repeat) => fed.repeats += 1,
-                Ok(Ended::No(_) | Ended::NotYet(_)) => fed.left_out += 1,
-                Ok(Ended::Lost) => return Err(gone()),
-                Err(cause) => {
-                    tracing::warn!(service = L::NAME, cause, "a fact fails; going on without it");
+                Ended::Done(_) => fed.taken += 1,
+                Ended::Repeat => fed.repeats += 1,
+                ended => {
                     fed.left_out += 1;
+                    if let Some(cause) = ended.failure() {
+                        warn!(service = L::NAME, cause, "an event fails; going on without it");
+                    }
                 }
             }
         }
@@ -171,11 +170,9 @@ impl<L: Library> Replay<L> {
     ) -> Result<u64, Failure> {
         let mut carried = 0;
         for part in (0..PARTS).map(|part| format!("{part:02x}")) {
-            let carry = Act::new("carry_over").arg(&self.generation).arg(&part);
-            let carry = kept_since.iter().fold(carry, |act, since| act.arg(since.unix_millis()));
-            let count = self.held(carry, now).await?.next().map(text).transpose();
-            let count = count.map_err(Failure::Refused)?;
-            carried += count.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
+            let since = kept_since.iter().map(|since| since.unix_millis().to_string());
+            let args = [self.generation.clone(), part].into_iter().chain(since);
+            carried += self.held("carry_over", args.collect(), now).await?.take::<u64>()?;
         }
         Ok(carried)
     }
@@ -188,11 +185,10 @@ impl<L: Library> Replay<L> {
     pub async fn compare(&self, now: Timestamp) -> Result<Difference, Failure> {
         let mut difference = Difference::default();
         for part in (0..PARTS).map(|part| format!("{part:02x}")) {
-            let compare = Act::new("compare_shadow").arg(&self.generation).arg(&part);
-            let mut parts = self.held(compare, now).await?;
-            let mut lines = || texts(parts.next().unwrap_or(Value::Array(Vec::new())));
-            difference.only_live.extend(lines().map_err(Failure::Refused)?);
-            difference.only_shadow.extend(lines().map_err(Failure::Refused)?);
+            let args = vec![self.generation.clone(), part];
+            let mut lines = self.held("compare_shadow", args, now).await?;
+            difference.only_live.extend(lines.take::<Vec<String>>()?);
+            difference.only_shadow.extend(lines.take::<Vec<String>>()?);
         }
         Ok(difference)
     }
@@ -202,8 +198,8 @@ impl<L: Library> Replay<L> {
     /// # Errors
     /// As [`Replay::feed`]; the live generation is as it was then.
     pub async fn swap(self) -> Result<(), Failure> {
-        let swap = Act::new("swap_in_shadow").arg(&self.generation);
-        if is_yes(self.valkey.serve(swap).await?)? { Ok(()) } else { Err(gone()) }
+        let mut swapped = self.valkey.serve("swap_in_shadow", &self.generation).await?;
+        if swapped.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
     }
 
     /// Gives the shadow up; the live generation is as it was.
@@ -211,29 +207,16 @@ impl<L: Library> Replay<L> {
     /// # Errors
     /// When the store cannot be reached. The shadow lapses then.
     pub async fn give_up(self) -> Result<(), Failure> {
-        let give_up = Act::new("give_up_shadow").arg(&self.generation);
-        self.valkey.serve(give_up).await.map(drop)
+        self.valkey.serve("give_up_shadow", &self.generation).await.map(drop)
     }
 
     /// What follows `held` in the answer to a builder.
-    async fn held(&self, act: Act, now: Timestamp) -> Result<std::vec::IntoIter<Value>, Failure> {
-        let mut connection = self.valkey.connection.clone();
-        let answer = serve(&mut connection, &self.valkey.names, quiet(&act, now)).await?;
-        let Value::Array(parts) = answer else {
-            return Err(Failure::Refused(format!("{answer:?} is no answer to a builder")));
-        };
-        let mut parts = parts.into_iter();
-        match parts.next().map(text).transpose().map_err(Failure::Refused)?.as_deref() {
-            Some("held") => Ok(parts),
-            _ => Err(gone()),
-        }
+    async fn held(&self, name: &str, args: Vec<String>, now: Timestamp) -> Result<Parts, Failure> {
+        let mut parts = self.valkey.serve_at(name, args, now).await?;
+        if parts.take::<String>()? == "held" { Ok(parts) } else { Err(gone()) }
     }
 }
 
-fn is_yes(answer: Value) -> Result<bool, Failure> {
-    Ok(texts(answer).map_err(Failure::Refused)? == ["1"])
-}
-
-fn gone() -> Failure {
+pub(super) fn gone() -> Failure {
     Failure::Contended("the shadow lapsed, or the store was emptied".into())
 }

@@ -79,6 +79,7 @@ pub async fn run(options: Demo) -> Result<()> {
         .filter(|service| outage.as_ref().is_none_or(|outage| outage.service() != Some(service)))
         .collect();
     let fleet = Fleet::start(&stage.config, &inside, &rules).await?;
+    let keeper = tokio::spawn(crate::fleet::keep_topology(stage.config.clone()));
     let http_addr = stage.config.http_addr.context("an address")?;
     stage.announce(http_addr)?;
     let http = Http::new(format!("http://{http_addr}"));
@@ -91,6 +92,7 @@ pub async fn run(options: Demo) -> Result<()> {
         show.stay(&http, &stage, &options.data);
         crate::stage::wait_for_stop(false).await;
     }
+    keeper.abort();
     if let Some(part) = part {
         part.stop().await;
     }

@@ -38,6 +38,11 @@ impl Databases {
         })
     }
 
+    /// The databases by service.
+    pub(super) fn named(&self) -> [(&'static str, &PgPool); 3] {
+        [("reservation", &self.reservation), ("payment", &self.payment), ("point", &self.point)]
+    }
+
     /// Facts that are told and not published yet.
     pub(super) async fn waiting(&self) -> Result<u64> {
         let mut waiting = 0;
@@ -57,6 +62,7 @@ impl Databases {
             reservations: self.reservations(auditor, since, &mut differences).await?,
             seats: self.seats(auditor, since, &mut differences).await?,
             wallets: self.wallets(auditor, since, &mut differences).await?,
+            messages: 0,
         };
         Ok((compared, differences))
     }

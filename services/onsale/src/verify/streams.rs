@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use audit::{Auditor, Heard, flows::Flows};
 use events::audit::Violation;
 use indicatif::ProgressBar;
-use mesh::{Asker, STORED_FACTS_MAX};
+use mesh::{Asker, EVENTS_A_SEQUENCE, STORED_MESSAGES_MAX};
 
 /// Whoever tells facts that the rules speak of.
 const TELLERS: [&str; 6] = ["user", "concert", "queue", "reservation", "payment", "point"];
@@ -27,7 +27,7 @@ pub(super) struct Streams {
 
 struct Stream {
     teller: &'static str,
-    /// The last sequence that was read.
+    /// The position of the last event that was read.
     after: u64,
     /// What was read and is not heard yet.
     read: VecDeque<Heard>,
@@ -47,9 +47,9 @@ impl Streams {
     ) -> Result<Vec<Violation>> {
         let mut ends = Vec::with_capacity(self.all.len());
         for stream in &self.all {
-            ends.push(last_seq(&self.asker, stream.teller).await?);
+            ends.push(last_position(&self.asker, stream.teller).await?);
         }
-        bar.set_length(ends.iter().sum());
+        bar.set_length(ends.iter().map(|end| end / EVENTS_A_SEQUENCE).sum());
         let mut found = Vec::new();
         for (stream, end) in self.all.iter_mut().zip(&ends) {
             self.unread += stream.fill(&self.asker, *end).await?;
@@ -58,7 +58,7 @@ impl Streams {
             let stream = &mut self.all[at];
             let Some(fact) = stream.read.pop_front() else { break };
             found.extend(auditor.hear(Flows::shipped(), &fact));
-            bar.inc(1);
+            bar.set_position(self.all.iter().map(Stream::messages).sum());
             self.heard += 1;
             if self.heard.is_multiple_of(SETTLE_EVERY) {
                 found.extend(auditor.settled(fact.at.plus_secs(-DISORDER_SECS)));
@@ -73,7 +73,8 @@ impl Streams {
     /// Whether something was told that was not heard yet.
     pub(super) async fn have_more(&self) -> Result<bool> {
         for stream in &self.all {
-            if last_seq(&self.asker, stream.teller).await? > stream.after {
+            let end = last_position(&self.asker, stream.teller).await?;
+            if end / EVENTS_A_SEQUENCE > stream.after / EVENTS_A_SEQUENCE {
                 return Ok(true);
             }
         }
@@ -91,14 +92,19 @@ impl Streams {
 }
 
 impl Stream {
+    /// Messages that were read.
+    fn messages(&self) -> u64 {
+        self.after / EVENTS_A_SEQUENCE
+    }
+
     /// Reads on, as far as `end`; how many could not be read.
     async fn fill(&mut self, asker: &Asker, end: u64) -> Result<u64> {
         let mut unread = 0;
         while self.read.is_empty() && self.after < end {
-            let page = asker.stored_since(self.teller, self.after, STORED_FACTS_MAX).await;
+            let page = asker.stored_since(self.teller, self.after, STORED_MESSAGES_MAX).await;
             let page = page.map_err(|problem| anyhow!("{}: {problem}", self.teller))?;
             let Some(last) = page.last() else { break };
-            self.after = last.stream_seq();
+            self.after = last.position();
             for fact in &page {
                 match Heard::of(fact) {
                     Some(heard) => self.read.push_back(heard),
@@ -110,6 +116,6 @@ impl Stream {
     }
 }
 
-async fn last_seq(asker: &Asker, teller: &str) -> Result<u64> {
-    asker.last_seq(teller).await.map_err(|problem| anyhow!("{teller}: {problem}"))
+async fn last_position(asker: &Asker, teller: &str) -> Result<u64> {
+    asker.last_position(teller).await.map_err(|problem| anyhow!("{teller}: {problem}"))
 }

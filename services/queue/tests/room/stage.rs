@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use events::{
-    Command, Event, EventId, PaymentId, Problem, ReservationId, SagaId, ScheduleId, SeatId,
+    Command, Envelope, Event, EventId, PaymentId, Problem, ReservationId, SagaId, ScheduleId, SeatId,
     Timestamp, UserId,
     concert::{Admission, ScheduleCancelled, ScheduleOpened, SeatBlock},
     payment::{PaymentCompleted, PaymentFailed, PaymentFailure},
@@ -15,12 +15,12 @@ use events::{
 };
 use mesh::{
     Caller, Idempotency, Meta, Outcome,
-    engine::Engine,
-    relay::{Cursor, Row, Source},
+    engine::{Mark, Outbox},
     trace::TraceParent,
-    valkey::{ActOn, Valkey, VkOutbox},
+    valkey::{ActOn, Valkey},
 };
 use queue::{Room, Rules};
+use serde_json::value::RawValue;
 use servers::{Alone, Options};
 use uuid::Uuid;
 
@@ -49,8 +49,21 @@ pub fn payment(n: u128) -> PaymentId {
 pub struct Stage {
     pub room: Valkey<Room>,
     pub valkey: Alone,
-    pub outbox: VkOutbox,
-    read_to: Cursor,
+    /// Messages that were published so far.
+    published: u64,
+}
+
+/// An event that the room emitted.
+#[derive(Debug, Clone)]
+pub struct Row {
+    pub subject: String,
+    pub event_id: EventId,
+    pub saga_id: SagaId,
+    pub cause_id: Option<Uuid>,
+    pub traceparent: Option<String>,
+    pub about: Uuid,
+    pub at: Timestamp,
+    pub payload: Bytes,
 }
 
 /// A fact that the room told.
@@ -67,8 +80,7 @@ impl Stage {
         let valkey = Alone::valkey(Options::temporary()).await.unwrap();
         let room = Valkey::<Room>::new(valkey.server().url(), Rules::default()).unwrap();
         queue::rebuild(&room, futures::stream::empty(), at(0)).await.unwrap();
-        let outbox = room.outbox().await.unwrap();
-        Self { room, valkey, outbox, read_to: Cursor::default() }
+        Self { room, valkey, published: 0 }
     }
 
     /// A room that opens at zero.
@@ -168,9 +180,18 @@ impl Stage {
         }
     }
 
+    /// Publishes what waits; the events of it.
     pub async fn rows(&mut self) -> Vec<Row> {
-        let rows = self.outbox.read(self.read_to, 200_000).await.unwrap();
-        self.read_to = rows.last().map_or(self.read_to, |row| row.cursor);
+        let messages = self.room.unpublished(200_000).await.unwrap();
+        let mut rows = Vec::new();
+        for message in messages {
+            self.published += 1;
+            let mark = Mark { id: message.id, sequence: self.published };
+            self.room.mark(&[mark]).await.unwrap();
+            let events: Vec<&RawValue> = serde_json::from_slice(&message.body).unwrap();
+            assert_eq!(events.len(), message.events as usize);
+            rows.extend(events.into_iter().map(|event| row(&message.subject, event.get())));
+        }
         rows
     }
 
@@ -190,6 +211,20 @@ impl Stage {
                 reason.map_or(format!("{name} {fan}"), |why| format!("{name} {fan} {why}"))
             })
             .collect()
+    }
+}
+
+fn row(subject: &str, event: &str) -> Row {
+    let envelope = Envelope::decode(event.as_bytes()).unwrap();
+    Row {
+        subject: subject.to_owned(),
+        event_id: envelope.id,
+        saga_id: envelope.sagaid,
+        cause_id: envelope.causationid,
+        traceparent: envelope.traceparent.as_ref().map(|parent| parent.to_string()),
+        about: envelope.subject.parse().unwrap(),
+        at: envelope.time,
+        payload: Bytes::copy_from_slice(envelope.data.get().as_bytes()),
     }
 }
 
@@ -238,7 +273,7 @@ pub fn meta(name: &'static str, caller: Caller) -> Meta {
         trace: TraceParent::default(),
         received: std::time::Instant::now(),
         received_at: at(0),
-        delivered: 1,
+        attempt: 1,
     }
 }
 

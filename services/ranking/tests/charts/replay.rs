@@ -65,7 +65,7 @@ async fn a_replay_gives_the_same_in_whatever_order_and_takes_the_place_of_what_w
         assert_eq!(stage.fastest().await, fastest_before);
         let after: Option<String> = stage.redis(&["GET", "{ranking}:whole"]).await;
         assert_ne!(before, after);
-        stage.charts.sweep().await.unwrap();
+        stage.charts.sweep_generations().await.unwrap();
         let left: Vec<String> =
             stage.redis(&["KEYS", &format!("{{ranking}}:g{}:*", before.unwrap())]).await;
         assert_eq!(left, [""; 0], "nothing is left of the old one");
@@ -99,7 +99,7 @@ async fn nothing_of_a_shadow_is_read_before_the_swap() {
     replay.feed(&stage.stream()[..6], at(AT)).await.unwrap();
     assert_eq!(stage.sold(Window::Day, AT).await, before);
     replay.give_up().await.unwrap();
-    stage.charts.sweep().await.unwrap();
+    stage.charts.sweep_generations().await.unwrap();
     assert_eq!(stage.sold(Window::Day, AT).await, before);
     let generations: Vec<String> = stage.redis(&["SMEMBERS", "{ranking}:generations"]).await;
     assert_eq!(generations.len(), 1, "what was given up is thrown away");

@@ -195,6 +195,6 @@ pub fn meta<E: Event>(event_id: EventId) -> Meta {
         trace: TraceParent::default(),
         received: std::time::Instant::now(),
         received_at: at(0),
-        delivered: 1,
+        attempt: 1,
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use async_nats::HeaderMap;
+use events::Envelope;
 use serde::{
     Deserializer,
     de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
@@ -15,18 +15,25 @@ pub(crate) const NONE: &str = "-";
 /// Characters of a key at most: it is a token of a subject.
 const KEY_CHARS_MAX: usize = 64;
 
-/// The value of `field`; where there is none, what the fact is about.
-pub(crate) fn key_of(field: &str, headers: Option<&HeaderMap>, payload: &[u8]) -> String {
-    let named = (!field.is_empty()).then(|| field_of(field, payload)).flatten();
-    named.or_else(|| token(headers?.get("ce-subject")?.as_str())).unwrap_or_else(|| NONE.to_owned())
+/// The value of `field` in the event's data; where there is none, what the event is about.
+/// `event` is an envelope, or what was to be one.
+pub(crate) fn key_of(field: &str, event: &[u8]) -> String {
+    let known = match Envelope::decode(event) {
+        Ok(envelope) => {
+            let data = envelope.data.get().as_bytes();
+            field_of(field, data).or_else(|| token(&envelope.subject))
+        }
+        Err(_) => {
+            let text = String::from_utf8_lossy(event);
+            scan(field, &text).or_else(|| scan("subject", &text))
+        }
+    };
+    known.unwrap_or_else(|| NONE.to_owned())
 }
 
-fn field_of(field: &str, payload: &[u8]) -> Option<String> {
-    let mut json = serde_json::Deserializer::from_slice(payload);
-    match Field(field).deserialize(&mut json).and_then(|value| json.end().map(|()| value)) {
-        Ok(value) => token(value?.as_str()?),
-        Err(_) => scan(field, &String::from_utf8_lossy(payload)),
-    }
+fn field_of(field: &str, data: &[u8]) -> Option<String> {
+    let mut json = serde_json::Deserializer::from_slice(data);
+    token(Field(field).deserialize(&mut json).ok()??.as_str()?)
 }
 
 /// Reads one field of an object and passes over the others.
@@ -61,6 +68,9 @@ impl<'de> Visitor<'de> for Field<'_> {
 
 /// The text behind `"field":` in what is no JSON: cut off, or garbled elsewhere.
 fn scan(field: &str, text: &str) -> Option<String> {
+    if field.is_empty() {
+        return None;
+    }
     let (_, behind) = text.split_once(&format!("\"{field}\""))?;
     let behind = behind.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
     token(behind.split_once('"')?.0)
@@ -80,27 +90,36 @@ mod tests {
 
     const ABOUT: &str = "018f0000-0000-7000-8000-000000000001";
 
-    fn key(field: &str, payload: &str) -> String {
-        let mut headers = HeaderMap::new();
-        headers.insert("ce-subject", ABOUT);
-        key_of(field, Some(&headers), payload.as_bytes())
+    fn event(data: &str) -> String {
+        format!(
+            r#"{{"specversion":"1.0","id":"018f0000-0000-7000-8000-000000000002","source":"/x","type":"onsale.a.b.v1","time":"2026-05-01T11:00:00Z","subject":"{ABOUT}","sagaid":"018f0000-0000-7000-8000-000000000003","data":{data}}}"#
+        )
+    }
+
+    fn key(field: &str, data: &str) -> String {
+        key_of(field, event(data).as_bytes())
     }
 
     #[test]
-    fn a_key_is_its_field_or_what_the_fact_is_about() {
+    fn a_key_is_its_field_or_what_the_event_is_about() {
         assert_eq!(key("user_id", r#"{"user_id":"u-1"}"#), "u-1");
         assert_eq!(key("user_id", r#"{"payment_id":"p-1"}"#), ABOUT);
         assert_eq!(key("", r#"{"user_id":"u-1"}"#), ABOUT);
         assert_eq!(key("user_id", r#"{"of":{"user_id":"u-2"},"user_id":"u-1"}"#), "u-1");
         assert_eq!(key("user_id", r#"{"user_id":7}"#), ABOUT);
-        assert_eq!(key_of("user_id", None, b"{}"), NONE);
+        assert_eq!(key("user_id", "7"), ABOUT);
+        assert_eq!(key_of("user_id", b"{}"), NONE);
     }
 
     #[test]
-    fn a_message_that_is_no_json_still_names_its_key() {
-        assert_eq!(key("user_id", r#"{"amount": 1x, "user_id" : "u-1", "#), "u-1");
-        assert_eq!(key("user_id", r#"{"user_id":"u-1"#), ABOUT);
-        assert_eq!(key_of("user_id", None, b"\xff\xfe"), NONE);
+    fn an_event_that_cannot_be_read_still_names_its_key() {
+        let event = event(r#"{"user_id":"u-1"}"#);
+        let garbled = event.replace("1.0", "9.9");
+        assert_eq!(key_of("user_id", garbled.as_bytes()), "u-1");
+        assert_eq!(key_of("wallet", garbled.as_bytes()), ABOUT);
+        let cut = &event[..event.find("\"data\"").unwrap()];
+        assert_eq!(key_of("user_id", cut.as_bytes()), ABOUT);
+        assert_eq!(key_of("user_id", b"\xff\xfe"), NONE);
     }
 
     #[test]

@@ -1,0 +1,198 @@
+//! What operators ask of a service about its dead letters.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use events::{
+    Problem, UserId, codes,
+    dead_letter::{
+        Discard, FindLetters, FoundLetters, LetterId, OpenedLetter, REASON_CHARS_MAX, Redrive,
+        Redriven, Stopped,
+    },
+};
+use tracing::info;
+
+use super::{
+    Parked, ParkedState,
+    key::NONE,
+    retry::{LEASE, Retrier, Tried},
+};
+use crate::{
+    engine::{Engine, Failure, Show, Which},
+    service::parse,
+    work::Meta,
+};
+
+/// Letters shown at most.
+const LETTERS_MAX: usize = 10_000;
+/// How long one request may try the letters of a key; what is left goes on by itself.
+const BUDGET: Duration = Duration::from_secs(7);
+
+/// Answers operators; an endpoint each.
+pub(crate) struct LetterDesk<E: Engine>(pub(crate) Arc<Retrier<E>>);
+
+impl<E: Engine> LetterDesk<E> {
+    fn service(&self) -> &'static str {
+        self.0.link.service()
+    }
+
+    /// Lists the letters of the service, or opens one.
+    pub(crate) async fn find(&self, body: &Bytes) -> Result<Bytes, Problem> {
+        let FindLetters { letter, ended } = parse(body)?;
+        let mut found = FoundLetters::default();
+        match letter {
+            None => found.letters = self.letters(Show::All(ended, LETTERS_MAX), ended).await?,
+            Some(letter) => {
+                let parked = self.open(&letter).await?;
+                let show = match parked.key.as_str() {
+                    NONE => Show::Number(parked.number),
+                    key => Show::Key(key.to_owned()),
+                };
+                let deliveries = self.letters(show, true).await?;
+                let itself = deliveries.iter().find(|one| one.letter == letter).cloned();
+                let payload = String::from_utf8_lossy(&parked.envelope).into_owned();
+                let letter = itself.unwrap_or_else(|| parked.letter(self.service(), None));
+                found.opened = Some(OpenedLetter { letter, payload, deliveries });
+            }
+        }
+        Ok(serde_json::to_vec(&found).expect("letters are plain data").into())
+    }
+
+    /// Letters with what they wait behind. An event that is only early, and what waits behind
+    /// one, concerns operators only when they ask for everything.
+    async fn letters(
+        &self,
+        show: Show,
+        all: bool,
+    ) -> Result<Vec<events::dead_letter::DeadLetter>, Problem> {
+        let rows = self.0.engine.parked(show).await.map_err(away)?;
+        let mut first: HashMap<&str, &Parked> = HashMap::new();
+        for row in rows.iter().filter(|row| row.state.is_open() && row.key != NONE) {
+            first.entry(&row.key).or_insert(row);
+        }
+        let mut letters = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let before = first.get(row.key.as_str()).filter(|first| first.number < row.number);
+            let waits = row.state == ParkedState::Behind;
+            let is_transient = row.state == ParkedState::Early
+                || (waits && before.is_none_or(|first| first.state != ParkedState::Dead));
+            if all || !is_transient {
+                let behind = before.filter(|_| waits).map(|first| first.number);
+                letters.push(row.letter(self.service(), behind));
+            }
+        }
+        Ok(letters)
+    }
+
+    /// Has a letter tried again, with all that stand before and behind it in its key.
+    pub(crate) async fn redrive(&self, body: &Bytes, meta: &Meta) -> Result<Bytes, Problem> {
+        let Redrive { letter } = parse(body)?;
+        let by = meta.caller.user_id()?;
+        let parked = self.open_one(&letter).await?;
+        let done = self.drive(letter.clone(), &parked, by).await?;
+        info!(service = self.service(), %letter, key = parked.key, %by,
+            resolved = done.resolved.len(), left = done.left, "a dead letter was tried again");
+        Ok(serde_json::to_vec(&done).expect("plain data").into())
+    }
+
+    /// Gives a letter up; those behind it go on by themselves.
+    pub(crate) async fn discard(&self, body: &Bytes, meta: &Meta) -> Result<Bytes, Problem> {
+        let Discard { letter, reason } = parse(body)?;
+        let by = meta.caller.user_id()?;
+        let chars = reason.trim().chars().count();
+        if chars == 0 || chars > REASON_CHARS_MAX || reason.chars().any(char::is_control) {
+            let detail = format!("A reason is one line of 1 to {REASON_CHARS_MAX} characters.");
+            return Err(Problem::new(codes::INVALID, detail));
+        }
+        let parked = self.open_one(&letter).await?;
+        let ended = self.0.engine.discard(parked.number, by, reason.trim()).await.map_err(away)?;
+        if !ended {
+            return Err(gone(&letter));
+        }
+        self.0.parked.notify_one();
+        info!(service = self.service(), %letter, key = parked.key, %by,
+            "a dead letter was discarded");
+        let left = self.left(&parked.key).await?;
+        let done = Redriven { letter, ..self.nothing(&parked.key, left) };
+        Ok(serde_json::to_vec(&done).expect("plain data").into())
+    }
+
+    /// Tries the letters of a key in order, until one fails.
+    async fn drive(
+        &self,
+        letter: LetterId,
+        asked: &Parked,
+        by: UserId,
+    ) -> Result<Redriven, Problem> {
+        let began = Instant::now();
+        let mut done = Redriven { letter, ..self.nothing(&asked.key, 0) };
+        while began.elapsed() < BUDGET && !self.0.shutdown.is_cancelled() {
+            let which = match asked.key.as_str() {
+                NONE => Which::Number(asked.number),
+                key => Which::First(key.to_owned()),
+            };
+            let leased = self.0.engine.lease(which, LEASE).await.map_err(away)?;
+            // Nothing is left, or another tries it this very moment.
+            let Some(parked) = leased.first() else { break };
+            match self.0.attempt(parked, Some(by)).await.map_err(away)? {
+                Tried::Done => done.resolved.push(LetterId::new(self.service(), parked.number)),
+                Tried::Stopped(cause) => {
+                    let letter = LetterId::new(self.service(), parked.number);
+                    done.stopped = Some(Stopped { letter, cause, attempts: parked.attempts });
+                    break;
+                }
+            }
+        }
+        done.left = self.left(&asked.key).await?;
+        Ok(done)
+    }
+
+    async fn left(&self, key: &str) -> Result<u64, Problem> {
+        if key == NONE {
+            return Ok(0);
+        }
+        let rows = self.0.engine.parked(Show::Key(key.to_owned())).await.map_err(away)?;
+        Ok(rows.iter().filter(|row| row.state.is_open()).count() as u64)
+    }
+
+    fn nothing(&self, key: &str, left: u64) -> Redriven {
+        Redriven {
+            letter: LetterId::new(self.service(), 0),
+            service: self.service().to_owned(),
+            key: key.to_owned(),
+            resolved: Vec::new(),
+            stopped: None,
+            left,
+        }
+    }
+
+    async fn open(&self, letter: &LetterId) -> Result<Parked, Problem> {
+        let mine = (letter.service() == self.service()).then_some(letter.number());
+        let rows = match mine {
+            Some(number) => self.0.engine.parked(Show::Number(number)).await.map_err(away)?,
+            None => Vec::new(),
+        };
+        rows.into_iter().next().ok_or_else(|| gone(letter))
+    }
+
+    async fn open_one(&self, letter: &LetterId) -> Result<Parked, Problem> {
+        let parked = self.open(letter).await?;
+        if parked.state.is_open() {
+            return Ok(parked);
+        }
+        let detail = format!("Letter {letter} is {} already.", parked.state.as_str());
+        Err(Problem::new(codes::NOT_FOUND, detail))
+    }
+}
+
+fn gone(letter: &LetterId) -> Problem {
+    Problem::new(codes::NOT_FOUND, format!("There is no letter {letter}."))
+}
+
+fn away(failure: Failure) -> Problem {
+    Problem::new(codes::UNAVAILABLE, failure.to_string()).with("retry_after_secs", 1)
+}

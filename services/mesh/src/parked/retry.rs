@@ -1,0 +1,221 @@
+//! Parked events tried again: by themselves when their time has come, and when an operator
+//! asks for it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use events::UserId;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{EARLY_SECS_MAX, Parked, ParkedState, pause_after};
+use crate::{
+    Link,
+    consumer::{Table, decode},
+    engine::{Engine, Failure, Retried, Verdict, Which},
+    health::Health,
+    link::headers,
+    publisher::HandOff,
+    worker::open_span,
+};
+
+/// Events tried at a time.
+const DUE_MAX: usize = 100;
+/// How long nobody else tries an event that is being tried.
+pub(super) const LEASE: Duration = Duration::from_secs(10);
+/// How often it is looked for what has come due though nobody has said so.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often events are looked for that wait behind nothing any more.
+const STRANDED_EVERY: Duration = Duration::from_secs(3);
+/// How soon an event is tried again that the store has prevented.
+const PREVENTED: Duration = Duration::from_secs(1);
+/// Attempts in a row that never came to an end, until the event counts as what ends them.
+const UNSETTLED_MAX: u32 = 3;
+/// Bytes of an event in the copy for whoever looks with `nats`, at most.
+const COPY_BYTES_MAX: usize = 64 * 1024;
+
+/// What tries the parked events of one service.
+pub(crate) struct Retrier<E: Engine> {
+    pub(crate) engine: Arc<E>,
+    pub(crate) link: Link,
+    pub(crate) heard: Arc<Table<E>>,
+    pub(crate) hand_off: HandOff,
+    /// Says that something was parked.
+    pub(crate) parked: Arc<Notify>,
+    pub(crate) health: Health,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Tried {
+    /// The event is taken in, now or before.
+    Done,
+    /// It stands where it stood, for this reason.
+    Stopped(String),
+}
+
+impl<E: Engine> Retrier<E> {
+    /// Tries what has come due until shutdown.
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        let mut pause = Duration::ZERO;
+        let mut stranded_at = Instant::now();
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return Ok(()),
+                () = self.parked.notified() => {
+                    tokio::time::sleep(pause_after(1)).await;
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = LOOK_EVERY;
+            if stranded_at.elapsed() >= STRANDED_EVERY {
+                stranded_at = Instant::now();
+                pause = pause.min(self.try_some(Which::Stranded(DUE_MAX)).await?);
+            }
+            pause = pause.min(self.try_some(Which::Due(DUE_MAX)).await?);
+        }
+    }
+
+    /// Tries some events; how soon to look again.
+    async fn try_some(&self, which: Which) -> Result<Duration, Failure> {
+        let due = match self.engine.lease(which, LEASE).await {
+            Ok(due) => due,
+            // The store is away; the batch worker says so.
+            Err(Failure::Unavailable(_)) => return Ok(PREVENTED),
+            Err(failure) => return Err(failure),
+        };
+        let mut soon = LOOK_EVERY;
+        for parked in due {
+            soon = soon.min(match self.attempt(&parked, None).await? {
+                // The next one of its key has come due by this.
+                Tried::Done => Duration::ZERO,
+                Tried::Stopped(_) => pause_after(parked.attempts),
+            });
+        }
+        Ok(soon)
+    }
+
+    /// Makes one attempt at an event that is leased, and writes what became of it.
+    pub(crate) async fn attempt(
+        &self,
+        parked: &Parked,
+        by: Option<UserId>,
+    ) -> Result<Tried, Failure> {
+        if parked.unsettled > UNSETTLED_MAX {
+            let cause = format!("{UNSETTLED_MAX} attempts in a row never came to an end");
+            return self.dead(parked, cause, by).await;
+        }
+        let event: Bytes = parked.envelope.clone();
+        let mut entry = decode(&self.heard, &parked.subject, event, parked.attempts);
+        entry.span = open_span(&self.link, &entry);
+        entry.span.note("onsale.parked", || true);
+        let mut last = None;
+        for _ in 0..3 {
+            match self.engine.retry(parked, &mut entry).await {
+                Ok(Retried::Gone) => return Ok(Tried::Done),
+                Ok(Retried::Done(ran)) => {
+                    self.hand_off.give(ran.emitted);
+                    for said in ran.announced {
+                        let _ = self.link.client().publish(said.subject, said.payload.into()).await;
+                    }
+                    self.health.add_handled(1, false);
+                    if parked.state == ParkedState::Dead || by.is_some() {
+                        info!(
+                            service = self.link.service(),
+                            letter = parked.number,
+                            key = parked.key,
+                            "a dead letter was taken in"
+                        );
+                    }
+                    return Ok(Tried::Done);
+                }
+                Ok(Retried::Early(cause)) => return self.early(parked, cause, by).await,
+                Ok(Retried::Failed(cause)) => {
+                    entry.span.fail(|| cause.clone());
+                    return self.dead(parked, cause, by).await;
+                }
+                Err(failure @ (Failure::Contended(_) | Failure::Duplicate(_))) => {
+                    last = Some(failure);
+                }
+                Err(failure) => {
+                    last = Some(failure);
+                    break;
+                }
+            }
+        }
+        let cause = last.map(|failure| failure.to_string()).unwrap_or_default();
+        let verdict = Verdict::Again { after: PREVENTED, cause: cause.clone(), counts: false };
+        self.engine.settle(parked.number, verdict).await?;
+        Ok(Tried::Stopped(cause))
+    }
+
+    /// What it depends on is not here yet.
+    async fn early(
+        &self,
+        parked: &Parked,
+        cause: String,
+        by: Option<UserId>,
+    ) -> Result<Tried, Failure> {
+        let is_over = parked.kept_at.plus_secs(EARLY_SECS_MAX) < crate::clock::now();
+        if is_over || parked.state == ParkedState::Dead {
+            let cause = format!("what it depends on never came: {cause}");
+            return self.dead(parked, cause, by).await;
+        }
+        let after = pause_after(parked.attempts);
+        let verdict = Verdict::Again { after, cause: cause.clone(), counts: true };
+        self.engine.settle(parked.number, verdict).await?;
+        Ok(Tried::Stopped(cause))
+    }
+
+    async fn dead(
+        &self,
+        parked: &Parked,
+        cause: String,
+        by: Option<UserId>,
+    ) -> Result<Tried, Failure> {
+        let verdict = Verdict::Dead { cause: cause.clone(), by };
+        self.engine.settle(parked.number, verdict).await?;
+        if parked.state == ParkedState::Dead {
+            warn!(
+                service = self.link.service(),
+                letter = parked.number,
+                cause,
+                "a dead letter has failed again"
+            );
+        } else {
+            error!(
+                service = self.link.service(),
+                subject = parked.subject,
+                key = parked.key,
+                letter = parked.number,
+                cause,
+                "an event cannot be taken in"
+            );
+            self.health.add_parked(true);
+            copy(&self.link, &Parked { cause: cause.clone(), ..parked.clone() }).await;
+        }
+        Ok(Tried::Stopped(cause))
+    }
+}
+
+/// Sends a copy of a dead letter to whoever looks with `nats`; nothing depends on it.
+pub(crate) async fn copy(link: &Link, parked: &Parked) {
+    let name = events::fact_of_subject(&parked.subject).unwrap_or("unknown.event");
+    let subject = format!("dlq.{}.{name}.{}", link.service(), parked.key);
+    let mut map = HeaderMap::new();
+    map.insert(headers::DEAD_CAUSE, parked.cause.as_str());
+    map.insert(headers::DEAD_LETTER, format!("{}-{}", link.service(), parked.number));
+    map.insert(headers::DEAD_SUBJECT, parked.subject.as_str());
+    map.insert(headers::DEAD_STREAM, parked.stream.as_str());
+    map.insert(headers::DEAD_SEQUENCE, parked.sequence.to_string());
+    let body = parked.envelope.slice(..parked.envelope.len().min(COPY_BYTES_MAX));
+    if let Err(error) = link.client().publish_with_headers(subject, map, body).await {
+        warn!(service = link.service(), %error, "no copy of a dead letter was sent");
+    }
+}

@@ -1,0 +1,507 @@
+//! One batch in one transaction: claim, load, decide, save, close.
+
+use std::{collections::HashSet, time::SystemTime};
+
+use events::{Problem, Timestamp, codes, fact_of_subject, producer_of};
+use sqlx::{PgConnection, PgPool};
+
+use super::{
+    PgDeed,
+    deed::{self, Stop},
+    memory, outbox,
+    parked::{self, Parking},
+};
+use crate::{
+    Book,
+    engine::{Care, Failure, Ran, Retried},
+    failpoint::{Failpoint, Failpoints},
+    message::pack,
+    parked::{Parked, ParkedState, key::NONE},
+    trace::Span,
+    turn::{Announcement, Told, Turn},
+    work::{Answered, Entry, Outcome, Work},
+};
+
+/// One batch while it is being decided.
+pub(super) struct Page<'a, B: Book> {
+    rules: &'a B::Rules,
+    now: Timestamp,
+    began: SystemTime,
+    /// Encoded events with their subjects, in the order of emission.
+    emitted: Vec<(String, Vec<u8>)>,
+    announced: Vec<Announcement>,
+    parking: Vec<Parking>,
+    /// Order keys that have a parked event: later events of theirs wait behind it.
+    parked_keys: HashSet<String>,
+    /// Transactions and publishings, recorded until the commit.
+    spans: Vec<Span>,
+}
+
+/// What became of one event or command.
+enum Step {
+    Done(Answered),
+    No(Problem),
+    NotYet(Problem),
+    Never(String),
+    /// The state may be half changed: nothing of this attempt can be kept.
+    Panicked(String),
+}
+
+/// Runs a batch in a transaction of its own.
+pub(super) async fn run<B: Book>(
+    pool: &PgPool,
+    rules: &B::Rules,
+    failpoints: &Failpoints,
+    batch: &mut [Work<PgDeed<B>>],
+    care: Care,
+) -> Result<Ran, Failure> {
+    let mut page = Page::<B>::new(rules);
+    let ran = page.run(pool, failpoints, batch, care).await;
+    page.close_spans(&ran);
+    ran
+}
+
+/// Tries a parked event in a transaction of its own.
+pub(super) async fn retry<B: Book>(
+    pool: &PgPool,
+    rules: &B::Rules,
+    failpoints: &Failpoints,
+    parked: &Parked,
+    entry: &mut Entry<PgDeed<B>>,
+) -> Result<Retried, Failure> {
+    let mut page = Page::<B>::new(rules);
+    let retried = page.retry(pool, failpoints, parked, entry).await;
+    page.close_spans(&retried);
+    retried
+}
+
+impl<'a, B: Book> Page<'a, B> {
+    fn new(rules: &'a B::Rules) -> Self {
+        let now = crate::clock::now();
+        Self {
+            rules,
+            now,
+            began: SystemTime::from(now.0),
+            emitted: Vec::new(),
+            announced: Vec::new(),
+            parking: Vec::new(),
+            parked_keys: HashSet::new(),
+            spans: Vec::new(),
+        }
+    }
+
+    async fn run(
+        &mut self,
+        pool: &PgPool,
+        failpoints: &Failpoints,
+        batch: &mut [Work<PgDeed<B>>],
+        care: Care,
+    ) -> Result<Ran, Failure> {
+        let mut tx = pool.begin().await?;
+        let mut claimed = memory::claim(&mut tx, batch).await?;
+        let mut answers = memory::answers(&mut tx, batch.iter()).await?;
+        // Taking the id out makes a repeat within the batch a repeat too.
+        let is_fresh = |work: &Work<_>| match work.delivery() {
+            Some(delivery) => claimed.remove(&delivery.id),
+            None => work.entries.iter().all(|entry| !answers.knows(&entry.meta)),
+        };
+        let fresh: Vec<bool> = batch.iter().map(is_fresh).collect();
+        let mut outcomes = match care {
+            Care::Together => self.together(&mut tx, batch, &fresh, &mut answers).await?,
+            Care::Alone | Care::Judged => {
+                self.alone(&mut tx, batch, &fresh, &mut answers, care).await?
+            }
+            Care::Unrun => self.unrun(batch, &fresh),
+        };
+        look_again(&mut tx, batch, &mut outcomes).await?;
+        let emitted = pack(std::mem::take(&mut self.emitted));
+        outbox::append(&mut tx, &emitted).await?;
+        memory::remember(&mut tx, &answers).await?;
+        let parked = parked::insert(&mut tx, std::mem::take(&mut self.parking)).await?;
+        let names = batch.iter().flat_map(Work::names);
+        if failpoints.strikes(Failpoint::BeforeCommit, names) {
+            return Err(Failure::Unavailable("failpoint: before commit".into()));
+        }
+        commit(tx).await?;
+        Ok(Ran { outcomes, emitted, announced: std::mem::take(&mut self.announced), parked })
+    }
+
+    /// All as one unit: one load, every decision in its order and in memory, one save.
+    async fn together(
+        &mut self,
+        tx: &mut PgConnection,
+        batch: &mut [Work<PgDeed<B>>],
+        fresh: &[bool],
+        answers: &mut memory::Answers,
+    ) -> Result<Vec<Outcome>, Failure> {
+        let is_any = fresh.contains(&true);
+        let mut book = match is_any {
+            true => Some(B::load(keys_of(fresh_entries(batch, fresh)), tx).await?),
+            false => None,
+        };
+        self.parked_keys = self.known_keys(tx, batch, fresh).await?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for (work, fresh) in batch.iter_mut().zip(fresh) {
+            let (false, Some(book)) = (!fresh, book.as_mut()) else {
+                outcomes.push(stored(work, answers));
+                continue;
+            };
+            if work.delivery().is_none() {
+                outcomes.push(self.command(book, work, answers)?);
+                continue;
+            }
+            for at in 0..work.entries.len() {
+                if self.wait_or_lie(work, at) {
+                    continue;
+                }
+                match self.step(book, &mut work.entries[at]) {
+                    Step::Panicked(cause) => return Err(Failure::Refused(cause)),
+                    step => self.end(work, at, step),
+                }
+            }
+            outcomes.push(Outcome::Done(Answered::default()));
+        }
+        if let Some(book) = book {
+            book.save(tx).await?;
+        }
+        Ok(outcomes)
+    }
+
+    /// A command on the book; one whose key was used before in this batch finds the answer.
+    fn command(
+        &mut self,
+        book: &mut B,
+        work: &mut Work<PgDeed<B>>,
+        answers: &mut memory::Answers,
+    ) -> Result<Outcome, Failure> {
+        if answers.knows(&work.entries[0].meta) {
+            return Ok(stored(work, answers));
+        }
+        match self.step(book, &mut work.entries[0]) {
+            Step::Panicked(cause) => Err(Failure::Refused(cause)),
+            step => Ok(answered(step, &work.entries[0], answers)),
+        }
+    }
+
+    /// One message or command, event by event under savepoints: poison parks only itself.
+    async fn alone(
+        &mut self,
+        tx: &mut PgConnection,
+        batch: &mut [Work<PgDeed<B>>],
+        fresh: &[bool],
+        answers: &mut memory::Answers,
+        care: Care,
+    ) -> Result<Vec<Outcome>, Failure> {
+        let mut outcomes = Vec::with_capacity(batch.len());
+        // The locks of all keys first, once and in order, so that no two such runs deadlock.
+        drop(B::load(keys_of(fresh_entries(batch, fresh)), tx).await?);
+        self.parked_keys = self.known_keys(tx, batch, fresh).await?;
+        for (work, fresh) in batch.iter_mut().zip(fresh) {
+            if !fresh {
+                outcomes.push(stored(work, answers));
+                continue;
+            }
+            let is_message = work.delivery().is_some();
+            let mut outcome = Outcome::Done(Answered::default());
+            for at in 0..work.entries.len() {
+                if is_message && self.wait_or_lie(work, at) {
+                    continue;
+                }
+                let step = self.savepoint(tx, &mut work.entries[at], care).await?;
+                if is_message {
+                    self.end(work, at, step);
+                } else {
+                    outcome = answered(step, &work.entries[at], answers);
+                }
+            }
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
+    }
+
+    /// One event or command in a transaction within the transaction.
+    async fn savepoint(
+        &mut self,
+        tx: &mut PgConnection,
+        entry: &mut Entry<PgDeed<B>>,
+        care: Care,
+    ) -> Result<Step, Failure> {
+        sqlx::query("savepoint event").execute(&mut *tx).await?;
+        let (told, said) = (self.emitted.len(), self.announced.len());
+        let step = match self.load_step_save(tx, entry).await {
+            Ok(step) => step,
+            Err(Failure::Refused(cause)) => Step::Never(cause),
+            Err(Failure::Duplicate(cause)) if care == Care::Judged => Step::Never(cause),
+            Err(failure) => return Err(failure),
+        };
+        if matches!(step, Step::Done(_)) {
+            sqlx::query("release savepoint event").execute(tx).await?;
+            return Ok(step);
+        }
+        sqlx::query("rollback to savepoint event").execute(tx).await?;
+        self.emitted.truncate(told);
+        self.announced.truncate(said);
+        Ok(match step {
+            Step::Panicked(cause) => Step::Never(cause),
+            step => step,
+        })
+    }
+
+    async fn load_step_save(
+        &mut self,
+        tx: &mut PgConnection,
+        entry: &mut Entry<PgDeed<B>>,
+    ) -> Result<Step, Failure> {
+        let mut book = B::load(keys_of([&*entry].into_iter()), tx).await?;
+        let step = self.step(&mut book, entry);
+        if matches!(step, Step::Done(_)) {
+            book.save(tx).await?;
+        }
+        Ok(step)
+    }
+
+    async fn retry(
+        &mut self,
+        pool: &PgPool,
+        failpoints: &Failpoints,
+        parked: &Parked,
+        entry: &mut Entry<PgDeed<B>>,
+    ) -> Result<Retried, Failure> {
+        let mut tx = pool.begin().await?;
+        if !parked::lock(&mut tx, parked.number).await? {
+            return Ok(Retried::Gone);
+        }
+        match self.load_step_save(&mut tx, entry).await {
+            Ok(Step::Done(_)) => {}
+            Ok(Step::No(problem) | Step::NotYet(problem)) => {
+                return Ok(Retried::Early(problem.detail));
+            }
+            Ok(Step::Never(cause) | Step::Panicked(cause)) => return Ok(Retried::Failed(cause)),
+            Err(Failure::Refused(cause) | Failure::Duplicate(cause)) => {
+                return Ok(Retried::Failed(cause));
+            }
+            Err(failure) => return Err(failure),
+        }
+        let emitted = pack(std::mem::take(&mut self.emitted));
+        outbox::append(&mut tx, &emitted).await?;
+        parked::resolve(&mut tx, parked).await?;
+        if failpoints.strikes(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
+            return Err(Failure::Unavailable("failpoint: before commit".into()));
+        }
+        commit(tx).await?;
+        let announced = std::mem::take(&mut self.announced);
+        Ok(Retried::Done(Ran { emitted, announced, ..Ran::default() }))
+    }
+
+    /// Parks every event of messages that seem to kill the process.
+    fn unrun(&mut self, batch: &[Work<PgDeed<B>>], fresh: &[bool]) -> Vec<Outcome> {
+        for (work, _) in batch.iter().zip(fresh).filter(|(_, fresh)| **fresh) {
+            let tries = work.delivery().map_or(0, |delivery| delivery.delivered);
+            for at in 0..work.entries.len() {
+                let cause = format!("it was delivered {tries} times and never came to an end");
+                self.park(work, at, ParkedState::Dead, cause);
+            }
+        }
+        batch.iter().map(|_| Outcome::Done(Answered::default())).collect()
+    }
+
+    /// Parks an event that cannot be read, and one that must wait behind another of its key.
+    fn wait_or_lie(&mut self, work: &Work<PgDeed<B>>, at: usize) -> bool {
+        let entry = &work.entries[at];
+        if let Err(cause) = &entry.deed {
+            self.park(work, at, ParkedState::Dead, cause.clone());
+            return true;
+        }
+        if self.parked_keys.is_empty() || !self.parked_keys.contains(&entry.key()) {
+            return false;
+        }
+        let cause = "it waits for what is before it".to_owned();
+        self.park(work, at, ParkedState::Behind, cause);
+        true
+    }
+
+    /// What becomes of an event.
+    fn end(&mut self, work: &Work<PgDeed<B>>, at: usize, step: Step) {
+        match step {
+            Step::Done(_) => {}
+            Step::No(problem) | Step::NotYet(problem) => {
+                self.park(work, at, ParkedState::Early, problem.detail);
+            }
+            Step::Never(cause) | Step::Panicked(cause) => {
+                self.park(work, at, ParkedState::Dead, cause);
+            }
+        }
+    }
+
+    fn park(&mut self, work: &Work<PgDeed<B>>, at: usize, state: ParkedState, cause: String) {
+        let Some(parking) = Parking::of(work, at, state, cause) else { return };
+        if parking.key != NONE {
+            self.parked_keys.insert(parking.key.clone());
+        }
+        self.parking.push(parking);
+    }
+
+    /// Keys of this batch that have a parked event. A statement of its own, after the book
+    /// holds its locks: one begun before would not see what was parked while it waited.
+    async fn known_keys(
+        &self,
+        tx: &mut PgConnection,
+        batch: &[Work<PgDeed<B>>],
+        fresh: &[bool],
+    ) -> Result<HashSet<String>, Failure> {
+        let is_message = |(work, fresh): &(&Work<_>, &bool)| **fresh && work.delivery().is_some();
+        if !batch.iter().zip(fresh).any(|both| is_message(&both)) {
+            return Ok(HashSet::new());
+        }
+        let messages = batch.iter().zip(fresh).filter(is_message);
+        parked::known(tx, || messages.flat_map(|(work, _)| &work.entries).map(Entry::key)).await
+    }
+
+    /// One event or command on the book.
+    fn step(&mut self, book: &mut B, entry: &mut Entry<PgDeed<B>>) -> Step {
+        let deed = match &entry.deed {
+            Ok(deed) => deed,
+            Err(cause) => return Step::Never(cause.clone()),
+        };
+        let meta = &entry.meta;
+        let mut turn = Turn {
+            now: self.now,
+            rules: self.rules,
+            caller: &meta.caller,
+            attempt: meta.attempt,
+            id: meta.id,
+            saga_id: meta.saga_id,
+            cause_id: Some(meta.cause()),
+            may_tell: meta.may_tell,
+            told: Vec::new(),
+            announced: Vec::new(),
+            outcome: None,
+        };
+        let decided = deed::perform(&*deed.0, book, &mut turn);
+        let Turn { told, announced, outcome, .. } = turn;
+        match decided {
+            Ok(body) => {
+                let status = deed.0.status();
+                self.announced.extend(announced);
+                self.emit(entry, told);
+                if let Some((outcome, reason)) = outcome {
+                    entry.span.outcome(outcome, reason);
+                }
+                Step::Done(Answered { status, body })
+            }
+            Err(Stop::No(problem)) => {
+                self.announced.extend(announced);
+                Step::No(problem)
+            }
+            Err(Stop::NotYet(problem)) => Step::NotYet(problem),
+            Err(Stop::Never(cause)) => Step::Never(cause),
+            Err(Stop::Panicked(cause)) => Step::Panicked(cause),
+        }
+    }
+
+    /// Encodes what was emitted; each event carries the span that published it.
+    fn emit(&mut self, entry: &Entry<PgDeed<B>>, told: Vec<Told>) {
+        let transaction = entry.transaction(self.began);
+        for event in told {
+            let name = fact_of_subject(&event.subject).unwrap_or_default();
+            let span = transaction.publishing(name, &event);
+            let source = format!("/onsale/{}", producer_of(name));
+            let body = event.encode(&source, span.parent().to_header());
+            self.emitted.push((event.subject, body));
+            if span.is_on() {
+                self.spans.push(span);
+            }
+        }
+        if transaction.is_on() {
+            self.spans.push(transaction);
+        }
+    }
+
+    /// Ends the spans of a batch; those of one that was rolled back are marked so.
+    fn close_spans<T>(&mut self, ended: &Result<T, Failure>) {
+        for mut span in self.spans.drain(..) {
+            if let Err(failure) = ended {
+                span.fail(|| format!("rolled back: {failure}"));
+            }
+        }
+    }
+}
+
+fn fresh_entries<'a, D>(
+    batch: &'a [Work<D>],
+    fresh: &'a [bool],
+) -> impl Iterator<Item = &'a Entry<D>> {
+    let fresh = batch.iter().zip(fresh).filter(|(_, fresh)| **fresh);
+    fresh.flat_map(|(work, _)| &work.entries)
+}
+
+/// What the events and commands will need.
+fn keys_of<'a, B: Book>(entries: impl Iterator<Item = &'a Entry<PgDeed<B>>>) -> B::Keys {
+    let mut keys = B::Keys::default();
+    for entry in entries {
+        if let Ok(deed) = &entry.deed {
+            deed.0.keys(&entry.meta.caller, &mut keys);
+        }
+    }
+    keys
+}
+
+/// What becomes of a command.
+fn answered<B: Book>(
+    step: Step,
+    entry: &Entry<PgDeed<B>>,
+    answers: &mut memory::Answers,
+) -> Outcome {
+    match step {
+        Step::Done(answered) => {
+            answers.given(&entry.meta, &answered);
+            Outcome::Done(answered)
+        }
+        Step::No(problem) => Outcome::Done(Answered::refused(&problem)),
+        Step::NotYet(problem) => Outcome::NotYet(problem),
+        Step::Never(cause) | Step::Panicked(cause) => Outcome::Never(cause),
+    }
+}
+
+/// What a message or command that was seen before is answered.
+fn stored<D>(work: &Work<D>, answers: &memory::Answers) -> Outcome {
+    if work.delivery().is_some() {
+        return Outcome::Repeat;
+    }
+    let known = work.entries.first().and_then(|entry| answers.stored(&entry.meta));
+    Outcome::Done(known.unwrap_or_else(|| {
+        Answered::refused(&Problem::new(
+            codes::IDEMPOTENCY_KEY_REUSED,
+            "Use a new key for a new request.",
+        ))
+    }))
+}
+
+/// The same key in two batches at once, where the first to commit is the very reason why the
+/// second is refused (seats held, a payment running): the key's answer is there now, and it
+/// is what the second is answered too.
+async fn look_again<D>(
+    tx: &mut PgConnection,
+    batch: &[Work<D>],
+    outcomes: &mut [Outcome],
+) -> Result<(), Failure> {
+    let refused = |(work, outcome): &(&Work<D>, &mut Outcome)| {
+        work.delivery().is_none()
+            && matches!(outcome, Outcome::Done(answered) if !answered.is_granted())
+    };
+    let again: Vec<_> = batch.iter().zip(outcomes).filter(refused).collect();
+    let answers = memory::answers(tx, again.iter().map(|(work, _)| *work)).await?;
+    for (work, outcome) in again {
+        if work.entries.iter().any(|entry| answers.knows(&entry.meta)) {
+            *outcome = stored(work, &answers);
+        }
+    }
+    Ok(())
+}
+
+async fn commit(tx: sqlx::Transaction<'_, sqlx::Postgres>) -> Result<(), Failure> {
+    tx.commit().await.map_err(|error| match Failure::from(error) {
+        Failure::Unavailable(cause) => Failure::Uncertain(cause),
+        refused => refused,
+    })
+}

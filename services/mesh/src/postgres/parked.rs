@@ -1,0 +1,311 @@
+//! The table of parked events.
+
+use std::{collections::HashSet, time::Duration};
+
+use bytes::Bytes;
+use events::{
+    UserId,
+    dead_letter::{LetterEvent, LetterState},
+};
+use serde_json::json;
+use sqlx::{FromRow, PgConnection, Row as _, postgres::PgRow};
+use time::OffsetDateTime;
+
+use super::Postgres;
+use crate::{
+    Book,
+    engine::{self, Failure, Show, Verdict, Which},
+    parked::{Parked, ParkedState, key::NONE, one_line, pause_after},
+    work::{Entry, Work},
+};
+
+/// The columns of a row, as [`Parked`] reads them.
+macro_rules! columns {
+    () => {
+        "number, order_key, state, cause, attempts, unsettled, envelope, subject, stream, sequence, \
+         kept_at, history"
+    };
+}
+
+/// Events of one key shown at most.
+const SHOWN_MAX: usize = 10_000;
+
+/// An event that is about to be parked.
+pub(super) struct Parking {
+    pub(super) key: String,
+    state: ParkedState,
+    cause: String,
+    envelope: Bytes,
+    subject: String,
+    stream: String,
+    sequence: u64,
+}
+
+impl Parking {
+    /// The event at `at` of a message.
+    pub(super) fn of<D>(
+        work: &Work<D>,
+        at: usize,
+        state: ParkedState,
+        cause: String,
+    ) -> Option<Self> {
+        let (delivery, entry): (_, &Entry<D>) = (work.delivery()?, work.entries.get(at)?);
+        Some(Self {
+            key: entry.key(),
+            state,
+            cause: one_line(&cause),
+            envelope: entry.raw.clone(),
+            subject: delivery.message.subject.to_string(),
+            stream: delivery.stream.clone(),
+            sequence: delivery.sequence,
+        })
+    }
+}
+
+/// Which of these keys have a parked event; the keys are only made when there is any.
+pub(super) async fn known<I: Iterator<Item = String>>(
+    tx: &mut PgConnection,
+    keys: impl FnOnce() -> I,
+) -> Result<HashSet<String>, Failure> {
+    let is_any: bool =
+        sqlx::query_scalar("select exists (select from mesh.parked where ended_at is null)")
+            .fetch_one(&mut *tx)
+            .await?;
+    if !is_any {
+        return Ok(HashSet::new());
+    }
+    let keys: HashSet<String> = keys().filter(|key| key != NONE).collect();
+    let known: Vec<String> = sqlx::query_scalar(
+        "select k from unnest($1::text[]) as k
+         where exists (select from mesh.parked where order_key = k and ended_at is null)",
+    )
+    .bind(keys.into_iter().collect::<Vec<_>>())
+    .fetch_all(tx)
+    .await?;
+    Ok(known.into_iter().collect())
+}
+
+/// Writes what a batch parks, in its order. An early event comes due soon; one behind
+/// another when that has ended.
+pub(super) async fn insert(
+    tx: &mut PgConnection,
+    parking: Vec<Parking>,
+) -> Result<Vec<Parked>, Failure> {
+    if parking.is_empty() {
+        return Ok(Vec::new());
+    }
+    let soon = pause_after(1).as_secs_f64();
+    let rows: Vec<Parked> = sqlx::query_as(concat!(
+        "insert into mesh.parked
+             (order_key, state, cause, attempts, due_at, envelope, subject, stream, sequence)
+         select k, s, c, case s when 'behind' then 0 else 1 end,
+             case s when 'early' then clock_timestamp() + make_interval(secs => $8)
+                    else 'infinity' end, e, j, t, q
+         from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[],
+                     $7::bigint[]) with ordinality as p (k, s, c, e, j, t, q, place)
+         order by place
+         returning ",
+        columns!()
+    ))
+    .bind(parking.iter().map(|p| p.key.as_str()).collect::<Vec<_>>())
+    .bind(parking.iter().map(|p| p.state.as_str()).collect::<Vec<_>>())
+    .bind(parking.iter().map(|p| p.cause.as_str()).collect::<Vec<_>>())
+    .bind(parking.iter().map(|p| &p.envelope[..]).collect::<Vec<_>>())
+    .bind(parking.iter().map(|p| p.subject.as_str()).collect::<Vec<_>>())
+    .bind(parking.iter().map(|p| p.stream.as_str()).collect::<Vec<_>>())
+    .bind(parking.iter().map(|p| p.sequence as i64).collect::<Vec<_>>())
+    .bind(soon)
+    .fetch_all(tx)
+    .await?;
+    Ok(rows)
+}
+
+/// Locks a row that is to be tried; whether it is still open.
+pub(super) async fn lock(tx: &mut PgConnection, number: u64) -> Result<bool, Failure> {
+    let found =
+        sqlx::query("select from mesh.parked where number = $1 and ended_at is null for update")
+            .bind(number as i64)
+            .fetch_optional(tx)
+            .await?;
+    Ok(found.is_some())
+}
+
+/// Ends a row whose event was taken in, in the transaction that took it in.
+pub(super) async fn resolve(tx: &mut PgConnection, parked: &Parked) -> Result<(), Failure> {
+    end(tx, parked.number, ParkedState::Resolved, None, None).await.map(drop)
+}
+
+/// Ends a row and lets the next one of its key come due; whether it was open.
+async fn end(
+    tx: &mut PgConnection,
+    number: u64,
+    state: ParkedState,
+    by: Option<UserId>,
+    why: Option<&str>,
+) -> Result<bool, Failure> {
+    let became = match state {
+        ParkedState::Resolved => LetterState::Resolved,
+        _ => LetterState::Discarded,
+    };
+    let key: Option<String> = sqlx::query_scalar(
+        "update mesh.parked set state = $2, ended_at = clock_timestamp(),
+             unsettled = 0, history = history || $3
+         where number = $1 and ended_at is null returning order_key",
+    )
+    .bind(number as i64)
+    .bind(state.as_str())
+    .bind(happened(became, by, why))
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(key) = key else { return Ok(false) };
+    sqlx::query(
+        "update mesh.parked set due_at = clock_timestamp() where state = 'behind'
+             and number = (select min(number) from mesh.parked
+                           where order_key = $1 and order_key <> $2 and ended_at is null)",
+    )
+    .bind(key)
+    .bind(NONE)
+    .execute(tx)
+    .await?;
+    Ok(true)
+}
+
+fn happened(became: LetterState, by: Option<UserId>, why: Option<&str>) -> serde_json::Value {
+    let why = why.map(str::to_owned);
+    json!([LetterEvent { at: Some(crate::clock::now()), became, by, why }])
+}
+
+/// Only the first of a key may be tried.
+const IS_FIRST: &str = "(order_key = '-' or not exists (select from mesh.parked as before
+     where before.order_key = p.order_key and before.ended_at is null
+         and before.number < p.number))";
+
+impl<B: Book> engine::Parking for Postgres<B> {
+    async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
+        let none = String::new();
+        let (wanted, key, number, most) = match which {
+            Which::Due(most) => (
+                "due_at <= clock_timestamp() and state <> 'dead' and $1 = '' and $2 = 0",
+                none,
+                0,
+                most,
+            ),
+            // Parked behind another at the very moment in which that one ended, it was not
+            // seen by it, and is the first of its key now.
+            Which::Stranded(most) => (
+                "state = 'behind' and kept_at < clock_timestamp() - interval '1 second'
+                     and $1 = '' and $2 = 0",
+                none,
+                0,
+                most,
+            ),
+            Which::First(key) => ("order_key = $1 and order_key <> '-' and $2 = 0", key, 0, 1),
+            Which::Number(number) => {
+                ("number = $2 and order_key = '-' and $1 = ''", none, number, 1)
+            }
+        };
+        // Nobody takes what is being tried this very moment.
+        let statement = format!(
+            "with due as (select number from mesh.parked as p
+                 where ended_at is null and {wanted} and {IS_FIRST}
+                     and leased_until < clock_timestamp()
+                 order by due_at, number limit $3 for update skip locked)
+             update mesh.parked as p set attempts = p.attempts + 1, unsettled = p.unsettled + 1,
+                 leased_until = clock_timestamp() + make_interval(secs => $4),
+                 due_at = clock_timestamp() + make_interval(secs => $4)
+             from due where p.number = due.number returning p.*"
+        );
+        let mut leased: Vec<Parked> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
+            .bind(key)
+            .bind(number as i64)
+            .bind(most as i64)
+            .bind(lease.as_secs_f64())
+            .fetch_all(self.pool())
+            .await?;
+        leased.sort_unstable_by_key(|parked| parked.number);
+        Ok(leased)
+    }
+
+    async fn settle(&self, number: u64, verdict: Verdict) -> Result<(), Failure> {
+        let (state, after, cause, counts, by) = match verdict {
+            Verdict::Again { after, cause, counts } => {
+                (Some("early"), Some(after.as_secs_f64()), cause, counts, None)
+            }
+            Verdict::Dead { cause, by } => (Some("dead"), None, cause, true, by),
+        };
+        let cause = one_line(&cause);
+        let history = match (state, by) {
+            (Some("dead"), by) => Some(happened(LetterState::Parked, by, Some(&cause))),
+            _ => None,
+        };
+        sqlx::query(
+            "update mesh.parked set
+                 state = case when $5 then $2 else state end,
+                 cause = $3, unsettled = 0, leased_until = '-infinity',
+                 attempts = attempts - case when $5 then 0 else 1 end,
+                 due_at = case when state = 'dead' and not $5 then 'infinity' else
+                     coalesce(clock_timestamp() + make_interval(secs => $4), 'infinity') end,
+                 history = history || coalesce($6, '[]')
+             where number = $1 and ended_at is null",
+        )
+        .bind(number as i64)
+        .bind(state)
+        .bind(cause)
+        .bind(after)
+        .bind(counts)
+        .bind(history)
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
+    async fn discard(&self, number: u64, by: UserId, why: &str) -> Result<bool, Failure> {
+        let mut tx = self.pool().begin().await?;
+        let was_open = end(&mut tx, number, ParkedState::Discarded, Some(by), Some(why)).await?;
+        tx.commit().await?;
+        Ok(was_open)
+    }
+
+    async fn parked(&self, show: Show) -> Result<Vec<Parked>, Failure> {
+        let none = String::new();
+        let (wanted, key, number, most) = match show {
+            Show::All(false, most) => ("ended_at is null and $1 = '' and $2 = 0", none, 0, most),
+            Show::All(true, most) => ("$1 = '' and $2 = 0", none, 0, most),
+            Show::Key(key) => ("order_key = $1 and $2 = 0", key, 0, SHOWN_MAX),
+            Show::Number(number) => ("number = $2 and $1 = ''", none, number, 1),
+        };
+        let statement = format!(
+            "select {} from mesh.parked where {wanted} order by number desc limit $3",
+            columns!()
+        );
+        let mut rows: Vec<Parked> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
+            .bind(key)
+            .bind(number as i64)
+            .bind(most as i64)
+            .fetch_all(self.pool())
+            .await?;
+        rows.reverse();
+        Ok(rows)
+    }
+}
+
+impl FromRow<'_, PgRow> for Parked {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        let at: OffsetDateTime = row.try_get("kept_at")?;
+        let history: sqlx::types::Json<Vec<LetterEvent>> = row.try_get("history")?;
+        Ok(Self {
+            number: row.try_get::<i64, _>("number")?.unsigned_abs(),
+            key: row.try_get("order_key")?,
+            state: ParkedState::read(row.try_get("state")?),
+            cause: row.try_get("cause")?,
+            attempts: row.try_get::<i64, _>("attempts")?.unsigned_abs(),
+            unsettled: row.try_get::<i32, _>("unsettled")?.unsigned_abs(),
+            envelope: row.try_get::<Vec<u8>, _>("envelope")?.into(),
+            subject: row.try_get("subject")?,
+            stream: row.try_get("stream")?,
+            sequence: row.try_get::<i64, _>("sequence")?.unsigned_abs(),
+            kept_at: at.into(),
+            history: history.0,
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! Outbox against stream: what a broker has forgotten is published again.
+//!
+//! A counter proves nothing. A publish that timed out sits in the client and is flushed on
+//! reconnect, so a stream that was rolled back may be as long as before, with other messages;
+//! an old and a new row may even claim the same sequence. So identities are compared: a
+//! marked row is in the stream when the message at its sequence has its id.
+//!
+//! `verified` is a place up to which both were seen to agree. Streams lose their tails, or
+//! everything; so while that place agrees, what is below it does, and only what is above is
+//! looked at. It moves after the walk, in the database, so a walk that dies is done again; and
+//! only when the stream was the same one all the while.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use crate::{
+    Link,
+    engine::{Engine, Failure, Mark},
+    link::StreamState,
+    postgres::partitions::time_of,
+};
+
+/// Rows compared at a time.
+const PAGE: usize = 500;
+/// Rows that claim one sequence and are looked at together.
+const TIES: usize = 32;
+
+/// Compares, clears the marks of what is not there, and moves the place. How many were lost.
+pub(super) async fn run<E: Engine>(engine: &E, link: &Link) -> Result<usize, Failure> {
+    let epoch = link.epoch();
+    let stream = link.stream_state().await.map_err(Failure::Unavailable)?;
+    let verified = engine.verified().await?;
+    let walk = Walk { engine, link, stream };
+    let is_another = walk.is_another().await?;
+    let base = match verified {
+        _ if is_another => None,
+        None => None,
+        Some(place) if walk.agrees(place).await? => Some(place),
+        Some(place) => walk.down(place.sequence).await?,
+    };
+    let (place, lost) = walk.up(base, is_another).await?;
+    // A stream that was rolled back or made anew during the walk was compared in two states.
+    let now = link.stream_state().await.map_err(Failure::Unavailable)?;
+    if link.epoch() != epoch || !now.continues(&walk.stream) {
+        return Err(Failure::Unavailable("the stream has changed meanwhile".into()));
+    }
+    if place != verified {
+        engine.set_verified(place).await?;
+    }
+    Ok(lost)
+}
+
+struct Walk<'a, E> {
+    engine: &'a E,
+    link: &'a Link,
+    stream: StreamState,
+}
+
+impl<E: Engine> Walk<'_, E> {
+    /// Whether the stream is another than the one that was published to: the row that is
+    /// marked with its first message is not there. Then nothing has aged out of it.
+    async fn is_another(&self) -> Result<bool, Failure> {
+        if self.stream.first_sequence <= 1 {
+            return Ok(false);
+        }
+        let rows = self.engine.marks_above(self.stream.first_sequence - 1, TIES).await?;
+        let Some(first) = rows.first() else { return Ok(false) };
+        let there = self.ids(first.sequence, first.sequence).await?;
+        let mut ties = rows.iter().filter(|row| row.sequence == first.sequence);
+        Ok(ties.any(|row| there.get(&row.sequence) != Some(&row.id) && !self.is_too_old(row)))
+    }
+
+    /// Whether the message is where its mark says; aged out, it was.
+    async fn agrees(&self, mark: Mark) -> Result<bool, Failure> {
+        if self.has_aged_out(&mark) {
+            return Ok(true);
+        }
+        let there = self.link.message_id_at(mark.sequence).await.map_err(Failure::Unavailable)?;
+        Ok(there == Some(mark.id))
+    }
+
+    /// A row at or below a sequence from which on downwards all agree. One that agrees is not
+    /// enough: in a stream that has lost its tail and has grown again, what was published
+    /// since agrees, and lies between rows of the same sequences that were lost.
+    async fn down(&self, from: u64) -> Result<Option<Mark>, Failure> {
+        let mut from = from;
+        loop {
+            let page = self.engine.marks_to(from, PAGE).await?;
+            let Some(lowest) = page.last() else { return Ok(None) };
+            let (low, high) = (lowest.sequence, page[0].sequence);
+            let there = self.ids(low, high).await?;
+            let agrees = |mark: &Mark| {
+                self.has_aged_out(mark) || there.get(&mark.sequence) == Some(&mark.id)
+            };
+            if page.iter().all(agrees) {
+                return Ok(Some(page[0]));
+            }
+            if low == 0 || page.len() < PAGE {
+                return Ok(None);
+            }
+            from = low - 1;
+        }
+    }
+
+    /// Compares every marked row from a place on. The last that agrees, and how many were lost.
+    async fn up(
+        &self,
+        base: Option<Mark>,
+        is_another: bool,
+    ) -> Result<(Option<Mark>, usize), Failure> {
+        let (mut place, mut count) = (base, 0);
+        // Beside the row that agrees there may be another with the same sequence.
+        let mut from = base.map_or(0, |base| base.sequence.saturating_sub(1));
+        loop {
+            let page = self.engine.marks_above(from, PAGE).await?;
+            let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
+            let there = self.ids(first.sequence, last.sequence).await?;
+            let mut lost = Vec::new();
+            for mark in &page {
+                if there.get(&mark.sequence) == Some(&mark.id) {
+                    place = Some(*mark);
+                } else if !self.is_too_old(mark) && (is_another || !self.has_aged_out(mark)) {
+                    lost.push(*mark);
+                }
+            }
+            if !lost.is_empty() {
+                self.engine.unmark(&lost).await?;
+                count += lost.len();
+            }
+            // Rows that claim the same sequence are never parted by the end of a page.
+            let is_full = page.len() == PAGE && first.sequence < last.sequence;
+            from = if is_full { last.sequence - 1 } else { last.sequence };
+        }
+        Ok((place, count))
+    }
+
+    /// Whether the stream has had the message and dropped it.
+    fn has_aged_out(&self, mark: &Mark) -> bool {
+        mark.sequence < self.stream.first_sequence && mark.sequence <= self.stream.last_sequence
+    }
+
+    /// Whether the stream would have dropped the message by now.
+    fn is_too_old(&self, mark: &Mark) -> bool {
+        let told_at = time_of(mark.id).map(events::Timestamp);
+        told_at.is_some_and(|at| {
+            self.stream.max_age_secs > 0
+                && at.plus_secs(self.stream.max_age_secs) < crate::clock::now()
+        })
+    }
+
+    /// The ids of the stream's messages from one sequence to another.
+    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, Failure> {
+        self.link.message_ids(from, to).await.map_err(Failure::Unavailable)
+    }
+}

@@ -1,0 +1,371 @@
+//! Messages of a stream read by sequence, and their events one by one.
+//!
+//! A position is one number for one event of a stream: the sequence of its message times
+//! [`EVENTS_A_SEQUENCE`], plus its place in the message. Later events have higher positions.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use async_nats::{HeaderName, Message, Subscriber, header::NATS_MESSAGE_ID};
+use bytes::Bytes;
+use events::{Envelope, Problem, SagaId, Timestamp, codes, fact_of_subject, producer_of};
+use futures::StreamExt;
+use uuid::Uuid;
+
+use crate::{Asker, Link, link::stream_of, message::unpack};
+
+/// Messages read at once at most.
+pub const STORED_MESSAGES_MAX: usize = 1_000;
+/// Bytes read at once, about.
+const STORED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Positions of one message; a message has fewer events.
+pub const EVENTS_A_SEQUENCE: u64 = 1_024;
+/// How long JetStream may take to hand out stored messages.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Every message is republished under this prefix once it is stored.
+pub(crate) const LIVE: &str = "live.";
+/// What JetStream adds to a stored message: its sequence, and its subject.
+const STREAM_SEQ: &str = "Nats-Sequence";
+const SUBJECT: &str = "Nats-Subject";
+
+/// A message as it is stored.
+#[derive(Debug, Clone)]
+pub struct StoredMessage {
+    /// Its sequence in its stream.
+    pub sequence: u64,
+    /// `Nats-Msg-Id`; nil when it has none.
+    pub id: Uuid,
+    /// Its events.
+    pub facts: Vec<Fact>,
+}
+
+/// An event passing by, live or stored.
+#[derive(Debug, Clone)]
+pub struct Fact {
+    subject: Arc<str>,
+    position: u64,
+    about: Option<Uuid>,
+    event_id: Option<Uuid>,
+    saga_id: Option<SagaId>,
+    cause_id: Option<Uuid>,
+    attempt: u64,
+    trace_id: Option<String>,
+    at: Option<Timestamp>,
+    payload: Bytes,
+}
+
+impl StoredMessage {
+    /// Takes a message apart, as it came live or from a stream.
+    pub(crate) fn of(message: &Message) -> Self {
+        let map = message.headers.as_ref();
+        let header = |name| Some(map?.get(HeaderName::from_static(name))?.as_str());
+        // A live message comes on its own subject, a stored one on the reader's inbox.
+        let stored = || header(SUBJECT).unwrap_or_default();
+        let subject: Arc<str> =
+            message.subject.strip_prefix(LIVE).unwrap_or_else(stored).to_owned().into();
+        let sequence = header(STREAM_SEQ).and_then(|seq| seq.parse().ok()).unwrap_or_default();
+        let id = map.and_then(|map| map.get(NATS_MESSAGE_ID)?.as_str().parse().ok());
+        let events = unpack(&message.payload).unwrap_or_else(|_| vec![message.payload.clone()]);
+        let fact = |(place, event): (usize, Bytes)| {
+            let place = (place as u64).min(EVENTS_A_SEQUENCE - 1);
+            Fact::of(subject.clone(), sequence * EVENTS_A_SEQUENCE + place, event)
+        };
+        let facts = events.into_iter().enumerate().map(fact).collect();
+        Self { sequence, id: id.unwrap_or_default(), facts }
+    }
+}
+
+impl Fact {
+    /// The event of an envelope; one that cannot be read has only a position and its bytes.
+    pub(crate) fn of(subject: Arc<str>, position: u64, event: Bytes) -> Self {
+        let mut fact = Self {
+            subject,
+            position,
+            about: None,
+            event_id: None,
+            saga_id: None,
+            cause_id: None,
+            attempt: 1,
+            trace_id: None,
+            at: None,
+            payload: event.clone(),
+        };
+        if let Ok(envelope) = Envelope::decode(&event) {
+            let trace_id = envelope.traceparent.as_deref();
+            let trace_id = trace_id.and_then(|parent| parent.split('-').nth(1));
+            fact.about = envelope.subject.parse().ok();
+            fact.event_id = Some(envelope.id.0);
+            fact.saga_id = Some(envelope.sagaid);
+            fact.cause_id = envelope.causationid;
+            fact.attempt = envelope.attempt.unwrap_or(1);
+            fact.trace_id = trace_id.filter(|id| id.len() == 32).map(str::to_owned);
+            fact.at = Some(envelope.time);
+            fact.payload = event.slice_ref(envelope.data.get().as_bytes());
+        }
+        fact
+    }
+
+    /// `<service>.<event>`, for example `payment.completed`; empty for anything else.
+    pub fn name(&self) -> &str {
+        fact_of_subject(self.subject()).unwrap_or_default()
+    }
+
+    /// The service that emitted it.
+    pub fn service(&self) -> &str {
+        producer_of(self.name())
+    }
+
+    /// Its position in its service's stream.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The sequence of its message in its service's stream.
+    pub fn sequence(&self) -> u64 {
+        self.position / EVENTS_A_SEQUENCE
+    }
+
+    /// The thing it is about.
+    pub fn about(&self) -> Option<Uuid> {
+        self.about
+    }
+
+    /// Its id.
+    pub fn event_id(&self) -> Option<Uuid> {
+        self.event_id
+    }
+
+    /// The saga it belongs to.
+    pub fn saga_id(&self) -> Option<SagaId> {
+        self.saga_id
+    }
+
+    /// The event or command it follows from.
+    pub fn cause_id(&self) -> Option<Uuid> {
+        self.cause_id
+    }
+
+    /// How often what it follows from had been tried; 1 at first.
+    pub fn attempt(&self) -> u64 {
+        self.attempt
+    }
+
+    /// The trace it was emitted in: 32 hex digits.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.trace_id.as_deref()
+    }
+
+    /// When it was emitted.
+    pub fn at(&self) -> Option<Timestamp> {
+        self.at
+    }
+
+    /// The event as JSON.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// Its subject: `onsale.payment.completed.v1.<schedule>`.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+}
+
+impl Asker {
+    /// Events of a service after a position, in order, of at most `limit` messages; none at
+    /// all mean that there are no more.
+    ///
+    /// # Errors
+    /// `unavailable` when JetStream does not answer.
+    pub async fn stored_since(
+        &self,
+        service: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Fact>, Problem> {
+        let mut from = (after + 1) / EVENTS_A_SEQUENCE;
+        loop {
+            let messages = self.stored_messages(service, from, limit).await?;
+            let Some(last) = messages.last() else { return Ok(Vec::new()) };
+            from = last.sequence + 1;
+            let mut facts: Vec<Fact> = messages.into_iter().flat_map(|one| one.facts).collect();
+            facts.retain(|fact| fact.position > after);
+            if !facts.is_empty() {
+                return Ok(facts);
+            }
+        }
+    }
+
+    /// Messages of a service from a sequence on, in order, at most `limit` of them.
+    ///
+    /// # Errors
+    /// As [`Asker::stored_since`].
+    pub async fn stored_messages(
+        &self,
+        service: &str,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredMessage>, Problem> {
+        let stream = stream_of(service);
+        let messages = self.link().stored(&stream, from.max(1), limit).await;
+        let messages = messages.map_err(|cause| unavailable(&cause))?;
+        Ok(messages.iter().map(StoredMessage::of).collect())
+    }
+
+    /// The position behind the last event that a service has stored; 0 before the first.
+    ///
+    /// # Errors
+    /// As [`Asker::stored_since`].
+    pub async fn last_position(&self, service: &str) -> Result<u64, Problem> {
+        let stream = stream_of(service);
+        let last = self.link().direct_get(&stream, r#"{"last_by_subj":">"}"#.into()).await;
+        let mut replies = last.map_err(|cause| unavailable(&cause))?;
+        let last = next_stored(&mut replies).await.map_err(|cause| unavailable(&cause))?;
+        let sequence = last.map_or(0, |last| StoredMessage::of(&last).sequence);
+        Ok(if sequence == 0 { 0 } else { sequence * EVENTS_A_SEQUENCE + EVENTS_A_SEQUENCE - 1 })
+    }
+}
+
+impl Asker {
+    /// The sequence of the last message that a service has stored; 0 before the first.
+    ///
+    /// # Errors
+    /// As [`Asker::stored_since`].
+    pub async fn last_sequence(&self, service: &str) -> Result<u64, Problem> {
+        Ok(self.last_position(service).await? / EVENTS_A_SEQUENCE)
+    }
+}
+
+impl Link {
+    /// Messages of a stream from a sequence on, in order.
+    async fn stored(&self, stream: &str, from: u64, limit: usize) -> Result<Vec<Message>, String> {
+        let limit = limit.clamp(1, STORED_MESSAGES_MAX);
+        let query = format!(
+            r#"{{"seq":{from},"batch":{limit},"max_bytes":{STORED_BYTES_MAX},"next_by_subj":">"}}"#
+        );
+        let mut replies = self.direct_get(stream, query).await?;
+        let mut messages = Vec::new();
+        while messages.len() < limit {
+            match next_stored(&mut replies).await? {
+                Some(message) => messages.push(message),
+                None => break,
+            }
+        }
+        Ok(messages)
+    }
+
+    /// `Nats-Msg-Id` of the message at a sequence of the service's own stream.
+    pub(crate) async fn message_id_at(&self, sequence: u64) -> Result<Option<Uuid>, String> {
+        let ids = self.message_ids(sequence, sequence).await?;
+        Ok(ids.get(&sequence).copied())
+    }
+
+    /// The ids of the service's own messages from one sequence to another.
+    pub(crate) async fn message_ids(
+        &self,
+        from: u64,
+        to: u64,
+    ) -> Result<HashMap<u64, Uuid>, String> {
+        let stream = stream_of(self.service());
+        let (mut ids, mut from) = (HashMap::new(), from.max(1));
+        while from <= to {
+            let limit = usize::try_from(to - from + 1).unwrap_or(STORED_MESSAGES_MAX);
+            let messages = self.stored(&stream, from, limit).await?;
+            let Some(last) = messages.last() else { break };
+            let place = |message: &Message| {
+                let map = message.headers.as_ref()?;
+                let seq = map.get(STREAM_SEQ)?.as_str().parse().ok()?;
+                let id = map.get(NATS_MESSAGE_ID).and_then(|id| id.as_str().parse().ok());
+                Some((seq, id.unwrap_or_default()))
+            };
+            let reached = place(last).map_or(to, |(seq, _): (u64, Uuid)| seq);
+            ids.extend(messages.iter().filter_map(place));
+            from = reached + 1;
+        }
+        Ok(ids)
+    }
+
+    /// Asks JetStream for stored messages; any replica answers, message by message.
+    pub(crate) async fn direct_get(
+        &self,
+        stream: &str,
+        query: String,
+    ) -> Result<Subscriber, String> {
+        if !self.is_connected() {
+            return Err("The connection to the mesh is down.".into());
+        }
+        let inbox = self.client().new_inbox();
+        let replies = self.client().subscribe(inbox.clone()).await.map_err(|e| e.to_string())?;
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        self.client()
+            .publish_with_reply(subject, inbox, query.into())
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(replies)
+    }
+}
+
+/// The next stored message; `None` at the end of the batch, or when there is none at all.
+async fn next_stored(replies: &mut Subscriber) -> Result<Option<Message>, String> {
+    let reply = tokio::time::timeout(READ_TIMEOUT, replies.next())
+        .await
+        .map_err(|_| "The event store does not answer.")?
+        .ok_or("The connection to the mesh was lost.")?;
+    match reply.status.map(|status| status.as_u16()) {
+        None => Ok(Some(reply)),
+        Some(204 | 404) => Ok(None),
+        Some(status) => Err(format!("The event store answers {status}.")),
+    }
+}
+
+fn unavailable(detail: &str) -> Problem {
+    Problem::new(codes::UNAVAILABLE, detail).with("retry_after_secs", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_nats::HeaderMap;
+
+    const EVENT: &str = concat!(
+        r#"{"specversion":"1.0","id":"018f0000-0000-7000-8000-000000000001","#,
+        r#""source":"/onsale/payment","type":"onsale.payment.completed.v1","#,
+        r#""time":"2026-05-01T11:00:00Z","subject":"018f0000-0000-7000-8000-000000000002","#,
+        r#""sagaid":"018f0000-0000-7000-8000-000000000003","data":{"n":1}}"#
+    );
+
+    fn message(subject: &str, body: &str) -> StoredMessage {
+        let mut map = HeaderMap::new();
+        map.insert(STREAM_SEQ, "42");
+        map.insert(SUBJECT, "onsale.payment.completed.v1.-");
+        StoredMessage::of(&Message {
+            subject: subject.to_owned().into(),
+            reply: None,
+            payload: Bytes::copy_from_slice(body.as_bytes()),
+            headers: Some(map),
+            status: None,
+            description: None,
+            length: 0,
+        })
+    }
+
+    #[test]
+    fn the_events_of_a_message_are_known_live_and_stored() {
+        for subject in ["live.onsale.payment.completed.v1.-", "_INBOX.abc"] {
+            let facts = message(subject, &format!("[{EVENT},{EVENT}]")).facts;
+            let places: Vec<u64> = facts.iter().map(Fact::position).collect();
+            assert_eq!(places, [42 * EVENTS_A_SEQUENCE, 42 * EVENTS_A_SEQUENCE + 1]);
+            let fact = &facts[1];
+            assert_eq!((fact.name(), fact.service()), ("payment.completed", "payment"));
+            assert_eq!((fact.sequence(), fact.payload().as_ref()), (42, br#"{"n":1}"#.as_ref()));
+            assert_eq!(fact.about(), "018f0000-0000-7000-8000-000000000002".parse().ok());
+        }
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_read_keeps_its_place() {
+        let facts = message("_INBOX.abc", &format!("[{{}},{EVENT}]")).facts;
+        assert_eq!((facts[0].event_id(), facts[0].payload().as_ref()), (None, b"{}".as_ref()));
+        assert!(facts[1].event_id().is_some());
+        assert_eq!(message("_INBOX.abc", "nonsense").facts.len(), 1);
+    }
+}

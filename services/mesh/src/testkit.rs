@@ -1,0 +1,132 @@
+//! Doors for the conformance suite of engines (`tests/engine`): messages, commands and parked
+//! events as a service gets them, without a broker. Behind the feature `testkit`, which only
+//! dev-dependencies enable.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_nats::jetstream;
+use bytes::Bytes;
+use events::{Command, SagaId};
+use futures::FutureExt;
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    Caller, Idempotency, Link, Meta, Service, Work,
+    consumer::{Table, entries_of},
+    engine::{Engine, Failure},
+    health::Health,
+    message::Message,
+    parked::{
+        Parked,
+        retry::{Retrier, Tried},
+    },
+    publisher::{HandOff, Handed},
+    service::{Asked, How},
+    work::{Delivery, Settle},
+};
+
+/// A message as a stream delivers it.
+#[derive(Debug, Clone)]
+pub struct Delivered {
+    /// `Nats-Msg-Id`.
+    pub id: Uuid,
+    /// `onsale.<service>.<event>.v<version>.<schedule or ->`.
+    pub subject: String,
+    /// Its place in its stream.
+    pub sequence: u64,
+    /// How often it has been delivered, this time included.
+    pub times: u64,
+    /// Its events, as JSON.
+    pub events: Vec<Bytes>,
+}
+
+/// What makes work of messages and commands, and tries parked events.
+pub struct Kit<E: Engine> {
+    link: Link,
+    heard: Arc<Table<E>>,
+    asked: BTreeMap<&'static str, Asked<E>>,
+    hand_off: HandOff,
+    handed: Mutex<Handed>,
+}
+
+impl<E: Engine> Kit<E> {
+    /// The kit of a service. Call it within a tokio runtime.
+    pub async fn of(service: Service<E>) -> Self {
+        let (hand_off, handed) = HandOff::new();
+        Self {
+            link: Link::unconnected(service.name).await,
+            heard: Arc::new(service.heard.into_iter().collect()),
+            asked: service.asked,
+            hand_off,
+            handed: Mutex::new(handed),
+        }
+    }
+
+    /// A message with its events.
+    ///
+    /// # Panics
+    /// When its events are no JSON.
+    pub fn message(&self, delivered: &Delivered) -> Work<E::Deed> {
+        let payload = [b"[".as_slice(), &delivered.events.join(&b","[..]), b"]"].concat();
+        let message = async_nats::Message {
+            subject: delivered.subject.clone().into(),
+            reply: None,
+            payload: payload.into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        let message = jetstream::Message { message, context: self.link.jetstream().clone() };
+        let entries = entries_of(&self.heard, &message);
+        let delivery = Delivery {
+            message,
+            id: delivered.id,
+            stream: "TEST".into(),
+            sequence: delivered.sequence,
+            delivered: delivered.times,
+        };
+        Work { entries, settle: Settle::Ack(Box::new(delivery)) }
+    }
+
+    /// A command, under an `Idempotency-Key` or none.
+    ///
+    /// # Panics
+    /// When the service does not decide it.
+    pub fn command<C: Command>(&self, command: &C, key: Option<Idempotency>) -> Work<E::Deed> {
+        let asked = &self.asked[C::ENDPOINT];
+        let How::Decided(decode) = &asked.how else { panic!("{} is only read", C::ENDPOINT) };
+        let body = serde_json::to_vec(command).expect("commands are plain data");
+        let Ok(deed) = decode(&body) else { panic!("{} cannot be read", C::ENDPOINT) };
+        let mut meta = Meta::inside(SagaId(Uuid::now_v7()));
+        (meta.name, meta.may_tell) = (asked.endpoint, asked.tells);
+        (meta.caller, meta.idempotency) = (Caller::Anonymous, key);
+        Work::command(deed, meta, Settle::Nobody)
+    }
+
+    /// Makes an attempt at a parked event that was leased, as a running service does; whether
+    /// it was taken in.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn attempt(&self, engine: &Arc<E>, parked: &Parked) -> Result<bool, Failure> {
+        let retrier = Retrier {
+            engine: engine.clone(),
+            link: self.link.clone(),
+            heard: self.heard.clone(),
+            hand_off: self.hand_off.clone(),
+            parked: Arc::new(Notify::new()),
+            health: Health::default(),
+            shutdown: CancellationToken::new(),
+        };
+        Ok(retrier.attempt(parked, None).await? == Tried::Done)
+    }
+
+    /// What attempts have emitted since the last time.
+    pub async fn emitted(&self) -> Vec<Message> {
+        let mut handed = self.handed.lock().await;
+        std::iter::from_fn(|| handed.next().now_or_never().flatten()).collect()
+    }
+}

@@ -1,0 +1,453 @@
+//! A batch as a function call: what it is told, and what it says; `batch.lua` runs it.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::Ordering,
+    time::SystemTime,
+};
+
+use events::{EventId, Problem, SagaId, Timestamp, dead_letter::LetterState};
+use redis::{Cmd, Value};
+use uuid::Uuid;
+
+use super::{
+    Act, At, Ended, Library, Valkey, VkDeed,
+    act::Deed,
+    call::{Parts, send},
+    lost, outbox, parked, replay,
+};
+use crate::{
+    engine::{Care, Failure, Ran, Retried},
+    message::Message,
+    parked::{Parked, ParkedState, key::key_of, one_line},
+    turn::Announcement,
+    work::{Answered, Delivery, Entry, Meta, Outcome, Work},
+};
+
+/// Entries of one call at most, but for a single message that has more.
+const CALL_ENTRIES_MAX: usize = 512;
+
+/// What a call runs wholly or not at all: a message with its events, or one command.
+#[derive(Default)]
+pub(super) struct Case<'a> {
+    /// What the inbox knows it by.
+    id: Option<Uuid>,
+    /// Where it lies, if events of it that cannot be taken in are parked.
+    origin: Option<Origin<'a>>,
+    /// Names the stored answer; of a retry, its number.
+    scope: String,
+    /// Goes with the scope: the body's digest; of a retry, what its history will say.
+    body: String,
+    items: Vec<Item<'a>>,
+}
+
+/// Where a message lies.
+pub(super) struct Origin<'a> {
+    pub(super) subject: &'a str,
+    pub(super) stream: &'a str,
+    pub(super) sequence: u64,
+}
+
+/// One event or command.
+pub(super) struct Item<'a> {
+    /// The act, or why it must not be run.
+    act: Result<Act, String>,
+    event_id: Option<EventId>,
+    saga_id: SagaId,
+    cause: Option<Uuid>,
+    traceparent: Option<String>,
+    may_tell: &'a [&'static str],
+    attempt: u64,
+    key_field: &'a str,
+    raw: &'a [u8],
+}
+
+/// How a call runs what it is given.
+#[derive(Clone, Copy)]
+pub(super) enum Way<'a> {
+    /// As it comes in.
+    Live,
+    /// On a store that is being rebuilt.
+    Restoring,
+    /// Into this shadow.
+    Feed(&'a str),
+    /// As a parked event's next attempt.
+    Retry,
+}
+
+/// What became of cases.
+#[derive(Default)]
+pub(super) struct Called {
+    pub(super) ended: Vec<Ended>,
+    pub(super) emitted: Vec<Message>,
+    pub(super) announced: Vec<Announcement>,
+    pub(super) parked: Vec<Parked>,
+}
+
+impl<'a> Item<'a> {
+    /// What no message asks for: a saga of its own, from no cause.
+    pub(super) fn quiet(act: Act) -> Self {
+        Self {
+            act: Ok(act),
+            event_id: None,
+            saga_id: SagaId(Uuid::now_v7()),
+            cause: None,
+            traceparent: None,
+            may_tell: &[],
+            attempt: 1,
+            key_field: "",
+            raw: &[],
+        }
+    }
+
+    pub(super) fn of(act: Result<Act, String>, meta: &'a Meta) -> Self {
+        Self {
+            act,
+            event_id: meta.event_id,
+            saga_id: meta.saga_id,
+            cause: Some(meta.cause()),
+            traceparent: meta.trace.to_header(),
+            may_tell: meta.may_tell,
+            attempt: meta.attempt,
+            ..Self::quiet(Act::new("nothing"))
+        }
+    }
+
+    /// A stored event as a shadow takes it in.
+    pub(super) fn stored(act: Act, event_id: EventId) -> Self {
+        Self { event_id: Some(event_id), ..Self::quiet(act) }
+    }
+
+    pub(super) fn of_entry<D>(
+        act: Result<Act, String>,
+        entry: &'a Entry<D>,
+        began: SystemTime,
+    ) -> Self {
+        let traceparent = entry.transaction(began).parent().to_header();
+        let (key_field, raw) = (entry.key_field, &entry.raw[..]);
+        Self { traceparent, key_field, raw, ..Self::of(act, &entry.meta) }
+    }
+
+    fn write(&self, cmd: &mut Cmd, is_full: bool) {
+        let id = self.event_id.map(|id| id.0.as_bytes().to_vec()).unwrap_or_default();
+        let reason;
+        let (name, args) = match &self.act {
+            Ok(act) => (act.name, &act.args[..]),
+            Err(cause) => {
+                reason = [one_line(cause)];
+                ("", &reason[..])
+            }
+        };
+        let cause = self.cause.map(|cause| cause.to_string()).unwrap_or_default();
+        cmd.arg(name).arg(id).arg(self.saga_id.to_string()).arg(cause);
+        cmd.arg(self.traceparent.as_deref().unwrap_or_default());
+        let may_tell = self.may_tell.join(" ");
+        cmd.arg(if may_tell.is_empty() { may_tell } else { format!(" {may_tell} ") });
+        cmd.arg(self.attempt);
+        if is_full {
+            cmd.arg(self.key()).arg(self.raw);
+        } else {
+            cmd.arg("").arg("");
+        }
+        cmd.arg(args.len()).arg(args);
+    }
+
+    fn key(&self) -> String {
+        key_of(self.key_field, self.raw)
+    }
+}
+
+impl<'a> Case<'a> {
+    /// A command, a timer's finding, or what no message asks for.
+    pub(super) fn of(item: Item<'a>) -> Self {
+        Self { items: vec![item], ..Self::default() }
+    }
+
+    /// What its sender may send again: the answer is stored, the event is claimed.
+    pub(super) fn once(item: Item<'a>, meta: &Meta) -> Self {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key = meta.idempotency.as_ref();
+        let (scope, body) = key.map(|key| (hex(&key.scope), hex(&key.body))).unwrap_or_default();
+        Self { id: meta.event_id.map(|id| id.0), scope, body, ..Self::of(item) }
+    }
+
+    /// A message.
+    pub(super) fn message(id: Uuid, origin: Origin<'a>, items: Vec<Item<'a>>) -> Self {
+        Self { id: Some(id), origin: Some(origin), items, ..Self::default() }
+    }
+
+    fn write(&self, cmd: &mut Cmd, is_full: bool) {
+        let id = self.id.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
+        cmd.arg(id).arg(u8::from(self.origin.is_some())).arg(&self.scope).arg(&self.body);
+        match self.origin.as_ref().filter(|_| is_full) {
+            Some(origin) => cmd.arg(origin.subject).arg(origin.stream).arg(origin.sequence),
+            None => cmd.arg("").arg("").arg(""),
+        };
+        cmd.arg(self.items.len());
+        for item in &self.items {
+            item.write(cmd, is_full && self.origin.is_some());
+        }
+    }
+}
+
+/// What a deed asks of the store.
+enum Asked {
+    Act(Act),
+    /// It can be seen to be wrong without the store.
+    No(Problem),
+    /// It must not be run, or cannot be.
+    Never(String),
+}
+
+impl<L: Library> Valkey<L> {
+    /// Runs cases, in one call unless a bound or a parked event divides them.
+    pub(super) async fn call(
+        &self,
+        way: Way<'_>,
+        cases: &[Case<'_>],
+        now: Timestamp,
+    ) -> Result<Called, Failure> {
+        let mut called = Called::default();
+        let is_dead = |case: &Case<'_>| case.items.iter().any(|item| item.act.is_err());
+        let mut is_full = self.has_parked.load(Ordering::Relaxed) || cases.iter().any(is_dead);
+        while called.ended.len() < cases.len() {
+            let rest = &cases[called.ended.len()..];
+            let cmd = self.batch(way, &rest[..fitting(rest)], is_full, now);
+            let answer = send(&mut self.connection.clone(), &self.names, &cmd).await?;
+            let and_then = self.read_batch(&mut called, way, rest, answer, now)?;
+            match and_then.as_str() {
+                "end" | "more" => {}
+                "full" if !is_full => is_full = true,
+                other => return Err(Failure::Refused(format!("a call ended with `{other}`"))),
+            }
+        }
+        Ok(called)
+    }
+
+    fn batch(&self, way: Way<'_>, cases: &[Case<'_>], is_full: bool, now: Timestamp) -> Cmd {
+        let mut cmd = self.names.run(now, matches!(way, Way::Restoring));
+        match way {
+            Way::Live | Way::Restoring if is_full => cmd.arg("full").arg(""),
+            Way::Live | Way::Restoring => cmd.arg("light").arg(""),
+            Way::Feed(generation) => cmd.arg("feed").arg(generation),
+            Way::Retry => cmd.arg("retry").arg(""),
+        };
+        cmd.arg(cases.len());
+        for case in cases {
+            case.write(&mut cmd, is_full);
+        }
+        cmd
+    }
+
+    /// Adds to `called` what a call says of the first of `cases`; how it goes on.
+    fn read_batch(
+        &self,
+        called: &mut Called,
+        way: Way<'_>,
+        cases: &[Case<'_>],
+        answer: Value,
+        now: Timestamp,
+    ) -> Result<String, Failure> {
+        let mut parts = Parts::of(answer)?;
+        let and_then: String = parts.take()?;
+        if and_then == "lost" {
+            return Err(if matches!(way, Way::Feed(_)) { replay::gone() } else { lost() });
+        }
+        let ended = parts.list()?.each(Ended::read)?;
+        if let Some(Ended::Fault(cause)) = ended.last() {
+            return Err(Failure::Refused(cause.clone()));
+        }
+        called.ended.extend(ended);
+        let announced: Vec<(String, Vec<u8>)> = parts.take()?;
+        let said = |(subject, payload)| Announcement { subject, payload };
+        called.announced.extend(announced.into_iter().map(said));
+        called.emitted.extend(parts.list()?.each(outbox::message)?);
+        for (number, case, item, state, cause, attempts) in
+            parts.take::<Vec<(u64, usize, usize, String, Vec<u8>, u64)>>()?
+        {
+            let case: &Case<'_> = &cases[case - 1];
+            let (Some(origin), item) = (&case.origin, &case.items[item - 1]) else { continue };
+            called.parked.push(Parked {
+                number,
+                key: item.key(),
+                state: ParkedState::read(&state),
+                cause: one_line(&String::from_utf8_lossy(&cause)),
+                attempts,
+                unsettled: 0,
+                envelope: item.raw.to_vec().into(),
+                subject: origin.subject.to_owned(),
+                stream: origin.stream.to_owned(),
+                sequence: origin.sequence,
+                kept_at: now,
+                history: Vec::new(),
+            });
+        }
+        self.has_parked.store(parts.take::<u8>()? == 1, Ordering::Relaxed);
+        Ok(and_then)
+    }
+
+    pub(super) async fn run_batch(
+        &self,
+        batch: &[Work<VkDeed<L>>],
+        care: Care,
+    ) -> Result<Ran, Failure> {
+        let now = crate::clock::now();
+        let began = SystemTime::from(now.0);
+        // What a command is answered without the store; the others are cases.
+        let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(batch.len());
+        let mut cases = Vec::with_capacity(batch.len());
+        for work in batch {
+            let delivery = work.delivery();
+            let mut outcome = None;
+            let mut items = Vec::with_capacity(work.entries.len());
+            for entry in &work.entries {
+                let act = match self.asked(entry, delivery, care, now) {
+                    Asked::Act(act) => Ok(act),
+                    Asked::No(problem) if delivery.is_none() => {
+                        outcome = Some(Outcome::Done(Answered::refused(&problem)));
+                        break;
+                    }
+                    Asked::Never(cause) if delivery.is_none() => {
+                        outcome = Some(Outcome::Never(cause));
+                        break;
+                    }
+                    Asked::No(problem) => Err(problem.to_string()),
+                    Asked::Never(cause) => Err(cause),
+                };
+                items.push(Item::of_entry(act, entry, began));
+            }
+            match (delivery, items.pop()) {
+                _ if outcome.is_some() => {}
+                (None, None) => outcome = Some(Outcome::Done(Answered::default())),
+                (None, Some(item)) => cases.push(Case::once(item, &work.entries[0].meta)),
+                (Some(delivery), last) => {
+                    items.extend(last);
+                    cases.push(Case::message(delivery.id, Origin::of(delivery), items));
+                }
+            }
+            outcomes.push(outcome);
+        }
+        let Called { ended, emitted, announced, parked } =
+            self.call(Way::Live, &cases, now).await?;
+        let mut ended = ended.into_iter();
+        let outcomes = batch.iter().zip(outcomes).map(|(work, outcome)| match outcome {
+            Some(outcome) => outcome,
+            None => self.outcome(work, ended.next(), now),
+        });
+        Ok(Ran { outcomes: outcomes.collect(), emitted, announced, parked })
+    }
+
+    fn outcome(&self, work: &Work<VkDeed<L>>, ended: Option<Ended>, now: Timestamp) -> Outcome {
+        let ended = ended.unwrap_or_else(|| Ended::Failed("no answer".into()));
+        match work.entries.first() {
+            Some(Entry { deed: Ok(deed), meta, .. }) if work.delivery().is_none() => {
+                self.settle_deed(&*deed.0, meta, ended, now)
+            }
+            _ if matches!(ended, Ended::Repeat) => Outcome::Repeat,
+            _ => Outcome::Done(Answered::default()),
+        }
+    }
+
+    /// What a command's ending is for whoever asked.
+    pub(super) fn settle_deed(
+        &self,
+        deed: &dyn Deed<L>,
+        meta: &Meta,
+        ended: Ended,
+        now: Timestamp,
+    ) -> Outcome {
+        match ended {
+            Ended::Done(value) => match unharmed(|| deed.answer(&value, &self.at(meta, now))) {
+                Ok(Ok(answered)) => Outcome::Done(answered),
+                Ok(Err(problem)) => Outcome::Done(Answered::refused(&problem)),
+                Err(cause) => Outcome::Never(cause),
+            },
+            Ended::Repeat | Ended::Gone => Outcome::Repeat,
+            Ended::No(problem) => Outcome::Done(Answered::refused(&problem)),
+            Ended::NotYet(problem) => Outcome::NotYet(problem),
+            Ended::Failed(cause) | Ended::Fault(cause) => Outcome::Never(cause),
+            Ended::Lost => Outcome::Never(lost().to_string()),
+        }
+    }
+
+    fn asked(
+        &self,
+        entry: &Entry<VkDeed<L>>,
+        delivery: Option<&Delivery>,
+        care: Care,
+        now: Timestamp,
+    ) -> Asked {
+        if let (Care::Unrun, Some(Delivery { delivered, .. })) = (care, delivery) {
+            let cause = format!("it was delivered {delivered} times and never came to an end");
+            return Asked::Never(cause);
+        }
+        match &entry.deed {
+            Err(cause) => Asked::Never(cause.clone()),
+            Ok(deed) => match unharmed(|| deed.0.act(&self.at(&entry.meta, now))) {
+                Ok(Ok(act)) => Asked::Act(act),
+                Ok(Err(problem)) => Asked::No(problem),
+                Err(cause) => Asked::Never(cause),
+            },
+        }
+    }
+
+    pub(super) async fn retry_one(
+        &self,
+        parked: &Parked,
+        entry: &Entry<VkDeed<L>>,
+    ) -> Result<Retried, Failure> {
+        let now = crate::clock::now();
+        let act = match self.asked(entry, None, Care::Alone, now) {
+            Asked::Act(act) => act,
+            Asked::No(problem) => return Ok(Retried::Early(cause_of(problem))),
+            Asked::Never(cause) => return Ok(Retried::Failed(cause)),
+        };
+        let item = Item::of_entry(Ok(act), entry, SystemTime::from(now.0));
+        let (scope, body) =
+            (parked.number.to_string(), parked::happened(LetterState::Resolved, None, None));
+        let case = Case { scope, body, ..Case::of(item) };
+        let Called { ended, emitted, announced, .. } = self.call(Way::Retry, &[case], now).await?;
+        Ok(match ended.into_iter().next() {
+            Some(Ended::Done(_) | Ended::Repeat) => {
+                Retried::Done(Ran { emitted, announced, ..Ran::default() })
+            }
+            Some(Ended::No(problem) | Ended::NotYet(problem)) => Retried::Early(cause_of(problem)),
+            Some(Ended::Failed(cause) | Ended::Fault(cause)) => Retried::Failed(cause),
+            Some(Ended::Gone | Ended::Lost) | None => Retried::Gone,
+        })
+    }
+
+    pub(super) fn at<'a>(&'a self, meta: &'a Meta, now: Timestamp) -> At<'a, L::Rules> {
+        At { now, rules: &self.rules, caller: &meta.caller, id: meta.id }
+    }
+}
+
+impl<'a> Origin<'a> {
+    fn of(delivery: &'a Delivery) -> Self {
+        let (subject, stream) = (delivery.message.subject.as_str(), &delivery.stream);
+        Self { subject, stream, sequence: delivery.sequence }
+    }
+}
+
+/// How many cases one call takes.
+fn fitting(cases: &[Case<'_>]) -> usize {
+    let mut entries = 0;
+    let fits = |case: &&Case<'_>| {
+        entries += case.items.len();
+        entries <= CALL_ENTRIES_MAX
+    };
+    cases.iter().take_while(fits).count().max(1)
+}
+
+fn cause_of(problem: Problem) -> String {
+    if problem.detail.is_empty() { problem.code } else { problem.detail }
+}
+
+/// Runs a service's own code; a panic in it harms nobody else.
+fn unharmed<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+        format!("it panicked: {}", said.unwrap_or("for no reason given"))
+    })
+}

@@ -1,0 +1,104 @@
+-- What lies beside a service's state, and building that state anew.
+
+-- Writes a value if it still is what the caller last saw (`''`: nothing at all).
+function serves.swap(name, seen, new)
+  if (call('GET', own(name)) or '') ~= seen then
+    return { 0 }
+  end
+  call('SET', own(name), new)
+  return { 1 }
+end
+
+-- Says that the store knows all that it should: at the first start, or rebuilt.
+function serves.seal()
+  call('SET', own('whole'), whole(act.now))
+  return {}
+end
+
+-- A shadow is a generation that is being made of what was told, next to the
+-- live one; `generations` names all that were ever begun and may still have keys. Whoever
+-- builds is fenced by the shadow's name, which is never used again, and by a lease: one that
+-- was paused for longer, or whose store was emptied, finds that its shadow is gone.
+local SHADOW_MILLIS = 30000
+
+local function builds(generation)
+  if call('GET', own('shadow')) ~= generation then
+    return false
+  end
+  call('PEXPIRE', own('shadow'), SHADOW_MILLIS)
+  return true
+end
+
+function serves.begin_shadow(generation)
+  if not call('SET', own('shadow'), generation, 'NX', 'PX', SHADOW_MILLIS) then
+    return { 0 }
+  end
+  call('SADD', own('generations'), generation)
+  return { 1 }
+end
+
+function serves.give_up_shadow(generation)
+  if call('GET', own('shadow')) == generation then
+    call('DEL', own('shadow'))
+  end
+  return {}
+end
+
+-- From one call to the next, everybody reads and writes what was the shadow.
+function serves.swap_in_shadow(generation)
+  if not builds(generation) then
+    return { 0 }
+  end
+  call('SET', own('whole'), generation)
+  call('DEL', own('shadow'))
+  return { 1 }
+end
+
+-- The lines of `reads.digest` that only the live generation has, and those that only the
+-- shadow has, of the things whose ids end in `part`. Nothing can happen between the two.
+function serves.compare_shadow(generation, part)
+  local live = call('GET', own('whole'))
+  if not live or not builds(generation) then
+    return { 'gone' }
+  end
+  stand_on(live)
+  local before, is_before = reads.digest(part), {}
+  stand_on(generation)
+  local after, is_after = reads.digest(part), {}
+  for _, line in ipairs(before) do
+    is_before[line] = true
+  end
+  local gone, new = {}, {}
+  for _, line in ipairs(after) do
+    is_after[line] = true
+    if not is_before[line] then
+      new[#new + 1] = line
+    end
+  end
+  for _, line in ipairs(before) do
+    if not is_after[line] then
+      gone[#gone + 1] = line
+    end
+  end
+  return { 'held', gone, new }
+end
+
+-- What the streams have forgotten and the live generation still knows is carried over to the
+-- shadow: `reads.carry` names it as calls of `acts.carried`. It is given since when each
+-- stream has what was told.
+function serves.carry_over(generation, part, ...)
+  local live = call('GET', own('whole'))
+  if not builds(generation) then
+    return { 'gone' }
+  elseif not live or not reads.carry then
+    return { 'held', '0' }
+  end
+  stand_on(live)
+  local rows = reads.carry(part, ...)
+  stand_on(generation)
+  act.is_silent = true
+  for _, row in ipairs(rows) do
+    acts.carried(unpack(row))
+  end
+  return { 'held', whole(#rows) }
+end

@@ -1,0 +1,387 @@
+//! The batch worker: take what is waiting, run it as a unit, settle each message.
+//!
+//! Several workers share one intake, so that one loads its batch while another commits. A
+//! batch is whatever is waiting: one message when it is quiet, hundreds of events under load,
+//! and nothing ever waits for company. Two messages of one key in two batches are ordered by
+//! the row lock of whoever loads first; handlers do not depend on the order.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_nats::{HeaderMap, jetstream::AckKind};
+use events::{Problem, codes};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    Link,
+    engine::{Care, Engine, Failure, Ran},
+    failpoint::{Failpoint, Failpoints},
+    health::Health,
+    intake::{Taken, WeakIntake},
+    link::headers,
+    parked::{Parked, ParkedState},
+    publisher::HandOff,
+    trace::{Messaging, Span},
+    work::{Answered, Entry, Outcome, Settle, Work},
+};
+
+/// Events of one batch, about; more would only lengthen the locks.
+pub(crate) const BATCH_EVENTS_MAX: usize = 512;
+/// Bytes of one batch, about.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long a command waits for what it depends on before it is refused.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How soon a command that came too early is tried again.
+const EARLY_RETRY: Duration = Duration::from_millis(20);
+/// A message delivered so often runs alone …
+const DELIVERIES_ALONE: u64 = 4;
+/// … and one delivered so often is parked without being run: it may be what kills the process.
+const DELIVERIES_MAX: u64 = 20;
+/// Runs of a batch that other batches are faster than, until its messages are run alone.
+const RUNS_MAX: u32 = 5;
+/// Pause between two such runs of a message alone.
+const RUN_PAUSE: Duration = Duration::from_millis(20);
+/// When a message comes again that others were faster than each time.
+const CONTENDED_PAUSE: Duration = Duration::from_secs(5);
+/// How often a store that does not answer is asked whether it does.
+const STORE_PAUSE: Duration = Duration::from_millis(250);
+/// How often the broker is told meanwhile that a message is still being worked on.
+const PROGRESS_EVERY: Duration = Duration::from_secs(3);
+
+/// What one worker works with.
+pub(crate) struct Worker<E: Engine> {
+    pub(crate) engine: Arc<E>,
+    pub(crate) link: Link,
+    pub(crate) taken: Arc<Mutex<mpsc::UnboundedReceiver<Taken<E::Deed>>>>,
+    /// Puts an early command back; weak, so that workers do not keep their own intake open.
+    pub(crate) intake: WeakIntake<E::Deed>,
+    pub(crate) hand_off: HandOff,
+    /// Wakes who tries parked events again.
+    pub(crate) parked: Arc<Notify>,
+    pub(crate) health: Health,
+    pub(crate) failpoints: Arc<Failpoints>,
+    pub(crate) stop: CancellationToken,
+}
+
+type Batch<E> = Vec<Work<<E as Engine>::Deed>>;
+
+impl<E: Engine> Worker<E> {
+    /// Runs batches until the intake is closed and empty.
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        loop {
+            // The permits are held until the batch has ended: they bound what is in memory.
+            let Some((mut batch, _permits)) = self.take().await else { return Ok(()) };
+            for entry in batch.iter_mut().flat_map(|work| &mut work.entries) {
+                // A command that came too early keeps the span of its first try.
+                if !entry.span.is_on() {
+                    entry.span = open_span(&self.link, entry);
+                }
+            }
+            self.run_batch(batch).await;
+        }
+    }
+
+    /// What is waiting, as far as it fits into a batch.
+    async fn take(&self) -> Option<(Batch<E>, Vec<OwnedSemaphorePermit>)> {
+        let mut waiting = self.taken.lock().await;
+        let first = waiting.recv().await?;
+        let (mut events, mut bytes) = (first.work.entries.len(), first.work.bytes());
+        let (mut batch, mut permits) = (vec![first.work], vec![first.permit]);
+        while events < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
+            let Ok(next) = waiting.try_recv() else { break };
+            events += next.work.entries.len();
+            bytes += next.work.bytes();
+            batch.push(next.work);
+            permits.push(next.permit);
+        }
+        Some((batch, permits))
+    }
+
+    /// Runs a batch as one unit; when its store refuses it, its messages one by one.
+    async fn run_batch(&self, batch: Batch<E>) {
+        let mut waiting = batch;
+        while !waiting.is_empty() {
+            let often = |work: &Work<_>| {
+                work.delivery().is_some_and(|delivery| delivery.delivered >= DELIVERIES_ALONE)
+            };
+            let (alone, mut batch): (Vec<_>, Vec<_>) = waiting.into_iter().partition(often);
+            waiting = Vec::new();
+            for work in alone {
+                waiting.extend(self.run_alone(work).await);
+            }
+            if batch.is_empty() {
+                continue;
+            }
+            match self.until_it_wins(&mut batch, Care::Together).await {
+                Ok(ran) => self.done(batch, ran).await,
+                Err(failure) if is_lost(&failure) => {
+                    waiting.extend(self.wait_for_store(batch, failure).await);
+                }
+                Err(cause) => {
+                    let size = batch.len();
+                    warn!(service = self.link.service(), %cause, size,
+                        "batch refused; running its messages one by one");
+                    for work in batch {
+                        waiting.extend(self.run_alone(work).await);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One message or command in a transaction of its own. Returns it when the store was lost
+    /// meanwhile.
+    async fn run_alone(&self, work: Work<E::Deed>) -> Batch<E> {
+        let mut batch = vec![work];
+        let often = batch[0].delivery().map_or(0, |delivery| delivery.delivered);
+        let mut cares = [Care::Alone, Care::Judged, Care::Unrun].into_iter();
+        if often >= DELIVERIES_MAX {
+            cares.nth(1);
+        }
+        let mut last = Failure::Refused("it was not run".into());
+        for care in cares {
+            let failure = match self.until_it_wins(&mut batch, care).await {
+                Ok(ran) => {
+                    self.done(batch, ran).await;
+                    return Vec::new();
+                }
+                Err(failure) => failure,
+            };
+            match failure {
+                lost if is_lost(&lost) => return self.wait_for_store(batch, lost).await,
+                Failure::Contended(_) => {
+                    self.come_again(batch, CONTENDED_PAUSE).await;
+                    return Vec::new();
+                }
+                // What is there already is no lost race when it is there each time; and what
+                // the store refuses at the very end cannot be told from its neighbours.
+                poison => last = poison,
+            }
+            if batch[0].delivery().is_none() {
+                break;
+            }
+        }
+        error!(service = self.link.service(), name = batch[0].entries[0].meta.name, cause = %last,
+            "this cannot be stored");
+        for work in batch {
+            self.answer(work, Answered::refused(&codes::INTERNAL.into())).await;
+        }
+        Vec::new()
+    }
+
+    /// Of two batches that make the same thing at once, the second to commit is rolled back
+    /// and decided again: then it finds what the first has made.
+    async fn until_it_wins(&self, batch: &mut [Work<E::Deed>], care: Care) -> Result<Ran, Failure> {
+        let mut runs = 1;
+        loop {
+            match self.engine.run(batch, care).await {
+                Err(Failure::Contended(_) | Failure::Duplicate(_)) if runs < RUNS_MAX => runs += 1,
+                ran => return ran,
+            }
+            if care != Care::Together {
+                tokio::time::sleep(RUN_PAUSE).await;
+            }
+        }
+    }
+
+    /// Nothing of the batch took effect (or, uncertain, all of it): callers are told what is
+    /// known; messages stay here until the store answers again, and are not counted as tried.
+    async fn wait_for_store(&self, batch: Batch<E>, failure: Failure) -> Batch<E> {
+        if self.health.store(false) {
+            warn!(service = self.link.service(), cause = %failure, "the store does not answer");
+        }
+        let (messages, commands): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|work| work.delivery().is_some());
+        for mut work in commands {
+            work.entries.iter_mut().for_each(|entry| entry.span.fail(|| failure.to_string()));
+            let problem = match failure {
+                Failure::Uncertain(_) => codes::TIMED_OUT.into(),
+                _ => unavailable(&self.link),
+            };
+            self.answer(work, Answered::refused(&problem)).await;
+        }
+        let mut told_at = Instant::now();
+        loop {
+            tokio::select! {
+                // Not acknowledged, they come again.
+                () = self.stop.cancelled() => return Vec::new(),
+                () = tokio::time::sleep(STORE_PAUSE) => {}
+            }
+            if self.engine.check().await.is_ok() {
+                return messages;
+            }
+            if told_at.elapsed() >= PROGRESS_EVERY {
+                told_at = Instant::now();
+                for delivery in messages.iter().filter_map(Work::delivery) {
+                    let _ = delivery.message.ack_with(AckKind::Progress).await;
+                }
+            }
+        }
+    }
+
+    /// The batch is stored: what it emitted goes out, and everybody learns of its end.
+    async fn done(&self, batch: Batch<E>, ran: Ran) {
+        if self.health.store(true) {
+            info!(service = self.link.service(), "the store answers again");
+        }
+        for parked in &ran.parked {
+            self.tell_of(parked).await;
+        }
+        if !ran.parked.is_empty() {
+            self.parked.notify_one();
+        }
+        let names = batch.iter().flat_map(Work::names);
+        if self.failpoints.strikes(Failpoint::BeforeAck, names) {
+            return self.come_again(batch, Duration::ZERO).await;
+        }
+        self.hand_off.give(ran.emitted);
+        for said in ran.announced {
+            let _ = self.link.client().publish(said.subject, said.payload.into()).await;
+        }
+        for (work, outcome) in batch.into_iter().zip(ran.outcomes) {
+            self.settle(work, outcome).await;
+        }
+    }
+
+    /// Logs an event that was parked for good, and sends a copy to whoever looks with `nats`.
+    async fn tell_of(&self, parked: &Parked) {
+        self.health.add_parked(parked.state == ParkedState::Dead);
+        if parked.state == ParkedState::Dead {
+            error!(
+                service = self.link.service(),
+                subject = parked.subject,
+                key = parked.key,
+                letter = parked.number,
+                cause = parked.cause,
+                "an event cannot be taken in"
+            );
+            crate::parked::retry::copy(&self.link, parked).await;
+        }
+    }
+
+    /// Lets one sender know the end.
+    async fn settle(&self, mut work: Work<E::Deed>, outcome: Outcome) {
+        match outcome {
+            Outcome::Done(answered) => {
+                let is_message = work.delivery().is_some();
+                self.health.add_handled(work.entries.len() as u64, is_message);
+                self.answer(work, answered).await;
+            }
+            Outcome::Repeat => {
+                self.health.add_repeat();
+                let entries = &mut work.entries;
+                entries.iter_mut().for_each(|entry| entry.span.note("onsale.repeat", || true));
+                self.answer(work, Answered::default()).await;
+            }
+            Outcome::NotYet(problem) => self.wait(work, problem).await,
+            Outcome::Never(cause) => {
+                error!(service = self.link.service(), name = work.entries[0].meta.name, %cause,
+                    "a command can never succeed");
+                work.entries[0].span.fail(|| cause);
+                self.answer(work, Answered::refused(&codes::INTERNAL.into())).await;
+            }
+        }
+    }
+
+    /// What a command depends on is not here yet.
+    async fn wait(&self, mut work: Work<E::Deed>, problem: Problem) {
+        let entry = &mut work.entries[0];
+        entry.span.note("onsale.waited_for", || problem.detail.clone());
+        if entry.meta.received.elapsed() > PATIENCE {
+            return self.answer(work, Answered::refused(&problem)).await;
+        }
+        // An intake that is closed or full drops it, and its caller times out.
+        let again = self.intake.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(EARLY_RETRY).await;
+            if let Some(intake) = again.upgrade() {
+                let _ = intake.try_send(work);
+            }
+        });
+    }
+
+    /// Acknowledges, or answers whoever asked.
+    async fn answer(&self, mut work: Work<E::Deed>, answered: Answered) {
+        match work.settle {
+            Settle::Ack(delivery) => {
+                let _ = delivery.message.ack().await;
+            }
+            Settle::Reply(subject) => {
+                work.entries[0].span.status(answered.status);
+                reply(&self.link, subject, answered).await;
+            }
+            Settle::Local(waiting) => {
+                let _ = waiting.send(answered);
+            }
+            Settle::Nobody => {}
+        }
+    }
+
+    /// Every message is delivered again, as after a crash; whoever asked is told to do so.
+    async fn come_again(&self, batch: Batch<E>, after: Duration) {
+        for work in batch {
+            if let Settle::Ack(delivery) = &work.settle {
+                let again = AckKind::Nak((!after.is_zero()).then_some(after));
+                let _ = delivery.message.ack_with(again).await;
+            } else if !after.is_zero() {
+                self.answer(work, Answered::refused(&unavailable(&self.link))).await;
+            }
+        }
+    }
+}
+
+/// Whether the store is away, and trying again at once is of no use.
+fn is_lost(failure: &Failure) -> bool {
+    matches!(failure, Failure::Unavailable(_) | Failure::Uncertain(_))
+}
+
+/// Answers a NATS request with a status and JSON.
+pub(crate) async fn reply(link: &Link, subject: async_nats::Subject, answered: Answered) {
+    let mut map = HeaderMap::new();
+    map.insert(headers::STATUS, answered.status.to_string());
+    if !answered.is_granted() {
+        // The `nats` command and the statistics of NATS services know these two.
+        map.insert("Nats-Service-Error-Code", answered.status.to_string());
+        map.insert("Nats-Service-Error", "see the problem in the body");
+    }
+    if let Err(error) = link.client().publish_with_headers(subject, map, answered.body).await {
+        warn!(service = link.service(), %error, "an answer could not be sent");
+    }
+}
+
+/// What a caller is told while a service's store is away.
+pub(crate) fn unavailable(link: &Link) -> Problem {
+    Problem::new(
+        codes::UNAVAILABLE,
+        format!("The {} service is catching its breath.", link.service()),
+    )
+    .with("retry_after_secs", 1)
+}
+
+/// The span of an event or command, as a child of the span that sent it.
+pub(crate) fn open_span<D>(link: &Link, entry: &Entry<D>) -> Span {
+    let (meta, tracer) = (&entry.meta, link.tracer());
+    let Some(event_id) = meta.event_id else {
+        let mut span = match meta.caller {
+            crate::Caller::Mesh if meta.trace.trace_id().is_none() => tracer.timer(meta.name),
+            _ => tracer.command(meta.name, &meta.trace),
+        };
+        span.saga(meta.saga_id);
+        return span;
+    };
+    let mut span = tracer.process(meta.name, &meta.trace);
+    span.message(Messaging {
+        operation: "process",
+        fact: meta.name,
+        subject: meta.name,
+        event_id,
+        saga_id: meta.saga_id,
+    });
+    span.note("messaging.consumer.group.name", || link.service());
+    span.note("messaging.nats.delivery_count", || meta.attempt as i64);
+    span
+}

@@ -1,0 +1,218 @@
+//! Counters in a table, each store a database of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use events::{Problem, ScheduleId, codes};
+use mesh::{
+    Allow, Answer, Book, Caller, Hear, Miss, Refusal, Service, Turn,
+    postgres::{Postgres, migrate},
+};
+use servers::{Options, Servers};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, migrate::Migrator};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use crate::{
+    counter::{Add, Added, Bumped, EMITS, How, Moved, NAME, Opened},
+    store::Store,
+};
+
+/// A value that the table does not take.
+const BROKEN: i64 = -1_000_000;
+/// What every database is copied from.
+const TEMPLATE: &str = "counters";
+
+pub struct OnPostgres {
+    url: String,
+    pool: PgPool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Counter {
+    value: i64,
+    version: i64,
+    is_new: bool,
+    is_changed: bool,
+}
+
+/// The counters of a batch.
+pub struct Counters(BTreeMap<Uuid, Counter>);
+
+impl Book for Counters {
+    type Keys = BTreeSet<Uuid>;
+    type Rules = ();
+    const KEY: &'static str = "counter";
+
+    async fn load(keys: BTreeSet<Uuid>, tx: &mut PgConnection) -> sqlx::Result<Self> {
+        let rows: Vec<(Uuid, i64, i64)> = sqlx::query_as(
+            "select id, value, version from counters where id = any($1) order by id for update",
+        )
+        .bind(keys.into_iter().collect::<Vec<_>>())
+        .fetch_all(tx)
+        .await?;
+        let counter = |(id, value, version)| (id, Counter { value, version, ..Counter::default() });
+        Ok(Self(rows.into_iter().map(counter).collect()))
+    }
+
+    async fn save(self, tx: &mut PgConnection) -> sqlx::Result<()> {
+        let statements = [
+            "insert into counters select * from unnest($1::uuid[], $2::bigint[], $3::bigint[])",
+            "update counters as c set value = n.value, version = n.version
+             from unnest($1::uuid[], $2::bigint[], $3::bigint[]) as n (id, value, version)
+             where c.id = n.id",
+        ];
+        for (statement, is_new) in statements.into_iter().zip([true, false]) {
+            let rows: Vec<_> = self
+                .0
+                .iter()
+                .filter(|(_, counter)| counter.is_changed && counter.is_new == is_new)
+                .collect();
+            if !rows.is_empty() {
+                sqlx::query(statement)
+                    .bind(rows.iter().map(|(id, _)| **id).collect::<Vec<_>>())
+                    .bind(rows.iter().map(|(_, counter)| counter.value).collect::<Vec<_>>())
+                    .bind(rows.iter().map(|(_, counter)| counter.version).collect::<Vec<_>>())
+                    .execute(&mut *tx)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Counters {
+    fn open(&mut self, id: Uuid) -> &mut Counter {
+        let counter = self.0.entry(id).or_insert_with(|| Counter { is_new: true, ..Counter::default() });
+        counter.is_changed = true;
+        counter
+    }
+
+    fn bump(&mut self, id: Uuid, amount: i64, how: How, turn: &mut Turn<'_, ()>) -> Added {
+        let counter = self.open(id);
+        counter.value += if how == How::Breaks { BROKEN } else { amount };
+        counter.version += 1;
+        assert!(how != How::Panics, "told to panic");
+        let (value, version) = (counter.value, counter.version);
+        let moved = |apart| Moved { counter: id, value, version, apart };
+        match how {
+            How::Spreads(count) => {
+                for _ in 0..count {
+                    turn.tell(moved(Some(ScheduleId(Uuid::now_v7()))));
+                }
+            }
+            _ => turn.tell(moved(None)),
+        }
+        Added { value, version }
+    }
+}
+
+impl Hear<Bumped> for Counters {
+    fn keys(event: &Bumped, keys: &mut BTreeSet<Uuid>) {
+        keys.insert(event.counter);
+    }
+
+    fn hear(&mut self, event: &Bumped, turn: &mut Turn<'_, ()>) -> Result<(), Miss> {
+        if event.how == How::Late && !self.0.contains_key(&event.counter) {
+            return Err(Miss::NotYet("the counter"));
+        }
+        self.bump(event.counter, event.amount, event.how, turn);
+        Ok(())
+    }
+}
+
+impl Hear<Opened> for Counters {
+    const KEY: &'static str = "by";
+
+    fn keys(event: &Opened, keys: &mut BTreeSet<Uuid>) {
+        keys.insert(event.counter);
+    }
+
+    fn hear(&mut self, event: &Opened, _turn: &mut Turn<'_, ()>) -> Result<(), Miss> {
+        self.open(event.counter);
+        Ok(())
+    }
+}
+
+impl Answer<Add> for Counters {
+    fn keys(command: &Add, _caller: &Caller, keys: &mut BTreeSet<Uuid>) {
+        keys.insert(command.counter);
+    }
+
+    fn answer(&mut self, command: &Add, turn: &mut Turn<'_, ()>) -> Result<Added, Refusal> {
+        if command.amount == 0 {
+            return Err(Problem::new(codes::INVALID, "Nothing is nothing.").into());
+        }
+        Ok(self.bump(command.counter, command.amount, command.how, turn))
+    }
+}
+
+/// The server that all databases of these tests lie on, with the template of them.
+async fn servers() -> &'static Servers {
+    static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+    SERVERS
+        .get_or_init(|| async {
+            let servers = Servers::start(Options::temporary()).await.unwrap();
+            let mut admin = PgConnection::connect(servers.postgres.url()).await.unwrap();
+            admin.execute(AssertSqlSafe(format!("create database {TEMPLATE}"))).await.unwrap();
+            let pool = PgPool::connect(&database(&servers, TEMPLATE)).await.unwrap();
+            migrate(&pool, &Migrator::DEFAULT).await.unwrap();
+            pool.execute(
+                "create table counters (id uuid primary key,
+                     value bigint not null check (value > -100000), version bigint not null)",
+            )
+            .await
+            .unwrap();
+            pool.close().await;
+            servers
+        })
+        .await
+}
+
+/// The administrator's address of a database.
+fn database(servers: &Servers, name: &str) -> String {
+    let url = servers.postgres.url();
+    let (address, options) = url.split_once('?').unwrap_or((url, ""));
+    let (host, _) = address.rsplit_once('/').unwrap();
+    format!("{host}/{name}?{options}")
+}
+
+impl Store for OnPostgres {
+    type Engine = Postgres<Counters>;
+
+    async fn open() -> Self {
+        static STORES: AtomicU32 = AtomicU32::new(0);
+        let servers = servers().await;
+        let name = format!("{TEMPLATE}_{}", STORES.fetch_add(1, Ordering::SeqCst));
+        let mut admin = PgConnection::connect(servers.postgres.url()).await.unwrap();
+        let made = format!("create database {name} template {TEMPLATE}");
+        admin.execute(AssertSqlSafe(made)).await.unwrap();
+        let url = database(servers, &name);
+        let pool = PgPool::connect(&url).await.unwrap();
+        Self { url, pool }
+    }
+
+    fn service() -> Service<Self::Engine> {
+        Service::new(NAME)
+            .hears::<Bumped>(EMITS)
+            .hears::<Opened>(&[])
+            .answers::<Add>(Allow::Anyone, EMITS)
+    }
+
+    fn engine(&self) -> Arc<Self::Engine> {
+        Arc::new(Postgres::new(&self.url, ()).unwrap())
+    }
+
+    async fn counter(&self, id: Uuid) -> Option<(i64, i64)> {
+        sqlx::query_as("select value, version from counters where id = $1")
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await
+            .unwrap()
+    }
+}

@@ -1,0 +1,122 @@
+//! Counters in Lua, each store a Valkey of its own.
+
+use std::sync::Arc;
+
+use events::{Problem, codes};
+use mesh::{
+    Allow, Service,
+    valkey::{Act, ActOn, At, Library, Reply, Texts, Valkey},
+};
+use servers::{Alone, Options};
+use uuid::Uuid;
+
+use crate::{
+    counter::{Add, Added, Bumped, EMITS, How, NAME, Opened},
+    store::Store,
+};
+
+pub struct OnValkey {
+    alone: Alone,
+    engine: Arc<Valkey<Counters>>,
+}
+
+/// The counters.
+pub struct Counters;
+
+impl Library for Counters {
+    const NAME: &'static str = NAME;
+    const KEY: &'static str = "counter";
+    const LUA: &'static str = r"
+        function acts.open(id)
+          redis.call('HSETNX', key('counter:' .. id), 'value', 0)
+          redis.call('HSETNX', key('counter:' .. id), 'version', 0)
+        end
+
+        function acts.bump(id, amount, how)
+          local counter = key('counter:' .. id)
+          if how == 'late' and redis.call('EXISTS', counter) == 0 then
+            return not_yet('not_found', 'the counter')
+          end
+          local value = redis.call('HINCRBY', counter, 'value', amount)
+          local version = redis.call('HINCRBY', counter, 'version', 1)
+          if how == 'breaks' then
+            redis.call('HINCRBY', counter, 'value', 'no number')
+          end
+          local moved = { counter = id, value = value, version = version }
+          for number = 1, tonumber(how) or 0 do
+            moved.apart = string.format('%s%012x', string.sub(id, 1, 24), number)
+            tell('counter.moved', moved.apart, id, moved)
+          end
+          if not tonumber(how) then
+            tell('counter.moved', '-', id, moved)
+          end
+          return { whole(value), whole(version) }
+        end
+
+        function reads.counter(id)
+          local found = redis.call('HMGET', key('counter:' .. id), 'value', 'version')
+          return { found[1] or '', found[2] or '' }
+        end
+    ";
+    type Rules = ();
+}
+
+fn bump(counter: Uuid, amount: i64, how: How) -> Act {
+    assert!(how != How::Panics, "told to panic");
+    Act::new("bump").arg(counter).arg(amount).arg(how.word())
+}
+
+impl ActOn<Bumped> for Counters {
+    fn act(event: &Bumped, _at: &At<'_, ()>) -> Act {
+        bump(event.counter, event.amount, event.how)
+    }
+}
+
+impl ActOn<Opened> for Counters {
+    const KEY: &'static str = "by";
+
+    fn act(event: &Opened, _at: &At<'_, ()>) -> Act {
+        Act::new("open").arg(event.counter)
+    }
+}
+
+impl Reply<Add> for Counters {
+    fn act(command: &Add, _at: &At<'_, ()>) -> Result<Act, Problem> {
+        if command.amount == 0 {
+            return Err(Problem::new(codes::INVALID, "Nothing is nothing."));
+        }
+        Ok(bump(command.counter, command.amount, command.how))
+    }
+
+    fn reply(_command: &Add, value: &Texts, _at: &At<'_, ()>) -> Result<Added, Problem> {
+        Ok(Added { value: value.get(0)?, version: value.get(1)? })
+    }
+}
+
+impl Store for OnValkey {
+    type Engine = Valkey<Counters>;
+
+    async fn open() -> Self {
+        let alone = Alone::valkey(Options::temporary()).await.unwrap();
+        let engine = Arc::new(Valkey::new(alone.server().url(), ()).unwrap());
+        engine.seal().await.unwrap();
+        Self { alone, engine }
+    }
+
+    fn service() -> Service<Self::Engine> {
+        Service::new(NAME)
+            .hears::<Bumped>(EMITS)
+            .hears::<Opened>(&[])
+            .answers::<Add>(Allow::Anyone, EMITS)
+    }
+
+    fn engine(&self) -> Arc<Self::Engine> {
+        Arc::new(Valkey::new(self.alone.server().url(), ()).unwrap())
+    }
+
+    async fn counter(&self, id: Uuid) -> Option<(i64, i64)> {
+        let read = Act::new("counter").arg(id);
+        let found = self.engine.read(read, mesh::clock::now()).await.unwrap();
+        Some((found.get(0).ok()?, found.get(1).ok()?))
+    }
+}

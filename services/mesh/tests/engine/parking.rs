@@ -1,0 +1,225 @@
+//! Parked events: tried again in their order, and at last dead letters.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use events::UserId;
+use mesh::{
+    engine::{Outbox, Parking, Show, Verdict, Which},
+    parked::{Parked, ParkedState},
+    testkit::Delivered,
+};
+use uuid::Uuid;
+
+use crate::{
+    counter::{Bumped, How},
+    store::{Stage, Store, bumped, eventually, is_done, message, steps},
+};
+
+/// Longer than an event may be early.
+const TOO_LONG: i64 = 2 * 3_600;
+
+pub async fn an_early_event_is_taken_in_when_what_it_needs_is_there<S: Store>(stage: Stage<S>) {
+    let counter = Uuid::now_v7();
+    let ran = stage.bump(counter, 7, How::Late).await;
+    assert!(is_done(&ran.outcomes[0]), "the message is taken in");
+    assert_eq!((ran.parked.len(), ran.parked[0].state), (1, ParkedState::Early));
+    for attempt in 2..5 {
+        let parked = stage.due().await;
+        assert_eq!(parked.attempts, attempt, "counted before it is made");
+        assert!(!stage.attempt(&parked).await);
+        assert_eq!(stage.states(counter).await, [ParkedState::Early]);
+    }
+    stage.open_counter(counter).await;
+    assert!(stage.attempt(&stage.due().await).await);
+    assert_eq!(stage.value(counter).await, (7, 1));
+    assert_eq!(steps(&stage.kit.emitted().await), [(7, 1)]);
+    assert_eq!((stage.states(counter).await, stage.waiting().await), (vec![ParkedState::Resolved], 1));
+    assert!(stage.lease(Which::Due(10)).await.is_empty());
+}
+
+pub async fn an_event_that_is_early_for_ever_becomes_a_dead_letter<S: Store>(stage: Stage<S>) {
+    let counter = Uuid::now_v7();
+    stage.bump(counter, 7, How::Late).await;
+    let parked = stage.due().await;
+    let parked = Parked { kept_at: parked.kept_at.plus_secs(-TOO_LONG), ..parked };
+    assert!(!stage.attempt(&parked).await);
+    let dead = stage.engine.parked(Show::Number(parked.number)).await.unwrap().remove(0);
+    assert_eq!((dead.state, dead.attempts, dead.history.len()), (ParkedState::Dead, 2, 1));
+    // It is never tried by itself again, and nothing of its key is.
+    stage.bump(counter, 1, How::Plain).await;
+    assert!(stage.lease(Which::Due(10)).await.is_empty());
+    assert_eq!(stage.states(counter).await, [ParkedState::Dead, ParkedState::Behind]);
+}
+
+pub async fn events_behind_a_parked_one_wait_and_drain_in_their_order<S: Store>(stage: Stage<S>) {
+    let (held, free) = (Uuid::now_v7(), Uuid::now_v7());
+    let told = message([
+        bumped(held, 1, How::Late),
+        bumped(free, 1, How::Plain),
+        bumped(held, 2, How::Plain),
+    ]);
+    stage.take(&[&told]).await;
+    let told = message([bumped(held, 3, How::Plain), bumped(free, 2, How::Plain)]);
+    let ran = stage.take(&[&told, &message([bumped(held, 4, How::Plain)])]).await;
+    assert!(ran.outcomes.iter().all(is_done));
+    assert_eq!(ran.parked.iter().map(|parked| parked.attempts).collect::<Vec<_>>(), [0, 0]);
+    assert_eq!((stage.store.counter(held).await, stage.value(free).await), (None, (3, 2)));
+    use ParkedState::{Behind, Early};
+    assert_eq!(stage.states(held).await, [Early, Behind, Behind, Behind]);
+
+    stage.open_counter(held).await;
+    for wanted in [(1, 1), (3, 2), (6, 3), (10, 4)] {
+        // Only the first of a key is ever handed out, and the next one as soon as it has ended.
+        assert!(stage.attempt(&stage.due().await).await);
+        assert_eq!(stage.value(held).await, wanted);
+    }
+    assert_eq!(steps(&stage.kit.emitted().await), [(1, 1), (3, 2), (6, 3), (10, 4)]);
+    assert_eq!(stage.states(held).await, [ParkedState::Resolved; 4]);
+    stage.bump(held, 5, How::Plain).await;
+    assert_eq!(stage.value(held).await, (15, 5), "the key is free again");
+}
+
+pub async fn a_dead_letter_holds_its_key_until_it_is_discarded<S: Store>(stage: Stage<S>) {
+    let (held, by) = (Uuid::now_v7(), UserId(Uuid::now_v7()));
+    let told =
+        message([How::Breaks, How::Plain, How::Plain].map(|how| bumped(held, 2, how)));
+    let dead = stage.take(&[&told]).await.parked.remove(0);
+    assert!(stage.lease(Which::Due(10)).await.is_empty());
+    assert_eq!(stage.states(held).await[0], ParkedState::Dead);
+    assert!(stage.engine.discard(dead.number, by, "of no use").await.unwrap());
+    assert!(!stage.engine.discard(dead.number, by, "again").await.unwrap(), "it has ended");
+    for wanted in [(2, 1), (4, 2)] {
+        assert!(stage.attempt(&stage.due().await).await);
+        assert_eq!(stage.value(held).await, wanted);
+    }
+    let rows = stage.engine.parked(Show::Key(held.to_string())).await.unwrap();
+    assert_eq!(rows[0].state, ParkedState::Discarded);
+    let last = rows[0].history.last().expect("a history");
+    assert_eq!((last.by, last.why.as_deref()), (Some(by), Some("of no use")));
+}
+
+pub async fn a_parked_head_that_is_being_tried_is_not_overtaken<S: Store>(stage: Stage<S>) {
+    let held = Uuid::now_v7();
+    stage.take(&[&message([How::Late, How::Plain].map(|how| bumped(held, 1, how)))]).await;
+    stage.open_counter(held).await;
+    let head = stage.due().await;
+    let second = stage.store.engine();
+    for which in [Which::Due(10), Which::First(held.to_string())] {
+        let leased = second.lease(which, Duration::from_secs(1)).await.unwrap();
+        assert!(leased.is_empty(), "{leased:?}");
+    }
+    let leased = second.lease(Which::Stranded(10), Duration::from_secs(1)).await.unwrap();
+    assert!(leased.is_empty(), "{leased:?}");
+    stage.bump(held, 4, How::Plain).await;
+    assert_eq!(stage.value(held).await, (0, 0), "what comes meanwhile waits");
+    assert!(stage.attempt(&head).await);
+    for wanted in [(2, 2), (6, 3)] {
+        assert!(stage.attempt(&stage.due().await).await);
+        assert_eq!(stage.value(held).await, wanted);
+    }
+}
+
+pub async fn an_attempt_that_the_store_prevents_does_not_count<S: Store>(stage: Stage<S>) {
+    let held = Uuid::now_v7();
+    stage.bump(held, 1, How::Late).await;
+    let again = |cause: &str| Verdict::Again {
+        after: Duration::from_millis(1),
+        cause: cause.into(),
+        counts: false,
+    };
+    let first = stage.due().await;
+    stage.engine.settle(first.number, again("the store was away")).await.unwrap();
+    let second = stage.due().await;
+    assert_eq!((second.attempts, second.unsettled), (first.attempts, 1));
+    assert_eq!((second.state, &*second.cause), (ParkedState::Early, "the store was away"));
+    // A dead letter stays one, whoever had it tried.
+    let dead = Verdict::Dead { cause: "in vain".into(), by: None };
+    stage.engine.settle(second.number, dead).await.unwrap();
+    let leased = stage.lease(Which::First(held.to_string())).await.remove(0);
+    stage.engine.settle(leased.number, again("the store was away")).await.unwrap();
+    assert_eq!(stage.states(held).await, [ParkedState::Dead]);
+    assert!(stage.lease(Which::Due(10)).await.is_empty());
+}
+
+pub async fn a_retry_that_kills_the_process_becomes_a_dead_letter<S: Store>(mut stage: Stage<S>) {
+    let held = Uuid::now_v7();
+    stage.bump(held, 1, How::Late).await;
+    stage.open_counter(held).await;
+    let lease = Duration::from_millis(1);
+    for killed in 1..=3 {
+        let parked = eventually("it is leased", || async {
+            stage.engine.lease(Which::Due(10), lease).await.unwrap().pop()
+        })
+        .await;
+        assert_eq!((parked.unsettled, parked.attempts), (killed, u64::from(killed) + 1));
+        // Nobody says how it ended: the process is another one.
+        stage.restart();
+    }
+    let last = stage.due().await;
+    assert!(!stage.attempt(&last).await, "it is not even run");
+    assert_eq!((stage.states(held).await, stage.value(held).await), (vec![ParkedState::Dead], (0, 0)));
+    let parked = stage.lease(Which::First(held.to_string())).await.remove(0);
+    assert_eq!(parked.unsettled, 1, "an operator may try it again");
+    assert!(stage.attempt(&parked).await);
+    assert_eq!(stage.value(held).await, (1, 1));
+}
+
+pub async fn an_operators_attempt_takes_a_dead_letter_in<S: Store>(stage: Stage<S>) {
+    let held = Uuid::now_v7();
+    stage.take(&[&message([How::Late, How::Plain].map(|how| bumped(held, 1, how)))]).await;
+    let parked = stage.due().await;
+    let dead = Verdict::Dead { cause: "in vain".into(), by: None };
+    stage.engine.settle(parked.number, dead).await.unwrap();
+    let first = || stage.lease(Which::First(held.to_string()));
+    let still = first().await.remove(0);
+    assert!(!stage.attempt(&still).await, "what it needs is not there");
+    assert_eq!(stage.states(held).await, [ParkedState::Dead, ParkedState::Behind]);
+    stage.open_counter(held).await;
+    for _ in 0..2 {
+        let parked = first().await.remove(0);
+        assert!(stage.attempt(&parked).await);
+    }
+    assert!(first().await.is_empty(), "the key is drained");
+    assert_eq!(stage.value(held).await, (2, 2));
+}
+
+pub async fn an_event_without_a_key_waits_for_nobody<S: Store>(stage: Stage<S>) {
+    let nothing = || Bytes::from_static(b"{}");
+    let told = Delivered { events: vec![nothing(), nothing()], ..message::<Bumped>([]) };
+    stage.take(&[&told]).await;
+    let parked = stage.open_parked().await;
+    let keys: Vec<_> = parked.iter().map(|parked| (&*parked.key, parked.state)).collect();
+    assert_eq!(keys, [("-", ParkedState::Dead), ("-", ParkedState::Dead)]);
+    assert!(stage.lease(Which::First("-".into())).await.is_empty());
+    for row in &parked {
+        let leased = stage.lease(Which::Number(row.number)).await;
+        assert_eq!(leased.iter().map(|row| row.number).collect::<Vec<_>>(), [row.number]);
+        assert!(!stage.attempt(&leased[0]).await);
+    }
+    let held = stage.bump(Uuid::now_v7(), 1, How::Late).await.parked.remove(0);
+    assert!(stage.lease(Which::Number(held.number)).await.is_empty(), "it has a key");
+}
+
+pub async fn parked_events_are_shown_in_the_order_of_parking<S: Store>(stage: Stage<S>) {
+    let keys: Vec<Uuid> = (0..5).map(|_| Uuid::now_v7()).collect();
+    for key in &keys {
+        stage.bump(*key, 1, How::Late).await;
+    }
+    let by = UserId(Uuid::now_v7());
+    let all = stage.open_parked().await;
+    let shown: Vec<String> = all.iter().map(|row| row.key.clone()).collect();
+    assert_eq!(shown, keys.iter().map(Uuid::to_string).collect::<Vec<_>>());
+    assert!(all.windows(2).all(|two| two[0].number < two[1].number));
+    stage.engine.discard(all[1].number, by, "of no use").await.unwrap();
+    let count = async |ended, most| stage.engine.parked(Show::All(ended, most)).await.unwrap().len();
+    assert_eq!((count(false, 10).await, count(true, 10).await), (4, 5));
+    let newest = stage.engine.parked(Show::All(true, 2)).await.unwrap();
+    let newest: Vec<u64> = newest.iter().map(|row| row.number).collect();
+    assert_eq!(newest, [all[3].number, all[4].number]);
+    assert!(stage.engine.parked(Show::Number(u32::MAX.into())).await.unwrap().is_empty());
+    let row = &all[0];
+    assert_eq!((&*row.stream, row.sequence, row.attempts), ("TEST", 1, 1));
+    assert_eq!(row.subject, "onsale.counter.bumped.v1.-");
+    assert_eq!(stage.engine.backlog().await.unwrap().facts, 0);
+}

@@ -1,0 +1,283 @@
+//! What the suite needs of an engine, and what a case has at hand.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use events::{Envelope, Event, EventId, SagaId};
+use mesh::{
+    Idempotency, Outcome, Service, Work,
+    engine::{Care, Engine, Failure, Outbox, Parking, Ran, Show, Which},
+    message::Message,
+    parked::{Parked, ParkedState},
+    testkit::{Delivered, Kit},
+};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::counter::{Add, Added, Bumped, How, Moved, Opened};
+
+/// A lease that no case outlives.
+pub const LONG: Duration = Duration::from_secs(60);
+/// How long a lease of the outbox lasts, and some more.
+pub const LEASE_OVER: Duration = Duration::from_secs(10);
+/// Between two looks.
+const PROBE: Duration = Duration::from_millis(20);
+/// Runs of a batch that others are faster than.
+const RUNS_MAX: u32 = 100;
+
+/// The service of these tests on an engine.
+pub trait Store: Sized + Send + Sync + 'static {
+    /// The engine.
+    type Engine: Engine;
+
+    /// A store of its own, empty and whole.
+    fn open() -> impl Future<Output = Self> + Send;
+
+    /// What the service consumes and answers.
+    fn service() -> Service<Self::Engine>;
+
+    /// An engine on the store, as a process that has just been started has one.
+    fn engine(&self) -> Arc<Self::Engine>;
+
+    /// Value and version of a counter.
+    fn counter(&self, id: Uuid) -> impl Future<Output = Option<(i64, i64)>> + Send;
+}
+
+/// A store with an engine, and what makes work for it.
+pub struct Stage<S: Store> {
+    pub store: S,
+    pub kit: Kit<S::Engine>,
+    pub engine: Arc<S::Engine>,
+}
+
+/// What is to be run.
+pub type Works<S> = Vec<Work<<<S as Store>::Engine as Engine>::Deed>>;
+
+impl<S: Store> Stage<S> {
+    pub async fn open() -> Self {
+        let store = S::open().await;
+        let engine = store.engine();
+        Self { kit: Kit::of(S::service()).await, engine, store }
+    }
+
+    /// The process is another now.
+    pub fn restart(&mut self) {
+        self.engine = self.store.engine();
+    }
+
+    /// Works of messages.
+    pub fn works(&self, messages: &[&Delivered]) -> Works<S> {
+        messages.iter().map(|message| self.kit.message(message)).collect()
+    }
+
+    /// Takes messages in as one batch.
+    pub async fn take(&self, messages: &[&Delivered]) -> Ran {
+        drive(&*self.engine, self.works(messages)).await.unwrap()
+    }
+
+    /// Takes in one event in a message of its own.
+    pub async fn bump(&self, counter: Uuid, amount: i64, how: How) -> Ran {
+        self.take(&[&message([bumped(counter, amount, how)])]).await
+    }
+
+    pub async fn open_counter(&self, counter: Uuid) {
+        self.take(&[&message([Opened { counter, by: Uuid::now_v7() }])]).await;
+    }
+
+    /// Decides a command.
+    pub async fn add(&self, add: &Add, key: Option<&Idempotency>) -> Outcome {
+        let works = vec![self.kit.command(add, key.cloned())];
+        drive(&*self.engine, works).await.unwrap().outcomes.remove(0)
+    }
+
+    /// Value and version of a counter that is there.
+    pub async fn value(&self, counter: Uuid) -> (i64, i64) {
+        self.store.counter(counter).await.expect("a counter")
+    }
+
+    pub async fn lease(&self, which: Which) -> Vec<Parked> {
+        self.engine.lease(which, LONG).await.unwrap()
+    }
+
+    /// Leases the only event that is due, once it is.
+    pub async fn due(&self) -> Parked {
+        let mut leased = eventually("a parked event is due", || async {
+            let leased = self.lease(Which::Due(100)).await;
+            (!leased.is_empty()).then_some(leased)
+        })
+        .await;
+        assert_eq!(leased.len(), 1, "{leased:?}");
+        leased.remove(0)
+    }
+
+    pub async fn attempt(&self, parked: &Parked) -> bool {
+        self.kit.attempt(&self.engine, parked).await.unwrap()
+    }
+
+    /// Key, state and attempts of all open parked events.
+    pub async fn open_parked(&self) -> Vec<Parked> {
+        self.engine.parked(Show::All(false, 1_000)).await.unwrap()
+    }
+
+    /// States of all parked events of a key, ended ones included.
+    pub async fn states(&self, key: Uuid) -> Vec<ParkedState> {
+        let rows = self.engine.parked(Show::Key(key.to_string())).await.unwrap();
+        rows.iter().map(|row| row.state).collect()
+    }
+
+    /// Events in the outbox that are not published.
+    pub async fn waiting(&self) -> u64 {
+        self.engine.backlog().await.unwrap().facts
+    }
+
+    /// Emits so many messages, each with one event; their ids in no particular order.
+    pub async fn emit(&self, count: usize) -> Vec<Uuid> {
+        let mut ids = Vec::new();
+        while ids.len() < count {
+            let spread = (count - ids.len()).min(250) as u32;
+            let ran = self.bump(Uuid::now_v7(), 1, How::Spreads(spread)).await;
+            ids.extend(ran.emitted.iter().map(|message| message.id));
+        }
+        ids
+    }
+
+    /// Sweeps until something comes.
+    pub async fn swept(&self, most: usize) -> Vec<Message> {
+        eventually("something is swept", || async {
+            let swept = self.engine.sweep(most).await.unwrap();
+            (!swept.is_empty()).then_some(swept)
+        })
+        .await
+    }
+}
+
+/// Runs a batch as a batch worker does: as one unit, and when that fails, one by one.
+pub async fn drive<E: Engine>(engine: &E, mut batch: Vec<Work<E::Deed>>) -> Result<Ran, Failure> {
+    match until_it_wins(engine, &mut batch, Care::Together).await {
+        Ok(ran) => return Ok(ran),
+        Err(lost @ (Failure::Unavailable(_) | Failure::Uncertain(_))) => return Err(lost),
+        Err(_) => {}
+    }
+    let mut all = Ran::default();
+    for at in 0..batch.len() {
+        let ran = alone(engine, &mut batch[at..=at]).await?;
+        all.outcomes.extend(ran.outcomes);
+        all.emitted.extend(ran.emitted);
+        all.announced.extend(ran.announced);
+        all.parked.extend(ran.parked);
+    }
+    Ok(all)
+}
+
+/// Runs one message or command with ever more care.
+pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Deed>]) -> Result<Ran, Failure> {
+    let mut last = None;
+    for care in [Care::Alone, Care::Judged, Care::Unrun] {
+        match until_it_wins(engine, work, care).await {
+            Err(Failure::Refused(cause) | Failure::Duplicate(cause)) => last = Some(cause),
+            ended => return ended,
+        }
+    }
+    Err(Failure::Refused(last.unwrap_or_default()))
+}
+
+async fn until_it_wins<E: Engine>(
+    engine: &E,
+    batch: &mut [Work<E::Deed>],
+    care: Care,
+) -> Result<Ran, Failure> {
+    let mut runs = 1;
+    loop {
+        match engine.run(batch, care).await {
+            Err(Failure::Contended(_)) if runs < RUNS_MAX => runs += 1,
+            Err(Failure::Duplicate(_)) if runs < 5 => runs += 1,
+            ran => return ran,
+        }
+    }
+}
+
+pub fn bumped(counter: Uuid, amount: i64, how: How) -> Bumped {
+    Bumped { counter, amount, how }
+}
+
+/// A message of these events, delivered for the first time.
+pub fn message<T: Event>(events: impl IntoIterator<Item = T>) -> Delivered {
+    Delivered {
+        id: Uuid::now_v7(),
+        subject: events::subject(T::FACT, T::VERSION, None),
+        sequence: 1,
+        times: 1,
+        events: events.into_iter().map(|event| envelope(&event, SagaId(Uuid::now_v7()))).collect(),
+    }
+}
+
+/// An event as it travels.
+pub fn envelope<T: Event>(event: &T, saga: SagaId) -> Bytes {
+    let data = RawValue::from_string(serde_json::to_string(event).unwrap()).unwrap();
+    let envelope = Envelope {
+        specversion: Default::default(),
+        id: EventId(Uuid::now_v7()),
+        source: "/onsale/test".into(),
+        kind: format!("onsale.{}.v{}", T::FACT, T::VERSION).into(),
+        time: mesh::clock::now(),
+        subject: event.about().to_string().into(),
+        sagaid: saga,
+        causationid: None,
+        traceparent: None,
+        attempt: None,
+        data: &data,
+    };
+    let mut body = Vec::new();
+    envelope.encode(&mut body);
+    body.into()
+}
+
+/// What was emitted of counters, in its order within each message.
+pub fn moved(emitted: &[Message]) -> Vec<Moved> {
+    let mut all = Vec::new();
+    for message in emitted {
+        let events: Vec<&RawValue> = serde_json::from_slice(&message.body).unwrap();
+        assert_eq!(events.len(), message.events as usize);
+        for event in events {
+            let envelope = Envelope::decode(event.get().as_bytes()).unwrap();
+            assert_eq!(envelope.name(), Moved::FACT);
+            all.push(serde_json::from_str(envelope.data.get()).unwrap());
+        }
+    }
+    all
+}
+
+/// Values and versions of counters as they were emitted.
+pub fn steps(emitted: &[Message]) -> Vec<(i64, i64)> {
+    moved(emitted).iter().map(|moved| (moved.value, moved.version)).collect()
+}
+
+/// What a granted command was answered.
+pub fn granted(outcome: &Outcome) -> Added {
+    match outcome {
+        Outcome::Done(answered) if answered.is_granted() => {
+            serde_json::from_slice(&answered.body).unwrap()
+        }
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+pub fn is_done(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Done(_))
+}
+
+pub fn is_repeat(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Repeat)
+}
+
+/// Looks until there is something to see.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
+    let until = tokio::time::Instant::now() + LEASE_OVER;
+    loop {
+        if let Some(seen) = look().await {
+            return seen;
+        }
+        assert!(tokio::time::Instant::now() < until, "not in time: {what}");
+        tokio::time::sleep(PROBE).await;
+    }
+}

@@ -1,0 +1,170 @@
+//! Events in messages of several, beside one that nobody can read: each has the effect that it
+//! has alone, and the one that cannot be read is parked, alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use harness::{
+    mesh::{Mesh, run},
+    project, wiring,
+};
+use onsale::stage::Stage;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{scenario::every_flow, twice::receipt_is_clean};
+use crate::{
+    broker::Broker,
+    messages::{Message, Producers, StoredEvent, events_of, id_of, name_of},
+    rest::Stores,
+};
+
+/// Where events stand in a message.
+#[derive(Debug, Clone, Copy)]
+pub enum Place {
+    Middle,
+    Last,
+    First,
+    Alone,
+}
+
+impl Place {
+    pub const ALL: [Self; 4] = [Self::Middle, Self::Last, Self::First, Self::Alone];
+
+    /// Some events of one subject with what stands beside them.
+    fn among(self, events: Vec<Value>, poison: impl Fn() -> Value) -> Vec<Value> {
+        let (before, behind) = match self {
+            Self::Middle => (vec![poison()], vec![poison()]),
+            Self::Last => (vec![poison()], vec![]),
+            Self::First => (vec![], vec![poison()]),
+            Self::Alone => (vec![], vec![]),
+        };
+        [before, events, behind].concat()
+    }
+}
+
+/// What nobody can read of what was published: which event it is of, by its id.
+#[derive(Debug, Clone, Default)]
+pub struct Poisons(BTreeMap<Uuid, String>);
+
+impl Poisons {
+    /// A message of these events of one subject, in company.
+    pub fn pack(
+        &mut self,
+        subject: &str,
+        events: Vec<Value>,
+        like: &StoredEvent,
+        place: Place,
+    ) -> Message {
+        let own: BTreeSet<Uuid> = events.iter().map(id_of).collect();
+        let packed = place.among(events, || like.poison());
+        let strange = packed.iter().map(id_of).filter(|id| !own.contains(id));
+        self.0.extend(strange.map(|id| (id, like.name().to_owned())));
+        Message::of(subject, &packed)
+    }
+
+    /// Their ids.
+    pub fn ids(&self) -> impl Iterator<Item = Uuid> {
+        self.0.keys().copied()
+    }
+
+    /// Whoever consumes such an event has parked it for an operator, and nothing else.
+    pub async fn alone_are_parked(&self, stores: &Stores) {
+        let mut expected = Vec::new();
+        for wiring in wiring::all() {
+            for (id, name) in &self.0 {
+                if wiring.hears.iter().any(|(heard, _)| heard == name) {
+                    expected.push((wiring.service.to_owned(), "dead".to_owned(), *id));
+                }
+            }
+        }
+        expected.sort_unstable();
+        assert!(!expected.is_empty());
+        let parked = stores.parked().await;
+        let differs = |one: &[_], other: &[_]| -> Vec<(String, String, Uuid)> {
+            one.iter().filter(|row| !other.contains(row)).cloned().collect()
+        };
+        let (more, less) = (differs(&parked, &expected), differs(&expected, &parked));
+        assert!(more.is_empty(), "parked although they can be read: {more:?}");
+        assert!(less.is_empty(), "not parked: {less:?}");
+        assert_eq!(parked.len(), expected.len(), "parked once");
+        let copies = stores.broker.stored("DEAD_LETTERS", 0).await;
+        assert_eq!(copies.len(), expected.len(), "a copy of each");
+    }
+}
+
+#[test]
+fn every_event_taken_in_for_the_first_time_beside_poison_has_its_effect() {
+    run(async {
+        let mesh = Mesh::own().await;
+        let stores = Stores::of(&mesh.stage).await;
+        see_only_what_is_packed(&stores.broker).await;
+        let is_over = AtomicBool::new(false);
+        let sale = async {
+            let schedules = every_flow(&mesh).await;
+            stores.at_rest().await;
+            is_over.store(true, Ordering::SeqCst);
+            schedules
+        };
+        let packing = pack_all(&mesh.stage, &stores.broker, &is_over);
+        let (schedules, poisons) = tokio::join!(sale, packing);
+        receipt_is_clean(&mesh, &schedules).await;
+        poisons.alone_are_parked(&stores).await;
+        mesh.stop().await;
+    });
+}
+
+/// What the subject of a message that was packed anew ends in.
+const PACKED: &str = "packed";
+/// How often the packer looks for what was published.
+const EVERY: Duration = Duration::from_millis(10);
+
+/// From here on, consumers are given what a packer between them and the producers publishes,
+/// and nothing else.
+async fn see_only_what_is_packed(broker: &Broker) {
+    for (stream, consumer) in Broker::consumers() {
+        let file = project::read_json(format!("jetstream/consumers/{stream}.{consumer}.json"));
+        let mut config: async_nats::jetstream::consumer::pull::Config =
+            serde_json::from_value(file).expect("a consumer");
+        for filter in &mut config.filter_subjects {
+            *filter = filter.replace(".>", &format!(".*.{PACKED}"));
+        }
+        let stream = broker.jetstream.get_stream_no_info(&stream).await.expect("a stream");
+        stream.update_consumer(config).await.expect("updated");
+    }
+}
+
+/// Publishes the events of every message anew, under their ids and with company.
+async fn pack_all(stage: &Stage, broker: &Broker, is_over: &AtomicBool) -> Poisons {
+    let mut producers = Producers::of(stage);
+    let (mut poisons, mut read) = (Poisons::default(), BTreeMap::<String, u64>::new());
+    let mut turns: BTreeMap<String, usize> = BTreeMap::new();
+    let mut look = tokio::time::interval(EVERY);
+    while !is_over.load(Ordering::SeqCst) {
+        look.tick().await;
+        for stream in Broker::fact_streams() {
+            let seen = read.entry(stream.clone()).or_default();
+            let mut by_subject: BTreeMap<String, Vec<StoredEvent>> = BTreeMap::new();
+            for message in broker.stored(&stream, *seen).await {
+                *seen = message.sequence;
+                if !message.subject.ends_with(PACKED) {
+                    let events = by_subject.entry(message.subject.to_string()).or_default();
+                    events.extend(events_of(&message));
+                }
+            }
+            for (subject, events) in by_subject {
+                let turn = turns.entry(name_of(&subject).to_owned()).or_default();
+                let place = Place::ALL[*turn % Place::ALL.len()];
+                *turn += 1;
+                let packed = events.iter().map(|event| event.json.clone()).collect();
+                let subject = format!("{subject}.{PACKED}");
+                let message = poisons.pack(&subject, packed, &events[0], place);
+                assert!(producers.publish(&message).await, "it is new");
+            }
+        }
+    }
+    poisons
+}

@@ -1,0 +1,163 @@
+//! Messages and their events, taken apart and packed anew, as their producers publish them.
+
+use std::collections::BTreeMap;
+
+use async_nats::{HeaderMap, header::NATS_MESSAGE_ID, jetstream::message::StreamMessage};
+use bytes::Bytes;
+use events::{CONTENT_TYPE, Envelope};
+use onsale::stage::Stage;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::broker::{Broker, header};
+
+/// An event as it is stored: its envelope, and where its message lies.
+#[derive(Debug, Clone)]
+pub struct StoredEvent {
+    /// The subject of its message.
+    pub subject: String,
+    /// The sequence of its message.
+    pub sequence: u64,
+    /// When its message was stored.
+    pub time: OffsetDateTime,
+    /// The envelope.
+    pub json: Value,
+}
+
+impl StoredEvent {
+    /// `<service>.<event>`.
+    pub fn name(&self) -> &str {
+        name_of(&self.subject)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> Uuid {
+        id_of(&self.json)
+    }
+
+    /// The event itself.
+    pub fn data(&self) -> &Value {
+        &self.json["data"]
+    }
+
+    /// The same as a new event, as if its producer's handler had run once more.
+    pub fn anew(&self) -> Value {
+        let mut json = self.json.clone();
+        json["id"] = json!(Uuid::now_v7());
+        json
+    }
+
+    /// Another event of this type, about something of its own, that nobody can read.
+    pub fn poison(&self) -> Value {
+        let mut json = self.anew();
+        json["subject"] = json!(Uuid::now_v7());
+        json["sagaid"] = json!(Uuid::now_v7());
+        json["data"] = json!({ "garbage": [1, "two", null] });
+        json
+    }
+}
+
+/// The event that a subject is of.
+pub fn name_of(subject: &str) -> &str {
+    events::fact_of_subject(subject).expect("streams of facts keep facts")
+}
+
+/// The id of an event.
+pub fn id_of(json: &Value) -> Uuid {
+    let id = json["id"].as_str().and_then(|id| id.parse().ok());
+    id.unwrap_or_else(|| panic!("no id in {json}"))
+}
+
+/// The id of a message.
+pub fn message_id(message: &StreamMessage) -> Uuid {
+    let id = header(message, "Nats-Msg-Id").and_then(|id| id.parse().ok());
+    id.unwrap_or_else(|| panic!("no message of ours: {message:?}"))
+}
+
+/// Takes a message apart. It is a batch of CloudEvents with nothing else about it.
+pub fn events_of(message: &StreamMessage) -> Vec<StoredEvent> {
+    let is_batch = header(message, "content-type") == Some(CONTENT_TYPE);
+    assert!(is_batch && message.headers.len() == 2, "no message of ours: {message:?}");
+    let events: Vec<Value> = serde_json::from_slice(&message.payload).expect("an array");
+    let stored = |json: Value| {
+        let envelope = json.to_string();
+        let envelope = Envelope::decode(envelope.as_bytes()).expect("an envelope");
+        let kind = message.subject.rsplit_once(&*envelope.kind);
+        assert!(kind.is_some_and(|(before, _)| before.is_empty()), "{json} in {message:?}");
+        StoredEvent {
+            subject: message.subject.to_string(),
+            sequence: message.sequence,
+            time: message.time,
+            json,
+        }
+    };
+    events.into_iter().map(stored).collect()
+}
+
+/// A message to be published.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Where.
+    pub subject: String,
+    /// What it is known by.
+    pub id: Uuid,
+    /// The events.
+    pub body: Bytes,
+}
+
+impl Message {
+    /// A new message of these events.
+    pub fn of(subject: &str, events: &[Value]) -> Self {
+        let body = serde_json::to_vec(events).expect("JSON").into();
+        Self { subject: subject.to_owned(), id: Uuid::now_v7(), body }
+    }
+
+    /// The very same message once more.
+    pub fn again(stored: &StreamMessage) -> Self {
+        let (id, body) = (message_id(stored), stored.payload.clone());
+        Self { subject: stored.subject.to_string(), id, body }
+    }
+}
+
+/// The producers, each under its own identity.
+pub struct Producers<'a> {
+    stage: &'a Stage,
+    known: BTreeMap<String, Broker>,
+}
+
+impl<'a> Producers<'a> {
+    pub fn of(stage: &'a Stage) -> Self {
+        Self { stage, known: BTreeMap::new() }
+    }
+
+    /// Publishes a message as the service that its subject belongs to; whether it was stored,
+    /// and not recognised as one that is there.
+    pub async fn publish(&mut self, message: &Message) -> bool {
+        let producer = events::producer_of(name_of(&message.subject));
+        if !self.known.contains_key(producer) {
+            let broker = Broker::of(self.stage, producer).await;
+            self.known.insert(producer.to_owned(), broker);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, message.id.to_string());
+        headers.insert("content-type", CONTENT_TYPE);
+        let jetstream = &self.known[producer].jetstream;
+        let (subject, body) = (message.subject.clone(), message.body.clone());
+        let sent = jetstream.publish_with_headers(subject, headers, body).await.expect("sent");
+        !sent.await.expect("stored").duplicate
+    }
+}
+
+/// Publishes stored events again, in this order, each in a message of its own and under a new
+/// id, as if the producer's handler had run once more. The new ids.
+pub async fn tell_again(stage: &Stage, events: &[StoredEvent]) -> Vec<Uuid> {
+    let mut producers = Producers::of(stage);
+    let mut ids = Vec::new();
+    for event in events {
+        let anew = event.anew();
+        ids.push(id_of(&anew));
+        assert!(producers.publish(&Message::of(&event.subject, &[anew])).await, "it is new");
+    }
+    ids
+}
