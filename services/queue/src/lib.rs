@@ -2,8 +2,8 @@
 //!
 //! It owns one place for each fan and schedule, and decides who may reserve when:
 //! `WAITING` → `ACTIVE` → `EXPIRED`, first come first served. Everything it knows lies in
-//! Valkey, and each message is one Lua function there (`lua/`), so a place, its inbox entry
-//! and the fact about it change in one step. Position and wait are read; passes and tickets
+//! Valkey, and each event or command is one Lua function there (`lua/`), so a place, the inbox
+//! and the event about it change in one step. Position and wait are read; passes and tickets
 //! are signed when a place is looked at.
 //!
 //! | hears | does |

@@ -46,6 +46,9 @@ impl Place {
     }
 }
 
+/// Who keeps a parked event, its state and its id.
+type Row = (String, String, Uuid);
+
 /// What nobody can read of what was published: which event it is of, by its id.
 #[derive(Debug, Clone, Default)]
 pub struct Poisons(BTreeMap<Uuid, String>);
@@ -84,7 +87,7 @@ impl Poisons {
         expected.sort_unstable();
         assert!(!expected.is_empty());
         let parked = stores.parked().await;
-        let differs = |one: &[_], other: &[_]| -> Vec<(String, String, Uuid)> {
+        let differs = |one: &[Row], other: &[Row]| -> Vec<Row> {
             one.iter().filter(|row| !other.contains(row)).cloned().collect()
         };
         let (more, less) = (differs(&parked, &expected), differs(&expected, &parked));

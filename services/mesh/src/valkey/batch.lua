@@ -124,9 +124,11 @@ local function answer(work)
   return ending(how, value)
 end
 
--- Runs one message or command. What comes with an id was taken in before, or is claimed.
+-- Runs one message or command. What comes with an id was taken in before, or is claimed; a
+-- single event is claimed in the generation, where there are generations.
 local function run_work(work, is_full)
-  local day = work.id ~= '' and own(day_of(work.id))
+  local is_claimed = work.id ~= '' and (work.parks or not IS_REPLAYABLE)
+  local day = is_claimed and own(day_of(work.id))
   if day and call('SISMEMBER', day, work.id) == 1 then
     return { 'repeat' }
   end

@@ -15,6 +15,8 @@ use crate::{
 pub(super) const KEEP: Duration = Duration::from_secs(7 * 86_400);
 /// Published messages kept at most.
 pub(super) const MESSAGES_MAX: usize = 500_000;
+/// Marks written by one call; Lua takes only so many arguments.
+const MARKS_MAX: usize = 1_000;
 /// Where it is kept up to which place outbox and stream agree.
 const VERIFIED: &str = "outbox:verified";
 
@@ -29,8 +31,12 @@ impl<L: Library> Valkey<L> {
     }
 
     async fn move_marks(&self, how: &'static str, marks: &[Mark]) -> Result<(), Failure> {
-        let words = marks.iter().flat_map(|mark| [mark.id.to_string(), mark.sequence.to_string()]);
-        self.serve(how, words.collect::<Vec<_>>()).await.map(drop)
+        for marks in marks.chunks(MARKS_MAX) {
+            let words = |mark: &Mark| [mark.id.to_string(), mark.sequence.to_string()];
+            let words: Vec<String> = marks.iter().flat_map(words).collect();
+            self.serve(how, words).await?;
+        }
+        Ok(())
     }
 
     async fn marks(&self, cmd: &redis::Cmd) -> Result<Vec<Mark>, Failure> {

@@ -198,7 +198,7 @@ impl Store for OnPostgres {
     }
 
     fn service() -> Service<Self::Engine> {
-        Service::new(NAME)
+        Service::<Self::Engine>::new(NAME)
             .hears::<Bumped>(EMITS)
             .hears::<Opened>(&[])
             .answers::<Add>(Allow::Anyone, EMITS)

@@ -104,7 +104,7 @@ impl Store for OnValkey {
     }
 
     fn service() -> Service<Self::Engine> {
-        Service::new(NAME)
+        Service::<Self::Engine>::new(NAME)
             .hears::<Bumped>(EMITS)
             .hears::<Opened>(&[])
             .answers::<Add>(Allow::Anyone, EMITS)

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use events::{
-    Command, Envelope, Event, EventId, PaymentId, Problem, ReservationId, SagaId, ScheduleId, SeatId,
-    Timestamp, UserId,
+    Command, Envelope, Event, EventId, PaymentId, Problem, ReservationId, SagaId, ScheduleId,
+    SeatId, Timestamp, UserId,
     concert::{Admission, ScheduleCancelled, ScheduleOpened, SeatBlock},
     payment::{PaymentCompleted, PaymentFailed, PaymentFailure},
     queue::{Enter, GetPlace, Leave, Place, PlaceState},
