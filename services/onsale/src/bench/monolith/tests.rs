@@ -1,0 +1,1 @@
+//! The monolith refuses what it must.
