@@ -172,7 +172,7 @@ fn main() -> ExitCode {
         // Its tellers have nothing to answer, and say so each second.
         Command::Bench(Bench::Audit(_)) => Some("off"),
         // These run services; the others say themselves what there is to say.
-        Command::Dev(_) | Command::Run(_) | Command::Bench(_) => None,
+        Command::Dev(_) | Command::Run(_) | Command::Bench(Bench::Monolith(_)) => None,
         _ => Some("error,sqlx=off,async_nats=off"),
     });
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

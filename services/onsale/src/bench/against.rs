@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     Load, Payments, Run, components_of, driver,
     line::{self, Line, median},
-    meter::{Component, Meter, Reading},
+    meter::{Component, Meter},
     monolith::{NAME, Opponent},
     procs::Memory,
 };
@@ -98,9 +98,14 @@ impl Other {
         let mut components =
             vec![Component { name: NAME, pid: opponent.pid()? }, Component::driver()];
         components.extend(Component::postgres(pool).await?);
-        let url = run.stand.config.database_url(NAME)?;
-        let meter = Meter::new(components, std::iter::once(url), pool.clone());
-        let resting = Meter::new(components_of(&run.stand)?, std::iter::empty(), pool.clone());
+        let (own, others): (Vec<_>, Vec<_>) =
+            run.stand.config.database_urls.iter().partition(|(name, _)| *name == NAME);
+        // The resting mesh looks around now and then: that is no cost of the monolith.
+        let others = || others.iter().map(|(_, url)| url.as_str());
+        let own = own.iter().map(|(_, url)| url.as_str());
+        let meter = Meter::new(components, own, pool.clone()).beside(others());
+        let resting = components_of(&run.stand)?;
+        let resting = Meter::new(resting, std::iter::empty(), pool.clone()).beside(others());
         Ok(Self { opponent, meter, resting })
     }
 
@@ -116,7 +121,7 @@ impl Other {
         let (before, began) = (self.meter.read().await?, Instant::now());
         let mut line = driver::pay_all(self.opponent.addr, &hall, concurrency).await?;
         let (after, secs) = (self.meter.read().await?, began.elapsed().as_secs_f64());
-        let resting: Reading = self.resting.read().await?;
+        let resting = self.resting.read().await?;
         line.resident_mb = memory.most_mb().await;
         let payments = line.completed + line.compensated;
         line.costs = after.costs_since(&before, payments);

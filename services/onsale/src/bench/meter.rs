@@ -43,7 +43,9 @@ impl Component {
     pub(super) async fn postgres(pool: &PgPool) -> Result<Option<Self>> {
         let read = "select pg_backend_pid()";
         let backend: i32 = sqlx::query_scalar(read).fetch_one(pool).await?;
-        let parent = procs::parent_of(backend);
+        // On another machine, this id is another process here, or none.
+        let is_here = procs::name_of(backend).is_some_and(|name| name == POSTGRES);
+        let parent = procs::parent_of(backend).filter(|_| is_here);
         Ok(parent.map(|pid| Self { name: POSTGRES, pid }))
     }
 
@@ -66,6 +68,7 @@ fn component_of(process: &str) -> Option<&'static str> {
 pub(super) struct Meter {
     components: Vec<Component>,
     databases: Vec<String>,
+    others: Vec<String>,
     pool: PgPool,
 }
 
@@ -73,6 +76,8 @@ pub(super) struct Meter {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
     times: BTreeMap<&'static str, Duration>,
+    /// Of PostgreSQL's time, what its connections to the databases of others took.
+    others: Duration,
     written: BTreeMap<&'static str, u64>,
     transactions: i64,
     log_bytes: i64,
@@ -99,7 +104,13 @@ impl Meter {
         pool: PgPool,
     ) -> Self {
         let databases = urls.map(|url| database_of(url).to_owned()).collect();
-        Self { components, databases, pool }
+        Self { components, databases, others: Vec::new(), pool }
+    }
+
+    /// Takes what connections to these databases use for the use of others.
+    pub(super) fn beside<'a>(mut self, urls: impl Iterator<Item = &'a str>) -> Self {
+        self.others = urls.map(|url| database_of(url).to_owned()).collect();
+        self
     }
 
     pub(super) async fn read(&self) -> Result<Reading> {
@@ -109,10 +120,21 @@ impl Meter {
         )
         .fetch_one(&self.pool)
         .await?;
-        let times = self.components.iter().map(|part| (part.name, part.time())).collect();
-        let others = self.components.iter().filter(|part| ![POSTGRES, DRIVER].contains(&part.name));
-        let written = others.filter_map(|part| Some((part.name, procs::written_by(part.pid)?)));
-        Ok(Reading { times, written: written.collect(), transactions, log_bytes })
+        let others: Vec<i32> =
+            sqlx::query_scalar("select pid from pg_stat_activity where datname = any($1)")
+                .bind(&self.others)
+                .fetch_all(&self.pool)
+                .await?;
+        let others = others.into_iter().map(procs::time_of).sum();
+        let mut times: BTreeMap<_, _> =
+            self.components.iter().map(|part| (part.name, part.time())).collect();
+        if let Some(postgres) = times.get_mut(POSTGRES) {
+            *postgres = postgres.saturating_sub(others);
+        }
+        let writers =
+            self.components.iter().filter(|part| ![POSTGRES, DRIVER].contains(&part.name));
+        let written = writers.filter_map(|part| Some((part.name, procs::written_by(part.pid)?)));
+        Ok(Reading { times, others, written: written.collect(), transactions, log_bytes })
     }
 
     /// Rows written so far, once every backend has said what it wrote.
@@ -145,9 +167,10 @@ impl Reading {
         self
     }
 
-    /// Processor time used since, of everything together.
+    /// Processor time used since, of the components together and of the others' connections.
     pub(super) fn time_since(&self, before: &Self) -> Duration {
-        self.times.values().sum::<Duration>().saturating_sub(before.times.values().sum())
+        let all = |reading: &Self| reading.times.values().sum::<Duration>() + reading.others;
+        all(self).saturating_sub(all(before))
     }
 
     /// The costs of each of so many payments since.
@@ -187,7 +210,8 @@ mod tests {
         let times = [("services", 2 * ms), (POSTGRES, ms), (DRIVER, ms)];
         let times = times.map(|(name, ms)| (name, Duration::from_millis(ms)));
         let written = BTreeMap::from([("nats", written)]);
-        Reading { times: times.into(), written, transactions, log_bytes }
+        let others = Duration::from_millis(ms);
+        Reading { times: times.into(), others, written, transactions, log_bytes }
     }
 
     #[test]
@@ -197,7 +221,7 @@ mod tests {
         let cpu = BTreeMap::from([("services", 2_000.0), (POSTGRES, 1_000.0), (DRIVER, 1_000.0)]);
         assert_eq!(costs.cpu_us_per_payment, cpu);
         assert_eq!(costs.cpu_us(), 4_000.0);
-        assert_eq!(after.time_since(&before), Duration::from_millis(40));
+        assert_eq!(after.time_since(&before), Duration::from_millis(50));
         let synced = BTreeMap::from([("nats", 800.0), (POSTGRES, 100.0)]);
         assert_eq!(costs.synced_bytes_per_payment, synced);
         assert_eq!(costs.transactions_per_payment, 4.0);

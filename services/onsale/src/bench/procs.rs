@@ -58,6 +58,11 @@ pub(super) fn parent_of(pid: i32) -> Option<i32> {
     Stat::of(pid).map(|stat| stat.parent)
 }
 
+/// What a process runs.
+pub(super) fn name_of(pid: i32) -> Option<String> {
+    Stat::of(pid).map(|stat| stat.name)
+}
+
 /// The children of a process, with their names.
 pub(super) fn children_of(pid: i32) -> Vec<(i32, String)> {
     all().filter(|(_, stat)| stat.parent == pid).map(|(pid, stat)| (pid, stat.name)).collect()

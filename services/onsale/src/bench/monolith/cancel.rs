@@ -8,10 +8,13 @@ use axum::{
     response::Response,
 };
 use events::{
-    PaymentId, ReservationId, ScheduleId, Timestamp, codes,
+    PaymentId, ReservationId, ScheduleId, Timestamp, UserId, codes,
     reservation::{PricedSeat, Reservation, ReservationState},
 };
-use sqlx::types::{Json, time::OffsetDateTime};
+use sqlx::{
+    PgPool,
+    types::{Json, time::OffsetDateTime},
+};
 use uuid::Uuid;
 
 use super::server::{App, Refused, answer, failed};
@@ -36,12 +39,22 @@ pub(super) async fn cancel(
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let fan = app.caller(&headers).await?;
-    let mut transaction = app.pool.begin().await.map_err(failed)?;
+    let reservation = cancel_now(&app.pool, ReservationId(id), fan).await?;
+    Ok(answer(StatusCode::ACCEPTED, &reservation))
+}
+
+/// Frees the seats, and gives back what was paid.
+pub(super) async fn cancel_now(
+    pool: &PgPool,
+    reservation_id: ReservationId,
+    fan: UserId,
+) -> Result<Reservation, Refused> {
+    let mut transaction = pool.begin().await.map_err(failed)?;
     let row: Option<Row> = sqlx::query_as(
         "select schedule_id, state, seats, amount, created_at, expires_at, payment_id
          from reservations where id = $1 and user_id = $2 for update",
     )
-    .bind(id)
+    .bind(reservation_id.0)
     .bind(fan.0)
     .fetch_optional(&mut *transaction)
     .await
@@ -52,7 +65,7 @@ pub(super) async fn cancel(
     }
     let seats: Vec<String> = row.seats.iter().map(|seat| seat.seat.to_string()).collect();
     sqlx::query(CANCEL)
-        .bind(id)
+        .bind(reservation_id.0)
         .bind(fan.0)
         .bind(row.schedule_id)
         .bind(seats)
@@ -64,8 +77,8 @@ pub(super) async fn cancel(
         .await
         .map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
-    let reservation = Reservation {
-        reservation_id: ReservationId(id),
+    Ok(Reservation {
+        reservation_id,
         schedule_id: ScheduleId(row.schedule_id),
         user_id: fan,
         state: ReservationState::Cancelled,
@@ -74,6 +87,5 @@ pub(super) async fn cancel(
         created_at: Timestamp(row.created_at),
         expires_at: Timestamp(row.expires_at),
         payment_id: row.payment_id.map(PaymentId),
-    };
-    Ok(answer(StatusCode::ACCEPTED, &reservation))
+    })
 }

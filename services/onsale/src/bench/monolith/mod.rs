@@ -36,6 +36,9 @@ pub use server::{Monolith, serve};
 pub(super) const NAME: &str = "monolith";
 /// Names it to the child.
 const DATABASE_VARIABLE: &str = "ONSALE_MONOLITH_DATABASE_URL";
+/// Run between making holds and paying them.
+const AT_REST: &str = "vacuum (analyze) \
+    wallets, entries, schedules, seats, reservations, places, payments, outbox";
 /// How long it may take to stop.
 const STOPPED_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -102,7 +105,7 @@ impl Opponent {
             }));
         }
         // As the databases of the services are by then: known to the planner, and at rest.
-        sqlx::raw_sql("vacuum analyze").execute(&self.pool).await?;
+        sqlx::raw_sql(AT_REST).execute(&self.pool).await?;
         Ok(Hall::new(schedules, holds, lost_percent))
     }
 

@@ -102,7 +102,8 @@ pub async fn serve(options: Monolith) -> Result<()> {
 }
 
 /// A refusal on its way out.
-pub(super) struct Refused(Problem);
+#[derive(Debug)]
+pub(super) struct Refused(pub(super) Problem);
 
 impl<P: Into<Problem>> From<P> for Refused {
     fn from(problem: P) -> Self {
@@ -142,10 +143,10 @@ impl App {
 }
 
 /// One request to pay.
-struct Asked<'a> {
-    reservation: ReservationId,
-    fan: UserId,
-    key: Option<&'a str>,
+pub(super) struct Asked<'a> {
+    pub(super) reservation: ReservationId,
+    pub(super) fan: UserId,
+    pub(super) key: Option<&'a str>,
 }
 
 async fn pay(
@@ -169,7 +170,8 @@ async fn pay(
     Ok((place, answer(StatusCode::ACCEPTED, &payment)).into_response())
 }
 
-async fn pay_now(pool: &PgPool, asked: &Asked<'_>) -> Result<Payment, Refused> {
+/// Pays; at once, or not at all.
+pub(super) async fn pay_now(pool: &PgPool, asked: &Asked<'_>) -> Result<Payment, Refused> {
     let (id, now) = (PaymentId(Uuid::now_v7()), mesh::clock::now());
     let paid: sqlx::Result<Option<(Uuid, i64)>> = sqlx::query_as(PAY)
         .bind(asked.reservation.0)
