@@ -289,8 +289,14 @@ pub(super) async fn wait_until_ready<T: serde::de::DeserializeOwned>(
     }
 }
 
+/// A key by which a command that is sent again is recognised.
+fn new_key() -> String {
+    Uuid::now_v7().to_string()
+}
+
 async fn renew(http: &Http, refresh_token: String) -> Result<Session> {
-    let ask = http.post("/v1/sessions/refresh").json(&Refresh { refresh_token });
+    let ask = http.post("/v1/sessions/refresh").header("idempotency-key", new_key());
+    let ask = ask.json(&Refresh { refresh_token });
     ask.send_patiently(KNOWN_WITHIN).await?.json().context("renewing a session")
 }
 
@@ -304,12 +310,14 @@ async fn sign_up(http: &Http) -> Result<Vec<Fan>> {
                 "password": format!("a long pass phrase {index}") });
             let session: Session = http
                 .post("/v1/users")
+                .header("idempotency-key", new_key())
                 .json(&body)
                 .send_patiently(KNOWN_WITHIN)
                 .await?
                 .json()
                 .context("signing a fan up")?;
             http.post("/v1/points/charges")
+                .header("idempotency-key", new_key())
                 .token(&session.access_token)
                 .json(&json!({ "amount": POINTS }))
                 .send_patiently(KNOWN_WITHIN)
