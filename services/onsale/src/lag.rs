@@ -78,6 +78,11 @@ impl Observer {
         Ok(Self { asker: Asker::new(link.clone()), link, services: hearers })
     }
 
+    /// The operator's way to ask.
+    pub(crate) fn asker(&self) -> Asker {
+        self.asker.clone()
+    }
+
     /// How far each service is behind, stream by stream; those that are not are left out.
     ///
     /// # Errors

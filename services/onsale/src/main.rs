@@ -114,6 +114,9 @@ struct Dev {
     /// Leaves services out, to be run elsewhere or not at all
     #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
     without: Vec<String>,
+    /// Makes one more database, for a program that is not of the mesh
+    #[arg(long, value_name = "NAME", hide = true)]
+    database: Vec<String>,
     /// Stops when standard input ends, however the process that holds it does
     #[arg(long, hide = true)]
     with_parent: bool,
@@ -156,6 +159,9 @@ enum Bench {
     Seats(bench::Seats),
     /// Facts that audit takes in
     Audit(bench::Audit),
+    /// The monolith that `payments --against monolith` starts
+    #[command(hide = true)]
+    Monolith(bench::Monolith),
 }
 
 fn main() -> ExitCode {
@@ -166,7 +172,7 @@ fn main() -> ExitCode {
         // Its tellers have nothing to answer, and say so each second.
         Command::Bench(Bench::Audit(_)) => Some("off"),
         // These run services; the others say themselves what there is to say.
-        Command::Dev(_) | Command::Run(_) | Command::Bench(_) => None,
+        Command::Dev(_) | Command::Run(_) | Command::Bench(Bench::Monolith(_)) => None,
         _ => Some("error,sqlx=off,async_nats=off"),
     });
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -236,6 +242,7 @@ async fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Bench(Bench::Payments(options)) => bench::payments(options).await,
+        Command::Bench(Bench::Monolith(options)) => bench::monolith(options).await,
         Command::Bench(Bench::Seats(options)) => bench::seats(options).await,
         Command::Saga(command) => saga::run(command).await,
         Command::Flows(options) => flows::run(&options),
@@ -252,8 +259,12 @@ async fn dev(options: Dev) -> Result<()> {
     known(options.without.iter().map(String::as_str))?;
     let here = |service: &&str| !options.without.iter().any(|without| without == service);
     let names: Vec<&str> = SERVICES.into_iter().filter(here).collect();
-    let mut stage =
-        Stage::set(Some(options.data), Arc::new(|line: &str| eprintln!("{line}"))).await?;
+    let mut stage = Stage::set_with(
+        Some(options.data),
+        &options.database,
+        Arc::new(|line| eprintln!("{line}")),
+    )
+    .await?;
     if options.http.is_some() {
         stage.config.http_addr = options.http;
     }

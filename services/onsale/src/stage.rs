@@ -63,19 +63,37 @@ impl Stage {
         folder: Option<PathBuf>,
         say: Arc<dyn Fn(&str) + Send + Sync>,
     ) -> Result<Self> {
+        Self::set_with(folder, &[], say).await
+    }
+
+    /// The same with databases for `others`, who are not of the mesh; the environment names
+    /// theirs as it names the services'.
+    ///
+    /// # Errors
+    /// As [`Stage::set`].
+    pub async fn set_with(
+        folder: Option<PathBuf>,
+        others: &[String],
+        say: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> Result<Self> {
         let (servers, config, operator) = if Config::names_servers() {
             say("using the servers named in the environment");
             let identities: Vec<&str> = SERVICES.into_iter().chain([PROVISIONER]).collect();
             let mut config = Config::from_env(&identities)?;
             // No service needs it, but a receipt is read with the operator's eyes.
             config.nkey_seeds.extend(Config::named_in_env(&[OPERATOR])?.nkey_seeds);
+            let others: Vec<&str> = others.iter().map(String::as_str).collect();
+            config.database_urls.extend(Config::named_in_env(&others)?.database_urls);
             (None, config, operator_from_env()?)
         } else {
             let mut options = folder.map_or_else(Options::temporary, Options::folder);
             options.say = say.clone();
+            options.services.extend_from_slice(others);
             let servers = Servers::start(options).await?;
             let operator = operator_of(servers.folder())?;
-            let config = config_of(&servers);
+            let mut config = config_of(&servers);
+            let url = |name: &String| (name.clone(), servers.database_url(name));
+            config.database_urls.extend(others.iter().map(url));
             (Some(servers), config, operator)
         };
         say("migrating the databases");

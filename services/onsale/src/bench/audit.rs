@@ -20,6 +20,7 @@ use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::procs::{parent_of, time_of, time_of_family};
 use crate::{fleet, stage::Stage};
 
 /// The services that tell what is read; all of them keep their outbox in PostgreSQL.
@@ -168,7 +169,7 @@ async fn take_in(stage: &Stage, facts: usize) -> Result<Taken> {
     let link = fleet::link_of(&stage.config, ::audit::NAME).await?;
     let backend: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&pool).await?;
     let postmaster = parent_of(backend).context("PostgreSQL runs on another machine")?;
-    let (own, others) = (time_of(std::process::id() as i32, false), time_of(postmaster, true));
+    let (own, others) = (time_of(std::process::id() as i32), time_of_family(postmaster));
     let began = Instant::now();
     let running = mesh::start(::audit::service(), Arc::new(postgres), link);
     let mut last = (0, began);
@@ -185,8 +186,8 @@ async fn take_in(stage: &Stage, facts: usize) -> Result<Taken> {
         }
     }
     let secs = (last.1 - began).as_secs_f64();
-    let own = time_of(std::process::id() as i32, false).saturating_sub(own);
-    let others = time_of(postmaster, true).saturating_sub(others);
+    let own = time_of(std::process::id() as i32).saturating_sub(own);
+    let others = time_of_family(postmaster).saturating_sub(others);
     running.stop().await;
     let sagas = sqlx::query_scalar("select count(*) from sagas").fetch_one(&pool).await?;
     let us = |time: Duration| time.as_secs_f64() * 1e6 / facts as f64;
@@ -199,35 +200,6 @@ async fn take_in(stage: &Stage, facts: usize) -> Result<Taken> {
         postgres_us_per_fact: us(others),
         facts_per_core_s: 1e6 / (us(own) + us(others)),
     })
-}
-
-/// The fields of `/proc/<pid>/stat` behind the name, which may have blanks in it.
-fn stat_of(pid: i32) -> Option<Vec<String>> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    Some(fields.split_whitespace().map(str::to_owned).collect())
-}
-
-fn parent_of(pid: i32) -> Option<i32> {
-    stat_of(pid)?.get(1)?.parse().ok()
-}
-
-/// Processor time of a process; with that of its children, those that have ended included.
-fn time_of(pid: i32, with_children: bool) -> Duration {
-    // The kernel counts in hundredths of a second for whoever asks.
-    const TICK: Duration = Duration::from_millis(10);
-    let ticks = |pid: i32, of: std::ops::RangeInclusive<usize>| -> u32 {
-        let fields = stat_of(pid).unwrap_or_default();
-        fields.get(of).into_iter().flatten().filter_map(|field| field.parse::<u32>().ok()).sum()
-    };
-    // 11 and 12 are its own, 13 and 14 those of children it has waited for.
-    if !with_children {
-        return TICK * ticks(pid, 11..=12);
-    }
-    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let children = pids.filter(|child| parent_of(*child) == Some(pid));
-    TICK * (ticks(pid, 11..=14) + children.map(|child| ticks(child, 11..=12)).sum::<u32>())
 }
 
 /// A service that has nothing to do but to tell what is in its outbox.

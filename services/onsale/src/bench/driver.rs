@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use events::{
+    ReservationId,
     payment::{Payment, PaymentState},
-    reservation::Reservation,
 };
 use hdrhistogram::Histogram;
 use http_body_util::{BodyExt, Full};
@@ -29,7 +29,7 @@ const PAYMENT_WITHIN: Duration = Duration::from_secs(30);
 
 /// A hold to be paid.
 pub(super) struct Hold {
-    pub(super) reservation: Reservation,
+    pub(super) reservation_id: ReservationId,
     pub(super) token: Arc<str>,
     /// Whether the hold is given up while its payment runs.
     pub(super) is_lost: bool,
@@ -80,8 +80,7 @@ pub(super) async fn pay_all(addr: SocketAddr, hall: &Hall, concurrency: usize) -
         completed: all.completed,
         compensated: all.compensated,
         refused: all.refused,
-        resident_mb: 0.0,
-        behind_s: 0.0,
+        ..Line::default()
     })
 }
 
@@ -154,7 +153,7 @@ pub(super) async fn send(
 }
 
 async fn pay(connection: &mut SendRequest<Full<Bytes>>, hold: &Hold) -> Result<End> {
-    let body = format!(r#"{{"reservation_id":"{}"}}"#, hold.reservation.reservation_id);
+    let body = format!(r#"{{"reservation_id":"{}"}}"#, hold.reservation_id);
     let key = Uuid::now_v7().to_string();
     let headers = [("prefer", "wait=20"), ("idempotency-key", key.as_str())];
     let (status, body) =
@@ -174,7 +173,7 @@ async fn pay(connection: &mut SendRequest<Full<Bytes>>, hold: &Hold) -> Result<E
 }
 
 async fn lose(connection: &mut SendRequest<Full<Bytes>>, hold: &Hold) -> Result<()> {
-    let path = format!("/v1/reservations/{}", hold.reservation.reservation_id);
+    let path = format!("/v1/reservations/{}", hold.reservation_id);
     let (status, body) =
         send(connection, Method::DELETE, &path, &hold.token, &[], Bytes::new()).await?;
     if status >= 300 {

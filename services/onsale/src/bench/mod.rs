@@ -6,25 +6,39 @@
 //! them lose their hold while the payment runs and are compensated. A payment counts when
 //! its end is known, and afterwards the databases must satisfy every invariant.
 
+mod against;
 mod audit;
 mod compare;
+mod counts;
 mod driver;
+mod line;
+mod logs;
+mod meter;
+mod monolith;
+mod procs;
 mod seats;
 mod stand;
 
 use std::time::{Duration, Instant};
 
-pub use audit::{Audit, audit};
-
 use anyhow::{Result, bail};
-use clap::Args;
-use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
-use serde::Serialize;
-
+use clap::{Args, ValueEnum};
+use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
-pub use self::seats::{Seats, seats};
-use self::stand::Stand;
+pub use self::{
+    audit::{Audit, audit},
+    line::Line,
+    monolith::{Monolith, serve as monolith},
+    seats::{Seats, seats},
+};
+use self::{
+    counts::Counter,
+    line::Traffic,
+    meter::{Component, Meter},
+    procs::Memory,
+    stand::Stand,
+};
 use crate::{
     lag::{LISTENERS, Observer},
     receipt::Books,
@@ -35,53 +49,98 @@ const REST_WITHIN: Duration = Duration::from_secs(60);
 /// How long those who only listen may take to hear of all that was paid.
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(180);
 
+/// Turns of whatever is compared, unless told otherwise.
+const TURNS: u32 = 3;
+
+const EXPLAINED: &str = "\
+What is counted, each for one payment:
+  CPU µs         processor time by component, from the first request until everybody has heard
+                 of the last payment: what listeners put off is not left out. PostgreSQL is the
+                 server with all its processes. The driver counts while it pays
+  messages       what JetStream has stored; events: rows, or events in rows, of the outboxes in
+                 PostgreSQL
+  transactions   those that wrote; rows: inserted, updated and deleted ones
+  B              bytes of PostgreSQL's log; what NATS and Valkey have sent to storage
+  resident MB    the most memory that the one process with all services took while it paid
+
+Rows are counted in the last turn of each line. PostgreSQL says them with a delay of ten
+seconds, which are waited for before and after; --skip-rows spares the time.";
+
 /// Options of `onsale bench payments`.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = EXPLAINED)]
 pub struct Payments {
     /// Payments running at once; one line of the table each
     #[arg(long, value_delimiter = ',', default_value = "1,64,512")]
     pub concurrency: Vec<usize>,
-    /// Payments of the line with the highest concurrency; the others take fewer
+    /// Payments of a turn with the highest concurrency; the others take fewer
     #[arg(long, default_value_t = 20_000)]
     pub requests: usize,
     /// Percent of payments whose hold is lost while they run
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub compensate_percent: u32,
+    /// Measures another program beside the mesh, by turns: it answers the same requests, on
+    /// the same PostgreSQL server
+    #[arg(long, value_enum, value_name = "OPPONENT", conflicts_with = "compare")]
+    pub against: Option<Opponents>,
+    /// Connections of the monolith to its database
+    #[arg(long, default_value_t = 32, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub monolith_connections: u32,
     /// Measures one mesh with every service and one without those that only listen, by turns,
     /// at the highest concurrency
     #[arg(long)]
     pub compare: bool,
-    /// Turns of each mesh when comparing
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
-    pub turns: u32,
-    /// Prints an array of objects instead of a table
+    /// Turns of each line; medians are given [default: 3 when something is compared, else 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub turns: Option<u32>,
+    /// Does not count rows, which takes 21 s a line
+    #[arg(long)]
+    pub skip_rows: bool,
+    /// Prints an array of objects instead of tables
     #[arg(long)]
     pub json: bool,
 }
 
-/// One line of the result.
-#[derive(Debug, Clone, Serialize)]
-pub struct Line {
-    /// Payments running at once.
-    pub concurrency: usize,
-    /// Payments asked for.
-    pub requests: usize,
-    /// Payments with a known end per second.
-    pub payments_per_s: f64,
-    /// Median time from request to known end, in ms.
-    pub p50_ms: f64,
-    /// The same for the slowest hundredth.
-    pub p99_ms: f64,
-    /// Payments that completed.
-    pub completed: usize,
-    /// Payments whose money was taken and given back.
-    pub compensated: usize,
-    /// Payments refused at the door: the loss of the hold was known already.
-    pub refused: usize,
-    /// Resident memory of the one process with all services, in MB.
-    pub resident_mb: f64,
-    /// Seconds after the last payment until whoever only listens had heard of all, in s.
-    pub behind_s: f64,
+/// What the mesh can be measured against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Opponents {
+    /// One program, one database, one transaction a request
+    Monolith,
+}
+
+/// What one turn pays.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    concurrency: usize,
+    requests: usize,
+    /// Percent of holds that are lost.
+    lost: u32,
+    /// Whether rows are counted, which takes its time.
+    rows: bool,
+}
+
+impl Payments {
+    fn turns(&self) -> u32 {
+        let compares = self.compare || self.against.is_some();
+        self.turns.unwrap_or(if compares { TURNS } else { 1 })
+    }
+
+    fn most(&self) -> usize {
+        self.concurrency.iter().copied().max().unwrap_or(1)
+    }
+
+    /// Enough for a steady state, and no more than it takes.
+    fn load(&self, concurrency: usize, turn: u32) -> Load {
+        let requests = self.requests * concurrency / self.most();
+        let requests = requests.clamp(self.requests.min(300), self.requests);
+        Load {
+            concurrency,
+            requests: requests.max(concurrency * 4),
+            lost: self.compensate_percent,
+            rows: !self.skip_rows && turn == self.turns(),
+        }
+    }
 }
 
 /// Runs `onsale bench payments`.
@@ -90,25 +149,37 @@ pub struct Line {
 /// When something cannot be started, an answer is not as documented, or an invariant is
 /// broken.
 pub async fn payments(options: Payments) -> Result<()> {
-    if options.compare {
-        return compare::run(options).await;
-    }
-    let mut run = Run::start(&[]).await?;
-    let most = options.concurrency.iter().copied().max().unwrap_or(1);
+    logs::kept_on_failure(async {
+        match options.against {
+            Some(Opponents::Monolith) => against::run(&options).await,
+            None if options.compare => compare::run(&options).await,
+            None => alone(&options).await,
+        }
+    })
+    .await
+}
+
+/// Measures the mesh, and nothing beside it.
+async fn alone(options: &Payments) -> Result<()> {
+    let mut run = Run::start(&[], &[]).await?;
     let mut lines = Vec::new();
     for &concurrency in &options.concurrency {
-        // Enough for a steady state, and no more than it takes.
-        let requests = (options.requests * concurrency / most).clamp(300, options.requests);
-        let requests = requests.max(concurrency * 4);
-        lines.push(run.pay(concurrency, requests, options.compensate_percent).await?);
+        let mut turns = Vec::new();
+        for turn in 1..=options.turns() {
+            turns.push(run.pay(&options.load(concurrency, turn)).await?);
+        }
+        lines.push(Line::of_turns(&turns.iter().collect::<Vec<_>>()));
     }
     let payments = run.end().await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&lines)?);
-    } else {
-        println!("{}", table(&lines));
-        println!("invariants checked over {payments} payments in the databases");
+        return Ok(());
     }
+    println!("{}", line::speeds(lines.iter()));
+    println!("Processor time a payment:\n{}", line::processor_times(lines.iter()));
+    println!("A payment:\n{}", line::traffic(lines.iter()));
+    lines.iter().filter_map(line::batches).for_each(|said| println!("{said}"));
+    println!("invariants checked over {payments} payments in the databases");
     Ok(())
 }
 
@@ -116,31 +187,56 @@ pub async fn payments(options: Payments) -> Result<()> {
 struct Run {
     stand: Stand,
     listeners: Observer,
+    counter: Counter,
+    meter: Meter,
     schedules: Vec<Uuid>,
 }
 
 impl Run {
-    /// Starts a mesh without the services named.
-    async fn start(without: &[&str]) -> Result<Self> {
-        let stand = Stand::start(without).await?;
+    /// Starts a mesh without the services named, and with more databases on its server.
+    async fn start(without: &[&str], databases: &[&str]) -> Result<Self> {
+        let stand = Stand::start(without, databases).await?;
         let here: Vec<&str> =
             LISTENERS.into_iter().filter(|service| !without.contains(service)).collect();
         let listeners = Observer::open(&stand.config, &here).await?;
-        Ok(Self { stand, listeners, schedules: Vec::new() })
+        let counter = Counter::open(&stand.config, listeners.asker()).await?;
+        let url = stand.config.database_url(payment::NAME)?;
+        let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
+        let mut components = components_of(&stand)?;
+        components.extend(Component::postgres(&pool).await?);
+        components.push(Component::driver());
+        let urls = stand.config.database_urls.iter();
+        let own = urls.filter(|(name, _)| *name != monolith::NAME).map(|(_, url)| url.as_str());
+        let meter = Meter::new(components, own, pool);
+        Ok(Self { stand, listeners, counter, meter, schedules: Vec::new() })
     }
 
-    /// Makes holds and pays them, `concurrency` at once. Whoever only listens has heard of
-    /// the holds before the first is paid, and of the payments before this returns.
-    async fn pay(&mut self, concurrency: usize, requests: usize, lost: u32) -> Result<Line> {
+    /// Makes holds and pays them. Whoever only listens has heard of the holds before the first
+    /// is paid, and of the payments before this returns.
+    async fn pay(&mut self, load: &Load) -> Result<Line> {
+        let Load { concurrency, requests, lost, rows } = *load;
         eprintln!("{concurrency} at once: making {requests} holds …");
         let hall = self.stand.prepare(requests, lost).await?;
         self.listeners.caught_up(CAUGHT_UP_WITHIN).await?;
+        let rows = if rows { Some(self.meter.rows().await?) } else { None };
+        let counted = self.counter.count().await?;
         eprintln!("{concurrency} at once: paying …");
+        let memory = Memory::watch(self.stand.pid()?);
+        let before = self.meter.read().await?;
         let mut line = driver::pay_all(self.stand.addr, &hall, concurrency).await?;
-        let paid = Instant::now();
+        let (paid, paid_at) = (self.meter.read().await?, Instant::now());
+        line.resident_mb = memory.most_mb().await;
         self.listeners.caught_up(CAUGHT_UP_WITHIN).await?;
-        line.behind_s = paid.elapsed().as_secs_f64();
-        line.resident_mb = self.stand.resident_mb();
+        line.behind_s = paid_at.elapsed().as_secs_f64();
+        let after = self.meter.read().await?.with_driver_of(&paid);
+        let payments = line.completed + line.compensated;
+        line.costs = after.costs_since(&before, payments);
+        if let Some(rows) = rows {
+            let written = self.meter.rows().await? - rows;
+            line.costs.rows_per_payment = Some(written as f64 / payments.max(1) as f64);
+        }
+        let published = counts::between(&counted, &self.counter.count().await?);
+        line.traffic = Traffic::of(&published, payments);
         self.schedules.extend(hall.schedules.iter().map(|schedule| schedule.0));
         Ok(line)
     }
@@ -160,34 +256,54 @@ impl Run {
     }
 }
 
-fn table(lines: &[Line]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header([
-        "concurrent",
-        "requests",
-        "payments/s",
-        "p50 ms",
-        "p99 ms",
-        "completed",
-        "compensated",
-        "refused",
-        "resident MB",
-        "listeners behind s",
-    ]);
-    for line in lines {
-        let cells = [
-            line.concurrency.to_string(),
-            line.requests.to_string(),
-            format!("{:.0}", line.payments_per_s),
-            format!("{:.1}", line.p50_ms),
-            format!("{:.1}", line.p99_ms),
-            line.completed.to_string(),
-            line.compensated.to_string(),
-            line.refused.to_string(),
-            format!("{:.0}", line.resident_mb),
-            format!("{:.1}", line.behind_s),
-        ];
-        table.add_row(cells.map(|text| Cell::new(text).set_alignment(CellAlignment::Right)));
+/// The one process with all services, and the servers that it has started.
+fn components_of(stand: &Stand) -> Result<Vec<Component>> {
+    let pid = stand.pid()?;
+    let services = Component { name: "services", pid };
+    Ok([services].into_iter().chain(Component::servers_of(pid)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        payments: Payments,
     }
-    table
+
+    fn options(args: &str) -> Payments {
+        Cli::try_parse_from(["bench"].into_iter().chain(args.split_whitespace())).unwrap().payments
+    }
+
+    #[test]
+    fn who_compares_takes_turns() {
+        assert_eq!(options("").turns(), 1);
+        assert_eq!(options("--compare").turns(), 3);
+        assert_eq!(options("--against monolith").turns(), 3);
+        assert_eq!(options("--against monolith --turns 5").turns(), 5);
+    }
+
+    #[test]
+    fn a_line_with_less_at_once_pays_less() {
+        let options = options("--against monolith");
+        let requests = |concurrency| options.load(concurrency, 1).requests;
+        assert_eq!([1, 64, 512].map(requests), [300, 2_500, 20_000]);
+    }
+
+    #[test]
+    fn a_small_number_of_requests_is_taken_at_its_word_but_fills_the_line() {
+        let options = options("--requests 40 --concurrency 1,16");
+        assert_eq!([1, 16].map(|concurrency| options.load(concurrency, 1).requests), [40, 64]);
+    }
+
+    #[test]
+    fn rows_are_counted_in_the_last_turn() {
+        let rows = |options: &Payments| [1, 2].map(|turn| options.load(1, turn).rows);
+        assert_eq!(rows(&options("--turns 2")), [false, true]);
+        assert_eq!(rows(&options("--turns 2 --skip-rows")), [false, false]);
+    }
 }

@@ -25,7 +25,10 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::stand::{Entered, FANS, Stand};
+use super::{
+    logs,
+    stand::{Entered, FANS, Stand},
+};
 
 /// Seats that belong to each fan; the first half of them is held before anything is measured.
 const SEATS_A_FAN: usize = 10;
@@ -116,10 +119,13 @@ impl Times {
 /// # Errors
 /// When something cannot be started, or an answer is not as documented.
 pub async fn seats(options: Seats) -> Result<()> {
-    let stand = Stand::start(&[]).await?;
-    let report = measure(&stand, &options).await;
-    stand.stop().await;
-    let report = report?;
+    let report = logs::kept_on_failure(async {
+        let stand = Stand::start(&[], &[]).await?;
+        let report = measure(&stand, &options).await;
+        stand.stop().await;
+        report
+    })
+    .await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

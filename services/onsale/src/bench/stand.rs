@@ -1,34 +1,46 @@
 //! What a benchmark stands on: the whole mesh in a child process, and holds to be paid.
 
-use std::{net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use events::{
-    ScheduleId, SeatId,
+    ScheduleId, SeatId, UserId,
     concert::{Admission, CreateConcert, OpenSchedule},
     queue::{Place, PlaceState},
     reservation::Reservation,
-    user::Session,
+    user::{Refresh, Session},
 };
 use hyper::Method;
 use serde_json::json;
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
-use super::driver::{Hold, connect, send};
+use super::{
+    driver::{Hold, connect, send},
+    logs,
+};
 use crate::{box_office, config::Config, http::Http, stage::Ready};
 
 /// Fans of the benchmark; each pays once per schedule.
 pub(super) const FANS: usize = 200;
+/// Points of a fan.
+pub(super) const POINTS: i64 = 10_000_000;
 /// Connections that make holds.
 const PREPARING: usize = 32;
 /// Points of a seat.
-const PRICE: i64 = 10;
+pub(super) const PRICE: i64 = 10;
 /// How long the child may take to come up: it may have to fetch the servers first.
 const READY_WITHIN: Duration = Duration::from_secs(180);
 /// How long a schedule or an admission may take to be known everywhere.
 const KNOWN_WITHIN: Duration = Duration::from_secs(60);
+/// Sessions older than this are renewed before they are used: a token holds for 15 minutes.
+const RENEWED_AFTER: Duration = Duration::from_secs(5 * 60);
 /// Between two looks at something that is on its way.
 const PROBE: Duration = Duration::from_millis(50);
 
@@ -41,6 +53,7 @@ pub(super) struct Stand {
     pub(super) http: Http,
     organizer: Session,
     fans: Vec<Fan>,
+    renewed: Instant,
 }
 
 /// Holds of one run.
@@ -49,9 +62,19 @@ pub(super) struct Hall {
     pub(super) holds: Arc<Vec<Hold>>,
 }
 
+/// A fan with an account and points.
 #[derive(Clone)]
-struct Fan {
-    token: Arc<str>,
+pub(super) struct Fan {
+    pub(super) user_id: UserId,
+    pub(super) token: Arc<str>,
+    refresh_token: String,
+}
+
+impl From<Session> for Fan {
+    fn from(session: Session) -> Self {
+        let Session { user_id, access_token, refresh_token, .. } = session;
+        Self { user_id, token: access_token.into(), refresh_token }
+    }
 }
 
 /// A fan who may reserve.
@@ -84,8 +107,9 @@ impl Entered {
 }
 
 impl Stand {
-    /// Starts the mesh but for the services named, and signs the fans up.
-    pub(super) async fn start(without: &[&str]) -> Result<Self> {
+    /// Starts the mesh but for the services named, with one more database for each of
+    /// `databases`, and signs the fans up.
+    pub(super) async fn start(without: &[&str], databases: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let ready_file = folder.path().join("ready.json");
         eprintln!("starting servers and services in a process of their own …");
@@ -95,21 +119,53 @@ impl Stand {
             .arg("--ready-file")
             .arg(&ready_file)
             .args(without.iter().flat_map(|service| ["--without", service]))
+            .args(databases.iter().flat_map(|name| ["--database", name]))
             .env("ONSALE_LOGIN_RATE_PER_MINUTE", "0")
             // Without a target the export would stand still, and cost nothing.
             .env("ONSALE_EXPORT_FOLDER", folder.path().join("export"))
             // It ends when this pipe does, however this process ends.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
+            .stderr(logs::of(if without.is_empty() { "services" } else { "fewer-services" })?)
             .kill_on_drop(true)
             .spawn()?;
-        let ready = wait_until_ready(&mut child, &ready_file).await?;
+        let ready: Ready = wait_until_ready(&mut child, &ready_file).await?;
         let http = Http::new(format!("http://{}", ready.http_addr));
         let organizer = box_office::organizer(&http, &ready.operator).await?;
         eprintln!("signing {FANS} fans up …");
         let fans = sign_up(&http).await?;
         let (addr, config) = (ready.http_addr, ready.config);
-        Ok(Self { child, folder, addr, config, http, organizer, fans })
+        let renewed = Instant::now();
+        Ok(Self { child, folder, addr, config, http, organizer, fans, renewed })
+    }
+
+    /// The process with the services in it; the servers are its children.
+    pub(super) fn pid(&self) -> Result<i32> {
+        Ok(self.child.id().context("the mesh has ended")? as i32)
+    }
+
+    /// A folder that is gone when the mesh is.
+    pub(super) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Everybody who pays, with tokens that hold for a while.
+    pub(super) async fn fans(&mut self) -> Result<&[Fan]> {
+        if self.renewed.elapsed() > RENEWED_AFTER {
+            let mut renewing = tokio::task::JoinSet::new();
+            for (index, fan) in self.fans.iter().enumerate() {
+                let (http, old) = (self.http.clone(), fan.refresh_token.clone());
+                renewing.spawn(async move { anyhow::Ok((index, renew(&http, old).await?)) });
+            }
+            while let Some(renewed) = renewing.join_next().await {
+                let (index, session) = renewed.context("a worker panicked")??;
+                self.fans[index] = session.into();
+            }
+            let old = self.organizer.refresh_token.clone();
+            self.organizer = renew(&self.http, old).await?;
+            self.renewed = Instant::now();
+        }
+        Ok(&self.fans)
     }
 
     /// A concert, and how its schedules open.
@@ -166,7 +222,8 @@ impl Stand {
     }
 
     /// Makes at least `requests` holds on new schedules.
-    pub(super) async fn prepare(&self, requests: usize, lost_percent: u32) -> Result<Hall> {
+    pub(super) async fn prepare(&mut self, requests: usize, lost_percent: u32) -> Result<Hall> {
+        let fans = self.fans().await?.to_vec();
         let token = &self.organizer.access_token;
         let opening = self.opening(seat_plan(), 1).await?;
         let mut schedules = Vec::new();
@@ -181,31 +238,13 @@ impl Stand {
             .collect();
         let mut workers = tokio::task::JoinSet::new();
         for part in wanted.chunks(wanted.len().div_ceil(PREPARING)) {
-            workers.spawn(hold_all(self.addr, self.fans.clone(), part.to_vec()));
+            workers.spawn(hold_all(self.addr, fans.clone(), part.to_vec()));
         }
         let mut holds = Vec::with_capacity(requests);
         while let Some(part) = workers.join_next().await {
             holds.extend(part.context("a worker panicked")??);
         }
-        // Spread evenly, and the same in every run.
-        for (index, hold) in holds.iter_mut().enumerate() {
-            let before = index as u64 * u64::from(lost_percent) / 100;
-            let after = (index as u64 + 1) * u64::from(lost_percent) / 100;
-            hold.is_lost = after > before;
-        }
-        Ok(Hall { schedules, holds: Arc::new(holds) })
-    }
-
-    /// Resident memory of the mesh's process, in MB; the servers are processes of their own.
-    pub(super) fn resident_mb(&self) -> f64 {
-        let Some(pid) = self.child.id() else { return 0.0 };
-        std::fs::read_to_string(format!("/proc/{pid}/status"))
-            .ok()
-            .and_then(|status| {
-                let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-                line.split_whitespace().nth(1)?.parse::<f64>().ok()
-            })
-            .map_or(0.0, |kilobytes| kilobytes / 1_024.0)
+        Ok(Hall::new(schedules, holds, lost_percent))
     }
 
     /// Stops the mesh in its orderly way.
@@ -218,20 +257,47 @@ impl Stand {
     }
 }
 
-async fn wait_until_ready(child: &mut Child, file: &std::path::Path) -> Result<Ready> {
+impl Hall {
+    /// Holds of which some will be lost: spread evenly, and the same in every run.
+    pub(super) fn new(schedules: Vec<ScheduleId>, mut holds: Vec<Hold>, lost_percent: u32) -> Self {
+        for (index, hold) in holds.iter_mut().enumerate() {
+            let before = index as u64 * u64::from(lost_percent) / 100;
+            let after = (index as u64 + 1) * u64::from(lost_percent) / 100;
+            hold.is_lost = after > before;
+        }
+        Self { schedules, holds: Arc::new(holds) }
+    }
+}
+
+/// What a child says in a file once it is ready.
+pub(super) async fn wait_until_ready<T: serde::de::DeserializeOwned>(
+    child: &mut Child,
+    file: &std::path::Path,
+) -> Result<T> {
     let until = tokio::time::Instant::now() + READY_WITHIN;
     loop {
         if let Ok(text) = tokio::fs::read(file).await {
             return serde_json::from_slice(&text).context("the ready file");
         }
         if let Some(status) = child.try_wait()? {
-            bail!("the mesh ended while starting ({status})");
+            bail!("a child ended while starting ({status})");
         }
         if tokio::time::Instant::now() >= until {
-            bail!("the mesh was not ready within {READY_WITHIN:?}");
+            bail!("a child was not ready within {READY_WITHIN:?}");
         }
         tokio::time::sleep(PROBE).await;
     }
+}
+
+/// A key by which a command that is sent again is recognised.
+fn new_key() -> String {
+    Uuid::now_v7().to_string()
+}
+
+async fn renew(http: &Http, refresh_token: String) -> Result<Session> {
+    let ask = http.post("/v1/sessions/refresh").header("idempotency-key", new_key());
+    let ask = ask.json(&Refresh { refresh_token });
+    ask.send_patiently(KNOWN_WITHIN).await?.json().context("renewing a session")
 }
 
 async fn sign_up(http: &Http) -> Result<Vec<Fan>> {
@@ -244,19 +310,21 @@ async fn sign_up(http: &Http) -> Result<Vec<Fan>> {
                 "password": format!("a long pass phrase {index}") });
             let session: Session = http
                 .post("/v1/users")
+                .header("idempotency-key", new_key())
                 .json(&body)
                 .send_patiently(KNOWN_WITHIN)
                 .await?
                 .json()
                 .context("signing a fan up")?;
             http.post("/v1/points/charges")
+                .header("idempotency-key", new_key())
                 .token(&session.access_token)
-                .json(&json!({ "amount": 10_000_000 }))
+                .json(&json!({ "amount": POINTS }))
                 .send_patiently(KNOWN_WITHIN)
                 .await?
                 .json::<events::point::Entry>()
                 .context("charging points")?;
-            Ok::<_, anyhow::Error>(Fan { token: session.access_token.into() })
+            anyhow::Ok(Fan::from(session))
         });
     }
     let mut fans = Vec::with_capacity(FANS);
@@ -271,7 +339,8 @@ fn seat_plan() -> String {
     std::iter::once("section,row,seat,price\n".to_owned()).chain(seats).collect()
 }
 
-fn seat(fan: usize) -> SeatId {
+/// The seat that a fan pays for.
+pub(super) fn seat(fan: usize) -> SeatId {
     SeatId::new("A", &(fan / 50 + 1).to_string(), &(fan % 50 + 1).to_string())
 }
 
@@ -319,7 +388,7 @@ async fn hold_all(
         let body = json!({ "schedule_id": schedule, "seats": [seat(fan)], "pass": pass });
         let made = ask(Method::POST, "/v1/reservations".into(), &token, body.to_string()).await?;
         let reservation: Reservation = serde_json::from_slice(&made)?;
-        holds.push(Hold { reservation, token, is_lost: false });
+        holds.push(Hold { reservation_id: reservation.reservation_id, token, is_lost: false });
     }
     Ok(holds)
 }
