@@ -119,12 +119,18 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
     };
     spelt(&[Role::Fan, Role::Organizer, Role::Operator], "fan organizer operator");
     spelt(
-        &[PlaceState::Waiting, PlaceState::Active, PlaceState::Expired],
-        "WAITING ACTIVE EXPIRED",
+        &[PlaceState::Waiting, PlaceState::Active, PlaceState::Completed, PlaceState::Expired],
+        "WAITING ACTIVE COMPLETED EXPIRED",
     );
     spelt(
-        &[PlaceEnd::Completed, PlaceEnd::Timeout, PlaceEnd::Left, PlaceEnd::SoldOut],
-        "completed timeout left sold_out",
+        &[
+            PlaceEnd::Timeout,
+            PlaceEnd::Left,
+            PlaceEnd::SoldOut,
+            PlaceEnd::Cancelled,
+            PlaceEnd::Withdrawn,
+        ],
+        "timeout left sold_out cancelled withdrawn",
     );
     spelt(
         &[

@@ -181,8 +181,7 @@ async fn sold(mesh: &Mesh, schedule: ScheduleId) {
     let payment = fan.pay(&hold).await;
     fan.payment(&payment, PaymentState::Completed).await;
     fan.reservation(&hold, ReservationState::Confirmed).await;
-    let place = fan.place(schedule, PlaceState::Expired).await;
-    assert_eq!(place.reason, Some(PlaceEnd::Completed));
+    fan.place(schedule, PlaceState::Completed).await;
     fan.has(0).await;
 }
 
@@ -217,7 +216,8 @@ async fn withdrawn(mesh: &Mesh, schedule: ScheduleId) {
     let hold = fan.hold(schedule, "A-1-4").await;
     fan.delete::<Value>("/v1/users/me").await;
     fan.reservation(&hold, ReservationState::Cancelled).await;
-    fan.place(schedule, PlaceState::Expired).await;
+    let place = fan.place(schedule, PlaceState::Expired).await;
+    assert_eq!(place.reason, Some(PlaceEnd::Withdrawn));
 }
 
 async fn expired(mesh: &Mesh, schedule: ScheduleId) {
@@ -251,7 +251,8 @@ async fn called_off(mesh: &Mesh, schedule: ScheduleId) {
     owner.reservation(&sold, ReservationState::Cancelled).await;
     holder.reservation(&held, ReservationState::Cancelled).await;
     for fan in [&holder, &idle] {
-        fan.place(schedule, PlaceState::Expired).await;
+        let place = fan.place(schedule, PlaceState::Expired).await;
+        assert_eq!(place.reason, Some(PlaceEnd::Cancelled));
     }
     owner.has(100).await;
 }
