@@ -154,12 +154,13 @@ pub async fn open(mesh: &Mesh, seats: usize, hold_secs: u32, pass_secs: u32) -> 
 
 /// Every flow of the domain, each to its end. The schedules they took place in.
 pub async fn every_flow(mesh: &Mesh) -> Vec<ScheduleId> {
-    let (hall, brief, short, off, lost) = tokio::join!(
+    let (hall, brief, short, off, lost, last) = tokio::join!(
         open(mesh, 4, 300, 300),
         open(mesh, 1, 1, 300),
         open(mesh, 1, 300, 1),
         open(mesh, 2, 300, 300),
         open(mesh, 1, 300, 300),
+        open(mesh, 1, 50, 300),
     );
     tokio::join!(
         sold(mesh, hall),
@@ -170,10 +171,12 @@ pub async fn every_flow(mesh: &Mesh) -> Vec<ScheduleId> {
         timed_out(mesh, short),
         called_off(mesh, off),
         lost_while_paying(mesh, lost),
+        sold(mesh, last),
     );
-    vec![hall, brief, short, off, lost]
+    vec![hall, brief, short, off, lost, last]
 }
 
+/// Where a hold lives for less than a minute, its payment asks for more time.
 async fn sold(mesh: &Mesh, schedule: ScheduleId) {
     let session = fan(mesh, 100).await;
     let fan = Fan::new(mesh, &session);
