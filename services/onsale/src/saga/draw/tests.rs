@@ -48,11 +48,11 @@ fn a_payment_that_went_well_is_a_straight_line_and_then_a_fork() {
         drawn(&facts, 84, 100),
         "\
 ◆ payment.requested      payment                  ╹
-● point.debited          point         +4 ms      ━━━━━━
-● reservation.confirmed  reservation   +5 ms  ×3       ━━━━━━━━
-● payment.completed      payment       +3 ms                  ━━━━━
-├─● queue.completed      queue         +3 ms                      ━━━━━━
-╰─● notification.sent    notification  +8 ms                      ━━━━━━━━━━━━
+● point.debited          point         +4 ms      ━━━━━━━
+● reservation.confirmed  reservation   +5 ms  ×3        ━━━━━━━━━
+● payment.completed      payment       +3 ms                    ━━━━━━
+├─● queue.completed      queue         +3 ms                         ━━━━━━
+╰─● notification.sent    notification  +8 ms                         ━━━━━━━━━━━━━━
 trace 0af7651916cd43dd8448eb211c80319c
 "
     );
