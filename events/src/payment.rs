@@ -52,6 +52,24 @@ pub struct PaymentRequested {
     pub requested_at: Timestamp,
 }
 
+/// `payment.hold_extension_requested`: a payment has begun while its hold had less than a
+/// minute left. Told together with `payment.requested`; nothing follows when the hold was
+/// extended before, or has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PaymentHoldExtensionRequested {
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// Which hold.
+    pub reservation_id: ReservationId,
+    /// Whose seats.
+    pub schedule_id: ScheduleId,
+    /// Who pays.
+    pub user_id: UserId,
+    /// The fence of the hold.
+    pub hold_version: i64,
+}
+
 /// `payment.completed`: money taken, seats confirmed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -122,6 +140,7 @@ pub struct PaymentRefunded {
 
 crate::facts! {
     PaymentRequested = "payment.requested", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
+    PaymentHoldExtensionRequested = "payment.hold_extension_requested", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PaymentCompleted = "payment.completed", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PaymentFailed = "payment.failed", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PaymentRefunded = "payment.refunded", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;

@@ -104,6 +104,7 @@ codes! {
     SCHEDULE_CLOSED = 409 "schedule_closed", "The schedule is not on sale.";
     NOT_CANCELLABLE = 409 "not_cancellable", "The reservation has ended already.";
     HOLD_GONE = 409 "hold_gone", "The hold has ended; reserve again.";
+    HOLDING_SEATS = 409 "holding_seats", "The fan holds seats; give them back or pay for them first.";
     PAYMENT_RUNNING = 409 "payment_running", "A payment is running; wait for its end.";
     ALREADY_PAID = 409 "already_paid", "The reservation is paid already.";
     WALLET_CLOSED = 409 "wallet_closed", "The wallet is closed.";

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ScheduleId, Timestamp, UserId};
+use crate::{PaymentId, ScheduleId, Timestamp, UserId};
 
 /// Where a place stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,25 +11,29 @@ use crate::{ScheduleId, Timestamp, UserId};
 pub enum PlaceState {
     /// In line.
     Waiting,
-    /// May reserve and pay.
+    /// May reserve.
     Active,
-    /// Over; entering again makes a new place at the end of the line.
+    /// Used up by a payment; entering again makes a new place at the end of the line.
+    Completed,
+    /// Over without one; entering again makes a new place at the end of the line.
     Expired,
 }
 
-/// Why a place ended.
+/// Why a place ended without being used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PlaceEnd {
-    /// The fan paid.
-    Completed,
     /// The pass ran out.
     Timeout,
-    /// The fan left, or the account was closed.
+    /// The fan left.
     Left,
-    /// Nothing is left to sell, or the show was cancelled.
+    /// Nothing is left to sell, or the show has begun.
     SoldOut,
+    /// The show was cancelled.
+    Cancelled,
+    /// The fan's account was closed.
+    Withdrawn,
 }
 
 /// `queue.waiting`: a fan has a place in line.
@@ -44,6 +48,8 @@ pub struct QueueWaiting {
     pub ticket: u64,
     /// Grows with every change of this fan's place; a reader keeps the highest.
     pub place_version: u64,
+    /// When the fan entered; a payment that was asked for before belongs to an earlier place.
+    pub entered_at: Timestamp,
 }
 
 /// `queue.activated`: a fan was admitted.
@@ -73,7 +79,21 @@ pub struct QueueReturned {
     pub place_version: u64,
 }
 
-/// `queue.expired`: a place has ended.
+/// `queue.completed`: a payment has used a place up, and no hold of the fan lives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct QueueCompleted {
+    /// Whose room.
+    pub schedule_id: ScheduleId,
+    /// Whose place.
+    pub user_id: UserId,
+    /// Grows with every change of this fan's place; a reader keeps the highest.
+    pub place_version: u64,
+    /// The latest payment that was completed under this place.
+    pub payment_id: PaymentId,
+}
+
+/// `queue.expired`: a place has ended without being used up; its pass is void.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueueExpired {
@@ -91,6 +111,7 @@ crate::facts! {
     QueueWaiting = "queue.waiting", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
     QueueActivated = "queue.activated", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
     QueueReturned = "queue.returned", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
+    QueueCompleted = "queue.completed", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
     QueueExpired = "queue.expired", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
 }
 
@@ -114,7 +135,7 @@ pub struct GetPlace {
     pub schedule_id: ScheduleId,
 }
 
-/// Give the caller's own place up.
+/// Give the caller's own place up; refused while the caller holds seats.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Leave {

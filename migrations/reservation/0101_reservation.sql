@@ -1,4 +1,4 @@
--- Who owns which seat: schedules and their seats, reservations, and who may act.
+-- Who owns which seat: schedules and their seats, reservations, and which passes are void.
 
 -- What is on sale. The terms are unknown when a cancellation is heard first.
 create table schedules (
@@ -60,14 +60,13 @@ create index reservations_due on reservations (expires_at) where state = 'PENDIN
 -- A fan's list, and how many seats a fan has of one schedule.
 create index reservations_of_user on reservations (user_id, schedule_id);
 
--- Who may act, as the waiting room last said. A fan's holds of one schedule are decided
+-- Up to which version a fan's place has ended, as the waiting room last said: every earlier
+-- pass is void. A fan's holds of one schedule are decided
 -- one after the other under the lock of this row, so that two at once cannot both stay
 -- within the limit; it exists for every fan who ever held, with version 0 until heard of.
 create table places (
     schedule_id   uuid not null,
     user_id       uuid not null,
-    place_version bigint not null,
-    active        boolean not null,
-    reserve_until timestamptz,
+    ended_version bigint not null,
     primary key (schedule_id, user_id)
 ) with (fillfactor = 70);

@@ -112,20 +112,30 @@ fn a_subject_names_fact_and_schedule() {
 }
 
 #[test]
+fn the_spelling_of_every_state_and_end_of_a_place_is_fixed() {
+    use events::queue::{PlaceEnd, PlaceState};
+    spelt(
+        &[PlaceState::Waiting, PlaceState::Active, PlaceState::Completed, PlaceState::Expired],
+        "WAITING ACTIVE COMPLETED EXPIRED",
+    );
+    spelt(
+        &[
+            PlaceEnd::Timeout,
+            PlaceEnd::Left,
+            PlaceEnd::SoldOut,
+            PlaceEnd::Cancelled,
+            PlaceEnd::Withdrawn,
+        ],
+        "timeout left sold_out cancelled withdrawn",
+    );
+}
+
+#[test]
 fn the_spelling_of_every_state_and_reason_is_fixed() {
     use events::{
-        audit::*, concert::*, notification::*, payment::*, point::*, queue::*, reservation::*,
-        user::*,
+        audit::*, concert::*, notification::*, payment::*, point::*, reservation::*, user::*,
     };
     spelt(&[Role::Fan, Role::Organizer, Role::Operator], "fan organizer operator");
-    spelt(
-        &[PlaceState::Waiting, PlaceState::Active, PlaceState::Expired],
-        "WAITING ACTIVE EXPIRED",
-    );
-    spelt(
-        &[PlaceEnd::Completed, PlaceEnd::Timeout, PlaceEnd::Left, PlaceEnd::SoldOut],
-        "completed timeout left sold_out",
-    );
     spelt(
         &[
             ReservationState::Pending,

@@ -313,7 +313,7 @@ fn an_emptied_valkey_is_rebuilt_and_fans_keep_their_places() {
         let pass = third.pass(schedule).await;
         let held = third.ask_for(schedule, &["A-1-3"], &pass).await;
         third.pay(&held.json().expect("a hold")).await;
-        third.place_becomes(schedule, PlaceState::Expired).await;
+        third.place_becomes(schedule, PlaceState::Completed).await;
         let receipt = mesh.receipt_is_clean(schedule).await;
         assert_eq!((receipt.seats_sold, receipt.points_taken), (3, 300));
         mesh.stop().await;

@@ -45,18 +45,19 @@ fn path(steps: &[Step]) -> Vec<String> {
 
 /// What must be in the tree of a payment that ends this way.
 fn paths_of(payment: &Payment) -> Vec<Vec<String>> {
-    let everywhere = [
-        path(&[("user", "payment.requested", "")]),
-        path(&[("reservation", "payment.requested", "")]),
-    ];
+    let everywhere = [path(&[("user", "payment.requested", "")])];
     let own = match (payment.state, payment.reason) {
         (PaymentState::Completed, None) => vec![
-            path(&[DEBITED, CONFIRMED, COMPLETED, ("queue", "payment.completed", "queue.expired")]),
+            path(&[
+                DEBITED,
+                CONFIRMED,
+                COMPLETED,
+                ("queue", "payment.completed", "queue.completed"),
+            ]),
             path(&[DEBITED, CONFIRMED, COMPLETED, ("user", "payment.completed", "")]),
             path(&[DEBITED, CONFIRMED, COMPLETED, ("ranking", "payment.completed", "")]),
             path(&[DEBITED, CONFIRMED, COMPLETED, ("notification", "payment.completed", "")]),
             path(&[DEBITED, CONFIRMED, ("concert", "reservation.confirmed", "")]),
-            path(&[DEBITED, CONFIRMED, ("queue", "reservation.confirmed", "")]),
         ],
         (PaymentState::Failed, Some(PaymentFailure::InsufficientBalance)) => {
             let failed = [
@@ -160,7 +161,7 @@ fn every_end_of_a_payment_is_one_tree_from_the_request_to_the_last_service() {
         let rich = mesh.fan(100).await;
         let completed = rich.pay(&rich.hold(schedule, &["A-1-2"]).await).await;
         assert_eq!(completed.state, PaymentState::Completed);
-        rich.place_becomes(schedule, PlaceState::Expired).await;
+        rich.place_becomes(schedule, PlaceState::Completed).await;
 
         let poor = mesh.fan(99).await;
         let refused = poor.pay(&poor.hold(schedule, &["A-1-3"]).await).await;
@@ -221,7 +222,7 @@ fn a_payment_is_one_tree_when_a_service_dies_in_the_middle_of_it() {
             point.running()[0].failpoints().arm(failpoint, 1);
             payments.push(fan.pay(&hold).await);
             assert_eq!(point.running()[0].failpoints().hits(failpoint), 1, "{failpoint:?}");
-            fan.place_becomes(schedule, PlaceState::Expired).await;
+            fan.place_becomes(schedule, PlaceState::Completed).await;
         }
         // Is away when it is needed, and another one takes its place.
         let hold = fan.hold(schedule, &["A-1-4"]).await;

@@ -57,7 +57,7 @@ fn read<E: Event>(message: &[u8]) -> serde_json::Result<Understood> {
 }
 
 /// Every fact. That none is missing is a proof of its own.
-pub const ALL: [Fact; 25] = [
+pub const ALL: [Fact; 27] = [
     Fact::of::<user::UserRegistered>(),
     Fact::of::<user::UserWithdrawn>(),
     Fact::of::<concert::ScheduleOpened>(),
@@ -65,6 +65,7 @@ pub const ALL: [Fact; 25] = [
     Fact::of::<queue::QueueWaiting>(),
     Fact::of::<queue::QueueActivated>(),
     Fact::of::<queue::QueueReturned>(),
+    Fact::of::<queue::QueueCompleted>(),
     Fact::of::<queue::QueueExpired>(),
     Fact::of::<reservation::ReservationCreated>(),
     Fact::of::<reservation::ReservationConfirmed>(),
@@ -72,6 +73,7 @@ pub const ALL: [Fact; 25] = [
     Fact::of::<reservation::ReservationExpired>(),
     Fact::of::<reservation::ReservationCancelled>(),
     Fact::of::<payment::PaymentRequested>(),
+    Fact::of::<payment::PaymentHoldExtensionRequested>(),
     Fact::of::<payment::PaymentCompleted>(),
     Fact::of::<payment::PaymentFailed>(),
     Fact::of::<payment::PaymentRefunded>(),

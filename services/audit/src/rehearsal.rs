@@ -4,7 +4,7 @@ use events::{
     Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, SeatId, Timestamp, UserId,
     payment::{PaymentCompleted, PaymentFailed, PaymentFailure, PaymentRequested},
     point::{DebitRefusal, PointDebitRefused, PointDebited, PointRefunded, RefundReason},
-    queue::{PlaceEnd, QueueExpired, QueueReturned},
+    queue::{QueueCompleted, QueueReturned},
     reservation::{
         ConfirmRefusal, PricedSeat, ReservationConfirmRefused, ReservationConfirmed,
         ReservationCreated, ReservationExpired,
@@ -156,11 +156,11 @@ impl Visit {
             requested_at,
             ended_at: self.next_at(),
         });
-        self.follow(QueueExpired {
+        self.follow(QueueCompleted {
             schedule_id: self.schedule_id,
             user_id: self.user_id,
             place_version: 3,
-            reason: PlaceEnd::Completed,
+            payment_id: self.payment_id,
         });
     }
 

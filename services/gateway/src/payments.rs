@@ -34,7 +34,8 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::post("/v1/payments", pay)
             .named(TAG, "pay", "Pay a hold with the points of the wallet")
             .explained(
-                "Starts a saga and answers 202 at once: follow `Location`, or the events. With \
+                "A hold that lives can be paid, whatever became of the place in line. Starts a saga \
+                 and answers 202 at once: follow `Location`, or the events. With \
                  `Prefer: wait=N` the answer is 200 with the outcome, once it is known within N \
                  seconds; a payment that failed is an outcome too, its `reason` says why.",
             )
@@ -45,7 +46,6 @@ pub(crate) fn ops() -> Vec<Op> {
             .gives::<Payment>(Pay::STATUS, "The payment, on its way", examples::PAYMENT)
             .refuses(&[
                 codes::NOT_FOUND,
-                codes::NOT_ACTIVE,
                 codes::HOLD_GONE,
                 codes::PAYMENT_RUNNING,
                 codes::ALREADY_PAID,

@@ -57,16 +57,17 @@ pub(crate) fn ops() -> Vec<Op> {
             .refuses(&[codes::NOT_FOUND]),
         Op::delete("/v1/schedules/{id}/queue/me", leave)
             .named(TAG, "leave", "Give the place up")
+            .explained("Whoever holds seats gives them back, or pays for them, first.")
             .token()
             .command()
             .gives::<Place>(Leave::STATUS, "The place as it ended", examples::LEFT_PLACE)
-            .refuses(&[codes::NOT_FOUND]),
+            .refuses(&[codes::NOT_FOUND, codes::HOLDING_SEATS]),
         Op::get("/v1/schedules/{id}/queue/me/events", follow_place)
             .named(TAG, "followPlace", "Follow the caller's place")
             .explained(
                 "Server-sent events `place`, each with the whole place as `data`: the first at \
                  once, then one with every change, and every few seconds while the position \
-                 moves. Ends after EXPIRED.",
+                 moves. Ends after COMPLETED or EXPIRED.",
             )
             .token()
             .streams(examples::PLACE_EVENTS)
@@ -214,7 +215,7 @@ impl Watcher {
     fn event(&mut self, body: Bytes) -> Result<Option<Event>, Problem> {
         let place: Place = serde_json::from_slice(&body).map_err(|_| codes::INTERNAL)?;
         let data = String::from_utf8(body.to_vec()).map_err(|_| codes::INTERNAL)?;
-        self.over = place.state == PlaceState::Expired;
+        self.over = matches!(place.state, PlaceState::Completed | PlaceState::Expired);
         self.refresh_at =
             (place.state == PlaceState::Waiting).then(|| refresh_at(place.poll_after_secs));
         self.last = body;

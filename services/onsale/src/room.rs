@@ -16,7 +16,7 @@ use tracing::{info, warn};
 /// How often a store is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Whose facts a room is made of.
-const TELLERS: [&str; 4] = ["concert", "user", "reservation", "queue"];
+const TELLERS: [&str; 5] = ["concert", "user", "reservation", "payment", "queue"];
 
 /// A store that is watched over.
 pub trait Kept: Send + Sync + 'static {

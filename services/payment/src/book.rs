@@ -1,4 +1,4 @@
-//! The page of holds, places and payments that one batch touches.
+//! The page of holds and payments that one batch touches.
 //!
 //! Every statement names its keys as an array and looks nothing else up, so that a plan
 //! which was made while the tables were empty is still good when they are large.
@@ -10,13 +10,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use events::{PaymentId, ReservationId, ScheduleId, UserId};
+use events::{PaymentId, ReservationId, ScheduleId, Timestamp, UserId};
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     Rules,
-    domain::{Hold, Payment, Place, Standing},
+    domain::{Hold, Payment, Standing},
     rows::{PaymentColumns, reason_name, seats_from, state_name},
 };
 
@@ -45,11 +46,10 @@ struct PaymentRow {
     stored: Option<Standing>,
 }
 
-/// The page of holds, places and payments that one batch touches.
+/// The page of holds and payments that one batch touches.
 #[derive(Debug, Default)]
 pub struct Book {
     holds: BTreeMap<ReservationId, Row<Hold>>,
-    places: BTreeMap<(ScheduleId, UserId), Row<Place>>,
     payments: BTreeMap<PaymentId, PaymentRow>,
     of_reservation: HashMap<ReservationId, PaymentId>,
 }
@@ -63,7 +63,7 @@ impl Book {
     /// Takes in what was heard of a hold.
     pub(crate) fn hear_hold(&mut self, id: ReservationId, heard: Hold) {
         match self.holds.get_mut(&id) {
-            Some(row) => row.is_news |= row.now.hear(heard.ended),
+            Some(row) => row.is_news |= row.now.hear(&heard),
             None => drop(self.holds.insert(id, Row { now: heard, is_news: true })),
         }
     }
@@ -71,22 +71,7 @@ impl Book {
     /// Takes in that a hold has ended; one that was never heard of stays unknown.
     pub(crate) fn end_hold(&mut self, id: ReservationId) {
         if let Some(row) = self.holds.get_mut(&id) {
-            row.is_news |= row.now.hear(true);
-        }
-    }
-
-    /// What is known of a fan's place.
-    pub(crate) fn place(&self, schedule_id: ScheduleId, user_id: UserId) -> Option<&Place> {
-        self.places.get(&(schedule_id, user_id)).map(|row| &row.now)
-    }
-
-    /// Takes in what was heard of a place.
-    pub(crate) fn hear_place(&mut self, schedule_id: ScheduleId, user_id: UserId, heard: Place) {
-        match self.places.get_mut(&(schedule_id, user_id)) {
-            Some(row) => row.is_news |= row.now.hear(heard),
-            None => {
-                self.places.insert((schedule_id, user_id), Row { now: heard, is_news: true });
-            }
+            row.is_news |= row.now.end();
         }
     }
 
@@ -113,33 +98,30 @@ impl Book {
         self.payments.insert(payment.id, PaymentRow { now: payment, stored });
     }
 
-    /// Loads holds, with the places of their holders.
     async fn load_holds(&mut self, ids: &[Uuid], tx: &mut PgConnection) -> sqlx::Result<()> {
-        type Found = (Uuid, Uuid, Uuid, i64, i32, i64, bool, Option<i64>, Option<bool>);
+        type Found = (Uuid, Uuid, Uuid, i64, i32, i64, OffsetDateTime, bool);
         let rows: Vec<Found> = sqlx::query_as(
-            "select h.reservation_id, h.schedule_id, h.user_id, h.amount, h.seats,
-                    h.hold_version, h.ended, p.place_version, p.active
-             from holds h
-             left join lateral (select place_version, active from places
-                                where schedule_id = h.schedule_id and user_id = h.user_id
-                                limit 1) p on true
-             where h.reservation_id = any($1)
-             order by h.reservation_id
-             for update of h",
+            "select reservation_id, schedule_id, user_id, amount, seats, hold_version,
+                    expires_at, ended
+             from holds
+             where reservation_id = any($1)
+             order by reservation_id
+             for update",
         )
         .bind(ids)
         .fetch_all(tx)
         .await?;
         for row in rows {
-            let (id, schedule_id, user_id, amount, seats, hold_version, ended, ..) = row;
-            let (.., place_version, active) = row;
-            let seats = seats_from(seats)?;
-            let (schedule_id, user_id) = (ScheduleId(schedule_id), UserId(user_id));
-            if let (Some(place_version), Some(active)) = (place_version, active) {
-                let now = Place { place_version, active };
-                self.places.insert((schedule_id, user_id), Row { now, is_news: false });
-            }
-            let now = Hold { schedule_id, user_id, amount, seats, hold_version, ended };
+            let (id, schedule_id, user_id, amount, seats, hold_version, expires_at, ended) = row;
+            let now = Hold {
+                schedule_id: ScheduleId(schedule_id),
+                user_id: UserId(user_id),
+                amount,
+                seats: seats_from(seats)?,
+                hold_version,
+                expires_at: Timestamp(expires_at),
+                ended,
+            };
             self.holds.insert(ReservationId(id), Row { now, is_news: false });
         }
         Ok(())
@@ -180,9 +162,10 @@ impl Book {
         }
         sqlx::query(
             "insert into holds
-                 (reservation_id, schedule_id, user_id, amount, seats, hold_version, ended)
+                 (reservation_id, schedule_id, user_id, amount, seats, hold_version, expires_at,
+                  ended)
              select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int8[], $5::int4[],
-                                  $6::int8[], $7::bool[])
+                                  $6::int8[], $7::timestamptz[], $8::bool[])
              on conflict (reservation_id) do update set ended = true
              where excluded.ended and not holds.ended",
         )
@@ -192,29 +175,8 @@ impl Book {
         .bind(news.iter().map(|(_, row)| row.now.amount).collect::<Vec<_>>())
         .bind(news.iter().map(|(_, row)| row.now.seats as i32).collect::<Vec<_>>())
         .bind(news.iter().map(|(_, row)| row.now.hold_version).collect::<Vec<_>>())
+        .bind(news.iter().map(|(_, row)| row.now.expires_at.0).collect::<Vec<_>>())
         .bind(news.iter().map(|(_, row)| row.now.ended).collect::<Vec<_>>())
-        .execute(tx)
-        .await?;
-        Ok(())
-    }
-
-    /// Places are not locked when read; the highest version wins.
-    async fn save_places(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let news: Vec<_> = self.places.iter().filter(|(_, row)| row.is_news).collect();
-        if news.is_empty() {
-            return Ok(());
-        }
-        sqlx::query(
-            "insert into places (schedule_id, user_id, place_version, active)
-             select * from unnest($1::uuid[], $2::uuid[], $3::int8[], $4::bool[])
-             on conflict (schedule_id, user_id)
-             do update set place_version = excluded.place_version, active = excluded.active
-             where places.place_version < excluded.place_version",
-        )
-        .bind(news.iter().map(|((schedule, _), _)| schedule.0).collect::<Vec<_>>())
-        .bind(news.iter().map(|((_, user), _)| user.0).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.place_version).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.active).collect::<Vec<_>>())
         .execute(tx)
         .await?;
         Ok(())
@@ -293,7 +255,6 @@ impl mesh::Book for Book {
 
     async fn save(self, tx: &mut PgConnection) -> sqlx::Result<()> {
         self.save_holds(tx).await?;
-        self.save_places(tx).await?;
         self.insert_payments(tx).await?;
         self.update_payments(tx).await
     }

@@ -7,6 +7,9 @@ use events::{
 };
 use mesh::Miss;
 
+/// A payment of a hold with less left than this asks for more time.
+const LAST_MINUTE_SECS: i64 = 60;
+
 /// A fan's claim on seats, as the reservation service told it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hold {
@@ -20,37 +23,40 @@ pub struct Hold {
     pub seats: u32,
     /// The fence that every later step must present.
     pub hold_version: i64,
-    /// It ran out or was given up, confirmed or not; for good.
+    /// When it was to run out as it was made; its end may have been moved since.
+    pub expires_at: Timestamp,
+    /// It was given up or lost, confirmed or not; for good.
     pub ended: bool,
 }
 
 impl Hold {
-    /// Takes in what was heard: an end wins, in whichever order they come. Whether it is
-    /// news.
-    pub fn hear(&mut self, ended: bool) -> bool {
-        let is_news = ended && !self.ended;
-        self.ended |= ended;
-        is_news
+    /// A hold of which only the end was heard, at `now`. Nobody will pay it, so its price
+    /// does not matter.
+    pub fn ended(
+        schedule_id: ScheduleId,
+        user_id: UserId,
+        hold_version: i64,
+        now: Timestamp,
+    ) -> Self {
+        let expires_at = now;
+        Self { schedule_id, user_id, amount: 0, seats: 0, hold_version, expires_at, ended: true }
     }
-}
 
-/// Whether a fan is ACTIVE in a schedule's room, as of a version of the place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// Grows with every change.
-    pub place_version: i64,
-    /// ACTIVE, or ended.
-    pub active: bool,
-}
+    /// Takes in what else was heard of it: an end wins, in whichever order they come, but
+    /// only that of this owner and version. Whether it is news.
+    pub fn hear(&mut self, heard: &Self) -> bool {
+        let is_of_this = heard.user_id == self.user_id && heard.hold_version == self.hold_version;
+        is_of_this && heard.ended && self.end()
+    }
 
-impl Place {
-    /// Takes in what was heard, unless something newer is known; whether it is news.
-    pub fn hear(&mut self, heard: Place) -> bool {
-        let is_newer = heard.place_version > self.place_version;
-        if is_newer {
-            *self = heard;
-        }
-        is_newer
+    /// It has ended. Whether that is news.
+    pub fn end(&mut self) -> bool {
+        !std::mem::replace(&mut self.ended, true)
+    }
+
+    /// Whether so little is left of it at `now` that a payment may outlast it.
+    pub fn is_in_its_last_minute(&self, now: Timestamp) -> bool {
+        self.expires_at < now.plus_secs(LAST_MINUTE_SECS)
     }
 }
 
@@ -229,18 +235,16 @@ impl Payment {
     }
 }
 
-/// Whether `fan` may pay this hold now.
-///
-/// A place that was never heard of does not stand in the way: the hold itself proves that
-/// the fan was ACTIVE. One that has ended does.
+/// Whether `fan` may pay this hold now: a hold that lives can be paid. No payment begins
+/// after the end that the hold was made with, whoever has moved it since.
 ///
 /// # Errors
-/// `not_found`, `hold_gone`, `already_paid`, `payment_running` or `not_active`.
+/// `not_found`, `hold_gone`, `already_paid` or `payment_running`.
 pub fn may_pay(
     hold: &Hold,
     fan: UserId,
-    place: Option<&Place>,
     live: Option<&Payment>,
+    now: Timestamp,
 ) -> Result<(), Problem> {
     if hold.user_id != fan {
         return Err(codes::NOT_FOUND.into());
@@ -251,7 +255,7 @@ pub fn may_pay(
         Some(payment) => {
             Err(Problem::from(codes::PAYMENT_RUNNING).with("payment_id", payment.id.to_string()))
         }
-        None if place.is_some_and(|place| !place.active) => Err(codes::NOT_ACTIVE.into()),
+        None if now >= hold.expires_at => Err(codes::HOLD_GONE.into()),
         None => Ok(()),
     }
 }
@@ -264,8 +268,6 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(time::OffsetDateTime::UNIX_EPOCH);
     const FAN: UserId = UserId(Uuid::from_u128(1));
-    const ACTIVE: Place = Place { place_version: 1, active: true };
-    const LEFT: Place = Place { place_version: 2, active: false };
     const HOLD_GONE: Standing = Standing::Failed(PaymentFailure::HoldGone);
     const POOR: Standing = Standing::Failed(PaymentFailure::InsufficientBalance);
 
@@ -276,6 +278,7 @@ mod tests {
             amount: 100,
             seats: 2,
             hold_version: 7,
+            expires_at: NOW.plus_secs(300),
             ended,
         }
     }
@@ -286,42 +289,47 @@ mod tests {
         Payment { standing, ..Payment::of(&hold(false), reservation_id, id, NOW) }
     }
 
-    fn refusal(hold: &Hold, place: Option<&Place>, live: Option<&Payment>) -> String {
-        may_pay(hold, FAN, place, live).unwrap_err().code
+    fn refusal(hold: &Hold, live: Option<&Payment>, secs: i64) -> String {
+        may_pay(hold, FAN, live, NOW.plus_secs(secs)).unwrap_err().code
     }
 
     #[test]
     fn a_hold_that_ended_stays_ended() {
         let mut known = hold(false);
-        assert!(!known.hear(false));
-        assert!(known.hear(true));
-        assert!(!known.hear(true));
-        assert!(!known.hear(false));
+        assert!(!known.hear(&hold(false)));
+        assert!(known.hear(&hold(true)));
+        assert!(!known.hear(&hold(true)));
+        assert!(!known.hear(&hold(false)));
         assert!(known.ended);
     }
 
     #[test]
-    fn a_late_activation_does_not_bring_an_ended_place_back() {
-        let mut place = LEFT;
-        assert!(!place.hear(ACTIVE));
-        assert_eq!(place, LEFT);
-        assert!(!place.hear(LEFT));
-        assert!(place.hear(Place { place_version: 3, active: true }));
-        assert!(place.active);
+    fn the_end_of_another_owner_or_version_leaves_a_hold_alone() {
+        let mut known = hold(false);
+        assert!(!known.hear(&Hold { hold_version: 6, ..hold(true) }));
+        assert!(!known.hear(&Hold { user_id: UserId(Uuid::from_u128(9)), ..hold(true) }));
+        assert_eq!(known, hold(false));
     }
 
     #[test]
-    fn an_active_fan_may_pay_an_open_hold() {
+    fn a_hold_may_be_paid_until_its_original_end() {
         let open = hold(false);
-        assert_eq!(may_pay(&open, FAN, Some(&ACTIVE), None), Ok(()));
-        assert_eq!(may_pay(&open, FAN, None, None), Ok(()), "the place is not heard of yet");
+        assert_eq!(may_pay(&open, FAN, None, NOW), Ok(()));
+        assert_eq!(may_pay(&open, FAN, None, NOW.plus_secs(299)), Ok(()));
+        assert_eq!(refusal(&open, None, 300), "hold_gone");
+    }
+
+    #[test]
+    fn less_than_a_minute_is_the_last_minute() {
+        let open = hold(false);
+        assert!(!open.is_in_its_last_minute(NOW.plus_secs(240)), "a minute is left");
+        assert!(open.is_in_its_last_minute(NOW.plus_millis(240_001)));
     }
 
     #[test]
     fn a_strangers_hold_is_not_found_whatever_its_state() {
         for ended in [false, true] {
-            let problem =
-                may_pay(&hold(ended), UserId(Uuid::from_u128(9)), None, None).unwrap_err();
+            let problem = may_pay(&hold(ended), UserId(Uuid::from_u128(9)), None, NOW).unwrap_err();
             assert!(problem.is(codes::NOT_FOUND));
         }
     }
@@ -329,13 +337,13 @@ mod tests {
     #[test]
     fn a_hold_is_paid_once_and_only_while_it_lives() {
         let open = hold(false);
-        assert_eq!(refusal(&hold(true), Some(&LEFT), None), "hold_gone");
+        assert_eq!(refusal(&hold(true), None, 0), "hold_gone");
         let completed = payment(Standing::Completed);
-        assert_eq!(refusal(&open, None, Some(&completed)), "already_paid");
-        assert_eq!(refusal(&open, Some(&LEFT), None), "not_active");
+        assert_eq!(refusal(&open, Some(&completed), 0), "already_paid");
+        assert_eq!(refusal(&open, Some(&completed), 900), "already_paid", "that comes first");
         for standing in [Standing::Requested, Standing::Unwinding] {
             let running = payment(standing);
-            let problem = may_pay(&open, FAN, None, Some(&running)).unwrap_err();
+            let problem = may_pay(&open, FAN, Some(&running), NOW).unwrap_err();
             assert!(problem.is(codes::PAYMENT_RUNNING));
             assert_eq!(problem.extra["payment_id"], running.id.to_string());
         }

@@ -1,20 +1,21 @@
 //! One entry per fact heard and per command answered.
 
 use events::{
-    PaymentId, ScheduleId, UserId, codes,
-    payment::{self, Pay, PaymentCompleted, PaymentFailed, PaymentRefunded, PaymentRequested},
+    PaymentId, codes,
+    payment::{
+        self, Pay, PaymentCompleted, PaymentFailed, PaymentHoldExtensionRequested, PaymentRefunded,
+        PaymentRequested,
+    },
     point::{PointDebitRefused, PointRefunded},
-    queue::{QueueActivated, QueueExpired},
     reservation::{
         ReservationCancelled, ReservationConfirmRefused, ReservationConfirmed, ReservationCreated,
-        ReservationExpired,
     },
 };
 use mesh::{Answer, Caller, Hear, Miss, Refusal};
 
 use crate::{
     Book, Keys, Rules,
-    domain::{Hold, News, Payment, Place, Standing, may_pay},
+    domain::{Hold, News, Payment, Standing, may_pay},
     rows::reason_name,
 };
 
@@ -31,7 +32,8 @@ impl Answer<Pay> for Book {
         let id = command.reservation_id;
         // A fan may ask before `reservation.created` has come here; it is on its way.
         let hold = self.hold(id).ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
-        may_pay(hold, fan, self.place(hold.schedule_id, fan), self.live(id))?;
+        may_pay(hold, fan, self.live(id), turn.now)?;
+        let is_urgent = hold.is_in_its_last_minute(turn.now);
         let payment = Payment::of(hold, id, PaymentId(turn.id), turn.now);
         turn.tell(PaymentRequested {
             payment_id: payment.id,
@@ -42,6 +44,15 @@ impl Answer<Pay> for Book {
             hold_version: payment.hold_version,
             requested_at: payment.requested_at,
         });
+        if is_urgent {
+            turn.tell(PaymentHoldExtensionRequested {
+                payment_id: payment.id,
+                reservation_id: id,
+                schedule_id: payment.schedule_id,
+                user_id: fan,
+                hold_version: payment.hold_version,
+            });
+        }
         let view = payment.to_view();
         self.add_payment(payment);
         Ok(view)
@@ -61,6 +72,7 @@ impl Hear<ReservationCreated> for Book {
                 amount: fact.amount,
                 seats: fact.seats.len() as u32,
                 hold_version: fact.hold_version,
+                expires_at: fact.expires_at,
                 ended: false,
             },
         );
@@ -91,26 +103,14 @@ impl Hear<ReservationConfirmRefused> for Book {
     }
 }
 
-impl Hear<ReservationExpired> for Book {
-    fn keys(fact: &ReservationExpired, keys: &mut Keys) {
-        keys.holds.push(fact.reservation_id.0);
-    }
-
-    fn hear(&mut self, fact: &ReservationExpired, _: &mut Turn<'_>) -> Result<(), Miss> {
-        let ended = ended(fact.schedule_id, fact.user_id, fact.hold_version);
-        self.hear_hold(fact.reservation_id, ended);
-        Ok(())
-    }
-}
-
 impl Hear<ReservationCancelled> for Book {
     fn keys(fact: &ReservationCancelled, keys: &mut Keys) {
         keys.holds.push(fact.reservation_id.0);
     }
 
     /// The payment of a confirmed reservation is not touched before its money is back.
-    fn hear(&mut self, fact: &ReservationCancelled, _: &mut Turn<'_>) -> Result<(), Miss> {
-        let ended = ended(fact.schedule_id, fact.user_id, fact.hold_version);
+    fn hear(&mut self, fact: &ReservationCancelled, turn: &mut Turn<'_>) -> Result<(), Miss> {
+        let ended = Hold::ended(fact.schedule_id, fact.user_id, fact.hold_version, turn.now);
         self.hear_hold(fact.reservation_id, ended);
         Ok(())
     }
@@ -133,27 +133,6 @@ impl Hear<PointRefunded> for Book {
 
     fn hear(&mut self, fact: &PointRefunded, turn: &mut Turn<'_>) -> Result<(), Miss> {
         self.advance(fact.payment_id, News::Refunded(fact.reason), turn)
-    }
-}
-
-impl Hear<QueueActivated> for Book {
-    fn keys(_: &QueueActivated, _: &mut Keys) {}
-
-    fn hear(&mut self, fact: &QueueActivated, _: &mut Turn<'_>) -> Result<(), Miss> {
-        let place = place(fact.place_version, true)?;
-        self.hear_place(fact.schedule_id, fact.user_id, place);
-        Ok(())
-    }
-}
-
-impl Hear<QueueExpired> for Book {
-    fn keys(_: &QueueExpired, _: &mut Keys) {}
-
-    /// Whatever ended the place, the fan is not ACTIVE until a newer activation.
-    fn hear(&mut self, fact: &QueueExpired, _: &mut Turn<'_>) -> Result<(), Miss> {
-        let place = place(fact.place_version, false)?;
-        self.hear_place(fact.schedule_id, fact.user_id, place);
-        Ok(())
     }
 }
 
@@ -219,17 +198,6 @@ fn tell_end(payment: &Payment, turn: &mut Turn<'_>) {
         }),
         Standing::Requested | Standing::Unwinding => {}
     }
-}
-
-/// A hold of which only the end is told; nobody will pay it, so its price does not matter.
-fn ended(schedule_id: ScheduleId, user_id: UserId, hold_version: i64) -> Hold {
-    Hold { schedule_id, user_id, amount: 0, seats: 0, hold_version, ended: true }
-}
-
-fn place(version: u64, active: bool) -> Result<Place, Miss> {
-    let place_version = i64::try_from(version)
-        .map_err(|_| Miss::Never(format!("place version {version} is out of range")))?;
-    Ok(Place { place_version, active })
 }
 
 #[cfg(test)]

@@ -1,18 +1,21 @@
 //! Payments: from a fan's request to an end that is never half an end.
 //!
-//! Owns payments. Keeps what it has heard of holds and places, so that it can refuse at
-//! once what cannot succeed.
+//! Owns payments. Keeps what it has heard of holds, so that it can refuse at once what cannot
+//! succeed. It goes by the hold alone: a hold that lives can be paid, whatever became of the
+//! place in the waiting room. When a hold runs out it knows by itself.
 //!
 //! | hears | and then |
 //! |---|---|
-//! | `reservation.created`, `.expired`, `.cancelled` | knows which holds can be paid |
-//! | `queue.activated`, `.expired` | knows who is ACTIVE |
+//! | `reservation.created`, `.cancelled` | knows which holds can be paid |
 //! | `reservation.confirmed` | `payment.completed` |
 //! | `reservation.confirm_refused` | waits for the money to be back |
 //! | `point.debit_refused` | `payment.failed` |
 //! | `point.refunded` | `payment.failed` or `payment.refunded` |
 //!
-//! **Invariants.** A reservation has at most one running or completed payment. A payment
+//! A payment that begins in the last minute of its hold tells
+//! `payment.hold_extension_requested` too, in the same transaction.
+//!
+//! **Invariants.** No payment begins after its hold's original end. A reservation has at most one running or completed payment. A payment
 //! ends COMPLETED only when its seats were confirmed, FAILED only when nothing was taken
 //! or all is back, REFUNDED only after COMPLETED. Its id is the id of its saga.
 
@@ -22,7 +25,7 @@ mod handlers;
 mod reads;
 mod rows;
 
-use events::{payment, point, queue, reservation};
+use events::{payment, point, reservation};
 use mesh::{Allow, Service, postgres::Postgres};
 
 pub use book::{Book, Keys};
@@ -37,19 +40,19 @@ pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migration
 #[derive(Debug, Clone, Default)]
 pub struct Rules {}
 
+/// What a request to pay may tell.
+const ANSWERS: &[&str] = &["payment.requested", "payment.hold_extension_requested"];
+
 /// What this service hears and answers.
 pub fn service() -> Service<Postgres<Book>> {
     Service::<Postgres<Book>>::new(NAME)
-        .answers::<payment::Pay>(Allow::User, &["payment.requested"])
+        .answers::<payment::Pay>(Allow::User, ANSWERS)
         .reads::<payment::GetPayment, _, _>(Allow::User, reads::get)
         .reads::<payment::FindPayments, _, _>(Allow::User, reads::find)
         .hears::<reservation::ReservationCreated>(&[])
         .hears::<reservation::ReservationConfirmed>(&["payment.completed"])
         .hears::<reservation::ReservationConfirmRefused>(&[])
-        .hears::<reservation::ReservationExpired>(&[])
         .hears::<reservation::ReservationCancelled>(&[])
         .hears::<point::PointDebitRefused>(&["payment.failed"])
         .hears::<point::PointRefunded>(&["payment.failed", "payment.refunded"])
-        .hears::<queue::QueueActivated>(&[])
-        .hears::<queue::QueueExpired>(&[])
 }

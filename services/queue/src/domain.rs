@@ -13,6 +13,15 @@ const POLLS_PER_WAIT: u64 = 10;
 /// The slowest line that an estimate is made for, in fans each second.
 const PACE_MIN: f64 = 0.001;
 
+/// Every reason for which a place ends without being used up.
+const ENDS: [PlaceEnd; 5] = [
+    PlaceEnd::Timeout,
+    PlaceEnd::Left,
+    PlaceEnd::SoldOut,
+    PlaceEnd::Cancelled,
+    PlaceEnd::Withdrawn,
+];
+
 /// A place as the room knows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Seen {
@@ -87,6 +96,7 @@ pub fn state_of(letter: &str) -> Result<PlaceState, Problem> {
     match letter {
         "W" => Ok(PlaceState::Waiting),
         "A" => Ok(PlaceState::Active),
+        "C" => Ok(PlaceState::Completed),
         "E" => Ok(PlaceState::Expired),
         _ => Err(Problem::new(codes::INTERNAL, format!("`{letter}` is no state of a place."))),
     }
@@ -95,18 +105,17 @@ pub fn state_of(letter: &str) -> Result<PlaceState, Problem> {
 /// The reason as Valkey keeps it.
 pub fn text_of(reason: PlaceEnd) -> &'static str {
     match reason {
-        PlaceEnd::Completed => "completed",
         PlaceEnd::Timeout => "timeout",
         PlaceEnd::Left => "left",
         PlaceEnd::SoldOut => "sold_out",
+        PlaceEnd::Cancelled => "cancelled",
+        PlaceEnd::Withdrawn => "withdrawn",
     }
 }
 
 /// The reason behind Valkey's text; none for a place that has not ended.
 pub fn reason_of(text: &str) -> Option<PlaceEnd> {
-    [PlaceEnd::Completed, PlaceEnd::Timeout, PlaceEnd::Left, PlaceEnd::SoldOut]
-        .into_iter()
-        .find(|reason| text_of(*reason) == text)
+    ENDS.into_iter().find(|reason| text_of(*reason) == text)
 }
 
 #[cfg(test)]
@@ -183,12 +192,13 @@ mod tests {
         let active = show(PlaceState::Active);
         assert_eq!((active.position, active.reserve_until), (None, Some(at(400))));
         assert_eq!(active.reason, None);
+        assert_eq!(show(PlaceState::Completed).reason, None);
         assert_eq!(show(PlaceState::Expired).reason, Some(PlaceEnd::Timeout));
     }
 
     #[test]
     fn a_reason_is_kept_as_text_and_read_back() {
-        for reason in [PlaceEnd::Completed, PlaceEnd::Timeout, PlaceEnd::Left, PlaceEnd::SoldOut] {
+        for reason in ENDS {
             assert_eq!(reason_of(text_of(reason)), Some(reason));
             let json = serde_json::to_value(reason).unwrap();
             assert_eq!(json, text_of(reason), "Lua tells it by this name");

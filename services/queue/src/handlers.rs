@@ -5,9 +5,7 @@ use events::{
     concert::{Admission, ScheduleCancelled, ScheduleOpened},
     payment::{PaymentCompleted, PaymentFailed, PaymentFailure},
     queue::{Enter, Leave, Place, PlaceState},
-    reservation::{
-        ReservationCancelled, ReservationConfirmed, ReservationCreated, ReservationExpired,
-    },
+    reservation::{ReservationCancelled, ReservationCreated, ReservationExpired},
     user::UserWithdrawn,
 };
 use mesh::{
@@ -50,12 +48,6 @@ impl ActOn<ReservationCreated> for Room {
     }
 }
 
-impl ActOn<ReservationConfirmed> for Room {
-    fn act(fact: &ReservationConfirmed, _at: &At<'_, Rules>) -> Act {
-        Act::new("confirm").arg(fact.schedule_id).arg(fact.reservation_id).arg(fact.seats.len())
-    }
-}
-
 impl ActOn<ReservationExpired> for Room {
     fn act(fact: &ReservationExpired, _at: &At<'_, Rules>) -> Act {
         Act::new("release").arg(fact.schedule_id).arg(fact.user_id).arg(fact.reservation_id)
@@ -74,8 +66,10 @@ impl ActOn<PaymentCompleted> for Room {
         Act::new("complete")
             .arg(fact.schedule_id)
             .arg(fact.user_id)
+            .arg(fact.reservation_id)
             .arg(fact.payment_id)
             .arg(fact.requested_at.unix_millis())
+            .arg(fact.seats)
     }
 }
 
@@ -89,6 +83,7 @@ impl ActOn<PaymentFailed> for Room {
         Act::new("bring_back")
             .arg(fact.schedule_id)
             .arg(fact.user_id)
+            .arg(fact.reservation_id)
             .arg(fact.payment_id)
             .arg(fact.requested_at.unix_millis())
     }
@@ -136,7 +131,7 @@ pub(crate) fn place(
 ) -> Result<Place, Problem> {
     let seen = seen(value)?;
     let mut place = domain::place(schedule, user, &seen, now);
-    if seen.state != PlaceState::Expired {
+    if matches!(seen.state, PlaceState::Waiting | PlaceState::Active) {
         let claims = TicketClaims { sub: user, schedule, ticket: seen.ticket };
         place.ticket = Some(rules.signer.ticket(claims, now)?);
     }

@@ -1,22 +1,26 @@
 //! The queue service: the waiting room of each schedule.
 //!
 //! It owns one place for each fan and schedule, and decides who may reserve when:
-//! `WAITING` → `ACTIVE` → `EXPIRED`, first come first served. Everything it knows lies in
-//! Valkey, and each event or command is one Lua function there (`lua/`), so a place, the inbox
-//! and the event about it change in one step. Position and wait are read; passes and tickets
+//! `WAITING` → `ACTIVE` → `COMPLETED` or `EXPIRED`, first come first served. Everything it
+//! knows lies in Valkey, and each event or command is one Lua function there (`lua/`), so a
+//! place, the inbox and the event about it change in one step. Position and wait are read;
+//! passes and tickets
 //! are signed when a place is looked at.
 //!
 //! | hears | does |
 //! |---|---|
 //! | `concert.schedule_opened`, `.schedule_cancelled` | opens the room, closes it |
 //! | `reservation.created`, `.expired`, `.cancelled` | a hold keeps its fan's place, until it ends |
-//! | `reservation.confirmed`, `.cancelled` | counts the seats that are sold |
-//! | `payment.completed` | ends the place |
+//! | `payment.completed`, `reservation.cancelled` | counts the seats that are sold |
+//! | `payment.completed` | ends the place, unless another hold of the fan lives |
 //! | `payment.failed{hold_gone}` | back to the front of the line |
 //! | `user.withdrawn` | gives the fan's places up |
 //!
-//! It says `queue.waiting`, `.activated`, `.returned`, `.expired`, each with the place's
-//! version, which grows by one with every change.
+//! A place ends when a payment was completed and no hold of its fan lives; that is looked at
+//! with every end of a hold and every payment. Who holds seats cannot leave.
+//!
+//! It says `queue.waiting`, `.activated`, `.returned`, `.completed`, `.expired`, each with the
+//! place's version, which grows by one with every change.
 //!
 //! **Invariants:** a fan has at most one place in a room. At most `per_second` fans are
 //! admitted in each second since the room opened, and at most `active_max` are ACTIVE at a
@@ -37,9 +41,7 @@ use events::{
     concert::{ScheduleCancelled, ScheduleOpened},
     payment::{PaymentCompleted, PaymentFailed},
     queue::{Enter, GetPlace, Jwks, Leave, Place},
-    reservation::{
-        ReservationCancelled, ReservationConfirmed, ReservationCreated, ReservationExpired,
-    },
+    reservation::{ReservationCancelled, ReservationCreated, ReservationExpired},
     user::UserWithdrawn,
 };
 use mesh::{
@@ -88,17 +90,16 @@ pub fn service() -> Service<Valkey<Room>> {
         .hears::<ScheduleOpened>(&[])
         .hears::<ScheduleCancelled>(&[])
         .hears::<ReservationCreated>(&[])
-        .hears::<ReservationConfirmed>(&[])
-        .hears::<ReservationExpired>(&[])
-        .hears::<ReservationCancelled>(&[])
-        .hears::<PaymentCompleted>(&["queue.expired"])
-        .hears::<PaymentFailed>(&["queue.returned"])
+        .hears::<ReservationExpired>(&["queue.completed"])
+        .hears::<ReservationCancelled>(&["queue.completed"])
+        .hears::<PaymentCompleted>(&["queue.completed"])
+        .hears::<PaymentFailed>(&["queue.completed", "queue.returned"])
         .hears::<UserWithdrawn>(&["queue.expired"])
         .answers::<Enter>(Allow::User, &["queue.waiting"])
         .answers::<Leave>(Allow::User, &["queue.expired"])
         .reads::<GetPlace, _, _>(Allow::User, look)
         .reads::<Jwks, _, _>(Allow::Anyone, jwks)
-        .every("admit", TICK, &["queue.activated", "queue.expired"], due)
+        .every("admit", TICK, &["queue.activated", "queue.completed", "queue.expired"], due)
         .every("keys", KEYS_EVERY, &[], refresh_keys)
 }
 

@@ -2,12 +2,11 @@
 
 use bytes::Bytes;
 use events::{
-    Event, Timestamp,
+    Event, PaymentId, ScheduleId, Timestamp, UserId,
     concert::{ScheduleCancelled, ScheduleOpened},
-    queue::{QueueActivated, QueueExpired, QueueReturned, QueueWaiting},
-    reservation::{
-        ReservationCancelled, ReservationConfirmed, ReservationCreated, ReservationExpired,
-    },
+    payment::PaymentCompleted,
+    queue::{QueueActivated, QueueCompleted, QueueExpired, QueueReturned, QueueWaiting},
+    reservation::{ReservationCancelled, ReservationCreated, ReservationExpired},
     user::UserWithdrawn,
 };
 use futures::{Stream, StreamExt};
@@ -23,19 +22,20 @@ use crate::{Room, domain::text_of};
 const CHUNK_FACTS: usize = 500;
 
 /// The facts that a room is rebuilt from: its own, which say where each place stood, and
-/// those that made the room, its seats and its holds. Payments are not among them: what they
-/// did to a place is in the room's own facts.
+/// those that made the room, its holds and its sales. Payments that failed are not among
+/// them: what they did to a place is in the room's own facts.
 pub const REBUILT_FROM: &[&str] = &[
     QueueWaiting::FACT,
     QueueActivated::FACT,
     QueueReturned::FACT,
+    QueueCompleted::FACT,
     QueueExpired::FACT,
     ScheduleOpened::FACT,
     ScheduleCancelled::FACT,
     ReservationCreated::FACT,
-    ReservationConfirmed::FACT,
     ReservationExpired::FACT,
     ReservationCancelled::FACT,
+    PaymentCompleted::FACT,
     UserWithdrawn::FACT,
 ];
 
@@ -77,13 +77,14 @@ fn act(valkey: &Valkey<Room>, subject: &str, payload: &[u8], now: Timestamp) -> 
         QueueWaiting::FACT => adopt_waiting(payload),
         QueueActivated::FACT => adopt_activated(payload),
         QueueReturned::FACT => adopt_returned(payload),
+        QueueCompleted::FACT => adopt_completed(payload),
         QueueExpired::FACT => adopt_expired(payload),
         ScheduleOpened::FACT => again::<ScheduleOpened>(valkey, payload, now),
         ScheduleCancelled::FACT => again::<ScheduleCancelled>(valkey, payload, now),
         ReservationCreated::FACT => again::<ReservationCreated>(valkey, payload, now),
-        ReservationConfirmed::FACT => again::<ReservationConfirmed>(valkey, payload, now),
         ReservationExpired::FACT => again::<ReservationExpired>(valkey, payload, now),
         ReservationCancelled::FACT => again::<ReservationCancelled>(valkey, payload, now),
+        PaymentCompleted::FACT => again::<PaymentCompleted>(valkey, payload, now),
         UserWithdrawn::FACT => again::<UserWithdrawn>(valkey, payload, now),
         _ => return None,
     };
@@ -98,28 +99,75 @@ where
     Ok(valkey.replaying(&serde_json::from_slice::<E>(payload)?, now))
 }
 
+/// A fact of the room's own telling; what it does not say is zero, or `-`.
+struct Adopted {
+    schedule_id: ScheduleId,
+    user_id: UserId,
+    state: &'static str,
+    version: u64,
+    ticket: u64,
+    entered_at: i64,
+    reserve_until: i64,
+    reason: &'static str,
+    payment: Option<PaymentId>,
+}
+
+impl Adopted {
+    fn new(schedule_id: ScheduleId, user_id: UserId, state: &'static str, version: u64) -> Self {
+        Self {
+            schedule_id,
+            user_id,
+            state,
+            version,
+            ticket: 0,
+            entered_at: 0,
+            reserve_until: 0,
+            reason: "-",
+            payment: None,
+        }
+    }
+
+    fn act(self) -> Act {
+        Act::new("adopt")
+            .arg(self.schedule_id)
+            .arg(self.user_id)
+            .arg(self.state)
+            .arg(self.version)
+            .arg(self.ticket)
+            .arg(self.entered_at)
+            .arg(self.reserve_until)
+            .arg(self.reason)
+            .arg(self.payment.map_or("-".into(), |payment| payment.to_string()))
+            .restoring()
+    }
+}
+
 fn adopt_waiting(payload: &[u8]) -> serde_json::Result<Act> {
     let fact: QueueWaiting = serde_json::from_slice(payload)?;
-    let act = Act::new("adopt").arg(fact.schedule_id).arg(fact.user_id);
-    Ok(act.arg("W").arg(fact.place_version).arg(fact.ticket).arg(0).arg("-").restoring())
+    let place = Adopted::new(fact.schedule_id, fact.user_id, "W", fact.place_version);
+    let entered_at = fact.entered_at.unix_millis();
+    Ok(Adopted { ticket: fact.ticket, entered_at, ..place }.act())
 }
 
 fn adopt_activated(payload: &[u8]) -> serde_json::Result<Act> {
     let fact: QueueActivated = serde_json::from_slice(payload)?;
-    let until = fact.reserve_until.unix_millis();
-    let act = Act::new("adopt").arg(fact.schedule_id).arg(fact.user_id);
-    Ok(act.arg("A").arg(fact.place_version).arg(0).arg(until).arg("-").restoring())
+    let place = Adopted::new(fact.schedule_id, fact.user_id, "A", fact.place_version);
+    Ok(Adopted { reserve_until: fact.reserve_until.unix_millis(), ..place }.act())
 }
 
 fn adopt_returned(payload: &[u8]) -> serde_json::Result<Act> {
     let fact: QueueReturned = serde_json::from_slice(payload)?;
-    let act = Act::new("adopt").arg(fact.schedule_id).arg(fact.user_id);
-    Ok(act.arg("R").arg(fact.place_version).arg(0).arg(0).arg("-").restoring())
+    Ok(Adopted::new(fact.schedule_id, fact.user_id, "R", fact.place_version).act())
+}
+
+fn adopt_completed(payload: &[u8]) -> serde_json::Result<Act> {
+    let fact: QueueCompleted = serde_json::from_slice(payload)?;
+    let place = Adopted::new(fact.schedule_id, fact.user_id, "C", fact.place_version);
+    Ok(Adopted { payment: Some(fact.payment_id), ..place }.act())
 }
 
 fn adopt_expired(payload: &[u8]) -> serde_json::Result<Act> {
     let fact: QueueExpired = serde_json::from_slice(payload)?;
-    let act = Act::new("adopt").arg(fact.schedule_id).arg(fact.user_id);
-    let reason = text_of(fact.reason);
-    Ok(act.arg("E").arg(fact.place_version).arg(0).arg(0).arg(reason).restoring())
+    let place = Adopted::new(fact.schedule_id, fact.user_id, "E", fact.place_version);
+    Ok(Adopted { reason: text_of(fact.reason), ..place }.act())
 }

@@ -87,24 +87,21 @@ impl Seat {
     }
 }
 
-/// What is known of a fan's place in the waiting room.
+/// What is known of a fan's place in the waiting room: up to which version it has ended.
+/// That it was admitted is what a pass says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Of the last change heard; 0 when none was.
-    pub version: u64,
-    /// Whether the fan may act.
-    pub active: bool,
-    /// Until when, if the fan was admitted.
-    pub reserve_until: Option<Timestamp>,
+    /// Of the latest end heard; 0 when none was. Every earlier pass is void.
+    pub ended_version: u64,
 }
 
 impl Place {
-    /// A place that was not heard of yet: the pass alone speaks for it.
-    pub const UNHEARD: Self = Self { version: 0, active: true, reserve_until: None };
+    /// A place whose end was not heard of: the pass alone speaks for it.
+    pub const UNHEARD: Self = Self { ended_version: 0 };
 
     /// Whether this is later news than `known`.
     pub fn is_newer_than(&self, known: &Self) -> bool {
-        self.version > known.version
+        self.ended_version > known.ended_version
     }
 }
 
@@ -135,7 +132,7 @@ impl Pass {
         if now >= self.reserve_until {
             return Err(not_active("The pass has run out; enter the waiting room again."));
         }
-        if !place.active && place.version >= self.place_version {
+        if place.ended_version >= self.place_version {
             return Err(not_active("The place has ended; enter the waiting room again."));
         }
         Ok(())
@@ -325,11 +322,19 @@ impl Reservation {
             && self.amount == claim.amount
     }
 
-    /// A payment of this hold has begun: where its end moves to, once, so that a slow
-    /// payment does not lose the seat. `None` when it is far enough away; then the one
-    /// move is kept for later.
-    pub fn extension(&self, claim: &Claim, grace_secs: u32, now: Timestamp) -> Option<Timestamp> {
-        if self.state != Pending || self.is_due(now) || self.extended || !self.honours(claim) {
+    /// A payment of this hold has begun in its last minute: where its end moves to, once, so
+    /// that a slow payment does not lose the seat. `None` for a hold that has ended, is another
+    /// owner's, or was moved before; and while its end is far enough away, when the one move
+    /// is kept for later.
+    pub fn extension(
+        &self,
+        user_id: UserId,
+        hold_version: i64,
+        grace_secs: u32,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let is_its_owner = self.user_id == user_id && self.hold_version == hold_version;
+        if self.state != Pending || self.is_due(now) || self.extended || !is_its_owner {
             return None;
         }
         let end = now.plus_secs(grace_secs.into()).min(self.hard_cap_at);

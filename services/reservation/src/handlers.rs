@@ -3,9 +3,9 @@
 use events::{
     Command, PaymentId, Problem, ReservationId, SagaId, ScheduleId, SeatId, UserId, codes,
     concert::{ScheduleCancelled, ScheduleOpened},
-    payment::PaymentRequested,
+    payment::PaymentHoldExtensionRequested,
     point::PointDebited,
-    queue::{QueueActivated, QueueExpired},
+    queue::QueueExpired,
     reservation::{
         Cancel, CancelReason, ConfirmRefusal, Reservation as View, ReservationCancelled,
         ReservationConfirmRefused, ReservationConfirmed, ReservationCreated, ReservationExpired,
@@ -71,22 +71,6 @@ impl Hear<ScheduleCancelled> for Book {
     }
 }
 
-impl Hear<QueueActivated> for Book {
-    fn keys(fact: &QueueActivated, keys: &mut Keys) {
-        keys.places.insert((fact.schedule_id, fact.user_id));
-    }
-
-    fn hear(&mut self, fact: &QueueActivated, _turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let place = Place {
-            version: fact.place_version,
-            active: true,
-            reserve_until: Some(fact.reserve_until),
-        };
-        self.hear_place((fact.schedule_id, fact.user_id), place);
-        Ok(())
-    }
-}
-
 impl Hear<QueueExpired> for Book {
     fn keys(fact: &QueueExpired, keys: &mut Keys) {
         keys.places.insert((fact.schedule_id, fact.user_id));
@@ -94,24 +78,27 @@ impl Hear<QueueExpired> for Book {
 
     /// The fan may reserve no more; what is held already stays until its own time is up.
     fn hear(&mut self, fact: &QueueExpired, _turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let place = Place { version: fact.place_version, active: false, reserve_until: None };
+        let place = Place { ended_version: fact.place_version };
         self.hear_place((fact.schedule_id, fact.user_id), place);
         Ok(())
     }
 }
 
-impl Hear<PaymentRequested> for Book {
-    fn keys(fact: &PaymentRequested, keys: &mut Keys) {
+impl Hear<PaymentHoldExtensionRequested> for Book {
+    fn keys(fact: &PaymentHoldExtensionRequested, keys: &mut Keys) {
         keys.reservations.insert(fact.reservation_id);
     }
 
     /// A hold that has ended, or has another owner, is not extended; its payment learns so
     /// when the money comes.
-    fn hear(&mut self, fact: &PaymentRequested, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let claim =
-            Claim { user_id: fact.user_id, hold_version: fact.hold_version, amount: fact.amount };
+    fn hear(
+        &mut self,
+        fact: &PaymentHoldExtensionRequested,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Miss> {
+        let grace_secs = turn.rules.grace_secs;
         if let Some(row) = self.reservations.get_mut(&fact.reservation_id)
-            && let Some(end) = row.extension(&claim, turn.rules.grace_secs, turn.now)
+            && let Some(end) = row.extension(fact.user_id, fact.hold_version, grace_secs, turn.now)
         {
             row.change().extend(end);
         }

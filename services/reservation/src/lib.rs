@@ -1,10 +1,10 @@
 //! Reservations: the one judge of who owns a seat.
 //!
-//! **Owns** the seats of each schedule, the reservations that hold or own them, and what
-//! was heard of the places that let fans act.
+//! **Owns** the seats of each schedule, the reservations that hold or own them, and which
+//! passes are void because their places have ended. Who is ACTIVE is what a signed pass says.
 //!
-//! **Hears** what is put on sale and called off, who is admitted, which payments begin and
-//! which money was taken. **Says** that seats are held, sold, or free again, and that a
+//! **Hears** what is put on sale and called off, which places have ended, which payments began
+//! in the last minute of their holds and which money was taken. **Says** that seats are held, sold, or free again, and that a
 //! payment came too late.
 //!
 //! Invariants:
@@ -51,8 +51,8 @@ const TICK: Duration = Duration::from_millis(200);
 /// What may be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// Seconds that a payment which has begun keeps its hold alive at least, and by which
-    /// a hold may outlive its time at most.
+    /// Seconds that a hold lives on, once, when its payment has begun in its last minute,
+    /// and by which it may outlive its time at most.
     pub grace_secs: u32,
     /// Deliveries after which money for a reservation that was never heard of is returned.
     pub unknown_tries_max: u64,
@@ -74,9 +74,8 @@ pub fn service() -> Service<Postgres<Book>> {
     Service::<Postgres<Book>>::new(NAME)
         .hears::<concert::ScheduleOpened>(&[])
         .hears::<concert::ScheduleCancelled>(&[])
-        .hears::<queue::QueueActivated>(&[])
         .hears::<queue::QueueExpired>(&[])
-        .hears::<payment::PaymentRequested>(&[])
+        .hears::<payment::PaymentHoldExtensionRequested>(&[])
         .hears::<point::PointDebited>(&[CONFIRMED, REFUSED, EXPIRED])
         .hears::<user::UserWithdrawn>(&[CANCELLED])
         .reads::<Reserve, _, _>(Allow::User, reads::reserve)

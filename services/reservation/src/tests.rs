@@ -7,7 +7,7 @@ mod storage;
 use events::{
     Event, PaymentId, Problem, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
     concert::{Admission, ScheduleCancelled, ScheduleOpened, SeatBlock},
-    payment::PaymentRequested,
+    payment::PaymentHoldExtensionRequested,
     point::PointDebited,
     reservation::{Cancel, Reservation as View},
     user::UserWithdrawn,
@@ -181,16 +181,14 @@ impl Stage {
         &self.book.reservations[&id]
     }
 
-    fn requested(&self, id: ReservationId, payment_id: PaymentId) -> PaymentRequested {
+    fn extension(&self, id: ReservationId, payment_id: PaymentId) -> PaymentHoldExtensionRequested {
         let hold = self.reservation(id);
-        PaymentRequested {
+        PaymentHoldExtensionRequested {
             payment_id,
             reservation_id: id,
             schedule_id: SHOW,
             user_id: hold.user_id,
-            amount: hold.amount,
             hold_version: hold.hold_version,
-            requested_at: self.now,
         }
     }
 

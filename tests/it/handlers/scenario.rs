@@ -154,12 +154,13 @@ pub async fn open(mesh: &Mesh, seats: usize, hold_secs: u32, pass_secs: u32) -> 
 
 /// Every flow of the domain, each to its end. The schedules they took place in.
 pub async fn every_flow(mesh: &Mesh) -> Vec<ScheduleId> {
-    let (hall, brief, short, off, lost) = tokio::join!(
+    let (hall, brief, short, off, lost, last) = tokio::join!(
         open(mesh, 4, 300, 300),
         open(mesh, 1, 1, 300),
         open(mesh, 1, 300, 1),
         open(mesh, 2, 300, 300),
         open(mesh, 1, 300, 300),
+        open(mesh, 1, 50, 300),
     );
     tokio::join!(
         sold(mesh, hall),
@@ -170,10 +171,12 @@ pub async fn every_flow(mesh: &Mesh) -> Vec<ScheduleId> {
         timed_out(mesh, short),
         called_off(mesh, off),
         lost_while_paying(mesh, lost),
+        sold(mesh, last),
     );
-    vec![hall, brief, short, off, lost]
+    vec![hall, brief, short, off, lost, last]
 }
 
+/// Where a hold lives for less than a minute, its payment asks for more time.
 async fn sold(mesh: &Mesh, schedule: ScheduleId) {
     let session = fan(mesh, 100).await;
     let fan = Fan::new(mesh, &session);
@@ -181,8 +184,7 @@ async fn sold(mesh: &Mesh, schedule: ScheduleId) {
     let payment = fan.pay(&hold).await;
     fan.payment(&payment, PaymentState::Completed).await;
     fan.reservation(&hold, ReservationState::Confirmed).await;
-    let place = fan.place(schedule, PlaceState::Expired).await;
-    assert_eq!(place.reason, Some(PlaceEnd::Completed));
+    fan.place(schedule, PlaceState::Completed).await;
     fan.has(0).await;
 }
 
@@ -217,7 +219,8 @@ async fn withdrawn(mesh: &Mesh, schedule: ScheduleId) {
     let hold = fan.hold(schedule, "A-1-4").await;
     fan.delete::<Value>("/v1/users/me").await;
     fan.reservation(&hold, ReservationState::Cancelled).await;
-    fan.place(schedule, PlaceState::Expired).await;
+    let place = fan.place(schedule, PlaceState::Expired).await;
+    assert_eq!(place.reason, Some(PlaceEnd::Withdrawn));
 }
 
 async fn expired(mesh: &Mesh, schedule: ScheduleId) {
@@ -251,7 +254,8 @@ async fn called_off(mesh: &Mesh, schedule: ScheduleId) {
     owner.reservation(&sold, ReservationState::Cancelled).await;
     holder.reservation(&held, ReservationState::Cancelled).await;
     for fan in [&holder, &idle] {
-        fan.place(schedule, PlaceState::Expired).await;
+        let place = fan.place(schedule, PlaceState::Expired).await;
+        assert_eq!(place.reason, Some(PlaceEnd::Cancelled));
     }
     owner.has(100).await;
 }

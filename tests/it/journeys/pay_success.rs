@@ -3,7 +3,7 @@
 use events::{
     concert::SeatState,
     payment::{Payment, PaymentState},
-    queue::{PlaceEnd, PlaceState},
+    queue::PlaceState,
     reservation::ReservationState,
 };
 use harness::mesh::{run, shared};
@@ -22,8 +22,8 @@ fn a_paid_hold_is_confirmed_and_the_money_is_taken_once() {
         assert_eq!(confirmed.payment_id, Some(payment.payment_id));
         assert_eq!(fan.balance().await, 800);
         fan.seat_becomes(schedule, "A-1-1", SeatState::Sold).await;
-        let place = fan.place_becomes(schedule, PlaceState::Expired).await;
-        assert_eq!(place.reason, Some(PlaceEnd::Completed));
+        let place = fan.place_becomes(schedule, PlaceState::Completed).await;
+        assert_eq!((place.pass, place.reason), (None, None));
         let receipt = mesh.receipt_is_clean(schedule).await;
         assert_eq!((receipt.seats_sold, receipt.points_taken), (2, 200));
     });

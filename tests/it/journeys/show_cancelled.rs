@@ -5,7 +5,7 @@ use events::{
     concert::Schedule,
     notification::{Message, MessageKind, MessageState},
     payment::PaymentState,
-    queue::PlaceState,
+    queue::{PlaceEnd, PlaceState},
     reservation::ReservationState,
 };
 use futures::future::join_all;
@@ -34,7 +34,8 @@ fn a_cancelled_show_returns_all_money_and_closes_the_room() {
         owner.payment_becomes(&payment, PaymentState::Refunded).await;
         owner.reservation_becomes(&sold, ReservationState::Cancelled).await;
         holder.reservation_becomes(&hold, ReservationState::Cancelled).await;
-        waiting.place_becomes(schedule, PlaceState::Expired).await;
+        let place = waiting.place_becomes(schedule, PlaceState::Expired).await;
+        assert_eq!(place.reason, Some(PlaceEnd::Cancelled), "who waits is told why");
         assert_eq!((owner.balance().await, holder.balance().await), (100, 100));
         let late = mesh.fan(0).await;
         let refused = late.post(&format!("/v1/schedules/{schedule}/queue"), &json!({})).await;

@@ -48,7 +48,7 @@ fn bought() -> Vec<Heard> {
         fact(2, "point.debited", 1, 4, json!({})),
         fact(3, "reservation.confirmed", 2, 9, json!({})),
         fact(4, "payment.completed", 3, 12, json!({})),
-        fact(5, "queue.expired", 4, 15, json!({ "reason": "completed" })),
+        fact(5, "queue.completed", 4, 15, json!({})),
         fact(6, "notification.sent", 4, 40, json!({})),
     ]
 }
@@ -109,7 +109,7 @@ fn hold_expired() -> Vec<Heard> {
 fn withdrawn() -> Vec<Heard> {
     vec![
         fact(1, "user.withdrawn", COMMAND, 0, json!({})),
-        fact(2, "queue.expired", 1, 3, json!({ "reason": "left" })),
+        fact(2, "queue.expired", 1, 3, json!({ "reason": "withdrawn" })),
         fact(3, "reservation.cancelled", 1, 5, json!({ "reason": "withdrawn" })),
     ]
 }
@@ -278,7 +278,7 @@ fn a_story_is_in_causal_order_whatever_the_clocks_say() {
             ("point.debited", 1),
             ("reservation.confirmed", 2),
             ("payment.completed", 3),
-            ("queue.expired", 4),
+            ("queue.completed", 4),
             ("notification.sent", 4),
         ]
     );

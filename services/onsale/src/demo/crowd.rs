@@ -241,7 +241,7 @@ async fn admission(http: &Http, place: &str, token: &str) -> Result<Option<Strin
         let now: Place = answer.json().context("looking at the place in line")?;
         match now.state {
             PlaceState::Active => return Ok(now.pass),
-            PlaceState::Expired => return Ok(None),
+            PlaceState::Completed | PlaceState::Expired => return Ok(None),
             PlaceState::Waiting => tokio::time::sleep(LOOK_EVERY).await,
         }
     }
@@ -308,7 +308,7 @@ async fn pay(http: &Http, token: &str, reservation: &Reservation) -> Result<Paym
     let asked =
         command(http.post("/v1/payments").token(token).header("prefer", "wait=20").json(&body))
             .await?;
-    if matches!(asked.code().as_deref(), Some("hold_gone" | "not_active")) {
+    if asked.code().as_deref() == Some("hold_gone") {
         return Ok(gone(reservation));
     }
     let mut payment: Payment = asked.json()?;

@@ -1,10 +1,9 @@
 //! Each flow on a book in memory: as it should be, twice, late, and out of order.
 
 use events::{
-    Event, ReservationId, SeatId, Timestamp,
+    Event, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
     payment::{PaymentFailure, PaymentState},
     point::{DebitRefusal, RefundReason},
-    queue::PlaceEnd,
     reservation::{CancelReason, ConfirmRefusal, PricedSeat},
     user::Role,
 };
@@ -13,17 +12,24 @@ use uuid::Uuid;
 use super::*;
 
 const NOW: Timestamp = Timestamp(time::OffsetDateTime::UNIX_EPOCH);
+const HOLD_SECS: i64 = 300;
 const FAN: UserId = UserId(Uuid::from_u128(1));
 const SCHEDULE: ScheduleId = ScheduleId(Uuid::from_u128(2));
 const HOLD: ReservationId = ReservationId(Uuid::from_u128(3));
 const FIRST: PaymentId = PaymentId(Uuid::from_u128(4));
 const SECOND: PaymentId = PaymentId(Uuid::from_u128(5));
 
-/// A service in memory: a book, and the names of the facts it has told.
-#[derive(Default)]
+/// A service in memory: a book, the names of the facts it has told, and its clock.
 struct Desk {
     book: Book,
     told: Vec<String>,
+    now: Timestamp,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self { book: Book::default(), told: Vec::new(), now: NOW }
+    }
 }
 
 impl Desk {
@@ -39,7 +45,7 @@ impl Desk {
     where
         Book: Hear<E>,
     {
-        let mut turn = mesh::Turn::at(NOW, &Rules {}, &Caller::Mesh, Uuid::nil());
+        let mut turn = mesh::Turn::at(self.now, &Rules {}, &Caller::Mesh, Uuid::nil());
         let heard = self.book.hear(fact, &mut turn);
         self.note(&turn);
         heard
@@ -47,7 +53,7 @@ impl Desk {
 
     fn pay(&mut self, fan: UserId, id: PaymentId) -> Result<payment::Payment, Refusal> {
         let caller = Caller::User { user_id: fan, roles: vec![Role::Fan], expires_at: NOW };
-        let mut turn = mesh::Turn::at(NOW, &Rules {}, &caller, id.0);
+        let mut turn = mesh::Turn::at(self.now, &Rules {}, &caller, id.0);
         let paid = self.book.answer(&Pay { reservation_id: HOLD }, &mut turn);
         self.note(&turn);
         paid
@@ -82,8 +88,8 @@ fn created() -> ReservationCreated {
         seats: Vec::new(),
         amount: 100,
         hold_version: 7,
-        expires_at: NOW,
-        hard_cap_at: NOW,
+        expires_at: NOW.plus_secs(HOLD_SECS),
+        hard_cap_at: NOW.plus_secs(HOLD_SECS + 60),
     }
 }
 
@@ -107,16 +113,6 @@ fn confirm_refused() -> ReservationConfirmRefused {
         payment_id: FIRST,
         amount: 100,
         reason: ConfirmRefusal::Expired,
-    }
-}
-
-fn expired() -> ReservationExpired {
-    ReservationExpired {
-        reservation_id: HOLD,
-        schedule_id: SCHEDULE,
-        user_id: FAN,
-        seats: Vec::new(),
-        hold_version: 7,
     }
 }
 
@@ -154,14 +150,6 @@ fn refunded(reason: RefundReason) -> PointRefunded {
         balance: 100,
         reason,
     }
-}
-
-fn activated(place_version: u64) -> QueueActivated {
-    QueueActivated { schedule_id: SCHEDULE, user_id: FAN, place_version, reserve_until: NOW }
-}
-
-fn place_ended(place_version: u64, reason: PlaceEnd) -> QueueExpired {
-    QueueExpired { schedule_id: SCHEDULE, user_id: FAN, place_version, reason }
 }
 
 #[test]
@@ -254,7 +242,6 @@ fn a_late_refusal_of_the_first_payment_leaves_the_second_running() {
 #[test]
 fn a_lost_hold_fails_the_payment_only_when_the_money_is_back() {
     let mut desk = Desk::paying();
-    desk.hear(&expired()).unwrap();
     desk.hear(&confirm_refused()).unwrap();
     desk.hear(&confirm_refused()).unwrap();
     assert_eq!(desk.first().state, PaymentState::Requested);
@@ -318,28 +305,51 @@ fn facts_of_an_unknown_payment_wait_and_change_nothing() {
 #[test]
 fn an_end_that_overtakes_the_beginning_wins() {
     let mut desk = Desk::default();
-    desk.hear(&expired()).unwrap();
+    desk.hear(&cancelled()).unwrap();
     desk.hear(&created()).unwrap();
     assert_eq!(desk.refusal(), "hold_gone");
 }
 
 #[test]
-fn only_the_newest_word_on_a_place_counts() {
-    let ends = [PlaceEnd::Completed, PlaceEnd::Timeout, PlaceEnd::Left, PlaceEnd::SoldOut];
-    for reason in ends {
+fn a_payment_in_the_last_minute_asks_for_more_time_and_one_before_does_not() {
+    for (left_millis, is_urgent) in [(60_000, false), (59_999, true), (1, true)] {
         let mut desk = Desk::default();
         desk.hear(&created()).unwrap();
-        desk.hear(&place_ended(2, reason)).unwrap();
-        desk.hear(&activated(1)).unwrap();
-        assert_eq!(desk.refusal(), "not_active");
-        desk.hear(&activated(3)).unwrap();
-        assert_eq!(desk.refusal(), "granted");
+        desk.now = NOW.plus_millis(HOLD_SECS * 1_000 - left_millis);
+        let caller = Caller::User { user_id: FAN, roles: vec![Role::Fan], expires_at: NOW };
+        let mut turn = mesh::Turn::at(desk.now, &Rules {}, &caller, FIRST.0);
+        desk.book.answer(&Pay { reservation_id: HOLD }, &mut turn).unwrap();
+        assert_eq!(turn.told().len(), 1 + usize::from(is_urgent), "{left_millis} ms are left");
+        let Some(told) = turn.told().get(1) else { continue };
+        assert_eq!(told.saga_id.0, FIRST.0);
+        let fact: PaymentHoldExtensionRequested = serde_json::from_slice(&told.payload).unwrap();
+        let expected = PaymentHoldExtensionRequested {
+            payment_id: FIRST,
+            reservation_id: HOLD,
+            schedule_id: SCHEDULE,
+            user_id: FAN,
+            hold_version: 7,
+        };
+        assert_eq!(fact, expected);
     }
 }
 
 #[test]
-fn an_impossible_place_version_is_never_taken_in() {
+fn no_payment_begins_after_the_original_end_of_its_hold() {
+    let mut desk = Desk::paying();
+    desk.hear(&debit_refused(DebitRefusal::InsufficientBalance)).unwrap();
+    desk.now = NOW.plus_secs(HOLD_SECS);
+    assert_eq!(desk.refusal(), "hold_gone");
+    desk.now = NOW.plus_secs(HOLD_SECS - 1);
+    assert_eq!(desk.refusal(), "granted");
+    desk.now = NOW.plus_secs(HOLD_SECS + 1);
+    assert_eq!(desk.refusal(), "payment_running", "one that has begun in time runs on");
+}
+
+#[test]
+fn a_late_cancellation_of_another_version_leaves_a_hold_payable() {
     let mut desk = Desk::default();
-    let miss = desk.hear(&activated(u64::MAX)).unwrap_err();
-    assert!(matches!(miss, Miss::Never(_)));
+    desk.hear(&created()).unwrap();
+    desk.hear(&ReservationCancelled { hold_version: 6, ..cancelled() }).unwrap();
+    assert_eq!(desk.refusal(), "granted");
 }

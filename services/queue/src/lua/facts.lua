@@ -23,10 +23,17 @@ function acts.cancel(schedule)
   redis.call('SADD', key('rooms'), schedule)
 end
 
-local function release(schedule, fan, reservation)
+local function end_hold(schedule, fan, reservation)
   local holds = key('holds:' .. schedule .. ':' .. fan)
   redis.call('HSET', holds, reservation, 0)
   redis.call('EXPIRE', holds, HOLD_SECS)
+end
+
+-- A hold that is no more, paid or not: the place ends with it, or its lease is what is left.
+local function settle(schedule, fan)
+  if conclude(schedule, fan) then
+    return
+  end
   local place = place_of(schedule, fan)
   if place and place.state == 'A' then
     lease(schedule, fan, place)
@@ -48,18 +55,11 @@ function acts.hold(schedule, fan, reservation, hard_cap)
 end
 
 function acts.release(schedule, fan, reservation)
-  release(schedule, fan, reservation)
+  end_hold(schedule, fan, reservation)
+  settle(schedule, fan)
 end
 
--- Seats count as sold once for each reservation, and not at all when its cancellation was
--- heard first. The lease stays as it is until the payment has ended.
-function acts.confirm(schedule, reservation, seats)
-  if redis.call('HSETNX', key('sold:' .. schedule), reservation, seats) == 1 then
-    redis.call('HINCRBY', key('room:' .. schedule), 'sold', seats)
-  end
-end
-
--- A confirmed reservation was given back, and with it its seats.
+-- A paid reservation was given back, and with it its seats.
 function acts.unsell(schedule, fan, reservation)
   local sold = key('sold:' .. schedule)
   local seats = tonumber(redis.call('HGET', sold, reservation) or 0)
@@ -67,26 +67,35 @@ function acts.unsell(schedule, fan, reservation)
   if seats > 0 then
     redis.call('HINCRBY', key('room:' .. schedule), 'sold', -seats)
   end
-  release(schedule, fan, reservation)
+  end_hold(schedule, fan, reservation)
+  settle(schedule, fan)
 end
 
--- The fan has paid. A payment asked for before the fan entered belongs to an earlier place.
-function acts.complete(schedule, fan, payment, requested_at)
-  local place = place_of(schedule, fan)
-  if place and place.state ~= 'E' and place.payment ~= payment
-    and tonumber(requested_at) >= place.entered then
-    if payment > place.payment then
-      place.payment = payment
-    end
-    expire(schedule, fan, place, 'completed')
+-- The fan has paid. Seats count as sold once for each reservation, and not at all when its
+-- cancellation was heard first. Ids of payments grow with time: the latest one is kept.
+function acts.complete(schedule, fan, reservation, payment, requested_at, seats)
+  if redis.call('HSETNX', key('sold:' .. schedule), reservation, seats) == 1 then
+    redis.call('HINCRBY', key('room:' .. schedule), 'sold', seats)
   end
+  local paid = key('paid:' .. schedule .. ':' .. fan)
+  local known = string.match(redis.call('GET', paid) or '', '^%S+') or ''
+  if payment > known then
+    redis.call('SET', paid, payment .. ' ' .. requested_at, 'EX', HOLD_SECS)
+  end
+  end_hold(schedule, fan, reservation)
+  settle(schedule, fan)
 end
 
 -- The hold ended before the money came: back to the front, through no fault of theirs.
 -- Also when the place has run out meanwhile, or the fan has lined up again at the end. Who
--- has been admitted anew since, left, or bought, stays as they are. Ids of payments grow with
--- time, so one that is told again after the place was moved by it, or by a later one, is late.
-function acts.bring_back(schedule, fan, payment, requested_at)
+-- has been admitted anew since, left, or bought, stays as they are; who has bought with another
+-- hold and has no more is done. One that is told again after the place was moved by it, or by a
+-- later one, is late.
+function acts.bring_back(schedule, fan, reservation, payment, requested_at)
+  end_hold(schedule, fan, reservation)
+  if conclude(schedule, fan) then
+    return
+  end
   local room, place = room_of(schedule), place_of(schedule, fan)
   if not room or not place or is_over(room) or payment <= place.payment then
     return
@@ -105,8 +114,8 @@ function acts.withdraw(fan)
   redis.call('SET', key('gone:' .. fan), 1, 'EX', GONE_SECS)
   for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
     local place = place_of(schedule, fan)
-    if place and place.state ~= 'E' then
-      expire(schedule, fan, place, 'left')
+    if place and not has_ended(place) then
+      expire(schedule, fan, place, 'withdrawn')
     end
   end
 end
@@ -120,28 +129,30 @@ function acts.rebuilt()
 end
 
 -- Rebuilding: a fact of this room's own telling that the room has forgotten. The highest
--- version is the truth, in whatever order they come; nothing is told again.
-function acts.adopt(schedule, fan, state, version, ticket, reserve_until, reason)
+-- version is the truth, in whatever order they come; nothing is told again. The latest moment
+-- of entering and the latest payment are, whichever fact names them.
+function acts.adopt(schedule, fan, state, version, ticket, entered, reserve_until, reason, payment)
   local place = place_of(schedule, fan)
-  version, ticket = tonumber(version), tonumber(ticket)
+  version, ticket, entered = tonumber(version), tonumber(ticket), tonumber(entered)
   local room = key('room:' .. schedule)
   if ticket > tonumber(redis.call('HGET', room, 'tickets') or 0) then
     redis.call('HSET', room, 'tickets', whole(ticket))
   end
-  if place and place.ticket == 0 and ticket > 0 and place.version > version then
-    -- A later fact came first, and only this one knows the number.
-    place.ticket = ticket
-    keep(schedule, fan, place)
+  local known = place and place.version or 0
+  place = place or { ticket = 0, entered = 0, reserve_until = 0, saga = act.saga_id, payment = '-' }
+  if payment > place.payment then
+    place.payment = payment
   end
-  if place and place.version >= version then
+  if entered > place.entered or (entered == place.entered and ticket > place.ticket) then
+    -- A later fact may have come first, and only this one knows the number.
+    place.entered, place.ticket = entered, ticket
+  end
+  if known >= version then
+    keep(schedule, fan, place)
     return
   end
-  place = place or { ticket = 0, entered = 0, reserve_until = 0, saga = act.saga_id, payment = '-' }
   place.version, place.reason = version, reason
   place.state = state == 'R' and 'W' or state
-  if ticket > 0 then
-    place.ticket = ticket
-  end
   redis.call('ZREM', key('waiting:' .. schedule), fan)
   redis.call('ZREM', key('active:' .. schedule), fan)
   if state == 'W' then

@@ -15,7 +15,7 @@ function acts.enter(schedule, fan, ticket)
     return not_yet('not_found', 'There is no such schedule.')
   end
   local place = place_of(schedule, fan)
-  if place and place.state ~= 'E' then
+  if place and not has_ended(place) then
     return seen(room, fan, place)
   end
   if is_over(room) then
@@ -45,16 +45,21 @@ function acts.enter(schedule, fan, ticket)
   redis.call('ZADD', key('waiting:' .. schedule), whole(number), fan)
   redis.call('SADD', key('rooms'), schedule)
   keep(schedule, fan, place)
-  tell('queue.waiting', schedule, fan, fact(schedule, fan, place, { ticket = number }))
+  tell('queue.waiting', schedule, fan, fact(schedule, fan, place,
+    { ticket = number, entered_at = rfc3339(place.entered) }))
   return seen(room, fan, place)
 end
 
+-- Who holds seats gives them back first, or pays for them.
 function acts.leave(schedule, fan)
   local room, place = room_of(schedule), place_of(schedule, fan)
   if not room or not place then
     return no('not_found', 'You have no place in this room.')
   end
-  if place.state ~= 'E' then
+  if not has_ended(place) then
+    if holds_seats(schedule, fan) then
+      return no('holding_seats', 'Give your seats back, or pay for them, before you leave.')
+    end
     expire(schedule, fan, place, 'left')
   end
   return seen(room, fan, place)
@@ -109,10 +114,14 @@ function reads.due()
   return due
 end
 
+-- Who has paid does not run out of time: the place was kept by another hold, whose end was
+-- not heard of.
 local function expire_all(room, fans, reason)
   for _, fan in ipairs(fans) do
     local place = place_of(room.schedule, fan)
-    expire(room.schedule, fan, place, reason, place.saga)
+    if reason ~= 'timeout' or not conclude(room.schedule, fan, place.saga) then
+      expire(room.schedule, fan, place, reason, place.saga)
+    end
   end
   return #fans
 end
@@ -158,9 +167,10 @@ function acts.tick(schedule, most)
   local active, waiting = key('active:' .. schedule), key('waiting:' .. schedule)
   local upto = room.is_cancelled and '+inf' or whole(act.now - GRACE_MILLIS)
   local ended = redis.call('ZRANGEBYSCORE', active, '-inf', upto, 'LIMIT', 0, left)
-  left = left - expire_all(room, ended, room.is_cancelled and 'sold_out' or 'timeout')
+  left = left - expire_all(room, ended, room.is_cancelled and 'cancelled' or 'timeout')
   if left > 0 and (is_over(room) or is_sold_out(room)) then
-    expire_all(room, redis.call('ZRANGE', waiting, 0, left - 1), 'sold_out')
+    expire_all(room, redis.call('ZRANGE', waiting, 0, left - 1),
+      room.is_cancelled and 'cancelled' or 'sold_out')
   else
     admit(room, left)
   end

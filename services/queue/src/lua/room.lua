@@ -5,8 +5,9 @@
 --   places:<schedule>         hash  fan -> place, one line of text (see `place_of`)
 --   waiting:<schedule>        zset  fan by number; who was returned has a negative one
 --   active:<schedule>         zset  fan by the end of the lease
---   sold:<schedule>           hash  reservation -> seats it confirmed; 0 once cancelled
---   holds:<schedule>:<fan>    hash  reservation -> its hard cap; 0 once it has ended
+--   sold:<schedule>           hash  reservation -> seats that were paid; 0 once cancelled
+--   holds:<schedule>:<fan>    hash  reservation -> its hard cap; 0 once it has ended or is paid
+--   paid:<schedule>:<fan>     text  the latest completed payment, and when it was asked for
 --   gone:<fan>                text  the account was closed a short while ago
 
 -- Who was returned stands before every number ever drawn, in the order of returning.
@@ -48,7 +49,7 @@ local function is_over(room)
 end
 
 -- `<state> <version> <number> <entered at> <reserve until> <saga> <payment> <reason>`;
--- state is W, A or E. The payment is the latest one that ever moved it.
+-- state is W, A, C or E. The payment is the latest one that ever moved it.
 local function place_of(schedule, fan)
   local line = redis.call('HGET', key('places:' .. schedule), fan)
   if not line then
@@ -72,6 +73,32 @@ local function keep(schedule, fan, place)
   local line = string.format('%s %.0f %.0f %.0f %.0f %s %s %s', place.state, place.version,
     place.ticket, place.entered, place.reserve_until, place.saga, place.payment, place.reason)
   redis.call('HSET', key('places:' .. schedule), fan, line)
+end
+
+local function has_ended(place)
+  return place.state == 'C' or place.state == 'E'
+end
+
+-- Whether a hold of the fan lives, as far as was heard; none lives past its hard cap.
+local function holds_seats(schedule, fan)
+  for _, hard_cap in ipairs(redis.call('HVALS', key('holds:' .. schedule .. ':' .. fan))) do
+    if tonumber(hard_cap) > act.now then
+      return true
+    end
+  end
+  return false
+end
+
+-- The payment that uses the place up, or nil. One that was asked for before the fan entered
+-- belongs to an earlier place, and so does one that has ended a place before.
+local function payment_of(schedule, fan, place)
+  local paid = redis.call('GET', key('paid:' .. schedule .. ':' .. fan))
+  if not paid then
+    return nil
+  end
+  local payment, requested_at = string.match(paid, '^(%S+) (%S+)$')
+  local is_of_this = payment ~= place.payment and tonumber(requested_at) >= place.entered
+  return is_of_this and payment or nil
 end
 
 local function fact(schedule, fan, place, more)
@@ -128,14 +155,36 @@ local function activate(room, fan, place)
     place.saga)
 end
 
--- Ends a place. What a message does belongs to its own saga; what time does, to the place's.
-local function expire(schedule, fan, place, reason, saga)
+local function close(schedule, fan, place, state, reason)
   redis.call('ZREM', key((place.state == 'W' and 'waiting:' or 'active:') .. schedule), fan)
-  place.state = 'E'
+  place.state = state
   place.version = place.version + 1
   place.reason = reason
   keep(schedule, fan, place)
+end
+
+-- Ends a place. What a message does belongs to its own saga; what time does, to the place's.
+local function expire(schedule, fan, place, reason, saga)
+  close(schedule, fan, place, 'E', reason)
   tell('queue.expired', schedule, fan, fact(schedule, fan, place, { reason = reason }), saga)
+end
+
+-- Ends a place that a payment has used up, once no hold of its fan lives; whether it did.
+-- While a room is rebuilt not everything has been said again, so nothing follows from it.
+local function conclude(schedule, fan, saga)
+  local place = place_of(schedule, fan)
+  if act.restoring or not place or has_ended(place) or holds_seats(schedule, fan) then
+    return false
+  end
+  local payment = payment_of(schedule, fan, place)
+  if not payment then
+    return false
+  end
+  place.payment = payment > place.payment and payment or place.payment
+  close(schedule, fan, place, 'C', '-')
+  tell('queue.completed', schedule, fan,
+    fact(schedule, fan, place, { payment_id = payment }), saga)
+  return true
 end
 
 -- Back to the front of the line.

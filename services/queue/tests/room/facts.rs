@@ -3,7 +3,7 @@
 use events::{
     codes,
     payment::PaymentFailure::{HoldGone, InsufficientBalance},
-    queue::{PlaceEnd, PlaceState},
+    queue::PlaceState,
 };
 use mesh::Outcome;
 
@@ -22,7 +22,7 @@ async fn a_fact_that_comes_twice_is_a_repeat() {
     assert!(matches!(first, Outcome::Done(_)), "{first:?}");
     let second = stage.hear_as(fact, id, 3_000).await;
     assert!(matches!(second, Outcome::Repeat), "{second:?}");
-    assert_eq!(stage.names().await, ["expired 0 completed"]);
+    assert_eq!(stage.names().await, ["completed 0"]);
 }
 
 #[tokio::test]
@@ -97,9 +97,17 @@ async fn who_has_paid_is_done() {
     stage.said().await;
     stage.hear(completed(1, fan(0), 2_000), 3_000).await;
     stage.hear(completed(1, fan(0), 2_000), 3_100).await;
-    assert_eq!(stage.names().await, ["expired 0 completed"]);
+    let told = stage.said().await;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].fact, "queue.completed");
+    assert_eq!(told[0].what["payment_id"], crate::stage::payment(1).to_string());
+    assert_eq!(told[0].what["place_version"], 3);
     let place = stage.look(fan(0), 4_000).await.unwrap();
-    assert_eq!(place.reason, Some(PlaceEnd::Completed));
+    assert_eq!((place.state, place.reason), (PlaceState::Completed, None));
+    assert_eq!((place.pass, place.ticket), (None, None));
+    let left = stage.leave(fan(0), 4_000).await.unwrap();
+    assert_eq!(left.state, PlaceState::Completed, "there is nothing to leave");
+    assert_eq!(stage.said().await, []);
 }
 
 #[tokio::test]
@@ -226,7 +234,7 @@ async fn who_withdraws_gives_up_every_place_and_gets_no_new_one() {
         stage.hear(withdrawn(fan(0)), 2_000).await;
         stage.hear(withdrawn(fan(1)), 2_000).await;
     }
-    assert_eq!(stage.names().await, ["expired 0 left", "expired 1 left"]);
+    assert_eq!(stage.names().await, ["expired 0 withdrawn", "expired 1 withdrawn"]);
     assert!(stage.enter(fan(0), 3_000).await.unwrap_err().is(codes::FORBIDDEN));
 }
 
@@ -249,7 +257,7 @@ async fn a_show_called_off_ends_every_place_and_lets_nobody_in() {
     stage.hear(cancelled_schedule(), 2_000).await;
     assert!(stage.enter(fan(9), 2_000).await.unwrap_err().is(codes::SCHEDULE_CLOSED));
     stage.tick(2_000).await;
-    let expected: Vec<String> = (0..8).map(|n| format!("expired {n} sold_out")).collect();
+    let expected: Vec<String> = (0..8).map(|n| format!("expired {n} cancelled")).collect();
     let mut told = stage.names().await;
     told.sort();
     assert_eq!(told, expected);

@@ -41,8 +41,13 @@ async fn what_is_told_of_a_place_reads_as_the_contract_says() {
     stage.tick(123).await;
     let rows = stage.rows().await;
     let waiting: QueueWaiting = serde_json::from_slice(&rows[0].payload).unwrap();
-    let expected =
-        QueueWaiting { schedule_id: SCHEDULE, user_id: fan(7), ticket: 1, place_version: 1 };
+    let expected = QueueWaiting {
+        schedule_id: SCHEDULE,
+        user_id: fan(7),
+        ticket: 1,
+        place_version: 1,
+        entered_at: at(0),
+    };
     assert_eq!(waiting, expected);
     let activated: QueueActivated = serde_json::from_slice(&rows[1].payload).unwrap();
     assert_eq!(activated.reserve_until, at(60_123));

@@ -8,8 +8,7 @@ use events::{
     payment::{PaymentCompleted, PaymentFailed, PaymentFailure},
     queue::{Enter, GetPlace, Leave, Place, PlaceState},
     reservation::{
-        CancelReason, PricedSeat, ReservationCancelled, ReservationConfirmed, ReservationCreated,
-        ReservationExpired,
+        CancelReason, PricedSeat, ReservationCancelled, ReservationCreated, ReservationExpired,
     },
     user::{Role, UserWithdrawn},
 };
@@ -328,16 +327,9 @@ pub fn hold_expired(n: u128, user_id: UserId) -> ReservationExpired {
     ReservationExpired { reservation_id, schedule_id: SCHEDULE, user_id, seats, hold_version: 1 }
 }
 
-pub fn confirmed(n: u128, user_id: UserId, count: usize) -> ReservationConfirmed {
-    ReservationConfirmed {
-        reservation_id: hold(n),
-        schedule_id: SCHEDULE,
-        user_id,
-        payment_id: payment(n),
-        seats: seats(count),
-        amount: 100,
-        hold_version: 1,
-    }
+/// A payment of this many seats, asked for as the room opens.
+pub fn paid(n: u128, user_id: UserId, seats: u32) -> PaymentCompleted {
+    PaymentCompleted { seats, ..completed(n, user_id, 0) }
 }
 
 pub fn cancelled(n: u128, user_id: UserId, paid: bool) -> ReservationCancelled {

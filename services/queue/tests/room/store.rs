@@ -11,7 +11,7 @@ use mesh::{
 use queue::{Room, Rules};
 
 use crate::stage::{
-    ADMISSION, SCHEDULE, Stage, at, completed, confirmed, created, fan, opened,
+    ADMISSION, SCHEDULE, Stage, at, completed, created, fan, hold_expired, opened, paid,
     subject_and_payload, withdrawn,
 };
 
@@ -109,16 +109,19 @@ async fn lived_in() -> (Stage, Vec<(String, Bytes)>) {
     let hold_gone = events::payment::PaymentFailure::HoldGone;
     stage.hear(crate::stage::failed(9, fan(1), hold_gone, 1_000), 1_000).await;
     stage.hear(created(1, fan(2), 400_000), 1_000).await;
-    stage.hear(confirmed(3, fan(3), 4), 1_000).await;
-    stage.hear(completed(3, fan(3), 1_000), 1_000).await;
+    stage.hear(paid(3, fan(3), 4), 1_000).await;
+    stage.hear(created(4, fan(4), 400_000), 1_000).await;
+    stage.hear(paid(5, fan(4), 1), 1_000).await;
     stage.leave(fan(6), 1_000).await.unwrap();
     let mut said: Vec<(String, Bytes)> =
         stage.rows().await.into_iter().map(|row| (row.subject, row.payload)).collect();
     said.push(subject_and_payload(&opened(SCHEDULE, ADMISSION, 10)));
     said.push(subject_and_payload(&created(1, fan(2), 400_000)));
-    said.push(subject_and_payload(&confirmed(3, fan(3), 4)));
+    said.push(subject_and_payload(&paid(3, fan(3), 4)));
+    said.push(subject_and_payload(&created(4, fan(4), 400_000)));
+    said.push(subject_and_payload(&paid(5, fan(4), 1)));
     said.push(subject_and_payload(&withdrawn(fan(77))));
-    said.push(subject_and_payload(&completed(3, fan(3), 1_000)));
+    said.push(subject_and_payload(&crate::stage::failed(9, fan(1), hold_gone, 1_000)));
     said.push(("onsale.queue.waiting.v1.-".into(), Bytes::from_static(b"rubbish")));
     (stage, said)
 }
@@ -137,15 +140,20 @@ async fn a_room_is_rebuilt_from_what_was_said_in_whatever_order() {
         }
         let count = said.len() as u64 - 2;
         let rebuilt = queue::rebuild(&stage.room, stream::iter(said), at(2_000)).await.unwrap();
-        assert_eq!(rebuilt, count, "all but the payment and the rubbish");
+        assert_eq!(rebuilt, count, "all but the failed payment and the rubbish");
         stage.said().await;
         for (n, before) in (0..9).zip(before) {
             let after = stage.look(fan(n), 2_000).await.unwrap();
             assert_eq!(after, before, "fan {n}, backwards: {is_backwards}");
         }
-        // The hold still keeps its place, and the next number is a new one.
+        // A hold still keeps its place, also of who has paid for another one, and the next
+        // number is a new one.
         stage.tick_through(61_000..61_300).await;
-        assert_eq!(stage.state(fan(2), 61_300).await, PlaceState::Active);
+        for n in [2, 4] {
+            assert_eq!(stage.state(fan(n), 61_300).await, PlaceState::Active);
+        }
+        stage.hear(hold_expired(4, fan(4)), 61_300).await;
+        assert_eq!(stage.state(fan(4), 61_300).await, PlaceState::Completed);
         stage.enter(fan(20), 61_300).await.unwrap();
         let told = stage.said().await;
         assert_eq!(told.last().unwrap().what["ticket"], 1_000_010);

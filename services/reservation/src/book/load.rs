@@ -74,8 +74,8 @@ pub(super) async fn places(
     if wanted.is_empty() {
         return Ok(Rows::default());
     }
-    let found: Vec<(Uuid, Uuid, i64, bool, Option<OffsetDateTime>)> = sqlx::query_as(
-        "select p.schedule_id, p.user_id, p.place_version, p.active, p.reserve_until
+    let found: Vec<(Uuid, Uuid, i64)> = sqlx::query_as(
+        "select p.schedule_id, p.user_id, p.ended_version
          from places p join unnest($1::uuid[], $2::uuid[]) as k (schedule_id, user_id)
              on p.schedule_id = k.schedule_id and p.user_id = k.user_id
          order by p.schedule_id, p.user_id for update of p",
@@ -85,16 +85,15 @@ pub(super) async fn places(
     .fetch_all(&mut *tx)
     .await?;
     let mut places = Rows::default();
-    for (schedule_id, user_id, version, active, until) in found {
-        let place =
-            Place { version: version.unsigned_abs(), active, reserve_until: until.map(Timestamp) };
+    for (schedule_id, user_id, version) in found {
+        let place = Place { ended_version: version.unsigned_abs() };
         places.insert((ScheduleId(schedule_id), UserId(user_id)), Row::stored(place));
     }
     let unheard: Vec<_> = keys.buyers.iter().filter(|key| !places.contains_key(key)).collect();
     if !unheard.is_empty() {
         sqlx::query(
-            "insert into places (schedule_id, user_id, place_version, active)
-             select k.*, 0, true from unnest($1::uuid[], $2::uuid[]) as k order by 1, 2
+            "insert into places (schedule_id, user_id, ended_version)
+             select k.*, 0 from unnest($1::uuid[], $2::uuid[]) as k order by 1, 2
              on conflict do nothing",
         )
         .bind(column(&unheard, |key| key.0.0))

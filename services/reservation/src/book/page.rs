@@ -113,7 +113,7 @@ impl Book {
         self.held.get(&(schedule_id, user_id)).map_or(0, |held| held.values().sum())
     }
 
-    /// Takes a change of a place in, unless a later one was heard before.
+    /// Takes the end of a place in, unless a later one was heard before.
     pub(crate) fn hear_place(&mut self, key: (ScheduleId, UserId), change: Place) {
         let place = self.places.entry(key).or_insert_with(|| Row::new(Place::UNHEARD));
         if change.is_newer_than(place) {

@@ -60,19 +60,14 @@ pub(super) async fn places(book: &Book, tx: &mut PgConnection) -> sqlx::Result<(
         return Ok(());
     }
     sqlx::query(
-        "insert into places (schedule_id, user_id, place_version, active, reserve_until)
-         select * from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::boolean[],
-             $5::timestamptz[]) order by 1, 2
-         on conflict (schedule_id, user_id) do update set
-             place_version = excluded.place_version, active = excluded.active,
-             reserve_until = excluded.reserve_until
-         where places.place_version < excluded.place_version",
+        "insert into places (schedule_id, user_id, ended_version)
+         select * from unnest($1::uuid[], $2::uuid[], $3::bigint[]) order by 1, 2
+         on conflict (schedule_id, user_id) do update set ended_version = excluded.ended_version
+         where places.ended_version < excluded.ended_version",
     )
     .bind(column(&heard, |(key, _)| key.0.0))
     .bind(column(&heard, |(key, _)| key.1.0))
-    .bind(column(&heard, |(_, place)| place.version as i64))
-    .bind(column(&heard, |(_, place)| place.active))
-    .bind(column(&heard, |(_, place)| place.reserve_until.map(|at| at.0)))
+    .bind(column(&heard, |(_, place)| place.ended_version as i64))
     .execute(tx)
     .await?;
     Ok(())

@@ -91,18 +91,16 @@ fn a_pass_lets_in_its_fan_until_it_runs_out() {
 
 #[test]
 fn a_pass_of_an_ended_place_is_void_but_an_older_end_does_not_void_it() {
-    let ended = |version| Place { version, active: false, reserve_until: None };
+    let ended = |ended_version| Place { ended_version };
     assert!(pass().admit(&ended(4), at(0)).is_ok());
     assert!(pass().admit(&ended(5), at(0)).unwrap_err().is(codes::NOT_ACTIVE));
     assert!(pass().admit(&ended(6), at(0)).unwrap_err().is(codes::NOT_ACTIVE));
-    let active = Place { version: 6, active: true, reserve_until: Some(at(100)) };
-    assert!(pass().admit(&active, at(0)).is_ok());
 }
 
 #[test]
 fn a_place_is_only_changed_by_later_news() {
-    let known = Place { version: 3, active: false, reserve_until: None };
-    let news = |version| Place { version, active: true, reserve_until: None };
+    let known = Place { ended_version: 3 };
+    let news = |ended_version| Place { ended_version };
     assert!(news(4).is_newer_than(&known));
     assert!(!news(3).is_newer_than(&known));
     assert!(!news(2).is_newer_than(&known));
@@ -155,27 +153,32 @@ fn a_seat_belongs_to_one_owner_and_one_version_of_it() {
 #[test]
 fn a_payment_moves_the_end_of_its_hold_once_and_not_beyond_the_cap() {
     let mut hold = hold();
-    let claim = claim(&hold);
-    assert_eq!(hold.extension(&claim, GRACE_SECS, at(10)), None, "far enough away");
-    let end = hold.extension(&claim, GRACE_SECS, at(290)).unwrap();
+    let extension = |hold: &Reservation, grace_secs, now| {
+        hold.extension(fan(), hold.hold_version, grace_secs, now)
+    };
+    assert_eq!(extension(&hold, GRACE_SECS, at(10)), None, "far enough away");
+    let end = extension(&hold, GRACE_SECS, at(290)).unwrap();
     assert_eq!(end, at(350));
     hold.extend(end);
-    assert_eq!(hold.extension(&claim, GRACE_SECS, at(299)), None, "only once");
+    assert_eq!(extension(&hold, GRACE_SECS, at(299)), None, "only once");
     let fresh = self::hold();
-    assert_eq!(fresh.extension(&claim, 10_000, at(299)), Some(fresh.hard_cap_at));
+    assert_eq!(extension(&fresh, 10_000, at(299)), Some(fresh.hard_cap_at));
 }
 
 #[test]
 fn only_the_owner_of_a_living_hold_extends_it() {
     let hold = hold();
-    let good = claim(&hold);
-    assert_eq!(hold.extension(&good, GRACE_SECS, at(HOLD_SECS)), None, "its time is up");
-    let late = Claim { hold_version: good.hold_version - 1, ..good };
-    assert_eq!(hold.extension(&late, GRACE_SECS, at(299)), None);
-    let other = Claim { user_id: UserId(Uuid::nil()), ..good };
-    assert_eq!(hold.extension(&other, GRACE_SECS, at(299)), None);
-    let ended = Reservation { state: ReservationState::Cancelled, ..hold };
-    assert_eq!(ended.extension(&good, GRACE_SECS, at(299)), None);
+    let version = hold.hold_version;
+    let stranger = UserId(Uuid::nil());
+    assert_eq!(hold.extension(fan(), version, GRACE_SECS, at(HOLD_SECS)), None, "its time is up");
+    assert_eq!(hold.extension(fan(), version - 1, GRACE_SECS, at(299)), None);
+    assert_eq!(hold.extension(stranger, version, GRACE_SECS, at(299)), None);
+    for state in
+        [ReservationState::Cancelled, ReservationState::Expired, ReservationState::Confirmed]
+    {
+        let ended = Reservation { state, ..hold.clone() };
+        assert_eq!(ended.extension(fan(), version, GRACE_SECS, at(299)), None, "{state:?}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use events::{
     codes,
-    queue::{PlaceEnd, QueueActivated, QueueExpired},
+    queue::{PlaceEnd, QueueExpired},
     reservation::ReservationState::{Cancelled, Confirmed, Expired, Pending},
 };
 
@@ -88,7 +88,7 @@ fn held_and_owned_seats_count_towards_the_limit_and_freed_ones_do_not() {
 }
 
 #[test]
-fn an_ended_place_may_not_reserve_until_it_is_active_again() {
+fn the_pass_of_an_ended_place_is_void_and_a_later_one_is_good() {
     let mut stage = Stage::open();
     let ended = |place_version| QueueExpired {
         schedule_id: SHOW,
@@ -96,20 +96,14 @@ fn an_ended_place_may_not_reserve_until_it_is_active_again() {
         place_version,
         reason: PlaceEnd::Left,
     };
-    let active = |place_version| QueueActivated {
-        schedule_id: SHOW,
-        user_id: fan(1),
-        place_version,
-        reserve_until: at(200),
-    };
-    stage.hear(&ended(6)).unwrap();
-    stage.hear(&active(5)).unwrap();
-    assert!(refusal(stage.reserve(fan(1), &[1])).is(codes::NOT_ACTIVE), "the end came first");
-    stage.hear(&ended(6)).unwrap();
-    stage.hear(&active(8)).unwrap();
+    stage.hear(&ended(4)).unwrap();
     stage.reserve(fan(1), &[1]).unwrap();
-    stage.hear(&ended(7)).unwrap();
-    stage.reserve(fan(1), &[2]).unwrap();
+    stage.hear(&ended(6)).unwrap();
+    stage.hear(&ended(4)).unwrap();
+    assert!(refusal(stage.reserve(fan(1), &[2])).is(codes::NOT_ACTIVE), "the pass is of the fifth");
+    let pass =
+        Pass { user_id: fan(1), schedule_id: SHOW, place_version: 8, reserve_until: at(200) };
+    stage.hold(fan(1), &[2], Some(pass)).unwrap();
 }
 
 #[test]
@@ -124,12 +118,12 @@ fn an_opening_is_taken_in_once() {
 fn money_in_time_confirms_and_its_repeat_says_nothing() {
     let mut stage = Stage::open();
     let hold = stage.reserve(fan(1), &[1]).unwrap().reservation_id;
-    stage.hear(&stage.requested(hold, payment(1))).unwrap();
+    stage.hear(&stage.extension(hold, payment(1))).unwrap();
     stage.hear(&stage.debited(hold, payment(1))).unwrap();
     assert_eq!(stage.reservation(hold).state, Confirmed);
     assert_eq!(stage.told(), [CREATED, CONFIRMED]);
     stage.hear(&stage.debited(hold, payment(1))).unwrap();
-    stage.hear(&stage.requested(hold, payment(1))).unwrap();
+    stage.hear(&stage.extension(hold, payment(1))).unwrap();
     stage.now = at(10_000);
     stage.sweep(hold);
     assert!(stage.told().is_empty());
@@ -137,15 +131,15 @@ fn money_in_time_confirms_and_its_repeat_says_nothing() {
 }
 
 #[test]
-fn a_payment_extends_its_hold_once_and_money_before_the_request_confirms_too() {
+fn a_payment_in_the_last_minute_extends_its_hold_once() {
     let mut stage = Stage::open();
     let hold = stage.reserve(fan(1), &[1]).unwrap().reservation_id;
     stage.now = at(290);
-    stage.hear(&stage.requested(hold, payment(1))).unwrap();
-    stage.hear(&stage.requested(hold, payment(1))).unwrap();
+    stage.hear(&stage.extension(hold, payment(1))).unwrap();
+    stage.hear(&stage.extension(hold, payment(1))).unwrap();
     assert_eq!(stage.reservation(hold).expires_at, at(350));
     stage.now = at(349);
-    stage.hear(&stage.requested(hold, payment(2))).unwrap();
+    stage.hear(&stage.extension(hold, payment(2))).unwrap();
     assert_eq!(stage.reservation(hold).expires_at, at(350), "not twice");
     stage.sweep(hold);
     stage.hear(&stage.debited(hold, payment(1))).unwrap();
@@ -208,15 +202,15 @@ fn money_for_an_unknown_reservation_waits_and_is_then_returned() {
 fn a_late_debit_of_a_former_owner_leaves_the_next_owner_untouched() {
     let mut stage = Stage::open();
     let former = stage.reserve(fan(1), &[1]).unwrap().reservation_id;
-    let (late_request, late_debit) =
-        (stage.requested(former, payment(1)), stage.debited(former, payment(1)));
+    let (late_extension, late_debit) =
+        (stage.extension(former, payment(1)), stage.debited(former, payment(1)));
     stage.now = at(301);
     stage.sweep(former);
     let next = stage.reserve(fan(2), &[1]).unwrap().reservation_id;
     let before = stage.reservation(next).clone();
     assert_eq!(before.hold_version, 2);
     stage.told();
-    stage.hear(&late_request).unwrap();
+    stage.hear(&late_extension).unwrap();
     stage.hear(&late_debit).unwrap();
     stage.sweep(former);
     assert!(refusal(stage.cancel(fan(1), former)).is(codes::NOT_CANCELLABLE));

@@ -29,7 +29,7 @@ impl Chance {
 /// Messages on their way. None is ever taken out: any may come late, and again.
 #[derive(Default)]
 struct Wire {
-    requested: Vec<PaymentRequested>,
+    extensions: Vec<PaymentHoldExtensionRequested>,
     debited: Vec<PointDebited>,
 }
 
@@ -44,11 +44,11 @@ fn step(stage: &mut Stage, wire: &mut Wire, held: &mut Vec<ReservationId>, chanc
         }
         (3, Some(id)) => {
             let payment_id = payment(wire.debited.len() as u128);
-            wire.requested.push(stage.requested(id, payment_id));
+            wire.extensions.push(stage.extension(id, payment_id));
             wire.debited.push(stage.debited(id, payment_id));
         }
         (4, _) => {
-            if let Some(fact) = chance.pick(&wire.requested) {
+            if let Some(fact) = chance.pick(&wire.extensions) {
                 stage.hear(fact).unwrap();
             }
         }

@@ -40,19 +40,19 @@ fn a_payment_that_went_well_is_a_straight_line_and_then_a_fork() {
         fact(2, "point.debited", 1, 4, json!({})),
         fact(3, "reservation.confirmed", 2, 9, json!({})),
         fact(4, "payment.completed", 3, 12, json!({})),
-        fact(5, "queue.expired", 4, 15, json!({ "reason": "completed" })),
+        fact(5, "queue.completed", 4, 15, json!({})),
         fact(6, "notification.sent", 4, 20, json!({})),
     ];
     facts[2].deliveries = 3;
     assert_eq!(
         drawn(&facts, 84, 100),
         "\
-◆ payment.requested           payment                  ╹
-● point.debited               point         +4 ms      ━━━━━━
-● reservation.confirmed       reservation   +5 ms  ×3       ━━━━━━━━
-● payment.completed           payment       +3 ms                  ━━━━━
-├─● queue.expired{completed}  queue         +3 ms                      ━━━━━━
-╰─● notification.sent         notification  +8 ms                      ━━━━━━━━━━━━
+◆ payment.requested      payment                  ╹
+● point.debited          point         +4 ms      ━━━━━━━
+● reservation.confirmed  reservation   +5 ms  ×3        ━━━━━━━━━
+● payment.completed      payment       +3 ms                    ━━━━━━
+├─● queue.completed      queue         +3 ms                         ━━━━━━
+╰─● notification.sent    notification  +8 ms                         ━━━━━━━━━━━━━━
 trace 0af7651916cd43dd8448eb211c80319c
 "
     );
@@ -119,7 +119,7 @@ fn a_branch_keeps_its_line_until_its_last_sibling() {
         fact(1, "user.withdrawn", 99, 0, json!({})),
         fact(2, "reservation.cancelled", 1, 5, json!({ "payment_id": Uuid::nil() })),
         fact(3, "point.refunded", 2, 9, json!({ "reason": "cancelled" })),
-        fact(4, "queue.expired", 1, 30, json!({ "reason": "left" })),
+        fact(4, "queue.expired", 1, 30, json!({ "reason": "withdrawn" })),
     ];
     assert_eq!(
         drawn(&facts, 20, 400_000),
@@ -127,7 +127,7 @@ fn a_branch_keeps_its_line_until_its_last_sibling() {
 ◆ user.withdrawn
 ├─● reservation.cancelled       +5 ms
 │ ● point.refunded{cancelled}   +4 ms
-╰─● queue.expired{left}        +30 ms
+╰─● queue.expired{withdrawn}   +30 ms
 ◌ still to come: payment.refunded by payment, overdue by 6.5 min (after point.refunded)
 trace 0af7651916cd43dd8448eb211c80319c
 "

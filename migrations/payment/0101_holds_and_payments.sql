@@ -1,24 +1,18 @@
--- What payment knows of holds and places, and the payments it owns.
+-- What payment knows of holds, and the payments it owns.
 
 -- A hold as the reservation service told it. One that was heard to have ended stays ended,
--- whatever comes late. That a hold is paid is not written here: its payment says so.
+-- whatever comes late. `expires_at` is the end that it was made with: a payment may move the
+-- hold's end, but none begins after this one. That a hold is paid is not written here: its
+-- payment says so.
 create table holds (
     reservation_id uuid primary key,
     schedule_id uuid not null,
     user_id uuid not null,
     amount bigint not null,
+    seats integer not null,
     hold_version bigint not null,
+    expires_at timestamptz not null,
     ended boolean not null
-) with (fillfactor = 80);
-
--- Whether a fan is ACTIVE in a schedule's room, as the queue told it. The highest
--- version wins, so a place can be written without being read.
-create table places (
-    schedule_id uuid not null,
-    user_id uuid not null,
-    place_version bigint not null,
-    active boolean not null,
-    primary key (schedule_id, user_id)
 ) with (fillfactor = 80);
 
 create type payment_state as enum ('REQUESTED', 'COMPLETED', 'FAILED', 'REFUNDED');
@@ -32,6 +26,7 @@ create table payments (
     schedule_id uuid not null,
     user_id uuid not null,
     amount bigint not null,
+    seats integer not null,
     hold_version bigint not null,
     requested_at timestamptz not null,
     ended_at timestamptz,

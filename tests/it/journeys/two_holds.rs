@@ -1,0 +1,85 @@
+//! Two holds of one fan: the place ends with the last of them, once something was paid.
+
+use events::{
+    queue::{Place, PlaceEnd, PlaceState},
+    reservation::{Reservation, ReservationState},
+};
+use harness::mesh::{Fan, Mesh, eventually, run, shared};
+
+#[test]
+fn a_fan_with_two_holds_who_pays_one_keeps_the_place_until_the_other_ends() {
+    run(async {
+        let mesh = shared().await;
+        let (fan, [first, second]) = with_two_holds(mesh).await;
+        let schedule = first.schedule_id;
+        fan.pay(&first).await;
+        holds_left(mesh, &fan, &first, 1).await;
+        assert_eq!(fan.place(schedule).await.state, PlaceState::Active);
+
+        let path = format!("/v1/reservations/{}", second.reservation_id);
+        assert_eq!(fan.delete(&path).await.status, 202);
+        fan.place_becomes(schedule, PlaceState::Completed).await;
+        fan.reservation_becomes(&first, ReservationState::Confirmed).await;
+        let receipt = mesh.receipt_is_clean(schedule).await;
+        assert_eq!((receipt.seats_sold, receipt.points_taken), (1, 100));
+    });
+}
+
+#[test]
+fn a_fan_with_two_holds_pays_both_before_the_place_ends() {
+    run(async {
+        let mesh = shared().await;
+        let (fan, [first, second]) = with_two_holds(mesh).await;
+        fan.pay(&first).await;
+        fan.pay(&second).await;
+        fan.place_becomes(first.schedule_id, PlaceState::Completed).await;
+        let receipt = mesh.receipt_is_clean(first.schedule_id).await;
+        assert_eq!((receipt.seats_sold, receipt.points_taken), (2, 200));
+    });
+}
+
+#[test]
+fn a_fan_who_holds_seats_cannot_leave_before_they_are_given_back() {
+    run(async {
+        let mesh = shared().await;
+        let (fan, holds) = with_two_holds(mesh).await;
+        let path = format!("/v1/schedules/{}/queue/me", holds[0].schedule_id);
+        for hold in &holds {
+            let refused = fan.delete(&path).await;
+            assert_eq!(refused.status, 409);
+            assert_eq!(refused.code().as_deref(), Some("holding_seats"));
+            fan.delete(&format!("/v1/reservations/{}", hold.reservation_id)).await;
+        }
+        let left: Place = eventually("the fan may leave", || async {
+            let answer = fan.delete(&path).await;
+            (answer.status == 200).then(|| answer.json().expect("a place"))
+        })
+        .await;
+        assert_eq!((left.state, left.reason), (PlaceState::Expired, Some(PlaceEnd::Left)));
+    });
+}
+
+/// A fan with two holds, both of which the waiting room has heard of.
+async fn with_two_holds(mesh: &Mesh) -> (Fan<'_>, [Reservation; 2]) {
+    let schedule = mesh.open(3, |_| {}).await.schedule_id;
+    let fan = mesh.fan(200).await;
+    let first = fan.hold(schedule, &["A-1-1"]).await;
+    let pass = fan.pass(schedule).await;
+    let second = fan.ask_for(schedule, &["A-1-2"], &pass).await.json().expect("a hold");
+    holds_left(mesh, &fan, &first, 2).await;
+    (fan, [first, second])
+}
+
+/// Waits until so many holds of the fan live, as far as the waiting room has heard.
+async fn holds_left(mesh: &Mesh, fan: &Fan<'_>, hold: &Reservation, count: usize) {
+    let client = redis::Client::open(mesh.stage.config.valkey_url.as_str()).expect("an address");
+    let valkey = client.get_multiplexed_async_connection().await.expect("a connection");
+    let key = format!("{{queue}}:holds:{}:{}", hold.schedule_id, fan.session.user_id);
+    eventually(&format!("the room knows of {count} holds"), || async {
+        let mut valkey = valkey.clone();
+        let caps: Vec<i64> =
+            redis::cmd("HVALS").arg(&key).query_async(&mut valkey).await.expect("holds");
+        (caps.iter().filter(|cap| **cap > 0).count() == count).then_some(())
+    })
+    .await;
+}
