@@ -1,4 +1,4 @@
-//! What is said stays readable: recorded facts, sampled commands.
+//! What is said stays readable: recorded events, sampled commands.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +7,7 @@ use harness::{facts, project};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+pub mod cloudevent;
 mod samples;
 
 #[test]
@@ -45,7 +46,7 @@ fn every_fact_has_its_fixture_and_every_fixture_its_fact() {
 #[test]
 fn a_recorded_fact_is_read_and_written_as_it_was() {
     for fact in facts::ALL {
-        let recorded = project::read_json(fact.fixture());
+        let recorded = fact.data();
         let understood = (fact.read)(recorded.to_string().as_bytes())
             .unwrap_or_else(|error| panic!("{}: {error}", fact.fixture()));
         assert_eq!(understood.written, recorded, "{}", fact.name);
@@ -55,7 +56,7 @@ fn a_recorded_fact_is_read_and_written_as_it_was() {
 #[test]
 fn a_field_of_the_future_is_passed_over() {
     for fact in facts::ALL {
-        let recorded = project::read_json(fact.fixture());
+        let recorded = fact.data();
         let mut later = recorded.clone();
         add_unknown_fields(&mut later);
         assert_ne!(later, recorded);
@@ -77,7 +78,7 @@ fn a_fact_without_one_of_its_required_fields_is_refused() {
         "seats of payment.refunded",
     ];
     for fact in facts::ALL {
-        let recorded = project::read_json(fact.fixture());
+        let recorded = fact.data();
         for field in recorded.as_object().expect("a fact is an object").keys() {
             let mut less = recorded.clone();
             less.as_object_mut().expect("it was one above").remove(field);
@@ -91,7 +92,7 @@ fn a_fact_without_one_of_its_required_fields_is_refused() {
 #[test]
 fn a_subject_names_fact_and_schedule() {
     for fact in facts::ALL {
-        let recorded = project::read_json(fact.fixture());
+        let recorded = fact.data();
         let understood = (fact.read)(recorded.to_string().as_bytes()).expect("proved above");
         assert_eq!(fact_of_subject(&understood.subject), Some(fact.name));
         let schedule = recorded.get("schedule_id").and_then(Value::as_str);

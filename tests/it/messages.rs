@@ -7,20 +7,18 @@ use bytes::Bytes;
 use events::{CONTENT_TYPE, Envelope};
 use onsale::stage::Stage;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::broker::{Broker, header};
+use crate::{
+    broker::{Broker, header},
+    contracts::cloudevent::complaints,
+};
 
-/// An event as it is stored: its envelope, and where its message lies.
+/// An event as it is stored.
 #[derive(Debug, Clone)]
 pub struct StoredEvent {
     /// The subject of its message.
     pub subject: String,
-    /// The sequence of its message.
-    pub sequence: u64,
-    /// When its message was stored.
-    pub time: OffsetDateTime,
     /// The envelope.
     pub json: Value,
 }
@@ -81,16 +79,12 @@ pub fn events_of(message: &StreamMessage) -> Vec<StoredEvent> {
     assert!(is_batch && message.headers.len() == 2, "no message of ours: {message:?}");
     let events: Vec<Value> = serde_json::from_slice(&message.payload).expect("an array");
     let stored = |json: Value| {
+        assert_eq!(complaints(&json), [""; 0], "{json}");
         let envelope = json.to_string();
         let envelope = Envelope::decode(envelope.as_bytes()).expect("an envelope");
         let kind = message.subject.rsplit_once(&*envelope.kind);
         assert!(kind.is_some_and(|(before, _)| before.is_empty()), "{json} in {message:?}");
-        StoredEvent {
-            subject: message.subject.to_string(),
-            sequence: message.sequence,
-            time: message.time,
-            json,
-        }
+        StoredEvent { subject: message.subject.to_string(), json }
     };
     events.into_iter().map(stored).collect()
 }

@@ -6,6 +6,8 @@ use events::{
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::project;
+
 /// One fact: its name, and what its type makes of a message.
 #[derive(Debug, Clone, Copy)]
 pub struct Fact {
@@ -40,9 +42,25 @@ impl Fact {
         format!("onsale.{}.v{}.>", self.name, self.version)
     }
 
-    /// The recorded example, from the top folder.
+    /// Where an example is recorded, from the top folder.
     pub fn fixture(&self) -> String {
         format!("events/fixtures/{}.v{}.json", self.name, self.version)
+    }
+
+    /// The recorded example: a whole event, as it is on the wire.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn recorded(&self) -> Value {
+        project::read_json(self.fixture())
+    }
+
+    /// The data of the recorded example: what the event's type is made of.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn data(&self) -> Value {
+        self.recorded()["data"].take()
     }
 }
 

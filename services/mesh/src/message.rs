@@ -29,7 +29,7 @@ pub struct Message {
 }
 
 /// Packs encoded events into messages: those of one subject together, in their order.
-pub(crate) fn pack(events: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<Message> {
+pub fn pack(events: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<Message> {
     let mut done = Vec::new();
     let mut open: Vec<(String, u32, Vec<u8>)> = Vec::new();
     for (subject, event) in events {

@@ -206,11 +206,7 @@ impl<E: Engine> Publisher<E> {
     }
 
     /// Publishes what was handed over, and marks it.
-    async fn drain<'a>(
-        &'a self,
-        run: &mut Run<'a>,
-        handed: &mut Handed,
-    ) -> Result<(), Failure> {
+    async fn drain<'a>(&'a self, run: &mut Run<'a>, handed: &mut Handed) -> Result<(), Failure> {
         loop {
             let next = handed.next().now_or_never().flatten();
             if let Some(message) = next.filter(|_| !run.dies) {
@@ -392,7 +388,8 @@ fn refusal(id: uuid::Uuid, subject: String, error: &PublishError) -> Ended {
         PublishErrorKind::StreamNotFound => Ended::NoStream(cause),
         PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Ended::Unknown(cause),
         _ => {
-            let source = error.source().map_or_else(|| cause.clone(), |source| format!("{cause}: {source}"));
+            let source =
+                error.source().map_or_else(|| cause.clone(), |source| format!("{cause}: {source}"));
             let code = error.source().and_then(|source| {
                 source
                     .downcast_ref::<async_nats::jetstream::Error>()

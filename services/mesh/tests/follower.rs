@@ -14,6 +14,7 @@ use mesh::{
     Book, Link, LinkSettings, Read, Running, Service, engine::Failure, failpoint::Failpoint,
     postgres::Postgres, topology::Topology, trace::Tracer,
 };
+use serde_json::{Value, json};
 use servers::{Options, Servers};
 use sqlx::{Executor, PgConnection, PgPool, migrate::Migrator};
 use uuid::Uuid;
@@ -24,6 +25,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 const READER: &str = "audit";
 /// Facts of one stream that it takes in at once.
 const PIECE: usize = 1_000;
+/// Facts of one message.
+const MESSAGE_FACTS: usize = 3;
 const FACTS: [&str; 2] = ["point.charged", "payment.requested"];
 
 /// What the streams of these tests keep.
@@ -65,6 +68,19 @@ async fn keep(desk: mesh::Desk<Postgres<NoBook>>, read: Arc<Read>) -> Result<(),
 
 fn service() -> Service<Postgres<NoBook>> {
     Service::new(READER).follows(&FACTS, PIECE, keep)
+}
+
+fn event(fact: &str, at: events::Timestamp) -> Value {
+    json!({
+        "specversion": "1.0",
+        "id": Uuid::now_v7(),
+        "source": format!("/onsale/{}", events::producer_of(fact)),
+        "type": format!("onsale.{fact}.v1"),
+        "time": at,
+        "subject": Uuid::now_v7(),
+        "sagaid": Uuid::now_v7(),
+        "data": {},
+    })
 }
 
 /// Servers with two streams, those who tell, and a database to learn in.
@@ -122,26 +138,29 @@ impl Stage {
         self.tell_every(FACTS[0], count, 1).await
     }
 
-    /// Tells facts of this name, at times that are so many seconds apart; their ids, sorted.
+    /// Tells facts of this name, at times that are so many seconds apart, several in a message;
+    /// their ids, sorted.
     async fn tell_every(&self, fact: &str, count: usize, secs: i64) -> Vec<Uuid> {
         let teller = self.client(events::producer_of(fact)).await;
         let jetstream = jetstream::new(teller);
         let began_at = events::Timestamp::from_unix_millis(1_800_000_000_000).unwrap();
-        let mut ids = Vec::new();
+        let all: Vec<Value> =
+            (0..count).map(|index| event(fact, began_at.plus_secs(secs * index as i64))).collect();
         let mut acks = Vec::new();
-        for index in 0..count {
-            let id = Uuid::now_v7();
+        for some in all.chunks(MESSAGE_FACTS) {
             let mut headers = HeaderMap::new();
-            headers.insert("ce-id", id.to_string());
-            headers.insert("ce-time", began_at.plus_secs(secs * index as i64).to_string());
+            headers.insert("Nats-Msg-Id", Uuid::now_v7().to_string());
+            headers.insert("content-type", events::CONTENT_TYPE);
             let subject = events::subject(fact, 1, None);
-            let ack = jetstream.publish_with_headers(subject, headers, "{}".into()).await.unwrap();
+            let body = serde_json::to_vec(some).unwrap().into();
+            let ack = jetstream.publish_with_headers(subject, headers, body).await.unwrap();
             acks.push(std::future::IntoFuture::into_future(ack));
-            ids.push(id);
         }
         for ack in acks {
             ack.await.unwrap();
         }
+        let id = |event: &Value| event["id"].as_str().unwrap().parse().unwrap();
+        let mut ids: Vec<Uuid> = all.iter().map(id).collect();
         ids.sort_unstable();
         ids
     }

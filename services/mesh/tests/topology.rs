@@ -114,35 +114,53 @@ async fn the_topology_is_applied_once_and_its_drift_is_seen_and_mended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn facts_of_an_atomic_batch_are_republished_live_with_their_sequence() {
+async fn messages_are_republished_live_with_their_sequence_and_a_repeat_is_not() {
     let servers = applied().await;
     let (gateway, _) = user(&servers, "gateway").await;
     let mut live = gateway.subscribe("live.>").await.unwrap();
     gateway.flush().await.unwrap();
     let (payment, _) = user(&servers, "payment").await;
+    let context = jetstream::new(payment);
     let subject = "onsale.payment.requested.v1.-";
-    for sequence in 1..=3 {
+    for id in ["1", "2", "2", "3"] {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Batch-Id", "batch");
-        headers.insert("Nats-Batch-Sequence", sequence.to_string());
-        headers.insert("ce-id", sequence.to_string());
-        if sequence < 3 {
-            payment.publish_with_headers(subject, headers, "{}".into()).await.unwrap();
-        } else {
-            headers.insert("Nats-Batch-Commit", "1");
-            let ack = payment.request_with_headers(subject, headers, "{}".into()).await.unwrap();
-            let ack = String::from_utf8_lossy(&ack.payload).into_owned();
-            assert!(ack.contains(r#""count":3"#) && ack.contains(r#""seq":3"#), "{ack}");
-        }
+        headers.insert("Nats-Msg-Id", id);
+        headers.insert("content-type", events::CONTENT_TYPE);
+        let sent = context.publish_with_headers(subject, headers, "[]".into()).await.unwrap();
+        assert_eq!(sent.await.unwrap().sequence.to_string(), id);
     }
     for sequence in 1..=3 {
-        let fact = tokio::time::timeout(LIMIT, live.next()).await.unwrap().unwrap();
-        let headers = fact.headers.unwrap();
+        let message = tokio::time::timeout(LIMIT, live.next()).await.unwrap().unwrap();
+        let headers = message.headers.unwrap();
         let header = |name: &str| headers.get(name).unwrap().to_string();
-        assert_eq!(fact.subject.as_str(), format!("live.{subject}"));
+        assert_eq!(message.subject.as_str(), format!("live.{subject}"));
         assert_eq!(header("Nats-Sequence"), sequence.to_string());
         assert_eq!(header("Nats-Stream"), "PAYMENT");
-        assert_eq!(header("ce-id"), sequence.to_string());
+        assert_eq!(header("Nats-Msg-Id"), sequence.to_string());
+        assert_eq!(header("content-type"), events::CONTENT_TYPE);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_stream_refuses_and_forgets_nothing() {
+    let servers = applied().await;
+    let (provisioner, _) = user(&servers, "provisioner").await;
+    let provisioner = jetstream::new(provisioner);
+    for name in TELLERS.map(str::to_uppercase) {
+        let mut config = provisioner.get_stream(&name).await.unwrap().cached_info().config.clone();
+        config.max_bytes = 1_024;
+        provisioner.update_stream(config).await.unwrap();
+        let (teller, _) = user(&servers, &name.to_lowercase()).await;
+        let teller = jetstream::new(teller);
+        let subject = format!("onsale.{}.told.v1.-", name.to_lowercase());
+        let publish = async |bytes: usize| {
+            let sent = teller.publish(subject.clone(), vec![b' '; bytes].into()).await.unwrap();
+            sent.await
+        };
+        publish(500).await.unwrap();
+        assert!(publish(600).await.is_err(), "{name} has no room");
+        let state = provisioner.get_stream(&name).await.unwrap().cached_info().state.clone();
+        assert_eq!((state.first_sequence, state.messages), (1, 1), "{name}");
     }
 }
 

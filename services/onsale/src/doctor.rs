@@ -219,7 +219,9 @@ fn judge_parked(dead: usize, early: usize) -> Look {
     match (dead, early) {
         (0, 0) => Ok(Seen::Good("nothing".into())),
         (0, early) => Ok(Seen::Good(format!("{early} events wait for what they depend on"))),
-        (dead, _) => Err(format!("{dead} dead letters wait for an operator; onsale dead-letters ls")),
+        (dead, _) => {
+            Err(format!("{dead} dead letters wait for an operator; onsale dead-letters ls"))
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use events::ScheduleId;
 use harness::{
     mesh::{Mesh, run},
     project, wiring,
@@ -104,20 +105,25 @@ fn every_event_taken_in_for_the_first_time_beside_poison_has_its_effect() {
     run(async {
         let mesh = Mesh::own().await;
         let stores = Stores::of(&mesh.stage).await;
-        see_only_what_is_packed(&stores.broker).await;
-        let is_over = AtomicBool::new(false);
-        let sale = async {
-            let schedules = every_flow(&mesh).await;
-            stores.at_rest().await;
-            is_over.store(true, Ordering::SeqCst);
-            schedules
-        };
-        let packing = pack_all(&mesh.stage, &stores.broker, &is_over);
-        let (schedules, poisons) = tokio::join!(sale, packing);
+        let (schedules, poisons) = every_flow_in_company(&mesh, &stores).await;
         receipt_is_clean(&mesh, &schedules).await;
         poisons.alone_are_parked(&stores).await;
         mesh.stop().await;
     });
+}
+
+/// [`every_flow`] to its end, in which consumers see each event in company from the first time
+/// on: whole sagas hang on it.
+pub async fn every_flow_in_company(mesh: &Mesh, stores: &Stores) -> (Vec<ScheduleId>, Poisons) {
+    see_only_what_is_packed(&stores.broker).await;
+    let is_over = AtomicBool::new(false);
+    let sale = async {
+        let schedules = every_flow(mesh).await;
+        stores.at_rest().await;
+        is_over.store(true, Ordering::SeqCst);
+        schedules
+    };
+    tokio::join!(sale, pack_all(&mesh.stage, &stores.broker, &is_over))
 }
 
 /// What the subject of a message that was packed anew ends in.

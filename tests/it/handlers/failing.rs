@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use harness::mesh::{Mesh, run};
 use mesh::{Wiring, failpoint::Failpoint};
 
-use super::{scenario::every_flow, twice::receipt_is_clean};
+use super::{company::every_flow_in_company, twice::receipt_is_clean};
 use crate::rest::Stores;
 
 /// What no sale makes a service do: what a timer finds due runs under the timer's name,
@@ -41,6 +41,7 @@ fn every_publisher_may_fail_once_behind_each_event_that_it_has_published() {
     fail_everywhere_at(Failpoint::BeforeMark);
 }
 
+/// In company, so that what fails are messages of several events, one of which is parked.
 fn fail_everywhere_at(point: Failpoint) {
     run(async {
         let mesh = Mesh::own().await;
@@ -48,8 +49,7 @@ fn fail_everywhere_at(point: Failpoint) {
         for running in mesh.fleet.running() {
             running.failpoints().aim(point, targets(point, running.wiring()));
         }
-        let schedules = every_flow(&mesh).await;
-        stores.at_rest().await;
+        let (schedules, poisons) = every_flow_in_company(&mesh, &stores).await;
         receipt_is_clean(&mesh, &schedules).await;
         for running in mesh.fleet.running() {
             let spared = running.failpoints().spared(point);
@@ -58,8 +58,7 @@ fn fail_everywhere_at(point: Failpoint) {
             let hits = running.failpoints().hits(point);
             assert_eq!(hits > 0, may_fail, "{} failed {hits} times", running.name());
         }
-        let dead = stores.broker.stored("DEAD_LETTERS", 0).await;
-        assert!(dead.is_empty(), "{dead:?}");
+        poisons.alone_are_parked(&stores).await;
         mesh.stop().await;
     });
 }

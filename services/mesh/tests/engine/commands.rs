@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     counter::{Add, How},
-    store::{Stage, Store, alone, drive, granted, message, bumped},
+    store::{Stage, Store, alone, bumped, drive, granted, message},
 };
 
 fn key(n: u8) -> Idempotency {

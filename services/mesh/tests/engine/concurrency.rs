@@ -61,7 +61,8 @@ pub async fn two_instances_that_make_the_same_thing_at_once_agree<S: Store>(stag
     for _ in 0..ROUNDS {
         let counter = Uuid::now_v7();
         let told = [1, 2].map(|amount| message([bumped(counter, amount, How::Plain)]));
-        let both = engines.iter().zip(&told).map(|(engine, told)| drive(&**engine, stage.works(&[told])));
+        let both =
+            engines.iter().zip(&told).map(|(engine, told)| drive(&**engine, stage.works(&[told])));
         for ran in futures::future::join_all(both).await {
             assert!(is_done(&ran.unwrap().outcomes[0]));
         }

@@ -1,5 +1,10 @@
 //! What fails: poison parks only itself, and a store that is lost keeps all or nothing.
 
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicI64, Ordering},
+};
+
 use bytes::Bytes;
 use events::Event;
 use mesh::{
@@ -12,8 +17,11 @@ use uuid::Uuid;
 
 use crate::{
     counter::{Bumped, How},
-    store::{Stage, Store, bumped, drive, is_done, is_repeat, message, steps},
+    store::{Stage, Store, bumped, drive, eventually, is_done, is_repeat, message, steps},
 };
+
+/// Messages in whose midst the store is lost.
+const LOAD: i64 = 300;
 
 pub async fn poison_in_the_middle_of_a_message_parks_only_itself<S: Store>(stage: Stage<S>) {
     in_the_middle(stage, How::Breaks).await;
@@ -175,8 +183,41 @@ pub async fn a_service_restarted_between_every_two_steps_loses_nothing<S: Store>
         assert_eq!(stage.value(late).await, value);
     }
     assert!(stage.lease(Which::Due(10)).await.is_empty());
-    let published = stage.swept(100).await;
-    assert_eq!(steps(&published).len(), 4);
+    let mut published = BTreeMap::new();
+    while published.len() < 4 {
+        stage.restart();
+        published.extend(stage.swept(1).await.into_iter().map(|message| (message.id, message)));
+    }
+    let mut steps = steps(&published.into_values().collect::<Vec<_>>());
+    steps.sort_unstable();
+    assert_eq!(steps, [(1, 1), (3, 2), (5, 1), (11, 2)]);
     stage.restart();
     assert_eq!(stage.states(late).await, [ParkedState::Resolved; 2]);
+}
+
+pub async fn a_store_lost_under_load_takes_each_message_in_once<S: Store>(stage: Stage<S>) {
+    let (counter, told) = (Uuid::now_v7(), AtomicI64::new(0));
+    let load = async {
+        let engine = stage.store.engine();
+        for _ in 0..LOAD {
+            let message = message([bumped(counter, 1, How::Plain)]);
+            // Whether it was taken in, nobody knows: it comes again until that is said.
+            while drive(&*engine, stage.works(&[&message])).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+            told.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let losses = async {
+        for loss in 1..=4 {
+            eventually("some of it is done", || async {
+                (told.load(Ordering::SeqCst) >= loss * LOAD / 5).then_some(())
+            })
+            .await;
+            stage.store.lose().await;
+        }
+    };
+    futures::join!(load, losses);
+    assert_eq!(stage.value(counter).await, (LOAD, LOAD));
+    assert_eq!(stage.waiting().await, LOAD as u64);
 }

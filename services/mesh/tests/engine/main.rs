@@ -91,6 +91,7 @@ conformance! {
         a_store_lost_before_the_commit_keeps_nothing,
         a_store_lost_after_the_commit_absorbs_the_repeat,
         a_store_lost_before_a_retry_commits_keeps_the_event_parked,
+        a_store_lost_under_load_takes_each_message_in_once,
         a_service_restarted_between_every_two_steps_loses_nothing;
     concurrency:
         a_message_at_two_instances_at_once_takes_effect_once,

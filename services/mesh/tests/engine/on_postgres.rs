@@ -11,16 +11,20 @@ use std::{
 use events::{Problem, ScheduleId, codes};
 use mesh::{
     Allow, Answer, Book, Caller, Hear, Miss, Refusal, Service, Turn,
+    engine::Which,
     postgres::{Postgres, migrate},
 };
 use servers::{Options, Servers};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, migrate::Migrator};
+use sqlx::{
+    AssertSqlSafe, Connection, Executor, PgConnection, PgPool, migrate::Migrator,
+    postgres::PgPoolOptions,
+};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::{
     counter::{Add, Added, Bumped, EMITS, How, Moved, NAME, Opened},
-    store::Store,
+    store::{Stage, Store, bumped, eventually, message},
 };
 
 /// A value that the table does not take.
@@ -88,7 +92,8 @@ impl Book for Counters {
 
 impl Counters {
     fn open(&mut self, id: Uuid) -> &mut Counter {
-        let counter = self.0.entry(id).or_insert_with(|| Counter { is_new: true, ..Counter::default() });
+        let counter =
+            self.0.entry(id).or_insert_with(|| Counter { is_new: true, ..Counter::default() });
         counter.is_changed = true;
         counter
     }
@@ -193,7 +198,8 @@ impl Store for OnPostgres {
         let made = format!("create database {name} template {TEMPLATE}");
         admin.execute(AssertSqlSafe(made)).await.unwrap();
         let url = database(servers, &name);
-        let pool = PgPool::connect(&url).await.unwrap();
+        // One connection, that none of these cases cuts off.
+        let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
         Self { url, pool }
     }
 
@@ -208,6 +214,16 @@ impl Store for OnPostgres {
         Arc::new(Postgres::new(&self.url, ()).unwrap())
     }
 
+    async fn lose(&self) {
+        sqlx::query(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and pid <> pg_backend_pid()",
+        )
+        .execute(&self.pool)
+        .await
+        .unwrap();
+    }
+
     async fn counter(&self, id: Uuid) -> Option<(i64, i64)> {
         sqlx::query_as("select value, version from counters where id = $1")
             .bind(id)
@@ -215,4 +231,39 @@ impl Store for OnPostgres {
             .await
             .unwrap()
     }
+}
+
+#[test]
+fn a_parked_head_that_somebody_has_locked_is_not_overtaken() {
+    crate::run(async {
+        let stage = Stage::<OnPostgres>::open().await;
+        let held = Uuid::now_v7();
+        let told = [How::Late, How::Plain].map(|how| bumped(held, 1, how));
+        let head = stage.take(&[&message(told)]).await.parked.remove(0);
+        stage.open_counter(held).await;
+        let mut operator = PgConnection::connect(&stage.store.url).await.unwrap();
+        let mut locking = operator.begin().await.unwrap();
+        sqlx::query("select from mesh.parked where number = $1 for update")
+            .bind(head.number as i64)
+            .execute(&mut *locking)
+            .await
+            .unwrap();
+        // It is due in a moment, and so is nobody else.
+        let due = "select count(*) from mesh.parked where due_at <= clock_timestamp()";
+        eventually("the head is due", || async {
+            let due: i64 = sqlx::query_scalar(due).fetch_one(&stage.store.pool).await.unwrap();
+            (due > 0).then_some(())
+        })
+        .await;
+        for which in [Which::Due(10), Which::Stranded(10), Which::First(held.to_string())] {
+            let leased = stage.lease(which).await;
+            assert!(leased.is_empty(), "{leased:?}");
+        }
+        stage.bump(held, 4, How::Plain).await;
+        locking.rollback().await.unwrap();
+        for wanted in [(1, 1), (2, 2), (6, 3)] {
+            assert!(stage.attempt(&stage.due().await).await);
+            assert_eq!(stage.value(held).await, wanted);
+        }
+    });
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     counter::{Add, Added, Bumped, EMITS, How, NAME, Opened},
-    store::Store,
+    store::{Store, eventually},
 };
 
 pub struct OnValkey {
@@ -114,9 +114,18 @@ impl Store for OnValkey {
         Arc::new(Valkey::new(self.alone.server().url(), ()).unwrap())
     }
 
+    async fn lose(&self) {
+        self.alone.server().kill();
+        self.alone.server().restart().await.unwrap();
+    }
+
     async fn counter(&self, id: Uuid) -> Option<(i64, i64)> {
         let read = Act::new("counter").arg(id);
-        let found = self.engine.read(read, mesh::clock::now()).await.unwrap();
+        // Its connection may be one to a server that is gone.
+        let found = eventually("a counter is read", || async {
+            self.engine.read(read.clone(), mesh::clock::now()).await.ok()
+        })
+        .await;
         Some((found.get(0).ok()?, found.get(1).ok()?))
     }
 }

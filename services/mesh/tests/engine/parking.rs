@@ -34,7 +34,10 @@ pub async fn an_early_event_is_taken_in_when_what_it_needs_is_there<S: Store>(st
     assert!(stage.attempt(&stage.due().await).await);
     assert_eq!(stage.value(counter).await, (7, 1));
     assert_eq!(steps(&stage.kit.emitted().await), [(7, 1)]);
-    assert_eq!((stage.states(counter).await, stage.waiting().await), (vec![ParkedState::Resolved], 1));
+    assert_eq!(
+        (stage.states(counter).await, stage.waiting().await),
+        (vec![ParkedState::Resolved], 1)
+    );
     assert!(stage.lease(Which::Due(10)).await.is_empty());
 }
 
@@ -82,8 +85,7 @@ pub async fn events_behind_a_parked_one_wait_and_drain_in_their_order<S: Store>(
 
 pub async fn a_dead_letter_holds_its_key_until_it_is_discarded<S: Store>(stage: Stage<S>) {
     let (held, by) = (Uuid::now_v7(), UserId(Uuid::now_v7()));
-    let told =
-        message([How::Breaks, How::Plain, How::Plain].map(|how| bumped(held, 2, how)));
+    let told = message([How::Breaks, How::Plain, How::Plain].map(|how| bumped(held, 2, how)));
     let dead = stage.take(&[&told]).await.parked.remove(0);
     assert!(stage.lease(Which::Due(10)).await.is_empty());
     assert_eq!(stage.states(held).await[0], ParkedState::Dead);
@@ -158,7 +160,10 @@ pub async fn a_retry_that_kills_the_process_becomes_a_dead_letter<S: Store>(mut 
     }
     let last = stage.due().await;
     assert!(!stage.attempt(&last).await, "it is not even run");
-    assert_eq!((stage.states(held).await, stage.value(held).await), (vec![ParkedState::Dead], (0, 0)));
+    assert_eq!(
+        (stage.states(held).await, stage.value(held).await),
+        (vec![ParkedState::Dead], (0, 0))
+    );
     let parked = stage.lease(Which::First(held.to_string())).await.remove(0);
     assert_eq!(parked.unsettled, 1, "an operator may try it again");
     assert!(stage.attempt(&parked).await);
@@ -212,7 +217,8 @@ pub async fn parked_events_are_shown_in_the_order_of_parking<S: Store>(stage: St
     assert_eq!(shown, keys.iter().map(Uuid::to_string).collect::<Vec<_>>());
     assert!(all.windows(2).all(|two| two[0].number < two[1].number));
     stage.engine.discard(all[1].number, by, "of no use").await.unwrap();
-    let count = async |ended, most| stage.engine.parked(Show::All(ended, most)).await.unwrap().len();
+    let count =
+        async |ended, most| stage.engine.parked(Show::All(ended, most)).await.unwrap().len();
     assert_eq!((count(false, 10).await, count(true, 10).await), (4, 5));
     let newest = stage.engine.parked(Show::All(true, 2)).await.unwrap();
     let newest: Vec<u64> = newest.iter().map(|row| row.number).collect();

@@ -18,8 +18,8 @@ use crate::counter::{Add, Added, Bumped, How, Moved, Opened};
 
 /// A lease that no case outlives.
 pub const LONG: Duration = Duration::from_secs(60);
-/// How long a lease of the outbox lasts, and some more.
-pub const LEASE_OVER: Duration = Duration::from_secs(10);
+/// How long anything may take: far more than it needs, on a machine that is shared.
+const SOON: Duration = Duration::from_secs(40);
 /// Between two looks.
 const PROBE: Duration = Duration::from_millis(20);
 /// Runs of a batch that others are faster than.
@@ -38,6 +38,9 @@ pub trait Store: Sized + Send + Sync + 'static {
 
     /// An engine on the store, as a process that has just been started has one.
     fn engine(&self) -> Arc<Self::Engine>;
+
+    /// Whoever speaks with the store is cut off, in the middle of what it does.
+    fn lose(&self) -> impl Future<Output = ()> + Send;
 
     /// Value and version of a counter.
     fn counter(&self, id: Uuid) -> impl Future<Output = Option<(i64, i64)>> + Send;
@@ -272,7 +275,7 @@ pub fn is_repeat(outcome: &Outcome) -> bool {
 
 /// Looks until there is something to see.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
-    let until = tokio::time::Instant::now() + LEASE_OVER;
+    let until = tokio::time::Instant::now() + SOON;
     loop {
         if let Some(seen) = look().await {
             return seen;

@@ -1,7 +1,7 @@
 //! `onsale bench audit`: facts that audit takes in, and what each costs.
 //!
 //! Made-up sagas are put into the outboxes of those who would have told them, and their
-//! relays fill the streams. Then audit starts, with everything before it, and reads until it
+//! publishers fill the streams. Then audit starts, with everything before it, and reads until it
 //! has all. What it costs is counted in processor time, of this process and of PostgreSQL,
 //! so that it does not matter what else the machine does.
 
@@ -13,8 +13,10 @@ use ::audit::{
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use events::ScheduleId;
-use mesh::{Allow, Answer, Caller, Refusal, Running, Service, Turn, postgres::Postgres};
+use events::{Envelope, ScheduleId};
+use mesh::{
+    Allow, Answer, Caller, Refusal, Running, Service, Turn, message::pack, postgres::Postgres,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
@@ -25,6 +27,8 @@ use crate::{fleet, stage::Stage};
 
 /// The services that tell what is read; all of them keep their outbox in PostgreSQL.
 const TELLERS: [&str; 3] = ["payment", "point", "reservation"];
+/// Events that one transaction of a full sale emits: a payment's service takes in so many.
+const TRANSACTION_EVENTS: usize = 64;
 /// Facts that are put into an outbox at once.
 const OUTBOX_FACTS: usize = 5_000;
 /// How long anything here may take.
@@ -109,7 +113,7 @@ fn sale(count: usize) -> Vec<Heard> {
     facts
 }
 
-/// Has the relay of each teller publish what its outbox was given.
+/// Has the publisher of each teller publish what its outbox was given.
 async fn fill_streams(stage: &Stage, facts: &[Heard]) -> Result<()> {
     let mut tellers = Vec::new();
     for name in TELLERS {
@@ -134,29 +138,48 @@ async fn fill_streams(stage: &Stage, facts: &[Heard]) -> Result<()> {
     Ok(())
 }
 
+/// As transactions of a sale would emit them: those of one moment share their messages.
 async fn put_in_outbox(pool: &PgPool, facts: &[&Heard]) -> Result<()> {
-    let subject = |heard: &&Heard| format!("onsale.{}.v1.-", heard.fact);
-    let trace = |heard: &&Heard| {
-        let id = heard.trace_id.as_deref()?;
-        Some(format!("00-{id}-00f067aa0ba902b7-01"))
-    };
+    let mut messages = Vec::new();
+    for moment in facts.chunks(TRANSACTION_EVENTS) {
+        let events = moment.iter().map(|heard| Ok((subject(heard), encode(heard)?)));
+        messages.extend(pack(events.collect::<Result<Vec<_>>>()?));
+    }
     sqlx::query(
-        "insert into mesh.outbox
-             (event_id, saga_id, cause_id, about, told_at, traceparent, subject, payload)
-         select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[],
-             $5::timestamptz[], $6::text[], $7::text[], $8::bytea[])",
+        "insert into mesh.outbox (id, subject, events, body, leased_until)
+         select *, now() from unnest($1::uuid[], $2::text[], $3::integer[], $4::bytea[])",
     )
-    .bind(facts.iter().map(|heard| heard.event_id.0).collect::<Vec<_>>())
-    .bind(facts.iter().map(|heard| heard.saga_id.0).collect::<Vec<_>>())
-    .bind(facts.iter().map(|heard| heard.cause_id).collect::<Vec<_>>())
-    .bind(facts.iter().map(|heard| heard.about).collect::<Vec<_>>())
-    .bind(facts.iter().map(|heard| heard.at.0).collect::<Vec<_>>())
-    .bind(facts.iter().map(trace).collect::<Vec<_>>())
-    .bind(facts.iter().map(subject).collect::<Vec<_>>())
-    .bind(facts.iter().map(|heard| &*heard.payload).collect::<Vec<_>>())
+    .bind(messages.iter().map(|message| message.id).collect::<Vec<_>>())
+    .bind(messages.iter().map(|message| message.subject.as_str()).collect::<Vec<_>>())
+    .bind(messages.iter().map(|message| message.events as i32).collect::<Vec<_>>())
+    .bind(messages.iter().map(|message| &message.body[..]).collect::<Vec<_>>())
     .execute(pool)
     .await?;
     Ok(())
+}
+
+fn subject(heard: &Heard) -> String {
+    format!("onsale.{}.v1.-", heard.fact)
+}
+
+fn encode(heard: &Heard) -> Result<Vec<u8>> {
+    let trace = heard.trace_id.as_deref().map(|id| format!("00-{id}-00f067aa0ba902b7-01"));
+    let envelope = Envelope {
+        specversion: Default::default(),
+        id: heard.event_id,
+        source: format!("/onsale/{}", heard.service()).into(),
+        kind: format!("onsale.{}.v1", heard.fact).into(),
+        time: heard.at,
+        subject: heard.about.to_string().into(),
+        sagaid: heard.saga_id,
+        causationid: heard.cause_id,
+        traceparent: trace.map(Into::into),
+        attempt: None,
+        data: serde_json::from_slice(&heard.payload)?,
+    };
+    let mut body = Vec::new();
+    envelope.encode(&mut body);
+    Ok(body)
 }
 
 /// Starts audit and waits until it has all; what that took.
@@ -175,8 +198,7 @@ async fn take_in(stage: &Stage, facts: usize) -> Result<Taken> {
     let mut last = (0, began);
     while last.0 < facts as i64 {
         tokio::time::sleep(PROBE).await;
-        let read = "select coalesce(sum(seq), 0)::bigint from mesh.positions";
-        let count: i64 = sqlx::query_scalar(read).fetch_one(&pool).await?;
+        let count = running.health().counts().handled as i64;
         let now = Instant::now();
         if count > last.0 {
             last = (count, now);
@@ -205,7 +227,7 @@ async fn take_in(stage: &Stage, facts: usize) -> Result<Taken> {
 /// A service that has nothing to do but to tell what is in its outbox.
 struct Silent;
 
-/// Nobody asks this; without a command, a service would have no relay.
+/// Nobody asks this; without a command, a service would have no publisher.
 #[derive(Debug, Serialize, Deserialize)]
 struct Tell {}
 

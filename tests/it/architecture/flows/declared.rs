@@ -130,7 +130,7 @@ fn impossible(flows: &Flows) -> Vec<String> {
             complaints.push(format!("{pattern}: there is no such fact"));
             continue;
         };
-        let recorded = project::read_json(fact.fixture());
+        let recorded = fact.data();
         for condition in &pattern.conditions {
             if recorded.get(&condition.field).is_none() {
                 complaints.push(format!("{pattern}: it has no field {}", condition.field));
@@ -177,7 +177,7 @@ fn a_lifetime_names_fields_that_its_facts_have() {
     for life in Flows::shipped().lifetimes() {
         for pattern in [&life.of].into_iter().chain(&life.must) {
             let fact = facts::named(&pattern.fact).unwrap_or_else(|| panic!("{pattern}"));
-            let recorded = project::read_json(fact.fixture());
+            let recorded = fact.data();
             assert!(recorded.get(&life.thing).is_some(), "{pattern} has no {}", life.thing);
             let is_first = pattern == &life.of;
             assert!(!is_first || recorded.get(&life.until).is_some(), "{pattern}: {}", life.until);

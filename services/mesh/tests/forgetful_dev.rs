@@ -1,0 +1,2 @@
+#[path = "../../../tests/it/forgetful.rs"]
+mod forgetful;
