@@ -9,7 +9,7 @@ use std::{
     process::Command as Process,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -29,9 +29,9 @@ use sqlx::{Executor, PgConnection, PgPool, migrate::Migrator};
 use uuid::Uuid;
 
 /// How long it may take until everything is there again.
-const RESTORED_WITHIN: Duration = Duration::from_secs(90);
+const RESTORED_WITHIN: Duration = Duration::from_secs(180);
 /// Between two looks.
-const PROBE: Duration = Duration::from_millis(50);
+const PROBE: Duration = Duration::from_millis(200);
 /// Messages read of a stream at a time.
 const PAGE: usize = 1_000;
 /// The service that emits, and the one that consumes.
@@ -110,6 +110,7 @@ fn listener() -> Service<Postgres<Page>> {
 struct Stage {
     servers: Servers,
     pools: [PgPool; 2],
+    asker: Asker,
     pace: Arc<AtomicU32>,
     emitter: Option<Running>,
     listener: Option<Running>,
@@ -127,8 +128,9 @@ impl Stage {
             pools.push(pool);
         }
         let pools = pools.try_into().unwrap();
-        let mut stage =
-            Self { servers, pools, pace: Arc::default(), emitter: None, listener: None };
+        let asker = Asker::new(link(&servers, "operator").await);
+        let pace = Arc::default();
+        let mut stage = Self { servers, pools, asker, pace, emitter: None, listener: None };
         stage.make_stream().await;
         stage.start().await;
         let url = stage.servers.database_url(LISTENER);
@@ -150,12 +152,7 @@ impl Stage {
     }
 
     async fn link(&self, service: &'static str) -> Link {
-        let settings = LinkSettings {
-            service,
-            nats_url: self.servers.nats.url().to_owned(),
-            nkey_seed: Some(self.servers.nkey_seed(service).to_owned()),
-        };
-        Link::connect(settings, Tracer::off()).await.unwrap()
+        link(&self.servers, service).await
     }
 
     async fn make_stream(&self) {
@@ -191,12 +188,17 @@ impl Stage {
         eventually("more is emitted", async || self.rows().await.len() >= before + more).await;
     }
 
-    /// Goes on until this many rows are marked.
-    async fn marked(&self, count: usize) {
-        eventually("more is published", async || {
-            self.rows().await.iter().filter(|(_, mark)| mark.is_some()).count() >= count
+    /// Emits nothing more; all rows, once they are published and it is quiet.
+    async fn quiet(&self) -> Vec<Uuid> {
+        self.emit(0);
+        let before = AtomicUsize::new(0);
+        eventually("all is published", async || {
+            let rows = self.rows().await;
+            rows.iter().all(|(_, mark)| mark.is_some())
+                && before.swap(rows.len(), Ordering::SeqCst) == rows.len()
         })
         .await;
+        self.ids().await
     }
 
     /// All rows of the outbox with their marks, in the order of emission.
@@ -205,13 +207,12 @@ impl Stage {
         rows.fetch_all(&self.pools[0]).await.unwrap()
     }
 
-    /// The ids of the stream's messages by their sequences.
-    async fn stored(&self) -> HashMap<i64, Uuid> {
-        let asker = Asker::new(self.link("operator").await);
+    /// The ids of the stream's messages by their sequences; nothing while the broker is away.
+    async fn stored(&self) -> Option<HashMap<i64, Uuid>> {
         let (mut ids, mut from) = (HashMap::new(), 1);
         loop {
-            let page = asker.stored_messages(EMITTER, from, PAGE).await.unwrap();
-            let Some(last) = page.last() else { return ids };
+            let page = self.asker.stored_messages(EMITTER, from, PAGE).await.ok()?;
+            let Some(last) = page.last() else { return Some(ids) };
             from = last.sequence + 1;
             ids.extend(page.iter().map(|message| (message.sequence as i64, message.id)));
         }
@@ -219,8 +220,8 @@ impl Stage {
 
     /// Whether these rows are in the stream where their marks say.
     async fn are_stored(&self, rows: &[Uuid]) -> bool {
-        let (marks, stored): (HashMap<_, _>, _) =
-            (self.rows().await.into_iter().collect(), self.stored().await);
+        let marks: HashMap<_, _> = self.rows().await.into_iter().collect();
+        let Some(stored) = self.stored().await else { return false };
         let is_there = |id: &Uuid| marks[id].is_some_and(|mark| stored.get(&mark) == Some(id));
         rows.iter().all(is_there)
     }
@@ -295,6 +296,15 @@ impl Stage {
         jetstream.delete_stream(STREAM).await.unwrap();
         self.make_stream().await;
     }
+}
+
+async fn link(servers: &Servers, service: &'static str) -> Link {
+    let settings = LinkSettings {
+        service,
+        nats_url: servers.nats.url().to_owned(),
+        nkey_seed: Some(servers.nkey_seed(service).to_owned()),
+    };
+    Link::connect(settings, Tracer::off()).await.unwrap()
 }
 
 fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
@@ -392,9 +402,7 @@ async fn a_stream_that_was_wiped_and_has_grown_past_its_old_end_is_filled_again(
     let mut stage = Stage::set().await;
     stage.emit(3);
     stage.emitted(700).await;
-    stage.emit(0);
-    let old = stage.ids().await;
-    stage.marked(old.len()).await;
+    let old = stage.quiet().await;
     eventually("outbox and stream were compared", async || {
         let verified: Option<i64> = sqlx::query_scalar("select stream_seq from mesh.verified")
             .fetch_optional(&stage.pools[0])
@@ -420,9 +428,7 @@ async fn a_walk_that_died_half_way_is_done_again() {
     let mut stage = Stage::set().await;
     stage.emit(10);
     stage.emitted(2_500).await;
-    stage.emit(0);
-    let old = stage.ids().await;
-    stage.marked(old.len()).await;
+    let old = stage.quiet().await;
     stage.kill();
     stage.wipe().await;
     // A walk that died behind its second page has left this; what it cleared was published
@@ -458,12 +464,10 @@ async fn a_backlog_of_more_than_ten_thousand_rows_is_published() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_aged_out_stays_away_and_what_was_lost_comes_back() {
-    let stage = Stage::set().await;
+    let mut stage = Stage::set().await;
     stage.emit(3);
     stage.emitted(600).await;
-    stage.emit(0);
-    let old = stage.ids().await;
-    stage.marked(old.len()).await;
+    let old = stage.quiet().await;
     eventually("it was learned", async || stage.learned().await == old.len() as i64).await;
     let (_, stream) = stage.stream().await;
     stream.purge().sequence(301).await.unwrap();
@@ -471,25 +475,24 @@ async fn what_has_aged_out_stays_away_and_what_was_lost_comes_back() {
     stage.emit(3);
     stage.emitted(300).await;
     stage.roll_back(&copy).await;
-    let lost: Vec<Uuid> = stage.ids().await.split_off(old.len());
-    eventually("what was lost is there", async || stage.are_stored(&lost).await).await;
-    stage.emit(0);
-    let lost: Vec<Uuid> = stage.ids().await.split_off(old.len());
-    eventually("what was lost is there", async || stage.are_stored(&lost).await).await;
-    let stored = stage.stored().await;
-    let rows = stage.rows().await;
-    let aged: Vec<_> = rows.iter().filter(|(_, mark)| *mark <= Some(300)).collect();
+    stage.emitted(100).await;
+    let rows = stage.quiet().await;
+    let new = &rows[old.len()..];
+    eventually("what was lost is there", async || stage.are_stored(new).await).await;
+    let stored = stage.stored().await.unwrap();
+    let marks = stage.rows().await;
+    let aged: Vec<_> = marks.iter().filter(|(_, mark)| *mark <= Some(300)).collect();
     assert_eq!(aged.len(), 300, "they keep their marks");
     assert!(aged.iter().all(|(id, _)| !stored.values().any(|there| there == id)));
     assert_eq!(stored.len() + 300, rows.len(), "nothing is there twice");
     // All of it, by an operator: nothing comes back, and what follows is published.
-    stream.purge().await.unwrap();
+    stage.stream().await.1.purge().await.unwrap();
     stage.emit(3);
     stage.emitted(100).await;
-    stage.emit(0);
-    let new: Vec<Uuid> = stage.ids().await.split_off(rows.len());
-    eventually("what is new is there", async || stage.are_stored(&new).await).await;
-    assert_eq!(stage.stored().await.len(), new.len());
+    let all = stage.quiet().await;
+    assert!(stage.are_stored(&all[rows.len()..]).await);
+    assert_eq!(stage.stored().await.unwrap().len(), all.len() - rows.len());
+    stage.emitter.take().expect("it runs").stop().await;
 }
 
 impl Stage {
