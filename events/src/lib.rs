@@ -22,6 +22,7 @@ pub mod queue;
 pub mod ranking;
 pub mod reservation;
 pub mod user;
+pub mod withdrawal;
 
 pub use ids::*;
 pub use problem::{Code, Problem, codes};

@@ -105,6 +105,8 @@ codes! {
     NOT_CANCELLABLE = 409 "not_cancellable", "The reservation has ended already.";
     HOLD_GONE = 409 "hold_gone", "The hold has ended; reserve again.";
     PAYMENT_RUNNING = 409 "payment_running", "A payment is running; wait for its end.";
+    ACCOUNT_CLOSING = 409 "account_closing", "The account is closed, or is being closed.";
+    WITHDRAWAL_RUNNING = 409 "withdrawal_running", "The account is being closed on other terms; wait for the outcome.";
     ALREADY_PAID = 409 "already_paid", "The reservation is paid already.";
     WALLET_CLOSED = 409 "wallet_closed", "The wallet is closed.";
     BALANCE_LIMIT = 409 "balance_limit", "The wallet would hold more points than is allowed.";

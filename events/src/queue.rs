@@ -26,8 +26,10 @@ pub enum PlaceEnd {
     Completed,
     /// The pass ran out.
     Timeout,
-    /// The fan left, or the account was closed.
+    /// The fan left.
     Left,
+    /// The account was closed.
+    Withdrawn,
     /// Nothing is left to sell, or the show was cancelled.
     SoldOut,
 }
