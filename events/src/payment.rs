@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AttemptId, Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId, withdrawal::WithdrawalReason};
+use crate::{
+    AttemptId, Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
+    withdrawal::WithdrawalReason,
+};
 
 /// Where a payment stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

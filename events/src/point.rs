@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AttemptId, EntryId, Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId, withdrawal::WithdrawalReason};
+use crate::{
+    AttemptId, EntryId, Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
+    withdrawal::WithdrawalReason,
+};
 
 /// What moved points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

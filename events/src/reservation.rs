@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AttemptId, Page, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, withdrawal::WithdrawalReason};
+use crate::{
+    AttemptId, Page, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
+    withdrawal::WithdrawalReason,
+};
 
 /// Where a reservation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
