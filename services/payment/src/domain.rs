@@ -4,6 +4,7 @@ use events::{
     PaymentId, Problem, ReservationId, ScheduleId, Timestamp, UserId, codes,
     payment::{self, PaymentFailure, PaymentState},
     point::{DebitRefusal, RefundReason},
+    withdrawal::WithdrawalReason,
 };
 use mesh::Miss;
 
@@ -229,6 +230,17 @@ impl Payment {
     }
 }
 
+/// What stands in the way of a fan who wants to leave, given where each of their payments
+/// stands and whether its seats were given back.
+pub fn at_stake(payments: impl Iterator<Item = (Standing, bool)>) -> Option<WithdrawalReason> {
+    let reason = |(standing, is_given_back)| match standing {
+        Standing::Requested | Standing::Unwinding => Some(WithdrawalReason::PaymentRunning),
+        Standing::Completed if is_given_back => Some(WithdrawalReason::RefundDue),
+        Standing::Completed | Standing::Failed(_) | Standing::Refunded => None,
+    };
+    payments.filter_map(reason).min()
+}
+
 /// Whether `fan` may pay this hold now.
 ///
 /// A place that was never heard of does not stand in the way: the hold itself proves that
@@ -323,6 +335,19 @@ mod tests {
             let problem =
                 may_pay(&hold(ended), UserId(Uuid::from_u128(9)), None, None).unwrap_err();
             assert!(problem.is(codes::NOT_FOUND));
+        }
+    }
+
+    #[test]
+    fn only_a_running_payment_or_a_refund_keeps_a_fan() {
+        let stakes = |payments: &[(Standing, bool)]| at_stake(payments.iter().copied());
+        let over = [(Standing::Completed, false), (POOR, true), (Standing::Refunded, true)];
+        assert_eq!(stakes(&over), None);
+        let due = (Standing::Completed, true);
+        assert_eq!(stakes(&[over[0], due]), Some(WithdrawalReason::RefundDue));
+        for standing in [Standing::Requested, Standing::Unwinding] {
+            let running = Some(WithdrawalReason::PaymentRunning);
+            assert_eq!(stakes(&[due, (standing, false)]), running);
         }
     }
 
