@@ -115,7 +115,7 @@ fn a_subject_names_fact_and_schedule() {
 fn the_spelling_of_every_state_and_reason_is_fixed() {
     use events::{
         audit::*, concert::*, notification::*, payment::*, point::*, queue::*, reservation::*,
-        user::*,
+        user::*, withdrawal::WithdrawalReason,
     };
     spelt(&[Role::Fan, Role::Organizer, Role::Operator], "fan organizer operator");
     spelt(
@@ -123,8 +123,14 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
         "WAITING ACTIVE EXPIRED",
     );
     spelt(
-        &[PlaceEnd::Completed, PlaceEnd::Timeout, PlaceEnd::Left, PlaceEnd::SoldOut],
-        "completed timeout left sold_out",
+        &[
+            PlaceEnd::Completed,
+            PlaceEnd::Timeout,
+            PlaceEnd::Left,
+            PlaceEnd::Withdrawn,
+            PlaceEnd::SoldOut,
+        ],
+        "completed timeout left withdrawn sold_out",
     );
     spelt(
         &[
@@ -153,7 +159,15 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
         &[PaymentFailure::InsufficientBalance, PaymentFailure::NoWallet, PaymentFailure::HoldGone],
         "insufficient_balance no_wallet hold_gone",
     );
-    spelt(&[EntryKind::Charge, EntryKind::Debit, EntryKind::Refund], "charge debit refund");
+    spelt(
+        &[EntryKind::Charge, EntryKind::Debit, EntryKind::Refund, EntryKind::Forfeit],
+        "charge debit refund forfeit",
+    );
+    spelt(
+        &[WithdrawalState::Requested, WithdrawalState::Completed, WithdrawalState::Refused],
+        "REQUESTED COMPLETED REFUSED",
+    );
+    spelt(&WithdrawalReason::ALL, "payment_running refund_due tickets points no_answer too_late");
     spelt(
         &[DebitRefusal::InsufficientBalance, DebitRefusal::NoWallet],
         "insufficient_balance no_wallet",

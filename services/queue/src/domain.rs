@@ -98,13 +98,14 @@ pub fn text_of(reason: PlaceEnd) -> &'static str {
         PlaceEnd::Completed => "completed",
         PlaceEnd::Timeout => "timeout",
         PlaceEnd::Left => "left",
+        PlaceEnd::Withdrawn => "withdrawn",
         PlaceEnd::SoldOut => "sold_out",
     }
 }
 
 /// The reason behind Valkey's text; none for a place that has not ended.
 pub fn reason_of(text: &str) -> Option<PlaceEnd> {
-    [PlaceEnd::Completed, PlaceEnd::Timeout, PlaceEnd::Left, PlaceEnd::SoldOut]
+    [PlaceEnd::Completed, PlaceEnd::Timeout, PlaceEnd::Left, PlaceEnd::Withdrawn, PlaceEnd::SoldOut]
         .into_iter()
         .find(|reason| text_of(*reason) == text)
 }
@@ -188,7 +189,13 @@ mod tests {
 
     #[test]
     fn a_reason_is_kept_as_text_and_read_back() {
-        for reason in [PlaceEnd::Completed, PlaceEnd::Timeout, PlaceEnd::Left, PlaceEnd::SoldOut] {
+        for reason in [
+            PlaceEnd::Completed,
+            PlaceEnd::Timeout,
+            PlaceEnd::Left,
+            PlaceEnd::Withdrawn,
+            PlaceEnd::SoldOut,
+        ] {
             assert_eq!(reason_of(text_of(reason)), Some(reason));
             let json = serde_json::to_value(reason).unwrap();
             assert_eq!(json, text_of(reason), "Lua tells it by this name");

@@ -106,7 +106,7 @@ function acts.withdraw(fan)
   for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
     local place = place_of(schedule, fan)
     if place and place.state ~= 'E' then
-      expire(schedule, fan, place, 'left')
+      expire(schedule, fan, place, 'withdrawn')
     end
   end
 end

@@ -226,7 +226,7 @@ async fn who_withdraws_gives_up_every_place_and_gets_no_new_one() {
         stage.hear(withdrawn(fan(0)), 2_000).await;
         stage.hear(withdrawn(fan(1)), 2_000).await;
     }
-    assert_eq!(stage.names().await, ["expired 0 left", "expired 1 left"]);
+    assert_eq!(stage.names().await, ["expired 0 withdrawn", "expired 1 withdrawn"]);
     assert!(stage.enter(fan(0), 3_000).await.unwrap_err().is(codes::FORBIDDEN));
 }
 
