@@ -115,7 +115,7 @@ fn a_subject_names_fact_and_schedule() {
 fn the_spelling_of_every_state_and_reason_is_fixed() {
     use events::{
         audit::*, concert::*, notification::*, payment::*, point::*, queue::*, reservation::*,
-        user::*, withdrawal::WithdrawalReason,
+        user::*,
     };
     spelt(&[Role::Fan, Role::Organizer, Role::Operator], "fan organizer operator");
     spelt(
@@ -164,11 +164,6 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
         "charge debit refund forfeit",
     );
     spelt(
-        &[WithdrawalState::Requested, WithdrawalState::Completed, WithdrawalState::Refused],
-        "REQUESTED COMPLETED REFUSED",
-    );
-    spelt(&WithdrawalReason::ALL, "payment_running refund_due tickets points no_answer too_late");
-    spelt(
         &[DebitRefusal::InsufficientBalance, DebitRefusal::NoWallet],
         "insufficient_balance no_wallet",
     );
@@ -191,6 +186,16 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
         "running stalled compensated failed completed",
     );
     spelt(&[SeatState::Free, SeatState::Held, SeatState::Sold], "free held sold");
+}
+
+#[test]
+fn the_spelling_of_what_a_withdrawal_comes_to_is_fixed() {
+    use events::{user::WithdrawalState, withdrawal::WithdrawalReason};
+    spelt(
+        &[WithdrawalState::Requested, WithdrawalState::Completed, WithdrawalState::Refused],
+        "REQUESTED COMPLETED REFUSED",
+    );
+    spelt(&WithdrawalReason::ALL, "payment_running refund_due tickets points no_answer too_late");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use events::{
 };
 use mesh::Answered;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
@@ -50,7 +51,7 @@ pub(crate) fn ops() -> Vec<Op> {
             .waits::<Withdrawal>("The attempt as it ended", examples::WITHDRAWAL_REFUSED)
             .gives::<Withdrawal>(Withdraw::STATUS, "The attempt, on its way", examples::WITHDRAWAL)
             .refuses(&[codes::WITHDRAWAL_RUNNING]),
-        Op::get("/v1/users/me/withdrawals/{attempt}", get)
+        Op::get("/v1/users/me/withdrawals/{id}", get)
             .named(TAG, "getWithdrawal", "Read one of the caller's attempts to close the account")
             .token()
             .gives::<Withdrawal>(200, "The attempt", examples::WITHDRAWAL_REFUSED)
@@ -59,6 +60,7 @@ pub(crate) fn ops() -> Vec<Op> {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 struct WithdrawParams {
     /// Also when points, or tickets for shows to come, are lost by it.
     #[serde(default)]
@@ -75,13 +77,14 @@ async fn get(
 
 async fn withdraw(State(edge): State<Edge>, request: Request) -> Result<Response, Refused> {
     let Params(WithdrawParams { forfeit }) = Params::of(request.uri())?;
-    let Call { head, body } = Call::read(request, BODY_BYTES_MAX, &["application/json"]).await?;
-    let body = if body.is_empty() || forfeit {
-        let Withdraw { forfeit: in_body } = mesh::parse::<Withdraw>(&body)?;
-        json(&Withdraw { forfeit: forfeit || in_body })
-    } else {
-        body
-    };
+    let call = Call::read(request, BODY_BYTES_MAX, &["application/json"]).await?;
+    let mut body = call.body_with(&[])?;
+    if forfeit {
+        let mut command: Map<String, Value> = serde_json::from_slice(&body).unwrap_or_default();
+        command.insert("forfeit".to_owned(), true.into());
+        body = json(&command);
+    }
+    let head = call.head;
     let answered = edge.ask::<Withdraw>(&head, body).await?;
     let Some(begun) = begun(&answered) else { return Ok(answer(answered, Copies::None)) };
     if let Some(secs) = head.wait_secs() {

@@ -12,7 +12,6 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::post,
 };
-use events::user::UserWithdrawn;
 use mesh::postgres::Postgres;
 use serde_json::Value;
 
