@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use events::{
     AttemptId, EntryId, EventId, SagaId, SeatId,
-    point::DebitRefusal,
+    point::{DebitRefusal, PointWithdrawalCleared},
     reservation::{CancelReason, ConfirmRefusal, PricedSeat},
-    user::UserWithdrawn,
+    user::{UserWithdrawalRequested, UserWithdrawn},
 };
 
 use super::*;
@@ -129,11 +129,12 @@ impl Sale {
     pub fn forfeit(&mut self, user_id: UserId, amount: i64) -> Uuid {
         let balance = self.moves(user_id, -amount);
         let (command, entry_id) = (self.id(), EntryId(self.id()));
-        let cause = self.tell(
-            command,
-            command,
-            &UserWithdrawn { user_id, attempt: AttemptId(command), forfeit: true, at: self.now() },
-        );
+        let (attempt, at) = (AttemptId(command), self.now());
+        let asked = UserWithdrawalRequested { user_id, attempt, forfeit: true, at };
+        let cause = self.tell(command, command, &asked);
+        let cause = self.tell(cause, command, &PointWithdrawalCleared { user_id, attempt });
+        let closed = UserWithdrawn { user_id, attempt, forfeit: true, at };
+        let cause = self.tell(cause, command, &closed);
         self.tell(cause, command, &PointForfeited { user_id, entry_id, amount, balance })
     }
 
