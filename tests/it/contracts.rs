@@ -124,16 +124,6 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
     );
     spelt(
         &[
-            PlaceEnd::Completed,
-            PlaceEnd::Timeout,
-            PlaceEnd::Left,
-            PlaceEnd::Withdrawn,
-            PlaceEnd::SoldOut,
-        ],
-        "completed timeout left withdrawn sold_out",
-    );
-    spelt(
-        &[
             ReservationState::Pending,
             ReservationState::Confirmed,
             ReservationState::Expired,
@@ -158,10 +148,6 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
     spelt(
         &[PaymentFailure::InsufficientBalance, PaymentFailure::NoWallet, PaymentFailure::HoldGone],
         "insufficient_balance no_wallet hold_gone",
-    );
-    spelt(
-        &[EntryKind::Charge, EntryKind::Debit, EntryKind::Refund, EntryKind::Forfeit],
-        "charge debit refund forfeit",
     );
     spelt(
         &[DebitRefusal::InsufficientBalance, DebitRefusal::NoWallet],
@@ -190,7 +176,23 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
 
 #[test]
 fn the_spelling_of_what_a_withdrawal_comes_to_is_fixed() {
-    use events::{user::WithdrawalState, withdrawal::WithdrawalReason};
+    use events::{
+        point::EntryKind, queue::PlaceEnd, user::WithdrawalState, withdrawal::WithdrawalReason,
+    };
+    spelt(
+        &[
+            PlaceEnd::Completed,
+            PlaceEnd::Timeout,
+            PlaceEnd::Left,
+            PlaceEnd::Withdrawn,
+            PlaceEnd::SoldOut,
+        ],
+        "completed timeout left withdrawn sold_out",
+    );
+    spelt(
+        &[EntryKind::Charge, EntryKind::Debit, EntryKind::Refund, EntryKind::Forfeit],
+        "charge debit refund forfeit",
+    );
     spelt(
         &[WithdrawalState::Requested, WithdrawalState::Completed, WithdrawalState::Refused],
         "REQUESTED COMPLETED REFUSED",

@@ -291,7 +291,7 @@ async fn lost_while_paying(mesh: &Mesh, schedule: ScheduleId) {
         .await
         .expect("locked");
     let payment = fan.pay(&hold).await;
-    let begun: Withdrawal = fan.delete("/v1/users/me?forfeit=true").await;
+    let begun: Withdrawal = fan.delete("/v1/users/me").await;
     payment_answers(mesh, &begun).await;
     fan.cancel(&hold).await;
     wallet.rollback().await.expect("unlocked");
