@@ -50,6 +50,8 @@ ids! {
     ReservationId;
     /// A payment of a reservation.
     PaymentId;
+    /// One attempt to close an account.
+    AttemptId;
     /// One line of the wallet ledger.
     EntryId;
     /// One told fact (`ce-id`, `Nats-Msg-Id`).

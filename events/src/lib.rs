@@ -23,6 +23,7 @@ pub mod queue;
 pub mod ranking;
 pub mod reservation;
 pub mod user;
+pub mod withdrawal;
 
 pub use envelope::{CONTENT_TYPE, Envelope, SpecVersion, event_of_type};
 pub use ids::*;

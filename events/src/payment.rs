@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId};
+use crate::{
+    AttemptId, Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
+    withdrawal::WithdrawalReason,
+};
 
 /// Where a payment stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,12 +141,36 @@ pub struct PaymentRefunded {
     pub ended_at: Timestamp,
 }
 
+/// `payment.withdrawal_cleared`: no payment runs and none is to be given back; nothing new begins for this fan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PaymentWithdrawalCleared {
+    /// Who wants to leave.
+    pub user_id: UserId,
+    /// Which attempt.
+    pub attempt: AttemptId,
+}
+
+/// `payment.withdrawal_blocked`: something stands in the way of a withdrawal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PaymentWithdrawalBlocked {
+    /// Who wants to leave.
+    pub user_id: UserId,
+    /// Which attempt.
+    pub attempt: AttemptId,
+    /// What.
+    pub reason: WithdrawalReason,
+}
+
 crate::facts! {
     PaymentRequested = "payment.requested", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PaymentHoldExtensionRequested = "payment.hold_extension_requested", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PaymentCompleted = "payment.completed", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PaymentFailed = "payment.failed", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PaymentRefunded = "payment.refunded", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
+    PaymentWithdrawalCleared = "payment.withdrawal_cleared", schedule: |_| None, about: |e| e.user_id.0;
+    PaymentWithdrawalBlocked = "payment.withdrawal_blocked", schedule: |_| None, about: |e| e.user_id.0;
 }
 
 /// Pay a hold with the points of the caller's wallet.

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EntryId, Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId};
+use crate::{
+    AttemptId, EntryId, Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
+    withdrawal::WithdrawalReason,
+};
 
 /// What moved points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +18,8 @@ pub enum EntryKind {
     Debit,
     /// Given back for a payment.
     Refund,
+    /// Given up when the account was closed.
+    Forfeit,
 }
 
 /// Why a payment could not be taken from a wallet.
@@ -111,11 +116,50 @@ pub struct PointRefunded {
     pub reason: RefundReason,
 }
 
+/// `point.forfeited`: what was left in the wallet of a closed account is the house's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PointForfeited {
+    /// Whose wallet it was.
+    pub user_id: UserId,
+    /// The ledger entry.
+    pub entry_id: EntryId,
+    /// Points.
+    pub amount: i64,
+    /// Points in the wallet afterwards.
+    pub balance: i64,
+}
+
+/// `point.withdrawal_cleared`: there are no points that matter; nothing new begins for this fan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PointWithdrawalCleared {
+    /// Who wants to leave.
+    pub user_id: UserId,
+    /// Which attempt.
+    pub attempt: AttemptId,
+}
+
+/// `point.withdrawal_blocked`: something stands in the way of a withdrawal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PointWithdrawalBlocked {
+    /// Who wants to leave.
+    pub user_id: UserId,
+    /// Which attempt.
+    pub attempt: AttemptId,
+    /// What.
+    pub reason: WithdrawalReason,
+}
+
 crate::facts! {
     PointCharged = "point.charged", schedule: |_| None, about: |e| e.user_id.0;
     PointDebited = "point.debited", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PointDebitRefused = "point.debit_refused", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PointRefunded = "point.refunded", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
+    PointForfeited = "point.forfeited", schedule: |_| None, about: |e| e.user_id.0;
+    PointWithdrawalCleared = "point.withdrawal_cleared", schedule: |_| None, about: |e| e.user_id.0;
+    PointWithdrawalBlocked = "point.withdrawal_blocked", schedule: |_| None, about: |e| e.user_id.0;
 }
 
 /// Buy points for the caller's wallet.

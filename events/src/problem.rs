@@ -106,6 +106,8 @@ codes! {
     HOLD_GONE = 409 "hold_gone", "The hold has ended; reserve again.";
     HOLDING_SEATS = 409 "holding_seats", "The fan holds seats; give them back or pay for them first.";
     PAYMENT_RUNNING = 409 "payment_running", "A payment is running; wait for its end.";
+    ACCOUNT_CLOSING = 409 "account_closing", "The account is closed, or is being closed.";
+    WITHDRAWAL_RUNNING = 409 "withdrawal_running", "The account is being closed on other terms; wait for the outcome.";
     ALREADY_PAID = 409 "already_paid", "The reservation is paid already.";
     WALLET_CLOSED = 409 "wallet_closed", "The wallet is closed.";
     BALANCE_LIMIT = 409 "balance_limit", "The wallet would hold more points than is allowed.";

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Page, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId};
+use crate::{
+    AttemptId, Page, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
+    withdrawal::WithdrawalReason,
+};
 
 /// Where a reservation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +133,7 @@ pub struct ReservationExpired {
 }
 
 /// `reservation.cancelled`: a hold or a confirmed reservation was given up; its seats are
-/// free, and what was paid is to be returned.
+/// free, and what was paid is to be returned, unless it was forfeited.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReservationCancelled {
@@ -146,11 +149,41 @@ pub struct ReservationCancelled {
     pub hold_version: i64,
     /// Why.
     pub reason: CancelReason,
-    /// The payment to return; present when it was CONFIRMED.
+    /// The payment that had confirmed it; to be returned, unless the reason is `withdrawn`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment_id: Option<PaymentId>,
-    /// Points to return; 0 for a hold.
+    /// Points to return; 0 for a hold, and for what was forfeited.
     pub refund: i64,
+}
+
+impl ReservationCancelled {
+    /// The payment to return. Tickets of an account that is closed are forfeited: their
+    /// payment stays as it is.
+    pub fn to_return(&self) -> Option<PaymentId> {
+        self.payment_id.filter(|_| self.reason != CancelReason::Withdrawn)
+    }
+}
+
+/// `reservation.withdrawal_cleared`: there are no tickets that matter, and no refund is due; nothing new begins for this fan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ReservationWithdrawalCleared {
+    /// Who wants to leave.
+    pub user_id: UserId,
+    /// Which attempt.
+    pub attempt: AttemptId,
+}
+
+/// `reservation.withdrawal_blocked`: something stands in the way of a withdrawal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ReservationWithdrawalBlocked {
+    /// Who wants to leave.
+    pub user_id: UserId,
+    /// Which attempt.
+    pub attempt: AttemptId,
+    /// What.
+    pub reason: WithdrawalReason,
 }
 
 crate::facts! {
@@ -159,6 +192,8 @@ crate::facts! {
     ReservationConfirmRefused = "reservation.confirm_refused", schedule: |e| Some(e.schedule_id), about: |e| e.reservation_id.0;
     ReservationExpired = "reservation.expired", schedule: |e| Some(e.schedule_id), about: |e| e.reservation_id.0;
     ReservationCancelled = "reservation.cancelled", schedule: |e| Some(e.schedule_id), about: |e| e.reservation_id.0;
+    ReservationWithdrawalCleared = "reservation.withdrawal_cleared", schedule: |_| None, about: |e| e.user_id.0;
+    ReservationWithdrawalBlocked = "reservation.withdrawal_blocked", schedule: |_| None, about: |e| e.user_id.0;
 }
 
 /// Hold seats: all of them or none.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Timestamp, UserId};
+use crate::{AttemptId, Timestamp, UserId, withdrawal::WithdrawalReason};
 
 /// What an account may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,18 +27,54 @@ pub struct UserRegistered {
     pub at: Timestamp,
 }
 
+/// `user.withdrawal_requested`: the owner of an account wants it closed; every service with
+/// something at stake answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UserWithdrawalRequested {
+    /// The account.
+    pub user_id: UserId,
+    /// What every answer must name.
+    pub attempt: AttemptId,
+    /// Whether points and tickets are given up.
+    pub forfeit: bool,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// `user.withdrawal_refused`: the account stays open; whoever had cleared the attempt opens
+/// again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UserWithdrawalRefused {
+    /// The account.
+    pub user_id: UserId,
+    /// Which attempt.
+    pub attempt: AttemptId,
+    /// Why.
+    pub reasons: Vec<WithdrawalReason>,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// `user.withdrawn`: an account was closed by its owner.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UserWithdrawn {
     /// The closed account.
     pub user_id: UserId,
+    /// By which attempt.
+    pub attempt: AttemptId,
+    /// Whether points and tickets are given up.
+    pub forfeit: bool,
     /// When.
     pub at: Timestamp,
 }
 
 crate::facts! {
     UserRegistered = "user.registered", schedule: |_| None, about: |e| e.user_id.0;
+    UserWithdrawalRequested = "user.withdrawal_requested", schedule: |_| None, about: |e| e.user_id.0;
+    UserWithdrawalRefused = "user.withdrawal_refused", schedule: |_| None, about: |e| e.user_id.0;
     UserWithdrawn = "user.withdrawn", schedule: |_| None, about: |e| e.user_id.0;
 }
 
@@ -81,10 +117,57 @@ macro_rules! secret_debug {
 }
 secret_debug!(Register, LogIn, Refresh, Session);
 
-/// Close the caller's own account; refused while a payment runs.
+/// Close the caller's own account.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default)]
+pub struct Withdraw {
+    /// Also when points, or tickets for shows to come, are lost by it.
+    pub forfeit: bool,
+}
+
+/// Read an attempt of the caller's to close the account.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Withdraw {}
+pub struct GetWithdrawal {
+    /// Which.
+    pub attempt: AttemptId,
+}
+
+/// Where an attempt to close an account stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum WithdrawalState {
+    /// The services with something at stake are asked.
+    Requested,
+    /// The account is closed.
+    Completed,
+    /// The account stays open; `reasons` say why.
+    Refused,
+}
+
+/// An attempt to close an account.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Withdrawal {
+    /// Its id, and the id of its saga.
+    pub attempt: AttemptId,
+    /// Whose account.
+    pub user_id: UserId,
+    /// Whether points and tickets are given up.
+    pub forfeit: bool,
+    /// Where it stands.
+    pub state: WithdrawalState,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<WithdrawalReason>,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// When it was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+}
 
 /// Give an account a role (operator).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -131,7 +214,8 @@ crate::commands! {
     Register = "user.register", 201 => Session;
     LogIn = "user.log_in", 201 => Session;
     Refresh = "user.refresh", 201 => Session;
-    Withdraw = "user.withdraw", 200 => Account;
+    Withdraw = "user.withdraw", 202 => Withdrawal;
+    GetWithdrawal = "user.get_withdrawal", 200 => Withdrawal;
     GrantRole = "user.grant_role", 200 => Account;
     Jwks = "user.jwks", 200 => serde_json::Value;
 }

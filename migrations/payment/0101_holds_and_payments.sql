@@ -1,4 +1,4 @@
--- What payment knows of holds, and the payments it owns.
+-- What payment knows of holds and withdrawals, and the payments it owns.
 
 -- A hold as the reservation service told it. One that was heard to have ended stays ended,
 -- whatever comes late. `expires_at` is the end that it was made with: a payment may move the
@@ -46,3 +46,13 @@ create unique index payments_live on payments (reservation_id) where live;
 
 -- A fan's payments, newest first: ids grow with time.
 create index payments_of_user on payments (user_id, id);
+
+-- Attempts to close an account, as they stand here. While one is `cleared`, and once one is
+-- `withdrawn`, no payment of this fan begins. There are few of either.
+create table withdrawals (
+    attempt uuid primary key,
+    user_id uuid not null,
+    standing text not null
+        check (standing in ('cleared', 'blocked', 'overtaken', 'refused', 'withdrawn'))
+);
+create index withdrawals_of_user on withdrawals (user_id);

@@ -3,15 +3,16 @@
 -- `balance` is what the ledger adds up to, kept so that no debit has to add it up. Only
 -- the primary key is indexed and half of each page is left free: a new balance stays in
 -- its page and touches no index (a HOT update).
+create type wallet_state as enum ('open', 'closing', 'closed');
 create table wallets (
     user_id uuid primary key,
     balance bigint not null check (balance >= 0),
-    closed boolean not null
+    state wallet_state not null
 ) with (fillfactor = 50);
 
 -- The house's side of each movement.
-create type house_account as enum ('cash', 'sales');
-create type entry_kind as enum ('charge', 'debit', 'refund');
+create type house_account as enum ('cash', 'sales', 'forfeits');
+create type entry_kind as enum ('charge', 'debit', 'refund', 'forfeit');
 
 -- One row is one whole movement: `amount` goes into the wallet (out of it when negative),
 -- and the same amount leaves the `house` account. The usual other form, two rows that must
@@ -34,6 +35,7 @@ create table entries (
         when 'charge' then amount > 0 and house = 'cash' and payment_id is null
         when 'debit' then amount <= 0 and house = 'sales' and payment_id is not null
         when 'refund' then amount >= 0 and house = 'sales' and payment_id is not null
+        when 'forfeit' then amount < 0 and house = 'forfeits' and payment_id is null
     end)
 );
 
@@ -52,5 +54,24 @@ create view legs as
 create table refusals (
     payment_id uuid primary key,
     user_id uuid not null,
+    at timestamptz not null
+);
+
+-- Attempts to close an account, as they stand here; the wallet's state follows from them.
+create table withdrawals (
+    attempt uuid primary key,
+    user_id uuid not null,
+    standing text not null
+        check (standing in ('cleared', 'blocked', 'overtaken', 'refused', 'withdrawn'))
+);
+create index withdrawals_of_user on withdrawals (user_id);
+
+-- For operators: points that lie in a closed wallet, because a payment was given back after
+-- it closed (`payment_id`), or while it was closing.
+create table stranded (
+    id bigint generated always as identity primary key,
+    user_id uuid not null,
+    payment_id uuid,
+    amount bigint not null check (amount > 0),
     at timestamptz not null
 );

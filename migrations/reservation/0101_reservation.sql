@@ -50,6 +50,11 @@ create table reservations (
     hard_cap_at  timestamptz not null,
     extended     boolean not null default false,
     payment_id   uuid,
+    -- The fan may be leaving: it is neither confirmed nor given back meanwhile.
+    closing      boolean not null default false,
+    -- What becomes of the money of one that was paid and cancelled.
+    refund       text check (refund in ('due', 'made', 'forfeited')),
+    check (refund is null or (state = 'CANCELLED' and payment_id is not null)),
     check (state <> 'CONFIRMED' or payment_id is not null),
     check (state not in ('PENDING', 'EXPIRED') or payment_id is null)
 ) with (fillfactor = 80);
@@ -70,3 +75,13 @@ create table places (
     ended_version bigint not null,
     primary key (schedule_id, user_id)
 ) with (fillfactor = 70);
+
+-- Attempts to close an account, as they stand here. While one is `cleared`, and once one is
+-- `withdrawn`, this fan holds nothing new. There are few of either.
+create table withdrawals (
+    attempt  uuid primary key,
+    user_id  uuid not null,
+    standing text not null
+        check (standing in ('cleared', 'blocked', 'overtaken', 'refused', 'withdrawn'))
+);
+create index withdrawals_of_user on withdrawals (user_id);

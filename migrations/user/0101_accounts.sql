@@ -1,4 +1,4 @@
--- Accounts, their sessions, the keys that sign tokens, and the payments that keep an account open.
+-- Accounts, their sessions, the keys that sign tokens, and attempts to close one.
 
 create table accounts (
     user_id       uuid        primary key,
@@ -41,13 +41,26 @@ create table signing_keys (
     created_at timestamptz not null
 );
 
--- Payments heard of. The end may be heard before the beginning, so an ended one stays a while.
-create table running_payments (
-    payment_id uuid        primary key,
-    user_id    uuid        not null,
-    ended_at   timestamptz
+-- Attempts to close an account. `payment`, `reservation` and `point` have answered `cleared` or
+-- with what stands in the way; the attempt is decided once. Refused ones stay: their owners may
+-- look at them.
+create table withdrawals (
+    attempt      uuid        primary key,
+    user_id      uuid        not null references accounts,
+    forfeit      boolean     not null,
+    requested_at timestamptz not null,
+    payment      text,
+    reservation  text,
+    point        text,
+    state        text        not null check (state in ('requested', 'completed', 'refused')),
+    reasons      text[]      not null,
+    ended_at     timestamptz,
+    check ((state = 'requested') = (ended_at is null)),
+    check ((state = 'refused') = (cardinality(reasons) > 0))
 );
-create index running_payments_user on running_payments (user_id) where ended_at is null;
+-- One that runs, or has closed the account.
+create unique index withdrawals_standing on withdrawals (user_id) where state <> 'refused';
+create index withdrawals_unanswered on withdrawals (requested_at) where state = 'requested';
 
 -- Accounts that whoever runs the system asks for; the service makes them as soon as it runs.
 create table account_wishes (

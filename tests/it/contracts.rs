@@ -164,7 +164,6 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
         &[PaymentFailure::InsufficientBalance, PaymentFailure::NoWallet, PaymentFailure::HoldGone],
         "insufficient_balance no_wallet hold_gone",
     );
-    spelt(&[EntryKind::Charge, EntryKind::Debit, EntryKind::Refund], "charge debit refund");
     spelt(
         &[DebitRefusal::InsufficientBalance, DebitRefusal::NoWallet],
         "insufficient_balance no_wallet",
@@ -188,6 +187,32 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
         "running stalled compensated failed completed",
     );
     spelt(&[SeatState::Free, SeatState::Held, SeatState::Sold], "free held sold");
+}
+
+#[test]
+fn the_spelling_of_what_a_withdrawal_comes_to_is_fixed() {
+    use events::{
+        point::EntryKind, queue::PlaceEnd, user::WithdrawalState, withdrawal::WithdrawalReason,
+    };
+    spelt(
+        &[
+            PlaceEnd::Completed,
+            PlaceEnd::Timeout,
+            PlaceEnd::Left,
+            PlaceEnd::Withdrawn,
+            PlaceEnd::SoldOut,
+        ],
+        "completed timeout left withdrawn sold_out",
+    );
+    spelt(
+        &[EntryKind::Charge, EntryKind::Debit, EntryKind::Refund, EntryKind::Forfeit],
+        "charge debit refund forfeit",
+    );
+    spelt(
+        &[WithdrawalState::Requested, WithdrawalState::Completed, WithdrawalState::Refused],
+        "REQUESTED COMPLETED REFUSED",
+    );
+    spelt(&WithdrawalReason::ALL, "payment_running refund_due tickets points no_answer too_late");
 }
 
 #[test]

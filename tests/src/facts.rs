@@ -75,8 +75,10 @@ fn read<E: Event>(message: &[u8]) -> serde_json::Result<Understood> {
 }
 
 /// Every fact. That none is missing is a proof of its own.
-pub const ALL: [Fact; 27] = [
+pub const ALL: [Fact; 36] = [
     Fact::of::<user::UserRegistered>(),
+    Fact::of::<user::UserWithdrawalRequested>(),
+    Fact::of::<user::UserWithdrawalRefused>(),
     Fact::of::<user::UserWithdrawn>(),
     Fact::of::<concert::ScheduleOpened>(),
     Fact::of::<concert::ScheduleCancelled>(),
@@ -90,15 +92,22 @@ pub const ALL: [Fact; 27] = [
     Fact::of::<reservation::ReservationConfirmRefused>(),
     Fact::of::<reservation::ReservationExpired>(),
     Fact::of::<reservation::ReservationCancelled>(),
+    Fact::of::<reservation::ReservationWithdrawalCleared>(),
+    Fact::of::<reservation::ReservationWithdrawalBlocked>(),
     Fact::of::<payment::PaymentRequested>(),
     Fact::of::<payment::PaymentHoldExtensionRequested>(),
     Fact::of::<payment::PaymentCompleted>(),
     Fact::of::<payment::PaymentFailed>(),
     Fact::of::<payment::PaymentRefunded>(),
+    Fact::of::<payment::PaymentWithdrawalCleared>(),
+    Fact::of::<payment::PaymentWithdrawalBlocked>(),
     Fact::of::<point::PointCharged>(),
     Fact::of::<point::PointDebited>(),
     Fact::of::<point::PointDebitRefused>(),
     Fact::of::<point::PointRefunded>(),
+    Fact::of::<point::PointForfeited>(),
+    Fact::of::<point::PointWithdrawalCleared>(),
+    Fact::of::<point::PointWithdrawalBlocked>(),
     Fact::of::<notification::NotificationSent>(),
     Fact::of::<notification::NotificationFailed>(),
     Fact::of::<audit::SagaStalled>(),

@@ -35,7 +35,9 @@ use events::{
         PaymentCompleted, PaymentFailed, PaymentFailure, PaymentRefunded, PaymentRequested,
         PaymentState,
     },
-    point::{PointCharged, PointDebitRefused, PointDebited, PointRefunded, RefundReason},
+    point::{
+        PointCharged, PointDebitRefused, PointDebited, PointForfeited, PointRefunded, RefundReason,
+    },
     reservation::{
         ReservationCancelled, ReservationConfirmRefused, ReservationConfirmed, ReservationCreated,
         ReservationExpired, ReservationState,

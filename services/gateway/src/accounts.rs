@@ -10,7 +10,7 @@ use axum::{
 };
 use events::{
     Command, Problem, UserId, codes,
-    user::{Account, GrantRole, Jwks, LogIn, Refresh, Register, Role, Session, Withdraw},
+    user::{Account, GrantRole, Jwks, LogIn, Refresh, Register, Role, Session},
 };
 
 use crate::{
@@ -50,16 +50,6 @@ pub(crate) fn ops() -> Vec<Op> {
             .takes::<Refresh>(examples::REFRESH)
             .gives::<Session>(Refresh::STATUS, "The renewed session", examples::SESSION)
             .refuses(&[codes::UNAUTHENTICATED, codes::TOKEN_EXPIRED]),
-        Op::delete("/v1/users/me", withdraw)
-            .named(TAG, "withdraw", "Close the caller's account")
-            .explained(
-                "Places are left, holds are cancelled, the wallet is closed. Refused while a \
-                 payment runs.",
-            )
-            .token()
-            .command()
-            .gives::<Account>(Withdraw::STATUS, "The account that was closed", examples::ACCOUNT)
-            .refuses(&[codes::PAYMENT_RUNNING]),
         Op::put("/v1/users/{id}/roles/{role}", grant_role)
             .named(TAG, "grantRole", "Give an account a role")
             .role("operator")
@@ -97,10 +87,6 @@ async fn log_in(
 
 async fn refresh(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> {
     edge.make::<Refresh>(call).await
-}
-
-async fn withdraw(State(edge): State<Edge>, head: Head) -> Result<Response, Refused> {
-    edge.command::<Withdraw>(&head, json(&Withdraw {})).await
 }
 
 async fn grant_role(

@@ -17,6 +17,26 @@ pub(crate) const SESSION: &str = r#"{
 pub(crate) const ACCOUNT: &str =
     r#"{"user_id":"019a8f3e-0001-7000-8000-000000000001","roles":["fan","organizer"]}"#;
 
+pub(crate) const WITHDRAW: &str = r#"{"forfeit":false}"#;
+
+pub(crate) const WITHDRAWAL: &str = r#"{
+    "attempt": "019a8f3e-0008-7000-8000-000000000001",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "forfeit": false,
+    "state": "REQUESTED",
+    "requested_at": "2027-03-10T10:20:00Z"
+}"#;
+
+pub(crate) const WITHDRAWAL_REFUSED: &str = r#"{
+    "attempt": "019a8f3e-0008-7000-8000-000000000001",
+    "user_id": "019a8f3e-0001-7000-8000-000000000001",
+    "forfeit": false,
+    "state": "REFUSED",
+    "reasons": ["tickets", "points"],
+    "requested_at": "2027-03-10T10:20:00Z",
+    "ended_at": "2027-03-10T10:20:00.012Z"
+}"#;
+
 pub(crate) const JWKS: &str = r#"{"keys":[{
     "kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"1",
     "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"

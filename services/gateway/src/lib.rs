@@ -49,6 +49,7 @@ mod server;
 mod wait;
 mod waiting_room;
 mod wallet;
+mod withdrawals;
 
 use std::num::NonZeroU32;
 
@@ -147,6 +148,7 @@ pub fn openapi_json() -> String {
 fn ops() -> Vec<Op> {
     [
         accounts::ops(),
+        withdrawals::ops(),
         catalogue::ops(),
         seats::ops(),
         rankings::ops(),

@@ -48,6 +48,7 @@ pub(crate) fn ops() -> Vec<Op> {
                 codes::NOT_FOUND,
                 codes::HOLD_GONE,
                 codes::PAYMENT_RUNNING,
+                codes::ACCOUNT_CLOSING,
                 codes::ALREADY_PAID,
             ]),
         Op::get("/v1/payments/{id}", get)

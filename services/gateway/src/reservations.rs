@@ -34,6 +34,7 @@ pub(crate) fn ops() -> Vec<Op> {
             .refuses(&[
                 codes::NOT_FOUND,
                 codes::NOT_ACTIVE,
+                codes::ACCOUNT_CLOSING,
                 codes::SEAT_TAKEN,
                 codes::UNKNOWN_SEAT,
                 codes::LIMIT_EXCEEDED,
@@ -64,7 +65,7 @@ pub(crate) fn ops() -> Vec<Op> {
                 "Cancelled; the refund follows",
                 examples::CANCELLED,
             )
-            .refuses(&[codes::NOT_FOUND, codes::NOT_CANCELLABLE]),
+            .refuses(&[codes::NOT_FOUND, codes::ACCOUNT_CLOSING, codes::NOT_CANCELLABLE]),
     ]
 }
 

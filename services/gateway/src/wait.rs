@@ -1,7 +1,6 @@
-//! Waiting for the end of a payment (`Prefer: wait=N`).
+//! Waiting for the end of a payment or a withdrawal (`Prefer: wait=N`).
 //!
-//! Every end of a payment passes by here. Only its headers are looked at, unless somebody
-//! waits for it.
+//! Every end passes by here. Only its headers are looked at, unless somebody waits for it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -12,8 +11,9 @@ use std::{
 };
 
 use events::{
-    Event, PaymentId,
+    Event, PaymentId, UserId,
     payment::{Payment, PaymentCompleted, PaymentFailed, PaymentRefunded, PaymentState},
+    user::{UserWithdrawalRefused, UserWithdrawn},
 };
 use mesh::{Asker, Fact};
 use serde::de::DeserializeOwned;
@@ -22,12 +22,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
-/// Payments waited for at once at most; a further caller gets its `202` at once.
+/// Ends waited for at once at most; a further caller gets its `202` at once.
 const WAITERS_MAX: usize = 16_384;
-/// The facts that end a payment.
-const ENDS: [&str; 3] = [PaymentCompleted::FACT, PaymentFailed::FACT, PaymentRefunded::FACT];
+/// The facts that end a payment, or an attempt to close an account.
+const ENDS: [&str; 5] = [
+    PaymentCompleted::FACT,
+    PaymentFailed::FACT,
+    PaymentRefunded::FACT,
+    UserWithdrawn::FACT,
+    UserWithdrawalRefused::FACT,
+];
 
-/// Everybody who waits for a payment.
+/// Everybody who waits.
 #[derive(Default)]
 pub(crate) struct Waiters {
     waiting: Mutex<HashMap<Uuid, watch::Sender<Option<Fact>>>>,
@@ -38,17 +44,26 @@ pub(crate) struct Waiters {
 impl Waiters {
     /// Waits for the ends of a payment from now on; `None` when too many wait already.
     pub(crate) fn wait_for(self: &Arc<Self>, payment: PaymentId) -> Option<Waiter> {
+        self.wait_about(payment.0)
+    }
+
+    /// Waits for the end of this fan's attempt to leave, from now on.
+    pub(crate) fn wait_for_fan(self: &Arc<Self>, user_id: UserId) -> Option<Waiter> {
+        self.wait_about(user_id.0)
+    }
+
+    fn wait_about(self: &Arc<Self>, about: Uuid) -> Option<Waiter> {
         let mut waiting = self.waiting();
         if waiting.len() >= WAITERS_MAX {
             return None;
         }
-        let ends = match waiting.entry(payment.0) {
+        let ends = match waiting.entry(about) {
             Entry::Occupied(entry) => entry.get().subscribe(),
             Entry::Vacant(entry) => entry.insert(watch::Sender::new(None)).subscribe(),
         };
         self.count.store(waiting.len(), Ordering::Release);
         drop(waiting);
-        Some(Waiter { waiters: self.clone(), payment: payment.0, ends: Some(ends) })
+        Some(Waiter { waiters: self.clone(), about, ends: Some(ends) })
     }
 
     /// Tells whoever waits for this fact.
@@ -56,8 +71,8 @@ impl Waiters {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
         }
-        let Some(payment) = fact.about() else { return };
-        if let Some(sender) = self.waiting().get(&payment) {
+        let Some(about) = fact.about() else { return };
+        if let Some(sender) = self.waiting().get(&about) {
             sender.send_replace(Some(fact));
         }
     }
@@ -68,11 +83,11 @@ impl Waiters {
     }
 }
 
-/// Passes on the ends of payments until shutdown.
+/// Passes on the ends until shutdown.
 pub(crate) async fn run(waiters: Arc<Waiters>, asker: Asker, shutdown: CancellationToken) {
     let mut following = match asker.follow(&ENDS).await {
         Ok(following) => following,
-        Err(problem) => return warn!(%problem, "`Prefer: wait` cannot follow payments"),
+        Err(problem) => return warn!(%problem, "`Prefer: wait` cannot follow what ends"),
     };
     loop {
         tokio::select! {
@@ -85,10 +100,10 @@ pub(crate) async fn run(waiters: Arc<Waiters>, asker: Asker, shutdown: Cancellat
     }
 }
 
-/// One who waits for a payment; forgotten when dropped.
+/// One who waits; forgotten when dropped.
 pub(crate) struct Waiter {
     waiters: Arc<Waiters>,
-    payment: Uuid,
+    about: Uuid,
     ends: Option<watch::Receiver<Option<Fact>>>,
 }
 
@@ -108,12 +123,25 @@ impl Waiter {
     }
 }
 
+impl Waiter {
+    /// Something has ended. Never, if that was before the wait began.
+    pub(crate) async fn stirred(&mut self) {
+        if let Some(ends) = &mut self.ends
+            && ends.changed().await.is_ok()
+        {
+            ends.borrow_and_update();
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut waiting = self.waiters.waiting();
         self.ends = None;
-        if waiting.get(&self.payment).is_some_and(|sender| sender.receiver_count() == 0) {
-            waiting.remove(&self.payment);
+        if waiting.get(&self.about).is_some_and(|sender| sender.receiver_count() == 0) {
+            waiting.remove(&self.about);
             self.waiters.count.store(waiting.len(), Ordering::Release);
         }
     }

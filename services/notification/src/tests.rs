@@ -9,6 +9,7 @@ use events::{
     Event, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
     concert::{Admission, ScheduleOpened},
     reservation::{PricedSeat, ReservationCreated},
+    user::UserWithdrawn,
 };
 use mesh::{Answer, Book as _, Caller, Hear, Turn};
 use servers::{Options, Servers};
@@ -37,6 +38,10 @@ async fn database() -> String {
     let pool = PgPool::connect(&url).await.unwrap();
     mesh::postgres::migrate(&pool, &crate::MIGRATIONS).await.unwrap();
     url
+}
+
+fn withdrawn(user_id: UserId) -> UserWithdrawn {
+    UserWithdrawn { user_id, attempt: Uuid::nil().into(), forfeit: true, at: now() }
 }
 
 /// What a batch of one message does, and whether it could be stored.

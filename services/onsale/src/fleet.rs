@@ -33,6 +33,9 @@ const LAST_SPANS_WITHIN: Duration = Duration::from_secs(2);
 pub struct Rules {
     /// The account that may grant roles; made when it is not there.
     pub operator: Option<Credentials>,
+    /// Seconds after which an attempt to close an account is refused; the user service's own
+    /// rule when there are none.
+    pub withdrawal_secs: Option<i64>,
     /// Reservation's own.
     pub reservation: reservation::Rules,
     /// Notification's own.
@@ -83,7 +86,9 @@ impl Fleet {
         let link = link(config, name, tracer(name, rules)?).await?;
         match name {
             "user" => {
-                let engine = Postgres::new(config.database_url(name)?, user::Rules::default())?;
+                let mut own = user::Rules::default();
+                own.withdrawal_secs = rules.withdrawal_secs.unwrap_or(own.withdrawal_secs);
+                let engine = Postgres::new(config.database_url(name)?, own)?;
                 user::prepare(engine.pool(), engine.rules()).await?;
                 if let Some(Credentials { email, password }) = &rules.operator {
                     let (pool, rules) = (engine.pool(), engine.rules());

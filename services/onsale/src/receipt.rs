@@ -45,12 +45,14 @@ pub struct Receipt {
     pub payments: BTreeMap<String, i64>,
     /// Payments without an end.
     pub payments_open: i64,
-    /// Completed payments without a confirmed reservation, or the other way round.
+    /// Completed payments without a confirmed or forfeited reservation, or the other way round.
     pub payments_without_seats: i64,
     /// Points of completed payments.
     pub points_due: i64,
-    /// Points of confirmed reservations.
+    /// Points of confirmed reservations, and of forfeited ones: nothing is returned for them.
     pub points_of_seats: i64,
+    /// The forfeited ones of these: of fans who gave their tickets up with the account.
+    pub points_of_forfeits: i64,
     /// Points taken and not given back, from the ledger.
     pub points_taken: i64,
     /// Payments whose ledger entries do not match their state.
@@ -183,10 +185,17 @@ impl Books {
             schedules,
         )
         .await?;
+        receipt.points_of_forfeits = scalar(
+            pool,
+            "select coalesce(sum(amount), 0)::bigint from reservations
+             where schedule_id = any($1) and refund = 'forfeited'",
+            schedules,
+        )
+        .await?;
         receipt.points_of_seats = scalar(
             pool,
             "select coalesce(sum(amount), 0)::bigint from reservations
-             where schedule_id = any($1) and state = 'CONFIRMED'",
+             where schedule_id = any($1) and (state = 'CONFIRMED' or refund = 'forfeited')",
             schedules,
         )
         .await?;
@@ -236,7 +245,7 @@ impl Books {
         .await?;
         let confirmed: Vec<(Uuid, Uuid)> = sqlx::query_as(
             "select payment_id, id from reservations
-             where schedule_id = any($1) and state = 'CONFIRMED'",
+             where schedule_id = any($1) and (state = 'CONFIRMED' or refund = 'forfeited')",
         )
         .bind(schedules)
         .fetch_all(&self.reservation)

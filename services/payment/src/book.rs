@@ -3,23 +3,29 @@
 //! Every statement names its keys as an array and looks nothing else up, so that a plan
 //! which was made while the tables were empty is still good when they are large.
 //!
-//! Locks are taken holds first, then payments, each in the order of their keys. A [`Pay`]
-//! locks its hold, so that two of the same reservation are decided one after the other.
+//! Locks are taken gates first (see `withdrawals`), then holds, then payments, each in the
+//! order of their keys. A [`Pay`] locks its hold, so that two of the same reservation are
+//! decided one after the other.
 //!
 //! [`Pay`]: events::payment::Pay
 
+mod withdrawals;
+
 use std::collections::{BTreeMap, HashMap};
 
-use events::{PaymentId, ReservationId, ScheduleId, Timestamp, UserId};
+use events::{
+    AttemptId, PaymentId, ReservationId, ScheduleId, Timestamp, UserId, withdrawal::Standing,
+};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     Rules,
-    domain::{Hold, Payment, Standing},
+    domain::{Hold, Payment, Standing as PaymentStanding},
     rows::{PaymentColumns, reason_name, seats_from, state_name},
 };
+use withdrawals::{Attempt, GATES, GivenBack, gates};
 
 /// What the messages of a batch need.
 #[derive(Debug, Default)]
@@ -30,6 +36,10 @@ pub struct Keys {
     pub(crate) live: Vec<Uuid>,
     /// Payments that are heard of.
     pub(crate) payments: Vec<Uuid>,
+    /// Fans who want to pay.
+    pub(crate) payers: Vec<Uuid>,
+    /// Fans who want to leave, and what is heard of that.
+    pub(crate) leaving: Vec<Uuid>,
 }
 
 /// A row, and whether it must be written.
@@ -43,7 +53,7 @@ struct Row<T> {
 #[derive(Debug)]
 struct PaymentRow {
     now: Payment,
-    stored: Option<Standing>,
+    stored: Option<PaymentStanding>,
 }
 
 /// The page of holds and payments that one batch touches.
@@ -52,6 +62,8 @@ pub struct Book {
     holds: BTreeMap<ReservationId, Row<Hold>>,
     payments: BTreeMap<PaymentId, PaymentRow>,
     of_reservation: HashMap<ReservationId, PaymentId>,
+    attempts: BTreeMap<AttemptId, Row<Attempt>>,
+    given_back: GivenBack,
 }
 
 impl Book {
@@ -91,24 +103,34 @@ impl Book {
         self.keep_payment(payment, None);
     }
 
-    fn keep_payment(&mut self, payment: Payment, stored: Option<Standing>) {
+    fn keep_payment(&mut self, payment: Payment, stored: Option<PaymentStanding>) {
         if payment.standing.is_live() {
             self.of_reservation.insert(payment.reservation_id, payment.id);
         }
         self.payments.insert(payment.id, PaymentRow { now: payment, stored });
     }
 
-    async fn load_holds(&mut self, ids: &[Uuid], tx: &mut PgConnection) -> sqlx::Result<()> {
+    /// Loads holds, and takes the gates of who pays.
+    async fn load_holds(
+        &mut self,
+        ids: &[Uuid],
+        payers: &[Uuid],
+        tx: &mut PgConnection,
+    ) -> sqlx::Result<()> {
         type Found = (Uuid, Uuid, Uuid, i64, i32, i64, OffsetDateTime, bool);
         let rows: Vec<Found> = sqlx::query_as(
             "select reservation_id, schedule_id, user_id, amount, seats, hold_version,
                     expires_at, ended
              from holds
              where reservation_id = any($1)
+                 and (select count(pg_advisory_xact_lock_shared($2, gate))
+                      from unnest($3::int4[]) as gate) >= 0
              order by reservation_id
              for update",
         )
         .bind(ids)
+        .bind(GATES)
+        .bind(gates(payers).into_iter().collect::<Vec<_>>())
         .fetch_all(tx)
         .await?;
         for row in rows {
@@ -127,26 +149,38 @@ impl Book {
         Ok(())
     }
 
-    /// Loads payments by their ids, and the live ones of reservations.
+    /// Loads payments by their ids, and the live ones of reservations; with them, by the
+    /// same statement, the accounts of payers that are being closed: there are hardly any.
     async fn load_payments(
         &mut self,
         ids: &[Uuid],
         live: &[Uuid],
+        payers: &[Uuid],
         tx: &mut PgConnection,
     ) -> sqlx::Result<()> {
         let rows: Vec<PaymentColumns> = sqlx::query_as(
-            "select id, reservation_id, schedule_id, user_id, amount, seats, hold_version,
-                    state::text, reason::text, requested_at, ended_at
-             from payments
-             where id = any($1) or (live and reservation_id = any($2))
-             order by id
-             for update",
+            "with found as (
+                 select id, reservation_id, schedule_id, user_id, amount, seats, hold_version,
+                        state::text as state, reason::text as reason, requested_at, ended_at
+                 from payments
+                 where id = any($1) or (live and reservation_id = any($2))
+                 order by id
+                 for update)
+             select * from found
+             union all
+             select attempt, attempt, attempt, user_id, 0, 0, 0, standing, null, 'epoch', null
+             from withdrawals where user_id = any($3) and standing in ('cleared', 'withdrawn')",
         )
         .bind(ids)
         .bind(live)
+        .bind(payers)
         .fetch_all(tx)
         .await?;
         for row in rows {
+            if Standing::named(&row.7).is_some() {
+                self.keep_loaded(AttemptId(row.0), UserId(row.3), &row.7)?;
+                continue;
+            }
             let payment = Payment::try_from(row)?;
             let standing = payment.standing;
             self.keep_payment(payment, Some(standing));
@@ -213,7 +247,7 @@ impl Book {
         let moved: Vec<&Payment> = self
             .payments
             .values()
-            .filter(|row| row.now.standing != row.stored.unwrap_or(Standing::Requested))
+            .filter(|row| row.now.standing != row.stored.unwrap_or(PaymentStanding::Requested))
             .map(|row| &row.now)
             .collect();
         if moved.is_empty() {
@@ -244,11 +278,15 @@ impl mesh::Book for Book {
 
     async fn load(keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
         let mut book = Self::default();
+        if !keys.leaving.is_empty() {
+            withdrawals::close_gates(&keys.leaving, &keys.payers, tx).await?;
+            book.load_leaving(&keys.leaving, tx).await?;
+        }
         if !keys.holds.is_empty() {
-            book.load_holds(&keys.holds, tx).await?;
+            book.load_holds(&keys.holds, &keys.payers, tx).await?;
         }
         if !keys.payments.is_empty() || !keys.live.is_empty() {
-            book.load_payments(&keys.payments, &keys.live, tx).await?;
+            book.load_payments(&keys.payments, &keys.live, &keys.payers, tx).await?;
         }
         Ok(book)
     }
@@ -256,6 +294,7 @@ impl mesh::Book for Book {
     async fn save(self, tx: &mut PgConnection) -> sqlx::Result<()> {
         self.save_holds(tx).await?;
         self.insert_payments(tx).await?;
-        self.update_payments(tx).await
+        self.update_payments(tx).await?;
+        self.save_attempts(tx).await
     }
 }

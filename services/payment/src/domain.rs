@@ -4,6 +4,7 @@ use events::{
     PaymentId, Problem, ReservationId, ScheduleId, Timestamp, UserId, codes,
     payment::{self, PaymentFailure, PaymentState},
     point::{DebitRefusal, RefundReason},
+    withdrawal::WithdrawalReason,
 };
 use mesh::Miss;
 
@@ -235,6 +236,17 @@ impl Payment {
     }
 }
 
+/// What stands in the way of a fan who wants to leave, given where each of their payments
+/// stands and whether its seats were given back.
+pub fn at_stake(payments: impl Iterator<Item = (Standing, bool)>) -> Option<WithdrawalReason> {
+    let reason = |(standing, is_given_back)| match standing {
+        Standing::Requested | Standing::Unwinding => Some(WithdrawalReason::PaymentRunning),
+        Standing::Completed if is_given_back => Some(WithdrawalReason::RefundDue),
+        Standing::Completed | Standing::Failed(_) | Standing::Refunded => None,
+    };
+    payments.filter_map(reason).min()
+}
+
 /// Whether `fan` may pay this hold now: a hold that lives can be paid. No payment begins
 /// after the end that the hold was made with, whoever has moved it since.
 ///
@@ -331,6 +343,19 @@ mod tests {
         for ended in [false, true] {
             let problem = may_pay(&hold(ended), UserId(Uuid::from_u128(9)), None, NOW).unwrap_err();
             assert!(problem.is(codes::NOT_FOUND));
+        }
+    }
+
+    #[test]
+    fn only_a_running_payment_or_a_refund_keeps_a_fan() {
+        let stakes = |payments: &[(Standing, bool)]| at_stake(payments.iter().copied());
+        let over = [(Standing::Completed, false), (POOR, true), (Standing::Refunded, true)];
+        assert_eq!(stakes(&over), None);
+        let due = (Standing::Completed, true);
+        assert_eq!(stakes(&[over[0], due]), Some(WithdrawalReason::RefundDue));
+        for standing in [Standing::Requested, Standing::Unwinding] {
+            let running = Some(WithdrawalReason::PaymentRunning);
+            assert_eq!(stakes(&[due, (standing, false)]), running);
         }
     }
 

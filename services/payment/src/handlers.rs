@@ -22,9 +22,10 @@ use crate::{
 type Turn<'a> = mesh::Turn<'a, Rules>;
 
 impl Answer<Pay> for Book {
-    fn keys(command: &Pay, _: &Caller, keys: &mut Keys) {
+    fn keys(command: &Pay, caller: &Caller, keys: &mut Keys) {
         keys.holds.push(command.reservation_id.0);
         keys.live.push(command.reservation_id.0);
+        keys.payers.extend(caller.user_id().map(|id| id.0));
     }
 
     fn answer(&mut self, command: &Pay, turn: &mut Turn<'_>) -> Result<payment::Payment, Refusal> {
@@ -33,6 +34,9 @@ impl Answer<Pay> for Book {
         // A fan may ask before `reservation.created` has come here; it is on its way.
         let hold = self.hold(id).ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
         may_pay(hold, fan, self.live(id), turn.now)?;
+        if self.is_closing(fan) {
+            return Err(Refusal::No(codes::ACCOUNT_CLOSING.into()));
+        }
         let is_urgent = hold.is_in_its_last_minute(turn.now);
         let payment = Payment::of(hold, id, PaymentId(turn.id), turn.now);
         turn.tell(PaymentRequested {

@@ -11,6 +11,8 @@
 //! | `reservation.confirm_refused` | waits for the money to be back |
 //! | `point.debit_refused` | `payment.failed` |
 //! | `point.refunded` | `payment.failed` or `payment.refunded` |
+//! | `user.withdrawal_requested` | `payment.withdrawal_cleared`, and none begins any more; or `.withdrawal_blocked` while one runs or a refund is due |
+//! | `user.withdrawal_refused`, `.withdrawn` | payments may begin again, or never will |
 //!
 //! A payment that begins in the last minute of its hold tells
 //! `payment.hold_extension_requested` too, in the same transaction.
@@ -24,8 +26,9 @@ mod domain;
 mod handlers;
 mod reads;
 mod rows;
+mod withdrawal;
 
-use events::{payment, point, reservation};
+use events::{payment, point, reservation, user};
 use mesh::{Allow, Service, postgres::Postgres};
 
 pub use book::{Book, Keys};
@@ -55,4 +58,10 @@ pub fn service() -> Service<Postgres<Book>> {
         .hears::<reservation::ReservationCancelled>(&[])
         .hears::<point::PointDebitRefused>(&["payment.failed"])
         .hears::<point::PointRefunded>(&["payment.failed", "payment.refunded"])
+        .hears::<user::UserWithdrawalRequested>(&[
+            "payment.withdrawal_cleared",
+            "payment.withdrawal_blocked",
+        ])
+        .hears::<user::UserWithdrawalRefused>(&[])
+        .hears::<user::UserWithdrawn>(&[])
 }

@@ -7,6 +7,8 @@
 //! so that whoever waited for a wallet sees what was written meanwhile. The messages of a
 //! batch find in memory what those before them have moved.
 
+mod withdrawals;
+
 use std::collections::{BTreeMap, HashMap};
 
 use events::{EntryId, PaymentId, Timestamp, UserId, point::EntryKind};
@@ -18,6 +20,7 @@ use crate::{
     Rules,
     domain::{Entry, Trail, Wallet, house},
 };
+use withdrawals::{Attempts, state_name, state_named};
 
 /// What the messages of a batch need.
 #[derive(Debug, Default)]
@@ -26,6 +29,8 @@ pub struct Keys {
     pub(crate) wallets: Vec<Uuid>,
     /// Payments whose trail matters.
     pub(crate) payments: Vec<Uuid>,
+    /// Owners of wallets who want to leave, and what is heard of that.
+    pub(crate) leaving: Vec<Uuid>,
 }
 
 /// A wallet, and what the database has of it.
@@ -43,6 +48,19 @@ struct Refused {
     at: Timestamp,
 }
 
+/// Points in a closed wallet: nobody can spend them, so an operator must see to them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Stranded {
+    /// Whose wallet it was.
+    pub(crate) user_id: UserId,
+    /// The payment that was given back; none for what was in it when it closed.
+    pub(crate) payment_id: Option<PaymentId>,
+    /// How many.
+    pub(crate) amount: i64,
+    /// Since when.
+    pub(crate) at: Timestamp,
+}
+
 /// The page of wallets and ledger that one batch touches.
 #[derive(Debug, Default)]
 pub struct Book {
@@ -50,6 +68,8 @@ pub struct Book {
     trails: HashMap<PaymentId, Trail>,
     entries: Vec<Entry>,
     refused: Vec<Refused>,
+    attempts: Attempts,
+    stranded: Vec<Stranded>,
 }
 
 impl Book {
@@ -61,14 +81,6 @@ impl Book {
     /// Adds a wallet unless there is one.
     pub(crate) fn open_wallet(&mut self, user_id: UserId, wallet: Wallet) {
         self.wallets.entry(user_id).or_insert(Row { now: wallet, stored: None });
-    }
-
-    /// Closes a wallet, whether it was opened or not.
-    pub(crate) fn close_wallet(&mut self, user_id: UserId) {
-        self.open_wallet(user_id, Wallet::CLOSED);
-        if let Some(row) = self.wallets.get_mut(&user_id) {
-            row.now.closed = true;
-        }
     }
 
     /// What the ledger knows of a payment.
@@ -104,15 +116,15 @@ impl Book {
 
     /// Two lanes that wait for the same wallet decide one after the other.
     async fn load_wallets(&mut self, ids: &[Uuid], tx: &mut PgConnection) -> sqlx::Result<()> {
-        let rows: Vec<(Uuid, i64, bool)> = sqlx::query_as(
-            "select user_id, balance, closed from wallets
+        let rows: Vec<(Uuid, i64, String)> = sqlx::query_as(
+            "select user_id, balance, state::text from wallets
              where user_id = any($1) order by user_id for update",
         )
         .bind(ids)
         .fetch_all(tx)
         .await?;
-        for (user_id, balance, closed) in rows {
-            let wallet = Wallet { balance, closed };
+        for (user_id, balance, state) in rows {
+            let wallet = Wallet { balance, state: state_named(&state)? };
             self.wallets.insert(UserId(user_id), Row { now: wallet, stored: Some(wallet) });
         }
         Ok(())
@@ -150,12 +162,13 @@ impl Book {
             return Ok(());
         }
         sqlx::query(
-            "insert into wallets (user_id, balance, closed)
-             select * from unnest($1::uuid[], $2::int8[], $3::bool[])",
+            "insert into wallets (user_id, balance, state)
+             select u, b, s::wallet_state
+             from unnest($1::uuid[], $2::int8[], $3::text[]) as new (u, b, s)",
         )
         .bind(new.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
         .bind(new.iter().map(|(_, row)| row.now.balance).collect::<Vec<_>>())
-        .bind(new.iter().map(|(_, row)| row.now.closed).collect::<Vec<_>>())
+        .bind(new.iter().map(|(_, row)| state_name(row.now.state)).collect::<Vec<_>>())
         .execute(tx)
         .await?;
         Ok(())
@@ -171,13 +184,13 @@ impl Book {
             return Ok(());
         }
         sqlx::query(
-            "update wallets w set balance = c.balance, closed = c.closed
-             from unnest($1::uuid[], $2::int8[], $3::bool[]) as c (user_id, balance, closed)
+            "update wallets w set balance = c.balance, state = c.state::wallet_state
+             from unnest($1::uuid[], $2::int8[], $3::text[]) as c (user_id, balance, state)
              where w.user_id = c.user_id and w.user_id = any($1)",
         )
         .bind(changed.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
         .bind(changed.iter().map(|(_, row)| row.now.balance).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, row)| row.now.closed).collect::<Vec<_>>())
+        .bind(changed.iter().map(|(_, row)| state_name(row.now.state)).collect::<Vec<_>>())
         .execute(tx)
         .await?;
         Ok(())
@@ -238,6 +251,9 @@ impl mesh::Book for Book {
         if !keys.payments.is_empty() {
             book.load_trails(&keys.payments, tx).await?;
         }
+        if !keys.leaving.is_empty() {
+            book.load_attempts(&keys.leaving, tx).await?;
+        }
         Ok(book)
     }
 
@@ -245,7 +261,9 @@ impl mesh::Book for Book {
         self.insert_wallets(tx).await?;
         self.update_wallets(tx).await?;
         self.insert_entries(tx).await?;
-        self.insert_refusals(tx).await
+        self.insert_refusals(tx).await?;
+        self.save_attempts(tx).await?;
+        self.insert_stranded(tx).await
     }
 }
 
@@ -266,11 +284,12 @@ fn kind_name(kind: EntryKind) -> &'static str {
         EntryKind::Charge => "charge",
         EntryKind::Debit => "debit",
         EntryKind::Refund => "refund",
+        EntryKind::Forfeit => "forfeit",
     }
 }
 
 fn kind_named(name: &str) -> Option<EntryKind> {
-    [EntryKind::Charge, EntryKind::Debit, EntryKind::Refund]
+    [EntryKind::Charge, EntryKind::Debit, EntryKind::Refund, EntryKind::Forfeit]
         .into_iter()
         .find(|kind| kind_name(*kind) == name)
 }

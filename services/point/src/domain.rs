@@ -3,6 +3,7 @@
 use events::{
     EntryId, PaymentId, Problem, Timestamp, UserId, codes,
     point::{self, DebitRefusal, EntryKind},
+    withdrawal::{Standing, WithdrawalReason},
 };
 use mesh::Miss;
 
@@ -13,16 +14,37 @@ use crate::Rules;
 pub struct Wallet {
     /// Points in it; never below zero.
     pub balance: i64,
-    /// Closed for good: nothing is charged or taken any more, but what was taken may
-    /// still come back.
-    pub closed: bool,
+    /// Whether points may move.
+    pub state: WalletState,
+}
+
+/// Whether points may move. What was taken may come back whatever the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalletState {
+    /// They may.
+    Open,
+    /// The fan may leave: nothing is charged or taken until that is refused.
+    Closing,
+    /// Nothing is charged or taken any more.
+    Closed,
+}
+
+impl WalletState {
+    /// The state of a wallet whose owner's attempts to leave stand like this.
+    pub fn of(attempts: impl Iterator<Item = Standing>) -> Self {
+        attempts.fold(Self::Open, |state, standing| match (state, standing) {
+            (_, Standing::Withdrawn) | (Self::Closed, _) => Self::Closed,
+            (_, Standing::Cleared) => Self::Closing,
+            _ => state,
+        })
+    }
 }
 
 impl Wallet {
     /// One that was just opened.
-    pub const OPENED: Self = Self { balance: 0, closed: false };
+    pub const OPENED: Self = Self { balance: 0, state: WalletState::Open };
     /// One whose closing was heard before its opening.
-    pub const CLOSED: Self = Self { balance: 0, closed: true };
+    pub const CLOSED: Self = Self { balance: 0, state: WalletState::Closed };
 }
 
 /// What the ledger knows of a payment.
@@ -57,8 +79,13 @@ pub enum Debit {
 /// # Errors
 /// `wallet_closed` or `balance_limit`.
 pub fn charge(wallet: &Wallet, amount: i64, rules: &Rules) -> Result<i64, Problem> {
-    if wallet.closed {
-        return Err(codes::WALLET_CLOSED.into());
+    match wallet.state {
+        WalletState::Open => {}
+        WalletState::Closing => {
+            let why = "The account is being closed.";
+            return Err(Problem::new(codes::WALLET_CLOSED, why));
+        }
+        WalletState::Closed => return Err(codes::WALLET_CLOSED.into()),
     }
     match wallet.balance.checked_add(amount) {
         Some(balance) if balance <= rules.balance_max => Ok(balance),
@@ -101,7 +128,9 @@ pub fn debit(
             Err(Miss::NotYet("user.registered of this fan"))
         }
         (None, None) => Ok(Debit::Refuse(DebitRefusal::NoWallet)),
-        (None, Some(wallet)) if wallet.closed => Ok(Debit::Refuse(DebitRefusal::NoWallet)),
+        (None, Some(wallet)) if wallet.state != WalletState::Open => {
+            Ok(Debit::Refuse(DebitRefusal::NoWallet))
+        }
         (None, Some(wallet)) if wallet.balance < amount => {
             Ok(Debit::Refuse(DebitRefusal::InsufficientBalance))
         }
@@ -123,6 +152,11 @@ pub fn refund(trail: Option<&Trail>, fan: UserId) -> Result<Option<i64>, Miss> {
         Some(Trail::Debited { .. }) => Err(Miss::Never("somebody else has paid this".into())),
         Some(Trail::Refused) => Err(Miss::Never("nothing was taken for this payment".into())),
     }
+}
+
+/// What stands in the way of a fan who wants to leave.
+pub fn at_stake(wallet: &Wallet, forfeit: bool) -> Option<WithdrawalReason> {
+    (wallet.balance > 0 && !forfeit).then_some(WithdrawalReason::Points)
 }
 
 /// One movement between a wallet and the house.
@@ -158,11 +192,13 @@ impl Entry {
     }
 }
 
-/// The house's side of a movement: money comes in as `cash`, seats go out as `sales`.
+/// The house's side of a movement: money comes in as `cash`, seats go out as
+/// `sales`, and what is given up stays as `forfeits`.
 pub fn house(kind: EntryKind) -> &'static str {
     match kind {
         EntryKind::Charge => "cash",
         EntryKind::Debit | EntryKind::Refund => "sales",
+        EntryKind::Forfeit => "forfeits",
     }
 }
 
@@ -176,7 +212,7 @@ mod tests {
     const DEBITED: Trail = Trail::Debited { user_id: FAN, amount: 100 };
 
     fn open(balance: i64) -> Wallet {
-        Wallet { balance, closed: false }
+        Wallet { balance, state: WalletState::Open }
     }
 
     fn rules() -> Rules {
@@ -205,7 +241,10 @@ mod tests {
 
     #[test]
     fn a_closed_wallet_is_not_charged() {
-        assert!(charge(&Wallet::CLOSED, 1, &rules()).unwrap_err().is(codes::WALLET_CLOSED));
+        let closing = Wallet { state: WalletState::Closing, ..open(5) };
+        for wallet in [Wallet::CLOSED, closing] {
+            assert!(charge(&wallet, 1, &rules()).unwrap_err().is(codes::WALLET_CLOSED));
+        }
     }
 
     #[test]
@@ -226,9 +265,10 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_from_a_closed_wallet() {
-        let closed = Wallet { balance: 100, closed: true };
-        let refused = debit(None, Some(&closed), 100, 1, &rules());
-        assert_eq!(refused, Ok(Debit::Refuse(DebitRefusal::NoWallet)));
+        for state in [WalletState::Closing, WalletState::Closed] {
+            let refused = debit(None, Some(&Wallet { balance: 100, state }), 100, 1, &rules());
+            assert_eq!(refused, Ok(Debit::Refuse(DebitRefusal::NoWallet)));
+        }
     }
 
     #[test]
@@ -269,5 +309,23 @@ mod tests {
         assert_eq!(house(EntryKind::Charge), "cash");
         assert_eq!(house(EntryKind::Debit), "sales");
         assert_eq!(house(EntryKind::Refund), "sales");
+        assert_eq!(house(EntryKind::Forfeit), "forfeits");
+    }
+
+    #[test]
+    fn points_keep_a_fan_unless_they_are_given_up() {
+        assert_eq!(at_stake(&open(1), false), Some(WithdrawalReason::Points));
+        assert_eq!(at_stake(&open(1), true), None);
+        assert_eq!(at_stake(&open(0), false), None);
+    }
+
+    #[test]
+    fn one_attempt_that_stands_closes_a_wallet_and_a_withdrawal_for_good() {
+        use Standing::{Blocked, Cleared, Overtaken, Refused, Withdrawn};
+        let state = |attempts: &[Standing]| WalletState::of(attempts.iter().copied());
+        assert_eq!(state(&[]), WalletState::Open);
+        assert_eq!(state(&[Refused, Blocked, Overtaken]), WalletState::Open);
+        assert_eq!(state(&[Refused, Cleared, Blocked]), WalletState::Closing);
+        assert_eq!(state(&[Withdrawn, Cleared, Refused]), WalletState::Closed);
     }
 }

@@ -8,13 +8,14 @@ use events::{
         PointRefunded, RefundReason,
     },
     reservation::{ReservationCancelled, ReservationConfirmRefused},
-    user::{UserRegistered, UserWithdrawn},
+    user::UserRegistered,
 };
 use mesh::{Answer, Caller, Hear, Miss, Refusal};
 
 use crate::{
     Book, Keys, Rules,
-    domain::{Debit, Entry, Wallet, charge, check_charge, debit, refund},
+    book::Stranded,
+    domain::{Debit, Entry, Wallet, WalletState, charge, check_charge, debit, refund},
 };
 
 type Turn<'a> = mesh::Turn<'a, Rules>;
@@ -59,17 +60,6 @@ impl Hear<UserRegistered> for Book {
     }
 }
 
-impl Hear<UserWithdrawn> for Book {
-    fn keys(fact: &UserWithdrawn, keys: &mut Keys) {
-        keys.wallets.push(fact.user_id.0);
-    }
-
-    fn hear(&mut self, fact: &UserWithdrawn, _: &mut Turn<'_>) -> Result<(), Miss> {
-        self.close_wallet(fact.user_id);
-        Ok(())
-    }
-}
-
 impl Hear<PaymentRequested> for Book {
     fn keys(fact: &PaymentRequested, keys: &mut Keys) {
         keys.wallets.push(fact.user_id.0);
@@ -108,15 +98,15 @@ impl Hear<ReservationConfirmRefused> for Book {
 
 impl Hear<ReservationCancelled> for Book {
     fn keys(fact: &ReservationCancelled, keys: &mut Keys) {
-        if let Some(payment_id) = fact.payment_id {
+        if let Some(payment_id) = fact.to_return() {
             keys.wallets.push(fact.user_id.0);
             keys.payments.push(payment_id.0);
         }
     }
 
-    /// Only a confirmed reservation has a payment to give back.
+    /// Only a confirmed reservation has a payment to give back, unless it was forfeited.
     fn hear(&mut self, fact: &ReservationCancelled, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let Some(payment_id) = fact.payment_id else { return Ok(()) };
+        let Some(payment_id) = fact.to_return() else { return Ok(()) };
         self.give_back(payment_id, fact.user_id, fact.schedule_id, RefundReason::Cancelled, turn)
     }
 }
@@ -162,7 +152,8 @@ impl Book {
         });
     }
 
-    /// Gives back what was taken for a payment, once, whatever the wallet's state.
+    /// Gives back what was taken for a payment, once, whatever the wallet's state. What comes
+    /// back to a closed one is nobody's to spend, so operators are told.
     fn give_back(
         &mut self,
         payment_id: PaymentId,
@@ -174,6 +165,7 @@ impl Book {
         let Some(amount) = refund(self.trail(payment_id), user_id)? else { return Ok(()) };
         let wallet = self.wallet(user_id).ok_or(Miss::NotYet("the wallet of this fan"))?;
         let balance = wallet.balance + amount;
+        let is_closed = wallet.state == WalletState::Closed;
         self.enter(Entry {
             user_id,
             id: EntryId(turn.new_id()),
@@ -184,6 +176,9 @@ impl Book {
             at: turn.now,
         });
         turn.tell(PointRefunded { user_id, payment_id, schedule_id, amount, balance, reason });
+        if is_closed && amount > 0 {
+            self.strand(Stranded { user_id, payment_id: Some(payment_id), amount, at: turn.now });
+        }
         Ok(())
     }
 }

@@ -4,19 +4,24 @@
 //!
 //! | hears | and then |
 //! |---|---|
-//! | `user.registered`, `.withdrawn` | opens the wallet, closes it for good |
+//! | `user.registered` | opens the wallet |
+//! | `user.withdrawal_requested` | `point.withdrawal_cleared`, and nothing is charged or taken any more; or `.withdrawal_blocked` while points are left |
+//! | `user.withdrawal_refused` | the wallet is open again |
+//! | `user.withdrawn` | closes the wallet for good; `point.forfeited` if points are given up |
 //! | `payment.requested` | `point.debited` or `point.debit_refused` |
 //! | `reservation.confirm_refused` | `point.refunded{hold_gone}` |
 //! | `reservation.cancelled` of a paid reservation | `point.refunded{cancelled}` |
 //!
 //! **Invariants.** No balance is below zero. The entries of a wallet add up to its
 //! balance, and every entry has its other side. A payment is taken at most once and given
-//! back at most once, and only what was taken is given back.
+//! back at most once, and only what was taken is given back. It is given back also to a wallet
+//! that is closed; what lies in one then is listed in `stranded`, and logged.
 
 mod book;
 mod domain;
 mod handlers;
 mod reads;
+mod withdrawal;
 
 use events::{payment, point, reservation, user};
 use mesh::{Allow, Service, postgres::Postgres};
@@ -54,7 +59,12 @@ pub fn service() -> Service<Postgres<Book>> {
         .reads::<point::GetBalance, _, _>(Allow::User, reads::balance)
         .reads::<point::FindEntries, _, _>(Allow::User, reads::entries)
         .hears::<user::UserRegistered>(&[])
-        .hears::<user::UserWithdrawn>(&[])
+        .hears::<user::UserWithdrawalRequested>(&[
+            "point.withdrawal_cleared",
+            "point.withdrawal_blocked",
+        ])
+        .hears::<user::UserWithdrawalRefused>(&[])
+        .hears::<user::UserWithdrawn>(&["point.forfeited"])
         .hears::<payment::PaymentRequested>(&["point.debited", "point.debit_refused"])
         .hears::<reservation::ReservationConfirmRefused>(&["point.refunded"])
         .hears::<reservation::ReservationCancelled>(&["point.refunded"])

@@ -1,20 +1,24 @@
 //! The page of its state that one batch touches: loaded and locked, saved where changed.
 //!
 //! Rows are locked table by table, always in the same order, and within a table by key:
-//! schedules, places, reservations, seats. So two lanes may wait for each other, but never
+//! gates (see `withdrawals`), schedules, places, reservations, seats. So two lanes may wait for each other, but never
 //! in a circle. Whoever finds a seat free holds its lock until commit; the batch behind
 //! finds it taken.
 
 mod load;
 mod page;
 mod save;
+mod withdrawals;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use events::{ReservationId, ScheduleId, SeatId, UserId, reservation::ReservationState};
 use sqlx::PgConnection;
 
-use crate::{Rules, domain::Schedule};
+use crate::{
+    Rules,
+    domain::{Refund, Schedule},
+};
 
 pub(crate) use load::ReservationRow;
 pub use page::Book;
@@ -35,7 +39,7 @@ pub struct Keys {
     pub(crate) reservations: BTreeSet<ReservationId>,
     /// Reservations that may give their seats up.
     pub(crate) ending: BTreeSet<ReservationId>,
-    /// Fans whose holds end.
+    /// Fans who want to leave, and what is heard of that.
     pub(crate) leaving: BTreeSet<UserId>,
     /// Seats that are asked for.
     pub(crate) seats: BTreeSet<(ScheduleId, SeatId)>,
@@ -51,13 +55,19 @@ impl mesh::Book for Book {
     const KEY: &'static str = "reservation_id";
 
     async fn load(mut keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
+        if !keys.leaving.is_empty() {
+            withdrawals::close_gates(&keys, tx).await?;
+        }
         let mut book = Self {
             schedules: load::schedules(&keys, tx).await?,
             places: load::places(&keys, tx).await?,
             reservations: load::reservations(&keys, tx).await?,
-            held: load::held(&keys, tx).await?,
             ..Self::default()
         };
+        load::held(&mut book, &keys, tx).await?;
+        if !keys.leaving.is_empty() {
+            book.load_leaving(&keys, tx).await?;
+        }
         let near = mesh::clock::now().0 + NEAR;
         for reservation in book.reservations.values() {
             let may_end = keys.ending.contains(&reservation.id)
@@ -79,7 +89,8 @@ impl mesh::Book for Book {
         save::insert_reservations(&self, tx).await?;
         save::update_reservations(&self, tx).await?;
         save::insert_seats(&self, tx).await?;
-        save::update_seats(&self, tx).await
+        save::update_seats(&self, tx).await?;
+        self.save_attempts(tx).await
     }
 }
 
@@ -111,6 +122,23 @@ fn state_of(name: &str) -> sqlx::Result<ReservationState> {
         "CONFIRMED" => Ok(ReservationState::Confirmed),
         "EXPIRED" => Ok(ReservationState::Expired),
         "CANCELLED" => Ok(ReservationState::Cancelled),
+        other => Err(unreadable(other)),
+    }
+}
+
+fn refund_name(refund: Refund) -> &'static str {
+    match refund {
+        Refund::Due => "due",
+        Refund::Made => "made",
+        Refund::Forfeited => "forfeited",
+    }
+}
+
+fn refund_of(name: &str) -> sqlx::Result<Refund> {
+    match name {
+        "due" => Ok(Refund::Due),
+        "made" => Ok(Refund::Made),
+        "forfeited" => Ok(Refund::Forfeited),
         other => Err(unreadable(other)),
     }
 }

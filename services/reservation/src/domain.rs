@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use events::{
     PaymentId, Problem, ReservationId, ScheduleId, SeatId, Timestamp, UserId, codes,
-    reservation::{ConfirmRefusal, PricedSeat, Reservation as View, ReservationState},
+    reservation::{
+        CancelReason, ConfirmRefusal, PricedSeat, Reservation as View, ReservationState,
+    },
+    withdrawal::WithdrawalReason,
 };
 
 use ReservationState::{Cancelled, Confirmed, Expired, Pending};
@@ -230,6 +233,19 @@ pub enum Settled {
     Lapsed,
     /// It has ended, or the claim is not its owner's.
     Refused(ConfirmRefusal),
+    /// The fan may be leaving: it is decided when that is.
+    Undecided,
+}
+
+/// What becomes of the money of a paid reservation that was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refund {
+    /// It is on its way back.
+    Due,
+    /// It is back.
+    Made,
+    /// It was given up with the account.
+    Forfeited,
 }
 
 /// A fan's claim on one or more seats.
@@ -259,6 +275,10 @@ pub struct Reservation {
     pub extended: bool,
     /// The payment that confirmed it.
     pub payment_id: Option<PaymentId>,
+    /// The fan may be leaving: it is neither confirmed nor given back meanwhile.
+    pub closing: bool,
+    /// What becomes of its money, once it was paid and cancelled.
+    pub refund: Option<Refund>,
 }
 
 /// Who asks for a hold, and of what.
@@ -303,6 +323,8 @@ impl Reservation {
             hard_cap_at: expires_at.plus_secs(grace_secs.into()),
             extended: false,
             payment_id: None,
+            closing: false,
+            refund: None,
         }
     }
 
@@ -358,6 +380,7 @@ impl Reservation {
             Confirmed | Cancelled => Settled::Refused(ConfirmRefusal::Cancelled),
             Pending if !self.honours(claim) => Settled::Refused(ConfirmRefusal::Cancelled),
             Pending if self.is_due(now) => Settled::Lapsed,
+            Pending if self.closing => Settled::Undecided,
             Pending => Settled::Confirmed,
         }
     }
@@ -368,9 +391,43 @@ impl Reservation {
         self.payment_id = Some(payment_id);
     }
 
-    /// Points to return when it is cancelled.
-    pub fn paid(&self) -> i64 {
-        self.payment_id.map_or(0, |_| self.amount)
+    /// Points to return when it is cancelled for this reason.
+    pub fn returns(&self, reason: CancelReason) -> i64 {
+        match (self.payment_id, reason) {
+            (None, _) | (_, CancelReason::Withdrawn) => 0,
+            (Some(_), CancelReason::ByFan | CancelReason::ShowCancelled) => self.amount,
+        }
+    }
+
+    /// What becomes of its money when it is cancelled for this reason.
+    pub fn refund_after(&self, reason: CancelReason) -> Option<Refund> {
+        self.payment_id.map(|_| match reason {
+            CancelReason::Withdrawn => Refund::Forfeited,
+            CancelReason::ByFan | CancelReason::ShowCancelled => Refund::Due,
+        })
+    }
+
+    /// Whether it is a ticket for a show to come.
+    pub fn is_ticket_for(&self, show: Option<&Schedule>, now: Timestamp) -> bool {
+        let is_to_come = matches!(show, Some(Schedule::Open(terms)) if now < terms.starts_at);
+        self.state == Confirmed && is_to_come
+    }
+
+    /// What of it stands in the way of a fan who wants to leave.
+    pub fn at_stake(
+        &self,
+        show: Option<&Schedule>,
+        forfeit: bool,
+        now: Timestamp,
+    ) -> Option<WithdrawalReason> {
+        let is_called_off = matches!(show, Some(Schedule::Cancelling));
+        if self.refund == Some(Refund::Due) || (self.state == Confirmed && is_called_off) {
+            Some(WithdrawalReason::RefundDue)
+        } else if self.is_ticket_for(show, now) && !forfeit {
+            Some(WithdrawalReason::Tickets)
+        } else {
+            None
+        }
     }
 
     /// Which seats it covers.

@@ -3,7 +3,7 @@
 use events::{
     Command, PaymentId, Problem, ReservationId, SagaId, ScheduleId, SeatId, UserId, codes,
     concert::{ScheduleCancelled, ScheduleOpened},
-    payment::PaymentHoldExtensionRequested,
+    payment::{PaymentHoldExtensionRequested, PaymentRefunded},
     point::PointDebited,
     queue::QueueExpired,
     reservation::{
@@ -11,7 +11,6 @@ use events::{
         ReservationConfirmRefused, ReservationConfirmed, ReservationCreated, ReservationExpired,
         ReservationState,
     },
-    user::UserWithdrawn,
 };
 use mesh::{Answer, Caller, Hear, Miss, Refusal};
 use serde::{Deserialize, Serialize};
@@ -20,8 +19,8 @@ use crate::{
     Rules,
     book::{Book, Keys, Row},
     domain::{
-        self, Asker, Claim, Pass, Place, Reservation, SEATS_PER_REQUEST_MAX, Schedule, Seat,
-        Settled, Terms,
+        self, Asker, Claim, Pass, Place, Refund, Reservation, SEATS_PER_REQUEST_MAX, Schedule,
+        Seat, Settled, Terms,
     },
 };
 
@@ -126,6 +125,7 @@ impl Hear<PointDebited> for Book {
         match row.settle(fact.payment_id, &claim, turn.now) {
             Settled::Before => {}
             Settled::Refused(reason) => turn.tell(refused(fact, reason)),
+            Settled::Undecided => return Err(Miss::NotYet("the end of a withdrawal")),
             Settled::Confirmed => {
                 row.change().confirm(fact.payment_id);
                 turn.tell(confirmed(row, fact.payment_id));
@@ -143,20 +143,17 @@ impl Hear<PointDebited> for Book {
     }
 }
 
-impl Hear<UserWithdrawn> for Book {
-    fn keys(fact: &UserWithdrawn, keys: &mut Keys) {
-        keys.leaving.insert(fact.user_id);
+impl Hear<PaymentRefunded> for Book {
+    fn keys(fact: &PaymentRefunded, keys: &mut Keys) {
+        keys.reservations.insert(fact.reservation_id);
     }
 
-    /// What is confirmed stays sold: the account was closed, not the tickets given back.
-    fn hear(&mut self, fact: &UserWithdrawn, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let holds = self.pick(|reservation| {
-            reservation.user_id == fact.user_id && reservation.state == ReservationState::Pending
-        });
-        for id in holds {
-            if let Some(cancelled) = self.cancel(id, CancelReason::Withdrawn) {
-                turn.tell(cancelled);
-            }
+    /// The money that a cancellation has sent back is there: it keeps the fan no more.
+    fn hear(&mut self, fact: &PaymentRefunded, _turn: &mut Turn<'_>) -> Result<(), Miss> {
+        if let Some(row) = self.reservations.get_mut(&fact.reservation_id)
+            && row.refund == Some(Refund::Due)
+        {
+            row.change().refund = Some(Refund::Made);
         }
         Ok(())
     }
@@ -236,8 +233,11 @@ impl Answer<Cancel> for Book {
     fn answer(&mut self, command: &Cancel, turn: &mut Turn<'_>) -> Result<View, Refusal> {
         let user_id = turn.caller.user_id()?;
         let is_own = |row: &&Row<Reservation>| row.user_id == user_id;
-        if self.reservations.get(&command.reservation_id).filter(is_own).is_none() {
-            return Err(Problem::from(codes::NOT_FOUND).into());
+        let own = self.reservations.get(&command.reservation_id).filter(is_own);
+        let row = own.ok_or_else(|| Problem::from(codes::NOT_FOUND))?;
+        // It would begin a refund.
+        if row.closing && row.state == ReservationState::Confirmed {
+            return Err(Problem::from(codes::ACCOUNT_CLOSING).into());
         }
         let cancelled = self
             .cancel(command.reservation_id, CancelReason::ByFan)
@@ -258,6 +258,9 @@ impl Book {
         let Hold { schedule_id, seats: asked, .. } = command;
         let pass = command.admissible(user_id)?;
         pass.admit(&self.place(*schedule_id, user_id), turn.now)?;
+        if self.is_closing(user_id) {
+            return Err(Problem::from(codes::ACCOUNT_CLOSING).into());
+        }
         // The pass speaks for the schedule: it was opened, and we are about to hear so.
         let schedule = self
             .schedules
@@ -287,7 +290,10 @@ impl Book {
         id: ReservationId,
         reason: CancelReason,
     ) -> Option<ReservationCancelled> {
-        let told = cancelled(self.reservations.get(&id).filter(|row| row.owns())?, reason);
+        let row = self.reservations.get_mut(&id).filter(|row| row.owns())?;
+        let told = cancelled(row, reason);
+        let refund = row.refund_after(reason);
+        row.change().refund = refund;
         self.end(id, ReservationState::Cancelled);
         Some(told)
     }
@@ -362,6 +368,6 @@ fn cancelled(reservation: &Reservation, reason: CancelReason) -> ReservationCanc
         hold_version: reservation.hold_version,
         reason,
         payment_id: reservation.payment_id,
-        refund: reservation.paid(),
+        refund: reservation.returns(reason),
     }
 }

@@ -4,7 +4,8 @@
 //! passes are void because their places have ended. Who is ACTIVE is what a signed pass says.
 //!
 //! **Hears** what is put on sale and called off, which places have ended, which payments began
-//! in the last minute of their holds and which money was taken. **Says** that seats are held, sold, or free again, and that a
+//! in the last minute of their holds, which money was taken or is back, and who wants to leave.
+//! **Says** that seats are held, sold, or free again, and that a
 //! payment came too late.
 //!
 //! Invariants:
@@ -15,12 +16,14 @@
 //!   former owner never touches the next one.
 //! - Money that was taken is answered, once: by a confirmation or by a refusal that has it
 //!   returned.
+//! - A fan who was let go holds, buys and gives back nothing more, until that is refused.
 
 mod book;
 mod domain;
 mod handlers;
 mod reads;
 mod timers;
+mod withdrawal;
 
 #[cfg(test)]
 mod tests;
@@ -31,7 +34,8 @@ use events::{
     Event, concert, payment, point, queue,
     reservation::{
         Cancel, FindReservations, GetReservation, ReservationCancelled, ReservationConfirmRefused,
-        ReservationConfirmed, ReservationCreated, ReservationExpired, Reserve,
+        ReservationConfirmed, ReservationCreated, ReservationExpired, ReservationWithdrawalBlocked,
+        ReservationWithdrawalCleared, Reserve,
     },
     user,
 };
@@ -77,6 +81,12 @@ pub fn service() -> Service<Postgres<Book>> {
         .hears::<queue::QueueExpired>(&[])
         .hears::<payment::PaymentHoldExtensionRequested>(&[])
         .hears::<point::PointDebited>(&[CONFIRMED, REFUSED, EXPIRED])
+        .hears::<payment::PaymentRefunded>(&[])
+        .hears::<user::UserWithdrawalRequested>(&[
+            ReservationWithdrawalCleared::FACT,
+            ReservationWithdrawalBlocked::FACT,
+        ])
+        .hears::<user::UserWithdrawalRefused>(&[])
         .hears::<user::UserWithdrawn>(&[CANCELLED])
         .reads::<Reserve, _, _>(Allow::User, reads::reserve)
         .answers::<handlers::Hold>(Allow::Inside, &[CREATED])

@@ -3,14 +3,15 @@
 mod flows;
 mod interleavings;
 mod storage;
+mod withdrawal;
 
 use events::{
-    Event, PaymentId, Problem, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
+    AttemptId, Event, PaymentId, Problem, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
     concert::{Admission, ScheduleCancelled, ScheduleOpened, SeatBlock},
     payment::PaymentHoldExtensionRequested,
     point::PointDebited,
     reservation::{Cancel, Reservation as View},
-    user::UserWithdrawn,
+    user::{UserWithdrawalRefused, UserWithdrawalRequested, UserWithdrawn},
 };
 use mesh::{Answer, Caller, Hear, Miss, Refusal, Turn};
 use uuid::Uuid;
@@ -77,6 +78,22 @@ fn opened() -> ScheduleOpened {
             seats: (1..=10).map(|n| n.to_string()).collect(),
         }],
     }
+}
+
+fn attempt(n: u128) -> AttemptId {
+    AttemptId(Uuid::from_u128(0xA77 + n))
+}
+
+fn wants_to_leave(user_id: UserId, n: u128, forfeit: bool) -> UserWithdrawalRequested {
+    UserWithdrawalRequested { user_id, attempt: attempt(n), forfeit, at: at(1) }
+}
+
+fn may_not_leave(user_id: UserId, n: u128) -> UserWithdrawalRefused {
+    UserWithdrawalRefused { user_id, attempt: attempt(n), reasons: Vec::new(), at: at(1) }
+}
+
+fn has_left(user_id: UserId, n: u128, forfeit: bool) -> UserWithdrawn {
+    UserWithdrawn { user_id, attempt: attempt(n), forfeit, at: at(1) }
 }
 
 fn called_off() -> ScheduleCancelled {

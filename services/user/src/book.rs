@@ -1,22 +1,28 @@
-//! The accounts, sessions, strikes and payments that one batch touches.
+//! The accounts, sessions, strikes and withdrawals that one batch touches.
+
+mod withdrawals;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use events::{PaymentId, Timestamp, UserId, user::Role};
+use events::{
+    AttemptId, Timestamp, UserId,
+    user::{Role, WithdrawalState},
+};
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     Rules,
-    domain::{Account, Email, Payment, RefreshToken, Secret, State, Strikes},
+    domain::{Account, Email, RefreshToken, Secret, State, Strikes},
     inside::Digest,
+    withdrawal::Withdrawal,
 };
+
+pub use withdrawals::{COLUMNS as WITHDRAWAL_COLUMNS, WithdrawalRow};
 
 /// Rows of each table that one [`crate::inside::Tidy`] deletes at most.
 const TIDY_ROWS: i64 = 10_000;
-/// An ended payment is remembered this long, in case its beginning is heard after its end.
-pub const PAYMENT_KEPT_SECS: i64 = 86_400;
 
 /// What the messages of a batch need.
 #[derive(Debug, Default)]
@@ -25,8 +31,10 @@ pub struct Keys {
     pub users: BTreeSet<UserId>,
     /// Accounts by address.
     pub emails: BTreeSet<Email>,
-    /// Accounts whose running payments matter.
-    pub payers: BTreeSet<UserId>,
+    /// Accounts whose running or successful attempt to leave matters.
+    pub leaving: BTreeSet<UserId>,
+    /// Attempts to leave, by id.
+    pub attempts: BTreeSet<AttemptId>,
     /// Refresh tokens, with the accounts they belong to.
     pub tokens: BTreeSet<Digest>,
     /// Failed log-ins by address.
@@ -82,8 +90,8 @@ pub struct Book {
     pub tokens: Shelf<Digest, RefreshToken>,
     /// Failed log-ins by the hash of the address.
     pub strikes: Shelf<Digest, Strikes>,
-    /// Payments: those running of the payers asked for, and those heard of in this batch.
-    pub payments: Shelf<PaymentId, Payment>,
+    /// Attempts to close accounts.
+    pub withdrawals: Shelf<AttemptId, Withdrawal>,
     /// Sessions that end, all tokens of them.
     pub ended_families: BTreeSet<Uuid>,
     /// Accounts that lose all their sessions.
@@ -109,9 +117,12 @@ impl Book {
         self.accounts.values().find(|account| account.email() == Some(email))
     }
 
-    /// Whether a payment of this user runs.
-    pub fn is_paying(&self, user_id: UserId) -> bool {
-        self.payments.values().any(|p| p.user_id == user_id && p.ended_at.is_none())
+    /// The attempt of this user that runs, or has closed the account.
+    pub fn standing_withdrawal(&self, user_id: UserId) -> Option<&Withdrawal> {
+        let stands = |attempt: &&Withdrawal| {
+            attempt.user_id == user_id && attempt.state != WithdrawalState::Refused
+        };
+        self.withdrawals.values().find(stands)
     }
 }
 
@@ -127,7 +138,7 @@ impl mesh::Book for Book {
             accounts: Shelf::loaded(accounts(&keys, tx).await?),
             tokens: Shelf::loaded(tokens(&keys, tx).await?),
             strikes: Shelf::loaded(strikes(&keys, tx).await?),
-            payments: Shelf::loaded(payments(&keys, tx).await?),
+            withdrawals: Shelf::loaded(withdrawals::load(&keys, tx).await?),
             ..Self::default()
         })
     }
@@ -136,7 +147,7 @@ impl mesh::Book for Book {
         self.save_accounts(tx).await?;
         self.save_tokens(tx).await?;
         self.save_strikes(tx).await?;
-        self.save_payments(tx).await?;
+        withdrawals::save(&self.withdrawals.changed(), tx).await?;
         if !self.granted.is_empty() {
             let emails: Vec<String> = self.granted.into_iter().collect();
             sqlx::query("delete from account_wishes where email = any($1)")
@@ -225,23 +236,6 @@ async fn strikes(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(Digest
             Ok((digest(hash)?, Strikes(at.into_iter().map(Timestamp::from).collect())))
         })
         .collect()
-}
-
-/// The running payments of those who want to leave. A payment that another batch stores
-/// right now is not among them: it counts as heard after the account was closed.
-async fn payments(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(PaymentId, Payment)>> {
-    if keys.payers.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
-        "select payment_id, user_id from running_payments
-         where user_id = any($1) and ended_at is null order by payment_id for update",
-    )
-    .bind(keys.payers.iter().map(|id| id.0).collect::<Vec<_>>())
-    .fetch_all(tx)
-    .await?;
-    let running = |user_id| Payment { user_id: UserId(user_id), ended_at: None };
-    Ok(rows.into_iter().map(|(id, user_id)| (PaymentId(id), running(user_id))).collect())
 }
 
 impl Book {
@@ -342,29 +336,6 @@ impl Book {
         .await?;
         Ok(())
     }
-
-    /// Two facts of each payment are most of what this service hears, so they are
-    /// stored without being loaded: the statement says what [`Payment::after`] says.
-    async fn save_payments(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let changed = self.payments.changed();
-        if changed.is_empty() {
-            return Ok(());
-        }
-        sqlx::query(
-            "insert into running_payments (payment_id, user_id, ended_at)
-             select * from unnest($1::uuid[], $2::uuid[], $3::timestamptz[])
-             on conflict (payment_id) do update set ended_at = excluded.ended_at
-             where running_payments.ended_at is null and excluded.ended_at is not null",
-        )
-        .bind(changed.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, payment)| payment.user_id.0).collect::<Vec<_>>())
-        .bind(
-            changed.iter().map(|(_, payment)| payment.ended_at.map(|at| at.0)).collect::<Vec<_>>(),
-        )
-        .execute(tx)
-        .await?;
-        Ok(())
-    }
 }
 
 /// Deletes a portion of each table; what another batch holds is left for the next time.
@@ -385,25 +356,9 @@ async fn tidy(tidying: Tidying, tx: &mut PgConnection) -> sqlx::Result<()> {
     )
     .bind(tidying.strikes_before.0)
     .bind(TIDY_ROWS)
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query(
-        "delete from running_payments where payment_id in (
-             select payment_id from running_payments
-             where payment_id < $1 and ended_at is not null
-             order by payment_id limit $2 for update skip locked)",
-    )
-    .bind(first_id_of(tidying.now.plus_secs(-PAYMENT_KEPT_SECS)))
-    .bind(TIDY_ROWS)
     .execute(tx)
     .await?;
     Ok(())
-}
-
-/// The smallest UUIDv7 of a moment: ids are in the order of time, and so need no index
-/// of their age.
-pub fn first_id_of(at: Timestamp) -> Uuid {
-    Uuid::from_u128((at.unix_millis().max(0) as u128) << 80)
 }
 
 /// An account as a row.

@@ -154,19 +154,11 @@ impl Account {
         Card { user_id: self.user_id, roles: self.roles.iter().copied().collect() }
     }
 
-    /// Closes the account and forgets whose it was. `true` if it was open until now.
-    ///
-    /// # Errors
-    /// `payment_running` while one runs: its money would have nowhere to return to.
-    pub fn withdraw(&mut self, is_paying: bool, now: Timestamp) -> Result<bool, Problem> {
-        if !self.is_active() {
-            return Ok(false);
+    /// Closes the account and forgets whose it was.
+    pub fn withdraw(&mut self, now: Timestamp) {
+        if self.is_active() {
+            self.state = State::Withdrawn { at: now };
         }
-        if is_paying {
-            return Err(codes::PAYMENT_RUNNING.into());
-        }
-        self.state = State::Withdrawn { at: now };
-        Ok(true)
     }
 
     /// Gives the account a role; twice is once.
@@ -261,27 +253,6 @@ impl Strikes {
     }
 }
 
-/// A payment, as far as it matters here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Payment {
-    /// Who pays.
-    pub user_id: UserId,
-    /// When it ended; `None` while it runs.
-    pub ended_at: Option<Timestamp>,
-}
-
-impl Payment {
-    /// What is known of a payment after one more thing was heard of it. An end is for
-    /// good, whenever its beginning is heard. `None` when nothing is new.
-    pub fn after(known: Option<Self>, heard: Self) -> Option<Self> {
-        match known {
-            None => Some(heard),
-            Some(Self { ended_at: None, .. }) if heard.ended_at.is_some() => Some(heard),
-            Some(_) => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,18 +318,11 @@ mod tests {
     #[test]
     fn a_closed_account_knows_nobody_and_closes_once() {
         let mut account = account();
-        assert_eq!(account.withdraw(false, at(1)), Ok(true));
+        account.withdraw(at(1));
         assert_eq!(account.email(), None);
-        assert_eq!(account.withdraw(false, at(2)), Ok(false));
+        account.withdraw(at(2));
         assert_eq!(account.state, State::Withdrawn { at: at(1) });
         assert!(account.grant(Role::Operator).unwrap_err().is(codes::NOT_FOUND));
-    }
-
-    #[test]
-    fn an_account_stays_open_while_a_payment_runs() {
-        let mut account = account();
-        let refusal = account.withdraw(true, at(1)).unwrap_err();
-        assert!(refusal.is(codes::PAYMENT_RUNNING) && account.is_active());
     }
 
     #[test]
@@ -405,19 +369,5 @@ mod tests {
         let refusal = strikes.strike(at(10), LIMIT).unwrap_err();
         assert_eq!(refusal.extra["retry_after_secs"], 294);
         assert!(strikes.strike(at(304), LIMIT).is_ok());
-    }
-
-    #[test]
-    fn a_payment_that_ended_before_it_was_heard_to_begin_does_not_run() {
-        let user_id = UserId(Uuid::nil());
-        let running = Payment { user_id, ended_at: None };
-        let ended = Payment { user_id, ended_at: Some(at(1)) };
-        assert_eq!(Payment::after(None, running), Some(running));
-        assert_eq!(Payment::after(Some(running), ended), Some(ended));
-        assert_eq!(Payment::after(None, ended), Some(ended));
-        assert_eq!(Payment::after(Some(ended), running), None);
-        assert_eq!(Payment::after(Some(running), running), None);
-        let later = Payment { user_id, ended_at: Some(at(2)) };
-        assert_eq!(Payment::after(Some(ended), later), None);
     }
 }

@@ -1,48 +1,55 @@
 //! What this service does with each fact and each command.
 
 use events::{
-    Problem, codes,
-    payment::{PaymentCompleted, PaymentFailed, PaymentRequested},
-    user::{Account as Card, GrantRole, UserRegistered, UserWithdrawn, Withdraw},
+    AttemptId, Problem, SagaId, codes,
+    payment::{PaymentWithdrawalBlocked, PaymentWithdrawalCleared},
+    point::{PointWithdrawalBlocked, PointWithdrawalCleared},
+    reservation::{ReservationWithdrawalBlocked, ReservationWithdrawalCleared},
+    user::{
+        Account as Card, GrantRole, UserRegistered, UserWithdrawalRefused, UserWithdrawalRequested,
+        UserWithdrawn, Withdraw, Withdrawal as Shown,
+    },
 };
 use mesh::{Answer, Caller, Hear, Miss, Refusal, Turn};
 
 use crate::{
     Rules,
     book::{Book, Keys, Tidying},
-    domain::{Account, Email, Payment, RefreshToken, Secret, Worth},
-    inside::{AddAccount, BeginLogIn, GrantWish, OpenSession, RotateRefresh, Rotated, Tidy},
+    domain::{Account, Email, RefreshToken, Secret, Worth},
+    inside::{
+        AddAccount, BeginLogIn, GrantWish, OpenSession, RefuseWithdrawal, RotateRefresh, Rotated,
+        Tidy,
+    },
+    withdrawal::{Outcome, Party, Withdrawal},
 };
 
-/// A payment's facts are taken in without loading it; see `Book::save_payments`.
-impl Hear<PaymentRequested> for Book {
-    fn keys(_: &PaymentRequested, _: &mut Keys) {}
+macro_rules! answers {
+    ($($event:ty, $party:expr, |$heard:ident| $answered:expr;)+) => {$(
+        impl Hear<$event> for Book {
+            fn keys(event: &$event, keys: &mut Keys) {
+                keys.users.insert(event.user_id);
+                keys.attempts.insert(event.attempt);
+            }
 
-    fn hear(&mut self, fact: &PaymentRequested, _: &mut Turn<'_, Rules>) -> Result<(), Miss> {
-        let heard = Payment { user_id: fact.user_id, ended_at: None };
-        self.note(fact.payment_id, heard);
-        Ok(())
-    }
+            /// One that belongs to no attempt of ours, or comes late, changes nothing.
+            fn hear(&mut self, $heard: &$event, turn: &mut Turn<'_, Rules>) -> Result<(), Miss> {
+                let Some(withdrawal) = self.withdrawals.get($heard.attempt) else { return Ok(()) };
+                let mut withdrawal = withdrawal.clone();
+                let outcome = withdrawal.answer($party, $answered, turn.now);
+                self.conclude(withdrawal, outcome, turn);
+                Ok(())
+            }
+        }
+    )+};
 }
 
-impl Hear<PaymentCompleted> for Book {
-    fn keys(_: &PaymentCompleted, _: &mut Keys) {}
-
-    fn hear(&mut self, fact: &PaymentCompleted, _: &mut Turn<'_, Rules>) -> Result<(), Miss> {
-        let heard = Payment { user_id: fact.user_id, ended_at: Some(fact.ended_at) };
-        self.note(fact.payment_id, heard);
-        Ok(())
-    }
-}
-
-impl Hear<PaymentFailed> for Book {
-    fn keys(_: &PaymentFailed, _: &mut Keys) {}
-
-    fn hear(&mut self, fact: &PaymentFailed, _: &mut Turn<'_, Rules>) -> Result<(), Miss> {
-        let heard = Payment { user_id: fact.user_id, ended_at: Some(fact.ended_at) };
-        self.note(fact.payment_id, heard);
-        Ok(())
-    }
+answers! {
+    PaymentWithdrawalCleared, Party::Payment, |event| Ok(());
+    PaymentWithdrawalBlocked, Party::Payment, |event| Err(event.reason);
+    ReservationWithdrawalCleared, Party::Reservation, |event| Ok(());
+    ReservationWithdrawalBlocked, Party::Reservation, |event| Err(event.reason);
+    PointWithdrawalCleared, Party::Point, |event| Ok(());
+    PointWithdrawalBlocked, Party::Point, |event| Err(event.reason);
 }
 
 impl Answer<AddAccount> for Book {
@@ -169,20 +176,49 @@ impl Answer<Withdraw> for Book {
     fn keys(_: &Withdraw, caller: &Caller, keys: &mut Keys) {
         if let Ok(user_id) = caller.user_id() {
             keys.users.insert(user_id);
-            keys.payers.insert(user_id);
+            keys.leaving.insert(user_id);
         }
     }
 
-    fn answer(&mut self, _: &Withdraw, turn: &mut Turn<'_, Rules>) -> Result<Card, Refusal> {
+    /// There is one attempt at a time; asked again on the same terms, it is that one. So is
+    /// the one that has closed the account.
+    fn answer(&mut self, command: &Withdraw, turn: &mut Turn<'_, Rules>) -> Result<Shown, Refusal> {
         let user_id = turn.caller.user_id()?;
-        let mut account = self.account(user_id)?.clone();
-        let card = account.card();
-        if account.withdraw(self.is_paying(user_id), turn.now)? {
-            self.accounts.put(user_id, account);
-            self.logged_out.insert(user_id);
-            turn.tell(UserWithdrawn { user_id, at: turn.now });
+        self.account(user_id)?;
+        if let Some(known) = self.standing_withdrawal(user_id) {
+            if known.is_over() || known.forfeit == command.forfeit {
+                return Ok(known.view());
+            }
+            let attempt = known.attempt.to_string();
+            return Err(Problem::from(codes::WITHDRAWAL_RUNNING).with("attempt", attempt).into());
         }
-        Ok(card)
+        let attempt = AttemptId(turn.id);
+        let withdrawal = Withdrawal::begin(attempt, user_id, command.forfeit, turn.now);
+        let shown = withdrawal.view();
+        self.withdrawals.put(attempt, withdrawal);
+        let forfeit = command.forfeit;
+        turn.tell(UserWithdrawalRequested { user_id, attempt, forfeit, at: turn.now });
+        Ok(shown)
+    }
+}
+
+impl Answer<RefuseWithdrawal> for Book {
+    fn keys(command: &RefuseWithdrawal, _: &Caller, keys: &mut Keys) {
+        keys.users.insert(command.user_id);
+        keys.attempts.insert(command.attempt);
+    }
+
+    /// The last answer may have come since the timer looked.
+    fn answer(
+        &mut self,
+        command: &RefuseWithdrawal,
+        turn: &mut Turn<'_, Rules>,
+    ) -> Result<(), Refusal> {
+        let Some(withdrawal) = self.withdrawals.get(command.attempt) else { return Ok(()) };
+        let mut withdrawal = withdrawal.clone();
+        let outcome = withdrawal.time_out(turn.now);
+        self.conclude(withdrawal, outcome, turn);
+        Ok(())
     }
 }
 
@@ -226,10 +262,32 @@ impl Book {
         account
     }
 
-    fn note(&mut self, payment_id: events::PaymentId, heard: Payment) {
-        let known = self.payments.get(payment_id).copied();
-        if let Some(payment) = Payment::after(known, heard) {
-            self.payments.put(payment_id, payment);
+    /// Keeps what an answer, or its absence, made of an attempt, and does what follows.
+    fn conclude(
+        &mut self,
+        withdrawal: Withdrawal,
+        outcome: Option<Outcome>,
+        turn: &mut Turn<'_, Rules>,
+    ) {
+        let Withdrawal { attempt, user_id, forfeit, .. } = withdrawal;
+        self.withdrawals.put(attempt, withdrawal);
+        let (saga_id, at) = (SagaId(attempt.0), turn.now);
+        match outcome {
+            None => {}
+            Some(Outcome::Refused(reasons)) => {
+                turn.ends_saga("refused", reasons.first().map(|reason| reason.as_str()));
+                turn.tell_in(saga_id, UserWithdrawalRefused { user_id, attempt, reasons, at });
+            }
+            Some(Outcome::Closed) => {
+                if let Some(account) = self.accounts.get(user_id) {
+                    let mut account = account.clone();
+                    account.withdraw(at);
+                    self.accounts.put(user_id, account);
+                }
+                self.logged_out.insert(user_id);
+                turn.ends_saga("completed", None);
+                turn.tell_in(saga_id, UserWithdrawn { user_id, attempt, forfeit, at });
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use events::{
-    UserId,
+    AttemptId, UserId,
     user::{Account, Role},
 };
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,15 @@ pub enum Rotated {
     Stolen,
 }
 
+/// Refuses an attempt to close an account that was not answered in time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RefuseWithdrawal {
+    /// Whose account.
+    pub user_id: UserId,
+    /// Which attempt.
+    pub attempt: AttemptId,
+}
+
 /// Deletes a portion of what nobody needs any more.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tidy {}
@@ -91,5 +100,6 @@ events::commands! {
     BeginLogIn = "user.begin_log_in", 200 => ();
     OpenSession = "user.open_session", 201 => Account;
     RotateRefresh = "user.rotate_refresh", 201 => Rotated;
+    RefuseWithdrawal = "user.refuse_withdrawal", 200 => ();
     Tidy = "user.tidy", 200 => ();
 }

@@ -5,18 +5,19 @@
 //!
 //! | hears | and then |
 //! |---|---|
-//! | `payment.requested`, `.completed`, `.failed` | knows whose payments run |
+//! | `payment.`, `reservation.`, `point.withdrawal_cleared`, `.withdrawal_blocked` | with the last of the three: `user.withdrawn` or `user.withdrawal_refused` |
 //!
 //! | is asked | and says |
 //! |---|---|
 //! | `user.register` | `user.registered` |
-//! | `user.withdraw` | `user.withdrawn`, unless a payment runs |
+//! | `user.withdraw` | `user.withdrawal_requested`; after 30 s without an answer `user.withdrawal_refused` |
 //! | `user.log_in`, `.refresh`, `.grant_role`, `.jwks` | nothing |
 //!
 //! **Invariants.** An address has at most one account; the unique constraint decides. No
 //! password and no token is stored, only hashes of them. A refresh token is good once: one
 //! that comes back ends all sessions that descend from the same log-in. An attempt to log
-//! in counts as failed until it has succeeded. A closed account has no address, no
+//! in counts as failed until it has succeeded. An account has one attempt to close it at a
+//! time, which is decided once. A closed account has no address, no
 //! password, no session, and no way back.
 
 mod book;
@@ -26,10 +27,11 @@ mod inside;
 mod reads;
 mod ring;
 mod secrets;
+mod withdrawal;
 
 use std::time::Duration;
 
-use events::{payment, user};
+use events::{payment, point, reservation, user};
 use mesh::{Allow, Service, clock, postgres::Postgres};
 use sqlx::PgPool;
 
@@ -49,6 +51,10 @@ pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migration
 const WISHES_EVERY: Duration = Duration::from_millis(250);
 /// How often what nobody needs any more is looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// How often attempts that were not answered are looked for.
+const UNANSWERED_EVERY: Duration = Duration::from_millis(200);
+/// How long the services with something at stake may take to let a fan go.
+const WITHDRAWAL_SECS: i64 = 30;
 /// An access token's life, and so the time a withdrawn role or account lives on.
 const ACCESS_SECS: i64 = 15 * 60;
 /// A refresh token's life.
@@ -62,6 +68,9 @@ pub struct Rules {
     pub log_ins: LogInLimit,
     /// What a password's hash costs.
     pub hashing: Hashing,
+    /// Seconds after which an attempt to close an account is refused, if not all have
+    /// answered.
+    pub withdrawal_secs: i64,
     access_secs: i64,
     ring: Ring,
 }
@@ -79,6 +88,7 @@ impl Rules {
             refresh_secs: REFRESH_SECS,
             log_ins: LogInLimit::default(),
             hashing: Hashing::default(),
+            withdrawal_secs: WITHDRAWAL_SECS,
             access_secs,
             ring: Ring::new(access_secs),
         }
@@ -101,22 +111,34 @@ pub async fn prepare(pool: &PgPool, rules: &Rules) -> Result<(), RingError> {
 
 /// What this service hears and answers.
 pub fn service() -> Service<Postgres<Book>> {
-    Service::new(NAME)
+    const WITHDRAWN: &str = "user.withdrawn";
+    const REFUSED: &str = "user.withdrawal_refused";
+    Service::<Postgres<Book>>::new(NAME)
         .reads::<user::Register, _, _>(Allow::Anyone, reads::register)
         .reads::<user::LogIn, _, _>(Allow::Anyone, reads::log_in)
         .reads::<user::Refresh, _, _>(Allow::Anyone, reads::refresh)
         .reads::<user::Jwks, _, _>(Allow::Anyone, reads::jwks)
-        .answers::<user::Withdraw>(Allow::User, &["user.withdrawn"])
+        .reads::<user::GetWithdrawal, _, _>(Allow::User, reads::withdrawal)
+        .answers::<user::Withdraw>(Allow::User, &["user.withdrawal_requested"])
         .answers::<user::GrantRole>(Allow::Role(user::Role::Operator), &[])
         .answers::<inside::AddAccount>(Allow::Inside, &["user.registered"])
         .answers::<inside::GrantWish>(Allow::Inside, &["user.registered"])
         .answers::<inside::BeginLogIn>(Allow::Inside, &[])
         .answers::<inside::OpenSession>(Allow::Inside, &[])
         .answers::<inside::RotateRefresh>(Allow::Inside, &[])
+        .answers::<inside::RefuseWithdrawal>(Allow::Inside, &[REFUSED])
         .answers::<inside::Tidy>(Allow::Inside, &[])
-        .hears::<payment::PaymentRequested>(&[])
-        .hears::<payment::PaymentCompleted>(&[])
-        .hears::<payment::PaymentFailed>(&[])
+        .hears::<payment::PaymentWithdrawalCleared>(&[WITHDRAWN, REFUSED])
+        .hears::<payment::PaymentWithdrawalBlocked>(&[REFUSED])
+        .hears::<reservation::ReservationWithdrawalCleared>(&[WITHDRAWN, REFUSED])
+        .hears::<reservation::ReservationWithdrawalBlocked>(&[REFUSED])
+        .hears::<point::PointWithdrawalCleared>(&[WITHDRAWN, REFUSED])
+        .hears::<point::PointWithdrawalBlocked>(&[REFUSED])
         .every::<inside::GrantWish, _, _>("wishes", WISHES_EVERY, reads::wishes)
+        .every_with::<inside::RefuseWithdrawal, _, _>(
+            "withdrawals",
+            UNANSWERED_EVERY,
+            reads::unanswered,
+        )
         .every::<inside::Tidy, _, _>("tidy", TIDY_EVERY, reads::litter)
 }

@@ -1,10 +1,13 @@
 //! What is answered outside a batch: passwords take long, and keys are in memory.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use events::{
-    Problem, Timestamp, UserId, codes,
-    user::{Account as Card, Jwks, LogIn, Refresh, Register, Role, Session},
+    AttemptId, Problem, Timestamp, UserId, codes,
+    user::{
+        Account as Card, GetWithdrawal, Jwks, LogIn, Refresh, Register, Role, Session,
+        Withdrawal as Shown,
+    },
 };
 use mesh::{
     Desk, Meta,
@@ -20,9 +23,12 @@ use uuid::Uuid;
 
 use crate::{
     Rules,
-    book::{AccountRow, Book, PAYMENT_KEPT_SECS, first_id_of, role_names, roles},
+    book::{AccountRow, Book, WITHDRAWAL_COLUMNS, WithdrawalRow, role_names, roles},
     domain::{self, Account, Email, Secret, State},
-    inside::{AddAccount, BeginLogIn, GrantWish, OpenSession, RotateRefresh, Rotated, Tidy},
+    inside::{
+        AddAccount, BeginLogIn, GrantWish, OpenSession, RefuseWithdrawal, RotateRefresh, Rotated,
+        Tidy,
+    },
     secrets::{digest, refresh_token},
 };
 
@@ -98,6 +104,39 @@ pub async fn refresh(desk: At, command: Refresh, meta: Meta) -> Result<Session, 
 /// The public keys.
 pub async fn jwks(desk: At, _: Jwks, _: Meta) -> Result<serde_json::Value, Problem> {
     Ok(desk.rules().ring.get(desk.pool(), clock::now()).await?.jwks())
+}
+
+/// An attempt of the caller's to close the account.
+pub async fn withdrawal(desk: At, query: GetWithdrawal, meta: Meta) -> Result<Shown, Problem> {
+    let sql =
+        format!("select {WITHDRAWAL_COLUMNS} from withdrawals where attempt = $1 and user_id = $2");
+    let row: Option<WithdrawalRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(query.attempt.0)
+        .bind(meta.caller.user_id()?.0)
+        .fetch_optional(desk.pool())
+        .await
+        .map_err(unavailable)?;
+    Ok(row.ok_or(codes::NOT_FOUND)?.0.view())
+}
+
+/// The attempts whose time for answers is over.
+pub async fn unanswered(
+    engine: Arc<Postgres<Book>>,
+    now: Timestamp,
+) -> sqlx::Result<Vec<RefuseWithdrawal>> {
+    let since = now.plus_secs(-engine.rules().withdrawal_secs);
+    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
+        "select user_id, attempt from withdrawals
+         where state = 'requested' and requested_at <= $1 order by requested_at limit 1000",
+    )
+    .bind(since.0)
+    .fetch_all(engine.pool())
+    .await?;
+    let refuse = |(user_id, attempt)| RefuseWithdrawal {
+        user_id: UserId(user_id),
+        attempt: AttemptId(attempt),
+    };
+    Ok(rows.into_iter().map(refuse).collect())
 }
 
 async fn open_session(
@@ -206,13 +245,10 @@ pub async fn wishes(pool: PgPool, _: Timestamp) -> sqlx::Result<Vec<GrantWish>> 
 pub async fn litter(pool: PgPool, now: Timestamp) -> sqlx::Result<Vec<Tidy>> {
     let is_littered: bool = sqlx::query_scalar(
         "select exists (select from refresh_tokens where expires_at <= $1)
-             or exists (select from log_in_failures where last_at <= $2)
-             or exists (select from running_payments
-                        where payment_id < $3 and ended_at is not null)",
+             or exists (select from log_in_failures where last_at <= $2)",
     )
     .bind(now.0)
     .bind(now.plus_secs(-domain::LOG_IN_WINDOW_SECS).0)
-    .bind(first_id_of(now.plus_secs(-PAYMENT_KEPT_SECS)))
     .fetch_one(&pool)
     .await?;
     Ok(if is_littered { vec![Tidy {}] } else { Vec::new() })

@@ -204,6 +204,7 @@ fn fields((name, kind): &(String, String), right: &Request) -> Vec<Case> {
         ],
         "array" => vec![json!(1), json!("text"), json!({}), json!([1]), json!([null]), json!([[]])],
         "object" => vec![json!(1), json!("text")],
+        "boolean" => vec![json!(1), json!("true"), json!([true]), json!({})],
         other => panic!("what is no {other}?"),
     };
     let refused = |value: Value| {

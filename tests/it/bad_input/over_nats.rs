@@ -23,6 +23,7 @@ const ANSWERED_BY: &[(&str, Option<&str>)] = &[
     ("logIn", Some("user.log_in")),
     ("refreshSession", Some("user.refresh")),
     ("withdraw", Some("user.withdraw")),
+    ("getWithdrawal", Some("user.get_withdrawal")),
     ("grantRole", Some("user.grant_role")),
     ("getKeys", Some("user.jwks")),
     ("findConcerts", Some("concert.find")),

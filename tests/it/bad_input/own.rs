@@ -35,7 +35,7 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
             vec![Case::new("no place in line", right.by(world.other.token()), "not_found")]
         }
         "reserve" => reserve(&right, world).await,
-        "getReservation" | "getPayment" => {
+        "getReservation" | "getPayment" | "getWithdrawal" => {
             vec![Case::new("another's", right.by(world.other.token()), "not_found")]
         }
         "cancelReservation" => {

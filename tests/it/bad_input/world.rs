@@ -1,6 +1,10 @@
 //! A small sale on a mesh where nothing else happens, so that whatever is stored shows.
 
-use events::{PaymentId, ReservationId, ScheduleId, Timestamp, queue::Place, user::Session};
+use events::{
+    AttemptId, PaymentId, ReservationId, ScheduleId, Timestamp,
+    queue::Place,
+    user::{Session, Withdrawal, WithdrawalState},
+};
 use harness::{
     mesh::{Fan, Lasting, Mesh},
     stored::Stores,
@@ -49,6 +53,8 @@ pub struct World {
     pub sold: ReservationId,
     /// That paid it.
     pub payment: PaymentId,
+    /// Of the fan, to close the account; refused.
+    pub attempt: AttemptId,
     /// Another schedule's pass.
     pub pass_elsewhere: String,
     /// The sale.
@@ -79,6 +85,9 @@ async fn make() -> World {
     let payment = fan.pay(&sold).await;
     let hold = fan.hold(schedule.schedule_id, &["A-1-1"]).await;
     let pass_elsewhere = fan.admitted(elsewhere.schedule_id).await;
+    let leave = mesh.http.delete("/v1/users/me").token(fan.token()).header("prefer", "wait=20");
+    let kept: Withdrawal = leave.send().await.expect("sent").json().expect("an outcome");
+    assert_eq!(kept.state, WithdrawalState::Refused);
     let place = fan.place(schedule.schedule_id).await;
     let operator = log_in(mesh, &mesh.stage.operator).await;
     let rival = box_office::organizer(&mesh.http, &mesh.stage.operator).await.expect("a rival");
@@ -93,6 +102,7 @@ async fn make() -> World {
         hold: hold.reservation_id,
         sold: sold.reservation_id,
         payment: payment.payment_id,
+        attempt: kept.attempt,
         pass_elsewhere,
         schedule: schedule.schedule_id,
         concert: schedule.concert_id.to_string(),
@@ -148,6 +158,7 @@ impl World {
             Some("schedules") => self.schedule.to_string(),
             Some("reservations") => self.hold.to_string(),
             Some("payments" | "sagas") => self.payment.to_string(),
+            Some("users") if operation.id == "getWithdrawal" => self.attempt.to_string(),
             Some("users") => self.fan.session.user_id.to_string(),
             _ => {
                 assert!(!operation.path.contains("{id}"), "whose id has {}?", operation.path);

@@ -13,6 +13,7 @@ const SCHEDULE: &str = "019a5c31-5b7f-7a93-b6d4-0e2c8f71a903";
 const RESERVATION: &str = "019a5c3f-0c44-7d18-a1f7-92be64d05b04";
 const PAYMENT: &str = "019a5c3f-4e91-7b6a-8c23-d7501fa9e605";
 const ENTRY: &str = "019a5c3e-9f02-7f5c-9b88-15c7ea40d306";
+const ATTEMPT: &str = "019a5c52-3d80-7a4e-8f15-c27be9d04708";
 const MESSAGE: &str = "d1f0a3c2-5b64-8e17-9a02-6c3d47e85f07";
 const TIME: &str = "2026-11-20T10:02:11.700318Z";
 
@@ -57,11 +58,23 @@ fn users() -> Vec<&'static str> {
         })
     };
     let account = || json!({"user_id": USER, "roles": ["fan", "organizer"]});
+    let withdrawal = |state: &str| {
+        let mut withdrawal = json!({
+            "attempt": ATTEMPT, "user_id": USER, "forfeit": true, "state": state,
+            "requested_at": TIME,
+        });
+        if state == "REFUSED" {
+            withdrawal["reasons"] = json!(["payment_running", "refund_due"]);
+            withdrawal["ended_at"] = json!(TIME);
+        }
+        withdrawal
+    };
     vec![
         round_trip::<user::Register>(login(), session()),
         round_trip::<user::LogIn>(login(), session()),
         round_trip::<user::Refresh>(json!({"refresh_token": "b3BhcXVl"}), session()),
-        round_trip::<user::Withdraw>(json!({}), account()),
+        round_trip::<user::Withdraw>(json!({"forfeit": true}), withdrawal("REQUESTED")),
+        round_trip::<user::GetWithdrawal>(json!({"attempt": ATTEMPT}), withdrawal("REFUSED")),
         round_trip::<user::GrantRole>(json!({"user_id": USER, "role": "organizer"}), account()),
         round_trip::<user::Jwks>(json!({}), json!({"keys": []})),
     ]

@@ -9,7 +9,8 @@ use events::{
     point::Balance,
     queue::{Place, PlaceEnd, PlaceState},
     reservation::{Reservation, ReservationState},
-    user::Session,
+    user::{Session, Withdrawal, WithdrawalState},
+    withdrawal::WithdrawalReason,
 };
 use harness::mesh::{Mesh, eventually};
 use onsale::http::{Answer, Ask, Http};
@@ -111,6 +112,13 @@ impl<'a> Fan<'a> {
         assert_eq!(cancelled.state, ReservationState::Cancelled);
     }
 
+    /// Asks to close the account, and waits for what becomes of that.
+    pub async fn leaves(&self, forfeit: bool) -> Withdrawal {
+        let begun: Withdrawal = self.delete(&format!("/v1/users/me?forfeit={forfeit}")).await;
+        let path = format!("/v1/users/me/withdrawals/{}", begun.attempt);
+        self.sees(&path, |seen: &Withdrawal| seen.state != WithdrawalState::Requested).await
+    }
+
     async fn has(&self, points: i64) {
         self.sees("/v1/points/balance", |balance: &Balance| balance.balance == points).await;
     }
@@ -155,7 +163,7 @@ pub async fn open(mesh: &Mesh, seats: usize, hold_secs: u32, pass_secs: u32) -> 
 /// Every flow of the domain, each to its end. The schedules they took place in.
 pub async fn every_flow(mesh: &Mesh) -> Vec<ScheduleId> {
     let (hall, brief, short, off, lost, last) = tokio::join!(
-        open(mesh, 4, 300, 300),
+        open(mesh, 5, 300, 300),
         open(mesh, 1, 1, 300),
         open(mesh, 1, 300, 1),
         open(mesh, 2, 300, 300),
@@ -213,14 +221,24 @@ async fn refused(mesh: &Mesh, schedule: ScheduleId) {
     fan.has(99).await;
 }
 
+/// Kept by a ticket and by points; then both are given up, and a hold is lost.
 async fn withdrawn(mesh: &Mesh, schedule: ScheduleId) {
-    let session = fan(mesh, 100).await;
+    let session = fan(mesh, 150).await;
     let fan = Fan::new(mesh, &session);
-    let hold = fan.hold(schedule, "A-1-4").await;
-    fan.delete::<Value>("/v1/users/me").await;
+    let ticket = fan.hold(schedule, "A-1-4").await;
+    let payment = fan.pay(&ticket).await;
+    fan.payment(&payment, PaymentState::Completed).await;
+    let kept = fan.leaves(false).await;
+    assert_eq!(kept.reasons, [WithdrawalReason::Tickets, WithdrawalReason::Points]);
+    let hold = fan.hold(schedule, "A-1-5").await;
+    let gone = fan.leaves(true).await;
+    assert_eq!(gone.state, WithdrawalState::Completed);
     fan.reservation(&hold, ReservationState::Cancelled).await;
+    fan.reservation(&ticket, ReservationState::Cancelled).await;
     let place = fan.place(schedule, PlaceState::Expired).await;
     assert_eq!(place.reason, Some(PlaceEnd::Withdrawn));
+    fan.has(0).await;
+    fan.payment(&payment, PaymentState::Completed).await;
 }
 
 async fn expired(mesh: &Mesh, schedule: ScheduleId) {
@@ -261,7 +279,8 @@ async fn called_off(mesh: &Mesh, schedule: ScheduleId) {
 }
 
 /// The hold is cancelled while its payment waits for the wallet: the money is taken, cannot
-/// be used, and comes back; the fan stands in front and is admitted again.
+/// be used, and comes back; the fan stands in front and is admitted again. Nobody lets the fan go
+/// meanwhile.
 async fn lost_while_paying(mesh: &Mesh, schedule: ScheduleId) {
     let session = fan(mesh, 100).await;
     let fan = Fan::new(mesh, &session);
@@ -275,12 +294,30 @@ async fn lost_while_paying(mesh: &Mesh, schedule: ScheduleId) {
         .await
         .expect("locked");
     let payment = fan.pay(&hold).await;
+    let begun: Withdrawal = fan.delete("/v1/users/me").await;
+    payment_answers(mesh, &begun).await;
     fan.cancel(&hold).await;
     wallet.rollback().await.expect("unlocked");
     let payment = fan.payment(&payment, PaymentState::Failed).await;
     assert_eq!(payment.reason, Some(PaymentFailure::HoldGone));
     fan.has(100).await;
     fan.place(schedule, PlaceState::Active).await;
+}
+
+/// Waits until the payment service has answered an attempt to leave.
+async fn payment_answers(mesh: &Mesh, begun: &Withdrawal) {
+    let url = mesh.stage.config.database_url("user").expect("an address");
+    let pool = sqlx::PgPool::connect(url).await.expect("a connection");
+    eventually("an answer of payment", || async {
+        let answer: Option<String> =
+            sqlx::query_scalar("select payment from withdrawals where attempt = $1")
+                .bind(begun.attempt.0)
+                .fetch_one(&pool)
+                .await
+                .expect("an attempt");
+        answer.map(|answer| assert_eq!(answer, "payment_running"))
+    })
+    .await;
 }
 
 /// Whether the map shows the seat in this state.

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use events::{concert::SeatState, payment::PaymentState};
+use events::{concert::SeatState, payment::PaymentState, withdrawal::WithdrawalReason};
 use harness::mesh::{Mesh, run};
 use onsale::fleet::{Fleet, Rules};
-use serde_json::Value;
 
 use super::{
     scenario::{Fan, fan, open, payments, shows},
@@ -44,8 +43,8 @@ fn a_saga_ends_although_a_service_was_gone_in_the_middle_of_it() {
                 fan.payment(&payment, PaymentState::Completed).await;
                 shows(&fan, schedule, &seat, SeatState::Sold).await;
                 assert_eq!(payments(&fan).await.len(), 1);
-                // The account may be closed: no payment runs any more.
-                fan.delete::<Value>("/v1/users/me").await;
+                // Only the ticket keeps the fan: no payment runs any more.
+                assert_eq!(fan.leaves(false).await.reasons, [WithdrawalReason::Tickets]);
             }
         }
         stores.at_rest().await;

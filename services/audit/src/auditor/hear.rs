@@ -39,6 +39,7 @@ impl Auditor {
             PointDebited::FACT => self.debited(heard, &read(heard)?, said),
             PointDebitRefused::FACT => self.debit_refused(heard, &read(heard)?, said),
             PointRefunded::FACT => self.refunded(heard, &read(heard)?, said),
+            PointForfeited::FACT => self.forfeited(heard, &read(heard)?, said),
             _ => {}
         }
         Some(())
@@ -132,6 +133,12 @@ impl Auditor {
         let taken = Taken { payment_id, schedule_id, step, said: flags, amount, other: user_id.0 };
         self.step(heard, &taken, said);
         self.movement(heard, user_id, amount, amount, fact.balance, said);
+    }
+
+    /// What was in a wallet is the house's; nothing is owed for it.
+    fn forfeited(&mut self, heard: &Heard, fact: &PointForfeited, said: &mut Vec<Violation>) {
+        let by = fact.amount.saturating_neg();
+        self.movement(heard, fact.user_id, fact.amount, by, fact.balance, said);
     }
 
     fn movement(
@@ -270,7 +277,8 @@ impl Auditor {
         if let Some(payment_id) = fact.payment_id {
             self.checked[Rule::GivenBack as usize] += 1;
             let (step, other, amount) = (Step::Cancelled, fact.reservation_id.0, fact.refund);
-            let taken = Taken { payment_id, schedule_id, step, said: 0, amount, other };
+            let flags = if fact.to_return().is_some() { 0 } else { payments::FORFEITED };
+            let taken = Taken { payment_id, schedule_id, step, said: flags, amount, other };
             self.step(heard, &taken, said);
         }
     }

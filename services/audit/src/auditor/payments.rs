@@ -40,6 +40,9 @@ pub(super) const HOLD_GONE: u8 = 8;
 /// `point.refunded` because a confirmed reservation was cancelled.
 pub(super) const AFTER_CANCEL: u8 = 16;
 
+/// `reservation.cancelled` of a ticket that was given up with the account: nothing is returned.
+pub(super) const FORFEITED: u8 = 32;
+
 /// A payment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Payment {
@@ -80,6 +83,15 @@ impl Payment {
 
     fn failed(&self) -> Told<'_> {
         self.with(Step::Ended, FAILED, true)
+    }
+
+    fn forfeited(&self) -> Told<'_> {
+        self.with(Step::Cancelled, FORFEITED, true)
+    }
+
+    /// Given up, and to be returned.
+    fn returning(&self) -> Told<'_> {
+        self.with(Step::Cancelled, FORFEITED, false)
     }
 
     /// Where it stands, as far as its own service told.
@@ -145,6 +157,12 @@ impl Payment {
             (self.confirmed(), hold_gone, PaidIsOwned, "seats are confirmed, money went back"),
             (self.failed(), self.mark(Step::Returned), GivenBack, "a failed payment is refunded"),
             (self.failed(), self.mark(Step::Cancelled), GivenBack, "a failed payment is cancelled"),
+            (
+                self.forfeited(),
+                self.mark(Step::Refunded),
+                GivenBack,
+                "what was forfeited is given back",
+            ),
         ];
         for (first, second, rule, what) in excluded {
             if let (Some(first), Some(second)) = (first, second) {
@@ -169,7 +187,7 @@ impl Payment {
             ),
             (
                 self.confirmed(),
-                self.mark(Step::Cancelled),
+                self.returning(),
                 "another reservation or amount is given up than was confirmed",
             ),
         ];
@@ -179,6 +197,12 @@ impl Payment {
             {
                 found.push(Finding::between(PaidIsOwned, what, first, second));
             }
+        }
+        if let Some((confirmed, forfeited)) = self.confirmed().zip(self.forfeited())
+            && (forfeited.amount, forfeited.other) != (0, confirmed.other)
+        {
+            let what = "another reservation is forfeited than was confirmed, or it is returned";
+            found.push(Finding::between(PaidIsOwned, what, confirmed, forfeited));
         }
         if let Some((debited, refunded)) = self.debited().zip(self.mark(Step::Refunded))
             && (debited.amount, self.payer) != (refunded.amount, refunded.other)
@@ -240,7 +264,7 @@ impl Payment {
         let needs = [
             (debited, self.confirmed().or(refunded), Rule::GivenBack, "money without seats"),
             (self.confirmed(), self.completed(), Rule::PaidIsOwned, "seats without a payment"),
-            (self.mark(Step::Cancelled), refunded, Rule::GivenBack, "given up, money not back"),
+            (self.returning(), refunded, Rule::GivenBack, "given up, money not back"),
             (after_cancel, self.mark(Step::Returned), Rule::GivenBack, "money back, not refunded"),
         ];
         for (told, needed, rule, what) in needs {

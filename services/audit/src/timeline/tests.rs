@@ -108,9 +108,23 @@ fn hold_expired() -> Vec<Heard> {
 
 fn withdrawn() -> Vec<Heard> {
     vec![
-        fact(1, "user.withdrawn", COMMAND, 0, json!({})),
-        fact(2, "queue.expired", 1, 3, json!({ "reason": "withdrawn" })),
-        fact(3, "reservation.cancelled", 1, 5, json!({ "reason": "withdrawn" })),
+        fact(1, "user.withdrawal_requested", COMMAND, 0, json!({})),
+        fact(2, "payment.withdrawal_cleared", 1, 2, json!({})),
+        fact(3, "reservation.withdrawal_cleared", 1, 3, json!({})),
+        fact(4, "point.withdrawal_cleared", 1, 4, json!({})),
+        fact(5, "user.withdrawn", 3, 6, json!({})),
+        fact(6, "queue.expired", 5, 8, json!({ "reason": "withdrawn" })),
+        fact(7, "reservation.cancelled", 5, 9, json!({ "reason": "withdrawn" })),
+    ]
+}
+
+fn kept() -> Vec<Heard> {
+    vec![
+        fact(1, "user.withdrawal_requested", COMMAND, 0, json!({})),
+        fact(2, "payment.withdrawal_cleared", 1, 2, json!({})),
+        fact(3, "reservation.withdrawal_cleared", 1, 3, json!({})),
+        fact(4, "point.withdrawal_blocked", 1, 4, json!({ "reason": "points" })),
+        fact(5, "user.withdrawal_refused", 4, 6, json!({})),
     ]
 }
 
@@ -122,7 +136,7 @@ fn turned_away() -> Vec<Heard> {
 }
 
 /// Every story with its flow and its end.
-fn stories() -> [(Vec<Heard>, &'static str, SagaState); 9] {
+fn stories() -> [(Vec<Heard>, &'static str, SagaState); 10] {
     [
         (bought(), "pay", SagaState::Completed),
         (too_few_points(), "pay", SagaState::Failed),
@@ -132,6 +146,7 @@ fn stories() -> [(Vec<Heard>, &'static str, SagaState); 9] {
         (hold_cancelled(), "cancel", SagaState::Completed),
         (hold_expired(), "reserve", SagaState::Compensated),
         (withdrawn(), "withdraw", SagaState::Completed),
+        (kept(), "withdraw", SagaState::Compensated),
         (turned_away(), "enter", SagaState::Failed),
     ]
 }

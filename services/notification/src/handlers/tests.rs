@@ -83,7 +83,7 @@ fn failed_payment() -> PaymentFailed {
 }
 
 fn withdrawn() -> UserWithdrawn {
-    UserWithdrawn { user_id: FAN, at: NOW }
+    UserWithdrawn { user_id: FAN, attempt: Uuid::nil().into(), forfeit: false, at: NOW }
 }
 
 /// A book with one message that waits.

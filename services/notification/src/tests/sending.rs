@@ -12,7 +12,6 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::post,
 };
-use events::user::UserWithdrawn;
 use mesh::postgres::Postgres;
 use serde_json::Value;
 
@@ -214,7 +213,7 @@ async fn a_fan_who_withdraws_while_a_message_waits_gets_it_no_more() {
         .await
         .unwrap();
     assert_eq!(sender.work(0).await, ["notification.failed"]);
-    hear(sender.pool(), &UserWithdrawn { user_id: leaver, at: now() }).await;
+    hear(sender.pool(), &withdrawn(leaver)).await;
     assert!(sender.came().is_empty());
 }
 

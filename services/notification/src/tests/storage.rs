@@ -1,9 +1,6 @@
 //! What is kept, by several batches at once.
 
-use events::{
-    notification::{Locale, MessageKind},
-    user::UserWithdrawn,
-};
+use events::notification::{Locale, MessageKind};
 
 use super::*;
 use crate::{domain::message_id, handlers::KeepContact};
@@ -55,9 +52,9 @@ async fn who_has_withdrawn_has_no_number_and_no_new_message_in_any_order() {
     let keep = KeepContact { phone: Some("+821012345678".into()), locale: Locale::Ko };
     assert!(ask(&pool, &caller, &rules, &keep).await.is_empty());
     hear(&pool, &created(leaver, show)).await;
-    let withdrawn = UserWithdrawn { user_id: leaver, at: now() };
+    let gone = withdrawn(leaver);
     for _ in 0..2 {
-        hear(&pool, &withdrawn).await;
+        hear(&pool, &gone).await;
         hear(&pool, &created(leaver, show)).await;
     }
     let contact: (Option<String>, bool) =
@@ -68,7 +65,7 @@ async fn who_has_withdrawn_has_no_number_and_no_new_message_in_any_order() {
     assert_eq!(states, ["FAILED"]);
     // Before anything else was heard of somebody.
     let early = fan();
-    hear(&pool, &UserWithdrawn { user_id: early, at: now() }).await;
+    hear(&pool, &withdrawn(early)).await;
     hear(&pool, &created(early, show)).await;
     assert_eq!(count(&pool).await, 1);
 }
@@ -87,8 +84,8 @@ async fn a_number_that_is_set_while_its_fan_withdraws_is_not_kept() {
         };
         // It may be refused, when it comes second.
         let keeping = batch(&pool, &caller, &rules, keys, |book, turn| book.answer(&keep, turn));
-        let withdrawn = UserWithdrawn { user_id: leaver, at: now() };
-        let (kept, ()) = tokio::join!(keeping, hear(&pool, &withdrawn));
+        let gone = withdrawn(leaver);
+        let (kept, ()) = tokio::join!(keeping, hear(&pool, &gone));
         kept.unwrap().ok();
         let contact: (Option<String>, bool) =
             sqlx::query_as("select phone, withdrawn from contacts where user_id = $1")

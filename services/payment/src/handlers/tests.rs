@@ -1,11 +1,12 @@
 //! Each flow on a book in memory: as it should be, twice, late, and out of order.
 
 use events::{
-    Event, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
+    AttemptId, Event, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
     payment::{PaymentFailure, PaymentState},
     point::{DebitRefusal, RefundReason},
     reservation::{CancelReason, ConfirmRefusal, PricedSeat},
-    user::Role,
+    user::{Role, UserWithdrawalRefused, UserWithdrawalRequested, UserWithdrawn},
+    withdrawal::Standing as Attempted,
 };
 use uuid::Uuid;
 
@@ -18,6 +19,8 @@ const SCHEDULE: ScheduleId = ScheduleId(Uuid::from_u128(2));
 const HOLD: ReservationId = ReservationId(Uuid::from_u128(3));
 const FIRST: PaymentId = PaymentId(Uuid::from_u128(4));
 const SECOND: PaymentId = PaymentId(Uuid::from_u128(5));
+
+const ATTEMPT: AttemptId = AttemptId(Uuid::from_u128(6));
 
 /// A service in memory: a book, the names of the facts it has told, and its clock.
 struct Desk {
@@ -352,4 +355,88 @@ fn a_late_cancellation_of_another_version_leaves_a_hold_payable() {
     desk.hear(&created()).unwrap();
     desk.hear(&ReservationCancelled { hold_version: 6, ..cancelled() }).unwrap();
     assert_eq!(desk.refusal(), "granted");
+}
+
+fn wants_to_leave() -> UserWithdrawalRequested {
+    UserWithdrawalRequested { user_id: FAN, attempt: ATTEMPT, forfeit: false, at: NOW }
+}
+
+fn may_not_leave() -> UserWithdrawalRefused {
+    UserWithdrawalRefused { user_id: FAN, attempt: ATTEMPT, reasons: Vec::new(), at: NOW }
+}
+
+fn has_left() -> UserWithdrawn {
+    UserWithdrawn { user_id: FAN, attempt: ATTEMPT, forfeit: false, at: NOW }
+}
+
+#[test]
+fn who_may_leave_begins_no_payment_until_the_attempt_is_refused() {
+    let mut desk = Desk::default();
+    desk.hear(&created()).unwrap();
+    desk.hear(&wants_to_leave()).unwrap();
+    desk.hear(&wants_to_leave()).unwrap();
+    assert_eq!(desk.told, ["payment.withdrawal_cleared"]);
+    assert_eq!(desk.refusal(), "account_closing");
+    desk.hear(&may_not_leave()).unwrap();
+    desk.hear(&may_not_leave()).unwrap();
+    desk.hear(&wants_to_leave()).unwrap();
+    assert_eq!(desk.refusal(), "granted");
+}
+
+#[test]
+fn who_has_left_begins_no_payment_ever() {
+    let mut desk = Desk::default();
+    desk.hear(&created()).unwrap();
+    desk.hear(&wants_to_leave()).unwrap();
+    desk.hear(&has_left()).unwrap();
+    desk.hear(&has_left()).unwrap();
+    desk.hear(&may_not_leave()).unwrap();
+    desk.hear(&wants_to_leave()).unwrap();
+    assert_eq!(desk.refusal(), "account_closing");
+    assert_eq!(desk.told, ["payment.withdrawal_cleared"]);
+}
+
+#[test]
+fn a_running_payment_keeps_the_fan_and_is_not_disturbed() {
+    let mut desk = Desk::paying();
+    desk.hear(&wants_to_leave()).unwrap();
+    desk.hear(&confirmed()).unwrap();
+    let told = ["payment.requested", "payment.withdrawal_blocked", "payment.completed"];
+    assert_eq!(desk.told, told);
+    assert_eq!(desk.book.standing(ATTEMPT), Some(Attempted::Blocked));
+}
+
+#[test]
+fn a_refund_keeps_the_fan_until_the_money_is_back() {
+    let mut desk = Desk::paying();
+    desk.hear(&confirmed()).unwrap();
+    desk.hear(&cancelled()).unwrap();
+    desk.hear(&wants_to_leave()).unwrap();
+    assert_eq!(desk.told.last().unwrap(), "payment.withdrawal_blocked");
+    desk.hear(&refunded(RefundReason::Cancelled)).unwrap();
+    let attempt = AttemptId(Uuid::from_u128(7));
+    desk.hear(&UserWithdrawalRequested { attempt, ..wants_to_leave() }).unwrap();
+    assert_eq!(desk.told.last().unwrap(), "payment.withdrawal_cleared");
+}
+
+#[test]
+fn a_request_behind_its_refusal_closes_nothing() {
+    let mut desk = Desk::default();
+    desk.hear(&created()).unwrap();
+    desk.hear(&may_not_leave()).unwrap();
+    desk.hear(&wants_to_leave()).unwrap();
+    desk.hear(&wants_to_leave()).unwrap();
+    assert_eq!(desk.told, ["payment.withdrawal_blocked"]);
+    assert_eq!(desk.refusal(), "granted");
+}
+
+#[test]
+fn a_late_refusal_of_one_attempt_leaves_the_next_one_cleared() {
+    let mut desk = Desk::default();
+    desk.hear(&created()).unwrap();
+    desk.hear(&wants_to_leave()).unwrap();
+    let attempt = AttemptId(Uuid::from_u128(7));
+    desk.hear(&UserWithdrawalRequested { attempt, ..wants_to_leave() }).unwrap();
+    desk.hear(&may_not_leave()).unwrap();
+    assert_eq!(desk.refusal(), "account_closing");
 }

@@ -1,9 +1,9 @@
 //! Each flow on a book in memory: as it should be, twice, late, and out of order.
 
 use events::{
-    Event, ReservationId, Timestamp,
+    AttemptId, Event, ReservationId, Timestamp,
     reservation::{CancelReason, ConfirmRefusal},
-    user::Role,
+    user::{Role, UserWithdrawalRefused, UserWithdrawalRequested, UserWithdrawn},
 };
 use uuid::Uuid;
 
@@ -14,7 +14,10 @@ const FAN: UserId = UserId(Uuid::from_u128(1));
 const SCHEDULE: ScheduleId = ScheduleId(Uuid::from_u128(2));
 const HOLD: ReservationId = ReservationId(Uuid::from_u128(3));
 
-/// A service in memory: a book, and the facts it has told with their balances.
+const ATTEMPT: AttemptId = AttemptId(Uuid::from_u128(4));
+
+/// A service in memory: a book, and the facts it has told with their balances
+/// (-1 when there is none in it).
 #[derive(Default)]
 struct Desk {
     book: Book,
@@ -65,7 +68,7 @@ impl Desk {
         for told in turn.told() {
             let fact: serde_json::Value = serde_json::from_slice(&told.payload).unwrap();
             let name = events::fact_of_subject(&told.subject).unwrap();
-            self.told.push((name.to_owned(), fact["balance"].as_i64().unwrap()));
+            self.told.push((name.to_owned(), fact["balance"].as_i64().unwrap_or(-1)));
         }
     }
 
@@ -87,7 +90,15 @@ fn registered() -> UserRegistered {
 }
 
 fn withdrawn() -> UserWithdrawn {
-    UserWithdrawn { user_id: FAN, at: NOW }
+    UserWithdrawn { user_id: FAN, attempt: ATTEMPT, forfeit: false, at: NOW }
+}
+
+fn wants_to_leave(forfeit: bool) -> UserWithdrawalRequested {
+    UserWithdrawalRequested { user_id: FAN, attempt: ATTEMPT, forfeit, at: NOW }
+}
+
+fn may_not_leave() -> UserWithdrawalRefused {
+    UserWithdrawalRefused { user_id: FAN, attempt: ATTEMPT, reasons: Vec::new(), at: NOW }
 }
 
 fn payment(n: u128) -> PaymentId {
@@ -303,4 +314,86 @@ fn a_closed_wallet_keeps_its_points_and_takes_back_what_it_paid() {
     let told = [("point.debited", 50), ("point.debit_refused", 50), ("point.refunded", 150)];
     assert_eq!(desk.told(), told);
     assert_eq!(desk.balance(), 150);
+    // What was in it, and what came back: for operators to see to.
+    let stranded = desk.book.stranded().iter().map(|s| (s.payment_id, s.amount));
+    assert_eq!(stranded.collect::<Vec<_>>(), [(None, 50), (Some(payment(10)), 100)]);
+}
+
+#[test]
+fn an_empty_wallet_lets_the_fan_go_and_takes_no_more_points_until_that_is_refused() {
+    let mut desk = Desk::with(0);
+    desk.hear(&wants_to_leave(false)).unwrap();
+    desk.hear(&wants_to_leave(false)).unwrap();
+    assert_eq!(desk.told(), [("point.withdrawal_cleared", -1)]);
+    let Err(Refusal::No(problem)) = desk.charge(100) else { panic!("refused") };
+    assert!(problem.is(codes::WALLET_CLOSED));
+    desk.hear(&requested(10, 0)).unwrap();
+    assert_eq!(desk.told().last(), Some(&("point.debit_refused", 0)));
+    desk.hear(&may_not_leave()).unwrap();
+    desk.hear(&may_not_leave()).unwrap();
+    desk.hear(&wants_to_leave(false)).unwrap();
+    assert!(desk.charge(100).is_ok());
+    assert_eq!(desk.told().last(), Some(&("point.charged", 100)));
+}
+
+#[test]
+fn points_keep_the_fan_and_the_wallet_open() {
+    let mut desk = Desk::with(100);
+    desk.hear(&wants_to_leave(false)).unwrap();
+    assert_eq!(desk.told(), [("point.withdrawal_blocked", -1)]);
+    assert!(desk.charge(1).is_ok());
+}
+
+#[test]
+fn points_that_are_given_up_leave_the_wallet_when_the_account_is_closed() {
+    let mut desk = Desk::with(100);
+    desk.hear(&wants_to_leave(true)).unwrap();
+    assert_eq!(desk.balance(), 100, "it may still be refused");
+    let withdrawn = UserWithdrawn { forfeit: true, ..withdrawn() };
+    desk.hear(&withdrawn).unwrap();
+    desk.hear(&withdrawn).unwrap();
+    assert_eq!(desk.told(), [("point.withdrawal_cleared", -1), ("point.forfeited", 0)]);
+    assert_eq!(desk.balance(), 0);
+    assert_eq!(desk.book.entries().last().unwrap().kind, EntryKind::Forfeit);
+    assert!(desk.book.stranded().is_empty());
+    desk.hear(&may_not_leave()).unwrap();
+    assert!(desk.charge(1).is_err());
+}
+
+#[test]
+fn a_refund_while_the_account_is_being_closed_is_booked() {
+    let mut desk = Desk::with(100);
+    desk.hear(&requested(10, 100)).unwrap();
+    desk.hear(&wants_to_leave(false)).unwrap();
+    desk.hear(&cancelled(Some(payment(10)))).unwrap();
+    assert_eq!(desk.balance(), 100);
+    assert!(desk.book.stranded().is_empty(), "it may still be refused");
+    desk.hear(&withdrawn()).unwrap();
+    assert_eq!(desk.book.stranded()[0].amount, 100);
+}
+
+#[test]
+fn tickets_that_are_forfeited_give_nothing_back() {
+    let mut desk = Desk::with(100);
+    desk.hear(&requested(10, 100)).unwrap();
+    let forfeited = ReservationCancelled {
+        reason: CancelReason::Withdrawn,
+        refund: 0,
+        ..cancelled(Some(payment(10)))
+    };
+    desk.hear(&forfeited).unwrap();
+    assert_eq!(desk.balance(), 0);
+}
+
+#[test]
+fn a_request_behind_its_refusal_closes_nothing_and_one_before_the_wallet_waits() {
+    let mut desk = Desk::default();
+    assert!(matches!(desk.hear(&wants_to_leave(false)), Err(Miss::NotYet(_))));
+    assert!(matches!(desk.hear(&may_not_leave()), Err(Miss::NotYet(_))));
+    desk.hear(&registered()).unwrap();
+    desk.hear(&may_not_leave()).unwrap();
+    desk.hear(&wants_to_leave(false)).unwrap();
+    desk.hear(&wants_to_leave(false)).unwrap();
+    assert_eq!(desk.told(), [("point.withdrawal_blocked", -1)]);
+    assert!(desk.charge(1).is_ok());
 }

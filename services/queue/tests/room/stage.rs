@@ -377,5 +377,5 @@ pub fn failed(
 }
 
 pub fn withdrawn(user_id: UserId) -> UserWithdrawn {
-    UserWithdrawn { user_id, at: at(0) }
+    UserWithdrawn { user_id, attempt: Uuid::nil().into(), forfeit: false, at: at(0) }
 }

@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 
 use events::{
-    PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, reservation::PricedSeat,
+    AttemptId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
+    reservation::PricedSeat,
 };
 use sqlx::{PgConnection, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Keys, column,
-    page::{Held, Row, Rows},
-    state_of, unreadable,
+    Book, Keys, column,
+    page::{Row, Rows},
+    refund_of, state_of, unreadable,
+    withdrawals::{GATES, gates},
 };
 use crate::domain::{Place, Reservation, Schedule, Seat, Terms};
 
@@ -38,8 +40,8 @@ pub(super) async fn schedules(
 }
 
 #[derive(sqlx::FromRow)]
-struct ScheduleRow {
-    id: Uuid,
+pub(super) struct ScheduleRow {
+    pub(super) id: Uuid,
     state: String,
     opens_at: Option<OffsetDateTime>,
     starts_at: Option<OffsetDateTime>,
@@ -48,7 +50,7 @@ struct ScheduleRow {
 }
 
 impl ScheduleRow {
-    fn schedule(self) -> sqlx::Result<Schedule> {
+    pub(super) fn schedule(self) -> sqlx::Result<Schedule> {
         match (self.state.as_str(), self.opens_at, self.starts_at) {
             ("open", Some(opens_at), Some(starts_at)) => Ok(Schedule::Open(Terms {
                 opens_at: Timestamp(opens_at),
@@ -64,7 +66,7 @@ impl ScheduleRow {
 }
 
 /// A buyer's place is locked even when nothing was heard of it, since the pass may be
-/// faster: it is made first. Two first holds of one fan at once: the second waits for the
+/// faster: it is made first. The gates of buyers are taken on the way. Two first holds of one fan at once: the second waits for the
 /// first one's row, and counts that one's seats afterwards.
 pub(super) async fn places(
     keys: &Keys,
@@ -78,10 +80,14 @@ pub(super) async fn places(
         "select p.schedule_id, p.user_id, p.ended_version
          from places p join unnest($1::uuid[], $2::uuid[]) as k (schedule_id, user_id)
              on p.schedule_id = k.schedule_id and p.user_id = k.user_id
+         where (select count(pg_advisory_xact_lock_shared($3, gate))
+                from unnest($4::int4[]) as gate) >= 0
          order by p.schedule_id, p.user_id for update of p",
     )
     .bind(column(&wanted, |key| key.0.0))
     .bind(column(&wanted, |key| key.1.0))
+    .bind(GATES)
+    .bind(gates(keys.buyers.iter().map(|key| key.1)).into_iter().collect::<Vec<_>>())
     .fetch_all(&mut *tx)
     .await?;
     let mut places = Rows::default();
@@ -118,6 +124,8 @@ pub(crate) struct ReservationRow {
     hard_cap_at: OffsetDateTime,
     extended: bool,
     payment_id: Option<Uuid>,
+    closing: bool,
+    refund: Option<String>,
 }
 
 impl ReservationRow {
@@ -135,6 +143,8 @@ impl ReservationRow {
             hard_cap_at: Timestamp(self.hard_cap_at),
             extended: self.extended,
             payment_id: self.payment_id.map(PaymentId),
+            closing: self.closing,
+            refund: self.refund.as_deref().map(refund_of).transpose()?,
         })
     }
 }
@@ -158,7 +168,8 @@ pub(super) async fn reservations(
             sqlx::query_as(
                 "select * from reservations
                  where id = any($1::uuid[] || array(
-                     select id from reservations where user_id = any($2) and state = 'PENDING'))
+                     select id from reservations where user_id = any($2)
+                     and (state in ('PENDING', 'CONFIRMED') or refund = 'due')))
                  order by id for update",
             )
             .bind(ids)
@@ -173,28 +184,35 @@ pub(super) async fn reservations(
 }
 
 /// The seats that buyers have. Nobody can add to them meanwhile, for that takes the lock
-/// of the buyer's place; a hold that ends meanwhile may still be counted.
-pub(super) async fn held(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Held> {
-    let mut held = Held::new();
+/// of the buyer's place; a hold that ends meanwhile may still be counted. With them, by the
+/// same statement, buyers whose accounts are being closed: there are hardly any.
+pub(super) async fn held(book: &mut Book, keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<()> {
     if keys.buyers.is_empty() {
-        return Ok(held);
+        return Ok(());
     }
     let buyers: Vec<_> = keys.buyers.iter().collect();
     let rows: Vec<(Uuid, Uuid, Uuid, i32)> = sqlx::query_as(
         "select r.schedule_id, r.user_id, r.id, jsonb_array_length(r.seats)
          from reservations r join unnest($1::uuid[], $2::uuid[]) as k (schedule_id, user_id)
              on r.user_id = k.user_id and r.schedule_id = k.schedule_id
-         where r.state in ('PENDING', 'CONFIRMED')",
+         where r.state in ('PENDING', 'CONFIRMED')
+         union all
+         select attempt, user_id, attempt, -1 from withdrawals
+         where user_id = any($2) and standing in ('cleared', 'withdrawn')",
     )
     .bind(column(&buyers, |key| key.0.0))
     .bind(column(&buyers, |key| key.1.0))
     .fetch_all(tx)
     .await?;
     for (schedule_id, user_id, id, seats) in rows {
-        let of_buyer = held.entry((ScheduleId(schedule_id), UserId(user_id))).or_default();
+        if seats < 0 {
+            book.note_closing(AttemptId(id), UserId(user_id));
+            continue;
+        }
+        let of_buyer = book.held.entry((ScheduleId(schedule_id), UserId(user_id))).or_default();
         of_buyer.insert(ReservationId(id), seats.unsigned_abs() as usize);
     }
-    Ok(held)
+    Ok(())
 }
 
 pub(super) async fn seats(

@@ -8,6 +8,7 @@ use std::{
 
 use events::{ReservationId, ScheduleId, SeatId, UserId, reservation::ReservationState};
 
+use super::withdrawals::Attempts;
 use crate::domain::{Place, Reservation, Schedule, Seat};
 
 /// A value, and what the database has of it.
@@ -95,6 +96,7 @@ pub struct Book {
     pub(crate) seats: HashMap<ScheduleId, Rows<SeatId, Seat>>,
     /// Seats that the buyers of this batch have.
     pub(crate) held: Held,
+    pub(super) attempts: Attempts,
 }
 
 impl Book {

@@ -5,7 +5,7 @@ use sqlx::{PgConnection, types::Json};
 use super::{
     Book, column,
     page::{Row, sorted},
-    schedule_state, state_name,
+    refund_name, schedule_state, state_name,
 };
 use crate::domain::Schedule;
 
@@ -80,10 +80,11 @@ pub(super) async fn insert_reservations(book: &Book, tx: &mut PgConnection) -> s
     }
     sqlx::query(
         "insert into reservations (id, schedule_id, user_id, state, seats, amount,
-             hold_version, created_at, expires_at, hard_cap_at, extended, payment_id)
+             hold_version, created_at, expires_at, hard_cap_at, extended, payment_id, closing,
+             refund)
          select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::jsonb[],
              $6::bigint[], $7::bigint[], $8::timestamptz[], $9::timestamptz[],
-             $10::timestamptz[], $11::boolean[], $12::uuid[])",
+             $10::timestamptz[], $11::boolean[], $12::uuid[], $13::boolean[], $14::text[])",
     )
     .bind(column(&new, |(id, _)| id.0))
     .bind(column(&new, |(_, new)| new.schedule_id.0))
@@ -97,12 +98,15 @@ pub(super) async fn insert_reservations(book: &Book, tx: &mut PgConnection) -> s
     .bind(column(&new, |(_, new)| new.hard_cap_at.0))
     .bind(column(&new, |(_, new)| new.extended))
     .bind(column(&new, |(_, new)| new.payment_id.map(|id| id.0)))
+    .bind(column(&new, |(_, new)| new.closing))
+    .bind(column(&new, |(_, new)| new.refund.map(refund_name)))
     .execute(tx)
     .await?;
     Ok(())
 }
 
-/// All that ever changes of a reservation: where it stands, and once its end.
+/// All that ever changes of a reservation: where it stands, once its end, and what becomes of
+/// a fan who wants to leave.
 pub(super) async fn update_reservations(book: &Book, tx: &mut PgConnection) -> sqlx::Result<()> {
     let changed = sorted(&book.reservations, Row::updated);
     if changed.is_empty() {
@@ -110,9 +114,11 @@ pub(super) async fn update_reservations(book: &Book, tx: &mut PgConnection) -> s
     }
     sqlx::query(
         "update reservations r set state = n.state, expires_at = n.expires_at,
-             extended = n.extended, payment_id = n.payment_id
-         from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::boolean[], $5::uuid[])
-             as n (id, state, expires_at, extended, payment_id)
+             extended = n.extended, payment_id = n.payment_id, closing = n.closing,
+             refund = n.refund
+         from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::boolean[], $5::uuid[],
+             $6::boolean[], $7::text[])
+             as n (id, state, expires_at, extended, payment_id, closing, refund)
          where r.id = n.id",
     )
     .bind(column(&changed, |(id, _)| id.0))
@@ -120,6 +126,8 @@ pub(super) async fn update_reservations(book: &Book, tx: &mut PgConnection) -> s
     .bind(column(&changed, |(_, (_, new))| new.expires_at.0))
     .bind(column(&changed, |(_, (_, new))| new.extended))
     .bind(column(&changed, |(_, (_, new))| new.payment_id.map(|id| id.0)))
+    .bind(column(&changed, |(_, (_, new))| new.closing))
+    .bind(column(&changed, |(_, (_, new))| new.refund.map(refund_name)))
     .execute(tx)
     .await?;
     Ok(())

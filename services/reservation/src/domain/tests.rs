@@ -187,7 +187,7 @@ fn money_in_time_confirms_and_its_repeat_changes_nothing() {
     let claim = claim(&hold);
     assert_eq!(hold.settle(payment(1), &claim, at(299)), Settled::Confirmed);
     hold.confirm(payment(1));
-    assert_eq!(hold.paid(), 150);
+    assert_eq!(hold.returns(CancelReason::ByFan), 150);
     assert_eq!(hold.settle(payment(1), &claim, at(900)), Settled::Before);
     hold.state = ReservationState::Cancelled;
     assert_eq!(hold.settle(payment(1), &claim, at(900)), Settled::Before, "returned already");
@@ -227,7 +227,46 @@ fn a_hold_is_due_at_its_end_and_a_sold_seat_never() {
     let mut hold = hold();
     assert!(!hold.is_due(at(HOLD_SECS - 1)));
     assert!(hold.is_due(at(HOLD_SECS)));
-    assert_eq!(hold.paid(), 0);
+    assert_eq!(hold.returns(CancelReason::ByFan), 0);
     hold.confirm(payment(1));
     assert!(hold.owns() && !hold.is_due(at(HOLD_SECS)));
+}
+
+#[test]
+fn a_claim_waits_while_the_fan_may_be_leaving_but_not_for_what_has_ended() {
+    let mut hold = Reservation { closing: true, ..hold() };
+    let claim = claim(&hold);
+    assert_eq!(hold.settle(payment(1), &claim, at(10)), Settled::Undecided);
+    assert_eq!(hold.settle(payment(1), &claim, at(HOLD_SECS)), Settled::Lapsed);
+    hold.confirm(payment(1));
+    assert_eq!(hold.settle(payment(1), &claim, at(10)), Settled::Before);
+}
+
+#[test]
+fn what_is_given_up_with_the_account_is_not_returned() {
+    let mut hold = hold();
+    assert_eq!(hold.refund_after(CancelReason::Withdrawn), None);
+    hold.confirm(payment(1));
+    assert_eq!(hold.returns(CancelReason::Withdrawn), 0);
+    assert_eq!(hold.refund_after(CancelReason::Withdrawn), Some(Refund::Forfeited));
+    for reason in [CancelReason::ByFan, CancelReason::ShowCancelled] {
+        assert_eq!((hold.returns(reason), hold.refund_after(reason)), (150, Some(Refund::Due)));
+    }
+}
+
+#[test]
+fn tickets_of_shows_to_come_and_refunds_that_are_due_keep_a_fan() {
+    use WithdrawalReason::{RefundDue, Tickets};
+    let open = Schedule::Open(terms());
+    let mut hold = hold();
+    assert_eq!(hold.at_stake(Some(&open), false, at(1)), None, "a hold is only lost");
+    hold.confirm(payment(1));
+    assert_eq!(hold.at_stake(Some(&open), false, at(9_999)), Some(Tickets));
+    assert_eq!(hold.at_stake(Some(&open), true, at(9_999)), None);
+    assert_eq!(hold.at_stake(Some(&open), false, at(10_000)), None, "the show has begun");
+    assert_eq!(hold.at_stake(Some(&Schedule::Cancelling), true, at(1)), Some(RefundDue));
+    (hold.state, hold.refund) = (Cancelled, Some(Refund::Due));
+    assert_eq!(hold.at_stake(Some(&Schedule::Cancelled), true, at(1)), Some(RefundDue));
+    hold.refund = Some(Refund::Made);
+    assert_eq!(hold.at_stake(Some(&open), false, at(1)), None);
 }

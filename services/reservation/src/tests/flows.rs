@@ -214,7 +214,7 @@ fn a_late_debit_of_a_former_owner_leaves_the_next_owner_untouched() {
     stage.hear(&late_debit).unwrap();
     stage.sweep(former);
     assert!(refusal(stage.cancel(fan(1), former)).is(codes::NOT_CANCELLABLE));
-    stage.hear(&UserWithdrawn { user_id: fan(1), at: stage.now }).unwrap();
+    stage.hear(&has_left(fan(1), 1, true)).unwrap();
     assert_eq!(stage.told(), [REFUSED]);
     assert_eq!(stage.owner(1), Some(next));
     assert_eq!(*stage.reservation(next), before);
@@ -292,7 +292,7 @@ fn a_withdrawn_fan_loses_holds_but_not_what_was_paid() {
     let others = stage.reserve(fan(2), &[3]).unwrap().reservation_id;
     stage.hear(&stage.debited(paid, payment(1))).unwrap();
     stage.told();
-    let withdrawn = UserWithdrawn { user_id: fan(1), at: stage.now };
+    let withdrawn = has_left(fan(1), 1, false);
     stage.hear(&withdrawn).unwrap();
     assert_eq!(stage.said[0].body["reason"], "withdrawn");
     stage.hear(&withdrawn).unwrap();

@@ -54,13 +54,21 @@ fn step(stage: &mut Stage, wire: &mut Wire, held: &mut Vec<ReservationId>, chanc
         }
         (5..=6, _) => {
             if let Some(fact) = chance.pick(&wire.debited) {
-                stage.hear(fact).unwrap();
+                let is_closing = stage.reservation(fact.reservation_id).closing;
+                let heard = stage.hear(fact);
+                assert!(heard.is_ok() || is_closing, "{heard:?}");
             }
         }
         (7, Some(id)) => stage.sweep(id),
         (8, Some(id)) => drop(stage.cancel(user_id, id)),
         (_, _) if chance.below(20) == 0 => {
-            stage.hear(&UserWithdrawn { user_id, at: stage.now }).unwrap();
+            let n = chance.below(3) as u128;
+            let forfeit = chance.below(2) == 0;
+            match chance.below(5) {
+                0 | 1 => stage.hear(&wants_to_leave(user_id, n, forfeit)).unwrap(),
+                2 | 3 => stage.hear(&may_not_leave(user_id, n)).unwrap(),
+                _ => stage.hear(&has_left(user_id, n, forfeit)).unwrap(),
+            }
         }
         (_, _) => stage.now = stage.now.plus_secs(chance.below(200) as i64),
     }
@@ -81,6 +89,8 @@ fn check(stage: &Stage, seed: u64) {
         let written = seat.owner.map(|id| (id, seat.hold_version));
         assert_eq!(written, owner, "seed {seed}: seat {name} and its owner disagree");
     }
+    let marked = |row: &&Reservation| row.closing == stage.book.is_closing(row.user_id);
+    assert!(owners.values().all(|row| marked(row)), "seed {seed}: a reservation knows better");
     for n in 0..2 {
         let has: usize = owners.values().filter(|owner| owner.user_id == fan(n)).count();
         assert_eq!(stage.book.held(SHOW, fan(n)), has, "seed {seed}: seats of fan {n}");

@@ -267,10 +267,66 @@ async fn a_withdrawn_fans_holds_are_found_by_their_fan() {
     let held = reserve(&pool, show, leaver, &[1, 2]).await.unwrap();
     let paid = reserve(&pool, show, leaver, &[3]).await.unwrap();
     hear(&pool, &debited(&paid, 1)).await;
-    hear(&pool, &UserWithdrawn { user_id: leaver, at: mesh::clock::now() }).await;
+    hear(&pool, &has_left(leaver, Uuid::now_v7().as_u128(), false)).await;
     assert_eq!(state(&pool, held.reservation_id).await, "CANCELLED");
     assert_eq!(state(&pool, paid.reservation_id).await, "CONFIRMED");
     assert_eq!(owned(&pool, show).await, 1);
+}
+
+#[tokio::test]
+async fn what_a_withdrawal_means_is_found_by_the_fan() {
+    let pool = pool().await;
+    let (show, leaver) = (open(&pool, 300, 10).await, UserId(Uuid::now_v7()));
+    let held = reserve(&pool, show, leaver, &[1]).await.unwrap();
+    let paid = reserve(&pool, show, leaver, &[2]).await.unwrap();
+    hear(&pool, &debited(&paid, 1)).await;
+    let n = Uuid::now_v7().as_u128();
+    hear(&pool, &wants_to_leave(leaver, n, false)).await;
+    reserve(&pool, show, leaver, &[3]).await.expect("tickets keep the fan");
+    hear(&pool, &wants_to_leave(leaver, n + 1, true)).await;
+    let refused = reserve(&pool, show, leaver, &[4]).await;
+    assert!(refusal(refused).is(events::codes::ACCOUNT_CLOSING));
+    hear(&pool, &may_not_leave(leaver, n)).await;
+    let refused = reserve(&pool, show, leaver, &[4]).await;
+    assert!(refusal(refused).is(events::codes::ACCOUNT_CLOSING));
+    hear(&pool, &has_left(leaver, n + 1, true)).await;
+    for id in [held.reservation_id, paid.reservation_id] {
+        assert_eq!(state(&pool, id).await, "CANCELLED");
+    }
+    assert_eq!(owned(&pool, show).await, 0);
+    let refund: Option<String> =
+        sqlx::query_scalar("select refund from reservations where id = $1")
+            .bind(paid.reservation_id.0)
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+    assert_eq!(refund.as_deref(), Some("forfeited"));
+}
+
+/// Whichever is first: the hold is refused, or the clearance has seen it and keeps its payment
+/// waiting.
+#[tokio::test]
+async fn a_hold_and_a_clearance_do_not_pass_each_other_unseen() {
+    let pool = pool().await;
+    let show = open(&pool, 300, 100).await;
+    let mut refused = 0;
+    for n in 1..=100 {
+        let fan = UserId(Uuid::now_v7());
+        let attempt = wants_to_leave(fan, Uuid::now_v7().as_u128(), false);
+        let seats = [n];
+        let (held, ()) = tokio::join!(reserve(&pool, show, fan, &seats), hear(&pool, &attempt));
+        let Ok(hold) = held else {
+            refused += 1;
+            continue;
+        };
+        let is_seen: bool = sqlx::query_scalar("select closing from reservations where id = $1")
+            .bind(hold.reservation_id.0)
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        assert!(is_seen, "round {n}: held beside a clearance that has not seen it");
+    }
+    assert!(refused < 100, "never was the hold first");
 }
 
 #[tokio::test]

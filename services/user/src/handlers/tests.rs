@@ -1,7 +1,9 @@
 //! Every message on a book in memory: granted, refused, repeated, late.
 
 use events::{
-    PaymentId, ReservationId, ScheduleId, Timestamp, UserId, payment::PaymentFailure, user::Role,
+    Timestamp, UserId,
+    user::{Role, WithdrawalState},
+    withdrawal::WithdrawalReason,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -52,7 +54,18 @@ impl Desk {
     {
         let mut turn = Turn::at(at(0), &self.rules, &Caller::Mesh, id(0));
         self.book.hear(&fact, &mut turn).unwrap();
-        assert!(turn.told().is_empty());
+        self.told.extend(turn.told().iter().map(|told| told.subject.clone()));
+    }
+
+    /// Everybody lets this fan go.
+    fn cleared(&mut self, user_id: UserId, attempt: AttemptId) {
+        self.hear(PaymentWithdrawalCleared { user_id, attempt });
+        self.hear(ReservationWithdrawalCleared { user_id, attempt });
+        self.hear(PointWithdrawalCleared { user_id, attempt });
+    }
+
+    fn state(&self, attempt: AttemptId) -> WithdrawalState {
+        self.book.withdrawals.get(attempt).unwrap().state
     }
 
     fn registered(&mut self, n: u128) -> UserId {
@@ -79,43 +92,7 @@ fn rotate(presented: &str, successor: &str) -> RotateRefresh {
     RotateRefresh { presented: digest(presented), successor: digest(successor) }
 }
 
-fn requested(user_id: UserId) -> PaymentRequested {
-    PaymentRequested {
-        payment_id: PaymentId(id(50)),
-        reservation_id: ReservationId(id(51)),
-        schedule_id: ScheduleId(id(52)),
-        user_id,
-        amount: 10,
-        hold_version: 1,
-        requested_at: at(1),
-    }
-}
-
-fn failed(user_id: UserId) -> PaymentFailed {
-    PaymentFailed {
-        payment_id: PaymentId(id(50)),
-        reservation_id: ReservationId(id(51)),
-        schedule_id: ScheduleId(id(52)),
-        user_id,
-        amount: 10,
-        reason: PaymentFailure::HoldGone,
-        requested_at: at(1),
-        ended_at: at(2),
-    }
-}
-
-fn completed(user_id: UserId) -> PaymentCompleted {
-    PaymentCompleted {
-        payment_id: PaymentId(id(50)),
-        reservation_id: ReservationId(id(51)),
-        schedule_id: ScheduleId(id(52)),
-        user_id,
-        amount: 10,
-        seats: 1,
-        requested_at: at(1),
-        ended_at: at(2),
-    }
-}
+const LEAVE: Withdraw = Withdraw { forfeit: false };
 
 #[track_caller]
 fn code<T>(answer: Result<T, Refusal>) -> String {
@@ -137,21 +114,26 @@ fn an_address_has_one_account_however_it_is_written_and_within_one_batch() {
 #[test]
 fn the_address_of_a_closed_account_is_free_again() {
     let mut desk = Desk::default();
-    desk.ask(0, 1, &Caller::Anonymous, add("fan@example.org")).unwrap();
-    desk.ask(1, 2, &fan(1), Withdraw {}).unwrap();
-    let card = desk.ask(2, 3, &Caller::Anonymous, add("fan@example.org")).unwrap();
+    let user_id = desk.registered(1);
+    let attempt = desk.ask(1, 2, &fan(1), LEAVE).unwrap().attempt;
+    desk.cleared(user_id, attempt);
+    let card = desk.ask(2, 3, &Caller::Anonymous, add("fan1@example.org")).unwrap();
     assert_eq!(card.user_id, UserId(id(3)));
 }
 
 #[test]
-fn withdrawing_closes_the_account_and_its_sessions_and_is_told_once() {
+fn an_account_is_closed_with_its_sessions_when_all_have_let_go() {
     let mut desk = Desk::default();
     let user_id = desk.in_session(1, "a");
-    desk.ask(1, 2, &fan(1), Withdraw {}).unwrap();
-    desk.ask(2, 3, &fan(1), Withdraw {}).unwrap();
-    assert_eq!(desk.told, ["onsale.user.registered.v1.-", "onsale.user.withdrawn.v1.-"]);
+    let begun = desk.ask(1, 2, &fan(1), LEAVE).unwrap();
+    assert_eq!((begun.attempt.0, begun.state), (id(2), WithdrawalState::Requested));
+    assert!(desk.book.accounts.get(user_id).unwrap().is_active());
+    desk.cleared(user_id, begun.attempt);
+    desk.cleared(user_id, begun.attempt);
+    let told = ["user.registered", "user.withdrawal_requested", "user.withdrawn"];
+    assert_eq!(desk.told, told.map(|name| format!("onsale.{name}.v1.-")));
     assert!(desk.book.logged_out.contains(&user_id));
-    assert_eq!(desk.book.accounts.get(user_id).unwrap().state, State::Withdrawn { at: at(1) });
+    assert!(!desk.book.accounts.get(user_id).unwrap().is_active());
     assert_eq!(code(desk.ask(3, 4, &fan(1), open(user_id, "b"))), "bad_credentials");
     assert_eq!(code(desk.ask(3, 5, &fan(1), rotate("a", "c"))), "unauthenticated");
     let grant = GrantRole { user_id, role: Role::Organizer };
@@ -159,32 +141,68 @@ fn withdrawing_closes_the_account_and_its_sessions_and_is_told_once() {
 }
 
 #[test]
-fn nobody_leaves_while_a_payment_of_theirs_runs() {
+fn asking_again_is_the_same_attempt_until_it_is_refused() {
     let mut desk = Desk::default();
     let user_id = desk.registered(1);
-    desk.registered(2);
-    desk.hear(requested(user_id));
-    desk.hear(requested(user_id));
-    assert_eq!(code(desk.ask(1, 3, &fan(1), Withdraw {})), "payment_running");
-    assert!(desk.ask(1, 4, &fan(2), Withdraw {}).is_ok());
-    desk.hear(completed(user_id));
-    assert!(desk.ask(2, 5, &fan(1), Withdraw {}).is_ok());
+    let first = desk.ask(1, 2, &fan(1), LEAVE).unwrap().attempt;
+    assert_eq!(desk.ask(1, 3, &fan(1), LEAVE).unwrap().attempt, first);
+    let forfeit = || Withdraw { forfeit: true };
+    assert_eq!(code(desk.ask(1, 4, &fan(1), forfeit())), "withdrawal_running");
+    desk.hear(PaymentWithdrawalCleared { user_id, attempt: first });
+    desk.hear(ReservationWithdrawalCleared { user_id, attempt: first });
+    let reason = WithdrawalReason::Points;
+    desk.hear(PointWithdrawalBlocked { user_id, attempt: first, reason });
+    assert_eq!(desk.state(first), WithdrawalState::Refused);
+    assert!(desk.book.accounts.get(user_id).unwrap().is_active());
+    let second = desk.ask(2, 5, &fan(1), forfeit()).unwrap();
+    assert_eq!((second.attempt.0, second.forfeit), (id(5), true));
+    // What was said of the first attempt says nothing of the second.
+    desk.cleared(user_id, first);
+    assert_eq!(desk.state(second.attempt), WithdrawalState::Requested);
+    desk.cleared(user_id, second.attempt);
+    let closed = desk.ask(3, 6, &fan(1), LEAVE).unwrap();
+    assert_eq!((closed.attempt, closed.state), (second.attempt, WithdrawalState::Completed));
 }
 
 #[test]
-fn a_payment_heard_to_end_before_it_began_keeps_nobody() {
+fn an_attempt_that_is_not_answered_in_time_is_refused_and_answers_are_too_late() {
     let mut desk = Desk::default();
     let user_id = desk.registered(1);
-    desk.hear(failed(user_id));
-    desk.hear(requested(user_id));
-    assert!(desk.ask(1, 3, &fan(1), Withdraw {}).is_ok());
+    let attempt = desk.ask(1, 2, &fan(1), LEAVE).unwrap().attempt;
+    desk.hear(PaymentWithdrawalCleared { user_id, attempt });
+    let refuse = || RefuseWithdrawal { user_id, attempt };
+    desk.ask(31, 3, &Caller::Mesh, refuse()).unwrap();
+    desk.ask(32, 4, &Caller::Mesh, refuse()).unwrap();
+    desk.cleared(user_id, attempt);
+    assert_eq!(desk.told.last().unwrap(), "onsale.user.withdrawal_refused.v1.-");
+    assert_eq!(desk.told.len(), 3);
+    assert_eq!(desk.state(attempt), WithdrawalState::Refused);
+}
+
+#[test]
+fn a_timer_that_looked_too_early_refuses_nothing() {
+    let mut desk = Desk::default();
+    let user_id = desk.registered(1);
+    let attempt = desk.ask(1, 2, &fan(1), LEAVE).unwrap().attempt;
+    desk.cleared(user_id, attempt);
+    desk.ask(31, 3, &Caller::Mesh, RefuseWithdrawal { user_id, attempt }).unwrap();
+    assert_eq!(desk.state(attempt), WithdrawalState::Completed);
+    assert_eq!(desk.told.len(), 3);
+}
+
+#[test]
+fn an_answer_to_an_attempt_of_nobody_changes_nothing() {
+    let mut desk = Desk::default();
+    let user_id = desk.registered(1);
+    desk.cleared(user_id, AttemptId(id(9)));
+    assert_eq!(desk.told.len(), 1);
 }
 
 #[test]
 fn somebody_without_account_has_none_to_close() {
     let mut desk = Desk::default();
-    assert_eq!(code(desk.ask(0, 1, &fan(9), Withdraw {})), "not_found");
-    assert_eq!(code(desk.ask(0, 1, &Caller::Anonymous, Withdraw {})), "unauthenticated");
+    assert_eq!(code(desk.ask(0, 1, &fan(9), LEAVE)), "not_found");
+    assert_eq!(code(desk.ask(0, 1, &Caller::Anonymous, LEAVE)), "unauthenticated");
 }
 
 #[test]

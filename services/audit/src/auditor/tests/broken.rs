@@ -140,6 +140,25 @@ fn money_that_is_given_back_to_somebody_else_is_found() {
 }
 
 #[test]
+fn a_forfeited_ticket_that_is_paid_back_is_found() {
+    let mut sale = Sale::new();
+    let sold = sale.sell(&["A-1-1"]);
+    let forfeited = sale.cancel(&sold.hold, Some(&sold), CancelReason::Withdrawn);
+    let refunded = sale.refund(forfeited, &sold, RefundReason::Cancelled);
+    sale.return_payment(refunded, &sold);
+    finds(&sale, &[(GivenBack, &[forfeited, refunded])]);
+}
+
+#[test]
+fn another_sum_that_is_forfeited_than_was_in_the_wallet_is_found() {
+    let mut sale = Sale::new();
+    let (fan, charged) = sale.fan(100);
+    sale.balances.insert(fan, 90);
+    let forfeited = sale.forfeit(fan, 90);
+    finds(&sale, &[(LedgerSums, &[charged, forfeited])]);
+}
+
+#[test]
 fn money_that_is_given_back_and_was_never_taken_is_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(0);

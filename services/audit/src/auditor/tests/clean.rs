@@ -15,6 +15,7 @@ fn every_flow() -> Sale {
     unpaid_ends(&mut sale);
     sale.wait(8_000);
     show_cancelled(&mut sale);
+    forfeited(&mut sale);
     two_rows_in_one_wallet(&mut sale);
     sale.wait(2);
     sale
@@ -64,6 +65,16 @@ fn unpaid_ends(sale: &mut Sale) {
     let hold = sale.hold(fan, &["D-1-1"]);
     sale.wait(300);
     sale.expire(&hold);
+}
+
+/// A fan gives points and a ticket up; the seat is sold again.
+fn forfeited(sale: &mut Sale) {
+    let sold = sale.sell(&["F-1-1"]);
+    let left = sale.balances[&sold.hold.fan];
+    sale.forfeit(sold.hold.fan, left);
+    sale.cancel(&sold.hold, Some(&sold), CancelReason::Withdrawn);
+    sale.wait(1);
+    sale.sell(&["F-1-1"]);
 }
 
 fn show_cancelled(sale: &mut Sale) {

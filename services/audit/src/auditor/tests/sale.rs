@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use events::{
-    EntryId, EventId, SagaId, SeatId,
-    point::DebitRefusal,
+    AttemptId, EntryId, EventId, SagaId, SeatId,
+    point::{DebitRefusal, PointWithdrawalCleared},
     reservation::{CancelReason, ConfirmRefusal, PricedSeat},
+    user::{UserWithdrawalRequested, UserWithdrawn},
 };
 
 use super::*;
@@ -122,6 +123,19 @@ impl Sale {
         let balance = self.moves(user_id, amount);
         let (command, entry_id) = (self.id(), EntryId(self.id()));
         self.tell(command, command, &PointCharged { user_id, entry_id, amount, balance })
+    }
+
+    /// The account is closed, and what is in the wallet given up.
+    pub fn forfeit(&mut self, user_id: UserId, amount: i64) -> Uuid {
+        let balance = self.moves(user_id, -amount);
+        let (command, entry_id) = (self.id(), EntryId(self.id()));
+        let (attempt, at) = (AttemptId(command), self.now());
+        let asked = UserWithdrawalRequested { user_id, attempt, forfeit: true, at };
+        let cause = self.tell(command, command, &asked);
+        let cause = self.tell(cause, command, &PointWithdrawalCleared { user_id, attempt });
+        let closed = UserWithdrawn { user_id, attempt, forfeit: true, at };
+        let cause = self.tell(cause, command, &closed);
+        self.tell(cause, command, &PointForfeited { user_id, entry_id, amount, balance })
     }
 
     fn moves(&mut self, user_id: UserId, by: i64) -> i64 {
@@ -303,7 +317,7 @@ impl Sale {
             hold_version: hold.version,
             reason,
             payment_id: paid.map(|paying| paying.id),
-            refund: paid.map_or(0, |_| hold.amount),
+            refund: paid.filter(|_| reason != CancelReason::Withdrawn).map_or(0, |_| hold.amount),
         };
         let command = self.id();
         self.tell(command, command, &fact)

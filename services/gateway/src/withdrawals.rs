@@ -1,0 +1,152 @@
+//! Closing an account, and waiting for what becomes of that.
+
+use std::time::Duration;
+
+use axum::{
+    extract::{Request, State},
+    http::{StatusCode, header},
+    response::Response,
+};
+use events::{
+    AttemptId, Command, codes,
+    user::{GetWithdrawal, Withdraw, Withdrawal, WithdrawalState},
+};
+use mesh::Answered;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use utoipa::IntoParams;
+
+use crate::{
+    Edge,
+    call::{BODY_BYTES_MAX, Call, Head, Id, Params, json},
+    examples,
+    op::Op,
+    payments::preference_applied,
+    problem::{Copies, Refused, answer, with_header},
+};
+
+const TAG: &str = "accounts";
+
+/// The operations of this area.
+pub(crate) fn ops() -> Vec<Op> {
+    vec![
+        Op::delete("/v1/users/me", withdraw)
+            .named(TAG, "withdraw", "Close the caller's account")
+            .explained(
+                "Starts a saga and answers 202 at once: follow `Location`. With `Prefer: wait=N` \
+                 the answer is 200 with the outcome, once it is known within N seconds; a refusal \
+                 is an outcome too, its `reasons` say why: a payment that runs, a refund that is \
+                 due, tickets for shows to come, points in the wallet. With `forfeit`, in the \
+                 query or in the body, tickets and points are given up without return, and only \
+                 a payment or a refund stands in the way. Once closed, places are left, holds are \
+                 cancelled, the wallet is closed. The access token stays good for reading until \
+                 it runs out.",
+            )
+            .token()
+            .command()
+            .query::<WithdrawParams>()
+            .takes::<Withdraw>(examples::WITHDRAW)
+            .or_nothing()
+            .waits::<Withdrawal>("The attempt as it ended", examples::WITHDRAWAL_REFUSED)
+            .gives::<Withdrawal>(Withdraw::STATUS, "The attempt, on its way", examples::WITHDRAWAL)
+            .refuses(&[codes::WITHDRAWAL_RUNNING]),
+        Op::get("/v1/users/me/withdrawals/{id}", get)
+            .named(TAG, "getWithdrawal", "Read one of the caller's attempts to close the account")
+            .token()
+            .gives::<Withdrawal>(200, "The attempt", examples::WITHDRAWAL_REFUSED)
+            .refuses(&[codes::NOT_FOUND]),
+    ]
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct WithdrawParams {
+    /// Also when points, or tickets for shows to come, are lost by it.
+    #[serde(default)]
+    forfeit: bool,
+}
+
+async fn get(
+    State(edge): State<Edge>,
+    Id(attempt): Id<AttemptId>,
+    head: Head,
+) -> Result<Response, Refused> {
+    edge.read(&head, &GetWithdrawal { attempt }, Copies::None).await
+}
+
+async fn withdraw(State(edge): State<Edge>, request: Request) -> Result<Response, Refused> {
+    let Params(WithdrawParams { forfeit }) = Params::of(request.uri())?;
+    let call = Call::read(request, BODY_BYTES_MAX, &["application/json"]).await?;
+    let mut body = call.body_with(&[])?;
+    if forfeit {
+        let mut command: Map<String, Value> = serde_json::from_slice(&body).unwrap_or_default();
+        command.insert("forfeit".to_owned(), true.into());
+        body = json(&command);
+    }
+    let head = call.head;
+    let answered = edge.ask::<Withdraw>(&head, body).await?;
+    let Some(begun) = begun(&answered) else { return Ok(answer(answered, Copies::None)) };
+    if let Some(secs) = head.wait_secs() {
+        let deadline = Instant::now() + Duration::from_secs(secs);
+        if let Some(ended) = ended(&edge, &head, begun, deadline).await {
+            let answered = Answered { status: 200, body: json(&ended) };
+            return Ok(preference_applied(answer(answered, Copies::None), secs));
+        }
+    }
+    Ok(accepted(answered))
+}
+
+/// The attempt, where one was begun or is known already.
+fn begun(answered: &Answered) -> Option<Withdrawal> {
+    answered.is_granted().then(|| serde_json::from_slice(&answered.body).ok()).flatten()
+}
+
+/// The answer with the attempt's address.
+fn accepted(answered: Answered) -> Response {
+    let attempt = begun(&answered).map(|begun| begun.attempt);
+    let response = answer(answered, Copies::None);
+    match attempt {
+        Some(attempt) if response.status() == StatusCode::ACCEPTED => {
+            with_header(response, header::LOCATION, &format!("/v1/users/me/withdrawals/{attempt}"))
+        }
+        _ => response,
+    }
+}
+
+/// Waits until the deadline for the end of an attempt, which may have ended already. What
+/// passes by only says when to look.
+async fn ended(
+    edge: &Edge,
+    head: &Head,
+    begun: Withdrawal,
+    deadline: Instant,
+) -> Option<Withdrawal> {
+    if is_over(&begun) {
+        return Some(begun);
+    }
+    // Registered before looking: the end is either seen here or passes by there.
+    let mut waiter = edge.waiters().wait_for_fan(begun.user_id)?;
+    let mut reconnects = edge.asker().reconnects();
+    loop {
+        if let Some(ended) = look(edge, head, begun.attempt).await {
+            return Some(ended);
+        }
+        tokio::select! {
+            () = waiter.stirred() => {}
+            Ok(()) = reconnects.changed() => {}
+            () = tokio::time::sleep_until(deadline) => break,
+            () = edge.shutdown().cancelled() => break,
+        }
+    }
+    look(edge, head, begun.attempt).await
+}
+
+async fn look(edge: &Edge, head: &Head, attempt: AttemptId) -> Option<Withdrawal> {
+    let answered = edge.look(head, &GetWithdrawal { attempt }).await.ok()?;
+    serde_json::from_slice(&answered.body).ok().filter(is_over)
+}
+
+fn is_over(withdrawal: &Withdrawal) -> bool {
+    withdrawal.state != WithdrawalState::Requested
+}
