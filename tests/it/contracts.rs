@@ -191,19 +191,7 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
 
 #[test]
 fn the_spelling_of_what_a_withdrawal_comes_to_is_fixed() {
-    use events::{
-        point::EntryKind, queue::PlaceEnd, user::WithdrawalState, withdrawal::WithdrawalReason,
-    };
-    spelt(
-        &[
-            PlaceEnd::Completed,
-            PlaceEnd::Timeout,
-            PlaceEnd::Left,
-            PlaceEnd::Withdrawn,
-            PlaceEnd::SoldOut,
-        ],
-        "completed timeout left withdrawn sold_out",
-    );
+    use events::{point::EntryKind, user::WithdrawalState, withdrawal::WithdrawalReason};
     spelt(
         &[EntryKind::Charge, EntryKind::Debit, EntryKind::Refund, EntryKind::Forfeit],
         "charge debit refund forfeit",

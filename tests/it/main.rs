@@ -8,6 +8,7 @@ mod compose;
 mod contention;
 mod contracts;
 mod dead_letters;
+mod forgetful;
 mod handlers;
 mod health;
 mod journeys;

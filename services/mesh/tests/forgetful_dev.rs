@@ -1,2 +1,4 @@
-#[path = "../../../tests/it/forgetful.rs"]
-mod forgetful;
+#[path = "../../../tests/it"]
+mod it {
+    mod forgetful;
+}
