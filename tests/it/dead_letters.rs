@@ -151,7 +151,7 @@ fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_o
 #[test]
 fn a_whole_message_of_poison_is_kept_letter_by_letter() {
     run(async {
-        let mesh = Mesh::with(&["user", "point", "payment", "gateway"]).await;
+        let mesh = Mesh::with(&["user", "reservation", "point", "payment", "gateway"]).await;
         let stores = Stores::of(&mesh.stage).await;
         let desk = Desk::of(&mesh).await;
         let events: Vec<Value> = (0..BATCH_EVENTS).map(|n| json!({ "poison": n })).collect();
@@ -166,7 +166,7 @@ fn a_whole_message_of_poison_is_kept_letter_by_letter() {
         .await
         .expect("emitted");
         // Each service that consumes the event keeps letters of its own.
-        for service in ["point", "user"] {
+        for service in ["point", "reservation"] {
             let letters = desk.stand(service, &[LetterState::Parked; BATCH_EVENTS]).await;
             assert!(letters.iter().all(|letter| letter.key == "-" && letter.behind.is_none()));
             let copies = copies(&stores.broker, service, BATCH_EVENTS).await;

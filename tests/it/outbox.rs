@@ -46,6 +46,11 @@ async fn start(stage: &Stage, service: &str) -> Fleet {
     Fleet::start(&stage.config, &[service], &Rules::default()).await.expect("a service")
 }
 
+async fn connect(stage: &Stage) -> PgConnection {
+    let url = stage.config.database_url("point").expect("an address");
+    PgConnection::connect(url).await.expect("a connection")
+}
+
 /// Emits `count` messages as a transaction of the point service does whose process dies right
 /// after: nobody has them in memory, and they belong to it for as long as `lease`.
 async fn emit(tx: &mut PgConnection, count: usize, lease: &str) -> BTreeSet<Uuid> {
@@ -86,7 +91,8 @@ async fn published(stores: &Stores, emitted: &BTreeSet<Uuid>) {
         (marks.len() == emitted.len()).then_some(marks)
     });
     let all = tokio::time::timeout(PATIENCE, all).await.expect("published in time");
-    assert!(all.values().eq(emitted), "something else is marked");
+    let marked: BTreeSet<Uuid> = all.values().copied().collect();
+    assert!(marked == *emitted, "something else is marked");
     let stream = stores.broker.jetstream.get_stream("POINT").await.expect("a stream");
     let count = stream.cached_info().state.messages;
     assert_eq!(count, emitted.len() as u64, "each is published once");
@@ -117,10 +123,7 @@ fn a_transaction_that_begins_first_and_commits_last_is_published() {
     run(async {
         let (stage, fleet) = alone("point").await;
         let stores = Stores::of(&stage).await;
-        let url = stage.config.database_url("point").expect("an address");
-        let mut slow = PgConnection::connect(url).await.expect("a connection");
-        let mut fast = PgConnection::connect(url).await.expect("another one");
-
+        let (mut slow, mut fast) = (connect(&stage).await, connect(&stage).await);
         let mut first = slow.begin().await.expect("begun");
         let early = emit(&mut first, 2, "0").await;
         let late = emit(&mut fast, 2, "0").await;
@@ -137,15 +140,13 @@ fn a_transaction_that_is_rolled_back_publishes_nothing() {
     run(async {
         let (stage, fleet) = alone("point").await;
         let stores = Stores::of(&stage).await;
-        let pool = stores.database("point");
-        let url = stage.config.database_url("point").expect("an address");
-        let mut slow = PgConnection::connect(url).await.expect("a connection");
+        let (mut slow, mut fast) = (connect(&stage).await, connect(&stage).await);
         let mut doomed = slow.begin().await.expect("begun");
         emit(&mut doomed, 1, "0").await;
-        let before = emit(&mut pool.acquire().await.expect("a connection"), 1, "0").await;
+        let before = emit(&mut fast, 1, "0").await;
         published(&stores, &before).await;
         doomed.rollback().await.expect("rolled back");
-        let after = emit(&mut pool.acquire().await.expect("a connection"), 1, "0").await;
+        let after = emit(&mut fast, 1, "0").await;
         published(&stores, &before.into_iter().chain(after).collect()).await;
         fleet.stop().await;
         stage.strike().await;
@@ -157,13 +158,12 @@ fn a_publisher_killed_between_publishing_and_marking_publishes_nothing_twice() {
     run(async {
         let (stage, mut fleet) = alone("point").await;
         let stores = Stores::of(&stage).await;
+        let mut connection = connect(&stage).await;
         let mut emitted = BTreeSet::new();
         for (round, count) in BURSTS.into_iter().enumerate() {
             let hits = || fleet.running()[0].failpoints().hits(Failpoint::BeforeMark);
             let before = hits();
             fleet.running()[0].failpoints().arm(Failpoint::BeforeMark, 1);
-            let pool = stores.database("point");
-            let mut connection = pool.acquire().await.expect("a connection");
             emitted.extend(emit(&mut connection, count, "0").await);
             eventually("the publisher has died", || async { (hits() > before).then_some(()) })
                 .await;
@@ -185,7 +185,7 @@ fn what_a_killed_process_left_behind_is_published_by_the_others_once() {
         let (stage, first) = alone("point").await;
         let second = start(&stage, "point").await;
         let stores = Stores::of(&stage).await;
-        let mut connection = stores.database("point").acquire().await.expect("a connection");
+        let mut connection = connect(&stage).await;
         // Half of it is still in the hands of whoever has died.
         let mut emitted = emit(&mut connection, 300, LEASE).await;
         emitted.extend(emit(&mut connection, 300, "0").await);
@@ -204,7 +204,7 @@ fn a_backlog_of_any_size_is_published_whole() {
         let (stage, fleet) = alone("point").await;
         let stores = Stores::of(&stage).await;
         fleet.stop().await;
-        let mut connection = stores.database("point").acquire().await.expect("a connection");
+        let mut connection = connect(&stage).await;
         let emitted = emit(&mut connection, MANY, "0").await;
         let fleet = start(&stage, "point").await;
         published(&stores, &emitted).await;

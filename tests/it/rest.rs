@@ -30,8 +30,10 @@ const OF_THE_MESH: [&str; 4] = ["inbox:", "answer:", "outbox:", "parked:"];
 /// deadlines. And how far the export has come, which is a position and no content.
 const OF_THE_CLOCK: [&str; 4] = ["log_in_failures", "watch", "export", "exported"];
 
-/// Who keeps something in Valkey.
+/// Who keeps something in Valkey …
 const IN_VALKEY: [&str; 2] = ["queue", "ranking"];
+/// … and who takes events in there. The map of the seats is a picture with its own numbering.
+const HEARING_IN_VALKEY: [&str; 3] = ["queue", "ranking", "concert"];
 
 /// Every row of every table, by `service.table`, and every key in Valkey.
 pub type Dump = BTreeMap<String, Vec<String>>;
@@ -129,7 +131,7 @@ impl Stores {
             .await
             .expect("an outbox");
         }
-        for service in IN_VALKEY {
+        for service in HEARING_IN_VALKEY {
             for waiting in ["outbox:unsent", "parked:due"] {
                 let key = format!("{{{service}}}:{waiting}");
                 let mut valkey = self.valkey.clone();
@@ -152,7 +154,7 @@ impl Stores {
             parked.extend(rows.into_iter().map(|(state, event)| (*service, state, event)));
         }
         let mut valkey = self.valkey.clone();
-        for service in IN_VALKEY {
+        for service in HEARING_IN_VALKEY {
             let open = (format!("{{{service}}}:parked:open"), 0, -1);
             let open = redis::cmd("ZRANGE").arg(open).query_async::<Vec<u64>>(&mut valkey).await;
             for number in open.expect("parked events") {

@@ -236,9 +236,16 @@ impl<E: Engine> Publisher<E> {
         let jetstream = self.link.jetstream();
         // Sent here and awaited later: messages go out in the order in which they came.
         let sent = jetstream.publish_with_headers(subject.clone(), headers, message.body);
-        let Ok(Ok(ack)) = tokio::time::timeout(SEND_TIMEOUT, sent).await else {
-            run.is_in_doubt = true;
-            return;
+        let ack = match tokio::time::timeout(SEND_TIMEOUT, sent).await {
+            Ok(Ok(ack)) => ack,
+            Ok(Err(error)) => {
+                let ended = refusal(id, subject, &error);
+                return run.in_flight.push(Box::pin(std::future::ready(ended)));
+            }
+            Err(_) => {
+                run.is_in_doubt = true;
+                return;
+            }
         };
         run.in_flight.push(Box::pin(async move {
             match ack.await {
@@ -300,10 +307,8 @@ impl<E: Engine> Publisher<E> {
         if run.marks.is_empty() || run.dies {
             return Ok(());
         }
-        let epoch = self.link.epoch();
         let acknowledged = run.marks.len();
-        let marks: Vec<Mark> =
-            run.marks.drain(..).filter(|(_, of)| *of == epoch).map(|(mark, _)| mark).collect();
+        let marks = of_connection(std::mem::take(&mut run.marks), self.link.epoch());
         run.is_in_doubt |= marks.len() < acknowledged;
         if !marks.is_empty() {
             self.engine.mark(&marks).await?;
@@ -381,6 +386,11 @@ impl<E: Engine> Publisher<E> {
     }
 }
 
+/// The marks that were acknowledged on this connection.
+fn of_connection(marks: Vec<(Mark, u64)>, epoch: u64) -> Vec<Mark> {
+    marks.into_iter().filter(|(_, of)| *of == epoch).map(|(mark, _)| mark).collect()
+}
+
 fn refusal(id: uuid::Uuid, subject: String, error: &PublishError) -> Ended {
     use std::error::Error;
     let cause = error.to_string();
@@ -402,9 +412,43 @@ fn refusal(id: uuid::Uuid, subject: String, error: &PublishError) -> Ended {
                     | ErrorCode::CLUSTER_NOT_AVAILABLE
                     | ErrorCode::INSUFFICIENT_RESOURCES
                     | ErrorCode::STREAM_STORE_FAILED,
-                ) => Ended::Unknown(source),
-                _ => Ended::Refused { id, subject, cause: source },
+                )
+                // It has not even come to the broker.
+                | None => Ended::Unknown(source),
+                Some(_) => Ended::Refused { id, subject, cause: source },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(bytes: usize) -> Message {
+        let body = vec![0; bytes].into();
+        Message { id: uuid::Uuid::now_v7(), subject: "onsale.a.b.v1.-".into(), events: 1, body }
+    }
+
+    #[test]
+    fn an_acknowledgement_of_an_older_connection_does_not_mark() {
+        let mark = |sequence| Mark { id: uuid::Uuid::now_v7(), sequence };
+        let marks = [(mark(7), 1), (mark(5), 2), (mark(6), 2)];
+        assert_eq!(of_connection(marks.to_vec(), 2), [marks[1].0, marks[2].0]);
+        assert_eq!(of_connection(marks.to_vec(), 3), []);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_to_the_sweep() {
+        let (hand_off, mut handed) = HandOff::new();
+        hand_off.give(vec![message(HAND_OFF_BYTES_MAX / 2), message(HAND_OFF_BYTES_MAX)]);
+        hand_off.give((0..2 * HAND_OFF_MESSAGES_MAX).map(|_| message(1)).collect());
+        let mut taken = 0;
+        while handed.next().now_or_never().flatten().is_some() {
+            taken += 1;
+        }
+        assert_eq!(taken, HAND_OFF_MESSAGES_MAX);
+        hand_off.give(vec![message(HAND_OFF_BYTES_MAX)]);
+        assert!(handed.next().now_or_never().flatten().is_some(), "there is room again");
     }
 }

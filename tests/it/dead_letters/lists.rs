@@ -44,13 +44,13 @@ async fn all_become(desk: &Desk, states: &[LetterState]) {
 #[test]
 fn a_list_has_the_letters_of_every_service_newest_first_page_by_page() {
     run(async {
-        let mesh = Mesh::with(&["user", "point", "gateway"]).await;
+        let mesh = Mesh::with(&["user", "reservation", "point", "gateway"]).await;
         let desk = Desk::of(&mesh).await;
-        // Both services consume it, and neither can read it.
+        // Two services consume it, and neither can read it.
         for _ in 0..3 {
             poison(&mesh, &mesh.fan(0).await).await;
         }
-        for service in ["user", "point"] {
+        for service in ["reservation", "point"] {
             desk.stand(service, &[Parked; 3]).await;
         }
         let all = paged(&desk, 100).await;

@@ -1,4 +1,0 @@
-#[path = "../../../tests/it"]
-mod it {
-    mod forgetful;
-}
