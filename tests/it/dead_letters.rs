@@ -132,7 +132,7 @@ fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_o
         })
         .await;
         let letters = desk.stand("point", &vec![LetterState::Parked; poisons.len()]).await;
-        let copies = copies(&provisioner, "point", poisons.len()).await;
+        let copies = copies(&provisioner, "point.payment.requested", poisons.len()).await;
         for (number, poison) in poisons.iter().enumerate() {
             // They are told apart by where they came from; the stream was empty before.
             let sequence = number as u64 + 1;
@@ -151,25 +151,27 @@ fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_o
 #[test]
 fn a_whole_message_of_poison_is_kept_letter_by_letter() {
     run(async {
-        let mesh = Mesh::with(&["user", "reservation", "point", "payment", "gateway"]).await;
+        let mesh = Mesh::with(&["user", "queue", "reservation", "point", "gateway"]).await;
         let stores = Stores::of(&mesh.stage).await;
         let desk = Desk::of(&mesh).await;
         let events: Vec<Value> = (0..BATCH_EVENTS).map(|n| json!({ "poison": n })).collect();
         sqlx::query(
             "insert into mesh.outbox (id, subject, events, body, leased_until)
-             values ($1, 'onsale.payment.requested.v1.-', $2, $3, '-infinity')",
+             values ($1, 'onsale.reservation.cancelled.v1.-', $2, $3, '-infinity')",
         )
         .bind(Uuid::now_v7())
         .bind(BATCH_EVENTS as i32)
         .bind(serde_json::to_vec(&events).expect("JSON"))
-        .execute(stores.database("payment"))
+        .execute(stores.database("reservation"))
         .await
         .expect("emitted");
-        // Each service that consumes the event keeps letters of its own.
-        for service in ["point", "reservation"] {
+        // Each service that consumes the event keeps letters of its own, in its own store.
+        for service in ["point", "queue"] {
             let letters = desk.stand(service, &[LetterState::Parked; BATCH_EVENTS]).await;
             assert!(letters.iter().all(|letter| letter.key == "-" && letter.behind.is_none()));
-            let copies = copies(&stores.broker, service, BATCH_EVENTS).await;
+            let copies =
+                copies(&stores.broker, &format!("{service}.reservation.cancelled"), BATCH_EVENTS)
+                    .await;
             let payloads: BTreeSet<&[u8]> = copies.iter().map(|copy| &copy.payload[..]).collect();
             assert_eq!(payloads.len(), BATCH_EVENTS, "{service}");
         }
@@ -199,10 +201,10 @@ async fn tell(broker: &Broker, subject: String, has_id: bool, body: &str) {
 }
 
 /// The copies for whoever looks with `nats`.
-async fn copies(broker: &Broker, service: &str, count: usize) -> Vec<StreamMessage> {
+async fn copies(broker: &Broker, of: &str, count: usize) -> Vec<StreamMessage> {
     eventually(&format!("{count} copies of dead letters"), || async {
         let mut copies = broker.stored("DEAD_LETTERS", 0).await;
-        let subject = format!("dlq.{service}.payment.requested.");
+        let subject = format!("dlq.{of}.");
         copies.retain(|copy| copy.subject.starts_with(&subject));
         (copies.len() >= count).then_some(copies)
     })
