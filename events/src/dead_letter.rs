@@ -117,7 +117,7 @@ pub enum LetterState {
 }
 
 impl LetterState {
-    /// Whether it still stands in the line of its key.
+    /// Whether it has not ended.
     pub fn is_open(self) -> bool {
         matches!(self, Self::Parked | Self::Waiting | Self::Early)
     }

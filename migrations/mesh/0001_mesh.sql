@@ -33,8 +33,9 @@ create table mesh.verified (
     message_id uuid not null
 );
 
--- Events that could not be taken in, in the order of parking. Only the earliest open row of
--- a key is ever tried. See `services/mesh/src/parked.rs`.
+-- Events that could not be taken in, in the order of parking. One that is dead, or behind a
+-- dead one, holds its key: only the first of these is ever tried. One that is early holds
+-- nobody up. See `services/mesh/src/parked.rs`.
 create table mesh.parked (
     number bigint generated always as identity primary key,
     order_key text not null,

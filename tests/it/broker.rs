@@ -18,7 +18,7 @@ const ANSWERS_IN_FLIGHT: usize = 32;
 /// How soon the broker says no.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
 /// The shortest time in which a broker can be asked to recognise a message.
-const WINDOW_MIN: Duration = Duration::from_millis(100);
+pub const WINDOW_MIN: Duration = Duration::from_millis(100);
 /// A pause that outlasts every test; it is ended long before.
 const PAUSE: time::Duration = time::Duration::minutes(10);
 
@@ -125,8 +125,8 @@ impl Broker {
         self.messages_after(ends).await.iter().flat_map(events_of).collect()
     }
 
-    /// Lets the broker forget which messages it has had, so that the same one is stored again,
-    /// as it is when it comes again after the time in which it is recognised.
+    /// Lets the broker soon forget which messages it has had, so that the same one is stored
+    /// again, as it is when it comes after the time in which it is recognised.
     pub async fn forget_ids(&self) {
         for name in Self::fact_streams() {
             let stream = self.jetstream.get_stream(&name).await.expect("a stream");
@@ -134,8 +134,6 @@ impl Broker {
             config.duplicate_window = WINDOW_MIN;
             self.jetstream.update_stream(config).await.expect("updated");
         }
-        // What was stored within the window of now is still known.
-        tokio::time::sleep(2 * WINDOW_MIN).await;
     }
 
     /// Hands nothing out to this service until [`Broker::resume`].

@@ -1,16 +1,17 @@
 //! Messages and their events, taken apart and packed anew, as their producers publish them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID, jetstream::message::StreamMessage};
 use bytes::Bytes;
 use events::{CONTENT_TYPE, Envelope};
+use harness::mesh::SOON;
 use onsale::stage::Stage;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    broker::{Broker, header},
+    broker::{Broker, WINDOW_MIN, header},
     contracts::cloudevent::complaints,
 };
 
@@ -140,6 +141,17 @@ impl<'a> Producers<'a> {
         let (subject, body) = (message.subject.clone(), message.body.clone());
         let sent = jetstream.publish_with_headers(subject, headers, body).await.expect("sent");
         !sent.await.expect("stored").duplicate
+    }
+}
+
+/// Publishes the very same message once more, as soon as its broker no longer knows it; see
+/// [`Broker::forget_ids`].
+pub async fn repeat(producers: &mut Producers<'_>, stored: &StreamMessage) {
+    let again = Message::again(stored);
+    let until = Instant::now() + SOON;
+    while !producers.publish(&again).await {
+        assert!(Instant::now() < until, "the broker remembers {stored:?}");
+        tokio::time::sleep(WINDOW_MIN).await;
     }
 }
 

@@ -104,15 +104,18 @@ pub trait Outbox {
 
 /// The table of parked events.
 pub trait Parking {
-    /// Leases events to be tried: counts the attempt before it is made. Only the earliest
-    /// open row of a key can be leased, and nobody else can lease it until `lease` is over.
+    /// Leases events to be tried: counts the attempt before it is made. Rows in state `dead`
+    /// or `behind` hold their key while they are open: of them only the first can be leased,
+    /// and an early row only when none before it holds its key. What is leased nobody else
+    /// can lease until `lease` is over.
     fn lease(
         &self,
         which: Which,
         lease: Duration,
     ) -> impl Future<Output = Result<Vec<Parked>, Failure>> + Send;
 
-    /// Writes what became of an attempt that did not take the event in.
+    /// Writes what became of an attempt that did not take the event in. One that held its key
+    /// and is early now lets the next one come due.
     fn settle(
         &self,
         number: u64,
@@ -136,11 +139,12 @@ pub trait Parking {
 pub enum Which {
     /// Those whose time has come, at most so many.
     Due(usize),
-    /// Those that were parked behind another that has ended unseen by them, at most so many.
+    /// Those that were parked behind another that has ended, or has become early, unseen by
+    /// them, at most so many.
     Stranded(usize),
-    /// The first of a key, whatever its time, because an operator asks for it.
+    /// The first of those that hold a key, whatever its time, because an operator asks for it.
     First(String),
-    /// This one, if it has no key and so waits behind nothing.
+    /// This one, if it has no key or is early: it holds no key, and stands in no line.
     Number(u64),
 }
 

@@ -2,10 +2,15 @@
 //! themselves, and at last dead letters that wait for an operator.
 //!
 //! An event is *early* when what it depends on is not here yet; it is tried again soon, then
-//! ever more seldom, for an hour. It is *dead* when it can never succeed (it cannot be read,
-//! its handler panicked, the store refuses it), or when that hour is over. A later event of
-//! the same order key that comes meanwhile is parked *behind* it, untried, so that order
-//! within a key is the order of parking. Only the first of a key is ever tried.
+//! ever more seldom, for an hour. What it waits for may come under the same order key, so it
+//! does not hold that key: later events are taken in meanwhile, and handlers decide by state
+//! and version, as they do when an event is delivered again.
+//!
+//! An event is *dead* when it can never succeed (it cannot be read, its handler panicked, the
+//! store refuses it), or when that hour is over. It holds its key: a later event of the same
+//! key is parked *behind* it, untried, and holds the key as well. Of those that hold a key
+//! only the first is ever tried, so order among them is the order of parking. An early event
+//! is tried by its own time, unless one before it holds the key.
 //!
 //! The row is the truth, and it changes in one transaction with what a retry changes. A copy
 //! of each dead letter goes to the stream `DEAD_LETTERS` for whoever looks with `nats`;
@@ -71,9 +76,9 @@ pub struct Parked {
 /// Where a parked event stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParkedState {
-    /// It waits for what it depends on and is tried again.
+    /// It waits for what it depends on and is tried again; it holds nobody up.
     Early,
-    /// It has never been tried: it waits behind an earlier one of its key.
+    /// It was never tried to an end: it waits behind one that holds its key.
     Behind,
     /// It cannot succeed: an operator decides.
     Dead,
@@ -105,6 +110,11 @@ impl ParkedState {
     pub fn is_open(self) -> bool {
         !matches!(self, Self::Resolved | Self::Discarded)
     }
+
+    /// Whether later events of its key wait for its end.
+    pub fn holds_key(self) -> bool {
+        matches!(self, Self::Behind | Self::Dead)
+    }
 }
 
 /// How long an early event waits before its next attempt, after so many.
@@ -119,7 +129,7 @@ pub(crate) fn one_line(text: &str) -> String {
 }
 
 impl Parked {
-    /// As operators are shown it; `behind` is the number of the first of its key.
+    /// As operators are shown it; `behind` is the number of what holds its key.
     pub(crate) fn letter(&self, service: &str, behind: Option<u64>) -> DeadLetter {
         let envelope = Envelope::decode(&self.envelope).ok();
         let trace = envelope.as_ref().and_then(|envelope| envelope.traceparent.as_deref());

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    messages::{Message, Producers, StoredEvent, id_of, name_of, tell_again},
+    messages::{Producers, StoredEvent, id_of, name_of, repeat, tell_again},
     rest::{Dump, Stores, assert_same, but_audit},
 };
 
@@ -93,7 +93,7 @@ impl Scene<'_> {
         let ends = broker.ends().await;
         let mut producers = Producers::of(&self.mesh.stage);
         for message in &messages {
-            assert!(producers.publish(&Message::again(message)).await, "the broker knows it");
+            repeat(&mut producers, message).await;
         }
         self.are_repeats("published again", expected).await;
         let stored = broker.messages_after(&ends).await;

@@ -27,8 +27,8 @@ use crate::{
     work::Meta,
 };
 
-/// Letters shown at most.
-const LETTERS_MAX: usize = 10_000;
+/// Letters shown at most: together they fit into one message of the broker.
+const LETTERS_MAX: usize = 5_000;
 /// How long one request may try the letters of a key; what is left goes on by itself.
 const BUDGET: Duration = Duration::from_secs(7);
 
@@ -62,8 +62,9 @@ impl<E: Engine> LetterDesk<E> {
         Ok(serde_json::to_vec(&found).expect("letters are plain data").into())
     }
 
-    /// Letters with what they wait behind. An event that is only early, and what waits behind
-    /// one, concerns operators only when they ask for everything.
+    /// Letters with what they wait behind: the first that holds their key. An event that is
+    /// only early, and one whose turn comes by itself, concern operators only when they ask
+    /// for everything.
     async fn letters(
         &self,
         show: Show,
@@ -71,18 +72,21 @@ impl<E: Engine> LetterDesk<E> {
     ) -> Result<Vec<events::dead_letter::DeadLetter>, Problem> {
         let rows = self.0.engine.parked(show).await.map_err(away)?;
         let mut first: HashMap<&str, &Parked> = HashMap::new();
-        for row in rows.iter().filter(|row| row.state.is_open() && row.key != NONE) {
+        for row in rows.iter().filter(|row| row.state.holds_key() && row.key != NONE) {
             first.entry(&row.key).or_insert(row);
         }
         let mut letters = Vec::with_capacity(rows.len());
         for row in &rows {
-            let before = first.get(row.key.as_str()).filter(|first| first.number < row.number);
-            let waits = row.state == ParkedState::Behind;
-            let is_transient = row.state == ParkedState::Early
-                || (waits && before.is_none_or(|first| first.state != ParkedState::Dead));
+            let waits = matches!(row.state, ParkedState::Behind | ParkedState::Early);
+            let before = first.get(row.key.as_str());
+            let before = before.filter(|first| waits && first.number < row.number);
+            let is_transient = match row.state {
+                ParkedState::Early => true,
+                ParkedState::Behind => before.is_none_or(|first| first.state != ParkedState::Dead),
+                _ => false,
+            };
             if all || !is_transient {
-                let behind = before.filter(|_| waits).map(|first| first.number);
-                letters.push(row.letter(self.service(), behind));
+                letters.push(row.letter(self.service(), before.map(|first| first.number)));
             }
         }
         Ok(letters)
@@ -121,7 +125,8 @@ impl<E: Engine> LetterDesk<E> {
         Ok(serde_json::to_vec(&done).expect("plain data").into())
     }
 
-    /// Tries the letters of a key in order, until one fails.
+    /// Tries the letters that hold a key in order, until one fails. One that is early stands in
+    /// no line: it is tried alone, unless one before it holds its key.
     async fn drive(
         &self,
         letter: LetterId,
@@ -131,9 +136,9 @@ impl<E: Engine> LetterDesk<E> {
         let began = Instant::now();
         let mut done = Redriven { letter, ..self.nothing(&asked.key, 0) };
         while began.elapsed() < BUDGET && !self.0.shutdown.is_cancelled() {
-            let which = match asked.key.as_str() {
-                NONE => Which::Number(asked.number),
-                key => Which::First(key.to_owned()),
+            let which = match (asked.key.as_str(), asked.state) {
+                (NONE, _) | (_, ParkedState::Early) => Which::Number(asked.number),
+                (key, _) => Which::First(key.to_owned()),
             };
             let leased = self.0.engine.lease(which, LEASE).await.map_err(away)?;
             // Nothing is left, or another tries it this very moment.
@@ -156,7 +161,7 @@ impl<E: Engine> LetterDesk<E> {
             return Ok(0);
         }
         let rows = self.0.engine.parked(Show::Key(key.to_owned())).await.map_err(away)?;
-        Ok(rows.iter().filter(|row| row.state.is_open()).count() as u64)
+        Ok(rows.iter().filter(|row| row.state.holds_key()).count() as u64)
     }
 
     fn nothing(&self, key: &str, left: u64) -> Redriven {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::SystemTime};
 
-use events::{Problem, Timestamp, codes, fact_of_subject, producer_of};
+use events::{Problem, Timestamp, fact_of_subject, producer_of};
 use sqlx::{PgConnection, PgPool};
 
 use super::{
@@ -31,7 +31,7 @@ pub(super) struct Page<'a, B: Book> {
     emitted: Vec<(String, Vec<u8>)>,
     announced: Vec<Announcement>,
     parking: Vec<Parking>,
-    /// Order keys that have a parked event: later events of theirs wait behind it.
+    /// Order keys that a parked event holds: later events of theirs wait behind it.
     parked_keys: HashSet<String>,
     /// Transactions and publishings, recorded until the commit.
     spans: Vec<Span>,
@@ -113,7 +113,7 @@ impl<'a, B: Book> Page<'a, B> {
             }
             Care::Unrun => self.unrun(batch, &fresh),
         };
-        look_again(&mut tx, batch, &mut outcomes).await?;
+        memory::look_again(&mut tx, batch, &mut outcomes).await?;
         let emitted = pack(std::mem::take(&mut self.emitted));
         outbox::append(&mut tx, &emitted).await?;
         memory::remember(&mut tx, &answers).await?;
@@ -143,7 +143,7 @@ impl<'a, B: Book> Page<'a, B> {
         let mut outcomes = Vec::with_capacity(batch.len());
         for (work, fresh) in batch.iter_mut().zip(fresh) {
             let (false, Some(book)) = (!fresh, book.as_mut()) else {
-                outcomes.push(stored(work, answers));
+                outcomes.push(memory::stored(work, answers));
                 continue;
             };
             if work.delivery().is_none() {
@@ -175,7 +175,7 @@ impl<'a, B: Book> Page<'a, B> {
         answers: &mut memory::Answers,
     ) -> Result<Outcome, Failure> {
         if answers.knows(&work.entries[0].meta) {
-            return Ok(stored(work, answers));
+            return Ok(memory::stored(work, answers));
         }
         match self.step(book, &mut work.entries[0]) {
             Step::Panicked(cause) => Err(Failure::Refused(cause)),
@@ -198,7 +198,7 @@ impl<'a, B: Book> Page<'a, B> {
         self.parked_keys = self.known_keys(tx, batch, fresh).await?;
         for (work, fresh) in batch.iter_mut().zip(fresh) {
             if !fresh {
-                outcomes.push(stored(work, answers));
+                outcomes.push(memory::stored(work, answers));
                 continue;
             }
             let is_message = work.delivery().is_some();
@@ -335,13 +335,13 @@ impl<'a, B: Book> Page<'a, B> {
 
     fn park(&mut self, work: &Work<PgDeed<B>>, at: usize, state: ParkedState, cause: String) {
         let Some(parking) = Parking::of(work, at, state, cause) else { return };
-        if parking.key != NONE {
+        if parking.key != NONE && state.holds_key() {
             self.parked_keys.insert(parking.key.clone());
         }
         self.parking.push(parking);
     }
 
-    /// Keys of this batch that have a parked event. A statement of its own, after the book
+    /// Keys of this batch that a parked event holds. A statement of its own, after the book
     /// holds its locks: one begun before would not see what was parked while it waited.
     async fn known_keys(
         &self,
@@ -461,42 +461,6 @@ fn answered<B: Book>(
         Step::NotYet(problem) => Outcome::NotYet(problem),
         Step::Never(cause) | Step::Panicked(cause) => Outcome::Never(cause),
     }
-}
-
-/// What a message or command that was seen before is answered.
-fn stored<D>(work: &Work<D>, answers: &memory::Answers) -> Outcome {
-    if work.delivery().is_some() {
-        return Outcome::Repeat;
-    }
-    let known = work.entries.first().and_then(|entry| answers.stored(&entry.meta));
-    Outcome::Done(known.unwrap_or_else(|| {
-        Answered::refused(&Problem::new(
-            codes::IDEMPOTENCY_KEY_REUSED,
-            "Use a new key for a new request.",
-        ))
-    }))
-}
-
-/// The same key in two batches at once, where the first to commit is the very reason why the
-/// second is refused (seats held, a payment running): the key's answer is there now, and it
-/// is what the second is answered too.
-async fn look_again<D>(
-    tx: &mut PgConnection,
-    batch: &[Work<D>],
-    outcomes: &mut [Outcome],
-) -> Result<(), Failure> {
-    let refused = |(work, outcome): &(&Work<D>, &mut Outcome)| {
-        work.delivery().is_none()
-            && matches!(outcome, Outcome::Done(answered) if !answered.is_granted())
-    };
-    let again: Vec<_> = batch.iter().zip(outcomes).filter(refused).collect();
-    let answers = memory::answers(tx, again.iter().map(|(work, _)| *work)).await?;
-    for (work, outcome) in again {
-        if work.entries.iter().any(|entry| answers.knows(&entry.meta)) {
-            *outcome = stored(work, &answers);
-        }
-    }
-    Ok(())
 }
 
 async fn commit(tx: sqlx::Transaction<'_, sqlx::Postgres>) -> Result<(), Failure> {

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use events::{Problem, codes};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
     engine::Failure,
-    work::{Answered, Meta, Work},
+    work::{Answered, Meta, Outcome, Work},
 };
 
 /// Claims the messages of a batch; what is returned was never taken in before.
@@ -123,6 +124,42 @@ pub(super) async fn remember(tx: &mut PgConnection, answers: &Answers) -> Result
     .await?;
     if kept.rows_affected() < new.len() as u64 {
         return Err(Failure::Contended("it used the same key".into()));
+    }
+    Ok(())
+}
+
+/// What a message or command that was seen before is answered.
+pub(super) fn stored<D>(work: &Work<D>, answers: &Answers) -> Outcome {
+    if work.delivery().is_some() {
+        return Outcome::Repeat;
+    }
+    let known = work.entries.first().and_then(|entry| answers.stored(&entry.meta));
+    Outcome::Done(known.unwrap_or_else(|| {
+        Answered::refused(&Problem::new(
+            codes::IDEMPOTENCY_KEY_REUSED,
+            "Use a new key for a new request.",
+        ))
+    }))
+}
+
+/// The same key in two batches at once, where the first to commit is the very reason why the
+/// second is refused (seats held, a payment running): the key's answer is there now, and it
+/// is what the second is answered too.
+pub(super) async fn look_again<D>(
+    tx: &mut PgConnection,
+    batch: &[Work<D>],
+    outcomes: &mut [Outcome],
+) -> Result<(), Failure> {
+    let refused = |(work, outcome): &(&Work<D>, &mut Outcome)| {
+        work.delivery().is_none()
+            && matches!(outcome, Outcome::Done(answered) if !answered.is_granted())
+    };
+    let again: Vec<_> = batch.iter().zip(outcomes).filter(refused).collect();
+    let known = answers(tx, again.iter().map(|(work, _)| *work)).await?;
+    for (work, outcome) in again {
+        if work.entries.iter().any(|entry| known.knows(&entry.meta)) {
+            *outcome = stored(work, &known);
+        }
     }
     Ok(())
 }

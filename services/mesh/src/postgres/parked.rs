@@ -62,22 +62,25 @@ impl Parking {
     }
 }
 
-/// Which of these keys have a parked event; the keys are only made when there is any.
+/// Which of these keys are held; they are only made when any is. An early event holds none:
+/// what it waits for may come under the same key.
 pub(super) async fn known<I: Iterator<Item = String>>(
     tx: &mut PgConnection,
     keys: impl FnOnce() -> I,
 ) -> Result<HashSet<String>, Failure> {
-    let is_any: bool =
-        sqlx::query_scalar("select exists (select from mesh.parked where ended_at is null)")
-            .fetch_one(&mut *tx)
-            .await?;
+    let is_any: bool = sqlx::query_scalar(
+        "select exists (select from mesh.parked where ended_at is null and state <> 'early')",
+    )
+    .fetch_one(&mut *tx)
+    .await?;
     if !is_any {
         return Ok(HashSet::new());
     }
     let keys: HashSet<String> = keys().filter(|key| key != NONE).collect();
     let known: Vec<String> = sqlx::query_scalar(
         "select k from unnest($1::text[]) as k
-         where exists (select from mesh.parked where order_key = k and ended_at is null)",
+         where exists (select from mesh.parked
+                       where order_key = k and ended_at is null and state <> 'early')",
     )
     .bind(keys.into_iter().collect::<Vec<_>>())
     .fetch_all(tx)
@@ -135,7 +138,7 @@ pub(super) async fn resolve(tx: &mut PgConnection, parked: &Parked) -> Result<()
     end(tx, parked.number, ParkedState::Resolved, None, None).await.map(drop)
 }
 
-/// Ends a row and lets the next one of its key come due; whether it was open.
+/// Ends a row and lets the next one that holds its key come due; whether it was open.
 async fn end(
     tx: &mut PgConnection,
     number: u64,
@@ -158,16 +161,27 @@ async fn end(
     .fetch_optional(&mut *tx)
     .await?;
     let Some(key) = key else { return Ok(false) };
+    wake(tx, &key).await?;
+    Ok(true)
+}
+
+/// Lets the event come due that holds a key now, if it has never been tried. One that is
+/// locked is at work with somebody; should it be left, it is found as stranded.
+async fn wake(tx: &mut PgConnection, key: &str) -> Result<(), Failure> {
     sqlx::query(
-        "update mesh.parked set due_at = clock_timestamp() where state = 'behind'
-             and number = (select min(number) from mesh.parked
-                           where order_key = $1 and order_key <> $2 and ended_at is null)",
+        "update mesh.parked set due_at = clock_timestamp() where number =
+             (select number from mesh.parked
+              where state = 'behind' and due_at = 'infinity' and number =
+                  (select min(number) from mesh.parked
+                   where order_key = $1 and order_key <> $2 and ended_at is null
+                       and state <> 'early')
+              for update skip locked)",
     )
     .bind(key)
     .bind(NONE)
     .execute(tx)
     .await?;
-    Ok(true)
+    Ok(())
 }
 
 fn happened(became: LetterState, by: Option<UserId>, why: Option<&str>) -> serde_json::Value {
@@ -175,10 +189,10 @@ fn happened(became: LetterState, by: Option<UserId>, why: Option<&str>) -> serde
     json!([LetterEvent { at: Some(crate::clock::now()), became, by, why }])
 }
 
-/// Only the first of a key may be tried.
+/// What holds a key lets nothing behind it be tried; early events hold none.
 const IS_FIRST: &str = "(order_key = '-' or not exists (select from mesh.parked as before
      where before.order_key = p.order_key and before.ended_at is null
-         and before.number < p.number))";
+         and before.state <> 'early' and before.number < p.number))";
 
 impl<B: Book> engine::Parking for Postgres<B> {
     async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
@@ -190,8 +204,8 @@ impl<B: Book> engine::Parking for Postgres<B> {
                 0,
                 most,
             ),
-            // Parked behind another at the very moment in which that one ended, it was not
-            // seen by it, and is the first of its key now.
+            // Parked behind another at the very moment in which that one ended or became
+            // early, it was not seen by it, and holds its key now.
             Which::Stranded(most) => (
                 "state = 'behind' and kept_at < clock_timestamp() - interval '1 second'
                      and $1 = '' and $2 = 0",
@@ -199,10 +213,15 @@ impl<B: Book> engine::Parking for Postgres<B> {
                 0,
                 most,
             ),
-            Which::First(key) => ("order_key = $1 and order_key <> '-' and $2 = 0", key, 0, 1),
-            Which::Number(number) => {
-                ("number = $2 and order_key = '-' and $1 = ''", none, number, 1)
+            Which::First(key) => {
+                ("order_key = $1 and order_key <> '-' and state <> 'early' and $2 = 0", key, 0, 1)
             }
+            Which::Number(number) => (
+                "number = $2 and (order_key = '-' or state = 'early') and $1 = ''",
+                none,
+                number,
+                1,
+            ),
         };
         // Nobody takes what is being tried this very moment.
         let statement = format!(
@@ -238,15 +257,18 @@ impl<B: Book> engine::Parking for Postgres<B> {
             (Some("dead"), by) => Some(happened(LetterState::Parked, by, Some(&cause))),
             _ => None,
         };
-        sqlx::query(
-            "update mesh.parked set
-                 state = case when $5 then $2 else state end,
+        let freed: Option<String> = sqlx::query_scalar(
+            "update mesh.parked as p set
+                 state = case when $5 then $2 else p.state end,
                  cause = $3, unsettled = 0, leased_until = '-infinity',
-                 attempts = attempts - case when $5 then 0 else 1 end,
-                 due_at = case when state = 'dead' and not $5 then 'infinity' else
+                 attempts = p.attempts - case when $5 then 0 else 1 end,
+                 due_at = case when p.state = 'dead' and not $5 then 'infinity' else
                      coalesce(clock_timestamp() + make_interval(secs => $4), 'infinity') end,
-                 history = history || coalesce($6, '[]')
-             where number = $1 and ended_at is null",
+                 history = p.history || coalesce($6, '[]')
+             from (select number, state from mesh.parked where number = $1 for update) as before
+             where p.number = before.number and p.ended_at is null
+             returning case when before.state <> 'early' and p.state = 'early'
+                 then p.order_key end",
         )
         .bind(number as i64)
         .bind(state)
@@ -254,8 +276,13 @@ impl<B: Book> engine::Parking for Postgres<B> {
         .bind(after)
         .bind(counts)
         .bind(history)
-        .execute(self.pool())
-        .await?;
+        .fetch_optional(self.pool())
+        .await?
+        .flatten();
+        if let Some(key) = freed {
+            let mut connection = self.pool().acquire().await?;
+            wake(&mut connection, &key).await?;
+        }
         Ok(())
     }
 

@@ -147,7 +147,7 @@ end
 -- Tries a parked event again, whose number and note on success come where a command has its
 -- idempotency key. One that a generation was made of meanwhile is taken in.
 local function retry(work)
-  local entry, row = work[1], parked.eligible(work.scope)
+  local entry, row = work[1], parked.row(work.scope)
   if not row then
     return { 'gone' }
   end

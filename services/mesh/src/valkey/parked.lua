@@ -6,7 +6,9 @@
 --   parked:then:<number>  list  what became of it, as JSON
 --   parked:all, :open     zset  numbers; those that have not ended
 --   parked:of:<key>       zset  numbers of an order key
---   parked:line:<key>     zset  those of them that have not ended: only the first is tried
+--   parked:line:<key>     zset  those of them that hold the key, open and not early: of these
+--                               only the first is tried
+--   parked:aside:<key>    zset  early ones whose time has come while one before them holds it
 --   parked:due            zset  number by the time of its next attempt
 --   parked:ended          zset  number by when it ended
 
@@ -24,7 +26,8 @@ function parked.is_any()
   return call('EXISTS', own('parked:open')) == 1
 end
 
--- The first open row of a key.
+-- The first of the rows that hold a key. An early one holds none: what it waits for may come
+-- under the same key.
 function parked.first(of)
   return of ~= NO_KEY and call('ZRANGE', own('parked:line:' .. of), 0, 0)[1]
 end
@@ -40,28 +43,43 @@ function parked.keep(work, entry, state, cause, attempts)
   recorded('ZADD', own('parked:all'), number, number)
   recorded('ZADD', own('parked:open'), number, number)
   recorded('ZADD', own('parked:of:' .. entry.key), number, number)
-  if entry.key ~= NO_KEY then
-    recorded('ZADD', own('parked:line:' .. entry.key), number, number)
-  end
   if state == 'early' then
     recorded('ZADD', own('parked:due'), whole(clock() + EARLY_PAUSE), number)
+  elseif entry.key ~= NO_KEY then
+    recorded('ZADD', own('parked:line:' .. entry.key), number, number)
   end
   local kept = act.parked
   kept[#kept + 1] = { number, work.at, entry.at, state, cause, attempts }
 end
 
-local function row_of(number)
+-- The row, if it is open.
+function parked.row(number)
   local row = call('HMGET', own('parked:row:' .. number), 'key', 'state', 'leased')
   if call('ZSCORE', own('parked:open'), number) then
     return { key = row[1], state = row[2], leased = tonumber(row[3] or 0) }
   end
 end
 
--- The row, if it is open and nothing of its key comes before it.
-function parked.eligible(number)
-  local row = row_of(number)
-  local first = row and parked.first(row.key)
-  return row and (not first or first == number) and row or nil
+-- Whether nothing before a row holds its key.
+local function is_eligible(number, row)
+  local first = parked.first(row.key)
+  return not first or tonumber(first) >= tonumber(number)
+end
+
+-- Lets come due what may be tried now: the first that holds the key, unless an operator has to
+-- decide, and early ones before it.
+local function wake(of)
+  if of == NO_KEY then
+    return
+  end
+  local first, aside = parked.first(of), own('parked:aside:' .. of)
+  for _, number in ipairs(call('ZRANGEBYSCORE', aside, '-inf', first or '+inf')) do
+    call('ZREM', aside, number)
+    call('ZADD', own('parked:due'), 'NX', whole(clock()), number)
+  end
+  if first and call('HGET', own('parked:row:' .. first), 'state') ~= 'dead' then
+    call('ZADD', own('parked:due'), 'NX', whole(clock()), first)
+  end
 end
 
 local function remember(number, event)
@@ -71,19 +89,17 @@ local function remember(number, event)
   end
 end
 
--- Ends a row; whoever is next in its line is due, unless an operator has to decide.
+-- Ends a row, and whoever was behind it goes on.
 function parked.finish(number, row, state, event)
   call('HSET', own('parked:row:' .. number), 'state', state, 'unsettled', 0)
   call('HDEL', own('parked:row:' .. number), 'leased')
   call('ZREM', own('parked:open'), number)
   call('ZREM', own('parked:due'), number)
   call('ZREM', own('parked:line:' .. row.key), number)
+  call('ZREM', own('parked:aside:' .. row.key), number)
   call('ZADD', own('parked:ended'), whole(clock()), number)
   remember(number, event)
-  local following = parked.first(row.key)
-  if following and call('HGET', own('parked:row:' .. following), 'state') ~= 'dead' then
-    call('ZADD', own('parked:due'), 'NX', whole(clock()), following)
-  end
+  wake(row.key)
 end
 
 -- Rows as the caller reads them.
@@ -98,8 +114,8 @@ local function rows_of(numbers)
   return rows
 end
 
--- Leases rows for so many milliseconds: those that are due, the first of a key, or the one
--- of a number that has no key. The attempt counts before it is made.
+-- Leases rows for so many milliseconds: those that are due, the first that holds a key, or the
+-- one of a number that has no key or is early. The attempt counts before it is made.
 function serves.lease(which, what, millis)
   local now, numbers, taken = clock(), {}, {}
   if which == 'due' then
@@ -107,12 +123,13 @@ function serves.lease(which, what, millis)
   elseif which == 'first' then
     numbers = { parked.first(what) or nil }
   else
-    local row = row_of(what)
-    numbers = { row and row.key == NO_KEY and what or nil }
+    local row = parked.row(what)
+    numbers = { row and (row.key == NO_KEY or row.state == 'early') and what or nil }
   end
   for _, number in ipairs(numbers) do
-    local row, ends = parked.eligible(number), whole(now + millis * 1000)
-    if row and row.leased <= now then
+    local row, ends = parked.row(number), whole(now + millis * 1000)
+    local may_be_tried = row and is_eligible(number, row)
+    if may_be_tried and row.leased <= now then
       call('HSET', own('parked:row:' .. number), 'leased', ends)
       call('HINCRBY', own('parked:row:' .. number), 'attempts', 1)
       call('HINCRBY', own('parked:row:' .. number), 'unsettled', 1)
@@ -120,16 +137,20 @@ function serves.lease(which, what, millis)
         call('ZADD', own('parked:due'), ends, number)
       end
       taken[#taken + 1] = number
-    elseif not row then
+    elseif not may_be_tried then
       call('ZREM', own('parked:due'), number)
+      if row and row.state == 'early' then
+        call('ZADD', own('parked:aside:' .. row.key), number, number)
+      end
     end
   end
   return rows_of(taken)
 end
 
--- What became of an attempt that did not take the event in.
+-- What became of an attempt that did not take the event in. One that is early lets go of its
+-- key.
 function serves.settle(number, state, cause, counts, millis, event)
-  local row, path = row_of(number), own('parked:row:' .. number)
+  local row, path = parked.row(number), own('parked:row:' .. number)
   if not row then
     return {}
   end
@@ -141,15 +162,21 @@ function serves.settle(number, state, cause, counts, millis, event)
   call('HDEL', path, 'leased')
   if state == 'dead' then
     call('ZREM', own('parked:due'), number)
+    if row.key ~= NO_KEY then
+      call('ZADD', own('parked:line:' .. row.key), number, number)
+    end
   else
     call('ZADD', own('parked:due'), whole(clock() + millis * 1000), number)
+  end
+  if state == 'early' and call('ZREM', own('parked:line:' .. row.key), number) == 1 then
+    wake(row.key)
   end
   remember(number, event)
   return {}
 end
 
 function serves.discard(number, event)
-  local row = row_of(number)
+  local row = parked.row(number)
   if row then
     parked.finish(number, row, 'discarded', event)
   end

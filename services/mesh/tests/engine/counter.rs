@@ -46,8 +46,8 @@ pub struct Bumped {
     pub how: How,
 }
 
-/// `counter.opened`: a counter is there now. Its key is who opened it, so that it does not
-/// wait behind what waits for it.
+/// `counter.opened`: a counter is there now. Its key is who opened it: another one than the
+/// counter's, so that it comes through when that is held, or the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Opened {
     /// Which.

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use events::Event;
 use mesh::{
-    engine::{Care, Engine, Failure, Which},
+    engine::{Care, Engine, Failure, Parking, Verdict, Which},
     failpoint::Failpoint,
     parked::ParkedState,
     testkit::Delivered,
@@ -164,19 +164,29 @@ pub async fn a_service_restarted_between_every_two_steps_loses_nothing<S: Store>
     let (late, plain) = (Uuid::now_v7(), Uuid::now_v7());
     let first = message([bumped(late, 5, How::Late), bumped(plain, 1, How::Plain)]);
     let second = message([bumped(late, 6, How::Plain), bumped(plain, 2, How::Plain)]);
-    for (told, value) in [(&first, (1, 1)), (&second, (3, 2))] {
+    for (told, value, state) in
+        [(&first, (1, 1), ParkedState::Early), (&second, (3, 2), ParkedState::Behind)]
+    {
         stage.restart();
         assert!(is_done(&stage.take(&[told]).await.outcomes[0]));
         stage.restart();
         assert!(is_repeat(&stage.take(&[told]).await.outcomes[0]));
         assert_eq!(stage.value(plain).await, value);
+        assert_eq!(stage.states(late).await.pop(), Some(state));
+        if state == ParkedState::Early {
+            stage.restart();
+            let parked = stage.due().await;
+            stage.restart();
+            let in_vain = Verdict::Dead { cause: "in vain".into(), by: None };
+            stage.engine.settle(parked.number, in_vain).await.unwrap();
+        }
     }
     stage.restart();
-    assert_eq!(stage.states(late).await, [ParkedState::Early, ParkedState::Behind]);
+    assert_eq!(stage.states(late).await, [ParkedState::Dead, ParkedState::Behind]);
     stage.open_counter(late).await;
-    for value in [(5, 1), (11, 2)] {
+    for (is_dead, value) in [(true, (5, 1)), (false, (11, 2))] {
         stage.restart();
-        let parked = stage.due().await;
+        let parked = if is_dead { stage.first(late).await } else { stage.due().await };
         stage.restart();
         assert!(stage.attempt(&parked).await);
         stage.restart();

@@ -72,8 +72,11 @@ conformance! {
         a_command_that_breaks_the_store_harms_nobody_else;
     parking:
         an_early_event_is_taken_in_when_what_it_needs_is_there,
+        an_early_event_lets_pass_what_it_waits_for,
+        one_behind_that_becomes_early_lets_the_next_one_go,
+        an_early_event_waits_for_a_dead_letter_before_it,
         an_event_that_is_early_for_ever_becomes_a_dead_letter,
-        events_behind_a_parked_one_wait_and_drain_in_their_order,
+        events_behind_a_dead_letter_wait_and_drain_in_their_order,
         a_dead_letter_holds_its_key_until_it_is_discarded,
         a_parked_head_that_is_being_tried_is_not_overtaken,
         an_attempt_that_the_store_prevents_does_not_count,

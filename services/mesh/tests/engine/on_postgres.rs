@@ -8,10 +8,10 @@ use std::{
     },
 };
 
-use events::{Problem, ScheduleId, codes};
+use events::{Problem, ScheduleId, UserId, codes};
 use mesh::{
     Allow, Answer, Book, Caller, Hear, Miss, Refusal, Service, Turn,
-    engine::Which,
+    engine::{Parking, Which},
     postgres::{Postgres, migrate},
 };
 use servers::{Options, Servers};
@@ -238,9 +238,11 @@ fn a_parked_head_that_somebody_has_locked_is_not_overtaken() {
     crate::run(async {
         let stage = Stage::<OnPostgres>::open().await;
         let held = Uuid::now_v7();
-        let told = [How::Late, How::Plain].map(|how| bumped(held, 1, how));
-        let head = stage.take(&[&message(told)]).await.parked.remove(0);
-        stage.open_counter(held).await;
+        let by = UserId(Uuid::now_v7());
+        let told = [How::Breaks, How::Plain, How::Plain].map(|how| bumped(held, 1, how));
+        let mut parked = stage.take(&[&message(told)]).await.parked;
+        let (dead, head) = (parked.remove(0), parked.remove(0));
+        assert!(stage.engine.discard(dead.number, by, "of no use").await.unwrap());
         let mut operator = PgConnection::connect(&stage.store.url).await.unwrap();
         let mut locking = operator.begin().await.unwrap();
         sqlx::query("select from mesh.parked where number = $1 for update")
@@ -248,7 +250,7 @@ fn a_parked_head_that_somebody_has_locked_is_not_overtaken() {
             .execute(&mut *locking)
             .await
             .unwrap();
-        // It is due in a moment, and so is nobody else.
+        // It is due, and so is nobody else.
         let due = "select count(*) from mesh.parked where due_at <= clock_timestamp()";
         eventually("the head is due", || async {
             let due: i64 = sqlx::query_scalar(due).fetch_one(&stage.store.pool).await.unwrap();

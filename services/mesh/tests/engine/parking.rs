@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use events::UserId;
+use events::{Event, UserId};
 use mesh::{
     engine::{Outbox, Parking, Show, Verdict, Which},
     parked::{Parked, ParkedState},
@@ -12,7 +12,7 @@ use mesh::{
 use uuid::Uuid;
 
 use crate::{
-    counter::{Bumped, How},
+    counter::{Bumped, How, Opened},
     store::{Stage, Store, bumped, eventually, is_done, message, steps},
 };
 
@@ -41,6 +41,81 @@ pub async fn an_early_event_is_taken_in_when_what_it_needs_is_there<S: Store>(st
     assert!(stage.lease(Which::Due(10)).await.is_empty());
 }
 
+pub async fn an_early_event_lets_pass_what_it_waits_for<S: Store>(stage: Stage<S>) {
+    let counter = Uuid::now_v7();
+    let early = [1, 2].map(|amount| bumped(counter, amount, How::Late));
+    let ran = stage.take(&[&message(early)]).await;
+    use ParkedState::{Early, Resolved};
+    assert_eq!(ran.parked.iter().map(|parked| parked.state).collect::<Vec<_>>(), [Early; 2]);
+    assert!(stage.lease(Which::First(counter.to_string())).await.is_empty(), "none holds the key");
+    // What comes later, under the same key: one more that is early, and what all wait for.
+    stage.bump(counter, 3, How::Late).await;
+    let opened = Opened { counter, by: counter };
+    assert_eq!(opened.about(), bumped(counter, 0, How::Late).about());
+    let ran = stage.take(&[&message([opened])]).await;
+    assert!(is_done(&ran.outcomes[0]) && ran.parked.is_empty(), "{ran:?}");
+    assert_eq!(stage.value(counter).await, (0, 0));
+    stage.bump(counter, 4, How::Plain).await;
+    assert_eq!(stage.value(counter).await, (4, 1), "taken in meanwhile");
+    while stage.states(counter).await != [Resolved; 3] {
+        for parked in stage.all_due().await {
+            assert!(stage.attempt(&parked).await);
+        }
+    }
+    assert_eq!(stage.value(counter).await, (10, 4));
+    assert_eq!(stage.waiting().await, 4);
+}
+
+pub async fn one_behind_that_becomes_early_lets_the_next_one_go<S: Store>(stage: Stage<S>) {
+    let (held, by) = (Uuid::now_v7(), UserId(Uuid::now_v7()));
+    let hows = [How::Breaks, How::Late, How::Plain, How::Plain];
+    let dead = stage.take(&[&message(hows.map(|how| bumped(held, 2, how)))]).await.parked.remove(0);
+    assert!(stage.engine.discard(dead.number, by, "of no use").await.unwrap());
+    let late = stage.due().await;
+    assert!(!stage.attempt(&late).await);
+    use ParkedState::{Behind, Discarded, Early, Resolved};
+    assert_eq!(stage.states(held).await, [Discarded, Early, Behind, Behind]);
+    stage.bump(held, 2, How::Plain).await;
+    assert_eq!(stage.states(held).await[4..], [Behind], "those behind hold the key still");
+    let due = stage.all_due().await;
+    let is_next = |parked: &Parked| (parked.number, parked.attempts) == (late.number + 1, 1);
+    assert!(due.iter().any(is_next), "{due:?}");
+    for parked in due {
+        stage.attempt(&parked).await;
+    }
+    while stage.states(held).await[1..] != [Resolved; 4] {
+        for parked in stage.all_due().await {
+            stage.attempt(&parked).await;
+        }
+    }
+    assert_eq!(stage.value(held).await, (8, 4));
+}
+
+pub async fn an_early_event_waits_for_a_dead_letter_before_it<S: Store>(stage: Stage<S>) {
+    let (held, by) = (Uuid::now_v7(), UserId(Uuid::now_v7()));
+    stage.take(&[&message([1, 2].map(|amount| bumped(held, amount, How::Late)))]).await;
+    let mut leased: Vec<Parked> = Vec::new();
+    while leased.len() < 2 {
+        leased.extend(stage.all_due().await);
+    }
+    leased.sort_by_key(|parked| parked.number);
+    let again = Verdict::Again { after: Duration::ZERO, cause: "not yet".into(), counts: true };
+    stage.engine.settle(leased[1].number, again).await.unwrap();
+    let dead = Verdict::Dead { cause: "in vain".into(), by: None };
+    stage.engine.settle(leased[0].number, dead).await.unwrap();
+    use ParkedState::{Dead, Discarded, Early, Resolved};
+    assert_eq!(stage.states(held).await, [Dead, Early]);
+    for which in [Which::Due(10), Which::Stranded(10), Which::Number(leased[1].number)] {
+        let leased = stage.lease(which).await;
+        assert!(leased.is_empty(), "{leased:?}");
+    }
+    stage.open_counter(held).await;
+    assert!(stage.engine.discard(leased[0].number, by, "of no use").await.unwrap());
+    assert!(stage.attempt(&stage.due().await).await);
+    assert_eq!(stage.states(held).await, [Discarded, Resolved]);
+    assert_eq!(stage.value(held).await, (2, 1));
+}
+
 pub async fn an_event_that_is_early_for_ever_becomes_a_dead_letter<S: Store>(stage: Stage<S>) {
     let counter = Uuid::now_v7();
     stage.bump(counter, 7, How::Late).await;
@@ -55,24 +130,23 @@ pub async fn an_event_that_is_early_for_ever_becomes_a_dead_letter<S: Store>(sta
     assert_eq!(stage.states(counter).await, [ParkedState::Dead, ParkedState::Behind]);
 }
 
-pub async fn events_behind_a_parked_one_wait_and_drain_in_their_order<S: Store>(stage: Stage<S>) {
+pub async fn events_behind_a_dead_letter_wait_and_drain_in_their_order<S: Store>(stage: Stage<S>) {
     let (held, free) = (Uuid::now_v7(), Uuid::now_v7());
-    let told = message([
-        bumped(held, 1, How::Late),
-        bumped(free, 1, How::Plain),
-        bumped(held, 2, How::Plain),
-    ]);
+    stage.dead(held, 1).await;
+    let told = message([bumped(free, 1, How::Plain), bumped(held, 2, How::Plain)]);
     stage.take(&[&told]).await;
     let told = message([bumped(held, 3, How::Plain), bumped(free, 2, How::Plain)]);
     let ran = stage.take(&[&told, &message([bumped(held, 4, How::Plain)])]).await;
     assert!(ran.outcomes.iter().all(is_done));
     assert_eq!(ran.parked.iter().map(|parked| parked.attempts).collect::<Vec<_>>(), [0, 0]);
     assert_eq!((stage.store.counter(held).await, stage.value(free).await), (None, (3, 2)));
-    use ParkedState::{Behind, Early};
-    assert_eq!(stage.states(held).await, [Early, Behind, Behind, Behind]);
+    use ParkedState::{Behind, Dead};
+    assert_eq!(stage.states(held).await, [Dead, Behind, Behind, Behind]);
 
     stage.open_counter(held).await;
-    for wanted in [(1, 1), (3, 2), (6, 3), (10, 4)] {
+    assert!(stage.attempt(&stage.first(held).await).await);
+    assert_eq!(stage.value(held).await, (1, 1));
+    for wanted in [(3, 2), (6, 3), (10, 4)] {
         // Only the first of a key is ever handed out, and the next one as soon as it has ended.
         assert!(stage.attempt(&stage.due().await).await);
         assert_eq!(stage.value(held).await, wanted);
@@ -103,9 +177,10 @@ pub async fn a_dead_letter_holds_its_key_until_it_is_discarded<S: Store>(stage: 
 
 pub async fn a_parked_head_that_is_being_tried_is_not_overtaken<S: Store>(stage: Stage<S>) {
     let held = Uuid::now_v7();
-    stage.take(&[&message([How::Late, How::Plain].map(|how| bumped(held, 1, how)))]).await;
+    stage.dead(held, 1).await;
+    stage.bump(held, 1, How::Plain).await;
     stage.open_counter(held).await;
-    let head = stage.due().await;
+    let head = stage.first(held).await;
     let second = stage.store.engine();
     for which in [Which::Due(10), Which::First(held.to_string())] {
         let leased = second.lease(which, Duration::from_secs(1)).await.unwrap();
@@ -138,7 +213,7 @@ pub async fn an_attempt_that_the_store_prevents_does_not_count<S: Store>(stage: 
     // A dead letter stays one, whoever had it tried.
     let dead = Verdict::Dead { cause: "in vain".into(), by: None };
     stage.engine.settle(second.number, dead).await.unwrap();
-    let leased = stage.lease(Which::First(held.to_string())).await.remove(0);
+    let leased = stage.first(held).await;
     stage.engine.settle(leased.number, again("the store was away")).await.unwrap();
     assert_eq!(stage.states(held).await, [ParkedState::Dead]);
     assert!(stage.lease(Which::Due(10)).await.is_empty());
@@ -164,7 +239,7 @@ pub async fn a_retry_that_kills_the_process_becomes_a_dead_letter<S: Store>(mut 
         (stage.states(held).await, stage.value(held).await),
         (vec![ParkedState::Dead], (0, 0))
     );
-    let parked = stage.lease(Which::First(held.to_string())).await.remove(0);
+    let parked = stage.first(held).await;
     assert_eq!(parked.unsettled, 1, "an operator may try it again");
     assert!(stage.attempt(&parked).await);
     assert_eq!(stage.value(held).await, (1, 1));
@@ -172,20 +247,17 @@ pub async fn a_retry_that_kills_the_process_becomes_a_dead_letter<S: Store>(mut 
 
 pub async fn an_operators_attempt_takes_a_dead_letter_in<S: Store>(stage: Stage<S>) {
     let held = Uuid::now_v7();
-    stage.take(&[&message([How::Late, How::Plain].map(|how| bumped(held, 1, how)))]).await;
-    let parked = stage.due().await;
-    let dead = Verdict::Dead { cause: "in vain".into(), by: None };
-    stage.engine.settle(parked.number, dead).await.unwrap();
-    let first = || stage.lease(Which::First(held.to_string()));
-    let still = first().await.remove(0);
+    stage.dead(held, 1).await;
+    stage.bump(held, 1, How::Plain).await;
+    let still = stage.first(held).await;
     assert!(!stage.attempt(&still).await, "what it needs is not there");
     assert_eq!(stage.states(held).await, [ParkedState::Dead, ParkedState::Behind]);
     stage.open_counter(held).await;
     for _ in 0..2 {
-        let parked = first().await.remove(0);
-        assert!(stage.attempt(&parked).await);
+        assert!(stage.attempt(&stage.first(held).await).await);
     }
-    assert!(first().await.is_empty(), "the key is drained");
+    let left = stage.lease(Which::First(held.to_string())).await;
+    assert!(left.is_empty(), "the key is drained: {left:?}");
     assert_eq!(stage.value(held).await, (2, 2));
 }
 
@@ -202,8 +274,10 @@ pub async fn an_event_without_a_key_waits_for_nobody<S: Store>(stage: Stage<S>) 
         assert_eq!(leased.iter().map(|row| row.number).collect::<Vec<_>>(), [row.number]);
         assert!(!stage.attempt(&leased[0]).await);
     }
-    let held = stage.bump(Uuid::now_v7(), 1, How::Late).await.parked.remove(0);
-    assert!(stage.lease(Which::Number(held.number)).await.is_empty(), "it has a key");
+    let of_a_key = stage.dead(Uuid::now_v7(), 1).await;
+    assert!(stage.lease(Which::Number(of_a_key.number)).await.is_empty(), "it has a key");
+    let early = stage.bump(Uuid::now_v7(), 1, How::Late).await.parked.remove(0);
+    assert_eq!(stage.lease(Which::Number(early.number)).await.len(), 1, "it holds none");
 }
 
 pub async fn parked_events_are_shown_in_the_order_of_parking<S: Store>(stage: Stage<S>) {

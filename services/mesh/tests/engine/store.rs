@@ -6,7 +6,7 @@ use bytes::Bytes;
 use events::{Envelope, Event, EventId, SagaId};
 use mesh::{
     Idempotency, Outcome, Service, Work,
-    engine::{Care, Engine, Failure, Outbox, Parking, Ran, Show, Which},
+    engine::{Care, Engine, Failure, Outbox, Parking, Ran, Show, Verdict, Which},
     message::Message,
     parked::{Parked, ParkedState},
     testkit::{Delivered, Kit},
@@ -93,6 +93,23 @@ impl<S: Store> Stage<S> {
         drive(&*self.engine, works).await.unwrap().outcomes.remove(0)
     }
 
+    /// An event that waited for its counter in vain: a dead letter that succeeds once the
+    /// counter is there.
+    pub async fn dead(&self, counter: Uuid, amount: i64) -> Parked {
+        self.bump(counter, amount, How::Late).await;
+        let parked = self.due().await;
+        let in_vain = Verdict::Dead { cause: "in vain".into(), by: None };
+        self.engine.settle(parked.number, in_vain).await.unwrap();
+        parked
+    }
+
+    /// Leases what holds a key.
+    pub async fn first(&self, key: Uuid) -> Parked {
+        let mut leased = self.lease(Which::First(key.to_string())).await;
+        assert_eq!(leased.len(), 1, "{leased:?}");
+        leased.remove(0)
+    }
+
     /// Value and version of a counter that is there.
     pub async fn value(&self, counter: Uuid) -> (i64, i64) {
         self.store.counter(counter).await.expect("a counter")
@@ -102,13 +119,18 @@ impl<S: Store> Stage<S> {
         self.engine.lease(which, LONG).await.unwrap()
     }
 
-    /// Leases the only event that is due, once it is.
-    pub async fn due(&self) -> Parked {
-        let mut leased = eventually("a parked event is due", || async {
+    /// Leases what is due, once anything is.
+    pub async fn all_due(&self) -> Vec<Parked> {
+        eventually("a parked event is due", || async {
             let leased = self.lease(Which::Due(100)).await;
             (!leased.is_empty()).then_some(leased)
         })
-        .await;
+        .await
+    }
+
+    /// Leases the only event that is due, once it is.
+    pub async fn due(&self) -> Parked {
+        let mut leased = self.all_due().await;
         assert_eq!(leased.len(), 1, "{leased:?}");
         leased.remove(0)
     }
