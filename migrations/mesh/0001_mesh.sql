@@ -22,6 +22,8 @@ create table mesh.outbox (
     leased_until timestamptz not null,
     refusals integer not null default 0
 ) partition by range (id);
+-- A body is read once, if ever: packing it would cost more than its bytes.
+alter table mesh.outbox alter column body set storage external;
 create index outbox_unpublished on mesh.outbox (id) where stream_seq is null;
 create index outbox_published on mesh.outbox (stream_seq) where stream_seq is not null;
 create table mesh.outbox_rest partition of mesh.outbox default;

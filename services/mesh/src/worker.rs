@@ -75,10 +75,13 @@ impl<E: Engine> Worker<E> {
         loop {
             // The permits are held until the batch has ended: they bound what is in memory.
             let Some((mut batch, _permits)) = self.take().await else { return Ok(()) };
-            for entry in batch.iter_mut().flat_map(|work| &mut work.entries) {
-                // A command that came too early keeps the span of its first try.
-                if !entry.span.is_on() {
-                    entry.span = open_span(&self.link, entry);
+            for work in &mut batch {
+                let subject = work.delivery().map(|delivery| delivery.message.subject.clone());
+                for entry in &mut work.entries {
+                    // A command that came too early keeps the span of its first try.
+                    if !entry.span.is_on() {
+                        entry.span = open_span(&self.link, entry, subject.as_deref());
+                    }
                 }
             }
             self.run_batch(batch).await;
@@ -362,8 +365,9 @@ pub(crate) fn unavailable(link: &Link) -> Problem {
     .with("retry_after_secs", 1)
 }
 
-/// The span of an event or command, as a child of the span that sent it.
-pub(crate) fn open_span<D>(link: &Link, entry: &Entry<D>) -> Span {
+/// The span of an event or command, as a child of the span that sent it; of an event also with
+/// the subject it came under.
+pub(crate) fn open_span<D>(link: &Link, entry: &Entry<D>, subject: Option<&str>) -> Span {
     let (meta, tracer) = (&entry.meta, link.tracer());
     let Some(event_id) = meta.event_id else {
         let mut span = match meta.caller {
@@ -377,7 +381,7 @@ pub(crate) fn open_span<D>(link: &Link, entry: &Entry<D>) -> Span {
     span.message(Messaging {
         operation: "process",
         fact: meta.name,
-        subject: meta.name,
+        subject: subject.unwrap_or(meta.name),
         event_id,
         saga_id: meta.saga_id,
     });

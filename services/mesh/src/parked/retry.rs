@@ -113,7 +113,7 @@ impl<E: Engine> Retrier<E> {
         }
         let event: Bytes = parked.envelope.clone();
         let mut entry = decode(&self.heard, &parked.subject, event, parked.attempts);
-        entry.span = open_span(&self.link, &entry);
+        entry.span = open_span(&self.link, &entry, Some(&parked.subject));
         entry.span.note("onsale.parked", || true);
         let mut last = None;
         for _ in 0..3 {

@@ -142,7 +142,7 @@ impl Stage {
         let entries: Vec<_> = raw.iter().map(|raw| entry(act("nothing"), raw)).collect();
         let items = entries.iter().zip(events).map(|(entry, (_, act))| {
             let act = act.clone().map_err(str::to_owned);
-            Item::of_entry(act, entry, std::time::SystemTime::now())
+            Item::of_entry(act, entry, crate::clock::now().0.into())
         });
         let origin = Origin { subject: "onsale.x.y.v1.-", stream: "X", sequence: 7 };
         let case = Case::message(id, origin, items.collect());
@@ -244,7 +244,7 @@ async fn an_event_is_written_byte_for_byte_as_an_envelope_is() {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let stage = Stage::open().await;
     let mut meta = Meta::inside(SagaId(Uuid::now_v7()));
-    let at = Timestamp::from(time::OffsetDateTime::now_utc());
+    let at = crate::clock::now();
     for (attempt, parent) in [(1, None), (3, Some(PARENT))] {
         (meta.attempt, meta.trace) = (attempt, TraceParent::from_header(parent));
         let item = Item::of(Ok(act("emit").arg(3)), &meta);
@@ -388,7 +388,7 @@ async fn an_event_without_a_key_waits_for_nobody() {
     let entries = [entry(act("nothing"), &raw), entry(act("nothing"), &raw)];
     let acts = [Err("unreadable".to_owned()), Ok(put("second"))];
     let items = entries.iter().zip(acts);
-    let items = items.map(|(entry, act)| Item::of_entry(act, entry, std::time::SystemTime::now()));
+    let items = items.map(|(entry, act)| Item::of_entry(act, entry, crate::clock::now().0.into()));
     let origin = Origin { subject: "s", stream: "X", sequence: 7 };
     let case = Case::message(Uuid::now_v7(), origin, items.collect());
     let called = stage.valkey.call(Way::Live, &[case], clock::now()).await.unwrap();
