@@ -283,7 +283,9 @@ pub(crate) mod tests {
 
     #[test]
     fn every_exported_fact_has_its_place_in_a_life_and_no_other_has() {
-        let told = [events::payment::FACTS, events::reservation::FACTS].concat();
+        let mut told = [events::payment::FACTS, events::reservation::FACTS].concat();
+        // What a service answers to a withdrawal is about an account, and no sale.
+        told.retain(|fact| !fact.contains(".withdrawal_"));
         assert_eq!(FACTS, told);
         let unexported: Vec<_> = told.iter().filter(|fact| step_of(fact).is_none()).collect();
         let expected = ["payment.hold_extension_requested", "reservation.confirm_refused"];

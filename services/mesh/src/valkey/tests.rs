@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use events::{Envelope, SagaId, Timestamp};
+use events::{Envelope, SagaId};
 use redis::Value;
 use servers::{Alone, Options};
 use uuid::Uuid;

@@ -90,7 +90,7 @@ fn check(stage: &Stage, seed: u64) {
         assert_eq!(written, owner, "seed {seed}: seat {name} and its owner disagree");
     }
     let marked = |row: &&Reservation| row.closing == stage.book.is_closing(row.user_id);
-    assert!(owners.values().all(|row| marked(row)), "seed {seed}: a reservation knows better");
+    assert!(owners.values().all(marked), "seed {seed}: a reservation knows better");
     for n in 0..2 {
         let has: usize = owners.values().filter(|owner| owner.user_id == fan(n)).count();
         assert_eq!(stage.book.held(SHOW, fan(n)), has, "seed {seed}: seats of fan {n}");
