@@ -83,6 +83,12 @@ pub async fn run(options: Doctor) -> Result<()> {
     }
 }
 
+/// What is wrong with a deployment, part by part; nothing when all is well.
+pub async fn ills(config: &Config) -> Vec<String> {
+    let findings = examine(config).await.into_iter();
+    findings.filter_map(|one| Some(format!("{}: {}", one.what, one.look.err()?))).collect()
+}
+
 async fn examine(config: &Config) -> Vec<Finding> {
     let mut looks: Vec<(String, BoxFuture<'_, Look>)> = Vec::new();
     for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
