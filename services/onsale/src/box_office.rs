@@ -1,5 +1,7 @@
 //! What an organizer does before a sale: an account with the role, a concert, a schedule.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use events::{
     concert::{Concert, CreateConcert, OpenSchedule, Schedule},
@@ -9,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::http::Http;
+
+/// How long the operator's first log-in is tried.
+const LOG_IN_WITHIN: Duration = Duration::from_secs(20);
 
 /// E-mail and password of an account.
 #[derive(Clone, Serialize, Deserialize)]
@@ -27,7 +32,8 @@ pub async fn organizer(http: &Http, operator: &Credentials) -> Result<Session> {
     let operator: Session = http
         .post("/v1/sessions")
         .json(operator)
-        .send()
+        // The service of accounts may have a process of its own that is only starting.
+        .send_patiently(LOG_IN_WITHIN)
         .await?
         .json()
         .context("logging in as the operator")?;
