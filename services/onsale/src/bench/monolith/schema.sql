@@ -2,7 +2,7 @@
 --
 -- Tables are as wide as the services', have the checks and indexes that the services' have,
 -- and leave the same room in their pages. What only separate services need is not here: no
--- copies of each other's state, no inbox, no places of a relay.
+-- copies of each other's state, no inbox, no marks of a publisher.
 
 -- `balance` is what the ledger adds up to. That it is never negative is what refuses a payment.
 create table wallets (
