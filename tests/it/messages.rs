@@ -138,9 +138,18 @@ impl<'a> Producers<'a> {
         headers.insert(NATS_MESSAGE_ID, message.id.to_string());
         headers.insert("content-type", CONTENT_TYPE);
         let jetstream = &self.known[producer].jetstream;
-        let (subject, body) = (message.subject.clone(), message.body.clone());
-        let sent = jetstream.publish_with_headers(subject, headers, body).await.expect("sent");
-        !sent.await.expect("stored").duplicate
+        let until = Instant::now() + SOON;
+        let mut is_again = false;
+        loop {
+            let (subject, body) = (message.subject.clone(), message.body.clone());
+            let sent = jetstream.publish_with_headers(subject, headers.clone(), body).await;
+            match sent.expect("sent").await {
+                // What was stored without our hearing of it is a duplicate of our own.
+                Ok(ack) => return is_again || !ack.duplicate,
+                Err(error) => assert!(Instant::now() < until, "{error}: {}", message.subject),
+            }
+            is_again = true;
+        }
     }
 }
 
