@@ -10,8 +10,8 @@ use std::{
 
 use axum::response::Response;
 use bytes::Bytes;
-use events::{Command, Problem, codes};
-use mesh::{Answered, AskHeaders, Asker, Link};
+use events::{Command, Problem, codes, payment::Pay, queue::Enter, reservation::Reserve};
+use mesh::{Answered, AskHeaders, Asker, Bundlers, Link};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -28,6 +28,8 @@ use crate::{
 
 /// Commands and reads on their way at once; more are turned away.
 const ASKS_MAX: usize = 8_192;
+/// Endpoints that a crowd asks at once: what waits for one of them is sent together.
+const BUNDLED: [&str; 3] = [Pay::ENDPOINT, Reserve::ENDPOINT, Enter::ENDPOINT];
 /// Event streams open at once; more are turned away.
 const FOLLOWERS_MAX: usize = 10_000;
 
@@ -44,6 +46,7 @@ pub(crate) struct Edge(Arc<Inner>);
 struct Inner {
     link: Link,
     asker: Asker,
+    bundlers: Bundlers,
     waiters: Arc<Waiters>,
     hub: Arc<Hub>,
     seats: Arc<SeatHub>,
@@ -57,6 +60,7 @@ impl Edge {
     pub(crate) fn new(link: Link, settings: &Settings, shutdown: CancellationToken) -> Self {
         let asker = Asker::new(link.clone());
         Self(Arc::new(Inner {
+            bundlers: Bundlers::start(&link, &BUNDLED, &shutdown),
             hub: Arc::new(Hub::new(asker.clone())),
             seats: Arc::new(SeatHub::new(asker.clone(), shutdown.clone())),
             waiters: Arc::default(),
@@ -173,6 +177,11 @@ impl Edge {
         about: AskHeaders<'_>,
     ) -> Result<Answered, Refused> {
         let _one_of_them = Asking::begin(&self.0.asks)?;
+        if let Some(bundler) = self.0.bundlers.of(endpoint)
+            && let Some(answered) = bundler.ask(&body, about).await
+        {
+            return Ok(answered?);
+        }
         Ok(self.0.asker.ask(endpoint, body, about).await?)
     }
 }

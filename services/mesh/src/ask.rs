@@ -183,7 +183,7 @@ fn command_headers(about: AskHeaders<'_>) -> HeaderMap {
     map
 }
 
-fn unavailable(detail: &str) -> Problem {
+pub(crate) fn unavailable(detail: &str) -> Problem {
     Problem::new(codes::UNAVAILABLE, detail).with("retry_after_secs", 1)
 }
 

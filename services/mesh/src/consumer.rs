@@ -14,17 +14,19 @@ use bytes::Bytes;
 use events::{Envelope, EventId, SagaId};
 use futures::{FutureExt, StreamExt};
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
     Caller, Link, clock,
+    courtesy::Courtesy,
     engine::Engine,
     health::Health,
     intake::Intake,
     message::unpack,
-    service::Heard,
+    service::{Haste, Heard},
     trace::TraceParent,
     work::{Delivery, Entry, Meta, Settle, Work},
 };
@@ -33,10 +35,18 @@ use crate::{
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// How often the broker says that it is there while nothing comes.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long the broker may take to hand out what is there.
+const FETCH_EXPIRES: Duration = Duration::from_secs(2);
 /// Messages of one pull at most.
 const PULL_MESSAGES_MAX: usize = 200;
-/// How long a throttled service lets messages gather.
+/// How long messages gather for a service that fans watch.
+const MOMENT: Duration = Duration::from_millis(20);
+/// How long they gather for one that nobody waits for …
 const REST: Duration = Duration::from_millis(200);
+/// … and how long when there are more than it takes at once.
+const SHORT_REST: Duration = Duration::from_millis(10);
+/// Messages that such a service takes at once.
+const PIECE_MESSAGES_MAX: usize = 64;
 
 /// How each event of a service is decoded.
 pub(crate) type Table<E> = HashMap<&'static str, Heard<E>>;
@@ -47,8 +57,8 @@ pub(crate) struct Consumer<E: Engine> {
     /// The stream it reads.
     pub(crate) stream: String,
     pub(crate) heard: Arc<Table<E>>,
-    /// Whether messages gather for a while instead of being taken in at once.
-    pub(crate) is_throttled: bool,
+    /// How soon messages are taken in.
+    pub(crate) haste: Haste,
     pub(crate) intake: Intake<E::Deed>,
     pub(crate) health: Health,
 }
@@ -57,27 +67,81 @@ impl<E: Engine> Consumer<E> {
     /// Takes messages in until shutdown; a consumer that is gone ends it, and the supervisor
     /// starts it anew.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
-        let ended = tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            ended = self.pull() => ended,
+        let ended = match self.haste {
+            Haste::Later => self.take_pieces(&shutdown).await,
+            Haste::Soon | Haste::AtOnce => self.take_each(&shutdown).await,
         };
-        let mut messages = match ended {
-            Ok(messages) => messages,
-            Err(cause) => {
-                self.health.consumer(&self.stream, false);
-                return Err(cause);
-            }
-        };
-        self.health.consumer(&self.stream, true);
-        info!(service = self.link.service(), stream = self.stream, "consuming events");
-        let ended = self.take_all(&mut messages, &shutdown).await;
         if ended.is_err() {
             self.health.consumer(&self.stream, false);
         }
+        ended
+    }
+
+    fn begun(&self) {
+        self.health.consumer(&self.stream, true);
+        info!(service = self.link.service(), stream = self.stream, "consuming events");
+    }
+
+    /// Takes what is there, rests, and takes what has come meanwhile. What it leaves while it
+    /// rests lies in the stream.
+    async fn take_pieces(&self, shutdown: &CancellationToken) -> Result<(), String> {
+        let consumer = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            consumer = self.look_up() => consumer?,
+        };
+        self.begun();
+        let mut courtesy = Courtesy::default();
+        while !shutdown.is_cancelled() {
+            let began = Instant::now();
+            let taken = self.take_piece(&consumer, shutdown).await?;
+            let rest = if taken < PIECE_MESSAGES_MAX { REST } else { SHORT_REST };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = courtesy.rest(rest, began.elapsed()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is there, and waits until all of it is done: how many messages. What was
+    /// handed out already is taken in though a shutdown has begun: left lying, it would come
+    /// to another instance only when its time to be acknowledged is over.
+    async fn take_piece(
+        &self,
+        consumer: &PullConsumer,
+        shutdown: &CancellationToken,
+    ) -> Result<usize, String> {
+        let unread = |error: &dyn std::fmt::Display| format!("stream {}: {error}", self.stream);
+        let fetch = consumer.fetch().max_messages(PIECE_MESSAGES_MAX).expires(FETCH_EXPIRES);
+        let mut piece = fetch.messages().await.map_err(|error| unread(&error))?;
+        let (underway, mut done) = mpsc::channel(1);
+        let mut taken = 0;
+        while let Some(message) = piece.next().await {
+            let message = message.map_err(|error| unread(&error))?;
+            self.take(message, Some(underway.clone())).await;
+            taken += 1;
+        }
+        // It ends when nothing holds the other side any more.
+        drop(underway);
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            _ = done.recv() => {}
+        }
+        Ok(taken)
+    }
+
+    /// Takes each message as it comes.
+    async fn take_each(&self, shutdown: &CancellationToken) -> Result<(), String> {
+        let mut messages = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            messages = self.pull() => messages?,
+        };
+        self.begun();
+        let ended = self.take_all(&mut messages, shutdown).await;
         // What was handed out already is finished here: left lying, it would come to another
         // instance only when its time to be acknowledged is over.
         while let Some(Some(Ok(message))) = messages.next().now_or_never() {
-            self.take(message).await;
+            self.take(message, None).await;
         }
         ended
     }
@@ -96,7 +160,7 @@ impl<E: Engine> Consumer<E> {
                 Some(Ok(message)) => {
                     tokio::select! {
                         () = shutdown.cancelled() => return Ok(()),
-                        () = self.take(message) => {}
+                        () = self.take(message, None) => {}
                     }
                 }
                 // The pull goes on by itself; the broker may be away for a while.
@@ -107,13 +171,13 @@ impl<E: Engine> Consumer<E> {
                 }
                 None => return Err(format!("the pull from {} ended", self.stream)),
             }
-            if self.is_throttled {
+            if self.haste == Haste::Soon {
                 tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(REST) => {}
+                    () = tokio::time::sleep(MOMENT) => {}
                 }
                 while let Some(Some(Ok(message))) = messages.next().now_or_never() {
-                    self.take(message).await;
+                    self.take(message, None).await;
                 }
             }
         }
@@ -145,9 +209,9 @@ impl<E: Engine> Consumer<E> {
 
     /// Takes a message apart. A full intake holds the consumer back; a closed one means
     /// shutdown, and the message comes again.
-    async fn take(&self, message: Message) {
-        let (entries, delivery) = (entries_of(&self.heard, &message), delivery_of(message));
-        let settle = Settle::Ack(Box::new(delivery));
+    async fn take(&self, message: Message, underway: Option<mpsc::Sender<()>>) {
+        let entries = entries_of(&self.heard, &message);
+        let settle = Settle::Ack(Box::new(Delivery { underway, ..delivery_of(message) }));
         let _ = self.intake.send(Work { entries, settle }).await;
     }
 }
@@ -173,7 +237,7 @@ fn delivery_of(message: Message) -> Delivery {
     let id = message.headers.as_ref().and_then(|map| map.get(NATS_MESSAGE_ID));
     let id = id.and_then(|id| id.as_str().parse().ok());
     let id = id.unwrap_or_else(|| id_of_place(&stream, sequence));
-    Delivery { message, id, stream, sequence, delivered }
+    Delivery { message, id, stream, sequence, delivered, underway: None }
 }
 
 /// An id for a message that came without one: its place in its stream.

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use async_nats::{HeaderMap, service::ServiceExt, service::endpoint::Endpoint};
+use async_nats::{
+    HeaderMap, Message,
+    service::{ServiceExt, endpoint::Endpoint},
+};
 use bytes::Bytes;
 use events::{Problem, SagaId, codes};
 use futures::{
@@ -15,15 +18,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
-    Caller, Desk, Link, clock,
+    Caller, Desk, Link,
+    bundle::{self, Packed},
+    clock,
     engine::Engine,
     health::Health,
     intake::Intake,
     link::headers,
+    reply::{ReplyTo, reply},
     service::{Asked, How},
     trace::{TRACEPARENT, TraceParent},
     work::{Answered, Idempotency, Meta, Settle, Work},
-    worker::{reply, unavailable},
+    worker::unavailable,
 };
 
 /// Reads of one service at work at once; more are turned away.
@@ -85,8 +91,13 @@ impl<E: Engine> Endpoints<E> {
                 () = shutdown.cancelled() => break,
                 Some(()) = admitting.next() => {}
                 next = requests.next(), if admitting.len() < ADMITTING_MAX => match next {
-                    Some((asked, request)) => {
-                        admitting.push(self.take(asked, request.message, &reads));
+                    Some((asked, request)) => for request in Request::of(request.message) {
+                        match request {
+                            Ok(request) => admitting.push(self.take(asked, request, &reads)),
+                            Err((to, problem)) => {
+                                reply(&self.link, to, Answered::refused(&problem)).await;
+                            }
+                        }
                     }
                     None => return Err("the endpoints were closed".into()),
                 },
@@ -99,17 +110,15 @@ impl<E: Engine> Endpoints<E> {
     }
 
     /// Lets one request in, or says why not.
-    async fn take(&self, asked: &Asked<E>, request: async_nats::Message, reads: &Arc<Semaphore>) {
-        let Some(reply_to) = request.reply.clone() else { return };
-        let admitted = self.admit(asked, &request).await;
-        let refused = match admitted {
+    async fn take(&self, asked: &Asked<E>, request: Request, reads: &Arc<Semaphore>) {
+        let refused = match self.admit(asked, &request).await {
             Err(problem) => problem,
             Ok(None) => return,
             Ok(Some(meta)) => match &asked.how {
-                How::Decided(decode) => match decode(&request.payload) {
+                How::Decided(decode) => match decode(&request.body) {
                     Err(problem) => problem,
                     Ok(deed) => {
-                        let work = Work::command(deed, meta, Settle::Reply(reply_to.clone()));
+                        let work = Work::command(deed, meta, Settle::Reply(request.to.clone()));
                         match self.intake.try_send(work) {
                             Ok(()) => return,
                             Err(_) => overloaded(),
@@ -123,15 +132,15 @@ impl<E: Engine> Endpoints<E> {
                         span.saga(meta.saga_id);
                         let mut meta = meta;
                         meta.trace = span.parent();
-                        let answer = read(self.desk.clone(), request.payload, meta);
-                        let (link, status) = (self.link.clone(), asked.status);
+                        let answer = read(self.desk.clone(), request.body, meta);
+                        let (link, status, to) = (self.link.clone(), asked.status, request.to);
                         self.reads.spawn(async move {
                             let answered = match answer.await {
                                 Ok(body) => Answered { status, body },
                                 Err(problem) => Answered::refused(&problem),
                             };
                             span.status(answered.status);
-                            reply(&link, reply_to, answered).await;
+                            reply(&link, to, answered).await;
                             drop(permit);
                         });
                         return;
@@ -139,25 +148,19 @@ impl<E: Engine> Endpoints<E> {
                 },
             },
         };
-        reply(&self.link, reply_to, Answered::refused(&refused)).await;
+        reply(&self.link, request.to, Answered::refused(&refused)).await;
     }
 
     /// Checks who asks and what with; `None` when nobody waits for the answer any more.
-    async fn admit(
-        &self,
-        asked: &Asked<E>,
-        request: &async_nats::Message,
-    ) -> Result<Option<Meta>, Problem> {
-        let header = |name: &str| header(request.headers.as_ref(), name);
-        if request.payload.len() > BODY_BYTES_MAX {
+    async fn admit(&self, asked: &Asked<E>, request: &Request) -> Result<Option<Meta>, Problem> {
+        if request.body.len() > BODY_BYTES_MAX {
             return Err(codes::BODY_TOO_LARGE.into());
         }
         let now = clock::now();
-        let deadline = header(headers::DEADLINE).and_then(|millis| millis.parse::<i64>().ok());
-        if deadline.is_some_and(|millis| millis < now.unix_millis()) {
+        if request.deadline.is_some_and(|millis| millis < now.unix_millis()) {
             return Ok(None);
         }
-        let caller = match header(headers::AUTHORIZATION) {
+        let caller = match &request.authorization {
             None => Caller::Anonymous,
             // Who comes for a new token may well bring one that has run out.
             Some(_) if asked.allow == crate::Allow::Anyone => Caller::Anonymous,
@@ -176,10 +179,12 @@ impl<E: Engine> Endpoints<E> {
             // Do not let commands pile up before a store that is away.
             return Err(unavailable(&self.link));
         }
-        let idempotency = header(headers::IDEMPOTENCY_KEY)
-            .map(|key| idempotency(asked.endpoint, &caller, key, &request.payload))
+        let idempotency = request
+            .idempotency_key
+            .as_deref()
+            .map(|key| idempotency(asked.endpoint, &caller, key, &request.body))
             .transpose()?;
-        let id = proposed_id(header(headers::ID))?;
+        let id = proposed_id(request.id.as_deref())?;
         Ok(Some(Meta {
             name: asked.endpoint,
             may_tell: asked.tells,
@@ -188,11 +193,65 @@ impl<E: Engine> Endpoints<E> {
             saga_id: SagaId(id),
             caller,
             idempotency,
-            trace: TraceParent::from_header(header(TRACEPARENT)),
+            trace: TraceParent::from_header(request.traceparent.as_deref()),
             received: Instant::now(),
             received_at: now,
             attempt: 1,
         }))
+    }
+}
+
+/// A command or a query as it came in, by itself or in a bundle.
+struct Request {
+    authorization: Option<String>,
+    idempotency_key: Option<String>,
+    id: Option<String>,
+    traceparent: Option<String>,
+    /// Unix milliseconds.
+    deadline: Option<i64>,
+    body: Bytes,
+    to: ReplyTo,
+}
+
+impl Request {
+    /// What a message asks for: one thing, or those of a bundle. Nothing if nobody waits for
+    /// an answer.
+    fn of(message: Message) -> Vec<Result<Self, (ReplyTo, Problem)>> {
+        let Some(subject) = message.reply.clone() else { return Vec::new() };
+        let header = |name: &str| header(message.headers.as_ref(), name);
+        if header(headers::BUNDLE).is_none() {
+            let owned = |name: &str| header(name).map(str::to_owned);
+            return vec![Ok(Self {
+                authorization: owned(headers::AUTHORIZATION),
+                idempotency_key: owned(headers::IDEMPOTENCY_KEY),
+                id: owned(headers::ID),
+                traceparent: owned(TRACEPARENT),
+                deadline: header(headers::DEADLINE).and_then(|millis| millis.parse().ok()),
+                body: message.payload,
+                to: ReplyTo { subject, at: None },
+            })];
+        }
+        match bundle::unpack(&message.payload) {
+            Ok(commands) => {
+                let of = |(at, packed)| {
+                    Ok(Self::packed(packed, ReplyTo { subject: subject.clone(), at: Some(at) }))
+                };
+                commands.into_iter().enumerate().map(of).collect()
+            }
+            Err(problem) => vec![Err((ReplyTo { subject, at: None }, problem))],
+        }
+    }
+
+    fn packed(packed: Packed, to: ReplyTo) -> Self {
+        Self {
+            authorization: packed.authorization,
+            idempotency_key: packed.idempotency_key,
+            id: packed.id.map(|id| id.to_string()),
+            traceparent: packed.traceparent,
+            deadline: Some(packed.deadline),
+            body: Box::<str>::from(packed.body).into_string().into(),
+            to,
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 //! The position lies in the service's own database and moves in the transaction of what was
 //! learned. So there is nothing to acknowledge and nothing to remember of each fact, and a
 //! reader that was killed goes on exactly where its last transaction ended. It may lag: it
-//! reads at a calm pace in large pieces and leaves the machine to those who sell.
+//! reads at a calm pace in large pieces and leaves a busy machine to those who sell
+//! (`courtesy.rs`).
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use events::{Timestamp, producer_of};
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     Asker, Desk, Fact, Link, STORED_MESSAGES_MAX, StoredMessage,
+    courtesy::Courtesy,
     engine::{Engine, Failure},
     failpoint::{Failpoint, Failpoints},
     health::Health,
@@ -83,10 +85,12 @@ impl<E: Engine> Follower<E> {
         let mut streams: Streams = self.followed.facts.iter().map(of).collect();
         let mut positions = self.desk.engine.positions().await?;
         info!(service = self.link.service(), streams = streams.len(), "reading whole streams");
+        let mut courtesy = Courtesy::default();
         while !shutdown.is_cancelled() {
             // Whoever takes the facts in may be stuck with them for hours. What it has not
             // settled comes again.
             let round = self.round(&asker, &mut streams, &mut positions, &mut lead);
+            let began = Instant::now();
             let is_behind = tokio::select! {
                 taken = round => taken?,
                 () = shutdown.cancelled() => return Ok(()),
@@ -94,7 +98,7 @@ impl<E: Engine> Follower<E> {
             let rest = if is_behind { SHORT_REST } else { READ_EVERY };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = tokio::time::sleep(rest) => {}
+                () = courtesy.rest(rest, began.elapsed()) => {}
             }
         }
         Ok(())

@@ -31,9 +31,11 @@
 mod ask;
 pub mod auth;
 mod book;
+mod bundle;
 mod caller;
 pub mod clock;
 mod consumer;
+mod courtesy;
 mod desk;
 mod endpoint;
 pub mod engine;
@@ -48,6 +50,7 @@ pub mod page;
 pub mod parked;
 pub mod postgres;
 mod publisher;
+mod reply;
 mod run;
 mod service;
 mod stored;
@@ -64,6 +67,7 @@ mod worker;
 
 pub use ask::{ASK_TIMEOUT, Announcements, AskHeaders, Asker, Following};
 pub use book::{Answer, Book, Hear, Miss, Refusal};
+pub use bundle::{Bundler, Bundlers};
 pub use caller::{Allow, Caller};
 pub use desk::Desk;
 pub use follower::{READ_EVERY, Read};

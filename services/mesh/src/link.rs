@@ -31,6 +31,8 @@ pub(crate) mod headers {
     pub(crate) const AUTHORIZATION: &str = "authorization";
     /// The caller's key for a command that may be repeated.
     pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+    /// How many commands the body holds, when it is a bundle of them.
+    pub(crate) const BUNDLE: &str = "onsale-bundle";
     /// Why a message could not be taken in.
     pub(crate) const DEAD_CAUSE: &str = "onsale-dead-cause";
     /// Its subject.

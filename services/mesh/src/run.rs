@@ -24,7 +24,7 @@ use crate::{
     link::stream_of,
     parked::{desk::LetterDesk, retry::Retrier},
     publisher::{HandOff, Handed, Publisher},
-    service::{Asked, Followed, How},
+    service::{Asked, Followed, Haste, How},
     supervise::keep,
     timer::Ticking,
     worker::Worker,
@@ -123,7 +123,7 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
     let mut asked = service.asked;
     if !service.heard.is_empty() {
         let heard: Arc<Table<E>> = Arc::new(service.heard.into_iter().collect());
-        start_consumers(&running, &heard, service.is_throttled, &intake);
+        start_consumers(&running, &heard, service.haste, &intake);
         asked.extend(start_retrier(&running, &engine, heard, hand_off, parked));
     }
     let asked = Arc::new(asked);
@@ -198,7 +198,7 @@ fn start_publisher<E: Engine>(running: &Running, engine: &Arc<E>, handed: Handed
 fn start_consumers<E: Engine>(
     running: &Running,
     heard: &Arc<Table<E>>,
-    is_throttled: bool,
+    haste: Haste,
     intake: &Intake<E::Deed>,
 ) {
     let streams: BTreeSet<String> =
@@ -208,7 +208,7 @@ fn start_consumers<E: Engine>(
             link: running.link.clone(),
             stream,
             heard: heard.clone(),
-            is_throttled,
+            haste,
             intake: intake.clone(),
             health: running.health.clone(),
         });

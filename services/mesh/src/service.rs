@@ -20,7 +20,18 @@ pub struct Service<E: Engine> {
     pub(crate) asked: BTreeMap<&'static str, Asked<E>>,
     pub(crate) timers: Vec<Timer<E>>,
     pub(crate) followed: Option<Followed<E>>,
-    pub(crate) is_throttled: bool,
+    pub(crate) haste: Haste,
+}
+
+/// How soon a service takes in what it consumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Haste {
+    /// Each message as it comes: somebody waits for what follows.
+    AtOnce,
+    /// The first one as it comes, and then what has gathered in a moment: somebody watches.
+    Soon,
+    /// What has gathered in a while, and less of it while the machine is busy: nobody waits.
+    Later,
 }
 
 /// How one fact is taken in.
@@ -99,14 +110,21 @@ impl<E: Engine> Service<E> {
             asked: BTreeMap::new(),
             timers: Vec::new(),
             followed: None,
-            is_throttled: false,
+            haste: Haste::AtOnce,
         }
     }
 
-    /// Lets messages gather for a moment instead of taking in each at once: for a service that
-    /// no fan waits for. What it costs the others falls with the number of its batches.
-    pub fn throttled(mut self) -> Self {
-        self.is_throttled = true;
+    /// Lets messages gather for a moment: for a service that fans watch and do not wait for.
+    pub fn soon(mut self) -> Self {
+        self.haste = Haste::Soon;
+        self
+    }
+
+    /// Lets messages gather for a while, and for longer while the machine is busy: for a
+    /// service that nobody waits for. What it costs the others falls with the number of its
+    /// batches.
+    pub fn later(mut self) -> Self {
+        self.haste = Haste::Later;
         self
     }
 

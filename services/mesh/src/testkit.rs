@@ -87,6 +87,7 @@ impl<E: Engine> Kit<E> {
             stream: "TEST".into(),
             sequence: delivered.sequence,
             delivered: delivered.times,
+            underway: None,
         };
         Work { entries, settle: Settle::Ack(Box::new(delivery)) }
     }

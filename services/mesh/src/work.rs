@@ -5,12 +5,13 @@ use std::time::{Instant, SystemTime};
 use async_nats::jetstream;
 use bytes::Bytes;
 use events::{EventId, Problem, SagaId, Timestamp};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::{
     Caller,
     parked::key::key_of,
+    reply::ReplyTo,
     trace::{Span, TraceParent},
 };
 
@@ -185,14 +186,17 @@ pub(crate) struct Delivery {
     pub(crate) sequence: u64,
     /// How often it has been delivered, this time included.
     pub(crate) delivered: u64,
+    /// Held until the message is done, for who waits for that.
+    #[expect(dead_code, reason = "it is dropped and never used")]
+    pub(crate) underway: Option<mpsc::Sender<()>>,
 }
 
 /// How a message's sender learns of its end.
 pub(crate) enum Settle {
     /// Acknowledge to JetStream.
     Ack(Box<Delivery>),
-    /// Answer a NATS request.
-    Reply(async_nats::Subject),
+    /// Answer a request over NATS.
+    Reply(ReplyTo),
     /// Answer somebody in this process.
     Local(oneshot::Sender<Answered>),
     /// Nobody waits (timers).

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{HeaderMap, jetstream::AckKind};
+use async_nats::jetstream::AckKind;
 use events::{Problem, codes};
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -22,9 +22,9 @@ use crate::{
     failpoint::{Failpoint, Failpoints},
     health::Health,
     intake::{Taken, WeakIntake},
-    link::headers,
     parked::{Parked, ParkedState},
     publisher::HandOff,
+    reply::Replies,
     trace::{Messaging, Span},
     work::{Answered, Entry, Outcome, Settle, Work},
 };
@@ -245,9 +245,11 @@ impl<E: Engine> Worker<E> {
         for said in ran.announced {
             let _ = self.link.client().publish(said.subject, said.payload.into()).await;
         }
+        let mut replies = Replies::default();
         for (work, outcome) in batch.into_iter().zip(ran.outcomes) {
-            self.settle(work, outcome).await;
+            self.settle(work, outcome, &mut replies).await;
         }
+        replies.send(&self.link).await;
     }
 
     /// Logs an event that was parked for good, and sends a copy to whoever looks with `nats`.
@@ -267,12 +269,12 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Lets one sender know the end.
-    async fn settle(&self, mut work: Work<E::Deed>, outcome: Outcome) {
+    async fn settle(&self, mut work: Work<E::Deed>, outcome: Outcome, replies: &mut Replies) {
         match outcome {
             Outcome::Done(answered) => {
                 let is_message = work.delivery().is_some();
                 self.health.add_handled(work.entries.len() as u64, is_message);
-                self.answer(work, answered).await;
+                self.answer_among(work, answered, replies).await;
             }
             Outcome::Repeat => {
                 self.health.add_repeat();
@@ -308,14 +310,26 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Acknowledges, or answers whoever asked.
-    async fn answer(&self, mut work: Work<E::Deed>, answered: Answered) {
+    async fn answer(&self, work: Work<E::Deed>, answered: Answered) {
+        let mut replies = Replies::default();
+        self.answer_among(work, answered, &mut replies).await;
+        replies.send(&self.link).await;
+    }
+
+    /// The same, where what goes out over NATS is left to be sent.
+    async fn answer_among(
+        &self,
+        mut work: Work<E::Deed>,
+        answered: Answered,
+        replies: &mut Replies,
+    ) {
         match work.settle {
             Settle::Ack(delivery) => {
                 let _ = delivery.message.ack().await;
             }
-            Settle::Reply(subject) => {
+            Settle::Reply(to) => {
                 work.entries[0].span.status(answered.status);
-                reply(&self.link, subject, answered).await;
+                replies.add(to, answered);
             }
             Settle::Local(waiting) => {
                 let _ = waiting.send(answered);
@@ -340,20 +354,6 @@ impl<E: Engine> Worker<E> {
 /// Whether the store is away, and trying again at once is of no use.
 fn is_lost(failure: &Failure) -> bool {
     matches!(failure, Failure::Unavailable(_) | Failure::Uncertain(_))
-}
-
-/// Answers a NATS request with a status and JSON.
-pub(crate) async fn reply(link: &Link, subject: async_nats::Subject, answered: Answered) {
-    let mut map = HeaderMap::new();
-    map.insert(headers::STATUS, answered.status.to_string());
-    if !answered.is_granted() {
-        // The `nats` command and the statistics of NATS services know these two.
-        map.insert("Nats-Service-Error-Code", answered.status.to_string());
-        map.insert("Nats-Service-Error", "see the problem in the body");
-    }
-    if let Err(error) = link.client().publish_with_headers(subject, map, answered.body).await {
-        warn!(service = link.service(), %error, "an answer could not be sent");
-    }
 }
 
 /// What a caller is told while a service's store is away.

@@ -56,7 +56,7 @@ pub fn service() -> Service<Postgres<Book>> {
     const SENT: &str = NotificationSent::FACT;
     const FAILED: &str = NotificationFailed::FACT;
     Service::<Postgres<Book>>::new(NAME)
-        .throttled()
+        .later()
         .hears::<concert::ScheduleOpened>(&[])
         .hears::<reservation::ReservationCreated>(&[])
         .hears::<reservation::ReservationExpired>(&[])

@@ -87,6 +87,7 @@ impl Library for Room {
 /// The service, to be run on a [`Valkey`].
 pub fn service() -> Service<Valkey<Room>> {
     Service::<Valkey<Room>>::new(NAME)
+        .soon()
         .hears::<ScheduleOpened>(&[])
         .hears::<ScheduleCancelled>(&[])
         .hears::<ReservationCreated>(&[])

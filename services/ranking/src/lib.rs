@@ -66,7 +66,7 @@ impl Library for Charts {
 /// The service, to be run on a [`Valkey`].
 pub fn service() -> Service<Valkey<Charts>> {
     Service::<Valkey<Charts>>::new(NAME)
-        .throttled()
+        .later()
         .hears::<ScheduleOpened>(&[])
         .hears::<ScheduleCancelled>(&[])
         .hears::<PaymentCompleted>(&[])

@@ -81,6 +81,7 @@ impl MapRules {
 /// The half of this service that draws the map.
 pub fn map_service() -> Service<Valkey<SeatMaps>> {
     Service::<Valkey<SeatMaps>>::new(NAME)
+        .soon()
         .hears::<ReservationCreated>(&[])
         .hears::<ReservationConfirmed>(&[])
         .hears::<ReservationExpired>(&[])

@@ -1,0 +1,261 @@
+//! Bundles: commands of many callers for one endpoint, sent as one request.
+//!
+//! The gateway sends together what waits for an endpoint, and the service answers together
+//! what it has decided together. So under load no command costs messages of its own; a lone
+//! one is a bundle of one, and is sent at once. A bundle is a wrapping and no unit: each
+//! command in it is admitted, decided and answered by itself, and one that waits for what it
+//! depends on holds up no other.
+//!
+//! On the wire a bundle is a request with the header `onsale-bundle`, whose body is a JSON
+//! array of commands; its answers come as JSON arrays as well, in any order and number.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use async_nats::{HeaderMap, Message, StatusCode, Subject};
+use bytes::Bytes;
+use events::{Problem, codes};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    ASK_TIMEOUT, Answered, AskHeaders, Link, ask::unavailable, clock, link::headers, reply::Bundled,
+};
+
+/// Commands of a bundle at most.
+const BUNDLE_COMMANDS_MAX: usize = 256;
+/// Bytes of a bundle, about.
+const BUNDLE_BYTES_MAX: usize = 512 * 1024;
+/// Commands that wait to be sent at most; more are turned away.
+const WAITING_MAX: usize = 4_096;
+/// Bundles on their way of which nothing has been answered yet: a service works at so many
+/// batches at once, and what comes meanwhile gathers …
+const UNANSWERED_MAX: usize = 2;
+/// … for this long at most.
+const GATHER_MAX: Duration = Duration::from_millis(20);
+/// How often bundles are looked through for what nobody will answer any more.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A command as it travels in a bundle.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Packed {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) authorization: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) idempotency_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) traceparent: Option<String>,
+    pub(crate) deadline: i64,
+    pub(crate) body: Box<RawValue>,
+}
+
+/// A command that waits to be sent, and where its answer goes.
+struct Waiting {
+    packed: Packed,
+    answer: oneshot::Sender<Result<Answered, Problem>>,
+}
+
+/// Sends the commands for one endpoint; cheap to clone.
+#[derive(Clone)]
+pub struct Bundler {
+    link: Link,
+    waiting: mpsc::Sender<Waiting>,
+}
+
+impl Bundler {
+    /// Sends commands for `endpoint` over this connection until shutdown.
+    pub fn start(link: Link, endpoint: &'static str, shutdown: CancellationToken) -> Self {
+        let (sender, waiting) = mpsc::channel(WAITING_MAX);
+        let post = Post { link: link.clone(), endpoint, bundles: HashMap::new(), count: 0 };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = post.run(waiting) => {}
+            }
+        });
+        Self { link, waiting: sender }
+    }
+
+    /// Asks and waits for the answer, be it granted or refused; `None` for a body that is not
+    /// JSON and so fits in no bundle.
+    ///
+    /// # Errors
+    /// As [`crate::Asker::ask`], and `overloaded` when too many commands wait to be sent.
+    pub async fn ask(
+        &self,
+        body: &Bytes,
+        about: AskHeaders<'_>,
+    ) -> Option<Result<Answered, Problem>> {
+        let body: Box<RawValue> = serde_json::from_slice(body).ok()?;
+        Some(self.send(body, about).await)
+    }
+
+    async fn send(&self, body: Box<RawValue>, about: AskHeaders<'_>) -> Result<Answered, Problem> {
+        if !self.link.is_connected() {
+            return Err(unavailable("The connection to the mesh is down."));
+        }
+        let packed = Packed {
+            authorization: about.authorization.map(str::to_owned),
+            idempotency_key: about.idempotency_key.map(str::to_owned),
+            id: about.id,
+            traceparent: about.traceparent.map(str::to_owned),
+            deadline: clock::now().unix_millis() + ASK_TIMEOUT.as_millis() as i64,
+            body,
+        };
+        let (answer, answered) = oneshot::channel();
+        self.waiting
+            .try_send(Waiting { packed, answer })
+            .map_err(|_| Problem::from(codes::OVERLOADED).with("retry_after_secs", 1))?;
+        match tokio::time::timeout(ASK_TIMEOUT, answered).await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(_)) | Err(_) => Err(codes::TIMED_OUT.into()),
+        }
+    }
+}
+
+/// A bundle on its way.
+struct Sent {
+    callers: Vec<Option<oneshot::Sender<Result<Answered, Problem>>>>,
+    sent_at: Instant,
+    /// Whether the next one need not wait for it any more.
+    is_settled: bool,
+}
+
+/// What sends the bundles of one endpoint.
+struct Post {
+    link: Link,
+    endpoint: &'static str,
+    bundles: HashMap<u64, Sent>,
+    /// Bundles sent so far: the next one's number.
+    count: u64,
+}
+
+impl Post {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
+        let inbox = self.link.client().new_inbox();
+        // Fails only when the connection is closed for good.
+        let Ok(mut answers) = self.link.client().subscribe(format!("{inbox}.*")).await else {
+            return;
+        };
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let unanswered = self.bundles.values().filter(|sent| !sent.is_settled).count();
+            tokio::select! {
+                Some(message) = answers.next() => self.answered(&message),
+                first = waiting.recv(), if unanswered < UNANSWERED_MAX => {
+                    let Some(first) = first else { return };
+                    // Whoever is about to ask as well gets on.
+                    tokio::task::yield_now().await;
+                    self.send(&inbox, first, &mut waiting).await;
+                }
+                _ = ticks.tick(), if !self.bundles.is_empty() => self.age(),
+            }
+        }
+    }
+
+    /// Sends what is waiting, as far as it fits into a bundle.
+    async fn send(&mut self, inbox: &str, first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) {
+        let mut bytes = first.packed.body.get().len();
+        let (mut commands, mut callers) = (vec![first.packed], vec![Some(first.answer)]);
+        while commands.len() < BUNDLE_COMMANDS_MAX && bytes < BUNDLE_BYTES_MAX {
+            let Ok(next) = waiting.try_recv() else { break };
+            bytes += next.packed.body.get().len();
+            commands.push(next.packed);
+            callers.push(Some(next.answer));
+        }
+        let (number, subject) = (self.count, format!("cmd.{}", self.endpoint));
+        self.count += 1;
+        let mut map = HeaderMap::new();
+        map.insert(headers::BUNDLE, commands.len().to_string());
+        let body = serde_json::to_vec(&commands).expect("plain data").into();
+        let reply = format!("{inbox}.{number}");
+        let client = self.link.client();
+        let sent = client.publish_with_reply_and_headers(subject, reply, map, body).await;
+        let mut sent_now = Sent { callers, sent_at: Instant::now(), is_settled: false };
+        if sent.is_err() {
+            return sent_now.refuse(&unavailable("The connection to the mesh was lost."));
+        }
+        self.bundles.insert(number, sent_now);
+    }
+
+    /// Passes answers on to their callers.
+    fn answered(&mut self, message: &Message) {
+        let Some(number) = number_of(&message.subject) else { return };
+        let Some(sent) = self.bundles.get_mut(&number) else { return };
+        sent.is_settled = true;
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            let detail = format!("The service of `{}` is not running.", self.endpoint);
+            sent.refuse(&unavailable(&detail));
+        }
+        let answers: Vec<Bundled<'_>> =
+            serde_json::from_slice(&message.payload).unwrap_or_default();
+        for Bundled { at, status, body } in answers {
+            let caller = sent.callers.get_mut(at).and_then(Option::take);
+            let body = message.payload.slice_ref(body.get().as_bytes());
+            if let Some(caller) = caller {
+                // Whoever has gone away meanwhile needs no answer.
+                let _ = caller.send(Ok(Answered { status, body }));
+            }
+        }
+        if sent.callers.iter().all(Option::is_none) {
+            self.bundles.remove(&number);
+        }
+    }
+
+    /// Waits no more for bundles that are slow, and forgets those that nobody waits for.
+    fn age(&mut self) {
+        self.bundles.retain(|_, sent| {
+            sent.is_settled |= sent.sent_at.elapsed() >= GATHER_MAX;
+            sent.sent_at.elapsed() < ASK_TIMEOUT
+        });
+    }
+}
+
+impl Sent {
+    fn refuse(&mut self, problem: &Problem) {
+        for caller in self.callers.iter_mut().filter_map(Option::take) {
+            let _ = caller.send(Err(problem.clone()));
+        }
+    }
+}
+
+fn number_of(subject: &Subject) -> Option<u64> {
+    subject.rsplit_once('.')?.1.parse().ok()
+}
+
+/// The commands of a bundle.
+///
+/// # Errors
+/// `bad_request` when it cannot be read.
+pub(crate) fn unpack(payload: &[u8]) -> Result<Vec<Packed>, Problem> {
+    serde_json::from_slice(payload)
+        .map_err(|error| Problem::new(codes::BAD_REQUEST, format!("not a bundle: {error}")))
+}
+
+/// Bundlers of the endpoints that have one.
+#[derive(Clone)]
+pub struct Bundlers(Arc<HashMap<&'static str, Bundler>>);
+
+impl Bundlers {
+    /// One for each endpoint.
+    pub fn start(link: &Link, endpoints: &[&'static str], shutdown: &CancellationToken) -> Self {
+        let start = |endpoint: &&'static str| {
+            (*endpoint, Bundler::start(link.clone(), endpoint, shutdown.clone()))
+        };
+        Self(Arc::new(endpoints.iter().map(start).collect()))
+    }
+
+    /// That of an endpoint, if it has one.
+    pub fn of(&self, endpoint: &str) -> Option<&Bundler> {
+        self.0.get(endpoint)
+    }
+}
