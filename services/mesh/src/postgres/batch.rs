@@ -1,14 +1,24 @@
-//! One batch in one transaction: claim, load, decide, save, close.
+//! One batch in one transaction: load, decide, save, close.
+//!
+//! A batch is run hopefully first: as if nothing in it had been taken in before, nothing had
+//! been answered and no key were held by a parked event. Its closing statement says whether
+//! that was so. Where it was not, nothing has happened, and the batch runs again carefully:
+//! it claims its messages and looks for answers and held keys before it decides.
 
-use std::{collections::HashSet, time::SystemTime};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::SystemTime,
+};
 
 use events::{Problem, Timestamp, fact_of_subject, producer_of};
 use sqlx::{PgConnection, PgPool};
 
 use super::{
     PgDeed,
+    closing::Closing,
     deed::{self, Stop},
-    memory, outbox,
+    memory,
     parked::{self, Parking},
 };
 use crate::{
@@ -25,6 +35,7 @@ use crate::{
 /// One batch while it is being decided.
 pub(super) struct Page<'a, B: Book> {
     rules: &'a B::Rules,
+    is_hopeful: bool,
     now: Timestamp,
     began: SystemTime,
     /// Encoded events with their subjects, in the order of emission.
@@ -47,39 +58,73 @@ enum Step {
     Panicked(String),
 }
 
+/// What batches of one engine run on.
+pub(super) struct Ground<'a, B: Book> {
+    pub(super) pool: &'a PgPool,
+    pub(super) rules: &'a B::Rules,
+    pub(super) failpoints: &'a Failpoints,
+    /// Whether a key may be held by a parked event, as far as this instance has seen.
+    pub(super) has_parked: &'a AtomicBool,
+}
+
 /// Runs a batch in a transaction of its own.
 pub(super) async fn run<B: Book>(
-    pool: &PgPool,
-    rules: &B::Rules,
-    failpoints: &Failpoints,
+    ground: &Ground<'_, B>,
     batch: &mut [Work<PgDeed<B>>],
     care: Care,
 ) -> Result<Ran, Failure> {
-    let mut page = Page::<B>::new(rules);
-    let ran = page.run(pool, failpoints, batch, care).await;
-    page.close_spans(&ran);
+    let is_again = |work: &Work<_>| work.delivery().is_some_and(|delivery| delivery.delivered > 1);
+    let may_hope =
+        care == Care::Together && !ground.has_parked.load(Relaxed) && !batch.iter().any(is_again);
+    if may_hope {
+        match attempt(ground, batch, care, true).await {
+            Ok(Some(ran)) => return Ok(ran),
+            Err(failure @ (Failure::Unavailable(_) | Failure::Uncertain(_))) => {
+                return Err(failure);
+            }
+            // A repeat may be why a handler or the store has refused.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    let ran = attempt(ground, batch, care, false).await?;
+    ran.ok_or_else(|| Failure::Refused("a careful batch has hoped".into()))
+}
+
+/// One run; `None` when it hoped for too much.
+async fn attempt<B: Book>(
+    ground: &Ground<'_, B>,
+    batch: &mut [Work<PgDeed<B>>],
+    care: Care,
+    is_hopeful: bool,
+) -> Result<Option<Ran>, Failure> {
+    let mut page = Page::<B>::new(ground.rules, is_hopeful);
+    let ran = page.run(ground, batch, care).await;
+    page.close_spans(&match &ran {
+        Ok(None) => Err(Failure::Contended("something in it was there already".into())),
+        Ok(Some(_)) => Ok(()),
+        Err(failure) => Err(failure.clone()),
+    });
     ran
 }
 
 /// Tries a parked event in a transaction of its own.
 pub(super) async fn retry<B: Book>(
-    pool: &PgPool,
-    rules: &B::Rules,
-    failpoints: &Failpoints,
+    ground: &Ground<'_, B>,
     parked: &Parked,
     entry: &mut Entry<PgDeed<B>>,
 ) -> Result<Retried, Failure> {
-    let mut page = Page::<B>::new(rules);
-    let retried = page.retry(pool, failpoints, parked, entry).await;
+    let mut page = Page::<B>::new(ground.rules, false);
+    let retried = page.retry(ground, parked, entry).await;
     page.close_spans(&retried);
     retried
 }
 
 impl<'a, B: Book> Page<'a, B> {
-    fn new(rules: &'a B::Rules) -> Self {
+    fn new(rules: &'a B::Rules, is_hopeful: bool) -> Self {
         let now = crate::clock::now();
         Self {
             rules,
+            is_hopeful,
             now,
             began: SystemTime::from(now.0),
             emitted: Vec::new(),
@@ -92,20 +137,15 @@ impl<'a, B: Book> Page<'a, B> {
 
     async fn run(
         &mut self,
-        pool: &PgPool,
-        failpoints: &Failpoints,
+        ground: &Ground<'_, B>,
         batch: &mut [Work<PgDeed<B>>],
         care: Care,
-    ) -> Result<Ran, Failure> {
-        let mut tx = pool.begin().await?;
-        let mut claimed = memory::claim(&mut tx, batch).await?;
-        let mut answers = memory::answers(&mut tx, batch.iter()).await?;
-        // Taking the id out makes a repeat within the batch a repeat too.
-        let is_fresh = |work: &Work<_>| match work.delivery() {
-            Some(delivery) => claimed.remove(&delivery.id),
-            None => work.entries.iter().all(|entry| !answers.knows(&entry.meta)),
+    ) -> Result<Option<Ran>, Failure> {
+        let mut tx = ground.pool.begin().await?;
+        let (fresh, mut answers) = match self.is_hopeful {
+            true => (vec![true; batch.len()], memory::Answers::default()),
+            false => memory::known(&mut tx, batch).await?,
         };
-        let fresh: Vec<bool> = batch.iter().map(is_fresh).collect();
         let mut outcomes = match care {
             Care::Together => self.together(&mut tx, batch, &fresh, &mut answers).await?,
             Care::Alone | Care::Judged => {
@@ -115,15 +155,23 @@ impl<'a, B: Book> Page<'a, B> {
         };
         memory::look_again(&mut tx, batch, &mut outcomes).await?;
         let emitted = pack(std::mem::take(&mut self.emitted));
-        outbox::append(&mut tx, &emitted).await?;
-        memory::remember(&mut tx, &answers).await?;
+        let claims = if self.is_hopeful { memory::message_ids(batch) } else { Vec::new() };
+        let closing = Closing { claims: &claims, emitted: &emitted, answers: &answers };
+        let closed = closing.write(&mut tx).await?;
+        let messages = batch.iter().filter(|work| work.delivery().is_some()).count();
+        if self.is_hopeful && (closed.claimed < messages || messages > 0 && closed.has_parked) {
+            ground.has_parked.store(closed.has_parked, Relaxed);
+            return Ok(None);
+        }
         let parked = parked::insert(&mut tx, std::mem::take(&mut self.parking)).await?;
         let names = batch.iter().flat_map(Work::names);
-        if failpoints.strikes(Failpoint::BeforeCommit, names) {
+        if ground.failpoints.strikes(Failpoint::BeforeCommit, names) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         commit(tx).await?;
-        Ok(Ran { outcomes, emitted, announced: std::mem::take(&mut self.announced), parked })
+        ground.has_parked.store(closed.has_parked || !parked.is_empty(), Relaxed);
+        let announced = std::mem::take(&mut self.announced);
+        Ok(Some(Ran { outcomes, emitted, announced, parked }))
     }
 
     /// All as one unit: one load, every decision in its order and in memory, one save.
@@ -139,7 +187,9 @@ impl<'a, B: Book> Page<'a, B> {
             true => Some(B::load(keys_of(fresh_entries(batch, fresh)), tx).await?),
             false => None,
         };
-        self.parked_keys = self.known_keys(tx, batch, fresh).await?;
+        if !self.is_hopeful {
+            self.parked_keys = self.known_keys(tx, batch, fresh).await?;
+        }
         let mut outcomes = Vec::with_capacity(batch.len());
         for (work, fresh) in batch.iter_mut().zip(fresh) {
             let (false, Some(book)) = (!fresh, book.as_mut()) else {
@@ -262,12 +312,11 @@ impl<'a, B: Book> Page<'a, B> {
 
     async fn retry(
         &mut self,
-        pool: &PgPool,
-        failpoints: &Failpoints,
+        ground: &Ground<'_, B>,
         parked: &Parked,
         entry: &mut Entry<PgDeed<B>>,
     ) -> Result<Retried, Failure> {
-        let mut tx = pool.begin().await?;
+        let mut tx = ground.pool.begin().await?;
         if !parked::lock(&mut tx, parked.number).await? {
             return Ok(Retried::Gone);
         }
@@ -283,9 +332,11 @@ impl<'a, B: Book> Page<'a, B> {
             Err(failure) => return Err(failure),
         }
         let emitted = pack(std::mem::take(&mut self.emitted));
-        outbox::append(&mut tx, &emitted).await?;
+        let answers = memory::Answers::default();
+        let closing = Closing { claims: &[], emitted: &emitted, answers: &answers };
+        closing.write(&mut tx).await?;
         parked::resolve(&mut tx, parked).await?;
-        if failpoints.strikes(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
+        if ground.failpoints.strikes(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         commit(tx).await?;

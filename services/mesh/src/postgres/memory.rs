@@ -11,22 +11,41 @@ use crate::{
     work::{Answered, Meta, Outcome, Work},
 };
 
+/// The ids of a batch's messages, each once and in order: two batches that claim the same ones
+/// cannot deadlock.
+pub(super) fn message_ids<D>(batch: &[Work<D>]) -> Vec<Uuid> {
+    let delivered = batch.iter().filter_map(Work::delivery);
+    let mut ids: Vec<Uuid> = delivered.map(|delivery| delivery.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// Claims the messages of a batch and finds the answers given to its commands: which of its
+/// works are new, and those answers.
+pub(super) async fn known<D>(
+    tx: &mut PgConnection,
+    batch: &[Work<D>],
+) -> Result<(Vec<bool>, Answers), Failure> {
+    let mut claimed = claim(tx, batch).await?;
+    let answers = answers(tx, batch.iter()).await?;
+    // Taking the id out makes a repeat within the batch a repeat too.
+    let is_fresh = |work: &Work<_>| match work.delivery() {
+        Some(delivery) => claimed.remove(&delivery.id),
+        None => work.entries.iter().all(|entry| !answers.knows(&entry.meta)),
+    };
+    Ok((batch.iter().map(is_fresh).collect(), answers))
+}
+
 /// Claims the messages of a batch; what is returned was never taken in before.
 ///
 /// Two batches that claim the same id at once: the second waits for the first to commit and
 /// then finds it taken; when that takes long, its `lock_timeout` lets it try again alone.
-/// Ids are sorted, so that two such batches cannot deadlock.
-pub(super) async fn claim<D>(
-    tx: &mut PgConnection,
-    batch: &[Work<D>],
-) -> Result<HashSet<Uuid>, Failure> {
-    let mut ids: Vec<Uuid> =
-        batch.iter().filter_map(|work| work.delivery().map(|delivery| delivery.id)).collect();
+async fn claim<D>(tx: &mut PgConnection, batch: &[Work<D>]) -> Result<HashSet<Uuid>, Failure> {
+    let ids = message_ids(batch);
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    ids.sort_unstable();
-    ids.dedup();
     let claimed: Vec<Uuid> = sqlx::query_scalar(
         "insert into mesh.inbox (message_id) select unnest($1::uuid[])
          on conflict do nothing returning message_id",
@@ -38,9 +57,9 @@ pub(super) async fn claim<D>(
 }
 
 /// An answer under an `Idempotency-Key`.
-struct Stored {
-    body: [u8; 32],
-    answered: Answered,
+pub(super) struct Stored {
+    pub(super) body: [u8; 32],
+    pub(super) answered: Answered,
     is_new: bool,
 }
 
@@ -61,6 +80,13 @@ impl Answers {
         (stored.body == key.body).then(|| stored.answered.clone())
     }
 
+    /// Those given in this batch, with their scopes, in order.
+    pub(super) fn new(&self) -> Vec<(&[u8; 32], &Stored)> {
+        let mut new: Vec<_> = self.0.iter().filter(|(_, stored)| stored.is_new).collect();
+        new.sort_unstable_by_key(|(scope, _)| **scope);
+        new
+    }
+
     /// Notes what a command was granted.
     pub(super) fn given(&mut self, meta: &Meta, answered: &Answered) {
         if let Some(key) = &meta.idempotency {
@@ -74,7 +100,7 @@ impl Answers {
 type AnswerRow = (Vec<u8>, Vec<u8>, i16, Vec<u8>);
 
 /// Loads the answers under the keys of commands.
-pub(super) async fn answers<'a, D: 'a>(
+async fn answers<'a, D: 'a>(
     tx: &mut PgConnection,
     batch: impl Iterator<Item = &'a Work<D>>,
 ) -> Result<Answers, Failure> {
@@ -99,33 +125,6 @@ pub(super) async fn answers<'a, D: 'a>(
         answers.0.insert(scope, Stored { body, answered, is_new: false });
     }
     Ok(answers)
-}
-
-/// Keeps the answers given in this batch.
-///
-/// The same key in two batches at once: both find no answer and both grant; the second to
-/// commit conflicts here, is rolled back as a whole, and finds the answer when run again.
-pub(super) async fn remember(tx: &mut PgConnection, answers: &Answers) -> Result<(), Failure> {
-    let mut new: Vec<_> = answers.0.iter().filter(|(_, stored)| stored.is_new).collect();
-    if new.is_empty() {
-        return Ok(());
-    }
-    new.sort_unstable_by_key(|(scope, _)| **scope);
-    let kept = sqlx::query(
-        "insert into mesh.answers (scope, body, status, answer)
-         select * from unnest($1::bytea[], $2::bytea[], $3::smallint[], $4::bytea[])
-         on conflict do nothing",
-    )
-    .bind(new.iter().map(|(scope, _)| &scope[..]).collect::<Vec<_>>())
-    .bind(new.iter().map(|(_, stored)| &stored.body[..]).collect::<Vec<_>>())
-    .bind(new.iter().map(|(_, stored)| stored.answered.status as i16).collect::<Vec<_>>())
-    .bind(new.iter().map(|(_, stored)| &stored.answered.body[..]).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    if kept.rows_affected() < new.len() as u64 {
-        return Err(Failure::Contended("it used the same key".into()));
-    }
-    Ok(())
 }
 
 /// What a message or command that was seen before is answered.

@@ -1,6 +1,7 @@
 //! The PostgreSQL engine: inbox, book, outbox and parked events in one transaction.
 
 mod batch;
+mod closing;
 mod deed;
 mod memory;
 mod outbox;
@@ -8,7 +9,12 @@ mod parked;
 pub mod partitions;
 mod positions;
 
-use std::{future::Future, marker::PhantomData, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    marker::PhantomData,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use events::{Command, Event, Problem, Timestamp};
 use sqlx::{
@@ -26,6 +32,7 @@ use crate::{
     work::{Entry, Meta, Work},
 };
 
+use batch::Ground;
 pub use deed::PgDeed;
 use deed::{AskedCommand, HeardFact};
 pub use outbox::backlog;
@@ -46,6 +53,8 @@ pub struct Postgres<B: Book> {
     options: PgConnectOptions,
     rules: Arc<B::Rules>,
     failpoints: Arc<Failpoints>,
+    /// Whether a key may be held by a parked event; nothing is known of that at first.
+    has_parked: AtomicBool,
     book: PhantomData<fn() -> B>,
 }
 
@@ -74,7 +83,9 @@ impl<B: Book> Postgres<B> {
             .test_before_acquire(false)
             .connect_lazy_with(options.clone());
         let failpoints = Arc::new(Failpoints::default());
-        Ok(Self { pool, options, rules: Arc::new(rules), failpoints, book: PhantomData })
+        let has_parked = AtomicBool::new(true);
+        let rules = Arc::new(rules);
+        Ok(Self { pool, options, rules, failpoints, has_parked, book: PhantomData })
     }
 
     /// The service's connections.
@@ -90,6 +101,15 @@ impl<B: Book> Postgres<B> {
     /// The places where this service can be made to fail.
     pub fn failpoints(&self) -> &Arc<Failpoints> {
         &self.failpoints
+    }
+
+    fn ground(&self) -> Ground<'_, B> {
+        Ground {
+            pool: &self.pool,
+            rules: &self.rules,
+            failpoints: &self.failpoints,
+            has_parked: &self.has_parked,
+        }
     }
 
     /// Brings the database up to date: the mesh's own tables, then the service's.
@@ -207,7 +227,7 @@ impl<B: Book> Engine for Postgres<B> {
     type Deed = PgDeed<B>;
 
     async fn run(&self, batch: &mut [Work<PgDeed<B>>], care: Care) -> Result<Ran, Failure> {
-        batch::run(&self.pool, &*self.rules, &self.failpoints, batch, care).await
+        batch::run(&self.ground(), batch, care).await
     }
 
     async fn retry(
@@ -215,7 +235,7 @@ impl<B: Book> Engine for Postgres<B> {
         parked: &Parked,
         entry: &mut Entry<PgDeed<B>>,
     ) -> Result<Retried, Failure> {
-        batch::retry(&self.pool, &*self.rules, &self.failpoints, parked, entry).await
+        batch::retry(&self.ground(), parked, entry).await
     }
 
     async fn lead(&self) -> Result<Lead, Failure> {

@@ -1,4 +1,4 @@
-//! The outbox table: appended to by batches, swept, marked and compared by the publisher.
+//! The outbox table: appended to by [`super::closing`], swept, marked and compared by the publisher.
 
 use events::Timestamp;
 use sqlx::{PgConnection, PgPool};
@@ -13,33 +13,13 @@ use crate::{
 
 /// How long a new message belongs to the publisher that was handed it in memory, and one that
 /// a sweep has taken to the instance that took it.
-const LEASE_SECS: f64 = 2.0;
+pub(super) const LEASE_SECS: f64 = 2.0;
 /// How long a message rests that the broker has refused; it doubles …
 const PUT_OFF_SECS: f64 = 1.0;
 /// … up to this.
 const PUT_OFF_SECS_MAX: f64 = 60.0;
 /// Messages counted of a backlog at most.
 const BACKLOG_MESSAGES_MAX: i64 = 10_000;
-
-/// Writes the messages of a batch.
-pub(super) async fn append(tx: &mut PgConnection, emitted: &[Message]) -> Result<(), Failure> {
-    if emitted.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "insert into mesh.outbox (id, subject, events, body, leased_until)
-         select *, clock_timestamp() + make_interval(secs => $5)
-         from unnest($1::uuid[], $2::text[], $3::integer[], $4::bytea[])",
-    )
-    .bind(emitted.iter().map(|message| message.id).collect::<Vec<_>>())
-    .bind(emitted.iter().map(|message| message.subject.as_str()).collect::<Vec<_>>())
-    .bind(emitted.iter().map(|message| message.events as i32).collect::<Vec<_>>())
-    .bind(emitted.iter().map(|message| &message.body[..]).collect::<Vec<_>>())
-    .bind(LEASE_SECS)
-    .execute(tx)
-    .await?;
-    Ok(())
-}
 
 /// What the service of this database has emitted and not published yet.
 ///
