@@ -4,41 +4,6 @@
 -- answered.
 local CALL_SECS = 0.02
 
--- One event or command of a message: how it is read here, `call.rs` writes.
-local function next_entry(at)
-  local entry = {
-    at = at,
-    name = next_arg(),
-    event_id = next_arg(),
-    saga_id = next_arg(),
-    cause_id = next_arg(),
-    traceparent = next_arg(),
-    may_tell = next_arg(),
-    attempt = next_arg(),
-    key = next_arg(),
-    envelope = next_arg(),
-  }
-  entry.given = next_args(tonumber(next_arg()))
-  return entry
-end
-
-local function next_work(at)
-  local work = {
-    at = at,
-    id = next_arg(),
-    parks = next_arg() == '1',
-    scope = next_arg(),
-    body = next_arg(),
-    subject = next_arg(),
-    stream = next_arg(),
-    sequence = next_arg(),
-  }
-  for place = 1, tonumber(next_arg()) do
-    work[place] = next_entry(place)
-  end
-  return work
-end
-
 local function text_of(refusal)
   local detail = refusal.detail or ''
   return detail == '' and refusal.code or detail
@@ -46,16 +11,17 @@ end
 
 -- Takes one event of a message in, or parks it; `false` when it has to be parked and the call
 -- has not brought what is kept of it.
-local function take_in(work, entry, is_full)
+local function take_in(work, at, is_full)
+  local entry = work.entries[at]
   if is_repeat(entry) then
     mirror(entry)
     return 'repeat'
   end
   local how, why, first
-  if entry.name == '' then
-    how, why = 'failed', { code = entry.given[1] }
+  if not entry.name then
+    how, why = 'failed', { code = entry.args[1] }
   else
-    first = parked.is_any() and parked.first(entry.key)
+    first = act.has_parked and parked.first(entry.key)
     if not first then
       how, why = decide(entry)
     end
@@ -65,21 +31,22 @@ local function take_in(work, entry, is_full)
   elseif not is_full then
     return false
   elseif first then
-    parked.keep(work, entry, 'behind', 'it waits for what is before it', 0)
+    parked.keep(work, at, 'behind', 'it waits for what is before it', 0)
   else
-    parked.keep(work, entry, how == 'failed' and 'dead' or 'early', text_of(why), entry.attempt)
+    parked.keep(work, at, how == 'failed' and 'dead' or 'early', text_of(why),
+      entry.attempt or 1)
   end
   return 'done'
 end
 
 -- A message, by all of its events.
 local function take_in_all(work, is_full)
-  if not is_full and parked.is_any() then
+  if not is_full and act.has_parked then
     return false
   end
-  local news = #work == 0
-  for _, entry in ipairs(work) do
-    local how = take_in(work, entry, is_full)
+  local news = #work.entries == 0
+  for at = 1, #work.entries do
+    local how = take_in(work, at, is_full)
     if not how then
       return false
     end
@@ -90,7 +57,7 @@ end
 
 -- Answers to commands with an Idempotency-Key are kept as long as an inbox.
 local function stored(work)
-  local kept = work.scope ~= '' and call('GET', own('answer:' .. work.scope))
+  local kept = work.scope and redis.call('GET', own('answer:' .. work.scope))
   if not kept then
     return nil
   end
@@ -113,13 +80,13 @@ local function answer(work)
   if before then
     return before
   end
-  local how, value = decide(work[1])
-  if how == 'done' and work.scope ~= '' then
+  local how, value = decide(work.entries[1])
+  if how == 'done' and work.scope then
     local kept = cmsgpack.pack({ body = work.body, value = value })
-    recorded('SET', own('answer:' .. work.scope), kept, 'EX', KEPT_SECS)
+    redis.call('SET', own('answer:' .. work.scope), kept, 'EX', KEPT_SECS)
   end
   if how ~= 'failed' then
-    mirror(work[1])
+    mirror(work.entries[1])
   end
   return ending(how, value)
 end
@@ -127,13 +94,13 @@ end
 -- Runs one message or command. What comes with an id was taken in before, or is claimed; a
 -- single event is claimed in the generation, where there are generations.
 local function run_work(work, is_full)
-  local is_claimed = work.id ~= '' and (work.parks or not IS_REPLAYABLE)
+  local is_claimed = work.id and (work.stream or not IS_REPLAYABLE)
   local day = is_claimed and own(day_of(work.id))
-  if day and call('SISMEMBER', day, work.id) == 1 then
+  if day and has(day, work.id) then
     return { 'repeat' }
   end
   local ended
-  if work.parks then
+  if work.stream then
     ended = take_in_all(work, is_full)
   else
     ended = answer(work)
@@ -147,7 +114,7 @@ end
 -- Tries a parked event again, whose number and note on success come where a command has its
 -- idempotency key. One that a generation was made of meanwhile is taken in.
 local function retry(work)
-  local entry, row = work[1], parked.row(work.scope)
+  local entry, row = work.entries[1], parked.row(work.scope)
   if not row then
     return { 'gone' }
   end
@@ -160,58 +127,79 @@ local function retry(work)
   return { 'done', value or {} }
 end
 
--- Ends a call: what was emitted is written, and everything is said to the caller.
+-- Ends a call: what was staged and emitted is written, and everything is said to the caller.
 local function close(and_then, endings)
+  write_stage()
   return { and_then, endings, act.announced, outbox.write(), act.parked,
     parked.is_any() and 1 or 0 }
 end
 
--- Runs so many works until there are no more (`end`) or the time is over (`more`). Before one
--- that has to be parked and has not brought what is kept of it (`full`), or that shows a fault
--- of the mesh itself (`fault`), it stops: the caller goes on behind those that have ended.
-local function run_all(count, run_one)
+-- Runs works until there are no more (`end`) or the time is over (`more`). Before one that has
+-- to be parked and has not brought what is kept of it (`full`), or that shows a fault of the
+-- mesh itself (`fault`), it stops: the caller goes on behind those that have ended.
+local function run_all(works, run_one)
   local endings, began = {}, os.clock()
-  for at = 1, count do
-    local work, announced, kept = next_work(at), #act.announced, #act.parked
+  redis.call = stage_call
+  for at, work in ipairs(works) do
+    work.at = at
+    local before = mark()
     local is_ok, ended = pcall(run_one, work)
     if not is_ok or not ended then
-      take_back(0)
-      for place = #act.announced, announced + 1, -1 do
-        act.announced[place] = nil
-      end
-      for place = #act.parked, kept + 1, -1 do
-        act.parked[place] = nil
-      end
+      return_to(before)
       endings[at] = not is_ok and { 'fault', cause_of(ended) } or nil
       return close(is_ok and 'full' or 'fault', endings)
     end
     endings[at] = ended
-    outbox.add(act.told)
-    act.told, journal = {}, {}
-    if at < count and os.clock() - began > CALL_SECS then
+    keep_all()
+    if at < #works and os.clock() - began > CALL_SECS then
       return close('more', endings)
     end
   end
   return close('end', endings)
 end
 
+-- Looks the events and messages of a call up in the inbox, all at once.
+local function open_inbox(works)
+  local days = {}
+  local function look(day, id)
+    days[day] = days[day] or {}
+    table.insert(days[day], id)
+  end
+  for _, work in ipairs(works) do
+    if work.id then
+      look(own(day_of(work.id)), work.id)
+    end
+    for _, entry in ipairs(work.entries) do
+      if IS_REPLAYABLE and entry.event_id then
+        look(key(day_of(entry.event_id)), entry.event_id)
+      end
+    end
+  end
+  for day, ids in pairs(days) do
+    load(image_of(day, SET), ids)
+  end
+end
+
 local function run(keys, args)
   begin(keys, args)
-  act.open, act.messages, act.parked = {}, {}, {}
-  local mode, generation, count = next_arg(), next_arg(), tonumber(next_arg())
+  local mode, works, generation = args[5], cmsgpack.unpack(args[6]), args[7]
   if mode == 'feed' then
     if not builds(generation) then
       return { 'lost' }
     end
     stand_on(generation)
     act.is_silent = true
-    return run_all(count, function(work)
-      return ending(decide(work[1]))
+    open_inbox(works)
+    return run_all(works, function(work)
+      return ending(decide(work.entries[1]))
     end)
   elseif not is_whole() and (IS_REPLAYABLE or not act.is_restoring) then
     return { 'lost' }
   end
-  return run_all(count, mode == 'retry' and retry or function(work)
+  act.has_parked = parked.is_any()
+  act.shadow = IS_REPLAYABLE and call('GET', own('shadow'))
+  open_inbox(works)
+  return run_all(works, mode == 'retry' and retry or function(work)
     return run_work(work, mode == 'full')
   end)
 end
@@ -221,16 +209,11 @@ local function read(keys, args)
   if not is_whole() then
     return { 'lost' }
   end
-  local name = next_arg()
-  local value = reads[name](unpack(next_args())) or {}
+  local value = reads[args[5]](unpack(args, 6)) or {}
   return ending(value.refusal or 'done', value)
 end
 
 local function serve(keys, args)
   begin(keys, args)
-  local name = next_arg()
-  return serves[name](unpack(next_args()))
+  return serves[args[5]](unpack(args, 6))
 end
-
--- Services write so that it can be taken back.
-local host, redis = redis, { call = recorded }

@@ -14,7 +14,9 @@ use super::{
     Act, At, Ended, Library, Valkey, VkDeed,
     act::Deed,
     call::{Parts, send},
-    lost, outbox, parked, replay,
+    lost, outbox,
+    pack::Pack,
+    parked, replay,
 };
 use crate::{
     engine::{Care, Failure, Ran, Retried},
@@ -128,8 +130,7 @@ impl<'a> Item<'a> {
         Self { traceparent, key_field, raw, ..Self::of(act, &entry.meta) }
     }
 
-    fn write(&self, cmd: &mut Cmd, is_full: bool) {
-        let id = self.event_id.map(|id| id.0.as_bytes().to_vec()).unwrap_or_default();
+    fn pack(&self, out: &mut Pack, is_full: bool) {
         let reason;
         let (name, args) = match &self.act {
             Ok(act) => (act.name, &act.args[..]),
@@ -138,18 +139,28 @@ impl<'a> Item<'a> {
                 ("", &reason[..])
             }
         };
+        let may_tell = match self.may_tell {
+            [] => String::new(),
+            names => format!(" {} ", names.join(" ")),
+        };
+        let saga = self.saga_id.to_string();
         let cause = self.cause.map(|cause| cause.to_string()).unwrap_or_default();
-        cmd.arg(name).arg(id).arg(self.saga_id.to_string()).arg(cause);
-        cmd.arg(self.traceparent.as_deref().unwrap_or_default());
-        let may_tell = self.may_tell.join(" ");
-        cmd.arg(if may_tell.is_empty() { may_tell } else { format!(" {may_tell} ") });
-        cmd.arg(self.attempt);
-        if is_full {
-            cmd.arg(self.key()).arg(self.raw);
-        } else {
-            cmd.arg("").arg("");
-        }
-        cmd.arg(args.len()).arg(args);
+        let attempt = if self.attempt > 1 { self.attempt.to_string() } else { String::new() };
+        let (key, raw) = if is_full { (self.key(), self.raw) } else { (String::new(), &b""[..]) };
+        let fields: [(&str, &[u8]); 9] = [
+            ("name", name.as_bytes()),
+            ("event_id", self.event_id.as_ref().map_or(b"", |id| id.0.as_bytes())),
+            ("saga_id", saga.as_bytes()),
+            ("cause_id", cause.as_bytes()),
+            ("traceparent", self.traceparent.as_deref().unwrap_or_default().as_bytes()),
+            ("may_tell", may_tell.as_bytes()),
+            ("attempt", attempt.as_bytes()),
+            ("key", key.as_bytes()),
+            ("envelope", raw),
+        ];
+        out.map(&fields, "args");
+        out.list(args.len());
+        args.iter().for_each(|arg| out.text(arg));
     }
 
     fn key(&self) -> String {
@@ -176,16 +187,21 @@ impl<'a> Case<'a> {
         Self { id: Some(id), origin: Some(origin), items, ..Self::default() }
     }
 
-    fn write(&self, cmd: &mut Cmd, is_full: bool) {
-        let id = self.id.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
-        cmd.arg(id).arg(u8::from(self.origin.is_some())).arg(&self.scope).arg(&self.body);
-        match self.origin.as_ref().filter(|_| is_full) {
-            Some(origin) => cmd.arg(origin.subject).arg(origin.stream).arg(origin.sequence),
-            None => cmd.arg("").arg("").arg(""),
-        };
-        cmd.arg(self.items.len());
+    fn pack(&self, out: &mut Pack, is_full: bool) {
+        let origin = self.origin.as_ref();
+        let sequence = origin.map(|origin| origin.sequence.to_string()).unwrap_or_default();
+        let fields: [(&str, &[u8]); 6] = [
+            ("id", self.id.as_ref().map_or(b"", |id| id.as_bytes())),
+            ("scope", self.scope.as_bytes()),
+            ("body", self.body.as_bytes()),
+            ("subject", origin.map_or("", |origin| origin.subject).as_bytes()),
+            ("stream", origin.map_or("", |origin| origin.stream).as_bytes()),
+            ("sequence", sequence.as_bytes()),
+        ];
+        out.map(&fields, "entries");
+        out.list(self.items.len());
         for item in &self.items {
-            item.write(cmd, is_full && self.origin.is_some());
+            item.pack(out, is_full && origin.is_some());
         }
     }
 }
@@ -226,16 +242,18 @@ impl<L: Library> Valkey<L> {
 
     fn batch(&self, way: Way<'_>, cases: &[Case<'_>], is_full: bool, now: Timestamp) -> Cmd {
         let mut cmd = self.names.run(now, matches!(way, Way::Restoring));
-        match way {
-            Way::Live | Way::Restoring if is_full => cmd.arg("full").arg(""),
-            Way::Live | Way::Restoring => cmd.arg("light").arg(""),
-            Way::Feed(generation) => cmd.arg("feed").arg(generation),
-            Way::Retry => cmd.arg("retry").arg(""),
-        };
-        cmd.arg(cases.len());
+        let mut works = Pack::default();
+        works.list(cases.len());
         for case in cases {
-            case.write(&mut cmd, is_full);
+            case.pack(&mut works, is_full);
         }
+        let (mode, generation) = match way {
+            Way::Live | Way::Restoring if is_full => ("full", ""),
+            Way::Live | Way::Restoring => ("light", ""),
+            Way::Feed(generation) => ("feed", generation),
+            Way::Retry => ("retry", ""),
+        };
+        cmd.arg(mode).arg(works.0).arg(generation);
         cmd
     }
 

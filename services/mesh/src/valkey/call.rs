@@ -15,7 +15,8 @@ use crate::{
 
 /// What every library begins with; the order is that of their words.
 const MESH_LUA: &str = concat!(
-    include_str!("undo.lua"),
+    include_str!("stage.lua"),
+    include_str!("commands.lua"),
     include_str!("mesh.lua"),
     include_str!("outbox.lua"),
     include_str!("parked.lua"),

@@ -3,7 +3,7 @@
 -- The engine appends the other files of the mesh and a service's own functions to this one
 -- and loads them as one library. One call runs a batch, and Valkey runs one call at a time:
 -- what a message claims, changes and emits takes effect together, and is logged together. An
--- act that fails or refuses leaves nothing (`undo.lua`), and its neighbours are unharmed.
+-- act that fails or refuses leaves nothing (`stage.lua`), and its neighbours are unharmed.
 
 -- All keys of a service share one hash tag and so one slot; KEYS[1] is that root.
 local act
@@ -56,12 +56,6 @@ local function rfc3339(millis)
     floor(rest / 3600000), floor(rest / 60000) % 60, floor(rest / 1000) % 60, rest % 1000)
 end
 
--- Microseconds since 1970 by this server's clock: what leases are measured with.
-local function clock()
-  local time = call('TIME')
-  return time[1] * 1000000 + time[2]
-end
-
 -- A UUIDv7: the call's time and a counter, and the random half that the caller rolled.
 local function new_id()
   act.ids = act.ids + 1
@@ -76,7 +70,7 @@ end
 local function tell(fact, schedule, about, what, saga)
   if act.is_silent then
     return
-  elseif act.may_tell ~= '' and not string.find(act.may_tell, ' ' .. fact .. ' ', 1, true) then
+  elseif act.may_tell and not string.find(act.may_tell, ' ' .. fact .. ' ', 1, true) then
     error(fact .. ' is not declared as a consequence here', 0)
   end
   local data = cjson.encode(what)
@@ -84,13 +78,13 @@ local function tell(fact, schedule, about, what, saga)
     error(fact .. ' of ' .. #data .. ' bytes fits in no message', 0)
   end
   local kind, optional = 'onsale.' .. fact .. '.v1', ''
-  if act.cause_id ~= '' then
+  if act.cause_id then
     optional = ',"causationid":"' .. act.cause_id .. '"'
   end
-  if act.traceparent ~= '' then
+  if act.traceparent then
     optional = optional .. ',"traceparent":"' .. act.traceparent .. '"'
   end
-  if act.attempt ~= '1' then
+  if act.attempt then
     optional = optional .. ',"attempt":' .. act.attempt
   end
   local told = act.told
@@ -115,9 +109,9 @@ local function is_in(part, id)
   return string.sub(id, -2) == part
 end
 
--- What every call begins with; the rest of its arguments is behind `act.at_arg`.
+-- What every call begins with.
 local function begin(keys, args)
-  call = redis.call
+  open_stage()
   act = {
     root = keys[1],
     at = keys[1],
@@ -126,26 +120,10 @@ local function begin(keys, args)
     seed = args[3],
     is_restoring = args[4] == '1',
     ids = 0,
-    args = args,
-    at_arg = 4,
     told = {},
     announced = {},
+    parked = {},
   }
-  journal = {}
-end
-
-local function next_arg()
-  act.at_arg = act.at_arg + 1
-  return act.args[act.at_arg]
-end
-
--- So many of the arguments that follow; all of them without a number.
-local function next_args(count)
-  local given = {}
-  for at = 1, count or #act.args - act.at_arg do
-    given[at] = next_arg()
-  end
-  return given
 end
 
 -- From here on `key` speaks of this generation.
@@ -176,20 +154,41 @@ local function day_of(id)
   return 'inbox:' .. whole(math.floor(millis / 86400000))
 end
 
+local function has(day, id)
+  return redis.call('SISMEMBER', day, id) == 1
+end
+
 local function claim(day, id)
-  recorded('SADD', day, id)
-  call('EXPIRE', day, KEPT_SECS)
+  redis.call('SADD', day, id)
+  redis.call('EXPIRE', day, KEPT_SECS)
 end
 
 -- Where a generation can be made of events one by one, it has an inbox of them: what one
 -- generation has taken in another may not have.
 local function is_repeat(entry)
-  return IS_REPLAYABLE and entry.event_id ~= ''
-    and call('SISMEMBER', key(day_of(entry.event_id)), entry.event_id) == 1
+  return IS_REPLAYABLE and entry.event_id and has(key(day_of(entry.event_id)), entry.event_id)
 end
 
 local function cause_of(failure)
   return type(failure) == 'table' and failure.err or tostring(failure)
+end
+
+-- How far the call has come, and a return to there.
+local function mark()
+  return { noted, #act.told, #act.announced, #act.parked }
+end
+
+local function cut(list, length)
+  for at = #list, length + 1, -1 do
+    list[at] = nil
+  end
+end
+
+local function return_to(mark)
+  take_back(mark[1])
+  cut(act.told, mark[2])
+  cut(act.announced, mark[3])
+  cut(act.parked, mark[4])
 end
 
 -- Decides one act where we stand. What it wrote and said is taken back unless it is done.
@@ -197,26 +196,16 @@ local function decide(entry)
   if is_repeat(entry) then
     return 'repeat'
   end
-  local mark, told, announced = #journal, act.told, act.announced
-  act.told, act.announced = {}, {}
+  local before = mark()
   act.saga_id, act.cause_id, act.traceparent = entry.saga_id, entry.cause_id, entry.traceparent
   act.may_tell, act.attempt = entry.may_tell, entry.attempt
-  local is_ok, value = pcall(acts[entry.name], unpack(entry.given))
+  local is_ok, value = pcall(acts[entry.name], unpack(entry.args))
   local refusal = is_ok and value and value.refusal
-  if is_ok and not refusal then
-    if IS_REPLAYABLE and entry.event_id ~= '' then
-      claim(key(day_of(entry.event_id)), entry.event_id)
-    end
-    for _, part in ipairs(act.told) do
-      told[#told + 1] = part
-    end
-    for _, part in ipairs(act.announced) do
-      announced[#announced + 1] = part
-    end
-  else
-    take_back(mark)
+  if not is_ok or refusal then
+    return_to(before)
+  elseif IS_REPLAYABLE and entry.event_id then
+    claim(key(day_of(entry.event_id)), entry.event_id)
   end
-  act.told, act.announced = told, announced
   if not is_ok then
     return 'failed', { code = cause_of(value) }
   end
@@ -227,15 +216,15 @@ end
 -- the shadow refuses for now, because it has not come so far, is still before it in a stream.
 -- A shadow that fails is given up; the live generation has done its part.
 local function mirror(entry)
-  local shadow = IS_REPLAYABLE and call('GET', own('shadow'))
-  if not shadow then
+  if not act.shadow then
     return
   end
   local live = act.at
-  stand_on(shadow)
+  stand_on(act.shadow)
   act.is_silent = true
   if decide(entry) == 'failed' then
     call('DEL', own('shadow'))
+    act.shadow = nil
   end
   act.at, act.is_silent = live, false
 end

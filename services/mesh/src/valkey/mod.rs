@@ -6,11 +6,11 @@
 //! | `act` | what a service writes: acts, and what becomes of their values |
 //! | `batch` + `batch.lua` | a batch as one call: claims, decisions in order, what they emit |
 //! | `mesh.lua` | what a service's functions have at hand, and one decision |
-//! | `undo.lua` | writes that can be taken back: an act that fails leaves nothing |
+//! | `stage.lua` | what a call reads and writes, by key: an act that fails leaves nothing |
 //! | `outbox` + `outbox.lua` | messages that wait for the publisher, marks of those that do not |
 //! | `parked` + `parked.lua` | events that could not be taken in |
 //! | `replay` + `replay.lua`, `rebuild` | a read model built anew next to the one that is live |
-//! | `call` | the functions' names, how a call is sent, how an answer is read |
+//! | `call`, `pack` | the functions' names, how a call is sent, how an answer is read |
 //!
 //! When the connection is lost half-way, messages come again and the inbox drops those that
 //! were taken in; commands are written to be harmless when run twice.
@@ -19,6 +19,7 @@ mod act;
 mod batch;
 mod call;
 mod outbox;
+mod pack;
 mod parked;
 mod rebuild;
 mod replay;

@@ -20,9 +20,9 @@ local TIDY_ROWS = 1000
 
 local outbox = {}
 
--- Packs events (subject and JSON, in turn) into the messages of this call.
-function outbox.add(told)
-  local open, messages = act.open, act.messages
+-- Packs what was emitted (subject and JSON, in turn) into messages.
+local function pack(told)
+  local open, messages = {}, {}
   for at = 1, #told, 2 do
     local subject, event = told[at], told[at + 1]
     local message = open[subject]
@@ -35,12 +35,13 @@ function outbox.add(told)
     message.parts[#message.parts + 1] = event
     message.bytes = message.bytes + 1 + #event
   end
+  return messages
 end
 
 -- Writes the messages of this call; as the caller reads them.
 function outbox.write()
   local emitted, now = {}, clock()
-  for at, message in ipairs(act.messages) do
+  for at, message in ipairs(pack(act.told)) do
     local id, events = new_id(), #message.parts
     local body = '[' .. table.concat(message.parts, ',') .. ']'
     call('HSET', own('outbox:' .. id), 'subject', message.subject, 'events', events,

@@ -29,27 +29,29 @@ end
 -- The first of the rows that hold a key. An early one holds none: what it waits for may come
 -- under the same key.
 function parked.first(of)
-  return of ~= NO_KEY and call('ZRANGE', own('parked:line:' .. of), 0, 0)[1]
+  return of ~= NO_KEY and redis.call('ZRANGE', own('parked:line:' .. of), 0, 0)[1]
 end
 
 -- Parks an event of a message: early, behind, or dead.
-function parked.keep(work, entry, state, cause, attempts)
+function parked.keep(work, at, state, cause, attempts)
+  local entry = work.entries[at]
   cause = string.sub(cause, 1, CAUSE_MAX)
-  local number = recorded('INCR', own('parked:last'))
-  recorded('HSET', own('parked:row:' .. number), 'key', entry.key, 'state', state,
-    'cause', cause, 'attempts', attempts, 'unsettled', 0, 'envelope', entry.envelope,
+  local number = redis.call('INCR', own('parked:last'))
+  redis.call('HSET', own('parked:row:' .. number), 'key', entry.key, 'state', state,
+    'cause', cause, 'attempts', attempts, 'unsettled', 0, 'envelope', entry.envelope or '',
     'subject', work.subject, 'stream', work.stream, 'sequence', work.sequence,
     'kept_at', whole(act.now))
-  recorded('ZADD', own('parked:all'), number, number)
-  recorded('ZADD', own('parked:open'), number, number)
-  recorded('ZADD', own('parked:of:' .. entry.key), number, number)
+  redis.call('ZADD', own('parked:all'), number, number)
+  redis.call('ZADD', own('parked:open'), number, number)
+  redis.call('ZADD', own('parked:of:' .. entry.key), number, number)
   if state == 'early' then
-    recorded('ZADD', own('parked:due'), whole(clock() + EARLY_PAUSE), number)
+    redis.call('ZADD', own('parked:due'), whole(clock() + EARLY_PAUSE), number)
   elseif entry.key ~= NO_KEY then
-    recorded('ZADD', own('parked:line:' .. entry.key), number, number)
+    redis.call('ZADD', own('parked:line:' .. entry.key), number, number)
   end
   local kept = act.parked
-  kept[#kept + 1] = { number, work.at, entry.at, state, cause, attempts }
+  kept[#kept + 1] = { number, work.at, at, state, cause, attempts }
+  act.has_parked = true
 end
 
 -- The row, if it is open.

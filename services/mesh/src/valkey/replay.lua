@@ -97,8 +97,10 @@ function serves.carry_over(generation, part, ...)
   local rows = reads.carry(part, ...)
   stand_on(generation)
   act.is_silent = true
+  redis.call = stage_call
   for _, row in ipairs(rows) do
     acts.carried(unpack(row))
   end
+  write_stage()
   return { 'held', whole(#rows) }
 end

@@ -231,10 +231,10 @@ async fn an_act_that_fails_after_its_writes_leaves_nothing_and_its_neighbours_ar
 }
 
 #[tokio::test]
-async fn a_write_that_cannot_be_taken_back_is_not_made() {
+async fn a_command_that_cannot_be_staged_is_not_run() {
     let stage = Stage::open().await;
     let failed = stage.valkey.perform(&[act("forbidden")], clock::now()).await.unwrap_err();
-    assert!(failed.to_string().contains("FLUSHALL cannot be taken back"), "{failed}");
+    assert!(failed.to_string().contains("FLUSHALL cannot be staged"), "{failed}");
     assert!(stage.kept().await.is_empty());
     assert!(stage.valkey.is_whole().await.unwrap());
 }
