@@ -94,9 +94,8 @@ end
 -- Runs one message or command. What comes with an id was taken in before, or is claimed; a
 -- single event is claimed in the generation, where there are generations.
 local function run_work(work, is_full)
-  local is_claimed = work.id and (work.stream or not IS_REPLAYABLE)
-  local day = is_claimed and own(day_of(work.id))
-  if day and has(day, work.id) then
+  local day = work.day and own(work.day)
+  if day and is_in_inbox(day, work.id) then
     return { 'repeat' }
   end
   local ended
@@ -158,24 +157,26 @@ local function run_all(works, run_one)
   return close('end', endings)
 end
 
--- Looks the events and messages of a call up in the inbox, all at once.
+-- Looks the messages and events of a call up in their inboxes, all at once.
 local function open_inbox(works)
-  local days = {}
+  local inboxes = {}
   local function look(day, id)
-    days[day] = days[day] or {}
-    table.insert(days[day], id)
+    local inbox = inboxes[day] or {}
+    inboxes[day], inbox[#inbox + 1] = inbox, id
   end
   for _, work in ipairs(works) do
-    if work.id then
-      look(own(day_of(work.id)), work.id)
+    if work.id and (work.stream or not IS_REPLAYABLE) then
+      work.day = day_of(work.id)
+      look(own(work.day), work.id)
     end
-    for _, entry in ipairs(work.entries) do
-      if IS_REPLAYABLE and entry.event_id then
-        look(key(day_of(entry.event_id)), entry.event_id)
+    for _, entry in ipairs(IS_REPLAYABLE and work.entries or {}) do
+      if entry.event_id then
+        entry.day = day_of(entry.event_id)
+        look(key(entry.day), entry.event_id)
       end
     end
   end
-  for day, ids in pairs(days) do
+  for day, ids in pairs(inboxes) do
     load(image_of(day, SET), ids)
   end
 end

@@ -8,7 +8,7 @@ local function text(value)
   elseif type(value) ~= 'number' or value ~= value then
     error('arguments of commands are texts and numbers', 0)
   elseif value % 1 == 0 and math.abs(value) < 2 ^ 53 then
-    return string.format('%.0f', value)
+    return whole(value)
   end
   local short = string.format('%.15g', value)
   return tonumber(short) == value and short or string.format('%.17g', value)
@@ -21,18 +21,20 @@ local function texts(many, ...)
     error('ERR wrong number of arguments', 0)
   end
   for at = 1, count do
-    words[at] = text(words[at])
+    if type(words[at]) ~= 'string' then
+      words[at] = text(words[at])
+    end
   end
   return words
 end
 
--- A score as Valkey says it.
+-- Scores are numbers, and acts read them as such.
 local function score_of(value)
   local score = tonumber(value)
   if not score or score ~= score then
     error('ERR value is not a valid float', 0)
   end
-  return text(score)
+  return score
 end
 
 local staged = {}
@@ -115,16 +117,29 @@ local function write(image, words, first, step, value_at)
   return new
 end
 
-function staged.HSET(name, ...)
-  return write(image_of(name, HASH), texts(2, ...), 1, 2, 1)
+-- Nearly every write is one of one field: it does without lists.
+local function write_one(image, field, value)
+  local is_new = not value_of(image, field)
+  assign(image, field, value)
+  return is_new and 1 or 0
+end
+
+function staged.HSET(name, field, value, ...)
+  if select('#', ...) == 0 then
+    return write_one(image_of(name, HASH), text(field), text(value))
+  end
+  return write(image_of(name, HASH), texts(2, field, value, ...), 1, 2, 1)
 end
 
 function staged.SADD(name, ...)
   return write(image_of(name, SET), texts(1, ...), 1, 1, 0)
 end
 
-function staged.ZADD(name, ...)
-  local words = texts(2, ...)
+function staged.ZADD(name, score, member, ...)
+  if select('#', ...) == 0 then
+    return write_one(image_of(name, ZSET), text(member), score_of(score))
+  end
+  local words = texts(2, score, member, ...)
   for at = 1, #words, 2 do
     words[at] = score_of(words[at])
   end

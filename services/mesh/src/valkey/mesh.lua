@@ -31,11 +31,6 @@ local function not_yet(code, detail)
   return { refusal = 'not_yet', code = code, detail = detail }
 end
 
--- A whole number as text: Lua alone would write 1e+14.
-local function whole(number)
-  return string.format('%.0f', number)
-end
-
 -- Milliseconds since 1970 as RFC 3339 (days to civil date after Howard Hinnant).
 local function rfc3339(millis)
   local floor = math.floor
@@ -147,26 +142,25 @@ end
 local KEPT_SECS = 16 * 86400
 
 local function day_of(id)
-  local millis = 0
-  for at = 1, 6 do
-    millis = millis * 256 + string.byte(id, at)
-  end
+  local a, b, c, d, e, f = string.byte(id, 1, 6)
+  local millis = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
   return 'inbox:' .. whole(math.floor(millis / 86400000))
 end
 
-local function has(day, id)
-  return redis.call('SISMEMBER', day, id) == 1
+local function is_in_inbox(day, id)
+  return value_of(image_of(day, SET), id)
 end
 
 local function claim(day, id)
-  redis.call('SADD', day, id)
-  redis.call('EXPIRE', day, KEPT_SECS)
+  local inbox = image_of(day, SET)
+  assign(inbox, id, id)
+  expire(inbox, KEPT_SECS * 1000)
 end
 
 -- Where a generation can be made of events one by one, it has an inbox of them: what one
 -- generation has taken in another may not have.
 local function is_repeat(entry)
-  return IS_REPLAYABLE and entry.event_id and has(key(day_of(entry.event_id)), entry.event_id)
+  return entry.day and is_in_inbox(key(entry.day), entry.event_id)
 end
 
 local function cause_of(failure)
@@ -203,8 +197,8 @@ local function decide(entry)
   local refusal = is_ok and value and value.refusal
   if not is_ok or refusal then
     return_to(before)
-  elseif IS_REPLAYABLE and entry.event_id then
-    claim(key(day_of(entry.event_id)), entry.event_id)
+  elseif entry.day then
+    claim(key(entry.day), entry.event_id)
   end
   if not is_ok then
     return 'failed', { code = cause_of(value) }

@@ -25,6 +25,8 @@ local host, redis = redis, {}
 local stage, images
 -- What the work at hand has changed: image, field and what was there before, in turn.
 local journal, noted
+-- Whole numbers of this call as text: most come again and again.
+local written
 -- The server's clock when it was first looked at, in microseconds: what leases and expiries
 -- are measured with.
 local clocked
@@ -32,7 +34,17 @@ local clocked
 local function open_stage()
   call = host_call()
   redis.call = call
-  stage, images, journal, noted, clocked = {}, {}, {}, 0, nil
+  stage, images, journal, noted, written, clocked = {}, {}, {}, 0, {}, nil
+end
+
+-- A whole number as text: Lua alone would write 1e+14.
+local function whole(number)
+  local text = written[number]
+  if not text then
+    text = string.format('%.0f', number + 0)
+    written[number] = text
+  end
+  return text
 end
 
 local function clock()
@@ -84,7 +96,11 @@ function SET.read(name, members)
 end
 
 function ZSET.read(name, members)
-  return call('ZMSCORE', name, unpack(members))
+  local scores = call('ZMSCORE', name, unpack(members))
+  for at = 1, #members do
+    scores[at] = tonumber(scores[at])
+  end
+  return scores
 end
 
 function TEXT.read(name)

@@ -1,5 +1,7 @@
 //! What the engine itself promises, on a library made for it.
 
+mod stage;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
@@ -83,6 +85,9 @@ impl Library for Trial {
           redis.call('HSET', key('kept'), 'forbidden', 1)
           redis.call('FLUSHALL')
         end
+        function acts.count_on(name)
+          redis.call('HINCRBY', key(name), 'a', 1)
+        end
     ";
     type Rules = ();
 }
@@ -121,6 +126,41 @@ fn put(field: &str) -> Act {
     act("put").arg(field).arg(1)
 }
 
+async fn redis<T: redis::FromRedisValue>(server: &Alone, command: &[&[u8]]) -> T {
+    let client = redis::Client::open(server.server().url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut cmd = redis::cmd(std::str::from_utf8(command[0]).unwrap());
+    cmd.arg(&command[1..]).query_async(&mut connection).await.unwrap()
+}
+
+/// Every key with all that is in it and its expiry.
+async fn everything(server: &Alone) -> BTreeMap<String, (Vec<u8>, i64)> {
+    let keys: Vec<String> = redis(server, &[b"KEYS", b"*"]).await;
+    let mut all = BTreeMap::new();
+    for key in keys.iter().filter(|key| !key.contains("inbox")) {
+        let name = key.as_bytes();
+        let command: &[u8] = match redis::<String>(server, &[b"TYPE", name]).await.as_str() {
+            "hash" => b"HGETALL",
+            "set" => b"SMEMBERS",
+            "zset" => b"ZRANGE 0 -1 WITHSCORES",
+            "list" => b"LRANGE 0 -1",
+            _ => b"GET",
+        };
+        let mut words: Vec<&[u8]> = command.split(|byte| *byte == b' ').collect();
+        words.insert(1, name);
+        let mut value: Value = redis(server, &words).await;
+        let many = if words[0] == b"HGETALL" { 2 } else { 1 };
+        if let (Value::Array(parts), b"SMEMBERS" | b"HGETALL") = (&mut value, words[0]) {
+            let mut sorted: Vec<_> = parts.chunks(many).map(<[Value]>::to_vec).collect();
+            sorted.sort_by_key(|part| format!("{part:?}"));
+            *parts = sorted.concat();
+        }
+        let expires: i64 = redis(server, &[b"PEXPIRETIME", name]).await;
+        all.insert(key.clone(), (format!("{value:?}").into_bytes(), expires));
+    }
+    all
+}
+
 impl Stage {
     async fn open() -> Self {
         let server = Alone::valkey(Options::temporary()).await.unwrap();
@@ -130,10 +170,7 @@ impl Stage {
     }
 
     async fn redis<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
-        let client = redis::Client::open(self.server.server().url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let mut cmd = redis::cmd(std::str::from_utf8(command[0]).unwrap());
-        cmd.arg(&command[1..]).query_async(&mut connection).await.unwrap()
+        redis(&self.server, command).await
     }
 
     /// Takes in a message of events about things; `Err` cannot be read.
@@ -155,29 +192,8 @@ impl Stage {
         kept
     }
 
-    /// Every key with all that is in it and its expiry.
     async fn all(&self) -> BTreeMap<String, (Vec<u8>, i64)> {
-        let keys: Vec<String> = self.redis(&[b"KEYS", b"*"]).await;
-        let mut all = BTreeMap::new();
-        for key in keys.iter().filter(|key| !key.contains("inbox")) {
-            let name = key.as_bytes();
-            let command: &[u8] = match self.redis::<String>(&[b"TYPE", name]).await.as_str() {
-                "hash" => b"HGETALL",
-                "set" => b"SMEMBERS",
-                "zset" => b"ZRANGE 0 -1 WITHSCORES",
-                "list" => b"LRANGE 0 -1",
-                _ => b"GET",
-            };
-            let mut words: Vec<&[u8]> = command.split(|byte| *byte == b' ').collect();
-            words.insert(1, name);
-            let mut value: Value = self.redis(&words).await;
-            if let (Value::Array(parts), b"SMEMBERS") = (&mut value, words[0]) {
-                parts.sort_by_key(|part| format!("{part:?}"));
-            }
-            let expires: i64 = self.redis(&[b"PEXPIRETIME", name]).await;
-            all.insert(key.clone(), (format!("{value:?}").into_bytes(), expires));
-        }
-        all
+        everything(&self.server).await
     }
 
     async fn lease(&self, which: Which) -> Vec<Parked> {
@@ -204,39 +220,6 @@ impl Stage {
         let rows = self.valkey.parked(Show::All(true, 100)).await.unwrap();
         rows.into_iter().map(|row| (row.number, row.state)).collect()
     }
-}
-
-#[tokio::test]
-async fn an_act_that_fails_after_its_writes_leaves_nothing_and_its_neighbours_are_unharmed() {
-    let stage = Stage::open().await;
-    stage.valkey.perform(&[act("prepare")], clock::now()).await.unwrap();
-    let before = stage.all().await;
-    let failed = stage.valkey.perform(&[act("spoil")], clock::now()).await.unwrap_err();
-    assert!(failed.to_string().contains("not an integer"), "{failed}");
-    assert_eq!(stage.all().await, before);
-
-    let events = [(1, Ok(put("before"))), (2, Ok(act("spoil"))), (3, Ok(put("behind")))];
-    let called = stage.message(Uuid::now_v7(), &events).await;
-    assert_eq!((called.emitted.len(), called.announced.len()), (0, 0));
-    assert_eq!(called.parked.len(), 1);
-    assert_eq!(
-        (&*called.parked[0].key, called.parked[0].state),
-        (&*format!("{KEY}02"), ParkedState::Dead)
-    );
-    assert!(called.parked[0].cause.contains("not an integer"), "{}", called.parked[0].cause);
-    assert_eq!(stage.kept().await, ["before", "behind"]);
-    let mut after = stage.all().await;
-    after.retain(|key, _| before.contains_key(key));
-    assert_eq!(after, before);
-}
-
-#[tokio::test]
-async fn a_command_that_cannot_be_staged_is_not_run() {
-    let stage = Stage::open().await;
-    let failed = stage.valkey.perform(&[act("forbidden")], clock::now()).await.unwrap_err();
-    assert!(failed.to_string().contains("FLUSHALL cannot be staged"), "{failed}");
-    assert!(stage.kept().await.is_empty());
-    assert!(stage.valkey.is_whole().await.unwrap());
 }
 
 #[tokio::test]

@@ -23,10 +23,12 @@ function acts.cancel(schedule)
   redis.call('SADD', key('rooms'), schedule)
 end
 
+-- One that was heard of before has its expiry.
 local function end_hold(schedule, fan, reservation)
   local holds = key('holds:' .. schedule .. ':' .. fan)
-  redis.call('HSET', holds, reservation, 0)
-  redis.call('EXPIRE', holds, HOLD_SECS)
+  if redis.call('HSET', holds, reservation, 0) == 1 then
+    redis.call('EXPIRE', holds, HOLD_SECS)
+  end
 end
 
 -- A hold that is no more, paid or not: the place ends with it, or its lease is what is left.
@@ -77,10 +79,12 @@ function acts.complete(schedule, fan, reservation, payment, requested_at, seats)
   if redis.call('HSETNX', key('sold:' .. schedule), reservation, seats) == 1 then
     redis.call('HINCRBY', key('room:' .. schedule), 'sold', seats)
   end
-  local paid = key('paid:' .. schedule .. ':' .. fan)
-  local known = string.match(redis.call('GET', paid) or '', '^%S+') or ''
+  local holds = key('holds:' .. schedule .. ':' .. fan)
+  -- All are read at once: `settle` needs them.
+  redis.call('HVALS', holds)
+  local known = string.match(redis.call('HGET', holds, 'paid') or '', '^%S+') or ''
   if payment > known then
-    redis.call('SET', paid, payment .. ' ' .. requested_at, 'EX', HOLD_SECS)
+    redis.call('HSET', holds, 'paid', payment .. ' ' .. requested_at)
   end
   end_hold(schedule, fan, reservation)
   settle(schedule, fan)

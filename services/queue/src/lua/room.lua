@@ -7,7 +7,8 @@
 --   active:<schedule>         zset  fan by the end of the lease
 --   sold:<schedule>           hash  reservation -> seats that were paid; 0 once cancelled
 --   holds:<schedule>:<fan>    hash  reservation -> its hard cap; 0 once it has ended or is paid
---   paid:<schedule>:<fan>     text  the latest completed payment, and when it was asked for
+--                                   `paid` -> the latest completed payment, and when it was
+--                                   asked for
 --   gone:<fan>                text  the account was closed a short while ago
 
 -- Who was returned stands before every number ever drawn, in the order of returning.
@@ -79,20 +80,24 @@ local function has_ended(place)
   return place.state == 'C' or place.state == 'E'
 end
 
--- Whether a hold of the fan lives, as far as was heard; none lives past its hard cap.
-local function holds_seats(schedule, fan)
-  for _, hard_cap in ipairs(redis.call('HVALS', key('holds:' .. schedule .. ':' .. fan))) do
-    if tonumber(hard_cap) > act.now then
-      return true
-    end
+-- The hard cap of the longest hold of the fan, as far as was heard.
+local function longest_hold(schedule, fan)
+  local longest = 0
+  for _, value in ipairs(redis.call('HVALS', key('holds:' .. schedule .. ':' .. fan))) do
+    longest = math.max(longest, tonumber(value) or 0)
   end
-  return false
+  return longest
+end
+
+-- Whether a hold of the fan lives; none lives past its hard cap.
+local function holds_seats(schedule, fan)
+  return longest_hold(schedule, fan) > act.now
 end
 
 -- The payment that uses the place up, or nil. One that was asked for before the fan entered
 -- belongs to an earlier place, and so does one that has ended a place before.
 local function payment_of(schedule, fan, place)
-  local paid = redis.call('GET', key('paid:' .. schedule .. ':' .. fan))
+  local paid = redis.call('HGET', key('holds:' .. schedule .. ':' .. fan), 'paid')
   if not paid then
     return nil
   end
@@ -108,10 +113,7 @@ end
 
 -- The lease ends with the pass, or with the longest hold that was made under it.
 local function lease(schedule, fan, place)
-  local ends = place.reserve_until
-  for _, hard_cap in ipairs(redis.call('HVALS', key('holds:' .. schedule .. ':' .. fan))) do
-    ends = math.max(ends, tonumber(hard_cap))
-  end
+  local ends = math.max(place.reserve_until, longest_hold(schedule, fan))
   redis.call('ZADD', key('active:' .. schedule), whole(ends), fan)
 end
 
