@@ -12,7 +12,7 @@ pub trait Library: Sized + Send + Sync + 'static {
     /// The service; its keys are `{name}:…`, all of them in one slot.
     const NAME: &'static str;
     /// Lua that adds functions to the tables `acts` and `reads`; see `valkey/mesh.lua` for
-    /// what they have at hand. An act writes with the commands of `valkey/stage.lua`.
+    /// what they have at hand. An act writes with the commands of `valkey/commands.lua`.
     const LUA: &'static str;
     /// Whether what it knows comes from facts alone, whatever order they come in, so that it
     /// can be built anew from them next to what is live (see [`super::rebuild()`]). Its keys then

@@ -6,7 +6,7 @@
 //! | `act` | what a service writes: acts, and what becomes of their values |
 //! | `batch` + `batch.lua` | a batch as one call: claims, decisions in order, what they emit |
 //! | `mesh.lua` | what a service's functions have at hand, and one decision |
-//! | `stage.lua` | what a call reads and writes, by key: an act that fails leaves nothing |
+//! | `stage.lua`, `commands.lua` | what a call reads and writes, by key: an act that fails leaves nothing |
 //! | `outbox` + `outbox.lua` | messages that wait for the publisher, marks of those that do not |
 //! | `parked` + `parked.lua` | events that could not be taken in |
 //! | `replay` + `replay.lua`, `rebuild` | a read model built anew next to the one that is live |
