@@ -34,10 +34,8 @@ const BUNDLE_COMMANDS_MAX: usize = 256;
 const BUNDLE_BYTES_MAX: usize = 512 * 1024;
 /// Commands that wait to be sent at most; more are turned away.
 const WAITING_MAX: usize = 4_096;
-/// Bundles on their way of which nothing has been answered yet: a service works at so many
-/// batches at once, and what comes meanwhile gathers …
-const UNANSWERED_MAX: usize = 2;
-/// … for this long at most.
+/// While nothing of the last bundle has been answered, what comes gathers, for this long at
+/// most.
 const GATHER_MAX: Duration = Duration::from_millis(20);
 /// How often bundles are looked through for what nobody will answer any more.
 const TICK: Duration = Duration::from_millis(10);
@@ -148,10 +146,10 @@ impl Post {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let unanswered = self.bundles.values().filter(|sent| !sent.is_settled).count();
+            let is_free = self.bundles.values().all(|sent| sent.is_settled);
             tokio::select! {
                 Some(message) = answers.next() => self.answered(&message),
-                first = waiting.recv(), if unanswered < UNANSWERED_MAX => {
+                first = waiting.recv(), if is_free => {
                     let Some(first) = first else { return };
                     // Whoever is about to ask as well gets on.
                     tokio::task::yield_now().await;

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use events::{Envelope, EventId, SagaId};
 use futures::{FutureExt, StreamExt};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -28,7 +27,7 @@ use crate::{
     message::unpack,
     service::{Haste, Heard},
     trace::TraceParent,
-    work::{Delivery, Entry, Meta, Settle, Work},
+    work::{Delivery, Entry, Meta, Settle, Underway, Work},
 };
 
 /// How long one pull stays open.
@@ -114,18 +113,17 @@ impl<E: Engine> Consumer<E> {
         let unread = |error: &dyn std::fmt::Display| format!("stream {}: {error}", self.stream);
         let fetch = consumer.fetch().max_messages(PIECE_MESSAGES_MAX).expires(FETCH_EXPIRES);
         let mut piece = fetch.messages().await.map_err(|error| unread(&error))?;
-        let (underway, mut done) = mpsc::channel(1);
+        let (underway, done) = Underway::begin();
         let mut taken = 0;
         while let Some(message) = piece.next().await {
             let message = message.map_err(|error| unread(&error))?;
             self.take(message, Some(underway.clone())).await;
             taken += 1;
         }
-        // It ends when nothing holds the other side any more.
         drop(underway);
         tokio::select! {
             () = shutdown.cancelled() => {}
-            _ = done.recv() => {}
+            () = done.wait() => {}
         }
         Ok(taken)
     }
@@ -209,10 +207,10 @@ impl<E: Engine> Consumer<E> {
 
     /// Takes a message apart. A full intake holds the consumer back; a closed one means
     /// shutdown, and the message comes again.
-    async fn take(&self, message: Message, underway: Option<mpsc::Sender<()>>) {
+    async fn take(&self, message: Message, underway: Option<Underway>) {
         let entries = entries_of(&self.heard, &message);
-        let settle = Settle::Ack(Box::new(Delivery { underway, ..delivery_of(message) }));
-        let _ = self.intake.send(Work { entries, settle }).await;
+        let settle = Settle::Ack(Box::new(delivery_of(message)));
+        let _ = self.intake.send(Work { entries, settle, underway }).await;
     }
 }
 
@@ -237,7 +235,7 @@ fn delivery_of(message: Message) -> Delivery {
     let id = message.headers.as_ref().and_then(|map| map.get(NATS_MESSAGE_ID));
     let id = id.and_then(|id| id.as_str().parse().ok());
     let id = id.unwrap_or_else(|| id_of_place(&stream, sequence));
-    Delivery { message, id, stream, sequence, delivered, underway: None }
+    Delivery { message, id, stream, sequence, delivered }
 }
 
 /// An id for a message that came without one: its place in its stream.

@@ -18,7 +18,7 @@ const NAP: Duration = Duration::from_millis(50);
 /// on an otherwise idle machine keep each other waiting for less than half of it.
 const BUSY: f64 = 0.6;
 /// Rests that the average looks back on, about.
-const LOOK_BACK: f64 = 4.0;
+const LOOK_BACK: f64 = 2.0;
 /// For which share of the time one listener works while the machine is busy, at first.
 const SHARE_WHILE_BUSY: f64 = 0.05;
 /// How soon that doubles.

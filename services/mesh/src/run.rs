@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use events::user::Role;
-use tokio::sync::{Mutex, Notify, mpsc::UnboundedReceiver};
+use tokio::sync::{Mutex, Notify, mpsc::UnboundedReceiver, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -136,6 +136,7 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
         let ticking = Arc::new(Ticking {
             name: timer.name,
             every: timer.every,
+            haste: service.haste,
             tells: timer.tells,
             due: timer.due,
             engine: engine.clone(),
@@ -159,11 +160,13 @@ fn start_workers<E: Engine>(
     parked: &Arc<Notify>,
 ) {
     let taken = Arc::new(Mutex::new(taken));
+    let at_work = watch::Sender::new(0);
     for _ in 0..WORKERS {
         let worker = Arc::new(Worker {
             engine: engine.clone(),
             link: running.link.clone(),
             taken: taken.clone(),
+            at_work: at_work.clone(),
             intake: intake.downgrade(),
             hand_off: hand_off.clone(),
             parked: parked.clone(),

@@ -87,9 +87,8 @@ impl<E: Engine> Kit<E> {
             stream: "TEST".into(),
             sequence: delivered.sequence,
             delivered: delivered.times,
-            underway: None,
         };
-        Work { entries, settle: Settle::Ack(Box::new(delivery)) }
+        Work { entries, settle: Settle::Ack(Box::new(delivery)), underway: None }
     }
 
     /// A command, under an `Idempotency-Key` or none.

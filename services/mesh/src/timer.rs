@@ -1,6 +1,9 @@
 //! Deadlines in: what has come due goes into the intake like any other message.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use events::SagaId;
 use tokio::time::MissedTickBehavior;
@@ -9,17 +12,20 @@ use uuid::Uuid;
 
 use crate::{
     Caller, clock,
+    courtesy::Courtesy,
     engine::{Engine, Failure},
     intake::Intake,
-    service::DueFn,
+    service::{DueFn, Haste},
     trace::TraceParent,
-    work::{Meta, Settle, Work},
+    work::{Done, Meta, Settle, Underway, Work},
 };
 
 /// What one timer works with.
 pub(crate) struct Ticking<E: Engine> {
     pub(crate) name: &'static str,
-    pub(crate) every: std::time::Duration,
+    pub(crate) every: Duration,
+    /// How soon what is due is taken in.
+    pub(crate) haste: Haste,
     pub(crate) tells: &'static [&'static str],
     pub(crate) due: Arc<DueFn<E>>,
     pub(crate) engine: Arc<E>,
@@ -34,36 +40,55 @@ impl<E: Engine> Ticking<E> {
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut courtesy, mut worked) = (Courtesy::default(), Duration::ZERO);
         loop {
+            let next = async {
+                match self.haste {
+                    Haste::Later => courtesy.rest(self.every, worked).await,
+                    Haste::Soon | Haste::AtOnce => drop(ticks.tick().await),
+                }
+            };
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                _ = ticks.tick() => {}
+                () = next => {}
             }
-            let due = (self.due)(self.engine.clone(), clock::now()).await?;
-            for deed in due {
-                let id = Uuid::now_v7();
-                let meta = Meta {
-                    name: self.name,
-                    may_tell: self.tells,
-                    event_id: None,
-                    id,
-                    saga_id: SagaId(id),
-                    caller: Caller::Mesh,
-                    idempotency: None,
-                    trace: TraceParent::default(),
-                    received: Instant::now(),
-                    received_at: clock::now(),
-                    attempt: 1,
-                };
-                let work = Work::command(deed, meta, Settle::Nobody);
-                let sent = tokio::select! {
+            let began = Instant::now();
+            let done = self.take_due().await?;
+            if self.haste == Haste::Later {
+                tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
-                    sent = self.intake.send(work) => sent,
-                };
-                if sent.is_err() {
-                    return Ok(());
+                    () = done.wait() => {}
                 }
             }
+            worked = began.elapsed();
         }
+    }
+
+    /// Takes in what is due. A full intake holds it back, a closed one means shutdown.
+    async fn take_due(&self) -> Result<Done, Failure> {
+        let due = (self.due)(self.engine.clone(), clock::now()).await?;
+        let (underway, done) = Underway::begin();
+        for deed in due {
+            let id = Uuid::now_v7();
+            let meta = Meta {
+                name: self.name,
+                may_tell: self.tells,
+                event_id: None,
+                id,
+                saga_id: SagaId(id),
+                caller: Caller::Mesh,
+                idempotency: None,
+                trace: TraceParent::default(),
+                received: Instant::now(),
+                received_at: clock::now(),
+                attempt: 1,
+            };
+            let mut work = Work::command(deed, meta, Settle::Nobody);
+            work.underway = Some(underway.clone());
+            if self.intake.send(work).await.is_err() {
+                break;
+            }
+        }
+        Ok(done)
     }
 }

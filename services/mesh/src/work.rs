@@ -22,6 +22,33 @@ pub struct Work<D> {
     pub(crate) entries: Vec<Entry<D>>,
     /// How its sender learns of the end.
     pub(crate) settle: Settle,
+    /// Held until it is done, for who waits for that.
+    pub(crate) underway: Option<Underway>,
+}
+
+/// Held by each of some works until it is done.
+#[derive(Clone)]
+pub(crate) struct Underway {
+    _held: mpsc::Sender<()>,
+}
+
+/// Waits until nobody holds the other side any more.
+pub(crate) struct Done(mpsc::Receiver<()>);
+
+impl Underway {
+    /// Both sides.
+    pub(crate) fn begin() -> (Self, Done) {
+        let (held, done) = mpsc::channel(1);
+        (Self { _held: held }, Done(done))
+    }
+}
+
+impl Done {
+    /// Waits until all works are done, taken in or dropped.
+    pub(crate) async fn wait(mut self) {
+        // Nothing is ever sent.
+        let _ = self.0.recv().await;
+    }
 }
 
 /// One event or command and all that is known of it.
@@ -43,7 +70,7 @@ impl<D> Work<D> {
     pub(crate) fn command(deed: D, meta: Meta, settle: Settle) -> Self {
         let entry =
             Entry { deed: Ok(deed), meta, raw: Bytes::new(), key_field: "", span: Span::default() };
-        Self { entries: vec![entry], settle }
+        Self { entries: vec![entry], settle, underway: None }
     }
 
     /// Its delivery, when it comes from a stream.
@@ -186,9 +213,6 @@ pub(crate) struct Delivery {
     pub(crate) sequence: u64,
     /// How often it has been delivered, this time included.
     pub(crate) delivered: u64,
-    /// Held until the message is done, for who waits for that.
-    #[expect(dead_code, reason = "it is dropped and never used")]
-    pub(crate) underway: Option<mpsc::Sender<()>>,
 }
 
 /// How a message's sender learns of its end.

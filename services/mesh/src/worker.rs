@@ -1,8 +1,9 @@
 //! The batch worker: take what is waiting, run it as a unit, settle each message.
 //!
 //! Several workers share one intake, so that one loads its batch while another commits. A
-//! batch is whatever is waiting: one message when it is quiet, hundreds of events under load,
-//! and nothing ever waits for company. Two messages of one key in two batches are ordered by
+//! batch is whatever is waiting: one message when it is quiet, hundreds of events under load.
+//! Nothing waits for company while nothing is at work; beside a batch that is at work only a
+//! large one is begun, and what is less waits for that one's end. Two messages of one key in two batches are ordered by
 //! the row lock of whoever loads first; handlers do not depend on the order.
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 
 use async_nats::jetstream::AckKind;
 use events::{Problem, codes};
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, mpsc};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -31,6 +32,11 @@ use crate::{
 
 /// Events of one batch, about; more would only lengthen the locks.
 pub(crate) const BATCH_EVENTS_MAX: usize = 512;
+/// Events from which on a batch is begun while another one is at work. Fewer would cost the
+/// machine more than they gain …
+const BESIDE_EVENTS_MIN: usize = 64;
+/// … and wait for the other one's end, for this long at most.
+const BESIDE_WAIT: Duration = Duration::from_millis(20);
 /// Bytes of one batch, about.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a command waits for what it depends on before it is refused.
@@ -57,6 +63,8 @@ pub(crate) struct Worker<E: Engine> {
     pub(crate) engine: Arc<E>,
     pub(crate) link: Link,
     pub(crate) taken: Arc<Mutex<mpsc::UnboundedReceiver<Taken<E::Deed>>>>,
+    /// Batches at work in this service.
+    pub(crate) at_work: watch::Sender<usize>,
     /// Puts an early command back; weak, so that workers do not keep their own intake open.
     pub(crate) intake: WeakIntake<E::Deed>,
     pub(crate) hand_off: HandOff,
@@ -69,13 +77,36 @@ pub(crate) struct Worker<E: Engine> {
 
 type Batch<E> = Vec<Work<<E as Engine>::Deed>>;
 
+/// A batch that was taken, with what is held until it has ended.
+struct Taking<E: Engine> {
+    batch: Batch<E>,
+    /// They bound what is in memory.
+    _permits: Vec<OwnedSemaphorePermit>,
+    _at_work: AtWork,
+}
+
+/// One of the batches at work, until it is dropped.
+struct AtWork(watch::Sender<usize>);
+
+impl AtWork {
+    fn begin(counter: &watch::Sender<usize>) -> Self {
+        counter.send_modify(|count| *count += 1);
+        Self(counter.clone())
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
 impl<E: Engine> Worker<E> {
     /// Runs batches until the intake is closed and empty.
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         loop {
-            // The permits are held until the batch has ended: they bound what is in memory.
-            let Some((mut batch, _permits)) = self.take().await else { return Ok(()) };
-            for work in &mut batch {
+            let Some(mut taking) = self.take().await else { return Ok(()) };
+            for work in &mut taking.batch {
                 let subject = work.delivery().map(|delivery| delivery.message.subject.clone());
                 for entry in &mut work.entries {
                     // A command that came too early keeps the span of its first try.
@@ -84,24 +115,37 @@ impl<E: Engine> Worker<E> {
                     }
                 }
             }
-            self.run_batch(batch).await;
+            self.run_batch(taking.batch).await;
         }
     }
 
     /// What is waiting, as far as it fits into a batch.
-    async fn take(&self) -> Option<(Batch<E>, Vec<OwnedSemaphorePermit>)> {
+    async fn take(&self) -> Option<Taking<E>> {
         let mut waiting = self.taken.lock().await;
-        let first = waiting.recv().await?;
-        let (mut events, mut bytes) = (first.work.entries.len(), first.work.bytes());
-        let (mut batch, mut permits) = (vec![first.work], vec![first.permit]);
-        while events < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
-            let Ok(next) = waiting.try_recv() else { break };
-            events += next.work.entries.len();
-            bytes += next.work.bytes();
-            batch.push(next.work);
-            permits.push(next.permit);
+        let mut next = Some(waiting.recv().await?);
+        let until = Instant::now() + BESIDE_WAIT;
+        let mut at_work = self.at_work.subscribe();
+        let (mut events, mut bytes) = (0, 0);
+        let (mut batch, mut permits) = (Vec::new(), Vec::new());
+        while let Some(Taken { work, permit }) = next {
+            events += work.entries.len();
+            bytes += work.bytes();
+            batch.push(work);
+            permits.push(permit);
+            if events >= BATCH_EVENTS_MAX || bytes >= BATCH_BYTES_MAX {
+                break;
+            }
+            next = waiting.try_recv().ok();
+            if next.is_none() && events < BESIDE_EVENTS_MIN {
+                next = tokio::select! {
+                    biased;
+                    _ = at_work.wait_for(|count| *count == 0) => None,
+                    next = waiting.recv() => next,
+                    () = tokio::time::sleep_until(until.into()) => None,
+                };
+            }
         }
-        Some((batch, permits))
+        Some(Taking { batch, _permits: permits, _at_work: AtWork::begin(&self.at_work) })
     }
 
     /// Runs a batch as one unit; when its store refuses it, its messages one by one.

@@ -1,30 +1,22 @@
 //! One batch in one transaction: load, decide, save, close.
-//!
-//! A batch is run hopefully first: as if nothing in it had been taken in before, nothing had
-//! been answered and no key were held by a parked event. Its closing statement says whether
-//! that was so. Where it was not, nothing has happened, and the batch runs again carefully:
-//! it claims its messages and looks for answers and held keys before it decides.
 
-use std::{
-    collections::HashSet,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-    time::SystemTime,
-};
+use std::{collections::HashSet, sync::atomic::Ordering::Relaxed, time::SystemTime};
 
 use events::{Problem, Timestamp, fact_of_subject, producer_of};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
 use super::{
     PgDeed,
     closing::Closing,
     deed::{self, Stop},
+    ground::Ground,
     memory,
     parked::{self, Parking},
 };
 use crate::{
     Book,
     engine::{Care, Failure, Ran, Retried},
-    failpoint::{Failpoint, Failpoints},
+    failpoint::Failpoint,
     message::pack,
     parked::{Parked, ParkedState, key::NONE},
     trace::Span,
@@ -58,69 +50,8 @@ enum Step {
     Panicked(String),
 }
 
-/// What batches of one engine run on.
-pub(super) struct Ground<'a, B: Book> {
-    pub(super) pool: &'a PgPool,
-    pub(super) rules: &'a B::Rules,
-    pub(super) failpoints: &'a Failpoints,
-    /// Whether a key may be held by a parked event, as far as this instance has seen.
-    pub(super) has_parked: &'a AtomicBool,
-}
-
-/// Runs a batch in a transaction of its own.
-pub(super) async fn run<B: Book>(
-    ground: &Ground<'_, B>,
-    batch: &mut [Work<PgDeed<B>>],
-    care: Care,
-) -> Result<Ran, Failure> {
-    let is_again = |work: &Work<_>| work.delivery().is_some_and(|delivery| delivery.delivered > 1);
-    let may_hope =
-        care == Care::Together && !ground.has_parked.load(Relaxed) && !batch.iter().any(is_again);
-    if may_hope {
-        match attempt(ground, batch, care, true).await {
-            Ok(Some(ran)) => return Ok(ran),
-            Err(failure @ (Failure::Unavailable(_) | Failure::Uncertain(_))) => {
-                return Err(failure);
-            }
-            // A repeat may be why a handler or the store has refused.
-            Ok(None) | Err(_) => {}
-        }
-    }
-    let ran = attempt(ground, batch, care, false).await?;
-    ran.ok_or_else(|| Failure::Refused("a careful batch has hoped".into()))
-}
-
-/// One run; `None` when it hoped for too much.
-async fn attempt<B: Book>(
-    ground: &Ground<'_, B>,
-    batch: &mut [Work<PgDeed<B>>],
-    care: Care,
-    is_hopeful: bool,
-) -> Result<Option<Ran>, Failure> {
-    let mut page = Page::<B>::new(ground.rules, is_hopeful);
-    let ran = page.run(ground, batch, care).await;
-    page.close_spans(&match &ran {
-        Ok(None) => Err(Failure::Contended("something in it was there already".into())),
-        Ok(Some(_)) => Ok(()),
-        Err(failure) => Err(failure.clone()),
-    });
-    ran
-}
-
-/// Tries a parked event in a transaction of its own.
-pub(super) async fn retry<B: Book>(
-    ground: &Ground<'_, B>,
-    parked: &Parked,
-    entry: &mut Entry<PgDeed<B>>,
-) -> Result<Retried, Failure> {
-    let mut page = Page::<B>::new(ground.rules, false);
-    let retried = page.retry(ground, parked, entry).await;
-    page.close_spans(&retried);
-    retried
-}
-
 impl<'a, B: Book> Page<'a, B> {
-    fn new(rules: &'a B::Rules, is_hopeful: bool) -> Self {
+    pub(super) fn new(rules: &'a B::Rules, is_hopeful: bool) -> Self {
         let now = crate::clock::now();
         Self {
             rules,
@@ -135,7 +66,7 @@ impl<'a, B: Book> Page<'a, B> {
         }
     }
 
-    async fn run(
+    pub(super) async fn run(
         &mut self,
         ground: &Ground<'_, B>,
         batch: &mut [Work<PgDeed<B>>],
@@ -310,7 +241,7 @@ impl<'a, B: Book> Page<'a, B> {
         Ok(step)
     }
 
-    async fn retry(
+    pub(super) async fn retry(
         &mut self,
         ground: &Ground<'_, B>,
         parked: &Parked,
@@ -469,7 +400,7 @@ impl<'a, B: Book> Page<'a, B> {
     }
 
     /// Ends the spans of a batch; those of one that was rolled back are marked so.
-    fn close_spans<T>(&mut self, ended: &Result<T, Failure>) {
+    pub(super) fn close_spans<T>(&mut self, ended: &Result<T, Failure>) {
         for mut span in self.spans.drain(..) {
             if let Err(failure) = ended {
                 span.fail(|| format!("rolled back: {failure}"));

@@ -3,6 +3,7 @@
 mod batch;
 mod closing;
 mod deed;
+mod ground;
 mod memory;
 mod outbox;
 mod parked;
@@ -32,9 +33,9 @@ use crate::{
     work::{Entry, Meta, Work},
 };
 
-use batch::Ground;
 pub use deed::PgDeed;
 use deed::{AskedCommand, HeardFact};
+use ground::Ground;
 pub use outbox::backlog;
 pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
@@ -227,7 +228,7 @@ impl<B: Book> Engine for Postgres<B> {
     type Deed = PgDeed<B>;
 
     async fn run(&self, batch: &mut [Work<PgDeed<B>>], care: Care) -> Result<Ran, Failure> {
-        batch::run(&self.ground(), batch, care).await
+        ground::run(&self.ground(), batch, care).await
     }
 
     async fn retry(
@@ -235,7 +236,7 @@ impl<B: Book> Engine for Postgres<B> {
         parked: &Parked,
         entry: &mut Entry<PgDeed<B>>,
     ) -> Result<Retried, Failure> {
-        batch::retry(&self.ground(), parked, entry).await
+        ground::retry(&self.ground(), parked, entry).await
     }
 
     async fn lead(&self) -> Result<Lead, Failure> {

@@ -175,7 +175,7 @@ end
 -- While a room is rebuilt not everything has been said again, so nothing follows from it.
 local function conclude(schedule, fan, saga)
   local place = place_of(schedule, fan)
-  if act.restoring or not place or has_ended(place) or holds_seats(schedule, fan) then
+  if act.is_restoring or not place or has_ended(place) or holds_seats(schedule, fan) then
     return false
   end
   local payment = payment_of(schedule, fan, place)
