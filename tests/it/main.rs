@@ -4,6 +4,7 @@ mod architecture;
 mod audit_verify;
 mod bad_input;
 mod broker;
+mod bundles;
 mod compose;
 mod contention;
 mod contracts;

@@ -19,19 +19,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    ASK_TIMEOUT, Answered, AskHeaders, Link, ask::unavailable, clock, link::headers, reply::Bundled,
+    ASK_TIMEOUT, Answered, AskHeaders, Link, ask::unavailable, clock, link::headers,
+    reply::Bundled, worker::COMPANY_WAIT,
 };
 
 /// Commands of a bundle at most.
 const BUNDLE_COMMANDS_MAX: usize = 256;
-/// Bytes of a bundle, about.
-const BUNDLE_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of a body that goes into a bundle at most; a larger one is sent by itself.
+const BODY_BYTES_MAX: usize = 4 * 1024;
 /// Commands that wait to be sent at most; more are turned away.
 const WAITING_MAX: usize = 4_096;
 /// While nothing of the last bundle has been answered, what comes gathers, for this long at
@@ -72,7 +73,15 @@ impl Bundler {
     /// Sends commands for `endpoint` over this connection until shutdown.
     pub fn start(link: Link, endpoint: &'static str, shutdown: CancellationToken) -> Self {
         let (sender, waiting) = mpsc::channel(WAITING_MAX);
-        let post = Post { link: link.clone(), endpoint, bundles: HashMap::new(), count: 0 };
+        let post = Post {
+            link: link.clone(),
+            endpoint,
+            gathered: Vec::new(),
+            since: Instant::now(),
+            last: 0,
+            bundles: HashMap::new(),
+            count: 0,
+        };
         tokio::spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
@@ -82,8 +91,8 @@ impl Bundler {
         Self { link, waiting: sender }
     }
 
-    /// Asks and waits for the answer, be it granted or refused; `None` for a body that is not
-    /// JSON and so fits in no bundle.
+    /// Asks and waits for the answer, be it granted or refused; `None` for a body that fits in
+    /// no bundle, being large or not JSON.
     ///
     /// # Errors
     /// As [`crate::Asker::ask`], and `overloaded` when too many commands wait to be sent.
@@ -92,6 +101,9 @@ impl Bundler {
         body: &Bytes,
         about: AskHeaders<'_>,
     ) -> Option<Result<Answered, Problem>> {
+        if body.len() > BODY_BYTES_MAX {
+            return None;
+        }
         let body: Box<RawValue> = serde_json::from_slice(body).ok()?;
         Some(self.send(body, about).await)
     }
@@ -131,6 +143,11 @@ struct Sent {
 struct Post {
     link: Link,
     endpoint: &'static str,
+    /// The next bundle, and when its first command came.
+    gathered: Vec<Waiting>,
+    since: Instant,
+    /// Commands of the last bundle.
+    last: usize,
     bundles: HashMap<u64, Sent>,
     /// Bundles sent so far: the next one's number.
     count: u64,
@@ -146,30 +163,54 @@ impl Post {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let is_free = self.bundles.values().all(|sent| sent.is_settled);
+            if self.is_due() {
+                self.send(&inbox).await;
+            }
+            let company_until = self.since + COMPANY_WAIT;
             tokio::select! {
                 Some(message) = answers.next() => self.answered(&message),
-                first = waiting.recv(), if is_free => {
-                    let Some(first) = first else { return };
-                    // Whoever is about to ask as well gets on.
-                    tokio::task::yield_now().await;
-                    self.send(&inbox, first, &mut waiting).await;
+                next = waiting.recv(), if self.gathered.len() < BUNDLE_COMMANDS_MAX => {
+                    let Some(next) = next else { return };
+                    self.gather(next, &mut waiting).await;
                 }
+                () = sleep_until(company_until), if self.may_go() => {}
                 _ = ticks.tick(), if !self.bundles.is_empty() => self.age(),
             }
         }
     }
 
-    /// Sends what is waiting, as far as it fits into a bundle.
-    async fn send(&mut self, inbox: &str, first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) {
-        let mut bytes = first.packed.body.get().len();
-        let (mut commands, mut callers) = (vec![first.packed], vec![Some(first.answer)]);
-        while commands.len() < BUNDLE_COMMANDS_MAX && bytes < BUNDLE_BYTES_MAX {
-            let Ok(next) = waiting.try_recv() else { break };
-            bytes += next.packed.body.get().len();
-            commands.push(next.packed);
-            callers.push(Some(next.answer));
+    /// Whether there is something to send and nothing to wait for but company.
+    fn may_go(&self) -> bool {
+        !self.gathered.is_empty() && self.bundles.values().all(|sent| sent.is_settled)
+    }
+
+    /// A bundle waits a moment for as much company as the one before it had: a lone command
+    /// never waits.
+    fn is_due(&self) -> bool {
+        let is_company = self.gathered.len() >= self.last.min(BUNDLE_COMMANDS_MAX);
+        self.may_go() && (is_company || self.since.elapsed() >= COMPANY_WAIT)
+    }
+
+    /// Takes what is waiting into the next bundle, as far as there is room.
+    async fn gather(&mut self, next: Waiting, waiting: &mut mpsc::Receiver<Waiting>) {
+        if self.gathered.is_empty() {
+            self.since = Instant::now();
         }
+        self.gathered.push(next);
+        // Whoever is about to ask as well gets on.
+        tokio::task::yield_now().await;
+        while self.gathered.len() < BUNDLE_COMMANDS_MAX {
+            let Ok(next) = waiting.try_recv() else { break };
+            self.gathered.push(next);
+        }
+    }
+
+    /// Sends what was gathered.
+    async fn send(&mut self, inbox: &str) {
+        let gathered = std::mem::take(&mut self.gathered);
+        self.last = gathered.len();
+        let (commands, callers): (Vec<Packed>, Vec<_>) =
+            gathered.into_iter().map(|waiting| (waiting.packed, Some(waiting.answer))).unzip();
         let (number, subject) = (self.count, format!("cmd.{}", self.endpoint));
         self.count += 1;
         let mut map = HeaderMap::new();

@@ -160,13 +160,14 @@ fn start_workers<E: Engine>(
     parked: &Arc<Notify>,
 ) {
     let taken = Arc::new(Mutex::new(taken));
-    let at_work = watch::Sender::new(0);
+    let (at_work, last) = (watch::Sender::new(0), Arc::default());
     for _ in 0..WORKERS {
         let worker = Arc::new(Worker {
             engine: engine.clone(),
             link: running.link.clone(),
             taken: taken.clone(),
             at_work: at_work.clone(),
+            last: Arc::clone(&last),
             intake: intake.downgrade(),
             hand_off: hand_off.clone(),
             parked: parked.clone(),

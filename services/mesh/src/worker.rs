@@ -2,12 +2,15 @@
 //!
 //! Several workers share one intake, so that one loads its batch while another commits. A
 //! batch is whatever is waiting: one message when it is quiet, hundreds of events under load.
-//! Nothing waits for company while nothing is at work; beside a batch that is at work only a
-//! large one is begun, and what is less waits for that one's end. Two messages of one key in two batches are ordered by
+//! A lone message never waits. In a crowd a batch waits a moment for as much company as the
+//! one before it had, and beside one that is at work only a large one is begun. Two messages of one key in two batches are ordered by
 //! the row lock of whoever loads first; handlers do not depend on the order.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -37,6 +40,8 @@ pub(crate) const BATCH_EVENTS_MAX: usize = 512;
 const BESIDE_EVENTS_MIN: usize = 64;
 /// … and wait for the other one's end, for this long at most.
 const BESIDE_WAIT: Duration = Duration::from_millis(20);
+/// How long a batch that is smaller than the one before it waits for company at most.
+pub(crate) const COMPANY_WAIT: Duration = Duration::from_millis(2);
 /// Bytes of one batch, about.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a command waits for what it depends on before it is refused.
@@ -65,6 +70,8 @@ pub(crate) struct Worker<E: Engine> {
     pub(crate) taken: Arc<Mutex<mpsc::UnboundedReceiver<Taken<E::Deed>>>>,
     /// Batches at work in this service.
     pub(crate) at_work: watch::Sender<usize>,
+    /// Events of the last batch in this service.
+    pub(crate) last: Arc<AtomicUsize>,
     /// Puts an early command back; weak, so that workers do not keep their own intake open.
     pub(crate) intake: WeakIntake<E::Deed>,
     pub(crate) hand_off: HandOff,
@@ -123,8 +130,7 @@ impl<E: Engine> Worker<E> {
     async fn take(&self) -> Option<Taking<E>> {
         let mut waiting = self.taken.lock().await;
         let mut next = Some(waiting.recv().await?);
-        let until = Instant::now() + BESIDE_WAIT;
-        let mut at_work = self.at_work.subscribe();
+        let since = Instant::now();
         let (mut events, mut bytes) = (0, 0);
         let (mut batch, mut permits) = (Vec::new(), Vec::new());
         while let Some(Taken { work, permit }) = next {
@@ -135,17 +141,37 @@ impl<E: Engine> Worker<E> {
             if events >= BATCH_EVENTS_MAX || bytes >= BATCH_BYTES_MAX {
                 break;
             }
-            next = waiting.try_recv().ok();
-            if next.is_none() && events < BESIDE_EVENTS_MIN {
-                next = tokio::select! {
-                    biased;
-                    _ = at_work.wait_for(|count| *count == 0) => None,
-                    next = waiting.recv() => next,
-                    () = tokio::time::sleep_until(until.into()) => None,
-                };
+            next = match waiting.try_recv() {
+                Ok(next) => Some(next),
+                Err(_) => self.company(&mut waiting, events, since).await,
+            };
+        }
+        self.last.store(events, Relaxed);
+        Some(Taking { batch, _permits: permits, _at_work: AtWork::begin(&self.at_work) })
+    }
+
+    /// What comes while a batch of so many events waits for company, if it does.
+    async fn company(
+        &self,
+        waiting: &mut mpsc::UnboundedReceiver<Taken<E::Deed>>,
+        events: usize,
+        since: Instant,
+    ) -> Option<Taken<E::Deed>> {
+        let mut at_work = self.at_work.subscribe();
+        loop {
+            let is_beside = *at_work.borrow_and_update() > 0 && events < BESIDE_EVENTS_MIN;
+            let wait = match is_beside {
+                true => BESIDE_WAIT,
+                false if events < self.last.load(Relaxed) => COMPANY_WAIT,
+                false => return None,
+            };
+            tokio::select! {
+                biased;
+                next = waiting.recv() => return next,
+                _ = at_work.changed(), if is_beside => {}
+                () = tokio::time::sleep_until((since + wait).into()) => return None,
             }
         }
-        Some(Taking { batch, _permits: permits, _at_work: AtWork::begin(&self.at_work) })
     }
 
     /// Runs a batch as one unit; when its store refuses it, its messages one by one.
