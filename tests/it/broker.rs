@@ -131,8 +131,12 @@ impl Broker {
         for name in Self::fact_streams() {
             let stream = self.jetstream.get_stream(&name).await.expect("a stream");
             let mut config = stream.cached_info().config.clone();
-            config.duplicate_window = WINDOW_MIN;
-            self.jetstream.update_stream(config).await.expect("updated");
+            // Each change sets the broker's clock for forgetting anew. One that meets a message
+            // that is being stored may be lost, and the clock then stands at the old window.
+            for window in [2 * WINDOW_MIN, WINDOW_MIN] {
+                config.duplicate_window = window;
+                self.jetstream.update_stream(&config).await.expect("updated");
+            }
         }
     }
 

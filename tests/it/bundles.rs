@@ -89,8 +89,8 @@ fn what_is_no_bundle_is_refused_as_a_whole() {
         for body in ["", "{}", "[{\"body\":{}}]", "[1"] {
             let subject = "cmd.point.charge";
             let asked = client.request_with_headers(subject, map.clone(), body.into()).await;
-            let problem: Value = serde_json::from_slice(&asked.expect("an answer").payload)
-                .expect("a problem");
+            let problem: Value =
+                serde_json::from_slice(&asked.expect("an answer").payload).expect("a problem");
             assert_eq!(problem["code"], codes::BAD_REQUEST.code, "{body}");
         }
     });

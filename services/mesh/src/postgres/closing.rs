@@ -32,7 +32,7 @@ impl Closing<'_> {
     /// answer and both have granted; the second conflicts here, is rolled back as a whole, and
     /// finds the answer when run again.
     pub(super) async fn write(&self, tx: &mut PgConnection) -> Result<Closed, Failure> {
-        let (emitted, answers) = (self.emitted, self.answers.new());
+        let (emitted, answers) = (self.emitted, self.answers.given_now());
         if self.claims.is_empty() && emitted.is_empty() && answers.is_empty() {
             return Ok(Closed::default());
         }

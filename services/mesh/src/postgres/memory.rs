@@ -81,7 +81,7 @@ impl Answers {
     }
 
     /// Those given in this batch, with their scopes, in order.
-    pub(super) fn new(&self) -> Vec<(&[u8; 32], &Stored)> {
+    pub(super) fn given_now(&self) -> Vec<(&[u8; 32], &Stored)> {
         let mut new: Vec<_> = self.0.iter().filter(|(_, stored)| stored.is_new).collect();
         new.sort_unstable_by_key(|(scope, _)| **scope);
         new
