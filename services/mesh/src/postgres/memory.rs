@@ -141,17 +141,21 @@ pub(super) fn stored<D>(work: &Work<D>, answers: &Answers) -> Outcome {
     }))
 }
 
-/// The same key in two batches at once, where the first to commit is the very reason why the
-/// second is refused (seats held, a payment running): the key's answer is there now, and it
-/// is what the second is answered too.
+/// A command that is refused because of what it has done itself, under the same key, in an
+/// earlier batch or in one that was at work at the same time (seats held, a payment running):
+/// the key's answer is there, and it is what the second is answered too.
 pub(super) async fn look_again<D>(
     tx: &mut PgConnection,
     batch: &[Work<D>],
     outcomes: &mut [Outcome],
 ) -> Result<(), Failure> {
     let refused = |(work, outcome): &(&Work<D>, &mut Outcome)| {
-        work.delivery().is_none()
-            && matches!(outcome, Outcome::Done(answered) if !answered.is_granted())
+        let is_refused = match outcome {
+            Outcome::Done(answered) => !answered.is_granted(),
+            Outcome::NotYet(_) | Outcome::Never(_) => true,
+            Outcome::Repeat => false,
+        };
+        work.delivery().is_none() && is_refused
     };
     let again: Vec<_> = batch.iter().zip(outcomes).filter(refused).collect();
     let known = answers(tx, again.iter().map(|(work, _)| *work)).await?;
