@@ -60,7 +60,7 @@ impl Edge {
     pub(crate) fn new(link: Link, settings: &Settings, shutdown: CancellationToken) -> Self {
         let asker = Asker::new(link.clone());
         Self(Arc::new(Inner {
-            bundlers: Bundlers::start(&link, &BUNDLED, &shutdown),
+            bundlers: Bundlers::start(&link, &BUNDLED),
             hub: Arc::new(Hub::new(asker.clone())),
             seats: Arc::new(SeatHub::new(asker.clone(), shutdown.clone())),
             waiters: Arc::default(),

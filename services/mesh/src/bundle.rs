@@ -21,7 +21,6 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
@@ -41,8 +40,8 @@ const GATHER_MAX: Duration = Duration::from_millis(20);
 /// How often bundles are looked through for what nobody will answer any more.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A command as it travels in a bundle.
-#[derive(Debug, Serialize, Deserialize)]
+/// A command as it travels in a bundle. It has a token in it, so it cannot be printed.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Packed {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) authorization: Option<String>,
@@ -70,8 +69,9 @@ pub struct Bundler {
 }
 
 impl Bundler {
-    /// Sends commands for `endpoint` over this connection until shutdown.
-    pub fn start(link: Link, endpoint: &'static str, shutdown: CancellationToken) -> Self {
+    /// Sends commands for `endpoint` over this connection, until the last one that could ask
+    /// is gone: at a shutdown, who has asked is still answered.
+    pub fn start(link: Link, endpoint: &'static str) -> Self {
         let (sender, waiting) = mpsc::channel(WAITING_MAX);
         let post = Post {
             link: link.clone(),
@@ -82,12 +82,7 @@ impl Bundler {
             bundles: HashMap::new(),
             count: 0,
         };
-        tokio::spawn(async move {
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = post.run(waiting) => {}
-            }
-        });
+        tokio::spawn(post.run(waiting));
         Self { link, waiting: sender }
     }
 
@@ -286,10 +281,8 @@ pub struct Bundlers(Arc<HashMap<&'static str, Bundler>>);
 
 impl Bundlers {
     /// One for each endpoint.
-    pub fn start(link: &Link, endpoints: &[&'static str], shutdown: &CancellationToken) -> Self {
-        let start = |endpoint: &&'static str| {
-            (*endpoint, Bundler::start(link.clone(), endpoint, shutdown.clone()))
-        };
+    pub fn start(link: &Link, endpoints: &[&'static str]) -> Self {
+        let start = |endpoint: &&'static str| (*endpoint, Bundler::start(link.clone(), endpoint));
         Self(Arc::new(endpoints.iter().map(start).collect()))
     }
 

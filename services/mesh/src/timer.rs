@@ -11,12 +11,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    Caller, clock,
+    clock,
     courtesy::Courtesy,
     engine::{Engine, Failure},
     intake::Intake,
     service::{DueFn, Haste},
-    trace::TraceParent,
     work::{Done, Meta, Settle, Underway, Work},
 };
 
@@ -70,19 +69,8 @@ impl<E: Engine> Ticking<E> {
         let (underway, done) = Underway::begin();
         for deed in due {
             let id = Uuid::now_v7();
-            let meta = Meta {
-                name: self.name,
-                may_tell: self.tells,
-                event_id: None,
-                id,
-                saga_id: SagaId(id),
-                caller: Caller::Mesh,
-                idempotency: None,
-                trace: TraceParent::default(),
-                received: Instant::now(),
-                received_at: clock::now(),
-                attempt: 1,
-            };
+            let (name, may_tell) = (self.name, self.tells);
+            let meta = Meta { name, may_tell, id, ..Meta::inside(SagaId(id)) };
             let mut work = Work::command(deed, meta, Settle::Nobody);
             work.underway = Some(underway.clone());
             if self.intake.send(work).await.is_err() {
