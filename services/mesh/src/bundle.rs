@@ -9,7 +9,7 @@
 //! On the wire a bundle is a request with the header `onsale-bundle`, whose body is a JSON
 //! array of commands; its answers come as JSON arrays as well, in any order and number.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use async_nats::{HeaderMap, Message, StatusCode, Subject};
 use bytes::Bytes;
@@ -61,8 +61,7 @@ struct Waiting {
     answer: oneshot::Sender<Result<Answered, Problem>>,
 }
 
-/// Sends the commands for one endpoint; cheap to clone.
-#[derive(Clone)]
+/// Sends the commands for one endpoint.
 pub struct Bundler {
     link: Link,
     waiting: mpsc::Sender<Waiting>,
@@ -276,14 +275,13 @@ pub(crate) fn unpack(payload: &[u8]) -> Result<Vec<Packed>, Problem> {
 }
 
 /// Bundlers of the endpoints that have one.
-#[derive(Clone)]
-pub struct Bundlers(Arc<HashMap<&'static str, Bundler>>);
+pub struct Bundlers(HashMap<&'static str, Bundler>);
 
 impl Bundlers {
     /// One for each endpoint.
     pub fn start(link: &Link, endpoints: &[&'static str]) -> Self {
         let start = |endpoint: &&'static str| (*endpoint, Bundler::start(link.clone(), endpoint));
-        Self(Arc::new(endpoints.iter().map(start).collect()))
+        Self(endpoints.iter().map(start).collect())
     }
 
     /// That of an endpoint, if it has one.
