@@ -235,7 +235,8 @@ fn delivery_of(message: Message) -> Delivery {
     let id = message.headers.as_ref().and_then(|map| map.get(NATS_MESSAGE_ID));
     let id = id.and_then(|id| id.as_str().parse().ok());
     let id = id.unwrap_or_else(|| id_of_place(&stream, sequence));
-    Delivery { message, id, stream, sequence, delivered }
+    let subject = message.subject.clone();
+    Delivery { message: Some(message), subject, id, stream, sequence, delivered }
 }
 
 /// An id for a message that came without one: its place in its stream.

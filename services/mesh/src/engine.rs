@@ -1,7 +1,7 @@
 //! What a batch runs on: a store that takes a whole batch, or nothing of it.
 //!
-//! There are two: [`crate::postgres::Postgres`] and [`crate::valkey::Valkey`]. Both pass the
-//! same conformance suite (`tests/engine`), and so must a third.
+//! There are three: [`crate::postgres::Postgres`] and [`crate::valkey::Valkey`], and, for the
+//! simulation, one in memory. All pass the same conformance suite (`tests/engine`).
 
 use std::{future::Future, sync::Arc, time::Duration};
 

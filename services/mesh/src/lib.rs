@@ -16,7 +16,8 @@
 //! | `message`, `work` | one message with its events; what a batch is made of |
 //! | `consumer`, `endpoint`, `timer`, `intake` | the three ways in, and where they meet |
 //! | `worker`, `engine` | the loop that runs batches, and what it runs them on |
-//! | `postgres`, `valkey` | the two engines: inbox, state, outbox and parked events |
+//! | `batch` | one batch in one transaction, whatever keeps the service's state |
+//! | `postgres`, `valkey`, `memory` | the engines: inbox, state, outbox and parked events |
 //! | `publisher` | from the outbox to JetStream, and the comparison of the two |
 //! | `parked` | events that could not be taken in: tried again, or dead letters |
 //! | `follower`, `stored` | whole streams in, for a service that only learns |
@@ -30,6 +31,7 @@
 
 mod ask;
 pub mod auth;
+mod batch;
 mod book;
 mod bundle;
 mod caller;
@@ -45,6 +47,8 @@ pub mod health;
 mod intake;
 pub mod keys;
 mod link;
+#[cfg(feature = "sim")]
+pub mod memory;
 pub mod message;
 pub mod page;
 pub mod parked;

@@ -159,6 +159,23 @@ impl<E: Engine> Service<E> {
         self
     }
 
+    /// Takes over what another service handles and decides, for an engine of the same deeds.
+    #[cfg(feature = "sim")]
+    pub(crate) fn take_over<F: Engine<Deed = E::Deed>>(&mut self, other: Service<F>) {
+        self.heard.extend(other.heard.into_iter().map(|(fact, heard)| {
+            let Heard { fact: name, version, key, tells, decode } = heard;
+            (fact, Heard { fact: name, version, key, tells, decode })
+        }));
+        self.asked.extend(other.asked.into_iter().filter_map(|(endpoint, asked)| {
+            let Asked { endpoint: name, allow, status, tells, how } = asked;
+            let How::Decided(decode) = how else { return None };
+            Some((
+                endpoint,
+                Asked { endpoint: name, allow, status, tells, how: How::Decided(decode) },
+            ))
+        }));
+    }
+
     /// Whether it tells any fact at all.
     pub(crate) fn tells(&self) -> bool {
         let heard = self.heard.values().map(|heard| heard.tells);

@@ -82,7 +82,8 @@ impl<E: Engine> Kit<E> {
         let message = jetstream::Message { message, context: self.link.jetstream().clone() };
         let entries = entries_of(&self.heard, &message);
         let delivery = Delivery {
-            message,
+            subject: message.subject.clone(),
+            message: None,
             id: delivered.id,
             stream: "TEST".into(),
             sequence: delivered.sequence,

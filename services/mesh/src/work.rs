@@ -2,7 +2,10 @@
 
 use std::time::{Instant, SystemTime};
 
-use async_nats::jetstream;
+use async_nats::{
+    Subject,
+    jetstream::{self, AckKind},
+};
 use bytes::Bytes;
 use events::{EventId, Problem, SagaId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
@@ -206,13 +209,25 @@ impl Answered {
 
 /// A message as a stream delivers it.
 pub(crate) struct Delivery {
-    pub(crate) message: jetstream::Message,
+    /// How the broker is told; `None` where there is none, in a simulation.
+    pub(crate) message: Option<jetstream::Message>,
+    /// The subject it came under.
+    pub(crate) subject: Subject,
     /// `Nats-Msg-Id`: what the inbox knows it by.
     pub(crate) id: Uuid,
     pub(crate) stream: String,
     pub(crate) sequence: u64,
     /// How often it has been delivered, this time included.
     pub(crate) delivered: u64,
+}
+
+impl Delivery {
+    /// Tells the broker. What it does not learn it sends again.
+    pub(crate) async fn tell(&self, how: AckKind) {
+        if let Some(message) = &self.message {
+            let _ = message.ack_with(how).await;
+        }
+    }
 }
 
 /// How a message's sender learns of its end.

@@ -114,7 +114,7 @@ impl<E: Engine> Worker<E> {
         loop {
             let Some(mut taking) = self.take().await else { return Ok(()) };
             for work in &mut taking.batch {
-                let subject = work.delivery().map(|delivery| delivery.message.subject.clone());
+                let subject = work.delivery().map(|delivery| delivery.subject.clone());
                 for entry in &mut work.entries {
                     // A command that came too early keeps the span of its first try.
                     if !entry.span.is_on() {
@@ -290,7 +290,7 @@ impl<E: Engine> Worker<E> {
             if told_at.elapsed() >= PROGRESS_EVERY {
                 told_at = Instant::now();
                 for delivery in messages.iter().filter_map(Work::delivery) {
-                    let _ = delivery.message.ack_with(AckKind::Progress).await;
+                    delivery.tell(AckKind::Progress).await;
                 }
             }
         }
@@ -395,7 +395,7 @@ impl<E: Engine> Worker<E> {
     ) {
         match work.settle {
             Settle::Ack(delivery) => {
-                let _ = delivery.message.ack().await;
+                delivery.tell(AckKind::Ack).await;
             }
             Settle::Reply(to) => {
                 work.entries[0].span.status(answered.status);
@@ -413,7 +413,7 @@ impl<E: Engine> Worker<E> {
         for work in batch {
             if let Settle::Ack(delivery) = &work.settle {
                 let again = AckKind::Nak((!after.is_zero()).then_some(after));
-                let _ = delivery.message.ack_with(again).await;
+                delivery.tell(again).await;
             } else if !after.is_zero() {
                 self.answer(work, Answered::refused(&unavailable(&self.link))).await;
             }

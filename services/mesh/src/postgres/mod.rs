@@ -1,14 +1,10 @@
 //! The PostgreSQL engine: inbox, book, outbox and parked events in one transaction.
 
-mod batch;
-mod closing;
-mod deed;
-mod ground;
-mod memory;
 mod outbox;
 mod parked;
 pub mod partitions;
 mod positions;
+mod transaction;
 
 use std::{
     future::Future,
@@ -26,6 +22,10 @@ use sqlx::{
 
 use crate::{
     Allow, Answer, Book, Desk, Hear, Read, Service,
+    batch::{
+        deed::{AskedCommand, BookDeed, HeardFact},
+        ground::{self, Ground},
+    },
     engine::{Care, Engine, Failure, Ran, Retried},
     failpoint::Failpoints,
     parked::Parked,
@@ -33,9 +33,6 @@ use crate::{
     work::{Entry, Meta, Work},
 };
 
-pub use deed::PgDeed;
-use deed::{AskedCommand, HeardFact};
-use ground::Ground;
 pub use outbox::backlog;
 pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
@@ -104,9 +101,9 @@ impl<B: Book> Postgres<B> {
         &self.failpoints
     }
 
-    fn ground(&self) -> Ground<'_, B> {
+    fn ground(&self) -> Ground<'_, B, PgPool> {
         Ground {
-            pool: &self.pool,
+            ledger: &self.pool,
             rules: &self.rules,
             failpoints: &self.failpoints,
             has_parked: &self.has_parked,
@@ -145,7 +142,7 @@ impl<B: Book> Service<Postgres<B>> {
     {
         self.listen::<E>(<B as Hear<E>>::KEY, tells, |payload| {
             let fact: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-            Ok(PgDeed(Box::new(HeardFact(fact))))
+            Ok(BookDeed(Box::new(HeardFact(fact))))
         });
         self
     }
@@ -155,7 +152,7 @@ impl<B: Book> Service<Postgres<B>> {
     where
         B: Answer<C>,
     {
-        let how = How::Decided(|body| Ok(PgDeed(Box::new(AskedCommand(parse::<C>(body)?)))));
+        let how = How::Decided(|body| Ok(BookDeed(Box::new(AskedCommand(parse::<C>(body)?)))));
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
         self.add(Asked { endpoint, allow, status, tells, how });
         self
@@ -203,7 +200,7 @@ impl<B: Book> Service<Postgres<B>> {
             let due = due(engine, now);
             Box::pin(async move {
                 let commands = due.await?;
-                Ok(commands.into_iter().map(|c| PgDeed(Box::new(AskedCommand(c)) as _)).collect())
+                Ok(commands.into_iter().map(|c| BookDeed(Box::new(AskedCommand(c)) as _)).collect())
             }) as _
         });
         self.timers.push(Timer { name, every: interval, tells, due });
@@ -220,21 +217,21 @@ impl<B: Book> Desk<Postgres<B>> {
     where
         B: Answer<C>,
     {
-        self.submit::<C>(PgDeed(Box::new(AskedCommand(command))), meta).await
+        self.submit::<C>(BookDeed(Box::new(AskedCommand(command))), meta).await
     }
 }
 
 impl<B: Book> Engine for Postgres<B> {
-    type Deed = PgDeed<B>;
+    type Deed = BookDeed<B>;
 
-    async fn run(&self, batch: &mut [Work<PgDeed<B>>], care: Care) -> Result<Ran, Failure> {
+    async fn run(&self, batch: &mut [Work<BookDeed<B>>], care: Care) -> Result<Ran, Failure> {
         ground::run(&self.ground(), batch, care).await
     }
 
     async fn retry(
         &self,
         parked: &Parked,
-        entry: &mut Entry<PgDeed<B>>,
+        entry: &mut Entry<BookDeed<B>>,
     ) -> Result<Retried, Failure> {
         ground::retry(&self.ground(), parked, entry).await
     }

@@ -2,7 +2,6 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use bytes::Bytes;
 use events::{
     UserId,
     dead_letter::{LetterEvent, LetterState},
@@ -14,9 +13,9 @@ use time::OffsetDateTime;
 use super::Postgres;
 use crate::{
     Book,
+    batch::transaction::Parking,
     engine::{self, Failure, Show, Verdict, Which},
     parked::{Parked, ParkedState, key::NONE, one_line, pause_after},
-    work::{Entry, Work},
 };
 
 /// The columns of a row, as [`Parked`] reads them.
@@ -30,62 +29,30 @@ macro_rules! columns {
 /// Events of one key shown at most.
 const SHOWN_MAX: usize = 10_000;
 
-/// An event that is about to be parked.
-pub(super) struct Parking {
-    pub(super) key: String,
-    state: ParkedState,
-    cause: String,
-    envelope: Bytes,
-    subject: String,
-    stream: String,
-    sequence: u64,
-}
-
-impl Parking {
-    /// The event at `at` of a message.
-    pub(super) fn of<D>(
-        work: &Work<D>,
-        at: usize,
-        state: ParkedState,
-        cause: String,
-    ) -> Option<Self> {
-        let (delivery, entry): (_, &Entry<D>) = (work.delivery()?, work.entries.get(at)?);
-        Some(Self {
-            key: entry.key(),
-            state,
-            cause: one_line(&cause),
-            envelope: entry.raw.clone(),
-            subject: delivery.message.subject.to_string(),
-            stream: delivery.stream.clone(),
-            sequence: delivery.sequence,
-        })
-    }
-}
-
-/// Which of these keys are held; they are only made when any is. An early event holds none:
-/// what it waits for may come under the same key.
-pub(super) async fn known<I: Iterator<Item = String>>(
-    tx: &mut PgConnection,
-    keys: impl FnOnce() -> I,
-) -> Result<HashSet<String>, Failure> {
-    let is_any: bool = sqlx::query_scalar(
+/// Whether any key is held.
+pub(super) async fn is_any_held(tx: &mut PgConnection) -> Result<bool, Failure> {
+    let is_any = sqlx::query_scalar(
         "select exists (select from mesh.parked where ended_at is null and state <> 'early')",
     )
-    .fetch_one(&mut *tx)
+    .fetch_one(tx)
     .await?;
-    if !is_any {
-        return Ok(HashSet::new());
-    }
-    let keys: HashSet<String> = keys().filter(|key| key != NONE).collect();
-    let known: Vec<String> = sqlx::query_scalar(
+    Ok(is_any)
+}
+
+/// Which of these keys are held.
+pub(super) async fn held(
+    tx: &mut PgConnection,
+    keys: Vec<String>,
+) -> Result<HashSet<String>, Failure> {
+    let held: Vec<String> = sqlx::query_scalar(
         "select k from unnest($1::text[]) as k
          where exists (select from mesh.parked
                        where order_key = k and ended_at is null and state <> 'early')",
     )
-    .bind(keys.into_iter().collect::<Vec<_>>())
+    .bind(keys)
     .fetch_all(tx)
     .await?;
-    Ok(known.into_iter().collect())
+    Ok(held.into_iter().collect())
 }
 
 /// Writes what a batch parks, in its order. An early event comes due soon; one behind
@@ -94,9 +61,6 @@ pub(super) async fn insert(
     tx: &mut PgConnection,
     parking: Vec<Parking>,
 ) -> Result<Vec<Parked>, Failure> {
-    if parking.is_empty() {
-        return Ok(Vec::new());
-    }
     let soon = pause_after(1).as_secs_f64();
     let rows: Vec<Parked> = sqlx::query_as(concat!(
         "insert into mesh.parked

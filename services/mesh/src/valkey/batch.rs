@@ -442,7 +442,7 @@ impl<L: Library> Valkey<L> {
 
 impl<'a> Origin<'a> {
     fn of(delivery: &'a Delivery) -> Self {
-        let (subject, stream) = (delivery.message.subject.as_str(), &delivery.stream);
+        let (subject, stream) = (delivery.subject.as_str(), &delivery.stream);
         Self { subject, stream, sequence: delivery.sequence }
     }
 }

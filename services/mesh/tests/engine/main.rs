@@ -13,6 +13,7 @@ mod commands;
 mod concurrency;
 mod counter;
 mod failing;
+mod on_memory;
 mod on_postgres;
 mod on_valkey;
 mod outbox;
@@ -43,6 +44,7 @@ macro_rules! conformance {
     ($($file:ident: $($case:ident),+ $(,)?;)+) => {
         conformance!(postgres, crate::on_postgres::OnPostgres, $($file: $($case),+;)+);
         conformance!(valkey, crate::on_valkey::OnValkey, $($file: $($case),+;)+);
+        conformance!(memory, crate::on_memory::OnMemory, $($file: $($case),+;)+);
     };
     ($engine:ident, $store:ty, $($file:ident: $($case:ident),+;)+) => {
         mod $engine {

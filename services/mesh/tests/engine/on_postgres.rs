@@ -38,15 +38,15 @@ pub struct OnPostgres {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Counter {
-    value: i64,
-    version: i64,
-    is_new: bool,
-    is_changed: bool,
+pub struct Counter {
+    pub value: i64,
+    pub version: i64,
+    pub is_new: bool,
+    pub is_changed: bool,
 }
 
 /// The counters of a batch.
-pub struct Counters(BTreeMap<Uuid, Counter>);
+pub struct Counters(pub BTreeMap<Uuid, Counter>);
 
 impl Book for Counters {
     type Keys = BTreeSet<Uuid>;

@@ -8,10 +8,10 @@ use events::{Command, Event, Problem, codes};
 use crate::{Answer, Book, Caller, Hear, Miss, Refusal, Turn};
 
 /// A decoded message of a service with book `B`.
-pub struct PgDeed<B: Book>(pub(super) Box<dyn Deed<B>>);
+pub struct BookDeed<B: Book>(pub(crate) Box<dyn Perform<B>>);
 
 /// What a batch asks of a message.
-pub(super) trait Deed<B: Book>: Send + Sync {
+pub(crate) trait Perform<B: Book>: Send + Sync {
     /// Names what it will need.
     fn keys(&self, caller: &Caller, keys: &mut B::Keys);
     /// Takes its turn; a command's reply as JSON.
@@ -21,16 +21,16 @@ pub(super) trait Deed<B: Book>: Send + Sync {
 }
 
 /// Why a message did not take effect.
-pub(super) enum Stop {
+pub(crate) enum Stop {
     No(Problem),
     NotYet(Problem),
     Never(String),
     Panicked(String),
 }
 
-pub(super) struct HeardFact<E>(pub(super) E);
+pub(crate) struct HeardFact<E>(pub(crate) E);
 
-impl<B: Hear<E>, E: Event> Deed<B> for HeardFact<E> {
+impl<B: Hear<E>, E: Event> Perform<B> for HeardFact<E> {
     fn keys(&self, _caller: &Caller, keys: &mut B::Keys) {
         B::keys(&self.0, keys);
     }
@@ -48,9 +48,9 @@ impl<B: Hear<E>, E: Event> Deed<B> for HeardFact<E> {
     }
 }
 
-pub(super) struct AskedCommand<C>(pub(super) C);
+pub(crate) struct AskedCommand<C>(pub(crate) C);
 
-impl<B: Answer<C>, C: Command> Deed<B> for AskedCommand<C> {
+impl<B: Answer<C>, C: Command> Perform<B> for AskedCommand<C> {
     fn keys(&self, caller: &Caller, keys: &mut B::Keys) {
         B::keys(&self.0, caller, keys);
     }
@@ -69,8 +69,8 @@ impl<B: Answer<C>, C: Command> Deed<B> for AskedCommand<C> {
 }
 
 /// Takes a turn; a handler that panics hurts nobody but its own message.
-pub(super) fn perform<B: Book>(
-    deed: &dyn Deed<B>,
+pub(crate) fn perform<B: Book>(
+    deed: &dyn Perform<B>,
     book: &mut B,
     turn: &mut Turn<'_, B::Rules>,
 ) -> Result<Bytes, Stop> {

@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use events::{Problem, codes};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::transaction::{KeptAnswer, Transaction};
 use crate::{
+    Book,
     engine::Failure,
     work::{Answered, Meta, Outcome, Work},
 };
@@ -23,12 +24,13 @@ pub(super) fn message_ids<D>(batch: &[Work<D>]) -> Vec<Uuid> {
 
 /// Claims the messages of a batch and finds the answers given to its commands: which of its
 /// works are new, and those answers.
-pub(super) async fn known<D>(
-    tx: &mut PgConnection,
+pub(super) async fn known<B: Book, D: Sync>(
+    tx: &mut impl Transaction<B>,
     batch: &[Work<D>],
 ) -> Result<(Vec<bool>, Answers), Failure> {
-    let mut claimed = claim(tx, batch).await?;
-    let answers = answers(tx, batch.iter()).await?;
+    let ids = message_ids(batch);
+    let mut claimed = if ids.is_empty() { HashSet::new() } else { tx.claim(ids).await? };
+    let answers = answers(tx, scopes(batch.iter())).await?;
     // Taking the id out makes a repeat within the batch a repeat too.
     let is_fresh = |work: &Work<_>| match work.delivery() {
         Some(delivery) => claimed.remove(&delivery.id),
@@ -37,35 +39,16 @@ pub(super) async fn known<D>(
     Ok((batch.iter().map(is_fresh).collect(), answers))
 }
 
-/// Claims the messages of a batch; what is returned was never taken in before.
-///
-/// Two batches that claim the same id at once: the second waits for the first to commit and
-/// then finds it taken; when that takes long, its `lock_timeout` lets it try again alone.
-async fn claim<D>(tx: &mut PgConnection, batch: &[Work<D>]) -> Result<HashSet<Uuid>, Failure> {
-    let ids = message_ids(batch);
-    if ids.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let claimed: Vec<Uuid> = sqlx::query_scalar(
-        "insert into mesh.inbox (message_id) select unnest($1::uuid[])
-         on conflict do nothing returning message_id",
-    )
-    .bind(ids)
-    .fetch_all(tx)
-    .await?;
-    Ok(claimed.into_iter().collect())
-}
-
 /// An answer under an `Idempotency-Key`.
-pub(super) struct Stored {
-    pub(super) body: [u8; 32],
-    pub(super) answered: Answered,
+pub(crate) struct Stored {
+    pub(crate) body: [u8; 32],
+    pub(crate) answered: Answered,
     is_new: bool,
 }
 
 /// The answers under the keys of one batch, by scope.
 #[derive(Default)]
-pub(super) struct Answers(HashMap<[u8; 32], Stored>);
+pub(crate) struct Answers(HashMap<[u8; 32], Stored>);
 
 impl Answers {
     /// Whether there is an answer under the command's key.
@@ -81,7 +64,7 @@ impl Answers {
     }
 
     /// Those given in this batch, with their scopes, in order.
-    pub(super) fn given_now(&self) -> Vec<(&[u8; 32], &Stored)> {
+    pub(crate) fn given_now(&self) -> Vec<(&[u8; 32], &Stored)> {
         let mut new: Vec<_> = self.0.iter().filter(|(_, stored)| stored.is_new).collect();
         new.sort_unstable_by_key(|(scope, _)| **scope);
         new
@@ -96,32 +79,22 @@ impl Answers {
     }
 }
 
-/// A row of `mesh.answers`: scope, body, status, answer.
-type AnswerRow = (Vec<u8>, Vec<u8>, i16, Vec<u8>);
+/// The keys of commands.
+fn scopes<'a, D: 'a>(batch: impl Iterator<Item = &'a Work<D>>) -> Vec<[u8; 32]> {
+    let entries = batch.flat_map(|work| &work.entries);
+    entries.filter_map(|entry| entry.meta.idempotency.as_ref().map(|key| key.scope)).collect()
+}
 
 /// Loads the answers under the keys of commands.
-async fn answers<'a, D: 'a>(
-    tx: &mut PgConnection,
-    batch: impl Iterator<Item = &'a Work<D>>,
+async fn answers<B: Book>(
+    tx: &mut impl Transaction<B>,
+    scopes: Vec<[u8; 32]>,
 ) -> Result<Answers, Failure> {
-    let scopes: Vec<&[u8]> = batch
-        .flat_map(|work| &work.entries)
-        .filter_map(|entry| entry.meta.idempotency.as_ref().map(|key| &key.scope[..]))
-        .collect();
     if scopes.is_empty() {
         return Ok(Answers::default());
     }
-    let rows: Vec<AnswerRow> = sqlx::query_as(
-        "select scope, body, status, answer from mesh.answers where scope = any($1)",
-    )
-    .bind(scopes)
-    .fetch_all(tx)
-    .await?;
     let mut answers = Answers::default();
-    for (scope, body, status, answer) in rows {
-        let (Ok(scope), Ok(body)) = (scope.try_into(), body.try_into()) else { continue };
-        let status = u16::try_from(status).unwrap_or(200);
-        let answered = Answered { status, body: answer.into() };
+    for KeptAnswer { scope, body, answered } in tx.answers(scopes).await? {
         answers.0.insert(scope, Stored { body, answered, is_new: false });
     }
     Ok(answers)
@@ -144,8 +117,8 @@ pub(super) fn stored<D>(work: &Work<D>, answers: &Answers) -> Outcome {
 /// A command that is refused because of what it has done itself, under the same key, in an
 /// earlier batch or in one that was at work at the same time (seats held, a payment running):
 /// the key's answer is there, and it is what the second is answered too.
-pub(super) async fn look_again<D>(
-    tx: &mut PgConnection,
+pub(super) async fn look_again<B: Book, D: Sync>(
+    tx: &mut impl Transaction<B>,
     batch: &[Work<D>],
     outcomes: &mut [Outcome],
 ) -> Result<(), Failure> {
@@ -158,7 +131,7 @@ pub(super) async fn look_again<D>(
         work.delivery().is_none() && is_refused
     };
     let again: Vec<_> = batch.iter().zip(outcomes).filter(refused).collect();
-    let known = answers(tx, again.iter().map(|(work, _)| *work)).await?;
+    let known = answers(tx, scopes(again.iter().map(|(work, _)| *work))).await?;
     for (work, outcome) in again {
         if work.entries.iter().any(|entry| known.knows(&entry.meta)) {
             *outcome = stored(work, &known);

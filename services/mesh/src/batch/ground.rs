@@ -7,9 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use sqlx::PgPool;
-
-use super::{PgDeed, batch::Page};
+use super::{BookDeed, Page, transaction::Ledger};
 use crate::{
     Book,
     engine::{Care, Failure, Ran, Retried},
@@ -19,18 +17,18 @@ use crate::{
 };
 
 /// What batches of one engine run on.
-pub(super) struct Ground<'a, B: Book> {
-    pub(super) pool: &'a PgPool,
-    pub(super) rules: &'a B::Rules,
-    pub(super) failpoints: &'a Failpoints,
+pub(crate) struct Ground<'a, B: Book, L> {
+    pub(crate) ledger: &'a L,
+    pub(crate) rules: &'a B::Rules,
+    pub(crate) failpoints: &'a Failpoints,
     /// Whether a key may be held by a parked event, as far as this instance has seen.
-    pub(super) has_parked: &'a AtomicBool,
+    pub(crate) has_parked: &'a AtomicBool,
 }
 
 /// Runs a batch in a transaction of its own.
-pub(super) async fn run<B: Book>(
-    ground: &Ground<'_, B>,
-    batch: &mut [Work<PgDeed<B>>],
+pub(crate) async fn run<B: Book, L: Ledger<B>>(
+    ground: &Ground<'_, B, L>,
+    batch: &mut [Work<BookDeed<B>>],
     care: Care,
 ) -> Result<Ran, Failure> {
     let is_again = |work: &Work<_>| work.delivery().is_some_and(|delivery| delivery.delivered > 1);
@@ -51,9 +49,9 @@ pub(super) async fn run<B: Book>(
 }
 
 /// One run; `None` when it hoped for too much.
-async fn attempt<B: Book>(
-    ground: &Ground<'_, B>,
-    batch: &mut [Work<PgDeed<B>>],
+async fn attempt<B: Book, L: Ledger<B>>(
+    ground: &Ground<'_, B, L>,
+    batch: &mut [Work<BookDeed<B>>],
     care: Care,
     is_hopeful: bool,
 ) -> Result<Option<Ran>, Failure> {
@@ -68,10 +66,10 @@ async fn attempt<B: Book>(
 }
 
 /// Tries a parked event in a transaction of its own.
-pub(super) async fn retry<B: Book>(
-    ground: &Ground<'_, B>,
+pub(crate) async fn retry<B: Book, L: Ledger<B>>(
+    ground: &Ground<'_, B, L>,
     parked: &Parked,
-    entry: &mut Entry<PgDeed<B>>,
+    entry: &mut Entry<BookDeed<B>>,
 ) -> Result<Retried, Failure> {
     let mut page = Page::<B>::new(ground.rules, false);
     let retried = page.retry(ground, parked, entry).await;

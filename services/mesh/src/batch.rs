@@ -1,18 +1,17 @@
 //! One batch in one transaction: load, decide, save, close.
+//!
+//! It is the same whatever keeps the book: a database, or, in the simulation, memory.
+
+pub(crate) mod answers;
+pub(crate) mod closing;
+pub(crate) mod deed;
+pub(crate) mod ground;
+pub(crate) mod transaction;
 
 use std::{collections::HashSet, sync::atomic::Ordering::Relaxed, time::SystemTime};
 
 use events::{Problem, Timestamp, fact_of_subject, producer_of};
-use sqlx::PgConnection;
 
-use super::{
-    PgDeed,
-    closing::Closing,
-    deed::{self, Stop},
-    ground::Ground,
-    memory,
-    parked::{self, Parking},
-};
 use crate::{
     Book,
     engine::{Care, Failure, Ran, Retried},
@@ -23,6 +22,11 @@ use crate::{
     turn::{Announcement, Told, Turn},
     work::{Answered, Entry, Outcome, Work},
 };
+use answers::Answers;
+use closing::Closing;
+use deed::{BookDeed, Stop};
+use ground::Ground;
+use transaction::{Ledger, Parking, Transaction};
 
 /// One batch while it is being decided.
 pub(super) struct Page<'a, B: Book> {
@@ -66,16 +70,16 @@ impl<'a, B: Book> Page<'a, B> {
         }
     }
 
-    pub(super) async fn run(
+    pub(super) async fn run<L: Ledger<B>>(
         &mut self,
-        ground: &Ground<'_, B>,
-        batch: &mut [Work<PgDeed<B>>],
+        ground: &Ground<'_, B, L>,
+        batch: &mut [Work<BookDeed<B>>],
         care: Care,
     ) -> Result<Option<Ran>, Failure> {
-        let mut tx = ground.pool.begin().await?;
+        let mut tx = ground.ledger.begin().await?;
         let (fresh, mut answers) = match self.is_hopeful {
-            true => (vec![true; batch.len()], memory::Answers::default()),
-            false => memory::known(&mut tx, batch).await?,
+            true => (vec![true; batch.len()], Answers::default()),
+            false => answers::known(&mut tx, batch).await?,
         };
         let mut outcomes = match care {
             Care::Together => self.together(&mut tx, batch, &fresh, &mut answers).await?,
@@ -84,22 +88,22 @@ impl<'a, B: Book> Page<'a, B> {
             }
             Care::Unrun => self.unrun(batch, &fresh),
         };
-        memory::look_again(&mut tx, batch, &mut outcomes).await?;
+        answers::look_again(&mut tx, batch, &mut outcomes).await?;
         let emitted = pack(std::mem::take(&mut self.emitted));
-        let claims = if self.is_hopeful { memory::message_ids(batch) } else { Vec::new() };
+        let claims = if self.is_hopeful { answers::message_ids(batch) } else { Vec::new() };
         let closing = Closing { claims: &claims, emitted: &emitted, answers: &answers };
-        let closed = closing.write(&mut tx).await?;
+        let closed = tx.close(&closing).await?;
         let messages = batch.iter().filter(|work| work.delivery().is_some()).count();
         if self.is_hopeful && (closed.claimed < messages || messages > 0 && closed.has_parked) {
             ground.has_parked.store(closed.has_parked, Relaxed);
             return Ok(None);
         }
-        let parked = parked::insert(&mut tx, std::mem::take(&mut self.parking)).await?;
+        let parked = self.insert_parked(&mut tx).await?;
         let names = batch.iter().flat_map(Work::names);
         if ground.failpoints.strikes(Failpoint::BeforeCommit, names) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
-        commit(tx).await?;
+        tx.commit().await?;
         ground.has_parked.store(closed.has_parked || !parked.is_empty(), Relaxed);
         let announced = std::mem::take(&mut self.announced);
         Ok(Some(Ran { outcomes, emitted, announced, parked }))
@@ -108,14 +112,14 @@ impl<'a, B: Book> Page<'a, B> {
     /// All as one unit: one load, every decision in its order and in memory, one save.
     async fn together(
         &mut self,
-        tx: &mut PgConnection,
-        batch: &mut [Work<PgDeed<B>>],
+        tx: &mut impl Transaction<B>,
+        batch: &mut [Work<BookDeed<B>>],
         fresh: &[bool],
-        answers: &mut memory::Answers,
+        answers: &mut Answers,
     ) -> Result<Vec<Outcome>, Failure> {
         let is_any = fresh.contains(&true);
         let mut book = match is_any {
-            true => Some(B::load(keys_of(fresh_entries(batch, fresh)), tx).await?),
+            true => Some(tx.load(keys_of(fresh_entries(batch, fresh))).await?),
             false => None,
         };
         if !self.is_hopeful {
@@ -124,7 +128,7 @@ impl<'a, B: Book> Page<'a, B> {
         let mut outcomes = Vec::with_capacity(batch.len());
         for (work, fresh) in batch.iter_mut().zip(fresh) {
             let (false, Some(book)) = (!fresh, book.as_mut()) else {
-                outcomes.push(memory::stored(work, answers));
+                outcomes.push(answers::stored(work, answers));
                 continue;
             };
             if work.delivery().is_none() {
@@ -143,7 +147,7 @@ impl<'a, B: Book> Page<'a, B> {
             outcomes.push(Outcome::Done(Answered::default()));
         }
         if let Some(book) = book {
-            book.save(tx).await?;
+            tx.save(book).await?;
         }
         Ok(outcomes)
     }
@@ -152,11 +156,11 @@ impl<'a, B: Book> Page<'a, B> {
     fn command(
         &mut self,
         book: &mut B,
-        work: &mut Work<PgDeed<B>>,
-        answers: &mut memory::Answers,
+        work: &mut Work<BookDeed<B>>,
+        answers: &mut Answers,
     ) -> Result<Outcome, Failure> {
         if answers.knows(&work.entries[0].meta) {
-            return Ok(memory::stored(work, answers));
+            return Ok(answers::stored(work, answers));
         }
         match self.step(book, &mut work.entries[0]) {
             Step::Panicked(cause) => Err(Failure::Refused(cause)),
@@ -167,19 +171,19 @@ impl<'a, B: Book> Page<'a, B> {
     /// One message or command, event by event under savepoints: poison parks only itself.
     async fn alone(
         &mut self,
-        tx: &mut PgConnection,
-        batch: &mut [Work<PgDeed<B>>],
+        tx: &mut impl Transaction<B>,
+        batch: &mut [Work<BookDeed<B>>],
         fresh: &[bool],
-        answers: &mut memory::Answers,
+        answers: &mut Answers,
         care: Care,
     ) -> Result<Vec<Outcome>, Failure> {
         let mut outcomes = Vec::with_capacity(batch.len());
         // The locks of all keys first, once and in order, so that no two such runs deadlock.
-        drop(B::load(keys_of(fresh_entries(batch, fresh)), tx).await?);
+        drop(tx.load(keys_of(fresh_entries(batch, fresh))).await?);
         self.parked_keys = self.known_keys(tx, batch, fresh).await?;
         for (work, fresh) in batch.iter_mut().zip(fresh) {
             if !fresh {
-                outcomes.push(memory::stored(work, answers));
+                outcomes.push(answers::stored(work, answers));
                 continue;
             }
             let is_message = work.delivery().is_some();
@@ -203,11 +207,11 @@ impl<'a, B: Book> Page<'a, B> {
     /// One event or command in a transaction within the transaction.
     async fn savepoint(
         &mut self,
-        tx: &mut PgConnection,
-        entry: &mut Entry<PgDeed<B>>,
+        tx: &mut impl Transaction<B>,
+        entry: &mut Entry<BookDeed<B>>,
         care: Care,
     ) -> Result<Step, Failure> {
-        sqlx::query("savepoint event").execute(&mut *tx).await?;
+        tx.savepoint().await?;
         let (told, said) = (self.emitted.len(), self.announced.len());
         let step = match self.load_step_save(tx, entry).await {
             Ok(step) => step,
@@ -216,10 +220,10 @@ impl<'a, B: Book> Page<'a, B> {
             Err(failure) => return Err(failure),
         };
         if matches!(step, Step::Done(_)) {
-            sqlx::query("release savepoint event").execute(tx).await?;
+            tx.release().await?;
             return Ok(step);
         }
-        sqlx::query("rollback to savepoint event").execute(tx).await?;
+        tx.roll_back().await?;
         self.emitted.truncate(told);
         self.announced.truncate(said);
         Ok(match step {
@@ -230,25 +234,25 @@ impl<'a, B: Book> Page<'a, B> {
 
     async fn load_step_save(
         &mut self,
-        tx: &mut PgConnection,
-        entry: &mut Entry<PgDeed<B>>,
+        tx: &mut impl Transaction<B>,
+        entry: &mut Entry<BookDeed<B>>,
     ) -> Result<Step, Failure> {
-        let mut book = B::load(keys_of([&*entry].into_iter()), tx).await?;
+        let mut book = tx.load(keys_of([&*entry].into_iter())).await?;
         let step = self.step(&mut book, entry);
         if matches!(step, Step::Done(_)) {
-            book.save(tx).await?;
+            tx.save(book).await?;
         }
         Ok(step)
     }
 
-    pub(super) async fn retry(
+    pub(super) async fn retry<L: Ledger<B>>(
         &mut self,
-        ground: &Ground<'_, B>,
+        ground: &Ground<'_, B, L>,
         parked: &Parked,
-        entry: &mut Entry<PgDeed<B>>,
+        entry: &mut Entry<BookDeed<B>>,
     ) -> Result<Retried, Failure> {
-        let mut tx = ground.pool.begin().await?;
-        if !parked::lock(&mut tx, parked.number).await? {
+        let mut tx = ground.ledger.begin().await?;
+        if !tx.lock_parked(parked.number).await? {
             return Ok(Retried::Gone);
         }
         match self.load_step_save(&mut tx, entry).await {
@@ -263,20 +267,20 @@ impl<'a, B: Book> Page<'a, B> {
             Err(failure) => return Err(failure),
         }
         let emitted = pack(std::mem::take(&mut self.emitted));
-        let answers = memory::Answers::default();
+        let answers = Answers::default();
         let closing = Closing { claims: &[], emitted: &emitted, answers: &answers };
-        closing.write(&mut tx).await?;
-        parked::resolve(&mut tx, parked).await?;
+        tx.close(&closing).await?;
+        tx.resolve(parked).await?;
         if ground.failpoints.strikes(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
-        commit(tx).await?;
+        tx.commit().await?;
         let announced = std::mem::take(&mut self.announced);
         Ok(Retried::Done(Ran { emitted, announced, ..Ran::default() }))
     }
 
     /// Parks every event of messages that seem to kill the process.
-    fn unrun(&mut self, batch: &[Work<PgDeed<B>>], fresh: &[bool]) -> Vec<Outcome> {
+    fn unrun(&mut self, batch: &[Work<BookDeed<B>>], fresh: &[bool]) -> Vec<Outcome> {
         for (work, _) in batch.iter().zip(fresh).filter(|(_, fresh)| **fresh) {
             let tries = work.delivery().map_or(0, |delivery| delivery.delivered);
             for at in 0..work.entries.len() {
@@ -288,7 +292,7 @@ impl<'a, B: Book> Page<'a, B> {
     }
 
     /// Parks an event that cannot be read, and one that must wait behind another of its key.
-    fn wait_or_lie(&mut self, work: &Work<PgDeed<B>>, at: usize) -> bool {
+    fn wait_or_lie(&mut self, work: &Work<BookDeed<B>>, at: usize) -> bool {
         let entry = &work.entries[at];
         if let Err(cause) = &entry.deed {
             self.park(work, at, ParkedState::Dead, cause.clone());
@@ -303,7 +307,7 @@ impl<'a, B: Book> Page<'a, B> {
     }
 
     /// What becomes of an event.
-    fn end(&mut self, work: &Work<PgDeed<B>>, at: usize, step: Step) {
+    fn end(&mut self, work: &Work<BookDeed<B>>, at: usize, step: Step) {
         match step {
             Step::Done(_) => {}
             Step::No(problem) | Step::NotYet(problem) => {
@@ -315,7 +319,7 @@ impl<'a, B: Book> Page<'a, B> {
         }
     }
 
-    fn park(&mut self, work: &Work<PgDeed<B>>, at: usize, state: ParkedState, cause: String) {
+    fn park(&mut self, work: &Work<BookDeed<B>>, at: usize, state: ParkedState, cause: String) {
         let Some(parking) = Parking::of(work, at, state, cause) else { return };
         if parking.key != NONE && state.holds_key() {
             self.parked_keys.insert(parking.key.clone());
@@ -327,8 +331,8 @@ impl<'a, B: Book> Page<'a, B> {
     /// holds its locks: one begun before would not see what was parked while it waited.
     async fn known_keys(
         &self,
-        tx: &mut PgConnection,
-        batch: &[Work<PgDeed<B>>],
+        tx: &mut impl Transaction<B>,
+        batch: &[Work<BookDeed<B>>],
         fresh: &[bool],
     ) -> Result<HashSet<String>, Failure> {
         let is_message = |(work, fresh): &(&Work<_>, &bool)| **fresh && work.delivery().is_some();
@@ -336,11 +340,30 @@ impl<'a, B: Book> Page<'a, B> {
             return Ok(HashSet::new());
         }
         let messages = batch.iter().zip(fresh).filter(is_message);
-        parked::known(tx, || messages.flat_map(|(work, _)| &work.entries).map(Entry::key)).await
+        // Keys are only made when any is held.
+        if !tx.is_any_held().await? {
+            return Ok(HashSet::new());
+        }
+        let keys: HashSet<String> = messages
+            .flat_map(|(work, _)| &work.entries)
+            .map(Entry::key)
+            .filter(|key| key != NONE)
+            .collect();
+        tx.held(keys.into_iter().collect()).await
+    }
+
+    async fn insert_parked(
+        &mut self,
+        tx: &mut impl Transaction<B>,
+    ) -> Result<Vec<Parked>, Failure> {
+        match std::mem::take(&mut self.parking) {
+            none if none.is_empty() => Ok(Vec::new()),
+            parking => tx.park(parking).await,
+        }
     }
 
     /// One event or command on the book.
-    fn step(&mut self, book: &mut B, entry: &mut Entry<PgDeed<B>>) -> Step {
+    fn step(&mut self, book: &mut B, entry: &mut Entry<BookDeed<B>>) -> Step {
         let deed = match &entry.deed {
             Ok(deed) => deed,
             Err(cause) => return Step::Never(cause.clone()),
@@ -382,7 +405,7 @@ impl<'a, B: Book> Page<'a, B> {
     }
 
     /// Encodes what was emitted; each event carries the span that published it.
-    fn emit(&mut self, entry: &Entry<PgDeed<B>>, told: Vec<Told>) {
+    fn emit(&mut self, entry: &Entry<BookDeed<B>>, told: Vec<Told>) {
         let transaction = entry.transaction(self.began);
         for event in told {
             let name = fact_of_subject(&event.subject).unwrap_or_default();
@@ -418,7 +441,7 @@ fn fresh_entries<'a, D>(
 }
 
 /// What the events and commands will need.
-fn keys_of<'a, B: Book>(entries: impl Iterator<Item = &'a Entry<PgDeed<B>>>) -> B::Keys {
+fn keys_of<'a, B: Book>(entries: impl Iterator<Item = &'a Entry<BookDeed<B>>>) -> B::Keys {
     let mut keys = B::Keys::default();
     for entry in entries {
         if let Ok(deed) = &entry.deed {
@@ -429,11 +452,7 @@ fn keys_of<'a, B: Book>(entries: impl Iterator<Item = &'a Entry<PgDeed<B>>>) -> 
 }
 
 /// What becomes of a command.
-fn answered<B: Book>(
-    step: Step,
-    entry: &Entry<PgDeed<B>>,
-    answers: &mut memory::Answers,
-) -> Outcome {
+fn answered<B: Book>(step: Step, entry: &Entry<BookDeed<B>>, answers: &mut Answers) -> Outcome {
     match step {
         Step::Done(answered) => {
             answers.given(&entry.meta, &answered);
@@ -443,11 +462,4 @@ fn answered<B: Book>(
         Step::NotYet(problem) => Outcome::NotYet(problem),
         Step::Never(cause) | Step::Panicked(cause) => Outcome::Never(cause),
     }
-}
-
-async fn commit(tx: sqlx::Transaction<'_, sqlx::Postgres>) -> Result<(), Failure> {
-    tx.commit().await.map_err(|error| match Failure::from(error) {
-        Failure::Unavailable(cause) => Failure::Uncertain(cause),
-        refused => refused,
-    })
 }

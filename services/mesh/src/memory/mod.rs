@@ -1,0 +1,177 @@
+//! The third engine: inbox, book, outbox and parked events in memory, for the simulation.
+//!
+//! It runs the same batches as the PostgreSQL engine (see `batch`) and passes the same
+//! conformance suite. What it keeps outlives the engine, as a database outlives a process: an
+//! engine that is dropped and made anew on the same [`Store`] is a process that was restarted.
+//! Behind the feature `sim`: nothing in production keeps its state in memory.
+
+mod outbox;
+mod parked;
+mod transaction;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::{
+    Answer, Book, Service,
+    batch::{
+        deed::{AskedCommand, BookDeed},
+        ground::{self, Ground},
+        transaction::KeptAnswer,
+    },
+    engine::{Care, Engine, Failure, Mark, Ran, Retried},
+    failpoint::Failpoints,
+    parked::Parked,
+    postgres::Postgres,
+    work::{Entry, Work},
+};
+
+/// A book that can be kept in memory.
+pub trait InMemory: Book {
+    /// The service's tables.
+    type Tables: Clone + Default + Send + 'static;
+
+    /// What `keys` name, as [`Book::load`] finds it in a database.
+    fn load_from(keys: Self::Keys, tables: &Self::Tables) -> Self;
+
+    /// Writes what has changed, as [`Book::save`] does.
+    ///
+    /// # Errors
+    /// What a constraint of the database refuses.
+    fn save_to(self, tables: &mut Self::Tables) -> Result<(), Failure>;
+}
+
+/// What one service keeps; it outlives the engines on it.
+pub struct Store<B: InMemory> {
+    kept: Arc<Mutex<Kept<B>>>,
+    /// How often whoever speaks with it was cut off.
+    cuts: Arc<AtomicU64>,
+}
+
+impl<B: InMemory> Clone for Store<B> {
+    fn clone(&self) -> Self {
+        Self { kept: self.kept.clone(), cuts: self.cuts.clone() }
+    }
+}
+
+impl<B: InMemory> Default for Store<B> {
+    fn default() -> Self {
+        Self { kept: Arc::new(Mutex::new(Kept::default())), cuts: Arc::default() }
+    }
+}
+
+impl<B: InMemory> Store<B> {
+    /// Whoever is in the middle of a transaction does not get to its end.
+    pub fn cut_off(&self) {
+        self.cuts.fetch_add(1, SeqCst);
+    }
+
+    /// Looks at the service's tables as they were committed last.
+    pub async fn look<T>(&self, look: impl FnOnce(&B::Tables) -> T) -> T {
+        look(&self.kept.lock().await.tables)
+    }
+}
+
+/// The tables of a service, and those of the mesh.
+struct Kept<B: InMemory> {
+    tables: B::Tables,
+    inbox: HashSet<Uuid>,
+    answers: BTreeMap<[u8; 32], KeptAnswer>,
+    outbox: BTreeMap<Uuid, outbox::Row>,
+    verified: Option<Mark>,
+    parked: parked::Table,
+}
+
+impl<B: InMemory> Default for Kept<B> {
+    fn default() -> Self {
+        Self {
+            tables: B::Tables::default(),
+            inbox: HashSet::new(),
+            answers: BTreeMap::new(),
+            outbox: BTreeMap::new(),
+            verified: None,
+            parked: parked::Table::default(),
+        }
+    }
+}
+
+/// A service's state in memory, as an engine.
+pub struct Memory<B: InMemory> {
+    store: Store<B>,
+    rules: B::Rules,
+    failpoints: Arc<Failpoints>,
+    has_parked: AtomicBool,
+}
+
+impl<B: InMemory> Memory<B> {
+    /// An engine on a store, as a process that has just been started has one.
+    pub fn new(store: Store<B>, rules: B::Rules) -> Self {
+        let has_parked = AtomicBool::new(true);
+        Self { store, rules, failpoints: Arc::default(), has_parked }
+    }
+
+    /// What it runs on.
+    pub fn store(&self) -> &Store<B> {
+        &self.store
+    }
+
+    fn ground(&self) -> Ground<'_, B, Store<B>> {
+        Ground {
+            ledger: &self.store,
+            rules: &self.rules,
+            failpoints: &self.failpoints,
+            has_parked: &self.has_parked,
+        }
+    }
+}
+
+impl<B: InMemory> Engine for Memory<B> {
+    type Deed = BookDeed<B>;
+
+    async fn run(&self, batch: &mut [Work<BookDeed<B>>], care: Care) -> Result<Ran, Failure> {
+        ground::run(&self.ground(), batch, care).await
+    }
+
+    async fn retry(
+        &self,
+        parked: &Parked,
+        entry: &mut Entry<BookDeed<B>>,
+    ) -> Result<Retried, Failure> {
+        ground::retry(&self.ground(), parked, entry).await
+    }
+
+    async fn check(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn tidy(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn failpoints(&self) -> Arc<Failpoints> {
+        self.failpoints.clone()
+    }
+}
+
+impl<B: InMemory> Service<Postgres<B>> {
+    /// The same service with its state in memory: it handles the same events and decides the
+    /// same commands. Queries and timers read the database by themselves, so it has none.
+    pub fn in_memory(self) -> Service<Memory<B>> {
+        let mut service = Service::<Memory<B>>::new(self.name);
+        service.take_over(self);
+        service
+    }
+}
+
+/// A command that a service gives itself, as one of its timers does.
+pub fn command<B: Answer<C>, C: events::Command>(command: C) -> BookDeed<B> {
+    BookDeed(Box::new(AskedCommand(command)))
+}

@@ -1,0 +1,219 @@
+//! Parked events in memory.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use events::{
+    Timestamp, UserId,
+    dead_letter::{LetterEvent, LetterState},
+};
+
+use super::{InMemory, Memory, outbox::later};
+use crate::{
+    batch::transaction,
+    engine::{Failure, Parking, Show, Verdict, Which},
+    parked::{Parked, ParkedState, key::NONE, one_line, pause_after},
+};
+
+/// How long one behind another waits before it is looked whether that one is gone.
+const STRANDED_AFTER_SECS: i64 = 1;
+
+struct Row {
+    parked: Parked,
+    /// `None`: by itself, never.
+    due_at: Option<Timestamp>,
+    leased_until: Option<Timestamp>,
+}
+
+/// The parked events of a service, by number.
+#[derive(Default)]
+pub(super) struct Table(BTreeMap<u64, Row>);
+
+impl Table {
+    /// Those that hold their key, in their order.
+    fn holding(&self) -> impl Iterator<Item = &Row> {
+        self.0.values().filter(|row| row.parked.state.holds_key())
+    }
+
+    pub(super) fn is_any_held(&self) -> bool {
+        self.holding().next().is_some()
+    }
+
+    /// The number of what holds a key.
+    pub(super) fn first(&self, key: &str) -> Option<u64> {
+        let of_key = |row: &&Row| row.parked.key == key && key != NONE;
+        self.holding().find(of_key).map(|row| row.parked.number)
+    }
+
+    pub(super) fn is_open(&self, number: u64) -> bool {
+        self.0.get(&number).is_some_and(|row| row.parked.state.is_open())
+    }
+
+    /// Events with the numbers that they will have.
+    pub(super) fn numbered(&self, events: Vec<transaction::Parking>) -> Vec<Parked> {
+        let next = self.0.keys().last().map_or(1, |last| last + 1);
+        let kept_at = crate::clock::now();
+        let parked = |(number, event): (u64, transaction::Parking)| Parked {
+            number,
+            key: event.key,
+            state: event.state,
+            cause: event.cause,
+            attempts: u64::from(event.state != ParkedState::Behind),
+            unsettled: 0,
+            envelope: event.envelope,
+            subject: event.subject,
+            stream: event.stream,
+            sequence: event.sequence,
+            kept_at,
+            history: Vec::new(),
+        };
+        (next..).zip(events).map(parked).collect()
+    }
+
+    pub(super) fn insert(&mut self, events: Vec<Parked>, now: Timestamp) {
+        for parked in events {
+            let is_early = parked.state == ParkedState::Early;
+            let due_at = is_early.then(|| later(now, pause_after(1)));
+            self.0.insert(parked.number, Row { parked, due_at, leased_until: None });
+        }
+    }
+
+    pub(super) fn resolve(&mut self, number: u64, now: Timestamp) {
+        self.end(number, ParkedState::Resolved, happened(LetterState::Resolved, None, None), now);
+    }
+
+    fn end(&mut self, number: u64, state: ParkedState, how: LetterEvent, now: Timestamp) -> bool {
+        let Some(row) = self.0.get_mut(&number).filter(|row| row.parked.state.is_open()) else {
+            return false;
+        };
+        row.parked.state = state;
+        row.parked.unsettled = 0;
+        row.parked.history.push(how);
+        let key = row.parked.key.clone();
+        self.wake(&key, now);
+        true
+    }
+
+    /// Lets the event come due that holds a key now, if it has never been tried.
+    fn wake(&mut self, key: &str, now: Timestamp) {
+        if let Some(row) = self.first(key).and_then(|number| self.0.get_mut(&number))
+            && row.parked.state == ParkedState::Behind
+            && row.due_at.is_none()
+        {
+            row.due_at = Some(now);
+        }
+    }
+
+    fn wanted(&self, which: &Which, now: Timestamp) -> Vec<u64> {
+        let is_wanted = |row: &&Row| {
+            let Parked { number, key, state, kept_at, .. } = &row.parked;
+            let is_kind = match which {
+                Which::Due(_) => {
+                    *state != ParkedState::Dead && row.due_at.is_some_and(|at| at <= now)
+                }
+                Which::Stranded(_) => {
+                    *state == ParkedState::Behind && kept_at.plus_secs(STRANDED_AFTER_SECS) < now
+                }
+                Which::First(wanted) => {
+                    key == wanted && key != NONE && *state != ParkedState::Early
+                }
+                Which::Number(wanted) => {
+                    number == wanted && (key == NONE || *state == ParkedState::Early)
+                }
+            };
+            let is_first = key == NONE || self.first(key).is_none_or(|first| first >= *number);
+            is_kind
+                && is_first
+                && state.is_open()
+                && row.leased_until.is_none_or(|until| until < now)
+        };
+        let most = match which {
+            Which::Due(most) | Which::Stranded(most) => *most,
+            Which::First(_) | Which::Number(_) => 1,
+        };
+        let mut wanted: Vec<_> = self.0.values().filter(is_wanted).collect();
+        wanted.sort_by_key(|row| (row.due_at.is_none(), row.due_at, row.parked.number));
+        wanted.into_iter().take(most).map(|row| row.parked.number).collect()
+    }
+}
+
+fn happened(became: LetterState, by: Option<UserId>, why: Option<&str>) -> LetterEvent {
+    LetterEvent { at: Some(crate::clock::now()), became, by, why: why.map(str::to_owned) }
+}
+
+impl<B: InMemory> Parking for Memory<B> {
+    async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
+        let now = crate::clock::now();
+        let until = Some(later(now, lease));
+        let table = &mut self.store.kept.lock().await.parked;
+        let mut leased = Vec::new();
+        for number in table.wanted(&which, now) {
+            if let Some(row) = table.0.get_mut(&number) {
+                row.parked.attempts += 1;
+                row.parked.unsettled += 1;
+                (row.due_at, row.leased_until) = (until, until);
+                leased.push(row.parked.clone());
+            }
+        }
+        leased.sort_unstable_by_key(|parked| parked.number);
+        Ok(leased)
+    }
+
+    async fn settle(&self, number: u64, verdict: Verdict) -> Result<(), Failure> {
+        let now = crate::clock::now();
+        let table = &mut self.store.kept.lock().await.parked;
+        let Some(row) = table.0.get_mut(&number).filter(|row| row.parked.state.is_open()) else {
+            return Ok(());
+        };
+        let before = row.parked.state;
+        row.parked.unsettled = 0;
+        row.leased_until = None;
+        match verdict {
+            Verdict::Again { after, cause, counts } => {
+                row.parked.cause = one_line(&cause);
+                if counts {
+                    row.parked.state = ParkedState::Early;
+                } else {
+                    row.parked.attempts -= 1;
+                }
+                let is_dead = before == ParkedState::Dead && !counts;
+                row.due_at = (!is_dead).then(|| later(now, after));
+            }
+            Verdict::Dead { cause, by } => {
+                row.parked.cause = one_line(&cause);
+                row.parked.state = ParkedState::Dead;
+                row.due_at = None;
+                row.parked.history.push(happened(LetterState::Parked, by, Some(&one_line(&cause))));
+            }
+        }
+        if before != ParkedState::Early && row.parked.state == ParkedState::Early {
+            let key = row.parked.key.clone();
+            table.wake(&key, now);
+        }
+        Ok(())
+    }
+
+    async fn discard(&self, number: u64, by: UserId, why: &str) -> Result<bool, Failure> {
+        let how = happened(LetterState::Discarded, Some(by), Some(why));
+        let table = &mut self.store.kept.lock().await.parked;
+        Ok(table.end(number, ParkedState::Discarded, how, crate::clock::now()))
+    }
+
+    async fn parked(&self, show: Show) -> Result<Vec<Parked>, Failure> {
+        let table = &self.store.kept.lock().await.parked;
+        let rows = table.0.values().map(|row| &row.parked);
+        Ok(match show {
+            Show::All(with_ended, most) => {
+                let mut newest: Vec<Parked> = rows
+                    .rev()
+                    .filter(|parked| with_ended || parked.state.is_open())
+                    .take(most)
+                    .cloned()
+                    .collect();
+                newest.reverse();
+                newest
+            }
+            Show::Key(key) => rows.filter(|parked| parked.key == key).cloned().collect(),
+            Show::Number(number) => rows.filter(|row| row.number == number).cloned().collect(),
+        })
+    }
+}
