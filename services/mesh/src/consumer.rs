@@ -208,22 +208,21 @@ impl<E: Engine> Consumer<E> {
     /// Takes a message apart. A full intake holds the consumer back; a closed one means
     /// shutdown, and the message comes again.
     async fn take(&self, message: Message, underway: Option<Underway>) {
-        let entries = entries_of(&self.heard, &message);
+        let entries = entries_of(&self.heard, &message.subject, &message.payload);
         let settle = Settle::Ack(Box::new(delivery_of(message)));
         let _ = self.intake.send(Work { entries, settle, underway }).await;
     }
 }
 
 /// The events of a message; a body that is no batch is a single event that cannot be read.
-pub(crate) fn entries_of<E: Engine>(heard: &Table<E>, message: &Message) -> Vec<Entry<E::Deed>> {
-    match unpack(&message.payload) {
-        Ok(events) => {
-            events.into_iter().map(|event| decode(heard, &message.subject, event, 1)).collect()
-        }
-        Err(cause) => {
-            let event = message.payload.clone();
-            vec![Entry { deed: Err(cause), ..unreadable(event) }]
-        }
+pub(crate) fn entries_of<E: Engine>(
+    heard: &Table<E>,
+    subject: &str,
+    body: &Bytes,
+) -> Vec<Entry<E::Deed>> {
+    match unpack(body) {
+        Ok(events) => events.into_iter().map(|event| decode(heard, subject, event, 1)).collect(),
+        Err(cause) => vec![Entry { deed: Err(cause), ..unreadable(body.clone()) }],
     }
 }
 
@@ -291,7 +290,7 @@ fn is_version<E: Engine>(subject: &str, known: &Heard<E>) -> bool {
 
 /// An event of which nothing is known yet.
 fn unreadable<D>(event: Bytes) -> Entry<D> {
-    let id = Uuid::now_v7();
+    let id = crate::clock::new_id();
     Entry {
         deed: Err("it was not read".into()),
         meta: Meta {

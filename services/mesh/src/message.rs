@@ -54,7 +54,7 @@ pub fn pack(events: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<Message>
 
 fn close(subject: String, events: u32, mut body: Vec<u8>) -> Message {
     body.push(b']');
-    Message { id: Uuid::now_v7(), subject, events, body: body.into() }
+    Message { id: crate::clock::new_id(), subject, events, body: body.into() }
 }
 
 /// Takes a body apart into its events, without copying them.

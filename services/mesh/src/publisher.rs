@@ -7,7 +7,7 @@
 //! in whatever instance looks first, and published again: the stream knows the message's id,
 //! and so do the inboxes. The stream is compared with the marks by [`verify`].
 
-mod verify;
+pub(crate) mod verify;
 
 use std::{
     future::Future,

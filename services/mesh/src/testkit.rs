@@ -4,7 +4,6 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use async_nats::jetstream;
 use bytes::Bytes;
 use events::{Command, SagaId};
 use futures::FutureExt;
@@ -70,19 +69,10 @@ impl<E: Engine> Kit<E> {
     /// When its events are no JSON.
     pub fn message(&self, delivered: &Delivered) -> Work<E::Deed> {
         let payload = [b"[".as_slice(), &delivered.events.join(&b","[..]), b"]"].concat();
-        let message = async_nats::Message {
-            subject: delivered.subject.clone().into(),
-            reply: None,
-            payload: payload.into(),
-            headers: None,
-            status: None,
-            description: None,
-            length: 0,
-        };
-        let message = jetstream::Message { message, context: self.link.jetstream().clone() };
-        let entries = entries_of(&self.heard, &message);
+        let subject = delivered.subject.as_str();
+        let entries = entries_of(&self.heard, subject, &payload.into());
         let delivery = Delivery {
-            subject: message.subject.clone(),
+            subject: subject.into(),
             message: None,
             id: delivered.id,
             stream: "TEST".into(),

@@ -105,7 +105,7 @@ impl<'a, R> Turn<'a, R> {
 
     /// Another id, for further things that this message makes.
     pub fn new_id(&mut self) -> Uuid {
-        Uuid::now_v7()
+        crate::clock::new_id()
     }
 
     /// The saga of this message.
@@ -147,7 +147,7 @@ impl<'a, R> Turn<'a, R> {
         let bytes = payload.len();
         assert!(bytes <= EVENT_BYTES_MAX, "{} of {bytes} bytes fits in no message", E::FACT);
         self.told.push(Told {
-            event_id: EventId(Uuid::now_v7()),
+            event_id: EventId(crate::clock::new_id()),
             subject: subject(E::FACT, E::VERSION, fact.schedule()),
             payload,
             about: fact.about(),

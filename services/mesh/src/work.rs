@@ -144,7 +144,7 @@ impl Meta {
             name: "inside",
             may_tell: &[],
             event_id: None,
-            id: Uuid::now_v7(),
+            id: crate::clock::new_id(),
             saga_id,
             caller: Caller::Mesh,
             idempotency: None,

@@ -9,6 +9,8 @@
 //!
 //! [`Pay`]: events::payment::Pay
 
+#[cfg(feature = "sim")]
+pub(crate) mod in_memory;
 mod withdrawals;
 
 use std::collections::{BTreeMap, HashMap};

@@ -7,6 +7,8 @@
 //! so that whoever waited for a wallet sees what was written meanwhile. The messages of a
 //! batch find in memory what those before them have moved.
 
+#[cfg(feature = "sim")]
+pub(crate) mod in_memory;
 mod withdrawals;
 
 use std::collections::{BTreeMap, HashMap};

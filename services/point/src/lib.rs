@@ -28,6 +28,12 @@ use mesh::{Allow, Service, postgres::Postgres};
 
 pub use book::{Book, Keys};
 
+/// What the simulation drives this service with.
+#[cfg(feature = "sim")]
+pub mod sim {
+    pub use crate::{book::in_memory::Tables, domain::WalletState};
+}
+
 /// The service's name.
 pub const NAME: &str = "point";
 

@@ -5,6 +5,8 @@
 //! in a circle. Whoever finds a seat free holds its lock until commit; the batch behind
 //! finds it taken.
 
+#[cfg(feature = "sim")]
+pub(crate) mod in_memory;
 mod load;
 mod page;
 mod save;

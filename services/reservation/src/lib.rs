@@ -43,6 +43,17 @@ use mesh::{Allow, Service, postgres::Postgres};
 
 pub use book::{Book, Keys};
 
+/// What the simulation drives this service with.
+#[cfg(feature = "sim")]
+pub mod sim {
+    pub use crate::{
+        book::in_memory::Tables,
+        domain::{Pass, Reservation, Schedule},
+        handlers::Hold,
+        timers::{EmptyShow, ExpireHold},
+    };
+}
+
 /// The service's name: its stream, its database, its user.
 pub const NAME: &str = "reservation";
 

@@ -1,5 +1,7 @@
 //! The accounts, sessions, strikes and withdrawals that one batch touches.
 
+#[cfg(feature = "sim")]
+pub(crate) mod in_memory;
 mod withdrawals;
 
 use std::collections::{BTreeMap, BTreeSet};

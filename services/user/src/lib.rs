@@ -41,6 +41,16 @@ pub use reads::{wish_account, wishes_are_granted};
 pub use ring::{Ring, RingError};
 pub use secrets::Hashing;
 
+/// What the simulation drives this service with.
+#[cfg(feature = "sim")]
+pub mod sim {
+    pub use crate::{
+        book::in_memory::Tables,
+        domain::Secret,
+        inside::{AddAccount, RefuseWithdrawal},
+    };
+}
+
 /// The service's name.
 pub const NAME: &str = "user";
 

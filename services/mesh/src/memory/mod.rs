@@ -7,6 +7,7 @@
 
 mod outbox;
 mod parked;
+mod process;
 mod transaction;
 
 use std::{
@@ -21,9 +22,8 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::{
-    Answer, Book, Service,
+    Book, Service,
     batch::{
-        deed::{AskedCommand, BookDeed},
         ground::{self, Ground},
         transaction::KeptAnswer,
     },
@@ -33,6 +33,9 @@ use crate::{
     postgres::Postgres,
     work::{Entry, Work},
 };
+
+pub use crate::batch::deed::BookDeed;
+pub use process::{Asking, Incoming, Process, Shelf, Taken};
 
 /// A book that can be kept in memory.
 pub trait InMemory: Book {
@@ -169,9 +172,4 @@ impl<B: InMemory> Service<Postgres<B>> {
         service.take_over(self);
         service
     }
-}
-
-/// A command that a service gives itself, as one of its timers does.
-pub fn command<B: Answer<C>, C: events::Command>(command: C) -> BookDeed<B> {
-    BookDeed(Box::new(AskedCommand(command)))
 }

@@ -162,15 +162,13 @@ impl<E: Engine> Retrier<E> {
         cause: String,
         by: Option<UserId>,
     ) -> Result<Tried, Failure> {
-        let is_over = parked.kept_at.plus_secs(EARLY_SECS_MAX) < crate::clock::now();
-        if is_over || parked.state == ParkedState::Dead {
-            let cause = format!("what it depends on never came: {cause}");
-            return self.dead(parked, cause, by).await;
+        match verdict_on_early(parked, &cause, by) {
+            Verdict::Dead { cause, by } => self.dead(parked, cause, by).await,
+            again => {
+                self.engine.settle(parked.number, again).await?;
+                Ok(Tried::Stopped(cause))
+            }
         }
-        let after = pause_after(parked.attempts);
-        let verdict = Verdict::Again { after, cause: cause.clone(), counts: true };
-        self.engine.settle(parked.number, verdict).await?;
-        Ok(Tried::Stopped(cause))
     }
 
     async fn dead(
@@ -202,6 +200,17 @@ impl<E: Engine> Retrier<E> {
         }
         Ok(Tried::Stopped(cause))
     }
+}
+
+/// What becomes of an event whose attempt found that it is early.
+pub(crate) fn verdict_on_early(parked: &Parked, cause: &str, by: Option<UserId>) -> Verdict {
+    let is_over = parked.kept_at.plus_secs(EARLY_SECS_MAX) < crate::clock::now();
+    if is_over || parked.state == ParkedState::Dead {
+        let cause = format!("what it depends on never came: {cause}");
+        return Verdict::Dead { cause, by };
+    }
+    let after = pause_after(parked.attempts);
+    Verdict::Again { after, cause: cause.to_owned(), counts: true }
 }
 
 /// Sends a copy of a dead letter to whoever looks with `nats`; nothing depends on it.

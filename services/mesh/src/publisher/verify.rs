@@ -10,13 +10,13 @@
 //! looked at. It moves after the walk, in the database, so a walk that dies is done again; and
 //! only when the stream was the same one all the while.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, future::Future};
 
 use uuid::Uuid;
 
 use crate::{
     Link,
-    engine::{Engine, Failure, Mark},
+    engine::{Failure, Mark, Outbox},
     link::StreamState,
     postgres::partitions::time_of,
 };
@@ -26,10 +26,50 @@ const PAGE: usize = 500;
 /// Rows that claim one sequence and are looked at together.
 const TIES: usize = 32;
 
+/// The stream that an outbox is compared with.
+pub(crate) trait Stream: Sync {
+    /// Which connection to the broker this is.
+    fn epoch(&self) -> u64;
+
+    /// Its extent.
+    fn state(&self) -> impl Future<Output = Result<StreamState, String>> + Send;
+
+    /// The id of the message at a sequence, if there is one.
+    fn id_at(&self, sequence: u64) -> impl Future<Output = Result<Option<Uuid>, String>> + Send;
+
+    /// The ids of its messages from one sequence to another.
+    fn ids(
+        &self,
+        from: u64,
+        to: u64,
+    ) -> impl Future<Output = Result<HashMap<u64, Uuid>, String>> + Send;
+}
+
+impl Stream for Link {
+    fn epoch(&self) -> u64 {
+        self.epoch()
+    }
+
+    async fn state(&self) -> Result<StreamState, String> {
+        self.stream_state().await
+    }
+
+    async fn id_at(&self, sequence: u64) -> Result<Option<Uuid>, String> {
+        self.message_id_at(sequence).await
+    }
+
+    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, String> {
+        self.message_ids(from, to).await
+    }
+}
+
 /// Compares, clears the marks of what is not there, and moves the place. How many were lost.
-pub(super) async fn run<E: Engine>(engine: &E, link: &Link) -> Result<usize, Failure> {
+pub(crate) async fn run<E: Outbox + Sync, S: Stream>(
+    engine: &E,
+    link: &S,
+) -> Result<usize, Failure> {
     let epoch = link.epoch();
-    let stream = link.stream_state().await.map_err(Failure::Unavailable)?;
+    let stream = link.state().await.map_err(Failure::Unavailable)?;
     let verified = engine.verified().await?;
     let walk = Walk { engine, link, stream };
     let is_another = walk.is_another().await?;
@@ -41,7 +81,7 @@ pub(super) async fn run<E: Engine>(engine: &E, link: &Link) -> Result<usize, Fai
     };
     let (place, lost) = walk.up(base, is_another).await?;
     // A stream that was rolled back or made anew during the walk was compared in two states.
-    let now = link.stream_state().await.map_err(Failure::Unavailable)?;
+    let now = link.state().await.map_err(Failure::Unavailable)?;
     if link.epoch() != epoch || !now.continues(&walk.stream) {
         return Err(Failure::Unavailable("the stream has changed meanwhile".into()));
     }
@@ -51,13 +91,13 @@ pub(super) async fn run<E: Engine>(engine: &E, link: &Link) -> Result<usize, Fai
     Ok(lost)
 }
 
-struct Walk<'a, E> {
+struct Walk<'a, E, S> {
     engine: &'a E,
-    link: &'a Link,
+    link: &'a S,
     stream: StreamState,
 }
 
-impl<E: Engine> Walk<'_, E> {
+impl<E: Outbox + Sync, S: Stream> Walk<'_, E, S> {
     /// Whether the stream is another than the one that was published to: the row that is
     /// marked with its first message is not there. Then nothing has aged out of it.
     async fn is_another(&self) -> Result<bool, Failure> {
@@ -76,7 +116,7 @@ impl<E: Engine> Walk<'_, E> {
         if self.has_aged_out(&mark) {
             return Ok(true);
         }
-        let there = self.link.message_id_at(mark.sequence).await.map_err(Failure::Unavailable)?;
+        let there = self.link.id_at(mark.sequence).await.map_err(Failure::Unavailable)?;
         Ok(there == Some(mark.id))
     }
 
@@ -151,6 +191,6 @@ impl<E: Engine> Walk<'_, E> {
 
     /// The ids of the stream's messages from one sequence to another.
     async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, Failure> {
-        self.link.message_ids(from, to).await.map_err(Failure::Unavailable)
+        self.link.ids(from, to).await.map_err(Failure::Unavailable)
     }
 }

@@ -22,9 +22,9 @@ pub(super) type Attempts = BTreeMap<AttemptId, Attempt>;
 /// An attempt to close an account.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    user_id: UserId,
-    standing: Standing,
-    is_news: bool,
+    pub(super) user_id: UserId,
+    pub(super) standing: Standing,
+    pub(super) is_news: bool,
 }
 
 /// The gates of these fans; few, so that a large batch does not fill the table of locks.

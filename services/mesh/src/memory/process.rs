@@ -1,0 +1,280 @@
+//! A service as the simulation drives it: handlers, an engine in memory, and no broker.
+//!
+//! Nothing in memory ever waits, so what is asynchronous elsewhere is a plain call here.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use events::{Command, SagaId, Timestamp};
+use futures::FutureExt as _;
+use uuid::Uuid;
+
+use super::{InMemory, Memory, Store};
+use crate::{
+    Answer, Answered, Caller, Idempotency, Meta, Outcome, Service, Work,
+    batch::deed::{AskedCommand, BookDeed},
+    consumer::{Table, decode, entries_of},
+    engine::{
+        Backlog, Care, Engine as _, Failure, Mark, Outbox as _, Parking as _, Ran, Retried, Show,
+        Verdict, Which,
+    },
+    failpoint::Failpoint,
+    link::StreamState,
+    message::Message,
+    parked::{Parked, retry::verdict_on_early},
+    postgres::Postgres,
+    publisher::verify,
+    service::Asked,
+    work::{Delivery, Settle},
+};
+
+/// Parked events tried at a time.
+const DUE_MAX: usize = 100;
+/// How long nobody else tries one that is being tried.
+const LEASE: Duration = Duration::from_secs(10);
+/// Deliveries from which on a message runs alone, as in the batch worker.
+const DELIVERIES_ALONE: u64 = 4;
+
+/// A message as a stream delivers it.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// The message.
+    pub message: Message,
+    /// The stream it comes from.
+    pub stream: &'static str,
+    /// Its place there.
+    pub sequence: u64,
+    /// How often it has been delivered, this time included.
+    pub times: u64,
+}
+
+/// Who asks, and how.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    /// Who.
+    pub caller: Caller,
+    /// Under which key.
+    pub idempotency: Option<Idempotency>,
+    /// The id offered for what is made.
+    pub id: Uuid,
+}
+
+/// What has become of a batch.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// To be published.
+    pub emitted: Vec<Message>,
+    /// The answers to commands, in order; `None` when what one depends on is not here yet.
+    pub answers: Vec<Option<Answered>>,
+}
+
+/// A service that runs.
+pub struct Process<B: InMemory> {
+    engine: Memory<B>,
+    heard: Table<Memory<B>>,
+    asked: BTreeMap<&'static str, Asked<Memory<B>>>,
+}
+
+impl<B: InMemory> Process<B> {
+    /// The service, just started, on what it has kept.
+    pub fn start(service: Service<Postgres<B>>, store: Store<B>, rules: B::Rules) -> Self {
+        let service = service.in_memory();
+        let heard = service.heard.into_iter().collect();
+        Self { engine: Memory::new(store, rules), heard, asked: service.asked }
+    }
+
+    /// What it keeps.
+    pub fn store(&self) -> &Store<B> {
+        self.engine.store()
+    }
+
+    /// The next batch dies before its commit.
+    pub fn die_before_commit(&self) {
+        self.engine.failpoints().arm(Failpoint::BeforeCommit, 1);
+    }
+
+    /// Work of a message.
+    pub fn message(&self, incoming: &Incoming) -> Work<BookDeed<B>> {
+        let Incoming { message, stream, sequence, times } = incoming;
+        let entries = entries_of(&self.heard, &message.subject, &message.body);
+        let delivery = Delivery {
+            message: None,
+            subject: message.subject.as_str().into(),
+            id: message.id,
+            stream: (*stream).into(),
+            sequence: *sequence,
+            delivered: *times,
+        };
+        Work { entries, settle: Settle::Ack(Box::new(delivery)), underway: None }
+    }
+
+    /// Work of a command that somebody asks, or that the service asks of itself.
+    pub fn command<C: Command>(&self, command: C, asking: Asking) -> Work<BookDeed<B>>
+    where
+        B: Answer<C>,
+    {
+        let asked = self.asked.get(C::ENDPOINT);
+        let Asking { caller, idempotency, id } = asking;
+        let mut meta = Meta::inside(SagaId(id));
+        (meta.id, meta.caller, meta.idempotency) = (id, caller, idempotency);
+        if let Some(asked) = asked {
+            (meta.name, meta.may_tell) = (asked.endpoint, asked.tells);
+        }
+        Work::command(BookDeed(Box::new(AskedCommand(command))), meta, Settle::Nobody)
+    }
+
+    /// Runs a batch as a batch worker does: as one unit, and when that fails, one by one.
+    ///
+    /// # Errors
+    /// When the store was lost: nothing of it, or of what has not run yet, took effect.
+    pub fn take(&self, batch: Vec<Work<BookDeed<B>>>) -> Result<Taken, Failure> {
+        let is_often = |work: &Work<_>| {
+            work.delivery().is_some_and(|delivery| delivery.delivered >= DELIVERIES_ALONE)
+        };
+        let (alone, mut together): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_often);
+        let mut taken = Taken::default();
+        for work in alone {
+            taken.add(self.take_alone(work)?);
+        }
+        match now(self.engine.run(&mut together, Care::Together)) {
+            Ok(ran) => taken.add(ran),
+            Err(lost @ (Failure::Unavailable(_) | Failure::Uncertain(_))) => return Err(lost),
+            Err(_) => {
+                for work in together {
+                    taken.add(self.take_alone(work)?);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    fn take_alone(&self, work: Work<BookDeed<B>>) -> Result<Ran, Failure> {
+        let mut work = [work];
+        let mut last = Failure::Refused(String::new());
+        for care in [Care::Alone, Care::Judged, Care::Unrun] {
+            match now(self.engine.run(&mut work, care)) {
+                Err(refused @ (Failure::Refused(_) | Failure::Duplicate(_))) => last = refused,
+                ended => return ended,
+            }
+        }
+        Err(last)
+    }
+
+    /// Tries the parked events that have come due, and what waits behind nothing any more.
+    ///
+    /// # Errors
+    /// When the store was lost.
+    pub fn retry_due(&self) -> Result<Vec<Message>, Failure> {
+        let mut emitted = Vec::new();
+        for which in [Which::Stranded(DUE_MAX), Which::Due(DUE_MAX)] {
+            for parked in now(self.engine.lease(which, LEASE))? {
+                emitted.extend(self.retry(&parked)?);
+            }
+        }
+        Ok(emitted)
+    }
+
+    fn retry(&self, parked: &Parked) -> Result<Vec<Message>, Failure> {
+        let event: Bytes = parked.envelope.clone();
+        let mut entry = decode(&self.heard, &parked.subject, event, parked.attempts);
+        let verdict = match now(self.engine.retry(parked, &mut entry))? {
+            Retried::Gone => return Ok(Vec::new()),
+            Retried::Done(ran) => return Ok(ran.emitted),
+            Retried::Early(cause) => verdict_on_early(parked, &cause, None),
+            Retried::Failed(cause) => Verdict::Dead { cause, by: None },
+        };
+        now(self.engine.settle(parked.number, verdict))?;
+        Ok(Vec::new())
+    }
+
+    /// Events that are parked and have not ended.
+    pub fn parked(&self) -> Vec<Parked> {
+        now(self.engine.parked(Show::All(false, usize::MAX))).unwrap_or_default()
+    }
+
+    /// What has no mark and no owner.
+    pub fn sweep(&self, most: usize) -> Vec<Message> {
+        now(self.engine.sweep(most)).unwrap_or_default()
+    }
+
+    /// Marks messages as published.
+    pub fn mark(&self, marks: &[Mark]) {
+        let _ = now(self.engine.mark(marks));
+    }
+
+    /// What is not published.
+    pub fn backlog(&self) -> Backlog {
+        now(self.engine.backlog()).unwrap_or_default()
+    }
+
+    /// Compares outbox and stream, as the publisher does; how many messages were lost.
+    ///
+    /// # Errors
+    /// When the stream could not be read, or has changed meanwhile.
+    pub fn verify(&self, stream: &impl Shelf) -> Result<usize, Failure> {
+        now(verify::run(&self.engine, &Read(stream)))
+    }
+}
+
+impl Taken {
+    fn add(&mut self, ran: Ran) {
+        self.emitted.extend(ran.emitted);
+        self.answers.extend(ran.outcomes.into_iter().map(|outcome| match outcome {
+            Outcome::Done(answered) => Some(answered),
+            Outcome::Repeat | Outcome::Never(_) => Some(Answered::default()),
+            Outcome::NotYet(_) => None,
+        }));
+    }
+}
+
+/// A stream of the simulated broker.
+pub trait Shelf: Sync {
+    /// Which connection to the broker this is.
+    fn epoch(&self) -> u64;
+    /// The sequence of the oldest message it has; behind the last one when it has none.
+    fn first_sequence(&self) -> u64;
+    /// The sequence of the newest message it has ever had.
+    fn last_sequence(&self) -> u64;
+    /// Seconds that it keeps messages; 0 for ever.
+    fn max_age_secs(&self) -> i64;
+    /// When it was made.
+    fn made_at(&self) -> Timestamp;
+    /// The id of the message at a sequence, if there is one.
+    fn id_at(&self, sequence: u64) -> Option<Uuid>;
+}
+
+/// A simulated stream, as the publisher reads one.
+struct Read<'a, S>(&'a S);
+
+impl<S: Shelf> verify::Stream for Read<'_, S> {
+    fn epoch(&self) -> u64 {
+        self.0.epoch()
+    }
+
+    async fn state(&self) -> Result<StreamState, String> {
+        Ok(StreamState {
+            first_sequence: self.0.first_sequence(),
+            last_sequence: self.0.last_sequence(),
+            max_age_secs: self.0.max_age_secs(),
+            made_at: self.0.made_at().0,
+            leader: None,
+        })
+    }
+
+    async fn id_at(&self, sequence: u64) -> Result<Option<Uuid>, String> {
+        Ok(self.0.id_at(sequence))
+    }
+
+    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, String> {
+        Ok((from..=to).filter_map(|at| Some((at, self.0.id_at(at)?))).collect())
+    }
+}
+
+/// What never waits.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("nothing in memory waits")
+}
