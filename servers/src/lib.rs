@@ -31,6 +31,7 @@ mod valkey;
 
 pub use alone::Alone;
 pub use data::Data;
+pub use secrets::key_of;
 pub use server::Server;
 
 use account::Account;
@@ -51,7 +52,8 @@ pub const SERVICES: &[&str] = &[
     "audit",
 ];
 
-/// Everyone who has a user on the broker; what each may do stands in `nats.conf`.
+/// Everyone who has a user on the broker; what each may do stands in `nats.conf`. A service has
+/// two: one publishes its events, the other one answers.
 pub const IDENTITIES: &[&str] = &[
     "user",
     "concert",
@@ -63,11 +65,24 @@ pub const IDENTITIES: &[&str] = &[
     "notification",
     "data-platform",
     "audit",
+    "user-answers",
+    "concert-answers",
+    "queue-answers",
+    "reservation-answers",
+    "payment-answers",
+    "point-answers",
+    "ranking-answers",
+    "notification-answers",
+    "data-platform-answers",
+    "audit-answers",
+    "callout",
     "gateway",
     "client",
     "operator",
     "provisioner",
 ];
+/// Who lets accounts in: no user of the broker, but the key that it knows their papers by.
+pub const ISSUER: &str = "issuer";
 
 /// What runs by default, the same for everyone: each server and the version of its package,
 /// which begins with the server's own.
@@ -252,10 +267,10 @@ impl Servers {
         postgres::url(self.postgres.port(), &name, password, &name)
     }
 
-    /// The seed of an identity's NATS user.
+    /// The seed of an identity's NATS user, or of the [`ISSUER`].
     ///
     /// # Panics
-    /// When it is none of [`IDENTITIES`].
+    /// When it is neither.
     pub fn nkey_seed(&self, identity: &str) -> &str {
         self.nkeys.seed(identity).expect("an identity that the broker knows")
     }

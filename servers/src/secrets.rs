@@ -11,6 +11,8 @@ use std::{
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 
+use crate::ISSUER;
+
 /// The passwords of one data folder.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Passwords {
@@ -56,19 +58,19 @@ impl Nkeys {
     pub(crate) fn open(folder: &Path, identities: &[&str]) -> io::Result<Self> {
         private_folder(folder)?;
         let mut pairs = BTreeMap::new();
-        for identity in identities {
+        for identity in identities.iter().copied().chain([ISSUER]) {
             let path = folder.join(format!("{identity}.nk"));
             let pair = match fs::read_to_string(&path) {
                 Ok(seed) => KeyPair::from_seed(seed.trim()).map_err(io::Error::other)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let pair = KeyPair::new_user();
+                    let pair = key_of(identity);
                     write(&path, pair.seed().map_err(io::Error::other)?.as_bytes())?;
                     pair
                 }
                 Err(error) => return Err(error),
             };
             let seed = pair.seed().map_err(io::Error::other)?;
-            pairs.insert((*identity).to_owned(), (seed, pair.public_key()));
+            pairs.insert(identity.to_owned(), (seed, pair.public_key()));
         }
         Ok(Self { folder: folder.to_owned(), pairs })
     }
@@ -84,6 +86,11 @@ impl Nkeys {
             (format!("ONSALE_NKEY_{name}"), public.clone())
         })
     }
+}
+
+/// A new key of the kind that the broker wants of an identity.
+pub fn key_of(identity: &str) -> KeyPair {
+    if identity == ISSUER { KeyPair::new_account() } else { KeyPair::new_user() }
 }
 
 /// Makes a folder that nobody else may enter, unless it is there.

@@ -38,8 +38,17 @@ impl Broker {
             let servers = stage.servers.as_ref().expect("servers of our own");
             servers.nkey_seed(identity).to_owned()
         });
+        Self::with(stage, ConnectOptions::with_nkey(seed), identity).await
+    }
+
+    /// Connects with an access token in place of a key.
+    pub async fn by_token(stage: &Stage, token: &str) -> Self {
+        Self::with(stage, ConnectOptions::with_token(token.to_owned()), "account").await
+    }
+
+    async fn with(stage: &Stage, options: ConnectOptions, identity: &str) -> Self {
         let (sender, refusals) = mpsc::unbounded_channel();
-        let client = ConnectOptions::with_nkey(seed)
+        let client = options
             .custom_inbox_prefix(format!("_INBOX_{identity}"))
             .event_callback(move |event| {
                 if let Event::ServerError(error) = event {

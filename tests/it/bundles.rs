@@ -52,8 +52,8 @@ async fn charge(client: &Client, bundle: &str, answers: usize) -> BTreeMap<u64, 
 fn each_command_of_a_bundle_is_answered_by_itself() {
     run(async {
         let mesh = shared().await;
-        let client = mesh.nats("client").await;
         let (fan, other) = (mesh.fan(0).await, mesh.fan(0).await);
+        let client = fan.nats().await;
         let mut forged = packed(&fan, "forged", json!({ "amount": 7 }));
         forged["authorization"] = json!("Bearer of.bad.news");
         let mut late = packed(&fan, "late", json!({ "amount": 7 }));

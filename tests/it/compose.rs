@@ -10,7 +10,9 @@ use std::{
 };
 
 use harness::project;
-use onsale::config::{Config, HTTP_ADDR, PROVISIONER, SERVICES, WITH_DATABASE, WITH_VALKEY};
+use onsale::config::{
+    CALLOUT, Config, HTTP_ADDR, PROVISIONER, SERVICES, WITH_DATABASE, WITH_VALKEY, answers,
+};
 use serde_json::Value;
 
 /// What follows a name in `${…}` when it must be set.
@@ -117,6 +119,10 @@ fn a_container_is_given_its_own_secrets_and_no_other() {
         ]);
         let seed = format!("ONSALE_{}_NKEY_SEED", upper(service));
         wanted.insert(seed.clone(), secret(&seed));
+        for key in beside(service) {
+            let seed = format!("ONSALE_{}_NKEY_SEED", upper(&key));
+            wanted.insert(seed.clone(), secret(&seed));
+        }
         if WITH_DATABASE.contains(&service) {
             let (name, url) = database(service);
             wanted.insert(name, url);
@@ -130,6 +136,15 @@ fn a_container_is_given_its_own_secrets_and_no_other() {
             wanted.insert("ONSALE_HEALTH_ADDR".to_owned(), HEALTH_ADDR.to_owned());
         }
         assert_eq!(environment(service), wanted, "{service}");
+    }
+}
+
+/// Whose keys a service has besides its own.
+fn beside(service: &str) -> Vec<String> {
+    match service {
+        "gateway" => Vec::new(),
+        "user" => [answers(service)].into_iter().chain(CALLOUT.map(str::to_owned)).collect(),
+        _ => vec![answers(service)],
     }
 }
 
@@ -198,8 +213,9 @@ fn the_binary_reads_every_variable_that_it_is_given() {
             .collect(),
         nkey_seeds: SERVICES
             .into_iter()
-            .chain([PROVISIONER])
-            .map(|identity| (identity.to_owned(), text()))
+            .flat_map(beside)
+            .chain(SERVICES.into_iter().chain([PROVISIONER]).map(str::to_owned))
+            .map(|identity| (identity, text()))
             .collect(),
         http_addr: Some(HTTP_ADDR.parse().expect("an address")),
     };
@@ -235,7 +251,8 @@ fn nats_knows_every_identity_and_no_other() {
     let given = environment("nats");
     assert_eq!(given.keys().cloned().collect::<BTreeSet<_>>(), variables);
     let keys = variables.iter().filter_map(|name| name.strip_prefix("ONSALE_NKEY_"));
-    let identities: BTreeSet<_> = servers::IDENTITIES.iter().map(|name| upper(name)).collect();
+    let identities = servers::IDENTITIES.iter().copied().chain([servers::ISSUER]);
+    let identities: BTreeSet<_> = identities.map(upper).collect();
     assert_eq!(keys.map(str::to_owned).collect::<BTreeSet<_>>(), identities);
     for identity in identities {
         let name = format!("ONSALE_NKEY_{identity}");

@@ -1,5 +1,6 @@
 //! The fast proofs, as one binary.
 
+mod access;
 mod architecture;
 mod audit_verify;
 mod bad_input;

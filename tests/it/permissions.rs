@@ -10,7 +10,7 @@ use events::dead_letter::{DISCARD, LETTERS, REDRIVE};
 use harness::{facts, mesh::run, wiring};
 use mesh::Wiring;
 use onsale::{
-    config::{PROVISIONER, WITH_DATABASE},
+    config::{PROVISIONER, WITH_DATABASE, answers},
     stage::Stage,
 };
 use servers::IDENTITIES;
@@ -50,6 +50,11 @@ fn known(name: &str) -> &'static str {
     IDENTITIES.iter().find(|identity| **identity == name).expect("an identity")
 }
 
+/// The user of a service that answers.
+fn answering(service: &str) -> &'static str {
+    known(&answers(service))
+}
+
 /// Every right that is worth having, made of what the services declare of themselves.
 fn rights() -> Vec<Right> {
     let wirings = wiring::all();
@@ -87,8 +92,32 @@ fn rights() -> Vec<Right> {
         rights.push(Right::subscribe(format!("dlq.{service}.>"), &["operator"]));
     }
     rights.push(Right::publish("$JS.API.DIRECT.GET.DEAD_LETTERS", &["operator"]));
-    for identity in IDENTITIES {
+    rights.extend(rights_to_inboxes());
+    rights
+}
+
+/// Who answers whom, and where: inboxes are read by their owners alone, and written to by those
+/// who do nothing else.
+fn rights_to_inboxes() -> Vec<Right> {
+    let services = wiring::all().map(|wiring| known(wiring.service));
+    let answering: Vec<_> = services.iter().map(|service| answering(service)).collect();
+    let mut rights = vec![
+        Right::subscribe("$SRV.>", &answering),
+        Right::publish("$SRV.PING", &["operator"]),
+        Right::publish("_INBOX_account.018f.x", &answering),
+        Right::subscribe("_INBOX_account.>", &[]),
+        Right::subscribe("_INBOX_account.018f.>", &[]),
+        Right::subscribe("$SYS.REQ.USER.AUTH", &["callout"]),
+        Right::publish("$SYS.REQ.USER.AUTH", &[]),
+        Right::publish("$SYS._INBOX.x.y", &["callout"]),
+    ];
+    let takes_answers =
+        |identity: &&&str| **identity != "callout" && !identity.ends_with("-answers");
+    for identity in IDENTITIES.iter().filter(takes_answers) {
         rights.push(Right::subscribe(format!("_INBOX_{identity}.>"), &[identity]));
+        // Nobody answers who makes streams: it asks JetStream alone.
+        let who = if *identity == PROVISIONER { &[] } else { &*answering };
+        rights.push(Right::publish(format!("_INBOX_{identity}.x"), who));
     }
     rights
 }
@@ -96,7 +125,7 @@ fn rights() -> Vec<Right> {
 /// What belongs to one service: its commands, its dead letters, what it says live.
 fn rights_around(wiring: &Wiring) -> Vec<Right> {
     let service = known(wiring.service);
-    let mut rights = vec![Right::subscribe(format!("cmd.{service}.>"), &[service])];
+    let mut rights = vec![Right::subscribe(format!("cmd.{service}.>"), &[answering(service)])];
     // Who reads whole streams buries nothing, and has nothing to say in passing.
     if !wiring.hears.is_empty() {
         rights.push(Right::publish(format!("dlq.{service}.x"), &[service]));

@@ -150,6 +150,21 @@ impl Mesh {
             .expect("a connection")
     }
 
+    /// A connection to the broker with this in place of a key, as whoever it makes of it.
+    ///
+    /// # Errors
+    /// When the broker lets nobody in with it.
+    pub async fn nats_by(
+        &self,
+        token: &str,
+        prefix: &str,
+    ) -> Result<async_nats::Client, async_nats::ConnectError> {
+        async_nats::ConnectOptions::with_token(token.to_owned())
+            .custom_inbox_prefix(prefix)
+            .connect(&self.stage.config.nats_url)
+            .await
+    }
+
     /// Opens a schedule with `seats` seats in one row, at 100 points each.
     pub async fn open(&self, seats: usize, change: impl FnOnce(&mut OpenSchedule)) -> Schedule {
         let token = &self.organizer.access_token;
@@ -247,6 +262,12 @@ impl Fan<'_> {
     /// The access token.
     pub fn token(&self) -> &str {
         &self.session.access_token
+    }
+
+    /// A connection to the broker with the access token: its inbox is the fan's alone.
+    pub async fn nats(&self) -> async_nats::Client {
+        let prefix = format!("_INBOX_account.{}", self.session.user_id);
+        self.mesh.nats_by(self.token(), &prefix).await.expect("a fan is let in")
     }
 
     /// `GET path` as this fan.

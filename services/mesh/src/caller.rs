@@ -41,8 +41,11 @@ impl Caller {
 /// Who may call an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allow {
-    /// Everybody; a token is not even looked at.
+    /// Everybody, and anybody may read the answer; a token is not even looked at.
     Anyone,
+    /// Everybody, and the answer is a secret of who has asked: a session. A token is not even
+    /// looked at.
+    Newcomer,
     /// Everybody with a valid access token.
     User,
     /// Accounts with this role.
@@ -52,13 +55,25 @@ pub enum Allow {
 }
 
 impl Allow {
+    /// Whether anybody may read what is answered.
+    pub(crate) fn is_public(self) -> bool {
+        self == Self::Anyone
+    }
+
+    /// Whether the caller's token, if there is one, makes no difference.
+    pub(crate) fn needs_no_token(self) -> bool {
+        matches!(self, Self::Anyone | Self::Newcomer)
+    }
+
     /// Lets the caller pass, or says why not.
     ///
     /// # Errors
     /// `unauthenticated` without a token, `forbidden` without the role.
     pub fn check(self, caller: &Caller) -> Result<(), Problem> {
         match (self, caller) {
-            (Self::Anyone, _) | (_, Caller::Mesh) | (Self::User, Caller::User { .. }) => Ok(()),
+            (Self::Anyone | Self::Newcomer, _)
+            | (_, Caller::Mesh)
+            | (Self::User, Caller::User { .. }) => Ok(()),
             (Self::Role(role), Caller::User { .. }) if caller.has(role) => Ok(()),
             (Self::Role(role), Caller::User { .. }) => Err(Problem::new(
                 codes::FORBIDDEN,

@@ -208,6 +208,13 @@ impl<E: Engine> Consumer<E> {
     /// Takes a message apart. A full intake holds the consumer back; a closed one means
     /// shutdown, and the message comes again.
     async fn take(&self, message: Message, underway: Option<Underway>) {
+        // An acknowledgement goes where the message says. What JetStream did not hand out is
+        // no message of the stream, and would have this service publish something.
+        if message.info().is_err() {
+            let (service, subject) = (self.link.service(), &message.subject);
+            warn!(service, %subject, "a message that JetStream has not handed out is dropped");
+            return;
+        }
         let entries = entries_of(&self.heard, &message.subject, &message.payload);
         let settle = Settle::Ack(Box::new(delivery_of(message)));
         let _ = self.intake.send(Work { entries, settle, underway }).await;

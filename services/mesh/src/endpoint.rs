@@ -15,6 +15,7 @@ use futures::{
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
     health::Health,
     intake::Intake,
     link::headers,
-    reply::{ReplyTo, reply},
+    reply::{Inbox, ReplyTo, inbox, reply},
     service::{Asked, How},
     trace::{TRACEPARENT, TraceParent},
     work::{Answered, Idempotency, Meta, Settle, Work},
@@ -61,7 +62,7 @@ impl<E: Engine> Endpoints<E> {
         let name = self.link.service();
         let service = self
             .link
-            .client()
+            .answers()
             .service_builder()
             .description(format!("Onsale: the {name} service"))
             .queue_group(name)
@@ -91,7 +92,7 @@ impl<E: Engine> Endpoints<E> {
                 () = shutdown.cancelled() => break,
                 Some(()) = admitting.next() => {}
                 next = requests.next(), if admitting.len() < ADMITTING_MAX => match next {
-                    Some((asked, request)) => for request in Request::of(request.message) {
+                    Some((asked, request)) => for request in self.requests(request.message) {
                         match request {
                             Ok(request) => admitting.push(self.take(asked, request, &reads)),
                             Err((to, problem)) => {
@@ -107,6 +108,26 @@ impl<E: Engine> Endpoints<E> {
         while admitting.next().await.is_some() {}
         drop(admitting);
         service.stop().await.map_err(|error| error.to_string())
+    }
+
+    /// What a message asks for. Nothing when its answer would go to no inbox: that is no
+    /// request, but somebody who wants this service to publish something.
+    fn requests(&self, message: Message) -> Vec<Result<Request, (ReplyTo, Problem)>> {
+        let reply = message.reply.as_ref();
+        match reply.map(|subject| inbox(subject)) {
+            None => Vec::new(),
+            Some(Some(inbox)) => Request::of(message, inbox),
+            Some(None) => {
+                self.health.add_unanswered();
+                warn!(
+                    service = self.link.service(),
+                    subject = %message.subject,
+                    reply = ?reply.map(|subject| subject.as_str()),
+                    "a request whose answer would go to no inbox is left unanswered"
+                );
+                Vec::new()
+            }
+        }
     }
 
     /// Lets one request in, or says why not.
@@ -156,6 +177,9 @@ impl<E: Engine> Endpoints<E> {
         if request.body.len() > BODY_BYTES_MAX {
             return Err(codes::BODY_TOO_LARGE.into());
         }
+        if request.inbox == Inbox::Shared && !asked.allow.is_public() {
+            return Err(shared_inbox());
+        }
         let now = clock::now();
         if request.deadline.is_some_and(|millis| millis < now.unix_millis()) {
             return Ok(None);
@@ -163,7 +187,7 @@ impl<E: Engine> Endpoints<E> {
         let caller = match &request.authorization {
             None => Caller::Anonymous,
             // Who comes for a new token may well bring one that has run out.
-            Some(_) if asked.allow == crate::Allow::Anyone => Caller::Anonymous,
+            Some(_) if asked.allow.needs_no_token() => Caller::Anonymous,
             Some(value) => {
                 let token = value
                     .strip_prefix("Bearer ")
@@ -211,12 +235,13 @@ struct Request {
     deadline: Option<i64>,
     body: Bytes,
     to: ReplyTo,
+    inbox: Inbox,
 }
 
 impl Request {
     /// What a message asks for: one thing, or those of a bundle. Nothing if nobody waits for
     /// an answer.
-    fn of(message: Message) -> Vec<Result<Self, (ReplyTo, Problem)>> {
+    fn of(message: Message, inbox: Inbox) -> Vec<Result<Self, (ReplyTo, Problem)>> {
         let Some(subject) = message.reply.clone() else { return Vec::new() };
         let header = |name: &str| header(message.headers.as_ref(), name);
         if header(headers::BUNDLE).is_none() {
@@ -229,12 +254,14 @@ impl Request {
                 deadline: header(headers::DEADLINE).and_then(|millis| millis.parse().ok()),
                 body: message.payload,
                 to: ReplyTo { subject, at: None },
+                inbox,
             })];
         }
         match bundle::unpack(&message.payload) {
             Ok(commands) => {
                 let of = |(at, packed)| {
-                    Ok(Self::packed(packed, ReplyTo { subject: subject.clone(), at: Some(at) }))
+                    let to = ReplyTo { subject: subject.clone(), at: Some(at) };
+                    Ok(Self::packed(packed, to, inbox))
                 };
                 commands.into_iter().enumerate().map(of).collect()
             }
@@ -242,7 +269,7 @@ impl Request {
         }
     }
 
-    fn packed(packed: Packed, to: ReplyTo) -> Self {
+    fn packed(packed: Packed, to: ReplyTo, inbox: Inbox) -> Self {
         Self {
             authorization: packed.authorization,
             idempotency_key: packed.idempotency_key,
@@ -251,6 +278,7 @@ impl Request {
             deadline: Some(packed.deadline),
             body: Box::<str>::from(packed.body).into_string().into(),
             to,
+            inbox,
         }
     }
 }
@@ -297,6 +325,15 @@ fn idempotency(
     };
     let scope = Sha256::digest(format!("{who} {endpoint} {key}")).into();
     Ok(Idempotency { scope, body: Sha256::digest(body).into() })
+}
+
+fn shared_inbox() -> Problem {
+    Problem::new(
+        codes::FORBIDDEN,
+        "Everybody with the key `client` reads its inbox, so only what anybody may know is \
+         answered there. Get an access token over HTTP (POST /v1/sessions) and connect with it \
+         in place of a key: the inbox prefix _INBOX_account.<user id> is yours alone.",
+    )
 }
 
 fn overloaded() -> Problem {

@@ -24,6 +24,7 @@ struct Inner {
     parked: AtomicU64,
     dead: AtomicU64,
     published: AtomicU64,
+    unanswered: AtomicU64,
 }
 
 /// What has been counted since the start.
@@ -41,6 +42,8 @@ pub struct Counts {
     pub dead: u64,
     /// Messages published.
     pub published: u64,
+    /// Requests whose answer would have gone to no inbox.
+    pub unanswered: u64,
 }
 
 impl Health {
@@ -72,6 +75,7 @@ impl Health {
             parked: self.0.parked.load(Relaxed),
             dead: self.0.dead.load(Relaxed),
             published: self.0.published.load(Relaxed),
+            unanswered: self.0.unanswered.load(Relaxed),
         }
     }
 
@@ -115,5 +119,9 @@ impl Health {
 
     pub(crate) fn add_published(&self, count: u64) {
         self.0.published.fetch_add(count, Relaxed);
+    }
+
+    pub(crate) fn add_unanswered(&self) {
+        self.0.unanswered.fetch_add(1, Relaxed);
     }
 }

@@ -21,7 +21,8 @@
 //! | `publisher` | from the outbox to JetStream, and the comparison of the two |
 //! | `parked` | events that could not be taken in: tried again, or dead letters |
 //! | `follower`, `stored` | whole streams in, for a service that only learns |
-//! | `link`, `auth`, `keys` | the connection to NATS, tokens verified, tokens signed |
+//! | `link`, `auth`, `keys` | the connections to NATS, tokens verified, tokens signed |
+//! | `callout` | accounts let in over NATS, each with an inbox of its own |
 //! | `ask` | the edge's side: commands asked, events followed |
 //! | `topology` | streams and consumers as data: apply, check |
 //! | `trace`, `health`, `failpoint`, `supervise`, `clock` | seen, known, broken, kept alive, told the time |
@@ -35,6 +36,7 @@ mod batch;
 mod book;
 mod bundle;
 mod caller;
+mod callout;
 pub mod clock;
 mod consumer;
 mod courtesy;
@@ -73,6 +75,7 @@ pub use ask::{ASK_TIMEOUT, Announcements, AskHeaders, Asker, Following};
 pub use book::{Answer, Book, Hear, Miss, Refusal};
 pub use bundle::{Bundler, Bundlers};
 pub use caller::{Allow, Caller};
+pub use callout::Callout;
 pub use desk::Desk;
 pub use follower::{READ_EVERY, Read};
 pub use link::{Link, LinkSettings};

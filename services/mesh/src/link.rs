@@ -63,6 +63,10 @@ pub struct Link(Arc<Inner>);
 struct Inner {
     service: &'static str,
     client: Client,
+    /// What answers are sent on. Its user may publish to inboxes alone, because whoever asks
+    /// says where the answer goes; the one above may publish events, and to no inbox. `None`
+    /// where the broker has no such user.
+    answers: Option<Client>,
     jetstream: jetstream::Context,
     verifier: Verifier,
     tracer: Tracer,
@@ -70,41 +74,38 @@ struct Inner {
 }
 
 impl Link {
-    /// Connects, waiting for the broker as long as it takes.
+    /// Connects, waiting for the broker as long as it takes: for who asks and answers nobody.
     ///
     /// # Errors
     /// When the address or the seed is malformed, or the broker turns the user away.
     pub async fn connect(settings: LinkSettings, tracer: Tracer) -> Result<Self, String> {
+        Self::connect_to_answer(settings, None, tracer).await
+    }
+
+    /// The same with a second connection, as the user that answers, by its seed. A broker that
+    /// asks nobody for a key is answered on the first.
+    ///
+    /// # Errors
+    /// As [`Link::connect`].
+    pub async fn connect_to_answer(
+        settings: LinkSettings,
+        answers_seed: Option<String>,
+        tracer: Tracer,
+    ) -> Result<Self, String> {
         let service = settings.service;
+        let addresses = addresses(&settings.nats_url)?;
         let (counter, reconnects) = watch::channel(0);
-        let mut options = ConnectOptions::new()
-            .name(format!("onsale-{service}"))
-            .custom_inbox_prefix(format!("_INBOX_{service}"))
-            .client_capacity(CLIENT_CAPACITY)
-            .request_timeout(Some(REQUEST_TIMEOUT))
-            .ping_interval(Duration::from_secs(10))
-            .reconnect_delay_callback(|attempt| Duration::from_millis(50 * attempt.min(20) as u64))
-            .event_callback(move |event| {
-                match &event {
-                    Event::Connected => {
-                        counter.send_modify(|count| *count += 1);
-                        info!(service, "connected to NATS");
-                    }
-                    Event::ServerError(error) => warn!(service, %error, "NATS refuses something"),
-                    other => warn!(service, event = %other, "NATS connection"),
-                }
-                async {}
-            });
-        if let Some(seed) = settings.nkey_seed {
-            options = options.nkey(seed);
-        }
-        let addresses: Vec<async_nats::ServerAddr> = settings
-            .nats_url
-            .split(',')
-            .map(|url| url.trim().parse().map_err(|_| format!("`{url}` is no NATS address")))
-            .collect::<Result<_, _>>()?;
-        let client = connect(service, addresses, options).await?;
-        Ok(Self::of(service, client, tracer, reconnects))
+        let count = move || counter.send_modify(|count| *count += 1);
+        let own = options(service, service, settings.nkey_seed, count);
+        let client = connect(service, addresses.clone(), own).await?;
+        let answers = match answers_seed {
+            None => None,
+            Some(seed) => {
+                let other = options(service, &format!("{service}-answers"), Some(seed), || {});
+                Some(connect(service, addresses, other).await?)
+            }
+        };
+        Ok(Self::of(service, client, answers, tracer, reconnects))
     }
 
     /// A connection that is never made.
@@ -113,12 +114,13 @@ impl Link {
         let options = ConnectOptions::new().retry_on_initial_connect();
         let nowhere = options.reconnect_delay_callback(|_| Duration::from_secs(3_600));
         let client = nowhere.connect("nats://127.0.0.1:9").await.expect("it is not even tried");
-        Self::of(service, client, Tracer::off(), watch::channel(0).1)
+        Self::of(service, client, None, Tracer::off(), watch::channel(0).1)
     }
 
     fn of(
         service: &'static str,
         client: Client,
+        answers: Option<Client>,
         tracer: Tracer,
         reconnects: watch::Receiver<u64>,
     ) -> Self {
@@ -135,7 +137,7 @@ impl Link {
                     .map_err(|error| Problem::new(codes::UNAVAILABLE, error.to_string()))
             })
         }));
-        let inner = Inner { service, client, jetstream, verifier, tracer, reconnects };
+        let inner = Inner { service, client, answers, jetstream, verifier, tracer, reconnects };
         Self(Arc::new(inner))
     }
 
@@ -159,11 +161,25 @@ impl Link {
         self.0.client.connection_state() == async_nats::connection::State::Connected
     }
 
-    /// Sends what is queued and closes the connection.
+    /// Whether the broker answers on each connection right now.
+    pub fn is_whole(&self) -> bool {
+        [self.answers(), self.client()]
+            .into_iter()
+            .all(|client| client.connection_state() == async_nats::connection::State::Connected)
+    }
+
+    /// Sends what is queued and closes the connections.
     pub async fn drain(&self) {
-        if let Err(error) = self.0.client.drain().await {
-            warn!(service = self.service(), %error, "NATS connection not drained");
+        for client in self.0.answers.iter().chain([&self.0.client]) {
+            if let Err(error) = client.drain().await {
+                warn!(service = self.service(), %error, "NATS connection not drained");
+            }
         }
+    }
+
+    /// The connection that answers are sent on.
+    pub(crate) fn answers(&self) -> &Client {
+        self.0.answers.as_ref().unwrap_or(&self.0.client)
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -230,6 +246,42 @@ impl StreamState {
 /// The stream that a service's facts are stored in.
 pub(crate) fn stream_of(service: &str) -> String {
     service.to_uppercase().replace('-', "_")
+}
+
+fn addresses(urls: &str) -> Result<Vec<async_nats::ServerAddr>, String> {
+    let parsed = |url: &str| url.trim().parse().map_err(|_| format!("`{url}` is no NATS address"));
+    urls.split(',').map(parsed).collect()
+}
+
+/// How a connection of a service is made: as which user, and what is done at each connect.
+fn options(
+    service: &'static str,
+    user: &str,
+    seed: Option<String>,
+    at_connect: impl Fn() + Send + Sync + 'static,
+) -> ConnectOptions {
+    let options = ConnectOptions::new()
+        .name(format!("onsale-{user}"))
+        .custom_inbox_prefix(format!("_INBOX_{user}"))
+        .client_capacity(CLIENT_CAPACITY)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .ping_interval(Duration::from_secs(10))
+        .reconnect_delay_callback(|attempt| Duration::from_millis(50 * attempt.min(20) as u64))
+        .event_callback(move |event| {
+            match &event {
+                Event::Connected => {
+                    at_connect();
+                    info!(service, "connected to NATS");
+                }
+                Event::ServerError(error) => warn!(service, %error, "NATS refuses something"),
+                other => warn!(service, event = %other, "NATS connection"),
+            }
+            async {}
+        });
+    match seed {
+        Some(seed) => options.nkey(seed),
+        None => options,
+    }
 }
 
 /// A broker that is not there yet is waited for; one that turns us away is an error.

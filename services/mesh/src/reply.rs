@@ -17,6 +17,36 @@ pub(crate) struct ReplyTo {
     pub(crate) at: Option<usize>,
 }
 
+/// What every inbox begins with: `_INBOX_<identity>.`.
+const INBOX: &str = "_INBOX_";
+/// Whose inbox everybody reads who has the same key.
+const SHARED: &str = "client";
+
+/// The inbox that an answer goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inbox {
+    /// Only who has asked reads it.
+    Own,
+    /// Others read it as well: it takes what anybody may know, and refusals.
+    Shared,
+}
+
+/// Which inbox a reply subject is; `None` for what is none. Whoever asks says where the answer
+/// goes: a service that believed it could be made to publish under the subject of a stream.
+/// The broker refuses that as well, by the user that answers.
+pub(crate) fn inbox(subject: &str) -> Option<Inbox> {
+    let (owner, rest) = subject.strip_prefix(INBOX)?.split_once('.')?;
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '-';
+    let is_token = |token: &str| {
+        let is_plain = |c: char| c.is_ascii_graphic() && c != '*' && c != '>';
+        !token.is_empty() && token.chars().all(is_plain)
+    };
+    if owner.is_empty() || !owner.chars().all(is_name) || !rest.split('.').all(is_token) {
+        return None;
+    }
+    Some(if owner == SHARED { Inbox::Shared } else { Inbox::Own })
+}
+
 /// An answer to a command of a bundle, as it travels.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Bundled<'a> {
@@ -58,11 +88,11 @@ impl Replies {
                 map.insert("Nats-Service-Error-Code", answered.status.to_string());
                 map.insert("Nats-Service-Error", "see the problem in the body");
             }
-            let sent = link.client().publish_with_headers(subject, map, answered.body).await;
+            let sent = link.answers().publish_with_headers(subject, map, answered.body).await;
             complain(link, sent);
         }
         for (subject, answers) in self.bundled {
-            complain(link, link.client().publish(subject, encode(&answers)).await);
+            complain(link, link.answers().publish(subject, encode(&answers)).await);
         }
     }
 }
@@ -98,6 +128,38 @@ fn complain(link: &Link, sent: Result<(), async_nats::PublishError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_inbox_is_answered() {
+        for own in ["_INBOX_gateway.a.1", "_INBOX_account.018f.x", "_INBOX_data-platform.a"] {
+            assert_eq!(inbox(own), Some(Inbox::Own), "{own}");
+        }
+        assert_eq!(inbox("_INBOX_client.abc.1"), Some(Inbox::Shared));
+        for none in [
+            "onsale.point.charged.v1.-",
+            "dlq.point.x",
+            "live.onsale.point.charged.v1.-",
+            "cmd.payment.pay",
+            "$JS.API.STREAM.PURGE.POINT",
+            "$SYS._INBOX.a.b",
+            "_INBOX.abc",
+            "_INBOX_",
+            "_INBOX_.a",
+            "_INBOX_client",
+            "_INBOX_client.",
+            "_INBOX_client..a",
+            "_INBOX_client.a.",
+            "_INBOX_client.>",
+            "_INBOX_client.*.a",
+            "_INBOX_client.a b",
+            "_INBOX_*.a",
+            "_inbox_client.a",
+            " _INBOX_client.a",
+            "",
+        ] {
+            assert_eq!(inbox(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn the_answers_of_one_bundle_are_one_message() {

@@ -116,7 +116,9 @@ impl Stage {
             nats_url: self.servers.nats.url().to_owned(),
             nkey_seed: Some(self.servers.nkey_seed(service).to_owned()),
         };
-        Link::connect(settings, Tracer::off()).await.unwrap()
+        let answers = format!("{service}-answers");
+        let answers = (service == READER).then(|| self.servers.nkey_seed(&answers).to_owned());
+        Link::connect_to_answer(settings, answers, Tracer::off()).await.unwrap()
     }
 
     async fn start(&self) -> Running {

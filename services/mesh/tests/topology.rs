@@ -179,7 +179,11 @@ async fn each_service_tells_its_own_facts_and_takes_its_own_consumers() {
             assert_eq!(dead.await.unwrap().stream, "DEAD_LETTERS");
             client.publish(format!("live.{service}.refused.-"), "{}".into()).await.unwrap();
         }
-        client.subscribe(format!("cmd.{service}.some")).await.unwrap();
+        let (answering, mut refused_answers) = user(&servers, &format!("{service}-answers")).await;
+        answering.subscribe(format!("cmd.{service}.some")).await.unwrap();
+        answering.publish("_INBOX_gateway.some", "{}".into()).await.unwrap();
+        answering.flush().await.unwrap();
+        assert!(refused_answers.try_recv().is_err(), "{service} may answer");
         for (stream, hearer) in consumers() {
             if hearer == service {
                 let consumer: jetstream::consumer::PullConsumer =
@@ -264,7 +268,7 @@ async fn who_only_asks_or_looks_can_change_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_reaches_whoever_asked() {
     let servers = applied().await;
-    let (user_service, _) = user(&servers, "user").await;
+    let (user_service, _) = user(&servers, "user-answers").await;
     let mut asked = user_service.queue_subscribe("cmd.user.jwks", "user".into()).await.unwrap();
     user_service.flush().await.unwrap();
     let answering = tokio::spawn(async move {

@@ -36,11 +36,30 @@ pub const WITH_VALKEY: [&str; 3] = ["concert", "queue", "ranking"];
 pub const PROVISIONER: &str = "provisioner";
 /// The NATS user that sees everything and changes nothing.
 pub const OPERATOR: &str = "operator";
+/// The NATS user that lets accounts in, and the key that their papers are signed with.
+pub const CALLOUT: [&str; 2] = ["callout", "issuer"];
 /// Where the gateway listens unless told otherwise.
 pub const HTTP_ADDR: &str = "127.0.0.1:8080";
 
 /// Names a folder of seeds.
 const NKEY_DIR: &str = "ONSALE_NKEY_DIR";
+
+/// The NATS user of a service that answers: `<service>-answers`. Its other one publishes.
+pub fn answers(service: &str) -> String {
+    format!("{service}-answers")
+}
+
+/// Whose seeds a process needs that runs `identity`.
+pub(crate) fn keys_of(identity: &str) -> Vec<String> {
+    let mut keys = vec![identity.to_owned()];
+    if SERVICES.contains(&identity) && identity != gateway::NAME {
+        keys.push(answers(identity));
+    }
+    if identity == user::NAME {
+        keys.extend(CALLOUT.map(str::to_owned));
+    }
+    keys
+}
 
 /// Addresses and secrets of one deployment.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -76,8 +95,8 @@ impl Config {
             if WITH_DATABASE.contains(identity) {
                 config.database_url(identity)?;
             }
-            if let (Some(folder), None) = (optional(NKEY_DIR), config.nkey_seeds.get(*identity)) {
-                bail!("the seed of {identity} is not in {NKEY_DIR}={folder}");
+            for key in keys_of(identity) {
+                config.need_seed(identity, &key)?;
             }
         }
         Ok(config)
@@ -98,11 +117,27 @@ impl Config {
             if let Some(url) = optional(&database_variable(identity)) {
                 config.database_urls.insert((*identity).to_owned(), url);
             }
-            if let Some(seed) = nkey_seed(identity)? {
-                config.nkey_seeds.insert((*identity).to_owned(), seed);
+            for key in keys_of(identity) {
+                if let Some(seed) = nkey_seed(&key)? {
+                    config.nkey_seeds.insert(key, seed);
+                }
             }
         }
         Ok(config)
+    }
+
+    /// A broker that asks for keys asks for all of them: it is said at the start, and not when
+    /// the first answer is refused.
+    fn need_seed(&self, identity: &str, key: &str) -> Result<()> {
+        match (self.nkey_seeds.get(key), optional(NKEY_DIR)) {
+            (Some(_), _) => Ok(()),
+            (None, Some(folder)) => bail!("the seed of {key} is not in {NKEY_DIR}={folder}"),
+            (None, None) if !self.nkey_seeds.contains_key(identity) => Ok(()),
+            (None, None) => bail!(
+                "set {} as well: {identity} needs it beside its own; `onsale secrets` makes it",
+                seed_variable(key)
+            ),
+        }
     }
 
     /// Whether the environment names servers to be used instead of our own.
@@ -191,7 +226,10 @@ mod tests {
     fn the_servers_give_a_database_to_those_that_keep_one() {
         assert_eq!(servers::SERVICES, WITH_DATABASE);
         for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
-            assert!(servers::IDENTITIES.contains(&identity), "{identity}");
+            for key in keys_of(identity) {
+                let is_known = servers::IDENTITIES.contains(&&*key) || key == servers::ISSUER;
+                assert!(is_known, "{key}");
+            }
         }
     }
 

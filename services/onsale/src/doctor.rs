@@ -33,6 +33,9 @@ const STUCK_SECS: i64 = 10;
 /// Parked events of the room that are counted at most.
 const PARKED_MAX: usize = 10_000;
 
+/// The user of tools without an account: nothing of ours connects as it.
+const CLIENT: &str = "client";
+
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const DIM: Style = Style::new().dimmed();
@@ -91,7 +94,7 @@ pub async fn ills(config: &Config) -> Vec<String> {
 
 async fn examine(config: &Config) -> Vec<Finding> {
     let mut looks: Vec<(String, BoxFuture<'_, Look>)> = Vec::new();
-    for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
+    for identity in servers::IDENTITIES.iter().copied().filter(|one| *one != CLIENT) {
         looks.push((format!("nats as {identity}"), connects(config, identity).boxed()));
     }
     looks.push(("streams and consumers".into(), topology(config).boxed()));

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, Result, anyhow, bail};
 use events::user::Role;
 use mesh::{
-    Link, LinkSettings, Running, Wiring,
+    Callout, Link, LinkSettings, Running, Wiring,
     postgres::{self, Postgres},
     trace::Tracer,
     valkey::Valkey,
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     box_office::Credentials,
-    config::{Config, PROVISIONER, SERVICES},
+    config::{CALLOUT, Config, PROVISIONER, SERVICES, answers},
     files, room,
 };
 
@@ -97,6 +97,9 @@ impl Fleet {
                         .context("the operator's account")?;
                 }
                 let pool = engine.pool().clone();
+                if let Some(callout) = callout(config, link.clone()).await? {
+                    self.keepers.push(tokio::spawn(callout.run()));
+                }
                 self.running.push(mesh::start(user::service(), Arc::new(engine), link));
                 wait_for_accounts(&pool).await?;
             }
@@ -232,7 +235,19 @@ async fn link(config: &Config, service: &'static str, tracer: Tracer) -> Result<
         nats_url: config.nats_url.clone(),
         nkey_seed: config.nkey_seeds.get(service).cloned(),
     };
-    Link::connect(settings, tracer).await.map_err(|error| anyhow!(error))
+    // The gateway and the tools answer nobody over NATS.
+    let answers_seed = config.nkey_seeds.get(&answers(service)).cloned();
+    let link = Link::connect_to_answer(settings, answers_seed, tracer).await;
+    link.map_err(|error| anyhow!(error))
+}
+
+/// Accounts come in over NATS where the user service runs. Without the keys for it (a broker
+/// that asks nobody for one) there is nothing to let in.
+async fn callout(config: &Config, user: Link) -> Result<Option<Callout>> {
+    let [door, issuer] = CALLOUT;
+    let Some(issuer) = config.nkey_seeds.get(issuer) else { return Ok(None) };
+    let door = link(config, door, Tracer::off()).await?;
+    Callout::new(door, user, issuer).map(Some).map_err(|error| anyhow!(error))
 }
 
 async fn open_gateway(config: &Config, link: Link, settings: gateway::Settings) -> Result<Gateway> {

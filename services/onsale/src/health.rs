@@ -23,11 +23,11 @@ struct Part {
 
 impl Part {
     fn is_ready(&self) -> bool {
-        self.link.is_connected() && self.health.as_ref().is_none_or(Health::is_ready)
+        self.link.is_whole() && self.health.as_ref().is_none_or(Health::is_ready)
     }
 
     fn report(&self) -> (String, Value) {
-        let mut report = json!({ "ready": self.is_ready(), "connected": self.link.is_connected() });
+        let mut report = json!({ "ready": self.is_ready(), "connected": self.link.is_whole() });
         if let Some(health) = &self.health {
             let counts = health.counts();
             report["ails"] = health.ails().into();
@@ -37,6 +37,7 @@ impl Part {
             report["parked"] = counts.parked.into();
             report["dead"] = counts.dead.into();
             report["published"] = counts.published.into();
+            report["unanswered"] = counts.unanswered.into();
         }
         (self.link.service().to_owned(), report)
     }

@@ -4,7 +4,6 @@
 //! SQL string or in the broker's configuration.
 
 use anyhow::{Context, Result};
-use nkeys::KeyPair;
 
 use crate::config::WITH_DATABASE;
 
@@ -22,8 +21,8 @@ pub fn make() -> Result<Vec<(String, String)>> {
         WITH_PASSWORD.map(|of| (format!("ONSALE_{of}_PASSWORD"), password())).into();
     let databases = WITH_DATABASE.map(upper);
     made.extend(databases.map(|of| (format!("ONSALE_{of}_DATABASE_PASSWORD"), password())));
-    for identity in servers::IDENTITIES.iter().copied().map(upper) {
-        let pair = KeyPair::new_user();
+    for identity in servers::IDENTITIES.iter().copied().chain([servers::ISSUER]) {
+        let (pair, identity) = (servers::key_of(identity), upper(identity));
         let seed = pair.seed().context("a new key has a seed")?;
         made.push((format!("ONSALE_NKEY_{identity}"), pair.public_key()));
         made.push((format!("ONSALE_{identity}_NKEY_SEED"), seed));
@@ -59,6 +58,8 @@ fn password() -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use nkeys::KeyPair;
 
     use super::*;
 

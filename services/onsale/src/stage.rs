@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     box_office::Credentials,
-    config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE},
+    config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE, keys_of},
     fleet,
 };
 
@@ -175,7 +175,10 @@ fn config_of(servers: &Servers) -> Config {
         config.database_urls.insert(service.to_owned(), servers.database_url(service));
     }
     for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
-        config.nkey_seeds.insert(identity.to_owned(), servers.nkey_seed(identity).to_owned());
+        for key in keys_of(identity) {
+            let seed = servers.nkey_seed(&key).to_owned();
+            config.nkey_seeds.insert(key, seed);
+        }
     }
     config
 }

@@ -124,9 +124,9 @@ pub fn service() -> Service<Postgres<Book>> {
     const WITHDRAWN: &str = "user.withdrawn";
     const REFUSED: &str = "user.withdrawal_refused";
     Service::<Postgres<Book>>::new(NAME)
-        .reads::<user::Register, _, _>(Allow::Anyone, reads::register)
-        .reads::<user::LogIn, _, _>(Allow::Anyone, reads::log_in)
-        .reads::<user::Refresh, _, _>(Allow::Anyone, reads::refresh)
+        .reads::<user::Register, _, _>(Allow::Newcomer, reads::register)
+        .reads::<user::LogIn, _, _>(Allow::Newcomer, reads::log_in)
+        .reads::<user::Refresh, _, _>(Allow::Newcomer, reads::refresh)
         .reads::<user::Jwks, _, _>(Allow::Anyone, reads::jwks)
         .reads::<user::GetWithdrawal, _, _>(Allow::User, reads::withdrawal)
         .answers::<user::Withdraw>(Allow::User, &["user.withdrawal_requested"])

@@ -123,8 +123,8 @@ fn every_service_answers_a_ping() {
 fn a_client_asks_over_nats_with_its_token_and_is_refused_without() {
     run(async {
         let mesh = shared().await;
-        let client = mesh.nats("client").await;
         let fan = mesh.fan(70).await;
+        let client = fan.nats().await;
         let good =
             ask(&client, "point.balance", &[("authorization", &bearer(fan.token()))], "").await;
         let balance: Balance = serde_json::from_slice(&good.payload).expect("a balance");
@@ -170,7 +170,8 @@ fn a_client_asks_over_nats_with_its_token_and_is_refused_without() {
 fn nobody_outside_reaches_what_a_service_asks_of_itself() {
     run(async {
         let mesh = shared().await;
-        let client = mesh.nats("client").await;
+        let fan = mesh.fan(0).await;
+        let client = fan.nats().await;
         let listed = listed(&mesh.nats("operator").await).await;
         let wirings = wiring::all();
         let answered = wirings.iter().flat_map(|wiring| &wiring.answers);

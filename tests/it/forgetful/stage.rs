@@ -326,7 +326,9 @@ async fn link(servers: &Servers, service: &'static str) -> Link {
         nats_url: servers.nats.url().to_owned(),
         nkey_seed: Some(servers.nkey_seed(service).to_owned()),
     };
-    Link::connect(settings, Tracer::off()).await.unwrap()
+    let is_service = [EMITTER, LISTENER].contains(&service);
+    let answers = is_service.then(|| servers.nkey_seed(&format!("{service}-answers")).to_owned());
+    Link::connect_to_answer(settings, answers, Tracer::off()).await.unwrap()
 }
 
 fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
