@@ -31,7 +31,10 @@ pub use book::{Book, Keys};
 /// What the simulation drives this service with.
 #[cfg(feature = "sim")]
 pub mod sim {
-    pub use crate::{book::in_memory::Tables, domain::WalletState};
+    pub use crate::{
+        book::in_memory::Tables,
+        domain::{Entry, WalletState},
+    };
 }
 
 /// The service's name.

@@ -48,7 +48,7 @@ pub use book::{Book, Keys};
 pub mod sim {
     pub use crate::{
         book::in_memory::Tables,
-        domain::{Pass, Reservation, Schedule},
+        domain::{Pass, Refund, Reservation, Schedule},
         handlers::Hold,
         timers::{EmptyShow, ExpireHold},
     };

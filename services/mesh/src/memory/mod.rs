@@ -57,17 +57,30 @@ pub struct Store<B: InMemory> {
     kept: Arc<Mutex<Kept<B>>>,
     /// How often whoever speaks with it was cut off.
     cuts: Arc<AtomicU64>,
+    mistakes: Arc<Mistakes>,
+}
+
+/// Mistakes that can be planted, to see that a simulation finds them.
+#[derive(Debug, Default)]
+struct Mistakes {
+    forgets_messages: AtomicBool,
+    forgets_answers: AtomicBool,
 }
 
 impl<B: InMemory> Clone for Store<B> {
     fn clone(&self) -> Self {
-        Self { kept: self.kept.clone(), cuts: self.cuts.clone() }
+        let Self { kept, cuts, mistakes } = self;
+        Self { kept: kept.clone(), cuts: cuts.clone(), mistakes: mistakes.clone() }
     }
 }
 
 impl<B: InMemory> Default for Store<B> {
     fn default() -> Self {
-        Self { kept: Arc::new(Mutex::new(Kept::default())), cuts: Arc::default() }
+        Self {
+            kept: Arc::new(Mutex::new(Kept::default())),
+            cuts: Arc::default(),
+            mistakes: Arc::default(),
+        }
     }
 }
 
@@ -75,6 +88,21 @@ impl<B: InMemory> Store<B> {
     /// Whoever is in the middle of a transaction does not get to its end.
     pub fn cut_off(&self) {
         self.cuts.fetch_add(1, SeqCst);
+    }
+
+    /// A mistake: its inbox remembers nothing.
+    pub fn forget_messages(&self) {
+        self.mistakes.forgets_messages.store(true, SeqCst);
+    }
+
+    /// A mistake: no answer is kept under its key.
+    pub fn forget_answers(&self) {
+        self.mistakes.forgets_answers.store(true, SeqCst);
+    }
+
+    /// A copy of the service's tables, when nobody is at work.
+    pub fn copy(&self) -> B::Tables {
+        self.kept.try_lock().map(|kept| kept.tables.clone()).unwrap_or_default()
     }
 
     /// Looks at the service's tables as they were committed last.

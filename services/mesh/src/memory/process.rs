@@ -87,9 +87,9 @@ impl<B: InMemory> Process<B> {
         Self { engine: Memory::new(store, rules), heard, asked: service.asked }
     }
 
-    /// What it keeps.
-    pub fn store(&self) -> &Store<B> {
-        self.engine.store()
+    /// Looks at the tables as they were committed last.
+    pub fn look<T>(&self, look: impl FnOnce(&B::Tables) -> T) -> T {
+        now(self.engine.store().look(look))
     }
 
     /// The next batch dies before its commit.

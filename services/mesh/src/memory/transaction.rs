@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-use super::{InMemory, Kept, Store, outbox::Row};
+use super::{InMemory, Kept, Mistakes, Store, outbox::Row};
 use crate::{
     batch::{
         closing::{Closed, Closing},
@@ -33,6 +33,7 @@ pub struct Tx<B: InMemory> {
     parking: Vec<Parked>,
     resolved: Option<u64>,
     cuts: Arc<AtomicU64>,
+    mistakes: Arc<Mistakes>,
     begun_at: u64,
 }
 
@@ -53,6 +54,7 @@ impl<B: InMemory> Ledger<B> for Store<B> {
             parking: Vec::new(),
             resolved: None,
             cuts: self.cuts.clone(),
+            mistakes: self.mistakes.clone(),
             begun_at,
         })
     }
@@ -136,7 +138,12 @@ impl<B: InMemory> Transaction<B> for Tx<B> {
         let now = crate::clock::now();
         let kept = &mut *self.kept;
         kept.tables = self.tables;
-        kept.inbox.extend(self.claimed);
+        if !self.mistakes.forgets_messages.load(SeqCst) {
+            kept.inbox.extend(self.claimed);
+        }
+        if self.mistakes.forgets_answers.load(SeqCst) {
+            self.answers.clear();
+        }
         kept.outbox.extend(self.emitted.into_iter().map(|new| (new.id, Row::new(new, now))));
         kept.answers.extend(self.answers.into_iter().map(|answer| (answer.scope, answer)));
         kept.parked.insert(self.parking, now);

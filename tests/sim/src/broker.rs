@@ -1,0 +1,259 @@
+//! JetStream as it behaves, without a server: streams that know ids for a while, durable
+//! consumers that deliver at least once, and a disk that keeps what was synced last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use events::Timestamp;
+use mesh::{
+    memory::{Incoming, Shelf},
+    message::Message,
+};
+use uuid::Uuid;
+
+/// How long a stream knows the ids of its messages.
+const DUPLICATES_SECS: i64 = 120;
+/// How long a message may stay unacknowledged.
+const ACK_WAIT_SECS: i64 = 10;
+
+/// A message that is stored.
+#[derive(Debug, Clone)]
+struct Stored {
+    message: Message,
+    at: Timestamp,
+}
+
+/// A stream. The sequence of a message is its place, counted from 1.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    messages: Vec<Stored>,
+    made_at: Timestamp,
+    epoch: u64,
+}
+
+/// Where one service stands in one stream.
+#[derive(Debug, Clone, Default)]
+struct Consumer {
+    /// The last sequence that was delivered a first time.
+    delivered: u64,
+    /// What is not acknowledged: when it comes again, and how often it has come.
+    pending: BTreeMap<u64, (Timestamp, u64)>,
+}
+
+/// What became of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Where the message is.
+    pub sequence: u64,
+    /// Whether its id was known.
+    pub is_duplicate: bool,
+}
+
+/// What outlives a restart of the broker.
+#[derive(Clone)]
+struct Disk {
+    streams: BTreeMap<&'static str, Stream>,
+    consumers: BTreeMap<(&'static str, &'static str), Consumer>,
+}
+
+/// The broker.
+pub struct Broker {
+    now: Disk,
+    synced: Disk,
+    /// Which facts a service consumes.
+    filters: BTreeMap<&'static str, BTreeSet<&'static str>>,
+    /// Whether ids are known again; off in a mutation.
+    pub knows_ids: bool,
+}
+
+impl Broker {
+    /// A broker with a stream for each producer and a consumer for each service.
+    pub fn new(
+        producers: &[&'static str],
+        filters: BTreeMap<&'static str, BTreeSet<&'static str>>,
+        now: Timestamp,
+    ) -> Self {
+        let disk = empty(producers, &filters, now, 0);
+        Self { now: disk.clone(), synced: disk, filters, knows_ids: true }
+    }
+
+    /// Stores a message, unless its id is known.
+    pub fn publish(
+        &mut self,
+        producer: &'static str,
+        message: Message,
+        now: Timestamp,
+    ) -> Acknowledged {
+        let knows_ids = self.knows_ids;
+        let Some(stream) = self.now.streams.get_mut(producer) else {
+            unreachable!("there is a stream for each producer")
+        };
+        let is_known = |(_, stored): &(usize, &Stored)| {
+            stored.message.id == message.id && stored.at.plus_secs(DUPLICATES_SECS) > now
+        };
+        let known = stream.messages.iter().enumerate().rev().find(is_known);
+        if let Some((at, _)) = known.filter(|_| knows_ids) {
+            return Acknowledged { sequence: at as u64 + 1, is_duplicate: true };
+        }
+        stream.messages.push(Stored { message, at: now });
+        Acknowledged { sequence: stream.messages.len() as u64, is_duplicate: false }
+    }
+
+    /// What a service is delivered now, at most so many messages.
+    pub fn deliver(&mut self, service: &'static str, most: usize, now: Timestamp) -> Vec<Incoming> {
+        let Some(filter) = self.filters.get(service) else { return Vec::new() };
+        let mut delivered = Vec::new();
+        let Disk { streams, consumers } = &mut self.now;
+        for ((producer, of), consumer) in consumers.iter_mut().filter(|((_, of), _)| *of == service)
+        {
+            debug_assert_eq!(*of, service);
+            let Some(stream) = streams.get(producer) else { continue };
+            for (&sequence, (again_at, times)) in &mut consumer.pending {
+                if delivered.len() < most && *again_at <= now {
+                    *again_at = now.plus_secs(ACK_WAIT_SECS);
+                    *times += 1;
+                    delivered.extend(stream.incoming(producer, sequence, *times));
+                }
+            }
+            while delivered.len() < most && consumer.delivered < stream.last_sequence() {
+                consumer.delivered += 1;
+                let sequence = consumer.delivered;
+                let Some(incoming) = stream.incoming(producer, sequence, 1) else { continue };
+                let fact = events::fact_of_subject(&incoming.message.subject);
+                if fact.is_some_and(|fact| filter.contains(fact)) {
+                    consumer.pending.insert(sequence, (now.plus_secs(ACK_WAIT_SECS), 1));
+                    delivered.push(incoming);
+                }
+            }
+        }
+        delivered
+    }
+
+    /// A service has taken a message in.
+    pub fn acknowledge(&mut self, service: &'static str, stream: &'static str, sequence: u64) {
+        if let Some(consumer) = self.now.consumers.get_mut(&(stream, service)) {
+            consumer.pending.remove(&sequence);
+        }
+    }
+
+    /// Delivers a message once more, soon, for no reason: it may always come again.
+    pub fn repeat(
+        &mut self,
+        service: &'static str,
+        stream: &'static str,
+        sequence: u64,
+        now: Timestamp,
+    ) {
+        if let Some(consumer) = self.now.consumers.get_mut(&(stream, service)) {
+            consumer.pending.entry(sequence).or_insert((now, 1));
+        }
+    }
+
+    /// Whether nothing is on its way to anybody.
+    pub fn is_drained(&self) -> bool {
+        let is_done = |((producer, _), consumer): (&(&'static str, &'static str), &Consumer)| {
+            let last = self.now.streams.get(producer).map_or(0, Stream::last_sequence);
+            consumer.pending.is_empty() && consumer.delivered >= last
+        };
+        self.now.consumers.iter().all(is_done)
+    }
+
+    /// The disk has everything.
+    pub fn sync(&mut self) {
+        self.synced = self.now.clone();
+    }
+
+    /// The broker was restarted, and knows what the disk has.
+    pub fn roll_back(&mut self) {
+        let epoch = self.epoch() + 1;
+        self.now = self.synced.clone();
+        self.reconnect(epoch);
+    }
+
+    /// Everything is gone, and the topology was applied again.
+    pub fn wipe(&mut self, now: Timestamp) {
+        let epoch = self.epoch() + 1;
+        let producers: Vec<_> = self.now.streams.keys().copied().collect();
+        self.now = empty(&producers, &self.filters, now, epoch);
+        self.synced = self.now.clone();
+    }
+
+    /// All connections are new ones.
+    pub fn cut(&mut self) {
+        self.reconnect(self.epoch() + 1);
+    }
+
+    fn reconnect(&mut self, epoch: u64) {
+        self.now.streams.values_mut().for_each(|stream| stream.epoch = epoch);
+    }
+
+    /// Which connection this is.
+    pub fn epoch(&self) -> u64 {
+        self.now.streams.values().map(|stream| stream.epoch).max().unwrap_or_default()
+    }
+
+    /// The stream of a producer.
+    pub fn stream(&self, producer: &str) -> Option<&Stream> {
+        self.now.streams.get(producer)
+    }
+
+    /// Every message that is stored now, with its stream.
+    pub fn messages(&self) -> impl Iterator<Item = (&'static str, u64, &Message)> {
+        self.now.streams.iter().flat_map(|(producer, stream)| {
+            let numbered = (1..).zip(&stream.messages);
+            numbered.map(|(sequence, stored)| (*producer, sequence, &stored.message))
+        })
+    }
+}
+
+fn empty(
+    producers: &[&'static str],
+    filters: &BTreeMap<&'static str, BTreeSet<&'static str>>,
+    made_at: Timestamp,
+    epoch: u64,
+) -> Disk {
+    let stream = Stream { messages: Vec::new(), made_at, epoch };
+    let streams = producers.iter().map(|producer| (*producer, stream.clone())).collect();
+    let mut consumers = BTreeMap::new();
+    for (service, facts) in filters {
+        for producer in producers {
+            if facts.iter().any(|fact| events::producer_of(fact) == *producer) {
+                consumers.insert((*producer, *service), Consumer::default());
+            }
+        }
+    }
+    Disk { streams, consumers }
+}
+
+impl Stream {
+    fn incoming(&self, name: &'static str, sequence: u64, times: u64) -> Option<Incoming> {
+        let stored = self.messages.get(usize::try_from(sequence).ok()?.checked_sub(1)?)?;
+        Some(Incoming { message: stored.message.clone(), stream: name, sequence, times })
+    }
+}
+
+impl Shelf for Stream {
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn first_sequence(&self) -> u64 {
+        1
+    }
+
+    fn last_sequence(&self) -> u64 {
+        self.messages.len() as u64
+    }
+
+    fn max_age_secs(&self) -> i64 {
+        7 * 86_400
+    }
+
+    fn made_at(&self) -> Timestamp {
+        self.made_at
+    }
+
+    fn id_at(&self, sequence: u64) -> Option<Uuid> {
+        let at = usize::try_from(sequence).ok()?.checked_sub(1)?;
+        Some(self.messages.get(at)?.message.id)
+    }
+}

@@ -1,0 +1,155 @@
+//! The services of a simulated sale, with what their timers find.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use events::{Timestamp, user::Role};
+use mesh::{
+    Service,
+    memory::{InMemory, Store},
+    postgres::Postgres,
+};
+
+use crate::{
+    node::{Host, On, Plan, Work},
+    people::Wish,
+};
+
+/// Seconds after which an attempt to close an account is refused.
+const WITHDRAWAL_SECS: i64 = 30;
+
+/// The state of every service; it outlives their processes.
+#[derive(Default)]
+pub struct Stores {
+    /// Accounts.
+    pub user: Store<user::Book>,
+    /// Seats.
+    pub reservation: Store<reservation::Book>,
+    /// Payments.
+    pub payment: Store<payment::Book>,
+    /// Wallets.
+    pub point: Store<point::Book>,
+}
+
+impl Stores {
+    /// A mistake: no inbox remembers anything.
+    pub fn forget_messages(&self) {
+        self.user.forget_messages();
+        self.reservation.forget_messages();
+        self.payment.forget_messages();
+        self.point.forget_messages();
+    }
+
+    /// A mistake: no answer is kept under its key.
+    pub fn forget_answers(&self) {
+        self.user.forget_answers();
+        self.reservation.forget_answers();
+        self.payment.forget_answers();
+        self.point.forget_answers();
+    }
+}
+
+/// All that emit, those included of which only the events are played.
+pub const PRODUCERS: [&str; 5] =
+    [user::NAME, reservation::NAME, payment::NAME, point::NAME, "concert"];
+
+/// Which events each service consumes.
+pub fn filters() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let facts = |wiring: mesh::Wiring| wiring.hears.iter().map(|(fact, _)| *fact).collect();
+    BTreeMap::from([
+        (user::NAME, facts(user::service().wiring())),
+        (reservation::NAME, facts(reservation::service().wiring())),
+        (payment::NAME, facts(payment::service().wiring())),
+        (point::NAME, facts(point::service().wiring())),
+    ])
+}
+
+/// The services, just started.
+pub fn hosts(stores: &Stores) -> Vec<(&'static str, Box<dyn Host>)> {
+    fn host<B: InMemory>(
+        name: &'static str,
+        store: &Store<B>,
+        service: fn() -> Service<Postgres<B>>,
+        rules: fn() -> B::Rules,
+        work: Work<B>,
+        due: fn(&B::Tables, Timestamp) -> Vec<Wish>,
+    ) -> (&'static str, Box<dyn Host>) {
+        let plan = Plan { service, rules, work, due };
+        (name, Box::new(On::new(name, plan, store.clone())))
+    }
+    vec![
+        host(
+            user::NAME,
+            &stores.user,
+            user::service,
+            user::Rules::default,
+            |process, wish, asking| match wish.clone() {
+                Wish::SignUp(add) => Some(process.command(add, asking)),
+                Wish::Withdraw(withdraw) => Some(process.command(withdraw, asking)),
+                Wish::RefuseWithdrawal(refuse) => Some(process.command(refuse, asking)),
+                _ => None,
+            },
+            |tables, now| {
+                let due = tables.unanswered(WITHDRAWAL_SECS, now);
+                due.into_iter().map(Wish::RefuseWithdrawal).collect()
+            },
+        ),
+        host(
+            reservation::NAME,
+            &stores.reservation,
+            reservation::service,
+            reservation::Rules::default,
+            |process, wish, asking| match wish {
+                Wish::Hold { schedule_id, seats, pass } => {
+                    let (schedule_id, seats) = (*schedule_id, seats.clone());
+                    let hold =
+                        reservation::sim::Hold { schedule_id, seats, pass: Some(pass.clone()) };
+                    Some(process.command(hold, asking))
+                }
+                Wish::GiveBack(cancel) => Some(process.command(cancel.clone(), asking)),
+                Wish::Expire(id) => {
+                    let expire = reservation::sim::ExpireHold { reservation_id: *id };
+                    Some(process.command(expire, asking))
+                }
+                Wish::Empty(schedule_id, reservations) => {
+                    let (schedule_id, reservations) = (*schedule_id, reservations.clone());
+                    let empty = reservation::sim::EmptyShow { schedule_id, reservations };
+                    Some(process.command(empty, asking))
+                }
+                _ => None,
+            },
+            |tables, now| {
+                let holds = tables.due_holds(now).into_iter();
+                let shows = tables.cancelled_shows().into_iter();
+                holds
+                    .map(|due| Wish::Expire(due.reservation_id))
+                    .chain(shows.map(|due| Wish::Empty(due.schedule_id, due.reservations)))
+                    .collect()
+            },
+        ),
+        host(
+            payment::NAME,
+            &stores.payment,
+            payment::service,
+            payment::Rules::default,
+            |process, wish, asking| match wish {
+                Wish::Pay(pay) => Some(process.command(pay.clone(), asking)),
+                _ => None,
+            },
+            |_, _| Vec::new(),
+        ),
+        host(
+            point::NAME,
+            &stores.point,
+            point::service,
+            point::Rules::default,
+            |process, wish, asking| match wish {
+                Wish::Charge(charge) => Some(process.command(charge.clone(), asking)),
+                _ => None,
+            },
+            |_, _| Vec::new(),
+        ),
+    ]
+}
+
+/// What a fan's account may do.
+pub const FAN: [Role; 1] = [Role::Fan];

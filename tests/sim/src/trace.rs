@@ -1,0 +1,72 @@
+//! What has happened, in order, to be shown for what is wrong.
+
+use events::Timestamp;
+use mesh::{memory::Asking, message::Message};
+
+use crate::{faults::Fault, people::Wish};
+
+/// Lines shown at most.
+const LINES_MAX: usize = 80;
+/// Characters of an id.
+const ID_CHARS: usize = 36;
+
+/// What has happened.
+#[derive(Default)]
+pub struct Trace(Vec<(Timestamp, What)>);
+
+enum What {
+    Asked(Box<(Wish, Asking)>),
+    Emitted(&'static str, Message),
+    Fault(Fault, &'static str),
+}
+
+impl Trace {
+    /// Somebody asks for something.
+    pub fn asked(&mut self, at: Timestamp, wish: &Wish, asking: &Asking) {
+        self.0.push((at, What::Asked(Box::new((wish.clone(), asking.clone())))));
+    }
+
+    /// A service has emitted a message.
+    pub fn emitted(&mut self, at: Timestamp, service: &'static str, message: &Message) {
+        self.0.push((at, What::Emitted(service, message.clone())));
+    }
+
+    /// Something goes wrong, where a service is concerned.
+    pub fn fault(&mut self, at: Timestamp, fault: Fault, service: &'static str) {
+        self.0.push((at, What::Fault(fault, service)));
+    }
+
+    /// What has to do with the first id that is named, and the faults in between.
+    pub fn of(&self, wrong: &[String]) -> Vec<String> {
+        let Some(id) = wrong.iter().find_map(|line| id_in(line)) else { return Vec::new() };
+        let lines = self.0.iter().filter_map(|(at, what)| {
+            let text = match what {
+                What::Fault(fault, service) => Some(format!("! {fault:?} ({service})")),
+                What::Asked(asked) => {
+                    let (wish, asking) = &**asked;
+                    let text = format!("{wish:?} as {:?}", asking.id);
+                    text.contains(id).then(|| format!("? {text}"))
+                }
+                What::Emitted(service, message) => {
+                    let body = String::from_utf8_lossy(&message.body);
+                    let events = body.split("{\"specversion\"").skip(1);
+                    let of: Vec<&str> = events.filter(|event| event.contains(id)).collect();
+                    (!of.is_empty()).then(|| {
+                        let data = of.iter().filter_map(|event| event.split("\"data\":").nth(1));
+                        let data: Vec<&str> = data.collect();
+                        format!("{service}: {} {}", message.subject, data.join(" "))
+                    })
+                }
+            };
+            text.map(|text| format!("{at} {text}"))
+        });
+        lines.take(LINES_MAX).collect()
+    }
+}
+
+/// The first UUID in a line.
+fn id_in(line: &str) -> Option<&str> {
+    let starts = (0..line.len()).filter(|at| line.is_char_boundary(*at));
+    let mut words = starts.filter_map(|at| line.get(at..at + ID_CHARS));
+    words.find(|word| uuid::Uuid::try_parse(word).is_ok())
+}
