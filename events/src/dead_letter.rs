@@ -56,7 +56,7 @@ impl FromStr for LetterId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no letter; they are written like `payment-17`");
+        let wrong = || format!("must be a letter like `payment-17`, not `{text:.80}`");
         let (service, number) = text.rsplit_once('-').ok_or_else(wrong)?;
         let is_name = |name: &str| {
             (1..=32).contains(&name.len())

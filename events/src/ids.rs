@@ -2,21 +2,26 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
-use time::{
-    OffsetDateTime,
-    error::{Parse, TryFromParsed},
-    format_description::well_known::Rfc3339,
-};
+use serde::{Deserialize, Serialize, de};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
+
+/// Characters of what came that an error repeats.
+const SAID_CHARS_MAX: usize = 80;
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident;)+) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         #[serde(transparent)]
         pub struct $name(pub Uuid);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(ReadId).map(Self)
+            }
+        }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,6 +63,26 @@ ids! {
     EventId;
     /// All facts that follow from one request (`onsale-saga-id`).
     SagaId;
+}
+
+/// Reads an id; what is none is refused in our own words.
+struct ReadId;
+
+impl de::Visitor<'_> for ReadId {
+    type Value = Uuid;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an id, which is a UUID")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Uuid, E> {
+        text.parse().map_err(|_| {
+            let shape = "00000000-0000-7000-8000-000000000000";
+            E::custom(format_args!(
+                "must be an id, a UUID like `{shape}`, not `{text:.SAID_CHARS_MAX$}`"
+            ))
+        })
+    }
 }
 
 /// A seat of a schedule: `SECTION-ROW-SEAT`, for example `A-12-7`.
@@ -120,15 +145,54 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// Why a text is no moment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAMoment {
+    /// It could be anywhere on earth.
+    #[error("must say its zone, as in `{0}Z` or `{0}+09:00`; `{0}` has none")]
+    NoZone(String),
+    /// An address was not escaped.
+    #[error("has a blank where its zone begins: in an address `+` means a blank, write it `%2B`")]
+    LostPlus,
+    /// The first and the last hours of the calendar have no year in UTC.
+    #[error("must lie in the years 0 to 9999 in UTC; `{0}` does not")]
+    NoYear(String),
+    /// Not RFC 3339, or no such day or hour.
+    #[error("must be a time like `2030-06-01T19:00:00Z` that there is, not `{0}`")]
+    NoTime(String),
+}
+
+impl NotAMoment {
+    fn of(text: &str) -> Self {
+        let is_moment = |text: &str| OffsetDateTime::parse(text, &Rfc3339).is_ok();
+        let said = || text.chars().take(SAID_CHARS_MAX).collect();
+        // Where date, time and zone are apart by nothing but this blank.
+        let lost_plus = text
+            .rsplit_once(' ')
+            .is_some_and(|(before, zone)| is_moment(&format!("{before}+{zone}")));
+        if is_moment(text) {
+            Self::NoYear(said())
+        } else if is_moment(&format!("{text}Z")) {
+            Self::NoZone(said())
+        } else if lost_plus {
+            Self::LostPlus
+        } else {
+            Self::NoTime(said())
+        }
+    }
+}
+
 impl FromStr for Timestamp {
-    type Err = Parse;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    type Err = NotAMoment;
+
+    fn from_str(text: &str) -> Result<Self, NotAMoment> {
         // The first and the last hours of the calendar may have no year in UTC.
-        OffsetDateTime::parse(text, &Rfc3339)?
-            .checked_to_offset(time::UtcOffset::UTC)
+        OffsetDateTime::parse(text, &Rfc3339)
+            .ok()
+            .and_then(|at| at.checked_to_offset(time::UtcOffset::UTC))
             .filter(|at| (0..=9_999).contains(&at.year()))
             .map(Self::from)
-            .ok_or(Parse::TryFromParsed(TryFromParsed::InsufficientInformation))
+            .ok_or_else(|| NotAMoment::of(text))
     }
 }
 
@@ -141,7 +205,7 @@ impl Serialize for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        text.parse().map_err(de::Error::custom)
     }
 }
 
@@ -159,5 +223,30 @@ mod tests {
     fn a_moment_that_has_no_year_in_utc_is_refused() {
         assert!("9999-12-31T23:59:59-01:00".parse::<Timestamp>().is_err());
         assert!("0000-01-01T00:00:00+01:00".parse::<Timestamp>().is_err());
+    }
+
+    #[test]
+    fn what_is_no_moment_is_told_apart() {
+        let why = |text: &str| text.parse::<Timestamp>().expect_err(text);
+        let text = "2030-06-01T19:00:00";
+        assert_eq!(why(text), NotAMoment::NoZone(text.to_owned()));
+        assert_eq!(why("2030-06-01T19:00:00 09:00"), NotAMoment::LostPlus);
+        assert_eq!(why("2030-06-01T19:00:00.5 05:30"), NotAMoment::LostPlus);
+        assert!(matches!(why("9999-12-31T23:59:59-01:00"), NotAMoment::NoYear(_)));
+        for none in ["", "soon", "2030-06-01", "2030-06-31T00:00:00Z", "1764400000", " ", "☃ ☃"]
+        {
+            assert!(matches!(why(none), NotAMoment::NoTime(_)), "{none}");
+        }
+        assert!(why(&"9".repeat(10_000)).to_string().len() < 200);
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused_in_our_own_words() {
+        let id: Result<UserId, _> = serde_json::from_str("\"nope\"");
+        let why = id.expect_err("no id").to_string();
+        assert!(why.contains("must be an id, a UUID") && why.contains("`nope`"), "{why}");
+        let id = "019a5c3e-7a10-7c41-9d0e-3b1f5e2a7c01";
+        let read: UserId = serde_json::from_str(&format!("\"{id}\"")).expect("an id");
+        assert_eq!(read.to_string(), id);
     }
 }

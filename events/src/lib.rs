@@ -56,6 +56,12 @@ pub trait Command: Serialize + DeserializeOwned + std::fmt::Debug + Send + Sync 
     const STATUS: u16 = 200;
     /// What a granted request is answered with.
     type Reply: Serialize + DeserializeOwned + Send + 'static;
+
+    /// Whose request it is when nobody is logged in: what only the caller, or the account that
+    /// is asked for, has. Keys of anonymous callers belong to it.
+    fn owner(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The service that tells a fact: the part before the dot.
@@ -125,14 +131,19 @@ macro_rules! facts {
     };
 }
 
-/// Declares the commands that one service answers.
+/// Declares the commands that one service answers; those that come without a token say whose
+/// they are.
 #[macro_export]
 macro_rules! commands {
-    ($($name:ident = $endpoint:literal, $status:literal => $reply:ty;)+) => {
+    ($($name:ident = $endpoint:literal, $status:literal => $reply:ty $(, owner: $owner:expr)?;)+) => {
         $(impl $crate::Command for $name {
             const ENDPOINT: &'static str = $endpoint;
             const STATUS: u16 = $status;
             type Reply = $reply;
+            $(fn owner(&self) -> Option<String> {
+                let read: fn(&Self) -> String = $owner;
+                Some(read(self))
+            })?
         })+
         /// The names of all endpoints answered here.
         pub const ENDPOINTS: &[&str] = &[$($endpoint),+];

@@ -21,7 +21,7 @@ pub struct Problem {
     /// What is wrong this time, and what mends it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
-    /// Further facts, by code: `seats`, `line`, `column`, `retry_after_secs`, …
+    /// Further facts, by code: `field`, `seats`, `line`, `column`, `retry_after_secs`, …
     #[serde(flatten)]
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub extra: serde_json::Map<String, serde_json::Value>,
@@ -49,6 +49,12 @@ impl Problem {
             detail: detail.into(),
             extra: serde_json::Map::new(),
         }
+    }
+
+    /// A refusal because of one field of a body, parameter or header: `what` goes on from its
+    /// name, as in "must be 1 to 100, not 0".
+    pub fn about(kind: Code, field: &str, what: impl fmt::Display) -> Self {
+        Self::new(kind, format!("`{field}` {what}.")).with("field", field)
     }
 
     /// The same refusal with one more fact.
@@ -94,8 +100,11 @@ codes! {
     FORBIDDEN = 403 "forbidden", "The account may not do this.";
     NOT_FOUND = 404 "not_found", "There is no such thing, or it is not yours.";
     METHOD_NOT_ALLOWED = 405 "method_not_allowed", "This address does not take this method.";
+    REQUEST_TOO_SLOW = 408 "request_too_slow", "The request did not arrive in time.";
     BODY_TOO_LARGE = 413 "body_too_large", "The request body is too large.";
+    ADDRESS_TOO_LONG = 414 "address_too_long", "The address, with its query, is too long.";
     UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type", "This content type is not read here.";
+    HEADERS_TOO_LARGE = 431 "headers_too_large", "The headers of the request are too large.";
     EMAIL_TAKEN = 409 "email_taken", "There is an account with this e-mail already.";
     NOT_ACTIVE = 403 "not_active", "Only a fan whose turn it is may do this; enter the waiting room first.";
     SEAT_TAKEN = 409 "seat_taken", "At least one of the seats has an owner.";

@@ -211,9 +211,9 @@ pub struct Account {
 }
 
 crate::commands! {
-    Register = "user.register", 201 => Session;
-    LogIn = "user.log_in", 201 => Session;
-    Refresh = "user.refresh", 201 => Session;
+    Register = "user.register", 201 => Session, owner: |c| c.email.trim().to_lowercase();
+    LogIn = "user.log_in", 201 => Session, owner: |c| c.email.trim().to_lowercase();
+    Refresh = "user.refresh", 201 => Session, owner: |c| c.refresh_token.clone();
     Withdraw = "user.withdraw", 202 => Withdrawal;
     GetWithdrawal = "user.get_withdrawal", 200 => Withdrawal;
     GrantRole = "user.grant_role", 200 => Account;

@@ -17,5 +17,6 @@ mod journeys;
 mod messages;
 mod outbox;
 mod permissions;
+mod repeats;
 mod rest;
 mod traces;

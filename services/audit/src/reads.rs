@@ -153,8 +153,8 @@ fn selection(command: &FindSagas, now: Timestamp) -> Result<QueryBuilder<Pg>, Pr
     if let Some(service) = &command.service {
         let bit = bit_of(service);
         if bit == 0 {
-            let detail = format!("There is no service `{service:.40}` that tells facts.");
-            return Err(Problem::new(codes::INVALID, detail));
+            let what = format!("must be a service that tells facts, not `{service:.40}`");
+            return Err(Problem::about(codes::INVALID, "service", what));
         }
         query.push(" and (took_part | awaited) & ").push_bind(bit).push(" <> 0");
     }
@@ -163,8 +163,8 @@ fn selection(command: &FindSagas, now: Timestamp) -> Result<QueryBuilder<Pg>, Pr
     }
     if let Some(about) = &command.about {
         let key: Key = about.parse().map_err(|()| {
-            let detail = "`about` must be an id, a trace id, or `<schedule id>/<seat>`.";
-            Problem::new(codes::INVALID, detail)
+            let what = "must be an id, a trace id, or `<schedule id>/<seat>`";
+            Problem::about(codes::INVALID, "about", what)
         })?;
         query.push(" and saga_id in (select ").push_bind(key.0);
         query.push(" union all select saga_id from saga_keys where key = ").push_bind(key.0);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use events::{
-    Problem, codes,
+    Problem,
     data_platform::{Export, ExportState, ExportedStream, GetExport},
 };
 use mesh::{Asker, Desk, Meta, postgres::Postgres};
@@ -24,7 +24,7 @@ pub(crate) async fn export(
 ) -> Result<Export, Problem> {
     let Noted { watermark, trouble, streams } = progress::noted(desk.pool())
         .await
-        .map_err(|error| Problem::new(codes::UNAVAILABLE, error.to_string()))?;
+        .map_err(|error| mesh::away("The state of the export cannot be read right now.", error))?;
     let asker = Asker::new(desk.link().clone());
     let behind = streams.into_iter().map(|stream| behind(&asker, stream));
     let state = match (&trouble, desk.rules().has_target()) {

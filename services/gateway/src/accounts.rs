@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use axum::{
     Extension,
-    extract::{ConnectInfo, FromRequestParts, Path, State},
+    extract::{ConnectInfo, FromRequestParts, State},
     http::request::Parts,
     response::Response,
 };
@@ -15,7 +15,7 @@ use events::{
 
 use crate::{
     Edge,
-    call::{Call, Head, json, not_a_name},
+    call::{Call, Head, json, not_an_id, path_parameters, short},
     examples,
     op::Op,
     problem::{Copies, Refused},
@@ -108,16 +108,17 @@ impl<S: Send + Sync> FromRequestParts<S> for GrantPath {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        let path = Path::<(String, String)>::from_request_parts(parts, state).await;
-        let Path((id, role)) = path.map_err(|_| not_a_name())?;
-        let user_id: UserId = id.parse().map_err(|_| not_a_name())?;
+        let of = path_parameters(parts, state).await?;
+        let [(id_name, id), (role_name, role)] = &of[..] else { unreachable!("two names") };
+        let user_id: UserId = id.parse().map_err(|_| not_an_id(id_name, id))?;
         let role = match role.as_str() {
             "fan" => Role::Fan,
             "organizer" => Role::Organizer,
             "operator" => Role::Operator,
             other => {
-                let detail = format!("There is no role `{other}`: fan, organizer, operator.");
-                return Err(Problem::new(codes::INVALID, detail).into());
+                let other = short(other);
+                let what = format!("must be one of `fan`, `organizer`, `operator`, not `{other}`");
+                return Err(Problem::about(codes::INVALID, role_name, what).into());
             }
         };
         Ok(Self(GrantRole { user_id, role }))

@@ -3,19 +3,18 @@
 //! axum's own extractors answer with plain text when they refuse; these answer with
 //! problems.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{FromRequest, FromRequestParts, Path, Query, Request},
-    http::{HeaderMap, HeaderName, Uri, header, request::Parts},
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, request::Parts},
 };
 use bytes::Bytes;
-use events::{Problem, codes};
+use events::{Code, Problem, codes};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use mesh::AskHeaders;
+use mesh::{AskHeaders, IDEMPOTENCY_KEY};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::problem::Refused;
@@ -25,15 +24,17 @@ pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a request body that brings a seat plan.
 pub(crate) const PLAN_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Characters of an `Authorization` header; a token is a tenth of that.
 const AUTHORIZATION_CHARS_MAX: usize = 8 * 1024;
-/// Characters of an `Idempotency-Key`.
-const KEY_CHARS_MAX: usize = 255;
 /// Seconds that `Prefer: wait` is honoured for.
 const WAIT_SECS_MAX: u64 = 30;
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Characters of a value that a refusal repeats.
+const SAID_CHARS_MAX: usize = 60;
+
+const AUTHORIZATION: &str = "Authorization";
+const LAST_EVENT_ID: &str = "Last-Event-ID";
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const TRACEPARENT: HeaderName = HeaderName::from_static(mesh::trace::TRACEPARENT);
 
@@ -78,31 +79,58 @@ impl Head {
         let scheme_and_token = self.authorization()?.and_then(|value| value.split_once(' '));
         match scheme_and_token {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
-            _ => Err(Problem::new(
+            _ => Err(Problem::about(
                 codes::UNAUTHENTICATED,
-                "Send `Authorization: Bearer <access token>`.",
+                AUTHORIZATION,
+                "must be `Bearer <access token>`",
             )),
         }
     }
 
+    /// A header of which there may be one value only. Nobody could say which of two was meant.
+    ///
+    /// # Errors
+    /// A refusal of this kind when there are two values.
+    pub(crate) fn one(&self, name: &str, kind: Code) -> Result<Option<&HeaderValue>, Problem> {
+        let mut values = self.0.get_all(name).iter();
+        let first = values.next();
+        match values.all(|other| Some(other) == first) {
+            true => Ok(first),
+            false => Err(Problem::about(kind, name, "is there twice, with two values")),
+        }
+    }
+
     fn authorization(&self) -> Result<Option<&str>, Problem> {
-        let Some(value) = self.0.get(header::AUTHORIZATION) else { return Ok(None) };
+        let Some(value) = self.one(AUTHORIZATION, codes::UNAUTHENTICATED)? else {
+            return Ok(None);
+        };
         match value.to_str() {
             Ok(text) if text.len() <= AUTHORIZATION_CHARS_MAX => Ok(Some(text)),
-            _ => Err(Problem::new(codes::UNAUTHENTICATED, "This is no access token of ours.")),
+            _ => Err(Problem::about(
+                codes::UNAUTHENTICATED,
+                AUTHORIZATION,
+                "has no access token of ours in it",
+            )),
         }
     }
 
     fn idempotency_key(&self) -> Result<Option<&str>, Problem> {
-        let Some(value) = self.0.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-        let visible = |text: &&str| {
-            (1..=KEY_CHARS_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
-        };
-        value.to_str().ok().filter(visible).map(Some).ok_or_else(|| {
-            Problem::new(
-                codes::INVALID,
-                "An Idempotency-Key has 1 to 255 visible ASCII characters.",
-            )
+        let Some(value) = self.one(IDEMPOTENCY_KEY, codes::INVALID)? else { return Ok(None) };
+        // What is no text is no key either, and the check says what is one.
+        let key = value.to_str().unwrap_or_default();
+        mesh::check_key(key).map(|()| Some(key))
+    }
+
+    /// The place where a client wants to go on.
+    ///
+    /// # Errors
+    /// `invalid` when it is none of ours.
+    pub(crate) fn last_event_id<T: FromStr>(&self) -> Result<Option<T>, Problem> {
+        let Some(value) = self.one(LAST_EVENT_ID, codes::INVALID)? else { return Ok(None) };
+        let place = value.to_str().ok().and_then(|text| text.parse().ok());
+        place.map(Some).ok_or_else(|| {
+            let what = "must be the `id` of an event that was sent here";
+            Problem::about(codes::INVALID, LAST_EVENT_ID, what)
         })
     }
 
@@ -154,32 +182,35 @@ impl Call {
         }
         let body = collect(body, bytes_max).await?;
         if !body.is_empty() && !content_types.iter().any(|kind| is_of(&head.0, kind)) {
-            let detail = format!("Send `Content-Type: {}`.", content_types.join("` or `"));
-            return Err(Problem::new(codes::UNSUPPORTED_MEDIA_TYPE, detail).into());
+            return Err(unread_kind(&head, content_types).into());
         }
         Ok(Self { head, body })
     }
 
-    /// The body with values from the path, which win over the same names inside.
+    /// The body with values from the path.
     ///
     /// # Errors
-    /// `bad_request` with line and column when the body is not JSON, `invalid` when it is no
-    /// object: as a service would say.
+    /// As a service would say; and `invalid` when the body says something else.
     pub(crate) fn body_with(&self, values: &[(&str, String)]) -> Result<Bytes, Problem> {
-        let mut object: Map<String, Value> = match self.body.as_ref() {
-            [] => Map::new(),
-            body => serde_json::from_slice(body).map_err(|error| {
-                let kind = if error.is_data() { codes::INVALID } else { codes::BAD_REQUEST };
-                Problem::new(kind, error.to_string())
-                    .with("line", error.line())
-                    .with("column", error.column())
-            })?,
-        };
-        for (name, value) in values {
-            object.insert((*name).to_owned(), Value::String(value.clone()));
-        }
-        Ok(json(&object))
+        mesh::input::complete(&self.body, values).map(Bytes::from)
     }
+}
+
+fn unread_kind(head: &Head, read: &[&str]) -> Problem {
+    let wanted = read.join("` or `");
+    let came = match head.0.get(header::CONTENT_TYPE) {
+        None => "it is missing".to_owned(),
+        Some(value) => format!("not `{}`", short(&String::from_utf8_lossy(value.as_bytes()))),
+    };
+    let what = format!("must be `{wanted}`, {came}");
+    Problem::about(codes::UNSUPPORTED_MEDIA_TYPE, "Content-Type", what)
+}
+
+/// As much of what came as a refusal repeats.
+pub(crate) fn short(text: &str) -> String {
+    let mut chars = text.chars();
+    let begin: String = chars.by_ref().take(SAID_CHARS_MAX).collect();
+    if chars.next().is_some() { format!("{begin}…") } else { begin }
 }
 
 /// Whether the body is of this content type, in UTF-8.
@@ -201,13 +232,20 @@ async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     match collected.await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(bytes_max)),
-        Ok(Err(_)) => Err(Problem::new(codes::BAD_REQUEST, "The body broke off.")),
-        Err(_) => Err(Problem::new(codes::BAD_REQUEST, "The body did not arrive in time.")),
+        Ok(Err(_)) => {
+            let detail = "The body broke off, or is not sent as its headers say.";
+            Err(Problem::new(codes::BAD_REQUEST, detail).with("field", "body"))
+        }
+        Err(_) => {
+            let detail = format!("A body may take {} seconds.", BODY_TIMEOUT.as_secs());
+            Err(Problem::new(codes::REQUEST_TOO_SLOW, detail).with("field", "body"))
+        }
     }
 }
 
 fn too_large(bytes_max: usize) -> Problem {
     Problem::new(codes::BODY_TOO_LARGE, format!("At most {bytes_max} bytes are read here."))
+        .with("field", "body")
         .with("bytes_max", bytes_max)
 }
 
@@ -218,15 +256,43 @@ impl<S: Send + Sync, T: From<Uuid> + Send> FromRequestParts<S> for Id<T> {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        let id = Path::<Uuid>::from_request_parts(parts, state).await;
-        let Path(id) = id.map_err(|_| not_a_name())?;
+        let (name, text) = path_parameter(parts, state).await?;
+        let id: Uuid = text.parse().map_err(|_| not_an_id(&name, &text))?;
         Ok(Self(id.into()))
     }
 }
 
 /// Why a path names nothing.
-pub(crate) fn not_a_name() -> Problem {
-    Problem::new(codes::NOT_FOUND, "An id in the path is not a UUID.")
+pub(crate) fn not_an_id(name: &str, came: &str) -> Problem {
+    let what = format!("must be an id, a UUID, not `{}`", short(came));
+    Problem::about(codes::NOT_FOUND, name, what)
+}
+
+/// The one name in the path, and what it is there.
+///
+/// # Errors
+/// `not_found` when it is no text.
+pub(crate) async fn path_parameter<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<(String, String), Problem> {
+    let mut parameters = path_parameters(parts, state).await?;
+    Ok(parameters.pop().expect("the path has a name in it"))
+}
+
+/// The names in the path, and what they are there.
+///
+/// # Errors
+/// `not_found` when one of them is no text.
+pub(crate) async fn path_parameters<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<Vec<(String, String)>, Problem> {
+    let parameters = RawPathParams::from_request_parts(parts, state).await;
+    let parameters = parameters.map_err(|_| {
+        Problem::new(codes::NOT_FOUND, "A name in the path is not UTF-8.").with("field", "path")
+    })?;
+    Ok(parameters.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
 /// The query, where unknown names are refused.
@@ -236,7 +302,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
-        Ok(Self::of(&parts.uri)?)
+        Ok(Self::of(&parts.method, &parts.uri)?)
     }
 }
 
@@ -244,16 +310,25 @@ impl<T: DeserializeOwned> Params<T> {
     /// The query of an address.
     ///
     /// # Errors
-    /// `bad_request` with the reason.
-    pub(crate) fn of(uri: &Uri) -> Result<Self, Problem> {
-        let query = Query::<T>::try_from_uri(uri);
-        let Query(params) = query.map_err(|error| {
-            let detail = error.to_string();
-            let told = detail.strip_prefix("Failed to deserialize query string: ");
-            Problem::new(codes::BAD_REQUEST, told.unwrap_or(&detail))
-        })?;
-        Ok(Self(params))
+    /// `bad_request` with the field.
+    pub(crate) fn of(method: &Method, uri: &Uri) -> Result<Self, Problem> {
+        let pairs = parameters(uri).collect::<Vec<_>>();
+        // What cannot be read is searched for in vain, and must not be kept.
+        let is_unread = |(_, value): &&(String, String)| value.contains('\u{fffd}');
+        if *method != Method::GET
+            && *method != Method::HEAD
+            && let Some((name, _)) = pairs.iter().find(is_unread)
+        {
+            let what = "is not UTF-8; escape it as UTF-8";
+            return Err(Problem::about(codes::BAD_REQUEST, &short(name), what));
+        }
+        mesh::input::query(pairs).map(Self)
     }
+}
+
+/// The parameters of an address.
+pub(crate) fn parameters(uri: &Uri) -> impl Iterator<Item = (String, String)> {
+    form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned()
 }
 
 /// A command or reply as JSON.
@@ -292,11 +367,12 @@ mod tests {
     #[test]
     fn an_idempotency_key_has_1_to_255_visible_characters() {
         let longest = "x".repeat(255);
-        let good = head(IDEMPOTENCY_KEY, longest.as_bytes());
+        let name = || HeaderName::from_static("idempotency-key");
+        let good = head(name(), longest.as_bytes());
         assert_eq!(good.ask(None).unwrap().idempotency_key, Some(longest.as_str()));
         for bad in [&b""[..], b"a b", "x".repeat(256).as_bytes(), "☃".as_bytes()] {
-            let refused = head(IDEMPOTENCY_KEY, bad).ask(None).unwrap_err();
-            assert!(refused.is(codes::INVALID));
+            let refused = head(name(), bad).ask(None).unwrap_err();
+            assert!(refused.is(codes::INVALID) && refused.extra["field"] == IDEMPOTENCY_KEY);
         }
     }
 
@@ -325,18 +401,39 @@ mod tests {
     }
 
     #[test]
-    fn the_path_wins_over_the_body() {
-        let call = |body: &'static str| Call {
-            head: Head(HeaderMap::new()),
-            body: Bytes::from_static(body.as_bytes()),
+    fn a_header_that_has_one_value_may_not_have_two() {
+        let keys = |values: [&'static str; 2]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("idempotency-key", HeaderValue::from_static(value));
+                headers.append("authorization", HeaderValue::from_static(value));
+            }
+            Head(headers)
         };
-        let path = [("id", "1".to_owned())];
-        assert_eq!(call("").body_with(&path).unwrap(), r#"{"id":"1"}"#);
-        assert_eq!(call(r#"{"id":2,"x":3}"#).body_with(&path).unwrap(), r#"{"id":"1","x":3}"#);
-        let refused = call("{\n nonsense").body_with(&path).unwrap_err();
-        assert!(refused.is(codes::BAD_REQUEST));
-        assert_eq!(refused.extra["line"], 2);
-        assert!(call("[1]").body_with(&path).unwrap_err().is(codes::INVALID));
+        assert_eq!(keys(["a", "a"]).idempotency_key().unwrap(), Some("a"));
+        assert!(keys(["a", "b"]).idempotency_key().unwrap_err().is(codes::INVALID));
+        assert_eq!(keys(["Bearer a", "Bearer a"]).token().unwrap(), "a");
+        let two = keys(["Bearer a", "Bearer b"]).token().unwrap_err();
+        assert!(two.is(codes::UNAUTHENTICATED) && two.extra["field"] == AUTHORIZATION, "{two}");
+    }
+
+    #[test]
+    fn what_is_kept_must_be_text() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Reason {
+            reason: Option<String>,
+        }
+        let read = |method, query: &str| {
+            let uri: Uri = format!("/x?{query}").parse().unwrap();
+            Params::<Reason>::of(&method, &uri).map(|Params(params)| params.reason)
+        };
+        assert_eq!(read(Method::DELETE, "reason=a+b%2B").unwrap().as_deref(), Some("a b+"));
+        assert_eq!(read(Method::DELETE, "").unwrap(), None);
+        assert!(read(Method::GET, "reason=%ff").is_ok());
+        for (query, field) in [("reason=%ff", "reason"), ("reasons=x", "reasons"), ("x", "x")] {
+            let refused = read(Method::DELETE, query).unwrap_err();
+            assert!(refused.is(codes::BAD_REQUEST) && refused.extra["field"] == field, "{query}");
+        }
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 
 use crate::{
     Edge,
-    call::{Call, Head, Id, PLAN_BYTES_MAX, Params, is_of, json},
+    call::{Call, Head, Id, PLAN_BYTES_MAX, Params, is_of, json, parameters, short},
     examples,
     op::Op,
     problem::{Copies, Refused, answer, with_header},
@@ -212,10 +212,10 @@ async fn open_schedule(
     Id(concert_id): Id<ConcertId>,
     request: Request,
 ) -> Result<Response, Refused> {
-    let uri = request.uri().clone();
+    let (method, uri) = (request.method().clone(), request.uri().clone());
     let call = Call::read(request, PLAN_BYTES_MAX, &["application/json", "text/csv"]).await?;
     let body = if is_of(&call.head.0, "text/csv") {
-        let Params(params) = Params::<ScheduleParams>::of(&uri)?;
+        let Params(params) = Params::<ScheduleParams>::of(&method, &uri)?;
         let plan = String::from_utf8(call.body.into()).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             let line = 1 + error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
@@ -224,6 +224,10 @@ async fn open_schedule(
         })?;
         json(&params.with_plan(concert_id, plan))
     } else {
+        if let Some((name, _)) = parameters(&uri).next() {
+            let what = "belongs into the body, which is JSON; the query is for `text/csv`";
+            return Err(Problem::about(codes::BAD_REQUEST, &short(&name), what).into());
+        }
         call.body_with(&[("concert_id", concert_id.to_string())])?
     };
     let answered = edge.ask::<OpenSchedule>(&call.head, body).await?;

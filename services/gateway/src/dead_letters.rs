@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::{
-    extract::{FromRequestParts, Path, State},
+    extract::{FromRequestParts, State},
     http::request::Parts,
     response::Response,
 };
@@ -30,7 +30,7 @@ use utoipa::IntoParams;
 
 use crate::{
     Edge,
-    call::{Call, Head, Params, json},
+    call::{Call, Head, Params, json, path_parameter, short},
     examples,
     op::Op,
     problem::{Copies, Refused, answer},
@@ -122,7 +122,7 @@ async fn find(
     is_operator(&edge, &head).await?;
     let limit = which.limit.map_or(PAGE_DEFAULT, |limit| limit as usize);
     if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(invalid(&format!("A limit is 1 to {PAGE_MAX}.")).into());
+        return Err(invalid("limit", &format!("must be 1 to {PAGE_MAX}, not {limit}")).into());
     }
     let before = which.before.as_deref().map(Place::read).transpose()?;
     let (service, cause) = (which.service.as_deref(), which.cause.as_deref());
@@ -254,8 +254,8 @@ async fn matching(
     if let Some(service) = service {
         if !KEEPERS.contains(&service) {
             let known = KEEPERS.join(", ");
-            let detail = format!("There is no such service; those that consume are {known}.");
-            return Err(invalid(&detail).into());
+            let what = format!("must be one of {known}, not `{}`", short(service));
+            return Err(invalid("service", &what).into());
         }
         found.letters = letters_of(edge, head, service, body).await?;
     } else {
@@ -316,7 +316,7 @@ impl Place {
             let (number, service) = (letter.number(), letter.service().to_owned());
             Some(Self { kept_at_nanos: nanos.parse().ok()?, number, service })
         };
-        read().ok_or_else(|| invalid("`before` is the `next_before` of the page before."))
+        read().ok_or_else(|| invalid("before", "must be the `next_before` of the page before"))
     }
 }
 
@@ -332,17 +332,17 @@ async fn is_operator(edge: &Edge, head: &Head) -> Result<(), Problem> {
     Allow::Role(Role::Operator).check(&caller)
 }
 
-fn is_line(what: &str, text: &str) -> Result<(), Problem> {
+fn is_line(field: &str, text: &str) -> Result<(), Problem> {
     let chars = text.trim().chars().count();
     if chars == 0 || chars > REASON_CHARS_MAX || text.chars().any(char::is_control) {
-        let detail = format!("A {what} is one line of 1 to {REASON_CHARS_MAX} characters.");
-        return Err(invalid(&detail));
+        let wanted = format!("must be one line of 1 to {REASON_CHARS_MAX} characters");
+        return Err(invalid(field, &wanted));
     }
     Ok(())
 }
 
-fn invalid(detail: &str) -> Problem {
-    Problem::new(codes::INVALID, detail)
+fn invalid(field: &str, what: &str) -> Problem {
+    Problem::about(codes::INVALID, field, what)
 }
 
 fn unknown(letter: &LetterId) -> Problem {
@@ -360,10 +360,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Letter {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        let text = Path::<String>::from_request_parts(parts, state).await;
-        let text = text.map_or_else(|_| String::new(), |Path(text)| text);
+        let (name, text) = path_parameter(parts, state).await?;
         let letter: LetterId =
-            text.parse().map_err(|why: String| Problem::new(codes::NOT_FOUND, why))?;
+            text.parse().map_err(|why: String| Problem::about(codes::NOT_FOUND, &name, why))?;
         match KEEPERS.contains(&letter.service()) {
             true => Ok(Self(letter)),
             false => Err(unknown(&letter).into()),

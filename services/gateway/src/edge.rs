@@ -112,7 +112,7 @@ impl Edge {
         head: &Head,
         body: Bytes,
     ) -> Result<Answered, Refused> {
-        self.ask_as::<C>(head, body, Uuid::now_v7()).await
+        self.ask_as::<C>(head, body, Proposal::new(head)).await
     }
 
     /// Asks a command's service, proposing an id for what it makes.
@@ -120,10 +120,10 @@ impl Edge {
         &self,
         head: &Head,
         body: Bytes,
-        id: Uuid,
+        id: Proposal,
     ) -> Result<Answered, Refused> {
-        let _ = SAGA.try_with(|saga| saga.set(Some(id)));
-        self.send(C::ENDPOINT, body, head.ask(Some(id))?).await
+        let _ = SAGA.try_with(|saga| saga.set(id.becomes));
+        self.send(C::ENDPOINT, body, head.ask(Some(id.proposed))?).await
     }
 
     /// Asks for something that changes nothing.
@@ -183,6 +183,23 @@ impl Edge {
             return Ok(answered?);
         }
         Ok(self.0.asker.ask(endpoint, body, about).await?)
+    }
+}
+
+/// The id that is proposed for what a command makes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Proposal {
+    proposed: Uuid,
+    /// What the service makes of it; it takes none from who has no account.
+    pub(crate) becomes: Option<Uuid>,
+}
+
+impl Proposal {
+    /// A new one for a request.
+    pub(crate) fn new(head: &Head) -> Self {
+        let proposed = Uuid::now_v7();
+        let user = head.token().ok().and_then(mesh::claimed_user);
+        Self { proposed, becomes: user.map(|user| mesh::own_id(user, proposed)) }
     }
 }
 

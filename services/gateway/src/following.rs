@@ -8,7 +8,6 @@ use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{
     extract::State,
-    http::HeaderMap,
     response::{
         IntoResponse, Response,
         sse::{Event, Sse},
@@ -66,17 +65,14 @@ async fn follow_me(State(edge): State<Edge>, head: Head) -> Result<Response, Ref
     let permit = edge.place_to_follow()?;
     let membership = edge.hub().join(user).await?;
     let seen = edge.hub().seen();
-    let cursor = match last_event_id(&head.0)? {
+    let cursor = match head.last_event_id::<Cursor>()? {
         None => seen,
         // A broker that was restored from an old disk ends before the cursor.
         Some(cursor) => cursor.min(&seen),
     };
     if cursor.behind(&seen) > RESUME_FACTS_MAX {
-        return Err(Problem::new(
-            codes::INVALID,
-            "`Last-Event-ID` is too old; read the lists, then follow without it.",
-        )
-        .into());
+        let what = "is too old; read the lists, then follow without it";
+        return Err(Problem::about(codes::INVALID, "Last-Event-ID", what).into());
     }
     let follower = Follower {
         beat: Beat::new(until),
@@ -111,16 +107,6 @@ pub(crate) fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Respons
         parts.headers.insert(name, axum::http::HeaderValue::from_static(value));
     }
     Response::from_parts(parts, body)
-}
-
-fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
-    value
-        .to_str()
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .map(Some)
-        .ok_or_else(|| Problem::new(codes::INVALID, "`Last-Event-ID` is none of ours."))
 }
 
 /// When a connection says that it is alive, and when it ends.
@@ -321,15 +307,15 @@ mod tests {
 
     #[test]
     fn a_foreign_last_event_id_is_invalid() {
-        let headers = |text: &'static str| {
-            HeaderMap::from_iter([(
-                axum::http::HeaderName::from_static("last-event-id"),
-                axum::http::HeaderValue::from_static(text),
-            )])
+        let read = |text: Option<&'static str>| {
+            let values = text.map(axum::http::HeaderValue::from_static);
+            let name = || axum::http::HeaderName::from_static("last-event-id");
+            let headers = values.into_iter().map(|value| (name(), value)).collect();
+            Head(headers).last_event_id::<Cursor>()
         };
-        assert_eq!(last_event_id(&HeaderMap::new()).unwrap(), None);
-        let cursor = last_event_id(&headers("1.1.2.3.4")).unwrap();
-        assert_eq!(cursor, Some(Cursor([1, 2, 3, 4])));
-        assert!(last_event_id(&headers("17")).unwrap_err().is(codes::INVALID));
+        assert_eq!(read(None).unwrap(), None);
+        assert_eq!(read(Some("1.1.2.3.4")).unwrap(), Some(Cursor([1, 2, 3, 4])));
+        let refused = read(Some("17")).unwrap_err();
+        assert!(refused.is(codes::INVALID) && refused.extra["field"] == "Last-Event-ID");
     }
 }

@@ -16,12 +16,14 @@
 //! | `hub`, `following`, `cursor` | who follows events, and from where |
 //! | `seats`, `seat_hub`, `seat_keeper`, `seat_map` | who looks at a seat map, and the copy they look at |
 //! | `limits` | how often one address may sign up or log in |
+//! | `around`, `wire` | what happens to every request, and to what is none |
 //! | `server`, `pages` | connections, and what is served beside the API |
 //!
 //! **Architecture invariant:** any number of gateways may run; none knows of another, and
 //! none holds anything that a client could not get from any other.
 
 mod accounts;
+mod around;
 mod call;
 mod catalogue;
 mod cursor;
@@ -49,6 +51,7 @@ mod server;
 mod wait;
 mod waiting_room;
 mod wallet;
+mod wire;
 mod withdrawals;
 
 use std::num::NonZeroU32;
@@ -132,7 +135,7 @@ pub async fn serve(
             async move { hub.run(shutdown).await }
         }),
     ];
-    let served = server::run(listener, server::router(edge), shutdown).await;
+    let served = server::run(listener, server::router(edge, ops()), shutdown).await;
     for follower in followers {
         follower.abort();
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use axum::{
     handler::Handler,
+    http::Method,
     routing::{self, MethodRouter},
 };
 use events::{Code, codes};
@@ -18,7 +19,7 @@ use utoipa::{
         Content, ContentBuilder, HeaderBuilder, HttpMethod, Ref, RefOr, Required, Response,
         ResponseBuilder, Schema,
         path::{Parameter, ParameterBuilder, ParameterIn},
-        schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type},
+        schema::{AdditionalProperties, KnownFormat, ObjectBuilder, SchemaFormat, Type},
     },
 };
 
@@ -67,8 +68,15 @@ impl Op {
         for name in path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
             parameters.push(parameter(ParameterIn::Path, name, "").schema(Some(uuid())).build());
         }
-        let mut refusals =
-            vec![codes::UNAVAILABLE, codes::OVERLOADED, codes::TIMED_OUT, codes::INTERNAL];
+        let mut refusals = vec![
+            codes::BAD_REQUEST,
+            codes::ADDRESS_TOO_LONG,
+            codes::HEADERS_TOO_LARGE,
+            codes::UNAVAILABLE,
+            codes::OVERLOADED,
+            codes::TIMED_OUT,
+            codes::INTERNAL,
+        ];
         if !parameters.is_empty() {
             refusals.push(codes::NOT_FOUND);
         }
@@ -90,6 +98,23 @@ impl Op {
             refusals,
             schemas: Vec::new(),
         }
+    }
+
+    /// Its method, as requests have it.
+    pub(crate) fn http_method(&self) -> Method {
+        match self.method {
+            HttpMethod::Get => Method::GET,
+            HttpMethod::Post => Method::POST,
+            HttpMethod::Put => Method::PUT,
+            HttpMethod::Delete => Method::DELETE,
+            _ => unreachable!("no operation has it"),
+        }
+    }
+
+    /// Whether it reads any query parameter.
+    pub(crate) fn has_query(&self) -> bool {
+        let mut places = self.parameters.iter().map(|parameter| &parameter.parameter_in);
+        places.any(|place| matches!(place, ParameterIn::Query))
     }
 
     /// Where it belongs, what it is called, what it does.
@@ -131,8 +156,10 @@ impl Op {
     pub(crate) fn command(self) -> Self {
         self.header(
             "Idempotency-Key",
-            "1 to 255 visible ASCII characters. The same key with the same request gives the \
-             stored answer; with another request it is refused.",
+            "1 to 255 visible ASCII characters. The same key with the same request, however it is \
+             spelt, gives the stored answer; with another request it is refused. A key is its \
+             caller's own: before there is an account, that of the address or the token in the \
+             body.",
         )
         .refuses(&[codes::INVALID, codes::IDEMPOTENCY_KEY_REUSED])
     }
@@ -150,7 +177,7 @@ impl Op {
     /// It reads these query parameters, and refuses others.
     pub(crate) fn query<P: IntoParams>(mut self) -> Self {
         self.parameters.extend(P::into_params(|| Some(ParameterIn::Query)));
-        self.refuses(&[codes::BAD_REQUEST, codes::INVALID])
+        self.refuses(&[codes::INVALID])
     }
 
     /// A path parameter is one of these instead of an id.
@@ -164,8 +191,11 @@ impl Op {
 
     /// It takes a JSON body.
     pub(crate) fn takes<T: ToSchema + DeserializeOwned>(mut self, example: &str) -> Self {
-        let schema = self.schema::<T>();
-        self.json_body(schema, checked::<T>(example))
+        T::schemas(&mut self.schemas);
+        let mut schema = T::schema();
+        close(&mut schema);
+        self.schemas.push((T::name().to_string(), schema));
+        self.json_body(Ref::from_schema_name(T::name()).into(), checked::<T>(example))
     }
 
     /// It takes a JSON body in which a field is missing, because the path has it.
@@ -180,6 +210,7 @@ impl Op {
             object.properties.remove(field);
             object.required.retain(|name| name != field);
         }
+        close(&mut schema);
         let mut example = example_of(example);
         let mut complete = example.clone();
         complete[field] = Value::String(uuid::Uuid::nil().to_string());
@@ -191,8 +222,8 @@ impl Op {
         let content = ContentBuilder::new().schema(Some(schema)).example(Some(example));
         self.request.insert("application/json", content.build());
         self.refuses(&[
-            codes::BAD_REQUEST,
             codes::INVALID,
+            codes::REQUEST_TOO_SLOW,
             codes::BODY_TOO_LARGE,
             codes::UNSUPPORTED_MEDIA_TYPE,
         ])
@@ -292,6 +323,13 @@ impl Op {
         }
         self.schemas.push((name.to_string(), T::schema()));
         Ref::from_schema_name(name).into()
+    }
+}
+
+/// Says of an object that it takes no other members than those it names.
+fn close(schema: &mut RefOr<Schema>) {
+    if let RefOr::T(Schema::Object(object)) = schema {
+        object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
     }
 }
 

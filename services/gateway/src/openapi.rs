@@ -50,7 +50,9 @@ pub(crate) fn document(ops: &[Op]) -> OpenApi {
 
 const ABOUT: &str = "Concert seats, sold when far more people want them than there are seats.\n\n\
 Money is an integer amount of points. Ids are UUIDv7. Times are RFC 3339 in UTC. A refusal is \
-`application/problem+json` with a stable `code`: match on that. Lists are newest first; give \
+`application/problem+json` with a stable `code`: match on that; `field` names the member, \
+parameter or header that is wrong. What an operation does not know is refused, be it a member of \
+a body or a parameter. Lists are newest first; give \
 `next_cursor` back as `?cursor=` for the next page.";
 
 fn item(op: &Op) -> PathItem {
@@ -75,10 +77,14 @@ fn item(op: &Op) -> PathItem {
         }
         operation = operation.request_body(Some(body.build()));
     }
-    for (status, response) in &op.responses {
-        operation = operation.response(status.to_string(), response.clone());
-    }
-    for (status, response) in refusals(&op.refusals) {
+    let granted = op.responses.iter().map(|(status, response)| (*status, response.clone()));
+    for (status, mut response) in granted.chain(refusals(&op.refusals)) {
+        let request_id = header("Names the request: the client's own id, or one of ours.");
+        response.headers.insert("X-Request-Id".to_owned(), request_id.into());
+        if op.open_to_scripts {
+            let anybody = header("`*`: a script of any web page may read it.");
+            response.headers.insert("Access-Control-Allow-Origin".to_owned(), anybody.into());
+        }
         operation = operation.response(status.to_string(), response);
     }
     PathItem::new(op.method.clone(), operation)

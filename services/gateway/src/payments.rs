@@ -13,12 +13,12 @@ use events::{
 };
 use mesh::Answered;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::{
     Edge,
     call::{Call, Head, Id, Params, json},
     catalogue::PageParams,
+    edge::Proposal,
     examples,
     op::Op,
     problem::{Copies, Refused, answer, with_header},
@@ -82,15 +82,14 @@ async fn find(
 
 async fn pay(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> {
     let Call { head, body } = call;
-    let proposed = PaymentId(Uuid::now_v7());
-    let Some(secs) = head.wait_secs() else {
-        let answered = edge.ask_as::<Pay>(&head, body, proposed.0).await?;
-        return Ok(accepted(answered));
+    let proposal = Proposal::new(&head);
+    let (Some(secs), Some(expected)) = (head.wait_secs(), proposal.becomes.map(PaymentId)) else {
+        return Ok(accepted(edge.ask_as::<Pay>(&head, body, proposal).await?));
     };
     let deadline = Instant::now() + Duration::from_secs(secs);
     // Registered before asking: the end cannot pass by unseen.
-    let waiter = edge.waiters().wait_for(proposed);
-    let answered = edge.ask_as::<Pay>(&head, body, proposed.0).await?;
+    let waiter = edge.waiters().wait_for(expected);
+    let answered = edge.ask_as::<Pay>(&head, body, proposal).await?;
     if !answered.is_granted() {
         return Ok(answer(answered, Copies::None));
     }
@@ -99,8 +98,8 @@ async fn pay(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> 
     };
     let ended = if is_ended(payment.state) {
         Some(payment)
-    } else if payment.payment_id == proposed {
-        ended(&edge, &head, proposed, waiter, deadline, is_ended).await
+    } else if payment.payment_id == expected {
+        ended(&edge, &head, expected, waiter, deadline, is_ended).await
     } else {
         // A repeat by its Idempotency-Key: the answer is of an earlier payment, which may
         // have ended long ago.

@@ -17,7 +17,6 @@ const A_SECOND: HeaderValue = HeaderValue::from_static("public, max-age=1");
 const A_MINUTE: HeaderValue = HeaderValue::from_static("public, max-age=60");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
-pub(crate) const ANYBODY: HeaderValue = HeaderValue::from_static("*");
 
 /// A problem on its way out; `?` makes one of a [`Problem`] or a code.
 #[derive(Debug)]
@@ -40,7 +39,7 @@ impl IntoResponse for Refused {
 pub(crate) enum Copies {
     /// Nobody: it is the caller's own.
     None,
-    /// Anybody, for a second, and scripts of any web page may read it: the catalogue.
+    /// Anybody, for a second: the catalogue.
     Catalogue,
     /// Anybody, for a minute: public keys.
     Keys,
@@ -56,10 +55,7 @@ pub(crate) fn answer(answered: Answered, copies: Copies) -> Response {
     match copies {
         Copies::None => headers.insert(header::CACHE_CONTROL, NO_STORE),
         Copies::Keys => headers.insert(header::CACHE_CONTROL, A_MINUTE),
-        Copies::Catalogue => {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANYBODY);
-            headers.insert(header::CACHE_CONTROL, A_SECOND)
-        }
+        Copies::Catalogue => headers.insert(header::CACHE_CONTROL, A_SECOND),
     };
     response
 }
@@ -81,7 +77,7 @@ fn refuse(answered: Answered) -> Response {
     if status == codes::UNAUTHENTICATED.status {
         headers.insert(header::WWW_AUTHENTICATE, BEARER);
     }
-    if status == codes::BODY_TOO_LARGE.status {
+    if [codes::BODY_TOO_LARGE.status, codes::REQUEST_TOO_SLOW.status].contains(&status) {
         // What was not read would stand before the next request.
         headers.insert(header::CONNECTION, CLOSE);
     }
@@ -135,7 +131,6 @@ mod tests {
         let limited = Problem::from(codes::RATE_LIMITED).with("retry_after_secs", 7);
         let response = answer(Answered::refused(&limited), Copies::Catalogue);
         assert_eq!(header_of(&response, header::RETRY_AFTER), Some("7"));
-        assert_eq!(header_of(&response, header::ACCESS_CONTROL_ALLOW_ORIGIN), None);
         let taken = Refused::from(codes::SEAT_TAKEN).into_response();
         assert_eq!(header_of(&taken, header::RETRY_AFTER), None);
         let away = Refused::from(codes::UNAVAILABLE).into_response();

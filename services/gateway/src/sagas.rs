@@ -1,7 +1,7 @@
 //! The saga timeline and what the auditor found.
 
 use axum::{
-    extract::{FromRequestParts, Path, State},
+    extract::{FromRequestParts, State},
     http::request::Parts,
     response::Response,
 };
@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     Edge,
-    call::{Head, Params, not_a_name},
+    call::{Head, Params, path_parameter},
     catalogue::PageParams,
     examples,
     op::Op,
@@ -63,9 +63,7 @@ impl<S: Send + Sync> FromRequestParts<S> for SagaKey {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        let key = Path::<String>::from_request_parts(parts, state).await;
-        let Path(key) = key.map_err(|_| not_a_name())?;
-        Ok(Self(key))
+        Ok(Self(path_parameter(parts, state).await?.1))
     }
 }
 

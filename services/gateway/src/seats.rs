@@ -30,7 +30,7 @@ use crate::{
     examples,
     following::{Beat, Pulse},
     op::Op,
-    problem::{ANYBODY, Copies, JSON, Refused, with_header},
+    problem::{Copies, JSON, Refused, with_header},
     seat_hub::Signal,
     seat_map::At,
 };
@@ -95,11 +95,13 @@ async fn get_plan(
     head: Head,
 ) -> Result<Response, Refused> {
     let tag = format!("\"{schedule_id}.{PLAN_EDITION}\"");
-    if has(&head.0, &tag) {
+    let known = known(&head.0, &tag);
+    if known == Some(Known::ByName) {
         return Ok(unchanged(&tag, FOR_GOOD));
     }
     let response = edge.read(&head, &GetPlan { schedule_id }, Copies::Catalogue).await?;
     Ok(match response.status() {
+        StatusCode::OK if known.is_some() => unchanged(&tag, FOR_GOOD),
         StatusCode::OK => tagged(response, &tag, FOR_GOOD),
         _ => response,
     })
@@ -116,7 +118,7 @@ async fn get_seats(
     };
     let (at, body) = mirror.body(section.as_deref())?;
     let tag = format!("\"{at}\"");
-    if has(&head.0, &tag) {
+    if known(&head.0, &tag).is_some() {
         return Ok(unchanged(&tag, REVALIDATE));
     }
     let mut response = Response::new(Body::from(body));
@@ -124,13 +126,27 @@ async fn get_seats(
     Ok(tagged(response, &tag, REVALIDATE))
 }
 
+/// How a client says that it has something already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// By its tag.
+    ByName,
+    /// By `*`: whatever there is, if there is anything.
+    Whatever,
+}
+
 /// Whether the client has it already.
-fn has(headers: &HeaderMap, tag: &str) -> bool {
+fn known(headers: &HeaderMap, tag: &str) -> Option<Known> {
     let stated = headers.get_all(header::IF_NONE_MATCH).iter();
-    stated.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|known| {
-        let known = known.trim();
-        known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag
-    })
+    let tags = stated.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let mut known = None;
+    for stated in tags.map(str::trim) {
+        if stated.strip_prefix("W/").unwrap_or(stated) == tag {
+            return Some(Known::ByName);
+        }
+        known = known.or((stated == "*").then_some(Known::Whatever));
+    }
+    known
 }
 
 fn unchanged(tag: &str, copies: HeaderValue) -> Response {
@@ -139,12 +155,10 @@ fn unchanged(tag: &str, copies: HeaderValue) -> Response {
     tagged(response, tag, copies)
 }
 
-/// A response that any script may read, keep and ask after by its tag.
+/// A response that may be kept and asked after by its tag.
 fn tagged(mut response: Response, tag: &str, copies: HeaderValue) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, copies);
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANYBODY);
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("etag"));
     with_header(response, header::ETAG, tag)
 }
 
@@ -153,7 +167,7 @@ async fn follow_seats(
     Id(schedule_id): Id<ScheduleId>,
     head: Head,
 ) -> Result<Response, Refused> {
-    let last = last_event_id(&head.0)?;
+    let last = head.last_event_id::<At>()?;
     let permit = edge.place_to_follow()?;
     let Some(mirror) = edge.seats().mirror(schedule_id).await? else {
         return Err(Problem::from(codes::OVERLOADED).with("retry_after_secs", 5).into());
@@ -177,14 +191,7 @@ async fn follow_seats(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANYBODY);
     Ok(response)
-}
-
-fn last_event_id(headers: &HeaderMap) -> Result<Option<At>, Problem> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
-    let place = value.to_str().ok().and_then(|text| text.parse().ok());
-    place.map(Some).ok_or_else(|| Problem::new(codes::INVALID, "`Last-Event-ID` is none of ours."))
 }
 
 /// One connection that watches a map. The events are everybody's, so nothing is encoded here.
@@ -247,19 +254,21 @@ mod tests {
 
     #[test]
     fn a_known_tag_is_found_wherever_it_stands() {
-        for known in [&["\"7.5\""][..], &["*"], &["W/\"7.5\""], &["\"1.1\" , \"7.5\""]] {
-            assert!(has(&headers("if-none-match", known), "\"7.5\""), "{known:?}");
+        let known = |values: &[&'static str]| known(&headers("if-none-match", values), "\"7.5\"");
+        for same in [&["\"7.5\""][..], &["W/\"7.5\""], &["\"1.1\" , \"7.5\""], &["*", "\"7.5\""]] {
+            assert_eq!(known(same), Some(Known::ByName), "{same:?}");
         }
-        assert!(has(&headers("if-none-match", &["\"1.1\"", "\"7.5\""]), "\"7.5\""));
+        assert_eq!(known(&["\"1.1\"", "\"7.5\""]), Some(Known::ByName));
+        assert_eq!(known(&["*"]), Some(Known::Whatever));
         for other in [&[][..], &[""], &["\"7.50\""], &["7.5"], &["\"7.4\", \"7.6\""]] {
-            assert!(!has(&headers("if-none-match", other), "\"7.5\""), "{other:?}");
+            assert_eq!(known(other), None, "{other:?}");
         }
     }
 
     #[test]
     fn a_foreign_last_event_id_is_invalid() {
-        let read = |value| last_event_id(&headers("last-event-id", &[value]));
-        assert_eq!(last_event_id(&HeaderMap::new()).unwrap(), None);
+        let read = |value| Head(headers("last-event-id", &[value])).last_event_id::<At>();
+        assert_eq!(Head(HeaderMap::new()).last_event_id::<At>().unwrap(), None);
         let known = At { epoch: Epoch(7), sequence: 5 };
         assert_eq!(read("0000000000000007.5").unwrap(), Some(known));
         for bad in ["", "7", "7.5", "0000000000000007.-5", "0.1.2.3.4"] {

@@ -8,12 +8,11 @@ use axum::{
     response::Response,
 };
 use events::{
-    AttemptId, Command, codes,
+    AttemptId, Command, Problem, codes,
     user::{GetWithdrawal, Withdraw, Withdrawal, WithdrawalState},
 };
 use mesh::Answered;
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
@@ -63,8 +62,8 @@ pub(crate) fn ops() -> Vec<Op> {
 #[serde(deny_unknown_fields)]
 struct WithdrawParams {
     /// Also when points, or tickets for shows to come, are lost by it.
-    #[serde(default)]
-    forfeit: bool,
+    #[param(value_type = Option<bool>)]
+    forfeit: Option<bool>,
 }
 
 async fn get(
@@ -76,16 +75,18 @@ async fn get(
 }
 
 async fn withdraw(State(edge): State<Edge>, request: Request) -> Result<Response, Refused> {
-    let Params(WithdrawParams { forfeit }) = Params::of(request.uri())?;
+    let Params(in_query) = Params::<WithdrawParams>::of(request.method(), request.uri())?;
     let call = Call::read(request, BODY_BYTES_MAX, &["application/json"]).await?;
-    let mut body = call.body_with(&[])?;
-    if forfeit {
-        let mut command: Map<String, Value> = serde_json::from_slice(&body).unwrap_or_default();
-        command.insert("forfeit".to_owned(), true.into());
-        body = json(&command);
-    }
+    let in_body: WithdrawParams = mesh::parse(&call.body)?;
+    let forfeit = match (in_query.forfeit, in_body.forfeit) {
+        (Some(query), Some(body)) if query != body => {
+            let what = format!("is `{query}` in the address and `{body}` in the body");
+            return Err(Problem::about(codes::INVALID, "forfeit", what).into());
+        }
+        (query, body) => query.or(body).unwrap_or_default(),
+    };
     let head = call.head;
-    let answered = edge.ask::<Withdraw>(&head, body).await?;
+    let answered = edge.ask::<Withdraw>(&head, json(&Withdraw { forfeit })).await?;
     let Some(begun) = begun(&answered) else { return Ok(answer(answered, Copies::None)) };
     if let Some(secs) = head.wait_secs() {
         let deadline = Instant::now() + Duration::from_secs(secs);

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use events::{Problem, codes};
 use futures::{StreamExt, stream::SelectAll};
 use tokio::sync::watch;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
@@ -21,6 +22,8 @@ use crate::{
 
 /// How long a service may take to answer a command.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a follower is told when there is nothing to follow.
+const NOTHING_FOLLOWED: &str = "Events cannot be followed: the connection to the mesh is closed.";
 /// How long a service may take to say that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -31,7 +34,7 @@ pub struct AskHeaders<'a> {
     pub authorization: Option<&'a str>,
     /// The caller's key for a command that may be repeated.
     pub idempotency_key: Option<&'a str>,
-    /// The id proposed for what the command makes; also the id of its saga.
+    /// The id proposed for what the command makes, and for its saga; see [`crate::own_id()`].
     pub id: Option<Uuid>,
     /// The span the command follows from.
     pub traceparent: Option<&'a str>,
@@ -101,9 +104,9 @@ impl Asker {
         let request = Request::new().timeout(Some(PING_TIMEOUT));
         let subject = format!("$SRV.PING.onsale-{service}");
         let pong = self.0.client().send_request(subject, request).await;
-        let pong = pong.map_err(|error| unavailable(&error.to_string()))?;
+        let pong = pong.map_err(|error| away("The service does not answer.", error))?;
         let pong: Pong = serde_json::from_slice(&pong.payload)
-            .map_err(|error| Problem::new(codes::INTERNAL, error.to_string()))?;
+            .map_err(|_| Problem::new(codes::INTERNAL, "The service's answer cannot be read."))?;
         Ok(pong.version)
     }
 
@@ -119,7 +122,7 @@ impl Asker {
         for what in what {
             let subject = format!("{LIVE}onsale.{what}.>");
             let subscriber = self.0.client().subscribe(subject).await;
-            all.push(subscriber.map_err(|error| unavailable(&error.to_string()))?);
+            all.push(subscriber.map_err(|error| away(NOTHING_FOLLOWED, error))?);
         }
         Ok(Following { messages: all, at_hand: VecDeque::new() })
     }
@@ -131,7 +134,7 @@ impl Asker {
     /// `unavailable` when the connection is closed for good.
     pub async fn listen(&self, name: &str, key: Uuid) -> Result<Announcements, Problem> {
         let subscriber = self.0.client().subscribe(format!("{LIVE}{name}.{key}")).await;
-        subscriber.map(Announcements).map_err(|error| unavailable(&error.to_string()))
+        subscriber.map(Announcements).map_err(|error| away(NOTHING_FOLLOWED, error))
     }
 
     /// Changes with each new connection to the broker: what was told in between has passed
@@ -152,9 +155,9 @@ impl Asker {
         }
         let subject = format!("$JS.API.CONSUMER.INFO.{}.{hearer}", stream_of(teller));
         let info = self.0.client().request(subject, Bytes::new()).await;
-        let info = info.map_err(|error| unavailable(&error.to_string()))?;
+        let info = info.map_err(|error| away("The broker does not answer.", error))?;
         let info: Info = serde_json::from_slice(&info.payload)
-            .map_err(|error| unavailable(&format!("{teller}.{hearer}: {error}")))?;
+            .map_err(|error| away(&format!("There is no consumer {teller}.{hearer}."), error))?;
         Ok(info.num_pending + info.num_ack_pending)
     }
 
@@ -185,6 +188,12 @@ fn command_headers(about: AskHeaders<'_>) -> HeaderMap {
 
 pub(crate) fn unavailable(detail: &str) -> Problem {
     Problem::new(codes::UNAVAILABLE, detail).with("retry_after_secs", 1)
+}
+
+/// A part that this needs is away. What it said is for the log, and not for whoever asked.
+pub fn away(detail: &str, cause: impl std::fmt::Display) -> Problem {
+    warn!(%cause, "{detail}");
+    unavailable(detail)
 }
 
 /// Events as they are emitted. Ends when the connection is closed for good.

@@ -42,6 +42,7 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// A command as it travels in a bundle. It has a token in it, so it cannot be printed.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Packed {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) authorization: Option<String>,
@@ -270,8 +271,11 @@ fn number_of(subject: &Subject) -> Option<u64> {
 /// # Errors
 /// `bad_request` when it cannot be read.
 pub(crate) fn unpack(payload: &[u8]) -> Result<Vec<Packed>, Problem> {
-    serde_json::from_slice(payload)
-        .map_err(|error| Problem::new(codes::BAD_REQUEST, format!("not a bundle: {error}")))
+    serde_json::from_slice(payload).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let detail = format!("Line {line}, column {column}: the body is no bundle of commands.");
+        Problem::new(codes::BAD_REQUEST, detail).with("line", line).with("column", column)
+    })
 }
 
 /// Bundlers of the endpoints that have one.

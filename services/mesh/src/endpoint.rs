@@ -12,7 +12,6 @@ use futures::{
     StreamExt,
     stream::{FuturesUnordered, SelectAll},
 };
-use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
@@ -26,10 +25,12 @@ use crate::{
     health::Health,
     intake::Intake,
     link::headers,
+    own_id::own_id,
+    repeat::Key,
     reply::{Inbox, ReplyTo, inbox, reply},
-    service::{Asked, How},
+    service::{Asked, Asking, How},
     trace::{TRACEPARENT, TraceParent},
-    work::{Answered, Idempotency, Meta, Settle, Work},
+    work::{Answered, Meta, Settle, Work},
     worker::unavailable,
 };
 
@@ -39,8 +40,6 @@ const READS_MAX: usize = 256;
 const ADMITTING_MAX: usize = 1_024;
 /// Bytes of a request at most; the broker's own limit is as large.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Characters of an `Idempotency-Key` at most.
-const KEY_CHARS_MAX: usize = 255;
 
 /// What the endpoints of one service work with.
 pub(crate) struct Endpoints<E: Engine> {
@@ -135,10 +134,11 @@ impl<E: Engine> Endpoints<E> {
         let refused = match self.admit(asked, &request).await {
             Err(problem) => problem,
             Ok(None) => return,
-            Ok(Some(meta)) => match &asked.how {
-                How::Decided(decode) => match decode(&request.body) {
+            Ok(Some((mut meta, key))) => match &asked.how {
+                How::Decided(decode) => match decode(&request.body, key.as_ref()) {
                     Err(problem) => problem,
-                    Ok(deed) => {
+                    Ok(Asking { deed, idempotency }) => {
+                        meta.idempotency = idempotency;
                         let work = Work::command(deed, meta, Settle::Reply(request.to.clone()));
                         match self.intake.try_send(work) {
                             Ok(()) => return,
@@ -151,9 +151,8 @@ impl<E: Engine> Endpoints<E> {
                     Ok(permit) => {
                         let mut span = self.link.tracer().command(meta.name, &meta.trace);
                         span.saga(meta.saga_id);
-                        let mut meta = meta;
                         meta.trace = span.parent();
-                        let answer = read(self.desk.clone(), request.body, meta);
+                        let answer = read(self.desk.clone(), request.body, key, meta);
                         let (link, status, to) = (self.link.clone(), asked.status, request.to);
                         self.reads.spawn(async move {
                             let answered = match answer.await {
@@ -173,7 +172,11 @@ impl<E: Engine> Endpoints<E> {
     }
 
     /// Checks who asks and what with; `None` when nobody waits for the answer any more.
-    async fn admit(&self, asked: &Asked<E>, request: &Request) -> Result<Option<Meta>, Problem> {
+    async fn admit(
+        &self,
+        asked: &Asked<E>,
+        request: &Request,
+    ) -> Result<Option<(Meta, Option<Key>)>, Problem> {
         if request.body.len() > BODY_BYTES_MAX {
             return Err(codes::BODY_TOO_LARGE.into());
         }
@@ -203,25 +206,26 @@ impl<E: Engine> Endpoints<E> {
             // Do not let commands pile up before a store that is away.
             return Err(unavailable(&self.link));
         }
-        let idempotency = request
-            .idempotency_key
-            .as_deref()
-            .map(|key| idempotency(asked.endpoint, &caller, key, &request.body))
-            .transpose()?;
-        let id = proposed_id(request.id.as_deref())?;
-        Ok(Some(Meta {
+        let key = request.idempotency_key.clone();
+        let key = key.map(|key| Key::new(asked.endpoint, &caller, key)).transpose()?;
+        let id = match (proposed_id(request.id.as_deref())?, caller.user_id()) {
+            (Some(proposed), Ok(user)) => own_id(user, proposed),
+            _ => Uuid::now_v7(),
+        };
+        let meta = Meta {
             name: asked.endpoint,
             may_tell: asked.tells,
             event_id: None,
             id,
             saga_id: SagaId(id),
             caller,
-            idempotency,
+            idempotency: None,
             trace: TraceParent::from_header(request.traceparent.as_deref()),
             received: Instant::now(),
             received_at: now,
             attempt: 1,
-        }))
+        };
+        Ok(Some((meta, key)))
     }
 }
 
@@ -243,19 +247,14 @@ impl Request {
     /// an answer.
     fn of(message: Message, inbox: Inbox) -> Vec<Result<Self, (ReplyTo, Problem)>> {
         let Some(subject) = message.reply.clone() else { return Vec::new() };
-        let header = |name: &str| header(message.headers.as_ref(), name);
-        if header(headers::BUNDLE).is_none() {
-            let owned = |name: &str| header(name).map(str::to_owned);
-            return vec![Ok(Self {
-                authorization: owned(headers::AUTHORIZATION),
-                idempotency_key: owned(headers::IDEMPOTENCY_KEY),
-                id: owned(headers::ID),
-                traceparent: owned(TRACEPARENT),
-                deadline: header(headers::DEADLINE).and_then(|millis| millis.parse().ok()),
-                body: message.payload,
-                to: ReplyTo { subject, at: None },
-                inbox,
-            })];
+        let is_bundle = match header(message.headers.as_ref(), headers::BUNDLE) {
+            Ok(bundle) => bundle.is_some(),
+            Err(problem) => return vec![Err((ReplyTo { subject, at: None }, problem))],
+        };
+        if !is_bundle {
+            let to = ReplyTo { subject: subject.clone(), at: None };
+            let alone = Self::alone(message, to, inbox);
+            return vec![alone.map_err(|problem| (ReplyTo { subject, at: None }, problem))];
         }
         match bundle::unpack(&message.payload) {
             Ok(commands) => {
@@ -267,6 +266,26 @@ impl Request {
             }
             Err(problem) => vec![Err((ReplyTo { subject, at: None }, problem))],
         }
+    }
+
+    /// A command that came by itself.
+    fn alone(message: Message, to: ReplyTo, inbox: Inbox) -> Result<Self, Problem> {
+        let header = |name: &str| header(message.headers.as_ref(), name);
+        let owned = |name: &str| header(name).map(|value| value.map(str::to_owned));
+        let deadline = header(headers::DEADLINE)?.map(|millis| {
+            let what = "must be a whole number: milliseconds since 1970";
+            millis.parse().map_err(|_| Problem::about(codes::INVALID, headers::DEADLINE, what))
+        });
+        Ok(Self {
+            authorization: owned(headers::AUTHORIZATION)?,
+            idempotency_key: owned(headers::IDEMPOTENCY_KEY)?,
+            id: owned(headers::ID)?,
+            traceparent: owned(TRACEPARENT)?,
+            deadline: deadline.transpose()?,
+            body: message.payload,
+            to,
+            inbox,
+        })
     }
 
     fn packed(packed: Packed, to: ReplyTo, inbox: Inbox) -> Self {
@@ -291,40 +310,28 @@ fn subject_of(service: &str, endpoint: &str) -> String {
     }
 }
 
-fn header<'a>(map: Option<&'a HeaderMap>, name: &str) -> Option<&'a str> {
-    map.and_then(|map| map.get(name)).map(|value| value.as_str())
-}
-
-/// The id a caller proposes for what its command makes; one of ours when it proposes none.
-fn proposed_id(proposed: Option<&str>) -> Result<Uuid, Problem> {
-    match proposed {
-        None => Ok(Uuid::now_v7()),
-        Some(text) => text
-            .parse::<Uuid>()
-            .ok()
-            .filter(|id| id.get_version_num() == 7)
-            .ok_or_else(|| Problem::new(codes::INVALID, "`onsale-id` must be a UUIDv7.")),
+/// A header, in whatever letters its name is written. It may stand there twice with one value,
+/// and not with two: nobody could say which of them was meant.
+fn header<'a>(map: Option<&'a HeaderMap>, name: &str) -> Result<Option<&'a str>, Problem> {
+    let named = map.into_iter().flat_map(HeaderMap::iter).filter(|(known, _)| {
+        let known: &str = known.as_ref();
+        known.eq_ignore_ascii_case(name)
+    });
+    let mut values = named.flat_map(|(_, values)| values).map(|value| value.as_str());
+    let first = values.next();
+    match values.all(|other| Some(other) == first) {
+        true => Ok(first),
+        false => Err(Problem::about(codes::INVALID, name, "is there twice, with two values")),
     }
 }
 
-fn idempotency(
-    endpoint: &str,
-    caller: &Caller,
-    key: &str,
-    body: &Bytes,
-) -> Result<Idempotency, Problem> {
-    if key.is_empty() || key.len() > KEY_CHARS_MAX || !key.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(Problem::new(
-            codes::INVALID,
-            "An Idempotency-Key has 1 to 255 visible ASCII characters.",
-        ));
-    }
-    let who = match caller {
-        Caller::User { user_id, .. } => user_id.to_string(),
-        Caller::Anonymous | Caller::Mesh => "-".to_owned(),
+/// The id a caller proposes for what its command makes.
+fn proposed_id(proposed: Option<&str>) -> Result<Option<Uuid>, Problem> {
+    let read = |text: &str| {
+        let id = text.parse::<Uuid>().ok().filter(|id| id.get_version_num() == 7);
+        id.ok_or_else(|| Problem::about(codes::INVALID, headers::ID, "must be a UUIDv7"))
     };
-    let scope = Sha256::digest(format!("{who} {endpoint} {key}")).into();
-    Ok(Idempotency { scope, body: Sha256::digest(body).into() })
+    proposed.map(read).transpose()
 }
 
 fn shared_inbox() -> Problem {
@@ -345,19 +352,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idempotency_key_is_scoped_to_its_endpoint() {
-        let body = Bytes::from_static(b"{}");
-        let pay = idempotency("payment.pay", &Caller::Anonymous, "k", &body).unwrap();
-        let charge = idempotency("point.charge", &Caller::Anonymous, "k", &body).unwrap();
-        assert_ne!(pay.scope, charge.scope);
-        assert_eq!(pay.body, charge.body);
-    }
-
-    #[test]
-    fn an_idempotency_key_of_the_wrong_shape_is_invalid() {
-        for bad in ["", "a b", &"x".repeat(256), "snowman ☃"] {
-            let refused = idempotency("e", &Caller::Anonymous, bad, &Bytes::new()).unwrap_err();
-            assert!(refused.is(codes::INVALID), "{bad}");
+    fn a_header_is_read_in_any_letters_and_has_one_value() {
+        let read = |headers: &[(&str, &str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(*name, *value);
+            }
+            header(Some(&map), headers::IDEMPOTENCY_KEY).map(|value| value.map(str::to_owned))
+        };
+        let (lower, upper) = ("idempotency-key", "Idempotency-Key");
+        assert_eq!(read(&[]).unwrap(), None);
+        assert_eq!(read(&[(upper, "a")]).unwrap().as_deref(), Some("a"));
+        assert_eq!(read(&[(lower, "a"), (lower, "a")]).unwrap().as_deref(), Some("a"));
+        assert_eq!(read(&[(lower, "a"), (upper, "a")]).unwrap().as_deref(), Some("a"));
+        for two in [[(lower, "a"), (lower, "b")], [(lower, "a"), (upper, "b")]] {
+            let refused = read(&two).unwrap_err();
+            assert!(refused.is(codes::INVALID) && refused.extra["field"] == lower, "{refused}");
         }
     }
 

@@ -14,6 +14,7 @@
 //! | `book`, `turn`, `caller` | what a service author writes against |
 //! | `service`, `desk` | the table of a service, and what a read has at hand |
 //! | `message`, `work` | one message with its events; what a batch is made of |
+//! | `input`, `repeat`, `own_id` | what callers send, read strictly; whose their keys and ids are |
 //! | `consumer`, `endpoint`, `timer`, `intake` | the three ways in, and where they meet |
 //! | `worker`, `engine` | the loop that runs batches, and what it runs them on |
 //! | `batch` | one batch in one transaction, whatever keeps the service's state |
@@ -46,16 +47,19 @@ pub mod engine;
 pub mod failpoint;
 mod follower;
 pub mod health;
+pub mod input;
 mod intake;
 pub mod keys;
 mod link;
 #[cfg(feature = "sim")]
 pub mod memory;
 pub mod message;
+mod own_id;
 pub mod page;
 pub mod parked;
 pub mod postgres;
 mod publisher;
+mod repeat;
 mod reply;
 mod run;
 mod service;
@@ -71,16 +75,19 @@ pub mod valkey;
 mod work;
 mod worker;
 
-pub use ask::{ASK_TIMEOUT, Announcements, AskHeaders, Asker, Following};
+pub use ask::{ASK_TIMEOUT, Announcements, AskHeaders, Asker, Following, away};
 pub use book::{Answer, Book, Hear, Miss, Refusal};
 pub use bundle::{Bundler, Bundlers};
 pub use caller::{Allow, Caller};
 pub use callout::Callout;
 pub use desk::Desk;
 pub use follower::{READ_EVERY, Read};
+pub use input::parse;
 pub use link::{Link, LinkSettings};
+pub use own_id::{claimed_user, own_id};
+pub use repeat::{IDEMPOTENCY_KEY, check_key};
 pub use run::{Running, start};
-pub use service::{Service, Wiring, parse};
+pub use service::{Service, Wiring};
 pub use stored::{EVENTS_A_SEQUENCE, Fact, STORED_MESSAGES_MAX, StoredMessage};
 pub use turn::{Announcement, Told, Turn};
 pub use work::{Answered, Entry, Idempotency, Meta, Outcome, Work};

@@ -6,11 +6,10 @@ use std::{
 };
 
 use async_nats::{Client, ConnectOptions, Event, jetstream};
-use events::{Problem, codes};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::{auth::Verifier, trace::Tracer};
+use crate::{ask::away, auth::Verifier, trace::Tracer};
 
 /// How long one of our own requests over NATS may take.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,7 +20,7 @@ const CLIENT_CAPACITY: usize = 16_384;
 
 /// Header names of our own, of commands and of copies of dead letters.
 pub(crate) mod headers {
-    /// The id a caller proposes for what its command makes.
+    /// The id a caller proposes for what its command makes; see `own_id`.
     pub(crate) const ID: &str = "onsale-id";
     /// The HTTP status of an answer.
     pub(crate) const STATUS: &str = "onsale-status";
@@ -110,7 +109,7 @@ impl Link {
 
     /// A connection that is never made.
     #[cfg(feature = "testkit")]
-    pub(crate) async fn unconnected(service: &'static str) -> Self {
+    pub async fn unconnected(service: &'static str) -> Self {
         let options = ConnectOptions::new().retry_on_initial_connect();
         let nowhere = options.reconnect_delay_callback(|_| Duration::from_secs(3_600));
         let client = nowhere.connect("nats://127.0.0.1:9").await.expect("it is not even tried");
@@ -129,12 +128,10 @@ impl Link {
         let verifier = Verifier::new(Arc::new(move |endpoint| {
             let client = asking.clone();
             Box::pin(async move {
-                let reply = client
-                    .request(format!("cmd.{endpoint}"), "{}".into())
-                    .await
-                    .map_err(|error| Problem::new(codes::UNAVAILABLE, error.to_string()))?;
-                serde_json::from_slice(&reply.payload)
-                    .map_err(|error| Problem::new(codes::UNAVAILABLE, error.to_string()))
+                let unread = "The keys that tokens are verified with cannot be read right now.";
+                let reply = client.request(format!("cmd.{endpoint}"), "{}".into()).await;
+                let reply = reply.map_err(|error| away(unread, error))?;
+                serde_json::from_slice(&reply.payload).map_err(|error| away(unread, error))
             })
         }));
         let inner = Inner { service, client, answers, jetstream, verifier, tracer, reconnects };

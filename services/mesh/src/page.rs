@@ -21,12 +21,13 @@ impl Cut {
         let before = match cursor {
             None => Uuid::max(),
             Some(text) => text.parse().map_err(|_| {
-                Problem::new(codes::INVALID, "`cursor` must be a `next_cursor` of this list.")
+                Problem::about(codes::INVALID, "cursor", "must be a `next_cursor` of this list")
             })?,
         };
         let limit = limit.unwrap_or(PAGE_DEFAULT);
         if !(1..=PAGE_MAX).contains(&limit) {
-            return Err(Problem::new(codes::INVALID, format!("`limit` must be 1 to {PAGE_MAX}.")));
+            let what = format!("must be 1 to {PAGE_MAX}, not {limit}");
+            return Err(Problem::about(codes::INVALID, "limit", what));
         }
         Ok(Self { before, limit })
     }

@@ -252,7 +252,7 @@ fn start_retrier<E: Engine>(
         .into_iter()
         .map(|endpoint| {
             let desk = desk.clone();
-            let how = How::Read(Arc::new(move |_, body: Bytes, meta: Meta| {
+            let how = How::Read(Arc::new(move |_, body: Bytes, _, meta: Meta| {
                 let desk = desk.clone();
                 Box::pin(async move {
                     match endpoint {

@@ -3,10 +3,12 @@
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use events::{Command, Event, Problem, Timestamp, codes};
-use serde::de::DeserializeOwned;
+use events::{Command, Event, Problem, Timestamp};
 
-use crate::{Allow, Desk, Read, engine::Engine, engine::Failure, work::Meta};
+use crate::{
+    Allow, Desk, Idempotency, Read, engine::Engine, engine::Failure, input::parse, repeat::Key,
+    work::Meta,
+};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -56,13 +58,35 @@ pub(crate) struct Asked<E: Engine> {
 /// By whom an endpoint is answered.
 pub(crate) enum How<E: Engine> {
     /// In a batch, on the book.
-    Decided(fn(&[u8]) -> Result<E::Deed, Problem>),
+    Decided(DecodeFn<E>),
     /// At once, by a function of its own.
     Read(Arc<ReadFn<E>>),
 }
 
+/// A command that was read, and what its key stands for.
+pub(crate) struct Asking<D> {
+    pub(crate) deed: D,
+    pub(crate) idempotency: Option<Idempotency>,
+}
+
+impl<D> Asking<D> {
+    /// Reads a command's body; `deed` makes of it what is decided.
+    pub(crate) fn read<C: Command>(
+        body: &[u8],
+        key: Option<&Key>,
+        deed: fn(C) -> D,
+    ) -> Result<Self, Problem> {
+        let command: C = parse(body)?;
+        let idempotency = key.map(|key| key.of(&command));
+        Ok(Self { deed: deed(command), idempotency })
+    }
+}
+
+pub(crate) type DecodeFn<E> =
+    fn(&[u8], Option<&Key>) -> Result<Asking<<E as Engine>::Deed>, Problem>;
+
 pub(crate) type ReadFn<E> =
-    dyn Fn(Desk<E>, Bytes, Meta) -> BoxFuture<Result<Bytes, Problem>> + Send + Sync;
+    dyn Fn(Desk<E>, Bytes, Option<Key>, Meta) -> BoxFuture<Result<Bytes, Problem>> + Send + Sync;
 
 /// What comes due by itself.
 pub(crate) struct Timer<E: Engine> {
@@ -147,14 +171,16 @@ impl<E: Engine> Service<E> {
         F: Fn(Desk<E>, C, Meta) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<C::Reply, Problem>> + Send + 'static,
     {
-        let how = How::Read(Arc::new(move |desk, body: Bytes, meta| {
-            let read = read.clone();
-            Box::pin(async move {
-                let command = parse::<C>(&body)?;
-                let reply = read(desk, command, meta).await?;
-                Ok(serde_json::to_vec(&reply).expect("replies are plain data").into())
-            })
-        }));
+        let how =
+            How::Read(Arc::new(move |desk, body: Bytes, key: Option<Key>, mut meta: Meta| {
+                let read = read.clone();
+                Box::pin(async move {
+                    let command = parse::<C>(&body)?;
+                    meta.idempotency = key.map(|key| key.of(&command));
+                    let reply = read(desk, command, meta).await?;
+                    Ok(serde_json::to_vec(&reply).expect("replies are plain data").into())
+                })
+            }));
         self.add(Asked { endpoint: C::ENDPOINT, allow, status: C::STATUS, tells: &[], how });
         self
     }
@@ -199,22 +225,4 @@ impl<E: Engine> Service<E> {
         let before = self.heard.insert(F::FACT, heard);
         assert!(before.is_none(), "a fact is heard once");
     }
-}
-
-/// Reads a command's body, naming the place of the first mistake.
-///
-/// # Errors
-/// `bad_request` with `line` and `column` when it is not JSON, `invalid` when a value is
-/// missing or of the wrong kind.
-pub fn parse<C: DeserializeOwned>(body: &[u8]) -> Result<C, Problem> {
-    let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| {
-        // A value of a wrong kind where a word is wanted counts as bad syntax to the parser.
-        let is_json = || serde_json::from_slice::<serde_json::Value>(body).is_ok();
-        let is_invalid = error.is_data() || is_json();
-        let kind = if is_invalid { codes::INVALID } else { codes::BAD_REQUEST };
-        Problem::new(kind, error.to_string())
-            .with("line", error.line())
-            .with("column", error.column())
-    })
 }

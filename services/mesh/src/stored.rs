@@ -7,11 +7,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::{HeaderName, Message, Subscriber, header::NATS_MESSAGE_ID};
 use bytes::Bytes;
-use events::{Envelope, Problem, SagaId, Timestamp, codes, fact_of_subject, producer_of};
+use events::{Envelope, Problem, SagaId, Timestamp, fact_of_subject, producer_of};
 use futures::StreamExt;
 use uuid::Uuid;
 
-use crate::{Asker, Link, link::stream_of, message::unpack};
+use crate::{Asker, Link, ask::away, link::stream_of, message::unpack};
 
 /// Messages read at once at most.
 pub const STORED_MESSAGES_MAX: usize = 1_000;
@@ -19,6 +19,8 @@ pub const STORED_MESSAGES_MAX: usize = 1_000;
 const STORED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Positions of one message; a message has fewer events.
 pub const EVENTS_A_SEQUENCE: u64 = 1_024;
+/// What a reader is told when the broker does not hand them out.
+const UNREAD: &str = "Stored events cannot be read right now.";
 /// How long JetStream may take to hand out stored messages.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Every message is republished under this prefix once it is stored.
@@ -207,7 +209,7 @@ impl Asker {
     ) -> Result<Vec<StoredMessage>, Problem> {
         let stream = stream_of(service);
         let messages = self.link().stored(&stream, from.max(1), limit).await;
-        let messages = messages.map_err(|cause| unavailable(&cause))?;
+        let messages = messages.map_err(|cause| away(UNREAD, cause))?;
         Ok(messages.iter().map(StoredMessage::of).collect())
     }
 
@@ -218,8 +220,8 @@ impl Asker {
     pub async fn last_position(&self, service: &str) -> Result<u64, Problem> {
         let stream = stream_of(service);
         let last = self.link().direct_get(&stream, r#"{"last_by_subj":">"}"#.into()).await;
-        let mut replies = last.map_err(|cause| unavailable(&cause))?;
-        let last = next_stored(&mut replies).await.map_err(|cause| unavailable(&cause))?;
+        let mut replies = last.map_err(|cause| away(UNREAD, cause))?;
+        let last = next_stored(&mut replies).await.map_err(|cause| away(UNREAD, cause))?;
         let sequence = last.map_or(0, |last| StoredMessage::of(&last).sequence);
         Ok(if sequence == 0 { 0 } else { sequence * EVENTS_A_SEQUENCE + EVENTS_A_SEQUENCE - 1 })
     }
@@ -315,10 +317,6 @@ async fn next_stored(replies: &mut Subscriber) -> Result<Option<Message>, String
         Some(204 | 404) => Ok(None),
         Some(status) => Err(format!("The event store answers {status}.")),
     }
-}
-
-fn unavailable(detail: &str) -> Problem {
-    Problem::new(codes::UNAVAILABLE, detail).with("retry_after_secs", 1)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::{
         retry::{Retrier, Tried},
     },
     publisher::{HandOff, Handed},
-    service::{Asked, How},
+    service::{Asked, Asking, How},
     work::{Delivery, Settle},
 };
 
@@ -90,7 +90,9 @@ impl<E: Engine> Kit<E> {
         let asked = &self.asked[C::ENDPOINT];
         let How::Decided(decode) = &asked.how else { panic!("{} is only read", C::ENDPOINT) };
         let body = serde_json::to_vec(command).expect("commands are plain data");
-        let Ok(deed) = decode(&body) else { panic!("{} cannot be read", C::ENDPOINT) };
+        let Ok(Asking { deed, .. }) = decode(&body, None) else {
+            panic!("{} cannot be read", C::ENDPOINT)
+        };
         let mut meta = Meta::inside(SagaId(Uuid::now_v7()));
         (meta.name, meta.may_tell) = (asked.endpoint, asked.tells);
         (meta.caller, meta.idempotency) = (Caller::Anonymous, key);

@@ -166,7 +166,7 @@ impl Meta {
 pub struct Idempotency {
     /// SHA-256 over caller, endpoint and key: the key's name in the database.
     pub scope: [u8; 32],
-    /// SHA-256 over the request's body.
+    /// SHA-256 over key and request, as it was understood.
     pub body: [u8; 32],
 }
 

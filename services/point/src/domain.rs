@@ -104,7 +104,8 @@ pub fn check_charge(amount: i64, rules: &Rules) -> Result<(), Problem> {
     if (1..=rules.charge_max).contains(&amount) {
         Ok(())
     } else {
-        Err(Problem::new(codes::INVALID, format!("`amount` must be 1 to {}.", rules.charge_max)))
+        let what = format!("must be 1 to {}, not {amount}", rules.charge_max);
+        Err(Problem::about(codes::INVALID, "amount", what))
     }
 }
 

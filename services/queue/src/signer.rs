@@ -79,7 +79,8 @@ impl Signer {
             }
             Err(TokenError::KeyUnknown | TokenError::Unavailable) => Ok(None),
             Ok(_) | Err(TokenError::Forged | TokenError::Expired) => {
-                Err(Problem::new(codes::INVALID, "The ticket is not yours for this room."))
+                let what = "must be a ticket of your own for this room";
+                Err(Problem::about(codes::INVALID, "ticket", what))
             }
         }
     }

@@ -17,7 +17,8 @@ const LIMIT_DEFAULT: u32 = 10;
 pub fn limit(wanted: Option<u32>) -> Result<usize, Problem> {
     let limit = wanted.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::new(codes::INVALID, format!("`limit` must be 1 to {LIMIT_MAX}.")));
+        let what = format!("must be 1 to {LIMIT_MAX}, not {limit}");
+        return Err(Problem::about(codes::INVALID, "limit", what));
     }
     Ok(limit as usize)
 }

@@ -152,22 +152,21 @@ pub fn not_active(why: &str) -> Problem {
 /// # Errors
 /// `invalid` for none, too many, one seat twice, or what no seat can be called.
 pub fn well_formed(seats: &[SeatId]) -> Result<(), Problem> {
-    let invalid = |why: String| Err(Problem::new(codes::INVALID, why));
-    if seats.is_empty() {
-        return invalid("Name at least one seat.".into());
-    }
-    if seats.len() > SEATS_PER_REQUEST_MAX {
-        return invalid(format!("Name at most {SEATS_PER_REQUEST_MAX} seats."));
+    let invalid = |field: &str, what: String| Err(Problem::about(codes::INVALID, field, what));
+    if !(1..=SEATS_PER_REQUEST_MAX).contains(&seats.len()) {
+        let what = format!("must name 1 to {SEATS_PER_REQUEST_MAX} seats, not {}", seats.len());
+        return invalid("seats", what);
     }
     // Also because PostgreSQL knows no NUL: it would refuse the whole batch.
     let is_name =
         |seat: &SeatId| seat.0.len() <= SEAT_BYTES_MAX && !seat.0.chars().any(char::is_control);
     if let Some(at) = seats.iter().position(|seat| !is_name(seat)) {
-        return invalid(format!("No seat is called like number {} of these.", at + 1));
+        let what = format!("must be a seat: 1 to {SEAT_BYTES_MAX} bytes, no control characters");
+        return invalid(&format!("seats[{at}]"), what);
     }
     let mut seen = HashSet::with_capacity(seats.len());
     match seats.iter().find(|seat| !seen.insert(*seat)) {
-        Some(seat) => invalid(format!("Seat {seat} is named twice.")),
+        Some(seat) => invalid("seats", format!("names seat {seat} twice")),
         None => Ok(()),
     }
 }

@@ -26,15 +26,21 @@ pub fn cases(operation: &Operation, world: &World) -> Vec<Case> {
     if operation.path.contains("{id}") {
         cases.extend(ids(operation, world));
     }
-    if operation.has_query() {
-        cases.extend(queries(operation, &right));
-    }
+    cases.extend(queries(operation, &right));
     if operation.reads("Idempotency-Key") {
         cases.extend(keys(&right));
     }
-    if let Some(body) = &operation.body {
-        cases.extend(bodies(body, &right));
-        cases.extend(body.fields.iter().flat_map(|field| fields(field, &right)));
+    match &operation.body {
+        Some(body) => {
+            cases.extend(bodies(body, &right));
+            cases.extend(members(body, &right));
+            cases.extend(body.fields.iter().flat_map(|field| fields(field, &right)));
+        }
+        None => {
+            let body = right.json(&json!({ "reason": "rain" }));
+            let case = Case::new("a body that means nothing", body, "bad_request");
+            cases.push(case.says("field", "body"));
+        }
     }
     cases
 }
@@ -108,10 +114,7 @@ fn queries(operation: &Operation, right: &Request) -> Vec<Case> {
     let mut refused = |what: &str, pair: &str, codes| {
         cases.push(Case::new(format!("{what}: ?{pair:.40}"), right.clone().query(pair), codes));
     };
-    // A body in JSON brings everything itself; the query is for the other kind.
-    if operation.body.is_none() {
-        refused("a parameter that there is not", "colour=red", "bad_request");
-    }
+    refused("a parameter that there is not", "colour=red", "bad_request");
     if operation.asks("limit") {
         for limit in ["", "ten", "-1", "1.5", "4294967296", "99999999999999999999", "0x10"] {
             refused("a limit that is no number", &format!("limit={limit}"), "bad_request");
@@ -132,12 +135,14 @@ fn queries(operation: &Operation, right: &Request) -> Vec<Case> {
 
 fn keys(right: &Request) -> Vec<Case> {
     let long = "k".repeat(256);
-    ["", "a b", "a\tb", "☃", &long]
-        .map(|key| {
-            let request = right.clone().with("idempotency-key", key);
-            Case::new(format!("the Idempotency-Key {key:.20?}"), request, "invalid")
-        })
-        .into()
+    let wrong = ["", "a b", "a\tb", "☃", &long].map(|key| {
+        let request = right.clone().with("idempotency-key", key);
+        Case::new(format!("the Idempotency-Key {key:.20?}"), request, "invalid")
+    });
+    let two = right.clone().with("idempotency-key", "a").and("idempotency-key", "b");
+    let two = Case::new("two keys", two, "invalid");
+    let cases = wrong.into_iter().chain([two]);
+    cases.map(|case| case.says("field", "Idempotency-Key")).collect()
 }
 
 fn bodies(body: &Body, right: &Request) -> Vec<Case> {
@@ -151,10 +156,11 @@ fn bodies(body: &Body, right: &Request) -> Vec<Case> {
         with("a body that is no JSON", b"email=a&password=b".to_vec(), "bad_request"),
         with("a body that is no UTF-8", b"{\"\xff\xfe\": 1}".to_vec(), "bad_request"),
         with("a number that is none", br#"{"a":1e}"#.to_vec(), "bad_request"),
-        with("a body of null", b"null".to_vec(), "invalid"),
-        with("a body of a text", b"\"text\"".to_vec(), "invalid"),
-        with("a body of a number", b"1".to_vec(), "invalid"),
-        with("a body of a list", b"[]".to_vec(), "invalid"),
+        with("a body of null", b"null".to_vec(), "invalid").says("field", "body"),
+        with("a body of a text", b"\"text\"".to_vec(), "invalid").says("field", "body"),
+        with("a body of a number", b"1".to_vec(), "invalid").says("field", "body"),
+        with("a body of a list", b"[]".to_vec(), "invalid").says("field", "body"),
+        with("a list for an object", b"[1,2,3,4,5,6,7,8,9]".to_vec(), "invalid"),
         with("a body of many lists", b"[".repeat(10_000), "invalid|bad_request"),
     ];
     for kind in ["text/plain", "application/xml", "multipart/form-data; boundary=x", "json", ""] {
@@ -178,9 +184,35 @@ fn bodies(body: &Body, right: &Request) -> Vec<Case> {
         let (what, is_text) = (format!("a {name} of half a character"), is_text(body, name));
         cases.extend(is_text.then(|| with(&what, half, "bad_request")));
         let what = format!("no {name}");
-        cases.push(Case::new(what, right.clone().unset(name), "invalid"));
+        cases.push(Case::new(what, right.clone().unset(name), "invalid").says("field", &**name));
         let what = format!("a {name} of null");
-        cases.push(Case::new(what, right.clone().set(name, Value::Null), "invalid"));
+        let null = Case::new(what, right.clone().set(name, Value::Null), "invalid");
+        cases.push(null.says("field", &**name));
+    }
+    cases
+}
+
+/// Members that the body does not have, or has twice.
+fn members(body: &Body, right: &Request) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut refused = |what: String, name: &str, body: String| {
+        let request = right.clone().with("content-type", "application/json").bytes(body);
+        cases.push(Case::new(what, request, "invalid").says("field", name));
+    };
+    let text = String::from_utf8(right.body.to_vec()).expect("JSON");
+    let object = text.strip_prefix('{').expect("an object");
+    let joint = if object.starts_with('}') { "" } else { "," };
+    refused("a member more".into(), "colour", format!("{{\"colour\":1{joint}{object}"));
+    for (name, _) in &body.fields {
+        let typo = format!("{name}x");
+        refused(format!("a {typo}"), &typo, format!("{{\"{typo}\":1{joint}{object}"));
+    }
+    let Value::Object(members) = serde_json::from_slice(&right.body).expect("JSON") else {
+        panic!("no object: {text}")
+    };
+    for (name, value) in members {
+        let twice = format!("{{\"{name}\":{value},{object}");
+        refused(format!("two of {name}"), &name, twice);
     }
     cases
 }

@@ -10,12 +10,14 @@
 //! | `request` | a request, and what its refusal must look like |
 //! | `world` | a small sale for all this to be tried on |
 //! | `everywhere` | what can be wrong with any operation |
+//! | `headers` | what every answer has |
 //! | `own`, `seat_plans` | what can be wrong with one |
 //! | `tokens` | tokens that must not be believed |
 //! | `limits` | too much of what is good by itself |
 //! | `over_nats` | the same endpoints without the gateway |
 
 mod everywhere;
+mod headers;
 mod limits;
 mod operation;
 mod over_nats;

@@ -20,6 +20,8 @@ pub struct Operation {
     pub role: Option<String>,
     /// Whether it answers with a stream of events.
     pub streams: bool,
+    /// Whether a script of any web page may read its answers.
+    pub is_open: bool,
     /// Its body, when it takes one.
     pub body: Option<Body>,
     /// The status of each code it may be refused with.
@@ -47,11 +49,6 @@ impl Operation {
     /// Whether it reads this query parameter.
     pub fn asks(&self, name: &str) -> bool {
         self.query.iter().any(|known| known == name)
-    }
-
-    /// Whether it reads any query parameter.
-    pub fn has_query(&self) -> bool {
-        !self.query.is_empty()
     }
 
     /// Whether it reads this header.
@@ -91,6 +88,8 @@ fn operation_of(document: &Value, path: &str, method: Method, operation: &Value)
         token: operation["security"].is_array(),
         role: role.map(str::to_owned),
         streams: operation["responses"]["200"]["content"]["text/event-stream"].is_object(),
+        is_open: operation["responses"]["200"]["headers"]["Access-Control-Allow-Origin"]
+            .is_object(),
         body: content.map(|content| body_of(document, &operation["requestBody"], content)),
         codes: codes_of(operation),
         query: named("query"),

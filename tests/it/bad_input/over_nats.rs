@@ -7,6 +7,7 @@ use events::{
     Problem, codes,
     dead_letter::{DISCARD, LETTERS, REDRIVE},
     point::Balance,
+    user::Session,
 };
 use futures::StreamExt;
 use harness::{
@@ -163,6 +164,48 @@ fn a_client_asks_over_nats_with_its_token_and_is_refused_without() {
         let fans = [("authorization", &*bearer(fan.token()))];
         let refused = ask(&client, "concert.create", &fans, r#"{"title":"a","artist":"b"}"#).await;
         assert_eq!(status(&refused), codes::FORBIDDEN.status);
+    });
+}
+
+#[test]
+fn every_endpoint_reads_as_strictly_as_over_http() {
+    run(async {
+        let mesh = shared().await;
+        let account = mesh.http.post("/v1/sessions").json(&mesh.stage.operator).send().await;
+        let operator: Session = account.expect("an answer").json().expect("a session");
+        let fan = mesh.fan(0).await;
+        let mut callers = Vec::new();
+        for session in [&fan.session, &mesh.organizer, &operator] {
+            let (token, prefix) =
+                (&session.access_token, format!("_INBOX_account.{}", session.user_id));
+            let client = mesh.nats_by(token, &prefix).await.expect("an account is let in");
+            callers.push((client, bearer(token)));
+        }
+        let long = format!("{{\"{}\":1}}", "é".repeat(5_000));
+        let bodies = [
+            (r#"{"colour":1}"#, "colour"),
+            (r#"{"colour":1,"colour":2}"#, "colour"),
+            ("[]", "body"),
+            ("null", "body"),
+            (&long, ""),
+        ];
+        for subject in listed(&mesh.nats("operator").await).await.keys() {
+            let endpoint = subject.strip_prefix("cmd.").expect("a command");
+            for (body, field) in bodies {
+                let mut refusals = Vec::new();
+                for (client, token) in &callers {
+                    let answer = ask(client, endpoint, &[("authorization", token)], body).await;
+                    let problem: Problem = serde_json::from_slice(&answer.payload).expect(endpoint);
+                    refusals.push(problem);
+                }
+                // Not everybody may ask for everything.
+                let read = refusals.iter().find(|problem| problem.is(codes::INVALID));
+                let read = read.unwrap_or_else(|| panic!("{endpoint} {body:.30}: {refusals:?}"));
+                let named = read.extra["field"].as_str().expect("a field");
+                assert!(named == field || field.is_empty(), "{endpoint} {body:.30}: {read}");
+                assert!(read.detail.len() < 1_000, "{endpoint}: {read}");
+            }
+        }
     });
 }
 

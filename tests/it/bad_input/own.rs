@@ -210,6 +210,7 @@ fn concert(right: &Request) -> Vec<Case> {
 
 fn schedule(right: &Request, world: &World) -> Vec<Case> {
     let now = mesh::clock::now();
+    let query = right.clone().query("opens_at=2030-06-01T19:00:00Z");
     let mut cases = vec![
         Case::new("another's concert", right.clone().by(&world.rival.access_token), "forbidden"),
         Case::new(
@@ -217,6 +218,13 @@ fn schedule(right: &Request, world: &World) -> Vec<Case> {
             right.clone().set("opens_at", json!(now.plus_secs(90_000))),
             "invalid",
         ),
+        Case::new("an opening in the query beside a body of JSON", query, "bad_request"),
+        Case::new("an opens", right.clone().set("opens", json!(now)), "invalid")
+            .mentions("did you mean `opens_at`?"),
+        Case::new("a pace that there is not", right.clone().set("admission.pace", 1), "invalid")
+            .says("field", "admission.pace"),
+        Case::new("another concert", right.clone().set("concert_id", unknown()), "invalid")
+            .says("field", "concert_id"),
     ];
     let venues = [String::new(), long(201), "a\nb".into(), "a\0b".into()];
     cases.extend(each(right, "venue", venues, "invalid"));
@@ -277,7 +285,12 @@ async fn reserve(right: &Request, world: &World) -> Vec<Case> {
             right.clone().set("schedule_id", unknown()),
             "not_found|not_active",
         ),
-        Case::new("no id", right.clone().set("schedule_id", "the next one"), "invalid"),
+        Case::new("no id", right.clone().set("schedule_id", "the next one"), "invalid")
+            .says("field", "schedule_id")
+            .mentions("must be an id"),
+        Case::new("seats as a text", right.clone().set("seats", "A-1-3"), "invalid")
+            .says("field", "seats")
+            .mentions("must be a list, not a text"),
     ];
     let passes = [
         String::new(),
@@ -393,7 +406,7 @@ fn tags(nothing: &Request) -> Vec<Case> {
             "not_found",
         )
     };
-    ["\"x\"", "x", "W/", ",,"].map(tagged).into()
+    ["\"x\"", "x", "W/", ",,", "*"].map(tagged).into()
 }
 
 fn cursors(right: &Request) -> Vec<Case> {

@@ -38,6 +38,12 @@ impl Request {
         self
     }
 
+    /// With this header beside what it has.
+    pub fn and(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
     /// As the owner of this access token.
     pub fn by(self, token: &str) -> Self {
         self.with("authorization", format!("Bearer {token}"))
@@ -99,6 +105,34 @@ impl Request {
     }
 }
 
+/// Codes whose refusal names what is wrong.
+const WITH_FIELD: [&str; 5] = [
+    "bad_request",
+    "invalid",
+    "idempotency_key_reused",
+    "unsupported_media_type",
+    "body_too_large",
+];
+/// What libraries say of a value that they cannot read. It is never ours to say.
+const OF_LIBRARIES: [&str; 16] = [
+    "at line ",
+    "expected struct",
+    "expected a ",
+    "expected value",
+    "expected one of",
+    "with 1 element",
+    "invalid type",
+    "invalid value",
+    "invalid length",
+    "unknown field",
+    "unknown variant",
+    "missing field",
+    "duplicate field",
+    "component could not be parsed",
+    "UUID parsing failed",
+    "trailing characters",
+];
+
 /// Something that must be refused.
 #[derive(Debug, Clone)]
 pub struct Case {
@@ -146,6 +180,7 @@ pub fn flaws(answer: &Answer, case: &Case) -> Vec<String> {
     let content_type = header("content-type");
     must(content_type == Some("application/problem+json"), format!("is {content_type:?}"));
     must(header("cache-control") == Some("no-store"), "may be kept".into());
+    must(header("x-request-id").is_some(), "has no request id".into());
     let status = answer.status.as_u16();
     must((400..500).contains(&status), format!("is a {status}"));
     must(
@@ -163,6 +198,11 @@ pub fn flaws(answer: &Answer, case: &Case) -> Vec<String> {
             must(problem.status == status, format!("says {} in a {status}", problem.status));
             must(problem.r#type == format!("urn:onsale:problem:{code}"), problem.r#type.clone());
             must(!problem.title.is_empty(), "has no title".into());
+            let field = problem.extra.get("field").and_then(Value::as_str);
+            let is_named = field.is_some() || problem.detail.starts_with("`phone`");
+            must(is_named || !WITH_FIELD.contains(&code), format!("no field: {problem}"));
+            let of_libraries = OF_LIBRARIES.iter().find(|words| problem.detail.contains(**words));
+            must(of_libraries.is_none(), format!("is in a library's words: {problem}"));
             let mentions = problem.detail.contains(case.mentions);
             must(mentions, format!("does not mention `{}`", case.mentions));
             for (name, value) in &case.says {

@@ -137,7 +137,7 @@ pub async fn since(
         epoch: value.get(0)?,
         sequence: value.get(1)?,
         is_gone: value.get::<String>(2)? == "gone",
-        deltas: deltas.map_err(|error| Problem::new(codes::INTERNAL, error.to_string()))?,
+        deltas: deltas.map_err(|_| codes::INTERNAL)?,
     })
 }
 

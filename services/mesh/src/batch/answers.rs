@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use events::{Problem, codes};
 use uuid::Uuid;
 
 use super::transaction::{KeptAnswer, Transaction};
 use crate::{
     Book,
     engine::Failure,
+    repeat::reused,
     work::{Answered, Meta, Outcome, Work},
 };
 
@@ -106,12 +106,7 @@ pub(super) fn stored<D>(work: &Work<D>, answers: &Answers) -> Outcome {
         return Outcome::Repeat;
     }
     let known = work.entries.first().and_then(|entry| answers.stored(&entry.meta));
-    Outcome::Done(known.unwrap_or_else(|| {
-        Answered::refused(&Problem::new(
-            codes::IDEMPOTENCY_KEY_REUSED,
-            "Use a new key for a new request.",
-        ))
-    }))
+    Outcome::Done(known.unwrap_or_else(|| Answered::refused(&reused())))
 }
 
 /// A command that is refused because of what it has done itself, under the same key, in an

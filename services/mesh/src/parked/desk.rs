@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     engine::{Engine, Failure, Show, Which},
-    service::parse,
+    input::parse,
     work::Meta,
 };
 
@@ -109,8 +109,8 @@ impl<E: Engine> LetterDesk<E> {
         let by = meta.caller.user_id()?;
         let chars = reason.trim().chars().count();
         if chars == 0 || chars > REASON_CHARS_MAX || reason.chars().any(char::is_control) {
-            let detail = format!("A reason is one line of 1 to {REASON_CHARS_MAX} characters.");
-            return Err(Problem::new(codes::INVALID, detail));
+            let what = format!("must be one line of 1 to {REASON_CHARS_MAX} characters");
+            return Err(Problem::about(codes::INVALID, "reason", what));
         }
         let parked = self.open_one(&letter).await?;
         let ended = self.0.engine.discard(parked.number, by, reason.trim()).await.map_err(away)?;
@@ -199,5 +199,5 @@ fn gone(letter: &LetterId) -> Problem {
 }
 
 fn away(failure: Failure) -> Problem {
-    Problem::new(codes::UNAVAILABLE, failure.to_string()).with("retry_after_secs", 1)
+    crate::away("The letters cannot be read or changed right now.", failure)
 }

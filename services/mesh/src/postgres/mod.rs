@@ -29,7 +29,7 @@ use crate::{
     engine::{Care, Engine, Failure, Ran, Retried},
     failpoint::Failpoints,
     parked::Parked,
-    service::{Asked, Followed, How, Timer, parse},
+    service::{Asked, Asking, Followed, How, Timer},
     work::{Entry, Meta, Work},
 };
 
@@ -152,7 +152,9 @@ impl<B: Book> Service<Postgres<B>> {
     where
         B: Answer<C>,
     {
-        let how = How::Decided(|body| Ok(BookDeed(Box::new(AskedCommand(parse::<C>(body)?)))));
+        let how = How::Decided(|body, key| {
+            Asking::read::<C>(body, key, |command| BookDeed(Box::new(AskedCommand(command))))
+        });
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
         self.add(Asked { endpoint, allow, status, tells, how });
         self

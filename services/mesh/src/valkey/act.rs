@@ -5,7 +5,7 @@ use events::{Command, Event, Problem, Timestamp, codes};
 use uuid::Uuid;
 
 use super::call::Parts;
-use crate::{Caller, engine::Failure, parked::one_line, work::Answered};
+use crate::{Caller, engine::Failure, parked::one_line, repeat::reused, work::Answered};
 
 /// A service's functions, and what its Rust side knows.
 pub trait Library: Sized + Send + Sync + 'static {
@@ -137,7 +137,7 @@ impl Ended {
             "repeat" => Self::Repeat,
             "no" => Self::No(problem(&parts.take::<String>()?, parts.take()?)),
             "not_yet" => Self::NotYet(problem(&parts.take::<String>()?, parts.take()?)),
-            "reused" => Self::No(codes::IDEMPOTENCY_KEY_REUSED.into()),
+            "reused" => Self::No(reused()),
             "failed" => Self::Failed(one_line(&parts.lossy()?)),
             "gone" => Self::Gone,
             "lost" => Self::Lost,

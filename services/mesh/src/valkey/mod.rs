@@ -47,7 +47,7 @@ use crate::{
     engine::{Care, Engine, Failure, Ran, Retried},
     failpoint::{Failpoint, Failpoints},
     parked::Parked,
-    service::{Asked, How, Timer, parse},
+    service::{Asked, Asking, How, Timer},
     work::{Answered, Entry, Meta, Outcome, Work},
 };
 
@@ -312,7 +312,9 @@ impl<L: Library> Service<Valkey<L>> {
     where
         L: Reply<C>,
     {
-        let how = How::Decided(|body| Ok(VkDeed(Box::new(AskedCommand(parse::<C>(body)?)))));
+        let how = How::Decided(|body, key| {
+            Asking::read::<C>(body, key, |command| VkDeed(Box::new(AskedCommand(command))))
+        });
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
         self.add(Asked { endpoint, allow, status, tells, how });
         self
