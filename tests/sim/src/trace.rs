@@ -36,21 +36,22 @@ impl Trace {
         self.0.push((at, What::Fault(fault, service)));
     }
 
-    /// What has to do with the first id that is named, and the faults in between.
+    /// What has to do with what is wrong, and the faults in between.
     pub fn of(&self, wrong: &[String]) -> Vec<String> {
-        let Some(id) = wrong.iter().find_map(|line| id_in(line)) else { return Vec::new() };
+        let ids: Vec<&str> = wrong.iter().take(1).flat_map(|line| ids_in(line)).collect();
+        let has = |text: &str| ids.iter().any(|id| text.contains(id));
         let lines = self.0.iter().filter_map(|(at, what)| {
             let text = match what {
                 What::Fault(fault, service) => Some(format!("! {fault:?} ({service})")),
                 What::Asked(asked) => {
                     let (wish, asking) = &**asked;
                     let text = format!("{wish:?} as {:?}", asking.id);
-                    text.contains(id).then(|| format!("? {text}"))
+                    has(&text).then(|| format!("? {text}"))
                 }
                 What::Emitted(service, message) => {
                     let body = String::from_utf8_lossy(&message.body);
                     let events = body.split("{\"specversion\"").skip(1);
-                    let of: Vec<&str> = events.filter(|event| event.contains(id)).collect();
+                    let of: Vec<&str> = events.filter(|event| has(event)).collect();
                     (!of.is_empty()).then(|| {
                         let data = of.iter().filter_map(|event| event.split("\"data\":").nth(1));
                         let data: Vec<&str> = data.collect();
@@ -64,9 +65,9 @@ impl Trace {
     }
 }
 
-/// The first UUID in a line.
-fn id_in(line: &str) -> Option<&str> {
+/// The UUIDs in a line.
+fn ids_in(line: &str) -> impl Iterator<Item = &str> {
     let starts = (0..line.len()).filter(|at| line.is_char_boundary(*at));
-    let mut words = starts.filter_map(|at| line.get(at..at + ID_CHARS));
-    words.find(|word| uuid::Uuid::try_parse(word).is_ok())
+    let words = starts.filter_map(|at| line.get(at..at + ID_CHARS));
+    words.filter(|word| uuid::Uuid::try_parse(word).is_ok())
 }
