@@ -13,6 +13,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 mod account;
@@ -20,6 +21,7 @@ mod alone;
 mod binaries;
 mod cache;
 mod data;
+mod keeper;
 mod nats;
 mod ports;
 mod postgres;
@@ -31,6 +33,7 @@ mod valkey;
 
 pub use alone::Alone;
 pub use data::Data;
+pub use keeper::{Keeper, full_disks};
 pub use secrets::key_of;
 pub use server::Server;
 
@@ -94,6 +97,9 @@ pub const PINNED: [(&str, &str); 3] = [
 
 /// The broker's configuration, as the project ships it.
 pub const NATS_CONF: &str = include_str!("../../jetstream/nats.conf");
+
+/// How long the making of databases and roles may take.
+const PREPARED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Where progress is told, one line at a time.
 pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
@@ -220,7 +226,10 @@ impl Servers {
     /// When a binary is missing, a server does not come up, or the data folder is in use.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let servers = blocking(move || Self::start_now(&options)).await?;
-        postgres::prepare(&servers.postgres, &servers.passwords).await?;
+        let prepared = postgres::prepare(&servers.postgres, &servers.passwords);
+        tokio::time::timeout(PREPARED_WITHIN, prepared).await.map_err(|_| {
+            servers.postgres.gave_out("it takes connections and does not answer".into())
+        })??;
         Ok(servers)
     }
 

@@ -76,9 +76,22 @@ fn greets(port: u16, greeting: &str) -> std::io::Result<bool> {
 
 /// Healthy means that JetStream has read its streams, too.
 fn healthy(monitor: u16) -> std::io::Result<bool> {
+    Ok(health(monitor)?.lines().next().is_some_and(|line| line.contains(" 200 ")))
+}
+
+/// Why it cannot write any more, if so. It stays like that until it is started again.
+pub(crate) fn write_error(monitor: u16) -> Option<String> {
+    let answer = health(monitor).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    let said: serde_json::Value = serde_json::from_str(body).ok()?;
+    let error = said.get("error")?.as_str()?;
+    error.contains("write error").then(|| error.to_owned())
+}
+
+fn health(monitor: u16) -> std::io::Result<String> {
     let mut stream = probe::connect(monitor)?;
     stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.take(64 * 1024).read_to_string(&mut answer)?;
-    Ok(answer.lines().next().is_some_and(|line| line.contains(" 200 ")))
+    Ok(answer)
 }

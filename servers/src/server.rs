@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    process::Child,
+    process::{Child, ExitStatus},
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -86,6 +86,26 @@ impl Server {
         self.child().as_ref().map(Child::id)
     }
 
+    /// How it ended, if it has ended by itself since it was last looked at.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        // Whoever holds it is stopping it, or starting it again.
+        let mut child = self.0.child.try_lock().ok()?;
+        let status = child.as_mut()?.try_wait().ok()??;
+        *child = None;
+        Some(status)
+    }
+
+    /// The last line that it has written; empty when there is none.
+    pub fn last_line(&self) -> String {
+        last_words(&self.0.plan.launch).lines().last().unwrap_or_default().to_owned()
+    }
+
+    /// What it has written last, as an error.
+    pub(crate) fn gave_out(&self, why: String) -> Error {
+        let said = last_words(&self.0.plan.launch);
+        Error::NotStarted { name: self.name(), why, said }
+    }
+
     /// Kills it at once (SIGKILL), as a crash would. Its data stays.
     pub fn kill(&self) {
         let mut child = self.child();
@@ -131,6 +151,8 @@ impl Server {
         let Plan { stop, launch, .. } = &self.0.plan;
         if let Some(child) = self.child().as_ref() {
             process::signal(child, if discard { launch.orphaned } else { *stop });
+            // One that is paused would not hear of it.
+            process::signal(child, libc::SIGCONT);
         }
     }
 

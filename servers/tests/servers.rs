@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -47,6 +48,50 @@ fn gone_in_time(pids: &[u32]) -> bool {
 
 fn pids(servers: &Servers) -> Vec<u32> {
     [&servers.nats, &servers.postgres, &servers.valkey].map(|server| server.pid().unwrap()).into()
+}
+
+/// Kills it as a crash would, behind the back of whoever looks after it.
+fn crash(pid: u32) {
+    let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
+    assert!(killed.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_is_started_again_and_it_is_said() {
+    let servers = Servers::start(Options::temporary()).await.unwrap();
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let lines = said.clone();
+    let keeper =
+        servers.keep(Arc::new(move |line: &str| lines.lock().unwrap().push(line.to_owned())));
+    for server in [&servers.nats, &servers.postgres, &servers.valkey] {
+        let before = server.pid().unwrap();
+        crash(before);
+        let deadline = Instant::now() + LIMIT;
+        while server.pid().is_none_or(|pid| pid == before) {
+            assert!(Instant::now() < deadline, "{} is not back: {:?}", server.name(), said);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    PgConnection::connect(&servers.database_url("point")).await.unwrap();
+    let _: String = redis::cmd("PING").query_async(&mut valkey(&servers).await).await.unwrap();
+    nats(&servers, "point").await.flush().await.unwrap();
+    let ended = |name: &&str| {
+        said.lock().unwrap().iter().any(|line| line.starts_with(&format!("{name} has ended (")))
+    };
+    assert!(["nats", "postgres", "valkey"].iter().all(ended), "{said:?}");
+
+    // Whoever is stopped on purpose stays as it is, while another is started again.
+    servers.valkey.kill();
+    said.lock().unwrap().clear();
+    crash(servers.nats.pid().unwrap());
+    let deadline = Instant::now() + LIMIT;
+    while !said.lock().unwrap().iter().any(|line| line == "nats is back") {
+        assert!(Instant::now() < deadline, "{said:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(servers.valkey.pid(), None);
+    assert!(!said.lock().unwrap().iter().any(|line| line.starts_with("valkey")), "{said:?}");
+    drop(keeper);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! What can never be taken in is kept with its cause, and everything else flows on.
 
-mod desk;
-mod lines;
+pub mod desk;
+pub mod lines;
 mod lists;
 mod survivors;
 

@@ -20,3 +20,4 @@ mod permissions;
 mod repeats;
 mod rest;
 mod traces;
+mod unwell;

@@ -55,6 +55,12 @@ fn answering(service: &str) -> &'static str {
     known(&answers(service))
 }
 
+/// Who may look at streams, and so may ask how the broker is.
+fn who_looks() -> Vec<&'static str> {
+    let looks = |one: &&str| !one.ends_with("-answers") && !["client", "callout"].contains(one);
+    IDENTITIES.iter().copied().filter(looks).collect()
+}
+
 /// Every right that is worth having, made of what the services declare of themselves.
 fn rights() -> Vec<Right> {
     let wirings = wiring::all();
@@ -71,6 +77,11 @@ fn rights() -> Vec<Right> {
         Right::publish("$JS.API.STREAM.DELETE.MINE", &[PROVISIONER]),
         Right::publish("$JS.API.STREAM.PURGE.MINE", &[PROVISIONER]),
         Right::publish("$JS.API.STREAM.MSG.DELETE.MINE", &[PROVISIONER]),
+        Right::publish("probe.x", &[PROVISIONER]),
+        // How the broker is, and nothing else of its own account.
+        Right::publish("broker.health", &who_looks()),
+        Right::publish("$SYS.REQ.SERVER.PING.HEALTHZ", &[]),
+        Right::publish("$SYS.REQ.SERVER.PING.CONNZ", &[]),
     ];
     for fact in &facts::ALL {
         let producer = known(events::producer_of(fact.name));

@@ -106,7 +106,7 @@ impl Listener {
         }
         if !heard.is_empty() {
             let settle = async |tx: &mut _| read.settle(tx).await;
-            let new = match keep(pool, self.flows, heard, settle).await {
+            let new = match desk.unit(keep(pool, self.flows, heard, settle)).await {
                 Ok(new) => new,
                 Err(failure) => {
                     // If they are in, they will be no news, and it would never hear them.
@@ -130,7 +130,8 @@ impl Listener {
         report(desk, &mut memory.found).await?;
         let again_at = memory.forgot_at.map(|at| at.plus_secs(FORGET_EVERY_SECS));
         if read.is_all && again_at.is_none_or(|at| at <= read.began_at) {
-            forgetting::forget_old(pool, read.began_at, keep_days).await?;
+            let forgotten = forgetting::forget_old(pool, read.began_at, keep_days);
+            desk.unit(async { Ok(forgotten.await?) }).await?;
             memory.forgot_at = Some(read.began_at);
         }
         Ok(())

@@ -111,7 +111,7 @@ fn no_concert() -> Problem {
 /// Why a read failed, without what is nobody's business outside.
 pub(crate) fn unread(error: sqlx::Error) -> Problem {
     match Failure::from(error) {
-        Failure::Unavailable(_) => codes::UNAVAILABLE.into(),
+        failure if failure.is_lost() => codes::UNAVAILABLE.into(),
         failure => {
             tracing::error!(%failure, "a read failed");
             codes::INTERNAL.into()

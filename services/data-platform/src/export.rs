@@ -75,10 +75,13 @@ impl Exporter {
             // A watermark alone need not come again: a later one says more.
             return if read.facts.is_empty() { Ok(()) } else { Err(failure) };
         }
-        let mut tx = desk.pool().begin().await?;
-        progress::note_taken(&mut tx, &records, watermark).await?;
-        read.settle(&mut tx).await?;
-        tx.commit().await?;
+        desk.unit(async {
+            let mut tx = desk.pool().begin().await?;
+            progress::note_taken(&mut tx, &records, watermark).await?;
+            read.settle(&mut tx).await?;
+            Ok(tx.commit().await?)
+        })
+        .await?;
         self.with(|state| {
             state.underway = None;
             state.failures = 0;
@@ -118,9 +121,8 @@ impl Exporter {
             state.failures = state.failures.saturating_add(1);
             state.failures
         });
-        if let Err(failure) =
-            progress::note_trouble(desk.pool(), &trouble.cause, clock::now()).await
-        {
+        let noted = progress::note_trouble(desk.pool(), &trouble.cause, clock::now());
+        if let Err(failure) = desk.unit(noted).await {
             warn!(%failure, "the trouble could not be noted");
         }
         let rest = rest_after(failures, trouble.retry_after, desk.rules().retry_max);

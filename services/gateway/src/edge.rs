@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    Settings,
+    Readiness, Settings,
     call::{Call, Head, json},
     hub::Hub,
     limits::Limits,
@@ -51,13 +51,19 @@ struct Inner {
     hub: Arc<Hub>,
     seats: Arc<SeatHub>,
     limits: Limits,
+    readiness: Readiness,
     asks: AtomicUsize,
     followers: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
 impl Edge {
-    pub(crate) fn new(link: Link, settings: &Settings, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(
+        link: Link,
+        settings: &Settings,
+        readiness: Readiness,
+        shutdown: CancellationToken,
+    ) -> Self {
         let asker = Asker::new(link.clone());
         Self(Arc::new(Inner {
             bundlers: Bundlers::start(&link, &BUNDLED),
@@ -65,6 +71,7 @@ impl Edge {
             seats: Arc::new(SeatHub::new(asker.clone(), shutdown.clone())),
             waiters: Arc::default(),
             limits: Limits::new(settings),
+            readiness,
             asks: AtomicUsize::new(0),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             link,
@@ -95,6 +102,10 @@ impl Edge {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.0.readiness
     }
 
     pub(crate) fn shutdown(&self) -> &CancellationToken {

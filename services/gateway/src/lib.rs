@@ -18,6 +18,7 @@
 //! | `limits` | how often one address may sign up or log in |
 //! | `around`, `wire` | what happens to every request, and to what is none |
 //! | `server`, `pages` | connections, and what is served beside the API |
+//! | `readiness` | whether the work can be done |
 //!
 //! **Architecture invariant:** any number of gateways may run; none knows of another, and
 //! none holds anything that a client could not get from any other.
@@ -41,6 +42,7 @@ mod pages;
 mod payments;
 mod problem;
 mod rankings;
+mod readiness;
 mod reservations;
 mod sagas;
 mod seat_hub;
@@ -61,6 +63,7 @@ use tokio_util::sync::CancellationToken;
 
 use edge::Edge;
 use op::Op;
+pub use readiness::{Beside, Readiness};
 
 /// The gateway's name in the mesh.
 pub const NAME: &str = "gateway";
@@ -125,9 +128,10 @@ pub async fn serve(
     listener: TcpListener,
     link: mesh::Link,
     settings: Settings,
+    readiness: Readiness,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    let edge = Edge::new(link, &settings, shutdown.clone());
+    let edge = Edge::new(link, &settings, readiness, shutdown.clone());
     let followers = [
         tokio::spawn(wait::run(edge.waiters().clone(), edge.asker().clone(), shutdown.clone())),
         tokio::spawn({

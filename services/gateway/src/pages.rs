@@ -27,12 +27,14 @@ pub(crate) fn router(openapi: String) -> Router<Edge> {
         .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, JSON)], openapi)))
 }
 
-/// Ready while the mesh can be reached; whether each service is there is its own to say.
+/// Ready while the work can be done, and otherwise what keeps it from being done.
 async fn ready(State(edge): State<Edge>) -> Result<Response, Refused> {
-    if edge.link().is_connected() {
+    let ails = edge.readiness().ails().await;
+    if ails.is_empty() {
         return Ok(state(r#"{"status":"ready"}"#));
     }
-    Err(Problem::new(codes::UNAVAILABLE, "The connection to the mesh is down.")
+    Err(Problem::new(codes::UNAVAILABLE, format!("Not ready: {}.", ails.join("; ")))
+        .with("ails", ails)
         .with("retry_after_secs", 1)
         .into())
 }

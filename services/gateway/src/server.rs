@@ -40,7 +40,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Bytes of a request's head that are read at all; what is allowed is less, and is told so.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// How long running requests may take to finish once shutdown has begun.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long to wait when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

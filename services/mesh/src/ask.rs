@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     Answered, Fact, Link, StoredMessage, clock,
-    link::{headers, stream_of},
+    link::{REQUEST_TIMEOUT, headers, stream_of},
     stored::LIVE,
     trace::TRACEPARENT,
 };
@@ -66,10 +66,9 @@ impl Asker {
         if !self.0.is_connected() {
             return Err(unavailable("The connection to the mesh is down."));
         }
-        let request =
-            Request::new().headers(command_headers(about)).payload(body).timeout(Some(ASK_TIMEOUT));
-        let asked = self.0.client().send_request(format!("cmd.{endpoint}"), request).await;
-        let reply = asked.map_err(|error| match error.kind() {
+        let request = Request::new().headers(command_headers(about)).payload(body);
+        let asked = self.0.send_request(format!("cmd.{endpoint}"), request, ASK_TIMEOUT).await;
+        let reply = asked.map_err(|(kind, _)| match kind {
             RequestErrorKind::NoResponders => {
                 unavailable(&format!("The service of `{endpoint}` is not running."))
             }
@@ -101,10 +100,9 @@ impl Asker {
         struct Pong {
             version: String,
         }
-        let request = Request::new().timeout(Some(PING_TIMEOUT));
         let subject = format!("$SRV.PING.onsale-{service}");
-        let pong = self.0.client().send_request(subject, request).await;
-        let pong = pong.map_err(|error| away("The service does not answer.", error))?;
+        let pong = self.0.request(subject, Bytes::new(), PING_TIMEOUT).await;
+        let pong = pong.map_err(|(_, cause)| away("The service does not answer.", cause))?;
         let pong: Pong = serde_json::from_slice(&pong.payload)
             .map_err(|_| Problem::new(codes::INTERNAL, "The service's answer cannot be read."))?;
         Ok(pong.version)
@@ -121,8 +119,8 @@ impl Asker {
         let mut all = SelectAll::new();
         for what in what {
             let subject = format!("{LIVE}onsale.{what}.>");
-            let subscriber = self.0.client().subscribe(subject).await;
-            all.push(subscriber.map_err(|error| away(NOTHING_FOLLOWED, error))?);
+            let subscriber = self.0.subscribe(subject).await;
+            all.push(subscriber.map_err(|cause| away(NOTHING_FOLLOWED, cause))?);
         }
         Ok(Following { messages: all, at_hand: VecDeque::new() })
     }
@@ -133,8 +131,8 @@ impl Asker {
     /// # Errors
     /// `unavailable` when the connection is closed for good.
     pub async fn listen(&self, name: &str, key: Uuid) -> Result<Announcements, Problem> {
-        let subscriber = self.0.client().subscribe(format!("{LIVE}{name}.{key}")).await;
-        subscriber.map(Announcements).map_err(|error| away(NOTHING_FOLLOWED, error))
+        let subscriber = self.0.subscribe(format!("{LIVE}{name}.{key}")).await;
+        subscriber.map(Announcements).map_err(|cause| away(NOTHING_FOLLOWED, cause))
     }
 
     /// Changes with each new connection to the broker: what was told in between has passed
@@ -154,8 +152,8 @@ impl Asker {
             num_ack_pending: u64,
         }
         let subject = format!("$JS.API.CONSUMER.INFO.{}.{hearer}", stream_of(teller));
-        let info = self.0.client().request(subject, Bytes::new()).await;
-        let info = info.map_err(|error| away("The broker does not answer.", error))?;
+        let info = self.0.request(subject, Bytes::new(), REQUEST_TIMEOUT).await;
+        let info = info.map_err(|(_, cause)| away("The broker does not answer.", cause))?;
         let info: Info = serde_json::from_slice(&info.payload)
             .map_err(|error| away(&format!("There is no consumer {teller}.{hearer}."), error))?;
         Ok(info.num_pending + info.num_ack_pending)

@@ -37,6 +37,8 @@ const WAITING_MAX: usize = 4_096;
 /// While nothing of the last bundle has been answered, what comes gathers, for this long at
 /// most.
 const GATHER_MAX: Duration = Duration::from_millis(20);
+/// How soon the inbox of the answers is asked for again.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 /// How often bundles are looked through for what nobody will answer any more.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -151,9 +153,13 @@ struct Post {
 impl Post {
     async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
         let inbox = self.link.client().new_inbox();
-        // Fails only when the connection is closed for good.
-        let Ok(mut answers) = self.link.client().subscribe(format!("{inbox}.*")).await else {
-            return;
+        let mut answers = loop {
+            match self.link.subscribe(format!("{inbox}.*")).await {
+                Ok(answers) => break answers,
+                // Whoever asks meanwhile is told that there was no answer in time.
+                Err(_) if !waiting.is_closed() => tokio::time::sleep(SUBSCRIBE_AGAIN).await,
+                Err(_) => return,
+            }
         };
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -212,8 +218,7 @@ impl Post {
         map.insert(headers::BUNDLE, commands.len().to_string());
         let body = serde_json::to_vec(&commands).expect("plain data").into();
         let reply = format!("{inbox}.{number}");
-        let client = self.link.client();
-        let sent = client.publish_with_reply_and_headers(subject, reply, map, body).await;
+        let sent = self.link.publish(subject, Some(reply), map, body).await;
         let mut sent_now = Sent { callers, sent_at: Instant::now(), is_settled: false };
         if sent.is_err() {
             return sent_now.refuse(&unavailable("The connection to the mesh was lost."));

@@ -8,7 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::Message;
+use async_nats::{HeaderMap, Message};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use events::{Problem, UserId, codes, user::Role};
 use futures::StreamExt;
@@ -30,6 +30,8 @@ const ACCOUNT: &str = "ONSALE";
 const JUDGED_MAX: usize = 64;
 /// The broker waits two seconds for the answer.
 const JUDGED_WITHIN: Duration = Duration::from_millis(1_500);
+/// How soon the broker is asked again to be asked by it.
+const JOIN_AGAIN: Duration = Duration::from_secs(1);
 /// Subscriptions of one connection at most.
 const SUBSCRIPTIONS_MAX: u32 = 128;
 
@@ -83,10 +85,12 @@ impl Callout {
     /// Answers for as long as it is polled.
     pub async fn run(self) {
         let group = self.verifier.service().to_owned();
-        // Fails only when the connection is closed for good.
-        let asked = match self.door.client().queue_subscribe(ASKED, group).await {
-            Ok(asked) => asked,
-            Err(error) => return error!(%error, "no account can be let in over NATS"),
+        let asked = loop {
+            match self.door.join(ASKED, group.clone()).await {
+                Ok(asked) => break asked,
+                Err(error) => error!(error, "no account can be let in over NATS"),
+            }
+            tokio::time::sleep(JOIN_AGAIN).await;
         };
         info!("accounts are let in over NATS");
         let callout = Arc::new(self);
@@ -124,11 +128,13 @@ impl Callout {
         let answer =
             self.sign(&user_nkey, &server_id.id, body, "authorization_response", json!({}));
         let sent = match answer {
-            Ok(answer) => self.door.client().publish(reply.clone(), answer.into()).await,
+            Ok(answer) => {
+                self.door.publish(reply.clone(), None, HeaderMap::new(), answer.into()).await
+            }
             Err(problem) => return warn!(%problem, "the broker cannot be answered"),
         };
         if let Err(error) = sent {
-            warn!(%error, "the broker cannot be answered");
+            warn!(error, "the broker cannot be answered");
         }
     }
 

@@ -21,9 +21,11 @@ use uuid::Uuid;
 use crate::{
     Caller, Link, clock,
     courtesy::Courtesy,
+    deadline::within,
     engine::Engine,
-    health::Health,
+    health::{Health, Part},
     intake::Intake,
+    link::BROKER,
     message::unpack,
     service::{Haste, Heard},
     trace::TraceParent,
@@ -36,6 +38,12 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long the broker may take to hand out what is there.
 const FETCH_EXPIRES: Duration = Duration::from_secs(2);
+/// How long it may be silent while it does, until the request counts as lost.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same once a shutdown has begun: what has been handed out is on its way.
+const LAST_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long it may take to find a consumer, or to take a request.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages of one pull at most.
 const PULL_MESSAGES_MAX: usize = 200;
 /// How long messages gather for a service that fans watch.
@@ -70,14 +78,14 @@ impl<E: Engine> Consumer<E> {
             Haste::Later => self.take_pieces(&shutdown).await,
             Haste::Soon | Haste::AtOnce => self.take_each(&shutdown).await,
         };
-        if ended.is_err() {
-            self.health.consumer(&self.stream, false);
+        if let Err(cause) = &ended {
+            self.health.ailing(Part::Consumer(self.stream.clone()), cause);
         }
         ended
     }
 
     fn begun(&self) {
-        self.health.consumer(&self.stream, true);
+        self.health.well(&Part::Consumer(self.stream.clone()));
         info!(service = self.link.service(), stream = self.stream, "consuming events");
     }
 
@@ -90,7 +98,11 @@ impl<E: Engine> Consumer<E> {
         };
         self.begun();
         let mut courtesy = Courtesy::default();
-        while !shutdown.is_cancelled() {
+        loop {
+            self.until_it_serves(shutdown).await;
+            if shutdown.is_cancelled() {
+                return Ok(());
+            }
             let began = Instant::now();
             let taken = self.take_piece(&consumer, shutdown).await?;
             let rest = if taken < PIECE_MESSAGES_MAX { REST } else { SHORT_REST };
@@ -99,7 +111,15 @@ impl<E: Engine> Consumer<E> {
                 () = courtesy.rest(rest, began.elapsed()) => {}
             }
         }
-        Ok(())
+    }
+
+    /// Nothing is pulled while the store cannot be used: it would be kept from others.
+    async fn until_it_serves(&self, shutdown: &CancellationToken) {
+        let mut serving = self.health.serving();
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            _ = serving.wait_for(|serving| *serving == Some(true)) => {}
+        }
     }
 
     /// Takes what is there, and waits until all of it is done: how many messages. What was
@@ -110,68 +130,104 @@ impl<E: Engine> Consumer<E> {
         consumer: &PullConsumer,
         shutdown: &CancellationToken,
     ) -> Result<usize, String> {
-        let unread = |error: &dyn std::fmt::Display| format!("stream {}: {error}", self.stream);
-        let fetch = consumer.fetch().max_messages(PIECE_MESSAGES_MAX).expires(FETCH_EXPIRES);
-        let mut piece = fetch.messages().await.map_err(|error| unread(&error))?;
+        let (piece, ended) = self.fetch(consumer, shutdown).await;
         let (underway, done) = Underway::begin();
-        let mut taken = 0;
-        while let Some(message) = piece.next().await {
-            let message = message.map_err(|error| unread(&error))?;
+        let taken = piece.len();
+        for message in piece {
             self.take(message, Some(underway.clone())).await;
-            taken += 1;
         }
         drop(underway);
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = done.wait() => {}
         }
-        Ok(taken)
+        ended.map(|()| taken)
     }
 
-    /// Takes each message as it comes.
-    async fn take_each(&self, shutdown: &CancellationToken) -> Result<(), String> {
-        let mut messages = tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            messages = self.pull() => messages?,
+    /// What the broker hands out now, and whether it has said that this is all. A request that
+    /// went down with its connection is never answered.
+    async fn fetch(
+        &self,
+        consumer: &PullConsumer,
+        shutdown: &CancellationToken,
+    ) -> (Vec<Message>, Result<(), String>) {
+        let unread = |error: &dyn std::fmt::Display| format!("stream {}: {error}", self.stream);
+        let fetch = consumer.fetch().max_messages(PIECE_MESSAGES_MAX).expires(FETCH_EXPIRES);
+        let mut taken = Vec::new();
+        let mut piece = match within(ASK_TIMEOUT, BROKER, fetch.messages()).await {
+            Ok(Ok(piece)) => piece,
+            Ok(Err(error)) => return (taken, Err(unread(&error))),
+            Err(late) => return (taken, Err(unread(&late))),
         };
-        self.begun();
-        let ended = self.take_all(&mut messages, shutdown).await;
-        // What was handed out already is finished here: left lying, it would come to another
-        // instance only when its time to be acknowledged is over.
-        while let Some(Some(Ok(message))) = messages.next().now_or_never() {
-            self.take(message, None).await;
+        loop {
+            let is_stopping = shutdown.is_cancelled();
+            let limit = if is_stopping { LAST_TIMEOUT } else { FETCH_TIMEOUT };
+            let next = tokio::select! {
+                biased;
+                next = within(limit, BROKER, piece.next()) => next,
+                () = shutdown.cancelled(), if !is_stopping => continue,
+            };
+            match next {
+                Ok(Some(Ok(message))) => taken.push(message),
+                Ok(Some(Err(error))) => return (taken, Err(unread(&error))),
+                Ok(None) => return (taken, Ok(())),
+                Err(_) if is_stopping => return (taken, Ok(())),
+                Err(late) => return (taken, Err(unread(&late))),
+            }
         }
-        ended
     }
 
+    /// Takes each message as it comes. A pull that has failed is made anew: what it asked for
+    /// may have gone down with a connection.
+    async fn take_each(&self, shutdown: &CancellationToken) -> Result<(), String> {
+        loop {
+            self.until_it_serves(shutdown).await;
+            let mut messages = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                messages = self.pull() => messages?,
+            };
+            self.begun();
+            self.take_all(&mut messages, shutdown).await;
+            // What was handed out already is finished here: left lying, it would come to
+            // another instance only when its time to be acknowledged is over.
+            while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+                self.take(message, None).await;
+            }
+        }
+    }
+
+    /// Until shutdown, or until the pull fails: the broker breaks its silence every
+    /// [`HEARTBEAT`].
     async fn take_all(
         &self,
         messages: &mut jetstream::consumer::pull::Stream,
         shutdown: &CancellationToken,
-    ) -> Result<(), String> {
+    ) {
+        let mut serving = self.health.serving();
         loop {
             let message = tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
+                () = shutdown.cancelled() => return,
+                _ = serving.wait_for(|serving| *serving == Some(false)) => return,
                 message = messages.next() => message,
             };
             match message {
                 Some(Ok(message)) => {
                     tokio::select! {
-                        () = shutdown.cancelled() => return Ok(()),
+                        () = shutdown.cancelled() => return,
                         () = self.take(message, None) => {}
                     }
                 }
-                // The pull goes on by itself; the broker may be away for a while.
-                Some(Err(error)) => {
+                ended => {
+                    let cause = ended.and_then(Result::err).map(|error| error.to_string());
                     let service = self.link.service();
-                    warn!(service, stream = self.stream, %error, "pull");
-                    self.look_up().await?;
+                    warn!(service, stream = self.stream, cause, "the pull has ended");
+                    return;
                 }
-                None => return Err(format!("the pull from {} ended", self.stream)),
             }
             if self.haste == Haste::Soon {
                 tokio::select! {
-                    () = shutdown.cancelled() => return Ok(()),
+                    () = shutdown.cancelled() => return,
                     () = tokio::time::sleep(MOMENT) => {}
                 }
                 while let Some(Some(Ok(message))) = messages.next().now_or_never() {
@@ -182,9 +238,12 @@ impl<E: Engine> Consumer<E> {
     }
 
     /// The durable consumer; whether it is there, above all.
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     async fn look_up(&self) -> Result<PullConsumer, String> {
         let service = self.link.service();
-        let found = self.link.jetstream().get_consumer_from_stream(service, &self.stream).await;
+        let asked = self.link.jetstream().get_consumer_from_stream(service, &self.stream);
+        let found = within(ASK_TIMEOUT, BROKER, asked).await;
+        let found = found.map_err(|late| format!("consumer of {}: {late}", self.stream))?;
         found.map_err(|error| {
             format!(
                 "consumer {service} of stream {}: {error}; `onsale topology apply` makes it",
@@ -194,15 +253,12 @@ impl<E: Engine> Consumer<E> {
     }
 
     async fn pull(&self) -> Result<jetstream::consumer::pull::Stream, String> {
-        self.look_up()
-            .await?
-            .stream()
-            .max_messages_per_batch(PULL_MESSAGES_MAX)
-            .expires(PULL_EXPIRES)
-            .heartbeat(HEARTBEAT)
-            .messages()
-            .await
-            .map_err(|error| format!("stream {}: {error}", self.stream))
+        let consumer = self.look_up().await?;
+        let pull = consumer.stream().max_messages_per_batch(PULL_MESSAGES_MAX);
+        let pull = pull.expires(PULL_EXPIRES).heartbeat(HEARTBEAT).messages();
+        let pull = within(ASK_TIMEOUT, BROKER, pull).await;
+        let failed = |error: &dyn std::fmt::Display| format!("stream {}: {error}", self.stream);
+        pull.map_err(|late| failed(&late))?.map_err(|error| failed(&error))
     }
 
     /// Takes a message apart. A full intake holds the consumer back; a closed one means

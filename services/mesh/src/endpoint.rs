@@ -1,34 +1,42 @@
 //! Commands in: from NATS service endpoints into the intake, or to a read.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_nats::{
     HeaderMap, Message,
-    service::{ServiceExt, endpoint::Endpoint},
+    service::{self, Service, ServiceExt, endpoint::Endpoint},
 };
 use bytes::Bytes;
 use events::{Problem, SagaId, codes};
 use futures::{
-    StreamExt,
-    stream::{FuturesUnordered, SelectAll},
+    FutureExt, StreamExt,
+    stream::{BoxStream, FuturesUnordered, SelectAll},
 };
 use tokio::sync::Semaphore;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    Caller, Desk, Link,
+    ASK_TIMEOUT, Caller, Desk, Link,
     bundle::{self, Packed},
     clock,
+    deadline::within,
     engine::Engine,
     health::Health,
     intake::Intake,
-    link::headers,
+    link::{BROKER, headers},
     own_id::own_id,
     repeat::Key,
     reply::{Inbox, ReplyTo, inbox, reply},
     service::{Asked, Asking, How},
+    supervise::Tasks,
     trace::{TRACEPARENT, TraceParent},
     work::{Answered, Meta, Settle, Work},
     worker::unavailable,
@@ -38,6 +46,10 @@ use crate::{
 const READS_MAX: usize = 256;
 /// Requests whose tokens are being verified at most; more wait in the connection.
 const ADMITTING_MAX: usize = 1_024;
+/// Whom a read waits for, in words.
+const STORE: &str = "the store";
+/// How long it may take to join the queue group, or to leave it.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request at most; the broker's own limit is as large.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -48,47 +60,56 @@ pub(crate) struct Endpoints<E: Engine> {
     pub(crate) intake: Intake<E::Deed>,
     pub(crate) desk: Desk<E>,
     pub(crate) health: Health,
-    pub(crate) reads: TaskTracker,
+    pub(crate) reads: Tasks,
 }
 
+/// Requests as they come, each with what it asks for.
+type Requests<'a, E> = SelectAll<BoxStream<'a, (&'a Asked<E>, service::Request)>>;
+
 impl<E: Engine> Endpoints<E> {
-    /// Answers requests until shutdown.
+    /// Answers requests until shutdown, and while this instance can: one that cannot use its
+    /// store leaves the queue group, so that the others get what it would only refuse.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
         if self.asked.is_empty() {
             shutdown.cancelled().await;
             return Ok(());
         }
-        let name = self.link.service();
-        let service = self
-            .link
-            .answers()
-            .service_builder()
-            .description(format!("Onsale: the {name} service"))
-            .queue_group(name)
-            .start(format!("onsale-{name}"), env!("CARGO_PKG_VERSION"))
-            .await
-            .map_err(|error| error.to_string())?;
-        let mut requests: SelectAll<futures::stream::BoxStream<'_, _>> = SelectAll::new();
-        for asked in self.asked.values() {
-            if asked.allow == crate::Allow::Inside {
-                continue;
+        let mut serving = self.health.serving();
+        let service = self.link.service();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                _ = serving.wait_for(|serving| *serving == Some(true)) => {}
             }
-            let verb = asked.endpoint.rsplit('.').next().unwrap_or(asked.endpoint);
-            let endpoint: Endpoint = service
-                .endpoint_builder()
-                .name(verb)
-                .add(subject_of(name, asked.endpoint))
-                .await
-                .map_err(|error| error.to_string())?;
-            requests.push(endpoint.map(move |request| (asked, request)).boxed());
+            let left = async {
+                // Fails only when nobody knows of the store any more.
+                let _ = serving.wait_for(|serving| *serving != Some(true)).await;
+            };
+            self.serve(&shutdown, left).await?;
+            if shutdown.is_cancelled() {
+                return Ok(());
+            }
+            warn!(service, "commands are left to other instances while the store cannot be used");
         }
+    }
+
+    /// Answers requests until a shutdown, or until this instance has to leave.
+    async fn serve(
+        &self,
+        shutdown: &CancellationToken,
+        left: impl Future<Output = ()>,
+    ) -> Result<(), String> {
+        let joined = within(JOIN_TIMEOUT, BROKER, self.join()).await;
+        let (service, mut requests) = joined.map_err(|late| late.to_string())??;
         let reads = Arc::new(Semaphore::new(READS_MAX));
         // A token with a new key waits for that key to be fetched; nobody else waits with
         // it, least of all the request for the key, which the user service asks of itself.
         let mut admitting = FuturesUnordered::new();
+        let mut left = pin!(left);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                () = &mut left => break,
                 Some(()) = admitting.next() => {}
                 next = requests.next(), if admitting.len() < ADMITTING_MAX => match next {
                     Some((asked, request)) => for request in self.requests(request.message) {
@@ -103,10 +124,46 @@ impl<E: Engine> Endpoints<E> {
                 },
             }
         }
+        // What has come already is answered.
+        while let Some(Some((asked, request))) = requests.next().now_or_never() {
+            for request in self.requests(request.message).into_iter().flatten() {
+                admitting.push(self.take(asked, request, &reads));
+            }
+        }
         drop(requests);
         while admitting.next().await.is_some() {}
         drop(admitting);
-        service.stop().await.map_err(|error| error.to_string())
+        let stopped = within(JOIN_TIMEOUT, BROKER, service.stop()).await;
+        stopped.map_err(|late| late.to_string())?.map_err(|error| error.to_string())
+    }
+
+    /// Joins the queue group of the service with all of its endpoints.
+    async fn join(&self) -> Result<(Service, Requests<'_, E>), String> {
+        let name = self.link.service();
+        let service = self
+            .link
+            .answers()
+            .service_builder()
+            .description(format!("Onsale: the {name} service"))
+            .queue_group(name)
+            .start(format!("onsale-{name}"), env!("CARGO_PKG_VERSION"))
+            .await
+            .map_err(|error| error.to_string())?;
+        let mut requests: Requests<'_, E> = SelectAll::new();
+        for asked in self.asked.values() {
+            if asked.allow == crate::Allow::Inside {
+                continue;
+            }
+            let verb = asked.endpoint.rsplit('.').next().unwrap_or(asked.endpoint);
+            let endpoint: Endpoint = service
+                .endpoint_builder()
+                .name(verb)
+                .add(subject_of(name, asked.endpoint))
+                .await
+                .map_err(|error| error.to_string())?;
+            requests.push(endpoint.map(move |request| (asked, request)).boxed());
+        }
+        Ok((service, requests))
     }
 
     /// What a message asks for. Nothing when its answer would go to no inbox: that is no
@@ -154,10 +211,16 @@ impl<E: Engine> Endpoints<E> {
                         meta.trace = span.parent();
                         let answer = read(self.desk.clone(), request.body, key, meta);
                         let (link, status, to) = (self.link.clone(), asked.status, request.to);
+                        let engine = self.desk.engine.clone();
                         self.reads.spawn(async move {
-                            let answered = match answer.await {
-                                Ok(body) => Answered { status, body },
-                                Err(problem) => Answered::refused(&problem),
+                            // Nobody waits for the answer any longer.
+                            let answered = match within(ASK_TIMEOUT, STORE, answer).await {
+                                Ok(Ok(body)) => Answered { status, body },
+                                Ok(Err(problem)) => Answered::refused(&problem),
+                                Err(_) => {
+                                    engine.given_up();
+                                    Answered::refused(&codes::TIMED_OUT.into())
+                                }
                             };
                             span.status(answered.status);
                             reply(&link, to, answered).await;

@@ -9,6 +9,7 @@ use events::{Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::{
+    deadline::Late,
     failpoint::Failpoints,
     message::Message,
     parked::Parked,
@@ -51,6 +52,9 @@ pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
 
     /// Whether the store can do its work.
     fn check(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Something that used the store was given up in the middle, and nobody knows where.
+    fn given_up(&self) {}
 
     /// Housekeeping, about once a minute: make and drop partitions, trim what is old.
     fn tidy(&self) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -245,6 +249,13 @@ pub enum Failure {
     /// The store does not answer, or has no room; it is tried again until it does.
     #[error("the store cannot be reached: {0}")]
     Unavailable(String),
+    /// The store is there, but not for us: another password, another database, a migration
+    /// that is missing, a replica that only reads. It is tried again; others may do better.
+    #[error("the store cannot be used: {0}")]
+    Unusable(String),
+    /// The store knows nothing of what it knew; it is being rebuilt, for all instances alike.
+    #[error("the store was emptied and is not rebuilt yet")]
+    Emptied,
     /// The store was lost while committing: the batch has taken effect, or it has not.
     #[error("the store was lost while committing: {0}")]
     Uncertain(String),
@@ -260,40 +271,113 @@ pub enum Failure {
     Refused(String),
 }
 
+impl Failure {
+    /// Whether the store is away, or not ours to use, and trying again at once is of no use.
+    pub fn is_lost(&self) -> bool {
+        use Failure::{Emptied, Unavailable, Uncertain, Unusable};
+        matches!(self, Unavailable(_) | Uncertain(_) | Unusable(_) | Emptied)
+    }
+}
+
+impl From<Late> for Failure {
+    fn from(late: Late) -> Self {
+        Self::Unavailable(late.to_string())
+    }
+}
+
+/// What a state of SQL says of a statement that has failed. Only what is in the data can be
+/// held against an event; whatever is wrong with the store is not its fault.
+fn of_state(code: &str, text: String) -> Failure {
+    match code {
+        // Canceled for taking too long: as if another had been faster.
+        "57014" => Failure::Contended(text),
+        "23505" => Failure::Duplicate(text),
+        // No right to it; only to be read.
+        "42501" | "25006" => Failure::Unusable(text),
+        _ => match code.get(..2).unwrap_or_default() {
+            // Connection lost, out of resources, shutting down or starting up, broken.
+            "08" | "53" | "57" | "58" | "F0" | "XX" => Failure::Unavailable(text),
+            // Another password, database or schema.
+            "28" | "3D" | "3F" => Failure::Unusable(text),
+            // Serialization, deadlock, a lock not had in time.
+            "40" | "55" => Failure::Contended(text),
+            _ => Failure::Refused(text),
+        },
+    }
+}
+
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Self {
+        let text = error.to_string();
         match &error {
-            sqlx::Error::Database(database) => match database.code().as_deref() {
-                // Canceled for taking too long: as if another had been faster.
-                Some("57014") => Self::Contended(error.to_string()),
-                // Connection lost, out of resources, shutting down or starting up.
-                Some(code) if ["08", "53", "57"].contains(&&code[..2]) => {
-                    Self::Unavailable(error.to_string())
-                }
-                // Serialization, deadlock, a lock not had in time.
-                Some(code) if ["40", "55"].contains(&&code[..2]) => {
-                    Self::Contended(error.to_string())
-                }
-                Some("23505") => Self::Duplicate(error.to_string()),
-                _ => Self::Refused(error.to_string()),
-            },
+            sqlx::Error::Database(database) => {
+                of_state(database.code().as_deref().unwrap_or_default(), text)
+            }
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed
-            | sqlx::Error::Protocol(_) => Self::Unavailable(error.to_string()),
-            _ => Self::Refused(error.to_string()),
+            | sqlx::Error::Protocol(_) => Self::Unavailable(text),
+            _ => Self::Refused(text),
         }
     }
 }
 
+/// What the error of a Valkey says, where nothing can have taken effect.
 impl From<redis::RedisError> for Failure {
     fn from(error: redis::RedisError) -> Self {
-        if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
-            Self::Unavailable(error.to_string())
+        let text = error.to_string();
+        if is_unusable(&error) {
+            Self::Unusable(text)
+        } else if is_away(&error)
+            || error.is_io_error()
+            || error.is_timeout()
+            || error.is_connection_dropped()
+        {
+            Self::Unavailable(text)
         } else {
-            Self::Refused(error.to_string())
+            Self::Refused(text)
+        }
+    }
+}
+
+/// Whether a Valkey is there, but not for us.
+pub(crate) fn is_unusable(error: &redis::RedisError) -> bool {
+    error.kind() == redis::ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+        || error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::ReadOnly)
+}
+
+/// Whether a Valkey cannot work right now, whatever it is asked.
+pub(crate) fn is_away(error: &redis::RedisError) -> bool {
+    use redis::ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, TryAgain};
+    let kinds = [BusyLoading, ClusterDown, MasterDown, TryAgain];
+    matches!(error.kind(), redis::ErrorKind::Server(kind) if kinds.contains(&kind))
+        || matches!(error.code(), Some("OOM" | "MISCONF" | "BUSY" | "NOREPLICAS"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_in_the_data_is_held_against_an_event() {
+        for code in ["22001", "22P02", "23502", "23514", "54000", "P0001", "42P01"] {
+            assert!(matches!(of_state(code, String::new()), Failure::Refused(_)), "{code}");
+        }
+        for code in ["08006", "53100", "57P03", "58030", "XX001", "28P01", "3D000", "42501"] {
+            assert!(of_state(code, String::new()).is_lost(), "{code}");
+        }
+        for code in ["40001", "40P01", "55P03", "57014"] {
+            assert!(matches!(of_state(code, String::new()), Failure::Contended(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_not_ours_is_told_from_one_that_is_away() {
+        for code in ["28P01", "28000", "3D000", "3F000", "42501", "25006"] {
+            assert!(matches!(of_state(code, String::new()), Failure::Unusable(_)), "{code}");
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     courtesy::Courtesy,
     engine::{Engine, Failure},
     failpoint::{Failpoint, Failpoints},
-    health::Health,
+    health::{Health, Part},
     postgres::{Lead, Place, Positions},
     service::Followed,
     stored::EVENTS_A_SEQUENCE,
@@ -76,6 +76,14 @@ impl<E: Engine> Follower<E> {
     /// Reads until shutdown; any failure ends it, and the supervisor starts it anew from
     /// its stored positions.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
+        let ended = self.read_until(&shutdown).await;
+        if let Err(cause) = &ended {
+            self.health.ailing(Part::Follower, cause);
+        }
+        ended
+    }
+
+    async fn read_until(&self, shutdown: &CancellationToken) -> Result<(), Failure> {
         let mut lead = tokio::select! {
             lead = self.desk.engine.lead() => lead?,
             () = shutdown.cancelled() => return Ok(()),
@@ -95,6 +103,7 @@ impl<E: Engine> Follower<E> {
                 taken = round => taken?,
                 () = shutdown.cancelled() => return Ok(()),
             };
+            self.health.well(&Part::Follower);
             let rest = if is_behind { SHORT_REST } else { READ_EVERY };
             tokio::select! {
                 () = shutdown.cancelled() => {}

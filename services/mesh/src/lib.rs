@@ -24,9 +24,12 @@
 //! | `follower`, `stored` | whole streams in, for a service that only learns |
 //! | `link`, `auth`, `keys` | the connections to NATS, tokens verified, tokens signed |
 //! | `callout` | accounts let in over NATS, each with an inbox of its own |
+//! | `deadline` | nobody is waited for without an end |
 //! | `ask` | the edge's side: commands asked, events followed |
+//! | `observe` | the broker seen from outside: whether it can write, how it stands |
 //! | `topology` | streams and consumers as data: apply, check |
 //! | `trace`, `health`, `failpoint`, `supervise`, `clock` | seen, known, broken, kept alive, told the time |
+//! | `housekeeping` | the store and the broker, looked at and tidied |
 //!
 //! **Architecture invariant:** nothing but this crate speaks to NATS. A service cannot
 //! publish; it can only emit inside its transaction.
@@ -41,12 +44,14 @@ mod callout;
 pub mod clock;
 mod consumer;
 mod courtesy;
+pub mod deadline;
 mod desk;
 mod endpoint;
 pub mod engine;
 pub mod failpoint;
 mod follower;
 pub mod health;
+mod housekeeping;
 pub mod input;
 mod intake;
 pub mod keys;
@@ -54,6 +59,7 @@ mod link;
 #[cfg(feature = "sim")]
 pub mod memory;
 pub mod message;
+mod observe;
 mod own_id;
 pub mod page;
 pub mod parked;
@@ -64,7 +70,7 @@ mod reply;
 mod run;
 mod service;
 mod stored;
-pub mod supervise;
+mod supervise;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod timer;
@@ -84,6 +90,7 @@ pub use desk::Desk;
 pub use follower::{READ_EVERY, Read};
 pub use input::parse;
 pub use link::{Link, LinkSettings};
+pub use observe::{Fill, Standing};
 pub use own_id::{claimed_user, own_id};
 pub use repeat::{IDEMPOTENCY_KEY, check_key};
 pub use run::{Running, start};

@@ -1,7 +1,14 @@
-//! One service's connection to the mesh.
+//! One service's connection to the mesh. Whatever goes over it has a limit, set here.
+
+#![expect(clippy::disallowed_methods, reason = "this is where they get their limits")]
+
+mod sending;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,7 +16,7 @@ use async_nats::{Client, ConnectOptions, Event, jetstream};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::{ask::away, auth::Verifier, trace::Tracer};
+use crate::{ask::away, auth::Verifier, deadline::within, trace::Tracer};
 
 /// How long one of our own requests over NATS may take.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -17,6 +24,20 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Messages queued in this process for the connection at most.
 const CLIENT_CAPACITY: usize = 16_384;
+/// How long the connection may take to accept what is to be sent. It is full when the broker
+/// has read nothing for a while.
+pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the broker is asked for a sign of life; after two that it does not give the
+/// connection is made anew.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// How long one attempt to connect may take …
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// … and the only one of who does not wait for the broker.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the last messages may take to go out at a shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Who is waited for, in words.
+pub(crate) const BROKER: &str = "the broker";
 
 /// Header names of our own, of commands and of copies of dead letters.
 pub(crate) mod headers {
@@ -70,6 +91,8 @@ struct Inner {
     verifier: Verifier,
     tracer: Tracer,
     reconnects: watch::Receiver<u64>,
+    /// How often in a row the broker has not said how it is, though it answers.
+    unanswered: AtomicU32,
 }
 
 impl Link {
@@ -78,7 +101,7 @@ impl Link {
     /// # Errors
     /// When the address or the seed is malformed, or the broker turns the user away.
     pub async fn connect(settings: LinkSettings, tracer: Tracer) -> Result<Self, String> {
-        Self::connect_to_answer(settings, None, tracer).await
+        Self::open(settings, None, tracer, None).await
     }
 
     /// The same with a second connection, as the user that answers, by its seed. A broker that
@@ -91,17 +114,34 @@ impl Link {
         answers_seed: Option<String>,
         tracer: Tracer,
     ) -> Result<Self, String> {
+        Self::open(settings, answers_seed, tracer, None).await
+    }
+
+    /// Connects to a broker that should be there.
+    ///
+    /// # Errors
+    /// As [`Link::connect`], and when it is not there.
+    pub async fn connect_now(settings: LinkSettings, tracer: Tracer) -> Result<Self, String> {
+        Self::open(settings, None, tracer, Some(CONNECT_TIMEOUT)).await
+    }
+
+    async fn open(
+        settings: LinkSettings,
+        answers_seed: Option<String>,
+        tracer: Tracer,
+        patience: Option<Duration>,
+    ) -> Result<Self, String> {
         let service = settings.service;
         let addresses = addresses(&settings.nats_url)?;
         let (counter, reconnects) = watch::channel(0);
         let count = move || counter.send_modify(|count| *count += 1);
         let own = options(service, service, settings.nkey_seed, count);
-        let client = connect(service, addresses.clone(), own).await?;
+        let client = connect(service, addresses.clone(), own, patience).await?;
         let answers = match answers_seed {
             None => None,
             Some(seed) => {
                 let other = options(service, &format!("{service}-answers"), Some(seed), || {});
-                Some(connect(service, addresses, other).await?)
+                Some(connect(service, addresses, other, patience).await?)
             }
         };
         Ok(Self::of(service, client, answers, tracer, reconnects))
@@ -129,12 +169,16 @@ impl Link {
             let client = asking.clone();
             Box::pin(async move {
                 let unread = "The keys that tokens are verified with cannot be read right now.";
-                let reply = client.request(format!("cmd.{endpoint}"), "{}".into()).await;
+                let asked = client.request(format!("cmd.{endpoint}"), "{}".into());
+                let reply = within(REQUEST_TIMEOUT, BROKER, asked).await;
+                let reply = reply.map_err(|late| away(unread, late))?;
                 let reply = reply.map_err(|error| away(unread, error))?;
                 serde_json::from_slice(&reply.payload).map_err(|error| away(unread, error))
             })
         }));
-        let inner = Inner { service, client, answers, jetstream, verifier, tracer, reconnects };
+        let unanswered = AtomicU32::new(0);
+        let inner =
+            Inner { service, client, answers, jetstream, verifier, tracer, reconnects, unanswered };
         Self(Arc::new(inner))
     }
 
@@ -155,21 +199,27 @@ impl Link {
 
     /// Whether the broker answers right now.
     pub fn is_connected(&self) -> bool {
-        self.0.client.connection_state() == async_nats::connection::State::Connected
+        is_connected(self.client())
     }
 
     /// Whether the broker answers on each connection right now.
     pub fn is_whole(&self) -> bool {
-        [self.answers(), self.client()]
-            .into_iter()
-            .all(|client| client.connection_state() == async_nats::connection::State::Connected)
+        [self.answers(), self.client()].into_iter().all(is_connected)
     }
 
-    /// Sends what is queued and closes the connections.
+    /// Sends what is queued and closes the connections. A broker that does not take it is
+    /// waited for no longer than a moment.
     pub async fn drain(&self) {
         for client in self.0.answers.iter().chain([&self.0.client]) {
-            if let Err(error) = client.drain().await {
-                warn!(service = self.service(), %error, "NATS connection not drained");
+            let drained = async {
+                if is_connected(client) {
+                    client.flush().await.map_err(|error| error.to_string())?;
+                }
+                client.drain().await.map_err(|error| error.to_string())
+            };
+            let drained = within(DRAIN_TIMEOUT, BROKER, drained).await;
+            if let Err(error) = drained.unwrap_or_else(|late| Err(late.to_string())) {
+                warn!(service = self.service(), error, "NATS connection not drained");
             }
         }
     }
@@ -203,9 +253,13 @@ impl Link {
     /// What the service's own stream has.
     pub(crate) async fn stream_state(&self) -> Result<StreamState, String> {
         let name = stream_of(self.service());
-        let stream =
-            self.jetstream().get_stream_no_info(&name).await.map_err(|error| error.to_string())?;
-        let info = stream.get_info().await.map_err(|error| format!("stream {name}: {error}"))?;
+        let info = async {
+            let stream = self.jetstream().get_stream_no_info(&name).await;
+            let stream = stream.map_err(|error| error.to_string())?;
+            stream.get_info().await.map_err(|error| format!("stream {name}: {error}"))
+        };
+        let info =
+            within(REQUEST_TIMEOUT, BROKER, info).await.map_err(|late| late.to_string())??;
         Ok(StreamState {
             first_sequence: info.state.first_sequence,
             last_sequence: info.state.last_sequence,
@@ -240,6 +294,10 @@ impl StreamState {
     }
 }
 
+fn is_connected(client: &Client) -> bool {
+    client.connection_state() == async_nats::connection::State::Connected
+}
+
 /// The stream that a service's facts are stored in.
 pub(crate) fn stream_of(service: &str) -> String {
     service.to_uppercase().replace('-', "_")
@@ -262,7 +320,7 @@ fn options(
         .custom_inbox_prefix(format!("_INBOX_{user}"))
         .client_capacity(CLIENT_CAPACITY)
         .request_timeout(Some(REQUEST_TIMEOUT))
-        .ping_interval(Duration::from_secs(10))
+        .ping_interval(PING_EVERY)
         .reconnect_delay_callback(|attempt| Duration::from_millis(50 * attempt.min(20) as u64))
         .event_callback(move |event| {
             match &event {
@@ -286,15 +344,21 @@ async fn connect(
     service: &str,
     addresses: Vec<async_nats::ServerAddr>,
     options: ConnectOptions,
+    patience: Option<Duration>,
 ) -> Result<Client, String> {
     let mut told = false;
     loop {
-        match options.clone().connect(addresses.clone()).await {
+        // It gives up each attempt by itself.
+        let options = options.clone().connection_timeout(patience.unwrap_or(ATTEMPT_TIMEOUT));
+        match options.connect(addresses.clone()).await {
             Ok(client) => return Ok(client),
             Err(error) => {
                 use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation};
                 if matches!(error.kind(), Authentication | AuthorizationViolation) {
                     return Err(format!("NATS turns {service} away: {error}"));
+                }
+                if patience.is_some() {
+                    return Err(format!("NATS cannot be reached: {error}"));
                 }
                 if !told {
                     warn!(service, %error, "waiting for NATS");

@@ -38,9 +38,11 @@ use tracing::{error, info, warn};
 
 use crate::{
     Link,
-    engine::{Engine, Failure, Mark},
+    deadline::within,
+    engine::{Backlog, Engine, Failure, Mark},
     failpoint::{Failpoint, Failpoints},
-    health::Health,
+    health::{Health, Part},
+    link::BROKER,
     message::Message,
 };
 
@@ -65,6 +67,8 @@ const VERIFY_AT_LAST: Duration = Duration::from_secs(30);
 const VERIFY_RETRY: Duration = Duration::from_secs(1);
 /// How long a message may take to be sent: the client is short of room.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an acknowledgement may take; the client itself gives up a little earlier.
+const ACK_WITHIN: Duration = Duration::from_secs(3);
 /// How long the last messages may take at a shutdown; what is left is swept by the next one.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -220,6 +224,7 @@ impl<E: Engine> Publisher<E> {
     }
 
     /// Puts a message on its way.
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     async fn send<'a>(&'a self, run: &mut Run<'a>, message: Message) {
         if !self.link.is_connected() {
             // The client would keep it and flush it much later; the sweep is in time.
@@ -248,10 +253,11 @@ impl<E: Engine> Publisher<E> {
             }
         };
         run.in_flight.push(Box::pin(async move {
-            match ack.await {
-                Ok(ack) if ack.duplicate => self.duplicate(id, ack.sequence, epoch).await,
-                Ok(ack) => Ended::Stored { mark: Mark { id, sequence: ack.sequence }, epoch },
-                Err(error) => refusal(id, subject, &error),
+            match within(ACK_WITHIN, BROKER, ack).await {
+                Ok(Ok(ack)) if ack.duplicate => self.duplicate(id, ack.sequence, epoch).await,
+                Ok(Ok(ack)) => Ended::Stored { mark: Mark { id, sequence: ack.sequence }, epoch },
+                Ok(Err(error)) => refusal(id, subject, &error),
+                Err(late) => Ended::Unknown(late.to_string()),
             }
         }));
     }
@@ -269,7 +275,7 @@ impl<E: Engine> Publisher<E> {
         match ended {
             // An acknowledgement of an older connection proves nothing about this broker.
             Ended::Stored { mark, epoch } if epoch == self.link.epoch() => {
-                if self.health.publisher(true) {
+                if self.health.well(&Part::Publisher) {
                     info!(service = self.link.service(), "events can be published again");
                 }
                 self.health.add_published(1);
@@ -278,21 +284,20 @@ impl<E: Engine> Publisher<E> {
             Ended::Stored { .. } => run.is_in_doubt = true,
             Ended::Unknown(cause) => {
                 run.is_in_doubt = true;
-                if self.health.publisher(false) {
+                if self.health.ailing(Part::Publisher, &cause) {
                     warn!(service = self.link.service(), cause, "events cannot be published");
                 }
             }
             Ended::NoStream(cause) => {
                 run.is_in_doubt = true;
-                if self.health.publisher(false) {
-                    error!(
-                        service = self.link.service(),
-                        cause, "the stream is gone; `onsale topology apply` makes it"
-                    );
+                let cause =
+                    format!("the stream is gone; `onsale topology apply` makes it: {cause}");
+                if self.health.ailing(Part::Publisher, &cause) {
+                    error!(service = self.link.service(), cause, "events cannot be published");
                 }
             }
             Ended::Refused { id, subject, cause } => {
-                self.health.publisher(false);
+                self.health.ailing(Part::Publisher, &cause);
                 error!(service = self.link.service(), %id, subject, cause,
                     "the broker refuses a message; it waits in the outbox");
                 self.engine.put_off(id).await?;
@@ -332,7 +337,7 @@ impl<E: Engine> Publisher<E> {
                 }
             }
             Err(failure) => {
-                if self.health.store(false) {
+                if self.health.store_failed(&failure) {
                     warn!(service = self.link.service(), cause = %failure, "cannot sweep");
                 }
             }
@@ -353,8 +358,21 @@ impl<E: Engine> Publisher<E> {
         if self.link.is_connected() {
             run.is_in_doubt = false;
             run.verifying.push(Box::pin(async move {
-                (verify::run(&*self.engine, &self.link).await, epoch)
+                let verified = verify::run(&*self.engine, &self.link).await;
+                if verified.is_ok() {
+                    self.forget_what_others_published().await;
+                }
+                (verified, epoch)
             }));
+        }
+    }
+
+    /// What could not be published here another instance may have brought out.
+    async fn forget_what_others_published(&self) {
+        if self.health.is_ailing(&Part::Publisher)
+            && let Ok(Backlog { facts: 0, .. }) = self.engine.backlog().await
+        {
+            self.health.well(&Part::Publisher);
         }
     }
 
@@ -372,12 +390,12 @@ impl<E: Engine> Publisher<E> {
                         "the stream has forgotten messages it had acknowledged; they are published again"
                     );
                 }
-                self.health.publisher(true);
+                self.health.well(&Part::Comparison);
             }
             Err(failure) => {
                 run.is_in_doubt = true;
                 run.verify_at = Instant::now() + VERIFY_RETRY;
-                if self.health.publisher(false) {
+                if self.health.ailing(Part::Comparison, &failure) {
                     warn!(service = self.link.service(), cause = %failure,
                         "outbox and stream cannot be compared");
                 }

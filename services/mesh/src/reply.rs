@@ -88,11 +88,11 @@ impl Replies {
                 map.insert("Nats-Service-Error-Code", answered.status.to_string());
                 map.insert("Nats-Service-Error", "see the problem in the body");
             }
-            let sent = link.answers().publish_with_headers(subject, map, answered.body).await;
-            complain(link, sent);
+            complain(link, link.answer(subject, map, answered.body).await);
         }
         for (subject, answers) in self.bundled {
-            complain(link, link.answers().publish(subject, encode(&answers)).await);
+            let sent = link.answer(subject, HeaderMap::new(), encode(&answers)).await;
+            complain(link, sent);
         }
     }
 }
@@ -119,9 +119,9 @@ fn encode(answers: &[(usize, Answered)]) -> Bytes {
     json.into()
 }
 
-fn complain(link: &Link, sent: Result<(), async_nats::PublishError>) {
+fn complain(link: &Link, sent: Result<(), String>) {
     if let Err(error) = sent {
-        warn!(service = link.service(), %error, "an answer could not be sent");
+        warn!(service = link.service(), error, "an answer could not be sent");
     }
 }
 

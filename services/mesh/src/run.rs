@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use events::user::Role;
 use tokio::sync::{Mutex, Notify, mpsc::UnboundedReceiver, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
@@ -20,22 +20,26 @@ use crate::{
     failpoint::Failpoints,
     follower::Follower,
     health::Health,
+    housekeeping::Housekeeping,
     intake::{Intake, Taken},
     link::stream_of,
     parked::{desk::LetterDesk, retry::Retrier},
     publisher::{HandOff, Handed, Publisher},
     service::{Asked, Followed, Haste, How},
-    supervise::keep,
+    supervise::Tasks,
     timer::Ticking,
     worker::Worker,
 };
 
 /// Batches at work at once: one loads while another commits.
 const WORKERS: usize = 2;
-/// How often a service does its housekeeping.
-const TIDY_EVERY: Duration = Duration::from_secs(60);
-/// How often a store that went away is looked for.
-const CHECK_EVERY: Duration = Duration::from_millis(500);
+/// How long a shutdown waits for what takes messages in, …
+const INWARD_WITHIN: Duration = Duration::from_secs(6);
+/// … for the batches that were taken, …
+const WORKERS_WITHIN: Duration = Duration::from_secs(4);
+/// … and for what they have emitted. All of it is done in a moment unless a server is silent,
+/// and then it is as after a kill: it comes again.
+const OUTWARD_WITHIN: Duration = Duration::from_secs(6);
 
 /// A running service.
 pub struct Running {
@@ -47,9 +51,9 @@ pub struct Running {
     intake_stop: CancellationToken,
     /// Stops what sends facts out, once nothing can be told any more.
     publisher_stop: CancellationToken,
-    inward: TaskTracker,
-    workers: TaskTracker,
-    outward: TaskTracker,
+    inward: Tasks,
+    workers: Tasks,
+    outward: Tasks,
 }
 
 impl Running {
@@ -79,18 +83,18 @@ impl Running {
     }
 
     /// Stops in order: takes nothing more in, finishes what was taken, publishes what was
-    /// told, and leaves.
+    /// told, and leaves. A server that is silent does not hold it up for long.
     pub async fn stop(self) {
         self.intake_stop.cancel();
-        self.inward.close();
-        self.inward.wait().await;
-        self.workers.close();
-        self.workers.wait().await;
+        let mut is_orderly = self.inward.end(INWARD_WITHIN).await;
+        is_orderly &= self.workers.end(WORKERS_WITHIN).await;
         self.publisher_stop.cancel();
-        self.outward.close();
-        self.outward.wait().await;
+        is_orderly &= self.outward.end(OUTWARD_WITHIN).await;
         self.link.drain().await;
-        info!(service = self.name(), "stopped");
+        match is_orderly {
+            true => info!(service = self.name(), "stopped"),
+            false => warn!(service = self.name(), "stopped; what was not done comes again"),
+        }
     }
 
     /// Stops as a killed process does: at once, with everything half done.
@@ -110,9 +114,9 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
         failpoints: engine.failpoints(),
         intake_stop: CancellationToken::new(),
         publisher_stop: CancellationToken::new(),
-        inward: TaskTracker::new(),
-        workers: TaskTracker::new(),
-        outward: TaskTracker::new(),
+        inward: Tasks::default(),
+        workers: Tasks::default(),
+        outward: Tasks::default(),
     };
     let (hand_off, handed) = HandOff::new();
     let parked = Arc::new(Notify::new());
@@ -143,7 +147,7 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
             intake: intake.clone(),
         });
         let stop = running.intake_stop.clone();
-        keep(&running.inward, running.name(), timer.name, stop.clone(), move || {
+        running.inward.keep(running.name(), timer.name, stop.clone(), move || {
             let (ticking, stop) = (ticking.clone(), stop.clone());
             async move { ticking.run(stop).await }
         });
@@ -176,7 +180,7 @@ fn start_workers<E: Engine>(
             stop: running.intake_stop.clone(),
         });
         let stop = running.intake_stop.clone();
-        keep(&running.workers, running.name(), "worker", stop, move || {
+        running.workers.keep(running.name(), "worker", stop, move || {
             let worker = worker.clone();
             async move { worker.run().await }
         });
@@ -192,7 +196,7 @@ fn start_publisher<E: Engine>(running: &Running, engine: &Arc<E>, handed: Handed
         failpoints: engine.failpoints(),
     });
     let stop = running.publisher_stop.clone();
-    keep(&running.outward, running.name(), "publisher", stop.clone(), move || {
+    running.outward.keep(running.name(), "publisher", stop.clone(), move || {
         let (publisher, stop) = (publisher.clone(), stop.clone());
         async move { publisher.run(stop).await }
     });
@@ -217,7 +221,7 @@ fn start_consumers<E: Engine>(
             health: running.health.clone(),
         });
         let stop = running.intake_stop.clone();
-        keep(&running.inward, running.name(), "consumer", stop.clone(), move || {
+        running.inward.keep(running.name(), "consumer", stop.clone(), move || {
             let (consumer, stop) = (consumer.clone(), stop.clone());
             async move { consumer.run(stop).await }
         });
@@ -243,7 +247,7 @@ fn start_retrier<E: Engine>(
         shutdown: running.intake_stop.clone(),
     });
     let (stop, running_on) = (running.intake_stop.clone(), retrier.clone());
-    keep(&running.inward, running.name(), "parked events", stop, move || {
+    running.inward.keep(running.name(), "parked events", stop, move || {
         let retrier = running_on.clone();
         async move { retrier.run().await }
     });
@@ -292,7 +296,7 @@ fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, desk: Des
         health: running.health.clone(),
     });
     let stop = running.intake_stop.clone();
-    keep(&running.inward, running.name(), "follower", stop.clone(), move || {
+    running.inward.keep(running.name(), "follower", stop.clone(), move || {
         let (follower, stop) = (follower.clone(), stop.clone());
         async move { follower.run(stop).await }
     });
@@ -313,40 +317,36 @@ fn start_endpoints<E: Engine>(
         reads: running.inward.clone(),
     });
     let stop = running.intake_stop.clone();
-    keep(&running.inward, running.name(), "endpoints", stop.clone(), move || {
+    running.inward.keep(running.name(), "endpoints", stop.clone(), move || {
         let (endpoints, stop) = (endpoints.clone(), stop.clone());
         async move { endpoints.run(stop).await }
     });
 }
 
-/// Looks after the store: finds it again when it was away, tidies it once a minute.
+/// Looks after the store, and at the broker.
 fn start_housekeeping<E: Engine>(running: &Running, engine: &Arc<E>) {
-    let (engine, health, name) = (engine.clone(), running.health.clone(), running.name());
-    let stop = running.intake_stop.clone();
-    keep(&running.inward, running.name(), "housekeeping", stop.clone(), move || {
-        let (engine, health, stop) = (engine.clone(), health.clone(), stop.clone());
-        async move {
-            if let Err(error) = engine.check().await {
-                warn!(service = name, %error, "the store does not answer yet");
-                health.store(false);
-            }
-            let mut tidy_at = tokio::time::Instant::now() + TIDY_EVERY;
-            loop {
-                tokio::select! {
-                    () = stop.cancelled() => return Ok::<(), Failure>(()),
-                    () = tokio::time::sleep(CHECK_EVERY) => {}
-                }
-                if !health.store_is_up() && engine.check().await.is_ok() {
-                    info!(service = name, "the store answers again");
-                    health.store(true);
-                }
-                if tokio::time::Instant::now() >= tidy_at {
-                    tidy_at = tokio::time::Instant::now() + TIDY_EVERY;
-                    if let Err(error) = engine.tidy().await {
-                        warn!(service = name, %error, "housekeeping failed");
-                    }
-                }
-            }
-        }
+    let house = Arc::new(Housekeeping {
+        engine: engine.clone(),
+        link: running.link.clone(),
+        health: running.health.clone(),
     });
+    let stop = running.intake_stop.clone();
+    for (name, is_store) in [("housekeeping", true), ("broker watch", false)] {
+        let (house, stop) = (house.clone(), stop.clone());
+        running.inward.keep(running.name(), name, stop.clone(), move || {
+            let (house, stop) = (house.clone(), stop.clone());
+            async move {
+                let kept = async {
+                    match is_store {
+                        true => house.keep_store().await,
+                        false => house.watch_broker().await,
+                    }
+                };
+                tokio::select! {
+                    () = stop.cancelled() => Ok::<(), Failure>(()),
+                    () = kept => Ok(()),
+                }
+            }
+        });
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use async_nats::{HeaderName, Message, Subscriber, header::NATS_MESSAGE_ID};
+use async_nats::{HeaderMap, HeaderName, Message, Subscriber, header::NATS_MESSAGE_ID};
 use bytes::Bytes;
 use events::{Envelope, Problem, SagaId, Timestamp, fact_of_subject, producer_of};
 use futures::StreamExt;
@@ -296,12 +296,9 @@ impl Link {
             return Err("The connection to the mesh is down.".into());
         }
         let inbox = self.client().new_inbox();
-        let replies = self.client().subscribe(inbox.clone()).await.map_err(|e| e.to_string())?;
+        let replies = self.subscribe(inbox.clone()).await?;
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
-        self.client()
-            .publish_with_reply(subject, inbox, query.into())
-            .await
-            .map_err(|error| error.to_string())?;
+        self.publish(subject, Some(inbox), HeaderMap::new(), query.into()).await?;
         Ok(replies)
     }
 }
@@ -322,7 +319,6 @@ async fn next_stored(replies: &mut Subscriber) -> Result<Option<Message>, String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use async_nats::HeaderMap;
 
     const EVENT: &str = concat!(
         r#"{"specversion":"1.0","id":"018f0000-0000-7000-8000-000000000001","#,

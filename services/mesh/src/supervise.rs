@@ -1,51 +1,120 @@
-//! Tasks that cannot die silently.
+//! Tasks that neither die silently nor outlive a shutdown.
 
 use std::{future::Future, time::Duration};
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tracing::{error, info};
 
 /// The first pause before an ended task is started again; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Keeps `make()` running until `shutdown`: a task that ends, fails or panics is started
-/// again after a pause.
-pub fn keep<F, T, E>(
-    tasks: &TaskTracker,
-    service: &'static str,
-    name: &'static str,
-    shutdown: CancellationToken,
-    make: F,
-) where
-    F: Fn() -> T + Send + 'static,
-    T: Future<Output = Result<(), E>> + Send + 'static,
-    E: std::fmt::Display + Send + 'static,
-{
-    tasks.spawn(async move {
-        let mut pause = PAUSE_MIN;
-        loop {
-            let began = tokio::time::Instant::now();
-            let end = tokio::spawn(make()).await;
-            if shutdown.is_cancelled() {
-                return;
-            }
-            match end {
-                Ok(Ok(())) => info!(service, task = name, "task ended; starting it again"),
-                Ok(Err(cause)) => {
-                    error!(service, task = name, %cause, "task failed; starting it again");
+/// Tasks of a service that end together; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tasks {
+    tracker: TaskTracker,
+    /// They are waited for no longer, and dropped where they stand, as if the process had
+    /// been killed.
+    given_up: CancellationToken,
+}
+
+impl Tasks {
+    /// Keeps `make()` running until shutdown: a task that ends, fails or panics is started
+    /// again after a pause.
+    pub(crate) fn keep<F, T, E>(
+        &self,
+        service: &'static str,
+        name: &'static str,
+        shutdown: CancellationToken,
+        make: F,
+    ) where
+        F: Fn() -> T + Send + 'static,
+        T: Future<Output = Result<(), E>> + Send + 'static,
+        E: std::fmt::Display + Send + 'static,
+    {
+        let given_up = self.given_up.clone();
+        self.tracker.spawn(async move {
+            let mut pause = PAUSE_MIN;
+            loop {
+                let began = tokio::time::Instant::now();
+                let task = AbortOnDropHandle::new(tokio::spawn(make()));
+                let end = tokio::select! {
+                    end = task => end,
+                    () = given_up.cancelled() => {
+                        return error!(service, task = name, "task did not end in time");
+                    }
+                };
+                if shutdown.is_cancelled() {
+                    return;
                 }
-                Err(panic) => {
-                    error!(service, task = name, %panic, "task panicked; starting it again");
+                match end {
+                    Ok(Ok(())) => info!(service, task = name, "task ended; starting it again"),
+                    Ok(Err(cause)) => {
+                        error!(service, task = name, %cause, "task failed; starting it again");
+                    }
+                    Err(panic) => {
+                        error!(service, task = name, %panic, "task panicked; starting it again");
+                    }
+                }
+                if began.elapsed() > PAUSE_MAX {
+                    pause = PAUSE_MIN;
+                }
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
                 }
             }
-            if began.elapsed() > PAUSE_MAX {
-                pause = PAUSE_MIN;
-            }
+        });
+    }
+
+    /// Runs something once.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let given_up = self.given_up.clone();
+        self.tracker.spawn(async move {
             tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+                () = task => {}
+                () = given_up.cancelled() => {}
             }
-        }
-    });
+        });
+    }
+
+    /// Waits until all have ended, for so long at most; whether they have.
+    pub(crate) async fn end(&self, limit: Duration) -> bool {
+        self.tracker.close();
+        let is_orderly = tokio::time::timeout(limit, self.tracker.wait()).await.is_ok();
+        self.given_up.cancel();
+        is_orderly
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_waits_for_ever_does_not_keep_a_shutdown_waiting() {
+        let (tasks, shutdown) = (Tasks::default(), CancellationToken::new());
+        let (held, mut dropped) = tokio::sync::mpsc::channel::<()>(1);
+        tasks.keep("test", "task", shutdown.clone(), move || {
+            let held = held.clone();
+            async move {
+                std::future::pending::<()>().await;
+                drop(held);
+                Ok::<(), String>(())
+            }
+        });
+        shutdown.cancel();
+        assert!(!tasks.end(Duration::from_millis(20)).await);
+        assert_eq!(dropped.recv().await, None, "it is dropped where it stands");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_by_itself_is_waited_for() {
+        let tasks = Tasks::default();
+        tasks.spawn(tokio::time::sleep(Duration::from_millis(20)));
+        assert!(tasks.end(Duration::from_secs(5)).await);
+    }
 }

@@ -13,11 +13,16 @@ use uuid::Uuid;
 use crate::{
     clock,
     courtesy::Courtesy,
+    deadline::within,
     engine::{Engine, Failure},
     intake::Intake,
     service::{DueFn, Haste},
     work::{Done, Meta, Settle, Underway, Work},
 };
+
+/// How long it may take to look for what is due, and to do what goes with it: messages to a
+/// slow provider take the longest.
+const DUE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What one timer works with.
 pub(crate) struct Ticking<E: Engine> {
@@ -65,7 +70,9 @@ impl<E: Engine> Ticking<E> {
 
     /// Takes in what is due. A full intake holds it back, a closed one means shutdown.
     async fn take_due(&self) -> Result<Done, Failure> {
-        let due = (self.due)(self.engine.clone(), clock::now()).await?;
+        let due = (self.due)(self.engine.clone(), clock::now());
+        let due =
+            within(DUE_TIMEOUT, self.name, due).await.inspect_err(|_| self.engine.given_up())??;
         let (underway, done) = Underway::begin();
         for deed in due {
             let id = Uuid::now_v7();

@@ -11,7 +11,11 @@ use events::{fact_of_subject, producer_of};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::{Link, Wiring, link::stream_of};
+use crate::{
+    Link, Wiring,
+    deadline::within,
+    link::{BROKER, REQUEST_TIMEOUT, stream_of},
+};
 
 /// The streams and consumers that the broker should have.
 #[derive(Debug, Clone, Default)]
@@ -114,6 +118,11 @@ impl Topology {
             topology.consumers.insert((stream.to_owned(), service.to_owned()), config);
         }
         Ok(topology)
+    }
+
+    /// The names of the streams.
+    pub fn streams(&self) -> impl Iterator<Item = &str> {
+        self.streams.keys().map(String::as_str)
     }
 
     /// Creates what is missing and updates what differs; nothing is ever deleted. Returns
@@ -317,9 +326,11 @@ impl Asked {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "it has a limit")]
 async fn ask(link: &Link, subject: &str, body: &Value) -> Result<Value, Asked> {
-    let asked = link.jetstream().request(subject.to_owned(), body).await;
-    match asked {
+    let asked = link.jetstream().request(subject.to_owned(), body);
+    let asked = within(REQUEST_TIMEOUT, BROKER, asked).await;
+    match asked.map_err(|late| Asked::Silent(late.to_string()))? {
         Ok(jetstream::response::Response::Ok(value)) => Ok(value),
         Ok(jetstream::response::Response::Err { error }) => {
             Err(Asked::Refused(error.error_code(), error.to_string()))

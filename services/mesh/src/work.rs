@@ -13,6 +13,8 @@ use uuid::Uuid;
 
 use crate::{
     Caller,
+    deadline::within,
+    link::{BROKER, SEND_TIMEOUT},
     parked::key::key_of,
     reply::ReplyTo,
     trace::{Span, TraceParent},
@@ -223,9 +225,10 @@ pub(crate) struct Delivery {
 
 impl Delivery {
     /// Tells the broker. What it does not learn it sends again.
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     pub(crate) async fn tell(&self, how: AckKind) {
         if let Some(message) = &self.message {
-            let _ = message.ack_with(how).await;
+            let _ = within(SEND_TIMEOUT, BROKER, message.ack_with(how)).await;
         }
     }
 }

@@ -58,6 +58,10 @@ const RUNS_MAX: u32 = 5;
 const RUN_PAUSE: Duration = Duration::from_millis(20);
 /// When a message comes again that others were faster than each time.
 const CONTENDED_PAUSE: Duration = Duration::from_secs(5);
+/// When a message comes again that cannot be stored, not even as a dead letter.
+const UNSTORABLE_PAUSE: Duration = Duration::from_secs(30);
+/// When a message comes again, to any instance, that this one has no store for.
+const RETURNED_PAUSE: Duration = Duration::from_secs(1);
 /// How often a store that does not answer is asked whether it does.
 const STORE_PAUSE: Duration = Duration::from_millis(250);
 /// How often the broker is told meanwhile that a message is still being worked on.
@@ -191,7 +195,7 @@ impl<E: Engine> Worker<E> {
             }
             match self.until_it_wins(&mut batch, Care::Together).await {
                 Ok(ran) => self.done(batch, ran).await,
-                Err(failure) if is_lost(&failure) => {
+                Err(failure) if failure.is_lost() => {
                     waiting.extend(self.wait_for_store(batch, failure).await);
                 }
                 Err(cause) => {
@@ -210,6 +214,10 @@ impl<E: Engine> Worker<E> {
     /// meanwhile.
     async fn run_alone(&self, work: Work<E::Deed>) -> Batch<E> {
         let mut batch = vec![work];
+        // A store that lacks a table refuses everything; that is no fault of what came.
+        if let Err(failure) = self.engine.check().await {
+            return self.wait_for_store(batch, failure).await;
+        }
         let often = batch[0].delivery().map_or(0, |delivery| delivery.delivered);
         let mut cares = [Care::Alone, Care::Judged, Care::Unrun].into_iter();
         if often >= DELIVERIES_MAX {
@@ -225,7 +233,7 @@ impl<E: Engine> Worker<E> {
                 Err(failure) => failure,
             };
             match failure {
-                lost if is_lost(&lost) => return self.wait_for_store(batch, lost).await,
+                lost if lost.is_lost() => return self.wait_for_store(batch, lost).await,
                 Failure::Contended(_) => {
                     self.come_again(batch, CONTENDED_PAUSE).await;
                     return Vec::new();
@@ -240,6 +248,11 @@ impl<E: Engine> Worker<E> {
         }
         error!(service = self.link.service(), name = batch[0].entries[0].meta.name, cause = %last,
             "this cannot be stored");
+        if batch[0].delivery().is_some() {
+            // It cannot even be parked. Acknowledged, it would be lost.
+            self.come_again(batch, UNSTORABLE_PAUSE).await;
+            return Vec::new();
+        }
         for work in batch {
             self.answer(work, Answered::refused(&codes::INTERNAL.into())).await;
         }
@@ -264,8 +277,8 @@ impl<E: Engine> Worker<E> {
     /// Nothing of the batch took effect (or, uncertain, all of it): callers are told what is
     /// known; messages stay here until the store answers again, and are not counted as tried.
     async fn wait_for_store(&self, batch: Batch<E>, failure: Failure) -> Batch<E> {
-        if self.health.store(false) {
-            warn!(service = self.link.service(), cause = %failure, "the store does not answer");
+        if self.health.store_failed(&failure) {
+            warn!(service = self.link.service(), cause = %failure, "the store fails");
         }
         let (messages, commands): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|work| work.delivery().is_some());
@@ -284,8 +297,16 @@ impl<E: Engine> Worker<E> {
                 () = self.stop.cancelled() => return Vec::new(),
                 () = tokio::time::sleep(STORE_PAUSE) => {}
             }
-            if self.engine.check().await.is_ok() {
-                return messages;
+            match self.engine.check().await {
+                Ok(()) => return messages,
+                Err(failure) => {
+                    self.health.store_is_away(&failure);
+                    if let Failure::Unusable(_) = failure {
+                        // Others may be able to use it.
+                        self.come_again(messages, RETURNED_PAUSE).await;
+                        return Vec::new();
+                    }
+                }
             }
             if told_at.elapsed() >= PROGRESS_EVERY {
                 told_at = Instant::now();
@@ -298,8 +319,8 @@ impl<E: Engine> Worker<E> {
 
     /// The batch is stored: what it emitted goes out, and everybody learns of its end.
     async fn done(&self, batch: Batch<E>, ran: Ran) {
-        if self.health.store(true) {
-            info!(service = self.link.service(), "the store answers again");
+        if self.health.store_works() {
+            info!(service = self.link.service(), "the store works again");
         }
         for parked in &ran.parked {
             self.tell_of(parked).await;
@@ -313,7 +334,8 @@ impl<E: Engine> Worker<E> {
         }
         self.hand_off.give(ran.emitted);
         for said in ran.announced {
-            let _ = self.link.client().publish(said.subject, said.payload.into()).await;
+            // Announcements may get lost.
+            let _ = self.link.say(said).await;
         }
         let mut replies = Replies::default();
         for (work, outcome) in batch.into_iter().zip(ran.outcomes) {
@@ -419,11 +441,6 @@ impl<E: Engine> Worker<E> {
             }
         }
     }
-}
-
-/// Whether the store is away, and trying again at once is of no use.
-fn is_lost(failure: &Failure) -> bool {
-    matches!(failure, Failure::Unavailable(_) | Failure::Uncertain(_))
 }
 
 /// What a caller is told while a service's store is away.

@@ -1,6 +1,8 @@
 //! Whole streams read by position, on real servers: each fact has its effect once, whatever
 //! happens to the reader, and a stream that is another than before is read anew.
 
+#![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
+
 use std::{
     sync::{
         Arc,

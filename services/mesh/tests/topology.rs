@@ -1,6 +1,8 @@
 //! `jetstream/` on a real broker: it can be applied, drift is seen, and each user may do
 //! what it needs and nothing else.
 
+#![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
+
 use std::{fs, path::Path, time::Duration};
 
 use async_nats::{Client, HeaderMap, jetstream};

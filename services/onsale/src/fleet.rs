@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use events::user::Role;
 use mesh::{
     Callout, Link, LinkSettings, Running, Wiring,
+    deadline::within,
     postgres::{self, Postgres},
     trace::Tracer,
     valkey::Valkey,
@@ -22,9 +23,13 @@ use crate::{
 
 /// How often `dev` and `demo` look whether the broker still has its streams.
 const TOPOLOGY_EVERY: Duration = Duration::from_secs(2);
+/// How long the user service may take to prepare its database.
+const PREPARED_WITHIN: Duration = Duration::from_secs(30);
 /// How long the user service may take to make the operator's account.
 const ACCOUNTS_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long the gateway may take to end: longer than it gives its requests.
+const GATEWAY_WITHIN: Duration = Duration::from_secs(8);
 /// How long the last spans may take to be sent; a collector that is away holds nobody up.
 const LAST_SPANS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -46,6 +51,8 @@ pub struct Rules {
     pub audit: audit::Rules,
     /// The gateway's own.
     pub gateway: gateway::Settings,
+    /// What else keeps this process from its work.
+    pub beside: Option<gateway::Beside>,
     /// The collector that spans are sent to (`http://host:4318`); the `OTEL_*` variables
     /// decide when there is none.
     pub otlp_endpoint: Option<String>,
@@ -62,6 +69,7 @@ pub struct Fleet {
 struct Gateway {
     addr: SocketAddr,
     link: Link,
+    readiness: gateway::Readiness,
     stop: CancellationToken,
     task: JoinHandle<Result<(), String>>,
 }
@@ -89,19 +97,25 @@ impl Fleet {
                 let mut own = user::Rules::default();
                 own.withdrawal_secs = rules.withdrawal_secs.unwrap_or(own.withdrawal_secs);
                 let engine = Postgres::new(config.database_url(name)?, own)?;
-                user::prepare(engine.pool(), engine.rules()).await?;
-                if let Some(Credentials { email, password }) = &rules.operator {
+                let engine = engine.owning(migrations(name));
+                let prepared = within(PREPARED_WITHIN, "the database of user", async {
+                    user::prepare(engine.pool(), engine.rules()).await?;
+                    let Some(Credentials { email, password }) = &rules.operator else {
+                        return anyhow::Ok(());
+                    };
                     let (pool, rules) = (engine.pool(), engine.rules());
-                    user::wish_account(pool, rules, email, password, &[Role::Operator])
-                        .await
-                        .context("the operator's account")?;
-                }
+                    let wished =
+                        user::wish_account(pool, rules, email, password, &[Role::Operator]);
+                    wished.await.context("the operator's account")
+                });
+                prepared.await??;
                 let pool = engine.pool().clone();
                 if let Some(callout) = callout(config, link.clone()).await? {
                     self.keepers.push(tokio::spawn(callout.run()));
                 }
                 self.running.push(mesh::start(user::service(), Arc::new(engine), link));
-                wait_for_accounts(&pool).await?;
+                let granted = within(ACCOUNTS_WITHIN, "the user service", wait_for_accounts(&pool));
+                granted.await.context("the operator's account was not made in time")??;
             }
             "concert" => self.add_concert(config, link, tracer(name, rules)?).await?,
             "reservation" => {
@@ -128,15 +142,34 @@ impl Fleet {
                 self.keepers.push(tokio::spawn(room::keep_whole(engine.clone(), link.clone())));
                 self.running.push(mesh::start(queue::service(), engine, link));
             }
-            _ => self.gateway = Some(open_gateway(config, link, rules.gateway.clone()).await?),
+            _ => {
+                let readiness =
+                    gateway::Readiness::new(link.clone(), self.beside(rules.beside.clone()));
+                let opened = open_gateway(config, link, rules.gateway.clone(), readiness).await?;
+                self.gateway = Some(opened);
+            }
         }
         Ok(())
+    }
+
+    /// What keeps the services that run here from their work.
+    fn beside(&self, others: Option<gateway::Beside>) -> gateway::Beside {
+        let running: Vec<_> =
+            self.running.iter().map(|one| (one.name(), one.health().clone())).collect();
+        Arc::new(move || {
+            let ails = running.iter().flat_map(|(name, health)| {
+                let ails = health.ails_beside_the_broker().into_iter();
+                ails.map(move |ail| format!("{name}: {ail}"))
+            });
+            ails.chain(others.iter().flat_map(|others| others())).collect()
+        })
     }
 
     /// Concert has a half on each store. Each has a connection of its own, so that each can
     /// finish in its own time what it has taken in.
     async fn add_concert(&mut self, config: &Config, first: Link, tracer: Tracer) -> Result<()> {
         let engine = Postgres::new(config.database_url(concert::NAME)?, concert::Rules::default())?;
+        let engine = engine.owning(migrations(concert::NAME));
         let rules = concert::MapRules::new(engine.pool().clone());
         let maps = Arc::new(Valkey::new(&config.valkey_url, rules)?);
         let second = link(config, concert::NAME, tracer).await?;
@@ -155,6 +188,7 @@ impl Fleet {
         rules: B::Rules,
     ) -> Result<()> {
         let engine = Postgres::new(config.database_url(link.service())?, rules)?;
+        let engine = engine.owning(migrations(link.service()));
         self.running.push(mesh::start(service, Arc::new(engine), link));
         Ok(())
     }
@@ -164,9 +198,9 @@ impl Fleet {
         self.gateway.as_ref().map(|gateway| gateway.addr)
     }
 
-    /// The gateway's connection, when it runs here.
-    pub fn gateway_link(&self) -> Option<&Link> {
-        self.gateway.as_ref().map(|gateway| &gateway.link)
+    /// The gateway's connection and whether it can do its work, when it runs here.
+    pub fn gateway(&self) -> Option<(&Link, &gateway::Readiness)> {
+        self.gateway.as_ref().map(|gateway| (&gateway.link, &gateway.readiness))
     }
 
     /// The services that run here, the gateway apart.
@@ -181,10 +215,11 @@ impl Fleet {
         let tracers: Vec<Tracer> = links.map(|link| link.tracer().clone()).collect();
         if let Some(gateway) = self.gateway {
             gateway.stop.cancel();
-            match gateway.task.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(error, "the gateway ended badly"),
-                Err(panic) => tracing::error!(%panic, "the gateway panicked"),
+            match within(GATEWAY_WITHIN, "the gateway", gateway.task).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => tracing::warn!(error, "the gateway ended badly"),
+                Ok(Err(panic)) => tracing::error!(%panic, "the gateway panicked"),
+                Err(late) => tracing::warn!(%late, "the gateway did not end"),
             }
             gateway.link.drain().await;
         }
@@ -206,11 +241,7 @@ impl Fleet {
 
 /// The service makes the accounts that were wished for once it runs.
 async fn wait_for_accounts(pool: &PgPool) -> Result<()> {
-    let until = tokio::time::Instant::now() + ACCOUNTS_WITHIN;
     while !user::wishes_are_granted(pool).await? {
-        if tokio::time::Instant::now() > until {
-            bail!("the operator's account was not made in time");
-        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
@@ -230,15 +261,18 @@ pub(crate) async fn link_of(config: &Config, service: &'static str) -> Result<Li
 }
 
 async fn link(config: &Config, service: &'static str, tracer: Tracer) -> Result<Link> {
-    let settings = LinkSettings {
+    // The gateway and the tools answer nobody over NATS.
+    let answers_seed = config.nkey_seeds.get(&answers(service)).cloned();
+    let link = Link::connect_to_answer(link_settings(config, service), answers_seed, tracer).await;
+    link.map_err(|error| anyhow!(error))
+}
+
+fn link_settings(config: &Config, service: &'static str) -> LinkSettings {
+    LinkSettings {
         service,
         nats_url: config.nats_url.clone(),
         nkey_seed: config.nkey_seeds.get(service).cloned(),
-    };
-    // The gateway and the tools answer nobody over NATS.
-    let answers_seed = config.nkey_seeds.get(&answers(service)).cloned();
-    let link = Link::connect_to_answer(settings, answers_seed, tracer).await;
-    link.map_err(|error| anyhow!(error))
+    }
 }
 
 /// Accounts come in over NATS where the user service runs. Without the keys for it (a broker
@@ -250,7 +284,12 @@ async fn callout(config: &Config, user: Link) -> Result<Option<Callout>> {
     Callout::new(door, user, issuer).map(Some).map_err(|error| anyhow!(error))
 }
 
-async fn open_gateway(config: &Config, link: Link, settings: gateway::Settings) -> Result<Gateway> {
+async fn open_gateway(
+    config: &Config,
+    link: Link,
+    settings: gateway::Settings,
+    readiness: gateway::Readiness,
+) -> Result<Gateway> {
     let wanted = match config.http_addr {
         Some(addr) => addr,
         None => crate::config::http_addr()?,
@@ -260,9 +299,9 @@ async fn open_gateway(config: &Config, link: Link, settings: gateway::Settings) 
     })?;
     let addr = listener.local_addr()?;
     let stop = CancellationToken::new();
-    let serving = gateway::serve(listener, link.clone(), settings, stop.clone());
+    let serving = gateway::serve(listener, link.clone(), settings, readiness.clone(), stop.clone());
     let task = tokio::spawn(async move { serving.await.map_err(|error| error.to_string()) });
-    Ok(Gateway { addr, link, stop, task })
+    Ok(Gateway { addr, link, readiness, stop, task })
 }
 
 /// What every service declares of itself.
@@ -354,7 +393,8 @@ async fn mend_topology(config: &Config) -> Result<()> {
 /// # Errors
 /// When the broker cannot be asked.
 pub async fn check_topology(config: &Config) -> Result<Vec<String>> {
-    let link = link(config, PROVISIONER, Tracer::off()).await?;
+    let settings = link_settings(config, PROVISIONER);
+    let link = Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
     let topology = topology()?;
     let drifts = topology.check(&link).await.map_err(|error| anyhow!("{error}"))?;
     link.drain().await;

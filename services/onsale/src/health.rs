@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use gateway::Readiness;
 use mesh::{Link, health::Health};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -17,20 +18,28 @@ use crate::fleet::Fleet;
 /// One service of this process.
 struct Part {
     link: Link,
-    /// Its store, its publisher and its consumers; the gateway has none.
-    health: Option<Health>,
+    what: What,
+}
+
+enum What {
+    /// A service with a store, a publisher and consumers.
+    Service(Health),
+    /// The gateway has none of these.
+    Gateway(Readiness),
 }
 
 impl Part {
-    fn is_ready(&self) -> bool {
-        self.link.is_whole() && self.health.as_ref().is_none_or(Health::is_ready)
-    }
-
-    fn report(&self) -> (String, Value) {
-        let mut report = json!({ "ready": self.is_ready(), "connected": self.link.is_whole() });
-        if let Some(health) = &self.health {
+    /// Whether it can do its work, and what there is to say of it.
+    async fn report(&self) -> (bool, String, Value) {
+        let ails = match &self.what {
+            What::Service(health) => health.ails(),
+            What::Gateway(readiness) => readiness.own().await,
+        };
+        let is_connected = self.link.is_whole();
+        let is_ready = is_connected && ails.is_empty();
+        let mut report = json!({ "ready": is_ready, "connected": is_connected, "ails": ails });
+        if let What::Service(health) = &self.what {
             let counts = health.counts();
-            report["ails"] = health.ails().into();
             report["handled"] = counts.handled.into();
             report["messages"] = counts.messages.into();
             report["repeats"] = counts.repeats.into();
@@ -39,7 +48,7 @@ impl Part {
             report["published"] = counts.published.into();
             report["unanswered"] = counts.unanswered.into();
         }
-        (self.link.service().to_owned(), report)
+        (is_ready, self.link.service().to_owned(), report)
     }
 }
 
@@ -89,9 +98,12 @@ impl Listener {
     pub fn watch(&self, fleet: &Fleet) {
         let running = fleet.running().iter().map(|running| Part {
             link: running.link().clone(),
-            health: Some(running.health().clone()),
+            what: What::Service(running.health().clone()),
         });
-        let gateway = fleet.gateway_link().map(|link| Part { link: link.clone(), health: None });
+        let gateway = fleet.gateway().map(|(link, readiness)| Part {
+            link: link.clone(),
+            what: What::Gateway(readiness.clone()),
+        });
         let _ = self.parts.set(running.chain(gateway).collect());
     }
 }
@@ -100,8 +112,15 @@ async fn ready(State(parts): State<Arc<OnceLock<Vec<Part>>>>) -> (StatusCode, Js
     let Some(parts) = parts.get() else {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "starting" })));
     };
-    let services: serde_json::Map<_, _> = parts.iter().map(Part::report).collect();
-    let (status, word) = match parts.iter().all(Part::is_ready) {
+    let reports = futures::future::join_all(parts.iter().map(Part::report)).await;
+    let is_ready = reports.iter().all(|(is_ready, ..)| *is_ready);
+    let mut services = serde_json::Map::new();
+    for (_, name, report) in reports {
+        // A service may have two halves, on a store each.
+        let name = if services.contains_key(&name) { format!("{name}-2") } else { name };
+        services.insert(name, report);
+    }
+    let (status, word) = match is_ready {
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
     };

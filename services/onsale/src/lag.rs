@@ -54,7 +54,8 @@ impl Observer {
             nats_url: config.nats_url.clone(),
             nkey_seed: config.nkey_seeds.get(OPERATOR).cloned(),
         };
-        let link = Link::connect(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
+        let link =
+            Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
         let mut hearers = Vec::new();
         for wiring in fleet::wirings() {
             if !services.contains(&wiring.service) {

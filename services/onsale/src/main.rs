@@ -259,16 +259,14 @@ async fn dev(options: Dev) -> Result<()> {
     known(options.without.iter().map(String::as_str))?;
     let here = |service: &&str| !options.without.iter().any(|without| without == service);
     let names: Vec<&str> = SERVICES.into_iter().filter(here).collect();
-    let mut stage = Stage::set_with(
-        Some(options.data),
-        &options.database,
-        Arc::new(|line| eprintln!("{line}")),
-    )
-    .await?;
+    let say: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(|line| eprintln!("{line}"));
+    let mut stage = Stage::set_with(Some(options.data), &options.database, say.clone()).await?;
+    let mut servers = stage.keep_servers(say);
     if options.http.is_some() {
         stage.config.http_addr = options.http;
     }
-    let rules = Rules { operator: Some(stage.operator.clone()), ..rules_from_env(Some(&stage))? };
+    let (operator, beside) = (Some(stage.operator.clone()), stage.beside());
+    let rules = Rules { operator, beside, ..rules_from_env(Some(&stage))? };
     let fleet = Fleet::start(&stage.config, &names, &rules).await?;
     let keeper = tokio::spawn(fleet::keep_topology(stage.config.clone()));
     let http_addr = fleet.http_addr().context("without the gateway, use `run`")?;
@@ -277,11 +275,15 @@ async fn dev(options: Dev) -> Result<()> {
     if let Some(file) = options.ready_file {
         stage::write_secret(&file, &serde_json::to_vec(&stage.ready(http_addr))?)?;
     }
-    stage::wait_for_stop(options.with_parent).await;
+    let outcome = tokio::select! {
+        () = stage::wait_for_stop(options.with_parent) => Ok(()),
+        error = servers.given_up() => Err(error),
+    };
+    drop(servers);
     keeper.abort();
     fleet.stop().await;
     stage.strike().await;
-    Ok(())
+    outcome
 }
 
 async fn run_services(options: Run) -> Result<()> {

@@ -79,7 +79,7 @@ pub async fn replay<L: Library>(
     }
     let nkey_seed = config.nkey_seeds.get(service).cloned();
     let settings = LinkSettings { service, nats_url: config.nats_url.clone(), nkey_seed };
-    let link = Link::connect(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
+    let link = Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
     let bar = match std::io::stderr().is_terminal() {
         true => ProgressBar::new(0).with_style(style()?),
         false => ProgressBar::hidden(),

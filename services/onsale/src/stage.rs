@@ -42,6 +42,19 @@ pub struct Stage {
     pub operator: Credentials,
 }
 
+/// Starts servers again that die.
+pub struct ServerKeeper(Option<servers::Keeper>);
+
+impl ServerKeeper {
+    /// Waits until a server that is ours does not come up any more; never, when none is.
+    pub async fn given_up(&mut self) -> anyhow::Error {
+        match &mut self.0 {
+            Some(keeper) => keeper.given_up().await.into(),
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// What another process needs to know of a running stage. It holds secrets.
 #[derive(Serialize, Deserialize)]
 pub struct Ready {
@@ -133,6 +146,18 @@ impl Stage {
         let Some(servers) = &self.servers else { return Ok(()) };
         let ready = serde_json::to_vec(&self.ready(http_addr))?;
         write_secret(&servers.folder().join(READY_FILE), &ready)
+    }
+
+    /// What keeps servers that are ours from their work: full disks, which they may not have
+    /// noticed yet.
+    pub fn beside(&self) -> Option<gateway::Beside> {
+        let folder = self.servers.as_ref()?.folder().to_owned();
+        Some(Arc::new(move || servers::full_disks(&folder)))
+    }
+
+    /// Starts servers again that die, when they are ours, for as long as this is kept.
+    pub fn keep_servers(&self, say: Arc<dyn Fn(&str) + Send + Sync>) -> ServerKeeper {
+        ServerKeeper(self.servers.as_ref().map(|servers| servers.keep(say)))
     }
 
     /// Stops the servers, when they are ours.

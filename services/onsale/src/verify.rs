@@ -156,7 +156,7 @@ async fn verify(config: &Config, bar: &ProgressBar) -> Result<Report> {
         nats_url: config.nats_url.clone(),
         nkey_seed: config.nkey_seeds.get(OPERATOR).cloned(),
     };
-    let link = Link::connect(settings, Tracer::off()).await.map_err(anyhow::Error::msg)?;
+    let link = Link::connect_now(settings, Tracer::off()).await.map_err(anyhow::Error::msg)?;
     let report = verify_as(Asker::new(link.clone()), config, bar).await;
     link.drain().await;
     report

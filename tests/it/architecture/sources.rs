@@ -243,3 +243,12 @@ fn written_files() -> Vec<PathBuf> {
         .filter(|path| std::fs::read_to_string(project::root().join(path)).is_ok())
         .collect()
 }
+
+/// Clippy reads one file: that of services has to repeat what everybody is forbidden.
+#[test]
+fn services_are_forbidden_what_everybody_is() {
+    let read = |file: &str| project::read(file);
+    let (all, services) = (read("clippy.toml"), read("services/clippy.toml"));
+    let missing: Vec<&str> = all.lines().filter(|line| !services.contains(*line)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -253,7 +253,8 @@ impl Stage {
         .await;
         let began = Instant::now();
         for running in [self.emitter.take(), self.listener.take()].into_iter().flatten() {
-            assert!(running.health().is_ready(), "{:?}", running.health().ails());
+            let health = running.health();
+            eventually("it can do its work", async || health.is_ready()).await;
             running.stop().await;
         }
         assert!(began.elapsed() < Duration::from_secs(20), "they stop in time");

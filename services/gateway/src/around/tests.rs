@@ -5,12 +5,14 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::*;
-use crate::{Settings, ops, server::router};
+use crate::{Readiness, Settings, ops, server::router};
 
 /// The gateway without a mesh behind it.
 async fn edge() -> Edge {
     let settings = Settings { login_per_minute: None, ..Settings::default() };
-    Edge::new(mesh::Link::unconnected(crate::NAME).await, &settings, CancellationToken::new())
+    let link = mesh::Link::unconnected(crate::NAME).await;
+    let readiness = Readiness::new(link.clone(), std::sync::Arc::new(Vec::new));
+    Edge::new(link, &settings, readiness, CancellationToken::new())
 }
 
 fn request(method: &Method, path: &str) -> Request {

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::{Settings, ops};
+use crate::{Readiness, Settings, ops};
 
 /// How long a head may take here.
 const HEAD_SOON: Duration = Duration::from_millis(300);
@@ -13,7 +13,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// Sends bytes, and reads until the gateway hangs up.
 async fn said(sent: &[u8]) -> (u16, String) {
     let link = mesh::Link::unconnected(crate::NAME).await;
-    let edge = Edge::new(link, &Settings::default(), CancellationToken::new());
+    let readiness = Readiness::new(link.clone(), std::sync::Arc::new(Vec::new));
+    let edge = Edge::new(link, &Settings::default(), readiness, CancellationToken::new());
     let router = router(edge, ops());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

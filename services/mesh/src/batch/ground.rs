@@ -37,9 +37,7 @@ pub(crate) async fn run<B: Book, L: Ledger<B>>(
     if may_hope {
         match attempt(ground, batch, care, true).await {
             Ok(Some(ran)) => return Ok(ran),
-            Err(failure @ (Failure::Unavailable(_) | Failure::Uncertain(_))) => {
-                return Err(failure);
-            }
+            Err(failure) if failure.is_lost() => return Err(failure),
             // A repeat may be why a handler or the store has refused.
             Ok(None) | Err(_) => {}
         }

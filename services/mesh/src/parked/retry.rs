@@ -87,7 +87,7 @@ impl<E: Engine> Retrier<E> {
         let due = match self.engine.lease(which, LEASE).await {
             Ok(due) => due,
             // The store is away; the batch worker says so.
-            Err(Failure::Unavailable(_)) => return Ok(PREVENTED),
+            Err(failure) if failure.is_lost() => return Ok(PREVENTED),
             Err(failure) => return Err(failure),
         };
         let mut soon = LOOK_EVERY;
@@ -122,7 +122,7 @@ impl<E: Engine> Retrier<E> {
                 Ok(Retried::Done(ran)) => {
                     self.hand_off.give(ran.emitted);
                     for said in ran.announced {
-                        let _ = self.link.client().publish(said.subject, said.payload.into()).await;
+                        let _ = self.link.say(said).await;
                     }
                     self.health.add_handled(1, false);
                     if parked.state == ParkedState::Dead || by.is_some() {
@@ -224,7 +224,7 @@ pub(crate) async fn copy(link: &Link, parked: &Parked) {
     map.insert(headers::DEAD_STREAM, parked.stream.as_str());
     map.insert(headers::DEAD_SEQUENCE, parked.sequence.to_string());
     let body = parked.envelope.slice(..parked.envelope.len().min(COPY_BYTES_MAX));
-    if let Err(error) = link.client().publish_with_headers(subject, map, body).await {
+    if let Err(error) = link.publish(subject, None, map, body).await {
         warn!(service = link.service(), %error, "no copy of a dead letter was sent");
     }
 }

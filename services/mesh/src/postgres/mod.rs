@@ -1,5 +1,6 @@
 //! The PostgreSQL engine: inbox, book, outbox and parked events in one transaction.
 
+mod check;
 mod outbox;
 mod parked;
 pub mod partitions;
@@ -9,8 +10,11 @@ mod transaction;
 use std::{
     future::Future,
     marker::PhantomData,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use events::{Command, Event, Problem, Timestamp};
@@ -26,6 +30,7 @@ use crate::{
         deed::{AskedCommand, BookDeed, HeardFact},
         ground::{self, Ground},
     },
+    deadline::within,
     engine::{Care, Engine, Failure, Ran, Retried},
     failpoint::Failpoints,
     parked::Parked,
@@ -33,6 +38,7 @@ use crate::{
     work::{Entry, Meta, Work},
 };
 
+pub use check::{check, connect, default_partitions};
 pub use outbox::backlog;
 pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
@@ -44,6 +50,38 @@ pub static MESH_MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/mesh");
 const CONNECTIONS_MAX: u32 = 8;
 /// How long a message waits for a connection before the store counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long a whole batch may take. A message that takes longer comes again meanwhile.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long anything else of the runtime's own may take.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long housekeeping may take, which moves and drops tables.
+const TIDY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Who is waited for, in words.
+pub(crate) const POSTGRES: &str = "PostgreSQL";
+
+/// When a statement was last given up. A connection that is older may be in the middle of
+/// it, in a transaction that nobody knows of: it is not used again.
+#[derive(Default)]
+struct GivenUp {
+    is_any: AtomicBool,
+    at: Mutex<Option<Instant>>,
+}
+
+impl GivenUp {
+    fn now(&self) {
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.is_any.store(true, Relaxed);
+    }
+
+    /// Whether a connection of this age was made after that.
+    fn is_younger(&self, age: Duration) -> bool {
+        if !self.is_any.load(Relaxed) {
+            return true;
+        }
+        let at = *self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        at.is_none_or(|at| at.elapsed() > age)
+    }
+}
 
 /// A service's own database, as an engine.
 pub struct Postgres<B: Book> {
@@ -53,6 +91,9 @@ pub struct Postgres<B: Book> {
     failpoints: Arc<Failpoints>,
     /// Whether a key may be held by a parked event; nothing is known of that at first.
     has_parked: AtomicBool,
+    given_up: Arc<GivenUp>,
+    /// The service's own migrations, beside the mesh's.
+    migrations: Option<&'static Migrator>,
     book: PhantomData<fn() -> B>,
 }
 
@@ -75,15 +116,63 @@ impl<B: Book> Postgres<B> {
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
         ]);
+        let given_up = Arc::new(GivenUp::default());
+        let known = given_up.clone();
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
+            .before_acquire(move |_, connection| {
+                let is_clean = known.is_younger(connection.age);
+                Box::pin(async move { Ok(is_clean) })
+            })
             .connect_lazy_with(options.clone());
         let failpoints = Arc::new(Failpoints::default());
         let has_parked = AtomicBool::new(true);
         let rules = Arc::new(rules);
-        Ok(Self { pool, options, rules, failpoints, has_parked, book: PhantomData })
+        let migrations = None;
+        let book = PhantomData;
+        Ok(Self { pool, options, rules, failpoints, has_parked, given_up, migrations, book })
+    }
+
+    /// The same, which looks whether the database is this service's own and up to date before
+    /// it is used.
+    pub fn owning(mut self, migrations: Option<&'static Migrator>) -> Self {
+        self.migrations = migrations;
+        self
+    }
+
+    /// Waits for the database, for so long at most. What was given up may have taken effect.
+    pub(crate) async fn answer<T>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        match within(limit, POSTGRES, answer).await {
+            Ok(answer) => answer,
+            Err(late) => {
+                self.given_up.now();
+                Err(late.into())
+            }
+        }
+    }
+
+    /// Runs a transaction of the service's own beside any batch, for so long as a batch may
+    /// take.
+    ///
+    /// # Errors
+    /// What it ends with; `Uncertain` when it does not end.
+    pub async fn unit<T>(
+        &self,
+        unit: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        match within(BATCH_TIMEOUT, POSTGRES, unit).await {
+            Ok(ended) => ended,
+            Err(late) => {
+                self.given_up.now();
+                Err(Failure::Uncertain(late.to_string()))
+            }
+        }
     }
 
     /// The service's connections.
@@ -226,8 +315,10 @@ impl<B: Book> Desk<Postgres<B>> {
 impl<B: Book> Engine for Postgres<B> {
     type Deed = BookDeed<B>;
 
+    /// A batch that was given up has taken effect, or it has not.
     async fn run(&self, batch: &mut [Work<BookDeed<B>>], care: Care) -> Result<Ran, Failure> {
-        ground::run(&self.ground(), batch, care).await
+        let ground = self.ground();
+        self.unit(ground::run(&ground, batch, care)).await
     }
 
     async fn retry(
@@ -235,7 +326,8 @@ impl<B: Book> Engine for Postgres<B> {
         parked: &Parked,
         entry: &mut Entry<BookDeed<B>>,
     ) -> Result<Retried, Failure> {
-        ground::retry(&self.ground(), parked, entry).await
+        let ground = self.ground();
+        self.answer(BATCH_TIMEOUT, ground::retry(&ground, parked, entry)).await
     }
 
     async fn lead(&self) -> Result<Lead, Failure> {
@@ -243,17 +335,24 @@ impl<B: Book> Engine for Postgres<B> {
     }
 
     async fn positions(&self) -> Result<Positions, Failure> {
-        Positions::load(&self.pool).await
+        self.answer(ANSWER_TIMEOUT, Positions::load(&self.pool)).await
     }
 
     async fn check(&self) -> Result<(), Failure> {
-        sqlx::query("select 1").execute(&self.pool).await?;
-        Ok(())
+        self.answer(ANSWER_TIMEOUT, async {
+            let mut connection = self.pool.acquire().await?;
+            check(&mut connection, self.migrations).await
+        })
+        .await
     }
 
     async fn tidy(&self) -> Result<(), Failure> {
-        partitions::tidy(&self.pool, crate::clock::now()).await?;
-        Ok(())
+        let tidied = async { Ok(partitions::tidy(&self.pool, crate::clock::now()).await?) };
+        self.answer(TIDY_TIMEOUT, tidied).await
+    }
+
+    fn given_up(&self) {
+        self.given_up.now();
     }
 
     fn failpoints(&self) -> Arc<Failpoints> {

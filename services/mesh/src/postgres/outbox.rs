@@ -4,7 +4,7 @@ use events::Timestamp;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{Postgres, partitions};
+use super::{ANSWER_TIMEOUT, Postgres, partitions};
 use crate::{
     Book,
     engine::{Backlog, Failure, Mark, Outbox},
@@ -40,123 +40,150 @@ pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
 
 impl<B: Book> Outbox for Postgres<B> {
     async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
-        let rows: Vec<(Uuid, String, i32, Vec<u8>)> = sqlx::query_as(
-            "with due as (
-                 select id from mesh.outbox
-                 where stream_seq is null and leased_until < clock_timestamp()
-                 order by id limit $1 for update skip locked)
-             update mesh.outbox as o
-             set leased_until = clock_timestamp() + make_interval(secs => $2)
-             from due where o.id = due.id
-             returning o.id, o.subject, o.events, o.body",
-        )
-        .bind(most as i64)
-        .bind(LEASE_SECS)
-        .fetch_all(self.pool())
-        .await?;
-        let mut swept: Vec<Message> = rows
-            .into_iter()
-            .map(|(id, subject, events, body)| Message {
-                id,
-                subject,
-                events: events.unsigned_abs(),
-                body: body.into(),
-            })
-            .collect();
-        swept.sort_unstable_by_key(|message| message.id);
-        Ok(swept)
+        self.answer(ANSWER_TIMEOUT, async {
+            let rows: Vec<(Uuid, String, i32, Vec<u8>)> = sqlx::query_as(
+                "with due as (
+                     select id from mesh.outbox
+                     where stream_seq is null and leased_until < clock_timestamp()
+                     order by id limit $1 for update skip locked)
+                 update mesh.outbox as o
+                 set leased_until = clock_timestamp() + make_interval(secs => $2)
+                 from due where o.id = due.id
+                 returning o.id, o.subject, o.events, o.body",
+            )
+            .bind(most as i64)
+            .bind(LEASE_SECS)
+            .fetch_all(self.pool())
+            .await?;
+            let mut swept: Vec<Message> = rows
+                .into_iter()
+                .map(|(id, subject, events, body)| Message {
+                    id,
+                    subject,
+                    events: events.unsigned_abs(),
+                    body: body.into(),
+                })
+                .collect();
+            swept.sort_unstable_by_key(|message| message.id);
+            Ok(swept)
+        })
+        .await
     }
 
     async fn mark(&self, marks: &[Mark]) -> Result<(), Failure> {
-        let (ids, sequences, [first, last]) = columns(marks);
-        let statement = "update mesh.outbox as o set stream_seq = m.seq
-             from unnest($1::uuid[], $2::bigint[]) as m (id, seq)
-             where o.id = m.id and o.id between $3 and $4 and o.stream_seq is null";
-        let mut tx = self.pool().begin().await?;
-        // Losing a mark only repeats a message, so no commit waits for the disk.
-        sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
-        sqlx::query(statement)
+        self.answer(ANSWER_TIMEOUT, async {
+            let (ids, sequences, [first, last]) = columns(marks);
+            let statement = "update mesh.outbox as o set stream_seq = m.seq
+                 from unnest($1::uuid[], $2::bigint[]) as m (id, seq)
+                 where o.id = m.id and o.id between $3 and $4 and o.stream_seq is null";
+            let mut tx = self.pool().begin().await?;
+            // Losing a mark only repeats a message, so no commit waits for the disk.
+            sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
+            sqlx::query(statement)
+                .bind(ids)
+                .bind(sequences)
+                .bind(first)
+                .bind(last)
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn put_off(&self, id: Uuid) -> Result<(), Failure> {
+        self.answer(ANSWER_TIMEOUT, async {
+            sqlx::query(
+                "update mesh.outbox
+                 set leased_until = clock_timestamp()
+                         + make_interval(secs => least($2 * 2 ^ least(refusals, 10), $3)),
+                     refusals = refusals + 1
+                 where id = $1 and stream_seq is null",
+            )
+            .bind(id)
+            .bind(PUT_OFF_SECS)
+            .bind(PUT_OFF_SECS_MAX)
+            .execute(self.pool())
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn unmark(&self, lost: &[Mark]) -> Result<(), Failure> {
+        self.answer(ANSWER_TIMEOUT, async {
+            let (ids, sequences, [first, last]) = columns(lost);
+            sqlx::query(
+                "update mesh.outbox as o set stream_seq = null, leased_until = clock_timestamp()
+                 from unnest($1::uuid[], $2::bigint[]) as m (id, seq)
+                 where o.id = m.id and o.id between $3 and $4 and o.stream_seq = m.seq",
+            )
             .bind(ids)
             .bind(sequences)
             .bind(first)
             .bind(last)
-            .execute(&mut *tx)
+            .execute(self.pool())
             .await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
-    async fn put_off(&self, id: Uuid) -> Result<(), Failure> {
-        sqlx::query(
-            "update mesh.outbox
-             set leased_until = clock_timestamp()
-                     + make_interval(secs => least($2 * 2 ^ least(refusals, 10), $3)),
-                 refusals = refusals + 1
-             where id = $1 and stream_seq is null",
-        )
-        .bind(id)
-        .bind(PUT_OFF_SECS)
-        .bind(PUT_OFF_SECS_MAX)
-        .execute(self.pool())
-        .await?;
-        Ok(())
-    }
-
-    async fn unmark(&self, lost: &[Mark]) -> Result<(), Failure> {
-        let (ids, sequences, [first, last]) = columns(lost);
-        sqlx::query(
-            "update mesh.outbox as o set stream_seq = null, leased_until = clock_timestamp()
-             from unnest($1::uuid[], $2::bigint[]) as m (id, seq)
-             where o.id = m.id and o.id between $3 and $4 and o.stream_seq = m.seq",
-        )
-        .bind(ids)
-        .bind(sequences)
-        .bind(first)
-        .bind(last)
-        .execute(self.pool())
-        .await?;
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
     async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
-        let statement = "select id, stream_seq from mesh.outbox
-             where stream_seq > $1 order by stream_seq, id limit $2";
-        marks(self.pool(), statement, sequence, most).await
+        self.answer(ANSWER_TIMEOUT, async {
+            let statement = "select id, stream_seq from mesh.outbox
+                 where stream_seq > $1 order by stream_seq, id limit $2";
+            marks(self.pool(), statement, sequence, most).await
+        })
+        .await
     }
 
     async fn marks_to(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
-        let statement = "select id, stream_seq from mesh.outbox
-             where stream_seq <= $1 order by stream_seq desc, id desc limit $2";
-        marks(self.pool(), statement, sequence, most).await
+        self.answer(ANSWER_TIMEOUT, async {
+            let statement = "select id, stream_seq from mesh.outbox
+                 where stream_seq <= $1 order by stream_seq desc, id desc limit $2";
+            marks(self.pool(), statement, sequence, most).await
+        })
+        .await
     }
 
     async fn verified(&self) -> Result<Option<Mark>, Failure> {
-        let row: Option<(Uuid, i64)> =
-            sqlx::query_as("select message_id, stream_seq from mesh.verified")
-                .fetch_optional(self.pool())
-                .await?;
-        Ok(row.map(mark))
+        self.answer(ANSWER_TIMEOUT, async {
+            let row: Option<(Uuid, i64)> =
+                sqlx::query_as("select message_id, stream_seq from mesh.verified")
+                    .fetch_optional(self.pool())
+                    .await?;
+            Ok(row.map(mark))
+        })
+        .await
     }
 
     async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure> {
-        let Some(place) = place else {
-            sqlx::query("delete from mesh.verified").execute(self.pool()).await?;
-            return Ok(());
-        };
-        sqlx::query(
-            "insert into mesh.verified (stream_seq, message_id) values ($1, $2)
-             on conflict (is_only) do update
-             set stream_seq = excluded.stream_seq, message_id = excluded.message_id",
-        )
-        .bind(place.sequence as i64)
-        .bind(place.id)
-        .execute(self.pool())
-        .await?;
-        Ok(())
+        self.answer(ANSWER_TIMEOUT, async {
+            let Some(place) = place else {
+                sqlx::query("delete from mesh.verified").execute(self.pool()).await?;
+                return Ok(());
+            };
+            sqlx::query(
+                "insert into mesh.verified (stream_seq, message_id) values ($1, $2)
+                 on conflict (is_only) do update
+                 set stream_seq = excluded.stream_seq, message_id = excluded.message_id",
+            )
+            .bind(place.sequence as i64)
+            .bind(place.id)
+            .execute(self.pool())
+            .await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn backlog(&self) -> Result<Backlog, Failure> {
-        Ok(backlog(&mut *self.pool().acquire().await?).await?)
+        self.answer(ANSWER_TIMEOUT, async {
+            Ok(backlog(&mut *self.pool().acquire().await?).await?)
+        })
+        .await
     }
 }
 

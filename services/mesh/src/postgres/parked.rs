@@ -10,7 +10,7 @@ use serde_json::json;
 use sqlx::{FromRow, PgConnection, Row as _, postgres::PgRow};
 use time::OffsetDateTime;
 
-use super::Postgres;
+use super::{ANSWER_TIMEOUT, Postgres};
 use crate::{
     Book,
     batch::transaction::Parking,
@@ -160,123 +160,141 @@ const IS_FIRST: &str = "(order_key = '-' or not exists (select from mesh.parked 
 
 impl<B: Book> engine::Parking for Postgres<B> {
     async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
-        let none = String::new();
-        let (wanted, key, number, most) = match which {
-            Which::Due(most) => (
-                "due_at <= clock_timestamp() and state <> 'dead' and $1 = '' and $2 = 0",
-                none,
-                0,
-                most,
-            ),
-            // Parked behind another at the very moment in which that one ended or became
-            // early, it was not seen by it, and holds its key now.
-            Which::Stranded(most) => (
-                "state = 'behind' and kept_at < clock_timestamp() - interval '1 second'
-                     and $1 = '' and $2 = 0",
-                none,
-                0,
-                most,
-            ),
-            Which::First(key) => {
-                ("order_key = $1 and order_key <> '-' and state <> 'early' and $2 = 0", key, 0, 1)
-            }
-            Which::Number(number) => (
-                "number = $2 and (order_key = '-' or state = 'early') and $1 = ''",
-                none,
-                number,
-                1,
-            ),
-        };
-        // Nobody takes what is being tried this very moment.
-        let statement = format!(
-            "with due as (select number from mesh.parked as p
-                 where ended_at is null and {wanted} and {IS_FIRST}
-                     and leased_until < clock_timestamp()
-                 order by due_at, number limit $3 for update skip locked)
-             update mesh.parked as p set attempts = p.attempts + 1, unsettled = p.unsettled + 1,
-                 leased_until = clock_timestamp() + make_interval(secs => $4),
-                 due_at = clock_timestamp() + make_interval(secs => $4)
-             from due where p.number = due.number returning p.*"
-        );
-        let mut leased: Vec<Parked> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
-            .bind(key)
-            .bind(number as i64)
-            .bind(most as i64)
-            .bind(lease.as_secs_f64())
-            .fetch_all(self.pool())
-            .await?;
-        leased.sort_unstable_by_key(|parked| parked.number);
-        Ok(leased)
+        self.answer(ANSWER_TIMEOUT, async {
+            let none = String::new();
+            let (wanted, key, number, most) = match which {
+                Which::Due(most) => (
+                    "due_at <= clock_timestamp() and state <> 'dead' and $1 = '' and $2 = 0",
+                    none,
+                    0,
+                    most,
+                ),
+                // Parked behind another at the very moment in which that one ended or became
+                // early, it was not seen by it, and holds its key now.
+                Which::Stranded(most) => (
+                    "state = 'behind' and kept_at < clock_timestamp() - interval '1 second'
+                         and $1 = '' and $2 = 0",
+                    none,
+                    0,
+                    most,
+                ),
+                Which::First(key) => (
+                    "order_key = $1 and order_key <> '-' and state <> 'early' and $2 = 0",
+                    key,
+                    0,
+                    1,
+                ),
+                Which::Number(number) => (
+                    "number = $2 and (order_key = '-' or state = 'early') and $1 = ''",
+                    none,
+                    number,
+                    1,
+                ),
+            };
+            // Nobody takes what is being tried this very moment.
+            let statement = format!(
+                "with due as (select number from mesh.parked as p
+                     where ended_at is null and {wanted} and {IS_FIRST}
+                         and leased_until < clock_timestamp()
+                     order by due_at, number limit $3 for update skip locked)
+                 update mesh.parked as p set attempts = p.attempts + 1, unsettled = p.unsettled + 1,
+                     leased_until = clock_timestamp() + make_interval(secs => $4),
+                     due_at = clock_timestamp() + make_interval(secs => $4)
+                 from due where p.number = due.number returning p.*"
+            );
+            let mut leased: Vec<Parked> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
+                .bind(key)
+                .bind(number as i64)
+                .bind(most as i64)
+                .bind(lease.as_secs_f64())
+                .fetch_all(self.pool())
+                .await?;
+            leased.sort_unstable_by_key(|parked| parked.number);
+            Ok(leased)
+        })
+        .await
     }
 
     async fn settle(&self, number: u64, verdict: Verdict) -> Result<(), Failure> {
-        let (state, after, cause, counts, by) = match verdict {
-            Verdict::Again { after, cause, counts } => {
-                (Some("early"), Some(after.as_secs_f64()), cause, counts, None)
+        self.answer(ANSWER_TIMEOUT, async {
+            let (state, after, cause, counts, by) = match verdict {
+                Verdict::Again { after, cause, counts } => {
+                    (Some("early"), Some(after.as_secs_f64()), cause, counts, None)
+                }
+                Verdict::Dead { cause, by } => (Some("dead"), None, cause, true, by),
+            };
+            let cause = one_line(&cause);
+            let history = match (state, by) {
+                (Some("dead"), by) => Some(happened(LetterState::Parked, by, Some(&cause))),
+                _ => None,
+            };
+            let freed: Option<String> = sqlx::query_scalar(
+                "update mesh.parked as p set
+                     state = case when $5 then $2 else p.state end,
+                     cause = $3, unsettled = 0, leased_until = '-infinity',
+                     attempts = p.attempts - case when $5 then 0 else 1 end,
+                     due_at = case when p.state = 'dead' and not $5 then 'infinity' else
+                         coalesce(clock_timestamp() + make_interval(secs => $4), 'infinity') end,
+                     history = p.history || coalesce($6, '[]')
+                 from (select number, state from mesh.parked where number = $1 for update) as before
+                 where p.number = before.number and p.ended_at is null
+                 returning case when before.state <> 'early' and p.state = 'early'
+                     then p.order_key end",
+            )
+            .bind(number as i64)
+            .bind(state)
+            .bind(cause)
+            .bind(after)
+            .bind(counts)
+            .bind(history)
+            .fetch_optional(self.pool())
+            .await?
+            .flatten();
+            if let Some(key) = freed {
+                let mut connection = self.pool().acquire().await?;
+                wake(&mut connection, &key).await?;
             }
-            Verdict::Dead { cause, by } => (Some("dead"), None, cause, true, by),
-        };
-        let cause = one_line(&cause);
-        let history = match (state, by) {
-            (Some("dead"), by) => Some(happened(LetterState::Parked, by, Some(&cause))),
-            _ => None,
-        };
-        let freed: Option<String> = sqlx::query_scalar(
-            "update mesh.parked as p set
-                 state = case when $5 then $2 else p.state end,
-                 cause = $3, unsettled = 0, leased_until = '-infinity',
-                 attempts = p.attempts - case when $5 then 0 else 1 end,
-                 due_at = case when p.state = 'dead' and not $5 then 'infinity' else
-                     coalesce(clock_timestamp() + make_interval(secs => $4), 'infinity') end,
-                 history = p.history || coalesce($6, '[]')
-             from (select number, state from mesh.parked where number = $1 for update) as before
-             where p.number = before.number and p.ended_at is null
-             returning case when before.state <> 'early' and p.state = 'early'
-                 then p.order_key end",
-        )
-        .bind(number as i64)
-        .bind(state)
-        .bind(cause)
-        .bind(after)
-        .bind(counts)
-        .bind(history)
-        .fetch_optional(self.pool())
-        .await?
-        .flatten();
-        if let Some(key) = freed {
-            let mut connection = self.pool().acquire().await?;
-            wake(&mut connection, &key).await?;
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
     async fn discard(&self, number: u64, by: UserId, why: &str) -> Result<bool, Failure> {
-        let mut tx = self.pool().begin().await?;
-        let was_open = end(&mut tx, number, ParkedState::Discarded, Some(by), Some(why)).await?;
-        tx.commit().await?;
-        Ok(was_open)
+        self.answer(ANSWER_TIMEOUT, async {
+            let mut tx = self.pool().begin().await?;
+            let was_open =
+                end(&mut tx, number, ParkedState::Discarded, Some(by), Some(why)).await?;
+            tx.commit().await?;
+            Ok(was_open)
+        })
+        .await
     }
 
     async fn parked(&self, show: Show) -> Result<Vec<Parked>, Failure> {
-        let none = String::new();
-        let (wanted, key, number, most) = match show {
-            Show::All(false, most) => ("ended_at is null and $1 = '' and $2 = 0", none, 0, most),
-            Show::All(true, most) => ("$1 = '' and $2 = 0", none, 0, most),
-            Show::Key(key) => ("order_key = $1 and $2 = 0", key, 0, SHOWN_MAX),
-            Show::Number(number) => ("number = $2 and $1 = ''", none, number, 1),
-        };
-        let statement = format!(
-            "select {} from mesh.parked where {wanted} order by number desc limit $3",
-            columns!()
-        );
-        let mut rows: Vec<Parked> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
-            .bind(key)
-            .bind(number as i64)
-            .bind(most as i64)
-            .fetch_all(self.pool())
-            .await?;
-        rows.reverse();
-        Ok(rows)
+        self.answer(ANSWER_TIMEOUT, async {
+            let none = String::new();
+            let (wanted, key, number, most) = match show {
+                Show::All(false, most) => {
+                    ("ended_at is null and $1 = '' and $2 = 0", none, 0, most)
+                }
+                Show::All(true, most) => ("$1 = '' and $2 = 0", none, 0, most),
+                Show::Key(key) => ("order_key = $1 and $2 = 0", key, 0, SHOWN_MAX),
+                Show::Number(number) => ("number = $2 and $1 = ''", none, number, 1),
+            };
+            let statement = format!(
+                "select {} from mesh.parked where {wanted} order by number desc limit $3",
+                columns!()
+            );
+            let mut rows: Vec<Parked> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
+                .bind(key)
+                .bind(number as i64)
+                .bind(most as i64)
+                .fetch_all(self.pool())
+                .await?;
+            rows.reverse();
+            Ok(rows)
+        })
+        .await
     }
 }
 

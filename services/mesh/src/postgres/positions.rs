@@ -7,7 +7,8 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use crate::engine::Failure;
+use super::{ANSWER_TIMEOUT, POSTGRES};
+use crate::{deadline::within, engine::Failure};
 
 /// The advisory lock of the one instance that reads.
 const LEAD_LOCK: i64 = 0x006f_6e73_616c_6502;
@@ -19,13 +20,15 @@ pub struct Lead(PgConnection);
 
 impl Lead {
     /// Waits until no other instance has it.
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     pub(super) async fn take(options: &PgConnectOptions) -> Result<Self, Failure> {
-        let mut connection = options.connect().await?;
+        let connected = within(ANSWER_TIMEOUT, POSTGRES, options.connect()).await;
+        let mut connection = connected??;
         loop {
-            let held: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
+            let asked = sqlx::query_scalar("select pg_try_advisory_lock($1)")
                 .bind(LEAD_LOCK)
-                .fetch_one(&mut connection)
-                .await?;
+                .fetch_one(&mut connection);
+            let held: bool = within(ANSWER_TIMEOUT, POSTGRES, asked).await??;
             if held {
                 return Ok(Self(connection));
             }
@@ -35,7 +38,7 @@ impl Lead {
 
     /// Whether it is still held.
     pub(crate) async fn check(&mut self) -> Result<(), Failure> {
-        self.0.ping().await.map_err(Failure::from)
+        Ok(within(ANSWER_TIMEOUT, POSTGRES, self.0.ping()).await??)
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     Act, At, Ended, Library, Valkey, VkDeed,
     act::Deed,
     call::{Parts, send},
-    lost, outbox,
+    outbox,
     pack::Pack,
     parked, replay,
 };
@@ -269,7 +269,11 @@ impl<L: Library> Valkey<L> {
         let mut parts = Parts::of(answer)?;
         let and_then: String = parts.take()?;
         if and_then == "lost" {
-            return Err(if matches!(way, Way::Feed(_)) { replay::gone() } else { lost() });
+            return Err(if matches!(way, Way::Feed(_)) {
+                replay::gone()
+            } else {
+                Failure::Emptied
+            });
         }
         let ended = parts.list()?.each(Ended::read)?;
         if let Some(Ended::Fault(cause)) = ended.last() {
@@ -384,7 +388,7 @@ impl<L: Library> Valkey<L> {
             Ended::No(problem) => Outcome::Done(Answered::refused(&problem)),
             Ended::NotYet(problem) => Outcome::NotYet(problem),
             Ended::Failed(cause) | Ended::Fault(cause) => Outcome::Never(cause),
-            Ended::Lost => Outcome::Never(lost().to_string()),
+            Ended::Lost => Outcome::Never(Failure::Emptied.to_string()),
         }
     }
 

@@ -1,15 +1,16 @@
 //! Calls of a service's functions: their names, how they are sent, how an answer is read.
 
+use std::time::Duration;
+
 use events::Timestamp;
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, aio::ConnectionManager,
-};
+use redis::{Cmd, FromRedisValue, RedisError, Value, aio::ConnectionManager};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::Library;
 use crate::{
-    engine::Failure,
+    deadline::within,
+    engine::{Failure, is_away, is_unusable},
     message::{EVENT_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX},
 };
 
@@ -87,9 +88,38 @@ impl Names {
     }
 }
 
+/// How long a call may take, the loading of the library and new connections included; each
+/// answer has a limit of its own.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a plain command may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Who is waited for, in words.
+const VALKEY: &str = "Valkey";
+
+/// Sends a plain command.
+#[expect(clippy::disallowed_methods, reason = "it has a limit")]
+pub(super) async fn command<T: FromRedisValue>(
+    connection: &ConnectionManager,
+    cmd: &Cmd,
+) -> Result<T, Failure> {
+    let mut connection = connection.clone();
+    Ok(within(COMMAND_TIMEOUT, VALKEY, cmd.query_async(&mut connection)).await??)
+}
+
+/// Sends a call, and waits for its answer no longer than it can take.
+pub(super) async fn send(
+    connection: &mut ConnectionManager,
+    names: &Names,
+    cmd: &Cmd,
+) -> Result<Value, Failure> {
+    let answer = within(CALL_TIMEOUT, VALKEY, send_and_load(connection, names, cmd)).await;
+    answer.unwrap_or_else(|late| Err(Failure::Uncertain(late.to_string())))
+}
+
 /// Sends a call. Where the library is missing (a new or emptied Valkey) it is loaded, and the
 /// call, which had no effect, is made again.
-pub(super) async fn send(
+#[expect(clippy::disallowed_methods, reason = "it has a limit")]
+async fn send_and_load(
     connection: &mut ConnectionManager,
     names: &Names,
     cmd: &Cmd,
@@ -104,6 +134,7 @@ pub(super) async fn send(
 }
 
 /// Loads the library; another instance may have done so a moment ago.
+#[expect(clippy::disallowed_methods, reason = "it has a limit")]
 async fn load(connection: &mut ConnectionManager, names: &Names) -> Result<(), Failure> {
     let mut load = redis::cmd("FUNCTION");
     load.arg("LOAD").arg(&names.lua);
@@ -120,18 +151,11 @@ fn is_missing(error: &RedisError) -> bool {
 
 /// What a call has come to that has no answer.
 fn failure(error: RedisError) -> Failure {
-    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
-    let kinds = [BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain];
-    // A server that cannot work right now, whatever it is asked.
-    let is_away = matches!(error.kind(), ErrorKind::Server(kind) if kinds.contains(&kind))
-        || matches!(error.code(), Some("OOM" | "MISCONF" | "BUSY" | "NOREPLICAS"));
-    let text = error.to_string();
-    if is_away || error.is_connection_refusal() {
-        Failure::Unavailable(text)
-    } else if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
-        Failure::Uncertain(text)
-    } else {
-        Failure::Refused(text)
+    let may_have_worked =
+        !is_unusable(&error) && !is_away(&error) && !error.is_connection_refusal();
+    match Failure::from(error) {
+        Failure::Unavailable(text) if may_have_worked => Failure::Uncertain(text),
+        failure => failure,
     }
 }
 

@@ -54,7 +54,7 @@ use crate::{
 pub use act::{Act, ActOn, At, Library, Reply, Texts, VkDeed};
 use act::{AskedCommand, Deed, DueAct, Ended, HeardFact};
 use batch::{Case, Item, Way};
-use call::{Names, Parts, send};
+use call::{Names, Parts, command, send};
 pub use rebuild::{Progress, Rebuilt, rebuild};
 pub use replay::{Difference, Fed, Replay, StoredFact};
 
@@ -215,7 +215,7 @@ impl<L: Library> Valkey<L> {
     pub async fn is_whole(&self) -> Result<bool, Failure> {
         let mut exists = redis::cmd("EXISTS");
         exists.arg(self.key("whole"));
-        let found: i64 = exists.query_async(&mut self.connection.clone()).await?;
+        let found: i64 = command(&self.connection, &exists).await?;
         Ok(found == 1)
     }
 
@@ -235,7 +235,7 @@ impl<L: Library> Valkey<L> {
     pub async fn load(&self, name: &str) -> Result<String, Failure> {
         let mut get = redis::cmd("GET");
         get.arg(self.key(name));
-        let found: Option<String> = get.query_async(&mut self.connection.clone()).await?;
+        let found: Option<String> = command(&self.connection, &get).await?;
         Ok(found.unwrap_or_default())
     }
 
@@ -288,10 +288,6 @@ impl<L: Library> Valkey<L> {
         let ended = called.ended.pop().ok_or_else(|| Failure::Refused("no outcome".into()))?;
         Ok(self.settle_deed(deed, meta, ended, now))
     }
-}
-
-fn lost() -> Failure {
-    Failure::Unavailable("it was emptied and is not rebuilt yet".into())
 }
 
 impl<L: Library> Service<Valkey<L>> {
@@ -375,8 +371,13 @@ impl<L: Library> Engine for Valkey<L> {
         self.retry_one(parked, entry).await
     }
 
+    /// A Valkey that may not write answers all that only reads. This would write if there were
+    /// such a key, so it is refused wherever a write is, and changes nothing.
     async fn check(&self) -> Result<(), Failure> {
-        if self.is_whole().await? { Ok(()) } else { Err(lost()) }
+        let mut write = redis::cmd("SET");
+        write.arg(self.key("never")).arg("1").arg("XX");
+        command::<redis::Value>(&self.connection, &write).await?;
+        if self.is_whole().await? { Ok(()) } else { Err(Failure::Emptied) }
     }
 
     async fn tidy(&self) -> Result<(), Failure> {

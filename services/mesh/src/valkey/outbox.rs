@@ -5,7 +5,10 @@ use std::time::Duration;
 use events::Timestamp;
 use uuid::Uuid;
 
-use super::{Library, NOTHING, Valkey, call::Parts};
+use super::{
+    Library, NOTHING, Valkey,
+    call::{Parts, command},
+};
 use crate::{
     engine::{Backlog, Failure, Mark, Outbox},
     message::Message,
@@ -40,7 +43,7 @@ impl<L: Library> Valkey<L> {
     }
 
     async fn marks(&self, cmd: &redis::Cmd) -> Result<Vec<Mark>, Failure> {
-        let found: Vec<(String, f64)> = cmd.query_async(&mut self.connection.clone()).await?;
+        let found: Vec<(String, f64)> = command(&self.connection, cmd).await?;
         let mark = |(id, at): (String, f64)| Ok(Mark { id: id_of(&id)?, sequence: at as u64 });
         found.into_iter().map(mark).collect()
     }
@@ -88,7 +91,7 @@ impl<L: Library> Outbox for Valkey<L> {
         if let Some(Mark { id, sequence }) = place {
             set.arg(format!("{sequence} {id}"));
         }
-        Ok(set.query_async::<redis::Value>(&mut self.connection.clone()).await.map(drop)?)
+        command::<redis::Value>(&self.connection, &set).await.map(drop)
     }
 
     async fn backlog(&self) -> Result<Backlog, Failure> {

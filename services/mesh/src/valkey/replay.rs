@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{
     Act, Ended, Library, Valkey,
     batch::{Case, Item, Way},
-    call::Parts,
+    call::{Parts, command},
 };
 use crate::engine::Failure;
 
@@ -92,14 +92,14 @@ impl<L: Library> Valkey<L> {
     /// When the store cannot be reached.
     pub async fn sweep_generations(&self) -> Result<(), Failure> {
         let root = &self.names.root;
-        let mut connection = self.connection.clone();
+        let connection = &self.connection;
         let mut begun = redis::cmd("SMEMBERS");
         begun.arg(format!("{root}:generations"));
-        let begun: Vec<String> = begun.query_async(&mut connection).await?;
+        let begun: Vec<String> = command(connection, &begun).await?;
         // Looked at after that, and both at once: what is neither will never be either.
         let mut wanted = redis::cmd("MGET");
         wanted.arg(format!("{root}:whole")).arg(format!("{root}:shadow"));
-        let wanted: Vec<Option<String>> = wanted.query_async(&mut connection).await?;
+        let wanted: Vec<Option<String>> = command(connection, &wanted).await?;
         for generation in begun {
             if wanted.iter().flatten().any(|wanted| *wanted == generation) {
                 continue;
@@ -107,23 +107,23 @@ impl<L: Library> Valkey<L> {
             self.sweep_one(&generation).await?;
             let mut forget = redis::cmd("SREM");
             forget.arg(format!("{root}:generations")).arg(generation);
-            forget.query_async::<Value>(&mut connection).await?;
+            command::<Value>(connection, &forget).await?;
         }
         Ok(())
     }
 
     async fn sweep_one(&self, generation: &str) -> Result<(), Failure> {
-        let mut connection = self.connection.clone();
+        let connection = &self.connection;
         let mut cursor = "0".to_owned();
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(format!("{}:g{generation}:*", self.names.root));
             scan.arg("COUNT").arg(SWEEP_KEYS);
-            let (next, keys): (String, Vec<Vec<u8>>) = scan.query_async(&mut connection).await?;
+            let (next, keys): (String, Vec<Vec<u8>>) = command(connection, &scan).await?;
             if !keys.is_empty() {
                 let mut unlink = redis::cmd("UNLINK");
                 unlink.arg(keys);
-                unlink.query_async::<Value>(&mut connection).await?;
+                command::<Value>(connection, &unlink).await?;
             }
             if next == "0" {
                 return Ok(());

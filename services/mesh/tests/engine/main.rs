@@ -9,6 +9,8 @@
 //!
 //! A third engine implements [`store::Store`] and adds a line to [`conformance`].
 
+#![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
+
 mod commands;
 mod concurrency;
 mod counter;

@@ -180,7 +180,7 @@ impl<S: Store> Stage<S> {
 pub async fn drive<E: Engine>(engine: &E, mut batch: Vec<Work<E::Deed>>) -> Result<Ran, Failure> {
     match until_it_wins(engine, &mut batch, Care::Together).await {
         Ok(ran) => return Ok(ran),
-        Err(lost @ (Failure::Unavailable(_) | Failure::Uncertain(_))) => return Err(lost),
+        Err(lost) if lost.is_lost() => return Err(lost),
         Err(_) => {}
     }
     let mut all = Ran::default();

@@ -11,7 +11,7 @@ use events::{
     notification::MessageState,
     ranking::{ConcertRanking, RankedConcert},
 };
-use sqlx::{Connection, PgConnection};
+use mesh::postgres;
 use tokio::time::Instant;
 
 use crate::{
@@ -157,7 +157,7 @@ async fn messages_at_rest(
     until: Instant,
 ) -> Result<Messages> {
     let url = config.database_url(notification::NAME)?;
-    let mut db = PgConnection::connect(url).await.context("the database of notification")?;
+    let mut db = postgres::connect(url).await.context("the database of notification")?;
     loop {
         let rows: Vec<(String, String, i64)> = sqlx::query_as(
             "select kind, state, count(*) from messages where schedule_id = $1

@@ -83,15 +83,25 @@ pub async fn run(options: Demo) -> Result<()> {
     let http_addr = stage.config.http_addr.context("an address")?;
     stage.announce(http_addr)?;
     let http = Http::new(format!("http://{http_addr}"));
-    let held = hold_sale(&sale, &options, &stage, outage, &http, &show).await;
-    let (outcome, part) = match held {
-        Ok(held) => (account_for(&held, &http, &stage, &show).await, held.part),
-        Err(error) => (Err(error), None),
+    let telling = show.clone();
+    let mut servers = stage.keep_servers(Arc::new(move |line| telling.warn(line)));
+    let live = async {
+        let held = match hold_sale(&sale, &options, &stage, outage, &http, &show).await {
+            Ok(held) => held,
+            Err(error) => return (Err(error), None),
+        };
+        let accounted = account_for(&held, &http, &stage, &show).await;
+        if accounted.is_ok() && !options.exit {
+            show.stay(&http, &stage, &options.data);
+            crate::stage::wait_for_stop(false).await;
+        }
+        (accounted, held.part)
     };
-    if outcome.is_ok() && !options.exit {
-        show.stay(&http, &stage, &options.data);
-        crate::stage::wait_for_stop(false).await;
-    }
+    let (outcome, part) = tokio::select! {
+        lived = live => lived,
+        error = servers.given_up() => (Err(error), None),
+    };
+    drop(servers);
     keeper.abort();
     if let Some(part) = part {
         part.stop().await;
@@ -126,6 +136,7 @@ async fn account_for(held: &Held, http: &Http, stage: &Stage, show: &Show) -> Re
 fn rules(stage: &Stage) -> Rules {
     Rules {
         operator: Some(stage.operator.clone()),
+        beside: stage.beside(),
         gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
         notification: notification::Rules::folder(stage.messages_folder()),
         data_platform: data_platform::Rules {

@@ -1,0 +1,83 @@
+//! Whether this process can do its work: `/readyz`.
+//!
+//! The gateway's own work is to reach the services and to follow what they emit; that takes a
+//! broker that is there, can write, and has its streams. Services that run in the same process
+//! have a say as well. What runs elsewhere says for itself whether it is ready: one service
+//! that is away must not take the others' only door out of its load balancer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mesh::{Asker, Link, deadline::within};
+use tokio::sync::Mutex;
+
+use crate::cursor::FOLLOWED;
+
+/// For how long what was seen counts, however many ask.
+const KEPT: Duration = Duration::from_secs(1);
+/// How long a look may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(4);
+
+/// What keeps those who run in the same process from their work, in words.
+pub type Beside = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
+/// What was wrong, and when that was seen.
+type Seen = (Instant, Vec<String>);
+
+/// Looks whether this process can do its work; cheap to clone.
+#[derive(Clone)]
+pub struct Readiness {
+    asker: Asker,
+    beside: Beside,
+    seen: Arc<Mutex<Option<Seen>>>,
+}
+
+impl Readiness {
+    /// Of the gateway on this connection, and of those beside it.
+    pub fn new(link: Link, beside: Beside) -> Self {
+        Self { asker: Asker::new(link), beside, seen: Arc::default() }
+    }
+
+    /// What keeps the process from its work; nothing when it is ready.
+    pub async fn ails(&self) -> Vec<String> {
+        let mut ails = self.own().await;
+        ails.extend((self.beside)());
+        ails
+    }
+
+    /// What keeps the gateway itself from its work.
+    pub async fn own(&self) -> Vec<String> {
+        let mut seen = self.seen.lock().await;
+        if let Some((at, ails)) = &*seen
+            && at.elapsed() < KEPT
+        {
+            return ails.clone();
+        }
+        let looked = within(LOOK_WITHIN, "the broker", self.look()).await;
+        let ails = looked.unwrap_or_else(|late| vec![late.to_string()]);
+        *seen = Some((Instant::now(), ails.clone()));
+        ails
+    }
+
+    async fn look(&self) -> Vec<String> {
+        let ails = match self.asker.broker_ails().await {
+            Ok(None) => None,
+            Ok(Some(cause)) => Some(format!("the broker cannot work: {cause}")),
+            Err(cause) => Some(format!("the broker cannot be reached: {cause}")),
+        };
+        if let Some(ails) = ails {
+            return vec![ails];
+        }
+        match self.asker.without_stream(&FOLLOWED).await {
+            Err(problem) => vec![problem.detail],
+            Ok(without) => {
+                let gone = |teller| {
+                    format!("the stream of {teller} is gone; `onsale topology apply` makes it")
+                };
+                without.into_iter().map(gone).collect()
+            }
+        }
+    }
+}

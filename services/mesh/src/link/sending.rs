@@ -1,0 +1,168 @@
+//! What is sent over a connection, asked, and listened to; each with its limit.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use async_nats::{Client, HeaderMap, Message, RequestErrorKind, Subscriber, subject::ToSubject};
+use bytes::Bytes;
+use serde::Deserialize;
+use tracing::warn;
+
+use super::{BROKER, Link, SEND_TIMEOUT};
+use crate::{deadline::within, turn::Announcement};
+
+/// How long the broker may take to say how it is.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two questions after an unfavourable answer.
+const HEALTH_AGAIN: Duration = Duration::from_millis(300);
+/// A broker that has left this question unanswered so often in a row is configured without it.
+const UNANSWERED_MAX: u32 = 3;
+/// Where the broker's own account answers how it is (`nats.conf`).
+const HEALTH_SUBJECT: &str = "broker.health";
+
+impl Link {
+    /// What keeps the broker from its work, as it says itself; `None` while it can do it, and
+    /// where it may not be asked. An unfavourable answer is asked for twice: a stream that is
+    /// being deleted makes one for a moment.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn broker_ails(&self) -> Result<Option<String>, String> {
+        if !self.is_whole() {
+            return Err("it is not connected".into());
+        }
+        if self.broker_says().await?.is_none() {
+            return Ok(None);
+        }
+        tokio::time::sleep(HEALTH_AGAIN).await;
+        self.broker_says().await
+    }
+
+    async fn broker_says(&self) -> Result<Option<String>, String> {
+        #[derive(Deserialize)]
+        struct Answer {
+            data: Data,
+        }
+        #[derive(Deserialize)]
+        struct Data {
+            #[serde(default)]
+            error: String,
+        }
+        let unanswered = &self.0.unanswered;
+        if unanswered.load(Ordering::Relaxed) >= UNANSWERED_MAX {
+            return self.jetstream_answers().await.map(|()| None);
+        }
+        let asked = self.request(HEALTH_SUBJECT, Bytes::new(), HEALTH_TIMEOUT).await;
+        let answer = match asked {
+            Ok(answer) => answer,
+            Err((_, cause)) => {
+                self.jetstream_answers().await.map_err(|_| cause)?;
+                // It answers everything else: its configuration may not let us ask.
+                if unanswered.fetch_add(1, Ordering::Relaxed) + 1 == UNANSWERED_MAX {
+                    warn!(service = self.service(), "the broker does not say how it is");
+                }
+                return Ok(None);
+            }
+        };
+        unanswered.store(0, Ordering::Relaxed);
+        let said = serde_json::from_slice::<Answer>(&answer.payload);
+        let error = said.map(|answer| answer.data.error).unwrap_or_default();
+        Ok((!error.is_empty()).then_some(error))
+    }
+
+    async fn jetstream_answers(&self) -> Result<(), String> {
+        let asked = self.request("$JS.API.INFO", Bytes::new(), HEALTH_TIMEOUT).await;
+        asked.map(drop).map_err(|(_, cause)| cause)
+    }
+
+    /// Sends a message. When this returns, it is on its way and no more than that.
+    pub(crate) async fn publish(
+        &self,
+        subject: impl ToSubject,
+        reply: Option<String>,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(), String> {
+        self.send_on(self.client(), subject, reply, headers, body).await
+    }
+
+    /// Sends an answer, as the user that answers.
+    pub(crate) async fn answer(
+        &self,
+        subject: impl ToSubject,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(), String> {
+        self.send_on(self.answers(), subject, None, headers, body).await
+    }
+
+    async fn send_on(
+        &self,
+        client: &Client,
+        subject: impl ToSubject,
+        reply: Option<String>,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(), String> {
+        let sent = async {
+            match (reply, headers.is_empty()) {
+                (None, true) => client.publish(subject, body).await,
+                (None, false) => client.publish_with_headers(subject, headers, body).await,
+                (Some(reply), true) => client.publish_with_reply(subject, reply, body).await,
+                (Some(reply), false) => {
+                    client.publish_with_reply_and_headers(subject, reply, headers, body).await
+                }
+            }
+        };
+        let sent = within(SEND_TIMEOUT, BROKER, sent).await.map_err(|late| late.to_string())?;
+        sent.map_err(|error| error.to_string())
+    }
+
+    /// Says what is kept nowhere.
+    pub(crate) async fn say(&self, said: Announcement) -> Result<(), String> {
+        self.publish(said.subject, None, HeaderMap::new(), said.payload.into()).await
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) async fn request(
+        &self,
+        subject: impl ToSubject,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Message, (RequestErrorKind, String)> {
+        let request = async_nats::Request::new().payload(body);
+        self.send_request(subject, request, limit).await
+    }
+
+    /// The same with headers.
+    pub(crate) async fn send_request(
+        &self,
+        subject: impl ToSubject,
+        request: async_nats::Request,
+        limit: Duration,
+    ) -> Result<Message, (RequestErrorKind, String)> {
+        let asked = self.client().send_request(subject, request.timeout(Some(limit)));
+        // The client's own time begins when the request has been accepted for sending.
+        match within(limit + SEND_TIMEOUT, BROKER, asked).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err((error.kind(), error.to_string())),
+            Err(late) => Err((RequestErrorKind::TimedOut, late.to_string())),
+        }
+    }
+
+    /// Listens to a subject, as one of a group.
+    pub(crate) async fn join(
+        &self,
+        subject: impl ToSubject,
+        group: String,
+    ) -> Result<Subscriber, String> {
+        let joined = self.client().queue_subscribe(subject, group);
+        let joined = within(SEND_TIMEOUT, BROKER, joined).await.map_err(|late| late.to_string())?;
+        joined.map_err(|error| error.to_string())
+    }
+
+    /// Listens to a subject.
+    pub(crate) async fn subscribe(&self, subject: impl ToSubject) -> Result<Subscriber, String> {
+        let subscribed = within(SEND_TIMEOUT, BROKER, self.client().subscribe(subject)).await;
+        subscribed.map_err(|late| late.to_string())?.map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,202 @@
+//! What can be seen of the broker from outside: whether it can write, how full its streams
+//! are, how its consumers stand. For those who watch; a service needs none of it.
+
+use std::time::Duration;
+
+use async_nats::{RequestErrorKind, jetstream::response::Response};
+use bytes::Bytes;
+use events::{Problem, Timestamp};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    Asker,
+    ask::unavailable,
+    link::{REQUEST_TIMEOUT, stream_of},
+};
+
+/// How long the broker may take to write a probe.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bytes of a probe: as much as a busy batch, so that it finds no room in a corner.
+const PROBE_BYTES: usize = 512 * 1024;
+
+/// How a durable consumer stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Messages that it was not given yet, or has not acknowledged.
+    pub waiting: u64,
+    /// Changes whenever it is given or acknowledges anything.
+    pub moved: (u64, u64),
+    /// When it was given or acknowledged anything last; `None` if never.
+    pub active_at: Option<Timestamp>,
+    /// Whether somebody has paused it on the broker.
+    pub is_paused: bool,
+}
+
+/// How much a stream holds, and how much it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Bytes stored.
+    pub bytes: u64,
+    /// Bytes at most; `None` for no limit.
+    pub bytes_max: Option<u64>,
+    /// Whether it refuses what is too much, instead of dropping what is old.
+    pub refuses: bool,
+}
+
+#[derive(Deserialize)]
+struct ConsumerInfo {
+    num_pending: u64,
+    num_ack_pending: u64,
+    delivered: Place,
+    ack_floor: Place,
+    #[serde(default)]
+    paused: bool,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    consumer_seq: u64,
+    last_active: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+struct StreamInfo {
+    config: StreamConfig,
+    state: StreamState,
+}
+
+#[derive(Deserialize)]
+struct StreamConfig {
+    #[serde(default)]
+    max_bytes: i64,
+    #[serde(default)]
+    discard: String,
+}
+
+#[derive(Deserialize)]
+struct StreamState {
+    bytes: u64,
+}
+
+impl Asker {
+    /// How the consumer of `hearer` stands in the stream of `teller`; `None` when there is no
+    /// such consumer.
+    ///
+    /// # Errors
+    /// `unavailable` when JetStream does not answer.
+    pub async fn standing(&self, teller: &str, hearer: &str) -> Result<Option<Standing>, Problem> {
+        let path = format!("CONSUMER.INFO.{}.{hearer}", stream_of(teller));
+        let info: Option<ConsumerInfo> = self.ask_jetstream(&path, Bytes::new()).await?;
+        Ok(info.map(|info| Standing {
+            waiting: info.num_pending + info.num_ack_pending,
+            moved: (info.delivered.consumer_seq, info.ack_floor.consumer_seq),
+            active_at: info.delivered.last_active.max(info.ack_floor.last_active),
+            is_paused: info.paused,
+        }))
+    }
+
+    /// How full a stream is; `None` when there is no such stream.
+    ///
+    /// # Errors
+    /// As [`Asker::standing`].
+    pub async fn fill(&self, stream: &str) -> Result<Option<Fill>, Problem> {
+        let path = format!("STREAM.INFO.{stream}");
+        let info: Option<StreamInfo> = self.ask_jetstream(&path, Bytes::new()).await?;
+        Ok(info.map(|StreamInfo { config, state }| Fill {
+            bytes: state.bytes,
+            bytes_max: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
+            refuses: config.discard == "new",
+        }))
+    }
+
+    /// Which of these services have no stream on the broker.
+    ///
+    /// # Errors
+    /// As [`Asker::standing`].
+    pub async fn without_stream<'a>(&self, tellers: &[&'a str]) -> Result<Vec<&'a str>, Problem> {
+        let mut without = Vec::new();
+        for teller in tellers {
+            if self.fill(&stream_of(teller)).await?.is_none() {
+                without.push(*teller);
+            }
+        }
+        Ok(without)
+    }
+
+    /// What keeps the broker from its work, as it says itself; `None` while nothing does.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn broker_ails(&self) -> Result<Option<String>, String> {
+        self.link().broker_ails().await
+    }
+
+    /// Has the broker write something, into a stream that is made for it and deleted again.
+    /// Only the provisioner may.
+    ///
+    /// # Errors
+    /// Why it was not written.
+    pub async fn probe(&self) -> Result<(), String> {
+        let id = Uuid::now_v7().simple().to_string();
+        let name = format!("PROBE_{id}");
+        let subject = format!("probe.{id}");
+        let config = json!({
+            "name": name, "subjects": [subject], "storage": "file", "retention": "limits",
+            "discard": "new", "num_replicas": 1,
+        });
+        let made: Option<serde_json::Value> = self
+            .ask_jetstream(&format!("STREAM.CREATE.{name}"), config.to_string().into())
+            .await
+            .map_err(|problem| problem.detail)?;
+        if made.is_none() {
+            return Err("it makes no stream".into());
+        }
+        let written = self.write(subject).await;
+        let path = format!("STREAM.DELETE.{name}");
+        let deleted = self.ask_jetstream::<serde_json::Value>(&path, Bytes::new()).await;
+        written.and(deleted.map(drop).map_err(|problem| problem.detail))
+    }
+
+    async fn write(&self, subject: String) -> Result<(), String> {
+        #[derive(Deserialize)]
+        struct Written {
+            error: Option<Refusal>,
+        }
+        #[derive(Deserialize)]
+        struct Refusal {
+            description: String,
+        }
+        let body = Bytes::from(vec![0; PROBE_BYTES]);
+        let written = self.link().request(subject, body, WRITE_TIMEOUT).await;
+        let written = written.map_err(|(kind, cause)| match kind {
+            RequestErrorKind::TimedOut => "it does not acknowledge what it should write".into(),
+            _ => cause,
+        })?;
+        let written: Written =
+            serde_json::from_slice(&written.payload).map_err(|error| error.to_string())?;
+        written.error.map_or(Ok(()), |refusal| Err(refusal.description))
+    }
+
+    /// What JetStream answers; `None` when there is nothing of that name.
+    async fn ask_jetstream<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Option<T>, Problem> {
+        let subject = format!("$JS.API.{path}");
+        let answer = self.link().request(subject, body, REQUEST_TIMEOUT).await;
+        let answer = answer.map_err(|(kind, cause)| match kind {
+            RequestErrorKind::NoResponders => unavailable("The broker keeps no streams."),
+            _ => unavailable(&cause),
+        })?;
+        let answer: Response<T> = serde_json::from_slice(&answer.payload)
+            .map_err(|error| unavailable(&format!("{path}: {error}")))?;
+        match answer {
+            Response::Ok(info) => Ok(Some(info)),
+            Response::Err { error } if error.code() == 404 => Ok(None),
+            Response::Err { error } => Err(unavailable(&format!("{path}: {error}"))),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Servers that are silent for longer than anything waits.
+
+use std::time::{Duration, Instant};
+
+use events::{Page, notification::Message, payment::PaymentState};
+use harness::mesh::{Fan, Mesh, SOON, eventually, run};
+use onsale::lag::{LISTENERS, Observer};
+use serde_json::json;
+
+use super::{ails, process::Paused, servers};
+
+/// Longer than the heartbeats, the pulls and the limits of anything that waits for a server.
+const SILENCE: Duration = Duration::from_secs(36);
+/// How long a command may take whose service is silent.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
+/// How long a shutdown may take while servers are silent.
+const STOPPED_WITHIN: Duration = Duration::from_secs(25);
+
+#[test]
+fn everything_goes_on_by_itself_after_every_server_was_silent_and_a_shutdown_waits_for_none() {
+    run(async {
+        let mesh = Mesh::own().await;
+        let observer = Observer::open(&mesh.stage.config, &LISTENERS).await.expect("an observer");
+        sale(&mesh).await;
+        observer.caught_up(SOON).await.expect("everybody has heard of it");
+
+        let asker = mesh.fan(0).await;
+        let all = pause_all(&mesh);
+        let silent_until = Instant::now() + SILENCE;
+        let asked = Instant::now();
+        let refused = asker.post("/v1/points/charges", &json!({ "amount": 1 })).await;
+        assert!(matches!(refused.status.as_u16(), 503 | 504), "{refused:?}");
+        assert!(asked.elapsed() < ANSWERED_WITHIN, "{:?}", asked.elapsed());
+        eventually("it is said", || async { (!ails(&mesh).await.is_empty()).then_some(()) }).await;
+        tokio::time::sleep_until(silent_until.into()).await;
+        drop(all);
+
+        eventually("it is ready", || async { ails(&mesh).await.is_empty().then_some(()) }).await;
+        sale(&mesh).await;
+        observer.caught_up(SOON).await.expect("everybody has heard of it");
+        observer.close().await;
+
+        let Mesh { fleet, stage, .. } = mesh;
+        let all = stage.servers.as_ref().map(|servers| {
+            [&servers.nats, &servers.postgres, &servers.valkey]
+                .map(|server| Paused::of(server.pid().expect("it runs")))
+        });
+        let began = Instant::now();
+        fleet.stop().await;
+        assert!(began.elapsed() < STOPPED_WITHIN, "{:?}", began.elapsed());
+        drop(all);
+        stage.strike().await;
+    });
+}
+
+fn pause_all(mesh: &Mesh) -> [Paused; 3] {
+    let servers = servers(mesh);
+    [&servers.nats, &servers.postgres, &servers.valkey]
+        .map(|server| Paused::of(server.pid().expect("it runs")))
+}
+
+/// A fan buys a ticket and is told so.
+async fn sale(mesh: &Mesh) {
+    let schedule = mesh.open(1, |_| {}).await.schedule_id;
+    let fan = mesh.fan(100).await;
+    let hold = fan.hold(schedule, &["A-1-1"]).await;
+    assert_eq!(fan.pay(&hold).await.state, PaymentState::Completed);
+    eventually("both messages", || async { (messages(&fan).await == 2).then_some(()) }).await;
+}
+
+async fn messages(fan: &Fan<'_>) -> usize {
+    let page = fan.get("/v1/me/messages").await.json::<Page<Message>>();
+    page.map_or(0, |page| page.items.len())
+}
