@@ -72,7 +72,7 @@ impl de::Visitor<'_> for ReadId {
     type Value = Uuid;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an id, which is a UUID")
+        f.write_str("an id, a UUID")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Uuid, E> {
@@ -151,6 +151,9 @@ pub enum NotAMoment {
     /// It could be anywhere on earth.
     #[error("must say its zone, as in `{0}Z` or `{0}+09:00`; `{0}` has none")]
     NoZone(String),
+    /// Hours and minutes of its zone are not apart.
+    #[error("must write its zone with a colon, as in `+09:00`, and not as in `{0}`")]
+    NoColon(String),
     /// An address was not escaped.
     #[error("has a blank where its zone begins: in an address `+` means a blank, write it `%2B`")]
     LostPlus,
@@ -170,10 +173,16 @@ impl NotAMoment {
         let lost_plus = text
             .rsplit_once(' ')
             .is_some_and(|(before, zone)| is_moment(&format!("{before}+{zone}")));
+        let has_no_colon = || {
+            let colon = text.len().checked_sub(2).and_then(|at| text.split_at_checked(at));
+            colon.is_some_and(|(before, minutes)| is_moment(&format!("{before}:{minutes}")))
+        };
         if is_moment(text) {
             Self::NoYear(said())
         } else if is_moment(&format!("{text}Z")) {
             Self::NoZone(said())
+        } else if has_no_colon() {
+            Self::NoColon(said())
         } else if lost_plus {
             Self::LostPlus
         } else {
@@ -204,8 +213,22 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        deserializer.deserialize_str(ReadMoment)
+    }
+}
+
+/// Reads a moment; what is none is refused in our own words.
+struct ReadMoment;
+
+impl de::Visitor<'_> for ReadMoment {
+    type Value = Timestamp;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a time, a text like `2030-06-01T19:00:00Z`")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Timestamp, E> {
+        text.parse().map_err(E::custom)
     }
 }
 
@@ -230,6 +253,7 @@ mod tests {
         let why = |text: &str| text.parse::<Timestamp>().expect_err(text);
         let text = "2030-06-01T19:00:00";
         assert_eq!(why(text), NotAMoment::NoZone(text.to_owned()));
+        assert!(matches!(why("2030-06-01T19:00:00+0900"), NotAMoment::NoColon(_)));
         assert_eq!(why("2030-06-01T19:00:00 09:00"), NotAMoment::LostPlus);
         assert_eq!(why("2030-06-01T19:00:00.5 05:30"), NotAMoment::LostPlus);
         assert!(matches!(why("9999-12-31T23:59:59-01:00"), NotAMoment::NoYear(_)));

@@ -172,8 +172,9 @@ impl From<TokenError> for Problem {
         match error {
             TokenError::Forged => {
                 Self::new(codes::UNAUTHENTICATED, "The token is not valid; log in again.")
+                    .with("field", "Authorization")
             }
-            TokenError::Expired => codes::TOKEN_EXPIRED.into(),
+            TokenError::Expired => Self::from(codes::TOKEN_EXPIRED).with("field", "Authorization"),
             TokenError::KeyUnknown | TokenError::Unavailable => {
                 Self::new(codes::UNAVAILABLE, "The token cannot be verified right now.")
                     .with("retry_after_secs", 1)

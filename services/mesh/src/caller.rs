@@ -82,7 +82,8 @@ impl Allow {
             (Self::User | Self::Role(_), Caller::Anonymous) => Err(Problem::new(
                 codes::UNAUTHENTICATED,
                 "Send `Authorization: Bearer <access token>`.",
-            )),
+            )
+            .with("field", "Authorization")),
             (Self::Inside, _) => Err(codes::FORBIDDEN.into()),
         }
     }

@@ -260,6 +260,7 @@ impl<E: Engine> Endpoints<E> {
                     .or_else(|| value.strip_prefix("bearer "))
                     .ok_or_else(|| {
                         Problem::new(codes::UNAUTHENTICATED, "Only `Bearer` tokens are read.")
+                            .with("field", "Authorization")
                     })?;
                 self.link.verifier().access(token.trim(), now).await?
             }

@@ -144,7 +144,10 @@ impl Answer<RotateRefresh> for Book {
         command: &RotateRefresh,
         turn: &mut Turn<'_, Rules>,
     ) -> Result<Rotated, Refusal> {
-        let unknown = || Problem::new(codes::UNAUTHENTICATED, "Log in again.");
+        let unknown = || {
+            let what = "is no refresh token that is good now; log in again";
+            Problem::about(codes::UNAUTHENTICATED, "refresh_token", what)
+        };
         let token = self.tokens.get(command.presented).ok_or_else(unknown)?;
         // An earlier message of this batch may have ended what was loaded.
         let account = self
@@ -155,7 +158,10 @@ impl Answer<RotateRefresh> for Book {
             .ok_or_else(unknown)?;
         let account = account.card();
         match token.worth(turn.now) {
-            Worth::Expired => Err(Problem::from(codes::TOKEN_EXPIRED).into()),
+            Worth::Expired => {
+                let expired = Problem::from(codes::TOKEN_EXPIRED);
+                Err(expired.with("field", "refresh_token").into())
+            }
             Worth::Stolen => {
                 self.ended_families.insert(token.family_id);
                 Ok(Rotated::Stolen)

@@ -92,12 +92,14 @@ pub async fn refresh(desk: At, command: Refresh, meta: Meta) -> Result<Session, 
             session(&desk, account, token).await
         }
         Rotated::Session { .. } => {
-            Err(Problem::new(codes::UNAUTHENTICATED, "This answer was given before; log in again."))
+            let detail = "This answer was given before; log in again.";
+            Err(Problem::new(codes::UNAUTHENTICATED, detail).with("field", "refresh_token"))
         }
         Rotated::Stolen => Err(Problem::new(
             codes::UNAUTHENTICATED,
             "This token was used before; the session has ended. Log in again.",
-        )),
+        )
+        .with("field", "refresh_token")),
     }
 }
 

@@ -106,9 +106,11 @@ impl Request {
 }
 
 /// Codes whose refusal names what is wrong.
-const WITH_FIELD: [&str; 5] = [
+const WITH_FIELD: [&str; 7] = [
     "bad_request",
     "invalid",
+    "unauthenticated",
+    "token_expired",
     "idempotency_key_reused",
     "unsupported_media_type",
     "body_too_large",

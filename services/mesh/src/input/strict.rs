@@ -4,7 +4,7 @@ use std::vec;
 
 use serde::{
     Deserializer,
-    de::{DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Expected, IntoDeserializer, MapAccess, SeqAccess, Visitor},
 };
 
 use super::{flaw::Flaw, tree::Tree};
@@ -103,8 +103,17 @@ impl<'de> Deserializer<'de> for Strict {
         }
     }
 
+    /// Ids and times ask for this, and say what they are.
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Read<V::Value> {
-        self.deserialize_string(visitor)
+        match self.0 {
+            Tree::Text(text) | Tree::Word(text) => visitor.visit_string(text),
+            other => {
+                let wanted: &dyn Expected = &visitor;
+                let wanted = wanted.to_string();
+                let is_ours = ["an id", "a time"].iter().any(|begin| wanted.starts_with(begin));
+                Err(Flaw::wanted(if is_ours { &wanted } else { "a text" }, &other))
+            }
+        }
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Read<V::Value> {

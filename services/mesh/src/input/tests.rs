@@ -130,7 +130,7 @@ fn a_value_of_another_kind_is_told_what_is_wanted() {
     is::<Reserve>(&reserve(&id, r#""A-1-1""#), "seats", "must be a list, not a text");
     is::<Reserve>(&reserve(r#""nope""#, "[]"), "schedule_id", "like `0000");
     is::<Reserve>(&reserve(r#""nope""#, "[]"), "schedule_id", "not `nope`");
-    is::<Reserve>(&reserve("7", "[]"), "schedule_id", "must be a text, not the number 7");
+    is::<Reserve>(&reserve("7", "[]"), "schedule_id", "must be an id, a UUID, not the number 7");
     let role = format!(r#"{{"user_id":"{ID}","role":"god"}}"#);
     is::<GrantRole>(&role, "role", "must be one of `fan`, `organizer`, `operator`, not `god`");
     is::<FindLetters>(r#"{"letter":"point"}"#, "letter", "must be a letter like `payment-17`");
@@ -145,7 +145,10 @@ fn a_time_says_its_zone_or_is_told_how() {
     };
     is::<OpenSchedule>(&body("2030-06-01T19:00:00"), "starts_at", "must say its zone");
     is::<OpenSchedule>(&body("2030-06-01T19:00:00 09:00"), "starts_at", "%2B");
+    is::<OpenSchedule>(&body("2030-06-01T19:00:00+0900"), "starts_at", "with a colon");
     is::<OpenSchedule>(&body("soon"), "starts_at", "not `soon`");
+    let number = body("").replace("\"starts_at\":\"\"", "\"starts_at\":1893456000");
+    is::<OpenSchedule>(&number, "starts_at", "must be a time, a text like");
 }
 
 #[test]
