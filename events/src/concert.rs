@@ -31,7 +31,7 @@ impl Default for Admission {
 pub struct SeatBlock {
     /// For example `A`.
     pub section: String,
-    /// For example `12`.
+    /// For example `12`; empty for a standing area.
     pub row: String,
     /// Points for each of these seats.
     pub price: i64,
@@ -125,7 +125,8 @@ pub struct OpenSchedule {
     /// Seats one fan may hold or own, 1 to 100; 4 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seats_per_fan_max: Option<u32>,
-    /// CSV with the header `section,row,seat,price`, one line a seat.
+    /// CSV whose header names `section`, `row`, `seat` and `price`, one line a seat. The name
+    /// of each has up to 64 characters; `1-300` as `seat` stands for as many seats.
     pub seat_plan: String,
 }
 
@@ -144,7 +145,7 @@ pub struct CancelSchedule {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FindConcerts {
-    /// Words that title or artist contain.
+    /// Words that title or artist contain, each from its beginning.
     pub q: Option<String>,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
@@ -262,7 +263,7 @@ pub enum SeatState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Seat {
-    /// Its id: `SECTION-ROW-SEAT`.
+    /// Its id: `SECTION-ROW-SEAT`, with a `_` for a `-` inside a name.
     pub seat: SeatId,
     /// What the map shows. The reservation service alone decides; this may be a moment old.
     pub state: SeatState,

@@ -85,16 +85,58 @@ impl de::Visitor<'_> for ReadId {
     }
 }
 
-/// A seat of a schedule: `SECTION-ROW-SEAT`, for example `A-12-7`.
+/// A seat of a schedule: `SECTION-ROW-SEAT`, for example `A-12-7`. A `-` inside a name is a
+/// `_` here, so that an id has two, and its section is what stands before the first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct SeatId(pub String);
 
 impl SeatId {
-    /// The seat `seat` in row `row` of section `section`.
+    /// Characters of the name of a section, a row or a seat at most.
+    pub const NAME_CHARS_MAX: usize = 64;
+    /// Bytes of such a name at most.
+    pub const NAME_BYTES_MAX: usize = 256;
+    /// Bytes of an id at most.
+    pub const BYTES_MAX: usize = 3 * Self::NAME_BYTES_MAX + 2;
+    /// Dashes in what somebody asks for at most, for which a seat is looked for.
+    const DASHES_MAX: usize = 9;
+
+    /// The seat `seat` in row `row` of section `section`. A standing area has no rows: the
+    /// name of its row is empty.
     pub fn new(section: &str, row: &str, seat: &str) -> Self {
+        let [section, row, seat] = [section, row, seat].map(Self::part);
         Self(format!("{section}-{row}-{seat}"))
+    }
+
+    /// A name as it stands in ids.
+    pub fn part(name: &str) -> String {
+        name.replace('-', "_")
+    }
+
+    /// The section of this seat, as it stands in ids.
+    pub fn section(&self) -> &str {
+        self.0.split('-').next().unwrap_or_default()
+    }
+
+    /// Every id that may be meant by this one. Whoever joins the names of a plan, dashes and
+    /// all, means one of several; a plan has at most a few of them.
+    pub fn readings(&self) -> Vec<Self> {
+        let names: Vec<&str> = self.0.split('-').collect();
+        match names.len() - 1 {
+            // A standing area, named without the row that it does not have.
+            1 => vec![Self(format!("{}--{}", names[0], names[1]))],
+            2 => vec![self.clone()],
+            dashes @ 3..=Self::DASHES_MAX => (1..dashes)
+                .flat_map(|row| (row + 1..=dashes).map(move |seat| (row, seat)))
+                .map(|(row, seat)| {
+                    let [section, row, seat] =
+                        [&names[..row], &names[row..seat], &names[seat..]].map(|it| it.join("_"));
+                    Self(format!("{section}-{row}-{seat}"))
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -240,6 +282,35 @@ mod tests {
     fn a_moment_is_read_in_any_offset_and_written_in_utc() {
         let at: Timestamp = "2026-05-01T20:00:00.1234567+09:00".parse().expect("a moment");
         assert_eq!(at.to_string(), "2026-05-01T11:00:00.123456Z");
+    }
+
+    #[test]
+    fn an_id_keeps_its_names_apart() {
+        let seat = SeatId::new("Orchestra-Left", "A", "1-2");
+        assert_eq!(seat.0, "Orchestra_Left-A-1_2");
+        assert_eq!(seat.section(), "Orchestra_Left");
+        assert_eq!(seat.readings(), [seat.clone()]);
+        let standing = SeatId::new("STANDING", "", "17");
+        assert_eq!((&*standing.0, standing.section()), ("STANDING--17", "STANDING"));
+    }
+
+    #[test]
+    fn a_seat_is_meant_by_its_names_joined() {
+        for (section, row, seat) in [
+            ("Orchestra-Left", "A", "1"),
+            ("A", "1-2", "3"),
+            ("A", "B", "C-D"),
+            ("A-B", "C-D", "E"),
+        ] {
+            let asked = SeatId(format!("{section}-{row}-{seat}"));
+            assert!(asked.readings().contains(&SeatId::new(section, row, seat)), "{asked}");
+        }
+        let standing = SeatId("STANDING-17".into());
+        assert_eq!(standing.readings(), [SeatId::new("STANDING", "", "17")]);
+        for nothing in ["", "A", &"-".repeat(10), &"A-".repeat(100_000)] {
+            assert!(SeatId(nothing.into()).readings().is_empty(), "{nothing:.20}");
+        }
+        assert_eq!(SeatId("-".repeat(9)).readings().len(), 36, "at most");
     }
 
     #[test]

@@ -78,12 +78,15 @@ impl Channel {
     }
 }
 
-/// The language of a message.
+/// Bytes of a language tag at most (RFC 5646, section 4.4.1).
+const LANGUAGE_TAG_BYTES_MAX: usize = 35;
+
+/// The language of a message. Read in any case and with a region: `ko`, `ko-KR`, `KO`.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "String")]
 pub enum Locale {
     /// English.
     #[default]
@@ -102,6 +105,20 @@ impl Locale {
             Self::En => "en",
             Self::Ko => "ko",
         }
+    }
+}
+
+impl TryFrom<String> for Locale {
+    type Error = String;
+
+    fn try_from(tag: String) -> Result<Self, Self::Error> {
+        let language = tag.split(['-', '_']).next().unwrap_or_default();
+        let known = Self::ALL.into_iter().find(|it| language.eq_ignore_ascii_case(it.as_str()));
+        let is_tag = tag.len() <= LANGUAGE_TAG_BYTES_MAX
+            && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        known
+            .filter(|_| is_tag)
+            .ok_or_else(|| format!("must be `en` or `ko`, not `{tag:.LANGUAGE_TAG_BYTES_MAX$}`"))
     }
 }
 
@@ -158,7 +175,8 @@ crate::facts! {
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SetContact {
-    /// A telephone number in E.164 form, for example `+821012345678`; none when absent.
+    /// A telephone number with its country, for example `+82 10-1234-5678`; with the locale
+    /// `ko` a Korean one goes without. Kept in E.164 form, as `+821012345678`. None when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phone: Option<String>,
     /// The language of the messages.

@@ -202,7 +202,8 @@ crate::facts! {
 pub struct Reserve {
     /// Whose seats.
     pub schedule_id: ScheduleId,
-    /// Which, without repetition.
+    /// Which, without repetition: by their ids, or by the names of section, row and seat,
+    /// joined by `-`.
     pub seats: Vec<SeatId>,
     /// The pass of an ACTIVE place.
     pub pass: String,

@@ -82,9 +82,9 @@ crate::facts! {
 #[derive(Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Register {
-    /// Where messages go; one account per address.
+    /// Where messages go; one account per address, in whichever spelling.
     pub email: String,
-    /// 10 to 200 characters.
+    /// 10 to 200 characters; the same on every keyboard.
     pub password: String,
 }
 

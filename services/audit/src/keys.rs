@@ -21,16 +21,14 @@ impl FromStr for Key {
         match text.split_once('/') {
             // Both forms of a UUID are read: a trace id is one without dashes.
             None if matches!(text.len(), 32 | 36) => text.parse().map(Self).map_err(drop),
-            Some((schedule, seat)) if (1..=SEAT_CHARS_MAX).contains(&seat.len()) => {
-                Ok(Self(seat_key(schedule.parse().map_err(drop)?, seat)))
+            Some((schedule, seat)) if (1..=SeatId::BYTES_MAX).contains(&seat.len()) => {
+                let seat = text::same_name(seat);
+                Ok(Self(seat_key(schedule.parse().map_err(drop)?, &seat)))
             }
             _ => Err(()),
         }
     }
 }
-
-/// Characters of a seat's name that are looked for at most.
-const SEAT_CHARS_MAX: usize = 200;
 
 /// What a fact names in its payload.
 #[derive(Deserialize)]
@@ -97,11 +95,13 @@ mod tests {
         assert_eq!(SCHEDULE.replace('-', "").parse(), Ok(Key(schedule)));
         let seat = format!("{SCHEDULE}/A-1-2").parse();
         assert_eq!(seat, Ok(Key(seat_key(schedule, "A-1-2"))));
+        let of_a_hall = format!("{SCHEDULE}/Ｂox 3/4-\u{1112}\u{1161}\u{11ab}-2").parse();
+        assert_eq!(of_a_hall, Ok(Key(seat_key(schedule, "Box 3/4-한-2"))), "as it is kept");
     }
 
     #[test]
     fn what_is_no_key_is_refused() {
-        let long = format!("{SCHEDULE}/{}", "A".repeat(201));
+        let long = format!("{SCHEDULE}/{}", "A".repeat(SeatId::BYTES_MAX + 1));
         for bad in ["", "x", "latest", "/A-1-2", &format!("{SCHEDULE}/"), "1/A-1-2", &long] {
             assert_eq!(bad.parse::<Key>(), Err(()), "{bad}");
         }

@@ -7,10 +7,11 @@ use events::{
     concert::{Admission, Concert, Schedule, ScheduleState, SeatBlock},
 };
 use sqlx::{PgConnection, Row, postgres::PgRow, types::Json};
+use text::search::beginnings;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{Rules, domain::words};
+use crate::Rules;
 
 /// What a batch needs.
 #[derive(Debug, Default)]
@@ -141,7 +142,7 @@ async fn insert_concerts(new: Vec<(UserId, Concert)>, tx: &mut PgConnection) -> 
     .bind(column(&new, |(_, concert)| concert.artist.clone()))
     .bind(column(&new, |(_, concert)| concert.description.clone()))
     .bind(column(&new, |(_, concert)| concert.created_at.0))
-    .bind(column(&new, |(_, it)| words(&format!("{} {}", it.title, it.artist)).join(" ")))
+    .bind(column(&new, |(_, it)| beginnings(&format!("{} {}", it.title, it.artist)).join(" ")))
     .execute(tx)
     .await?;
     Ok(())

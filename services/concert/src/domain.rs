@@ -26,7 +26,7 @@ pub fn concert(
         concert_id,
         title: line("title", &command.title, 1, 200)?,
         artist: line("artist", &command.artist, 1, 200)?,
-        description: text("description", &command.description, 5_000)?,
+        description: lines("description", &command.description, 5_000)?,
         created_at: now,
     })
 }
@@ -98,38 +98,14 @@ pub fn owned_by(organizer_id: UserId, user_id: UserId) -> Result<(), Problem> {
     Err(Problem::new(codes::FORBIDDEN, "The concert was entered by another organizer."))
 }
 
-/// The words of a text, in lower case: what a search compares.
-pub fn words(text: &str) -> Vec<String> {
-    text.to_lowercase()
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
-
-/// One line of text, trimmed.
+/// One line of text, as it is kept.
 fn line(field: &str, value: &str, min: usize, max: usize) -> Result<String, Problem> {
-    let value = value.trim();
-    // Also because PostgreSQL keeps no NUL.
-    if value.chars().any(char::is_control) {
-        return Err(invalid(field, "must be one line without control characters"));
-    }
-    if !(min..=max).contains(&value.chars().count()) {
-        return Err(invalid(field, &format!("must have {min} to {max} characters")));
-    }
-    Ok(value.to_owned())
+    text::line(value, min..=max).map_err(|flaw| invalid(field, &flaw.to_string()))
 }
 
-/// Any number of lines, trimmed.
-fn text(field: &str, value: &str, max: usize) -> Result<String, Problem> {
-    let value = value.trim();
-    if value.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
-        return Err(invalid(field, "must not have control characters"));
-    }
-    if value.chars().count() > max {
-        return Err(invalid(field, &format!("must have at most {max} characters")));
-    }
-    Ok(value.to_owned())
+/// Any number of lines, as they are kept.
+fn lines(field: &str, value: &str, max: usize) -> Result<String, Problem> {
+    text::lines(value, max).map_err(|flaw| invalid(field, &flaw.to_string()))
 }
 
 fn within(field: &str, value: u32, max: u32) -> Result<u32, Problem> {
@@ -141,7 +117,7 @@ fn within(field: &str, value: u32, max: u32) -> Result<u32, Problem> {
 
 /// A value that is not allowed, by the name of its field.
 pub fn invalid(field: &str, why: &str) -> Problem {
-    Problem::new(codes::INVALID, format!("`{field}` {why}.")).with("field", field)
+    Problem::about(codes::INVALID, field, why)
 }
 
 #[cfg(test)]
@@ -303,9 +279,29 @@ mod tests {
     }
 
     #[test]
-    fn words_are_runs_of_letters_and_digits_in_lower_case() {
-        assert_eq!(words("AC/DC: Über-Tour '26 \u{0}"), ["ac", "dc", "über", "tour", "26"]);
-        assert_eq!(words("밤의 페리"), ["밤의", "페리"]);
-        assert!(words(" !!! ").is_empty());
+    fn what_cannot_be_seen_is_in_no_text() {
+        let id = ConcertId(Uuid::from_u128(1));
+        for hidden in ["\u{200b}", "\u{3164}", "a\u{202e}b", "a\u{ad}b", "\u{2800}"] {
+            let hidden = || hidden.to_owned();
+            let title = CreateConcert { title: hidden(), ..entered() };
+            assert_eq!(refused_field(concert(&title, id, now())), "title");
+            let artist = CreateConcert { artist: hidden(), ..entered() };
+            assert_eq!(refused_field(concert(&artist, id, now())), "artist");
+            let schedule = OpenSchedule { venue: hidden(), ..asked() };
+            assert_eq!(refused_field(opened(&schedule)), "venue");
+        }
+        let open = opened(&asked()).expect("good");
+        let reason = "\u{202e}mrotS".to_owned();
+        let command = CancelSchedule { schedule_id: open.schedule_id, reason };
+        assert_eq!(refused_field(cancel(&open, &command)), "reason");
+    }
+
+    #[test]
+    fn a_text_is_kept_in_one_form_and_counted_as_people_count() {
+        let id = ConcertId(Uuid::from_u128(1));
+        // Two hundred syllables of three letters each, as a Mac types them.
+        let title = "\u{1112}\u{1161}\u{11ab}".repeat(200);
+        let concert = concert(&CreateConcert { title, ..entered() }, id, now()).expect("good");
+        assert_eq!(concert.title, "한".repeat(200));
     }
 }

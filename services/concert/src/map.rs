@@ -3,7 +3,11 @@
 
 use std::collections::HashMap;
 
-use events::concert::{Seat, SeatBlock, SeatState, SectionCount};
+use events::{
+    SeatId,
+    concert::{Seat, SeatBlock, SeatState, SectionCount},
+};
+use text::same_name;
 
 /// The sections of a plan, in its order, with every seat free.
 pub fn empty(plan: &[SeatBlock]) -> Vec<SectionCount> {
@@ -21,21 +25,22 @@ pub fn empty(plan: &[SeatBlock]) -> Vec<SectionCount> {
 }
 
 /// Draws the seats that are not free: counts by section, and the seats in the order of their
-/// ids; those of one section only, when it is named.
+/// ids; those of one section only, when it is named, as it is or as it stands in ids.
 pub fn draw(
     empty: &[SectionCount],
     section: Option<&str>,
     taken: Vec<Seat>,
 ) -> (Vec<SectionCount>, Vec<Seat>) {
-    let is_wanted = |name: &str| section.is_none_or(|section| section == name);
+    let part = section.map(|section| SeatId::part(&same_name(section)));
+    let is_wanted = |name: &str| part.as_ref().is_none_or(|part| *part == SeatId::part(name));
     let mut sections: Vec<SectionCount> =
         empty.iter().filter(|count| is_wanted(&count.section)).cloned().collect();
     let place_of: HashMap<String, usize> =
-        sections.iter().enumerate().map(|(at, count)| (count.section.clone(), at)).collect();
+        sections.iter().enumerate().map(|(at, it)| (SeatId::part(&it.section), at)).collect();
     let mut seats = taken;
-    seats.retain(|seat| place_of.contains_key(section_of(seat)));
+    seats.retain(|seat| place_of.contains_key(seat.seat.section()));
     for seat in &seats {
-        let count = &mut sections[place_of[section_of(seat)]];
+        let count = &mut sections[place_of[seat.seat.section()]];
         match seat.state {
             SeatState::Free => continue,
             SeatState::Held => count.held += 1,
@@ -47,15 +52,8 @@ pub fn draw(
     (sections, seats)
 }
 
-/// The section stands before the first dash; its name has none.
-fn section_of(seat: &Seat) -> &str {
-    seat.seat.0.split('-').next().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
-    use events::SeatId;
-
     use super::*;
 
     fn block(section: &str, row: &str, seats: &[&str]) -> SeatBlock {
@@ -100,5 +98,19 @@ mod tests {
         assert_eq!((counts(&sections), seats.len()), (vec![("A", 1, 0, 0)], 0));
         assert_eq!(drawn(Some("B")).1.len(), 2);
         assert!(drawn(Some("C")).0.is_empty());
+    }
+
+    #[test]
+    fn a_section_is_counted_by_its_name_whatever_its_name_has() {
+        let plan =
+            empty(&[block("Orchestra-Left", "A", &["1", "2"]), block("Box 3/4", "", &["1"])]);
+        let taken = ["Orchestra_Left-A-2", "Box 3/4--1"]
+            .map(|seat| Seat { seat: SeatId(seat.into()), state: SeatState::Sold });
+        let (sections, _) = draw(&plan, None, taken.clone().into());
+        assert_eq!(counts(&sections), [("Orchestra-Left", 1, 0, 1), ("Box 3/4", 0, 0, 1)]);
+        for asked in ["Orchestra-Left", "Orchestra_Left", " Orchestra－Left"] {
+            let (sections, seats) = draw(&plan, Some(asked), taken.clone().into());
+            assert_eq!((counts(&sections).len(), seats.len()), (1, 1), "{asked}");
+        }
     }
 }

@@ -1,20 +1,30 @@
-//! Seat plans, the way venues keep them: CSV with the header `section,row,seat,price`.
+//! Seat plans, the way venues keep them and spreadsheets save them: CSV whose header names the
+//! columns `section`, `row`, `seat` and `price`.
 //!
 //! A plan is taken whole or not at all, and the first mistake is named by line, column
-//! and reason, so that whoever keeps the file can mend it without guessing.
+//! and reason, so that whoever keeps the file can mend it without guessing. What has one
+//! meaning is taken however it is written; what has two is refused.
+
+mod numbers;
+mod table;
 
 use std::collections::{HashMap, hash_map::Entry};
 
 use events::{Problem, SeatId, codes, concert::SeatBlock};
 
-/// The header, and so the names of the columns.
+use numbers::Seats;
+use table::{Row, Table};
+
+/// The columns that a plan has, in any order.
 pub const FIELDS: [&str; 4] = ["section", "row", "seat", "price"];
 /// Seats of a plan at most.
 pub const SEATS_MAX: usize = 100_000;
 /// Points for one seat at most.
 pub const PRICE_MAX: i64 = 100_000_000;
-/// Characters of a section, row or seat at most.
-pub const NAME_MAX: usize = 16;
+
+/// How a standing area is written, for whoever did not know.
+const STANDING: &str = "a standing area is sold by number: leave `row` empty and write its \
+                        numbers as `seat`, for example `1-300`";
 
 /// A seat plan without mistakes.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +43,8 @@ pub struct PlanError {
     pub line: u64,
     /// Which field of the line, from 1.
     pub column: usize,
+    /// The name of the column; empty for one that a plan does not need.
+    pub field: &'static str,
     /// What is wrong with it.
     pub reason: String,
 }
@@ -40,12 +52,7 @@ pub struct PlanError {
 impl PlanError {
     /// A mistake that no single field makes; it is shown at the first one.
     pub fn of_the_whole(reason: impl Into<String>) -> Self {
-        Self { line: 1, column: 1, reason: reason.into() }
-    }
-
-    /// The name of the column; empty right of the last one.
-    pub fn field(&self) -> &'static str {
-        FIELDS.get(self.column - 1).copied().unwrap_or_default()
+        Self { line: 1, column: 1, field: "", reason: reason.into() }
     }
 }
 
@@ -54,94 +61,102 @@ impl From<PlanError> for Problem {
         Self::new(codes::SEAT_PLAN_INVALID, error.to_string())
             .with("line", error.line)
             .with("column", error.column)
-            .with("field", error.field())
+            .with("field", error.field)
             .with("reason", error.reason)
     }
 }
 
-/// Reads a plan. A byte order mark, any line ends, blank lines and quotes are fine.
+/// What is wrong with one field of a line: the column from 1, its name, and why.
+type Wrong = (usize, &'static str, String);
+
+/// Reads a plan. A byte order mark, any line ends, blank lines and quotes are fine; so are
+/// `;` and tabs between the fields, a line `sep=;`, empty columns and lines at the end, blanks
+/// around fields, and columns in any order, with others between them.
 ///
 /// # Errors
 /// The first mistake from the top, with its place.
 pub fn parse(text: &str) -> Result<Plan, PlanError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader =
-        csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
-    let mut lines = Lines { text: text.as_bytes(), at: 0, line: 1 };
-    let mut record = csv::StringRecord::new();
+    let mut table = Table::open(text)?;
     let mut draft = Draft::default();
-    let mut header_seen = false;
-    while reader
-        .read_record(&mut record)
-        .map_err(|error| PlanError::of_the_whole(error.to_string()))?
-    {
-        let line = lines.of_record(&record);
-        let checked = if header_seen { draft.seat(line, &record) } else { check_header(&record) };
-        checked.map_err(|(column, reason)| PlanError { line, column, reason })?;
-        header_seen = true;
-    }
-    if !header_seen {
-        return Err(PlanError::of_the_whole(format!(
-            "the plan is empty; it begins with the header `{}`",
-            FIELDS.join(",")
-        )));
+    while let Some(row) = table.next_row()? {
+        let line = row.line;
+        let added = draft.add(&row);
+        added.map_err(|(column, field, reason)| PlanError { line, column, field, reason })?;
     }
     draft.finish()
-}
-
-/// What is wrong with one record: the column from 1, and why.
-type Wrong = (usize, String);
-
-fn check_header(record: &csv::StringRecord) -> Result<(), Wrong> {
-    let wrong = (0..FIELDS.len().max(record.len()))
-        .find(|&index| record.get(index) != FIELDS.get(index).copied());
-    match wrong {
-        None => Ok(()),
-        Some(index) => Err((index + 1, format!("the first line must be `{}`", FIELDS.join(",")))),
-    }
 }
 
 /// The plan so far.
 #[derive(Default)]
 struct Draft {
     blocks: Vec<SeatBlock>,
-    seen: HashMap<SeatId, u64>,
+    seen: HashMap<String, u64>,
+    /// What the seats look like whose names have more than plain letters, and their lines.
+    looks: HashMap<String, u64>,
+    /// The name of each section, by how it stands in ids, and the line it was first on.
+    sections: HashMap<String, (String, u64)>,
 }
 
 impl Draft {
-    fn seat(&mut self, line: u64, record: &csv::StringRecord) -> Result<(), Wrong> {
-        if record.len() != FIELDS.len() {
-            let column = record.len().min(FIELDS.len()) + 1;
-            let found = record.len();
-            return Err((column, format!("a seat has 4 fields, not {found}")));
-        }
-        for index in 0..3 {
-            check_name(&record[index]).map_err(|reason| (index + 1, reason))?;
-        }
-        let price = parse_price(&record[3]).map_err(|reason| (4, reason))?;
-        if self.seen.len() == SEATS_MAX {
-            return Err((1, format!("a plan has at most {SEATS_MAX} seats")));
-        }
-        let (section, row, seat) = (&record[0], &record[1], &record[2]);
-        match self.seen.entry(SeatId::new(section, row, seat)) {
-            Entry::Occupied(first) => {
-                let reason = format!("seat {} is on line {} already", first.key(), first.get());
-                return Err((3, reason));
-            }
-            Entry::Vacant(new) => new.insert(line),
+    fn add(&mut self, row: &Row<'_>) -> Result<(), Wrong> {
+        let section = row.field("section", name)?;
+        let seats = seats_of(row)?;
+        let row_name = match (&seats, row.text("row")?) {
+            (Seats::Many(_), "") => String::new(),
+            _ => row.field("row", name_of_row)?,
         };
+        let price = row.field("price", numbers::price)?;
+        let wrong = |field: &'static str, reason| (row.column(field), field, reason);
+        if self.seen.len() + seats.count() > SEATS_MAX {
+            return Err(wrong("section", format!("a plan has at most {SEATS_MAX} seats")));
+        }
+        self.check_section(&section, row.line).map_err(|reason| wrong("section", reason))?;
+        let seats = seats.names();
+        for seat in &seats {
+            let id = SeatId::new(&section, &row_name, seat);
+            self.enter(id, row.line).map_err(|reason| wrong("seat", reason))?;
+        }
         match self.blocks.last_mut() {
-            Some(last) if last.section == section && last.row == row && last.price == price => {
-                last.seats.push(seat.to_owned());
+            Some(last)
+                if last.section == section && last.row == row_name && last.price == price =>
+            {
+                last.seats.extend(seats);
             }
-            _ => self.blocks.push(SeatBlock {
-                section: section.to_owned(),
-                row: row.to_owned(),
-                price,
-                seats: vec![seat.to_owned()],
-            }),
+            _ => self.blocks.push(SeatBlock { section, row: row_name, price, seats }),
         }
         Ok(())
+    }
+
+    /// Two seats that nobody can tell apart on a ticket are one seat.
+    fn enter(&mut self, id: SeatId, line: u64) -> Result<(), String> {
+        let look = text::look(&id.0);
+        if let Some(at) = self.seen.get(&id.0) {
+            return Err(format!("seat {id} is on line {at} already"));
+        }
+        // Seen as it looks: either both have such letters, or only one of the two.
+        if let Some(at) = self.looks.get(&look).or_else(|| self.seen.get(&look)) {
+            return Err(format!("seat {id} looks like the one on line {at}; its letters differ"));
+        }
+        if look != id.0 {
+            self.looks.insert(look, line);
+        }
+        self.seen.insert(id.0, line);
+        Ok(())
+    }
+
+    /// Two sections that ids do not tell apart are counted as one.
+    fn check_section(&mut self, section: &str, line: u64) -> Result<(), String> {
+        match self.sections.entry(SeatId::part(section)) {
+            Entry::Occupied(known) if known.get().0 != section => {
+                let (other, at) = known.get();
+                Err(format!("`{section}` is too much like `{other}` on line {at}: rename one"))
+            }
+            Entry::Occupied(_) => Ok(()),
+            Entry::Vacant(new) => {
+                new.insert((section.to_owned(), line));
+                Ok(())
+            }
+        }
     }
 
     fn finish(self) -> Result<Plan, PlanError> {
@@ -152,194 +167,42 @@ impl Draft {
     }
 }
 
-/// Letters and digits only: the parts of a seat's id are joined by `-`, and what cannot
-/// be in a part keeps two seats from ever getting the same id.
-fn check_name(name: &str) -> Result<(), String> {
-    let length = name.chars().count();
-    if length == 0 {
-        return Err("must not be empty".to_owned());
-    }
-    if length > NAME_MAX {
-        return Err(format!("has {length} characters; at most {NAME_MAX} are allowed"));
-    }
-    match name.chars().find(|c| !c.is_alphanumeric()) {
-        None => Ok(()),
-        Some(c) => Err(format!("{c:?} is neither a letter nor a digit")),
-    }
-}
-
-fn parse_price(text: &str) -> Result<i64, String> {
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        let shown: String = text.chars().take(NAME_MAX).collect();
-        return Err(format!("{shown:?} is not a whole number of points"));
-    }
-    text.parse()
-        .ok()
-        .filter(|price| *price <= PRICE_MAX)
-        .ok_or_else(|| format!("a seat costs at most {PRICE_MAX} points"))
-}
-
-/// Counts lines up to one record after the other. The reader's own count is of where it
-/// stopped before: inside a CRLF, or in front of blank lines that it skips.
-struct Lines<'a> {
-    text: &'a [u8],
-    at: usize,
-    line: u64,
-}
-
-impl Lines<'_> {
-    fn of_record(&mut self, record: &csv::StringRecord) -> u64 {
-        let begin = record.position().map_or(0, |position| position.byte() as usize);
-        while let Some(byte) = self.text.get(self.at) {
-            let is_end = matches!(byte, b'\r' | b'\n');
-            if self.at >= begin && !is_end {
-                break;
-            }
-            let is_half = *byte == b'\r' && self.text.get(self.at + 1) == Some(&b'\n');
-            self.line += u64::from(is_end && !is_half);
-            self.at += 1;
+/// The seats of a line: one by its name, many by a range of numbers or by a capacity.
+fn seats_of(row: &Row<'_>) -> Result<Seats, Wrong> {
+    let (seat, capacity) = (row.text("seat")?, row.text_if_any("capacity"));
+    let (column, empty) = (row.column("seat"), seat.is_empty());
+    match capacity {
+        Some(capacity) if !capacity.is_empty() && empty => {
+            numbers::capacity(capacity).map_err(|reason| (row.column("capacity"), "", reason))
         }
-        self.line
+        Some(capacity) if !capacity.is_empty() && text::same_name(capacity) != "1" => {
+            let reason = format!("a line has a `seat` or a `capacity`, and not both; {STANDING}");
+            Err((row.column("capacity"), "", reason))
+        }
+        _ if empty => Err((column, "seat", format!("must not be empty; {STANDING}"))),
+        _ => match numbers::range(seat).map_err(|reason| (column, "seat", reason))? {
+            Some(seats) => Ok(seats),
+            None => row.field("seat", name).map(Seats::One),
+        },
+    }
+}
+
+/// A name as it is kept.
+fn name(typed: &str) -> Result<String, String> {
+    let name = text::name(typed, 1..=SeatId::NAME_CHARS_MAX).map_err(|flaw| flaw.to_string())?;
+    if name.len() > SeatId::NAME_BYTES_MAX {
+        let (bytes, max) = (name.len(), SeatId::NAME_BYTES_MAX);
+        return Err(format!("has {bytes} bytes; at most {max} are allowed"));
+    }
+    Ok(name)
+}
+
+fn name_of_row(typed: &str) -> Result<String, String> {
+    match typed {
+        "" => Err(format!("must not be empty; {STANDING}")),
+        typed => name(typed),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(text: &str) -> (u64, usize, String) {
-        let error = parse(text).expect_err("the plan has a mistake");
-        (error.line, error.column, error.reason)
-    }
-
-    fn seat_line(line: &str) -> (u64, usize, String) {
-        refused(&format!("section,row,seat,price\n{line}\n"))
-    }
-
-    #[test]
-    fn neighbours_of_one_row_and_price_become_one_block() {
-        let plan =
-            parse("section,row,seat,price\nA,1,1,100\nA,1,2,100\nA,1,3,90\nA,2,1,90\nB,2,2,90\n")
-                .expect("a good plan");
-        let block = |section: &str, row: &str, price, seats: &[&str]| SeatBlock {
-            section: section.to_owned(),
-            row: row.to_owned(),
-            price,
-            seats: seats.iter().map(|&seat| seat.to_owned()).collect(),
-        };
-        assert_eq!(
-            plan.blocks,
-            [
-                block("A", "1", 100, &["1", "2"]),
-                block("A", "1", 90, &["3"]),
-                block("A", "2", 90, &["1"]),
-                block("B", "2", 90, &["2"]),
-            ]
-        );
-        assert_eq!(plan.seats_total, 5);
-    }
-
-    #[test]
-    fn the_order_of_the_file_is_kept() {
-        let plan = parse("section,row,seat,price\nB,1,1,5\nA,1,1,5\nB,1,2,5").expect("good");
-        let ids: Vec<_> = plan.blocks.iter().flat_map(SeatBlock::ids).map(|id| id.0).collect();
-        assert_eq!(ids, ["B-1-1", "A-1-1", "B-1-2"]);
-    }
-
-    #[test]
-    fn a_byte_order_mark_crlf_quotes_and_blank_lines_are_fine() {
-        let plan = parse(
-            "\u{feff}section,row,seat,price\r\n\r\n\"A\",1,\"7\",0\r\n나,다,8석,100000000\r\n\r\n",
-        )
-        .expect("a good plan");
-        let ids: Vec<_> = plan.blocks.iter().flat_map(SeatBlock::ids).map(|id| id.0).collect();
-        assert_eq!(ids, ["A-1-7", "나-다-8석"]);
-    }
-
-    #[test]
-    fn a_plan_without_seats_is_refused() {
-        for empty in ["", "\u{feff}", "\n\r\n", "section,row,seat,price\n"] {
-            assert_eq!(parse(empty).expect_err("empty").line, 1, "{empty:?}");
-        }
-    }
-
-    #[test]
-    fn the_header_must_be_there_in_this_order() {
-        assert_eq!(refused("A,1,1,100\n").1, 1);
-        assert_eq!(refused("section,row,price,seat\n").1, 3);
-        assert_eq!(refused("section,row,seat\n").1, 4);
-        assert_eq!(refused("section,row,seat,price,note\n").1, 5);
-        assert_eq!(refused("\n\nSection,row,seat,price\n").0, 3);
-    }
-
-    #[test]
-    fn a_line_has_four_fields() {
-        assert_eq!(seat_line("A,1,1"), (2, 4, "a seat has 4 fields, not 3".to_owned()));
-        assert_eq!(seat_line("A,1,1,100,x").1, 5);
-        assert_eq!(seat_line("A,1,1,100,x,y").1, 5);
-        assert_eq!(seat_line("\"A,1,1,100\nA,1,2,100").1, 2, "a quote that never ends");
-    }
-
-    #[test]
-    fn a_name_is_1_to_16_letters_and_digits() {
-        assert_eq!(seat_line(",1,1,100"), (2, 1, "must not be empty".to_owned()));
-        assert_eq!(seat_line("A,1-2,1,100").1, 2, "ids are joined by it");
-        assert_eq!(seat_line("A,1, 1,100").1, 3);
-        assert_eq!(seat_line("A,1,\u{0}1,100").1, 3);
-        assert_eq!(seat_line("ABCDEFGHIJKLMNOPQ,1,1,100").1, 1);
-        assert!(parse("section,row,seat,price\nABCDEFGHIJKLMNOP,1,1,100").is_ok());
-    }
-
-    #[test]
-    fn a_price_is_a_whole_number_of_points() {
-        for wrong in ["", "-1", "+1", "1.5", "1e3", "free", " 1", "100000001"] {
-            assert_eq!(seat_line(&format!("A,1,1,{wrong}")).1, 4, "{wrong:?}");
-        }
-        assert_eq!(seat_line("A,1,1,99999999999999999999").1, 4);
-    }
-
-    #[test]
-    fn the_line_is_counted_as_an_editor_does() {
-        for end in ["\n", "\r\n", "\r"] {
-            let text = ["section,row,seat,price", "", "A,1,1,100", "", "", "A,1,2,x"].join(end);
-            assert_eq!(refused(&text).0, 6, "{end:?}");
-        }
-    }
-
-    #[test]
-    fn a_seat_stands_in_the_plan_once() {
-        assert_eq!(
-            seat_line("A,1,1,100\nA,1,2,100\nA,1,1,90"),
-            (4, 3, "seat A-1-1 is on line 2 already".to_owned())
-        );
-    }
-
-    #[test]
-    fn a_plan_has_100_000_seats_at_most() {
-        let mut text = "section,row,seat,price\n".to_owned();
-        for seat in 0..SEATS_MAX {
-            text.push_str(&format!("A,{},{},1\n", seat / 50, seat % 50));
-        }
-        assert_eq!(parse(&text).expect("just fits").seats_total, SEATS_MAX);
-        text.push_str("B,1,1,1\n");
-        assert_eq!(refused(&text).0, 100_002);
-    }
-
-    #[test]
-    fn a_refusal_names_line_column_field_and_reason() {
-        let problem = Problem::from(parse("section,row,seat,price\nA,1,1,x").expect_err("bad"));
-        assert!(problem.is(codes::SEAT_PLAN_INVALID));
-        assert_eq!(problem.extra["line"], 2);
-        assert_eq!(problem.extra["column"], 4);
-        assert_eq!(problem.extra["field"], "price");
-        assert_eq!(problem.extra["reason"], "\"x\" is not a whole number of points");
-    }
-
-    #[test]
-    fn the_plans_we_ship_are_good() {
-        let club = parse(include_str!("../../../venues/club.csv")).expect("the club");
-        assert_eq!(club.seats_total, 50);
-        let arena = parse(include_str!("../../../venues/arena.csv")).expect("the arena");
-        assert!((9_500..=10_500).contains(&arena.seats_total), "{}", arena.seats_total);
-    }
-}
+mod tests;

@@ -8,10 +8,10 @@ use events::{
 use mesh::{engine::Failure, page::Cut};
 use sqlx::{PgPool, Row, postgres::PgRow};
 
-use crate::{
-    book,
-    domain::{self, words},
-};
+use crate::{book, domain};
+
+/// Characters of a search at most.
+const SEARCH_CHARS_MAX: usize = 200;
 
 /// Concerts whose title or artist has, for each word asked, a word that begins with it;
 /// newest first.
@@ -21,12 +21,13 @@ pub(crate) async fn concerts(
 ) -> Result<Page<Concert>, Problem> {
     let cut = Cut::new(command.cursor.as_deref(), command.limit)?;
     let asked = command.q.unwrap_or_default();
-    if asked.chars().count() > 200 {
-        return Err(domain::invalid("q", "must have at most 200 characters"));
+    let found = text::length(&asked);
+    if found > SEARCH_CHARS_MAX {
+        let why = format!("has {found} characters; at most {SEARCH_CHARS_MAX} are allowed");
+        return Err(domain::invalid("q", &why));
     }
-    // Words are letters and digits only, so none can break out of its quotes.
-    let begins = |word: String| format!("'{word}':*");
-    let query = words(&asked).into_iter().map(begins).collect::<Vec<_>>().join(" & ");
+    let words = text::search::words(&asked);
+    let query = words.iter().map(|word| begins(word)).collect::<Vec<_>>().join(" & ");
     let rows = if query.is_empty() {
         sqlx::query(
             "select * from concerts where concert_id < $1 order by concert_id desc limit $2",
@@ -46,6 +47,12 @@ pub(crate) async fn concerts(
     let concerts: Vec<_> =
         rows.iter().map(concert_of).collect::<sqlx::Result<_>>().map_err(unread)?;
     Ok(cut.page(concerts, |concert| concert.concert_id.0))
+}
+
+/// A word that begins like this, as a query has it. Whatever stands between the quotes is
+/// taken as it is, once these two are doubled.
+fn begins(word: &str) -> String {
+    format!("'{}':*", word.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// One concert.

@@ -17,8 +17,8 @@ use utoipa::IntoParams;
 
 use crate::{
     Edge,
-    call::{Call, Head, Id, PLAN_BYTES_MAX, Params, is_of, json, parameters, short},
-    examples,
+    call::{Call, Head, Id, PLAN_BYTES_MAX, Params, json, parameters, short},
+    examples, media,
     op::Op,
     problem::{Copies, Refused, answer, with_header},
 };
@@ -59,10 +59,13 @@ fn organizers() -> Vec<Op> {
         Op::post("/v1/concerts/{id}/schedules", open_schedule)
             .named(TAG, "openSchedule", "Put a performance on sale")
             .explained(
-                "The seat plan is CSV with the header `section,row,seat,price`, one line a seat: \
-                 inside the JSON as text, or as a `text/csv` body with everything else in the \
-                 query. A malformed plan is refused with line, column and reason, and nothing is \
-                 stored. At most 8 MiB.",
+                "The seat plan is CSV whose header names `section`, `row`, `seat` and `price`, one \
+                 line a seat: inside the JSON as text, or as a `text/csv` body with everything \
+                 else in the query. Columns come in any order, with others between them, parted \
+                 by commas, semicolons or tabs; a body may be in any encoding that its \
+                 `Content-Type` states. `1-300` as `seat` stands for as many seats, and a standing \
+                 area has them without a `row`. A malformed plan is refused with line, column, \
+                 field and reason, and nothing is stored. At most 8 MiB.",
             )
             .role("organizer")
             .command()
@@ -102,7 +105,7 @@ pub(crate) struct PageParams {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ConcertParams {
-    /// Words that title or artist contain.
+    /// Words that title or artist contain, each from its beginning; at most 200 characters.
     q: Option<String>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
@@ -214,14 +217,9 @@ async fn open_schedule(
 ) -> Result<Response, Refused> {
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let call = Call::read(request, PLAN_BYTES_MAX, &["application/json", "text/csv"]).await?;
-    let body = if is_of(&call.head.0, "text/csv") {
+    let body = if media::is_of(&call.head.0, "text/csv") {
         let Params(params) = Params::<ScheduleParams>::of(&method, &uri)?;
-        let plan = String::from_utf8(call.body.into()).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            let line = 1 + error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
-            Problem::new(codes::SEAT_PLAN_INVALID, format!("Line {line} is not UTF-8."))
-                .with("line", line)
-        })?;
+        let plan = media::plan_text(&call.head.0, &call.body)?;
         json(&params.with_plan(concert_id, plan))
     } else {
         if let Some((name, _)) = parameters(&uri).next() {

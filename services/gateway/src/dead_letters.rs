@@ -269,9 +269,9 @@ async fn matching(
             }
         }
     }
-    let cause = cause.map(str::to_lowercase);
+    let cause = cause.map(text::folded);
     found.letters.retain(|letter| {
-        cause.as_ref().is_none_or(|cause| letter.cause.to_lowercase().contains(cause))
+        cause.as_ref().is_none_or(|cause| text::folded(&letter.cause).contains(cause))
     });
     Ok(found)
 }
@@ -332,13 +332,9 @@ async fn is_operator(edge: &Edge, head: &Head) -> Result<(), Problem> {
     Allow::Role(Role::Operator).check(&caller)
 }
 
-fn is_line(field: &str, text: &str) -> Result<(), Problem> {
-    let chars = text.trim().chars().count();
-    if chars == 0 || chars > REASON_CHARS_MAX || text.chars().any(char::is_control) {
-        let wanted = format!("must be one line of 1 to {REASON_CHARS_MAX} characters");
-        return Err(invalid(field, &wanted));
-    }
-    Ok(())
+fn is_line(field: &str, line: &str) -> Result<(), Problem> {
+    let flaw = text::line(line, 1..=REASON_CHARS_MAX).err();
+    flaw.map_or(Ok(()), |flaw| Err(invalid(field, &flaw.to_string())))
 }
 
 fn invalid(field: &str, what: &str) -> Problem {

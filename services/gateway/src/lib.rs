@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `op`, `openapi` | an operation: its route and its documentation; the document of all |
 //! | `accounts` … `wallet` | the operations, area by area |
-//! | `call`, `problem` | a request read, a response written |
+//! | `call`, `media`, `problem` | a request read, what its body is, a response written |
 //! | `edge` | what every handler has at hand |
 //! | `wait` | who waits for the end of a payment |
 //! | `hub`, `following`, `cursor` | who follows events, and from where |
@@ -35,6 +35,7 @@ mod export;
 mod following;
 mod hub;
 mod limits;
+mod media;
 mod messages;
 mod op;
 mod openapi;

@@ -66,6 +66,7 @@ pub(crate) struct Map {
     schedule_id: ScheduleId,
     at: At,
     sections: Vec<SectionCount>,
+    /// Where a section stands, by its name as it stands in ids: that is how changes name it.
     place_of: HashMap<String, usize>,
     taken: BTreeMap<SeatId, SeatState>,
     /// The last changes, without a hole, up to `at`.
@@ -101,7 +102,7 @@ impl Map {
         Self {
             schedule_id: read.schedule_id,
             at: At { epoch: read.epoch, sequence: read.sequence },
-            place_of: places.map(|(place, count)| (count.section.clone(), place)).collect(),
+            place_of: places.map(|(at, count)| (SeatId::part(&count.section), at)).collect(),
             sections: read.sections,
             taken: read.seats.into_iter().map(|seat| (seat.seat, seat.state)).collect(),
             deltas: VecDeque::new(),
@@ -127,7 +128,7 @@ impl Map {
         }
         let touched: Vec<SectionCount> = self.counts_after(delta);
         for count in &touched {
-            if let Some(place) = self.place_of.get(&count.section) {
+            if let Some(place) = self.place_of.get(&SeatId::part(&count.section)) {
                 self.sections[*place] = count.clone();
             }
         }
@@ -145,7 +146,7 @@ impl Map {
         let counted = delta.sections.iter().filter_map(|taken| {
             let before = &self.sections[*self.place_of.get(&taken.section)?];
             let free = before.free + before.held + before.sold - taken.held - taken.sold;
-            let section = taken.section.clone();
+            let section = before.section.clone();
             Some(SectionCount { section, free, held: taken.held, sold: taken.sold })
         });
         counted.collect()
@@ -191,19 +192,20 @@ impl Map {
 
     /// The map as a response body, whole or one section of it.
     pub(crate) fn body(&self, section: Option<&str>) -> Bytes {
-        let is_wanted = |name: &str| section.is_none_or(|section| section == name);
-        let seats = self.taken.iter().filter(|(seat, _)| is_wanted(section_of(seat)));
+        let is_wanted = |part: &str| section.is_none_or(|section| section == part);
+        let seats = self.taken.iter().filter(|(seat, _)| is_wanted(seat.section()));
+        let sections = self.sections.iter();
         json(&Body {
             schedule_id: self.schedule_id,
             epoch: self.at.epoch,
             sequence: self.at.sequence,
-            sections: self.sections.iter().filter(|count| is_wanted(&count.section)).collect(),
+            sections: sections.filter(|it| is_wanted(&SeatId::part(&it.section))).collect(),
             seats: seats.map(|(seat, state)| Shown { seat, state: *state }).collect(),
         })
         .into()
     }
 
-    /// Whether there is such a section.
+    /// Whether there is such a section, named as in ids.
     pub(crate) fn has(&self, section: &str) -> bool {
         self.place_of.contains_key(section)
     }
@@ -213,10 +215,6 @@ impl Map {
         let bytes = event("snapshot", self.at, &self.body(None));
         Frame { sequence: self.at.sequence, bytes }
     }
-}
-
-fn section_of(seat: &SeatId) -> &str {
-    seat.0.split('-').next().unwrap_or_default()
 }
 
 fn json<T: Serialize>(what: &T) -> Vec<u8> {
@@ -259,7 +257,7 @@ mod tests {
     }
 
     fn delta(sequence: u64, name: &str, state: SeatState, held: i64, sold: i64) -> SeatDelta {
-        let section = section_of(&SeatId(name.into())).to_owned();
+        let section = SeatId(name.into()).section().to_owned();
         let sections = vec![SectionTaken { section, held, sold }];
         SeatDelta { sequence, sections, seats: vec![seat(name, state)] }
     }
@@ -303,6 +301,25 @@ mod tests {
         map.apply(&delta(8, "A-1-1", SeatState::Free, 0, 0)).unwrap();
         assert_eq!(body(&map, Some("A"))["seats"], json!([]));
         assert_eq!(body(&map, Some("A"))["sections"][0]["free"], 10);
+    }
+
+    #[test]
+    fn a_section_is_shown_by_its_name_and_found_by_what_stands_in_ids() {
+        let name = "Orchestra-Left";
+        let sections = vec![SectionCount { section: name.into(), free: 9, held: 1, sold: 0 }];
+        let mut map = Map::new(SeatMap {
+            schedule_id: ScheduleId(Uuid::nil()),
+            epoch: Epoch(7),
+            sequence: 5,
+            sections,
+            seats: vec![seat("Orchestra_Left-A-1", SeatState::Held)],
+        });
+        let frame = map.apply(&delta(6, "Orchestra_Left-A-2", SeatState::Sold, 1, 1)).unwrap();
+        assert!(str::from_utf8(&frame.bytes).unwrap().contains("\"section\":\"Orchestra-Left\""));
+        let body = body(&map, Some("Orchestra_Left"));
+        assert_eq!(body["sections"][0], json!({"section": name, "free": 8, "held": 1, "sold": 1}));
+        assert_eq!(body["seats"].as_array().unwrap().len(), 2);
+        assert!(map.has("Orchestra_Left"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use events::{
-    Problem, ScheduleId, codes,
+    Problem, ScheduleId, SeatId, codes,
     concert::{GetPlan, GetSeats, SeatMap, SeatPlan},
 };
 use futures::{StreamExt, stream};
@@ -85,7 +85,7 @@ pub(crate) fn ops() -> Vec<Op> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct SeatParams {
-    /// Only this section.
+    /// Only this section, by its name.
     section: Option<String>,
 }
 
@@ -113,6 +113,7 @@ async fn get_seats(
     Params(SeatParams { section }): Params<SeatParams>,
     head: Head,
 ) -> Result<Response, Refused> {
+    let section = section.map(|name| SeatId::part(&text::same_name(&name)));
     let Some(mirror) = edge.seats().mirror(schedule_id).await? else {
         return edge.read(&head, &GetSeats { schedule_id, section }, Copies::Catalogue).await;
     };

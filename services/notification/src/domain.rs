@@ -5,7 +5,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use events::{
     Problem, Timestamp, codes,
-    notification::{Channel, MessageKind},
+    notification::{Channel, Locale, MessageKind},
 };
 use serde::{Deserialize, Serialize};
 use uuid::{Builder, Uuid};
@@ -186,19 +186,14 @@ pub(crate) fn plain(said: &str) -> String {
     plain.trim().to_owned()
 }
 
-/// A telephone number as it is kept: E.164, a `+` and 8 to 15 digits, the first not 0.
-pub(crate) fn check_phone(phone: &str) -> Result<(), Problem> {
-    let digits = phone.strip_prefix('+').unwrap_or_default();
-    let fits = (8..=15).contains(&digits.len())
-        && !digits.starts_with('0')
-        && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if fits {
-        return Ok(());
-    }
-    Err(Problem::new(
-        codes::INVALID,
-        "`phone` must be a number in E.164 form, for example `+821012345678`.",
-    ))
+/// A telephone number as it is kept: E.164. One without a country belongs to the country of
+/// the fan's language, where that has one.
+pub(crate) fn phone(typed: &str, locale: Locale) -> Result<String, Problem> {
+    let home = match locale {
+        Locale::Ko => text::Home::Korea,
+        Locale::En => text::Home::Unknown,
+    };
+    text::phone(typed, home).map_err(|flaw| Problem::about(codes::INVALID, "phone", flaw))
 }
 
 #[cfg(test)]
@@ -298,14 +293,29 @@ mod tests {
     }
 
     #[test]
-    fn a_number_in_e164_form_is_taken_and_nothing_else() {
-        for good in ["+821012345678", "+12025550123", "+4930123456"] {
-            assert!(check_phone(good).is_ok(), "{good}");
+    fn a_number_is_kept_as_it_can_be_dialled_from_anywhere() {
+        for (typed, locale) in [
+            ("+821012345678", Locale::En),
+            ("+8201012345678", Locale::En),
+            ("+82 10-1234-5678", Locale::Ko),
+            ("010-1234-5678", Locale::Ko),
+        ] {
+            assert_eq!(phone(typed, locale).as_deref(), Ok("+821012345678"), "{typed}");
         }
-        for bad in
-            ["", "+", "01012345678", "+0821012345678", "+82 10 1234 5678", "+8210123456789012"]
-        {
-            assert!(check_phone(bad).is_err(), "{bad}");
+    }
+
+    #[test]
+    fn a_number_that_reaches_nobody_is_refused_by_the_name_of_its_field() {
+        for (typed, locale) in [
+            ("", Locale::Ko),
+            ("01012345678", Locale::En),
+            ("+0821012345678", Locale::Ko),
+            ("+8210123456789012", Locale::En),
+        ] {
+            let problem = phone(typed, locale).expect_err("refused");
+            assert!(problem.is(codes::INVALID), "{typed}");
+            assert_eq!(problem.extra["field"], "phone");
+            assert!(problem.detail.contains("+821012345678"), "{problem}");
         }
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     Book,
     book::named,
-    domain::check_phone,
+    domain,
     handlers::KeepContact,
     words::{Details, Show, words},
 };
@@ -25,7 +25,7 @@ pub(crate) async fn set_contact(
 ) -> Result<Contact, Problem> {
     let user_id = meta.caller.user_id()?;
     let SetContact { phone, locale } = command;
-    phone.as_deref().map(check_phone).transpose()?;
+    let phone = phone.map(|typed| domain::phone(&typed, locale)).transpose()?;
     desk.decide(KeepContact { phone: phone.clone(), locale }, &meta).await?;
     Ok(Contact { user_id, phone, locale })
 }

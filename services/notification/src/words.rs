@@ -15,6 +15,8 @@ use time::{UtcOffset, format_description::StaticFormatDescription, macros::forma
 
 /// Seats that a message lists; of more it says how many.
 const SEATS_LISTED_MAX: usize = 8;
+/// Characters of the seats that are listed. A provider takes a thousand for all of a message.
+const SEATS_CHARS_MAX: usize = 300;
 
 /// What is to be said beside the show: what the fact had.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -161,9 +163,15 @@ fn number(n: i64) -> String {
 }
 
 fn seats(locale: Locale, seats: &[SeatId]) -> String {
-    let listed: Vec<&str> = seats.iter().take(SEATS_LISTED_MAX).map(|seat| &*seat.0).collect();
-    let listed = listed.join(", ");
-    match (seats.len().saturating_sub(SEATS_LISTED_MAX), locale) {
+    let mut chars = 0;
+    let fits = |seat: &&str| {
+        chars += text::length(seat);
+        chars <= SEATS_CHARS_MAX
+    };
+    let names = seats.iter().take(SEATS_LISTED_MAX).map(|seat| &*seat.0);
+    let names: Vec<&str> = names.take_while(fits).collect();
+    let listed = names.join(", ");
+    match (seats.len() - names.len(), locale) {
         (0, _) => listed,
         (more, Locale::En) => format!("{listed} and {more} more"),
         (more, Locale::Ko) => format!("{listed} 외 {more}석"),
@@ -350,5 +358,8 @@ mod tests {
         let many: Vec<SeatId> = (1..=10).map(|n| SeatId(format!("A-1-{n}"))).collect();
         assert!(seats(Locale::En, &many).ends_with("A-1-8 and 2 more"));
         assert!(seats(Locale::Ko, &many).ends_with("A-1-8 외 2석"));
+        let name = "구".repeat(64);
+        let long = vec![SeatId::new(&name, &name, &name); 10];
+        assert_eq!(seats(Locale::Ko, &long), format!("{} 외 9석", long[0]));
     }
 }

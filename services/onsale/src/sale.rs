@@ -145,7 +145,10 @@ impl Sale {
         let checked = concert::plan::parse(&plan).map_err(|error| SaleError::Mistake {
             file: file.to_owned(),
             line: usize::try_from(error.line).unwrap_or(usize::MAX),
-            what: format!("column {} ({}): {}", error.column, error.field(), error.reason),
+            what: match error.field {
+                "" => format!("column {}: {}", error.column, error.reason),
+                field => format!("column {} ({field}): {}", error.column, error.reason),
+            },
         })?;
         self.seats_total = checked.seats_total;
         self.plan = plan;
@@ -204,11 +207,8 @@ fn within<'de, D: Deserializer<'de>, const MIN: u32, const MAX: u32>(
 
 /// A text of 1 to 200 characters.
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    if (1..=200).contains(&text.trim().chars().count()) {
-        return Ok(text);
-    }
-    Err(D::Error::custom("must have 1 to 200 characters"))
+    let name = String::deserialize(deserializer)?;
+    text::line(&name, 1..=200).map_err(D::Error::custom)
 }
 
 /// Within the bounds that the concert service sets.

@@ -14,8 +14,6 @@ use ReservationState::{Cancelled, Confirmed, Expired, Pending};
 
 /// Seats in one request at most; no schedule allows a fan more.
 pub const SEATS_PER_REQUEST_MAX: usize = 100;
-/// Bytes of a seat's id: three names of 16 characters, joined.
-const SEAT_BYTES_MAX: usize = 3 * 16 * 4 + 2;
 
 /// Whether a schedule is on sale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +145,11 @@ pub fn not_active(why: &str) -> Problem {
     Problem::new(codes::NOT_ACTIVE, why)
 }
 
+/// A seat as somebody asks for it, in the form in which its name is kept.
+pub fn asked_for(seat: &SeatId) -> SeatId {
+    SeatId(text::same_name(&seat.0))
+}
+
 /// Whether seats can be asked for like this at all.
 ///
 /// # Errors
@@ -159,9 +162,10 @@ pub fn well_formed(seats: &[SeatId]) -> Result<(), Problem> {
     }
     // Also because PostgreSQL knows no NUL: it would refuse the whole batch.
     let is_name =
-        |seat: &SeatId| seat.0.len() <= SEAT_BYTES_MAX && !seat.0.chars().any(char::is_control);
+        |seat: &SeatId| seat.0.len() <= SeatId::BYTES_MAX && !seat.0.chars().any(char::is_control);
     if let Some(at) = seats.iter().position(|seat| !is_name(seat)) {
-        let what = format!("must be a seat: 1 to {SEAT_BYTES_MAX} bytes, no control characters");
+        let what =
+            format!("must be a seat: 1 to {} bytes, no control characters", SeatId::BYTES_MAX);
         return invalid(&format!("seats[{at}]"), what);
     }
     let mut seen = HashSet::with_capacity(seats.len());

@@ -206,7 +206,7 @@ impl Answer<Hold> for Book {
         if command.admissible(user_id).is_ok() {
             keys.selling.insert(command.schedule_id);
             keys.buyers.insert((command.schedule_id, user_id));
-            let seats = command.seats.iter().cloned();
+            let seats = command.seats.iter().flat_map(SeatId::readings);
             keys.seats.extend(seats.map(|seat| (command.schedule_id, seat)));
         }
     }
@@ -255,7 +255,7 @@ impl Book {
         user_id: UserId,
         turn: &Turn<'_>,
     ) -> Result<Reservation, Refusal> {
-        let Hold { schedule_id, seats: asked, .. } = command;
+        let Hold { schedule_id, .. } = command;
         let pass = command.admissible(user_id)?;
         pass.admit(&self.place(*schedule_id, user_id), turn.now)?;
         if self.is_closing(user_id) {
@@ -267,11 +267,21 @@ impl Book {
             .get(schedule_id)
             .ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
         let terms = schedule.on_sale(turn.now)?;
-        let free = domain::free_seats(asked, |seat| self.seat(*schedule_id, seat))?;
+        let asked: Vec<SeatId> =
+            command.seats.iter().map(|seat| self.meant(*schedule_id, seat)).collect();
+        // Two ways of writing one seat name it twice.
+        domain::well_formed(&asked)?;
+        let free = domain::free_seats(&asked, |seat| self.seat(*schedule_id, seat))?;
         domain::within_limit(self.held(*schedule_id, user_id), asked.len(), terms)?;
         let asker = Asker { id: ReservationId(turn.id), schedule_id: *schedule_id, user_id };
-        let seats = asked.iter().cloned().zip(free.into_iter().copied());
+        let seats = asked.into_iter().zip(free.into_iter().copied());
         Ok(Reservation::hold(asker, seats, terms, turn.rules.grace_secs, turn.now))
+    }
+
+    /// The seat that is meant by what was asked for; itself when there is none.
+    fn meant(&self, schedule_id: ScheduleId, asked: &SeatId) -> SeatId {
+        let exists = |seat: &SeatId| self.seat(schedule_id, seat).is_some();
+        asked.readings().into_iter().find(exists).unwrap_or_else(|| asked.clone())
     }
 
     /// Expires a hold whose time is up, in the saga of the hold itself.

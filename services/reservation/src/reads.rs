@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     book::{Book, ReservationRow},
-    domain::Pass,
+    domain::{Pass, asked_for},
     handlers::Hold,
 };
 
@@ -36,7 +36,8 @@ pub(crate) async fn reserve(desk: Here, command: Reserve, meta: Meta) -> Result<
         Err(TokenError::Forged | TokenError::Expired) => None,
         Err(error @ (TokenError::KeyUnknown | TokenError::Unavailable)) => return Err(error.into()),
     };
-    let hold = Hold { schedule_id: command.schedule_id, seats: command.seats, pass };
+    let seats = command.seats.iter().map(asked_for).collect();
+    let hold = Hold { schedule_id: command.schedule_id, seats, pass };
     desk.decide(hold, &meta).await
 }
 

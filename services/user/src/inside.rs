@@ -28,7 +28,7 @@ pub struct AddAccount {
 /// Makes an account with these roles, or gives them to the account that the address has.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GrantWish {
-    /// Lower case.
+    /// In the form that all its spellings have.
     pub email: String,
     /// Argon2id, in the PHC format; an account that is there keeps its own.
     pub password_hash: Secret,

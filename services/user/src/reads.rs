@@ -40,8 +40,8 @@ type At = Desk<Postgres<Book>>;
 /// session of it.
 pub async fn register(desk: At, command: Register, meta: Meta) -> Result<Session, Problem> {
     let email = Email::parse(&command.email)?;
-    domain::check_password(&command.password)?;
-    let password_hash = desk.rules().hashing.queue()?.hash(command.password).await?;
+    let password = domain::password(&command.password)?;
+    let password_hash = desk.rules().hashing.queue()?.hash(password).await?;
     let add = AddAccount { email: email.as_str().to_owned(), password_hash };
     let account = desk.decide(add, &meta).await?;
     open_session(&desk, account.user_id, None, &meta).await
@@ -53,7 +53,7 @@ pub async fn log_in(desk: At, command: LogIn, meta: Meta) -> Result<Session, Pro
     let wrong = || Problem::from(codes::BAD_CREDENTIALS);
     // What cannot be an address or a password is nobody's, which is no secret.
     let email = Email::parse(&command.email).map_err(|_| wrong())?;
-    domain::check_password(&command.password).map_err(|_| wrong())?;
+    let password = domain::password(&command.password).map_err(|_| wrong())?;
     let queued = desk.rules().hashing.queue()?;
     let email_hash = digest(email.as_str());
     desk.decide(BeginLogIn { email_hash }, &once(&meta)).await?;
@@ -64,7 +64,7 @@ pub async fn log_in(desk: At, command: LogIn, meta: Meta) -> Result<Session, Pro
         }
         _ => (None, None),
     };
-    match (queued.verify(command.password, hash).await?, user_id) {
+    match (queued.verify(password, hash).await?, user_id) {
         (true, Some(user_id)) => open_session(&desk, user_id, Some(email_hash), &meta).await,
         _ => Err(wrong()),
     }
@@ -200,13 +200,13 @@ pub async fn wish_account(
     roles: &[Role],
 ) -> Result<(), Problem> {
     let email = Email::parse(email)?;
-    domain::check_password(password)?;
+    let password = domain::password(password)?;
     let roles: BTreeSet<Role> = roles.iter().copied().collect();
     let account = find_by_email(pool, &email).await.map_err(unavailable)?;
     if account.is_some_and(|account| account.roles.is_superset(&roles)) {
         return Ok(());
     }
-    let hash = rules.hashing.queue()?.hash(password.to_owned()).await?;
+    let hash = rules.hashing.queue()?.hash(password).await?;
     sqlx::query(
         "insert into account_wishes (email, password_hash, roles) values ($1, $2, $3)
          on conflict (email) do update set

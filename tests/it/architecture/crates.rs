@@ -133,7 +133,7 @@ fn names(list: &[&str]) -> Names {
 
 #[test]
 fn every_crate_of_the_workspace_is_known_here() {
-    let mut known = names(&["events", "mesh", "onsale", "servers", "sim", "tests"]);
+    let mut known = names(&["events", "mesh", "onsale", "servers", "sim", "tests", "text"]);
     known.extend(names(&SERVICES));
     assert_eq!(WORKSPACE.members.keys().cloned().collect::<Names>(), known);
     for service in SERVICES {
@@ -153,6 +153,15 @@ fn what_is_said_knows_no_runtime() {
 }
 
 #[test]
+fn what_judges_a_text_knows_no_runtime_and_nothing_of_ours() {
+    assert_eq!(WORKSPACE.ours(&WORKSPACE.closure("text")), names(&[]));
+    let all = WORKSPACE.closure("text");
+    for runtime in ["tokio", "async-nats", "sqlx", "redis", "axum", "hyper", "futures"] {
+        assert!(!all.contains(runtime), "text is built with {runtime}");
+    }
+}
+
+#[test]
 fn only_the_runtime_speaks_to_nats() {
     assert_eq!(WORKSPACE.users_of("async-nats"), names(&["mesh", "tests"]));
     let tried_with: Vec<_> =
@@ -164,7 +173,7 @@ fn only_the_runtime_speaks_to_nats() {
 fn no_service_depends_on_another() {
     for service in SERVICES {
         let on = WORKSPACE.ours(&WORKSPACE.normal(service));
-        assert!(on.is_subset(&names(&["events", "mesh"])), "{service} depends on {on:?}");
+        assert!(on.is_subset(&names(&["events", "mesh", "text"])), "{service} depends on {on:?}");
         let tried_with = WORKSPACE.ours(&WORKSPACE.dev(service));
         let known = names(&["events", "mesh", "servers"]);
         assert!(tried_with.is_subset(&known), "{service} is tested with {tried_with:?}");
@@ -181,7 +190,7 @@ fn what_carries_knows_nothing_of_what_is_carried() {
     let ours = |member: &str| WORKSPACE.ours(&WORKSPACE.normal(member));
     assert_eq!(ours("events"), names(&[]));
     assert_eq!(ours("servers"), names(&[]));
-    assert_eq!(ours("mesh"), names(&["events"]));
+    assert_eq!(ours("mesh"), names(&["events", "text"]));
     assert!(ours("onsale").is_disjoint(&names(&["sim", "tests"])));
 }
 

@@ -90,6 +90,7 @@ fn calling_off(right: &Request, world: &World) -> Vec<Case> {
         Case::new("a long reason", reason(right, &"a".repeat(501)), "invalid"),
         Case::new("a reason with a zero byte", reason(right, "a%00b"), "invalid"),
         Case::new("a reason of two lines", reason(right, "a%0Ab"), "invalid"),
+        Case::new("a reason that cannot be seen", reason(right, "%E2%80%8B"), "invalid"),
     ]
 }
 
@@ -135,6 +136,11 @@ fn long(chars: usize) -> String {
     "ä".repeat(chars)
 }
 
+/// What nobody can see, and what turns what others see.
+fn unseen() -> [String; 5] {
+    ["\u{200b}", "\u{3164}", "\u{2800}", "a\u{202e}b", "\u{301}a"].map(str::to_owned)
+}
+
 fn register(right: &Request, world: &World) -> Vec<Case> {
     let local = format!("{}@example.com", "a".repeat(65));
     let label = format!("a@{}.com", "b".repeat(64));
@@ -158,13 +164,19 @@ fn register(right: &Request, world: &World) -> Vec<Case> {
         "<a@example.com>",
         "a,b@example.com",
         ".a@example.com",
-        "a..b@example.com",
+        "a\u{200b}@example.com",
+        "\u{202e}a@example.com",
+        "a@exa\u{ad}mple.com",
+        "a@1.2.3.4",
         &local,
         &label,
         &whole,
         &huge,
     ];
-    let passwords = [String::new(), "123456789".into(), long(201), "a".repeat(60_000)];
+    let nine = "e\u{301}".repeat(9);
+    let hidden = "pass\u{200b}word-123".to_owned();
+    let passwords =
+        [String::new(), "123456789".into(), nine, hidden, long(201), "a".repeat(60_000)];
     let taken = world.fan.email.clone();
     let mut cases = each(right, "email", emails, "invalid");
     cases.extend(each(right, "password", passwords, "invalid"));
@@ -201,9 +213,10 @@ fn roles(right: &Request) -> Vec<Case> {
 fn concert(right: &Request) -> Vec<Case> {
     let lines =
         [String::new(), "  ".into(), long(201), "a\nb".into(), "a\0b".into(), "a".repeat(60_000)];
+    let lines: Vec<String> = lines.into_iter().chain(unseen()).collect();
     let mut cases = each(right, "title", lines.clone(), "invalid");
     cases.extend(each(right, "artist", lines, "invalid"));
-    let texts = [long(5_001), "a\0b".into(), "\u{1b}[2J".into()];
+    let texts = [long(5_001), "a\0b".into(), "\u{1b}[2J".into(), "a\u{202e}b".into()];
     cases.extend(each(right, "description", texts, "invalid"));
     cases
 }
@@ -227,6 +240,7 @@ fn schedule(right: &Request, world: &World) -> Vec<Case> {
             .says("field", "concert_id"),
     ];
     let venues = [String::new(), long(201), "a\nb".into(), "a\0b".into()];
+    let venues: Vec<String> = venues.into_iter().chain(unseen()).collect();
     cases.extend(each(right, "venue", venues, "invalid"));
     let times = [
         "",
@@ -308,13 +322,16 @@ async fn reserve(right: &Request, world: &World) -> Vec<Case> {
     ];
     cases.extend(each(right, "pass", passes, "not_active"));
     let many: Vec<String> = (0..101).map(|seat| format!("A-1-{seat}")).collect();
-    let seats = [json!([]), json!(["A-1-3", "A-1-3"]), json!(many)];
+    let twice = [json!(["A-1-3", "A-1-3"]), json!(["A-1-3", " Ａ-1-３"])];
+    let seats = [json!([]), json!(many)].into_iter().chain(twice);
     cases.extend(each(right, "seats", seats, "invalid"));
     let odd = [
         json!(["Z-9-9"]),
         json!([""]),
-        json!(["A-1-3 "]),
+        json!(["A-1"]),
+        json!(["A-1-3-"]),
         json!(["a-1-3"]),
+        json!(["A-1-\u{200b}3"]),
         json!(["A-1-3\0"]),
         json!(["A-1-3", "Z-9-9"]),
         json!([long(20_000)]),
@@ -353,7 +370,10 @@ fn sagas(right: &Request) -> Vec<Case> {
 }
 
 fn dead_letters(operation: &Operation, right: &Request) -> Option<Vec<Case>> {
-    let lines = || [String::new(), " ".into(), long(501), "a\nb".into(), "a\0b".into()];
+    let lines = || {
+        let lines = [String::new(), " ".into(), long(501), "a\nb".into(), "a\0b".into()];
+        lines.into_iter().chain(unseen())
+    };
     Some(match operation.id.as_str() {
         "findDeadLetters" => which_letters(right),
         "getDeadLetter" | "retryDeadLetter" => letters(right),
@@ -423,14 +443,15 @@ fn contact(right: &Request) -> Vec<Case> {
     let phones = [
         String::new(),
         "+".into(),
-        "01012345678".into(),
+        "0101234".into(),
+        "01012345678 ext. 5".into(),
         "+0821012345678".into(),
-        "+82 10 1234 5678".into(),
+        "+8210123456789012".into(),
         "+82101234567\0".into(),
         "+٨٢١٠١٢٣٤٥٦٧٨".into(),
         format!("+{}", "1".repeat(20_000)),
     ];
     let mut cases = each(right, "phone", phones, "invalid");
-    cases.extend(each(right, "locale", ["", "KO", "fr", "en\0"], "invalid"));
+    cases.extend(each(right, "locale", ["", "fr", "korean", "k", "en\0", "ko\u{200b}"], "invalid"));
     cases
 }

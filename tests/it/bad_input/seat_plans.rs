@@ -5,24 +5,32 @@ use serde_json::Value;
 use super::request::{Case, Request};
 
 /// Plans, and where each is wrong: line, column, and words of the reason.
-const PLANS: [(&str, u64, u64, &str); 17] = [
+const PLANS: [(&str, u64, u64, &str); 25] = [
     ("", 1, 1, "empty"),
     ("section,row,seat,price\n", 1, 1, "no seats"),
-    ("section;row;seat;price\nA;1;1;100\n", 1, 1, "first line"),
-    ("section,row,seat\nA,1,1\n", 1, 4, "first line"),
-    ("section,row,seat,price,colour\nA,1,1,100,red\n", 1, 5, "first line"),
-    ("Section,row,seat,price\nA,1,1,100\n", 1, 1, "first line"),
-    ("section,row,seat,price\nA,1,1,100\nA,1,2\n", 3, 4, "4 fields"),
-    ("section,row,seat,price\nA,1,1,100,x\n", 2, 5, "4 fields"),
+    ("section row seat price\nA 1 1 100\n", 1, 1, "lacks the columns `section`, `row`"),
+    ("section,row,seat\nA,1,1\n", 1, 4, "lacks the column `price`"),
+    ("section,row,number,price\nA,1,1,100\n", 1, 3, "`number`"),
+    ("section;row;number;price\nA;1;1;100\n", 1, 3, "`number`"),
+    ("section,row,seat,price,seat\nA,1,1,100,1\n", 1, 5, "twice"),
+    ("sep=\nsection,row,seat,price\nA,1,1,100\n", 1, 1, "sep="),
+    ("sep=;\nsection;row;seat;price\nA;1;1;x\n", 3, 4, "whole number"),
+    ("section,row,seat,price\nA,1,1,100\nA,1,2\n", 3, 4, "3 fields"),
+    ("section,row,seat,price\nA,1,1,100,x\n", 2, 5, "5 fields"),
+    ("section,row,seat,price,\nBox 3,4,A,1,55000\n", 2, 5, "quotes"),
     ("section,row,seat,price\nA,1,1,100\n\nA,,2,100\n", 4, 2, "empty"),
     ("section,row,seat,price\nA,1,1,cheap\n", 2, 4, "whole number"),
     ("section,row,seat,price\nA,1,1,-100\n", 2, 4, "whole number"),
     ("section,row,seat,price\nA,1,1,1.5\n", 2, 4, "whole number"),
+    ("section,row,seat,price\nA,1,1,55.000\n", 2, 4, "two ways"),
+    ("section,row,seat,price\nSTANDING,,,66000\n", 2, 3, "1-300"),
+    ("section,row,seat,price\nSTANDING,,1-100001,1\n", 2, 3, "at most 100000"),
     ("section,row,seat,price\nA,1,1,100000001\n", 2, 4, "at most"),
     ("section,row,seat,price\nA,1,1,99999999999999999999999\n", 2, 4, "at most"),
     ("section,row,seat,price\nA,1,1,100\nA,1,2,100\nA,1,1,100\n", 4, 3, "line 2"),
-    ("section,row,seat,price\nA-B,1,1,100\n", 2, 1, "letter"),
-    ("section,row,seat,price\nABCDEFGHIJKLMNOPQ,1,1,100\n", 2, 1, "16"),
+    ("section,row,seat,price\nR석,1,1,1\nR\u{1109}\u{1165}\u{11a8},1,1,1\n", 3, 3, "line 2"),
+    ("section,row,seat,price\nA-B,1,1,100\nA_B,1,2,100\n", 3, 1, "line 2"),
+    ("section,row,seat,price\nA\u{200b},1,1,100\n", 2, 1, "cannot be seen"),
 ];
 
 /// Each plan, as text inside the JSON and as a body of its own; and what only one can have.

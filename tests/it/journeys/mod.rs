@@ -7,6 +7,7 @@ mod enter;
 mod expire;
 mod export;
 mod hold_extension;
+mod names;
 mod pay_hold_gone;
 mod pay_success;
 mod pay_too_few_points;

@@ -107,13 +107,10 @@ impl<E: Engine> LetterDesk<E> {
     pub(crate) async fn discard(&self, body: &Bytes, meta: &Meta) -> Result<Bytes, Problem> {
         let Discard { letter, reason } = parse(body)?;
         let by = meta.caller.user_id()?;
-        let chars = reason.trim().chars().count();
-        if chars == 0 || chars > REASON_CHARS_MAX || reason.chars().any(char::is_control) {
-            let what = format!("must be one line of 1 to {REASON_CHARS_MAX} characters");
-            return Err(Problem::about(codes::INVALID, "reason", what));
-        }
+        let reason = text::line(&reason, 1..=REASON_CHARS_MAX)
+            .map_err(|flaw| Problem::about(codes::INVALID, "reason", flaw.to_string()))?;
         let parked = self.open_one(&letter).await?;
-        let ended = self.0.engine.discard(parked.number, by, reason.trim()).await.map_err(away)?;
+        let ended = self.0.engine.discard(parked.number, by, &reason).await.map_err(away)?;
         if !ended {
             return Err(gone(&letter));
         }

@@ -72,12 +72,23 @@ fn a_show_is_called_off_once_and_even_before_it_was_heard_of() {
 fn seats_are_asked_for_at_least_once_and_at_most_once_each() {
     assert!(well_formed(&[]).unwrap_err().is(codes::INVALID));
     assert!(well_formed(&[seat("A-1-1"), seat("A-1-1")]).unwrap_err().is(codes::INVALID));
-    for odd in ["A-1-1\0", &"A".repeat(SEAT_BYTES_MAX + 1)] {
+    for odd in ["A-1-1\0", &"A".repeat(SeatId::BYTES_MAX + 1)] {
         assert!(well_formed(&[seat(odd)]).unwrap_err().is(codes::INVALID));
     }
     let many: Vec<SeatId> = (0..=SEATS_PER_REQUEST_MAX).map(|n| seat(&n.to_string())).collect();
     assert!(well_formed(&many).unwrap_err().is(codes::INVALID));
     assert!(well_formed(&many[1..]).is_ok());
+}
+
+#[test]
+fn a_seat_is_asked_for_however_it_is_typed() {
+    for (typed, kept) in [
+        ("R\u{1109}\u{1165}\u{11a8}-A-1", "R석-A-1"),
+        ("Ａ－１－１", "A-1-1"),
+        (" VIP\u{3000}석-A-1 ", "VIP 석-A-1"),
+    ] {
+        assert_eq!(asked_for(&seat(typed)), seat(kept), "{typed}");
+    }
 }
 
 #[test]
