@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use events::{
     ScheduleId, SeatId,
-    concert::{Epoch, Seat, SeatDelta, SeatMap, SeatState, SectionCount},
+    concert::{Epoch, MapState, Seat, SeatDelta, SeatMap, SeatState, SectionCount},
 };
 use serde::Serialize;
 
@@ -65,6 +65,7 @@ pub(crate) enum Gap {
 pub(crate) struct Map {
     schedule_id: ScheduleId,
     at: At,
+    state: MapState,
     sections: Vec<SectionCount>,
     place_of: HashMap<String, usize>,
     taken: BTreeMap<SeatId, SeatState>,
@@ -77,6 +78,7 @@ struct Body<'a> {
     schedule_id: ScheduleId,
     epoch: Epoch,
     sequence: u64,
+    state: MapState,
     sections: Vec<&'a SectionCount>,
     seats: Vec<Shown<'a>>,
 }
@@ -92,6 +94,8 @@ struct Delta<'a> {
     sequence: u64,
     sections: Vec<&'a SectionCount>,
     seats: &'a [Seat],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<MapState>,
 }
 
 impl Map {
@@ -101,6 +105,7 @@ impl Map {
         Self {
             schedule_id: read.schedule_id,
             at: At { epoch: read.epoch, sequence: read.sequence },
+            state: read.state,
             place_of: places.map(|(place, count)| (count.section.clone(), place)).collect(),
             sections: read.sections,
             taken: read.seats.into_iter().map(|seat| (seat.seat, seat.state)).collect(),
@@ -125,6 +130,7 @@ impl Map {
                 state => self.taken.insert(seat.seat.clone(), state),
             };
         }
+        self.state = delta.state.unwrap_or(self.state);
         let touched: Vec<SectionCount> = self.counts_after(delta);
         for count in &touched {
             if let Some(place) = self.place_of.get(&count.section) {
@@ -140,11 +146,19 @@ impl Map {
         Some(frame)
     }
 
-    /// The sections that a change has touched. How many seats a section has never changes.
+    /// The sections that a change has touched: all of them, when the show is called off, for
+    /// then no seat is free any more. How many seats a section has never changes.
     fn counts_after(&self, delta: &SeatDelta) -> Vec<SectionCount> {
+        if delta.state == Some(MapState::Cancelled) {
+            let none_free = |count: &SectionCount| SectionCount { free: 0, ..count.clone() };
+            return self.sections.iter().map(none_free).collect();
+        }
         let counted = delta.sections.iter().filter_map(|taken| {
             let before = &self.sections[*self.place_of.get(&taken.section)?];
-            let free = before.free + before.held + before.sold - taken.held - taken.sold;
+            let free = match self.state {
+                MapState::Cancelled => 0,
+                MapState::Open => before.free + before.held + before.sold - taken.held - taken.sold,
+            };
             let section = taken.section.clone();
             Some(SectionCount { section, free, held: taken.held, sold: taken.sold })
         });
@@ -157,6 +171,7 @@ impl Map {
             sequence: delta.sequence,
             sections: touched.iter().collect(),
             seats: &delta.seats,
+            state: delta.state,
         };
         Frame { sequence: delta.sequence, bytes: event("delta", at, &json(&data)) }
     }
@@ -197,6 +212,7 @@ impl Map {
             schedule_id: self.schedule_id,
             epoch: self.at.epoch,
             sequence: self.at.sequence,
+            state: self.state,
             sections: self.sections.iter().filter(|count| is_wanted(&count.section)).collect(),
             seats: seats.map(|(seat, state)| Shown { seat, state: *state }).collect(),
         })
@@ -253,6 +269,7 @@ mod tests {
             schedule_id: ScheduleId(Uuid::nil()),
             epoch: Epoch(7),
             sequence: 5,
+            state: MapState::Open,
             sections: vec![section("B", 0), section("A", 1)],
             seats: vec![seat("A-1-1", SeatState::Held)],
         })
@@ -261,7 +278,7 @@ mod tests {
     fn delta(sequence: u64, name: &str, state: SeatState, held: i64, sold: i64) -> SeatDelta {
         let section = section_of(&SeatId(name.into())).to_owned();
         let sections = vec![SectionTaken { section, held, sold }];
-        SeatDelta { sequence, sections, seats: vec![seat(name, state)] }
+        SeatDelta { sequence, sections, seats: vec![seat(name, state)], state: None }
     }
 
     fn body(map: &Map, section: Option<&str>) -> Value {
@@ -303,6 +320,36 @@ mod tests {
         map.apply(&delta(8, "A-1-1", SeatState::Free, 0, 0)).unwrap();
         assert_eq!(body(&map, Some("A"))["seats"], json!([]));
         assert_eq!(body(&map, Some("A"))["sections"][0]["free"], 10);
+    }
+
+    #[test]
+    fn a_show_that_is_called_off_has_no_free_seat_in_the_body_nor_in_any_event() {
+        let mut map = map();
+        let off = SeatDelta {
+            sequence: 6,
+            sections: vec![],
+            seats: vec![],
+            state: Some(MapState::Cancelled),
+        };
+        let frame = map.apply(&off).unwrap();
+        let text = str::from_utf8(&frame.bytes).unwrap();
+        let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(data).unwrap(),
+            json!({
+                "sequence": 6, "seats": [], "state": "cancelled",
+                "sections": [
+                    {"section": "B", "free": 0, "held": 0, "sold": 0},
+                    {"section": "A", "free": 0, "held": 1, "sold": 0},
+                ],
+            })
+        );
+        map.apply(&delta(7, "A-1-1", SeatState::Free, 0, 0)).unwrap();
+        let whole = body(&map, None);
+        assert_eq!((&whole["state"], &whole["seats"]), (&json!("cancelled"), &json!([])));
+        let free = |count: &Value| count["free"] == 0;
+        assert!(whole["sections"].as_array().unwrap().iter().all(free), "{whole}");
+        assert_eq!(map.at(), at(7), "its name has changed with it");
     }
 
     #[test]
