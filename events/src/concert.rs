@@ -1,10 +1,13 @@
 //! Concerts, their schedules and seat plans.
 
-use std::{fmt, str::FromStr};
-
 use serde::{Deserialize, Serialize};
 
-use crate::{ConcertId, Page, ScheduleId, SeatId, Timestamp};
+use crate::{ConcertId, Page, ScheduleId, SeatId, Timestamp, UserId, user::Role};
+
+pub use crate::seats::{
+    Epoch, GetSeatChanges, MapState, Seat, SeatChanges, SeatDelta, SeatMap, SeatPlan, SeatState,
+    SeatsChanged, SectionCount, SectionTaken,
+};
 
 /// How fast and how far the waiting room lets fans through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +66,9 @@ pub struct ScheduleOpened {
     pub starts_at: Timestamp,
     /// When the first fan is admitted.
     pub opens_at: Timestamp,
+    /// Until when a ticket can be given back for its money; `starts_at` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_until: Option<Timestamp>,
     /// The room's pace.
     pub admission: Admission,
     /// Seconds a hold lives.
@@ -71,6 +77,9 @@ pub struct ScheduleOpened {
     pub seats_per_fan_max: u32,
     /// All seats, row by row.
     pub seats: Vec<SeatBlock>,
+    /// Who put it on sale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Actor>,
 }
 
 /// `concert.schedule_cancelled`: the show will not take place.
@@ -83,14 +92,61 @@ pub struct ScheduleCancelled {
     pub concert_id: ConcertId,
     /// Why, for the fans.
     pub reason: String,
+    /// Who called it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Actor>,
+}
+
+/// Who did something, and by which right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Actor {
+    /// The account.
+    pub user_id: UserId,
+    /// `organizer` for one of the concert's own; `operator` for whoever acts in their place.
+    pub role: Role,
+}
+
+/// `concert.organizer_added`: one more account acts on a concert. Whoever enters a concert is
+/// its first organizer, of which nothing is emitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OrganizerAdded {
+    /// The concert.
+    pub concert_id: ConcertId,
+    /// Who acts on it from now on.
+    pub user_id: UserId,
+    /// Who has added them.
+    pub by: Actor,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// `concert.organizer_removed`: an account acts on a concert no more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OrganizerRemoved {
+    /// The concert.
+    pub concert_id: ConcertId,
+    /// Who acted on it.
+    pub user_id: UserId,
+    /// Who has removed them; absent when the account was closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Actor>,
+    /// How many organizers are left. With none, the concert is in the operators' hands.
+    pub left: u32,
+    /// When.
+    pub at: Timestamp,
 }
 
 crate::facts! {
     ScheduleOpened = "concert.schedule_opened", schedule: |e| Some(e.schedule_id), about: |e| e.schedule_id.0;
     ScheduleCancelled = "concert.schedule_cancelled", schedule: |e| Some(e.schedule_id), about: |e| e.schedule_id.0;
+    OrganizerAdded = "concert.organizer_added", schedule: |_| None, about: |e| e.concert_id.0;
+    OrganizerRemoved = "concert.organizer_removed", schedule: |_| None, about: |e| e.concert_id.0;
 }
 
-/// Enter a concert (organizer).
+/// Enter a concert (organizer, operator).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CreateConcert {
@@ -103,7 +159,7 @@ pub struct CreateConcert {
     pub description: String,
 }
 
-/// Put a performance of a concert on sale (organizer).
+/// Put a performance of a concert on sale (an organizer of the concert, operator).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OpenSchedule {
@@ -116,6 +172,10 @@ pub struct OpenSchedule {
     /// When the first fan is admitted; now when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opens_at: Option<Timestamp>,
+    /// Until when a ticket can be given back for its money, `starts_at` at the latest and when
+    /// absent; a moment that is past means never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_until: Option<Timestamp>,
     /// The room's pace.
     #[serde(default)]
     pub admission: Admission,
@@ -130,7 +190,8 @@ pub struct OpenSchedule {
     pub seat_plan: String,
 }
 
-/// Call a performance off (organizer): every hold ends, every payment is returned.
+/// Call a performance off (an organizer of the concert, operator): every hold ends, every
+/// payment is returned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CancelSchedule {
@@ -139,6 +200,58 @@ pub struct CancelSchedule {
     /// Why, for the fans; at most 500 characters.
     #[serde(default)]
     pub reason: String,
+}
+
+/// Let one more account act on a concert (an organizer of the concert, operator).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AddOrganizer {
+    /// Which concert.
+    pub concert_id: ConcertId,
+    /// Who: an account with the role `organizer`.
+    pub user_id: UserId,
+}
+
+/// Let an account act on a concert no more (an organizer of the concert, operator). The last
+/// one stays.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RemoveOrganizer {
+    /// Which concert.
+    pub concert_id: ConcertId,
+    /// Who.
+    pub user_id: UserId,
+}
+
+/// Read who acts on a concert (organizer, operator).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GetOrganizers {
+    /// Which concert.
+    pub concert_id: ConcertId,
+}
+
+/// Who acts on a concert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Organizers {
+    /// The concert.
+    pub concert_id: ConcertId,
+    /// Its organizers, the first one first. With none, the concert is in the operators' hands.
+    pub organizers: Vec<Organizer>,
+}
+
+/// One organizer of a concert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Organizer {
+    /// The account.
+    pub user_id: UserId,
+    /// Since when.
+    pub since: Timestamp,
+    /// Who has added them; absent for whoever entered the concert.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_by: Option<Actor>,
 }
 
 /// Find concerts.
@@ -216,8 +329,23 @@ pub struct Concert {
 pub enum ScheduleState {
     /// On sale from `opens_at` to `starts_at`.
     Open,
+    /// The show has begun, and sales have ended.
+    Closed,
     /// Called off.
     Cancelled,
+}
+
+/// How a performance was called off.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Cancellation {
+    /// When.
+    pub at: Timestamp,
+    /// Why, for the fans.
+    pub reason: String,
+    /// Who did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Actor>,
 }
 
 /// One performance.
@@ -234,8 +362,13 @@ pub struct Schedule {
     pub starts_at: Timestamp,
     /// When the first fan is admitted.
     pub opens_at: Timestamp,
+    /// Until when a ticket can be given back for its money.
+    pub refund_until: Timestamp,
     /// Whether it can be bought.
     pub state: ScheduleState,
+    /// How it was called off, once it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<Cancellation>,
     /// The room's pace.
     pub admission: Admission,
     /// Seconds a hold lives.
@@ -246,186 +379,13 @@ pub struct Schedule {
     pub seats_total: i64,
 }
 
-/// What the map shows of a seat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum SeatState {
-    /// Can be reserved.
-    Free,
-    /// Somebody has it for a while.
-    Held,
-    /// Paid.
-    Sold,
-}
-
-/// One seat on the map.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Seat {
-    /// Its id: `SECTION-ROW-SEAT`, with a `_` for a `-` inside a name.
-    pub seat: SeatId,
-    /// What the map shows. The reservation service alone decides; this may be a moment old.
-    pub state: SeatState,
-}
-
-/// Seats of one section by state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SectionCount {
-    /// The section.
-    pub section: String,
-    /// Can be reserved.
-    pub free: i64,
-    /// Held.
-    pub held: i64,
-    /// Paid.
-    pub sold: i64,
-}
-
-/// The seat plan of a schedule. It never changes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SeatPlan {
-    /// The schedule.
-    pub schedule_id: ScheduleId,
-    /// Every seat with its price, in the order of the plan.
-    pub seats: Vec<SeatBlock>,
-}
-
-/// Which making of a seat map: one that was made anew has another, and its sequence begins
-/// anew. 16 hex digits on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[cfg_attr(feature = "openapi", schema(value_type = String))]
-#[serde(try_from = "String", into = "String")]
-pub struct Epoch(pub u64);
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl From<Epoch> for String {
-    fn from(epoch: Epoch) -> Self {
-        epoch.to_string()
-    }
-}
-
-impl FromStr for Epoch {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        let number = match text.len() == 16 && text.bytes().all(is_hex) {
-            true => u64::from_str_radix(text, 16).ok(),
-            false => None,
-        };
-        number.map(Self).ok_or("an epoch has 16 hex digits")
-    }
-}
-
-impl TryFrom<String> for Epoch {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-/// The seat map of a schedule: what its plan does not say.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SeatMap {
-    /// The schedule.
-    pub schedule_id: ScheduleId,
-    /// Which making of the map this is.
-    pub epoch: Epoch,
-    /// How many changes this map has seen.
-    pub sequence: u64,
-    /// Counts of each section, in the order of the plan.
-    pub sections: Vec<SectionCount>,
-    /// The seats that are not free; all others of the plan are.
-    pub seats: Vec<Seat>,
-}
-
-impl SeatMap {
-    /// What the map shows of a seat of the plan.
-    pub fn state_of(&self, seat: &SeatId) -> SeatState {
-        let shown = self.seats.iter().find(|shown| shown.seat == *seat);
-        shown.map_or(SeatState::Free, |shown| shown.state)
-    }
-}
-
-/// Read how a seat map has changed since a place in its history.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct GetSeatChanges {
-    /// Which schedule.
-    pub schedule_id: ScheduleId,
-    /// The epoch of the map that is known.
-    pub epoch: Epoch,
-    /// Its sequence.
-    pub sequence: u64,
-}
-
-/// How a seat map has changed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SeatChanges {
-    /// The epoch of the map.
-    pub epoch: Epoch,
-    /// How many changes it has seen.
-    pub sequence: u64,
-    /// Whether the changes asked for are not known, or no longer: the map has to be read.
-    pub is_gone: bool,
-    /// The changes in order, without a hole; perhaps not yet all up to `sequence`.
-    pub deltas: Vec<SeatDelta>,
-}
-
-/// One change of a seat map.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SeatDelta {
-    /// The sequence of the map after it.
-    pub sequence: u64,
-    /// The sections that it touched, as they are after it.
-    pub sections: Vec<SectionTaken>,
-    /// The seats that it changed.
-    pub seats: Vec<Seat>,
-}
-
-/// Seats of one section that are not free.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SectionTaken {
-    /// The section.
-    pub section: String,
-    /// Held.
-    pub held: i64,
-    /// Paid.
-    pub sold: i64,
-}
-
-/// `live.concert.seats.<schedule>`: a [`SeatDelta`] as it happens, for whoever listens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SeatsChanged {
-    /// The epoch of the map.
-    pub epoch: Epoch,
-    /// The change.
-    pub delta: SeatDelta,
-}
-
-impl SeatsChanged {
-    /// What it is announced under.
-    pub const NAME: &'static str = "concert.seats";
-}
-
 crate::commands! {
     CreateConcert = "concert.create", 201 => Concert;
     OpenSchedule = "concert.open_schedule", 201 => Schedule;
     CancelSchedule = "concert.cancel_schedule", 202 => Schedule;
+    AddOrganizer = "concert.add_organizer", 200 => Organizers;
+    RemoveOrganizer = "concert.remove_organizer", 200 => Organizers;
+    GetOrganizers = "concert.organizers", 200 => Organizers;
     FindConcerts = "concert.find", 200 => Page<Concert>;
     GetConcert = "concert.get", 200 => Concert;
     FindSchedules = "concert.schedules", 200 => Page<Schedule>;

@@ -260,6 +260,9 @@ pub struct Discard {
     pub letter: LetterId,
     /// Why, 1 to 500 characters; it is kept.
     pub reason: String,
+    /// Also when the service decides by the event, and what waits for it stays open.
+    #[serde(default)]
+    pub leave_open: bool,
 }
 
 /// Why a letter is given up.
@@ -268,6 +271,22 @@ pub struct Discard {
 pub struct DiscardReason {
     /// One line of 1 to 500 characters; it is kept.
     pub reason: String,
+    /// Also when the service decides by the event, and what waits for it stays open.
+    #[serde(default)]
+    pub leave_open: bool,
+}
+
+/// What a letter that is given up leaves open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LeftOpen {
+    /// The event that is not taken in.
+    pub event: String,
+    /// What the service might have emitted upon it. Nothing, when it only learns by it.
+    pub would_follow: Vec<String>,
+    /// The saga that waits for it; `onsale saga show` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saga_id: Option<SagaId>,
 }
 
 /// Tries every parked letter of a cause again, with the lines they stand in.
@@ -299,6 +318,9 @@ pub struct Redriven {
     /// Letters that still stand in the line. Without a parked one before them they go on by
     /// themselves.
     pub left: u64,
+    /// What the letter, given up, has left open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_open: Option<LeftOpen>,
 }
 
 /// A letter that failed again.

@@ -22,6 +22,7 @@ mod problem;
 pub mod queue;
 pub mod ranking;
 pub mod reservation;
+mod seats;
 pub mod user;
 pub mod withdrawal;
 

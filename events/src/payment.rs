@@ -33,6 +33,8 @@ pub enum PaymentFailure {
     NoWallet,
     /// The hold ended first; the money was given back.
     HoldGone,
+    /// The show was called off first; the money was given back.
+    ShowCancelled,
 }
 
 /// `payment.requested`: a fan asked to pay a hold.

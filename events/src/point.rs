@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AttemptId, EntryId, Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
-    withdrawal::WithdrawalReason,
+    reservation::CancelReason, withdrawal::WithdrawalReason,
 };
 
 /// What moved points.
@@ -114,6 +114,9 @@ pub struct PointRefunded {
     pub balance: i64,
     /// Why: it tells a payment that never completed from one that did.
     pub reason: RefundReason,
+    /// Why the seats were gone, when they were given back or the show was called off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<CancelReason>,
 }
 
 /// `point.forfeited`: what was left in the wallet of a closed account is the house's.

@@ -110,8 +110,13 @@ codes! {
     SEAT_TAKEN = 409 "seat_taken", "At least one of the seats has an owner.";
     UNKNOWN_SEAT = 422 "unknown_seat", "The schedule has no such seat.";
     LIMIT_EXCEEDED = 409 "limit_exceeded", "More seats than one fan may hold for this schedule.";
-    SCHEDULE_CLOSED = 409 "schedule_closed", "The schedule is not on sale.";
-    NOT_CANCELLABLE = 409 "not_cancellable", "The reservation has ended already.";
+    NOT_OPEN_YET = 409 "not_open_yet", "Sales have not begun yet.";
+    SOLD_OUT = 409 "sold_out", "Every seat of the schedule is sold.";
+    SCHEDULE_CLOSED = 409 "schedule_closed", "The show has begun, and sales have ended.";
+    SCHEDULE_CANCELLED = 409 "schedule_cancelled", "The show was called off.";
+    NOT_CANCELLABLE = 409 "not_cancellable", "The reservation has ended already, or can be given back no more.";
+    LAST_ORGANIZER = 409 "last_organizer", "A concert keeps its last organizer; add another one first.";
+    SAGA_OPEN = 409 "saga_open", "The event carries something on that would stay open; say `leave_open` to give it up all the same.";
     HOLD_GONE = 409 "hold_gone", "The hold has ended; reserve again.";
     HOLDING_SEATS = 409 "holding_seats", "The fan holds seats; give them back or pay for them first.";
     PAYMENT_RUNNING = 409 "payment_running", "A payment is running; wait for its end.";

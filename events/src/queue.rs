@@ -28,8 +28,10 @@ pub enum PlaceEnd {
     Timeout,
     /// The fan left.
     Left,
-    /// Nothing is left to sell, or the show has begun.
+    /// Nothing is left to sell.
     SoldOut,
+    /// The show has begun, and sales have ended.
+    Closed,
     /// The show was cancelled.
     Cancelled,
     /// The fan's account was closed.

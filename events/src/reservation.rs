@@ -44,6 +44,8 @@ pub enum ConfirmRefusal {
     Expired,
     /// The hold was cancelled.
     Cancelled,
+    /// The show was called off.
+    ShowCancelled,
 }
 
 /// A seat and what it costs.
@@ -209,7 +211,7 @@ pub struct Reserve {
     pub pass: String,
 }
 
-/// Give a hold or a confirmed reservation up.
+/// Give a hold, or until the schedule's `refund_until` a confirmed reservation up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Cancel {
@@ -258,6 +260,9 @@ pub struct Reservation {
     /// The payment that confirmed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment_id: Option<PaymentId>,
+    /// Why it was cancelled, once it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<CancelReason>,
 }
 
 crate::commands! {

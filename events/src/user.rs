@@ -71,11 +71,27 @@ pub struct UserWithdrawn {
     pub at: Timestamp,
 }
 
+/// `user.role_granted`: an account may do more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UserRoleGranted {
+    /// The account.
+    pub user_id: UserId,
+    /// What it has got.
+    pub role: Role,
+    /// The operator who granted it; absent when it came with the installation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<UserId>,
+    /// When.
+    pub at: Timestamp,
+}
+
 crate::facts! {
     UserRegistered = "user.registered", schedule: |_| None, about: |e| e.user_id.0;
     UserWithdrawalRequested = "user.withdrawal_requested", schedule: |_| None, about: |e| e.user_id.0;
     UserWithdrawalRefused = "user.withdrawal_refused", schedule: |_| None, about: |e| e.user_id.0;
     UserWithdrawn = "user.withdrawn", schedule: |_| None, about: |e| e.user_id.0;
+    UserRoleGranted = "user.role_granted", schedule: |_| None, about: |e| e.user_id.0;
 }
 
 /// Sign up.

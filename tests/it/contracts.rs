@@ -70,7 +70,12 @@ fn a_field_of_the_future_is_passed_over() {
 fn a_fact_without_one_of_its_required_fields_is_refused() {
     // What a reader may do without: it is absent from holds and from what is no sale's, or was
     // not told at first.
-    const OPTIONAL: [&str; 5] = [
+    const OPTIONAL: [&str; 10] = [
+        "by of concert.organizer_removed",
+        "by of concert.schedule_cancelled",
+        "by of concert.schedule_opened",
+        "by of user.role_granted",
+        "refund_until of concert.schedule_opened",
         "payment_id of reservation.cancelled",
         "schedule_id of audit.saga_stalled",
         "schedule_id of audit.violation",
@@ -124,10 +129,11 @@ fn the_spelling_of_every_state_and_end_of_a_place_is_fixed() {
             PlaceEnd::Timeout,
             PlaceEnd::Left,
             PlaceEnd::SoldOut,
+            PlaceEnd::Closed,
             PlaceEnd::Cancelled,
             PlaceEnd::Withdrawn,
         ],
-        "timeout left sold_out cancelled withdrawn",
+        "timeout left sold_out closed cancelled withdrawn",
     );
 }
 

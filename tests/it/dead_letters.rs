@@ -1,6 +1,7 @@
 //! What can never be taken in is kept with its cause, and everything else flows on.
 
 pub mod desk;
+mod left_open;
 pub mod lines;
 mod lists;
 mod survivors;

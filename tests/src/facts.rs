@@ -75,13 +75,16 @@ fn read<E: Event>(message: &[u8]) -> serde_json::Result<Understood> {
 }
 
 /// Every fact. That none is missing is a proof of its own.
-pub const ALL: [Fact; 36] = [
+pub const ALL: [Fact; 39] = [
     Fact::of::<user::UserRegistered>(),
     Fact::of::<user::UserWithdrawalRequested>(),
     Fact::of::<user::UserWithdrawalRefused>(),
     Fact::of::<user::UserWithdrawn>(),
+    Fact::of::<user::UserRoleGranted>(),
     Fact::of::<concert::ScheduleOpened>(),
     Fact::of::<concert::ScheduleCancelled>(),
+    Fact::of::<concert::OrganizerAdded>(),
+    Fact::of::<concert::OrganizerRemoved>(),
     Fact::of::<queue::QueueWaiting>(),
     Fact::of::<queue::QueueActivated>(),
     Fact::of::<queue::QueueReturned>(),

@@ -181,6 +181,7 @@ impl Mesh {
             venue: "A hall".into(),
             starts_at: now.plus_secs(86_400),
             opens_at: Some(now.plus_secs(-1)),
+            refund_until: None,
             admission: Admission { per_second: 10_000, active_max: 10_000, pass_secs: 300 },
             hold_secs: None,
             seats_per_fan_max: None,
@@ -350,10 +351,17 @@ impl Fan<'_> {
         .await
     }
 
-    /// Holds seats that must be free.
+    /// Holds seats that must be free. A place that was used up a moment ago may still be shown:
+    /// then the fan lines up again.
     pub async fn hold(&self, schedule: ScheduleId, seats: &[&str]) -> Reservation {
-        let pass = self.admitted(schedule).await;
-        self.ask_for(schedule, seats, &pass).await.json().expect("a hold")
+        eventually("the fan is admitted", || async {
+            let pass = self.admitted(schedule).await;
+            let answer = self.ask_for(schedule, seats, &pass).await;
+            (answer.code().as_deref() != Some("not_active")).then_some(answer)
+        })
+        .await
+        .json()
+        .expect("a hold")
     }
 
     /// Asks to pay, which must be accepted, and waits for the end.
@@ -431,7 +439,7 @@ impl Fan<'_> {
         let seat = SeatId(seat.to_owned());
         eventually(&format!("seat {seat} is {state:?} on the map"), || async {
             let map: SeatMap = self.get(&path).await.json().expect("a map");
-            (map.state_of(&seat) == state).then_some(())
+            (map.state_of(&seat) == Some(state)).then_some(())
         })
         .await
     }

@@ -208,6 +208,7 @@ impl Visit {
             amount: PRICE,
             balance: BALANCE,
             reason: RefundReason::HoldGone,
+            because: None,
         });
         self.fail(PaymentFailure::HoldGone, requested_at);
         self.follow(QueueReturned {

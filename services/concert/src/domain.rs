@@ -1,9 +1,15 @@
 //! What makes a concert and a schedule: pure decisions. Seat plans are in [`crate::plan`],
 //! the seat map is in [`crate::map`].
 
+use std::collections::BTreeMap;
+
 use events::{
     ConcertId, Problem, ScheduleId, Timestamp, UserId, codes,
-    concert::{CancelSchedule, Concert, CreateConcert, OpenSchedule, Schedule, ScheduleState},
+    concert::{
+        self, Actor, CancelSchedule, Cancellation, Concert, CreateConcert, OpenSchedule, Organizer,
+        Schedule, ScheduleState,
+    },
+    user::Role,
 };
 
 /// Seconds a hold lives when the organizer does not say.
@@ -50,6 +56,10 @@ pub fn schedule(
         let why = format!("must be within {AHEAD_DAYS_MAX} days from now");
         return Err(invalid("starts_at", &why));
     }
+    let refund_until = command.refund_until.unwrap_or(command.starts_at);
+    if refund_until > command.starts_at {
+        return Err(invalid("refund_until", "must not be after `starts_at`"));
+    }
     let admission = command.admission;
     within("admission.per_second", admission.per_second, 100_000)?;
     within("admission.active_max", admission.active_max, 1_000_000)?;
@@ -62,7 +72,9 @@ pub fn schedule(
         venue: line("venue", &command.venue, 1, 200)?,
         starts_at: command.starts_at,
         opens_at,
+        refund_until,
         state: ScheduleState::Open,
+        cancelled: None,
         admission,
         hold_secs: within("hold_secs", hold_secs, 3_600)?,
         seats_per_fan_max: within("seats_per_fan_max", seats_per_fan_max, 100)?,
@@ -70,32 +82,79 @@ pub fn schedule(
     })
 }
 
-/// Calls a schedule off; gives the schedule as it is then, and the reason for the fans.
+/// Whether a schedule can be bought at `now`: sales end with the start of the show.
+pub fn state_at(schedule: &Schedule, now: Timestamp) -> ScheduleState {
+    match schedule.cancelled {
+        Some(_) => ScheduleState::Cancelled,
+        None if now >= schedule.starts_at => ScheduleState::Closed,
+        None => ScheduleState::Open,
+    }
+}
+
+/// Calls a schedule off: the schedule as it is then. Also while the show runs, for it may have
+/// to be broken off.
 ///
 /// # Errors
 /// `already_cancelled`, or `invalid` with the `field`.
 pub fn cancel(
     schedule: &Schedule,
     command: &CancelSchedule,
-) -> Result<(Schedule, String), Problem> {
+    by: Actor,
+    now: Timestamp,
+) -> Result<(Schedule, Cancellation), Problem> {
     let reason = line("reason", &command.reason, 0, 500)?;
-    match schedule.state {
-        ScheduleState::Cancelled => Err(codes::ALREADY_CANCELLED.into()),
-        ScheduleState::Open => {
-            Ok((Schedule { state: ScheduleState::Cancelled, ..schedule.clone() }, reason))
-        }
+    if schedule.cancelled.is_some() {
+        return Err(codes::ALREADY_CANCELLED.into());
     }
+    let cancellation = Cancellation { at: now, reason, by: Some(by) };
+    let state = ScheduleState::Cancelled;
+    let cancelled = Some(cancellation.clone());
+    Ok((Schedule { state, cancelled, ..schedule.clone() }, cancellation))
 }
 
-/// Lets only the organizer who entered a concert act on it.
+/// The accounts that act on a concert.
+pub type Organizers = BTreeMap<UserId, Organizer>;
+
+/// By which right somebody acts on a concert: as one of its organizers, or as an operator in
+/// their place.
 ///
 /// # Errors
 /// `forbidden` for anybody else.
-pub fn owned_by(organizer_id: UserId, user_id: UserId) -> Result<(), Problem> {
-    if organizer_id == user_id {
-        return Ok(());
+pub fn actor(
+    organizers: &Organizers,
+    user_id: UserId,
+    is_operator: bool,
+) -> Result<Actor, Problem> {
+    if organizers.contains_key(&user_id) {
+        return Ok(Actor { user_id, role: Role::Organizer });
     }
-    Err(Problem::new(codes::FORBIDDEN, "The concert was entered by another organizer."))
+    if is_operator {
+        return Ok(Actor { user_id, role: Role::Operator });
+    }
+    Err(Problem::new(codes::FORBIDDEN, "You are not one of the concert's organizers."))
+}
+
+/// Removes an organizer at somebody's wish; the last one stays.
+///
+/// # Errors
+/// `not_found` for who is none, `last_organizer` for the only one.
+pub fn remove(organizers: &mut Organizers, user_id: UserId) -> Result<(), Problem> {
+    if !organizers.contains_key(&user_id) {
+        let why = "This account is not one of the concert's organizers.";
+        return Err(Problem::new(codes::NOT_FOUND, why));
+    }
+    if organizers.len() == 1 {
+        return Err(codes::LAST_ORGANIZER.into());
+    }
+    organizers.remove(&user_id);
+    Ok(())
+}
+
+/// The organizers of a concert as they are shown, the first one first.
+pub fn listed(concert_id: ConcertId, organizers: &Organizers) -> concert::Organizers {
+    let mut organizers: Vec<Organizer> = organizers.values().cloned().collect();
+    organizers.sort_by_key(|organizer| organizer.since);
+    concert::Organizers { concert_id, organizers }
 }
 
 /// One line of text, as it is kept.
@@ -147,6 +206,7 @@ mod tests {
             venue: "Harbour Hall".into(),
             starts_at: now().plus_secs(DAY_SECS),
             opens_at: Some(now().plus_secs(60)),
+            refund_until: None,
             admission: Admission::default(),
             hold_secs: None,
             seats_per_fan_max: None,
@@ -251,31 +311,85 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_is_called_off_once() {
+    fn tickets_can_be_given_back_until_the_start_unless_it_is_said_and_never_after_it() {
+        let with = |refund_until| opened(&OpenSchedule { refund_until, ..asked() });
+        let starts_at = asked().starts_at;
+        assert_eq!(with(None).expect("good").refund_until, starts_at);
+        for until in [starts_at, now().plus_secs(3_600), now().plus_secs(-1)] {
+            assert_eq!(with(Some(until)).expect("good").refund_until, until);
+        }
+        assert_eq!(refused_field(with(Some(starts_at.plus_millis(1)))), "refund_until");
+    }
+
+    #[test]
+    fn a_schedule_closes_at_the_very_start_of_its_show() {
         let open = opened(&asked()).expect("good");
-        let command = CancelSchedule { schedule_id: open.schedule_id, reason: " Storm. ".into() };
-        let (cancelled, reason) = cancel(&open, &command).expect("granted");
+        assert_eq!(state_at(&open, open.starts_at.plus_millis(-1)), ScheduleState::Open);
+        assert_eq!(state_at(&open, open.starts_at), ScheduleState::Closed);
+        let off = called_off(&open, "").expect("granted").0;
+        for at in [now(), open.starts_at] {
+            assert_eq!(state_at(&off, at), ScheduleState::Cancelled);
+        }
+    }
+
+    const BOSS: Actor = Actor { user_id: UserId(Uuid::from_u128(1)), role: Role::Organizer };
+
+    fn called_off(schedule: &Schedule, reason: &str) -> Result<(Schedule, Cancellation), Problem> {
+        let command =
+            CancelSchedule { schedule_id: schedule.schedule_id, reason: reason.to_owned() };
+        cancel(schedule, &command, BOSS, now())
+    }
+
+    #[test]
+    fn a_schedule_is_called_off_once_and_says_by_whom() {
+        let open = opened(&asked()).expect("good");
+        let (cancelled, how) = called_off(&open, " Storm. ").expect("granted");
         assert_eq!(cancelled.state, ScheduleState::Cancelled);
-        assert_eq!(reason, "Storm.");
-        let again = cancel(&cancelled, &command).expect_err("refused");
+        assert_eq!(cancelled.cancelled, Some(how.clone()));
+        assert_eq!((how.reason.as_str(), how.by, how.at), ("Storm.", Some(BOSS), now()));
+        let again = called_off(&cancelled, "").expect_err("refused");
         assert!(again.is(codes::ALREADY_CANCELLED));
     }
 
     #[test]
     fn a_reason_may_be_absent_and_has_500_characters_at_most() {
         let open = opened(&asked()).expect("good");
-        let with = |reason: String| {
-            cancel(&open, &CancelSchedule { schedule_id: open.schedule_id, reason })
+        assert_eq!(called_off(&open, "").expect("granted").1.reason, "");
+        assert_eq!(refused_field(called_off(&open, &"x".repeat(501))), "reason");
+    }
+
+    fn organizers(numbers: &[u128]) -> Organizers {
+        let entry = |number: &u128| {
+            let user_id = UserId(Uuid::from_u128(*number));
+            (user_id, Organizer { user_id, since: now(), added_by: None })
         };
-        assert_eq!(with(String::new()).expect("granted").1, "");
-        assert_eq!(refused_field(with("x".repeat(501))), "reason");
+        numbers.iter().map(entry).collect()
     }
 
     #[test]
-    fn only_the_organizer_who_entered_a_concert_acts_on_it() {
-        let (one, other) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
-        assert!(owned_by(one, one).is_ok());
-        assert!(owned_by(one, other).expect_err("refused").is(codes::FORBIDDEN));
+    fn an_organizer_of_a_concert_acts_on_it_and_an_operator_in_their_place() {
+        let user = |number| UserId(Uuid::from_u128(number));
+        let team = organizers(&[1, 2]);
+        for (number, is_operator, role) in
+            [(1, false, Role::Organizer), (2, true, Role::Organizer), (3, true, Role::Operator)]
+        {
+            let actor = actor(&team, user(number), is_operator).expect("granted");
+            assert_eq!(actor, Actor { user_id: user(number), role });
+        }
+        assert!(actor(&team, user(3), false).expect_err("refused").is(codes::FORBIDDEN));
+        // Nobody is left: the operators are.
+        assert!(actor(&organizers(&[]), user(1), false).is_err());
+        assert!(actor(&organizers(&[]), user(3), true).is_ok());
+    }
+
+    #[test]
+    fn a_concert_keeps_its_last_organizer() {
+        let mut team = organizers(&[1, 2]);
+        let user = |number| UserId(Uuid::from_u128(number));
+        assert!(remove(&mut team, user(3)).expect_err("refused").is(codes::NOT_FOUND));
+        remove(&mut team, user(1)).expect("granted");
+        assert!(remove(&mut team, user(2)).expect_err("refused").is(codes::LAST_ORGANIZER));
+        assert_eq!(team.len(), 1);
     }
 
     #[test]

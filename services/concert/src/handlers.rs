@@ -3,18 +3,38 @@
 use events::{
     ConcertId, Problem, ScheduleId, codes,
     concert::{
-        CancelSchedule, Concert, CreateConcert, OpenSchedule, Schedule, ScheduleCancelled,
+        Actor, AddOrganizer, CancelSchedule, Concert, CreateConcert, OpenSchedule, Organizer,
+        OrganizerAdded, OrganizerRemoved, Organizers, RemoveOrganizer, Schedule, ScheduleCancelled,
         ScheduleOpened,
     },
+    user::Role,
 };
 use mesh::{Answer, Caller, Refusal, Turn};
 
 use crate::{
     Rules,
-    book::{Book, Keys},
+    book::{Book, Entered, Keys},
     domain,
     plan::{self, PlanError},
 };
+
+impl Book {
+    fn concert(&self, id: ConcertId) -> Result<&Entered, Problem> {
+        self.concerts
+            .get(&id)
+            .ok_or_else(|| Problem::new(codes::NOT_FOUND, "There is no such concert."))
+    }
+
+    /// By which right the caller acts on a concert.
+    fn actor(&self, id: ConcertId, caller: &Caller) -> Result<Actor, Problem> {
+        let organizers = &self.concert(id)?.organizers;
+        domain::actor(organizers, caller.user_id()?, caller.has(Role::Operator))
+    }
+
+    fn organizers(&self, concert_id: ConcertId) -> Result<Organizers, Problem> {
+        Ok(domain::listed(concert_id, &self.concert(concert_id)?.organizers))
+    }
+}
 
 impl Answer<CreateConcert> for Book {
     fn keys(_command: &CreateConcert, _caller: &Caller, _keys: &mut Keys) {}
@@ -33,7 +53,7 @@ impl Answer<CreateConcert> for Book {
 
 impl Answer<OpenSchedule> for Book {
     fn keys(command: &OpenSchedule, _caller: &Caller, keys: &mut Keys) {
-        keys.concerts.push(command.concert_id);
+        keys.concerts.insert(command.concert_id);
     }
 
     fn answer(
@@ -41,28 +61,26 @@ impl Answer<OpenSchedule> for Book {
         command: &OpenSchedule,
         turn: &mut Turn<'_, Rules>,
     ) -> Result<Schedule, Refusal> {
-        let user_id = turn.caller.user_id()?;
-        let (organizer_id, title) = self
-            .concerts
-            .get(&command.concert_id)
-            .ok_or_else(|| Problem::new(codes::NOT_FOUND, "There is no such concert."))?;
-        domain::owned_by(*organizer_id, user_id)?;
+        let by = self.actor(command.concert_id, turn.caller)?;
+        let title = self.concert(command.concert_id)?.title.clone();
         let plan = plan::parse(&command.seat_plan).map_err(Problem::from)?;
         let schedule = domain::schedule(command, ScheduleId(turn.id), plan.seats_total, turn.now)?;
         let opened = ScheduleOpened {
             schedule_id: schedule.schedule_id,
             concert_id: schedule.concert_id,
-            title: title.clone(),
+            title,
             venue: schedule.venue.clone(),
             starts_at: schedule.starts_at,
             opens_at: schedule.opens_at,
+            refund_until: Some(schedule.refund_until),
             admission: schedule.admission,
             hold_secs: schedule.hold_secs,
             seats_per_fan_max: schedule.seats_per_fan_max,
             seats: plan.blocks.clone(),
+            by: Some(by),
         };
         check_size(&opened, turn.rules.opened_bytes_max)?;
-        self.open(user_id, schedule.clone(), plan.blocks);
+        self.open(schedule.clone(), plan.blocks);
         turn.tell(opened);
         Ok(schedule)
     }
@@ -83,7 +101,7 @@ fn check_size(opened: &ScheduleOpened, bytes_max: usize) -> Result<(), Problem> 
 
 impl Answer<CancelSchedule> for Book {
     fn keys(command: &CancelSchedule, _caller: &Caller, keys: &mut Keys) {
-        keys.schedules.push(command.schedule_id);
+        keys.schedules.insert(command.schedule_id);
     }
 
     fn answer(
@@ -91,20 +109,80 @@ impl Answer<CancelSchedule> for Book {
         command: &CancelSchedule,
         turn: &mut Turn<'_, Rules>,
     ) -> Result<Schedule, Refusal> {
-        let user_id = turn.caller.user_id()?;
-        let (organizer_id, schedule) = self
+        turn.caller.user_id()?;
+        let schedule = self
             .schedules
             .get(&command.schedule_id)
             .ok_or_else(|| Problem::new(codes::NOT_FOUND, "There is no such schedule."))?;
-        domain::owned_by(*organizer_id, user_id)?;
-        let (cancelled, reason) = domain::cancel(schedule, command)?;
-        self.cancel(cancelled.schedule_id, turn.now, reason.clone());
+        let by = self.actor(schedule.concert_id, turn.caller)?;
+        let (cancelled, how) = domain::cancel(schedule, command, by, turn.now)?;
         turn.tell(ScheduleCancelled {
             schedule_id: cancelled.schedule_id,
             concert_id: cancelled.concert_id,
-            reason,
+            reason: how.reason.clone(),
+            by: how.by,
         });
+        self.cancel(cancelled.clone(), how);
         Ok(cancelled)
+    }
+}
+
+impl Answer<AddOrganizer> for Book {
+    fn keys(command: &AddOrganizer, _caller: &Caller, keys: &mut Keys) {
+        keys.teams.insert(command.concert_id);
+        keys.accounts.insert(command.user_id);
+    }
+
+    /// Who is one already stays as they are.
+    fn answer(
+        &mut self,
+        command: &AddOrganizer,
+        turn: &mut Turn<'_, Rules>,
+    ) -> Result<Organizers, Refusal> {
+        let &AddOrganizer { concert_id, user_id } = command;
+        let by = self.actor(concert_id, turn.caller)?;
+        if self.concert(concert_id)?.organizers.contains_key(&user_id) {
+            return Ok(self.organizers(concert_id)?);
+        }
+        let account = self.accounts.get(&user_id).copied().unwrap_or_default();
+        if account.is_gone || !account.is_organizer {
+            let why = "There is no account of this id with the role `organizer`.";
+            let none = Problem::new(codes::NOT_FOUND, why).with("field", "user_id");
+            // The role may have been granted a moment ago.
+            return Err(if account.is_gone { none.into() } else { Refusal::NotYet(none) });
+        }
+        let added = Organizer { user_id, since: turn.now, added_by: Some(by) };
+        self.team(concert_id).and_then(|team| team.insert(user_id, added));
+        turn.tell(OrganizerAdded { concert_id, user_id, by, at: turn.now });
+        Ok(self.organizers(concert_id)?)
+    }
+}
+
+impl Answer<RemoveOrganizer> for Book {
+    fn keys(command: &RemoveOrganizer, _caller: &Caller, keys: &mut Keys) {
+        keys.teams.insert(command.concert_id);
+    }
+
+    fn answer(
+        &mut self,
+        command: &RemoveOrganizer,
+        turn: &mut Turn<'_, Rules>,
+    ) -> Result<Organizers, Refusal> {
+        let &RemoveOrganizer { concert_id, user_id } = command;
+        let by = self.actor(concert_id, turn.caller)?;
+        let mut left = self.concert(concert_id)?.organizers.clone();
+        domain::remove(&mut left, user_id)?;
+        turn.tell(OrganizerRemoved {
+            concert_id,
+            user_id,
+            by: Some(by),
+            left: left.len() as u32,
+            at: turn.now,
+        });
+        if let Some(team) = self.team(concert_id) {
+            *team = left;
+        }
+        Ok(self.organizers(concert_id)?)
     }
 }
 
@@ -147,6 +225,7 @@ mod tests {
             venue: "Harbour Hall".into(),
             starts_at: now().plus_secs(86_400),
             opens_at: None,
+            refund_until: None,
             admission: Admission::default(),
             hold_secs: Some(3),
             seats_per_fan_max: Some(2),

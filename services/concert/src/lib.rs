@@ -3,14 +3,16 @@
 //! | | in PostgreSQL: [`service`] | in Valkey: [`map_service`] |
 //! |---|---|---|
 //! | owns | concerts, schedules, seat plans | a copy of the seats' states |
-//! | hears | | `reservation.created`, `.confirmed`, `.expired`, `.cancelled` |
-//! | says | `concert.schedule_opened`, `concert.schedule_cancelled` | to whoever listens: how the map changes |
+//! | hears | `user.role_granted`, `user.withdrawn` (reads the stream) | `reservation.created`, `.confirmed`, `.expired`, `.cancelled`; `concert.schedule_cancelled` |
+//! | says | `concert.schedule_opened`, `.schedule_cancelled`, `.organizer_added`, `.organizer_removed` | to whoever listens: how the map changes |
 //!
 //! The two halves run together and never ask each other; what they share are the plans.
 //!
 //! **Invariants:**
 //! 1. Concerts and seat plans never change once stored; a schedule changes once, when it
-//!    is cancelled. Only the organizer who entered a concert acts on it.
+//!    is cancelled. Only the organizers of a concert act on it, and operators in their place.
+//!    A concert keeps its last organizer, unless that account is closed: then it is in the
+//!    operators' hands, who may add another.
 //! 2. A seat plan is stored whole or not at all ([`plan`]).
 //! 3. The seat map is a copy: the reservation service judges, this service shows. Of each
 //!    seat the word with the highest (hold version, stage) remains, so the order of
@@ -18,6 +20,7 @@
 //! 4. The map's sequence grows by one with every change that can be seen, and by nothing
 //!    else. Whoever has the map of one sequence and every change after it has the map.
 
+mod accounts;
 mod book;
 mod domain;
 mod handlers;
@@ -26,14 +29,16 @@ pub mod plan;
 mod plan_store;
 mod reads;
 pub mod seats;
+mod team;
 
 use std::sync::Arc;
 
 use events::{
     Event,
     concert::{
-        CancelSchedule, CreateConcert, FindConcerts, FindSchedules, GetConcert, GetPlan,
-        OpenSchedule, ScheduleCancelled, ScheduleOpened, SeatPlan,
+        AddOrganizer, CancelSchedule, CreateConcert, FindConcerts, FindSchedules, GetConcert,
+        GetOrganizers, GetPlan, OpenSchedule, OrganizerAdded, OrganizerRemoved, RemoveOrganizer,
+        ScheduleCancelled, ScheduleOpened, SeatPlan,
     },
     user::Role,
 };
@@ -47,6 +52,9 @@ pub const NAME: &str = "concert";
 
 /// The tables of this service.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/concert");
+
+/// Events of accounts that are noted before it is noted how far.
+const PIECE: usize = 100;
 
 /// What can be configured.
 #[derive(Debug, Clone)]
@@ -67,12 +75,22 @@ type Here = Desk<Postgres<Book>>;
 
 /// The half of this service that decides.
 pub fn service() -> Service<Postgres<Book>> {
-    let organizer = Allow::Role(Role::Organizer);
+    // Whatever an organizer may do, an operator may do in their place.
+    let organizer = Allow::OneOf(&[Role::Organizer, Role::Operator]);
     let plans = Arc::new(plan_store::Plans::default());
     Service::<Postgres<Book>>::new(NAME)
         .answers::<CreateConcert>(organizer, &[])
         .answers::<OpenSchedule>(organizer, &[ScheduleOpened::FACT])
         .answers::<CancelSchedule>(organizer, &[ScheduleCancelled::FACT])
+        .answers::<AddOrganizer>(organizer, &[OrganizerAdded::FACT])
+        .answers::<RemoveOrganizer>(organizer, &[OrganizerRemoved::FACT])
+        .answers::<accounts::NoteAccount>(Allow::Inside, &[OrganizerRemoved::FACT])
+        .follows(&accounts::FOLLOWED, PIECE, |desk, read| async move {
+            accounts::take(desk, &read).await
+        })
+        .reads::<GetOrganizers, _, _>(organizer, |desk: Here, command, meta| async move {
+            reads::organizers(desk.pool(), command, &meta.caller).await
+        })
         .reads::<FindConcerts, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
             reads::concerts(desk.pool(), command).await
         })

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use events::{
     SeatId,
-    concert::{Seat, SeatBlock, SeatState, SectionCount},
+    concert::{MapState, Seat, SeatBlock, SeatState, SectionCount},
 };
 use text::same_name;
 
@@ -25,10 +25,12 @@ pub fn empty(plan: &[SeatBlock]) -> Vec<SectionCount> {
 }
 
 /// Draws the seats that are not free: counts by section, and the seats in the order of their
-/// ids; those of one section only, when it is named, as it is or as it stands in ids.
+/// ids; those of one section only, when it is named, as it is or as it stands in ids. No seat of
+/// a show that is off is free.
 pub fn draw(
     empty: &[SectionCount],
     section: Option<&str>,
+    state: MapState,
     taken: Vec<Seat>,
 ) -> (Vec<SectionCount>, Vec<Seat>) {
     let part = section.map(|section| SeatId::part(&same_name(section)));
@@ -47,6 +49,9 @@ pub fn draw(
             SeatState::Sold => count.sold += 1,
         }
         count.free -= 1;
+    }
+    if state == MapState::Cancelled {
+        sections.iter_mut().for_each(|count| count.free = 0);
     }
     seats.sort_unstable_by(|one, other| one.seat.cmp(&other.seat));
     (sections, seats)
@@ -72,7 +77,7 @@ mod tests {
     fn drawn(section: Option<&str>) -> (Vec<SectionCount>, Vec<Seat>) {
         let taken = [("B-2-1", SeatState::Sold), ("B-1-2", SeatState::Held)];
         let taken = taken.map(|(seat, state)| Seat { seat: SeatId(seat.into()), state });
-        draw(&plan(), section, taken.into())
+        draw(&plan(), section, MapState::Open, taken.into())
     }
 
     fn counts(sections: &[SectionCount]) -> Vec<(&str, i64, i64, i64)> {
@@ -90,6 +95,14 @@ mod tests {
         assert_eq!(counts(&sections), [("B", 1, 1, 1), ("A", 1, 0, 0)]);
         let seats: Vec<_> = seats.iter().map(|it| (it.seat.0.as_str(), it.state)).collect();
         assert_eq!(seats, [("B-1-2", SeatState::Held), ("B-2-1", SeatState::Sold)]);
+    }
+
+    #[test]
+    fn no_seat_of_a_show_that_is_off_is_free() {
+        let taken = vec![Seat { seat: SeatId("B-2-1".into()), state: SeatState::Sold }];
+        let (sections, seats) = draw(&plan(), None, MapState::Cancelled, taken);
+        assert_eq!(counts(&sections), [("B", 0, 0, 1), ("A", 0, 0, 0)]);
+        assert_eq!(seats.len(), 1, "it is given back in its turn");
     }
 
     #[test]

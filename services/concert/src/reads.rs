@@ -3,12 +3,15 @@
 
 use events::{
     ConcertId, Page, Problem, Timestamp, codes,
-    concert::{Concert, FindConcerts, FindSchedules, GetConcert, Schedule},
+    concert::{
+        Concert, FindConcerts, FindSchedules, GetConcert, GetOrganizers, Organizers, Schedule,
+    },
+    user::Role,
 };
-use mesh::{engine::Failure, page::Cut};
+use mesh::{Caller, engine::Failure, page::Cut};
 use sqlx::{PgPool, Row, postgres::PgRow};
 
-use crate::{book, domain};
+use crate::{book, domain, team};
 
 /// Characters of a search at most.
 const SEARCH_CHARS_MAX: usize = 200;
@@ -85,9 +88,28 @@ pub(crate) async fn schedules(
     if rows.is_empty() {
         check_concert(command.concert_id, pool).await?;
     }
-    let schedules: Vec<_> =
+    let mut schedules: Vec<_> =
         rows.iter().map(book::schedule).collect::<sqlx::Result<_>>().map_err(unread)?;
+    let now = mesh::clock::now();
+    for schedule in &mut schedules {
+        schedule.state = domain::state_at(schedule, now);
+    }
     Ok(cut.page(schedules, |schedule| schedule.schedule_id.0))
+}
+
+/// Who acts on a concert, for whoever does.
+pub(crate) async fn organizers(
+    pool: &PgPool,
+    command: GetOrganizers,
+    caller: &Caller,
+) -> Result<Organizers, Problem> {
+    let GetOrganizers { concert_id } = command;
+    let keys = book::Keys { concerts: [concert_id].into(), ..Default::default() };
+    let mut connection = pool.acquire().await.map_err(unread)?;
+    let found = team::concerts(&keys, &mut connection).await.map_err(unread)?;
+    let organizers = found.into_values().next().ok_or_else(no_concert)?.organizers;
+    domain::actor(&organizers, caller.user_id()?, caller.has(Role::Operator))?;
+    Ok(domain::listed(concert_id, &organizers))
 }
 
 fn concert_of(row: &PgRow) -> sqlx::Result<Concert> {

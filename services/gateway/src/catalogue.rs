@@ -1,15 +1,16 @@
 //! Concerts and schedules. Seats are in [`crate::seats`].
 
 use axum::{
-    extract::{Request, State},
-    http::header,
+    extract::{FromRequestParts, Request, State},
+    http::{header, request::Parts},
     response::Response,
 };
 use events::{
-    Command, ConcertId, Page, Problem, ScheduleId, Timestamp, codes,
+    Command, ConcertId, Page, Problem, ScheduleId, Timestamp, UserId, codes,
     concert::{
-        Admission, CancelSchedule, Concert, CreateConcert, FindConcerts, FindSchedules, GetConcert,
-        OpenSchedule, Schedule,
+        AddOrganizer, Admission, CancelSchedule, Concert, CreateConcert, FindConcerts,
+        FindSchedules, GetConcert, GetOrganizers, OpenSchedule, Organizers, RemoveOrganizer,
+        Schedule,
     },
 };
 use serde::Deserialize;
@@ -17,7 +18,10 @@ use utoipa::IntoParams;
 
 use crate::{
     Edge,
-    call::{Call, Head, Id, PLAN_BYTES_MAX, Params, json, parameters, short},
+    call::{
+        Call, Head, Id, PLAN_BYTES_MAX, Params, is_of, json, not_an_id, parameters,
+        path_parameters, short,
+    },
     examples, media,
     op::Op,
     problem::{Copies, Refused, answer, with_header},
@@ -52,7 +56,7 @@ fn organizers() -> Vec<Op> {
     vec![
         Op::post("/v1/concerts", create_concert)
             .named(TAG, "createConcert", "Enter a concert")
-            .role("organizer")
+            .for_organizers()
             .command()
             .takes::<CreateConcert>(examples::CREATE_CONCERT)
             .gives::<Concert>(CreateConcert::STATUS, "The concert", examples::CONCERT),
@@ -67,7 +71,7 @@ fn organizers() -> Vec<Op> {
                  area has them without a `row`. A malformed plan is refused with line, column, \
                  field and reason, and nothing is stored. At most 8 MiB.",
             )
-            .role("organizer")
+            .for_organizers()
             .command()
             .query::<ScheduleParams>()
             .takes_without::<OpenSchedule>("concert_id", examples::OPEN_SCHEDULE)
@@ -77,7 +81,7 @@ fn organizers() -> Vec<Op> {
         Op::delete("/v1/schedules/{id}", cancel_schedule)
             .named(TAG, "cancelSchedule", "Call a performance off")
             .explained("Every hold ends, every payment is returned; that takes its time.")
-            .role("organizer")
+            .for_organizers()
             .command()
             .query::<CancelParams>()
             .gives::<Schedule>(
@@ -86,6 +90,33 @@ fn organizers() -> Vec<Op> {
                 examples::CANCELLED_SCHEDULE,
             )
             .refuses(&[codes::NOT_FOUND, codes::ALREADY_CANCELLED]),
+        Op::get("/v1/concerts/{id}/organizers", get_organizers)
+            .named(TAG, "getOrganizers", "Read who acts on a concert")
+            .explained(
+                "The concert's organizers, who added them and when. Whoever entered it is the \
+                 first. With none left, because their accounts were closed, it is in the \
+                 operators' hands.",
+            )
+            .for_organizers()
+            .gives::<Organizers>(200, "The organizers", examples::ORGANIZERS)
+            .refuses(&[codes::NOT_FOUND]),
+        Op::put("/v1/concerts/{id}/organizers/{user_id}", add_organizer)
+            .named(TAG, "addOrganizer", "Let a colleague act on a concert")
+            .explained(
+                "An account with the role `organizer` then acts on the concert and all of its \
+                 schedules like the others. Who is one already stays so.",
+            )
+            .for_organizers()
+            .command()
+            .gives::<Organizers>(200, "The organizers", examples::ORGANIZERS)
+            .refuses(&[codes::NOT_FOUND]),
+        Op::delete("/v1/concerts/{id}/organizers/{user_id}", remove_organizer)
+            .named(TAG, "removeOrganizer", "Let an account act on a concert no more")
+            .explained("Also one's own. A concert keeps its last organizer.")
+            .for_organizers()
+            .command()
+            .gives::<Organizers>(200, "The organizers", examples::ORGANIZERS)
+            .refuses(&[codes::NOT_FOUND, codes::LAST_ORGANIZER]),
     ]
 }
 
@@ -136,6 +167,10 @@ struct ScheduleParams {
     /// With `text/csv`: when the first fan is admitted; now when absent.
     #[param(value_type = Option<String>, format = DateTime)]
     opens_at: Option<Timestamp>,
+    /// With `text/csv`: until when a ticket can be given back for its money; `starts_at` at the
+    /// latest and when absent.
+    #[param(value_type = Option<String>, format = DateTime)]
+    refund_until: Option<Timestamp>,
     /// With `text/csv`: fans admitted each second at most.
     per_second: Option<u32>,
     /// With `text/csv`: ACTIVE fans at any time at most.
@@ -156,6 +191,7 @@ impl ScheduleParams {
             venue: self.venue,
             starts_at: self.starts_at,
             opens_at: self.opens_at,
+            refund_until: self.refund_until,
             admission: Admission {
                 per_second: self.per_second.unwrap_or(usual.per_second),
                 active_max: self.active_max.unwrap_or(usual.active_max),
@@ -245,4 +281,49 @@ async fn cancel_schedule(
         true => with_header(response, header::LOCATION, &location),
         false => response,
     })
+}
+
+async fn get_organizers(
+    State(edge): State<Edge>,
+    Id(concert_id): Id<ConcertId>,
+    head: Head,
+) -> Result<Response, Refused> {
+    edge.read(&head, &GetOrganizers { concert_id }, Copies::None).await
+}
+
+async fn add_organizer(
+    State(edge): State<Edge>,
+    Colleague { concert_id, user_id }: Colleague,
+    head: Head,
+) -> Result<Response, Refused> {
+    edge.command::<AddOrganizer>(&head, json(&AddOrganizer { concert_id, user_id })).await
+}
+
+async fn remove_organizer(
+    State(edge): State<Edge>,
+    Colleague { concert_id, user_id }: Colleague,
+    head: Head,
+) -> Result<Response, Refused> {
+    edge.command::<RemoveOrganizer>(&head, json(&RemoveOrganizer { concert_id, user_id })).await
+}
+
+/// An account and a concert, from the path.
+struct Colleague {
+    concert_id: ConcertId,
+    user_id: UserId,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Colleague {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let of = path_parameters(parts, state).await?;
+        let [(concert_name, concert), (user_name, user)] = &of[..] else {
+            unreachable!("two names")
+        };
+        Ok(Self {
+            concert_id: concert.parse().map_err(|_| not_an_id(concert_name, concert))?,
+            user_id: user.parse().map_err(|_| not_an_id(user_name, user))?,
+        })
+    }
 }

@@ -15,7 +15,9 @@ use axum::{
 };
 use bytes::Bytes;
 use events::{
-    Problem, codes,
+    Problem,
+    audit::{GetSaga, Saga},
+    codes,
     dead_letter::{
         DISCARD, DeadLetter, DeadLetters, Discard, DiscardReason, FindLetters, FoundLetters,
         LETTERS, LetterId, LetterState, OpenedLetter, REASON_CHARS_MAX, REDRIVE, Redrive, Redriven,
@@ -37,6 +39,8 @@ use crate::{
 };
 
 const TAG: &str = "dead letters";
+/// The verb under which audit answers for one saga.
+const SAGA: &str = "saga";
 /// The services that consume events; each keeps the letters of those that it cannot take in.
 const KEEPERS: [&str; 8] =
     ["user", "concert", "queue", "reservation", "payment", "point", "ranking", "notification"];
@@ -87,12 +91,15 @@ pub(crate) fn ops() -> Vec<Op> {
             .named(TAG, "discardDeadLetter", "Give a letter up")
             .explained(
                 "The reason is kept, and who gave it. The letters that waited behind it are taken \
-                 in by themselves from then on, up to one that cannot be.",
+                 in by themselves from then on, up to one that cannot be. Where the service \
+                 decides by the event, what waits for it would stay open: that is refused with \
+                 what would have followed and where the saga stands, unless `leave_open` is true.",
             )
             .role("operator")
             .path_schema::<LetterId>("letter")
             .takes::<DiscardReason>(examples::DISCARD_REASON)
-            .gives::<Redriven>(200, "What became of the line", examples::REDRIVEN),
+            .gives::<Redriven>(200, "What became of the line", examples::REDRIVEN)
+            .refuses(&[codes::SAGA_OPEN]),
     ]
 }
 
@@ -166,11 +173,33 @@ async fn discard(
     call: Call,
 ) -> Result<Response, Refused> {
     is_operator(&edge, &call.head).await?;
-    let DiscardReason { reason } = mesh::parse(&call.body)?;
+    let DiscardReason { reason, leave_open } = mesh::parse(&call.body)?;
     is_line("reason", &reason)?;
-    let body = json(&Discard { letter: letter.clone(), reason });
+    let body = json(&Discard { letter: letter.clone(), reason, leave_open });
     let asked = edge.ask_service(letter.service(), DISCARD, body, &call.head).await?;
-    Ok(answer(asked, Copies::None))
+    if asked.status != codes::SAGA_OPEN.status {
+        return Ok(answer(asked, Copies::None));
+    }
+    let mut problem: Problem =
+        serde_json::from_slice(&asked.body).map_err(|_| Problem::from(codes::INTERNAL))?;
+    if let Some(saga) = saga_of(&edge, &call.head, &problem).await {
+        problem = problem.with("saga", saga);
+    }
+    Err(problem.into())
+}
+
+/// Where the saga stands that a letter belongs to, as far as audit can be asked.
+async fn saga_of(edge: &Edge, head: &Head, problem: &Problem) -> Option<serde_json::Value> {
+    let id = problem.extra.get("saga_id")?.as_str()?.to_owned();
+    let body = json(&GetSaga { id });
+    let asked = edge.ask_service("audit", SAGA, body, head);
+    let answered = tokio::time::timeout(LIST_WITHIN, asked).await.ok()?.ok()?;
+    let Saga { line, to_come, .. } = said(&answered).ok()?;
+    let to_come: Vec<_> = to_come.into_iter().flat_map(|one| one.facts).collect();
+    Some(serde_json::json!({
+        "saga_id": line.saga_id, "flow": line.flow, "state": line.state,
+        "awaited": line.awaited, "to_come": to_come,
+    }))
 }
 
 async fn retry_all(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> {

@@ -67,6 +67,7 @@ pub(crate) const OPEN_SCHEDULE: &str = r#"{
     "venue": "Club Blau",
     "starts_at": "2027-06-01T19:00:00Z",
     "opens_at": "2027-03-10T10:00:00Z",
+    "refund_until": "2027-05-25T19:00:00Z",
     "admission": {"per_second": 100, "active_max": 1000, "pass_secs": 300},
     "hold_secs": 300,
     "seats_per_fan_max": 4,
@@ -79,6 +80,7 @@ pub(crate) const SCHEDULE: &str = r#"{
     "venue": "Club Blau",
     "starts_at": "2027-06-01T19:00:00Z",
     "opens_at": "2027-03-10T10:00:00Z",
+    "refund_until": "2027-05-25T19:00:00Z",
     "state": "open",
     "admission": {"per_second": 100, "active_max": 1000, "pass_secs": 300},
     "hold_secs": 300,
@@ -92,7 +94,12 @@ pub(crate) const CANCELLED_SCHEDULE: &str = r#"{
     "venue": "Club Blau",
     "starts_at": "2027-06-01T19:00:00Z",
     "opens_at": "2027-03-10T10:00:00Z",
+    "refund_until": "2027-05-25T19:00:00Z",
     "state": "cancelled",
+    "cancelled": {
+        "at": "2027-05-30T08:00:00Z", "reason": "The singer has lost her voice.",
+        "by": {"user_id": "019a8f3e-0001-7000-8000-000000000009", "role": "operator"}
+    },
     "admission": {"per_second": 100, "active_max": 1000, "pass_secs": 300},
     "hold_secs": 300,
     "seats_per_fan_max": 4,
@@ -105,12 +112,24 @@ pub(crate) const SCHEDULES: &str = r#"{"items":[{
     "venue": "Club Blau",
     "starts_at": "2027-06-01T19:00:00Z",
     "opens_at": "2027-03-10T10:00:00Z",
+    "refund_until": "2027-05-25T19:00:00Z",
     "state": "open",
     "admission": {"per_second": 100, "active_max": 1000, "pass_secs": 300},
     "hold_secs": 300,
     "seats_per_fan_max": 4,
     "seats_total": 2
 }]}"#;
+
+pub(crate) const ORGANIZERS: &str = r#"{
+    "concert_id": "019a8f3e-0002-7000-8000-000000000001",
+    "organizers": [
+        {"user_id": "019a8f3e-0001-7000-8000-000000000002", "since": "2027-03-01T09:00:00Z"},
+        {
+            "user_id": "019a8f3e-0001-7000-8000-000000000003", "since": "2027-03-02T09:00:00Z",
+            "added_by": {"user_id": "019a8f3e-0001-7000-8000-000000000002", "role": "organizer"}
+        }
+    ]
+}"#;
 
 pub(crate) const SEAT_PLAN_READ: &str = r#"{
     "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
@@ -121,13 +140,14 @@ pub(crate) const SEAT_MAP: &str = r#"{
     "schedule_id": "019a8f3e-0003-7000-8000-000000000001",
     "epoch": "8f3a51c07d9e2b46",
     "sequence": 1,
+    "state": "open",
     "sections": [{"section": "A", "free": 1, "held": 1, "sold": 0}],
     "seats": [{"seat": "A-1-1", "state": "held"}]
 }"#;
 
 pub(crate) const SEAT_EVENTS: &str = r#"id: 8f3a51c07d9e2b46.1
 event: snapshot
-data: {"schedule_id":"019a8f3e-0003-7000-8000-000000000001","epoch":"8f3a51c07d9e2b46","sequence":1,"sections":[{"section":"A","free":1,"held":1,"sold":0}],"seats":[{"seat":"A-1-1","state":"held"}]}
+data: {"schedule_id":"019a8f3e-0003-7000-8000-000000000001","epoch":"8f3a51c07d9e2b46","sequence":1,"state":"open","sections":[{"section":"A","free":1,"held":1,"sold":0}],"seats":[{"seat":"A-1-1","state":"held"}]}
 
 id: 8f3a51c07d9e2b46.2
 event: delta
@@ -448,4 +468,4 @@ pub(crate) const RETRIED_ALL: &str = r#"{
 }"#;
 
 pub(crate) const DISCARD_REASON: &str =
-    r#"{"reason":"Told by a test by mistake; see ticket 812."}"#;
+    r#"{"reason":"Told by a test by mistake; see ticket 812.","leave_open":true}"#;

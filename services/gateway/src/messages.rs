@@ -29,7 +29,7 @@ pub(crate) fn ops() -> Vec<Op> {
             .token()
             .takes::<SetContact>(examples::SET_CONTACT)
             .gives::<Contact>(SetContact::STATUS, "Where messages go now", examples::CONTACT)
-            .refuses(&[codes::FORBIDDEN]),
+            .refuses(&[codes::ACCOUNT_CLOSING]),
         Op::get("/v1/me/contact", contact)
             .named(TAG, "getContact", "Read where messages go")
             .token()

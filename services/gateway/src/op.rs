@@ -37,6 +37,8 @@ pub(crate) struct Op {
     pub(crate) summary: &'static str,
     pub(crate) description: &'static str,
     pub(crate) role: Option<&'static str>,
+    /// Whether an operator may use it in the place of who has that role.
+    pub(crate) for_operators_too: bool,
     pub(crate) token: bool,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) request: BTreeMap<&'static str, Content>,
@@ -90,6 +92,7 @@ impl Op {
             summary: "",
             description: "",
             role: None,
+            for_operators_too: false,
             token: false,
             parameters,
             request: BTreeMap::new(),
@@ -150,6 +153,12 @@ impl Op {
     pub(crate) fn role(mut self, role: &'static str) -> Self {
         self.role = Some(role);
         self.token().refuses(&[codes::FORBIDDEN])
+    }
+
+    /// It needs the role `organizer`; an operator may do it in their place.
+    pub(crate) fn for_organizers(mut self) -> Self {
+        self.for_operators_too = true;
+        self.role("organizer")
     }
 
     /// It may be repeated with an `Idempotency-Key`.

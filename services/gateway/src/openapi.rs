@@ -61,7 +61,8 @@ fn item(op: &Op) -> PathItem {
         .operation_id(Some(op.id))
         .summary(Some(op.summary))
         .parameters((!op.parameters.is_empty()).then(|| op.parameters.clone()));
-    let needs = op.role.map(|role| format!("Needs the role `{role}`. "));
+    let or = if op.for_operators_too { " or `operator`" } else { "" };
+    let needs = op.role.map(|role| format!("Needs the role `{role}`{or}. "));
     let description = format!("{}{}", needs.unwrap_or_default(), op.description);
     if !description.is_empty() {
         operation = operation.description(Some(description.trim_end()));
@@ -145,6 +146,9 @@ mod tests {
             ("get", "/v1/concerts/{id}"),
             ("get", "/v1/concerts/{id}/schedules"),
             ("post", "/v1/concerts/{id}/schedules"),
+            ("get", "/v1/concerts/{id}/organizers"),
+            ("put", "/v1/concerts/{id}/organizers/{user_id}"),
+            ("delete", "/v1/concerts/{id}/organizers/{user_id}"),
             ("delete", "/v1/schedules/{id}"),
             ("get", "/v1/schedules/{id}/plan"),
             ("get", "/v1/schedules/{id}/seats"),

@@ -38,7 +38,9 @@ pub(crate) fn ops() -> Vec<Op> {
                 codes::SEAT_TAKEN,
                 codes::UNKNOWN_SEAT,
                 codes::LIMIT_EXCEEDED,
+                codes::NOT_OPEN_YET,
                 codes::SCHEDULE_CLOSED,
+                codes::SCHEDULE_CANCELLED,
             ]),
         Op::get("/v1/reservations/{id}", get)
             .named(TAG, "getReservation", "Read one of the caller's reservations")
@@ -53,7 +55,8 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::delete("/v1/reservations/{id}", cancel)
             .named(TAG, "cancelReservation", "Give a hold or a confirmed reservation up")
             .explained(
-                "The seats are free at once. What was paid is returned: `Location` names the \
+                "A hold at any time, a ticket until the schedule's `refund_until`. The seats are free \
+                 at once. What was paid is returned: `Location` names the \
                  payment to follow, and with `Prefer: wait=N` the answer is 200 once the refund \
                  has been made.",
             )

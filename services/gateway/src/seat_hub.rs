@@ -409,7 +409,7 @@ fn away() -> Problem {
 mod tests {
     use events::{
         SeatId,
-        concert::{Epoch, Seat, SeatMap, SeatState, SectionCount, SectionTaken},
+        concert::{Epoch, MapState, Seat, SeatMap, SeatState, SectionCount, SectionTaken},
     };
     use uuid::Uuid;
 
@@ -426,6 +426,7 @@ mod tests {
             schedule_id: mirror.schedule,
             epoch: Epoch(7),
             sequence: 5,
+            state: MapState::Open,
             sections: vec![SectionCount { section: "A".into(), free: 2, held: 0, sold: 0 }],
             seats: Vec::new(),
         }));
@@ -435,7 +436,7 @@ mod tests {
     fn hold(sequence: u64) -> SeatDelta {
         let sections = vec![SectionTaken { section: "A".into(), held: 1, sold: 0 }];
         let seats = vec![Seat { seat: SeatId("A-1-1".into()), state: SeatState::Held }];
-        SeatDelta { sequence, sections, seats }
+        SeatDelta { sequence, sections, seats, state: None }
     }
 
     fn heard(signals: &mut broadcast::Receiver<Signal>) -> Vec<u64> {

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use events::{
     ScheduleId, SeatId,
-    concert::{Epoch, Seat, SeatDelta, SeatMap, SeatState, SectionCount},
+    concert::{Epoch, MapState, Seat, SeatDelta, SeatMap, SeatState, SectionCount},
 };
 use serde::Serialize;
 
@@ -65,6 +65,7 @@ pub(crate) enum Gap {
 pub(crate) struct Map {
     schedule_id: ScheduleId,
     at: At,
+    state: MapState,
     sections: Vec<SectionCount>,
     /// Where a section stands, by its name as it stands in ids: that is how changes name it.
     place_of: HashMap<String, usize>,
@@ -78,6 +79,7 @@ struct Body<'a> {
     schedule_id: ScheduleId,
     epoch: Epoch,
     sequence: u64,
+    state: MapState,
     sections: Vec<&'a SectionCount>,
     seats: Vec<Shown<'a>>,
 }
@@ -93,6 +95,8 @@ struct Delta<'a> {
     sequence: u64,
     sections: Vec<&'a SectionCount>,
     seats: &'a [Seat],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<MapState>,
 }
 
 impl Map {
@@ -102,6 +106,7 @@ impl Map {
         Self {
             schedule_id: read.schedule_id,
             at: At { epoch: read.epoch, sequence: read.sequence },
+            state: read.state,
             place_of: places.map(|(at, count)| (SeatId::part(&count.section), at)).collect(),
             sections: read.sections,
             taken: read.seats.into_iter().map(|seat| (seat.seat, seat.state)).collect(),
@@ -126,6 +131,7 @@ impl Map {
                 state => self.taken.insert(seat.seat.clone(), state),
             };
         }
+        self.state = delta.state.unwrap_or(self.state);
         let touched: Vec<SectionCount> = self.counts_after(delta);
         for count in &touched {
             if let Some(place) = self.place_of.get(&SeatId::part(&count.section)) {
@@ -141,11 +147,19 @@ impl Map {
         Some(frame)
     }
 
-    /// The sections that a change has touched. How many seats a section has never changes.
+    /// The sections that a change has touched: all of them, when the show is called off, for
+    /// then no seat is free any more. How many seats a section has never changes.
     fn counts_after(&self, delta: &SeatDelta) -> Vec<SectionCount> {
+        if delta.state == Some(MapState::Cancelled) {
+            let none_free = |count: &SectionCount| SectionCount { free: 0, ..count.clone() };
+            return self.sections.iter().map(none_free).collect();
+        }
         let counted = delta.sections.iter().filter_map(|taken| {
             let before = &self.sections[*self.place_of.get(&taken.section)?];
-            let free = before.free + before.held + before.sold - taken.held - taken.sold;
+            let free = match self.state {
+                MapState::Cancelled => 0,
+                MapState::Open => before.free + before.held + before.sold - taken.held - taken.sold,
+            };
             let section = before.section.clone();
             Some(SectionCount { section, free, held: taken.held, sold: taken.sold })
         });
@@ -158,6 +172,7 @@ impl Map {
             sequence: delta.sequence,
             sections: touched.iter().collect(),
             seats: &delta.seats,
+            state: delta.state,
         };
         Frame { sequence: delta.sequence, bytes: event("delta", at, &json(&data)) }
     }
@@ -199,6 +214,7 @@ impl Map {
             schedule_id: self.schedule_id,
             epoch: self.at.epoch,
             sequence: self.at.sequence,
+            state: self.state,
             sections: sections.filter(|it| is_wanted(&SeatId::part(&it.section))).collect(),
             seats: seats.map(|(seat, state)| Shown { seat, state: *state }).collect(),
         })
@@ -251,6 +267,7 @@ mod tests {
             schedule_id: ScheduleId(Uuid::nil()),
             epoch: Epoch(7),
             sequence: 5,
+            state: MapState::Open,
             sections: vec![section("B", 0), section("A", 1)],
             seats: vec![seat("A-1-1", SeatState::Held)],
         })
@@ -259,7 +276,7 @@ mod tests {
     fn delta(sequence: u64, name: &str, state: SeatState, held: i64, sold: i64) -> SeatDelta {
         let section = SeatId(name.into()).section().to_owned();
         let sections = vec![SectionTaken { section, held, sold }];
-        SeatDelta { sequence, sections, seats: vec![seat(name, state)] }
+        SeatDelta { sequence, sections, seats: vec![seat(name, state)], state: None }
     }
 
     fn body(map: &Map, section: Option<&str>) -> Value {
@@ -311,6 +328,7 @@ mod tests {
             schedule_id: ScheduleId(Uuid::nil()),
             epoch: Epoch(7),
             sequence: 5,
+            state: MapState::Open,
             sections,
             seats: vec![seat("Orchestra_Left-A-1", SeatState::Held)],
         });
@@ -320,6 +338,36 @@ mod tests {
         assert_eq!(body["sections"][0], json!({"section": name, "free": 8, "held": 1, "sold": 1}));
         assert_eq!(body["seats"].as_array().unwrap().len(), 2);
         assert!(map.has("Orchestra_Left"));
+    }
+
+    #[test]
+    fn a_show_that_is_called_off_has_no_free_seat_in_the_body_nor_in_any_event() {
+        let mut map = map();
+        let off = SeatDelta {
+            sequence: 6,
+            sections: vec![],
+            seats: vec![],
+            state: Some(MapState::Cancelled),
+        };
+        let frame = map.apply(&off).unwrap();
+        let text = str::from_utf8(&frame.bytes).unwrap();
+        let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(data).unwrap(),
+            json!({
+                "sequence": 6, "seats": [], "state": "cancelled",
+                "sections": [
+                    {"section": "B", "free": 0, "held": 0, "sold": 0},
+                    {"section": "A", "free": 0, "held": 1, "sold": 0},
+                ],
+            })
+        );
+        map.apply(&delta(7, "A-1-1", SeatState::Free, 0, 0)).unwrap();
+        let whole = body(&map, None);
+        assert_eq!((&whole["state"], &whole["seats"]), (&json!("cancelled"), &json!([])));
+        let free = |count: &Value| count["free"] == 0;
+        assert!(whole["sections"].as_array().unwrap().iter().all(free), "{whole}");
+        assert_eq!(map.at(), at(7), "its name has changed with it");
     }
 
     #[test]

@@ -56,8 +56,9 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::get("/v1/schedules/{id}/seats", get_seats)
             .named(TAG, "getSeats", "Read the seat map of a schedule")
             .explained(
-                "Counts of each section, and the seats that are not free; all others of the plan \
-                 are. The map may be a moment old; only a reservation decides.",
+                "Counts of each section, and the seats that are held or sold. While `state` is \
+                 `open`, all others of the plan are free; once it is `cancelled`, the show is \
+                 off and none is. Sales end at the schedule's `starts_at`. The map may be a moment old; only a reservation decides.",
             )
             .query::<SeatParams>()
             .gives::<SeatMap>(200, "The seat map", examples::SEAT_MAP)
@@ -68,7 +69,8 @@ pub(crate) fn ops() -> Vec<Op> {
             .explained(
                 "Server-sent events. First `snapshot`: the seat map. Then `delta` for each \
                  change: its `sequence`, the `sections` that it touched as they are now, and the \
-                 `seats` that it changed, `free` among them. `id:` is `<epoch>.<sequence>`; send \
+                 `seats` that it changed, `free` among them; and `state`, when the show is called \
+                 off. `id:` is `<epoch>.<sequence>`; send \
                  the last one as `Last-Event-ID` to go on exactly behind it. When that place is \
                  not known any more, a new snapshot comes. Silence is broken by comments, at the \
                  latest every 15 seconds; a client that reads too slowly is disconnected.",

@@ -48,7 +48,13 @@ pub(crate) fn ops() -> Vec<Op> {
             .takes_without::<Enter>("schedule_id", examples::ENTER)
             .or_nothing()
             .gives::<Place>(Enter::STATUS, "The place", examples::PLACE)
-            .refuses(&[codes::NOT_FOUND, codes::SCHEDULE_CLOSED, codes::FORBIDDEN]),
+            .refuses(&[
+                codes::NOT_FOUND,
+                codes::SOLD_OUT,
+                codes::SCHEDULE_CLOSED,
+                codes::SCHEDULE_CANCELLED,
+                codes::ACCOUNT_CLOSING,
+            ]),
         Op::get("/v1/schedules/{id}/queue/me", get_place)
             .named(TAG, "getPlace", "Look at the caller's place")
             .explained("`poll_after_secs` says when to look again; or follow the events.")

@@ -10,7 +10,7 @@ pub(crate) mod transaction;
 
 use std::{collections::HashSet, sync::atomic::Ordering::Relaxed, time::SystemTime};
 
-use events::{Problem, Timestamp, fact_of_subject, producer_of};
+use events::{Problem, Timestamp, UserId, fact_of_subject, producer_of};
 
 use crate::{
     Book,
@@ -250,6 +250,7 @@ impl<'a, B: Book> Page<'a, B> {
         ground: &Ground<'_, B, L>,
         parked: &Parked,
         entry: &mut Entry<BookDeed<B>>,
+        by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         let mut tx = ground.ledger.begin().await?;
         if !tx.lock_parked(parked.number).await? {
@@ -270,7 +271,7 @@ impl<'a, B: Book> Page<'a, B> {
         let answers = Answers::default();
         let closing = Closing { claims: &[], emitted: &emitted, answers: &answers };
         tx.close(&closing).await?;
-        tx.resolve(parked).await?;
+        tx.resolve(parked, by).await?;
         if ground.failpoints.strikes(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }

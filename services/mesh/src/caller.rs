@@ -50,6 +50,8 @@ pub enum Allow {
     User,
     /// Accounts with this role.
     Role(Role),
+    /// Accounts with one of these roles.
+    OneOf(&'static [Role]),
     /// Nobody from outside: only this service's own timers and endpoints.
     Inside,
 }
@@ -70,23 +72,30 @@ impl Allow {
     /// # Errors
     /// `unauthenticated` without a token, `forbidden` without the role.
     pub fn check(self, caller: &Caller) -> Result<(), Problem> {
+        let wanted = match &self {
+            Self::Role(role) => std::slice::from_ref(role),
+            Self::OneOf(roles) => roles,
+            Self::Anyone | Self::Newcomer | Self::User | Self::Inside => &[],
+        };
         match (self, caller) {
             (Self::Anyone | Self::Newcomer, _)
             | (_, Caller::Mesh)
             | (Self::User, Caller::User { .. }) => Ok(()),
-            (Self::Role(role), Caller::User { .. }) if caller.has(role) => Ok(()),
-            (Self::Role(role), Caller::User { .. }) => Err(Problem::new(
-                codes::FORBIDDEN,
-                format!("This needs the role {role:?}.").to_lowercase(),
-            )),
-            (Self::User | Self::Role(_), Caller::Anonymous) => Err(Problem::new(
+            (Self::Inside, _) => Err(codes::FORBIDDEN.into()),
+            (_, Caller::User { .. }) if wanted.iter().any(|role| caller.has(*role)) => Ok(()),
+            (_, Caller::User { .. }) => Err(lacking(wanted)),
+            (_, Caller::Anonymous) => Err(Problem::new(
                 codes::UNAUTHENTICATED,
                 "Send `Authorization: Bearer <access token>`.",
             )
             .with("field", "Authorization")),
-            (Self::Inside, _) => Err(codes::FORBIDDEN.into()),
         }
     }
+}
+
+fn lacking(roles: &[Role]) -> Problem {
+    let names: Vec<_> = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+    Problem::new(codes::FORBIDDEN, format!("This needs the role {}.", names.join(" or ")))
 }
 
 #[cfg(test)]
@@ -106,6 +115,21 @@ mod tests {
         assert!(Allow::User.check(&fan()).is_ok());
         let refusal = Allow::Role(Role::Organizer).check(&fan()).unwrap_err();
         assert!(refusal.is(codes::FORBIDDEN));
+    }
+
+    #[test]
+    fn one_of_several_roles_is_enough() {
+        const EITHER: Allow = Allow::OneOf(&[Role::Organizer, Role::Operator]);
+        let with = |role| Caller::User {
+            user_id: UserId(uuid::Uuid::nil()),
+            roles: vec![Role::Fan, role],
+            expires_at: Timestamp(time::OffsetDateTime::UNIX_EPOCH),
+        };
+        assert!(EITHER.check(&with(Role::Operator)).is_ok());
+        assert!(EITHER.check(&with(Role::Organizer)).is_ok());
+        let refusal = EITHER.check(&fan()).unwrap_err();
+        assert_eq!(refusal.detail, "This needs the role organizer or operator.");
+        assert!(EITHER.check(&Caller::Anonymous).unwrap_err().is(codes::UNAUTHENTICATED));
     }
 
     #[test]

@@ -33,11 +33,13 @@ pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<Ran, Failure>> + Send;
 
     /// Tries a parked event that has been leased. When it is taken in, its row has ended in
-    /// the same step; otherwise nothing has changed.
+    /// the same step, and its history says which operator had it tried, if one had; otherwise
+    /// nothing has changed.
     fn retry(
         &self,
         parked: &Parked,
         entry: &mut Entry<Self::Deed>,
+        by: Option<UserId>,
     ) -> impl Future<Output = Result<Retried, Failure>> + Send;
 
     /// Waits until this instance is the one that reads whole streams.

@@ -124,11 +124,12 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
     if service.tells() {
         start_publisher(&running, &engine, handed);
     }
+    let only_listens = service.only_listens();
     let mut asked = service.asked;
     if !service.heard.is_empty() {
         let heard: Arc<Table<E>> = Arc::new(service.heard.into_iter().collect());
         start_consumers(&running, &heard, service.haste, &intake);
-        asked.extend(start_retrier(&running, &engine, heard, hand_off, parked));
+        asked.extend(start_retrier(&running, &engine, heard, hand_off, parked, only_listens));
     }
     let asked = Arc::new(asked);
     let desk = desk(&running, &asked, &engine, &intake);
@@ -236,6 +237,7 @@ fn start_retrier<E: Engine>(
     heard: Arc<Table<E>>,
     hand_off: HandOff,
     parked: Arc<Notify>,
+    only_listens: bool,
 ) -> Vec<(&'static str, Asked<E>)> {
     let retrier = Arc::new(Retrier {
         engine: engine.clone(),
@@ -245,6 +247,7 @@ fn start_retrier<E: Engine>(
         parked,
         health: running.health.clone(),
         shutdown: running.intake_stop.clone(),
+        only_listens,
     });
     let (stop, running_on) = (running.intake_stop.clone(), retrier.clone());
     running.inward.keep(running.name(), "parked events", stop, move || {

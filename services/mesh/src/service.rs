@@ -210,6 +210,11 @@ impl<E: Engine> Service<E> {
         heard.chain(asked).chain(timers).any(|tells| !tells.is_empty())
     }
 
+    /// Whether nobody waits for what it makes of the events it consumes.
+    pub(crate) fn only_listens(&self) -> bool {
+        self.haste == Haste::Later || !self.tells()
+    }
+
     pub(crate) fn add(&mut self, asked: Asked<E>) {
         let before = self.asked.insert(asked.endpoint, asked);
         assert!(before.is_none(), "an endpoint is answered once");

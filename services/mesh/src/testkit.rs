@@ -113,6 +113,7 @@ impl<E: Engine> Kit<E> {
             parked: Arc::new(Notify::new()),
             health: Health::default(),
             shutdown: CancellationToken::new(),
+            only_listens: false,
         };
         Ok(retrier.attempt(parked, None).await? == Tried::Done)
     }

@@ -183,7 +183,8 @@ impl Hear<ReservationExpired> for Book {
             subject_id: fact.reservation_id.0,
             schedule_id: fact.schedule_id,
         };
-        let details = Details { seats: fact.seats.clone(), ..Details::default() };
+        let details =
+            Details { seats: fact.seats.clone(), until: Some(turn.now), ..Details::default() };
         self.write(MessageKind::HoldExpired, about, details, turn);
         Ok(())
     }
@@ -275,7 +276,7 @@ impl Answer<KeepContact> for Book {
         let user_id = turn.caller.user_id()?;
         // The token outlives the account by some minutes.
         if self.contact(user_id).withdrawn {
-            return Err(Refusal::No(codes::FORBIDDEN.into()));
+            return Err(Refusal::No(codes::ACCOUNT_CLOSING.into()));
         }
         let (phone, locale) = (command.phone.clone(), command.locale);
         self.set_contact(user_id, Contact { phone, locale, withdrawn: false });

@@ -106,6 +106,8 @@ fn opened(schedule_id: ScheduleId) -> ScheduleOpened {
         title: "Night Train".into(),
         venue: "Club Blau".into(),
         starts_at: now().plus_secs(86_400),
+        refund_until: None,
+        by: None,
         opens_at: now(),
         admission: Admission::default(),
         hold_secs: 300,

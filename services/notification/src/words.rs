@@ -110,6 +110,9 @@ fn values(kind: MessageKind, locale: Locale, details: &Details, show: Option<&Sh
             values.insert("amount", paid);
         }
         MessageKind::HoldExpired => {
+            let show_has_begun = show.zip(details.until).is_some_and(|(it, at)| at >= it.starts_at);
+            let next = if show_has_begun { "sales_over" } else { "reserve_again" };
+            values.insert("next", phrase(locale, next).to_owned());
             values.insert("seats", seats(locale, &details.seats));
         }
         MessageKind::ShowCancelled => {
@@ -129,6 +132,7 @@ fn failure(reason: PaymentFailure) -> &'static str {
         PaymentFailure::InsufficientBalance => "insufficient_balance",
         PaymentFailure::NoWallet => "no_wallet",
         PaymentFailure::HoldGone => "hold_gone",
+        PaymentFailure::ShowCancelled => "called_off",
     }
 }
 
@@ -313,6 +317,7 @@ mod tests {
             PaymentFailure::InsufficientBalance,
             PaymentFailure::NoWallet,
             PaymentFailure::HoldGone,
+            PaymentFailure::ShowCancelled,
         ];
         for locale in Locale::ALL {
             let said: BTreeSet<String> = reasons
@@ -321,6 +326,20 @@ mod tests {
                 .map(|details| words(MessageKind::PaymentFailed, locale, &details, None).text)
                 .collect();
             assert_eq!(said.len(), reasons.len());
+        }
+    }
+
+    #[test]
+    fn nobody_is_sent_back_to_a_sale_that_is_over() {
+        let begins = show().starts_at;
+        let said = |at, locale| {
+            let details = Details { until: Some(at), ..details() };
+            words(MessageKind::HoldExpired, locale, &details, Some(&show())).text
+        };
+        for (locale, again) in [(Locale::En, "reserve once more"), (Locale::Ko, "다시 예매하실")]
+        {
+            assert!(said(begins.plus_millis(-1), locale).contains(again));
+            assert!(!said(begins, locale).contains(again), "{}", said(begins, locale));
         }
     }
 

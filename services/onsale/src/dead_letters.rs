@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use events::{
-    Timestamp,
+    Problem, Timestamp,
     dead_letter::{
         DeadLetter, DeadLetters, DiscardReason, LetterId, LetterState, OpenedLetter, Redriven,
         RetriedAll, RetryAll,
@@ -58,6 +58,9 @@ pub enum Command {
         /// Why; it is kept
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        /// Also when the service decides by it, and what waits for it stays open
+        #[arg(long)]
+        leave_open: bool,
         /// Which gateway
         #[command(flatten)]
         at: Where,
@@ -132,15 +135,37 @@ pub async fn run(command: Command) -> Result<()> {
             failed(line.stopped.iter().count())
         }
         Command::RetryAll(all) => retry_all(all).await,
-        Command::Discard { letter, reason, at } => {
+        Command::Discard { letter, reason, leave_open, at } => {
             let operator = Operator::log_in(&at).await?;
-            let ask = operator.post(format!("/v1/dead-letters/{letter}/discard"));
-            let line: Redriven = ask.json(&DiscardReason { reason }).send().await?.json()?;
-            println!("letter {letter} is discarded");
-            say(&line);
-            failed(line.stopped.iter().count())
+            discard(&operator, &letter, DiscardReason { reason, leave_open }).await
         }
     }
+}
+
+async fn discard(operator: &Operator, letter: &LetterId, how: DiscardReason) -> Result<()> {
+    let ask = operator.post(format!("/v1/dead-letters/{letter}/discard"));
+    let answer = ask.json(&how).send().await?;
+    if answer.code().as_deref() == Some("saga_open") {
+        let problem: Problem = serde_json::from_slice(&answer.body)?;
+        let mut why = problem.detail.clone();
+        if let Some(saga) = problem.extra.get("saga") {
+            let text = |name: &str| saga[name].as_str().unwrap_or("?").to_owned();
+            why.push_str(&format!(
+                "\nits saga {} ({}) is {}",
+                text("saga_id"),
+                text("flow"),
+                text("state")
+            ));
+        }
+        bail!("{}\nwith --leave-open it is discarded all the same", printable(&why));
+    }
+    let line: Redriven = answer.json()?;
+    println!("letter {letter} is discarded");
+    if let Some(saga_id) = line.left_open.as_ref().and_then(|open| open.saga_id) {
+        println!("{WAITS}its saga is left open{WAITS:#}: onsale saga show {saga_id}");
+    }
+    say(&line);
+    failed(line.stopped.iter().count())
 }
 
 async fn ls(list: &List) -> Result<()> {

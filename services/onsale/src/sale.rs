@@ -170,6 +170,7 @@ impl Sale {
             concert_id,
             venue: self.venue.clone(),
             starts_at: now.plus_secs(STARTS_IN_SECS),
+            refund_until: None,
             opens_at: Some(now.plus_secs(i64::from(self.opens_in_secs))),
             admission: self.admission,
             hold_secs: Some(self.hold_secs),

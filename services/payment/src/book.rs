@@ -119,10 +119,10 @@ impl Book {
         payers: &[Uuid],
         tx: &mut PgConnection,
     ) -> sqlx::Result<()> {
-        type Found = (Uuid, Uuid, Uuid, i64, i32, i64, OffsetDateTime, bool);
+        type Found = (Uuid, Uuid, Uuid, i64, i32, i64, OffsetDateTime, bool, bool);
         let rows: Vec<Found> = sqlx::query_as(
             "select reservation_id, schedule_id, user_id, amount, seats, hold_version,
-                    expires_at, ended
+                    expires_at, ended, is_off
              from holds
              where reservation_id = any($1)
                  and (select count(pg_advisory_xact_lock_shared($2, gate))
@@ -136,7 +136,8 @@ impl Book {
         .fetch_all(tx)
         .await?;
         for row in rows {
-            let (id, schedule_id, user_id, amount, seats, hold_version, expires_at, ended) = row;
+            let (id, schedule_id, user_id, amount, seats, hold_version, ..) = row;
+            let (.., expires_at, ended, is_off) = row;
             let now = Hold {
                 schedule_id: ScheduleId(schedule_id),
                 user_id: UserId(user_id),
@@ -145,6 +146,7 @@ impl Book {
                 hold_version,
                 expires_at: Timestamp(expires_at),
                 ended,
+                is_off,
             };
             self.holds.insert(ReservationId(id), Row { now, is_news: false });
         }
@@ -199,10 +201,11 @@ impl Book {
         sqlx::query(
             "insert into holds
                  (reservation_id, schedule_id, user_id, amount, seats, hold_version, expires_at,
-                  ended)
+                  ended, is_off)
              select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int8[], $5::int4[],
-                                  $6::int8[], $7::timestamptz[], $8::bool[])
-             on conflict (reservation_id) do update set ended = true
+                                  $6::int8[], $7::timestamptz[], $8::bool[], $9::bool[])
+             on conflict (reservation_id) do update
+                 set ended = true, is_off = excluded.is_off
              where excluded.ended and not holds.ended",
         )
         .bind(news.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
@@ -213,6 +216,7 @@ impl Book {
         .bind(news.iter().map(|(_, row)| row.now.hold_version).collect::<Vec<_>>())
         .bind(news.iter().map(|(_, row)| row.now.expires_at.0).collect::<Vec<_>>())
         .bind(news.iter().map(|(_, row)| row.now.ended).collect::<Vec<_>>())
+        .bind(news.iter().map(|(_, row)| row.now.is_off).collect::<Vec<_>>())
         .execute(tx)
         .await?;
         Ok(())

@@ -28,6 +28,8 @@ pub struct Hold {
     pub expires_at: Timestamp,
     /// It was given up or lost, confirmed or not; for good.
     pub ended: bool,
+    /// It has ended because the show was called off.
+    pub is_off: bool,
 }
 
 impl Hold {
@@ -37,17 +39,28 @@ impl Hold {
         schedule_id: ScheduleId,
         user_id: UserId,
         hold_version: i64,
+        is_off: bool,
         now: Timestamp,
     ) -> Self {
-        let expires_at = now;
-        Self { schedule_id, user_id, amount: 0, seats: 0, hold_version, expires_at, ended: true }
+        Self {
+            schedule_id,
+            user_id,
+            amount: 0,
+            seats: 0,
+            hold_version,
+            expires_at: now,
+            ended: true,
+            is_off,
+        }
     }
 
     /// Takes in what else was heard of it: an end wins, in whichever order they come, but
     /// only that of this owner and version. Whether it is news.
     pub fn hear(&mut self, heard: &Self) -> bool {
         let is_of_this = heard.user_id == self.user_id && heard.hold_version == self.hold_version;
-        is_of_this && heard.ended && self.end()
+        let is_news = is_of_this && heard.ended && self.end();
+        self.is_off |= is_news && heard.is_off;
+        is_news
     }
 
     /// It has ended. Whether that is news.
@@ -87,6 +100,8 @@ pub enum News {
     DebitRefused(DebitRefusal),
     /// The money is back.
     Refunded(RefundReason),
+    /// The money is back, for the show was called off before the seats were confirmed.
+    ShowCancelled,
 }
 
 impl Standing {
@@ -98,6 +113,7 @@ impl Standing {
     pub fn after(self, news: News) -> Result<Option<Self>, Miss> {
         use {News as N, Standing as S};
         const HOLD_GONE: Standing = Standing::Failed(PaymentFailure::HoldGone);
+        const OFF: Standing = Standing::Failed(PaymentFailure::ShowCancelled);
         match (self, news) {
             (S::Requested, N::Confirmed) => Ok(Some(S::Completed)),
             (S::Requested, N::ConfirmRefused) => Ok(Some(S::Unwinding)),
@@ -105,14 +121,16 @@ impl Standing {
             (S::Requested | S::Unwinding, N::Refunded(RefundReason::HoldGone)) => {
                 Ok(Some(HOLD_GONE))
             }
+            (S::Requested | S::Unwinding, N::ShowCancelled) => Ok(Some(OFF)),
             (S::Completed, N::Refunded(RefundReason::Cancelled)) => Ok(Some(S::Refunded)),
             // Only what was confirmed can be cancelled with money: the confirmation is late.
             (S::Requested, N::Refunded(RefundReason::Cancelled)) => {
                 Err(Miss::NotYet("reservation.confirmed of this payment"))
             }
             (S::Completed | S::Refunded, N::Confirmed)
-            | (S::Unwinding | HOLD_GONE, N::ConfirmRefused)
+            | (S::Unwinding | HOLD_GONE | OFF, N::ConfirmRefused)
             | (HOLD_GONE, N::Refunded(RefundReason::HoldGone))
+            | (OFF, N::ShowCancelled)
             | (S::Refunded, N::Refunded(RefundReason::Cancelled)) => Ok(None),
             (S::Failed(reason), N::DebitRefused(refusal)) if reason == failure(refusal) => Ok(None),
             _ => Err(Miss::Never(format!("{news:?} contradicts a payment that is {self:?}"))),
@@ -251,7 +269,7 @@ pub fn at_stake(payments: impl Iterator<Item = (Standing, bool)>) -> Option<With
 /// after the end that the hold was made with, whoever has moved it since.
 ///
 /// # Errors
-/// `not_found`, `hold_gone`, `already_paid` or `payment_running`.
+/// `not_found`, `schedule_cancelled`, `hold_gone`, `already_paid` or `payment_running`.
 pub fn may_pay(
     hold: &Hold,
     fan: UserId,
@@ -262,6 +280,7 @@ pub fn may_pay(
         return Err(codes::NOT_FOUND.into());
     }
     match live {
+        _ if hold.is_off => Err(codes::SCHEDULE_CANCELLED.into()),
         _ if hold.ended => Err(codes::HOLD_GONE.into()),
         Some(payment) if payment.standing == Standing::Completed => Err(codes::ALREADY_PAID.into()),
         Some(payment) => {
@@ -281,6 +300,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(time::OffsetDateTime::UNIX_EPOCH);
     const FAN: UserId = UserId(Uuid::from_u128(1));
     const HOLD_GONE: Standing = Standing::Failed(PaymentFailure::HoldGone);
+    const OFF: Standing = Standing::Failed(PaymentFailure::ShowCancelled);
     const POOR: Standing = Standing::Failed(PaymentFailure::InsufficientBalance);
 
     fn hold(ended: bool) -> Hold {
@@ -292,6 +312,7 @@ mod tests {
             hold_version: 7,
             expires_at: NOW.plus_secs(300),
             ended,
+            is_off: false,
         }
     }
 
@@ -363,6 +384,8 @@ mod tests {
     fn a_hold_is_paid_once_and_only_while_it_lives() {
         let open = hold(false);
         assert_eq!(refusal(&hold(true), None, 0), "hold_gone");
+        let off = Hold { is_off: true, ..hold(true) };
+        assert_eq!(refusal(&off, None, 0), "schedule_cancelled", "that is why it ended");
         let completed = payment(Standing::Completed);
         assert_eq!(refusal(&open, Some(&completed), 0), "already_paid");
         assert_eq!(refusal(&open, Some(&completed), 900), "already_paid", "that comes first");
@@ -385,6 +408,7 @@ mod tests {
             POOR,
             HOLD_GONE,
             Standing::Refunded,
+            OFF,
         ];
         let newses = [
             News::Confirmed,
@@ -393,15 +417,17 @@ mod tests {
             News::DebitRefused(NoWallet),
             News::Refunded(RefundReason::HoldGone),
             News::Refunded(RefundReason::Cancelled),
+            News::ShowCancelled,
         ];
         // `.` been there, `w` wait for another fact, `!` a contradiction.
         let table = [
-            ["C", "U", "P", "N", "H", "w"],
-            ["!", ".", "!", "!", "H", "!"],
-            [".", "!", "!", "!", "!", "R"],
-            ["!", "!", ".", "!", "!", "!"],
-            ["!", ".", "!", "!", ".", "!"],
-            [".", "!", "!", "!", "!", "."],
+            ["C", "U", "P", "N", "H", "w", "O"],
+            ["!", ".", "!", "!", "H", "!", "O"],
+            [".", "!", "!", "!", "!", "R", "!"],
+            ["!", "!", ".", "!", "!", "!", "!"],
+            ["!", ".", "!", "!", ".", "!", "!"],
+            [".", "!", "!", "!", "!", ".", "!"],
+            ["!", ".", "!", "!", "!", "!", "."],
         ];
         for (standing, row) in standings.into_iter().zip(table) {
             for (news, expected) in newses.into_iter().zip(row) {
@@ -414,6 +440,7 @@ mod tests {
                     Ok(Some(Standing::Refunded)) => "R",
                     Ok(Some(POOR)) => "P",
                     Ok(Some(HOLD_GONE)) => "H",
+                    Ok(Some(OFF)) => "O",
                     Ok(Some(Standing::Failed(PaymentFailure::NoWallet))) => "N",
                     Ok(Some(Standing::Requested)) => "back to the beginning",
                 };
@@ -442,6 +469,7 @@ mod tests {
             Standing::Completed,
             POOR,
             HOLD_GONE,
+            OFF,
             Standing::Refunded,
         ] {
             assert_eq!(Standing::from_parts(standing.state(), standing.reason()), Some(standing));

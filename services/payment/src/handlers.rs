@@ -6,9 +6,10 @@ use events::{
         self, Pay, PaymentCompleted, PaymentFailed, PaymentHoldExtensionRequested, PaymentRefunded,
         PaymentRequested,
     },
-    point::{PointDebitRefused, PointRefunded},
+    point::{PointDebitRefused, PointRefunded, RefundReason},
     reservation::{
-        ReservationCancelled, ReservationConfirmRefused, ReservationConfirmed, ReservationCreated,
+        CancelReason, ReservationCancelled, ReservationConfirmRefused, ReservationConfirmed,
+        ReservationCreated,
     },
 };
 use mesh::{Answer, Caller, Hear, Miss, Refusal};
@@ -78,6 +79,7 @@ impl Hear<ReservationCreated> for Book {
                 hold_version: fact.hold_version,
                 expires_at: fact.expires_at,
                 ended: false,
+                is_off: false,
             },
         );
         Ok(())
@@ -114,7 +116,9 @@ impl Hear<ReservationCancelled> for Book {
 
     /// The payment of a confirmed reservation is not touched before its money is back.
     fn hear(&mut self, fact: &ReservationCancelled, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let ended = Hold::ended(fact.schedule_id, fact.user_id, fact.hold_version, turn.now);
+        let is_off = fact.reason == CancelReason::ShowCancelled;
+        let ended =
+            Hold::ended(fact.schedule_id, fact.user_id, fact.hold_version, is_off, turn.now);
         self.hear_hold(fact.reservation_id, ended);
         Ok(())
     }
@@ -136,7 +140,11 @@ impl Hear<PointRefunded> for Book {
     }
 
     fn hear(&mut self, fact: &PointRefunded, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        self.advance(fact.payment_id, News::Refunded(fact.reason), turn)
+        let news = match (fact.reason, fact.because) {
+            (RefundReason::HoldGone, Some(CancelReason::ShowCancelled)) => News::ShowCancelled,
+            (reason, _) => News::Refunded(reason),
+        };
+        self.advance(fact.payment_id, news, turn)
     }
 }
 

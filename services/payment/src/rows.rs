@@ -68,6 +68,7 @@ fn standing(state: &str, reason: Option<&str>) -> sqlx::Result<Standing> {
         Some("insufficient_balance") => Some(PaymentFailure::InsufficientBalance),
         Some("no_wallet") => Some(PaymentFailure::NoWallet),
         Some("hold_gone") => Some(PaymentFailure::HoldGone),
+        Some("show_cancelled") => Some(PaymentFailure::ShowCancelled),
         Some(reason) => return Err(unknown("payment failure", reason)),
     };
     Standing::from_parts(to_state, to_reason).ok_or_else(|| unknown("payment state", state))
@@ -89,6 +90,7 @@ pub(crate) fn reason_name(reason: PaymentFailure) -> &'static str {
         PaymentFailure::InsufficientBalance => "insufficient_balance",
         PaymentFailure::NoWallet => "no_wallet",
         PaymentFailure::HoldGone => "hold_gone",
+        PaymentFailure::ShowCancelled => "show_cancelled",
     }
 }
 
@@ -102,6 +104,7 @@ mod tests {
             PaymentFailure::InsufficientBalance,
             PaymentFailure::NoWallet,
             PaymentFailure::HoldGone,
+            PaymentFailure::ShowCancelled,
         ];
         for wanted in reasons.map(Standing::Failed).into_iter().chain([
             Standing::Requested,

@@ -7,7 +7,7 @@ use events::{
         self, Charge, DebitRefusal, EntryKind, PointCharged, PointDebitRefused, PointDebited,
         PointRefunded, RefundReason,
     },
-    reservation::{ReservationCancelled, ReservationConfirmRefused},
+    reservation::{CancelReason, ConfirmRefusal, ReservationCancelled, ReservationConfirmRefused},
     user::UserRegistered,
 };
 use mesh::{Answer, Caller, Hear, Miss, Refusal};
@@ -86,13 +86,10 @@ impl Hear<ReservationConfirmRefused> for Book {
     }
 
     fn hear(&mut self, fact: &ReservationConfirmRefused, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        self.give_back(
-            fact.payment_id,
-            fact.user_id,
-            fact.schedule_id,
-            RefundReason::HoldGone,
-            turn,
-        )
+        let because =
+            (fact.reason == ConfirmRefusal::ShowCancelled).then_some(CancelReason::ShowCancelled);
+        let why = (RefundReason::HoldGone, because);
+        self.give_back(fact.payment_id, fact.user_id, fact.schedule_id, why, turn)
     }
 }
 
@@ -107,7 +104,8 @@ impl Hear<ReservationCancelled> for Book {
     /// Only a confirmed reservation has a payment to give back, unless it was forfeited.
     fn hear(&mut self, fact: &ReservationCancelled, turn: &mut Turn<'_>) -> Result<(), Miss> {
         let Some(payment_id) = fact.to_return() else { return Ok(()) };
-        self.give_back(payment_id, fact.user_id, fact.schedule_id, RefundReason::Cancelled, turn)
+        let why = (RefundReason::Cancelled, Some(fact.reason));
+        self.give_back(payment_id, fact.user_id, fact.schedule_id, why, turn)
     }
 }
 
@@ -159,7 +157,7 @@ impl Book {
         payment_id: PaymentId,
         user_id: UserId,
         schedule_id: ScheduleId,
-        reason: RefundReason,
+        (reason, because): (RefundReason, Option<CancelReason>),
         turn: &mut Turn<'_>,
     ) -> Result<(), Miss> {
         let Some(amount) = refund(self.trail(payment_id), user_id)? else { return Ok(()) };
@@ -175,7 +173,15 @@ impl Book {
             payment_id: Some(payment_id),
             at: turn.now,
         });
-        turn.tell(PointRefunded { user_id, payment_id, schedule_id, amount, balance, reason });
+        turn.tell(PointRefunded {
+            user_id,
+            payment_id,
+            schedule_id,
+            amount,
+            balance,
+            reason,
+            because,
+        });
         if is_closed && amount > 0 {
             self.strand(Stranded { user_id, payment_id: Some(payment_id), amount, at: turn.now });
         }

@@ -14,10 +14,11 @@ const POLLS_PER_WAIT: u64 = 10;
 const PACE_MIN: f64 = 0.001;
 
 /// Every reason for which a place ends without being used up.
-const ENDS: [PlaceEnd; 5] = [
+const ENDS: [PlaceEnd; 6] = [
     PlaceEnd::Timeout,
     PlaceEnd::Left,
     PlaceEnd::SoldOut,
+    PlaceEnd::Closed,
     PlaceEnd::Cancelled,
     PlaceEnd::Withdrawn,
 ];
@@ -108,6 +109,7 @@ pub fn text_of(reason: PlaceEnd) -> &'static str {
         PlaceEnd::Timeout => "timeout",
         PlaceEnd::Left => "left",
         PlaceEnd::SoldOut => "sold_out",
+        PlaceEnd::Closed => "closed",
         PlaceEnd::Cancelled => "cancelled",
         PlaceEnd::Withdrawn => "withdrawn",
     }

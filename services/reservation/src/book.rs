@@ -14,7 +14,10 @@ mod withdrawals;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use events::{ReservationId, ScheduleId, SeatId, UserId, reservation::ReservationState};
+use events::{
+    ReservationId, ScheduleId, SeatId, UserId,
+    reservation::{CancelReason, ReservationState},
+};
 use sqlx::PgConnection;
 
 use crate::{
@@ -41,6 +44,8 @@ pub struct Keys {
     pub(crate) reservations: BTreeSet<ReservationId>,
     /// Reservations that may give their seats up.
     pub(crate) ending: BTreeSet<ReservationId>,
+    /// Reservations whose fans give them back: of those the terms are wanted.
+    pub(crate) returning: BTreeSet<ReservationId>,
     /// Fans who want to leave, and what is heard of that.
     pub(crate) leaving: BTreeSet<UserId>,
     /// Seats that are asked for.
@@ -70,6 +75,7 @@ impl mesh::Book for Book {
         if !keys.leaving.is_empty() {
             book.load_leaving(&keys, tx).await?;
         }
+        book.load_shows(&keys, tx).await?;
         let near = mesh::clock::now().0 + NEAR;
         for reservation in book.reservations.values() {
             let may_end = keys.ending.contains(&reservation.id)
@@ -141,6 +147,23 @@ fn refund_of(name: &str) -> sqlx::Result<Refund> {
         "due" => Ok(Refund::Due),
         "made" => Ok(Refund::Made),
         "forfeited" => Ok(Refund::Forfeited),
+        other => Err(unreadable(other)),
+    }
+}
+
+fn cancel_reason_name(reason: CancelReason) -> &'static str {
+    match reason {
+        CancelReason::ByFan => "by_fan",
+        CancelReason::ShowCancelled => "show_cancelled",
+        CancelReason::Withdrawn => "withdrawn",
+    }
+}
+
+fn cancel_reason_of(name: &str) -> sqlx::Result<CancelReason> {
+    match name {
+        "by_fan" => Ok(CancelReason::ByFan),
+        "show_cancelled" => Ok(CancelReason::ShowCancelled),
+        "withdrawn" => Ok(CancelReason::Withdrawn),
         other => Err(unreadable(other)),
     }
 }

@@ -1,5 +1,7 @@
 //! Who owns a seat: states and decisions, without clock, storage or chance.
 
+mod schedule;
+
 use std::collections::HashSet;
 
 use events::{
@@ -12,58 +14,10 @@ use events::{
 
 use ReservationState::{Cancelled, Confirmed, Expired, Pending};
 
+pub use schedule::{Schedule, Terms};
+
 /// Seats in one request at most; no schedule allows a fan more.
 pub const SEATS_PER_REQUEST_MAX: usize = 100;
-
-/// Whether a schedule is on sale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Schedule {
-    /// From its opening to its start.
-    Open(Terms),
-    /// Called off; some of its reservations may still have to be cancelled.
-    Cancelling,
-    /// Called off, and nobody owns a seat of it any more.
-    Cancelled,
-}
-
-/// On what terms a schedule is sold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
-    /// When sales begin.
-    pub opens_at: Timestamp,
-    /// When the show begins and sales end.
-    pub starts_at: Timestamp,
-    /// Seconds a hold lives.
-    pub hold_secs: u32,
-    /// Seats one fan may hold or own.
-    pub seats_per_fan_max: u32,
-}
-
-impl Schedule {
-    /// The terms, while it is on sale.
-    ///
-    /// # Errors
-    /// `schedule_closed`, with why.
-    pub fn on_sale(&self, now: Timestamp) -> Result<&Terms, Problem> {
-        let closed = |why| Err(Problem::new(codes::SCHEDULE_CLOSED, why));
-        match self {
-            Self::Open(terms) if now < terms.opens_at => closed("Sales have not begun."),
-            Self::Open(terms) if now >= terms.starts_at => closed("The show has begun."),
-            Self::Open(terms) => Ok(terms),
-            Self::Cancelling | Self::Cancelled => closed("The show was cancelled."),
-        }
-    }
-
-    /// What a schedule becomes when its show is called off; `None` when it is already.
-    /// One that was never heard of has no owners to let go.
-    pub fn called_off(known: Option<&Self>) -> Option<Self> {
-        match known {
-            None => Some(Self::Cancelled),
-            Some(Self::Open(_)) => Some(Self::Cancelling),
-            Some(Self::Cancelling | Self::Cancelled) => None,
-        }
-    }
-}
 
 /// A seat and its owner. There is room for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +92,30 @@ impl Pass {
         }
         Ok(())
     }
+}
+
+/// A hold or a purchase of a fan, as far as it tells whether a place is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bought {
+    /// Seats that the fan has by it.
+    pub seats: usize,
+    /// The end of a hold; `None` for what is none any more.
+    pub holds_until: Option<Timestamp>,
+    /// The place under which it was made.
+    pub place_version: u64,
+    /// Whether it was ever paid.
+    pub is_paid: bool,
+}
+
+/// Whether the place behind a pass is used up: something was paid under it, and no hold of the
+/// fan lives. The waiting room comes to the same, a moment later.
+pub fn is_used_up<'a>(
+    mut bought: impl Iterator<Item = &'a Bought> + Clone,
+    place_version: u64,
+    now: Timestamp,
+) -> bool {
+    let holds = bought.clone().any(|it| it.holds_until.is_some_and(|end| now < end));
+    !holds && bought.any(|it| it.is_paid && it.place_version >= place_version)
 }
 
 /// Nobody may act who was not admitted.
@@ -282,6 +260,10 @@ pub struct Reservation {
     pub closing: bool,
     /// What becomes of its money, once it was paid and cancelled.
     pub refund: Option<Refund>,
+    /// The place whose pass it was made with.
+    pub place_version: u64,
+    /// Why it was cancelled, once it was.
+    pub cancel_reason: Option<CancelReason>,
 }
 
 /// Who asks for a hold, and of what.
@@ -293,11 +275,14 @@ pub struct Asker {
     pub schedule_id: ScheduleId,
     /// For whom.
     pub user_id: UserId,
+    /// By the pass of which place.
+    pub place_version: u64,
 }
 
 impl Reservation {
     /// A new hold of seats that were found free. Its version is higher than that of any
-    /// former owner of any of them.
+    /// former owner of any of them. It ends when the show begins, at the latest: a payment that
+    /// has begun by then may still take its grace.
     pub fn hold(
         asker: Asker,
         seats: impl Iterator<Item = (SeatId, Seat)>,
@@ -312,7 +297,7 @@ impl Reservation {
                 PricedSeat { seat: id, price: seat.price }
             })
             .collect();
-        let expires_at = now.plus_secs(terms.hold_secs.into());
+        let expires_at = now.plus_secs(terms.hold_secs.into()).min(terms.starts_at);
         Self {
             id: asker.id,
             schedule_id: asker.schedule_id,
@@ -328,6 +313,8 @@ impl Reservation {
             payment_id: None,
             closing: false,
             refund: None,
+            place_version: asker.place_version,
+            cancel_reason: None,
         }
     }
 
@@ -380,6 +367,9 @@ impl Reservation {
         }
         match self.state {
             Expired => Settled::Refused(ConfirmRefusal::Expired),
+            Cancelled if self.cancel_reason == Some(CancelReason::ShowCancelled) => {
+                Settled::Refused(ConfirmRefusal::ShowCancelled)
+            }
             Confirmed | Cancelled => Settled::Refused(ConfirmRefusal::Cancelled),
             Pending if !self.honours(claim) => Settled::Refused(ConfirmRefusal::Cancelled),
             Pending if self.is_due(now) => Settled::Lapsed,
@@ -392,6 +382,37 @@ impl Reservation {
     pub fn confirm(&mut self, payment_id: PaymentId) {
         self.state = Confirmed;
         self.payment_id = Some(payment_id);
+    }
+
+    /// Whether its fan may give it back now. A hold can always be given back; a ticket until the
+    /// deadline of its show, or when the show is off.
+    ///
+    /// # Errors
+    /// `account_closing`, or `not_cancellable` with the `reason`: `ended`, or
+    /// `refund_deadline` with `refund_until`.
+    pub fn may_be_given_back(
+        &self,
+        show: Option<&Schedule>,
+        now: Timestamp,
+    ) -> Result<(), Problem> {
+        let refused = |why: &str, detail| {
+            Err(Problem::new(codes::NOT_CANCELLABLE, detail).with("reason", why))
+        };
+        match self.state {
+            Expired | Cancelled => refused("ended", "The reservation has ended already."),
+            Pending if self.is_due(now) => refused("ended", "The hold has run out."),
+            Pending => Ok(()),
+            // It would begin a refund.
+            Confirmed if self.closing => Err(codes::ACCOUNT_CLOSING.into()),
+            Confirmed => match show.and_then(|show| show.refunds_ended(now)) {
+                None => Ok(()),
+                Some(until) => {
+                    let why = "The time in which tickets of this show can be given back is over.";
+                    let problem = refused("refund_deadline", why);
+                    problem.map_err(|problem| problem.with("refund_until", until.to_string()))
+                }
+            },
+        }
     }
 
     /// Points to return when it is cancelled for this reason.
@@ -450,6 +471,7 @@ impl Reservation {
             created_at: self.created_at,
             expires_at: self.expires_at,
             payment_id: self.payment_id,
+            reason: self.cancel_reason,
         }
     }
 }

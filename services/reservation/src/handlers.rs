@@ -39,6 +39,7 @@ impl Hear<ScheduleOpened> for Book {
         let terms = Terms {
             opens_at: fact.opens_at,
             starts_at: fact.starts_at,
+            refund_until: fact.refund_until.unwrap_or(fact.starts_at),
             hold_secs: fact.hold_secs,
             seats_per_fan_max: fact.seats_per_fan_max,
         };
@@ -129,6 +130,7 @@ impl Hear<PointDebited> for Book {
             Settled::Confirmed => {
                 row.change().confirm(fact.payment_id);
                 turn.tell(confirmed(row, fact.payment_id));
+                self.note_paid(fact.reservation_id);
             }
             Settled::Lapsed => {
                 // The clock was set back between two looks at it; the sweep comes first.
@@ -169,6 +171,9 @@ pub struct Hold {
     pub seats: Vec<SeatId>,
     /// What the pass grants; `None` when it is not a good one.
     pub pass: Option<Pass>,
+    /// It was good once: its fan is told what has become of the sale.
+    #[serde(default)]
+    pub is_late: bool,
 }
 
 impl Command for Hold {
@@ -192,10 +197,14 @@ impl Hold {
     /// What can be decided before anything is loaded.
     fn admissible(&self, user_id: UserId) -> Result<&Pass, Problem> {
         domain::well_formed(&self.seats)?;
+        let why = match self.is_late {
+            true => "The pass has run out; enter the waiting room again.",
+            false => "The pass is not valid for this fan and schedule.",
+        };
         self.pass
             .as_ref()
             .filter(|pass| pass.is_for(user_id, self.schedule_id))
-            .ok_or_else(|| domain::not_active("The pass is not valid for this fan and schedule."))
+            .ok_or_else(|| domain::not_active(why))
     }
 }
 
@@ -208,6 +217,8 @@ impl Answer<Hold> for Book {
             keys.buyers.insert((command.schedule_id, user_id));
             let seats = command.seats.iter().flat_map(SeatId::readings);
             keys.seats.extend(seats.map(|seat| (command.schedule_id, seat)));
+        } else if command.is_late {
+            keys.selling.insert(command.schedule_id);
         }
     }
 
@@ -228,6 +239,7 @@ impl Answer<Hold> for Book {
 impl Answer<Cancel> for Book {
     fn keys(command: &Cancel, _caller: &Caller, keys: &mut Keys) {
         keys.ending.insert(command.reservation_id);
+        keys.returning.insert(command.reservation_id);
     }
 
     fn answer(&mut self, command: &Cancel, turn: &mut Turn<'_>) -> Result<View, Refusal> {
@@ -235,10 +247,7 @@ impl Answer<Cancel> for Book {
         let is_own = |row: &&Row<Reservation>| row.user_id == user_id;
         let own = self.reservations.get(&command.reservation_id).filter(is_own);
         let row = own.ok_or_else(|| Problem::from(codes::NOT_FOUND))?;
-        // It would begin a refund.
-        if row.closing && row.state == ReservationState::Confirmed {
-            return Err(Problem::from(codes::ACCOUNT_CLOSING).into());
-        }
+        row.may_be_given_back(self.show(row.schedule_id), turn.now)?;
         let cancelled = self
             .cancel(command.reservation_id, CancelReason::ByFan)
             .ok_or_else(|| Problem::from(codes::NOT_CANCELLABLE))?;
@@ -256,24 +265,38 @@ impl Book {
         turn: &Turn<'_>,
     ) -> Result<Reservation, Refusal> {
         let Hold { schedule_id, .. } = command;
+        domain::well_formed(&command.seats)?;
+        let schedule = self.schedules.get(schedule_id);
+        // What has become of the sale is said first: a place that ended with it was nobody's
+        // fault.
+        if let Some(schedule) = schedule {
+            schedule.on_sale(turn.now)?;
+        }
         let pass = command.admissible(user_id)?;
         pass.admit(&self.place(*schedule_id, user_id), turn.now)?;
+        let bought = self.bought(*schedule_id, user_id);
+        if domain::is_used_up(bought.clone(), pass.place_version, turn.now) {
+            let why = "The place was used up by a payment; enter the waiting room again.";
+            return Err(domain::not_active(why).into());
+        }
         if self.is_closing(user_id) {
             return Err(Problem::from(codes::ACCOUNT_CLOSING).into());
         }
         // The pass speaks for the schedule: it was opened, and we are about to hear so.
-        let schedule = self
-            .schedules
-            .get(schedule_id)
-            .ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
-        let terms = schedule.on_sale(turn.now)?;
+        let terms = schedule.ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
+        let terms = terms.on_sale(turn.now)?;
         let asked: Vec<SeatId> =
             command.seats.iter().map(|seat| self.meant(*schedule_id, seat)).collect();
         // Two ways of writing one seat name it twice.
         domain::well_formed(&asked)?;
         let free = domain::free_seats(&asked, |seat| self.seat(*schedule_id, seat))?;
-        domain::within_limit(self.held(*schedule_id, user_id), asked.len(), terms)?;
-        let asker = Asker { id: ReservationId(turn.id), schedule_id: *schedule_id, user_id };
+        domain::within_limit(bought.map(|it| it.seats).sum(), asked.len(), terms)?;
+        let asker = Asker {
+            id: ReservationId(turn.id),
+            schedule_id: *schedule_id,
+            user_id,
+            place_version: pass.place_version,
+        };
         let seats = asked.into_iter().zip(free.into_iter().copied());
         Ok(Reservation::hold(asker, seats, terms, turn.rules.grace_secs, turn.now))
     }
@@ -303,7 +326,8 @@ impl Book {
         let row = self.reservations.get_mut(&id).filter(|row| row.owns())?;
         let told = cancelled(row, reason);
         let refund = row.refund_after(reason);
-        row.change().refund = refund;
+        let ended = row.change();
+        (ended.refund, ended.cancel_reason) = (refund, Some(reason));
         self.end(id, ReservationState::Cancelled);
         Some(told)
     }

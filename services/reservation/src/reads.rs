@@ -31,13 +31,14 @@ type Here = Desk<Postgres<Book>>;
 /// answered with what was granted, even when its pass has run out since.
 pub(crate) async fn reserve(desk: Here, command: Reserve, meta: Meta) -> Result<View, Problem> {
     let verified = desk.link().verifier().pass(&command.pass, mesh::clock::now()).await;
+    let is_late = matches!(verified, Err(TokenError::Expired));
     let pass = match verified {
         Ok(claims) => pass(claims),
         Err(TokenError::Forged | TokenError::Expired) => None,
         Err(error @ (TokenError::KeyUnknown | TokenError::Unavailable)) => return Err(error.into()),
     };
     let seats = command.seats.iter().map(asked_for).collect();
-    let hold = Hold { schedule_id: command.schedule_id, seats, pass };
+    let hold = Hold { schedule_id: command.schedule_id, seats, pass, is_late };
     desk.decide(hold, &meta).await
 }
 

@@ -68,6 +68,7 @@ fn opened() -> ScheduleOpened {
         venue: "Hall".into(),
         starts_at: at(100_000),
         opens_at: at(0),
+        refund_until: Some(at(50_000)),
         admission: Admission::default(),
         hold_secs: 300,
         seats_per_fan_max: 4,
@@ -77,6 +78,7 @@ fn opened() -> ScheduleOpened {
             price: 100,
             seats: (1..=10).map(|n| n.to_string()).collect(),
         }],
+        by: None,
     }
 }
 
@@ -101,6 +103,7 @@ fn called_off() -> ScheduleCancelled {
         schedule_id: SHOW,
         concert_id: Uuid::from_u128(0xC).into(),
         reason: "Storm".into(),
+        by: None,
     }
 }
 
@@ -175,7 +178,7 @@ impl Stage {
         pass: Option<Pass>,
     ) -> Result<View, Refusal> {
         let seats = seats.iter().map(|n| seat(*n)).collect();
-        let hold = Hold { schedule_id: SHOW, seats, pass };
+        let hold = Hold { schedule_id: SHOW, seats, pass, is_late: false };
         self.turn(&caller(user_id), |book, turn| book.answer(&hold, turn))
     }
 

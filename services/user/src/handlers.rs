@@ -6,8 +6,8 @@ use events::{
     point::{PointWithdrawalBlocked, PointWithdrawalCleared},
     reservation::{ReservationWithdrawalBlocked, ReservationWithdrawalCleared},
     user::{
-        Account as Card, GrantRole, UserRegistered, UserWithdrawalRefused, UserWithdrawalRequested,
-        UserWithdrawn, Withdraw, Withdrawal as Shown,
+        Account as Card, GrantRole, Role, UserRegistered, UserRoleGranted, UserWithdrawalRefused,
+        UserWithdrawalRequested, UserWithdrawn, Withdraw, Withdrawal as Shown,
     },
 };
 use mesh::{Answer, Caller, Hear, Miss, Refusal, Turn};
@@ -81,7 +81,11 @@ impl Answer<GrantWish> for Book {
             Some(account) => account.clone(),
             None => self.add(email, wish.password_hash.clone(), turn),
         };
-        account.roles.extend(&wish.roles);
+        for role in wish.roles.iter().copied().filter(|role| *role != Role::Fan) {
+            account.roles.insert(role);
+            let (user_id, at) = (account.user_id, turn.now);
+            turn.tell(UserRoleGranted { user_id, role, by: None, at });
+        }
         let card = account.card();
         self.accounts.put(account.user_id, account);
         self.granted.insert(wish.email.clone());
@@ -233,11 +237,14 @@ impl Answer<GrantRole> for Book {
         keys.users.insert(command.user_id);
     }
 
-    fn answer(&mut self, command: &GrantRole, _: &mut Turn<'_, Rules>) -> Result<Card, Refusal> {
-        let mut account = self.account(command.user_id)?.clone();
-        account.grant(command.role)?;
+    fn answer(&mut self, command: &GrantRole, turn: &mut Turn<'_, Rules>) -> Result<Card, Refusal> {
+        let &GrantRole { user_id, role } = command;
+        let mut account = self.account(user_id)?.clone();
+        account.grant(role)?;
         let card = account.card();
-        self.accounts.put(command.user_id, account);
+        self.accounts.put(user_id, account);
+        let by = Some(turn.caller.user_id()?);
+        turn.tell(UserRoleGranted { user_id, role, by, at: turn.now });
         Ok(card)
     }
 }

@@ -11,7 +11,8 @@
 //! |---|---|
 //! | `user.register` | `user.registered` |
 //! | `user.withdraw` | `user.withdrawal_requested`; after 30 s without an answer `user.withdrawal_refused` |
-//! | `user.log_in`, `.refresh`, `.grant_role`, `.jwks` | nothing |
+//! | `user.grant_role` | `user.role_granted` |
+//! | `user.log_in`, `.refresh`, `.jwks` | nothing |
 //!
 //! **Invariants.** An address has at most one account; the unique constraint decides. No
 //! password and no token is stored, only hashes of them. A refresh token is good once: one
@@ -130,9 +131,9 @@ pub fn service() -> Service<Postgres<Book>> {
         .reads::<user::Jwks, _, _>(Allow::Anyone, reads::jwks)
         .reads::<user::GetWithdrawal, _, _>(Allow::User, reads::withdrawal)
         .answers::<user::Withdraw>(Allow::User, &["user.withdrawal_requested"])
-        .answers::<user::GrantRole>(Allow::Role(user::Role::Operator), &[])
+        .answers::<user::GrantRole>(Allow::Role(user::Role::Operator), &["user.role_granted"])
         .answers::<inside::AddAccount>(Allow::Inside, &["user.registered"])
-        .answers::<inside::GrantWish>(Allow::Inside, &["user.registered"])
+        .answers::<inside::GrantWish>(Allow::Inside, &["user.registered", "user.role_granted"])
         .answers::<inside::BeginLogIn>(Allow::Inside, &[])
         .answers::<inside::OpenSession>(Allow::Inside, &[])
         .answers::<inside::RotateRefresh>(Allow::Inside, &[])

@@ -76,8 +76,10 @@ fn roles(operation: &Operation, right: &Request, world: &World) -> Vec<Case> {
         ("organizer", &world.mesh.organizer),
         ("operator", &world.operator),
     ];
-    let Some(role) = operation.role.as_deref() else { return Vec::new() };
-    let others = sessions.iter().filter(|(name, _)| *name != role);
+    if operation.role.is_none() {
+        return Vec::new();
+    }
+    let others = sessions.iter().filter(|(name, _)| !operation.roles.iter().any(|it| it == name));
     let refused = |(name, session): &(&str, &events::user::Session)| {
         Case::new(
             format!("the token of a {name}"),

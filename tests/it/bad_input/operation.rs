@@ -18,6 +18,8 @@ pub struct Operation {
     pub token: bool,
     /// The role it needs.
     pub role: Option<String>,
+    /// Every role that is enough.
+    pub roles: Vec<String>,
     /// Whether it answers with a stream of events.
     pub streams: bool,
     /// Whether a script of any web page may read its answers.
@@ -79,14 +81,20 @@ fn operation_of(document: &Value, path: &str, method: Method, operation: &Value)
         of_place.map(|parameter| text(&parameter["name"])).collect()
     };
     let description = operation["description"].as_str().unwrap_or_default();
-    let role = description.strip_prefix("Needs the role `").and_then(|rest| rest.split('`').next());
+    let needs = description.strip_prefix("Needs the role ").and_then(|rest| rest.split('.').next());
+    let roles: Vec<String> = needs
+        .into_iter()
+        .flat_map(|it| it.split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect();
     let content = operation["requestBody"]["content"].as_object();
     Operation {
         id: text(&operation["operationId"]),
         method,
         path: path.to_owned(),
         token: operation["security"].is_array(),
-        role: role.map(str::to_owned),
+        role: roles.first().cloned(),
+        roles,
         streams: operation["responses"]["200"]["content"]["text/event-stream"].is_object(),
         is_open: operation["responses"]["200"]["headers"]["Access-Control-Allow-Origin"]
             .is_object(),

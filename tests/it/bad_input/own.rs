@@ -30,6 +30,11 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
             cases
         }
         "cancelSchedule" => calling_off(&right, world),
+        "getOrganizers" => {
+            let other = right.by(&world.rival.access_token);
+            vec![Case::new("another's concert", other, "forbidden")]
+        }
+        "addOrganizer" | "removeOrganizer" => organizers(&right, operation, world),
         "enter" => tickets(&right, world),
         "getPlace" | "leave" | "followPlace" => {
             vec![Case::new("no place in line", right.by(world.other.token()), "not_found")]
@@ -92,6 +97,21 @@ fn calling_off(right: &Request, world: &World) -> Vec<Case> {
         Case::new("a reason of two lines", reason(right, "a%0Ab"), "invalid"),
         Case::new("a reason that cannot be seen", reason(right, "%E2%80%8B"), "invalid"),
     ]
+}
+
+fn organizers(right: &Request, operation: &Operation, world: &World) -> Vec<Case> {
+    let mine = world.mesh.organizer.user_id.to_string();
+    let of = |user: &str| Request { path: right.path.replace(&mine, user), ..right.clone() };
+    let mut cases = vec![
+        Case::new("another's concert", right.clone().by(&world.rival.access_token), "forbidden"),
+        Case::new("an account that is no id", of("nobody"), "not_found"),
+        Case::new("a fan", of(&world.fan.session.user_id.to_string()), "not_found"),
+        Case::new("nobody", of(&unknown()), "not_found"),
+    ];
+    if operation.id == "removeOrganizer" {
+        cases.push(Case::new("the last one", right.clone(), "last_organizer"));
+    }
+    cases
 }
 
 /// A preference that cannot be read is none (RFC 7240), and a good one waits for no refusal.
@@ -253,6 +273,8 @@ fn schedule(right: &Request, world: &World) -> Vec<Case> {
     ];
     cases.extend(each(right, "starts_at", times, "invalid"));
     cases.extend(each(right, "opens_at", ["", "now", "2027-06-31T00:00:00Z"], "invalid"));
+    let refunds = ["", "never", "2027-06-31T00:00:00Z", "9999-12-31T23:59:59Z"];
+    cases.extend(each(right, "refund_until", refunds, "invalid"));
     for (field, max) in [
         ("hold_secs", 3_600_i64),
         ("seats_per_fan_max", 100),
@@ -380,6 +402,7 @@ fn dead_letters(operation: &Operation, right: &Request) -> Option<Vec<Case>> {
         "discardDeadLetter" => {
             let mut cases = letters(right);
             cases.extend(each(right, "reason", lines(), "invalid"));
+            cases.extend(each(right, "leave_open", [json!("yes"), json!(1)], "invalid"));
             cases
         }
         "retryDeadLetters" => {

@@ -148,7 +148,9 @@ impl World {
 
     /// The path of an operation, with an id of something that there is.
     pub fn path(&self, operation: &Operation, id: &str) -> String {
-        operation.path.replace("{id}", id).replace("{role}", "fan").replace("{letter}", "point-1")
+        let organizer = self.mesh.organizer.user_id.to_string();
+        let path = operation.path.replace("{id}", id).replace("{user_id}", &organizer);
+        path.replace("{role}", "fan").replace("{letter}", "point-1")
     }
 
     /// The id of what the operation is about.
@@ -183,8 +185,9 @@ impl World {
             }
             "openSchedule" => {
                 let now = clock::now();
-                let [opens, starts] = [60, 86_400].map(|secs| json!(now.plus_secs(secs)));
-                request.set("opens_at", opens).set("starts_at", starts)
+                let [opens, refund, starts] =
+                    [60, 3_600, 86_400].map(|secs| json!(now.plus_secs(secs)));
+                request.set("opens_at", opens).set("starts_at", starts).set("refund_until", refund)
             }
             "reserve" => request
                 .set("schedule_id", self.schedule.to_string())

@@ -80,6 +80,13 @@ fn users() -> Vec<&'static str> {
     ]
 }
 
+fn organizers() -> Value {
+    json!({"concert_id": CONCERT, "organizers": [
+        {"user_id": USER, "since": TIME},
+        {"user_id": USER, "since": TIME, "added_by": {"user_id": USER, "role": "organizer"}},
+    ]})
+}
+
 fn concerts() -> Vec<&'static str> {
     let admission = json!({"per_second": 100, "active_max": 1000, "pass_secs": 300});
     let concert = json!({
@@ -88,17 +95,19 @@ fn concerts() -> Vec<&'static str> {
     });
     let schedule = json!({
         "schedule_id": SCHEDULE, "concert_id": CONCERT, "venue": "Arena am Fluss",
-        "starts_at": "2026-12-12T19:30:00Z", "opens_at": TIME, "state": "open",
+        "starts_at": "2026-12-12T19:30:00Z", "opens_at": TIME, "state": "cancelled",
+        "refund_until": "2026-12-05T19:30:00Z",
+        "cancelled": {"at": TIME, "reason": "Storm", "by": {"user_id": USER, "role": "operator"}},
         "admission": admission, "hold_secs": 300, "seats_per_fan_max": 4, "seats_total": 9800,
     });
     let open = json!({
         "concert_id": CONCERT, "venue": "Arena am Fluss", "starts_at": "2026-12-12T19:30:00Z",
-        "opens_at": TIME, "admission": admission, "hold_secs": 300, "seats_per_fan_max": 4,
+        "opens_at": TIME, "refund_until": TIME, "admission": admission, "hold_secs": 300, "seats_per_fan_max": 4,
         "seat_plan": "section,row,seat,price\nA,1,1,12000\n",
     });
     let epoch = "8f3a51c07d9e2b46";
     let map = json!({
-        "schedule_id": SCHEDULE, "epoch": epoch, "sequence": 9,
+        "schedule_id": SCHEDULE, "epoch": epoch, "sequence": 9, "state": "cancelled",
         "sections": [{"section": "A", "free": 1, "held": 0, "sold": 1}],
         "seats": [{"seat": "A-1-1", "state": "sold"}],
     });
@@ -112,7 +121,7 @@ fn concerts() -> Vec<&'static str> {
             "sequence": 9,
             "sections": [{"section": "A", "held": 0, "sold": 1}],
             "seats": [{"seat": "A-1-1", "state": "sold"}],
-        }],
+        }, {"sequence": 10, "sections": [], "seats": [], "state": "cancelled"}],
     });
     let new = json!({"title": "Late Bloom", "artist": "The Perennials", "description": ""});
     vec![
@@ -122,6 +131,15 @@ fn concerts() -> Vec<&'static str> {
             json!({"schedule_id": SCHEDULE, "reason": "The singer has lost her voice."}),
             schedule.clone(),
         ),
+        round_trip::<concert::AddOrganizer>(
+            json!({"concert_id": CONCERT, "user_id": USER}),
+            organizers(),
+        ),
+        round_trip::<concert::RemoveOrganizer>(
+            json!({"concert_id": CONCERT, "user_id": USER}),
+            organizers(),
+        ),
+        round_trip::<concert::GetOrganizers>(json!({"concert_id": CONCERT}), organizers()),
         round_trip::<concert::FindConcerts>(
             json!({"q": "bloom", "cursor": "MDE5", "limit": 5}),
             page(concert.clone()),

@@ -72,9 +72,14 @@ impl Desk {
         self.0.post(path).send().await.expect("sent")
     }
 
+    /// Gives a letter up whatever is left open.
     pub async fn discard(&self, letter: &LetterId, reason: &str) -> Answer {
+        self.discard_as(letter, &json!({ "reason": reason, "leave_open": true })).await
+    }
+
+    pub async fn discard_as(&self, letter: &LetterId, body: &Value) -> Answer {
         let path = format!("/v1/dead-letters/{letter}/discard");
-        self.0.post(path).json(&json!({ "reason": reason })).send().await.expect("sent")
+        self.0.post(path).json(body).send().await.expect("sent")
     }
 }
 

@@ -105,6 +105,7 @@ fn a_poison_event_of_one_wallet_parks_that_wallet_only_until_it_succeeds() {
         assert_eq!(opened.letter.state, Resolved);
         assert_eq!(opened.letter.event_id, Some(poison));
         assert_eq!(opened.letter.history.len(), 2);
+        assert!(opened.letter.history.iter().all(|then| then.by.is_some()), "who had it tried");
         assert_eq!(opened.deliveries.len(), 4);
         assert!(opened.payload.contains(&due.fact.payment_id.to_string()));
 

@@ -440,5 +440,6 @@ fn refunded(payment: Uuid) -> PointRefunded {
         amount: 1,
         balance: 1,
         reason: RefundReason::HoldGone,
+        because: None,
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use events::{
     Page, ScheduleId,
-    concert::{Concert, Schedule, SeatState},
+    concert::{Concert, Organizers, Schedule, SeatState},
     payment::{Payment, PaymentFailure, PaymentState},
     point::Balance,
     queue::{Place, PlaceEnd, PlaceState},
@@ -13,6 +13,7 @@ use events::{
     withdrawal::WithdrawalReason,
 };
 use harness::mesh::{Mesh, eventually};
+use hyper::Method;
 use onsale::http::{Answer, Ask, Http};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -86,10 +87,15 @@ impl<'a> Fan<'a> {
 
     /// Enters, waits for the pass and holds a seat.
     pub async fn hold(&self, schedule: ScheduleId, seat: &str) -> Reservation {
-        self.post::<Place>(&format!("/v1/schedules/{schedule}/queue"), json!({})).await;
-        let pass = self.place(schedule, PlaceState::Active).await.pass.expect("a pass");
-        let body = json!({ "schedule_id": schedule, "seats": [seat], "pass": pass });
-        self.post("/v1/reservations", body).await
+        // A place that was used up a moment ago may still be shown: then in line again.
+        eventually("a hold", || async {
+            self.post::<Place>(&format!("/v1/schedules/{schedule}/queue"), json!({})).await;
+            let pass = self.place(schedule, PlaceState::Active).await.pass.expect("a pass");
+            let body = json!({ "schedule_id": schedule, "seats": [seat], "pass": pass });
+            let answer = self.ask(|http| http.post("/v1/reservations").json(&body)).await;
+            answer.json().ok()
+        })
+        .await
     }
 
     pub async fn pay(&self, hold: &Reservation) -> Payment {
@@ -180,8 +186,33 @@ pub async fn every_flow(mesh: &Mesh) -> Vec<ScheduleId> {
         called_off(mesh, off),
         lost_while_paying(mesh, lost),
         sold(mesh, last),
+        shared_out(mesh),
     );
     vec![hall, brief, short, off, lost, last]
+}
+
+/// A colleague acts on a concert, no more, again, and is gone.
+async fn shared_out(mesh: &Mesh) {
+    let login = &mesh.stage.operator;
+    let operator: Session = eventually("an operator", || async {
+        let ask = mesh.http.post("/v1/sessions").json(login);
+        tokio::time::timeout(ANSWER_WITHIN, ask.send()).await.ok()?.ok()?.json().ok()
+    })
+    .await;
+    let colleague = fan(mesh, 0).await;
+    let (boss, operator) = (Fan::new(mesh, &mesh.organizer), Fan::new(mesh, &operator));
+    let role = format!("/v1/users/{}/roles/organizer", colleague.user_id);
+    operator.granted::<Value>(|http| http.ask(Method::PUT, &role)).await;
+    let concert = json!({ "title": "A concert", "artist": "A band" });
+    let concert: Concert = boss.post("/v1/concerts", concert).await;
+    let team = format!("/v1/concerts/{}/organizers", concert.concert_id);
+    let their = format!("{team}/{}", colleague.user_id);
+    boss.granted::<Organizers>(|http| http.ask(Method::PUT, &their)).await;
+    boss.delete::<Organizers>(&their).await;
+    boss.granted::<Organizers>(|http| http.ask(Method::PUT, &their)).await;
+    let gone = Fan::new(mesh, &colleague).leaves(false).await;
+    assert_eq!(gone.state, WithdrawalState::Completed);
+    boss.sees(&team, |team: &Organizers| team.organizers.len() == 1).await;
 }
 
 /// Where a hold lives for less than a minute, its payment asks for more time.
@@ -324,7 +355,7 @@ async fn payment_answers(mesh: &Mesh, begun: &Withdrawal) {
 pub async fn shows(fan: &Fan<'_>, schedule: ScheduleId, seat: &str, state: SeatState) {
     let path = format!("/v1/schedules/{schedule}/seats");
     let seat = events::SeatId(seat.to_owned());
-    let shown = |map: &events::concert::SeatMap| map.state_of(&seat) == state;
+    let shown = |map: &events::concert::SeatMap| map.state_of(&seat) == Some(state);
     fan.sees(&path, shown).await;
 }
 

@@ -102,7 +102,7 @@ fn when_the_last_seat_is_sold_those_in_line_go_home() {
         assert_eq!(ended.reason, Some(PlaceEnd::SoldOut));
         let late = mesh.fan(0).await;
         let refused = late.post(&format!("/v1/schedules/{schedule}/queue"), &json!({})).await;
-        assert_eq!(refused.code().as_deref(), Some("schedule_closed"));
+        assert_eq!(refused.code().as_deref(), Some("sold_out"));
     });
 }
 

@@ -2,11 +2,11 @@
 
 use events::{
     Page,
-    concert::Schedule,
+    concert::{MapState, Schedule, SeatMap},
     notification::{Message, MessageKind, MessageState},
     payment::PaymentState,
     queue::{PlaceEnd, PlaceState},
-    reservation::ReservationState,
+    reservation::{CancelReason, Reservation, ReservationState},
 };
 use futures::future::join_all;
 use harness::mesh::{Fan, Mesh, SOON, eventually, run, shared};
@@ -23,6 +23,7 @@ fn a_cancelled_show_returns_all_money_and_closes_the_room() {
         let sold = owner.hold(schedule, &["A-1-1"]).await;
         let payment = owner.pay(&sold).await;
         let hold = holder.hold(schedule, &["A-1-2"]).await;
+        let pass = holder.pass(schedule).await;
         waiting.enter(schedule).await;
 
         let path = format!("/v1/schedules/{schedule}");
@@ -37,9 +38,30 @@ fn a_cancelled_show_returns_all_money_and_closes_the_room() {
         let place = waiting.place_becomes(schedule, PlaceState::Expired).await;
         assert_eq!(place.reason, Some(PlaceEnd::Cancelled), "who waits is told why");
         assert_eq!((owner.balance().await, holder.balance().await), (100, 100));
+        let reasons = [&sold, &hold].map(|it| it.reservation_id);
+        for id in reasons {
+            let fan = if id == sold.reservation_id { &owner } else { &holder };
+            let ended: Reservation =
+                fan.get(&format!("/v1/reservations/{id}")).await.json().unwrap();
+            assert_eq!(ended.reason, Some(CancelReason::ShowCancelled));
+        }
+        // Nobody borrows another's word: not for paying, not for reserving, not on the map.
+        let paid = eventually("the payment service has heard of it", || async {
+            holder.try_pay(&hold).await.err().filter(|code| code != "hold_gone")
+        });
+        assert_eq!(paid.await, "schedule_cancelled");
+        let pass = json!({ "schedule_id": schedule, "seats": ["A-1-2"], "pass": pass });
+        let reserve = holder.post("/v1/reservations", &pass).await;
+        assert_eq!(reserve.code().as_deref(), Some("schedule_cancelled"));
+        let map = eventually("the map says so", || async {
+            let path = format!("/v1/schedules/{schedule}/seats");
+            let map: SeatMap = holder.get(&path).await.json().unwrap();
+            (map.state == MapState::Cancelled && map.seats.is_empty()).then_some(map)
+        });
+        assert!(map.await.sections.iter().all(|count| count.free == 0), "nothing is free");
         let late = mesh.fan(0).await;
         let refused = late.post(&format!("/v1/schedules/{schedule}/queue"), &json!({})).await;
-        assert_eq!(refused.code().as_deref(), Some("schedule_closed"));
+        assert_eq!(refused.code().as_deref(), Some("schedule_cancelled"));
         mesh.receipt_is_clean(schedule).await;
     });
 }

@@ -59,6 +59,51 @@ fn a_fan_who_holds_seats_cannot_leave_before_they_are_given_back() {
     });
 }
 
+#[test]
+fn a_hold_stays_payable_when_its_fan_has_left_the_room_before_the_room_had_heard_of_it() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(8, |_| {}).await.schedule_id;
+        let path = format!("/v1/schedules/{schedule}/queue/me");
+        for n in 1..=8 {
+            let fan = mesh.fan(100).await;
+            let pass = fan.admitted(schedule).await;
+            let seat = format!("A-1-{n}");
+            let seats = [seat.as_str()];
+            // Whichever is first.
+            let (held, left) =
+                tokio::join!(fan.ask_for(schedule, &seats, &pass), fan.delete(&path));
+            let Ok(hold) = held.json::<Reservation>() else {
+                assert_eq!(held.code().as_deref(), Some("not_active"));
+                continue;
+            };
+            assert!(matches!(left.status.as_u16(), 200 | 409), "{left:?}");
+            fan.pay(&hold).await;
+            fan.reservation_becomes(&hold, ReservationState::Confirmed).await;
+        }
+        mesh.receipt_is_clean(schedule).await;
+    });
+}
+
+#[test]
+fn the_pass_of_a_place_that_is_used_up_reserves_nothing_more() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(2, |_| {}).await.schedule_id;
+        let fan = mesh.fan(200).await;
+        let pass = fan.admitted(schedule).await;
+        let hold = fan.ask_for(schedule, &["A-1-1"], &pass).await.json().expect("a hold");
+        fan.pay(&hold).await;
+        let refused = fan.ask_for(schedule, &["A-1-2"], &pass).await;
+        assert_eq!(refused.code().as_deref(), Some("not_active"), "at once");
+        fan.place_becomes(schedule, PlaceState::Completed).await;
+        // In line again, like everybody else.
+        let more = fan.hold(schedule, &["A-1-2"]).await;
+        fan.pay(&more).await;
+        mesh.receipt_is_clean(schedule).await;
+    });
+}
+
 /// A fan with two holds, both of which the waiting room has heard of.
 async fn with_two_holds(mesh: &Mesh) -> (Fan<'_>, [Reservation; 2]) {
     let schedule = mesh.open(3, |_| {}).await.schedule_id;

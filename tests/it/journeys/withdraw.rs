@@ -216,6 +216,81 @@ fn a_withdrawal_beside_a_payment_never_loses_money() {
 }
 
 #[test]
+fn a_ticket_that_is_given_back_beside_a_withdrawal_is_refunded_or_forfeited_and_never_both() {
+    run(async {
+        let mesh = shared().await;
+        let schedule = mesh.open(10, |_| {}).await.schedule_id;
+        for n in 1..=10 {
+            let fan = mesh.fan(100).await;
+            let hold = fan.hold(schedule, &[&format!("A-1-{n}")]).await;
+            let payment = fan.pay(&hold).await;
+            let path = format!("/v1/reservations/{}", hold.reservation_id);
+            let (back, left) = tokio::join!(fan.delete(&path), leave(mesh, &fan, true));
+            let paid = match back.status.as_u16() {
+                // It was given back: the refund keeps the fan, or was there before anybody asked.
+                202 => fan.payment_becomes(&payment, PaymentState::Refunded).await,
+                _ => {
+                    let code = back.code();
+                    let closing = ["account_closing", "not_cancellable"];
+                    assert!(
+                        code.as_deref().is_some_and(|code| closing.contains(&code)),
+                        "{code:?}"
+                    );
+                    fan.payment(&payment).await
+                }
+            };
+            let is_gone = left.state == WithdrawalState::Completed;
+            let is_refunded = paid.state == PaymentState::Refunded;
+            assert!(is_gone || is_refunded || left.reasons.contains(&WithdrawalReason::RefundDue));
+            fan.reservation_becomes(
+                &hold,
+                match is_gone || is_refunded {
+                    true => ReservationState::Cancelled,
+                    false => ReservationState::Confirmed,
+                },
+            )
+            .await;
+            // Whoever was kept leaves in the end, once the money is back.
+            if !is_gone {
+                eventually("the fan is let go", || async {
+                    (leave(mesh, &fan, true).await.state == WithdrawalState::Completed)
+                        .then_some(())
+                })
+                .await;
+            }
+            eventually("nothing is left in the wallet", || async {
+                (fan.balance().await == 0).then_some(())
+            })
+            .await;
+        }
+        mesh.receipt_is_clean(schedule).await;
+    });
+}
+
+#[test]
+fn a_show_that_is_called_off_beside_a_withdrawal_gives_its_money_back_once() {
+    run(async {
+        let mesh = shared().await;
+        for _ in 0..5 {
+            let schedule = mesh.open(1, |_| {}).await.schedule_id;
+            let fan = mesh.fan(100).await;
+            let hold = fan.hold(schedule, &["A-1-1"]).await;
+            let payment = fan.pay(&hold).await;
+            let off = mesh.http.delete(format!("/v1/schedules/{schedule}"));
+            let off = off.token(&mesh.organizer.access_token);
+            let (off, left) = tokio::join!(off.send(), leave(mesh, &fan, true));
+            assert_eq!(off.expect("sent").status, 202);
+            fan.reservation_becomes(&hold, ReservationState::Cancelled).await;
+            let kept = left.state == WithdrawalState::Refused;
+            if kept {
+                fan.payment_becomes(&payment, PaymentState::Refunded).await;
+            }
+            mesh.receipt_is_clean(schedule).await;
+        }
+    });
+}
+
+#[test]
 fn a_service_that_does_not_answer_in_time_refuses_for_the_fan_and_is_not_heard_later() {
     run(async {
         const GONE: &str = "payment";

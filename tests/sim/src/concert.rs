@@ -67,7 +67,8 @@ impl Concert {
                 Planned::Cancelled(id) => {
                     let (schedule_id, concert_id) = (id, events::ConcertId(id.0));
                     let reason = "The singer is ill.".to_owned();
-                    message(&ScheduleCancelled { schedule_id, concert_id, reason }, id, now)
+                    let by = None;
+                    message(&ScheduleCancelled { schedule_id, concert_id, reason, by }, id, now)
                 }
             };
             self.emitted.push(message);

@@ -175,7 +175,9 @@ impl Person {
                 let count = chance.random_range(1..3_usize);
                 let seats = (first..(first + count).min(SEATS)).map(seat).collect();
                 let reserve_until = now.plus_secs(120);
-                let pass = Pass { user_id, schedule_id, place_version: 1, reserve_until };
+                // Admitted anew each time: a payment uses a place up.
+                let place_version = now.unix_millis().unsigned_abs();
+                let pass = Pass { user_id, schedule_id, place_version, reserve_until };
                 Wish::Hold { schedule_id, seats, pass }
             }
             90..97 if let Some(reservation_id) = held(&self.holds, chance) => {

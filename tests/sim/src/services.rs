@@ -101,8 +101,8 @@ pub fn hosts(stores: &Stores) -> Vec<(&'static str, Box<dyn Host>)> {
             |process, wish, asking| match wish {
                 Wish::Hold { schedule_id, seats, pass } => {
                     let (schedule_id, seats) = (*schedule_id, seats.clone());
-                    let hold =
-                        reservation::sim::Hold { schedule_id, seats, pass: Some(pass.clone()) };
+                    let pass = Some(pass.clone());
+                    let hold = reservation::sim::Hold { schedule_id, seats, pass, is_late: false };
                     Some(process.command(hold, asking))
                 }
                 Wish::GiveBack(cancel) => Some(process.command(cancel.clone(), asking)),

@@ -78,7 +78,8 @@ impl Auditor {
         self.checked[Rule::GivenBack as usize] += 1;
         let &PaymentFailed { payment_id, schedule_id, amount, .. } = fact;
         let (step, other) = (Step::Ended, fact.reservation_id.0);
-        let is_gone = fact.reason == PaymentFailure::HoldGone;
+        let is_gone =
+            matches!(fact.reason, PaymentFailure::HoldGone | PaymentFailure::ShowCancelled);
         let flags = payments::FAILED | if is_gone { payments::HOLD_GONE } else { 0 };
         let taken = Taken { payment_id, schedule_id, step, said: flags, amount, other };
         self.step(heard, &taken, said);

@@ -4,6 +4,7 @@
 --   taken:<schedule>   hash  `<section> held`, `<section> sold` -> how many seats
 --   count:<schedule>   text  the sequence: how many changes the map has seen
 --   log:<schedule>     list  those changes as JSON, the newest last, without a hole
+--   off:<schedule>     text  the show is off
 --   schedules          set   all schedules that have a map
 --
 -- A freed seat keeps its word: the version in it is the fence that a late message of a
@@ -68,6 +69,19 @@ local function taken_of(schedule, sections)
   return taken
 end
 
+-- One more change of the map, for whoever watches and for who was away.
+local function changes(schedule, what)
+  redis.call('SADD', key('schedules'), schedule)
+  local sequence = redis.call('INCR', key('count:' .. schedule))
+  local change = string.format('{"sequence":%.0f,%s}', sequence, what)
+  local log = key('log:' .. schedule)
+  redis.call('RPUSH', log, change)
+  redis.call('LTRIM', log, -LOG_CHANGES, -1)
+  redis.call('EXPIRE', log, LOG_SECS)
+  announce('concert.seats', schedule,
+    string.format('{"epoch":"%s","delta":%s}', epoch(), change))
+end
+
 -- A word on some seats. What it changes to the eye is one change of the map; a new owner
 -- who is heard of before the old one has gone changes the fence alone.
 function acts.mark(schedule, version, stage, owner, ...)
@@ -97,25 +111,31 @@ function acts.mark(schedule, version, stage, owner, ...)
   if #changed == 0 then
     return
   end
-  redis.call('SADD', key('schedules'), schedule)
-  local sequence = redis.call('INCR', key('count:' .. schedule))
-  local change = string.format('{"sequence":%.0f,"sections":%s,"seats":%s}', sequence,
-    cjson.encode(taken_of(schedule, sections)), cjson.encode(changed))
-  local log = key('log:' .. schedule)
-  redis.call('RPUSH', log, change)
-  redis.call('LTRIM', log, -LOG_CHANGES, -1)
-  redis.call('EXPIRE', log, LOG_SECS)
-  announce('concert.seats', schedule,
-    string.format('{"epoch":"%s","delta":%s}', epoch(), change))
+  changes(schedule, string.format('"sections":%s,"seats":%s',
+    cjson.encode(taken_of(schedule, sections)), cjson.encode(changed)))
+end
+
+local function is_off(schedule)
+  return redis.call('EXISTS', key('off:' .. schedule)) == 1
+end
+
+-- The show is off, which is a change by itself; the seats are given back one by one.
+function acts.off(schedule)
+  if not is_off(schedule) then
+    redis.call('SET', key('off:' .. schedule), 1)
+    changes(schedule, '"sections":[],"seats":[],"state":"cancelled"')
+  end
 end
 
 local function sequence_of(schedule)
   return tonumber(redis.call('GET', key('count:' .. schedule)) or 0)
 end
 
--- The whole map: epoch, sequence, then each seat that is not free and its state.
+-- The whole map: epoch, sequence, whether the show is off, then each seat that is not free and
+-- its state.
 function reads.snapshot(schedule)
-  local map = { epoch(), whole(sequence_of(schedule)) }
+  local state = is_off(schedule) and 'cancelled' or 'open'
+  local map = { epoch(), whole(sequence_of(schedule)), state }
   local words = redis.call('HGETALL', key('seats:' .. schedule))
   for at = 1, #words, 2 do
     local stage = string.match(words[at + 1], '^%d+ (%a+) ')
@@ -161,6 +181,9 @@ end
 function reads.digest(part)
   local lines = {}
   for _, schedule in ipairs(maps_of(part)) do
+    if is_off(schedule) then
+      lines[#lines + 1] = schedule .. ' off'
+    end
     local words = redis.call('HGETALL', key('seats:' .. schedule))
     for at = 1, #words, 2 do
       lines[#lines + 1] = schedule .. ' ' .. words[at] .. ' ' .. words[at + 1]
@@ -176,10 +199,13 @@ end
 
 -- Words on reservations that were made before `since`, as `acts.carried` takes them: what
 -- was told of these the stream may have forgotten. A word that it still has besides is the
--- same or a later one.
+-- same or a later one. That a show is off is carried in any case.
 function reads.carry(part, since)
   local rows = {}
   for _, schedule in ipairs(maps_of(part)) do
+    if is_off(schedule) then
+      rows[#rows + 1] = { schedule, 'off' }
+    end
     local row_of = {}
     local words = redis.call('HGETALL', key('seats:' .. schedule))
     for at = 1, #words, 2 do
@@ -197,4 +223,10 @@ function reads.carry(part, since)
   return rows
 end
 
-acts.carried = acts.mark
+function acts.carried(schedule, version, ...)
+  if version == 'off' then
+    acts.off(schedule)
+  else
+    acts.mark(schedule, version, ...)
+  end
+end

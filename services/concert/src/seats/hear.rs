@@ -2,6 +2,7 @@
 
 use events::{
     ReservationId, ScheduleId, SeatId,
+    concert::ScheduleCancelled,
     reservation::{
         ReservationCancelled, ReservationConfirmed, ReservationCreated, ReservationExpired,
     },
@@ -36,6 +37,12 @@ fn mark<'a>(
 ) -> Act {
     let act = Act::new("mark").arg(schedule).arg(hold_version).arg(stage.as_str()).arg(owner);
     seats.fold(act, |act, seat| act.arg(seat))
+}
+
+impl ActOn<ScheduleCancelled> for SeatMaps {
+    fn act(fact: &ScheduleCancelled, _at: &At<'_, MapRules>) -> Act {
+        Act::new("off").arg(fact.schedule_id)
+    }
 }
 
 impl ActOn<ReservationCreated> for SeatMaps {

@@ -15,7 +15,8 @@ use std::{
 use events::{
     Problem, ScheduleId, Timestamp, codes,
     concert::{
-        GetSeatChanges, GetSeats, Seat, SeatChanges, SeatDelta, SeatMap, SeatState, SectionCount,
+        GetSeatChanges, GetSeats, MapState, ScheduleCancelled, Seat, SeatChanges, SeatDelta,
+        SeatMap, SeatState, SectionCount,
     },
     reservation::{
         ReservationCancelled, ReservationConfirmed, ReservationCreated, ReservationExpired,
@@ -32,8 +33,9 @@ use crate::{NAME, map, plan_store};
 /// Schedules whose section sizes are kept in memory at most.
 const SIZES_MAX: usize = 4_096;
 
-/// Whose facts the map is made of.
-pub const MADE_OF: &[&str] = &["reservation"];
+/// Whose facts the map is made of. What `concert` itself has told is heard like any other's: the
+/// map is drawn by another instance on another store.
+pub const MADE_OF: &[&str] = &["reservation", "concert"];
 
 /// The seat maps' functions in Valkey.
 pub struct SeatMaps;
@@ -82,6 +84,7 @@ impl MapRules {
 pub fn map_service() -> Service<Valkey<SeatMaps>> {
     Service::<Valkey<SeatMaps>>::new(NAME)
         .soon()
+        .hears::<ScheduleCancelled>(&[])
         .hears::<ReservationCreated>(&[])
         .hears::<ReservationConfirmed>(&[])
         .hears::<ReservationExpired>(&[])
@@ -114,9 +117,13 @@ pub async fn snapshot(
     let GetSeats { schedule_id, section } = command;
     let value = valkey.read(Act::new("snapshot").arg(schedule_id), now).await?;
     let (epoch, sequence) = (value.get(0)?, value.get(1)?);
+    let state = match value.get::<String>(2)?.as_str() {
+        "cancelled" => MapState::Cancelled,
+        _ => MapState::Open,
+    };
     let seats = seats_of(&value)?;
-    let (sections, seats) = map::draw(sections, section.as_deref(), seats);
-    Ok(SeatMap { schedule_id: *schedule_id, epoch, sequence, sections, seats })
+    let (sections, seats) = map::draw(sections, section.as_deref(), state, seats);
+    Ok(SeatMap { schedule_id: *schedule_id, epoch, sequence, state, sections, seats })
 }
 
 /// What has changed since a place in the map's history.
@@ -141,9 +148,9 @@ pub async fn since(
     })
 }
 
-/// Seat and state in turn, behind the first two values.
+/// Seat and state in turn, behind the first three values.
 fn seats_of(value: &Texts) -> Result<Vec<Seat>, Problem> {
-    let pairs = value.0.get(2..).unwrap_or_default().chunks_exact(2);
+    let pairs = value.0.get(3..).unwrap_or_default().chunks_exact(2);
     pairs
         .map(|pair| {
             let state = match pair[1].as_str() {

@@ -2,7 +2,7 @@
 
 use events::{
     EventId, ScheduleId, SeatId,
-    concert::{Epoch, Seat, SeatState, SectionTaken},
+    concert::{Epoch, MapState, Seat, SeatState, SectionTaken},
     reservation::ReservationExpired,
 };
 use mesh::Outcome;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::stage::{
     SCHEDULE,
-    Said::{Confirmed, Created, Expired},
+    Said::{Cancelled, Confirmed, Created, Expired, Off},
     Stage, owner,
 };
 
@@ -39,6 +39,25 @@ async fn one_fact_is_one_change_with_its_seats_and_the_counts_after_it() {
     assert_eq!(changes.deltas[1].sections, [taken("A", 0, 2), taken("B", 0, 1)]);
     assert_eq!(stage.since(map.epoch, 1).await.deltas, changes.deltas[1..]);
     assert!(stage.since(map.epoch, 2).await.deltas.is_empty());
+}
+
+#[tokio::test]
+async fn a_show_that_is_called_off_is_one_change_and_no_seat_is_free_from_then_on() {
+    let stage = Stage::open().await;
+    stage.hear(Confirmed(7), &["A-1-1"]).await;
+    let before = stage.snapshot().await;
+    stage.hear(Off, &[]).await;
+    stage.hear(Off, &[]).await;
+    let off = stage.snapshot().await;
+    assert_eq!((off.sequence, off.state), (before.sequence + 1, MapState::Cancelled));
+    assert!(off.sections.iter().all(|count| count.free == 0), "{off:?}");
+    let changes = stage.since(before.epoch, before.sequence).await.deltas;
+    assert_eq!((changes.len(), changes[0].state), (1, Some(MapState::Cancelled)));
+    // What was sold is given back, and is not free for that.
+    stage.hear(Cancelled(7), &["A-1-1"]).await;
+    let emptied = stage.snapshot().await;
+    assert_eq!((emptied.seats.len(), emptied.sections[0].free), (0, 0));
+    assert_eq!(emptied.state_of(&SeatId("A-1-1".into())), None);
 }
 
 #[tokio::test]

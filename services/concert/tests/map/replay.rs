@@ -1,9 +1,9 @@
 //! The map built anew next to the one that is shown.
 
-use events::concert::SeatState;
+use events::concert::{MapState, SeatState};
 
 use crate::stage::{
-    Said::{Confirmed, Created, Expired},
+    Said::{Confirmed, Created, Expired, Off},
     Stage, now,
 };
 
@@ -26,6 +26,17 @@ async fn a_map_built_anew_is_the_same_map_under_another_epoch() {
     assert_eq!((after.seats, after.sections), (live.seats, live.sections));
     assert!(stage.since(live.epoch, live.sequence).await.is_gone, "watchers read the map anew");
     assert!(!stage.since(after.epoch, 0).await.is_gone);
+}
+
+#[tokio::test]
+async fn a_show_that_is_off_stays_off_in_a_map_built_anew_however_long_ago_it_was_said() {
+    let stage = Stage::open().await;
+    stage.hear(Off, &[]).await;
+    let replay = stage.begin().await;
+    assert_eq!(replay.carry_over(&[now().plus_secs(-9_999)], now()).await.unwrap(), 1);
+    assert!(replay.compare(now()).await.unwrap().is_none());
+    replay.swap().await.unwrap();
+    assert_eq!(stage.snapshot().await.state, MapState::Cancelled);
 }
 
 #[tokio::test]

@@ -2,8 +2,12 @@
 
 use concert::{MapRules, SeatMaps, seats};
 use events::{
-    Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, SeatId, Timestamp, UserId,
-    concert::{Epoch, GetSeatChanges, GetSeats, SeatChanges, SeatMap, SeatState, SectionCount},
+    ConcertId, Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, SeatId, Timestamp,
+    UserId,
+    concert::{
+        Epoch, GetSeatChanges, GetSeats, ScheduleCancelled, SeatChanges, SeatMap, SeatState,
+        SectionCount,
+    },
     reservation::{
         CancelReason, PricedSeat, ReservationCancelled, ReservationConfirmed, ReservationCreated,
         ReservationExpired,
@@ -31,6 +35,8 @@ pub enum Said {
     Confirmed(i64),
     Expired(i64),
     Cancelled(i64),
+    /// By the concert service: the show is off.
+    Off,
 }
 
 /// The reservation with this hold version; made an hour before `now`.
@@ -103,6 +109,15 @@ impl Stage {
                     user_id,
                     seats,
                     hold_version,
+                })
+                .await;
+            }
+            Said::Off => {
+                self.take(ScheduleCancelled {
+                    schedule_id,
+                    concert_id: ConcertId(Uuid::nil()),
+                    reason: "rain".into(),
+                    by: None,
                 })
                 .await;
             }

@@ -7,6 +7,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use events::UserId;
+
 use super::{BookDeed, Page, transaction::Ledger};
 use crate::{
     Book,
@@ -68,9 +70,10 @@ pub(crate) async fn retry<B: Book, L: Ledger<B>>(
     ground: &Ground<'_, B, L>,
     parked: &Parked,
     entry: &mut Entry<BookDeed<B>>,
+    by: Option<UserId>,
 ) -> Result<Retried, Failure> {
     let mut page = Page::<B>::new(ground.rules, false);
-    let retried = page.retry(ground, parked, entry).await;
+    let retried = page.retry(ground, parked, entry, by).await;
     page.close_spans(&retried);
     retried
 }

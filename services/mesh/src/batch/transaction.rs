@@ -3,6 +3,7 @@
 use std::{collections::HashSet, future::Future};
 
 use bytes::Bytes;
+use events::UserId;
 use uuid::Uuid;
 
 use super::closing::{Closed, Closing};
@@ -87,7 +88,11 @@ pub(crate) trait Transaction<B: Book>: Send + Sized {
     fn lock_parked(&mut self, number: u64) -> impl Future<Output = Result<bool, Failure>> + Send;
 
     /// Ends a parked event that is taken in.
-    fn resolve(&mut self, parked: &Parked) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn resolve(
+        &mut self,
+        parked: &Parked,
+        by: Option<UserId>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Makes it so. `Uncertain` when nobody can say whether it is.
     fn commit(self) -> impl Future<Output = Result<(), Failure>> + Send;

@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+use events::UserId;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -175,8 +176,9 @@ impl<B: InMemory> Engine for Memory<B> {
         &self,
         parked: &Parked,
         entry: &mut Entry<BookDeed<B>>,
+        by: Option<UserId>,
     ) -> Result<Retried, Failure> {
-        ground::retry(&self.ground(), parked, entry).await
+        ground::retry(&self.ground(), parked, entry, by).await
     }
 
     async fn check(&self) -> Result<(), Failure> {

@@ -77,8 +77,8 @@ impl Table {
         }
     }
 
-    pub(super) fn resolve(&mut self, number: u64, now: Timestamp) {
-        self.end(number, ParkedState::Resolved, happened(LetterState::Resolved, None, None), now);
+    pub(super) fn resolve(&mut self, number: u64, by: Option<UserId>, now: Timestamp) {
+        self.end(number, ParkedState::Resolved, happened(LetterState::Resolved, by, None), now);
     }
 
     fn end(&mut self, number: u64, state: ParkedState, how: LetterEvent, now: Timestamp) -> bool {

@@ -181,7 +181,7 @@ impl<B: InMemory> Process<B> {
     fn retry(&self, parked: &Parked) -> Result<Vec<Message>, Failure> {
         let event: Bytes = parked.envelope.clone();
         let mut entry = decode(&self.heard, &parked.subject, event, parked.attempts);
-        let verdict = match now(self.engine.retry(parked, &mut entry))? {
+        let verdict = match now(self.engine.retry(parked, &mut entry, None))? {
             Retried::Gone => return Ok(Vec::new()),
             Retried::Done(ran) => return Ok(ran.emitted),
             Retried::Early(cause) => verdict_on_early(parked, &cause, None),

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use events::UserId;
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
@@ -31,7 +32,7 @@ pub struct Tx<B: InMemory> {
     emitted: Vec<Message>,
     answers: Vec<KeptAnswer>,
     parking: Vec<Parked>,
-    resolved: Option<u64>,
+    resolved: Option<(u64, Option<UserId>)>,
     cuts: Arc<AtomicU64>,
     mistakes: Arc<Mistakes>,
     begun_at: u64,
@@ -126,8 +127,8 @@ impl<B: InMemory> Transaction<B> for Tx<B> {
         Ok(self.kept.parked.is_open(number))
     }
 
-    async fn resolve(&mut self, parked: &Parked) -> Result<(), Failure> {
-        self.resolved = Some(parked.number);
+    async fn resolve(&mut self, parked: &Parked, by: Option<UserId>) -> Result<(), Failure> {
+        self.resolved = Some((parked.number, by));
         Ok(())
     }
 
@@ -147,8 +148,8 @@ impl<B: InMemory> Transaction<B> for Tx<B> {
         kept.outbox.extend(self.emitted.into_iter().map(|new| (new.id, Row::new(new, now))));
         kept.answers.extend(self.answers.into_iter().map(|answer| (answer.scope, answer)));
         kept.parked.insert(self.parking, now);
-        if let Some(number) = self.resolved {
-            kept.parked.resolve(number, now);
+        if let Some((number, by)) = self.resolved {
+            kept.parked.resolve(number, by, now);
         }
         Ok(())
     }

@@ -8,11 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use events::{
-    Problem, UserId, codes,
+    Envelope, Problem, UserId, codes,
     dead_letter::{
-        Discard, FindLetters, FoundLetters, LetterId, OpenedLetter, REASON_CHARS_MAX, Redrive,
-        Redriven, Stopped,
+        Discard, FindLetters, FoundLetters, LeftOpen, LetterId, OpenedLetter, REASON_CHARS_MAX,
+        Redrive, Redriven, Stopped,
     },
+    fact_of_subject,
 };
 use tracing::info;
 
@@ -34,6 +35,26 @@ const BUDGET: Duration = Duration::from_secs(7);
 
 /// Answers operators; an endpoint each.
 pub(crate) struct LetterDesk<E: Engine>(pub(crate) Arc<Retrier<E>>);
+
+/// Why an event is not given up without a word.
+fn still_open(service: &str, open: &LeftOpen) -> Problem {
+    let LeftOpen { event, would_follow, saga_id } = open;
+    let lost = match would_follow[..] {
+        [] => format!("{service} would go on as if it had never happened"),
+        _ => format!("{service} would never emit {}", would_follow.join(" or ")),
+    };
+    let detail = format!(
+        "{service} decides by {event}: without it {lost}, and what waits for that stays open. \
+         Retry the letter when its cause is gone, or say `leave_open`."
+    );
+    let mut problem = Problem::new(codes::SAGA_OPEN, detail)
+        .with("event", event.as_str())
+        .with("would_follow", would_follow.clone());
+    if let Some(saga_id) = saga_id {
+        problem = problem.with("saga_id", saga_id.0.to_string());
+    }
+    problem
+}
 
 impl<E: Engine> LetterDesk<E> {
     fn service(&self) -> &'static str {
@@ -105,11 +126,15 @@ impl<E: Engine> LetterDesk<E> {
 
     /// Gives a letter up; those behind it go on by themselves.
     pub(crate) async fn discard(&self, body: &Bytes, meta: &Meta) -> Result<Bytes, Problem> {
-        let Discard { letter, reason } = parse(body)?;
+        let Discard { letter, reason, leave_open } = parse(body)?;
         let by = meta.caller.user_id()?;
         let reason = text::line(&reason, 1..=REASON_CHARS_MAX)
             .map_err(|flaw| Problem::about(codes::INVALID, "reason", flaw.to_string()))?;
         let parked = self.open_one(&letter).await?;
+        let open = self.leaves_open(&parked);
+        if let Some(open) = open.as_ref().filter(|_| !leave_open) {
+            return Err(still_open(self.service(), open));
+        }
         let ended = self.0.engine.discard(parked.number, by, &reason).await.map_err(away)?;
         if !ended {
             return Err(gone(&letter));
@@ -118,8 +143,20 @@ impl<E: Engine> LetterDesk<E> {
         info!(service = self.service(), %letter, key = parked.key, %by,
             "a dead letter was discarded");
         let left = self.left(&parked.key).await?;
-        let done = Redriven { letter, ..self.nothing(&parked.key, left) };
+        let done = Redriven { letter, left_open: open, ..self.nothing(&parked.key, left) };
         Ok(serde_json::to_vec(&done).expect("plain data").into())
+    }
+
+    /// What an event leaves open that is never taken in; `None` where nobody decides by it.
+    fn leaves_open(&self, parked: &Parked) -> Option<LeftOpen> {
+        if self.0.only_listens {
+            return None;
+        }
+        let event = fact_of_subject(&parked.subject).unwrap_or("an unknown event");
+        let follows = self.0.heard.get(event).map_or(&[][..], |heard| heard.tells);
+        let saga_id = Envelope::decode(&parked.envelope).ok().map(|envelope| envelope.sagaid);
+        let would_follow = follows.iter().map(|&event| event.to_owned()).collect();
+        Some(LeftOpen { event: event.to_owned(), would_follow, saga_id })
     }
 
     /// Tries the letters that hold a key in order, until one fails. One that is early stands in
@@ -169,6 +206,7 @@ impl<E: Engine> LetterDesk<E> {
             resolved: Vec::new(),
             stopped: None,
             left,
+            left_open: None,
         }
     }
 

@@ -49,6 +49,8 @@ pub(crate) struct Retrier<E: Engine> {
     pub(crate) parked: Arc<Notify>,
     pub(crate) health: Health,
     pub(crate) shutdown: CancellationToken,
+    /// Whether nobody waits for what this service makes of events.
+    pub(crate) only_listens: bool,
 }
 
 /// How an attempt ended.
@@ -117,7 +119,7 @@ impl<E: Engine> Retrier<E> {
         entry.span.note("onsale.parked", || true);
         let mut last = None;
         for _ in 0..3 {
-            match self.engine.retry(parked, &mut entry).await {
+            match self.engine.retry(parked, &mut entry, by).await {
                 Ok(Retried::Gone) => return Ok(Tried::Done),
                 Ok(Retried::Done(ran)) => {
                     self.hand_off.give(ran.emitted);

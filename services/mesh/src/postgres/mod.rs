@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use events::{Command, Event, Problem, Timestamp};
+use events::{Command, Event, Problem, Timestamp, UserId};
 use sqlx::{
     ConnectOptions as _, PgPool,
     migrate::Migrator,
@@ -325,9 +325,10 @@ impl<B: Book> Engine for Postgres<B> {
         &self,
         parked: &Parked,
         entry: &mut Entry<BookDeed<B>>,
+        by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         let ground = self.ground();
-        self.answer(BATCH_TIMEOUT, ground::retry(&ground, parked, entry)).await
+        self.answer(BATCH_TIMEOUT, ground::retry(&ground, parked, entry, by)).await
     }
 
     async fn lead(&self) -> Result<Lead, Failure> {

@@ -98,8 +98,12 @@ pub(super) async fn lock(tx: &mut PgConnection, number: u64) -> Result<bool, Fai
 }
 
 /// Ends a row whose event was taken in, in the transaction that took it in.
-pub(super) async fn resolve(tx: &mut PgConnection, parked: &Parked) -> Result<(), Failure> {
-    end(tx, parked.number, ParkedState::Resolved, None, None).await.map(drop)
+pub(super) async fn resolve(
+    tx: &mut PgConnection,
+    parked: &Parked,
+    by: Option<UserId>,
+) -> Result<(), Failure> {
+    end(tx, parked.number, ParkedState::Resolved, by, None).await.map(drop)
 }
 
 /// Ends a row and lets the next one that holds its key come due; whether it was open.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use events::UserId;
 use sqlx::{PgPool, Postgres as Database};
 use uuid::Uuid;
 
@@ -137,8 +138,8 @@ impl<B: Book> Transaction<B> for sqlx::Transaction<'static, Database> {
         parked::lock(self, number).await
     }
 
-    async fn resolve(&mut self, parked: &Parked) -> Result<(), Failure> {
-        parked::resolve(self, parked).await
+    async fn resolve(&mut self, parked: &Parked, by: Option<UserId>) -> Result<(), Failure> {
+        parked::resolve(self, parked, by).await
     }
 
     async fn commit(self) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use events::{EventId, Problem, SagaId, Timestamp, dead_letter::LetterState};
+use events::{EventId, Problem, SagaId, Timestamp, UserId, dead_letter::LetterState};
 use redis::{Cmd, Value};
 use uuid::Uuid;
 
@@ -417,6 +417,7 @@ impl<L: Library> Valkey<L> {
         &self,
         parked: &Parked,
         entry: &Entry<VkDeed<L>>,
+        by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         let now = crate::clock::now();
         let act = match self.asked(entry, None, Care::Alone, now) {
@@ -426,7 +427,7 @@ impl<L: Library> Valkey<L> {
         };
         let item = Item::of_entry(Ok(act), entry, SystemTime::from(now.0));
         let (scope, body) =
-            (parked.number.to_string(), parked::happened(LetterState::Resolved, None, None));
+            (parked.number.to_string(), parked::happened(LetterState::Resolved, by, None));
         let case = Case { scope, body, ..Case::of(item) };
         let Called { ended, emitted, announced, .. } = self.call(Way::Retry, &[case], now).await?;
         Ok(match ended.into_iter().next() {

@@ -33,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-use events::{Command, Event, Problem, Timestamp, codes};
+use events::{Command, Event, Problem, Timestamp, UserId, codes};
 use redis::{
     Client, IntoConnectionInfo, ToRedisArgs,
     aio::{ConnectionManager, ConnectionManagerConfig},
@@ -366,9 +366,10 @@ impl<L: Library> Engine for Valkey<L> {
         &self,
         parked: &Parked,
         entry: &mut Entry<VkDeed<L>>,
+        by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         self.strike([entry.meta.name].into_iter())?;
-        self.retry_one(parked, entry).await
+        self.retry_one(parked, entry, by).await
     }
 
     /// A Valkey that may not write answers all that only reads. This would write if there were

@@ -215,7 +215,7 @@ impl Stage {
     }
 
     async fn retry(&self, parked: &Parked, act: Act) -> Retried {
-        self.valkey.retry(parked, &mut entry(act, &parked.envelope)).await.unwrap()
+        self.valkey.retry(parked, &mut entry(act, &parked.envelope), None).await.unwrap()
     }
 
     async fn states(&self) -> Vec<(u64, ParkedState)> {

@@ -278,6 +278,6 @@ fn a_contact_is_kept_unless_the_account_is_closed() {
     assert!(!format!("{keep:?} {:?}", book.contact(FAN)).contains("1234"), "no number is shown");
     hear(&mut book, &withdrawn());
     let (kept, _) = act(&fan(), |turn| book.answer(&keep, turn));
-    assert_eq!(kept, Err(Refusal::No(codes::FORBIDDEN.into())));
+    assert_eq!(kept, Err(Refusal::No(codes::ACCOUNT_CLOSING.into())));
     assert_eq!(book.contact(FAN).phone, None);
 }

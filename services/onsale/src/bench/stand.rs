@@ -182,6 +182,7 @@ impl Stand {
             concert_id: concert.concert_id,
             venue: "Benchmark hall".into(),
             starts_at: now.plus_secs(30 * 24 * 3_600),
+            refund_until: None,
             opens_at: Some(now.plus_secs(-1)),
             admission: Admission { per_second: 100_000, active_max: 1_000_000, pass_secs: 3_600 },
             hold_secs: Some(3_600),

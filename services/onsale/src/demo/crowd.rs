@@ -168,7 +168,7 @@ async fn attend(scene: &Scene, mut fan: Fan) -> Result<()> {
         .context("charging points")?;
     let place = format!("/v1/schedules/{}/queue", scene.schedule);
     let entered = command(http.post(&place).token(token).json(&json!({}))).await?;
-    if entered.code().as_deref() == Some("schedule_closed") {
+    if entered.code().as_deref() == Some("sold_out") {
         Board::add(&scene.board.sold_out);
         return Ok(());
     }

@@ -67,7 +67,9 @@ impl InMemory for Book {
     fn save_to(self, tables: &mut Tables) -> Result<(), Failure> {
         for (id, row) in self.holds.into_iter().filter(|(_, row)| row.is_news) {
             let hold = tables.holds.entry(id).or_insert_with(|| row.now.clone());
-            hold.ended |= row.now.ended;
+            if !hold.ended && row.now.ended {
+                (hold.ended, hold.is_off) = (true, row.now.is_off);
+            }
         }
         for (id, PaymentRow { now: payment, stored }) in self.payments {
             let others = tables.payments.values().filter(|other| other.id != id);

@@ -152,6 +152,7 @@ fn refunded(reason: RefundReason) -> PointRefunded {
         amount: 100,
         balance: 100,
         reason,
+        because: None,
     }
 }
 

@@ -8,7 +8,7 @@ local GRACE_MILLIS = 1000
 -- One place a fan: who has one learns of it, however often they enter.
 function acts.enter(schedule, fan, ticket)
   if redis.call('EXISTS', key('gone:' .. fan)) == 1 then
-    return no('forbidden', 'The account is closed.')
+    return no('account_closing', 'The account is closed.')
   end
   local room = room_of(schedule)
   if not room then
@@ -18,12 +18,14 @@ function acts.enter(schedule, fan, ticket)
   if place and not has_ended(place) then
     return seen(room, fan, place)
   end
-  if is_over(room) then
-    return no('schedule_closed', room.is_cancelled and 'The show was cancelled.'
-      or 'The show has begun.')
+  if room.is_cancelled then
+    return no('schedule_cancelled', 'The show was cancelled.')
+  end
+  if has_begun(room) then
+    return no('schedule_closed', 'The show has begun.')
   end
   if is_sold_out(room) then
-    return no('schedule_closed', 'Every seat is sold.')
+    return no('sold_out', 'Every seat is sold.')
   end
   forget_pace(room)
   local number = tonumber(ticket)
@@ -114,13 +116,26 @@ function reads.due()
   return due
 end
 
+-- Why a place ends now. Who was admitted has until the pass runs out, at the latest until the
+-- show begins.
+local function end_of(room, place)
+  if room.is_cancelled then
+    return 'cancelled'
+  end
+  if place.state == 'W' then
+    return has_begun(room) and 'closed' or 'sold_out'
+  end
+  return place.reserve_until >= room.starts_at and 'closed' or 'timeout'
+end
+
 -- Who has paid does not run out of time: the place was kept by another hold, whose end was
 -- not heard of.
-local function expire_all(room, fans, reason)
+local function expire_all(room, fans)
   for _, fan in ipairs(fans) do
     local place = place_of(room.schedule, fan)
-    if reason ~= 'timeout' or not conclude(room.schedule, fan, place.saga) then
-      expire(room.schedule, fan, place, reason, place.saga)
+    local may_be_paid = place.state == 'A' and not room.is_cancelled
+    if not may_be_paid or not conclude(room.schedule, fan, place.saga) then
+      expire(room.schedule, fan, place, end_of(room, place), place.saga)
     end
   end
   return #fans
@@ -167,10 +182,9 @@ function acts.tick(schedule, most)
   local active, waiting = key('active:' .. schedule), key('waiting:' .. schedule)
   local upto = room.is_cancelled and '+inf' or whole(act.now - GRACE_MILLIS)
   local ended = redis.call('ZRANGEBYSCORE', active, '-inf', upto, 'LIMIT', 0, left)
-  left = left - expire_all(room, ended, room.is_cancelled and 'cancelled' or 'timeout')
+  left = left - expire_all(room, ended)
   if left > 0 and (is_over(room) or is_sold_out(room)) then
-    expire_all(room, redis.call('ZRANGE', waiting, 0, left - 1),
-      room.is_cancelled and 'cancelled' or 'sold_out')
+    expire_all(room, redis.call('ZRANGE', waiting, 0, left - 1))
   else
     admit(room, left)
   end

@@ -44,9 +44,14 @@ local function is_sold_out(room)
   return (room.sold or 0) >= room.total
 end
 
+-- Sales end with the start of the show, to the millisecond.
+local function has_begun(room)
+  return act.now >= room.starts_at
+end
+
 -- Called off, or the show has begun: nobody will ever be admitted again.
 local function is_over(room)
-  return room.is_cancelled or act.now >= room.starts_at
+  return room.is_cancelled or has_begun(room)
 end
 
 -- `<state> <version> <number> <entered at> <reserve until> <saga> <payment> <reason>`;
@@ -149,7 +154,7 @@ end
 local function activate(room, fan, place)
   place.state = 'A'
   place.version = place.version + 1
-  place.reserve_until = act.now + room.pass_secs * 1000
+  place.reserve_until = math.min(act.now + room.pass_secs * 1000, room.starts_at)
   keep(room.schedule, fan, place)
   lease(room.schedule, fan, place)
   tell('queue.activated', room.schedule, fan,

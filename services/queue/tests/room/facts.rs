@@ -3,7 +3,7 @@
 use events::{
     codes,
     payment::PaymentFailure::{HoldGone, InsufficientBalance},
-    queue::PlaceState,
+    queue::{PlaceEnd, PlaceState},
 };
 use mesh::Outcome;
 
@@ -235,14 +235,14 @@ async fn who_withdraws_gives_up_every_place_and_gets_no_new_one() {
         stage.hear(withdrawn(fan(1)), 2_000).await;
     }
     assert_eq!(stage.names().await, ["expired 0 withdrawn", "expired 1 withdrawn"]);
-    assert!(stage.enter(fan(0), 3_000).await.unwrap_err().is(codes::FORBIDDEN));
+    assert!(stage.enter(fan(0), 3_000).await.unwrap_err().is(codes::ACCOUNT_CLOSING));
 }
 
 #[tokio::test]
 async fn a_withdrawal_heard_before_the_fan_enters_stands() {
     let stage = Stage::open().await;
     stage.hear(withdrawn(fan(0)), 0).await;
-    assert!(stage.enter(fan(0), 1).await.unwrap_err().is(codes::FORBIDDEN));
+    assert!(stage.enter(fan(0), 1).await.unwrap_err().is(codes::ACCOUNT_CLOSING));
 }
 
 #[tokio::test]
@@ -255,7 +255,7 @@ async fn a_show_called_off_ends_every_place_and_lets_nobody_in() {
     stage.said().await;
     stage.hear(cancelled_schedule(), 2_000).await;
     stage.hear(cancelled_schedule(), 2_000).await;
-    assert!(stage.enter(fan(9), 2_000).await.unwrap_err().is(codes::SCHEDULE_CLOSED));
+    assert!(stage.enter(fan(9), 2_000).await.unwrap_err().is(codes::SCHEDULE_CANCELLED));
     stage.tick(2_000).await;
     let expected: Vec<String> = (0..8).map(|n| format!("expired {n} cancelled")).collect();
     let mut told = stage.names().await;
@@ -289,7 +289,7 @@ async fn a_cancellation_heard_before_the_opening_stands() {
     assert!(stage.enter(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
     let opened = crate::stage::opened(crate::stage::SCHEDULE, crate::stage::ADMISSION, 10);
     stage.hear(opened, 10).await;
-    assert!(stage.enter(fan(1), 20).await.unwrap_err().is(codes::SCHEDULE_CLOSED));
+    assert!(stage.enter(fan(1), 20).await.unwrap_err().is(codes::SCHEDULE_CANCELLED));
     assert_eq!(stage.said().await, []);
 }
 
@@ -314,7 +314,39 @@ async fn when_the_show_begins_who_waits_is_sent_home() {
     stage.said().await;
     stage.tick(86_400_000).await;
     let told = stage.names().await;
-    assert!(told.contains(&"expired 6 sold_out".to_owned()), "{told:?}");
+    assert!(told.contains(&"expired 6 closed".to_owned()), "{told:?}");
     assert!(stage.enter(fan(7), 86_400_000).await.unwrap_err().is(codes::SCHEDULE_CLOSED));
     assert_eq!(stage.tick(86_400_100).await, 0, "the room is put away");
+}
+
+/// The show of the stage begins then.
+const START: i64 = 86_400_000;
+
+#[tokio::test]
+async fn a_room_lets_in_until_the_very_start_and_sends_everybody_home_from_then_on() {
+    let stage = Stage::open().await;
+    stage.enter(fan(1), START - 1).await.unwrap();
+    stage.tick(START - 1).await;
+    let place = stage.look(fan(1), START - 1).await.unwrap();
+    assert_eq!(place.state, PlaceState::Active);
+    assert_eq!(place.reserve_until, Some(crate::stage::at(START)), "no pass outlives the start");
+    let refused = stage.enter(fan(2), START).await.unwrap_err();
+    assert!(refused.is(codes::SCHEDULE_CLOSED));
+    stage.tick(START + 1_000).await;
+    let ended = stage.look(fan(1), START + 1_000).await.unwrap();
+    assert_eq!(ended.reason, Some(PlaceEnd::Closed));
+    // Called off afterwards, it is called off.
+    stage.hear(cancelled_schedule(), START + 2_000).await;
+    let refused = stage.enter(fan(2), START + 2_000).await.unwrap_err();
+    assert!(refused.is(codes::SCHEDULE_CANCELLED));
+}
+
+#[tokio::test]
+async fn a_pass_that_ran_out_before_the_start_has_timed_out_however_late_that_is_seen() {
+    let stage = Stage::open().await;
+    stage.enter(fan(1), START - 120_000).await.unwrap();
+    stage.tick(START - 120_000).await;
+    stage.tick(START + 5_000).await;
+    let ended = stage.look(fan(1), START + 5_000).await.unwrap();
+    assert_eq!(ended.reason, Some(PlaceEnd::Timeout));
 }

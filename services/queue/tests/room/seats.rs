@@ -23,7 +23,7 @@ async fn sold_out() -> Stage {
 #[tokio::test]
 async fn when_every_seat_is_sold_who_waits_is_sent_home() {
     let mut stage = sold_out().await;
-    assert!(stage.enter(fan(9), 1_000).await.unwrap_err().is(codes::SCHEDULE_CLOSED));
+    assert!(stage.enter(fan(9), 1_000).await.unwrap_err().is(codes::SOLD_OUT));
     stage.tick(1_000).await;
     let expected: Vec<String> = (1..6).map(|n| format!("expired {n} sold_out")).collect();
     assert_eq!(stage.names().await, expected);
@@ -55,7 +55,7 @@ async fn the_same_seats_are_counted_once_however_often_they_are_heard_of() {
     }
     stage.enter(fan(9), 1_000).await.unwrap();
     stage.hear(paid(2, fan(51), 6), 1_000).await;
-    assert!(stage.enter(fan(8), 1_000).await.unwrap_err().is(codes::SCHEDULE_CLOSED));
+    assert!(stage.enter(fan(8), 1_000).await.unwrap_err().is(codes::SOLD_OUT));
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn seats_whose_return_was_heard_first_are_never_counted() {
 async fn a_hold_that_is_cancelled_gives_no_sold_seats_back() {
     let stage = sold_out().await;
     stage.hear(cancelled(2, fan(1), false), 1_500).await;
-    assert!(stage.enter(fan(9), 1_500).await.unwrap_err().is(codes::SCHEDULE_CLOSED));
+    assert!(stage.enter(fan(9), 1_500).await.unwrap_err().is(codes::SOLD_OUT));
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn seats_sold_before_the_schedule_was_heard_of_count() {
     stage.hear(paid(1, fan(50), 10), 0).await;
     let opened = crate::stage::opened(crate::stage::SCHEDULE, crate::stage::ADMISSION, 10);
     stage.hear(opened, 0).await;
-    assert!(stage.enter(fan(9), 0).await.unwrap_err().is(codes::SCHEDULE_CLOSED));
+    assert!(stage.enter(fan(9), 0).await.unwrap_err().is(codes::SOLD_OUT));
 }
 
 #[tokio::test]

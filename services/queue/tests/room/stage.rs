@@ -283,6 +283,8 @@ pub fn opened(schedule_id: ScheduleId, admission: Admission, seats: usize) -> Sc
         title: "T".into(),
         venue: "V".into(),
         starts_at: at(86_400_000),
+        refund_until: None,
+        by: None,
         opens_at: at(0),
         admission,
         hold_secs: 300,
@@ -301,6 +303,7 @@ pub fn cancelled_schedule() -> ScheduleCancelled {
         schedule_id: SCHEDULE,
         concert_id: events::ConcertId(Uuid::nil()),
         reason: "rain".into(),
+        by: None,
     }
 }
 

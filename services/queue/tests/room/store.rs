@@ -157,7 +157,7 @@ async fn a_room_is_rebuilt_from_what_was_said_in_whatever_order() {
         stage.enter(fan(20), 61_300).await.unwrap();
         let told = stage.said().await;
         assert_eq!(told.last().unwrap().what["ticket"], 1_000_010);
-        assert!(stage.enter(fan(77), 61_300).await.unwrap_err().is(codes::FORBIDDEN));
+        assert!(stage.enter(fan(77), 61_300).await.unwrap_err().is(codes::ACCOUNT_CLOSING));
     }
 }
 

@@ -45,6 +45,8 @@ pub fn opened(n: u128, concert_id: ConcertId, seats: usize) -> ScheduleOpened {
         title: format!("Concert {:x}", concert_id.0.as_u128()),
         venue: "V".into(),
         starts_at: at(30 * 24 * HOUR),
+        refund_until: None,
+        by: None,
         opens_at: at(0),
         admission: Admission::default(),
         hold_secs: 300,
@@ -59,7 +61,7 @@ pub fn opened(n: u128, concert_id: ConcertId, seats: usize) -> ScheduleOpened {
 }
 
 pub fn cancelled(n: u128, concert_id: ConcertId) -> ScheduleCancelled {
-    ScheduleCancelled { schedule_id: schedule(n), concert_id, reason: "rain".into() }
+    ScheduleCancelled { schedule_id: schedule(n), concert_id, reason: "rain".into(), by: None }
 }
 
 /// The payment `n` for seats of a schedule, completed at that moment.

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use events::{
-    AttemptId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, withdrawal::Standing,
+    AttemptId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, reservation::ReservationState,
+    withdrawal::Standing,
 };
 use mesh::{engine::Failure, memory::InMemory};
 
 use super::{Book, Keys, page::Row, withdrawals::Attempt};
 use crate::{
-    domain::{Place, Refund, Reservation, Schedule, Seat},
+    domain::{Bought, Place, Refund, Reservation, Schedule, Seat},
     timers::{EmptyShow, ExpireHold},
 };
 
@@ -71,8 +72,14 @@ impl InMemory for Book {
                 book.reservations.insert(row.id, Row::stored(row.clone()));
             }
             let buyer = (row.schedule_id, row.user_id);
-            if keys.buyers.contains(&buyer) && row.owns() {
-                book.held.entry(buyer).or_default().insert(row.id, row.seats.len());
+            if keys.buyers.contains(&buyer) && (row.owns() || row.payment_id.is_some()) {
+                let bought = Bought {
+                    seats: if row.owns() { row.seats.len() } else { 0 },
+                    holds_until: (row.state == ReservationState::Pending).then_some(row.expires_at),
+                    place_version: row.place_version,
+                    is_paid: row.payment_id.is_some(),
+                };
+                book.held.entry(buyer).or_default().insert(row.id, bought);
             }
         }
         book.load_attempts(&keys, tables);
@@ -137,7 +144,9 @@ impl Book {
                 self.note_closing(*id, user_id);
             }
         }
-        let of = |row: &&Row<Reservation>| keys.leaving.contains(&row.user_id);
+        let of = |row: &&Row<Reservation>| {
+            keys.leaving.contains(&row.user_id) || keys.returning.contains(&row.id)
+        };
         let shows: Vec<_> =
             self.reservations.values().filter(of).map(|row| row.schedule_id).collect();
         for id in shows {

@@ -11,12 +11,12 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Book, Keys, column,
+    Book, Keys, cancel_reason_of, column,
     page::{Row, Rows},
     refund_of, state_of, unreadable,
     withdrawals::{GATES, gates},
 };
-use crate::domain::{Place, Reservation, Schedule, Seat, Terms};
+use crate::domain::{Bought, Place, Reservation, Schedule, Seat, Terms};
 
 /// Sales share the lock of their schedule, and a cancellation has it alone: once that is
 /// stored no hold can slip in behind it, so the sweep of its owners ends.
@@ -29,10 +29,10 @@ pub(super) async fn schedules(
         return Ok(Rows::default());
     }
     let statement = if keys.changing.is_empty() {
-        "select id, state, opens_at, starts_at, hold_secs, seats_per_fan_max
+        "select id, state, opens_at, starts_at, refund_until, hold_secs, seats_per_fan_max
          from schedules where id = any($1) order by id for share"
     } else {
-        "select id, state, opens_at, starts_at, hold_secs, seats_per_fan_max
+        "select id, state, opens_at, starts_at, refund_until, hold_secs, seats_per_fan_max
          from schedules where id = any($1) order by id for update"
     };
     let rows: Vec<ScheduleRow> = sqlx::query_as(statement).bind(ids).fetch_all(tx).await?;
@@ -45,6 +45,7 @@ pub(super) struct ScheduleRow {
     state: String,
     opens_at: Option<OffsetDateTime>,
     starts_at: Option<OffsetDateTime>,
+    refund_until: Option<OffsetDateTime>,
     hold_secs: Option<i32>,
     seats_per_fan_max: Option<i32>,
 }
@@ -55,6 +56,7 @@ impl ScheduleRow {
             ("open", Some(opens_at), Some(starts_at)) => Ok(Schedule::Open(Terms {
                 opens_at: Timestamp(opens_at),
                 starts_at: Timestamp(starts_at),
+                refund_until: Timestamp(self.refund_until.unwrap_or(starts_at)),
                 hold_secs: self.hold_secs.unwrap_or_default().unsigned_abs(),
                 seats_per_fan_max: self.seats_per_fan_max.unwrap_or_default().unsigned_abs(),
             })),
@@ -126,6 +128,8 @@ pub(crate) struct ReservationRow {
     payment_id: Option<Uuid>,
     closing: bool,
     refund: Option<String>,
+    place_version: i64,
+    cancel_reason: Option<String>,
 }
 
 impl ReservationRow {
@@ -145,6 +149,8 @@ impl ReservationRow {
             payment_id: self.payment_id.map(PaymentId),
             closing: self.closing,
             refund: self.refund.as_deref().map(refund_of).transpose()?,
+            place_version: self.place_version.unsigned_abs(),
+            cancel_reason: self.cancel_reason.as_deref().map(cancel_reason_of).transpose()?,
         })
     }
 }
@@ -183,36 +189,57 @@ pub(super) async fn reservations(
         .collect()
 }
 
-/// The seats that buyers have. Nobody can add to them meanwhile, for that takes the lock
-/// of the buyer's place; a hold that ends meanwhile may still be counted. With them, by the
+/// What buyers hold and have bought. Nobody can add to it meanwhile, for that takes the lock
+/// of the buyer's place; a hold that ends meanwhile may still be counted. With it, by the
 /// same statement, buyers whose accounts are being closed: there are hardly any.
 pub(super) async fn held(book: &mut Book, keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<()> {
     if keys.buyers.is_empty() {
         return Ok(());
     }
     let buyers: Vec<_> = keys.buyers.iter().collect();
-    let rows: Vec<(Uuid, Uuid, Uuid, i32)> = sqlx::query_as(
-        "select r.schedule_id, r.user_id, r.id, jsonb_array_length(r.seats)
+    let rows: Vec<HeldRow> = sqlx::query_as(
+        "select r.schedule_id, r.user_id, r.id,
+             case when r.state in ('PENDING', 'CONFIRMED')
+                 then jsonb_array_length(r.seats) else 0 end as seats,
+             case r.state when 'PENDING' then r.expires_at end as holds_until,
+             r.place_version, r.payment_id is not null as is_paid
          from reservations r join unnest($1::uuid[], $2::uuid[]) as k (schedule_id, user_id)
              on r.user_id = k.user_id and r.schedule_id = k.schedule_id
-         where r.state in ('PENDING', 'CONFIRMED')
+         where r.state in ('PENDING', 'CONFIRMED') or r.payment_id is not null
          union all
-         select attempt, user_id, attempt, -1 from withdrawals
+         select attempt, user_id, attempt, -1, null, 0, false from withdrawals
          where user_id = any($2) and standing in ('cleared', 'withdrawn')",
     )
     .bind(column(&buyers, |key| key.0.0))
     .bind(column(&buyers, |key| key.1.0))
     .fetch_all(tx)
     .await?;
-    for (schedule_id, user_id, id, seats) in rows {
-        if seats < 0 {
-            book.note_closing(AttemptId(id), UserId(user_id));
+    for row in rows {
+        if row.seats < 0 {
+            book.note_closing(AttemptId(row.id), UserId(row.user_id));
             continue;
         }
-        let of_buyer = book.held.entry((ScheduleId(schedule_id), UserId(user_id))).or_default();
-        of_buyer.insert(ReservationId(id), seats.unsigned_abs() as usize);
+        let buyer = (ScheduleId(row.schedule_id), UserId(row.user_id));
+        let bought = Bought {
+            seats: row.seats.unsigned_abs() as usize,
+            holds_until: row.holds_until.map(Timestamp),
+            place_version: row.place_version.unsigned_abs(),
+            is_paid: row.is_paid,
+        };
+        book.held.entry(buyer).or_default().insert(ReservationId(row.id), bought);
     }
     Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct HeldRow {
+    schedule_id: Uuid,
+    user_id: Uuid,
+    id: Uuid,
+    seats: i32,
+    holds_until: Option<OffsetDateTime>,
+    place_version: i64,
+    is_paid: bool,
 }
 
 pub(super) async fn seats(

@@ -9,7 +9,7 @@ use std::{
 use events::{ReservationId, ScheduleId, SeatId, UserId, reservation::ReservationState};
 
 use super::withdrawals::Attempts;
-use crate::domain::{Place, Reservation, Schedule, Seat};
+use crate::domain::{Bought, Place, Reservation, Schedule, Seat};
 
 /// A value, and what the database has of it.
 #[derive(Debug)]
@@ -83,8 +83,8 @@ pub(crate) fn sorted<'a, K: Ord + Hash, T, P>(
     picked
 }
 
-/// Seats that fans have of a schedule, by reservation.
-pub(crate) type Held = HashMap<(ScheduleId, UserId), HashMap<ReservationId, usize>>;
+/// What fans hold and have bought of a schedule, by reservation.
+pub(crate) type Held = HashMap<(ScheduleId, UserId), HashMap<ReservationId, Bought>>;
 
 /// The page of reservations and seats that one batch touches.
 #[derive(Debug, Default)]
@@ -94,7 +94,7 @@ pub struct Book {
     pub(crate) reservations: Rows<ReservationId, Reservation>,
     /// Nested, so that a seat is found without a copy of its name.
     pub(crate) seats: HashMap<ScheduleId, Rows<SeatId, Seat>>,
-    /// Seats that the buyers of this batch have.
+    /// What the buyers of this batch hold and have bought.
     pub(crate) held: Held,
     pub(super) attempts: Attempts,
 }
@@ -110,9 +110,25 @@ impl Book {
         self.places.get(&(schedule_id, user_id)).map_or(Place::UNHEARD, |place| **place)
     }
 
-    /// How many seats of a schedule a fan holds or owns.
-    pub(crate) fn held(&self, schedule_id: ScheduleId, user_id: UserId) -> usize {
-        self.held.get(&(schedule_id, user_id)).map_or(0, |held| held.values().sum())
+    /// What a fan holds and has bought of a schedule.
+    pub(crate) fn bought(
+        &self,
+        schedule_id: ScheduleId,
+        user_id: UserId,
+    ) -> impl Iterator<Item = &Bought> + Clone {
+        self.held.get(&(schedule_id, user_id)).into_iter().flat_map(HashMap::values)
+    }
+
+    /// A hold was paid: for a buyer of the same batch it is none any more.
+    pub(crate) fn note_paid(&mut self, id: ReservationId) {
+        if let Some(bought) = self.of_buyer(id) {
+            (bought.holds_until, bought.is_paid) = (None, true);
+        }
+    }
+
+    fn of_buyer(&mut self, id: ReservationId) -> Option<&mut Bought> {
+        let row = self.reservations.get(&id)?;
+        self.held.get_mut(&(row.schedule_id, row.user_id))?.get_mut(&id)
     }
 
     /// Takes the end of a place in, unless a later one was heard before.
@@ -146,7 +162,13 @@ impl Book {
             }
         }
         let buyer = (hold.schedule_id, hold.user_id);
-        self.held.entry(buyer).or_default().insert(hold.id, hold.seats.len());
+        let bought = Bought {
+            seats: hold.seats.len(),
+            holds_until: Some(hold.expires_at),
+            place_version: hold.place_version,
+            is_paid: false,
+        };
+        self.held.entry(buyer).or_default().insert(hold.id, bought);
         self.reservations.insert(hold.id, Row::new(hold));
     }
 
@@ -163,8 +185,8 @@ impl Book {
                 }
             }
         }
-        if let Some(held) = self.held.get_mut(&(ended.schedule_id, ended.user_id)) {
-            held.remove(&id);
+        if let Some(bought) = self.of_buyer(id) {
+            (bought.seats, bought.holds_until) = (0, None);
         }
     }
 

@@ -3,7 +3,7 @@
 use sqlx::{PgConnection, types::Json};
 
 use super::{
-    Book, column,
+    Book, cancel_reason_name, column,
     page::{Row, sorted},
     refund_name, schedule_state, state_name,
 };
@@ -21,9 +21,10 @@ pub(super) async fn insert_schedules(book: &Book, tx: &mut PgConnection) -> sqlx
         Schedule::Cancelling | Schedule::Cancelled => None,
     };
     sqlx::query(
-        "insert into schedules (id, state, opens_at, starts_at, hold_secs, seats_per_fan_max)
+        "insert into schedules (id, state, opens_at, starts_at, hold_secs, seats_per_fan_max,
+             refund_until)
          select * from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[],
-             $5::integer[], $6::integer[])",
+             $5::integer[], $6::integer[], $7::timestamptz[])",
     )
     .bind(column(&new, |(id, _)| id.0))
     .bind(column(&new, |(_, schedule)| schedule_state(schedule)))
@@ -31,6 +32,7 @@ pub(super) async fn insert_schedules(book: &Book, tx: &mut PgConnection) -> sqlx
     .bind(column(&new, |(_, schedule)| terms(schedule).map(|terms| terms.starts_at.0)))
     .bind(column(&new, |(_, schedule)| terms(schedule).map(|terms| terms.hold_secs as i32)))
     .bind(column(&new, |(_, schedule)| terms(schedule).map(|terms| terms.seats_per_fan_max as i32)))
+    .bind(column(&new, |(_, schedule)| terms(schedule).map(|terms| terms.refund_until.0)))
     .execute(tx)
     .await?;
     Ok(())
@@ -81,10 +83,11 @@ pub(super) async fn insert_reservations(book: &Book, tx: &mut PgConnection) -> s
     sqlx::query(
         "insert into reservations (id, schedule_id, user_id, state, seats, amount,
              hold_version, created_at, expires_at, hard_cap_at, extended, payment_id, closing,
-             refund)
+             refund, place_version, cancel_reason)
          select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::jsonb[],
              $6::bigint[], $7::bigint[], $8::timestamptz[], $9::timestamptz[],
-             $10::timestamptz[], $11::boolean[], $12::uuid[], $13::boolean[], $14::text[])",
+             $10::timestamptz[], $11::boolean[], $12::uuid[], $13::boolean[], $14::text[],
+             $15::bigint[], $16::text[])",
     )
     .bind(column(&new, |(id, _)| id.0))
     .bind(column(&new, |(_, new)| new.schedule_id.0))
@@ -100,6 +103,8 @@ pub(super) async fn insert_reservations(book: &Book, tx: &mut PgConnection) -> s
     .bind(column(&new, |(_, new)| new.payment_id.map(|id| id.0)))
     .bind(column(&new, |(_, new)| new.closing))
     .bind(column(&new, |(_, new)| new.refund.map(refund_name)))
+    .bind(column(&new, |(_, new)| new.place_version as i64))
+    .bind(column(&new, |(_, new)| new.cancel_reason.map(cancel_reason_name)))
     .execute(tx)
     .await?;
     Ok(())
@@ -115,10 +120,10 @@ pub(super) async fn update_reservations(book: &Book, tx: &mut PgConnection) -> s
     sqlx::query(
         "update reservations r set state = n.state, expires_at = n.expires_at,
              extended = n.extended, payment_id = n.payment_id, closing = n.closing,
-             refund = n.refund
+             refund = n.refund, cancel_reason = n.cancel_reason
          from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::boolean[], $5::uuid[],
-             $6::boolean[], $7::text[])
-             as n (id, state, expires_at, extended, payment_id, closing, refund)
+             $6::boolean[], $7::text[], $8::text[])
+             as n (id, state, expires_at, extended, payment_id, closing, refund, cancel_reason)
          where r.id = n.id",
     )
     .bind(column(&changed, |(id, _)| id.0))
@@ -128,6 +133,7 @@ pub(super) async fn update_reservations(book: &Book, tx: &mut PgConnection) -> s
     .bind(column(&changed, |(_, (_, new))| new.payment_id.map(|id| id.0)))
     .bind(column(&changed, |(_, (_, new))| new.closing))
     .bind(column(&changed, |(_, (_, new))| new.refund.map(refund_name)))
+    .bind(column(&changed, |(_, (_, new))| new.cancel_reason.map(cancel_reason_name)))
     .execute(tx)
     .await?;
     Ok(())

@@ -84,9 +84,7 @@ impl Book {
         self.attempts.entry(id).or_insert(closing);
     }
 
-    /// Loads the attempts of whoever leaves, and the shows that their reservations are of.
-    /// These are not locked: one that is called off right now gives its money back in any
-    /// case.
+    /// Loads the attempts of whoever leaves.
     pub(super) async fn load_leaving(
         &mut self,
         keys: &Keys,
@@ -104,11 +102,26 @@ impl Book {
             let row = Attempt { user_id: UserId(user_id), standing, is_news: false };
             self.attempts.insert(AttemptId(attempt), row);
         }
-        let of = |row: &&Row<crate::domain::Reservation>| keys.leaving.contains(&row.user_id);
-        let theirs = self.reservations.values().filter(of).map(|row| row.schedule_id);
-        let shows: BTreeSet<_> = theirs.filter(|show| !self.schedules.contains_key(show)).collect();
+        Ok(())
+    }
+
+    /// Loads the shows of reservations whose fans leave, or give them back. These are not
+    /// locked: one that is called off right now gives its money back in any case.
+    pub(super) async fn load_shows(
+        &mut self,
+        keys: &Keys,
+        tx: &mut PgConnection,
+    ) -> sqlx::Result<()> {
+        let wanted = |row: &&Row<crate::domain::Reservation>| {
+            keys.leaving.contains(&row.user_id) || keys.returning.contains(&row.id)
+        };
+        let of = self.reservations.values().filter(wanted).map(|row| row.schedule_id);
+        let shows: BTreeSet<_> = of.filter(|show| !self.schedules.contains_key(show)).collect();
+        if shows.is_empty() {
+            return Ok(());
+        }
         let rows: Vec<ScheduleRow> = sqlx::query_as(
-            "select id, state, opens_at, starts_at, hold_secs, seats_per_fan_max
+            "select id, state, opens_at, starts_at, refund_until, hold_secs, seats_per_fan_max
              from schedules where id = any($1)",
         )
         .bind(shows.iter().map(|id| id.0).collect::<Vec<_>>())

@@ -25,7 +25,13 @@ fn payment(n: u128) -> PaymentId {
 }
 
 fn terms() -> Terms {
-    Terms { opens_at: at(0), starts_at: at(10_000), hold_secs: 300, seats_per_fan_max: 4 }
+    Terms {
+        opens_at: at(0),
+        starts_at: at(10_000),
+        refund_until: at(5_000),
+        hold_secs: 300,
+        seats_per_fan_max: 4,
+    }
 }
 
 fn seat(name: &str) -> SeatId {
@@ -33,11 +39,15 @@ fn seat(name: &str) -> SeatId {
 }
 
 fn hold() -> Reservation {
-    let asker =
-        Asker { id: ReservationId(Uuid::from_u128(3)), schedule_id: show(), user_id: fan() };
+    hold_at(at(0))
+}
+
+fn hold_at(now: Timestamp) -> Reservation {
+    let id = ReservationId(Uuid::from_u128(3));
+    let asker = Asker { id, schedule_id: show(), user_id: fan(), place_version: 5 };
     let old = Seat { price: 50, owner: None, hold_version: 7 };
     let seats = [(seat("A-1-1"), Seat::new(100)), (seat("A-1-2"), old)];
-    Reservation::hold(asker, seats.into_iter(), &terms(), GRACE_SECS, at(0))
+    Reservation::hold(asker, seats.into_iter(), &terms(), GRACE_SECS, now)
 }
 
 fn claim(hold: &Reservation) -> Claim {
@@ -51,13 +61,93 @@ fn pass() -> Pass {
 #[test]
 fn a_schedule_is_on_sale_from_its_opening_to_its_start() {
     let open = Schedule::Open(terms());
-    assert!(open.on_sale(at(-1)).unwrap_err().is(codes::SCHEDULE_CLOSED));
+    let just_before = at(10_000).plus_millis(-1);
+    assert!(open.on_sale(at(0).plus_millis(-1)).unwrap_err().is(codes::NOT_OPEN_YET));
     assert!(open.on_sale(at(0)).is_ok());
-    assert!(open.on_sale(at(9_999)).is_ok());
+    assert!(open.on_sale(just_before).is_ok());
     assert!(open.on_sale(at(10_000)).unwrap_err().is(codes::SCHEDULE_CLOSED));
     for cancelled in [Schedule::Cancelling, Schedule::Cancelled] {
-        assert!(cancelled.on_sale(at(1)).unwrap_err().is(codes::SCHEDULE_CLOSED));
+        assert!(cancelled.on_sale(at(1)).unwrap_err().is(codes::SCHEDULE_CANCELLED));
     }
+}
+
+#[test]
+fn a_hold_ends_when_the_show_begins_at_the_latest() {
+    let (early, last) = (hold_at(at(9_700)), hold_at(at(9_999)));
+    assert_eq!((early.expires_at, early.hard_cap_at), (at(10_000), at(10_060)));
+    assert_eq!((last.expires_at, last.hard_cap_at), (at(10_000), at(10_060)));
+    assert_eq!(hold_at(at(9_699)).expires_at, at(9_999));
+    assert!(last.is_due(at(10_000)) && !last.is_due(at(10_000).plus_millis(-1)));
+}
+
+fn ticket() -> Reservation {
+    let mut ticket = hold();
+    ticket.confirm(payment(1));
+    ticket
+}
+
+#[test]
+fn a_ticket_is_given_back_until_the_deadline_of_its_show_to_the_moment() {
+    let open = Schedule::Open(terms());
+    let just_before = at(5_000).plus_millis(-1);
+    assert_eq!(ticket().may_be_given_back(Some(&open), just_before), Ok(()));
+    for late in [at(5_000), at(10_000), at(1_000_000)] {
+        let refused = ticket().may_be_given_back(Some(&open), late).unwrap_err();
+        assert!(refused.is(codes::NOT_CANCELLABLE));
+        assert_eq!(refused.extra["reason"], "refund_deadline");
+        assert_eq!(refused.extra["refund_until"], at(5_000).to_string());
+        for off in [Schedule::Cancelling, Schedule::Cancelled] {
+            assert_eq!(ticket().may_be_given_back(Some(&off), late), Ok(()));
+        }
+    }
+}
+
+#[test]
+fn a_hold_is_given_back_while_it_lives_and_what_has_ended_never() {
+    let open = Schedule::Open(terms());
+    let (mut late, last_moment) = (hold_at(at(6_000)), at(6_300).plus_millis(-1));
+    assert_eq!(late.may_be_given_back(Some(&open), last_moment), Ok(()));
+    let over = late.may_be_given_back(Some(&open), at(6_300)).unwrap_err();
+    assert_eq!(over.extra["reason"], "ended");
+    for state in [ReservationState::Expired, ReservationState::Cancelled] {
+        late.state = state;
+        let ended = late.may_be_given_back(Some(&open), at(1)).unwrap_err();
+        assert!(ended.is(codes::NOT_CANCELLABLE));
+    }
+    let closing = Reservation { closing: true, ..ticket() };
+    let refused = closing.may_be_given_back(Some(&open), at(1)).unwrap_err();
+    assert!(refused.is(codes::ACCOUNT_CLOSING));
+}
+
+#[test]
+fn money_for_a_hold_of_a_show_that_is_off_is_refused_in_that_word() {
+    for (reason, refusal) in [
+        (CancelReason::ShowCancelled, ConfirmRefusal::ShowCancelled),
+        (CancelReason::ByFan, ConfirmRefusal::Cancelled),
+        (CancelReason::Withdrawn, ConfirmRefusal::Cancelled),
+    ] {
+        let state = ReservationState::Cancelled;
+        let off = Reservation { state, cancel_reason: Some(reason), ..hold() };
+        assert_eq!(off.settle(payment(1), &claim(&off), at(1)), Settled::Refused(refusal));
+    }
+}
+
+#[test]
+fn a_place_is_used_up_when_something_was_paid_under_it_and_no_hold_lives() {
+    let bought = |is_paid, holds_until, place_version| Bought {
+        seats: 1,
+        holds_until,
+        place_version,
+        is_paid,
+    };
+    let (paid, held) = (bought(true, None, 5), bought(false, Some(at(100)), 5));
+    let used = |all: &[Bought], version, now| is_used_up(all.iter(), version, now);
+    assert!(!used(&[], 5, at(1)) && !used(&[held], 5, at(1)));
+    assert!(used(&[paid], 5, at(1)));
+    assert!(!used(&[paid, held], 5, at(99)), "the other hold lives");
+    assert!(used(&[paid, held], 5, at(100)), "it has run out");
+    assert!(!used(&[paid], 6, at(1)), "a place that was admitted later");
+    assert!(used(&[bought(true, None, 6)], 5, at(1)), "an old pass");
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use events::{
     codes,
     queue::{PlaceEnd, QueueExpired},
-    reservation::ReservationState::{Cancelled, Confirmed, Expired, Pending},
+    reservation::{
+        CancelReason,
+        ReservationState::{Cancelled, Confirmed, Expired, Pending},
+    },
 };
 
 use super::*;
@@ -61,7 +64,7 @@ fn every_refusal_of_a_hold_has_its_code() {
     assert!(refusal(stage.reserve(fan(1), &[1, 99])).is(codes::UNKNOWN_SEAT));
     assert!(refusal(stage.reserve(fan(1), &[1, 2, 3, 4, 5])).is(codes::LIMIT_EXCEEDED));
     stage.now = at(-1);
-    assert!(refusal(stage.reserve(fan(1), &[1])).is(codes::SCHEDULE_CLOSED));
+    assert!(refusal(stage.reserve(fan(1), &[1])).is(codes::NOT_OPEN_YET));
     stage.now = at(100_000);
     assert!(refusal(stage.reserve(fan(1), &[1])).is(codes::SCHEDULE_CLOSED));
     assert_eq!(stage.live.len(), 9, "each was announced");
@@ -80,11 +83,13 @@ fn a_hold_before_its_schedule_was_heard_of_is_tried_again() {
 fn held_and_owned_seats_count_towards_the_limit_and_freed_ones_do_not() {
     let mut stage = Stage::open();
     let first = stage.reserve(fan(1), &[1, 2]).unwrap().reservation_id;
-    stage.hear(&stage.debited(first, payment(1))).unwrap();
     let second = stage.reserve(fan(1), &[3]).unwrap().reservation_id;
+    stage.hear(&stage.debited(first, payment(1))).unwrap();
     assert!(refusal(stage.reserve(fan(1), &[4, 5])).is(codes::LIMIT_EXCEEDED));
     stage.cancel(fan(1), second).unwrap();
-    stage.reserve(fan(1), &[4, 5]).unwrap();
+    let anew =
+        Pass { user_id: fan(1), schedule_id: SHOW, place_version: 8, reserve_until: at(100) };
+    stage.hold(fan(1), &[4, 5], Some(anew)).unwrap();
 }
 
 #[test]
@@ -263,7 +268,7 @@ fn a_cancelled_show_sells_nothing_and_lets_all_of_its_owners_go() {
     stage.hear(&called_off()).unwrap();
     stage.hear(&called_off()).unwrap();
     stage.hear(&opened()).unwrap();
-    assert!(refusal(stage.reserve(fan(3), &[3])).is(codes::SCHEDULE_CLOSED));
+    assert!(refusal(stage.reserve(fan(3), &[3])).is(codes::SCHEDULE_CANCELLED));
     stage.empty_show(vec![held, paid]);
     stage.empty_show(vec![held, paid]);
     let said = std::mem::take(&mut stage.said);
@@ -281,7 +286,69 @@ fn a_cancellation_heard_before_the_opening_wins() {
     let mut stage = Stage::empty();
     stage.hear(&called_off()).unwrap();
     stage.hear(&opened()).unwrap();
-    assert!(refusal(stage.reserve(fan(1), &[1])).is(codes::SCHEDULE_CLOSED));
+    assert!(refusal(stage.reserve(fan(1), &[1])).is(codes::SCHEDULE_CANCELLED));
+}
+
+#[test]
+fn a_ticket_is_not_given_back_once_its_deadline_is_over_and_a_hold_is() {
+    let mut stage = Stage::open();
+    let paid = stage.reserve(fan(1), &[1]).unwrap().reservation_id;
+    stage.hear(&stage.debited(paid, payment(1))).unwrap();
+    stage.now = at(50_000);
+    let held = stage.reserve(fan(2), &[2]).unwrap().reservation_id;
+    stage.told();
+    let refused = refusal(stage.cancel(fan(1), paid));
+    assert!(refused.is(codes::NOT_CANCELLABLE));
+    assert_eq!(refused.extra["reason"], "refund_deadline");
+    assert!(stage.told().is_empty());
+    assert_eq!((stage.reservation(paid).state, stage.owner(1)), (Confirmed, Some(paid)));
+    stage.cancel(fan(2), held).unwrap();
+    // A show that is off gives the money back however late it is.
+    stage.now = at(200_000);
+    stage.hear(&called_off()).unwrap();
+    stage.empty_show(vec![paid]);
+    assert_eq!(stage.told(), [CANCELLED, CANCELLED]);
+    assert_eq!(stage.reservation(paid).view().reason, Some(CancelReason::ShowCancelled));
+}
+
+#[test]
+fn the_pass_of_a_place_that_a_payment_has_used_up_reserves_nothing_more() {
+    let mut stage = Stage::open();
+    let first = stage.reserve(fan(1), &[1]).unwrap().reservation_id;
+    let second = stage.reserve(fan(1), &[2]).unwrap().reservation_id;
+    stage.hear(&stage.debited(first, payment(1))).unwrap();
+    let third = stage.reserve(fan(1), &[3]).expect("the second hold lives").reservation_id;
+    for hold in [second, third] {
+        stage.cancel(fan(1), hold).unwrap();
+    }
+    assert!(refusal(stage.reserve(fan(1), &[4])).is(codes::NOT_ACTIVE));
+    stage.cancel(fan(1), first).unwrap();
+    assert!(refusal(stage.reserve(fan(1), &[4])).is(codes::NOT_ACTIVE), "also when given back");
+    let anew =
+        Pass { user_id: fan(1), schedule_id: SHOW, place_version: 8, reserve_until: at(100) };
+    stage.hold(fan(1), &[4], Some(anew)).expect("a place that was admitted later");
+}
+
+#[test]
+fn what_has_become_of_the_sale_is_said_before_what_has_become_of_the_pass() {
+    let mut stage = Stage::open();
+    let late = |stage: &mut Stage| {
+        let hold = Hold { schedule_id: SHOW, seats: vec![seat(1)], pass: None, is_late: true };
+        refusal(stage.turn(&caller(fan(1)), |book, turn| book.answer(&hold, turn)))
+    };
+    assert!(late(&mut stage).is(codes::NOT_ACTIVE));
+    stage.now = at(100_000);
+    assert!(late(&mut stage).is(codes::SCHEDULE_CLOSED));
+    stage.hear(&called_off()).unwrap();
+    assert!(late(&mut stage).is(codes::SCHEDULE_CANCELLED));
+    let ended = QueueExpired {
+        schedule_id: SHOW,
+        user_id: fan(1),
+        place_version: 9,
+        reason: PlaceEnd::Cancelled,
+    };
+    stage.hear(&ended).unwrap();
+    assert!(refusal(stage.reserve(fan(1), &[1])).is(codes::SCHEDULE_CANCELLED));
 }
 
 #[test]

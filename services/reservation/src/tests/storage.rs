@@ -74,6 +74,7 @@ async fn open(pool: &PgPool, hold_secs: u32, seats: usize) -> ScheduleId {
     let mut opened = opened();
     opened.schedule_id = Uuid::now_v7().into();
     (opened.opens_at, opened.starts_at) = (now.plus_secs(-1), now.plus_secs(3_600));
+    opened.refund_until = None;
     opened.hold_secs = hold_secs;
     opened.seats[0].seats = (1..=seats).map(|n| n.to_string()).collect();
     hear(pool, &opened).await;
@@ -100,7 +101,7 @@ async fn reserve_with(
     let reserve_until = mesh::clock::now().plus_secs(60);
     let pass = Some(Pass { user_id, schedule_id, place_version, reserve_until });
     let seats = seats.iter().map(|n| seat(*n)).collect();
-    ask(pool, &caller(user_id), &Hold { schedule_id, seats, pass }).await
+    ask(pool, &caller(user_id), &Hold { schedule_id, seats, pass, is_late: false }).await
 }
 
 fn debited(hold: &View, hold_version: i64) -> PointDebited {
@@ -257,7 +258,9 @@ async fn a_cancelled_show_is_emptied_and_then_left_alone() {
         ticks += 1;
     }
     assert_eq!((ticks, owned(&pool, show).await), (2, 0));
-    assert!(refusal(reserve(&pool, show, fan(11), &[1]).await).is(events::codes::SCHEDULE_CLOSED));
+    assert!(
+        refusal(reserve(&pool, show, fan(11), &[1]).await).is(events::codes::SCHEDULE_CANCELLED)
+    );
 }
 
 #[tokio::test]

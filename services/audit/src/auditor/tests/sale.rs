@@ -225,6 +225,7 @@ impl Sale {
             amount,
             balance,
             reason,
+            because: None,
         };
         self.tell(cause, paying.id.0, &fact)
     }

@@ -87,5 +87,6 @@ pub(super) async fn cancel_now(
         created_at: Timestamp(row.created_at),
         expires_at: Timestamp(row.expires_at),
         payment_id: row.payment_id.map(PaymentId),
+        reason: Some(events::reservation::CancelReason::ByFan),
     })
 }

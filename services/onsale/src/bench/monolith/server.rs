@@ -222,6 +222,7 @@ async fn fail(
         PaymentFailure::InsufficientBalance => "insufficient_balance",
         PaymentFailure::NoWallet => "no_wallet",
         PaymentFailure::HoldGone => "hold_gone",
+        PaymentFailure::ShowCancelled => "show_cancelled",
     };
     let now = mesh::clock::now();
     let (schedule, amount): (Uuid, i64) = sqlx::query_as(

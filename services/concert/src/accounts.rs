@@ -1,0 +1,134 @@
+//! What this service has to know of accounts, read from the stream of `user`: which of them
+//! can be added to a concert, and which were closed.
+
+use events::{
+    Command, Event, SagaId, UserId,
+    concert::OrganizerRemoved,
+    user::{Role, UserRoleGranted, UserWithdrawn},
+};
+use mesh::{Answer, Caller, Fact, Meta, Read, Refusal, Turn, engine::Failure};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    Here, Rules,
+    book::{Book, Keys},
+    team::Account,
+};
+
+/// The events that say so.
+pub(crate) const FOLLOWED: [&str; 2] = [UserRoleGranted::FACT, UserWithdrawn::FACT];
+
+/// Note what was read of an account; one that was closed leaves its concerts.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NoteAccount {
+    user_id: UserId,
+    is_gone: bool,
+}
+
+impl Command for NoteAccount {
+    const ENDPOINT: &'static str = "concert.note_account";
+    type Reply = ();
+}
+
+impl NoteAccount {
+    /// What an event says; `None` for what does not matter here.
+    fn of(fact: &Fact) -> Option<Self> {
+        let read = match fact.name() {
+            UserRoleGranted::FACT => serde_json::from_slice(fact.payload())
+                .map(|granted: UserRoleGranted| (granted.role == Role::Organizer, granted.user_id))
+                .map(|(matters, user_id)| matters.then_some(Self { user_id, is_gone: false })),
+            UserWithdrawn::FACT => serde_json::from_slice(fact.payload())
+                .map(|gone: UserWithdrawn| Some(Self { user_id: gone.user_id, is_gone: true })),
+            _ => Ok(None),
+        };
+        let fact = fact.name();
+        read.inspect_err(|error| tracing::warn!(fact, %error, "an event cannot be read")).ok()?
+    }
+}
+
+/// Notes what was read, and then how far. One that is noted twice is noted once.
+pub(crate) async fn take(desk: Here, read: &Read) -> Result<(), Failure> {
+    if read.facts.is_empty() {
+        return Ok(());
+    }
+    for note in read.facts.iter().filter_map(NoteAccount::of) {
+        let meta = Meta::inside(SagaId(Uuid::now_v7()));
+        desk.decide(note, &meta)
+            .await
+            .map_err(|problem| Failure::Unavailable(problem.to_string()))?;
+    }
+    let mut tx = desk.pool().begin().await?;
+    read.settle(&mut tx).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+impl Answer<NoteAccount> for Book {
+    fn keys(command: &NoteAccount, _caller: &Caller, keys: &mut Keys) {
+        let keys = if command.is_gone { &mut keys.gone } else { &mut keys.accounts };
+        keys.insert(command.user_id);
+    }
+
+    /// Their shows go on: the others act on them, and the operators where nobody is left.
+    fn answer(&mut self, command: &NoteAccount, turn: &mut Turn<'_, Rules>) -> Result<(), Refusal> {
+        let &NoteAccount { user_id, is_gone } = command;
+        let known = self.accounts.get(&user_id).copied().unwrap_or_default();
+        let noted = match is_gone {
+            true => Account { is_gone: true, ..known },
+            false => Account { is_organizer: true, ..known },
+        };
+        if noted != known {
+            *self.account(user_id) = noted;
+        }
+        if !is_gone {
+            return Ok(());
+        }
+        for concert_id in self.concerts_of(user_id) {
+            let Some(team) = self.team(concert_id) else { continue };
+            team.remove(&user_id);
+            let left = team.len() as u32;
+            turn.tell(OrganizerRemoved { concert_id, user_id, by: None, left, at: turn.now });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use events::{Timestamp, concert::CreateConcert};
+
+    use super::*;
+
+    fn note(book: &mut Book, user_id: UserId, is_gone: bool) -> Vec<mesh::Told> {
+        let rules = Rules::default();
+        let now = Timestamp::from_unix_millis(1_800_000_000_000).expect("a time");
+        let mut turn = Turn::at(now, &rules, &Caller::Mesh, Uuid::nil());
+        assert!(book.answer(&NoteAccount { user_id, is_gone }, &mut turn).is_ok());
+        turn.told().to_vec()
+    }
+
+    #[test]
+    fn a_closed_account_leaves_its_concerts_once_whichever_is_heard_first() {
+        let user_id = UserId(Uuid::from_u128(1));
+        let rules = Rules::default();
+        let now = Timestamp::from_unix_millis(1_800_000_000_000).expect("a time");
+        let caller =
+            Caller::User { user_id, roles: vec![Role::Organizer], expires_at: now.plus_secs(60) };
+        let mut book = Book::default();
+        let mut turn = Turn::at(now, &rules, &caller, Uuid::from_u128(10));
+        let entered = CreateConcert {
+            title: "Night Ferry".into(),
+            artist: "The Tugboats".into(),
+            description: String::new(),
+        };
+        assert!(book.answer(&entered, &mut turn).is_ok());
+        let told = note(&mut book, user_id, true);
+        let gone: OrganizerRemoved = serde_json::from_slice(&told[0].payload).expect("an event");
+        assert_eq!((gone.user_id, gone.by, gone.left), (user_id, None, 0));
+        assert!(note(&mut book, user_id, true).is_empty());
+        note(&mut book, user_id, false);
+        let known = book.accounts[&user_id];
+        assert!(known.is_gone && known.is_organizer);
+    }
+}

@@ -1,0 +1,160 @@
+//! Who acts on a concert, loaded and saved: its organizers, and the accounts that can become
+//! one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use events::{ConcertId, Timestamp, UserId, concert::Organizer};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::{
+    book::{Entered, Keys, actor, column, role_name},
+    domain::Organizers,
+};
+
+/// What was heard of an account. Either may be heard first, and neither is taken back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Account {
+    /// It has the role.
+    pub(crate) is_organizer: bool,
+    /// It was closed.
+    pub(crate) is_gone: bool,
+}
+
+/// The accounts that are asked for, locked.
+pub(crate) async fn accounts(
+    keys: &Keys,
+    tx: &mut PgConnection,
+) -> sqlx::Result<BTreeMap<UserId, Account>> {
+    let wanted: Vec<Uuid> = keys.accounts.union(&keys.gone).map(|id| id.0).collect();
+    if wanted.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows: Vec<(Uuid, bool, bool)> = sqlx::query_as(
+        "select user_id, is_organizer, is_gone from accounts where user_id = any($1)
+         order by user_id for update",
+    )
+    .bind(wanted)
+    .fetch_all(tx)
+    .await?;
+    let account = |(id, is_organizer, is_gone)| (UserId(id), Account { is_organizer, is_gone });
+    Ok(rows.into_iter().map(account).collect())
+}
+
+/// The concerts that these accounts act on.
+pub(crate) async fn concerts_of(
+    users: &BTreeSet<UserId>,
+    tx: &mut PgConnection,
+) -> sqlx::Result<Vec<ConcertId>> {
+    if users.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "select distinct concert_id from concert_organizers where user_id = any($1)",
+    )
+    .bind(users.iter().map(|id| id.0).collect::<Vec<_>>())
+    .fetch_all(tx)
+    .await?;
+    Ok(ids.into_iter().map(ConcertId).collect())
+}
+
+/// Concerts with their organizers; those whose organizers may change are locked, and the
+/// organizers are read by a later statement.
+pub(crate) async fn concerts(
+    keys: &Keys,
+    tx: &mut PgConnection,
+) -> sqlx::Result<BTreeMap<ConcertId, Entered>> {
+    let wanted: Vec<Uuid> = keys.concerts.union(&keys.teams).map(|id| id.0).collect();
+    if wanted.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let statement = match keys.teams.is_empty() {
+        true => "select concert_id, title from concerts where concert_id = any($1)",
+        false => {
+            "select concert_id, title from concerts where concert_id = any($1)
+             order by concert_id for no key update"
+        }
+    };
+    let rows: Vec<(Uuid, String)> =
+        sqlx::query_as(statement).bind(&wanted).fetch_all(&mut *tx).await?;
+    let entered = |(id, title)| (ConcertId(id), Entered { title, ..Entered::default() });
+    let mut concerts: BTreeMap<_, _> = rows.into_iter().map(entered).collect();
+    let rows = sqlx::query("select * from concert_organizers where concert_id = any($1)")
+        .bind(wanted)
+        .fetch_all(tx)
+        .await?;
+    for row in rows {
+        let organizer = Organizer {
+            user_id: UserId(row.try_get("user_id")?),
+            since: Timestamp(row.try_get("since")?),
+            added_by: actor(row.try_get("added_by")?, row.try_get("added_as")?)?,
+        };
+        if let Some(concert) = concerts.get_mut(&ConcertId(row.try_get("concert_id")?)) {
+            concert.organizers.insert(organizer.user_id, organizer);
+        }
+    }
+    Ok(concerts)
+}
+
+/// Writes what was heard of accounts.
+pub(crate) async fn save_accounts(
+    changed: Vec<(UserId, Account)>,
+    tx: &mut PgConnection,
+) -> sqlx::Result<()> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into accounts (user_id, is_organizer, is_gone)
+         select * from unnest($1::uuid[], $2::bool[], $3::bool[])
+         on conflict (user_id) do update set
+             is_organizer = accounts.is_organizer or excluded.is_organizer,
+             is_gone = accounts.is_gone or excluded.is_gone",
+    )
+    .bind(column(&changed, |(id, _)| id.0))
+    .bind(column(&changed, |(_, account)| account.is_organizer))
+    .bind(column(&changed, |(_, account)| account.is_gone))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Writes the organizers of concerts. Whoever changes those of a concert has its row, but for
+/// one that is entered in this very batch.
+pub(crate) async fn save(
+    changed: Vec<(ConcertId, &Organizers)>,
+    tx: &mut PgConnection,
+) -> sqlx::Result<()> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(ConcertId, &Organizer)> = changed
+        .iter()
+        .flat_map(|(id, organizers)| organizers.values().map(|organizer| (*id, organizer)))
+        .collect();
+    let (concerts, users) = (column(&rows, |row| row.0.0), column(&rows, |row| row.1.user_id.0));
+    sqlx::query(
+        "delete from concert_organizers as o
+         where concert_id = any($1) and not exists (
+             select from unnest($2::uuid[], $3::uuid[]) as k (concert_id, user_id)
+             where k.concert_id = o.concert_id and k.user_id = o.user_id)",
+    )
+    .bind(column(&changed, |(id, _)| id.0))
+    .bind(&concerts)
+    .bind(&users)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(
+        "insert into concert_organizers (concert_id, user_id, since, added_by, added_as)
+         select * from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::uuid[], $5::text[])
+         on conflict do nothing",
+    )
+    .bind(concerts)
+    .bind(users)
+    .bind(column(&rows, |row| row.1.since.0))
+    .bind(column(&rows, |row| row.1.added_by.map(|by| by.user_id.0)))
+    .bind(column(&rows, |row| row.1.added_by.map(|by| role_name(by.role))))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
