@@ -19,4 +19,5 @@ mod outbox;
 mod permissions;
 mod repeats;
 mod rest;
+mod retention;
 mod traces;

@@ -16,6 +16,8 @@ pub struct Health(Arc<Inner>);
 struct Inner {
     store_down: AtomicBool,
     publisher_down: AtomicBool,
+    /// Why the stream takes no more.
+    no_room: Mutex<Option<String>>,
     /// Streams whose consumer is gone.
     consumers_down: Mutex<BTreeSet<String>>,
     handled: AtomicU64,
@@ -25,6 +27,7 @@ struct Inner {
     dead: AtomicU64,
     published: AtomicU64,
     unanswered: AtomicU64,
+    missed: AtomicU64,
 }
 
 /// What has been counted since the start.
@@ -44,6 +47,8 @@ pub struct Counts {
     pub published: u64,
     /// Requests whose answer would have gone to no inbox.
     pub unanswered: u64,
+    /// Messages published again because the stream had dropped them before somebody took them in.
+    pub missed: u64,
 }
 
 impl Health {
@@ -61,6 +66,9 @@ impl Health {
         if self.0.publisher_down.load(Relaxed) {
             ails.push("events cannot be published".to_owned());
         }
+        if let Some(cause) = &*self.0.no_room.lock().unwrap_or_else(PoisonError::into_inner) {
+            ails.push(format!("the stream is full, events are held in the outbox: {cause}"));
+        }
         let down = self.0.consumers_down.lock().unwrap_or_else(PoisonError::into_inner);
         ails.extend(down.iter().map(|stream| format!("events of {stream} cannot be consumed")));
         ails
@@ -76,6 +84,7 @@ impl Health {
             dead: self.0.dead.load(Relaxed),
             published: self.0.published.load(Relaxed),
             unanswered: self.0.unanswered.load(Relaxed),
+            missed: self.0.missed.load(Relaxed),
         }
     }
 
@@ -87,6 +96,14 @@ impl Health {
     /// Notes whether events can be published; whether that is news.
     pub(crate) fn publisher(&self, up: bool) -> bool {
         self.0.publisher_down.swap(!up, Relaxed) == up
+    }
+
+    /// Notes why the stream takes no more, or that it does; whether that is news.
+    pub(crate) fn no_room(&self, cause: Option<&str>) -> bool {
+        let mut no_room = self.0.no_room.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = no_room.is_some() != cause.is_some();
+        *no_room = cause.map(str::to_owned);
+        is_news
     }
 
     /// Notes whether the consumer of a stream is there.
@@ -121,7 +138,12 @@ impl Health {
         self.0.published.fetch_add(count, Relaxed);
     }
 
-    pub(crate) fn add_unanswered(&self) {
-        self.0.unanswered.fetch_add(1, Relaxed);
+    pub(crate) fn add_missed(&self, count: u64) {
+        self.0.missed.fetch_add(count, Relaxed);
+    }
+
+    /// How many there are now.
+    pub(crate) fn add_unanswered(&self) -> u64 {
+        self.0.unanswered.fetch_add(1, Relaxed) + 1
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     fleet,
     http::Http,
     lag::{LISTENERS, Lag, Observer},
+    retention,
     stage::{self, DATA_FOLDER},
     verify::outboxes,
 };
@@ -32,9 +33,6 @@ const WITHIN: Duration = Duration::from_secs(4);
 const STUCK_SECS: i64 = 10;
 /// Parked events of the room that are counted at most.
 const PARKED_MAX: usize = 10_000;
-
-/// The user of tools without an account: nothing of ours connects as it.
-const CLIENT: &str = "client";
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -94,7 +92,8 @@ pub async fn ills(config: &Config) -> Vec<String> {
 
 async fn examine(config: &Config) -> Vec<Finding> {
     let mut looks: Vec<(String, BoxFuture<'_, Look>)> = Vec::new();
-    for identity in servers::IDENTITIES.iter().copied().filter(|one| *one != CLIENT) {
+    // A service that answers has its other user as well.
+    for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
         looks.push((format!("nats as {identity}"), connects(config, identity).boxed()));
     }
     looks.push(("streams and consumers".into(), topology(config).boxed()));
@@ -111,6 +110,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
         looks.push((format!("service {service}"), answers(config, service).boxed()));
     }
     looks.push(("facts heard".into(), listeners(config).boxed()));
+    looks.push(("events kept".into(), retained(config).boxed()));
     looks.push(("gateway".into(), gateway_is_ready(config.http_addr).boxed()));
     let finding = |(what, look)| async move {
         let looked = tokio::time::timeout(WITHIN, look).await;
@@ -191,8 +191,20 @@ async fn database(config: &Config, service: &str) -> Look {
 /// Whether everything is published, and what counts as published is in the stream.
 async fn outbox(config: &Config, service: &'static str) -> Look {
     let Some(mut database) = open(config, service).await? else { return nothing("not named") };
-    judge(postgres::backlog(&mut database).await.map_err(|error| error.to_string())?)?;
-    let Some(link) = link(config, OPERATOR).await? else {
+    let backlog = postgres::backlog(&mut database).await.map_err(|error| error.to_string())?;
+    let link = link(config, OPERATOR).await?;
+    if let (Some(link), true) = (&link, backlog.facts > 0) {
+        let oldest: Option<i32> = sqlx::query_scalar(
+            "select octet_length(body) from mesh.outbox where stream_seq is null
+             order by id limit 1",
+        )
+        .fetch_optional(&mut database)
+        .await
+        .map_err(|error| error.to_string())?;
+        retention::has_room(link, service, &backlog, oldest.unwrap_or(0).unsigned_abs()).await?;
+    }
+    judge(backlog)?;
+    let Some(link) = link else {
         return nothing("published, but the operator's seed is not at hand to compare it");
     };
     let pool = PgPool::connect_lazy(config.database_url(service).map_err(|e| e.to_string())?)
@@ -262,7 +274,28 @@ async fn valkey_is_whole(config: &Config) -> Look {
 
 async fn valkey_outbox(config: &Config) -> Look {
     let Some(valkey) = valkey(config)? else { return nothing("not named") };
-    judge(valkey.backlog().await.map_err(|failure| failure.to_string())?)
+    let backlog = valkey.backlog().await.map_err(|failure| failure.to_string())?;
+    if backlog.facts > 0
+        && let Some(link) = link(config, OPERATOR).await?
+    {
+        let oldest = valkey.unpublished(1).await.map_err(|failure| failure.to_string())?;
+        let bytes = oldest.first().map_or(0, |message| message.body.len() as u32);
+        retention::has_room(&link, queue::NAME, &backlog, bytes).await?;
+    }
+    judge(backlog)
+}
+
+/// Whether somebody has left lying for so long what a stream will drop.
+async fn retained(config: &Config) -> Look {
+    let Some(link) = link(config, OPERATOR).await? else {
+        return nothing("the operator's seed is not at hand");
+    };
+    let looked = retention::untaken(config, &Asker::new(link.clone())).await;
+    link.drain().await;
+    match looked.map_err(|error| format!("{error:#}"))?.as_slice() {
+        [] => Ok(Seen::Good("nobody is a day behind".into())),
+        late => Err(late.join(", ")),
+    }
 }
 
 async fn valkey_parked(config: &Config) -> Look {
