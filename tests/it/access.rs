@@ -147,6 +147,36 @@ fn what_a_service_says_of_itself_is_published_nowhere_else_either() {
 }
 
 #[test]
+fn a_message_that_the_broker_was_made_to_copy_is_taken_for_no_event() {
+    run(async {
+        let mesh = Mesh::own().await;
+        let fan = mesh.fan(30).await;
+        let gateway = Broker::of(&mesh.stage, "gateway").await;
+        let operator = Broker::of(&mesh.stage, "operator").await;
+        eventually("the points are charged in the stream", || async {
+            (operator.ends().await["POINT"] > 0).then_some(())
+        })
+        .await;
+        // Who reads a stream says where the answer goes, and the broker believes it.
+        let query = r#"{"last_by_subj":"onsale.point.charged.>"}"#;
+        let (asked, reply) = ("$JS.API.DIRECT.GET.POINT", "onsale.payment.requested.v1.-");
+        let sent = gateway.client.publish_with_reply(asked, reply, query.into()).await;
+        sent.expect("sent");
+        eventually("the copy is stored", || async {
+            (operator.ends().await["PAYMENT"] > 0).then_some(())
+        })
+        .await;
+        eventually("everything is taken in", || async {
+            operator.behind().await.is_empty().then_some(())
+        })
+        .await;
+        assert_eq!(operator.stored("DEAD_LETTERS", 0).await.len(), 0);
+        assert_eq!(fan.balance().await, 30);
+        mesh.stop().await;
+    });
+}
+
+#[test]
 fn nobody_reads_the_answers_to_another() {
     run(async {
         let mesh = Mesh::own().await;

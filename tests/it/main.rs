@@ -19,5 +19,6 @@ mod outbox;
 mod permissions;
 mod repeats;
 mod rest;
+mod retention;
 mod traces;
 mod unwell;

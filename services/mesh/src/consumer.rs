@@ -15,7 +15,7 @@ use events::{Envelope, EventId, SagaId};
 use futures::{FutureExt, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -54,6 +54,9 @@ const REST: Duration = Duration::from_millis(200);
 const SHORT_REST: Duration = Duration::from_millis(10);
 /// Messages that such a service takes at once.
 const PIECE_MESSAGES_MAX: usize = 64;
+
+/// What a message has that JetStream has read out of a stream for somebody.
+const COPIED_FROM: &str = "Nats-Stream";
 
 /// How each event of a service is decoded.
 pub(crate) type Table<E> = HashMap<&'static str, Heard<E>>;
@@ -269,6 +272,16 @@ impl<E: Engine> Consumer<E> {
         if message.info().is_err() {
             let (service, subject) = (self.link.service(), &message.subject);
             warn!(service, %subject, "a message that JetStream has not handed out is dropped");
+            return;
+        }
+        // JetStream, too, answers to where it is asked to: whoever may read a stream can have a
+        // message of it copied into another one. The copy says where it is from.
+        if message.headers.as_ref().is_some_and(|map| map.get(COPIED_FROM).is_some()) {
+            let (service, subject) = (self.link.service(), &message.subject);
+            error!(service, %subject, "a copy of a message of another stream is dropped");
+            if let Err(error) = message.ack().await {
+                warn!(service, %error, "it will come again");
+            }
             return;
         }
         let entries = entries_of(&self.heard, &message.subject, &message.payload);

@@ -174,13 +174,15 @@ impl<E: Engine> Endpoints<E> {
             None => Vec::new(),
             Some(Some(inbox)) => Request::of(message, inbox),
             Some(None) => {
-                self.health.add_unanswered();
-                warn!(
-                    service = self.link.service(),
-                    subject = %message.subject,
-                    reply = ?reply.map(|subject| subject.as_str()),
-                    "a request whose answer would go to no inbox is left unanswered"
-                );
+                let count = self.health.add_unanswered();
+                // The more there are, the less is said of each: whoever sends them must not be
+                // able to fill the log.
+                if count.is_power_of_two() {
+                    let (service, subject) = (self.link.service(), &message.subject);
+                    let reply = reply.map_or("", |subject| subject.as_str());
+                    warn!(service, %subject, reply, count,
+                        "requests whose answers would go to no inbox are left unanswered");
+                }
                 Vec::new()
             }
         }

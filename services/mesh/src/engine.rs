@@ -83,6 +83,9 @@ pub trait Outbox {
     /// since it was read keeps the new one.
     fn unmark(&self, lost: &[Mark]) -> impl Future<Output = Result<(), Failure>> + Send;
 
+    /// Takes marks away from messages of a gap, so that they are published again; how many.
+    fn publish_again(&self, gap: &Gap) -> impl Future<Output = Result<usize, Failure>> + Send;
+
     /// Up to `most` marks above a sequence, ascending.
     fn marks_above(
         &self,
@@ -234,6 +237,19 @@ pub struct Mark {
     pub id: Uuid,
     /// Where it is.
     pub sequence: u64,
+}
+
+/// Messages that a stream has dropped and somebody has not taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// Above this sequence …
+    pub above: u64,
+    /// … and below that one.
+    pub below: u64,
+    /// What the subjects of those begin with that are missed.
+    pub subjects: Vec<String>,
+    /// No message with an id below this one: it was emitted before anybody missed it.
+    pub since: Uuid,
 }
 
 /// What was emitted and is not published yet.

@@ -14,7 +14,7 @@ use std::{
 
 use events::{Timestamp, producer_of};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     failpoint::{Failpoint, Failpoints},
     health::{Health, Part},
     postgres::{Lead, Place, Positions},
+    publisher::missed::Missed,
     service::Followed,
     stored::EVENTS_A_SEQUENCE,
 };
@@ -32,6 +33,8 @@ use crate::{
 pub const READ_EVERY: Duration = Duration::from_millis(200);
 /// The same when it is behind.
 const SHORT_REST: Duration = Duration::from_millis(10);
+/// How long it waits before it asks again for what a stream has dropped.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How long it waits when its store or the broker does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -127,7 +130,8 @@ impl<E: Engine> Follower<E> {
             .iter_mut()
             .map(|(stream, ahead)| self.read_on(asker, stream, positions.0.get(*stream), ahead));
         futures::future::try_join_all(reads).await?;
-        let is_all = !streams.values().any(|ahead| ahead.has_more);
+        let has_more = streams.values().any(|ahead| ahead.has_more);
+        let is_all = !has_more && !streams.values().any(Ahead::is_held_up);
         let told_by = streams.values().filter_map(Ahead::told_by).min();
         let mut read = Read {
             facts: Vec::new(),
@@ -154,7 +158,7 @@ impl<E: Engine> Follower<E> {
         }
         *positions = moved;
         self.health.add_handled(count as u64, true);
-        Ok(!is_all)
+        Ok(has_more)
     }
 
     /// Reads on in one stream until a piece of it is at hand, or all.
@@ -165,7 +169,7 @@ impl<E: Engine> Follower<E> {
         position: Option<&Place>,
         ahead: &mut Ahead,
     ) -> Result<(), Failure> {
-        ahead.has_more = true;
+        ahead.has_more = !ahead.is_held_up();
         while ahead.has_more && ahead.events() < self.followed.piece {
             self.read_more(asker, stream, position, ahead).await?;
         }
@@ -193,8 +197,15 @@ impl<E: Engine> Follower<E> {
             let at_place = messages.first().filter(|message| message.sequence == seq);
             match at_place.map(|message| message.id == id) {
                 Some(true) => drop(messages.remove(0)),
-                // Its age was over; nothing after it is missing.
-                None if !messages.is_empty() => {}
+                // Its age was over, and so may be that of messages behind it.
+                None if !messages.is_empty() => {
+                    if !self.asks_for_missed(stream, seq, messages[0].sequence).await {
+                        ahead.has_more = false;
+                        ahead.held_until = Some(Instant::now() + ASK_AGAIN);
+                        return Ok(());
+                    }
+                    ahead.held_until = None;
+                }
                 None if !ends_before(asker, stream, seq).await? => {}
                 _ => {
                     warn!(service = self.link.service(), stream, seq, message_id = %id,
@@ -210,6 +221,47 @@ impl<E: Engine> Follower<E> {
     }
 }
 
+/// What a stream has dropped before it was read, asked for again.
+impl<E: Engine> Follower<E> {
+    /// Has the service whose stream it is publish again what lay between two sequences; whether
+    /// it has noted that. Then it stands in the outbox as unpublished, and comes at the end of the
+    /// stream; before that the stream is not read on, or nobody would miss it any more.
+    async fn asks_for_missed(&self, stream: &str, above: u64, below: u64) -> bool {
+        if above + 1 >= below {
+            return true;
+        }
+        let service = self.link.service();
+        let wanted = self.followed.facts.iter().filter(|fact| producer_of(fact) == stream);
+        let missed = Missed {
+            by: service.to_owned(),
+            above,
+            below,
+            subjects: wanted.map(|fact| format!("onsale.{fact}.")).collect(),
+        };
+        let body = serde_json::to_vec(&missed).expect("plain data");
+        let asked = self.link.client().request(format!("missed.{stream}"), body.into()).await;
+        let messages = match asked {
+            Ok(noted) => String::from_utf8_lossy(&noted.payload).parse().unwrap_or(0),
+            Err(cause) => {
+                error!(service, stream, above, below, %cause,
+                    "the stream has dropped messages before they were read, and nobody publishes \
+                     them again yet");
+                return false;
+            }
+        };
+        error!(
+            service,
+            stream,
+            above,
+            below,
+            messages,
+            "the stream has dropped messages before they were read; they are published again"
+        );
+        self.health.add_missed(messages);
+        true
+    }
+}
+
 /// The streams that are read, and what is at hand of each.
 type Streams = BTreeMap<&'static str, Ahead>;
 
@@ -219,11 +271,17 @@ struct Ahead {
     messages: VecDeque<StoredMessage>,
     /// Whether there may be more behind these.
     has_more: bool,
+    /// Until when it waits for what the stream has dropped to be noted by who has it.
+    held_until: Option<Instant>,
 }
 
 impl Ahead {
     fn events(&self) -> usize {
         self.messages.iter().map(|message| message.facts.len()).sum()
+    }
+
+    fn is_held_up(&self) -> bool {
+        self.held_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// When the last event at hand was emitted, if more may come; `None` at the stream's end.
@@ -281,7 +339,7 @@ mod tests {
             let facts = vec![Fact::of("onsale.point.charged.v1.-".into(), sequence, event.into())];
             StoredMessage { sequence, id, facts }
         };
-        Ahead { messages: secs.iter().enumerate().map(told).collect(), has_more }
+        Ahead { messages: secs.iter().enumerate().map(told).collect(), has_more, held_until: None }
     }
 
     fn taken(ahead: &mut Ahead, by: Option<i64>) -> usize {

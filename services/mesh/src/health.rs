@@ -40,6 +40,7 @@ struct Inner {
     dead: AtomicU64,
     published: AtomicU64,
     unanswered: AtomicU64,
+    missed: AtomicU64,
 }
 
 /// Since when the store has been down, and when it failed last.
@@ -56,6 +57,8 @@ pub(crate) enum Part {
     Store,
     /// What it emits cannot be published.
     Publisher,
+    /// The stream takes no more.
+    Room,
     /// Outbox and stream cannot be compared.
     Comparison,
     /// The broker says so itself.
@@ -83,6 +86,8 @@ pub struct Counts {
     pub published: u64,
     /// Requests whose answer would have gone to no inbox.
     pub unanswered: u64,
+    /// Messages published again because the stream had dropped them before somebody took them in.
+    pub missed: u64,
 }
 
 impl Default for Health {
@@ -99,6 +104,7 @@ impl Default for Health {
             dead: AtomicU64::new(0),
             published: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
         }))
     }
 }
@@ -137,6 +143,7 @@ impl Health {
             dead: self.0.dead.load(Relaxed),
             published: self.0.published.load(Relaxed),
             unanswered: self.0.unanswered.load(Relaxed),
+            missed: self.0.missed.load(Relaxed),
         }
     }
 
@@ -238,8 +245,13 @@ impl Health {
         self.0.published.fetch_add(count, Relaxed);
     }
 
-    pub(crate) fn add_unanswered(&self) {
-        self.0.unanswered.fetch_add(1, Relaxed);
+    pub(crate) fn add_missed(&self, count: u64) {
+        self.0.missed.fetch_add(count, Relaxed);
+    }
+
+    /// How many there are now.
+    pub(crate) fn add_unanswered(&self) -> u64 {
+        self.0.unanswered.fetch_add(1, Relaxed) + 1
     }
 
     fn lock_ails(&self) -> MutexGuard<'_, BTreeMap<Part, String>> {
@@ -256,6 +268,9 @@ impl Part {
         match self {
             Self::Store => cause.to_owned(),
             Self::Publisher => format!("events cannot be published: {cause}"),
+            Self::Room => {
+                format!("the stream is full, events are held in the outbox: {cause}")
+            }
             Self::Comparison => format!("outbox and stream cannot be compared: {cause}"),
             Self::Broker => format!("the broker cannot work: {cause}"),
             Self::Consumer(stream) => format!("events of {stream} cannot be consumed: {cause}"),

@@ -25,6 +25,7 @@
 //! | `link`, `auth`, `keys` | the connections to NATS, tokens verified, tokens signed |
 //! | `callout` | accounts let in over NATS, each with an inbox of its own |
 //! | `deadline` | nobody is waited for without an end |
+//! | `taken_in` | how far the consumers of a stream have come |
 //! | `ask` | the edge's side: commands asked, events followed |
 //! | `observe` | the broker seen from outside: whether it can write, how it stands |
 //! | `topology` | streams and consumers as data: apply, check |
@@ -71,6 +72,7 @@ mod run;
 mod service;
 mod stored;
 mod supervise;
+mod taken_in;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod timer;
@@ -95,6 +97,7 @@ pub use own_id::{claimed_user, own_id};
 pub use repeat::{IDEMPOTENCY_KEY, check_key};
 pub use run::{Running, start};
 pub use service::{Service, Wiring};
-pub use stored::{EVENTS_A_SEQUENCE, Fact, STORED_MESSAGES_MAX, StoredMessage};
+pub use stored::{EVENTS_A_SEQUENCE, Fact, Room, STORED_MESSAGES_MAX, StoredMessage};
+pub use taken_in::ConsumerState;
 pub use turn::{Announcement, Told, Turn};
 pub use work::{Answered, Entry, Idempotency, Meta, Outcome, Work};

@@ -5,19 +5,15 @@
 //! sequence, many rows at a time, in the background. What has no mark when its lease runs out
 //! (the process was killed, the broker was away, the hand-off was full) is found by a sweep,
 //! in whatever instance looks first, and published again: the stream knows the message's id,
-//! and so do the inboxes. The stream is compared with the marks by [`verify`].
+//! and so do the inboxes. The stream is compared with the marks by [`verify`]. A stream that is
+//! full holds everything back, and what it has dropped before a consumer took it in is published
+//! again by [`missed`].
 
+mod hand_off;
+pub(crate) mod missed;
 pub(crate) mod verify;
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use async_nats::{
     HeaderMap,
@@ -30,7 +26,7 @@ use async_nats::{
 use events::{CONTENT_TYPE, fact_of_subject};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::Mutex,
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -45,13 +41,10 @@ use crate::{
     link::BROKER,
     message::Message,
 };
+pub(crate) use hand_off::{HandOff, Handed};
 
 /// Messages on their way to the broker at most.
 const IN_FLIGHT_MAX: usize = 256;
-/// Messages handed over in memory at most; what does not fit is left to the sweep …
-const HAND_OFF_MESSAGES_MAX: usize = 1_024;
-/// … as is what would make them larger than this together.
-const HAND_OFF_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How often marks are written. A crash repeats what was published since.
 const MARK_EVERY: Duration = Duration::from_millis(250);
 /// How often messages without a mark are looked for.
@@ -65,58 +58,16 @@ const VERIFY_EVERY: Duration = Duration::from_secs(5);
 const VERIFY_AT_LAST: Duration = Duration::from_secs(30);
 /// How soon a comparison that failed is tried again.
 const VERIFY_RETRY: Duration = Duration::from_secs(1);
+/// How long a stream that is full is left alone before one message is tried; it doubles …
+const HOLD_MIN: Duration = Duration::from_secs(1);
+/// … up to this.
+const HOLD_MAX: Duration = Duration::from_secs(5);
 /// How long a message may take to be sent: the client is short of room.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an acknowledgement may take; the client itself gives up a little earlier.
 const ACK_WITHIN: Duration = Duration::from_secs(3);
 /// How long the last messages may take at a shutdown; what is left is swept by the next one.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Hands messages to the publisher in memory; cheap to clone.
-#[derive(Clone)]
-pub(crate) struct HandOff {
-    sender: mpsc::Sender<Message>,
-    bytes: Arc<AtomicUsize>,
-}
-
-/// The other end of a [`HandOff`].
-pub(crate) struct Handed {
-    receiver: mpsc::Receiver<Message>,
-    bytes: Arc<AtomicUsize>,
-}
-
-impl HandOff {
-    /// Both ends.
-    pub(crate) fn new() -> (Self, Handed) {
-        let (sender, receiver) = mpsc::channel(HAND_OFF_MESSAGES_MAX);
-        let bytes = Arc::new(AtomicUsize::new(0));
-        (Self { sender, bytes: bytes.clone() }, Handed { receiver, bytes })
-    }
-
-    /// Hands over what a committed transaction has emitted, as far as there is room.
-    pub(crate) fn give(&self, emitted: Vec<Message>) {
-        for message in emitted {
-            let size = message.body.len();
-            if self.bytes.load(Relaxed) + size > HAND_OFF_BYTES_MAX {
-                return;
-            }
-            self.bytes.fetch_add(size, Relaxed);
-            if self.sender.try_send(message).is_err() {
-                self.bytes.fetch_sub(size, Relaxed);
-                return;
-            }
-        }
-    }
-}
-
-impl Handed {
-    /// The next message; `None` when nobody can hand anything over any more.
-    pub(crate) async fn next(&mut self) -> Option<Message> {
-        let message = self.receiver.recv().await?;
-        self.bytes.fetch_sub(message.body.len(), Relaxed);
-        Some(message)
-    }
-}
 
 /// What a publisher works with.
 pub(crate) struct Publisher<E> {
@@ -130,8 +81,16 @@ pub(crate) struct Publisher<E> {
 /// A message whose acknowledgement is awaited.
 type Sent<'a> = Pin<Box<dyn Future<Output = Ended> + Send + 'a>>;
 
-/// A comparison on its way: how many messages were lost, on which connection.
-type Verifying<'a> = Pin<Box<dyn Future<Output = (Result<usize, Failure>, u64)> + Send + 'a>>;
+/// A comparison on its way: what it has come to, and on which connection.
+type Verifying<'a> = Pin<Box<dyn Future<Output = (Result<Compared, Failure>, u64)> + Send + 'a>>;
+
+/// What outbox, stream and consumers have come to when they were compared.
+struct Compared {
+    /// Messages that the stream had forgotten.
+    lost: usize,
+    /// Up to where each consumer has taken everything in.
+    floors: missed::Floors,
+}
 
 /// How the publishing of a message ended.
 enum Ended {
@@ -141,6 +100,8 @@ enum Ended {
     Unknown(String),
     /// There is no stream to put it in.
     NoStream(String),
+    /// The stream has no room, for this one or any other.
+    NoRoom(String),
     /// The broker does not take this message.
     Refused { id: uuid::Uuid, subject: String, cause: String },
 }
@@ -160,7 +121,32 @@ struct Run<'a> {
     /// A publish whose end is unknown (it may yet be flushed by the client), or one that
     /// found no stream.
     is_in_doubt: bool,
+    /// While the stream is full: until when nothing is tried, and how long it was this time.
+    hold: Option<(Instant, Duration)>,
+    /// Up to where each consumer was seen to have taken everything in.
+    floors: missed::Floors,
     dies: bool,
+}
+
+impl Run<'_> {
+    /// Leaves a stream alone that is full. What was on its way at the same time says the same.
+    fn hold_back(&mut self) {
+        let now = Instant::now();
+        let pause = match self.hold {
+            None => HOLD_MIN,
+            Some((until, _)) if now < until => return,
+            Some((_, pause)) => (pause * 2).min(HOLD_MAX),
+        };
+        self.hold = Some((now + pause, pause));
+    }
+
+    /// How many messages a sweep may take: one while it is not known whether there is room.
+    fn sweeps(&self) -> usize {
+        match self.hold {
+            None => SWEEP_MESSAGES_MAX,
+            Some((until, _)) => usize::from(Instant::now() >= until),
+        }
+    }
 }
 
 impl<E: Engine> Publisher<E> {
@@ -176,6 +162,8 @@ impl<E: Engine> Publisher<E> {
             verified_at: now,
             verify_at: now,
             is_in_doubt: false,
+            hold: None,
+            floors: missed::Floors::default(),
             dies: false,
         };
         let (mut mark, mut sweep) = (interval(MARK_EVERY), interval(SWEEP_EVERY));
@@ -192,6 +180,8 @@ impl<E: Engine> Publisher<E> {
                     self.verified(&mut run, verified, epoch);
                 }
                 message = handed.next(), if has_room => match message {
+                    // What a full stream would refuse stays in the outbox, and is swept.
+                    Some(_) if run.hold.is_some() => {}
                     Some(message) => self.send(&mut run, message).await,
                     None => break,
                 },
@@ -213,7 +203,7 @@ impl<E: Engine> Publisher<E> {
     async fn drain<'a>(&'a self, run: &mut Run<'a>, handed: &mut Handed) -> Result<(), Failure> {
         loop {
             let next = handed.next().now_or_never().flatten();
-            if let Some(message) = next.filter(|_| !run.dies) {
+            if let Some(message) = next.filter(|_| !run.dies && run.hold.is_none()) {
                 self.send(run, message).await;
                 continue;
             }
@@ -233,14 +223,11 @@ impl<E: Engine> Publisher<E> {
         let name = fact_of_subject(&message.subject).unwrap_or_default();
         run.dies |= self.failpoints.strikes(Failpoint::BeforeMark, [name].into_iter());
         let epoch = self.link.epoch();
-        let mut headers = HeaderMap::new();
-        let mut id = uuid::Uuid::encode_buffer();
-        headers.insert(NATS_MESSAGE_ID, &*message.id.hyphenated().encode_lower(&mut id));
-        headers.insert("content-type", CONTENT_TYPE);
-        let (id, subject) = (message.id, message.subject);
+        let headers = headers(&message.id.hyphenated().to_string());
+        let Message { id, subject, body, .. } = message;
         let jetstream = self.link.jetstream();
         // Sent here and awaited later: messages go out in the order in which they came.
-        let sent = jetstream.publish_with_headers(subject.clone(), headers, message.body);
+        let sent = jetstream.publish_with_headers(subject.clone(), headers, body.clone());
         let ack = match tokio::time::timeout(SEND_TIMEOUT, sent).await {
             Ok(Ok(ack)) => ack,
             Ok(Err(error)) => {
@@ -254,7 +241,9 @@ impl<E: Engine> Publisher<E> {
         };
         run.in_flight.push(Box::pin(async move {
             match within(ACK_WITHIN, BROKER, ack).await {
-                Ok(Ok(ack)) if ack.duplicate => self.duplicate(id, ack.sequence, epoch).await,
+                Ok(Ok(ack)) if ack.duplicate && !self.is_there(id, ack.sequence).await => {
+                    self.send_respelt(id, subject, body, epoch).await
+                }
                 Ok(Ok(ack)) => Ended::Stored { mark: Mark { id, sequence: ack.sequence }, epoch },
                 Ok(Err(error)) => refusal(id, subject, &error),
                 Err(late) => Ended::Unknown(late.to_string()),
@@ -262,12 +251,37 @@ impl<E: Engine> Publisher<E> {
         }));
     }
 
-    /// The broker has seen this id before: that counts only if the message is really there.
-    async fn duplicate(&self, id: uuid::Uuid, sequence: u64, epoch: u64) -> Ended {
-        match self.link.message_id_at(sequence).await {
-            Ok(Some(there)) if there == id => Ended::Stored { mark: Mark { id, sequence }, epoch },
-            Ok(_) => Ended::Unknown(format!("duplicate, but message {sequence} is another")),
-            Err(cause) => Ended::Unknown(cause),
+    /// Whether the broker has the message where it says that it has seen its id before.
+    async fn is_there(&self, id: uuid::Uuid, sequence: u64) -> bool {
+        matches!(self.link.message_id_at(sequence).await, Ok(Some(there)) if there == id)
+    }
+
+    /// The stream has dropped the message, and the broker remembers its id and takes it for a
+    /// repeat. It knows ids by their text alone, and everybody else reads one in any spelling.
+    async fn send_respelt(
+        &self,
+        id: uuid::Uuid,
+        subject: String,
+        body: bytes::Bytes,
+        epoch: u64,
+    ) -> Ended {
+        let (jetstream, headers) = (self.link.jetstream(), headers(&id.simple().to_string()));
+        let sent = async {
+            match jetstream.publish_with_headers(subject.clone(), headers, body).await {
+                Ok(ack) => ack.await,
+                Err(error) => Err(error),
+            }
+        };
+        let ack = match within(ACK_WITHIN, BROKER, sent).await {
+            Ok(ack) => ack,
+            Err(late) => return Ended::Unknown(late.to_string()),
+        };
+        match ack {
+            Ok(ack) if ack.duplicate && !self.is_there(id, ack.sequence).await => {
+                Ended::Unknown(format!("a repeat, but message {} is another", ack.sequence))
+            }
+            Ok(ack) => Ended::Stored { mark: Mark { id, sequence: ack.sequence }, epoch },
+            Err(error) => refusal(id, subject, &error),
         }
     }
 
@@ -277,6 +291,11 @@ impl<E: Engine> Publisher<E> {
             Ended::Stored { mark, epoch } if epoch == self.link.epoch() => {
                 if self.health.well(&Part::Publisher) {
                     info!(service = self.link.service(), "events can be published again");
+                }
+                run.hold = None;
+                if self.health.well(&Part::Room) {
+                    let service = self.link.service();
+                    info!(service, "the stream has room again; what was held is published");
                 }
                 self.health.add_published(1);
                 run.marks.push((mark, epoch));
@@ -294,6 +313,16 @@ impl<E: Engine> Publisher<E> {
                     format!("the stream is gone; `onsale topology apply` makes it: {cause}");
                 if self.health.ailing(Part::Publisher, &cause) {
                     error!(service = self.link.service(), cause, "events cannot be published");
+                }
+            }
+            Ended::NoRoom(cause) => {
+                run.hold_back();
+                if self.health.ailing(Part::Room, &cause) {
+                    error!(
+                        service = self.link.service(),
+                        cause,
+                        "the stream takes no more; events are held in the outbox until it has room"
+                    );
                 }
             }
             Ended::Refused { id, subject, cause } => {
@@ -323,10 +352,11 @@ impl<E: Engine> Publisher<E> {
 
     /// Publishes what has no mark and no owner.
     async fn sweep<'a>(&'a self, run: &mut Run<'a>, ticks: &mut tokio::time::Interval) {
-        if !self.link.is_connected() {
+        let most = run.sweeps();
+        if !self.link.is_connected() || most == 0 {
             return;
         }
-        match self.engine.sweep(SWEEP_MESSAGES_MAX).await {
+        match self.engine.sweep(most).await {
             Ok(swept) => {
                 if swept.len() == SWEEP_MESSAGES_MAX {
                     // There may be more behind these.
@@ -357,14 +387,17 @@ impl<E: Engine> Publisher<E> {
         }
         if self.link.is_connected() {
             run.is_in_doubt = false;
-            run.verifying.push(Box::pin(async move {
-                let verified = verify::run(&*self.engine, &self.link).await;
-                if verified.is_ok() {
-                    self.forget_what_others_published().await;
-                }
-                (verified, epoch)
-            }));
+            let before = run.floors.clone();
+            run.verifying.push(Box::pin(async move { (self.compare(before).await, epoch) }));
         }
+    }
+
+    /// Outbox against stream, and then the stream against what its consumers have taken in.
+    async fn compare(&self, before: missed::Floors) -> Result<Compared, Failure> {
+        let lost = verify::run(&*self.engine, &self.link).await?;
+        self.forget_what_others_published().await;
+        let floors = missed::run(&*self.engine, &self.link, &self.health, before).await?;
+        Ok(Compared { lost, floors })
     }
 
     /// What could not be published here another instance may have brought out.
@@ -377,9 +410,10 @@ impl<E: Engine> Publisher<E> {
     }
 
     /// What a comparison has come to.
-    fn verified(&self, run: &mut Run<'_>, verified: Result<usize, Failure>, epoch: u64) {
+    fn verified(&self, run: &mut Run<'_>, verified: Result<Compared, Failure>, epoch: u64) {
         match verified {
-            Ok(lost) => {
+            Ok(Compared { lost, floors }) => {
+                run.floors = floors;
                 run.verified_epoch = Some(epoch);
                 run.verified_at = Instant::now();
                 run.verify_at = run.verified_at + VERIFY_EVERY;
@@ -409,6 +443,13 @@ fn of_connection(marks: Vec<(Mark, u64)>, epoch: u64) -> Vec<Mark> {
     marks.into_iter().filter(|(_, of)| *of == epoch).map(|(mark, _)| mark).collect()
 }
 
+fn headers(id: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_MESSAGE_ID, id);
+    headers.insert("content-type", CONTENT_TYPE);
+    headers
+}
+
 fn refusal(id: uuid::Uuid, subject: String, error: &PublishError) -> Ended {
     use std::error::Error;
     let cause = error.to_string();
@@ -424,13 +465,16 @@ fn refusal(id: uuid::Uuid, subject: String, error: &PublishError) -> Ended {
                     .map(|error| error.error_code())
             });
             match code {
-                // The broker itself is in trouble, and would refuse any message.
+                // The stream has reached its limits, or the broker its own.
                 Some(
-                    ErrorCode::STREAM_NOT_FOUND
-                    | ErrorCode::CLUSTER_NOT_AVAILABLE
+                    ErrorCode::STREAM_STORE_FAILED
                     | ErrorCode::INSUFFICIENT_RESOURCES
-                    | ErrorCode::STREAM_STORE_FAILED,
-                )
+                    | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+                    | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+                    | ErrorCode::MEMORY_RESOURCES_EXCEEDED,
+                ) => Ended::NoRoom(source),
+                // The broker itself is in trouble, and would refuse any message.
+                Some(ErrorCode::STREAM_NOT_FOUND | ErrorCode::CLUSTER_NOT_AVAILABLE)
                 // It has not even come to the broker.
                 | None => Ended::Unknown(source),
                 Some(_) => Ended::Refused { id, subject, cause: source },
@@ -443,30 +487,11 @@ fn refusal(id: uuid::Uuid, subject: String, error: &PublishError) -> Ended {
 mod tests {
     use super::*;
 
-    fn message(bytes: usize) -> Message {
-        let body = vec![0; bytes].into();
-        Message { id: uuid::Uuid::now_v7(), subject: "onsale.a.b.v1.-".into(), events: 1, body }
-    }
-
     #[test]
     fn an_acknowledgement_of_an_older_connection_does_not_mark() {
         let mark = |sequence| Mark { id: uuid::Uuid::now_v7(), sequence };
         let marks = [(mark(7), 1), (mark(5), 2), (mark(6), 2)];
         assert_eq!(of_connection(marks.to_vec(), 2), [marks[1].0, marks[2].0]);
         assert_eq!(of_connection(marks.to_vec(), 3), []);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_left_to_the_sweep() {
-        let (hand_off, mut handed) = HandOff::new();
-        hand_off.give(vec![message(HAND_OFF_BYTES_MAX / 2), message(HAND_OFF_BYTES_MAX)]);
-        hand_off.give((0..2 * HAND_OFF_MESSAGES_MAX).map(|_| message(1)).collect());
-        let mut taken = 0;
-        while handed.next().now_or_never().flatten().is_some() {
-            taken += 1;
-        }
-        assert_eq!(taken, HAND_OFF_MESSAGES_MAX);
-        hand_off.give(vec![message(HAND_OFF_BYTES_MAX)]);
-        assert!(handed.next().now_or_never().flatten().is_some(), "there is room again");
     }
 }

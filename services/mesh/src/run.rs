@@ -24,7 +24,7 @@ use crate::{
     intake::{Intake, Taken},
     link::stream_of,
     parked::{desk::LetterDesk, retry::Retrier},
-    publisher::{HandOff, Handed, Publisher},
+    publisher::{HandOff, Handed, Publisher, missed},
     service::{Asked, Followed, Haste, How},
     supervise::Tasks,
     timer::Ticking,
@@ -200,6 +200,18 @@ fn start_publisher<E: Engine>(running: &Running, engine: &Arc<E>, handed: Handed
     running.outward.keep(running.name(), "publisher", stop.clone(), move || {
         let (publisher, stop) = (publisher.clone(), stop.clone());
         async move { publisher.run(stop).await }
+    });
+    let (engine, link, health) = (engine.clone(), running.link.clone(), running.health.clone());
+    let stop = running.intake_stop.clone();
+    keep(&running.inward, running.name(), "missed", stop.clone(), move || {
+        let serving = missed::serve(engine.clone(), link.clone(), health.clone());
+        let stop = stop.clone();
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                served = serving => served,
+            }
+        }
     });
 }
 

@@ -11,7 +11,7 @@ use events::{Envelope, Problem, SagaId, Timestamp, fact_of_subject, producer_of}
 use futures::StreamExt;
 use uuid::Uuid;
 
-use crate::{Asker, Link, ask::away, link::stream_of, message::unpack};
+use crate::{Asker, ConsumerState, Link, ask::away, link::stream_of, message::unpack};
 
 /// Messages read at once at most.
 pub const STORED_MESSAGES_MAX: usize = 1_000;
@@ -234,6 +234,47 @@ impl Asker {
     /// As [`Asker::stored_since`].
     pub async fn last_sequence(&self, service: &str) -> Result<u64, Problem> {
         Ok(self.last_position(service).await? / EVENTS_A_SEQUENCE)
+    }
+}
+
+/// What a stream holds, and how much it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes of its messages.
+    pub bytes: u64,
+    /// How many they may be; `None` for any number.
+    pub bytes_max: Option<u64>,
+}
+
+impl Room {
+    /// Whether a message of so many bytes has room: the broker counts its headers and subject
+    /// as well.
+    pub fn takes(&self, bytes: u64) -> bool {
+        const AROUND_A_MESSAGE: u64 = 512;
+        self.bytes_max.is_none_or(|max| self.bytes + bytes + AROUND_A_MESSAGE <= max)
+    }
+}
+
+impl Asker {
+    /// What room the stream of a service has.
+    ///
+    /// # Errors
+    /// As [`Asker::stored_since`].
+    pub async fn room(&self, service: &str) -> Result<Room, Problem> {
+        let stream = self.link().jetstream().get_stream_no_info(stream_of(service)).await;
+        let stream = stream.map_err(|error| away(UNREAD, error))?;
+        let info = stream.get_info().await.map_err(|error| away(UNREAD, error))?;
+        let bytes_max = u64::try_from(info.config.max_bytes).ok().filter(|max| *max > 0);
+        Ok(Room { bytes: info.state.bytes, bytes_max })
+    }
+
+    /// The consumers of the stream of a service.
+    ///
+    /// # Errors
+    /// As [`Asker::stored_since`].
+    pub async fn consumers(&self, service: &str) -> Result<Vec<ConsumerState>, Problem> {
+        let consumers = self.link().consumers(&stream_of(service)).await;
+        consumers.map_err(|cause| away(UNREAD, cause))
     }
 }
 

@@ -47,6 +47,7 @@ impl Part {
             report["dead"] = counts.dead.into();
             report["published"] = counts.published.into();
             report["unanswered"] = counts.unanswered.into();
+            report["missed"] = counts.missed.into();
         }
         (is_ready, self.link.service().to_owned(), report)
     }

@@ -42,6 +42,7 @@ pub mod lag;
 pub mod operator;
 pub mod receipt;
 pub mod replay;
+mod retention;
 pub mod room;
 pub mod saga;
 pub mod sale;

@@ -411,6 +411,21 @@ impl Stage {
         .unwrap();
     }
 
+    /// Everything was learned, and then outbox, stream and consumer were compared.
+    pub async fn is_compared(&self) {
+        let rows = self.rows().await;
+        eventually("it was learned", async || self.learned().await == rows.len() as i64).await;
+        let last = rows.iter().filter_map(|(_, mark)| *mark).max();
+        eventually("outbox and stream were compared", async || {
+            let verified: Option<i64> = sqlx::query_scalar("select stream_seq from mesh.verified")
+                .fetch_optional(&self.pools[0])
+                .await
+                .unwrap();
+            verified == last
+        })
+        .await;
+    }
+
     pub async fn unmarked(&self) -> usize {
         self.rows().await.iter().filter(|(_, mark)| mark.is_none()).count()
     }

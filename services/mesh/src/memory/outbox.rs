@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{InMemory, Memory};
 use crate::{
-    engine::{Backlog, Failure, Mark, Outbox},
+    engine::{Backlog, Failure, Gap, Mark, Outbox},
     message::Message,
     postgres::partitions::time_of,
 };
@@ -95,6 +95,19 @@ impl<B: InMemory> Outbox for Memory<B> {
             }
         }
         Ok(())
+    }
+
+    async fn publish_again(&self, gap: &Gap) -> Result<usize, Failure> {
+        let now = crate::clock::now();
+        let mut kept = self.store.kept.lock().await;
+        let is_missed = |row: &&mut Row| {
+            let subject = &row.message.subject;
+            row.sequence.is_some_and(|at| gap.above < at && at < gap.below)
+                && row.message.id >= gap.since
+                && gap.subjects.iter().any(|prefix| subject.starts_with(prefix))
+        };
+        let missed = kept.outbox.values_mut().filter(is_missed);
+        Ok(missed.map(|row| (row.sequence, row.leased_until) = (None, now)).count())
     }
 
     async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {

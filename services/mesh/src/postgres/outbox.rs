@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{ANSWER_TIMEOUT, Postgres, partitions};
 use crate::{
     Book,
-    engine::{Backlog, Failure, Mark, Outbox},
+    engine::{Backlog, Failure, Gap, Mark, Outbox},
     message::Message,
 };
 
@@ -18,6 +18,8 @@ pub(super) const LEASE_SECS: f64 = 2.0;
 const PUT_OFF_SECS: f64 = 1.0;
 /// … up to this.
 const PUT_OFF_SECS_MAX: f64 = 60.0;
+/// Messages of a gap that lose their marks in one statement.
+const GAP_MESSAGES_MAX: i64 = 5_000;
 /// Messages counted of a backlog at most.
 const BACKLOG_MESSAGES_MAX: i64 = 10_000;
 
@@ -128,6 +130,33 @@ impl<B: Book> Outbox for Postgres<B> {
             Ok(())
         })
         .await
+    }
+
+    async fn publish_again(&self, gap: &Gap) -> Result<usize, Failure> {
+        let statement = "with missed as (
+                 select id, stream_seq from mesh.outbox
+                 where stream_seq > $1 and stream_seq < $2 and id >= $3
+                     and exists (select from unnest($4::text[]) as p (prefix)
+                                 where starts_with(subject, p.prefix))
+                 order by stream_seq limit $5)
+             update mesh.outbox as o set stream_seq = null, leased_until = clock_timestamp()
+             from missed where o.id = missed.id and o.stream_seq = missed.stream_seq";
+        let mut count = 0;
+        loop {
+            let cleared = sqlx::query(statement)
+                .bind(i64::try_from(gap.above).unwrap_or(i64::MAX))
+                .bind(i64::try_from(gap.below).unwrap_or(i64::MAX))
+                .bind(gap.since)
+                .bind(&gap.subjects)
+                .bind(GAP_MESSAGES_MAX)
+                .execute(self.pool())
+                .await?
+                .rows_affected();
+            count += cleared as usize;
+            if cleared < GAP_MESSAGES_MAX as u64 {
+                return Ok(count);
+            }
+        }
     }
 
     async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {

@@ -11,11 +11,13 @@ use uuid::Uuid;
 
 /// Days made ahead, so that midnight finds its partition.
 pub const DAYS_AHEAD: i64 = 2;
-/// Days that emitted messages are kept: as long as the streams keep them.
-const OUTBOX_DAYS: i64 = 7;
+/// Days that the streams keep messages.
+const STREAM_DAYS: i64 = 7;
+/// Days that emitted messages are kept: one more, for whoever has not taken them in by then.
+const OUTBOX_DAYS: i64 = STREAM_DAYS + 1;
 /// Days that the ids of messages taken in, and answers, are kept: longer than anything can
 /// come again, be it from a stream or published anew from an outbox.
-const INBOX_DAYS: i64 = 2 * OUTBOX_DAYS + 1;
+const INBOX_DAYS: i64 = OUTBOX_DAYS + STREAM_DAYS;
 /// Days that parked events are kept once they have ended.
 const ENDED_DAYS: i64 = 14;
 

@@ -106,6 +106,28 @@ function serves.unmark(...)
   return {}
 end
 
+-- Has messages published again whose sequence lies between the two, that are no older than the
+-- id, and whose subject begins with one of the texts: how many of this piece, and its last
+-- sequence; nothing in its place at the end.
+function serves.publish_again(above, below, since, ...)
+  local marks, last = own('outbox:marks'), ''
+  local found = call('ZRANGEBYSCORE', marks, '(' .. above, '(' .. below, 'WITHSCORES', 'LIMIT', 0,
+    TIDY_ROWS)
+  local count = 0
+  for at = 1, #found, 2 do
+    local id, subject = found[at], call('HGET', own('outbox:' .. found[at]), 'subject') or ''
+    last = found[at + 1]
+    for _, prefix in ipairs({ ... }) do
+      if id >= since and string.sub(subject, 1, #prefix) == prefix then
+        move(id, 'outbox:sent', 'outbox:marks', 'outbox:unsent', 'outbox:waiting')
+        count = count + 1
+        break
+      end
+    end
+  end
+  return { whole(count), last }
+end
+
 function serves.put_off(id)
   if call('ZSCORE', own('outbox:waiting'), id) then
     local refused = call('HINCRBY', own('outbox:' .. id), 'refused', 1)

@@ -10,12 +10,13 @@ use super::{
     call::{Parts, command},
 };
 use crate::{
-    engine::{Backlog, Failure, Mark, Outbox},
+    engine::{Backlog, Failure, Gap, Mark, Outbox},
     message::Message,
 };
 
-/// How long a published message is kept for a broker that forgets: as long as its stream.
-pub(super) const KEEP: Duration = Duration::from_secs(7 * 86_400);
+/// How long a published message is kept for a broker that forgets: a day longer than its stream
+/// keeps it, for whoever has not taken it in by then.
+pub(super) const KEEP: Duration = Duration::from_secs(8 * 86_400);
 /// Published messages kept at most.
 pub(super) const MESSAGES_MAX: usize = 500_000;
 /// Marks written by one call; Lua takes only so many arguments.
@@ -64,6 +65,21 @@ impl<L: Library> Outbox for Valkey<L> {
 
     async fn unmark(&self, lost: &[Mark]) -> Result<(), Failure> {
         self.move_marks("unmark", lost).await
+    }
+
+    async fn publish_again(&self, gap: &Gap) -> Result<usize, Failure> {
+        let (mut above, mut count) = (gap.above, 0);
+        loop {
+            let mut words = vec![above.to_string(), gap.below.to_string(), gap.since.to_string()];
+            words.extend(gap.subjects.iter().cloned());
+            let mut parts = self.serve("publish_again", words).await?;
+            let (cleared, last): (usize, String) = (parts.take()?, parts.take()?);
+            count += cleared;
+            match last.parse::<f64>() {
+                Ok(last) => above = last as u64,
+                Err(_) => return Ok(count),
+            }
+        }
     }
 
     async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {

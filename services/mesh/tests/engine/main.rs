@@ -115,6 +115,8 @@ conformance! {
         a_mark_that_is_there_stays,
         only_the_mark_that_was_read_is_cleared,
         a_mark_and_a_clear_at_once_keep_the_newer_mark,
+        only_what_somebody_has_missed_is_published_again,
+        a_gap_larger_than_a_step_is_published_again_whole,
         a_refused_message_rests_alone,
         marks_are_read_over_ties_and_ends_of_pages,
         the_place_up_to_which_both_agree_is_kept,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use mesh::engine::{Mark, Outbox};
+use mesh::engine::{Gap, Mark, Outbox};
 use uuid::Uuid;
 
 use crate::{
@@ -122,6 +122,48 @@ pub async fn a_mark_and_a_clear_at_once_keep_the_newer_mark<S: Store>(stage: Sta
         assert_eq!(stage.engine.marks_above(0, 10).await.unwrap(), [new]);
         stage.engine.unmark(&[new]).await.unwrap();
     }
+}
+
+pub async fn only_what_somebody_has_missed_is_published_again<S: Store>(stage: Stage<S>) {
+    stage.emit(8).await;
+    let mut swept = stage.swept(10).await;
+    swept.sort_unstable_by_key(|message| message.id);
+    let marks: Vec<Mark> = swept.iter().zip(1..).map(|(one, at)| mark(one.id, at)).collect();
+    stage.engine.mark(&marks).await.unwrap();
+    let gap = |above, below, subject: &str, since| Gap {
+        above,
+        below,
+        subjects: vec!["onsale.nobody.".into(), subject.into()],
+        since,
+    };
+    let wanted = "onsale.counter.moved.";
+    assert!(swept.iter().all(|message| message.subject.starts_with(wanted)));
+    for nothing in [
+        gap(3, 4, wanted, Uuid::nil()),
+        gap(8, 99, wanted, Uuid::nil()),
+        gap(0, 9, "onsale.counter.movedx.", Uuid::nil()),
+        gap(0, 9, wanted, Uuid::max()),
+    ] {
+        assert_eq!(stage.engine.publish_again(&nothing).await.unwrap(), 0, "{nothing:?}");
+    }
+    // Above the second and below the seventh, and no older than the fourth.
+    let missed = gap(2, 7, wanted, marks[3].id);
+    assert_eq!(stage.engine.publish_again(&missed).await.unwrap(), 3);
+    assert_eq!(stage.engine.publish_again(&missed).await.unwrap(), 0, "it is done once");
+    let left = stage.engine.marks_above(0, 10).await.unwrap();
+    assert_eq!(left, [&marks[..3], &marks[6..]].concat());
+    let again = stage.engine.sweep(10).await.unwrap();
+    assert_eq!(again, swept[3..6], "they belong to nobody, and are as they were");
+}
+
+pub async fn a_gap_larger_than_a_step_is_published_again_whole<S: Store>(stage: Stage<S>) {
+    const MANY: usize = 6_001;
+    stage.emit(MANY).await;
+    publish_all(&stage, MANY, 1).await;
+    let subjects = vec!["onsale.".to_owned()];
+    let gap = Gap { above: 0, below: MANY as u64, subjects, since: Uuid::nil() };
+    assert_eq!(stage.engine.publish_again(&gap).await.unwrap(), MANY - 1);
+    assert_eq!(stage.engine.marks_above(0, MANY).await.unwrap().len(), 1);
 }
 
 pub async fn a_refused_message_rests_alone<S: Store>(stage: Stage<S>) {

@@ -12,7 +12,7 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use super::{Look, Seen, link, nothing};
 use crate::{
     config::{Config, OPERATOR},
-    fleet,
+    fleet, retention,
 };
 
 /// Between the two looks. A listener that leaves a busy machine to others rests shorter.
@@ -158,6 +158,19 @@ async fn readers(
         seats.insert((wiring.service, teller), Seat::Reader { waiting, since, at });
     }
     Ok(())
+}
+
+/// Whether somebody has left lying for so long what a stream will drop.
+pub(super) async fn retained(config: &Config) -> Look {
+    let Some(link) = link(config, OPERATOR).await? else {
+        return nothing("the operator's seed is not at hand");
+    };
+    let looked = retention::untaken(config, &Asker::new(link.clone())).await;
+    link.drain().await;
+    match looked.map_err(|error| format!("{error:#}"))?.as_slice() {
+        [] => Ok(Seen::Good("nobody is a day behind".into())),
+        late => Err(late.join(", ")),
+    }
 }
 
 #[cfg(test)]

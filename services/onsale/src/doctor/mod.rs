@@ -25,7 +25,7 @@ use futures::{FutureExt, future::BoxFuture};
 use mesh::{Asker, Link, LinkSettings, trace::Tracer};
 
 use crate::{
-    config::{Config, OPERATOR, SERVICES, WITH_DATABASE},
+    config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE},
     http::Http,
     stage::{self, DATA_FOLDER},
 };
@@ -34,9 +34,6 @@ use crate::{
 const WITHIN: Duration = Duration::from_secs(12);
 /// The parts of Valkey that a service keeps something in.
 const IN_VALKEY: [&str; 3] = ["concert", "queue", "ranking"];
-
-/// The user of tools without an account: nothing of ours connects as it.
-const CLIENT: &str = "client";
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -96,7 +93,8 @@ pub async fn ills(config: &Config) -> Vec<String> {
 
 async fn examine(config: &Config) -> Vec<Finding> {
     let mut looks: Vec<(String, BoxFuture<'_, Look>)> = Vec::new();
-    for identity in servers::IDENTITIES.iter().copied().filter(|one| *one != CLIENT) {
+    // A service that answers has its other user as well.
+    for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
         looks.push((format!("nats as {identity}"), connects(config, identity).boxed()));
     }
     looks.push(("broker".into(), broker::works(config).boxed()));
@@ -115,6 +113,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
         looks.push((format!("service {service}"), answers(config, service).boxed()));
     }
     looks.push(("events consumed".into(), consumers::move_on(config).boxed()));
+    looks.push(("events kept".into(), consumers::retained(config).boxed()));
     looks.push(("sagas".into(), sagas::stalled(config).boxed()));
     looks.push(("violations".into(), sagas::violations(config).boxed()));
     looks.push(("export".into(), sagas::export(config).boxed()));

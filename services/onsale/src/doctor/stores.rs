@@ -12,7 +12,7 @@ use sqlx::{PgConnection, PgPool};
 use super::{Look, Seen, link, nothing};
 use crate::{
     config::{Config, OPERATOR},
-    fleet,
+    fleet, retention,
     verify::outboxes,
 };
 
@@ -44,8 +44,20 @@ pub(super) async fn database(config: &Config, service: &str) -> Look {
 /// Whether everything is published, and what counts as published is in the stream.
 pub(super) async fn outbox(config: &Config, service: &'static str) -> Look {
     let Some(mut database) = open(config, service).await? else { return nothing("not named") };
-    judge(postgres::backlog(&mut database).await.map_err(|error| error.to_string())?)?;
-    let Some(link) = link(config, OPERATOR).await? else {
+    let backlog = postgres::backlog(&mut database).await.map_err(|error| error.to_string())?;
+    let link = link(config, OPERATOR).await?;
+    if let (Some(link), true) = (&link, backlog.facts > 0) {
+        let oldest: Option<i32> = sqlx::query_scalar(
+            "select octet_length(body) from mesh.outbox where stream_seq is null
+             order by id limit 1",
+        )
+        .fetch_optional(&mut database)
+        .await
+        .map_err(|error| error.to_string())?;
+        retention::has_room(link, service, &backlog, oldest.unwrap_or(0).unsigned_abs()).await?;
+    }
+    judge(backlog)?;
+    let Some(link) = link else {
         return nothing("published, but the operator's seed is not at hand to compare it");
     };
     let pool = PgPool::connect_lazy(config.database_url(service).map_err(|e| e.to_string())?)
@@ -104,7 +116,13 @@ pub(super) async fn valkey(config: &Config, service: &str) -> Look {
         return nothing("not named");
     }
     match service {
-        "queue" => examine(Valkey::<queue::Room>::new(url, queue::Rules::default())).await,
+        "queue" => {
+            let room = Valkey::<queue::Room>::new(url, queue::Rules::default());
+            if let Ok(room) = &room {
+                has_room(config, room).await?;
+            }
+            examine(room).await
+        }
         "ranking" => examine(Valkey::<ranking::Charts>::new(url, ranking::Rules::default())).await,
         _ => {
             // What maps are drawn from is not asked for here.
@@ -114,6 +132,21 @@ pub(super) async fn valkey(config: &Config, service: &str) -> Look {
             examine(Valkey::<concert::SeatMaps>::new(url, rules)).await
         }
     }
+}
+
+/// Whether the stream of the waiting room takes what waits.
+async fn has_room(config: &Config, room: &Valkey<queue::Room>) -> Result<(), String> {
+    let said = |failure: mesh::engine::Failure| failure.to_string();
+    let backlog = room.backlog().await.map_err(said)?;
+    if backlog.facts == 0 {
+        return Ok(());
+    }
+    let Some(link) = link(config, OPERATOR).await? else { return Ok(()) };
+    let oldest = room.unpublished(1).await.map_err(said)?;
+    let bytes = oldest.first().map_or(0, |message| message.body.len() as u32);
+    let has_room = retention::has_room(&link, queue::NAME, &backlog, bytes).await;
+    link.drain().await;
+    has_room
 }
 
 async fn examine<L: Library>(valkey: Result<Valkey<L>, mesh::engine::Failure>) -> Look {

@@ -1,0 +1,110 @@
+//! What the streams keep, held against what has been taken in: room for what is emitted, and
+//! time for whoever is behind.
+
+use anyhow::{Result, anyhow};
+use events::{Problem, Timestamp, producer_of};
+use mesh::{Asker, Link, engine::Backlog, postgres::Positions};
+use sqlx::PgPool;
+
+use crate::{config::Config, fleet};
+
+/// Whoever is behind for so long will miss events when the streams drop them.
+const LATE_SECS: i64 = 86_400;
+
+/// Whether the stream of a service takes the oldest message that waits.
+///
+/// # Errors
+/// When it does not, in words.
+pub(crate) async fn has_room(
+    link: &Link,
+    service: &str,
+    backlog: &Backlog,
+    bytes: u32,
+) -> Result<(), String> {
+    let room = Asker::new(link.clone()).room(service).await.map_err(|problem| problem.detail)?;
+    if room.takes(bytes.into()) {
+        return Ok(());
+    }
+    let stream = service.to_uppercase().replace('-', "_");
+    Err(format!(
+        "the stream {stream} is full ({} of {} bytes): {} facts are held in the outbox; give it \
+         more room (`max_bytes` of jetstream/streams/{stream}.json, onsale topology apply)",
+        room.bytes,
+        room.bytes_max.unwrap_or_default(),
+        backlog.facts
+    ))
+}
+
+/// Who has left events of a stream lying for a day, consumer by consumer and reader by reader.
+///
+/// # Errors
+/// When the broker or a database cannot be read.
+pub(crate) async fn untaken(config: &Config, asker: &Asker) -> Result<Vec<String>> {
+    let unread = |problem: Problem| anyhow!(problem.to_string());
+    let mut late = Vec::new();
+    for wiring in fleet::wirings() {
+        let emits = wiring.hears.iter().chain(&wiring.answers).chain(&wiring.timers);
+        if emits.flat_map(|(_, tells)| tells.iter()).next().is_none() {
+            continue;
+        }
+        for consumer in asker.consumers(wiring.service).await.map_err(unread)? {
+            if consumer.behind == 0 {
+                continue;
+            }
+            let facts: Vec<&str> =
+                consumer.filters.iter().filter_map(|one| events::fact_of_subject(one)).collect();
+            let (emitter, who) = (wiring.service, consumer.name.as_str());
+            late.extend(lateness(asker, emitter, who, consumer.floor, &facts).await?);
+        }
+    }
+    for wiring in fleet::wirings() {
+        let url = config.database_urls.get(wiring.service);
+        let (Some(url), false) = (url, wiring.follows.is_empty()) else { continue };
+        let pool = PgPool::connect(url).await?;
+        let positions = Positions::load(&pool).await?;
+        pool.close().await;
+        let mut emitters: Vec<&str> = wiring.follows.iter().map(|fact| producer_of(fact)).collect();
+        emitters.sort_unstable();
+        emitters.dedup();
+        for emitter in emitters {
+            let position = positions.of(emitter);
+            late.extend(lateness(asker, emitter, wiring.service, position, &[]).await?);
+        }
+    }
+    Ok(late)
+}
+
+/// How late somebody is who has taken in everything up to a sequence, in words; `None` when the
+/// first event behind it that concerns them is younger than a day.
+async fn lateness(
+    asker: &Asker,
+    emitter: &str,
+    who: &str,
+    floor: u64,
+    facts: &[&str],
+) -> Result<Option<String>> {
+    let messages = asker.stored_messages(emitter, floor + 1, mesh::STORED_MESSAGES_MAX).await;
+    let messages = messages.map_err(|problem| anyhow!(problem.to_string()))?;
+    let concerns = |fact: &&mesh::Fact| facts.is_empty() || facts.contains(&fact.name());
+    let first = messages.iter().flat_map(|message| &message.facts).find(concerns);
+    let at = first.and_then(mesh::Fact::at);
+    Ok(at.filter(|at| is_late(*at, mesh::clock::now())).map(|at| {
+        format!("{who} has not taken in events of {emitter} since {at}; they are dropped in time")
+    }))
+}
+
+fn is_late(at: Timestamp, now: Timestamp) -> bool {
+    at.plus_secs(LATE_SECS) < now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_a_day_behind_is_late() {
+        let now = mesh::clock::now();
+        assert!(!is_late(now.plus_secs(-LATE_SECS + 60), now));
+        assert!(is_late(now.plus_secs(-LATE_SECS - 60), now));
+    }
+}
