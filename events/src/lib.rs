@@ -22,6 +22,7 @@ mod problem;
 pub mod queue;
 pub mod ranking;
 pub mod reservation;
+pub mod state;
 pub mod user;
 pub mod withdrawal;
 

@@ -35,6 +35,7 @@ use events::{
         CancelSchedule, CreateConcert, FindConcerts, FindSchedules, GetConcert, GetPlan,
         OpenSchedule, ScheduleCancelled, ScheduleOpened, SeatPlan,
     },
+    state::StateSchedules,
     user::Role,
 };
 use mesh::{Allow, Desk, Service, postgres::Postgres};
@@ -81,6 +82,9 @@ pub fn service() -> Service<Postgres<Book>> {
         })
         .reads::<FindSchedules, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
             reads::schedules(desk.pool(), command).await
+        })
+        .reads::<StateSchedules, _, _>(Allow::Service, |desk: Here, command, _| async move {
+            reads::stated(desk.pool(), command).await
         })
         .reads::<GetPlan, _, _>(Allow::Anyone, move |desk: Here, command, _| {
             let plans = plans.clone();

@@ -33,6 +33,7 @@ mod examples;
 mod export;
 mod following;
 mod hub;
+mod identity;
 mod limits;
 mod messages;
 mod op;

@@ -50,6 +50,8 @@ pub enum Allow {
     User,
     /// Accounts with this role.
     Role(Role),
+    /// Services alone, as far as the broker lets each of them ask; it is not under `cmd.`.
+    Service,
     /// Nobody from outside: only this service's own timers and endpoints.
     Inside,
 }
@@ -62,7 +64,7 @@ impl Allow {
 
     /// Whether the caller's token, if there is one, makes no difference.
     pub(crate) fn needs_no_token(self) -> bool {
-        matches!(self, Self::Anyone | Self::Newcomer)
+        matches!(self, Self::Anyone | Self::Newcomer | Self::Service)
     }
 
     /// Lets the caller pass, or says why not.
@@ -71,7 +73,7 @@ impl Allow {
     /// `unauthenticated` without a token, `forbidden` without the role.
     pub fn check(self, caller: &Caller) -> Result<(), Problem> {
         match (self, caller) {
-            (Self::Anyone | Self::Newcomer, _)
+            (Self::Anyone | Self::Newcomer | Self::Service, _)
             | (_, Caller::Mesh)
             | (Self::User, Caller::User { .. }) => Ok(()),
             (Self::Role(role), Caller::User { .. }) if caller.has(role) => Ok(()),

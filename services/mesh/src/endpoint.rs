@@ -18,7 +18,8 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    Caller, Desk, Link,
+    Allow, Caller, Desk, Link,
+    ask::STATE,
     bundle::{self, Packed},
     clock,
     engine::Engine,
@@ -70,14 +71,14 @@ impl<E: Engine> Endpoints<E> {
             .map_err(|error| error.to_string())?;
         let mut requests: SelectAll<futures::stream::BoxStream<'_, _>> = SelectAll::new();
         for asked in self.asked.values() {
-            if asked.allow == crate::Allow::Inside {
+            if asked.allow == Allow::Inside {
                 continue;
             }
             let verb = asked.endpoint.rsplit('.').next().unwrap_or(asked.endpoint);
             let endpoint: Endpoint = service
                 .endpoint_builder()
                 .name(verb)
-                .add(subject_of(name, asked.endpoint))
+                .add(subject_of(name, asked.endpoint, asked.allow))
                 .await
                 .map_err(|error| error.to_string())?;
             requests.push(endpoint.map(move |request| (asked, request)).boxed());
@@ -303,7 +304,10 @@ impl Request {
 }
 
 /// The subject of an endpoint; what the mesh answers itself it answers for each service.
-fn subject_of(service: &str, endpoint: &str) -> String {
+fn subject_of(service: &str, endpoint: &str, allow: Allow) -> String {
+    if allow == Allow::Service {
+        return format!("{STATE}{endpoint}");
+    }
     match endpoint.strip_prefix("mesh.") {
         Some(verb) => format!("cmd.{service}.{verb}"),
         None => format!("cmd.{endpoint}"),

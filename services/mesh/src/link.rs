@@ -202,9 +202,13 @@ impl Link {
 
     /// What the service's own stream has.
     pub(crate) async fn stream_state(&self) -> Result<StreamState, String> {
-        let name = stream_of(self.service());
+        self.state_of(&stream_of(self.service())).await
+    }
+
+    /// What a stream has.
+    pub(crate) async fn state_of(&self, name: &str) -> Result<StreamState, String> {
         let stream =
-            self.jetstream().get_stream_no_info(&name).await.map_err(|error| error.to_string())?;
+            self.jetstream().get_stream_no_info(name).await.map_err(|error| error.to_string())?;
         let info = stream.get_info().await.map_err(|error| format!("stream {name}: {error}"))?;
         Ok(StreamState {
             first_sequence: info.state.first_sequence,

@@ -4,6 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use async_nats::{
     Subject,
+    header::NATS_MESSAGE_ID,
     jetstream::{self, AckKind},
 };
 use bytes::Bytes;
@@ -222,6 +223,12 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
+    /// Whether it came with an id of its own.
+    pub(crate) fn has_id(&self) -> bool {
+        let map = self.message.as_ref().and_then(|message| message.headers.as_ref());
+        map.is_some_and(|map| map.get(NATS_MESSAGE_ID).is_some())
+    }
+
     /// Tells the broker. What it does not learn it sends again.
     pub(crate) async fn tell(&self, how: AckKind) {
         if let Some(message) = &self.message {

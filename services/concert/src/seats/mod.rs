@@ -27,6 +27,7 @@ use mesh::{
 };
 use sqlx::PgPool;
 
+pub use self::hear::stated;
 use crate::{NAME, map, plan_store};
 
 /// Schedules whose section sizes are kept in memory at most.

@@ -4,6 +4,7 @@ mod outbox;
 mod parked;
 pub mod partitions;
 mod positions;
+mod reached;
 mod transaction;
 
 use std::{
@@ -26,7 +27,7 @@ use crate::{
         deed::{AskedCommand, BookDeed, HeardFact},
         ground::{self, Ground},
     },
-    engine::{Care, Engine, Failure, Ran, Retried},
+    engine::{Care, Engine, Failure, Mark, Ran, Retried},
     failpoint::Failpoints,
     parked::Parked,
     service::{Asked, Asking, Followed, How, Timer},
@@ -244,6 +245,18 @@ impl<B: Book> Engine for Postgres<B> {
 
     async fn positions(&self) -> Result<Positions, Failure> {
         Positions::load(&self.pool).await
+    }
+
+    async fn reached(&self, stream: &str) -> Result<Vec<Mark>, Failure> {
+        reached::places(&self.pool, stream).await
+    }
+
+    async fn note_reached(&self, stream: &str, mark: Mark) -> Result<(), Failure> {
+        reached::note(&self.pool, stream, mark).await
+    }
+
+    async fn forget_reached(&self, stream: &str, above: u64) -> Result<(), Failure> {
+        reached::forget(&self.pool, stream, above).await
     }
 
     async fn check(&self) -> Result<(), Failure> {
