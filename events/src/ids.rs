@@ -87,10 +87,37 @@ impl de::Visitor<'_> for ReadId {
 
 /// A seat of a schedule: `SECTION-ROW-SEAT`, for example `A-12-7`. A `-` inside a name is a
 /// `_` here, so that an id has two, and its section is what stands before the first.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct SeatId(pub String);
+
+/// As people read them: seat 2 stands before seat 10.
+impl Ord for SeatId {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        pieces(&self.0).cmp(pieces(&other.0)).then_with(|| self.0.cmp(&other.0))
+    }
+}
+
+impl PartialOrd for SeatId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// A name as runs of digits and of other characters: a number is compared by how many digits
+/// it has, leading zeros apart, and then by those; other text as it is.
+fn pieces(name: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut rest = name;
+    std::iter::from_fn(move || {
+        let is_number = rest.chars().next()?.is_ascii_digit();
+        let is_other = |character: char| character.is_ascii_digit() != is_number;
+        let (piece, behind) = rest.split_at(rest.find(is_other).unwrap_or(rest.len()));
+        rest = behind;
+        let digits = piece.trim_start_matches('0');
+        Some(if is_number { (digits.len(), digits) } else { (usize::MAX, piece) })
+    })
+}
 
 impl SeatId {
     /// Characters of the name of a section, a row or a seat at most.
@@ -277,6 +304,25 @@ impl de::Visitor<'_> for ReadMoment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seats_stand_in_the_order_of_their_numbers() {
+        let sorted = [
+            "A-1-1",
+            "A-1-2",
+            "A-1-2a",
+            "A-1-10",
+            "A-1-99999999999999999999999",
+            "A-2-1",
+            "A-10-1",
+            "B-1-007",
+            "B-1-7",
+            "B-1-8",
+        ];
+        let mut seats: Vec<SeatId> = sorted.iter().rev().map(|&it| SeatId(it.into())).collect();
+        seats.sort();
+        assert_eq!(seats.iter().map(|seat| seat.0.as_str()).collect::<Vec<_>>(), sorted);
+    }
 
     #[test]
     fn a_moment_is_read_in_any_offset_and_written_in_utc() {

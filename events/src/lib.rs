@@ -23,6 +23,7 @@ pub mod queue;
 pub mod ranking;
 pub mod reservation;
 mod seats;
+pub mod state;
 pub mod user;
 pub mod withdrawal;
 

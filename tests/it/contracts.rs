@@ -222,6 +222,7 @@ fn every_command_and_every_reply_round_trips() {
         events::ranking::ENDPOINTS,
         events::notification::ENDPOINTS,
         events::data_platform::ENDPOINTS,
+        events::state::ENDPOINTS,
     ]
     .concat()
     .into_iter()

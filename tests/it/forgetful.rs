@@ -120,6 +120,25 @@ async fn a_stream_that_was_wiped_and_has_grown_past_its_old_end_is_filled_again(
     stage.ends_whole().await;
 }
 
+/// Beside the stream there was nothing that showed it: the consumer went on from its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_stands_beyond_what_was_never_taken_in_is_set_back() {
+    let mut stage = Stage::set().await;
+    stage.emit(3);
+    stage.emitted(600).await;
+    let old = stage.quiet().await;
+    stage.stop_listener(old.len()).await;
+    stage.wipe().await;
+    stage.emit(3);
+    stage.emitted(300).await;
+    let all = stage.quiet().await;
+    stage.is_restored_meanwhile().await;
+    let (_, stream) = stage.stream().await;
+    stream.reset_consumer("payment", Some(all.len() as u64 + 1)).await.unwrap();
+    stage.start_listener().await;
+    stage.ends_whole().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_walk_that_died_half_way_is_done_again() {
     let mut stage = Stage::set().await;

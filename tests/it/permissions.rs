@@ -22,6 +22,13 @@ use crate::broker::Broker;
 /// What all services ask each other for: the keys that verify tokens and passes.
 const KEYS: [&str; 2] = ["user.jwks", "queue.jwks"];
 
+/// What services ask each other for when they have lost it, and who asks.
+const STATED: [(&str, &[&str]); 3] = [
+    ("concert.all_schedules", &["concert", "queue", "ranking"]),
+    ("reservation.all_seats", &["concert", "queue"]),
+    ("payment.all_sales", &["ranking"]),
+];
+
 /// Something that somebody may do, and nobody else.
 struct Right {
     does: Does,
@@ -92,10 +99,16 @@ fn rights() -> Vec<Right> {
         rights.extend([
             Right::publish(format!("$JS.API.CONSUMER.MSG.NEXT.{place}"), &[owner]),
             Right::publish(format!("$JS.ACK.{place}.1.1.1.1.0"), &[owner]),
+            Right::publish(format!("$JS.API.CONSUMER.RESET.{place}"), &[owner, PROVISIONER]),
             Right::publish(format!("$JS.API.CONSUMER.CREATE.{stream}.mine.x"), &[PROVISIONER]),
             Right::publish(format!("$JS.API.CONSUMER.DELETE.{stream}.mine"), &[PROVISIONER]),
             Right::publish(format!("$JS.API.CONSUMER.RESET.{stream}.mine"), &[PROVISIONER]),
         ]);
+    }
+    for (endpoint, askers) in STATED {
+        let owner = known(events::producer_of(endpoint));
+        rights.push(Right::publish(format!("state.{endpoint}"), askers));
+        rights.push(Right::subscribe(format!("state.{owner}.>"), &[answering(owner)]));
     }
     wirings.iter().for_each(|wiring| rights.extend(rights_around(wiring)));
     // Copies of dead letters are for whoever looks with `nats`; services have the letters.

@@ -24,7 +24,7 @@ const REST_WITHIN: Duration = Duration::from_secs(45);
 /// Between two looks.
 const PROBE: Duration = Duration::from_millis(50);
 /// What the mesh remembers in Valkey for itself; the rest is the services' own.
-const OF_THE_MESH: [&str; 4] = ["inbox:", "answer:", "outbox:", "parked:"];
+const OF_THE_MESH: [&str; 5] = ["inbox:", "answer:", "outbox:", "parked:", "reached:"];
 
 /// What follows the clock and no fact: failed log-ins are swept, the watchdog crosses off
 /// deadlines. And how far the export has come, which is a position and no content.

@@ -46,6 +46,25 @@ pub struct Events {
 /// # Panics
 /// When it is refused.
 pub async fn open(base: &str, path: &str, token: &str, last: Option<String>) -> Events {
+    match try_open(base, path, token, last).await {
+        Ok(events) => events,
+        Err(problem) => panic!("{problem:?}"),
+    }
+}
+
+/// Opens a stream, after the event `last` when there is one, or says why it is refused.
+///
+/// # Errors
+/// The refusal, if it is one.
+///
+/// # Panics
+/// When the gateway cannot be reached.
+pub async fn try_open(
+    base: &str,
+    path: &str,
+    token: &str,
+    last: Option<String>,
+) -> Result<Events, Option<Problem>> {
     let addr = base.trim_start_matches("http://");
     let mut socket = TcpStream::connect(addr).await.expect("a connection");
     let resume = last.map_or_else(String::new, |id| format!("last-event-id: {id}\r\n"));
@@ -55,10 +74,11 @@ pub async fn open(base: &str, path: &str, token: &str, last: Option<String>) -> 
     );
     socket.write_all(request.as_bytes()).await.expect("sent");
     let mut events = Events { reader: BufReader::new(socket) };
-    let status = events.line().await;
-    assert!(status.contains(" 200 "), "{status}: {:?}", events.problem().await);
+    if !events.line().await.contains(" 200 ") {
+        return Err(events.problem().await);
+    }
     while !events.line().await.is_empty() {}
-    events
+    Ok(events)
 }
 
 impl Events {

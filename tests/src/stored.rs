@@ -21,7 +21,7 @@ pub type Stored = BTreeMap<String, (i64, String)>;
 const TABLES: &str = "select n.nspname, c.relname from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and not c.relispartition and n.nspname in ('public', 'mesh')
-      and c.relname not in ('verified', 'positions', '_sqlx_migrations')";
+      and c.relname not in ('verified', 'positions', 'reached', '_sqlx_migrations')";
 /// What follows the clock in the mesh's own rows: marks, leases, and how often something was
 /// refused or tried.
 const OF_THE_CLOCK: &str =
@@ -141,6 +141,9 @@ impl Stores {
         keys.sort_unstable();
         for key in keys {
             let kind = kind_of(&key);
+            if key.contains(":reached:") {
+                continue;
+            }
             if KEYS_OF_THE_CLOCK.iter().any(|of_clock| key.ends_with(&format!(":{of_clock}"))) {
                 continue;
             }

@@ -40,6 +40,7 @@ use events::{
         GetOrganizers, GetPlan, OpenSchedule, OrganizerAdded, OrganizerRemoved, RemoveOrganizer,
         ScheduleCancelled, ScheduleOpened, SeatPlan,
     },
+    state::StateSchedules,
     user::Role,
 };
 use mesh::{Allow, Desk, Service, postgres::Postgres};
@@ -99,6 +100,9 @@ pub fn service() -> Service<Postgres<Book>> {
         })
         .reads::<FindSchedules, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
             reads::schedules(desk.pool(), command).await
+        })
+        .reads::<StateSchedules, _, _>(Allow::Service, |desk: Here, command, _| async move {
+            reads::stated(desk.pool(), command).await
         })
         .reads::<GetPlan, _, _>(Allow::Anyone, move |desk: Here, command, _| {
             let plans = plans.clone();

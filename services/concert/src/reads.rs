@@ -2,14 +2,16 @@
 //! [`crate::plan_store`], the seat map is in [`crate::seats`].
 
 use events::{
-    ConcertId, Page, Problem, Timestamp, codes,
+    ConcertId, Page, Problem, ScheduleId, Timestamp, codes,
     concert::{
         Concert, FindConcerts, FindSchedules, GetConcert, GetOrganizers, Organizers, Schedule,
     },
+    state::{ScheduleStated, StateSchedules, Stated},
     user::Role,
 };
 use mesh::{Caller, engine::Failure, page::Cut};
 use sqlx::{PgPool, Row, postgres::PgRow};
+use uuid::Uuid;
 
 use crate::{book, domain, team};
 
@@ -120,6 +122,34 @@ fn concert_of(row: &PgRow) -> sqlx::Result<Concert> {
         description: row.try_get("description")?,
         created_at: Timestamp(row.try_get("created_at")?),
     })
+}
+
+/// Schedules stated in one page.
+const STATED_MAX: i64 = 500;
+
+/// Every schedule there is, for those who have lost what they knew of it.
+pub(crate) async fn stated(
+    pool: &PgPool,
+    command: StateSchedules,
+) -> Result<Stated<ScheduleStated, ScheduleId>, Problem> {
+    let rows = sqlx::query(
+        "select s.*, c.title from schedules s join concerts c using (concert_id)
+         where s.schedule_id > $1 and s.starts_at > $2 order by s.schedule_id limit $3",
+    )
+    .bind(command.after.map_or(Uuid::nil(), |id| id.0))
+    .bind(command.starts_after.map_or(time::OffsetDateTime::UNIX_EPOCH, |at| at.0))
+    .bind(STATED_MAX)
+    .fetch_all(pool)
+    .await
+    .map_err(unread)?;
+    let stated = |row: &PgRow| {
+        let title = row.try_get("title")?;
+        Ok(ScheduleStated { schedule: book::schedule(row)?, title })
+    };
+    let items: Vec<_> = rows.iter().map(stated).collect::<sqlx::Result<_>>().map_err(unread)?;
+    let last = items.last().filter(|_| items.len() as i64 == STATED_MAX);
+    let next = last.map(|last: &ScheduleStated| last.schedule.schedule_id);
+    Ok(Stated { items, next })
 }
 
 /// Tells an empty list from the list of nothing.

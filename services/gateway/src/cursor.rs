@@ -1,47 +1,95 @@
-//! Where a follower of its own facts stands: `Last-Event-ID`.
+//! Where a follower of its own events stands: `Last-Event-ID`.
 
 use std::{fmt, str::FromStr};
 
+use events::Timestamp;
 use mesh::EVENTS_A_SEQUENCE;
+use uuid::Uuid;
 
-/// The services whose facts a user can follow, in the order of a cursor.
+/// The services whose events a user can follow, in the order of a cursor.
 pub(crate) const FOLLOWED: [&str; 4] = ["payment", "point", "queue", "reservation"];
-/// Changes when the order or number of streams does.
-const VERSION: &str = "1";
+/// Changes when the order or number of streams does, or what is said of each.
+const VERSION: &str = "2";
 
-/// The last position handled of each stream; opaque to clients.
+/// A place in a stream. A position alone could be of another stream of the same name, so it
+/// comes with a mark of the message that is there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Cursor(pub(crate) [u64; FOLLOWED.len()]);
+pub(crate) struct Place {
+    /// The last position handled.
+    pub(crate) position: u64,
+    /// What tells this stream from another; see [`Place::mark_of`].
+    pub(crate) mark: u64,
+}
+
+impl Place {
+    /// Before the first event of a stream.
+    pub(crate) fn start(made_at: Timestamp) -> Self {
+        Self { position: 0, mark: Self::mark_of(Uuid::nil(), made_at) }
+    }
+
+    /// Behind the last event of a message.
+    pub(crate) fn behind(sequence: u64, message_id: Uuid, made_at: Timestamp) -> Self {
+        match sequence {
+            0 => Self::start(made_at),
+            _ => Self {
+                position: sequence * EVENTS_A_SEQUENCE + EVENTS_A_SEQUENCE - 1,
+                mark: Self::mark_of(message_id, made_at),
+            },
+        }
+    }
+
+    /// The sequence of the message.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.position / EVENTS_A_SEQUENCE
+    }
+
+    /// A message in a stream, as a number. A stream that was made anew was made at another
+    /// moment, though it may be filled with the same messages; one that was restored to an
+    /// older state has other messages since. It is no secret and needs only to differ.
+    pub(crate) fn mark_of(message_id: Uuid, made_at: Timestamp) -> u64 {
+        let (high, low) = message_id.as_u64_pair();
+        let made = made_at.0.unix_timestamp_nanos() as u64;
+        high.rotate_left(17) ^ low ^ made.rotate_left(31)
+    }
+}
+
+/// The last place handled of each stream; opaque to clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Cursor(pub(crate) [Place; FOLLOWED.len()]);
 
 impl Cursor {
     /// How many messages lie between this place and a later one.
     pub(crate) fn behind(&self, later: &Self) -> u64 {
-        let message = |position: u64| position / EVENTS_A_SEQUENCE;
         let pairs = self.0.iter().zip(later.0);
-        pairs.map(|(seq, later)| message(later).saturating_sub(message(*seq))).sum()
+        pairs.map(|(here, later)| later.sequence().saturating_sub(here.sequence())).sum()
     }
 
     /// Whether nothing lies between this place and another: every stream has come as far, or
     /// has read the other's message to its end.
     pub(crate) fn has_reached(&self, end: &Self) -> bool {
         let is_end = |end: u64| end % EVENTS_A_SEQUENCE == EVENTS_A_SEQUENCE - 1;
-        self.0.iter().zip(end.0).all(|(seq, end)| {
-            *seq >= end || (is_end(end) && seq / EVENTS_A_SEQUENCE == end / EVENTS_A_SEQUENCE)
+        self.0.iter().zip(end.0).all(|(here, end)| {
+            here.position >= end.position
+                || (is_end(end.position) && here.sequence() == end.sequence())
         })
     }
 
     /// The further of two places, stream by stream.
     pub(crate) fn max(mut self, other: &Self) -> Self {
-        for (seq, other) in self.0.iter_mut().zip(other.0) {
-            *seq = (*seq).max(other);
+        for (here, other) in self.0.iter_mut().zip(other.0) {
+            if other.position > here.position {
+                *here = other;
+            }
         }
         self
     }
 
     /// The nearer of two places, stream by stream.
     pub(crate) fn min(mut self, other: &Self) -> Self {
-        for (seq, other) in self.0.iter_mut().zip(other.0) {
-            *seq = (*seq).min(other);
+        for (here, other) in self.0.iter_mut().zip(other.0) {
+            if other.position < here.position {
+                *here = other;
+            }
         }
         self
     }
@@ -50,7 +98,7 @@ impl Cursor {
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(VERSION)?;
-        self.0.iter().try_for_each(|seq| write!(f, ".{seq:x}"))
+        self.0.iter().try_for_each(|at| write!(f, ".{:x}-{:x}", at.position, at.mark))
     }
 }
 
@@ -66,10 +114,12 @@ impl FromStr for Cursor {
         if parts.next() != Some(VERSION) {
             return Err(NoCursor);
         }
+        let number = |digits| u64::from_str_radix(digits, 16).map_err(|_| NoCursor);
         let mut cursor = Self::default();
-        for seq in &mut cursor.0 {
-            let digits = parts.next().ok_or(NoCursor)?;
-            *seq = u64::from_str_radix(digits, 16).map_err(|_| NoCursor)?;
+        for place in &mut cursor.0 {
+            let (position, mark) =
+                parts.next().and_then(|part| part.split_once('-')).ok_or(NoCursor)?;
+            *place = Place { position: number(position)?, mark: number(mark)? };
         }
         parts.next().is_none().then_some(cursor).ok_or(NoCursor)
     }
@@ -79,36 +129,65 @@ impl FromStr for Cursor {
 mod tests {
     use super::*;
 
+    const N: u64 = EVENTS_A_SEQUENCE;
+
+    fn at(positions: [u64; FOLLOWED.len()]) -> Cursor {
+        Cursor(positions.map(|position| Place { position, mark: position + 7 }))
+    }
+
+    fn made(secs: i64) -> Timestamp {
+        Timestamp::from_unix_millis(secs * 1_000).unwrap()
+    }
+
     #[test]
     fn a_cursor_round_trips() {
-        for cursor in [Cursor::default(), Cursor([1, 255, 4_000_000_000, u64::MAX])] {
+        for cursor in [Cursor::default(), at([1, 255, 4_000_000_000, u64::MAX - 7])] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
-        assert_eq!(Cursor([1, 16, 0, 255]).to_string(), "1.1.10.0.ff");
+        assert_eq!(at([1, 16, 0, 255]).to_string(), "2.1-8.10-17.0-7.ff-106");
     }
 
     #[test]
     fn what_is_no_cursor_is_refused() {
-        for bad in ["", "1", "1.1.2.3", "1.1.2.3.4.5", "2.1.2.3.4", "1.1.2.3.x", "1.1.2.3.-1"] {
+        let bad = [
+            "",
+            "1",
+            "2",
+            "1.1.2.3.4",
+            "2.1.2.3.4",
+            "2.1-1.2-1.3-1",
+            "2.1-1.2-1.3-1.4-1.5-1",
+            "2.1-1.2-1.3-1.x-1",
+            "2.1-1.2-1.3-1.4-",
+            "2.1-1.2-1.3-1.--1",
+        ];
+        for bad in bad {
             assert_eq!(bad.parse::<Cursor>(), Err(NoCursor), "{bad}");
         }
     }
 
     #[test]
     fn a_cursor_knows_how_far_behind_it_is() {
-        const N: u64 = EVENTS_A_SEQUENCE;
-        let (old, new) = (Cursor([N, 5, 9, 0]), Cursor([2 * N, 5, 4, 10 * N]));
+        let (old, new) = (at([N, 5, 9, 0]), at([2 * N, 5, 4, 10 * N]));
         assert_eq!(old.behind(&new), 11);
-        assert_eq!(old.max(&new), Cursor([2 * N, 5, 9, 10 * N]));
-        assert_eq!(old.min(&new), Cursor([N, 5, 4, 0]));
+        assert_eq!(old.max(&new), at([2 * N, 5, 9, 10 * N]));
+        assert_eq!(old.min(&new), at([N, 5, 4, 0]));
     }
 
     #[test]
     fn a_place_in_the_last_message_has_reached_its_end_but_no_later_event() {
-        const N: u64 = EVENTS_A_SEQUENCE;
-        let at = |position| Cursor([position, 0, 0, 0]);
+        let at = |position| at([position, 0, 0, 0]);
         assert!(at(7 * N + 2).has_reached(&at(7 * N + N - 1)));
         assert!(!at(7 * N + 2).has_reached(&at(7 * N + 3)));
         assert!(!at(6 * N + 2).has_reached(&at(7 * N + N - 1)));
+    }
+
+    #[test]
+    fn the_same_message_in_a_stream_that_was_made_anew_has_another_mark() {
+        let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
+        assert_eq!(Place::mark_of(one, made(1)), Place::mark_of(one, made(1)));
+        assert_ne!(Place::mark_of(one, made(1)), Place::mark_of(one, made(2)));
+        assert_ne!(Place::mark_of(one, made(1)), Place::mark_of(other, made(1)));
+        assert_eq!(Place::behind(0, one, made(1)), Place::start(made(1)));
     }
 }

@@ -49,9 +49,11 @@ pub(crate) fn ops() -> Vec<Op> {
                 "Server-sent events: every fact about the caller's reservations, payments, points \
                  and places, as it is told. `event:` is the fact's name, `data:` is JSON with \
                  `type`, `id`, `saga_id`, `at` and `data`, and `id:` is an opaque cursor. Send the \
-                 last `id` as `Last-Event-ID` to go on exactly behind it. Silence is broken by \
-                 comments, at the latest every 15 seconds; a client that reads too slowly is \
-                 disconnected and resumes by its cursor.",
+                 last `id` as `Last-Event-ID` to go on exactly behind it; when what follows it can no \
+                 longer be handed out whole, because it is too old or the broker has lost it, that \
+                 is refused: read the lists, and follow without it. Silence is broken by comments, \
+                 at the latest every 15 seconds; a client that reads too slowly is disconnected \
+                 and resumes by its cursor.",
             )
             .token()
             .header("Last-Event-ID", "The `id` of the last event that was handled.")
@@ -67,12 +69,13 @@ async fn follow_me(State(edge): State<Edge>, head: Head) -> Result<Response, Ref
     let seen = edge.hub().seen();
     let cursor = match head.last_event_id::<Cursor>()? {
         None => seen,
-        // A broker that was restored from an old disk ends before the cursor.
-        Some(cursor) => cursor.min(&seen),
+        Some(cursor) if edge.hub().can_resume(&cursor).await? => cursor,
+        Some(_) => {
+            return Err(cannot_resume("is of events that are no longer there").into());
+        }
     };
     if cursor.behind(&seen) > RESUME_FACTS_MAX {
-        let what = "is too old; read the lists, then follow without it";
-        return Err(Problem::about(codes::INVALID, "Last-Event-ID", what).into());
+        return Err(cannot_resume("is too old").into());
     }
     let follower = Follower {
         beat: Beat::new(until),
@@ -107,6 +110,12 @@ pub(crate) fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Respons
         parts.headers.insert(name, axum::http::HeaderValue::from_static(value));
     }
     Response::from_parts(parts, body)
+}
+
+/// What lies behind the cursor cannot be handed out whole.
+fn cannot_resume(why: &str) -> Problem {
+    let detail = format!("{why}; read the lists, then follow without it");
+    Problem::about(codes::INVALID, "Last-Event-ID", detail)
 }
 
 /// When a connection says that it is alive, and when it ends.
@@ -187,8 +196,8 @@ impl Follower {
         let mut mine: [VecDeque<Told>; FOLLOWED.len()] = Default::default();
         let mut read_to = self.cursor;
         for (stream, service) in FOLLOWED.into_iter().enumerate() {
-            let from = self.cursor.0[stream];
-            if from >= end.0[stream] {
+            let from = self.cursor.0[stream].position;
+            if from >= end.0[stream].position {
                 continue;
             }
             let mut facts =
@@ -201,12 +210,13 @@ impl Follower {
                     }
                 };
             // What lies beyond comes live.
-            facts.retain(|fact| fact.position() <= end.0[stream]);
-            read_to.0[stream] = facts.last().map_or(end.0[stream], Fact::position);
+            facts.retain(|fact| fact.position() <= end.0[stream].position);
+            let place_of = |fact: &Fact| self.edge.hub().place_of(stream, fact);
+            read_to.0[stream] = facts.last().map_or(end.0[stream], place_of);
             mine[stream] = facts
                 .into_iter()
                 .filter(|fact| is_of(fact, self.user))
-                .map(|fact| Told { stream, seq: fact.position(), fact })
+                .map(|fact| Told { stream, place: place_of(&fact), fact })
                 .collect();
         }
         while let Some(told) = earliest(&mut mine) {
@@ -225,15 +235,18 @@ impl Follower {
             () = self.edge.shutdown().cancelled() => None,
             signal = self.membership.next() => match signal {
                 Ok(Signal::Told(told)) => {
-                    if told.seq > self.cursor.0[told.stream] {
+                    if told.place.position > self.cursor.0[told.stream].position {
                         self.take(&told);
                     }
                     Some(())
                 }
-                Ok(Signal::Missed(end)) => {
-                    // Further only after the broker has forgotten: what is told anew is
-                    // a repeat to this client, by its `id` inside.
-                    self.cursor = self.cursor.min(&end);
+                Ok(Signal::Missed { agreed, end }) => {
+                    // Further only when a stream is another behind the place that is agreed
+                    // on: what of it is handed out again is known by its `id` inside.
+                    self.cursor = self.cursor.min(&agreed);
+                    if self.cursor.behind(&end) > RESUME_FACTS_MAX {
+                        return self.end_with("too much was missed");
+                    }
                     self.catching_up_to = Some(end);
                     Some(())
                 }
@@ -264,7 +277,7 @@ impl Follower {
     }
 
     fn take(&mut self, told: &Told) {
-        self.cursor.0[told.stream] = told.seq;
+        self.cursor.0[told.stream] = told.place;
         if let Some(data) = data_of(&told.fact) {
             let event = Event::default().event(told.fact.name()).data(data);
             self.ready.push_back(event.id(self.cursor.to_string()));
@@ -314,7 +327,8 @@ mod tests {
             Head(headers).last_event_id::<Cursor>()
         };
         assert_eq!(read(None).unwrap(), None);
-        assert_eq!(read(Some("1.1.2.3.4")).unwrap(), Some(Cursor([1, 2, 3, 4])));
+        let cursor = read(Some("2.1-5.2-6.3-7.4-8")).unwrap().unwrap();
+        assert_eq!(cursor.0.map(|place| place.position), [1, 2, 3, 4]);
         let refused = read(Some("17")).unwrap_err();
         assert!(refused.is(codes::INVALID) && refused.extra["field"] == "Last-Event-ID");
     }

@@ -6,10 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +17,10 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::cursor::{Cursor, FOLLOWED};
+use crate::{
+    cursor::{Cursor, FOLLOWED, Place},
+    identity::{self, Look, Track},
+};
 
 /// Facts that a connection may lag behind.
 const CHANNEL_FACTS_MAX: usize = 64;
@@ -34,20 +34,26 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What a follower hears.
 #[derive(Debug, Clone)]
 pub(crate) enum Signal {
-    /// A fact about the user.
+    /// An event about the user.
     Told(Arc<Told>),
-    /// Facts up to here may have passed unseen; what is stored is the truth.
-    Missed(Cursor),
+    /// Events up to the end may have passed unseen; what is stored is the truth. Behind the
+    /// place that is agreed on, a stream is another than the one that was followed.
+    Missed {
+        /// Up to where each stream is the one that was passed on.
+        agreed: Cursor,
+        /// Where it ends.
+        end: Cursor,
+    },
 }
 
-/// A fact and where it stands.
+/// An event and where it stands.
 #[derive(Debug)]
 pub(crate) struct Told {
     /// Which of [`FOLLOWED`].
     pub(crate) stream: usize,
-    /// Its position there.
-    pub(crate) seq: u64,
-    /// The fact.
+    /// Its place there.
+    pub(crate) place: Place,
+    /// The event.
     pub(crate) fact: Fact,
 }
 
@@ -59,8 +65,8 @@ pub(crate) struct Hub {
     /// Whether the subscription exists. Changes to false only under the lock of `users`,
     /// so that nobody joins what is being closed.
     open: watch::Sender<bool>,
-    /// The last position passed on of each stream.
-    seen: [AtomicU64; FOLLOWED.len()],
+    /// How far each stream has been passed on.
+    tracks: Mutex<[Track; FOLLOWED.len()]>,
 }
 
 impl Hub {
@@ -71,7 +77,7 @@ impl Hub {
             users: Mutex::default(),
             joined: Notify::new(),
             open: watch::Sender::new(false),
-            seen: Default::default(),
+            tracks: Mutex::default(),
         }
     }
 
@@ -99,7 +105,26 @@ impl Hub {
 
     /// How far the subscription has come.
     pub(crate) fn seen(&self) -> Cursor {
-        Cursor(std::array::from_fn(|stream| self.seen[stream].load(Ordering::Acquire)))
+        Cursor(self.tracks().each_ref().map(|track| track.seen))
+    }
+
+    /// The place of a stored event of a stream.
+    pub(crate) fn place_of(&self, stream: usize, fact: &Fact) -> Place {
+        self.tracks()[stream].place_of(fact)
+    }
+
+    /// Whether everything behind a cursor can still be read: each stream is the one that the
+    /// cursor is of, and has forgotten nothing behind it.
+    ///
+    /// # Errors
+    /// `unavailable` when the streams cannot be read.
+    pub(crate) async fn can_resume(&self, cursor: &Cursor) -> Result<bool, Problem> {
+        let made_at = self.tracks().each_ref().map(|track| track.made_at);
+        let looks =
+            FOLLOWED.into_iter().zip(cursor.0).zip(made_at).map(|((service, place), made_at)| {
+                identity::can_resume(&self.asker, service, place, made_at)
+            });
+        Ok(futures::future::try_join_all(looks).await?.into_iter().all(|can| can))
     }
 
     /// Keeps the subscription while somebody is there, until shutdown.
@@ -128,13 +153,13 @@ impl Hub {
     async fn follow(&self, shutdown: &CancellationToken) -> Result<(), Problem> {
         let mut reconnects = self.asker.reconnects();
         let mut live = self.asker.follow(&FOLLOWED).await?;
-        let mut base = Cursor::default();
-        for (seq, service) in base.0.iter_mut().zip(FOLLOWED) {
-            *seq = self.asker.last_position(service).await?;
-        }
-        // What was told while there was no subscription is stored: who was there before
-        // has to read it.
-        self.skip_to(base);
+        // What was emitted while there was no subscription is stored: who was there before
+        // has to read it. And the streams may have been made anew meanwhile.
+        let tracks = self.tracks().clone();
+        let looks =
+            FOLLOWED.iter().zip(&tracks).map(|(service, track)| track.look(&self.asker, service));
+        let looks = futures::future::try_join_all(looks).await?;
+        self.skip(looks.into_iter().enumerate());
         self.open.send_replace(true);
         let mut idle_check = tokio::time::interval(IDLE_CHECK_EVERY);
         loop {
@@ -145,7 +170,7 @@ impl Hub {
                 Ok(()) = reconnects.changed() => return Ok(()),
                 _ = idle_check.tick() => if self.close_if_idle() { return Ok(()) },
                 fact = live.next() => match fact {
-                    Some(fact) => self.pass_on(fact, &base),
+                    Some(fact) => self.pass_on(fact).await?,
                     None => return Err(codes::UNAVAILABLE.into()),
                 },
             }
@@ -160,42 +185,55 @@ impl Hub {
         users.is_empty()
     }
 
-    /// Each stream's facts come in the order of their sequences, without a hole. A hole is
-    /// a lost connection or a slow process; a step back is a broker that has forgotten and
-    /// is told again. Either way what is stored is the truth.
-    fn pass_on(&self, fact: Fact, base: &Cursor) {
+    /// Each stream's events come in the order of their sequences, without a hole. A hole is
+    /// a lost connection or a slow process; a step back is an event that was emitted between
+    /// the subscription and the look at the stream's end, or a stream that was made anew or
+    /// rolled back. What is stored is the truth.
+    async fn pass_on(&self, fact: Fact) -> Result<(), Problem> {
         let Some(stream) = FOLLOWED.iter().position(|service| *service == fact.service()) else {
-            return;
+            return Ok(());
         };
-        let (seq, seen) = (fact.position(), self.seen[stream].load(Ordering::Acquire));
-        if seq <= seen && seen == base.0[stream] {
-            // Told between the subscription and the look at the stream's end.
-            return;
-        }
-        if comes_next(seen, seq) {
-            self.tell(Told { stream, seq, fact });
+        let track = self.tracks()[stream].clone();
+        if comes_next(track.seen.position, fact.position()) {
+            let place = track.place_of(&fact);
+            let (sequence, id) = (fact.sequence(), fact.message_id());
+            self.tell(Told { stream, place, fact });
             // Only after the signal: who reads `seen` and then finds its channel empty has
             // handled everything up to there.
-            self.seen[stream].store(seq, Ordering::Release);
-        } else {
-            let mut to = self.seen();
-            to.0[stream] = seq;
-            self.skip_to(to);
+            self.tracks()[stream].passed(place, sequence, id);
+            return Ok(());
         }
+        if track.has_passed(&fact) {
+            return Ok(());
+        }
+        let look = track.look(&self.asker, FOLLOWED[stream]).await?;
+        if fact.position() > track.seen.position || look.agreed != track.seen {
+            self.skip([(stream, look)].into_iter());
+        }
+        Ok(())
     }
 
     /// Goes on from another place and tells everybody so. A step forward is signalled
-    /// before it is taken, as with a fact. A step back is taken first: a follower that has
-    /// gone back must not find the old, further place here and leap over what is told anew.
-    fn skip_to(&self, to: Cursor) {
-        for (seen, seq) in self.seen.iter().zip(to.0) {
-            seen.fetch_min(seq, Ordering::AcqRel);
+    /// before it is taken, as with an event. A step back is taken first: a follower that has
+    /// gone back must not find the old, further place here and leap over what comes anew.
+    fn skip(&self, looks: impl Iterator<Item = (usize, Look)>) {
+        let looks: Vec<_> = looks.collect();
+        let (mut agreed, mut end) = (self.seen(), self.seen());
+        for (stream, look) in &looks {
+            (agreed.0[*stream], end.0[*stream]) = (look.agreed, look.end);
+            if look.is_another {
+                warn!(
+                    stream = FOLLOWED[*stream],
+                    "the stream is another than the one that was followed"
+                );
+                self.tracks()[*stream].go_back(look);
+            }
         }
         for channel in self.users().values() {
-            let _ = channel.send(Signal::Missed(to));
+            let _ = channel.send(Signal::Missed { agreed, end });
         }
-        for (seen, seq) in self.seen.iter().zip(to.0) {
-            seen.store(seq, Ordering::Release);
+        for (stream, look) in looks {
+            self.tracks()[stream].go_to(look);
         }
     }
 
@@ -208,6 +246,11 @@ impl Hub {
         if let Some(channel) = self.users().get(&user_id) {
             let _ = channel.send(Signal::Told(Arc::new(told)));
         }
+    }
+
+    fn tracks(&self) -> MutexGuard<'_, [Track; FOLLOWED.len()]> {
+        // Nothing that holds the lock can panic half way through a change.
+        self.tracks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn users(&self) -> MutexGuard<'_, HashMap<UserId, broadcast::Sender<Signal>>> {

@@ -34,6 +34,7 @@ mod examples;
 mod export;
 mod following;
 mod hub;
+mod identity;
 mod limits;
 mod media;
 mod messages;

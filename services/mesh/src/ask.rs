@@ -7,14 +7,21 @@ use std::{collections::VecDeque, time::Duration};
 
 use async_nats::{HeaderMap, Request, RequestErrorKind, Subscriber};
 use bytes::Bytes;
-use events::{Problem, codes};
-use futures::{StreamExt, stream::SelectAll};
+use events::{
+    Problem, codes,
+    state::{StatePage, Stated},
+};
+use futures::{
+    Stream, StreamExt,
+    stream::{self, SelectAll},
+};
 use tokio::sync::watch;
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
     Answered, Fact, Link, StoredMessage, clock,
+    engine::Failure,
     link::{REQUEST_TIMEOUT, headers, stream_of},
     stored::LIVE,
     trace::TRACEPARENT,
@@ -24,6 +31,8 @@ use crate::{
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a follower is told when there is nothing to follow.
 const NOTHING_FOLLOWED: &str = "Events cannot be followed: the connection to the mesh is closed.";
+/// Under this prefix services ask each other for what they have.
+pub(crate) const STATE: &str = "state.";
 /// How long a service may take to say that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -61,13 +70,56 @@ impl Asker {
         body: Bytes,
         about: AskHeaders<'_>,
     ) -> Result<Answered, Problem> {
+        self.ask_at(format!("cmd.{endpoint}"), body, about).await
+    }
+
+    /// Asks the owner of something what it has, page by page. Only services may ask, each for
+    /// what the broker lets it. Each page is asked for when the one before it was taken.
+    pub fn stated<C: StatePage + Clone>(
+        &self,
+        first: C,
+    ) -> impl Stream<Item = Result<Vec<C::Item>, Failure>> + Send + use<C> {
+        let asker = self.clone();
+        stream::try_unfold(Some(first), move |asked| {
+            let asker = asker.clone();
+            async move {
+                let Some(asked) = asked else { return Ok(None) };
+                let page = asker.stated_page(&asked).await?;
+                Ok(Some((page.items, page.next.map(|key| asked.after(key)))))
+            }
+        })
+    }
+
+    async fn stated_page<C: StatePage>(
+        &self,
+        asked: &C,
+    ) -> Result<Stated<C::Item, C::Key>, Failure> {
+        let unstated =
+            |problem: Problem| Failure::Unavailable(format!("{}: {problem}", C::ENDPOINT));
+        let body = serde_json::to_vec(asked).expect("commands are plain data").into();
+        let subject = format!("{STATE}{}", C::ENDPOINT);
+        let answered = self.ask_at(subject, body, AskHeaders::default()).await.map_err(unstated)?;
+        let unread = |_| unstated(Problem::new(codes::INTERNAL, "The answer cannot be read."));
+        match answered.is_granted() {
+            true => serde_json::from_slice(&answered.body).map_err(unread),
+            false => Err(serde_json::from_slice(&answered.body).map_or_else(unread, unstated)),
+        }
+    }
+
+    async fn ask_at(
+        &self,
+        subject: String,
+        body: Bytes,
+        about: AskHeaders<'_>,
+    ) -> Result<Answered, Problem> {
         // A request would wait in the client for the connection to come back, and be sent
         // when its caller may have given up long ago.
         if !self.0.is_connected() {
             return Err(unavailable("The connection to the mesh is down."));
         }
         let request = Request::new().headers(command_headers(about)).payload(body);
-        let asked = self.0.send_request(format!("cmd.{endpoint}"), request, ASK_TIMEOUT).await;
+        let endpoint = subject.split_once('.').map_or("", |(_, endpoint)| endpoint).to_owned();
+        let asked = self.0.send_request(subject, request, ASK_TIMEOUT).await;
         let reply = asked.map_err(|(kind, _)| match kind {
             RequestErrorKind::NoResponders => {
                 unavailable(&format!("The service of `{endpoint}` is not running."))

@@ -52,6 +52,8 @@ pub enum Allow {
     Role(Role),
     /// Accounts with one of these roles.
     OneOf(&'static [Role]),
+    /// Services alone, as far as the broker lets each of them ask; it is not under `cmd.`.
+    Service,
     /// Nobody from outside: only this service's own timers and endpoints.
     Inside,
 }
@@ -64,7 +66,7 @@ impl Allow {
 
     /// Whether the caller's token, if there is one, makes no difference.
     pub(crate) fn needs_no_token(self) -> bool {
-        matches!(self, Self::Anyone | Self::Newcomer)
+        matches!(self, Self::Anyone | Self::Newcomer | Self::Service)
     }
 
     /// Lets the caller pass, or says why not.
@@ -75,10 +77,10 @@ impl Allow {
         let wanted = match &self {
             Self::Role(role) => std::slice::from_ref(role),
             Self::OneOf(roles) => roles,
-            Self::Anyone | Self::Newcomer | Self::User | Self::Inside => &[],
+            Self::Anyone | Self::Newcomer | Self::User | Self::Service | Self::Inside => &[],
         };
         match (self, caller) {
-            (Self::Anyone | Self::Newcomer, _)
+            (Self::Anyone | Self::Newcomer | Self::Service, _)
             | (_, Caller::Mesh)
             | (Self::User, Caller::User { .. }) => Ok(()),
             (Self::Inside, _) => Err(codes::FORBIDDEN.into()),

@@ -24,7 +24,8 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    ASK_TIMEOUT, Caller, Desk, Link,
+    ASK_TIMEOUT, Allow, Caller, Desk, Link,
+    ask::STATE,
     bundle::{self, Packed},
     clock,
     deadline::within,
@@ -158,7 +159,7 @@ impl<E: Engine> Endpoints<E> {
             let endpoint: Endpoint = service
                 .endpoint_builder()
                 .name(verb)
-                .add(subject_of(name, asked.endpoint))
+                .add(subject_of(name, asked.endpoint, asked.allow))
                 .await
                 .map_err(|error| error.to_string())?;
             requests.push(endpoint.map(move |request| (asked, request)).boxed());
@@ -369,7 +370,10 @@ impl Request {
 }
 
 /// The subject of an endpoint; what the mesh answers itself it answers for each service.
-fn subject_of(service: &str, endpoint: &str) -> String {
+fn subject_of(service: &str, endpoint: &str, allow: Allow) -> String {
+    if allow == Allow::Service {
+        return format!("{STATE}{endpoint}");
+    }
     match endpoint.strip_prefix("mesh.") {
         Some(verb) => format!("cmd.{service}.{verb}"),
         None => format!("cmd.{endpoint}"),

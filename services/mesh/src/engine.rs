@@ -52,6 +52,29 @@ pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
         async { Err(Failure::Refused("this store keeps no positions".into())) }
     }
 
+    /// The highest messages of a stream that were noted, ascending.
+    fn reached(&self, _stream: &str) -> impl Future<Output = Result<Vec<Mark>, Failure>> + Send {
+        async { Ok(Vec::new()) }
+    }
+
+    /// Notes such a message, and keeps some of those before it.
+    fn note_reached(
+        &self,
+        _stream: &str,
+        _mark: Mark,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Forgets what was noted above a sequence.
+    fn forget_reached(
+        &self,
+        _stream: &str,
+        _above: u64,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { Ok(()) }
+    }
+
     /// Whether the store can do its work.
     fn check(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 

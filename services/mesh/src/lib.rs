@@ -19,6 +19,7 @@
 //! | `worker`, `engine` | the loop that runs batches, and what it runs them on |
 //! | `batch` | one batch in one transaction, whatever keeps the service's state |
 //! | `postgres`, `valkey`, `memory` | the engines: inbox, state, outbox and parked events |
+//! | `agreement` | whether consumed streams are still those that were consumed |
 //! | `publisher` | from the outbox to JetStream, and the comparison of the two |
 //! | `parked` | events that could not be taken in: tried again, or dead letters |
 //! | `follower`, `stored` | whole streams in, for a service that only learns |
@@ -35,6 +36,7 @@
 //! **Architecture invariant:** nothing but this crate speaks to NATS. A service cannot
 //! publish; it can only emit inside its transaction.
 
+mod agreement;
 mod ask;
 pub mod auth;
 mod batch;
@@ -97,7 +99,7 @@ pub use own_id::{claimed_user, own_id};
 pub use repeat::{IDEMPOTENCY_KEY, check_key};
 pub use run::{Running, start};
 pub use service::{Service, Wiring};
-pub use stored::{EVENTS_A_SEQUENCE, Fact, Room, STORED_MESSAGES_MAX, StoredMessage};
+pub use stored::{EVENTS_A_SEQUENCE, Extent, Fact, Room, STORED_MESSAGES_MAX, StoredMessage};
 pub use taken_in::ConsumerState;
 pub use turn::{Announcement, Told, Turn};
 pub use work::{Answered, Entry, Idempotency, Meta, Outcome, Work};

@@ -252,9 +252,13 @@ impl Link {
 
     /// What the service's own stream has.
     pub(crate) async fn stream_state(&self) -> Result<StreamState, String> {
-        let name = stream_of(self.service());
+        self.state_of(&stream_of(self.service())).await
+    }
+
+    /// What a stream has.
+    pub(crate) async fn state_of(&self, name: &str) -> Result<StreamState, String> {
         let info = async {
-            let stream = self.jetstream().get_stream_no_info(&name).await;
+            let stream = self.jetstream().get_stream_no_info(name).await;
             let stream = stream.map_err(|error| error.to_string())?;
             stream.get_info().await.map_err(|error| format!("stream {name}: {error}"))
         };

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::{
     Allow, Desk, Link, Meta, Service, Wiring,
+    agreement::{Agreement, Reached},
     consumer::{Consumer, Table},
     endpoint::Endpoints,
     engine::{Engine, Failure},
@@ -119,8 +120,8 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
         outward: Tasks::default(),
     };
     let (hand_off, handed) = HandOff::new();
-    let parked = Arc::new(Notify::new());
-    start_workers(&running, &engine, (&intake, taken), &hand_off, &parked);
+    let (parked, reached) = (Arc::new(Notify::new()), Reached::default());
+    start_workers(&running, &engine, (&intake, taken), &hand_off, &parked, &reached);
     if service.tells() {
         start_publisher(&running, &engine, handed);
     }
@@ -129,6 +130,7 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
     if !service.heard.is_empty() {
         let heard: Arc<Table<E>> = Arc::new(service.heard.into_iter().collect());
         start_consumers(&running, &heard, service.haste, &intake);
+        start_agreement(&running, &engine, &heard, reached);
         asked.extend(start_retrier(&running, &engine, heard, hand_off, parked, only_listens));
     }
     let asked = Arc::new(asked);
@@ -163,6 +165,7 @@ fn start_workers<E: Engine>(
     (intake, taken): (&Intake<E::Deed>, UnboundedReceiver<Taken<E::Deed>>),
     hand_off: &HandOff,
     parked: &Arc<Notify>,
+    reached: &Reached,
 ) {
     let taken = Arc::new(Mutex::new(taken));
     let (at_work, last) = (watch::Sender::new(0), Arc::default());
@@ -176,6 +179,7 @@ fn start_workers<E: Engine>(
             intake: intake.downgrade(),
             hand_off: hand_off.clone(),
             parked: parked.clone(),
+            reached: reached.clone(),
             health: running.health.clone(),
             failpoints: engine.failpoints(),
             stop: running.intake_stop.clone(),
@@ -216,15 +220,39 @@ fn start_publisher<E: Engine>(running: &Running, engine: &Arc<E>, handed: Handed
 }
 
 /// One durable consumer for each stream that has an event the service consumes.
+/// Notes how far each stream was consumed, and looks whether it still is the same stream.
+fn start_agreement<E: Engine>(
+    running: &Running,
+    engine: &Arc<E>,
+    heard: &Arc<Table<E>>,
+    reached: Reached,
+) {
+    let agreement = Arc::new(Agreement {
+        link: running.link.clone(),
+        engine: engine.clone(),
+        streams: streams_of(heard).into_iter().collect(),
+        reached,
+    });
+    // As long as anything is acknowledged.
+    let stop = running.publisher_stop.clone();
+    keep(&running.outward, running.name(), "agreement", stop.clone(), move || {
+        let (agreement, stop) = (agreement.clone(), stop.clone());
+        async move { agreement.run(stop).await }
+    });
+}
+
+/// The streams of the events that are consumed.
+fn streams_of<E: Engine>(heard: &Table<E>) -> BTreeSet<String> {
+    heard.keys().map(|fact| stream_of(events::producer_of(fact))).collect()
+}
+
 fn start_consumers<E: Engine>(
     running: &Running,
     heard: &Arc<Table<E>>,
     haste: Haste,
     intake: &Intake<E::Deed>,
 ) {
-    let streams: BTreeSet<String> =
-        heard.keys().map(|fact| stream_of(events::producer_of(fact))).collect();
-    for stream in streams {
+    for stream in streams_of(heard) {
         let consumer = Arc::new(Consumer {
             link: running.link.clone(),
             stream,

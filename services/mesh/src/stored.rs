@@ -40,11 +40,24 @@ pub struct StoredMessage {
     pub facts: Vec<Fact>,
 }
 
+/// From where to where a stream reaches, and which stream of its name it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The sequence of its oldest message; behind the last one when it has none.
+    pub first: u64,
+    /// The sequence of the newest message it has ever had; 0 before the first.
+    pub last: u64,
+    /// When it was made. It survives a restore: what tells an older state of the same stream
+    /// apart is the id of a message.
+    pub made_at: Timestamp,
+}
+
 /// An event passing by, live or stored.
 #[derive(Debug, Clone)]
 pub struct Fact {
     subject: Arc<str>,
     position: u64,
+    message_id: Uuid,
     about: Option<Uuid>,
     event_id: Option<Uuid>,
     saga_id: Option<SagaId>,
@@ -66,13 +79,15 @@ impl StoredMessage {
             message.subject.strip_prefix(LIVE).unwrap_or_else(stored).to_owned().into();
         let sequence = header(STREAM_SEQ).and_then(|seq| seq.parse().ok()).unwrap_or_default();
         let id = map.and_then(|map| map.get(NATS_MESSAGE_ID)?.as_str().parse().ok());
+        let id: Uuid = id.unwrap_or_default();
         let events = unpack(&message.payload).unwrap_or_else(|_| vec![message.payload.clone()]);
         let fact = |(place, event): (usize, Bytes)| {
             let place = (place as u64).min(EVENTS_A_SEQUENCE - 1);
-            Fact::of(subject.clone(), sequence * EVENTS_A_SEQUENCE + place, event)
+            let position = sequence * EVENTS_A_SEQUENCE + place;
+            Fact { message_id: id, ..Fact::of(subject.clone(), position, event) }
         };
         let facts = events.into_iter().enumerate().map(fact).collect();
-        Self { sequence, id: id.unwrap_or_default(), facts }
+        Self { sequence, id, facts }
     }
 }
 
@@ -82,6 +97,7 @@ impl Fact {
         let mut fact = Self {
             subject,
             position,
+            message_id: Uuid::nil(),
             about: None,
             event_id: None,
             saga_id: None,
@@ -124,6 +140,11 @@ impl Fact {
     /// The sequence of its message in its service's stream.
     pub fn sequence(&self) -> u64 {
         self.position / EVENTS_A_SEQUENCE
+    }
+
+    /// The id of its message; nil when it has none.
+    pub fn message_id(&self) -> Uuid {
+        self.message_id
     }
 
     /// The thing it is about.
@@ -228,6 +249,20 @@ impl Asker {
 }
 
 impl Asker {
+    /// What a service's stream has, and when it was made.
+    ///
+    /// # Errors
+    /// `unavailable` when JetStream does not answer, or there is no such stream.
+    pub async fn extent(&self, service: &str) -> Result<Extent, Problem> {
+        let state = self.link().state_of(&stream_of(service)).await;
+        let state = state.map_err(|cause| away(UNREAD, cause))?;
+        Ok(Extent {
+            first: state.first_sequence,
+            last: state.last_sequence,
+            made_at: Timestamp(state.made_at),
+        })
+    }
+
     /// The sequence of the last message that a service has stored; 0 before the first.
     ///
     /// # Errors
@@ -308,11 +343,43 @@ impl Link {
         from: u64,
         to: u64,
     ) -> Result<HashMap<u64, Uuid>, String> {
-        let stream = stream_of(self.service());
+        self.ids_of(&stream_of(self.service()), from, to).await
+    }
+
+    /// The subjects of a stream's messages from one sequence to another, of as many as are read
+    /// at once.
+    pub(crate) async fn subjects_of(
+        &self,
+        stream: &str,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<String>, String> {
+        if from > to {
+            return Ok(Vec::new());
+        }
+        let limit = usize::try_from(to - from + 1).unwrap_or(STORED_MESSAGES_MAX);
+        let messages = self.stored(stream, from, limit).await?;
+        let header = |message: &Message, name: &str| {
+            Some(message.headers.as_ref()?.get(name)?.as_str().to_owned())
+        };
+        let is_in = |message: &&Message| {
+            let sequence = header(message, STREAM_SEQ).and_then(|text| text.parse::<u64>().ok());
+            sequence.is_some_and(|sequence| sequence <= to)
+        };
+        Ok(messages.iter().filter(is_in).filter_map(|message| header(message, SUBJECT)).collect())
+    }
+
+    /// The ids of a stream's messages from one sequence to another.
+    pub(crate) async fn ids_of(
+        &self,
+        stream: &str,
+        from: u64,
+        to: u64,
+    ) -> Result<HashMap<u64, Uuid>, String> {
         let (mut ids, mut from) = (HashMap::new(), from.max(1));
         while from <= to {
             let limit = usize::try_from(to - from + 1).unwrap_or(STORED_MESSAGES_MAX);
-            let messages = self.stored(&stream, from, limit).await?;
+            let messages = self.stored(stream, from, limit).await?;
             let Some(last) = messages.last() else { break };
             let place = |message: &Message| {
                 let map = message.headers.as_ref()?;

@@ -4,6 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use async_nats::{
     Subject,
+    header::NATS_MESSAGE_ID,
     jetstream::{self, AckKind},
 };
 use bytes::Bytes;
@@ -224,6 +225,12 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
+    /// Whether it came with an id of its own.
+    pub(crate) fn has_id(&self) -> bool {
+        let map = self.message.as_ref().and_then(|message| message.headers.as_ref());
+        map.is_some_and(|map| map.get(NATS_MESSAGE_ID).is_some())
+    }
+
     /// Tells the broker. What it does not learn it sends again.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     pub(crate) async fn tell(&self, how: AckKind) {

@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     Link,
+    agreement::Reached,
     engine::{Care, Engine, Failure, Ran},
     failpoint::{Failpoint, Failpoints},
     health::Health,
@@ -79,6 +80,8 @@ pub(crate) struct Worker<E: Engine> {
     /// Puts an early command back; weak, so that workers do not keep their own intake open.
     pub(crate) intake: WeakIntake<E::Deed>,
     pub(crate) hand_off: HandOff,
+    /// The highest messages that were acknowledged.
+    pub(crate) reached: Reached,
     /// Wakes who tries parked events again.
     pub(crate) parked: Arc<Notify>,
     pub(crate) health: Health,
@@ -417,6 +420,7 @@ impl<E: Engine> Worker<E> {
     ) {
         match work.settle {
             Settle::Ack(delivery) => {
+                self.reached.note(&delivery);
                 delivery.tell(AckKind::Ack).await;
             }
             Settle::Reply(to) => {

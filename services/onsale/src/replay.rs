@@ -1,6 +1,7 @@
-//! `onsale replay`: a read model built anew from the streams, next to the one that is live.
+//! `onsale replay`: what lies in Valkey built anew from what the owners have and from the
+//! streams: a read model next to the one that is live, the waiting rooms in place.
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use anstream::println;
 use anyhow::{Context, Result, anyhow, bail};
@@ -8,6 +9,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use mesh::{
     Asker, Link, LinkSettings,
+    engine::Failure,
     trace::Tracer,
     valkey::{self, Difference, Library, Progress, Rebuilt, Valkey},
 };
@@ -18,6 +20,10 @@ use crate::{
     stage::{self, DATA_FOLDER},
 };
 
+/// How long another instance may take to rebuild the rooms.
+const ROOMS_WITHIN: Duration = Duration::from_secs(600);
+/// Between two looks whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Lines of a difference that are shown of each side.
 const LINES_MAX: usize = 20;
 
@@ -32,13 +38,15 @@ pub struct Replay {
     pub data: PathBuf,
 }
 
-/// A read model.
+/// What can be built anew.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum What {
     /// What sells most, and what sold out fastest
     Ranking,
     /// Which seats are not free; watchers get a new snapshot
     Seats,
+    /// The waiting rooms; meanwhile they answer 503, and every place stays
+    Room,
 }
 
 /// Builds it anew, compares, swaps, and prints what it did.
@@ -60,12 +68,60 @@ pub async fn run(options: Replay) -> Result<()> {
             let valkey = Valkey::new(&config.valkey_url, concert::MapRules::default())?;
             replay(&config, concert::NAME, room::seat_maps(valkey.into())).await?
         }
+        What::Room => return rooms(&config).await,
     };
     report(&rebuilt);
     Ok(())
 }
 
-/// Replays as the service itself: it may read the streams that it hears.
+/// Connects as the service itself: it may read what it is made of.
+async fn link(config: &Config, service: &'static str) -> Result<Link> {
+    if config.nats_url.is_empty() {
+        bail!("set ONSALE_NATS_URL, for example nats://127.0.0.1:4222");
+    }
+    let nkey_seed = config.nkey_seeds.get(service).cloned();
+    let settings = LinkSettings { service, nats_url: config.nats_url.clone(), nkey_seed };
+    Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))
+}
+
+/// Has the waiting rooms rebuilt in place. Places, numbers and pace stay as they are; what
+/// others own is theirs to say.
+async fn rooms(config: &Config) -> Result<()> {
+    let count = replay_rooms(config).await?;
+    match count {
+        0 => println!("the queue service has rebuilt them"),
+        count => println!("{count:>9} things taken in"),
+    }
+    println!("the rooms are whole");
+    Ok(())
+}
+
+/// The same, without a word; how much was taken in here, and nothing when the service that
+/// runs was faster.
+///
+/// # Errors
+/// When a server cannot be reached, or an owner does not answer: the rooms stay shut then, and
+/// the service tries again.
+pub async fn replay_rooms(config: &Config) -> Result<u64> {
+    let valkey = Valkey::new(&config.valkey_url, queue::Rules::default())?;
+    let link = link(config, queue::NAME).await?;
+    let asker = Asker::new(link.clone());
+    valkey.unseal().await?;
+    let until = tokio::time::Instant::now() + ROOMS_WITHIN;
+    let count = loop {
+        match room::rebuild_room(&valkey, &asker).await {
+            // The service that runs is at it.
+            Err(Failure::Contended(_)) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            rebuilt => break rebuilt.context("rebuilding the rooms"),
+        }
+    };
+    link.drain().await;
+    count
+}
+
+/// Replays as the service itself.
 ///
 /// # Errors
 /// As [`run`].
@@ -74,32 +130,23 @@ pub async fn replay<L: Library>(
     service: &'static str,
     model: ReadModel<L>,
 ) -> Result<Rebuilt> {
-    if config.nats_url.is_empty() {
-        bail!("set ONSALE_NATS_URL, for example nats://127.0.0.1:4222");
-    }
-    let nkey_seed = config.nkey_seeds.get(service).cloned();
-    let settings = LinkSettings { service, nats_url: config.nats_url.clone(), nkey_seed };
-    let link = Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
+    let link = link(config, service).await?;
     let bar = match std::io::stderr().is_terminal() {
         true => ProgressBar::new(0).with_style(style()?),
         false => ProgressBar::hidden(),
     };
     let asker = Asker::new(link.clone());
     let rebuilt =
-        valkey::rebuild(
-            &model.valkey,
-            &model.table,
-            model.order,
-            &asker,
-            |progress| match progress {
+        valkey::rebuild(&model.valkey, &model.table, (model.sources)(&asker), &asker, |progress| {
+            match progress {
                 Progress::Read { stream, seq, last_seq } => {
                     bar.set_message(stream.to_owned());
                     bar.set_length(last_seq);
                     bar.set_position(seq);
                 }
                 Progress::Comparing => bar.set_message("comparing with what is live"),
-            },
-        );
+            }
+        });
     let rebuilt = rebuilt.await.with_context(|| format!("replaying {}", L::NAME));
     bar.finish_and_clear();
     link.drain().await;
@@ -120,9 +167,9 @@ fn report(rebuilt: &Rebuilt) {
     if rebuilt.unreadable > 0 {
         println!("{:28} {:>9} could not be read", "", rebuilt.unreadable);
     }
-    if rebuilt.carried > 0 {
-        let what = "carried over: the streams no longer have them";
-        println!("{:28} {:>9} {what}", "older", rebuilt.carried);
+    let stated = rebuilt.stated;
+    if stated.taken > 0 {
+        println!("{:28} {:>9} taken in", "stated by the owners", stated.taken);
     }
     match &rebuilt.difference {
         None => println!("nothing was live before"),

@@ -1,21 +1,33 @@
-//! What lies in Valkey after Valkey has lost it: built anew from what was told.
+//! What lies in Valkey after Valkey has lost it: built anew from what others own, and from the
+//! streams, which keep a week of what happened.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use events::Problem;
-use futures::{Stream, stream};
-use mesh::{
-    Asker, Link, STORED_MESSAGES_MAX, Service, clock,
-    engine::Failure,
-    valkey::{self, Library, Valkey},
+use events::{
+    ScheduleId,
+    concert::ScheduleState,
+    state::{SeatStated, StateSales, StateSchedules, StateSeats},
 };
-use queue::Room;
+use futures::{
+    Stream, StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use mesh::{
+    Asker, Fact, Link, STORED_MESSAGES_MAX, Service, clock,
+    engine::Failure,
+    valkey::{self, Library, Sources, Valkey},
+};
+use queue::{Known, Room};
 use tracing::{info, warn};
 
 /// How often a store is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Whose facts a room is made of.
+/// How soon it is tried again at first, and how often.
+const SOON: Duration = Duration::from_millis(50);
+const SOON_TRIES: u32 = 40;
+/// Schedules whose seats are asked for at once.
+const ASKED_AT_ONCE: usize = 8;
+/// Whose events a room is made of.
 const TELLERS: [&str; 5] = ["concert", "user", "reservation", "payment", "queue"];
 
 /// A store that is watched over.
@@ -26,7 +38,7 @@ pub trait Kept: Send + Sync + 'static {
     /// Whether it knows all that it should.
     fn is_whole(&self) -> impl Future<Output = Result<bool, Failure>> + Send;
 
-    /// Makes it whole from what was told; of how many facts.
+    /// Makes it whole; of how many things.
     fn rebuild(&self, asker: &Asker) -> impl Future<Output = Result<u64, Failure>> + Send;
 }
 
@@ -34,15 +46,24 @@ pub trait Kept: Send + Sync + 'static {
 /// refuses to answer rather than to guess.
 pub async fn keep_whole<K: Kept>(kept: K, link: Link) {
     let asker = Asker::new(link);
+    let mut failures = 0;
     loop {
         // A store that does not answer is the runtime's concern; it is looked at again.
         if matches!(kept.is_whole().await, Ok(false)) {
+            failures += 1;
             match kept.rebuild(&asker).await {
-                Ok(count) => info!(facts = count, "{} is whole", K::WHAT),
+                Ok(count) => info!(count, "{} is whole", K::WHAT),
                 // Another instance is at it.
                 Err(Failure::Contended(_)) => {}
+                // Where all services start together, its owners may need a moment longer.
+                Err(_) if failures < SOON_TRIES => {
+                    tokio::time::sleep(SOON).await;
+                    continue;
+                }
                 Err(error) => warn!(%error, "{} cannot be rebuilt yet", K::WHAT),
             }
+        } else {
+            failures = 0;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -56,49 +77,106 @@ impl Kept for Arc<Valkey<Room>> {
     }
 
     async fn rebuild(&self, asker: &Asker) -> Result<u64, Failure> {
-        let facts = told(asker).await;
-        let facts = facts.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
-        queue::rebuild(self, facts, clock::now()).await
+        rebuild_room(self, asker).await
     }
 }
 
-/// Everything that was told, page by page; all of it or an error, never a part.
-async fn told(asker: &Asker) -> Result<impl Stream<Item = (String, Bytes)>, Problem> {
-    let mut facts = Vec::new();
-    for teller in TELLERS {
-        let mut after = 0;
-        loop {
-            let page = asker.stored_since(teller, after, STORED_MESSAGES_MAX).await?;
-            let Some(last) = page.last() else { break };
-            after = last.position();
-            facts.extend(
-                page.iter()
-                    .filter(|fact| queue::REBUILT_FROM.contains(&fact.name()))
-                    .map(|fact| (fact.subject().to_owned(), fact.payload().clone())),
-            );
+/// Makes the waiting rooms whole again; of how many things.
+pub(crate) async fn rebuild_room(room: &Valkey<Room>, asker: &Asker) -> Result<u64, Failure> {
+    let now = clock::now();
+    let wanted = queue::schedules_wanted(now);
+    let schedules: Vec<_> = asker.stated(wanted).try_concat().await?;
+    let ids: Vec<_> = schedules.iter().map(|stated| stated.schedule.schedule_id).collect();
+    let schedules = schedules.into_iter().map(Known::Schedule).collect();
+    let events = stream::iter(TELLERS).flat_map(|teller| emitted(asker, teller));
+    // The seats last: what they say is so at a moment behind all that was read.
+    let seats = seats(asker, stream::iter(ids.into_iter().map(Ok)).boxed());
+    let seats = seats.map_ok(|(schedule_id, page)| {
+        page.into_iter().map(|seat| Known::Seat(schedule_id, seat)).collect()
+    });
+    let known = stream::iter([Ok(schedules)]).chain(events).chain(seats);
+    queue::rebuild(room, known, now).await
+}
+
+/// Everything of a service's stream that a room is made of, page by page.
+fn emitted(
+    asker: &Asker,
+    teller: &'static str,
+) -> impl Stream<Item = Result<Vec<Known>, Failure>> + Send + use<> {
+    let asker = asker.clone();
+    stream::try_unfold(0, move |after| {
+        let asker = asker.clone();
+        async move {
+            let page = asker.stored_since(teller, after, STORED_MESSAGES_MAX).await;
+            let page = page.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
+            let Some(last) = page.last() else { return Ok(None) };
+            let is_wanted = |fact: &&Fact| queue::REBUILT_FROM.contains(&fact.name());
+            let known =
+                |fact: &Fact| Known::Event(fact.subject().to_owned(), fact.payload().clone());
+            let position = last.position();
+            Ok(Some((page.iter().filter(is_wanted).map(known).collect(), position)))
         }
-    }
-    Ok(stream::iter(facts))
+    })
+}
+
+/// The seats of schedules, page by page, of several schedules at a time.
+fn seats<'a>(
+    asker: &Asker,
+    schedules: BoxStream<'a, Result<ScheduleId, Failure>>,
+) -> BoxStream<'a, Result<(ScheduleId, Vec<SeatStated>), Failure>> {
+    let asker = asker.clone();
+    let pages = move |schedule_id| {
+        let pages = asker.stated(StateSeats { schedule_id, after: None });
+        pages.map_ok(move |page| (schedule_id, page)).boxed()
+    };
+    schedules.map_ok(pages).try_flatten_unordered(ASKED_AT_ONCE).boxed()
 }
 
 /// What is read and never decided upon: rebuilt by replay, the first time as any other.
 pub struct ReadModel<L: Library> {
     /// Where it lies.
     pub valkey: Arc<Valkey<L>>,
-    /// The facts it is made of.
+    /// The events it is made of.
     pub table: Service<Valkey<L>>,
-    /// Whose they are, those first that others depend on.
-    pub order: &'static [&'static str],
+    /// What else it is made of.
+    pub sources: fn(&Asker) -> Sources<'static>,
 }
 
-/// The rankings.
+/// The rankings: schedules and sales are the owners'; streams tell the moments of sales that
+/// were returned exactly.
 pub fn ranking(valkey: Arc<Valkey<ranking::Charts>>) -> ReadModel<ranking::Charts> {
-    ReadModel { valkey, table: ranking::service(), order: ranking::ORDER }
+    let sources = |asker: &Asker| Sources {
+        before: asker
+            .stated(StateSchedules::default())
+            .map_ok(|page| page.iter().flat_map(ranking::schedule_stated).collect())
+            .boxed(),
+        streams: ranking::ORDER,
+        after: asker
+            .stated(StateSales::default())
+            .map_ok(|page| page.iter().flat_map(ranking::sale_stated).collect())
+            .boxed(),
+    };
+    ReadModel { valkey, table: ranking::service(), sources }
 }
 
-/// The seat maps.
+/// The seat maps: who owns the seats states which are not free.
 pub fn seat_maps(valkey: Arc<Valkey<concert::SeatMaps>>) -> ReadModel<concert::SeatMaps> {
-    ReadModel { valkey, table: concert::map_service(), order: concert::MADE_OF }
+    let sources = |asker: &Asker| {
+        let schedules = asker
+            .stated(StateSchedules::default())
+            .map_ok(|page| stream::iter(page).map(|stated| Ok(stated.schedule.schedule_id)))
+            .try_flatten();
+        let words = seats(asker, schedules.boxed())
+            .map_ok(|(schedule_id, seats)| concert::seats::stated(schedule_id, &seats));
+        // A show that is off stays off, however long ago that was said.
+        let off = asker.stated(StateSchedules::default()).map_ok(|page| {
+            let schedules = page.iter().map(|stated| &stated.schedule);
+            let off = schedules.filter(|schedule| schedule.state == ScheduleState::Cancelled);
+            off.map(|schedule| concert::seats::called_off(schedule.schedule_id)).collect()
+        });
+        Sources { before: off.boxed(), streams: concert::MADE_OF, after: words.boxed() }
+    };
+    ReadModel { valkey, table: concert::map_service(), sources }
 }
 
 impl<L: Library> Kept for ReadModel<L> {
@@ -109,7 +187,8 @@ impl<L: Library> Kept for ReadModel<L> {
     }
 
     async fn rebuild(&self, asker: &Asker) -> Result<u64, Failure> {
-        let rebuilt = valkey::rebuild(&self.valkey, &self.table, self.order, asker, |_| {}).await?;
-        Ok(rebuilt.total().taken)
+        let sources = (self.sources)(asker);
+        let rebuilt = valkey::rebuild(&self.valkey, &self.table, sources, asker, |_| {}).await?;
+        Ok(rebuilt.total().taken + rebuilt.stated.taken)
     }
 }

@@ -28,7 +28,7 @@ mod reads;
 mod rows;
 mod withdrawal;
 
-use events::{payment, point, reservation, user};
+use events::{payment, point, reservation, state::StateSales, user};
 use mesh::{Allow, Service, postgres::Postgres};
 
 pub use book::{Book, Keys};
@@ -58,6 +58,7 @@ pub fn service() -> Service<Postgres<Book>> {
         .answers::<payment::Pay>(Allow::User, ANSWERS)
         .reads::<payment::GetPayment, _, _>(Allow::User, reads::get)
         .reads::<payment::FindPayments, _, _>(Allow::User, reads::find)
+        .reads::<StateSales, _, _>(Allow::Service, reads::stated)
         .hears::<reservation::ReservationCreated>(&[])
         .hears::<reservation::ReservationConfirmed>(&["payment.completed"])
         .hears::<reservation::ReservationConfirmRefused>(&[])

@@ -1,10 +1,13 @@
 //! What a fan may look at: their own payments.
 
 use events::{
-    Page, Problem, codes,
+    Page, PaymentId, Problem, ScheduleId, Timestamp, codes,
     payment::{self, FindPayments, GetPayment},
+    state::{SaleStated, StateSales, Stated},
 };
 use mesh::{Desk, Meta, page::Cut, postgres::Postgres};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::{Book, domain::Payment, rows::PaymentColumns};
 
@@ -47,6 +50,49 @@ pub(crate) async fn find(
     .map_err(unavailable)?;
     let payments = rows.into_iter().map(view).collect::<Result<Vec<_>, _>>()?;
     Ok(cut.page(payments, |payment| payment.payment_id.0))
+}
+
+/// Payments looked at for one page of what is stated.
+const STATED_MAX: i64 = 1_000;
+
+/// A payment as it is stated: id, schedule, seats, state, when it was asked for and ended.
+type StatedRow = (Uuid, Uuid, i32, String, OffsetDateTime, Option<OffsetDateTime>);
+
+/// Every payment that was completed, for those who have lost what they knew of it.
+pub(crate) async fn stated(
+    desk: Desk<Postgres<Book>>,
+    command: StateSales,
+    _meta: Meta,
+) -> Result<Stated<SaleStated, PaymentId>, Problem> {
+    let rows: Vec<StatedRow> = sqlx::query_as(
+        "select id, schedule_id, seats, state::text, requested_at, ended_at
+         from payments where id > $1 order by id limit $2",
+    )
+    .bind(command.after.map_or(Uuid::nil(), |id| id.0))
+    .bind(STATED_MAX)
+    .fetch_all(desk.pool())
+    .await
+    .map_err(unavailable)?;
+    let last = rows.last().filter(|_| rows.len() as i64 == STATED_MAX);
+    let next = last.map(|row| PaymentId(row.0));
+    Ok(Stated { items: rows.into_iter().filter_map(sale).collect(), next })
+}
+
+/// When a payment that was refunded had been completed is not kept; it was a moment after it
+/// was asked for.
+fn sale((id, schedule, seats, state, requested_at, ended_at): StatedRow) -> Option<SaleStated> {
+    let (sold_at, returned_at) = match state.as_str() {
+        "COMPLETED" => (ended_at?, None),
+        "REFUNDED" => (requested_at, ended_at),
+        _ => return None,
+    };
+    Some(SaleStated {
+        payment_id: PaymentId(id),
+        schedule_id: ScheduleId(schedule),
+        seats: seats.unsigned_abs(),
+        sold_at: Timestamp(sold_at),
+        returned_at: returned_at.map(Timestamp),
+    })
 }
 
 fn view(row: PaymentColumns) -> Result<payment::Payment, Problem> {

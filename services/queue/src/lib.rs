@@ -50,7 +50,7 @@ use mesh::{
     valkey::{Act, Library, Valkey},
 };
 
-pub use rebuild::{REBUILT_FROM, rebuild};
+pub use rebuild::{Known, REBUILT_FROM, rebuild, schedules_wanted};
 pub use signer::Signer;
 
 /// The service.

@@ -1,29 +1,30 @@
-//! The room built anew from what was said, after Valkey has lost it.
+//! The room built anew from what its neighbours own and what was emitted, after Valkey has
+//! lost it.
+
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use events::{
     Event, PaymentId, ScheduleId, Timestamp, UserId,
-    concert::{ScheduleCancelled, ScheduleOpened},
+    concert::{ScheduleCancelled, ScheduleOpened, ScheduleState},
     payment::PaymentCompleted,
     queue::{QueueActivated, QueueCompleted, QueueExpired, QueueReturned, QueueWaiting},
     reservation::{ReservationCancelled, ReservationCreated, ReservationExpired},
+    state::{ScheduleStated, SeatOwner, SeatStated, StateSchedules},
     user::UserWithdrawn,
 };
 use futures::{Stream, StreamExt};
 use mesh::{
     engine::Failure,
-    valkey::{Act, ActOn, Valkey},
+    valkey::{Act, ActOn, Restoring, Valkey},
 };
 use tracing::warn;
 
 use crate::{Room, domain::text_of};
 
-/// Facts taken in by one round trip.
-const CHUNK_FACTS: usize = 500;
-
-/// The facts that a room is rebuilt from: its own, which say where each place stood, and
+/// The events that a room is rebuilt from: its own, which say where each place stood, and
 /// those that made the room, its holds and its sales. Payments that failed are not among
-/// them: what they did to a place is in the room's own facts.
+/// them: what they did to a place is in the room's own events.
 pub const REBUILT_FROM: &[&str] = &[
     QueueWaiting::FACT,
     QueueActivated::FACT,
@@ -39,36 +40,119 @@ pub const REBUILT_FROM: &[&str] = &[
     UserWithdrawn::FACT,
 ];
 
-/// Takes in every fact of `facts` (subject and payload, in any order; others are skipped)
-/// and declares the store whole, so that the room takes up its work again. On a store that
-/// is whole already it does nothing. Returns how many facts were taken in.
+/// A room that was over for longer is not made again.
+const OVER_SECS: i64 = 30 * 86_400;
+
+/// Something that a room is rebuilt from.
+#[derive(Debug, Clone)]
+pub enum Known {
+    /// An event: its subject, and itself.
+    Event(String, Bytes),
+    /// A schedule, by its owner.
+    Schedule(ScheduleStated),
+    /// A seat of a schedule, by its owner.
+    Seat(ScheduleId, SeatStated),
+}
+
+/// What to ask `concert` for: the schedules whose rooms are not over and forgotten.
+pub fn schedules_wanted(now: Timestamp) -> StateSchedules {
+    StateSchedules { after: None, starts_after: Some(now.plus_secs(-OVER_SECS)) }
+}
+
+/// Takes in everything that is `known`, in any order, and declares the store whole, so that
+/// the room takes up its work again. On a store that is whole already it does nothing.
+/// Returns how much was taken in.
 ///
-/// It may be broken off and begun anew at any time: each fact has its effect once.
+/// Streams keep a week, and a sale may have been announced long before. So schedules, holds
+/// and sales are known from those who own them, and only places come from streams alone: of
+/// an older place the fan has the ticket.
+///
+/// It may be broken off and begun anew at any time: everything has its effect once.
 ///
 /// # Errors
-/// When Valkey cannot be reached.
+/// `Contended` while another instance is at it; when Valkey cannot be reached, or what is known
+/// cannot be read to its end.
 pub async fn rebuild(
     valkey: &Valkey<Room>,
-    facts: impl Stream<Item = (String, Bytes)>,
+    known: impl Stream<Item = Result<Vec<Known>, Failure>>,
     now: Timestamp,
 ) -> Result<u64, Failure> {
     if valkey.is_whole().await? {
         return Ok(0);
     }
-    let mut count = 0;
-    let mut chunks = std::pin::pin!(facts.ready_chunks(CHUNK_FACTS));
-    while let Some(chunk) = chunks.next().await {
-        let acts: Vec<Act> = chunk
-            .iter()
-            .filter_map(|(subject, payload)| act(valkey, subject, payload, now))
-            .collect();
-        valkey.perform(&acts, now).await?;
-        count += acts.len() as u64;
+    let Some(restoring) = valkey.begin_restoring().await? else {
+        return Err(Failure::Contended("it is being rebuilt already".into()));
+    };
+    match take_in(valkey, &restoring, known, now).await {
+        Ok(count) => {
+            restoring.seal().await?;
+            Ok(count)
+        }
+        Err(failure) => {
+            // Away as it may be, the store lets the right lapse by itself.
+            let _ = restoring.give_up().await;
+            Err(failure)
+        }
     }
-    valkey.perform(&[Act::new("rebuilt").restoring()], now).await?;
+}
+
+async fn take_in(
+    valkey: &Valkey<Room>,
+    restoring: &Restoring<Room>,
+    known: impl Stream<Item = Result<Vec<Known>, Failure>>,
+    now: Timestamp,
+) -> Result<u64, Failure> {
+    restoring.perform(&[Act::new("forget")], now).await?;
+    let mut count = 0;
+    let mut known = std::pin::pin!(known);
+    while let Some(page) = known.next().await {
+        let mut owners = HashSet::new();
+        let mut acts = Vec::new();
+        for known in &page? {
+            let before = acts.len();
+            match known {
+                Known::Event(subject, payload) => acts.extend(act(valkey, subject, payload, now)),
+                Known::Schedule(stated) => acts.extend(schedule(stated)),
+                Known::Seat(schedule_id, stated) => {
+                    // What has several seats is one hold, or one sale.
+                    let owner = stated.owner.as_ref();
+                    let owner = owner.filter(|owner| owners.insert(owner.reservation_id));
+                    acts.extend(owner.map(|owner| owned(*schedule_id, owner)));
+                }
+            }
+            count += u64::from(acts.len() > before);
+        }
+        restoring.perform(&acts, now).await?;
+    }
+    restoring.perform(&[Act::new("rebuilt")], now).await?;
     valkey.rules().signer.refresh(valkey, now).await?;
-    valkey.seal().await?;
     Ok(count)
+}
+
+fn schedule(stated: &ScheduleStated) -> impl Iterator<Item = Act> {
+    let schedule = &stated.schedule;
+    let open = Act::new("open")
+        .arg(schedule.schedule_id)
+        .arg(schedule.opens_at.unix_millis())
+        .arg(schedule.starts_at.unix_millis())
+        .arg(schedule.admission.per_second)
+        .arg(schedule.admission.active_max)
+        .arg(schedule.admission.pass_secs)
+        .arg(schedule.seats_total);
+    let is_cancelled = schedule.state == ScheduleState::Cancelled;
+    let cancel = is_cancelled.then(|| Act::new("cancel").arg(schedule.schedule_id));
+    std::iter::once(open).chain(cancel)
+}
+
+fn owned(schedule_id: ScheduleId, owner: &SeatOwner) -> Act {
+    match owner.is_sold {
+        true => Act::new("sold").arg(schedule_id).arg(owner.reservation_id).arg(owner.seats),
+        false => Act::new("hold")
+            .arg(schedule_id)
+            .arg(owner.user_id)
+            .arg(owner.reservation_id)
+            .arg(owner.hard_cap_at.unix_millis()),
+    }
 }
 
 fn act(valkey: &Valkey<Room>, subject: &str, payload: &[u8], now: Timestamp) -> Option<Act> {
@@ -138,7 +222,6 @@ impl Adopted {
             .arg(self.reserve_until)
             .arg(self.reason)
             .arg(self.payment.map_or("-".into(), |payment| payment.to_string()))
-            .restoring()
     }
 }
 

@@ -1,9 +1,10 @@
 //! One act for each fact heard, and one look for each ranking.
 
 use events::{
-    concert::{ScheduleCancelled, ScheduleOpened},
+    concert::{ScheduleCancelled, ScheduleOpened, ScheduleState},
     payment::{PaymentCompleted, PaymentRefunded},
     ranking::{RankBy, RankConcerts},
+    state::{SaleStated, ScheduleStated},
 };
 use mesh::valkey::{Act, ActOn, At};
 
@@ -50,6 +51,31 @@ impl ActOn<PaymentRefunded> for Charts {
             .arg(fact.payment_id)
             .arg(fact.ended_at.unix_millis())
     }
+}
+
+/// What the owner of the schedules states of one.
+pub fn schedule_stated(stated: &ScheduleStated) -> Vec<Act> {
+    let schedule = &stated.schedule;
+    let open = Act::new("open")
+        .arg(schedule.schedule_id)
+        .arg(schedule.concert_id)
+        .arg(&stated.title)
+        .arg(schedule.opens_at.unix_millis())
+        .arg(schedule.starts_at.unix_millis())
+        .arg(schedule.seats_total);
+    let cancel = Act::new("cancel").arg(schedule.schedule_id).arg(schedule.concert_id);
+    match schedule.state {
+        ScheduleState::Open => vec![open],
+        ScheduleState::Cancelled => vec![open, cancel],
+    }
+}
+
+/// What the owner of the payments states of one.
+pub fn sale_stated(stated: &SaleStated) -> Vec<Act> {
+    let of = |act: &'static str| Act::new(act).arg(stated.schedule_id).arg(stated.payment_id);
+    let sell = of("sell").arg(stated.seats.max(1)).arg(stated.sold_at.unix_millis());
+    let back = stated.returned_at.map(|at| of("give_back").arg(at.unix_millis()));
+    std::iter::once(sell).chain(back).collect()
 }
 
 /// What asks the store for a ranking.

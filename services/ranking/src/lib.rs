@@ -29,6 +29,7 @@ use events::{
     payment::{PaymentCompleted, PaymentRefunded},
     ranking::{ConcertRanking, RankConcerts},
 };
+pub use handlers::{sale_stated, schedule_stated};
 use mesh::{
     Allow, Desk, Meta, Service, clock,
     valkey::{Library, Valkey},

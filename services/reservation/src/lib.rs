@@ -37,9 +37,10 @@ use events::{
         ReservationConfirmed, ReservationCreated, ReservationExpired, ReservationWithdrawalBlocked,
         ReservationWithdrawalCleared, Reserve,
     },
+    state::StateSeats,
     user,
 };
-use mesh::{Allow, Service, postgres::Postgres};
+use mesh::{Allow, Desk, Service, postgres::Postgres};
 
 pub use book::{Book, Keys};
 
@@ -104,6 +105,12 @@ pub fn service() -> Service<Postgres<Book>> {
         .answers::<Cancel>(Allow::User, &[CANCELLED])
         .reads::<GetReservation, _, _>(Allow::User, reads::get)
         .reads::<FindReservations, _, _>(Allow::User, reads::find)
+        .reads::<StateSeats, _, _>(
+            Allow::Service,
+            |desk: Desk<Postgres<Book>>, command, _| async move {
+                reads::stated(desk.pool(), command).await
+            },
+        )
         .answers::<timers::ExpireHold>(Allow::Inside, &[EXPIRED])
         .answers::<timers::EmptyShow>(Allow::Inside, &[CANCELLED])
         .every("expire", TICK, timers::due_holds)

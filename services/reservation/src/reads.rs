@@ -1,8 +1,9 @@
 //! Queries, and the one command that is looked at before it is decided.
 
 use events::{
-    Page, Problem, ReservationId, ScheduleId, Timestamp, codes,
+    Page, Problem, ReservationId, ScheduleId, SeatId, Timestamp, UserId, codes,
     reservation::{FindReservations, GetReservation, Reservation as View, Reserve},
+    state::{SeatOwner, SeatStated, StateSeats, Stated},
 };
 use mesh::{
     Desk, Meta,
@@ -20,9 +21,9 @@ use crate::{
 };
 
 /// Holds that are looked up at once: what one tick of the clock can put into batches.
-const DUE_MAX: i64 = 2_000;
+pub(crate) const DUE_MAX: i64 = 2_000;
 /// Reservations of one cancelled show that are cancelled in one batch.
-const EMPTIED_MAX: i64 = 500;
+pub(crate) const EMPTIED_MAX: i64 = 500;
 
 type Here = Desk<Postgres<Book>>;
 
@@ -92,6 +93,59 @@ fn view(row: ReservationRow) -> Result<View, Problem> {
 fn unavailable(error: sqlx::Error) -> Problem {
     tracing::warn!(%error, "reservations cannot be read");
     codes::UNAVAILABLE.into()
+}
+
+/// Seats looked at for one page of what is stated.
+pub(crate) const STATED_MAX: i64 = 2_000;
+
+/// A seat and the reservation that has it, if any: `seat`, `hold_version`, then its id, fan,
+/// state, number of seats and hard cap.
+type StatedRow = (
+    String,
+    i64,
+    Option<Uuid>,
+    Option<Uuid>,
+    Option<String>,
+    Option<i32>,
+    Option<time::OffsetDateTime>,
+);
+
+/// The seats of a schedule that ever had an owner, for those who have lost what they knew of
+/// them.
+pub(crate) async fn stated(
+    pool: &PgPool,
+    command: StateSeats,
+) -> Result<Stated<SeatStated, SeatId>, Problem> {
+    let rows: Vec<StatedRow> = sqlx::query_as(
+        "select s.seat, s.hold_version, r.id, r.user_id, r.state, jsonb_array_length(r.seats),
+                r.hard_cap_at
+         from (select seat, hold_version, reservation_id from seats
+               where schedule_id = $1 and seat > $2 order by seat limit $3) as s
+         left join reservations r on r.id = s.reservation_id and r.state in ('PENDING', 'CONFIRMED')
+         order by s.seat",
+    )
+    .bind(command.schedule_id.0)
+    .bind(command.after.map_or(String::new(), |seat| seat.0))
+    .bind(STATED_MAX)
+    .fetch_all(pool)
+    .await
+    .map_err(unavailable)?;
+    let last = rows.last().filter(|_| rows.len() as i64 == STATED_MAX);
+    let next = last.map(|row| SeatId(row.0.clone()));
+    // A seat that never had an owner has nothing to say.
+    let items = rows.into_iter().filter(|row| row.1 > 0).map(seat_stated).collect();
+    Ok(Stated { items, next })
+}
+
+fn seat_stated((seat, hold_version, id, user, state, seats, hard_cap): StatedRow) -> SeatStated {
+    let owner = id.zip(user).zip(hard_cap).map(|((id, user), hard_cap)| SeatOwner {
+        reservation_id: ReservationId(id),
+        user_id: UserId(user),
+        is_sold: state.as_deref() == Some("CONFIRMED"),
+        seats: seats.unwrap_or_default().unsigned_abs(),
+        hard_cap_at: Timestamp(hard_cap),
+    });
+    SeatStated { seat: SeatId(seat), hold_version, owner }
 }
 
 /// The holds whose time is up, the longest overdue first.

@@ -80,6 +80,7 @@ fn every_endpoint_is_answered() {
         events::notification::ENDPOINTS,
         events::data_platform::ENDPOINTS,
         events::audit::ENDPOINTS,
+        events::state::ENDPOINTS,
     ] {
         for endpoint in endpoints {
             assert!(answered.contains(endpoint), "nobody answers {endpoint}");

@@ -94,6 +94,8 @@ fn what_http_offers_is_listed_on_nats_and_nothing_else() {
             let verbs = [LETTERS, REDRIVE, DISCARD];
             subjects.extend(verbs.map(|verb| format!("cmd.{}.{verb}", wiring.service)));
         }
+        subjects
+            .extend(events::state::ENDPOINTS.iter().map(|endpoint| format!("state.{endpoint}")));
         subjects.sort_unstable();
         let found: Vec<&String> = listed.keys().collect();
         assert_eq!(found, subjects.iter().collect::<Vec<_>>());

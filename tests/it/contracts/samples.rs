@@ -1,7 +1,7 @@
 //! One sample of every command and of what it is answered with.
 
 use events::{
-    concert, data_platform, notification, payment, point, queue, ranking, reservation, user,
+    concert, data_platform, notification, payment, point, queue, ranking, reservation, state, user,
 };
 use serde_json::{Value, json};
 
@@ -29,12 +29,44 @@ pub(super) fn round_trip_all() -> Vec<&'static str> {
         rankings(),
         messages(),
         exports(),
+        states(),
     ]
     .concat()
 }
 
 fn page(item: Value) -> Value {
     json!({"items": [item], "next_cursor": "MDE5YTVjM2Y"})
+}
+
+fn states() -> Vec<&'static str> {
+    let schedule = json!({
+        "schedule_id": SCHEDULE, "concert_id": CONCERT, "venue": "Arena am Fluss",
+        "starts_at": "2026-12-12T19:30:00Z", "opens_at": TIME, "state": "cancelled",
+        "admission": {"per_second": 100, "active_max": 1000, "pass_secs": 300},
+        "hold_secs": 300, "seats_per_fan_max": 4, "seats_total": 9800, "title": "Late Bloom",
+    });
+    let seats = json!([
+        {"seat": "A-1-1", "hold_version": 3},
+        {"seat": "A-1-2", "hold_version": 4, "owner": {
+            "reservation_id": RESERVATION, "user_id": USER, "is_sold": true, "seats": 2,
+            "hard_cap_at": TIME,
+        }},
+    ]);
+    let sale = json!({
+        "payment_id": PAYMENT, "schedule_id": SCHEDULE, "seats": 2, "sold_at": TIME,
+        "returned_at": "2026-11-20T11:00:00Z",
+    });
+    vec![
+        round_trip::<state::StateSchedules>(
+            json!({"after": SCHEDULE, "starts_after": TIME}),
+            json!({"items": [schedule], "next": SCHEDULE}),
+        ),
+        round_trip::<state::StateSeats>(
+            json!({"schedule_id": SCHEDULE, "after": "A-1-0"}),
+            json!({"items": seats, "next": "A-1-2"}),
+        ),
+        round_trip::<state::StateSales>(json!({}), json!({"items": [sale]})),
+    ]
 }
 
 fn rankings() -> Vec<&'static str> {

@@ -131,10 +131,29 @@ impl Stage {
         let mut stage = Self { servers, pools, asker, pace, emitter: None, listener: None };
         stage.make_stream().await;
         stage.start().await;
-        let url = stage.servers.database_url(LISTENER);
-        let engine = Arc::new(Postgres::new(&url, Arc::default()).unwrap());
-        stage.listener = Some(mesh::start(listener(), engine, stage.link(LISTENER).await));
+        stage.start_listener().await;
         stage
+    }
+
+    /// Starts the service that consumes.
+    pub async fn start_listener(&mut self) {
+        let url = self.servers.database_url(LISTENER);
+        let engine = Arc::new(Postgres::new(&url, Arc::default()).unwrap());
+        self.listener = Some(mesh::start(listener(), engine, self.link(LISTENER).await));
+    }
+
+    /// Stops the service that consumes, once it has learned and noted all of `count` rows.
+    pub async fn stop_listener(&mut self, count: usize) {
+        eventually("it was learned", async || self.learned().await == count as i64).await;
+        eventually("it was noted", async || {
+            let noted: Option<i64> = sqlx::query_scalar("select max(stream_seq) from mesh.reached")
+                .fetch_one(&self.pools[1])
+                .await
+                .unwrap();
+            noted == Some(count as i64)
+        })
+        .await;
+        self.listener.take().expect("it runs").stop().await;
     }
 
     /// Starts the service that emits.

@@ -1,6 +1,6 @@
 -- The seat map of each schedule, as Valkey keeps it:
 --
---   seats:<schedule>   hash  seat -> the last word on it: `<hold version> <stage> <owner>`
+--   seats:<schedule>   hash  seat -> the last word on it: `<hold version> <stage>`
 --   taken:<schedule>   hash  `<section> held`, `<section> sold` -> how many seats
 --   count:<schedule>   text  the sequence: how many changes the map has seen
 --   log:<schedule>     list  those changes as JSON, the newest last, without a hole
@@ -40,7 +40,7 @@ local function is_later(version, stage, last)
   if not last then
     return true, 'free'
   end
-  local last_version, last_stage = string.match(last, '^(%d+) (%a+) ')
+  local last_version, last_stage = string.match(last, '^(%d+) (%a+)')
   last_version = tonumber(last_version)
   local later = version > last_version
     or (version == last_version and STAGES[stage] > STAGES[last_stage])
@@ -84,7 +84,7 @@ end
 
 -- A word on some seats. What it changes to the eye is one change of the map; a new owner
 -- who is heard of before the old one has gone changes the fence alone.
-function acts.mark(schedule, version, stage, owner, ...)
+function acts.mark(schedule, version, stage, ...)
   local seats, changed, sections, touched = { ... }, {}, {}, {}
   if #seats == 0 then
     return
@@ -95,7 +95,7 @@ function acts.mark(schedule, version, stage, owner, ...)
   for at, seat in ipairs(seats) do
     local later, before = is_later(tonumber(version), stage, words[at])
     if later then
-      redis.call('HSET', map, seat, version .. ' ' .. stage .. ' ' .. owner)
+      redis.call('HSET', map, seat, version .. ' ' .. stage)
       if before ~= state then
         local section = section_of(seat)
         count(schedule, section, before, -1)
@@ -138,7 +138,7 @@ function reads.snapshot(schedule)
   local map = { epoch(), whole(sequence_of(schedule)), state }
   local words = redis.call('HGETALL', key('seats:' .. schedule))
   for at = 1, #words, 2 do
-    local stage = string.match(words[at + 1], '^%d+ (%a+) ')
+    local stage = string.match(words[at + 1], '^%d+ (%a+)')
     if stage ~= 'freed' then
       map[#map + 1] = words[at]
       map[#map + 1] = stage
@@ -190,43 +190,4 @@ function reads.digest(part)
     end
   end
   return lines
-end
-
--- When a reservation was made: a UUIDv7 begins with its time.
-local function made_at(reservation)
-  return tonumber(string.sub(reservation, 1, 8) .. string.sub(reservation, 10, 13), 16)
-end
-
--- Words on reservations that were made before `since`, as `acts.carried` takes them: what
--- was told of these the stream may have forgotten. A word that it still has besides is the
--- same or a later one. That a show is off is carried in any case.
-function reads.carry(part, since)
-  local rows = {}
-  for _, schedule in ipairs(maps_of(part)) do
-    if is_off(schedule) then
-      rows[#rows + 1] = { schedule, 'off' }
-    end
-    local row_of = {}
-    local words = redis.call('HGETALL', key('seats:' .. schedule))
-    for at = 1, #words, 2 do
-      local version, stage, owner = string.match(words[at + 1], '^(%d+) (%a+) (.*)$')
-      if made_at(owner) < tonumber(since) then
-        if not row_of[words[at + 1]] then
-          rows[#rows + 1] = { schedule, version, stage, owner }
-          row_of[words[at + 1]] = rows[#rows]
-        end
-        local row = row_of[words[at + 1]]
-        row[#row + 1] = words[at]
-      end
-    end
-  end
-  return rows
-end
-
-function acts.carried(schedule, version, ...)
-  if version == 'off' then
-    acts.off(schedule)
-  else
-    acts.mark(schedule, version, ...)
-  end
 end

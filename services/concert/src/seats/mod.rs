@@ -28,6 +28,7 @@ use mesh::{
 };
 use sqlx::PgPool;
 
+pub use self::hear::{called_off, stated};
 use crate::{NAME, map, plan_store};
 
 /// Schedules whose section sizes are kept in memory at most.

@@ -1,10 +1,16 @@
 //! The map built anew next to the one that is shown.
 
-use events::concert::{MapState, SeatState};
+use concert::seats;
+use events::{
+    SeatId,
+    concert::{MapState, SeatState},
+    state::{SeatOwner, SeatStated},
+};
 
 use crate::stage::{
+    SCHEDULE,
     Said::{Confirmed, Created, Expired, Off},
-    Stage, now,
+    Stage, now, owner,
 };
 
 #[tokio::test]
@@ -33,14 +39,14 @@ async fn a_show_that_is_off_stays_off_in_a_map_built_anew_however_long_ago_it_wa
     let stage = Stage::open().await;
     stage.hear(Off, &[]).await;
     let replay = stage.begin().await;
-    assert_eq!(replay.carry_over(&[now().plus_secs(-9_999)], now()).await.unwrap(), 1);
+    replay.state(&[seats::called_off(SCHEDULE)], now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
     replay.swap().await.unwrap();
     assert_eq!(stage.snapshot().await.state, MapState::Cancelled);
 }
 
 #[tokio::test]
-async fn what_the_stream_has_forgotten_is_carried_over_and_what_it_has_is_not() {
+async fn what_the_stream_has_forgotten_the_owner_of_the_seats_states() {
     let stage = Stage::open().await;
     for version in 1..=3 {
         stage
@@ -49,18 +55,37 @@ async fn what_the_stream_has_forgotten_is_carried_over_and_what_it_has_is_not() 
     }
     stage.hear(Created(4), &["B-1-1"]).await;
     stage.hear(Expired(4), &["B-1-1"]).await;
+    stage.hear(Created(5), &["B-1-2"]).await;
+    let before = stage.snapshot().await;
+    let mut stated: Vec<_> = (1..=3)
+        .flat_map(|version| ["A-1", "A-2"].map(|row| (format!("{row}-{version}"), version)))
+        .map(|(seat, version)| owned(&seat, version, Some(true)))
+        .collect();
+    stated.push(owned("B-1-1", 4, None));
+    stated.push(owned("B-1-2", 5, Some(false)));
     let replay = stage.begin().await;
-    // The reservations were made an hour ago.
-    let carried = replay.carry_over(&[now().plus_secs(-3_601)], now()).await.unwrap();
-    assert_eq!(carried, 0, "the stream has all that was said of them");
-    assert_eq!(replay.compare(now()).await.unwrap().only_live.len(), 7);
-    let carried = replay.carry_over(&[now().plus_secs(-3_599)], now()).await.unwrap();
-    assert_eq!(carried, 4, "one for each last word");
+    replay.state(&seats::stated(SCHEDULE, &stated), now()).await.unwrap();
+    assert!(replay.compare(now()).await.unwrap().is_none());
+    // What is stated again, late, or known better by an event, changes nothing.
+    stage.hear(Confirmed(5), &["B-1-2"]).await;
+    replay.state(&seats::stated(SCHEDULE, &stated), now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
     replay.swap().await.unwrap();
     let map = stage.snapshot().await;
-    assert_eq!((map.seats.len(), map.sections[0].sold, map.sections[1].free), (6, 6, 10));
+    assert_eq!((map.seats.len(), map.sections[0].sold, map.sections[1].sold), (7, 6, 1));
+    assert_eq!(before.seats.len(), 7);
     // The fence has come along.
     stage.hear(Created(4), &["B-1-1"]).await;
     assert!(stage.shown().await.iter().all(|(_, state)| *state == SeatState::Sold));
+}
+
+fn owned(seat: &str, hold_version: i64, is_sold: Option<bool>) -> SeatStated {
+    let owner = is_sold.map(|is_sold| SeatOwner {
+        reservation_id: owner(hold_version),
+        user_id: uuid::Uuid::nil().into(),
+        is_sold,
+        seats: 2,
+        hard_cap_at: now(),
+    });
+    SeatStated { seat: SeatId(seat.into()), hold_version, owner }
 }

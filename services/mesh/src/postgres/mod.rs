@@ -5,6 +5,7 @@ mod outbox;
 mod parked;
 pub mod partitions;
 mod positions;
+mod reached;
 mod transaction;
 
 use std::{
@@ -31,7 +32,7 @@ use crate::{
         ground::{self, Ground},
     },
     deadline::within,
-    engine::{Care, Engine, Failure, Ran, Retried},
+    engine::{Care, Engine, Failure, Mark, Ran, Retried},
     failpoint::Failpoints,
     parked::Parked,
     service::{Asked, Asking, Followed, How, Timer},
@@ -337,6 +338,18 @@ impl<B: Book> Engine for Postgres<B> {
 
     async fn positions(&self) -> Result<Positions, Failure> {
         self.answer(ANSWER_TIMEOUT, Positions::load(&self.pool)).await
+    }
+
+    async fn reached(&self, stream: &str) -> Result<Vec<Mark>, Failure> {
+        self.answer(ANSWER_TIMEOUT, reached::places(&self.pool, stream)).await
+    }
+
+    async fn note_reached(&self, stream: &str, mark: Mark) -> Result<(), Failure> {
+        self.answer(ANSWER_TIMEOUT, reached::note(&self.pool, stream, mark)).await
+    }
+
+    async fn forget_reached(&self, stream: &str, above: u64) -> Result<(), Failure> {
+        self.answer(ANSWER_TIMEOUT, reached::forget(&self.pool, stream, above)).await
     }
 
     async fn check(&self) -> Result<(), Failure> {

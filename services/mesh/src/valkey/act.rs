@@ -14,12 +14,11 @@ pub trait Library: Sized + Send + Sync + 'static {
     /// Lua that adds functions to the tables `acts` and `reads`; see `valkey/mesh.lua` for
     /// what they have at hand. An act writes with the commands of `valkey/commands.lua`.
     const LUA: &'static str;
-    /// Whether what it knows comes from facts alone, whatever order they come in, so that it
-    /// can be built anew from them next to what is live (see [`super::rebuild()`]). Its keys then
+    /// Whether what it knows comes from events alone, whatever order they come in, and from
+    /// what others own, so that it can be built anew from them next to what is live (see [`super::rebuild()`]). Its keys then
     /// have a generation in them, which its Lua does not know of. It has `reads.digest(part)`:
     /// what it knows of the things whose ids end in those two hex digits, as lines, the same
-    /// ones in whatever order it was heard. It may have `reads.carry(part, since, …)`: the arguments of
-    /// calls of `acts.carried` that say again what was told before `since`.
+    /// ones in whatever order it was taken in.
     const IS_REPLAYABLE: bool = false;
     /// The service's configuration, the same for every message.
     type Rules: Send + Sync + 'static;
@@ -70,24 +69,17 @@ pub struct At<'a, R> {
 pub struct Act {
     pub(super) name: &'static str,
     pub(super) args: Vec<String>,
-    pub(super) is_restoring: bool,
 }
 
 impl Act {
     /// A call of `acts.<name>` or `reads.<name>`.
     pub fn new(name: &'static str) -> Self {
-        Self { name, args: Vec::new(), is_restoring: false }
+        Self { name, args: Vec::new() }
     }
 
     /// The same call with one more argument.
     pub fn arg(mut self, value: impl ToString) -> Self {
         self.args.push(value.to_string());
-        self
-    }
-
-    /// The same call, allowed on a store that is being rebuilt.
-    pub fn restoring(mut self) -> Self {
-        self.is_restoring = true;
         self
     }
 }

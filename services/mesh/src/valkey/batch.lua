@@ -194,7 +194,11 @@ local function run(keys, args)
     return run_all(works, function(work)
       return ending(decide(work.entries[1]))
     end)
-  elseif not is_whole() and (IS_REPLAYABLE or not act.is_restoring) then
+  elseif act.is_restoring then
+    if is_whole() or not builds(generation) then
+      return { 'lost' }
+    end
+  elseif not is_whole() then
     return { 'lost' }
   end
   act.has_parked = parked.is_any()

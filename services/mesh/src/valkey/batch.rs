@@ -69,8 +69,8 @@ pub(super) struct Item<'a> {
 pub(super) enum Way<'a> {
     /// As it comes in.
     Live,
-    /// On a store that is being rebuilt.
-    Restoring,
+    /// On a store that is rebuilt in place, by whoever holds this token.
+    Restoring(&'a str),
     /// Into this shadow.
     Feed(&'a str),
     /// As a parked event's next attempt.
@@ -241,15 +241,16 @@ impl<L: Library> Valkey<L> {
     }
 
     fn batch(&self, way: Way<'_>, cases: &[Case<'_>], is_full: bool, now: Timestamp) -> Cmd {
-        let mut cmd = self.names.run(now, matches!(way, Way::Restoring));
+        let mut cmd = self.names.run(now, matches!(way, Way::Restoring(_)));
         let mut works = Pack::default();
         works.list(cases.len());
         for case in cases {
             case.pack(&mut works, is_full);
         }
         let (mode, generation) = match way {
-            Way::Live | Way::Restoring if is_full => ("full", ""),
-            Way::Live | Way::Restoring => ("light", ""),
+            Way::Live if is_full => ("full", ""),
+            Way::Live => ("light", ""),
+            Way::Restoring(token) => ("light", token),
             Way::Feed(generation) => ("feed", generation),
             Way::Retry => ("retry", ""),
         };
@@ -269,7 +270,7 @@ impl<L: Library> Valkey<L> {
         let mut parts = Parts::of(answer)?;
         let and_then: String = parts.take()?;
         if and_then == "lost" {
-            return Err(if matches!(way, Way::Feed(_)) {
+            return Err(if matches!(way, Way::Feed(_) | Way::Restoring(_)) {
                 replay::gone()
             } else {
                 Failure::Emptied

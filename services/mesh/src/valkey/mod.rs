@@ -10,6 +10,7 @@
 //! | `outbox` + `outbox.lua` | messages that wait for the publisher, marks of those that do not |
 //! | `parked` + `parked.lua` | events that could not be taken in |
 //! | `replay` + `replay.lua`, `rebuild` | a read model built anew next to the one that is live |
+//! | `restore` | a store rebuilt in place, which answers nobody meanwhile |
 //! | `call`, `pack` | the functions' names, how a call is sent, how an answer is read |
 //!
 //! When the connection is lost half-way, messages come again and the inbox drops those that
@@ -23,6 +24,7 @@ mod pack;
 mod parked;
 mod rebuild;
 mod replay;
+mod restore;
 #[cfg(test)]
 mod tests;
 
@@ -44,7 +46,8 @@ use uuid::Uuid;
 
 use crate::{
     Allow, Caller, Desk, Service,
-    engine::{Care, Engine, Failure, Ran, Retried},
+    agreement::PLACES_MAX,
+    engine::{Care, Engine, Failure, Mark, Ran, Retried},
     failpoint::{Failpoint, Failpoints},
     parked::Parked,
     service::{Asked, Asking, How, Timer},
@@ -55,8 +58,9 @@ pub use act::{Act, ActOn, At, Library, Reply, Texts, VkDeed};
 use act::{AskedCommand, Deed, DueAct, Ended, HeardFact};
 use batch::{Case, Item, Way};
 use call::{Names, Parts, command, send};
-pub use rebuild::{Progress, Rebuilt, rebuild};
+pub use rebuild::{Progress, Rebuilt, Sources, Statements, rebuild};
 pub use replay::{Difference, Fed, Replay, StoredFact};
+pub use restore::Restoring;
 
 /// How long a call may take before its connection counts as lost; it works some 50 ms.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -184,13 +188,15 @@ impl<L: Library> Valkey<L> {
         self.one(&AskedCommand(command), meta, now).await
     }
 
-    /// Runs acts that no message asks for: what is due, or what rebuilds the store.
+    /// Runs acts that no message asks for: what is due.
     ///
     /// # Errors
     /// When the store cannot be reached, or an act fails.
     pub async fn perform(&self, acts: &[Act], now: Timestamp) -> Result<(), Failure> {
-        let is_restoring = acts.iter().all(|act| act.is_restoring);
-        let way = if is_restoring { Way::Restoring } else { Way::Live };
+        self.perform_as(Way::Live, acts, now).await
+    }
+
+    async fn perform_as(&self, way: Way<'_>, acts: &[Act], now: Timestamp) -> Result<(), Failure> {
         let cases: Vec<_> = acts.iter().map(|act| Case::of(Item::quiet(act.clone()))).collect();
         let called = self.call(way, &cases, now).await?;
         match called.ended.into_iter().find_map(Ended::failure) {
@@ -205,7 +211,7 @@ impl<L: Library> Valkey<L> {
         L: ActOn<E>,
     {
         let at = At { now, rules: self.rules(), caller: &Caller::Mesh, id: Uuid::now_v7() };
-        L::act(fact, &at).restoring()
+        L::act(fact, &at)
     }
 
     /// Whether the store knows all that it should; a new or emptied one does not.
@@ -370,6 +376,28 @@ impl<L: Library> Engine for Valkey<L> {
     ) -> Result<Retried, Failure> {
         self.strike([entry.meta.name].into_iter())?;
         self.retry_one(parked, entry, by).await
+    }
+
+    async fn reached(&self, stream: &str) -> Result<Vec<Mark>, Failure> {
+        let mut range = redis::cmd("ZRANGE");
+        range.arg(self.key(&format!("reached:{stream}"))).arg(0).arg(-1);
+        self.marks(range.arg("WITHSCORES")).await
+    }
+
+    async fn note_reached(&self, stream: &str, mark: Mark) -> Result<(), Failure> {
+        let key = self.key(&format!("reached:{stream}"));
+        let mut note = redis::cmd("ZADD");
+        note.arg(&key).arg(mark.sequence).arg(mark.id.to_string());
+        command::<redis::Value>(&self.connection, &note).await?;
+        let mut forget = redis::cmd("ZREMRANGEBYRANK");
+        forget.arg(&key).arg(0).arg(-(PLACES_MAX as isize) - 1);
+        command::<redis::Value>(&self.connection, &forget).await.map(drop)
+    }
+
+    async fn forget_reached(&self, stream: &str, above: u64) -> Result<(), Failure> {
+        let mut forget = redis::cmd("ZREMRANGEBYSCORE");
+        forget.arg(self.key(&format!("reached:{stream}"))).arg(format!("({above}")).arg("+inf");
+        command::<redis::Value>(&self.connection, &forget).await.map(drop)
     }
 
     /// A Valkey that may not write answers all that only reads. This would write if there were

@@ -43,7 +43,7 @@ impl<L: Library> Valkey<L> {
         Ok(())
     }
 
-    async fn marks(&self, cmd: &redis::Cmd) -> Result<Vec<Mark>, Failure> {
+    pub(super) async fn marks(&self, cmd: &redis::Cmd) -> Result<Vec<Mark>, Failure> {
         let found: Vec<(String, f64)> = command(&self.connection, cmd).await?;
         let mark = |(id, at): (String, f64)| Ok(Mark { id: id_of(&id)?, sequence: at as u64 });
         found.into_iter().map(mark).collect()

@@ -1,13 +1,15 @@
-//! A read model built anew from whole streams: read, take in, compare, swap.
+//! A read model built anew from what owners state and from whole streams: read, take in,
+//! compare, swap.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use events::{EventId, Problem, Timestamp, producer_of};
+use futures::{StreamExt, stream::BoxStream};
 use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{At, Difference, Fed, Library, Replay, StoredFact, Valkey};
+use super::{Act, At, Difference, Fed, Library, Replay, StoredFact, Valkey};
 use crate::{Asker, Caller, Fact, Service, clock, engine::Failure, stored::STORED_MESSAGES_MAX};
 
 /// How long the live generation may take to hear what the shadow has read.
@@ -38,8 +40,8 @@ pub struct Rebuilt {
     pub facts: BTreeMap<&'static str, Fed>,
     /// Facts that could not be read.
     pub unreadable: u64,
-    /// Rows taken over from the generation before, because the streams no longer have them.
-    pub carried: u64,
+    /// What became of what the owners state.
+    pub stated: Fed,
     /// How it differed from the generation before; `None` when there was none.
     pub difference: Option<Difference>,
 }
@@ -47,27 +49,35 @@ pub struct Rebuilt {
 impl Rebuilt {
     /// All kinds of facts together.
     pub fn total(&self) -> Fed {
-        let add = |sum: Fed, fed: &Fed| Fed {
-            taken: sum.taken + fed.taken,
-            repeats: sum.repeats + fed.repeats,
-            left_out: sum.left_out + fed.left_out,
-        };
-        self.facts.values().fold(Fed::default(), add)
+        self.facts.values().fold(Fed::default(), |sum, fed| sum.and(*fed))
     }
 }
 
-/// Builds the read model anew from the facts that `table` hears, next to the live one, and
-/// puts it in its place. `order` names the streams, those first that others depend on.
+/// What owners state, page by page, as acts.
+pub type Statements<'a> = BoxStream<'a, Result<Vec<Act>, Failure>>;
+
+/// What a read model is made of.
+pub struct Sources<'a> {
+    /// What is stated of the things that events are about; it is taken in before them.
+    pub before: Statements<'a>,
+    /// Whose streams, those first that others depend on.
+    pub streams: &'a [&'a str],
+    /// What else is stated, taken in behind the events: of the same thing, an event knows more.
+    pub after: Statements<'a>,
+}
+
+/// Builds the read model anew from its sources and the events that `table` hears, next to the
+/// live one, and puts it in its place. Streams keep a week; what is older the owners state.
 ///
 /// Live traffic goes on meanwhile. Whatever fails leaves the live generation as it is.
 ///
 /// # Errors
-/// `Contended` when another rebuilding is on its way; when a stream cannot be read, or the
-/// store cannot be reached.
+/// `Contended` when another rebuilding is on its way; when a stream cannot be read, an owner
+/// does not answer, or the store cannot be reached.
 pub async fn rebuild<L: Library>(
     valkey: &Valkey<L>,
     table: &Service<Valkey<L>>,
-    order: &[&str],
+    sources: Sources<'_>,
     asker: &Asker,
     mut progress: impl FnMut(Progress<'_>) + Send,
 ) -> Result<Rebuilt, Failure> {
@@ -76,7 +86,7 @@ pub async fn rebuild<L: Library>(
         return Err(Failure::Contended("it is being rebuilt already".into()));
     };
     let building = Building { valkey, table, replay: &replay, done: Rebuilt::default() };
-    match building.run(order, asker, &mut progress).await {
+    match building.run(sources, asker, &mut progress).await {
         Ok(rebuilt) => {
             replay.swap().await?;
             valkey.sweep_generations().await?;
@@ -100,24 +110,32 @@ struct Building<'a, L: Library> {
 impl<L: Library> Building<'_, L> {
     async fn run(
         mut self,
-        order: &[&str],
+        sources: Sources<'_>,
         asker: &Asker,
         progress: &mut (impl FnMut(Progress<'_>) + Send),
     ) -> Result<Rebuilt, Failure> {
-        debug_assert!(self.table.heard.keys().all(|fact| order.contains(&producer_of(fact))));
+        let streams = sources.streams;
+        debug_assert!(self.table.heard.keys().all(|fact| streams.contains(&producer_of(fact))));
         let was_whole = self.valkey.is_whole().await?;
-        for (place, stream) in order.iter().enumerate() {
+        self.state(sources.before).await?;
+        for stream in streams {
             self.read(stream, asker, progress).await?;
-            if was_whole && place == 0 {
-                // The first stream says what there is; older things count for the others.
-                self.carry_over(order, asker).await?;
-            }
         }
+        self.state(sources.after).await?;
         if was_whole {
             progress(Progress::Comparing);
             self.done.difference = Some(self.compare().await?);
         }
         Ok(self.done)
+    }
+
+    /// Takes in what is stated.
+    async fn state(&mut self, mut statements: Statements<'_>) -> Result<(), Failure> {
+        while let Some(acts) = statements.next().await {
+            let fed = self.replay.state(&acts?, clock::now()).await?;
+            self.done.stated = self.done.stated.and(fed);
+        }
+        Ok(())
     }
 
     /// Reads a stream to where it ends now. What is stored after that is heard by the live
@@ -161,9 +179,7 @@ impl<L: Library> Building<'_, L> {
         for (name, run) in runs {
             let fed = self.replay.feed(&run, now).await?;
             let sum = self.done.facts.entry(name).or_default();
-            sum.taken += fed.taken;
-            sum.repeats += fed.repeats;
-            sum.left_out += fed.left_out;
+            *sum = sum.and(fed);
         }
         Ok(())
     }
@@ -188,18 +204,6 @@ impl<L: Library> Building<'_, L> {
             Ok((heard.fact, StoredFact { event_id, act }))
         };
         Some(read())
-    }
-
-    /// What is older than the oldest fact that its stream still has.
-    async fn carry_over(&mut self, order: &[&str], asker: &Asker) -> Result<(), Failure> {
-        let now = clock::now();
-        let mut kept_since = Vec::new();
-        for stream in order {
-            let oldest = asker.stored_since(stream, 0, 1).await.map_err(unread)?;
-            kept_since.push(oldest.first().and_then(Fact::at).unwrap_or(now));
-        }
-        self.done.carried = self.replay.carry_over(&kept_since, now).await?;
-        Ok(())
     }
 
     /// The live generation may be some facts behind; once it has heard them, both hear the

@@ -37,6 +37,20 @@ function serves.begin_shadow(generation)
   return { 1 }
 end
 
+-- A store without generations is rebuilt in place, under the same lease.
+function serves.begin_restoring(token)
+  if call('EXISTS', own('whole')) == 1 then
+    return { 0 }
+  end
+  return { call('SET', own('shadow'), token, 'NX', 'PX', SHADOW_MILLIS) and 1 or 0 }
+end
+
+-- It is to be rebuilt; until it is, it answers nobody. Whoever is at it begins anew.
+function serves.unseal()
+  call('DEL', own('whole'), own('shadow'))
+  return {}
+end
+
 function serves.give_up_shadow(generation)
   if call('GET', own('shadow')) == generation then
     call('DEL', own('shadow'))
@@ -81,26 +95,4 @@ function serves.compare_shadow(generation, part)
     end
   end
   return { 'held', gone, new }
-end
-
--- What the streams have forgotten and the live generation still knows is carried over to the
--- shadow: `reads.carry` names it as calls of `acts.carried`. It is given since when each
--- stream has what was told.
-function serves.carry_over(generation, part, ...)
-  local live = call('GET', own('whole'))
-  if not builds(generation) then
-    return { 'gone' }
-  elseif not live or not reads.carry then
-    return { 'held', '0' }
-  end
-  stand_on(live)
-  local rows = reads.carry(part, ...)
-  stand_on(generation)
-  act.is_silent = true
-  redis.call = stage_call
-  for _, row in ipairs(rows) do
-    acts.carried(unpack(row))
-  end
-  write_stage()
-  return { 'held', whole(#rows) }
 end

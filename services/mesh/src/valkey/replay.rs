@@ -25,7 +25,7 @@ use crate::engine::Failure;
 
 /// Keys looked at by one step of a sweep.
 const SWEEP_KEYS: usize = 1_000;
-/// Things are compared, and carried over, in so many parts that no call takes long: by the
+/// Things are compared in so many parts that no call takes long: by the
 /// last two hex digits of their ids.
 const PARTS: u16 = 256;
 
@@ -46,6 +46,17 @@ pub struct Fed {
     pub repeats: u64,
     /// Refused, as the live way would have refused them.
     pub left_out: u64,
+}
+
+impl Fed {
+    /// Both together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            taken: self.taken + other.taken,
+            repeats: self.repeats + other.repeats,
+            left_out: self.left_out + other.left_out,
+        }
+    }
 }
 
 /// Lines of the digest in which two generations differ.
@@ -141,8 +152,12 @@ impl<L: Library> Replay<L> {
     pub async fn feed(&self, facts: &[StoredFact], now: Timestamp) -> Result<Fed, Failure> {
         let case = |fact: &StoredFact| Case::of(Item::stored(fact.act.clone(), fact.event_id));
         let cases: Vec<_> = facts.iter().map(case).collect();
+        self.feed_cases(&cases, now).await
+    }
+
+    async fn feed_cases(&self, cases: &[Case<'_>], now: Timestamp) -> Result<Fed, Failure> {
         let mut fed = Fed::default();
-        for ended in self.valkey.call(Way::Feed(&self.generation), &cases, now).await?.ended {
+        for ended in self.valkey.call(Way::Feed(&self.generation), cases, now).await?.ended {
             match ended {
                 Ended::Done(_) => fed.taken += 1,
                 Ended::Repeat => fed.repeats += 1,
@@ -157,24 +172,13 @@ impl<L: Library> Replay<L> {
         Ok(fed)
     }
 
-    /// Carries over from the live generation what was told before the streams begin, each of
-    /// them at its moment of `kept_since`; how many rows that are. Nothing without a live
-    /// generation.
+    /// Takes into the shadow what the owner of something states of it, one after the other.
     ///
     /// # Errors
     /// As [`Replay::feed`].
-    pub async fn carry_over(
-        &self,
-        kept_since: &[Timestamp],
-        now: Timestamp,
-    ) -> Result<u64, Failure> {
-        let mut carried = 0;
-        for part in (0..PARTS).map(|part| format!("{part:02x}")) {
-            let since = kept_since.iter().map(|since| since.unix_millis().to_string());
-            let args = [self.generation.clone(), part].into_iter().chain(since);
-            carried += self.held("carry_over", args.collect(), now).await?.take::<u64>()?;
-        }
-        Ok(carried)
+    pub async fn state(&self, acts: &[Act], now: Timestamp) -> Result<Fed, Failure> {
+        let cases: Vec<_> = acts.iter().map(|act| Case::of(Item::quiet(act.clone()))).collect();
+        self.feed_cases(&cases, now).await
     }
 
     /// Where the shadow differs from the live generation, as at `now`. What the live one has

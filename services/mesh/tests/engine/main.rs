@@ -76,6 +76,7 @@ conformance! {
         a_command_that_breaks_the_store_harms_nobody_else;
     parking:
         an_early_event_is_taken_in_when_what_it_needs_is_there,
+        more_early_events_than_one_look_finds_are_all_taken_in,
         an_early_event_lets_pass_what_it_waits_for,
         one_behind_that_becomes_early_lets_the_next_one_go,
         an_early_event_waits_for_a_dead_letter_before_it,

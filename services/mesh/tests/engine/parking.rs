@@ -41,6 +41,24 @@ pub async fn an_early_event_is_taken_in_when_what_it_needs_is_there<S: Store>(st
     assert!(stage.lease(Which::Due(10)).await.is_empty());
 }
 
+pub async fn more_early_events_than_one_look_finds_are_all_taken_in<S: Store>(stage: Stage<S>) {
+    const MANY: usize = 201;
+    let counter = Uuid::now_v7();
+    let early = (0..MANY).map(|_| bumped(counter, 1, How::Late));
+    let ran = stage.take(&[&message(early)]).await;
+    assert_eq!(ran.parked.len(), MANY);
+    stage.open_counter(counter).await;
+    let mut looks = 0;
+    while stage.states(counter).await != [ParkedState::Resolved; MANY] {
+        for parked in stage.all_due().await {
+            assert!(stage.attempt(&parked).await);
+        }
+        looks += 1;
+    }
+    assert!(looks >= 3, "a look finds a hundred at most: {looks}");
+    assert_eq!(stage.value(counter).await, (MANY as i64, MANY as i64));
+}
+
 pub async fn an_early_event_lets_pass_what_it_waits_for<S: Store>(stage: Stage<S>) {
     let counter = Uuid::now_v7();
     let early = [1, 2].map(|amount| bumped(counter, amount, How::Late));

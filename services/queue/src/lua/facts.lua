@@ -73,11 +73,19 @@ function acts.unsell(schedule, fan, reservation)
   settle(schedule, fan)
 end
 
--- The fan has paid. Seats count as sold once for each reservation, and not at all when its
--- cancellation was heard first. Ids of payments grow with time: the latest one is kept.
-function acts.complete(schedule, fan, reservation, payment, requested_at, seats)
+-- Seats of a reservation that is paid.
+function acts.sold(schedule, reservation, seats)
   if redis.call('HSETNX', key('sold:' .. schedule), reservation, seats) == 1 then
     redis.call('HINCRBY', key('room:' .. schedule), 'sold', seats)
+  end
+end
+
+-- The fan has paid. Seats count as sold once for each reservation, and not at all when its
+-- cancellation was heard first; while a room is rebuilt, whoever owns the seats says which
+-- are. Ids of payments grow with time: the latest one is kept.
+function acts.complete(schedule, fan, reservation, payment, requested_at, seats)
+  if not act.is_restoring then
+    acts.sold(schedule, reservation, seats)
   end
   local holds = key('holds:' .. schedule .. ':' .. fan)
   -- All are read at once: `settle` needs them.
@@ -120,6 +128,17 @@ function acts.withdraw(fan)
     local place = place_of(schedule, fan)
     if place and not has_ended(place) then
       expire(schedule, fan, place, 'withdrawn')
+    end
+  end
+end
+
+-- Rebuilding begins: what is known better elsewhere is forgotten, places are kept.
+function acts.forget()
+  for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
+    redis.call('HDEL', key('room:' .. schedule), 'total', 'sold', 'cancelled')
+    local sold = redis.call('HGETALL', key('sold:' .. schedule))
+    for at = 1, #sold, 2 do
+      redis.call('HDEL', key('sold:' .. schedule), sold[at])
     end
   end
 end

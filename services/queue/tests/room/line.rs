@@ -319,6 +319,39 @@ async fn a_hundred_thousand_fans_fit_and_the_last_one_knows_the_position() {
     assert_eq!(stage.look(fan(FANS - 1), 1_000).await.unwrap().position, Some(94_999));
 }
 
+/// More than one tick ends, waiting and ACTIVE.
+#[tokio::test]
+async fn a_room_of_more_than_a_tick_ends_is_emptied_to_the_last_fan() {
+    const FANS: u128 = 3_501;
+    let admission = Admission { per_second: 1_000, active_max: 1_200, pass_secs: 60 };
+    for is_cancelled in [true, false] {
+        let mut stage = Stage::open_with(admission, 100).await;
+        let acts: Vec<_> = (0..FANS).map(|n| enter_act(fan(n))).collect();
+        for acts in acts.chunks(1_000) {
+            stage.room.perform(acts, at(-1)).await.unwrap();
+        }
+        stage.tick_through(0..2_000).await;
+        stage.said().await;
+        let from = if is_cancelled {
+            stage.hear(crate::stage::cancelled_schedule(), 2_000).await;
+            2_000
+        } else {
+            // The show has begun, and the last pass has run out.
+            86_400_000
+        };
+        let mut ticks = 0;
+        while stage.tick(from + ticks * 100).await > 0 {
+            ticks += 1;
+            assert!(ticks < 20, "it does not come to an end");
+        }
+        let told = stage.said().await;
+        let fans: std::collections::BTreeSet<_> = told.iter().map(|said| said.about).collect();
+        assert_eq!((told.len(), fans.len()), (FANS as usize, FANS as usize));
+        assert!(told.iter().all(|said| said.fact == "queue.expired"));
+        assert!(ticks > 3, "a tick ends a thousand at most: {ticks}");
+    }
+}
+
 fn enter_act(user: UserId) -> mesh::valkey::Act {
     mesh::valkey::Act::new("enter").arg(SCHEDULE).arg(user).arg("")
 }

@@ -4,21 +4,23 @@ use bytes::Bytes;
 use events::{
     Command, Envelope, Event, EventId, PaymentId, Problem, ReservationId, SagaId, ScheduleId,
     SeatId, Timestamp, UserId,
-    concert::{Admission, ScheduleCancelled, ScheduleOpened, SeatBlock},
+    concert::{Admission, Schedule, ScheduleCancelled, ScheduleOpened, ScheduleState, SeatBlock},
     payment::{PaymentCompleted, PaymentFailed, PaymentFailure},
     queue::{Enter, GetPlace, Leave, Place, PlaceState},
     reservation::{
         CancelReason, PricedSeat, ReservationCancelled, ReservationCreated, ReservationExpired,
     },
+    state::{ScheduleStated, SeatOwner, SeatStated},
     user::{Role, UserWithdrawn},
 };
+use futures::{Stream, stream};
 use mesh::{
     Caller, Idempotency, Meta, Outcome,
-    engine::{Mark, Outbox},
+    engine::{Failure, Mark, Outbox},
     trace::TraceParent,
     valkey::{ActOn, Valkey},
 };
-use queue::{Room, Rules};
+use queue::{Known, Room, Rules};
 use serde_json::value::RawValue;
 use servers::{Alone, Options};
 use uuid::Uuid;
@@ -78,7 +80,7 @@ impl Stage {
     pub async fn empty() -> Self {
         let valkey = Alone::valkey(Options::temporary()).await.unwrap();
         let room = Valkey::<Room>::new(valkey.server().url(), Rules::default()).unwrap();
-        queue::rebuild(&room, futures::stream::empty(), at(0)).await.unwrap();
+        queue::rebuild(&room, stream::empty(), at(0)).await.unwrap();
         Self { room, valkey, published: 0 }
     }
 
@@ -235,9 +237,43 @@ pub fn said(row: Row) -> Said {
     }
 }
 
-pub fn subject_and_payload<E: Event>(fact: &E) -> (String, Bytes) {
+pub fn emitted<E: Event>(fact: &E) -> Known {
     let subject = events::subject(E::FACT, E::VERSION, fact.schedule());
-    (subject, serde_json::to_vec(fact).unwrap().into())
+    Known::Event(subject, serde_json::to_vec(fact).unwrap().into())
+}
+
+/// What is known, as it is read: in pages.
+pub fn pages(known: Vec<Known>) -> impl Stream<Item = Result<Vec<Known>, Failure>> {
+    let pages: Vec<_> = known.chunks(3).map(|page| Ok(page.to_vec())).collect();
+    stream::iter(pages)
+}
+
+/// The schedule of most tests, as its owner states it.
+pub fn schedule_stated(seats: i64, state: ScheduleState) -> Known {
+    let opened = opened(SCHEDULE, ADMISSION, 0);
+    Known::Schedule(ScheduleStated {
+        schedule: Schedule {
+            schedule_id: SCHEDULE,
+            concert_id: opened.concert_id,
+            venue: opened.venue,
+            starts_at: opened.starts_at,
+            opens_at: opened.opens_at,
+            state,
+            admission: ADMISSION,
+            hold_secs: opened.hold_secs,
+            seats_per_fan_max: opened.seats_per_fan_max,
+            seats_total: seats,
+        },
+        title: opened.title,
+    })
+}
+
+/// One of the seats of a hold, or of a sale, as their owner states it.
+pub fn seat_stated(n: u128, user_id: UserId, seats: u32, is_sold: bool) -> Known {
+    let owner =
+        SeatOwner { reservation_id: hold(n), user_id, is_sold, seats, hard_cap_at: at(400_000) };
+    let seat = SeatId(format!("A-1-{n}"));
+    Known::Seat(SCHEDULE, SeatStated { seat, hold_version: 1, owner: Some(owner) })
 }
 
 fn reply<C: Command>(outcome: Outcome) -> Result<C::Reply, Problem> {

@@ -1,18 +1,18 @@
 //! The store itself: what it remembers, and what becomes of it when it is lost.
 
 use bytes::Bytes;
-use events::{codes, queue::PlaceState};
+use events::{codes, concert::ScheduleState, queue::PlaceState};
 use futures::stream;
 use mesh::{
     Idempotency,
     engine::{Engine, Failure},
     valkey::Valkey,
 };
-use queue::{Room, Rules};
+use queue::{Known, Room, Rules};
 
 use crate::stage::{
-    ADMISSION, SCHEDULE, Stage, at, completed, created, fan, hold_expired, opened, paid,
-    subject_and_payload, withdrawn,
+    ADMISSION, SCHEDULE, Stage, at, completed, created, emitted, fan, hold, hold_expired, opened,
+    pages, paid, schedule_stated, seat_stated, withdrawn,
 };
 
 fn key(scope: u8, body: u8) -> Idempotency {
@@ -100,7 +100,7 @@ async fn an_emptied_store_takes_nothing_in_until_it_is_rebuilt() {
 }
 
 /// A room with a fan in every state, and everything that was said of it.
-async fn lived_in() -> (Stage, Vec<(String, Bytes)>) {
+async fn lived_in() -> (Stage, Vec<Known>) {
     let mut stage = Stage::open().await;
     stage.admit(5).await;
     for n in 5..9 {
@@ -113,16 +113,25 @@ async fn lived_in() -> (Stage, Vec<(String, Bytes)>) {
     stage.hear(created(4, fan(4), 400_000), 1_000).await;
     stage.hear(paid(5, fan(4), 1), 1_000).await;
     stage.leave(fan(6), 1_000).await.unwrap();
-    let mut said: Vec<(String, Bytes)> =
-        stage.rows().await.into_iter().map(|row| (row.subject, row.payload)).collect();
-    said.push(subject_and_payload(&opened(SCHEDULE, ADMISSION, 10)));
-    said.push(subject_and_payload(&created(1, fan(2), 400_000)));
-    said.push(subject_and_payload(&paid(3, fan(3), 4)));
-    said.push(subject_and_payload(&created(4, fan(4), 400_000)));
-    said.push(subject_and_payload(&paid(5, fan(4), 1)));
-    said.push(subject_and_payload(&withdrawn(fan(77))));
-    said.push(subject_and_payload(&crate::stage::failed(9, fan(1), hold_gone, 1_000)));
-    said.push(("onsale.queue.waiting.v1.-".into(), Bytes::from_static(b"rubbish")));
+    let mut said: Vec<Known> =
+        stage.rows().await.into_iter().map(|row| Known::Event(row.subject, row.payload)).collect();
+    said.push(emitted(&opened(SCHEDULE, ADMISSION, 10)));
+    said.push(emitted(&created(1, fan(2), 400_000)));
+    said.push(emitted(&paid(3, fan(3), 4)));
+    said.push(emitted(&created(4, fan(4), 400_000)));
+    said.push(emitted(&paid(5, fan(4), 1)));
+    said.push(emitted(&withdrawn(fan(77))));
+    said.push(emitted(&crate::stage::failed(9, fan(1), hold_gone, 1_000)));
+    said.push(Known::Event("onsale.queue.waiting.v1.-".into(), Bytes::from_static(b"rubbish")));
+    for known in [
+        seat_stated(1, fan(2), 1, false),
+        seat_stated(3, fan(3), 4, true),
+        seat_stated(3, fan(3), 4, true),
+        seat_stated(4, fan(4), 1, false),
+        seat_stated(5, fan(4), 1, true),
+    ] {
+        said.push(known);
+    }
     (stage, said)
 }
 
@@ -138,9 +147,12 @@ async fn a_room_is_rebuilt_from_what_was_said_in_whatever_order() {
         if is_backwards {
             said.reverse();
         }
-        let count = said.len() as u64 - 2;
-        let rebuilt = queue::rebuild(&stage.room, stream::iter(said), at(2_000)).await.unwrap();
-        assert_eq!(rebuilt, count, "all but the failed payment and the rubbish");
+        let count = said.len() as u64 - 3;
+        let rebuilt = queue::rebuild(&stage.room, pages(said), at(2_000)).await.unwrap();
+        assert_eq!(
+            rebuilt, count,
+            "all but the failed payment, the rubbish, and a second seat of one"
+        );
         stage.said().await;
         for (n, before) in (0..9).zip(before) {
             let after = stage.look(fan(n), 2_000).await.unwrap();
@@ -165,18 +177,115 @@ async fn a_room_is_rebuilt_from_what_was_said_in_whatever_order() {
 async fn a_rebuilding_that_is_begun_anew_changes_nothing_twice() {
     let (mut stage, said) = lived_in().await;
     redis(&stage, &["FLUSHALL"]).await;
-    queue::rebuild(&stage.room, stream::iter(said.clone()), at(2_000)).await.unwrap();
+    queue::rebuild(&stage.room, pages(said.clone()), at(2_000)).await.unwrap();
     let before = stage.look(fan(5), 2_000).await.unwrap();
     redis(&stage, &["DEL", "{queue}:whole"]).await;
-    queue::rebuild(&stage.room, stream::iter(said), at(2_000)).await.unwrap();
+    queue::rebuild(&stage.room, pages(said), at(2_000)).await.unwrap();
     assert_eq!(stage.look(fan(5), 2_000).await.unwrap(), before);
     assert_eq!(stage.said().await, [], "nothing is told again");
 }
 
 #[tokio::test]
+async fn a_room_is_made_of_what_its_neighbours_own_where_the_streams_have_forgotten_it() {
+    let stage = Stage::open().await;
+    redis(&stage, &["FLUSHALL"]).await;
+    let known = vec![
+        schedule_stated(10, ScheduleState::Open),
+        seat_stated(1, fan(1), 2, true),
+        seat_stated(2, fan(2), 7, true),
+        seat_stated(3, fan(3), 1, false),
+    ];
+    queue::rebuild(&stage.room, pages(known), at(2_000)).await.unwrap();
+    stage.enter(fan(3), 2_000).await.unwrap();
+    stage.tick_through(2_000..2_300).await;
+    assert_eq!(stage.state(fan(3), 2_300).await, PlaceState::Active);
+    assert!(stage.leave(fan(3), 2_300).await.unwrap_err().is(codes::HOLDING_SEATS));
+    // Nine seats are sold: with the tenth the room is closed, and what was counted is no news.
+    stage.hear(paid(2, fan(2), 7), 2_300).await;
+    stage.enter(fan(4), 2_300).await.unwrap();
+    stage.hear(paid(3, fan(3), 1), 2_300).await;
+    assert!(stage.enter(fan(5), 2_300).await.unwrap_err().is(codes::SCHEDULE_CLOSED));
+}
+
+#[tokio::test]
+async fn a_show_that_was_called_off_is_called_off_in_a_room_that_is_rebuilt() {
+    let stage = Stage::open().await;
+    redis(&stage, &["FLUSHALL"]).await;
+    let known = vec![schedule_stated(10, ScheduleState::Cancelled)];
+    queue::rebuild(&stage.room, pages(known), at(2_000)).await.unwrap();
+    assert!(stage.enter(fan(3), 2_000).await.unwrap_err().is(codes::SCHEDULE_CLOSED));
+}
+
+/// The payment is read before the other hold that keeps the place.
+#[tokio::test]
+async fn nothing_follows_from_an_event_while_not_everything_was_taken_in() {
+    let mut stage = Stage::open().await;
+    stage.admit(1).await;
+    stage.hear(created(2, fan(0), 400_000), 1_000).await;
+    stage.hear(paid(1, fan(0), 1), 1_000).await;
+    assert_eq!(stage.state(fan(0), 1_000).await, PlaceState::Active);
+    let rows = stage.rows().await;
+    let mut said: Vec<Known> =
+        rows.into_iter().map(|row| Known::Event(row.subject, row.payload)).collect();
+    said.push(schedule_stated(10, ScheduleState::Open));
+    said.push(emitted(&paid(1, fan(0), 1)));
+    said.push(emitted(&hold_expired(7, fan(0))));
+    said.push(emitted(&created(2, fan(0), 400_000)));
+    redis(&stage, &["FLUSHALL"]).await;
+    queue::rebuild(&stage.room, pages(said), at(1_500)).await.unwrap();
+    assert_eq!(stage.state(fan(0), 1_500).await, PlaceState::Active);
+    assert_eq!(stage.said().await, [], "nothing was decided");
+    stage.hear(hold_expired(2, fan(0)), 2_000).await;
+    assert_eq!(stage.names().await, ["completed 0"]);
+}
+
+#[tokio::test]
+async fn a_room_that_went_wrong_is_mended_in_place_and_every_place_stays() {
+    let mut stage = Stage::open().await;
+    stage.admit(2).await;
+    stage.enter(fan(5), 1_000).await.unwrap();
+    stage.hear(paid(1, fan(0), 4), 1_000).await;
+    let before = stage.look(fan(5), 1_000).await.unwrap();
+    stage.said().await;
+    let room = format!("{{queue}}:room:{SCHEDULE}");
+    let sold = format!("{{queue}}:sold:{SCHEDULE}");
+    redis(&stage, &["HSET", &room, "sold", "10", "per_second", "0", "cancelled", "1"]).await;
+    redis(&stage, &["HSET", &sold, &hold(77).to_string(), "6"]).await;
+    stage.room.unseal().await.unwrap();
+    assert!(stage.look(fan(5), 1_000).await.unwrap_err().is(codes::UNAVAILABLE));
+    let known = vec![schedule_stated(10, ScheduleState::Open), seat_stated(1, fan(0), 4, true)];
+    queue::rebuild(&stage.room, pages(known), at(1_000)).await.unwrap();
+    assert_eq!(stage.look(fan(5), 1_000).await.unwrap(), before);
+    assert_eq!(stage.state(fan(1), 1_000).await, PlaceState::Active);
+    assert_eq!(stage.said().await, []);
+    // Six are left, not more and not fewer.
+    stage.hear(paid(2, fan(50), 5), 1_100).await;
+    stage.enter(fan(6), 1_100).await.unwrap();
+    stage.hear(paid(3, fan(51), 1), 1_100).await;
+    assert!(stage.enter(fan(7), 1_100).await.unwrap_err().is(codes::SCHEDULE_CLOSED));
+}
+
+#[tokio::test]
+async fn two_do_not_rebuild_a_room_at_once_and_whoever_lost_the_right_writes_nothing() {
+    let stage = Stage::open().await;
+    redis(&stage, &["FLUSHALL"]).await;
+    let first = stage.room.begin_restoring().await.unwrap().expect("nobody is at it");
+    let second = queue::rebuild(&stage.room, stream::empty(), at(0)).await;
+    assert!(matches!(second, Err(Failure::Contended(_))), "{second:?}");
+    // One that was paused for long finds that another has it.
+    redis(&stage, &["DEL", "{queue}:shadow"]).await;
+    let known = vec![schedule_stated(10, ScheduleState::Open)];
+    queue::rebuild(&stage.room, pages(known), at(0)).await.unwrap();
+    let act = mesh::valkey::Act::new("cancel").arg(SCHEDULE);
+    assert!(matches!(first.perform(&[act], at(0)).await, Err(Failure::Contended(_))));
+    assert!(matches!(first.seal().await, Err(Failure::Contended(_))));
+    stage.enter(fan(1), 0).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_store_that_is_whole_is_not_rebuilt() {
     let (stage, said) = lived_in().await;
-    let count = queue::rebuild(&stage.room, stream::iter(said), at(2_000)).await.unwrap();
+    let count = queue::rebuild(&stage.room, pages(said), at(2_000)).await.unwrap();
     assert_eq!(count, 0);
 }
 
@@ -186,8 +295,8 @@ async fn a_ticket_gives_the_old_number_back_when_the_place_was_never_said() {
     stage.enter(fan(0), -9).await.unwrap();
     let ticket = stage.enter(fan(1), -8).await.unwrap().ticket;
     redis(&stage, &["FLUSHALL"]).await;
-    let said = vec![subject_and_payload(&opened(SCHEDULE, ADMISSION, 10))];
-    queue::rebuild(&stage.room, stream::iter(said), at(-7)).await.unwrap();
+    let said = vec![emitted(&opened(SCHEDULE, ADMISSION, 10))];
+    queue::rebuild(&stage.room, pages(said), at(-7)).await.unwrap();
     // The keys were put back by who still had them; somebody else has come meanwhile.
     stage.enter(fan(5), -6).await.unwrap();
     stage.enter(fan(6), -6).await.unwrap();

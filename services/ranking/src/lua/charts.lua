@@ -134,7 +134,7 @@ end
 
 -- Looks at a schedule again after a sale or a return at this moment. What comes in the order
 -- of time, as nearly everything does, needs no look at the others; what comes late may change
--- what was first.
+-- what was first. Where all of it is taken in anew, nothing is forgotten.
 local function judge(schedule, at)
   local latest = schedule.latest or -1
   if at > latest then
@@ -147,7 +147,7 @@ local function judge(schedule, at)
     if schedule.net >= schedule.total then
       sold_out(schedule, at)
     end
-  elseif not is_history(schedule) then
+  elseif act.is_silent or not is_history(schedule) then
     local first = first_sold_out(schedule)
     if first ~= schedule.out_at then
       sold_out(schedule, first)

@@ -1,5 +1,6 @@
 //! The same handlers on real tables, several batches at once.
 
+use events::state::StateSeats;
 use mesh::Book as _;
 use servers::{Options, Servers};
 use sqlx::{PgPool, postgres::PgPoolOptions};
@@ -261,6 +262,126 @@ async fn a_cancelled_show_is_emptied_and_then_left_alone() {
     assert!(
         refusal(reserve(&pool, show, fan(11), &[1]).await).is(events::codes::SCHEDULE_CANCELLED)
     );
+}
+
+/// A row for each of these seats, as if each had been held by a fan of its own.
+async fn hold_all(pool: &PgPool, show: ScheduleId, seats: usize, expires_in_secs: i64) {
+    let ids: Vec<Uuid> = (0..seats).map(|_| Uuid::now_v7()).collect();
+    let names: Vec<String> = (1..=seats).map(|n| seat(n).0).collect();
+    let expires_at = mesh::clock::now().plus_secs(expires_in_secs).0;
+    sqlx::query(
+        "with held as (select * from unnest($2::uuid[], $3::text[]) as h (id, seat)), made as (
+             insert into reservations (id, schedule_id, user_id, state, seats, amount,
+                 hold_version, created_at, expires_at, hard_cap_at)
+             select id, $1, id, 'PENDING', jsonb_build_array(
+                        jsonb_build_object('seat', seat, 'price', 100)),
+                    100, 1, now(), $4, $4 from held)
+         update seats s set reservation_id = held.id, hold_version = 1
+         from held where s.schedule_id = $1 and s.seat = held.seat",
+    )
+    .bind(show.0)
+    .bind(ids)
+    .bind(names)
+    .bind(expires_at)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_cancelled_show_with_more_seats_than_a_batch_takes_is_emptied_to_the_last_one() {
+    let pool = pool().await;
+    let seats = 2 * reads::EMPTIED_MAX as usize + 1;
+    let show = open(&pool, 300, seats).await;
+    hold_all(&pool, show, seats, 300).await;
+    hear(&pool, &ScheduleCancelled { schedule_id: show, ..called_off() }).await;
+    let mut left = vec![owned(&pool, show).await];
+    loop {
+        let shows = reads::cancelled_shows(&pool).await.unwrap();
+        let Some((schedule_id, reservations)) = shows.into_iter().find(|(id, _)| *id == show)
+        else {
+            break;
+        };
+        ask(&pool, &Caller::Mesh, &EmptyShow { schedule_id, reservations }).await.unwrap();
+        left.push(owned(&pool, show).await);
+    }
+    assert_eq!(left, [1_001, 501, 1, 0, 0]);
+    let cancelled: i64 = sqlx::query_scalar(
+        "select count(*) from reservations where schedule_id = $1 and state = 'CANCELLED'",
+    )
+    .bind(show.0)
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(cancelled, seats as i64);
+}
+
+/// The holds of other tests are left alone: these are due in a year.
+#[tokio::test]
+async fn holds_beyond_what_one_look_finds_are_found_by_the_next() {
+    let pool = pool().await;
+    let seats = reads::DUE_MAX as usize + 1;
+    let show = open(&pool, 300, seats).await;
+    let year_secs = 365 * 86_400;
+    hold_all(&pool, show, seats, year_secs).await;
+    let then = mesh::clock::now().plus_secs(year_secs + 60);
+    let mut found = Vec::new();
+    loop {
+        let due = reads::due_holds(&pool, then).await.unwrap();
+        assert!(due.len() <= reads::DUE_MAX as usize);
+        let ended = sqlx::query(
+            "update reservations set state = 'EXPIRED' where id = any($1) and schedule_id = $2",
+        )
+        .bind(due.iter().map(|id| id.0).collect::<Vec<_>>())
+        .bind(show.0)
+        .execute(&pool)
+        .await
+        .unwrap();
+        if ended.rows_affected() == 0 {
+            break;
+        }
+        found.push(ended.rows_affected() as usize);
+    }
+    assert!(found.len() >= 2, "{found:?}");
+    assert_eq!(found.iter().sum::<usize>(), seats);
+}
+
+#[tokio::test]
+async fn what_is_stated_of_seats_is_whole_over_any_number_of_pages() {
+    let pool = pool().await;
+    for seats in [1, reads::STATED_MAX as usize, 2 * reads::STATED_MAX as usize + 1] {
+        let show = open(&pool, 300, seats + 1).await;
+        hold_all(&pool, show, seats, 300).await;
+        let sold: (Uuid, String) = sqlx::query_as(
+            "update reservations set state = 'CONFIRMED', payment_id = id
+             where id = (select reservation_id from seats
+                         where schedule_id = $1 and reservation_id is not null limit 1)
+             returning id, seats->0->>'seat'",
+        )
+        .bind(show.0)
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        let mut asked = StateSeats { schedule_id: show, after: None };
+        let mut stated = Vec::new();
+        let mut pages = 0;
+        loop {
+            let page = reads::stated(&pool, asked.clone()).await.unwrap();
+            assert!(page.items.len() <= reads::STATED_MAX as usize);
+            stated.extend(page.items);
+            pages += 1;
+            let Some(next) = page.next else { break };
+            asked.after = Some(next);
+        }
+        let names: std::collections::BTreeSet<_> = stated.iter().map(|it| &it.seat).collect();
+        assert_eq!((stated.len(), names.len()), (seats, seats), "one is free, and never was held");
+        assert!(pages <= seats / reads::STATED_MAX as usize + 1);
+        for seat in &stated {
+            let owner = seat.owner.as_ref().unwrap();
+            assert_eq!(owner.is_sold, seat.seat.0 == sold.1, "{seat:?}");
+            assert_eq!((owner.seats, seat.hold_version), (1, 1));
+        }
+    }
 }
 
 #[tokio::test]

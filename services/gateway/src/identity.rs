@@ -1,0 +1,226 @@
+//! Whether a stream is still the one that was followed.
+//!
+//! A broker may lose a stream and be given another of the same name, or be restored from an
+//! older state of its disk; outboxes then publish again what is missing, in another order. A
+//! position in the one says nothing about the other. A stream that was made anew is known by
+//! the moment it was made, one that was rolled back by the ids of its messages.
+
+use std::collections::VecDeque;
+
+use events::{Problem, Timestamp};
+use mesh::{Asker, Extent, Fact};
+use uuid::Uuid;
+
+use crate::cursor::Place;
+
+/// Messages whose ids are remembered of each stream: how far back it is found exactly up to
+/// where a stream that was rolled back agrees.
+const RECENT_MAX: usize = 256;
+/// Messages at the end of a stream whose ids are read when it is looked at.
+const TAIL: u64 = 64;
+
+/// How far a stream has been passed on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Track {
+    /// The last place passed on.
+    pub(crate) seen: Place,
+    /// When the stream was made; `None` until it was looked at.
+    pub(crate) made_at: Option<Timestamp>,
+    /// The last messages, oldest first, with their sequences.
+    recent: VecDeque<(u64, Uuid)>,
+}
+
+/// What became of a stream since it was looked at.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// Up to where it is the stream that was passed on.
+    pub(crate) agreed: Place,
+    /// Where it ends.
+    pub(crate) end: Place,
+    /// Whether it is another behind that place.
+    pub(crate) is_another: bool,
+    made_at: Timestamp,
+    tail: Vec<(u64, Uuid)>,
+}
+
+impl Track {
+    /// The place of an event of this stream.
+    pub(crate) fn place_of(&self, fact: &Fact) -> Place {
+        let mark = self.made_at.map_or(0, |made_at| Place::mark_of(fact.message_id(), made_at));
+        Place { position: fact.position(), mark }
+    }
+
+    /// Notes that an event was passed on.
+    pub(crate) fn passed(&mut self, place: Place, sequence: u64, message_id: Uuid) {
+        self.seen = place;
+        if self.recent.back() != Some(&(sequence, message_id)) {
+            self.recent.push_back((sequence, message_id));
+        }
+        self.forget();
+    }
+
+    /// Whether the event's message is one that was passed on, or looked over.
+    pub(crate) fn has_passed(&self, fact: &Fact) -> bool {
+        let message = (fact.sequence(), fact.message_id());
+        fact.position() <= self.seen.position && self.recent.contains(&message)
+    }
+
+    /// Goes back to where a stream that is another agrees.
+    pub(crate) fn go_back(&mut self, look: &Look) {
+        self.seen = look.agreed;
+        self.made_at = Some(look.made_at);
+    }
+
+    /// Goes on from the end of a stream that was looked at.
+    pub(crate) fn go_to(&mut self, look: Look) {
+        let (agreed, end) = (look.agreed.sequence(), look.end.sequence());
+        self.seen = look.end;
+        self.made_at = Some(look.made_at);
+        let first = look.tail.first().map_or(end + 1, |(sequence, _)| *sequence);
+        self.recent.retain(|(sequence, _)| *sequence <= agreed && *sequence < first);
+        self.recent.extend(look.tail);
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        let surplus = self.recent.len().saturating_sub(RECENT_MAX);
+        self.recent.drain(..surplus);
+    }
+
+    /// Looks at the stream: up to where it agrees with what was passed on, and its end.
+    ///
+    /// # Errors
+    /// `unavailable` when it cannot be read.
+    pub(crate) async fn look(&self, asker: &Asker, service: &str) -> Result<Look, Problem> {
+        let extent = asker.extent(service).await?;
+        let made_at = extent.made_at;
+        let from = extent.first.max(extent.last.saturating_sub(TAIL - 1));
+        let tail = ids(asker, service, from, extent.last).await?;
+        let last = tail.last().filter(|(sequence, _)| *sequence == extent.last);
+        let end = Place::behind(extent.last, last.map_or(Uuid::nil(), |(_, id)| *id), made_at);
+        let (agreed, is_another) = match self.made_at {
+            // It is seen for the first time: nobody has followed it before.
+            None => (end, false),
+            Some(before) if before != made_at => (Place::start(made_at), true),
+            Some(_) => self.agrees(asker, service, &extent).await?,
+        };
+        Ok(Look { agreed, end, is_another, made_at, tail })
+    }
+
+    /// Up to where the ids of messages are those that were passed on. One that agrees behind
+    /// one that does not proves nothing: what was lost may lie between.
+    async fn agrees(
+        &self,
+        asker: &Asker,
+        service: &str,
+        extent: &Extent,
+    ) -> Result<(Place, bool), Problem> {
+        let (Some((first, _)), Some((last, _))) = (self.recent.front(), self.recent.back()) else {
+            let is_shorter = extent.last < self.seen.sequence();
+            let agreed = if is_shorter { Place::start(extent.made_at) } else { self.seen };
+            return Ok((agreed, is_shorter));
+        };
+        let there = ids(asker, service, *first, *last).await?;
+        let agrees = |message: &&(u64, Uuid)| {
+            // What is too old was there.
+            (message.0 < extent.first && message.0 <= extent.last) || there.contains(message)
+        };
+        let agreed = self.recent.iter().take_while(agrees).last();
+        Ok(match agreed {
+            Some(newest) if Some(newest) == self.recent.back() => (self.seen, false),
+            Some((sequence, id)) => (Place::behind(*sequence, *id, extent.made_at), true),
+            None => (Place::start(extent.made_at), true),
+        })
+    }
+}
+
+/// Whether everything behind a place can still be read from a stream. `made_at` is what is
+/// known of the stream here; it is looked at again before anybody is refused.
+///
+/// # Errors
+/// `unavailable` when it cannot be read.
+pub(crate) async fn can_resume(
+    asker: &Asker,
+    service: &str,
+    place: Place,
+    made_at: Option<Timestamp>,
+) -> Result<bool, Problem> {
+    let sequence = place.sequence();
+    let there = match sequence {
+        0 => None,
+        _ => ids(asker, service, sequence, sequence).await?.first().copied(),
+    };
+    let is_it = |made_at| there.is_some_and(|(_, id)| Place::mark_of(id, made_at) == place.mark);
+    if made_at.is_some_and(is_it) {
+        return Ok(true);
+    }
+    let extent = asker.extent(service).await?;
+    Ok(match there {
+        Some(_) => is_it(extent.made_at),
+        // Nothing between the place and what is there has been forgotten.
+        None => sequence <= extent.last && sequence + 1 >= extent.first,
+    })
+}
+
+/// The ids of messages from one sequence to another.
+async fn ids(
+    asker: &Asker,
+    service: &str,
+    from: u64,
+    to: u64,
+) -> Result<Vec<(u64, Uuid)>, Problem> {
+    let (mut ids, mut from) = (Vec::new(), from.max(1));
+    while from <= to {
+        let limit = usize::try_from(to - from + 1).unwrap_or(usize::MAX);
+        let messages = asker.stored_messages(service, from, limit).await?;
+        let Some(last) = messages.last() else { break };
+        from = last.sequence + 1;
+        ids.extend(messages.iter().map(|message| (message.sequence, message.id)));
+    }
+    ids.retain(|(sequence, _)| *sequence <= to);
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(secs: i64) -> Timestamp {
+        Timestamp::from_unix_millis(secs * 1_000).unwrap()
+    }
+
+    fn looked(last: u64, tail: std::ops::RangeInclusive<u64>) -> Look {
+        let tail: Vec<_> =
+            tail.map(|sequence| (sequence, Uuid::from_u128(sequence.into()))).collect();
+        let end = Place::behind(last, Uuid::from_u128(last.into()), made(1));
+        Look { agreed: end, end, is_another: false, made_at: made(1), tail }
+    }
+
+    #[test]
+    fn a_track_remembers_the_newest_messages_and_each_once() {
+        let mut track = Track::default();
+        track.go_to(looked(64, 1..=64));
+        for sequence in 65..=400 {
+            let id = Uuid::from_u128(sequence.into());
+            for _ in 0..2 {
+                track.passed(Place::behind(sequence, id, made(1)), sequence, id);
+            }
+        }
+        assert_eq!(track.recent.len(), RECENT_MAX);
+        assert_eq!(track.recent.front().map(|(sequence, _)| *sequence), Some(145));
+        track.go_to(looked(420, 357..=420));
+        let sequences: Vec<u64> = track.recent.iter().map(|(sequence, _)| *sequence).collect();
+        assert!(sequences.is_sorted_by(|one, other| one < other), "{sequences:?}");
+        assert_eq!(sequences.last(), Some(&420));
+    }
+
+    #[test]
+    fn behind_the_place_that_is_agreed_on_nothing_is_remembered() {
+        let mut track = Track::default();
+        track.go_to(looked(64, 1..=64));
+        let agreed = Place::behind(10, Uuid::from_u128(10), made(1));
+        track.go_to(Look { agreed, is_another: true, ..looked(30, 25..=30) });
+        let sequences: Vec<u64> = track.recent.iter().map(|(sequence, _)| *sequence).collect();
+        assert_eq!(sequences, (1..=10).chain(25..=30).collect::<Vec<_>>());
+    }
+}
