@@ -83,6 +83,13 @@ impl Running {
         &self.link
     }
 
+    /// Waits until it has looked at its store: it takes nothing before that.
+    pub async fn examined(&self) {
+        // Fails only when nobody looks any more.
+        let mut serving = self.health.serving();
+        let _ = serving.wait_for(Option::is_some).await.map(drop);
+    }
+
     /// Stops in order: takes nothing more in, finishes what was taken, publishes what was
     /// told, and leaves. A server that is silent does not hold it up for long.
     pub async fn stop(self) {

@@ -23,6 +23,8 @@ use crate::{
 
 /// How often `dev` and `demo` look whether the broker still has its streams.
 const TOPOLOGY_EVERY: Duration = Duration::from_secs(2);
+/// How long services may take to look at their stores for the first time.
+const EXAMINED_WITHIN: Duration = Duration::from_secs(10);
 /// How long the user service may take to prepare its database.
 const PREPARED_WITHIN: Duration = Duration::from_secs(30);
 /// How long the user service may take to make the operator's account.
@@ -83,6 +85,10 @@ impl Fleet {
         let mut fleet = Self::default();
         for name in names {
             fleet.add(config, name, rules).await.with_context(|| format!("starting {name}"))?;
+        }
+        let examined = futures::future::join_all(fleet.running.iter().map(Running::examined));
+        if let Err(late) = within(EXAMINED_WITHIN, "a store", examined).await {
+            tracing::warn!(%late, "a service has not begun to take commands");
         }
         Ok(fleet)
     }
