@@ -407,7 +407,7 @@ mod tests {
         let open = opened(&asked()).expect("good");
         let reason = "\u{202e}mrotS".to_owned();
         let command = CancelSchedule { schedule_id: open.schedule_id, reason };
-        assert_eq!(refused_field(cancel(&open, &command)), "reason");
+        assert_eq!(refused_field(cancel(&open, &command, BOSS, now())), "reason");
     }
 
     #[test]

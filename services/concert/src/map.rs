@@ -119,10 +119,10 @@ mod tests {
             empty(&[block("Orchestra-Left", "A", &["1", "2"]), block("Box 3/4", "", &["1"])]);
         let taken = ["Orchestra_Left-A-2", "Box 3/4--1"]
             .map(|seat| Seat { seat: SeatId(seat.into()), state: SeatState::Sold });
-        let (sections, _) = draw(&plan, None, taken.clone().into());
+        let (sections, _) = draw(&plan, None, MapState::Open, taken.clone().into());
         assert_eq!(counts(&sections), [("Orchestra-Left", 1, 0, 1), ("Box 3/4", 0, 0, 1)]);
         for asked in ["Orchestra-Left", "Orchestra_Left", " Orchestra－Left"] {
-            let (sections, seats) = draw(&plan, Some(asked), taken.clone().into());
+            let (sections, seats) = draw(&plan, Some(asked), MapState::Open, taken.clone().into());
             assert_eq!((counts(&sections).len(), seats.len()), (1, 1), "{asked}");
         }
     }

@@ -19,8 +19,7 @@ use utoipa::IntoParams;
 use crate::{
     Edge,
     call::{
-        Call, Head, Id, PLAN_BYTES_MAX, Params, is_of, json, not_an_id, parameters,
-        path_parameters, short,
+        Call, Head, Id, PLAN_BYTES_MAX, Params, json, not_an_id, parameters, path_parameters, short,
     },
     examples, media,
     op::Op,

@@ -214,7 +214,7 @@ fn start_publisher<E: Engine>(running: &Running, engine: &Arc<E>, handed: Handed
     });
     let (engine, link, health) = (engine.clone(), running.link.clone(), running.health.clone());
     let stop = running.intake_stop.clone();
-    keep(&running.inward, running.name(), "missed", stop.clone(), move || {
+    running.inward.keep(running.name(), "missed", stop.clone(), move || {
         let serving = missed::serve(engine.clone(), link.clone(), health.clone());
         let stop = stop.clone();
         async move {
@@ -226,7 +226,6 @@ fn start_publisher<E: Engine>(running: &Running, engine: &Arc<E>, handed: Handed
     });
 }
 
-/// One durable consumer for each stream that has an event the service consumes.
 /// Notes how far each stream was consumed, and looks whether it still is the same stream.
 fn start_agreement<E: Engine>(
     running: &Running,
@@ -242,7 +241,7 @@ fn start_agreement<E: Engine>(
     });
     // As long as anything is acknowledged.
     let stop = running.publisher_stop.clone();
-    keep(&running.outward, running.name(), "agreement", stop.clone(), move || {
+    running.outward.keep(running.name(), "agreement", stop.clone(), move || {
         let (agreement, stop) = (agreement.clone(), stop.clone());
         async move { agreement.run(stop).await }
     });
@@ -253,6 +252,7 @@ fn streams_of<E: Engine>(heard: &Table<E>) -> BTreeSet<String> {
     heard.keys().map(|fact| stream_of(events::producer_of(fact))).collect()
 }
 
+/// One durable consumer for each stream that has an event the service consumes.
 fn start_consumers<E: Engine>(
     running: &Running,
     heard: &Arc<Table<E>>,

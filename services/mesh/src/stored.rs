@@ -11,7 +11,13 @@ use events::{Envelope, Problem, SagaId, Timestamp, fact_of_subject, producer_of}
 use futures::StreamExt;
 use uuid::Uuid;
 
-use crate::{Asker, ConsumerState, Link, ask::away, link::stream_of, message::unpack};
+use crate::{
+    Asker, ConsumerState, Link,
+    ask::away,
+    deadline::within,
+    link::{BROKER, stream_of},
+    message::unpack,
+};
 
 /// Messages read at once at most.
 pub const STORED_MESSAGES_MAX: usize = 1_000;
@@ -296,9 +302,13 @@ impl Asker {
     /// # Errors
     /// As [`Asker::stored_since`].
     pub async fn room(&self, service: &str) -> Result<Room, Problem> {
-        let stream = self.link().jetstream().get_stream_no_info(stream_of(service)).await;
-        let stream = stream.map_err(|error| away(UNREAD, error))?;
-        let info = stream.get_info().await.map_err(|error| away(UNREAD, error))?;
+        let info = async {
+            let stream = self.link().jetstream().get_stream_no_info(stream_of(service)).await;
+            let stream = stream.map_err(|error| away(UNREAD, error))?;
+            stream.get_info().await.map_err(|error| away(UNREAD, error))
+        };
+        let info =
+            within(READ_TIMEOUT, BROKER, info).await.map_err(|late| away(UNREAD, late))??;
         let bytes_max = u64::try_from(info.config.max_bytes).ok().filter(|max| *max > 0);
         Ok(Room { bytes: info.state.bytes, bytes_max })
     }

@@ -5,7 +5,11 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::Link;
+use crate::{
+    Link,
+    deadline::within,
+    link::{BROKER, REQUEST_TIMEOUT},
+};
 
 /// Clocks of the broker and of a service may differ by this much.
 const CLOCKS_MILLIS: i64 = 60_000;
@@ -89,7 +93,10 @@ impl Link {
         use async_nats::jetstream::response::Response;
         // The broker lists up to 256 at once; a mesh has far fewer services.
         let subject = format!("CONSUMER.LIST.{stream}");
-        let listed = self.jetstream().request(subject, &json!({})).await;
+        let payload = json!({});
+        let listed = self.jetstream().request(subject, &payload);
+        let listed = within(REQUEST_TIMEOUT, BROKER, listed).await;
+        let listed = listed.map_err(|late| format!("consumers of {stream}: {late}"))?;
         match listed.map_err(|error| format!("consumers of {stream}: {error}"))? {
             Response::Ok(Listed { consumers }) => {
                 Ok(consumers.unwrap_or_default().into_iter().map(Into::into).collect())

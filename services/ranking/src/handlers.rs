@@ -65,7 +65,7 @@ pub fn schedule_stated(stated: &ScheduleStated) -> Vec<Act> {
         .arg(schedule.seats_total);
     let cancel = Act::new("cancel").arg(schedule.schedule_id).arg(schedule.concert_id);
     match schedule.state {
-        ScheduleState::Open => vec![open],
+        ScheduleState::Open | ScheduleState::Closed => vec![open],
         ScheduleState::Cancelled => vec![open, cancel],
     }
 }

@@ -155,7 +155,24 @@ impl Link {
         subject: impl ToSubject,
         group: String,
     ) -> Result<Subscriber, String> {
-        let joined = self.client().queue_subscribe(subject, group);
+        Self::join_on(self.client(), subject, group).await
+    }
+
+    /// The same, as the user that answers.
+    pub(crate) async fn join_to_answer(
+        &self,
+        subject: impl ToSubject,
+        group: String,
+    ) -> Result<Subscriber, String> {
+        Self::join_on(self.answers(), subject, group).await
+    }
+
+    async fn join_on(
+        client: &Client,
+        subject: impl ToSubject,
+        group: String,
+    ) -> Result<Subscriber, String> {
+        let joined = client.queue_subscribe(subject, group);
         let joined = within(SEND_TIMEOUT, BROKER, joined).await.map_err(|late| late.to_string())?;
         joined.map_err(|error| error.to_string())
     }

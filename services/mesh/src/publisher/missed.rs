@@ -13,6 +13,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use async_nats::HeaderMap;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
@@ -117,10 +118,9 @@ pub(crate) async fn serve<E: Engine>(
     link: Link,
     health: Health,
 ) -> Result<(), Failure> {
-    let (service, client) = (link.service(), link.answers());
-    let unheard = |error: &dyn std::fmt::Display| Failure::Unavailable(error.to_string());
-    let asked = client.queue_subscribe(format!("missed.{service}"), service.to_owned()).await;
-    let mut asked = asked.map_err(|error| unheard(&error))?;
+    let service = link.service();
+    let asked = link.join_to_answer(format!("missed.{service}"), service.to_owned()).await;
+    let mut asked = asked.map_err(Failure::Unavailable)?;
     while let Some(message) = asked.next().await {
         let reply = message.reply.filter(|reply| inbox(reply).is_some());
         let (Some(reply), Ok(missed)) = (reply, serde_json::from_slice(&message.payload)) else {
@@ -133,8 +133,8 @@ pub(crate) async fn serve<E: Engine>(
         if count > 0 {
             tell(&link, &health, &by, &gap, count);
         }
-        let sent = client.publish(reply, count.to_string().into()).await;
-        sent.map_err(|error| unheard(&error))?;
+        let sent = link.answer(reply, HeaderMap::new(), count.to_string().into()).await;
+        sent.map_err(Failure::Unavailable)?;
     }
     Err(Failure::Unavailable("the connection is closed".into()))
 }
