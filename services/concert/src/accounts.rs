@@ -58,10 +58,12 @@ pub(crate) async fn take(desk: Here, read: &Read) -> Result<(), Failure> {
             .await
             .map_err(|problem| Failure::Unavailable(problem.to_string()))?;
     }
-    let mut tx = desk.pool().begin().await?;
-    read.settle(&mut tx).await?;
-    tx.commit().await?;
-    Ok(())
+    desk.unit(async {
+        let mut tx = desk.pool().begin().await?;
+        read.settle(&mut tx).await?;
+        Ok(tx.commit().await?)
+    })
+    .await
 }
 
 impl Answer<NoteAccount> for Book {

@@ -21,7 +21,9 @@ use uuid::Uuid;
 
 use crate::{
     Link,
+    deadline::within,
     engine::{Engine, Failure, Mark},
+    link::{BROKER, REQUEST_TIMEOUT},
     work::Delivery,
 };
 
@@ -179,17 +181,24 @@ impl<E: Engine> Agreement<E> {
 
 impl Link {
     /// The service's own consumer of a stream.
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     async fn own_consumer(&self, stream: &str) -> Result<consumer::Info, String> {
-        let found: Result<consumer::PullConsumer, _> =
-            self.jetstream().get_consumer_from_stream(self.service(), stream).await;
-        Ok(found.map_err(|error| error.to_string())?.cached_info().clone())
+        let asked = self.jetstream().get_consumer_from_stream(self.service(), stream);
+        let found = within(REQUEST_TIMEOUT, BROKER, asked).await;
+        let found: consumer::PullConsumer =
+            found.map_err(|late| late.to_string())?.map_err(|error| error.to_string())?;
+        Ok(found.cached_info().clone())
     }
 
     /// Has the service's own consumer of a stream go on from a sequence.
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     async fn reset_consumer(&self, stream: &str, from: u64) -> Result<(), String> {
-        let found = self.jetstream().get_stream_no_info(stream).await;
-        let stream = found.map_err(|error| error.to_string())?;
-        let reset = stream.reset_consumer(self.service(), Some(from)).await;
-        reset.map(drop).map_err(|error| error.to_string())
+        let reset = async {
+            let found = self.jetstream().get_stream_no_info(stream).await;
+            let stream = found.map_err(|error| error.to_string())?;
+            let reset = stream.reset_consumer(self.service(), Some(from)).await;
+            reset.map(drop).map_err(|error| error.to_string())
+        };
+        within(REQUEST_TIMEOUT, BROKER, reset).await.map_err(|late| late.to_string())?
     }
 }

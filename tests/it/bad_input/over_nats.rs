@@ -195,7 +195,8 @@ fn every_endpoint_reads_as_strictly_as_over_http() {
             (&long, ""),
         ];
         for subject in listed(&mesh.nats("operator").await).await.keys() {
-            let endpoint = subject.strip_prefix("cmd.").expect("a command");
+            // What services ask each other for no account may ask at all.
+            let Some(endpoint) = subject.strip_prefix("cmd.") else { continue };
             for (body, field) in bodies {
                 let mut refusals = Vec::new();
                 for (client, token) in &callers {
