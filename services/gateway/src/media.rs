@@ -93,7 +93,7 @@ pub(crate) fn plan_text(headers: &HeaderMap, body: &[u8]) -> Result<String, Prob
 
 /// UTF-16 without a mark: of a header's letters every other byte is zero.
 fn wide(body: &[u8]) -> Option<&'static Encoding> {
-    match body.first_chunk()?.map(|byte| byte == 0) {
+    match body.first_chunk::<4>()?.map(|byte| byte == 0) {
         [false, true, false, true] => Some(UTF_16LE),
         [true, false, true, false] => Some(UTF_16BE),
         _ => None,

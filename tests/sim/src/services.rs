@@ -2,15 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use events::{Timestamp, user::Role};
-use mesh::{
-    Service,
-    memory::{InMemory, Store},
-    postgres::Postgres,
-};
+use events::user::Role;
+use mesh::memory::Store;
 
 use crate::{
-    node::{Host, On, Plan, Work},
+    node::{Host, On, Plan},
     people::Wish,
 };
 
@@ -65,90 +61,91 @@ pub fn filters() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
 
 /// The services, just started.
 pub fn hosts(stores: &Stores) -> Vec<(&'static str, Box<dyn Host>)> {
-    fn host<B: InMemory>(
-        name: &'static str,
-        store: &Store<B>,
-        service: fn() -> Service<Postgres<B>>,
-        rules: fn() -> B::Rules,
-        work: Work<B>,
-        due: fn(&B::Tables, Timestamp) -> Vec<Wish>,
-    ) -> (&'static str, Box<dyn Host>) {
-        let plan = Plan { service, rules, work, due };
-        (name, Box::new(On::new(name, plan, store.clone())))
-    }
+    let user = On::new(user::NAME, users(), stores.user.clone());
+    let reservation = On::new(reservation::NAME, reservations(), stores.reservation.clone());
+    let payment = On::new(payment::NAME, payments(), stores.payment.clone());
+    let point = On::new(point::NAME, points(), stores.point.clone());
     vec![
-        host(
-            user::NAME,
-            &stores.user,
-            user::service,
-            user::Rules::default,
-            |process, wish, asking| match wish.clone() {
-                Wish::SignUp(add) => Some(process.command(add, asking)),
-                Wish::Withdraw(withdraw) => Some(process.command(withdraw, asking)),
-                Wish::RefuseWithdrawal(refuse) => Some(process.command(refuse, asking)),
-                _ => None,
-            },
-            |tables, now| {
-                let due = tables.unanswered(WITHDRAWAL_SECS, now);
-                due.into_iter().map(Wish::RefuseWithdrawal).collect()
-            },
-        ),
-        host(
-            reservation::NAME,
-            &stores.reservation,
-            reservation::service,
-            reservation::Rules::default,
-            |process, wish, asking| match wish {
-                Wish::Hold { schedule_id, seats, pass } => {
-                    let (schedule_id, seats) = (*schedule_id, seats.clone());
-                    let pass = Some(pass.clone());
-                    let hold = reservation::sim::Hold { schedule_id, seats, pass, is_late: false };
-                    Some(process.command(hold, asking))
-                }
-                Wish::GiveBack(cancel) => Some(process.command(cancel.clone(), asking)),
-                Wish::Expire(id) => {
-                    let expire = reservation::sim::ExpireHold { reservation_id: *id };
-                    Some(process.command(expire, asking))
-                }
-                Wish::Empty(schedule_id, reservations) => {
-                    let (schedule_id, reservations) = (*schedule_id, reservations.clone());
-                    let empty = reservation::sim::EmptyShow { schedule_id, reservations };
-                    Some(process.command(empty, asking))
-                }
-                _ => None,
-            },
-            |tables, now| {
-                let holds = tables.due_holds(now).into_iter();
-                let shows = tables.cancelled_shows().into_iter();
-                holds
-                    .map(|due| Wish::Expire(due.reservation_id))
-                    .chain(shows.map(|due| Wish::Empty(due.schedule_id, due.reservations)))
-                    .collect()
-            },
-        ),
-        host(
-            payment::NAME,
-            &stores.payment,
-            payment::service,
-            payment::Rules::default,
-            |process, wish, asking| match wish {
-                Wish::Pay(pay) => Some(process.command(pay.clone(), asking)),
-                _ => None,
-            },
-            |_, _| Vec::new(),
-        ),
-        host(
-            point::NAME,
-            &stores.point,
-            point::service,
-            point::Rules::default,
-            |process, wish, asking| match wish {
-                Wish::Charge(charge) => Some(process.command(charge.clone(), asking)),
-                _ => None,
-            },
-            |_, _| Vec::new(),
-        ),
+        (user::NAME, Box::new(user)),
+        (reservation::NAME, Box::new(reservation)),
+        (payment::NAME, Box::new(payment)),
+        (point::NAME, Box::new(point)),
     ]
+}
+
+fn users() -> Plan<user::Book> {
+    Plan {
+        service: user::service,
+        rules: user::Rules::default,
+        work: |process, wish, asking| match wish.clone() {
+            Wish::SignUp(add) => Some(process.command(add, asking)),
+            Wish::Withdraw(withdraw) => Some(process.command(withdraw, asking)),
+            Wish::RefuseWithdrawal(refuse) => Some(process.command(refuse, asking)),
+            _ => None,
+        },
+        due: |tables, now| {
+            let due = tables.unanswered(WITHDRAWAL_SECS, now);
+            due.into_iter().map(Wish::RefuseWithdrawal).collect()
+        },
+    }
+}
+
+fn reservations() -> Plan<reservation::Book> {
+    Plan {
+        service: reservation::service,
+        rules: reservation::Rules::default,
+        work: |process, wish, asking| match wish {
+            Wish::Hold { schedule_id, seats, pass } => {
+                let (schedule_id, seats) = (*schedule_id, seats.clone());
+                let pass = Some(pass.clone());
+                let hold = reservation::sim::Hold { schedule_id, seats, pass, is_late: false };
+                Some(process.command(hold, asking))
+            }
+            Wish::GiveBack(cancel) => Some(process.command(cancel.clone(), asking)),
+            Wish::Expire(id) => {
+                let expire = reservation::sim::ExpireHold { reservation_id: *id };
+                Some(process.command(expire, asking))
+            }
+            Wish::Empty(schedule_id, reservations) => {
+                let (schedule_id, reservations) = (*schedule_id, reservations.clone());
+                let empty = reservation::sim::EmptyShow { schedule_id, reservations };
+                Some(process.command(empty, asking))
+            }
+            _ => None,
+        },
+        due: |tables, now| {
+            let holds = tables.due_holds(now).into_iter();
+            let shows = tables.cancelled_shows().into_iter();
+            holds
+                .map(|due| Wish::Expire(due.reservation_id))
+                .chain(shows.map(|due| Wish::Empty(due.schedule_id, due.reservations)))
+                .collect()
+        },
+    }
+}
+
+fn payments() -> Plan<payment::Book> {
+    Plan {
+        service: payment::service,
+        rules: payment::Rules::default,
+        work: |process, wish, asking| match wish {
+            Wish::Pay(pay) => Some(process.command(pay.clone(), asking)),
+            _ => None,
+        },
+        due: |_, _| Vec::new(),
+    }
+}
+
+fn points() -> Plan<point::Book> {
+    Plan {
+        service: point::service,
+        rules: point::Rules::default,
+        work: |process, wish, asking| match wish {
+            Wish::Charge(charge) => Some(process.command(charge.clone(), asking)),
+            _ => None,
+        },
+        due: |_, _| Vec::new(),
+    }
 }
 
 /// What a fan's account may do.
