@@ -48,11 +48,13 @@ async fn endpoints(mesh: &Mesh) -> Vec<(String, String)> {
             .expect("what a service says of itself");
         let all = info["endpoints"].as_array().cloned().unwrap_or_default();
         let subjects = all.iter().filter_map(|endpoint| endpoint["subject"].as_str());
-        let endpoint = |subject: &str| {
-            let endpoint = subject.strip_prefix("cmd.").expect("a command").to_owned();
-            (endpoint.split('.').next().unwrap_or_default().to_owned(), endpoint)
+        // What services ask each other under `state.` nobody else may ask at all.
+        let commands = subjects.filter_map(|subject| subject.strip_prefix("cmd."));
+        let of_service = |endpoint: &str| {
+            let service = endpoint.split('.').next().unwrap_or_default();
+            (service.to_owned(), endpoint.to_owned())
         };
-        endpoints.extend(subjects.map(endpoint));
+        endpoints.extend(commands.map(of_service));
     }
     endpoints
 }

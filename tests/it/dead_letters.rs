@@ -152,7 +152,8 @@ fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_o
 #[test]
 fn a_whole_message_of_poison_is_kept_letter_by_letter() {
     run(async {
-        let mesh = Mesh::with(&["user", "queue", "reservation", "point", "gateway"]).await;
+        let mesh =
+            Mesh::with(&["user", "concert", "queue", "reservation", "point", "gateway"]).await;
         let stores = Stores::of(&mesh.stage).await;
         let desk = Desk::of(&mesh).await;
         let events: Vec<Value> = (0..BATCH_EVENTS).map(|n| json!({ "poison": n })).collect();

@@ -105,10 +105,10 @@ fn what_the_streams_have_forgotten_is_made_again_from_those_who_own_it() {
             assert_eq!(ranked(&mesh, "window=1h").await, sold);
             assert_eq!(ranked(&mesh, "by=sell_out").await, fastest);
             // What is sold out stays so, and what was called off has its own word.
-            for schedule in [small, called_off] {
+            for (schedule, word) in [(small, "sold_out"), (called_off, "schedule_cancelled")] {
                 let path = format!("/v1/schedules/{schedule}/queue");
                 let refused = holder.post(&path, &json!({})).await;
-                assert_eq!(refused.code().as_deref(), Some("schedule_closed"));
+                assert_eq!(refused.code().as_deref(), Some(word));
             }
         }
         // Who has proof of a number stands where they stood.

@@ -64,7 +64,7 @@ fn a_step_of_a_saga_is_not_given_up_before_it_is_said_what_stays_open() {
 #[test]
 fn what_only_listens_leaves_nothing_open() {
     run(async {
-        let mesh = Mesh::with(&["user", "ranking", "gateway"]).await;
+        let mesh = Mesh::with(&["user", "concert", "payment", "ranking", "gateway"]).await;
         let desk = Desk::of(&mesh).await;
         let fan = mesh.fan(0).await;
         let now = mesh::clock::now();

@@ -201,7 +201,7 @@ fn poison_in_the_middle_of_a_message_parks_itself_and_what_depends_on_it() {
 #[test]
 fn the_waiting_room_parks_a_fan_as_well() {
     run(async {
-        let mesh = Mesh::with(&["user", "queue", "gateway"]).await;
+        let mesh = Mesh::with(&["user", "concert", "queue", "gateway"]).await;
         let desk = Desk::of(&mesh).await;
         let (fan, other) = (mesh.fan(0).await, mesh.fan(0).await);
         let expired = |fan: &Fan<'_>| ReservationExpired {

@@ -49,7 +49,7 @@ async fn all_become(desk: &Desk, states: &[LetterState]) {
 #[test]
 fn a_list_has_the_letters_of_every_service_newest_first_page_by_page() {
     run(async {
-        let mesh = Mesh::with(&["user", "queue", "point", "gateway"]).await;
+        let mesh = Mesh::with(&["user", "concert", "queue", "point", "gateway"]).await;
         let desk = Desk::of(&mesh).await;
         // Two services consume it, and neither can read it.
         for number in 0..3 {

@@ -166,7 +166,10 @@ impl Rest {
         let expected = match (state, reason) {
             (PaymentState::Completed, _) => (1, 0),
             (PaymentState::Refunded, _)
-            | (PaymentState::Failed, Some(PaymentFailure::HoldGone)) => (1, 1),
+            | (
+                PaymentState::Failed,
+                Some(PaymentFailure::HoldGone | PaymentFailure::ShowCancelled),
+            ) => (1, 1),
             _ => (0, 0),
         };
         let counts = (debits.len(), refunds.len());

@@ -262,7 +262,7 @@ fn a_wish_makes_an_account_or_adds_to_the_one_there_is() {
     };
     let card = desk.ask(1, 2, &Caller::Mesh, other).unwrap();
     assert_eq!(card.roles, [Role::Fan, Role::Organizer, Role::Operator]);
-    assert_eq!(desk.told.len(), 1);
+    assert_eq!(desk.told.len(), 3, "the account, and each role that was granted");
     let State::Active { password_hash, .. } = &desk.book.accounts.get(card.user_id).unwrap().state
     else {
         panic!("closed")
