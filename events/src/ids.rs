@@ -335,7 +335,7 @@ mod tests {
         let seat = SeatId::new("Orchestra-Left", "A", "1-2");
         assert_eq!(seat.0, "Orchestra_Left-A-1_2");
         assert_eq!(seat.section(), "Orchestra_Left");
-        assert_eq!(seat.readings(), [seat.clone()]);
+        assert_eq!(seat.readings(), std::slice::from_ref(&seat));
         let standing = SeatId::new("STANDING", "", "17");
         assert_eq!((&*standing.0, standing.section()), ("STANDING--17", "STANDING"));
     }

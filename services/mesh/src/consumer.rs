@@ -8,7 +8,7 @@ use std::{
 
 use async_nats::{
     header::NATS_MESSAGE_ID,
-    jetstream::{self, Message, consumer::PullConsumer},
+    jetstream::{self, AckKind, Message, consumer::PullConsumer},
 };
 use bytes::Bytes;
 use events::{Envelope, EventId, SagaId};
@@ -279,10 +279,7 @@ impl<E: Engine> Consumer<E> {
         if message.headers.as_ref().is_some_and(|map| map.get(COPIED_FROM).is_some()) {
             let (service, subject) = (self.link.service(), &message.subject);
             error!(service, %subject, "a copy of a message of another stream is dropped");
-            if let Err(error) = message.ack().await {
-                warn!(service, %error, "it will come again");
-            }
-            return;
+            return delivery_of(message).tell(AckKind::Ack).await;
         }
         let entries = entries_of(&self.heard, &message.subject, &message.payload);
         let settle = Settle::Ack(Box::new(delivery_of(message)));

@@ -239,13 +239,19 @@ impl<E: Engine> Follower<E> {
             subjects: wanted.map(|fact| format!("onsale.{fact}.")).collect(),
         };
         let body = serde_json::to_vec(&missed).expect("plain data");
-        let asked = self.link.client().request(format!("missed.{stream}"), body.into()).await;
+        let asked = self.link.request(format!("missed.{stream}"), body.into(), ASK_AGAIN).await;
         let messages = match asked {
             Ok(noted) => String::from_utf8_lossy(&noted.payload).parse().unwrap_or(0),
-            Err(cause) => {
-                error!(service, stream, above, below, %cause,
+            Err((_, cause)) => {
+                error!(
+                    service,
+                    stream,
+                    above,
+                    below,
+                    cause,
                     "the stream has dropped messages before they were read, and nobody publishes \
-                     them again yet");
+                     them again yet"
+                );
                 return false;
             }
         };

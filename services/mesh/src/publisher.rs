@@ -258,6 +258,7 @@ impl<E: Engine> Publisher<E> {
 
     /// The stream has dropped the message, and the broker remembers its id and takes it for a
     /// repeat. It knows ids by their text alone, and everybody else reads one in any spelling.
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     async fn send_respelt(
         &self,
         id: uuid::Uuid,

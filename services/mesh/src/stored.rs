@@ -301,6 +301,7 @@ impl Asker {
     ///
     /// # Errors
     /// As [`Asker::stored_since`].
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     pub async fn room(&self, service: &str) -> Result<Room, Problem> {
         let info = async {
             let stream = self.link().jetstream().get_stream_no_info(stream_of(service)).await;

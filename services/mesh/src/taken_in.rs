@@ -89,6 +89,7 @@ impl From<Info> for ConsumerState {
 
 impl Link {
     /// The consumers of a stream.
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<ConsumerState>, String> {
         use async_nats::jetstream::response::Response;
         // The broker lists up to 256 at once; a mesh has far fewer services.
