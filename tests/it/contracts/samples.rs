@@ -129,7 +129,6 @@ fn concerts() -> Vec<&'static str> {
     let schedule = json!({
         "schedule_id": SCHEDULE, "concert_id": CONCERT, "venue": "Arena am Fluss",
         "starts_at": "2026-12-12T19:30:00Z", "opens_at": TIME, "state": "cancelled",
-        "refund_until": "2026-12-12T19:30:00Z",
         "refund_until": "2026-12-05T19:30:00Z",
         "cancelled": {"at": TIME, "reason": "Storm", "by": {"user_id": USER, "role": "operator"}},
         "admission": admission, "hold_secs": 300, "seats_per_fan_max": 4, "seats_total": 9800,
