@@ -144,10 +144,14 @@ function acts.forget()
 end
 
 -- Rebuilt: numbers that were drawn but never said stay below those that are drawn from now
--- on, so that a fan who proves one stands where they stood.
+-- on, so that a fan who proves one stands where they stood. A place that was forgotten had a
+-- version, and passes up to that are void at the reservation service: whoever enters anew gets
+-- one above the clock, which no place has ever counted up to.
 function acts.rebuilt()
   for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
-    redis.call('HINCRBY', key('room:' .. schedule), 'tickets', UNSAID_TICKETS)
+    local room = key('room:' .. schedule)
+    redis.call('HINCRBY', room, 'tickets', UNSAID_TICKETS)
+    redis.call('HSET', room, 'version_floor', whole(act.now))
   end
 end
 

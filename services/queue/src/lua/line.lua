@@ -36,7 +36,7 @@ function acts.enter(schedule, fan, ticket)
   set(room, 'tickets', math.max(number, room.tickets or 0))
   place = {
     state = 'W',
-    version = (place and place.version or 0) + 1,
+    version = (place and place.version or room.version_floor or 0) + 1,
     ticket = number,
     entered = act.now,
     reserve_until = 0,

@@ -23,7 +23,7 @@ local OVER_SECS = 30 * 86400
 local PACE_KEEPS = 0.7
 
 local FIELDS = { 'opens_at', 'starts_at', 'per_second', 'active_max', 'pass_secs', 'total',
-  'sold', 'tickets', 'returned', 'second', 'admitted', 'pace', 'since' }
+  'sold', 'tickets', 'returned', 'second', 'admitted', 'pace', 'since', 'version_floor' }
 
 -- The room, or nil when its schedule was never heard of.
 local function room_of(schedule)

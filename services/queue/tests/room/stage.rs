@@ -242,9 +242,12 @@ pub fn emitted<E: Event>(fact: &E) -> Known {
     Known::Event(subject, serde_json::to_vec(fact).unwrap().into())
 }
 
+/// Things on one page.
+pub const PAGE: usize = 3;
+
 /// What is known, as it is read: in pages.
 pub fn pages(known: Vec<Known>) -> impl Stream<Item = Result<Vec<Known>, Failure>> {
-    let pages: Vec<_> = known.chunks(3).map(|page| Ok(page.to_vec())).collect();
+    let pages: Vec<_> = known.chunks(PAGE).map(|page| Ok(page.to_vec())).collect();
     stream::iter(pages)
 }
 

@@ -11,8 +11,8 @@ use mesh::{
 use queue::{Known, Room, Rules};
 
 use crate::stage::{
-    ADMISSION, SCHEDULE, Stage, at, completed, created, emitted, fan, hold, hold_expired, opened,
-    pages, paid, schedule_stated, seat_stated, withdrawn,
+    ADMISSION, PAGE, SCHEDULE, Stage, at, completed, created, emitted, fan, hold, hold_expired,
+    opened, pages, paid, schedule_stated, seat_stated, withdrawn,
 };
 
 fn key(scope: u8, body: u8) -> Idempotency {
@@ -147,13 +147,13 @@ async fn a_room_is_rebuilt_from_what_was_said_in_whatever_order() {
         if is_backwards {
             said.reverse();
         }
-        let count = said.len() as u64 - 2;
+        // A second seat of one sale is left out when it stands on the same page as the first.
+        let is_twin = |known: &Known| matches!(known, Known::Seat(_, it) if it.seat.0 == "A-1-3");
+        let twin = said.iter().position(is_twin).unwrap();
+        let is_left_out = twin / PAGE == (twin + 1) / PAGE;
+        let count = said.len() as u64 - 2 - u64::from(is_left_out);
         let rebuilt = queue::rebuild(&stage.room, pages(said), at(2_000)).await.unwrap();
-        // A second seat of one sale is taken in again only when it stands on another page.
-        assert!(
-            (count - 1..=count).contains(&rebuilt),
-            "{rebuilt}: all but the failed payment and the rubbish"
-        );
+        assert_eq!(rebuilt, count, "all but the failed payment, the rubbish, and such a seat");
         stage.said().await;
         for (n, before) in (0..9).zip(before) {
             let after = stage.look(fan(n), 2_000).await.unwrap();
@@ -206,6 +206,28 @@ async fn a_room_is_made_of_what_its_neighbours_own_where_the_streams_have_forgot
     stage.enter(fan(4), 2_300).await.unwrap();
     stage.hear(paid(3, fan(3), 1), 2_300).await;
     assert!(stage.enter(fan(5), 2_300).await.unwrap_err().is(codes::SOLD_OUT));
+}
+
+/// The reservation service takes every pass up to the version that has ended for void.
+#[tokio::test]
+async fn who_enters_a_rebuilt_room_is_above_every_version_that_it_has_forgotten() {
+    let mut stage = Stage::open().await;
+    let mut last = 0;
+    for now in [2_000, 5_000, 8_000] {
+        redis(&stage, &["FLUSHALL"]).await;
+        let known = vec![schedule_stated(10, ScheduleState::Open)];
+        queue::rebuild(&stage.room, pages(known), at(now)).await.unwrap();
+        stage.said().await;
+        for _ in 0..5 {
+            stage.enter(fan(1), now).await.unwrap();
+            stage.leave(fan(1), now).await.unwrap();
+        }
+        for told in stage.said().await {
+            let version = told.what["place_version"].as_u64().unwrap();
+            assert!(version > last, "{version} after {last}");
+            last = version;
+        }
+    }
 }
 
 #[tokio::test]
