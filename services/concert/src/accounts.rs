@@ -47,17 +47,20 @@ impl NoteAccount {
     }
 }
 
-/// Notes what was read, and then how far. One that is noted twice is noted once.
+/// Notes what was read, and then how far: also past what is of no concern here, or whoever
+/// compares that place with the stream would say that nobody reads on. One that is noted twice
+/// is noted once, and the order of two does not matter: so they go into a batch together.
 pub(crate) async fn take(desk: Here, read: &Read) -> Result<(), Failure> {
-    if read.facts.is_empty() {
+    if !read.has_moved() {
         return Ok(());
     }
-    for note in read.facts.iter().filter_map(NoteAccount::of) {
-        let meta = Meta::inside(SagaId(Uuid::now_v7()));
-        desk.decide(note, &meta)
-            .await
-            .map_err(|problem| Failure::Unavailable(problem.to_string()))?;
-    }
+    let notes = read
+        .facts
+        .iter()
+        .filter_map(NoteAccount::of)
+        .map(|note| async { desk.decide(note, &Meta::inside(SagaId(Uuid::now_v7()))).await });
+    let noted = futures::future::try_join_all(notes).await;
+    noted.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
     desk.unit(async {
         let mut tx = desk.pool().begin().await?;
         read.settle(&mut tx).await?;

@@ -49,10 +49,16 @@ pub struct Read {
     /// When the reading began: everything stored before is in, if [`Read::is_all`].
     pub began_at: Timestamp,
     positions: Positions,
+    has_moved: bool,
     failpoints: Arc<Failpoints>,
 }
 
 impl Read {
+    /// Whether anything was read, be it of no concern: only then is there a place to settle.
+    pub fn has_moved(&self) -> bool {
+        self.has_moved
+    }
+
     /// Notes, in the transaction of what was learned, that it was learned.
     ///
     /// # Errors
@@ -138,10 +144,12 @@ impl<E: Engine> Follower<E> {
             is_all,
             began_at,
             positions: positions.clone(),
+            has_moved: false,
             failpoints: self.desk.engine.failpoints(),
         };
         for (stream, ahead) in streams {
             for message in ahead.take(told_by) {
+                read.has_moved = true;
                 read.positions.0.insert((*stream).to_owned(), place_of(&message));
                 read.facts.extend(message.facts);
             }

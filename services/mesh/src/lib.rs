@@ -99,7 +99,7 @@ pub use own_id::{claimed_user, own_id};
 pub use repeat::{IDEMPOTENCY_KEY, check_key};
 pub use run::{Running, start};
 pub use service::{Service, Wiring};
-pub use stored::{EVENTS_A_SEQUENCE, Extent, Fact, Room, STORED_MESSAGES_MAX, StoredMessage};
+pub use stored::{EVENTS_A_SEQUENCE, Extent, Fact, STORED_MESSAGES_MAX, StoredMessage};
 pub use taken_in::ConsumerState;
 pub use turn::{Announcement, Told, Turn};
 pub use work::{Answered, Entry, Idempotency, Meta, Outcome, Work};

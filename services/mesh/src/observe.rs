@@ -45,6 +45,15 @@ pub struct Fill {
     pub refuses: bool,
 }
 
+impl Fill {
+    /// Whether a message of so many bytes has room: the broker counts its headers and subject
+    /// as well.
+    pub fn takes(&self, bytes: u64) -> bool {
+        const AROUND_A_MESSAGE: u64 = 512;
+        self.bytes_max.is_none_or(|max| self.bytes + bytes + AROUND_A_MESSAGE <= max)
+    }
+}
+
 #[derive(Deserialize)]
 struct ConsumerInfo {
     num_pending: u64,

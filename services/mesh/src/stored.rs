@@ -11,13 +11,7 @@ use events::{Envelope, Problem, SagaId, Timestamp, fact_of_subject, producer_of}
 use futures::StreamExt;
 use uuid::Uuid;
 
-use crate::{
-    Asker, ConsumerState, Link,
-    ask::away,
-    deadline::within,
-    link::{BROKER, stream_of},
-    message::unpack,
-};
+use crate::{Asker, ConsumerState, Link, ask::away, link::stream_of, message::unpack};
 
 /// Messages read at once at most.
 pub const STORED_MESSAGES_MAX: usize = 1_000;
@@ -278,42 +272,7 @@ impl Asker {
     }
 }
 
-/// What a stream holds, and how much it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// Bytes of its messages.
-    pub bytes: u64,
-    /// How many they may be; `None` for any number.
-    pub bytes_max: Option<u64>,
-}
-
-impl Room {
-    /// Whether a message of so many bytes has room: the broker counts its headers and subject
-    /// as well.
-    pub fn takes(&self, bytes: u64) -> bool {
-        const AROUND_A_MESSAGE: u64 = 512;
-        self.bytes_max.is_none_or(|max| self.bytes + bytes + AROUND_A_MESSAGE <= max)
-    }
-}
-
 impl Asker {
-    /// What room the stream of a service has.
-    ///
-    /// # Errors
-    /// As [`Asker::stored_since`].
-    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
-    pub async fn room(&self, service: &str) -> Result<Room, Problem> {
-        let info = async {
-            let stream = self.link().jetstream().get_stream_no_info(stream_of(service)).await;
-            let stream = stream.map_err(|error| away(UNREAD, error))?;
-            stream.get_info().await.map_err(|error| away(UNREAD, error))
-        };
-        let info =
-            within(READ_TIMEOUT, BROKER, info).await.map_err(|late| away(UNREAD, late))??;
-        let bytes_max = u64::try_from(info.config.max_bytes).ok().filter(|max| *max > 0);
-        Ok(Room { bytes: info.state.bytes, bytes_max })
-    }
-
     /// The consumers of the stream of a service.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// How soon a command that came too early is tried again.
 const EARLY_RETRY: Duration = Duration::from_millis(20);
 /// A message delivered so often runs alone …
-const DELIVERIES_ALONE: u64 = 4;
+pub(crate) const DELIVERIES_ALONE: u64 = 4;
 /// … and one delivered so often is parked without being run: it may be what kills the process.
 const DELIVERIES_MAX: u64 = 20;
 /// Runs of a batch that other batches are faster than, until its messages are run alone.

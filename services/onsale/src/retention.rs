@@ -21,16 +21,15 @@ pub(crate) async fn has_room(
     backlog: &Backlog,
     bytes: u32,
 ) -> Result<(), String> {
-    let room = Asker::new(link.clone()).room(service).await.map_err(|problem| problem.detail)?;
-    if room.takes(bytes.into()) {
-        return Ok(());
-    }
     let stream = service.to_uppercase().replace('-', "_");
+    let fill = Asker::new(link.clone()).fill(&stream).await.map_err(|problem| problem.detail)?;
+    // One that is missing is named elsewhere.
+    let Some(fill) = fill.filter(|fill| !fill.takes(bytes.into())) else { return Ok(()) };
     Err(format!(
         "the stream {stream} is full ({} of {} bytes): {} facts are held in the outbox; give it \
          more room (`max_bytes` of jetstream/streams/{stream}.json, onsale topology apply)",
-        room.bytes,
-        room.bytes_max.unwrap_or_default(),
+        fill.bytes,
+        fill.bytes_max.unwrap_or_default(),
         backlog.facts
     ))
 }

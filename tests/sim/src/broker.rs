@@ -61,8 +61,6 @@ pub struct Broker {
     synced: Disk,
     /// Which facts a service consumes.
     filters: BTreeMap<&'static str, BTreeSet<&'static str>>,
-    /// Whether ids are known again; off in a mutation.
-    pub knows_ids: bool,
 }
 
 impl Broker {
@@ -73,7 +71,7 @@ impl Broker {
         now: Timestamp,
     ) -> Self {
         let disk = empty(producers, &filters, now, 0);
-        Self { now: disk.clone(), synced: disk, filters, knows_ids: true }
+        Self { now: disk.clone(), synced: disk, filters }
     }
 
     /// Stores a message, unless its id is known.
@@ -83,7 +81,6 @@ impl Broker {
         message: Message,
         now: Timestamp,
     ) -> Acknowledged {
-        let knows_ids = self.knows_ids;
         let Some(stream) = self.now.streams.get_mut(producer) else {
             unreachable!("there is a stream for each producer")
         };
@@ -91,7 +88,7 @@ impl Broker {
             stored.message.id == message.id && stored.at.plus_secs(DUPLICATES_SECS) > now
         };
         let known = stream.messages.iter().enumerate().rev().find(is_known);
-        if let Some((at, _)) = known.filter(|_| knows_ids) {
+        if let Some((at, _)) = known {
             return Acknowledged { sequence: at as u64 + 1, is_duplicate: true };
         }
         stream.messages.push(Stored { message, at: now });
@@ -177,11 +174,6 @@ impl Broker {
         self.synced = self.now.clone();
     }
 
-    /// All connections are new ones.
-    pub fn cut(&mut self) {
-        self.reconnect(self.epoch() + 1);
-    }
-
     fn reconnect(&mut self, epoch: u64) {
         self.now.streams.values_mut().for_each(|stream| stream.epoch = epoch);
     }
@@ -194,14 +186,6 @@ impl Broker {
     /// The stream of a producer.
     pub fn stream(&self, producer: &str) -> Option<&Stream> {
         self.now.streams.get(producer)
-    }
-
-    /// Every message that is stored now, with its stream.
-    pub fn messages(&self) -> impl Iterator<Item = (&'static str, u64, &Message)> {
-        self.now.streams.iter().flat_map(|(producer, stream)| {
-            let numbered = (1..).zip(&stream.messages);
-            numbered.map(|(sequence, stored)| (*producer, sequence, &stored.message))
-        })
     }
 }
 

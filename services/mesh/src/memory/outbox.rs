@@ -9,12 +9,11 @@ use super::{InMemory, Memory};
 use crate::{
     engine::{Backlog, Failure, Gap, Mark, Outbox},
     message::Message,
-    postgres::partitions::time_of,
+    postgres::{
+        outbox::{LEASE_SECS, PUT_OFF_SECS, PUT_OFF_SECS_MAX},
+        partitions::time_of,
+    },
 };
-
-/// As in the database.
-const LEASE: Duration = Duration::from_secs(2);
-const PUT_OFF_MAX: Duration = Duration::from_secs(60);
 
 /// A message that was emitted.
 pub(super) struct Row {
@@ -26,7 +25,12 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn new(message: Message, now: Timestamp) -> Self {
-        Self { message, sequence: None, leased_until: later(now, LEASE), refusals: 0 }
+        Self {
+            message,
+            sequence: None,
+            leased_until: later(now, Duration::from_secs_f64(LEASE_SECS)),
+            refusals: 0,
+        }
     }
 
     fn mark(&self) -> Option<Mark> {
@@ -57,7 +61,7 @@ impl<B: InMemory> Outbox for Memory<B> {
         let due = kept.outbox.values_mut().filter(is_due).take(most);
         Ok(due
             .map(|row| {
-                row.leased_until = later(now, LEASE);
+                row.leased_until = later(now, Duration::from_secs_f64(LEASE_SECS));
                 row.message.clone()
             })
             .collect())
@@ -77,8 +81,9 @@ impl<B: InMemory> Outbox for Memory<B> {
         let now = crate::clock::now();
         let mut kept = self.store.kept.lock().await;
         if let Some(row) = kept.outbox.get_mut(&id).filter(|row| row.sequence.is_none()) {
-            let rest = Duration::from_secs(1 << row.refusals.min(10));
-            row.leased_until = later(now, rest.min(PUT_OFF_MAX));
+            let rest = PUT_OFF_SECS * f64::from(1 << row.refusals.min(10));
+            let rest = Duration::from_secs_f64(rest.min(PUT_OFF_SECS_MAX));
+            row.leased_until = later(now, rest);
             row.refusals += 1;
         }
         Ok(())

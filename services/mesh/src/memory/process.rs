@@ -5,7 +5,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,19 +24,16 @@ use crate::{
     failpoint::Failpoint,
     link::StreamState,
     message::Message,
-    parked::{Parked, retry::verdict_on_early},
+    parked::{
+        Parked,
+        retry::{DUE_MAX, LEASE, verdict_on_early},
+    },
     postgres::Postgres,
     publisher::verify,
     service::Asked,
     work::{Delivery, Settle},
+    worker::DELIVERIES_ALONE,
 };
-
-/// Parked events tried at a time.
-const DUE_MAX: usize = 100;
-/// How long nobody else tries one that is being tried.
-const LEASE: Duration = Duration::from_secs(10);
-/// Deliveries from which on a message runs alone, as in the batch worker.
-const DELIVERIES_ALONE: u64 = 4;
 
 /// A message as a stream delivers it.
 #[derive(Debug, Clone)]

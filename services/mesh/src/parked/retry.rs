@@ -25,9 +25,9 @@ use crate::{
 };
 
 /// Events tried at a time.
-const DUE_MAX: usize = 100;
+pub(crate) const DUE_MAX: usize = 100;
 /// How long nobody else tries an event that is being tried.
-pub(super) const LEASE: Duration = Duration::from_secs(10);
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// How often it is looked for what has come due though nobody has said so.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often events are looked for that wait behind nothing any more.

@@ -1,7 +1,7 @@
 //! The PostgreSQL engine: inbox, book, outbox and parked events in one transaction.
 
 mod check;
-mod outbox;
+pub(crate) mod outbox;
 mod parked;
 pub mod partitions;
 mod positions;

@@ -13,11 +13,11 @@ use crate::{
 
 /// How long a new message belongs to the publisher that was handed it in memory, and one that
 /// a sweep has taken to the instance that took it.
-pub(super) const LEASE_SECS: f64 = 2.0;
+pub(crate) const LEASE_SECS: f64 = 2.0;
 /// How long a message rests that the broker has refused; it doubles …
-const PUT_OFF_SECS: f64 = 1.0;
+pub(crate) const PUT_OFF_SECS: f64 = 1.0;
 /// … up to this.
-const PUT_OFF_SECS_MAX: f64 = 60.0;
+pub(crate) const PUT_OFF_SECS_MAX: f64 = 60.0;
 /// Messages of a gap that lose their marks in one statement.
 const GAP_MESSAGES_MAX: i64 = 5_000;
 /// Messages counted of a backlog at most.
