@@ -49,7 +49,7 @@ fn a_sold_out_club_is_ranked_and_each_buyer_is_told_once_and_sees_what_happened(
         let mut sagas = BTreeSet::new();
         for (at, (fan, (reservation, payment))) in fans.iter().zip(&sales).enumerate() {
             told_of_the_sale(fan, reservation, payment).await;
-            let found = saga(fan, payment.payment_id).await;
+            let found = saga_with_its_message(fan, payment).await;
             assert_eq!((found.line.flow.as_str(), found.line.state), ("pay", SagaState::Completed));
             assert!(found.to_come.is_empty() && found.line.awaited.is_empty(), "{found:?}");
             assert_eq!(found.line.user_id, Some(fan.session.user_id));
@@ -121,6 +121,16 @@ async fn told_of_the_sale(fan: &Fan<'_>, reservation: &Reservation, payment: &Pa
     assert_eq!(told, BTreeSet::from([paid, held]));
     assert_eq!(sent.len(), 2, "{sent:?}");
     assert!(sent.iter().all(|message| message.attempts == 1), "{sent:?}");
+}
+
+/// The saga of a payment with all that belongs to it: `audit` reads that the message has gone
+/// out a moment after its fan can see so.
+async fn saga_with_its_message(fan: &Fan<'_>, payment: &Payment) -> Saga {
+    eventually("the saga shows the message of its payment", || async {
+        let found = saga(fan, payment.payment_id).await;
+        found.steps.iter().any(|step| step.fact == "notification.sent").then_some(found)
+    })
+    .await
 }
 
 async fn saga(fan: &Fan<'_>, key: impl std::fmt::Display) -> Saga {
