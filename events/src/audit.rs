@@ -95,7 +95,7 @@ pub struct Violation {
     pub schedule_id: Option<ScheduleId>,
 }
 
-crate::facts! {
+crate::events! {
     SagaStalled = "audit.saga_stalled", schedule: |e| e.schedule_id, about: |e| e.saga_id.0;
     Violation = "audit.violation", schedule: |e| e.schedule_id, about: |e| e.violation_id;
 }
@@ -179,9 +179,11 @@ pub struct SagaLine {
     /// When its last fact was told.
     pub last_at: Timestamp,
     /// Its last fact.
-    pub last_fact: String,
+    #[serde(rename = "last_fact")]
+    pub last_event: String,
     /// Number of its facts.
-    pub facts: u32,
+    #[serde(rename = "facts")]
+    pub events: u32,
     /// Services that are awaited.
     pub awaited: Vec<String>,
     /// 32 hex digits; absent when it was not traced.
@@ -207,7 +209,8 @@ pub struct Saga {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Step {
     /// The fact, for example `point.debited`.
-    pub fact: String,
+    #[serde(rename = "fact")]
+    pub event: String,
     /// The service that told it.
     pub service: String,
     /// Its id.
@@ -241,7 +244,8 @@ pub struct Step {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ToCome {
     /// One of these.
-    pub facts: Vec<String>,
+    #[serde(rename = "facts")]
+    pub events: Vec<String>,
     /// By this service.
     pub service: String,
     /// After this fact.

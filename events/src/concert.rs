@@ -139,7 +139,7 @@ pub struct OrganizerRemoved {
     pub at: Timestamp,
 }
 
-crate::facts! {
+crate::events! {
     ScheduleOpened = "concert.schedule_opened", schedule: |e| Some(e.schedule_id), about: |e| e.schedule_id.0;
     ScheduleCancelled = "concert.schedule_cancelled", schedule: |e| Some(e.schedule_id), about: |e| e.schedule_id.0;
     OrganizerAdded = "concert.organizer_added", schedule: |_| None, about: |e| e.concert_id.0;

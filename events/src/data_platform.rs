@@ -48,7 +48,8 @@ pub struct ExportedStream {
     /// The sequence up to which everything was taken.
     pub sequence: u64,
     /// Facts that were taken.
-    pub facts: u64,
+    #[serde(rename = "facts")]
+    pub events: u64,
     /// How many sequences the stream is ahead; absent when the broker does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<u64>,

@@ -19,17 +19,17 @@ pub const DISCARD: &str = "discard";
 pub const REASON_CHARS_MAX: usize = 500;
 
 /// The verb under which a service answers [`FindLetters`].
-pub const LETTERS: &str = "letters";
+pub const DEAD_LETTERS: &str = "letters";
 
 /// Which letter: its service, and its number there. `payment-17`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct LetterId {
+pub struct DeadLetterId {
     service: String,
     number: u64,
 }
 
-impl LetterId {
+impl DeadLetterId {
     /// Letter `number` of `service`.
     pub fn new(service: &str, number: u64) -> Self {
         Self { service: service.to_owned(), number }
@@ -46,13 +46,13 @@ impl LetterId {
     }
 }
 
-impl fmt::Display for LetterId {
+impl fmt::Display for DeadLetterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.service, self.number)
     }
 }
 
-impl FromStr for LetterId {
+impl FromStr for DeadLetterId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -70,7 +70,7 @@ impl FromStr for LetterId {
     }
 }
 
-impl TryFrom<String> for LetterId {
+impl TryFrom<String> for DeadLetterId {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -78,17 +78,17 @@ impl TryFrom<String> for LetterId {
     }
 }
 
-impl From<LetterId> for String {
-    fn from(id: LetterId) -> Self {
+impl From<DeadLetterId> for String {
+    fn from(id: DeadLetterId) -> Self {
         id.to_string()
     }
 }
 
 #[cfg(feature = "openapi")]
-impl utoipa::ToSchema for LetterId {}
+impl utoipa::ToSchema for DeadLetterId {}
 
 #[cfg(feature = "openapi")]
-impl utoipa::PartialSchema for LetterId {
+impl utoipa::PartialSchema for DeadLetterId {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
         use utoipa::openapi::schema::{ObjectBuilder, Type};
         ObjectBuilder::new()
@@ -103,7 +103,7 @@ impl utoipa::PartialSchema for LetterId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
-pub enum LetterState {
+pub enum DeadLetterState {
     /// It was tried and cannot succeed; an operator decides.
     Parked,
     /// It was never tried: it waits behind another of its key.
@@ -116,7 +116,7 @@ pub enum LetterState {
     Discarded,
 }
 
-impl LetterState {
+impl DeadLetterState {
     /// Whether it has not ended.
     pub fn is_open(self) -> bool {
         matches!(self, Self::Parked | Self::Waiting | Self::Early)
@@ -126,12 +126,12 @@ impl LetterState {
 /// What became of a letter at one time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct LetterEvent {
+pub struct DeadLetterEvent {
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
     /// Where it stood from then on.
-    pub became: LetterState,
+    pub became: DeadLetterState,
     /// The operator who asked for it; absent when its turn had come by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<UserId>,
@@ -145,22 +145,23 @@ pub struct LetterEvent {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeadLetter {
     /// Which one.
-    pub letter: LetterId,
+    pub letter: DeadLetterId,
     /// The service that could not take it in.
     pub service: String,
     /// The fact, for example `payment.requested`.
-    pub fact: String,
+    #[serde(rename = "fact")]
+    pub event: String,
     /// What it depends on in that service: a wallet, a reservation; `-` for nothing known.
     pub key: String,
     /// Where it stands.
-    pub state: LetterState,
+    pub state: DeadLetterState,
     /// Why it cannot succeed, as of the last try.
     pub cause: String,
     /// How often it was tried.
     pub attempts: u64,
     /// The parked letter that it waits behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub behind: Option<LetterId>,
+    pub behind: Option<DeadLetterId>,
     /// The event's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_id: Option<Uuid>,
@@ -184,13 +185,13 @@ pub struct DeadLetter {
     pub kept_at: Option<Timestamp>,
     /// What became of it since, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub history: Vec<LetterEvent>,
+    pub history: Vec<DeadLetterEvent>,
 }
 
 /// One letter with all that is known of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct OpenedLetter {
+pub struct OpenedDeadLetter {
     /// The letter.
     #[serde(flatten)]
     pub letter: DeadLetter,
@@ -227,10 +228,10 @@ pub struct UnaskedService {
 
 /// Asks a service for its letters.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct FindLetters {
+pub struct FindDeadLetters {
     /// Only this one, opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub letter: Option<LetterId>,
+    pub letter: Option<DeadLetterId>,
     /// Also those that have ended, and those that are tried again by themselves.
     #[serde(default)]
     pub ended: bool,
@@ -238,26 +239,26 @@ pub struct FindLetters {
 
 /// What a service answers to [`FindLetters`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct FoundLetters {
+pub struct FoundDeadLetters {
     /// Its letters, in the order in which they were parked.
     pub letters: Vec<DeadLetter>,
     /// The one that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opened: Option<OpenedLetter>,
+    pub opened: Option<OpenedDeadLetter>,
 }
 
 /// Tries a letter again, with all that stand before and behind it in the line of its key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Redrive {
     /// The letter.
-    pub letter: LetterId,
+    pub letter: DeadLetterId,
 }
 
 /// Gives a letter up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Discard {
     /// The letter.
-    pub letter: LetterId,
+    pub letter: DeadLetterId,
     /// Why, 1 to 500 characters; it is kept.
     pub reason: String,
     /// Also when the service decides by the event, and what waits for it stays open.
@@ -305,13 +306,13 @@ pub struct RetryAll {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Redriven {
     /// The letter that was asked for.
-    pub letter: LetterId,
+    pub letter: DeadLetterId,
     /// The service.
     pub service: String,
     /// The key.
     pub key: String,
     /// The letters that were taken in, in this order.
-    pub resolved: Vec<LetterId>,
+    pub resolved: Vec<DeadLetterId>,
     /// The letter that failed again; those behind it wait on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
@@ -328,7 +329,7 @@ pub struct Redriven {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Stopped {
     /// The letter.
-    pub letter: LetterId,
+    pub letter: DeadLetterId,
     /// Why.
     pub cause: String,
     /// How often it was tried by now.
@@ -355,7 +356,7 @@ pub struct RetriedAll {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Unasked {
     /// The letter.
-    pub letter: LetterId,
+    pub letter: DeadLetterId,
     /// Why not.
     pub why: String,
 }
@@ -366,11 +367,11 @@ mod tests {
 
     #[test]
     fn a_letter_is_named_by_its_service_and_number() {
-        let id: LetterId = "data-platform-18446744073709551615".parse().unwrap();
+        let id: DeadLetterId = "data-platform-18446744073709551615".parse().unwrap();
         assert_eq!((id.service(), id.number()), ("data-platform", u64::MAX));
         assert_eq!(id.to_string(), "data-platform-18446744073709551615");
         for bad in ["", "7", "payment", "payment-", "-7", "payment-+7", "Payment-7", "a b-7"] {
-            assert!(bad.parse::<LetterId>().is_err(), "{bad}");
+            assert!(bad.parse::<DeadLetterId>().is_err(), "{bad}");
         }
     }
 }

@@ -39,7 +39,7 @@ pub trait Event:
     Serialize + DeserializeOwned + std::fmt::Debug + Clone + Send + Sync + 'static
 {
     /// `<service>.<fact>`, for example `payment.requested`.
-    const FACT: &'static str;
+    const NAME: &'static str;
     /// Raised only by a change that old readers cannot read.
     const VERSION: u32 = 1;
 
@@ -67,20 +67,20 @@ pub trait Command: Serialize + DeserializeOwned + std::fmt::Debug + Send + Sync 
 }
 
 /// The service that tells a fact: the part before the dot.
-pub fn producer_of(fact: &str) -> &str {
-    fact.split_once('.').map_or(fact, |(service, _)| service)
+pub fn producer_of(event: &str) -> &str {
+    event.split_once('.').map_or(event, |(service, _)| service)
 }
 
 /// `onsale.<service>.<fact>.v<version>.<key>`; the key is `-` outside any schedule.
-pub fn subject(fact: &str, version: u32, key: Option<ScheduleId>) -> String {
+pub fn subject(event: &str, version: u32, key: Option<ScheduleId>) -> String {
     match key {
-        Some(schedule) => format!("onsale.{fact}.v{version}.{schedule}"),
-        None => format!("onsale.{fact}.v{version}.-"),
+        Some(schedule) => format!("onsale.{event}.v{version}.{schedule}"),
+        None => format!("onsale.{event}.v{version}.-"),
     }
 }
 
 /// The fact named by a subject, if it is one of ours: `payment.requested`.
-pub fn fact_of_subject(subject: &str) -> Option<&str> {
+pub fn event_of_subject(subject: &str) -> Option<&str> {
     let rest = subject.strip_prefix("onsale.")?;
     let mut dots = rest.match_indices('.').map(|(at, _)| at);
     let end = dots.nth(1)?;
@@ -115,10 +115,10 @@ pub const PAGE_MAX: u32 = 100;
 
 /// Declares the facts of one producer with their name, key and subject.
 #[macro_export]
-macro_rules! facts {
-    ($($name:ident = $fact:literal, schedule: $schedule:expr, about: $about:expr;)+) => {
+macro_rules! events {
+    ($($name:ident = $event:literal, schedule: $schedule:expr, about: $about:expr;)+) => {
         $(impl $crate::Event for $name {
-            const FACT: &'static str = $fact;
+            const NAME: &'static str = $event;
             fn schedule(&self) -> Option<$crate::ScheduleId> {
                 let read: fn(&Self) -> Option<$crate::ScheduleId> = $schedule;
                 read(self)
@@ -129,7 +129,7 @@ macro_rules! facts {
             }
         })+
         /// The names of all facts told here.
-        pub const FACTS: &[&str] = &[$($fact),+];
+        pub const EVENTS: &[&str] = &[$($event),+];
     };
 }
 

@@ -166,7 +166,7 @@ pub struct NotificationFailed {
     pub at: Timestamp,
 }
 
-crate::facts! {
+crate::events! {
     NotificationSent = "notification.sent", schedule: |e| Some(e.schedule_id), about: |e| e.subject_id;
     NotificationFailed = "notification.failed", schedule: |e| Some(e.schedule_id), about: |e| e.subject_id;
 }

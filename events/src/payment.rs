@@ -165,7 +165,7 @@ pub struct PaymentWithdrawalBlocked {
     pub reason: WithdrawalReason,
 }
 
-crate::facts! {
+crate::events! {
     PaymentRequested = "payment.requested", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PaymentHoldExtensionRequested = "payment.hold_extension_requested", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PaymentCompleted = "payment.completed", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;

@@ -155,7 +155,7 @@ pub struct PointWithdrawalBlocked {
     pub reason: WithdrawalReason,
 }
 
-crate::facts! {
+crate::events! {
     PointCharged = "point.charged", schedule: |_| None, about: |e| e.user_id.0;
     PointDebited = "point.debited", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PointDebitRefused = "point.debit_refused", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;

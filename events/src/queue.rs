@@ -109,7 +109,7 @@ pub struct QueueExpired {
     pub reason: PlaceEnd,
 }
 
-crate::facts! {
+crate::events! {
     QueueWaiting = "queue.waiting", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
     QueueActivated = "queue.activated", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
     QueueReturned = "queue.returned", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;

@@ -188,7 +188,7 @@ pub struct ReservationWithdrawalBlocked {
     pub reason: WithdrawalReason,
 }
 
-crate::facts! {
+crate::events! {
     ReservationCreated = "reservation.created", schedule: |e| Some(e.schedule_id), about: |e| e.reservation_id.0;
     ReservationConfirmed = "reservation.confirmed", schedule: |e| Some(e.schedule_id), about: |e| e.reservation_id.0;
     ReservationConfirmRefused = "reservation.confirm_refused", schedule: |e| Some(e.schedule_id), about: |e| e.reservation_id.0;

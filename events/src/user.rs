@@ -86,7 +86,7 @@ pub struct UserRoleGranted {
     pub at: Timestamp,
 }
 
-crate::facts! {
+crate::events! {
     UserRegistered = "user.registered", schedule: |_| None, about: |e| e.user_id.0;
     UserWithdrawalRequested = "user.withdrawal_requested", schedule: |_| None, about: |e| e.user_id.0;
     UserWithdrawalRefused = "user.withdrawal_refused", schedule: |_| None, about: |e| e.user_id.0;

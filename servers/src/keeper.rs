@@ -84,11 +84,11 @@ impl Keeping {
             }
             if let Some(status) = self.server.ended() {
                 let line = self.server.last_line();
-                self.tell(&format!("has ended ({status}): {line}; starting it again"));
+                self.emit(&format!("has ended ({status}): {line}; starting it again"));
             } else if Instant::now() >= ask_at {
                 ask_at = Instant::now() + ASK_EVERY;
                 let Some(cause) = self.write_error().await else { continue };
-                self.tell(&format!("cannot write any more: {cause}; starting it again"));
+                self.emit(&format!("cannot write any more: {cause}; starting it again"));
             } else {
                 continue;
             }
@@ -114,7 +114,7 @@ impl Keeping {
         if free_bytes(&self.folder).is_none_or(|free| free >= ROOM_MIN) {
             return;
         }
-        self.tell(&format!("waits for room in {}", self.folder.display()));
+        self.emit(&format!("waits for room in {}", self.folder.display()));
         while free_bytes(&self.folder).is_some_and(|free| free < ROOM_MIN) {
             sleep(ASK_EVERY).await;
         }
@@ -134,18 +134,18 @@ impl Keeping {
             self.room().await;
             match self.server.restart().await {
                 Ok(()) => {
-                    self.tell("is back");
+                    self.emit("is back");
                     return Ok(());
                 }
                 Err(_) => {
                     let line = self.server.last_line();
-                    self.tell(&format!("does not start: {line}; trying again"));
+                    self.emit(&format!("does not start: {line}; trying again"));
                 }
             }
         }
     }
 
-    fn tell(&self, what: &str) {
+    fn emit(&self, what: &str) {
         (self.say)(&format!("{} {what}", self.server.name()));
     }
 }

@@ -90,7 +90,7 @@ fn unanswered(mesh: &Mesh) -> BTreeMap<&'static str, u64> {
 fn a_service_answers_to_inboxes_and_publishes_nothing_for_those_who_ask() {
     run(async {
         let mesh = Mesh::own().await;
-        let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
         let fan = mesh.fan(0).await;
         let clients = [mesh.nats("client").await, fan.nats().await];
         let endpoints = endpoints(&mesh).await;
@@ -115,13 +115,13 @@ fn a_service_answers_to_inboxes_and_publishes_nothing_for_those_who_ask() {
             client.request("cmd.concert.find", "{}".into()).await.expect("who asks is answered");
         }
         let stored = provisioner.ends().await;
-        let forged_facts = Broker::of(&mesh.stage, "operator").await;
+        let forged_events = Broker::of(&mesh.env, "operator").await;
         for (stream, end) in stored {
-            for message in forged_facts.stored(&stream, 0).await {
+            for message in forged_events.stored(&stream, 0).await {
                 assert!(!message.subject.contains("forged"), "{stream} of {end}: {message:?}");
             }
         }
-        assert_eq!(forged_facts.stored("DEAD_LETTERS", 0).await.len(), 0);
+        assert_eq!(forged_events.stored("DEAD_LETTERS", 0).await.len(), 0);
         assert!(services.len() > 8, "{services:?}");
         mesh.stop().await;
     });
@@ -131,7 +131,7 @@ fn a_service_answers_to_inboxes_and_publishes_nothing_for_those_who_ask() {
 fn what_a_service_says_of_itself_is_published_nowhere_else_either() {
     run(async {
         let mesh = Mesh::own().await;
-        let operator = Broker::of(&mesh.stage, "operator").await;
+        let operator = Broker::of(&mesh.env, "operator").await;
         let before = operator.ends().await;
         for wiring in wiring::all() {
             for verb in ["PING", "INFO", "STATS"] {
@@ -153,8 +153,8 @@ fn a_message_that_the_broker_was_made_to_copy_is_taken_for_no_event() {
     run(async {
         let mesh = Mesh::own().await;
         let fan = mesh.fan(30).await;
-        let gateway = Broker::of(&mesh.stage, "gateway").await;
-        let operator = Broker::of(&mesh.stage, "operator").await;
+        let gateway = Broker::of(&mesh.env, "gateway").await;
+        let operator = Broker::of(&mesh.env, "operator").await;
         eventually("the points are charged in the stream", || async {
             (operator.ends().await["POINT"] > 0).then_some(())
         })
@@ -185,15 +185,15 @@ fn nobody_reads_the_answers_to_another() {
         let (fan, other) = (mesh.fan(0).await, mesh.fan(0).await);
         let inbox = |of: &Fan<'_>| format!("_INBOX_account.{}.>", of.session.user_id);
         let (own, others) = (inbox(&fan), inbox(&other));
-        let by_token = Broker::by_token(&mesh.stage, fan.token()).await;
-        let by_key = Broker::of(&mesh.stage, "client").await;
+        let by_token = Broker::by_token(&mesh.env, fan.token()).await;
+        let by_key = Broker::of(&mesh.env, "client").await;
         for mut broker in [by_token, by_key] {
             for subject in [&others, "_INBOX_account.>", "_INBOX_*.>", "_INBOX_gateway.>", ">"] {
                 drop(broker.client.subscribe(subject.to_owned()).await.expect("sent"));
                 broker.is_refused("subscribe to", subject).await;
             }
         }
-        let mut by_token = Broker::by_token(&mesh.stage, fan.token()).await;
+        let mut by_token = Broker::by_token(&mesh.env, fan.token()).await;
         let mut heard = Vec::new();
         for subject in [own.as_str(), "live.concert.seats.>", "live.onsale.concert.>"] {
             heard.push(by_token.client.subscribe(subject.to_owned()).await.expect("sent"));

@@ -8,7 +8,7 @@ use async_nats::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use harness::project;
-use onsale::stage::Stage;
+use onsale::environment::Environment;
 use tokio::sync::mpsc;
 
 use crate::messages::{StoredEvent, events_of};
@@ -32,21 +32,21 @@ pub struct Broker {
 
 impl Broker {
     /// Connects as `identity` to the servers of `stage`.
-    pub async fn of(stage: &Stage, identity: &str) -> Self {
-        let known = stage.config.nkey_seeds.get(identity).cloned();
+    pub async fn of(env: &Environment, identity: &str) -> Self {
+        let known = env.config.nkey_seeds.get(identity).cloned();
         let seed = known.unwrap_or_else(|| {
-            let servers = stage.servers.as_ref().expect("servers of our own");
+            let servers = env.servers.as_ref().expect("servers of our own");
             servers.nkey_seed(identity).to_owned()
         });
-        Self::with(stage, ConnectOptions::with_nkey(seed), identity).await
+        Self::with(env, ConnectOptions::with_nkey(seed), identity).await
     }
 
     /// Connects with an access token in place of a key.
-    pub async fn by_token(stage: &Stage, token: &str) -> Self {
-        Self::with(stage, ConnectOptions::with_token(token.to_owned()), "account").await
+    pub async fn by_token(env: &Environment, token: &str) -> Self {
+        Self::with(env, ConnectOptions::with_token(token.to_owned()), "account").await
     }
 
-    async fn with(stage: &Stage, options: ConnectOptions, identity: &str) -> Self {
+    async fn with(env: &Environment, options: ConnectOptions, identity: &str) -> Self {
         let (sender, refusals) = mpsc::unbounded_channel();
         let client = options
             .custom_inbox_prefix(format!("_INBOX_{identity}"))
@@ -56,7 +56,7 @@ impl Broker {
                 }
                 async {}
             })
-            .connect(&stage.config.nats_url)
+            .connect(&env.config.nats_url)
             .await
             .unwrap_or_else(|error| panic!("{identity} is turned away: {error}"));
         let jetstream =
@@ -87,7 +87,7 @@ impl Broker {
     }
 
     /// The streams of facts.
-    pub fn fact_streams() -> Vec<String> {
+    pub fn event_streams() -> Vec<String> {
         let mut streams = project::names("jetstream/streams", "json");
         streams.retain(|name| !matches!(name.as_str(), "ADVISORIES" | "DEAD_LETTERS"));
         streams
@@ -96,7 +96,7 @@ impl Broker {
     /// The last sequence of each stream of facts.
     pub async fn ends(&self) -> BTreeMap<String, u64> {
         let mut ends = BTreeMap::new();
-        for name in Self::fact_streams() {
+        for name in Self::event_streams() {
             let stream = self.jetstream.get_stream(&name).await.expect("a stream");
             ends.insert(name, stream.cached_info().state.last_sequence);
         }
@@ -121,7 +121,7 @@ impl Broker {
     /// Every stored message of events after `ends`, in the order in which they were stored.
     pub async fn messages_after(&self, ends: &BTreeMap<String, u64>) -> Vec<StreamMessage> {
         let mut messages = Vec::new();
-        for stream in Self::fact_streams() {
+        for stream in Self::event_streams() {
             let after = ends.get(&stream).copied().unwrap_or(0);
             messages.extend(self.stored(&stream, after).await);
         }
@@ -130,14 +130,14 @@ impl Broker {
     }
 
     /// The events of [`Broker::messages_after`], each by itself.
-    pub async fn facts_after(&self, ends: &BTreeMap<String, u64>) -> Vec<StoredEvent> {
+    pub async fn events_after(&self, ends: &BTreeMap<String, u64>) -> Vec<StoredEvent> {
         self.messages_after(ends).await.iter().flat_map(events_of).collect()
     }
 
     /// Lets the broker soon forget which messages it has had, so that the same one is stored
     /// again, as it is when it comes after the time in which it is recognised.
     pub async fn forget_ids(&self) {
-        for name in Self::fact_streams() {
+        for name in Self::event_streams() {
             let stream = self.jetstream.get_stream(&name).await.expect("a stream");
             let mut config = stream.cached_info().config.clone();
             // Once a broker that was busy still knew its ids twenty seconds after one change.

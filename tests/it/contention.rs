@@ -12,7 +12,7 @@ use onsale::http::Answer;
 use serde_json::json;
 
 use crate::{
-    messages::{StoredEvent, tell_again},
+    messages::{StoredEvent, emit_again},
     rest::{Stores, assert_same, but_audit},
 };
 
@@ -57,7 +57,7 @@ fn of_two_hundred_fans_exactly_one_gets_the_seat_fifty_times_over() {
         }
         assert_eq!(owners, ROUNDS);
         // And in the judge's own words: as many claims as seats, none of them twice.
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let (claims, seats): (i64, i64) = sqlx::query_as(
             "select count(*), count(distinct s->>'seat')
              from reservations, jsonb_array_elements(seats) s where schedule_id = $1",
@@ -90,7 +90,7 @@ async fn ask(fan: &Fan<'_>, schedule: ScheduleId, seats: &[&str], pass: &str) ->
 fn what_comes_late_of_a_former_owner_leaves_the_next_one_alone() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let schedule = mesh.open(1, |_| {}).await.schedule_id;
         let (former, next) = (mesh.fan(100).await, mesh.fan(100).await);
 
@@ -107,16 +107,16 @@ fn what_comes_late_of_a_former_owner_leaves_the_next_one_alone() {
         stores.at_rest().await;
 
         // Everything that was ever told of the former owner is told again.
-        let mut facts = stores.broker.facts_after(&Default::default()).await;
+        let mut events = stores.broker.events_after(&Default::default()).await;
         let of = former.session.user_id.to_string();
-        facts.retain(|fact: &StoredEvent| {
-            fact.data().to_string().contains(&of) && !fact.name().starts_with("user.")
+        events.retain(|event: &StoredEvent| {
+            event.data().to_string().contains(&of) && !event.name().starts_with("user.")
         });
         for name in ["point.debited", "reservation.cancelled", "reservation.confirmed"] {
-            assert!(facts.iter().any(|fact| fact.name() == name), "{name}");
+            assert!(events.iter().any(|event| event.name() == name), "{name}");
         }
         let before = but_audit(stores.at_rest().await);
-        tell_again(&mesh.stage, &facts).await;
+        emit_again(&mesh.env, &events).await;
         assert_same(&before, &but_audit(stores.at_rest().await), "told again");
         for hold in [&first, &second] {
             let path = format!("/v1/reservations/{}", hold.reservation_id);

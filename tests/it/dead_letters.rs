@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID, jetstream::message::StreamMessage};
 use events::{
     CONTENT_TYPE, Event, PaymentId, ReservationId, ScheduleId, UserId,
-    dead_letter::{DeadLetter, LetterState},
+    dead_letter::{DeadLetter, DeadLetterState},
     payment::PaymentRequested,
     subject,
 };
@@ -112,8 +112,8 @@ fn requested(user_id: UserId, schedule_id: ScheduleId, amount: i64) -> PaymentRe
 fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_on() {
     run(async {
         let mesh = Mesh::with(&["user", "point", "gateway"]).await;
-        let provisioner = Broker::of(&mesh.stage, onsale::config::PROVISIONER).await;
-        let payment = Broker::of(&mesh.stage, "payment").await;
+        let provisioner = Broker::of(&mesh.env, onsale::config::PROVISIONER).await;
+        let payment = Broker::of(&mesh.env, "payment").await;
         let desk = Desk::of(&mesh).await;
         take_every_version(&provisioner).await;
         let (fan, unlucky) = (mesh.fan(100).await, mesh.fan(100).await);
@@ -122,17 +122,17 @@ fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_o
         // Another wallet's: that one alone is parked.
         let poisons = poisons(&requested(unlucky.session.user_id, schedule, 30));
         for poison in &poisons {
-            let subject = subject(PaymentRequested::FACT, poison.version, Some(schedule));
-            tell(&payment, subject, poison.has_id, &poison.body).await;
+            let subject = subject(PaymentRequested::NAME, poison.version, Some(schedule));
+            emit(&payment, subject, poison.has_id, &poison.body).await;
         }
-        let subject = subject(PaymentRequested::FACT, 1, Some(schedule));
-        tell(&payment, subject, true, &json!([event_of(&good)]).to_string()).await;
+        let subject = subject(PaymentRequested::NAME, 1, Some(schedule));
+        emit(&payment, subject, true, &json!([event_of(&good)]).to_string()).await;
 
         eventually("the good one behind them is taken in", || async {
             (fan.balance().await == 70).then_some(())
         })
         .await;
-        let letters = desk.stand("point", &vec![LetterState::Parked; poisons.len()]).await;
+        let letters = desk.stand("point", &vec![DeadLetterState::Parked; poisons.len()]).await;
         let copies = copies(&provisioner, "point.payment.requested", poisons.len()).await;
         for (number, poison) in poisons.iter().enumerate() {
             // They are told apart by where they came from; the stream was empty before.
@@ -154,7 +154,7 @@ fn a_whole_message_of_poison_is_kept_letter_by_letter() {
     run(async {
         let mesh =
             Mesh::with(&["user", "concert", "queue", "reservation", "point", "gateway"]).await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let desk = Desk::of(&mesh).await;
         let events: Vec<Value> = (0..BATCH_EVENTS).map(|n| json!({ "poison": n })).collect();
         sqlx::query(
@@ -169,7 +169,7 @@ fn a_whole_message_of_poison_is_kept_letter_by_letter() {
         .expect("emitted");
         // Each service that consumes the event keeps letters of its own, in its own store.
         for service in ["point", "queue"] {
-            let letters = desk.stand(service, &[LetterState::Parked; BATCH_EVENTS]).await;
+            let letters = desk.stand(service, &[DeadLetterState::Parked; BATCH_EVENTS]).await;
             assert!(letters.iter().all(|letter| letter.key == "-" && letter.behind.is_none()));
             let copies =
                 copies(&stores.broker, &format!("{service}.reservation.cancelled"), BATCH_EVENTS)
@@ -191,7 +191,7 @@ async fn take_every_version(provisioner: &Broker) {
     stream.update_consumer(config).await.expect("updated");
 }
 
-async fn tell(broker: &Broker, subject: String, has_id: bool, body: &str) {
+async fn emit(broker: &Broker, subject: String, has_id: bool, body: &str) {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", CONTENT_TYPE);
     if has_id {
@@ -219,7 +219,7 @@ async fn is_kept(desk: &Desk, letter: &DeadLetter, poison: &Poison) {
     assert_eq!(&opened.letter, letter);
     assert_eq!(opened.payload, poison.kept);
     assert_eq!((letter.key.as_str(), letter.attempts), (poison.key.as_str(), 1));
-    assert_eq!((letter.fact.as_str(), letter.stream.as_str()), ("payment.requested", "PAYMENT"));
+    assert_eq!((letter.event.as_str(), letter.stream.as_str()), ("payment.requested", "PAYMENT"));
     assert!(letter.cause.contains(poison.cause), "{} does not say {}", letter.cause, poison.cause);
     let subject = format!("onsale.payment.requested.v{}.", poison.version);
     assert!(letter.subject.starts_with(&subject), "{}", letter.subject);

@@ -49,7 +49,7 @@ async fn until_all(events: &mut Events, wanted: impl IntoIterator<Item = String>
         let event = events.next().await;
         let value: serde_json::Value = event.json();
         let saga = value["saga_id"].as_str().unwrap_or_default();
-        wanted.remove(&format!("{} {saga}", event.fact()));
+        wanted.remove(&format!("{} {saga}", event.event()));
         last = event.id.unwrap_or(last);
     }
     last
@@ -57,11 +57,11 @@ async fn until_all(events: &mut Events, wanted: impl IntoIterator<Item = String>
 
 /// Deletes a stream, with its consumers, and makes it anew.
 async fn make_anew(mesh: &Mesh, streams: &[&str]) {
-    let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+    let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
     for stream in streams {
         provisioner.jetstream.delete_stream(stream).await.expect("deleted");
     }
-    fleet::apply_topology(&mesh.stage.config).await.expect("made again");
+    fleet::apply_topology(&mesh.env.config).await.expect("made again");
 }
 
 async fn schedule(mesh: &Mesh) -> ScheduleId {
@@ -137,7 +137,7 @@ fn nobody_misses_anything_on_a_broker_that_is_rolled_back() {
         let mut events = follow(&mesh, &fan, None).await;
         let bought = buy(&fan, schedule, "A-1-1").await;
         let before = until_all(&mut events, bought).await;
-        let servers = mesh.stage.servers.as_ref().expect("servers of our own");
+        let servers = mesh.env.servers.as_ref().expect("servers of our own");
         let (store, copy) =
             (servers.folder().join("nats/jetstream"), servers.folder().join("copy"));
         stop_while(servers.nats.pid().expect("a broker"), || copy_folder(&store, &copy));

@@ -12,7 +12,7 @@ use harness::mesh::{Fan, Mesh, eventually, run};
 use mesh::valkey::Valkey;
 use onsale::{
     config::{PROVISIONER, SERVICES},
-    fleet::{Fleet, Rules},
+    fleet::{Fleet, ServiceConfigs},
     replay, room,
 };
 use serde_json::{Value, json};
@@ -22,8 +22,8 @@ use crate::{broker::Broker, rest::Stores};
 /// The streams forget everything, as after a week, and Valkey loses what it had.
 async fn forget(mesh: &Mesh, stores: &Stores) {
     stores.at_rest().await;
-    let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
-    for stream in Broker::fact_streams() {
+    let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
+    for stream in Broker::event_streams() {
         let stream = provisioner.jetstream.get_stream(&stream).await.expect("a stream");
         stream.purge().await.expect("purged");
     }
@@ -61,7 +61,7 @@ async fn ranked(mesh: &Mesh, query: &str) -> Vec<RankedConcert> {
 fn what_the_streams_have_forgotten_is_made_again_from_those_who_own_it() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let on_sale = mesh.open(6, |_| {}).await.schedule_id;
         let small = mesh.open(1, |_| {}).await.schedule_id;
         let called_off = mesh.open(3, |_| {}).await.schedule_id;
@@ -153,7 +153,7 @@ async fn map_is_soon(mesh: &Mesh, schedule: ScheduleId, wanted: &[(&str, SeatSta
 
 async fn rankings_are_whole(mesh: &Mesh) {
     let store: Valkey<ranking::Charts> =
-        Valkey::new(&mesh.stage.config.valkey_url, Default::default()).expect("an address");
+        Valkey::new(&mesh.env.config.valkey_url, Default::default()).expect("an address");
     eventually("the ranking is whole again", || async {
         store.is_whole().await.is_ok_and(|whole| whole).then_some(())
     })
@@ -179,7 +179,7 @@ fn a_room_that_cannot_ask_an_owner_says_that_it_is_being_rebuilt() {
         let fan = mesh.fan(1_000).await;
         let hold = fan.hold(schedule, &["A-1-1"]).await;
         fan.pay(&hold).await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         judge.stop().await;
         redis::cmd("FLUSHALL").query_async::<()>(&mut stores.valkey()).await.expect("emptied");
         let path = format!("/v1/schedules/{schedule}/queue");
@@ -200,8 +200,8 @@ fn a_room_that_cannot_ask_an_owner_says_that_it_is_being_rebuilt() {
 }
 
 async fn start_judge(mesh: &Mesh) -> Fleet {
-    let rules = Rules::default();
-    let judge = Fleet::start(&mesh.stage.config, &[reservation::NAME], &rules).await;
+    let configs = ServiceConfigs::default();
+    let judge = Fleet::start(&mesh.env.config, &[reservation::NAME], &configs).await;
     judge.expect("a service")
 }
 
@@ -209,7 +209,7 @@ async fn start_judge(mesh: &Mesh) -> Fleet {
 fn rooms_are_replayed_in_place_and_the_sale_goes_on() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let schedule = mesh.open(2, |opening| opening.admission.active_max = 1).await.schedule_id;
         let (first, second) = (mesh.fan(1_000).await, mesh.fan(1_000).await);
         let hold = first.hold(schedule, &["A-1-1"]).await;
@@ -224,7 +224,7 @@ fn rooms_are_replayed_in_place_and_the_sale_goes_on() {
             .query_async::<()>(&mut valkey)
             .await
             .expect("spoilt");
-        replay::replay_rooms(&mesh.stage.config).await.expect("replayed");
+        replay::replay_rooms(&mesh.env.config).await.expect("replayed");
         let after = second.place(schedule).await;
         assert_eq!((after.state, after.position), (before.state, before.position));
         let sold: i64 =
@@ -236,9 +236,9 @@ fn rooms_are_replayed_in_place_and_the_sale_goes_on() {
         second.pay(&last).await;
         mesh.receipt_is_clean(schedule).await;
         // The read models are made of the same.
-        let maps = Valkey::new(&mesh.stage.config.valkey_url, concert::MapRules::default());
+        let maps = Valkey::new(&mesh.env.config.valkey_url, concert::MapConfig::default());
         let model = room::seat_maps(maps.expect("a store").into());
-        let rebuilt = replay::replay(&mesh.stage.config, concert::NAME, model).await;
+        let rebuilt = replay::replay(&mesh.env.config, concert::NAME, model).await;
         assert!(rebuilt.expect("replayed").difference.expect("compared").is_none());
         mesh.stop().await;
     });

@@ -21,7 +21,7 @@ fn a_service_without_its_database_is_alive_but_not_ready_until_it_is_back() {
         becomes(503).await;
         listener.watch(&mesh.fleet);
         becomes(200).await;
-        let postgres = mesh.stage.servers.as_ref().expect("our own servers").postgres.clone();
+        let postgres = mesh.env.servers.as_ref().expect("our own servers").postgres.clone();
         postgres.kill();
         becomes(503).await;
         assert_eq!(http.get("/healthz").send().await.expect("an answer").status, 200);
@@ -39,12 +39,12 @@ fn a_stream_that_is_gone_is_named_and_everything_is_published_again_once_it_is_b
         let fan = mesh.fan(100).await;
         let hold = fan.hold(schedule, &["A-1-1"]).await;
         fan.pay(&hold).await;
-        let is_well = || async { doctor::ills(&mesh.stage.config).await.is_empty().then_some(()) };
+        let is_well = || async { doctor::ills(&mesh.env.config).await.is_empty().then_some(()) };
         eventually("doctor finds nothing wrong", is_well).await;
 
-        let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
         provisioner.jetstream.delete_stream("PAYMENT").await.expect("deleted");
-        let ills = doctor::ills(&mesh.stage.config).await;
+        let ills = doctor::ills(&mesh.env.config).await;
         for part in ["streams and consumers: ", "outbox of payment: "] {
             assert!(ills.iter().any(|ill| ill.starts_with(part)), "{part} {ills:?}");
         }
@@ -55,7 +55,7 @@ fn a_stream_that_is_gone_is_named_and_everything_is_published_again_once_it_is_b
         })
         .await;
 
-        fleet::apply_topology(&mesh.stage.config).await.expect("made again");
+        fleet::apply_topology(&mesh.env.config).await.expect("made again");
         eventually("everything is published again", is_well).await;
         let is_ready = || async {
             mesh.fleet.running().iter().all(|one| one.health().is_ready()).then_some(())

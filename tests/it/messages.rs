@@ -6,7 +6,7 @@ use async_nats::{HeaderMap, header::NATS_MESSAGE_ID, jetstream::message::StreamM
 use bytes::Bytes;
 use events::{CONTENT_TYPE, Envelope};
 use harness::mesh::SOON;
-use onsale::stage::Stage;
+use onsale::environment::Environment;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -59,7 +59,7 @@ impl StoredEvent {
 
 /// The event that a subject is of.
 pub fn name_of(subject: &str) -> &str {
-    events::fact_of_subject(subject).expect("streams of facts keep facts")
+    events::event_of_subject(subject).expect("streams of facts keep facts")
 }
 
 /// The id of an event.
@@ -117,13 +117,13 @@ impl Message {
 
 /// The producers, each under its own identity.
 pub struct Producers<'a> {
-    stage: &'a Stage,
+    env: &'a Environment,
     known: BTreeMap<String, Broker>,
 }
 
 impl<'a> Producers<'a> {
-    pub fn of(stage: &'a Stage) -> Self {
-        Self { stage, known: BTreeMap::new() }
+    pub fn of(env: &'a Environment) -> Self {
+        Self { env, known: BTreeMap::new() }
     }
 
     /// Publishes a message as the service that its subject belongs to; whether it was stored,
@@ -131,7 +131,7 @@ impl<'a> Producers<'a> {
     pub async fn publish(&mut self, message: &Message) -> bool {
         let producer = events::producer_of(name_of(&message.subject));
         if !self.known.contains_key(producer) {
-            let broker = Broker::of(self.stage, producer).await;
+            let broker = Broker::of(self.env, producer).await;
             self.known.insert(producer.to_owned(), broker);
         }
         let mut headers = HeaderMap::new();
@@ -166,8 +166,8 @@ pub async fn repeat(producers: &mut Producers<'_>, stored: &StreamMessage) {
 
 /// Publishes stored events again, in this order, each in a message of its own and under a new
 /// id, as if the producer's handler had run once more. The new ids.
-pub async fn tell_again(stage: &Stage, events: &[StoredEvent]) -> Vec<Uuid> {
-    let mut producers = Producers::of(stage);
+pub async fn emit_again(env: &Environment, events: &[StoredEvent]) -> Vec<Uuid> {
+    let mut producers = Producers::of(env);
     let mut ids = Vec::new();
     for event in events {
         let anew = event.anew();

@@ -10,8 +10,8 @@ use harness::mesh::{Mesh, eventually, run};
 use mesh::failpoint::Failpoint;
 use onsale::{
     config::PROVISIONER,
-    fleet::{self, Fleet, Rules},
-    stage::Stage,
+    environment::Environment,
+    fleet::{self, Fleet, ServiceConfigs},
 };
 use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool};
@@ -36,18 +36,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LEASE: &str = "2 seconds";
 
 /// Servers on which one service runs alone.
-async fn alone(service: &str) -> (Stage, Fleet) {
-    let stage = Stage::set(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
-    let fleet = start(&stage, service).await;
-    (stage, fleet)
+async fn alone(service: &str) -> (Environment, Fleet) {
+    let env = Environment::set(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
+    let fleet = start(&env, service).await;
+    (env, fleet)
 }
 
-async fn start(stage: &Stage, service: &str) -> Fleet {
-    Fleet::start(&stage.config, &[service], &Rules::default()).await.expect("a service")
+async fn start(env: &Environment, service: &str) -> Fleet {
+    Fleet::start(&env.config, &[service], &ServiceConfigs::default()).await.expect("a service")
 }
 
-async fn connect(stage: &Stage) -> PgConnection {
-    let url = stage.config.database_url("point").expect("an address");
+async fn connect(env: &Environment) -> PgConnection {
+    let url = env.config.database_url("point").expect("an address");
     PgConnection::connect(url).await.expect("a connection")
 }
 
@@ -121,9 +121,9 @@ fn is_worth_a_look(sequence: u64) -> bool {
 #[test]
 fn a_transaction_that_begins_first_and_commits_last_is_published() {
     run(async {
-        let (stage, fleet) = alone("point").await;
-        let stores = Stores::of(&stage).await;
-        let (mut slow, mut fast) = (connect(&stage).await, connect(&stage).await);
+        let (env, fleet) = alone("point").await;
+        let stores = Stores::of(&env).await;
+        let (mut slow, mut fast) = (connect(&env).await, connect(&env).await);
         let mut first = slow.begin().await.expect("begun");
         let early = emit(&mut first, 2, "0").await;
         let late = emit(&mut fast, 2, "0").await;
@@ -131,16 +131,16 @@ fn a_transaction_that_begins_first_and_commits_last_is_published() {
         first.commit().await.expect("committed");
         published(&stores, &early.into_iter().chain(late).collect()).await;
         fleet.stop().await;
-        stage.strike().await;
+        env.strike().await;
     });
 }
 
 #[test]
 fn a_transaction_that_is_rolled_back_publishes_nothing() {
     run(async {
-        let (stage, fleet) = alone("point").await;
-        let stores = Stores::of(&stage).await;
-        let (mut slow, mut fast) = (connect(&stage).await, connect(&stage).await);
+        let (env, fleet) = alone("point").await;
+        let stores = Stores::of(&env).await;
+        let (mut slow, mut fast) = (connect(&env).await, connect(&env).await);
         let mut doomed = slow.begin().await.expect("begun");
         emit(&mut doomed, 1, "0").await;
         let before = emit(&mut fast, 1, "0").await;
@@ -149,16 +149,16 @@ fn a_transaction_that_is_rolled_back_publishes_nothing() {
         let after = emit(&mut fast, 1, "0").await;
         published(&stores, &before.into_iter().chain(after).collect()).await;
         fleet.stop().await;
-        stage.strike().await;
+        env.strike().await;
     });
 }
 
 #[test]
 fn a_publisher_killed_between_publishing_and_marking_publishes_nothing_twice() {
     run(async {
-        let (stage, mut fleet) = alone("point").await;
-        let stores = Stores::of(&stage).await;
-        let mut connection = connect(&stage).await;
+        let (env, mut fleet) = alone("point").await;
+        let stores = Stores::of(&env).await;
+        let mut connection = connect(&env).await;
         let mut emitted = BTreeSet::new();
         for (round, count) in BURSTS.into_iter().enumerate() {
             let hits = || fleet.running()[0].failpoints().hits(Failpoint::BeforeMark);
@@ -170,22 +170,22 @@ fn a_publisher_killed_between_publishing_and_marking_publishes_nothing_twice() {
             // Half of the time it comes back by itself, half of the time another one does.
             if round % 2 == 0 {
                 fleet.abandon();
-                fleet = start(&stage, "point").await;
+                fleet = start(&env, "point").await;
             }
             published(&stores, &emitted).await;
         }
         fleet.stop().await;
-        stage.strike().await;
+        env.strike().await;
     });
 }
 
 #[test]
 fn what_a_killed_process_left_behind_is_published_by_the_others_once() {
     run(async {
-        let (stage, first) = alone("point").await;
-        let second = start(&stage, "point").await;
-        let stores = Stores::of(&stage).await;
-        let mut connection = connect(&stage).await;
+        let (env, first) = alone("point").await;
+        let second = start(&env, "point").await;
+        let stores = Stores::of(&env).await;
+        let mut connection = connect(&env).await;
         // Half of it is still in the hands of whoever has died.
         let mut emitted = emit(&mut connection, 300, LEASE).await;
         emitted.extend(emit(&mut connection, 300, "0").await);
@@ -194,23 +194,23 @@ fn what_a_killed_process_left_behind_is_published_by_the_others_once() {
         emitted.extend(emit(&mut connection, 300, LEASE).await);
         published(&stores, &emitted).await;
         second.stop().await;
-        stage.strike().await;
+        env.strike().await;
     });
 }
 
 #[test]
 fn a_backlog_of_any_size_is_published_whole() {
     run(async {
-        let (stage, fleet) = alone("point").await;
-        let stores = Stores::of(&stage).await;
+        let (env, fleet) = alone("point").await;
+        let stores = Stores::of(&env).await;
         fleet.stop().await;
-        let mut connection = connect(&stage).await;
+        let mut connection = connect(&env).await;
         let emitted = emit(&mut connection, MANY, "0").await;
-        let fleet = start(&stage, "point").await;
+        let fleet = start(&env, "point").await;
         published(&stores, &emitted).await;
         fleet.stop().await;
         // Whoever comes next compares all of it with the stream, and finds nothing to do.
-        let fleet = start(&stage, "point").await;
+        let fleet = start(&env, "point").await;
         eventually("outbox and stream were compared", || async {
             let verified: Option<i64> = sqlx::query_scalar("select stream_seq from mesh.verified")
                 .fetch_optional(stores.database("point"))
@@ -221,7 +221,7 @@ fn a_backlog_of_any_size_is_published_whole() {
         .await;
         published(&stores, &emitted).await;
         fleet.stop().await;
-        stage.strike().await;
+        env.strike().await;
     });
 }
 
@@ -229,17 +229,17 @@ fn a_backlog_of_any_size_is_published_whole() {
 fn what_the_broker_forgot_is_told_again_and_changes_nothing() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let schedules = scenario::every_flow(&mesh).await;
         let before = stores.at_rest().await;
-        let told = ids(&stores.broker).await;
+        let emitted = ids(&stores.broker).await;
 
-        forget_everything(&mesh.stage).await;
-        assert!(ids(&stores.broker).await.len() < told.len(), "it was forgotten");
-        let servers = mesh.stage.servers.as_ref().expect("servers of our own");
+        forget_everything(&mesh.env).await;
+        assert!(ids(&stores.broker).await.len() < emitted.len(), "it was forgotten");
+        let servers = mesh.env.servers.as_ref().expect("servers of our own");
         servers.nats.restart().await.expect("the broker is back");
         eventually("everything was told again", || async {
-            (ids(&stores.broker).await == told).then_some(())
+            (ids(&stores.broker).await == emitted).then_some(())
         })
         .await;
         assert_same(&before, &stores.at_rest().await, "told again");
@@ -258,26 +258,26 @@ fn what_the_broker_forgot_is_told_again_and_changes_nothing() {
 }
 
 /// The broker comes back with empty streams of facts and consumers that know nothing.
-async fn forget_everything(stage: &Stage) {
-    let provisioner = Broker::of(stage, PROVISIONER).await;
-    for stream in Broker::fact_streams() {
+async fn forget_everything(env: &Environment) {
+    let provisioner = Broker::of(env, PROVISIONER).await;
+    for stream in Broker::event_streams() {
         provisioner.jetstream.delete_stream(&stream).await.expect("deleted");
     }
-    fleet::apply_topology(&stage.config).await.expect("made again");
+    fleet::apply_topology(&env.config).await.expect("made again");
 }
 
 /// Every event told, with its subject, in no particular order: what was forgotten is published
 /// again in the order of the outbox.
 async fn ids(broker: &Broker) -> BTreeMap<Uuid, String> {
-    let facts = broker.facts_after(&BTreeMap::new()).await;
-    facts.into_iter().map(|fact| (fact.id(), fact.subject)).collect()
+    let events = broker.events_after(&BTreeMap::new()).await;
+    events.into_iter().map(|event| (event.id(), event.subject)).collect()
 }
 
 #[test]
 fn an_emptied_valkey_is_rebuilt_and_fans_keep_their_places() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let one_at_a_time = |opening: &mut events::concert::OpenSchedule| {
             opening.admission.active_max = 1;
         };

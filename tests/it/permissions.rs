@@ -6,12 +6,12 @@ use std::{
 };
 
 use async_nats::jetstream;
-use events::dead_letter::{DISCARD, LETTERS, REDRIVE};
-use harness::{facts, mesh::run, wiring};
+use events::dead_letter::{DEAD_LETTERS, DISCARD, REDRIVE};
+use harness::{event_types, mesh::run, wiring};
 use mesh::Wiring;
 use onsale::{
     config::{PROVISIONER, WITH_DATABASE, answers},
-    stage::Stage,
+    environment::Environment,
 };
 use servers::IDENTITIES;
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
@@ -90,9 +90,9 @@ fn rights() -> Vec<Right> {
         Right::publish("$SYS.REQ.SERVER.PING.HEALTHZ", &[]),
         Right::publish("$SYS.REQ.SERVER.PING.CONNZ", &[]),
     ];
-    for fact in &facts::ALL {
-        let producer = known(events::producer_of(fact.name));
-        rights.push(Right::publish(events::subject(fact.name, fact.version, None), &[producer]));
+    for event in &event_types::ALL {
+        let producer = known(events::producer_of(event.name));
+        rights.push(Right::publish(events::subject(event.name, event.version, None), &[producer]));
     }
     for (stream, service) in Broker::consumers() {
         let (owner, place) = (known(&service), format!("{stream}.{service}"));
@@ -105,9 +105,9 @@ fn rights() -> Vec<Right> {
             Right::publish(format!("$JS.API.CONSUMER.RESET.{stream}.mine"), &[PROVISIONER]),
         ]);
     }
-    for (endpoint, askers) in STATED {
+    for (endpoint, clients) in STATED {
         let owner = known(events::producer_of(endpoint));
-        rights.push(Right::publish(format!("state.{endpoint}"), askers));
+        rights.push(Right::publish(format!("state.{endpoint}"), clients));
         rights.push(Right::subscribe(format!("state.{owner}.>"), &[answering(owner)]));
     }
     wirings.iter().for_each(|wiring| rights.extend(rights_around(wiring)));
@@ -151,9 +151,9 @@ fn rights_around(wiring: &Wiring) -> Vec<Right> {
     let service = known(wiring.service);
     let mut rights = vec![Right::subscribe(format!("cmd.{service}.>"), &[answering(service)])];
     // Who reads whole streams buries nothing, and has nothing to say in passing.
-    if !wiring.hears.is_empty() {
+    if !wiring.consumes.is_empty() {
         rights.push(Right::publish(format!("dlq.{service}.x"), &[service]));
-        for verb in [LETTERS, REDRIVE, DISCARD] {
+        for verb in [DEAD_LETTERS, REDRIVE, DISCARD] {
             let asked = format!("cmd.{service}.{verb}");
             rights.push(Right::publish(asked, &["gateway", "client"]));
         }
@@ -171,25 +171,25 @@ fn rights_around(wiring: &Wiring) -> Vec<Right> {
 
 /// Servers without any service: only the broker and the databases are asked here. The last
 /// test to end takes them down.
-async fn stage() -> Arc<Stage> {
-    static STAGE: Mutex<Weak<Stage>> = Mutex::const_new(Weak::new());
+async fn env() -> Arc<Environment> {
+    static STAGE: Mutex<Weak<Environment>> = Mutex::const_new(Weak::new());
     let mut shared = STAGE.lock().await;
-    if let Some(stage) = shared.upgrade() {
-        return stage;
+    if let Some(env) = shared.upgrade() {
+        return env;
     }
-    let stage = Stage::set(None, Arc::new(|_: &str| {})).await.expect("servers");
-    let stage = Arc::new(stage);
-    *shared = Arc::downgrade(&stage);
-    stage
+    let env = Environment::set(None, Arc::new(|_: &str| {})).await.expect("servers");
+    let env = Arc::new(env);
+    *shared = Arc::downgrade(&env);
+    env
 }
 
 #[test]
 fn everybody_may_do_what_is_theirs_and_is_refused_everything_else() {
     run(async {
-        let stage = stage().await;
+        let env = env().await;
         let rights = rights();
         for identity in IDENTITIES {
-            let mut broker = Broker::of(&stage, identity).await;
+            let mut broker = Broker::of(&env, identity).await;
             let (theirs, others): (Vec<_>, Vec<_>) =
                 rights.iter().partition(|right| right.who.contains(identity));
             for right in theirs {
@@ -220,17 +220,17 @@ async fn exercise(broker: &Broker, right: &Right) {
 }
 
 #[test]
-fn a_service_has_its_facts_stored_and_takes_its_own_consumer() {
+fn a_service_has_its_events_stored_and_takes_its_own_consumer() {
     run(async {
-        let stage = stage().await;
-        for fact in &facts::ALL {
-            let producer = Broker::of(&stage, events::producer_of(fact.name)).await;
-            let subject = events::subject(fact.name, fact.version, None);
+        let env = env().await;
+        for event in &event_types::ALL {
+            let producer = Broker::of(&env, events::producer_of(event.name)).await;
+            let subject = events::subject(event.name, event.version, None);
             let sent = producer.jetstream.publish(subject, "{}".into()).await.expect("sent");
-            sent.await.unwrap_or_else(|error| panic!("{} is not stored: {error}", fact.name));
+            sent.await.unwrap_or_else(|error| panic!("{} is not stored: {error}", event.name));
         }
         for (stream, service) in Broker::consumers() {
-            let broker = Broker::of(&stage, &service).await;
+            let broker = Broker::of(&env, &service).await;
             let consumer: jetstream::consumer::PullConsumer = broker
                 .jetstream
                 .get_consumer_from_stream(&service, &stream)
@@ -247,9 +247,9 @@ fn a_service_has_its_facts_stored_and_takes_its_own_consumer() {
 #[test]
 fn a_service_is_at_home_in_its_own_database_and_nowhere_else() {
     run(async {
-        let stage = stage().await;
+        let env = env().await;
         let options = |service: &str| {
-            let url = stage.config.database_url(service).expect("an address");
+            let url = env.config.database_url(service).expect("an address");
             PgConnectOptions::from_str(url).expect("a well-formed one")
         };
         let name_of = |service: &str| options(service).get_database().expect("a name").to_owned();

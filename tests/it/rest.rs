@@ -7,8 +7,8 @@ use std::{
 
 use onsale::{
     config::WITH_DATABASE,
+    environment::Environment,
     lag::{LISTENERS, Observer},
-    stage::Stage,
 };
 use redis::aio::ConnectionManager;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
@@ -33,7 +33,7 @@ const OF_THE_CLOCK: [&str; 4] = ["log_in_failures", "watch", "export", "exported
 /// Who keeps something in Valkey …
 const IN_VALKEY: [&str; 2] = ["queue", "ranking"];
 /// … and who takes events in there. The map of the seats is a picture with its own numbering.
-const HEARING_IN_VALKEY: [&str; 3] = ["queue", "ranking", "concert"];
+const CONSUMED_IN_VALKEY: [&str; 3] = ["queue", "ranking", "concert"];
 
 /// Every row of every table, by `service.table`, and every key in Valkey.
 pub type Dump = BTreeMap<String, Vec<String>>;
@@ -47,17 +47,17 @@ pub struct Stores {
 }
 
 impl Stores {
-    pub async fn of(stage: &Stage) -> Self {
+    pub async fn of(env: &Environment) -> Self {
         let mut databases = BTreeMap::new();
         for service in WITH_DATABASE {
-            let url = stage.config.database_url(service).expect("an address");
+            let url = env.config.database_url(service).expect("an address");
             let pool = PgPoolOptions::new().max_connections(1).connect(url).await;
             databases.insert(service, pool.expect("a database"));
         }
-        let client = redis::Client::open(stage.config.valkey_url.as_str()).expect("an address");
+        let client = redis::Client::open(env.config.valkey_url.as_str()).expect("an address");
         let valkey = ConnectionManager::new(client).await.expect("a Valkey");
-        let broker = Broker::of(stage, onsale::config::PROVISIONER).await;
-        let readers = Observer::open(&stage.config, &LISTENERS).await.expect("an observer");
+        let broker = Broker::of(env, onsale::config::PROVISIONER).await;
+        let readers = Observer::open(&env.config, &LISTENERS).await.expect("an observer");
         Self { broker, databases, valkey, readers }
     }
 
@@ -78,8 +78,11 @@ impl Stores {
         loop {
             let ends = self.broker.ends().await;
             let dump = self.dump().await;
-            let (behind, unpublished, unsent) =
-                (self.behind().await, self.facts_unpublished().await, self.messages_unsent().await);
+            let (behind, unpublished, unsent) = (
+                self.behind().await,
+                self.events_unpublished().await,
+                self.messages_unsent().await,
+            );
             let is_idle = behind.is_empty() && unpublished == 0 && unsent == 0;
             still = match still {
                 Some((seen, since)) if is_idle && seen == dump => {
@@ -105,7 +108,7 @@ impl Stores {
         let mut behind = self.broker.behind().await;
         let lags = self.readers.lags().await.expect("how far readers have come");
         let said =
-            |lag: onsale::lag::Lag| format!("{}: {} of {}", lag.service, lag.facts, lag.teller);
+            |lag: onsale::lag::Lag| format!("{}: {} of {}", lag.service, lag.events, lag.producer);
         behind.extend(lags.into_iter().map(said));
         behind
     }
@@ -119,7 +122,7 @@ impl Stores {
     }
 
     /// Messages that are not published yet, and events that are soon tried again.
-    pub async fn facts_unpublished(&self) -> i64 {
+    pub async fn events_unpublished(&self) -> i64 {
         let mut count = 0;
         for pool in self.databases.values() {
             count += sqlx::query_scalar::<_, i64>(
@@ -131,7 +134,7 @@ impl Stores {
             .await
             .expect("an outbox");
         }
-        for service in HEARING_IN_VALKEY {
+        for service in CONSUMED_IN_VALKEY {
             for waiting in ["outbox:unsent", "parked:due"] {
                 let key = format!("{{{service}}}:{waiting}");
                 let mut valkey = self.valkey.clone();
@@ -154,7 +157,7 @@ impl Stores {
             parked.extend(rows.into_iter().map(|(state, event)| (*service, state, event)));
         }
         let mut valkey = self.valkey.clone();
-        for service in HEARING_IN_VALKEY {
+        for service in CONSUMED_IN_VALKEY {
             let open = (format!("{{{service}}}:parked:open"), 0, -1);
             let open = redis::cmd("ZRANGE").arg(open).query_async::<Vec<u64>>(&mut valkey).await;
             for number in open.expect("parked events") {

@@ -8,7 +8,7 @@ use harness::mesh::{Fan, Mesh, eventually, run};
 use onsale::{
     config::{PROVISIONER, SERVICES},
     doctor,
-    fleet::{Fleet, Rules},
+    fleet::{Fleet, ServiceConfigs},
 };
 use serde_json::json;
 
@@ -67,13 +67,13 @@ fn ails(mesh: &Mesh) -> Vec<String> {
 fn a_full_stream_holds_events_back_and_everything_flows_once_it_has_room() {
     run(async {
         let mesh = Mesh::own().await;
-        let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
         let fan = mesh.fan(1_000).await;
         let holds = [fan.hold(schedule, &["A-1-1"]).await, fan.hold(schedule, &["A-1-2"]).await];
         fan.pay(&holds[0]).await;
         eventually("doctor finds nothing wrong", || async {
-            doctor::ills(&mesh.stage.config).await.is_empty().then_some(())
+            doctor::ills(&mesh.env.config).await.is_empty().then_some(())
         })
         .await;
         // Room for less than a message, in two of the streams that a payment needs.
@@ -90,7 +90,7 @@ fn a_full_stream_holds_events_back_and_everything_flows_once_it_has_room() {
             (full.count() == 2).then_some(())
         })
         .await;
-        let ills = doctor::ills(&mesh.stage.config).await;
+        let ills = doctor::ills(&mesh.env.config).await;
         for part in ["outbox of payment: the stream PAYMENT is full", "outbox of point: the stream"]
         {
             assert!(ills.iter().any(|ill| ill.starts_with(part)), "{part}: {ills:?}");
@@ -103,7 +103,7 @@ fn a_full_stream_holds_events_back_and_everything_flows_once_it_has_room() {
         }
         fan.payment_becomes(&payment, PaymentState::Completed).await;
         eventually("nothing ails anybody", || async {
-            (ails(&mesh).is_empty() && doctor::ills(&mesh.stage.config).await.is_empty())
+            (ails(&mesh).is_empty() && doctor::ills(&mesh.env.config).await.is_empty())
                 .then_some(())
         })
         .await;
@@ -116,7 +116,7 @@ fn a_full_stream_holds_events_back_and_everything_flows_once_it_has_room() {
 fn what_a_stream_dropped_before_a_consumer_took_it_in_is_published_again() {
     run(async {
         let mesh = Mesh::own().await;
-        let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
         let fan = mesh.fan(1_000).await;
         let holds = [fan.hold(schedule, &["A-1-1"]).await, fan.hold(schedule, &["A-1-2"]).await];
@@ -149,9 +149,9 @@ fn what_a_stream_dropped_before_a_reader_came_to_it_is_published_again() {
     run(async {
         let others: Vec<&str> = SERVICES.into_iter().filter(|name| *name != audit::NAME).collect();
         let mesh = Mesh::with(&others).await;
-        let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
         let reading = async || {
-            Fleet::start(&mesh.stage.config, &[audit::NAME], &Rules::default())
+            Fleet::start(&mesh.env.config, &[audit::NAME], &ServiceConfigs::default())
                 .await
                 .expect("audit")
         };

@@ -11,7 +11,7 @@ use harness::{
 use mesh::failpoint::Failpoint;
 use onsale::{
     config::SERVICES,
-    fleet::{Fleet, Rules},
+    fleet::{Fleet, ServiceConfigs},
 };
 use serde_json::json;
 
@@ -34,11 +34,11 @@ const COMPLETED: Step = ("payment", "reservation.confirmed", "payment.completed"
 /// The spans from the request through these steps.
 fn path(steps: &[Step]) -> Vec<String> {
     let mut path: Vec<String> = ASKED.map(str::to_owned).into();
-    for (service, heard, told) in steps {
+    for (service, heard, emitted) in steps {
         path.push(format!("{service}: process {heard}"));
         path.push(format!("{service}: transaction"));
-        if !told.is_empty() {
-            path.push(format!("{service}: publish {told}"));
+        if !emitted.is_empty() {
+            path.push(format!("{service}: publish {emitted}"));
         }
     }
     path
@@ -117,16 +117,16 @@ fn check(sink: &Sink, payment: &Payment) {
     for span in tree.all() {
         let said = |name: &str| span.attributes.get(name).map(String::as_str);
         assert_eq!(said("onsale.saga.id"), Some(saga_id.as_str()), "{}\n{tree}", span.name);
-        let Some((operation @ ("publish" | "process"), fact)) = span.name.split_once(' ') else {
+        let Some((operation @ ("publish" | "process"), event)) = span.name.split_once(' ') else {
             continue;
         };
-        assert_eq!(said("onsale.fact"), Some(fact));
+        assert_eq!(said("onsale.fact"), Some(event));
         assert_eq!(said("messaging.system"), Some("nats"));
         assert_eq!(said("messaging.operation.name"), Some(operation));
         assert_eq!(said("messaging.message.conversation_id"), Some(saga_id.as_str()));
         assert!(said("messaging.message.id").is_some());
         let subject = said("messaging.destination.name").unwrap_or_default();
-        assert_eq!(subject, format!("onsale.{fact}.v1.{}", payment.schedule_id));
+        assert_eq!(subject, format!("onsale.{event}.v1.{}", payment.schedule_id));
         if operation == "process" {
             assert_eq!(said("messaging.consumer.group.name"), Some(span.service.as_str()));
         }
@@ -147,8 +147,8 @@ fn check(sink: &Sink, payment: &Payment) {
 fn every_end_of_a_payment_is_one_tree_from_the_request_to_the_last_service() {
     run(async {
         let sink = Sink::start().await.expect("a collector");
-        let traced = |rules: &mut Rules| rules.otlp_endpoint = Some(sink.endpoint());
-        let mesh = Mesh::with_rules(&SERVICES, traced).await;
+        let traced = |configs: &mut ServiceConfigs| configs.otlp_endpoint = Some(sink.endpoint());
+        let mesh = Mesh::with_configs(&SERVICES, traced).await;
         let schedule = mesh.open(4, |_| {}).await.schedule_id;
 
         let rich = mesh.fan(100).await;
@@ -199,12 +199,12 @@ fn is_of_start(root: &Span) -> bool {
 fn a_payment_is_one_tree_when_a_service_dies_in_the_middle_of_it() {
     run(async {
         let sink = Sink::start().await.expect("a collector");
-        let traced = |rules: &mut Rules| rules.otlp_endpoint = Some(sink.endpoint());
+        let traced = |configs: &mut ServiceConfigs| configs.otlp_endpoint = Some(sink.endpoint());
         let others: Vec<&str> = SERVICES.into_iter().filter(|name| *name != "point").collect();
-        let mesh = Mesh::with_rules(&others, traced).await;
-        let mut rules = Rules::default();
-        traced(&mut rules);
-        let start = async || Fleet::start(&mesh.stage.config, &["point"], &rules).await;
+        let mesh = Mesh::with_configs(&others, traced).await;
+        let mut configs = ServiceConfigs::default();
+        traced(&mut configs);
+        let start = async || Fleet::start(&mesh.env.config, &["point"], &configs).await;
         let point = start().await.expect("point");
         let schedule = mesh.open(Failpoint::ALL.len() + 1, |_| {}).await.schedule_id;
         let fan = mesh.fan(1_000).await;

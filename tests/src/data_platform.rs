@@ -50,7 +50,7 @@ pub struct Store {
     /// One row per key.
     pub rows: BTreeMap<String, Kept>,
     /// Each fact once.
-    pub facts: BTreeMap<EventId, Record>,
+    pub events: BTreeMap<EventId, Record>,
     /// Everything up to here has come.
     pub watermark: Option<Timestamp>,
     /// What should never have happened.
@@ -65,9 +65,9 @@ impl Store {
     fn take(&mut self, records: Vec<Record>, watermark: Option<Timestamp>) {
         self.batches += 1;
         for record in records {
-            let told = self.facts.values().filter(|known| known.stream == record.stream);
-            let last = told.map(|known| known.sequence).max().unwrap_or_default();
-            if self.facts.contains_key(&record.event_id) {
+            let emitted = self.events.values().filter(|known| known.stream == record.stream);
+            let last = emitted.map(|known| known.sequence).max().unwrap_or_default();
+            if self.events.contains_key(&record.event_id) {
                 self.repeats += 1;
             } else if record.sequence <= last {
                 self.complaints.push(format!("{} {} after {last}", record.stream, record.sequence));
@@ -81,7 +81,7 @@ impl Store {
                     row.fields.entry(name).or_insert_with(|| value.clone());
                 }
             }
-            self.facts.insert(record.event_id, record);
+            self.events.insert(record.event_id, record);
         }
         self.watermark = self.watermark.max(watermark);
     }
@@ -96,7 +96,7 @@ impl Store {
 
     /// Counts and sums of the facts.
     pub fn totals(&self) -> Totals {
-        self.facts.values().collect()
+        self.events.values().collect()
     }
 }
 

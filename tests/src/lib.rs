@@ -12,7 +12,7 @@
 //! | `wiring` | what every service declares of itself |
 
 pub mod data_platform;
-pub mod facts;
+pub mod event_types;
 pub mod mesh;
 pub mod otlp;
 pub mod project;

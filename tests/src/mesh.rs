@@ -22,10 +22,10 @@ use events::{
 use onsale::{
     box_office,
     config::{Config, SERVICES},
-    fleet::{Fleet, Rules},
+    environment::Environment,
+    fleet::{Fleet, ServiceConfigs},
     http::{Answer, Http},
     receipt::{Books, Receipt},
-    stage::Stage,
 };
 use serde_json::{Value, json};
 use servers::Servers;
@@ -74,7 +74,7 @@ impl Lasting {
             .get_or_init(|| async {
                 let mut mesh = Mesh::own().await;
                 let mut lasting = LASTING_SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
-                lasting.extend(mesh.stage.servers.take());
+                lasting.extend(mesh.env.servers.take());
                 stop_servers_at_exit();
                 mesh
             })
@@ -97,7 +97,7 @@ fn stop_servers_at_exit() {
 /// A running mesh.
 pub struct Mesh {
     /// Its servers and how to reach them.
-    pub stage: Stage,
+    pub env: Environment,
     /// Its services.
     pub fleet: Fleet,
     /// A client of its gateway.
@@ -116,36 +116,36 @@ impl Mesh {
 
     /// A mesh in which only these services run; the gateway must be among them.
     pub async fn with(services: &[&str]) -> Self {
-        Self::with_rules(services, |_| {}).await
+        Self::with_configs(services, |_| {}).await
     }
 
     /// The same, with some rules changed.
-    pub async fn with_rules(services: &[&str], change: impl FnOnce(&mut Rules)) -> Self {
+    pub async fn with_configs(services: &[&str], change: impl FnOnce(&mut ServiceConfigs)) -> Self {
         let quiet = std::sync::Arc::new(|_: &str| {});
-        let mut stage = Stage::set(None, quiet).await.expect("servers");
-        stage.config.http_addr = Some(([127, 0, 0, 1], 0).into());
-        let mut rules = rules(&stage);
-        change(&mut rules);
-        let fleet = Fleet::start(&stage.config, services, &rules).await.expect("services");
+        let mut env = Environment::set(None, quiet).await.expect("servers");
+        env.config.http_addr = Some(([127, 0, 0, 1], 0).into());
+        let mut configs = configs(&env);
+        change(&mut configs);
+        let fleet = Fleet::start(&env.config, services, &configs).await.expect("services");
         let addr = fleet.http_addr().expect("a gateway");
-        stage.config.http_addr = Some(addr);
+        env.config.http_addr = Some(addr);
         let http = Http::new(format!("http://{addr}"));
-        let organizer = box_office::organizer(&http, &stage.operator).await.expect("an organizer");
-        let seeds = seeds(&stage);
-        Self { stage, fleet, http, organizer, seeds }
+        let organizer = box_office::organizer(&http, &env.operator).await.expect("an organizer");
+        let seeds = seeds(&env);
+        Self { env, fleet, http, organizer, seeds }
     }
 
     /// Stops everything, in order.
     pub async fn stop(self) {
         self.fleet.stop().await;
-        self.stage.strike().await;
+        self.env.strike().await;
     }
 
     /// A connection to the broker as `client` or `operator`.
     pub async fn nats(&self, identity: &str) -> async_nats::Client {
         async_nats::ConnectOptions::with_nkey(self.seeds[identity].clone())
             .custom_inbox_prefix(format!("_INBOX_{identity}"))
-            .connect(&self.stage.config.nats_url)
+            .connect(&self.env.config.nats_url)
             .await
             .expect("a connection")
     }
@@ -161,7 +161,7 @@ impl Mesh {
     ) -> Result<async_nats::Client, async_nats::ConnectError> {
         async_nats::ConnectOptions::with_token(token.to_owned())
             .custom_inbox_prefix(prefix)
-            .connect(&self.stage.config.nats_url)
+            .connect(&self.env.config.nats_url)
             .await
     }
 
@@ -214,7 +214,7 @@ impl Mesh {
 
     /// What the databases say of a schedule once nothing is on its way.
     pub async fn receipt(&self, schedule: ScheduleId) -> Receipt {
-        let books = Books::open(&self.stage.config).await.expect("databases");
+        let books = Books::open(&self.env.config).await.expect("databases");
         books.receipt_at_rest(&[schedule.0], SOON).await.expect("a receipt")
     }
 
@@ -226,8 +226,8 @@ impl Mesh {
     }
 }
 
-fn seeds(stage: &Stage) -> BTreeMap<&'static str, String> {
-    let seed = |identity| match &stage.servers {
+fn seeds(env: &Environment) -> BTreeMap<&'static str, String> {
+    let seed = |identity| match &env.servers {
         Some(servers) => servers.nkey_seed(identity).to_owned(),
         None => {
             Config::from_env(&[identity]).expect("a configuration").nkey_seeds[identity].clone()
@@ -236,17 +236,17 @@ fn seeds(stage: &Stage) -> BTreeMap<&'static str, String> {
     ["client", "operator"].map(|identity| (identity, seed(identity))).into()
 }
 
-fn rules(stage: &Stage) -> Rules {
-    Rules {
-        operator: Some(stage.operator.clone()),
+fn configs(env: &Environment) -> ServiceConfigs {
+    ServiceConfigs {
+        operator: Some(env.operator.clone()),
         gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
-        notification: notification::Rules::folder(stage.messages_folder()),
+        notification: notification::Config::folder(env.messages_folder()),
         // Without a target the export stands still, and is behind for ever.
-        data_platform: data_platform::Rules {
-            folder: Some(stage.messages_folder().with_file_name(EXPORT_FOLDER)),
+        data_platform: data_platform::Config {
+            folder: Some(env.messages_folder().with_file_name(EXPORT_FOLDER)),
             ..Default::default()
         },
-        ..Rules::default()
+        ..ServiceConfigs::default()
     }
 }
 

@@ -28,7 +28,7 @@ impl Event {
     }
 
     /// The fact that the event tells of, for example `payment.completed`.
-    pub fn fact(&self) -> String {
+    pub fn event(&self) -> String {
         let value: serde_json::Value = self.json();
         let kind = value["type"].as_str().unwrap_or_default();
         let kind = kind.strip_prefix("onsale.").unwrap_or(kind);
@@ -113,10 +113,10 @@ impl Events {
     }
 
     /// Reads on until an event tells of this fact.
-    pub async fn until(&mut self, fact: &str) -> Event {
+    pub async fn until(&mut self, name: &str) -> Event {
         loop {
             let event = self.next().await;
-            if event.fact() == fact {
+            if event.event() == name {
                 return event;
             }
         }

@@ -69,7 +69,7 @@ impl Stores {
     /// # Panics
     /// When one cannot be reached.
     pub async fn of(mesh: &Mesh) -> Self {
-        let config = &mesh.stage.config;
+        let config = &mesh.env.config;
         let open = |service| {
             let url = config.database_url(service).expect("a service with a database");
             (service, PgPool::connect_lazy(url).expect("an address"))
@@ -179,14 +179,14 @@ impl Stores {
             let heard = self.ask(&format!("$JS.API.CONSUMER.LIST.{stream}")).await;
             for consumer in heard["consumers"].as_array().into_iter().flatten() {
                 let count = |field: &str| consumer[field].as_i64().unwrap_or(1);
-                let facts = count("num_pending") + count("num_ack_pending");
+                let events = count("num_pending") + count("num_ack_pending");
                 let name = consumer["name"].as_str().unwrap_or_default();
-                waiting.extend((facts > 0).then(|| format!("{name}: {facts} of {stream}")));
+                waiting.extend((events > 0).then(|| format!("{name}: {events} of {stream}")));
             }
         }
         let lags = self.readers.lags().await.expect("how far readers have come");
         let behind =
-            lags.iter().map(|lag| format!("{}: {} of {}", lag.service, lag.facts, lag.teller));
+            lags.iter().map(|lag| format!("{}: {} of {}", lag.service, lag.events, lag.producer));
         waiting.extend(behind);
         waiting
     }

@@ -18,7 +18,7 @@
 
 mod finding;
 mod flow;
-mod hear;
+mod handle;
 mod payments;
 mod seats;
 mod shelf;
@@ -48,7 +48,7 @@ use uuid::Uuid;
 
 pub use finding::{OPEN_SECS, OVERDUE_SECS, SLACK_SECS};
 
-use crate::{Heard, flows::Flows};
+use crate::{Observed, flows::Flows};
 use finding::{Finding, Moment};
 use flow::{Due, Flow};
 use payments::{Payment, Step};
@@ -95,17 +95,17 @@ pub struct SeatSeen<'a> {
 impl Auditor {
     /// Takes in a fact; what is wrong by now and was not said before. Facts of one stream
     /// come in its order; the same one again changes nothing.
-    pub fn hear(&mut self, flows: &Flows, heard: &Heard) -> Vec<Violation> {
+    pub fn handle(&mut self, flows: &Flows, observed: &Observed) -> Vec<Violation> {
         let mut said = Vec::new();
-        if !self.flow.is_new(heard) {
+        if !self.flow.is_new(observed) {
             return said;
         }
         let mut wrong = Vec::new();
-        self.flow.hear(flows, heard, &mut wrong);
+        self.flow.handle(flows, observed, &mut wrong);
         for (finding, of) in wrong {
             self.say(&finding, of, Uuid::nil(), Uuid::nil(), &mut said);
         }
-        if self.read(heard, &mut said).is_none() {
+        if self.read(observed, &mut said).is_none() {
             self.unread += 1;
         }
         said
@@ -141,7 +141,7 @@ impl Auditor {
     }
 
     /// Facts heard, repeats apart.
-    pub fn facts(&self) -> usize {
+    pub fn events(&self) -> usize {
         self.flow.len()
     }
 
@@ -212,7 +212,7 @@ impl Auditor {
         schedule: Uuid,
         said: &mut Vec<Violation>,
     ) {
-        let violation = finding.tell(of, saga, schedule);
+        let violation = finding.emit(of, saga, schedule);
         if self.reported.insert(violation.violation_id) {
             said.push(violation);
         }

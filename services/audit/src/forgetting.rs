@@ -6,7 +6,7 @@ use sqlx::{PgExecutor, PgPool};
 use time::Duration;
 use uuid::Uuid;
 
-use crate::{facts, sagas::unpacked};
+use crate::{event_table, sagas::unpacked};
 
 /// Rows of sagas that are deleted at once; what is left goes the next time.
 const SAGAS_AT_ONCE: i64 = 5_000;
@@ -14,7 +14,7 @@ const SAGAS_AT_ONCE: i64 = 5_000;
 /// Forgets what is older than the days kept: facts day by day, a saga when its last fact is.
 pub(crate) async fn forget_old(pool: &PgPool, now: Timestamp, keep_days: u16) -> sqlx::Result<()> {
     let first_kept = now.0.date() - Duration::days(i64::from(keep_days));
-    partitions::drop_before(pool, facts::TABLE, first_kept).await?;
+    partitions::drop_before(pool, event_table::TABLE, first_kept).await?;
     let first_id = partitions::first_id(first_kept);
     execute(pool, "delete from facts_rest where event_id < $1", first_id).await?;
     execute(pool, "delete from violations where found_id < $1", first_id).await?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::Heard;
+use crate::Observed;
 
 /// What a saga is looked for with: a UUID (of itself, a payment, a reservation, a user, an
 /// event), the 32 hex digits of a trace, or `<schedule id>/<seat>`.
@@ -51,15 +51,15 @@ enum Seat {
 }
 
 /// Whom a fact is about, when it is one fan.
-pub(crate) fn user_of(heard: &Heard) -> Option<UserId> {
-    heard.read::<Named>()?.user_id.map(UserId)
+pub(crate) fn user_of(observed: &Observed) -> Option<UserId> {
+    observed.read::<Named>()?.user_id.map(UserId)
 }
 
 /// Everything that a fact's saga is found by, beside its own id and the fact's.
-pub(crate) fn keys_of(heard: &Heard) -> Vec<Uuid> {
-    let mut keys = vec![heard.about];
-    keys.extend(heard.trace_id.as_deref().and_then(|id| Uuid::from_str(id).ok()));
-    if let Some(named) = heard.read::<Named>() {
+pub(crate) fn keys_of(observed: &Observed) -> Vec<Uuid> {
+    let mut keys = vec![observed.about];
+    keys.extend(observed.trace_id.as_deref().and_then(|id| Uuid::from_str(id).ok()));
+    if let Some(named) = observed.read::<Named>() {
         keys.extend([named.user_id, named.payment_id, named.reservation_id].into_iter().flatten());
         if let Some(schedule_id) = named.schedule_id {
             keys.extend(named.seats.iter().filter_map(|seat| match seat {
@@ -68,7 +68,7 @@ pub(crate) fn keys_of(heard: &Heard) -> Vec<Uuid> {
             }));
         }
     }
-    keys.retain(|key| *key != heard.saga_id.0);
+    keys.retain(|key| *key != observed.saga_id.0);
     keys
 }
 

@@ -24,20 +24,20 @@
 //! each awaited fact, a violation once for the facts that make it.
 
 pub mod auditor;
-mod book;
 mod copying;
-mod facts;
+mod event_table;
 pub mod flows;
 mod forgetting;
 mod handlers;
-mod heard;
 pub mod kept;
 mod keys;
 mod listener;
+mod observed;
 mod reads;
 pub mod rehearsal;
 mod sagas;
 pub mod timeline;
+mod unit_of_work;
 mod watchdog;
 
 use std::{sync::LazyLock, time::Duration};
@@ -51,10 +51,10 @@ use mesh::{Allow, Service, postgres::Postgres};
 use sqlx::migrate::Migrator;
 
 pub use auditor::Auditor;
-pub use book::{Book, Keys};
 pub use forgetting::forget;
-pub use heard::Heard;
+pub use observed::Observed;
 pub use timeline::Progress;
+pub use unit_of_work::{Keys, UnitOfWork};
 
 use listener::Listener;
 
@@ -67,13 +67,13 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/audit");
 /// The facts of all the others.
 static FOLLOWED: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let all = [
-        user::FACTS,
-        concert::FACTS,
-        queue::FACTS,
-        reservation::FACTS,
-        payment::FACTS,
-        point::FACTS,
-        notification::FACTS,
+        user::EVENTS,
+        concert::EVENTS,
+        queue::EVENTS,
+        reservation::EVENTS,
+        payment::EVENTS,
+        point::EVENTS,
+        notification::EVENTS,
     ];
     all.concat()
 });
@@ -91,18 +91,18 @@ const KEEP_DAYS_VARIABLE: &str = "ONSALE_AUDIT_KEEP_DAYS";
 
 /// The service's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
+pub struct Config {
     /// Days that facts are kept for.
     pub keep_days: u16,
 }
 
-impl Default for Rules {
+impl Default for Config {
     fn default() -> Self {
         Self { keep_days: KEEP_DAYS }
     }
 }
 
-impl Rules {
+impl Config {
     /// Rules from the environment: `ONSALE_AUDIT_KEEP_DAYS`, from 1 to 3650.
     ///
     /// # Errors
@@ -121,23 +121,23 @@ impl Rules {
 }
 
 /// The service, to be run on a [`Postgres`].
-pub fn service() -> Service<Postgres<Book>> {
+pub fn service() -> Service<Postgres<UnitOfWork>> {
     let listener = Listener::new();
     let (reader, dog) = (listener.clone(), listener.clone());
     let (of_one, of_many) = (listener.clone(), listener);
-    Service::<Postgres<Book>>::new(NAME)
+    Service::<Postgres<UnitOfWork>>::new(NAME)
         .answers::<ReportStall>(Allow::Inside, &["audit.saga_stalled"])
         .answers::<ReportViolation>(Allow::Inside, &["audit.violation"])
-        .reads::<GetSaga, _, _>(Allow::User, move |desk, command, meta| {
-            reads::saga(of_one.clone(), desk, command, meta)
+        .reads::<GetSaga, _, _>(Allow::User, move |ctx, command, meta| {
+            reads::saga(of_one.clone(), ctx, command, meta)
         })
-        .reads::<FindSagas, _, _>(Allow::Role(Role::Operator), move |desk, command, meta| {
-            reads::sagas(of_many.clone(), desk, command, meta)
+        .reads::<FindSagas, _, _>(Allow::Role(Role::Operator), move |ctx, command, meta| {
+            reads::sagas(of_many.clone(), ctx, command, meta)
         })
         .reads::<FindViolations, _, _>(Allow::Role(Role::Operator), reads::violations)
-        .follows(&FOLLOWED, PIECE, move |desk, read| {
+        .follows(&FOLLOWED, PIECE, move |ctx, read| {
             let reader = reader.clone();
-            async move { reader.take(desk, read).await }
+            async move { reader.take(ctx, read).await }
         })
         .every::<ReportStall, _, _>("stalls", WATCH_EVERY, move |pool, _| {
             watchdog::due(dog.clone(), pool)
@@ -153,8 +153,9 @@ mod rules_tests {
 
     #[test]
     fn the_days_kept_are_a_number_of_days() {
-        let kept = |days: &str| Rules::from_var(Some(days.to_owned())).map(|rules| rules.keep_days);
-        assert_eq!(Rules::from_var(None), Ok(Rules { keep_days: 30 }));
+        let kept =
+            |days: &str| Config::from_var(Some(days.to_owned())).map(|config| config.keep_days);
+        assert_eq!(Config::from_var(None), Ok(Config { keep_days: 30 }));
         assert_eq!((kept(""), kept("7")), (Ok(30), Ok(7)));
         for bad in ["0", "-1", "3651", "a week", "7d"] {
             assert!(kept(bad).is_err(), "{bad}");

@@ -10,7 +10,7 @@ use events::{
     audit::{ReportViolation, Violation},
 };
 use mesh::{
-    Desk, Meta, Read,
+    Meta, QueryContext, Read,
     engine::Failure,
     postgres::{Postgres, partitions},
 };
@@ -19,7 +19,9 @@ use time::{Date, Duration};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::{Book, Heard, auditor::Auditor, facts, flows::Flows, forgetting, kept, sagas};
+use crate::{
+    Observed, UnitOfWork, auditor::Auditor, event_table, flows::Flows, forgetting, kept, sagas,
+};
 
 /// Violations that are reported at once.
 const REPORTS_AT_ONCE: usize = 100;
@@ -80,11 +82,11 @@ impl Listener {
     /// in the database by then are no news, and what was found is still in memory.
     pub(crate) async fn take(
         &self,
-        desk: Desk<Postgres<Book>>,
+        ctx: QueryContext<Postgres<UnitOfWork>>,
         read: Arc<Read>,
     ) -> Result<(), Failure> {
         let mut memory = std::mem::take(&mut *self.memory());
-        let taken = self.take_with(&mut memory, &desk, &read).await;
+        let taken = self.take_with(&mut memory, &ctx, &read).await;
         *self.memory() = memory;
         taken
     }
@@ -92,21 +94,21 @@ impl Listener {
     async fn take_with(
         &self,
         memory: &mut Memory,
-        desk: &Desk<Postgres<Book>>,
+        ctx: &QueryContext<Postgres<UnitOfWork>>,
         read: &Read,
     ) -> Result<(), Failure> {
-        let (pool, keep_days) = (desk.pool(), desk.rules().keep_days);
-        let heard: Vec<Heard> = read.facts.iter().filter_map(Heard::of).collect();
-        if heard.len() < read.facts.len() {
-            let strange = read.facts.len() - heard.len();
-            warn!(facts = strange, "facts without the headers that every fact has are left out");
+        let (pool, keep_days) = (ctx.pool(), ctx.config().keep_days);
+        let observed: Vec<Observed> = read.events.iter().filter_map(Observed::of).collect();
+        if observed.len() < read.events.len() {
+            let strange = read.events.len() - observed.len();
+            warn!(events = strange, "facts without the headers that every fact has are left out");
         }
-        if !heard.is_empty() || memory.auditor.is_none() {
-            self.prepare(memory, pool, &heard, read.began_at, keep_days).await?;
+        if !observed.is_empty() || memory.auditor.is_none() {
+            self.prepare(memory, pool, &observed, read.began_at, keep_days).await?;
         }
-        if !heard.is_empty() {
+        if !observed.is_empty() {
             let settle = async |tx: &mut _| read.settle(tx).await;
-            let new = match desk.unit(keep(pool, self.flows, heard, settle)).await {
+            let new = match ctx.unit(keep(pool, self.flows, observed, settle)).await {
                 Ok(new) => new,
                 Err(failure) => {
                     // If they are in, they will be no news, and it would never hear them.
@@ -117,7 +119,9 @@ impl Listener {
                 }
             };
             if let Some(auditor) = &mut memory.auditor {
-                memory.found.extend(new.iter().flat_map(|heard| auditor.hear(self.flows, heard)));
+                memory
+                    .found
+                    .extend(new.iter().flat_map(|observed| auditor.handle(self.flows, observed)));
             }
         }
         if read.is_all {
@@ -127,11 +131,11 @@ impl Listener {
                 memory.found.extend(auditor.settled(known));
             }
         }
-        report(desk, &mut memory.found).await?;
+        report(ctx, &mut memory.found).await?;
         let again_at = memory.forgot_at.map(|at| at.plus_secs(FORGET_EVERY_SECS));
         if read.is_all && again_at.is_none_or(|at| at <= read.began_at) {
             let forgotten = forgetting::forget_old(pool, read.began_at, keep_days);
-            desk.unit(async { Ok(forgotten.await?) }).await?;
+            ctx.unit(async { Ok(forgotten.await?) }).await?;
             memory.forgot_at = Some(read.began_at);
         }
         Ok(())
@@ -142,17 +146,17 @@ impl Listener {
         &self,
         memory: &mut Memory,
         pool: &PgPool,
-        heard: &[Heard],
+        observed: &[Observed],
         now: Timestamp,
         keep_days: u16,
     ) -> Result<(), Failure> {
-        make_days(&mut memory.days, pool, heard, now, keep_days).await?;
+        make_days(&mut memory.days, pool, observed, now, keep_days).await?;
         if self.is_another_reader(pool).await? {
             memory.auditor = None;
         }
         if memory.auditor.is_none() {
             let (auditor, found) = kept::auditor(pool).await?;
-            info!(violations = found.len(), "the auditor has heard all that is kept");
+            info!(violations = found.len(), "the auditor has observed all that is kept");
             memory.auditor = Some(auditor);
             memory.found = found;
         }
@@ -177,20 +181,20 @@ impl Listener {
 async fn make_days(
     made: &mut BTreeSet<Date>,
     pool: &PgPool,
-    heard: &[Heard],
+    observed: &[Observed],
     now: Timestamp,
     keep_days: u16,
 ) -> Result<(), Failure> {
     let coming = (0..=partitions::DAYS_AHEAD).map(|ahead| now.0.date() + Duration::days(ahead));
     let days: BTreeSet<Date> =
-        facts::days_of(heard, now, keep_days).into_iter().chain(coming).collect();
+        event_table::days_of(observed, now, keep_days).into_iter().chain(coming).collect();
     for day in days {
         if made.contains(&day) {
             continue;
         }
         // A clock that was ahead has left facts of this day in the partition for the rest;
         // there they stay, and the others of the day with them.
-        if let Err(error) = partitions::make_day(pool, facts::TABLE, day).await {
+        if let Err(error) = partitions::make_day(pool, event_table::TABLE, day).await {
             let refused = Failure::from(error);
             let Failure::Refused(cause) = &refused else { return Err(refused) };
             warn!(%day, cause, "the day has no partition of its own");
@@ -205,13 +209,13 @@ async fn make_days(
 pub(crate) async fn keep(
     pool: &PgPool,
     flows: &Flows,
-    heard: Vec<Heard>,
+    observed: Vec<Observed>,
     settle: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<(), Failure>,
-) -> Result<Vec<Heard>, Failure> {
+) -> Result<Vec<Observed>, Failure> {
     let mut tx = pool.begin().await?;
-    let new = facts::insert(&mut tx, heard).await?;
+    let new = event_table::insert(&mut tx, observed).await?;
     if !new.is_empty() {
-        sagas::hear(&mut tx, flows, &new).await?;
+        sagas::handle(&mut tx, flows, &new).await?;
     }
     settle(&mut tx).await?;
     tx.commit().await.map_err(|error| Failure::Uncertain(error.to_string()))?;
@@ -219,15 +223,18 @@ pub(crate) async fn keep(
 }
 
 /// Has everything that was found told, before anything else is read.
-async fn report(desk: &Desk<Postgres<Book>>, found: &mut Vec<Violation>) -> Result<(), Failure> {
+async fn report(
+    ctx: &QueryContext<Postgres<UnitOfWork>>,
+    found: &mut Vec<Violation>,
+) -> Result<(), Failure> {
     while !found.is_empty() {
         let some = &found[..found.len().min(REPORTS_AT_ONCE)];
-        let telling = some.iter().map(|violation| {
+        let emitting = some.iter().map(|violation| {
             let meta = Meta::inside(violation.saga_id);
             let command = ReportViolation { violation: violation.clone() };
-            async move { desk.decide(command, &meta).await }
+            async move { ctx.decide(command, &meta).await }
         });
-        futures::future::try_join_all(telling)
+        futures::future::try_join_all(emitting)
             .await
             .map_err(|problem| Failure::Unavailable(problem.to_string()))?;
         found.drain(..some.len());

@@ -8,12 +8,12 @@ use events::{
     codes,
     user::Role,
 };
-use mesh::{Desk, Meta, clock, page::Cut, postgres::Postgres};
+use mesh::{Meta, QueryContext, clock, page::Cut, postgres::Postgres};
 use sqlx::{PgPool, Postgres as Pg, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
-    Book, Heard, facts,
+    Observed, UnitOfWork, event_table,
     flows::Flows,
     keys::{Key, user_of},
     listener::Listener,
@@ -33,7 +33,7 @@ fn now(listener: &Listener) -> Timestamp {
 /// One saga: any for an operator, a fan's own for a fan.
 pub(crate) async fn saga(
     listener: Arc<Listener>,
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     command: GetSaga,
     meta: Meta,
 ) -> Result<Saga, Problem> {
@@ -43,7 +43,7 @@ pub(crate) async fn saga(
         true => None,
         false => Some(meta.caller.user_id()?),
     };
-    let found = find(desk.pool(), key, owner, now(&listener)).await.map_err(unavailable)?;
+    let found = find(ctx.pool(), key, owner, now(&listener)).await.map_err(unavailable)?;
     found.ok_or_else(|| codes::NOT_FOUND.into())
 }
 
@@ -92,27 +92,27 @@ async fn find_one(
     .fetch_optional(pool)
     .await?;
     let Some((saga_id, from, to)) = found else { return Ok(None) };
-    let facts = facts::of_saga(pool, SagaId(saga_id), (from, to)).await?;
-    if owner.is_some_and(|owner| !is_of(&facts, owner)) {
+    let events = event_table::of_saga(pool, SagaId(saga_id), (from, to)).await?;
+    if owner.is_some_and(|owner| !is_of(&events, owner)) {
         return Ok(None);
     }
-    Ok(timeline::saga(Flows::shipped(), &facts, now))
+    Ok(timeline::saga(Flows::shipped(), &events, now))
 }
 
 /// Whether facts are about this fan, and about no other.
-fn is_of(facts: &[Heard], owner: UserId) -> bool {
-    let mut users = facts.iter().filter_map(user_of).peekable();
+fn is_of(events: &[Observed], owner: UserId) -> bool {
+    let mut users = events.iter().filter_map(user_of).peekable();
     users.peek().is_some() && users.all(|user_id| user_id == owner)
 }
 
 /// Sagas in a line each, those that began last first.
 pub(crate) async fn sagas(
     listener: Arc<Listener>,
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     command: FindSagas,
     _: Meta,
 ) -> Result<Page<SagaLine>, Problem> {
-    list(desk.pool(), &command, now(&listener)).await
+    list(ctx.pool(), &command, now(&listener)).await
 }
 
 /// The page that `command` asks for.
@@ -176,7 +176,7 @@ fn selection(command: &FindSagas, now: Timestamp) -> Result<QueryBuilder<Pg>, Pr
 
 /// What the auditor has found, the latest first.
 pub(crate) async fn violations(
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     command: FindViolations,
     _: Meta,
 ) -> Result<Page<Violation>, Problem> {
@@ -187,7 +187,7 @@ pub(crate) async fn violations(
     )
     .bind(cut.before)
     .bind(cut.rows())
-    .fetch_all(desk.pool())
+    .fetch_all(ctx.pool())
     .await
     .map_err(unavailable)?;
     let page = cut.page(rows, |(found_id, _)| *found_id);

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 
-use crate::{Heard, copying::Rows, flows::Flows, keys::keys_of, timeline::Progress};
+use crate::{Observed, copying::Rows, flows::Flows, keys::keys_of, timeline::Progress};
 
 /// The services that tell facts; the place of each is its bit in a row.
 const SERVICES: [&str; 9] = [
@@ -62,14 +62,14 @@ struct Saga {
 }
 
 impl Saga {
-    fn hear(&mut self, flows: &Flows, heard: &Heard) {
-        self.progress.hear(flows, heard);
-        let id = heard.event_id.0;
-        self.last_at = self.last_at.max(Some(heard.at));
-        self.took_part |= bit_of(heard.service());
+    fn handle(&mut self, flows: &Flows, observed: &Observed) {
+        self.progress.handle(flows, observed);
+        let id = observed.event_id.0;
+        self.last_at = self.last_at.max(Some(observed.at));
+        self.took_part |= bit_of(observed.service());
         self.from = Some(self.from.map_or(id, |from| from.min(id)));
         self.to = self.to.max(Some(id));
-        self.keys.extend(keys_of(heard));
+        self.keys.extend(keys_of(observed));
     }
 }
 
@@ -77,14 +77,14 @@ impl Saga {
 type Sagas = BTreeMap<Uuid, Saga>;
 
 /// Makes the sagas of new facts hear them.
-pub(crate) async fn hear(
+pub(crate) async fn handle(
     tx: &mut PgConnection,
     flows: &Flows,
-    facts: &[Heard],
+    events: &[Observed],
 ) -> sqlx::Result<()> {
-    let mut sagas = load(tx, facts).await?;
-    for heard in facts {
-        sagas.entry(heard.saga_id.0).or_default().hear(flows, heard);
+    let mut sagas = load(tx, events).await?;
+    for observed in events {
+        sagas.entry(observed.saga_id.0).or_default().handle(flows, observed);
     }
     let (known, new): (Vec<_>, Vec<_>) =
         sagas.iter().map(row).partition(|row| sagas[&row.saga_id].stored_keys.is_some());
@@ -101,8 +101,8 @@ pub(crate) async fn hear(
 /// Id, last, services, from, to, keys, progress.
 type Columns = (Uuid, OffsetDateTime, i32, Uuid, Uuid, Vec<u8>, Vec<u8>);
 
-async fn load(tx: &mut PgConnection, facts: &[Heard]) -> sqlx::Result<Sagas> {
-    let ids: BTreeSet<Uuid> = facts.iter().map(|heard| heard.saga_id.0).collect();
+async fn load(tx: &mut PgConnection, events: &[Observed]) -> sqlx::Result<Sagas> {
+    let ids: BTreeSet<Uuid> = events.iter().map(|observed| observed.saga_id.0).collect();
     let rows: Vec<Columns> = sqlx::query_as(
         "select saga_id, last_at, took_part, from_id, to_id, keys, progress
          from sagas where saga_id = any($1)",

@@ -21,7 +21,6 @@
 //!    else. Whoever has the map of one sequence and every change after it has the map.
 
 mod accounts;
-mod book;
 mod domain;
 mod handlers;
 mod map;
@@ -30,6 +29,7 @@ mod plan_store;
 mod reads;
 pub mod seats;
 mod team;
+mod unit_of_work;
 
 use std::sync::Arc;
 
@@ -43,10 +43,10 @@ use events::{
     state::StateSchedules,
     user::Role,
 };
-use mesh::{Allow, Desk, Service, postgres::Postgres};
+use mesh::{Allow, QueryContext, Service, postgres::Postgres};
 
-pub use book::{Book, Keys};
-pub use seats::{MADE_OF, MapRules, SeatMaps, map_service};
+pub use seats::{MADE_OF, MapConfig, SeatMaps, map_service};
+pub use unit_of_work::{Keys, UnitOfWork};
 
 /// The name of this service.
 pub const NAME: &str = "concert";
@@ -59,56 +59,58 @@ const PIECE: usize = 100;
 
 /// What can be configured.
 #[derive(Debug, Clone)]
-pub struct Rules {
+pub struct Config {
     /// Bytes of a `concert.schedule_opened` at most. What the broker would not carry must
     /// be refused while somebody is there to hear it.
     pub opened_bytes_max: usize,
 }
 
-impl Default for Rules {
+impl Default for Config {
     fn default() -> Self {
         // `max_payload` of the broker is 8 MiB, headers included.
         Self { opened_bytes_max: 7_000_000 }
     }
 }
 
-type Here = Desk<Postgres<Book>>;
+type Here = QueryContext<Postgres<UnitOfWork>>;
 
 /// The half of this service that decides.
-pub fn service() -> Service<Postgres<Book>> {
+pub fn service() -> Service<Postgres<UnitOfWork>> {
     // Whatever an organizer may do, an operator may do in their place.
     let organizer = Allow::OneOf(&[Role::Organizer, Role::Operator]);
     let plans = Arc::new(plan_store::Plans::default());
-    Service::<Postgres<Book>>::new(NAME)
+    Service::<Postgres<UnitOfWork>>::new(NAME)
         .answers::<CreateConcert>(organizer, &[])
-        .answers::<OpenSchedule>(organizer, &[ScheduleOpened::FACT])
-        .answers::<CancelSchedule>(organizer, &[ScheduleCancelled::FACT])
-        .answers::<AddOrganizer>(organizer, &[OrganizerAdded::FACT])
-        .answers::<RemoveOrganizer>(organizer, &[OrganizerRemoved::FACT])
-        .answers::<accounts::NoteAccount>(Allow::Inside, &[OrganizerRemoved::FACT])
-        .follows(&accounts::FOLLOWED, PIECE, |desk, read| async move {
-            accounts::take(desk, &read).await
+        .answers::<OpenSchedule>(organizer, &[ScheduleOpened::NAME])
+        .answers::<CancelSchedule>(organizer, &[ScheduleCancelled::NAME])
+        .answers::<AddOrganizer>(organizer, &[OrganizerAdded::NAME])
+        .answers::<RemoveOrganizer>(organizer, &[OrganizerRemoved::NAME])
+        .answers::<accounts::NoteAccount>(Allow::Inside, &[OrganizerRemoved::NAME])
+        .follows(
+            &accounts::FOLLOWED,
+            PIECE,
+            |ctx, read| async move { accounts::take(ctx, &read).await },
+        )
+        .reads::<GetOrganizers, _, _>(organizer, |ctx: Here, command, meta| async move {
+            reads::organizers(ctx.pool(), command, &meta.caller).await
         })
-        .reads::<GetOrganizers, _, _>(organizer, |desk: Here, command, meta| async move {
-            reads::organizers(desk.pool(), command, &meta.caller).await
+        .reads::<FindConcerts, _, _>(Allow::Anyone, |ctx: Here, command, _| async move {
+            reads::concerts(ctx.pool(), command).await
         })
-        .reads::<FindConcerts, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
-            reads::concerts(desk.pool(), command).await
+        .reads::<GetConcert, _, _>(Allow::Anyone, |ctx: Here, command, _| async move {
+            reads::concert(ctx.pool(), command).await
         })
-        .reads::<GetConcert, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
-            reads::concert(desk.pool(), command).await
+        .reads::<FindSchedules, _, _>(Allow::Anyone, |ctx: Here, command, _| async move {
+            reads::schedules(ctx.pool(), command).await
         })
-        .reads::<FindSchedules, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
-            reads::schedules(desk.pool(), command).await
+        .reads::<StateSchedules, _, _>(Allow::Service, |ctx: Here, command, _| async move {
+            reads::stated(ctx.pool(), command).await
         })
-        .reads::<StateSchedules, _, _>(Allow::Service, |desk: Here, command, _| async move {
-            reads::stated(desk.pool(), command).await
-        })
-        .reads::<GetPlan, _, _>(Allow::Anyone, move |desk: Here, command, _| {
+        .reads::<GetPlan, _, _>(Allow::Anyone, move |ctx: Here, command, _| {
             let plans = plans.clone();
             async move {
                 let GetPlan { schedule_id } = command;
-                let seats = plans.of(schedule_id, desk.pool()).await?.to_vec();
+                let seats = plans.of(schedule_id, ctx.pool()).await?.to_vec();
                 Ok(SeatPlan { schedule_id, seats })
             }
         })

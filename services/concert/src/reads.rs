@@ -13,7 +13,7 @@ use mesh::{Caller, engine::Failure, page::Cut};
 use sqlx::{PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::{book, domain, team};
+use crate::{domain, team, unit_of_work};
 
 /// Characters of a search at most.
 const SEARCH_CHARS_MAX: usize = 200;
@@ -91,7 +91,7 @@ pub(crate) async fn schedules(
         check_concert(command.concert_id, pool).await?;
     }
     let mut schedules: Vec<_> =
-        rows.iter().map(book::schedule).collect::<sqlx::Result<_>>().map_err(unread)?;
+        rows.iter().map(unit_of_work::schedule).collect::<sqlx::Result<_>>().map_err(unread)?;
     let now = mesh::clock::now();
     for schedule in &mut schedules {
         schedule.state = domain::state_at(schedule, now);
@@ -106,7 +106,7 @@ pub(crate) async fn organizers(
     caller: &Caller,
 ) -> Result<Organizers, Problem> {
     let GetOrganizers { concert_id } = command;
-    let keys = book::Keys { concerts: [concert_id].into(), ..Default::default() };
+    let keys = unit_of_work::Keys { concerts: [concert_id].into(), ..Default::default() };
     let mut connection = pool.acquire().await.map_err(unread)?;
     let found = team::concerts(&keys, &mut connection).await.map_err(unread)?;
     let organizers = found.into_values().next().ok_or_else(no_concert)?.organizers;
@@ -144,7 +144,7 @@ pub(crate) async fn stated(
     .map_err(unread)?;
     let stated = |row: &PgRow| {
         let title = row.try_get("title")?;
-        Ok(ScheduleStated { schedule: book::schedule(row)?, title })
+        Ok(ScheduleStated { schedule: unit_of_work::schedule(row)?, title })
     };
     let items: Vec<_> = rows.iter().map(stated).collect::<sqlx::Result<_>>().map_err(unread)?;
     let last = items.last().filter(|_| items.len() as i64 == STATED_MAX);

@@ -8,8 +8,8 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
-    book::{Entered, Keys, actor, column, role_name},
     domain::Organizers,
+    unit_of_work::{Entered, Keys, actor, column, role_name},
 };
 
 /// What was heard of an account. Either may be heard first, and neither is taken back.

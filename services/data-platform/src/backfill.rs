@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use events::Timestamp;
-use mesh::{Asker, EVENTS_A_SEQUENCE, STORED_MESSAGES_MAX, clock};
+use mesh::{EVENTS_A_SEQUENCE, MeshClient, STORED_MESSAGES_MAX, clock};
 
 use crate::{
-    Rules,
-    domain::{FACTS, Range, Record, Totals},
+    Config,
+    domain::{EVENTS, Range, Record, Totals},
     platform::Trouble,
     targets::{Taken, Targets, rest_after},
 };
@@ -39,20 +39,20 @@ pub struct Progress {
 /// # Errors
 /// When the streams cannot be read, or a target does not take what it is given.
 pub async fn backfill(
-    asker: &Asker,
-    rules: &Rules,
+    client: &MeshClient,
+    config: &Config,
     range: Range,
     say: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Progress, String> {
-    let targets = Targets::open(rules)?;
+    let targets = Targets::open(config)?;
     let began_at = clock::now();
     let mut ends = Vec::new();
     for stream in streams() {
-        let last = asker.last_position(stream).await.map_err(|problem| problem.to_string())?;
+        let last = client.last_position(stream).await.map_err(|problem| problem.to_string())?;
         ends.push((stream, last));
     }
     let of = ends.iter().map(|(_, last)| last / EVENTS_A_SEQUENCE).sum();
-    let filling = Filling { asker, rules, targets, range, say };
+    let filling = Filling { client, config, targets, range, say };
     let mut progress = Progress { of, ..Progress::default() };
     let mut before = 0;
     for (stream, last) in ends {
@@ -68,14 +68,14 @@ pub async fn backfill(
 
 /// The streams that have facts to export.
 fn streams() -> Vec<&'static str> {
-    let mut streams: Vec<&str> = FACTS.iter().map(|fact| events::producer_of(fact)).collect();
+    let mut streams: Vec<&str> = EVENTS.iter().map(|event| events::producer_of(event)).collect();
     streams.dedup();
     streams
 }
 
 struct Filling<'a> {
-    asker: &'a Asker,
-    rules: &'a Rules,
+    client: &'a MeshClient,
+    config: &'a Config,
     targets: Targets,
     range: Range,
     say: &'a (dyn Fn(&Progress) + Send + Sync),
@@ -92,10 +92,10 @@ impl Filling<'_> {
     ) -> Result<(), String> {
         let mut seq = 0;
         while seq < last {
-            let facts = self.asker.stored_since(stream, seq, STORED_MESSAGES_MAX).await;
-            let facts = facts.map_err(|problem| problem.to_string())?;
-            let Some(end) = facts.last().map(mesh::Fact::position) else { break };
-            let wanted = facts.iter().filter(|fact| fact.position() <= last);
+            let events = self.client.stored_since(stream, seq, STORED_MESSAGES_MAX).await;
+            let events = events.map_err(|problem| problem.to_string())?;
+            let Some(end) = events.last().map(mesh::StoredEvent::position) else { break };
+            let wanted = events.iter().filter(|event| event.position() <= last);
             let (mut records, unreadable) = Record::of_all(wanted);
             records.retain(|record| self.range.has(record.at));
             progress.unreadable += unreadable;
@@ -125,7 +125,7 @@ impl Filling<'_> {
             }
             progress.trouble = Some(cause);
             (self.say)(progress);
-            let rest: Duration = rest_after(failures, retry_after, self.rules.retry_max);
+            let rest: Duration = rest_after(failures, retry_after, self.config.retry_max);
             tokio::time::sleep(rest).await;
         }
         progress.trouble = None;

@@ -16,7 +16,7 @@ pub const BATCH_BYTES_MAX: usize = 1_000_000;
 /// reached the end of a stream also says so. Those with a [`step_of`] are exported;
 /// `reservation.confirm_refused` has none: it changes no reservation, and the payment says
 /// `hold_gone`; `payment.hold_extension_requested` has none: it changes no payment.
-pub const FACTS: &[&str] = &[
+pub const EVENTS: &[&str] = &[
     "payment.requested",
     "payment.hold_extension_requested",
     "payment.completed",
@@ -33,8 +33,8 @@ pub const FACTS: &[&str] = &[
 ///
 /// The version is of the life and not of the stream: a stream that was lost and told again
 /// has other sequences, and a row is none the older for it.
-pub fn step_of(fact: &str) -> Option<(u32, &'static str)> {
-    Some(match fact {
+pub fn step_of(event: &str) -> Option<(u32, &'static str)> {
+    Some(match event {
         "payment.requested" => (1, "REQUESTED"),
         "payment.completed" => (2, "COMPLETED"),
         "payment.failed" => (2, "FAILED"),
@@ -69,7 +69,7 @@ pub struct Record {
     pub event_id: EventId,
     /// The fact, for example `payment.completed`.
     #[serde(rename = "type")]
-    pub fact: String,
+    pub event: String,
     /// When it was told.
     pub at: Timestamp,
     /// The saga it belongs to.
@@ -81,11 +81,13 @@ pub struct Record {
 impl Record {
     /// Stored facts as records, in their order, and how many should be records but cannot be
     /// read as such.
-    pub fn of_all<'a>(facts: impl IntoIterator<Item = &'a mesh::Fact>) -> (Vec<Self>, usize) {
-        let exported = facts.into_iter().filter(|fact| step_of(fact.name()).is_some());
+    pub fn of_all<'a>(
+        events: impl IntoIterator<Item = &'a mesh::StoredEvent>,
+    ) -> (Vec<Self>, usize) {
+        let exported = events.into_iter().filter(|event| step_of(event.name()).is_some());
         let (mut records, mut unreadable) = (Vec::new(), 0);
-        for fact in exported {
-            match Self::of(fact) {
+        for event in exported {
+            match Self::of(event) {
                 Some(record) => records.push(record),
                 None => unreadable += 1,
             }
@@ -95,19 +97,19 @@ impl Record {
 
     /// A stored fact as a record; `None` when it is none that is exported, or lacks what
     /// every fact has.
-    pub fn of(fact: &mesh::Fact) -> Option<Self> {
-        let (version, state) = step_of(fact.name())?;
+    pub fn of(event: &mesh::StoredEvent) -> Option<Self> {
+        let (version, state) = step_of(event.name())?;
         Some(Self {
-            key: key(fact.name(), fact.about()?),
+            key: key(event.name(), event.about()?),
             version,
             state: state.to_owned(),
-            stream: fact.service().to_owned(),
-            sequence: fact.position(),
-            event_id: EventId(fact.event_id()?),
-            fact: fact.name().to_owned(),
-            at: fact.at()?,
-            saga_id: fact.saga_id()?,
-            data: serde_json::from_slice(fact.payload()).ok()?,
+            stream: event.service().to_owned(),
+            sequence: event.position(),
+            event_id: EventId(event.event_id()?),
+            event: event.name().to_owned(),
+            at: event.at()?,
+            saga_id: event.saga_id()?,
+            data: serde_json::from_slice(event.payload()).ok()?,
         })
     }
 
@@ -123,8 +125,8 @@ impl Record {
     }
 }
 
-fn key(fact: &str, about: Uuid) -> String {
-    format!("{}/{about}", producer_of(fact))
+fn key(event: &str, about: Uuid) -> String {
+    format!("{}/{about}", producer_of(event))
 }
 
 /// Records that are handed over in one request.
@@ -222,7 +224,7 @@ pub struct Tally {
 impl Totals {
     /// Adds a record.
     pub fn add(&mut self, record: &Record) {
-        let tally = self.0.entry(record.fact.clone()).or_default();
+        let tally = self.0.entry(record.event.clone()).or_default();
         tally.records += 1;
         tally.seats += record.seats();
         tally.points += record.points();
@@ -234,8 +236,8 @@ impl Totals {
     }
 
     /// Those of one kind of fact.
-    pub fn of(&self, fact: &str) -> Tally {
-        self.0.get(fact).copied().unwrap_or_default()
+    pub fn of(&self, event: &str) -> Tally {
+        self.0.get(event).copied().unwrap_or_default()
     }
 }
 
@@ -260,17 +262,17 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) fn record(fact: &str, sequence: u64, data: Value) -> Record {
-        let (version, state) = step_of(fact).expect("an exported fact");
+    pub(crate) fn record(event: &str, sequence: u64, data: Value) -> Record {
+        let (version, state) = step_of(event).expect("an exported fact");
         let id = Uuid::from_u128(u128::from(sequence));
         Record {
-            key: key(fact, id),
+            key: key(event, id),
             version,
             state: state.to_owned(),
-            stream: producer_of(fact).to_owned(),
+            stream: producer_of(event).to_owned(),
             sequence,
             event_id: EventId(id),
-            fact: fact.to_owned(),
+            event: event.to_owned(),
             at: "2026-11-21T10:00:00.000001Z".parse().expect("a moment"),
             saga_id: SagaId(id),
             data,
@@ -282,19 +284,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_exported_fact_has_its_place_in_a_life_and_no_other_has() {
-        let mut told = [events::payment::FACTS, events::reservation::FACTS].concat();
+    fn every_exported_event_has_its_place_in_a_life_and_no_other_has() {
+        let mut emitted = [events::payment::EVENTS, events::reservation::EVENTS].concat();
         // What a service answers to a withdrawal is about an account, and no sale.
-        told.retain(|fact| !fact.contains(".withdrawal_"));
-        assert_eq!(FACTS, told);
-        let unexported: Vec<_> = told.iter().filter(|fact| step_of(fact).is_none()).collect();
+        emitted.retain(|event| !event.contains(".withdrawal_"));
+        assert_eq!(EVENTS, emitted);
+        let unexported: Vec<_> = emitted.iter().filter(|event| step_of(event).is_none()).collect();
         let expected = ["payment.hold_extension_requested", "reservation.confirm_refused"];
         assert_eq!(unexported, expected.iter().collect::<Vec<_>>());
     }
 
     #[test]
     fn what_ends_a_life_has_a_higher_version_than_what_it_may_follow() {
-        let version = |fact| step_of(fact).expect("exported").0;
+        let version = |event| step_of(event).expect("exported").0;
         for (before, after) in [
             ("payment.requested", "payment.completed"),
             ("payment.requested", "payment.failed"),

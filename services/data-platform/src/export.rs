@@ -9,11 +9,11 @@ use std::{
 };
 
 use events::Timestamp;
-use mesh::{Desk, Read, clock, engine::Failure, postgres::Postgres};
+use mesh::{QueryContext, Read, clock, engine::Failure, postgres::Postgres};
 use tracing::{info, warn};
 
 use crate::{
-    Book,
+    UnitOfWork,
     domain::Record,
     platform::Trouble,
     progress,
@@ -49,10 +49,10 @@ impl Exporter {
     /// When a target did not take them all, after a rest; then they are to come again.
     pub(crate) async fn take(
         &self,
-        desk: Desk<Postgres<Book>>,
+        ctx: QueryContext<Postgres<UnitOfWork>>,
         read: &Read,
     ) -> Result<(), Failure> {
-        if !desk.rules().has_target() {
+        if !ctx.config().has_target() {
             info!("no target to export to is configured; everything is kept for a later one");
             // Ends with the service: the position stays where it is.
             return std::future::pending().await;
@@ -62,21 +62,21 @@ impl Exporter {
             let known = state.watermark.zip(watermark);
             known.is_some_and(|(known, new)| new < known.plus_secs(QUIET_SECS))
         });
-        if read.facts.is_empty() && (is_quiet || watermark.is_none()) && self.is_well() {
+        if read.events.is_empty() && (is_quiet || watermark.is_none()) && self.is_well() {
             return Ok(());
         }
-        let (records, unreadable) = Record::of_all(&read.facts);
+        let (records, unreadable) = Record::of_all(&read.events);
         if unreadable > 0 {
             warn!(unreadable, "facts without what every fact has are not exported");
         }
         let records: Arc<[Record]> = records.into();
-        if let Err(trouble) = self.hand_over(&desk, read.began_at, &records, watermark).await {
-            let failure = self.rest(&desk, trouble).await;
+        if let Err(trouble) = self.hand_over(&ctx, read.began_at, &records, watermark).await {
+            let failure = self.rest(&ctx, trouble).await;
             // A watermark alone need not come again: a later one says more.
-            return if read.facts.is_empty() { Ok(()) } else { Err(failure) };
+            return if read.events.is_empty() { Ok(()) } else { Err(failure) };
         }
-        desk.unit(async {
-            let mut tx = desk.pool().begin().await?;
+        ctx.unit(async {
+            let mut tx = ctx.pool().begin().await?;
             progress::note_taken(&mut tx, &records, watermark).await?;
             read.settle(&mut tx).await?;
             Ok(tx.commit().await?)
@@ -95,14 +95,14 @@ impl Exporter {
 
     async fn hand_over(
         &self,
-        desk: &Desk<Postgres<Book>>,
+        ctx: &QueryContext<Postgres<UnitOfWork>>,
         began_at: Timestamp,
         records: &Arc<[Record]>,
         watermark: Option<Timestamp>,
     ) -> Result<(), Trouble> {
         let targets = match self.with(|state| state.targets.clone()) {
             Some(targets) => targets,
-            None => Targets::open(desk.rules()).map_err(Trouble::new)?,
+            None => Targets::open(ctx.config()).map_err(Trouble::new)?,
         };
         let underway = self.with(|state| {
             state.targets.get_or_insert_with(|| targets.clone());
@@ -116,16 +116,16 @@ impl Exporter {
     }
 
     /// Says what the trouble is, and rests.
-    async fn rest(&self, desk: &Desk<Postgres<Book>>, trouble: Trouble) -> Failure {
+    async fn rest(&self, ctx: &QueryContext<Postgres<UnitOfWork>>, trouble: Trouble) -> Failure {
         let failures = self.with(|state| {
             state.failures = state.failures.saturating_add(1);
             state.failures
         });
-        let noted = progress::note_trouble(desk.pool(), &trouble.cause, clock::now());
-        if let Err(failure) = desk.unit(noted).await {
+        let noted = progress::note_trouble(ctx.pool(), &trouble.cause, clock::now());
+        if let Err(failure) = ctx.unit(noted).await {
             warn!(%failure, "the trouble could not be noted");
         }
-        let rest = rest_after(failures, trouble.retry_after, desk.rules().retry_max);
+        let rest = rest_after(failures, trouble.retry_after, ctx.config().retry_max);
         tokio::time::sleep(rest).await;
         Failure::Unavailable(trouble.cause)
     }

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_that_begins_and_ends_elsewhere_leaves_each_fact_once() {
+    fn a_repeat_that_begins_and_ends_elsewhere_leaves_each_event_once() {
         let temporary = tempfile::tempdir().expect("a folder");
         let folder = Folder::new(temporary.path().join("facts"));
         let records: Vec<Record> = (9_990..=10_010).map(paid).collect();

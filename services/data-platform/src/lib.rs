@@ -21,16 +21,16 @@
 //! everything that it speaks for. Without a target the position does not move.
 
 mod backfill;
-mod book;
+mod config;
 mod domain;
 mod export;
 mod folder;
 mod platform;
 mod progress;
 mod reads;
-mod rules;
 mod table;
 mod targets;
+mod unit_of_work;
 
 use std::sync::Arc;
 
@@ -39,12 +39,12 @@ use mesh::{Allow, Service, postgres::Postgres};
 use sqlx::migrate::Migrator;
 
 pub use backfill::{Progress, backfill};
-pub use book::Book;
-pub use domain::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, FACTS, Range, Record, Tally, Totals};
+pub use config::{Config, FOLDER_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE};
+pub use domain::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, EVENTS, Range, Record, Tally, Totals};
 pub use folder::Folder;
 pub use platform::{BATCH_ID, WATERMARK};
-pub use rules::{FOLDER_VARIABLE, Rules, TOKEN_VARIABLE, URL_VARIABLE};
 pub use table::{Cell, Kind, PAYMENTS, RESERVATIONS, Row, Table};
+pub use unit_of_work::UnitOfWork;
 
 use export::Exporter;
 
@@ -59,12 +59,12 @@ pub const NAME: &str = "data-platform";
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/data-platform");
 
 /// The service, to be run on a [`Postgres`].
-pub fn service() -> Service<Postgres<Book>> {
+pub fn service() -> Service<Postgres<UnitOfWork>> {
     let exporter = Arc::new(Exporter::default());
-    Service::<Postgres<Book>>::new(NAME)
-        .follows(FACTS, PIECE, move |desk, read| {
+    Service::<Postgres<UnitOfWork>>::new(NAME)
+        .follows(EVENTS, PIECE, move |ctx, read| {
             let exporter = exporter.clone();
-            async move { exporter.take(desk, &read).await }
+            async move { exporter.take(ctx, &read).await }
         })
         .reads::<GetExport, _, _>(Allow::Role(Role::Operator), reads::export)
 }

@@ -20,11 +20,11 @@ pub(crate) async fn note_taken(
 ) -> Result<(), Failure> {
     let mut taken: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
     for record in records {
-        let (facts, last) = taken.entry(&record.stream).or_default();
-        (*facts, *last) = (*facts + 1, record.sequence as i64);
+        let (events, last) = taken.entry(&record.stream).or_default();
+        (*events, *last) = (*events + 1, record.sequence as i64);
     }
     let streams: Vec<&str> = taken.keys().copied().collect();
-    let (facts, lasts): (Vec<i64>, Vec<i64>) = taken.into_values().unzip();
+    let (events, lasts): (Vec<i64>, Vec<i64>) = taken.into_values().unzip();
     // The same once more, when the answer to the commit was lost, is not counted twice.
     sqlx::query(
         "insert into exported (stream, facts, last_seq)
@@ -34,7 +34,7 @@ pub(crate) async fn note_taken(
             where exported.last_seq <> excluded.last_seq",
     )
     .bind(streams)
-    .bind(facts)
+    .bind(events)
     .bind(lasts)
     .execute(&mut *tx)
     .await?;
@@ -89,10 +89,10 @@ pub(crate) async fn noted(pool: &PgPool) -> sqlx::Result<Noted> {
     )
     .fetch_all(pool)
     .await?;
-    let stream = |(service, sequence, facts): (String, i64, i64)| ExportedStream {
+    let stream = |(service, sequence, events): (String, i64, i64)| ExportedStream {
         service,
         sequence: sequence as u64,
-        facts: facts as u64,
+        events: events as u64,
         behind: None,
     };
     let trouble = |(cause, since): (String, OffsetDateTime)| ExportTrouble {

@@ -6,10 +6,10 @@ use events::{
     Problem,
     data_platform::{Export, ExportState, ExportedStream, GetExport},
 };
-use mesh::{Asker, Desk, Meta, postgres::Postgres};
+use mesh::{MeshClient, Meta, QueryContext, postgres::Postgres};
 
 use crate::{
-    Book,
+    UnitOfWork,
     progress::{self, Noted},
 };
 
@@ -18,16 +18,16 @@ const BROKER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How far the export has come, also while it is stuck.
 pub(crate) async fn export(
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     _: GetExport,
     _: Meta,
 ) -> Result<Export, Problem> {
-    let Noted { watermark, trouble, streams } = progress::noted(desk.pool())
+    let Noted { watermark, trouble, streams } = progress::noted(ctx.pool())
         .await
         .map_err(|error| mesh::away("The state of the export cannot be read right now.", error))?;
-    let asker = Asker::new(desk.link().clone());
-    let behind = streams.into_iter().map(|stream| behind(&asker, stream));
-    let state = match (&trouble, desk.rules().has_target()) {
+    let client = MeshClient::new(ctx.link().clone());
+    let behind = streams.into_iter().map(|stream| behind(&client, stream));
+    let state = match (&trouble, ctx.config().has_target()) {
         (_, false) => ExportState::Idle,
         (Some(_), true) => ExportState::Stuck,
         (None, true) => ExportState::Running,
@@ -38,8 +38,8 @@ pub(crate) async fn export(
     Ok(Export { state, watermark, streams, trouble })
 }
 
-async fn behind(asker: &Asker, stream: ExportedStream) -> ExportedStream {
-    let last = tokio::time::timeout(BROKER_TIMEOUT, asker.last_sequence(&stream.service)).await;
+async fn behind(client: &MeshClient, stream: ExportedStream) -> ExportedStream {
+    let last = tokio::time::timeout(BROKER_TIMEOUT, client.last_sequence(&stream.service)).await;
     let behind = last.ok().and_then(Result::ok).map(|last| last.saturating_sub(stream.sequence));
     ExportedStream { behind, ..stream }
 }

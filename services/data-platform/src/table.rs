@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fact_becomes_a_row_of_typed_columns() {
+    fn an_event_becomes_a_row_of_typed_columns() {
         let held = record(
             "reservation.created",
             4,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use events::Timestamp;
 
 use crate::{
-    Rules,
+    Config,
     domain::{Record, batches},
     folder::Folder,
     platform::{Platform, Trouble},
@@ -35,11 +35,11 @@ impl Targets {
     ///
     /// # Errors
     /// When one of them can never be used.
-    pub fn open(rules: &Rules) -> Result<Self, String> {
-        let platform = |url: &String| Platform::new(url, rules.token.as_deref());
+    pub fn open(config: &Config) -> Result<Self, String> {
+        let platform = |url: &String| Platform::new(url, config.token.as_deref());
         Ok(Self {
-            platform: rules.url.as_ref().map(platform).transpose()?,
-            folder: rules.folder.clone().map(Folder::new),
+            platform: config.url.as_ref().map(platform).transpose()?,
+            folder: config.folder.clone().map(Folder::new),
         })
     }
 

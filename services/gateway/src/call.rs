@@ -13,7 +13,7 @@ use axum::{
 use bytes::Bytes;
 use events::{Code, Problem, codes};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use mesh::{AskHeaders, IDEMPOTENCY_KEY};
+use mesh::{IDEMPOTENCY_KEY, RequestHeaders};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -55,19 +55,19 @@ impl Head {
     ///
     /// # Errors
     /// `unauthenticated` or `invalid` for a header that no service would read.
-    pub(crate) fn ask(&self, id: Option<Uuid>) -> Result<AskHeaders<'_>, Problem> {
-        Ok(AskHeaders { idempotency_key: self.idempotency_key()?, id, ..self.look()? })
+    pub(crate) fn ask(&self, id: Option<Uuid>) -> Result<RequestHeaders<'_>, Problem> {
+        Ok(RequestHeaders { idempotency_key: self.idempotency_key()?, id, ..self.look()? })
     }
 
     /// What is passed on with a query; a key for repeating it has no meaning.
     ///
     /// # Errors
     /// `unauthenticated` for a header that no service would read.
-    pub(crate) fn look(&self) -> Result<AskHeaders<'_>, Problem> {
-        Ok(AskHeaders {
+    pub(crate) fn look(&self) -> Result<RequestHeaders<'_>, Problem> {
+        Ok(RequestHeaders {
             authorization: self.authorization()?,
             traceparent: self.0.get(TRACEPARENT).and_then(|value| value.to_str().ok()),
-            ..AskHeaders::default()
+            ..RequestHeaders::default()
         })
     }
 

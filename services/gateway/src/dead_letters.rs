@@ -19,9 +19,9 @@ use events::{
     audit::{GetSaga, Saga},
     codes,
     dead_letter::{
-        DISCARD, DeadLetter, DeadLetters, Discard, DiscardReason, FindLetters, FoundLetters,
-        LETTERS, LetterId, LetterState, OpenedLetter, REASON_CHARS_MAX, REDRIVE, Redrive, Redriven,
-        RetriedAll, RetryAll, Unasked, UnaskedService,
+        DEAD_LETTERS, DISCARD, DeadLetter, DeadLetterId, DeadLetterState, DeadLetters, Discard,
+        DiscardReason, FindDeadLetters, FoundDeadLetters, OpenedDeadLetter, REASON_CHARS_MAX,
+        REDRIVE, Redrive, Redriven, RetriedAll, RetryAll, Unasked, UnaskedService,
     },
     user::Role,
 };
@@ -69,8 +69,8 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::get("/v1/dead-letters/{letter}", open)
             .named(TAG, "getDeadLetter", "Read a letter, its message, and the line of its key")
             .role("operator")
-            .path_schema::<LetterId>("letter")
-            .gives::<OpenedLetter>(200, "The letter", examples::OPENED_LETTER),
+            .path_schema::<DeadLetterId>("letter")
+            .gives::<OpenedDeadLetter>(200, "The letter", examples::OPENED_LETTER),
         Op::post("/v1/dead-letters/{letter}/retry", retry)
             .named(TAG, "retryDeadLetter", "Try a letter again")
             .explained(
@@ -79,7 +79,7 @@ pub(crate) fn ops() -> Vec<Op> {
                  often it is tried.",
             )
             .role("operator")
-            .path_schema::<LetterId>("letter")
+            .path_schema::<DeadLetterId>("letter")
             .gives::<Redriven>(200, "What became of the line", examples::REDRIVEN),
         Op::post("/v1/dead-letters/retry", retry_all)
             .named(TAG, "retryDeadLetters", "Try every letter of a cause again")
@@ -96,7 +96,7 @@ pub(crate) fn ops() -> Vec<Op> {
                  what would have followed and where the saga stands, unless `leave_open` is true.",
             )
             .role("operator")
-            .path_schema::<LetterId>("letter")
+            .path_schema::<DeadLetterId>("letter")
             .takes::<DiscardReason>(examples::DISCARD_REASON)
             .gives::<Redriven>(200, "What became of the line", examples::REDRIVEN)
             .refuses(&[codes::SAGA_OPEN]),
@@ -150,9 +150,9 @@ async fn open(
     head: Head,
 ) -> Result<Response, Refused> {
     is_operator(&edge, &head).await?;
-    let body = json(&FindLetters { letter: Some(letter.clone()), ended: true });
-    let answered = edge.ask_service(letter.service(), LETTERS, body, &head).await?;
-    let found: FoundLetters = said(&answered)?;
+    let body = json(&FindDeadLetters { letter: Some(letter.clone()), ended: true });
+    let answered = edge.ask_service(letter.service(), DEAD_LETTERS, body, &head).await?;
+    let found: FoundDeadLetters = said(&answered)?;
     Ok(granted(&found.opened.ok_or_else(|| unknown(&letter))?))
 }
 
@@ -195,7 +195,7 @@ async fn saga_of(edge: &Edge, head: &Head, problem: &Problem) -> Option<serde_js
     let asked = edge.ask_service("audit", SAGA, body, head);
     let answered = tokio::time::timeout(LIST_WITHIN, asked).await.ok()?.ok()?;
     let Saga { line, to_come, .. } = said(&answered).ok()?;
-    let to_come: Vec<_> = to_come.into_iter().flat_map(|one| one.facts).collect();
+    let to_come: Vec<_> = to_come.into_iter().flat_map(|one| one.events).collect();
     Some(serde_json::json!({
         "saga_id": line.saga_id, "flow": line.flow, "state": line.state,
         "awaited": line.awaited, "to_come": to_come,
@@ -232,9 +232,9 @@ async fn retry_all(State(edge): State<Edge>, call: Call) -> Result<Response, Ref
 }
 
 /// One parked letter of each line: trying it tries the whole line.
-fn first_of_lines(letters: Vec<DeadLetter>) -> Vec<LetterId> {
+fn first_of_lines(letters: Vec<DeadLetter>) -> Vec<DeadLetterId> {
     let mut lines = HashSet::new();
-    let parked = letters.into_iter().filter(|letter| letter.state == LetterState::Parked);
+    let parked = letters.into_iter().filter(|letter| letter.state == DeadLetterState::Parked);
     parked
         .filter(|letter| {
             letter.key == "-" || lines.insert((letter.service.clone(), letter.key.clone()))
@@ -243,7 +243,7 @@ fn first_of_lines(letters: Vec<DeadLetter>) -> Vec<LetterId> {
         .collect()
 }
 
-async fn retried(edge: &Edge, head: &Head, letter: &LetterId) -> Result<Redriven, Unasked> {
+async fn retried(edge: &Edge, head: &Head, letter: &DeadLetterId) -> Result<Redriven, Unasked> {
     let body = json(&Redrive { letter: letter.clone() });
     let asked = edge.ask_service(letter.service(), REDRIVE, body, head).await;
     asked
@@ -278,7 +278,7 @@ async fn matching(
     cause: Option<&str>,
     ended: bool,
 ) -> Result<Found, Refused> {
-    let body = json(&FindLetters { letter: None, ended });
+    let body = json(&FindDeadLetters { letter: None, ended });
     let mut found = Found { letters: Vec::new(), unasked: Vec::new() };
     if let Some(service) = service {
         if !KEEPERS.contains(&service) {
@@ -311,12 +311,12 @@ async fn letters_of(
     service: &str,
     body: Bytes,
 ) -> Result<Vec<DeadLetter>, Problem> {
-    let asked = edge.ask_service(service, LETTERS, body, head);
+    let asked = edge.ask_service(service, DEAD_LETTERS, body, head);
     let answered = tokio::time::timeout(LIST_WITHIN, asked).await.map_err(|_| {
         let detail = format!("The {service} service did not answer in time.");
         Problem::new(codes::UNAVAILABLE, detail).with("retry_after_secs", 1)
     })?;
-    let found: FoundLetters = said(&answered.map_err(|Refused(problem)| problem)?)?;
+    let found: FoundDeadLetters = said(&answered.map_err(|Refused(problem)| problem)?)?;
     Ok(found.letters)
 }
 
@@ -341,7 +341,7 @@ impl Place {
     fn read(cursor: &str) -> Result<Self, Problem> {
         let read = || {
             let (nanos, letter) = cursor.split_once('-')?;
-            let letter: LetterId = letter.parse().ok()?;
+            let letter: DeadLetterId = letter.parse().ok()?;
             let (number, service) = (letter.number(), letter.service().to_owned());
             Some(Self { kept_at_nanos: nanos.parse().ok()?, number, service })
         };
@@ -351,7 +351,7 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.kept_at_nanos, LetterId::new(&self.service, self.number))
+        write!(f, "{}-{}", self.kept_at_nanos, DeadLetterId::new(&self.service, self.number))
     }
 }
 
@@ -370,7 +370,7 @@ fn invalid(field: &str, what: &str) -> Problem {
     Problem::about(codes::INVALID, field, what)
 }
 
-fn unknown(letter: &LetterId) -> Problem {
+fn unknown(letter: &DeadLetterId) -> Problem {
     Problem::new(codes::NOT_FOUND, format!("There is no letter {letter}."))
 }
 
@@ -379,14 +379,14 @@ fn granted<T: serde::Serialize>(what: &T) -> Response {
 }
 
 /// The letter in the path, of a service that keeps some. What is no letter names nothing.
-struct Letter(LetterId);
+struct Letter(DeadLetterId);
 
 impl<S: Send + Sync> FromRequestParts<S> for Letter {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
         let (name, text) = path_parameter(parts, state).await?;
-        let letter: LetterId =
+        let letter: DeadLetterId =
             text.parse().map_err(|why: String| Problem::about(codes::NOT_FOUND, &name, why))?;
         match KEEPERS.contains(&letter.service()) {
             true => Ok(Self(letter)),
@@ -403,7 +403,7 @@ mod tests {
 
     fn letter(id: &str, key: &str, kept_at: i64) -> DeadLetter {
         let DeadLetters { mut items, .. } = serde_json::from_str(examples::DEAD_LETTERS).unwrap();
-        let letter: LetterId = id.parse().unwrap();
+        let letter: DeadLetterId = id.parse().unwrap();
         DeadLetter {
             service: letter.service().to_owned(),
             letter,
@@ -437,11 +437,11 @@ mod tests {
     #[test]
     fn one_letter_is_tried_for_each_line_and_each_that_stands_in_none() {
         let mut waiting = letter("point-2", "b", 1);
-        waiting.state = LetterState::Waiting;
+        waiting.state = DeadLetterState::Waiting;
         let mut letters = vec![letter("point-1", "a", 1), waiting, letter("point-3", "a", 1)];
         letters.extend(["user-1", "user-2"].map(|id| letter(id, "-", 1)));
         letters.push(letter("user-3", "a", 1));
-        let firsts: Vec<_> = first_of_lines(letters).iter().map(LetterId::to_string).collect();
+        let firsts: Vec<_> = first_of_lines(letters).iter().map(DeadLetterId::to_string).collect();
         assert_eq!(firsts, ["point-1", "user-1", "user-2", "user-3"]);
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use axum::response::Response;
 use bytes::Bytes;
 use events::{Command, Problem, codes, payment::Pay, queue::Enter, reservation::Reserve};
-use mesh::{Answered, AskHeaders, Asker, Bundlers, Link};
+use mesh::{Answered, Bundlers, Link, MeshClient, RequestHeaders};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -45,7 +45,7 @@ pub(crate) struct Edge(Arc<Inner>);
 
 struct Inner {
     link: Link,
-    asker: Asker,
+    client: MeshClient,
     bundlers: Bundlers,
     waiters: Arc<Waiters>,
     hub: Arc<Hub>,
@@ -64,18 +64,18 @@ impl Edge {
         readiness: Readiness,
         shutdown: CancellationToken,
     ) -> Self {
-        let asker = Asker::new(link.clone());
+        let client = MeshClient::new(link.clone());
         Self(Arc::new(Inner {
             bundlers: Bundlers::start(&link, &BUNDLED),
-            hub: Arc::new(Hub::new(asker.clone())),
-            seats: Arc::new(SeatHub::new(asker.clone(), shutdown.clone())),
+            hub: Arc::new(Hub::new(client.clone())),
+            seats: Arc::new(SeatHub::new(client.clone(), shutdown.clone())),
             waiters: Arc::default(),
             limits: Limits::new(settings),
             readiness,
             asks: AtomicUsize::new(0),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             link,
-            asker,
+            client,
             shutdown,
         }))
     }
@@ -84,8 +84,8 @@ impl Edge {
         &self.0.link
     }
 
-    pub(crate) fn asker(&self) -> &Asker {
-        &self.0.asker
+    pub(crate) fn client(&self) -> &MeshClient {
+        &self.0.client
     }
 
     pub(crate) fn waiters(&self) -> &Arc<Waiters> {
@@ -185,7 +185,7 @@ impl Edge {
         &self,
         endpoint: &str,
         body: Bytes,
-        about: AskHeaders<'_>,
+        about: RequestHeaders<'_>,
     ) -> Result<Answered, Refused> {
         let _one_of_them = Asking::begin(&self.0.asks)?;
         if let Some(bundler) = self.0.bundlers.of(endpoint)
@@ -193,7 +193,7 @@ impl Edge {
         {
             return Ok(answered?);
         }
-        Ok(self.0.asker.ask(endpoint, body, about).await?)
+        Ok(self.0.client.ask(endpoint, body, about).await?)
     }
 }
 

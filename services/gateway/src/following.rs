@@ -15,7 +15,7 @@ use axum::{
 };
 use events::{Problem, Timestamp, UserId, codes};
 use futures::{Stream, stream};
-use mesh::{Caller, Fact, clock};
+use mesh::{Caller, StoredEvent, clock};
 use serde::Deserialize;
 use tokio::{
     sync::{OwnedSemaphorePermit, broadcast::error::RecvError},
@@ -28,7 +28,7 @@ use crate::{
     call::Head,
     cursor::{Cursor, FOLLOWED},
     examples,
-    hub::{Membership, Signal, Told},
+    hub::{Emitted, Membership, Signal},
     op::Op,
     problem::Refused,
 };
@@ -36,9 +36,9 @@ use crate::{
 /// How long a connection may be silent.
 pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// Stored facts read of one stream at a time.
-const CATCH_UP_FACTS: usize = 500;
+const CATCH_UP_EVENTS: usize = 500;
 /// Stored facts, of everybody, that are read for one resumption at most.
-const RESUME_FACTS_MAX: u64 = 500_000;
+const RESUME_EVENTS_MAX: u64 = 500_000;
 
 /// The operations of this area.
 pub(crate) fn ops() -> Vec<Op> {
@@ -74,7 +74,7 @@ async fn follow_me(State(edge): State<Edge>, head: Head) -> Result<Response, Ref
             return Err(cannot_resume("is of events that are no longer there").into());
         }
     };
-    if cursor.behind(&seen) > RESUME_FACTS_MAX {
+    if cursor.behind(&seen) > RESUME_EVENTS_MAX {
         return Err(cannot_resume("is too old").into());
     }
     let follower = Follower {
@@ -193,16 +193,16 @@ impl Follower {
         if self.edge.shutdown().is_cancelled() {
             return None;
         }
-        let mut mine: [VecDeque<Told>; FOLLOWED.len()] = Default::default();
+        let mut mine: [VecDeque<Emitted>; FOLLOWED.len()] = Default::default();
         let mut read_to = self.cursor;
         for (stream, service) in FOLLOWED.into_iter().enumerate() {
             let from = self.cursor.0[stream].position;
             if from >= end.0[stream].position {
                 continue;
             }
-            let mut facts =
-                match self.edge.asker().stored_since(service, from, CATCH_UP_FACTS).await {
-                    Ok(facts) => facts,
+            let mut events =
+                match self.edge.client().stored_since(service, from, CATCH_UP_EVENTS).await {
+                    Ok(events) => events,
                     // The client comes back with its cursor, and by then it may be better.
                     Err(problem) => {
                         warn!(%problem, "stored events cannot be read");
@@ -210,17 +210,17 @@ impl Follower {
                     }
                 };
             // What lies beyond comes live.
-            facts.retain(|fact| fact.position() <= end.0[stream].position);
-            let place_of = |fact: &Fact| self.edge.hub().place_of(stream, fact);
-            read_to.0[stream] = facts.last().map_or(end.0[stream], place_of);
-            mine[stream] = facts
+            events.retain(|event| event.position() <= end.0[stream].position);
+            let place_of = |event: &StoredEvent| self.edge.hub().place_of(stream, event);
+            read_to.0[stream] = events.last().map_or(end.0[stream], place_of);
+            mine[stream] = events
                 .into_iter()
-                .filter(|fact| is_of(fact, self.user))
-                .map(|fact| Told { stream, place: place_of(&fact), fact })
+                .filter(|event| is_of(event, self.user))
+                .map(|event| Emitted { stream, place: place_of(&event), event })
                 .collect();
         }
-        while let Some(told) = earliest(&mut mine) {
-            self.take(&told);
+        while let Some(emitted) = earliest(&mut mine) {
+            self.take(&emitted);
         }
         self.cursor = read_to;
         if self.cursor.has_reached(end) {
@@ -234,9 +234,9 @@ impl Follower {
         tokio::select! {
             () = self.edge.shutdown().cancelled() => None,
             signal = self.membership.next() => match signal {
-                Ok(Signal::Told(told)) => {
-                    if told.place.position > self.cursor.0[told.stream].position {
-                        self.take(&told);
+                Ok(Signal::Emitted(emitted)) => {
+                    if emitted.place.position > self.cursor.0[emitted.stream].position {
+                        self.take(&emitted);
                     }
                     Some(())
                 }
@@ -244,7 +244,7 @@ impl Follower {
                     // Further only when a stream is another behind the place that is agreed
                     // on: what of it is handed out again is known by its `id` inside.
                     self.cursor = self.cursor.min(&agreed);
-                    if self.cursor.behind(&end) > RESUME_FACTS_MAX {
+                    if self.cursor.behind(&end) > RESUME_EVENTS_MAX {
                         return self.end_with("too much was missed");
                     }
                     self.catching_up_to = Some(end);
@@ -276,39 +276,39 @@ impl Follower {
         None
     }
 
-    fn take(&mut self, told: &Told) {
-        self.cursor.0[told.stream] = told.place;
-        if let Some(data) = data_of(&told.fact) {
-            let event = Event::default().event(told.fact.name()).data(data);
+    fn take(&mut self, emitted: &Emitted) {
+        self.cursor.0[emitted.stream] = emitted.place;
+        if let Some(data) = data_of(&emitted.event) {
+            let event = Event::default().event(emitted.event.name()).data(data);
             self.ready.push_back(event.id(self.cursor.to_string()));
         }
     }
 }
 
-fn is_of(fact: &Fact, user: UserId) -> bool {
+fn is_of(event: &StoredEvent, user: UserId) -> bool {
     #[derive(Deserialize)]
     struct Whose {
         user_id: UserId,
     }
-    serde_json::from_slice::<Whose>(fact.payload()).is_ok_and(|whose| whose.user_id == user)
+    serde_json::from_slice::<Whose>(event.payload()).is_ok_and(|whose| whose.user_id == user)
 }
 
 /// The fact told first, of several streams that are each in order.
-fn earliest(streams: &mut [VecDeque<Told>]) -> Option<Told> {
+fn earliest(streams: &mut [VecDeque<Emitted>]) -> Option<Emitted> {
     streams
         .iter_mut()
-        .filter(|told| !told.is_empty())
-        .min_by_key(|told| told.front().and_then(|told| told.fact.at()))?
+        .filter(|emitted| !emitted.is_empty())
+        .min_by_key(|emitted| emitted.front().and_then(|emitted| emitted.event.at()))?
         .pop_front()
 }
 
 /// The event's data. The fact is passed on as it is.
-fn data_of(fact: &Fact) -> Option<String> {
-    let payload = std::str::from_utf8(fact.payload()).ok()?;
+fn data_of(event: &StoredEvent) -> Option<String> {
+    let payload = std::str::from_utf8(event.payload()).ok()?;
     if payload.contains(['\r', '\n']) {
         return None;
     }
-    let (name, id, saga, at) = (fact.name(), fact.event_id()?, fact.saga_id()?, fact.at()?);
+    let (name, id, saga, at) = (event.name(), event.event_id()?, event.saga_id()?, event.at()?);
     Some(format!(
         r#"{{"type":"{name}","id":"{id}","saga_id":"{saga}","at":"{at}","data":{payload}}}"#
     ))

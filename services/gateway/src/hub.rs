@@ -11,7 +11,7 @@ use std::{
 };
 
 use events::{Problem, UserId, codes};
-use mesh::{Asker, EVENTS_A_SEQUENCE, Fact};
+use mesh::{EVENTS_A_SEQUENCE, MeshClient, StoredEvent};
 use serde::Deserialize;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Facts that a connection may lag behind.
-const CHANNEL_FACTS_MAX: usize = 64;
+const CHANNEL_EVENTS_MAX: usize = 64;
 /// How long a new follower waits for the subscription.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an unused subscription is looked for.
@@ -35,7 +35,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(crate) enum Signal {
     /// An event about the user.
-    Told(Arc<Told>),
+    Emitted(Arc<Emitted>),
     /// Events up to the end may have passed unseen; what is stored is the truth. Behind the
     /// place that is agreed on, a stream is another than the one that was followed.
     Missed {
@@ -48,18 +48,18 @@ pub(crate) enum Signal {
 
 /// An event and where it stands.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct Emitted {
     /// Which of [`FOLLOWED`].
     pub(crate) stream: usize,
     /// Its place there.
     pub(crate) place: Place,
     /// The event.
-    pub(crate) fact: Fact,
+    pub(crate) event: StoredEvent,
 }
 
 /// The followers of this process and their subscription.
 pub(crate) struct Hub {
-    asker: Asker,
+    client: MeshClient,
     users: Mutex<HashMap<UserId, broadcast::Sender<Signal>>>,
     joined: Notify,
     /// Whether the subscription exists. Changes to false only under the lock of `users`,
@@ -71,9 +71,9 @@ pub(crate) struct Hub {
 
 impl Hub {
     /// A hub that follows nothing yet.
-    pub(crate) fn new(asker: Asker) -> Self {
+    pub(crate) fn new(client: MeshClient) -> Self {
         Self {
-            asker,
+            client,
             users: Mutex::default(),
             joined: Notify::new(),
             open: watch::Sender::new(false),
@@ -90,7 +90,7 @@ impl Hub {
         let receiver = {
             let mut users = self.users();
             let channel =
-                users.entry(user).or_insert_with(|| broadcast::Sender::new(CHANNEL_FACTS_MAX));
+                users.entry(user).or_insert_with(|| broadcast::Sender::new(CHANNEL_EVENTS_MAX));
             channel.subscribe()
         };
         let membership = Membership { hub: self.clone(), user, receiver: Some(receiver) };
@@ -109,8 +109,8 @@ impl Hub {
     }
 
     /// The place of a stored event of a stream.
-    pub(crate) fn place_of(&self, stream: usize, fact: &Fact) -> Place {
-        self.tracks()[stream].place_of(fact)
+    pub(crate) fn place_of(&self, stream: usize, event: &StoredEvent) -> Place {
+        self.tracks()[stream].place_of(event)
     }
 
     /// Whether everything behind a cursor can still be read: each stream is the one that the
@@ -122,7 +122,7 @@ impl Hub {
         let made_at = self.tracks().each_ref().map(|track| track.made_at);
         let looks =
             FOLLOWED.into_iter().zip(cursor.0).zip(made_at).map(|((service, place), made_at)| {
-                identity::can_resume(&self.asker, service, place, made_at)
+                identity::can_resume(&self.client, service, place, made_at)
             });
         Ok(futures::future::try_join_all(looks).await?.into_iter().all(|can| can))
     }
@@ -151,13 +151,13 @@ impl Hub {
     }
 
     async fn follow(&self, shutdown: &CancellationToken) -> Result<(), Problem> {
-        let mut reconnects = self.asker.reconnects();
-        let mut live = self.asker.follow(&FOLLOWED).await?;
+        let mut reconnects = self.client.reconnects();
+        let mut live = self.client.follow(&FOLLOWED).await?;
         // What was emitted while there was no subscription is stored: who was there before
         // has to read it. And the streams may have been made anew meanwhile.
         let tracks = self.tracks().clone();
         let looks =
-            FOLLOWED.iter().zip(&tracks).map(|(service, track)| track.look(&self.asker, service));
+            FOLLOWED.iter().zip(&tracks).map(|(service, track)| track.look(&self.client, service));
         let looks = futures::future::try_join_all(looks).await?;
         self.skip(looks.into_iter().enumerate());
         self.open.send_replace(true);
@@ -169,8 +169,8 @@ impl Hub {
                 // that would show it.
                 Ok(()) = reconnects.changed() => return Ok(()),
                 _ = idle_check.tick() => if self.close_if_idle() { return Ok(()) },
-                fact = live.next() => match fact {
-                    Some(fact) => self.pass_on(fact).await?,
+                event = live.next() => match event {
+                    Some(event) => self.pass_on(event).await?,
                     None => return Err(codes::UNAVAILABLE.into()),
                 },
             }
@@ -189,25 +189,25 @@ impl Hub {
     /// a lost connection or a slow process; a step back is an event that was emitted between
     /// the subscription and the look at the stream's end, or a stream that was made anew or
     /// rolled back. What is stored is the truth.
-    async fn pass_on(&self, fact: Fact) -> Result<(), Problem> {
-        let Some(stream) = FOLLOWED.iter().position(|service| *service == fact.service()) else {
+    async fn pass_on(&self, event: StoredEvent) -> Result<(), Problem> {
+        let Some(stream) = FOLLOWED.iter().position(|service| *service == event.service()) else {
             return Ok(());
         };
         let track = self.tracks()[stream].clone();
-        if comes_next(track.seen.position, fact.position()) {
-            let place = track.place_of(&fact);
-            let (sequence, id) = (fact.sequence(), fact.message_id());
-            self.tell(Told { stream, place, fact });
+        if comes_next(track.seen.position, event.position()) {
+            let place = track.place_of(&event);
+            let (sequence, id) = (event.sequence(), event.message_id());
+            self.emit(Emitted { stream, place, event });
             // Only after the signal: who reads `seen` and then finds its channel empty has
             // handled everything up to there.
             self.tracks()[stream].passed(place, sequence, id);
             return Ok(());
         }
-        if track.has_passed(&fact) {
+        if track.has_passed(&event) {
             return Ok(());
         }
-        let look = track.look(&self.asker, FOLLOWED[stream]).await?;
-        if fact.position() > track.seen.position || look.agreed != track.seen {
+        let look = track.look(&self.client, FOLLOWED[stream]).await?;
+        if event.position() > track.seen.position || look.agreed != track.seen {
             self.skip([(stream, look)].into_iter());
         }
         Ok(())
@@ -237,14 +237,14 @@ impl Hub {
         }
     }
 
-    fn tell(&self, told: Told) {
+    fn emit(&self, emitted: Emitted) {
         #[derive(Deserialize)]
         struct Whose {
             user_id: UserId,
         }
-        let Ok(Whose { user_id }) = serde_json::from_slice(told.fact.payload()) else { return };
+        let Ok(Whose { user_id }) = serde_json::from_slice(emitted.event.payload()) else { return };
         if let Some(channel) = self.users().get(&user_id) {
-            let _ = channel.send(Signal::Told(Arc::new(told)));
+            let _ = channel.send(Signal::Emitted(Arc::new(emitted)));
         }
     }
 

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use events::{Problem, Timestamp};
-use mesh::{Asker, Extent, Fact};
+use mesh::{Extent, MeshClient, StoredEvent};
 use uuid::Uuid;
 
 use crate::cursor::Place;
@@ -45,9 +45,9 @@ pub(crate) struct Look {
 
 impl Track {
     /// The place of an event of this stream.
-    pub(crate) fn place_of(&self, fact: &Fact) -> Place {
-        let mark = self.made_at.map_or(0, |made_at| Place::mark_of(fact.message_id(), made_at));
-        Place { position: fact.position(), mark }
+    pub(crate) fn place_of(&self, event: &StoredEvent) -> Place {
+        let mark = self.made_at.map_or(0, |made_at| Place::mark_of(event.message_id(), made_at));
+        Place { position: event.position(), mark }
     }
 
     /// Notes that an event was passed on.
@@ -60,9 +60,9 @@ impl Track {
     }
 
     /// Whether the event's message is one that was passed on, or looked over.
-    pub(crate) fn has_passed(&self, fact: &Fact) -> bool {
-        let message = (fact.sequence(), fact.message_id());
-        fact.position() <= self.seen.position && self.recent.contains(&message)
+    pub(crate) fn has_passed(&self, event: &StoredEvent) -> bool {
+        let message = (event.sequence(), event.message_id());
+        event.position() <= self.seen.position && self.recent.contains(&message)
     }
 
     /// Goes back to where a stream that is another agrees.
@@ -91,18 +91,18 @@ impl Track {
     ///
     /// # Errors
     /// `unavailable` when it cannot be read.
-    pub(crate) async fn look(&self, asker: &Asker, service: &str) -> Result<Look, Problem> {
-        let extent = asker.extent(service).await?;
+    pub(crate) async fn look(&self, client: &MeshClient, service: &str) -> Result<Look, Problem> {
+        let extent = client.extent(service).await?;
         let made_at = extent.made_at;
         let from = extent.first.max(extent.last.saturating_sub(TAIL - 1));
-        let tail = ids(asker, service, from, extent.last).await?;
+        let tail = ids(client, service, from, extent.last).await?;
         let last = tail.last().filter(|(sequence, _)| *sequence == extent.last);
         let end = Place::behind(extent.last, last.map_or(Uuid::nil(), |(_, id)| *id), made_at);
         let (agreed, is_another) = match self.made_at {
             // It is seen for the first time: nobody has followed it before.
             None => (end, false),
             Some(before) if before != made_at => (Place::start(made_at), true),
-            Some(_) => self.agrees(asker, service, &extent).await?,
+            Some(_) => self.agrees(client, service, &extent).await?,
         };
         Ok(Look { agreed, end, is_another, made_at, tail })
     }
@@ -111,7 +111,7 @@ impl Track {
     /// one that does not proves nothing: what was lost may lie between.
     async fn agrees(
         &self,
-        asker: &Asker,
+        client: &MeshClient,
         service: &str,
         extent: &Extent,
     ) -> Result<(Place, bool), Problem> {
@@ -120,7 +120,7 @@ impl Track {
             let agreed = if is_shorter { Place::start(extent.made_at) } else { self.seen };
             return Ok((agreed, is_shorter));
         };
-        let there = ids(asker, service, *first, *last).await?;
+        let there = ids(client, service, *first, *last).await?;
         let agrees = |message: &&(u64, Uuid)| {
             // What is too old was there.
             (message.0 < extent.first && message.0 <= extent.last) || there.contains(message)
@@ -140,7 +140,7 @@ impl Track {
 /// # Errors
 /// `unavailable` when it cannot be read.
 pub(crate) async fn can_resume(
-    asker: &Asker,
+    client: &MeshClient,
     service: &str,
     place: Place,
     made_at: Option<Timestamp>,
@@ -148,13 +148,13 @@ pub(crate) async fn can_resume(
     let sequence = place.sequence();
     let there = match sequence {
         0 => None,
-        _ => ids(asker, service, sequence, sequence).await?.first().copied(),
+        _ => ids(client, service, sequence, sequence).await?.first().copied(),
     };
     let is_it = |made_at| there.is_some_and(|(_, id)| Place::mark_of(id, made_at) == place.mark);
     if made_at.is_some_and(is_it) {
         return Ok(true);
     }
-    let extent = asker.extent(service).await?;
+    let extent = client.extent(service).await?;
     Ok(match there {
         Some(_) => is_it(extent.made_at),
         // Nothing between the place and what is there has been forgotten.
@@ -164,7 +164,7 @@ pub(crate) async fn can_resume(
 
 /// The ids of messages from one sequence to another.
 async fn ids(
-    asker: &Asker,
+    client: &MeshClient,
     service: &str,
     from: u64,
     to: u64,
@@ -172,7 +172,7 @@ async fn ids(
     let (mut ids, mut from) = (Vec::new(), from.max(1));
     while from <= to {
         let limit = usize::try_from(to - from + 1).unwrap_or(usize::MAX);
-        let messages = asker.stored_messages(service, from, limit).await?;
+        let messages = client.stored_messages(service, from, limit).await?;
         let Some(last) = messages.last() else { break };
         from = last.sequence + 1;
         ids.extend(messages.iter().map(|message| (message.sequence, message.id)));

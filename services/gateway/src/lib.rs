@@ -135,7 +135,7 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let edge = Edge::new(link, &settings, readiness, shutdown.clone());
     let followers = [
-        tokio::spawn(wait::run(edge.waiters().clone(), edge.asker().clone(), shutdown.clone())),
+        tokio::spawn(wait::run(edge.waiters().clone(), edge.client().clone(), shutdown.clone())),
         tokio::spawn({
             let (hub, shutdown) = (edge.hub().clone(), shutdown.clone());
             async move { hub.run(shutdown).await }

@@ -167,7 +167,7 @@ async fn ended(
     wanted: fn(PaymentState) -> bool,
 ) -> Option<Payment> {
     if let Some(mut waiter) = waiter {
-        let mut reconnects = edge.asker().reconnects();
+        let mut reconnects = edge.client().reconnects();
         loop {
             tokio::select! {
                 payment = waiter.ended(wanted) => return Some(payment),

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::{Asker, Link, deadline::within};
+use mesh::{Link, MeshClient, deadline::within};
 use tokio::sync::Mutex;
 
 use crate::cursor::FOLLOWED;
@@ -29,7 +29,7 @@ type Seen = (Instant, Vec<String>);
 /// Looks whether this process can do its work; cheap to clone.
 #[derive(Clone)]
 pub struct Readiness {
-    asker: Asker,
+    client: MeshClient,
     beside: Beside,
     seen: Arc<Mutex<Option<Seen>>>,
 }
@@ -37,7 +37,7 @@ pub struct Readiness {
 impl Readiness {
     /// Of the gateway on this connection, and of those beside it.
     pub fn new(link: Link, beside: Beside) -> Self {
-        Self { asker: Asker::new(link), beside, seen: Arc::default() }
+        Self { client: MeshClient::new(link), beside, seen: Arc::default() }
     }
 
     /// What keeps the process from its work; nothing when it is ready.
@@ -62,7 +62,7 @@ impl Readiness {
     }
 
     async fn look(&self) -> Vec<String> {
-        let ails = match self.asker.broker_ails().await {
+        let ails = match self.client.broker_ails().await {
             Ok(None) => None,
             Ok(Some(cause)) => Some(format!("the broker cannot work: {cause}")),
             Err(cause) => Some(format!("the broker cannot be reached: {cause}")),
@@ -70,11 +70,11 @@ impl Readiness {
         if let Some(ails) = ails {
             return vec![ails];
         }
-        match self.asker.without_stream(&FOLLOWED).await {
+        match self.client.without_stream(&FOLLOWED).await {
             Err(problem) => vec![problem.detail],
             Ok(without) => {
-                let gone = |teller| {
-                    format!("the stream of {teller} is gone; `onsale topology apply` makes it")
+                let gone = |producer| {
+                    format!("the stream of {producer} is gone; `onsale topology apply` makes it")
                 };
                 without.into_iter().map(gone).collect()
             }

@@ -19,7 +19,7 @@ use events::{
     Command, Problem, ScheduleId, codes,
     concert::{GetSeatChanges, GetSeats, SeatDelta},
 };
-use mesh::{AskHeaders, Asker};
+use mesh::{MeshClient, RequestHeaders};
 use tokio::{
     sync::{Notify, broadcast, watch},
     time::Instant,
@@ -47,7 +47,7 @@ const ENCODING_RESTS: u32 = 9;
 
 /// The copies of this process.
 pub(crate) struct SeatHub {
-    asker: Asker,
+    client: MeshClient,
     mirrors: Mutex<HashMap<ScheduleId, Arc<Mirror>>>,
     /// From when on all copies count their time.
     born: Instant,
@@ -56,8 +56,8 @@ pub(crate) struct SeatHub {
 
 impl SeatHub {
     /// A hub without any copy.
-    pub(crate) fn new(asker: Asker, shutdown: CancellationToken) -> Self {
-        Self { asker, mirrors: Mutex::default(), born: Instant::now(), shutdown }
+    pub(crate) fn new(client: MeshClient, shutdown: CancellationToken) -> Self {
+        Self { client, mirrors: Mutex::default(), born: Instant::now(), shutdown }
     }
 
     /// The copy of a schedule's map, made when there is none; `None` when there is no room
@@ -94,7 +94,7 @@ impl SeatHub {
     }
 
     async fn keep(self: Arc<Self>, mirror: Arc<Mirror>) {
-        let mut keeper = Keeper::new(&self.asker, &mirror);
+        let mut keeper = Keeper::new(&self.client, &mirror);
         let ended = tokio::select! {
             () = self.shutdown.cancelled() => Ok(()),
             () = mirror.stop.cancelled() => Ok(()),
@@ -132,7 +132,7 @@ impl SeatHub {
         for _ in 0..2 {
             match mirror.watch_since(last)? {
                 Ok(watching) => return Ok(watching),
-                Err(Gap::Older) => mirror.reach_back(&self.asker, last).await,
+                Err(Gap::Older) => mirror.reach_back(&self.client, last).await,
                 Err(_) => mirror.look_again().await,
             }
         }
@@ -281,7 +281,7 @@ impl Mirror {
     }
 
     /// Fetches what is known of the changes after `last` and is not here.
-    async fn reach_back(&self, asker: &Asker, last: At) {
+    async fn reach_back(&self, client: &MeshClient, last: At) {
         let _alone = self.reaching.lock().await;
         let (mut at, mut older) = (last, Vec::new());
         while let Some(first) = self.reaches_back_to()
@@ -290,7 +290,7 @@ impl Mirror {
         {
             let schedule_id = self.schedule;
             let asked = GetSeatChanges { schedule_id, epoch: at.epoch, sequence: at.sequence };
-            let Ok(page) = ask(asker, &asked).await else { return };
+            let Ok(page) = ask(client, &asked).await else { return };
             let Some(end) = page.deltas.last() else { return };
             at.sequence = end.sequence;
             older.extend(page.deltas);
@@ -386,8 +386,8 @@ impl Mirror {
 }
 
 /// Asks the concert service.
-pub(crate) async fn ask<C: Command>(asker: &Asker, command: &C) -> Result<C::Reply, Problem> {
-    let answered = asker.ask(C::ENDPOINT, json(command), AskHeaders::default()).await?;
+pub(crate) async fn ask<C: Command>(client: &MeshClient, command: &C) -> Result<C::Reply, Problem> {
+    let answered = client.ask(C::ENDPOINT, json(command), RequestHeaders::default()).await?;
     let read = |_| Problem::from(codes::INTERNAL);
     if answered.is_granted() {
         return serde_json::from_slice(&answered.body).map_err(read);
@@ -396,8 +396,8 @@ pub(crate) async fn ask<C: Command>(asker: &Asker, command: &C) -> Result<C::Rep
 }
 
 /// Reads a map whole.
-pub(crate) async fn read(asker: &Asker, schedule_id: ScheduleId) -> Result<Map, Problem> {
-    ask(asker, &GetSeats { schedule_id, section: None }).await.map(Map::new)
+pub(crate) async fn read(client: &MeshClient, schedule_id: ScheduleId) -> Result<Map, Problem> {
+    ask(client, &GetSeats { schedule_id, section: None }).await.map(Map::new)
 }
 
 fn away() -> Problem {

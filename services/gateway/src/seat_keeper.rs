@@ -6,7 +6,7 @@ use events::{
     Problem, codes,
     concert::{GetSeatChanges, SeatDelta, SeatsChanged},
 };
-use mesh::Asker;
+use mesh::MeshClient;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, warn};
 
@@ -27,7 +27,7 @@ const EARLY_MAX: usize = 1_000;
 
 /// The keeper of one copy.
 pub(crate) struct Keeper<'a> {
-    asker: &'a Asker,
+    client: &'a MeshClient,
     mirror: &'a Mirror,
     /// Changes that came before those before them.
     early: BTreeMap<u64, SeatDelta>,
@@ -37,8 +37,8 @@ pub(crate) struct Keeper<'a> {
 
 impl<'a> Keeper<'a> {
     /// A keeper that has not begun.
-    pub(crate) fn new(asker: &'a Asker, mirror: &'a Mirror) -> Self {
-        Self { asker, mirror, early: BTreeMap::new(), compare_at: None }
+    pub(crate) fn new(client: &'a MeshClient, mirror: &'a Mirror) -> Self {
+        Self { client, mirror, early: BTreeMap::new(), compare_at: None }
     }
 
     /// Keeps the copy until `is_given_up`, which is asked now and then.
@@ -47,10 +47,10 @@ impl<'a> Keeper<'a> {
     /// Why the map could not be read at first, or `unavailable` when the connection is
     /// closed for good.
     pub(crate) async fn run(&mut self, is_given_up: impl Fn() -> bool) -> Result<(), Problem> {
-        let mut reconnects = self.asker.reconnects();
+        let mut reconnects = self.client.reconnects();
         // Before the map is read: no change can fall between the two.
-        let mut heard = self.asker.listen(SeatsChanged::NAME, self.mirror.schedule.0).await?;
-        self.mirror.replace(read(self.asker, self.mirror.schedule).await?);
+        let mut heard = self.client.listen(SeatsChanged::NAME, self.mirror.schedule.0).await?;
+        self.mirror.replace(read(self.client, self.mirror.schedule).await?);
         self.mirror.compared(true);
         let mut compare = interval_at(Instant::now() + COMPARE_EVERY, COMPARE_EVERY);
         compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -64,7 +64,7 @@ impl<'a> Keeper<'a> {
             };
             tokio::select! {
                 said = heard.next() => match said {
-                    Some(said) => if !self.hear(&said) { continue },
+                    Some(said) => if !self.handle(&said) { continue },
                     None => return Err(codes::UNAVAILABLE.into()),
                 },
                 () = hole => {}
@@ -78,7 +78,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Takes in what was announced; whether the copy has to be compared.
-    fn hear(&mut self, said: &[u8]) -> bool {
+    fn handle(&mut self, said: &[u8]) -> bool {
         let SeatsChanged { epoch, delta } = match serde_json::from_slice(said) {
             Ok(changed) => changed,
             Err(error) => {
@@ -130,10 +130,10 @@ impl<'a> Keeper<'a> {
         loop {
             let Some(At { epoch, sequence }) = self.mirror.at() else { return Ok(()) };
             let asked = GetSeatChanges { schedule_id, epoch, sequence };
-            let changes = ask(self.asker, &asked).await?;
+            let changes = ask(self.client, &asked).await?;
             if changes.is_gone {
                 self.early.clear();
-                self.mirror.replace(read(self.asker, schedule_id).await?);
+                self.mirror.replace(read(self.client, schedule_id).await?);
                 return Ok(());
             }
             changes.deltas.iter().for_each(|delta| self.mirror.apply(delta));

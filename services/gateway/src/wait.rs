@@ -15,7 +15,7 @@ use events::{
     payment::{Payment, PaymentCompleted, PaymentFailed, PaymentRefunded, PaymentState},
     user::{UserWithdrawalRefused, UserWithdrawn},
 };
-use mesh::{Asker, Fact};
+use mesh::{MeshClient, StoredEvent};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -26,17 +26,17 @@ use uuid::Uuid;
 const WAITERS_MAX: usize = 16_384;
 /// The facts that end a payment, or an attempt to close an account.
 const ENDS: [&str; 5] = [
-    PaymentCompleted::FACT,
-    PaymentFailed::FACT,
-    PaymentRefunded::FACT,
-    UserWithdrawn::FACT,
-    UserWithdrawalRefused::FACT,
+    PaymentCompleted::NAME,
+    PaymentFailed::NAME,
+    PaymentRefunded::NAME,
+    UserWithdrawn::NAME,
+    UserWithdrawalRefused::NAME,
 ];
 
 /// Everybody who waits.
 #[derive(Default)]
 pub(crate) struct Waiters {
-    waiting: Mutex<HashMap<Uuid, watch::Sender<Option<Fact>>>>,
+    waiting: Mutex<HashMap<Uuid, watch::Sender<Option<StoredEvent>>>>,
     /// The size of the map, so that a fact nobody waits for takes no lock.
     count: AtomicUsize,
 }
@@ -67,33 +67,33 @@ impl Waiters {
     }
 
     /// Tells whoever waits for this fact.
-    fn pass_on(&self, fact: Fact) {
+    fn pass_on(&self, event: StoredEvent) {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
         }
-        let Some(about) = fact.about() else { return };
+        let Some(about) = event.about() else { return };
         if let Some(sender) = self.waiting().get(&about) {
-            sender.send_replace(Some(fact));
+            sender.send_replace(Some(event));
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<Option<Fact>>>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<Option<StoredEvent>>>> {
         // Nothing that holds the lock can panic half way through a change.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Passes on the ends until shutdown.
-pub(crate) async fn run(waiters: Arc<Waiters>, asker: Asker, shutdown: CancellationToken) {
-    let mut following = match asker.follow(&ENDS).await {
+pub(crate) async fn run(waiters: Arc<Waiters>, client: MeshClient, shutdown: CancellationToken) {
+    let mut following = match client.follow(&ENDS).await {
         Ok(following) => following,
         Err(problem) => return warn!(%problem, "`Prefer: wait` cannot follow what ends"),
     };
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            fact = following.next() => match fact {
-                Some(fact) => waiters.pass_on(fact),
+            event = following.next() => match event {
+                Some(event) => waiters.pass_on(event),
                 None => return,
             },
         }
@@ -104,7 +104,7 @@ pub(crate) async fn run(waiters: Arc<Waiters>, asker: Asker, shutdown: Cancellat
 pub(crate) struct Waiter {
     waiters: Arc<Waiters>,
     about: Uuid,
-    ends: Option<watch::Receiver<Option<Fact>>>,
+    ends: Option<watch::Receiver<Option<StoredEvent>>>,
 }
 
 impl Waiter {
@@ -148,57 +148,57 @@ impl Drop for Waiter {
 }
 
 /// The payment as its end leaves it.
-fn payment_of(fact: &Fact) -> Option<Payment> {
-    fn read<E: DeserializeOwned>(fact: &Fact) -> Option<E> {
-        serde_json::from_slice(fact.payload()).ok()
+fn payment_of(event: &StoredEvent) -> Option<Payment> {
+    fn read<E: DeserializeOwned>(event: &StoredEvent) -> Option<E> {
+        serde_json::from_slice(event.payload()).ok()
     }
-    match fact.name() {
-        PaymentCompleted::FACT => read(fact).map(completed),
-        PaymentFailed::FACT => read(fact).map(failed),
-        PaymentRefunded::FACT => read(fact).map(refunded),
+    match event.name() {
+        PaymentCompleted::NAME => read(event).map(completed),
+        PaymentFailed::NAME => read(event).map(failed),
+        PaymentRefunded::NAME => read(event).map(refunded),
         _ => None,
     }
 }
 
-fn completed(fact: PaymentCompleted) -> Payment {
+fn completed(event: PaymentCompleted) -> Payment {
     Payment {
-        payment_id: fact.payment_id,
-        reservation_id: fact.reservation_id,
-        schedule_id: fact.schedule_id,
-        user_id: fact.user_id,
-        amount: fact.amount,
+        payment_id: event.payment_id,
+        reservation_id: event.reservation_id,
+        schedule_id: event.schedule_id,
+        user_id: event.user_id,
+        amount: event.amount,
         state: PaymentState::Completed,
         reason: None,
-        requested_at: fact.requested_at,
-        ended_at: Some(fact.ended_at),
+        requested_at: event.requested_at,
+        ended_at: Some(event.ended_at),
     }
 }
 
-fn failed(fact: PaymentFailed) -> Payment {
+fn failed(event: PaymentFailed) -> Payment {
     Payment {
-        payment_id: fact.payment_id,
-        reservation_id: fact.reservation_id,
-        schedule_id: fact.schedule_id,
-        user_id: fact.user_id,
-        amount: fact.amount,
+        payment_id: event.payment_id,
+        reservation_id: event.reservation_id,
+        schedule_id: event.schedule_id,
+        user_id: event.user_id,
+        amount: event.amount,
         state: PaymentState::Failed,
-        reason: Some(fact.reason),
-        requested_at: fact.requested_at,
-        ended_at: Some(fact.ended_at),
+        reason: Some(event.reason),
+        requested_at: event.requested_at,
+        ended_at: Some(event.ended_at),
     }
 }
 
-fn refunded(fact: PaymentRefunded) -> Payment {
+fn refunded(event: PaymentRefunded) -> Payment {
     Payment {
-        payment_id: fact.payment_id,
-        reservation_id: fact.reservation_id,
-        schedule_id: fact.schedule_id,
-        user_id: fact.user_id,
-        amount: fact.amount,
+        payment_id: event.payment_id,
+        reservation_id: event.reservation_id,
+        schedule_id: event.schedule_id,
+        user_id: event.user_id,
+        amount: event.amount,
         state: PaymentState::Refunded,
         reason: None,
-        requested_at: fact.requested_at,
-        ended_at: Some(fact.ended_at),
+        requested_at: event.requested_at,
+        ended_at: Some(event.ended_at),
     }
 }
 

@@ -170,7 +170,7 @@ impl Watcher {
             tokio::select! {
                 () = self.edge.shutdown().cancelled() => return None,
                 signal = self.membership.next() => match signal {
-                    Ok(Signal::Told(told)) if told.fact.service() != "queue" => continue,
+                    Ok(Signal::Emitted(emitted)) if emitted.event.service() != "queue" => continue,
                     // A place is read whole, so it does not matter how many were missed.
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return None,

@@ -128,7 +128,7 @@ async fn ended(
     }
     // Registered before looking: the end is either seen here or passes by there.
     let mut waiter = edge.waiters().wait_for_fan(begun.user_id)?;
-    let mut reconnects = edge.asker().reconnects();
+    let mut reconnects = edge.client().reconnects();
     loop {
         if let Some(ended) = look(edge, head, begun.attempt).await {
             return Some(ended);

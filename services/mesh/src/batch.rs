@@ -4,33 +4,33 @@
 
 pub(crate) mod answers;
 pub(crate) mod closing;
-pub(crate) mod deed;
 pub(crate) mod ground;
+pub(crate) mod handler;
 pub(crate) mod transaction;
 
 use std::{collections::HashSet, sync::atomic::Ordering::Relaxed, time::SystemTime};
 
-use events::{Problem, Timestamp, UserId, fact_of_subject, producer_of};
+use events::{Problem, Timestamp, UserId, event_of_subject, producer_of};
 
 use crate::{
-    Book,
+    UnitOfWork,
+    context::{Announcement, Context, Emitted},
     engine::{Care, Failure, Ran, Retried},
     failpoint::Failpoint,
     message::pack,
     parked::{Parked, ParkedState, key::NONE},
     trace::Span,
-    turn::{Announcement, Told, Turn},
     work::{Answered, Entry, Outcome, Work},
 };
 use answers::Answers;
 use closing::Closing;
-use deed::{BookDeed, Stop};
 use ground::Ground;
+use handler::{Stop, UnitHandler};
 use transaction::{Ledger, Parking, Transaction};
 
 /// One batch while it is being decided.
-pub(super) struct Page<'a, B: Book> {
-    rules: &'a B::Rules,
+pub(super) struct Run<'a, B: UnitOfWork> {
+    config: &'a B::Config,
     is_hopeful: bool,
     now: Timestamp,
     began: SystemTime,
@@ -54,11 +54,11 @@ enum Step {
     Panicked(String),
 }
 
-impl<'a, B: Book> Page<'a, B> {
-    pub(super) fn new(rules: &'a B::Rules, is_hopeful: bool) -> Self {
+impl<'a, B: UnitOfWork> Run<'a, B> {
+    pub(super) fn new(config: &'a B::Config, is_hopeful: bool) -> Self {
         let now = crate::clock::now();
         Self {
-            rules,
+            config,
             is_hopeful,
             now,
             began: SystemTime::from(now.0),
@@ -73,7 +73,7 @@ impl<'a, B: Book> Page<'a, B> {
     pub(super) async fn run<L: Ledger<B>>(
         &mut self,
         ground: &Ground<'_, B, L>,
-        batch: &mut [Work<BookDeed<B>>],
+        batch: &mut [Work<UnitHandler<B>>],
         care: Care,
     ) -> Result<Option<Ran>, Failure> {
         let mut tx = ground.ledger.begin().await?;
@@ -113,12 +113,12 @@ impl<'a, B: Book> Page<'a, B> {
     async fn together(
         &mut self,
         tx: &mut impl Transaction<B>,
-        batch: &mut [Work<BookDeed<B>>],
+        batch: &mut [Work<UnitHandler<B>>],
         fresh: &[bool],
         answers: &mut Answers,
     ) -> Result<Vec<Outcome>, Failure> {
         let is_any = fresh.contains(&true);
-        let mut book = match is_any {
+        let mut unit = match is_any {
             true => Some(tx.load(keys_of(fresh_entries(batch, fresh))).await?),
             false => None,
         };
@@ -127,27 +127,27 @@ impl<'a, B: Book> Page<'a, B> {
         }
         let mut outcomes = Vec::with_capacity(batch.len());
         for (work, fresh) in batch.iter_mut().zip(fresh) {
-            let (false, Some(book)) = (!fresh, book.as_mut()) else {
+            let (false, Some(unit)) = (!fresh, unit.as_mut()) else {
                 outcomes.push(answers::stored(work, answers));
                 continue;
             };
             if work.delivery().is_none() {
-                outcomes.push(self.command(book, work, answers)?);
+                outcomes.push(self.command(unit, work, answers)?);
                 continue;
             }
             for at in 0..work.entries.len() {
                 if self.wait_or_lie(work, at) {
                     continue;
                 }
-                match self.step(book, &mut work.entries[at]) {
+                match self.step(unit, &mut work.entries[at]) {
                     Step::Panicked(cause) => return Err(Failure::Refused(cause)),
                     step => self.end(work, at, step),
                 }
             }
             outcomes.push(Outcome::Done(Answered::default()));
         }
-        if let Some(book) = book {
-            tx.save(book).await?;
+        if let Some(unit) = unit {
+            tx.save(unit).await?;
         }
         Ok(outcomes)
     }
@@ -155,14 +155,14 @@ impl<'a, B: Book> Page<'a, B> {
     /// A command on the book; one whose key was used before in this batch finds the answer.
     fn command(
         &mut self,
-        book: &mut B,
-        work: &mut Work<BookDeed<B>>,
+        unit: &mut B,
+        work: &mut Work<UnitHandler<B>>,
         answers: &mut Answers,
     ) -> Result<Outcome, Failure> {
         if answers.knows(&work.entries[0].meta) {
             return Ok(answers::stored(work, answers));
         }
-        match self.step(book, &mut work.entries[0]) {
+        match self.step(unit, &mut work.entries[0]) {
             Step::Panicked(cause) => Err(Failure::Refused(cause)),
             step => Ok(answered(step, &work.entries[0], answers)),
         }
@@ -172,7 +172,7 @@ impl<'a, B: Book> Page<'a, B> {
     async fn alone(
         &mut self,
         tx: &mut impl Transaction<B>,
-        batch: &mut [Work<BookDeed<B>>],
+        batch: &mut [Work<UnitHandler<B>>],
         fresh: &[bool],
         answers: &mut Answers,
         care: Care,
@@ -208,11 +208,11 @@ impl<'a, B: Book> Page<'a, B> {
     async fn savepoint(
         &mut self,
         tx: &mut impl Transaction<B>,
-        entry: &mut Entry<BookDeed<B>>,
+        entry: &mut Entry<UnitHandler<B>>,
         care: Care,
     ) -> Result<Step, Failure> {
         tx.savepoint().await?;
-        let (told, said) = (self.emitted.len(), self.announced.len());
+        let (emitted, said) = (self.emitted.len(), self.announced.len());
         let step = match self.load_step_save(tx, entry).await {
             Ok(step) => step,
             Err(Failure::Refused(cause)) => Step::Never(cause),
@@ -224,7 +224,7 @@ impl<'a, B: Book> Page<'a, B> {
             return Ok(step);
         }
         tx.roll_back().await?;
-        self.emitted.truncate(told);
+        self.emitted.truncate(emitted);
         self.announced.truncate(said);
         Ok(match step {
             Step::Panicked(cause) => Step::Never(cause),
@@ -235,12 +235,12 @@ impl<'a, B: Book> Page<'a, B> {
     async fn load_step_save(
         &mut self,
         tx: &mut impl Transaction<B>,
-        entry: &mut Entry<BookDeed<B>>,
+        entry: &mut Entry<UnitHandler<B>>,
     ) -> Result<Step, Failure> {
-        let mut book = tx.load(keys_of([&*entry].into_iter())).await?;
-        let step = self.step(&mut book, entry);
+        let mut unit = tx.load(keys_of([&*entry].into_iter())).await?;
+        let step = self.step(&mut unit, entry);
         if matches!(step, Step::Done(_)) {
-            tx.save(book).await?;
+            tx.save(unit).await?;
         }
         Ok(step)
     }
@@ -249,7 +249,7 @@ impl<'a, B: Book> Page<'a, B> {
         &mut self,
         ground: &Ground<'_, B, L>,
         parked: &Parked,
-        entry: &mut Entry<BookDeed<B>>,
+        entry: &mut Entry<UnitHandler<B>>,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         let mut tx = ground.ledger.begin().await?;
@@ -281,7 +281,7 @@ impl<'a, B: Book> Page<'a, B> {
     }
 
     /// Parks every event of messages that seem to kill the process.
-    fn unrun(&mut self, batch: &[Work<BookDeed<B>>], fresh: &[bool]) -> Vec<Outcome> {
+    fn unrun(&mut self, batch: &[Work<UnitHandler<B>>], fresh: &[bool]) -> Vec<Outcome> {
         for (work, _) in batch.iter().zip(fresh).filter(|(_, fresh)| **fresh) {
             let tries = work.delivery().map_or(0, |delivery| delivery.delivered);
             for at in 0..work.entries.len() {
@@ -293,9 +293,9 @@ impl<'a, B: Book> Page<'a, B> {
     }
 
     /// Parks an event that cannot be read, and one that must wait behind another of its key.
-    fn wait_or_lie(&mut self, work: &Work<BookDeed<B>>, at: usize) -> bool {
+    fn wait_or_lie(&mut self, work: &Work<UnitHandler<B>>, at: usize) -> bool {
         let entry = &work.entries[at];
-        if let Err(cause) = &entry.deed {
+        if let Err(cause) = &entry.handler {
             self.park(work, at, ParkedState::Dead, cause.clone());
             return true;
         }
@@ -308,7 +308,7 @@ impl<'a, B: Book> Page<'a, B> {
     }
 
     /// What becomes of an event.
-    fn end(&mut self, work: &Work<BookDeed<B>>, at: usize, step: Step) {
+    fn end(&mut self, work: &Work<UnitHandler<B>>, at: usize, step: Step) {
         match step {
             Step::Done(_) => {}
             Step::No(problem) | Step::NotYet(problem) => {
@@ -320,7 +320,7 @@ impl<'a, B: Book> Page<'a, B> {
         }
     }
 
-    fn park(&mut self, work: &Work<BookDeed<B>>, at: usize, state: ParkedState, cause: String) {
+    fn park(&mut self, work: &Work<UnitHandler<B>>, at: usize, state: ParkedState, cause: String) {
         let Some(parking) = Parking::of(work, at, state, cause) else { return };
         if parking.key != NONE && state.holds_key() {
             self.parked_keys.insert(parking.key.clone());
@@ -333,7 +333,7 @@ impl<'a, B: Book> Page<'a, B> {
     async fn known_keys(
         &self,
         tx: &mut impl Transaction<B>,
-        batch: &[Work<BookDeed<B>>],
+        batch: &[Work<UnitHandler<B>>],
         fresh: &[bool],
     ) -> Result<HashSet<String>, Failure> {
         let is_message = |(work, fresh): &(&Work<_>, &bool)| **fresh && work.delivery().is_some();
@@ -364,32 +364,32 @@ impl<'a, B: Book> Page<'a, B> {
     }
 
     /// One event or command on the book.
-    fn step(&mut self, book: &mut B, entry: &mut Entry<BookDeed<B>>) -> Step {
-        let deed = match &entry.deed {
-            Ok(deed) => deed,
+    fn step(&mut self, unit: &mut B, entry: &mut Entry<UnitHandler<B>>) -> Step {
+        let handler = match &entry.handler {
+            Ok(handler) => handler,
             Err(cause) => return Step::Never(cause.clone()),
         };
         let meta = &entry.meta;
-        let mut turn = Turn {
+        let mut ctx = Context {
             now: self.now,
-            rules: self.rules,
+            config: self.config,
             caller: &meta.caller,
             attempt: meta.attempt,
             id: meta.id,
             saga_id: meta.saga_id,
             cause_id: Some(meta.cause()),
-            may_tell: meta.may_tell,
-            told: Vec::new(),
+            may_emit: meta.may_emit,
+            emitted: Vec::new(),
             announced: Vec::new(),
             outcome: None,
         };
-        let decided = deed::perform(&*deed.0, book, &mut turn);
-        let Turn { told, announced, outcome, .. } = turn;
+        let decided = handler::perform(&*handler.0, unit, &mut ctx);
+        let Context { emitted, announced, outcome, .. } = ctx;
         match decided {
             Ok(body) => {
-                let status = deed.0.status();
+                let status = handler.0.status();
                 self.announced.extend(announced);
-                self.emit(entry, told);
+                self.emit(entry, emitted);
                 if let Some((outcome, reason)) = outcome {
                     entry.span.outcome(outcome, reason);
                 }
@@ -406,10 +406,10 @@ impl<'a, B: Book> Page<'a, B> {
     }
 
     /// Encodes what was emitted; each event carries the span that published it.
-    fn emit(&mut self, entry: &Entry<BookDeed<B>>, told: Vec<Told>) {
+    fn emit(&mut self, entry: &Entry<UnitHandler<B>>, emitted: Vec<Emitted>) {
         let transaction = entry.transaction(self.began);
-        for event in told {
-            let name = fact_of_subject(&event.subject).unwrap_or_default();
+        for event in emitted {
+            let name = event_of_subject(&event.subject).unwrap_or_default();
             let span = transaction.publishing(name, &event);
             let source = format!("/onsale/{}", producer_of(name));
             let body = event.encode(&source, span.parent().to_header());
@@ -442,18 +442,22 @@ fn fresh_entries<'a, D>(
 }
 
 /// What the events and commands will need.
-fn keys_of<'a, B: Book>(entries: impl Iterator<Item = &'a Entry<BookDeed<B>>>) -> B::Keys {
+fn keys_of<'a, B: UnitOfWork>(entries: impl Iterator<Item = &'a Entry<UnitHandler<B>>>) -> B::Keys {
     let mut keys = B::Keys::default();
     for entry in entries {
-        if let Ok(deed) = &entry.deed {
-            deed.0.keys(&entry.meta.caller, &mut keys);
+        if let Ok(handler) = &entry.handler {
+            handler.0.keys(&entry.meta.caller, &mut keys);
         }
     }
     keys
 }
 
 /// What becomes of a command.
-fn answered<B: Book>(step: Step, entry: &Entry<BookDeed<B>>, answers: &mut Answers) -> Outcome {
+fn answered<B: UnitOfWork>(
+    step: Step,
+    entry: &Entry<UnitHandler<B>>,
+    answers: &mut Answers,
+) -> Outcome {
     match step {
         Step::Done(answered) => {
             answers.given(&entry.meta, &answered);

@@ -24,7 +24,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    ASK_TIMEOUT, Answered, AskHeaders, Link, ask::unavailable, clock, link::headers,
+    Answered, COMMAND_TIMEOUT, Link, RequestHeaders, client::unavailable, clock, link::headers,
     reply::Bundled, worker::COMPANY_WAIT,
 };
 
@@ -96,7 +96,7 @@ impl Bundler {
     pub async fn ask(
         &self,
         body: &Bytes,
-        about: AskHeaders<'_>,
+        about: RequestHeaders<'_>,
     ) -> Option<Result<Answered, Problem>> {
         if body.len() > BODY_BYTES_MAX {
             return None;
@@ -105,7 +105,11 @@ impl Bundler {
         Some(self.send(body, about).await)
     }
 
-    async fn send(&self, body: Box<RawValue>, about: AskHeaders<'_>) -> Result<Answered, Problem> {
+    async fn send(
+        &self,
+        body: Box<RawValue>,
+        about: RequestHeaders<'_>,
+    ) -> Result<Answered, Problem> {
         if !self.link.is_connected() {
             return Err(unavailable("The connection to the mesh is down."));
         }
@@ -114,14 +118,14 @@ impl Bundler {
             idempotency_key: about.idempotency_key.map(str::to_owned),
             id: about.id,
             traceparent: about.traceparent.map(str::to_owned),
-            deadline: clock::now().unix_millis() + ASK_TIMEOUT.as_millis() as i64,
+            deadline: clock::now().unix_millis() + COMMAND_TIMEOUT.as_millis() as i64,
             body,
         };
         let (answer, answered) = oneshot::channel();
         self.waiting
             .try_send(Waiting { packed, answer })
             .map_err(|_| Problem::from(codes::OVERLOADED).with("retry_after_secs", 1))?;
-        match tokio::time::timeout(ASK_TIMEOUT, answered).await {
+        match tokio::time::timeout(COMMAND_TIMEOUT, answered).await {
             Ok(Ok(answered)) => answered,
             Ok(Err(_)) | Err(_) => Err(codes::TIMED_OUT.into()),
         }
@@ -254,7 +258,7 @@ impl Post {
     fn age(&mut self) {
         self.bundles.retain(|_, sent| {
             sent.is_settled |= sent.sent_at.elapsed() >= GATHER_MAX;
-            sent.sent_at.elapsed() < ASK_TIMEOUT
+            sent.sent_at.elapsed() < COMMAND_TIMEOUT
         });
     }
 }

@@ -155,7 +155,7 @@ impl Callout {
         };
         let rights = json!({
             "pub": { "allow": ["cmd.>"] },
-            "sub": { "allow": heard_by(*user_id, caller.has(Role::Operator)) },
+            "sub": { "allow": consumed_by(*user_id, caller.has(Role::Operator)) },
             "subs": SUBSCRIPTIONS_MAX,
             "data": -1,
             "payload": -1,
@@ -198,13 +198,13 @@ impl Callout {
 /// What a connection of an account may listen to: its answers, and what is public. Events are
 /// about everybody, so only operators follow them here; everybody else follows their own over
 /// HTTP.
-fn heard_by(account: UserId, is_operator: bool) -> Vec<String> {
-    let mut heard = vec![format!("_INBOX_account.{account}.>")];
+fn consumed_by(account: UserId, is_operator: bool) -> Vec<String> {
+    let mut subjects = vec![format!("_INBOX_account.{account}.>")];
     match is_operator {
-        true => heard.push("live.>".to_owned()),
-        false => heard.extend(["live.concert.>", "live.onsale.concert.>"].map(str::to_owned)),
+        true => subjects.push("live.>".to_owned()),
+        false => subjects.extend(["live.concert.>", "live.onsale.concert.>"].map(str::to_owned)),
     }
-    heard
+    subjects
 }
 
 /// Reads what the broker says. It is not asked for its signature: nobody else may send here.
@@ -235,9 +235,9 @@ mod tests {
     fn an_account_hears_its_own_answers_and_what_is_public() {
         let account = UserId(Uuid::nil());
         let own = format!("_INBOX_account.{account}.>");
-        let fan = heard_by(account, false);
+        let fan = consumed_by(account, false);
         assert_eq!(fan[0], own);
         assert!(fan[1..].iter().all(|subject| subject.contains("concert")), "{fan:?}");
-        assert_eq!(heard_by(account, true), [own, "live.>".to_owned()]);
+        assert_eq!(consumed_by(account, true), [own, "live.>".to_owned()]);
     }
 }

@@ -20,14 +20,14 @@ use uuid::Uuid;
 
 use crate::{
     Caller, Link, clock,
-    courtesy::Courtesy,
     deadline::within,
     engine::Engine,
     health::{Health, Part},
     intake::Intake,
     link::BROKER,
     message::unpack,
-    service::{Haste, Heard},
+    service::{Consumed, Haste},
+    throttle::Throttle,
     trace::TraceParent,
     work::{Delivery, Entry, Meta, Settle, Underway, Work},
 };
@@ -43,7 +43,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same once a shutdown has begun: what has been handed out is on its way.
 const LAST_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long it may take to find a consumer, or to take a request.
-const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages of one pull at most.
 const PULL_MESSAGES_MAX: usize = 200;
 /// How long messages gather for a service that fans watch.
@@ -59,17 +59,17 @@ const PIECE_MESSAGES_MAX: usize = 64;
 const COPIED_FROM: &str = "Nats-Stream";
 
 /// How each event of a service is decoded.
-pub(crate) type Table<E> = HashMap<&'static str, Heard<E>>;
+pub(crate) type Table<E> = HashMap<&'static str, Consumed<E>>;
 
 /// What one consumer works with.
 pub(crate) struct Consumer<E: Engine> {
     pub(crate) link: Link,
     /// The stream it reads.
     pub(crate) stream: String,
-    pub(crate) heard: Arc<Table<E>>,
+    pub(crate) consumed: Arc<Table<E>>,
     /// How soon messages are taken in.
     pub(crate) haste: Haste,
-    pub(crate) intake: Intake<E::Deed>,
+    pub(crate) intake: Intake<E::Handler>,
     pub(crate) health: Health,
 }
 
@@ -100,7 +100,7 @@ impl<E: Engine> Consumer<E> {
             consumer = self.look_up() => consumer?,
         };
         self.begun();
-        let mut courtesy = Courtesy::default();
+        let mut throttle = Throttle::default();
         loop {
             self.until_it_serves(shutdown).await;
             if shutdown.is_cancelled() {
@@ -111,7 +111,7 @@ impl<E: Engine> Consumer<E> {
             let rest = if taken < PIECE_MESSAGES_MAX { REST } else { SHORT_REST };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = courtesy.rest(rest, began.elapsed()) => {}
+                () = throttle.rest(rest, began.elapsed()) => {}
             }
         }
     }
@@ -157,7 +157,7 @@ impl<E: Engine> Consumer<E> {
         let unread = |error: &dyn std::fmt::Display| format!("stream {}: {error}", self.stream);
         let fetch = consumer.fetch().max_messages(PIECE_MESSAGES_MAX).expires(FETCH_EXPIRES);
         let mut taken = Vec::new();
-        let mut piece = match within(ASK_TIMEOUT, BROKER, fetch.messages()).await {
+        let mut piece = match within(BROKER_TIMEOUT, BROKER, fetch.messages()).await {
             Ok(Ok(piece)) => piece,
             Ok(Err(error)) => return (taken, Err(unread(&error))),
             Err(late) => return (taken, Err(unread(&late))),
@@ -245,7 +245,7 @@ impl<E: Engine> Consumer<E> {
     async fn look_up(&self) -> Result<PullConsumer, String> {
         let service = self.link.service();
         let asked = self.link.jetstream().get_consumer_from_stream(service, &self.stream);
-        let found = within(ASK_TIMEOUT, BROKER, asked).await;
+        let found = within(BROKER_TIMEOUT, BROKER, asked).await;
         let found = found.map_err(|late| format!("consumer of {}: {late}", self.stream))?;
         found.map_err(|error| {
             format!(
@@ -259,7 +259,7 @@ impl<E: Engine> Consumer<E> {
         let consumer = self.look_up().await?;
         let pull = consumer.stream().max_messages_per_batch(PULL_MESSAGES_MAX);
         let pull = pull.expires(PULL_EXPIRES).heartbeat(HEARTBEAT).messages();
-        let pull = within(ASK_TIMEOUT, BROKER, pull).await;
+        let pull = within(BROKER_TIMEOUT, BROKER, pull).await;
         let failed = |error: &dyn std::fmt::Display| format!("stream {}: {error}", self.stream);
         pull.map_err(|late| failed(&late))?.map_err(|error| failed(&error))
     }
@@ -279,9 +279,9 @@ impl<E: Engine> Consumer<E> {
         if message.headers.as_ref().is_some_and(|map| map.get(COPIED_FROM).is_some()) {
             let (service, subject) = (self.link.service(), &message.subject);
             error!(service, %subject, "a copy of a message of another stream is dropped");
-            return delivery_of(message).tell(AckKind::Ack).await;
+            return delivery_of(message).emit(AckKind::Ack).await;
         }
-        let entries = entries_of(&self.heard, &message.subject, &message.payload);
+        let entries = entries_of(&self.consumed, &message.subject, &message.payload);
         let settle = Settle::Ack(Box::new(delivery_of(message)));
         let _ = self.intake.send(Work { entries, settle, underway }).await;
     }
@@ -289,13 +289,13 @@ impl<E: Engine> Consumer<E> {
 
 /// The events of a message; a body that is no batch is a single event that cannot be read.
 pub(crate) fn entries_of<E: Engine>(
-    heard: &Table<E>,
+    consumed: &Table<E>,
     subject: &str,
     body: &Bytes,
-) -> Vec<Entry<E::Deed>> {
+) -> Vec<Entry<E::Handler>> {
     match unpack(body) {
-        Ok(events) => events.into_iter().map(|event| decode(heard, subject, event, 1)).collect(),
-        Err(cause) => vec![Entry { deed: Err(cause), ..unreadable(body.clone()) }],
+        Ok(events) => events.into_iter().map(|event| decode(consumed, subject, event, 1)).collect(),
+        Err(cause) => vec![Entry { handler: Err(cause), ..unreadable(body.clone()) }],
     }
 }
 
@@ -321,23 +321,23 @@ fn id_of_place(stream: &str, sequence: u64) -> Uuid {
 
 /// Reads an event by the table of what the service consumes.
 pub(crate) fn decode<E: Engine>(
-    heard: &Table<E>,
+    consumed: &Table<E>,
     subject: &str,
     event: Bytes,
     attempt: u64,
-) -> Entry<E::Deed> {
-    let known = events::fact_of_subject(subject).and_then(|name| heard.get(name));
+) -> Entry<E::Handler> {
+    let known = events::event_of_subject(subject).and_then(|name| consumed.get(name));
     let mut entry = unreadable(event.clone());
     entry.meta.attempt = attempt;
     if let Some(known) = known {
         entry.key_field = known.key;
-        entry.meta.name = known.fact;
-        entry.meta.may_tell = known.tells;
+        entry.meta.name = known.event;
+        entry.meta.may_emit = known.emits;
     }
     let envelope = match Envelope::decode(&event) {
         Ok(envelope) => envelope,
         Err(error) => {
-            entry.deed = Err(format!("not an event: {error}"));
+            entry.handler = Err(format!("not an event: {error}"));
             return entry;
         }
     };
@@ -345,18 +345,18 @@ pub(crate) fn decode<E: Engine>(
     entry.meta.saga_id = envelope.sagaid;
     entry.meta.trace = TraceParent::from_header(envelope.traceparent.as_deref());
     let data = envelope.data.get().as_bytes();
-    entry.deed = match known {
+    entry.handler = match known {
         None => Err(format!("{subject} is not consumed here")),
         Some(known) if !is_version(subject, known) => {
-            Err(format!("only version {} of {} is consumed here", known.version, known.fact))
+            Err(format!("only version {} of {} is consumed here", known.version, known.event))
         }
         Some(known) => (known.decode)(data),
     };
     entry
 }
 
-fn is_version<E: Engine>(subject: &str, known: &Heard<E>) -> bool {
-    let rest = subject.strip_prefix("onsale.").and_then(|rest| rest.strip_prefix(known.fact));
+fn is_version<E: Engine>(subject: &str, known: &Consumed<E>) -> bool {
+    let rest = subject.strip_prefix("onsale.").and_then(|rest| rest.strip_prefix(known.event));
     let version = rest.and_then(|rest| rest.strip_prefix(".v")?.split('.').next());
     version.and_then(|version| version.parse().ok()) == Some(known.version)
 }
@@ -365,10 +365,10 @@ fn is_version<E: Engine>(subject: &str, known: &Heard<E>) -> bool {
 fn unreadable<D>(event: Bytes) -> Entry<D> {
     let id = crate::clock::new_id();
     Entry {
-        deed: Err("it was not read".into()),
+        handler: Err("it was not read".into()),
         meta: Meta {
             name: "unknown",
-            may_tell: &[],
+            may_emit: &[],
             event_id: Some(EventId(id)),
             id,
             saga_id: SagaId(id),

@@ -24,9 +24,9 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    ASK_TIMEOUT, Allow, Caller, Desk, Link,
-    ask::STATE,
+    Allow, COMMAND_TIMEOUT, Caller, Link, QueryContext,
     bundle::{self, Packed},
+    client::STATE,
     clock,
     deadline::within,
     engine::Engine,
@@ -58,8 +58,8 @@ const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(crate) struct Endpoints<E: Engine> {
     pub(crate) link: Link,
     pub(crate) asked: Arc<BTreeMap<&'static str, Asked<E>>>,
-    pub(crate) intake: Intake<E::Deed>,
-    pub(crate) desk: Desk<E>,
+    pub(crate) intake: Intake<E::Handler>,
+    pub(crate) ctx: QueryContext<E>,
     pub(crate) health: Health,
     pub(crate) reads: Tasks,
 }
@@ -197,9 +197,9 @@ impl<E: Engine> Endpoints<E> {
             Ok(Some((mut meta, key))) => match &asked.how {
                 How::Decided(decode) => match decode(&request.body, key.as_ref()) {
                     Err(problem) => problem,
-                    Ok(Asking { deed, idempotency }) => {
+                    Ok(Asking { handler, idempotency }) => {
                         meta.idempotency = idempotency;
-                        let work = Work::command(deed, meta, Settle::Reply(request.to.clone()));
+                        let work = Work::command(handler, meta, Settle::Reply(request.to.clone()));
                         match self.intake.try_send(work) {
                             Ok(()) => return,
                             Err(_) => overloaded(),
@@ -212,12 +212,12 @@ impl<E: Engine> Endpoints<E> {
                         let mut span = self.link.tracer().command(meta.name, &meta.trace);
                         span.saga(meta.saga_id);
                         meta.trace = span.parent();
-                        let answer = read(self.desk.clone(), request.body, key, meta);
+                        let answer = read(self.ctx.clone(), request.body, key, meta);
                         let (link, status, to) = (self.link.clone(), asked.status, request.to);
-                        let engine = self.desk.engine.clone();
+                        let engine = self.ctx.engine.clone();
                         self.reads.spawn(async move {
                             // Nobody waits for the answer any longer.
-                            let answered = match within(ASK_TIMEOUT, STORE, answer).await {
+                            let answered = match within(COMMAND_TIMEOUT, STORE, answer).await {
                                 Ok(Ok(body)) => Answered { status, body },
                                 Ok(Err(problem)) => Answered::refused(&problem),
                                 Err(_) => {
@@ -281,7 +281,7 @@ impl<E: Engine> Endpoints<E> {
         };
         let meta = Meta {
             name: asked.endpoint,
-            may_tell: asked.tells,
+            may_emit: asked.emits,
             event_id: None,
             id,
             saga_id: SagaId(id),

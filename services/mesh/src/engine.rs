@@ -9,26 +9,26 @@ use events::{Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::{
+    context::Announcement,
     deadline::Late,
     failpoint::Failpoints,
     message::Message,
     parked::Parked,
     postgres::{Lead, Positions},
-    turn::Announcement,
     work::{Entry, Outcome, Work},
 };
 
 /// A store with an inbox, a service's state, an outbox and parked events.
 pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
     /// A decoded event or command, ready to run.
-    type Deed: Send + Sync + 'static;
+    type Handler: Send + Sync + 'static;
 
     /// Runs one batch: every outcome is in the store when this returns, and on `Err`
     /// nothing of it is. A message is taken in whole: events of it that cannot be are parked
     /// in the same step.
     fn run(
         &self,
-        batch: &mut [Work<Self::Deed>],
+        batch: &mut [Work<Self::Handler>],
         care: Care,
     ) -> impl Future<Output = Result<Ran, Failure>> + Send;
 
@@ -38,7 +38,7 @@ pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
     fn retry(
         &self,
         parked: &Parked,
-        entry: &mut Entry<Self::Deed>,
+        entry: &mut Entry<Self::Handler>,
         by: Option<UserId>,
     ) -> impl Future<Output = Result<Retried, Failure>> + Send;
 
@@ -279,7 +279,7 @@ pub struct Gap {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// Events; a store may stop counting at some thousands.
-    pub facts: u64,
+    pub events: u64,
     /// When the oldest of them was emitted.
     pub since: Option<Timestamp>,
 }

@@ -18,8 +18,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
-    Asker, Desk, Fact, Link, STORED_MESSAGES_MAX, StoredMessage,
-    courtesy::Courtesy,
+    Link, MeshClient, QueryContext, STORED_MESSAGES_MAX, StoredEvent, StoredMessage,
     engine::{Engine, Failure},
     failpoint::{Failpoint, Failpoints},
     health::{Health, Part},
@@ -27,6 +26,7 @@ use crate::{
     publisher::missed::Missed,
     service::Followed,
     stored::EVENTS_A_SEQUENCE,
+    throttle::Throttle,
 };
 
 /// How long a reader rests between two looks at the streams' ends.
@@ -42,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// the streams advance together in time, so that what belongs together comes together.
 pub struct Read {
     /// The facts: each stream's in its order, streams one after the other.
-    pub facts: Vec<Fact>,
+    pub events: Vec<StoredEvent>,
     /// Whether there was nothing more in any stream when this was read: who has taken this
     /// in knows all that was told a moment ago.
     pub is_all: bool,
@@ -65,8 +65,8 @@ impl Read {
     /// When the database does not take it.
     pub async fn settle(&self, tx: &mut sqlx::PgConnection) -> Result<(), Failure> {
         self.positions.save(tx).await?;
-        let facts = self.facts.iter().map(Fact::name);
-        if self.failpoints.strikes(Failpoint::BeforeCommit, facts) {
+        let events = self.events.iter().map(StoredEvent::name);
+        if self.failpoints.strikes(Failpoint::BeforeCommit, events) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         Ok(())
@@ -76,7 +76,7 @@ impl Read {
 /// What a reader works with.
 pub(crate) struct Follower<E: Engine> {
     pub(crate) link: Link,
-    pub(crate) desk: Desk<E>,
+    pub(crate) ctx: QueryContext<E>,
     pub(crate) followed: Followed<E>,
     pub(crate) health: Health,
 }
@@ -94,19 +94,19 @@ impl<E: Engine> Follower<E> {
 
     async fn read_until(&self, shutdown: &CancellationToken) -> Result<(), Failure> {
         let mut lead = tokio::select! {
-            lead = self.desk.engine.lead() => lead?,
+            lead = self.ctx.engine.lead() => lead?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        let asker = Asker::new(self.link.clone());
-        let of = |fact: &&'static str| (producer_of(fact), Ahead::default());
-        let mut streams: Streams = self.followed.facts.iter().map(of).collect();
-        let mut positions = self.desk.engine.positions().await?;
+        let client = MeshClient::new(self.link.clone());
+        let of = |event: &&'static str| (producer_of(event), Ahead::default());
+        let mut streams: Streams = self.followed.events.iter().map(of).collect();
+        let mut positions = self.ctx.engine.positions().await?;
         info!(service = self.link.service(), streams = streams.len(), "reading whole streams");
-        let mut courtesy = Courtesy::default();
+        let mut throttle = Throttle::default();
         while !shutdown.is_cancelled() {
             // Whoever takes the facts in may be stuck with them for hours. What it has not
             // settled comes again.
-            let round = self.round(&asker, &mut streams, &mut positions, &mut lead);
+            let round = self.round(&client, &mut streams, &mut positions, &mut lead);
             let began = Instant::now();
             let is_behind = tokio::select! {
                 taken = round => taken?,
@@ -116,7 +116,7 @@ impl<E: Engine> Follower<E> {
             let rest = if is_behind { SHORT_REST } else { READ_EVERY };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = courtesy.rest(rest, began.elapsed()) => {}
+                () = throttle.rest(rest, began.elapsed()) => {}
             }
         }
         Ok(())
@@ -126,7 +126,7 @@ impl<E: Engine> Follower<E> {
     /// been read to: whether there is more.
     async fn round(
         &self,
-        asker: &Asker,
+        client: &MeshClient,
         streams: &mut Streams,
         positions: &mut Positions,
         lead: &mut Lead,
@@ -134,32 +134,32 @@ impl<E: Engine> Follower<E> {
         let began_at = crate::clock::now();
         let reads = streams
             .iter_mut()
-            .map(|(stream, ahead)| self.read_on(asker, stream, positions.0.get(*stream), ahead));
+            .map(|(stream, ahead)| self.read_on(client, stream, positions.0.get(*stream), ahead));
         futures::future::try_join_all(reads).await?;
         let has_more = streams.values().any(|ahead| ahead.has_more);
         let is_all = !has_more && !streams.values().any(Ahead::is_held_up);
-        let told_by = streams.values().filter_map(Ahead::told_by).min();
+        let emitted_by = streams.values().filter_map(Ahead::emitted_by).min();
         let mut read = Read {
-            facts: Vec::new(),
+            events: Vec::new(),
             is_all,
             began_at,
             positions: positions.clone(),
             has_moved: false,
-            failpoints: self.desk.engine.failpoints(),
+            failpoints: self.ctx.engine.failpoints(),
         };
         for (stream, ahead) in streams {
-            for message in ahead.take(told_by) {
+            for message in ahead.take(emitted_by) {
                 read.has_moved = true;
                 read.positions.0.insert((*stream).to_owned(), place_of(&message));
-                read.facts.extend(message.facts);
+                read.events.extend(message.events);
             }
         }
-        let wanted = |fact: &Fact| self.followed.facts.contains(&fact.name());
-        read.facts.retain(wanted);
-        let (count, moved) = (read.facts.len(), read.positions.clone());
+        let wanted = |event: &StoredEvent| self.followed.events.contains(&event.name());
+        read.events.retain(wanted);
+        let (count, moved) = (read.events.len(), read.positions.clone());
         let read = Arc::new(read);
-        while let Err(failure) = (self.followed.take)(self.desk.clone(), read.clone()).await {
-            warn!(service = self.link.service(), cause = %failure, facts = count,
+        while let Err(failure) = (self.followed.take)(self.ctx.clone(), read.clone()).await {
+            warn!(service = self.link.service(), cause = %failure, events = count,
                 "facts could not be taken in; trying again");
             tokio::time::sleep(PAUSE).await;
             lead.check().await?;
@@ -172,14 +172,14 @@ impl<E: Engine> Follower<E> {
     /// Reads on in one stream until a piece of it is at hand, or all.
     async fn read_on(
         &self,
-        asker: &Asker,
+        client: &MeshClient,
         stream: &str,
         position: Option<&Place>,
         ahead: &mut Ahead,
     ) -> Result<(), Failure> {
         ahead.has_more = !ahead.is_held_up();
         while ahead.has_more && ahead.events() < self.followed.piece {
-            self.read_more(asker, stream, position, ahead).await?;
+            self.read_more(client, stream, position, ahead).await?;
         }
         Ok(())
     }
@@ -189,14 +189,14 @@ impl<E: Engine> Follower<E> {
     /// is read from its beginning; whoever takes it in finds the repeats.
     async fn read_more(
         &self,
-        asker: &Asker,
+        client: &MeshClient,
         stream: &str,
         position: Option<&Place>,
         ahead: &mut Ahead,
     ) -> Result<(), Failure> {
         let unread = |problem: events::Problem| Failure::Unavailable(problem.to_string());
         let read = async |from| {
-            let read = asker.stored_messages(stream, from, STORED_MESSAGES_MAX).await;
+            let read = client.stored_messages(stream, from, STORED_MESSAGES_MAX).await;
             read.map_err(unread)
         };
         let place = ahead.messages.back().map(place_of).or(position.copied());
@@ -214,7 +214,7 @@ impl<E: Engine> Follower<E> {
                     }
                     ahead.held_until = None;
                 }
-                None if !ends_before(asker, stream, seq).await? => {}
+                None if !ends_before(client, stream, seq).await? => {}
                 _ => {
                     warn!(service = self.link.service(), stream, seq, message_id = %id,
                         "the stream is another than the one that was read; reading it anew");
@@ -239,12 +239,12 @@ impl<E: Engine> Follower<E> {
             return true;
         }
         let service = self.link.service();
-        let wanted = self.followed.facts.iter().filter(|fact| producer_of(fact) == stream);
+        let wanted = self.followed.events.iter().filter(|event| producer_of(event) == stream);
         let missed = Missed {
             by: service.to_owned(),
             above,
             below,
-            subjects: wanted.map(|fact| format!("onsale.{fact}.")).collect(),
+            subjects: wanted.map(|event| format!("onsale.{event}.")).collect(),
         };
         let body = serde_json::to_vec(&missed).expect("plain data");
         let asked = self.link.request(format!("missed.{stream}"), body.into(), ASK_AGAIN).await;
@@ -291,7 +291,7 @@ struct Ahead {
 
 impl Ahead {
     fn events(&self) -> usize {
-        self.messages.iter().map(|message| message.facts.len()).sum()
+        self.messages.iter().map(|message| message.events.len()).sum()
     }
 
     fn is_held_up(&self) -> bool {
@@ -299,15 +299,15 @@ impl Ahead {
     }
 
     /// When the last event at hand was emitted, if more may come; `None` at the stream's end.
-    fn told_by(&self) -> Option<Timestamp> {
+    fn emitted_by(&self) -> Option<Timestamp> {
         told_at(self.messages.back().filter(|_| self.has_more)?)
     }
 
     /// Takes out the messages up to the last one that was emitted by then; all when no stream
     /// has more.
-    fn take(&mut self, told_by: Option<Timestamp>) -> impl Iterator<Item = StoredMessage> {
+    fn take(&mut self, emitted_by: Option<Timestamp>) -> impl Iterator<Item = StoredMessage> {
         let is_late =
-            |message: &StoredMessage| told_by.is_some_and(|by| told_at(message) > Some(by));
+            |message: &StoredMessage| emitted_by.is_some_and(|by| told_at(message) > Some(by));
         let last = self.messages.iter().rposition(|message| !is_late(message));
         self.messages.drain(..last.map_or(0, |last| last + 1))
     }
@@ -315,7 +315,7 @@ impl Ahead {
 
 /// When a message was emitted: its events belong to one transaction.
 fn told_at(message: &StoredMessage) -> Option<Timestamp> {
-    message.facts.last().and_then(Fact::at)
+    message.events.last().and_then(StoredEvent::at)
 }
 
 fn place_of(message: &StoredMessage) -> Place {
@@ -324,15 +324,15 @@ fn place_of(message: &StoredMessage) -> Place {
 
 /// Whether a stream has facts, but none as far as `seq`. An empty one has only forgotten what
 /// was too old, or will be told its facts again.
-async fn ends_before(asker: &Asker, stream: &str, seq: u64) -> Result<bool, Failure> {
-    let last = asker.last_position(stream).await;
+async fn ends_before(client: &MeshClient, stream: &str, seq: u64) -> Result<bool, Failure> {
+    let last = client.last_position(stream).await;
     let last = last.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
     Ok(last != 0 && last / EVENTS_A_SEQUENCE < seq)
 }
 
 impl std::fmt::Debug for Read {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ids: Vec<Option<Uuid>> = self.facts.iter().map(Fact::event_id).collect();
+        let ids: Vec<Option<Uuid>> = self.events.iter().map(StoredEvent::event_id).collect();
         f.debug_struct("Read").field("facts", &ids).finish_non_exhaustive()
     }
 }
@@ -343,17 +343,22 @@ mod tests {
 
     /// A stream of which messages were read that were emitted in these seconds.
     fn ahead(secs: &[i64], has_more: bool) -> Ahead {
-        let told = |(index, secs): (usize, &i64)| {
+        let emitted = |(index, secs): (usize, &i64)| {
             let at = Timestamp::from_unix_millis(secs * 1_000).unwrap();
             let id = Uuid::now_v7();
             let event = format!(
                 r#"{{"specversion":"1.0","id":"{id}","source":"/onsale/point","type":"onsale.point.charged.v1","time":"{at}","subject":"{id}","sagaid":"{id}","data":{{}}}}"#
             );
             let sequence = index as u64 + 1;
-            let facts = vec![Fact::of("onsale.point.charged.v1.-".into(), sequence, event.into())];
-            StoredMessage { sequence, id, facts }
+            let events =
+                vec![StoredEvent::of("onsale.point.charged.v1.-".into(), sequence, event.into())];
+            StoredMessage { sequence, id, events }
         };
-        Ahead { messages: secs.iter().enumerate().map(told).collect(), has_more, held_until: None }
+        Ahead {
+            messages: secs.iter().enumerate().map(emitted).collect(),
+            has_more,
+            held_until: None,
+        }
     }
 
     fn taken(ahead: &mut Ahead, by: Option<i64>) -> usize {
@@ -364,8 +369,8 @@ mod tests {
     #[test]
     fn a_stream_waits_for_those_that_have_not_been_read_as_far() {
         let (mut slow, mut quick) = (ahead(&[1, 2, 3], true), ahead(&[1, 3, 5, 9], true));
-        let told_by = [&slow, &quick].into_iter().filter_map(Ahead::told_by).min();
-        assert_eq!(told_by, Timestamp::from_unix_millis(3_000));
+        let emitted_by = [&slow, &quick].into_iter().filter_map(Ahead::emitted_by).min();
+        assert_eq!(emitted_by, Timestamp::from_unix_millis(3_000));
         assert_eq!((taken(&mut slow, Some(3)), taken(&mut quick, Some(3))), (3, 2));
         assert_eq!(quick.messages.front().map(|message| message.sequence), Some(3));
         assert_eq!((taken(&mut slow, None), taken(&mut quick, None)), (0, 2));
@@ -374,7 +379,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_stream_that_was_read_to_its_end() {
         let (quiet, empty) = (ahead(&[1], false), ahead(&[], true));
-        assert_eq!((quiet.told_by(), empty.told_by()), (None, None));
+        assert_eq!((quiet.emitted_by(), empty.emitted_by()), (None, None));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use async_nats::{Client, ConnectOptions, Event, jetstream};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::{ask::away, auth::Verifier, deadline::within, trace::Tracer};
+use crate::{auth::Verifier, client::away, deadline::within, trace::Tracer};
 
 /// How long one of our own requests over NATS may take.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -350,7 +350,7 @@ async fn connect(
     options: ConnectOptions,
     patience: Option<Duration>,
 ) -> Result<Client, String> {
-    let mut told = false;
+    let mut emitted = false;
     loop {
         // It gives up each attempt by itself.
         let options = options.clone().connection_timeout(patience.unwrap_or(ATTEMPT_TIMEOUT));
@@ -364,9 +364,9 @@ async fn connect(
                 if patience.is_some() {
                     return Err(format!("NATS cannot be reached: {error}"));
                 }
-                if !told {
+                if !emitted {
                     warn!(service, %error, "waiting for NATS");
-                    told = true;
+                    emitted = true;
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }

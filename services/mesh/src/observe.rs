@@ -11,8 +11,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    Asker,
-    ask::unavailable,
+    MeshClient,
+    client::unavailable,
     link::{REQUEST_TIMEOUT, stream_of},
 };
 
@@ -89,14 +89,18 @@ struct StreamState {
     bytes: u64,
 }
 
-impl Asker {
+impl MeshClient {
     /// How the consumer of `hearer` stands in the stream of `teller`; `None` when there is no
     /// such consumer.
     ///
     /// # Errors
     /// `unavailable` when JetStream does not answer.
-    pub async fn standing(&self, teller: &str, hearer: &str) -> Result<Option<Standing>, Problem> {
-        let path = format!("CONSUMER.INFO.{}.{hearer}", stream_of(teller));
+    pub async fn standing(
+        &self,
+        producer: &str,
+        consumer: &str,
+    ) -> Result<Option<Standing>, Problem> {
+        let path = format!("CONSUMER.INFO.{}.{consumer}", stream_of(producer));
         let info: Option<ConsumerInfo> = self.ask_jetstream(&path, Bytes::new()).await?;
         Ok(info.map(|info| Standing {
             waiting: info.num_pending + info.num_ack_pending,
@@ -124,11 +128,11 @@ impl Asker {
     ///
     /// # Errors
     /// As [`Asker::standing`].
-    pub async fn without_stream<'a>(&self, tellers: &[&'a str]) -> Result<Vec<&'a str>, Problem> {
+    pub async fn without_stream<'a>(&self, producers: &[&'a str]) -> Result<Vec<&'a str>, Problem> {
         let mut without = Vec::new();
-        for teller in tellers {
-            if self.fill(&stream_of(teller)).await?.is_none() {
-                without.push(*teller);
+        for producer in producers {
+            if self.fill(&stream_of(producer)).await?.is_none() {
+                without.push(*producer);
             }
         }
         Ok(without)

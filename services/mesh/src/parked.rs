@@ -22,7 +22,7 @@
 //! | `retry` | the loop that tries what has come due |
 //! | `desk` | what operators ask: list, retry, discard |
 
-pub(crate) mod desk;
+pub(crate) mod endpoints;
 pub(crate) mod key;
 pub(crate) mod retry;
 
@@ -31,8 +31,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use events::{
     Envelope, Timestamp,
-    dead_letter::{DeadLetter, LetterEvent, LetterId, LetterState},
-    fact_of_subject,
+    dead_letter::{DeadLetter, DeadLetterEvent, DeadLetterId, DeadLetterState},
+    event_of_subject,
 };
 
 /// The first pause before an early event is tried again; it doubles …
@@ -70,7 +70,7 @@ pub struct Parked {
     /// When it was parked.
     pub kept_at: Timestamp,
     /// What became of it since.
-    pub history: Vec<LetterEvent>,
+    pub history: Vec<DeadLetterEvent>,
 }
 
 /// Where a parked event stands.
@@ -134,20 +134,20 @@ impl Parked {
         let envelope = Envelope::decode(&self.envelope).ok();
         let trace = envelope.as_ref().and_then(|envelope| envelope.traceparent.as_deref());
         DeadLetter {
-            letter: LetterId::new(service, self.number),
+            letter: DeadLetterId::new(service, self.number),
             service: service.to_owned(),
-            fact: fact_of_subject(&self.subject).unwrap_or("unknown").to_owned(),
+            event: event_of_subject(&self.subject).unwrap_or("unknown").to_owned(),
             key: self.key.clone(),
             state: match self.state {
-                ParkedState::Dead => LetterState::Parked,
-                ParkedState::Early => LetterState::Early,
-                ParkedState::Behind => LetterState::Waiting,
-                ParkedState::Resolved => LetterState::Resolved,
-                ParkedState::Discarded => LetterState::Discarded,
+                ParkedState::Dead => DeadLetterState::Parked,
+                ParkedState::Early => DeadLetterState::Early,
+                ParkedState::Behind => DeadLetterState::Waiting,
+                ParkedState::Resolved => DeadLetterState::Resolved,
+                ParkedState::Discarded => DeadLetterState::Discarded,
             },
             cause: self.cause.clone(),
             attempts: self.attempts,
-            behind: behind.map(|number| LetterId::new(service, number)),
+            behind: behind.map(|number| DeadLetterId::new(service, number)),
             event_id: envelope.as_ref().map(|envelope| envelope.id.0),
             saga_id: envelope.as_ref().map(|envelope| envelope.sagaid),
             trace_id: trace.and_then(|parent| parent.split('-').nth(1)).map(str::to_owned),

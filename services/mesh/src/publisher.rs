@@ -23,7 +23,7 @@ use async_nats::{
         context::{PublishError, PublishErrorKind},
     },
 };
-use events::{CONTENT_TYPE, fact_of_subject};
+use events::{CONTENT_TYPE, event_of_subject};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::Mutex,
@@ -220,7 +220,7 @@ impl<E: Engine> Publisher<E> {
             // The client would keep it and flush it much later; the sweep is in time.
             return;
         }
-        let name = fact_of_subject(&message.subject).unwrap_or_default();
+        let name = event_of_subject(&message.subject).unwrap_or_default();
         run.dies |= self.failpoints.strikes(Failpoint::BeforeMark, [name].into_iter());
         let epoch = self.link.epoch();
         let headers = headers(&message.id.hyphenated().to_string());
@@ -404,7 +404,7 @@ impl<E: Engine> Publisher<E> {
     /// What could not be published here another instance may have brought out.
     async fn forget_what_others_published(&self) {
         if self.health.is_ailing(&Part::Publisher)
-            && let Ok(Backlog { facts: 0, .. }) = self.engine.backlog().await
+            && let Ok(Backlog { events: 0, .. }) = self.engine.backlog().await
         {
             self.health.well(&Part::Publisher);
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    Allow, Desk, Link, Meta, Service, Wiring,
+    Allow, Link, Meta, QueryContext, Service, Wiring,
     agreement::{Agreement, Reached},
     consumer::{Consumer, Table},
     endpoint::Endpoints,
@@ -24,7 +24,7 @@ use crate::{
     housekeeping::Housekeeping,
     intake::{Intake, Taken},
     link::stream_of,
-    parked::{desk::LetterDesk, retry::Retrier},
+    parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
     publisher::{HandOff, Handed, Publisher, missed},
     service::{Asked, Followed, Haste, How},
     supervise::Tasks,
@@ -129,29 +129,29 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
     let (hand_off, handed) = HandOff::new();
     let (parked, reached) = (Arc::new(Notify::new()), Reached::default());
     start_workers(&running, &engine, (&intake, taken), &hand_off, &parked, &reached);
-    if service.tells() {
+    if service.emits() {
         start_publisher(&running, &engine, handed);
     }
     let only_listens = service.only_listens();
     let mut asked = service.asked;
-    if !service.heard.is_empty() {
-        let heard: Arc<Table<E>> = Arc::new(service.heard.into_iter().collect());
-        start_consumers(&running, &heard, service.haste, &intake);
-        start_agreement(&running, &engine, &heard, reached);
-        asked.extend(start_retrier(&running, &engine, heard, hand_off, parked, only_listens));
+    if !service.consumed.is_empty() {
+        let consumed: Arc<Table<E>> = Arc::new(service.consumed.into_iter().collect());
+        start_consumers(&running, &consumed, service.haste, &intake);
+        start_agreement(&running, &engine, &consumed, reached);
+        asked.extend(start_retrier(&running, &engine, consumed, hand_off, parked, only_listens));
     }
     let asked = Arc::new(asked);
-    let desk = desk(&running, &asked, &engine, &intake);
-    start_endpoints(&running, asked, desk.clone(), &intake);
+    let ctx = ctx(&running, &asked, &engine, &intake);
+    start_endpoints(&running, asked, ctx.clone(), &intake);
     if let Some(followed) = service.followed {
-        start_follower(&running, followed, desk);
+        start_follower(&running, followed, ctx);
     }
     for timer in service.timers {
         let ticking = Arc::new(Ticking {
             name: timer.name,
             every: timer.every,
             haste: service.haste,
-            tells: timer.tells,
+            emits: timer.emits,
             due: timer.due,
             engine: engine.clone(),
             intake: intake.clone(),
@@ -169,7 +169,7 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
 fn start_workers<E: Engine>(
     running: &Running,
     engine: &Arc<E>,
-    (intake, taken): (&Intake<E::Deed>, UnboundedReceiver<Taken<E::Deed>>),
+    (intake, taken): (&Intake<E::Handler>, UnboundedReceiver<Taken<E::Handler>>),
     hand_off: &HandOff,
     parked: &Arc<Notify>,
     reached: &Reached,
@@ -230,13 +230,13 @@ fn start_publisher<E: Engine>(running: &Running, engine: &Arc<E>, handed: Handed
 fn start_agreement<E: Engine>(
     running: &Running,
     engine: &Arc<E>,
-    heard: &Arc<Table<E>>,
+    consumed: &Arc<Table<E>>,
     reached: Reached,
 ) {
     let agreement = Arc::new(Agreement {
         link: running.link.clone(),
         engine: engine.clone(),
-        streams: streams_of(heard).into_iter().collect(),
+        streams: streams_of(consumed).into_iter().collect(),
         reached,
     });
     // As long as anything is acknowledged.
@@ -248,22 +248,22 @@ fn start_agreement<E: Engine>(
 }
 
 /// The streams of the events that are consumed.
-fn streams_of<E: Engine>(heard: &Table<E>) -> BTreeSet<String> {
-    heard.keys().map(|fact| stream_of(events::producer_of(fact))).collect()
+fn streams_of<E: Engine>(consumed: &Table<E>) -> BTreeSet<String> {
+    consumed.keys().map(|event| stream_of(events::producer_of(event))).collect()
 }
 
 /// One durable consumer for each stream that has an event the service consumes.
 fn start_consumers<E: Engine>(
     running: &Running,
-    heard: &Arc<Table<E>>,
+    consumed: &Arc<Table<E>>,
     haste: Haste,
-    intake: &Intake<E::Deed>,
+    intake: &Intake<E::Handler>,
 ) {
-    for stream in streams_of(heard) {
+    for stream in streams_of(consumed) {
         let consumer = Arc::new(Consumer {
             link: running.link.clone(),
             stream,
-            heard: heard.clone(),
+            consumed: consumed.clone(),
             haste,
             intake: intake.clone(),
             health: running.health.clone(),
@@ -281,7 +281,7 @@ fn start_consumers<E: Engine>(
 fn start_retrier<E: Engine>(
     running: &Running,
     engine: &Arc<E>,
-    heard: Arc<Table<E>>,
+    consumed: Arc<Table<E>>,
     hand_off: HandOff,
     parked: Arc<Notify>,
     only_listens: bool,
@@ -289,7 +289,7 @@ fn start_retrier<E: Engine>(
     let retrier = Arc::new(Retrier {
         engine: engine.clone(),
         link: running.link.clone(),
-        heard,
+        consumed,
         hand_off,
         parked,
         health: running.health.clone(),
@@ -301,23 +301,23 @@ fn start_retrier<E: Engine>(
         let retrier = running_on.clone();
         async move { retrier.run().await }
     });
-    let desk = Arc::new(LetterDesk(retrier));
+    let ctx = Arc::new(DeadLetterEndpoints(retrier));
     ["mesh.letters", "mesh.redrive", "mesh.discard"]
         .into_iter()
         .map(|endpoint| {
-            let desk = desk.clone();
+            let ctx = ctx.clone();
             let how = How::Read(Arc::new(move |_, body: Bytes, _, meta: Meta| {
-                let desk = desk.clone();
+                let ctx = ctx.clone();
                 Box::pin(async move {
                     match endpoint {
-                        "mesh.redrive" => desk.redrive(&body, &meta).await,
-                        "mesh.discard" => desk.discard(&body, &meta).await,
-                        _ => desk.find(&body).await,
+                        "mesh.redrive" => ctx.redrive(&body, &meta).await,
+                        "mesh.discard" => ctx.discard(&body, &meta).await,
+                        _ => ctx.find(&body).await,
                     }
                 })
             }));
             let allow = Allow::Role(Role::Operator);
-            (endpoint, Asked { endpoint, allow, status: 200, tells: &[], how })
+            (endpoint, Asked { endpoint, allow, status: 200, emits: &[], how })
         })
         .collect()
 }
@@ -325,23 +325,28 @@ fn start_retrier<E: Engine>(
 /// The endpoints of a service by name.
 type EndpointTable<E> = BTreeMap<&'static str, Asked<E>>;
 
-fn desk<E: Engine>(
+fn ctx<E: Engine>(
     running: &Running,
     asked: &Arc<EndpointTable<E>>,
     engine: &Arc<E>,
-    intake: &Intake<E::Deed>,
-) -> Desk<E> {
+    intake: &Intake<E::Handler>,
+) -> QueryContext<E> {
     let table = asked.clone();
-    let tells = Arc::new(move |endpoint: &'static str| {
-        table.get(endpoint).map_or(&[][..], |asked| asked.tells)
+    let emits = Arc::new(move |endpoint: &'static str| {
+        table.get(endpoint).map_or(&[][..], |asked| asked.emits)
     });
-    Desk { engine: engine.clone(), intake: intake.clone(), link: running.link.clone(), tells }
+    QueryContext {
+        engine: engine.clone(),
+        intake: intake.clone(),
+        link: running.link.clone(),
+        emits,
+    }
 }
 
-fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, desk: Desk<E>) {
+fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, ctx: QueryContext<E>) {
     let follower = Arc::new(Follower {
         link: running.link.clone(),
-        desk,
+        ctx,
         followed,
         health: running.health.clone(),
     });
@@ -355,14 +360,14 @@ fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, desk: Des
 fn start_endpoints<E: Engine>(
     running: &Running,
     asked: Arc<EndpointTable<E>>,
-    desk: Desk<E>,
-    intake: &Intake<E::Deed>,
+    ctx: QueryContext<E>,
+    intake: &Intake<E::Handler>,
 ) {
     let endpoints = Arc::new(Endpoints {
         link: running.link.clone(),
         asked,
         intake: intake.clone(),
-        desk,
+        ctx,
         health: running.health.clone(),
         reads: running.inward.clone(),
     });

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use events::{Command, Event, Problem, Timestamp};
 
 use crate::{
-    Allow, Desk, Idempotency, Read, engine::Engine, engine::Failure, input::parse, repeat::Key,
-    work::Meta,
+    Allow, Idempotency, QueryContext, Read, engine::Engine, engine::Failure, input::parse,
+    repeat::Key, work::Meta,
 };
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -18,7 +18,7 @@ pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// from these declarations, and a handler that tells anything else fails.
 pub struct Service<E: Engine> {
     pub(crate) name: &'static str,
-    pub(crate) heard: BTreeMap<&'static str, Heard<E>>,
+    pub(crate) consumed: BTreeMap<&'static str, Consumed<E>>,
     pub(crate) asked: BTreeMap<&'static str, Asked<E>>,
     pub(crate) timers: Vec<Timer<E>>,
     pub(crate) followed: Option<Followed<E>>,
@@ -37,13 +37,13 @@ pub(crate) enum Haste {
 }
 
 /// How one fact is taken in.
-pub(crate) struct Heard<E: Engine> {
-    pub(crate) fact: &'static str,
+pub(crate) struct Consumed<E: Engine> {
+    pub(crate) event: &'static str,
     pub(crate) version: u32,
     /// The field that names what it depends on.
     pub(crate) key: &'static str,
-    pub(crate) tells: &'static [&'static str],
-    pub(crate) decode: fn(&[u8]) -> Result<E::Deed, String>,
+    pub(crate) emits: &'static [&'static str],
+    pub(crate) decode: fn(&[u8]) -> Result<E::Handler, String>,
 }
 
 /// How one endpoint is answered.
@@ -51,7 +51,7 @@ pub(crate) struct Asked<E: Engine> {
     pub(crate) endpoint: &'static str,
     pub(crate) allow: Allow,
     pub(crate) status: u16,
-    pub(crate) tells: &'static [&'static str],
+    pub(crate) emits: &'static [&'static str],
     pub(crate) how: How<E>,
 }
 
@@ -65,7 +65,7 @@ pub(crate) enum How<E: Engine> {
 
 /// A command that was read, and what its key stands for.
 pub(crate) struct Asking<D> {
-    pub(crate) deed: D,
+    pub(crate) handler: D,
     pub(crate) idempotency: Option<Idempotency>,
 }
 
@@ -74,41 +74,43 @@ impl<D> Asking<D> {
     pub(crate) fn read<C: Command>(
         body: &[u8],
         key: Option<&Key>,
-        deed: fn(C) -> D,
+        handler: fn(C) -> D,
     ) -> Result<Self, Problem> {
         let command: C = parse(body)?;
         let idempotency = key.map(|key| key.of(&command));
-        Ok(Self { deed: deed(command), idempotency })
+        Ok(Self { handler: handler(command), idempotency })
     }
 }
 
 pub(crate) type DecodeFn<E> =
-    fn(&[u8], Option<&Key>) -> Result<Asking<<E as Engine>::Deed>, Problem>;
+    fn(&[u8], Option<&Key>) -> Result<Asking<<E as Engine>::Handler>, Problem>;
 
-pub(crate) type ReadFn<E> =
-    dyn Fn(Desk<E>, Bytes, Option<Key>, Meta) -> BoxFuture<Result<Bytes, Problem>> + Send + Sync;
+pub(crate) type ReadFn<E> = dyn Fn(QueryContext<E>, Bytes, Option<Key>, Meta) -> BoxFuture<Result<Bytes, Problem>>
+    + Send
+    + Sync;
 
 /// What comes due by itself.
 pub(crate) struct Timer<E: Engine> {
     pub(crate) name: &'static str,
     pub(crate) every: Duration,
-    pub(crate) tells: &'static [&'static str],
+    pub(crate) emits: &'static [&'static str],
     pub(crate) due: Arc<DueFn<E>>,
 }
 
-pub(crate) type DueFn<E> =
-    dyn Fn(Arc<E>, Timestamp) -> BoxFuture<Result<Vec<<E as Engine>::Deed>, Failure>> + Send + Sync;
+pub(crate) type DueFn<E> = dyn Fn(Arc<E>, Timestamp) -> BoxFuture<Result<Vec<<E as Engine>::Handler>, Failure>>
+    + Send
+    + Sync;
 
 /// Whose facts are read as whole streams, and what is done with them.
 pub(crate) struct Followed<E: Engine> {
-    pub(crate) facts: &'static [&'static str],
+    pub(crate) events: &'static [&'static str],
     /// Facts of one stream that are read before they are taken in, about.
     pub(crate) piece: usize,
     pub(crate) take: Arc<TakeFn<E>>,
 }
 
 pub(crate) type TakeFn<E> =
-    dyn Fn(Desk<E>, Arc<Read>) -> BoxFuture<Result<(), Failure>> + Send + Sync;
+    dyn Fn(QueryContext<E>, Arc<Read>) -> BoxFuture<Result<(), Failure>> + Send + Sync;
 
 /// What a service declares of itself, for proofs, topology and diagrams.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +118,7 @@ pub struct Wiring {
     /// The service.
     pub service: &'static str,
     /// Each fact it hears, with the facts that may follow.
-    pub hears: Vec<(&'static str, &'static [&'static str])>,
+    pub consumes: Vec<(&'static str, &'static [&'static str])>,
     /// Each endpoint it answers, with the facts that may follow.
     pub answers: Vec<(&'static str, &'static [&'static str])>,
     /// Each timer, with the facts that may follow.
@@ -130,7 +132,7 @@ impl<E: Engine> Service<E> {
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
-            heard: BTreeMap::new(),
+            consumed: BTreeMap::new(),
             asked: BTreeMap::new(),
             timers: Vec::new(),
             followed: None,
@@ -156,10 +158,14 @@ impl<E: Engine> Service<E> {
     pub fn wiring(&self) -> Wiring {
         Wiring {
             service: self.name,
-            hears: self.heard.values().map(|heard| (heard.fact, heard.tells)).collect(),
-            answers: self.asked.values().map(|asked| (asked.endpoint, asked.tells)).collect(),
-            timers: self.timers.iter().map(|timer| (timer.name, timer.tells)).collect(),
-            follows: self.followed.iter().flat_map(|followed| followed.facts).copied().collect(),
+            consumes: self
+                .consumed
+                .values()
+                .map(|consumed| (consumed.event, consumed.emits))
+                .collect(),
+            answers: self.asked.values().map(|asked| (asked.endpoint, asked.emits)).collect(),
+            timers: self.timers.iter().map(|timer| (timer.name, timer.emits)).collect(),
+            follows: self.followed.iter().flat_map(|followed| followed.events).copied().collect(),
         }
     }
 
@@ -168,51 +174,50 @@ impl<E: Engine> Service<E> {
     pub fn reads<C, F, R>(mut self, allow: Allow, read: F) -> Self
     where
         C: Command,
-        F: Fn(Desk<E>, C, Meta) -> R + Clone + Send + Sync + 'static,
+        F: Fn(QueryContext<E>, C, Meta) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<C::Reply, Problem>> + Send + 'static,
     {
-        let how =
-            How::Read(Arc::new(move |desk, body: Bytes, key: Option<Key>, mut meta: Meta| {
-                let read = read.clone();
-                Box::pin(async move {
-                    let command = parse::<C>(&body)?;
-                    meta.idempotency = key.map(|key| key.of(&command));
-                    let reply = read(desk, command, meta).await?;
-                    Ok(serde_json::to_vec(&reply).expect("replies are plain data").into())
-                })
-            }));
-        self.add(Asked { endpoint: C::ENDPOINT, allow, status: C::STATUS, tells: &[], how });
+        let how = How::Read(Arc::new(move |ctx, body: Bytes, key: Option<Key>, mut meta: Meta| {
+            let read = read.clone();
+            Box::pin(async move {
+                let command = parse::<C>(&body)?;
+                meta.idempotency = key.map(|key| key.of(&command));
+                let reply = read(ctx, command, meta).await?;
+                Ok(serde_json::to_vec(&reply).expect("replies are plain data").into())
+            })
+        }));
+        self.add(Asked { endpoint: C::ENDPOINT, allow, status: C::STATUS, emits: &[], how });
         self
     }
 
     /// Takes over what another service handles and decides, for an engine of the same deeds.
     #[cfg(feature = "sim")]
-    pub(crate) fn take_over<F: Engine<Deed = E::Deed>>(&mut self, other: Service<F>) {
-        self.heard.extend(other.heard.into_iter().map(|(fact, heard)| {
-            let Heard { fact: name, version, key, tells, decode } = heard;
-            (fact, Heard { fact: name, version, key, tells, decode })
+    pub(crate) fn take_over<F: Engine<Handler = E::Handler>>(&mut self, other: Service<F>) {
+        self.consumed.extend(other.consumed.into_iter().map(|(event, consumed)| {
+            let Consumed { event: name, version, key, emits, decode } = consumed;
+            (event, Consumed { event: name, version, key, emits, decode })
         }));
         self.asked.extend(other.asked.into_iter().filter_map(|(endpoint, asked)| {
-            let Asked { endpoint: name, allow, status, tells, how } = asked;
+            let Asked { endpoint: name, allow, status, emits, how } = asked;
             let How::Decided(decode) = how else { return None };
             Some((
                 endpoint,
-                Asked { endpoint: name, allow, status, tells, how: How::Decided(decode) },
+                Asked { endpoint: name, allow, status, emits, how: How::Decided(decode) },
             ))
         }));
     }
 
     /// Whether it tells any fact at all.
-    pub(crate) fn tells(&self) -> bool {
-        let heard = self.heard.values().map(|heard| heard.tells);
-        let asked = self.asked.values().map(|asked| asked.tells);
-        let timers = self.timers.iter().map(|timer| timer.tells);
-        heard.chain(asked).chain(timers).any(|tells| !tells.is_empty())
+    pub(crate) fn emits(&self) -> bool {
+        let consumed = self.consumed.values().map(|consumed| consumed.emits);
+        let asked = self.asked.values().map(|asked| asked.emits);
+        let timers = self.timers.iter().map(|timer| timer.emits);
+        consumed.chain(asked).chain(timers).any(|emits| !emits.is_empty())
     }
 
     /// Whether nobody waits for what it makes of the events it consumes.
     pub(crate) fn only_listens(&self) -> bool {
-        self.haste == Haste::Later || !self.tells()
+        self.haste == Haste::Later || !self.emits()
     }
 
     pub(crate) fn add(&mut self, asked: Asked<E>) {
@@ -223,11 +228,11 @@ impl<E: Engine> Service<E> {
     pub(crate) fn listen<F: Event>(
         &mut self,
         key: &'static str,
-        tells: &'static [&'static str],
-        decode: fn(&[u8]) -> Result<E::Deed, String>,
+        emits: &'static [&'static str],
+        decode: fn(&[u8]) -> Result<E::Handler, String>,
     ) {
-        let heard = Heard { fact: F::FACT, version: F::VERSION, key, tells, decode };
-        let before = self.heard.insert(F::FACT, heard);
+        let consumed = Consumed { event: F::NAME, version: F::VERSION, key, emits, decode };
+        let before = self.consumed.insert(F::NAME, consumed);
         assert!(before.is_none(), "a fact is heard once");
     }
 }

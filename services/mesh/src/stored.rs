@@ -7,11 +7,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::{HeaderMap, HeaderName, Message, Subscriber, header::NATS_MESSAGE_ID};
 use bytes::Bytes;
-use events::{Envelope, Problem, SagaId, Timestamp, fact_of_subject, producer_of};
+use events::{Envelope, Problem, SagaId, Timestamp, event_of_subject, producer_of};
 use futures::StreamExt;
 use uuid::Uuid;
 
-use crate::{Asker, ConsumerState, Link, ask::away, link::stream_of, message::unpack};
+use crate::{ConsumerState, Link, MeshClient, client::away, link::stream_of, message::unpack};
 
 /// Messages read at once at most.
 pub const STORED_MESSAGES_MAX: usize = 1_000;
@@ -37,7 +37,7 @@ pub struct StoredMessage {
     /// `Nats-Msg-Id`; nil when it has none.
     pub id: Uuid,
     /// Its events.
-    pub facts: Vec<Fact>,
+    pub events: Vec<StoredEvent>,
 }
 
 /// From where to where a stream reaches, and which stream of its name it is.
@@ -54,7 +54,7 @@ pub struct Extent {
 
 /// An event passing by, live or stored.
 #[derive(Debug, Clone)]
-pub struct Fact {
+pub struct StoredEvent {
     subject: Arc<str>,
     position: u64,
     message_id: Uuid,
@@ -81,20 +81,20 @@ impl StoredMessage {
         let id = map.and_then(|map| map.get(NATS_MESSAGE_ID)?.as_str().parse().ok());
         let id: Uuid = id.unwrap_or_default();
         let events = unpack(&message.payload).unwrap_or_else(|_| vec![message.payload.clone()]);
-        let fact = |(place, event): (usize, Bytes)| {
+        let event = |(place, event): (usize, Bytes)| {
             let place = (place as u64).min(EVENTS_A_SEQUENCE - 1);
             let position = sequence * EVENTS_A_SEQUENCE + place;
-            Fact { message_id: id, ..Fact::of(subject.clone(), position, event) }
+            StoredEvent { message_id: id, ..StoredEvent::of(subject.clone(), position, event) }
         };
-        let facts = events.into_iter().enumerate().map(fact).collect();
-        Self { sequence, id, facts }
+        let events = events.into_iter().enumerate().map(event).collect();
+        Self { sequence, id, events }
     }
 }
 
-impl Fact {
+impl StoredEvent {
     /// The event of an envelope; one that cannot be read has only a position and its bytes.
     pub(crate) fn of(subject: Arc<str>, position: u64, event: Bytes) -> Self {
-        let mut fact = Self {
+        let mut stored = Self {
             subject,
             position,
             message_id: Uuid::nil(),
@@ -110,21 +110,21 @@ impl Fact {
         if let Ok(envelope) = Envelope::decode(&event) {
             let trace_id = envelope.traceparent.as_deref();
             let trace_id = trace_id.and_then(|parent| parent.split('-').nth(1));
-            fact.about = envelope.subject.parse().ok();
-            fact.event_id = Some(envelope.id.0);
-            fact.saga_id = Some(envelope.sagaid);
-            fact.cause_id = envelope.causationid;
-            fact.attempt = envelope.attempt.unwrap_or(1);
-            fact.trace_id = trace_id.filter(|id| id.len() == 32).map(str::to_owned);
-            fact.at = Some(envelope.time);
-            fact.payload = event.slice_ref(envelope.data.get().as_bytes());
+            stored.about = envelope.subject.parse().ok();
+            stored.event_id = Some(envelope.id.0);
+            stored.saga_id = Some(envelope.sagaid);
+            stored.cause_id = envelope.causationid;
+            stored.attempt = envelope.attempt.unwrap_or(1);
+            stored.trace_id = trace_id.filter(|id| id.len() == 32).map(str::to_owned);
+            stored.at = Some(envelope.time);
+            stored.payload = event.slice_ref(envelope.data.get().as_bytes());
         }
-        fact
+        stored
     }
 
     /// `<service>.<event>`, for example `payment.completed`; empty for anything else.
     pub fn name(&self) -> &str {
-        fact_of_subject(self.subject()).unwrap_or_default()
+        event_of_subject(self.subject()).unwrap_or_default()
     }
 
     /// The service that emitted it.
@@ -193,7 +193,7 @@ impl Fact {
     }
 }
 
-impl Asker {
+impl MeshClient {
     /// Events of a service after a position, in order, of at most `limit` messages; none at
     /// all mean that there are no more.
     ///
@@ -204,16 +204,17 @@ impl Asker {
         service: &str,
         after: u64,
         limit: usize,
-    ) -> Result<Vec<Fact>, Problem> {
+    ) -> Result<Vec<StoredEvent>, Problem> {
         let mut from = (after + 1) / EVENTS_A_SEQUENCE;
         loop {
             let messages = self.stored_messages(service, from, limit).await?;
             let Some(last) = messages.last() else { return Ok(Vec::new()) };
             from = last.sequence + 1;
-            let mut facts: Vec<Fact> = messages.into_iter().flat_map(|one| one.facts).collect();
-            facts.retain(|fact| fact.position > after);
-            if !facts.is_empty() {
-                return Ok(facts);
+            let mut events: Vec<StoredEvent> =
+                messages.into_iter().flat_map(|one| one.events).collect();
+            events.retain(|event| event.position > after);
+            if !events.is_empty() {
+                return Ok(events);
             }
         }
     }
@@ -248,7 +249,7 @@ impl Asker {
     }
 }
 
-impl Asker {
+impl MeshClient {
     /// What a service's stream has, and when it was made.
     ///
     /// # Errors
@@ -272,7 +273,7 @@ impl Asker {
     }
 }
 
-impl Asker {
+impl MeshClient {
     /// The consumers of the stream of a service.
     ///
     /// # Errors
@@ -423,21 +424,21 @@ mod tests {
     #[test]
     fn the_events_of_a_message_are_known_live_and_stored() {
         for subject in ["live.onsale.payment.completed.v1.-", "_INBOX.abc"] {
-            let facts = message(subject, &format!("[{EVENT},{EVENT}]")).facts;
-            let places: Vec<u64> = facts.iter().map(Fact::position).collect();
+            let events = message(subject, &format!("[{EVENT},{EVENT}]")).events;
+            let places: Vec<u64> = events.iter().map(StoredEvent::position).collect();
             assert_eq!(places, [42 * EVENTS_A_SEQUENCE, 42 * EVENTS_A_SEQUENCE + 1]);
-            let fact = &facts[1];
-            assert_eq!((fact.name(), fact.service()), ("payment.completed", "payment"));
-            assert_eq!((fact.sequence(), fact.payload().as_ref()), (42, br#"{"n":1}"#.as_ref()));
-            assert_eq!(fact.about(), "018f0000-0000-7000-8000-000000000002".parse().ok());
+            let event = &events[1];
+            assert_eq!((event.name(), event.service()), ("payment.completed", "payment"));
+            assert_eq!((event.sequence(), event.payload().as_ref()), (42, br#"{"n":1}"#.as_ref()));
+            assert_eq!(event.about(), "018f0000-0000-7000-8000-000000000002".parse().ok());
         }
     }
 
     #[test]
     fn an_event_that_cannot_be_read_keeps_its_place() {
-        let facts = message("_INBOX.abc", &format!("[{{}},{EVENT}]")).facts;
-        assert_eq!((facts[0].event_id(), facts[0].payload().as_ref()), (None, b"{}".as_ref()));
-        assert!(facts[1].event_id().is_some());
-        assert_eq!(message("_INBOX.abc", "nonsense").facts.len(), 1);
+        let events = message("_INBOX.abc", &format!("[{{}},{EVENT}]")).events;
+        assert_eq!((events[0].event_id(), events[0].payload().as_ref()), (None, b"{}".as_ref()));
+        assert!(events[1].event_id().is_some());
+        assert_eq!(message("_INBOX.abc", "nonsense").events.len(), 1);
     }
 }

@@ -44,7 +44,7 @@ pub struct Delivered {
 /// What makes work of messages and commands, and tries parked events.
 pub struct Kit<E: Engine> {
     link: Link,
-    heard: Arc<Table<E>>,
+    consumed: Arc<Table<E>>,
     asked: BTreeMap<&'static str, Asked<E>>,
     hand_off: HandOff,
     handed: Mutex<Handed>,
@@ -56,7 +56,7 @@ impl<E: Engine> Kit<E> {
         let (hand_off, handed) = HandOff::new();
         Self {
             link: Link::unconnected(service.name).await,
-            heard: Arc::new(service.heard.into_iter().collect()),
+            consumed: Arc::new(service.consumed.into_iter().collect()),
             asked: service.asked,
             hand_off,
             handed: Mutex::new(handed),
@@ -67,10 +67,10 @@ impl<E: Engine> Kit<E> {
     ///
     /// # Panics
     /// When its events are no JSON.
-    pub fn message(&self, delivered: &Delivered) -> Work<E::Deed> {
+    pub fn message(&self, delivered: &Delivered) -> Work<E::Handler> {
         let payload = [b"[".as_slice(), &delivered.events.join(&b","[..]), b"]"].concat();
         let subject = delivered.subject.as_str();
-        let entries = entries_of(&self.heard, subject, &payload.into());
+        let entries = entries_of(&self.consumed, subject, &payload.into());
         let delivery = Delivery {
             subject: subject.into(),
             message: None,
@@ -86,17 +86,17 @@ impl<E: Engine> Kit<E> {
     ///
     /// # Panics
     /// When the service does not decide it.
-    pub fn command<C: Command>(&self, command: &C, key: Option<Idempotency>) -> Work<E::Deed> {
+    pub fn command<C: Command>(&self, command: &C, key: Option<Idempotency>) -> Work<E::Handler> {
         let asked = &self.asked[C::ENDPOINT];
         let How::Decided(decode) = &asked.how else { panic!("{} is only read", C::ENDPOINT) };
         let body = serde_json::to_vec(command).expect("commands are plain data");
-        let Ok(Asking { deed, .. }) = decode(&body, None) else {
+        let Ok(Asking { handler, .. }) = decode(&body, None) else {
             panic!("{} cannot be read", C::ENDPOINT)
         };
         let mut meta = Meta::inside(SagaId(Uuid::now_v7()));
-        (meta.name, meta.may_tell) = (asked.endpoint, asked.tells);
+        (meta.name, meta.may_emit) = (asked.endpoint, asked.emits);
         (meta.caller, meta.idempotency) = (Caller::Anonymous, key);
-        Work::command(deed, meta, Settle::Nobody)
+        Work::command(handler, meta, Settle::Nobody)
     }
 
     /// Makes an attempt at a parked event that was leased, as a running service does; whether
@@ -108,7 +108,7 @@ impl<E: Engine> Kit<E> {
         let retrier = Retrier {
             engine: engine.clone(),
             link: self.link.clone(),
-            heard: self.heard.clone(),
+            consumed: self.consumed.clone(),
             hand_off: self.hand_off.clone(),
             parked: Arc::new(Notify::new()),
             health: Health::default(),

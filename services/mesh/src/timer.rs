@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use crate::{
     clock,
-    courtesy::Courtesy,
     deadline::within,
     engine::{Engine, Failure},
     intake::Intake,
     service::{DueFn, Haste},
+    throttle::Throttle,
     work::{Done, Meta, Settle, Underway, Work},
 };
 
@@ -30,10 +30,10 @@ pub(crate) struct Ticking<E: Engine> {
     pub(crate) every: Duration,
     /// How soon what is due is taken in.
     pub(crate) haste: Haste,
-    pub(crate) tells: &'static [&'static str],
+    pub(crate) emits: &'static [&'static str],
     pub(crate) due: Arc<DueFn<E>>,
     pub(crate) engine: Arc<E>,
-    pub(crate) intake: Intake<E::Deed>,
+    pub(crate) intake: Intake<E::Handler>,
 }
 
 impl<E: Engine> Ticking<E> {
@@ -44,11 +44,11 @@ impl<E: Engine> Ticking<E> {
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut courtesy, mut worked) = (Courtesy::default(), Duration::ZERO);
+        let (mut throttle, mut worked) = (Throttle::default(), Duration::ZERO);
         loop {
             let next = async {
                 match self.haste {
-                    Haste::Later => courtesy.rest(self.every, worked).await,
+                    Haste::Later => throttle.rest(self.every, worked).await,
                     Haste::Soon | Haste::AtOnce => drop(ticks.tick().await),
                 }
             };
@@ -74,11 +74,11 @@ impl<E: Engine> Ticking<E> {
         let due =
             within(DUE_TIMEOUT, self.name, due).await.inspect_err(|_| self.engine.given_up())??;
         let (underway, done) = Underway::begin();
-        for deed in due {
+        for handler in due {
             let id = Uuid::now_v7();
-            let (name, may_tell) = (self.name, self.tells);
-            let meta = Meta { name, may_tell, id, ..Meta::inside(SagaId(id)) };
-            let mut work = Work::command(deed, meta, Settle::Nobody);
+            let (name, may_emit) = (self.name, self.emits);
+            let meta = Meta { name, may_emit, id, ..Meta::inside(SagaId(id)) };
+            let mut work = Work::command(handler, meta, Settle::Nobody);
             work.underway = Some(underway.clone());
             if self.intake.send(work).await.is_err() {
                 break;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_nats::jetstream::{self, ErrorCode};
-use events::{fact_of_subject, producer_of};
+use events::{event_of_subject, producer_of};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -200,24 +200,25 @@ impl Topology {
         let mut wrong = Vec::new();
         let mut wanted: BTreeMap<(String, String), BTreeSet<&str>> = BTreeMap::new();
         for wiring in wirings {
-            for (fact, _) in &wiring.hears {
-                let place = (stream_of(producer_of(fact)), wiring.service.to_owned());
-                wanted.entry(place).or_default().insert(fact);
+            for (event, _) in &wiring.consumes {
+                let place = (stream_of(producer_of(event)), wiring.service.to_owned());
+                wanted.entry(place).or_default().insert(event);
             }
-            let all = wiring.hears.iter().chain(&wiring.answers).chain(&wiring.timers);
-            let told: BTreeSet<&str> = all.flat_map(|(_, tells)| tells.iter().copied()).collect();
+            let all = wiring.consumes.iter().chain(&wiring.answers).chain(&wiring.timers);
+            let emitted: BTreeSet<&str> =
+                all.flat_map(|(_, emits)| emits.iter().copied()).collect();
             wrong.extend(
-                told.into_iter()
-                    .filter(|fact| !self.keeps(fact))
-                    .map(|fact| format!("{} tells {fact}, which no stream keeps", wiring.service)),
+                emitted.into_iter().filter(|event| !self.keeps(event)).map(|event| {
+                    format!("{} tells {event}, which no stream keeps", wiring.service)
+                }),
             );
         }
-        for (place, facts) in &wanted {
-            let filters = self.consumers.get(place).map(filtered_facts).unwrap_or_default();
+        for (place, events) in &wanted {
+            let filters = self.consumers.get(place).map(filtered_events).unwrap_or_default();
             let (stream, service) = place;
-            if filters.iter().map(String::as_str).ne(facts.iter().copied()) {
+            if filters.iter().map(String::as_str).ne(events.iter().copied()) {
                 wrong.push(format!(
-                    "consumer {stream}.{service} takes {filters:?}, but {service} hears {facts:?}"
+                    "consumer {stream}.{service} takes {filters:?}, but {service} hears {events:?}"
                 ));
             }
         }
@@ -229,10 +230,10 @@ impl Topology {
     }
 
     /// Whether the stream of a fact's teller keeps it.
-    fn keeps(&self, fact: &str) -> bool {
-        let subject = format!("onsale.{}.>", producer_of(fact));
+    fn keeps(&self, event: &str) -> bool {
+        let subject = format!("onsale.{}.>", producer_of(event));
         self.streams
-            .get(&stream_of(producer_of(fact)))
+            .get(&stream_of(producer_of(event)))
             .is_some_and(|config| strings(config, "subjects").any(|kept| kept == subject))
     }
 
@@ -365,10 +366,10 @@ fn parse_file(
 
 /// The facts that a consumer's filters let through; a filter that is not one fact in all
 /// its schedules stays as it is, so that it equals none.
-fn filtered_facts(config: &Map<String, Value>) -> BTreeSet<String> {
+fn filtered_events(config: &Map<String, Value>) -> BTreeSet<String> {
     strings(config, "filter_subjects")
-        .map(|filter| match fact_of_subject(filter) {
-            Some(fact) if *filter == format!("onsale.{fact}.v1.>") => fact.to_owned(),
+        .map(|filter| match event_of_subject(filter) {
+            Some(event) if *filter == format!("onsale.{event}.v1.>") => event.to_owned(),
             _ => filter.to_owned(),
         })
         .collect()
@@ -405,7 +406,7 @@ mod tests {
     fn payment() -> Wiring {
         Wiring {
             service: "payment",
-            hears: vec![("point.refunded", &["point.charged"])],
+            consumes: vec![("point.refunded", &["point.charged"])],
             answers: vec![],
             timers: vec![],
             follows: vec![],
@@ -433,9 +434,9 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_of_nobody_and_a_fact_in_no_stream_are_named() {
+    fn a_consumer_of_nobody_and_an_event_in_no_stream_are_named() {
         let topology = topology(r#"["onsale.point.refunded.v1.>"]"#);
-        let deaf = Wiring { hears: vec![], ..payment() };
+        let deaf = Wiring { consumes: vec![], ..payment() };
         assert_eq!(topology.compare(&[deaf]).len(), 1);
         let loud = Wiring { timers: vec![("late", &["payment.failed"])], ..payment() };
         let wrong = topology.compare(&[loud]);

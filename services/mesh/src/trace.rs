@@ -24,7 +24,7 @@ use opentelemetry_sdk::{
     trace::{BatchConfig, BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider},
 };
 
-use crate::turn::Told;
+use crate::context::Emitted;
 
 /// The header that carries the context.
 pub const TRACEPARENT: &str = "traceparent";
@@ -188,8 +188,8 @@ impl Tracer {
     }
 
     /// The span of a heard fact being taken in.
-    pub fn process(&self, fact: &'static str, parent: &TraceParent) -> Span {
-        self.start(SpanKind::Consumer, parent, || format!("process {fact}").into())
+    pub fn process(&self, event: &'static str, parent: &TraceParent) -> Span {
+        self.start(SpanKind::Consumer, parent, || format!("process {event}").into())
     }
 
     fn start(
@@ -274,7 +274,7 @@ impl Span {
 
     /// The span in which this one emits an event. It is made when the event is, so that its
     /// context can travel in the event, and ends when that is stored.
-    pub(crate) fn publishing(&self, name: &str, event: &Told) -> Span {
+    pub(crate) fn publishing(&self, name: &str, event: &Emitted) -> Span {
         let Self::On(open) = self else { return Self::Off(self.parent()) };
         let context = self.parent().context();
         let builder =
@@ -283,7 +283,7 @@ impl Span {
         let mut span = Self::On(Box::new(Open { span, tracer: open.tracer.clone() }));
         span.message(Messaging {
             operation: "publish",
-            fact: name,
+            event: name,
             subject: &event.subject,
             event_id: event.event_id,
             saga_id: event.saga_id,
@@ -320,7 +320,7 @@ impl Span {
     /// conventions for messaging.
     pub(crate) fn message(&mut self, about: Messaging<'_>) {
         self.saga(about.saga_id);
-        self.note("onsale.fact", || about.fact.to_owned());
+        self.note("onsale.fact", || about.event.to_owned());
         self.note("messaging.system", || "nats");
         self.note("messaging.operation.name", || about.operation);
         self.note("messaging.operation.type", || match about.operation {
@@ -372,7 +372,7 @@ impl Span {
 pub(crate) struct Messaging<'a> {
     /// `publish` or `process`.
     pub(crate) operation: &'static str,
-    pub(crate) fact: &'a str,
+    pub(crate) event: &'a str,
     pub(crate) subject: &'a str,
     pub(crate) event_id: EventId,
     pub(crate) saga_id: SagaId,

@@ -60,7 +60,7 @@ impl Done {
 /// One event or command and all that is known of it.
 pub struct Entry<D> {
     /// What is to be done, or why that cannot be read.
-    pub(crate) deed: Result<D, String>,
+    pub(crate) handler: Result<D, String>,
     /// Where it comes from.
     pub(crate) meta: Meta,
     /// The event as it came; empty for a command.
@@ -73,9 +73,14 @@ pub struct Entry<D> {
 
 impl<D> Work<D> {
     /// A command, or what a timer has found.
-    pub(crate) fn command(deed: D, meta: Meta, settle: Settle) -> Self {
-        let entry =
-            Entry { deed: Ok(deed), meta, raw: Bytes::new(), key_field: "", span: Span::default() };
+    pub(crate) fn command(handler: D, meta: Meta, settle: Settle) -> Self {
+        let entry = Entry {
+            handler: Ok(handler),
+            meta,
+            raw: Bytes::new(),
+            key_field: "",
+            span: Span::default(),
+        };
         Self { entries: vec![entry], settle, underway: None }
     }
 
@@ -119,7 +124,7 @@ pub struct Meta {
     /// The event, endpoint or timer: a name of low cardinality.
     pub name: &'static str,
     /// The events that may follow.
-    pub may_tell: &'static [&'static str],
+    pub may_emit: &'static [&'static str],
     /// The event's id; `None` for commands and timers.
     pub event_id: Option<EventId>,
     /// The id offered for what this makes.
@@ -145,7 +150,7 @@ impl Meta {
     pub fn inside(saga_id: SagaId) -> Self {
         Self {
             name: "inside",
-            may_tell: &[],
+            may_emit: &[],
             event_id: None,
             id: crate::clock::new_id(),
             saga_id,
@@ -233,7 +238,7 @@ impl Delivery {
 
     /// Tells the broker. What it does not learn it sends again.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
-    pub(crate) async fn tell(&self, how: AckKind) {
+    pub(crate) async fn emit(&self, how: AckKind) {
         if let Some(message) = &self.message {
             let _ = within(SEND_TIMEOUT, BROKER, message.ack_with(how)).await;
         }

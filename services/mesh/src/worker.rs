@@ -72,13 +72,13 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 pub(crate) struct Worker<E: Engine> {
     pub(crate) engine: Arc<E>,
     pub(crate) link: Link,
-    pub(crate) taken: Arc<Mutex<mpsc::UnboundedReceiver<Taken<E::Deed>>>>,
+    pub(crate) taken: Arc<Mutex<mpsc::UnboundedReceiver<Taken<E::Handler>>>>,
     /// Batches at work in this service.
     pub(crate) at_work: watch::Sender<usize>,
     /// Events of the last batch in this service.
     pub(crate) last: Arc<AtomicUsize>,
     /// Puts an early command back; weak, so that workers do not keep their own intake open.
-    pub(crate) intake: WeakIntake<E::Deed>,
+    pub(crate) intake: WeakIntake<E::Handler>,
     pub(crate) hand_off: HandOff,
     /// The highest messages that were acknowledged.
     pub(crate) reached: Reached,
@@ -89,7 +89,7 @@ pub(crate) struct Worker<E: Engine> {
     pub(crate) stop: CancellationToken,
 }
 
-type Batch<E> = Vec<Work<<E as Engine>::Deed>>;
+type Batch<E> = Vec<Work<<E as Engine>::Handler>>;
 
 /// A batch that was taken, with what is held until it has ended.
 struct Taking<E: Engine> {
@@ -160,10 +160,10 @@ impl<E: Engine> Worker<E> {
     /// What comes while a batch of so many events waits for company, if it does.
     async fn company(
         &self,
-        waiting: &mut mpsc::UnboundedReceiver<Taken<E::Deed>>,
+        waiting: &mut mpsc::UnboundedReceiver<Taken<E::Handler>>,
         events: usize,
         since: Instant,
-    ) -> Option<Taken<E::Deed>> {
+    ) -> Option<Taken<E::Handler>> {
         let mut at_work = self.at_work.subscribe();
         loop {
             let is_beside = *at_work.borrow_and_update() > 0 && events < BESIDE_EVENTS_MIN;
@@ -215,7 +215,7 @@ impl<E: Engine> Worker<E> {
 
     /// One message or command in a transaction of its own. Returns it when the store was lost
     /// meanwhile.
-    async fn run_alone(&self, work: Work<E::Deed>) -> Batch<E> {
+    async fn run_alone(&self, work: Work<E::Handler>) -> Batch<E> {
         let mut batch = vec![work];
         // A store that lacks a table refuses everything; that is no fault of what came.
         if let Err(failure) = self.engine.check().await {
@@ -264,7 +264,11 @@ impl<E: Engine> Worker<E> {
 
     /// Of two batches that make the same thing at once, the second to commit is rolled back
     /// and decided again: then it finds what the first has made.
-    async fn until_it_wins(&self, batch: &mut [Work<E::Deed>], care: Care) -> Result<Ran, Failure> {
+    async fn until_it_wins(
+        &self,
+        batch: &mut [Work<E::Handler>],
+        care: Care,
+    ) -> Result<Ran, Failure> {
         let mut runs = 1;
         loop {
             match self.engine.run(batch, care).await {
@@ -314,7 +318,7 @@ impl<E: Engine> Worker<E> {
             if told_at.elapsed() >= PROGRESS_EVERY {
                 told_at = Instant::now();
                 for delivery in messages.iter().filter_map(Work::delivery) {
-                    delivery.tell(AckKind::Progress).await;
+                    delivery.emit(AckKind::Progress).await;
                 }
             }
         }
@@ -364,7 +368,7 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Lets one sender know the end.
-    async fn settle(&self, mut work: Work<E::Deed>, outcome: Outcome, replies: &mut Replies) {
+    async fn settle(&self, mut work: Work<E::Handler>, outcome: Outcome, replies: &mut Replies) {
         match outcome {
             Outcome::Done(answered) => {
                 let is_message = work.delivery().is_some();
@@ -388,7 +392,7 @@ impl<E: Engine> Worker<E> {
     }
 
     /// What a command depends on is not here yet.
-    async fn wait(&self, mut work: Work<E::Deed>, problem: Problem) {
+    async fn wait(&self, mut work: Work<E::Handler>, problem: Problem) {
         let entry = &mut work.entries[0];
         entry.span.note("onsale.waited_for", || problem.detail.clone());
         if entry.meta.received.elapsed() > PATIENCE {
@@ -405,7 +409,7 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Acknowledges, or answers whoever asked.
-    async fn answer(&self, work: Work<E::Deed>, answered: Answered) {
+    async fn answer(&self, work: Work<E::Handler>, answered: Answered) {
         let mut replies = Replies::default();
         self.answer_among(work, answered, &mut replies).await;
         replies.send(&self.link).await;
@@ -414,14 +418,14 @@ impl<E: Engine> Worker<E> {
     /// The same, where what goes out over NATS is left to be sent.
     async fn answer_among(
         &self,
-        mut work: Work<E::Deed>,
+        mut work: Work<E::Handler>,
         answered: Answered,
         replies: &mut Replies,
     ) {
         match work.settle {
             Settle::Ack(delivery) => {
                 self.reached.note(&delivery);
-                delivery.tell(AckKind::Ack).await;
+                delivery.emit(AckKind::Ack).await;
             }
             Settle::Reply(to) => {
                 work.entries[0].span.status(answered.status);
@@ -439,7 +443,7 @@ impl<E: Engine> Worker<E> {
         for work in batch {
             if let Settle::Ack(delivery) = &work.settle {
                 let again = AckKind::Nak((!after.is_zero()).then_some(after));
-                delivery.tell(again).await;
+                delivery.emit(again).await;
             } else if !after.is_zero() {
                 self.answer(work, Answered::refused(&unavailable(&self.link))).await;
             }
@@ -471,7 +475,7 @@ pub(crate) fn open_span<D>(link: &Link, entry: &Entry<D>, subject: Option<&str>)
     let mut span = tracer.process(meta.name, &meta.trace);
     span.message(Messaging {
         operation: "process",
-        fact: meta.name,
+        event: meta.name,
         subject: subject.unwrap_or(meta.name),
         event_id,
         saga_id: meta.saga_id,

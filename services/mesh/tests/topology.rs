@@ -13,10 +13,10 @@ use servers::{Options, Servers};
 /// How long anything may take that is waited for.
 const LIMIT: Duration = Duration::from_secs(10);
 /// The services that have a stream of their own.
-const TELLERS: [&str; 8] =
+const PRODUCERS: [&str; 8] =
     ["user", "concert", "queue", "reservation", "payment", "point", "notification", "audit"];
 /// Those, the dead letters and the broker's reports.
-const STREAMS: usize = TELLERS.len() + 2;
+const STREAMS: usize = PRODUCERS.len() + 2;
 
 fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../jetstream").join(folder);
@@ -148,15 +148,15 @@ async fn a_full_stream_refuses_and_forgets_nothing() {
     let servers = applied().await;
     let (provisioner, _) = user(&servers, "provisioner").await;
     let provisioner = jetstream::new(provisioner);
-    for name in TELLERS.map(str::to_uppercase) {
+    for name in PRODUCERS.map(str::to_uppercase) {
         let mut config = provisioner.get_stream(&name).await.unwrap().cached_info().config.clone();
         config.max_bytes = 1_024;
         provisioner.update_stream(config).await.unwrap();
-        let (teller, _) = user(&servers, &name.to_lowercase()).await;
-        let teller = jetstream::new(teller);
+        let (producer, _) = user(&servers, &name.to_lowercase()).await;
+        let producer = jetstream::new(producer);
         let subject = format!("onsale.{}.told.v1.-", name.to_lowercase());
         let publish = async |bytes: usize| {
-            let sent = teller.publish(subject.clone(), vec![b' '; bytes].into()).await.unwrap();
+            let sent = producer.publish(subject.clone(), vec![b' '; bytes].into()).await.unwrap();
             sent.await
         };
         publish(500).await.unwrap();
@@ -167,16 +167,16 @@ async fn a_full_stream_refuses_and_forgets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_service_tells_its_own_facts_and_takes_its_own_consumers() {
+async fn each_service_tells_its_own_events_and_takes_its_own_consumers() {
     let servers = applied().await;
-    for service in TELLERS {
+    for service in PRODUCERS {
         let (client, mut refused) = user(&servers, service).await;
         let context = jetstream::new(client.clone());
         let subject = format!("onsale.{service}.told.v1.-");
-        let told = context.publish(subject, "{}".into()).await.unwrap();
-        assert_eq!(told.await.unwrap().stream, service.to_uppercase());
+        let emitted = context.publish(subject, "{}".into()).await.unwrap();
+        assert_eq!(emitted.await.unwrap().stream, service.to_uppercase());
         // Who only reads whole streams buries nothing, and has nothing to say in passing.
-        if consumers().iter().any(|(_, hearer)| hearer == service) {
+        if consumers().iter().any(|(_, consumer)| consumer == service) {
             let dead = context.publish(format!("dlq.{service}.told"), "{}".into()).await.unwrap();
             assert_eq!(dead.await.unwrap().stream, "DEAD_LETTERS");
             client.publish(format!("live.{service}.refused.-"), "{}".into()).await.unwrap();
@@ -186,10 +186,10 @@ async fn each_service_tells_its_own_facts_and_takes_its_own_consumers() {
         answering.publish("_INBOX_gateway.some", "{}".into()).await.unwrap();
         answering.flush().await.unwrap();
         assert!(refused_answers.try_recv().is_err(), "{service} may answer");
-        for (stream, hearer) in consumers() {
-            if hearer == service {
+        for (stream, consumer) in consumers() {
+            if consumer == service {
                 let consumer: jetstream::consumer::PullConsumer =
-                    context.get_consumer_from_stream(&hearer, &stream).await.unwrap();
+                    context.get_consumer_from_stream(&consumer, &stream).await.unwrap();
                 let batch = consumer.fetch().max_messages(1).messages().await.unwrap();
                 assert_eq!(batch.count().await, 0);
             }
@@ -202,7 +202,7 @@ async fn each_service_tells_its_own_facts_and_takes_its_own_consumers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_belongs_to_another_is_refused_by_the_broker() {
     let servers = applied().await;
-    for service in TELLERS {
+    for service in PRODUCERS {
         let (client, mut refused) = user(&servers, service).await;
         let mut forbidden = vec![
             "cmd.payment.pay".to_owned(),
@@ -210,15 +210,17 @@ async fn what_belongs_to_another_is_refused_by_the_broker() {
             format!("$JS.API.STREAM.DELETE.{}", service.to_uppercase()),
             format!("$JS.API.CONSUMER.CREATE.{}.{service}", service.to_uppercase()),
         ];
-        for other in TELLERS.into_iter().filter(|other| *other != service) {
+        for other in PRODUCERS.into_iter().filter(|other| *other != service) {
             forbidden.push(format!("onsale.{other}.told.v1.-"));
             forbidden.push(format!("live.onsale.{other}.told.v1.-"));
             forbidden.push(format!("live.{other}.refused.-"));
             forbidden.push(format!("dlq.{other}.told"));
         }
-        for (stream, hearer) in consumers().into_iter().filter(|(_, hearer)| *hearer != service) {
-            forbidden.push(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{hearer}"));
-            forbidden.push(format!("$JS.ACK.{stream}.{hearer}.1.1.1.1.0"));
+        for (stream, consumer) in
+            consumers().into_iter().filter(|(_, consumer)| *consumer != service)
+        {
+            forbidden.push(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"));
+            forbidden.push(format!("$JS.ACK.{stream}.{consumer}.1.1.1.1.0"));
         }
         for subject in forbidden {
             client.publish(subject.clone(), "".into()).await.unwrap();
@@ -279,7 +281,7 @@ async fn an_answer_reaches_whoever_asked() {
         }
     });
     let others = ["ranking", "data-platform", "gateway", "client"];
-    for identity in TELLERS.into_iter().chain(others) {
+    for identity in PRODUCERS.into_iter().chain(others) {
         let (client, _) = user(&servers, identity).await;
         let answer = client.request("cmd.user.jwks", "{}".into()).await;
         assert!(answer.is_ok(), "{identity}: {answer:?}");

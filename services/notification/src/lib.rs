@@ -20,13 +20,13 @@
 //! that is the same at every try. No transaction and no lock is held while it is sent. It is
 //! over, one way or the other, when its time is.
 
-mod book;
+mod config;
 mod domain;
 mod handlers;
 mod provider;
 mod reads;
-mod rules;
 mod sending;
+mod unit_of_work;
 mod words;
 
 #[cfg(test)]
@@ -40,10 +40,10 @@ use events::{
 use mesh::{Allow, Service, postgres::Postgres};
 use sqlx::migrate::Migrator;
 
-pub use book::{Book, Keys};
+pub use config::{Config, Relay};
 pub use domain::Pace;
 pub use provider::{Alimtalk, Folder, Provider, Webhook};
-pub use rules::{Relay, Rules};
+pub use unit_of_work::{Keys, UnitOfWork};
 
 /// The service.
 pub const NAME: &str = "notification";
@@ -52,19 +52,19 @@ pub const NAME: &str = "notification";
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/notification");
 
 /// The service, to be run on a [`Postgres`].
-pub fn service() -> Service<Postgres<Book>> {
-    const SENT: &str = NotificationSent::FACT;
-    const FAILED: &str = NotificationFailed::FACT;
-    Service::<Postgres<Book>>::new(NAME)
+pub fn service() -> Service<Postgres<UnitOfWork>> {
+    const SENT: &str = NotificationSent::NAME;
+    const FAILED: &str = NotificationFailed::NAME;
+    Service::<Postgres<UnitOfWork>>::new(NAME)
         .later()
-        .hears::<concert::ScheduleOpened>(&[])
-        .hears::<reservation::ReservationCreated>(&[])
-        .hears::<reservation::ReservationExpired>(&[])
-        .hears::<reservation::ReservationCancelled>(&[])
-        .hears::<payment::PaymentCompleted>(&[])
-        .hears::<payment::PaymentFailed>(&[])
-        .hears::<payment::PaymentRefunded>(&[])
-        .hears::<user::UserWithdrawn>(&[FAILED])
+        .consumes::<concert::ScheduleOpened>(&[])
+        .consumes::<reservation::ReservationCreated>(&[])
+        .consumes::<reservation::ReservationExpired>(&[])
+        .consumes::<reservation::ReservationCancelled>(&[])
+        .consumes::<payment::PaymentCompleted>(&[])
+        .consumes::<payment::PaymentFailed>(&[])
+        .consumes::<payment::PaymentRefunded>(&[])
+        .consumes::<user::UserWithdrawn>(&[FAILED])
         .reads::<notification::SetContact, _, _>(Allow::User, reads::set_contact)
         .answers::<handlers::KeepContact>(Allow::Inside, &[])
         .reads::<notification::GetContact, _, _>(Allow::User, reads::contact)

@@ -4,35 +4,34 @@ use events::{
     Page, Problem, Timestamp, codes,
     notification::{Contact, FindMessages, GetContact, Locale, Message, SetContact},
 };
-use mesh::{Desk, Meta, page::Cut, postgres::Postgres};
+use mesh::{Meta, QueryContext, page::Cut, postgres::Postgres};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    Book,
-    book::named,
-    domain,
+    UnitOfWork, domain,
     handlers::KeepContact,
+    unit_of_work::named,
     words::{Details, Show, words},
 };
 
 /// Sets where the caller's messages go.
 pub(crate) async fn set_contact(
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     command: SetContact,
     meta: Meta,
 ) -> Result<Contact, Problem> {
     let user_id = meta.caller.user_id()?;
     let SetContact { phone, locale } = command;
     let phone = phone.map(|typed| domain::phone(&typed, locale)).transpose()?;
-    desk.decide(KeepContact { phone: phone.clone(), locale }, &meta).await?;
+    ctx.decide(KeepContact { phone: phone.clone(), locale }, &meta).await?;
     Ok(Contact { user_id, phone, locale })
 }
 
 /// Where the caller's messages go.
 pub(crate) async fn contact(
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     _: GetContact,
     meta: Meta,
 ) -> Result<Contact, Problem> {
@@ -40,7 +39,7 @@ pub(crate) async fn contact(
     let row: Option<(Option<String>, String)> =
         sqlx::query_as("select phone, locale from contacts where user_id = $1")
             .bind(user_id.0)
-            .fetch_optional(desk.pool())
+            .fetch_optional(ctx.pool())
             .await
             .map_err(unavailable)?;
     let (phone, locale) = match row {
@@ -68,7 +67,7 @@ struct MessageRow {
 
 /// The caller's messages, newest first. What waits to be sent is shown as it would go out.
 pub(crate) async fn messages(
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     command: FindMessages,
     meta: Meta,
 ) -> Result<Page<Message>, Problem> {
@@ -90,7 +89,7 @@ pub(crate) async fn messages(
     .bind(user_id.0)
     .bind(cut.before)
     .bind(cut.rows())
-    .fetch_all(desk.pool())
+    .fetch_all(ctx.pool())
     .await
     .map_err(unavailable)?;
     let page = cut.page(rows, |row| row.listed_id);

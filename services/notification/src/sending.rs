@@ -18,11 +18,11 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    Book,
-    book::named,
+    UnitOfWork,
     domain::{Delivery, Pace},
     handlers::{ACCOUNT_CLOSED, RecordDelivery},
     provider::{Parcel, Round},
+    unit_of_work::named,
     words::{Details, Show, words},
 };
 
@@ -42,30 +42,30 @@ const NO_PHONE_NUMBER: &str = "no_phone_number";
 
 /// Sends what is due, and says how it went.
 pub(crate) async fn send_due(
-    engine: Arc<Postgres<Book>>,
+    engine: Arc<Postgres<UnitOfWork>>,
     now: Timestamp,
 ) -> sqlx::Result<Vec<RecordDelivery>> {
-    let (pool, rules) = (engine.pool(), engine.rules());
-    let closed = match rules.provider.fingerprint() {
+    let (pool, config) = (engine.pool(), engine.config());
+    let closed = match config.provider.fingerprint() {
         Some(fingerprint) => is_closed(pool, fingerprint).await?,
         None => false,
     };
-    let leased = lease(pool, now, &rules.pace, closed).await?;
+    let leased = lease(pool, now, &config.pace, closed).await?;
     if leased.is_empty() {
         return Ok(Vec::new());
     }
     let (mut deliveries, mut parcels) = (Vec::new(), Vec::new());
     for message in leased {
-        match message.hopeless(now, &rules.pace, rules.provider.needs_phone()) {
+        match message.hopeless(now, &config.pace, config.provider.needs_phone()) {
             Some(delivery) => deliveries.push((message.id, delivery)),
             None => parcels.push(message.pack()?),
         }
     }
-    let round = Round { now, until: Instant::now() + ROUND, within: rules.try_within };
-    let sent = rules.provider.send(parcels, round).await;
-    if let Some(fingerprint) = rules.provider.fingerprint().filter(|_| sent.gone) {
+    let round = Round { now, until: Instant::now() + ROUND, within: config.try_within };
+    let sent = config.provider.send(parcels, round).await;
+    if let Some(fingerprint) = config.provider.fingerprint().filter(|_| sent.gone) {
         tracing::warn!(
-            provider = ?rules.provider,
+            provider = ?config.provider,
             "the endpoint is gone; nothing more is sent there until its address or secret changes"
         );
         close(pool, fingerprint, now).await?;

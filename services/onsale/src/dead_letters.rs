@@ -10,8 +10,8 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_
 use events::{
     Problem, Timestamp,
     dead_letter::{
-        DeadLetter, DeadLetters, DiscardReason, LetterId, LetterState, OpenedLetter, Redriven,
-        RetriedAll, RetryAll,
+        DeadLetter, DeadLetterId, DeadLetterState, DeadLetters, DiscardReason, OpenedDeadLetter,
+        Redriven, RetriedAll, RetryAll,
     },
 };
 
@@ -36,7 +36,7 @@ pub enum Command {
     /// Shows one with its event and every other that was parked for its key
     Show {
         /// Its name, like `payment-17`
-        letter: LetterId,
+        letter: DeadLetterId,
         /// Which gateway
         #[command(flatten)]
         at: Where,
@@ -44,7 +44,7 @@ pub enum Command {
     /// Tries one again, and the line it stands in; fails when one fails again
     Retry {
         /// Its name, like `payment-17`
-        letter: LetterId,
+        letter: DeadLetterId,
         /// Which gateway
         #[command(flatten)]
         at: Where,
@@ -54,7 +54,7 @@ pub enum Command {
     /// Gives one up; those that wait behind it go on
     Discard {
         /// Its name, like `payment-17`
-        letter: LetterId,
+        letter: DeadLetterId,
         /// Why; it is kept
         #[arg(long, value_name = "TEXT")]
         reason: String,
@@ -142,7 +142,7 @@ pub async fn run(command: Command) -> Result<()> {
     }
 }
 
-async fn discard(operator: &Operator, letter: &LetterId, how: DiscardReason) -> Result<()> {
+async fn discard(operator: &Operator, letter: &DeadLetterId, how: DiscardReason) -> Result<()> {
     let ask = operator.post(format!("/v1/dead-letters/{letter}/discard"));
     let answer = ask.json(&how).send().await?;
     if answer.code().as_deref() == Some("saga_open") {
@@ -182,8 +182,8 @@ async fn ls(list: &List) -> Result<()> {
     } else {
         println!("{}", table(&letters, None));
         let count = |state| letters.iter().filter(|one| one.state == state).count();
-        let (parked, waiting) = (count(LetterState::Parked), count(LetterState::Waiting));
-        let early = match count(LetterState::Early) {
+        let (parked, waiting) = (count(DeadLetterState::Parked), count(DeadLetterState::Waiting));
+        let early = match count(DeadLetterState::Early) {
             0 => String::new(),
             early => format!(", {early} early"),
         };
@@ -290,7 +290,7 @@ fn say(line: &Redriven) {
     }
 }
 
-fn show(opened: &OpenedLetter) {
+fn show(opened: &OpenedDeadLetter) {
     let letter = &opened.letter;
     let style = style_of(letter.state);
     println!("letter {}  {style}{}{style:#}", letter.letter, word(letter.state));
@@ -298,7 +298,7 @@ fn show(opened: &OpenedLetter) {
     let behind = letter.behind.as_ref().map(|behind| format!("letter {behind}"));
     let rows = [
         ("service", letter.service.clone()),
-        ("fact", letter.fact.clone()),
+        ("fact", letter.event.clone()),
         ("key", letter.key.clone()),
         ("behind", id(behind)),
         ("cause", letter.cause.clone()),
@@ -333,7 +333,7 @@ fn pretty(event: &str) -> String {
     printable(&pretty.unwrap_or_else(|_| event.to_owned()))
 }
 
-fn table(letters: &[DeadLetter], marked: Option<&LetterId>) -> Table {
+fn table(letters: &[DeadLetter], marked: Option<&DeadLetterId>) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     let heads = ["letter", "state", "service", "fact", "key", "tries", "kept at", "cause"];
@@ -349,7 +349,7 @@ fn table(letters: &[DeadLetter], marked: Option<&LetterId>) -> Table {
             Cell::new(format!("{mark}{}", letter.letter)),
             Cell::new(state),
             Cell::new(&letter.service),
-            Cell::new(&letter.fact),
+            Cell::new(&letter.event),
             Cell::new(&letter.key),
             number(letter.attempts.to_string()),
             Cell::new(letter.kept_at.map(whole_seconds).unwrap_or_default()),
@@ -359,22 +359,22 @@ fn table(letters: &[DeadLetter], marked: Option<&LetterId>) -> Table {
     table
 }
 
-fn style_of(state: LetterState) -> Style {
+fn style_of(state: DeadLetterState) -> Style {
     match state {
-        LetterState::Parked => BAD,
-        LetterState::Waiting | LetterState::Early => WAITS,
-        LetterState::Resolved => GOOD,
-        LetterState::Discarded => DIM,
+        DeadLetterState::Parked => BAD,
+        DeadLetterState::Waiting | DeadLetterState::Early => WAITS,
+        DeadLetterState::Resolved => GOOD,
+        DeadLetterState::Discarded => DIM,
     }
 }
 
-fn word(state: LetterState) -> &'static str {
+fn word(state: DeadLetterState) -> &'static str {
     match state {
-        LetterState::Parked => "parked",
-        LetterState::Waiting => "waiting",
-        LetterState::Early => "early",
-        LetterState::Resolved => "resolved",
-        LetterState::Discarded => "discarded",
+        DeadLetterState::Parked => "parked",
+        DeadLetterState::Waiting => "waiting",
+        DeadLetterState::Early => "early",
+        DeadLetterState::Resolved => "resolved",
+        DeadLetterState::Discarded => "discarded",
     }
 }
 

@@ -10,15 +10,16 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use data_platform::{
-    FOLDER_VARIABLE, NAME, Progress, Range, Rules, Tally, Totals, URL_VARIABLE, backfill,
+    Config as ExportConfig, FOLDER_VARIABLE, NAME, Progress, Range, Tally, Totals, URL_VARIABLE,
+    backfill,
 };
 use events::Timestamp;
 use indicatif::{ProgressBar, ProgressStyle};
-use mesh::{Asker, Link, LinkSettings, trace::Tracer};
+use mesh::{Link, LinkSettings, MeshClient, trace::Tracer};
 
 use crate::{
     config::Config,
-    stage::{self, DATA_FOLDER},
+    environment::{self, DATA_FOLDER},
 };
 
 /// Options of `onsale export`.
@@ -71,15 +72,15 @@ fn moment(text: &str) -> Result<Moment, String> {
 /// # Errors
 /// When there is no target or no mesh, or the target does not take what it is given.
 pub async fn run(options: Export) -> Result<()> {
-    let rules = rules(&options)?;
+    let configs = configs(&options)?;
     let range = Range { since: options.since, until: options.until };
     if range.since.zip(range.until).is_some_and(|(since, until)| since >= until) {
         bail!("--since is not before --until");
     }
     let link = link(&options.data).await?;
     let bar = bar();
-    let asker = Asker::new(link.clone());
-    let done = backfill(&asker, &rules, range, &|progress| show(&bar, progress)).await;
+    let client = MeshClient::new(link.clone());
+    let done = backfill(&client, &configs, range, &|progress| show(&bar, progress)).await;
     bar.finish_and_clear();
     link.drain().await;
     let Progress { totals, unreadable, .. } =
@@ -93,21 +94,21 @@ pub async fn run(options: Export) -> Result<()> {
 }
 
 /// The targets that are named here, or else in the environment.
-fn rules(options: &Export) -> Result<Rules> {
-    let named = Rules::from_env().map_err(anyhow::Error::msg)?;
-    let rules = match (&options.to, &options.folder) {
+fn configs(options: &Export) -> Result<ExportConfig> {
+    let named = ExportConfig::from_env().map_err(anyhow::Error::msg)?;
+    let configs = match (&options.to, &options.folder) {
         (None, None) => named,
-        (url, folder) => Rules { url: url.clone(), folder: folder.clone(), ..named },
+        (url, folder) => ExportConfig { url: url.clone(), folder: folder.clone(), ..named },
     };
-    if !rules.has_target() {
+    if !configs.has_target() {
         bail!("name a target: --to, --folder, {URL_VARIABLE} or {FOLDER_VARIABLE}");
     }
-    Ok(rules)
+    Ok(configs)
 }
 
 /// A connection as the service that may read these streams.
 async fn link(data: &Path) -> Result<Link> {
-    let config: Config = stage::find(data)?;
+    let config: Config = environment::find(data)?;
     if config.nats_url.is_empty() {
         bail!("set ONSALE_NATS_URL, for example nats://127.0.0.1:4222");
     }
@@ -137,10 +138,10 @@ fn show(bar: &ProgressBar, progress: &Progress) {
 fn table(totals: &Totals) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header(["fact", "records", "seats", "points"]);
-    for (fact, Tally { records, seats, points }) in &totals.0 {
+    for (event, Tally { records, seats, points }) in &totals.0 {
         let numbers = [records.to_string(), seats.to_string(), points.to_string()];
         let numbers = numbers.map(|text| Cell::new(text).set_alignment(CellAlignment::Right));
-        table.add_row([Cell::new(fact)].into_iter().chain(numbers));
+        table.add_row([Cell::new(event)].into_iter().chain(numbers));
     }
     table
 }

@@ -37,20 +37,20 @@ const LAST_SPANS_WITHIN: Duration = Duration::from_secs(2);
 
 /// What services of this process are told beside the addresses.
 #[derive(Clone, Default)]
-pub struct Rules {
+pub struct ServiceConfigs {
     /// The account that may grant roles; made when it is not there.
     pub operator: Option<Credentials>,
     /// Seconds after which an attempt to close an account is refused; the user service's own
     /// rule when there are none.
     pub withdrawal_secs: Option<i64>,
     /// Reservation's own.
-    pub reservation: reservation::Rules,
+    pub reservation: reservation::Config,
     /// Notification's own.
-    pub notification: notification::Rules,
+    pub notification: notification::Config,
     /// Data-platform's own.
-    pub data_platform: data_platform::Rules,
+    pub data_platform: data_platform::Config,
     /// Audit's own.
-    pub audit: audit::Rules,
+    pub audit: audit::Config,
     /// The gateway's own.
     pub gateway: gateway::Settings,
     /// What else keeps this process from its work.
@@ -81,10 +81,10 @@ impl Fleet {
     ///
     /// # Errors
     /// When a name is unknown, or a service cannot reach what it needs.
-    pub async fn start(config: &Config, names: &[&str], rules: &Rules) -> Result<Self> {
+    pub async fn start(config: &Config, names: &[&str], configs: &ServiceConfigs) -> Result<Self> {
         let mut fleet = Self::default();
         for name in names {
-            fleet.add(config, name, rules).await.with_context(|| format!("starting {name}"))?;
+            fleet.add(config, name, configs).await.with_context(|| format!("starting {name}"))?;
         }
         let examined = futures::future::join_all(fleet.running.iter().map(Running::examined));
         if let Err(late) = within(EXAMINED_WITHIN, "a store", examined).await {
@@ -93,25 +93,25 @@ impl Fleet {
         Ok(fleet)
     }
 
-    async fn add(&mut self, config: &Config, name: &str, rules: &Rules) -> Result<()> {
+    async fn add(&mut self, config: &Config, name: &str, configs: &ServiceConfigs) -> Result<()> {
         let Some(name) = SERVICES.into_iter().find(|known| *known == name) else {
             bail!("there is no service `{name}`; there are {}", SERVICES.join(", "));
         };
-        let link = link(config, name, tracer(name, rules)?).await?;
+        let link = link(config, name, tracer(name, configs)?).await?;
         match name {
             "user" => {
-                let mut own = user::Rules::default();
-                own.withdrawal_secs = rules.withdrawal_secs.unwrap_or(own.withdrawal_secs);
+                let mut own = user::Config::default();
+                own.withdrawal_secs = configs.withdrawal_secs.unwrap_or(own.withdrawal_secs);
                 let engine = Postgres::new(config.database_url(name)?, own)?;
                 let engine = engine.owning(migrations(name));
                 let prepared = within(PREPARED_WITHIN, "the database of user", async {
-                    user::prepare(engine.pool(), engine.rules()).await?;
-                    let Some(Credentials { email, password }) = &rules.operator else {
+                    user::prepare(engine.pool(), engine.config()).await?;
+                    let Some(Credentials { email, password }) = &configs.operator else {
                         return anyhow::Ok(());
                     };
-                    let (pool, rules) = (engine.pool(), engine.rules());
+                    let (pool, config) = (engine.pool(), engine.config());
                     let wished =
-                        user::wish_account(pool, rules, email, password, &[Role::Operator]);
+                        user::wish_account(pool, config, email, password, &[Role::Operator]);
                     wished.await.context("the operator's account")
                 });
                 prepared.await??;
@@ -123,35 +123,40 @@ impl Fleet {
                 let granted = within(ACCOUNTS_WITHIN, "the user service", wait_for_accounts(&pool));
                 granted.await.context("the operator's account was not made in time")??;
             }
-            "concert" => self.add_concert(config, link, tracer(name, rules)?).await?,
+            "concert" => self.add_concert(config, link, tracer(name, configs)?).await?,
             "reservation" => {
-                self.add_simple(reservation::service(), config, link, rules.reservation.clone())?;
+                self.add_simple(reservation::service(), config, link, configs.reservation.clone())?;
             }
             "payment" => self.add_simple(payment::service(), config, link, Default::default())?,
             "point" => self.add_simple(point::service(), config, link, Default::default())?,
             "ranking" => {
-                let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Rules::default())?);
+                let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Config::default())?);
                 let kept = room::ranking(engine.clone());
                 self.keepers.push(tokio::spawn(room::keep_whole(kept, link.clone())));
                 self.running.push(mesh::start(ranking::service(), engine, link));
             }
             "notification" => {
-                self.add_simple(notification::service(), config, link, rules.notification.clone())?;
+                self.add_simple(
+                    notification::service(),
+                    config,
+                    link,
+                    configs.notification.clone(),
+                )?;
             }
             "data-platform" => {
-                let rules = rules.data_platform.clone();
-                self.add_simple(data_platform::service(), config, link, rules)?;
+                let own = configs.data_platform.clone();
+                self.add_simple(data_platform::service(), config, link, own)?;
             }
-            "audit" => self.add_simple(audit::service(), config, link, rules.audit.clone())?,
+            "audit" => self.add_simple(audit::service(), config, link, configs.audit.clone())?,
             "queue" => {
-                let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Rules::default())?);
+                let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Config::default())?);
                 self.keepers.push(tokio::spawn(room::keep_whole(engine.clone(), link.clone())));
                 self.running.push(mesh::start(queue::service(), engine, link));
             }
             _ => {
                 let readiness =
-                    gateway::Readiness::new(link.clone(), self.beside(rules.beside.clone()));
-                let opened = open_gateway(config, link, rules.gateway.clone(), readiness).await?;
+                    gateway::Readiness::new(link.clone(), self.beside(configs.beside.clone()));
+                let opened = open_gateway(config, link, configs.gateway.clone(), readiness).await?;
                 self.gateway = Some(opened);
             }
         }
@@ -174,10 +179,11 @@ impl Fleet {
     /// Concert has a half on each store. Each has a connection of its own, so that each can
     /// finish in its own time what it has taken in.
     async fn add_concert(&mut self, config: &Config, first: Link, tracer: Tracer) -> Result<()> {
-        let engine = Postgres::new(config.database_url(concert::NAME)?, concert::Rules::default())?;
+        let engine =
+            Postgres::new(config.database_url(concert::NAME)?, concert::Config::default())?;
         let engine = engine.owning(migrations(concert::NAME));
-        let rules = concert::MapRules::new(engine.pool().clone());
-        let maps = Arc::new(Valkey::new(&config.valkey_url, rules)?);
+        let own = concert::MapConfig::new(engine.pool().clone());
+        let maps = Arc::new(Valkey::new(&config.valkey_url, own)?);
         let second = link(config, concert::NAME, tracer).await?;
         let kept = room::seat_maps(maps.clone());
         self.keepers.push(tokio::spawn(room::keep_whole(kept, second.clone())));
@@ -186,14 +192,14 @@ impl Fleet {
         Ok(())
     }
 
-    fn add_simple<B: mesh::Book>(
+    fn add_simple<B: mesh::UnitOfWork>(
         &mut self,
         service: mesh::Service<Postgres<B>>,
         config: &Config,
         link: Link,
-        rules: B::Rules,
+        own: B::Config,
     ) -> Result<()> {
-        let engine = Postgres::new(config.database_url(link.service())?, rules)?;
+        let engine = Postgres::new(config.database_url(link.service())?, own)?;
         let engine = engine.owning(migrations(link.service()));
         self.running.push(mesh::start(service, Arc::new(engine), link));
         Ok(())
@@ -253,8 +259,8 @@ async fn wait_for_accounts(pool: &PgPool) -> Result<()> {
     Ok(())
 }
 
-fn tracer(service: &str, rules: &Rules) -> Result<Tracer> {
-    let tracer = match &rules.otlp_endpoint {
+fn tracer(service: &str, configs: &ServiceConfigs) -> Result<Tracer> {
+    let tracer = match &configs.otlp_endpoint {
         Some(endpoint) => Tracer::to_collector(service, endpoint),
         None => Tracer::from_env(service),
     };

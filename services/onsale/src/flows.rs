@@ -70,8 +70,8 @@ pub fn tables(flows: &Flows) -> String {
     }
     let mut undoes = new_table(["fact", "is undone by", "told by"]);
     for undo in flows.undoes() {
-        let by = events::producer_of(&undo.by.fact).to_owned();
-        undoes.add_row([undo.fact.to_string(), undo.by.to_string(), by]);
+        let by = events::producer_of(&undo.by.event).to_owned();
+        undoes.add_row([undo.event.to_string(), undo.by.to_string(), by]);
     }
     text.push_str(&format!("compensations\n{undoes}\n\n"));
     let mut lives = new_table(["fact", "ends with one of", "at the latest"]);
@@ -86,12 +86,12 @@ pub fn tables(flows: &Flows) -> String {
 fn table(flows: &Flows, flow: &Flow) -> Table {
     let mut table = new_table(["after", "who", "tells", "within"]);
     for begin in &flow.begins {
-        let (command, tells) = (begin.command.clone(), lines(&begin.tells));
-        table.add_row([command, "the command".to_owned(), tells, String::new()]);
+        let (command, emits) = (begin.command.clone(), lines(&begin.emits));
+        table.add_row([command, "the command".to_owned(), emits, String::new()]);
     }
-    let (facts, _) = flows.reach(flow);
+    let (events, _) = flows.reach(flow);
     for step in flows.steps() {
-        if !facts.iter().any(|fact| fact.meets(&step.after)) {
+        if !events.iter().any(|event| event.meets(&step.after)) {
             continue;
         }
         if !step.must.is_empty() {
@@ -99,16 +99,16 @@ fn table(flows: &Flows, flow: &Flow) -> Table {
             table.add_row([step.after.to_string(), step.by.clone(), lines(&step.must), within]);
         }
         if !step.may.is_empty() {
-            let tells = format!("perhaps {}", lines(&step.may));
-            table.add_row([step.after.to_string(), step.by.clone(), tells, String::new()]);
+            let emits = format!("perhaps {}", lines(&step.may));
+            table.add_row([step.after.to_string(), step.by.clone(), emits, String::new()]);
         }
     }
     for timer in flows.timers() {
-        for after in timer.after.iter().filter(|after| facts.iter().any(|f| f.meets(after))) {
+        for after in timer.after.iter().filter(|after| events.iter().any(|f| f.meets(after))) {
             let name = format!("time, {}", timer.name);
             let whose = if timer.elsewhere { "\nin another saga" } else { "" };
-            let tells = format!("{}{whose}", lines(&timer.tells));
-            table.add_row([after.to_string(), name, tells, String::new()]);
+            let emits = format!("{}{whose}", lines(&timer.emits));
+            table.add_row([after.to_string(), name, emits, String::new()]);
         }
     }
     table
@@ -121,8 +121,8 @@ fn new_table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-fn lines(facts: &[audit::flows::Pattern]) -> String {
-    facts.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+fn lines(events: &[audit::flows::Pattern]) -> String {
+    events.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// How a link is drawn.

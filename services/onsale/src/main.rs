@@ -7,11 +7,11 @@ use clap::{Parser, Subcommand};
 use onsale::{
     bench,
     config::{self, Config, PROVISIONER, SERVICES, WITH_DATABASE},
-    dead_letters, demo, doctor, export,
-    fleet::{self, Fleet, Rules},
-    flows, health, replay, saga, secrets,
-    stage::{self, DATA_FOLDER, Stage},
-    verify,
+    dead_letters, demo, doctor,
+    environment::{self, DATA_FOLDER, Environment},
+    export,
+    fleet::{self, Fleet, ServiceConfigs},
+    flows, health, replay, saga, secrets, verify,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -260,29 +260,29 @@ async fn dev(options: Dev) -> Result<()> {
     let here = |service: &&str| !options.without.iter().any(|without| without == service);
     let names: Vec<&str> = SERVICES.into_iter().filter(here).collect();
     let say: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(|line| eprintln!("{line}"));
-    let mut stage = Stage::set_with(Some(options.data), &options.database, say.clone()).await?;
-    let mut servers = stage.keep_servers(say);
+    let mut env = Environment::set_with(Some(options.data), &options.database, say.clone()).await?;
+    let mut servers = env.keep_servers(say);
     if options.http.is_some() {
-        stage.config.http_addr = options.http;
+        env.config.http_addr = options.http;
     }
-    let (operator, beside) = (Some(stage.operator.clone()), stage.beside());
-    let rules = Rules { operator, beside, ..rules_from_env(Some(&stage))? };
-    let fleet = Fleet::start(&stage.config, &names, &rules).await?;
-    let keeper = tokio::spawn(fleet::keep_topology(stage.config.clone()));
+    let (operator, beside) = (Some(env.operator.clone()), env.beside());
+    let configs = ServiceConfigs { operator, beside, ..configs_from_env(Some(&env))? };
+    let fleet = Fleet::start(&env.config, &names, &configs).await?;
+    let keeper = tokio::spawn(fleet::keep_topology(env.config.clone()));
     let http_addr = fleet.http_addr().context("without the gateway, use `run`")?;
     println!("http://{http_addr}");
-    stage.announce(http_addr)?;
+    env.announce(http_addr)?;
     if let Some(file) = options.ready_file {
-        stage::write_secret(&file, &serde_json::to_vec(&stage.ready(http_addr))?)?;
+        environment::write_secret(&file, &serde_json::to_vec(&env.ready(http_addr))?)?;
     }
     let outcome = tokio::select! {
-        () = stage::wait_for_stop(options.with_parent) => Ok(()),
+        () = environment::wait_for_stop(options.with_parent) => Ok(()),
         error = servers.given_up() => Err(error),
     };
     drop(servers);
     keeper.abort();
     fleet.stop().await;
-    stage.strike().await;
+    env.strike().await;
     outcome
 }
 
@@ -298,15 +298,18 @@ async fn run_services(options: Run) -> Result<()> {
         Some(addr) => Some(health::Listener::open(addr).await?),
         None => None,
     };
-    let rules = Rules { operator: stage::operator_from_env().ok(), ..rules_from_env(None)? };
-    let fleet = Fleet::start(&config, &names, &rules).await?;
+    let configs = ServiceConfigs {
+        operator: environment::operator_from_env().ok(),
+        ..configs_from_env(None)?
+    };
+    let fleet = Fleet::start(&config, &names, &configs).await?;
     if let Some(addr) = fleet.http_addr() {
         tracing::info!(%addr, "the gateway listens");
     }
     if let Some(health) = &health {
         health.watch(&fleet);
     }
-    stage::wait_for_stop(options.with_parent).await;
+    environment::wait_for_stop(options.with_parent).await;
     fleet.stop().await;
     Ok(())
 }
@@ -335,25 +338,25 @@ async fn migrate(services: &[String]) -> Result<()> {
 
 /// Messages and sales facts go to folders beside the data of `stage` unless the environment
 /// says otherwise.
-fn rules_from_env(stage: Option<&Stage>) -> Result<Rules> {
-    let notification = match stage {
-        Some(stage) => notification::Rules::from_env_or(stage.messages_folder()),
-        None => notification::Rules::from_env(),
+fn configs_from_env(env: Option<&Environment>) -> Result<ServiceConfigs> {
+    let notification = match env {
+        Some(env) => notification::Config::from_env_or(env.messages_folder()),
+        None => notification::Config::from_env(),
     };
-    let mut data_platform = data_platform::Rules::from_env().map_err(anyhow::Error::msg)?;
-    if let (Some(stage), false) = (stage, data_platform.has_target()) {
-        data_platform.folder = Some(stage.export_folder());
+    let mut data_platform = data_platform::Config::from_env().map_err(anyhow::Error::msg)?;
+    if let (Some(env), false) = (env, data_platform.has_target()) {
+        data_platform.folder = Some(env.export_folder());
     }
-    let mut rules = Rules {
-        audit: audit::Rules::from_env().map_err(anyhow::Error::msg)?,
+    let mut configs = ServiceConfigs {
+        audit: audit::Config::from_env().map_err(anyhow::Error::msg)?,
         notification: notification.map_err(anyhow::Error::msg)?,
         gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?,
         data_platform,
-        ..Rules::default()
+        ..ServiceConfigs::default()
     };
     if let Ok(secs) = std::env::var("ONSALE_HOLD_GRACE_SECS") {
-        rules.reservation.grace_secs =
+        configs.reservation.grace_secs =
             secs.parse().with_context(|| format!("ONSALE_HOLD_GRACE_SECS={secs} is no number"))?;
     }
-    Ok(rules)
+    Ok(configs)
 }

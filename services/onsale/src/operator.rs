@@ -11,8 +11,8 @@ use events::user::Session;
 
 use crate::{
     box_office::Credentials,
+    environment::{self, DATA_FOLDER, READY_FILE, Ready},
     http::{Ask, Http},
-    stage::{self, DATA_FOLDER, READY_FILE, Ready},
 };
 
 /// Names the gateway of a deployment.
@@ -41,7 +41,7 @@ impl Operator {
     /// When there is neither, or the log-in is refused.
     pub async fn log_in(at: &Where) -> Result<Self> {
         let (base, credentials) = match std::env::var(URL) {
-            Ok(url) if !url.is_empty() => (url, stage::operator_from_env()?),
+            Ok(url) if !url.is_empty() => (url, environment::operator_from_env()?),
             _ => ready(&at.data)?,
         };
         Self::at(Http::new(base.trim_end_matches('/')), &credentials).await

@@ -8,16 +8,16 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use mesh::{
-    Asker, Link, LinkSettings,
+    Link, LinkSettings, MeshClient,
     engine::Failure,
     trace::Tracer,
-    valkey::{self, Difference, Library, Progress, Rebuilt, Valkey},
+    valkey::{self, Difference, LuaModule, Progress, Rebuilt, Valkey},
 };
 
 use crate::{
     config::Config,
+    environment::{self, DATA_FOLDER},
     room::{self, ReadModel},
-    stage::{self, DATA_FOLDER},
 };
 
 /// How long another instance may take to rebuild the rooms.
@@ -55,17 +55,17 @@ pub enum What {
 /// When a server cannot be reached, or another replay is on its way. What is live is as it
 /// was then.
 pub async fn run(options: Replay) -> Result<()> {
-    let config = stage::find(&options.data)?;
+    let config = environment::find(&options.data)?;
     if config.valkey_url.is_empty() {
         bail!("set ONSALE_VALKEY_URL, for example redis://127.0.0.1:6379");
     }
     let rebuilt = match options.what {
         What::Ranking => {
-            let valkey = Valkey::new(&config.valkey_url, ranking::Rules::default())?;
+            let valkey = Valkey::new(&config.valkey_url, ranking::Config::default())?;
             replay(&config, ranking::NAME, room::ranking(valkey.into())).await?
         }
         What::Seats => {
-            let valkey = Valkey::new(&config.valkey_url, concert::MapRules::default())?;
+            let valkey = Valkey::new(&config.valkey_url, concert::MapConfig::default())?;
             replay(&config, concert::NAME, room::seat_maps(valkey.into())).await?
         }
         What::Room => return rooms(&config).await,
@@ -103,13 +103,13 @@ async fn rooms(config: &Config) -> Result<()> {
 /// When a server cannot be reached, or an owner does not answer: the rooms stay shut then, and
 /// the service tries again.
 pub async fn replay_rooms(config: &Config) -> Result<u64> {
-    let valkey = Valkey::new(&config.valkey_url, queue::Rules::default())?;
+    let valkey = Valkey::new(&config.valkey_url, queue::Config::default())?;
     let link = link(config, queue::NAME).await?;
-    let asker = Asker::new(link.clone());
+    let client = MeshClient::new(link.clone());
     valkey.unseal().await?;
     let until = tokio::time::Instant::now() + ROOMS_WITHIN;
     let count = loop {
-        match room::rebuild_room(&valkey, &asker).await {
+        match room::rebuild_room(&valkey, &client).await {
             // The service that runs is at it.
             Err(Failure::Contended(_)) if tokio::time::Instant::now() < until => {
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -125,7 +125,7 @@ pub async fn replay_rooms(config: &Config) -> Result<u64> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn replay<L: Library>(
+pub async fn replay<L: LuaModule>(
     config: &Config,
     service: &'static str,
     model: ReadModel<L>,
@@ -135,18 +135,21 @@ pub async fn replay<L: Library>(
         true => ProgressBar::new(0).with_style(style()?),
         false => ProgressBar::hidden(),
     };
-    let asker = Asker::new(link.clone());
-    let rebuilt =
-        valkey::rebuild(&model.valkey, &model.table, (model.sources)(&asker), &asker, |progress| {
-            match progress {
-                Progress::Read { stream, seq, last_seq } => {
-                    bar.set_message(stream.to_owned());
-                    bar.set_length(last_seq);
-                    bar.set_position(seq);
-                }
-                Progress::Comparing => bar.set_message("comparing with what is live"),
+    let client = MeshClient::new(link.clone());
+    let rebuilt = valkey::rebuild(
+        &model.valkey,
+        &model.table,
+        (model.sources)(&client),
+        &client,
+        |progress| match progress {
+            Progress::Read { stream, seq, last_seq } => {
+                bar.set_message(stream.to_owned());
+                bar.set_length(last_seq);
+                bar.set_position(seq);
             }
-        });
+            Progress::Comparing => bar.set_message("comparing with what is live"),
+        },
+    );
     let rebuilt = rebuilt.await.with_context(|| format!("replaying {}", L::NAME));
     bar.finish_and_clear();
     link.drain().await;
@@ -158,8 +161,8 @@ fn style() -> Result<ProgressStyle> {
 }
 
 fn report(rebuilt: &Rebuilt) {
-    for (fact, fed) in &rebuilt.facts {
-        println!("{fact:28} {:>9} taken in", fed.taken + fed.repeats);
+    for (event, fed) in &rebuilt.events {
+        println!("{event:28} {:>9} taken in", fed.taken + fed.repeats);
         if fed.left_out > 0 {
             println!("{:28} {:>9} refused, as they were the first time", "", fed.left_out);
         }

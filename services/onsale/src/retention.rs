@@ -3,7 +3,7 @@
 
 use anyhow::{Result, anyhow};
 use events::{Problem, Timestamp, producer_of};
-use mesh::{Asker, Link, engine::Backlog, postgres::Positions};
+use mesh::{Link, MeshClient, engine::Backlog, postgres::Positions};
 use sqlx::PgPool;
 
 use crate::{config::Config, fleet};
@@ -22,7 +22,8 @@ pub(crate) async fn has_room(
     bytes: u32,
 ) -> Result<(), String> {
     let stream = service.to_uppercase().replace('-', "_");
-    let fill = Asker::new(link.clone()).fill(&stream).await.map_err(|problem| problem.detail)?;
+    let fill =
+        MeshClient::new(link.clone()).fill(&stream).await.map_err(|problem| problem.detail)?;
     // One that is missing is named elsewhere.
     let Some(fill) = fill.filter(|fill| !fill.takes(bytes.into())) else { return Ok(()) };
     Err(format!(
@@ -30,7 +31,7 @@ pub(crate) async fn has_room(
          more room (`max_bytes` of jetstream/streams/{stream}.json, onsale topology apply)",
         fill.bytes,
         fill.bytes_max.unwrap_or_default(),
-        backlog.facts
+        backlog.events
     ))
 }
 
@@ -38,22 +39,22 @@ pub(crate) async fn has_room(
 ///
 /// # Errors
 /// When the broker or a database cannot be read.
-pub(crate) async fn untaken(config: &Config, asker: &Asker) -> Result<Vec<String>> {
+pub(crate) async fn untaken(config: &Config, client: &MeshClient) -> Result<Vec<String>> {
     let unread = |problem: Problem| anyhow!(problem.to_string());
     let mut late = Vec::new();
     for wiring in fleet::wirings() {
-        let emits = wiring.hears.iter().chain(&wiring.answers).chain(&wiring.timers);
-        if emits.flat_map(|(_, tells)| tells.iter()).next().is_none() {
+        let emits = wiring.consumes.iter().chain(&wiring.answers).chain(&wiring.timers);
+        if emits.flat_map(|(_, emits)| emits.iter()).next().is_none() {
             continue;
         }
-        for consumer in asker.consumers(wiring.service).await.map_err(unread)? {
+        for consumer in client.consumers(wiring.service).await.map_err(unread)? {
             if consumer.behind == 0 {
                 continue;
             }
-            let facts: Vec<&str> =
-                consumer.filters.iter().filter_map(|one| events::fact_of_subject(one)).collect();
+            let events: Vec<&str> =
+                consumer.filters.iter().filter_map(|one| events::event_of_subject(one)).collect();
             let (emitter, who) = (wiring.service, consumer.name.as_str());
-            late.extend(lateness(asker, emitter, who, consumer.floor, &facts).await?);
+            late.extend(lateness(client, emitter, who, consumer.floor, &events).await?);
         }
     }
     for wiring in fleet::wirings() {
@@ -62,12 +63,13 @@ pub(crate) async fn untaken(config: &Config, asker: &Asker) -> Result<Vec<String
         let pool = PgPool::connect(url).await?;
         let positions = Positions::load(&pool).await?;
         pool.close().await;
-        let mut emitters: Vec<&str> = wiring.follows.iter().map(|fact| producer_of(fact)).collect();
+        let mut emitters: Vec<&str> =
+            wiring.follows.iter().map(|event| producer_of(event)).collect();
         emitters.sort_unstable();
         emitters.dedup();
         for emitter in emitters {
             let position = positions.of(emitter);
-            late.extend(lateness(asker, emitter, wiring.service, position, &[]).await?);
+            late.extend(lateness(client, emitter, wiring.service, position, &[]).await?);
         }
     }
     Ok(late)
@@ -76,17 +78,17 @@ pub(crate) async fn untaken(config: &Config, asker: &Asker) -> Result<Vec<String
 /// How late somebody is who has taken in everything up to a sequence, in words; `None` when the
 /// first event behind it that concerns them is younger than a day.
 async fn lateness(
-    asker: &Asker,
+    client: &MeshClient,
     emitter: &str,
     who: &str,
     floor: u64,
-    facts: &[&str],
+    events: &[&str],
 ) -> Result<Option<String>> {
-    let messages = asker.stored_messages(emitter, floor + 1, mesh::STORED_MESSAGES_MAX).await;
+    let messages = client.stored_messages(emitter, floor + 1, mesh::STORED_MESSAGES_MAX).await;
     let messages = messages.map_err(|problem| anyhow!(problem.to_string()))?;
-    let concerns = |fact: &&mesh::Fact| facts.is_empty() || facts.contains(&fact.name());
-    let first = messages.iter().flat_map(|message| &message.facts).find(concerns);
-    let at = first.and_then(mesh::Fact::at);
+    let concerns = |event: &&mesh::StoredEvent| events.is_empty() || events.contains(&event.name());
+    let first = messages.iter().flat_map(|message| &message.events).find(concerns);
+    let at = first.and_then(mesh::StoredEvent::at);
     Ok(at.filter(|at| is_late(*at, mesh::clock::now())).map(|at| {
         format!("{who} has not taken in events of {emitter} since {at}; they are dropped in time")
     }))

@@ -116,12 +116,12 @@ pub async fn run(command: SagaCommand) -> Result<()> {
 }
 
 /// The operator, for as long as somebody follows: an access token lives for minutes.
-struct Desk<'a> {
+struct QueryContext<'a> {
     at: &'a Where,
     operator: Operator,
 }
 
-impl<'a> Desk<'a> {
+impl<'a> QueryContext<'a> {
     async fn open(at: &'a Where) -> Result<Self> {
         Ok(Self { at, operator: Operator::log_in(at).await? })
     }
@@ -146,11 +146,11 @@ fn escaped(text: &str) -> String {
 }
 
 async fn show(options: Show) -> Result<()> {
-    let mut desk = Desk::open(&options.how.at).await?;
+    let mut ctx = QueryContext::open(&options.how.at).await?;
     let path = format!("/v1/sagas/{}", escaped(&options.id));
     let (mut shown, mut height) = (None, 0);
     loop {
-        let answer = desk.get(&path).await?;
+        let answer = ctx.get(&path).await?;
         let is_unknown = answer.status == StatusCode::NOT_FOUND;
         if is_unknown && !options.how.follow {
             bail!("no saga is known by {}", options.id);
@@ -199,9 +199,9 @@ fn terminal_width() -> Option<usize> {
 }
 
 async fn list(options: Ls) -> Result<()> {
-    let mut desk = Desk::open(&options.how.at).await?;
+    let mut ctx = QueryContext::open(&options.how.at).await?;
     let since = options.since.as_deref().map(|text| moment(text, clock::now())).transpose()?;
-    let found = find(&mut desk, &options, since, options.limit).await?;
+    let found = find(&mut ctx, &options, since, options.limit).await?;
     // The latest stands last, next to what comes after it.
     for line in found.iter().rev() {
         print_line(line, options.how.json)?;
@@ -214,7 +214,7 @@ async fn list(options: Ls) -> Result<()> {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let since = clock::now().plus_secs(-BEHIND_SECS);
-        let found = find(&mut desk, &options, Some(since), u32::MAX).await?;
+        let found = find(&mut ctx, &options, Some(since), u32::MAX).await?;
         if shown.len() > SHOWN_MAX {
             shown.retain(|_, line| line.last_at >= since);
         }
@@ -229,7 +229,7 @@ async fn list(options: Ls) -> Result<()> {
 
 /// The sagas that are asked for, page by page.
 async fn find(
-    desk: &mut Desk<'_>,
+    ctx: &mut QueryContext<'_>,
     options: &Ls,
     since: Option<Timestamp>,
     limit: u32,
@@ -250,7 +250,7 @@ async fn find(
         let query: Vec<_> =
             wanted.map(|(name, value)| format!("{name}={}", escaped(&value))).collect();
         let page: Page<SagaLine> =
-            desk.get(&format!("/v1/sagas?{}", query.join("&"))).await?.json()?;
+            ctx.get(&format!("/v1/sagas?{}", query.join("&"))).await?.json()?;
         found.extend(page.items);
         cursor = page.next_cursor;
         if cursor.is_none() {
@@ -282,8 +282,8 @@ fn in_one_line(line: &SagaLine) -> String {
         line.saga_id,
         line.flow,
         line.state.as_str(),
-        line.facts,
-        line.last_fact
+        line.events,
+        line.last_event
     )
 }
 

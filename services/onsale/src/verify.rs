@@ -20,13 +20,13 @@ use events::{
     audit::{Rule, Violation},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use mesh::{Asker, Link, LinkSettings, trace::Tracer};
+use mesh::{Link, LinkSettings, MeshClient, trace::Tracer};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
     config::{Config, OPERATOR},
-    stage::{self, DATA_FOLDER},
+    environment::{self, DATA_FOLDER},
 };
 use compare::Databases;
 use streams::Streams;
@@ -68,7 +68,7 @@ pub struct Found {
     #[serde(flatten)]
     pub violation: Violation,
     /// The offending facts by name.
-    pub facts: Vec<(EventId, &'static str)>,
+    pub events: Vec<(EventId, &'static str)>,
 }
 
 /// How many things the facts and the databases were compared in.
@@ -92,7 +92,7 @@ pub struct Difference {
     /// What, for example `payment 018f…`.
     pub what: String,
     /// What was told; `None` for nothing.
-    pub facts: Option<String>,
+    pub events: Option<String>,
     /// What the database says; `None` for nothing.
     pub database: Option<String>,
 }
@@ -101,7 +101,7 @@ pub struct Difference {
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Facts that were read.
-    pub facts: usize,
+    pub events: usize,
     /// Facts that could not be read.
     pub unread: u64,
     /// Since when everything told is kept; `None` when it is from the beginning.
@@ -121,7 +121,7 @@ pub struct Report {
 /// # Errors
 /// When it cannot be read, facts stay on their way, or anything is wrong.
 pub async fn run(options: Verify) -> Result<()> {
-    let config = stage::find(&options.data)?;
+    let config = environment::find(&options.data)?;
     let bar = if std::io::stderr().is_terminal() && !options.json {
         let style = "  reading facts {bar:40} {human_pos} of {human_len}";
         ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?)
@@ -157,14 +157,14 @@ async fn verify(config: &Config, bar: &ProgressBar) -> Result<Report> {
         nkey_seed: config.nkey_seeds.get(OPERATOR).cloned(),
     };
     let link = Link::connect_now(settings, Tracer::off()).await.map_err(anyhow::Error::msg)?;
-    let report = verify_as(Asker::new(link.clone()), config, bar).await;
+    let report = verify_as(MeshClient::new(link.clone()), config, bar).await;
     link.drain().await;
     report
 }
 
-async fn verify_as(asker: Asker, config: &Config, bar: &ProgressBar) -> Result<Report> {
+async fn verify_as(client: MeshClient, config: &Config, bar: &ProgressBar) -> Result<Report> {
     let databases = Databases::open(config).await?;
-    let mut streams = Streams::new(asker.clone());
+    let mut streams = Streams::new(client.clone());
     let mut auditor = Auditor::default();
     let mut found = streams.read(&mut auditor, bar).await?;
     bar.finish_and_clear();
@@ -176,7 +176,7 @@ async fn verify_as(asker: Asker, config: &Config, bar: &ProgressBar) -> Result<R
         let (mut count, differing) = databases.compare(&auditor).await?;
         differences = differing;
         for (service, pool) in databases.named() {
-            let (rows, lost) = outboxes::compare(&asker, service, pool).await?;
+            let (rows, lost) = outboxes::compare(&client, service, pool).await?;
             count.messages += rows.rows;
             differences.extend(lost);
         }
@@ -203,14 +203,14 @@ async fn rest(
     let mut moved = Instant::now();
     let mut is_said = false;
     loop {
-        let is_told = databases.waiting().await? == 0;
-        let facts = auditor.facts();
+        let is_emitted = databases.waiting().await? == 0;
+        let events = auditor.events();
         found.extend(streams.read(auditor, &ProgressBar::hidden()).await?);
-        if auditor.facts() > facts {
+        if auditor.events() > events {
             moved = Instant::now();
         }
         let is_still = auditor.unfinished() == 0 || moved.elapsed() > STILL;
-        if is_told && is_still && !streams.have_more().await? {
+        if is_emitted && is_still && !streams.have_more().await? {
             return Ok(true);
         }
         if Instant::now() > until {
@@ -239,10 +239,10 @@ fn report(
     let rules = Rule::ALL.map(line).into();
     let named = |violation: Violation| {
         let name = |event: &EventId| (*event, auditor.name_of(*event).unwrap_or("unknown"));
-        Found { facts: violation.events.iter().map(name).collect(), violation }
+        Found { events: violation.events.iter().map(name).collect(), violation }
     };
     Report {
-        facts: auditor.facts(),
+        events: auditor.events(),
         unread: unread + auditor.unread(),
         since: auditor.since(),
         rules,
@@ -288,13 +288,13 @@ impl Report {
                 count(wrong, "difference to the databases", "differences to the databases")
             }
         };
-        format!("{} facts, {violations}, {differences}", self.facts)
+        format!("{} facts, {violations}, {differences}", self.events)
     }
 
     fn print(&self) {
         match self.since {
-            None => println!("{} facts, from the beginning", self.facts),
-            Some(since) => println!("{} facts, all of them since {since}", self.facts),
+            None => println!("{} facts, from the beginning", self.events),
+            Some(since) => println!("{} facts, all of them since {since}", self.events),
         }
         println!("{}", self.table());
         if self.unread > 0 {
@@ -308,13 +308,13 @@ impl Report {
                 if self.differences.is_empty() { "agree on" } else { "do not agree on all of" }
             ),
         }
-        for Found { violation, facts } in &self.violations {
+        for Found { violation, events } in &self.violations {
             println!("\n{}: {}", violation.rule.as_str(), violation.detail);
-            facts.iter().for_each(|(event, name)| println!("  {event}  {name}"));
+            events.iter().for_each(|(event, name)| println!("  {event}  {name}"));
         }
-        for Difference { what, facts, database } in &self.differences {
+        for Difference { what, events, database } in &self.differences {
             let said = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".into());
-            println!("\n{what}: the facts say {}, the database {}", said(facts), said(database));
+            println!("\n{what}: the facts say {}, the database {}", said(events), said(database));
         }
     }
 }

@@ -6,7 +6,7 @@ use events::{
     point::{DebitRefusal, RefundReason},
     withdrawal::WithdrawalReason,
 };
-use mesh::Miss;
+use mesh::HandleError;
 
 /// A payment of a hold with less left than this asks for more time.
 const LAST_MINUTE_SECS: i64 = 60;
@@ -56,7 +56,7 @@ impl Hold {
 
     /// Takes in what else was heard of it: an end wins, in whichever order they come, but
     /// only that of this owner and version. Whether it is news.
-    pub fn hear(&mut self, heard: &Self) -> bool {
+    pub fn handle(&mut self, heard: &Self) -> bool {
         let is_of_this = heard.user_id == self.user_id && heard.hold_version == self.hold_version;
         let is_news = is_of_this && heard.ended && self.end();
         self.is_off |= is_news && heard.is_off;
@@ -110,7 +110,7 @@ impl Standing {
     /// # Errors
     /// `NotYet` when another fact must be heard first, `Never` when the news contradict
     /// what has been heard: a payment is not moved to a wrong end.
-    pub fn after(self, news: News) -> Result<Option<Self>, Miss> {
+    pub fn after(self, news: News) -> Result<Option<Self>, HandleError> {
         use {News as N, Standing as S};
         const HOLD_GONE: Standing = Standing::Failed(PaymentFailure::HoldGone);
         const OFF: Standing = Standing::Failed(PaymentFailure::ShowCancelled);
@@ -125,7 +125,7 @@ impl Standing {
             (S::Completed, N::Refunded(RefundReason::Cancelled)) => Ok(Some(S::Refunded)),
             // Only what was confirmed can be cancelled with money: the confirmation is late.
             (S::Requested, N::Refunded(RefundReason::Cancelled)) => {
-                Err(Miss::NotYet("reservation.confirmed of this payment"))
+                Err(HandleError::NotYet("reservation.confirmed of this payment"))
             }
             (S::Completed | S::Refunded, N::Confirmed)
             | (S::Unwinding | HOLD_GONE | OFF, N::ConfirmRefused)
@@ -133,7 +133,9 @@ impl Standing {
             | (OFF, N::ShowCancelled)
             | (S::Refunded, N::Refunded(RefundReason::Cancelled)) => Ok(None),
             (S::Failed(reason), N::DebitRefused(refusal)) if reason == failure(refusal) => Ok(None),
-            _ => Err(Miss::Never(format!("{news:?} contradicts a payment that is {self:?}"))),
+            _ => {
+                Err(HandleError::Never(format!("{news:?} contradicts a payment that is {self:?}")))
+            }
         }
     }
 
@@ -227,7 +229,7 @@ impl Payment {
     ///
     /// # Errors
     /// As [`Standing::after`]; nothing is changed then.
-    pub fn hear(&mut self, news: News, now: Timestamp) -> Result<bool, Miss> {
+    pub fn handle(&mut self, news: News, now: Timestamp) -> Result<bool, HandleError> {
         let Some(standing) = self.standing.after(news)? else {
             return Ok(false);
         };
@@ -329,18 +331,18 @@ mod tests {
     #[test]
     fn a_hold_that_ended_stays_ended() {
         let mut known = hold(false);
-        assert!(!known.hear(&hold(false)));
-        assert!(known.hear(&hold(true)));
-        assert!(!known.hear(&hold(true)));
-        assert!(!known.hear(&hold(false)));
+        assert!(!known.handle(&hold(false)));
+        assert!(known.handle(&hold(true)));
+        assert!(!known.handle(&hold(true)));
+        assert!(!known.handle(&hold(false)));
         assert!(known.ended);
     }
 
     #[test]
     fn the_end_of_another_owner_or_version_leaves_a_hold_alone() {
         let mut known = hold(false);
-        assert!(!known.hear(&Hold { hold_version: 6, ..hold(true) }));
-        assert!(!known.hear(&Hold { user_id: UserId(Uuid::from_u128(9)), ..hold(true) }));
+        assert!(!known.handle(&Hold { hold_version: 6, ..hold(true) }));
+        assert!(!known.handle(&Hold { user_id: UserId(Uuid::from_u128(9)), ..hold(true) }));
         assert_eq!(known, hold(false));
     }
 
@@ -433,8 +435,8 @@ mod tests {
             for (news, expected) in newses.into_iter().zip(row) {
                 let got = match standing.after(news) {
                     Ok(None) => ".",
-                    Err(Miss::NotYet(_)) => "w",
-                    Err(Miss::Never(_)) => "!",
+                    Err(HandleError::NotYet(_)) => "w",
+                    Err(HandleError::Never(_)) => "!",
                     Ok(Some(Standing::Completed)) => "C",
                     Ok(Some(Standing::Unwinding)) => "U",
                     Ok(Some(Standing::Refunded)) => "R",
@@ -452,10 +454,10 @@ mod tests {
     #[test]
     fn an_unwinding_payment_is_shown_as_running_without_a_reason() {
         let mut unwinding = payment(Standing::Requested);
-        assert_eq!(unwinding.hear(News::ConfirmRefused, NOW), Ok(false));
+        assert_eq!(unwinding.handle(News::ConfirmRefused, NOW), Ok(false));
         let view = unwinding.to_view();
         assert_eq!((view.state, view.reason, view.ended_at), (PaymentState::Requested, None, None));
-        assert_eq!(unwinding.hear(News::Refunded(RefundReason::HoldGone), NOW), Ok(true));
+        assert_eq!(unwinding.handle(News::Refunded(RefundReason::HoldGone), NOW), Ok(true));
         let view = unwinding.to_view();
         assert_eq!(view.reason, Some(PaymentFailure::HoldGone));
         assert_eq!((view.state, view.ended_at), (PaymentState::Failed, Some(NOW)));

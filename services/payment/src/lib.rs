@@ -21,22 +21,22 @@
 //! ends COMPLETED only when its seats were confirmed, FAILED only when nothing was taken
 //! or all is back, REFUNDED only after COMPLETED. Its id is the id of its saga.
 
-mod book;
 mod domain;
 mod handlers;
 mod reads;
 mod rows;
+mod unit_of_work;
 mod withdrawal;
 
 use events::{payment, point, reservation, state::StateSales, user};
 use mesh::{Allow, Service, postgres::Postgres};
 
-pub use book::{Book, Keys};
+pub use unit_of_work::{Keys, UnitOfWork};
 
 /// What the simulation drives this service with.
 #[cfg(feature = "sim")]
 pub mod sim {
-    pub use crate::{book::in_memory::Tables, domain::Standing};
+    pub use crate::{domain::Standing, unit_of_work::in_memory::Tables};
 }
 
 /// The service's name.
@@ -47,28 +47,28 @@ pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migration
 
 /// Nothing of this service can be configured: every deadline belongs to others.
 #[derive(Debug, Clone, Default)]
-pub struct Rules {}
+pub struct Config {}
 
 /// What a request to pay may tell.
 const ANSWERS: &[&str] = &["payment.requested", "payment.hold_extension_requested"];
 
 /// What this service hears and answers.
-pub fn service() -> Service<Postgres<Book>> {
-    Service::<Postgres<Book>>::new(NAME)
+pub fn service() -> Service<Postgres<UnitOfWork>> {
+    Service::<Postgres<UnitOfWork>>::new(NAME)
         .answers::<payment::Pay>(Allow::User, ANSWERS)
         .reads::<payment::GetPayment, _, _>(Allow::User, reads::get)
         .reads::<payment::FindPayments, _, _>(Allow::User, reads::find)
         .reads::<StateSales, _, _>(Allow::Service, reads::stated)
-        .hears::<reservation::ReservationCreated>(&[])
-        .hears::<reservation::ReservationConfirmed>(&["payment.completed"])
-        .hears::<reservation::ReservationConfirmRefused>(&[])
-        .hears::<reservation::ReservationCancelled>(&[])
-        .hears::<point::PointDebitRefused>(&["payment.failed"])
-        .hears::<point::PointRefunded>(&["payment.failed", "payment.refunded"])
-        .hears::<user::UserWithdrawalRequested>(&[
+        .consumes::<reservation::ReservationCreated>(&[])
+        .consumes::<reservation::ReservationConfirmed>(&["payment.completed"])
+        .consumes::<reservation::ReservationConfirmRefused>(&[])
+        .consumes::<reservation::ReservationCancelled>(&[])
+        .consumes::<point::PointDebitRefused>(&["payment.failed"])
+        .consumes::<point::PointRefunded>(&["payment.failed", "payment.refunded"])
+        .consumes::<user::UserWithdrawalRequested>(&[
             "payment.withdrawal_cleared",
             "payment.withdrawal_blocked",
         ])
-        .hears::<user::UserWithdrawalRefused>(&[])
-        .hears::<user::UserWithdrawn>(&[])
+        .consumes::<user::UserWithdrawalRefused>(&[])
+        .consumes::<user::UserWithdrawn>(&[])
 }

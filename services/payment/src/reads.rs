@@ -5,15 +5,15 @@ use events::{
     payment::{self, FindPayments, GetPayment},
     state::{SaleStated, StateSales, Stated},
 };
-use mesh::{Desk, Meta, page::Cut, postgres::Postgres};
+use mesh::{Meta, QueryContext, page::Cut, postgres::Postgres};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{Book, domain::Payment, rows::PaymentColumns};
+use crate::{UnitOfWork, domain::Payment, rows::PaymentColumns};
 
 /// One payment of the caller's.
 pub(crate) async fn get(
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     command: GetPayment,
     meta: Meta,
 ) -> Result<payment::Payment, Problem> {
@@ -24,7 +24,7 @@ pub(crate) async fn get(
     )
     .bind(command.payment_id.0)
     .bind(meta.caller.user_id()?.0)
-    .fetch_optional(desk.pool())
+    .fetch_optional(ctx.pool())
     .await
     .map_err(unavailable)?;
     view(row.ok_or(codes::NOT_FOUND)?)
@@ -32,7 +32,7 @@ pub(crate) async fn get(
 
 /// The caller's payments, newest first.
 pub(crate) async fn find(
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     command: FindPayments,
     meta: Meta,
 ) -> Result<Page<payment::Payment>, Problem> {
@@ -45,7 +45,7 @@ pub(crate) async fn find(
     .bind(meta.caller.user_id()?.0)
     .bind(cut.before)
     .bind(cut.rows())
-    .fetch_all(desk.pool())
+    .fetch_all(ctx.pool())
     .await
     .map_err(unavailable)?;
     let payments = rows.into_iter().map(view).collect::<Result<Vec<_>, _>>()?;
@@ -60,7 +60,7 @@ type StatedRow = (Uuid, Uuid, i32, String, OffsetDateTime, Option<OffsetDateTime
 
 /// Every payment that was completed, for those who have lost what they knew of it.
 pub(crate) async fn stated(
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     command: StateSales,
     _meta: Meta,
 ) -> Result<Stated<SaleStated, PaymentId>, Problem> {
@@ -70,7 +70,7 @@ pub(crate) async fn stated(
     )
     .bind(command.after.map_or(Uuid::nil(), |id| id.0))
     .bind(STATED_MAX)
-    .fetch_all(desk.pool())
+    .fetch_all(ctx.pool())
     .await
     .map_err(unavailable)?;
     let last = rows.last().filter(|_| rows.len() as i64 == STATED_MAX);

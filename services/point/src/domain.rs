@@ -5,9 +5,9 @@ use events::{
     point::{self, DebitRefusal, EntryKind},
     withdrawal::{Standing, WithdrawalReason},
 };
-use mesh::Miss;
+use mesh::HandleError;
 
-use crate::Rules;
+use crate::Config;
 
 /// A fan's points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub enum Debit {
 ///
 /// # Errors
 /// `wallet_closed` or `balance_limit`.
-pub fn charge(wallet: &Wallet, amount: i64, rules: &Rules) -> Result<i64, Problem> {
+pub fn charge(wallet: &Wallet, amount: i64, config: &Config) -> Result<i64, Problem> {
     match wallet.state {
         WalletState::Open => {}
         WalletState::Closing => {
@@ -88,10 +88,10 @@ pub fn charge(wallet: &Wallet, amount: i64, rules: &Rules) -> Result<i64, Proble
         WalletState::Closed => return Err(codes::WALLET_CLOSED.into()),
     }
     match wallet.balance.checked_add(amount) {
-        Some(balance) if balance <= rules.balance_max => Ok(balance),
+        Some(balance) if balance <= config.balance_max => Ok(balance),
         _ => Err(Problem::new(
             codes::BALANCE_LIMIT,
-            format!("A wallet holds at most {} points.", rules.balance_max),
+            format!("A wallet holds at most {} points.", config.balance_max),
         )),
     }
 }
@@ -100,11 +100,11 @@ pub fn charge(wallet: &Wallet, amount: i64, rules: &Rules) -> Result<i64, Proble
 ///
 /// # Errors
 /// `invalid`.
-pub fn check_charge(amount: i64, rules: &Rules) -> Result<(), Problem> {
-    if (1..=rules.charge_max).contains(&amount) {
+pub fn check_charge(amount: i64, config: &Config) -> Result<(), Problem> {
+    if (1..=config.charge_max).contains(&amount) {
         Ok(())
     } else {
-        let what = format!("must be 1 to {}, not {amount}", rules.charge_max);
+        let what = format!("must be 1 to {}, not {amount}", config.charge_max);
         Err(Problem::about(codes::INVALID, "amount", what))
     }
 }
@@ -118,15 +118,15 @@ pub fn debit(
     wallet: Option<&Wallet>,
     amount: i64,
     attempt: u64,
-    rules: &Rules,
-) -> Result<Debit, Miss> {
+    config: &Config,
+) -> Result<Debit, HandleError> {
     if amount < 0 {
-        return Err(Miss::Never(format!("a payment of {amount} points")));
+        return Err(HandleError::Never(format!("a payment of {amount} points")));
     }
     match (trail, wallet) {
         (Some(_), _) => Ok(Debit::Decided),
-        (None, None) if attempt < rules.unknown_wallet_attempts => {
-            Err(Miss::NotYet("user.registered of this fan"))
+        (None, None) if attempt < config.unknown_wallet_attempts => {
+            Err(HandleError::NotYet("user.registered of this fan"))
         }
         (None, None) => Ok(Debit::Refuse(DebitRefusal::NoWallet)),
         (None, Some(wallet)) if wallet.state != WalletState::Open => {
@@ -145,13 +145,17 @@ pub fn debit(
 /// # Errors
 /// `NotYet` while nothing is known of the payment, `Never` when nothing was taken for it,
 /// or from somebody else.
-pub fn refund(trail: Option<&Trail>, fan: UserId) -> Result<Option<i64>, Miss> {
+pub fn refund(trail: Option<&Trail>, fan: UserId) -> Result<Option<i64>, HandleError> {
     match trail {
-        None => Err(Miss::NotYet("payment.requested of this payment")),
+        None => Err(HandleError::NotYet("payment.requested of this payment")),
         Some(Trail::Refunded) => Ok(None),
         Some(Trail::Debited { user_id, amount }) if *user_id == fan => Ok(Some(*amount)),
-        Some(Trail::Debited { .. }) => Err(Miss::Never("somebody else has paid this".into())),
-        Some(Trail::Refused) => Err(Miss::Never("nothing was taken for this payment".into())),
+        Some(Trail::Debited { .. }) => {
+            Err(HandleError::Never("somebody else has paid this".into()))
+        }
+        Some(Trail::Refused) => {
+            Err(HandleError::Never("nothing was taken for this payment".into()))
+        }
     }
 }
 
@@ -216,26 +220,26 @@ mod tests {
         Wallet { balance, state: WalletState::Open }
     }
 
-    fn rules() -> Rules {
-        Rules::default()
+    fn config() -> Config {
+        Config::default()
     }
 
     #[test]
     fn a_charge_is_one_to_ten_million_points() {
         for amount in [i64::MIN, -1, 0, 10_000_001, i64::MAX] {
-            assert!(check_charge(amount, &rules()).unwrap_err().is(codes::INVALID), "{amount}");
+            assert!(check_charge(amount, &config()).unwrap_err().is(codes::INVALID), "{amount}");
         }
         for amount in [1, 10_000_000] {
-            assert_eq!(check_charge(amount, &rules()), Ok(()));
+            assert_eq!(check_charge(amount, &config()), Ok(()));
         }
     }
 
     #[test]
     fn a_wallet_is_charged_up_to_its_limit_and_no_further() {
-        let limit = rules().balance_max;
-        assert_eq!(charge(&open(limit - 5), 5, &rules()), Ok(limit));
+        let limit = config().balance_max;
+        assert_eq!(charge(&open(limit - 5), 5, &config()), Ok(limit));
         for (balance, amount) in [(limit - 5, 6), (limit + 1, 1), (i64::MAX, 1)] {
-            let problem = charge(&open(balance), amount, &rules()).unwrap_err();
+            let problem = charge(&open(balance), amount, &config()).unwrap_err();
             assert!(problem.is(codes::BALANCE_LIMIT));
         }
     }
@@ -244,13 +248,13 @@ mod tests {
     fn a_closed_wallet_is_not_charged() {
         let closing = Wallet { state: WalletState::Closing, ..open(5) };
         for wallet in [Wallet::CLOSED, closing] {
-            assert!(charge(&wallet, 1, &rules()).unwrap_err().is(codes::WALLET_CLOSED));
+            assert!(charge(&wallet, 1, &config()).unwrap_err().is(codes::WALLET_CLOSED));
         }
     }
 
     #[test]
     fn points_are_taken_to_the_last_one_and_never_below_zero() {
-        let taken = |balance, amount| debit(None, Some(&open(balance)), amount, 1, &rules());
+        let taken = |balance, amount| debit(None, Some(&open(balance)), amount, 1, &config());
         assert_eq!(taken(100, 100), Ok(Debit::Take));
         assert_eq!(taken(0, 0), Ok(Debit::Take));
         let poor = Ok(Debit::Refuse(DebitRefusal::InsufficientBalance));
@@ -260,34 +264,37 @@ mod tests {
 
     #[test]
     fn a_negative_payment_is_no_payment() {
-        let miss = debit(None, Some(&open(100)), -1, 1, &rules());
-        assert!(matches!(miss, Err(Miss::Never(_))));
+        let miss = debit(None, Some(&open(100)), -1, 1, &config());
+        assert!(matches!(miss, Err(HandleError::Never(_))));
     }
 
     #[test]
     fn nothing_is_taken_from_a_closed_wallet() {
         for state in [WalletState::Closing, WalletState::Closed] {
-            let refused = debit(None, Some(&Wallet { balance: 100, state }), 100, 1, &rules());
+            let refused = debit(None, Some(&Wallet { balance: 100, state }), 100, 1, &config());
             assert_eq!(refused, Ok(Debit::Refuse(DebitRefusal::NoWallet)));
         }
     }
 
     #[test]
     fn an_unknown_wallet_is_waited_for_before_it_counts_as_missing() {
-        let patience = rules().unknown_wallet_attempts;
+        let patience = config().unknown_wallet_attempts;
         for attempt in 1..patience {
-            let miss = debit(None, None, 100, attempt, &rules());
-            assert!(matches!(miss, Err(Miss::NotYet(_))), "{attempt}");
+            let miss = debit(None, None, 100, attempt, &config());
+            assert!(matches!(miss, Err(HandleError::NotYet(_))), "{attempt}");
         }
-        let refused = debit(None, None, 100, patience, &rules());
+        let refused = debit(None, None, 100, patience, &config());
         assert_eq!(refused, Ok(Debit::Refuse(DebitRefusal::NoWallet)));
     }
 
     #[test]
     fn a_payment_is_decided_once_whatever_was_charged_since() {
         for trail in [Trail::Refused, DEBITED, Trail::Refunded] {
-            assert_eq!(debit(Some(&trail), Some(&open(500)), 100, 1, &rules()), Ok(Debit::Decided));
-            assert_eq!(debit(Some(&trail), None, 100, 99, &rules()), Ok(Debit::Decided));
+            assert_eq!(
+                debit(Some(&trail), Some(&open(500)), 100, 1, &config()),
+                Ok(Debit::Decided)
+            );
+            assert_eq!(debit(Some(&trail), None, 100, 99, &config()), Ok(Debit::Decided));
         }
     }
 
@@ -299,10 +306,10 @@ mod tests {
 
     #[test]
     fn nothing_is_given_back_that_was_not_taken() {
-        assert!(matches!(refund(None, FAN), Err(Miss::NotYet(_))));
-        assert!(matches!(refund(Some(&Trail::Refused), FAN), Err(Miss::Never(_))));
+        assert!(matches!(refund(None, FAN), Err(HandleError::NotYet(_))));
+        assert!(matches!(refund(Some(&Trail::Refused), FAN), Err(HandleError::Never(_))));
         let stranger = UserId(Uuid::from_u128(9));
-        assert!(matches!(refund(Some(&DEBITED), stranger), Err(Miss::Never(_))));
+        assert!(matches!(refund(Some(&DEBITED), stranger), Err(HandleError::Never(_))));
     }
 
     #[test]

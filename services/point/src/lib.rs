@@ -17,23 +17,23 @@
 //! back at most once, and only what was taken is given back. It is given back also to a wallet
 //! that is closed; what lies in one then is listed in `stranded`, and logged.
 
-mod book;
 mod domain;
 mod handlers;
 mod reads;
+mod unit_of_work;
 mod withdrawal;
 
 use events::{payment, point, reservation, user};
 use mesh::{Allow, Service, postgres::Postgres};
 
-pub use book::{Book, Keys};
+pub use unit_of_work::{Keys, UnitOfWork};
 
 /// What the simulation drives this service with.
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::{
-        book::in_memory::Tables,
         domain::{Entry, WalletState},
+        unit_of_work::in_memory::Tables,
     };
 }
 
@@ -45,7 +45,7 @@ pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migration
 
 /// What this service's decisions depend on.
 #[derive(Debug, Clone)]
-pub struct Rules {
+pub struct Config {
     /// Points that one charge buys at most.
     pub charge_max: i64,
     /// Points that a charge may fill a wallet up to. Points given back may exceed it.
@@ -55,26 +55,26 @@ pub struct Rules {
     pub unknown_wallet_attempts: u64,
 }
 
-impl Default for Rules {
+impl Default for Config {
     fn default() -> Self {
         Self { charge_max: 10_000_000, balance_max: 1_000_000_000_000, unknown_wallet_attempts: 10 }
     }
 }
 
 /// What this service hears and answers.
-pub fn service() -> Service<Postgres<Book>> {
-    Service::<Postgres<Book>>::new(NAME)
+pub fn service() -> Service<Postgres<UnitOfWork>> {
+    Service::<Postgres<UnitOfWork>>::new(NAME)
         .answers::<point::Charge>(Allow::User, &["point.charged"])
         .reads::<point::GetBalance, _, _>(Allow::User, reads::balance)
         .reads::<point::FindEntries, _, _>(Allow::User, reads::entries)
-        .hears::<user::UserRegistered>(&[])
-        .hears::<user::UserWithdrawalRequested>(&[
+        .consumes::<user::UserRegistered>(&[])
+        .consumes::<user::UserWithdrawalRequested>(&[
             "point.withdrawal_cleared",
             "point.withdrawal_blocked",
         ])
-        .hears::<user::UserWithdrawalRefused>(&[])
-        .hears::<user::UserWithdrawn>(&["point.forfeited"])
-        .hears::<payment::PaymentRequested>(&["point.debited", "point.debit_refused"])
-        .hears::<reservation::ReservationConfirmRefused>(&["point.refunded"])
-        .hears::<reservation::ReservationCancelled>(&["point.refunded"])
+        .consumes::<user::UserWithdrawalRefused>(&[])
+        .consumes::<user::UserWithdrawn>(&["point.forfeited"])
+        .consumes::<payment::PaymentRequested>(&["point.debited", "point.debit_refused"])
+        .consumes::<reservation::ReservationConfirmRefused>(&["point.refunded"])
+        .consumes::<reservation::ReservationCancelled>(&["point.refunded"])
 }

@@ -6,12 +6,12 @@ use events::{
     Page, Problem, UserId, codes,
     point::{self, Balance, FindEntries, GetBalance},
 };
-use mesh::{Desk, Meta, page::Cut, postgres::Postgres};
+use mesh::{Meta, QueryContext, page::Cut, postgres::Postgres};
 use sqlx::PgPool;
 
 use crate::{
-    Book,
-    book::{EntryColumns, entry},
+    UnitOfWork,
+    unit_of_work::{EntryColumns, entry},
 };
 
 /// How long a fan who has just signed up waits for the wallet to be opened.
@@ -21,14 +21,14 @@ const OPENING_POLL: Duration = Duration::from_millis(50);
 
 /// The balance of the caller's wallet.
 pub(crate) async fn balance(
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     _: GetBalance,
     meta: Meta,
 ) -> Result<Balance, Problem> {
     let user_id = meta.caller.user_id()?;
     let opened = async {
         loop {
-            if let Some(balance) = stored_balance(desk.pool(), user_id).await? {
+            if let Some(balance) = stored_balance(ctx.pool(), user_id).await? {
                 return Ok(Balance { user_id, balance });
             }
             tokio::time::sleep(OPENING_POLL).await;
@@ -49,7 +49,7 @@ async fn stored_balance(pool: &PgPool, user_id: UserId) -> Result<Option<i64>, P
 
 /// The entries of the caller's wallet, newest first.
 pub(crate) async fn entries(
-    desk: Desk<Postgres<Book>>,
+    ctx: QueryContext<Postgres<UnitOfWork>>,
     command: FindEntries,
     meta: Meta,
 ) -> Result<Page<point::Entry>, Problem> {
@@ -62,7 +62,7 @@ pub(crate) async fn entries(
     .bind(user_id.0)
     .bind(cut.before)
     .bind(cut.rows())
-    .fetch_all(desk.pool())
+    .fetch_all(ctx.pool())
     .await
     .map_err(unavailable)?;
     let entries = rows

@@ -45,9 +45,9 @@ use events::{
     user::UserWithdrawn,
 };
 use mesh::{
-    Allow, Desk, Meta, Service, clock,
+    Allow, Meta, QueryContext, Service, clock,
     engine::Failure,
-    valkey::{Act, Library, Valkey},
+    valkey::{FunctionCall, LuaModule, Valkey},
 };
 
 pub use rebuild::{Known, REBUILT_FROM, rebuild, schedules_wanted};
@@ -65,7 +65,7 @@ const KEYS_EVERY: Duration = Duration::from_secs(60);
 
 /// What the service's Rust side knows.
 #[derive(Default)]
-pub struct Rules {
+pub struct Config {
     /// Signs tickets and passes.
     pub signer: Signer,
 }
@@ -73,14 +73,14 @@ pub struct Rules {
 /// The functions in Valkey.
 pub struct Room;
 
-impl Library for Room {
+impl LuaModule for Room {
     const NAME: &'static str = NAME;
     const LUA: &'static str = concat!(
         include_str!("lua/room.lua"),
         include_str!("lua/line.lua"),
-        include_str!("lua/facts.lua"),
+        include_str!("lua/handle.lua"),
     );
-    type Rules = Rules;
+    type Config = Config;
     const KEY: &'static str = "user_id";
 }
 
@@ -88,14 +88,14 @@ impl Library for Room {
 pub fn service() -> Service<Valkey<Room>> {
     Service::<Valkey<Room>>::new(NAME)
         .soon()
-        .hears::<ScheduleOpened>(&[])
-        .hears::<ScheduleCancelled>(&[])
-        .hears::<ReservationCreated>(&[])
-        .hears::<ReservationExpired>(&["queue.completed"])
-        .hears::<ReservationCancelled>(&["queue.completed"])
-        .hears::<PaymentCompleted>(&["queue.completed"])
-        .hears::<PaymentFailed>(&["queue.completed", "queue.returned"])
-        .hears::<UserWithdrawn>(&["queue.expired"])
+        .consumes::<ScheduleOpened>(&[])
+        .consumes::<ScheduleCancelled>(&[])
+        .consumes::<ReservationCreated>(&[])
+        .consumes::<ReservationExpired>(&["queue.completed"])
+        .consumes::<ReservationCancelled>(&["queue.completed"])
+        .consumes::<PaymentCompleted>(&["queue.completed"])
+        .consumes::<PaymentFailed>(&["queue.completed", "queue.returned"])
+        .consumes::<UserWithdrawn>(&["queue.expired"])
         .answers::<Enter>(Allow::User, &["queue.waiting"])
         .answers::<Leave>(Allow::User, &["queue.expired"])
         .reads::<GetPlace, _, _>(Allow::User, look)
@@ -104,8 +104,12 @@ pub fn service() -> Service<Valkey<Room>> {
         .every("keys", KEYS_EVERY, &[], refresh_keys)
 }
 
-async fn look(desk: Desk<Valkey<Room>>, command: GetPlace, meta: Meta) -> Result<Place, Problem> {
-    place_of(&desk, &command, &meta, clock::now()).await
+async fn look(
+    ctx: QueryContext<Valkey<Room>>,
+    command: GetPlace,
+    meta: Meta,
+) -> Result<Place, Problem> {
+    place_of(&ctx, &command, &meta, clock::now()).await
 }
 
 /// The caller's own place, as at `now`.
@@ -119,16 +123,16 @@ pub async fn place_of(
     now: Timestamp,
 ) -> Result<Place, Problem> {
     let (schedule, user) = (command.schedule_id, meta.caller.user_id()?);
-    let value = valkey.read(Act::new("look").arg(schedule).arg(user), now).await?;
-    handlers::place(schedule, user, &value, valkey.rules(), now)
+    let value = valkey.read(FunctionCall::new("look").arg(schedule).arg(user), now).await?;
+    handlers::place(schedule, user, &value, valkey.config(), now)
 }
 
 async fn jwks(
-    desk: Desk<Valkey<Room>>,
+    ctx: QueryContext<Valkey<Room>>,
     _command: Jwks,
     _meta: Meta,
 ) -> Result<serde_json::Value, Problem> {
-    Ok(desk.rules().signer.jwks())
+    Ok(ctx.config().signer.jwks())
 }
 
 /// The rooms in which something has come due, each as a tick.
@@ -136,10 +140,10 @@ async fn jwks(
 /// # Errors
 /// When a function fails. A store that is away is no failure here: there is nothing to do
 /// until it is back.
-pub async fn due(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<Act>, Failure> {
-    match valkey.read(Act::new("due"), now).await {
+pub async fn due(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<FunctionCall>, Failure> {
+    match valkey.read(FunctionCall::new("due"), now).await {
         Ok(rooms) => {
-            let tick = |room| Act::new("tick").arg(room).arg(TICK_PLACES_MAX);
+            let tick = |room| FunctionCall::new("tick").arg(room).arg(TICK_PLACES_MAX);
             Ok(rooms.0.into_iter().map(tick).collect())
         }
         Err(problem) if problem.is(codes::UNAVAILABLE) => Ok(Vec::new()),
@@ -147,7 +151,7 @@ pub async fn due(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<Act>, Failu
     }
 }
 
-async fn refresh_keys(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<Act>, Failure> {
-    valkey.rules().signer.refresh(&valkey, now).await?;
+async fn refresh_keys(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<FunctionCall>, Failure> {
+    valkey.config().signer.refresh(&valkey, now).await?;
     Ok(Vec::new())
 }

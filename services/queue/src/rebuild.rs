@@ -16,7 +16,7 @@ use events::{
 use futures::{Stream, StreamExt};
 use mesh::{
     engine::Failure,
-    valkey::{Act, ActOn, Restoring, Valkey},
+    valkey::{CallOn, FunctionCall, Restoring, Valkey},
 };
 use tracing::warn;
 
@@ -26,18 +26,18 @@ use crate::{Room, domain::text_of};
 /// those that made the room, its holds and its sales. Payments that failed are not among
 /// them: what they did to a place is in the room's own events.
 pub const REBUILT_FROM: &[&str] = &[
-    QueueWaiting::FACT,
-    QueueActivated::FACT,
-    QueueReturned::FACT,
-    QueueCompleted::FACT,
-    QueueExpired::FACT,
-    ScheduleOpened::FACT,
-    ScheduleCancelled::FACT,
-    ReservationCreated::FACT,
-    ReservationExpired::FACT,
-    ReservationCancelled::FACT,
-    PaymentCompleted::FACT,
-    UserWithdrawn::FACT,
+    QueueWaiting::NAME,
+    QueueActivated::NAME,
+    QueueReturned::NAME,
+    QueueCompleted::NAME,
+    QueueExpired::NAME,
+    ScheduleOpened::NAME,
+    ScheduleCancelled::NAME,
+    ReservationCreated::NAME,
+    ReservationExpired::NAME,
+    ReservationCancelled::NAME,
+    PaymentCompleted::NAME,
+    UserWithdrawn::NAME,
 ];
 
 /// A room that was over for longer is not made again.
@@ -102,36 +102,36 @@ async fn take_in(
     known: impl Stream<Item = Result<Vec<Known>, Failure>>,
     now: Timestamp,
 ) -> Result<u64, Failure> {
-    restoring.perform(&[Act::new("forget")], now).await?;
+    restoring.perform(&[FunctionCall::new("forget")], now).await?;
     let mut count = 0;
     let mut known = std::pin::pin!(known);
     while let Some(page) = known.next().await {
         let mut owners = HashSet::new();
-        let mut acts = Vec::new();
+        let mut calls = Vec::new();
         for known in &page? {
-            let before = acts.len();
+            let before = calls.len();
             match known {
-                Known::Event(subject, payload) => acts.extend(act(valkey, subject, payload, now)),
-                Known::Schedule(stated) => acts.extend(schedule(stated)),
+                Known::Event(subject, payload) => calls.extend(call(valkey, subject, payload, now)),
+                Known::Schedule(stated) => calls.extend(schedule(stated)),
                 Known::Seat(schedule_id, stated) => {
                     // What has several seats is one hold, or one sale.
                     let owner = stated.owner.as_ref();
                     let owner = owner.filter(|owner| owners.insert(owner.reservation_id));
-                    acts.extend(owner.map(|owner| owned(*schedule_id, owner)));
+                    calls.extend(owner.map(|owner| owned(*schedule_id, owner)));
                 }
             }
-            count += u64::from(acts.len() > before);
+            count += u64::from(calls.len() > before);
         }
-        restoring.perform(&acts, now).await?;
+        restoring.perform(&calls, now).await?;
     }
-    restoring.perform(&[Act::new("rebuilt")], now).await?;
-    valkey.rules().signer.refresh(valkey, now).await?;
+    restoring.perform(&[FunctionCall::new("rebuilt")], now).await?;
+    valkey.config().signer.refresh(valkey, now).await?;
     Ok(count)
 }
 
-fn schedule(stated: &ScheduleStated) -> impl Iterator<Item = Act> {
+fn schedule(stated: &ScheduleStated) -> impl Iterator<Item = FunctionCall> {
     let schedule = &stated.schedule;
-    let open = Act::new("open")
+    let open = FunctionCall::new("open")
         .arg(schedule.schedule_id)
         .arg(schedule.opens_at.unix_millis())
         .arg(schedule.starts_at.unix_millis())
@@ -140,14 +140,16 @@ fn schedule(stated: &ScheduleStated) -> impl Iterator<Item = Act> {
         .arg(schedule.admission.pass_secs)
         .arg(schedule.seats_total);
     let is_cancelled = schedule.state == ScheduleState::Cancelled;
-    let cancel = is_cancelled.then(|| Act::new("cancel").arg(schedule.schedule_id));
+    let cancel = is_cancelled.then(|| FunctionCall::new("cancel").arg(schedule.schedule_id));
     std::iter::once(open).chain(cancel)
 }
 
-fn owned(schedule_id: ScheduleId, owner: &SeatOwner) -> Act {
+fn owned(schedule_id: ScheduleId, owner: &SeatOwner) -> FunctionCall {
     match owner.is_sold {
-        true => Act::new("sold").arg(schedule_id).arg(owner.reservation_id).arg(owner.seats),
-        false => Act::new("hold")
+        true => {
+            FunctionCall::new("sold").arg(schedule_id).arg(owner.reservation_id).arg(owner.seats)
+        }
+        false => FunctionCall::new("hold")
             .arg(schedule_id)
             .arg(owner.user_id)
             .arg(owner.reservation_id)
@@ -155,30 +157,39 @@ fn owned(schedule_id: ScheduleId, owner: &SeatOwner) -> Act {
     }
 }
 
-fn act(valkey: &Valkey<Room>, subject: &str, payload: &[u8], now: Timestamp) -> Option<Act> {
-    let fact = events::fact_of_subject(subject)?;
-    let act = match fact {
-        QueueWaiting::FACT => adopt_waiting(payload),
-        QueueActivated::FACT => adopt_activated(payload),
-        QueueReturned::FACT => adopt_returned(payload),
-        QueueCompleted::FACT => adopt_completed(payload),
-        QueueExpired::FACT => adopt_expired(payload),
-        ScheduleOpened::FACT => again::<ScheduleOpened>(valkey, payload, now),
-        ScheduleCancelled::FACT => again::<ScheduleCancelled>(valkey, payload, now),
-        ReservationCreated::FACT => again::<ReservationCreated>(valkey, payload, now),
-        ReservationExpired::FACT => again::<ReservationExpired>(valkey, payload, now),
-        ReservationCancelled::FACT => again::<ReservationCancelled>(valkey, payload, now),
-        PaymentCompleted::FACT => again::<PaymentCompleted>(valkey, payload, now),
-        UserWithdrawn::FACT => again::<UserWithdrawn>(valkey, payload, now),
+fn call(
+    valkey: &Valkey<Room>,
+    subject: &str,
+    payload: &[u8],
+    now: Timestamp,
+) -> Option<FunctionCall> {
+    let event = events::event_of_subject(subject)?;
+    let call = match event {
+        QueueWaiting::NAME => adopt_waiting(payload),
+        QueueActivated::NAME => adopt_activated(payload),
+        QueueReturned::NAME => adopt_returned(payload),
+        QueueCompleted::NAME => adopt_completed(payload),
+        QueueExpired::NAME => adopt_expired(payload),
+        ScheduleOpened::NAME => again::<ScheduleOpened>(valkey, payload, now),
+        ScheduleCancelled::NAME => again::<ScheduleCancelled>(valkey, payload, now),
+        ReservationCreated::NAME => again::<ReservationCreated>(valkey, payload, now),
+        ReservationExpired::NAME => again::<ReservationExpired>(valkey, payload, now),
+        ReservationCancelled::NAME => again::<ReservationCancelled>(valkey, payload, now),
+        PaymentCompleted::NAME => again::<PaymentCompleted>(valkey, payload, now),
+        UserWithdrawn::NAME => again::<UserWithdrawn>(valkey, payload, now),
         _ => return None,
     };
-    act.inspect_err(|error| warn!(fact, %error, "a fact cannot be read; rebuilding without it"))
+    call.inspect_err(|error| warn!(event, %error, "a fact cannot be read; rebuilding without it"))
         .ok()
 }
 
-fn again<E: Event>(valkey: &Valkey<Room>, payload: &[u8], now: Timestamp) -> serde_json::Result<Act>
+fn again<E: Event>(
+    valkey: &Valkey<Room>,
+    payload: &[u8],
+    now: Timestamp,
+) -> serde_json::Result<FunctionCall>
 where
-    Room: ActOn<E>,
+    Room: CallOn<E>,
 {
     Ok(valkey.replaying(&serde_json::from_slice::<E>(payload)?, now))
 }
@@ -211,8 +222,8 @@ impl Adopted {
         }
     }
 
-    fn act(self) -> Act {
-        Act::new("adopt")
+    fn call(self) -> FunctionCall {
+        FunctionCall::new("adopt")
             .arg(self.schedule_id)
             .arg(self.user_id)
             .arg(self.state)
@@ -225,32 +236,32 @@ impl Adopted {
     }
 }
 
-fn adopt_waiting(payload: &[u8]) -> serde_json::Result<Act> {
-    let fact: QueueWaiting = serde_json::from_slice(payload)?;
-    let place = Adopted::new(fact.schedule_id, fact.user_id, "W", fact.place_version);
-    let entered_at = fact.entered_at.unix_millis();
-    Ok(Adopted { ticket: fact.ticket, entered_at, ..place }.act())
+fn adopt_waiting(payload: &[u8]) -> serde_json::Result<FunctionCall> {
+    let event: QueueWaiting = serde_json::from_slice(payload)?;
+    let place = Adopted::new(event.schedule_id, event.user_id, "W", event.place_version);
+    let entered_at = event.entered_at.unix_millis();
+    Ok(Adopted { ticket: event.ticket, entered_at, ..place }.call())
 }
 
-fn adopt_activated(payload: &[u8]) -> serde_json::Result<Act> {
-    let fact: QueueActivated = serde_json::from_slice(payload)?;
-    let place = Adopted::new(fact.schedule_id, fact.user_id, "A", fact.place_version);
-    Ok(Adopted { reserve_until: fact.reserve_until.unix_millis(), ..place }.act())
+fn adopt_activated(payload: &[u8]) -> serde_json::Result<FunctionCall> {
+    let event: QueueActivated = serde_json::from_slice(payload)?;
+    let place = Adopted::new(event.schedule_id, event.user_id, "A", event.place_version);
+    Ok(Adopted { reserve_until: event.reserve_until.unix_millis(), ..place }.call())
 }
 
-fn adopt_returned(payload: &[u8]) -> serde_json::Result<Act> {
-    let fact: QueueReturned = serde_json::from_slice(payload)?;
-    Ok(Adopted::new(fact.schedule_id, fact.user_id, "R", fact.place_version).act())
+fn adopt_returned(payload: &[u8]) -> serde_json::Result<FunctionCall> {
+    let event: QueueReturned = serde_json::from_slice(payload)?;
+    Ok(Adopted::new(event.schedule_id, event.user_id, "R", event.place_version).call())
 }
 
-fn adopt_completed(payload: &[u8]) -> serde_json::Result<Act> {
-    let fact: QueueCompleted = serde_json::from_slice(payload)?;
-    let place = Adopted::new(fact.schedule_id, fact.user_id, "C", fact.place_version);
-    Ok(Adopted { payment: Some(fact.payment_id), ..place }.act())
+fn adopt_completed(payload: &[u8]) -> serde_json::Result<FunctionCall> {
+    let event: QueueCompleted = serde_json::from_slice(payload)?;
+    let place = Adopted::new(event.schedule_id, event.user_id, "C", event.place_version);
+    Ok(Adopted { payment: Some(event.payment_id), ..place }.call())
 }
 
-fn adopt_expired(payload: &[u8]) -> serde_json::Result<Act> {
-    let fact: QueueExpired = serde_json::from_slice(payload)?;
-    let place = Adopted::new(fact.schedule_id, fact.user_id, "E", fact.place_version);
-    Ok(Adopted { reason: text_of(fact.reason), ..place }.act())
+fn adopt_expired(payload: &[u8]) -> serde_json::Result<FunctionCall> {
+    let event: QueueExpired = serde_json::from_slice(payload)?;
+    let place = Adopted::new(event.schedule_id, event.user_id, "E", event.place_version);
+    Ok(Adopted { reason: text_of(event.reason), ..place }.call())
 }

@@ -31,8 +31,8 @@ use events::{
 };
 pub use handlers::{sale_stated, schedule_stated};
 use mesh::{
-    Allow, Desk, Meta, Service, clock,
-    valkey::{Library, Valkey},
+    Allow, Meta, QueryContext, Service, clock,
+    valkey::{LuaModule, Valkey},
 };
 
 /// The service.
@@ -46,43 +46,43 @@ const FRESH_MILLIS: i64 = 1_000;
 
 /// What the service's Rust side knows: the rankings it made last, one of each kind.
 #[derive(Default)]
-pub struct Rules {
+pub struct Config {
     latest: Mutex<Vec<ConcertRanking>>,
 }
 
 /// The functions in Valkey.
 pub struct Charts;
 
-impl Library for Charts {
+impl LuaModule for Charts {
     const NAME: &'static str = NAME;
     const LUA: &'static str = concat!(
         include_str!("lua/charts.lua"),
-        include_str!("lua/facts.lua"),
+        include_str!("lua/handle.lua"),
         include_str!("lua/ranks.lua"),
     );
     const IS_REPLAYABLE: bool = true;
-    type Rules = Rules;
+    type Config = Config;
 }
 
 /// The service, to be run on a [`Valkey`].
 pub fn service() -> Service<Valkey<Charts>> {
     Service::<Valkey<Charts>>::new(NAME)
         .later()
-        .hears::<ScheduleOpened>(&[])
-        .hears::<ScheduleCancelled>(&[])
-        .hears::<PaymentCompleted>(&[])
-        .hears::<PaymentRefunded>(&[])
+        .consumes::<ScheduleOpened>(&[])
+        .consumes::<ScheduleCancelled>(&[])
+        .consumes::<PaymentCompleted>(&[])
+        .consumes::<PaymentRefunded>(&[])
         .reads::<RankConcerts, _, _>(Allow::Anyone, rank)
 }
 
 async fn rank(
-    desk: Desk<Valkey<Charts>>,
+    ctx: QueryContext<Valkey<Charts>>,
     command: RankConcerts,
     _meta: Meta,
 ) -> Result<ConcertRanking, Problem> {
     let limit = domain::limit(command.limit)?;
     let now = clock::now();
-    let latest = &desk.rules().latest;
+    let latest = &ctx.config().latest;
     let made = latest
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -92,7 +92,7 @@ async fn rank(
     let mut ranking = match made {
         Some(ranking) => ranking,
         None => {
-            let ranking = ranking_of(&desk, &command, now).await?;
+            let ranking = ranking_of(&ctx, &command, now).await?;
             let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
             latest.retain(|old| (old.by, old.window) != (ranking.by, ranking.window));
             latest.push(ranking.clone());

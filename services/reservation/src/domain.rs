@@ -52,7 +52,7 @@ pub struct Place {
 
 impl Place {
     /// A place whose end was not heard of: the pass alone speaks for it.
-    pub const UNHEARD: Self = Self { ended_version: 0 };
+    pub const UNCONSUMED: Self = Self { ended_version: 0 };
 
     /// Whether this is later news than `known`.
     pub fn is_newer_than(&self, known: &Self) -> bool {
@@ -268,7 +268,7 @@ pub struct Reservation {
 
 /// Who asks for a hold, and of what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asker {
+pub struct MeshClient {
     /// The id for the reservation.
     pub id: ReservationId,
     /// Whose seats.
@@ -284,7 +284,7 @@ impl Reservation {
     /// former owner of any of them. It ends when the show begins, at the latest: a payment that
     /// has begun by then may still take its grace.
     pub fn hold(
-        asker: Asker,
+        client: MeshClient,
         seats: impl Iterator<Item = (SeatId, Seat)>,
         terms: &Terms,
         grace_secs: u32,
@@ -299,9 +299,9 @@ impl Reservation {
             .collect();
         let expires_at = now.plus_secs(terms.hold_secs.into()).min(terms.starts_at);
         Self {
-            id: asker.id,
-            schedule_id: asker.schedule_id,
-            user_id: asker.user_id,
+            id: client.id,
+            schedule_id: client.schedule_id,
+            user_id: client.user_id,
             state: Pending,
             amount: seats.iter().map(|seat| seat.price).sum(),
             seats,
@@ -313,7 +313,7 @@ impl Reservation {
             payment_id: None,
             closing: false,
             refund: None,
-            place_version: asker.place_version,
+            place_version: client.place_version,
             cancel_reason: None,
         }
     }

@@ -18,11 +18,11 @@
 //!   returned.
 //! - A fan who was let go holds, buys and gives back nothing more, until that is refused.
 
-mod book;
 mod domain;
 mod handlers;
 mod reads;
 mod timers;
+mod unit_of_work;
 mod withdrawal;
 
 #[cfg(test)]
@@ -40,18 +40,18 @@ use events::{
     state::StateSeats,
     user,
 };
-use mesh::{Allow, Desk, Service, postgres::Postgres};
+use mesh::{Allow, QueryContext, Service, postgres::Postgres};
 
-pub use book::{Book, Keys};
+pub use unit_of_work::{Keys, UnitOfWork};
 
 /// What the simulation drives this service with.
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::{
-        book::in_memory::Tables,
         domain::{Pass, Refund, Reservation, Schedule},
         handlers::Hold,
         timers::{EmptyShow, ExpireHold},
+        unit_of_work::in_memory::Tables,
     };
 }
 
@@ -66,7 +66,7 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// What may be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
+pub struct Config {
     /// Seconds that a hold lives on, once, when its payment has begun in its last minute,
     /// and by which it may outlive its time at most.
     pub grace_secs: u32,
@@ -74,32 +74,32 @@ pub struct Rules {
     pub unknown_tries_max: u64,
 }
 
-impl Default for Rules {
+impl Default for Config {
     fn default() -> Self {
         Self { grace_secs: 60, unknown_tries_max: 10 }
     }
 }
 
 /// The service.
-pub fn service() -> Service<Postgres<Book>> {
-    const CREATED: &str = ReservationCreated::FACT;
-    const CONFIRMED: &str = ReservationConfirmed::FACT;
-    const REFUSED: &str = ReservationConfirmRefused::FACT;
-    const EXPIRED: &str = ReservationExpired::FACT;
-    const CANCELLED: &str = ReservationCancelled::FACT;
-    Service::<Postgres<Book>>::new(NAME)
-        .hears::<concert::ScheduleOpened>(&[])
-        .hears::<concert::ScheduleCancelled>(&[])
-        .hears::<queue::QueueExpired>(&[])
-        .hears::<payment::PaymentHoldExtensionRequested>(&[])
-        .hears::<point::PointDebited>(&[CONFIRMED, REFUSED, EXPIRED])
-        .hears::<payment::PaymentRefunded>(&[])
-        .hears::<user::UserWithdrawalRequested>(&[
-            ReservationWithdrawalCleared::FACT,
-            ReservationWithdrawalBlocked::FACT,
+pub fn service() -> Service<Postgres<UnitOfWork>> {
+    const CREATED: &str = ReservationCreated::NAME;
+    const CONFIRMED: &str = ReservationConfirmed::NAME;
+    const REFUSED: &str = ReservationConfirmRefused::NAME;
+    const EXPIRED: &str = ReservationExpired::NAME;
+    const CANCELLED: &str = ReservationCancelled::NAME;
+    Service::<Postgres<UnitOfWork>>::new(NAME)
+        .consumes::<concert::ScheduleOpened>(&[])
+        .consumes::<concert::ScheduleCancelled>(&[])
+        .consumes::<queue::QueueExpired>(&[])
+        .consumes::<payment::PaymentHoldExtensionRequested>(&[])
+        .consumes::<point::PointDebited>(&[CONFIRMED, REFUSED, EXPIRED])
+        .consumes::<payment::PaymentRefunded>(&[])
+        .consumes::<user::UserWithdrawalRequested>(&[
+            ReservationWithdrawalCleared::NAME,
+            ReservationWithdrawalBlocked::NAME,
         ])
-        .hears::<user::UserWithdrawalRefused>(&[])
-        .hears::<user::UserWithdrawn>(&[CANCELLED])
+        .consumes::<user::UserWithdrawalRefused>(&[])
+        .consumes::<user::UserWithdrawn>(&[CANCELLED])
         .reads::<Reserve, _, _>(Allow::User, reads::reserve)
         .answers::<handlers::Hold>(Allow::Inside, &[CREATED])
         .answers::<Cancel>(Allow::User, &[CANCELLED])
@@ -107,8 +107,8 @@ pub fn service() -> Service<Postgres<Book>> {
         .reads::<FindReservations, _, _>(Allow::User, reads::find)
         .reads::<StateSeats, _, _>(
             Allow::Service,
-            |desk: Desk<Postgres<Book>>, command, _| async move {
-                reads::stated(desk.pool(), command).await
+            |ctx: QueryContext<Postgres<UnitOfWork>>, command, _| async move {
+                reads::stated(ctx.pool(), command).await
             },
         )
         .answers::<timers::ExpireHold>(Allow::Inside, &[EXPIRED])

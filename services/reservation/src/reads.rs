@@ -6,7 +6,7 @@ use events::{
     state::{SeatOwner, SeatStated, StateSeats, Stated},
 };
 use mesh::{
-    Desk, Meta,
+    Meta, QueryContext,
     auth::{PassClaims, TokenError},
     page::Cut,
     postgres::Postgres,
@@ -15,9 +15,9 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
-    book::{Book, ReservationRow},
     domain::{Pass, asked_for},
     handlers::Hold,
+    unit_of_work::{ReservationRow, UnitOfWork},
 };
 
 /// Holds that are looked up at once: what one tick of the clock can put into batches.
@@ -25,13 +25,13 @@ pub(crate) const DUE_MAX: i64 = 2_000;
 /// Reservations of one cancelled show that are cancelled in one batch.
 pub(crate) const EMPTIED_MAX: i64 = 500;
 
-type Here = Desk<Postgres<Book>>;
+type Here = QueryContext<Postgres<UnitOfWork>>;
 
 /// Checks the signature of the pass, outside any transaction, and has the rest decided in
 /// a batch. A pass that is no good is decided there too: a repeat of a granted request is
 /// answered with what was granted, even when its pass has run out since.
-pub(crate) async fn reserve(desk: Here, command: Reserve, meta: Meta) -> Result<View, Problem> {
-    let verified = desk.link().verifier().pass(&command.pass, mesh::clock::now()).await;
+pub(crate) async fn reserve(ctx: Here, command: Reserve, meta: Meta) -> Result<View, Problem> {
+    let verified = ctx.link().verifier().pass(&command.pass, mesh::clock::now()).await;
     let is_late = matches!(verified, Err(TokenError::Expired));
     let pass = match verified {
         Ok(claims) => pass(claims),
@@ -40,7 +40,7 @@ pub(crate) async fn reserve(desk: Here, command: Reserve, meta: Meta) -> Result<
     };
     let seats = command.seats.iter().map(asked_for).collect();
     let hold = Hold { schedule_id: command.schedule_id, seats, pass, is_late };
-    desk.decide(hold, &meta).await
+    ctx.decide(hold, &meta).await
 }
 
 fn pass(claims: PassClaims) -> Option<Pass> {
@@ -53,13 +53,13 @@ fn pass(claims: PassClaims) -> Option<Pass> {
 }
 
 /// One reservation of the caller's.
-pub(crate) async fn get(desk: Here, command: GetReservation, meta: Meta) -> Result<View, Problem> {
+pub(crate) async fn get(ctx: Here, command: GetReservation, meta: Meta) -> Result<View, Problem> {
     let user_id = meta.caller.user_id()?;
     let row: Option<ReservationRow> =
         sqlx::query_as("select * from reservations where id = $1 and user_id = $2")
             .bind(command.reservation_id.0)
             .bind(user_id.0)
-            .fetch_optional(desk.pool())
+            .fetch_optional(ctx.pool())
             .await
             .map_err(unavailable)?;
     view(row.ok_or(codes::NOT_FOUND)?)
@@ -67,7 +67,7 @@ pub(crate) async fn get(desk: Here, command: GetReservation, meta: Meta) -> Resu
 
 /// The caller's reservations, newest first.
 pub(crate) async fn find(
-    desk: Here,
+    ctx: Here,
     command: FindReservations,
     meta: Meta,
 ) -> Result<Page<View>, Problem> {
@@ -79,7 +79,7 @@ pub(crate) async fn find(
     .bind(user_id.0)
     .bind(cut.before)
     .bind(cut.rows())
-    .fetch_all(desk.pool())
+    .fetch_all(ctx.pool())
     .await
     .map_err(unavailable)?;
     let views = rows.into_iter().map(view).collect::<Result<Vec<_>, _>>()?;

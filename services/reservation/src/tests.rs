@@ -13,11 +13,11 @@ use events::{
     reservation::{Cancel, Reservation as View},
     user::{UserWithdrawalRefused, UserWithdrawalRequested, UserWithdrawn},
 };
-use mesh::{Answer, Caller, Hear, Miss, Refusal, Turn};
+use mesh::{Caller, Context, Execute, Handle, HandleError, Refusal};
 use uuid::Uuid;
 
 use crate::{
-    Book, Rules,
+    Config, UnitOfWork,
     domain::{Pass, Reservation},
     handlers::Hold,
     timers::{EmptyShow, ExpireHold},
@@ -26,16 +26,16 @@ use crate::{
 /// Who may be told what, in tests: a fact by name with its saga, as JSON.
 #[derive(Debug, Clone, PartialEq)]
 struct Said {
-    fact: String,
+    event: String,
     saga: Uuid,
     body: serde_json::Value,
 }
 
 /// A book that lives longer than a batch, and a clock that is turned by hand.
-struct Stage {
-    book: Book,
+struct Harness {
+    unit: UnitOfWork,
     now: Timestamp,
-    rules: Rules,
+    config: Config,
     attempt: u64,
     ids: u128,
     said: Vec<Said>,
@@ -111,13 +111,13 @@ fn seat(n: usize) -> SeatId {
     SeatId::new("A", "1", &n.to_string())
 }
 
-impl Stage {
+impl Harness {
     /// Before anything was heard.
     fn empty() -> Self {
         Self {
-            book: Book::default(),
+            unit: UnitOfWork::default(),
             now: at(1),
-            rules: Rules::default(),
+            config: Config::default(),
             attempt: 1,
             ids: 0,
             said: Vec::new(),
@@ -127,38 +127,38 @@ impl Stage {
 
     /// A show is on sale.
     fn open() -> Self {
-        let mut stage = Self::empty();
-        stage.hear(&opened()).unwrap();
-        stage
+        let mut harness = Self::empty();
+        harness.handle(&opened()).unwrap();
+        harness
     }
 
-    fn turn<T>(
+    fn ctx<T>(
         &mut self,
         caller: &Caller,
-        act: impl FnOnce(&mut Book, &mut Turn<'_, Rules>) -> T,
+        act: impl FnOnce(&mut UnitOfWork, &mut Context<'_, Config>) -> T,
     ) -> T {
         self.ids += 1;
-        let mut turn = Turn::at(self.now, &self.rules, caller, Uuid::from_u128(self.ids));
-        turn.attempt = self.attempt;
-        let done = act(&mut self.book, &mut turn);
-        self.said.extend(turn.told().iter().map(|told| Said {
-            fact: events::fact_of_subject(&told.subject).unwrap().to_owned(),
-            saga: told.saga_id.0,
-            body: serde_json::from_slice(&told.payload).unwrap(),
+        let mut ctx = Context::at(self.now, &self.config, caller, Uuid::from_u128(self.ids));
+        ctx.attempt = self.attempt;
+        let done = act(&mut self.unit, &mut ctx);
+        self.said.extend(ctx.emitted().iter().map(|emitted| Said {
+            event: events::event_of_subject(&emitted.subject).unwrap().to_owned(),
+            saga: emitted.saga_id.0,
+            body: serde_json::from_slice(&emitted.payload).unwrap(),
         }));
         self.live.extend(
-            turn.announced()
+            ctx.announced()
                 .iter()
                 .map(|said| (said.subject.clone(), serde_json::from_slice(&said.payload).unwrap())),
         );
         done
     }
 
-    fn hear<E: Event>(&mut self, fact: &E) -> Result<(), Miss>
+    fn handle<E: Event>(&mut self, event: &E) -> Result<(), HandleError>
     where
-        Book: Hear<E>,
+        UnitOfWork: Handle<E>,
     {
-        self.turn(&Caller::Mesh, |book, turn| book.hear(fact, turn))
+        self.ctx(&Caller::Mesh, |unit, ctx| unit.handle(event, ctx))
     }
 
     fn reserve(&mut self, user_id: UserId, seats: &[usize]) -> Result<View, Refusal> {
@@ -179,26 +179,26 @@ impl Stage {
     ) -> Result<View, Refusal> {
         let seats = seats.iter().map(|n| seat(*n)).collect();
         let hold = Hold { schedule_id: SHOW, seats, pass, is_late: false };
-        self.turn(&caller(user_id), |book, turn| book.answer(&hold, turn))
+        self.ctx(&caller(user_id), |unit, ctx| unit.execute(&hold, ctx))
     }
 
     fn cancel(&mut self, user_id: UserId, reservation_id: ReservationId) -> Result<View, Refusal> {
         let cancel = Cancel { reservation_id };
-        self.turn(&caller(user_id), |book, turn| book.answer(&cancel, turn))
+        self.ctx(&caller(user_id), |unit, ctx| unit.execute(&cancel, ctx))
     }
 
     fn sweep(&mut self, reservation_id: ReservationId) {
         let expire = ExpireHold { reservation_id };
-        self.turn(&Caller::Mesh, |book, turn| book.answer(&expire, turn)).unwrap();
+        self.ctx(&Caller::Mesh, |unit, ctx| unit.execute(&expire, ctx)).unwrap();
     }
 
     fn empty_show(&mut self, reservations: Vec<ReservationId>) {
         let empty = EmptyShow { schedule_id: SHOW, reservations };
-        self.turn(&Caller::Mesh, |book, turn| book.answer(&empty, turn)).unwrap();
+        self.ctx(&Caller::Mesh, |unit, ctx| unit.execute(&empty, ctx)).unwrap();
     }
 
     fn reservation(&self, id: ReservationId) -> &Reservation {
-        &self.book.reservations[&id]
+        &self.unit.reservations[&id]
     }
 
     fn extension(&self, id: ReservationId, payment_id: PaymentId) -> PaymentHoldExtensionRequested {
@@ -226,12 +226,12 @@ impl Stage {
     }
 
     fn owner(&self, n: usize) -> Option<ReservationId> {
-        self.book.seat(SHOW, &seat(n)).unwrap().owner
+        self.unit.seat(SHOW, &seat(n)).unwrap().owner
     }
 
     /// The facts told since last asked, by name.
-    fn told(&mut self) -> Vec<String> {
-        self.said.drain(..).map(|said| said.fact).collect()
+    fn emitted(&mut self) -> Vec<String> {
+        self.said.drain(..).map(|said| said.event).collect()
     }
 }
 

@@ -4,18 +4,18 @@
 //! again at the locked row.
 
 use events::{Command, ReservationId, SagaId, ScheduleId, Timestamp, reservation::CancelReason};
-use mesh::{Answer, Caller, Refusal};
+use mesh::{Caller, Execute, Refusal};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 
 use crate::{
-    Rules,
-    book::{Book, Keys},
+    Config,
     domain::Schedule,
     reads,
+    unit_of_work::{Keys, UnitOfWork},
 };
 
-type Turn<'a> = mesh::Turn<'a, Rules>;
+type Context<'a> = mesh::Context<'a, Config>;
 
 /// Expire a hold if its time is up.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,19 +56,19 @@ pub(crate) async fn cancelled_shows(pool: PgPool, _now: Timestamp) -> sqlx::Resu
     Ok(shows.into_iter().map(empty).collect())
 }
 
-impl Answer<ExpireHold> for Book {
+impl Execute<ExpireHold> for UnitOfWork {
     fn keys(command: &ExpireHold, _caller: &Caller, keys: &mut Keys) {
         keys.ending.insert(command.reservation_id);
     }
 
     /// A payment may have confirmed it, or moved its end, since the timer looked.
-    fn answer(&mut self, command: &ExpireHold, turn: &mut Turn<'_>) -> Result<(), Refusal> {
-        self.expire(command.reservation_id, turn);
+    fn execute(&mut self, command: &ExpireHold, ctx: &mut Context<'_>) -> Result<(), Refusal> {
+        self.expire(command.reservation_id, ctx);
         Ok(())
     }
 }
 
-impl Answer<EmptyShow> for Book {
+impl Execute<EmptyShow> for UnitOfWork {
     fn keys(command: &EmptyShow, _caller: &Caller, keys: &mut Keys) {
         if command.reservations.is_empty() {
             keys.changing.insert(command.schedule_id);
@@ -76,11 +76,11 @@ impl Answer<EmptyShow> for Book {
         keys.ending.extend(&command.reservations);
     }
 
-    fn answer(&mut self, command: &EmptyShow, turn: &mut Turn<'_>) -> Result<(), Refusal> {
+    fn execute(&mut self, command: &EmptyShow, ctx: &mut Context<'_>) -> Result<(), Refusal> {
         for id in &command.reservations {
             if let Some(cancelled) = self.cancel(*id, CancelReason::ShowCancelled) {
                 let saga_id = cancelled.payment_id.map_or(id.0, |payment_id| payment_id.0);
-                turn.tell_in(SagaId(saga_id), cancelled);
+                ctx.emit_in(SagaId(saga_id), cancelled);
             }
         }
         // No hold was granted since the cancellation was stored, so none is left for good.

@@ -21,13 +21,13 @@
 //! time, which is decided once. A closed account has no address, no
 //! password, no session, and no way back.
 
-mod book;
 mod domain;
 mod handlers;
 mod inside;
 mod reads;
 mod ring;
 mod secrets;
+mod unit_of_work;
 mod withdrawal;
 
 use std::time::Duration;
@@ -36,19 +36,19 @@ use events::{payment, point, reservation, user};
 use mesh::{Allow, Service, clock, postgres::Postgres};
 use sqlx::PgPool;
 
-pub use book::{Book, Keys};
 pub use domain::LogInLimit;
 pub use reads::{wish_account, wishes_are_granted};
 pub use ring::{Ring, RingError};
 pub use secrets::Hashing;
+pub use unit_of_work::{Keys, UnitOfWork};
 
 /// What the simulation drives this service with.
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::{
-        book::in_memory::Tables,
         domain::Secret,
         inside::{AddAccount, RefuseWithdrawal},
+        unit_of_work::in_memory::Tables,
     };
 }
 
@@ -72,7 +72,7 @@ const ACCESS_SECS: i64 = 15 * 60;
 const REFRESH_SECS: i64 = 30 * 86_400;
 
 /// What of this service can be configured, and the keyring it signs with.
-pub struct Rules {
+pub struct Config {
     /// Seconds a refresh token is good for.
     pub refresh_secs: i64,
     /// How many log-ins may fail.
@@ -86,13 +86,13 @@ pub struct Rules {
     ring: Ring,
 }
 
-impl Default for Rules {
+impl Default for Config {
     fn default() -> Self {
         Self::with_access_secs(ACCESS_SECS)
     }
 }
 
-impl Rules {
+impl Config {
     /// The usual, with access tokens of another life.
     pub fn with_access_secs(access_secs: i64) -> Self {
         Self {
@@ -116,15 +116,15 @@ impl Rules {
 ///
 /// # Errors
 /// When the database does not answer, or a stored key is broken.
-pub async fn prepare(pool: &PgPool, rules: &Rules) -> Result<(), RingError> {
-    rules.ring.load(pool, clock::now()).await.map(drop)
+pub async fn prepare(pool: &PgPool, config: &Config) -> Result<(), RingError> {
+    config.ring.load(pool, clock::now()).await.map(drop)
 }
 
 /// What this service hears and answers.
-pub fn service() -> Service<Postgres<Book>> {
+pub fn service() -> Service<Postgres<UnitOfWork>> {
     const WITHDRAWN: &str = "user.withdrawn";
     const REFUSED: &str = "user.withdrawal_refused";
-    Service::<Postgres<Book>>::new(NAME)
+    Service::<Postgres<UnitOfWork>>::new(NAME)
         .reads::<user::Register, _, _>(Allow::Newcomer, reads::register)
         .reads::<user::LogIn, _, _>(Allow::Newcomer, reads::log_in)
         .reads::<user::Refresh, _, _>(Allow::Newcomer, reads::refresh)
@@ -139,12 +139,12 @@ pub fn service() -> Service<Postgres<Book>> {
         .answers::<inside::RotateRefresh>(Allow::Inside, &[])
         .answers::<inside::RefuseWithdrawal>(Allow::Inside, &[REFUSED])
         .answers::<inside::Tidy>(Allow::Inside, &[])
-        .hears::<payment::PaymentWithdrawalCleared>(&[WITHDRAWN, REFUSED])
-        .hears::<payment::PaymentWithdrawalBlocked>(&[REFUSED])
-        .hears::<reservation::ReservationWithdrawalCleared>(&[WITHDRAWN, REFUSED])
-        .hears::<reservation::ReservationWithdrawalBlocked>(&[REFUSED])
-        .hears::<point::PointWithdrawalCleared>(&[WITHDRAWN, REFUSED])
-        .hears::<point::PointWithdrawalBlocked>(&[REFUSED])
+        .consumes::<payment::PaymentWithdrawalCleared>(&[WITHDRAWN, REFUSED])
+        .consumes::<payment::PaymentWithdrawalBlocked>(&[REFUSED])
+        .consumes::<reservation::ReservationWithdrawalCleared>(&[WITHDRAWN, REFUSED])
+        .consumes::<reservation::ReservationWithdrawalBlocked>(&[REFUSED])
+        .consumes::<point::PointWithdrawalCleared>(&[WITHDRAWN, REFUSED])
+        .consumes::<point::PointWithdrawalBlocked>(&[REFUSED])
         .every::<inside::GrantWish, _, _>("wishes", WISHES_EVERY, reads::wishes)
         .every_with::<inside::RefuseWithdrawal, _, _>(
             "withdrawals",

@@ -10,7 +10,7 @@ use events::{
     },
 };
 use mesh::{
-    Desk, Meta,
+    Meta, QueryContext,
     auth::AccessClaims,
     clock,
     keys::{KeyRecord, Rotation},
@@ -22,42 +22,42 @@ use tracing::error;
 use uuid::Uuid;
 
 use crate::{
-    Rules,
-    book::{AccountRow, Book, WITHDRAWAL_COLUMNS, WithdrawalRow, role_names, roles},
+    Config,
     domain::{self, Account, Email, Secret, State},
     inside::{
         AddAccount, BeginLogIn, GrantWish, OpenSession, RefuseWithdrawal, RotateRefresh, Rotated,
         Tidy,
     },
     secrets::{digest, refresh_token},
+    unit_of_work::{AccountRow, UnitOfWork, WITHDRAWAL_COLUMNS, WithdrawalRow, role_names, roles},
 };
 
-type At = Desk<Postgres<Book>>;
+type At = QueryContext<Postgres<UnitOfWork>>;
 
 /// Sign up: an account, and a session with it.
 ///
 /// With an `Idempotency-Key`, a repeat finds the account it has made and opens another
 /// session of it.
-pub async fn register(desk: At, command: Register, meta: Meta) -> Result<Session, Problem> {
+pub async fn register(ctx: At, command: Register, meta: Meta) -> Result<Session, Problem> {
     let email = Email::parse(&command.email)?;
     let password = domain::password(&command.password)?;
-    let password_hash = desk.rules().hashing.queue()?.hash(password).await?;
+    let password_hash = ctx.config().hashing.queue()?.hash(password).await?;
     let add = AddAccount { email: email.as_str().to_owned(), password_hash };
-    let account = desk.decide(add, &meta).await?;
-    open_session(&desk, account.user_id, None, &meta).await
+    let account = ctx.decide(add, &meta).await?;
+    open_session(&ctx, account.user_id, None, &meta).await
 }
 
 /// Log in. Every attempt counts as failed until it has succeeded, and takes as long for an
 /// address without account: neither time nor answer tells whether there is one.
-pub async fn log_in(desk: At, command: LogIn, meta: Meta) -> Result<Session, Problem> {
+pub async fn log_in(ctx: At, command: LogIn, meta: Meta) -> Result<Session, Problem> {
     let wrong = || Problem::from(codes::BAD_CREDENTIALS);
     // What cannot be an address or a password is nobody's, which is no secret.
     let email = Email::parse(&command.email).map_err(|_| wrong())?;
     let password = domain::password(&command.password).map_err(|_| wrong())?;
-    let queued = desk.rules().hashing.queue()?;
+    let queued = ctx.config().hashing.queue()?;
     let email_hash = digest(email.as_str());
-    desk.decide(BeginLogIn { email_hash }, &once(&meta)).await?;
-    let account = find_by_email(desk.pool(), &email).await.map_err(unavailable)?;
+    ctx.decide(BeginLogIn { email_hash }, &once(&meta)).await?;
+    let account = find_by_email(ctx.pool(), &email).await.map_err(unavailable)?;
     let (user_id, hash) = match account.map(|account| (account.user_id, account.state)) {
         Some((user_id, State::Active { password_hash, .. })) => {
             (Some(user_id), Some(password_hash))
@@ -65,7 +65,7 @@ pub async fn log_in(desk: At, command: LogIn, meta: Meta) -> Result<Session, Pro
         _ => (None, None),
     };
     match (queued.verify(password, hash).await?, user_id) {
-        (true, Some(user_id)) => open_session(&desk, user_id, Some(email_hash), &meta).await,
+        (true, Some(user_id)) => open_session(&ctx, user_id, Some(email_hash), &meta).await,
         _ => Err(wrong()),
     }
 }
@@ -74,9 +74,9 @@ pub async fn log_in(desk: At, command: LogIn, meta: Meta) -> Result<Session, Pro
 ///
 /// With an `Idempotency-Key`, the successor follows from the token and the key, so that a
 /// repeat whose first answer was lost gets the same one and is not taken for a theft.
-pub async fn refresh(desk: At, command: Refresh, meta: Meta) -> Result<Session, Problem> {
+pub async fn refresh(ctx: At, command: Refresh, meta: Meta) -> Result<Session, Problem> {
     let now = clock::now();
-    let ring = desk.rules().ring.get(desk.pool(), now).await?;
+    let ring = ctx.config().ring.get(ctx.pool(), now).await?;
     let bytes = match &meta.idempotency {
         Some(key) => {
             let text = [digest(&command.refresh_token), key.scope].concat();
@@ -87,9 +87,9 @@ pub async fn refresh(desk: At, command: Refresh, meta: Meta) -> Result<Session, 
     let token = refresh_token(bytes);
     let rotate =
         RotateRefresh { presented: digest(&command.refresh_token), successor: digest(&token) };
-    match desk.decide(rotate, &meta).await? {
+    match ctx.decide(rotate, &meta).await? {
         Rotated::Session { account, successor } if successor == digest(&token) => {
-            session(&desk, account, token).await
+            session(&ctx, account, token).await
         }
         Rotated::Session { .. } => {
             let detail = "This answer was given before; log in again.";
@@ -104,18 +104,18 @@ pub async fn refresh(desk: At, command: Refresh, meta: Meta) -> Result<Session, 
 }
 
 /// The public keys.
-pub async fn jwks(desk: At, _: Jwks, _: Meta) -> Result<serde_json::Value, Problem> {
-    Ok(desk.rules().ring.get(desk.pool(), clock::now()).await?.jwks())
+pub async fn jwks(ctx: At, _: Jwks, _: Meta) -> Result<serde_json::Value, Problem> {
+    Ok(ctx.config().ring.get(ctx.pool(), clock::now()).await?.jwks())
 }
 
 /// An attempt of the caller's to close the account.
-pub async fn withdrawal(desk: At, query: GetWithdrawal, meta: Meta) -> Result<Shown, Problem> {
+pub async fn withdrawal(ctx: At, query: GetWithdrawal, meta: Meta) -> Result<Shown, Problem> {
     let sql =
         format!("select {WITHDRAWAL_COLUMNS} from withdrawals where attempt = $1 and user_id = $2");
     let row: Option<WithdrawalRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .bind(query.attempt.0)
         .bind(meta.caller.user_id()?.0)
-        .fetch_optional(desk.pool())
+        .fetch_optional(ctx.pool())
         .await
         .map_err(unavailable)?;
     Ok(row.ok_or(codes::NOT_FOUND)?.0.view())
@@ -123,10 +123,10 @@ pub async fn withdrawal(desk: At, query: GetWithdrawal, meta: Meta) -> Result<Sh
 
 /// The attempts whose time for answers is over.
 pub async fn unanswered(
-    engine: Arc<Postgres<Book>>,
+    engine: Arc<Postgres<UnitOfWork>>,
     now: Timestamp,
 ) -> sqlx::Result<Vec<RefuseWithdrawal>> {
-    let since = now.plus_secs(-engine.rules().withdrawal_secs);
+    let since = now.plus_secs(-engine.config().withdrawal_secs);
     let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
         "select user_id, attempt from withdrawals
          where state = 'requested' and requested_at <= $1 order by requested_at limit 1000",
@@ -142,7 +142,7 @@ pub async fn unanswered(
 }
 
 async fn open_session(
-    desk: &At,
+    ctx: &At,
     user_id: UserId,
     succeeded: Option<[u8; 32]>,
     meta: &Meta,
@@ -150,18 +150,18 @@ async fn open_session(
     let token = refresh_token(None);
     let open =
         OpenSession { user_id, token_hash: digest(&token), family_id: Uuid::now_v7(), succeeded };
-    let account = desk.decide(open, &once(meta)).await?;
-    session(desk, account, token).await
+    let account = ctx.decide(open, &once(meta)).await?;
+    session(ctx, account, token).await
 }
 
 /// A session of an account: its access token is signed here, its refresh token is stored.
-async fn session(desk: &At, account: Card, refresh_token: String) -> Result<Session, Problem> {
-    let (rules, now) = (desk.rules(), clock::now());
-    let ring = rules.ring.get(desk.pool(), now).await?;
+async fn session(ctx: &At, account: Card, refresh_token: String) -> Result<Session, Problem> {
+    let (config, now) = (ctx.config(), clock::now());
+    let ring = config.ring.get(ctx.pool(), now).await?;
     let Card { user_id, roles } = account;
-    let claims = AccessClaims::new(user_id, roles.clone(), now, rules.access_secs());
+    let claims = AccessClaims::new(user_id, roles.clone(), now, config.access_secs());
     let access_token = ring.sign(&claims, now).map_err(unavailable)?;
-    let expires_in_secs = rules.access_secs().unsigned_abs();
+    let expires_in_secs = config.access_secs().unsigned_abs();
     Ok(Session { user_id, roles, access_token, expires_in_secs, refresh_token })
 }
 
@@ -194,7 +194,7 @@ async fn find_by_email(pool: &PgPool, email: &Email) -> sqlx::Result<Option<Acco
 /// `invalid` for an address or a password that could not register, `unavailable`.
 pub async fn wish_account(
     pool: &PgPool,
-    rules: &Rules,
+    config: &Config,
     email: &str,
     password: &str,
     roles: &[Role],
@@ -206,7 +206,7 @@ pub async fn wish_account(
     if account.is_some_and(|account| account.roles.is_superset(&roles)) {
         return Ok(());
     }
-    let hash = rules.hashing.queue()?.hash(password).await?;
+    let hash = config.hashing.queue()?.hash(password).await?;
     sqlx::query(
         "insert into account_wishes (email, password_hash, roles) values ($1, $2, $3)
          on conflict (email) do update set

@@ -58,7 +58,7 @@ fn check(operation: &Operation, head: &Head) {
 #[test]
 fn every_answer_has_the_headers_of_its_operation() {
     run(async {
-        let (world, _turn) = world::alone().await;
+        let (world, _ctx) = world::alone().await;
         let mut tagged = 0;
         let reads = |operation: &Operation| {
             operation.method == Method::GET && !operation.path.contains("{letter}")

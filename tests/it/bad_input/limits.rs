@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 use gateway::Settings;
 use harness::mesh::{Mesh, SOON, eventually, run, shared};
 use onsale::{
-    fleet::{Fleet, Rules},
+    fleet::{Fleet, ServiceConfigs},
     http::{Answer, Http},
 };
 use serde_json::{Value, json};
@@ -172,10 +172,10 @@ async fn read_answer(reader: impl tokio::io::AsyncRead + Unpin) -> String {
 
 /// One more gateway of the same mesh.
 async fn gateway(mesh: &Mesh, limits: Settings) -> (Fleet, Http) {
-    let mut config = mesh.stage.config.clone();
+    let mut config = mesh.env.config.clone();
     config.http_addr = Some(([127, 0, 0, 1], 0).into());
-    let rules = Rules { gateway: limits, ..Rules::default() };
-    let fleet = Fleet::start(&config, &["gateway"], &rules).await.expect("a gateway");
+    let configs = ServiceConfigs { gateway: limits, ..ServiceConfigs::default() };
+    let fleet = Fleet::start(&config, &["gateway"], &configs).await.expect("a gateway");
     let http = Http::new(format!("http://{}", fleet.http_addr().expect("an address")));
     (fleet, http)
 }

@@ -41,7 +41,7 @@ const AT_ONCE: usize = 16;
 #[test]
 fn bad_input_is_refused_as_documented_and_leaves_no_trace() {
     run(async {
-        let (world, _turn) = world::alone().await;
+        let (world, _ctx) = world::alone().await;
         let mut bad = Vec::new();
         for operation in operation::all() {
             let Some(own) = own::cases(&operation, world).await else {
@@ -61,7 +61,7 @@ fn bad_input_is_refused_as_documented_and_leaves_no_trace() {
 #[test]
 fn the_requests_that_are_spoilt_are_right_before() {
     run(async {
-        let (world, _turn) = world::alone().await;
+        let (world, _ctx) = world::alone().await;
         // No letter is dead here that could be read.
         let reads = |operation: &Operation| {
             let is_there = !operation.path.contains("{letter}");
@@ -92,7 +92,7 @@ fn the_requests_that_are_spoilt_are_right_before() {
 #[test]
 fn an_address_takes_only_the_methods_that_are_documented() {
     run(async {
-        let (world, _turn) = world::alone().await;
+        let (world, _ctx) = world::alone().await;
         let operations = operation::all();
         let mut bad = Vec::new();
         for operation in &operations {
@@ -111,7 +111,7 @@ fn an_address_takes_only_the_methods_that_are_documented() {
 #[test]
 fn an_address_that_there_is_not_is_not_found() {
     run(async {
-        let (world, _turn) = world::alone().await;
+        let (world, _ctx) = world::alone().await;
         let paths = [
             "/v1",
             "/v1/",
@@ -145,7 +145,7 @@ fn an_address_that_there_is_not_is_not_found() {
 #[test]
 fn a_search_for_anything_is_only_a_search() {
     run(async {
-        let (world, _turn) = world::alone().await;
+        let (world, _ctx) = world::alone().await;
         let schedule = world.schedule;
         let odd = ["", "%00", "'", "%27%20or%201=1--", ":*", "a%26%7C!()", "%ff", "%25", "*", "☃"];
         for odd in odd {

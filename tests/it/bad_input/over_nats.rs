@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_nats::{Client, HeaderMap, Message, RequestErrorKind};
 use events::{
     Problem, codes,
-    dead_letter::{DISCARD, LETTERS, REDRIVE},
+    dead_letter::{DEAD_LETTERS, DISCARD, REDRIVE},
     point::Balance,
     user::Session,
 };
@@ -90,8 +90,8 @@ fn what_http_offers_is_listed_on_nats_and_nothing_else() {
         expected.sort_unstable();
         let mut subjects: Vec<String> =
             expected.iter().map(|endpoint| format!("cmd.{endpoint}")).collect();
-        for wiring in harness::wiring::all().iter().filter(|wiring| !wiring.hears.is_empty()) {
-            let verbs = [LETTERS, REDRIVE, DISCARD];
+        for wiring in harness::wiring::all().iter().filter(|wiring| !wiring.consumes.is_empty()) {
+            let verbs = [DEAD_LETTERS, REDRIVE, DISCARD];
             subjects.extend(verbs.map(|verb| format!("cmd.{}.{verb}", wiring.service)));
         }
         subjects
@@ -176,7 +176,7 @@ fn a_client_asks_over_nats_with_its_token_and_is_refused_without() {
 fn every_endpoint_reads_as_strictly_as_over_http() {
     run(async {
         let mesh = shared().await;
-        let account = mesh.http.post("/v1/sessions").json(&mesh.stage.operator).send().await;
+        let account = mesh.http.post("/v1/sessions").json(&mesh.env.operator).send().await;
         let operator: Session = account.expect("an answer").json().expect("a session");
         let fan = mesh.fan(0).await;
         let mut callers = Vec::new();

@@ -397,7 +397,7 @@ fn dead_letters(operation: &Operation, right: &Request) -> Option<Vec<Case>> {
         lines.into_iter().chain(unseen())
     };
     Some(match operation.id.as_str() {
-        "findDeadLetters" => which_letters(right),
+        "findDeadLetters" => which_dead_letters(right),
         "getDeadLetter" | "retryDeadLetter" => letters(right),
         "discardDeadLetter" => {
             let mut cases = letters(right);
@@ -415,7 +415,7 @@ fn dead_letters(operation: &Operation, right: &Request) -> Option<Vec<Case>> {
     })
 }
 
-fn which_letters(right: &Request) -> Vec<Case> {
+fn which_dead_letters(right: &Request) -> Vec<Case> {
     let query = |codes| move |pair: &&str| Case::new(*pair, right.clone().query(pair), codes);
     let services = ["service=", "service=*", "service=%3E", "service=point.%3E", "service=Point"];
     let cursors = ["before=", "before=-1", "before=last", "before=17", "before=1-point"];
@@ -426,10 +426,11 @@ fn which_letters(right: &Request) -> Vec<Case> {
 
 /// What is no letter, or one that there is not.
 fn letters(right: &Request) -> Vec<Case> {
-    let no_letters = ["1", "-1", "point", "point-", "point-first", "point-0x1", "Point-1", "%00"];
+    let no_dead_letters =
+        ["1", "-1", "point", "point-", "point-first", "point-0x1", "Point-1", "%00"];
     let unknown = ["accounting-1", "point--1", "point-0", "point-1", "point-18446744073709551615"];
     let too_large = ["point-18446744073709551616"];
-    no_letters
+    no_dead_letters
         .into_iter()
         .chain(unknown)
         .chain(too_large)

@@ -116,7 +116,7 @@ const WITH_FIELD: [&str; 7] = [
     "body_too_large",
 ];
 /// What libraries say of a value that they cannot read. It is never ours to say.
-const OF_LIBRARIES: [&str; 16] = [
+const OF_MODULES: [&str; 16] = [
     "at line ",
     "expected struct",
     "expected a ",
@@ -203,8 +203,8 @@ pub fn flaws(answer: &Answer, case: &Case) -> Vec<String> {
             let field = problem.extra.get("field").and_then(Value::as_str);
             let is_named = field.is_some() || problem.detail.starts_with("`phone`");
             must(is_named || !WITH_FIELD.contains(&code), format!("no field: {problem}"));
-            let of_libraries = OF_LIBRARIES.iter().find(|words| problem.detail.contains(**words));
-            must(of_libraries.is_none(), format!("is in a library's words: {problem}"));
+            let of_modules = OF_MODULES.iter().find(|words| problem.detail.contains(**words));
+            must(of_modules.is_none(), format!("is in a library's words: {problem}"));
             let mentions = problem.detail.contains(case.mentions);
             must(mentions, format!("does not mention `{}`", case.mentions));
             for (name, value) in &case.says {

@@ -28,7 +28,7 @@ pub struct Forger {
 impl Forger {
     /// Takes the key out of the service's database, which nobody else can.
     pub async fn of(mesh: &Mesh, session: &Session) -> Self {
-        let url = mesh.stage.config.database_url("user").expect("a database");
+        let url = mesh.env.config.database_url("user").expect("a database");
         let pool = PgPool::connect(url).await.expect("a connection");
         let (kid, pkcs8, created_at): (String, Vec<u8>, OffsetDateTime) =
             sqlx::query_as("select kid, pkcs8, created_at from signing_keys")

@@ -89,8 +89,8 @@ async fn make() -> World {
     let kept: Withdrawal = leave.send().await.expect("sent").json().expect("an outcome");
     assert_eq!(kept.state, WithdrawalState::Refused);
     let place = fan.place(schedule.schedule_id).await;
-    let operator = log_in(mesh, &mesh.stage.operator).await;
-    let rival = box_office::organizer(&mesh.http, &mesh.stage.operator).await.expect("a rival");
+    let operator = log_in(mesh, &mesh.env.operator).await;
+    let rival = box_office::organizer(&mesh.http, &mesh.env.operator).await.expect("a rival");
     World {
         mesh,
         stores: Stores::of(mesh).await,
@@ -124,7 +124,7 @@ impl World {
 
     /// A pass for the sale that was good once, signed by the room's own key.
     pub async fn pass_of_yesterday(&self) -> String {
-        let client = redis::Client::open(self.mesh.stage.config.valkey_url.as_str());
+        let client = redis::Client::open(self.mesh.env.config.valkey_url.as_str());
         let connection = client.expect("an address").get_multiplexed_async_connection().await;
         let keys = connection.expect("a connection").get("{queue}:keys").await.expect("a key");
         let records: Vec<KeyRecord> = serde_json::from_str(&keys.expect("keys")).expect("keys");

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use events::{CONTENT_TYPE, Envelope, event_of_type};
-use harness::facts;
+use harness::event_types;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -85,25 +85,25 @@ fn is_of_format(name: &Value, text: &str) -> bool {
 
 #[test]
 fn every_recorded_event_is_a_cloud_event() {
-    for fact in facts::ALL {
-        let recorded = fact.recorded();
-        assert_eq!(complaints(&recorded), [""; 0], "{}", fact.fixture());
-        assert_eq!(recorded["type"], format!("onsale.{}.v{}", fact.name, fact.version));
-        assert_eq!(recorded["source"], format!("/onsale/{}", events::producer_of(fact.name)));
+    for event in event_types::ALL {
+        let recorded = event.recorded();
+        assert_eq!(complaints(&recorded), [""; 0], "{}", event.fixture());
+        assert_eq!(recorded["type"], format!("onsale.{}.v{}", event.name, event.version));
+        assert_eq!(recorded["source"], format!("/onsale/{}", events::producer_of(event.name)));
         let data = recorded["data"].to_string();
-        let understood = (fact.read)(data.as_bytes()).expect("an event of its type");
-        assert_eq!(recorded["subject"], understood.about.to_string(), "{}", fact.name);
+        let understood = (event.read)(data.as_bytes()).expect("an event of its type");
+        assert_eq!(recorded["subject"], understood.about.to_string(), "{}", event.name);
     }
 }
 
 #[test]
 fn a_recorded_event_is_written_as_it_was_read() {
-    for fact in facts::ALL {
-        let recorded = fact.recorded();
+    for event in event_types::ALL {
+        let recorded = event.recorded();
         let text = recorded.to_string();
         let envelope = Envelope::decode(text.as_bytes()).expect("an envelope");
-        assert_eq!(envelope.name(), fact.name);
-        assert_eq!(event_of_type(&envelope.kind), fact.name);
+        assert_eq!(envelope.name(), event.name);
+        assert_eq!(event_of_type(&envelope.kind), event.name);
         let mut body = Vec::new();
         envelope.encode(&mut body);
         assert_eq!(serde_json::from_slice::<Value>(&body).expect("JSON"), recorded);
@@ -112,7 +112,7 @@ fn a_recorded_event_is_written_as_it_was_read() {
 
 #[test]
 fn an_extension_of_somebody_else_is_passed_over() {
-    let mut event = facts::ALL[0].recorded();
+    let mut event = event_types::ALL[0].recorded();
     event["partitionkey"] = json!("7");
     event["datacontenttype"] = json!("application/json");
     assert_eq!(complaints(&event), [""; 0]);
@@ -121,7 +121,7 @@ fn an_extension_of_somebody_else_is_passed_over() {
 
 #[test]
 fn what_is_no_cloud_event_is_found_out() {
-    let good = facts::ALL[0].recorded();
+    let good = event_types::ALL[0].recorded();
     for required in ["specversion", "id", "source", "type", "time", "subject", "sagaid", "data"] {
         let mut less = good.clone();
         less.as_object_mut().expect("an object").remove(required);

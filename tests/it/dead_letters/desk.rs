@@ -2,11 +2,13 @@
 
 use events::{
     Envelope, Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, SpecVersion, UserId,
-    dead_letter::{DeadLetter, DeadLetters, LetterId, LetterState, OpenedLetter, Redriven},
+    dead_letter::{
+        DeadLetter, DeadLetterId, DeadLetterState, DeadLetters, OpenedDeadLetter, Redriven,
+    },
     reservation::{ConfirmRefusal, ReservationConfirmRefused},
 };
 use harness::mesh::{Fan, Mesh, eventually};
-use onsale::{http::Answer, operator::Operator, stage::Stage};
+use onsale::{environment::Environment, http::Answer, operator::Operator};
 use serde_json::{Value, json, value::to_raw_value};
 use uuid::Uuid;
 
@@ -20,7 +22,7 @@ pub struct Desk(Operator);
 
 impl Desk {
     pub async fn of(mesh: &Mesh) -> Self {
-        let operator = Operator::at(mesh.http.clone(), &mesh.stage.operator).await;
+        let operator = Operator::at(mesh.http.clone(), &mesh.env.operator).await;
         Self(operator.expect("logged in"))
     }
 
@@ -45,7 +47,7 @@ impl Desk {
     }
 
     /// Waits until the open letters of a service stand like this.
-    pub async fn stand(&self, service: &str, states: &[LetterState]) -> Vec<DeadLetter> {
+    pub async fn stand(&self, service: &str, states: &[DeadLetterState]) -> Vec<DeadLetter> {
         eventually(&format!("letters of {service}: {states:?}"), || async {
             // The service may have been started a moment ago.
             let open = self.letters(service, "").await?;
@@ -55,44 +57,44 @@ impl Desk {
         .await
     }
 
-    pub async fn letter(&self, letter: &LetterId) -> OpenedLetter {
-        self.try_letter(&letter.to_string()).await.json().expect("a letter")
+    pub async fn letter(&self, letter: &DeadLetterId) -> OpenedDeadLetter {
+        self.try_dead_letter(&letter.to_string()).await.json().expect("a letter")
     }
 
-    pub async fn try_letter(&self, letter: &str) -> Answer {
+    pub async fn try_dead_letter(&self, letter: &str) -> Answer {
         self.0.get(format!("/v1/dead-letters/{letter}")).send().await.expect("sent")
     }
 
-    pub async fn retry(&self, letter: &LetterId) -> Redriven {
+    pub async fn retry(&self, letter: &DeadLetterId) -> Redriven {
         self.try_retry(letter).await.json().expect("a line")
     }
 
-    pub async fn try_retry(&self, letter: &LetterId) -> Answer {
+    pub async fn try_retry(&self, letter: &DeadLetterId) -> Answer {
         let path = format!("/v1/dead-letters/{letter}/retry");
         self.0.post(path).send().await.expect("sent")
     }
 
     /// Gives a letter up whatever is left open.
-    pub async fn discard(&self, letter: &LetterId, reason: &str) -> Answer {
+    pub async fn discard(&self, letter: &DeadLetterId, reason: &str) -> Answer {
         self.discard_as(letter, &json!({ "reason": reason, "leave_open": true })).await
     }
 
-    pub async fn discard_as(&self, letter: &LetterId, body: &Value) -> Answer {
+    pub async fn discard_as(&self, letter: &DeadLetterId, body: &Value) -> Answer {
         let path = format!("/v1/dead-letters/{letter}/discard");
         self.0.post(path).json(body).send().await.expect("sent")
     }
 }
 
 /// An event as its producer would write it, to be spoilt perhaps.
-pub fn event_of<E: Event>(fact: &E) -> Value {
-    let data = to_raw_value(fact).expect("plain data");
+pub fn event_of<E: Event>(event: &E) -> Value {
+    let data = to_raw_value(event).expect("plain data");
     let envelope = Envelope {
         specversion: SpecVersion::V1,
         id: EventId(Uuid::now_v7()),
-        source: format!("/onsale/{}", events::producer_of(E::FACT)).into(),
-        kind: format!("onsale.{}.v{}", E::FACT, E::VERSION).into(),
+        source: format!("/onsale/{}", events::producer_of(E::NAME)).into(),
+        kind: format!("onsale.{}.v{}", E::NAME, E::VERSION).into(),
         time: mesh::clock::now(),
-        subject: fact.about().to_string().into(),
+        subject: event.about().to_string().into(),
         sagaid: SagaId(Uuid::now_v7()),
         causationid: None,
         traceparent: None,
@@ -103,23 +105,23 @@ pub fn event_of<E: Event>(fact: &E) -> Value {
 }
 
 /// Emits an event as its producer would, in a message of its own. Its id.
-pub async fn tell<E: Event>(stage: &Stage, fact: &E) -> Uuid {
-    let event = event_of(fact);
-    let id = event["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
-    tell_all::<E>(stage, fact.schedule(), &[event]).await;
+pub async fn emit<E: Event>(env: &Environment, event: &E) -> Uuid {
+    let envelope = event_of(event);
+    let id = envelope["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+    emit_all::<E>(env, event.schedule(), &[envelope]).await;
     id
 }
 
 /// Emits what claim to be such events, in one message.
-pub async fn tell_all<E: Event>(stage: &Stage, schedule: Option<ScheduleId>, events: &[Value]) {
-    let subject = events::subject(E::FACT, E::VERSION, schedule);
+pub async fn emit_all<E: Event>(env: &Environment, schedule: Option<ScheduleId>, events: &[Value]) {
+    let subject = events::subject(E::NAME, E::VERSION, schedule);
     let message = Message::of(&subject, events);
-    assert!(Producers::of(stage).publish(&message).await, "it is new");
+    assert!(Producers::of(env).publish(&message).await, "it is new");
 }
 
 /// A payment that point has refused, and to which somebody claims that money is due.
 pub struct Due {
-    pub fact: ReservationConfirmRefused,
+    pub event: ReservationConfirmRefused,
 }
 
 impl Due {
@@ -127,8 +129,8 @@ impl Due {
     pub async fn of(fan: &Fan<'_>, stores: &Stores) -> Self {
         let due = Self::early(fan);
         sqlx::query("insert into refusals (payment_id, user_id, at) values ($1, $2, now())")
-            .bind(due.fact.payment_id.0)
-            .bind(due.fact.user_id.0)
+            .bind(due.event.payment_id.0)
+            .bind(due.event.user_id.0)
             .execute(stores.database("point"))
             .await
             .expect("refused");
@@ -137,7 +139,7 @@ impl Due {
 
     /// Early: the ledger does not know of this payment yet.
     pub fn early(fan: &Fan<'_>) -> Self {
-        let fact = ReservationConfirmRefused {
+        let event = ReservationConfirmRefused {
             reservation_id: ReservationId(Uuid::now_v7()),
             schedule_id: ScheduleId(Uuid::now_v7()),
             user_id: fan.session.user_id,
@@ -145,7 +147,7 @@ impl Due {
             amount: 40,
             reason: ConfirmRefusal::Expired,
         };
-        Self { fact }
+        Self { event }
     }
 
     /// The ledger is put right: `amount` was taken after all.
@@ -153,7 +155,7 @@ impl Due {
         let point = stores.database("point");
         let wallet = "update wallets set balance = balance - $2 where user_id = $1
              returning balance";
-        let (fan, payment): (UserId, PaymentId) = (self.fact.user_id, self.fact.payment_id);
+        let (fan, payment): (UserId, PaymentId) = (self.event.user_id, self.event.payment_id);
         let balance: i64 =
             sqlx::query_scalar(wallet).bind(fan.0).bind(amount).fetch_one(point).await.expect("it");
         sqlx::query(

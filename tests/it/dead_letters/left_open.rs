@@ -2,7 +2,7 @@
 
 use events::{
     Event, PaymentId, ReservationId, ScheduleId,
-    dead_letter::{LetterState::Parked, Redriven},
+    dead_letter::{DeadLetterState::Parked, Redriven},
     payment::PaymentCompleted,
 };
 use harness::mesh::{Mesh, eventually, run};
@@ -10,17 +10,17 @@ use onsale::dead_letters::Command;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::desk::{Desk, Due, event_of, tell, tell_all};
+use super::desk::{Desk, Due, emit, emit_all, event_of};
 use crate::rest::Stores;
 
 #[test]
 fn a_step_of_a_saga_is_not_given_up_before_it_is_said_what_stays_open() {
     run(async {
         let mesh = Mesh::with(&["user", "point", "audit", "gateway"]).await;
-        let (stores, desk) = (Stores::of(&mesh.stage).await, Desk::of(&mesh).await);
+        let (stores, desk) = (Stores::of(&mesh.env).await, Desk::of(&mesh).await);
         let fan = mesh.fan(100).await;
         let due = Due::of(&fan, &stores).await;
-        tell(&mesh.stage, &due.fact).await;
+        emit(&mesh.env, &due.event).await;
         let letter = desk.stand("point", &[Parked]).await.remove(0);
         let reason = json!({ "reason": "a test" });
         // Audit may hear of it a moment later.
@@ -38,9 +38,9 @@ fn a_step_of_a_saga_is_not_given_up_before_it_is_said_what_stays_open() {
         desk.stand("point", &[Parked]).await;
 
         // The command asks as well.
-        let addr = mesh.stage.config.http_addr.expect("a gateway");
-        mesh.stage.announce(addr).expect("a ready file");
-        let folder = mesh.stage.servers.as_ref().expect("our own").folder().to_owned();
+        let addr = mesh.env.config.http_addr.expect("a gateway");
+        mesh.env.announce(addr).expect("a ready file");
+        let folder = mesh.env.servers.as_ref().expect("our own").folder().to_owned();
         let command = |line: String| {
             let words = ["onsale"].into_iter().chain(line.split(' ')).map(str::to_owned);
             let words: Vec<String> =
@@ -80,7 +80,7 @@ fn what_only_listens_leaves_nothing_open() {
         };
         let mut event = event_of(&paid);
         event["data"]["seats"] = json!("one");
-        tell_all::<PaymentCompleted>(&mesh.stage, paid.schedule(), &[event]).await;
+        emit_all::<PaymentCompleted>(&mesh.env, paid.schedule(), &[event]).await;
         let letter = desk.stand("ranking", &[Parked]).await.remove(0).letter;
         let answer = desk.discard_as(&letter, &json!({ "reason": "a test" })).await;
         let done: Redriven = answer.json().expect("given up");

@@ -3,7 +3,7 @@
 use events::{
     ScheduleId,
     dead_letter::{
-        LetterState::{Discarded, Parked, Resolved, Waiting},
+        DeadLetterState::{Discarded, Parked, Resolved, Waiting},
         Redriven,
     },
     payment::PaymentRequested,
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    desk::{Desk, Due, event_of, tell, tell_all},
+    desk::{Desk, Due, emit, emit_all, event_of},
     requested,
 };
 use crate::rest::Stores;
@@ -40,10 +40,10 @@ fn impossible(event: &mut Value) {
 
 /// Emits what claims to be a payment of the fan's and lacks its amount.
 pub async fn poison(mesh: &Mesh, fan: &Fan<'_>) {
-    let fact = payment(fan, 1);
-    let mut event = event_of(&fact);
-    unreadable(&mut event);
-    tell_all::<PaymentRequested>(&mesh.stage, Some(fact.schedule_id), &[event]).await;
+    let event = payment(fan, 1);
+    let mut envelope = event_of(&event);
+    unreadable(&mut envelope);
+    emit_all::<PaymentRequested>(&mesh.env, Some(event.schedule_id), &[envelope]).await;
 }
 
 pub async fn balance_becomes(fan: &Fan<'_>, points: i64) {
@@ -60,11 +60,11 @@ pub async fn balance_becomes(fan: &Fan<'_>, points: i64) {
 fn a_poison_event_of_one_wallet_parks_that_wallet_only_until_it_succeeds() {
     run(async {
         let mesh = Mesh::with(&["user", "point", "gateway"]).await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let desk = Desk::of(&mesh).await;
         let (fan, other) = (mesh.fan(100).await, mesh.fan(100).await);
         let due = Due::of(&fan, &stores).await;
-        let poison = tell(&mesh.stage, &due.fact).await;
+        let poison = emit(&mesh.env, &due.event).await;
         let first = desk.stand("point", &[Parked]).await.remove(0);
         assert_eq!(first.event_id, Some(poison));
         assert_eq!(first.key, fan.session.user_id.to_string());
@@ -73,9 +73,9 @@ fn a_poison_event_of_one_wallet_parks_that_wallet_only_until_it_succeeds() {
 
         // What depends on it waits; the other wallet does not notice.
         for amount in [90, 20, 10] {
-            tell(&mesh.stage, &payment(&fan, amount)).await;
+            emit(&mesh.env, &payment(&fan, amount)).await;
         }
-        tell(&mesh.stage, &payment(&other, 30)).await;
+        emit(&mesh.env, &payment(&other, 30)).await;
         balance_becomes(&other, 70).await;
         let line = desk.stand("point", &[Parked, Waiting, Waiting, Waiting]).await;
         for waiting in &line[1..] {
@@ -107,11 +107,11 @@ fn a_poison_event_of_one_wallet_parks_that_wallet_only_until_it_succeeds() {
         assert_eq!(opened.letter.history.len(), 2);
         assert!(opened.letter.history.iter().all(|then| then.by.is_some()), "who had it tried");
         assert_eq!(opened.deliveries.len(), 4);
-        assert!(opened.payload.contains(&due.fact.payment_id.to_string()));
+        assert!(opened.payload.contains(&due.event.payment_id.to_string()));
 
         // The wallet is free again.
         fan.charge(50).await;
-        tell(&mesh.stage, &payment(&fan, 50)).await;
+        emit(&mesh.env, &payment(&fan, 50)).await;
         balance_becomes(&fan, 0).await;
         assert_eq!(desk.open("point").await, []);
         mesh.stop().await;
@@ -127,11 +127,11 @@ fn a_letter_is_discarded_with_a_reason_and_those_behind_it_go_on() {
         poison(&mesh, &fan).await;
         let first = desk.stand("point", &[Parked]).await.remove(0);
         for amount in [90, 20] {
-            tell(&mesh.stage, &payment(&fan, amount)).await;
+            emit(&mesh.env, &payment(&fan, amount)).await;
         }
         desk.stand("point", &[Parked, Waiting, Waiting]).await;
         poison(&mesh, &fan).await;
-        tell(&mesh.stage, &payment(&fan, 10)).await;
+        emit(&mesh.env, &payment(&fan, 10)).await;
         let line = desk.stand("point", &[Parked, Waiting, Waiting, Parked, Waiting]).await;
         // Behind the first of all, whatever stands between.
         assert_eq!(line[4].behind.as_ref(), Some(&first.letter));
@@ -176,7 +176,7 @@ fn poison_in_the_middle_of_a_message_parks_itself_and_what_depends_on_it() {
             let mut bad = event(&fan);
             spoil(&mut bad);
             events.insert(2 * EACH, bad);
-            tell_all::<PaymentRequested>(&mesh.stage, Some(schedule), &events).await;
+            emit_all::<PaymentRequested>(&mesh.env, Some(schedule), &events).await;
 
             balance_becomes(&other, 100 - 2 * EACH as i64).await;
             let mut states = vec![Waiting; EACH + 1];
@@ -214,11 +214,11 @@ fn the_waiting_room_parks_a_fan_as_well() {
         let bad = expired(&fan);
         let mut event = event_of(&bad);
         event["data"]["seats"] = json!(7);
-        tell_all::<ReservationExpired>(&mesh.stage, Some(bad.schedule_id), &[event]).await;
+        emit_all::<ReservationExpired>(&mesh.env, Some(bad.schedule_id), &[event]).await;
         let first = desk.stand("queue", &[Parked]).await.remove(0);
         assert_eq!(first.key, fan.session.user_id.to_string());
-        tell(&mesh.stage, &expired(&other)).await;
-        tell(&mesh.stage, &expired(&fan)).await;
+        emit(&mesh.env, &expired(&other)).await;
+        emit(&mesh.env, &expired(&fan)).await;
         let line = desk.stand("queue", &[Parked, Waiting]).await;
         assert_eq!(line[1].key, first.key);
         assert!(desk.retry(&first.letter).await.stopped.is_some());
@@ -237,15 +237,15 @@ fn the_waiting_room_parks_a_fan_as_well() {
 fn the_command_says_what_became_of_a_letter_and_fails_with_it() {
     run(async {
         let mesh = Mesh::with(&["user", "point", "gateway"]).await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let desk = Desk::of(&mesh).await;
         let fan = mesh.fan(100).await;
         let due = Due::of(&fan, &stores).await;
-        tell(&mesh.stage, &due.fact).await;
+        emit(&mesh.env, &due.event).await;
         let letter = desk.stand("point", &[Parked]).await.remove(0).letter;
-        let addr = mesh.stage.config.http_addr.expect("a gateway");
-        mesh.stage.announce(addr).expect("a ready file");
-        let folder = mesh.stage.servers.as_ref().expect("our own").folder().to_owned();
+        let addr = mesh.env.config.http_addr.expect("a gateway");
+        mesh.env.announce(addr).expect("a ready file");
+        let folder = mesh.env.servers.as_ref().expect("our own").folder().to_owned();
         let command = |line: &str| {
             let words = ["onsale"].into_iter().chain(line.split(' ')).map(str::to_owned);
             let words = words.chain(["--data".to_owned(), folder.display().to_string()]);

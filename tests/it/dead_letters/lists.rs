@@ -4,8 +4,9 @@ use std::{cmp::Reverse, collections::BTreeSet};
 
 use events::{
     dead_letter::{
-        DeadLetter, DeadLetters, LetterId,
-        LetterState::{self, Early, Parked, Resolved},
+        DeadLetter, DeadLetterId,
+        DeadLetterState::{self, Early, Parked, Resolved},
+        DeadLetters,
     },
     reservation::ReservationCancelled,
 };
@@ -17,7 +18,7 @@ use harness::{
 use serde_json::json;
 
 use super::{
-    desk::{Desk, Due, tell, tell_all},
+    desk::{Desk, Due, emit, emit_all},
     lines::{balance_becomes, payment},
 };
 use crate::rest::Stores;
@@ -38,7 +39,7 @@ async fn paged(desk: &Desk, size: usize) -> Vec<DeadLetter> {
 }
 
 /// Waits until all letters of point stand like this, whoever they concern.
-async fn all_become(desk: &Desk, states: &[LetterState]) {
+async fn all_become(desk: &Desk, states: &[DeadLetterState]) {
     eventually(&format!("all letters: {states:?}"), || async {
         let all = desk.letters("point", "&all=true").await?;
         all.iter().map(|letter| letter.state).eq(states.iter().copied()).then_some(())
@@ -54,7 +55,7 @@ fn a_list_has_the_letters_of_every_service_newest_first_page_by_page() {
         // Three services consume it, and none can read it.
         for number in 0..3 {
             let events = [json!({ "poison": number })];
-            tell_all::<ReservationCancelled>(&mesh.stage, None, &events).await;
+            emit_all::<ReservationCancelled>(&mesh.env, None, &events).await;
         }
         for service in ["concert", "queue", "point"] {
             desk.stand(service, &[Parked; 3]).await;
@@ -62,7 +63,7 @@ fn a_list_has_the_letters_of_every_service_newest_first_page_by_page() {
         let all = paged(&desk, 100).await;
         let places = |letter: &DeadLetter| Reverse((letter.kept_at, letter.letter.number()));
         assert!(all.is_sorted_by_key(places), "{all:?}");
-        let ids: BTreeSet<&LetterId> = all.iter().map(|letter| &letter.letter).collect();
+        let ids: BTreeSet<&DeadLetterId> = all.iter().map(|letter| &letter.letter).collect();
         assert_eq!(ids.len(), 9);
         for size in [1, 2, 4, 5, 9] {
             assert_eq!(paged(&desk, size).await, all, "in pages of {size}");
@@ -82,7 +83,7 @@ fn a_list_names_every_service_that_could_not_be_asked() {
         let desk = Desk::of(&mesh).await;
         let page: DeadLetters = desk.list("").await.json().expect("a page");
         let unasked: BTreeSet<&str> = page.unasked.iter().map(|one| &*one.service).collect();
-        let consuming = wiring::all().into_iter().filter(|wiring| !wiring.hears.is_empty());
+        let consuming = wiring::all().into_iter().filter(|wiring| !wiring.consumes.is_empty());
         let mut expected: BTreeSet<&str> = consuming.map(|wiring| wiring.service).collect();
         assert!(expected.remove("user"), "it runs");
         assert_eq!(unasked, expected);
@@ -105,7 +106,11 @@ fn a_list_names_every_service_that_could_not_be_asked() {
             ("17", "not_found"),
         ];
         for (letter, code) in codes {
-            assert_eq!(desk.try_letter(letter).await.code().as_deref(), Some(code), "{letter}");
+            assert_eq!(
+                desk.try_dead_letter(letter).await.code().as_deref(),
+                Some(code),
+                "{letter}"
+            );
         }
         mesh.stop().await;
     });
@@ -115,15 +120,15 @@ fn a_list_names_every_service_that_could_not_be_asked() {
 fn an_event_that_comes_too_early_needs_no_operator_and_is_listed_when_asked_for() {
     run(async {
         let mesh = Mesh::with(&["user", "point", "gateway"]).await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let desk = Desk::of(&mesh).await;
         let (fan, other) = (mesh.fan(100).await, mesh.fan(100).await);
         let due = Due::early(&fan);
-        tell(&mesh.stage, &due.fact).await;
+        emit(&mesh.env, &due.event).await;
         all_become(&desk, &[Early]).await;
         // It holds nobody up: what comes for this wallet is taken in, as for the other one.
-        tell(&mesh.stage, &payment(&fan, 20)).await;
-        tell(&mesh.stage, &payment(&other, 30)).await;
+        emit(&mesh.env, &payment(&fan, 20)).await;
+        emit(&mesh.env, &payment(&other, 30)).await;
         balance_becomes(&fan, 80).await;
         balance_becomes(&other, 70).await;
         all_become(&desk, &[Early]).await;

@@ -1,15 +1,15 @@
 //! Lines outlive whoever moves them on: killed services, several instances.
 
 use events::dead_letter::{
-    LetterId,
-    LetterState::{Parked, Waiting},
+    DeadLetterId,
+    DeadLetterState::{Parked, Waiting},
 };
 use harness::mesh::{Mesh, eventually, run};
 use mesh::failpoint::Failpoint;
-use onsale::fleet::{Fleet, Rules};
+use onsale::fleet::{Fleet, ServiceConfigs};
 
 use super::{
-    desk::{Desk, tell},
+    desk::{Desk, emit},
     lines::{balance_becomes, payment, poison},
 };
 
@@ -17,16 +17,16 @@ use super::{
 const WAITING: usize = 12;
 
 async fn point(mesh: &Mesh) -> Fleet {
-    let rules = Rules::default();
-    Fleet::start(&mesh.stage.config, &["point"], &rules).await.expect("an instance of point")
+    let configs = ServiceConfigs::default();
+    Fleet::start(&mesh.env.config, &["point"], &configs).await.expect("an instance of point")
 }
 
 /// A poison message, and payments of one point each behind it.
-async fn line(mesh: &Mesh, desk: &Desk, fan: &harness::mesh::Fan<'_>) -> LetterId {
+async fn line(mesh: &Mesh, desk: &Desk, fan: &harness::mesh::Fan<'_>) -> DeadLetterId {
     poison(mesh, fan).await;
     let first = desk.stand("point", &[Parked]).await.remove(0).letter;
     for _ in 0..WAITING {
-        tell(&mesh.stage, &payment(fan, 1)).await;
+        emit(&mesh.env, &payment(fan, 1)).await;
     }
     let mut states = vec![Waiting; WAITING + 1];
     states[0] = Parked;
@@ -55,7 +55,7 @@ fn a_service_killed_while_a_line_moves_leaves_every_effect_exact() {
         let second_instance = point(&mesh).await;
         balance_becomes(&fan, 100 - WAITING as i64).await;
         desk.stand("point", &[]).await;
-        tell(&mesh.stage, &payment(&fan, 1)).await;
+        emit(&mesh.env, &payment(&fan, 1)).await;
         balance_becomes(&fan, 100 - WAITING as i64 - 1).await;
         second_instance.stop().await;
         mesh.stop().await;
@@ -95,7 +95,7 @@ fn what_one_instance_parks_and_frees_the_other_parks_and_frees() {
         // Payments go on coming while the line is freed.
         let coming = async {
             for _ in 0..WAITING {
-                tell(&mesh.stage, &payment(&fan, 1)).await;
+                emit(&mesh.env, &payment(&fan, 1)).await;
             }
         };
         let (answer, ()) = tokio::join!(desk.discard(&letter, "a test"), coming);
@@ -106,7 +106,7 @@ fn what_one_instance_parks_and_frees_the_other_parks_and_frees() {
         let handled = |of: usize| instances[of].running()[0].health().counts().handled;
         let before = handled(0) + handled(1);
         for _ in 0..WAITING {
-            tell(&mesh.stage, &payment(&fan, 1)).await;
+            emit(&mesh.env, &payment(&fan, 1)).await;
         }
         balance_becomes(&fan, 100 - 3 * WAITING as i64).await;
         eventually("all are counted", || async {
@@ -130,8 +130,8 @@ fn a_line_is_still_parked_after_a_restart() {
         let letter = line(&mesh, &desk, &fan).await;
         first_instance.stop().await;
         // They lie in the stream when the service comes back, and must not be taken in.
-        tell(&mesh.stage, &payment(&fan, 1)).await;
-        tell(&mesh.stage, &payment(&other, 1)).await;
+        emit(&mesh.env, &payment(&fan, 1)).await;
+        emit(&mesh.env, &payment(&other, 1)).await;
         let second_instance = point(&mesh).await;
         balance_becomes(&other, 99).await;
         let mut states = vec![Waiting; WAITING + 2];

@@ -12,7 +12,7 @@ use harness::{
     mesh::{Mesh, run},
     project, wiring,
 };
-use onsale::stage::Stage;
+use onsale::environment::Environment;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -80,7 +80,7 @@ impl Poisons {
         let mut expected = Vec::new();
         for wiring in wiring::all() {
             for (id, name) in &self.0 {
-                if wiring.hears.iter().any(|(heard, _)| heard == name) {
+                if wiring.consumes.iter().any(|(heard, _)| heard == name) {
                     expected.push((wiring.service.to_owned(), "dead".to_owned(), *id));
                 }
             }
@@ -104,7 +104,7 @@ impl Poisons {
 fn every_event_taken_in_for_the_first_time_beside_poison_has_its_effect() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let (schedules, poisons) = every_flow_in_company(&mesh, &stores).await;
         receipt_is_clean(&mesh, &schedules).await;
         poisons.alone_are_parked(&stores).await;
@@ -123,7 +123,7 @@ pub async fn every_flow_in_company(mesh: &Mesh, stores: &Stores) -> (Vec<Schedul
         is_over.store(true, Ordering::SeqCst);
         schedules
     };
-    tokio::join!(sale, pack_all(&mesh.stage, &stores.broker, &is_over))
+    tokio::join!(sale, pack_all(&mesh.env, &stores.broker, &is_over))
 }
 
 /// What the subject of a message that was packed anew ends in.
@@ -147,14 +147,14 @@ async fn see_only_what_is_packed(broker: &Broker) {
 }
 
 /// Publishes the events of every message anew, under their ids and with company.
-async fn pack_all(stage: &Stage, broker: &Broker, is_over: &AtomicBool) -> Poisons {
-    let mut producers = Producers::of(stage);
+async fn pack_all(env: &Environment, broker: &Broker, is_over: &AtomicBool) -> Poisons {
+    let mut producers = Producers::of(env);
     let (mut poisons, mut read) = (Poisons::default(), BTreeMap::<String, u64>::new());
     let mut turns: BTreeMap<String, usize> = BTreeMap::new();
     let mut look = tokio::time::interval(EVERY);
     while !is_over.load(Ordering::SeqCst) {
         look.tick().await;
-        for stream in Broker::fact_streams() {
+        for stream in Broker::event_streams() {
             let seen = read.entry(stream.clone()).or_default();
             let mut by_subject: BTreeMap<String, Vec<StoredEvent>> = BTreeMap::new();
             for message in broker.stored(&stream, *seen).await {

@@ -26,7 +26,7 @@ const NEVER_ASKED: [&str; 10] = [
 
 /// What no sale makes a service tell: messages that are files in a folder all go out, and
 /// nothing is wrong.
-const NEVER_TOLD: [&str; 3] = ["notification.failed", "audit.saga_stalled", "audit.violation"];
+const NEVER_EMITTED: [&str; 3] = ["notification.failed", "audit.saga_stalled", "audit.violation"];
 
 #[test]
 fn every_handler_may_fail_once_before_its_commit() {
@@ -47,7 +47,7 @@ fn every_publisher_may_fail_once_behind_each_event_that_it_has_published() {
 fn fail_everywhere_at(point: Failpoint) {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         for running in mesh.fleet.running() {
             running.failpoints().aim(point, targets(point, running.wiring()));
         }
@@ -73,16 +73,16 @@ fn targets(point: Failpoint, wiring: &Wiring) -> BTreeSet<&'static str> {
     let done = wiring.answers.iter().chain(&wiring.timers);
     if point == Failpoint::BeforeMark {
         return wiring
-            .hears
+            .consumes
             .iter()
             .chain(done)
-            .flat_map(|(_, tells)| tells.iter().copied())
-            .filter(|fact| !NEVER_TOLD.contains(fact))
+            .flat_map(|(_, emits)| emits.iter().copied())
+            .filter(|event| !NEVER_EMITTED.contains(event))
             .collect();
     }
-    let done = done.filter(|(_, tells)| !tells.is_empty()).map(|(name, _)| *name);
-    let heard = wiring.hears.iter().map(|(name, _)| *name);
+    let done = done.filter(|(_, emits)| !emits.is_empty()).map(|(name, _)| *name);
+    let heard = wiring.consumes.iter().map(|(name, _)| *name);
     let read = wiring.follows.iter().copied().filter(|_| point == Failpoint::BeforeCommit);
-    let read = read.filter(|fact| !NEVER_TOLD.contains(fact));
+    let read = read.filter(|event| !NEVER_EMITTED.contains(event));
     heard.chain(done).chain(read).filter(|name| !NEVER_ASKED.contains(name)).collect()
 }

@@ -193,7 +193,7 @@ pub async fn every_flow(mesh: &Mesh) -> Vec<ScheduleId> {
 
 /// A colleague acts on a concert, no more, again, and is gone.
 async fn shared_out(mesh: &Mesh) {
-    let login = &mesh.stage.operator;
+    let login = &mesh.env.operator;
     let operator: Session = eventually("an operator", || async {
         let ask = mesh.http.post("/v1/sessions").json(login);
         tokio::time::timeout(ANSWER_WITHIN, ask.send()).await.ok()?.ok()?.json().ok()
@@ -316,7 +316,7 @@ async fn lost_while_paying(mesh: &Mesh, schedule: ScheduleId) {
     let session = fan(mesh, 100).await;
     let fan = Fan::new(mesh, &session);
     let hold = fan.hold(schedule, "A-1-1").await;
-    let url = mesh.stage.config.database_url("point").expect("an address");
+    let url = mesh.env.config.database_url("point").expect("an address");
     let mut point = PgConnection::connect(url).await.expect("a connection");
     let mut wallet = point.begin().await.expect("begun");
     sqlx::query("select from wallets where user_id = $1 for update")
@@ -337,7 +337,7 @@ async fn lost_while_paying(mesh: &Mesh, schedule: ScheduleId) {
 
 /// Waits until the payment service has answered an attempt to leave.
 async fn payment_answers(mesh: &Mesh, begun: &Withdrawal) {
-    let url = mesh.stage.config.database_url("user").expect("an address");
+    let url = mesh.env.config.database_url("user").expect("an address");
     let pool = sqlx::PgPool::connect(url).await.expect("a connection");
     eventually("an answer of payment", || async {
         let answer: Option<String> =

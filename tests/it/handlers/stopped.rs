@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use events::{concert::SeatState, payment::PaymentState, withdrawal::WithdrawalReason};
 use harness::mesh::{Mesh, run};
-use onsale::fleet::{Fleet, Rules};
+use onsale::fleet::{Fleet, ServiceConfigs};
 
 use super::{
     scenario::{Fan, fan, open, payments, shows},
@@ -21,7 +21,7 @@ const PARTS: [&str; 5] = ["concert", "queue", "reservation", "payment", "point"]
 fn a_saga_ends_although_a_service_was_gone_in_the_middle_of_it() {
     run(async {
         let mesh = Mesh::with(&OTHERS).await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let mut parts = BTreeMap::new();
         for part in PARTS {
             parts.insert(part, start(&mesh, part).await);
@@ -57,7 +57,7 @@ fn a_saga_ends_although_a_service_was_gone_in_the_middle_of_it() {
 }
 
 async fn start(mesh: &Mesh, part: &str) -> Fleet {
-    Fleet::start(&mesh.stage.config, &[part], &Rules::default()).await.expect("a service")
+    Fleet::start(&mesh.env.config, &[part], &ServiceConfigs::default()).await.expect("a service")
 }
 
 /// In which way a service leaves.

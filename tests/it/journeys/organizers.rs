@@ -14,11 +14,11 @@ use onsale::{
 use serde_json::json;
 
 async fn organizer(mesh: &Mesh) -> Session {
-    box_office::organizer(&mesh.http, &mesh.stage.operator).await.expect("an organizer")
+    box_office::organizer(&mesh.http, &mesh.env.operator).await.expect("an organizer")
 }
 
 async fn operator(mesh: &Mesh) -> Session {
-    let ask = mesh.http.post("/v1/sessions").json(&mesh.stage.operator);
+    let ask = mesh.http.post("/v1/sessions").json(&mesh.env.operator);
     ask.send().await.expect("sent").json().expect("a session")
 }
 

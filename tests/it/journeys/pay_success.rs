@@ -119,10 +119,10 @@ fn a_fan_follows_everything_that_happens_and_resumes_where_it_stopped() {
             harness::sse::open(mesh.http.base(), "/v1/me/events", fan.token(), last).await;
         let mut seen = Vec::new();
         while seen.last().map(String::as_str) != Some("payment.completed") {
-            seen.push(events.next().await.fact());
+            seen.push(events.next().await.event());
         }
-        for fact in ["payment.requested", "point.debited", "reservation.confirmed"] {
-            assert_eq!(seen.iter().filter(|seen| *seen == fact).count(), 1, "{fact} in {seen:?}");
+        for event in ["payment.requested", "point.debited", "reservation.confirmed"] {
+            assert_eq!(seen.iter().filter(|seen| *seen == event).count(), 1, "{event} in {seen:?}");
         }
         assert!(!seen.contains(&"reservation.created".to_owned()), "{seen:?}");
     });

@@ -76,13 +76,13 @@ async fn receiver() -> (Shared, SocketAddr) {
 }
 
 async fn mesh_with(addr: SocketAddr) -> Mesh {
-    Mesh::with_rules(&SERVICES, |rules| {
-        let webhook = notification::Rules::webhook(&format!("http://{addr}/"), "of the receiver");
-        rules.notification = webhook.expect("rules");
+    Mesh::with_configs(&SERVICES, |configs| {
+        let webhook = notification::Config::webhook(&format!("http://{addr}/"), "of the receiver");
+        configs.notification = webhook.expect("rules");
         // Ten minutes in a few seconds.
-        rules.notification.try_within = Duration::from_millis(200);
-        rules.notification.pace.first = Duration::from_millis(50);
-        rules.notification.pace.longest = Duration::from_millis(200);
+        configs.notification.try_within = Duration::from_millis(200);
+        configs.notification.pace.first = Duration::from_millis(50);
+        configs.notification.pace.longest = Duration::from_millis(200);
     })
     .await
 }

@@ -45,7 +45,7 @@ fn a_sold_out_club_is_ranked_and_a_replay_gives_the_same() {
         assert_eq!(ranking(&mesh, "by=sell_out").await, fastest);
 
         // Valkey loses everything; the fleet builds it anew by itself.
-        let mut valkey = redis::Client::open(mesh.stage.config.valkey_url.as_str())
+        let mut valkey = redis::Client::open(mesh.env.config.valkey_url.as_str())
             .expect("an address")
             .get_multiplexed_async_connection()
             .await
@@ -64,13 +64,12 @@ fn a_sold_out_club_is_ranked_and_a_replay_gives_the_same() {
 }
 
 fn store(mesh: &Mesh) -> Valkey<Charts> {
-    Valkey::new(&mesh.stage.config.valkey_url, Default::default()).expect("an address")
+    Valkey::new(&mesh.env.config.valkey_url, Default::default()).expect("an address")
 }
 
 async fn replay_agrees(mesh: &Mesh) {
     let model = room::ranking(Arc::new(store(mesh)));
-    let rebuilt =
-        replay::replay(&mesh.stage.config, ::ranking::NAME, model).await.expect("replayed");
+    let rebuilt = replay::replay(&mesh.env.config, ::ranking::NAME, model).await.expect("replayed");
     let difference = rebuilt.difference.as_ref().expect("something was live");
     assert!(difference.is_none(), "{rebuilt:?}");
     let total = rebuilt.total();

@@ -152,8 +152,8 @@ fn a_map_built_anew_comes_to_watchers_as_a_new_snapshot_and_says_the_same() {
         let mut watching = watch(&mesh, schedule, None).await;
         let before: SeatMap = watching.next().await.json();
 
-        let config = &mesh.stage.config;
-        let maps = Valkey::new(&config.valkey_url, concert::MapRules::default()).expect("a store");
+        let config = &mesh.env.config;
+        let maps = Valkey::new(&config.valkey_url, concert::MapConfig::default()).expect("a store");
         let model = room::seat_maps(maps.into());
         let rebuilt = replay::replay(config, concert::NAME, model).await.expect("rebuilt");
         assert!(rebuilt.difference.expect("compared").is_none());
@@ -165,7 +165,7 @@ fn a_map_built_anew_comes_to_watchers_as_a_new_snapshot_and_says_the_same() {
         assert_eq!(changed(&watching.next().await)[0]["seat"], "A-1-2");
 
         // A store that was emptied: the map comes back from what was told.
-        let client = redis::Client::open(mesh.stage.config.valkey_url.as_str()).expect("a client");
+        let client = redis::Client::open(mesh.env.config.valkey_url.as_str()).expect("a client");
         let mut store = client.get_multiplexed_async_connection().await.expect("a connection");
         redis::cmd("FLUSHALL").query_async::<()>(&mut store).await.expect("emptied");
         let anew: SeatMap = watching.next().await.json();
@@ -178,7 +178,7 @@ fn a_map_built_anew_comes_to_watchers_as_a_new_snapshot_and_says_the_same() {
 }
 
 async fn database(mesh: &Mesh) -> sqlx::PgPool {
-    let url = mesh.stage.config.database_url(concert::NAME).expect("an address");
+    let url = mesh.env.config.database_url(concert::NAME).expect("an address");
     sqlx::PgPool::connect(url).await.expect("a pool")
 }
 

@@ -98,7 +98,7 @@ fn everyone_with_a_seat_of_a_cancelled_show_is_refunded_and_told_once() {
         holder.reservation_becomes(&held, ReservationState::Cancelled).await;
         let receipt = mesh.receipt_is_clean(schedule).await;
         assert_eq!(receipt.payments.get("REFUNDED"), Some(&(OWNERS as i64)));
-        everybody_has_heard(&mesh).await;
+        all_have_consumed(&mesh).await;
 
         for (owner, (hold, payment)) in owners.iter().zip(&sold) {
             assert_eq!(owner.balance().await, 100);
@@ -109,35 +109,35 @@ fn everyone_with_a_seat_of_a_cancelled_show_is_refunded_and_told_once() {
                 (MessageKind::ShowCancelled, hold),
                 (MessageKind::MoneyReturned, payment),
             ];
-            assert_eq!(told(owner).await, expected);
+            assert_eq!(emitted(owner).await, expected);
         }
         let hold = held.reservation_id.0;
         let expected = [(MessageKind::ReservationMade, hold), (MessageKind::ShowCancelled, hold)];
-        assert_eq!(told(&holder).await, expected);
-        assert!(told(&bystander).await.is_empty());
+        assert_eq!(emitted(&holder).await, expected);
+        assert!(emitted(&bystander).await.is_empty());
         mesh.stop().await;
     });
 }
 
 /// From here on nobody is told anything more of the sale.
-async fn everybody_has_heard(mesh: &Mesh) {
-    let observer =
-        Observer::open(&mesh.stage.config, &["notification"]).await.expect("an observer");
+async fn all_have_consumed(mesh: &Mesh) {
+    let observer = Observer::open(&mesh.env.config, &["notification"]).await.expect("an observer");
     observer.caught_up(SOON).await.expect("caught up");
     observer.close().await;
 }
 
 /// What a fan was told and about what, in the order of kinds, once all of it has gone out.
-async fn told(fan: &Fan<'_>) -> Vec<(MessageKind, uuid::Uuid)> {
+async fn emitted(fan: &Fan<'_>) -> Vec<(MessageKind, uuid::Uuid)> {
     let sent = eventually("every message has gone out", || async {
         let page: Page<Message> = fan.get("/v1/me/messages").await.json().expect("messages");
         let are_sent = page.items.iter().all(|message| message.state == MessageState::Sent);
         are_sent.then_some(page.items)
     })
     .await;
-    let mut told: Vec<_> = sent.iter().map(|message| (message.kind, message.subject_id)).collect();
-    told.sort_unstable();
-    told
+    let mut emitted: Vec<_> =
+        sent.iter().map(|message| (message.kind, message.subject_id)).collect();
+    emitted.sort_unstable();
+    emitted
 }
 
 #[test]

@@ -16,7 +16,7 @@ use hyper::StatusCode;
 use onsale::{lag::Observer, operator::Operator};
 
 /// Who may count, tell or draw something of a sale. Nothing is exported without a target.
-const HEARERS: [&str; 3] = ["ranking", "notification", "audit"];
+const LISTENERS: [&str; 3] = ["ranking", "notification", "audit"];
 /// Fans who want a seat.
 const BUYERS: usize = 4;
 /// Seats of the club, two for each.
@@ -33,7 +33,7 @@ fn a_sold_out_club_is_ranked_and_each_buyer_is_told_once_and_sees_what_happened(
         let buying = fans.iter().enumerate().map(|(at, fan)| buy(fan, schedule, at));
         let sales = join_all(buying).await;
         assert_eq!(mesh.receipt_is_clean(schedule).await.seats_sold, SEATS as i64);
-        everybody_has_heard(&mesh).await;
+        all_have_consumed(&mesh).await;
 
         let places = ranking(&mesh, "sold").await;
         assert_eq!(places.len(), 1, "{places:?}");
@@ -44,11 +44,11 @@ fn a_sold_out_club_is_ranked_and_each_buyer_is_told_once_and_sees_what_happened(
         assert_eq!((fastest[0].place, fastest[0].schedule_id), (1, Some(schedule)));
         assert!(fastest[0].sell_out_ms.is_some_and(|millis| millis > 0), "{fastest:?}");
 
-        let operator = Operator::at(mesh.http.clone(), &mesh.stage.operator).await;
+        let operator = Operator::at(mesh.http.clone(), &mesh.env.operator).await;
         let operator = operator.expect("the operator");
         let mut sagas = BTreeSet::new();
         for (at, (fan, (reservation, payment))) in fans.iter().zip(&sales).enumerate() {
-            told_of_the_sale(fan, reservation, payment).await;
+            emitted_of_the_sale(fan, reservation, payment).await;
             let found = saga(fan, payment.payment_id).await;
             assert_eq!((found.line.flow.as_str(), found.line.state), ("pay", SagaState::Completed));
             assert!(found.to_come.is_empty() && found.line.awaited.is_empty(), "{found:?}");
@@ -90,8 +90,8 @@ async fn buy(fan: &Fan<'_>, schedule: ScheduleId, at: usize) -> (Reservation, Pa
 }
 
 /// From here on nobody counts, tells or draws anything more of the sale.
-async fn everybody_has_heard(mesh: &Mesh) {
-    let observer = Observer::open(&mesh.stage.config, &HEARERS).await.expect("an observer");
+async fn all_have_consumed(mesh: &Mesh) {
+    let observer = Observer::open(&mesh.env.config, &LISTENERS).await.expect("an observer");
     observer.caught_up(SOON).await.expect("caught up");
     observer.close().await;
 }
@@ -107,7 +107,7 @@ async fn messages(fan: &Fan<'_>) -> Vec<Message> {
 }
 
 /// One message of the hold and one of the payment, and no other.
-async fn told_of_the_sale(fan: &Fan<'_>, reservation: &Reservation, payment: &Payment) {
+async fn emitted_of_the_sale(fan: &Fan<'_>, reservation: &Reservation, payment: &Payment) {
     let sent = eventually("every message has gone out", || async {
         let messages = messages(fan).await;
         let are_sent = messages.iter().all(|message| message.state == MessageState::Sent);
@@ -115,10 +115,11 @@ async fn told_of_the_sale(fan: &Fan<'_>, reservation: &Reservation, payment: &Pa
     })
     .await;
     // Two streams are heard side by side: which message was written first is no promise.
-    let told: BTreeSet<_> = sent.iter().map(|message| (message.kind, message.subject_id)).collect();
+    let emitted: BTreeSet<_> =
+        sent.iter().map(|message| (message.kind, message.subject_id)).collect();
     let paid = (MessageKind::PaymentCompleted, payment.payment_id.0);
     let held = (MessageKind::ReservationMade, reservation.reservation_id.0);
-    assert_eq!(told, BTreeSet::from([paid, held]));
+    assert_eq!(emitted, BTreeSet::from([paid, held]));
     assert_eq!(sent.len(), 2, "{sent:?}");
     assert!(sent.iter().all(|message| message.attempts == 1), "{sent:?}");
 }

@@ -117,7 +117,7 @@ async fn with_two_holds(mesh: &Mesh) -> (Fan<'_>, [Reservation; 2]) {
 
 /// Waits until so many holds of the fan live, as far as the waiting room has heard.
 async fn holds_left(mesh: &Mesh, fan: &Fan<'_>, hold: &Reservation, count: usize) {
-    let client = redis::Client::open(mesh.stage.config.valkey_url.as_str()).expect("an address");
+    let client = redis::Client::open(mesh.env.config.valkey_url.as_str()).expect("an address");
     let valkey = client.get_multiplexed_async_connection().await.expect("a connection");
     let key = format!("{{queue}}:holds:{}:{}", hold.schedule_id, fan.session.user_id);
     eventually(&format!("the room knows of {count} holds"), || async {

@@ -13,7 +13,7 @@ use events::{
 use harness::mesh::{Fan, Mesh, eventually, run, shared};
 use onsale::{
     config::SERVICES,
-    fleet::{Fleet, Rules},
+    fleet::{Fleet, ServiceConfigs},
 };
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -51,7 +51,7 @@ async fn ends(fan: &Fan<'_>, begun: &Withdrawal) -> Withdrawal {
 
 /// Locks the wallet of a fan, so that nothing of it is decided.
 async fn locked_wallet(mesh: &Mesh, fan: &Fan<'_>) -> PgConnection {
-    let url = mesh.stage.config.database_url("point").expect("an address");
+    let url = mesh.env.config.database_url("point").expect("an address");
     let mut point = PgConnection::connect(url).await.expect("a connection");
     for sql in ["begin", "select from wallets where user_id = $1 for update"] {
         let query = sqlx::query(sql);
@@ -68,7 +68,7 @@ async fn unlock(mut wallet: PgConnection) {
 
 /// Waits until the payment service has answered.
 async fn payment_answers(mesh: &Mesh, begun: &Withdrawal) {
-    let url = mesh.stage.config.database_url("user").expect("an address");
+    let url = mesh.env.config.database_url("user").expect("an address");
     let pool = sqlx::PgPool::connect(url).await.expect("a connection");
     eventually("an answer of payment", || async {
         let answer: Option<String> =
@@ -295,8 +295,8 @@ fn a_service_that_does_not_answer_in_time_refuses_for_the_fan_and_is_not_heard_l
     run(async {
         const GONE: &str = "payment";
         let others: Vec<&str> = SERVICES.into_iter().filter(|name| *name != GONE).collect();
-        let quick = |rules: &mut Rules| rules.withdrawal_secs = Some(1);
-        let mesh = Mesh::with_rules(&others, quick).await;
+        let quick = |configs: &mut ServiceConfigs| configs.withdrawal_secs = Some(1);
+        let mesh = Mesh::with_configs(&others, quick).await;
         let part = start(&mesh, GONE).await;
         let schedule = mesh.open(1, |_| {}).await.schedule_id;
         let fan = mesh.fan(0).await;
@@ -326,5 +326,5 @@ fn a_service_that_does_not_answer_in_time_refuses_for_the_fan_and_is_not_heard_l
 }
 
 async fn start(mesh: &Mesh, name: &str) -> Fleet {
-    Fleet::start(&mesh.stage.config, &[name], &Rules::default()).await.expect("a service")
+    Fleet::start(&mesh.env.config, &[name], &ServiceConfigs::default()).await.expect("a service")
 }

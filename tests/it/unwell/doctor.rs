@@ -8,14 +8,14 @@ use uuid::Uuid;
 
 use crate::{
     broker::Broker,
-    dead_letters::{desk::tell, lines::poison},
+    dead_letters::{desk::emit, lines::poison},
 };
 
 /// Waits until the doctor finds what begins and goes on like these.
 async fn finds(mesh: &Mesh, wanted: &[(&str, &str)]) {
     let ills = std::sync::Mutex::new(Vec::new());
     for _ in 0..4 {
-        let found = doctor::ills(&mesh.stage.config).await;
+        let found = doctor::ills(&mesh.env.config).await;
         let is_found = |(part, said): &(&str, &str)| {
             found.iter().any(|ill| ill.starts_with(part) && ill.contains(said))
         };
@@ -31,12 +31,12 @@ async fn finds(mesh: &Mesh, wanted: &[(&str, &str)]) {
 fn the_doctor_finds_dead_letters_stalled_sagas_violations_and_who_stands_still() {
     run(async {
         let mesh = Mesh::own().await;
-        let provisioner = Broker::of(&mesh.stage, onsale::config::PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, onsale::config::PROVISIONER).await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
         let fan = mesh.fan(200).await;
         let hold = fan.hold(schedule, &["A-1-1"]).await;
         eventually("doctor finds nothing wrong", || async {
-            doctor::ills(&mesh.stage.config).await.is_empty().then_some(())
+            doctor::ills(&mesh.env.config).await.is_empty().then_some(())
         })
         .await;
 
@@ -44,7 +44,7 @@ fn the_doctor_finds_dead_letters_stalled_sagas_violations_and_who_stands_still()
         finds(&mesh, &[("parked by point: ", "1 dead letters")]).await;
 
         // Nobody who hears of it has ever seen such a reservation.
-        tell(&mesh.stage, &confirmed(&fan, schedule)).await;
+        emit(&mesh.env, &confirmed(&fan, schedule)).await;
         finds(&mesh, &[("violations: ", "found")]).await;
 
         provisioner.pause("reservation").await;
@@ -63,7 +63,7 @@ fn the_doctor_finds_dead_letters_stalled_sagas_violations_and_who_stands_still()
 
         provisioner.resume("reservation").await;
         fan.payment_becomes(&payment, events::payment::PaymentState::Completed).await;
-        let ills = doctor::ills(&mesh.stage.config).await;
+        let ills = doctor::ills(&mesh.env.config).await;
         assert!(!ills.iter().any(|ill| ill.starts_with(still.0)), "{ills:?}");
         mesh.stop().await;
     });

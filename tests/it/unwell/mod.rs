@@ -12,7 +12,7 @@ use servers::Servers;
 
 /// The servers of a mesh of one's own.
 fn servers(mesh: &Mesh) -> &Servers {
-    mesh.stage.servers.as_ref().expect("servers of our own")
+    mesh.env.servers.as_ref().expect("servers of our own")
 }
 
 /// What `/readyz` of the gateway's process says is wrong; nothing when it is ready.

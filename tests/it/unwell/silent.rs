@@ -20,15 +20,15 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(25);
 fn everything_goes_on_by_itself_after_every_server_was_silent_and_a_shutdown_waits_for_none() {
     run(async {
         let mesh = Mesh::own().await;
-        let observer = Observer::open(&mesh.stage.config, &LISTENERS).await.expect("an observer");
+        let observer = Observer::open(&mesh.env.config, &LISTENERS).await.expect("an observer");
         sale(&mesh).await;
         observer.caught_up(SOON).await.expect("everybody has heard of it");
 
-        let asker = mesh.fan(0).await;
+        let client = mesh.fan(0).await;
         let all = pause_all(&mesh);
         let silent_until = Instant::now() + SILENCE;
         let asked = Instant::now();
-        let refused = asker.post("/v1/points/charges", &json!({ "amount": 1 })).await;
+        let refused = client.post("/v1/points/charges", &json!({ "amount": 1 })).await;
         assert!(matches!(refused.status.as_u16(), 503 | 504), "{refused:?}");
         assert!(asked.elapsed() < ANSWERED_WITHIN, "{:?}", asked.elapsed());
         eventually("it is said", || async { (!ails(&mesh).await.is_empty()).then_some(()) }).await;
@@ -40,8 +40,8 @@ fn everything_goes_on_by_itself_after_every_server_was_silent_and_a_shutdown_wai
         observer.caught_up(SOON).await.expect("everybody has heard of it");
         observer.close().await;
 
-        let Mesh { fleet, stage, .. } = mesh;
-        let all = stage.servers.as_ref().map(|servers| {
+        let Mesh { fleet, env, .. } = mesh;
+        let all = env.servers.as_ref().map(|servers| {
             [&servers.nats, &servers.postgres, &servers.valkey]
                 .map(|server| Paused::of(server.pid().expect("it runs")))
         });
@@ -49,7 +49,7 @@ fn everything_goes_on_by_itself_after_every_server_was_silent_and_a_shutdown_wai
         fleet.stop().await;
         assert!(began.elapsed() < STOPPED_WITHIN, "{:?}", began.elapsed());
         drop(all);
-        stage.strike().await;
+        env.strike().await;
     });
 }
 

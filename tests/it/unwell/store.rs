@@ -3,7 +3,7 @@
 use harness::mesh::{Mesh, eventually, run};
 use onsale::{
     config::Config,
-    fleet::{self, Fleet, Rules},
+    fleet::{self, Fleet, ServiceConfigs},
 };
 use sqlx::{Connection, PgConnection};
 
@@ -13,7 +13,9 @@ use super::servers;
 const COMMANDS: usize = 40;
 
 async fn point(config: &Config) -> Fleet {
-    Fleet::start(config, &["point"], &Rules::default()).await.expect("an instance of point")
+    Fleet::start(config, &["point"], &ServiceConfigs::default())
+        .await
+        .expect("an instance of point")
 }
 
 fn with_database(config: &Config, url: String) -> Config {
@@ -38,7 +40,7 @@ async fn empty_database(mesh: &Mesh) -> String {
         .execute(&mut admin)
         .await
         .expect("made");
-    let own = mesh.stage.config.database_url("point").expect("an address");
+    let own = mesh.env.config.database_url("point").expect("an address");
     own.replace("/onsale_point?", "/onsale_other?")
 }
 
@@ -46,7 +48,7 @@ async fn empty_database(mesh: &Mesh) -> String {
 fn an_instance_that_cannot_use_its_store_leaves_everything_to_the_others_and_joins_when_it_can() {
     run(async {
         let mesh = Mesh::own().await;
-        let config = &mesh.stage.config;
+        let config = &mesh.env.config;
         let own = config.database_url("point").expect("an address").to_owned();
         let at = own.find('@').expect("an address");
         let strange = config.database_url("payment").expect("an address").to_owned();

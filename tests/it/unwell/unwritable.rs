@@ -26,14 +26,14 @@ fn a_broker_that_cannot_write_is_named_and_nothing_is_lost_when_it_is_started_ag
             (says("the broker cannot work") && says("payment: ")).then_some(())
         })
         .await;
-        let ills = doctor::ills(&mesh.stage.config).await;
+        let ills = doctor::ills(&mesh.env.config).await;
         let broker = ills.iter().find(|ill| ill.starts_with("broker: it cannot write: "));
         assert!(broker.is_some_and(|ill| ill.ends_with("restart it")), "{ills:?}");
 
         nats.restart().await.expect("the broker again, without the limit");
         fan.payment_becomes(&payment, events::payment::PaymentState::Completed).await;
         mesh.receipt_is_clean(schedule).await;
-        let ills = || async { doctor::ills(&mesh.stage.config).await };
+        let ills = || async { doctor::ills(&mesh.env.config).await };
         eventually("doctor finds nothing wrong", || async {
             ills().await.is_empty().then_some(())
         })

@@ -115,8 +115,8 @@ impl Broker {
                 consumer.delivered += 1;
                 let sequence = consumer.delivered;
                 let Some(incoming) = stream.incoming(producer, sequence, 1) else { continue };
-                let fact = events::fact_of_subject(&incoming.message.subject);
-                if fact.is_some_and(|fact| filter.contains(fact)) {
+                let event = events::event_of_subject(&incoming.message.subject);
+                if event.is_some_and(|event| filter.contains(event)) {
                     consumer.pending.insert(sequence, (now.plus_secs(ACK_WAIT_SECS), 1));
                     delivered.push(incoming);
                 }
@@ -198,9 +198,9 @@ fn empty(
     let stream = Stream { messages: Vec::new(), made_at, epoch };
     let streams = producers.iter().map(|producer| (*producer, stream.clone())).collect();
     let mut consumers = BTreeMap::new();
-    for (service, facts) in filters {
+    for (service, events) in filters {
         for producer in producers {
-            if facts.iter().any(|fact| events::producer_of(fact) == *producer) {
+            if events.iter().any(|event| events::producer_of(event) == *producer) {
                 consumers.insert((*producer, *service), Consumer::default());
             }
         }

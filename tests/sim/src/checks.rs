@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use audit::{Auditor, Heard, flows::Flows};
+use audit::{Auditor, Observed, flows::Flows};
 use events::{
     Envelope, PaymentId, ReservationId, UserId,
     payment::{PaymentFailure, PaymentState},
@@ -269,19 +269,19 @@ pub fn audit<'a>(messages: impl Iterator<Item = &'a Message>) -> Wrong {
         };
         let envelopes = events.iter().filter_map(|raw| Envelope::decode(raw.get().as_bytes()).ok());
         for envelope in envelopes {
-            found.extend(auditor.hear(flows, &heard(&envelope, sequence)));
+            found.extend(auditor.handle(flows, &observed(&envelope, sequence)));
         }
     }
     found.extend(auditor.at_rest(mesh::clock::now()));
     found.iter().map(|violation| format!("the auditor says: {violation:?}")).collect()
 }
 
-fn heard(envelope: &Envelope<'_>, stream_seq: u64) -> Heard {
+fn observed(envelope: &Envelope<'_>, stream_seq: u64) -> Observed {
     let kind = &envelope.kind;
-    let fact = kind.strip_prefix("onsale.").and_then(|rest| rest.rsplit_once(".v"));
-    Heard {
+    let event = kind.strip_prefix("onsale.").and_then(|rest| rest.rsplit_once(".v"));
+    Observed {
         event_id: envelope.id,
-        fact: fact.map_or_else(|| kind.to_string(), |(fact, _)| fact.to_owned()),
+        event: event.map_or_else(|| kind.to_string(), |(event, _)| event.to_owned()),
         stream_seq,
         saga_id: envelope.sagaid,
         cause_id: envelope.causationid,

@@ -115,7 +115,7 @@ fn message<E: Event>(event: &E, of: ScheduleId, now: Timestamp) -> Message {
         specversion: Default::default(),
         id: EventId(mesh::clock::new_id()),
         source: "/onsale/concert".into(),
-        kind: format!("onsale.{}.v{}", E::FACT, E::VERSION).into(),
+        kind: format!("onsale.{}.v{}", E::NAME, E::VERSION).into(),
         time: now,
         subject: event.about().to_string().into(),
         sagaid: SagaId(of.0),
@@ -127,6 +127,6 @@ fn message<E: Event>(event: &E, of: ScheduleId, now: Timestamp) -> Message {
     let mut body = vec![b'['];
     envelope.encode(&mut body);
     body.push(b']');
-    let subject = events::subject(E::FACT, E::VERSION, Some(of));
+    let subject = events::subject(E::NAME, E::VERSION, Some(of));
     Message { id: mesh::clock::new_id(), subject, events: 1, body: body.into() }
 }

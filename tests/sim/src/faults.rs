@@ -73,7 +73,7 @@ pub fn luck(may_come: &[Fault], chance: &mut StdRng) -> Luck {
     if !strikes(Fault::Publish, may_come, chance) {
         return Luck::Good;
     }
-    [Luck::Unheard, Luck::Lost, Luck::Stuck][chance.random_range(0..3)]
+    [Luck::Unconsumed, Luck::Lost, Luck::Stuck][chance.random_range(0..3)]
 }
 
 /// A mistake that is planted.

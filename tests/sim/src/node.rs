@@ -6,7 +6,7 @@ use events::Timestamp;
 use mesh::{
     Answered, Service,
     engine::{Failure, Mark},
-    memory::{Asking, BookDeed, InMemory, Incoming, Process, Shelf as _, Store, Taken},
+    memory::{Asking, InMemory, Incoming, Process, Shelf as _, Store, Taken, UnitHandler},
     message::Message,
     parked::Parked,
     postgres::Postgres,
@@ -30,14 +30,14 @@ pub struct Asked {
 }
 
 /// Makes work of what is asked; nothing when that is another service's.
-pub type Work<B> = fn(&Process<B>, &Wish, Asking) -> Option<mesh::Work<BookDeed<B>>>;
+pub type Work<B> = fn(&Process<B>, &Wish, Asking) -> Option<mesh::Work<UnitHandler<B>>>;
 
 /// What a service is made of.
 pub struct Plan<B: InMemory> {
     /// The table of its handlers.
     pub service: fn() -> Service<Postgres<B>>,
     /// Its rules.
-    pub rules: fn() -> B::Rules,
+    pub config: fn() -> B::Config,
     /// Makes work of what is asked.
     pub work: Work<B>,
     /// What its timers find.
@@ -79,7 +79,7 @@ pub struct On<B: InMemory> {
 impl<B: InMemory> On<B> {
     /// A service, just started on a store.
     pub fn new(name: &'static str, plan: Plan<B>, store: Store<B>) -> Self {
-        let process = Process::start((plan.service)(), store.clone(), (plan.rules)());
+        let process = Process::start((plan.service)(), store.clone(), (plan.config)());
         Self { name, plan, store, process }
     }
 }
@@ -112,7 +112,7 @@ impl<B: InMemory> Host for On<B> {
     }
 
     fn unpublished(&self) -> u64 {
-        self.process.backlog().facts
+        self.process.backlog().events
     }
 
     fn verify(&self, broker: &Broker) -> bool {
@@ -128,8 +128,8 @@ impl<B: InMemory> Host for On<B> {
     }
 
     fn restart(&mut self) {
-        let Plan { service, rules, .. } = &self.plan;
-        self.process = Process::start(service(), self.store.clone(), rules());
+        let Plan { service, config, .. } = &self.plan;
+        self.process = Process::start(service(), self.store.clone(), config());
     }
 }
 
@@ -211,7 +211,7 @@ impl Node {
                 self.in_doubt = true;
                 self.stuck.push(message);
             }
-            Luck::Unheard => {
+            Luck::Unconsumed => {
                 broker.publish(self.name, message, now);
                 self.in_doubt = true;
             }
@@ -267,7 +267,7 @@ pub enum Luck {
     /// It is stored, and that is heard.
     Good,
     /// It is stored, and nobody hears so.
-    Unheard,
+    Unconsumed,
     /// It is not stored.
     Lost,
     /// It sits in the client, and is stored much later.

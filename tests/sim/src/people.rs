@@ -207,7 +207,13 @@ impl Person {
     }
 
     /// An answer has come; one to something else than what is waited for is late.
-    pub fn hear(&mut self, wish: &Wish, answered: &Answered, chance: &mut StdRng, now: Timestamp) {
+    pub fn handle(
+        &mut self,
+        wish: &Wish,
+        answered: &Answered,
+        chance: &mut StdRng,
+        now: Timestamp,
+    ) {
         let Step::Waiting { .. } = self.step else { return };
         self.step = if self.user_id.is_some() { Step::Idle } else { Step::SignUp };
         self.next = now.plus_millis(chance.random_range(5..8_000));

@@ -32,7 +32,7 @@ const REST_SECS: i64 = 1_800;
 
 /// Something that comes in its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Turn {
+enum Context {
     Person(usize),
     Node(usize),
     Fault,
@@ -49,7 +49,7 @@ pub struct World<'a> {
     at: Timestamp,
     /// By how much the clocks of the services are ahead of it, in milliseconds.
     ahead: i64,
-    turns: BinaryHeap<Reverse<(i64, u64, Turn)>>,
+    turns: BinaryHeap<Reverse<(i64, u64, Context)>>,
     wakes: Vec<Timestamp>,
     broker: Broker,
     stores: Stores,
@@ -103,13 +103,13 @@ impl<'a> World<'a> {
             trace: Trace::default(),
         };
         for index in 0..world.people.len() {
-            world.push(world.people[index].next, Turn::Person(index));
+            world.push(world.people[index].next, Context::Person(index));
         }
         for index in 0..world.nodes.len() {
-            world.push(at, Turn::Node(index));
+            world.push(at, Context::Node(index));
         }
-        for turn in [Turn::Fault, Turn::Sync, Turn::Concert] {
-            world.push(at, turn);
+        for ctx in [Context::Fault, Context::Sync, Context::Concert] {
+            world.push(at, ctx);
         }
         world
     }
@@ -119,7 +119,7 @@ impl<'a> World<'a> {
         let over = self.town.closes_at.plus_secs(REST_SECS);
         let mut look_at = self.town.closes_at;
         let mut is_at_rest = false;
-        while let Some(Reverse((millis, _, turn))) = self.turns.pop() {
+        while let Some(Reverse((millis, _, ctx))) = self.turns.pop() {
             self.at = time_of(millis);
             self.set_clock();
             if self.at >= over {
@@ -132,7 +132,7 @@ impl<'a> World<'a> {
                     break;
                 }
             }
-            self.take_turn(turn);
+            self.take_turn(ctx);
         }
         self.report(is_at_rest)
     }
@@ -155,22 +155,22 @@ impl<'a> World<'a> {
         Report { sagas, events, ends, faults, wrong, timeline }
     }
 
-    fn take_turn(&mut self, turn: Turn) {
-        match turn {
-            Turn::Person(index) => self.person(index),
-            Turn::Node(index) if self.wakes[index] == self.at => self.node(index),
+    fn take_turn(&mut self, ctx: Context) {
+        match ctx {
+            Context::Person(index) => self.person(index),
+            Context::Node(index) if self.wakes[index] == self.at => self.node(index),
             // It was woken earlier meanwhile.
-            Turn::Node(_) => {}
-            Turn::Fault => self.fault(),
-            Turn::Sync => {
+            Context::Node(_) => {}
+            Context::Fault => self.fault(),
+            Context::Sync => {
                 self.broker.sync();
                 let pause = self.chance.random_range(50..3_000);
-                self.push(self.at.plus_millis(pause), Turn::Sync);
+                self.push(self.at.plus_millis(pause), Context::Sync);
             }
-            Turn::Concert => {
+            Context::Concert => {
                 self.concert.play(&mut self.broker, self.at, mesh::clock::now());
                 self.wake_all(50);
-                self.push(self.at.plus_millis(500), Turn::Concert);
+                self.push(self.at.plus_millis(500), Context::Concert);
             }
         }
     }
@@ -186,7 +186,7 @@ impl<'a> World<'a> {
             self.wake(node, 5);
         }
         if !self.people[index].is_done() {
-            self.push(self.people[index].next, Turn::Person(index));
+            self.push(self.people[index].next, Context::Person(index));
         }
     }
 
@@ -219,7 +219,7 @@ impl<'a> World<'a> {
             return;
         }
         let pause = self.chance.random_range(200..EVERY_SECS * 2_000);
-        self.push(self.at.plus_millis(pause), Turn::Fault);
+        self.push(self.at.plus_millis(pause), Context::Fault);
         let fault = kinds[self.chance.random_range(0..kinds.len())];
         let index = self.chance.random_range(0..self.nodes.len());
         *self.counts.entry(fault).or_default() += 1;
@@ -303,11 +303,11 @@ impl<'a> World<'a> {
         self.clock.set(self.at.plus_millis(self.ahead));
     }
 
-    fn push(&mut self, at: Timestamp, turn: Turn) {
+    fn push(&mut self, at: Timestamp, ctx: Context) {
         let at = at.max(self.at);
         // Of what comes at the same time, chance says what is first.
         let tie = self.chance.random();
-        self.turns.push(Reverse((at.unix_millis(), tie, turn)));
+        self.turns.push(Reverse((at.unix_millis(), tie, ctx)));
     }
 
     fn wake(&mut self, index: usize, within_millis: i64) {
@@ -319,7 +319,7 @@ impl<'a> World<'a> {
 
     fn wake_at(&mut self, index: usize, at: Timestamp) {
         self.wakes[index] = at;
-        self.push(at, Turn::Node(index));
+        self.push(at, Context::Node(index));
     }
 
     fn wake_all(&mut self, within_millis: i64) {

@@ -35,7 +35,7 @@ pub(super) struct Moment {
 
 impl Moment {
     /// While facts come in: only what contradicts itself is wrong.
-    pub(super) const HEARING: Self =
+    pub(super) const CONSUMED: Self =
         Self { until: i64::MIN, at_rest: false, since: i64::MAX, now: i64::MIN };
 
     /// Whether what had to come before `mark`, or within `patience_secs` after it, would
@@ -84,7 +84,7 @@ impl Finding {
     }
 
     /// As it is told; the id is made of the rule and the facts.
-    pub(super) fn tell(&self, of: impl std::fmt::Display, saga: Uuid, schedule: Uuid) -> Violation {
+    pub(super) fn emit(&self, of: impl std::fmt::Display, saga: Uuid, schedule: Uuid) -> Violation {
         let mut events: Vec<Uuid> =
             self.events.iter().copied().filter(|event| !event.is_nil()).collect();
         let violation_id = id_of(self.rule, &events);
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_violation_is_the_same_one_whichever_fact_is_named_first() {
+    fn a_violation_is_the_same_one_whichever_event_is_named_first() {
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
         assert_eq!(id_of(Rule::OneOwner, &[a, b]), id_of(Rule::OneOwner, &[b, a]));
         assert_ne!(id_of(Rule::OneOwner, &[a, b]), id_of(Rule::HardCap, &[a, b]));

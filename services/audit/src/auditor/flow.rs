@@ -13,20 +13,20 @@ use super::{
     finding::{Finding, SLACK_SECS, made_at},
     shelf::{AsIs, hash_of},
 };
-use crate::{Heard, flows::Flows};
+use crate::{Observed, flows::Flows};
 
 /// All facts by name; a fact's code is its place here.
-static FACTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+static EVENTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     use events::{audit, concert, notification, payment, point, queue, reservation, user};
     [
-        reservation::FACTS,
-        payment::FACTS,
-        point::FACTS,
-        queue::FACTS,
-        user::FACTS,
-        concert::FACTS,
-        notification::FACTS,
-        audit::FACTS,
+        reservation::EVENTS,
+        payment::EVENTS,
+        point::EVENTS,
+        queue::EVENTS,
+        user::EVENTS,
+        concert::EVENTS,
+        notification::EVENTS,
+        audit::EVENTS,
     ]
     .concat()
 });
@@ -40,8 +40,8 @@ const POINT: u8 = 0b100;
 /// A fact that nobody here knows.
 const UNKNOWN: u8 = u8::MAX;
 
-fn code_of(fact: &str) -> u8 {
-    FACTS.iter().position(|known| *known == fact).map_or(UNKNOWN, |at| at as u8)
+fn code_of(event: &str) -> u8 {
+    EVENTS.iter().position(|known| *known == event).map_or(UNKNOWN, |at| at as u8)
 }
 
 /// Work by when it is due.
@@ -85,7 +85,7 @@ pub(super) struct Flow {
     /// 56 bits of a hash of each event's id, and its code: nine bytes a fact. That two of
     /// ten million meet, and one of them is taken for a repeat, happens to one auditor in a
     /// thousand.
-    heard: HashMap<[u8; 7], u8, BuildHasherDefault<AsIs>>,
+    observed: HashMap<[u8; 7], u8, BuildHasherDefault<AsIs>>,
     waiting: HashMap<Uuid, Vec<Waiting>>,
     due: Due<Uuid>,
     may_follow: HashMap<(u8, u8), bool>,
@@ -105,12 +105,12 @@ fn key_of(event: Uuid) -> [u8; 7] {
 impl Flow {
     /// Facts heard, repeats apart.
     pub(super) fn len(&self) -> usize {
-        self.heard.len()
+        self.observed.len()
     }
 
     /// The name of a fact that was heard.
     pub(super) fn name_of(&self, event: Uuid) -> Option<&'static str> {
-        FACTS.get(usize::from(*self.heard.get(&key_of(event))?)).copied()
+        EVENTS.get(usize::from(*self.observed.get(&key_of(event))?)).copied()
     }
 
     /// From when on everything that these services told is heard, in seconds: the least
@@ -141,16 +141,16 @@ impl Flow {
     }
 
     /// Notes a fact; whether it is no repeat.
-    pub(super) fn is_new(&mut self, heard: &Heard) -> bool {
-        let code = code_of(&heard.fact);
-        if self.heard.insert(key_of(heard.event_id.0), code).is_some() {
+    pub(super) fn is_new(&mut self, observed: &Observed) -> bool {
+        let code = code_of(&observed.event);
+        if self.observed.insert(key_of(observed.event_id.0), code).is_some() {
             return false;
         }
-        let service = SERVICES.iter().position(|service| *service == heard.service());
+        let service = SERVICES.iter().position(|service| *service == observed.service());
         if let Some(since @ None) = service.map(|service| &mut self.since[service]) {
             // The first kept one may not be the first that was told: others have aged out.
-            let at = heard.at.unix_millis() / 1_000;
-            *since = Some(if heard.stream_seq > 1 { at } else { i64::MIN });
+            let at = observed.at.unix_millis() / 1_000;
+            *since = Some(if observed.stream_seq > 1 { at } else { i64::MIN });
         }
         true
     }
@@ -162,13 +162,13 @@ impl Flow {
     }
 
     /// Looks at a fact's cause, or waits for it; and at those that have waited for this one.
-    pub(super) fn hear(&mut self, flows: &Flows, heard: &Heard, wrong: &mut Vec<Wrong>) {
-        let event = heard.event_id.0;
+    pub(super) fn handle(&mut self, flows: &Flows, observed: &Observed, wrong: &mut Vec<Wrong>) {
+        let event = observed.event_id.0;
         let step = Waiting {
             event,
-            saga: heard.saga_id.0,
-            at: heard.at.unix_millis() / 1_000,
-            code: code_of(&heard.fact),
+            saga: observed.saga_id.0,
+            at: observed.at.unix_millis() / 1_000,
+            code: code_of(&observed.event),
         };
         if step.code == UNKNOWN {
             return;
@@ -181,11 +181,11 @@ impl Flow {
         let must = *self
             .must_follow
             .entry(step.code)
-            .or_insert_with(|| tellers_before(flows, FACTS[step.code as usize]));
-        match heard.cause_id {
+            .or_insert_with(|| producers_before(flows, EVENTS[step.code as usize]));
+        match observed.cause_id {
             None if must.is_some() => wrong.push(from_nothing(&step)),
             None => {}
-            Some(cause) => match self.heard.get(&key_of(cause)) {
+            Some(cause) => match self.observed.get(&key_of(cause)) {
                 Some(code) => self.judge(flows, cause, *code, &step, wrong),
                 None => {
                     self.due.push(step.at + SLACK_SECS + 1, cause);
@@ -207,7 +207,7 @@ impl Flow {
         if code == UNKNOWN {
             return;
         }
-        let (before, after) = (FACTS[code as usize], FACTS[step.code as usize]);
+        let (before, after) = (EVENTS[code as usize], EVENTS[step.code as usize]);
         let may = *self
             .may_follow
             .entry((code, step.code))
@@ -251,24 +251,24 @@ impl Flow {
 }
 
 /// Who tells what leads to this fact, if it must follow from another.
-fn tellers_before(flows: &Flows, fact: &str) -> Option<u8> {
+fn producers_before(flows: &Flows, event: &str) -> Option<u8> {
     // What the file does not know is not judged by it.
-    let must_follow = flows.knows(fact) && !flows.may_begin(fact);
-    let leads = FACTS.iter().filter(|cause| flows.may_follow(cause, fact));
+    let must_follow = flows.knows(event) && !flows.may_begin(event);
+    let leads = EVENTS.iter().filter(|cause| flows.may_follow(cause, event));
     let bit = |cause: &&str| {
-        let teller = events::producer_of(cause);
-        SERVICES.iter().position(|service| *service == teller).map_or(0, |bit| 1 << bit)
+        let producer = events::producer_of(cause);
+        SERVICES.iter().position(|service| *service == producer).map_or(0, |bit| 1 << bit)
     };
     must_follow.then(|| leads.map(bit).fold(0, |bits, bit| bits | bit))
 }
 
-fn may_follow(flows: &Flows, cause: &str, fact: &str) -> bool {
-    !flows.knows(fact) || flows.may_follow(cause, fact)
+fn may_follow(flows: &Flows, cause: &str, event: &str) -> bool {
+    !flows.knows(event) || flows.may_follow(cause, event)
 }
 
 fn from_nothing(step: &Waiting) -> Wrong {
     let what = "a fact follows from nothing that was told";
     let events = [step.event, Uuid::nil()];
     let found = Finding { rule: Rule::DeclaredFlow, what, events, saga: step.saga };
-    (found, FACTS[step.code as usize].to_owned())
+    (found, EVENTS[step.code as usize].to_owned())
 }

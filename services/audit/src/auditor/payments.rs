@@ -54,43 +54,43 @@ pub(super) struct Payment {
     said: u8,
 }
 
-type Told<'a> = Option<&'a Mark>;
+type Emitted<'a> = Option<&'a Mark>;
 
 impl Payment {
     pub(super) fn new(id: Uuid, schedule: Uuid) -> Self {
         Self { id, schedule, ..Self::default() }
     }
 
-    fn mark(&self, step: Step) -> Told<'_> {
+    fn mark(&self, step: Step) -> Emitted<'_> {
         self.marks[step as usize].heard()
     }
 
-    fn with(&self, step: Step, flag: u8, is_set: bool) -> Told<'_> {
+    fn with(&self, step: Step, flag: u8, is_set: bool) -> Emitted<'_> {
         self.mark(step).filter(|_| (self.said & flag != 0) == is_set)
     }
 
-    fn debited(&self) -> Told<'_> {
+    fn debited(&self) -> Emitted<'_> {
         self.with(Step::Money, NO_MONEY, false)
     }
 
-    fn confirmed(&self) -> Told<'_> {
+    fn confirmed(&self) -> Emitted<'_> {
         self.with(Step::Seats, NO_SEATS, false)
     }
 
-    fn completed(&self) -> Told<'_> {
+    fn completed(&self) -> Emitted<'_> {
         self.with(Step::Ended, FAILED, false)
     }
 
-    fn failed(&self) -> Told<'_> {
+    fn failed(&self) -> Emitted<'_> {
         self.with(Step::Ended, FAILED, true)
     }
 
-    fn forfeited(&self) -> Told<'_> {
+    fn forfeited(&self) -> Emitted<'_> {
         self.with(Step::Cancelled, FORFEITED, true)
     }
 
     /// Given up, and to be returned.
-    fn returning(&self) -> Told<'_> {
+    fn returning(&self) -> Emitted<'_> {
         self.with(Step::Cancelled, FORFEITED, false)
     }
 
@@ -119,7 +119,7 @@ impl Payment {
 
     /// Takes in a fact; what it contradicts at once, being told of the same thing by the
     /// same service.
-    pub(super) fn hear(&mut self, step: Step, said: u8, heard: Mark) -> Option<Finding> {
+    pub(super) fn handle(&mut self, step: Step, said: u8, heard: Mark) -> Option<Finding> {
         // Refused again, because it was asked again.
         let is_same = self.said & (NO_MONEY | NO_SEATS) & said != 0;
         let Some(first) = self.marks[step as usize].set(heard) else {
@@ -231,12 +231,12 @@ impl Payment {
             ),
             (self.mark(Step::Returned), refunded, Rule::GivenBack, "refunded without money"),
         ];
-        for (told, needed, rule, what) in needs {
-            if let Some(told) = told
+        for (emitted, needed, rule, what) in needs {
+            if let Some(emitted) = emitted
                 && needed.is_none()
-                && moment.is_past(told, SLACK_SECS)
+                && moment.is_past(emitted, SLACK_SECS)
             {
-                found.push(Finding::of(rule, what, told));
+                found.push(Finding::of(rule, what, emitted));
             }
         }
         // Not before the money is back.
@@ -267,14 +267,14 @@ impl Payment {
             (self.returning(), refunded, Rule::GivenBack, "given up, money not back"),
             (after_cancel, self.mark(Step::Returned), Rule::GivenBack, "money back, not refunded"),
         ];
-        for (told, needed, rule, what) in needs {
-            let Some(told) = told.filter(|told| moment.covers(told)) else { continue };
+        for (emitted, needed, rule, what) in needs {
+            let Some(emitted) = emitted.filter(|emitted| moment.covers(emitted)) else { continue };
             let is_wrong = match needed {
-                Some(needed) => told.secs() + OPEN_SECS < needed.secs(),
-                None => moment.is_past(told, OPEN_SECS),
+                Some(needed) => emitted.secs() + OPEN_SECS < needed.secs(),
+                None => moment.is_past(emitted, OPEN_SECS),
             };
             if is_wrong {
-                found.push(Finding::of(rule, what, told));
+                found.push(Finding::of(rule, what, emitted));
             }
         }
     }

@@ -14,23 +14,23 @@ use sale::{Random, Sale};
 type Named = BTreeSet<(Rule, Vec<Uuid>)>;
 
 fn named(violations: &[Violation]) -> Named {
-    let facts = |one: &Violation| {
-        let mut facts: Vec<Uuid> = one.events.iter().map(|event| event.0).collect();
-        facts.sort_unstable();
-        (one.rule, facts)
+    let events = |one: &Violation| {
+        let mut events: Vec<Uuid> = one.events.iter().map(|event| event.0).collect();
+        events.sort_unstable();
+        (one.rule, events)
     };
-    violations.iter().map(facts).collect()
+    violations.iter().map(events).collect()
 }
 
 /// The facts as they are published: each stream in its order, the streams mixed anyhow, some
 /// facts twice, and everything settled now and then that can be.
 fn audit(sale: &Sale, seed: u64) -> (Auditor, Vec<Violation>) {
     let mut random = Random(seed);
-    let mut streams: BTreeMap<&str, Vec<&Heard>> = BTreeMap::new();
-    for fact in &sale.facts {
-        streams.entry(fact.service()).or_default().push(fact);
+    let mut streams: BTreeMap<&str, Vec<&Observed>> = BTreeMap::new();
+    for event in &sale.events {
+        streams.entry(event.service()).or_default().push(event);
     }
-    let mut streams: Vec<(usize, Vec<&Heard>)> =
+    let mut streams: Vec<(usize, Vec<&Observed>)> =
         streams.into_values().map(|stream| (0, stream)).collect();
     let (mut auditor, mut said) = (Auditor::default(), Vec::new());
     // Whole stretches of one stream, so that the others lag behind.
@@ -38,11 +38,11 @@ fn audit(sale: &Sale, seed: u64) -> (Auditor, Vec<Violation>) {
         let at = random.below(streams.len());
         for _ in 0..=random.below(12) {
             let (next, stream) = &mut streams[at];
-            let Some(fact) = stream.get(*next) else { break };
-            said.extend(auditor.hear(Flows::shipped(), fact));
+            let Some(event) = stream.get(*next) else { break };
+            said.extend(auditor.handle(Flows::shipped(), event));
             if random.below(4) == 0 {
                 let again = stream[random.below(*next + 1)];
-                said.extend(auditor.hear(Flows::shipped(), again));
+                said.extend(auditor.handle(Flows::shipped(), again));
             }
             *next += 1;
         }
@@ -60,10 +60,10 @@ fn audit(sale: &Sale, seed: u64) -> (Auditor, Vec<Violation>) {
 /// In whatever order the streams are read, exactly these are found, each once.
 fn finds(sale: &Sale, expected: &[(Rule, &[Uuid])]) {
     let mut wanted = Named::new();
-    for (rule, facts) in expected {
-        let mut facts = facts.to_vec();
-        facts.sort_unstable();
-        wanted.insert((*rule, facts));
+    for (rule, events) in expected {
+        let mut events = events.to_vec();
+        events.sort_unstable();
+        wanted.insert((*rule, events));
     }
     let mut ids = BTreeSet::new();
     for seed in 0..60 {

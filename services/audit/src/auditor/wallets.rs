@@ -39,7 +39,7 @@ impl Wallet {
     }
 
     /// Takes in a movement.
-    pub(super) fn hear(&mut self, heard: Move) {
+    pub(super) fn handle(&mut self, heard: Move) {
         self.waiting.push(heard);
     }
 
@@ -184,8 +184,8 @@ mod tests {
         let mut wallet = Wallet::new(Uuid::nil(), Some(0));
         let [mut first, mut second] = steps(&[(0, 100), (100, 30)])[..] else { panic!("two") };
         (first.at, second.at) = (1_001, 1_000);
-        wallet.hear(second);
-        wallet.hear(first);
+        wallet.handle(second);
+        wallet.handle(first);
         let mut found = Vec::new();
         wallet.settle(1_000 + SLACK_SECS + 1, &mut found);
         assert!(found.is_empty(), "{found:?}");

@@ -44,7 +44,7 @@ pub struct Begin {
     /// For example `payment.pay`.
     pub command: String,
     /// What it tells.
-    pub tells: Vec<Pattern>,
+    pub emits: Vec<Pattern>,
 }
 
 /// What a service does on hearing a fact.
@@ -78,7 +78,7 @@ pub struct Timer {
     /// The facts after which it may come due.
     pub after: Vec<Pattern>,
     /// What it tells.
-    pub tells: Vec<Pattern>,
+    pub emits: Vec<Pattern>,
     /// Whether it tells so in another saga than that of the facts before.
     #[serde(default)]
     pub elsewhere: bool,
@@ -107,7 +107,7 @@ pub struct Lifetime {
 #[serde(deny_unknown_fields)]
 pub struct Undo {
     /// What is undone.
-    pub fact: Pattern,
+    pub event: Pattern,
     /// By what, about the same thing.
     pub by: Pattern,
 }
@@ -117,7 +117,7 @@ pub struct Undo {
 #[serde(deny_unknown_fields)]
 pub struct Cycle {
     /// The facts.
-    pub facts: Vec<String>,
+    pub events: Vec<String>,
     /// Why they do not go on forever.
     pub ends_because: String,
 }
@@ -132,14 +132,14 @@ pub enum FlowsError {
     #[error("there are two flows `{0}`")]
     Twice(String),
     /// A fact is expected of a service that does not tell it.
-    #[error("{place}: `{fact}` is told by {teller}, not by {by}")]
-    OtherTeller {
+    #[error("{place}: `{event}` is told by {producer}, not by {by}")]
+    OtherProducer {
         /// Where it stands.
         place: String,
         /// The fact.
-        fact: String,
+        event: String,
         /// Who tells it.
-        teller: String,
+        producer: String,
         /// Who is said to.
         by: String,
     },
@@ -159,13 +159,13 @@ pub enum FlowsError {
     },
     /// A step comes after a fact that is part of no flow.
     #[error("a step comes after `{0}`, which no flow leads to")]
-    NeverHeard(String),
+    NeverConsumed(String),
 }
 
 impl Flow {
     /// How it ends, fact by fact.
     pub fn ends(&self) -> impl Iterator<Item = (&Pattern, SagaState)> {
-        let with = |state| move |fact| (fact, state);
+        let with = |state| move |event| (event, state);
         let completed = self.completed.iter().map(with(SagaState::Completed));
         let failed = self.failed.iter().map(with(SagaState::Failed));
         let compensated = self.compensated.iter().map(with(SagaState::Compensated));
@@ -175,7 +175,7 @@ impl Flow {
 
 impl Step {
     /// Whatever it may tell.
-    pub fn tells(&self) -> impl Iterator<Item = &Pattern> {
+    pub fn emits(&self) -> impl Iterator<Item = &Pattern> {
         self.must.iter().chain(&self.may)
     }
 }
@@ -184,13 +184,13 @@ impl File {
     /// Every pattern of the file.
     pub(super) fn patterns(&self) -> impl Iterator<Item = &Pattern> {
         let flows = self.flow.iter().flat_map(|flow| {
-            let begins = flow.begins.iter().flat_map(|begin| &begin.tells);
-            begins.chain(flow.ends().map(|(fact, _)| fact))
+            let begins = flow.begins.iter().flat_map(|begin| &begin.emits);
+            begins.chain(flow.ends().map(|(event, _)| event))
         });
-        let steps = self.step.iter().flat_map(|step| [&step.after].into_iter().chain(step.tells()));
-        let timers = self.timer.iter().flat_map(|timer| timer.after.iter().chain(&timer.tells));
+        let steps = self.step.iter().flat_map(|step| [&step.after].into_iter().chain(step.emits()));
+        let timers = self.timer.iter().flat_map(|timer| timer.after.iter().chain(&timer.emits));
         let lives = self.lifetime.iter().flat_map(|life| [&life.of].into_iter().chain(&life.must));
-        let undoes = self.undo.iter().flat_map(|undo| [&undo.fact, &undo.by]);
+        let undoes = self.undo.iter().flat_map(|undo| [&undo.event, &undo.by]);
         flows.chain(steps).chain(timers).chain(lives).chain(undoes)
     }
 
@@ -203,43 +203,43 @@ impl File {
         for flow in &self.flow {
             for begin in &flow.begins {
                 let place = format!("flow `{}`", flow.name);
-                told_by(&place, producer_of(&begin.command), begin.tells.iter())?;
+                emitted_by(&place, producer_of(&begin.command), begin.emits.iter())?;
             }
         }
         for step in &self.step {
             let place = format!("the step after `{}`", step.after);
-            told_by(&place, &step.by, step.tells())?;
+            emitted_by(&place, &step.by, step.emits())?;
             if step.must.is_empty() != (step.within_secs <= 0) {
                 return Err(FlowsError::NoTime(place));
             }
         }
         for timer in &self.timer {
             let place = format!("timer `{}`", timer.name);
-            told_by(&place, producer_of(&timer.name), timer.tells.iter())?;
+            emitted_by(&place, producer_of(&timer.name), timer.emits.iter())?;
         }
         for life in &self.lifetime {
             let place = format!("the lifetime of `{}`", life.of);
-            told_by(&place, &life.by, life.must.iter())?;
+            emitted_by(&place, &life.by, life.must.iter())?;
         }
         Ok(())
     }
 }
 
-fn told_by<'a>(
+fn emitted_by<'a>(
     place: &str,
     by: &str,
-    facts: impl Iterator<Item = &'a Pattern>,
+    events: impl Iterator<Item = &'a Pattern>,
 ) -> Result<(), FlowsError> {
-    let mut facts = facts.peekable();
-    if facts.peek().is_none() {
+    let mut events = events.peekable();
+    if events.peek().is_none() {
         return Err(FlowsError::Nothing(place.to_owned()));
     }
-    match facts.find(|fact| producer_of(&fact.fact) != by) {
+    match events.find(|event| producer_of(&event.event) != by) {
         None => Ok(()),
-        Some(fact) => Err(FlowsError::OtherTeller {
+        Some(event) => Err(FlowsError::OtherProducer {
             place: place.to_owned(),
-            fact: fact.to_string(),
-            teller: producer_of(&fact.fact).to_owned(),
+            event: event.to_string(),
+            producer: producer_of(&event.event).to_owned(),
             by: by.to_owned(),
         }),
     }
@@ -248,5 +248,5 @@ fn told_by<'a>(
 /// `{ "payment.pay" = ["payment.requested"] }`.
 fn begins<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Begin>, D::Error> {
     let table = BTreeMap::<String, Vec<Pattern>>::deserialize(deserializer)?;
-    Ok(table.into_iter().map(|(command, tells)| Begin { command, tells }).collect())
+    Ok(table.into_iter().map(|(command, emits)| Begin { command, emits }).collect())
 }

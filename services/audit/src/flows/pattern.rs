@@ -12,7 +12,7 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern {
     /// For example `point.refunded`.
-    pub fact: String,
+    pub event: String,
     /// In the order in which they are written.
     pub conditions: Vec<Condition>,
 }
@@ -47,19 +47,19 @@ impl FromStr for Pattern {
 
     fn from_str(text: &str) -> Result<Self, NoPattern> {
         let wrong = || NoPattern(text.to_owned());
-        let (fact, conditions) = match text.split_once('{') {
+        let (event, conditions) = match text.split_once('{') {
             None => (text, Vec::new()),
-            Some((fact, rest)) => {
+            Some((event, rest)) => {
                 let inside = rest.strip_suffix('}').ok_or_else(wrong)?;
                 let conditions = inside.split(',').map(|one| condition(one.trim()));
-                (fact, conditions.collect::<Option<_>>().ok_or_else(wrong)?)
+                (event, conditions.collect::<Option<_>>().ok_or_else(wrong)?)
             }
         };
-        let well_formed = fact.split_once('.').is_some_and(|(a, b)| is_name(a) && is_name(b));
+        let well_formed = event.split_once('.').is_some_and(|(a, b)| is_name(a) && is_name(b));
         if !well_formed {
             return Err(wrong());
         }
-        Ok(Self { fact: fact.to_owned(), conditions })
+        Ok(Self { event: event.to_owned(), conditions })
     }
 }
 
@@ -88,7 +88,7 @@ impl<'de> Deserialize<'de> for Pattern {
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.fact)?;
+        f.write_str(&self.event)?;
         if self.conditions.is_empty() {
             return Ok(());
         }
@@ -136,7 +136,7 @@ impl Pattern {
                 }
         };
         let pairs = |one| other.conditions.iter().any(|two| against(one, two));
-        self.fact == other.fact && !self.conditions.iter().any(pairs)
+        self.event == other.event && !self.conditions.iter().any(pairs)
     }
 }
 

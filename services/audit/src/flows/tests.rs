@@ -25,14 +25,14 @@ fn the_shipped_file_is_good() {
 #[test]
 fn a_flow_reaches_what_its_beginning_leads_to_and_no_more() {
     let flows = Flows::shipped();
-    let facts = |name| -> BTreeSet<String> {
-        let (facts, _) = flows.reach(flows.flow(name).expect(name));
-        facts.iter().map(ToString::to_string).collect()
+    let events = |name| -> BTreeSet<String> {
+        let (events, _) = flows.reach(flows.flow(name).expect(name));
+        events.iter().map(ToString::to_string).collect()
     };
-    let cancel = facts("cancel");
+    let cancel = events("cancel");
     assert!(cancel.contains("payment.refunded"), "{cancel:?}");
     assert!(!cancel.contains("payment.failed{reason=hold_gone}"), "{cancel:?}");
-    let withdraw = facts("withdraw");
+    let withdraw = events("withdraw");
     assert!(withdraw.contains("point.forfeited"), "{withdraw:?}");
     assert!(!withdraw.contains("point.refunded{reason=cancelled}"), "kept: {withdraw:?}");
 }

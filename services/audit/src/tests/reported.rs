@@ -4,13 +4,13 @@ use events::{
     EventId, SagaId, ScheduleId, Timestamp,
     audit::{ReportStall, ReportViolation, Rule, Violation},
 };
-use mesh::{Answer, Book as _, Caller, Turn};
+use mesh::{Caller, Context, Execute, UnitOfWork as _};
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{database, moment, take};
 use crate::{
-    Book, Keys, Rules,
+    Config, Keys, UnitOfWork,
     listener::Listener,
     rehearsal::{End, Visit},
     watchdog::due,
@@ -19,19 +19,20 @@ use crate::{
 /// A batch of one message; the facts it told.
 async fn decide<C: events::Command>(pool: &PgPool, command: &C) -> Vec<&'static str>
 where
-    Book: Answer<C>,
+    UnitOfWork: Execute<C>,
 {
-    let (rules, caller) = (Rules::default(), Caller::Mesh);
+    let (config, caller) = (Config::default(), Caller::Mesh);
     let mut keys = Keys::default();
-    <Book as Answer<C>>::keys(command, &caller, &mut keys);
+    <UnitOfWork as Execute<C>>::keys(command, &caller, &mut keys);
     let mut tx = pool.begin().await.unwrap();
-    let mut book = Book::load(keys, &mut tx).await.unwrap();
-    let mut turn = Turn::at(mesh::clock::now(), &rules, &caller, Uuid::now_v7());
-    book.answer(command, &mut turn).unwrap_or_else(|refusal| panic!("{refusal:?}"));
-    book.save(&mut tx).await.unwrap();
+    let mut unit = UnitOfWork::load(keys, &mut tx).await.unwrap();
+    let mut ctx = Context::at(mesh::clock::now(), &config, &caller, Uuid::now_v7());
+    unit.execute(command, &mut ctx).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+    unit.save(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
-    let told = turn.told().iter();
-    told.map(|fact| if fact.subject.contains("saga_stalled") { "stalled" } else { "violation" })
+    let emitted = ctx.emitted().iter();
+    emitted
+        .map(|event| if event.subject.contains("saga_stalled") { "stalled" } else { "violation" })
         .collect()
 }
 
@@ -50,11 +51,11 @@ async fn stalls_of(pool: &PgPool, visit: &Visit, known: Timestamp) -> Vec<Report
 }
 
 #[tokio::test]
-async fn a_stalled_saga_is_reported_once_for_each_awaited_fact() {
+async fn a_stalled_saga_is_reported_once_for_each_awaited_event() {
     let pool = database().await;
     let visit = Visit::new(ScheduleId(Uuid::now_v7()), 1, moment(0));
-    let facts = visit.clone().begun();
-    take(&pool, &facts).await;
+    let events = visit.clone().begun();
+    take(&pool, &events).await;
     let much_later = visit.at.plus_secs(3_600);
     let found = stalls_of(&pool, &visit, much_later).await;
     assert!(!found.is_empty());
@@ -66,7 +67,7 @@ async fn a_stalled_saga_is_reported_once_for_each_awaited_fact() {
     assert_eq!(stalls_of(&pool, &visit, much_later).await, []);
     // Not even when the timeline is made anew.
     crate::forget(&pool).await.unwrap();
-    take(&pool, &facts).await;
+    take(&pool, &events).await;
     assert_eq!(stalls_of(&pool, &visit, much_later).await, found);
     for report in &found {
         assert_eq!(decide(&pool, report).await, [""; 0]);
@@ -90,10 +91,10 @@ async fn nobody_is_blamed_before_the_deadline_nor_for_what_audit_has_not_heard()
 async fn what_came_after_the_watchdog_looked_is_not_reported() {
     let pool = database().await;
     let visit = Visit::new(ScheduleId(Uuid::now_v7()), 1, moment(0));
-    let facts = visit.clone().facts(End::Paid);
-    take(&pool, &facts[..2]).await;
+    let events = visit.clone().events(End::Paid);
+    take(&pool, &events[..2]).await;
     let found = stalls_of(&pool, &visit, visit.at.plus_secs(3_600)).await;
-    take(&pool, &facts[2..]).await;
+    take(&pool, &events[2..]).await;
     for report in &found {
         assert_eq!(decide(&pool, report).await, [""; 0]);
     }
@@ -105,7 +106,7 @@ async fn deadlines_that_were_met_are_crossed_off() {
     let pool = database().await;
     let visit = Visit::new(ScheduleId(Uuid::now_v7()), 1, moment(0));
     // Each fact by itself: every deadline on the way is noted.
-    for heard in visit.clone().facts(End::Paid) {
+    for heard in visit.clone().events(End::Paid) {
         take(&pool, &[heard]).await;
     }
     let open = "select count(*) from watch where saga_id = $1";

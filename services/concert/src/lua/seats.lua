@@ -21,7 +21,7 @@ local READ_CHANGES = 500
 
 -- Which making of the map this is: the name of its generation.
 local function epoch()
-  return string.sub(act.at, #own('g') + 1)
+  return string.sub(ctx.at, #own('g') + 1)
 end
 
 -- What the map shows of a seat whose last word has this stage.
@@ -84,7 +84,7 @@ end
 
 -- A word on some seats. What it changes to the eye is one change of the map; a new owner
 -- who is heard of before the old one has gone changes the fence alone.
-function acts.mark(schedule, version, stage, ...)
+function writes.mark(schedule, version, stage, ...)
   local seats, changed, sections, touched = { ... }, {}, {}, {}
   if #seats == 0 then
     return
@@ -120,7 +120,7 @@ local function is_off(schedule)
 end
 
 -- The show is off, which is a change by itself; the seats are given back one by one.
-function acts.off(schedule)
+function writes.off(schedule)
   if not is_off(schedule) then
     redis.call('SET', key('off:' .. schedule), 1)
     changes(schedule, '"sections":[],"seats":[],"state":"cancelled"')

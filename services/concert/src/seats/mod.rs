@@ -5,7 +5,7 @@
 //! history on, and each change is announced as it happens, so that whoever draws the map
 //! for many watchers reads it once and then listens.
 
-mod hear;
+mod handle;
 
 use std::{
     collections::HashMap,
@@ -23,12 +23,12 @@ use events::{
     },
 };
 use mesh::{
-    Allow, Desk, Service, clock,
-    valkey::{Act, Library, Texts, Valkey},
+    Allow, QueryContext, Service, clock,
+    valkey::{FunctionCall, LuaModule, Reply, Valkey},
 };
 use sqlx::PgPool;
 
-pub use self::hear::{called_off, stated};
+pub use self::handle::{called_off, stated};
 use crate::{NAME, map, plan_store};
 
 /// Schedules whose section sizes are kept in memory at most.
@@ -41,22 +41,22 @@ pub const MADE_OF: &[&str] = &["reservation", "concert"];
 /// The seat maps' functions in Valkey.
 pub struct SeatMaps;
 
-impl Library for SeatMaps {
+impl LuaModule for SeatMaps {
     const NAME: &'static str = NAME;
     const LUA: &'static str = include_str!("../lua/seats.lua");
     const IS_REPLAYABLE: bool = true;
-    type Rules = MapRules;
+    type Config = MapConfig;
 }
 
 /// What the Rust side of the map knows: how many seats each section has. Without a database
 /// it knows no plan, and no map can be read; that is enough to rebuild one.
 #[derive(Default)]
-pub struct MapRules {
+pub struct MapConfig {
     pool: Option<PgPool>,
     sizes: Mutex<HashMap<ScheduleId, Arc<Vec<SectionCount>>>>,
 }
 
-impl MapRules {
+impl MapConfig {
     /// Plans are read from this database, each once: they never change.
     pub fn new(pool: PgPool) -> Self {
         Self { pool: Some(pool), sizes: Mutex::default() }
@@ -85,22 +85,22 @@ impl MapRules {
 pub fn map_service() -> Service<Valkey<SeatMaps>> {
     Service::<Valkey<SeatMaps>>::new(NAME)
         .soon()
-        .hears::<ScheduleCancelled>(&[])
-        .hears::<ReservationCreated>(&[])
-        .hears::<ReservationConfirmed>(&[])
-        .hears::<ReservationExpired>(&[])
-        .hears::<ReservationCancelled>(&[])
+        .consumes::<ScheduleCancelled>(&[])
+        .consumes::<ReservationCreated>(&[])
+        .consumes::<ReservationConfirmed>(&[])
+        .consumes::<ReservationExpired>(&[])
+        .consumes::<ReservationCancelled>(&[])
         .reads::<GetSeats, _, _>(
             Allow::Anyone,
-            |desk: Desk<Valkey<SeatMaps>>, command, _| async move {
-                let sections = desk.rules().sections(command.schedule_id).await?;
-                snapshot(&desk, &command, &sections, clock::now()).await
+            |ctx: QueryContext<Valkey<SeatMaps>>, command, _| async move {
+                let sections = ctx.config().sections(command.schedule_id).await?;
+                snapshot(&ctx, &command, &sections, clock::now()).await
             },
         )
         .reads::<GetSeatChanges, _, _>(
             Allow::Anyone,
-            |desk: Desk<Valkey<SeatMaps>>, command, _| async move {
-                since(&desk, &command, clock::now()).await
+            |ctx: QueryContext<Valkey<SeatMaps>>, command, _| async move {
+                since(&ctx, &command, clock::now()).await
             },
         )
 }
@@ -116,7 +116,7 @@ pub async fn snapshot(
     now: Timestamp,
 ) -> Result<SeatMap, Problem> {
     let GetSeats { schedule_id, section } = command;
-    let value = valkey.read(Act::new("snapshot").arg(schedule_id), now).await?;
+    let value = valkey.read(FunctionCall::new("snapshot").arg(schedule_id), now).await?;
     let (epoch, sequence) = (value.get(0)?, value.get(1)?);
     let state = match value.get::<String>(2)?.as_str() {
         "cancelled" => MapState::Cancelled,
@@ -137,8 +137,8 @@ pub async fn since(
     now: Timestamp,
 ) -> Result<SeatChanges, Problem> {
     let GetSeatChanges { schedule_id, epoch, sequence } = command;
-    let act = Act::new("since").arg(schedule_id).arg(epoch).arg(sequence);
-    let value = valkey.read(act, now).await?;
+    let call = FunctionCall::new("since").arg(schedule_id).arg(epoch).arg(sequence);
+    let value = valkey.read(call, now).await?;
     let deltas: Result<Vec<SeatDelta>, _> =
         value.0.iter().skip(3).map(|text| serde_json::from_str(text)).collect();
     Ok(SeatChanges {
@@ -150,7 +150,7 @@ pub async fn since(
 }
 
 /// Seat and state in turn, behind the first three values.
-fn seats_of(value: &Texts) -> Result<Vec<Seat>, Problem> {
+fn seats_of(value: &Reply) -> Result<Vec<Seat>, Problem> {
     let pairs = value.0.get(3..).unwrap_or_default().chunks_exact(2);
     pairs
         .map(|pair| {

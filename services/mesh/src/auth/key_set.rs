@@ -73,17 +73,17 @@ impl KeySet {
 
     /// Fetches the set, or waits for the fetch that is under way.
     pub(super) async fn refresh(&self, now: Timestamp) -> Result<(), Problem> {
-        let turn = self.fetching.clone().lock_owned().await;
+        let ctx = self.fetching.clone().lock_owned().await;
         match self.just_tried(now) {
             Some(outcome) => outcome,
-            None => self.fetch(turn, now).await,
+            None => self.fetch(ctx, now).await,
         }
     }
 
     /// Fetches the set while the caller goes on; does nothing if it is being fetched, or
     /// outside any runtime.
     pub(super) fn refresh_in_background(self: &Arc<Self>, now: Timestamp) {
-        let Ok(turn) = self.fetching.clone().try_lock_owned() else {
+        let Ok(ctx) = self.fetching.clone().try_lock_owned() else {
             return;
         };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -91,11 +91,11 @@ impl KeySet {
         };
         if self.just_tried(now).is_none() {
             let set = self.clone();
-            runtime.spawn(async move { set.fetch(turn, now).await });
+            runtime.spawn(async move { set.fetch(ctx, now).await });
         }
     }
 
-    async fn fetch(&self, _turn: OwnedMutexGuard<()>, now: Timestamp) -> Result<(), Problem> {
+    async fn fetch(&self, _ctx: OwnedMutexGuard<()>, now: Timestamp) -> Result<(), Problem> {
         let answer = tokio::time::timeout(FETCH_TIMEOUT, (self.fetch)(self.endpoint)).await;
         let outcome = answer
             .unwrap_or_else(|_| Err(codes::TIMED_OUT.into()))

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::transaction::{KeptAnswer, Transaction};
 use crate::{
-    Book,
+    UnitOfWork,
     engine::Failure,
     repeat::reused,
     work::{Answered, Meta, Outcome, Work},
@@ -24,7 +24,7 @@ pub(super) fn message_ids<D>(batch: &[Work<D>]) -> Vec<Uuid> {
 
 /// Claims the messages of a batch and finds the answers given to its commands: which of its
 /// works are new, and those answers.
-pub(super) async fn known<B: Book, D: Sync>(
+pub(super) async fn known<B: UnitOfWork, D: Sync>(
     tx: &mut impl Transaction<B>,
     batch: &[Work<D>],
 ) -> Result<(Vec<bool>, Answers), Failure> {
@@ -86,7 +86,7 @@ fn scopes<'a, D: 'a>(batch: impl Iterator<Item = &'a Work<D>>) -> Vec<[u8; 32]> 
 }
 
 /// Loads the answers under the keys of commands.
-async fn answers<B: Book>(
+async fn answers<B: UnitOfWork>(
     tx: &mut impl Transaction<B>,
     scopes: Vec<[u8; 32]>,
 ) -> Result<Answers, Failure> {
@@ -112,7 +112,7 @@ pub(super) fn stored<D>(work: &Work<D>, answers: &Answers) -> Outcome {
 /// A command that is refused because of what it has done itself, under the same key, in an
 /// earlier batch or in one that was at work at the same time (seats held, a payment running):
 /// the key's answer is there, and it is what the second is answered too.
-pub(super) async fn look_again<B: Book, D: Sync>(
+pub(super) async fn look_again<B: UnitOfWork, D: Sync>(
     tx: &mut impl Transaction<B>,
     batch: &[Work<D>],
     outcomes: &mut [Outcome],

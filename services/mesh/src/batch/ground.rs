@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use events::UserId;
 
-use super::{BookDeed, Page, transaction::Ledger};
+use super::{Run, UnitHandler, transaction::Ledger};
 use crate::{
-    Book,
+    UnitOfWork,
     engine::{Care, Failure, Ran, Retried},
     failpoint::Failpoints,
     parked::Parked,
@@ -19,18 +19,18 @@ use crate::{
 };
 
 /// What batches of one engine run on.
-pub(crate) struct Ground<'a, B: Book, L> {
+pub(crate) struct Ground<'a, B: UnitOfWork, L> {
     pub(crate) ledger: &'a L,
-    pub(crate) rules: &'a B::Rules,
+    pub(crate) config: &'a B::Config,
     pub(crate) failpoints: &'a Failpoints,
     /// Whether a key may be held by a parked event, as far as this instance has seen.
     pub(crate) has_parked: &'a AtomicBool,
 }
 
 /// Runs a batch in a transaction of its own.
-pub(crate) async fn run<B: Book, L: Ledger<B>>(
+pub(crate) async fn run<B: UnitOfWork, L: Ledger<B>>(
     ground: &Ground<'_, B, L>,
-    batch: &mut [Work<BookDeed<B>>],
+    batch: &mut [Work<UnitHandler<B>>],
     care: Care,
 ) -> Result<Ran, Failure> {
     let is_again = |work: &Work<_>| work.delivery().is_some_and(|delivery| delivery.delivered > 1);
@@ -49,13 +49,13 @@ pub(crate) async fn run<B: Book, L: Ledger<B>>(
 }
 
 /// One run; `None` when it hoped for too much.
-async fn attempt<B: Book, L: Ledger<B>>(
+async fn attempt<B: UnitOfWork, L: Ledger<B>>(
     ground: &Ground<'_, B, L>,
-    batch: &mut [Work<BookDeed<B>>],
+    batch: &mut [Work<UnitHandler<B>>],
     care: Care,
     is_hopeful: bool,
 ) -> Result<Option<Ran>, Failure> {
-    let mut page = Page::<B>::new(ground.rules, is_hopeful);
+    let mut page = Run::<B>::new(ground.config, is_hopeful);
     let ran = page.run(ground, batch, care).await;
     page.close_spans(&match &ran {
         Ok(None) => Err(Failure::Contended("something in it was there already".into())),
@@ -66,13 +66,13 @@ async fn attempt<B: Book, L: Ledger<B>>(
 }
 
 /// Tries a parked event in a transaction of its own.
-pub(crate) async fn retry<B: Book, L: Ledger<B>>(
+pub(crate) async fn retry<B: UnitOfWork, L: Ledger<B>>(
     ground: &Ground<'_, B, L>,
     parked: &Parked,
-    entry: &mut Entry<BookDeed<B>>,
+    entry: &mut Entry<UnitHandler<B>>,
     by: Option<UserId>,
 ) -> Result<Retried, Failure> {
-    let mut page = Page::<B>::new(ground.rules, false);
+    let mut page = Run::<B>::new(ground.config, false);
     let retried = page.retry(ground, parked, entry, by).await;
     page.close_spans(&retried);
     retried

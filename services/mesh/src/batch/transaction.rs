@@ -8,14 +8,14 @@ use uuid::Uuid;
 
 use super::closing::{Closed, Closing};
 use crate::{
-    Book,
+    UnitOfWork,
     engine::Failure,
     parked::{Parked, ParkedState, one_line},
     work::{Answered, Entry, Work},
 };
 
 /// A store that keeps a service's book.
-pub(crate) trait Ledger<B: Book>: Sync {
+pub(crate) trait Ledger<B: UnitOfWork>: Sync {
     /// Its transactions.
     type Tx: Transaction<B>;
 
@@ -25,12 +25,12 @@ pub(crate) trait Ledger<B: Book>: Sync {
 
 /// A transaction: everything in it takes effect at its commit, or nothing does. One that is
 /// dropped has no effect.
-pub(crate) trait Transaction<B: Book>: Send + Sized {
+pub(crate) trait Transaction<B: UnitOfWork>: Send + Sized {
     /// Loads and locks what `keys` name.
     fn load(&mut self, keys: B::Keys) -> impl Future<Output = Result<B, Failure>> + Send;
 
     /// Writes what has changed.
-    fn save(&mut self, book: B) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn save(&mut self, unit: B) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Notes a place to come back to; only one is open at a time.
     fn savepoint(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;

@@ -1,7 +1,7 @@
 use events::{
     Problem, codes,
     concert::OpenSchedule,
-    dead_letter::{FindLetters, LetterId},
+    dead_letter::{DeadLetterId, FindDeadLetters},
     point::Charge,
     ranking::RankConcerts,
     reservation::Reserve,
@@ -133,9 +133,9 @@ fn a_value_of_another_kind_is_told_what_is_wanted() {
     is::<Reserve>(&reserve("7", "[]"), "schedule_id", "must be an id, a UUID, not the number 7");
     let role = format!(r#"{{"user_id":"{ID}","role":"god"}}"#);
     is::<GrantRole>(&role, "role", "must be one of `fan`, `organizer`, `operator`, not `god`");
-    is::<FindLetters>(r#"{"letter":"point"}"#, "letter", "must be a letter like `payment-17`");
-    let found: FindLetters = parse(br#"{"letter":"point-1"}"#).unwrap();
-    assert_eq!(found.letter, Some(LetterId::new("point", 1)));
+    is::<FindDeadLetters>(r#"{"letter":"point"}"#, "letter", "must be a letter like `payment-17`");
+    let found: FindDeadLetters = parse(br#"{"letter":"point-1"}"#).unwrap();
+    assert_eq!(found.letter, Some(DeadLetterId::new("point", 1)));
 }
 
 #[test]

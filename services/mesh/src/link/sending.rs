@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tracing::warn;
 
 use super::{BROKER, Link, SEND_TIMEOUT};
-use crate::{deadline::within, turn::Announcement};
+use crate::{context::Announcement, deadline::within};
 
 /// How long the broker may take to say how it is.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::{
-    Book, Service,
+    Service, UnitOfWork,
     batch::{
         ground::{self, Ground},
         transaction::KeptAnswer,
@@ -35,11 +35,11 @@ use crate::{
     work::{Entry, Work},
 };
 
-pub use crate::batch::deed::BookDeed;
+pub use crate::batch::handler::UnitHandler;
 pub use process::{Asking, Incoming, Process, Shelf, Taken};
 
 /// A book that can be kept in memory.
-pub trait InMemory: Book {
+pub trait InMemory: UnitOfWork {
     /// The service's tables.
     type Tables: Clone + Default + Send + 'static;
 
@@ -138,16 +138,16 @@ impl<B: InMemory> Default for Kept<B> {
 /// A service's state in memory, as an engine.
 pub struct Memory<B: InMemory> {
     store: Store<B>,
-    rules: B::Rules,
+    config: B::Config,
     failpoints: Arc<Failpoints>,
     has_parked: AtomicBool,
 }
 
 impl<B: InMemory> Memory<B> {
     /// An engine on a store, as a process that has just been started has one.
-    pub fn new(store: Store<B>, rules: B::Rules) -> Self {
+    pub fn new(store: Store<B>, config: B::Config) -> Self {
         let has_parked = AtomicBool::new(true);
-        Self { store, rules, failpoints: Arc::default(), has_parked }
+        Self { store, config, failpoints: Arc::default(), has_parked }
     }
 
     /// What it runs on.
@@ -158,7 +158,7 @@ impl<B: InMemory> Memory<B> {
     fn ground(&self) -> Ground<'_, B, Store<B>> {
         Ground {
             ledger: &self.store,
-            rules: &self.rules,
+            config: &self.config,
             failpoints: &self.failpoints,
             has_parked: &self.has_parked,
         }
@@ -166,16 +166,16 @@ impl<B: InMemory> Memory<B> {
 }
 
 impl<B: InMemory> Engine for Memory<B> {
-    type Deed = BookDeed<B>;
+    type Handler = UnitHandler<B>;
 
-    async fn run(&self, batch: &mut [Work<BookDeed<B>>], care: Care) -> Result<Ran, Failure> {
+    async fn run(&self, batch: &mut [Work<UnitHandler<B>>], care: Care) -> Result<Ran, Failure> {
         ground::run(&self.ground(), batch, care).await
     }
 
     async fn retry(
         &self,
         parked: &Parked,
-        entry: &mut Entry<BookDeed<B>>,
+        entry: &mut Entry<UnitHandler<B>>,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         ground::retry(&self.ground(), parked, entry, by).await

@@ -141,6 +141,6 @@ impl<B: InMemory> Outbox for Memory<B> {
         let kept = self.store.kept.lock().await;
         let waiting = || kept.outbox.values().filter(|row| row.sequence.is_none());
         let since = waiting().next().and_then(|row| time_of(row.message.id)).map(Timestamp::from);
-        Ok(Backlog { facts: waiting().map(|row| u64::from(row.message.events)).sum(), since })
+        Ok(Backlog { events: waiting().map(|row| u64::from(row.message.events)).sum(), since })
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use events::{
     Timestamp, UserId,
-    dead_letter::{LetterEvent, LetterState},
+    dead_letter::{DeadLetterEvent, DeadLetterState},
 };
 
 use super::{InMemory, Memory, outbox::later};
@@ -78,10 +78,16 @@ impl Table {
     }
 
     pub(super) fn resolve(&mut self, number: u64, by: Option<UserId>, now: Timestamp) {
-        self.end(number, ParkedState::Resolved, happened(LetterState::Resolved, by, None), now);
+        self.end(number, ParkedState::Resolved, happened(DeadLetterState::Resolved, by, None), now);
     }
 
-    fn end(&mut self, number: u64, state: ParkedState, how: LetterEvent, now: Timestamp) -> bool {
+    fn end(
+        &mut self,
+        number: u64,
+        state: ParkedState,
+        how: DeadLetterEvent,
+        now: Timestamp,
+    ) -> bool {
         let Some(row) = self.0.get_mut(&number).filter(|row| row.parked.state.is_open()) else {
             return false;
         };
@@ -136,8 +142,8 @@ impl Table {
     }
 }
 
-fn happened(became: LetterState, by: Option<UserId>, why: Option<&str>) -> LetterEvent {
-    LetterEvent { at: Some(crate::clock::now()), became, by, why: why.map(str::to_owned) }
+fn happened(became: DeadLetterState, by: Option<UserId>, why: Option<&str>) -> DeadLetterEvent {
+    DeadLetterEvent { at: Some(crate::clock::now()), became, by, why: why.map(str::to_owned) }
 }
 
 impl<B: InMemory> Parking for Memory<B> {
@@ -182,7 +188,11 @@ impl<B: InMemory> Parking for Memory<B> {
                 row.parked.cause = one_line(&cause);
                 row.parked.state = ParkedState::Dead;
                 row.due_at = None;
-                row.parked.history.push(happened(LetterState::Parked, by, Some(&one_line(&cause))));
+                row.parked.history.push(happened(
+                    DeadLetterState::Parked,
+                    by,
+                    Some(&one_line(&cause)),
+                ));
             }
         }
         if before != ParkedState::Early && row.parked.state == ParkedState::Early {
@@ -193,7 +203,7 @@ impl<B: InMemory> Parking for Memory<B> {
     }
 
     async fn discard(&self, number: u64, by: UserId, why: &str) -> Result<bool, Failure> {
-        let how = happened(LetterState::Discarded, Some(by), Some(why));
+        let how = happened(DeadLetterState::Discarded, Some(by), Some(why));
         let table = &mut self.store.kept.lock().await.parked;
         Ok(table.end(number, ParkedState::Discarded, how, crate::clock::now()))
     }

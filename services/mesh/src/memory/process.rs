@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use super::{InMemory, Memory, Store};
 use crate::{
-    Answer, Answered, Caller, Idempotency, Meta, Outcome, Service, Work,
-    batch::deed::{AskedCommand, BookDeed},
+    Answered, Caller, Execute, Idempotency, Meta, Outcome, Service, Work,
+    batch::handler::{AskedCommand, UnitHandler},
     consumer::{Table, decode, entries_of},
     engine::{
         Backlog, Care, Engine as _, Failure, Mark, Outbox as _, Parking as _, Ran, Retried, Show,
@@ -71,16 +71,16 @@ pub struct Taken {
 /// A service that runs.
 pub struct Process<B: InMemory> {
     engine: Memory<B>,
-    heard: Table<Memory<B>>,
+    consumed: Table<Memory<B>>,
     asked: BTreeMap<&'static str, Asked<Memory<B>>>,
 }
 
 impl<B: InMemory> Process<B> {
     /// The service, just started, on what it has kept.
-    pub fn start(service: Service<Postgres<B>>, store: Store<B>, rules: B::Rules) -> Self {
+    pub fn start(service: Service<Postgres<B>>, store: Store<B>, config: B::Config) -> Self {
         let service = service.in_memory();
-        let heard = service.heard.into_iter().collect();
-        Self { engine: Memory::new(store, rules), heard, asked: service.asked }
+        let consumed = service.consumed.into_iter().collect();
+        Self { engine: Memory::new(store, config), consumed, asked: service.asked }
     }
 
     /// Looks at the tables as they were committed last.
@@ -94,9 +94,9 @@ impl<B: InMemory> Process<B> {
     }
 
     /// Work of a message.
-    pub fn message(&self, incoming: &Incoming) -> Work<BookDeed<B>> {
+    pub fn message(&self, incoming: &Incoming) -> Work<UnitHandler<B>> {
         let Incoming { message, stream, sequence, times } = incoming;
-        let entries = entries_of(&self.heard, &message.subject, &message.body);
+        let entries = entries_of(&self.consumed, &message.subject, &message.body);
         let delivery = Delivery {
             message: None,
             subject: message.subject.as_str().into(),
@@ -109,25 +109,25 @@ impl<B: InMemory> Process<B> {
     }
 
     /// Work of a command that somebody asks, or that the service asks of itself.
-    pub fn command<C: Command>(&self, command: C, asking: Asking) -> Work<BookDeed<B>>
+    pub fn command<C: Command>(&self, command: C, asking: Asking) -> Work<UnitHandler<B>>
     where
-        B: Answer<C>,
+        B: Execute<C>,
     {
         let asked = self.asked.get(C::ENDPOINT);
         let Asking { caller, idempotency, id } = asking;
         let mut meta = Meta::inside(SagaId(id));
         (meta.id, meta.caller, meta.idempotency) = (id, caller, idempotency);
         if let Some(asked) = asked {
-            (meta.name, meta.may_tell) = (asked.endpoint, asked.tells);
+            (meta.name, meta.may_emit) = (asked.endpoint, asked.emits);
         }
-        Work::command(BookDeed(Box::new(AskedCommand(command))), meta, Settle::Nobody)
+        Work::command(UnitHandler(Box::new(AskedCommand(command))), meta, Settle::Nobody)
     }
 
     /// Runs a batch as a batch worker does: as one unit, and when that fails, one by one.
     ///
     /// # Errors
     /// When the store was lost: nothing of it, or of what has not run yet, took effect.
-    pub fn take(&self, batch: Vec<Work<BookDeed<B>>>) -> Result<Taken, Failure> {
+    pub fn take(&self, batch: Vec<Work<UnitHandler<B>>>) -> Result<Taken, Failure> {
         let is_often = |work: &Work<_>| {
             work.delivery().is_some_and(|delivery| delivery.delivered >= DELIVERIES_ALONE)
         };
@@ -148,7 +148,7 @@ impl<B: InMemory> Process<B> {
         Ok(taken)
     }
 
-    fn take_alone(&self, work: Work<BookDeed<B>>) -> Result<Ran, Failure> {
+    fn take_alone(&self, work: Work<UnitHandler<B>>) -> Result<Ran, Failure> {
         let mut work = [work];
         let mut last = Failure::Refused(String::new());
         for care in [Care::Alone, Care::Judged, Care::Unrun] {
@@ -176,7 +176,7 @@ impl<B: InMemory> Process<B> {
 
     fn retry(&self, parked: &Parked) -> Result<Vec<Message>, Failure> {
         let event: Bytes = parked.envelope.clone();
-        let mut entry = decode(&self.heard, &parked.subject, event, parked.attempts);
+        let mut entry = decode(&self.consumed, &parked.subject, event, parked.attempts);
         let verdict = match now(self.engine.retry(parked, &mut entry, None))? {
             Retried::Gone => return Ok(Vec::new()),
             Retried::Done(ran) => return Ok(ran.emitted),

@@ -66,8 +66,8 @@ impl<B: InMemory> Transaction<B> for Tx<B> {
         Ok(B::load_from(keys, &self.tables))
     }
 
-    async fn save(&mut self, book: B) -> Result<(), Failure> {
-        book.save_to(&mut self.tables)
+    async fn save(&mut self, unit: B) -> Result<(), Failure> {
+        unit.save_to(&mut self.tables)
     }
 
     async fn savepoint(&mut self) -> Result<(), Failure> {

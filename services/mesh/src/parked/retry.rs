@@ -43,7 +43,7 @@ const COPY_BYTES_MAX: usize = 64 * 1024;
 pub(crate) struct Retrier<E: Engine> {
     pub(crate) engine: Arc<E>,
     pub(crate) link: Link,
-    pub(crate) heard: Arc<Table<E>>,
+    pub(crate) consumed: Arc<Table<E>>,
     pub(crate) hand_off: HandOff,
     /// Says that something was parked.
     pub(crate) parked: Arc<Notify>,
@@ -114,7 +114,7 @@ impl<E: Engine> Retrier<E> {
             return self.dead(parked, cause, by).await;
         }
         let event: Bytes = parked.envelope.clone();
-        let mut entry = decode(&self.heard, &parked.subject, event, parked.attempts);
+        let mut entry = decode(&self.consumed, &parked.subject, event, parked.attempts);
         entry.span = open_span(&self.link, &entry, Some(&parked.subject));
         entry.span.note("onsale.parked", || true);
         let mut last = None;
@@ -217,7 +217,7 @@ pub(crate) fn verdict_on_early(parked: &Parked, cause: &str, by: Option<UserId>)
 
 /// Sends a copy of a dead letter to whoever looks with `nats`; nothing depends on it.
 pub(crate) async fn copy(link: &Link, parked: &Parked) {
-    let name = events::fact_of_subject(&parked.subject).unwrap_or("unknown.event");
+    let name = events::event_of_subject(&parked.subject).unwrap_or("unknown.event");
     let subject = format!("dlq.{}.{name}.{}", link.service(), parked.key);
     let mut map = HeaderMap::new();
     map.insert(headers::DEAD_CAUSE, parked.cause.as_str());

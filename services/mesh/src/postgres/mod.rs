@@ -26,10 +26,10 @@ use sqlx::{
 };
 
 use crate::{
-    Allow, Answer, Book, Desk, Hear, Read, Service,
+    Allow, Execute, Handle, QueryContext, Read, Service, UnitOfWork,
     batch::{
-        deed::{AskedCommand, BookDeed, HeardFact},
         ground::{self, Ground},
+        handler::{AskedCommand, HandledEvent, UnitHandler},
     },
     deadline::within,
     engine::{Care, Engine, Failure, Mark, Ran, Retried},
@@ -85,25 +85,25 @@ impl GivenUp {
 }
 
 /// A service's own database, as an engine.
-pub struct Postgres<B: Book> {
+pub struct Postgres<B: UnitOfWork> {
     pool: PgPool,
     options: PgConnectOptions,
-    rules: Arc<B::Rules>,
+    config: Arc<B::Config>,
     failpoints: Arc<Failpoints>,
     /// Whether a key may be held by a parked event; nothing is known of that at first.
     has_parked: AtomicBool,
     given_up: Arc<GivenUp>,
     /// The service's own migrations, beside the mesh's.
     migrations: Option<&'static Migrator>,
-    book: PhantomData<fn() -> B>,
+    unit: PhantomData<fn() -> B>,
 }
 
-impl<B: Book> Postgres<B> {
+impl<B: UnitOfWork> Postgres<B> {
     /// An engine on the database at `url`; it connects when first needed.
     ///
     /// # Errors
     /// When the address is malformed.
-    pub fn new(url: &str, rules: B::Rules) -> Result<Self, sqlx::Error> {
+    pub fn new(url: &str, config: B::Config) -> Result<Self, sqlx::Error> {
         // Failures are logged where they are handled; logging each statement costs on its own.
         let options = url.parse::<PgConnectOptions>()?.disable_statement_logging().options([
             ("statement_timeout", "30s"),
@@ -130,10 +130,10 @@ impl<B: Book> Postgres<B> {
             .connect_lazy_with(options.clone());
         let failpoints = Arc::new(Failpoints::default());
         let has_parked = AtomicBool::new(true);
-        let rules = Arc::new(rules);
+        let config = Arc::new(config);
         let migrations = None;
-        let book = PhantomData;
-        Ok(Self { pool, options, rules, failpoints, has_parked, given_up, migrations, book })
+        let unit = PhantomData;
+        Ok(Self { pool, options, config, failpoints, has_parked, given_up, migrations, unit })
     }
 
     /// The same, which looks whether the database is this service's own and up to date before
@@ -182,8 +182,8 @@ impl<B: Book> Postgres<B> {
     }
 
     /// The service's configuration.
-    pub fn rules(&self) -> &B::Rules {
-        &self.rules
+    pub fn config(&self) -> &B::Config {
+        &self.config
     }
 
     /// The places where this service can be made to fail.
@@ -194,7 +194,7 @@ impl<B: Book> Postgres<B> {
     fn ground(&self) -> Ground<'_, B, PgPool> {
         Ground {
             ledger: &self.pool,
-            rules: &self.rules,
+            config: &self.config,
             failpoints: &self.failpoints,
             has_parked: &self.has_parked,
         }
@@ -224,29 +224,29 @@ pub async fn migrate(pool: &PgPool, service: &Migrator) -> Result<(), sqlx::migr
     Ok(())
 }
 
-impl<B: Book> Service<Postgres<B>> {
+impl<B: UnitOfWork> Service<Postgres<B>> {
     /// Takes in the fact `E`; `tells` are the facts that may follow.
-    pub fn hears<E: Event>(mut self, tells: &'static [&'static str]) -> Self
+    pub fn consumes<E: Event>(mut self, emits: &'static [&'static str]) -> Self
     where
-        B: Hear<E>,
+        B: Handle<E>,
     {
-        self.listen::<E>(<B as Hear<E>>::KEY, tells, |payload| {
-            let fact: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-            Ok(BookDeed(Box::new(HeardFact(fact))))
+        self.listen::<E>(<B as Handle<E>>::KEY, emits, |payload| {
+            let event: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+            Ok(UnitHandler(Box::new(HandledEvent(event))))
         });
         self
     }
 
     /// Answers the command `C`; `tells` are the facts that may follow.
-    pub fn answers<C: Command>(mut self, allow: Allow, tells: &'static [&'static str]) -> Self
+    pub fn answers<C: Command>(mut self, allow: Allow, emits: &'static [&'static str]) -> Self
     where
-        B: Answer<C>,
+        B: Execute<C>,
     {
         let how = How::Decided(|body, key| {
-            Asking::read::<C>(body, key, |command| BookDeed(Box::new(AskedCommand(command))))
+            Asking::read::<C>(body, key, |command| UnitHandler(Box::new(AskedCommand(command))))
         });
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
-        self.add(Asked { endpoint, allow, status, tells, how });
+        self.add(Asked { endpoint, allow, status, emits, how });
         self
     }
 
@@ -257,13 +257,13 @@ impl<B: Book> Service<Postgres<B>> {
     /// is much to read it gets about `piece` facts of each stream at once.
     ///
     /// One instance reads at a time; the others stand by.
-    pub fn follows<F, R>(mut self, facts: &'static [&'static str], piece: usize, take: F) -> Self
+    pub fn follows<F, R>(mut self, events: &'static [&'static str], piece: usize, take: F) -> Self
     where
-        F: Fn(Desk<Postgres<B>>, Arc<Read>) -> R + Send + Sync + 'static,
+        F: Fn(QueryContext<Postgres<B>>, Arc<Read>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        let take = Arc::new(move |desk, read| Box::pin(take(desk, read)) as _);
-        self.followed = Some(Followed { facts, piece, take });
+        let take = Arc::new(move |ctx, read| Box::pin(take(ctx, read)) as _);
+        self.followed = Some(Followed { events, piece, take });
         self
     }
 
@@ -271,7 +271,7 @@ impl<B: Book> Service<Postgres<B>> {
     pub fn every<C, F, R>(self, name: &'static str, interval: Duration, due: F) -> Self
     where
         C: Command,
-        B: Answer<C>,
+        B: Execute<C>,
         F: Fn(PgPool, Timestamp) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = sqlx::Result<Vec<C>>> + Send + 'static,
     {
@@ -283,41 +283,44 @@ impl<B: Book> Service<Postgres<B>> {
     pub fn every_with<C, F, R>(mut self, name: &'static str, interval: Duration, due: F) -> Self
     where
         C: Command,
-        B: Answer<C>,
+        B: Execute<C>,
         F: Fn(Arc<Postgres<B>>, Timestamp) -> R + Send + Sync + 'static,
         R: Future<Output = sqlx::Result<Vec<C>>> + Send + 'static,
     {
-        let tells = self.asked.get(C::ENDPOINT).map_or(&[][..], |asked| asked.tells);
+        let emits = self.asked.get(C::ENDPOINT).map_or(&[][..], |asked| asked.emits);
         let due = Arc::new(move |engine: Arc<Postgres<B>>, now| {
             let due = due(engine, now);
             Box::pin(async move {
                 let commands = due.await?;
-                Ok(commands.into_iter().map(|c| BookDeed(Box::new(AskedCommand(c)) as _)).collect())
+                Ok(commands
+                    .into_iter()
+                    .map(|c| UnitHandler(Box::new(AskedCommand(c)) as _))
+                    .collect())
             }) as _
         });
-        self.timers.push(Timer { name, every: interval, tells, due });
+        self.timers.push(Timer { name, every: interval, emits, due });
         self
     }
 }
 
-impl<B: Book> Desk<Postgres<B>> {
+impl<B: UnitOfWork> QueryContext<Postgres<B>> {
     /// Decides `command` in the next batch and returns what it was answered.
     ///
     /// # Errors
     /// The refusal, or `overloaded`/`unavailable` when it could not be decided.
     pub async fn decide<C: Command>(&self, command: C, meta: &Meta) -> Result<C::Reply, Problem>
     where
-        B: Answer<C>,
+        B: Execute<C>,
     {
-        self.submit::<C>(BookDeed(Box::new(AskedCommand(command))), meta).await
+        self.submit::<C>(UnitHandler(Box::new(AskedCommand(command))), meta).await
     }
 }
 
-impl<B: Book> Engine for Postgres<B> {
-    type Deed = BookDeed<B>;
+impl<B: UnitOfWork> Engine for Postgres<B> {
+    type Handler = UnitHandler<B>;
 
     /// A batch that was given up has taken effect, or it has not.
-    async fn run(&self, batch: &mut [Work<BookDeed<B>>], care: Care) -> Result<Ran, Failure> {
+    async fn run(&self, batch: &mut [Work<UnitHandler<B>>], care: Care) -> Result<Ran, Failure> {
         let ground = self.ground();
         self.unit(ground::run(&ground, batch, care)).await
     }
@@ -325,7 +328,7 @@ impl<B: Book> Engine for Postgres<B> {
     async fn retry(
         &self,
         parked: &Parked,
-        entry: &mut Entry<BookDeed<B>>,
+        entry: &mut Entry<UnitHandler<B>>,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         let ground = self.ground();

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{ANSWER_TIMEOUT, Postgres, partitions};
 use crate::{
-    Book,
+    UnitOfWork,
     engine::{Backlog, Failure, Gap, Mark, Outbox},
     message::Message,
 };
@@ -28,7 +28,7 @@ const BACKLOG_MESSAGES_MAX: i64 = 10_000;
 /// # Errors
 /// When the database cannot be read.
 pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
-    let (facts, oldest): (i64, Option<Uuid>) = sqlx::query_as(
+    let (events, oldest): (i64, Option<Uuid>) = sqlx::query_as(
         "select coalesce(sum(events), 0)::bigint, (array_agg(id order by id))[1]
          from (select id, events from mesh.outbox where stream_seq is null
                order by id limit $1) as waiting",
@@ -37,10 +37,10 @@ pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
     .fetch_one(connection)
     .await?;
     let since = oldest.and_then(partitions::time_of);
-    Ok(Backlog { facts: facts.unsigned_abs(), since: since.map(Timestamp::from) })
+    Ok(Backlog { events: events.unsigned_abs(), since: since.map(Timestamp::from) })
 }
 
-impl<B: Book> Outbox for Postgres<B> {
+impl<B: UnitOfWork> Outbox for Postgres<B> {
     async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
         self.answer(ANSWER_TIMEOUT, async {
             let rows: Vec<(Uuid, String, i32, Vec<u8>)> = sqlx::query_as(

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use events::{
     UserId,
-    dead_letter::{LetterEvent, LetterState},
+    dead_letter::{DeadLetterEvent, DeadLetterState},
 };
 use serde_json::json;
 use sqlx::{FromRow, PgConnection, Row as _, postgres::PgRow};
@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use super::{ANSWER_TIMEOUT, Postgres};
 use crate::{
-    Book,
+    UnitOfWork,
     batch::transaction::Parking,
     engine::{self, Failure, Show, Verdict, Which},
     parked::{Parked, ParkedState, key::NONE, one_line, pause_after},
@@ -115,8 +115,8 @@ async fn end(
     why: Option<&str>,
 ) -> Result<bool, Failure> {
     let became = match state {
-        ParkedState::Resolved => LetterState::Resolved,
-        _ => LetterState::Discarded,
+        ParkedState::Resolved => DeadLetterState::Resolved,
+        _ => DeadLetterState::Discarded,
     };
     let key: Option<String> = sqlx::query_scalar(
         "update mesh.parked set state = $2, ended_at = clock_timestamp(),
@@ -152,9 +152,9 @@ async fn wake(tx: &mut PgConnection, key: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn happened(became: LetterState, by: Option<UserId>, why: Option<&str>) -> serde_json::Value {
+fn happened(became: DeadLetterState, by: Option<UserId>, why: Option<&str>) -> serde_json::Value {
     let why = why.map(str::to_owned);
-    json!([LetterEvent { at: Some(crate::clock::now()), became, by, why }])
+    json!([DeadLetterEvent { at: Some(crate::clock::now()), became, by, why }])
 }
 
 /// What holds a key lets nothing behind it be tried; early events hold none.
@@ -162,7 +162,7 @@ const IS_FIRST: &str = "(order_key = '-' or not exists (select from mesh.parked 
      where before.order_key = p.order_key and before.ended_at is null
          and before.state <> 'early' and before.number < p.number))";
 
-impl<B: Book> engine::Parking for Postgres<B> {
+impl<B: UnitOfWork> engine::Parking for Postgres<B> {
     async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
         self.answer(ANSWER_TIMEOUT, async {
             let none = String::new();
@@ -229,7 +229,7 @@ impl<B: Book> engine::Parking for Postgres<B> {
             };
             let cause = one_line(&cause);
             let history = match (state, by) {
-                (Some("dead"), by) => Some(happened(LetterState::Parked, by, Some(&cause))),
+                (Some("dead"), by) => Some(happened(DeadLetterState::Parked, by, Some(&cause))),
                 _ => None,
             };
             let freed: Option<String> = sqlx::query_scalar(
@@ -305,7 +305,7 @@ impl<B: Book> engine::Parking for Postgres<B> {
 impl FromRow<'_, PgRow> for Parked {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let at: OffsetDateTime = row.try_get("kept_at")?;
-        let history: sqlx::types::Json<Vec<LetterEvent>> = row.try_get("history")?;
+        let history: sqlx::types::Json<Vec<DeadLetterEvent>> = row.try_get("history")?;
         Ok(Self {
             number: row.try_get::<i64, _>("number")?.unsigned_abs(),
             key: row.try_get("order_key")?,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{outbox::LEASE_SECS, parked};
 use crate::{
-    Book,
+    UnitOfWork,
     batch::{
         closing::{Closed, Closing},
         transaction::{KeptAnswer, Ledger, Parking, Transaction},
@@ -21,7 +21,7 @@ use crate::{
 /// A row of `mesh.answers`: scope, body, status, answer.
 type AnswerRow = (Vec<u8>, Vec<u8>, i16, Vec<u8>);
 
-impl<B: Book> Ledger<B> for PgPool {
+impl<B: UnitOfWork> Ledger<B> for PgPool {
     type Tx = sqlx::Transaction<'static, Database>;
 
     async fn begin(&self) -> Result<Self::Tx, Failure> {
@@ -29,13 +29,13 @@ impl<B: Book> Ledger<B> for PgPool {
     }
 }
 
-impl<B: Book> Transaction<B> for sqlx::Transaction<'static, Database> {
+impl<B: UnitOfWork> Transaction<B> for sqlx::Transaction<'static, Database> {
     async fn load(&mut self, keys: B::Keys) -> Result<B, Failure> {
         Ok(B::load(keys, self).await?)
     }
 
-    async fn save(&mut self, book: B) -> Result<(), Failure> {
-        Ok(book.save(self).await?)
+    async fn save(&mut self, unit: B) -> Result<(), Failure> {
+        Ok(unit.save(self).await?)
     }
 
     async fn savepoint(&mut self) -> Result<(), Failure> {

@@ -68,7 +68,7 @@ pub(super) async fn run<E: Engine>(
             let gap = Gap { above, below: first, subjects, since };
             let count = engine.publish_again(&gap).await?;
             if count > 0 {
-                tell(link, health, &consumer.name, &gap, count);
+                emit(link, health, &consumer.name, &gap, count);
             }
         }
         let stands_still = consumer.behind > 0 && consumer.floor == seen.floor;
@@ -86,7 +86,7 @@ impl Seen {
     }
 }
 
-fn tell(link: &Link, health: &Health, by: &str, gap: &Gap, count: usize) {
+fn emit(link: &Link, health: &Health, by: &str, gap: &Gap, count: usize) {
     health.add_missed(count as u64);
     error!(
         service = link.service(),
@@ -131,7 +131,7 @@ pub(crate) async fn serve<E: Engine>(
         let gap = Gap { above, below, subjects, since: Uuid::nil() };
         let count = engine.publish_again(&gap).await?;
         if count > 0 {
-            tell(&link, &health, &by, &gap, count);
+            emit(&link, &health, &by, &gap, count);
         }
         let sent = link.answer(reply, HeaderMap::new(), count.to_string().into()).await;
         sent.map_err(Failure::Unavailable)?;

@@ -21,7 +21,7 @@ local function take_in(work, at, is_full)
   if not entry.name then
     how, why = 'failed', { code = entry.args[1] }
   else
-    first = act.has_parked and parked.first(entry.key)
+    first = ctx.has_parked and parked.first(entry.key)
     if not first then
       how, why = decide(entry)
     end
@@ -41,7 +41,7 @@ end
 
 -- A message, by all of its events.
 local function take_in_all(work, is_full)
-  if not is_full and act.has_parked then
+  if not is_full and ctx.has_parked then
     return false
   end
   local news = #work.entries == 0
@@ -129,7 +129,7 @@ end
 -- Ends a call: what was staged and emitted is written, and everything is said to the caller.
 local function close(and_then, endings)
   write_stage()
-  return { and_then, endings, act.announced, outbox.write(), act.parked,
+  return { and_then, endings, ctx.announced, outbox.write(), ctx.parked,
     parked.is_any() and 1 or 0 }
 end
 
@@ -189,20 +189,20 @@ local function run(keys, args)
       return { 'lost' }
     end
     stand_on(generation)
-    act.is_silent = true
+    ctx.is_silent = true
     open_inbox(works)
     return run_all(works, function(work)
       return ending(decide(work.entries[1]))
     end)
-  elseif act.is_restoring then
+  elseif ctx.is_restoring then
     if is_whole() or not builds(generation) then
       return { 'lost' }
     end
   elseif not is_whole() then
     return { 'lost' }
   end
-  act.has_parked = parked.is_any()
-  act.shadow = IS_REPLAYABLE and call('GET', own('shadow'))
+  ctx.has_parked = parked.is_any()
+  ctx.shadow = IS_REPLAYABLE and call('GET', own('shadow'))
   open_inbox(works)
   return run_all(works, mode == 'retry' and retry or function(work)
     return run_work(work, mode == 'full')

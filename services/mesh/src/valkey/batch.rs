@@ -6,23 +6,23 @@ use std::{
     time::SystemTime,
 };
 
-use events::{EventId, Problem, SagaId, Timestamp, UserId, dead_letter::LetterState};
+use events::{EventId, Problem, SagaId, Timestamp, UserId, dead_letter::DeadLetterState};
 use redis::{Cmd, Value};
 use uuid::Uuid;
 
 use super::{
-    Act, At, Ended, Library, Valkey, VkDeed,
-    act::Deed,
+    At, Ended, FunctionCall, LuaModule, Valkey, ValkeyHandler,
     call::{Parts, send},
+    function_call::Handler,
     outbox,
     pack::Pack,
     parked, replay,
 };
 use crate::{
+    context::Announcement,
     engine::{Care, Failure, Ran, Retried},
     message::Message,
     parked::{Parked, ParkedState, key::key_of, one_line},
-    turn::Announcement,
     work::{Answered, Delivery, Entry, Meta, Outcome, Work},
 };
 
@@ -53,12 +53,12 @@ pub(super) struct Origin<'a> {
 /// One event or command.
 pub(super) struct Item<'a> {
     /// The act, or why it must not be run.
-    act: Result<Act, String>,
+    call: Result<FunctionCall, String>,
     event_id: Option<EventId>,
     saga_id: SagaId,
     cause: Option<Uuid>,
     traceparent: Option<String>,
-    may_tell: &'a [&'static str],
+    may_emit: &'a [&'static str],
     attempt: u64,
     key_field: &'a str,
     raw: &'a [u8],
@@ -88,58 +88,58 @@ pub(super) struct Called {
 
 impl<'a> Item<'a> {
     /// What no message asks for: a saga of its own, from no cause.
-    pub(super) fn quiet(act: Act) -> Self {
+    pub(super) fn quiet(call: FunctionCall) -> Self {
         Self {
-            act: Ok(act),
+            call: Ok(call),
             event_id: None,
             saga_id: SagaId(Uuid::now_v7()),
             cause: None,
             traceparent: None,
-            may_tell: &[],
+            may_emit: &[],
             attempt: 1,
             key_field: "",
             raw: &[],
         }
     }
 
-    pub(super) fn of(act: Result<Act, String>, meta: &'a Meta) -> Self {
+    pub(super) fn of(call: Result<FunctionCall, String>, meta: &'a Meta) -> Self {
         Self {
-            act,
+            call,
             event_id: meta.event_id,
             saga_id: meta.saga_id,
             cause: Some(meta.cause()),
             traceparent: meta.trace.to_header(),
-            may_tell: meta.may_tell,
+            may_emit: meta.may_emit,
             attempt: meta.attempt,
-            ..Self::quiet(Act::new("nothing"))
+            ..Self::quiet(FunctionCall::new("nothing"))
         }
     }
 
     /// A stored event as a shadow takes it in.
-    pub(super) fn stored(act: Act, event_id: EventId) -> Self {
-        Self { event_id: Some(event_id), ..Self::quiet(act) }
+    pub(super) fn stored(call: FunctionCall, event_id: EventId) -> Self {
+        Self { event_id: Some(event_id), ..Self::quiet(call) }
     }
 
     pub(super) fn of_entry<D>(
-        act: Result<Act, String>,
+        call: Result<FunctionCall, String>,
         entry: &'a Entry<D>,
         began: SystemTime,
     ) -> Self {
         let traceparent = entry.transaction(began).parent().to_header();
         let (key_field, raw) = (entry.key_field, &entry.raw[..]);
-        Self { traceparent, key_field, raw, ..Self::of(act, &entry.meta) }
+        Self { traceparent, key_field, raw, ..Self::of(call, &entry.meta) }
     }
 
     fn pack(&self, out: &mut Pack, is_full: bool) {
         let reason;
-        let (name, args) = match &self.act {
-            Ok(act) => (act.name, &act.args[..]),
+        let (name, args) = match &self.call {
+            Ok(call) => (call.name, &call.args[..]),
             Err(cause) => {
                 reason = [one_line(cause)];
                 ("", &reason[..])
             }
         };
-        let may_tell = match self.may_tell {
+        let may_emit = match self.may_emit {
             [] => String::new(),
             names => format!(" {} ", names.join(" ")),
         };
@@ -153,7 +153,7 @@ impl<'a> Item<'a> {
             ("saga_id", saga.as_bytes()),
             ("cause_id", cause.as_bytes()),
             ("traceparent", self.traceparent.as_deref().unwrap_or_default().as_bytes()),
-            ("may_tell", may_tell.as_bytes()),
+            ("may_tell", may_emit.as_bytes()),
             ("attempt", attempt.as_bytes()),
             ("key", key.as_bytes()),
             ("envelope", raw),
@@ -208,14 +208,14 @@ impl<'a> Case<'a> {
 
 /// What a deed asks of the store.
 enum Asked {
-    Act(Act),
+    FunctionCall(FunctionCall),
     /// It can be seen to be wrong without the store.
     No(Problem),
     /// It must not be run, or cannot be.
     Never(String),
 }
 
-impl<L: Library> Valkey<L> {
+impl<L: LuaModule> Valkey<L> {
     /// Runs cases, in one call unless a bound or a parked event divides them.
     pub(super) async fn call(
         &self,
@@ -224,7 +224,7 @@ impl<L: Library> Valkey<L> {
         now: Timestamp,
     ) -> Result<Called, Failure> {
         let mut called = Called::default();
-        let is_dead = |case: &Case<'_>| case.items.iter().any(|item| item.act.is_err());
+        let is_dead = |case: &Case<'_>| case.items.iter().any(|item| item.call.is_err());
         let mut is_full = self.has_parked.load(Ordering::Relaxed) || cases.iter().any(is_dead);
         while called.ended.len() < cases.len() {
             let rest = &cases[called.ended.len()..];
@@ -311,7 +311,7 @@ impl<L: Library> Valkey<L> {
 
     pub(super) async fn run_batch(
         &self,
-        batch: &[Work<VkDeed<L>>],
+        batch: &[Work<ValkeyHandler<L>>],
         care: Care,
     ) -> Result<Ran, Failure> {
         let now = crate::clock::now();
@@ -324,8 +324,8 @@ impl<L: Library> Valkey<L> {
             let mut outcome = None;
             let mut items = Vec::with_capacity(work.entries.len());
             for entry in &work.entries {
-                let act = match self.asked(entry, delivery, care, now) {
-                    Asked::Act(act) => Ok(act),
+                let call = match self.asked(entry, delivery, care, now) {
+                    Asked::FunctionCall(call) => Ok(call),
                     Asked::No(problem) if delivery.is_none() => {
                         outcome = Some(Outcome::Done(Answered::refused(&problem)));
                         break;
@@ -337,7 +337,7 @@ impl<L: Library> Valkey<L> {
                     Asked::No(problem) => Err(problem.to_string()),
                     Asked::Never(cause) => Err(cause),
                 };
-                items.push(Item::of_entry(act, entry, began));
+                items.push(Item::of_entry(call, entry, began));
             }
             match (delivery, items.pop()) {
                 _ if outcome.is_some() => {}
@@ -360,11 +360,16 @@ impl<L: Library> Valkey<L> {
         Ok(Ran { outcomes: outcomes.collect(), emitted, announced, parked })
     }
 
-    fn outcome(&self, work: &Work<VkDeed<L>>, ended: Option<Ended>, now: Timestamp) -> Outcome {
+    fn outcome(
+        &self,
+        work: &Work<ValkeyHandler<L>>,
+        ended: Option<Ended>,
+        now: Timestamp,
+    ) -> Outcome {
         let ended = ended.unwrap_or_else(|| Ended::Failed("no answer".into()));
         match work.entries.first() {
-            Some(Entry { deed: Ok(deed), meta, .. }) if work.delivery().is_none() => {
-                self.settle_deed(&*deed.0, meta, ended, now)
+            Some(Entry { handler: Ok(handler), meta, .. }) if work.delivery().is_none() => {
+                self.settle_handler(&*handler.0, meta, ended, now)
             }
             _ if matches!(ended, Ended::Repeat) => Outcome::Repeat,
             _ => Outcome::Done(Answered::default()),
@@ -372,15 +377,15 @@ impl<L: Library> Valkey<L> {
     }
 
     /// What a command's ending is for whoever asked.
-    pub(super) fn settle_deed(
+    pub(super) fn settle_handler(
         &self,
-        deed: &dyn Deed<L>,
+        handler: &dyn Handler<L>,
         meta: &Meta,
         ended: Ended,
         now: Timestamp,
     ) -> Outcome {
         match ended {
-            Ended::Done(value) => match unharmed(|| deed.answer(&value, &self.at(meta, now))) {
+            Ended::Done(value) => match unharmed(|| handler.answer(&value, &self.at(meta, now))) {
                 Ok(Ok(answered)) => Outcome::Done(answered),
                 Ok(Err(problem)) => Outcome::Done(Answered::refused(&problem)),
                 Err(cause) => Outcome::Never(cause),
@@ -395,7 +400,7 @@ impl<L: Library> Valkey<L> {
 
     fn asked(
         &self,
-        entry: &Entry<VkDeed<L>>,
+        entry: &Entry<ValkeyHandler<L>>,
         delivery: Option<&Delivery>,
         care: Care,
         now: Timestamp,
@@ -404,10 +409,10 @@ impl<L: Library> Valkey<L> {
             let cause = format!("it was delivered {delivered} times and never came to an end");
             return Asked::Never(cause);
         }
-        match &entry.deed {
+        match &entry.handler {
             Err(cause) => Asked::Never(cause.clone()),
-            Ok(deed) => match unharmed(|| deed.0.act(&self.at(&entry.meta, now))) {
-                Ok(Ok(act)) => Asked::Act(act),
+            Ok(handler) => match unharmed(|| handler.0.call(&self.at(&entry.meta, now))) {
+                Ok(Ok(call)) => Asked::FunctionCall(call),
                 Ok(Err(problem)) => Asked::No(problem),
                 Err(cause) => Asked::Never(cause),
             },
@@ -417,18 +422,18 @@ impl<L: Library> Valkey<L> {
     pub(super) async fn retry_one(
         &self,
         parked: &Parked,
-        entry: &Entry<VkDeed<L>>,
+        entry: &Entry<ValkeyHandler<L>>,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         let now = crate::clock::now();
-        let act = match self.asked(entry, None, Care::Alone, now) {
-            Asked::Act(act) => act,
+        let call = match self.asked(entry, None, Care::Alone, now) {
+            Asked::FunctionCall(call) => call,
             Asked::No(problem) => return Ok(Retried::Early(cause_of(problem))),
             Asked::Never(cause) => return Ok(Retried::Failed(cause)),
         };
-        let item = Item::of_entry(Ok(act), entry, SystemTime::from(now.0));
+        let item = Item::of_entry(Ok(call), entry, SystemTime::from(now.0));
         let (scope, body) =
-            (parked.number.to_string(), parked::happened(LetterState::Resolved, by, None));
+            (parked.number.to_string(), parked::happened(DeadLetterState::Resolved, by, None));
         let case = Case { scope, body, ..Case::of(item) };
         let Called { ended, emitted, announced, .. } = self.call(Way::Retry, &[case], now).await?;
         Ok(match ended.into_iter().next() {
@@ -441,8 +446,8 @@ impl<L: Library> Valkey<L> {
         })
     }
 
-    pub(super) fn at<'a>(&'a self, meta: &'a Meta, now: Timestamp) -> At<'a, L::Rules> {
-        At { now, rules: &self.rules, caller: &meta.caller, id: meta.id }
+    pub(super) fn at<'a>(&'a self, meta: &'a Meta, now: Timestamp) -> At<'a, L::Config> {
+        At { now, config: &self.config, caller: &meta.caller, id: meta.id }
     }
 }
 

@@ -7,7 +7,7 @@ use redis::{Cmd, FromRedisValue, RedisError, Value, aio::ConnectionManager};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::Library;
+use super::LuaModule;
 use crate::{
     deadline::within,
     engine::{Failure, is_away, is_unusable},
@@ -36,7 +36,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn of<L: Library>() -> Self {
+    pub(super) fn of<L: LuaModule>() -> Self {
         let known = format!(
             "local IS_REPLAYABLE, SOURCE = {}, '/onsale/{}'\n\
              local MESSAGE_EVENTS_MAX, MESSAGE_BYTES_MAX, EVENT_BYTES_MAX = \

@@ -6,21 +6,21 @@
 -- act that fails or refuses leaves nothing (`stage.lua`), and its neighbours are unharmed.
 
 -- All keys of a service share one hash tag and so one slot; KEYS[1] is that root.
-local act
+local ctx
 
 -- What the mesh keeps for the service, whatever the service itself knows.
 local function own(name)
-  return act.root .. ':' .. name
+  return ctx.root .. ':' .. name
 end
 
 -- What the service knows. Where that can be built anew (`IS_REPLAYABLE`, said above this
 -- file), it lies in the generation at hand, and the service's functions know of no other.
 local function key(name)
-  return act.at .. ':' .. name
+  return ctx.at .. ':' .. name
 end
 
 -- The service's acts by name: `acts` may write, `reads` may not. `serves` is the mesh's own.
-local acts, reads, serves = {}, {}, {}
+local writes, reads, serves = {}, {}, {}
 
 -- Refusals: `no` is final, `not_yet` waits for what the act depends on.
 local function no(code, detail)
@@ -53,19 +53,19 @@ end
 
 -- A UUIDv7: the call's time and a counter, and the random half that the caller rolled.
 local function new_id()
-  act.ids = act.ids + 1
-  local time = string.format('%012x', act.now + math.floor(act.ids / 4096))
+  ctx.ids = ctx.ids + 1
+  local time = string.format('%012x', ctx.now + math.floor(ctx.ids / 4096))
   return string.format('%s-%s-7%03x-%s', string.sub(time, 1, 8), string.sub(time, 9),
-    act.ids % 4096, act.seed)
+    ctx.ids % 4096, ctx.seed)
 end
 
 -- Emits an event: it joins the outbox in the step that makes it true. The saga is the
 -- act's own, unless the event continues another. What is made a second time is not emitted.
 -- The members are those of the crate `events`, in their order.
 local function tell(fact, schedule, about, what, saga)
-  if act.is_silent then
+  if ctx.is_silent then
     return
-  elseif act.may_tell and not string.find(act.may_tell, ' ' .. fact .. ' ', 1, true) then
+  elseif ctx.may_tell and not string.find(ctx.may_tell, ' ' .. fact .. ' ', 1, true) then
     error(fact .. ' is not declared as a consequence here', 0)
   end
   local data = cjson.encode(what)
@@ -73,27 +73,27 @@ local function tell(fact, schedule, about, what, saga)
     error(fact .. ' of ' .. #data .. ' bytes fits in no message', 0)
   end
   local kind, optional = 'onsale.' .. fact .. '.v1', ''
-  if act.cause_id then
-    optional = ',"causationid":"' .. act.cause_id .. '"'
+  if ctx.cause_id then
+    optional = ',"causationid":"' .. ctx.cause_id .. '"'
   end
-  if act.traceparent then
-    optional = optional .. ',"traceparent":"' .. act.traceparent .. '"'
+  if ctx.traceparent then
+    optional = optional .. ',"traceparent":"' .. ctx.traceparent .. '"'
   end
-  if act.attempt then
-    optional = optional .. ',"attempt":' .. act.attempt
+  if ctx.attempt then
+    optional = optional .. ',"attempt":' .. ctx.attempt
   end
-  local told = act.told
+  local told = ctx.told
   told[#told + 1] = kind .. '.' .. schedule
   told[#told + 1] = '{"specversion":"1.0","id":"' .. new_id() .. '","source":"' .. SOURCE
-    .. '","type":"' .. kind .. '","time":"' .. act.time .. '","subject":"' .. about
-    .. '","sagaid":"' .. (saga or act.saga_id) .. '"' .. optional .. ',"data":' .. data .. '}'
+    .. '","type":"' .. kind .. '","time":"' .. ctx.time .. '","subject":"' .. about
+    .. '","sagaid":"' .. (saga or ctx.saga_id) .. '"' .. optional .. ',"data":' .. data .. '}'
 end
 
 -- Says something (JSON) to whoever listens right now, under `live.<name>.<about>`; it is
 -- kept nowhere. What is made a second time is news to nobody.
 local function announce(name, about, what)
-  if not act.is_restoring and not act.is_silent then
-    local announced = act.announced
+  if not ctx.is_restoring and not ctx.is_silent then
+    local announced = ctx.announced
     announced[#announced + 1] = 'live.' .. name .. '.' .. about
     announced[#announced + 1] = what
   end
@@ -107,7 +107,7 @@ end
 -- What every call begins with.
 local function begin(keys, args)
   open_stage()
-  act = {
+  ctx = {
     root = keys[1],
     at = keys[1],
     now = tonumber(args[1]),
@@ -123,7 +123,7 @@ end
 
 -- From here on `key` speaks of this generation.
 local function stand_on(generation)
-  act.at = own('g' .. generation)
+  ctx.at = own('g' .. generation)
 end
 
 -- Whether there is a store that knows all that it should; one that was emptied must not act
@@ -169,7 +169,7 @@ end
 
 -- How far the call has come, and a return to there.
 local function mark()
-  return { noted, #act.told, #act.announced, #act.parked }
+  return { noted, #ctx.told, #ctx.announced, #ctx.parked }
 end
 
 local function cut(list, length)
@@ -180,9 +180,9 @@ end
 
 local function return_to(mark)
   take_back(mark[1])
-  cut(act.told, mark[2])
-  cut(act.announced, mark[3])
-  cut(act.parked, mark[4])
+  cut(ctx.told, mark[2])
+  cut(ctx.announced, mark[3])
+  cut(ctx.parked, mark[4])
 end
 
 -- Decides one act where we stand. What it wrote and said is taken back unless it is done.
@@ -191,9 +191,9 @@ local function decide(entry)
     return 'repeat'
   end
   local before = mark()
-  act.saga_id, act.cause_id, act.traceparent = entry.saga_id, entry.cause_id, entry.traceparent
-  act.may_tell, act.attempt = entry.may_tell, entry.attempt
-  local is_ok, value = pcall(acts[entry.name], unpack(entry.args))
+  ctx.saga_id, ctx.cause_id, ctx.traceparent = entry.saga_id, entry.cause_id, entry.traceparent
+  ctx.may_tell, ctx.attempt = entry.may_tell, entry.attempt
+  local is_ok, value = pcall(writes[entry.name], unpack(entry.args))
   local refusal = is_ok and value and value.refusal
   if not is_ok or refusal then
     return_to(before)
@@ -210,15 +210,15 @@ end
 -- the shadow refuses for now, because it has not come so far, is still before it in a stream.
 -- A shadow that fails is given up; the live generation has done its part.
 local function mirror(entry)
-  if not act.shadow then
+  if not ctx.shadow then
     return
   end
-  local live = act.at
-  stand_on(act.shadow)
-  act.is_silent = true
+  local live = ctx.at
+  stand_on(ctx.shadow)
+  ctx.is_silent = true
   if decide(entry) == 'failed' then
     call('DEL', own('shadow'))
-    act.shadow = nil
+    ctx.shadow = nil
   end
-  act.at, act.is_silent = live, false
+  ctx.at, ctx.is_silent = live, false
 end

@@ -16,9 +16,9 @@
 //! When the connection is lost half-way, messages come again and the inbox drops those that
 //! were taken in; commands are written to be harmless when run twice.
 
-mod act;
 mod batch;
 mod call;
+mod function_call;
 mod outbox;
 mod pack;
 mod parked;
@@ -45,7 +45,7 @@ use tracing::error;
 use uuid::Uuid;
 
 use crate::{
-    Allow, Caller, Desk, Service,
+    Allow, Caller, QueryContext, Service,
     agreement::PLACES_MAX,
     engine::{Care, Engine, Failure, Mark, Ran, Retried},
     failpoint::{Failpoint, Failpoints},
@@ -54,12 +54,12 @@ use crate::{
     work::{Answered, Entry, Meta, Outcome, Work},
 };
 
-pub use act::{Act, ActOn, At, Library, Reply, Texts, VkDeed};
-use act::{AskedCommand, Deed, DueAct, Ended, HeardFact};
 use batch::{Case, Item, Way};
 use call::{Names, Parts, command, send};
+use function_call::{AskedCommand, DueCall, Ended, HandledEvent, Handler};
+pub use function_call::{At, CallFor, CallOn, FunctionCall, LuaModule, Reply, ValkeyHandler};
 pub use rebuild::{Progress, Rebuilt, Sources, Statements, rebuild};
-pub use replay::{Difference, Fed, Replay, StoredFact};
+pub use replay::{Difference, Fed, Replay, ReplayedEvent};
 pub use restore::Restoring;
 
 /// How long a call may take before its connection counts as lost; it works some 50 ms.
@@ -71,58 +71,58 @@ const PIPELINE_CALLS_MAX: usize = 1_024;
 const NOTHING: &[&str] = &[];
 
 /// A service's own corner of a Valkey, as an engine.
-pub struct Valkey<L: Library> {
+pub struct Valkey<L: LuaModule> {
     connection: ConnectionManager,
     names: Arc<Names>,
-    rules: Arc<L::Rules>,
+    config: Arc<L::Config>,
     failpoints: Arc<Failpoints>,
     /// Whether an event was parked when this instance last ran a batch: a hint that spares a
     /// second call.
     has_parked: Arc<AtomicBool>,
-    library: PhantomData<fn() -> L>,
+    module: PhantomData<fn() -> L>,
 }
 
-impl<L: Library> Clone for Valkey<L> {
+impl<L: LuaModule> Clone for Valkey<L> {
     fn clone(&self) -> Self {
         Self {
             connection: self.connection.clone(),
             names: self.names.clone(),
-            rules: self.rules.clone(),
+            config: self.config.clone(),
             failpoints: self.failpoints.clone(),
             has_parked: self.has_parked.clone(),
-            library: PhantomData,
+            module: PhantomData,
         }
     }
 }
 
-impl<L: Library> Valkey<L> {
+impl<L: LuaModule> Valkey<L> {
     /// An engine on the Valkey at `url`; it connects when first needed. Call it within a
     /// tokio runtime.
     ///
     /// # Errors
     /// When the address is malformed.
-    pub fn new(url: &str, rules: L::Rules) -> Result<Self, Failure> {
+    pub fn new(url: &str, config: L::Config) -> Result<Self, Failure> {
         let info =
             url.into_connection_info()?.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let config = ConnectionManagerConfig::new()
+        let settings = ConnectionManagerConfig::new()
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_connection_timeout(Some(CONNECTION_TIMEOUT))
             .set_number_of_retries(1)
             .set_pipeline_buffer_size(PIPELINE_CALLS_MAX);
-        let connection = ConnectionManager::new_lazy_with_config(Client::open(info)?, config)?;
+        let connection = ConnectionManager::new_lazy_with_config(Client::open(info)?, settings)?;
         Ok(Self {
             connection,
             names: Arc::new(Names::of::<L>()),
-            rules: Arc::new(rules),
+            config: Arc::new(config),
             failpoints: Arc::new(Failpoints::default()),
             has_parked: Arc::default(),
-            library: PhantomData,
+            module: PhantomData,
         })
     }
 
     /// The service's configuration.
-    pub fn rules(&self) -> &L::Rules {
-        &self.rules
+    pub fn config(&self) -> &L::Config {
+        &self.config
     }
 
     /// The places where this service can be made to fail.
@@ -135,9 +135,9 @@ impl<L: Library> Valkey<L> {
     /// # Errors
     /// The function's refusal, or `unavailable` when the store does not answer or is being
     /// rebuilt.
-    pub async fn read(&self, act: Act, now: Timestamp) -> Result<Texts, Problem> {
-        let mut cmd = self.names.read(act.name, now);
-        cmd.arg(&act.args);
+    pub async fn read(&self, call: FunctionCall, now: Timestamp) -> Result<Reply, Problem> {
+        let mut cmd = self.names.read(call.name, now);
+        cmd.arg(&call.args);
         let answer = send(&mut self.connection.clone(), &self.names, &cmd).await;
         match answer.and_then(Parts::of).and_then(Ended::read) {
             Ok(Ended::Done(value)) => Ok(value),
@@ -145,11 +145,11 @@ impl<L: Library> Valkey<L> {
             Ok(Ended::Lost) => Err(Problem::new(codes::UNAVAILABLE, "It is being rebuilt.")
                 .with("retry_after_secs", 1)),
             Ok(ended) => {
-                error!(service = L::NAME, act = act.name, ?ended, "a read has no such ending");
+                error!(service = L::NAME, call = call.name, ?ended, "a read has no such ending");
                 Err(codes::INTERNAL.into())
             }
             Err(Failure::Refused(cause)) => {
-                error!(service = L::NAME, act = act.name, %cause, "a read failed");
+                error!(service = L::NAME, call = call.name, %cause, "a read failed");
                 Err(codes::INTERNAL.into())
             }
             Err(failure) => Err(Problem::new(codes::UNAVAILABLE, failure.to_string())),
@@ -160,16 +160,16 @@ impl<L: Library> Valkey<L> {
     ///
     /// # Errors
     /// When the store cannot be reached.
-    pub async fn hear<E: Event>(
+    pub async fn handle<E: Event>(
         &self,
-        fact: E,
+        event: E,
         meta: &Meta,
         now: Timestamp,
     ) -> Result<Outcome, Failure>
     where
-        L: ActOn<E>,
+        L: CallOn<E>,
     {
-        self.one(&HeardFact(fact), meta, now).await
+        self.one(&HandledEvent(event), meta, now).await
     }
 
     /// Decides `command` as at `now`, outside any batch.
@@ -183,7 +183,7 @@ impl<L: Library> Valkey<L> {
         now: Timestamp,
     ) -> Result<Outcome, Failure>
     where
-        L: Reply<C>,
+        L: CallFor<C>,
     {
         self.one(&AskedCommand(command), meta, now).await
     }
@@ -192,12 +192,17 @@ impl<L: Library> Valkey<L> {
     ///
     /// # Errors
     /// When the store cannot be reached, or an act fails.
-    pub async fn perform(&self, acts: &[Act], now: Timestamp) -> Result<(), Failure> {
-        self.perform_as(Way::Live, acts, now).await
+    pub async fn perform(&self, calls: &[FunctionCall], now: Timestamp) -> Result<(), Failure> {
+        self.perform_as(Way::Live, calls, now).await
     }
 
-    async fn perform_as(&self, way: Way<'_>, acts: &[Act], now: Timestamp) -> Result<(), Failure> {
-        let cases: Vec<_> = acts.iter().map(|act| Case::of(Item::quiet(act.clone()))).collect();
+    async fn perform_as(
+        &self,
+        way: Way<'_>,
+        calls: &[FunctionCall],
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let cases: Vec<_> = calls.iter().map(|call| Case::of(Item::quiet(call.clone()))).collect();
         let called = self.call(way, &cases, now).await?;
         match called.ended.into_iter().find_map(Ended::failure) {
             Some(cause) => Err(Failure::Refused(cause)),
@@ -206,12 +211,12 @@ impl<L: Library> Valkey<L> {
     }
 
     /// What taking `fact` in would call, on a store that is being rebuilt.
-    pub fn replaying<E: Event>(&self, fact: &E, now: Timestamp) -> Act
+    pub fn replaying<E: Event>(&self, event: &E, now: Timestamp) -> FunctionCall
     where
-        L: ActOn<E>,
+        L: CallOn<E>,
     {
-        let at = At { now, rules: self.rules(), caller: &Caller::Mesh, id: Uuid::now_v7() };
-        L::act(fact, &at)
+        let at = At { now, config: self.config(), caller: &Caller::Mesh, id: Uuid::now_v7() };
+        L::call(event, &at)
     }
 
     /// Whether the store knows all that it should; a new or emptied one does not.
@@ -281,44 +286,44 @@ impl<L: Library> Valkey<L> {
 
     async fn one(
         &self,
-        deed: &dyn Deed<L>,
+        handler: &dyn Handler<L>,
         meta: &Meta,
         now: Timestamp,
     ) -> Result<Outcome, Failure> {
-        let act = match deed.act(&self.at(meta, now)) {
-            Ok(act) => act,
+        let call = match handler.call(&self.at(meta, now)) {
+            Ok(call) => call,
             Err(problem) => return Ok(Outcome::Done(Answered::refused(&problem))),
         };
-        let case = Case::once(Item::of(Ok(act), meta), meta);
+        let case = Case::once(Item::of(Ok(call), meta), meta);
         let mut called = self.call(Way::Live, &[case], now).await?;
         let ended = called.ended.pop().ok_or_else(|| Failure::Refused("no outcome".into()))?;
-        Ok(self.settle_deed(deed, meta, ended, now))
+        Ok(self.settle_handler(handler, meta, ended, now))
     }
 }
 
-impl<L: Library> Service<Valkey<L>> {
+impl<L: LuaModule> Service<Valkey<L>> {
     /// Takes in the fact `E`; `tells` are the facts that may follow.
-    pub fn hears<E: Event>(mut self, tells: &'static [&'static str]) -> Self
+    pub fn consumes<E: Event>(mut self, emits: &'static [&'static str]) -> Self
     where
-        L: ActOn<E>,
+        L: CallOn<E>,
     {
-        self.listen::<E>(<L as ActOn<E>>::KEY, tells, |payload| {
-            let fact: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-            Ok(VkDeed(Box::new(HeardFact(fact))))
+        self.listen::<E>(<L as CallOn<E>>::KEY, emits, |payload| {
+            let event: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+            Ok(ValkeyHandler(Box::new(HandledEvent(event))))
         });
         self
     }
 
     /// Answers the command `C`; `tells` are the facts that may follow.
-    pub fn answers<C: Command>(mut self, allow: Allow, tells: &'static [&'static str]) -> Self
+    pub fn answers<C: Command>(mut self, allow: Allow, emits: &'static [&'static str]) -> Self
     where
-        L: Reply<C>,
+        L: CallFor<C>,
     {
         let how = How::Decided(|body, key| {
-            Asking::read::<C>(body, key, |command| VkDeed(Box::new(AskedCommand(command))))
+            Asking::read::<C>(body, key, |command| ValkeyHandler(Box::new(AskedCommand(command))))
         });
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
-        self.add(Asked { endpoint, allow, status, tells, how });
+        self.add(Asked { endpoint, allow, status, emits, how });
         self
     }
 
@@ -328,42 +333,45 @@ impl<L: Library> Service<Valkey<L>> {
         mut self,
         name: &'static str,
         interval: Duration,
-        tells: &'static [&'static str],
+        emits: &'static [&'static str],
         due: F,
     ) -> Self
     where
         F: Fn(Valkey<L>, Timestamp) -> R + Clone + Send + Sync + 'static,
-        R: Future<Output = Result<Vec<Act>, Failure>> + Send + 'static,
+        R: Future<Output = Result<Vec<FunctionCall>, Failure>> + Send + 'static,
     {
         let due = Arc::new(move |engine: Arc<Valkey<L>>, now| {
             let due = due((*engine).clone(), now);
             Box::pin(async move {
-                let acts = due.await?;
-                Ok(acts.into_iter().map(|act| VkDeed(Box::new(DueAct(act)) as _)).collect())
+                let calls = due.await?;
+                Ok(calls
+                    .into_iter()
+                    .map(|call| ValkeyHandler(Box::new(DueCall(call)) as _))
+                    .collect())
             }) as _
         });
-        self.timers.push(Timer { name, every: interval, tells, due });
+        self.timers.push(Timer { name, every: interval, emits, due });
         self
     }
 }
 
-impl<L: Library> Desk<Valkey<L>> {
+impl<L: LuaModule> QueryContext<Valkey<L>> {
     /// Decides `command` in the next batch and returns what it was answered.
     ///
     /// # Errors
     /// The refusal, or `overloaded`/`unavailable` when it could not be decided.
     pub async fn decide<C: Command>(&self, command: C, meta: &Meta) -> Result<C::Reply, Problem>
     where
-        L: Reply<C>,
+        L: CallFor<C>,
     {
-        self.submit::<C>(VkDeed(Box::new(AskedCommand(command))), meta).await
+        self.submit::<C>(ValkeyHandler(Box::new(AskedCommand(command))), meta).await
     }
 }
 
-impl<L: Library> Engine for Valkey<L> {
-    type Deed = VkDeed<L>;
+impl<L: LuaModule> Engine for Valkey<L> {
+    type Handler = ValkeyHandler<L>;
 
-    async fn run(&self, batch: &mut [Work<VkDeed<L>>], care: Care) -> Result<Ran, Failure> {
+    async fn run(&self, batch: &mut [Work<ValkeyHandler<L>>], care: Care) -> Result<Ran, Failure> {
         self.strike(batch.iter().flat_map(Work::names))?;
         self.run_batch(batch, care).await
     }
@@ -371,7 +379,7 @@ impl<L: Library> Engine for Valkey<L> {
     async fn retry(
         &self,
         parked: &Parked,
-        entry: &mut Entry<VkDeed<L>>,
+        entry: &mut Entry<ValkeyHandler<L>>,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         self.strike([entry.meta.name].into_iter())?;
@@ -422,7 +430,7 @@ impl<L: Library> Engine for Valkey<L> {
     }
 }
 
-impl<L: Library> Valkey<L> {
+impl<L: LuaModule> Valkey<L> {
     fn strike<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
         match self.failpoints.strikes(Failpoint::BeforeCommit, names) {
             true => Err(Failure::Unavailable("failpoint: before commit".into())),

@@ -41,7 +41,7 @@ end
 -- Writes the messages of this call; as the caller reads them.
 function outbox.write()
   local emitted, now = {}, clock()
-  for at, message in ipairs(pack(act.told)) do
+  for at, message in ipairs(pack(ctx.told)) do
     local id, events = new_id(), #message.parts
     local body = '[' .. table.concat(message.parts, ',') .. ']'
     call('HSET', own('outbox:' .. id), 'subject', message.subject, 'events', events,

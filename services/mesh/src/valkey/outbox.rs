@@ -6,7 +6,7 @@ use events::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Library, NOTHING, Valkey,
+    LuaModule, NOTHING, Valkey,
     call::{Parts, command},
 };
 use crate::{
@@ -24,7 +24,7 @@ const MARKS_MAX: usize = 1_000;
 /// Where it is kept up to which place outbox and stream agree.
 const VERIFIED: &str = "outbox:verified";
 
-impl<L: Library> Valkey<L> {
+impl<L: LuaModule> Valkey<L> {
     /// Up to `most` messages without a mark, oldest first, whoever has leased them: for those
     /// who look, and take nothing.
     ///
@@ -50,7 +50,7 @@ impl<L: Library> Valkey<L> {
     }
 }
 
-impl<L: Library> Outbox for Valkey<L> {
+impl<L: LuaModule> Outbox for Valkey<L> {
     async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
         self.serve("sweep", most).await?.each(message)
     }
@@ -112,10 +112,10 @@ impl<L: Library> Outbox for Valkey<L> {
 
     async fn backlog(&self) -> Result<Backlog, Failure> {
         let mut parts = self.serve("backlog", NOTHING).await?;
-        let (facts, since): (u64, String) = (parts.take()?, parts.take()?);
+        let (events, since): (u64, String) = (parts.take()?, parts.take()?);
         let micros = since.parse::<f64>().ok();
         let since = micros.and_then(|at| Timestamp::from_unix_millis((at / 1_000.0) as i64));
-        Ok(Backlog { facts, since })
+        Ok(Backlog { events, since })
     }
 }
 

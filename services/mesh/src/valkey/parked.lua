@@ -40,7 +40,7 @@ function parked.keep(work, at, state, cause, attempts)
   redis.call('HSET', own('parked:row:' .. number), 'key', entry.key, 'state', state,
     'cause', cause, 'attempts', attempts, 'unsettled', 0, 'envelope', entry.envelope or '',
     'subject', work.subject, 'stream', work.stream, 'sequence', work.sequence,
-    'kept_at', whole(act.now))
+    'kept_at', whole(ctx.now))
   redis.call('ZADD', own('parked:all'), number, number)
   redis.call('ZADD', own('parked:open'), number, number)
   redis.call('ZADD', own('parked:of:' .. entry.key), number, number)
@@ -49,9 +49,9 @@ function parked.keep(work, at, state, cause, attempts)
   elseif entry.key ~= NO_KEY then
     redis.call('ZADD', own('parked:line:' .. entry.key), number, number)
   end
-  local kept = act.parked
+  local kept = ctx.parked
   kept[#kept + 1] = { number, work.at, at, state, cause, attempts }
-  act.has_parked = true
+  ctx.has_parked = true
 end
 
 -- The row, if it is open.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use events::{
     Timestamp, UserId,
-    dead_letter::{LetterEvent, LetterState},
+    dead_letter::{DeadLetterEvent, DeadLetterState},
 };
 
-use super::{Library, Valkey, call::Parts};
+use super::{LuaModule, Valkey, call::Parts};
 use crate::{
     clock,
     engine::{Failure, Parking, Show, Verdict, Which},
@@ -19,7 +19,7 @@ pub(super) const ENDED_KEEP: Duration = Duration::from_secs(14 * 86_400);
 /// Rows shown at most.
 const SHOWN_MAX: usize = 10_000;
 
-impl<L: Library> Parking for Valkey<L> {
+impl<L: LuaModule> Parking for Valkey<L> {
     async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
         let (which, what) = match which {
             Which::Due(most) => ("due", most.to_string()),
@@ -38,7 +38,7 @@ impl<L: Library> Parking for Valkey<L> {
                 (ParkedState::Early, cause, counts, after, String::new())
             }
             Verdict::Dead { cause, by } => {
-                let note = happened(LetterState::Parked, by, Some(&one_line(&cause)));
+                let note = happened(DeadLetterState::Parked, by, Some(&one_line(&cause)));
                 (ParkedState::Dead, cause, true, Duration::ZERO, note)
             }
         };
@@ -49,7 +49,7 @@ impl<L: Library> Parking for Valkey<L> {
     }
 
     async fn discard(&self, number: u64, by: UserId, why: &str) -> Result<bool, Failure> {
-        let note = happened(LetterState::Discarded, Some(by), Some(why));
+        let note = happened(DeadLetterState::Discarded, Some(by), Some(why));
         let mut parts = self.serve("discard", (number, note)).await?;
         Ok(parts.take::<u8>()? == 1)
     }
@@ -72,8 +72,8 @@ impl<L: Library> Parking for Valkey<L> {
 }
 
 /// What became of a row, as its history keeps it.
-pub(super) fn happened(became: LetterState, by: Option<UserId>, why: Option<&str>) -> String {
-    let event = LetterEvent { at: Some(clock::now()), became, by, why: why.map(str::to_owned) };
+pub(super) fn happened(became: DeadLetterState, by: Option<UserId>, why: Option<&str>) -> String {
+    let event = DeadLetterEvent { at: Some(clock::now()), became, by, why: why.map(str::to_owned) };
     serde_json::to_string(&event).expect("a history is plain data")
 }
 

@@ -9,8 +9,10 @@ use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{Act, At, Difference, Fed, Library, Replay, StoredFact, Valkey};
-use crate::{Asker, Caller, Fact, Service, clock, engine::Failure, stored::STORED_MESSAGES_MAX};
+use super::{At, Difference, Fed, FunctionCall, LuaModule, Replay, ReplayedEvent, Valkey};
+use crate::{
+    Caller, MeshClient, Service, StoredEvent, clock, engine::Failure, stored::STORED_MESSAGES_MAX,
+};
 
 /// How long the live generation may take to hear what the shadow has read.
 const SETTLE_WITHIN: Duration = Duration::from_secs(10);
@@ -37,7 +39,7 @@ pub enum Progress<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rebuilt {
     /// Of each kind of fact, how many came of it.
-    pub facts: BTreeMap<&'static str, Fed>,
+    pub events: BTreeMap<&'static str, Fed>,
     /// Facts that could not be read.
     pub unreadable: u64,
     /// What became of what the owners state.
@@ -49,12 +51,12 @@ pub struct Rebuilt {
 impl Rebuilt {
     /// All kinds of facts together.
     pub fn total(&self) -> Fed {
-        self.facts.values().fold(Fed::default(), |sum, fed| sum.and(*fed))
+        self.events.values().fold(Fed::default(), |sum, fed| sum.and(*fed))
     }
 }
 
 /// What owners state, page by page, as acts.
-pub type Statements<'a> = BoxStream<'a, Result<Vec<Act>, Failure>>;
+pub type Statements<'a> = BoxStream<'a, Result<Vec<FunctionCall>, Failure>>;
 
 /// What a read model is made of.
 pub struct Sources<'a> {
@@ -74,11 +76,11 @@ pub struct Sources<'a> {
 /// # Errors
 /// `Contended` when another rebuilding is on its way; when a stream cannot be read, an owner
 /// does not answer, or the store cannot be reached.
-pub async fn rebuild<L: Library>(
+pub async fn rebuild<L: LuaModule>(
     valkey: &Valkey<L>,
     table: &Service<Valkey<L>>,
     sources: Sources<'_>,
-    asker: &Asker,
+    client: &MeshClient,
     mut progress: impl FnMut(Progress<'_>) + Send,
 ) -> Result<Rebuilt, Failure> {
     valkey.sweep_generations().await?;
@@ -86,7 +88,7 @@ pub async fn rebuild<L: Library>(
         return Err(Failure::Contended("it is being rebuilt already".into()));
     };
     let building = Building { valkey, table, replay: &replay, done: Rebuilt::default() };
-    match building.run(sources, asker, &mut progress).await {
+    match building.run(sources, client, &mut progress).await {
         Ok(rebuilt) => {
             replay.swap().await?;
             valkey.sweep_generations().await?;
@@ -100,26 +102,28 @@ pub async fn rebuild<L: Library>(
     }
 }
 
-struct Building<'a, L: Library> {
+struct Building<'a, L: LuaModule> {
     valkey: &'a Valkey<L>,
     table: &'a Service<Valkey<L>>,
     replay: &'a Replay<L>,
     done: Rebuilt,
 }
 
-impl<L: Library> Building<'_, L> {
+impl<L: LuaModule> Building<'_, L> {
     async fn run(
         mut self,
         sources: Sources<'_>,
-        asker: &Asker,
+        client: &MeshClient,
         progress: &mut (impl FnMut(Progress<'_>) + Send),
     ) -> Result<Rebuilt, Failure> {
         let streams = sources.streams;
-        debug_assert!(self.table.heard.keys().all(|fact| streams.contains(&producer_of(fact))));
+        debug_assert!(
+            self.table.consumed.keys().all(|event| streams.contains(&producer_of(event)))
+        );
         let was_whole = self.valkey.is_whole().await?;
         self.state(sources.before).await?;
         for stream in streams {
-            self.read(stream, asker, progress).await?;
+            self.read(stream, client, progress).await?;
         }
         self.state(sources.after).await?;
         if was_whole {
@@ -131,8 +135,8 @@ impl<L: Library> Building<'_, L> {
 
     /// Takes in what is stated.
     async fn state(&mut self, mut statements: Statements<'_>) -> Result<(), Failure> {
-        while let Some(acts) = statements.next().await {
-            let fed = self.replay.state(&acts?, clock::now()).await?;
+        while let Some(calls) = statements.next().await {
+            let fed = self.replay.state(&calls?, clock::now()).await?;
             self.done.stated = self.done.stated.and(fed);
         }
         Ok(())
@@ -143,31 +147,34 @@ impl<L: Library> Building<'_, L> {
     async fn read(
         &mut self,
         stream: &str,
-        asker: &Asker,
+        client: &MeshClient,
         progress: &mut (impl FnMut(Progress<'_>) + Send),
     ) -> Result<(), Failure> {
-        let last_seq = asker.last_sequence(stream).await.map_err(unread)?;
+        let last_seq = client.last_sequence(stream).await.map_err(unread)?;
         let (mut position, mut seq) = (0, 0);
         while seq <= last_seq {
-            let read = asker.stored_since(stream, position, STORED_MESSAGES_MAX).await;
-            let facts = read.map_err(unread)?;
-            let Some(last) = facts.last() else { break };
+            let read = client.stored_since(stream, position, STORED_MESSAGES_MAX).await;
+            let events = read.map_err(unread)?;
+            let Some(last) = events.last() else { break };
             (position, seq) = (last.position(), last.sequence());
-            self.take_in(&facts).await?;
+            self.take_in(&events).await?;
             progress(Progress::Read { stream, seq: seq.min(last_seq), last_seq });
         }
         Ok(())
     }
 
-    async fn take_in(&mut self, facts: &[Fact]) -> Result<(), Failure> {
+    async fn take_in(&mut self, events: &[StoredEvent]) -> Result<(), Failure> {
         let now = clock::now();
         // Facts of one kind at a time would change their order; each run of them does not.
-        let mut runs: Vec<(&'static str, Vec<StoredFact>)> = Vec::new();
-        for fact in facts {
-            match self.stored(fact, now) {
+        let mut runs: Vec<(&'static str, Vec<ReplayedEvent>)> = Vec::new();
+        for event in events {
+            match self.stored(event, now) {
                 None => {}
                 Some(Err(cause)) => {
-                    warn!(fact = fact.name(), cause, "a fact cannot be read; going on without it");
+                    warn!(
+                        event = event.name(),
+                        cause, "a fact cannot be read; going on without it"
+                    );
                     self.done.unreadable += 1;
                 }
                 Some(Ok((name, stored))) => match runs.last_mut() {
@@ -178,7 +185,7 @@ impl<L: Library> Building<'_, L> {
         }
         for (name, run) in runs {
             let fed = self.replay.feed(&run, now).await?;
-            let sum = self.done.facts.entry(name).or_default();
+            let sum = self.done.events.entry(name).or_default();
             *sum = sum.and(fed);
         }
         Ok(())
@@ -187,21 +194,21 @@ impl<L: Library> Building<'_, L> {
     /// The fact as a call, if the service hears it.
     fn stored(
         &self,
-        fact: &Fact,
+        event: &StoredEvent,
         now: Timestamp,
-    ) -> Option<Result<(&'static str, StoredFact), String>> {
-        let heard = self.table.heard.get(fact.name())?;
-        let subject = format!("onsale.{}.v{}.", heard.fact, heard.version);
-        if !fact.subject().starts_with(&subject) {
+    ) -> Option<Result<(&'static str, ReplayedEvent), String>> {
+        let consumed = self.table.consumed.get(event.name())?;
+        let subject = format!("onsale.{}.v{}.", consumed.event, consumed.version);
+        if !event.subject().starts_with(&subject) {
             return None;
         }
         let read = || {
-            let event_id = EventId(fact.event_id().ok_or("it has no id")?);
-            let deed = (heard.decode)(fact.payload())?;
-            let rules = self.valkey.rules();
-            let at = At { now, rules, caller: &Caller::Mesh, id: Uuid::now_v7() };
-            let act = deed.0.act(&at).map_err(|problem| problem.to_string())?;
-            Ok((heard.fact, StoredFact { event_id, act }))
+            let event_id = EventId(event.event_id().ok_or("it has no id")?);
+            let handler = (consumed.decode)(event.payload())?;
+            let config = self.valkey.config();
+            let at = At { now, config, caller: &Caller::Mesh, id: Uuid::now_v7() };
+            let call = handler.0.call(&at).map_err(|problem| problem.to_string())?;
+            Ok((consumed.event, ReplayedEvent { event_id, call }))
         };
         Some(read())
     }

@@ -11,7 +11,7 @@ end
 
 -- Says that the store knows all that it should: at the first start, or rebuilt.
 function serves.seal()
-  call('SET', own('whole'), whole(act.now))
+  call('SET', own('whole'), whole(ctx.now))
   return {}
 end
 

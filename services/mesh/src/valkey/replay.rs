@@ -17,7 +17,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    Act, Ended, Library, Valkey,
+    Ended, FunctionCall, LuaModule, Valkey,
     batch::{Case, Item, Way},
     call::{Parts, command},
 };
@@ -30,11 +30,11 @@ const SWEEP_KEYS: usize = 1_000;
 const PARTS: u16 = 256;
 
 /// A stored fact as a shadow takes it in.
-pub struct StoredFact {
+pub struct ReplayedEvent {
     /// Under which id it was told: what the inbox knows it by.
     pub event_id: EventId,
     /// What taking it in calls; see [`Valkey::replaying`].
-    pub act: Act,
+    pub call: FunctionCall,
 }
 
 /// What became of stored facts.
@@ -76,12 +76,12 @@ impl Difference {
 }
 
 /// A shadow that is being built. Dropped, it lapses by itself.
-pub struct Replay<L: Library> {
+pub struct Replay<L: LuaModule> {
     valkey: Valkey<L>,
     generation: String,
 }
 
-impl<L: Library> Valkey<L> {
+impl<L: LuaModule> Valkey<L> {
     /// Begins a shadow, beside the live generation or as the first one; `None` when another
     /// is being built.
     ///
@@ -144,14 +144,15 @@ impl<L: Library> Valkey<L> {
     }
 }
 
-impl<L: Library> Replay<L> {
+impl<L: LuaModule> Replay<L> {
     /// Takes stored facts into the shadow, one after the other, in one round trip.
     ///
     /// # Errors
     /// When the store cannot be reached, or the shadow is no longer ours.
-    pub async fn feed(&self, facts: &[StoredFact], now: Timestamp) -> Result<Fed, Failure> {
-        let case = |fact: &StoredFact| Case::of(Item::stored(fact.act.clone(), fact.event_id));
-        let cases: Vec<_> = facts.iter().map(case).collect();
+    pub async fn feed(&self, events: &[ReplayedEvent], now: Timestamp) -> Result<Fed, Failure> {
+        let case =
+            |event: &ReplayedEvent| Case::of(Item::stored(event.call.clone(), event.event_id));
+        let cases: Vec<_> = events.iter().map(case).collect();
         self.feed_cases(&cases, now).await
     }
 
@@ -176,8 +177,8 @@ impl<L: Library> Replay<L> {
     ///
     /// # Errors
     /// As [`Replay::feed`].
-    pub async fn state(&self, acts: &[Act], now: Timestamp) -> Result<Fed, Failure> {
-        let cases: Vec<_> = acts.iter().map(|act| Case::of(Item::quiet(act.clone()))).collect();
+    pub async fn state(&self, calls: &[FunctionCall], now: Timestamp) -> Result<Fed, Failure> {
+        let cases: Vec<_> = calls.iter().map(|call| Case::of(Item::quiet(call.clone()))).collect();
         self.feed_cases(&cases, now).await
     }
 

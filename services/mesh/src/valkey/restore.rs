@@ -6,16 +6,16 @@
 use events::Timestamp;
 use uuid::Uuid;
 
-use super::{Act, Library, NOTHING, Valkey, batch::Way, replay::gone};
+use super::{FunctionCall, LuaModule, NOTHING, Valkey, batch::Way, replay::gone};
 use crate::engine::Failure;
 
 /// The right to rebuild a store. Dropped, it lapses by itself.
-pub struct Restoring<L: Library> {
+pub struct Restoring<L: LuaModule> {
     valkey: Valkey<L>,
     token: String,
 }
 
-impl<L: Library> Valkey<L> {
+impl<L: LuaModule> Valkey<L> {
     /// Begins to rebuild a store that is not whole; `None` when it is, or when another
     /// instance is at it.
     ///
@@ -39,16 +39,16 @@ impl<L: Library> Valkey<L> {
     }
 }
 
-impl<L: Library> Restoring<L> {
+impl<L: LuaModule> Restoring<L> {
     /// Runs acts of the rebuilding, in order.
     ///
     /// # Errors
     /// When the store cannot be reached, the right is gone, or an act fails.
-    pub async fn perform(&self, acts: &[Act], now: Timestamp) -> Result<(), Failure> {
-        if acts.is_empty() {
+    pub async fn perform(&self, calls: &[FunctionCall], now: Timestamp) -> Result<(), Failure> {
+        if calls.is_empty() {
             return Ok(());
         }
-        self.valkey.perform_as(Way::Restoring(&self.token), acts, now).await
+        self.valkey.perform_as(Way::Restoring(&self.token), calls, now).await
     }
 
     /// Declares that the store knows all that it should.

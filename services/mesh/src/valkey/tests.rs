@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
 
-mod stage;
+mod harness;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,9 +13,9 @@ use servers::{Alone, Options};
 use uuid::Uuid;
 
 use super::{
-    Act, DueAct, Library, Valkey, VkDeed,
-    act::Ended,
+    DueCall, FunctionCall, LuaModule, Valkey, ValkeyHandler,
     batch::{Called, Case, Item, Origin, Way},
+    function_call::Ended,
 };
 use crate::{
     clock,
@@ -28,24 +28,24 @@ use crate::{
 
 struct Trial;
 
-impl Library for Trial {
+impl LuaModule for Trial {
     const NAME: &'static str = "trial";
     const LUA: &'static str = r"
-        function acts.nothing() end
-        function acts.put(field, value)
+        function writes.nothing() end
+        function writes.put(field, value)
           redis.call('HSET', key('kept'), field, value)
         end
-        function acts.early()
+        function writes.early()
           redis.call('HSET', key('kept'), 'early', 1)
           return not_yet('not_found', 'not here')
         end
-        function acts.emit(count, size)
+        function writes.emit(count, size)
           for number = 1, tonumber(count) do
             tell('trial.done', number % 2 == 0 and 'even' or 'odd', act.saga_id,
               { number = number, text = string.rep('x', size or 3) })
           end
         end
-        function acts.prepare()
+        function writes.prepare()
           redis.call('HSET', key('hash'), 'a', 1, 'b', 2)
           redis.call('SADD', key('set'), 'a', 'b')
           redis.call('ZADD', key('zset'), 0.1, 'a', -2, 'b', 3e15, 'c')
@@ -56,7 +56,7 @@ impl Library for Trial {
           end
           redis.call('HSET', key('lasting'), 'a', 1)
         end
-        function acts.spoil()
+        function writes.spoil()
           redis.call('HSET', key('hash'), 'a', 9, 'new', 1)
           redis.call('HINCRBY', key('hash'), 'count', 2)
           redis.call('HSETNX', key('hash'), 'other', 1)
@@ -83,18 +83,18 @@ impl Library for Trial {
           tell('trial.done', '-', act.saga_id, {})
           redis.call('HINCRBY', key('hash'), 'a', 'no number')
         end
-        function acts.forbidden()
+        function writes.forbidden()
           redis.call('HSET', key('kept'), 'forbidden', 1)
           redis.call('FLUSHALL')
         end
-        function acts.count_on(name)
+        function writes.count_on(name)
           redis.call('HINCRBY', key(name), 'a', 1)
         end
     ";
-    type Rules = ();
+    type Config = ();
 }
 
-struct Stage {
+struct Harness {
     valkey: Valkey<Trial>,
     server: Alone,
 }
@@ -110,9 +110,9 @@ fn event(thing: u8) -> Bytes {
     .into()
 }
 
-fn entry(act: Act, raw: &Bytes) -> Entry<VkDeed<Trial>> {
+fn entry(call: FunctionCall, raw: &Bytes) -> Entry<ValkeyHandler<Trial>> {
     Entry {
-        deed: Ok(VkDeed(Box::new(DueAct(act)))),
+        handler: Ok(ValkeyHandler(Box::new(DueCall(call)))),
         meta: Meta::inside(SagaId(Uuid::now_v7())),
         raw: raw.clone(),
         key_field: "",
@@ -120,12 +120,12 @@ fn entry(act: Act, raw: &Bytes) -> Entry<VkDeed<Trial>> {
     }
 }
 
-fn act(name: &'static str) -> Act {
-    Act::new(name)
+fn call(name: &'static str) -> FunctionCall {
+    FunctionCall::new(name)
 }
 
-fn put(field: &str) -> Act {
-    act("put").arg(field).arg(1)
+fn put(field: &str) -> FunctionCall {
+    call("put").arg(field).arg(1)
 }
 
 async fn redis<T: redis::FromRedisValue>(server: &Alone, command: &[&[u8]]) -> T {
@@ -163,7 +163,7 @@ async fn everything(server: &Alone) -> BTreeMap<String, (Vec<u8>, i64)> {
     all
 }
 
-impl Stage {
+impl Harness {
     async fn open() -> Self {
         let server = Alone::valkey(Options::temporary()).await.unwrap();
         let valkey = Valkey::<Trial>::new(server.server().url(), ()).unwrap();
@@ -176,12 +176,12 @@ impl Stage {
     }
 
     /// Takes in a message of events about things; `Err` cannot be read.
-    async fn message(&self, id: Uuid, events: &[(u8, Result<Act, &str>)]) -> Called {
+    async fn message(&self, id: Uuid, events: &[(u8, Result<FunctionCall, &str>)]) -> Called {
         let raw: Vec<Bytes> = events.iter().map(|(thing, _)| event(*thing)).collect();
-        let entries: Vec<_> = raw.iter().map(|raw| entry(act("nothing"), raw)).collect();
-        let items = entries.iter().zip(events).map(|(entry, (_, act))| {
-            let act = act.clone().map_err(str::to_owned);
-            Item::of_entry(act, entry, crate::clock::now().0.into())
+        let entries: Vec<_> = raw.iter().map(|raw| entry(call("nothing"), raw)).collect();
+        let items = entries.iter().zip(events).map(|(entry, (_, call))| {
+            let call = call.clone().map_err(str::to_owned);
+            Item::of_entry(call, entry, crate::clock::now().0.into())
         });
         let origin = Origin { subject: "onsale.x.y.v1.-", stream: "X", sequence: 7 };
         let case = Case::message(id, origin, items.collect());
@@ -214,8 +214,8 @@ impl Stage {
         }
     }
 
-    async fn retry(&self, parked: &Parked, act: Act) -> Retried {
-        self.valkey.retry(parked, &mut entry(act, &parked.envelope), None).await.unwrap()
+    async fn retry(&self, parked: &Parked, call: FunctionCall) -> Retried {
+        self.valkey.retry(parked, &mut entry(call, &parked.envelope), None).await.unwrap()
     }
 
     async fn states(&self) -> Vec<(u64, ParkedState)> {
@@ -227,13 +227,13 @@ impl Stage {
 #[tokio::test]
 async fn an_event_is_written_byte_for_byte_as_an_envelope_is() {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let stage = Stage::open().await;
+    let harness = Harness::open().await;
     let mut meta = Meta::inside(SagaId(Uuid::now_v7()));
     let at = crate::clock::now();
     for (attempt, parent) in [(1, None), (3, Some(PARENT))] {
         (meta.attempt, meta.trace) = (attempt, TraceParent::from_header(parent));
-        let item = Item::of(Ok(act("emit").arg(3)), &meta);
-        let called = stage.valkey.call(Way::Live, &[Case::of(item)], at).await.unwrap();
+        let item = Item::of(Ok(call("emit").arg(3)), &meta);
+        let called = harness.valkey.call(Way::Live, &[Case::of(item)], at).await.unwrap();
         let subjects: Vec<_> = called.emitted.iter().map(|m| (&*m.subject, m.events)).collect();
         assert_eq!(subjects, [("onsale.trial.done.v1.odd", 2), ("onsale.trial.done.v1.even", 1)]);
         for event in called.emitted.iter().flat_map(|message| unpack(&message.body).unwrap()) {
@@ -253,27 +253,27 @@ async fn an_event_is_written_byte_for_byte_as_an_envelope_is() {
 
 #[tokio::test]
 async fn a_call_packs_its_events_within_the_bounds_of_a_message() {
-    let stage = Stage::open().await;
+    let harness = Harness::open().await;
     let count = 2 * MESSAGE_EVENTS_MAX + 2;
-    stage.valkey.perform(&[act("emit").arg(count)], clock::now()).await.unwrap();
-    let sizes = stage.valkey.unpublished(10).await.unwrap();
+    harness.valkey.perform(&[call("emit").arg(count)], clock::now()).await.unwrap();
+    let sizes = harness.valkey.unpublished(10).await.unwrap();
     assert_eq!(sizes.iter().map(|m| m.events).collect::<Vec<_>>(), [256, 256, 1, 1]);
     let ids: std::collections::BTreeSet<_> = sizes.iter().map(|m| m.id).collect();
     assert_eq!(ids.len(), 4);
-    let failed = stage.valkey.perform(&[act("emit").arg(1).arg(8_000_000)], clock::now()).await;
+    let failed = harness.valkey.perform(&[call("emit").arg(1).arg(8_000_000)], clock::now()).await;
     assert!(failed.unwrap_err().to_string().contains("fits in no message"));
 }
 
 #[tokio::test]
 async fn what_is_not_declared_is_not_emitted() {
-    let stage = Stage::open().await;
+    let harness = Harness::open().await;
     let mut meta = Meta::inside(SagaId(Uuid::now_v7()));
-    for (may_tell, is_allowed) in
+    for (may_emit, is_allowed) in
         [(&["trial.other", "trial.done"][..], true), (&["trial.other"], false)]
     {
-        meta.may_tell = Vec::leak(may_tell.to_vec());
-        let case = Case::of(Item::of(Ok(act("emit").arg(1)), &meta));
-        let called = stage.valkey.call(Way::Live, &[case], clock::now()).await.unwrap();
+        meta.may_emit = Vec::leak(may_emit.to_vec());
+        let case = Case::of(Item::of(Ok(call("emit").arg(1)), &meta));
+        let called = harness.valkey.call(Way::Live, &[case], clock::now()).await.unwrap();
         assert_eq!(called.emitted.len(), usize::from(is_allowed));
         assert_eq!(matches!(called.ended[0], Ended::Done(_)), is_allowed, "{:?}", called.ended);
     }
@@ -281,16 +281,16 @@ async fn what_is_not_declared_is_not_emitted() {
 
 #[tokio::test]
 async fn a_message_is_taken_in_once_and_what_cannot_be_is_parked_in_the_same_step() {
-    let stage = Stage::open().await;
+    let harness = Harness::open().await;
     let id = Uuid::now_v7();
     let events = [
         (1, Ok(put("one"))),
         (1, Err("garbled")),
         (1, Ok(put("behind"))),
-        (2, Ok(act("early"))),
+        (2, Ok(call("early"))),
         (2, Ok(put("two"))),
     ];
-    let called = stage.message(id, &events).await;
+    let called = harness.message(id, &events).await;
     assert_eq!(called.ended.len(), 1);
     assert!(matches!(called.ended[0], Ended::Done(_)));
     let parked: Vec<_> = called
@@ -307,149 +307,154 @@ async fn a_message_is_taken_in_once_and_what_cannot_be_is_parked_in_the_same_ste
             (3, ParkedState::Early, early, 1)
         ]
     );
-    assert_eq!(stage.kept().await, ["one", "two"]);
-    let again = stage.message(id, &events).await;
+    assert_eq!(harness.kept().await, ["one", "two"]);
+    let again = harness.message(id, &events).await;
     assert!(matches!(again.ended[0], Ended::Repeat) && again.parked.is_empty());
     // A message that has nothing to park waits behind what is parked all the same.
-    let called = stage.message(Uuid::now_v7(), &[(1, Ok(put("last"))), (9, Ok(put("nine")))]).await;
+    let called =
+        harness.message(Uuid::now_v7(), &[(1, Ok(put("last"))), (9, Ok(put("nine")))]).await;
     assert_eq!((called.parked.len(), called.parked[0].state), (1, ParkedState::Behind));
-    let rows = stage.valkey.parked(Show::Key(format!("{KEY}01"))).await.unwrap();
+    let rows = harness.valkey.parked(Show::Key(format!("{KEY}01"))).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.number).collect::<Vec<_>>(), [1, 2, 4]);
     assert_eq!(
         (&*rows[0].stream, rows[0].sequence, &*rows[0].subject),
         ("X", 7, "onsale.x.y.v1.-")
     );
     assert_eq!(Envelope::decode(&rows[0].envelope).unwrap().subject, format!("{KEY}01"));
-    assert_eq!(stage.kept().await, ["nine", "one", "two"]);
+    assert_eq!(harness.kept().await, ["nine", "one", "two"]);
 }
 
 #[tokio::test]
 async fn a_key_is_drained_in_the_order_of_parking() {
-    let stage = Stage::open().await;
+    let harness = Harness::open().await;
     let events = [(1, Err("bad")), (1, Ok(put("a"))), (1, Err("garbled")), (1, Ok(put("b")))];
-    stage.message(Uuid::now_v7(), &events).await;
-    let of_key = || stage.lease(Which::First(format!("{KEY}01")));
+    harness.message(Uuid::now_v7(), &events).await;
+    let of_key = || harness.lease(Which::First(format!("{KEY}01")));
     let first = of_key().await.remove(0);
     assert_eq!((first.number, first.attempts, first.unsettled), (1, 2, 1));
     assert!(of_key().await.is_empty(), "it is leased");
     assert!(
-        matches!(stage.retry(&first, act("early")).await, Retried::Early(why) if why == "not here")
+        matches!(harness.retry(&first, call("early")).await, Retried::Early(why) if why == "not here")
     );
     let again = Verdict::Again { after: Duration::ZERO, cause: "away".into(), counts: false };
-    stage.valkey.settle(1, again).await.unwrap();
+    harness.valkey.settle(1, again).await.unwrap();
     let first = of_key().await.remove(0);
     assert_eq!((first.attempts, first.unsettled, &*first.cause), (2, 1, "away"));
-    assert!(matches!(stage.retry(&first, put("first")).await, Retried::Done(_)));
-    assert!(matches!(stage.retry(&first, put("twice")).await, Retried::Gone));
-    let second = stage.due().await;
+    assert!(matches!(harness.retry(&first, put("first")).await, Retried::Done(_)));
+    assert!(matches!(harness.retry(&first, put("twice")).await, Retried::Gone));
+    let second = harness.due().await;
     assert_eq!((second.number, second.attempts), (2, 1));
-    assert!(matches!(stage.retry(&second, act("spoil")).await, Retried::Failed(_)));
-    stage.valkey.settle(2, Verdict::Dead { cause: "bad".into(), by: None }).await.unwrap();
+    assert!(matches!(harness.retry(&second, call("spoil")).await, Retried::Failed(_)));
+    harness.valkey.settle(2, Verdict::Dead { cause: "bad".into(), by: None }).await.unwrap();
     let leased = of_key().await;
     assert_eq!(
         leased.iter().map(|row| (row.number, row.state)).collect::<Vec<_>>(),
         [(2, ParkedState::Dead)]
     );
-    assert!(matches!(stage.retry(&leased[0], put("second")).await, Retried::Done(_)));
+    assert!(matches!(harness.retry(&leased[0], put("second")).await, Retried::Done(_)));
     // The third is dead itself: nothing comes due until an operator gives it up.
-    assert!(stage.lease(Which::Due(9)).await.is_empty());
+    assert!(harness.lease(Which::Due(9)).await.is_empty());
     let operator = events::UserId(Uuid::now_v7());
-    assert!(stage.valkey.discard(3, operator, "why not").await.unwrap());
-    assert!(!stage.valkey.discard(3, operator, "again").await.unwrap());
-    let last = stage.due().await;
-    assert!(matches!(stage.retry(&last, put("last")).await, Retried::Done(_)));
+    assert!(harness.valkey.discard(3, operator, "why not").await.unwrap());
+    assert!(!harness.valkey.discard(3, operator, "again").await.unwrap());
+    let last = harness.due().await;
+    assert!(matches!(harness.retry(&last, put("last")).await, Retried::Done(_)));
     use ParkedState::{Discarded, Resolved};
-    assert_eq!(stage.states().await, [(1, Resolved), (2, Resolved), (3, Discarded), (4, Resolved)]);
-    let row = stage.valkey.parked(Show::Number(3)).await.unwrap().pop().unwrap();
+    assert_eq!(
+        harness.states().await,
+        [(1, Resolved), (2, Resolved), (3, Discarded), (4, Resolved)]
+    );
+    let row = harness.valkey.parked(Show::Number(3)).await.unwrap().pop().unwrap();
     assert_eq!((row.history.len(), row.history[0].by), (1, Some(operator)));
-    assert!(stage.valkey.parked(Show::All(false, 9)).await.unwrap().is_empty());
-    assert_eq!(stage.kept().await, ["first", "last", "second"]);
+    assert!(harness.valkey.parked(Show::All(false, 9)).await.unwrap().is_empty());
+    assert_eq!(harness.kept().await, ["first", "last", "second"]);
 }
 
 #[tokio::test]
 async fn an_event_without_a_key_waits_for_nobody() {
-    let stage = Stage::open().await;
+    let harness = Harness::open().await;
     let raw = Bytes::from_static(b"rubbish");
-    let entries = [entry(act("nothing"), &raw), entry(act("nothing"), &raw)];
-    let acts = [Err("unreadable".to_owned()), Ok(put("second"))];
-    let items = entries.iter().zip(acts);
-    let items = items.map(|(entry, act)| Item::of_entry(act, entry, crate::clock::now().0.into()));
+    let entries = [entry(call("nothing"), &raw), entry(call("nothing"), &raw)];
+    let calls = [Err("unreadable".to_owned()), Ok(put("second"))];
+    let items = entries.iter().zip(calls);
+    let items =
+        items.map(|(entry, call)| Item::of_entry(call, entry, crate::clock::now().0.into()));
     let origin = Origin { subject: "s", stream: "X", sequence: 7 };
     let case = Case::message(Uuid::now_v7(), origin, items.collect());
-    let called = stage.valkey.call(Way::Live, &[case], clock::now()).await.unwrap();
+    let called = harness.valkey.call(Way::Live, &[case], clock::now()).await.unwrap();
     assert_eq!((called.parked.len(), &*called.parked[0].key), (1, "-"));
-    assert_eq!(stage.kept().await, ["second"]);
-    assert!(stage.lease(Which::First("-".into())).await.is_empty());
-    let leased = stage.lease(Which::Number(1)).await;
+    assert_eq!(harness.kept().await, ["second"]);
+    assert!(harness.lease(Which::First("-".into())).await.is_empty());
+    let leased = harness.lease(Which::Number(1)).await;
     assert_eq!(leased.len(), 1);
-    assert!(matches!(stage.retry(&leased[0], put("first")).await, Retried::Done(_)));
-    assert!(stage.lease(Which::Number(1)).await.is_empty());
+    assert!(matches!(harness.retry(&leased[0], put("first")).await, Retried::Done(_)));
+    assert!(harness.lease(Which::Number(1)).await.is_empty());
 }
 
 #[tokio::test]
 async fn a_new_message_is_left_to_its_publisher_and_swept_once_that_has_not_marked_it() {
-    let stage = Stage::open().await;
+    let harness = Harness::open().await;
     for _ in 0..3 {
-        stage.valkey.perform(&[act("emit").arg(1)], clock::now()).await.unwrap();
+        harness.valkey.perform(&[call("emit").arg(1)], clock::now()).await.unwrap();
     }
-    let all = stage.valkey.unpublished(9).await.unwrap();
+    let all = harness.valkey.unpublished(9).await.unwrap();
     assert_eq!(all.len(), 3);
-    assert!(stage.valkey.sweep(9).await.unwrap().is_empty(), "they are fresh");
-    let backlog = stage.valkey.backlog().await.unwrap();
-    assert_eq!(backlog.facts, 3);
+    assert!(harness.valkey.sweep(9).await.unwrap().is_empty(), "they are fresh");
+    let backlog = harness.valkey.backlog().await.unwrap();
+    assert_eq!(backlog.events, 3);
     assert!(backlog.since.unwrap() <= clock::now());
     let first = Mark { id: all[0].id, sequence: 10 };
-    stage.valkey.mark(&[first, Mark { id: Uuid::now_v7(), sequence: 11 }]).await.unwrap();
-    stage.valkey.mark(&[Mark { sequence: 12, ..first }]).await.unwrap();
-    assert_eq!(stage.valkey.marks_above(9, 9).await.unwrap(), [first], "it keeps its mark");
-    assert!(stage.valkey.marks_above(10, 9).await.unwrap().is_empty());
-    assert_eq!(stage.valkey.marks_to(10, 9).await.unwrap(), [first]);
-    stage.valkey.put_off(all[1].id).await.unwrap();
-    stage.valkey.unmark(&[Mark { sequence: 12, ..first }]).await.unwrap();
-    assert_eq!(stage.valkey.unpublished(9).await.unwrap(), all[1..]);
-    stage.valkey.unmark(&[first]).await.unwrap();
-    assert_eq!(stage.valkey.unpublished(9).await.unwrap(), all);
-    assert_eq!(stage.valkey.sweep(9).await.unwrap(), all[..1], "what lost its mark is due");
-    assert!(stage.valkey.sweep(9).await.unwrap().is_empty(), "it is leased");
+    harness.valkey.mark(&[first, Mark { id: Uuid::now_v7(), sequence: 11 }]).await.unwrap();
+    harness.valkey.mark(&[Mark { sequence: 12, ..first }]).await.unwrap();
+    assert_eq!(harness.valkey.marks_above(9, 9).await.unwrap(), [first], "it keeps its mark");
+    assert!(harness.valkey.marks_above(10, 9).await.unwrap().is_empty());
+    assert_eq!(harness.valkey.marks_to(10, 9).await.unwrap(), [first]);
+    harness.valkey.put_off(all[1].id).await.unwrap();
+    harness.valkey.unmark(&[Mark { sequence: 12, ..first }]).await.unwrap();
+    assert_eq!(harness.valkey.unpublished(9).await.unwrap(), all[1..]);
+    harness.valkey.unmark(&[first]).await.unwrap();
+    assert_eq!(harness.valkey.unpublished(9).await.unwrap(), all);
+    assert_eq!(harness.valkey.sweep(9).await.unwrap(), all[..1], "what lost its mark is due");
+    assert!(harness.valkey.sweep(9).await.unwrap().is_empty(), "it is leased");
     for message in &all {
         let now = b"0";
         let id = message.id.to_string();
-        let _: i64 = stage.redis(&[b"ZADD", b"{trial}:outbox:waiting", now, id.as_bytes()]).await;
+        let _: i64 = harness.redis(&[b"ZADD", b"{trial}:outbox:waiting", now, id.as_bytes()]).await;
     }
-    assert_eq!(stage.valkey.sweep(2).await.unwrap().len(), 2);
-    assert_eq!(stage.valkey.verified().await.unwrap(), None);
-    stage.valkey.set_verified(Some(first)).await.unwrap();
-    assert_eq!(stage.valkey.verified().await.unwrap(), Some(first));
-    stage.valkey.set_verified(None).await.unwrap();
-    assert_eq!(stage.valkey.verified().await.unwrap(), None);
+    assert_eq!(harness.valkey.sweep(2).await.unwrap().len(), 2);
+    assert_eq!(harness.valkey.verified().await.unwrap(), None);
+    harness.valkey.set_verified(Some(first)).await.unwrap();
+    assert_eq!(harness.valkey.verified().await.unwrap(), Some(first));
+    harness.valkey.set_verified(None).await.unwrap();
+    assert_eq!(harness.valkey.verified().await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn what_is_published_and_old_is_forgotten_and_what_is_not_never_is() {
-    let stage = Stage::open().await;
+    let harness = Harness::open().await;
     for _ in 0..3 {
-        stage.valkey.perform(&[act("emit").arg(1)], clock::now()).await.unwrap();
+        harness.valkey.perform(&[call("emit").arg(1)], clock::now()).await.unwrap();
     }
-    let all = stage.valkey.unpublished(9).await.unwrap();
+    let all = harness.valkey.unpublished(9).await.unwrap();
     let marks = [1, 2].map(|n| Mark { id: all[n - 1].id, sequence: n as u64 });
-    stage.valkey.mark(&marks).await.unwrap();
+    harness.valkey.mark(&marks).await.unwrap();
     let old = all[0].id.to_string();
     let unsent = all[2].id.to_string();
     for (set, id) in [("sent", &old), ("unsent", &unsent)] {
         let key = format!("{{trial}}:outbox:{set}");
-        let _: i64 = stage.redis(&[b"ZADD", key.as_bytes(), b"1", id.as_bytes()]).await;
+        let _: i64 = harness.redis(&[b"ZADD", key.as_bytes(), b"1", id.as_bytes()]).await;
     }
-    stage.valkey.tidy().await.unwrap();
-    assert_eq!(stage.valkey.marks_above(0, 9).await.unwrap(), marks[1..]);
-    assert_eq!(stage.valkey.unpublished(9).await.unwrap(), all[2..]);
-    let left: i64 = stage.redis(&[b"EXISTS", format!("{{trial}}:outbox:{old}").as_bytes()]).await;
+    harness.valkey.tidy().await.unwrap();
+    assert_eq!(harness.valkey.marks_above(0, 9).await.unwrap(), marks[1..]);
+    assert_eq!(harness.valkey.unpublished(9).await.unwrap(), all[2..]);
+    let left: i64 = harness.redis(&[b"EXISTS", format!("{{trial}}:outbox:{old}").as_bytes()]).await;
     assert_eq!(left, 0);
 }
 
 #[tokio::test]
 async fn a_large_batch_is_divided_between_calls_and_every_part_of_it_is_run_once() {
-    let stage = Stage::open().await;
-    let acts: Vec<Act> = (0..3_000).map(|n| put(&n.to_string())).collect();
-    stage.valkey.perform(&acts, clock::now()).await.unwrap();
-    assert_eq!(stage.kept().await.len(), 3_000);
+    let harness = Harness::open().await;
+    let calls: Vec<FunctionCall> = (0..3_000).map(|n| put(&n.to_string())).collect();
+    harness.valkey.perform(&calls, clock::now()).await.unwrap();
+    assert_eq!(harness.kept().await.len(), 3_000);
 }

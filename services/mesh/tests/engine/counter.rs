@@ -7,7 +7,7 @@ use uuid::Uuid;
 /// The service.
 pub const NAME: &str = "counter";
 /// What it emits.
-pub const EMITS: &[&str] = &[Moved::FACT];
+pub const EMITS: &[&str] = &[Moved::NAME];
 
 /// What becomes of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ pub struct Added {
 }
 
 impl Event for Bumped {
-    const FACT: &'static str = "counter.bumped";
+    const NAME: &'static str = "counter.bumped";
 
     fn schedule(&self) -> Option<ScheduleId> {
         None
@@ -102,7 +102,7 @@ impl Event for Bumped {
 }
 
 impl Event for Opened {
-    const FACT: &'static str = "counter.opened";
+    const NAME: &'static str = "counter.opened";
 
     fn schedule(&self) -> Option<ScheduleId> {
         None
@@ -114,7 +114,7 @@ impl Event for Opened {
 }
 
 impl Event for Moved {
-    const FACT: &'static str = "counter.moved";
+    const NAME: &'static str = "counter.moved";
 
     fn schedule(&self) -> Option<ScheduleId> {
         self.apart

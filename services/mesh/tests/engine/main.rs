@@ -53,7 +53,7 @@ macro_rules! conformance {
             $($(
                 #[test]
                 fn $case() {
-                    crate::run(async { crate::$file::$case(crate::store::Stage::<$store>::open().await).await });
+                    crate::run(async { crate::$file::$case(crate::store::Harness::<$store>::open().await).await });
                 }
             )+)+
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use events::{Problem, codes};
 use mesh::{
     Allow, Service,
-    valkey::{Act, ActOn, At, Library, Reply, Texts, Valkey},
+    valkey::{At, CallFor, CallOn, FunctionCall, LuaModule, Reply, Valkey},
 };
 use servers::{Alone, Options};
 use uuid::Uuid;
@@ -23,16 +23,16 @@ pub struct OnValkey {
 /// The counters.
 pub struct Counters;
 
-impl Library for Counters {
+impl LuaModule for Counters {
     const NAME: &'static str = NAME;
     const KEY: &'static str = "counter";
     const LUA: &'static str = r"
-        function acts.open(id)
+        function writes.open(id)
           redis.call('HSETNX', key('counter:' .. id), 'value', 0)
           redis.call('HSETNX', key('counter:' .. id), 'version', 0)
         end
 
-        function acts.bump(id, amount, how)
+        function writes.bump(id, amount, how)
           local counter = key('counter:' .. id)
           if how == 'late' and redis.call('EXISTS', counter) == 0 then
             return not_yet('not_found', 'the counter')
@@ -58,37 +58,37 @@ impl Library for Counters {
           return { found[1] or '', found[2] or '' }
         end
     ";
-    type Rules = ();
+    type Config = ();
 }
 
-fn bump(counter: Uuid, amount: i64, how: How) -> Act {
+fn bump(counter: Uuid, amount: i64, how: How) -> FunctionCall {
     assert!(how != How::Panics, "told to panic");
-    Act::new("bump").arg(counter).arg(amount).arg(how.word())
+    FunctionCall::new("bump").arg(counter).arg(amount).arg(how.word())
 }
 
-impl ActOn<Bumped> for Counters {
-    fn act(event: &Bumped, _at: &At<'_, ()>) -> Act {
+impl CallOn<Bumped> for Counters {
+    fn call(event: &Bumped, _at: &At<'_, ()>) -> FunctionCall {
         bump(event.counter, event.amount, event.how)
     }
 }
 
-impl ActOn<Opened> for Counters {
+impl CallOn<Opened> for Counters {
     const KEY: &'static str = "by";
 
-    fn act(event: &Opened, _at: &At<'_, ()>) -> Act {
-        Act::new("open").arg(event.counter)
+    fn call(event: &Opened, _at: &At<'_, ()>) -> FunctionCall {
+        FunctionCall::new("open").arg(event.counter)
     }
 }
 
-impl Reply<Add> for Counters {
-    fn act(command: &Add, _at: &At<'_, ()>) -> Result<Act, Problem> {
+impl CallFor<Add> for Counters {
+    fn call(command: &Add, _at: &At<'_, ()>) -> Result<FunctionCall, Problem> {
         if command.amount == 0 {
             return Err(Problem::new(codes::INVALID, "Nothing is nothing."));
         }
         Ok(bump(command.counter, command.amount, command.how))
     }
 
-    fn reply(_command: &Add, value: &Texts, _at: &At<'_, ()>) -> Result<Added, Problem> {
+    fn reply(_command: &Add, value: &Reply, _at: &At<'_, ()>) -> Result<Added, Problem> {
         Ok(Added { value: value.get(0)?, version: value.get(1)? })
     }
 }
@@ -105,8 +105,8 @@ impl Store for OnValkey {
 
     fn service() -> Service<Self::Engine> {
         Service::<Self::Engine>::new(NAME)
-            .hears::<Bumped>(EMITS)
-            .hears::<Opened>(&[])
+            .consumes::<Bumped>(EMITS)
+            .consumes::<Opened>(&[])
             .answers::<Add>(Allow::Anyone, EMITS)
     }
 
@@ -120,7 +120,7 @@ impl Store for OnValkey {
     }
 
     async fn counter(&self, id: Uuid) -> Option<(i64, i64)> {
-        let read = Act::new("counter").arg(id);
+        let read = FunctionCall::new("counter").arg(id);
         // Its connection may be one to a server that is gone.
         let found = eventually("a counter is read", || async {
             self.engine.read(read.clone(), mesh::clock::now()).await.ok()

@@ -47,16 +47,16 @@ pub trait Store: Sized + Send + Sync + 'static {
 }
 
 /// A store with an engine, and what makes work for it.
-pub struct Stage<S: Store> {
+pub struct Harness<S: Store> {
     pub store: S,
     pub kit: Kit<S::Engine>,
     pub engine: Arc<S::Engine>,
 }
 
 /// What is to be run.
-pub type Works<S> = Vec<Work<<<S as Store>::Engine as Engine>::Deed>>;
+pub type Works<S> = Vec<Work<<<S as Store>::Engine as Engine>::Handler>>;
 
-impl<S: Store> Stage<S> {
+impl<S: Store> Harness<S> {
     pub async fn open() -> Self {
         let store = S::open().await;
         let engine = store.engine();
@@ -152,7 +152,7 @@ impl<S: Store> Stage<S> {
 
     /// Events in the outbox that are not published.
     pub async fn waiting(&self) -> u64 {
-        self.engine.backlog().await.unwrap().facts
+        self.engine.backlog().await.unwrap().events
     }
 
     /// Emits so many messages, each with one event; their ids in no particular order.
@@ -177,7 +177,10 @@ impl<S: Store> Stage<S> {
 }
 
 /// Runs a batch as a batch worker does: as one unit, and when that fails, one by one.
-pub async fn drive<E: Engine>(engine: &E, mut batch: Vec<Work<E::Deed>>) -> Result<Ran, Failure> {
+pub async fn drive<E: Engine>(
+    engine: &E,
+    mut batch: Vec<Work<E::Handler>>,
+) -> Result<Ran, Failure> {
     match until_it_wins(engine, &mut batch, Care::Together).await {
         Ok(ran) => return Ok(ran),
         Err(lost) if lost.is_lost() => return Err(lost),
@@ -195,7 +198,7 @@ pub async fn drive<E: Engine>(engine: &E, mut batch: Vec<Work<E::Deed>>) -> Resu
 }
 
 /// Runs one message or command with ever more care.
-pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Deed>]) -> Result<Ran, Failure> {
+pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Handler>]) -> Result<Ran, Failure> {
     let mut last = None;
     for care in [Care::Alone, Care::Judged, Care::Unrun] {
         match until_it_wins(engine, work, care).await {
@@ -208,7 +211,7 @@ pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Deed>]) -> Result<
 
 async fn until_it_wins<E: Engine>(
     engine: &E,
-    batch: &mut [Work<E::Deed>],
+    batch: &mut [Work<E::Handler>],
     care: Care,
 ) -> Result<Ran, Failure> {
     let mut runs = 1;
@@ -229,7 +232,7 @@ pub fn bumped(counter: Uuid, amount: i64, how: How) -> Bumped {
 pub fn message<T: Event>(events: impl IntoIterator<Item = T>) -> Delivered {
     Delivered {
         id: Uuid::now_v7(),
-        subject: events::subject(T::FACT, T::VERSION, None),
+        subject: events::subject(T::NAME, T::VERSION, None),
         sequence: 1,
         times: 1,
         events: events.into_iter().map(|event| envelope(&event, SagaId(Uuid::now_v7()))).collect(),
@@ -243,7 +246,7 @@ pub fn envelope<T: Event>(event: &T, saga: SagaId) -> Bytes {
         specversion: Default::default(),
         id: EventId(Uuid::now_v7()),
         source: "/onsale/test".into(),
-        kind: format!("onsale.{}.v{}", T::FACT, T::VERSION).into(),
+        kind: format!("onsale.{}.v{}", T::NAME, T::VERSION).into(),
         time: mesh::clock::now(),
         subject: event.about().to_string().into(),
         sagaid: saga,
@@ -265,7 +268,7 @@ pub fn moved(emitted: &[Message]) -> Vec<Moved> {
         assert_eq!(events.len(), message.events as usize);
         for event in events {
             let envelope = Envelope::decode(event.get().as_bytes()).unwrap();
-            assert_eq!(envelope.name(), Moved::FACT);
+            assert_eq!(envelope.name(), Moved::NAME);
             all.push(serde_json::from_str(envelope.data.get()).unwrap());
         }
     }

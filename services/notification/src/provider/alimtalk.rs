@@ -35,7 +35,7 @@ use self::wire::{
     SmsResults, SmsSend, Status, bytes_on_air, dialled, in_korea,
 };
 use super::{AT_ONCE, Parcel, Round, Sent, http};
-use crate::{domain::Delivery, rules::Relay};
+use crate::{config::Relay, domain::Delivery};
 
 /// Messages of one request.
 const PARCELS_MAX: usize = 100;

@@ -55,7 +55,7 @@ async fn receive(
 
 /// A sender on a database of its own.
 struct Sender {
-    engine: Arc<Postgres<Book>>,
+    engine: Arc<Postgres<UnitOfWork>>,
     shared: Shared,
     url: String,
     database: String,
@@ -68,9 +68,9 @@ impl Sender {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let rules = hurried(Rules::webhook(&url, SECRET).unwrap());
+        let config = hurried(Config::webhook(&url, SECRET).unwrap());
         let database = database().await;
-        let engine = Arc::new(Postgres::new(&database, rules).unwrap());
+        let engine = Arc::new(Postgres::new(&database, config).unwrap());
         Self { engine, shared, url, database }
     }
 
@@ -89,19 +89,19 @@ impl Sender {
 
     /// Sends what is due `secs` from now and records it; the facts that were told.
     async fn work(&self, secs: i64) -> Vec<String> {
-        let mut told = Vec::new();
+        let mut emitted = Vec::new();
         for command in self.send(secs).await {
-            told.extend(ask(self.pool(), &Caller::Mesh, self.engine.rules(), &command).await);
+            emitted.extend(ask(self.pool(), &Caller::Mesh, self.engine.config(), &command).await);
         }
-        told
+        emitted
     }
 
     /// Messages of new fans of a show that is known.
     async fn write(&self, count: usize) {
         let show = ScheduleId(Uuid::now_v7());
-        hear(self.pool(), &opened(show)).await;
+        handle(self.pool(), &opened(show)).await;
         for _ in 0..count {
-            hear(self.pool(), &created(fan(), show)).await;
+            handle(self.pool(), &created(fan(), show)).await;
         }
     }
 
@@ -125,11 +125,11 @@ impl Sender {
     }
 }
 
-fn hurried(mut rules: Rules) -> Rules {
-    rules.try_within = Duration::from_millis(300);
-    rules.pace.first = Duration::from_millis(10);
-    rules.pace.longest = Duration::from_millis(20);
-    rules
+fn hurried(mut config: Config) -> Config {
+    config.try_within = Duration::from_millis(300);
+    config.pace.first = Duration::from_millis(10);
+    config.pace.longest = Duration::from_millis(20);
+    config
 }
 
 #[tokio::test]
@@ -141,11 +141,11 @@ async fn each_message_arrives_once_when_the_provider_was_down_and_came_back() {
     sender.answers(None);
     assert!(sender.work(2).await.is_empty());
     sender.answers(Some(204));
-    let mut told = Vec::new();
+    let mut emitted = Vec::new();
     for secs in 3..8 {
-        told.extend(sender.work(secs).await);
+        emitted.extend(sender.work(secs).await);
     }
-    assert_eq!(told, vec!["notification.sent"; 30]);
+    assert_eq!(emitted, vec!["notification.sent"; 30]);
     assert_eq!(sender.came(), vec![1; 30]);
     assert!(sender.work(1_000).await.is_empty());
 }
@@ -157,8 +157,8 @@ async fn a_sender_that_dies_before_it_records_is_followed_by_another_under_the_s
     assert_eq!(sender.send(0).await.len(), 3);
     // Its lease still runs: nobody else touches them.
     assert!(sender.send(25).await.is_empty());
-    let told = sender.work(31).await;
-    assert_eq!(told, ["notification.sent"; 3]);
+    let emitted = sender.work(31).await;
+    assert_eq!(emitted, ["notification.sent"; 3]);
     assert_eq!(sender.came(), [2, 2, 2], "the same three, to be dropped by their ids");
 }
 
@@ -166,7 +166,7 @@ async fn a_sender_that_dies_before_it_records_is_followed_by_another_under_the_s
 async fn several_senders_share_the_work_and_none_has_more_than_it_can_hold() {
     let sender = Sender::new(Some(204)).await;
     sender.write(1_200).await;
-    let pace = &sender.engine.rules().pace;
+    let pace = &sender.engine.config().pace;
     let at = now();
     let leases = (0..4).map(|_| lease(sender.pool(), at, pace, false));
     let leases = futures::future::try_join_all(leases).await.unwrap();
@@ -204,8 +204,8 @@ async fn a_message_that_is_too_old_is_given_up_with_what_the_provider_said_last(
 async fn a_fan_who_withdraws_while_a_message_waits_gets_it_no_more() {
     let sender = Sender::new(Some(204)).await;
     let (show, leaver) = (ScheduleId(Uuid::now_v7()), fan());
-    hear(sender.pool(), &opened(show)).await;
-    hear(sender.pool(), &created(leaver, show)).await;
+    handle(sender.pool(), &opened(show)).await;
+    handle(sender.pool(), &created(leaver, show)).await;
     // As if another lane had written it just when the fan withdrew.
     sqlx::query("insert into contacts values ($1, null, 'en', true)")
         .bind(leaver.0)
@@ -213,7 +213,7 @@ async fn a_fan_who_withdraws_while_a_message_waits_gets_it_no_more() {
         .await
         .unwrap();
     assert_eq!(sender.work(0).await, ["notification.failed"]);
-    hear(sender.pool(), &withdrawn(leaver)).await;
+    handle(sender.pool(), &withdrawn(leaver)).await;
     assert!(sender.came().is_empty());
 }
 
@@ -227,8 +227,8 @@ async fn without_a_number_alimtalk_has_nowhere_to_send() {
         sms_from: None,
     };
     let sender = Sender::new(Some(204)).await;
-    let rules = hurried(Rules::alimtalk(relay).unwrap());
-    let engine = Arc::new(Postgres::new(&database().await, rules).unwrap());
+    let config = hurried(Config::alimtalk(relay).unwrap());
+    let engine = Arc::new(Postgres::new(&database().await, config).unwrap());
     let sender = Sender { engine, ..sender };
     sender.write(1).await;
     assert_eq!(sender.work(0).await, ["notification.failed"]);
@@ -238,10 +238,10 @@ async fn without_a_number_alimtalk_has_nowhere_to_send() {
 async fn word_of_a_show_is_waited_for_a_moment_and_then_done_without() {
     let sender = Sender::new(Some(204)).await;
     let (early, never) = (ScheduleId(Uuid::now_v7()), ScheduleId(Uuid::now_v7()));
-    hear(sender.pool(), &created(fan(), early)).await;
-    hear(sender.pool(), &created(fan(), never)).await;
+    handle(sender.pool(), &created(fan(), early)).await;
+    handle(sender.pool(), &created(fan(), never)).await;
     assert!(sender.send(0).await.is_empty());
-    hear(sender.pool(), &opened(early)).await;
+    handle(sender.pool(), &opened(early)).await;
     assert_eq!(sender.work(1).await, ["notification.sent"]);
     assert!(sender.texts()[0].contains("Show: Night Train, Club Blau"), "{:?}", sender.texts());
     assert_eq!(sender.work(11).await, ["notification.sent"]);
@@ -252,10 +252,10 @@ async fn word_of_a_show_is_waited_for_a_moment_and_then_done_without() {
 async fn words_are_the_same_at_every_try() {
     let sender = Sender::new(Some(503)).await;
     let (show, reader) = (ScheduleId(Uuid::now_v7()), fan());
-    hear(sender.pool(), &created(reader, show)).await;
+    handle(sender.pool(), &created(reader, show)).await;
     assert!(sender.work(11).await.is_empty());
     // Word of the show and another language come between the tries.
-    hear(sender.pool(), &opened(show)).await;
+    handle(sender.pool(), &opened(show)).await;
     sqlx::query("insert into contacts values ($1, null, 'ko', false)")
         .bind(reader.0)
         .execute(sender.pool())
@@ -276,8 +276,8 @@ async fn an_endpoint_that_is_gone_is_left_alone_until_it_is_another() {
         assert!(sender.send(secs).await.is_empty(), "it is closed");
     }
     // Another secret makes it another endpoint; the messages are still fresh.
-    let rules = hurried(Rules::webhook(&sender.url, "another secret of theirs").unwrap());
-    let engine = Arc::new(Postgres::new(&sender.database, rules).unwrap());
+    let config = hurried(Config::webhook(&sender.url, "another secret of theirs").unwrap());
+    let engine = Arc::new(Postgres::new(&sender.database, config).unwrap());
     let Sender { shared, url, database, .. } = &sender;
     let (shared, url, database) = (shared.clone(), url.clone(), database.clone());
     let renewed = Sender { engine, shared, url, database };
@@ -291,12 +291,12 @@ async fn an_endpoint_that_is_gone_is_left_alone_until_it_is_another() {
 async fn each_message_goes_out_once_by_a_relay_that_forgets_to_answer() {
     let (vendor, provider) = alimtalk::vendor(|vendor| vendor.swallows = true).await;
     let sender = Sender::new(None).await;
-    let mut rules = hurried(Rules { provider, ..Rules::default() });
-    rules.pace.status_every = Duration::from_millis(10);
-    let engine = Arc::new(Postgres::new(&database().await, rules).unwrap());
+    let mut config = hurried(Config { provider, ..Config::default() });
+    config.pace.status_every = Duration::from_millis(10);
+    let engine = Arc::new(Postgres::new(&database().await, config).unwrap());
     let sender = Sender { engine, ..sender };
     let show = ScheduleId(Uuid::now_v7());
-    hear(sender.pool(), &opened(show)).await;
+    handle(sender.pool(), &opened(show)).await;
     for n in 0..20 {
         let reader = fan();
         sqlx::query("insert into contacts values ($1, $2, 'ko', false)")
@@ -305,7 +305,7 @@ async fn each_message_goes_out_once_by_a_relay_that_forgets_to_answer() {
             .execute(sender.pool())
             .await
             .unwrap();
-        hear(sender.pool(), &created(reader, show)).await;
+        handle(sender.pool(), &created(reader, show)).await;
     }
     assert!(sender.work(0).await.is_empty());
     assert_eq!(vendor.lock().unwrap().messages.len(), 20, "it has them, and we do not know");

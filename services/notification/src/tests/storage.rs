@@ -13,20 +13,20 @@ async fn count(pool: &PgPool) -> i64 {
 async fn one_message_per_subject_and_kind_however_often_and_by_whomever_it_is_heard() {
     let pool = PgPool::connect(&database().await).await.unwrap();
     let show = ScheduleId(Uuid::now_v7());
-    let facts: Vec<_> = (0..20).map(|_| created(fan(), show)).collect();
+    let events: Vec<_> = (0..20).map(|_| created(fan(), show)).collect();
     // In both orders, in batches of many: nobody waits in a circle.
     let lanes = (0..6).map(|lane| {
-        let (pool, mut facts) = (pool.clone(), facts.clone());
+        let (pool, mut events) = (pool.clone(), events.clone());
         if lane % 2 == 1 {
-            facts.reverse();
+            events.reverse();
         }
         tokio::spawn(async move {
-            let rules = Rules::default();
+            let config = Config::default();
             let keys = |keys: &mut Keys| {
-                facts.iter().for_each(|fact| <Book as Hear<_>>::keys(fact, keys));
+                events.iter().for_each(|event| <UnitOfWork as Handle<_>>::keys(event, keys));
             };
-            let heard = batch(&pool, &Caller::Mesh, &rules, keys, |book, turn| {
-                facts.iter().for_each(|fact| book.hear(fact, turn).unwrap());
+            let heard = batch(&pool, &Caller::Mesh, &config, keys, |unit, turn| {
+                events.iter().for_each(|event| unit.handle(event, turn).unwrap());
             });
             heard.await.unwrap();
         })
@@ -35,7 +35,7 @@ async fn one_message_per_subject_and_kind_however_often_and_by_whomever_it_is_he
         lane.await.unwrap();
     }
     assert_eq!(count(&pool).await, 20);
-    let id = message_id(facts[0].reservation_id.0, MessageKind::ReservationMade);
+    let id = message_id(events[0].reservation_id.0, MessageKind::ReservationMade);
     let kept: (String, i32) = sqlx::query_as("select state, attempts from messages where id = $1")
         .bind(id)
         .fetch_one(&pool)
@@ -47,15 +47,15 @@ async fn one_message_per_subject_and_kind_however_often_and_by_whomever_it_is_he
 #[tokio::test]
 async fn who_has_withdrawn_has_no_number_and_no_new_message_in_any_order() {
     let pool = PgPool::connect(&database().await).await.unwrap();
-    let (rules, show, leaver) = (Rules::default(), ScheduleId(Uuid::now_v7()), fan());
+    let (config, show, leaver) = (Config::default(), ScheduleId(Uuid::now_v7()), fan());
     let caller = Caller::User { user_id: leaver, roles: vec![], expires_at: now().plus_secs(900) };
     let keep = KeepContact { phone: Some("+821012345678".into()), locale: Locale::Ko };
-    assert!(ask(&pool, &caller, &rules, &keep).await.is_empty());
-    hear(&pool, &created(leaver, show)).await;
+    assert!(ask(&pool, &caller, &config, &keep).await.is_empty());
+    handle(&pool, &created(leaver, show)).await;
     let gone = withdrawn(leaver);
     for _ in 0..2 {
-        hear(&pool, &gone).await;
-        hear(&pool, &created(leaver, show)).await;
+        handle(&pool, &gone).await;
+        handle(&pool, &created(leaver, show)).await;
     }
     let contact: (Option<String>, bool) =
         sqlx::query_as("select phone, withdrawn from contacts").fetch_one(&pool).await.unwrap();
@@ -65,8 +65,8 @@ async fn who_has_withdrawn_has_no_number_and_no_new_message_in_any_order() {
     assert_eq!(states, ["FAILED"]);
     // Before anything else was heard of somebody.
     let early = fan();
-    hear(&pool, &withdrawn(early)).await;
-    hear(&pool, &created(early, show)).await;
+    handle(&pool, &withdrawn(early)).await;
+    handle(&pool, &created(early, show)).await;
     assert_eq!(count(&pool).await, 1);
 }
 
@@ -78,14 +78,14 @@ async fn a_number_that_is_set_while_its_fan_withdraws_is_not_kept() {
         let caller =
             Caller::User { user_id: leaver, roles: vec![], expires_at: now().plus_secs(900) };
         let keep = KeepContact { phone: Some("+821012345678".into()), locale: Locale::Ko };
-        let rules = Rules::default();
+        let config = Config::default();
         let keys = |keys: &mut Keys| {
-            <Book as Answer<KeepContact>>::keys(&keep, &caller, keys);
+            <UnitOfWork as Execute<KeepContact>>::keys(&keep, &caller, keys);
         };
         // It may be refused, when it comes second.
-        let keeping = batch(&pool, &caller, &rules, keys, |book, turn| book.answer(&keep, turn));
+        let keeping = batch(&pool, &caller, &config, keys, |unit, turn| unit.execute(&keep, turn));
         let gone = withdrawn(leaver);
-        let (kept, ()) = tokio::join!(keeping, hear(&pool, &gone));
+        let (kept, ()) = tokio::join!(keeping, handle(&pool, &gone));
         kept.unwrap().ok();
         let contact: (Option<String>, bool) =
             sqlx::query_as("select phone, withdrawn from contacts where user_id = $1")

@@ -199,7 +199,7 @@ impl Run {
         let here: Vec<&str> =
             LISTENERS.into_iter().filter(|service| !without.contains(service)).collect();
         let listeners = Observer::open(&stand.config, &here).await?;
-        let counter = Counter::open(&stand.config, listeners.asker()).await?;
+        let counter = Counter::open(&stand.config, listeners.client()).await?;
         let url = stand.config.database_url(payment::NAME)?;
         let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
         let mut components = components_of(&stand)?;

@@ -25,7 +25,7 @@ use super::{
     driver::{Hold, connect, send},
     logs,
 };
-use crate::{box_office, config::Config, http::Http, stage::Ready};
+use crate::{box_office, config::Config, environment::Ready, http::Http};
 
 /// Fans of the benchmark; each pays once per schedule.
 pub(super) const FANS: usize = 200;
@@ -251,7 +251,7 @@ impl Stand {
     /// Stops the mesh in its orderly way.
     pub(super) async fn stop(mut self) {
         if let Some(pid) = self.child.id() {
-            crate::stage::ask_to_stop(pid);
+            crate::environment::ask_to_stop(pid);
         }
         let _ = tokio::time::timeout(KNOWN_WITHIN, self.child.wait()).await;
         drop(self.folder);

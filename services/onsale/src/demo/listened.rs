@@ -16,11 +16,11 @@ use tokio::time::Instant;
 
 use crate::{
     config::Config,
+    environment::Environment,
     http::Http,
     lag::{LISTENERS, Observer},
     operator::Operator,
     saga::span,
-    stage::Stage,
     verify,
 };
 
@@ -53,20 +53,20 @@ type Messages = BTreeMap<String, BTreeMap<String, i64>>;
 
 impl Listened {
     /// Waits until everything is heard and every message has gone out, for a while, and asks.
-    pub(super) async fn of(schedule: ScheduleId, http: &Http, stage: &Stage) -> Result<Self> {
+    pub(super) async fn of(schedule: ScheduleId, http: &Http, env: &Environment) -> Result<Self> {
         let until = Instant::now() + CATCH_UP_WITHIN;
-        let observer = Observer::open(&stage.config, &LISTENERS).await?;
+        let observer = Observer::open(&env.config, &LISTENERS).await?;
         // A listener that is down or slow holds up nobody, neither a sale nor its receipt.
         let caught_up = observer.caught_up(CATCH_UP_WITHIN).await;
         observer.close().await;
-        let messages = messages_at_rest(&stage.config, schedule, until).await?;
-        let operator = Operator::at(http.clone(), &stage.operator).await?;
+        let messages = messages_at_rest(&env.config, schedule, until).await?;
+        let operator = Operator::at(http.clone(), &env.operator).await?;
         Ok(Self {
             behind: caught_up.err().map(|error| error.to_string()),
             sold: ranking(http, "sold").await?,
             sell_out: ranking(http, "sell_out").await?,
             messages,
-            audit: verify::run_over(&stage.config).await.context("the audit")?,
+            audit: verify::run_over(&env.config).await.context("the audit")?,
             saga: saga_to_draw(&operator, schedule).await?,
         })
     }
@@ -82,13 +82,13 @@ impl Listened {
         });
         let differences = self.audit.differences.iter().map(|difference| {
             let said = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".into());
-            let (facts, database) = (said(&difference.facts), said(&difference.database));
-            format!("{}: the facts say {facts}, the database {database}", difference.what)
+            let (events, database) = (said(&difference.events), said(&difference.database));
+            format!("{}: the facts say {events}, the database {database}", difference.what)
         });
-        let unheard = self.audit.compared.is_none().then(|| {
+        let unconsumed = self.audit.compared.is_none().then(|| {
             "facts and databases were not compared: facts are still on their way".to_owned()
         });
-        violations.chain(differences).chain(unheard).collect()
+        violations.chain(differences).chain(unconsumed).collect()
     }
 
     /// The ranking as a table: by seats sold, and how fast each of them sold out.

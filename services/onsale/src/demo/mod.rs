@@ -15,11 +15,11 @@ use uuid::Uuid;
 
 use crate::{
     box_office,
-    fleet::{Fleet, Rules},
+    environment::{DATA_FOLDER, Environment},
+    fleet::{Fleet, ServiceConfigs},
     http::Http,
     receipt::{Books, Receipt},
     sale::Sale,
-    stage::{DATA_FOLDER, Stage},
 };
 use crowd::{Board, SIGNING_UP_MAX, Scene};
 use listened::Listened;
@@ -68,32 +68,33 @@ pub async fn run(options: Demo) -> Result<()> {
     sale.crowd.fans = options.fans.unwrap_or(sale.crowd.fans);
     let show = Show::begin();
     let saying = show.clone();
-    let mut stage =
-        Stage::set(Some(options.data.clone()), Arc::new(move |line| saying.step(line))).await?;
-    stage.config.http_addr = Some(free_address(stage.config.http_addr)?);
-    let outage = options.break_part.map(|part| Outage::new(part, &stage)).transpose()?;
+    let mut env =
+        Environment::set(Some(options.data.clone()), Arc::new(move |line| saying.step(line)))
+            .await?;
+    env.config.http_addr = Some(free_address(env.config.http_addr)?);
+    let outage = options.break_part.map(|part| Outage::new(part, &env)).transpose()?;
     show.step("starting the services");
-    let rules = rules(&stage);
+    let configs = configs(&env);
     let inside: Vec<&str> = crate::config::SERVICES
         .into_iter()
         .filter(|service| outage.as_ref().is_none_or(|outage| outage.service() != Some(service)))
         .collect();
-    let fleet = Fleet::start(&stage.config, &inside, &rules).await?;
-    let keeper = tokio::spawn(crate::fleet::keep_topology(stage.config.clone()));
-    let http_addr = stage.config.http_addr.context("an address")?;
-    stage.announce(http_addr)?;
+    let fleet = Fleet::start(&env.config, &inside, &configs).await?;
+    let keeper = tokio::spawn(crate::fleet::keep_topology(env.config.clone()));
+    let http_addr = env.config.http_addr.context("an address")?;
+    env.announce(http_addr)?;
     let http = Http::new(format!("http://{http_addr}"));
-    let telling = show.clone();
-    let mut servers = stage.keep_servers(Arc::new(move |line| telling.warn(line)));
+    let emitting = show.clone();
+    let mut servers = env.keep_servers(Arc::new(move |line| emitting.warn(line)));
     let live = async {
-        let held = match hold_sale(&sale, &options, &stage, outage, &http, &show).await {
+        let held = match hold_sale(&sale, &options, &env, outage, &http, &show).await {
             Ok(held) => held,
             Err(error) => return (Err(error), None),
         };
-        let accounted = account_for(&held, &http, &stage, &show).await;
+        let accounted = account_for(&held, &http, &env, &show).await;
         if accounted.is_ok() && !options.exit {
-            show.stay(&http, &stage, &options.data);
-            crate::stage::wait_for_stop(false).await;
+            show.stay(&http, &env, &options.data);
+            crate::environment::wait_for_stop(false).await;
         }
         (accounted, held.part)
     };
@@ -107,19 +108,19 @@ pub async fn run(options: Demo) -> Result<()> {
         part.stop().await;
     }
     fleet.stop().await;
-    stage.strike().await;
+    env.strike().await;
     outcome
 }
 
 /// Prints the receipt, and what listeners made of the sale.
-async fn account_for(held: &Held, http: &Http, stage: &Stage, show: &Show) -> Result<()> {
+async fn account_for(held: &Held, http: &Http, env: &Environment, show: &Show) -> Result<()> {
     show.receipt(&held.receipt);
     let mut broken = held.receipt.broken();
     show.step("waiting until everybody who listens has heard of it");
-    let heard = Listened::of(held.schedule, http, stage).await;
+    let heard = Listened::of(held.schedule, http, env).await;
     match heard {
         Ok(listened) => {
-            show.listened(&listened, stage);
+            show.listened(&listened, env);
             broken.extend(listened.wrong());
         }
         // What is broken matters more than who could not be asked.
@@ -133,18 +134,18 @@ async fn account_for(held: &Held, http: &Http, stage: &Stage, show: &Show) -> Re
 }
 
 /// What the services of a demo are told: one machine is all of its fans.
-fn rules(stage: &Stage) -> Rules {
-    Rules {
-        operator: Some(stage.operator.clone()),
-        beside: stage.beside(),
+fn configs(env: &Environment) -> ServiceConfigs {
+    ServiceConfigs {
+        operator: Some(env.operator.clone()),
+        beside: env.beside(),
         gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
-        notification: notification::Rules::folder(stage.messages_folder()),
-        data_platform: data_platform::Rules {
-            folder: Some(stage.export_folder()),
+        notification: notification::Config::folder(env.messages_folder()),
+        data_platform: data_platform::Config {
+            folder: Some(env.export_folder()),
             ..Default::default()
         },
-        reservation: reservation::Rules { grace_secs: 5, ..Default::default() },
-        ..Rules::default()
+        reservation: reservation::Config { grace_secs: 5, ..Default::default() },
+        ..ServiceConfigs::default()
     }
 }
 
@@ -166,7 +167,7 @@ struct Held {
 async fn hold_sale(
     sale: &Sale,
     options: &Demo,
-    stage: &Stage,
+    env: &Environment,
     outage: Option<Outage>,
     http: &Http,
     show: &Show,
@@ -176,7 +177,7 @@ async fn hold_sale(
         outage.start_part().await?;
     }
     wait_for_gateway(http).await?;
-    let organizer = box_office::organizer(http, &stage.operator).await?;
+    let organizer = box_office::organizer(http, &env.operator).await?;
     let concert = box_office::concert(http, &organizer.access_token, &sale.concert()).await?;
     let opening = sale.schedule(concert.concert_id, mesh::clock::now());
     let schedule = box_office::open(http, &organizer.access_token, &opening).await?;
@@ -208,7 +209,7 @@ async fn hold_sale(
         show.warn(&format!("{errors} fans gave up; the log says why"));
     }
     show.step("waiting until every hold and payment has ended");
-    let books = Books::open(&stage.config).await?;
+    let books = Books::open(&env.config).await?;
     let receipt = books.receipt_at_rest(&[schedule.schedule_id.0], REST_WITHIN).await?;
     if receipt.seats_total == 0 {
         bail!("the reservation service does not know the schedule");

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use super::{crowd::Board, show::Show};
 use crate::{
     config::SERVICES,
-    stage::{Stage, ask_to_stop},
+    environment::{Environment, ask_to_stop},
 };
 
 /// Servers that can be broken, beside every service.
@@ -78,22 +78,22 @@ impl Back {
 }
 
 impl Outage {
-    pub(super) fn new(part: Part, stage: &Stage) -> Result<Self> {
+    pub(super) fn new(part: Part, env: &Environment) -> Result<Self> {
         let how = if SERVERS.contains(&part.0) {
-            let server = stage
+            let server = env
                 .servers
                 .as_ref()
                 .and_then(|servers| servers.by_name(part.0))
                 .context("only servers that were started here can be broken")?;
             How::Server(server.clone())
         } else {
-            let mut env = stage.config.to_env();
-            env.push(("ONSALE_OPERATOR_EMAIL".into(), stage.operator.email.clone()));
-            env.push(("ONSALE_OPERATOR_PASSWORD".into(), stage.operator.password.clone()));
-            env.push(("ONSALE_LOGIN_RATE_PER_MINUTE".into(), "0".into()));
-            env.push(("ONSALE_HOLD_GRACE_SECS".into(), "5".into()));
-            env.extend(folders(stage));
-            How::Process { env, child: None }
+            let mut variables = env.config.to_env();
+            variables.push(("ONSALE_OPERATOR_EMAIL".into(), env.operator.email.clone()));
+            variables.push(("ONSALE_OPERATOR_PASSWORD".into(), env.operator.password.clone()));
+            variables.push(("ONSALE_LOGIN_RATE_PER_MINUTE".into(), "0".into()));
+            variables.push(("ONSALE_HOLD_GRACE_SECS".into(), "5".into()));
+            variables.extend(folders(env));
+            How::Process { env: variables, child: None }
         };
         Ok(Self { part, how })
     }
@@ -147,12 +147,12 @@ impl Outage {
 }
 
 /// Where a service in a process of its own writes what it would write in this one.
-fn folders(stage: &Stage) -> [(String, String); 4] {
+fn folders(env: &Environment) -> [(String, String); 4] {
     let folder = |folder: std::path::PathBuf| folder.to_string_lossy().into_owned();
     [
         ("ONSALE_NOTIFY".into(), "folder".into()),
-        ("ONSALE_NOTIFY_FOLDER".into(), folder(stage.messages_folder())),
-        (data_platform::FOLDER_VARIABLE.into(), folder(stage.export_folder())),
+        ("ONSALE_NOTIFY_FOLDER".into(), folder(env.messages_folder())),
+        (data_platform::FOLDER_VARIABLE.into(), folder(env.export_folder())),
         (data_platform::URL_VARIABLE.into(), String::new()),
     ]
 }

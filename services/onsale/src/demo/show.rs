@@ -15,11 +15,11 @@ use tokio::task::JoinHandle;
 
 use super::{crowd::Board, listened::Listened};
 use crate::{
+    environment::{DATA_FOLDER, Environment},
     http::Http,
     receipt::Receipt,
     saga,
     sale::Sale,
-    stage::{DATA_FOLDER, Stage},
 };
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -114,7 +114,7 @@ impl Show {
     }
 
     /// Prints what listeners made of the sale, and where it lies.
-    pub(super) fn listened(&self, listened: &Listened, stage: &Stage) {
+    pub(super) fn listened(&self, listened: &Listened, env: &Environment) {
         if let Some(behind) = &listened.behind {
             self.warn(behind);
         }
@@ -128,12 +128,12 @@ impl Show {
             "\n{style}audit{style:#} {} {DIM}(read from the streams again){DIM:#}",
             listened.audit.summary()
         );
-        println!("messages to fans lie in {}", stage.messages_folder().display());
-        println!("sales facts lie as Parquet files in {}", stage.export_folder().display());
+        println!("messages to fans lie in {}", env.messages_folder().display());
+        println!("sales facts lie as Parquet files in {}", env.export_folder().display());
     }
 
     /// Says what can be tried now.
-    pub(super) fn stay(&self, http: &Http, stage: &Stage, data: &Path) {
+    pub(super) fn stay(&self, http: &Http, env: &Environment, data: &Path) {
         let base = http.base();
         println!("\nThe mesh stays up; stop it with Ctrl-C. Try:\n");
         println!("  {base}/                 what there is, in a browser");
@@ -150,9 +150,9 @@ impl Show {
         println!("  onsale saga ls{data}");
         println!("  onsale audit verify{data}");
         println!("  onsale dead-letters ls{data}");
-        if let Some(servers) = &stage.servers {
+        if let Some(servers) = &env.servers {
             let folder = servers.nkeys_folder().display();
-            let nats = format!("nats --server {} --nkey {folder}", stage.config.nats_url);
+            let nats = format!("nats --server {} --nkey {folder}", env.config.nats_url);
             println!("  {nats}/operator.nk --inbox-prefix _INBOX_operator micro ls");
             println!("  {nats}/operator.nk --inbox-prefix _INBOX_operator stream ls");
             println!("  {nats}/client.nk --inbox-prefix _INBOX_client req cmd.concert.find '{{}}'");

@@ -1,6 +1,6 @@
 //! Whether the broker can work, and has what the mesh needs.
 
-use mesh::Asker;
+use mesh::MeshClient;
 
 use super::{Look, Seen, link, nothing};
 use crate::{
@@ -15,7 +15,7 @@ const FULL_PERCENT: u64 = 90;
 /// disk is full.
 pub(super) async fn works(config: &Config) -> Look {
     if let Some(link) = link(config, OPERATOR).await? {
-        let ails = Asker::new(link.clone()).broker_ails().await;
+        let ails = MeshClient::new(link.clone()).broker_ails().await;
         link.drain().await;
         if let Some(cause) = ails? {
             return Err(advice(&cause));
@@ -24,11 +24,11 @@ pub(super) async fn works(config: &Config) -> Look {
     let Some(link) = link(config, PROVISIONER).await? else {
         return nothing("it says that it is well; the provisioner's seed is not at hand to try");
     };
-    let written = Asker::new(link.clone()).probe().await;
+    let written = MeshClient::new(link.clone()).probe().await;
     let cause = match &written {
         Ok(()) => None,
         // The broker has more to say now that it has failed.
-        Err(_) => Asker::new(link.clone()).broker_ails().await.ok().flatten(),
+        Err(_) => MeshClient::new(link.clone()).broker_ails().await.ok().flatten(),
     };
     link.drain().await;
     match (written, cause) {
@@ -75,12 +75,12 @@ pub(super) async fn room(config: &Config) -> Look {
     let Some(link) = link(config, OPERATOR).await? else {
         return nothing("the operator's seed is not at hand");
     };
-    let asker = Asker::new(link.clone());
+    let client = MeshClient::new(link.clone());
     let topology = fleet::topology().map_err(|error| format!("{error:#}"))?;
     let (mut full, mut fullest) = (Vec::new(), 0);
     for stream in topology.streams() {
         // One that is missing is named elsewhere.
-        let Some(fill) = asker.fill(stream).await.map_err(|problem| problem.detail)? else {
+        let Some(fill) = client.fill(stream).await.map_err(|problem| problem.detail)? else {
             continue;
         };
         let Some(bytes_max) = fill.bytes_max.filter(|_| fill.refuses) else { continue };

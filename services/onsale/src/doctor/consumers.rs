@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use events::Timestamp;
-use mesh::{Asker, Standing, postgres::Positions};
+use mesh::{MeshClient, Standing, postgres::Positions};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 use super::{Look, Seen, link, nothing};
@@ -51,17 +51,20 @@ pub(super) async fn move_on(config: &Config) -> Look {
     let Some(link) = link(config, OPERATOR).await? else {
         return nothing("the operator's seed is not at hand");
     };
-    let asker = Asker::new(link.clone());
-    let mut before = look(config, &asker).await?;
+    let client = MeshClient::new(link.clone());
+    let mut before = look(config, &client).await?;
     before.retain(|_, seat| seat.waiting() > 0);
     let mut still = Vec::new();
     if !before.is_empty() {
         tokio::time::sleep(WATCHED_FOR).await;
-        let after = look(config, &asker).await?;
+        let after = look(config, &client).await?;
         let now = mesh::clock::now().0;
-        for ((hearer, teller), seat) in &before {
-            if after.get(&(*hearer, *teller)).is_some_and(|after| stands_still(seat, after, now)) {
-                still.push(said(hearer, teller, seat));
+        for ((consumer, producer), seat) in &before {
+            if after
+                .get(&(*consumer, *producer))
+                .is_some_and(|after| stands_still(seat, after, now))
+            {
+                still.push(said(consumer, producer, seat));
             }
         }
     }
@@ -72,8 +75,8 @@ pub(super) async fn move_on(config: &Config) -> Look {
             still.join(", ")
         ));
     }
-    let behind = before.iter().map(|((hearer, teller), seat)| {
-        format!("{hearer} by {} messages of {teller}", seat.waiting())
+    let behind = before.iter().map(|((consumer, producer), seat)| {
+        format!("{consumer} by {} messages of {producer}", seat.waiting())
     });
     let behind: Vec<String> = behind.collect();
     Ok(Seen::Good(match behind.as_slice() {
@@ -82,13 +85,15 @@ pub(super) async fn move_on(config: &Config) -> Look {
     }))
 }
 
-fn said(hearer: &str, teller: &str, seat: &Seat) -> String {
+fn said(consumer: &str, producer: &str, seat: &Seat) -> String {
     let waiting = seat.waiting();
     match seat {
         Seat::Consumer(standing) if standing.is_paused => {
-            format!("{hearer} is paused on the broker while {waiting} messages of {teller} wait")
+            format!(
+                "{consumer} is paused on the broker while {waiting} messages of {producer} wait"
+            )
         }
-        _ => format!("{hearer} stands still while {waiting} messages of {teller} wait"),
+        _ => format!("{consumer} stands still while {waiting} messages of {producer} wait"),
     }
 }
 
@@ -108,18 +113,18 @@ fn stands_still(before: &Seat, after: &Seat, now: time::OffsetDateTime) -> bool 
     }
 }
 
-async fn look(config: &Config, asker: &Asker) -> Result<BTreeMap<Pair, Seat>, String> {
+async fn look(config: &Config, client: &MeshClient) -> Result<BTreeMap<Pair, Seat>, String> {
     let mut seats = BTreeMap::new();
     for wiring in fleet::wirings() {
-        for (fact, _) in &wiring.hears {
-            let teller = events::producer_of(fact);
-            if seats.contains_key(&(wiring.service, teller)) {
+        for (event, _) in &wiring.consumes {
+            let producer = events::producer_of(event);
+            if seats.contains_key(&(wiring.service, producer)) {
                 continue;
             }
-            let standing = asker.standing(teller, wiring.service).await;
+            let standing = client.standing(producer, wiring.service).await;
             // One that is missing is named elsewhere.
             if let Some(standing) = standing.map_err(|problem| problem.detail)? {
-                seats.insert((wiring.service, teller), Seat::Consumer(standing));
+                seats.insert((wiring.service, producer), Seat::Consumer(standing));
             }
         }
         let Some(url) = config.database_urls.get(wiring.service) else { continue };
@@ -128,7 +133,7 @@ async fn look(config: &Config, asker: &Asker) -> Result<BTreeMap<Pair, Seat>, St
         }
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(WATCHED_FOR);
         let pool = pool.connect_lazy(url).map_err(|error| error.to_string())?;
-        readers(asker, &wiring, &pool, &mut seats).await?;
+        readers(client, &wiring, &pool, &mut seats).await?;
         pool.close().await;
     }
     Ok(seats)
@@ -136,26 +141,26 @@ async fn look(config: &Config, asker: &Asker) -> Result<BTreeMap<Pair, Seat>, St
 
 /// A reader that has never read anything has nobody to hand it to: an export without a target.
 async fn readers(
-    asker: &Asker,
+    client: &MeshClient,
     wiring: &mesh::Wiring,
     pool: &PgPool,
     seats: &mut BTreeMap<Pair, Seat>,
 ) -> Result<(), String> {
     let positions = Positions::load(pool).await.map_err(|failure| failure.to_string())?;
-    for fact in &wiring.follows {
-        let teller = events::producer_of(fact);
-        let at = positions.of(teller);
-        if at == 0 || seats.contains_key(&(wiring.service, teller)) {
+    for event in &wiring.follows {
+        let producer = events::producer_of(event);
+        let at = positions.of(producer);
+        if at == 0 || seats.contains_key(&(wiring.service, producer)) {
             continue;
         }
-        let last = asker.last_sequence(teller).await.map_err(|problem| problem.detail)?;
+        let last = client.last_sequence(producer).await.map_err(|problem| problem.detail)?;
         let waiting = last.saturating_sub(at);
         let next = match waiting {
             0 => Vec::new(),
-            _ => asker.stored_messages(teller, at + 1, 1).await.map_err(|p| p.detail)?,
+            _ => client.stored_messages(producer, at + 1, 1).await.map_err(|p| p.detail)?,
         };
-        let since = next.first().and_then(|message| message.facts.first()?.at());
-        seats.insert((wiring.service, teller), Seat::Reader { waiting, since, at });
+        let since = next.first().and_then(|message| message.events.first()?.at());
+        seats.insert((wiring.service, producer), Seat::Reader { waiting, since, at });
     }
     Ok(())
 }
@@ -165,7 +170,7 @@ pub(super) async fn retained(config: &Config) -> Look {
     let Some(link) = link(config, OPERATOR).await? else {
         return nothing("the operator's seed is not at hand");
     };
-    let looked = retention::untaken(config, &Asker::new(link.clone())).await;
+    let looked = retention::untaken(config, &MeshClient::new(link.clone())).await;
     link.drain().await;
     match looked.map_err(|error| format!("{error:#}"))?.as_slice() {
         [] => Ok(Seen::Good("nobody is a day behind".into())),

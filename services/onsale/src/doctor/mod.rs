@@ -22,12 +22,12 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail};
 use clap::Args;
 use futures::{FutureExt, future::BoxFuture};
-use mesh::{Asker, Link, LinkSettings, trace::Tracer};
+use mesh::{Link, LinkSettings, MeshClient, trace::Tracer};
 
 use crate::{
     config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE},
+    environment::{self, DATA_FOLDER},
     http::Http,
-    stage::{self, DATA_FOLDER},
 };
 
 /// How long any part may take to answer: longer than a look that watches whether it moves.
@@ -67,7 +67,7 @@ struct Finding {
 /// # Errors
 /// When there is nothing to look at, or something is wrong.
 pub async fn run(options: Doctor) -> Result<()> {
-    let config = stage::find(&options.data)?;
+    let config = environment::find(&options.data)?;
     let findings = examine(&config).await;
     let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
     for Finding { what, look } in &findings {
@@ -158,7 +158,7 @@ async fn answers(config: &Config, service: &str) -> Look {
     let Some(link) = link(config, OPERATOR).await? else {
         return nothing("the operator's seed is not at hand");
     };
-    let pong = Asker::new(link.clone()).ping(service).await;
+    let pong = MeshClient::new(link.clone()).ping(service).await;
     link.drain().await;
     match pong {
         Ok(version) => Ok(Seen::Good(format!("answers, version {version}"))),

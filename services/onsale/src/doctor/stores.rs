@@ -1,11 +1,11 @@
 //! Databases and Valkey: whether they can be used, and what lies in them undone.
 
 use mesh::{
-    Asker,
+    MeshClient,
     engine::{Backlog, Engine, Outbox, Parking, Show},
     parked::ParkedState,
     postgres,
-    valkey::{Library, Valkey},
+    valkey::{LuaModule, Valkey},
 };
 use sqlx::{PgConnection, PgPool};
 
@@ -46,7 +46,7 @@ pub(super) async fn outbox(config: &Config, service: &'static str) -> Look {
     let Some(mut database) = open(config, service).await? else { return nothing("not named") };
     let backlog = postgres::backlog(&mut database).await.map_err(|error| error.to_string())?;
     let link = link(config, OPERATOR).await?;
-    if let (Some(link), true) = (&link, backlog.facts > 0) {
+    if let (Some(link), true) = (&link, backlog.events > 0) {
         let oldest: Option<i32> = sqlx::query_scalar(
             "select octet_length(body) from mesh.outbox where stream_seq is null
              order by id limit 1",
@@ -62,7 +62,7 @@ pub(super) async fn outbox(config: &Config, service: &'static str) -> Look {
     };
     let pool = PgPool::connect_lazy(config.database_url(service).map_err(|e| e.to_string())?)
         .map_err(|error| error.to_string())?;
-    let compared = outboxes::compare(&Asker::new(link.clone()), service, &pool).await;
+    let compared = outboxes::compare(&MeshClient::new(link.clone()), service, &pool).await;
     link.drain().await;
     let (compared, lost) = compared.map_err(|error| format!("{error:#}"))?;
     match lost.as_slice() {
@@ -77,12 +77,12 @@ pub(super) async fn outbox(config: &Config, service: &'static str) -> Look {
 }
 
 fn judge(backlog: Backlog) -> Look {
-    let Backlog { facts, since } = backlog;
+    let Backlog { events, since } = backlog;
     let age_secs = since.map_or(0, |since| (mesh::clock::now().0 - since.0).whole_seconds());
-    match facts {
+    match events {
         0 => Ok(Seen::Good("everything told is published".into())),
-        _ if age_secs <= STUCK_SECS => Ok(Seen::Good(format!("{facts} facts on their way"))),
-        _ => Err(format!("{facts} facts wait to be published, the oldest for {age_secs} s")),
+        _ if age_secs <= STUCK_SECS => Ok(Seen::Good(format!("{events} facts on their way"))),
+        _ => Err(format!("{events} facts wait to be published, the oldest for {age_secs} s")),
     }
 }
 
@@ -117,19 +117,19 @@ pub(super) async fn valkey(config: &Config, service: &str) -> Look {
     }
     match service {
         "queue" => {
-            let room = Valkey::<queue::Room>::new(url, queue::Rules::default());
+            let room = Valkey::<queue::Room>::new(url, queue::Config::default());
             if let Ok(room) = &room {
                 has_room(config, room).await?;
             }
             examine(room).await
         }
-        "ranking" => examine(Valkey::<ranking::Charts>::new(url, ranking::Rules::default())).await,
+        "ranking" => examine(Valkey::<ranking::Charts>::new(url, ranking::Config::default())).await,
         _ => {
             // What maps are drawn from is not asked for here.
             let nowhere = PgPool::connect_lazy("postgres://nobody@127.0.0.1/none")
                 .map_err(|e| e.to_string())?;
-            let rules = concert::MapRules::new(nowhere);
-            examine(Valkey::<concert::SeatMaps>::new(url, rules)).await
+            let configs = concert::MapConfig::new(nowhere);
+            examine(Valkey::<concert::SeatMaps>::new(url, configs)).await
         }
     }
 }
@@ -138,7 +138,7 @@ pub(super) async fn valkey(config: &Config, service: &str) -> Look {
 async fn has_room(config: &Config, room: &Valkey<queue::Room>) -> Result<(), String> {
     let said = |failure: mesh::engine::Failure| failure.to_string();
     let backlog = room.backlog().await.map_err(said)?;
-    if backlog.facts == 0 {
+    if backlog.events == 0 {
         return Ok(());
     }
     let Some(link) = link(config, OPERATOR).await? else { return Ok(()) };
@@ -149,7 +149,7 @@ async fn has_room(config: &Config, room: &Valkey<queue::Room>) -> Result<(), Str
     has_room
 }
 
-async fn examine<L: Library>(valkey: Result<Valkey<L>, mesh::engine::Failure>) -> Look {
+async fn examine<L: LuaModule>(valkey: Result<Valkey<L>, mesh::engine::Failure>) -> Look {
     let said = |failure: mesh::engine::Failure| failure.to_string();
     let valkey = valkey.map_err(said)?;
     valkey.check().await.map_err(said)?;
@@ -165,11 +165,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_on_their_way_are_no_illness_but_facts_that_stay_are() {
+    fn events_on_their_way_are_no_illness_but_events_that_stay_are() {
         assert!(judge(Backlog::default()).is_ok());
         for (secs, is_well) in [(1, true), (STUCK_SECS + 60, false)] {
             let since = Some(mesh::clock::now().plus_secs(-secs));
-            assert_eq!(judge(Backlog { facts: 1, since }).is_ok(), is_well, "{secs} s");
+            assert_eq!(judge(Backlog { events: 1, since }).is_ok(), is_well, "{secs} s");
         }
     }
 }

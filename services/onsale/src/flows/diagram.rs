@@ -46,10 +46,10 @@ had to be undone.
 /// Asides, with the timers that bring them.
 fn asides(flows: &Flows) -> String {
     let mut diagram = Diagram::default();
-    let is_of_asides = |timer: &&Timer| timer.tells.iter().all(|told| is_aside(flows, told));
+    let is_of_asides = |timer: &&Timer| timer.emits.iter().all(|emitted| is_aside(flows, emitted));
     for step in flows.steps() {
-        for told in step.tells().filter(|told| is_aside(flows, told)) {
-            diagram.link(flows, &step.after, told, Link::May);
+        for emitted in step.emits().filter(|emitted| is_aside(flows, emitted)) {
+            diagram.link(flows, &step.after, emitted, Link::May);
         }
     }
     for (number, timer) in flows.timers().iter().filter(is_of_asides).enumerate() {
@@ -58,8 +58,8 @@ fn asides(flows: &Flows) -> String {
             let id = diagram.node(flows, after);
             let _ = writeln!(diagram.links, "  {id} -.-> t{number}");
         }
-        for told in &timer.tells {
-            let id = diagram.node(flows, told);
+        for emitted in &timer.emits {
+            let id = diagram.node(flows, emitted);
             let _ = writeln!(diagram.links, "  t{number} -.-> {id}");
         }
     }
@@ -68,13 +68,13 @@ fn asides(flows: &Flows) -> String {
 
 /// What nothing waits for, nothing follows, and no flow ends with: it would be in every
 /// diagram and explain none.
-fn is_aside(flows: &Flows, told: &Pattern) -> bool {
-    let is_end = |flow: &Flow| flow.ends().any(|(end, _)| end.fact == told.fact);
+fn is_aside(flows: &Flows, emitted: &Pattern) -> bool {
+    let is_end = |flow: &Flow| flow.ends().any(|(end, _)| end.event == emitted.event);
     let is_begin = |flow: &Flow| {
-        flow.begins.iter().flat_map(|begin| &begin.tells).any(|begin| begin.fact == told.fact)
+        flow.begins.iter().flat_map(|begin| &begin.emits).any(|begin| begin.event == emitted.event)
     };
     let matters = flows.links().iter().any(|(after, other, link)| {
-        after.fact == told.fact || (other.fact == told.fact && *link == Link::Must)
+        after.event == emitted.event || (other.event == emitted.event && *link == Link::Must)
     });
     !matters && !flows.flows().iter().any(|flow| is_end(flow) || is_begin(flow))
 }
@@ -84,22 +84,22 @@ fn of_flows(flows: &Flows, pictured: &[&Flow]) -> String {
     let mut diagram = Diagram::default();
     for (number, begin) in pictured.iter().flat_map(|flow| &flow.begins).enumerate() {
         let _ = writeln!(diagram.nodes, "  c{number}([{}])", begin.command);
-        for told in &begin.tells {
-            let id = diagram.node(flows, told);
+        for emitted in &begin.emits {
+            let id = diagram.node(flows, emitted);
             let _ = writeln!(diagram.links, "  c{number} --> {id}");
         }
     }
     for flow in pictured {
-        let (facts, links) = flows.reach(flow);
-        for fact in facts.into_iter().filter(|fact| !is_aside(flows, fact)) {
-            for (after, told, link) in &links {
-                if after.meets(fact) && !is_aside(flows, told) {
-                    diagram.link(flows, fact, told, *link);
+        let (events, links) = flows.reach(flow);
+        for event in events.into_iter().filter(|event| !is_aside(flows, event)) {
+            for (after, emitted, link) in &links {
+                if after.meets(event) && !is_aside(flows, emitted) {
+                    diagram.link(flows, event, emitted, *link);
                 }
             }
-            let ends = flow.ends().filter(|(end, _)| end.meets(fact)).map(|(_, state)| state);
+            let ends = flow.ends().filter(|(end, _)| end.meets(event)).map(|(_, state)| state);
             if let Some(state) = ends.min() {
-                let id = diagram.node(flows, fact);
+                let id = diagram.node(flows, event);
                 diagram.ends.entry(state).or_default().insert(id);
             }
         }
@@ -111,10 +111,10 @@ fn of_flows(flows: &Flows, pictured: &[&Flow]) -> String {
 /// Services, and the facts for which one waits for another.
 fn overview(flows: &Flows) -> String {
     let mut between: BTreeMap<(&str, &str, bool), BTreeSet<&str>> = BTreeMap::new();
-    for (after, told, link) in flows.links() {
-        let (from, to) = (producer_of(&after.fact), producer_of(&told.fact));
+    for (after, emitted, link) in flows.links() {
+        let (from, to) = (producer_of(&after.event), producer_of(&emitted.event));
         if from != to {
-            let word = after.fact.split_once('.').map_or("", |(_, word)| word);
+            let word = after.event.split_once('.').map_or("", |(_, word)| word);
             between.entry((from, to, link == Link::Must)).or_default().insert(word);
         }
     }
@@ -144,8 +144,8 @@ struct Diagram {
 }
 
 impl Diagram {
-    fn node(&mut self, flows: &Flows, fact: &Pattern) -> String {
-        let label = label(flows, fact);
+    fn node(&mut self, flows: &Flows, event: &Pattern) -> String {
+        let label = label(flows, event);
         if let Some(id) = self.ids.get(&label) {
             return id.clone();
         }
@@ -155,14 +155,14 @@ impl Diagram {
         id
     }
 
-    fn link(&mut self, flows: &Flows, after: &Pattern, told: &Pattern, link: Link) {
-        let (from, to) = (self.node(flows, after), self.node(flows, told));
+    fn link(&mut self, flows: &Flows, after: &Pattern, emitted: &Pattern, link: Link) {
+        let (from, to) = (self.node(flows, after), self.node(flows, emitted));
         if !self.drawn.insert((from.clone(), to.clone())) {
             return;
         }
         let _ = write!(self.links, "  {from} {}", arrow(link));
         let by_time = flows.timers().iter().find(|timer| {
-            timer.tells.contains(told) && timer.after.iter().any(|one| one.meets(after))
+            timer.emits.contains(emitted) && timer.after.iter().any(|one| one.meets(after))
         });
         if let (Link::Time | Link::TimeElsewhere, Some(timer)) = (link, by_time) {
             let _ = write!(self.links, "|{}|", timer.name);
@@ -189,10 +189,10 @@ impl Diagram {
 }
 
 /// The fact, and on a second line what distinguishes it.
-fn label(flows: &Flows, fact: &Pattern) -> String {
-    let undoes = flows.undoes().iter().any(|undo| undo.by.meets(fact));
-    let mut label = format!("{}{}", if undoes { "↩ " } else { "" }, fact.fact);
-    let said: Vec<_> = fact
+fn label(flows: &Flows, event: &Pattern) -> String {
+    let undoes = flows.undoes().iter().any(|undo| undo.by.meets(event));
+    let mut label = format!("{}{}", if undoes { "↩ " } else { "" }, event.event);
+    let said: Vec<_> = event
         .conditions
         .iter()
         .map(|condition| match &condition.is {

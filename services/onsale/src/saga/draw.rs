@@ -78,7 +78,7 @@ fn head(saga: &Saga, now: Timestamp) -> String {
 }
 
 fn awaited(coming: &ToCome, now: Timestamp) -> String {
-    let facts = coming.facts.join(" | ");
+    let events = coming.events.join(" | ");
     let millis = coming.due_at.unix_millis() - now.unix_millis();
     let (style, due) = if coming.is_overdue {
         (BAD, format!("overdue by {}", span(-millis)))
@@ -86,7 +86,7 @@ fn awaited(coming: &ToCome, now: Timestamp) -> String {
         (COMING, format!("due in {}", span(millis)))
     };
     format!(
-        "{style}◌ still to come: {facts} by {}, {due}{style:#} {DIM}(after {}){DIM:#}\n",
+        "{style}◌ still to come: {events} by {}, {due}{style:#} {DIM}(after {}){DIM:#}\n",
         coming.service, coming.after
     )
 }
@@ -163,8 +163,8 @@ fn mark(step: &Step, is_beginning: bool) -> char {
 fn label(step: &Step) -> String {
     match step.data.get("reason").and_then(|reason| reason.as_str()) {
         // A schedule's reason is a sentence of the organizer's.
-        Some(reason) if !reason.contains(' ') => format!("{}{{{reason}}}", step.fact),
-        _ => step.fact.clone(),
+        Some(reason) if !reason.contains(' ') => format!("{}{{{reason}}}", step.event),
+        _ => step.event.clone(),
     }
 }
 
@@ -177,7 +177,7 @@ fn since(step: &Step, is_beginning: bool) -> String {
 }
 
 fn style(step: &Step) -> Style {
-    let word = step.fact.split_once('.').map_or("", |(_, word)| word);
+    let word = step.event.split_once('.').map_or("", |(_, word)| word);
     match word {
         _ if step.undone_by.is_some() => UNDONE,
         _ if step.undoes.is_some() => TURNED,

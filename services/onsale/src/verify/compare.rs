@@ -48,7 +48,7 @@ impl Databases {
         let mut waiting = 0;
         for pool in [&self.reservation, &self.payment, &self.point] {
             let mut connection = pool.acquire().await?;
-            waiting += postgres::backlog(&mut connection).await?.facts;
+            waiting += postgres::backlog(&mut connection).await?.events;
         }
         Ok(waiting)
     }
@@ -73,8 +73,8 @@ impl Databases {
         since: Option<Timestamp>,
         differences: &mut Vec<Difference>,
     ) -> Result<usize> {
-        let told = auditor.payments().map(|(id, state)| (id.0, name(&state)));
-        let mut sides = Sides::of("payment", told);
+        let emitted = auditor.payments().map(|(id, state)| (id.0, name(&state)));
+        let mut sides = Sides::of("payment", emitted);
         let sql = "select id, state::text, requested_at from payments";
         let mut rows =
             sqlx::query_as::<_, (Uuid, String, OffsetDateTime)>(sql).fetch(&self.payment);
@@ -90,8 +90,8 @@ impl Databases {
         since: Option<Timestamp>,
         differences: &mut Vec<Difference>,
     ) -> Result<usize> {
-        let told = auditor.reservations().map(|(id, state)| (id.0, name(&state)));
-        let mut sides = Sides::of("reservation", told);
+        let emitted = auditor.reservations().map(|(id, state)| (id.0, name(&state)));
+        let mut sides = Sides::of("reservation", emitted);
         let sql = "select id, state, created_at from reservations";
         let mut rows =
             sqlx::query_as::<_, (Uuid, String, OffsetDateTime)>(sql).fetch(&self.reservation);
@@ -111,11 +111,11 @@ impl Databases {
             Some(owner) => format!("{owner} as owner {hold_version}"),
             None => format!("nobody after owner {hold_version}"),
         };
-        let told = auditor.seats().map(|seat| {
+        let emitted = auditor.seats().map(|seat| {
             let said = owner(seat.owner.map(|owner| owner.0), seat.hold_version);
             (format!("{} of {}", seat.seat, seat.schedule_id), said)
         });
-        let mut sides = Sides::of("seat", told);
+        let mut sides = Sides::of("seat", emitted);
         let sql = "select schedule_id, seat, reservation_id, hold_version from seats
                    where hold_version > 0";
         let mut rows =
@@ -133,13 +133,13 @@ impl Databases {
         since: Option<Timestamp>,
         differences: &mut Vec<Difference>,
     ) -> Result<usize> {
-        let told = auditor.wallets().map(|(user, balance)| (user.0, balance.to_string()));
-        let mut sides = Sides::of("wallet", told);
+        let emitted = auditor.wallets().map(|(user, balance)| (user.0, balance.to_string()));
+        let mut sides = Sides::of("wallet", emitted);
         let sql = "select user_id, balance from wallets";
         let mut rows = sqlx::query_as::<_, (Uuid, i64)>(sql).fetch(&self.point);
         while let Some((user, balance)) = rows.try_next().await? {
-            let must_be_told = since.is_none() && balance != 0;
-            sides.meet(user, balance.to_string(), must_be_told, differences);
+            let must_be_emitted = since.is_none() && balance != 0;
+            sides.meet(user, balance.to_string(), must_be_emitted, differences);
         }
         Ok(sides.end(differences))
     }
@@ -159,31 +159,31 @@ fn is_known(since: Option<Timestamp>, made_at: OffsetDateTime) -> bool {
 /// What the facts say of each thing, while the database is read along.
 struct Sides<K> {
     what: &'static str,
-    told: HashMap<K, String>,
+    emitted: HashMap<K, String>,
     compared: usize,
 }
 
 impl<K: Eq + Hash + std::fmt::Display> Sides<K> {
-    fn of(what: &'static str, told: impl Iterator<Item = (K, String)>) -> Self {
-        Self { what, told: told.collect(), compared: 0 }
+    fn of(what: &'static str, emitted: impl Iterator<Item = (K, String)>) -> Self {
+        Self { what, emitted: emitted.collect(), compared: 0 }
     }
 
     /// A row of the database.
-    fn meet(&mut self, key: K, said: String, must_be_told: bool, to: &mut Vec<Difference>) {
-        let told = self.told.remove(&key);
-        self.compared += usize::from(told.is_some());
-        let is_wrong = told.as_ref().map_or(must_be_told, |told| *told != said);
+    fn meet(&mut self, key: K, said: String, must_be_emitted: bool, to: &mut Vec<Difference>) {
+        let emitted = self.emitted.remove(&key);
+        self.compared += usize::from(emitted.is_some());
+        let is_wrong = emitted.as_ref().map_or(must_be_emitted, |emitted| *emitted != said);
         if is_wrong {
             let what = format!("{} {key}", self.what);
-            to.push(Difference { what, facts: told, database: Some(said) });
+            to.push(Difference { what, events: emitted, database: Some(said) });
         }
     }
 
     /// No more rows: what was told of and is not there. How many were compared.
     fn end(self, to: &mut Vec<Difference>) -> usize {
-        let missing = self.told.into_iter().map(|(key, told)| {
+        let missing = self.emitted.into_iter().map(|(key, emitted)| {
             let what = format!("{} {key}", self.what);
-            Difference { what, facts: Some(told), database: None }
+            Difference { what, events: Some(emitted), database: None }
         });
         to.extend(missing);
         self.compared
@@ -196,8 +196,9 @@ mod tests {
 
     #[test]
     fn what_only_one_side_knows_is_a_difference_unless_it_may_be_forgotten() {
-        let told = [("a", "1"), ("b", "1"), ("c", "1")].map(|(key, said)| (key, said.to_owned()));
-        let mut sides = Sides::of("thing", told.into_iter());
+        let emitted =
+            [("a", "1"), ("b", "1"), ("c", "1")].map(|(key, said)| (key, said.to_owned()));
+        let mut sides = Sides::of("thing", emitted.into_iter());
         let mut differences = Vec::new();
         sides.meet("a", "1".into(), true, &mut differences);
         sides.meet("b", "2".into(), true, &mut differences);
@@ -206,7 +207,7 @@ mod tests {
         assert_eq!(sides.end(&mut differences), 2);
         let found: Vec<_> = differences
             .iter()
-            .map(|one| (one.what.as_str(), one.facts.as_deref(), one.database.as_deref()))
+            .map(|one| (one.what.as_str(), one.events.as_deref(), one.database.as_deref()))
             .collect();
         let expected = [
             ("thing b", Some("1"), Some("2")),

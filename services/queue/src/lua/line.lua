@@ -6,7 +6,7 @@ local TICK_MILLIS = 100
 local GRACE_MILLIS = 1000
 
 -- One place a fan: who has one learns of it, however often they enter.
-function acts.enter(schedule, fan, ticket)
+function writes.enter(schedule, fan, ticket)
   if redis.call('EXISTS', key('gone:' .. fan)) == 1 then
     return no('account_closing', 'The account is closed.')
   end
@@ -38,9 +38,9 @@ function acts.enter(schedule, fan, ticket)
     state = 'W',
     version = (place and place.version or room.version_floor or 0) + 1,
     ticket = number,
-    entered = act.now,
+    entered = ctx.now,
     reserve_until = 0,
-    saga = act.saga_id,
+    saga = ctx.saga_id,
     payment = place and place.payment or '-',
     reason = '-',
   }
@@ -53,7 +53,7 @@ function acts.enter(schedule, fan, ticket)
 end
 
 -- Who holds seats gives them back first, or pays for them.
-function acts.leave(schedule, fan)
+function writes.leave(schedule, fan)
   local room, place = room_of(schedule), place_of(schedule, fan)
   if not room or not place then
     return no('not_found', 'You have no place in this room.')
@@ -78,12 +78,12 @@ end
 -- How many the room may admit now: at most `per_second` in each second since it opened,
 -- spread over that second, and never more than `active_max` at a time.
 local function allowance(room)
-  if act.now < room.opens_at then
+  if ctx.now < room.opens_at then
     return 0
   end
   local second = second_of(room)
   local admitted = room.second == second and room.admitted or 0
-  local into = act.now - room.opens_at - second * 1000
+  local into = ctx.now - room.opens_at - second * 1000
   local ticks = math.floor(into / TICK_MILLIS) + 1
   local due = math.ceil(room.per_second * ticks * TICK_MILLIS / 1000)
   local vacant = room.active_max - redis.call('ZCARD', key('active:' .. room.schedule))
@@ -93,7 +93,7 @@ end
 -- Whether a tick would find anything to do. A room that is over and empty is put away.
 local function is_due(room)
   local first = redis.call('ZRANGE', key('active:' .. room.schedule), 0, 0, 'WITHSCORES')
-  if first[1] and (room.is_cancelled or tonumber(first[2]) + GRACE_MILLIS <= act.now) then
+  if first[1] and (room.is_cancelled or tonumber(first[2]) + GRACE_MILLIS <= ctx.now) then
     return true
   end
   if is_over(room) and not first[1] then
@@ -173,14 +173,14 @@ local function put_away(schedule)
 end
 
 -- Ends what has run out, closes what is over, admits who is next: `most` places at a time.
-function acts.tick(schedule, most)
+function writes.tick(schedule, most)
   local room = room_of(schedule)
   if not room then
     return
   end
   local left = tonumber(most)
   local active, waiting = key('active:' .. schedule), key('waiting:' .. schedule)
-  local upto = room.is_cancelled and '+inf' or whole(act.now - GRACE_MILLIS)
+  local upto = room.is_cancelled and '+inf' or whole(ctx.now - GRACE_MILLIS)
   local ended = redis.call('ZRANGEBYSCORE', active, '-inf', upto, 'LIMIT', 0, left)
   left = left - expire_all(room, ended)
   if left > 0 and (is_over(room) or is_sold_out(room)) then

@@ -46,7 +46,7 @@ end
 
 -- Sales end with the start of the show, to the millisecond.
 local function has_begun(room)
-  return act.now >= room.starts_at
+  return ctx.now >= room.starts_at
 end
 
 -- Called off, or the show has begun: nobody will ever be admitted again.
@@ -96,7 +96,7 @@ end
 
 -- Whether a hold of the fan lives; none lives past its hard cap.
 local function holds_seats(schedule, fan)
-  return longest_hold(schedule, fan) > act.now
+  return longest_hold(schedule, fan) > ctx.now
 end
 
 -- The payment that uses the place up, or nil. One that was asked for before the fan entered
@@ -123,7 +123,7 @@ local function lease(schedule, fan, place)
 end
 
 local function second_of(room)
-  return math.floor((act.now - room.opens_at) / 1000)
+  return math.floor((ctx.now - room.opens_at) / 1000)
 end
 
 -- Fans admitted each second, lately: the seconds that have passed since the last one that
@@ -154,7 +154,7 @@ end
 local function activate(room, fan, place)
   place.state = 'A'
   place.version = place.version + 1
-  place.reserve_until = math.min(act.now + room.pass_secs * 1000, room.starts_at)
+  place.reserve_until = math.min(ctx.now + room.pass_secs * 1000, room.starts_at)
   keep(room.schedule, fan, place)
   lease(room.schedule, fan, place)
   tell('queue.activated', room.schedule, fan,
@@ -180,7 +180,7 @@ end
 -- While a room is rebuilt not everything has been said again, so nothing follows from it.
 local function conclude(schedule, fan, saga)
   local place = place_of(schedule, fan)
-  if act.is_restoring or not place or has_ended(place) or holds_seats(schedule, fan) then
+  if ctx.is_restoring or not place or has_ended(place) or holds_seats(schedule, fan) then
     return false
   end
   local payment = payment_of(schedule, fan, place)

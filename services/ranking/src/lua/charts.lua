@@ -55,13 +55,13 @@ local function keep(schedule, payment, sale)
   local sales = key('sales:' .. schedule.id)
   redis.call('HSET', sales, payment, string.format('%.0f %s %s', sale.seats,
     moment(sale.sold_at), moment(sale.back_at)))
-  local show_in = math.max(schedule.starts_at - act.now, 0) / 1000
+  local show_in = math.max(schedule.starts_at - ctx.now, 0) / 1000
   redis.call('EXPIRE', sales, whole(math.ceil(show_in) + SALES_SECS))
 end
 
 -- Whether the single sales have been forgotten: what was made of them stands.
 local function is_history(schedule)
-  return act.now >= schedule.starts_at + SALES_SECS * 1000
+  return ctx.now >= schedule.starts_at + SALES_SECS * 1000
 end
 
 -- Seats into the buckets of the moment they were sold at, or out of them again. A bucket goes
@@ -69,7 +69,7 @@ end
 local function count(concert, sold_at, seats)
   for name, window in pairs(WINDOWS) do
     local bucket = math.floor(sold_at / window.step)
-    local left = (bucket + 1) * window.step + window.span - act.now
+    local left = (bucket + 1) * window.step + window.span - ctx.now
     if left > 0 then
       local sold = key('sold:' .. name .. ':' .. whole(bucket))
       if tonumber(redis.call('ZINCRBY', sold, whole(seats), concert)) <= 0 then
@@ -147,7 +147,7 @@ local function judge(schedule, at)
     if schedule.net >= schedule.total then
       sold_out(schedule, at)
     end
-  elseif act.is_silent or not is_history(schedule) then
+  elseif ctx.is_silent or not is_history(schedule) then
     local first = first_sold_out(schedule)
     if first ~= schedule.out_at then
       sold_out(schedule, first)

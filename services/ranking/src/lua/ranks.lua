@@ -2,7 +2,7 @@
 
 -- The buckets that a window reaches now, first to last.
 local function reached(window)
-  return math.floor((act.now - window.span) / window.step), math.floor(act.now / window.step)
+  return math.floor((ctx.now - window.span) / window.step), math.floor(ctx.now / window.step)
 end
 
 -- Concert, title and seats of the `most` that sold most.

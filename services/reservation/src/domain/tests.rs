@@ -44,10 +44,10 @@ fn hold() -> Reservation {
 
 fn hold_at(now: Timestamp) -> Reservation {
     let id = ReservationId(Uuid::from_u128(3));
-    let asker = Asker { id, schedule_id: show(), user_id: fan(), place_version: 5 };
+    let client = MeshClient { id, schedule_id: show(), user_id: fan(), place_version: 5 };
     let old = Seat { price: 50, owner: None, hold_version: 7 };
     let seats = [(seat("A-1-1"), Seat::new(100)), (seat("A-1-2"), old)];
-    Reservation::hold(asker, seats.into_iter(), &terms(), GRACE_SECS, now)
+    Reservation::hold(client, seats.into_iter(), &terms(), GRACE_SECS, now)
 }
 
 fn claim(hold: &Reservation) -> Claim {
@@ -186,8 +186,8 @@ fn a_pass_lets_in_its_fan_until_it_runs_out() {
     assert!(pass().is_for(fan(), show()));
     assert!(!pass().is_for(UserId(Uuid::nil()), show()));
     assert!(!pass().is_for(fan(), ScheduleId(Uuid::nil())));
-    assert!(pass().admit(&Place::UNHEARD, at(99)).is_ok());
-    assert!(pass().admit(&Place::UNHEARD, at(100)).unwrap_err().is(codes::NOT_ACTIVE));
+    assert!(pass().admit(&Place::UNCONSUMED, at(99)).is_ok());
+    assert!(pass().admit(&Place::UNCONSUMED, at(100)).unwrap_err().is(codes::NOT_ACTIVE));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The same handlers on real tables, several batches at once.
 
 use events::state::StateSeats;
-use mesh::Book as _;
+use mesh::UnitOfWork as _;
 use servers::{Options, Servers};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::sync::OnceCell;
@@ -9,9 +9,9 @@ use tokio::sync::OnceCell;
 use super::*;
 use crate::{
     Keys,
-    book::Row,
     domain::{Schedule, Seat},
     reads,
+    unit_of_work::Row,
 };
 
 /// A database of the service's own; all tests share it, each with a schedule of its own.
@@ -35,26 +35,26 @@ async fn batch<T>(
     pool: &PgPool,
     caller: &Caller,
     keys: impl FnOnce(&mut Keys),
-    act: impl FnOnce(&mut Book, &mut Turn<'_, Rules>) -> T,
+    act: impl FnOnce(&mut UnitOfWork, &mut Context<'_, Config>) -> T,
 ) -> sqlx::Result<T> {
     let mut wanted = Keys::default();
     keys(&mut wanted);
     let mut tx = pool.begin().await?;
-    let mut book = Book::load(wanted, &mut tx).await?;
-    let rules = Rules::default();
+    let mut unit = UnitOfWork::load(wanted, &mut tx).await?;
+    let config = Config::default();
     let now = mesh::clock::now();
-    let done = act(&mut book, &mut Turn::at(now, &rules, caller, Uuid::now_v7()));
-    book.save(&mut tx).await?;
+    let done = act(&mut unit, &mut Context::at(now, &config, caller, Uuid::now_v7()));
+    unit.save(&mut tx).await?;
     tx.commit().await?;
     Ok(done)
 }
 
-async fn hear<E: Event>(pool: &PgPool, fact: &E)
+async fn handle<E: Event>(pool: &PgPool, event: &E)
 where
-    Book: Hear<E>,
+    UnitOfWork: Handle<E>,
 {
-    let keys = |keys: &mut Keys| <Book as Hear<E>>::keys(fact, keys);
-    batch(pool, &Caller::Mesh, keys, |book, turn| book.hear(fact, turn)).await.unwrap().unwrap();
+    let keys = |keys: &mut Keys| <UnitOfWork as Handle<E>>::keys(event, keys);
+    batch(pool, &Caller::Mesh, keys, |unit, ctx| unit.handle(event, ctx)).await.unwrap().unwrap();
 }
 
 async fn ask<C: events::Command>(
@@ -63,10 +63,10 @@ async fn ask<C: events::Command>(
     command: &C,
 ) -> Result<C::Reply, Refusal>
 where
-    Book: Answer<C>,
+    UnitOfWork: Execute<C>,
 {
-    let keys = |keys: &mut Keys| <Book as Answer<C>>::keys(command, caller, keys);
-    batch(pool, caller, keys, |book, turn| book.answer(command, turn)).await.unwrap()
+    let keys = |keys: &mut Keys| <UnitOfWork as Execute<C>>::keys(command, caller, keys);
+    batch(pool, caller, keys, |unit, ctx| unit.execute(command, ctx)).await.unwrap()
 }
 
 /// Puts a show of `seats` seats on sale, right now.
@@ -78,7 +78,7 @@ async fn open(pool: &PgPool, hold_secs: u32, seats: usize) -> ScheduleId {
     opened.refund_until = None;
     opened.hold_secs = hold_secs;
     opened.seats[0].seats = (1..=seats).map(|n| n.to_string()).collect();
-    hear(pool, &opened).await;
+    handle(pool, &opened).await;
     opened.schedule_id
 }
 
@@ -141,7 +141,7 @@ async fn an_arena_is_opened_and_sold_and_what_is_stored_comes_back() {
     let show = open(&pool, 300, 10_000).await;
     let hold = reserve(&pool, show, fan(1), &[1, 10_000]).await.unwrap();
     assert_eq!(owned(&pool, show).await, 2);
-    hear(&pool, &debited(&hold, 1)).await;
+    handle(&pool, &debited(&hold, 1)).await;
     assert_eq!(state(&pool, hold.reservation_id).await, "CONFIRMED");
     let cancel = Cancel { reservation_id: hold.reservation_id };
     let cancelled = ask(&pool, &caller(fan(1)), &cancel).await.unwrap();
@@ -151,7 +151,7 @@ async fn an_arena_is_opened_and_sold_and_what_is_stored_comes_back() {
         ("CANCELLED", 0)
     );
     let next = reserve(&pool, show, fan(2), &[1, 2]).await.unwrap();
-    hear(&pool, &debited(&next, 2)).await;
+    handle(&pool, &debited(&next, 2)).await;
     assert_eq!(state(&pool, next.reservation_id).await, "CONFIRMED", "its version is the second");
 }
 
@@ -203,10 +203,10 @@ async fn an_owner_is_never_written_over() {
         &pool,
         &Caller::Mesh,
         |_| {},
-        |book, _| {
+        |unit, _| {
             let mut row = Row::stored(Seat::new(100));
             row.change().owner = Some(Uuid::now_v7().into());
-            book.seats.entry(show).or_default().insert(seat(1), row);
+            unit.seats.entry(show).or_default().insert(seat(1), row);
         },
     );
     assert!(overwrite.await.is_err(), "the row is not as this batch believes");
@@ -214,8 +214,8 @@ async fn an_owner_is_never_written_over() {
         &pool,
         &Caller::Mesh,
         |_| {},
-        |book, _| {
-            book.open(show, Schedule::Cancelled, std::iter::empty());
+        |unit, _| {
+            unit.open(show, Schedule::Cancelled, std::iter::empty());
         },
     );
     assert!(again.await.is_err(), "a schedule is made once");
@@ -231,7 +231,7 @@ async fn a_hold_whose_time_is_up_is_found_and_money_for_it_finds_its_seats() {
     assert!(due.contains(&swept.reservation_id) && due.contains(&paid.reservation_id));
     let expire = ExpireHold { reservation_id: swept.reservation_id };
     ask(&pool, &Caller::Mesh, &expire).await.unwrap();
-    hear(&pool, &debited(&paid, 1)).await;
+    handle(&pool, &debited(&paid, 1)).await;
     for hold in [&swept, &paid] {
         assert_eq!(state(&pool, hold.reservation_id).await, "EXPIRED");
     }
@@ -247,7 +247,7 @@ async fn a_cancelled_show_is_emptied_and_then_left_alone() {
     for n in 1..=10 {
         reserve(&pool, show, fan(n), &[n as usize]).await.unwrap();
     }
-    hear(&pool, &ScheduleCancelled { schedule_id: show, ..called_off() }).await;
+    handle(&pool, &ScheduleCancelled { schedule_id: show, ..called_off() }).await;
     let mut ticks = 0;
     loop {
         let shows = reads::cancelled_shows(&pool).await.unwrap();
@@ -294,7 +294,7 @@ async fn a_cancelled_show_with_more_seats_than_a_batch_takes_is_emptied_to_the_l
     let seats = 2 * reads::EMPTIED_MAX as usize + 1;
     let show = open(&pool, 300, seats).await;
     hold_all(&pool, show, seats, 300).await;
-    hear(&pool, &ScheduleCancelled { schedule_id: show, ..called_off() }).await;
+    handle(&pool, &ScheduleCancelled { schedule_id: show, ..called_off() }).await;
     let mut left = vec![owned(&pool, show).await];
     loop {
         let shows = reads::cancelled_shows(&pool).await.unwrap();
@@ -390,8 +390,8 @@ async fn a_withdrawn_fans_holds_are_found_by_their_fan() {
     let (show, leaver) = (open(&pool, 300, 10).await, UserId(Uuid::now_v7()));
     let held = reserve(&pool, show, leaver, &[1, 2]).await.unwrap();
     let paid = reserve(&pool, show, leaver, &[3]).await.unwrap();
-    hear(&pool, &debited(&paid, 1)).await;
-    hear(&pool, &has_left(leaver, Uuid::now_v7().as_u128(), false)).await;
+    handle(&pool, &debited(&paid, 1)).await;
+    handle(&pool, &has_left(leaver, Uuid::now_v7().as_u128(), false)).await;
     assert_eq!(state(&pool, held.reservation_id).await, "CANCELLED");
     assert_eq!(state(&pool, paid.reservation_id).await, "CONFIRMED");
     assert_eq!(owned(&pool, show).await, 1);
@@ -403,17 +403,17 @@ async fn what_a_withdrawal_means_is_found_by_the_fan() {
     let (show, leaver) = (open(&pool, 300, 10).await, UserId(Uuid::now_v7()));
     let held = reserve(&pool, show, leaver, &[1]).await.unwrap();
     let paid = reserve(&pool, show, leaver, &[2]).await.unwrap();
-    hear(&pool, &debited(&paid, 1)).await;
+    handle(&pool, &debited(&paid, 1)).await;
     let n = Uuid::now_v7().as_u128();
-    hear(&pool, &wants_to_leave(leaver, n, false)).await;
+    handle(&pool, &wants_to_leave(leaver, n, false)).await;
     reserve(&pool, show, leaver, &[3]).await.expect("tickets keep the fan");
-    hear(&pool, &wants_to_leave(leaver, n + 1, true)).await;
+    handle(&pool, &wants_to_leave(leaver, n + 1, true)).await;
     let refused = reserve(&pool, show, leaver, &[4]).await;
     assert!(refusal(refused).is(events::codes::ACCOUNT_CLOSING));
-    hear(&pool, &may_not_leave(leaver, n)).await;
+    handle(&pool, &may_not_leave(leaver, n)).await;
     let refused = reserve(&pool, show, leaver, &[4]).await;
     assert!(refusal(refused).is(events::codes::ACCOUNT_CLOSING));
-    hear(&pool, &has_left(leaver, n + 1, true)).await;
+    handle(&pool, &has_left(leaver, n + 1, true)).await;
     for id in [held.reservation_id, paid.reservation_id] {
         assert_eq!(state(&pool, id).await, "CANCELLED");
     }
@@ -438,7 +438,7 @@ async fn a_hold_and_a_clearance_do_not_pass_each_other_unseen() {
         let fan = UserId(Uuid::now_v7());
         let attempt = wants_to_leave(fan, Uuid::now_v7().as_u128(), false);
         let seats = [n];
-        let (held, ()) = tokio::join!(reserve(&pool, show, fan, &seats), hear(&pool, &attempt));
+        let (held, ()) = tokio::join!(reserve(&pool, show, fan, &seats), handle(&pool, &attempt));
         let Ok(hold) = held else {
             refused += 1;
             continue;
@@ -465,8 +465,8 @@ async fn the_latest_end_of_a_place_is_kept() {
         reason: PlaceEnd::Timeout,
     };
     reserve_with(&pool, show, user_id, 2, &[1]).await.unwrap();
-    hear(&pool, &ended(3)).await;
-    hear(&pool, &ended(1)).await;
+    handle(&pool, &ended(3)).await;
+    handle(&pool, &ended(1)).await;
     let answer = reserve_with(&pool, show, user_id, 2, &[2]).await;
     assert!(refusal(answer).is(events::codes::NOT_ACTIVE));
     reserve_with(&pool, show, user_id, 5, &[2]).await.unwrap();

@@ -4,7 +4,7 @@
 use mesh::{engine::Mark, memory::Incoming};
 use rand::RngExt as _;
 
-use super::{Turn, World};
+use super::{Context, World};
 use crate::{
     faults::{Fault, Mutation, luck, strikes},
     node::{Asked, Luck},
@@ -88,9 +88,9 @@ impl World<'_> {
             let Some(person) = asked.person else { continue };
             // An answer that is lost is asked for again, under the same key.
             if !strikes(Fault::Acknowledgement, faults, &mut self.chance) {
-                self.people[person].hear(&asked.wish, &answered, &mut self.chance, now);
+                self.people[person].handle(&asked.wish, &answered, &mut self.chance, now);
                 let next = self.people[person].next;
-                self.push(next, Turn::Person(person));
+                self.push(next, Context::Person(person));
             }
         }
     }
@@ -113,7 +113,7 @@ impl World<'_> {
         let mut has_sent = false;
         let silenced = mutation.and_then(Mutation::silenced);
         while let Some(mut message) = node.handed.pop_front() {
-            if silenced.is_some() && events::fact_of_subject(&message.subject) == silenced {
+            if silenced.is_some() && events::event_of_subject(&message.subject) == silenced {
                 message.body = "[]".into();
             }
             let luck = luck(&self.options.faults, &mut self.chance);

@@ -6,9 +6,9 @@ use events::reservation::CancelReason;
 use super::*;
 
 /// The id of the last fact of this name.
-fn last(sale: &Sale, fact: &str) -> Uuid {
-    let found = sale.facts.iter().rev().find(|heard| heard.fact == fact);
-    found.unwrap_or_else(|| panic!("no {fact}")).event_id.0
+fn last(sale: &Sale, event: &str) -> Uuid {
+    let found = sale.events.iter().rev().find(|heard| heard.event == event);
+    found.unwrap_or_else(|| panic!("no {event}")).event_id.0
 }
 
 #[test]
@@ -361,7 +361,7 @@ fn a_hold_that_outlives_its_cap_is_found_whether_it_ends_or_not() {
 }
 
 #[test]
-fn a_fact_that_follows_from_nothing_is_found() {
+fn an_event_that_follows_from_nothing_is_found() {
     let mut sale = Sale::new();
     let sold = sale.sell(&["A-1-1"]);
     let cancelled = sale.cancel(&sold.hold, Some(&sold), CancelReason::ByFan);

@@ -92,11 +92,11 @@ fn two_rows_in_one_wallet(sale: &mut Sale) {
     let (fan, _) = sale.fan(10);
     sale.charge(fan, 20);
     sale.charge(fan, 30);
-    let last = sale.facts.len() - 1;
-    let (at, seq) = (sale.facts[last].at, sale.facts[last].stream_seq);
-    sale.facts.swap(last - 1, last);
-    (sale.facts[last - 1].at, sale.facts[last - 1].stream_seq) = (sale.facts[last].at, seq - 1);
-    (sale.facts[last].at, sale.facts[last].stream_seq) = (at, seq);
+    let last = sale.events.len() - 1;
+    let (at, seq) = (sale.events[last].at, sale.events[last].stream_seq);
+    sale.events.swap(last - 1, last);
+    (sale.events[last - 1].at, sale.events[last - 1].stream_seq) = (sale.events[last].at, seq - 1);
+    (sale.events[last].at, sale.events[last].stream_seq) = (at, seq);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn every_flow_is_clean_in_whatever_order_the_streams_are_read() {
         let (auditor, said) = audit(&sale, seed);
         assert_eq!(said, [], "seed {seed}");
         assert_eq!(auditor.unread(), 0);
-        assert_eq!(auditor.facts(), sale.facts.len());
+        assert_eq!(auditor.events(), sale.events.len());
         for rule in Rule::ALL {
             assert!(auditor.checked(rule) > 0, "{rule:?} was never asked");
         }
@@ -125,11 +125,11 @@ fn every_flow_is_clean_in_whatever_order_the_streams_are_read() {
 
 /// What was told before the kept facts is unknown, and no reason to say anything.
 #[test]
-fn what_began_before_the_kept_facts_is_taken_as_it_is() {
+fn what_began_before_the_kept_events_is_taken_as_it_is() {
     let whole = every_flow();
-    for cut in (1..whole.facts.len()).step_by(3) {
+    for cut in (1..whole.events.len()).step_by(3) {
         let mut sale = every_flow();
-        sale.facts.drain(..cut);
+        sale.events.drain(..cut);
         for seed in 0..12 {
             let (_, said) = audit(&sale, seed);
             assert_eq!(said, [], "cut {cut}, seed {seed}");
@@ -142,9 +142,9 @@ fn one_stream_that_lost_more_than_the_others_is_no_reason_either() {
     for service in ["reservation", "payment", "point"] {
         for kept in [1, 5, 9, 20] {
             let mut sale = every_flow();
-            let last = sale.facts.iter().filter(|fact| fact.service() == service).count();
+            let last = sale.events.iter().filter(|event| event.service() == service).count();
             let lost = (last - kept) as u64;
-            sale.facts.retain(|fact| fact.service() != service || fact.stream_seq > lost);
+            sale.events.retain(|event| event.service() != service || event.stream_seq > lost);
             for seed in 0..12 {
                 let (_, said) = audit(&sale, seed);
                 assert_eq!(said, [], "{service} keeps {kept}, seed {seed}");

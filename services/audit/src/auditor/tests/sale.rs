@@ -32,7 +32,7 @@ impl Random {
 
 /// All that was told.
 pub struct Sale {
-    pub facts: Vec<Heard>,
+    pub events: Vec<Observed>,
     pub schedule: ScheduleId,
     now_ms: i64,
     count: u64,
@@ -64,7 +64,7 @@ pub struct Paying {
 impl Sale {
     pub fn new() -> Self {
         let mut sale = Self {
-            facts: Vec::new(),
+            events: Vec::new(),
             schedule: ScheduleId(Uuid::nil()),
             now_ms: BEGIN_MS,
             count: 0,
@@ -93,24 +93,24 @@ impl Sale {
     }
 
     /// Tells a fact; its id.
-    pub fn tell<E: Event>(&mut self, cause: Uuid, saga: Uuid, fact: &E) -> Uuid {
+    pub fn emit<E: Event>(&mut self, cause: Uuid, saga: Uuid, event: &E) -> Uuid {
         self.now_ms += STEP_MS;
-        let event = self.id();
-        let seq = self.seqs.entry(events::producer_of(E::FACT).to_owned()).or_default();
+        let id = self.id();
+        let seq = self.seqs.entry(events::producer_of(E::NAME).to_owned()).or_default();
         *seq += 1;
-        self.facts.push(Heard {
-            event_id: EventId(event),
-            fact: E::FACT.to_owned(),
+        self.events.push(Observed {
+            event_id: EventId(id),
+            event: E::NAME.to_owned(),
             stream_seq: *seq,
             saga_id: SagaId(saga),
             cause_id: Some(cause),
-            about: fact.about(),
+            about: event.about(),
             at: Timestamp::from_unix_millis(self.now_ms).unwrap(),
             deliveries: 1,
             trace_id: None,
-            payload: serde_json::to_vec(fact).unwrap().into(),
+            payload: serde_json::to_vec(event).unwrap().into(),
         });
-        event
+        id
     }
 
     /// A fan with points; what was told of the charge.
@@ -122,7 +122,7 @@ impl Sale {
     pub fn charge(&mut self, user_id: UserId, amount: i64) -> Uuid {
         let balance = self.moves(user_id, amount);
         let (command, entry_id) = (self.id(), EntryId(self.id()));
-        self.tell(command, command, &PointCharged { user_id, entry_id, amount, balance })
+        self.emit(command, command, &PointCharged { user_id, entry_id, amount, balance })
     }
 
     /// The account is closed, and what is in the wallet given up.
@@ -131,11 +131,11 @@ impl Sale {
         let (command, entry_id) = (self.id(), EntryId(self.id()));
         let (attempt, at) = (AttemptId(command), self.now());
         let asked = UserWithdrawalRequested { user_id, attempt, forfeit: true, at };
-        let cause = self.tell(command, command, &asked);
-        let cause = self.tell(cause, command, &PointWithdrawalCleared { user_id, attempt });
+        let cause = self.emit(command, command, &asked);
+        let cause = self.emit(cause, command, &PointWithdrawalCleared { user_id, attempt });
         let closed = UserWithdrawn { user_id, attempt, forfeit: true, at };
-        let cause = self.tell(cause, command, &closed);
-        self.tell(cause, command, &PointForfeited { user_id, entry_id, amount, balance })
+        let cause = self.emit(cause, command, &closed);
+        self.emit(cause, command, &PointForfeited { user_id, entry_id, amount, balance })
     }
 
     fn moves(&mut self, user_id: UserId, by: i64) -> i64 {
@@ -158,7 +158,7 @@ impl Sale {
         let seats: Vec<SeatId> = names.iter().map(|name| SeatId((*name).to_owned())).collect();
         let priced = |seat: &SeatId| PricedSeat { seat: seat.clone(), price: PRICE };
         let amount = PRICE * names.len() as i64;
-        let fact = ReservationCreated {
+        let event = ReservationCreated {
             reservation_id: id,
             schedule_id: self.schedule,
             user_id: fan,
@@ -168,13 +168,13 @@ impl Sale {
             expires_at: self.now().plus_secs(300),
             hard_cap_at: self.now().plus_secs(330),
         };
-        let created = self.tell(id.0, id.0, &fact);
+        let created = self.emit(id.0, id.0, &event);
         Hold { id, fan, seats, version, amount, created }
     }
 
     pub fn ask(&mut self, hold: &Hold) -> Paying {
         let (id, requested_at) = (PaymentId(self.id()), self.now());
-        let fact = PaymentRequested {
+        let event = PaymentRequested {
             payment_id: id,
             reservation_id: hold.id,
             schedule_id: self.schedule,
@@ -183,14 +183,14 @@ impl Sale {
             hold_version: hold.version,
             requested_at,
         };
-        let requested = self.tell(id.0, id.0, &fact);
+        let requested = self.emit(id.0, id.0, &event);
         Paying { id, hold: hold.clone(), requested, requested_at }
     }
 
     pub fn debit(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
         let Hold { id: reservation_id, fan: user_id, amount, version, .. } = paying.hold;
         let balance = self.moves(user_id, -amount);
-        let fact = PointDebited {
+        let event = PointDebited {
             user_id,
             payment_id: paying.id,
             reservation_id,
@@ -199,11 +199,11 @@ impl Sale {
             amount,
             balance,
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn refuse_debit(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
-        let fact = PointDebitRefused {
+        let event = PointDebitRefused {
             user_id: paying.hold.fan,
             payment_id: paying.id,
             reservation_id: paying.hold.id,
@@ -212,13 +212,13 @@ impl Sale {
             balance: self.balances.get(&paying.hold.fan).copied().unwrap_or(0),
             reason: DebitRefusal::InsufficientBalance,
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn refund(&mut self, cause: Uuid, paying: &Paying, reason: RefundReason) -> Uuid {
         let amount = paying.hold.amount;
         let balance = self.moves(paying.hold.fan, amount);
-        let fact = PointRefunded {
+        let event = PointRefunded {
             user_id: paying.hold.fan,
             payment_id: paying.id,
             schedule_id: self.schedule,
@@ -227,11 +227,11 @@ impl Sale {
             reason,
             because: None,
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn confirm(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
-        let fact = ReservationConfirmed {
+        let event = ReservationConfirmed {
             reservation_id: paying.hold.id,
             schedule_id: self.schedule,
             user_id: paying.hold.fan,
@@ -240,11 +240,11 @@ impl Sale {
             amount: paying.hold.amount,
             hold_version: paying.hold.version,
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn refuse_confirm(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
-        let fact = ReservationConfirmRefused {
+        let event = ReservationConfirmRefused {
             reservation_id: paying.hold.id,
             schedule_id: self.schedule,
             user_id: paying.hold.fan,
@@ -252,11 +252,11 @@ impl Sale {
             amount: paying.hold.amount,
             reason: ConfirmRefusal::Expired,
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn complete(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
-        let fact = PaymentCompleted {
+        let event = PaymentCompleted {
             payment_id: paying.id,
             reservation_id: paying.hold.id,
             schedule_id: self.schedule,
@@ -266,11 +266,11 @@ impl Sale {
             requested_at: paying.requested_at,
             ended_at: self.now(),
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn fail(&mut self, cause: Uuid, paying: &Paying, reason: PaymentFailure) -> Uuid {
-        let fact = PaymentFailed {
+        let event = PaymentFailed {
             payment_id: paying.id,
             reservation_id: paying.hold.id,
             schedule_id: self.schedule,
@@ -280,11 +280,11 @@ impl Sale {
             requested_at: paying.requested_at,
             ended_at: self.now(),
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn return_payment(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
-        let fact = PaymentRefunded {
+        let event = PaymentRefunded {
             payment_id: paying.id,
             reservation_id: paying.hold.id,
             schedule_id: self.schedule,
@@ -294,11 +294,11 @@ impl Sale {
             requested_at: paying.requested_at,
             ended_at: self.now(),
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn expire(&mut self, hold: &Hold) -> Uuid {
-        let fact = ReservationExpired {
+        let event = ReservationExpired {
             reservation_id: hold.id,
             schedule_id: self.schedule,
             user_id: hold.fan,
@@ -306,11 +306,11 @@ impl Sale {
             hold_version: hold.version,
         };
         let timer = self.id();
-        self.tell(timer, hold.id.0, &fact)
+        self.emit(timer, hold.id.0, &event)
     }
 
     pub fn cancel(&mut self, hold: &Hold, paid: Option<&Paying>, reason: CancelReason) -> Uuid {
-        let fact = ReservationCancelled {
+        let event = ReservationCancelled {
             reservation_id: hold.id,
             schedule_id: self.schedule,
             user_id: hold.fan,
@@ -321,7 +321,7 @@ impl Sale {
             refund: paid.filter(|_| reason != CancelReason::Withdrawn).map_or(0, |_| hold.amount),
         };
         let command = self.id();
-        self.tell(command, command, &fact)
+        self.emit(command, command, &event)
     }
 
     /// A hold that is paid, with everything told of it but the end.

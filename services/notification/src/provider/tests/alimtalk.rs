@@ -15,7 +15,7 @@ use events::notification::Channel;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{Relay, Rules};
+use crate::{Config, Relay};
 
 const APP: &str = "app-key";
 const SECRET: &str = "relay-secret";
@@ -209,7 +209,7 @@ pub(crate) async fn vendor(change: impl FnOnce(&mut Vendor)) -> (Shared, Provide
         .route("/sms/v3.0/appKeys/{app}/sender/{kind}", post(text).get(search_texts))
         .with_state(shared.clone());
     let addr = serve(router).await;
-    (shared, Rules::alimtalk(relay(addr)).unwrap().provider)
+    (shared, Config::alimtalk(relay(addr)).unwrap().provider)
 }
 
 fn to(n: u128, phone: &str) -> Parcel {
@@ -309,7 +309,7 @@ async fn without_a_number_to_send_texts_from_a_refusal_is_the_end() {
         alimtalk.url.socket_addrs(|| None).unwrap()[0]
     };
     let silent = Relay { sms_from: None, ..relay(addr) };
-    let provider = Rules::alimtalk(silent).unwrap().provider;
+    let provider = Config::alimtalk(silent).unwrap().provider;
     let delivery = send_one(&provider, to(1, PHONE)).await;
     assert_eq!(delivery, Delivery::Refused("code 3016: not a friend of Kakao".into()));
 }

@@ -15,7 +15,7 @@ use events::notification::Channel;
 use serde_json::Value;
 
 use super::*;
-use crate::{Rules, provider::Webhook};
+use crate::{Config, provider::Webhook};
 
 const SECRET: &[u8] = b"a secret of the receiver";
 
@@ -164,8 +164,8 @@ async fn a_server_that_hangs_costs_one_round_and_no_more() {
 #[tokio::test]
 async fn a_server_that_is_not_there_is_tried_again_and_its_address_is_not_told() {
     let addr = nowhere().await;
-    let rules = Rules::webhook(&format!("http://{addr}/a-key"), "a secret of the receiver");
-    let delivery = send_one(&rules.unwrap().provider, parcel(1, MessageKind::HoldExpired)).await;
+    let config = Config::webhook(&format!("http://{addr}/a-key"), "a secret of the receiver");
+    let delivery = send_one(&config.unwrap().provider, parcel(1, MessageKind::HoldExpired)).await;
     let reason = reason(&delivery);
     assert!(reason.starts_with("cannot connect") && !reason.contains("a-key"), "{reason}");
 }

@@ -114,7 +114,7 @@ impl Opponent {
         check(&self.pool).await?;
         self.pool.close().await;
         if let Some(pid) = self.child.id() {
-            crate::stage::ask_to_stop(pid);
+            crate::environment::ask_to_stop(pid);
         }
         let _ = tokio::time::timeout(STOPPED_WITHIN, self.child.wait()).await;
         Ok(())

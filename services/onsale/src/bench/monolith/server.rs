@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use super::cancel::cancel;
-use crate::stage;
+use crate::environment;
 
 const PAY: &str = include_str!("pay.sql");
 /// The wallet that would fall below zero.
@@ -95,8 +95,8 @@ pub async fn serve(options: Monolith) -> Result<()> {
         let _ = stream.set_nodelay(true);
     });
     let serving = tokio::spawn(axum::serve(listener, router).into_future());
-    stage::write_secret(&options.ready_file, &ready)?;
-    stage::wait_for_stop(true).await;
+    environment::write_secret(&options.ready_file, &ready)?;
+    environment::wait_for_stop(true).await;
     serving.abort();
     Ok(())
 }

@@ -1,0 +1,238 @@
+//! What operators ask of a service about its dead letters.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use events::{
+    Envelope, Problem, UserId, codes,
+    dead_letter::{
+        DeadLetterId, Discard, FindDeadLetters, FoundDeadLetters, LeftOpen, OpenedDeadLetter,
+        REASON_CHARS_MAX, Redrive, Redriven, Stopped,
+    },
+    event_of_subject,
+};
+use tracing::info;
+
+use super::{
+    Parked, ParkedState,
+    key::NONE,
+    retry::{LEASE, Retrier, Tried},
+};
+use crate::{
+    engine::{Engine, Failure, Show, Which},
+    input::parse,
+    work::Meta,
+};
+
+/// Letters shown at most: together they fit into one message of the broker.
+const DEAD_LETTERS_MAX: usize = 5_000;
+/// How long one request may try the letters of a key; what is left goes on by itself.
+const BUDGET: Duration = Duration::from_secs(7);
+
+/// Answers operators; an endpoint each.
+pub(crate) struct DeadLetterEndpoints<E: Engine>(pub(crate) Arc<Retrier<E>>);
+
+/// Why an event is not given up without a word.
+fn still_open(service: &str, open: &LeftOpen) -> Problem {
+    let LeftOpen { event, would_follow, saga_id } = open;
+    let lost = match would_follow[..] {
+        [] => format!("{service} would go on as if it had never happened"),
+        _ => format!("{service} would never emit {}", would_follow.join(" or ")),
+    };
+    let detail = format!(
+        "{service} decides by {event}: without it {lost}, and what waits for that stays open. \
+         Retry the letter when its cause is gone, or say `leave_open`."
+    );
+    let mut problem = Problem::new(codes::SAGA_OPEN, detail)
+        .with("event", event.as_str())
+        .with("would_follow", would_follow.clone());
+    if let Some(saga_id) = saga_id {
+        problem = problem.with("saga_id", saga_id.0.to_string());
+    }
+    problem
+}
+
+impl<E: Engine> DeadLetterEndpoints<E> {
+    fn service(&self) -> &'static str {
+        self.0.link.service()
+    }
+
+    /// Lists the letters of the service, or opens one.
+    pub(crate) async fn find(&self, body: &Bytes) -> Result<Bytes, Problem> {
+        let FindDeadLetters { letter, ended } = parse(body)?;
+        let mut found = FoundDeadLetters::default();
+        match letter {
+            None => found.letters = self.letters(Show::All(ended, DEAD_LETTERS_MAX), ended).await?,
+            Some(letter) => {
+                let parked = self.open(&letter).await?;
+                let show = match parked.key.as_str() {
+                    NONE => Show::Number(parked.number),
+                    key => Show::Key(key.to_owned()),
+                };
+                let deliveries = self.letters(show, true).await?;
+                let itself = deliveries.iter().find(|one| one.letter == letter).cloned();
+                let payload = String::from_utf8_lossy(&parked.envelope).into_owned();
+                let letter = itself.unwrap_or_else(|| parked.letter(self.service(), None));
+                found.opened = Some(OpenedDeadLetter { letter, payload, deliveries });
+            }
+        }
+        Ok(serde_json::to_vec(&found).expect("letters are plain data").into())
+    }
+
+    /// Letters with what they wait behind: the first that holds their key. An event that is
+    /// only early, and one whose turn comes by itself, concern operators only when they ask
+    /// for everything.
+    async fn letters(
+        &self,
+        show: Show,
+        all: bool,
+    ) -> Result<Vec<events::dead_letter::DeadLetter>, Problem> {
+        let rows = self.0.engine.parked(show).await.map_err(away)?;
+        let mut first: HashMap<&str, &Parked> = HashMap::new();
+        for row in rows.iter().filter(|row| row.state.holds_key() && row.key != NONE) {
+            first.entry(&row.key).or_insert(row);
+        }
+        let mut letters = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let waits = matches!(row.state, ParkedState::Behind | ParkedState::Early);
+            let before = first.get(row.key.as_str());
+            let before = before.filter(|first| waits && first.number < row.number);
+            let is_transient = match row.state {
+                ParkedState::Early => true,
+                ParkedState::Behind => before.is_none_or(|first| first.state != ParkedState::Dead),
+                _ => false,
+            };
+            if all || !is_transient {
+                letters.push(row.letter(self.service(), before.map(|first| first.number)));
+            }
+        }
+        Ok(letters)
+    }
+
+    /// Has a letter tried again, with all that stand before and behind it in its key.
+    pub(crate) async fn redrive(&self, body: &Bytes, meta: &Meta) -> Result<Bytes, Problem> {
+        let Redrive { letter } = parse(body)?;
+        let by = meta.caller.user_id()?;
+        let parked = self.open_one(&letter).await?;
+        let done = self.drive(letter.clone(), &parked, by).await?;
+        info!(service = self.service(), %letter, key = parked.key, %by,
+            resolved = done.resolved.len(), left = done.left, "a dead letter was tried again");
+        Ok(serde_json::to_vec(&done).expect("plain data").into())
+    }
+
+    /// Gives a letter up; those behind it go on by themselves.
+    pub(crate) async fn discard(&self, body: &Bytes, meta: &Meta) -> Result<Bytes, Problem> {
+        let Discard { letter, reason, leave_open } = parse(body)?;
+        let by = meta.caller.user_id()?;
+        let reason = text::line(&reason, 1..=REASON_CHARS_MAX)
+            .map_err(|flaw| Problem::about(codes::INVALID, "reason", flaw.to_string()))?;
+        let parked = self.open_one(&letter).await?;
+        let open = self.leaves_open(&parked);
+        if let Some(open) = open.as_ref().filter(|_| !leave_open) {
+            return Err(still_open(self.service(), open));
+        }
+        let ended = self.0.engine.discard(parked.number, by, &reason).await.map_err(away)?;
+        if !ended {
+            return Err(gone(&letter));
+        }
+        self.0.parked.notify_one();
+        info!(service = self.service(), %letter, key = parked.key, %by,
+            "a dead letter was discarded");
+        let left = self.left(&parked.key).await?;
+        let done = Redriven { letter, left_open: open, ..self.nothing(&parked.key, left) };
+        Ok(serde_json::to_vec(&done).expect("plain data").into())
+    }
+
+    /// What an event leaves open that is never taken in; `None` where nobody decides by it.
+    fn leaves_open(&self, parked: &Parked) -> Option<LeftOpen> {
+        if self.0.only_listens {
+            return None;
+        }
+        let event = event_of_subject(&parked.subject).unwrap_or("an unknown event");
+        let follows = self.0.consumed.get(event).map_or(&[][..], |heard| heard.emits);
+        let saga_id = Envelope::decode(&parked.envelope).ok().map(|envelope| envelope.sagaid);
+        let would_follow = follows.iter().map(|&event| event.to_owned()).collect();
+        Some(LeftOpen { event: event.to_owned(), would_follow, saga_id })
+    }
+
+    /// Tries the letters that hold a key in order, until one fails. One that is early stands in
+    /// no line: it is tried alone, unless one before it holds its key.
+    async fn drive(
+        &self,
+        letter: DeadLetterId,
+        asked: &Parked,
+        by: UserId,
+    ) -> Result<Redriven, Problem> {
+        let began = Instant::now();
+        let mut done = Redriven { letter, ..self.nothing(&asked.key, 0) };
+        while began.elapsed() < BUDGET && !self.0.shutdown.is_cancelled() {
+            let which = match (asked.key.as_str(), asked.state) {
+                (NONE, _) | (_, ParkedState::Early) => Which::Number(asked.number),
+                (key, _) => Which::First(key.to_owned()),
+            };
+            let leased = self.0.engine.lease(which, LEASE).await.map_err(away)?;
+            // Nothing is left, or another tries it this very moment.
+            let Some(parked) = leased.first() else { break };
+            match self.0.attempt(parked, Some(by)).await.map_err(away)? {
+                Tried::Done => done.resolved.push(DeadLetterId::new(self.service(), parked.number)),
+                Tried::Stopped(cause) => {
+                    let letter = DeadLetterId::new(self.service(), parked.number);
+                    done.stopped = Some(Stopped { letter, cause, attempts: parked.attempts });
+                    break;
+                }
+            }
+        }
+        done.left = self.left(&asked.key).await?;
+        Ok(done)
+    }
+
+    async fn left(&self, key: &str) -> Result<u64, Problem> {
+        if key == NONE {
+            return Ok(0);
+        }
+        let rows = self.0.engine.parked(Show::Key(key.to_owned())).await.map_err(away)?;
+        Ok(rows.iter().filter(|row| row.state.holds_key()).count() as u64)
+    }
+
+    fn nothing(&self, key: &str, left: u64) -> Redriven {
+        Redriven {
+            letter: DeadLetterId::new(self.service(), 0),
+            service: self.service().to_owned(),
+            key: key.to_owned(),
+            resolved: Vec::new(),
+            stopped: None,
+            left,
+            left_open: None,
+        }
+    }
+
+    async fn open(&self, letter: &DeadLetterId) -> Result<Parked, Problem> {
+        let mine = (letter.service() == self.service()).then_some(letter.number());
+        let rows = match mine {
+            Some(number) => self.0.engine.parked(Show::Number(number)).await.map_err(away)?,
+            None => Vec::new(),
+        };
+        rows.into_iter().next().ok_or_else(|| gone(letter))
+    }
+
+    async fn open_one(&self, letter: &DeadLetterId) -> Result<Parked, Problem> {
+        let parked = self.open(letter).await?;
+        if parked.state.is_open() {
+            return Ok(parked);
+        }
+        let detail = format!("Letter {letter} is {} already.", parked.state.as_str());
+        Err(Problem::new(codes::NOT_FOUND, detail))
+    }
+}
+
+fn gone(letter: &DeadLetterId) -> Problem {
+    Problem::new(codes::NOT_FOUND, format!("There is no letter {letter}."))
+}
+
+fn away(failure: Failure) -> Problem {
+    crate::away("The letters cannot be read or changed right now.", failure)
+}
