@@ -48,7 +48,6 @@ use events::{
     user::{self, Role},
 };
 use mesh::{Allow, Service, postgres::Postgres};
-use sqlx::migrate::Migrator;
 
 pub use auditor::Auditor;
 pub use forgetting::forget;
@@ -62,7 +61,7 @@ use listener::Listener;
 pub const NAME: &str = "audit";
 
 /// What the service remembers.
-pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/audit");
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["audit/0101_audit.sql"];
 
 /// The facts of all the others.
 static FOLLOWED: LazyLock<Vec<&'static str>> = LazyLock::new(|| {

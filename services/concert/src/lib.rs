@@ -52,7 +52,7 @@ pub use unit_of_work::{Keys, UnitOfWork};
 pub const NAME: &str = "concert";
 
 /// The tables of this service.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/concert");
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["concert/0101_concerts_and_schedules.sql", "concert/0102_seat_states.sql", "concert/0103_seat_map_in_valkey.sql", "concert/0104_organizers.sql"];
 
 /// Events of accounts that are noted before it is noted how far.
 const PIECE: usize = 100;

@@ -36,7 +36,6 @@ use std::sync::Arc;
 
 use events::{data_platform::GetExport, user::Role};
 use mesh::{Allow, Service, postgres::Postgres};
-use sqlx::migrate::Migrator;
 
 pub use backfill::{Progress, backfill};
 pub use config::{Config, FOLDER_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE};
@@ -56,7 +55,7 @@ const PIECE: usize = 5_000;
 pub const NAME: &str = "data-platform";
 
 /// What the service remembers.
-pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/data-platform");
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["data-platform/0101_data_platform.sql"];
 
 /// The service, to be run on a [`Postgres`].
 pub fn service() -> Service<Postgres<UnitOfWork>> {

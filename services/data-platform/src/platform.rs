@@ -62,6 +62,7 @@ impl Platform {
     pub fn new(url: &str, token: Option<&str>) -> Result<Self, String> {
         let url = endpoint(url)?;
         // A redirected POST becomes a GET, and its 200 would count as taken.
+        mesh::tls::install();
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)

@@ -8,6 +8,7 @@
 
 mod key_set;
 mod seen;
+pub(crate) mod signatures;
 #[cfg(test)]
 mod tests;
 
@@ -195,6 +196,7 @@ pub(crate) fn verify<C: Claims>(
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::Forged);
     }
+    signatures::install();
     let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Forged)?;
     // The algorithm is ours to choose, never the token's: `none`, or a public key taken
     // for an HMAC secret, ends here.

@@ -15,10 +15,14 @@
 
 use std::fmt;
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use events::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
+use ring::{
+    hmac,
+    rand::SystemRandom,
+    signature::{Ed25519KeyPair, KeyPair},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -61,8 +65,9 @@ impl KeyRecord {
     /// # Errors
     /// When the system has no randomness to give.
     pub fn generate(now: Timestamp) -> Result<Self, KeyError> {
-        let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::NoRandomness)?;
-        let pkcs8 = pair.to_pkcs8().map_err(|_| KeyError::Broken)?.as_ref().to_vec();
+        let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
+        let pkcs8 = made.map_err(|_| KeyError::NoRandomness)?.as_ref().to_vec();
+        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| KeyError::Broken)?;
         Ok(Self { kid: thumbprint(&encode(pair.public_key())), pkcs8, created_at: now })
     }
 }
@@ -202,7 +207,6 @@ impl Keyring {
     /// # Errors
     /// When there is no key.
     pub fn derive(&self, text: &[u8], now: Timestamp) -> Result<[u8; 32], KeyError> {
-        use aws_lc_rs::hmac;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.signer(now)?.record.pkcs8);
         hmac::sign(&key, text).as_ref().try_into().map_err(|_| KeyError::Broken)
     }
@@ -241,7 +245,9 @@ impl fmt::Debug for Keyring {
 
 impl Key {
     fn open(record: KeyRecord) -> Result<Self, KeyError> {
-        let pair = Ed25519KeyPair::from_pkcs8(&record.pkcs8).map_err(|_| KeyError::Broken)?;
+        auth::signatures::install();
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&record.pkcs8)
+            .map_err(|_| KeyError::Broken)?;
         let x = encode(pair.public_key());
         let signing = EncodingKey::from_ed_der(&record.pkcs8);
         let verifying = DecodingKey::from_ed_components(&x).map_err(|_| KeyError::Broken)?;

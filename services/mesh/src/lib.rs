@@ -78,6 +78,7 @@ mod taken_in;
 pub mod testkit;
 mod throttle;
 mod timer;
+pub mod tls;
 pub mod topology;
 pub mod trace;
 mod unit_of_work;

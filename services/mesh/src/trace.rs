@@ -129,6 +129,7 @@ impl Tracer {
                  (port 4318 of the collector)"
             ));
         }
+        crate::tls::install();
         let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build();
         Ok(Self::exporting(service, exporter.map_err(not_exported)?))
     }
@@ -139,6 +140,7 @@ impl Tracer {
     /// # Errors
     /// When the endpoint is no address.
     pub fn to_collector(service: &str, endpoint: &str) -> Result<Self, String> {
+        crate::tls::install();
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_endpoint(format!("{endpoint}/v1/traces"))

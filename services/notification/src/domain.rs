@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use ring::digest::{SHA256, digest};
 use events::{
     Problem, Timestamp, codes,
     notification::{Channel, Locale, MessageKind},

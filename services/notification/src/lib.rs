@@ -38,7 +38,6 @@ use events::{
     payment, reservation, user,
 };
 use mesh::{Allow, Service, postgres::Postgres};
-use sqlx::migrate::Migrator;
 
 pub use config::{Config, Relay};
 pub use domain::Pace;
@@ -49,7 +48,7 @@ pub use unit_of_work::{Keys, UnitOfWork};
 pub const NAME: &str = "notification";
 
 /// What the service remembers.
-pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/notification");
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["notification/0101_notification.sql"];
 
 /// The service, to be run on a [`Postgres`].
 pub fn service() -> Service<Postgres<UnitOfWork>> {

@@ -49,20 +49,21 @@ pub(crate) async fn contact(
     Ok(Contact { user_id, phone, locale })
 }
 
-#[derive(sqlx::FromRow)]
-struct MessageRow {
-    listed_id: Uuid,
-    id: Uuid,
-    subject_id: Uuid,
-    kind: String,
-    state: String,
-    channel: Option<String>,
-    details: Json<Details>,
-    locale: String,
-    show: Option<Json<Show>>,
-    attempts: i32,
-    created_at: OffsetDateTime,
-    ended_at: Option<OffsetDateTime>,
+mesh::row! {
+    struct MessageRow {
+        listed_id: Uuid,
+        id: Uuid,
+        subject_id: Uuid,
+        kind: String,
+        state: String,
+        channel: Option<String>,
+        details: Json<Details>,
+        locale: String,
+        show: Option<Json<Show>>,
+        attempts: i32,
+        created_at: OffsetDateTime,
+        ended_at: Option<OffsetDateTime>,
+    }
 }
 
 /// The caller's messages, newest first. What waits to be sent is shown as it would go out.

@@ -92,23 +92,24 @@ async fn close(pool: &PgPool, fingerprint: &str, now: Timestamp) -> sqlx::Result
     Ok(())
 }
 
-/// A message that is ours for a while.
-#[derive(sqlx::FromRow)]
-pub(crate) struct Leased {
-    pub(crate) id: Uuid,
-    subject_id: Uuid,
-    kind: String,
-    user_id: Uuid,
-    schedule_id: Uuid,
-    details: Json<Details>,
-    locale: String,
-    show: Option<Json<Show>>,
-    receipt: Option<String>,
-    last_error: Option<String>,
-    leases: i32,
-    created_at: OffsetDateTime,
-    phone: Option<String>,
-    withdrawn: bool,
+mesh::row! {
+    /// A message that is ours for a while.
+    pub(crate) struct Leased {
+        pub(crate) id: Uuid,
+        subject_id: Uuid,
+        kind: String,
+        user_id: Uuid,
+        schedule_id: Uuid,
+        details: Json<Details>,
+        locale: String,
+        show: Option<Json<Show>>,
+        receipt: Option<String>,
+        last_error: Option<String>,
+        leases: i32,
+        created_at: OffsetDateTime,
+        phone: Option<String>,
+        withdrawn: bool,
+    }
 }
 
 /// Takes what is due, so that no other sender does. One statement and a commit of its own:

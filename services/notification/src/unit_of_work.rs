@@ -289,20 +289,21 @@ impl mesh::UnitOfWork for UnitOfWork {
     }
 }
 
-#[derive(sqlx::FromRow)]
-struct WaitingColumns {
-    id: Uuid,
-    subject_id: Uuid,
-    kind: String,
-    user_id: Uuid,
-    schedule_id: Uuid,
-    saga_id: Uuid,
-    cause_id: Option<Uuid>,
-    created_at: OffsetDateTime,
-    attempts: i32,
-    next_at: OffsetDateTime,
-    receipt: Option<String>,
-    last_error: Option<String>,
+mesh::row! {
+    struct WaitingColumns {
+        id: Uuid,
+        subject_id: Uuid,
+        kind: String,
+        user_id: Uuid,
+        schedule_id: Uuid,
+        saga_id: Uuid,
+        cause_id: Option<Uuid>,
+        created_at: OffsetDateTime,
+        attempts: i32,
+        next_at: OffsetDateTime,
+        receipt: Option<String>,
+        last_error: Option<String>,
+    }
 }
 
 impl WaitingColumns {

@@ -336,14 +336,14 @@ pub fn wirings() -> [Wiring; 11] {
 /// The migrations of a service's own database.
 pub(crate) fn migrations(service: &str) -> Option<&'static Migrator> {
     Some(match service {
-        "user" => &user::MIGRATIONS,
-        "concert" => &concert::MIGRATIONS,
-        "reservation" => &reservation::MIGRATIONS,
-        "payment" => &payment::MIGRATIONS,
-        "point" => &point::MIGRATIONS,
-        "notification" => &notification::MIGRATIONS,
-        "data-platform" => &data_platform::MIGRATIONS,
-        "audit" => &audit::MIGRATIONS,
+        "user" => &*user::MIGRATIONS,
+        "concert" => &*concert::MIGRATIONS,
+        "reservation" => &*reservation::MIGRATIONS,
+        "payment" => &*payment::MIGRATIONS,
+        "point" => &*point::MIGRATIONS,
+        "notification" => &*notification::MIGRATIONS,
+        "data-platform" => &*data_platform::MIGRATIONS,
+        "audit" => &*audit::MIGRATIONS,
         _ => return None,
     })
 }

@@ -43,7 +43,7 @@ pub mod sim {
 pub const NAME: &str = "payment";
 
 /// The service's tables.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/payment");
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["payment/0101_holds_and_payments.sql", "payment/0102_called_off.sql"];
 
 /// Nothing of this service can be configured: every deadline belongs to others.
 #[derive(Debug, Clone, Default)]

@@ -41,7 +41,7 @@ pub mod sim {
 pub const NAME: &str = "point";
 
 /// The service's tables.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/point");
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["point/0101_wallets_and_ledger.sql"];
 
 /// What this service's decisions depend on.
 #[derive(Debug, Clone)]

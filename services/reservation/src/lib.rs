@@ -59,7 +59,7 @@ pub mod sim {
 pub const NAME: &str = "reservation";
 
 /// The service's tables.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/reservation");
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["reservation/0101_reservation.sql", "reservation/0102_terms_and_ends.sql"];
 
 /// How often the clock is asked what has come due.
 const TICK: Duration = Duration::from_millis(200);

@@ -56,7 +56,7 @@ pub mod sim {
 pub const NAME: &str = "user";
 
 /// The service's tables.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/user");
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["user/0101_accounts.sql"];
 
 /// How often wishes are looked for.
 const WISHES_EVERY: Duration = Duration::from_millis(250);

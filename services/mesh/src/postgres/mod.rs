@@ -1,6 +1,7 @@
 //! The PostgreSQL engine: inbox, book, outbox and parked events in one transaction.
 
 mod check;
+mod migrations;
 pub(crate) mod outbox;
 mod parked;
 pub mod partitions;
@@ -39,13 +40,14 @@ use crate::{
     work::{Entry, Meta, Work},
 };
 
+pub use migrations::{Migrations, migrator};
 pub use check::{check, connect, default_partitions};
 pub use outbox::backlog;
 pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
 
 /// What every service remembers of the mesh.
-pub static MESH_MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/mesh");
+pub static MESH_MIGRATIONS: Migrations = crate::migrations!["mesh/0001_mesh.sql", "mesh/0002_reached.sql"];
 
 /// Connections of one service: two lanes, its reads, timers and housekeeping.
 const CONNECTIONS_MAX: u32 = 8;
@@ -214,7 +216,7 @@ impl<B: UnitOfWork> Postgres<B> {
 /// # Errors
 /// When a migration fails, or one that was applied has been changed since.
 pub async fn migrate(pool: &PgPool, service: &Migrator) -> Result<(), sqlx::migrate::MigrateError> {
-    for migrator in [&MESH_MIGRATIONS, service] {
+    for migrator in [&*MESH_MIGRATIONS, service] {
         // Both share one table of applied versions; each is blind to the other's.
         let mut migrator = Migrator::with_migrations(migrator.iter().cloned().collect());
         migrator.set_ignore_missing(true);

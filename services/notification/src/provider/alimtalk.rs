@@ -19,7 +19,7 @@ mod wire;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use ring::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use events::notification::Channel;
 use futures::{StreamExt, stream};

@@ -23,6 +23,7 @@ pub(super) struct Answer {
 /// A client for one provider. It follows nobody elsewhere: what is sent is for the one whom
 /// the operator has named.
 pub(super) fn client() -> Result<Client, String> {
+    mesh::tls::install();
     Client::builder()
         .redirect(Policy::none())
         .pool_max_idle_per_host(IDLE_MAX)

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::hmac;
+use ring::hmac;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use events::notification::Channel;
 use futures::{StreamExt, stream};

@@ -39,15 +39,16 @@ pub(super) async fn schedules(
     rows.into_iter().map(|row| Ok((ScheduleId(row.id), Row::stored(row.schedule()?)))).collect()
 }
 
-#[derive(sqlx::FromRow)]
-pub(super) struct ScheduleRow {
-    pub(super) id: Uuid,
-    state: String,
-    opens_at: Option<OffsetDateTime>,
-    starts_at: Option<OffsetDateTime>,
-    refund_until: Option<OffsetDateTime>,
-    hold_secs: Option<i32>,
-    seats_per_fan_max: Option<i32>,
+mesh::row! {
+    pub(super) struct ScheduleRow {
+        pub(super) id: Uuid,
+        state: String,
+        opens_at: Option<OffsetDateTime>,
+        starts_at: Option<OffsetDateTime>,
+        refund_until: Option<OffsetDateTime>,
+        hold_secs: Option<i32>,
+        seats_per_fan_max: Option<i32>,
+    }
 }
 
 impl ScheduleRow {
@@ -112,24 +113,25 @@ pub(super) async fn places(
     Ok(places)
 }
 
-#[derive(sqlx::FromRow)]
-pub(crate) struct ReservationRow {
-    id: Uuid,
-    schedule_id: Uuid,
-    user_id: Uuid,
-    state: String,
-    seats: Json<Vec<PricedSeat>>,
-    amount: i64,
-    hold_version: i64,
-    created_at: OffsetDateTime,
-    expires_at: OffsetDateTime,
-    hard_cap_at: OffsetDateTime,
-    extended: bool,
-    payment_id: Option<Uuid>,
-    closing: bool,
-    refund: Option<String>,
-    place_version: i64,
-    cancel_reason: Option<String>,
+mesh::row! {
+    pub(crate) struct ReservationRow {
+        id: Uuid,
+        schedule_id: Uuid,
+        user_id: Uuid,
+        state: String,
+        seats: Json<Vec<PricedSeat>>,
+        amount: i64,
+        hold_version: i64,
+        created_at: OffsetDateTime,
+        expires_at: OffsetDateTime,
+        hard_cap_at: OffsetDateTime,
+        extended: bool,
+        payment_id: Option<Uuid>,
+        closing: bool,
+        refund: Option<String>,
+        place_version: i64,
+        cancel_reason: Option<String>,
+    }
 }
 
 impl ReservationRow {
@@ -235,15 +237,16 @@ pub(super) async fn held(
     Ok(())
 }
 
-#[derive(sqlx::FromRow)]
-struct HeldRow {
-    schedule_id: Uuid,
-    user_id: Uuid,
-    id: Uuid,
-    seats: i32,
-    holds_until: Option<OffsetDateTime>,
-    place_version: i64,
-    is_paid: bool,
+mesh::row! {
+    struct HeldRow {
+        schedule_id: Uuid,
+        user_id: Uuid,
+        id: Uuid,
+        seats: i32,
+        holds_until: Option<OffsetDateTime>,
+        place_version: i64,
+        is_paid: bool,
+    }
 }
 
 pub(super) async fn seats(

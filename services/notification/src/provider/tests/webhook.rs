@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use aws_lc_rs::hmac;
+use ring::hmac;
 use axum::{
     body::Bytes,
     extract::State,
