@@ -3,22 +3,22 @@
 //! | | in PostgreSQL: [`service`] | in Valkey: [`map_service`] |
 //! |---|---|---|
 //! | owns | concerts, schedules, seat plans | a copy of the seats' states |
-//! | hears | `user.role_granted`, `user.withdrawn` (reads the stream) | `reservation.created`, `.confirmed`, `.expired`, `.cancelled`; `concert.schedule_cancelled` |
-//! | says | `concert.schedule_opened`, `.schedule_cancelled`, `.organizer_added`, `.organizer_removed` | to whoever listens: how the map changes |
+//! | consumes | `user.role_granted`, `user.withdrawn` (reads the stream) | `reservation.created`, `.confirmed`, `.expired`, `.cancelled`; `concert.schedule_cancelled` |
+//! | emits | `concert.schedule_opened`, `.schedule_cancelled`, `.organizer_added`, `.organizer_removed` | nothing; announces each change of the map |
 //!
-//! The two halves run together and never ask each other; what they share are the plans.
+//! The two halves run together and never call each other; they share the seat plans.
 //!
 //! **Invariants:**
 //! 1. Concerts and seat plans never change once stored; a schedule changes once, when it
-//!    is cancelled. Only the organizers of a concert act on it, and operators in their place.
-//!    A concert keeps its last organizer, unless that account is closed: then it is in the
-//!    operators' hands, who may add another.
+//!    is cancelled. Only the organizers of a concert may change it, or an operator in their
+//!    place. A concert keeps its last organizer, unless that account is closed; then an
+//!    operator may add another.
 //! 2. A seat plan is stored whole or not at all ([`plan`]).
-//! 3. The seat map is a copy: the reservation service judges, this service shows. Of each
-//!    seat the word with the highest (hold version, stage) remains, so the order of
-//!    arrival does not matter, and a late message of a former owner changes nothing.
-//! 4. The map's sequence grows by one with every change that can be seen, and by nothing
-//!    else. Whoever has the map of one sequence and every change after it has the map.
+//! 3. The seat map is a copy: the reservation service decides, this service shows. For each
+//!    seat the update with the highest (hold version, stage) wins, so the order of arrival
+//!    does not matter, and a late message of a former owner changes nothing.
+//! 4. The map's sequence grows by one with every visible change, and with nothing else. The
+//!    map at one sequence and every change after it give the current map.
 
 mod accounts;
 mod domain;
@@ -54,14 +54,14 @@ pub const NAME: &str = "concert";
 /// The tables of this service.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/concert");
 
-/// Events of accounts that are noted before it is noted how far.
-const PIECE: usize = 100;
+/// Account events that are handled before the reader's position is saved.
+const READ_BATCH: usize = 100;
 
 /// What can be configured.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Bytes of a `concert.schedule_opened` at most. What the broker would not carry must
-    /// be refused while somebody is there to hear it.
+    /// Bytes of a `concert.schedule_opened` at most. An event too large for the broker must
+    /// be refused while its organizer still waits for the answer.
     pub opened_bytes_max: usize,
 }
 
@@ -72,11 +72,11 @@ impl Default for Config {
     }
 }
 
-type Here = QueryContext<Postgres<UnitOfWork>>;
+type Ctx = QueryContext<Postgres<UnitOfWork>>;
 
-/// The half of this service that decides.
+/// The half of this service that answers commands.
 pub fn service() -> Service<Postgres<UnitOfWork>> {
-    // Whatever an organizer may do, an operator may do in their place.
+    // An operator may do in an organizer's place whatever the organizer may do.
     let organizer = Allow::OneOf(&[Role::Organizer, Role::Operator]);
     let plans = Arc::new(plan_store::Plans::default());
     Service::<Postgres<UnitOfWork>>::new(NAME)
@@ -86,27 +86,25 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         .answers::<AddOrganizer>(organizer, &[OrganizerAdded::NAME])
         .answers::<RemoveOrganizer>(organizer, &[OrganizerRemoved::NAME])
         .answers::<accounts::NoteAccount>(Allow::Inside, &[OrganizerRemoved::NAME])
-        .follows(
-            &accounts::FOLLOWED,
-            PIECE,
-            |ctx, read| async move { accounts::take(ctx, &read).await },
-        )
-        .reads::<GetOrganizers, _, _>(organizer, |ctx: Here, command, meta| async move {
+        .follows(&accounts::FOLLOWED, READ_BATCH, |ctx, read| async move {
+            accounts::take(ctx, &read).await
+        })
+        .reads::<GetOrganizers, _, _>(organizer, |ctx: Ctx, command, meta| async move {
             reads::organizers(ctx.pool(), command, &meta.caller).await
         })
-        .reads::<FindConcerts, _, _>(Allow::Anyone, |ctx: Here, command, _| async move {
+        .reads::<FindConcerts, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
             reads::concerts(ctx.pool(), command).await
         })
-        .reads::<GetConcert, _, _>(Allow::Anyone, |ctx: Here, command, _| async move {
+        .reads::<GetConcert, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
             reads::concert(ctx.pool(), command).await
         })
-        .reads::<FindSchedules, _, _>(Allow::Anyone, |ctx: Here, command, _| async move {
+        .reads::<FindSchedules, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
             reads::schedules(ctx.pool(), command).await
         })
-        .reads::<StateSchedules, _, _>(Allow::Service, |ctx: Here, command, _| async move {
+        .reads::<StateSchedules, _, _>(Allow::Service, |ctx: Ctx, command, _| async move {
             reads::stated(ctx.pool(), command).await
         })
-        .reads::<GetPlan, _, _>(Allow::Anyone, move |ctx: Here, command, _| {
+        .reads::<GetPlan, _, _>(Allow::Anyone, move |ctx: Ctx, command, _| {
             let plans = plans.clone();
             async move {
                 let GetPlan { schedule_id } = command;

@@ -27,7 +27,7 @@ pub(crate) fn router(openapi: String) -> Router<Edge> {
         .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, JSON)], openapi)))
 }
 
-/// Ready while the work can be done, and otherwise what keeps it from being done.
+/// Ready while this process can do its work, and otherwise what keeps it from that.
 async fn ready(State(edge): State<Edge>) -> Result<Response, Refused> {
     let ails = edge.readiness().ails().await;
     if ails.is_empty() {

@@ -1,8 +1,8 @@
-//! Messages to fans: one per subject and kind, each sent once.
+//! The notification service: messages to fans, one per subject and kind, each sent once.
 //!
-//! Owns where a fan's messages go, and the messages.
+//! It owns the contacts of fans, and the messages.
 //!
-//! | hears | and then there is a message |
+//! | consumes | and then there is a message |
 //! |---|---|
 //! | `reservation.created` | `reservation_made`, about the reservation |
 //! | `reservation.expired` | `hold_expired`, about the reservation |
@@ -10,15 +10,15 @@
 //! | `payment.completed`, `.failed` | `payment_completed`, `payment_failed`, about the payment |
 //! | `payment.refunded` | `money_returned`, about the payment |
 //! | `concert.schedule_opened` | none; messages name the show |
-//! | `user.withdrawn` | none, and none any more; those that wait fail |
+//! | `user.withdrawn` | none from now on; pending messages fail |
 //!
-//! It decides nothing that anybody waits for: when the provider is slow or down, messages
-//! wait in their table and nothing else does. **Says** `notification.sent` and `.failed`, in
-//! the saga of the fact that asked for the message.
+//! No other service waits for what it decides: when the provider is slow or down, messages wait
+//! in their table and nothing else does. It emits `notification.sent` and `.failed`, in the saga
+//! of the event that caused the message.
 //!
-//! **Invariants.** There is one message of a kind about a subject. It is sent under an id
-//! that is the same at every try. No transaction and no lock is held while it is sent. It is
-//! over, one way or the other, when its time is.
+//! **Invariants.** There is one message of a kind about a subject. It is sent under an id that is
+//! the same at every try. No transaction and no lock is held while it is sent. At its deadline it
+//! is either sent or failed.
 
 mod config;
 mod domain;
@@ -48,7 +48,7 @@ pub use unit_of_work::{Keys, UnitOfWork};
 /// The service.
 pub const NAME: &str = "notification";
 
-/// What the service remembers.
+/// The service's tables.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/notification");
 
 /// The service, to be run on a [`Postgres`].

@@ -1,4 +1,4 @@
-//! Letting a fan go, or not: no points may be left, unless they are given up.
+//! Withdrawals: a fan may close the account when no points are left or the fan gives them up.
 
 use events::{
     EntryId,
@@ -47,7 +47,7 @@ impl Handle<UserWithdrawalRefused> for UnitOfWork {
         keys.leaving.push(event.user_id.0);
     }
 
-    /// It locks the wallet, like the request that it may overtake.
+    /// Locks the wallet, like the request that it may overtake.
     fn handle(
         &mut self,
         event: &UserWithdrawalRefused,
@@ -67,7 +67,7 @@ impl Handle<UserWithdrawn> for UnitOfWork {
         keys.leaving.push(event.user_id.0);
     }
 
-    /// What is left is given up, or was given back while the account was being closed.
+    /// Points that are left are forfeited, or were refunded while the account was being closed.
     fn handle(
         &mut self,
         event: &UserWithdrawn,

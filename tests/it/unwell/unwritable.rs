@@ -1,15 +1,15 @@
-//! A broker that answers everything and cannot write: what a full disk makes of it.
+//! A broker that answers everything but cannot write, as with a full disk.
 
 use harness::mesh::{Mesh, eventually, run};
 use onsale::doctor;
 
 use super::{ails, process::limit_files, servers};
 
-/// Less than what any stream with an event in it needs.
+/// Fewer bytes than any stream with an event needs.
 const NO_ROOM: u64 = 16;
 
 #[test]
-fn a_broker_that_cannot_write_is_named_and_nothing_is_lost_when_it_is_started_again() {
+fn a_broker_that_cannot_write_is_reported_and_nothing_is_lost_after_a_restart() {
     run(async {
         let mesh = Mesh::own().await;
         let schedule = mesh.open(1, |_| {}).await.schedule_id;
@@ -20,7 +20,7 @@ fn a_broker_that_cannot_write_is_named_and_nothing_is_lost_when_it_is_started_ag
         let nats = servers(&mesh).nats.clone();
         limit_files(nats.pid().expect("it runs"), NO_ROOM);
         let payment = pay_without_waiting(&fan, &hold).await;
-        eventually("/readyz says so", || async {
+        eventually("/readyz reports it", || async {
             let ails = ails(&mesh).await;
             let says = |part: &str| ails.iter().any(|ail| ail.contains(part));
             (says("the broker cannot work") && says("payment: ")).then_some(())

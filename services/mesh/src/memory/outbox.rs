@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// A message that was emitted.
+/// A row of the outbox.
 pub(super) struct Row {
     message: Message,
     sequence: Option<u64>,
@@ -38,7 +38,7 @@ impl Row {
     }
 }
 
-/// A moment that much later.
+/// The time `by` after `now`.
 pub(super) fn later(now: Timestamp, by: Duration) -> Timestamp {
     now.plus_millis(by.as_millis() as i64)
 }

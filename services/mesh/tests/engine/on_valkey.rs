@@ -1,4 +1,4 @@
-//! Counters in Lua, each store a Valkey of its own.
+//! The counters in Lua; each store is a Valkey of its own.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl LuaModule for Counters {
 }
 
 fn bump(counter: Uuid, amount: i64, how: How) -> FunctionCall {
-    assert!(how != How::Panics, "told to panic");
+    assert!(how != How::Panics, "panics on purpose");
     FunctionCall::new("bump").arg(counter).arg(amount).arg(how.word())
 }
 
@@ -121,7 +121,7 @@ impl Store for OnValkey {
 
     async fn counter(&self, id: Uuid) -> Option<(i64, i64)> {
         let read = FunctionCall::new("counter").arg(id);
-        // Its connection may be one to a server that is gone.
+        // Its connection may be to a server that is gone.
         let found = eventually("a counter is read", || async {
             self.engine.read(read.clone(), mesh::clock::now()).await.ok()
         })

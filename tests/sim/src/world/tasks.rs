@@ -1,22 +1,22 @@
-//! What a service does when it gets to work: take in, publish, look for what is due, try again,
-//! compare.
+//! The tasks of a service: run a batch, publish, run timers, retry parked events, and compare
+//! outbox and stream.
 
 use mesh::{engine::Mark, memory::Incoming};
 use rand::RngExt as _;
 
-use super::{Context, World};
+use super::{Action, World};
 use crate::{
     faults::{Fault, Mutation, luck, strikes},
     node::{Asked, Luck},
 };
 
-/// Messages of one batch at most.
+/// A batch takes fewer messages than this, and fewer commands.
 const BATCH_MAX: usize = 40;
 /// How long a command waits for what it depends on.
 const PATIENCE_SECS: i64 = 4;
 
 impl World<'_> {
-    /// Takes in what is there, and settles it.
+    /// Runs what is waiting as one batch, and settles it.
     pub(super) fn batch(&mut self, index: usize) {
         let (now, mutation) = (self.at, self.options.mutation);
         let node = &mut self.nodes[index];
@@ -48,7 +48,7 @@ impl World<'_> {
             Err(_) => self.die(index),
             Ok(taken) => {
                 let emitted = taken.emitted;
-                self.said(index, &emitted);
+                self.record(index, &emitted);
                 if strikes(Fault::Death, &self.options.faults, &mut self.chance) {
                     return self.die(index);
                 }
@@ -58,7 +58,7 @@ impl World<'_> {
         }
     }
 
-    /// Acknowledges messages and answers people.
+    /// Acknowledges messages and answers fans.
     fn settle(
         &mut self,
         index: usize,
@@ -76,7 +76,7 @@ impl World<'_> {
                 self.broker.repeat(name, one.stream, one.sequence, now);
             }
         }
-        // A message that had to run alone stands before the others; commands come last.
+        // A message that had to run alone comes before the others; commands come last.
         let first = answers.len().saturating_sub(asked.len());
         for (asked, answered) in asked.into_iter().zip(answers.into_iter().skip(first)) {
             let Some(answered) = answered else {
@@ -86,11 +86,11 @@ impl World<'_> {
                 continue;
             };
             let Some(person) = asked.person else { continue };
-            // An answer that is lost is asked for again, under the same key.
+            // When an answer is lost, the fan retries with the same idempotency key.
             if !strikes(Fault::Acknowledgement, faults, &mut self.chance) {
-                self.people[person].handle(&asked.wish, &answered, &mut self.chance, now);
+                self.people[person].receive(&asked.wish, &answered, &mut self.chance, now);
                 let next = self.people[person].next;
-                self.push(next, Context::Person(person));
+                self.push(next, Action::Person(person));
             }
         }
     }
@@ -155,7 +155,7 @@ impl World<'_> {
         node.next.retry = now.plus_millis(self.chance.random_range(50..500));
         match node.host.retry() {
             Ok(emitted) => {
-                self.said(index, &emitted);
+                self.record(index, &emitted);
                 self.nodes[index].handed.extend(emitted);
             }
             Err(_) => self.die(index),
@@ -173,7 +173,7 @@ impl World<'_> {
     }
 }
 
-/// The last event of a message is dropped.
+/// Drops the last event of a message.
 fn forget_last(incoming: &mut Incoming) {
     let Ok(mut events) = serde_json::from_slice::<Vec<serde_json::Value>>(&incoming.message.body)
     else {

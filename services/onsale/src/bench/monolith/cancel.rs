@@ -21,7 +21,7 @@ use super::server::{App, Refused, answer, failed};
 
 const CANCEL: &str = include_str!("cancel.sql");
 
-/// A reservation as it lies in the database.
+/// A reservation as it is stored.
 #[derive(sqlx::FromRow)]
 struct Row {
     schedule_id: Uuid,
