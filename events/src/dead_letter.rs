@@ -192,7 +192,7 @@ pub struct DeadLetter {
 /// One dead letter with all its details.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct OpenedDeadLetter {
+pub struct DeadLetterDetails {
     /// The dead letter.
     #[serde(flatten)]
     pub letter: DeadLetter,
@@ -214,13 +214,13 @@ pub struct DeadLetters {
     pub next_before: Option<String>,
     /// Services that could not be asked, or refused: their dead letters are missing here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unasked: Vec<UnaskedService>,
+    pub unasked: Vec<UnreachableService>,
 }
 
 /// A service that could not be asked for its dead letters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct UnaskedService {
+pub struct UnreachableService {
     /// The service.
     pub service: String,
     /// Why not.
@@ -245,7 +245,7 @@ pub struct FoundDeadLetters {
     pub letters: Vec<DeadLetter>,
     /// The one that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opened: Option<OpenedDeadLetter>,
+    pub opened: Option<DeadLetterDetails>,
 }
 
 /// Retry a dead letter, with all parked events of its order key, in their order.
@@ -305,7 +305,7 @@ pub struct RetryAll {
 /// The result of a retry or discard, for one order key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Redriven {
+pub struct Retried {
     /// The dead letter that was asked for.
     pub letter: DeadLetterId,
     /// The service.
@@ -342,12 +342,12 @@ pub struct Stopped {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RetriedAll {
     /// One result for each order key.
-    pub lines: Vec<Redriven>,
+    pub lines: Vec<Retried>,
     /// Dead letters whose service could not be asked, or refused.
-    pub unasked: Vec<Unasked>,
+    pub unasked: Vec<Unreachable>,
     /// Services that could not be asked for their dead letters with this cause.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unasked_services: Vec<UnaskedService>,
+    pub unasked_services: Vec<UnreachableService>,
     /// How many dead letters with this cause are left for another request.
     pub left: u64,
 }
@@ -355,7 +355,7 @@ pub struct RetriedAll {
 /// A dead letter whose service could not be asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Unasked {
+pub struct Unreachable {
     /// The dead letter.
     pub letter: DeadLetterId,
     /// Why not.

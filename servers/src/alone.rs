@@ -8,13 +8,13 @@ use crate::{
 };
 
 /// Valkey alone, for tests that need nothing else. Dropping it stops it.
-pub struct Alone {
+pub struct Standalone {
     server: Server,
     // Last: a temporary folder is deleted after the server in it has stopped.
     _folder: Folder,
 }
 
-impl Alone {
+impl Standalone {
     /// Starts Valkey and returns when it answers.
     ///
     /// # Errors

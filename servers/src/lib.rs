@@ -31,7 +31,7 @@ mod secrets;
 mod server;
 mod valkey;
 
-pub use alone::Alone;
+pub use alone::Standalone;
 pub use data::Data;
 pub use keeper::{Keeper, full_disks};
 pub use secrets::key_of;

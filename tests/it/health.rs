@@ -39,19 +39,20 @@ fn a_missing_stream_is_reported_and_everything_is_published_again_once_it_is_bac
         let fan = mesh.fan(100).await;
         let hold = fan.hold(schedule, &["A-1-1"]).await;
         fan.pay(&hold).await;
-        let is_well = || async { doctor::ills(&mesh.env.config).await.is_empty().then_some(()) };
+        let is_well =
+            || async { doctor::problems(&mesh.env.config).await.is_empty().then_some(()) };
         eventually("doctor finds nothing wrong", is_well).await;
 
         let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
         provisioner.jetstream.delete_stream("PAYMENT").await.expect("deleted");
-        let ills = doctor::ills(&mesh.env.config).await;
+        let problems = doctor::problems(&mesh.env.config).await;
         for part in ["streams and consumers: ", "outbox of payment: "] {
-            assert!(ills.iter().any(|ill| ill.starts_with(part)), "{part} {ills:?}");
+            assert!(problems.iter().any(|ill| ill.starts_with(part)), "{part} {problems:?}");
         }
         eventually("its consumers report it", || async {
             let running = mesh.fleet.running().iter();
-            let ails: Vec<String> = running.flat_map(|one| one.health().ails()).collect();
-            ails.iter().any(|ail| ail.contains("PAYMENT")).then_some(())
+            let faults: Vec<String> = running.flat_map(|one| one.health().faults()).collect();
+            faults.iter().any(|ail| ail.contains("PAYMENT")).then_some(())
         })
         .await;
 

@@ -38,7 +38,7 @@ const LEASE: &str = "2 seconds";
 
 /// Servers on which one service runs alone.
 async fn alone(service: &str) -> (Environment, Fleet) {
-    let env = Environment::set(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
+    let env = Environment::start(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
     let fleet = start(&env, service).await;
     (env, fleet)
 }
@@ -132,7 +132,7 @@ fn a_transaction_that_begins_first_and_commits_last_is_published() {
         first.commit().await.expect("committed");
         published(&stores, &early.into_iter().chain(late).collect()).await;
         fleet.stop().await;
-        env.strike().await;
+        env.stop().await;
     });
 }
 
@@ -150,7 +150,7 @@ fn a_transaction_that_is_rolled_back_publishes_nothing() {
         let after = emit(&mut fast, 1, "0").await;
         published(&stores, &before.into_iter().chain(after).collect()).await;
         fleet.stop().await;
-        env.strike().await;
+        env.stop().await;
     });
 }
 
@@ -176,7 +176,7 @@ fn a_publisher_killed_between_publishing_and_marking_publishes_nothing_twice() {
             published(&stores, &emitted).await;
         }
         fleet.stop().await;
-        env.strike().await;
+        env.stop().await;
     });
 }
 
@@ -195,7 +195,7 @@ fn the_backlog_of_a_killed_process_is_published_once_by_the_other_instances() {
         emitted.extend(emit(&mut connection, 300, LEASE).await);
         published(&stores, &emitted).await;
         second.stop().await;
-        env.strike().await;
+        env.stop().await;
     });
 }
 
@@ -222,7 +222,7 @@ fn a_backlog_of_any_size_is_published_whole() {
         .await;
         published(&stores, &emitted).await;
         fleet.stop().await;
-        env.strike().await;
+        env.stop().await;
     });
 }
 

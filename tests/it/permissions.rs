@@ -178,7 +178,7 @@ async fn env() -> Arc<Environment> {
     if let Some(env) = shared.upgrade() {
         return env;
     }
-    let env = Environment::set(None, Arc::new(|_: &str| {})).await.expect("servers");
+    let env = Environment::start(None, Arc::new(|_: &str| {})).await.expect("servers");
     let env = Arc::new(env);
     *shared = Arc::downgrade(&env);
     env

@@ -59,8 +59,8 @@ async fn begin(fan: &Fan<'_>, hold: &events::reservation::Reservation) -> Paymen
 }
 
 /// The problems that the running services report.
-fn ails(mesh: &Mesh) -> Vec<String> {
-    mesh.fleet.running().iter().flat_map(|one| one.health().ails()).collect()
+fn faults(mesh: &Mesh) -> Vec<String> {
+    mesh.fleet.running().iter().flat_map(|one| one.health().faults()).collect()
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_full_stream_delays_events_and_everything_is_published_once_it_has_room() {
         let holds = [fan.hold(schedule, &["A-1-1"]).await, fan.hold(schedule, &["A-1-2"]).await];
         fan.pay(&holds[0]).await;
         eventually("doctor finds nothing wrong", || async {
-            doctor::ills(&mesh.env.config).await.is_empty().then_some(())
+            doctor::problems(&mesh.env.config).await.is_empty().then_some(())
         })
         .await;
         // Room for less than a message, in two of the streams that a payment needs.
@@ -86,14 +86,14 @@ fn a_full_stream_delays_events_and_everything_is_published_once_it_has_room() {
         let payment = begin(&fan, &holds[1]).await;
         fan.charge(5).await;
         eventually("the services report that their streams are full", || async {
-            let full = ails(&mesh).into_iter().filter(|ail| ail.contains("stream is full"));
+            let full = faults(&mesh).into_iter().filter(|ail| ail.contains("stream is full"));
             (full.count() == 2).then_some(())
         })
         .await;
-        let ills = doctor::ills(&mesh.env.config).await;
+        let problems = doctor::problems(&mesh.env.config).await;
         for part in ["outbox of payment: the stream PAYMENT is full", "outbox of point: the stream"]
         {
-            assert!(ills.iter().any(|ill| ill.starts_with(part)), "{part}: {ills:?}");
+            assert!(problems.iter().any(|ill| ill.starts_with(part)), "{part}: {problems:?}");
         }
         let found = fan.payment(&payment).await;
         assert_eq!(found.state, PaymentState::Requested, "the payment is kept, but cannot go on");
@@ -103,7 +103,7 @@ fn a_full_stream_delays_events_and_everything_is_published_once_it_has_room() {
         }
         fan.payment_becomes(&payment, PaymentState::Completed).await;
         eventually("no service reports a problem", || async {
-            (ails(&mesh).is_empty() && doctor::ills(&mesh.env.config).await.is_empty())
+            (faults(&mesh).is_empty() && doctor::problems(&mesh.env.config).await.is_empty())
                 .then_some(())
         })
         .await;

@@ -25,7 +25,7 @@ use onsale::{
     environment::Environment,
     fleet::{Fleet, ServiceConfigs},
     http::{Answer, Http},
-    receipt::{Books, Receipt},
+    receipt::{Databases, Receipt},
 };
 use serde_json::{Value, json};
 use servers::Servers;
@@ -122,7 +122,7 @@ impl Mesh {
     /// The same, with a changed configuration.
     pub async fn with_configs(services: &[&str], change: impl FnOnce(&mut ServiceConfigs)) -> Self {
         let quiet = std::sync::Arc::new(|_: &str| {});
-        let mut env = Environment::set(None, quiet).await.expect("servers");
+        let mut env = Environment::start(None, quiet).await.expect("servers");
         env.config.http_addr = Some(([127, 0, 0, 1], 0).into());
         let mut configs = configs(&env);
         change(&mut configs);
@@ -138,7 +138,7 @@ impl Mesh {
     /// Stops everything, in order.
     pub async fn stop(self) {
         self.fleet.stop().await;
-        self.env.strike().await;
+        self.env.stop().await;
     }
 
     /// A connection to the broker as `client` or `operator`.
@@ -214,7 +214,7 @@ impl Mesh {
 
     /// The receipt of a schedule, from the databases, once nothing is in flight any more.
     pub async fn receipt(&self, schedule: ScheduleId) -> Receipt {
-        let books = Books::open(&self.env.config).await.expect("databases");
+        let books = Databases::open(&self.env.config).await.expect("databases");
         books.receipt_at_rest(&[schedule.0], SOON).await.expect("a receipt")
     }
 

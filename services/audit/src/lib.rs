@@ -34,7 +34,7 @@ pub mod kept;
 mod keys;
 mod listener;
 mod observed;
-mod reads;
+mod queries;
 pub mod rehearsal;
 mod sagas;
 pub mod timeline;
@@ -127,15 +127,15 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
     let (reader, watchdog) = (listener.clone(), listener.clone());
     let (of_one, of_many) = (listener.clone(), listener);
     Service::<Postgres<UnitOfWork>>::new(NAME)
-        .answers::<ReportStall>(Allow::Inside, &["audit.saga_stalled"])
-        .answers::<ReportViolation>(Allow::Inside, &["audit.violation"])
-        .reads::<GetSaga, _, _>(Allow::User, move |ctx, command, meta| {
-            reads::saga(of_one.clone(), ctx, command, meta)
+        .executes::<ReportStall>(Allow::Inside, &["audit.saga_stalled"])
+        .executes::<ReportViolation>(Allow::Inside, &["audit.violation"])
+        .queries::<GetSaga, _, _>(Allow::User, move |ctx, command, meta| {
+            queries::saga(of_one.clone(), ctx, command, meta)
         })
-        .reads::<FindSagas, _, _>(Allow::Role(Role::Operator), move |ctx, command, meta| {
-            reads::sagas(of_many.clone(), ctx, command, meta)
+        .queries::<FindSagas, _, _>(Allow::Role(Role::Operator), move |ctx, command, meta| {
+            queries::sagas(of_many.clone(), ctx, command, meta)
         })
-        .reads::<FindViolations, _, _>(Allow::Role(Role::Operator), reads::violations)
+        .queries::<FindViolations, _, _>(Allow::Role(Role::Operator), queries::violations)
         .follows(&FOLLOWED, PIECE, move |ctx, read| {
             let reader = reader.clone();
             async move { reader.take(ctx, read).await }

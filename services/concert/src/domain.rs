@@ -328,7 +328,7 @@ mod tests {
         let open = opened(&open_schedule()).expect("good");
         assert_eq!(state_at(&open, open.starts_at.plus_millis(-1)), ScheduleState::Open);
         assert_eq!(state_at(&open, open.starts_at), ScheduleState::Closed);
-        let off = called_off(&open, "").expect("granted").0;
+        let off = schedule_cancelled(&open, "").expect("granted").0;
         for at in [now(), open.starts_at] {
             assert_eq!(state_at(&off, at), ScheduleState::Cancelled);
         }
@@ -336,7 +336,10 @@ mod tests {
 
     const BOSS: Actor = Actor { user_id: UserId(Uuid::from_u128(1)), role: Role::Organizer };
 
-    fn called_off(schedule: &Schedule, reason: &str) -> Result<(Schedule, Cancellation), Problem> {
+    fn schedule_cancelled(
+        schedule: &Schedule,
+        reason: &str,
+    ) -> Result<(Schedule, Cancellation), Problem> {
         let command =
             CancelSchedule { schedule_id: schedule.schedule_id, reason: reason.to_owned() };
         cancel(schedule, &command, BOSS, now())
@@ -345,19 +348,19 @@ mod tests {
     #[test]
     fn a_schedule_is_cancelled_once_and_records_by_whom() {
         let open = opened(&open_schedule()).expect("good");
-        let (cancelled, how) = called_off(&open, " Storm. ").expect("granted");
+        let (cancelled, how) = schedule_cancelled(&open, " Storm. ").expect("granted");
         assert_eq!(cancelled.state, ScheduleState::Cancelled);
         assert_eq!(cancelled.cancelled, Some(how.clone()));
         assert_eq!((how.reason.as_str(), how.by, how.at), ("Storm.", Some(BOSS), now()));
-        let again = called_off(&cancelled, "").expect_err("refused");
+        let again = schedule_cancelled(&cancelled, "").expect_err("refused");
         assert!(again.is(codes::ALREADY_CANCELLED));
     }
 
     #[test]
     fn a_reason_may_be_absent_and_has_500_characters_at_most() {
         let open = opened(&open_schedule()).expect("good");
-        assert_eq!(called_off(&open, "").expect("granted").1.reason, "");
-        assert_eq!(refused_field(called_off(&open, &"x".repeat(501))), "reason");
+        assert_eq!(schedule_cancelled(&open, "").expect("granted").1.reason, "");
+        assert_eq!(refused_field(schedule_cancelled(&open, &"x".repeat(501))), "reason");
     }
 
     fn organizers(numbers: &[u128]) -> Organizers {

@@ -26,7 +26,7 @@ mod handlers;
 mod map;
 pub mod plan;
 mod plan_store;
-mod reads;
+mod queries;
 pub mod seats;
 mod team;
 mod unit_of_work;
@@ -45,7 +45,7 @@ use events::{
 };
 use mesh::{Allow, QueryContext, Service, postgres::Postgres};
 
-pub use seats::{MADE_OF, MapConfig, SeatMaps, map_service};
+pub use seats::{MapConfig, REBUILT_FROM, SeatMaps, map_service};
 pub use unit_of_work::{Keys, UnitOfWork};
 
 /// The name of this service.
@@ -80,31 +80,31 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
     let organizer = Allow::OneOf(&[Role::Organizer, Role::Operator]);
     let plans = Arc::new(plan_store::Plans::default());
     Service::<Postgres<UnitOfWork>>::new(NAME)
-        .answers::<CreateConcert>(organizer, &[])
-        .answers::<OpenSchedule>(organizer, &[ScheduleOpened::NAME])
-        .answers::<CancelSchedule>(organizer, &[ScheduleCancelled::NAME])
-        .answers::<AddOrganizer>(organizer, &[OrganizerAdded::NAME])
-        .answers::<RemoveOrganizer>(organizer, &[OrganizerRemoved::NAME])
-        .answers::<accounts::NoteAccount>(Allow::Inside, &[OrganizerRemoved::NAME])
+        .executes::<CreateConcert>(organizer, &[])
+        .executes::<OpenSchedule>(organizer, &[ScheduleOpened::NAME])
+        .executes::<CancelSchedule>(organizer, &[ScheduleCancelled::NAME])
+        .executes::<AddOrganizer>(organizer, &[OrganizerAdded::NAME])
+        .executes::<RemoveOrganizer>(organizer, &[OrganizerRemoved::NAME])
+        .executes::<accounts::NoteAccount>(Allow::Inside, &[OrganizerRemoved::NAME])
         .follows(&accounts::FOLLOWED, READ_BATCH, |ctx, read| async move {
             accounts::take(ctx, &read).await
         })
-        .reads::<GetOrganizers, _, _>(organizer, |ctx: Ctx, command, meta| async move {
-            reads::organizers(ctx.pool(), command, &meta.caller).await
+        .queries::<GetOrganizers, _, _>(organizer, |ctx: Ctx, command, meta| async move {
+            queries::organizers(ctx.pool(), command, &meta.caller).await
         })
-        .reads::<FindConcerts, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
-            reads::concerts(ctx.pool(), command).await
+        .queries::<FindConcerts, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
+            queries::concerts(ctx.pool(), command).await
         })
-        .reads::<GetConcert, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
-            reads::concert(ctx.pool(), command).await
+        .queries::<GetConcert, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
+            queries::concert(ctx.pool(), command).await
         })
-        .reads::<FindSchedules, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
-            reads::schedules(ctx.pool(), command).await
+        .queries::<FindSchedules, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
+            queries::schedules(ctx.pool(), command).await
         })
-        .reads::<StateSchedules, _, _>(Allow::Service, |ctx: Ctx, command, _| async move {
-            reads::stated(ctx.pool(), command).await
+        .queries::<StateSchedules, _, _>(Allow::Service, |ctx: Ctx, command, _| async move {
+            queries::stated(ctx.pool(), command).await
         })
-        .reads::<GetPlan, _, _>(Allow::Anyone, move |ctx: Ctx, command, _| {
+        .queries::<GetPlan, _, _>(Allow::Anyone, move |ctx: Ctx, command, _| {
             let plans = plans.clone();
             async move {
                 let GetPlan { schedule_id } = command;

@@ -8,7 +8,7 @@ use std::{
 use events::{Problem, ScheduleId, codes, concert::SeatBlock};
 use sqlx::{PgPool, types::Json};
 
-use crate::reads::read_error;
+use crate::queries::read_error;
 
 /// The stored plan of a schedule.
 ///

@@ -27,7 +27,7 @@ mod export;
 mod folder;
 mod platform;
 mod progress;
-mod reads;
+mod queries;
 mod table;
 mod targets;
 mod unit_of_work;
@@ -66,5 +66,5 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
             let exporter = exporter.clone();
             async move { exporter.take(ctx, &read).await }
         })
-        .reads::<GetExport, _, _>(Allow::Role(Role::Operator), reads::export)
+        .queries::<GetExport, _, _>(Allow::Role(Role::Operator), queries::export)
 }

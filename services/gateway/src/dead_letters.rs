@@ -19,9 +19,9 @@ use events::{
     audit::{GetSaga, Saga},
     codes,
     dead_letter::{
-        DEAD_LETTERS, DISCARD, DeadLetter, DeadLetterId, DeadLetterState, DeadLetters, Discard,
-        DiscardReason, FindDeadLetters, FoundDeadLetters, OpenedDeadLetter, REASON_CHARS_MAX,
-        REDRIVE, Redrive, Redriven, RetriedAll, RetryAll, Unasked, UnaskedService,
+        DEAD_LETTERS, DISCARD, DeadLetter, DeadLetterDetails, DeadLetterId, DeadLetterState,
+        DeadLetters, Discard, DiscardReason, FindDeadLetters, FoundDeadLetters, REASON_CHARS_MAX,
+        REDRIVE, Redrive, Retried, RetriedAll, RetryAll, Unreachable, UnreachableService,
     },
     user::Role,
 };
@@ -74,7 +74,7 @@ pub(crate) fn ops() -> Vec<Op> {
             )
             .role("operator")
             .path_schema::<DeadLetterId>("letter")
-            .gives::<OpenedDeadLetter>(200, "The dead letter", examples::OPENED_DEAD_LETTER),
+            .gives::<DeadLetterDetails>(200, "The dead letter", examples::OPENED_DEAD_LETTER),
         Op::post("/v1/dead-letters/{letter}/retry", retry)
             .named(TAG, "retryDeadLetter", "Retry a dead letter")
             .explained(
@@ -84,7 +84,7 @@ pub(crate) fn ops() -> Vec<Op> {
             )
             .role("operator")
             .path_schema::<DeadLetterId>("letter")
-            .gives::<Redriven>(
+            .gives::<Retried>(
                 200,
                 "What became of the parked events of its key",
                 examples::REDRIVEN,
@@ -111,7 +111,7 @@ pub(crate) fn ops() -> Vec<Op> {
             .role("operator")
             .path_schema::<DeadLetterId>("letter")
             .takes::<DiscardReason>(examples::DISCARD_REASON)
-            .gives::<Redriven>(
+            .gives::<Retried>(
                 200,
                 "What became of the parked events of its key",
                 examples::REDRIVEN,
@@ -258,13 +258,13 @@ fn first_of_keys(dead_letters: Vec<DeadLetter>) -> Vec<DeadLetterId> {
         .collect()
 }
 
-async fn retried(edge: &Edge, head: &Head, id: &DeadLetterId) -> Result<Redriven, Unasked> {
+async fn retried(edge: &Edge, head: &Head, id: &DeadLetterId) -> Result<Retried, Unreachable> {
     let body = json(&Redrive { letter: id.clone() });
     let answered = edge.ask_service(id.service(), REDRIVE, body, head).await;
     answered
         .map_err(|Refused(problem)| problem)
         .and_then(|answered| reply_of(&answered))
-        .map_err(|problem| Unasked { letter: id.clone(), why: problem.to_string() })
+        .map_err(|problem| Unreachable { letter: id.clone(), why: problem.to_string() })
 }
 
 /// The reply to a granted request, or why it was refused.
@@ -282,7 +282,7 @@ fn reply_of<T: DeserializeOwned>(answered: &Answered) -> Result<T, Problem> {
 /// Dead letters, those of each service in the order in which they were parked.
 struct Found {
     dead_letters: Vec<DeadLetter>,
-    unasked: Vec<UnaskedService>,
+    unasked: Vec<UnreachableService>,
 }
 
 /// The dead letters of one service, or of all that answer, whose cause contains a text.
@@ -307,9 +307,10 @@ async fn matching(
         for (service, dead_letters) in KEEPERS.into_iter().zip(join_all(all).await) {
             match dead_letters {
                 Ok(dead_letters) => found.dead_letters.extend(dead_letters),
-                Err(problem) => found
-                    .unasked
-                    .push(UnaskedService { service: service.to_owned(), why: problem.to_string() }),
+                Err(problem) => found.unasked.push(UnreachableService {
+                    service: service.to_owned(),
+                    why: problem.to_string(),
+                }),
             }
         }
     }

@@ -65,7 +65,7 @@ use tokio_util::sync::CancellationToken;
 
 use edge::Edge;
 use op::Op;
-pub use readiness::{Beside, Readiness};
+pub use readiness::{LocalHealth, Readiness};
 
 /// The gateway's name in the mesh.
 pub const NAME: &str = "gateway";

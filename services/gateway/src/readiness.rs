@@ -21,7 +21,7 @@ const REUSED_FOR: Duration = Duration::from_secs(1);
 const CHECK_WITHIN: Duration = Duration::from_secs(4);
 
 /// Returns what keeps the services in the same process from their work, in words.
-pub type Beside = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+pub type LocalHealth = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// What was wrong, and when that was checked.
 type Seen = (Instant, Vec<String>);
@@ -30,45 +30,45 @@ type Seen = (Instant, Vec<String>);
 #[derive(Clone)]
 pub struct Readiness {
     client: MeshClient,
-    beside: Beside,
+    beside: LocalHealth,
     seen: Arc<Mutex<Option<Seen>>>,
 }
 
 impl Readiness {
     /// The readiness of the gateway on this connection and of the services beside it.
-    pub fn new(link: Link, beside: Beside) -> Self {
+    pub fn new(link: Link, beside: LocalHealth) -> Self {
         Self { client: MeshClient::new(link), beside, seen: Arc::default() }
     }
 
     /// What keeps the process from its work; nothing when it is ready.
-    pub async fn ails(&self) -> Vec<String> {
-        let mut ails = self.own().await;
-        ails.extend((self.beside)());
-        ails
+    pub async fn faults(&self) -> Vec<String> {
+        let mut faults = self.own().await;
+        faults.extend((self.beside)());
+        faults
     }
 
     /// What keeps the gateway itself from its work.
     pub async fn own(&self) -> Vec<String> {
         let mut seen = self.seen.lock().await;
-        if let Some((at, ails)) = &*seen
+        if let Some((at, faults)) = &*seen
             && at.elapsed() < REUSED_FOR
         {
-            return ails.clone();
+            return faults.clone();
         }
         let checked = within(CHECK_WITHIN, "the broker", self.check()).await;
-        let ails = checked.unwrap_or_else(|late| vec![late.to_string()]);
-        *seen = Some((Instant::now(), ails.clone()));
-        ails
+        let faults = checked.unwrap_or_else(|late| vec![late.to_string()]);
+        *seen = Some((Instant::now(), faults.clone()));
+        faults
     }
 
     async fn check(&self) -> Vec<String> {
-        let ails = match self.client.broker_ails().await {
+        let faults = match self.client.broker_fault().await {
             Ok(None) => None,
             Ok(Some(cause)) => Some(format!("the broker cannot work: {cause}")),
             Err(cause) => Some(format!("the broker cannot be reached: {cause}")),
         };
-        if let Some(ails) = ails {
-            return vec![ails];
+        if let Some(faults) = faults {
+            return vec![faults];
         }
         match self.client.without_stream(&FOLLOWED).await {
             Err(problem) => vec![problem.detail],

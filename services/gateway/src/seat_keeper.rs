@@ -113,9 +113,9 @@ impl<'a> Keeper<'a> {
     /// Requests the changes since its place, and applies them.
     async fn compare(&mut self) {
         self.compare_at = None;
-        let caught_up = self.catch_up().await;
-        self.mirror.compared(caught_up.is_ok());
-        match caught_up {
+        let wait_until_caught_up = self.catch_up().await;
+        self.mirror.compared(wait_until_caught_up.is_ok());
+        match wait_until_caught_up {
             Ok(()) => self.take_early(),
             Err(problem) => {
                 debug!(%problem, schedule = %self.mirror.schedule, "a seat map could not be compared");

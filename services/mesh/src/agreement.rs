@@ -29,7 +29,7 @@ use crate::{
 
 /// Positions kept of each stream. They bound how far back the last agreement of a stream that
 /// was rolled back is found exactly.
-pub(crate) const PLACES_MAX: usize = 64;
+pub(crate) const POSITIONS_MAX: usize = 64;
 /// How often the highest message is recorded. After a crash, that much more is redelivered.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 /// How often the streams are checked while the connection stays up.

@@ -78,30 +78,30 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         care: Care,
     ) -> Result<Option<Ran>, Failure> {
         let mut tx = ground.ledger.begin().await?;
-        let (fresh, mut answers) = match self.is_hopeful {
+        let (fresh, mut answers) = match self.is_optimistic {
             true => (vec![true; batch.len()], Answers::default()),
             false => answers::known(&mut tx, batch).await?,
         };
         let mut outcomes = match care {
             Care::Together => self.together(&mut tx, batch, &fresh, &mut answers).await?,
-            Care::Alone | Care::Judged => {
+            Care::Standalone | Care::AloneFinal => {
                 self.alone(&mut tx, batch, &fresh, &mut answers, care).await?
             }
-            Care::Unrun => self.unrun(batch, &fresh),
+            Care::ParkUnrun => self.unrun(batch, &fresh),
         };
         answers::look_again(&mut tx, batch, &mut outcomes).await?;
         let emitted = pack(std::mem::take(&mut self.emitted));
-        let claims = if self.is_hopeful { answers::message_ids(batch) } else { Vec::new() };
+        let claims = if self.is_optimistic { answers::message_ids(batch) } else { Vec::new() };
         let closing = Closing { claims: &claims, emitted: &emitted, answers: &answers };
         let closed = tx.close(&closing).await?;
         let messages = batch.iter().filter(|work| work.delivery().is_some()).count();
-        if self.is_hopeful && (closed.claimed < messages || messages > 0 && closed.has_parked) {
+        if self.is_optimistic && (closed.claimed < messages || messages > 0 && closed.has_parked) {
             ground.has_parked.store(closed.has_parked, Relaxed);
             return Ok(None);
         }
         let parked = self.insert_parked(&mut tx).await?;
         let names = batch.iter().flat_map(Work::names);
-        if ground.failpoints.strikes(Failpoint::BeforeCommit, names) {
+        if ground.failpoints.fires(Failpoint::BeforeCommit, names) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         tx.commit().await?;
@@ -124,8 +124,8 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
             true => Some(tx.load(keys_of(fresh_entries(batch, fresh))).await?),
             false => None,
         };
-        if !self.is_hopeful {
-            self.parked_keys = self.known_keys(tx, batch, fresh).await?;
+        if !self.is_optimistic {
+            self.parked_keys = self.held_keys(tx, batch, fresh).await?;
         }
         let mut outcomes = Vec::with_capacity(batch.len());
         for (work, fresh) in batch.iter_mut().zip(fresh) {
@@ -184,7 +184,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         let mut outcomes = Vec::with_capacity(batch.len());
         // Lock all keys first, once and in order, so that no two such runs deadlock.
         drop(tx.load(keys_of(fresh_entries(batch, fresh))).await?);
-        self.parked_keys = self.known_keys(tx, batch, fresh).await?;
+        self.parked_keys = self.held_keys(tx, batch, fresh).await?;
         for (work, fresh) in batch.iter_mut().zip(fresh) {
             if !fresh {
                 outcomes.push(answers::stored(work, answers));
@@ -220,7 +220,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         let step = match self.load_step_save(tx, entry).await {
             Ok(step) => step,
             Err(Failure::Refused(cause)) => Step::Never(cause),
-            Err(Failure::Duplicate(cause)) if care == Care::Judged => Step::Never(cause),
+            Err(Failure::Duplicate(cause)) if care == Care::AloneFinal => Step::Never(cause),
             Err(failure) => return Err(failure),
         };
         if matches!(step, Step::Done(_)) {
@@ -276,7 +276,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         let closing = Closing { claims: &[], emitted: &emitted, answers: &answers };
         tx.close(&closing).await?;
         tx.resolve(parked, by).await?;
-        if ground.failpoints.strikes(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
+        if ground.failpoints.fires(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         tx.commit().await?;
@@ -336,7 +336,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
     /// Order keys of this batch that a parked event holds. This is a statement of its own, after
     /// the unit of work has its locks: one begun before would not see what was parked while it
     /// waited for them.
-    async fn known_keys(
+    async fn held_keys(
         &self,
         tx: &mut impl Transaction<B>,
         batch: &[Work<UnitHandler<B>>],

@@ -26,7 +26,7 @@ use crate::{
     intake::Intake,
     link::BROKER,
     message::unpack,
-    service::{Consumed, Haste},
+    service::{Consumed, Pace},
     throttle::Throttle,
     trace::TraceParent,
     work::{Delivery, Entry, Meta, Settle, Underway, Work},
@@ -68,7 +68,7 @@ pub(crate) struct Consumer<E: Engine> {
     pub(crate) stream: String,
     pub(crate) consumed: Arc<Table<E>>,
     /// How soon messages are taken in.
-    pub(crate) haste: Haste,
+    pub(crate) haste: Pace,
     pub(crate) intake: Intake<E::Handler>,
     pub(crate) health: Health,
 }
@@ -78,11 +78,11 @@ impl<E: Engine> Consumer<E> {
     /// supervisor restarts it.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
         let ended = match self.haste {
-            Haste::Later => self.fetch_at_intervals(&shutdown).await,
-            Haste::Soon | Haste::AtOnce => self.pull_continuously(&shutdown).await,
+            Pace::Later => self.fetch_at_intervals(&shutdown).await,
+            Pace::Soon | Pace::AtOnce => self.pull_continuously(&shutdown).await,
         };
         if let Err(cause) = &ended {
-            self.health.ailing(Part::Consumer(self.stream.clone()), cause);
+            self.health.faulty(Part::Consumer(self.stream.clone()), cause);
         }
         ended
     }
@@ -229,7 +229,7 @@ impl<E: Engine> Consumer<E> {
                     return;
                 }
             }
-            if self.haste == Haste::Soon {
+            if self.haste == Pace::Soon {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     () = tokio::time::sleep(MOMENT) => {}

@@ -36,7 +36,7 @@ use crate::{
     own_id::own_id,
     repeat::Key,
     reply::{Inbox, ReplyTo, inbox, reply},
-    service::{Asked, Asking, How},
+    service::{DecodedCommand, EndpointSpec, How},
     supervise::Tasks,
     trace::{TRACEPARENT, TraceParent},
     work::{Answered, Meta, Settle, Work},
@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// Maximum number of queries that one service runs at once; more are refused.
-const READS_MAX: usize = 256;
+const QUERIES_MAX: usize = 256;
 /// Maximum number of requests whose tokens are being verified; more wait in the connection.
 const ADMITTING_MAX: usize = 1_024;
 /// What a query waits for, as a timeout names it.
@@ -57,15 +57,15 @@ const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What the endpoints of one service work with.
 pub(crate) struct Endpoints<E: Engine> {
     pub(crate) link: Link,
-    pub(crate) asked: Arc<BTreeMap<&'static str, Asked<E>>>,
+    pub(crate) asked: Arc<BTreeMap<&'static str, EndpointSpec<E>>>,
     pub(crate) intake: Intake<E::Handler>,
     pub(crate) ctx: QueryContext<E>,
     pub(crate) health: Health,
-    pub(crate) reads: Tasks,
+    pub(crate) queries: Tasks,
 }
 
 /// Incoming requests, each with its endpoint.
-type Requests<'a, E> = SelectAll<BoxStream<'a, (&'a Asked<E>, service::Request)>>;
+type Requests<'a, E> = SelectAll<BoxStream<'a, (&'a EndpointSpec<E>, service::Request)>>;
 
 impl<E: Engine> Endpoints<E> {
     /// Answers requests until shutdown. An instance that cannot use its store leaves the queue
@@ -102,7 +102,7 @@ impl<E: Engine> Endpoints<E> {
     ) -> Result<(), String> {
         let joined = within(JOIN_TIMEOUT, BROKER, self.join()).await;
         let (service, mut requests) = joined.map_err(|late| late.to_string())??;
-        let reads = Arc::new(Semaphore::new(READS_MAX));
+        let queries = Arc::new(Semaphore::new(QUERIES_MAX));
         // A token with a new key waits for that key to be fetched. Other requests do not wait
         // with it, least of all the request for the key, which the user service sends itself.
         let mut admitting = FuturesUnordered::new();
@@ -115,7 +115,7 @@ impl<E: Engine> Endpoints<E> {
                 next = requests.next(), if admitting.len() < ADMITTING_MAX => match next {
                     Some((asked, request)) => for request in self.requests(request.message) {
                         match request {
-                            Ok(request) => admitting.push(self.take(asked, request, &reads)),
+                            Ok(request) => admitting.push(self.take(asked, request, &queries)),
                             Err((to, problem)) => {
                                 reply(&self.link, to, Answered::refused(&problem)).await;
                             }
@@ -128,7 +128,7 @@ impl<E: Engine> Endpoints<E> {
         // Requests that have already arrived are answered.
         while let Some(Some((asked, request))) = requests.next().now_or_never() {
             for request in self.requests(request.message).into_iter().flatten() {
-                admitting.push(self.take(asked, request, &reads));
+                admitting.push(self.take(asked, request, &queries));
             }
         }
         drop(requests);
@@ -190,14 +190,14 @@ impl<E: Engine> Endpoints<E> {
     }
 
     /// Admits one request, or answers why not.
-    async fn take(&self, asked: &Asked<E>, request: Request, reads: &Arc<Semaphore>) {
+    async fn take(&self, asked: &EndpointSpec<E>, request: Request, queries: &Arc<Semaphore>) {
         let refused = match self.admit(asked, &request).await {
             Err(problem) => problem,
             Ok(None) => return,
             Ok(Some((mut meta, key))) => match &asked.how {
                 How::Decided(decode) => match decode(&request.body, key.as_ref()) {
                     Err(problem) => problem,
-                    Ok(Asking { handler, idempotency }) => {
+                    Ok(DecodedCommand { handler, idempotency }) => {
                         meta.idempotency = idempotency;
                         let work = Work::command(handler, meta, Settle::Reply(request.to.clone()));
                         match self.intake.try_send(work) {
@@ -206,7 +206,7 @@ impl<E: Engine> Endpoints<E> {
                         }
                     }
                 },
-                How::Read(read) => match reads.clone().try_acquire_owned() {
+                How::Read(read) => match queries.clone().try_acquire_owned() {
                     Err(_) => overloaded(),
                     Ok(permit) => {
                         let mut span = self.link.tracer().command(meta.name, &meta.trace);
@@ -215,7 +215,7 @@ impl<E: Engine> Endpoints<E> {
                         let answer = read(self.ctx.clone(), request.body, key, meta);
                         let (link, status, to) = (self.link.clone(), asked.status, request.to);
                         let engine = self.ctx.engine.clone();
-                        self.reads.spawn(async move {
+                        self.queries.spawn(async move {
                             // No caller waits for the answer any longer.
                             let answered = match within(COMMAND_TIMEOUT, STORE, answer).await {
                                 Ok(Ok(body)) => Answered { status, body },
@@ -240,7 +240,7 @@ impl<E: Engine> Endpoints<E> {
     /// Checks the caller and the headers; `None` when the deadline of the request is over.
     async fn admit(
         &self,
-        asked: &Asked<E>,
+        asked: &EndpointSpec<E>,
         request: &Request,
     ) -> Result<Option<(Meta, Option<Key>)>, Problem> {
         if request.body.len() > BODY_BYTES_MAX {

@@ -101,7 +101,7 @@ pub trait Outbox {
     fn mark(&self, marks: &[Mark]) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Backs off a message that the broker refuses; the pause grows each time.
-    fn put_off(&self, id: Uuid) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn back_off(&self, id: Uuid) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Removes the marks of messages that are not in the stream; a mark that has changed since
     /// it was read stays.
@@ -176,7 +176,7 @@ pub enum Which {
     Due(usize),
     /// Those parked behind another event at the moment when it ended or became early, so that
     /// nothing has made them due, at most so many.
-    Stranded(usize),
+    Missed(usize),
     /// The first of those that hold a key, due or not, because an operator asks for it.
     First(String),
     /// This one, if it has no key or is early: it does not hold a key, and waits behind no other.
@@ -223,11 +223,11 @@ pub enum Care {
     Together,
     /// One message or command, event by event, so that a poison event parks only itself.
     /// A unique violation is a lost race, and the whole message is decided again.
-    Alone,
+    Standalone,
     /// The same, but a unique violation counts as poison, because it came again and again.
-    Judged,
+    AloneFinal,
     /// For a message that seems to kill the process: its events are parked without being run.
-    Unrun,
+    ParkUnrun,
 }
 
 /// The outcome of a batch.

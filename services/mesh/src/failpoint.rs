@@ -52,7 +52,7 @@ impl Failpoints {
     }
 
     /// The names that `point` was aimed at and that have not got there yet.
-    pub fn spared(&self, point: Failpoint) -> Vec<&'static str> {
+    pub fn pending(&self, point: Failpoint) -> Vec<&'static str> {
         self.aimed(point).iter().copied().collect()
     }
 
@@ -62,22 +62,22 @@ impl Failpoints {
     }
 
     /// Whether to fail here and now, with messages of these names.
-    pub fn strikes<'a>(&self, point: Failpoint, names: impl Iterator<Item = &'a str>) -> bool {
+    pub fn fires<'a>(&self, point: Failpoint, names: impl Iterator<Item = &'a str>) -> bool {
         if !self.used.load(Ordering::Relaxed) {
             return false;
         }
         let armed = &self.armed[point as usize];
-        let mut strikes = armed
+        let mut fires = armed
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
             .is_ok();
         let mut aimed = self.aimed(point);
         for name in names {
-            strikes |= aimed.remove(name);
+            fires |= aimed.remove(name);
         }
-        if strikes {
+        if fires {
             self.hit[point as usize].fetch_add(1, Ordering::SeqCst);
         }
-        strikes
+        fires
     }
 
     fn aimed(&self, point: Failpoint) -> MutexGuard<'_, BTreeSet<&'static str>> {
@@ -89,27 +89,27 @@ impl Failpoints {
 mod tests {
     use super::*;
 
-    fn strikes(points: &Failpoints, names: &[&str]) -> bool {
-        points.strikes(Failpoint::BeforeAck, names.iter().copied())
+    fn fires(points: &Failpoints, names: &[&str]) -> bool {
+        points.fires(Failpoint::BeforeAck, names.iter().copied())
     }
 
     #[test]
     fn an_armed_point_fails_the_given_number_of_times_and_no_more() {
         let points = Failpoints::default();
         points.arm(Failpoint::BeforeAck, 2);
-        let seen: Vec<bool> = (0..4).map(|_| strikes(&points, &[])).collect();
+        let seen: Vec<bool> = (0..4).map(|_| fires(&points, &[])).collect();
         assert_eq!(seen, [true, true, false, false]);
-        assert!(!points.strikes(Failpoint::BeforeCommit, [].into_iter()));
+        assert!(!points.fires(Failpoint::BeforeCommit, [].into_iter()));
     }
 
     #[test]
     fn an_aimed_point_fails_once_for_each_name() {
         let points = Failpoints::default();
         points.aim(Failpoint::BeforeAck, ["a", "b", "c"]);
-        assert!(!strikes(&points, &["x"]));
-        assert!(strikes(&points, &["x", "a", "b"]));
-        assert!(!strikes(&points, &["b"]));
-        assert_eq!(points.spared(Failpoint::BeforeAck), ["c"]);
+        assert!(!fires(&points, &["x"]));
+        assert!(fires(&points, &["x", "a", "b"]));
+        assert!(!fires(&points, &["b"]));
+        assert_eq!(points.pending(Failpoint::BeforeAck), ["c"]);
         assert_eq!(points.hits(Failpoint::BeforeAck), 1);
     }
 }

@@ -67,7 +67,7 @@ impl Read {
     pub async fn settle(&self, tx: &mut sqlx::PgConnection) -> Result<(), Failure> {
         self.positions.save(tx).await?;
         let events = self.events.iter().map(StoredEvent::name);
-        if self.failpoints.strikes(Failpoint::BeforeCommit, events) {
+        if self.failpoints.fires(Failpoint::BeforeCommit, events) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         Ok(())
@@ -88,7 +88,7 @@ impl<E: Engine> Follower<E> {
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         let ended = self.read_until(&shutdown).await;
         if let Err(cause) = &ended {
-            self.health.ailing(Part::Follower, cause);
+            self.health.faulty(Part::Follower, cause);
         }
         ended
     }

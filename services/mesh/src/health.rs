@@ -27,7 +27,7 @@ pub struct Health(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     /// The problem of each part that has one, in words.
-    ails: Mutex<BTreeMap<Part, String>>,
+    faults: Mutex<BTreeMap<Part, String>>,
     store: Mutex<Store>,
     /// Whether the store is down, readable without a lock for each command.
     store_down: AtomicBool,
@@ -94,7 +94,7 @@ pub struct Counts {
 impl Default for Health {
     fn default() -> Self {
         Self(Arc::new(Inner {
-            ails: Mutex::default(),
+            faults: Mutex::default(),
             store: Mutex::default(),
             store_down: AtomicBool::new(false),
             serving: watch::Sender::new(None),
@@ -117,21 +117,22 @@ impl Health {
     }
 
     /// The problems that keep the service from its work, in words.
-    pub fn ails(&self) -> Vec<String> {
-        let ails = self.lock_ails();
-        let mut ails: Vec<String> = ails.iter().map(|(part, cause)| part.describe(cause)).collect();
+    pub fn faults(&self) -> Vec<String> {
+        let faults = self.lock_ails();
+        let mut faults: Vec<String> =
+            faults.iter().map(|(part, cause)| part.describe(cause)).collect();
         if !self.is_examined() {
-            ails.push("the store was not checked yet".to_owned());
+            faults.push("the store was not checked yet".to_owned());
         }
-        ails
+        faults
     }
 
     /// The same without the broker's own report, for a caller that asks the broker as well.
-    pub fn ails_beside_the_broker(&self) -> Vec<String> {
+    pub fn faults_beside_the_broker(&self) -> Vec<String> {
         let broker = self.lock_ails().get(&Part::Broker).map(|cause| Part::Broker.describe(cause));
-        let mut ails = self.ails();
-        ails.retain(|ail| Some(ail) != broker.as_ref());
-        ails
+        let mut faults = self.faults();
+        faults.retain(|ail| Some(ail) != broker.as_ref());
+        faults
     }
 
     /// Counters since the start.
@@ -149,7 +150,7 @@ impl Health {
     }
 
     /// Notes the problem of a part; whether it is new.
-    pub(crate) fn ailing(&self, part: Part, cause: impl Display) -> bool {
+    pub(crate) fn faulty(&self, part: Part, cause: impl Display) -> bool {
         self.lock_ails().insert(part, cause.to_string()).is_none()
     }
 
@@ -159,7 +160,7 @@ impl Health {
     }
 
     /// Whether a part has a problem.
-    pub(crate) fn is_ailing(&self, part: &Part) -> bool {
+    pub(crate) fn is_faulty(&self, part: &Part) -> bool {
         self.lock_ails().contains_key(part)
     }
 
@@ -188,7 +189,7 @@ impl Health {
                 is_first
             });
         }
-        self.ailing(Part::Store, failure)
+        self.faulty(Part::Store, failure)
     }
 
     /// Notes that the store has completed a batch; whether it was down before.
@@ -256,7 +257,7 @@ impl Health {
     }
 
     fn lock_ails(&self) -> MutexGuard<'_, BTreeMap<Part, String>> {
-        self.0.ails.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_store(&self) -> MutexGuard<'_, Store> {
@@ -294,7 +295,7 @@ mod tests {
         assert!(!health.is_ready(), "the store was not checked yet");
         assert!(health.store_is_away(&Failure::Unusable("no such database".into())));
         assert_eq!(*health.serving().borrow(), Some(false));
-        assert!(health.ails()[0].ends_with("no such database"), "{:?}", health.ails());
+        assert!(health.faults()[0].ends_with("no such database"), "{:?}", health.faults());
         assert!(health.store_answers());
         assert_eq!(*health.serving().borrow(), Some(true));
         assert!(health.is_ready());

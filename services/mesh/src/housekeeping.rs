@@ -66,20 +66,20 @@ impl<E: Engine> Housekeeping<E> {
     /// Asks the broker for its health: a broker that answers may still be unable to write.
     pub(crate) async fn watch_broker(&self) {
         loop {
-            match self.link.broker_ails().await {
+            match self.link.broker_fault().await {
                 Ok(None) => {
                     if self.health.well(&Part::Broker) {
                         info!(service = self.link.service(), "the broker can work again");
                     }
                 }
                 Ok(Some(cause)) | Err(cause) => {
-                    if self.health.ailing(Part::Broker, &cause) {
+                    if self.health.faulty(Part::Broker, &cause) {
                         warn!(service = self.link.service(), cause, "the broker cannot work");
                     }
                 }
             }
-            let is_ailing = self.health.is_ailing(&Part::Broker);
-            tokio::time::sleep(if is_ailing { CHECK_EVERY } else { BROKER_EVERY }).await;
+            let is_faulty = self.health.is_faulty(&Part::Broker);
+            tokio::time::sleep(if is_faulty { CHECK_EVERY } else { BROKER_EVERY }).await;
         }
     }
 }

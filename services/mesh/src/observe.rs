@@ -142,8 +142,8 @@ impl MeshClient {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn broker_ails(&self) -> Result<Option<String>, String> {
-        self.link().broker_ails().await
+    pub async fn broker_fault(&self) -> Result<Option<String>, String> {
+        self.link().broker_fault().await
     }
 
     /// Makes the broker write a message, into a stream that is created for it and then deleted.

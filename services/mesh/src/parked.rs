@@ -131,7 +131,7 @@ pub(crate) fn one_line(text: &str) -> String {
 impl Parked {
     /// The dead letter as operators see it; `behind` is the number of the event that holds its
     /// key.
-    pub(crate) fn letter(&self, service: &str, behind: Option<u64>) -> DeadLetter {
+    pub(crate) fn to_dead_letter(&self, service: &str, behind: Option<u64>) -> DeadLetter {
         let envelope = Envelope::decode(&self.envelope).ok();
         let trace = envelope.as_ref().and_then(|envelope| envelope.traceparent.as_deref());
         DeadLetter {

@@ -221,7 +221,7 @@ impl<E: Engine> Publisher<E> {
             return;
         }
         let name = event_of_subject(&message.subject).unwrap_or_default();
-        run.dies |= self.failpoints.strikes(Failpoint::BeforeMark, [name].into_iter());
+        run.dies |= self.failpoints.fires(Failpoint::BeforeMark, [name].into_iter());
         let epoch = self.link.epoch();
         let headers = headers(&message.id.hyphenated().to_string());
         let Message { id, subject, body, .. } = message;
@@ -304,7 +304,7 @@ impl<E: Engine> Publisher<E> {
             Ended::Stored { .. } => run.is_in_doubt = true,
             Ended::Unknown(cause) => {
                 run.is_in_doubt = true;
-                if self.health.ailing(Part::Publisher, &cause) {
+                if self.health.faulty(Part::Publisher, &cause) {
                     warn!(service = self.link.service(), cause, "events cannot be published");
                 }
             }
@@ -312,13 +312,13 @@ impl<E: Engine> Publisher<E> {
                 run.is_in_doubt = true;
                 let cause =
                     format!("the stream is gone; `onsale topology apply` makes it: {cause}");
-                if self.health.ailing(Part::Publisher, &cause) {
+                if self.health.faulty(Part::Publisher, &cause) {
                     error!(service = self.link.service(), cause, "events cannot be published");
                 }
             }
             Ended::NoRoom(cause) => {
                 run.hold_back();
-                if self.health.ailing(Part::Room, &cause) {
+                if self.health.faulty(Part::Room, &cause) {
                     error!(
                         service = self.link.service(),
                         cause,
@@ -327,10 +327,10 @@ impl<E: Engine> Publisher<E> {
                 }
             }
             Ended::Refused { id, subject, cause } => {
-                self.health.ailing(Part::Publisher, &cause);
+                self.health.faulty(Part::Publisher, &cause);
                 error!(service = self.link.service(), %id, subject, cause,
                     "the broker refuses a message; it waits in the outbox");
-                self.engine.put_off(id).await?;
+                self.engine.back_off(id).await?;
             }
         }
         Ok(())
@@ -405,7 +405,7 @@ impl<E: Engine> Publisher<E> {
 
     /// Another instance may have published what this one could not.
     async fn forget_what_others_published(&self) {
-        if self.health.is_ailing(&Part::Publisher)
+        if self.health.is_faulty(&Part::Publisher)
             && let Ok(Backlog { events: 0, .. }) = self.engine.backlog().await
         {
             self.health.well(&Part::Publisher);
@@ -432,7 +432,7 @@ impl<E: Engine> Publisher<E> {
             Err(failure) => {
                 run.is_in_doubt = true;
                 run.verify_at = Instant::now() + VERIFY_RETRY;
-                if self.health.ailing(Part::Comparison, &failure) {
+                if self.health.faulty(Part::Comparison, &failure) {
                     warn!(service = self.link.service(), cause = %failure,
                         "outbox and stream cannot be compared");
                 }

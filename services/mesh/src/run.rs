@@ -26,7 +26,7 @@ use crate::{
     link::stream_of,
     parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
     publisher::{HandOff, Handed, Publisher, missed},
-    service::{Asked, Followed, Haste, How},
+    service::{EndpointSpec, Followed, How, Pace},
     supervise::Tasks,
     timer::Ticking,
     worker::Worker,
@@ -84,7 +84,7 @@ impl Running {
     }
 
     /// Waits for the first check of its store: it takes nothing in before that.
-    pub async fn examined(&self) {
+    pub async fn store_checked(&self) {
         // Fails only when the health is gone.
         let mut serving = self.health.serving();
         let _ = serving.wait_for(Option::is_some).await.map(drop);
@@ -256,7 +256,7 @@ fn streams_of<E: Engine>(consumed: &Table<E>) -> BTreeSet<String> {
 fn start_consumers<E: Engine>(
     running: &Running,
     consumed: &Arc<Table<E>>,
-    haste: Haste,
+    haste: Pace,
     intake: &Intake<E::Handler>,
 ) {
     for stream in streams_of(consumed) {
@@ -285,7 +285,7 @@ fn start_retrier<E: Engine>(
     hand_off: HandOff,
     parked: Arc<Notify>,
     only_listens: bool,
-) -> Vec<(&'static str, Asked<E>)> {
+) -> Vec<(&'static str, EndpointSpec<E>)> {
     let retrier = Arc::new(Retrier {
         engine: engine.clone(),
         link: running.link.clone(),
@@ -317,13 +317,13 @@ fn start_retrier<E: Engine>(
                 })
             }));
             let allow = Allow::Role(Role::Operator);
-            (endpoint, Asked { endpoint, allow, status: 200, emits: &[], how })
+            (endpoint, EndpointSpec { endpoint, allow, status: 200, emits: &[], how })
         })
         .collect()
 }
 
 /// The endpoints of a service by name.
-type EndpointTable<E> = BTreeMap<&'static str, Asked<E>>;
+type EndpointTable<E> = BTreeMap<&'static str, EndpointSpec<E>>;
 
 fn query_context<E: Engine>(
     running: &Running,
@@ -369,7 +369,7 @@ fn start_endpoints<E: Engine>(
         intake: intake.clone(),
         ctx,
         health: running.health.clone(),
-        reads: running.inward.clone(),
+        queries: running.inward.clone(),
     });
     let stop = running.intake_stop.clone();
     running.inward.keep(running.name(), "endpoints", stop.clone(), move || {

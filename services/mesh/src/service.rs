@@ -19,15 +19,15 @@ pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub struct Service<E: Engine> {
     pub(crate) name: &'static str,
     pub(crate) consumed: BTreeMap<&'static str, Consumed<E>>,
-    pub(crate) asked: BTreeMap<&'static str, Asked<E>>,
+    pub(crate) asked: BTreeMap<&'static str, EndpointSpec<E>>,
     pub(crate) timers: Vec<Timer<E>>,
     pub(crate) followed: Option<Followed<E>>,
-    pub(crate) haste: Haste,
+    pub(crate) haste: Pace,
 }
 
 /// How soon a service takes in what it consumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Haste {
+pub(crate) enum Pace {
     /// Each message as it comes, because a fan waits for what follows.
     AtOnce,
     /// The first message as it comes, and then what has gathered in a moment, because fans
@@ -49,7 +49,7 @@ pub(crate) struct Consumed<E: Engine> {
 }
 
 /// How one endpoint is answered.
-pub(crate) struct Asked<E: Engine> {
+pub(crate) struct EndpointSpec<E: Engine> {
     pub(crate) endpoint: &'static str,
     pub(crate) allow: Allow,
     pub(crate) status: u16,
@@ -66,12 +66,12 @@ pub(crate) enum How<E: Engine> {
 }
 
 /// A decoded command with its handler, and its idempotency key.
-pub(crate) struct Asking<H> {
+pub(crate) struct DecodedCommand<H> {
     pub(crate) handler: H,
     pub(crate) idempotency: Option<Idempotency>,
 }
 
-impl<H> Asking<H> {
+impl<H> DecodedCommand<H> {
     /// Decodes a command's body; `handler` makes its handler.
     pub(crate) fn read<C: Command>(
         body: &[u8],
@@ -85,7 +85,7 @@ impl<H> Asking<H> {
 }
 
 pub(crate) type DecodeFn<E> =
-    fn(&[u8], Option<&Key>) -> Result<Asking<<E as Engine>::Handler>, Problem>;
+    fn(&[u8], Option<&Key>) -> Result<DecodedCommand<<E as Engine>::Handler>, Problem>;
 
 /// The reply as JSON, or a problem.
 type Answer = BoxFuture<Result<Bytes, Problem>>;
@@ -141,21 +141,21 @@ impl<E: Engine> Service<E> {
             asked: BTreeMap::new(),
             timers: Vec::new(),
             followed: None,
-            haste: Haste::AtOnce,
+            haste: Pace::AtOnce,
         }
     }
 
     /// Lets messages gather for a moment: for a service whose results fans watch without
     /// waiting for them.
     pub fn soon(mut self) -> Self {
-        self.haste = Haste::Soon;
+        self.haste = Pace::Soon;
         self
     }
 
     /// Runs in the background: messages gather for a while, and for longer while the machine
     /// is busy. What the service costs the others falls with the number of its batches.
     pub fn later(mut self) -> Self {
-        self.haste = Haste::Later;
+        self.haste = Pace::Later;
         self
     }
 
@@ -177,7 +177,7 @@ impl<E: Engine> Service<E> {
     /// Answers `C` outside any batch: queries, and work that must not hold a transaction
     /// (hashing a password). To change anything it submits a command with
     /// [`QueryContext::decide`].
-    pub fn reads<C, F, R>(mut self, allow: Allow, read: F) -> Self
+    pub fn queries<C, F, R>(mut self, allow: Allow, read: F) -> Self
     where
         C: Command,
         F: Fn(QueryContext<E>, C, Meta) -> R + Clone + Send + Sync + 'static,
@@ -192,7 +192,7 @@ impl<E: Engine> Service<E> {
                 Ok(serde_json::to_vec(&reply).expect("replies are plain data").into())
             })
         }));
-        self.add(Asked { endpoint: C::ENDPOINT, allow, status: C::STATUS, emits: &[], how });
+        self.add(EndpointSpec { endpoint: C::ENDPOINT, allow, status: C::STATUS, emits: &[], how });
         self
     }
 
@@ -205,11 +205,11 @@ impl<E: Engine> Service<E> {
             (event, Consumed { event: name, version, key, emits, decode })
         }));
         self.asked.extend(other.asked.into_iter().filter_map(|(endpoint, asked)| {
-            let Asked { endpoint: name, allow, status, emits, how } = asked;
+            let EndpointSpec { endpoint: name, allow, status, emits, how } = asked;
             let How::Decided(decode) = how else { return None };
             Some((
                 endpoint,
-                Asked { endpoint: name, allow, status, emits, how: How::Decided(decode) },
+                EndpointSpec { endpoint: name, allow, status, emits, how: How::Decided(decode) },
             ))
         }));
     }
@@ -224,10 +224,10 @@ impl<E: Engine> Service<E> {
 
     /// Whether it is a listener: no other service or fan waits for what it does with events.
     pub(crate) fn only_listens(&self) -> bool {
-        self.haste == Haste::Later || !self.emits()
+        self.haste == Pace::Later || !self.emits()
     }
 
-    pub(crate) fn add(&mut self, asked: Asked<E>) {
+    pub(crate) fn add(&mut self, asked: EndpointSpec<E>) {
         let before = self.asked.insert(asked.endpoint, asked);
         assert!(before.is_none(), "an endpoint is answered once");
     }

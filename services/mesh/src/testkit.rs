@@ -22,7 +22,7 @@ use crate::{
         retry::{Retrier, Tried},
     },
     publisher::{HandOff, Handed},
-    service::{Asked, Asking, How},
+    service::{DecodedCommand, EndpointSpec, How},
     work::{Delivery, Settle},
 };
 
@@ -45,7 +45,7 @@ pub struct Delivered {
 pub struct Kit<E: Engine> {
     link: Link,
     consumed: Arc<Table<E>>,
-    asked: BTreeMap<&'static str, Asked<E>>,
+    asked: BTreeMap<&'static str, EndpointSpec<E>>,
     hand_off: HandOff,
     handed: Mutex<Handed>,
 }
@@ -90,7 +90,7 @@ impl<E: Engine> Kit<E> {
         let asked = &self.asked[C::ENDPOINT];
         let How::Decided(decode) = &asked.how else { panic!("{} is only read", C::ENDPOINT) };
         let body = serde_json::to_vec(command).expect("commands are plain data");
-        let Ok(Asking { handler, .. }) = decode(&body, None) else {
+        let Ok(DecodedCommand { handler, .. }) = decode(&body, None) else {
             panic!("{} cannot be read", C::ENDPOINT)
         };
         let mut meta = Meta::inside(SagaId(Uuid::now_v7()));

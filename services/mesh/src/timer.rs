@@ -15,7 +15,7 @@ use crate::{
     deadline::within,
     engine::{Engine, Failure},
     intake::Intake,
-    service::{DueFn, Haste},
+    service::{DueFn, Pace},
     throttle::Throttle,
     work::{Done, Meta, Settle, Underway, Work},
 };
@@ -29,7 +29,7 @@ pub(crate) struct Ticking<E: Engine> {
     pub(crate) name: &'static str,
     pub(crate) every: Duration,
     /// How soon what is due is taken in.
-    pub(crate) haste: Haste,
+    pub(crate) haste: Pace,
     pub(crate) emits: &'static [&'static str],
     pub(crate) due: Arc<DueFn<E>>,
     pub(crate) engine: Arc<E>,
@@ -48,8 +48,8 @@ impl<E: Engine> Ticking<E> {
         loop {
             let next = async {
                 match self.haste {
-                    Haste::Later => throttle.pause(self.every, worked).await,
-                    Haste::Soon | Haste::AtOnce => drop(ticks.tick().await),
+                    Pace::Later => throttle.pause(self.every, worked).await,
+                    Pace::Soon | Pace::AtOnce => drop(ticks.tick().await),
                 }
             };
             tokio::select! {
@@ -58,7 +58,7 @@ impl<E: Engine> Ticking<E> {
             }
             let began = Instant::now();
             let done = self.take_due().await?;
-            if self.haste == Haste::Later {
+            if self.haste == Pace::Later {
                 tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
                     () = done.wait() => {}

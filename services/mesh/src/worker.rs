@@ -223,7 +223,7 @@ impl<E: Engine> Worker<E> {
             return self.wait_for_store(batch, failure).await;
         }
         let deliveries = batch[0].delivery().map_or(0, |delivery| delivery.delivered);
-        let mut cares = [Care::Alone, Care::Judged, Care::Unrun].into_iter();
+        let mut cares = [Care::Standalone, Care::AloneFinal, Care::ParkUnrun].into_iter();
         if deliveries >= DELIVERIES_MAX {
             cares.nth(1);
         }
@@ -340,13 +340,13 @@ impl<E: Engine> Worker<E> {
             self.parked.notify_one();
         }
         let names = batch.iter().flat_map(Work::names);
-        if self.failpoints.strikes(Failpoint::BeforeAck, names) {
+        if self.failpoints.fires(Failpoint::BeforeAck, names) {
             return self.redeliver(batch, Duration::ZERO).await;
         }
         self.hand_off.give(ran.emitted);
         for announcement in ran.announced {
             // Announcements may get lost.
-            let _ = self.link.say(announcement).await;
+            let _ = self.link.announce(announcement).await;
         }
         let mut replies = Replies::default();
         for (work, outcome) in batch.into_iter().zip(ran.outcomes) {

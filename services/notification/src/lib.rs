@@ -24,7 +24,7 @@ mod config;
 mod domain;
 mod handlers;
 mod provider;
-mod reads;
+mod queries;
 mod sending;
 mod unit_of_work;
 mod words;
@@ -65,10 +65,10 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         .consumes::<payment::PaymentFailed>(&[])
         .consumes::<payment::PaymentRefunded>(&[])
         .consumes::<user::UserWithdrawn>(&[FAILED])
-        .reads::<notification::SetContact, _, _>(Allow::User, reads::set_contact)
-        .answers::<handlers::KeepContact>(Allow::Inside, &[])
-        .reads::<notification::GetContact, _, _>(Allow::User, reads::contact)
-        .reads::<notification::FindMessages, _, _>(Allow::User, reads::messages)
-        .answers::<handlers::RecordDelivery>(Allow::Inside, &[SENT, FAILED])
+        .queries::<notification::SetContact, _, _>(Allow::User, queries::set_contact)
+        .executes::<handlers::KeepContact>(Allow::Inside, &[])
+        .queries::<notification::GetContact, _, _>(Allow::User, queries::contact)
+        .queries::<notification::FindMessages, _, _>(Allow::User, queries::messages)
+        .executes::<handlers::RecordDelivery>(Allow::Inside, &[SENT, FAILED])
         .every_with("send", sending::TICK, sending::send_due)
 }

@@ -11,8 +11,8 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_
 use events::{
     Problem, Timestamp,
     dead_letter::{
-        DeadLetter, DeadLetterId, DeadLetterState, DeadLetters, DiscardReason, OpenedDeadLetter,
-        Redriven, RetriedAll, RetryAll,
+        DeadLetter, DeadLetterDetails, DeadLetterId, DeadLetterState, DeadLetters, DiscardReason,
+        Retried, RetriedAll, RetryAll,
     },
 };
 
@@ -132,7 +132,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Retry { letter, at } => {
             let operator = Operator::log_in(&at).await?;
             let request = operator.post(format!("/v1/dead-letters/{letter}/retry"));
-            let redriven: Redriven = request.send().await?.json()?;
+            let redriven: Retried = request.send().await?.json()?;
             report(&redriven);
             failed(redriven.stopped.iter().count())
         }
@@ -161,7 +161,7 @@ async fn discard(operator: &Operator, letter: &DeadLetterId, how: DiscardReason)
         }
         bail!("{}\nuse --leave-open to discard it all the same", printable(&why));
     }
-    let redriven: Redriven = answer.json()?;
+    let redriven: Retried = answer.json()?;
     println!("dead letter {letter} is discarded");
     if let Some(saga_id) = redriven.left_open.as_ref().and_then(|open| open.saga_id) {
         println!("{WAITS}its saga is left open{WAITS:#}: onsale saga show {saga_id}");
@@ -275,8 +275,8 @@ fn failed(count: usize) -> Result<()> {
 }
 
 /// Reports what became of the events parked for one order key.
-fn report(redriven: &Redriven) {
-    let Redriven { service, key, .. } = redriven;
+fn report(redriven: &Retried) {
+    let Retried { service, key, .. } = redriven;
     for letter in &redriven.resolved {
         println!("{GOOD}event {letter} is handled{GOOD:#} by {service} {DIM}({key}){DIM:#}");
     }
@@ -293,7 +293,7 @@ fn report(redriven: &Redriven) {
     }
 }
 
-fn show(opened: &OpenedDeadLetter) {
+fn show(opened: &DeadLetterDetails) {
     let dead_letter = &opened.letter;
     let style = style_of(dead_letter.state);
     let state = word(dead_letter.state);

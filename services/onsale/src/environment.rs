@@ -72,11 +72,11 @@ impl Environment {
     ///
     /// # Errors
     /// When a server cannot be started or reached, or refuses a migration or the topology.
-    pub async fn set(
+    pub async fn start(
         folder: Option<PathBuf>,
         say: Arc<dyn Fn(&str) + Send + Sync>,
     ) -> Result<Self> {
-        Self::set_with(folder, &[], say).await
+        Self::start_with(folder, &[], say).await
     }
 
     /// The same with databases for `others`, programs outside the mesh; the environment names
@@ -84,7 +84,7 @@ impl Environment {
     ///
     /// # Errors
     /// As [`Environment::set`].
-    pub async fn set_with(
+    pub async fn start_with(
         folder: Option<PathBuf>,
         others: &[String],
         say: Arc<dyn Fn(&str) + Send + Sync>,
@@ -150,7 +150,7 @@ impl Environment {
 
     /// What keeps our own servers from their work: full disks, which they may not have noticed
     /// yet.
-    pub fn beside(&self) -> Option<gateway::Beside> {
+    pub fn beside(&self) -> Option<gateway::LocalHealth> {
         let folder = self.servers.as_ref()?.folder().to_owned();
         Some(Arc::new(move || servers::full_disks(&folder)))
     }
@@ -161,7 +161,7 @@ impl Environment {
     }
 
     /// Stops the servers, when they are ours.
-    pub async fn strike(self) {
+    pub async fn stop(self) {
         if let Some(servers) = self.servers {
             let _ = fs::remove_file(servers.folder().join(READY_FILE));
             servers.stop().await;

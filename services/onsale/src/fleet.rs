@@ -54,7 +54,7 @@ pub struct ServiceConfigs {
     /// The settings of the gateway.
     pub gateway: gateway::Settings,
     /// What else keeps this process from its work.
-    pub beside: Option<gateway::Beside>,
+    pub beside: Option<gateway::LocalHealth>,
     /// The collector that spans are sent to (`http://host:4318`); the `OTEL_*` variables
     /// decide when `None`.
     pub otlp_endpoint: Option<String>,
@@ -86,8 +86,9 @@ impl Fleet {
         for name in names {
             fleet.add(config, name, configs).await.with_context(|| format!("starting {name}"))?;
         }
-        let examined = futures::future::join_all(fleet.running.iter().map(Running::examined));
-        if let Err(late) = within(EXAMINED_WITHIN, "a store", examined).await {
+        let store_checked =
+            futures::future::join_all(fleet.running.iter().map(Running::store_checked));
+        if let Err(late) = within(EXAMINED_WITHIN, "a store", store_checked).await {
             tracing::warn!(%late, "a service does not accept commands yet");
         }
         Ok(fleet)
@@ -111,7 +112,7 @@ impl Fleet {
                     };
                     let (pool, config) = (engine.pool(), engine.config());
                     let wished =
-                        user::wish_account(pool, config, email, password, &[Role::Operator]);
+                        user::request_account(pool, config, email, password, &[Role::Operator]);
                     wished.await.context("the operator's account")
                 });
                 prepared.await??;
@@ -132,7 +133,7 @@ impl Fleet {
             "ranking" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Config::default())?);
                 let kept = room::ranking(engine.clone());
-                self.keepers.push(tokio::spawn(room::keep_whole(kept, link.clone())));
+                self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, link.clone())));
                 self.running.push(mesh::start(ranking::service(), engine, link));
             }
             "notification" => {
@@ -150,7 +151,7 @@ impl Fleet {
             "audit" => self.add_simple(audit::service(), config, link, configs.audit.clone())?,
             "queue" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Config::default())?);
-                self.keepers.push(tokio::spawn(room::keep_whole(engine.clone(), link.clone())));
+                self.keepers.push(tokio::spawn(room::keep_rebuilt(engine.clone(), link.clone())));
                 self.running.push(mesh::start(queue::service(), engine, link));
             }
             _ => {
@@ -164,15 +165,15 @@ impl Fleet {
     }
 
     /// What keeps the services that run here from their work.
-    fn beside(&self, others: Option<gateway::Beside>) -> gateway::Beside {
+    fn beside(&self, others: Option<gateway::LocalHealth>) -> gateway::LocalHealth {
         let running: Vec<_> =
             self.running.iter().map(|one| (one.name(), one.health().clone())).collect();
         Arc::new(move || {
-            let ails = running.iter().flat_map(|(name, health)| {
-                let ails = health.ails_beside_the_broker().into_iter();
-                ails.map(move |ail| format!("{name}: {ail}"))
+            let faults = running.iter().flat_map(|(name, health)| {
+                let faults = health.faults_beside_the_broker().into_iter();
+                faults.map(move |ail| format!("{name}: {ail}"))
             });
-            ails.chain(others.iter().flat_map(|others| others())).collect()
+            faults.chain(others.iter().flat_map(|others| others())).collect()
         })
     }
 
@@ -186,7 +187,7 @@ impl Fleet {
         let maps = Arc::new(Valkey::new(&config.valkey_url, own)?);
         let second = link(config, concert::NAME, tracer).await?;
         let kept = room::seat_maps(maps.clone());
-        self.keepers.push(tokio::spawn(room::keep_whole(kept, second.clone())));
+        self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, second.clone())));
         self.running.push(mesh::start(concert::service(), Arc::new(engine), first));
         self.running.push(mesh::start(concert::map_service(), maps, second));
         Ok(())
@@ -254,7 +255,7 @@ impl Fleet {
 
 /// Waits for the requested accounts: the user service creates them once it runs.
 async fn wait_for_accounts(pool: &PgPool) -> Result<()> {
-    while !user::wishes_are_granted(pool).await? {
+    while !user::requests_are_granted(pool).await? {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())

@@ -30,13 +30,13 @@ enum What {
 impl Part {
     /// Whether it is ready, its name, and its report.
     async fn report(&self) -> (bool, String, Value) {
-        let ails = match &self.what {
-            What::Service(health) => health.ails(),
+        let faults = match &self.what {
+            What::Service(health) => health.faults(),
             What::Gateway(readiness) => readiness.own().await,
         };
         let is_connected = self.link.is_whole();
-        let is_ready = is_connected && ails.is_empty();
-        let mut report = json!({ "ready": is_ready, "connected": is_connected, "ails": ails });
+        let is_ready = is_connected && faults.is_empty();
+        let mut report = json!({ "ready": is_ready, "connected": is_connected, "ails": faults });
         if let What::Service(health) = &self.what {
             let counts = health.counts();
             report["handled"] = counts.handled.into();

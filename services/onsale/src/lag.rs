@@ -121,7 +121,7 @@ impl Observer {
     ///
     /// # Errors
     /// When a service still lags after `patience`: which one, and by how much.
-    pub async fn caught_up(&self, patience: Duration) -> Result<()> {
+    pub async fn wait_until_caught_up(&self, patience: Duration) -> Result<()> {
         let until = tokio::time::Instant::now() + patience;
         loop {
             let lags = self.lags().await?;

@@ -260,7 +260,8 @@ async fn dev(options: Dev) -> Result<()> {
     let here = |service: &&str| !options.without.iter().any(|without| without == service);
     let names: Vec<&str> = SERVICES.into_iter().filter(here).collect();
     let say: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(|line| eprintln!("{line}"));
-    let mut env = Environment::set_with(Some(options.data), &options.database, say.clone()).await?;
+    let mut env =
+        Environment::start_with(Some(options.data), &options.database, say.clone()).await?;
     let mut servers = env.keep_servers(say);
     if options.http.is_some() {
         env.config.http_addr = options.http;
@@ -282,7 +283,7 @@ async fn dev(options: Dev) -> Result<()> {
     drop(servers);
     keeper.abort();
     fleet.stop().await;
-    env.strike().await;
+    env.stop().await;
     outcome
 }
 

@@ -19,7 +19,7 @@ const REST_PROBE: Duration = Duration::from_millis(100);
 const SWEEP_SECS: i32 = 1;
 
 /// The databases that a receipt is read from.
-pub struct Books {
+pub struct Databases {
     reservation: PgPool,
     payment: PgPool,
     point: PgPool,
@@ -67,7 +67,7 @@ pub struct Receipt {
     pub p99_ms: f64,
 }
 
-impl Books {
+impl Databases {
     /// Opens the databases named in `config`.
     ///
     /// # Errors

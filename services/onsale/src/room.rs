@@ -44,7 +44,7 @@ pub trait Kept: Send + Sync + 'static {
 
 /// Watches a store and rebuilds it whenever it is found empty. Until then its service refuses to
 /// answer rather than to guess.
-pub async fn keep_whole<K: Kept>(kept: K, link: Link) {
+pub async fn keep_rebuilt<K: Kept>(kept: K, link: Link) {
     let client = MeshClient::new(link);
     let mut failures = 0;
     loop {
@@ -173,9 +173,9 @@ pub fn seat_maps(valkey: Arc<Valkey<concert::SeatMaps>>) -> ReadModel<concert::S
         let off = client.stated(StateSchedules::default()).map_ok(|page| {
             let schedules = page.iter().map(|stated| &stated.schedule);
             let off = schedules.filter(|schedule| schedule.state == ScheduleState::Cancelled);
-            off.map(|schedule| concert::seats::called_off(schedule.schedule_id)).collect()
+            off.map(|schedule| concert::seats::schedule_cancelled(schedule.schedule_id)).collect()
         });
-        Sources { before: off.boxed(), streams: concert::MADE_OF, after: stated.boxed() }
+        Sources { before: off.boxed(), streams: concert::REBUILT_FROM, after: stated.boxed() }
     };
     ReadModel { valkey, table: concert::map_service(), sources }
 }

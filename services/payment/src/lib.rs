@@ -27,7 +27,7 @@
 
 mod domain;
 mod handlers;
-mod reads;
+mod queries;
 mod rows;
 mod unit_of_work;
 mod withdrawal;
@@ -59,10 +59,10 @@ const EMITTED_BY_PAY: &[&str] = &["payment.requested", "payment.hold_extension_r
 /// The events this service consumes, and the commands and queries it answers.
 pub fn service() -> Service<Postgres<UnitOfWork>> {
     Service::<Postgres<UnitOfWork>>::new(NAME)
-        .answers::<payment::Pay>(Allow::User, EMITTED_BY_PAY)
-        .reads::<payment::GetPayment, _, _>(Allow::User, reads::get)
-        .reads::<payment::FindPayments, _, _>(Allow::User, reads::find)
-        .reads::<StateSales, _, _>(Allow::Service, reads::stated)
+        .executes::<payment::Pay>(Allow::User, EMITTED_BY_PAY)
+        .queries::<payment::GetPayment, _, _>(Allow::User, queries::get)
+        .queries::<payment::FindPayments, _, _>(Allow::User, queries::find)
+        .queries::<StateSales, _, _>(Allow::Service, queries::stated)
         .consumes::<reservation::ReservationCreated>(&[])
         .consumes::<reservation::ReservationConfirmed>(&["payment.completed"])
         .consumes::<reservation::ReservationConfirmRefused>(&[])

@@ -15,7 +15,7 @@ use mesh::{Caller, Execute, Handle, HandleError, Refusal};
 use crate::{
     Config, Keys, UnitOfWork,
     domain::{Debit, Entry, Wallet, WalletState, charge, check_charge, debit, refund},
-    unit_of_work::Stranded,
+    unit_of_work::Missed,
 };
 
 type Context<'a> = mesh::Context<'a, Config>;
@@ -199,7 +199,7 @@ impl UnitOfWork {
             because,
         });
         if is_closed && amount > 0 {
-            self.strand(Stranded { user_id, payment_id: Some(payment_id), amount, at: ctx.now });
+            self.strand(Missed { user_id, payment_id: Some(payment_id), amount, at: ctx.now });
         }
         Ok(())
     }

@@ -22,7 +22,7 @@
 
 mod domain;
 mod handlers;
-mod reads;
+mod queries;
 mod unit_of_work;
 mod withdrawal;
 
@@ -67,9 +67,9 @@ impl Default for Config {
 /// The events this service consumes, and the commands and queries it answers.
 pub fn service() -> Service<Postgres<UnitOfWork>> {
     Service::<Postgres<UnitOfWork>>::new(NAME)
-        .answers::<point::Charge>(Allow::User, &["point.charged"])
-        .reads::<point::GetBalance, _, _>(Allow::User, reads::balance)
-        .reads::<point::FindEntries, _, _>(Allow::User, reads::entries)
+        .executes::<point::Charge>(Allow::User, &["point.charged"])
+        .queries::<point::GetBalance, _, _>(Allow::User, queries::balance)
+        .queries::<point::FindEntries, _, _>(Allow::User, queries::entries)
         .consumes::<user::UserRegistered>(&[])
         .consumes::<user::UserWithdrawalRequested>(&[
             "point.withdrawal_cleared",

@@ -52,7 +52,7 @@ struct Refused {
 
 /// Points in a closed wallet. Its owner cannot spend them, so an operator must deal with them.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Stranded {
+pub(crate) struct Missed {
     /// The owner of the wallet.
     pub(crate) user_id: UserId,
     /// The refunded payment; `None` for points that were in the wallet when it closed.
@@ -71,7 +71,7 @@ pub struct UnitOfWork {
     entries: Vec<Entry>,
     refused: Vec<Refused>,
     attempts: Attempts,
-    stranded: Vec<Stranded>,
+    stranded: Vec<Missed>,
 }
 
 impl UnitOfWork {

@@ -11,7 +11,7 @@ use mesh::{Context, Handle, HandleError};
 use crate::{
     Config, Keys, UnitOfWork,
     domain::{Entry, Wallet, at_stake},
-    unit_of_work::Stranded,
+    unit_of_work::Missed,
 };
 
 impl Handle<UserWithdrawalRequested> for UnitOfWork {
@@ -82,7 +82,7 @@ impl Handle<UserWithdrawn> for UnitOfWork {
             return Ok(());
         }
         if !forfeit {
-            self.strand(Stranded { user_id, payment_id: None, amount, at: ctx.now });
+            self.strand(Missed { user_id, payment_id: None, amount, at: ctx.now });
             return Ok(());
         }
         let entry_id = EntryId(ctx.new_id());

@@ -72,7 +72,7 @@ pub fn service() -> Service<Valkey<Charts>> {
         .consumes::<ScheduleCancelled>(&[])
         .consumes::<PaymentCompleted>(&[])
         .consumes::<PaymentRefunded>(&[])
-        .reads::<RankConcerts, _, _>(Allow::Anyone, rank)
+        .queries::<RankConcerts, _, _>(Allow::Anyone, rank)
 }
 
 async fn rank(

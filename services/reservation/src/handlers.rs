@@ -69,7 +69,7 @@ impl Handle<ScheduleCancelled> for UnitOfWork {
         _ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
         let known = self.schedules.get_mut(&event.schedule_id);
-        match (Schedule::called_off(known.as_ref().map(|row| &***row)), known) {
+        match (Schedule::schedule_cancelled(known.as_ref().map(|row| &***row)), known) {
             (Some(state), Some(row)) => *row.change() = state,
             (Some(state), None) => {
                 self.schedules.insert(event.schedule_id, Row::new(state));

@@ -19,7 +19,7 @@
 
 mod domain;
 mod handlers;
-mod reads;
+mod queries;
 mod timers;
 mod unit_of_work;
 mod withdrawal;
@@ -100,19 +100,19 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         ])
         .consumes::<user::UserWithdrawalRefused>(&[])
         .consumes::<user::UserWithdrawn>(&[CANCELLED])
-        .reads::<Reserve, _, _>(Allow::User, reads::reserve)
-        .answers::<handlers::Hold>(Allow::Inside, &[CREATED])
-        .answers::<Cancel>(Allow::User, &[CANCELLED])
-        .reads::<GetReservation, _, _>(Allow::User, reads::get)
-        .reads::<FindReservations, _, _>(Allow::User, reads::find)
-        .reads::<StateSeats, _, _>(
+        .queries::<Reserve, _, _>(Allow::User, queries::reserve)
+        .executes::<handlers::Hold>(Allow::Inside, &[CREATED])
+        .executes::<Cancel>(Allow::User, &[CANCELLED])
+        .queries::<GetReservation, _, _>(Allow::User, queries::get)
+        .queries::<FindReservations, _, _>(Allow::User, queries::find)
+        .queries::<StateSeats, _, _>(
             Allow::Service,
             |ctx: QueryContext<Postgres<UnitOfWork>>, query, _| async move {
-                reads::stated(ctx.pool(), query).await
+                queries::stated(ctx.pool(), query).await
             },
         )
-        .answers::<timers::ExpireHold>(Allow::Inside, &[EXPIRED])
-        .answers::<timers::EmptyShow>(Allow::Inside, &[CANCELLED])
+        .executes::<timers::ExpireHold>(Allow::Inside, &[EXPIRED])
+        .executes::<timers::EmptyShow>(Allow::Inside, &[CANCELLED])
         .every("expire", TICK, timers::due_holds)
         .every("empty", TICK, timers::cancelled_shows)
 }

@@ -99,7 +99,7 @@ fn withdrawn(user_id: UserId, n: u128, forfeit: bool) -> UserWithdrawn {
     UserWithdrawn { user_id, attempt: attempt(n), forfeit, at: at(1) }
 }
 
-fn called_off() -> ScheduleCancelled {
+fn schedule_cancelled() -> ScheduleCancelled {
     ScheduleCancelled {
         schedule_id: SHOW,
         concert_id: Uuid::from_u128(0xC).into(),

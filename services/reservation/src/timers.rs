@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use crate::{
     Config,
     domain::Schedule,
-    reads,
+    queries,
     unit_of_work::{Keys, UnitOfWork},
 };
 
@@ -45,13 +45,13 @@ impl Command for EmptyShow {
 
 /// The holds whose time is up.
 pub(crate) async fn due_holds(pool: PgPool, now: Timestamp) -> sqlx::Result<Vec<ExpireHold>> {
-    let ids = reads::due_holds(&pool, now).await?;
+    let ids = queries::due_holds(&pool, now).await?;
     Ok(ids.into_iter().map(|reservation_id| ExpireHold { reservation_id }).collect())
 }
 
 /// The cancelled shows that may still have reservations.
 pub(crate) async fn cancelled_shows(pool: PgPool, _now: Timestamp) -> sqlx::Result<Vec<EmptyShow>> {
-    let shows = reads::cancelled_shows(&pool).await?;
+    let shows = queries::cancelled_shows(&pool).await?;
     let empty = |(schedule_id, reservations)| EmptyShow { schedule_id, reservations };
     Ok(shows.into_iter().map(empty).collect())
 }

@@ -9,7 +9,7 @@
 #[cfg(feature = "sim")]
 pub(crate) mod in_memory;
 mod load;
-mod page;
+mod rows;
 mod save;
 mod withdrawals;
 
@@ -27,8 +27,8 @@ use crate::{
 };
 
 pub(crate) use load::ReservationRow;
-pub(crate) use page::Row;
-pub use page::UnitOfWork;
+pub(crate) use rows::Row;
+pub use rows::UnitOfWork;
 
 /// What the messages of a batch need.
 #[derive(Debug, Default)]

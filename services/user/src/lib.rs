@@ -24,7 +24,7 @@
 mod domain;
 mod handlers;
 mod inside;
-mod reads;
+mod queries;
 mod ring;
 mod secrets;
 mod unit_of_work;
@@ -37,7 +37,7 @@ use mesh::{Allow, Service, clock, postgres::Postgres};
 use sqlx::PgPool;
 
 pub use domain::LogInLimit;
-pub use reads::{wish_account, wishes_are_granted};
+pub use queries::{request_account, requests_are_granted};
 pub use ring::{Ring, RingError};
 pub use secrets::Hashing;
 pub use unit_of_work::{Keys, UnitOfWork};
@@ -125,31 +125,31 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
     const WITHDRAWN: &str = "user.withdrawn";
     const REFUSED: &str = "user.withdrawal_refused";
     Service::<Postgres<UnitOfWork>>::new(NAME)
-        .reads::<user::Register, _, _>(Allow::Newcomer, reads::register)
-        .reads::<user::LogIn, _, _>(Allow::Newcomer, reads::log_in)
-        .reads::<user::Refresh, _, _>(Allow::Newcomer, reads::refresh)
-        .reads::<user::Jwks, _, _>(Allow::Anyone, reads::jwks)
-        .reads::<user::GetWithdrawal, _, _>(Allow::User, reads::withdrawal)
-        .answers::<user::Withdraw>(Allow::User, &["user.withdrawal_requested"])
-        .answers::<user::GrantRole>(Allow::Role(user::Role::Operator), &["user.role_granted"])
-        .answers::<inside::AddAccount>(Allow::Inside, &["user.registered"])
-        .answers::<inside::GrantWish>(Allow::Inside, &["user.registered", "user.role_granted"])
-        .answers::<inside::BeginLogIn>(Allow::Inside, &[])
-        .answers::<inside::OpenSession>(Allow::Inside, &[])
-        .answers::<inside::RotateRefresh>(Allow::Inside, &[])
-        .answers::<inside::RefuseWithdrawal>(Allow::Inside, &[REFUSED])
-        .answers::<inside::Tidy>(Allow::Inside, &[])
+        .queries::<user::Register, _, _>(Allow::Newcomer, queries::register)
+        .queries::<user::LogIn, _, _>(Allow::Newcomer, queries::log_in)
+        .queries::<user::Refresh, _, _>(Allow::Newcomer, queries::refresh)
+        .queries::<user::Jwks, _, _>(Allow::Anyone, queries::jwks)
+        .queries::<user::GetWithdrawal, _, _>(Allow::User, queries::withdrawal)
+        .executes::<user::Withdraw>(Allow::User, &["user.withdrawal_requested"])
+        .executes::<user::GrantRole>(Allow::Role(user::Role::Operator), &["user.role_granted"])
+        .executes::<inside::AddAccount>(Allow::Inside, &["user.registered"])
+        .executes::<inside::GrantWish>(Allow::Inside, &["user.registered", "user.role_granted"])
+        .executes::<inside::BeginLogIn>(Allow::Inside, &[])
+        .executes::<inside::OpenSession>(Allow::Inside, &[])
+        .executes::<inside::RotateRefresh>(Allow::Inside, &[])
+        .executes::<inside::RefuseWithdrawal>(Allow::Inside, &[REFUSED])
+        .executes::<inside::Tidy>(Allow::Inside, &[])
         .consumes::<payment::PaymentWithdrawalCleared>(&[WITHDRAWN, REFUSED])
         .consumes::<payment::PaymentWithdrawalBlocked>(&[REFUSED])
         .consumes::<reservation::ReservationWithdrawalCleared>(&[WITHDRAWN, REFUSED])
         .consumes::<reservation::ReservationWithdrawalBlocked>(&[REFUSED])
         .consumes::<point::PointWithdrawalCleared>(&[WITHDRAWN, REFUSED])
         .consumes::<point::PointWithdrawalBlocked>(&[REFUSED])
-        .every::<inside::GrantWish, _, _>("wishes", WISHES_EVERY, reads::wishes)
+        .every::<inside::GrantWish, _, _>("wishes", WISHES_EVERY, queries::wishes)
         .every_with::<inside::RefuseWithdrawal, _, _>(
             "withdrawals",
             UNANSWERED_EVERY,
-            reads::unanswered,
+            queries::unanswered,
         )
-        .every::<inside::Tidy, _, _>("tidy", TIDY_EVERY, reads::due_tidy)
+        .every::<inside::Tidy, _, _>("tidy", TIDY_EVERY, queries::due_tidy)
 }

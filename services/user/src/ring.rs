@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-use crate::reads;
+use crate::queries;
 
 /// The keyring is loaded again after this long, well within a new key's lead time.
 const RELOAD_SECS: i64 = 60;
@@ -75,7 +75,7 @@ impl Ring {
                 warn!(%error, "the signing keys cannot be loaded again; using the cached ones");
                 Ok(ring)
             }
-            (Err(error), None) => Err(reads::unavailable(error)),
+            (Err(error), None) => Err(queries::unavailable(error)),
         }
     }
 
@@ -84,7 +84,7 @@ impl Ring {
     /// # Errors
     /// When the database does not answer, or a key is broken.
     pub async fn load(&self, pool: &PgPool, now: Timestamp) -> Result<Arc<Keyring>, RingError> {
-        let mut ring = Keyring::open(reads::signing_keys(pool).await?, self.life)?;
+        let mut ring = Keyring::open(queries::signing_keys(pool).await?, self.life)?;
         if !ring.due(now).is_nothing() {
             let (pool, life) = (pool.clone(), self.life);
             // A transaction whose future is dropped would go back to the pool open.
@@ -106,10 +106,10 @@ impl Ring {
 /// lock, loads what the first has stored, and finds nothing left to do.
 async fn rotate(pool: &PgPool, life: KeyLife, now: Timestamp) -> Result<Keyring, RingError> {
     let mut tx = pool.begin().await?;
-    reads::lock_signing_keys(&mut tx).await?;
-    let mut ring = Keyring::open(reads::signing_keys(&mut *tx).await?, life)?;
+    queries::lock_signing_keys(&mut tx).await?;
+    let mut ring = Keyring::open(queries::signing_keys(&mut *tx).await?, life)?;
     let rotation = ring.rotate(now)?;
-    reads::keep_signing_keys(&mut tx, &rotation).await?;
+    queries::keep_signing_keys(&mut tx, &rotation).await?;
     tx.commit().await?;
     if let Some(key) = rotation.added {
         info!(kid = key.kid, "added a signing key");

@@ -3,7 +3,7 @@
 use events::{
     Envelope, Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, SpecVersion, UserId,
     dead_letter::{
-        DeadLetter, DeadLetterId, DeadLetterState, DeadLetters, OpenedDeadLetter, Redriven,
+        DeadLetter, DeadLetterDetails, DeadLetterId, DeadLetterState, DeadLetters, Retried,
     },
     reservation::{ConfirmRefusal, ReservationConfirmRefused},
 };
@@ -57,7 +57,7 @@ impl DeadLetterClient {
         .await
     }
 
-    pub async fn dead_letter(&self, id: &DeadLetterId) -> OpenedDeadLetter {
+    pub async fn dead_letter(&self, id: &DeadLetterId) -> DeadLetterDetails {
         self.try_dead_letter(&id.to_string()).await.json().expect("a dead letter")
     }
 
@@ -65,7 +65,7 @@ impl DeadLetterClient {
         self.0.get(format!("/v1/dead-letters/{id}")).send().await.expect("sent")
     }
 
-    pub async fn retry(&self, id: &DeadLetterId) -> Redriven {
+    pub async fn retry(&self, id: &DeadLetterId) -> Retried {
         self.try_retry(id).await.json().expect("the outcome of a retry")
     }
 

@@ -2,7 +2,7 @@
 
 use events::{
     Event, PaymentId, ReservationId, ScheduleId,
-    dead_letter::{DeadLetterState::Parked, Redriven},
+    dead_letter::{DeadLetterState::Parked, Retried},
     payment::PaymentCompleted,
 };
 use harness::mesh::{Mesh, eventually, run};
@@ -84,7 +84,7 @@ fn a_dead_letter_of_a_listener_leaves_nothing_open() {
         emit_all::<PaymentCompleted>(&mesh.env, paid.schedule(), &[event]).await;
         let id = client.open_becomes("ranking", &[Parked]).await.remove(0).letter;
         let answer = client.discard_as(&id, &json!({ "reason": "a test" })).await;
-        let done: Redriven = answer.json().expect("discarded");
+        let done: Retried = answer.json().expect("discarded");
         assert_eq!(done.left_open, None);
         mesh.stop().await;
     });

@@ -4,7 +4,7 @@ use events::{
     ScheduleId,
     dead_letter::{
         DeadLetterState::{Discarded, Parked, Resolved, Waiting},
-        Redriven,
+        Retried,
     },
     payment::PaymentRequested,
     reservation::ReservationExpired,
@@ -146,7 +146,7 @@ fn a_dead_letter_is_discarded_with_a_reason_and_those_behind_it_are_handled() {
         assert_eq!(client.discard(&first.letter, " ").await.code().as_deref(), Some("invalid"));
 
         let answer = client.discard(&first.letter, "discarded by a test").await;
-        let done: Redriven = answer.json().expect("discarded");
+        let done: Retried = answer.json().expect("discarded");
         assert_eq!((&done.letter, done.stopped), (&first.letter, None));
         let rest = client.open_becomes("point", &[Parked, Waiting]).await;
         assert_eq!(rest[0].letter, open[3].letter, "up to the next dead letter");

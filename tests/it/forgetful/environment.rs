@@ -97,7 +97,7 @@ impl Handle<PointRefunded> for Handled {
 
 fn emitter() -> Service<Postgres<Handled>> {
     Service::<Postgres<Handled>>::new(EMITTER)
-        .answers::<Emit>(Allow::Inside, &["point.refunded"])
+        .executes::<Emit>(Allow::Inside, &["point.refunded"])
         .every_with("emitting", Duration::from_millis(5), |engine, _| async move {
             let count = engine.config().load(Ordering::SeqCst);
             Ok((count > 0).then_some(Emit { count }).into_iter().collect())

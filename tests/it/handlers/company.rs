@@ -29,11 +29,11 @@ pub enum Place {
     Middle,
     Last,
     First,
-    Alone,
+    Standalone,
 }
 
 impl Place {
-    pub const ALL: [Self; 4] = [Self::Middle, Self::Last, Self::First, Self::Alone];
+    pub const ALL: [Self; 4] = [Self::Middle, Self::Last, Self::First, Self::Standalone];
 
     /// These events of one subject, with the poison that this place has.
     fn among(self, events: Vec<Value>, poison: impl Fn() -> Value) -> Vec<Value> {
@@ -41,7 +41,7 @@ impl Place {
             Self::Middle => (vec![poison()], vec![poison()]),
             Self::Last => (vec![poison()], vec![]),
             Self::First => (vec![], vec![poison()]),
-            Self::Alone => (vec![], vec![]),
+            Self::Standalone => (vec![], vec![]),
         };
         [before, events, behind].concat()
     }

@@ -7,7 +7,7 @@ use harness::{
     mesh::{Mesh, SOON, eventually, run},
     wiring,
 };
-use onsale::receipt::Books;
+use onsale::receipt::Databases;
 
 use uuid::Uuid;
 
@@ -199,7 +199,7 @@ impl Scene<'_> {
 
 /// The receipt of all these schedules together must be clean.
 pub async fn receipt_is_clean(mesh: &Mesh, schedules: &[ScheduleId]) {
-    let books = Books::open(&mesh.env.config).await.expect("databases");
+    let books = Databases::open(&mesh.env.config).await.expect("databases");
     let ids: Vec<uuid::Uuid> = schedules.iter().map(|schedule| schedule.0).collect();
     let receipt = books.receipt_at_rest(&ids, SOON).await.expect("a receipt");
     assert!(receipt.broken().is_empty(), "{:?}\n{receipt:?}", receipt.broken());

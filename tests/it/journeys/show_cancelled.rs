@@ -122,7 +122,7 @@ fn every_fan_with_a_seat_of_a_cancelled_show_is_refunded_and_notified_once() {
 /// Waits until the notification service has handled everything of the sale.
 async fn all_have_consumed(mesh: &Mesh) {
     let observer = Observer::open(&mesh.env.config, &["notification"]).await.expect("an observer");
-    observer.caught_up(SOON).await.expect("caught up");
+    observer.wait_until_caught_up(SOON).await.expect("caught up");
     observer.close().await;
 }
 

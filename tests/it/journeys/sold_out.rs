@@ -92,7 +92,7 @@ async fn buy(fan: &Fan<'_>, schedule: ScheduleId, at: usize) -> (Reservation, Pa
 /// Waits until the listeners have handled everything of the sale.
 async fn all_have_consumed(mesh: &Mesh) {
     let observer = Observer::open(&mesh.env.config, &LISTENERS).await.expect("an observer");
-    observer.caught_up(SOON).await.expect("caught up");
+    observer.wait_until_caught_up(SOON).await.expect("caught up");
     observer.close().await;
 }
 

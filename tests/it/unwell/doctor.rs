@@ -13,18 +13,18 @@ use crate::{
 
 /// Waits until doctor reports lines that begin with the first text and contain the second.
 async fn finds(mesh: &Mesh, wanted: &[(&str, &str)]) {
-    let ills = std::sync::Mutex::new(Vec::new());
+    let problems = std::sync::Mutex::new(Vec::new());
     for _ in 0..4 {
-        let found = doctor::ills(&mesh.env.config).await;
+        let found = doctor::problems(&mesh.env.config).await;
         let is_found = |(part, text): &(&str, &str)| {
             found.iter().any(|ill| ill.starts_with(part) && ill.contains(text))
         };
         if wanted.iter().all(is_found) {
             return;
         }
-        *ills.lock().expect("a list") = found;
+        *problems.lock().expect("a list") = found;
     }
-    panic!("{wanted:?} is not in {ills:?}");
+    panic!("{wanted:?} is not in {problems:?}");
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn doctor_finds_dead_letters_stalled_sagas_violations_and_paused_consumers() {
         let fan = mesh.fan(200).await;
         let hold = fan.hold(schedule, &["A-1-1"]).await;
         eventually("doctor finds nothing wrong", || async {
-            doctor::ills(&mesh.env.config).await.is_empty().then_some(())
+            doctor::problems(&mesh.env.config).await.is_empty().then_some(())
         })
         .await;
 
@@ -63,8 +63,8 @@ fn doctor_finds_dead_letters_stalled_sagas_violations_and_paused_consumers() {
 
         provisioner.resume("reservation").await;
         fan.payment_becomes(&payment, events::payment::PaymentState::Completed).await;
-        let ills = doctor::ills(&mesh.env.config).await;
-        assert!(!ills.iter().any(|ill| ill.starts_with(still.0)), "{ills:?}");
+        let problems = doctor::problems(&mesh.env.config).await;
+        assert!(!problems.iter().any(|ill| ill.starts_with(still.0)), "{problems:?}");
         mesh.stop().await;
     });
 }

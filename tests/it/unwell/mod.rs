@@ -16,13 +16,13 @@ fn servers(mesh: &Mesh) -> &Servers {
 }
 
 /// The problems that `/readyz` of the gateway's process reports; empty when it is ready.
-async fn ails(mesh: &Mesh) -> Vec<String> {
+async fn faults(mesh: &Mesh) -> Vec<String> {
     let answer = mesh.http.get("/readyz").send().await.expect("an answer");
     if answer.status == 200 {
         return Vec::new();
     }
     assert_eq!(answer.status, 503);
     let problem: serde_json::Value = serde_json::from_slice(&answer.body).expect("a problem");
-    let ails = problem["ails"].as_array().expect("what is wrong");
-    ails.iter().map(|ail| ail.as_str().expect("in words").to_owned()).collect()
+    let faults = problem["ails"].as_array().expect("what is wrong");
+    faults.iter().map(|ail| ail.as_str().expect("in words").to_owned()).collect()
 }

@@ -7,7 +7,7 @@ use harness::mesh::{Fan, Mesh, SOON, eventually, run};
 use onsale::lag::{LISTENERS, Observer};
 use serde_json::json;
 
-use super::{ails, process::Paused, servers};
+use super::{faults, process::Paused, servers};
 
 /// Longer than the heartbeats, the pulls and the timeouts of anything that waits for a server.
 const SILENCE: Duration = Duration::from_secs(36);
@@ -22,7 +22,7 @@ fn services_recover_from_silent_servers_and_a_shutdown_does_not_wait_for_them() 
         let mesh = Mesh::own().await;
         let observer = Observer::open(&mesh.env.config, &LISTENERS).await.expect("an observer");
         sale(&mesh).await;
-        observer.caught_up(SOON).await.expect("every listener has caught up");
+        observer.wait_until_caught_up(SOON).await.expect("every listener has caught up");
 
         let client = mesh.fan(0).await;
         let all = pause_all(&mesh);
@@ -31,14 +31,14 @@ fn services_recover_from_silent_servers_and_a_shutdown_does_not_wait_for_them() 
         let refused = client.post("/v1/points/charges", &json!({ "amount": 1 })).await;
         assert!(matches!(refused.status.as_u16(), 503 | 504), "{refused:?}");
         assert!(asked.elapsed() < ANSWERED_WITHIN, "{:?}", asked.elapsed());
-        eventually("it is reported", || async { (!ails(&mesh).await.is_empty()).then_some(()) })
+        eventually("it is reported", || async { (!faults(&mesh).await.is_empty()).then_some(()) })
             .await;
         tokio::time::sleep_until(silent_until.into()).await;
         drop(all);
 
-        eventually("it is ready", || async { ails(&mesh).await.is_empty().then_some(()) }).await;
+        eventually("it is ready", || async { faults(&mesh).await.is_empty().then_some(()) }).await;
         sale(&mesh).await;
-        observer.caught_up(SOON).await.expect("every listener has caught up");
+        observer.wait_until_caught_up(SOON).await.expect("every listener has caught up");
         observer.close().await;
 
         let Mesh { fleet, env, .. } = mesh;
@@ -50,7 +50,7 @@ fn services_recover_from_silent_servers_and_a_shutdown_does_not_wait_for_them() 
         fleet.stop().await;
         assert!(began.elapsed() < STOPPED_WITHIN, "{:?}", began.elapsed());
         drop(all);
-        env.strike().await;
+        env.stop().await;
     });
 }
 

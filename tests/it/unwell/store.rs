@@ -28,7 +28,7 @@ fn with_database(config: &Config, url: String) -> Config {
 async fn ail(instance: &Fleet) -> String {
     let health = instance.running()[0].health();
     eventually("it reports that it cannot use its store", || async {
-        health.ails().into_iter().find(|ail| ail.starts_with("the store cannot be used: "))
+        health.faults().into_iter().find(|ail| ail.starts_with("the store cannot be used: "))
     })
     .await
 }

@@ -65,13 +65,13 @@ impl Fault {
 }
 
 /// Whether a fault that may come strikes here.
-pub fn strikes(fault: Fault, may_come: &[Fault], chance: &mut StdRng) -> bool {
+pub fn fires(fault: Fault, may_come: &[Fault], chance: &mut StdRng) -> bool {
     may_come.contains(&fault) && chance.random_range(0..1_000) < fault.rate()
 }
 
 /// The outcome of a publish.
 pub fn luck(may_come: &[Fault], chance: &mut StdRng) -> Luck {
-    if !strikes(Fault::Publish, may_come, chance) {
+    if !fires(Fault::Publish, may_come, chance) {
         return Luck::Good;
     }
     [Luck::Unacknowledged, Luck::Lost, Luck::Stuck][chance.random_range(0..3)]

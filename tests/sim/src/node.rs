@@ -6,7 +6,7 @@ use events::Timestamp;
 use mesh::{
     Answered, Service,
     engine::{Failure, Mark},
-    memory::{Asking, InMemory, Incoming, Process, Shelf as _, Store, Taken, UnitHandler},
+    memory::{DecodedCommand, InMemory, Incoming, Process, Shelf as _, Store, Taken, UnitHandler},
     message::Message,
     parked::Parked,
     postgres::Postgres,
@@ -18,11 +18,11 @@ use crate::{broker::Broker, faults::Mutation, people::Wish};
 const SWEEP_MAX: usize = 64;
 
 /// A command that was sent to a service.
-pub struct Asked {
+pub struct EndpointSpec {
     /// The command.
     pub wish: Wish,
     /// The caller, the idempotency key and the id.
-    pub asking: Asking,
+    pub asking: DecodedCommand,
     /// The fan who waits for the answer; `None` for a service's own timers.
     pub person: Option<usize>,
     /// When it was sent.
@@ -30,7 +30,7 @@ pub struct Asked {
 }
 
 /// Turns a command into work; nothing when it belongs to another service.
-pub type Work<B> = fn(&Process<B>, &Wish, Asking) -> Option<mesh::Work<UnitHandler<B>>>;
+pub type Work<B> = fn(&Process<B>, &Wish, DecodedCommand) -> Option<mesh::Work<UnitHandler<B>>>;
 
 /// What a service is made of.
 pub struct Plan<B: InMemory> {
@@ -47,7 +47,7 @@ pub struct Plan<B: InMemory> {
 /// A running service, whatever its unit of work.
 pub trait Host {
     /// Takes in messages and commands as one batch.
-    fn take(&self, incoming: &[Incoming], asked: &[Asked]) -> Result<Taken, Failure>;
+    fn take(&self, incoming: &[Incoming], asked: &[EndpointSpec]) -> Result<Taken, Failure>;
     /// The commands of its timers that are due.
     fn due(&self, now: Timestamp) -> Vec<Wish>;
     /// Retries parked events.
@@ -85,10 +85,10 @@ impl<B: InMemory> On<B> {
 }
 
 impl<B: InMemory> Host for On<B> {
-    fn take(&self, incoming: &[Incoming], asked: &[Asked]) -> Result<Taken, Failure> {
+    fn take(&self, incoming: &[Incoming], asked: &[EndpointSpec]) -> Result<Taken, Failure> {
         let mut batch: Vec<_> =
             incoming.iter().map(|incoming| self.process.message(incoming)).collect();
-        for Asked { wish, asking, .. } in asked {
+        for EndpointSpec { wish, asking, .. } in asked {
             let work = (self.plan.work)(&self.process, wish, asking.clone());
             batch.extend(work);
         }
@@ -140,7 +140,7 @@ pub struct Node {
     /// The service.
     pub host: Box<dyn Host>,
     /// Commands that wait for the next batch.
-    pub waiting: VecDeque<Asked>,
+    pub waiting: VecDeque<EndpointSpec>,
     /// Messages that were handed to the publisher in memory.
     pub handed: VecDeque<Message>,
     /// The marks of acknowledged messages, each with its connection.

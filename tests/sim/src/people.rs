@@ -7,7 +7,7 @@ use events::{
     reservation::{self as seats, Cancel},
     user::{self as accounts, Withdraw},
 };
-use mesh::{Answered, Caller, Idempotency, memory::Asking};
+use mesh::{Answered, Caller, Idempotency, memory::DecodedCommand};
 use rand::{RngExt as _, rngs::StdRng};
 use reservation::sim::Pass;
 use user::sim::{AddAccount, RefuseWithdrawal, Secret};
@@ -131,7 +131,7 @@ impl Person {
         town: &Town,
         chance: &mut StdRng,
         now: Timestamp,
-    ) -> Option<(Wish, Asking)> {
+    ) -> Option<(Wish, DecodedCommand)> {
         self.next = now.plus_millis(chance.random_range(20..4_000));
         match &mut self.step {
             Step::Waiting { since, .. } if now < since.plus_secs(PATIENCE_SECS) => return None,
@@ -191,7 +191,7 @@ impl Person {
         }
     }
 
-    fn asking(&self, wish: &Wish, key: Uuid) -> Asking {
+    fn asking(&self, wish: &Wish, key: Uuid) -> DecodedCommand {
         let caller = match self.user_id {
             None => Caller::Anonymous,
             Some(user_id) => {
@@ -203,7 +203,7 @@ impl Person {
         scope[..16].copy_from_slice(key.as_bytes());
         scope[16..].copy_from_slice(self.user_id.map_or(Uuid::nil(), |id| id.0).as_bytes());
         let idempotency = Some(Idempotency { scope, body: [wish.service().len() as u8; 32] });
-        Asking { caller, idempotency, id: mesh::clock::new_id() }
+        DecodedCommand { caller, idempotency, id: mesh::clock::new_id() }
     }
 
     /// Reads an answer. One that comes while the fan waits for nothing is late.

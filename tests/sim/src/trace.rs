@@ -1,7 +1,7 @@
 //! The history of a run, in order, shown for what is wrong.
 
 use events::Timestamp;
-use mesh::{memory::Asking, message::Message};
+use mesh::{memory::DecodedCommand, message::Message};
 
 use crate::{faults::Fault, people::Wish};
 
@@ -15,15 +15,15 @@ const ID_CHARS: usize = 36;
 pub struct Trace(Vec<(Timestamp, What)>);
 
 enum What {
-    Asked(Box<(Wish, Asking)>),
+    EndpointSpec(Box<(Wish, DecodedCommand)>),
     Emitted(&'static str, Message),
     Fault(Fault, &'static str),
 }
 
 impl Trace {
     /// A command is sent, by a fan or a timer.
-    pub fn asked(&mut self, at: Timestamp, wish: &Wish, asking: &Asking) {
-        self.0.push((at, What::Asked(Box::new((wish.clone(), asking.clone())))));
+    pub fn asked(&mut self, at: Timestamp, wish: &Wish, asking: &DecodedCommand) {
+        self.0.push((at, What::EndpointSpec(Box::new((wish.clone(), asking.clone())))));
     }
 
     /// A service has emitted a message.
@@ -43,7 +43,7 @@ impl Trace {
         let lines = self.0.iter().filter_map(|(at, what)| {
             let text = match what {
                 What::Fault(fault, service) => Some(format!("! {fault:?} ({service})")),
-                What::Asked(asked) => {
+                What::EndpointSpec(asked) => {
                     let (wish, asking) = &**asked;
                     let text = format!("{wish:?} as {:?}", asking.id);
                     has(&text).then(|| format!("? {text}"))

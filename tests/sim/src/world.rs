@@ -17,7 +17,7 @@ use crate::{
     checks::{self, Rest, Wrong},
     concert::Concert,
     faults::{EVERY_SECS, Fault, Mutation},
-    node::{Asked, Node},
+    node::{EndpointSpec, Node},
     people::{Person, Town},
     services::{self, PRODUCERS, Stores},
 };
@@ -181,7 +181,7 @@ impl<'a> World<'a> {
         if let Some((wish, asking)) = person.act(&self.town, &mut self.chance, now) {
             let node = self.of(wish.service());
             self.trace.asked(now, &wish, &asking);
-            let asked = Asked { wish, asking, person: Some(index), at: now };
+            let asked = EndpointSpec { wish, asking, person: Some(index), at: now };
             self.nodes[node].waiting.push_back(asked);
             self.wake(node, 5);
         }

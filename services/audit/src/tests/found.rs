@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{database, moment, sale, take};
 use crate::{
     keys::Key,
-    reads::{find, list},
+    queries::{find, list},
     rehearsal::{End, Visit},
 };
 

@@ -49,7 +49,7 @@ impl CallOn<ScheduleCancelled> for SeatMaps {
 }
 
 /// Marks the show of this schedule as cancelled.
-pub fn called_off(schedule: ScheduleId) -> FunctionCall {
+pub fn schedule_cancelled(schedule: ScheduleId) -> FunctionCall {
     FunctionCall::new("off").arg(schedule)
 }
 

@@ -28,7 +28,7 @@ use mesh::{
 };
 use sqlx::PgPool;
 
-pub use self::handle::{called_off, stated};
+pub use self::handle::{schedule_cancelled, stated};
 use crate::{NAME, map, plan_store};
 
 /// Schedules whose section sizes are kept in memory at most.
@@ -36,7 +36,7 @@ const SIZES_MAX: usize = 4_096;
 
 /// The services whose events the map is made of. Those of `concert` itself are consumed like any
 /// other's: the map is kept by another instance on another store.
-pub const MADE_OF: &[&str] = &["reservation", "concert"];
+pub const REBUILT_FROM: &[&str] = &["reservation", "concert"];
 
 /// The seat maps' functions in Valkey.
 pub struct SeatMaps;
@@ -90,14 +90,14 @@ pub fn map_service() -> Service<Valkey<SeatMaps>> {
         .consumes::<ReservationConfirmed>(&[])
         .consumes::<ReservationExpired>(&[])
         .consumes::<ReservationCancelled>(&[])
-        .reads::<GetSeats, _, _>(
+        .queries::<GetSeats, _, _>(
             Allow::Anyone,
             |ctx: QueryContext<Valkey<SeatMaps>>, command, _| async move {
                 let sections = ctx.config().sections(command.schedule_id).await?;
                 snapshot(&ctx, &command, &sections, clock::now()).await
             },
         )
-        .reads::<GetSeatChanges, _, _>(
+        .queries::<GetSeatChanges, _, _>(
             Allow::Anyone,
             |ctx: QueryContext<Valkey<SeatMaps>>, command, _| async move {
                 since(&ctx, &command, clock::now()).await

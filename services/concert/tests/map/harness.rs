@@ -18,7 +18,7 @@ use mesh::{
     trace::TraceParent,
     valkey::{CallOn, FunctionCall, Replay, ReplayedEvent, Valkey},
 };
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 /// The one schedule of most tests.
@@ -47,13 +47,13 @@ pub fn owner(hold_version: i64) -> ReservationId {
 
 pub struct Harness {
     pub map: Valkey<SeatMaps>,
-    _valkey: Alone,
+    _valkey: Standalone,
 }
 
 impl Harness {
     /// A complete, empty map without seat plans.
     pub async fn open() -> Self {
-        let valkey = Alone::valkey(Options::temporary()).await.unwrap();
+        let valkey = Standalone::valkey(Options::temporary()).await.unwrap();
         let map = Valkey::new(valkey.server().url(), MapConfig::default()).unwrap();
         let harness = Self { map, _valkey: valkey };
         harness.begin().await.swap().await.unwrap();

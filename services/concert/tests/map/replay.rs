@@ -39,7 +39,7 @@ async fn a_cancelled_show_stays_cancelled_in_a_rebuilt_map_however_old_the_event
     let harness = Harness::open().await;
     harness.handle(Off, &[]).await;
     let replay = harness.begin().await;
-    replay.state(&[seats::called_off(SCHEDULE)], now()).await.unwrap();
+    replay.state(&[seats::schedule_cancelled(SCHEDULE)], now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
     replay.swap().await.unwrap();
     assert_eq!(harness.snapshot().await.state, MapState::Cancelled);

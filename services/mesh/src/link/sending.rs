@@ -26,7 +26,7 @@ impl Link {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn broker_ails(&self) -> Result<Option<String>, String> {
+    pub async fn broker_fault(&self) -> Result<Option<String>, String> {
         if !self.is_whole() {
             return Err("it is not connected".into());
         }
@@ -118,7 +118,7 @@ impl Link {
     }
 
     /// Publishes an announcement, which is stored nowhere.
-    pub(crate) async fn say(&self, announcement: Announcement) -> Result<(), String> {
+    pub(crate) async fn announce(&self, announcement: Announcement) -> Result<(), String> {
         let Announcement { subject, payload } = announcement;
         self.publish(subject, None, HeaderMap::new(), payload.into()).await
     }

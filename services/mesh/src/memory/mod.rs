@@ -36,7 +36,7 @@ use crate::{
 };
 
 pub use crate::batch::handler::UnitHandler;
-pub use process::{Asking, Incoming, Process, Shelf, Taken};
+pub use process::{DecodedCommand, Incoming, Process, Shelf, Taken};
 
 /// A unit of work that can be kept in memory.
 pub trait InMemory: UnitOfWork {

@@ -77,7 +77,7 @@ impl<B: InMemory> Outbox for Memory<B> {
         Ok(())
     }
 
-    async fn put_off(&self, id: Uuid) -> Result<(), Failure> {
+    async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
         let now = crate::clock::now();
         let mut kept = self.store.kept.lock().await;
         if let Some(row) = kept.outbox.get_mut(&id).filter(|row| row.sequence.is_none()) {

@@ -116,7 +116,7 @@ impl Table {
                 Which::Due(_) => {
                     *state != ParkedState::Dead && row.due_at.is_some_and(|at| at <= now)
                 }
-                Which::Stranded(_) => {
+                Which::Missed(_) => {
                     *state == ParkedState::Behind && kept_at.plus_secs(STRANDED_AFTER_SECS) < now
                 }
                 Which::First(wanted) => {
@@ -133,7 +133,7 @@ impl Table {
                 && row.leased_until.is_none_or(|until| until < now)
         };
         let most = match which {
-            Which::Due(most) | Which::Stranded(most) => *most,
+            Which::Due(most) | Which::Missed(most) => *most,
             Which::First(_) | Which::Number(_) => 1,
         };
         let mut wanted: Vec<_> = self.0.values().filter(is_wanted).collect();

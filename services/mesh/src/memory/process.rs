@@ -30,7 +30,7 @@ use crate::{
     },
     postgres::Postgres,
     publisher::verify,
-    service::Asked,
+    service::EndpointSpec,
     work::{Delivery, Settle},
     worker::DELIVERIES_ALONE,
 };
@@ -50,7 +50,7 @@ pub struct Incoming {
 
 /// The caller of a command, and how it is called.
 #[derive(Debug, Clone)]
-pub struct Asking {
+pub struct DecodedCommand {
     /// The caller.
     pub caller: Caller,
     /// Its idempotency key.
@@ -72,7 +72,7 @@ pub struct Taken {
 pub struct Process<B: InMemory> {
     engine: Memory<B>,
     consumed: Table<Memory<B>>,
-    asked: BTreeMap<&'static str, Asked<Memory<B>>>,
+    asked: BTreeMap<&'static str, EndpointSpec<Memory<B>>>,
 }
 
 impl<B: InMemory> Process<B> {
@@ -109,12 +109,12 @@ impl<B: InMemory> Process<B> {
     }
 
     /// The work of a command, from a client or from the service itself.
-    pub fn command<C: Command>(&self, command: C, asking: Asking) -> Work<UnitHandler<B>>
+    pub fn command<C: Command>(&self, command: C, asking: DecodedCommand) -> Work<UnitHandler<B>>
     where
         B: Execute<C>,
     {
         let asked = self.asked.get(C::ENDPOINT);
-        let Asking { caller, idempotency, id } = asking;
+        let DecodedCommand { caller, idempotency, id } = asking;
         let mut meta = Meta::inside(SagaId(id));
         (meta.id, meta.caller, meta.idempotency) = (id, caller, idempotency);
         if let Some(asked) = asked {
@@ -151,7 +151,7 @@ impl<B: InMemory> Process<B> {
     fn take_alone(&self, work: Work<UnitHandler<B>>) -> Result<Ran, Failure> {
         let mut work = [work];
         let mut last = Failure::Refused(String::new());
-        for care in [Care::Alone, Care::Judged, Care::Unrun] {
+        for care in [Care::Standalone, Care::AloneFinal, Care::ParkUnrun] {
             match now(self.engine.run(&mut work, care)) {
                 Err(refused @ (Failure::Refused(_) | Failure::Duplicate(_))) => last = refused,
                 ended => return ended,
@@ -166,7 +166,7 @@ impl<B: InMemory> Process<B> {
     /// When the store was lost.
     pub fn retry_due(&self) -> Result<Vec<Message>, Failure> {
         let mut emitted = Vec::new();
-        for which in [Which::Stranded(DUE_MAX), Which::Due(DUE_MAX)] {
+        for which in [Which::Missed(DUE_MAX), Which::Due(DUE_MAX)] {
             for parked in now(self.engine.lease(which, LEASE))? {
                 emitted.extend(self.retry(&parked)?);
             }

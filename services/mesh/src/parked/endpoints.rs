@@ -10,8 +10,8 @@ use bytes::Bytes;
 use events::{
     Envelope, Problem, UserId, codes,
     dead_letter::{
-        DeadLetterId, Discard, FindDeadLetters, FoundDeadLetters, LeftOpen, OpenedDeadLetter,
-        REASON_CHARS_MAX, Redrive, Redriven, Stopped,
+        DeadLetterDetails, DeadLetterId, Discard, FindDeadLetters, FoundDeadLetters, LeftOpen,
+        REASON_CHARS_MAX, Redrive, Retried, Stopped,
     },
     event_of_subject,
 };
@@ -79,8 +79,8 @@ impl<E: Engine> DeadLetterEndpoints<E> {
                 let deliveries = self.dead_letters(show, true).await?;
                 let itself = deliveries.iter().find(|one| one.letter == letter).cloned();
                 let payload = String::from_utf8_lossy(&parked.envelope).into_owned();
-                let letter = itself.unwrap_or_else(|| parked.letter(self.service(), None));
-                found.opened = Some(OpenedDeadLetter { letter, payload, deliveries });
+                let letter = itself.unwrap_or_else(|| parked.to_dead_letter(self.service(), None));
+                found.opened = Some(DeadLetterDetails { letter, payload, deliveries });
             }
         }
         Ok(serde_json::to_vec(&found).expect("dead letters are plain data").into())
@@ -109,7 +109,8 @@ impl<E: Engine> DeadLetterEndpoints<E> {
                 _ => false,
             };
             if all || !is_transient {
-                dead_letters.push(row.letter(self.service(), before.map(|first| first.number)));
+                dead_letters
+                    .push(row.to_dead_letter(self.service(), before.map(|first| first.number)));
             }
         }
         Ok(dead_letters)
@@ -145,7 +146,7 @@ impl<E: Engine> DeadLetterEndpoints<E> {
         info!(service = self.service(), %letter, key = parked.key, %by,
             "a dead letter was discarded");
         let left = self.left(&parked.key).await?;
-        let done = Redriven { letter, left_open: open, ..self.nothing(&parked.key, left) };
+        let done = Retried { letter, left_open: open, ..self.nothing(&parked.key, left) };
         Ok(serde_json::to_vec(&done).expect("plain data").into())
     }
 
@@ -168,9 +169,9 @@ impl<E: Engine> DeadLetterEndpoints<E> {
         letter: DeadLetterId,
         target: &Parked,
         by: UserId,
-    ) -> Result<Redriven, Problem> {
+    ) -> Result<Retried, Problem> {
         let began = Instant::now();
-        let mut done = Redriven { letter, ..self.nothing(&target.key, 0) };
+        let mut done = Retried { letter, ..self.nothing(&target.key, 0) };
         while began.elapsed() < BUDGET && !self.0.shutdown.is_cancelled() {
             let which = match (target.key.as_str(), target.state) {
                 (NONE, _) | (_, ParkedState::Early) => Which::Number(target.number),
@@ -200,8 +201,8 @@ impl<E: Engine> DeadLetterEndpoints<E> {
         Ok(rows.iter().filter(|row| row.state.holds_key()).count() as u64)
     }
 
-    fn nothing(&self, key: &str, left: u64) -> Redriven {
-        Redriven {
+    fn nothing(&self, key: &str, left: u64) -> Retried {
+        Retried {
             letter: DeadLetterId::new(self.service(), 0),
             service: self.service().to_owned(),
             key: key.to_owned(),

@@ -77,7 +77,7 @@ impl<E: Engine> Retrier<E> {
             pause = LOOK_EVERY;
             if stranded_at.elapsed() >= STRANDED_EVERY {
                 stranded_at = Instant::now();
-                pause = pause.min(self.try_some(Which::Stranded(DUE_MAX)).await?);
+                pause = pause.min(self.try_some(Which::Missed(DUE_MAX)).await?);
             }
             pause = pause.min(self.try_some(Which::Due(DUE_MAX)).await?);
         }
@@ -123,7 +123,7 @@ impl<E: Engine> Retrier<E> {
                 Ok(Retried::Done(ran)) => {
                     self.hand_off.give(ran.emitted);
                     for said in ran.announced {
-                        let _ = self.link.say(said).await;
+                        let _ = self.link.announce(said).await;
                     }
                     self.health.add_handled(1, false);
                     if parked.state == ParkedState::Dead || by.is_some() {

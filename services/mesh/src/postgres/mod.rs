@@ -35,7 +35,7 @@ use crate::{
     engine::{Care, Engine, Failure, Mark, Ran, Retried},
     failpoint::Failpoints,
     parked::Parked,
-    service::{Asked, Asking, Followed, How, Timer},
+    service::{DecodedCommand, EndpointSpec, Followed, How, Timer},
     work::{Entry, Meta, Work},
 };
 
@@ -237,15 +237,17 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
     }
 
     /// Answers the command `C`; `emits` are the events that it may emit.
-    pub fn answers<C: Command>(mut self, allow: Allow, emits: &'static [&'static str]) -> Self
+    pub fn executes<C: Command>(mut self, allow: Allow, emits: &'static [&'static str]) -> Self
     where
         B: Execute<C>,
     {
         let how = How::Decided(|body, key| {
-            Asking::read::<C>(body, key, |command| UnitHandler(Box::new(CommandHandler(command))))
+            DecodedCommand::read::<C>(body, key, |command| {
+                UnitHandler(Box::new(CommandHandler(command)))
+            })
         });
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
-        self.add(Asked { endpoint, allow, status, emits, how });
+        self.add(EndpointSpec { endpoint, allow, status, emits, how });
         self
     }
 

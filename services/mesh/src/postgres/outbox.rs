@@ -95,7 +95,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
         .await
     }
 
-    async fn put_off(&self, id: Uuid) -> Result<(), Failure> {
+    async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
         self.answer(ANSWER_TIMEOUT, async {
             sqlx::query(
                 "update mesh.outbox

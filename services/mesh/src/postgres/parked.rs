@@ -175,7 +175,7 @@ impl<B: UnitOfWork> engine::Parking for Postgres<B> {
                 ),
                 // An event that was parked behind another one at the very moment in which that
                 // one ended or became early was not seen by it, and now holds the key.
-                Which::Stranded(most) => (
+                Which::Missed(most) => (
                     "state = 'behind' and kept_at < clock_timestamp() - interval '1 second'
                          and $1 = '' and $2 = 0",
                     none,

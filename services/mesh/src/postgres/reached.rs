@@ -4,7 +4,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
-    agreement::PLACES_MAX,
+    agreement::POSITIONS_MAX,
     engine::{Failure, Mark},
 };
 
@@ -40,7 +40,7 @@ pub(super) async fn note(pool: &PgPool, stream: &str, mark: Mark) -> Result<(), 
              order by stream_seq desc offset $2 limit 1)",
     )
     .bind(stream)
-    .bind(PLACES_MAX as i64)
+    .bind(POSITIONS_MAX as i64)
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;

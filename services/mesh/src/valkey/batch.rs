@@ -405,7 +405,7 @@ impl<L: LuaModule> Valkey<L> {
         care: Care,
         now: Timestamp,
     ) -> Prepared {
-        if let (Care::Unrun, Some(Delivery { delivered, .. })) = (care, delivery) {
+        if let (Care::ParkUnrun, Some(Delivery { delivered, .. })) = (care, delivery) {
             let cause = format!("it was delivered {delivered} times and never came to an end");
             return Prepared::Never(cause);
         }
@@ -426,7 +426,7 @@ impl<L: LuaModule> Valkey<L> {
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         let now = crate::clock::now();
-        let call = match self.prepare(entry, None, Care::Alone, now) {
+        let call = match self.prepare(entry, None, Care::Standalone, now) {
             Prepared::FunctionCall(call) => call,
             Prepared::No(problem) => return Ok(Retried::Early(cause_of(problem))),
             Prepared::Never(cause) => return Ok(Retried::Failed(cause)),

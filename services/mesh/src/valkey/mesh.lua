@@ -64,7 +64,7 @@ end
 -- Emits an event: it is written to the outbox in the same step as the state. The saga is that
 -- of the work at hand, unless the event continues another. A shadow emits nothing. The members
 -- are those of the crate `events`, in their order.
-local function tell(event, schedule, about, what, saga)
+local function emit(event, schedule, about, what, saga)
   if ctx.is_silent then
     return
   elseif ctx.may_emit and not string.find(ctx.may_emit, ' ' .. event .. ' ', 1, true) then

@@ -46,11 +46,11 @@ use uuid::Uuid;
 
 use crate::{
     Allow, Caller, QueryContext, Service,
-    agreement::PLACES_MAX,
+    agreement::POSITIONS_MAX,
     engine::{Care, Engine, Failure, Mark, Ran, Retried},
     failpoint::{Failpoint, Failpoints},
     parked::Parked,
-    service::{Asked, Asking, How, Timer},
+    service::{DecodedCommand, EndpointSpec, How, Timer},
     work::{Answered, Entry, Meta, Outcome, Work},
 };
 
@@ -315,15 +315,17 @@ impl<L: LuaModule> Service<Valkey<L>> {
     }
 
     /// Answers the command `C`; `emits` are the events that it may emit.
-    pub fn answers<C: Command>(mut self, allow: Allow, emits: &'static [&'static str]) -> Self
+    pub fn executes<C: Command>(mut self, allow: Allow, emits: &'static [&'static str]) -> Self
     where
         L: CallFor<C>,
     {
         let how = How::Decided(|body, key| {
-            Asking::read::<C>(body, key, |command| ValkeyHandler(Box::new(CommandHandler(command))))
+            DecodedCommand::read::<C>(body, key, |command| {
+                ValkeyHandler(Box::new(CommandHandler(command)))
+            })
         });
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
-        self.add(Asked { endpoint, allow, status, emits, how });
+        self.add(EndpointSpec { endpoint, allow, status, emits, how });
         self
     }
 
@@ -398,7 +400,7 @@ impl<L: LuaModule> Engine for Valkey<L> {
         note.arg(&key).arg(mark.sequence).arg(mark.id.to_string());
         command::<redis::Value>(&self.connection, &note).await?;
         let mut forget = redis::cmd("ZREMRANGEBYRANK");
-        forget.arg(&key).arg(0).arg(-(PLACES_MAX as isize) - 1);
+        forget.arg(&key).arg(0).arg(-(POSITIONS_MAX as isize) - 1);
         command::<redis::Value>(&self.connection, &forget).await.map(drop)
     }
 
@@ -432,7 +434,7 @@ impl<L: LuaModule> Engine for Valkey<L> {
 
 impl<L: LuaModule> Valkey<L> {
     fn strike<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
-        match self.failpoints.strikes(Failpoint::BeforeCommit, names) {
+        match self.failpoints.fires(Failpoint::BeforeCommit, names) {
             true => Err(Failure::Unavailable("failpoint: before commit".into())),
             false => Ok(()),
         }

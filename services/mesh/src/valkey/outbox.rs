@@ -59,7 +59,7 @@ impl<L: LuaModule> Outbox for Valkey<L> {
         self.move_marks("mark", marks).await
     }
 
-    async fn put_off(&self, id: Uuid) -> Result<(), Failure> {
+    async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
         self.serve("put_off", id.to_string()).await.map(drop)
     }
 

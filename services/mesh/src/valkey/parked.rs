@@ -24,7 +24,7 @@ impl<L: LuaModule> Parking for Valkey<L> {
         let (which, what) = match which {
             Which::Due(most) => ("due", most.to_string()),
             // A row is parked in the same step in which the row before it is seen, so none strands.
-            Which::Stranded(_) => return Ok(Vec::new()),
+            Which::Missed(_) => return Ok(Vec::new()),
             Which::First(key) => ("first", key),
             Which::Number(number) => ("number", number.to_string()),
         };

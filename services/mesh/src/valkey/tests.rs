@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use events::{Envelope, SagaId};
 use redis::Value;
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 use super::{
@@ -41,7 +41,7 @@ impl LuaModule for Trial {
         end
         function writes.emit(count, size)
           for number = 1, tonumber(count) do
-            tell('trial.done', number % 2 == 0 and 'even' or 'odd', ctx.saga_id,
+            emit('trial.done', number % 2 == 0 and 'even' or 'odd', ctx.saga_id,
               { number = number, text = string.rep('x', size or 3) })
           end
         end
@@ -80,7 +80,7 @@ impl LuaModule for Trial {
           redis.call('ZADD', key('fresh zset'), 1, 'a')
           redis.call('HINCRBY', key('fresh hash'), 'a', 1)
           announce('trial', 'x', '{}')
-          tell('trial.done', '-', ctx.saga_id, {})
+          emit('trial.done', '-', ctx.saga_id, {})
           redis.call('HINCRBY', key('hash'), 'a', 'no number')
         end
         function writes.forbidden()
@@ -96,7 +96,7 @@ impl LuaModule for Trial {
 
 struct Harness {
     valkey: Valkey<Trial>,
-    server: Alone,
+    server: Standalone,
 }
 
 const KEY: &str = "018f0000-0000-7000-8000-0000000000";
@@ -128,7 +128,7 @@ fn put(field: &str) -> FunctionCall {
     call("put").arg(field).arg(1)
 }
 
-async fn redis<T: redis::FromRedisValue>(server: &Alone, command: &[&[u8]]) -> T {
+async fn redis<T: redis::FromRedisValue>(server: &Standalone, command: &[&[u8]]) -> T {
     let client = redis::Client::open(server.server().url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut cmd = redis::cmd(std::str::from_utf8(command[0]).unwrap());
@@ -136,7 +136,7 @@ async fn redis<T: redis::FromRedisValue>(server: &Alone, command: &[&[u8]]) -> T
 }
 
 /// Every key with its content and its expiry.
-async fn everything(server: &Alone) -> BTreeMap<String, (Vec<u8>, i64)> {
+async fn everything(server: &Standalone) -> BTreeMap<String, (Vec<u8>, i64)> {
     let keys: Vec<String> = redis(server, &[b"KEYS", b"*"]).await;
     let mut all = BTreeMap::new();
     for key in keys.iter().filter(|key| !key.contains("inbox")) {
@@ -165,7 +165,7 @@ async fn everything(server: &Alone) -> BTreeMap<String, (Vec<u8>, i64)> {
 
 impl Harness {
     async fn open() -> Self {
-        let server = Alone::valkey(Options::temporary()).await.unwrap();
+        let server = Standalone::valkey(Options::temporary()).await.unwrap();
         let valkey = Valkey::<Trial>::new(server.server().url(), ()).unwrap();
         valkey.seal().await.unwrap();
         Self { valkey, server }
@@ -409,7 +409,7 @@ async fn a_new_message_is_swept_only_when_its_lease_has_run_out_without_a_mark()
     assert_eq!(harness.valkey.marks_above(9, 9).await.unwrap(), [first], "it keeps its mark");
     assert!(harness.valkey.marks_above(10, 9).await.unwrap().is_empty());
     assert_eq!(harness.valkey.marks_to(10, 9).await.unwrap(), [first]);
-    harness.valkey.put_off(all[1].id).await.unwrap();
+    harness.valkey.back_off(all[1].id).await.unwrap();
     harness.valkey.unmark(&[Mark { sequence: 12, ..first }]).await.unwrap();
     assert_eq!(harness.valkey.unpublished(9).await.unwrap(), all[1..]);
     harness.valkey.unmark(&[first]).await.unwrap();

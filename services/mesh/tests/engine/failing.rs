@@ -104,7 +104,7 @@ pub async fn a_message_that_seems_to_kill_the_process_is_parked_without_being_ru
     let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
     let delivered = message([bumped(one, 1, How::Plain), bumped(other, 1, How::Plain)]);
     let delivered = Delivered { times: 20, ..delivered };
-    let ran = harness.engine.run(&mut harness.works(&[&delivered]), Care::Unrun).await.unwrap();
+    let ran = harness.engine.run(&mut harness.works(&[&delivered]), Care::ParkUnrun).await.unwrap();
     assert!(is_done(&ran.outcomes[0]) && ran.emitted.is_empty(), "{ran:?}");
     for counter in [one, other] {
         assert_eq!(harness.store.counter(counter).await, None);

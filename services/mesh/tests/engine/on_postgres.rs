@@ -207,7 +207,7 @@ impl Store for OnPostgres {
         Service::<Self::Engine>::new(NAME)
             .consumes::<Bumped>(EMITS)
             .consumes::<Opened>(&[])
-            .answers::<Add>(Allow::Anyone, EMITS)
+            .executes::<Add>(Allow::Anyone, EMITS)
     }
 
     fn engine(&self) -> Arc<Self::Engine> {
@@ -257,7 +257,7 @@ fn the_first_event_of_a_key_is_not_overtaken_while_its_row_is_locked() {
             (due > 0).then_some(())
         })
         .await;
-        for which in [Which::Due(10), Which::Stranded(10), Which::First(held.to_string())] {
+        for which in [Which::Due(10), Which::Missed(10), Which::First(held.to_string())] {
             let leased = harness.lease(which).await;
             assert!(leased.is_empty(), "{leased:?}");
         }

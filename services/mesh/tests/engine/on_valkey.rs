@@ -7,7 +7,7 @@ use mesh::{
     Allow, Service,
     valkey::{At, CallFor, CallOn, FunctionCall, LuaModule, Reply, Valkey},
 };
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub struct OnValkey {
-    alone: Alone,
+    alone: Standalone,
     engine: Arc<Valkey<Counters>>,
 }
 
@@ -45,10 +45,10 @@ impl LuaModule for Counters {
           local moved = { counter = id, value = value, version = version }
           for number = 1, tonumber(how) or 0 do
             moved.apart = string.format('%s%012x', string.sub(id, 1, 24), number)
-            tell('counter.moved', moved.apart, id, moved)
+            emit('counter.moved', moved.apart, id, moved)
           end
           if not tonumber(how) then
-            tell('counter.moved', '-', id, moved)
+            emit('counter.moved', '-', id, moved)
           end
           return { whole(value), whole(version) }
         end
@@ -97,7 +97,7 @@ impl Store for OnValkey {
     type Engine = Valkey<Counters>;
 
     async fn open() -> Self {
-        let alone = Alone::valkey(Options::temporary()).await.unwrap();
+        let alone = Standalone::valkey(Options::temporary()).await.unwrap();
         let engine = Arc::new(Valkey::new(alone.server().url(), ()).unwrap());
         engine.seal().await.unwrap();
         Self { alone, engine }
@@ -107,7 +107,7 @@ impl Store for OnValkey {
         Service::<Self::Engine>::new(NAME)
             .consumes::<Bumped>(EMITS)
             .consumes::<Opened>(&[])
-            .answers::<Add>(Allow::Anyone, EMITS)
+            .executes::<Add>(Allow::Anyone, EMITS)
     }
 
     fn engine(&self) -> Arc<Self::Engine> {

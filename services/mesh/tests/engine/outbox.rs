@@ -175,7 +175,7 @@ pub async fn a_refused_message_backs_off_alone<S: Store>(harness: Harness<S>) {
         swept.iter().map(|message| message.id).collect::<BTreeSet<_>>()
     };
     for _ in 0..4 {
-        harness.engine.put_off(ids[0]).await.unwrap();
+        harness.engine.back_off(ids[0]).await.unwrap();
     }
     let began = Instant::now();
     // The other one is due after its lease, the refused one much later (1, 2, 4, 8 s).
@@ -193,9 +193,9 @@ pub async fn a_refused_message_backs_off_alone<S: Store>(harness: Harness<S>) {
     .await;
     assert_eq!(second, BTreeSet::from([ids[0]]));
     assert!(began.elapsed().as_secs() >= 5, "it backed off");
-    harness.engine.put_off(Uuid::now_v7()).await.unwrap();
+    harness.engine.back_off(Uuid::now_v7()).await.unwrap();
     harness.engine.mark(&[mark(ids[0], 2)]).await.unwrap();
-    harness.engine.put_off(ids[0]).await.unwrap();
+    harness.engine.back_off(ids[0]).await.unwrap();
     assert!(due().await.is_empty(), "what is published is not put off");
 }
 

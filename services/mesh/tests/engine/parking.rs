@@ -133,7 +133,7 @@ pub async fn an_early_event_waits_for_a_dead_letter_before_it<S: Store>(harness:
     harness.engine.settle(leased[0].number, dead).await.unwrap();
     use ParkedState::{Dead, Discarded, Early, Resolved};
     assert_eq!(harness.states(held).await, [Dead, Early]);
-    for which in [Which::Due(10), Which::Stranded(10), Which::Number(leased[1].number)] {
+    for which in [Which::Due(10), Which::Missed(10), Which::Number(leased[1].number)] {
         let leased = harness.lease(which).await;
         assert!(leased.is_empty(), "{leased:?}");
     }
@@ -216,7 +216,7 @@ pub async fn the_first_event_of_a_key_is_not_overtaken_while_it_is_tried<S: Stor
         let leased = second.lease(which, Duration::from_secs(1)).await.unwrap();
         assert!(leased.is_empty(), "{leased:?}");
     }
-    let leased = second.lease(Which::Stranded(10), Duration::from_secs(1)).await.unwrap();
+    let leased = second.lease(Which::Missed(10), Duration::from_secs(1)).await.unwrap();
     assert!(leased.is_empty(), "{leased:?}");
     harness.bump(held, 4, How::Plain).await;
     assert_eq!(harness.value(held).await, (0, 0), "an event that comes meanwhile waits");

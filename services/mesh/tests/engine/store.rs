@@ -181,7 +181,7 @@ pub async fn drive<E: Engine>(
     engine: &E,
     mut batch: Vec<Work<E::Handler>>,
 ) -> Result<Ran, Failure> {
-    match until_it_wins(engine, &mut batch, Care::Together).await {
+    match run_with_retries(engine, &mut batch, Care::Together).await {
         Ok(ran) => return Ok(ran),
         Err(lost) if lost.is_lost() => return Err(lost),
         Err(_) => {}
@@ -200,8 +200,8 @@ pub async fn drive<E: Engine>(
 /// Runs one message or command with ever more care.
 pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Handler>]) -> Result<Ran, Failure> {
     let mut last = None;
-    for care in [Care::Alone, Care::Judged, Care::Unrun] {
-        match until_it_wins(engine, work, care).await {
+    for care in [Care::Standalone, Care::AloneFinal, Care::ParkUnrun] {
+        match run_with_retries(engine, work, care).await {
             Err(Failure::Refused(cause) | Failure::Duplicate(cause)) => last = Some(cause),
             ended => return ended,
         }
@@ -209,7 +209,7 @@ pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Handler>]) -> Resu
     Err(Failure::Refused(last.unwrap_or_default()))
 }
 
-async fn until_it_wins<E: Engine>(
+async fn run_with_retries<E: Engine>(
     engine: &E,
     batch: &mut [Work<E::Handler>],
     care: Care,

@@ -69,13 +69,13 @@ pub struct Taken {
 /// # Errors
 /// When something cannot be started, or the events do not arrive.
 pub async fn audit(options: Audit) -> Result<()> {
-    let env = Environment::set(None, Arc::new(|line: &str| eprintln!("{line}"))).await?;
+    let env = Environment::start(None, Arc::new(|line: &str| eprintln!("{line}"))).await?;
     let events = sale(options.events);
     eprintln!("publishing {} events to the streams …", events.len());
     fill_streams(&env, &events).await?;
     eprintln!("audit reads …");
     let taken = consume(&env, events.len()).await?;
-    env.strike().await;
+    env.stop().await;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&taken)?);
         return Ok(());
@@ -260,6 +260,6 @@ async fn start_producer(env: &Environment, name: &'static str) -> Result<Running
     let engine = Postgres::<Silent>::new(env.config.database_url(name)?, ())?;
     let link = fleet::link_of(&env.config, name).await?;
     let service = Service::<Postgres<Silent>>::new(name)
-        .answers::<Emit>(Allow::Inside, &["payment.requested"]);
+        .executes::<Emit>(Allow::Inside, &["payment.requested"]);
     Ok(mesh::start(service, Arc::new(engine), link))
 }

@@ -41,7 +41,7 @@ use self::{
 };
 use crate::{
     lag::{LISTENERS, Observer},
-    receipt::Books,
+    receipt::Databases,
 };
 
 /// How long the mesh may take to come to rest after the last answer.
@@ -217,7 +217,7 @@ impl Run {
         let Load { concurrency, requests, lost, rows } = *load;
         eprintln!("{concurrency} at once: making {requests} holds …");
         let hall = self.stand.prepare(requests, lost).await?;
-        self.listeners.caught_up(CAUGHT_UP_WITHIN).await?;
+        self.listeners.wait_until_caught_up(CAUGHT_UP_WITHIN).await?;
         let rows = if rows { Some(self.meter.rows().await?) } else { None };
         let counted = self.counter.count().await?;
         eprintln!("{concurrency} at once: paying …");
@@ -226,7 +226,7 @@ impl Run {
         let mut line = driver::pay_all(self.stand.addr, &hall, concurrency).await?;
         let (paid, paid_at) = (self.meter.read().await?, Instant::now());
         line.resident_mb = memory.most_mb().await;
-        self.listeners.caught_up(CAUGHT_UP_WITHIN).await?;
+        self.listeners.wait_until_caught_up(CAUGHT_UP_WITHIN).await?;
         line.behind_s = paid_at.elapsed().as_secs_f64();
         let after = self.meter.read().await?.with_driver_of(&paid);
         let payments = line.completed + line.compensated;
@@ -243,7 +243,7 @@ impl Run {
 
     /// Checks the databases and stops; returns how many payments were checked.
     async fn end(self) -> Result<i64> {
-        let databases = Books::open(&self.stand.config).await?;
+        let databases = Databases::open(&self.stand.config).await?;
         let receipt = databases.receipt_at_rest(&self.schedules, REST_WITHIN).await?;
         drop(databases);
         self.listeners.close().await;

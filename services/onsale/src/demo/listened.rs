@@ -58,12 +58,12 @@ impl Listened {
         let until = Instant::now() + CATCH_UP_WITHIN;
         let observer = Observer::open(&env.config, &LISTENERS).await?;
         // A listener that is down or slow delays neither a sale nor its receipt.
-        let caught_up = observer.caught_up(CATCH_UP_WITHIN).await;
+        let wait_until_caught_up = observer.wait_until_caught_up(CATCH_UP_WITHIN).await;
         observer.close().await;
         let messages = messages_at_rest(&env.config, schedule, until).await?;
         let operator = Operator::at(http.clone(), &env.operator).await?;
         Ok(Self {
-            behind: caught_up.err().map(|error| error.to_string()),
+            behind: wait_until_caught_up.err().map(|error| error.to_string()),
             sold: ranking(http, "sold").await?,
             sell_out: ranking(http, "sell_out").await?,
             messages,

@@ -18,7 +18,7 @@ use crate::{
     environment::{DATA_FOLDER, Environment},
     fleet::{Fleet, ServiceConfigs},
     http::Http,
-    receipt::{Books, Receipt},
+    receipt::{Databases, Receipt},
     sale::Sale,
 };
 use crowd::{Board, SIGNING_UP_MAX, Scene};
@@ -69,7 +69,7 @@ pub async fn run(options: Demo) -> Result<()> {
     let show = Show::begin();
     let steps = show.clone();
     let mut env =
-        Environment::set(Some(options.data.clone()), Arc::new(move |line| steps.step(line)))
+        Environment::start(Some(options.data.clone()), Arc::new(move |line| steps.step(line)))
             .await?;
     env.config.http_addr = Some(free_address(env.config.http_addr)?);
     let outage = options.break_part.map(|part| Outage::new(part, &env)).transpose()?;
@@ -108,7 +108,7 @@ pub async fn run(options: Demo) -> Result<()> {
         part.stop().await;
     }
     fleet.stop().await;
-    env.strike().await;
+    env.stop().await;
     outcome
 }
 
@@ -208,7 +208,7 @@ async fn hold_sale(
         show.warn(&format!("{errors} fans gave up; the log says why"));
     }
     show.step("waiting until every hold and payment has ended");
-    let databases = Books::open(&env.config).await?;
+    let databases = Databases::open(&env.config).await?;
     let receipt = databases.receipt_at_rest(&[schedule.schedule_id.0], REST_WITHIN).await?;
     if receipt.seats_total == 0 {
         bail!("the reservation service does not know the schedule");

@@ -15,9 +15,9 @@ const FULL_PERCENT: u64 = 90;
 /// disk is full.
 pub(super) async fn works(config: &Config) -> Outcome {
     if let Some(link) = link(config, OPERATOR).await? {
-        let ails = MeshClient::new(link.clone()).broker_ails().await;
+        let faults = MeshClient::new(link.clone()).broker_fault().await;
         link.drain().await;
-        if let Some(cause) = ails? {
+        if let Some(cause) = faults? {
             return Err(advice(&cause));
         }
     }
@@ -28,7 +28,7 @@ pub(super) async fn works(config: &Config) -> Outcome {
     let cause = match &written {
         Ok(()) => None,
         // The broker reports the cause now that the write has failed.
-        Err(_) => MeshClient::new(link.clone()).broker_ails().await.ok().flatten(),
+        Err(_) => MeshClient::new(link.clone()).broker_fault().await.ok().flatten(),
     };
     link.drain().await;
     match (written, cause) {

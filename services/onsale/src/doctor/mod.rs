@@ -86,7 +86,7 @@ pub async fn run(options: Doctor) -> Result<()> {
 }
 
 /// What is wrong with a deployment, part by part; empty when every check succeeds.
-pub async fn ills(config: &Config) -> Vec<String> {
+pub async fn problems(config: &Config) -> Vec<String> {
     let findings = examine(config).await.into_iter();
     findings.filter_map(|one| Some(format!("{}: {}", one.what, one.outcome.err()?))).collect()
 }

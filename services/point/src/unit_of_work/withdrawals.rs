@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{Stranded, UnitOfWork};
+use super::{Missed, UnitOfWork};
 use crate::domain::WalletState;
 
 /// Attempts by their ids.
@@ -41,13 +41,13 @@ impl UnitOfWork {
     }
 
     /// Records points in a closed wallet.
-    pub(crate) fn strand(&mut self, stranded: Stranded) {
+    pub(crate) fn strand(&mut self, stranded: Missed) {
         self.stranded.push(stranded);
     }
 
     /// The points that this batch recorded as stranded.
     #[cfg(test)]
-    pub(crate) fn stranded(&self) -> &[Stranded] {
+    pub(crate) fn stranded(&self) -> &[Missed] {
         &self.stranded
     }
 
@@ -103,7 +103,7 @@ impl UnitOfWork {
         .bind(stranded.iter().map(|row| row.at.0).collect::<Vec<_>>())
         .execute(tx)
         .await?;
-        for Stranded { user_id, payment_id, amount, .. } in stranded {
+        for Missed { user_id, payment_id, amount, .. } in stranded {
             let payment_id = payment_id.map(|id| id.to_string());
             warn!(%user_id, ?payment_id, amount, "points are left in the wallet of a closed account");
         }

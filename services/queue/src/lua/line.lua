@@ -47,7 +47,7 @@ function writes.enter(schedule, fan, ticket)
   redis.call('ZADD', key('waiting:' .. schedule), whole(number), fan)
   redis.call('SADD', key('rooms'), schedule)
   keep(schedule, fan, place)
-  tell('queue.waiting', schedule, fan, event_data(schedule, fan, place,
+  emit('queue.waiting', schedule, fan, event_data(schedule, fan, place,
     { ticket = number, entered_at = rfc3339(place.entered) }))
   return seen(room, fan, place)
 end

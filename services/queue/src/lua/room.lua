@@ -158,7 +158,7 @@ local function activate(room, fan, place)
   place.reserve_until = math.min(ctx.now + room.pass_secs * 1000, room.starts_at)
   keep(room.schedule, fan, place)
   lease(room.schedule, fan, place)
-  tell('queue.activated', room.schedule, fan,
+  emit('queue.activated', room.schedule, fan,
     event_data(room.schedule, fan, place, { reserve_until = rfc3339(place.reserve_until) }),
     place.saga)
 end
@@ -175,7 +175,7 @@ end
 -- to the place's.
 local function expire(schedule, fan, place, reason, saga)
   close(schedule, fan, place, 'E', reason)
-  tell('queue.expired', schedule, fan, event_data(schedule, fan, place, { reason = reason }), saga)
+  emit('queue.expired', schedule, fan, event_data(schedule, fan, place, { reason = reason }), saga)
 end
 
 -- Completes a place that is paid, once no hold of its fan lives. Returns whether it did. While a
@@ -191,7 +191,7 @@ local function conclude(schedule, fan, saga)
   end
   place.payment = payment > place.payment and payment or place.payment
   close(schedule, fan, place, 'C', '-')
-  tell('queue.completed', schedule, fan,
+  emit('queue.completed', schedule, fan,
     event_data(schedule, fan, place, { payment_id = payment }), saga)
   return true
 end
@@ -207,7 +207,7 @@ local function bring_back(room, fan, place)
   place.version = place.version + 1
   place.reason = '-'
   keep(room.schedule, fan, place)
-  tell('queue.returned', room.schedule, fan, event_data(room.schedule, fan, place, {}))
+  emit('queue.returned', room.schedule, fan, event_data(room.schedule, fan, place, {}))
 end
 
 -- The values from which Rust builds the answer.

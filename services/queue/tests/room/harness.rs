@@ -22,7 +22,7 @@ use mesh::{
 };
 use queue::{Config, Known, Room};
 use serde_json::value::RawValue;
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 /// The one schedule of most tests.
@@ -49,7 +49,7 @@ pub fn payment(n: u128) -> PaymentId {
 
 pub struct Harness {
     pub room: Valkey<Room>,
-    pub valkey: Alone,
+    pub valkey: Standalone,
     /// Messages published so far.
     published: u64,
 }
@@ -78,7 +78,7 @@ pub struct EmittedEvent {
 impl Harness {
     /// A whole store without schedules.
     pub async fn empty() -> Self {
-        let valkey = Alone::valkey(Options::temporary()).await.unwrap();
+        let valkey = Standalone::valkey(Options::temporary()).await.unwrap();
         let room = Valkey::<Room>::new(valkey.server().url(), Config::default()).unwrap();
         queue::rebuild(&room, stream::empty(), at(0)).await.unwrap();
         Self { room, valkey, published: 0 }

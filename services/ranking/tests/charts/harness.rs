@@ -14,7 +14,7 @@ use mesh::{
     valkey::{CallOn, FunctionCall, ReplayedEvent, Valkey},
 };
 use ranking::{Charts, Config};
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 pub const HOUR: i64 = 3_600_000;
@@ -94,7 +94,7 @@ pub fn refunded(n: u128, schedule_id: ScheduleId, millis: i64) -> PaymentRefunde
 
 pub struct Harness {
     pub charts: Valkey<Charts>,
-    pub valkey: Alone,
+    pub valkey: Standalone,
     /// Every event of this test, as the stream has it.
     emitted: Mutex<Vec<(EventId, FunctionCall)>>,
 }
@@ -102,7 +102,7 @@ pub struct Harness {
 impl Harness {
     /// A whole store without schedules.
     pub async fn empty() -> Self {
-        let valkey = Alone::valkey(Options::temporary()).await.unwrap();
+        let valkey = Standalone::valkey(Options::temporary()).await.unwrap();
         let charts = Valkey::<Charts>::new(valkey.server().url(), Config::default()).unwrap();
         charts.begin_replay().await.unwrap().unwrap().swap().await.unwrap();
         Self { charts, valkey, emitted: Mutex::default() }

@@ -52,7 +52,7 @@ impl Schedule {
 
     /// What a schedule becomes when its show is called off; `None` when it is called off
     /// already. An unknown schedule has no reservations to cancel.
-    pub fn called_off(known: Option<&Self>) -> Option<Self> {
+    pub fn schedule_cancelled(known: Option<&Self>) -> Option<Self> {
         match known {
             None => Some(Self::Cancelled),
             Some(Self::Open(_)) => Some(Self::Cancelling),

@@ -152,10 +152,13 @@ fn a_place_is_used_up_after_a_payment_when_no_hold_is_live() {
 
 #[test]
 fn a_show_is_called_off_once_and_even_before_its_opening_arrives() {
-    assert_eq!(Schedule::called_off(Some(&Schedule::Open(terms()))), Some(Schedule::Cancelling));
-    assert_eq!(Schedule::called_off(None), Some(Schedule::Cancelled));
-    assert_eq!(Schedule::called_off(Some(&Schedule::Cancelling)), None);
-    assert_eq!(Schedule::called_off(Some(&Schedule::Cancelled)), None);
+    assert_eq!(
+        Schedule::schedule_cancelled(Some(&Schedule::Open(terms()))),
+        Some(Schedule::Cancelling)
+    );
+    assert_eq!(Schedule::schedule_cancelled(None), Some(Schedule::Cancelled));
+    assert_eq!(Schedule::schedule_cancelled(Some(&Schedule::Cancelling)), None);
+    assert_eq!(Schedule::schedule_cancelled(Some(&Schedule::Cancelled)), None);
 }
 
 #[test]

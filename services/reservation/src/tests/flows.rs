@@ -269,8 +269,8 @@ fn a_cancelled_show_sells_nothing_and_cancels_all_of_its_reservations() {
     let paid = harness.reserve(fan(2), &[2]).unwrap().reservation_id;
     harness.handle(&harness.debited(paid, payment(2))).unwrap();
     harness.emitted();
-    harness.handle(&called_off()).unwrap();
-    harness.handle(&called_off()).unwrap();
+    harness.handle(&schedule_cancelled()).unwrap();
+    harness.handle(&schedule_cancelled()).unwrap();
     harness.handle(&opened()).unwrap();
     assert!(refusal(harness.reserve(fan(3), &[3])).is(codes::SCHEDULE_CANCELLED));
     harness.empty_show(vec![held, paid]);
@@ -288,7 +288,7 @@ fn a_cancelled_show_sells_nothing_and_cancels_all_of_its_reservations() {
 #[test]
 fn a_cancellation_that_overtakes_the_opening_wins() {
     let mut harness = Harness::empty();
-    harness.handle(&called_off()).unwrap();
+    harness.handle(&schedule_cancelled()).unwrap();
     harness.handle(&opened()).unwrap();
     assert!(refusal(harness.reserve(fan(1), &[1])).is(codes::SCHEDULE_CANCELLED));
 }
@@ -309,7 +309,7 @@ fn after_the_refund_deadline_a_hold_can_be_given_back_but_not_a_ticket() {
     harness.cancel(fan(2), held).unwrap();
     // A cancelled show is refunded however late it is.
     harness.now = at(200_000);
-    harness.handle(&called_off()).unwrap();
+    harness.handle(&schedule_cancelled()).unwrap();
     harness.empty_show(vec![paid]);
     assert_eq!(harness.emitted(), [CANCELLED, CANCELLED]);
     assert_eq!(harness.reservation(paid).view().reason, Some(CancelReason::ShowCancelled));
@@ -343,7 +343,7 @@ fn the_state_of_the_sale_is_refused_before_the_state_of_the_pass() {
     assert!(late(&mut harness).is(codes::NOT_ACTIVE));
     harness.now = at(100_000);
     assert!(late(&mut harness).is(codes::SCHEDULE_CLOSED));
-    harness.handle(&called_off()).unwrap();
+    harness.handle(&schedule_cancelled()).unwrap();
     assert!(late(&mut harness).is(codes::SCHEDULE_CANCELLED));
     let ended = QueueExpired {
         schedule_id: SHOW,

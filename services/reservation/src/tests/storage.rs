@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     Keys,
     domain::{Schedule, Seat},
-    reads,
+    queries,
     unit_of_work::Row,
 };
 
@@ -227,7 +227,7 @@ async fn a_due_hold_is_found_by_the_timer_and_expired_by_a_late_debit() {
     let show = open(&pool, 0, 2).await;
     let swept = reserve(&pool, show, fan(1), &[1]).await.unwrap();
     let paid = reserve(&pool, show, fan(2), &[2]).await.unwrap();
-    let due = reads::due_holds(&pool, mesh::clock::now()).await.unwrap();
+    let due = queries::due_holds(&pool, mesh::clock::now()).await.unwrap();
     assert!(due.contains(&swept.reservation_id) && due.contains(&paid.reservation_id));
     let expire = ExpireHold { reservation_id: swept.reservation_id };
     execute(&pool, &Caller::Mesh, &expire).await.unwrap();
@@ -236,7 +236,7 @@ async fn a_due_hold_is_found_by_the_timer_and_expired_by_a_late_debit() {
         assert_eq!(state(&pool, hold.reservation_id).await, "EXPIRED");
     }
     assert_eq!(owned(&pool, show).await, 0);
-    let due = reads::due_holds(&pool, mesh::clock::now()).await.unwrap();
+    let due = queries::due_holds(&pool, mesh::clock::now()).await.unwrap();
     assert!(!due.contains(&swept.reservation_id) && !due.contains(&paid.reservation_id));
 }
 
@@ -247,10 +247,10 @@ async fn a_cancelled_show_is_emptied_and_then_no_longer_found() {
     for n in 1..=10 {
         reserve(&pool, show, fan(n), &[n as usize]).await.unwrap();
     }
-    handle(&pool, &ScheduleCancelled { schedule_id: show, ..called_off() }).await;
+    handle(&pool, &ScheduleCancelled { schedule_id: show, ..schedule_cancelled() }).await;
     let mut ticks = 0;
     loop {
-        let shows = reads::cancelled_shows(&pool).await.unwrap();
+        let shows = queries::cancelled_shows(&pool).await.unwrap();
         let Some((schedule_id, reservations)) = shows.into_iter().find(|(id, _)| *id == show)
         else {
             break;
@@ -291,13 +291,13 @@ async fn hold_all(pool: &PgPool, show: ScheduleId, seats: usize, expires_in_secs
 #[tokio::test]
 async fn a_cancelled_show_with_more_seats_than_one_batch_takes_is_emptied_completely() {
     let pool = pool().await;
-    let seats = 2 * reads::EMPTIED_MAX as usize + 1;
+    let seats = 2 * queries::EMPTIED_MAX as usize + 1;
     let show = open(&pool, 300, seats).await;
     hold_all(&pool, show, seats, 300).await;
-    handle(&pool, &ScheduleCancelled { schedule_id: show, ..called_off() }).await;
+    handle(&pool, &ScheduleCancelled { schedule_id: show, ..schedule_cancelled() }).await;
     let mut left = vec![owned(&pool, show).await];
     loop {
-        let shows = reads::cancelled_shows(&pool).await.unwrap();
+        let shows = queries::cancelled_shows(&pool).await.unwrap();
         let Some((schedule_id, reservations)) = shows.into_iter().find(|(id, _)| *id == show)
         else {
             break;
@@ -320,15 +320,15 @@ async fn a_cancelled_show_with_more_seats_than_one_batch_takes_is_emptied_comple
 #[tokio::test]
 async fn due_holds_beyond_the_limit_of_one_tick_are_found_by_the_next() {
     let pool = pool().await;
-    let seats = reads::DUE_MAX as usize + 1;
+    let seats = queries::DUE_MAX as usize + 1;
     let show = open(&pool, 300, seats).await;
     let year_secs = 365 * 86_400;
     hold_all(&pool, show, seats, year_secs).await;
     let then = mesh::clock::now().plus_secs(year_secs + 60);
     let mut found = Vec::new();
     loop {
-        let due = reads::due_holds(&pool, then).await.unwrap();
-        assert!(due.len() <= reads::DUE_MAX as usize);
+        let due = queries::due_holds(&pool, then).await.unwrap();
+        assert!(due.len() <= queries::DUE_MAX as usize);
         let ended = sqlx::query(
             "update reservations set state = 'EXPIRED' where id = any($1) and schedule_id = $2",
         )
@@ -349,7 +349,7 @@ async fn due_holds_beyond_the_limit_of_one_tick_are_found_by_the_next() {
 #[tokio::test]
 async fn the_stated_seats_are_complete_over_any_number_of_pages() {
     let pool = pool().await;
-    for seats in [1, reads::STATED_MAX as usize, 2 * reads::STATED_MAX as usize + 1] {
+    for seats in [1, queries::STATED_MAX as usize, 2 * queries::STATED_MAX as usize + 1] {
         let show = open(&pool, 300, seats + 1).await;
         hold_all(&pool, show, seats, 300).await;
         let sold: (Uuid, String) = sqlx::query_as(
@@ -366,8 +366,8 @@ async fn the_stated_seats_are_complete_over_any_number_of_pages() {
         let mut stated = Vec::new();
         let mut pages = 0;
         loop {
-            let page = reads::stated(&pool, query.clone()).await.unwrap();
-            assert!(page.items.len() <= reads::STATED_MAX as usize);
+            let page = queries::stated(&pool, query.clone()).await.unwrap();
+            assert!(page.items.len() <= queries::STATED_MAX as usize);
             stated.extend(page.items);
             pages += 1;
             let Some(next) = page.next else { break };
@@ -379,7 +379,7 @@ async fn the_stated_seats_are_complete_over_any_number_of_pages() {
             (seats, seats),
             "all but the one that was never held"
         );
-        assert!(pages <= seats / reads::STATED_MAX as usize + 1);
+        assert!(pages <= seats / queries::STATED_MAX as usize + 1);
         for seat in &stated {
             let owner = seat.owner.as_ref().unwrap();
             assert_eq!(owner.is_sold, seat.seat.0 == sold.1, "{seat:?}");

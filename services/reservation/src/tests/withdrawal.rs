@@ -129,7 +129,7 @@ fn a_refund_due_blocks_even_a_withdrawal_with_forfeit_until_the_money_is_back() 
 #[test]
 fn a_ticket_of_a_cancelled_show_blocks_the_withdrawal_as_a_refund_due() {
     let (mut harness, _, paid) = Harness::with_ticket();
-    harness.handle(&called_off()).unwrap();
+    harness.handle(&schedule_cancelled()).unwrap();
     assert_eq!(harness.request_withdrawal(1, true), "refund_due");
     harness.empty_show(vec![paid]);
     assert_eq!(harness.request_withdrawal(2, true), "refund_due");

@@ -8,7 +8,7 @@ use events::{
 };
 use mesh::{engine::Failure, memory::InMemory};
 
-use super::{Keys, UnitOfWork, page::Row, withdrawals::Attempt};
+use super::{Keys, UnitOfWork, rows::Row, withdrawals::Attempt};
 use crate::{
     domain::{Bought, Place, Refund, Reservation, Schedule, Seat},
     timers::{EmptyShow, ExpireHold},

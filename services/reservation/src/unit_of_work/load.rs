@@ -11,9 +11,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Keys, UnitOfWork, cancel_reason_of, column,
-    page::{Row, Rows},
-    refund_of, state_of, unreadable,
+    Keys, UnitOfWork, cancel_reason_of, column, refund_of,
+    rows::{Row, Rows},
+    state_of, unreadable,
     withdrawals::{GATES, gates},
 };
 use crate::domain::{Bought, Place, Reservation, Schedule, Seat, Terms};

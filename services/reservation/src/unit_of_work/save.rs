@@ -3,9 +3,9 @@
 use sqlx::{PgConnection, types::Json};
 
 use super::{
-    UnitOfWork, cancel_reason_name, column,
-    page::{Row, sorted},
-    refund_name, schedule_state, state_name,
+    UnitOfWork, cancel_reason_name, column, refund_name,
+    rows::{Row, sorted},
+    schedule_state, state_name,
 };
 use crate::domain::Schedule;
 

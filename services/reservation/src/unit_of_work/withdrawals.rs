@@ -10,7 +10,7 @@ use events::{AttemptId, ScheduleId, UserId, withdrawal::Standing};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Keys, UnitOfWork, column, load::ScheduleRow, page::Row, unreadable};
+use super::{Keys, UnitOfWork, column, load::ScheduleRow, rows::Row, unreadable};
 use crate::domain::Schedule;
 
 /// The class of the advisory locks; nothing else in this database uses it.

@@ -6,8 +6,8 @@ use rand::RngExt as _;
 
 use super::{Action, World};
 use crate::{
-    faults::{Fault, Mutation, luck, strikes},
-    node::{Asked, Luck},
+    faults::{Fault, Mutation, fires, luck},
+    node::{EndpointSpec, Luck},
 };
 
 /// A batch takes fewer messages than this, and fewer commands.
@@ -26,7 +26,7 @@ impl World<'_> {
             true => Vec::new(),
             false => self.broker.deliver(node.name, most, now),
         };
-        let asked: Vec<Asked> = match is_cut {
+        let asked: Vec<EndpointSpec> = match is_cut {
             true => Vec::new(),
             false => node.waiting.drain(..node.waiting.len().min(most)).collect(),
         };
@@ -41,7 +41,7 @@ impl World<'_> {
         if mutation == Some(Mutation::HalfHandled) {
             incoming.iter_mut().for_each(forget_last);
         }
-        if strikes(Fault::Death, &self.options.faults, &mut self.chance) {
+        if fires(Fault::Death, &self.options.faults, &mut self.chance) {
             node.host.die_before_commit();
         }
         match node.host.take(&incoming, &asked) {
@@ -49,7 +49,7 @@ impl World<'_> {
             Ok(taken) => {
                 let emitted = taken.emitted;
                 self.record(index, &emitted);
-                if strikes(Fault::Death, &self.options.faults, &mut self.chance) {
+                if fires(Fault::Death, &self.options.faults, &mut self.chance) {
                     return self.die(index);
                 }
                 self.nodes[index].handed.extend(emitted);
@@ -63,16 +63,16 @@ impl World<'_> {
         &mut self,
         index: usize,
         incoming: &[Incoming],
-        asked: Vec<Asked>,
+        asked: Vec<EndpointSpec>,
         answers: Vec<Option<mesh::Answered>>,
     ) {
         let (now, faults) = (self.at, &self.options.faults);
         let name = self.nodes[index].name;
         for one in incoming {
-            if !strikes(Fault::Acknowledgement, faults, &mut self.chance) {
+            if !fires(Fault::Acknowledgement, faults, &mut self.chance) {
                 self.broker.acknowledge(name, one.stream, one.sequence);
             }
-            if strikes(Fault::Repeat, faults, &mut self.chance) {
+            if fires(Fault::Repeat, faults, &mut self.chance) {
                 self.broker.repeat(name, one.stream, one.sequence, now);
             }
         }
@@ -87,7 +87,7 @@ impl World<'_> {
             };
             let Some(person) = asked.person else { continue };
             // When an answer is lost, the fan retries with the same idempotency key.
-            if !strikes(Fault::Acknowledgement, faults, &mut self.chance) {
+            if !fires(Fault::Acknowledgement, faults, &mut self.chance) {
                 self.people[person].receive(&asked.wish, &answered, &mut self.chance, now);
                 let next = self.people[person].next;
                 self.push(next, Action::Person(person));
@@ -137,12 +137,12 @@ impl World<'_> {
         }
         node.next.timer = now.plus_millis(self.chance.random_range(200..1_000));
         for wish in node.host.due(mesh::clock::now()) {
-            let asking = mesh::memory::Asking {
+            let asking = mesh::memory::DecodedCommand {
                 caller: mesh::Caller::Mesh,
                 idempotency: None,
                 id: mesh::clock::new_id(),
             };
-            node.waiting.push_back(Asked { wish, asking, person: None, at: now });
+            node.waiting.push_back(EndpointSpec { wish, asking, person: None, at: now });
         }
     }
 

@@ -1,6 +1,6 @@
 //! Tests of `stage.lua`: what functions of one call see of each other, and what they leave.
 
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 use super::{Harness, KEY, call, everything, put};
@@ -94,7 +94,7 @@ impl LuaModule for Twins {
 
 #[tokio::test]
 async fn staged_writes_are_seen_and_left_as_if_each_was_made_at_once() {
-    let server = Alone::valkey(Options::temporary()).await.unwrap();
+    let server = Standalone::valkey(Options::temporary()).await.unwrap();
     let valkey = Valkey::<Twins>::new(server.server().url(), ()).unwrap();
     valkey.seal().await.unwrap();
     for round in 0..60_u64 {

@@ -193,7 +193,7 @@ async fn find_by_email(pool: &PgPool, email: &Email) -> sqlx::Result<Option<Acco
 ///
 /// # Errors
 /// `invalid` for an address or a password that a registration would refuse, or `unavailable`.
-pub async fn wish_account(
+pub async fn request_account(
     pool: &PgPool,
     config: &Config,
     email: &str,
@@ -226,7 +226,7 @@ pub async fn wish_account(
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn wishes_are_granted(pool: &PgPool) -> sqlx::Result<bool> {
+pub async fn requests_are_granted(pool: &PgPool) -> sqlx::Result<bool> {
     sqlx::query_scalar("select not exists (select from account_wishes)").fetch_one(pool).await
 }
 
