@@ -1,4 +1,4 @@
-//! The invariants of the design, checked on the project itself.
+//! The architecture invariants, checked on the project itself.
 
 mod crates;
 mod flows;

@@ -1,4 +1,4 @@
-//! `onsale audit verify` finds nothing after a sale, and every false fact.
+//! `onsale audit verify` finds nothing after a sale, and finds every false event.
 
 use events::{
     Event, EventId, ReservationId,
@@ -33,7 +33,7 @@ fn a_sale_is_clean_and_each_false_event_is_found_and_named() {
         let found = found.unwrap_or_else(|| panic!("{report:#?}"));
         assert!(found.events.contains(&(stolen, ReservationConfirmed::NAME)), "{found:?}");
         let owner = found.events.iter().any(|(_, name)| *name == "reservation.created");
-        assert!(owner, "the owner's fact is not named: {found:?}");
+        assert!(owner, "the owner's event is not named: {found:?}");
         let before = report.violations.len();
 
         let again = emit(&mesh, &completed(&payment)).await;
@@ -49,7 +49,7 @@ fn a_sale_is_clean_and_each_false_event_is_found_and_named() {
 }
 
 #[test]
-fn a_database_that_says_something_else_than_the_events_is_found() {
+fn a_database_that_differs_from_the_events_is_found() {
     run(async {
         let mesh = Mesh::own().await;
         let (reservation, payment) = small_sale(&mesh).await;
@@ -87,8 +87,8 @@ fn a_database_that_says_something_else_than_the_events_is_found() {
     });
 }
 
-/// Somebody pays, somebody has too few points, somebody gives a paid seat up and another a
-/// hold. The reservation and the payment that stay.
+/// One fan pays, one has too few points, and one cancels a paid seat and loses a hold while paying.
+/// Returns the reservation and the payment that stay.
 async fn small_sale(mesh: &Mesh) -> (Reservation, Payment) {
     let schedule = mesh.open(3, |_| {}).await.schedule_id;
     let (payer, poor, fickle) = (mesh.fan(150).await, mesh.fan(50).await, mesh.fan(100).await);
@@ -110,7 +110,7 @@ async fn verify(mesh: &Mesh) -> Report {
     verify::run_over(&mesh.env.config).await.expect("a report")
 }
 
-/// As if the seats had been confirmed for somebody else too.
+/// An event as if the seats had also been confirmed for another reservation.
 fn confirmed(reservation: &Reservation, payment: &Payment) -> ReservationConfirmed {
     ReservationConfirmed {
         reservation_id: ReservationId(Uuid::now_v7()),
@@ -123,7 +123,7 @@ fn confirmed(reservation: &Reservation, payment: &Payment) -> ReservationConfirm
     }
 }
 
-/// As if the payment had completed another reservation as well.
+/// An event as if the payment had completed another reservation as well.
 fn completed(payment: &Payment) -> PaymentCompleted {
     PaymentCompleted {
         payment_id: payment.payment_id,
@@ -137,7 +137,7 @@ fn completed(payment: &Payment) -> PaymentCompleted {
     }
 }
 
-/// Tells a fact as its service would, though nothing has happened; its id.
+/// Emits an event as its service would, though nothing has happened, and returns its id.
 async fn emit<E: Event>(mesh: &Mesh, event: &E) -> EventId {
     let subject = events::subject(E::NAME, E::VERSION, event.schedule());
     let id = Uuid::now_v7();

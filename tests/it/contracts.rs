@@ -1,4 +1,4 @@
-//! What is said stays readable: recorded events, sampled commands.
+//! Contracts: recorded events and sampled commands stay readable.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ fn every_declared_event_is_known_here() {
     let declared: BTreeSet<_> =
         event_types::DECLARED.iter().flat_map(|(_, names)| *names).copied().collect();
     assert_eq!(known, declared);
-    assert_eq!(event_types::ALL.len(), known.len(), "a fact is listed once");
+    assert_eq!(event_types::ALL.len(), known.len(), "an event is listed once");
     for (producer, names) in event_types::DECLARED {
         assert!(names.iter().all(|name| producer_of(name) == producer), "{producer}: {names:?}");
     }
@@ -26,7 +26,7 @@ fn every_declared_event_is_known_here() {
 fn every_file_of_events_is_known_here() {
     let emitting = |name: &String| {
         let text = project::read(format!("events/src/{name}.rs"));
-        text.contains("crate::facts! {") && name != "lib"
+        text.contains("crate::events! {") && name != "lib"
     };
     let files: BTreeSet<_> =
         project::names("events/src", "rs").into_iter().filter(emitting).collect();
@@ -55,7 +55,7 @@ fn a_recorded_event_is_read_and_written_as_it_was() {
 }
 
 #[test]
-fn a_field_of_the_future_is_passed_over() {
+fn a_field_of_a_later_version_is_ignored() {
     for event in event_types::ALL {
         let recorded = event.data();
         let mut later = recorded.clone();
@@ -69,8 +69,8 @@ fn a_field_of_the_future_is_passed_over() {
 
 #[test]
 fn an_event_without_one_of_its_required_fields_is_refused() {
-    // What a reader may do without: it is absent from holds and from what is no sale's, or was
-    // not told at first.
+    // Fields that may be missing: they are absent from holds and from what belongs to no sale,
+    // or earlier versions did not emit them.
     const OPTIONAL: [&str; 10] = [
         "by of concert.organizer_removed",
         "by of concert.schedule_cancelled",
@@ -85,7 +85,7 @@ fn an_event_without_one_of_its_required_fields_is_refused() {
     ];
     for event in event_types::ALL {
         let recorded = event.data();
-        for field in recorded.as_object().expect("a fact is an object").keys() {
+        for field in recorded.as_object().expect("an event is an object").keys() {
             let mut less = recorded.clone();
             less.as_object_mut().expect("it was one above").remove(field);
             let read = (event.read)(less.to_string().as_bytes());
@@ -197,7 +197,7 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
 }
 
 #[test]
-fn the_spelling_of_what_a_withdrawal_comes_to_is_fixed() {
+fn the_spelling_of_every_outcome_of_a_withdrawal_is_fixed() {
     use events::{point::EntryKind, user::WithdrawalState, withdrawal::WithdrawalReason};
     spelt(
         &[EntryKind::Charge, EntryKind::Debit, EntryKind::Refund, EntryKind::Forfeit],
@@ -244,7 +244,7 @@ fn every_problem_has_a_code_of_its_own_and_round_trips() {
     }
 }
 
-/// Reads and writes the command and its reply, and gives back the endpoint.
+/// Reads and writes the command and its reply, and returns the endpoint.
 fn round_trip<C: Command>(command: Value, reply: Value) -> &'static str {
     let endpoint = C::ENDPOINT;
     assert_eq!(again::<C>(endpoint, &command), command, "{endpoint}");

@@ -1,6 +1,6 @@
-//! A broker that forgets what it has acknowledged, while a service goes on emitting: afterwards
-//! every row of the outbox is in the stream, where its mark says, and whoever consumes has
-//! learned each event once.
+//! A broker that loses what it has acknowledged, while a service goes on emitting: afterwards every
+//! row of the outbox is in the stream, at the sequence of its mark, and the consumer has handled each
+//! event once.
 
 mod environment;
 
@@ -23,7 +23,7 @@ async fn a_stream_that_was_rolled_back_under_load_gets_everything_again() {
         let copy = env.copy();
         tokio::time::sleep(traffic).await;
         env.roll_back(&copy).await;
-        env.is_restored_meanwhile().await;
+        env.is_restored().await;
     }
     env.ends_whole().await;
 }
@@ -37,7 +37,7 @@ async fn a_stream_that_was_rolled_back_while_the_service_was_down_gets_everythin
     env.emitted(1_200).await;
     env.kill();
     env.roll_back(&copy).await;
-    // Another instance goes on from where the stream ends now; it dies again and again.
+    // Another instance continues at the new end of the stream; it dies again and again.
     for _ in 0..5 {
         env.start().await;
         let emitter = env.emitter.as_ref().expect("it runs");
@@ -46,18 +46,19 @@ async fn a_stream_that_was_rolled_back_while_the_service_was_down_gets_everythin
         env.kill();
     }
     env.start().await;
-    env.is_restored_meanwhile().await;
+    env.is_restored().await;
     env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn publishes_that_timed_out_and_are_flushed_later_hide_nothing() {
+async fn publishes_that_time_out_and_are_flushed_later_hide_no_loss() {
     let env = Environment::set().await;
     env.emit(2);
     env.emitted(200).await;
     let copy = env.copy();
     env.emitted(400).await;
-    // For longer than an acknowledgement may take: first it goes on, then it is another.
+    // The broker is paused for longer than the acknowledgement timeout. First it continues; the
+    // second time it is replaced by one with older content.
     for is_another in [false, true] {
         env.signal("-STOP");
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -65,32 +66,32 @@ async fn publishes_that_timed_out_and_are_flushed_later_hide_nothing() {
             false => env.signal("-CONT"),
             true => env.roll_back(&copy).await,
         }
-        env.is_restored_meanwhile().await;
+        env.is_restored().await;
     }
     env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_was_deleted_and_made_anew_under_load_is_filled_again() {
+async fn a_stream_that_was_deleted_and_recreated_under_load_is_filled_again() {
     let env = Environment::set().await;
     env.emit(3);
     for _ in 0..2 {
         env.emitted(600).await;
-        // The connection stays: nothing but the messages themselves shows what happened.
+        // The connection stays open: only the messages themselves show what happened.
         env.wipe().await;
-        env.is_restored_meanwhile().await;
+        env.is_restored().await;
     }
     env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_whose_messages_are_gone_from_the_disk_is_filled_again() {
+async fn a_stream_whose_messages_are_lost_from_the_disk_is_filled_again() {
     let env = Environment::set().await;
     env.emit(3);
     env.emitted(600).await;
-    // The consumer still knows how far it had come, and that is beyond the end now.
+    // The consumer still knows its position, which is now beyond the end of the stream.
     env.empty().await;
-    env.is_restored_meanwhile().await;
+    env.is_restored().await;
     env.ends_whole().await;
 }
 
@@ -110,19 +111,19 @@ async fn a_stream_that_was_wiped_and_has_grown_past_its_old_end_is_filled_again(
     .await;
     env.kill();
     env.wipe().await;
-    // An instance that has not compared yet publishes as much as there was, and more.
+    // An instance that has not compared yet publishes as many messages as there were, and more.
     let new = env.leave(old.len() + 300).await;
     env.publish(&new).await;
     assert!(!env.are_stored(&old).await, "they were lost");
     env.start().await;
     env.emit(3);
-    env.is_restored_meanwhile().await;
+    env.is_restored().await;
     env.ends_whole().await;
 }
 
-/// Beside the stream there was nothing that showed it: the consumer went on from its place.
+/// Only the stream showed the loss: the consumer continued at its old position.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_stands_beyond_what_was_never_taken_in_is_set_back() {
+async fn a_consumer_whose_position_is_beyond_unhandled_messages_is_reset() {
     let mut env = Environment::set().await;
     env.emit(3);
     env.emitted(600).await;
@@ -132,7 +133,7 @@ async fn a_consumer_that_stands_beyond_what_was_never_taken_in_is_set_back() {
     env.emit(3);
     env.emitted(300).await;
     let all = env.quiet().await;
-    env.is_restored_meanwhile().await;
+    env.is_restored().await;
     let (_, stream) = env.stream().await;
     stream.reset_consumer("payment", Some(all.len() as u64 + 1)).await.unwrap();
     env.start_listener().await;
@@ -140,15 +141,15 @@ async fn a_consumer_that_stands_beyond_what_was_never_taken_in_is_set_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_walk_that_died_half_way_is_done_again() {
+async fn a_comparison_that_died_half_way_is_repeated() {
     let mut env = Environment::set().await;
     env.emit(10);
     env.emitted(2_500).await;
     env.quiet().await;
     env.kill();
     env.wipe().await;
-    // A walk that died behind its second page has left this; what it cleared was published
-    // again, in front of what it has not come to.
+    // This is what a comparison leaves that dies after its second page. The rows whose marks it
+    // cleared were published again, before those that it had not reached.
     let cleared: Vec<Uuid> = sqlx::query_scalar(
         "update mesh.outbox set stream_seq = null where stream_seq <= 1000 returning id",
     )
@@ -156,11 +157,11 @@ async fn a_walk_that_died_half_way_is_done_again() {
     .await
     .unwrap();
     env.publish(&cleared).await;
-    // And so have some that died wherever they were.
+    // More comparisons die at arbitrary places.
     for _ in 0..3 {
         let unmarked = env.unmarked().await;
         env.start().await;
-        eventually("the walk has begun", async || env.unmarked().await != unmarked).await;
+        eventually("the comparison has begun", async || env.unmarked().await != unmarked).await;
         env.kill();
     }
     env.start().await;
@@ -174,12 +175,12 @@ async fn a_backlog_of_more_than_ten_thousand_rows_is_published() {
     env.leave(10_500).await;
     env.start().await;
     env.emit(1);
-    env.is_restored_meanwhile().await;
+    env.is_restored().await;
     env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_aged_out_stays_away_and_what_was_lost_comes_back() {
+async fn messages_that_aged_out_stay_out_and_lost_ones_are_published_again() {
     let mut env = Environment::set().await;
     env.emit(3);
     env.emitted(600).await;
@@ -194,15 +195,16 @@ async fn what_has_aged_out_stays_away_and_what_was_lost_comes_back() {
     env.emitted(100).await;
     let rows = env.quiet().await;
     let new = &rows[old.len()..];
-    eventually("what was lost is there", async || env.are_stored(new).await).await;
+    eventually("lost messages are there again", async || env.are_stored(new).await).await;
     let stored = env.stored().await.unwrap();
     let marks = env.rows().await;
     let aged: Vec<_> = marks.iter().filter(|(_, mark)| *mark <= Some(300)).collect();
     assert_eq!(aged.len(), 300, "they keep their marks");
     assert!(aged.iter().all(|(id, _)| !stored.values().any(|there| there == id)));
-    assert_eq!(stored.len() + 300, rows.len(), "nothing is there twice");
+    assert_eq!(stored.len() + 300, rows.len(), "nothing is stored twice");
     env.is_compared().await;
-    // All of it, by an operator: nothing comes back that was taken in, and what follows is published.
+    // An operator purges everything: nothing that was handled comes back, and new events are
+    // published.
     env.stream().await.1.purge().await.unwrap();
     env.emit(3);
     env.emitted(100).await;
@@ -213,7 +215,7 @@ async fn what_has_aged_out_stays_away_and_what_was_lost_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_stops_in_time_though_the_broker_does_not_answer() {
+async fn a_service_stops_in_time_although_the_broker_does_not_answer() {
     let mut env = Environment::set().await;
     env.emit(3);
     for is_dead in [false, true] {
@@ -222,7 +224,7 @@ async fn a_service_stops_in_time_though_the_broker_does_not_answer() {
             false => env.signal("-STOP"),
             true => env.break_down(),
         }
-        // Some of it was sent in vain, some was only handed over.
+        // Some messages were sent without an acknowledgement, some only handed to the publisher.
         env.emitted(100).await;
         let stopped = env.emitter.take().expect("it runs").stop();
         tokio::time::timeout(STOPPED_WITHIN, stopped).await.expect("it stops");

@@ -1,4 +1,4 @@
-//! What the stores say once nothing is on its way: everything, to be compared.
+//! The content of all stores once nothing is in flight any more, to be compared.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,23 +16,24 @@ use uuid::Uuid;
 
 use crate::{broker::Broker, messages::id_of};
 
-/// Longer than any timer takes to look again, so that what is due has been done.
+/// Longer than the period of any timer, so that everything due has been done.
 const QUIET: Duration = Duration::from_millis(600);
-/// How long it may take until everything is at rest: what was handed to a service that was
-/// killed is handed out again after half a minute.
+/// How long it may take until everything is at rest: a message that was delivered to a service
+/// that was killed is redelivered after half a minute.
 const REST_WITHIN: Duration = Duration::from_secs(45);
-/// Between two looks.
+/// The pause between two looks.
 const PROBE: Duration = Duration::from_millis(50);
-/// What the mesh remembers in Valkey for itself; the rest is the services' own.
+/// The keys in Valkey that belong to the mesh; the others are the services' own.
 const OF_THE_MESH: [&str; 5] = ["inbox:", "answer:", "outbox:", "parked:", "reached:"];
 
-/// What follows the clock and no fact: failed log-ins are swept, the watchdog crosses off
-/// deadlines. And how far the export has come, which is a position and no content.
+/// Tables that follow the clock and not the events: failed log-ins are swept, and the watchdog
+/// removes deadlines. Also how far the export has come, which is a position, not content.
 const OF_THE_CLOCK: [&str; 4] = ["log_in_failures", "watch", "export", "exported"];
 
-/// Who keeps something in Valkey …
+/// The services whose state in Valkey is compared. The seat map is not among them, because it has
+/// a numbering of its own.
 const IN_VALKEY: [&str; 2] = ["queue", "ranking"];
-/// … and who takes events in there. The map of the seats is a picture with its own numbering.
+/// The services that handle events in Valkey.
 const CONSUMED_IN_VALKEY: [&str; 3] = ["queue", "ranking", "concert"];
 
 /// Every row of every table, by `service.table`, and every key in Valkey.
@@ -70,8 +71,8 @@ impl Stores {
         self.valkey.clone()
     }
 
-    /// Waits until nothing is on its way and nothing changes any more; what there is then.
-    /// The services that only listen must run, too.
+    /// Waits until nothing is in flight and nothing changes any more, and returns what there is
+    /// then. The listeners must run, too.
     pub async fn at_rest(&self) -> Dump {
         let until = Instant::now() + REST_WITHIN;
         let mut still: Option<(Dump, Instant)> = None;
@@ -96,24 +97,24 @@ impl Stores {
             };
             assert!(
                 Instant::now() < until,
-                "no rest within {REST_WITHIN:?}: {behind:?}, {unpublished} facts not published, \
+                "no rest within {REST_WITHIN:?}: {behind:?}, {unpublished} events not published, \
                  {unsent} messages not sent"
             );
             tokio::time::sleep(PROBE).await;
         }
     }
 
-    /// Who has still to hear something: of a consumer, or of a stream that is read whole.
+    /// The consumers and stream readers that have events still to handle.
     async fn behind(&self) -> Vec<String> {
         let mut behind = self.broker.behind().await;
         let lags = self.readers.lags().await.expect("how far readers have come");
-        let said =
+        let text =
             |lag: onsale::lag::Lag| format!("{}: {} of {}", lag.service, lag.events, lag.producer);
-        behind.extend(lags.into_iter().map(said));
+        behind.extend(lags.into_iter().map(text));
         behind
     }
 
-    /// Messages to fans that are still to be sent: each becomes a fact.
+    /// Messages to fans that are still to be sent: each one leads to an event.
     async fn messages_unsent(&self) -> i64 {
         sqlx::query_scalar("select count(*) from messages where state = 'PENDING'")
             .fetch_one(self.database(notification::NAME))
@@ -121,7 +122,7 @@ impl Stores {
             .expect("a count")
     }
 
-    /// Messages that are not published yet, and events that are soon tried again.
+    /// How many messages are not published yet, and how many early events are to be retried soon.
     pub async fn events_unpublished(&self) -> i64 {
         let mut count = 0;
         for pool in self.databases.values() {
@@ -145,7 +146,7 @@ impl Stores {
         count
     }
 
-    /// Each parked event that has not ended: by whom it is kept, its state, and its id.
+    /// Each parked event that has not ended: its service, its state and its id.
     pub async fn parked(&self) -> Vec<(String, String, Uuid)> {
         let mut parked = Vec::new();
         for (service, pool) in &self.databases {
@@ -176,7 +177,7 @@ impl Stores {
         parked
     }
 
-    /// Everything that the services themselves keep.
+    /// Everything that the services themselves store.
     pub async fn dump(&self) -> Dump {
         let mut dump = Dump::new();
         for service in IN_VALKEY {
@@ -239,7 +240,7 @@ impl Stores {
                         redis::cmd("GET").arg(&key).query_async(&mut valkey).await.expect("a text"),
                     ]
                 }
-                // Gone between the two looks.
+                // The key was removed between the two commands.
                 _ => continue,
             };
             let mut rows: Vec<String> = rows;
@@ -255,15 +256,16 @@ async fn pairs(valkey: &mut ConnectionManager, command: &redis::Cmd) -> Vec<Stri
     flat.chunks(2).map(|pair| pair.join(" = ")).collect()
 }
 
-/// All but what audit keeps. It notes each event that was ever told, so that facts told again
-/// under new ids are news to it, and rightly: rows of their own, in sagas that have more of
-/// them, and often a violation. Under the ids they had they are none, and nothing is left out.
+/// The dump without what audit stores. Audit records each event that was ever emitted, so an
+/// event that is emitted again under a new id rightly adds to it: a row of its own in its saga,
+/// and often a violation. An event that is repeated under its old id adds nothing; then the whole
+/// dump can be compared.
 pub fn but_audit(mut dump: Dump) -> Dump {
     dump.retain(|name, _| !name.starts_with("audit "));
     dump
 }
 
-/// Two dumps must be the same; where they are not, only that is shown.
+/// Asserts that two dumps are the same; the message shows only the differences.
 pub fn assert_same(before: &Dump, after: &Dump, what: &str) {
     let none = Vec::new();
     let mut differences = String::new();

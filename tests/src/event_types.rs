@@ -1,4 +1,4 @@
-//! Every fact of the mesh, with its type behind it.
+//! Every event of the mesh, with its type.
 
 use events::{
     Event, ScheduleId, audit, concert, notification, payment, point, queue, reservation, user,
@@ -8,27 +8,27 @@ use uuid::Uuid;
 
 use crate::project;
 
-/// One fact: its name, and what its type makes of a message.
+/// One event type: its name, its version, and how its data is read.
 #[derive(Debug, Clone, Copy)]
 pub struct EventType {
     /// For example `payment.requested`.
     pub name: &'static str,
-    /// The version that is told.
+    /// The version that is emitted.
     pub version: u32,
-    /// Reads a message and says what was understood.
+    /// Reads the data and returns what the type understood.
     pub read: fn(&[u8]) -> serde_json::Result<Understood>,
 }
 
-/// A message as its type understands it.
+/// An event as its type understands it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Understood {
-    /// Written again.
+    /// The event, serialized again.
     pub written: Value,
     /// Its subject.
     pub subject: String,
-    /// Whose sale it belongs to.
+    /// The schedule it belongs to.
     pub schedule: Option<ScheduleId>,
-    /// What it is about.
+    /// The entity it is about.
     pub about: Uuid,
 }
 
@@ -37,12 +37,12 @@ impl EventType {
         Self { name: E::NAME, version: E::VERSION, read: read::<E> }
     }
 
-    /// What a consumer that wants all of it filters by.
+    /// The subject filter for all events of this type.
     pub fn filter(&self) -> String {
         format!("onsale.{}.v{}.>", self.name, self.version)
     }
 
-    /// Where an example is recorded, from the top folder.
+    /// The path of the recorded example, from the top folder.
     pub fn fixture(&self) -> String {
         format!("events/fixtures/{}.v{}.json", self.name, self.version)
     }
@@ -55,7 +55,7 @@ impl EventType {
         project::read_json(self.fixture())
     }
 
-    /// The data of the recorded example: what the event's type is made of.
+    /// The data of the recorded example, which the event's type deserializes.
     ///
     /// # Panics
     /// When there is none.
@@ -74,7 +74,7 @@ fn read<E: Event>(message: &[u8]) -> serde_json::Result<Understood> {
     })
 }
 
-/// Every fact. That none is missing is a proof of its own.
+/// Every event type. A test checks that none is missing.
 pub const ALL: [EventType; 39] = [
     EventType::of::<user::UserRegistered>(),
     EventType::of::<user::UserWithdrawalRequested>(),
@@ -117,7 +117,7 @@ pub const ALL: [EventType; 39] = [
     EventType::of::<audit::Violation>(),
 ];
 
-/// The fact of this name.
+/// The event type of this name.
 pub fn named(name: &str) -> Option<&'static EventType> {
     ALL.iter().find(|event| event.name == name)
 }

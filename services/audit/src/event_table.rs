@@ -1,4 +1,4 @@
-//! The table of facts: one row for each, in partitions by day.
+//! The table of events: one row for each, in partitions by day.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -16,13 +16,13 @@ const COLUMNS: &str =
     "event_id, saga_id, cause_id, about, trace_id, at, stream_seq, deliveries, fact, payload";
 /// Bytes of a row beside its payload, about.
 const ROW_BYTES: usize = 200;
-/// Broken uniqueness.
+/// The SQLSTATE of a unique violation.
 const UNIQUE_VIOLATION: &str = "23505";
 
-/// Facts of one saga that are read at most; a saga has some ten.
+/// Events of one saga that are read at most; a saga has about ten.
 const SAGA_EVENTS_MAX: i64 = 2_000;
 
-/// The days of facts that are young enough to be kept.
+/// The days of those events that are young enough to be kept.
 pub(crate) fn days_of(events: &[Observed], now: Timestamp, keep_days: u16) -> BTreeSet<Date> {
     let today = now.0.date();
     let kept = today - Duration::days(i64::from(keep_days));
@@ -31,8 +31,8 @@ pub(crate) fn days_of(events: &[Observed], now: Timestamp, keep_days: u16) -> BT
     days.filter(|day| kept.contains(day)).collect()
 }
 
-/// Writes facts and leaves those that were not there before, in their order: a stream that
-/// was wiped is read again, and what it tells again is known.
+/// Writes events and returns those that were not there before, in their order: a stream that
+/// was wiped is read again, and the events that were published again are known.
 pub(crate) async fn insert(
     tx: &mut PgConnection,
     mut events: Vec<Observed>,
@@ -67,7 +67,7 @@ pub(crate) async fn insert(
     Ok(events)
 }
 
-/// Writes facts, unless one of them is there; then none is written, and it says so.
+/// Writes events and returns true, unless one of them is there; then it writes none.
 async fn all_are_new(tx: &mut PgConnection, events: &[Observed]) -> sqlx::Result<bool> {
     let mut attempt = tx.begin().await?;
     match rows(events).copy(&mut attempt).await {
@@ -102,7 +102,7 @@ fn trace_id(observed: &Observed) -> Option<Uuid> {
     observed.trace_id.as_deref()?.parse().ok()
 }
 
-/// The facts of one saga, of which the ids lie between two.
+/// The events of one saga with ids between two.
 pub(crate) async fn of_saga(
     pool: &PgPool,
     saga_id: SagaId,
@@ -120,7 +120,7 @@ pub(crate) async fn of_saga(
     rows.iter().map(observed).collect()
 }
 
-/// Facts behind one, the oldest first.
+/// Events after one, the oldest first.
 pub(crate) async fn after(
     db: impl PgExecutor<'_>,
     event_id: Uuid,

@@ -1,7 +1,7 @@
-//! What follows from what: `jetstream/flows.toml`, read and looked up.
+//! Which event follows from which: reads and indexes `jetstream/flows.toml`.
 //!
-//! The file says what the services do; that it is true is a proof of its own
-//! (`tests/it/architecture/flows/`), which compares it with what the services declare.
+//! The file says what the services do. A test of its own (`tests/it/architecture/flows/`)
+//! compares it with what the services declare.
 
 mod file;
 mod pattern;
@@ -16,7 +16,7 @@ use events::audit::SagaState;
 pub use file::{Begin, Cycle, Flow, FlowsError, Lifetime, Step, Timer, Undo};
 pub use pattern::{Condition, Fields, Is, NoPattern, Pattern};
 
-/// The file as it was when this was built.
+/// The file at build time.
 const TEXT: &str = include_str!("../../../jetstream/flows.toml");
 
 static SHIPPED: LazyLock<Flows> =
@@ -30,16 +30,16 @@ pub struct Flows {
     no_event: OfEvent,
 }
 
-/// All that the file says of one fact.
+/// All that the file says of one event.
 #[derive(Debug, Default)]
 pub(crate) struct OfEvent {
-    /// The fields that its lines and the timeline ask for.
+    /// The fields that its entries and the timeline need.
     pub(crate) fields: Vec<String>,
-    /// The steps after it, by position.
+    /// The steps after it, by their position in the file.
     pub(crate) steps: Vec<usize>,
     /// Whether some step must lead to it.
     pub(crate) is_awaited: bool,
-    /// The flows that it begins, by rank.
+    /// The flows that it begins, by their rank in the file.
     pub(crate) begins: Vec<(usize, Pattern)>,
     /// The first flow that it may be part of.
     pub(crate) part_of: Option<usize>,
@@ -47,22 +47,22 @@ pub(crate) struct OfEvent {
     pub(crate) ends: Vec<(usize, Pattern, SagaState)>,
 }
 
-/// Why one fact may follow another.
+/// Why one event may follow another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Link {
-    /// It must: one of the facts of its step.
+    /// One of the events of its step must follow.
     Must,
-    /// It may.
+    /// It may follow.
     May,
-    /// With time.
+    /// A timer may emit it.
     Time,
-    /// It may, in another saga.
+    /// It may follow, in another saga.
     MayElsewhere,
-    /// With time, in another saga.
+    /// A timer may emit it, in another saga.
     TimeElsewhere,
 }
 
-/// What may come after what, and why.
+/// An event, one that may follow it, and why.
 pub type Arrow<'a> = (&'a Pattern, &'a Pattern, Link);
 
 impl Link {
@@ -73,15 +73,15 @@ impl Link {
 }
 
 impl Flows {
-    /// The flows that this program was built with.
+    /// The flows that this binary was built with.
     pub fn shipped() -> &'static Self {
         &SHIPPED
     }
 
-    /// Reads flows.
+    /// Parses flows.
     ///
     /// # Errors
-    /// What is wrong, and where.
+    /// When the text is wrong; the error says what and where.
     pub fn parse(text: &str) -> Result<Self, FlowsError> {
         let file: file::File = toml::from_str(text)?;
         file.check()?;
@@ -92,17 +92,17 @@ impl Flows {
         Ok(flows)
     }
 
-    /// What commands set going, in the order of the file.
+    /// The flows that commands begin, in the order of the file.
     pub fn flows(&self) -> &[Flow] {
         &self.file.flow
     }
 
-    /// What services do on hearing.
+    /// What services emit when they handle an event.
     pub fn steps(&self) -> &[Step] {
         &self.file.step
     }
 
-    /// What time brings.
+    /// What timers emit.
     pub fn timers(&self) -> &[Timer] {
         &self.file.timer
     }
@@ -112,12 +112,12 @@ impl Flows {
         &self.file.lifetime
     }
 
-    /// What is undone by what.
+    /// Which event undoes which.
     pub fn undoes(&self) -> &[Undo] {
         &self.file.undo
     }
 
-    /// Facts that may lead back to themselves.
+    /// Events that may lead back to themselves.
     pub fn cycles(&self) -> &[Cycle] {
         &self.file.cycle
     }
@@ -127,23 +127,22 @@ impl Flows {
         self.file.flow.iter().find(|flow| flow.name == name)
     }
 
-    /// The steps after a fact of this name, whatever its payload.
+    /// The steps after an event of this name, whatever its payload.
     pub fn steps_after(&self, event: &str) -> impl Iterator<Item = &Step> {
         self.of(event).steps.iter().map(|at| &self.file.step[*at])
     }
 
-    /// Whether the file knows a fact of this name.
+    /// Whether the file names this event.
     pub fn knows(&self, event: &str) -> bool {
         self.of_event.contains_key(event)
     }
 
-    /// Every fact that the file names, in the order of the alphabet.
+    /// Every event that the file names, in alphabetical order.
     pub fn events(&self) -> BTreeSet<&str> {
         self.of_event.keys().map(String::as_str).collect()
     }
 
-    /// Whether a fact that names one called `cause` as its cause may be `fact`: on hearing it,
-    /// or with time.
+    /// Whether `event` may name `cause` as its cause: emitted by a handler or a timer.
     pub fn may_follow(&self, cause: &str, event: &str) -> bool {
         let is_emitted = |emitted: &Pattern| emitted.event == event;
         let by_time = |timer: &Timer| {
@@ -154,7 +153,7 @@ impl Flows {
             || self.timers().iter().any(by_time)
     }
 
-    /// Whether a command or a timer may tell `fact`, without any fact to hear.
+    /// Whether a command or a timer may emit `event`, without an event that causes it.
     pub fn may_begin(&self, event: &str) -> bool {
         let by_command = self.flows().iter().flat_map(|flow| &flow.begins);
         let by_command = by_command.flat_map(|begin| &begin.emits);
@@ -162,7 +161,7 @@ impl Flows {
         by_command.chain(by_time).any(|emitted| emitted.event == event)
     }
 
-    /// What may come after what, and why.
+    /// All pairs of events of which one may follow the other, and why.
     pub fn links(&self) -> Vec<Arrow<'_>> {
         let steps = self.steps().iter().flat_map(|step| {
             let must = step.must.iter().map(|emitted| (&step.after, emitted, Link::Must));
@@ -179,8 +178,8 @@ impl Flows {
         steps.chain(timers).collect()
     }
 
-    /// The facts of a flow's saga, as far as they can be reached from its beginning, and the
-    /// links that lead from them, be it to another saga.
+    /// The events of a flow's saga that can be reached from its beginning, and the links that
+    /// lead from them, also to another saga.
     pub fn reach<'a>(&'a self, flow: &'a Flow) -> (Vec<&'a Pattern>, Vec<Arrow<'a>>) {
         let all = self.links();
         let mut events: Vec<&Pattern> = flow.begins.iter().flat_map(|begin| &begin.emits).collect();
@@ -205,7 +204,7 @@ impl Flows {
         self.of_event.get(event).unwrap_or(&self.no_event)
     }
 
-    /// The place of a flow in the file; the end for one that is not there any more.
+    /// The position of a flow in the file; the last for one that is no longer there.
     pub(crate) fn rank(&self, flow: &str) -> usize {
         self.flows().iter().position(|known| known.name == flow).unwrap_or(usize::MAX)
     }
@@ -246,7 +245,7 @@ impl Flows {
         self.of_event = of_event.into_iter().collect();
     }
 
-    /// What can never come is a mistake: an end of a flow, or a fact that a step waits for.
+    /// Finds what can never come: an end of a flow, or an event that a step waits for.
     fn check_reach(&self) -> Result<(), FlowsError> {
         let reached: Vec<_> = self.flows().iter().map(|flow| (flow, self.reach(flow).0)).collect();
         for (flow, events) in &reached {
@@ -268,7 +267,7 @@ impl Flows {
     }
 }
 
-/// What the timeline shows of every fact.
+/// The fields that the timeline shows of every event.
 fn of_every_event() -> Vec<String> {
     ["user_id", "schedule_id"].map(str::to_owned).to_vec()
 }

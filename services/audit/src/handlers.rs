@@ -1,4 +1,4 @@
-//! What the service tells: stalls and violations, each once.
+//! The commands that report stalls and violations: each is emitted once.
 
 use events::audit::{ReportStall, ReportViolation, Reported};
 use mesh::{Caller, Context, Execute, Refusal};

@@ -1,4 +1,4 @@
-//! Everything that is kept, as the streams told it: what an auditor is made of.
+//! All kept events in the order of their streams: what an auditor is built from.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use uuid::Uuid;
 
 use crate::{Observed, auditor::Auditor, event_table, flows::Flows};
 
-/// Facts that are loaded at once.
+/// Events that are loaded at once.
 const PIECE: i64 = 5_000;
-/// Facts of one stream may have ids in another order than their sequences, when several
-/// instances told them; by this much at most.
+/// Events of one stream may have ids in another order than their sequences, when several
+/// instances emitted them; they differ by this much at most.
 const DISORDER_MILLIS: u64 = 5_000;
 
-/// An auditor that has heard every kept fact, and what it found.
+/// An auditor that has taken in every kept event, and what it found.
 ///
 /// # Errors
 /// When the database cannot be read.
@@ -38,12 +38,12 @@ pub async fn auditor(pool: &PgPool) -> sqlx::Result<(Auditor, Vec<Violation>)> {
     }
 }
 
-/// The milliseconds of the moment that a fact's id was made.
+/// The moment an event's id was made, in milliseconds.
 fn millis(observed: &Observed) -> u64 {
     (observed.event_id.0.as_u128() >> 80) as u64
 }
 
-/// Facts on their way from the order of their ids to the order of their streams.
+/// Brings events from the order of their ids into the order of their streams.
 #[derive(Default)]
 struct Streams(BTreeMap<String, BTreeMap<(u64, EventId), Observed>>);
 
@@ -53,7 +53,8 @@ impl Streams {
         self.0.entry(observed.service().to_owned()).or_default().insert(place, observed);
     }
 
-    /// Takes out, stream after stream, what comes before the first fact that is not older.
+    /// Takes out, stream after stream, what comes before the first event that is not older
+    /// than `until`.
     fn emitted_before(&mut self, until: u64) -> Vec<Observed> {
         let mut emitted = Vec::new();
         for stream in self.0.values_mut() {
@@ -80,7 +81,7 @@ mod tests {
         let visit = Visit::new(ScheduleId(Uuid::nil()), 1, at);
         let mut events = visit.events(End::Paid);
         events.retain(|observed| observed.service() == "reservation");
-        // The second was told by an instance whose clock was behind.
+        // The second was emitted by an instance whose clock was behind.
         events[0].stream_seq = 7;
         events[1].stream_seq = 6;
         let mut streams = Streams::default();

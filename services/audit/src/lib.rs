@@ -1,27 +1,28 @@
-//! What happened in each saga, what is still to come, and what never should have happened.
+//! The audit service: what happened in each saga, what is still to come, and what should never
+//! have happened.
 //!
-//! Reads every stream whole and decides nothing.
+//! It reads every stream from start to end and decides nothing.
 //!
-//! | knows | and then |
+//! | what it finds | what it does |
 //! |---|---|
-//! | every fact of the others | keeps it, and where its saga stands |
-//! | that an awaited fact did not come | `audit.saga_stalled` |
-//! | facts that cannot all be true | `audit.violation` |
+//! | an event of another service | keeps it, and where its saga stands |
+//! | an awaited event that did not come in time | emits `audit.saga_stalled` |
+//! | events that cannot all be true | emits `audit.violation` |
 //!
-//! | file | what it is |
+//! | file | what is in it |
 //! |---|---|
-//! | `heard`, `keys` | a fact, and what its saga is found by |
-//! | `flows`, `timeline` | what may follow what, and what that makes of a saga's facts |
-//! | `auditor`, `kept` | the rules that always hold, and what they are held against |
-//! | `listener`, `facts`, `sagas`, `copying` | streams in: facts and sagas in one transaction |
-//! | `watchdog`, `book`, `handlers` | what is reported, once |
-//! | `reads` | what operators and fans ask |
-//! | `forgetting` | what is too old |
-//! | `rehearsal` | sagas made up, to measure and to test with |
+//! | `observed`, `keys` | an event as audit keeps it, and the keys by which its saga is found |
+//! | `flows`, `timeline` | what may follow what, and how far a saga has come by its events |
+//! | `auditor`, `kept` | the rules that always hold, and the kept events they are checked against |
+//! | `listener`, `event_table`, `sagas`, `copying` | streams in: events and sagas in one transaction |
+//! | `watchdog`, `unit_of_work`, `handlers` | stalls and violations, each reported once |
+//! | `reads` | the queries of operators and fans |
+//! | `forgetting` | deletes what is too old |
+//! | `rehearsal` | made-up sagas, to measure and to test with |
 //!
-//! **Invariants.** Facts, sagas and their keys are made of the streams alone: no clock and no
-//! order of reading is in them, and replaying gives the same rows. A stall is told once for
-//! each awaited fact, a violation once for the facts that make it.
+//! **Invariants.** Events, sagas and their keys depend on the streams alone: neither a clock nor
+//! the order of reading is in them, and a replay gives the same rows. A stall is reported once
+//! for each awaited event, a violation once for the events that make it.
 
 pub mod auditor;
 mod copying;
@@ -33,7 +34,7 @@ pub mod kept;
 mod keys;
 mod listener;
 mod observed;
-mod reads;
+mod queries;
 pub mod rehearsal;
 mod sagas;
 pub mod timeline;
@@ -60,10 +61,10 @@ use listener::Listener;
 /// The service.
 pub const NAME: &str = "audit";
 
-/// What the service remembers.
+/// The service's tables.
 pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["audit/0101_audit.sql"];
 
-/// The facts of all the others.
+/// The events of all other services.
 static FOLLOWED: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let all = [
         user::EVENTS,
@@ -77,21 +78,21 @@ static FOLLOWED: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     all.concat()
 });
 
-/// Facts of one stream that are taken in at once when there are many: one transaction.
+/// Events of one stream that are taken in together when there are many: one transaction.
 const PIECE: usize = 1_000;
 
-/// How often deadlines are looked at: a stall is told within a second.
+/// How often deadlines are checked: a stall is reported within a second.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 
-/// Days that facts are kept for, unless said otherwise.
+/// Days that events are kept for, unless configured otherwise.
 const KEEP_DAYS: u16 = 30;
-/// Names the days that facts are kept for.
+/// The variable with the days that events are kept for.
 const KEEP_DAYS_VARIABLE: &str = "ONSALE_AUDIT_KEEP_DAYS";
 
 /// The service's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Days that facts are kept for.
+    /// Days that events are kept for.
     pub keep_days: u16,
 }
 
@@ -102,10 +103,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Rules from the environment: `ONSALE_AUDIT_KEEP_DAYS`, from 1 to 3650.
+    /// The configuration from the environment: `ONSALE_AUDIT_KEEP_DAYS`, from 1 to 3650.
     ///
     /// # Errors
-    /// Names the variable that cannot be read.
+    /// When the variable cannot be read; the error names it.
     pub fn from_env() -> Result<Self, String> {
         Self::from_var(std::env::var(KEEP_DAYS_VARIABLE).ok())
     }
@@ -122,24 +123,24 @@ impl Config {
 /// The service, to be run on a [`Postgres`].
 pub fn service() -> Service<Postgres<UnitOfWork>> {
     let listener = Listener::new();
-    let (reader, dog) = (listener.clone(), listener.clone());
+    let (reader, watchdog) = (listener.clone(), listener.clone());
     let (of_one, of_many) = (listener.clone(), listener);
     Service::<Postgres<UnitOfWork>>::new(NAME)
-        .answers::<ReportStall>(Allow::Inside, &["audit.saga_stalled"])
-        .answers::<ReportViolation>(Allow::Inside, &["audit.violation"])
-        .reads::<GetSaga, _, _>(Allow::User, move |ctx, command, meta| {
-            reads::saga(of_one.clone(), ctx, command, meta)
+        .executes::<ReportStall>(Allow::Inside, &["audit.saga_stalled"])
+        .executes::<ReportViolation>(Allow::Inside, &["audit.violation"])
+        .queries::<GetSaga, _, _>(Allow::User, move |ctx, command, meta| {
+            queries::saga(of_one.clone(), ctx, command, meta)
         })
-        .reads::<FindSagas, _, _>(Allow::Role(Role::Operator), move |ctx, command, meta| {
-            reads::sagas(of_many.clone(), ctx, command, meta)
+        .queries::<FindSagas, _, _>(Allow::Role(Role::Operator), move |ctx, command, meta| {
+            queries::sagas(of_many.clone(), ctx, command, meta)
         })
-        .reads::<FindViolations, _, _>(Allow::Role(Role::Operator), reads::violations)
+        .queries::<FindViolations, _, _>(Allow::Role(Role::Operator), queries::violations)
         .follows(&FOLLOWED, PIECE, move |ctx, read| {
             let reader = reader.clone();
             async move { reader.take(ctx, read).await }
         })
         .every::<ReportStall, _, _>("stalls", WATCH_EVERY, move |pool, _| {
-            watchdog::due(dog.clone(), pool)
+            watchdog::due(watchdog.clone(), pool)
         })
 }
 
@@ -147,7 +148,7 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
 mod tests;
 
 #[cfg(test)]
-mod rules_tests {
+mod config_tests {
     use super::*;
 
     #[test]

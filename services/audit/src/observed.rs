@@ -1,11 +1,11 @@
-//! One fact as audit hears and keeps it.
+//! One event as audit reads and keeps it.
 
 use bytes::Bytes;
 use events::{EventId, SagaId, Timestamp};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-/// A told fact with what its headers say.
+/// An emitted event with its CloudEvents attributes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
     /// `ce-id`.
@@ -22,16 +22,16 @@ pub struct Observed {
     pub about: Uuid,
     /// `ce-time`.
     pub at: Timestamp,
-    /// How often its cause was delivered to the service that told it; 1 is normal.
+    /// How often its cause was delivered to the service that emitted it; 1 is normal.
     pub deliveries: u32,
     /// 32 hex digits; absent when it was not traced.
     pub trace_id: Option<String>,
-    /// What was told, as JSON.
+    /// Its data, as JSON.
     pub payload: Bytes,
 }
 
 impl Observed {
-    /// The fact as audit keeps it; `None` when a header that every fact has is missing.
+    /// The event as audit keeps it; `None` when an attribute that every event has is missing.
     pub fn of(event: &mesh::StoredEvent) -> Option<Self> {
         Some(Self {
             event_id: EventId(event.event_id()?),
@@ -47,12 +47,12 @@ impl Observed {
         })
     }
 
-    /// The service that told it.
+    /// The service that emitted it.
     pub fn service(&self) -> &str {
         events::producer_of(&self.event)
     }
 
-    /// What was told, as its type; `None` when it is of another shape.
+    /// Its data as a type; `None` when it has another shape.
     pub fn read<T: DeserializeOwned>(&self) -> Option<T> {
         serde_json::from_slice(&self.payload).ok()
     }

@@ -1,4 +1,4 @@
-//! Sagas as the services tell them, made up: to measure with, and to test with.
+//! Made-up sagas with the events that services emit: to measure and to test with.
 
 use events::{
     Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, SeatId, Timestamp, UserId,
@@ -16,7 +16,7 @@ use crate::Observed;
 
 /// Points of a seat.
 const PRICE: i64 = 120;
-/// Points in every wallet before.
+/// Points in every wallet before the payment.
 const BALANCE: i64 = 1_000;
 /// Milliseconds from one step of a saga to the next.
 const STEP_MILLIS: i64 = 4;
@@ -55,7 +55,7 @@ pub struct Visit {
 }
 
 impl Visit {
-    /// A fan's visit at a time; nothing is told yet.
+    /// A fan's visit at a time; nothing is emitted yet.
     pub fn new(schedule_id: ScheduleId, seat: u64, at: Timestamp) -> Self {
         Self {
             schedule_id,
@@ -69,7 +69,7 @@ impl Visit {
         }
     }
 
-    /// All facts of it: the seat is reserved, and the payment runs to its end.
+    /// All its events: the seat is reserved, and the payment runs to its end.
     pub fn events(mut self, end: End) -> Vec<Observed> {
         self.reserve();
         self.request();
@@ -81,7 +81,7 @@ impl Visit {
         self.emitted
     }
 
-    /// The facts until the payment is asked for, and no further.
+    /// The events up to the request for the payment.
     pub fn begun(mut self) -> Vec<Observed> {
         self.reserve();
         self.request();
@@ -231,7 +231,7 @@ impl Visit {
         });
     }
 
-    /// Tells a fact of the payment's saga that follows from the last one.
+    /// Emits an event of the payment's saga that follows from the last one.
     fn follow<E: Event>(&mut self, event: E) {
         let cause = self.last_id();
         self.emit(self.payment_id.0, cause, event);
@@ -244,13 +244,13 @@ impl Visit {
             event: E::NAME.to_owned(),
             stream_seq: self.emitted.len() as u64 + 1,
             saga_id: SagaId(saga_id),
-            // What nothing told follows from is the command.
+            // An event without a causing event follows from the command.
             cause_id: cause_id.or(Some(saga_id)),
             about: event.about(),
             at,
             deliveries: 1,
             trace_id: (saga_id == self.payment_id.0).then(|| self.trace_id.clone()),
-            payload: serde_json::to_vec(&event).expect("facts are plain data").into(),
+            payload: serde_json::to_vec(&event).expect("events are plain data").into(),
         });
     }
 

@@ -1,4 +1,4 @@
-//! The rows of sagas: loaded, made to hear what is new, written.
+//! The rows of sagas: loads them, lets them handle new events, writes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{Observed, copying::Rows, flows::Flows, keys::keys_of, timeline::Progress};
 
-/// The services that tell facts; the place of each is its bit in a row.
+/// The services that emit events; the index of each is its bit in a row.
 const SERVICES: [&str; 9] = [
     "user",
     "concert",
@@ -25,7 +25,7 @@ const SERVICES: [&str; 9] = [
 /// Later than any deadline.
 pub(crate) const NEVER: Timestamp = Timestamp(PrimitiveDateTime::MAX.assume_utc());
 
-/// A service's bit in a row; none for one that tells nothing.
+/// A service's bit in a row; 0 for one that emits nothing.
 pub(crate) fn bit_of(service: &str) -> i32 {
     SERVICES.iter().position(|known| *known == service).map_or(0, |place| 1 << place)
 }
@@ -43,12 +43,12 @@ pub(crate) fn outcome_of(state: SagaState) -> Option<i16> {
 /// A stored [`Progress`].
 ///
 /// # Errors
-/// When it is none.
+/// When it cannot be decoded.
 pub(crate) fn progress(stored: &[u8]) -> sqlx::Result<Progress> {
     serde_json::from_slice(stored).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// A saga, and what the database has of it.
+/// A saga, and what the database has stored of it.
 #[derive(Default)]
 struct Saga {
     progress: Progress,
@@ -57,7 +57,7 @@ struct Saga {
     from: Option<Uuid>,
     to: Option<Uuid>,
     keys: BTreeSet<Uuid>,
-    /// Those that the database has; `None` when it does not have the saga.
+    /// The keys in the database; `None` when the saga is not there.
     stored_keys: Option<BTreeSet<Uuid>>,
 }
 
@@ -73,10 +73,10 @@ impl Saga {
     }
 }
 
-/// Sagas by id: the order in which they are written, so that nobody deadlocks.
+/// Sagas by id: the order in which they are written, so that writers do not deadlock.
 type Sagas = BTreeMap<Uuid, Saga>;
 
-/// Makes the sagas of new facts hear them.
+/// Lets the sagas of new events handle them, and writes those sagas.
 pub(crate) async fn handle(
     tx: &mut PgConnection,
     flows: &Flows,
@@ -211,8 +211,8 @@ async fn update(tx: &mut PgConnection, sagas: &[Row]) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Writes the keys that a saga did not have before. Its row says which it had, so none of
-/// them can be there.
+/// Writes the keys that a saga did not have before. Its row lists those it had, so none of the
+/// new ones can be there.
 async fn save_keys(tx: &mut PgConnection, sagas: &Sagas) -> sqlx::Result<()> {
     let none = BTreeSet::new();
     let mut new: Vec<(Uuid, Uuid)> = Vec::new();
@@ -232,7 +232,8 @@ async fn save_keys(tx: &mut PgConnection, sagas: &Sagas) -> sqlx::Result<()> {
     rows.copy(tx).await
 }
 
-/// Every deadline that is open is looked at once when it is over, needed then or not.
+/// Writes every open deadline. Each is checked once when it has passed, whether it still matters
+/// or not.
 async fn save_watch(tx: &mut PgConnection, sagas: &Sagas) -> sqlx::Result<()> {
     let due: Vec<(OffsetDateTime, Uuid)> = sagas
         .iter()

@@ -1,4 +1,4 @@
-//! The tables on a real PostgreSQL: what is taken in, found again, reported and forgotten.
+//! The tables on a real PostgreSQL: what is taken in, found again, reported and deleted.
 
 mod found;
 mod reported;
@@ -36,7 +36,7 @@ async fn database() -> PgPool {
     pool
 }
 
-/// Takes facts in as one read; how many were new.
+/// Takes in events as one read; returns how many were new.
 async fn take(pool: &PgPool, observed: &[Observed]) -> usize {
     let now = mesh::clock::now();
     for day in event_table::days_of(observed, now, Config::default().keep_days) {
@@ -46,7 +46,7 @@ async fn take(pool: &PgPool, observed: &[Observed]) -> usize {
     new.unwrap().len()
 }
 
-/// Visits of a show, with every end that there is, some days ago.
+/// Visits of a show some days ago, with every end that there is.
 fn sale(visits: u64, days_ago: i64) -> Vec<Observed> {
     let schedule_id = ScheduleId(Uuid::now_v7());
     let at = moment(days_ago);

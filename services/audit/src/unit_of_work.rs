@@ -1,4 +1,4 @@
-//! The page of reports that one batch touches.
+//! The unit of work: the stalls and violations that one batch touches.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub struct Keys {
     pub(crate) violations: Vec<Uuid>,
 }
 
-/// A stall as it is noted: saga, the fact it should follow, the facts awaited.
+/// A stall as it is stored: the saga, the event it should follow, the events awaited.
 type StallName = (Uuid, Uuid, String);
 
 fn name_of(stalled: &SagaStalled) -> StallName {
@@ -35,35 +35,35 @@ pub struct UnitOfWork {
     sagas: BTreeMap<Uuid, Progress>,
     known_stalls: BTreeSet<StallName>,
     known_violations: BTreeSet<Uuid>,
-    asked: Vec<SagaStalled>,
+    requested: Vec<SagaStalled>,
     stalls: Vec<SagaStalled>,
     violations: Vec<(Uuid, Violation)>,
 }
 
 impl UnitOfWork {
-    /// Notes a stall; whether it is news, and true: what was awaited may have come since
-    /// the watchdog looked.
+    /// Notes a stall. Returns whether it is new and still true: the awaited event may have come
+    /// since the watchdog looked.
     pub(crate) fn note_stall(&mut self, stalled: &SagaStalled) -> bool {
         let is_true =
             self.sagas.get(&stalled.saga_id.0).is_some_and(|saga| is_awaited(saga, stalled));
-        let is_news = is_true && self.known_stalls.insert(name_of(stalled));
-        if is_news {
+        let is_new = is_true && self.known_stalls.insert(name_of(stalled));
+        if is_new {
             self.stalls.push(stalled.clone());
         }
-        is_news
+        is_new
     }
 
-    /// Notes a violation under an id that grows with time; whether it is news.
+    /// Notes a violation under an id that grows with time. Returns whether it is new.
     pub(crate) fn note_violation(&mut self, found_id: Uuid, violation: &Violation) -> bool {
-        let is_news = self.known_violations.insert(violation.violation_id);
-        if is_news {
+        let is_new = self.known_violations.insert(violation.violation_id);
+        if is_new {
             self.violations.push((found_id, violation.clone()));
         }
-        is_news
+        is_new
     }
 
     async fn load_stalls(&mut self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let ids: Vec<Uuid> = self.asked.iter().map(|stalled| stalled.saga_id.0).collect();
+        let ids: Vec<Uuid> = self.requested.iter().map(|stalled| stalled.saga_id.0).collect();
         let known: Vec<StallName> =
             sqlx::query_as("select saga_id, after_id, awaited from stalls where saga_id = any($1)")
                 .bind(&ids)
@@ -91,8 +91,8 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Two lanes with the same stall at once: the second fails here, comes again, and finds
-    /// it reported.
+    /// When two batches report the same stall at once, the second one fails here, is retried,
+    /// and finds it reported.
     async fn save_stalls(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
         if !self.stalls.is_empty() {
             let names: Vec<StallName> = self.stalls.iter().map(name_of).collect();
@@ -107,11 +107,11 @@ impl UnitOfWork {
             .execute(&mut *tx)
             .await?;
         }
-        let looked_at = self.asked.iter().map(|stalled| (stalled.due_at.0, stalled.saga_id.0));
+        let looked_at = self.requested.iter().map(|stalled| (stalled.due_at.0, stalled.saga_id.0));
         cross_off(tx, &looked_at.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()).await
     }
 
-    /// The same violation in two lanes at once: as with stalls.
+    /// The same violation in two batches at once ends as with stalls.
     async fn save_violations(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
         if self.violations.is_empty() {
             return Ok(());
@@ -135,8 +135,8 @@ impl mesh::UnitOfWork for UnitOfWork {
     type Config = Config;
 
     async fn load(keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
-        let mut unit = Self { asked: keys.stalls, ..Self::default() };
-        if !unit.asked.is_empty() {
+        let mut unit = Self { requested: keys.stalls, ..Self::default() };
+        if !unit.requested.is_empty() {
             unit.load_stalls(tx).await?;
         }
         if !keys.violations.is_empty() {

@@ -1,5 +1,5 @@
-//! What this service has to know of accounts, read from the stream of `user`: which of them
-//! can be added to a concert, and which were closed.
+//! What this service needs to know of accounts, read from the stream of `user`: which of them
+//! can become organizers of a concert, and which were closed.
 
 use events::{
     Command, Event, SagaId, UserId,
@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    Config, Here,
+    Config, Ctx,
     team::Account,
     unit_of_work::{Keys, UnitOfWork},
 };
 
-/// The events that say so.
+/// The events it is read from.
 pub(crate) const FOLLOWED: [&str; 2] = [UserRoleGranted::NAME, UserWithdrawn::NAME];
 
-/// Note what was read of an account; one that was closed leaves its concerts.
+/// Records what an event says of an account; a closed account leaves its concerts.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NoteAccount {
     user_id: UserId,
@@ -32,7 +32,7 @@ impl Command for NoteAccount {
 }
 
 impl NoteAccount {
-    /// What an event says; `None` for what does not matter here.
+    /// The note that an event gives; `None` for an event that does not matter here.
     fn of(event: &StoredEvent) -> Option<Self> {
         let read = match event.name() {
             UserRoleGranted::NAME => serde_json::from_slice(event.payload())
@@ -43,14 +43,16 @@ impl NoteAccount {
             _ => Ok(None),
         };
         let event = event.name();
-        read.inspect_err(|error| tracing::warn!(event, %error, "an event cannot be read")).ok()?
+        read.inspect_err(|error| tracing::warn!(event, %error, "an event cannot be decoded"))
+            .ok()?
     }
 }
 
-/// Notes what was read, and then how far: also past what is of no concern here, or whoever
-/// compares that place with the stream would say that nobody reads on. One that is noted twice
-/// is noted once, and the order of two does not matter: so they go into a batch together.
-pub(crate) async fn take(ctx: Here, read: &Read) -> Result<(), Failure> {
+/// Records what was read, and then saves the reader's position: also behind events that do not
+/// matter here, or a comparison of that position with the stream would report a reader that has
+/// stopped. A repeated note changes nothing and the order of notes does not matter, so they go
+/// into a batch together.
+pub(crate) async fn take(ctx: Ctx, read: &Read) -> Result<(), Failure> {
     if !read.has_moved() {
         return Ok(());
     }
@@ -75,7 +77,8 @@ impl Execute<NoteAccount> for UnitOfWork {
         keys.insert(command.user_id);
     }
 
-    /// Their shows go on: the others act on them, and the operators where nobody is left.
+    /// The shows of a closed account go on under the other organizers, or under the operators
+    /// when it was the last one.
     fn execute(
         &mut self,
         command: &NoteAccount,
@@ -118,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_account_leaves_its_concerts_once_whichever_is_heard_first() {
+    fn a_closed_account_leaves_its_concerts_once_whichever_event_comes_first() {
         let user_id = UserId(Uuid::from_u128(1));
         let config = Config::default();
         let now = Timestamp::from_unix_millis(1_800_000_000_000).expect("a time");

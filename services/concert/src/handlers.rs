@@ -1,4 +1,4 @@
-//! One impl per command answered.
+//! The command handlers, one impl for each command.
 
 use events::{
     ConcertId, Problem, ScheduleId, codes,
@@ -24,7 +24,7 @@ impl UnitOfWork {
             .ok_or_else(|| Problem::new(codes::NOT_FOUND, "There is no such concert."))
     }
 
-    /// By which right the caller acts on a concert.
+    /// The role in which the caller may change a concert.
     fn actor(&self, id: ConcertId, caller: &Caller) -> Result<Actor, Problem> {
         let organizers = &self.concert(id)?.organizers;
         domain::actor(organizers, caller.user_id()?, caller.has(Role::Operator))
@@ -85,14 +85,14 @@ impl Execute<OpenSchedule> for UnitOfWork {
     }
 }
 
-/// A fact that the broker does not carry would stand at the head of the outbox for ever.
+/// An event that is too large for the broker would stay in the outbox for ever.
 fn check_size(opened: &ScheduleOpened, bytes_max: usize) -> Result<(), Problem> {
-    let bytes = serde_json::to_vec(opened).expect("facts are plain data").len();
+    let bytes = serde_json::to_vec(opened).expect("events are plain data").len();
     if bytes <= bytes_max {
         return Ok(());
     }
     Err(PlanError::of_the_whole(format!(
-        "the plan takes {bytes} bytes to tell, at most {bytes_max} are allowed: \
+        "the plan takes {bytes} bytes as an event, at most {bytes_max} are allowed: \
          shorten names, and keep seats of one row and price together"
     ))
     .into())
@@ -132,7 +132,7 @@ impl Execute<AddOrganizer> for UnitOfWork {
         keys.accounts.insert(command.user_id);
     }
 
-    /// Who is one already stays as they are.
+    /// An account that is an organizer already stays unchanged.
     fn execute(
         &mut self,
         command: &AddOrganizer,
@@ -218,7 +218,7 @@ mod tests {
         ScheduleId(Uuid::from_u128(20))
     }
 
-    fn asked(seat_plan: &str) -> OpenSchedule {
+    fn open_schedule(seat_plan: &str) -> OpenSchedule {
         OpenSchedule {
             concert_id: concert_id(),
             venue: "Harbour Hall".into(),
@@ -232,8 +232,8 @@ mod tests {
         }
     }
 
-    /// Lets `caller` ask; gives the answer and what was told.
-    fn ask<C: events::Command>(
+    /// Executes `command` for `caller`; returns the answer and the emitted events.
+    fn execute<C: events::Command>(
         unit: &mut UnitOfWork,
         caller: &Caller,
         id: Uuid,
@@ -256,7 +256,7 @@ mod tests {
         }
     }
 
-    /// A book with the concert of organizer 1.
+    /// A unit of work with the concert of organizer 1.
     fn unit() -> UnitOfWork {
         let mut unit = UnitOfWork::default();
         let command = CreateConcert {
@@ -264,29 +264,30 @@ mod tests {
             artist: "The Tugboats".into(),
             description: String::new(),
         };
-        let (answer, emitted) = ask(&mut unit, &organizer(1), concert_id().0, &command);
+        let (answer, emitted) = execute(&mut unit, &organizer(1), concert_id().0, &command);
         assert_eq!(answer.expect("granted").concert_id, concert_id());
         assert!(emitted.is_empty());
         unit
     }
 
-    /// A book with the schedule of organizer 1.
+    /// A unit of work with the schedule of organizer 1.
     fn opened() -> UnitOfWork {
         let mut unit = unit();
-        let (answer, _) = ask(&mut unit, &organizer(1), schedule_id().0, &asked(PLAN));
+        let (answer, _) = execute(&mut unit, &organizer(1), schedule_id().0, &open_schedule(PLAN));
         answer.expect("granted");
         unit
     }
 
     #[test]
-    fn an_opened_schedule_is_told_with_all_its_seats() {
+    fn an_opened_schedule_is_emitted_with_all_its_seats() {
         let mut unit = unit();
-        let (answer, emitted) = ask(&mut unit, &organizer(1), schedule_id().0, &asked(PLAN));
+        let (answer, emitted) =
+            execute(&mut unit, &organizer(1), schedule_id().0, &open_schedule(PLAN));
         let schedule = answer.expect("granted");
         assert_eq!((schedule.schedule_id, schedule.seats_total), (schedule_id(), 3));
-        let [emitted] = &emitted[..] else { panic!("one fact") };
+        let [emitted] = &emitted[..] else { panic!("one event") };
         assert_eq!(emitted.subject, events::subject(ScheduleOpened::NAME, 1, Some(schedule_id())));
-        let event: ScheduleOpened = serde_json::from_slice(&emitted.payload).expect("a fact");
+        let event: ScheduleOpened = serde_json::from_slice(&emitted.payload).expect("an event");
         assert_eq!((event.title.as_str(), event.hold_secs), ("Night Ferry", 3));
         assert_eq!((event.opens_at, event.seats_per_fan_max), (now(), 2));
         let ids: Vec<_> = event.seats.iter().flat_map(|block| block.ids()).collect();
@@ -294,11 +295,12 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_plan_stores_and_tells_nothing() {
+    fn a_malformed_plan_stores_and_emits_nothing() {
         let mut unit = unit();
         let before = format!("{unit:?}");
         let plan = "section,row,seat,price\nA,1,1,100\nA,1,2,cheap\n";
-        let (answer, emitted) = ask(&mut unit, &organizer(1), schedule_id().0, &asked(plan));
+        let (answer, emitted) =
+            execute(&mut unit, &organizer(1), schedule_id().0, &open_schedule(plan));
         let problem = refused(answer);
         assert!(problem.is(codes::SEAT_PLAN_INVALID));
         assert_eq!((&problem.extra["line"], &problem.extra["column"]), (&3.into(), &4.into()));
@@ -307,12 +309,12 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_too_large_to_be_told_is_refused_at_once() {
+    fn a_plan_too_large_for_one_event_is_refused_at_once() {
         let mut unit = unit();
         let caller = organizer(1);
         let config = Config { opened_bytes_max: 300 };
         let mut ctx = Context::at(now(), &config, &caller, schedule_id().0);
-        let answer = unit.execute(&asked(PLAN), &mut ctx);
+        let answer = unit.execute(&open_schedule(PLAN), &mut ctx);
         assert!(refused(answer).is(codes::SEAT_PLAN_INVALID));
         assert!(ctx.emitted().is_empty() && unit.schedules.is_empty());
     }
@@ -320,20 +322,22 @@ mod tests {
     #[test]
     fn only_the_organizer_of_a_concert_opens_its_schedules() {
         let mut unit = unit();
-        let (answer, emitted) = ask(&mut unit, &organizer(2), schedule_id().0, &asked(PLAN));
+        let (answer, emitted) =
+            execute(&mut unit, &organizer(2), schedule_id().0, &open_schedule(PLAN));
         assert!(refused(answer).is(codes::FORBIDDEN));
-        let (answer, _) = ask(&mut unit, &Caller::Anonymous, schedule_id().0, &asked(PLAN));
+        let (answer, _) =
+            execute(&mut unit, &Caller::Anonymous, schedule_id().0, &open_schedule(PLAN));
         assert!(refused(answer).is(codes::UNAUTHENTICATED));
         assert!(emitted.is_empty() && unit.schedules.is_empty());
     }
 
     #[test]
-    fn what_is_not_there_is_not_found() {
+    fn an_unknown_concert_or_schedule_is_not_found() {
         let mut unit = UnitOfWork::default();
-        let (answer, _) = ask(&mut unit, &organizer(1), schedule_id().0, &asked(PLAN));
+        let (answer, _) = execute(&mut unit, &organizer(1), schedule_id().0, &open_schedule(PLAN));
         assert!(refused(answer).is(codes::NOT_FOUND));
         let command = CancelSchedule { schedule_id: schedule_id(), reason: String::new() };
-        let (answer, _) = ask(&mut unit, &organizer(1), Uuid::nil(), &command);
+        let (answer, _) = execute(&mut unit, &organizer(1), Uuid::nil(), &command);
         assert!(refused(answer).is(codes::NOT_FOUND));
     }
 
@@ -341,17 +345,18 @@ mod tests {
     fn a_schedule_is_cancelled_by_its_organizer_once() {
         let mut unit = opened();
         let command = CancelSchedule { schedule_id: schedule_id(), reason: "Storm".into() };
-        let (answer, emitted) = ask(&mut unit, &organizer(2), Uuid::nil(), &command);
+        let (answer, emitted) = execute(&mut unit, &organizer(2), Uuid::nil(), &command);
         assert!(refused(answer).is(codes::FORBIDDEN));
         assert!(emitted.is_empty());
 
-        let (answer, emitted) = ask(&mut unit, &organizer(1), Uuid::nil(), &command);
+        let (answer, emitted) = execute(&mut unit, &organizer(1), Uuid::nil(), &command);
         assert_eq!(answer.expect("granted").state, ScheduleState::Cancelled);
-        let event: ScheduleCancelled = serde_json::from_slice(&emitted[0].payload).expect("a fact");
+        let event: ScheduleCancelled =
+            serde_json::from_slice(&emitted[0].payload).expect("an event");
         assert_eq!((event.concert_id, event.reason.as_str()), (concert_id(), "Storm"));
 
         // Also for the next message of the same batch.
-        let (answer, emitted) = ask(&mut unit, &organizer(1), Uuid::nil(), &command);
+        let (answer, emitted) = execute(&mut unit, &organizer(1), Uuid::nil(), &command);
         assert!(refused(answer).is(codes::ALREADY_CANCELLED));
         assert!(emitted.is_empty());
     }

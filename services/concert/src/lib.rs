@@ -3,22 +3,22 @@
 //! | | in PostgreSQL: [`service`] | in Valkey: [`map_service`] |
 //! |---|---|---|
 //! | owns | concerts, schedules, seat plans | a copy of the seats' states |
-//! | hears | `user.role_granted`, `user.withdrawn` (reads the stream) | `reservation.created`, `.confirmed`, `.expired`, `.cancelled`; `concert.schedule_cancelled` |
-//! | says | `concert.schedule_opened`, `.schedule_cancelled`, `.organizer_added`, `.organizer_removed` | to whoever listens: how the map changes |
+//! | consumes | `user.role_granted`, `user.withdrawn` (reads the stream) | `reservation.created`, `.confirmed`, `.expired`, `.cancelled`; `concert.schedule_cancelled` |
+//! | emits | `concert.schedule_opened`, `.schedule_cancelled`, `.organizer_added`, `.organizer_removed` | nothing; announces each change of the map |
 //!
-//! The two halves run together and never ask each other; what they share are the plans.
+//! The two halves run together and never call each other; they share the seat plans.
 //!
 //! **Invariants:**
 //! 1. Concerts and seat plans never change once stored; a schedule changes once, when it
-//!    is cancelled. Only the organizers of a concert act on it, and operators in their place.
-//!    A concert keeps its last organizer, unless that account is closed: then it is in the
-//!    operators' hands, who may add another.
+//!    is cancelled. Only the organizers of a concert may change it, or an operator in their
+//!    place. A concert keeps its last organizer, unless that account is closed; then an
+//!    operator may add another.
 //! 2. A seat plan is stored whole or not at all ([`plan`]).
-//! 3. The seat map is a copy: the reservation service judges, this service shows. Of each
-//!    seat the word with the highest (hold version, stage) remains, so the order of
-//!    arrival does not matter, and a late message of a former owner changes nothing.
-//! 4. The map's sequence grows by one with every change that can be seen, and by nothing
-//!    else. Whoever has the map of one sequence and every change after it has the map.
+//! 3. The seat map is a copy: the reservation service decides, this service shows. For each
+//!    seat the update with the highest (hold version, stage) wins, so the order of arrival
+//!    does not matter, and a late message of a former owner changes nothing.
+//! 4. The map's sequence grows by one with every visible change, and with nothing else. The
+//!    map at one sequence and every change after it give the current map.
 
 mod accounts;
 mod domain;
@@ -26,7 +26,7 @@ mod handlers;
 mod map;
 pub mod plan;
 mod plan_store;
-mod reads;
+mod queries;
 pub mod seats;
 mod team;
 mod unit_of_work;
@@ -45,7 +45,7 @@ use events::{
 };
 use mesh::{Allow, QueryContext, Service, postgres::Postgres};
 
-pub use seats::{MADE_OF, MapConfig, SeatMaps, map_service};
+pub use seats::{MapConfig, REBUILT_FROM, SeatMaps, map_service};
 pub use unit_of_work::{Keys, UnitOfWork};
 
 /// The name of this service.
@@ -54,14 +54,14 @@ pub const NAME: &str = "concert";
 /// The tables of this service.
 pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["concert/0101_concerts_and_schedules.sql", "concert/0102_seat_states.sql", "concert/0103_seat_map_in_valkey.sql", "concert/0104_organizers.sql"];
 
-/// Events of accounts that are noted before it is noted how far.
-const PIECE: usize = 100;
+/// Account events that are handled before the reader's position is saved.
+const READ_BATCH: usize = 100;
 
 /// What can be configured.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Bytes of a `concert.schedule_opened` at most. What the broker would not carry must
-    /// be refused while somebody is there to hear it.
+    /// Bytes of a `concert.schedule_opened` at most. An event too large for the broker must
+    /// be refused while its organizer still waits for the answer.
     pub opened_bytes_max: usize,
 }
 
@@ -72,41 +72,39 @@ impl Default for Config {
     }
 }
 
-type Here = QueryContext<Postgres<UnitOfWork>>;
+type Ctx = QueryContext<Postgres<UnitOfWork>>;
 
-/// The half of this service that decides.
+/// The half of this service that answers commands.
 pub fn service() -> Service<Postgres<UnitOfWork>> {
-    // Whatever an organizer may do, an operator may do in their place.
+    // An operator may do in an organizer's place whatever the organizer may do.
     let organizer = Allow::OneOf(&[Role::Organizer, Role::Operator]);
     let plans = Arc::new(plan_store::Plans::default());
     Service::<Postgres<UnitOfWork>>::new(NAME)
-        .answers::<CreateConcert>(organizer, &[])
-        .answers::<OpenSchedule>(organizer, &[ScheduleOpened::NAME])
-        .answers::<CancelSchedule>(organizer, &[ScheduleCancelled::NAME])
-        .answers::<AddOrganizer>(organizer, &[OrganizerAdded::NAME])
-        .answers::<RemoveOrganizer>(organizer, &[OrganizerRemoved::NAME])
-        .answers::<accounts::NoteAccount>(Allow::Inside, &[OrganizerRemoved::NAME])
-        .follows(
-            &accounts::FOLLOWED,
-            PIECE,
-            |ctx, read| async move { accounts::take(ctx, &read).await },
-        )
-        .reads::<GetOrganizers, _, _>(organizer, |ctx: Here, command, meta| async move {
-            reads::organizers(ctx.pool(), command, &meta.caller).await
+        .executes::<CreateConcert>(organizer, &[])
+        .executes::<OpenSchedule>(organizer, &[ScheduleOpened::NAME])
+        .executes::<CancelSchedule>(organizer, &[ScheduleCancelled::NAME])
+        .executes::<AddOrganizer>(organizer, &[OrganizerAdded::NAME])
+        .executes::<RemoveOrganizer>(organizer, &[OrganizerRemoved::NAME])
+        .executes::<accounts::NoteAccount>(Allow::Inside, &[OrganizerRemoved::NAME])
+        .follows(&accounts::FOLLOWED, READ_BATCH, |ctx, read| async move {
+            accounts::take(ctx, &read).await
         })
-        .reads::<FindConcerts, _, _>(Allow::Anyone, |ctx: Here, command, _| async move {
-            reads::concerts(ctx.pool(), command).await
+        .queries::<GetOrganizers, _, _>(organizer, |ctx: Ctx, command, meta| async move {
+            queries::organizers(ctx.pool(), command, &meta.caller).await
         })
-        .reads::<GetConcert, _, _>(Allow::Anyone, |ctx: Here, command, _| async move {
-            reads::concert(ctx.pool(), command).await
+        .queries::<FindConcerts, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
+            queries::concerts(ctx.pool(), command).await
         })
-        .reads::<FindSchedules, _, _>(Allow::Anyone, |ctx: Here, command, _| async move {
-            reads::schedules(ctx.pool(), command).await
+        .queries::<GetConcert, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
+            queries::concert(ctx.pool(), command).await
         })
-        .reads::<StateSchedules, _, _>(Allow::Service, |ctx: Here, command, _| async move {
-            reads::stated(ctx.pool(), command).await
+        .queries::<FindSchedules, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
+            queries::schedules(ctx.pool(), command).await
         })
-        .reads::<GetPlan, _, _>(Allow::Anyone, move |ctx: Here, command, _| {
+        .queries::<StateSchedules, _, _>(Allow::Service, |ctx: Ctx, command, _| async move {
+            queries::stated(ctx.pool(), command).await
+        })
+        .queries::<GetPlan, _, _>(Allow::Anyone, move |ctx: Ctx, command, _| {
             let plans = plans.clone();
             async move {
                 let GetPlan { schedule_id } = command;

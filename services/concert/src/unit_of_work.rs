@@ -14,23 +14,23 @@ use uuid::Uuid;
 
 use crate::{Config, team};
 
-/// What a batch needs.
+/// The keys of what a batch loads.
 #[derive(Debug, Default)]
 pub struct Keys {
     pub(crate) concerts: BTreeSet<ConcertId>,
     /// Concerts whose organizers may change.
     pub(crate) teams: BTreeSet<ConcertId>,
     pub(crate) schedules: BTreeSet<ScheduleId>,
-    /// Accounts that may be added, or of which something is heard.
+    /// Accounts that may become organizers, or that an event is about.
     pub(crate) accounts: BTreeSet<UserId>,
     /// Accounts that were closed: their concerts lose them.
     pub(crate) gone: BTreeSet<UserId>,
 }
 
-/// The page of this service's state that one batch touches.
+/// The state of this service that one batch touches.
 #[derive(Debug, Default)]
 pub struct UnitOfWork {
-    /// Each concert: its title, and who acts on it.
+    /// Each concert: its title and its organizers.
     pub(crate) concerts: BTreeMap<ConcertId, Entered>,
     pub(crate) schedules: BTreeMap<ScheduleId, Schedule>,
     pub(crate) accounts: BTreeMap<UserId, team::Account>,
@@ -41,7 +41,7 @@ pub struct UnitOfWork {
     changed_accounts: BTreeSet<UserId>,
 }
 
-/// What is known of a concert here.
+/// What the handlers need to know of a concert.
 #[derive(Debug, Default)]
 pub(crate) struct Entered {
     pub(crate) title: String,
@@ -49,7 +49,7 @@ pub(crate) struct Entered {
 }
 
 impl UnitOfWork {
-    /// Enters a concert, with its first organizer.
+    /// Adds a concert with its first organizer.
     pub(crate) fn enter(&mut self, organizer_id: UserId, concert: Concert) {
         let first = events::concert::Organizer {
             user_id: organizer_id,
@@ -63,34 +63,34 @@ impl UnitOfWork {
         self.new_concerts.push((organizer_id, concert));
     }
 
-    /// Enters a schedule with its seats.
+    /// Adds a schedule with its seats.
     pub(crate) fn open(&mut self, schedule: Schedule, seats: Vec<SeatBlock>) {
         self.schedules.insert(schedule.schedule_id, schedule.clone());
         self.new_schedules.push((schedule, seats));
     }
 
-    /// Notes that a schedule was called off.
+    /// Marks a schedule as cancelled.
     pub(crate) fn cancel(&mut self, cancelled: Schedule, cancellation: Cancellation) {
         self.cancelled.push((cancelled.schedule_id, cancellation));
         self.schedules.insert(cancelled.schedule_id, cancelled);
     }
 
-    /// The organizers of a concert, to be changed.
+    /// The organizers of a concert, marked as changed.
     pub(crate) fn team(&mut self, id: ConcertId) -> Option<&mut crate::domain::Organizers> {
         let entered = self.concerts.get_mut(&id)?;
         self.changed_teams.insert(id);
         Some(&mut entered.organizers)
     }
 
-    /// The concerts on this page that an account acts on.
+    /// The loaded concerts of which this account is an organizer.
     pub(crate) fn concerts_of(&self, user_id: UserId) -> Vec<ConcertId> {
-        let acts = |(id, entered): (&ConcertId, &Entered)| {
+        let has_it = |(id, entered): (&ConcertId, &Entered)| {
             entered.organizers.contains_key(&user_id).then_some(*id)
         };
-        self.concerts.iter().filter_map(acts).collect()
+        self.concerts.iter().filter_map(has_it).collect()
     }
 
-    /// What is known of an account, to be changed.
+    /// An account, marked as changed.
     pub(crate) fn account(&mut self, user_id: UserId) -> &mut team::Account {
         self.changed_accounts.insert(user_id);
         self.accounts.entry(user_id).or_default()
@@ -102,9 +102,9 @@ impl mesh::UnitOfWork for UnitOfWork {
     type Config = Config;
     const KEY: &'static str = "reservation_id";
 
-    /// Accounts are locked before schedules, and those before concerts whose organizers may
-    /// change. Whoever adds an account has its row: a closing that comes meanwhile waits, and
-    /// finds the concert.
+    /// Accounts are locked first, then schedules, then the concerts whose organizers may
+    /// change. The batch that makes an account an organizer holds its row: an account that is
+    /// closed meanwhile waits for it, and then finds the concert.
     async fn load(mut keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
         let mut unit = Self { accounts: team::accounts(&keys, tx).await?, ..Self::default() };
         keys.teams.extend(team::concerts_of(&keys.gone, tx).await?);
@@ -179,18 +179,18 @@ pub(crate) fn schedule(row: &PgRow) -> sqlx::Result<Schedule> {
     })
 }
 
-/// Who did something, as two columns say it.
+/// The actor in two columns: the account and its role.
 pub(crate) fn actor(by: Option<Uuid>, role: Option<String>) -> sqlx::Result<Option<Actor>> {
     let (Some(by), Some(role)) = (by, role) else { return Ok(None) };
     let role = match role.as_str() {
         "organizer" => Role::Organizer,
         "operator" => Role::Operator,
-        other => return Err(sqlx::Error::Decode(format!("nobody acts as `{other}`").into())),
+        other => return Err(sqlx::Error::Decode(format!("unknown actor role `{other}`").into())),
     };
     Ok(Some(Actor { user_id: UserId(by), role }))
 }
 
-/// A role as it is written.
+/// A role as it is stored.
 pub(crate) fn role_name(role: Role) -> &'static str {
     match role {
         Role::Fan => "fan",

@@ -1,4 +1,4 @@
-//! Where to: the service's configuration.
+//! The service's configuration: where to export to.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -6,24 +6,24 @@ use crate::platform::endpoint;
 
 /// The address of the data platform.
 pub const URL_VARIABLE: &str = "ONSALE_EXPORT_URL";
-/// The bearer token it wants.
+/// The bearer token it expects.
 pub const TOKEN_VARIABLE: &str = "ONSALE_EXPORT_TOKEN";
 /// The folder of Parquet files.
 pub const FOLDER_VARIABLE: &str = "ONSALE_EXPORT_FOLDER";
 
-/// How long the export rests at most before it tries a batch again.
+/// How long the export waits at most before it retries a batch.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// Where sales facts are exported to: one target, both, or none.
+/// Where sales events are exported to: one target, both, or none.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
     /// The data platform.
     pub url: Option<String>,
-    /// The bearer token it wants.
+    /// The bearer token it expects.
     pub token: Option<String>,
     /// The folder of Parquet files.
     pub folder: Option<PathBuf>,
-    /// How long to rest at most before a batch is tried again.
+    /// How long to wait at most before a batch is retried.
     pub retry_max: Duration,
 }
 
@@ -34,11 +34,11 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Rules from the environment: `ONSALE_EXPORT_URL`, `ONSALE_EXPORT_TOKEN`,
+    /// The configuration from the environment: `ONSALE_EXPORT_URL`, `ONSALE_EXPORT_TOKEN`,
     /// `ONSALE_EXPORT_FOLDER`.
     ///
     /// # Errors
-    /// Names the variable that cannot be read.
+    /// When a variable cannot be used; the error names it.
     pub fn from_env() -> Result<Self, String> {
         Self::from_vars(|name| std::env::var(name).ok())
     }
@@ -47,7 +47,7 @@ impl Config {
         let set = |name: &str| var(name).filter(|value| !value.is_empty());
         let url = set(URL_VARIABLE);
         if let Some(url) = &url {
-            // The address itself is not said: it may carry a password.
+            // The address itself is not shown: it may carry a password.
             endpoint(url).map_err(|error| format!("{URL_VARIABLE} cannot be used: {error}"))?;
         }
         let folder = set(FOLDER_VARIABLE).map(PathBuf::from);
@@ -62,7 +62,7 @@ impl Config {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rules")
+        f.debug_struct("Config")
             .field("has_url", &self.url.is_some())
             .field("has_token", &self.token.is_some())
             .field("folder", &self.folder)
@@ -75,23 +75,23 @@ mod tests {
     use super::*;
 
     fn config(vars: &[(&str, &str)]) -> Result<Config, String> {
-        Config::from_vars(|asked| {
-            vars.iter().find(|(name, _)| *name == asked).map(|(_, value)| (*value).to_owned())
+        Config::from_vars(|wanted| {
+            vars.iter().find(|(name, _)| *name == wanted).map(|(_, value)| (*value).to_owned())
         })
     }
 
     #[test]
-    fn there_may_be_no_target_one_or_both() {
+    fn there_may_be_no_target_one_target_or_both() {
         for (url, folder, has_target) in
             [("", "", false), ("http://a", "", true), ("", "/b", true), ("http://a", "/b", true)]
         {
-            let config = config(&[(URL_VARIABLE, url), (FOLDER_VARIABLE, folder)]).expect("rules");
+            let config = config(&[(URL_VARIABLE, url), (FOLDER_VARIABLE, folder)]).expect("valid");
             assert_eq!(config.has_target(), has_target, "{url} {folder}");
         }
     }
 
     #[test]
-    fn an_address_that_cannot_be_used_is_refused_without_saying_it() {
+    fn an_address_that_cannot_be_used_is_refused_without_showing_it() {
         let wrong = "http://user:hidden@";
         let error = config(&[(URL_VARIABLE, wrong)]).expect_err("refused");
         assert!(error.contains(URL_VARIABLE) && !error.contains("hidden"), "{error}");

@@ -1,4 +1,4 @@
-//! What is exported: a record for each sales fact, and how records become batches.
+//! What is exported: a record for each sales event, and how records become batches.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,13 +9,13 @@ use uuid::Uuid;
 
 /// Records of one batch at most.
 pub const BATCH_RECORDS_MAX: usize = 1_000;
-/// Bytes of one batch at most, but for a single record that is larger.
+/// Bytes of one batch at most, except for a single record that is larger.
 pub const BATCH_BYTES_MAX: usize = 1_000_000;
 
-/// The facts that are read: all of payment's and reservation's, so that a position that has
-/// reached the end of a stream also says so. Those with a [`step_of`] are exported;
+/// The events that are read: all of payment's and reservation's, so that a position at the end of
+/// a stream shows that it is there. Those with a [`step_of`] are exported.
 /// `reservation.confirm_refused` has none: it changes no reservation, and the payment says
-/// `hold_gone`; `payment.hold_extension_requested` has none: it changes no payment.
+/// `hold_gone`. `payment.hold_extension_requested` has none: it changes no payment.
 pub const EVENTS: &[&str] = &[
     "payment.requested",
     "payment.hold_extension_requested",
@@ -29,10 +29,10 @@ pub const EVENTS: &[&str] = &[
     "reservation.cancelled",
 ];
 
-/// How far in its life a fact brings a payment or a reservation, and the state it is in then.
+/// The step of its life that an event brings a payment or a reservation to, and its state then.
 ///
-/// The version is of the life and not of the stream: a stream that was lost and told again
-/// has other sequences, and a row is none the older for it.
+/// The version counts steps of the life and not sequences of the stream: a stream that was lost
+/// and published again has other sequences, and a row is none the older for it.
 pub fn step_of(event: &str) -> Option<(u32, &'static str)> {
     Some(match event {
         "payment.requested" => (1, "REQUESTED"),
@@ -47,12 +47,12 @@ pub fn step_of(event: &str) -> Option<(u32, &'static str)> {
     })
 }
 
-/// One fact as it is exported.
+/// One event as it is exported.
 ///
-/// Whoever keeps one row per `key`, and lets a record change it when its `version` is not
+/// A target that keeps one row per `key`, and lets a record change it when its `version` is not
 /// lower than the row's, ends with the last state of every payment and every reservation,
-/// whatever comes twice or late. A fact says what it is about and not all that was said
-/// before: what it does not name stays as it was.
+/// whatever comes twice or late. An event does not repeat the fields of earlier ones: a field
+/// that it does not name stays as it was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// `payment/<id>` or `reservation/<id>`.
@@ -61,26 +61,26 @@ pub struct Record {
     pub version: u32,
     /// The state after it.
     pub state: String,
-    /// The service that told it.
+    /// The service that emitted it.
     pub stream: String,
     /// Its position in that service's stream: records of a stream come in this order.
     pub sequence: u64,
     /// The same for every repeat.
     pub event_id: EventId,
-    /// The fact, for example `payment.completed`.
+    /// The event's name, for example `payment.completed`.
     #[serde(rename = "type")]
     pub event: String,
-    /// When it was told.
+    /// When it was emitted.
     pub at: Timestamp,
     /// The saga it belongs to.
     pub saga_id: SagaId,
-    /// What was told.
+    /// Its data.
     pub data: Value,
 }
 
 impl Record {
-    /// Stored facts as records, in their order, and how many should be records but cannot be
-    /// read as such.
+    /// Stored events as records, in their order, and how many should be records but cannot be
+    /// read.
     pub fn of_all<'a>(
         events: impl IntoIterator<Item = &'a mesh::StoredEvent>,
     ) -> (Vec<Self>, usize) {
@@ -95,8 +95,8 @@ impl Record {
         (records, unreadable)
     }
 
-    /// A stored fact as a record; `None` when it is none that is exported, or lacks what
-    /// every fact has.
+    /// A stored event as a record; `None` when it is not exported, or lacks an attribute that
+    /// every event has.
     pub fn of(event: &mesh::StoredEvent) -> Option<Self> {
         let (version, state) = step_of(event.name())?;
         Some(Self {
@@ -113,7 +113,7 @@ impl Record {
         })
     }
 
-    /// The points that it moves or asks for.
+    /// The points that it moves or requests.
     pub fn points(&self) -> i64 {
         let named = |name: &str| self.data.get(name).and_then(Value::as_i64);
         named("refund").or_else(|| named("amount")).unwrap_or(0)
@@ -141,8 +141,8 @@ pub struct Batch {
     pub records: usize,
 }
 
-/// Cuts records into batches, in their order. No records are one empty batch, which hands
-/// over a watermark.
+/// Cuts records into batches, in their order. Without records there is one empty batch, to carry
+/// a watermark.
 pub fn batches(records: &[Record]) -> Vec<Batch> {
     let mut batches = Vec::new();
     let mut open = Open::default();
@@ -190,17 +190,17 @@ impl<'a> Open<'a> {
     }
 }
 
-/// Which facts of the streams are wanted, by when they were told.
+/// The range of events to export, by when they were emitted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Range {
-    /// From here on; from the beginning when absent.
+    /// From this moment on; from the beginning when absent.
     pub since: Option<Timestamp>,
-    /// Before this; to the end when absent.
+    /// Before this moment; to the end when absent.
     pub until: Option<Timestamp>,
 }
 
 impl Range {
-    /// Whether a fact told at this moment is wanted.
+    /// Whether an event emitted at this moment is in the range.
     pub fn has(&self, at: Timestamp) -> bool {
         self.since.is_none_or(|since| since <= at) && self.until.is_none_or(|until| at < until)
     }
@@ -210,7 +210,7 @@ impl Range {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals(pub BTreeMap<String, Tally>);
 
-/// Counts and sums of one kind of fact.
+/// Counts and sums of one kind of event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Records.
@@ -235,7 +235,7 @@ impl Totals {
         self.0.values().map(|tally| tally.records).sum()
     }
 
-    /// Those of one kind of fact.
+    /// Counts and sums of one kind of event.
     pub fn of(&self, event: &str) -> Tally {
         self.0.get(event).copied().unwrap_or_default()
     }
@@ -263,7 +263,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn record(event: &str, sequence: u64, data: Value) -> Record {
-        let (version, state) = step_of(event).expect("an exported fact");
+        let (version, state) = step_of(event).expect("an exported event");
         let id = Uuid::from_u128(u128::from(sequence));
         Record {
             key: key(event, id),
@@ -284,9 +284,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_exported_event_has_its_place_in_a_life_and_no_other_has() {
+    fn every_exported_event_is_a_step_of_a_life_and_no_other_is() {
         let mut emitted = [events::payment::EVENTS, events::reservation::EVENTS].concat();
-        // What a service answers to a withdrawal is about an account, and no sale.
+        // Events that answer a withdrawal are about an account, not a sale.
         emitted.retain(|event| !event.contains(".withdrawal_"));
         assert_eq!(EVENTS, emitted);
         let unexported: Vec<_> = emitted.iter().filter(|event| step_of(event).is_none()).collect();
@@ -295,7 +295,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_ends_a_life_has_a_higher_version_than_what_it_may_follow() {
+    fn an_event_has_a_higher_version_than_the_event_it_follows() {
         let version = |event| step_of(event).expect("exported").0;
         for (before, after) in [
             ("payment.requested", "payment.completed"),
@@ -310,7 +310,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn batches_hold_every_record_once_in_order_and_stay_small() {
+    fn batches_have_every_record_once_in_order_and_stay_small() {
         let records: Vec<Record> = (1..=2_500).map(paid).collect();
         let batches = batches(&records);
         assert_eq!(batches.iter().map(|b| b.records).collect::<Vec<_>>(), [1_000, 1_000, 500]);
@@ -343,7 +343,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_range_holds_its_beginning_and_not_its_end() {
+    fn a_range_includes_its_beginning_and_not_its_end() {
         let at = |text: &str| text.parse::<Timestamp>().expect("a moment");
         let (since, until) = (at("2026-11-21T00:00:00Z"), at("2026-11-22T00:00:00Z"));
         let range = Range { since: Some(since), until: Some(until) };

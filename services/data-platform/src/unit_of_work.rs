@@ -1,10 +1,10 @@
-//! The page of the service's state that one batch touches.
+//! The unit of work: empty, because the service's batches touch no state.
 
 use sqlx::PgConnection;
 
 use crate::Config;
 
-/// What a batch works on.
+/// The empty unit of work.
 #[derive(Debug, Default)]
 pub struct UnitOfWork {}
 

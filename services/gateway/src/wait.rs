@@ -1,6 +1,7 @@
 //! Waiting for the end of a payment or a withdrawal (`Prefer: wait=N`).
 //!
-//! Every end passes by here. Only its headers are looked at, unless somebody waits for it.
+//! Every event that ends one is received here. Only its headers are read, unless a request waits
+//! for it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -22,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
-/// Ends waited for at once at most; a further caller gets its `202` at once.
+/// Payments and withdrawals that are waited for at most; a further caller gets its `202` at once.
 const WAITERS_MAX: usize = 16_384;
-/// The facts that end a payment, or an attempt to close an account.
+/// The events that end a payment, or an attempt to close an account.
 const ENDS: [&str; 5] = [
     PaymentCompleted::NAME,
     PaymentFailed::NAME,
@@ -33,22 +34,22 @@ const ENDS: [&str; 5] = [
     UserWithdrawalRefused::NAME,
 ];
 
-/// Everybody who waits.
+/// The requests that wait.
 #[derive(Default)]
 pub(crate) struct Waiters {
     waiting: Mutex<HashMap<Uuid, watch::Sender<Option<StoredEvent>>>>,
-    /// The size of the map, so that a fact nobody waits for takes no lock.
+    /// The size of the map, so that an event that no request waits for takes no lock.
     count: AtomicUsize,
 }
 
 impl Waiters {
-    /// Waits for the ends of a payment from now on; `None` when too many wait already.
+    /// Waits for the end of a payment from now on; `None` when too many wait already.
     pub(crate) fn wait_for(self: &Arc<Self>, payment: PaymentId) -> Option<Waiter> {
         self.wait_about(payment.0)
     }
 
-    /// Waits for the end of this fan's attempt to leave, from now on.
-    pub(crate) fn wait_for_fan(self: &Arc<Self>, user_id: UserId) -> Option<Waiter> {
+    /// Waits for the end of this user's attempt to close the account, from now on.
+    pub(crate) fn wait_for_withdrawal(self: &Arc<Self>, user_id: UserId) -> Option<Waiter> {
         self.wait_about(user_id.0)
     }
 
@@ -66,7 +67,7 @@ impl Waiters {
         Some(Waiter { waiters: self.clone(), about, ends: Some(ends) })
     }
 
-    /// Tells whoever waits for this fact.
+    /// Passes an event on to the requests that wait for it.
     fn pass_on(&self, event: StoredEvent) {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
@@ -78,16 +79,16 @@ impl Waiters {
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<Option<StoredEvent>>>> {
-        // Nothing that holds the lock can panic half way through a change.
+        // No holder of the lock can panic halfway through a change.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Passes on the ends until shutdown.
+/// Passes on the events that end something, until shutdown.
 pub(crate) async fn run(waiters: Arc<Waiters>, client: MeshClient, shutdown: CancellationToken) {
     let mut following = match client.follow(&ENDS).await {
         Ok(following) => following,
-        Err(problem) => return warn!(%problem, "`Prefer: wait` cannot follow what ends"),
+        Err(problem) => return warn!(%problem, "`Prefer: wait` cannot follow the events"),
     };
     loop {
         tokio::select! {
@@ -100,7 +101,7 @@ pub(crate) async fn run(waiters: Arc<Waiters>, client: MeshClient, shutdown: Can
     }
 }
 
-/// One who waits; forgotten when dropped.
+/// One request that waits; removed when dropped.
 pub(crate) struct Waiter {
     waiters: Arc<Waiters>,
     about: Uuid,
@@ -108,8 +109,8 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    /// The payment, once it has ended in a way that is wanted. Never, if that was before
-    /// the wait began.
+    /// Returns the payment, once it has ended in a state that is wanted. Never returns if that
+    /// was before the wait began.
     pub(crate) async fn ended(&mut self, wanted: fn(PaymentState) -> bool) -> Payment {
         if let Some(ends) = &mut self.ends {
             while ends.changed().await.is_ok() {
@@ -124,8 +125,8 @@ impl Waiter {
 }
 
 impl Waiter {
-    /// Something has ended. Never, if that was before the wait began.
-    pub(crate) async fn stirred(&mut self) {
+    /// Returns when an event has come. Never returns if that was before the wait began.
+    pub(crate) async fn notified(&mut self) {
         if let Some(ends) = &mut self.ends
             && ends.changed().await.is_ok()
         {
@@ -147,7 +148,7 @@ impl Drop for Waiter {
     }
 }
 
-/// The payment as its end leaves it.
+/// The payment in its final state.
 fn payment_of(event: &StoredEvent) -> Option<Payment> {
     fn read<E: DeserializeOwned>(event: &StoredEvent) -> Option<E> {
         serde_json::from_slice(event.payload()).ok()
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_no_more_is_forgotten() {
+    fn a_waiter_that_is_dropped_is_removed() {
         let waiters = Arc::new(Waiters::default());
         let first = waiters.wait_for(payment(1));
         let second = waiters.wait_for(payment(1));
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_wait_than_there_is_room_for() {
+    fn the_number_of_waiters_is_bounded() {
         let waiters = Arc::new(Waiters::default());
         let room = WAITERS_MAX as u128;
         let all: Vec<_> = (0..room).map(|low| waiters.wait_for(payment(low))).collect();

@@ -1,11 +1,11 @@
-//! Whether the streams that a service consumes are still those it has consumed so far.
+//! Checks that the streams a service consumes are still the same streams.
 //!
-//! A durable consumer stands at a sequence, and a sequence says nothing about which stream it
-//! is of. A stream that was lost, or rolled back, and has grown again past that sequence would
-//! hide everything before it. So a service keeps in its own store sequence and id of the
-//! highest messages that it took in, and looks whether they are still there: on each
-//! connection, and now and then. Where they are not, its consumer is set back to the last
-//! message that is; what was taken in before, the inbox drops.
+//! A durable consumer has a sequence, and a sequence does not identify its stream. When a
+//! stream was lost or rolled back and has grown past that sequence again, the consumer would
+//! miss every new message below it. So a service keeps in its own store the sequence and id of
+//! the highest messages that it took in, and checks that they are still there: on each
+//! connection, and at an interval. Where they are not, its consumer is reset to the last
+//! message that is; the inbox drops the repeats.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,22 +27,22 @@ use crate::{
     work::Delivery,
 };
 
-/// Places that are kept of each stream: how far back it is found exactly up to where a stream
-/// that was rolled back agrees.
-pub(crate) const PLACES_MAX: usize = 64;
-/// How often the highest message is noted. A crash forgets as much, and more comes again.
-const NOTE_EVERY: Duration = Duration::from_secs(1);
-/// How often the streams are looked at while the connection stays.
-const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Positions kept of each stream. They bound how far back the last agreement of a stream that
+/// was rolled back is found exactly.
+pub(crate) const POSITIONS_MAX: usize = 64;
+/// How often the highest message is recorded. After a crash, that much more is redelivered.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
+/// How often the streams are checked while the connection stays up.
+const CHECK_EVERY: Duration = Duration::from_secs(15);
 
-/// The highest messages that were acknowledged since the last note; cheap to clone.
+/// The highest messages acknowledged since they were last recorded; cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Reached(Arc<Mutex<BTreeMap<String, Mark>>>);
 
 impl Reached {
-    /// A message was taken in.
+    /// Notes that a message was taken in.
     pub(crate) fn note(&self, delivery: &Delivery) {
-        // Without an id of its own it could not be told from another at its place.
+        // A message without an id cannot be distinguished from another at its sequence.
         if !delivery.has_id() {
             return;
         }
@@ -60,66 +60,67 @@ impl Reached {
     }
 }
 
-/// What notes and looks for one service.
+/// The task that records and checks positions for one service.
 pub(crate) struct Agreement<E> {
     pub(crate) link: Link,
     pub(crate) engine: Arc<E>,
-    /// The streams that it consumes.
+    /// The streams that the service consumes.
     pub(crate) streams: Vec<String>,
     pub(crate) reached: Reached,
 }
 
 impl<E: Engine> Agreement<E> {
-    /// Notes and looks until shutdown, and then notes what was acknowledged last, so that the
-    /// next start finds no gap.
+    /// Records and checks until shutdown, and then records what was acknowledged last, so that
+    /// the next start finds no gap.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         tokio::select! {
-            ended = self.note_and_look() => ended,
-            () = shutdown.cancelled() => self.note().await,
+            ended = self.record_and_check() => ended,
+            () = shutdown.cancelled() => self.record().await,
         }
     }
 
-    async fn note_and_look(&self) -> Result<(), Failure> {
-        let mut ticks = interval(NOTE_EVERY);
+    async fn record_and_check(&self) -> Result<(), Failure> {
+        let mut ticks = interval(RECORD_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looked: Option<(u64, Instant)> = None;
+        let mut checked: Option<(u64, Instant)> = None;
         loop {
             ticks.tick().await;
             let epoch = self.link.epoch();
-            let is_fresh = |(of, at): (u64, Instant)| of == epoch && at.elapsed() < LOOK_EVERY;
-            if self.link.is_connected() && !looked.is_some_and(is_fresh) {
-                match self.look_at_all(looked.is_none()).await {
-                    Ok(()) => looked = Some((epoch, Instant::now())),
+            let is_fresh = |(of, at): (u64, Instant)| of == epoch && at.elapsed() < CHECK_EVERY;
+            if self.link.is_connected() && !checked.is_some_and(is_fresh) {
+                match self.check_all(checked.is_none()).await {
+                    Ok(()) => checked = Some((epoch, Instant::now())),
                     Err(cause) => {
                         let service = self.link.service();
-                        warn!(service, %cause, "it cannot be seen whether the streams are the same");
+                        warn!(service, %cause, "cannot check that the streams are still the same");
                     }
                 }
             }
-            self.note().await?;
+            self.record().await?;
         }
     }
 
-    async fn note(&self) -> Result<(), Failure> {
+    async fn record(&self) -> Result<(), Failure> {
         for (stream, mark) in self.reached.take() {
             self.engine.note_reached(&stream, mark).await?;
         }
         Ok(())
     }
 
-    async fn look_at_all(&self, is_first: bool) -> Result<(), Failure> {
+    async fn check_all(&self, is_first: bool) -> Result<(), Failure> {
         for stream in &self.streams {
-            self.look(stream, is_first).await?;
+            self.check(stream, is_first).await?;
         }
         Ok(())
     }
 
-    /// Looks at one stream, and sets its consumer back where it is another. At first also
-    /// where the consumer stands beyond what this store knows of: the store may be an older
-    /// one. All of that may be no more than what was not noted when a process died.
-    async fn look(&self, stream: &str, is_first: bool) -> Result<(), Failure> {
-        let places = self.engine.reached(stream).await?;
-        let Some(highest) = places.last() else { return Ok(()) };
+    /// Checks one stream, and resets its consumer when the stream is another one. The first
+    /// check also resets a consumer that is ahead of this store, because the store may be an
+    /// older copy. The messages between may also be only those that were not recorded when a
+    /// process died.
+    async fn check(&self, stream: &str, is_first: bool) -> Result<(), Failure> {
+        let recorded = self.engine.reached(stream).await?;
+        let Some(highest) = recorded.last() else { return Ok(()) };
         let unseen = Failure::Unavailable;
         let state = self.link.state_of(stream).await.map_err(unseen)?;
         let has_aged_out =
@@ -130,26 +131,26 @@ impl<E: Engine> Agreement<E> {
         let there = self.link.ids_of(stream, highest.sequence, highest.sequence).await;
         if agrees(highest, &there.map_err(unseen)?) {
             return if is_first {
-                self.look_beyond(stream, highest.sequence).await
+                self.check_ahead(stream, highest.sequence).await
             } else {
                 Ok(())
             };
         }
-        // One that agrees behind one that does not proves nothing.
+        // A message that agrees after one that does not proves nothing.
         let mut upto = 0;
-        for place in &places {
-            let there = self.link.ids_of(stream, place.sequence, place.sequence).await;
-            if !agrees(place, &there.map_err(unseen)?) {
+        for mark in &recorded {
+            let there = self.link.ids_of(stream, mark.sequence, mark.sequence).await;
+            if !agrees(mark, &there.map_err(unseen)?) {
                 break;
             }
-            upto = place.sequence;
+            upto = mark.sequence;
         }
-        self.set_back(stream, upto).await?;
+        self.reset(stream, upto).await?;
         self.engine.forget_reached(stream, upto).await
     }
 
-    /// Sets the consumer back where it stands beyond messages that this store knows nothing of.
-    async fn look_beyond(&self, stream: &str, highest: u64) -> Result<(), Failure> {
+    /// Resets the consumer when it has passed messages that this store knows nothing of.
+    async fn check_ahead(&self, stream: &str, highest: u64) -> Result<(), Failure> {
         let unseen = Failure::Unavailable;
         let consumer = self.link.own_consumer(stream).await.map_err(unseen)?;
         let floor = consumer.ack_floor.stream_sequence;
@@ -157,21 +158,21 @@ impl<E: Engine> Agreement<E> {
         let is_taken = |subject: &str| {
             filters.iter().any(|filter| subject.starts_with(filter.trim_end_matches('>')))
         };
-        // It passes over what it does not take.
+        // The consumer skips subjects that it does not filter for.
         let there = self.link.subjects_of(stream, highest + 1, floor).await.map_err(unseen)?;
         match there.iter().any(|subject| is_taken(subject)) {
-            true => self.set_back(stream, highest).await,
+            true => self.reset(stream, highest).await,
             false => Ok(()),
         }
     }
 
-    /// Has the consumer go on behind a sequence, if it stands beyond it.
-    async fn set_back(&self, stream: &str, upto: u64) -> Result<(), Failure> {
+    /// Resets the consumer to go on after a sequence, if it is ahead of it.
+    async fn reset(&self, stream: &str, upto: u64) -> Result<(), Failure> {
         let consumer = self.link.own_consumer(stream).await.map_err(Failure::Unavailable)?;
         let floor = consumer.ack_floor.stream_sequence;
         if floor > upto {
             let service = self.link.service();
-            warn!(service, stream, floor, upto, "its consumer stands beyond what was taken in");
+            warn!(service, stream, floor, upto, "the consumer is ahead of what was taken in");
             let reset = self.link.reset_consumer(stream, upto + 1).await;
             reset.map_err(Failure::Unavailable)?;
         }
@@ -183,14 +184,14 @@ impl Link {
     /// The service's own consumer of a stream.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     async fn own_consumer(&self, stream: &str) -> Result<consumer::Info, String> {
-        let asked = self.jetstream().get_consumer_from_stream(self.service(), stream);
-        let found = within(REQUEST_TIMEOUT, BROKER, asked).await;
+        let request = self.jetstream().get_consumer_from_stream(self.service(), stream);
+        let found = within(REQUEST_TIMEOUT, BROKER, request).await;
         let found: consumer::PullConsumer =
             found.map_err(|late| late.to_string())?.map_err(|error| error.to_string())?;
         Ok(found.cached_info().clone())
     }
 
-    /// Has the service's own consumer of a stream go on from a sequence.
+    /// Resets the service's own consumer of a stream to a sequence.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     async fn reset_consumer(&self, stream: &str, from: u64) -> Result<(), String> {
         let reset = async {

@@ -1,6 +1,6 @@
 //! One batch in one transaction: load, decide, save, close.
 //!
-//! It is the same whatever keeps the book: a database, or, in the simulation, memory.
+//! It is the same for every store of the unit of work: a database, or memory in the simulation.
 
 pub(crate) mod answers;
 pub(crate) mod closing;
@@ -31,20 +31,21 @@ use transaction::{Ledger, Parking, Transaction};
 /// One batch while it is being decided.
 pub(super) struct Run<'a, B: UnitOfWork> {
     config: &'a B::Config,
-    is_hopeful: bool,
+    /// Whether it assumes that every message is new and no event is parked; the close checks it.
+    is_optimistic: bool,
     now: Timestamp,
     began: SystemTime,
     /// Encoded events with their subjects, in the order of emission.
     emitted: Vec<(String, Vec<u8>)>,
     announced: Vec<Announcement>,
     parking: Vec<Parking>,
-    /// Order keys that a parked event holds: later events of theirs wait behind it.
+    /// Order keys that a parked event holds: later events with the same key wait behind it.
     parked_keys: HashSet<String>,
-    /// Transactions and publishings, recorded until the commit.
+    /// Spans of transactions and of published events, open until the commit.
     spans: Vec<Span>,
 }
 
-/// What became of one event or command.
+/// The outcome of one event or command.
 enum Step {
     Done(Answered),
     No(Problem),
@@ -55,11 +56,11 @@ enum Step {
 }
 
 impl<'a, B: UnitOfWork> Run<'a, B> {
-    pub(super) fn new(config: &'a B::Config, is_hopeful: bool) -> Self {
+    pub(super) fn new(config: &'a B::Config, is_optimistic: bool) -> Self {
         let now = crate::clock::now();
         Self {
             config,
-            is_hopeful,
+            is_optimistic,
             now,
             began: SystemTime::from(now.0),
             emitted: Vec::new(),
@@ -77,30 +78,30 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         care: Care,
     ) -> Result<Option<Ran>, Failure> {
         let mut tx = ground.ledger.begin().await?;
-        let (fresh, mut answers) = match self.is_hopeful {
+        let (fresh, mut answers) = match self.is_optimistic {
             true => (vec![true; batch.len()], Answers::default()),
             false => answers::known(&mut tx, batch).await?,
         };
         let mut outcomes = match care {
             Care::Together => self.together(&mut tx, batch, &fresh, &mut answers).await?,
-            Care::Alone | Care::Judged => {
+            Care::Standalone | Care::AloneFinal => {
                 self.alone(&mut tx, batch, &fresh, &mut answers, care).await?
             }
-            Care::Unrun => self.unrun(batch, &fresh),
+            Care::ParkUnrun => self.unrun(batch, &fresh),
         };
         answers::look_again(&mut tx, batch, &mut outcomes).await?;
         let emitted = pack(std::mem::take(&mut self.emitted));
-        let claims = if self.is_hopeful { answers::message_ids(batch) } else { Vec::new() };
+        let claims = if self.is_optimistic { answers::message_ids(batch) } else { Vec::new() };
         let closing = Closing { claims: &claims, emitted: &emitted, answers: &answers };
         let closed = tx.close(&closing).await?;
         let messages = batch.iter().filter(|work| work.delivery().is_some()).count();
-        if self.is_hopeful && (closed.claimed < messages || messages > 0 && closed.has_parked) {
+        if self.is_optimistic && (closed.claimed < messages || messages > 0 && closed.has_parked) {
             ground.has_parked.store(closed.has_parked, Relaxed);
             return Ok(None);
         }
         let parked = self.insert_parked(&mut tx).await?;
         let names = batch.iter().flat_map(Work::names);
-        if ground.failpoints.strikes(Failpoint::BeforeCommit, names) {
+        if ground.failpoints.fires(Failpoint::BeforeCommit, names) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         tx.commit().await?;
@@ -109,7 +110,8 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         Ok(Some(Ran { outcomes, emitted, announced, parked }))
     }
 
-    /// All as one unit: one load, every decision in its order and in memory, one save.
+    /// Runs the batch as one unit of work: one load, every decision in order and in memory, one
+    /// save.
     async fn together(
         &mut self,
         tx: &mut impl Transaction<B>,
@@ -122,8 +124,8 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
             true => Some(tx.load(keys_of(fresh_entries(batch, fresh))).await?),
             false => None,
         };
-        if !self.is_hopeful {
-            self.parked_keys = self.known_keys(tx, batch, fresh).await?;
+        if !self.is_optimistic {
+            self.parked_keys = self.held_keys(tx, batch, fresh).await?;
         }
         let mut outcomes = Vec::with_capacity(batch.len());
         for (work, fresh) in batch.iter_mut().zip(fresh) {
@@ -136,7 +138,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
                 continue;
             }
             for at in 0..work.entries.len() {
-                if self.wait_or_lie(work, at) {
+                if self.is_parked_unrun(work, at) {
                     continue;
                 }
                 match self.step(unit, &mut work.entries[at]) {
@@ -152,7 +154,8 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         Ok(outcomes)
     }
 
-    /// A command on the book; one whose key was used before in this batch finds the answer.
+    /// Runs a command on the unit of work. A command whose idempotency key was used earlier in
+    /// this batch gets that answer.
     fn command(
         &mut self,
         unit: &mut B,
@@ -168,7 +171,8 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         }
     }
 
-    /// One message or command, event by event under savepoints: poison parks only itself.
+    /// Runs one message or command, event by event under savepoints, so that a poison event
+    /// parks only itself.
     async fn alone(
         &mut self,
         tx: &mut impl Transaction<B>,
@@ -178,9 +182,9 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         care: Care,
     ) -> Result<Vec<Outcome>, Failure> {
         let mut outcomes = Vec::with_capacity(batch.len());
-        // The locks of all keys first, once and in order, so that no two such runs deadlock.
+        // Lock all keys first, once and in order, so that no two such runs deadlock.
         drop(tx.load(keys_of(fresh_entries(batch, fresh))).await?);
-        self.parked_keys = self.known_keys(tx, batch, fresh).await?;
+        self.parked_keys = self.held_keys(tx, batch, fresh).await?;
         for (work, fresh) in batch.iter_mut().zip(fresh) {
             if !fresh {
                 outcomes.push(answers::stored(work, answers));
@@ -189,7 +193,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
             let is_message = work.delivery().is_some();
             let mut outcome = Outcome::Done(Answered::default());
             for at in 0..work.entries.len() {
-                if is_message && self.wait_or_lie(work, at) {
+                if is_message && self.is_parked_unrun(work, at) {
                     continue;
                 }
                 let step = self.savepoint(tx, &mut work.entries[at], care).await?;
@@ -204,7 +208,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         Ok(outcomes)
     }
 
-    /// One event or command in a transaction within the transaction.
+    /// Runs one event or command under a savepoint.
     async fn savepoint(
         &mut self,
         tx: &mut impl Transaction<B>,
@@ -212,11 +216,11 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         care: Care,
     ) -> Result<Step, Failure> {
         tx.savepoint().await?;
-        let (emitted, said) = (self.emitted.len(), self.announced.len());
+        let (emitted, announced) = (self.emitted.len(), self.announced.len());
         let step = match self.load_step_save(tx, entry).await {
             Ok(step) => step,
             Err(Failure::Refused(cause)) => Step::Never(cause),
-            Err(Failure::Duplicate(cause)) if care == Care::Judged => Step::Never(cause),
+            Err(Failure::Duplicate(cause)) if care == Care::AloneFinal => Step::Never(cause),
             Err(failure) => return Err(failure),
         };
         if matches!(step, Step::Done(_)) {
@@ -225,7 +229,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         }
         tx.roll_back().await?;
         self.emitted.truncate(emitted);
-        self.announced.truncate(said);
+        self.announced.truncate(announced);
         Ok(match step {
             Step::Panicked(cause) => Step::Never(cause),
             step => step,
@@ -272,7 +276,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         let closing = Closing { claims: &[], emitted: &emitted, answers: &answers };
         tx.close(&closing).await?;
         tx.resolve(parked, by).await?;
-        if ground.failpoints.strikes(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
+        if ground.failpoints.fires(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         tx.commit().await?;
@@ -292,8 +296,9 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         batch.iter().map(|_| Outcome::Done(Answered::default())).collect()
     }
 
-    /// Parks an event that cannot be read, and one that must wait behind another of its key.
-    fn wait_or_lie(&mut self, work: &Work<UnitHandler<B>>, at: usize) -> bool {
+    /// Parks an event that cannot be read, or that must wait behind another with the same order
+    /// key; whether it did.
+    fn is_parked_unrun(&mut self, work: &Work<UnitHandler<B>>, at: usize) -> bool {
         let entry = &work.entries[at];
         if let Err(cause) = &entry.handler {
             self.park(work, at, ParkedState::Dead, cause.clone());
@@ -307,7 +312,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         true
     }
 
-    /// What becomes of an event.
+    /// Parks an event that was not handled.
     fn end(&mut self, work: &Work<UnitHandler<B>>, at: usize, step: Step) {
         match step {
             Step::Done(_) => {}
@@ -328,9 +333,10 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         self.parking.push(parking);
     }
 
-    /// Keys of this batch that a parked event holds. A statement of its own, after the book
-    /// holds its locks: one begun before would not see what was parked while it waited.
-    async fn known_keys(
+    /// Order keys of this batch that a parked event holds. This is a statement of its own, after
+    /// the unit of work has its locks: one begun before would not see what was parked while it
+    /// waited for them.
+    async fn held_keys(
         &self,
         tx: &mut impl Transaction<B>,
         batch: &[Work<UnitHandler<B>>],
@@ -341,7 +347,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
             return Ok(HashSet::new());
         }
         let messages = batch.iter().zip(fresh).filter(is_message);
-        // Keys are only made when any is held.
+        // Order keys are computed only when any is held.
         if !tx.is_any_held().await? {
             return Ok(HashSet::new());
         }
@@ -363,7 +369,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         }
     }
 
-    /// One event or command on the book.
+    /// Runs the handler of one event or command on the unit of work.
     fn step(&mut self, unit: &mut B, entry: &mut Entry<UnitHandler<B>>) -> Step {
         let handler = match &entry.handler {
             Ok(handler) => handler,
@@ -405,7 +411,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         }
     }
 
-    /// Encodes what was emitted; each event carries the span that published it.
+    /// Encodes the emitted events; each carries the span that publishes it.
     fn emit(&mut self, entry: &Entry<UnitHandler<B>>, emitted: Vec<Emitted>) {
         let transaction = entry.transaction(self.began);
         for event in emitted {
@@ -423,7 +429,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         }
     }
 
-    /// Ends the spans of a batch; those of one that was rolled back are marked so.
+    /// Ends the spans of a batch; those of a batch that was rolled back are marked as failed.
     pub(super) fn close_spans<T>(&mut self, ended: &Result<T, Failure>) {
         for mut span in self.spans.drain(..) {
             if let Err(failure) = ended {
@@ -433,15 +439,15 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
     }
 }
 
-fn fresh_entries<'a, D>(
-    batch: &'a [Work<D>],
+fn fresh_entries<'a, H>(
+    batch: &'a [Work<H>],
     fresh: &'a [bool],
-) -> impl Iterator<Item = &'a Entry<D>> {
+) -> impl Iterator<Item = &'a Entry<H>> {
     let fresh = batch.iter().zip(fresh).filter(|(_, fresh)| **fresh);
     fresh.flat_map(|(work, _)| &work.entries)
 }
 
-/// What the events and commands will need.
+/// The keys that the events and commands will need.
 fn keys_of<'a, B: UnitOfWork>(entries: impl Iterator<Item = &'a Entry<UnitHandler<B>>>) -> B::Keys {
     let mut keys = B::Keys::default();
     for entry in entries {
@@ -452,7 +458,7 @@ fn keys_of<'a, B: UnitOfWork>(entries: impl Iterator<Item = &'a Entry<UnitHandle
     keys
 }
 
-/// What becomes of a command.
+/// The outcome of a command.
 fn answered<B: UnitOfWork>(
     step: Step,
     entry: &Entry<UnitHandler<B>>,

@@ -1,10 +1,10 @@
 //! Bundles: commands of many callers for one endpoint, sent as one request.
 //!
-//! The gateway sends together what waits for an endpoint, and the service answers together
-//! what it has decided together. So under load no command costs messages of its own; a lone
-//! one is a bundle of one, and is sent at once. A bundle is a wrapping and no unit: each
-//! command in it is admitted, decided and answered by itself, and one that waits for what it
-//! depends on holds up no other.
+//! The gateway sends together the commands that wait for an endpoint, and the service answers
+//! together those that it decided together. So under load no command costs messages of its
+//! own; a lone command is a bundle of one, and is sent at once. A bundle is only a wrapper:
+//! each command in it is admitted, decided and answered by itself, and one that waits for what
+//! it depends on does not delay the others.
 //!
 //! On the wire a bundle is a request with the header `onsale-bundle`, whose body is a JSON
 //! array of commands; its answers come as JSON arrays as well, in any order and number.
@@ -25,24 +25,24 @@ use uuid::Uuid;
 
 use crate::{
     Answered, COMMAND_TIMEOUT, Link, RequestHeaders, client::unavailable, clock, link::headers,
-    reply::Bundled, worker::COMPANY_WAIT,
+    reply::Bundled, worker::FILL_WAIT,
 };
 
-/// Commands of a bundle at most.
+/// Maximum number of commands in a bundle.
 const BUNDLE_COMMANDS_MAX: usize = 256;
-/// Bytes of a body that goes into a bundle at most; a larger one is sent by itself.
+/// Maximum size of a body in a bundle, in bytes; a larger one is sent by itself.
 const BODY_BYTES_MAX: usize = 4 * 1024;
-/// Commands that wait to be sent at most; more are turned away.
+/// Maximum number of commands that wait to be sent; more are refused.
 const WAITING_MAX: usize = 4_096;
-/// While nothing of the last bundle has been answered, what comes gathers, for this long at
-/// most.
+/// While no command of the last bundle has been answered, new commands gather for at most this
+/// long.
 const GATHER_MAX: Duration = Duration::from_millis(20);
-/// How soon the inbox of the answers is asked for again.
+/// Pause before the subscription to the answers is tried again.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
-/// How often bundles are looked through for what nobody will answer any more.
+/// How often bundles are checked for timeouts.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A command as it travels in a bundle. It has a token in it, so it cannot be printed.
+/// A command as it travels in a bundle. It contains a token, so it cannot be printed.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Packed {
@@ -71,11 +71,11 @@ pub struct Bundler {
 }
 
 impl Bundler {
-    /// Sends commands for `endpoint` over this connection, until the last one that could ask
-    /// is gone: at a shutdown, who has asked is still answered.
+    /// Sends commands for `endpoint` over this connection until the last caller is gone: at a
+    /// shutdown, waiting callers still get their answers.
     pub fn start(link: Link, endpoint: &'static str) -> Self {
         let (sender, waiting) = mpsc::channel(WAITING_MAX);
-        let post = Post {
+        let dispatcher = Dispatcher {
             link: link.clone(),
             endpoint,
             gathered: Vec::new(),
@@ -84,15 +84,15 @@ impl Bundler {
             bundles: HashMap::new(),
             count: 0,
         };
-        tokio::spawn(post.run(waiting));
+        tokio::spawn(dispatcher.run(waiting));
         Self { link, waiting: sender }
     }
 
-    /// Asks and waits for the answer, be it granted or refused; `None` for a body that fits in
-    /// no bundle, being large or not JSON.
+    /// Sends a command and waits for its answer, granted or refused; `None` for a body that
+    /// cannot go into a bundle, because it is too large or not JSON.
     ///
     /// # Errors
-    /// As [`crate::Asker::ask`], and `overloaded` when too many commands wait to be sent.
+    /// As [`crate::MeshClient::ask`], and `overloaded` when too many commands wait to be sent.
     pub async fn ask(
         &self,
         body: &Bytes,
@@ -132,16 +132,16 @@ impl Bundler {
     }
 }
 
-/// A bundle on its way.
+/// A bundle that was sent and not yet fully answered.
 struct Sent {
     callers: Vec<Option<oneshot::Sender<Result<Answered, Problem>>>>,
     sent_at: Instant,
-    /// Whether the next one need not wait for it any more.
+    /// Whether the next bundle no longer waits for this one.
     is_settled: bool,
 }
 
-/// What sends the bundles of one endpoint.
-struct Post {
+/// Sends the bundles of one endpoint, and passes the answers on.
+struct Dispatcher {
     link: Link,
     endpoint: &'static str,
     /// The next bundle, and when its first command came.
@@ -154,13 +154,13 @@ struct Post {
     count: u64,
 }
 
-impl Post {
+impl Dispatcher {
     async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
         let inbox = self.link.client().new_inbox();
         let mut answers = loop {
             match self.link.subscribe(format!("{inbox}.*")).await {
                 Ok(answers) => break answers,
-                // Whoever asks meanwhile is told that there was no answer in time.
+                // Commands that come meanwhile time out.
                 Err(_) if !waiting.is_closed() => tokio::time::sleep(SUBSCRIBE_AGAIN).await,
                 Err(_) => return,
             }
@@ -171,38 +171,38 @@ impl Post {
             if self.is_due() {
                 self.send(&inbox).await;
             }
-            let company_until = self.since + COMPANY_WAIT;
+            let fill_until = self.since + FILL_WAIT;
             tokio::select! {
                 Some(message) = answers.next() => self.answered(&message),
                 next = waiting.recv(), if self.gathered.len() < BUNDLE_COMMANDS_MAX => {
                     let Some(next) = next else { return };
                     self.gather(next, &mut waiting).await;
                 }
-                () = sleep_until(company_until), if self.may_go() => {}
-                _ = ticks.tick(), if !self.bundles.is_empty() => self.age(),
+                () = sleep_until(fill_until), if self.may_send() => {}
+                _ = ticks.tick(), if !self.bundles.is_empty() => self.expire(),
             }
         }
     }
 
-    /// Whether there is something to send and nothing to wait for but company.
-    fn may_go(&self) -> bool {
+    /// Whether there are commands to send and no earlier bundle to wait for.
+    fn may_send(&self) -> bool {
         !self.gathered.is_empty() && self.bundles.values().all(|sent| sent.is_settled)
     }
 
-    /// A bundle waits a moment for as much company as the one before it had: a lone command
-    /// never waits.
+    /// Whether the next bundle is sent now. It waits a moment until it has as many commands as
+    /// the one before it had, so a lone command never waits.
     fn is_due(&self) -> bool {
-        let is_company = self.gathered.len() >= self.last.min(BUNDLE_COMMANDS_MAX);
-        self.may_go() && (is_company || self.since.elapsed() >= COMPANY_WAIT)
+        let is_filled = self.gathered.len() >= self.last.min(BUNDLE_COMMANDS_MAX);
+        self.may_send() && (is_filled || self.since.elapsed() >= FILL_WAIT)
     }
 
-    /// Takes what is waiting into the next bundle, as far as there is room.
+    /// Moves waiting commands into the next bundle, as far as there is room.
     async fn gather(&mut self, next: Waiting, waiting: &mut mpsc::Receiver<Waiting>) {
         if self.gathered.is_empty() {
             self.since = Instant::now();
         }
         self.gathered.push(next);
-        // Whoever is about to ask as well gets on.
+        // Callers that are about to send a command get to run first.
         tokio::task::yield_now().await;
         while self.gathered.len() < BUNDLE_COMMANDS_MAX {
             let Ok(next) = waiting.try_recv() else { break };
@@ -210,7 +210,7 @@ impl Post {
         }
     }
 
-    /// Sends what was gathered.
+    /// Sends the gathered commands as a bundle.
     async fn send(&mut self, inbox: &str) {
         let gathered = std::mem::take(&mut self.gathered);
         self.last = gathered.len();
@@ -245,7 +245,7 @@ impl Post {
             let caller = sent.callers.get_mut(at).and_then(Option::take);
             let body = message.payload.slice_ref(body.get().as_bytes());
             if let Some(caller) = caller {
-                // Whoever has gone away meanwhile needs no answer.
+                // A caller that is gone needs no answer.
                 let _ = caller.send(Ok(Answered { status, body }));
             }
         }
@@ -254,8 +254,8 @@ impl Post {
         }
     }
 
-    /// Waits no more for bundles that are slow, and forgets those that nobody waits for.
-    fn age(&mut self) {
+    /// Stops waiting for slow bundles, and drops those whose callers have timed out.
+    fn expire(&mut self) {
         self.bundles.retain(|_, sent| {
             sent.is_settled |= sent.sent_at.elapsed() >= GATHER_MAX;
             sent.sent_at.elapsed() < COMMAND_TIMEOUT
@@ -282,22 +282,22 @@ fn number_of(subject: &Subject) -> Option<u64> {
 pub(crate) fn unpack(payload: &[u8]) -> Result<Vec<Packed>, Problem> {
     serde_json::from_slice(payload).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        let detail = format!("Line {line}, column {column}: the body is no bundle of commands.");
+        let detail = format!("Line {line}, column {column}: the body is not a bundle of commands.");
         Problem::new(codes::BAD_REQUEST, detail).with("line", line).with("column", column)
     })
 }
 
-/// Bundlers of the endpoints that have one.
+/// The bundlers, by endpoint.
 pub struct Bundlers(HashMap<&'static str, Bundler>);
 
 impl Bundlers {
-    /// One for each endpoint.
+    /// Starts one for each endpoint.
     pub fn start(link: &Link, endpoints: &[&'static str]) -> Self {
         let start = |endpoint: &&'static str| (*endpoint, Bundler::start(link.clone(), endpoint));
         Self(endpoints.iter().map(start).collect())
     }
 
-    /// That of an endpoint, if it has one.
+    /// The bundler of an endpoint, if it has one.
     pub fn of(&self, endpoint: &str) -> Option<&Bundler> {
         self.0.get(endpoint)
     }

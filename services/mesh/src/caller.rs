@@ -1,22 +1,22 @@
-//! Who is asking, and who may.
+//! The caller of an endpoint, and which callers an endpoint allows.
 
 use events::{Problem, Timestamp, UserId, codes, user::Role};
 
-/// Who a message comes from.
+/// The sender of a message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Caller {
     /// A verified access token.
     User {
-        /// Whose.
+        /// The account.
         user_id: UserId,
         /// What the account may do.
         roles: Vec<Role>,
-        /// When the token runs out.
+        /// When the token expires.
         expires_at: Timestamp,
     },
-    /// No token was given.
+    /// The request has no token.
     Anonymous,
-    /// The mesh itself: a heard fact or a timer.
+    /// The mesh itself: a consumed event or a timer.
     Mesh,
 }
 
@@ -24,7 +24,7 @@ impl Caller {
     /// The user behind an access token.
     ///
     /// # Errors
-    /// `unauthenticated` for anybody else.
+    /// `unauthenticated` for any other caller.
     pub fn user_id(&self) -> Result<UserId, Problem> {
         match self {
             Self::User { user_id, .. } => Ok(*user_id),
@@ -38,38 +38,37 @@ impl Caller {
     }
 }
 
-/// Who may call an endpoint.
+/// Which callers an endpoint allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allow {
-    /// Everybody, and anybody may read the answer; a token is not even looked at.
+    /// All callers, and the answer is public; a token is ignored.
     Anyone,
-    /// Everybody, and the answer is a secret of who has asked: a session. A token is not even
-    /// looked at.
+    /// All callers, but the answer is secret to the caller: a session. A token is ignored.
     Newcomer,
-    /// Everybody with a valid access token.
+    /// All callers with a valid access token.
     User,
     /// Accounts with this role.
     Role(Role),
     /// Accounts with one of these roles.
     OneOf(&'static [Role]),
-    /// Services alone, as far as the broker lets each of them ask; it is not under `cmd.`.
+    /// Only services, each as far as the broker permits it; it is not under `cmd.`.
     Service,
-    /// Nobody from outside: only this service's own timers and endpoints.
+    /// No caller from outside: only this service's own timers and endpoints.
     Inside,
 }
 
 impl Allow {
-    /// Whether anybody may read what is answered.
+    /// Whether the answer is public.
     pub(crate) fn is_public(self) -> bool {
         self == Self::Anyone
     }
 
-    /// Whether the caller's token, if there is one, makes no difference.
+    /// Whether the caller's token, if any, is ignored.
     pub(crate) fn needs_no_token(self) -> bool {
         matches!(self, Self::Anyone | Self::Newcomer | Self::Service)
     }
 
-    /// Lets the caller pass, or says why not.
+    /// Allows the caller, or returns why not.
     ///
     /// # Errors
     /// `unauthenticated` without a token, `forbidden` without the role.
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_is_needed_where_it_is_asked_for() {
+    fn an_endpoint_for_a_role_refuses_a_caller_without_it() {
         assert!(Allow::User.check(&fan()).is_ok());
         let refusal = Allow::Role(Role::Organizer).check(&fan()).unwrap_err();
         assert!(refusal.is(codes::FORBIDDEN));
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_from_outside_reaches_an_inner_command() {
+    fn an_inside_command_is_refused_to_callers_from_outside() {
         assert!(Allow::Inside.check(&fan()).is_err());
         assert!(Allow::Inside.check(&Caller::Mesh).is_ok());
     }

@@ -1,10 +1,10 @@
-//! Accounts over NATS: who comes to the broker with an access token is let in with an inbox
-//! that nobody else reads (NATS's "auth callout").
+//! Accounts over NATS: a client that connects to the broker with an access token gets an inbox
+//! that no other client can read (NATS's "auth callout").
 //!
-//! The broker asks here about every connection that brings no key of `nats.conf`. The answer is
-//! a paper of NATS's own, signed with the key of the issuer: whose connection it is, what it may
-//! send and listen to, and until when. It holds as long as the token; then the broker ends the
-//! connection.
+//! The broker sends a request for every connection that has no key of `nats.conf`. The answer
+//! is a NATS user JWT, signed with the key of the issuer: the account of the connection, what it
+//! may publish and subscribe to, and until when. It is valid as long as the token; then the
+//! broker closes the connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,40 +20,40 @@ use uuid::Uuid;
 
 use crate::{Caller, Link, clock};
 
-/// Where the broker asks.
-const ASKED: &str = "$SYS.REQ.USER.AUTH";
-/// What its answer's subject begins with; nothing else is answered.
-const ANSWERED: &str = "$SYS._INBOX.";
-/// The account of the broker that everybody is in.
+/// The subject of the broker's requests.
+const REQUESTS: &str = "$SYS.REQ.USER.AUTH";
+/// The prefix of the broker's reply subjects; requests with any other are not answered.
+const REPLIES: &str = "$SYS._INBOX.";
+/// The broker's account that every client is in.
 const ACCOUNT: &str = "ONSALE";
-/// Connections that are being judged at most; more wait in the connection.
-const JUDGED_MAX: usize = 64;
-/// The broker waits two seconds for the answer.
-const JUDGED_WITHIN: Duration = Duration::from_millis(1_500);
-/// How soon the broker is asked again to be asked by it.
+/// Maximum number of connections being authorized at once; more requests wait in the link.
+const AUTHORIZING_MAX: usize = 64;
+/// Time limit for one authorization. The broker waits two seconds for the answer.
+const AUTHORIZE_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Pause before the subscription to the broker's requests is tried again.
 const JOIN_AGAIN: Duration = Duration::from_secs(1);
-/// Subscriptions of one connection at most.
+/// Maximum number of subscriptions of one connection.
 const SUBSCRIPTIONS_MAX: u32 = 128;
 
-/// Lets accounts in.
+/// Authorizes accounts that connect over NATS.
 pub struct Callout {
-    door: Link,
+    answers: Link,
     verifier: Link,
     issuer: KeyPair,
 }
 
-/// What the broker says of a connection, as far as it matters here.
+/// The broker's request about a connection, as far as it matters here.
 #[derive(Deserialize)]
-struct Asked {
+struct AuthRequest {
     nats: Connection,
 }
 
 #[derive(Deserialize)]
 struct Connection {
     server_id: Server,
-    /// The key that the broker has made for this connection: the answer is good for no other.
+    /// The key that the broker made for this connection: the answer is valid for no other.
     user_nkey: String,
-    connect_opts: Brought,
+    connect_opts: Credentials,
 }
 
 #[derive(Deserialize)]
@@ -61,67 +61,67 @@ struct Server {
     id: String,
 }
 
-/// What the client has brought: a token, or a password or a name that is one. The `nats` command
-/// has one flag for names and tokens.
+/// The client's credentials: a token, given as such or as a password or a name. The `nats`
+/// command has one flag for names and tokens.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Brought {
+struct Credentials {
     auth_token: String,
     pass: String,
     user: String,
 }
 
 impl Callout {
-    /// Answers on `door`, as the user that may, and verifies tokens as `verifier` does.
+    /// Answers on `answers`, whose user may do so, and verifies tokens as `verifier` does.
     ///
     /// # Errors
-    /// When the seed of the issuer is none.
-    pub fn new(door: Link, verifier: Link, issuer_seed: &str) -> Result<Self, String> {
+    /// When the issuer's seed is malformed.
+    pub fn new(answers: Link, verifier: Link, issuer_seed: &str) -> Result<Self, String> {
         let issuer = KeyPair::from_seed(issuer_seed.trim());
         let issuer = issuer.map_err(|error| format!("the issuer's seed: {error}"))?;
-        Ok(Self { door, verifier, issuer })
+        Ok(Self { answers, verifier, issuer })
     }
 
     /// Answers for as long as it is polled.
     pub async fn run(self) {
         let group = self.verifier.service().to_owned();
-        let asked = loop {
-            match self.door.join(ASKED, group.clone()).await {
-                Ok(asked) => break asked,
-                Err(error) => error!(error, "no account can be let in over NATS"),
+        let requests = loop {
+            match self.answers.join(REQUESTS, group.clone()).await {
+                Ok(requests) => break requests,
+                Err(error) => error!(error, "accounts cannot connect over NATS"),
             }
             tokio::time::sleep(JOIN_AGAIN).await;
         };
-        info!("accounts are let in over NATS");
+        info!("accounts can connect over NATS");
         let callout = Arc::new(self);
-        let judged = asked.for_each_concurrent(JUDGED_MAX, |message| {
+        let answered = requests.for_each_concurrent(AUTHORIZING_MAX, |message| {
             let callout = callout.clone();
             async move {
-                // In a task of its own: whatever becomes of one, the others are answered.
-                let judged = tokio::spawn(async move { callout.judge(message).await });
-                if let Err(error) = judged.await {
-                    error!(%error, "a connection was not judged");
+                // In a task of its own: a panic in one does not keep the others from an answer.
+                let answered = tokio::spawn(async move { callout.answer(message).await });
+                if let Err(error) = answered.await {
+                    error!(%error, "a connection was not authorized");
                 }
             }
         });
-        judged.await;
-        error!("no account can be let in over NATS any more: the connection is closed");
+        answered.await;
+        error!("accounts cannot connect over NATS any more: the connection is closed");
     }
 
-    async fn judge(&self, message: Message) {
-        let reply = message.reply.as_ref().filter(|reply| reply.starts_with(ANSWERED));
-        let (Some(reply), Some(asked)) = (reply, read(&message.payload)) else {
-            warn!(subject = %message.subject, "this is no question of the broker");
+    async fn answer(&self, message: Message) {
+        let reply = message.reply.as_ref().filter(|reply| reply.starts_with(REPLIES));
+        let (Some(reply), Some(request)) = (reply, read(&message.payload)) else {
+            warn!(subject = %message.subject, "this is not a request of the broker");
             return;
         };
-        let Connection { server_id, user_nkey, connect_opts } = asked.nats;
-        let judged = tokio::time::timeout(JUDGED_WITHIN, self.account(&connect_opts)).await;
-        let judged = judged.unwrap_or_else(|_| Err(codes::TIMED_OUT.into()));
-        let verdict = judged.and_then(|caller| self.paper(&user_nkey, &caller));
+        let Connection { server_id, user_nkey, connect_opts } = request.nats;
+        let account = tokio::time::timeout(AUTHORIZE_TIMEOUT, self.account(&connect_opts)).await;
+        let account = account.unwrap_or_else(|_| Err(codes::TIMED_OUT.into()));
+        let verdict = account.and_then(|caller| self.user_jwt(&user_nkey, &caller));
         let body = match verdict {
-            Ok(paper) => json!({ "jwt": paper }),
+            Ok(jwt) => json!({ "jwt": jwt }),
             Err(problem) => {
-                debug!(%problem, "a connection is turned away");
+                debug!(%problem, "a connection is refused");
                 json!({ "error": problem.to_string() })
             }
         };
@@ -129,7 +129,7 @@ impl Callout {
             self.sign(&user_nkey, &server_id.id, body, "authorization_response", json!({}));
         let sent = match answer {
             Ok(answer) => {
-                self.door.publish(reply.clone(), None, HeaderMap::new(), answer.into()).await
+                self.answers.publish(reply.clone(), None, HeaderMap::new(), answer.into()).await
             }
             Err(problem) => return warn!(%problem, "the broker cannot be answered"),
         };
@@ -138,9 +138,9 @@ impl Callout {
         }
     }
 
-    /// Whose access token the client has brought.
-    async fn account(&self, brought: &Brought) -> Result<Caller, Problem> {
-        let Brought { auth_token, pass, user } = brought;
+    /// The account behind the client's access token.
+    async fn account(&self, credentials: &Credentials) -> Result<Caller, Problem> {
+        let Credentials { auth_token, pass, user } = credentials;
         let token = [auth_token, pass, user].into_iter().find(|text| !text.is_empty());
         let token = token.ok_or_else(|| {
             Problem::new(codes::UNAUTHENTICATED, "Connect with a key, or with an access token.")
@@ -148,14 +148,14 @@ impl Callout {
         self.verifier.verifier().access(token, clock::now()).await
     }
 
-    /// What the account behind a connection may do, for as long as its token is good.
-    fn paper(&self, user_nkey: &str, caller: &Caller) -> Result<String, Problem> {
+    /// The user JWT of a connection: what its account may do, for as long as its token is valid.
+    fn user_jwt(&self, user_nkey: &str, caller: &Caller) -> Result<String, Problem> {
         let Caller::User { user_id, expires_at, .. } = caller else {
             return Err(codes::UNAUTHENTICATED.into());
         };
         let rights = json!({
             "pub": { "allow": ["cmd.>"] },
-            "sub": { "allow": consumed_by(*user_id, caller.has(Role::Operator)) },
+            "sub": { "allow": readable_by(*user_id, caller.has(Role::Operator)) },
             "subs": SUBSCRIPTIONS_MAX,
             "data": -1,
             "payload": -1,
@@ -167,7 +167,7 @@ impl Callout {
         self.sign(user_nkey, ACCOUNT, rights, "user", times)
     }
 
-    /// A JWT as NATS writes them, about a user of the broker.
+    /// A signed JWT in NATS's own format, about a user of the broker.
     fn sign(
         &self,
         user_nkey: &str,
@@ -195,10 +195,10 @@ impl Callout {
     }
 }
 
-/// What a connection of an account may listen to: its answers, and what is public. Events are
-/// about everybody, so only operators follow them here; everybody else follows their own over
-/// HTTP.
-fn consumed_by(account: UserId, is_operator: bool) -> Vec<String> {
+/// The subjects that a connection of an account may subscribe to: its answers, and what is
+/// public. Events are about all accounts, so only operators follow them here; other accounts
+/// follow their own events over HTTP.
+fn readable_by(account: UserId, is_operator: bool) -> Vec<String> {
     let mut subjects = vec![format!("_INBOX_account.{account}.>")];
     match is_operator {
         true => subjects.push("live.>".to_owned()),
@@ -207,8 +207,8 @@ fn consumed_by(account: UserId, is_operator: bool) -> Vec<String> {
     subjects
 }
 
-/// Reads what the broker says. It is not asked for its signature: nobody else may send here.
-fn read(payload: &[u8]) -> Option<Asked> {
+/// Reads the broker's request. The signature is not verified: only the broker may publish here.
+fn read(payload: &[u8]) -> Option<AuthRequest> {
     let claims = std::str::from_utf8(payload).ok()?.split('.').nth(1)?;
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
 }
@@ -218,26 +218,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_of_the_broker_is_read() {
+    fn a_request_of_the_broker_is_read() {
         let claims = json!({ "nats": {
             "server_id": { "name": "n", "id": "NA" },
             "user_nkey": "UA",
             "connect_opts": { "auth_token": "t", "protocol": 1 },
         } });
-        let asked = format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(claims.to_string()));
-        let asked = read(asked.as_bytes()).unwrap().nats;
-        let read = (asked.server_id.id, asked.user_nkey, asked.connect_opts.auth_token);
+        let request = format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let request = read(request.as_bytes()).unwrap().nats;
+        let read = (request.server_id.id, request.user_nkey, request.connect_opts.auth_token);
         assert_eq!(read, ("NA".into(), "UA".into(), "t".into()));
         assert!(super::read(b"rubbish").is_none() && super::read(b"a.b.c").is_none());
     }
 
     #[test]
-    fn an_account_hears_its_own_answers_and_what_is_public() {
+    fn an_account_reads_its_own_answers_and_what_is_public() {
         let account = UserId(Uuid::nil());
         let own = format!("_INBOX_account.{account}.>");
-        let fan = consumed_by(account, false);
+        let fan = readable_by(account, false);
         assert_eq!(fan[0], own);
         assert!(fan[1..].iter().all(|subject| subject.contains("concert")), "{fan:?}");
-        assert_eq!(consumed_by(account, true), [own, "live.>".to_owned()]);
+        assert_eq!(readable_by(account, true), [own, "live.>".to_owned()]);
     }
 }

@@ -1,7 +1,8 @@
-//! The edge's side of the mesh: commands asked of services, facts followed as they are
-//! told, and told facts read again.
+//! The mesh client: commands and queries sent to services, and events followed as they are
+//! emitted.
 //!
-//! Only the gateway works with this. It can ask and listen; it cannot tell a fact.
+//! The gateway uses it from outside a service. It can send requests and subscribe; it cannot
+//! emit an event.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -29,40 +30,40 @@ use crate::{
 
 /// How long a service may take to answer a command.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a follower is told when there is nothing to follow.
+/// The problem's detail when a subscription is not possible.
 const NOTHING_FOLLOWED: &str = "Events cannot be followed: the connection to the mesh is closed.";
-/// Under this prefix services ask each other for what they have.
+/// The subject prefix under which services query each other's state.
 pub(crate) const STATE: &str = "state.";
-/// How long a service may take to say that it is there.
+/// How long a service may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What travels with a command, beside its body.
+/// The headers of a command or query.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RequestHeaders<'a> {
     /// `Bearer <access token>`, verified by the service.
     pub authorization: Option<&'a str>,
-    /// The caller's key for a command that may be repeated.
+    /// The caller's idempotency key.
     pub idempotency_key: Option<&'a str>,
-    /// The id proposed for what the command makes, and for its saga; see [`crate::own_id()`].
+    /// The id proposed for what the command creates, and for its saga; see [`crate::own_id()`].
     pub id: Option<Uuid>,
     /// The span the command follows from.
     pub traceparent: Option<&'a str>,
 }
 
-/// Asks services and follows their facts; cheap to clone.
+/// Sends commands and queries to services, and follows their events; cheap to clone.
 #[derive(Clone)]
 pub struct MeshClient(Link);
 
 impl MeshClient {
-    /// Asks over this connection.
+    /// A client over this connection.
     pub fn new(link: Link) -> Self {
         Self(link)
     }
 
-    /// Asks an endpoint and waits for its answer, be it granted or refused.
+    /// Sends a request to an endpoint and waits for its answer, granted or refused.
     ///
     /// # Errors
-    /// `unavailable` when nobody is there to answer, and nothing has happened then;
+    /// `unavailable` when no instance is there to answer, and then nothing has happened;
     /// `timed_out` when it is unknown what has happened; `body_too_large`.
     pub async fn ask(
         &self,
@@ -73,30 +74,30 @@ impl MeshClient {
         self.ask_at(format!("cmd.{endpoint}"), body, about).await
     }
 
-    /// Asks the owner of something what it has, page by page. Only services may ask, each for
-    /// what the broker lets it. Each page is asked for when the one before it was taken.
+    /// Queries the owner of some state, page by page. Only services may do so, each as far as
+    /// the broker permits it. A page is requested when the one before it was consumed.
     pub fn stated<C: StatePage + Clone>(
         &self,
         first: C,
     ) -> impl Stream<Item = Result<Vec<C::Item>, Failure>> + Send + use<C> {
         let client = self.clone();
-        stream::try_unfold(Some(first), move |asked| {
+        stream::try_unfold(Some(first), move |query| {
             let client = client.clone();
             async move {
-                let Some(asked) = asked else { return Ok(None) };
-                let page = client.stated_page(&asked).await?;
-                Ok(Some((page.items, page.next.map(|key| asked.after(key)))))
+                let Some(query) = query else { return Ok(None) };
+                let page = client.stated_page(&query).await?;
+                Ok(Some((page.items, page.next.map(|key| query.after(key)))))
             }
         })
     }
 
     async fn stated_page<C: StatePage>(
         &self,
-        asked: &C,
+        query: &C,
     ) -> Result<Stated<C::Item, C::Key>, Failure> {
         let unstated =
             |problem: Problem| Failure::Unavailable(format!("{}: {problem}", C::ENDPOINT));
-        let body = serde_json::to_vec(asked).expect("commands are plain data").into();
+        let body = serde_json::to_vec(query).expect("commands are plain data").into();
         let subject = format!("{STATE}{}", C::ENDPOINT);
         let answered =
             self.ask_at(subject, body, RequestHeaders::default()).await.map_err(unstated)?;
@@ -113,15 +114,15 @@ impl MeshClient {
         body: Bytes,
         about: RequestHeaders<'_>,
     ) -> Result<Answered, Problem> {
-        // A request would wait in the client for the connection to come back, and be sent
-        // when its caller may have given up long ago.
+        // The request would wait in the NATS client until it reconnects, and be sent when the
+        // caller may have given up long ago.
         if !self.0.is_connected() {
             return Err(unavailable("The connection to the mesh is down."));
         }
         let request = Request::new().headers(command_headers(about)).payload(body);
         let endpoint = subject.split_once('.').map_or("", |(_, endpoint)| endpoint).to_owned();
-        let asked = self.0.send_request(subject, request, COMMAND_TIMEOUT).await;
-        let reply = asked.map_err(|(kind, _)| match kind {
+        let reply = self.0.send_request(subject, request, COMMAND_TIMEOUT).await;
+        let reply = reply.map_err(|(kind, _)| match kind {
             RequestErrorKind::NoResponders => {
                 unavailable(&format!("The service of `{endpoint}` is not running."))
             }
@@ -144,10 +145,10 @@ impl MeshClient {
         }
     }
 
-    /// Asks whether any instance of a service is there; its version.
+    /// Asks whether any instance of a service is running; returns its version.
     ///
     /// # Errors
-    /// `unavailable` when nobody answers.
+    /// `unavailable` when no instance answers.
     pub async fn ping(&self, service: &str) -> Result<String, Problem> {
         #[derive(serde::Deserialize)]
         struct Pong {
@@ -161,10 +162,10 @@ impl MeshClient {
         Ok(pong.version)
     }
 
-    /// Follows facts from now on: all of a service (`payment`) or one (`payment.completed`).
+    /// Follows events from now on: all of a service (`payment`) or one (`payment.completed`).
     ///
-    /// Whoever asks or reads anything after this misses nothing that follows from it: the
-    /// broker sees the subscription first, being on the same connection.
+    /// A caller that sends a command or a query after this misses no event that follows from
+    /// it: the broker sees the subscription first, because both use the same connection.
     ///
     /// # Errors
     /// `unavailable` when the connection is closed for good.
@@ -175,11 +176,11 @@ impl MeshClient {
             let subscriber = self.0.subscribe(subject).await;
             all.push(subscriber.map_err(|cause| away(NOTHING_FOLLOWED, cause))?);
         }
-        Ok(Following { messages: all, at_hand: VecDeque::new() })
+        Ok(Following { messages: all, pending: VecDeque::new() })
     }
 
-    /// Listens to what a service announces about one thing from now on: what it says of
-    /// `name` and `key`. It misses nothing that follows from what is asked after this.
+    /// Subscribes to what a service announces under `name` and `key` from now on. Like
+    /// [`MeshClient::follow`], it misses nothing that follows from a later command or query.
     ///
     /// # Errors
     /// `unavailable` when the connection is closed for good.
@@ -188,13 +189,14 @@ impl MeshClient {
         subscriber.map(Announcements).map_err(|cause| away(NOTHING_FOLLOWED, cause))
     }
 
-    /// Changes with each new connection to the broker: what was told in between has passed
-    /// unseen by whoever follows.
+    /// Changes with each new connection to the broker: a follower has missed the events that
+    /// were emitted in between.
     pub fn reconnects(&self) -> watch::Receiver<u64> {
         self.0.reconnects()
     }
 
-    /// Facts of `teller` that the consumer of `hearer` has not finished yet.
+    /// The consumer's lag: messages of `producer` that the consumer of the service `consumer`
+    /// has not finished yet.
     ///
     /// # Errors
     /// `unavailable` when JetStream does not answer, or has no such consumer.
@@ -242,7 +244,8 @@ pub(crate) fn unavailable(detail: &str) -> Problem {
     Problem::new(codes::UNAVAILABLE, detail).with("retry_after_secs", 1)
 }
 
-/// A part that this needs is away. What it said is for the log, and not for whoever asked.
+/// The problem that something this process needs is not available. The cause goes to the log
+/// and not to the caller.
 pub fn away(detail: &str, cause: impl std::fmt::Display) -> Problem {
     warn!(%cause, "{detail}");
     unavailable(detail)
@@ -251,24 +254,25 @@ pub fn away(detail: &str, cause: impl std::fmt::Display) -> Problem {
 /// Events as they are emitted. Ends when the connection is closed for good.
 pub struct Following {
     messages: SelectAll<Subscriber>,
-    at_hand: VecDeque<StoredEvent>,
+    /// Events of a message that were received and not returned yet.
+    pending: VecDeque<StoredEvent>,
 }
 
 impl Following {
-    /// The next event. One that this process was too slow for, or that passed while the
-    /// connection was down, is missing; its stream's sequence tells.
+    /// The next event. An event that this process was too slow for, or that was emitted while
+    /// the connection was down, is missing; the stream's sequence shows the gap.
     pub async fn next(&mut self) -> Option<StoredEvent> {
         loop {
-            if let Some(event) = self.at_hand.pop_front() {
+            if let Some(event) = self.pending.pop_front() {
                 return Some(event);
             }
-            self.at_hand.extend(StoredMessage::of(&self.messages.next().await?).events);
+            self.pending.extend(StoredMessage::of(&self.messages.next().await?).events);
         }
     }
 }
 
-/// What a service says to whoever listens; kept nowhere, and perhaps out of order. Ends when
-/// the connection is closed for good.
+/// Live messages of a service; they are not stored and may come out of order. Ends when the
+/// connection is closed for good.
 pub struct Announcements(Subscriber);
 
 impl Announcements {

@@ -1,4 +1,4 @@
-//! Messages in: from a durable pull consumer into the intake.
+//! Consumes events: from a durable pull consumer into the intake.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ use crate::{
     intake::Intake,
     link::BROKER,
     message::unpack,
-    service::{Consumed, Haste},
+    service::{Consumed, Pace},
     throttle::Throttle,
     trace::TraceParent,
     work::{Delivery, Entry, Meta, Settle, Underway, Work},
@@ -34,55 +34,55 @@ use crate::{
 
 /// How long one pull stays open.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
-/// How often the broker says that it is there while nothing comes.
+/// How often the broker sends a heartbeat while there are no messages.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How long the broker may take to hand out what is there.
+/// How long the broker may take to deliver the available messages of a fetch.
 const FETCH_EXPIRES: Duration = Duration::from_secs(2);
-/// How long it may be silent while it does, until the request counts as lost.
+/// How long the broker may be silent during a fetch, until the request counts as lost.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
-/// The same once a shutdown has begun: what has been handed out is on its way.
+/// The same once a shutdown has begun: the messages already delivered are on their way.
 const LAST_TIMEOUT: Duration = Duration::from_millis(300);
-/// How long it may take to find a consumer, or to take a request.
+/// How long it may take to look up a consumer, or to send a pull request.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Messages of one pull at most.
+/// Maximum number of messages in one pull.
 const PULL_MESSAGES_MAX: usize = 200;
-/// How long messages gather for a service that fans watch.
+/// How long messages gather for a service whose results fans watch.
 const MOMENT: Duration = Duration::from_millis(20);
-/// How long they gather for one that nobody waits for …
-const REST: Duration = Duration::from_millis(200);
-/// … and how long when there are more than it takes at once.
-const SHORT_REST: Duration = Duration::from_millis(10);
-/// Messages that such a service takes at once.
-const PIECE_MESSAGES_MAX: usize = 64;
+/// How long messages gather for a background service …
+const PAUSE: Duration = Duration::from_millis(200);
+/// … and how long while there are more than one fetch takes.
+const SHORT_PAUSE: Duration = Duration::from_millis(10);
+/// Maximum number of messages in one fetch of such a service.
+const FETCH_MESSAGES_MAX: usize = 64;
 
-/// What a message has that JetStream has read out of a stream for somebody.
+/// The header of a message that JetStream has read out of a stream for a client.
 const COPIED_FROM: &str = "Nats-Stream";
 
 /// How each event of a service is decoded.
 pub(crate) type Table<E> = HashMap<&'static str, Consumed<E>>;
 
-/// What one consumer works with.
+/// What one consumer task works with.
 pub(crate) struct Consumer<E: Engine> {
     pub(crate) link: Link,
     /// The stream it reads.
     pub(crate) stream: String,
     pub(crate) consumed: Arc<Table<E>>,
     /// How soon messages are taken in.
-    pub(crate) haste: Haste,
+    pub(crate) haste: Pace,
     pub(crate) intake: Intake<E::Handler>,
     pub(crate) health: Health,
 }
 
 impl<E: Engine> Consumer<E> {
-    /// Takes messages in until shutdown; a consumer that is gone ends it, and the supervisor
-    /// starts it anew.
+    /// Consumes until shutdown. A consumer that is gone from the broker ends the task, and the
+    /// supervisor restarts it.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
         let ended = match self.haste {
-            Haste::Later => self.take_pieces(&shutdown).await,
-            Haste::Soon | Haste::AtOnce => self.take_each(&shutdown).await,
+            Pace::Later => self.fetch_at_intervals(&shutdown).await,
+            Pace::Soon | Pace::AtOnce => self.pull_continuously(&shutdown).await,
         };
         if let Err(cause) = &ended {
-            self.health.ailing(Part::Consumer(self.stream.clone()), cause);
+            self.health.faulty(Part::Consumer(self.stream.clone()), cause);
         }
         ended
     }
@@ -92,9 +92,9 @@ impl<E: Engine> Consumer<E> {
         info!(service = self.link.service(), stream = self.stream, "consuming events");
     }
 
-    /// Takes what is there, rests, and takes what has come meanwhile. What it leaves while it
-    /// rests lies in the stream.
-    async fn take_pieces(&self, shutdown: &CancellationToken) -> Result<(), String> {
+    /// Fetches what is there, pauses, and fetches what has come meanwhile. During the pause,
+    /// messages wait in the stream.
+    async fn fetch_at_intervals(&self, shutdown: &CancellationToken) -> Result<(), String> {
         let consumer = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             consumer = self.look_up() => consumer?,
@@ -102,22 +102,23 @@ impl<E: Engine> Consumer<E> {
         self.begun();
         let mut throttle = Throttle::default();
         loop {
-            self.until_it_serves(shutdown).await;
+            self.until_store_is_usable(shutdown).await;
             if shutdown.is_cancelled() {
                 return Ok(());
             }
             let began = Instant::now();
-            let taken = self.take_piece(&consumer, shutdown).await?;
-            let rest = if taken < PIECE_MESSAGES_MAX { REST } else { SHORT_REST };
+            let taken = self.take_fetched(&consumer, shutdown).await?;
+            let pause = if taken < FETCH_MESSAGES_MAX { PAUSE } else { SHORT_PAUSE };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = throttle.rest(rest, began.elapsed()) => {}
+                () = throttle.pause(pause, began.elapsed()) => {}
             }
         }
     }
 
-    /// Nothing is pulled while the store cannot be used: it would be kept from others.
-    async fn until_it_serves(&self, shutdown: &CancellationToken) {
+    /// Waits until the store can be used. Messages pulled before that would be kept from other
+    /// instances.
+    async fn until_store_is_usable(&self, shutdown: &CancellationToken) {
         let mut serving = self.health.serving();
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -125,18 +126,18 @@ impl<E: Engine> Consumer<E> {
         }
     }
 
-    /// Takes what is there, and waits until all of it is done: how many messages. What was
-    /// handed out already is taken in though a shutdown has begun: left lying, it would come
-    /// to another instance only when its time to be acknowledged is over.
-    async fn take_piece(
+    /// Takes in the messages of one fetch and waits until all are done; returns their number.
+    /// Messages that were already delivered are taken in although a shutdown has begun:
+    /// otherwise another instance would get them only when `ack_wait` is over.
+    async fn take_fetched(
         &self,
         consumer: &PullConsumer,
         shutdown: &CancellationToken,
     ) -> Result<usize, String> {
-        let (piece, ended) = self.fetch(consumer, shutdown).await;
+        let (fetched, ended) = self.fetch(consumer, shutdown).await;
         let (underway, done) = Underway::begin();
-        let taken = piece.len();
-        for message in piece {
+        let taken = fetched.len();
+        for message in fetched {
             self.take(message, Some(underway.clone())).await;
         }
         drop(underway);
@@ -147,18 +148,18 @@ impl<E: Engine> Consumer<E> {
         ended.map(|()| taken)
     }
 
-    /// What the broker hands out now, and whether it has said that this is all. A request that
-    /// went down with its connection is never answered.
+    /// The messages that the broker delivers now, and whether it completed the fetch. A request
+    /// that was lost with its connection is never answered.
     async fn fetch(
         &self,
         consumer: &PullConsumer,
         shutdown: &CancellationToken,
     ) -> (Vec<Message>, Result<(), String>) {
         let unread = |error: &dyn std::fmt::Display| format!("stream {}: {error}", self.stream);
-        let fetch = consumer.fetch().max_messages(PIECE_MESSAGES_MAX).expires(FETCH_EXPIRES);
+        let fetch = consumer.fetch().max_messages(FETCH_MESSAGES_MAX).expires(FETCH_EXPIRES);
         let mut taken = Vec::new();
-        let mut piece = match within(BROKER_TIMEOUT, BROKER, fetch.messages()).await {
-            Ok(Ok(piece)) => piece,
+        let mut fetched = match within(BROKER_TIMEOUT, BROKER, fetch.messages()).await {
+            Ok(Ok(fetched)) => fetched,
             Ok(Err(error)) => return (taken, Err(unread(&error))),
             Err(late) => return (taken, Err(unread(&late))),
         };
@@ -167,7 +168,7 @@ impl<E: Engine> Consumer<E> {
             let limit = if is_stopping { LAST_TIMEOUT } else { FETCH_TIMEOUT };
             let next = tokio::select! {
                 biased;
-                next = within(limit, BROKER, piece.next()) => next,
+                next = within(limit, BROKER, fetched.next()) => next,
                 () = shutdown.cancelled(), if !is_stopping => continue,
             };
             match next {
@@ -180,11 +181,11 @@ impl<E: Engine> Consumer<E> {
         }
     }
 
-    /// Takes each message as it comes. A pull that has failed is made anew: what it asked for
-    /// may have gone down with a connection.
-    async fn take_each(&self, shutdown: &CancellationToken) -> Result<(), String> {
+    /// Takes in each message as it comes. A pull that failed is replaced: its request may have
+    /// been lost with a connection.
+    async fn pull_continuously(&self, shutdown: &CancellationToken) -> Result<(), String> {
         loop {
-            self.until_it_serves(shutdown).await;
+            self.until_store_is_usable(shutdown).await;
             let mut messages = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -192,16 +193,16 @@ impl<E: Engine> Consumer<E> {
             };
             self.begun();
             self.take_all(&mut messages, shutdown).await;
-            // What was handed out already is finished here: left lying, it would come to
-            // another instance only when its time to be acknowledged is over.
+            // Messages that were already delivered are finished here: otherwise another
+            // instance would get them only when `ack_wait` is over.
             while let Some(Some(Ok(message))) = messages.next().now_or_never() {
                 self.take(message, None).await;
             }
         }
     }
 
-    /// Until shutdown, or until the pull fails: the broker breaks its silence every
-    /// [`HEARTBEAT`].
+    /// Takes in messages until shutdown, until the store cannot be used, or until the pull
+    /// fails. The broker sends a heartbeat every [`HEARTBEAT`], so its silence is noticed.
     async fn take_all(
         &self,
         messages: &mut jetstream::consumer::pull::Stream,
@@ -228,7 +229,7 @@ impl<E: Engine> Consumer<E> {
                     return;
                 }
             }
-            if self.haste == Haste::Soon {
+            if self.haste == Pace::Soon {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     () = tokio::time::sleep(MOMENT) => {}
@@ -240,12 +241,12 @@ impl<E: Engine> Consumer<E> {
         }
     }
 
-    /// The durable consumer; whether it is there, above all.
+    /// Looks up the durable consumer; an error when the broker does not have it.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     async fn look_up(&self) -> Result<PullConsumer, String> {
         let service = self.link.service();
-        let asked = self.link.jetstream().get_consumer_from_stream(service, &self.stream);
-        let found = within(BROKER_TIMEOUT, BROKER, asked).await;
+        let request = self.link.jetstream().get_consumer_from_stream(service, &self.stream);
+        let found = within(BROKER_TIMEOUT, BROKER, request).await;
         let found = found.map_err(|late| format!("consumer of {}: {late}", self.stream))?;
         found.map_err(|error| {
             format!(
@@ -264,22 +265,23 @@ impl<E: Engine> Consumer<E> {
         pull.map_err(|late| failed(&late))?.map_err(|error| failed(&error))
     }
 
-    /// Takes a message apart. A full intake holds the consumer back; a closed one means
-    /// shutdown, and the message comes again.
+    /// Splits a message into its events and puts it into the intake. A full intake holds the
+    /// consumer back; a closed one means shutdown, and the message is redelivered.
     async fn take(&self, message: Message, underway: Option<Underway>) {
-        // An acknowledgement goes where the message says. What JetStream did not hand out is
-        // no message of the stream, and would have this service publish something.
+        // The acknowledgement goes to the message's reply subject. A message that JetStream did
+        // not deliver is not from the stream, and could make this service publish anywhere.
         if message.info().is_err() {
             let (service, subject) = (self.link.service(), &message.subject);
-            warn!(service, %subject, "a message that JetStream has not handed out is dropped");
+            warn!(service, %subject, "dropped a message that JetStream did not deliver");
             return;
         }
-        // JetStream, too, answers to where it is asked to: whoever may read a stream can have a
-        // message of it copied into another one. The copy says where it is from.
+        // JetStream also answers to whatever reply subject a request names: a client that may
+        // read a stream can have a message copied into another one. The header names the
+        // stream that the copy is from.
         if message.headers.as_ref().is_some_and(|map| map.get(COPIED_FROM).is_some()) {
             let (service, subject) = (self.link.service(), &message.subject);
-            error!(service, %subject, "a copy of a message of another stream is dropped");
-            return delivery_of(message).emit(AckKind::Ack).await;
+            error!(service, %subject, "dropped a copy of a message of another stream");
+            return delivery_of(message).ack_with(AckKind::Ack).await;
         }
         let entries = entries_of(&self.consumed, &message.subject, &message.payload);
         let settle = Settle::Ack(Box::new(delivery_of(message)));
@@ -287,7 +289,7 @@ impl<E: Engine> Consumer<E> {
     }
 }
 
-/// The events of a message; a body that is no batch is a single event that cannot be read.
+/// The events of a message; a body that is not a batch counts as one event that cannot be read.
 pub(crate) fn entries_of<E: Engine>(
     consumed: &Table<E>,
     subject: &str,
@@ -306,20 +308,20 @@ fn delivery_of(message: Message) -> Delivery {
     );
     let id = message.headers.as_ref().and_then(|map| map.get(NATS_MESSAGE_ID));
     let id = id.and_then(|id| id.as_str().parse().ok());
-    let id = id.unwrap_or_else(|| id_of_place(&stream, sequence));
+    let id = id.unwrap_or_else(|| id_of_position(&stream, sequence));
     let subject = message.subject.clone();
     Delivery { message: Some(message), subject, id, stream, sequence, delivered }
 }
 
-/// An id for a message that came without one: its place in its stream.
-fn id_of_place(stream: &str, sequence: u64) -> Uuid {
+/// An id for a message that came without one, derived from its position in its stream.
+fn id_of_position(stream: &str, sequence: u64) -> Uuid {
     let digest = Sha256::digest(format!("{stream} {sequence}"));
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// Reads an event by the table of what the service consumes.
+/// Decodes an event by the table of events that the service consumes.
 pub(crate) fn decode<E: Engine>(
     consumed: &Table<E>,
     subject: &str,
@@ -361,8 +363,8 @@ fn is_version<E: Engine>(subject: &str, known: &Consumed<E>) -> bool {
     version.and_then(|version| version.parse().ok()) == Some(known.version)
 }
 
-/// An event of which nothing is known yet.
-fn unreadable<D>(event: Bytes) -> Entry<D> {
+/// An event that was not decoded yet.
+fn unreadable<H>(event: Bytes) -> Entry<H> {
     let id = crate::clock::new_id();
     Entry {
         handler: Err("it was not read".into()),

@@ -1,4 +1,4 @@
-//! One message's turn on the book.
+//! The handler context: what a handler decides with, and where it emits.
 
 use events::{Envelope, Event, EventId, SagaId, Timestamp, subject};
 use serde::Serialize;
@@ -6,16 +6,16 @@ use uuid::Uuid;
 
 use crate::{Caller, message::EVENT_BYTES_MAX};
 
-/// A fact on its way into the outbox.
+/// An event on its way into the outbox.
 #[derive(Debug, Clone)]
 pub struct Emitted {
     /// `ce-id`, fixed here and for good.
     pub event_id: EventId,
     /// Where it will be published.
     pub subject: String,
-    /// The fact as JSON.
+    /// The event as JSON.
     pub payload: Vec<u8>,
-    /// `ce-subject`: the thing the fact is about.
+    /// `ce-subject`: the entity the event is about.
     pub about: Uuid,
     /// Which saga it belongs to.
     pub saga_id: SagaId,
@@ -23,7 +23,7 @@ pub struct Emitted {
     pub cause_id: Option<Uuid>,
     /// `ce-time`.
     pub at: Timestamp,
-    /// How often what it follows from had been tried; 1 at first.
+    /// How often its cause had been tried; 1 at first.
     pub attempt: u64,
 }
 
@@ -31,7 +31,7 @@ impl Emitted {
     /// The event on the wire, as a CloudEvent; its `traceparent` is the span that emits it.
     ///
     /// # Panics
-    /// When the data is no JSON: it was made by [`Turn::tell`].
+    /// When the data is not JSON. [`Context::emit`] made it, so it is.
     pub(crate) fn encode(&self, source: &str, traceparent: Option<String>) -> Vec<u8> {
         let about = self.about.to_string();
         let kind = self.subject.rsplit_once('.').map_or("", |(kind, _)| kind);
@@ -54,7 +54,7 @@ impl Emitted {
     }
 }
 
-/// A message for whoever listens right now; it is stored nowhere.
+/// A live message for current subscribers; it is not stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Announcement {
     /// `live.<name>.<key>`.
@@ -63,19 +63,19 @@ pub struct Announcement {
     pub payload: Vec<u8>,
 }
 
-/// What a handler knows of the moment, and where it puts what it has to say.
+/// What a handler decides with, besides the unit of work, and where it emits events.
 ///
-/// Time and randomness come from here and from nowhere else, so that decisions stay pure.
-pub struct Context<'a, R> {
+/// Time and randomness come only from here, so that decisions stay pure.
+pub struct Context<'a, C> {
     /// When the batch began.
     pub now: Timestamp,
     /// The service's configuration.
-    pub config: &'a R,
-    /// Who is asking.
+    pub config: &'a C,
+    /// The caller.
     pub caller: &'a Caller,
-    /// How often this message has been tried, this time included; 1 at first.
+    /// The number of this attempt at the message; 1 at first.
     pub attempt: u64,
-    /// An id for the thing that this message makes; also the id of the saga it starts.
+    /// An id for the entity that this message creates; also the id of the saga it starts.
     pub id: Uuid,
     pub(crate) saga_id: SagaId,
     pub(crate) cause_id: Option<Uuid>,
@@ -85,9 +85,9 @@ pub struct Context<'a, R> {
     pub(crate) outcome: Option<(&'static str, Option<&'static str>)>,
 }
 
-impl<'a, R> Context<'a, R> {
-    /// A turn outside any runtime, for tests of handlers on an in-memory book.
-    pub fn at(now: Timestamp, config: &'a R, caller: &'a Caller, id: Uuid) -> Self {
+impl<'a, C> Context<'a, C> {
+    /// A context outside any runtime, for tests of handlers on an in-memory unit of work.
+    pub fn at(now: Timestamp, config: &'a C, caller: &'a Caller, id: Uuid) -> Self {
         Self {
             now,
             config,
@@ -103,7 +103,7 @@ impl<'a, R> Context<'a, R> {
         }
     }
 
-    /// Another id, for further things that this message makes.
+    /// Another id, for further entities that this message creates.
     pub fn new_id(&mut self) -> Uuid {
         crate::clock::new_id()
     }
@@ -113,30 +113,30 @@ impl<'a, R> Context<'a, R> {
         self.saga_id
     }
 
-    /// The event or command that this message is: the cause of what it tells.
+    /// The id of this event or command: the cause of what its handler emits.
     pub fn cause_id(&self) -> Option<Uuid> {
         self.cause_id
     }
 
-    /// Tells a fact in the saga of this message.
+    /// Emits an event in the saga of this message.
     pub fn emit<E: Event>(&mut self, event: E) {
         self.emit_in(self.saga_id, event);
     }
 
-    /// Tells a fact in a saga of its own: what one message does to many.
+    /// Emits an event in another saga, for a message that affects many of them.
     ///
     /// # Panics
-    /// When the service did not declare that this message may cause this fact: the
-    /// declared graph is what proofs and diagrams are made of, so it must be true.
+    /// When the service did not declare that this message may cause this event: proofs and
+    /// diagrams are made from the declared graph, so it must be true.
     pub fn emit_in<E: Event>(&mut self, saga_id: SagaId, event: E) {
         self.emit_after(saga_id, self.cause_id, event);
     }
 
-    /// Tells a fact that follows from an earlier message than this one: what was put off is
-    /// done now. [`Turn::saga_id`] and [`Turn::cause_id`] of that message say from which.
+    /// Emits an event that follows from an earlier message, because its work was put off until
+    /// now. Pass [`Context::saga_id`] and [`Context::cause_id`] of that earlier message.
     ///
     /// # Panics
-    /// As [`Turn::tell_in`] does; also when the event is larger than any message may be.
+    /// As [`Context::emit_in`] does; also when the event is larger than any message may be.
     pub fn emit_after<E: Event>(&mut self, saga_id: SagaId, cause_id: Option<Uuid>, event: E) {
         assert!(
             self.may_emit.is_empty() || self.may_emit.contains(&E::NAME),
@@ -158,7 +158,7 @@ impl<'a, R> Context<'a, R> {
         });
     }
 
-    /// Says something to whoever listens right now, under `live.<name>.<key>`.
+    /// Sends a live message to current subscribers of `live.<name>.<key>`.
     pub fn announce<T: Serialize>(&mut self, name: &str, key: Uuid, what: &T) {
         self.announced.push(Announcement {
             subject: format!("live.{name}.{key}"),
@@ -166,18 +166,18 @@ impl<'a, R> Context<'a, R> {
         });
     }
 
-    /// Notes on the trace how this message ends its saga (`completed`, `failed`, …), and
+    /// Records on the trace how this message ends its saga (`completed`, `failed`, …), and
     /// why.
     pub fn ends_saga(&mut self, outcome: &'static str, reason: Option<&'static str>) {
         self.outcome = Some((outcome, reason));
     }
 
-    /// The facts told so far.
+    /// The events emitted so far.
     pub fn emitted(&self) -> &[Emitted] {
         &self.emitted
     }
 
-    /// What was said so far to whoever listens right now.
+    /// The live messages announced so far.
     pub fn announced(&self) -> &[Announcement] {
         &self.announced
     }

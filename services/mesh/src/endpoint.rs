@@ -1,4 +1,4 @@
-//! Commands in: from NATS service endpoints into the intake, or to a read.
+//! Receives commands and queries: from NATS service endpoints into the intake, or to a query.
 
 use std::{
     collections::BTreeMap,
@@ -36,40 +36,40 @@ use crate::{
     own_id::own_id,
     repeat::Key,
     reply::{Inbox, ReplyTo, inbox, reply},
-    service::{Asked, Asking, How},
+    service::{DecodedCommand, EndpointSpec, How},
     supervise::Tasks,
     trace::{TRACEPARENT, TraceParent},
     work::{Answered, Meta, Settle, Work},
     worker::unavailable,
 };
 
-/// Reads of one service at work at once; more are turned away.
-const READS_MAX: usize = 256;
-/// Requests whose tokens are being verified at most; more wait in the connection.
+/// Maximum number of queries that one service runs at once; more are refused.
+const QUERIES_MAX: usize = 256;
+/// Maximum number of requests whose tokens are being verified; more wait in the connection.
 const ADMITTING_MAX: usize = 1_024;
-/// Whom a read waits for, in words.
+/// What a query waits for, as a timeout names it.
 const STORE: &str = "the store";
 /// How long it may take to join the queue group, or to leave it.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a request at most; the broker's own limit is as large.
+/// Maximum size of a request in bytes; the broker's own limit is as large.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What the endpoints of one service work with.
 pub(crate) struct Endpoints<E: Engine> {
     pub(crate) link: Link,
-    pub(crate) asked: Arc<BTreeMap<&'static str, Asked<E>>>,
+    pub(crate) asked: Arc<BTreeMap<&'static str, EndpointSpec<E>>>,
     pub(crate) intake: Intake<E::Handler>,
     pub(crate) ctx: QueryContext<E>,
     pub(crate) health: Health,
-    pub(crate) reads: Tasks,
+    pub(crate) queries: Tasks,
 }
 
-/// Requests as they come, each with what it asks for.
-type Requests<'a, E> = SelectAll<BoxStream<'a, (&'a Asked<E>, service::Request)>>;
+/// Incoming requests, each with its endpoint.
+type Requests<'a, E> = SelectAll<BoxStream<'a, (&'a EndpointSpec<E>, service::Request)>>;
 
 impl<E: Engine> Endpoints<E> {
-    /// Answers requests until shutdown, and while this instance can: one that cannot use its
-    /// store leaves the queue group, so that the others get what it would only refuse.
+    /// Answers requests until shutdown. An instance that cannot use its store leaves the queue
+    /// group meanwhile, so that the others get the requests that it could only refuse.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
         if self.asked.is_empty() {
             shutdown.cancelled().await;
@@ -83,7 +83,7 @@ impl<E: Engine> Endpoints<E> {
                 _ = serving.wait_for(|serving| *serving == Some(true)) => {}
             }
             let left = async {
-                // Fails only when nobody knows of the store any more.
+                // Fails only when the health is gone.
                 let _ = serving.wait_for(|serving| *serving != Some(true)).await;
             };
             self.serve(&shutdown, left).await?;
@@ -102,9 +102,9 @@ impl<E: Engine> Endpoints<E> {
     ) -> Result<(), String> {
         let joined = within(JOIN_TIMEOUT, BROKER, self.join()).await;
         let (service, mut requests) = joined.map_err(|late| late.to_string())??;
-        let reads = Arc::new(Semaphore::new(READS_MAX));
-        // A token with a new key waits for that key to be fetched; nobody else waits with
-        // it, least of all the request for the key, which the user service asks of itself.
+        let queries = Arc::new(Semaphore::new(QUERIES_MAX));
+        // A token with a new key waits for that key to be fetched. Other requests do not wait
+        // with it, least of all the request for the key, which the user service sends itself.
         let mut admitting = FuturesUnordered::new();
         let mut left = pin!(left);
         loop {
@@ -115,7 +115,7 @@ impl<E: Engine> Endpoints<E> {
                 next = requests.next(), if admitting.len() < ADMITTING_MAX => match next {
                     Some((asked, request)) => for request in self.requests(request.message) {
                         match request {
-                            Ok(request) => admitting.push(self.take(asked, request, &reads)),
+                            Ok(request) => admitting.push(self.take(asked, request, &queries)),
                             Err((to, problem)) => {
                                 reply(&self.link, to, Answered::refused(&problem)).await;
                             }
@@ -125,10 +125,10 @@ impl<E: Engine> Endpoints<E> {
                 },
             }
         }
-        // What has come already is answered.
+        // Requests that have already arrived are answered.
         while let Some(Some((asked, request))) = requests.next().now_or_never() {
             for request in self.requests(request.message).into_iter().flatten() {
-                admitting.push(self.take(asked, request, &reads));
+                admitting.push(self.take(asked, request, &queries));
             }
         }
         drop(requests);
@@ -167,8 +167,8 @@ impl<E: Engine> Endpoints<E> {
         Ok((service, requests))
     }
 
-    /// What a message asks for. Nothing when its answer would go to no inbox: that is no
-    /// request, but somebody who wants this service to publish something.
+    /// The requests in a message. None when its answer would go to no inbox: that is not a
+    /// request, but an attempt to make this service publish something.
     fn requests(&self, message: Message) -> Vec<Result<Request, (ReplyTo, Problem)>> {
         let reply = message.reply.as_ref();
         match reply.map(|subject| inbox(subject)) {
@@ -176,8 +176,8 @@ impl<E: Engine> Endpoints<E> {
             Some(Some(inbox)) => Request::of(message, inbox),
             Some(None) => {
                 let count = self.health.add_unanswered();
-                // The more there are, the less is said of each: whoever sends them must not be
-                // able to fill the log.
+                // The more there are, the fewer are logged: a client that sends them must not
+                // be able to fill the log.
                 if count.is_power_of_two() {
                     let (service, subject) = (self.link.service(), &message.subject);
                     let reply = reply.map_or("", |subject| subject.as_str());
@@ -189,15 +189,15 @@ impl<E: Engine> Endpoints<E> {
         }
     }
 
-    /// Lets one request in, or says why not.
-    async fn take(&self, asked: &Asked<E>, request: Request, reads: &Arc<Semaphore>) {
+    /// Admits one request, or answers why not.
+    async fn take(&self, asked: &EndpointSpec<E>, request: Request, queries: &Arc<Semaphore>) {
         let refused = match self.admit(asked, &request).await {
             Err(problem) => problem,
             Ok(None) => return,
             Ok(Some((mut meta, key))) => match &asked.how {
                 How::Decided(decode) => match decode(&request.body, key.as_ref()) {
                     Err(problem) => problem,
-                    Ok(Asking { handler, idempotency }) => {
+                    Ok(DecodedCommand { handler, idempotency }) => {
                         meta.idempotency = idempotency;
                         let work = Work::command(handler, meta, Settle::Reply(request.to.clone()));
                         match self.intake.try_send(work) {
@@ -206,7 +206,7 @@ impl<E: Engine> Endpoints<E> {
                         }
                     }
                 },
-                How::Read(read) => match reads.clone().try_acquire_owned() {
+                How::Read(read) => match queries.clone().try_acquire_owned() {
                     Err(_) => overloaded(),
                     Ok(permit) => {
                         let mut span = self.link.tracer().command(meta.name, &meta.trace);
@@ -215,8 +215,8 @@ impl<E: Engine> Endpoints<E> {
                         let answer = read(self.ctx.clone(), request.body, key, meta);
                         let (link, status, to) = (self.link.clone(), asked.status, request.to);
                         let engine = self.ctx.engine.clone();
-                        self.reads.spawn(async move {
-                            // Nobody waits for the answer any longer.
+                        self.queries.spawn(async move {
+                            // No caller waits for the answer any longer.
                             let answered = match within(COMMAND_TIMEOUT, STORE, answer).await {
                                 Ok(Ok(body)) => Answered { status, body },
                                 Ok(Err(problem)) => Answered::refused(&problem),
@@ -237,10 +237,10 @@ impl<E: Engine> Endpoints<E> {
         reply(&self.link, request.to, Answered::refused(&refused)).await;
     }
 
-    /// Checks who asks and what with; `None` when nobody waits for the answer any more.
+    /// Checks the caller and the headers; `None` when the deadline of the request is over.
     async fn admit(
         &self,
-        asked: &Asked<E>,
+        asked: &EndpointSpec<E>,
         request: &Request,
     ) -> Result<Option<(Meta, Option<Key>)>, Problem> {
         if request.body.len() > BODY_BYTES_MAX {
@@ -255,7 +255,7 @@ impl<E: Engine> Endpoints<E> {
         }
         let caller = match &request.authorization {
             None => Caller::Anonymous,
-            // Who comes for a new token may well bring one that has run out.
+            // A client that asks for a new token may well send an expired one.
             Some(_) if asked.allow.needs_no_token() => Caller::Anonymous,
             Some(value) => {
                 let token = value
@@ -270,7 +270,7 @@ impl<E: Engine> Endpoints<E> {
         };
         asked.allow.check(&caller)?;
         if !self.health.store_is_up() && matches!(asked.how, How::Decided(_)) {
-            // Do not let commands pile up before a store that is away.
+            // Commands must not pile up while the store is unavailable.
             return Err(unavailable(&self.link));
         }
         let key = request.idempotency_key.clone();
@@ -296,7 +296,7 @@ impl<E: Engine> Endpoints<E> {
     }
 }
 
-/// A command or a query as it came in, by itself or in a bundle.
+/// A command or a query that came by itself or in a bundle.
 struct Request {
     authorization: Option<String>,
     idempotency_key: Option<String>,
@@ -310,8 +310,8 @@ struct Request {
 }
 
 impl Request {
-    /// What a message asks for: one thing, or those of a bundle. Nothing if nobody waits for
-    /// an answer.
+    /// The requests in a message: one, or those of a bundle. None when the message has no reply
+    /// subject.
     fn of(message: Message, inbox: Inbox) -> Vec<Result<Self, (ReplyTo, Problem)>> {
         let Some(subject) = message.reply.clone() else { return Vec::new() };
         let is_bundle = match header(message.headers.as_ref(), headers::BUNDLE) {
@@ -335,7 +335,7 @@ impl Request {
         }
     }
 
-    /// A command that came by itself.
+    /// A request that came by itself.
     fn alone(message: Message, to: ReplyTo, inbox: Inbox) -> Result<Self, Problem> {
         let header = |name: &str| header(message.headers.as_ref(), name);
         let owned = |name: &str| header(name).map(|value| value.map(str::to_owned));
@@ -369,7 +369,7 @@ impl Request {
     }
 }
 
-/// The subject of an endpoint; what the mesh answers itself it answers for each service.
+/// The subject of an endpoint. The mesh's own endpoints exist once for each service.
 fn subject_of(service: &str, endpoint: &str, allow: Allow) -> String {
     if allow == Allow::Service {
         return format!("{STATE}{endpoint}");
@@ -380,8 +380,8 @@ fn subject_of(service: &str, endpoint: &str, allow: Allow) -> String {
     }
 }
 
-/// A header, in whatever letters its name is written. It may stand there twice with one value,
-/// and not with two: nobody could say which of them was meant.
+/// A header, whatever the case of its name. It may occur twice with the same value, but not with
+/// two values: it would be unclear which of them was meant.
 fn header<'a>(map: Option<&'a HeaderMap>, name: &str) -> Result<Option<&'a str>, Problem> {
     let named = map.into_iter().flat_map(HeaderMap::iter).filter(|(known, _)| {
         let known: &str = known.as_ref();
@@ -395,7 +395,7 @@ fn header<'a>(map: Option<&'a HeaderMap>, name: &str) -> Result<Option<&'a str>,
     }
 }
 
-/// The id a caller proposes for what its command makes.
+/// The id a caller proposes for what its command creates.
 fn proposed_id(proposed: Option<&str>) -> Result<Option<Uuid>, Problem> {
     let read = |text: &str| {
         let id = text.parse::<Uuid>().ok().filter(|id| id.get_version_num() == 7);
@@ -407,9 +407,9 @@ fn proposed_id(proposed: Option<&str>) -> Result<Option<Uuid>, Problem> {
 fn shared_inbox() -> Problem {
     Problem::new(
         codes::FORBIDDEN,
-        "Everybody with the key `client` reads its inbox, so only what anybody may know is \
-         answered there. Get an access token over HTTP (POST /v1/sessions) and connect with it \
-         in place of a key: the inbox prefix _INBOX_account.<user id> is yours alone.",
+        "All clients with the key `client` read the same inbox, so only public answers are sent \
+         there. Get an access token over HTTP (POST /v1/sessions) and connect with it in place \
+         of a key: the inbox prefix _INBOX_account.<user id> is yours alone.",
     )
 }
 
@@ -422,7 +422,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_read_in_any_letters_and_has_one_value() {
+    fn a_header_name_has_any_case_and_the_header_one_value() {
         let read = |headers: &[(&str, &str)]| {
             let mut map = HeaderMap::new();
             for (name, value) in headers {

@@ -1,4 +1,4 @@
-//! What a batch runs on: a store that takes a whole batch, or nothing of it.
+//! The engine that batches run on: a store that takes a whole batch, or nothing of it.
 //!
 //! There are three: [`crate::postgres::Postgres`] and [`crate::valkey::Valkey`], and, for the
 //! simulation, one in memory. All pass the same conformance suite (`tests/engine`).
@@ -20,21 +20,21 @@ use crate::{
 
 /// A store with an inbox, a service's state, an outbox and parked events.
 pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
-    /// A decoded event or command, ready to run.
+    /// A decoded event or command with its handler, ready to run.
     type Handler: Send + Sync + 'static;
 
-    /// Runs one batch: every outcome is in the store when this returns, and on `Err`
-    /// nothing of it is. A message is taken in whole: events of it that cannot be are parked
-    /// in the same step.
+    /// Runs one batch: when this returns, every outcome is in the store; on `Err`, none is. A
+    /// message is taken in whole: those of its events that cannot be handled are parked in the
+    /// same step.
     fn run(
         &self,
         batch: &mut [Work<Self::Handler>],
         care: Care,
     ) -> impl Future<Output = Result<Ran, Failure>> + Send;
 
-    /// Tries a parked event that has been leased. When it is taken in, its row has ended in
-    /// the same step, and its history says which operator had it tried, if one had; otherwise
-    /// nothing has changed.
+    /// Retries a parked event that has been leased. When it is handled, its row is resolved in
+    /// the same step, and its history names the operator who asked for the retry, if one did;
+    /// otherwise nothing has changed.
     fn retry(
         &self,
         parked: &Parked,
@@ -42,7 +42,7 @@ pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
         by: Option<UserId>,
     ) -> impl Future<Output = Result<Retried, Failure>> + Send;
 
-    /// Waits until this instance is the one that reads whole streams.
+    /// Waits until this instance is the leader, which reads whole streams.
     fn lead(&self) -> impl Future<Output = Result<Lead, Failure>> + Send {
         async { Err(Failure::Refused("this store keeps no positions".into())) }
     }
@@ -52,12 +52,12 @@ pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
         async { Err(Failure::Refused("this store keeps no positions".into())) }
     }
 
-    /// The highest messages of a stream that were noted, ascending.
+    /// The recorded highest messages of a stream, ascending.
     fn reached(&self, _stream: &str) -> impl Future<Output = Result<Vec<Mark>, Failure>> + Send {
         async { Ok(Vec::new()) }
     }
 
-    /// Notes such a message, and keeps some of those before it.
+    /// Records the highest message of a stream, and keeps some of those before it.
     fn note_reached(
         &self,
         _stream: &str,
@@ -66,7 +66,7 @@ pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
         async { Ok(()) }
     }
 
-    /// Forgets what was noted above a sequence.
+    /// Deletes the records above a sequence.
     fn forget_reached(
         &self,
         _stream: &str,
@@ -78,35 +78,37 @@ pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
     /// Whether the store can do its work.
     fn check(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Something that used the store was given up in the middle, and nobody knows where.
+    /// A call that used the store was abandoned in the middle, at an unknown point.
     fn given_up(&self) {}
 
-    /// Housekeeping, about once a minute: make and drop partitions, trim what is old.
+    /// Housekeeping, about once a minute: create and drop partitions, trim old rows.
     fn tidy(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// The places where this service can be made to fail.
+    /// The failpoints of this service.
     fn failpoints(&self) -> Arc<Failpoints>;
 }
 
-/// The table of emitted messages. A row is published, and then it has a mark (its sequence in
-/// the stream), or it is not. Every method is safe to repeat and may run in any instance.
+/// The outbox: the table of emitted messages. A published row has a mark, its sequence in the
+/// stream; a row without a mark is not published yet. Every method is safe to repeat and may
+/// run in any instance.
 pub trait Outbox {
-    /// Takes up to `most` messages without a mark whose lease has run out, oldest first, and
-    /// leases them by the store's clock, so that no other instance takes them as well.
+    /// Leases up to `most` messages without a mark whose lease is over, oldest first. The lease
+    /// goes by the store's clock, so that no other instance takes the same messages.
     fn sweep(&self, most: usize) -> impl Future<Output = Result<Vec<Message>, Failure>> + Send;
 
-    /// Marks messages as published; one that has a mark already keeps it. Losing this write
-    /// only repeats messages.
+    /// Marks messages as published; a message that already has a mark keeps it. When this write
+    /// is lost, messages are only published again.
     fn mark(&self, marks: &[Mark]) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Leaves a message alone for a while that the broker refuses; how long grows each time.
-    fn put_off(&self, id: Uuid) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Backs off a message that the broker refuses; the pause grows each time.
+    fn back_off(&self, id: Uuid) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Takes marks away from messages that are not in the stream; one whose mark has changed
-    /// since it was read keeps the new one.
+    /// Removes the marks of messages that are not in the stream; a mark that has changed since
+    /// it was read stays.
     fn unmark(&self, lost: &[Mark]) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Takes marks away from messages of a gap, so that they are published again; how many.
+    /// Removes the marks of the messages in a gap, so that they are published again; returns
+    /// their number.
     fn publish_again(&self, gap: &Gap) -> impl Future<Output = Result<usize, Failure>> + Send;
 
     /// Up to `most` marks above a sequence, ascending.
@@ -123,38 +125,39 @@ pub trait Outbox {
         most: usize,
     ) -> impl Future<Output = Result<Vec<Mark>, Failure>> + Send;
 
-    /// Up to where outbox and stream were seen to agree; `None` at the very beginning.
+    /// The position up to which outbox and stream were verified to agree; `None` at the very
+    /// beginning.
     fn verified(&self) -> impl Future<Output = Result<Option<Mark>, Failure>> + Send;
 
-    /// Moves that place.
+    /// Moves the verified position.
     fn set_verified(&self, place: Option<Mark>)
     -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// What waits to be published.
+    /// The messages that wait to be published.
     fn backlog(&self) -> impl Future<Output = Result<Backlog, Failure>> + Send;
 }
 
 /// The table of parked events.
 pub trait Parking {
-    /// Leases events to be tried: counts the attempt before it is made. Rows in state `dead`
-    /// or `behind` hold their key while they are open: of them only the first can be leased,
-    /// and an early row only when none before it holds its key. What is leased nobody else
-    /// can lease until `lease` is over.
+    /// Leases events to be retried, and counts the attempt before it is made. Rows in state
+    /// `dead` or `behind` hold their key while they are open: only the first of them can be
+    /// leased, and an early row only when none before it holds its key. A leased row cannot be
+    /// leased again until `lease` is over.
     fn lease(
         &self,
         which: Which,
         lease: Duration,
     ) -> impl Future<Output = Result<Vec<Parked>, Failure>> + Send;
 
-    /// Writes what became of an attempt that did not take the event in. One that held its key
-    /// and is early now lets the next one come due.
+    /// Writes the outcome of an attempt that did not handle the event. When the event held its
+    /// key and is early now, the next one with that key comes due.
     fn settle(
         &self,
         number: u64,
         verdict: Verdict,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Ends a parked event that an operator gives up; whether it was still open.
+    /// Discards a parked event on an operator's request; whether it was still open.
     fn discard(
         &self,
         number: u64,
@@ -169,14 +172,14 @@ pub trait Parking {
 /// Which parked events to lease.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Which {
-    /// Those whose time has come, at most so many.
+    /// Those that are due, at most so many.
     Due(usize),
-    /// Those that were parked behind another that has ended, or has become early, unseen by
-    /// them, at most so many.
-    Stranded(usize),
-    /// The first of those that hold a key, whatever its time, because an operator asks for it.
+    /// Those parked behind another event at the moment when it ended or became early, so that
+    /// nothing has made them due, at most so many.
+    Missed(usize),
+    /// The first of those that hold a key, due or not, because an operator asks for it.
     First(String),
-    /// This one, if it has no key or is early: it holds no key, and stands in no line.
+    /// This one, if it has no key or is early: it does not hold a key, and waits behind no other.
     Number(u64),
 }
 
@@ -188,16 +191,16 @@ pub enum Show {
     All(bool, usize),
     /// All of a key, ended ones included.
     Key(String),
-    /// One.
+    /// The one with this number.
     Number(u64),
 }
 
-/// What became of an attempt.
+/// The outcome of an attempt that did not handle the event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// It is tried again after so long. An attempt that the store has prevented does not count.
+    /// It is retried after a pause. An attempt that the store prevented does not count.
     Again {
-        /// How long.
+        /// The pause.
         after: Duration,
         /// Why.
         cause: String,
@@ -208,7 +211,7 @@ pub enum Verdict {
     Dead {
         /// Why.
         cause: String,
-        /// The operator who had it tried.
+        /// The operator who asked for the retry.
         by: Option<UserId>,
     },
 }
@@ -216,40 +219,40 @@ pub enum Verdict {
 /// How a batch is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Care {
-    /// As one unit; what panics or is refused by the store fails the whole batch.
+    /// As one unit of work; a panic or a refusal by the store fails the whole batch.
     Together,
-    /// One message or command, event by event, so that poison parks only itself.
-    /// A unique violation is a lost race, and the whole is decided again.
-    Alone,
-    /// The same, and a unique violation counts as poison: it came again and again.
-    Judged,
-    /// A message that seems to kill the process: its events are parked without being run.
-    Unrun,
+    /// One message or command, event by event, so that a poison event parks only itself.
+    /// A unique violation is a lost race, and the whole message is decided again.
+    Standalone,
+    /// The same, but a unique violation counts as poison, because it came again and again.
+    AloneFinal,
+    /// For a message that seems to kill the process: its events are parked without being run.
+    ParkUnrun,
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Debug, Default)]
 pub struct Ran {
     /// One for each message or command, in order.
     pub outcomes: Vec<Outcome>,
-    /// What was emitted, to be published now.
+    /// The emitted messages, to be published now.
     pub emitted: Vec<Message>,
-    /// To be said now that it is stored.
+    /// Live messages, to be sent now that the batch is stored.
     pub announced: Vec<Announcement>,
     /// Events that were parked.
     pub parked: Vec<Parked>,
 }
 
-/// How a parked event's attempt ended.
+/// The outcome of an attempt at a parked event.
 #[derive(Debug)]
 pub enum Retried {
-    /// It is taken in.
+    /// The event is handled.
     Done(Ran),
-    /// It had ended already.
+    /// The row had already ended.
     Gone,
-    /// What it depends on is not here yet.
+    /// What the event depends on is not here yet.
     Early(String),
-    /// It cannot succeed.
+    /// The event cannot be handled.
     Failed(String),
 }
 
@@ -258,27 +261,28 @@ pub enum Retried {
 pub struct Mark {
     /// The message.
     pub id: Uuid,
-    /// Where it is.
+    /// Its sequence.
     pub sequence: u64,
 }
 
-/// Messages that a stream has dropped and somebody has not taken in.
+/// Messages that a stream has dropped before some consumer took them in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
     /// Above this sequence …
     pub above: u64,
     /// … and below that one.
     pub below: u64,
-    /// What the subjects of those begin with that are missed.
+    /// Subject prefixes of the missed messages.
     pub subjects: Vec<String>,
-    /// No message with an id below this one: it was emitted before anybody missed it.
+    /// Messages with an id below this one are not missed: they were emitted before the consumer
+    /// was created.
     pub since: Uuid,
 }
 
-/// What was emitted and is not published yet.
+/// The emitted messages that are not published yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Events; a store may stop counting at some thousands.
+    /// Number of events; a store may stop counting at some thousands.
     pub events: u64,
     /// When the oldest of them was emitted.
     pub since: Option<Timestamp>,
@@ -287,33 +291,34 @@ pub struct Backlog {
 /// Why a batch could not be run.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Failure {
-    /// The store does not answer, or has no room; it is tried again until it does.
+    /// The store does not answer, or has no room; the batch is retried until it does.
     #[error("the store cannot be reached: {0}")]
     Unavailable(String),
-    /// The store is there, but not for us: another password, another database, a migration
-    /// that is missing, a replica that only reads. It is tried again; others may do better.
+    /// The store answers, but this instance cannot use it: a wrong password or database, a
+    /// missing migration, a read-only replica. It is retried; other instances may do better.
     #[error("the store cannot be used: {0}")]
     Unusable(String),
-    /// The store knows nothing of what it knew; it is being rebuilt, for all instances alike.
+    /// The store has lost its state; it is being rebuilt, for all instances alike.
     #[error("the store was emptied and is not rebuilt yet")]
     Emptied,
-    /// The store was lost while committing: the batch has taken effect, or it has not.
+    /// The store was lost while committing: it is unknown whether the batch took effect.
     #[error("the store was lost while committing: {0}")]
     Uncertain(String),
     /// Another batch was faster, and nothing of this one took effect: decided again, it sees
-    /// what the other has done.
+    /// what the other did.
     #[error("another batch was faster: {0}")]
     Contended(String),
-    /// Something in it is there already: a lost race, or, when it comes again, poison.
-    #[error("it is there already: {0}")]
+    /// A unique violation: a lost race, or, when it comes again, poison.
+    #[error("it exists already: {0}")]
     Duplicate(String),
-    /// The store refuses something in it, or a handler panicked: its messages are run alone.
+    /// The store refuses something in the batch, or a handler panicked: its messages are run
+    /// one by one.
     #[error("the store refuses the batch: {0}")]
     Refused(String),
 }
 
 impl Failure {
-    /// Whether the store is away, or not ours to use, and trying again at once is of no use.
+    /// Whether the store is unavailable or unusable, so that retrying at once is of no use.
     pub fn is_lost(&self) -> bool {
         use Failure::{Emptied, Unavailable, Uncertain, Unusable};
         matches!(self, Unavailable(_) | Uncertain(_) | Unusable(_) | Emptied)
@@ -326,21 +331,21 @@ impl From<Late> for Failure {
     }
 }
 
-/// What a state of SQL says of a statement that has failed. Only what is in the data can be
-/// held against an event; whatever is wrong with the store is not its fault.
+/// The failure behind an SQLSTATE. Only an error in the data counts against an event; a fault of
+/// the store does not.
 fn of_state(code: &str, text: String) -> Failure {
     match code {
-        // Canceled for taking too long: as if another had been faster.
+        // Statement timeout: as if another batch had been faster.
         "57014" => Failure::Contended(text),
         "23505" => Failure::Duplicate(text),
-        // No right to it; only to be read.
+        // Insufficient privilege; read-only transaction.
         "42501" | "25006" => Failure::Unusable(text),
         _ => match code.get(..2).unwrap_or_default() {
-            // Connection lost, out of resources, shutting down or starting up, broken.
+            // Connection lost, out of resources, shutting down or starting up, internal error.
             "08" | "53" | "57" | "58" | "F0" | "XX" => Failure::Unavailable(text),
-            // Another password, database or schema.
+            // Wrong password, database or schema.
             "28" | "3D" | "3F" => Failure::Unusable(text),
-            // Serialization, deadlock, a lock not had in time.
+            // Serialization failure, deadlock, lock timeout.
             "40" | "55" => Failure::Contended(text),
             _ => Failure::Refused(text),
         },
@@ -365,7 +370,7 @@ impl From<sqlx::Error> for Failure {
     }
 }
 
-/// What the error of a Valkey says, where nothing can have taken effect.
+/// The failure behind an error of Valkey, where nothing can have taken effect.
 impl From<redis::RedisError> for Failure {
     fn from(error: redis::RedisError) -> Self {
         let text = error.to_string();
@@ -383,14 +388,14 @@ impl From<redis::RedisError> for Failure {
     }
 }
 
-/// Whether a Valkey is there, but not for us.
+/// Whether Valkey answers, but this instance cannot use it.
 pub(crate) fn is_unusable(error: &redis::RedisError) -> bool {
     error.kind() == redis::ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
         || error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::ReadOnly)
 }
 
-/// Whether a Valkey cannot work right now, whatever it is asked.
+/// Whether Valkey cannot serve any request right now.
 pub(crate) fn is_away(error: &redis::RedisError) -> bool {
     use redis::ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, TryAgain};
     let kinds = [BusyLoading, ClusterDown, MasterDown, TryAgain];
@@ -403,7 +408,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_in_the_data_is_held_against_an_event() {
+    fn only_an_error_in_the_data_counts_against_an_event() {
         for code in ["22001", "22P02", "23502", "23514", "54000", "P0001", "42P01"] {
             assert!(matches!(of_state(code, String::new()), Failure::Refused(_)), "{code}");
         }
@@ -416,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_not_ours_is_told_from_one_that_is_away() {
+    fn an_unusable_store_is_distinguished_from_an_unavailable_one() {
         for code in ["28P01", "28000", "3D000", "3F000", "42501", "25006"] {
             assert!(matches!(of_state(code, String::new()), Failure::Unusable(_)), "{code}");
         }

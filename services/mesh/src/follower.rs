@@ -1,10 +1,10 @@
-//! Whole streams in: read by sequence, for a service that learns and decides nothing.
+//! Reads whole streams by sequence, for a service that decides nothing.
 //!
-//! The position lies in the service's own database and moves in the transaction of what was
-//! learned. So there is nothing to acknowledge and nothing to remember of each fact, and a
+//! The position is kept in the service's own database and moves in the transaction that takes
+//! the events in. So there is nothing to acknowledge and no inbox row for each event, and a
 //! reader that was killed goes on exactly where its last transaction ended. It may lag: it
-//! reads at a calm pace in large pieces and leaves a busy machine to those who sell
-//! (`courtesy.rs`).
+//! reads at intervals in large pieces and yields a busy machine to the services that sell
+//! (`throttle.rs`).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -29,24 +29,24 @@ use crate::{
     throttle::Throttle,
 };
 
-/// How long a reader rests between two looks at the streams' ends.
+/// The pause of a reader at the end of its streams.
 pub const READ_EVERY: Duration = Duration::from_millis(200);
-/// The same when it is behind.
-const SHORT_REST: Duration = Duration::from_millis(10);
-/// How long it waits before it asks again for what a stream has dropped.
+/// The pause of a reader that lags.
+const SHORT_PAUSE: Duration = Duration::from_millis(10);
+/// The pause before the reader requests messages again that a stream has dropped.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// How long it waits when its store or the broker does not answer.
+/// The pause when the store or the broker does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Facts in the order of their streams, and where that leaves the reader. While it catches up,
-/// the streams advance together in time, so that what belongs together comes together.
+/// Events in the order of their streams, and the reader's positions after them. While the reader
+/// catches up, the streams advance together in time, so that events of one moment come together.
 pub struct Read {
-    /// The facts: each stream's in its order, streams one after the other.
+    /// The events: each stream's in its order, one stream after the other.
     pub events: Vec<StoredEvent>,
-    /// Whether there was nothing more in any stream when this was read: who has taken this
-    /// in knows all that was told a moment ago.
+    /// Whether no stream had more when this was read: then, with these events, the service has
+    /// all that was emitted a moment ago.
     pub is_all: bool,
-    /// When the reading began: everything stored before is in, if [`Read::is_all`].
+    /// When the read began: everything stored before is included, if [`Read::is_all`].
     pub began_at: Timestamp,
     positions: Positions,
     has_moved: bool,
@@ -54,26 +54,27 @@ pub struct Read {
 }
 
 impl Read {
-    /// Whether anything was read, be it of no concern: only then is there a place to settle.
+    /// Whether any message was read, even of other events: only then are there new positions to
+    /// settle.
     pub fn has_moved(&self) -> bool {
         self.has_moved
     }
 
-    /// Notes, in the transaction of what was learned, that it was learned.
+    /// Saves the positions, in the transaction that takes the events in.
     ///
     /// # Errors
-    /// When the database does not take it.
+    /// When the database refuses it.
     pub async fn settle(&self, tx: &mut sqlx::PgConnection) -> Result<(), Failure> {
         self.positions.save(tx).await?;
         let events = self.events.iter().map(StoredEvent::name);
-        if self.failpoints.strikes(Failpoint::BeforeCommit, events) {
+        if self.failpoints.fires(Failpoint::BeforeCommit, events) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         Ok(())
     }
 }
 
-/// What a reader works with.
+/// The task that reads whole streams for one service.
 pub(crate) struct Follower<E: Engine> {
     pub(crate) link: Link,
     pub(crate) ctx: QueryContext<E>,
@@ -82,12 +83,12 @@ pub(crate) struct Follower<E: Engine> {
 }
 
 impl<E: Engine> Follower<E> {
-    /// Reads until shutdown; any failure ends it, and the supervisor starts it anew from
-    /// its stored positions.
+    /// Reads until shutdown. Any failure ends the task, and the supervisor restarts it from its
+    /// stored positions.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         let ended = self.read_until(&shutdown).await;
         if let Err(cause) = &ended {
-            self.health.ailing(Part::Follower, cause);
+            self.health.faulty(Part::Follower, cause);
         }
         ended
     }
@@ -104,8 +105,7 @@ impl<E: Engine> Follower<E> {
         info!(service = self.link.service(), streams = streams.len(), "reading whole streams");
         let mut throttle = Throttle::default();
         while !shutdown.is_cancelled() {
-            // Whoever takes the facts in may be stuck with them for hours. What it has not
-            // settled comes again.
+            // Taking the events in may be stuck for hours. What is not settled is read again.
             let round = self.round(&client, &mut streams, &mut positions, &mut lead);
             let began = Instant::now();
             let is_behind = tokio::select! {
@@ -113,17 +113,17 @@ impl<E: Engine> Follower<E> {
                 () = shutdown.cancelled() => return Ok(()),
             };
             self.health.well(&Part::Follower);
-            let rest = if is_behind { SHORT_REST } else { READ_EVERY };
+            let pause = if is_behind { SHORT_PAUSE } else { READ_EVERY };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = throttle.rest(rest, began.elapsed()) => {}
+                () = throttle.pause(pause, began.elapsed()) => {}
             }
         }
         Ok(())
     }
 
-    /// Reads ahead in every stream and has taken in what was told by a time that all have
-    /// been read to: whether there is more.
+    /// Reads ahead in every stream, and takes in the events emitted up to a time that every
+    /// stream has been read to. Returns whether there is more.
     async fn round(
         &self,
         client: &MeshClient,
@@ -150,7 +150,7 @@ impl<E: Engine> Follower<E> {
         for (stream, ahead) in streams {
             for message in ahead.take(emitted_by) {
                 read.has_moved = true;
-                read.positions.0.insert((*stream).to_owned(), place_of(&message));
+                read.positions.0.insert((*stream).to_owned(), position_of(&message));
                 read.events.extend(message.events);
             }
         }
@@ -160,7 +160,7 @@ impl<E: Engine> Follower<E> {
         let read = Arc::new(read);
         while let Err(failure) = (self.followed.take)(self.ctx.clone(), read.clone()).await {
             warn!(service = self.link.service(), cause = %failure, events = count,
-                "facts could not be taken in; trying again");
+                "events could not be taken in; retrying");
             tokio::time::sleep(PAUSE).await;
             lead.check().await?;
         }
@@ -169,7 +169,7 @@ impl<E: Engine> Follower<E> {
         Ok(has_more)
     }
 
-    /// Reads on in one stream until a piece of it is at hand, or all.
+    /// Reads on in one stream until a piece of it is loaded, or all of it.
     async fn read_on(
         &self,
         client: &MeshClient,
@@ -184,9 +184,9 @@ impl<E: Engine> Follower<E> {
         Ok(())
     }
 
-    /// Reads the messages behind those that are at hand. The last one before them is read
-    /// again: when it is not the one that was there, the broker has forgotten, and the stream
-    /// is read from its beginning; whoever takes it in finds the repeats.
+    /// Reads the messages after those already loaded. The last one before them is read again:
+    /// when its id has changed, the stream has lost messages, and it is read from its beginning;
+    /// the service drops the repeats.
     async fn read_more(
         &self,
         client: &MeshClient,
@@ -199,15 +199,15 @@ impl<E: Engine> Follower<E> {
             let read = client.stored_messages(stream, from, STORED_MESSAGES_MAX).await;
             read.map_err(unread)
         };
-        let place = ahead.messages.back().map(place_of).or(position.copied());
-        let mut messages = read(place.map_or(0, |(seq, _)| seq)).await?;
-        if let Some((seq, id)) = place {
-            let at_place = messages.first().filter(|message| message.sequence == seq);
-            match at_place.map(|message| message.id == id) {
+        let last = ahead.messages.back().map(position_of).or(position.copied());
+        let mut messages = read(last.map_or(0, |(seq, _)| seq)).await?;
+        if let Some((seq, id)) = last {
+            let again = messages.first().filter(|message| message.sequence == seq);
+            match again.map(|message| message.id == id) {
                 Some(true) => drop(messages.remove(0)),
-                // Its age was over, and so may be that of messages behind it.
+                // It has aged out, and messages after it may have aged out as well.
                 None if !messages.is_empty() => {
-                    if !self.asks_for_missed(stream, seq, messages[0].sequence).await {
+                    if !self.request_missed(stream, seq, messages[0].sequence).await {
                         ahead.has_more = false;
                         ahead.held_until = Some(Instant::now() + ASK_AGAIN);
                         return Ok(());
@@ -217,24 +217,24 @@ impl<E: Engine> Follower<E> {
                 None if !ends_before(client, stream, seq).await? => {}
                 _ => {
                     warn!(service = self.link.service(), stream, seq, message_id = %id,
-                        "the stream is another than the one that was read; reading it anew");
+                        "the stream was replaced; reading it from the beginning");
                     messages = read(0).await?;
                 }
             }
         }
-        // A piece may end early because of its bytes: only nothing at all is the end.
+        // A read may end early because of its bytes: only an empty one is the end.
         ahead.has_more = !messages.is_empty();
         ahead.messages.extend(messages);
         Ok(())
     }
 }
 
-/// What a stream has dropped before it was read, asked for again.
+/// Messages that a stream has dropped before they were read.
 impl<E: Engine> Follower<E> {
-    /// Has the service whose stream it is publish again what lay between two sequences; whether
-    /// it has noted that. Then it stands in the outbox as unpublished, and comes at the end of the
-    /// stream; before that the stream is not read on, or nobody would miss it any more.
-    async fn asks_for_missed(&self, stream: &str, above: u64, below: u64) -> bool {
+    /// Asks the stream's service to publish the messages between two sequences again; whether
+    /// it agreed. Then they are unpublished in its outbox, and come at the end of the stream.
+    /// Until then the stream is not read on, or the gap would be forgotten.
+    async fn request_missed(&self, stream: &str, above: u64, below: u64) -> bool {
         if above + 1 >= below {
             return true;
         }
@@ -247,9 +247,9 @@ impl<E: Engine> Follower<E> {
             subjects: wanted.map(|event| format!("onsale.{event}.")).collect(),
         };
         let body = serde_json::to_vec(&missed).expect("plain data");
-        let asked = self.link.request(format!("missed.{stream}"), body.into(), ASK_AGAIN).await;
-        let messages = match asked {
-            Ok(noted) => String::from_utf8_lossy(&noted.payload).parse().unwrap_or(0),
+        let answer = self.link.request(format!("missed.{stream}"), body.into(), ASK_AGAIN).await;
+        let messages = match answer {
+            Ok(count) => String::from_utf8_lossy(&count.payload).parse().unwrap_or(0),
             Err((_, cause)) => {
                 error!(
                     service,
@@ -257,8 +257,8 @@ impl<E: Engine> Follower<E> {
                     above,
                     below,
                     cause,
-                    "the stream has dropped messages before they were read, and nobody publishes \
-                     them again yet"
+                    "the stream has dropped messages before they were read, and they are not \
+                     published again yet"
                 );
                 return false;
             }
@@ -276,16 +276,16 @@ impl<E: Engine> Follower<E> {
     }
 }
 
-/// The streams that are read, and what is at hand of each.
+/// The streams that are read, and what was read ahead of each.
 type Streams = BTreeMap<&'static str, Ahead>;
 
-/// What was read of a stream and not taken in yet.
+/// Messages that were read from a stream and not taken in yet.
 #[derive(Default)]
 struct Ahead {
     messages: VecDeque<StoredMessage>,
-    /// Whether there may be more behind these.
+    /// Whether there may be more after these.
     has_more: bool,
-    /// Until when it waits for what the stream has dropped to be noted by who has it.
+    /// Until when it is not read on, because the request for dropped messages failed.
     held_until: Option<Instant>,
 }
 
@@ -298,32 +298,32 @@ impl Ahead {
         self.held_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// When the last event at hand was emitted, if more may come; `None` at the stream's end.
+    /// When the last loaded event was emitted, if more may come; `None` at the stream's end.
     fn emitted_by(&self) -> Option<Timestamp> {
-        told_at(self.messages.back().filter(|_| self.has_more)?)
+        emitted_at(self.messages.back().filter(|_| self.has_more)?)
     }
 
-    /// Takes out the messages up to the last one that was emitted by then; all when no stream
-    /// has more.
+    /// Takes the messages up to the last one that was emitted by that time; all of them when no
+    /// stream has more.
     fn take(&mut self, emitted_by: Option<Timestamp>) -> impl Iterator<Item = StoredMessage> {
         let is_late =
-            |message: &StoredMessage| emitted_by.is_some_and(|by| told_at(message) > Some(by));
+            |message: &StoredMessage| emitted_by.is_some_and(|by| emitted_at(message) > Some(by));
         let last = self.messages.iter().rposition(|message| !is_late(message));
         self.messages.drain(..last.map_or(0, |last| last + 1))
     }
 }
 
 /// When a message was emitted: its events belong to one transaction.
-fn told_at(message: &StoredMessage) -> Option<Timestamp> {
+fn emitted_at(message: &StoredMessage) -> Option<Timestamp> {
     message.events.last().and_then(StoredEvent::at)
 }
 
-fn place_of(message: &StoredMessage) -> Place {
+fn position_of(message: &StoredMessage) -> Place {
     (message.sequence, message.id)
 }
 
-/// Whether a stream has facts, but none as far as `seq`. An empty one has only forgotten what
-/// was too old, or will be told its facts again.
+/// Whether a stream has events, but ends before `seq`. An empty stream has only dropped events
+/// that were too old, or its service will publish them again.
 async fn ends_before(client: &MeshClient, stream: &str, seq: u64) -> Result<bool, Failure> {
     let last = client.last_position(stream).await;
     let last = last.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
@@ -333,7 +333,7 @@ async fn ends_before(client: &MeshClient, stream: &str, seq: u64) -> Result<bool
 impl std::fmt::Debug for Read {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ids: Vec<Option<Uuid>> = self.events.iter().map(StoredEvent::event_id).collect();
-        f.debug_struct("Read").field("facts", &ids).finish_non_exhaustive()
+        f.debug_struct("Read").field("events", &ids).finish_non_exhaustive()
     }
 }
 
@@ -341,7 +341,7 @@ impl std::fmt::Debug for Read {
 mod tests {
     use super::*;
 
-    /// A stream of which messages were read that were emitted in these seconds.
+    /// A stream whose loaded messages were emitted at these seconds.
     fn ahead(secs: &[i64], has_more: bool) -> Ahead {
         let emitted = |(index, secs): (usize, &i64)| {
             let at = Timestamp::from_unix_millis(secs * 1_000).unwrap();
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_waits_for_those_that_have_not_been_read_as_far() {
+    fn a_stream_waits_for_those_that_were_not_read_as_far() {
         let (mut slow, mut quick) = (ahead(&[1, 2, 3], true), ahead(&[1, 3, 5, 9], true));
         let emitted_by = [&slow, &quick].into_iter().filter_map(Ahead::emitted_by).min();
         assert_eq!(emitted_by, Timestamp::from_unix_millis(3_000));
@@ -377,13 +377,13 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_stream_that_was_read_to_its_end() {
+    fn a_stream_that_was_read_to_its_end_holds_no_other_back() {
         let (quiet, empty) = (ahead(&[1], false), ahead(&[], true));
         assert_eq!((quiet.emitted_by(), empty.emitted_by()), (None, None));
     }
 
     #[test]
-    fn the_stream_that_others_wait_for_hands_on_all_it_has_in_whatever_order_it_was_told() {
+    fn the_stream_that_others_wait_for_gives_all_it_has_in_whatever_order_it_was_emitted() {
         let mut stream = ahead(&[7, 3, 5], true);
         assert_eq!(taken(&mut stream, Some(5)), 3);
         let mut other = ahead(&[7, 3, 6], true);

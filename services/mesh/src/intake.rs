@@ -1,4 +1,4 @@
-//! What waits for a batch worker, bounded by the events it holds.
+//! The queue of work for the batch workers, bounded by the events it holds.
 
 use std::sync::Arc;
 
@@ -9,76 +9,76 @@ use tokio::sync::{
 
 use crate::work::Work;
 
-/// Events and commands in memory at most, those being worked on included; then commands are
-/// turned away and consumers wait.
+/// Maximum number of events and commands in memory, those in running batches included. When it
+/// is reached, commands are refused and consumers wait.
 const INTAKE_EVENTS_MAX: usize = 4_096;
 
-/// Puts work before the workers; cheap to clone.
-pub(crate) struct Intake<D> {
-    sender: UnboundedSender<Taken<D>>,
+/// The sending end of the queue; cheap to clone.
+pub(crate) struct Intake<H> {
+    sender: UnboundedSender<Taken<H>>,
     room: Arc<Semaphore>,
 }
 
-/// An intake that is not kept open by who holds this.
-pub(crate) struct WeakIntake<D> {
-    sender: WeakUnboundedSender<Taken<D>>,
+/// A sending end that does not keep the queue open.
+pub(crate) struct WeakIntake<H> {
+    sender: WeakUnboundedSender<Taken<H>>,
     room: Arc<Semaphore>,
 }
 
-impl<D> Clone for WeakIntake<D> {
+impl<H> Clone for WeakIntake<H> {
     fn clone(&self) -> Self {
         Self { sender: self.sender.clone(), room: self.room.clone() }
     }
 }
 
-impl<D> WeakIntake<D> {
-    /// The intake, if anybody still takes in.
-    pub(crate) fn upgrade(&self) -> Option<Intake<D>> {
+impl<H> WeakIntake<H> {
+    /// The intake, if it is still open.
+    pub(crate) fn upgrade(&self) -> Option<Intake<H>> {
         Some(Intake { sender: self.sender.upgrade()?, room: self.room.clone() })
     }
 }
 
-/// Work that was taken in, with the room it takes up.
-pub(crate) struct Taken<D> {
-    pub(crate) work: Work<D>,
+/// Work in the queue, with the room it takes up.
+pub(crate) struct Taken<H> {
+    pub(crate) work: Work<H>,
     pub(crate) permit: OwnedSemaphorePermit,
 }
 
-/// Why work was not taken in.
+/// Why work was not accepted.
 pub(crate) enum Full {
     /// There is no room.
     NoRoom,
-    /// Nobody works any more.
+    /// The workers have stopped.
     Closed,
 }
 
-impl<D> Clone for Intake<D> {
+impl<H> Clone for Intake<H> {
     fn clone(&self) -> Self {
         Self { sender: self.sender.clone(), room: self.room.clone() }
     }
 }
 
-impl<D> Intake<D> {
-    /// An empty one, and the end that workers take from.
-    pub(crate) fn new() -> (Self, UnboundedReceiver<Taken<D>>) {
+impl<H> Intake<H> {
+    /// An empty queue: its sending end, and the end that workers take from.
+    pub(crate) fn new() -> (Self, UnboundedReceiver<Taken<H>>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (Self { sender, room: Arc::new(Semaphore::new(INTAKE_EVENTS_MAX)) }, receiver)
     }
 
-    /// The same, not keeping it open.
-    pub(crate) fn downgrade(&self) -> WeakIntake<D> {
+    /// A sending end that does not keep the queue open.
+    pub(crate) fn downgrade(&self) -> WeakIntake<H> {
         WeakIntake { sender: self.sender.downgrade(), room: self.room.clone() }
     }
 
-    /// Waits until there is room.
-    pub(crate) async fn send(&self, work: Work<D>) -> Result<(), Full> {
+    /// Adds work, and waits until there is room.
+    pub(crate) async fn send(&self, work: Work<H>) -> Result<(), Full> {
         let size = size(&work);
         let permit = self.room.clone().acquire_many_owned(size).await.map_err(|_| Full::Closed)?;
         self.sender.send(Taken { work, permit }).map_err(|_| Full::Closed)
     }
 
-    /// Takes it in at once, or not at all.
-    pub(crate) fn try_send(&self, work: Work<D>) -> Result<(), Full> {
+    /// Adds work at once, or not at all.
+    pub(crate) fn try_send(&self, work: Work<H>) -> Result<(), Full> {
         let permit = self.room.clone().try_acquire_many_owned(size(&work));
         let permit = permit.map_err(|_| Full::NoRoom)?;
         self.sender.send(Taken { work, permit }).map_err(|_| Full::Closed)
@@ -86,6 +86,6 @@ impl<D> Intake<D> {
 }
 
 /// The room that work takes up; a message that alone fills the intake still gets in.
-fn size<D>(work: &Work<D>) -> u32 {
+fn size<H>(work: &Work<H>) -> u32 {
     work.entries.len().clamp(1, INTAKE_EVENTS_MAX) as u32
 }

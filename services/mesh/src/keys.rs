@@ -1,17 +1,16 @@
-//! A signer's keyring: Ed25519 keys that take turns.
+//! The keyring of an issuer: Ed25519 keys that are rotated.
 //!
-//! Nothing is written down about a key but when it was made; its stations follow from
-//! that and from its successor. So a rotation only ever adds a key and drops dead ones:
+//! Only the time of a key's creation is stored; its states follow from that and from its
+//! successor. So a rotation only ever adds a key and drops obsolete ones:
 //!
 //! ```text
 //!  made ──lead──▶ signs ──────▶ successor signs ──lead + longest token──▶ dropped
 //!  └───────────────────── published in the key set ────────────────────┘
 //! ```
 //!
-//! A new key is published for a while before it signs: every instance has loaded it and
-//! every verifier can fetch it from any instance by the time its first token is seen.
-//! Where the records are kept, and under which lock two instances rotate, is the
-//! caller's affair.
+//! A new key is published for a while before it signs: by the time its first token is seen,
+//! every instance has loaded it and every verifier can fetch it from any instance. The caller
+//! decides where the records are stored, and under which lock two instances rotate.
 
 use std::fmt;
 
@@ -29,19 +28,19 @@ use sha2::{Digest, Sha256};
 
 use crate::auth::{self, Claims, TokenError};
 
-/// How long keys serve.
+/// The lifetimes of keys and tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyLife {
-    /// After this long a successor is made.
+    /// A successor is created after this long.
     pub rotate_secs: i64,
     /// A key is published this long before it signs; instances reload more often.
     pub lead_secs: i64,
-    /// The longest life of a token: so long the last one must stay verifiable.
+    /// The longest lifetime of a token: the last one must stay verifiable for as long.
     pub token_secs: i64,
 }
 
 impl KeyLife {
-    /// A new key each day, published ten minutes ahead, for tokens of at most this life.
+    /// A new key each day, published ten minutes ahead, for tokens of at most this lifetime.
     pub const fn daily(token_secs: i64) -> Self {
         Self { rotate_secs: 86_400, lead_secs: 600, token_secs }
     }
@@ -55,15 +54,15 @@ pub struct KeyRecord {
     /// The private key, PKCS #8 DER.
     #[serde(with = "in_base64")]
     pub pkcs8: Vec<u8>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
 }
 
 impl KeyRecord {
-    /// A new key.
+    /// Generates a new key.
     ///
     /// # Errors
-    /// When the system has no randomness to give.
+    /// When the system provides no randomness.
     pub fn generate(now: Timestamp) -> Result<Self, KeyError> {
         let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
         let pkcs8 = made.map_err(|_| KeyError::NoRandomness)?.as_ref().to_vec();
@@ -81,7 +80,7 @@ impl fmt::Debug for KeyRecord {
 /// Why a key cannot be made or used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// The system has no randomness to give.
+    /// The system provides no randomness.
     #[error("no randomness for a new key")]
     NoRandomness,
     /// A stored key is not an Ed25519 private key.
@@ -92,12 +91,12 @@ pub enum KeyError {
     Empty,
 }
 
-/// What a rotation asks for.
+/// What a rotation has to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Due {
-    /// A new key is to be made.
+    /// Whether to create a new key.
     pub add: bool,
-    /// These have nothing left to verify.
+    /// The keys whose tokens have all expired.
     pub drop: Vec<String>,
 }
 
@@ -134,7 +133,8 @@ struct Key {
 }
 
 impl Keyring {
-    /// A keyring of what is stored; none for the first start, which [`Keyring::rotate`] mends.
+    /// Opens the stored keys. At the first start there are none, and [`Keyring::rotate`] creates
+    /// one.
     ///
     /// # Errors
     /// `Broken` when a record is not an Ed25519 private key.
@@ -144,12 +144,12 @@ impl Keyring {
         Ok(Self { life, keys })
     }
 
-    /// What is stored, oldest first.
+    /// The records to store, oldest first.
     pub fn records(&self) -> impl Iterator<Item = &KeyRecord> {
         self.keys.iter().map(|key| &key.record)
     }
 
-    /// What has come due by `now`. A decision without effect.
+    /// What is due at `now`. Nothing is changed.
     pub fn due(&self, now: Timestamp) -> Due {
         let add = self
             .keys
@@ -165,10 +165,10 @@ impl Keyring {
         Due { add, drop }
     }
 
-    /// Does what is due, in memory; the caller stores the outcome.
+    /// Does what is due, in memory; the caller stores the result.
     ///
     /// # Errors
-    /// When no key can be made.
+    /// When no key can be created.
     pub fn rotate(&mut self, now: Timestamp) -> Result<Rotation, KeyError> {
         let due = self.due(now);
         let added = due.add.then(|| KeyRecord::generate(now)).transpose()?;
@@ -179,7 +179,7 @@ impl Keyring {
         Ok(Rotation { added, dropped: due.drop })
     }
 
-    /// A signed token.
+    /// Signs a token.
     ///
     /// # Errors
     /// When there is no key, or a broken one.
@@ -191,7 +191,7 @@ impl Keyring {
             .map_err(|_| KeyError::Broken)
     }
 
-    /// Verifies a token of this keyring's own, for an issuer that reads what it signed.
+    /// Verifies a token of this keyring, for an issuer that reads tokens it has signed.
     ///
     /// # Errors
     /// What is wrong with the token.
@@ -201,8 +201,8 @@ impl Keyring {
         })
     }
 
-    /// 32 bytes that only a holder of these keys can find again from `text`, for as long
-    /// as the same key signs.
+    /// 32 bytes that only a holder of these keys can derive from `text`, for as long as the
+    /// same key signs.
     ///
     /// # Errors
     /// When there is no key.
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_key_stays_published_until_its_last_token_has_run_out() {
+    fn an_earlier_key_stays_published_until_its_last_token_has_expired() {
         let mut ring = Keyring::open(vec![], LIFE).unwrap();
         let first = ring.rotate(at(0)).unwrap().added.unwrap().kid;
         ring.rotate(at(1_000)).unwrap();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_nothing_replaced_is_never_dropped() {
+    fn a_key_without_a_successor_is_never_dropped() {
         let mut ring = Keyring::open(vec![], LIFE).unwrap();
         ring.rotate(at(0)).unwrap();
         let due = ring.due(at(1_000_000));
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_no_key_is_refused() {
+    fn a_record_that_is_not_a_key_is_refused() {
         let record = KeyRecord { kid: "k".into(), pkcs8: vec![1, 2, 3], created_at: at(0) };
         assert_eq!(Keyring::open(vec![record], LIFE).unwrap_err(), KeyError::Broken);
     }

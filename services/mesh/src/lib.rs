@@ -1,6 +1,6 @@
 //! The runtime of the mesh: everything that is the same for every service.
 //!
-//! A service is a [`Service`] table over an [`engine::Engine`]: the facts it hears, the
+//! A service is a [`Service`] table over an [`engine::Engine`]: the events it consumes, the
 //! endpoints it answers, its timers. [`start`] runs it:
 //!
 //! ```text
@@ -11,27 +11,30 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `book`, `turn`, `caller` | what a service author writes against |
-//! | `service`, `desk` | the table of a service, and what a read has at hand |
+//! | `unit_of_work`, `context`, `caller` | what a service author writes against |
+//! | `service`, `query_context` | the table of a service, and what a query works with |
 //! | `message`, `work` | one message with its events; what a batch is made of |
-//! | `input`, `repeat`, `own_id` | what callers send, read strictly; whose their keys and ids are |
-//! | `consumer`, `endpoint`, `timer`, `intake` | the three ways in, and where they meet |
-//! | `worker`, `engine` | the loop that runs batches, and what it runs them on |
-//! | `batch` | one batch in one transaction, whatever keeps the service's state |
+//! | `input`, `repeat`, `own_id` | strict parsing of requests; idempotency keys and proposed ids |
+//! | `consumer`, `endpoint`, `timer`, `intake` | the three inputs, and the queue they share |
+//! | `bundle`, `reply` | many commands in one request, and the answers to commands |
+//! | `worker`, `engine` | the loop that runs batches, and the store it runs them on |
+//! | `batch` | one batch in one transaction, the same for every engine with a unit of work |
 //! | `postgres`, `valkey`, `memory` | the engines: inbox, state, outbox and parked events |
-//! | `agreement` | whether consumed streams are still those that were consumed |
-//! | `publisher` | from the outbox to JetStream, and the comparison of the two |
-//! | `parked` | events that could not be taken in: tried again, or dead letters |
-//! | `follower`, `stored` | whole streams in, for a service that only learns |
-//! | `link`, `auth`, `keys` | the connections to NATS, tokens verified, tokens signed |
-//! | `callout` | accounts let in over NATS, each with an inbox of its own |
-//! | `deadline` | nobody is waited for without an end |
+//! | `agreement` | detects that a consumed stream was replaced or rolled back |
+//! | `publisher` | publishes the outbox to JetStream, and compares the two |
+//! | `parked` | events that could not be handled: retried, or dead letters |
+//! | `follower`, `stored` | reads whole streams, for a service that decides nothing |
+//! | `throttle` | lets a listener yield to busy services on its machine |
+//! | `link`, `auth`, `keys` | connections to NATS, verification of tokens, signing of tokens |
+//! | `callout` | lets accounts connect over NATS, each with an inbox of its own |
+//! | `deadline` | a time limit for every wait |
 //! | `taken_in` | how far the consumers of a stream have come |
-//! | `ask` | the edge's side: commands asked, events followed |
-//! | `observe` | the broker seen from outside: whether it can write, how it stands |
+//! | `client` | the mesh client: sends commands and follows events from outside a service |
+//! | `observe` | the broker seen from outside: whether it can write, how consumers stand |
 //! | `topology` | streams and consumers as data: apply, check |
-//! | `trace`, `health`, `failpoint`, `supervise`, `clock` | seen, known, broken, kept alive, told the time |
-//! | `housekeeping` | the store and the broker, looked at and tidied |
+//! | `run`, `supervise` | starts and stops a service, and restarts tasks that end |
+//! | `trace`, `health`, `failpoint`, `clock` | spans, readiness, injected failures, time and ids |
+//! | `housekeeping` | checks the store and the broker, and trims the store |
 //!
 //! **Architecture invariant:** nothing but this crate speaks to NATS. A service cannot
 //! publish; it can only emit inside its transaction.

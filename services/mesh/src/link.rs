@@ -1,6 +1,6 @@
-//! One service's connection to the mesh. Whatever goes over it has a limit, set here.
+//! One service's connection to the mesh. Every operation over it has a timeout, set here.
 
-#![expect(clippy::disallowed_methods, reason = "this is where they get their limits")]
+#![expect(clippy::disallowed_methods, reason = "this is where they get their timeouts")]
 
 mod sending;
 
@@ -18,54 +18,53 @@ use tracing::{info, warn};
 
 use crate::{auth::Verifier, client::away, deadline::within, trace::Tracer};
 
-/// How long one of our own requests over NATS may take.
+/// Timeout of one of our own requests over NATS.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long JetStream may take to acknowledge a single publish before it counts as unknown.
+/// How long JetStream may take to acknowledge a single publish before its outcome is unknown.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Messages queued in this process for the connection at most.
+/// Maximum number of messages queued in this process for the connection.
 const CLIENT_CAPACITY: usize = 16_384;
-/// How long the connection may take to accept what is to be sent. It is full when the broker
-/// has read nothing for a while.
+/// How long the connection may take to accept a message. Its queue is full when the broker has
+/// not read for a while.
 pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the broker is asked for a sign of life; after two that it does not give the
-/// connection is made anew.
+/// How often the broker is pinged; after two pings without an answer the client reconnects.
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// How long one attempt to connect may take …
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// … and the only one of who does not wait for the broker.
+/// … and the only attempt of a client that does not wait for the broker.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the last messages may take to go out at a shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Who is waited for, in words.
+/// The broker, as a timeout names it.
 pub(crate) const BROKER: &str = "the broker";
 
-/// Header names of our own, of commands and of copies of dead letters.
+/// Our own header names, for commands and for copies of dead letters.
 pub(crate) mod headers {
-    /// The id a caller proposes for what its command makes; see `own_id`.
+    /// The id a caller proposes for what its command creates; see `own_id`.
     pub(crate) const ID: &str = "onsale-id";
     /// The HTTP status of an answer.
     pub(crate) const STATUS: &str = "onsale-status";
-    /// Unix milliseconds after which nobody waits for the answer any more.
+    /// The caller's deadline for the answer, in Unix milliseconds.
     pub(crate) const DEADLINE: &str = "onsale-deadline";
     /// `Bearer <access token>`.
     pub(crate) const AUTHORIZATION: &str = "authorization";
-    /// The caller's key for a command that may be repeated.
+    /// The caller's idempotency key.
     pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
-    /// How many commands the body holds, when it is a bundle of them.
+    /// The number of commands in the body, when it is a bundle.
     pub(crate) const BUNDLE: &str = "onsale-bundle";
-    /// Why a message could not be taken in.
+    /// Why the event could not be handled.
     pub(crate) const DEAD_CAUSE: &str = "onsale-dead-cause";
-    /// Its subject.
+    /// The subject of its message.
     pub(crate) const DEAD_SUBJECT: &str = "onsale-dead-subject";
-    /// Its stream.
+    /// The stream of its message.
     pub(crate) const DEAD_STREAM: &str = "onsale-dead-stream";
-    /// Its place there.
+    /// The sequence of its message there.
     pub(crate) const DEAD_SEQUENCE: &str = "onsale-dead-sequence";
-    /// Its letter.
+    /// The id of the dead letter.
     pub(crate) const DEAD_LETTER: &str = "onsale-dead-letter";
 }
 
-/// How to reach the mesh, and as whom.
+/// How to connect to the mesh, and as which user.
 #[derive(Debug, Clone)]
 pub struct LinkSettings {
     /// The service: its NATS user, its stream, its span names.
@@ -83,29 +82,30 @@ pub struct Link(Arc<Inner>);
 struct Inner {
     service: &'static str,
     client: Client,
-    /// What answers are sent on. Its user may publish to inboxes alone, because whoever asks
-    /// says where the answer goes; the one above may publish events, and to no inbox. `None`
-    /// where the broker has no such user.
+    /// The connection for answers. Its user may publish only to inboxes, because the caller names
+    /// the reply subject; the user of `client` may publish events, but to no inbox. `None` where
+    /// the broker has no such user.
     answers: Option<Client>,
     jetstream: jetstream::Context,
     verifier: Verifier,
     tracer: Tracer,
     reconnects: watch::Receiver<u64>,
-    /// How often in a row the broker has not said how it is, though it answers.
+    /// How often in a row the broker has not reported its health, although it answers.
     unanswered: AtomicU32,
 }
 
 impl Link {
-    /// Connects, waiting for the broker as long as it takes: for who asks and answers nobody.
+    /// Connects, waiting for the broker as long as it takes: for a client that sends requests
+    /// and does not answer any.
     ///
     /// # Errors
-    /// When the address or the seed is malformed, or the broker turns the user away.
+    /// When the address or the seed is malformed, or the broker refuses the user.
     pub async fn connect(settings: LinkSettings, tracer: Tracer) -> Result<Self, String> {
         Self::open(settings, None, tracer, None).await
     }
 
-    /// The same with a second connection, as the user that answers, by its seed. A broker that
-    /// asks nobody for a key is answered on the first.
+    /// The same with a second connection, as the user for answers, by its seed. On a broker
+    /// that requires no key, answers go over the first connection.
     ///
     /// # Errors
     /// As [`Link::connect`].
@@ -117,10 +117,10 @@ impl Link {
         Self::open(settings, answers_seed, tracer, None).await
     }
 
-    /// Connects to a broker that should be there.
+    /// Connects to a broker that should be running.
     ///
     /// # Errors
-    /// As [`Link::connect`], and when it is not there.
+    /// As [`Link::connect`], and when it cannot be reached.
     pub async fn connect_now(settings: LinkSettings, tracer: Tracer) -> Result<Self, String> {
         Self::open(settings, None, tracer, Some(CONNECT_TIMEOUT)).await
     }
@@ -129,25 +129,25 @@ impl Link {
         settings: LinkSettings,
         answers_seed: Option<String>,
         tracer: Tracer,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> Result<Self, String> {
         let service = settings.service;
         let addresses = addresses(&settings.nats_url)?;
         let (counter, reconnects) = watch::channel(0);
         let count = move || counter.send_modify(|count| *count += 1);
         let own = options(service, service, settings.nkey_seed, count);
-        let client = connect(service, addresses.clone(), own, patience).await?;
+        let client = connect(service, addresses.clone(), own, timeout).await?;
         let answers = match answers_seed {
             None => None,
             Some(seed) => {
                 let other = options(service, &format!("{service}-answers"), Some(seed), || {});
-                Some(connect(service, addresses, other, patience).await?)
+                Some(connect(service, addresses, other, timeout).await?)
             }
         };
         Ok(Self::of(service, client, answers, tracer, reconnects))
     }
 
-    /// A connection that is never made.
+    /// A link that never connects.
     #[cfg(feature = "testkit")]
     pub async fn unconnected(service: &'static str) -> Self {
         let options = ConnectOptions::new().retry_on_initial_connect();
@@ -164,13 +164,13 @@ impl Link {
         reconnects: watch::Receiver<u64>,
     ) -> Self {
         let jetstream = jetstream::ContextBuilder::new().timeout(ACK_TIMEOUT).build(client.clone());
-        let asking = client.clone();
+        let requests = client.clone();
         let verifier = Verifier::new(Arc::new(move |endpoint| {
-            let client = asking.clone();
+            let client = requests.clone();
             Box::pin(async move {
                 let unread = "The keys that tokens are verified with cannot be read right now.";
-                let asked = client.request(format!("cmd.{endpoint}"), "{}".into());
-                let reply = within(REQUEST_TIMEOUT, BROKER, asked).await;
+                let request = client.request(format!("cmd.{endpoint}"), "{}".into());
+                let reply = within(REQUEST_TIMEOUT, BROKER, request).await;
                 let reply = reply.map_err(|late| away(unread, late))?;
                 let reply = reply.map_err(|error| away(unread, error))?;
                 serde_json::from_slice(&reply.payload).map_err(|error| away(unread, error))
@@ -182,7 +182,7 @@ impl Link {
         Self(Arc::new(inner))
     }
 
-    /// The service this is the connection of.
+    /// The service that this connection belongs to.
     pub fn service(&self) -> &'static str {
         self.0.service
     }
@@ -192,23 +192,23 @@ impl Link {
         &self.0.verifier
     }
 
-    /// Makes the service's spans.
+    /// The tracer of the service.
     pub fn tracer(&self) -> &Tracer {
         &self.0.tracer
     }
 
-    /// Whether the broker answers right now.
+    /// Whether the service is connected to the broker right now.
     pub fn is_connected(&self) -> bool {
         is_connected(self.client())
     }
 
-    /// Whether the broker answers on each connection right now.
+    /// Whether each of its connections is up right now.
     pub fn is_whole(&self) -> bool {
         [self.answers(), self.client()].into_iter().all(is_connected)
     }
 
-    /// Sends what is queued and closes the connections. A broker that does not take it is
-    /// waited for no longer than a moment.
+    /// Sends what is queued and closes the connections. A broker that does not accept it delays
+    /// this only for a moment.
     pub async fn drain(&self) {
         for client in self.0.answers.iter().chain([&self.0.client]) {
             let drained = async {
@@ -244,18 +244,18 @@ impl Link {
         receiver
     }
 
-    /// Grows with each (re)connection: what belongs to another epoch proves nothing in this.
-    /// Counted before anything can be sent on the new connection.
+    /// Grows with each (re)connection: an acknowledgement of another epoch proves nothing in
+    /// this one. It is counted before anything can be sent on the new connection.
     pub(crate) fn epoch(&self) -> u64 {
         self.client().statistics().connects.load(Ordering::SeqCst)
     }
 
-    /// What the service's own stream has.
+    /// The state of the service's own stream.
     pub(crate) async fn stream_state(&self) -> Result<StreamState, String> {
         self.state_of(&stream_of(self.service())).await
     }
 
-    /// What a stream has.
+    /// The state of a stream.
     pub(crate) async fn state_of(&self, name: &str) -> Result<StreamState, String> {
         let info = async {
             let stream = self.jetstream().get_stream_no_info(name).await;
@@ -274,23 +274,23 @@ impl Link {
     }
 }
 
-/// The extent of a stream.
+/// The state of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StreamState {
-    /// Of the oldest message it has; behind the last one when it has none.
+    /// The sequence of its oldest message; one above the last when it is empty.
     pub(crate) first_sequence: u64,
-    /// Of the newest message it has ever had.
+    /// The sequence of the newest message it has ever had.
     pub(crate) last_sequence: u64,
-    /// Seconds that it keeps messages; 0 for ever.
+    /// How many seconds it keeps messages; 0 for ever.
     pub(crate) max_age_secs: i64,
-    /// When it was made; survives a restore.
+    /// When it was created; this survives a restore.
     pub(crate) made_at: time::OffsetDateTime,
-    /// Who leads it in a cluster.
+    /// Its leader in a cluster.
     pub(crate) leader: Option<String>,
 }
 
 impl StreamState {
-    /// Whether this can be what has become of an earlier state without anything being lost.
+    /// Whether this state can follow from an earlier one without any loss.
     pub(crate) fn continues(&self, earlier: &Self) -> bool {
         self.made_at == earlier.made_at
             && self.leader == earlier.leader
@@ -302,17 +302,18 @@ fn is_connected(client: &Client) -> bool {
     client.connection_state() == async_nats::connection::State::Connected
 }
 
-/// The stream that a service's facts are stored in.
+/// The stream that stores a service's events.
 pub(crate) fn stream_of(service: &str) -> String {
     service.to_uppercase().replace('-', "_")
 }
 
 fn addresses(urls: &str) -> Result<Vec<async_nats::ServerAddr>, String> {
-    let parsed = |url: &str| url.trim().parse().map_err(|_| format!("`{url}` is no NATS address"));
+    let parsed =
+        |url: &str| url.trim().parse().map_err(|_| format!("`{url}` is not a NATS address"));
     urls.split(',').map(parsed).collect()
 }
 
-/// How a connection of a service is made: as which user, and what is done at each connect.
+/// The options of a service's connection: its user, and what to do at each connect.
 fn options(
     service: &'static str,
     user: &str,
@@ -343,30 +344,31 @@ fn options(
     }
 }
 
-/// A broker that is not there yet is waited for; one that turns us away is an error.
+/// Connects. Without a timeout it waits for a broker that cannot be reached yet; a broker that
+/// refuses the user is an error.
 async fn connect(
     service: &str,
     addresses: Vec<async_nats::ServerAddr>,
     options: ConnectOptions,
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
 ) -> Result<Client, String> {
-    let mut emitted = false;
+    let mut is_logged = false;
     loop {
-        // It gives up each attempt by itself.
-        let options = options.clone().connection_timeout(patience.unwrap_or(ATTEMPT_TIMEOUT));
+        // The client ends each attempt by itself.
+        let options = options.clone().connection_timeout(timeout.unwrap_or(ATTEMPT_TIMEOUT));
         match options.connect(addresses.clone()).await {
             Ok(client) => return Ok(client),
             Err(error) => {
                 use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation};
                 if matches!(error.kind(), Authentication | AuthorizationViolation) {
-                    return Err(format!("NATS turns {service} away: {error}"));
+                    return Err(format!("NATS refuses {service}: {error}"));
                 }
-                if patience.is_some() {
+                if timeout.is_some() {
                     return Err(format!("NATS cannot be reached: {error}"));
                 }
-                if !emitted {
+                if !is_logged {
                     warn!(service, %error, "waiting for NATS");
-                    emitted = true;
+                    is_logged = true;
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }

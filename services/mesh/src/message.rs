@@ -1,34 +1,34 @@
-//! One message of JetStream: the events that one transaction emits under one subject.
+//! One JetStream message: the events that one transaction emits under one subject.
 //!
 //! The body is a CloudEvents JSON batch. It is made once, in the transaction, and never
-//! changes: the outbox keeps it, the publisher sends it, and its id is what the broker and
-//! the inboxes know it by. So a repeat is recognised as a whole.
+//! changes: the outbox stores it, the publisher sends it, and the broker and the inboxes
+//! recognise it by its id. So a repeat is recognised as a whole.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-/// Events of one message at most. A larger transaction gives several messages.
+/// Maximum number of events in one message. A larger transaction emits several messages.
 pub const MESSAGE_EVENTS_MAX: usize = 256;
-/// Bytes of a message at most, unless a single event has more.
+/// Maximum size of a message in bytes, unless a single event is larger.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 256 * 1024;
-/// Bytes of one event's data at most; the broker takes messages of 8 MiB.
+/// Maximum size of one event's data in bytes; the broker accepts messages of 8 MiB.
 pub(crate) const EVENT_BYTES_MAX: usize = 7 * 1024 * 1024;
 
-/// Events on their way under one subject.
+/// Emitted events of one subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// `Nats-Msg-Id`: the outbox row's id, a UUIDv7.
     pub id: Uuid,
     /// `onsale.<service>.<event>.v<version>.<schedule or ->`.
     pub subject: String,
-    /// How many events it has.
+    /// The number of events.
     pub events: u32,
     /// The events, as a JSON array of envelopes.
     pub body: Bytes,
 }
 
-/// Packs encoded events into messages: those of one subject together, in their order.
+/// Packs encoded events into messages: events of one subject together, in their order.
 pub fn pack(events: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<Message> {
     let mut done = Vec::new();
     let mut open: Vec<(String, u32, Vec<u8>)> = Vec::new();
@@ -57,10 +57,10 @@ fn close(subject: String, events: u32, mut body: Vec<u8>) -> Message {
     Message { id: crate::clock::new_id(), subject, events, body: body.into() }
 }
 
-/// Takes a body apart into its events, without copying them.
+/// Splits a body into its events, without copying them.
 ///
 /// # Errors
-/// When it is no JSON array.
+/// When it is not a JSON array.
 pub(crate) fn unpack(body: &Bytes) -> Result<Vec<Bytes>, String> {
     let events: Vec<&RawValue> =
         serde_json::from_slice(body).map_err(|error| format!("not a batch of events: {error}"))?;
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_array_is_no_batch() {
+    fn a_body_that_is_not_an_array_is_not_a_batch() {
         for bad in ["", "{}", "[1,", "7", "\u{feff}[]"] {
             assert!(unpack(&Bytes::copy_from_slice(bad.as_bytes())).is_err(), "{bad}");
         }

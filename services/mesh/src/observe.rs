@@ -1,5 +1,5 @@
-//! What can be seen of the broker from outside: whether it can write, how full its streams
-//! are, how its consumers stand. For those who watch; a service needs none of it.
+//! The broker seen from outside: whether it can write, how full its streams are, how far its
+//! consumers have come. This is for monitoring; a service does not need it.
 
 use std::time::Duration;
 
@@ -18,36 +18,36 @@ use crate::{
 
 /// How long the broker may take to write a probe.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Bytes of a probe: as much as a busy batch, so that it finds no room in a corner.
+/// Size of a probe: as large as a busy batch, so that it does not fit into the last free bytes.
 const PROBE_BYTES: usize = 512 * 1024;
 
-/// How a durable consumer stands.
+/// The state of a durable consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Messages that it was not given yet, or has not acknowledged.
+    /// The lag: messages not delivered yet, or not acknowledged.
     pub waiting: u64,
-    /// Changes whenever it is given or acknowledges anything.
+    /// Changes with each delivery and each acknowledgement.
     pub moved: (u64, u64),
-    /// When it was given or acknowledged anything last; `None` if never.
+    /// The time of the last delivery or acknowledgement; `None` before the first.
     pub active_at: Option<Timestamp>,
-    /// Whether somebody has paused it on the broker.
+    /// Whether it is paused on the broker.
     pub is_paused: bool,
 }
 
-/// How much a stream holds, and how much it may.
+/// How much a stream holds, and how much it may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fill {
     /// Bytes stored.
     pub bytes: u64,
-    /// Bytes at most; `None` for no limit.
+    /// Maximum number of bytes; `None` for no limit.
     pub bytes_max: Option<u64>,
-    /// Whether it refuses what is too much, instead of dropping what is old.
+    /// Whether a full stream refuses new messages, instead of dropping old ones.
     pub refuses: bool,
 }
 
 impl Fill {
-    /// Whether a message of so many bytes has room: the broker counts its headers and subject
-    /// as well.
+    /// Whether there is room for a message of this size. The broker counts its headers and
+    /// subject as well.
     pub fn takes(&self, bytes: u64) -> bool {
         const AROUND_A_MESSAGE: u64 = 512;
         self.bytes_max.is_none_or(|max| self.bytes + bytes + AROUND_A_MESSAGE <= max)
@@ -58,14 +58,14 @@ impl Fill {
 struct ConsumerInfo {
     num_pending: u64,
     num_ack_pending: u64,
-    delivered: Place,
-    ack_floor: Place,
+    delivered: Progress,
+    ack_floor: Progress,
     #[serde(default)]
     paused: bool,
 }
 
 #[derive(Deserialize)]
-struct Place {
+struct Progress {
     consumer_seq: u64,
     last_active: Option<Timestamp>,
 }
@@ -90,8 +90,8 @@ struct StreamState {
 }
 
 impl MeshClient {
-    /// How the consumer of `hearer` stands in the stream of `teller`; `None` when there is no
-    /// such consumer.
+    /// The state of the consumer of the service `consumer` in the stream of `producer`; `None`
+    /// when there is no such consumer.
     ///
     /// # Errors
     /// `unavailable` when JetStream does not answer.
@@ -113,7 +113,7 @@ impl MeshClient {
     /// How full a stream is; `None` when there is no such stream.
     ///
     /// # Errors
-    /// As [`Asker::standing`].
+    /// As [`MeshClient::standing`].
     pub async fn fill(&self, stream: &str) -> Result<Option<Fill>, Problem> {
         let path = format!("STREAM.INFO.{stream}");
         let info: Option<StreamInfo> = self.ask_jetstream(&path, Bytes::new()).await?;
@@ -127,7 +127,7 @@ impl MeshClient {
     /// Which of these services have no stream on the broker.
     ///
     /// # Errors
-    /// As [`Asker::standing`].
+    /// As [`MeshClient::standing`].
     pub async fn without_stream<'a>(&self, producers: &[&'a str]) -> Result<Vec<&'a str>, Problem> {
         let mut without = Vec::new();
         for producer in producers {
@@ -138,19 +138,19 @@ impl MeshClient {
         Ok(without)
     }
 
-    /// What keeps the broker from its work, as it says itself; `None` while nothing does.
+    /// The broker's own report of what keeps it from its work; `None` while nothing does.
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn broker_ails(&self) -> Result<Option<String>, String> {
-        self.link().broker_ails().await
+    pub async fn broker_fault(&self) -> Result<Option<String>, String> {
+        self.link().broker_fault().await
     }
 
-    /// Has the broker write something, into a stream that is made for it and deleted again.
-    /// Only the provisioner may.
+    /// Makes the broker write a message, into a stream that is created for it and then deleted.
+    /// Only the provisioner may do this.
     ///
     /// # Errors
-    /// Why it was not written.
+    /// Why the message was not written.
     pub async fn probe(&self) -> Result<(), String> {
         let id = Uuid::now_v7().simple().to_string();
         let name = format!("PROBE_{id}");
@@ -164,7 +164,7 @@ impl MeshClient {
             .await
             .map_err(|problem| problem.detail)?;
         if made.is_none() {
-            return Err("it makes no stream".into());
+            return Err("it does not create a stream".into());
         }
         let written = self.write(subject).await;
         let path = format!("STREAM.DELETE.{name}");
@@ -184,7 +184,7 @@ impl MeshClient {
         let body = Bytes::from(vec![0; PROBE_BYTES]);
         let written = self.link().request(subject, body, WRITE_TIMEOUT).await;
         let written = written.map_err(|(kind, cause)| match kind {
-            RequestErrorKind::TimedOut => "it does not acknowledge what it should write".into(),
+            RequestErrorKind::TimedOut => "it does not acknowledge the message".into(),
             _ => cause,
         })?;
         let written: Written =
@@ -192,7 +192,7 @@ impl MeshClient {
         written.error.map_or(Ok(()), |refusal| Err(refusal.description))
     }
 
-    /// What JetStream answers; `None` when there is nothing of that name.
+    /// The answer of JetStream's API; `None` when nothing has that name.
     async fn ask_jetstream<T: DeserializeOwned>(
         &self,
         path: &str,

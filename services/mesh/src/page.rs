@@ -1,4 +1,4 @@
-//! Lists in pages, newest first, by ids that grow with time.
+//! Pages of lists, newest first, by ids that grow with time.
 
 use events::{PAGE_DEFAULT, PAGE_MAX, Page, Problem, codes};
 use uuid::Uuid;
@@ -6,17 +6,17 @@ use uuid::Uuid;
 /// Where a page begins and how long it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
-    /// Entries below this id; the greatest possible id for the first page.
+    /// Only entries below this id; the greatest possible id for the first page.
     pub before: Uuid,
-    /// Entries wanted, 1 to 100.
+    /// Number of entries wanted, 1 to 100.
     pub limit: u32,
 }
 
 impl Cut {
-    /// Reads `cursor` and `limit` as a caller gave them.
+    /// Reads `cursor` and `limit` from a request.
     ///
     /// # Errors
-    /// `invalid` when the cursor is none of ours or the limit is out of range.
+    /// `invalid` when the cursor is not one of ours or the limit is out of range.
     pub fn new(cursor: Option<&str>, limit: Option<u32>) -> Result<Self, Problem> {
         let before = match cursor {
             None => Uuid::max(),
@@ -32,12 +32,12 @@ impl Cut {
         Ok(Self { before, limit })
     }
 
-    /// Rows to fetch: one more than wanted tells whether there is a next page.
+    /// Number of rows to fetch: one more than wanted, to see whether there is a next page.
     pub fn rows(&self) -> i64 {
         i64::from(self.limit) + 1
     }
 
-    /// Makes the page of the rows fetched; `id` reads an entry's id.
+    /// Makes the page from the fetched rows; `id` reads an entry's id.
     pub fn page<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> Uuid) -> Page<T> {
         let more = items.len() > self.limit as usize;
         items.truncate(self.limit as usize);

@@ -1,13 +1,12 @@
-//! From the outbox to JetStream: nothing lost, repeats harmless.
+//! Publishes the outbox to JetStream: no message is lost, and repeats are harmless.
 //!
 //! A message is handed over in memory when its transaction has committed, and published at
-//! once, many on their way at a time. What JetStream has acknowledged is marked with its
-//! sequence, many rows at a time, in the background. What has no mark when its lease runs out
-//! (the process was killed, the broker was away, the hand-off was full) is found by a sweep,
-//! in whatever instance looks first, and published again: the stream knows the message's id,
-//! and so do the inboxes. The stream is compared with the marks by [`verify`]. A stream that is
-//! full holds everything back, and what it has dropped before a consumer took it in is published
-//! again by [`missed`].
+//! once, pipelined. Acknowledged messages are marked with their sequence, many rows at a time,
+//! in the background. A message without a mark when its lease is over (the process was killed,
+//! the broker was away, the hand-off was full) is found by a sweep of any instance and
+//! published again: the stream and the inboxes recognise it by its id. [`verify`] compares the
+//! stream with the marks. While the stream is full, nothing is published. What the stream has
+//! dropped before a consumer took it in is published again by [`missed`].
 
 mod hand_off;
 pub(crate) mod missed;
@@ -43,33 +42,33 @@ use crate::{
 };
 pub(crate) use hand_off::{HandOff, Handed};
 
-/// Messages on their way to the broker at most.
+/// Maximum number of messages in flight to the broker.
 const IN_FLIGHT_MAX: usize = 256;
-/// How often marks are written. A crash repeats what was published since.
+/// How often marks are written. After a crash, what was published since is published again.
 const MARK_EVERY: Duration = Duration::from_millis(250);
-/// How often messages without a mark are looked for.
+/// How often the outbox is swept for messages without a mark.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
-/// Messages swept at a time.
+/// Maximum number of messages in one sweep.
 const SWEEP_MESSAGES_MAX: usize = 128;
-/// How often outbox and stream are compared while there is nothing to publish, or when it is
-/// not known how a publish has ended …
+/// How often outbox and stream are compared while there is nothing to publish, or when the
+/// outcome of a publish is unknown …
 const VERIFY_EVERY: Duration = Duration::from_secs(5);
 /// … and at the latest, however much there is to publish.
 const VERIFY_AT_LAST: Duration = Duration::from_secs(30);
-/// How soon a comparison that failed is tried again.
+/// The pause before a failed comparison is retried.
 const VERIFY_RETRY: Duration = Duration::from_secs(1);
-/// How long a stream that is full is left alone before one message is tried; it doubles …
+/// The pause before one message is tried on a full stream; it doubles …
 const HOLD_MIN: Duration = Duration::from_secs(1);
 /// … up to this.
 const HOLD_MAX: Duration = Duration::from_secs(5);
-/// How long a message may take to be sent: the client is short of room.
+/// How long the client may take to accept a message; it waits when its queue is full.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long an acknowledgement may take; the client itself gives up a little earlier.
+/// How long an acknowledgement may take; the client's own timeout is a little shorter.
 const ACK_WITHIN: Duration = Duration::from_secs(3);
-/// How long the last messages may take at a shutdown; what is left is swept by the next one.
+/// How long the last messages may take at a shutdown; what is left is swept by another instance.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a publisher works with.
+/// The publisher of one service.
 pub(crate) struct Publisher<E> {
     pub(crate) engine: Arc<E>,
     pub(crate) link: Link,
@@ -78,58 +77,59 @@ pub(crate) struct Publisher<E> {
     pub(crate) failpoints: Arc<Failpoints>,
 }
 
-/// A message whose acknowledgement is awaited.
+/// A message in flight, until its acknowledgement.
 type Sent<'a> = Pin<Box<dyn Future<Output = Ended> + Send + 'a>>;
 
-/// A comparison on its way: what it has come to, and on which connection.
+/// A running comparison: its result, and the epoch of its connection.
 type Verifying<'a> = Pin<Box<dyn Future<Output = (Result<Compared, Failure>, u64)> + Send + 'a>>;
 
-/// What outbox, stream and consumers have come to when they were compared.
+/// The result of a comparison of outbox, stream and consumers.
 struct Compared {
-    /// Messages that the stream had forgotten.
+    /// Number of messages that the stream has lost.
     lost: usize,
-    /// Up to where each consumer has taken everything in.
+    /// The sequence up to which each consumer has taken everything in.
     floors: missed::Floors,
 }
 
-/// How the publishing of a message ended.
+/// The outcome of publishing a message.
 enum Ended {
     /// It is in the stream.
     Stored { mark: Mark, epoch: u64 },
-    /// It is unknown whether it is.
+    /// It is unknown whether it is in the stream.
     Unknown(String),
-    /// There is no stream to put it in.
+    /// There is no stream for it.
     NoStream(String),
-    /// The stream has no room, for this one or any other.
+    /// The stream has no room, for this message or any other.
     NoRoom(String),
-    /// The broker does not take this message.
+    /// The broker refuses this message.
     Refused { id: uuid::Uuid, subject: String, cause: String },
 }
 
-/// What one run of a publisher has at hand.
+/// The state of one run of a publisher.
 struct Run<'a> {
     in_flight: FuturesUnordered<Sent<'a>>,
-    /// What is to be marked, with the connection on which it was acknowledged.
+    /// Marks to be written, with the epoch in which each message was acknowledged.
     marks: Vec<(Mark, u64)>,
-    /// The comparison on its way, at most one.
+    /// The running comparison, at most one.
     verifying: FuturesUnordered<Verifying<'a>>,
-    /// The connection that the last comparison was made on.
+    /// The epoch of the last comparison.
     verified_epoch: Option<u64>,
     verified_at: Instant,
-    /// Not before, be there reason or not.
+    /// The earliest time of the next comparison, whatever its reason.
     verify_at: Instant,
-    /// A publish whose end is unknown (it may yet be flushed by the client), or one that
-    /// found no stream.
+    /// Whether there was a publish with an unknown outcome (the client may still flush it), or
+    /// one that found no stream.
     is_in_doubt: bool,
-    /// While the stream is full: until when nothing is tried, and how long it was this time.
+    /// While the stream is full: until when nothing is published, and how long this pause is.
     hold: Option<(Instant, Duration)>,
-    /// Up to where each consumer was seen to have taken everything in.
+    /// The sequence up to which each consumer was seen to have taken everything in.
     floors: missed::Floors,
     dies: bool,
 }
 
 impl Run<'_> {
-    /// Leaves a stream alone that is full. What was on its way at the same time says the same.
+    /// Stops publishing to a full stream for a while. Messages in flight at the same time get
+    /// the same answer and do not lengthen the pause.
     fn hold_back(&mut self) {
         let now = Instant::now();
         let pause = match self.hold {
@@ -140,7 +140,7 @@ impl Run<'_> {
         self.hold = Some((now + pause, pause));
     }
 
-    /// How many messages a sweep may take: one while it is not known whether there is room.
+    /// How many messages a sweep may take: only one while it is unknown whether there is room.
     fn sweeps(&self) -> usize {
         match self.hold {
             None => SWEEP_MESSAGES_MAX,
@@ -150,7 +150,7 @@ impl Run<'_> {
 }
 
 impl<E: Engine> Publisher<E> {
-    /// Publishes until shutdown, and then what was handed over by then.
+    /// Publishes until shutdown, and then the messages that were handed over before it.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         let mut handed = self.handed.lock().await;
         let now = Instant::now();
@@ -180,7 +180,7 @@ impl<E: Engine> Publisher<E> {
                     self.verified(&mut run, verified, epoch);
                 }
                 message = handed.next(), if has_room => match message {
-                    // What a full stream would refuse stays in the outbox, and is swept.
+                    // A message that a full stream would refuse stays in the outbox and is swept.
                     Some(_) if run.hold.is_some() => {}
                     Some(message) => self.send(&mut run, message).await,
                     None => break,
@@ -194,12 +194,12 @@ impl<E: Engine> Publisher<E> {
             }
         }
         run.verifying.clear();
-        // However the broker is: what is not done by then is swept by the next instance.
+        // Also when the broker is away: another instance sweeps what is not published by then.
         let drained = self.drain(&mut run, &mut handed);
         tokio::time::timeout(DRAIN_TIMEOUT, drained).await.unwrap_or(Ok(()))
     }
 
-    /// Publishes what was handed over, and marks it.
+    /// Publishes the messages that were handed over, and marks them.
     async fn drain<'a>(&'a self, run: &mut Run<'a>, handed: &mut Handed) -> Result<(), Failure> {
         loop {
             let next = handed.next().now_or_never().flatten();
@@ -213,15 +213,15 @@ impl<E: Engine> Publisher<E> {
         self.write_marks(run).await
     }
 
-    /// Puts a message on its way.
+    /// Sends a message; its acknowledgement is awaited later.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     async fn send<'a>(&'a self, run: &mut Run<'a>, message: Message) {
         if !self.link.is_connected() {
-            // The client would keep it and flush it much later; the sweep is in time.
+            // The client would keep the message and flush it much later; the sweep publishes it.
             return;
         }
         let name = event_of_subject(&message.subject).unwrap_or_default();
-        run.dies |= self.failpoints.strikes(Failpoint::BeforeMark, [name].into_iter());
+        run.dies |= self.failpoints.fires(Failpoint::BeforeMark, [name].into_iter());
         let epoch = self.link.epoch();
         let headers = headers(&message.id.hyphenated().to_string());
         let Message { id, subject, body, .. } = message;
@@ -251,13 +251,13 @@ impl<E: Engine> Publisher<E> {
         }));
     }
 
-    /// Whether the broker has the message where it says that it has seen its id before.
+    /// Whether the broker has the message at the sequence that it names for a duplicate.
     async fn is_there(&self, id: uuid::Uuid, sequence: u64) -> bool {
         matches!(self.link.message_id_at(sequence).await, Ok(Some(there)) if there == id)
     }
 
-    /// The stream has dropped the message, and the broker remembers its id and takes it for a
-    /// repeat. It knows ids by their text alone, and everybody else reads one in any spelling.
+    /// Publishes a message that the stream has dropped, but whose id the broker remembers and
+    /// takes for a duplicate. The broker compares ids as text; all other readers parse them.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     async fn send_respelt(
         &self,
@@ -279,7 +279,7 @@ impl<E: Engine> Publisher<E> {
         };
         match ack {
             Ok(ack) if ack.duplicate && !self.is_there(id, ack.sequence).await => {
-                Ended::Unknown(format!("a repeat, but message {} is another", ack.sequence))
+                Ended::Unknown(format!("a duplicate, but message {} has another id", ack.sequence))
             }
             Ok(ack) => Ended::Stored { mark: Mark { id, sequence: ack.sequence }, epoch },
             Err(error) => refusal(id, subject, &error),
@@ -304,7 +304,7 @@ impl<E: Engine> Publisher<E> {
             Ended::Stored { .. } => run.is_in_doubt = true,
             Ended::Unknown(cause) => {
                 run.is_in_doubt = true;
-                if self.health.ailing(Part::Publisher, &cause) {
+                if self.health.faulty(Part::Publisher, &cause) {
                     warn!(service = self.link.service(), cause, "events cannot be published");
                 }
             }
@@ -312,13 +312,13 @@ impl<E: Engine> Publisher<E> {
                 run.is_in_doubt = true;
                 let cause =
                     format!("the stream is gone; `onsale topology apply` makes it: {cause}");
-                if self.health.ailing(Part::Publisher, &cause) {
+                if self.health.faulty(Part::Publisher, &cause) {
                     error!(service = self.link.service(), cause, "events cannot be published");
                 }
             }
             Ended::NoRoom(cause) => {
                 run.hold_back();
-                if self.health.ailing(Part::Room, &cause) {
+                if self.health.faulty(Part::Room, &cause) {
                     error!(
                         service = self.link.service(),
                         cause,
@@ -327,17 +327,18 @@ impl<E: Engine> Publisher<E> {
                 }
             }
             Ended::Refused { id, subject, cause } => {
-                self.health.ailing(Part::Publisher, &cause);
+                self.health.faulty(Part::Publisher, &cause);
                 error!(service = self.link.service(), %id, subject, cause,
                     "the broker refuses a message; it waits in the outbox");
-                self.engine.put_off(id).await?;
+                self.engine.back_off(id).await?;
             }
         }
         Ok(())
     }
 
-    /// Marks what was acknowledged on the connection at hand. What another one acknowledged
-    /// may be gone, and would be marked below the place from which the next comparison begins.
+    /// Writes the marks of messages acknowledged on the current connection. A message that was
+    /// acknowledged on another may be gone, and its mark would lie below the position from which
+    /// the next comparison begins.
     async fn write_marks(&self, run: &mut Run<'_>) -> Result<(), Failure> {
         if run.marks.is_empty() || run.dies {
             return Ok(());
@@ -351,7 +352,7 @@ impl<E: Engine> Publisher<E> {
         Ok(())
     }
 
-    /// Publishes what has no mark and no owner.
+    /// Publishes messages that have no mark and no lease.
     async fn sweep<'a>(&'a self, run: &mut Run<'a>, ticks: &mut tokio::time::Interval) {
         let most = run.sweeps();
         if !self.link.is_connected() || most == 0 {
@@ -360,7 +361,7 @@ impl<E: Engine> Publisher<E> {
         match self.engine.sweep(most).await {
             Ok(swept) => {
                 if swept.len() == SWEEP_MESSAGES_MAX {
-                    // There may be more behind these.
+                    // There may be more.
                     ticks.reset_immediately();
                 }
                 for message in swept {
@@ -369,14 +370,15 @@ impl<E: Engine> Publisher<E> {
             }
             Err(failure) => {
                 if self.health.store_failed(&failure) {
-                    warn!(service = self.link.service(), cause = %failure, "cannot sweep");
+                    let service = self.link.service();
+                    warn!(service, cause = %failure, "the outbox cannot be swept");
                 }
             }
         }
     }
 
-    /// Compares outbox and stream on each connection, after a publish whose end is unknown,
-    /// and now and then; publishing goes on meanwhile.
+    /// Starts a comparison of outbox and stream: on each connection, after a publish with an
+    /// unknown outcome, and at intervals. Publishing goes on meanwhile.
     fn verify_if_due<'a>(&'a self, run: &mut Run<'a>) {
         let (epoch, now) = (self.link.epoch(), Instant::now());
         let is_new = run.verified_epoch != Some(epoch);
@@ -393,7 +395,7 @@ impl<E: Engine> Publisher<E> {
         }
     }
 
-    /// Outbox against stream, and then the stream against what its consumers have taken in.
+    /// Compares outbox and stream, and then the stream and what its consumers have taken in.
     async fn compare(&self, before: missed::Floors) -> Result<Compared, Failure> {
         let lost = verify::run(&*self.engine, &self.link).await?;
         self.forget_what_others_published().await;
@@ -401,16 +403,16 @@ impl<E: Engine> Publisher<E> {
         Ok(Compared { lost, floors })
     }
 
-    /// What could not be published here another instance may have brought out.
+    /// Another instance may have published what this one could not.
     async fn forget_what_others_published(&self) {
-        if self.health.is_ailing(&Part::Publisher)
+        if self.health.is_faulty(&Part::Publisher)
             && let Ok(Backlog { events: 0, .. }) = self.engine.backlog().await
         {
             self.health.well(&Part::Publisher);
         }
     }
 
-    /// What a comparison has come to.
+    /// Takes in the result of a comparison.
     fn verified(&self, run: &mut Run<'_>, verified: Result<Compared, Failure>, epoch: u64) {
         match verified {
             Ok(Compared { lost, floors }) => {
@@ -422,7 +424,7 @@ impl<E: Engine> Publisher<E> {
                     warn!(
                         service = self.link.service(),
                         lost,
-                        "the stream has forgotten messages it had acknowledged; they are published again"
+                        "the stream has lost messages it had acknowledged; they are published again"
                     );
                 }
                 self.health.well(&Part::Comparison);
@@ -430,7 +432,7 @@ impl<E: Engine> Publisher<E> {
             Err(failure) => {
                 run.is_in_doubt = true;
                 run.verify_at = Instant::now() + VERIFY_RETRY;
-                if self.health.ailing(Part::Comparison, &failure) {
+                if self.health.faulty(Part::Comparison, &failure) {
                     warn!(service = self.link.service(), cause = %failure,
                         "outbox and stream cannot be compared");
                 }
@@ -439,7 +441,7 @@ impl<E: Engine> Publisher<E> {
     }
 }
 
-/// The marks that were acknowledged on this connection.
+/// The marks of messages that were acknowledged in this epoch.
 fn of_connection(marks: Vec<(Mark, u64)>, epoch: u64) -> Vec<Mark> {
     marks.into_iter().filter(|(_, of)| *of == epoch).map(|(mark, _)| mark).collect()
 }
@@ -474,9 +476,9 @@ fn refusal(id: uuid::Uuid, subject: String, error: &PublishError) -> Ended {
                     | ErrorCode::STORAGE_RESOURCES_EXCEEDED
                     | ErrorCode::MEMORY_RESOURCES_EXCEEDED,
                 ) => Ended::NoRoom(source),
-                // The broker itself is in trouble, and would refuse any message.
+                // The broker itself has a problem, and would refuse any message.
                 Some(ErrorCode::STREAM_NOT_FOUND | ErrorCode::CLUSTER_NOT_AVAILABLE)
-                // It has not even come to the broker.
+                // The message has not even reached the broker.
                 | None => Ended::Unknown(source),
                 Some(_) => Ended::Refused { id, subject, cause: source },
             }
@@ -489,7 +491,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_acknowledgement_of_an_older_connection_does_not_mark() {
+    fn an_acknowledgement_of_an_older_connection_sets_no_mark() {
         let mark = |sequence| Mark { id: uuid::Uuid::now_v7(), sequence };
         let marks = [(mark(7), 1), (mark(5), 2), (mark(6), 2)];
         assert_eq!(of_connection(marks.to_vec(), 2), [marks[1].0, marks[2].0]);

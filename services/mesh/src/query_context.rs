@@ -1,4 +1,4 @@
-//! Where an endpoint of its own kind works: the store, the intake, the mesh.
+//! What a query works with: the store, the intake, the mesh.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
     work::{Answered, Meta, Settle, Work},
 };
 
-/// What a read has at hand. Dereferences to the engine, for its pool or connection.
+/// What a query works with. It dereferences to the engine, for its pool or connection.
 pub struct QueryContext<E: Engine> {
     pub(crate) engine: Arc<E>,
     pub(crate) intake: Intake<E::Handler>,
@@ -44,7 +44,7 @@ impl<E: Engine> QueryContext<E> {
         &self.link
     }
 
-    /// Puts a deed into the next batch and waits for its outcome.
+    /// Puts a command into the next batch and waits for its outcome.
     pub(crate) async fn submit<C: Command>(
         &self,
         handler: E::Handler,

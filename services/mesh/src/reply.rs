@@ -1,4 +1,4 @@
-//! Answers to commands, on their way back to whoever asked.
+//! Answers to commands and queries, sent back to their callers.
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
@@ -11,29 +11,29 @@ use crate::{Link, link::headers, work::Answered};
 /// Where an answer goes.
 #[derive(Debug, Clone)]
 pub(crate) struct ReplyTo {
-    /// The subject that its caller listens to.
+    /// The reply subject of the request.
     pub(crate) subject: Subject,
-    /// The place of its command in a bundle; `None` for one that came by itself.
+    /// The index of its command in a bundle; `None` for one that came by itself.
     pub(crate) at: Option<usize>,
 }
 
-/// What every inbox begins with: `_INBOX_<identity>.`.
+/// The prefix of every inbox: `_INBOX_<identity>.`.
 const INBOX: &str = "_INBOX_";
-/// Whose inbox everybody reads who has the same key.
+/// The identity whose inbox is read by all clients with the same key.
 const SHARED: &str = "client";
 
 /// The inbox that an answer goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inbox {
-    /// Only who has asked reads it.
+    /// Only the caller reads it.
     Own,
-    /// Others read it as well: it takes what anybody may know, and refusals.
+    /// Other clients read it as well: only public answers and refusals go there.
     Shared,
 }
 
-/// Which inbox a reply subject is; `None` for what is none. Whoever asks says where the answer
-/// goes: a service that believed it could be made to publish under the subject of a stream.
-/// The broker refuses that as well, by the user that answers.
+/// The inbox that a reply subject names; `None` when it is not an inbox. The caller chooses the
+/// reply subject: without this check a service could be made to publish under the subject of a
+/// stream. The broker refuses that as well, by the permissions of the user for answers.
 pub(crate) fn inbox(subject: &str) -> Option<Inbox> {
     let (owner, rest) = subject.strip_prefix(INBOX)?.split_once('.')?;
     let is_name = |c: char| c.is_ascii_lowercase() || c == '-';
@@ -50,7 +50,7 @@ pub(crate) fn inbox(subject: &str) -> Option<Inbox> {
 /// An answer to a command of a bundle, as it travels.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Bundled<'a> {
-    /// The command's place in its bundle.
+    /// The command's index in its bundle.
     pub(crate) at: usize,
     /// HTTP status.
     pub(crate) status: u16,
@@ -59,7 +59,7 @@ pub(crate) struct Bundled<'a> {
     pub(crate) body: &'a RawValue,
 }
 
-/// Answers that are sent together: those of one bundle are one message.
+/// Answers that are sent together: those to one bundle are one message.
 #[derive(Default)]
 pub(crate) struct Replies {
     alone: Vec<(Subject, Answered)>,
@@ -84,15 +84,15 @@ impl Replies {
             let mut map = HeaderMap::new();
             map.insert(headers::STATUS, answered.status.to_string());
             if !answered.is_granted() {
-                // The `nats` command and the statistics of NATS services know these two.
+                // The `nats` command and the statistics of NATS services read these two.
                 map.insert("Nats-Service-Error-Code", answered.status.to_string());
                 map.insert("Nats-Service-Error", "see the problem in the body");
             }
-            complain(link, link.answer(subject, map, answered.body).await);
+            warn_if_unsent(link, link.answer(subject, map, answered.body).await);
         }
         for (subject, answers) in self.bundled {
             let sent = link.answer(subject, HeaderMap::new(), encode(&answers)).await;
-            complain(link, sent);
+            warn_if_unsent(link, sent);
         }
     }
 }
@@ -119,7 +119,7 @@ fn encode(answers: &[(usize, Answered)]) -> Bytes {
     json.into()
 }
 
-fn complain(link: &Link, sent: Result<(), String>) {
+fn warn_if_unsent(link: &Link, sent: Result<(), String>) {
     if let Err(error) = sent {
         warn!(service = link.service(), error, "an answer could not be sent");
     }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_inbox_is_answered() {
+    fn only_an_inbox_gets_an_answer() {
         for own in ["_INBOX_gateway.a.1", "_INBOX_account.018f.x", "_INBOX_data-platform.a"] {
             assert_eq!(inbox(own), Some(Inbox::Own), "{own}");
         }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answers_of_one_bundle_are_one_message() {
+    fn the_answers_to_one_bundle_are_one_message() {
         let mut replies = Replies::default();
         let answered = |status, body: &'static str| Answered { status, body: body.into() };
         let to = |subject: &'static str, at| ReplyTo { subject: subject.into(), at };

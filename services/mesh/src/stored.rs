@@ -1,7 +1,7 @@
-//! Messages of a stream read by sequence, and their events one by one.
+//! Reads messages of a stream by sequence, and splits them into events.
 //!
 //! A position is one number for one event of a stream: the sequence of its message times
-//! [`EVENTS_A_SEQUENCE`], plus its place in the message. Later events have higher positions.
+//! [`EVENTS_A_SEQUENCE`], plus its index in the message. Later events have higher positions.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,23 +13,23 @@ use uuid::Uuid;
 
 use crate::{ConsumerState, Link, MeshClient, client::away, link::stream_of, message::unpack};
 
-/// Messages read at once at most.
+/// Maximum number of messages in one read.
 pub const STORED_MESSAGES_MAX: usize = 1_000;
-/// Bytes read at once, about.
+/// Approximate maximum size of one read, in bytes.
 const STORED_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Positions of one message; a message has fewer events.
+/// Number of positions of one message; a message has fewer events.
 pub const EVENTS_A_SEQUENCE: u64 = 1_024;
-/// What a reader is told when the broker does not hand them out.
+/// The problem's detail when the broker does not deliver stored messages.
 const UNREAD: &str = "Stored events cannot be read right now.";
-/// How long JetStream may take to hand out stored messages.
+/// How long JetStream may take to deliver stored messages.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Every message is republished under this prefix once it is stored.
 pub(crate) const LIVE: &str = "live.";
-/// What JetStream adds to a stored message: its sequence, and its subject.
+/// The headers that JetStream adds to a stored message: its sequence, and its subject.
 const STREAM_SEQ: &str = "Nats-Sequence";
 const SUBJECT: &str = "Nats-Subject";
 
-/// A message as it is stored.
+/// A stored message.
 #[derive(Debug, Clone)]
 pub struct StoredMessage {
     /// Its sequence in its stream.
@@ -40,19 +40,19 @@ pub struct StoredMessage {
     pub events: Vec<StoredEvent>,
 }
 
-/// From where to where a stream reaches, and which stream of its name it is.
+/// The first and last sequence of a stream, and when it was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// The sequence of its oldest message; behind the last one when it has none.
+    /// The sequence of its oldest message; one above the last when it is empty.
     pub first: u64,
     /// The sequence of the newest message it has ever had; 0 before the first.
     pub last: u64,
-    /// When it was made. It survives a restore: what tells an older state of the same stream
-    /// apart is the id of a message.
+    /// When it was created. This survives a restore: only the id of a message distinguishes an
+    /// older state of the same stream.
     pub made_at: Timestamp,
 }
 
-/// An event passing by, live or stored.
+/// An event read from a stream, live or stored.
 #[derive(Debug, Clone)]
 pub struct StoredEvent {
     subject: Arc<str>,
@@ -69,11 +69,11 @@ pub struct StoredEvent {
 }
 
 impl StoredMessage {
-    /// Takes a message apart, as it came live or from a stream.
+    /// Splits a message into its events, live or stored.
     pub(crate) fn of(message: &Message) -> Self {
         let map = message.headers.as_ref();
         let header = |name| Some(map?.get(HeaderName::from_static(name))?.as_str());
-        // A live message comes on its own subject, a stored one on the reader's inbox.
+        // A live message comes on its own subject, a stored one in the reader's inbox.
         let stored = || header(SUBJECT).unwrap_or_default();
         let subject: Arc<str> =
             message.subject.strip_prefix(LIVE).unwrap_or_else(stored).to_owned().into();
@@ -81,9 +81,9 @@ impl StoredMessage {
         let id = map.and_then(|map| map.get(NATS_MESSAGE_ID)?.as_str().parse().ok());
         let id: Uuid = id.unwrap_or_default();
         let events = unpack(&message.payload).unwrap_or_else(|_| vec![message.payload.clone()]);
-        let event = |(place, event): (usize, Bytes)| {
-            let place = (place as u64).min(EVENTS_A_SEQUENCE - 1);
-            let position = sequence * EVENTS_A_SEQUENCE + place;
+        let event = |(index, event): (usize, Bytes)| {
+            let index = (index as u64).min(EVENTS_A_SEQUENCE - 1);
+            let position = sequence * EVENTS_A_SEQUENCE + index;
             StoredEvent { message_id: id, ..StoredEvent::of(subject.clone(), position, event) }
         };
         let events = events.into_iter().enumerate().map(event).collect();
@@ -147,7 +147,7 @@ impl StoredEvent {
         self.message_id
     }
 
-    /// The thing it is about.
+    /// The entity it is about.
     pub fn about(&self) -> Option<Uuid> {
         self.about
     }
@@ -167,7 +167,7 @@ impl StoredEvent {
         self.cause_id
     }
 
-    /// How often what it follows from had been tried; 1 at first.
+    /// How often its cause had been tried; 1 at first.
     pub fn attempt(&self) -> u64 {
         self.attempt
     }
@@ -194,8 +194,8 @@ impl StoredEvent {
 }
 
 impl MeshClient {
-    /// Events of a service after a position, in order, of at most `limit` messages; none at
-    /// all mean that there are no more.
+    /// Events of a service after a position, in order, of at most `limit` messages; empty when
+    /// there are no more.
     ///
     /// # Errors
     /// `unavailable` when JetStream does not answer.
@@ -222,7 +222,7 @@ impl MeshClient {
     /// Messages of a service from a sequence on, in order, at most `limit` of them.
     ///
     /// # Errors
-    /// As [`Asker::stored_since`].
+    /// As [`MeshClient::stored_since`].
     pub async fn stored_messages(
         &self,
         service: &str,
@@ -238,7 +238,7 @@ impl MeshClient {
     /// The position behind the last event that a service has stored; 0 before the first.
     ///
     /// # Errors
-    /// As [`Asker::stored_since`].
+    /// As [`MeshClient::stored_since`].
     pub async fn last_position(&self, service: &str) -> Result<u64, Problem> {
         let stream = stream_of(service);
         let last = self.link().direct_get(&stream, r#"{"last_by_subj":">"}"#.into()).await;
@@ -250,7 +250,7 @@ impl MeshClient {
 }
 
 impl MeshClient {
-    /// What a service's stream has, and when it was made.
+    /// The extent of a service's stream, and when it was created.
     ///
     /// # Errors
     /// `unavailable` when JetStream does not answer, or there is no such stream.
@@ -267,7 +267,7 @@ impl MeshClient {
     /// The sequence of the last message that a service has stored; 0 before the first.
     ///
     /// # Errors
-    /// As [`Asker::stored_since`].
+    /// As [`MeshClient::stored_since`].
     pub async fn last_sequence(&self, service: &str) -> Result<u64, Problem> {
         Ok(self.last_position(service).await? / EVENTS_A_SEQUENCE)
     }
@@ -277,7 +277,7 @@ impl MeshClient {
     /// The consumers of the stream of a service.
     ///
     /// # Errors
-    /// As [`Asker::stored_since`].
+    /// As [`MeshClient::stored_since`].
     pub async fn consumers(&self, service: &str) -> Result<Vec<ConsumerState>, Problem> {
         let consumers = self.link().consumers(&stream_of(service)).await;
         consumers.map_err(|cause| away(UNREAD, cause))
@@ -317,8 +317,8 @@ impl Link {
         self.ids_of(&stream_of(self.service()), from, to).await
     }
 
-    /// The subjects of a stream's messages from one sequence to another, of as many as are read
-    /// at once.
+    /// The subjects of a stream's messages from one sequence to another, of as many messages as
+    /// one read returns.
     pub(crate) async fn subjects_of(
         &self,
         stream: &str,
@@ -352,20 +352,20 @@ impl Link {
             let limit = usize::try_from(to - from + 1).unwrap_or(STORED_MESSAGES_MAX);
             let messages = self.stored(stream, from, limit).await?;
             let Some(last) = messages.last() else { break };
-            let place = |message: &Message| {
+            let position = |message: &Message| {
                 let map = message.headers.as_ref()?;
                 let seq = map.get(STREAM_SEQ)?.as_str().parse().ok()?;
                 let id = map.get(NATS_MESSAGE_ID).and_then(|id| id.as_str().parse().ok());
                 Some((seq, id.unwrap_or_default()))
             };
-            let reached = place(last).map_or(to, |(seq, _): (u64, Uuid)| seq);
-            ids.extend(messages.iter().filter_map(place));
+            let reached = position(last).map_or(to, |(seq, _): (u64, Uuid)| seq);
+            ids.extend(messages.iter().filter_map(position));
             from = reached + 1;
         }
         Ok(ids)
     }
 
-    /// Asks JetStream for stored messages; any replica answers, message by message.
+    /// Requests stored messages from JetStream; any replica answers, message by message.
     pub(crate) async fn direct_get(
         &self,
         stream: &str,
@@ -382,7 +382,7 @@ impl Link {
     }
 }
 
-/// The next stored message; `None` at the end of the batch, or when there is none at all.
+/// The next stored message; `None` at the end of the read, or when there is no message at all.
 async fn next_stored(replies: &mut Subscriber) -> Result<Option<Message>, String> {
     let reply = tokio::time::timeout(READ_TIMEOUT, replies.next())
         .await
@@ -422,11 +422,11 @@ mod tests {
     }
 
     #[test]
-    fn the_events_of_a_message_are_known_live_and_stored() {
+    fn the_events_of_a_message_are_the_same_live_and_stored() {
         for subject in ["live.onsale.payment.completed.v1.-", "_INBOX.abc"] {
             let events = message(subject, &format!("[{EVENT},{EVENT}]")).events;
-            let places: Vec<u64> = events.iter().map(StoredEvent::position).collect();
-            assert_eq!(places, [42 * EVENTS_A_SEQUENCE, 42 * EVENTS_A_SEQUENCE + 1]);
+            let positions: Vec<u64> = events.iter().map(StoredEvent::position).collect();
+            assert_eq!(positions, [42 * EVENTS_A_SEQUENCE, 42 * EVENTS_A_SEQUENCE + 1]);
             let event = &events[1];
             assert_eq!((event.name(), event.service()), ("payment.completed", "payment"));
             assert_eq!((event.sequence(), event.payload().as_ref()), (42, br#"{"n":1}"#.as_ref()));
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_cannot_be_read_keeps_its_place() {
+    fn an_event_that_cannot_be_read_keeps_its_position() {
         let events = message("_INBOX.abc", &format!("[{{}},{EVENT}]")).events;
         assert_eq!((events[0].event_id(), events[0].payload().as_ref()), (None, b"{}".as_ref()));
         assert!(events[1].event_id().is_some());

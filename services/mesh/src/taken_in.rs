@@ -1,4 +1,4 @@
-//! How far the consumers of a stream have come, as JetStream knows it.
+//! How far the consumers of a stream have come, as JetStream reports it.
 
 use events::Timestamp;
 use serde::Deserialize;
@@ -11,21 +11,21 @@ use crate::{
     link::{BROKER, REQUEST_TIMEOUT},
 };
 
-/// Clocks of the broker and of a service may differ by this much.
+/// The clocks of the broker and of a service may differ by this much.
 const CLOCKS_MILLIS: i64 = 60_000;
 
 /// A consumer of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerState {
-    /// The service that takes messages in by it.
+    /// The service that it belongs to.
     pub name: String,
     /// The sequence up to which it has acknowledged everything.
     pub floor: u64,
-    /// Messages that it has not taken in: waiting, or handed out and not acknowledged.
+    /// The lag: messages not delivered yet, or delivered and not acknowledged.
     pub behind: u64,
-    /// When it was made.
+    /// When it was created.
     pub made_at: Timestamp,
-    /// The subjects that it takes; none for all.
+    /// The subjects that it filters for; none for all.
     pub filters: Vec<String>,
 }
 
@@ -58,15 +58,15 @@ struct Config {
 }
 
 impl ConsumerState {
-    /// What the subjects begin with that it takes.
+    /// The prefixes of the subjects that it filters for.
     pub(crate) fn subjects(&self) -> Vec<String> {
         let all = || vec![String::new()];
-        let begins = |filter: &String| filter.trim_end_matches('>').to_owned();
-        let subjects: Vec<String> = self.filters.iter().map(begins).collect();
+        let prefix = |filter: &String| filter.trim_end_matches('>').to_owned();
+        let subjects: Vec<String> = self.filters.iter().map(prefix).collect();
         if subjects.is_empty() { all() } else { subjects }
     }
 
-    /// The least id of a message that was emitted since it was made.
+    /// The least id of a message that was emitted since the consumer was created.
     pub(crate) fn made_since(&self) -> Uuid {
         let millis = self.made_at.unix_millis().saturating_sub(CLOCKS_MILLIS).max(0);
         Uuid::from_u128((millis as u128) << 80)
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_emitted_before_a_consumer_was_made_is_not_missed_by_it() {
+    fn a_message_emitted_before_a_consumer_was_created_is_not_missed_by_it() {
         let since = read("{}").made_since();
         let at = |millis: i64| Uuid::from_u128((millis as u128) << 80 | 1);
         let made = read("{}").made_at.unix_millis();

@@ -1,4 +1,4 @@
-//! Deadlines in: what has come due goes into the intake like any other message.
+//! Runs timers: work that has come due goes into the intake like any other message.
 
 use std::{
     sync::Arc,
@@ -15,21 +15,21 @@ use crate::{
     deadline::within,
     engine::{Engine, Failure},
     intake::Intake,
-    service::{DueFn, Haste},
+    service::{DueFn, Pace},
     throttle::Throttle,
     work::{Done, Meta, Settle, Underway, Work},
 };
 
-/// How long it may take to look for what is due, and to do what goes with it: messages to a
-/// slow provider take the longest.
+/// How long it may take to find what is due, and to do the work that goes with it: sending
+/// messages to a slow provider takes the longest.
 const DUE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What one timer works with.
+/// The task of one timer.
 pub(crate) struct Ticking<E: Engine> {
     pub(crate) name: &'static str,
     pub(crate) every: Duration,
     /// How soon what is due is taken in.
-    pub(crate) haste: Haste,
+    pub(crate) haste: Pace,
     pub(crate) emits: &'static [&'static str],
     pub(crate) due: Arc<DueFn<E>>,
     pub(crate) engine: Arc<E>,
@@ -37,10 +37,10 @@ pub(crate) struct Ticking<E: Engine> {
 }
 
 impl<E: Engine> Ticking<E> {
-    /// Looks for what is due until shutdown.
+    /// Finds what is due, at an interval, until shutdown.
     ///
-    /// What is due twice (two instances look at once, or the last batch is still running) is
-    /// decided twice, and the second time there is nothing left to do.
+    /// Work that is found twice (by two instances at once, or while the last batch is still
+    /// running) is decided twice, and the second time there is nothing left to do.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -48,8 +48,8 @@ impl<E: Engine> Ticking<E> {
         loop {
             let next = async {
                 match self.haste {
-                    Haste::Later => throttle.rest(self.every, worked).await,
-                    Haste::Soon | Haste::AtOnce => drop(ticks.tick().await),
+                    Pace::Later => throttle.pause(self.every, worked).await,
+                    Pace::Soon | Pace::AtOnce => drop(ticks.tick().await),
                 }
             };
             tokio::select! {
@@ -58,7 +58,7 @@ impl<E: Engine> Ticking<E> {
             }
             let began = Instant::now();
             let done = self.take_due().await?;
-            if self.haste == Haste::Later {
+            if self.haste == Pace::Later {
                 tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
                     () = done.wait() => {}
@@ -68,7 +68,7 @@ impl<E: Engine> Ticking<E> {
         }
     }
 
-    /// Takes in what is due. A full intake holds it back, a closed one means shutdown.
+    /// Puts what is due into the intake. It waits for a full intake; a closed one means shutdown.
     async fn take_due(&self) -> Result<Done, Failure> {
         let due = (self.due)(self.engine.clone(), clock::now());
         let due =

@@ -29,7 +29,7 @@ pub struct Topology {
 /// Why the topology could not be read, applied or checked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
-    /// A file is not what it should be.
+    /// A file is invalid.
     #[error("{file}: {why}")]
     File {
         /// Its name.
@@ -40,9 +40,9 @@ pub enum TopologyError {
     /// The broker does not answer, or refuses.
     #[error("{what}: {why}")]
     Broker {
-        /// What it was asked about.
+        /// The stream or consumer of the request.
         what: String,
-        /// What it says.
+        /// The broker's error.
         why: String,
     },
 }
@@ -56,7 +56,7 @@ pub enum Drift {
         /// `stream PAYMENT`, `consumer PAYMENT.point`.
         what: String,
     },
-    /// No file knows it.
+    /// No file describes it.
     #[error("{what} is on the broker, but in no file")]
     Unknown {
         /// As above.
@@ -77,7 +77,7 @@ pub enum Drift {
 }
 
 /// A stream or a consumer, as the broker's API names it.
-struct Thing<'a> {
+struct Resource<'a> {
     what: String,
     /// The end of its API subjects: `PAYMENT`, `PAYMENT.point`.
     path: String,
@@ -95,7 +95,7 @@ impl Topology {
     /// `<STREAM>`, consumers `<STREAM>.<service>`.
     ///
     /// # Errors
-    /// Names the first file that is no JSON object or not about what its name says.
+    /// Names the first file that is not a JSON object or does not match its name.
     pub fn parse<N: AsRef<str>, C: AsRef<[u8]>>(
         streams: &[(N, C)],
         consumers: &[(N, C)],
@@ -125,36 +125,36 @@ impl Topology {
         self.streams.keys().map(String::as_str)
     }
 
-    /// Creates what is missing and updates what differs; nothing is ever deleted. Returns
-    /// what was done, line by line.
+    /// Creates what is missing and updates what differs; nothing is ever deleted. Returns a
+    /// line for each change.
     ///
     /// # Errors
-    /// When the broker refuses: a file with an unknown field, a change it cannot make, or
-    /// a user who may not.
+    /// When the broker refuses: a file has an unknown field, a change is not possible, or the
+    /// user has no permission.
     pub async fn apply(&self, link: &Link) -> Result<Vec<String>, TopologyError> {
         let mut done = Vec::new();
-        for thing in self.things() {
-            let action = match thing.find(link).await? {
+        for resource in self.resources() {
+            let action = match resource.find(link).await? {
                 None => "created",
-                Some(found) if thing.drifts(&found).is_empty() => continue,
+                Some(found) if resource.drifts(&found).is_empty() => continue,
                 Some(_) => "updated",
             };
-            thing.put(link, action == "created").await?;
-            done.push(format!("{} {action}", thing.what));
+            resource.put(link, action == "created").await?;
+            done.push(format!("{} {action}", resource.what));
         }
         Ok(done)
     }
 
-    /// Names every difference between the broker and the files.
+    /// Returns every difference between the broker and the files.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the broker does not answer or refuses.
     pub async fn check(&self, link: &Link) -> Result<Vec<Drift>, TopologyError> {
         let mut drifts = Vec::new();
-        for thing in self.things() {
-            match thing.find(link).await? {
-                Some(found) => drifts.extend(thing.drifts(&found)),
-                None => drifts.push(Drift::Missing { what: thing.what }),
+        for resource in self.resources() {
+            match resource.find(link).await? {
+                Some(found) => drifts.extend(resource.drifts(&found)),
+                None => drifts.push(Drift::Missing { what: resource.what }),
             }
         }
         for stream in names(link, "STREAM.NAMES", "streams").await? {
@@ -172,10 +172,10 @@ impl Topology {
         Ok(drifts)
     }
 
-    /// Names what the broker does not have, by names alone: cheap enough to ask often.
+    /// Returns what the broker does not have. It compares only names: cheap enough to run often.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the broker does not answer or refuses.
     pub async fn missing(&self, link: &Link) -> Result<Vec<String>, TopologyError> {
         let mut missing = Vec::new();
         let there = names(link, "STREAM.NAMES", "streams").await?;
@@ -193,9 +193,9 @@ impl Topology {
         Ok(missing)
     }
 
-    /// Compares the files with what the services declare: every fact told is kept in its
-    /// teller's stream, and every service has exactly the consumers of what it hears.
-    /// Returns what does not fit.
+    /// Compares the files with what the services declare: the stream of its producer stores
+    /// every emitted event, and every service has exactly the consumers for the events it
+    /// consumes. Returns the mismatches.
     pub fn compare(&self, wirings: &[Wiring]) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut wanted: BTreeMap<(String, String), BTreeSet<&str>> = BTreeMap::new();
@@ -208,8 +208,8 @@ impl Topology {
             let emitted: BTreeSet<&str> =
                 all.flat_map(|(_, emits)| emits.iter().copied()).collect();
             wrong.extend(
-                emitted.into_iter().filter(|event| !self.keeps(event)).map(|event| {
-                    format!("{} tells {event}, which no stream keeps", wiring.service)
+                emitted.into_iter().filter(|event| !self.stores(event)).map(|event| {
+                    format!("{} emits {event}, which no stream stores", wiring.service)
                 }),
             );
         }
@@ -218,34 +218,34 @@ impl Topology {
             let (stream, service) = place;
             if filters.iter().map(String::as_str).ne(events.iter().copied()) {
                 wrong.push(format!(
-                    "consumer {stream}.{service} takes {filters:?}, but {service} hears {events:?}"
+                    "consumer {stream}.{service} takes {filters:?}, but {service} consumes {events:?}"
                 ));
             }
         }
-        let nobody = self.consumers.keys().filter(|place| !wanted.contains_key(*place));
-        wrong.extend(nobody.map(|(stream, service)| {
-            format!("consumer {stream}.{service} is there, but {service} hears nothing of it")
+        let unused = self.consumers.keys().filter(|place| !wanted.contains_key(*place));
+        wrong.extend(unused.map(|(stream, service)| {
+            format!("consumer {stream}.{service} is there, but {service} consumes nothing of it")
         }));
         wrong
     }
 
-    /// Whether the stream of a fact's teller keeps it.
-    fn keeps(&self, event: &str) -> bool {
+    /// Whether the stream of the event's producer stores it.
+    fn stores(&self, event: &str) -> bool {
         let subject = format!("onsale.{}.>", producer_of(event));
         self.streams
             .get(&stream_of(producer_of(event)))
-            .is_some_and(|config| strings(config, "subjects").any(|kept| kept == subject))
+            .is_some_and(|config| strings(config, "subjects").any(|stored| stored == subject))
     }
 
     /// Streams before consumers, as they must be made.
-    fn things(&self) -> impl Iterator<Item = Thing<'_>> {
-        let streams = self.streams.iter().map(|(name, config)| Thing {
+    fn resources(&self) -> impl Iterator<Item = Resource<'_>> {
+        let streams = self.streams.iter().map(|(name, config)| Resource {
             what: format!("stream {name}"),
             path: name.clone(),
             kind: "STREAM",
             config,
         });
-        let consumers = self.consumers.iter().map(|((stream, name), config)| Thing {
+        let consumers = self.consumers.iter().map(|((stream, name), config)| Resource {
             what: format!("consumer {stream}.{name}"),
             path: format!("{stream}.{name}"),
             kind: "CONSUMER",
@@ -255,20 +255,21 @@ impl Topology {
     }
 }
 
-impl Thing<'_> {
+impl Resource<'_> {
     /// Its configuration on the broker, if it is there.
     async fn find(&self, link: &Link) -> Result<Option<Map<String, Value>>, TopologyError> {
         let subject = format!("{}.INFO.{}", self.kind, self.path);
-        match ask(link, &subject, &json!({})).await {
+        match request(link, &subject, &json!({})).await {
             Ok(found) => {
                 let info: Info =
                     serde_json::from_value(found).map_err(|error| self.failed(error))?;
                 Ok(Some(info.config))
             }
-            Err(Asked::Refused(ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND, _)) => {
-                Ok(None)
-            }
-            Err(asked) => Err(asked.into_error(&self.what)),
+            Err(ApiError::Refused(
+                ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND,
+                _,
+            )) => Ok(None),
+            Err(error) => Err(error.into_error(&self.what)),
         }
     }
 
@@ -282,12 +283,12 @@ impl Thing<'_> {
             let body = json!({ "stream_name": stream, "config": self.config, "action": action });
             (format!("CONSUMER.CREATE.{}", self.path), body)
         };
-        let asked = ask(link, &subject, &body).await;
-        asked.map(|_| ()).map_err(|asked| asked.into_error(&self.what))
+        let answer = request(link, &subject, &body).await;
+        answer.map(|_| ()).map_err(|error| error.into_error(&self.what))
     }
 
-    /// Each field that is not as in the file. A field that the file does not name must be
-    /// as if nobody had named it.
+    /// Each field that differs from the file. A field that the file does not name must have its
+    /// default.
     fn drifts(&self, found: &Map<String, Value>) -> Vec<Drift> {
         let fields: BTreeSet<&String> = self.config.keys().chain(found.keys()).collect();
         let value = |map: &Map<String, Value>, field: &str| {
@@ -296,7 +297,7 @@ impl Thing<'_> {
         let metadata = |field: &str| field == "metadata" && !self.config.contains_key(field);
         fields
             .into_iter()
-            // The broker notes its own version there.
+            // The broker stores its own version there.
             .filter(|field| !metadata(field))
             .map(|field| (field, value(self.config, field), value(found, field)))
             .filter(|(_, expected, found)| expected != found)
@@ -314,13 +315,13 @@ impl Thing<'_> {
     }
 }
 
-/// Why the broker's API gave nothing.
-enum Asked {
+/// Why the broker's API returned no result.
+enum ApiError {
     Refused(ErrorCode, String),
     Silent(String),
 }
 
-impl Asked {
+impl ApiError {
     fn into_error(self, what: &str) -> TopologyError {
         let (Self::Refused(_, why) | Self::Silent(why)) = self;
         TopologyError::Broker { what: what.to_owned(), why }
@@ -328,27 +329,28 @@ impl Asked {
 }
 
 #[expect(clippy::disallowed_methods, reason = "it has a limit")]
-async fn ask(link: &Link, subject: &str, body: &Value) -> Result<Value, Asked> {
-    let asked = link.jetstream().request(subject.to_owned(), body);
-    let asked = within(REQUEST_TIMEOUT, BROKER, asked).await;
-    match asked.map_err(|late| Asked::Silent(late.to_string()))? {
+async fn request(link: &Link, subject: &str, body: &Value) -> Result<Value, ApiError> {
+    let answer = link.jetstream().request(subject.to_owned(), body);
+    let answer = within(REQUEST_TIMEOUT, BROKER, answer).await;
+    match answer.map_err(|late| ApiError::Silent(late.to_string()))? {
         Ok(jetstream::response::Response::Ok(value)) => Ok(value),
         Ok(jetstream::response::Response::Err { error }) => {
-            Err(Asked::Refused(error.error_code(), error.to_string()))
+            Err(ApiError::Refused(error.error_code(), error.to_string()))
         }
-        Err(error) => Err(Asked::Silent(error.to_string())),
+        Err(error) => Err(ApiError::Silent(error.to_string())),
     }
 }
 
 async fn names(link: &Link, subject: &str, key: &str) -> Result<Vec<String>, TopologyError> {
     // The broker lists up to 1,024 at once; a mesh has far fewer.
-    let answer = ask(link, subject, &json!({})).await.map_err(|asked| asked.into_error(key))?;
+    let answer = request(link, subject, &json!({})).await;
+    let answer = answer.map_err(|error| error.into_error(key))?;
     let listed = answer.get(key).and_then(Value::as_array);
     let names = listed.into_iter().flatten().filter_map(Value::as_str);
     Ok(names.map(ToOwned::to_owned).collect())
 }
 
-/// A JSON object whose `key` says what the file's name says.
+/// Parses a file: a JSON object whose `key` equals the file's name.
 fn parse_file(
     file: &str,
     content: &[u8],
@@ -359,13 +361,13 @@ fn parse_file(
     let config: Map<String, Value> =
         serde_json::from_slice(content).map_err(|error| wrong(error.to_string()))?;
     match config.get(key) {
-        Some(Value::String(said)) if said == name => Ok(config),
-        said => Err(wrong(format!("`{key}` is {said:?}, not `{name}`"))),
+        Some(Value::String(found)) if found == name => Ok(config),
+        found => Err(wrong(format!("`{key}` is {found:?}, not `{name}`"))),
     }
 }
 
-/// The facts that a consumer's filters let through; a filter that is not one fact in all
-/// its schedules stays as it is, so that it equals none.
+/// The events that a consumer's filters match. A filter that is not one event in all its
+/// schedules stays as it is, so that it equals no event.
 fn filtered_events(config: &Map<String, Value>) -> BTreeSet<String> {
     strings(config, "filter_subjects")
         .map(|filter| match event_of_subject(filter) {
@@ -379,7 +381,7 @@ fn strings<'a>(config: &'a Map<String, Value>, key: &str) -> impl Iterator<Item 
     config.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// What JetStream fills in where nothing is said.
+/// Whether JetStream fills this value in where the configuration has none.
 fn is_default(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -414,13 +416,13 @@ mod tests {
     }
 
     #[test]
-    fn consumers_that_fit_the_services_are_not_mentioned() {
+    fn consumers_that_match_the_services_are_not_reported() {
         let fitting = topology(r#"["onsale.point.refunded.v1.>"]"#);
         assert_eq!(fitting.compare(&[payment()]), Vec::<String>::new());
     }
 
     #[test]
-    fn a_filter_for_anything_else_than_what_is_heard_is_named() {
+    fn a_filter_for_anything_but_the_consumed_events_is_reported() {
         for filters in [
             r#"[]"#,
             r#"["onsale.point.>"]"#,
@@ -434,17 +436,17 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_of_nobody_and_an_event_in_no_stream_are_named() {
+    fn an_unused_consumer_and_an_event_in_no_stream_are_reported() {
         let topology = topology(r#"["onsale.point.refunded.v1.>"]"#);
-        let deaf = Wiring { consumes: vec![], ..payment() };
-        assert_eq!(topology.compare(&[deaf]).len(), 1);
-        let loud = Wiring { timers: vec![("late", &["payment.failed"])], ..payment() };
-        let wrong = topology.compare(&[loud]);
-        assert_eq!(wrong, ["payment tells payment.failed, which no stream keeps"]);
+        let unused = Wiring { consumes: vec![], ..payment() };
+        assert_eq!(topology.compare(&[unused]).len(), 1);
+        let unstored = Wiring { timers: vec![("late", &["payment.failed"])], ..payment() };
+        let wrong = topology.compare(&[unstored]);
+        assert_eq!(wrong, ["payment emits payment.failed, which no stream stores"]);
     }
 
     #[test]
-    fn a_file_is_about_what_its_name_says() {
+    fn a_file_must_match_its_name() {
         let error = Topology::parse(&[("PAYMENT", STREAM)], &[]).unwrap_err();
         assert!(error.to_string().starts_with("PAYMENT: `name` is"), "{error}");
         let orphan = [("QUEUE.payment", r#"{"durable_name":"payment"}"#)];
@@ -452,18 +454,18 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_no_file_names_is_a_drift_unless_it_is_the_default() {
+    fn a_field_that_no_file_names_is_a_drift_unless_it_has_its_default() {
         let topology = topology("[]");
-        let thing = topology.things().next().unwrap();
+        let resource = topology.resources().next().unwrap();
         let mut found = topology.streams["POINT"].clone();
         found.insert("max_msgs".into(), json!(-1));
         found.insert("metadata".into(), json!({ "_nats.ver": "2.15.1" }));
-        assert_eq!(thing.drifts(&found), []);
+        assert_eq!(resource.drifts(&found), []);
         found.insert("sealed".into(), json!(true));
         found.insert("allow_direct".into(), json!(false));
-        let said: Vec<String> = thing.drifts(&found).iter().map(ToString::to_string).collect();
+        let drifts: Vec<String> = resource.drifts(&found).iter().map(ToString::to_string).collect();
         assert_eq!(
-            said,
+            drifts,
             [
                 "stream POINT: allow_direct should be true, but is null",
                 "stream POINT: sealed should be null, but is true"

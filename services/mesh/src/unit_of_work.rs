@@ -1,4 +1,4 @@
-//! What a service author writes: a book, and what it does with each message.
+//! What a service author writes: a unit of work, and a handler for each event and command.
 
 use std::future::Future;
 
@@ -7,18 +7,19 @@ use sqlx::PgConnection;
 
 use crate::{Caller, Context};
 
-/// The page of a service's state that one batch touches.
+/// The part of a service's state that one batch touches.
 ///
-/// A batch collects keys from its messages, loads one book, lets every message
-/// decide on it in order and in memory, and saves it once. Loading locks what it
+/// A batch collects keys from its messages, loads one unit of work, runs the handler of each
+/// message on it in order and in memory, and saves it once. Loading locks what it
 /// returns (`for update`, ordered by key, so that two batches cannot deadlock).
 pub trait UnitOfWork: Sized + Send + 'static {
     /// What the messages of a batch need.
     type Keys: Default + Send;
     /// The service's configuration, the same for every message.
     type Config: Send + Sync + 'static;
-    /// The field of a fact that names what it depends on here: behind a dead letter, later
-    /// facts with the same value wait. Facts without it depend on what they are about.
+    /// The field of an event that holds its order key in this service: behind a dead letter,
+    /// later events with the same value wait. The order key of an event without this field is
+    /// the entity it is about.
     const KEY: &'static str = "";
 
     /// Loads and locks what `keys` name: one statement per table.
@@ -31,26 +32,27 @@ pub trait UnitOfWork: Sized + Send + 'static {
     fn save(self, tx: &mut PgConnection) -> impl Future<Output = sqlx::Result<()>> + Send;
 }
 
-/// What a service does on hearing a fact.
+/// The handler of an event.
 pub trait Handle<E: Event>: UnitOfWork {
-    /// Another field for this fact than [`Book::KEY`].
+    /// The field of this event that holds its order key, where it is not [`UnitOfWork::KEY`].
     const KEY: &'static str = <Self as UnitOfWork>::KEY;
 
-    /// Names what [`Hear::hear`] will need.
+    /// Adds the keys that [`Handle::handle`] will need.
     fn keys(event: &E, keys: &mut Self::Keys);
 
-    /// Changes the book and tells what became of it. The fact may be late, or early.
+    /// Changes the unit of work and emits the outcome. The event may be late, or early.
     /// On `Err` it must have changed nothing.
     fn handle(&mut self, event: &E, ctx: &mut Context<'_, Self::Config>)
     -> Result<(), HandleError>;
 }
 
-/// What a service does on being asked.
+/// The handler of a command.
 pub trait Execute<C: Command>: UnitOfWork {
-    /// Names what [`Answer::answer`] will need.
+    /// Adds the keys that [`Execute::execute`] will need.
     fn keys(command: &C, caller: &Caller, keys: &mut Self::Keys);
 
-    /// Grants (changes the book, tells facts, replies) or refuses (changes nothing).
+    /// Grants the command (changes the unit of work, emits events, replies) or refuses it
+    /// (changes nothing).
     fn execute(
         &mut self,
         command: &C,
@@ -58,22 +60,22 @@ pub trait Execute<C: Command>: UnitOfWork {
     ) -> Result<C::Reply, Refusal>;
 }
 
-/// Why a fact could not be taken in.
+/// Why an event could not be handled.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HandleError {
-    /// What it depends on has not been heard yet; it comes again a little later.
+    /// What the event depends on has not arrived yet; it is parked and retried.
     NotYet(&'static str),
-    /// It can never succeed; it goes to the dead letters with this cause.
+    /// The event can never be handled; it becomes a dead letter with this cause.
     Never(String),
 }
 
 /// Why a command is not granted.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refusal {
-    /// No, and this is why.
+    /// The command is refused, for this reason.
     No(Problem),
-    /// What it depends on is on its way; it is tried again for a short while, and then
-    /// refused with this.
+    /// What the command depends on is on its way; it is retried for a short while, and then
+    /// refused with this problem.
     NotYet(Problem),
 }
 

@@ -1,4 +1,4 @@
-//! What a batch is made of: messages and commands, where they came from, how they end.
+//! What a batch is made of: messages and commands, their origin, and their outcome.
 
 use std::time::{Instant, SystemTime};
 
@@ -21,28 +21,28 @@ use crate::{
     trace::{Span, TraceParent},
 };
 
-/// One message with all of its events, or one command: what takes effect as a whole, or
-/// comes again as a whole.
-pub struct Work<D> {
-    /// The events in their order; a command or a timer's finding is a single entry.
-    pub(crate) entries: Vec<Entry<D>>,
-    /// How its sender learns of the end.
+/// One message with all of its events, or one command. It takes effect as a whole, or is
+/// redelivered as a whole.
+pub struct Work<H> {
+    /// The events in their order; a command or a timer's work is a single entry.
+    pub(crate) entries: Vec<Entry<H>>,
+    /// How the outcome is reported to its sender.
     pub(crate) settle: Settle,
-    /// Held until it is done, for who waits for that.
+    /// Held until the work is done, for a task that waits for that.
     pub(crate) underway: Option<Underway>,
 }
 
-/// Held by each of some works until it is done.
+/// Held by each work of a group until it is done.
 #[derive(Clone)]
 pub(crate) struct Underway {
     _held: mpsc::Sender<()>,
 }
 
-/// Waits until nobody holds the other side any more.
+/// The waiting side: completes when no work holds the other side any more.
 pub(crate) struct Done(mpsc::Receiver<()>);
 
 impl Underway {
-    /// Both sides.
+    /// Creates both sides.
     pub(crate) fn begin() -> (Self, Done) {
         let (held, done) = mpsc::channel(1);
         (Self { _held: held }, Done(done))
@@ -50,30 +50,30 @@ impl Underway {
 }
 
 impl Done {
-    /// Waits until all works are done, taken in or dropped.
+    /// Waits until all work of the group is done, taken in or dropped.
     pub(crate) async fn wait(mut self) {
         // Nothing is ever sent.
         let _ = self.0.recv().await;
     }
 }
 
-/// One event or command and all that is known of it.
-pub struct Entry<D> {
-    /// What is to be done, or why that cannot be read.
-    pub(crate) handler: Result<D, String>,
-    /// Where it comes from.
+/// One event or command with its metadata.
+pub struct Entry<H> {
+    /// The handler with its decoded input, or why the input cannot be read.
+    pub(crate) handler: Result<H, String>,
+    /// Its origin.
     pub(crate) meta: Meta,
     /// The event as it came; empty for a command.
     pub(crate) raw: Bytes,
-    /// The field of its data that names what it depends on.
+    /// The field of its data that holds its order key.
     pub(crate) key_field: &'static str,
-    /// Its span, open from the batch's begin to the end.
+    /// Its span, open from the begin of the batch to its end.
     pub(crate) span: Span,
 }
 
-impl<D> Work<D> {
-    /// A command, or what a timer has found.
-    pub(crate) fn command(handler: D, meta: Meta, settle: Settle) -> Self {
+impl<H> Work<H> {
+    /// A command, or the work that a timer has found.
+    pub(crate) fn command(handler: H, meta: Meta, settle: Settle) -> Self {
         let entry = Entry {
             handler: Ok(handler),
             meta,
@@ -97,14 +97,14 @@ impl<D> Work<D> {
         self.entries.iter().map(|entry| entry.meta.name)
     }
 
-    /// Bytes of its events.
+    /// The size of its events in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.entries.iter().map(|entry| entry.raw.len()).sum()
     }
 }
 
-impl<D> Entry<D> {
-    /// What the event depends on in this service.
+impl<H> Entry<H> {
+    /// The event's order key in this service.
     pub(crate) fn key(&self) -> String {
         key_of(self.key_field, &self.raw)
     }
@@ -118,7 +118,7 @@ impl<D> Entry<D> {
     }
 }
 
-/// Where an event or a command comes from.
+/// The origin of an event or a command.
 #[derive(Debug, Clone)]
 pub struct Meta {
     /// The event, endpoint or timer: a name of low cardinality.
@@ -127,13 +127,13 @@ pub struct Meta {
     pub may_emit: &'static [&'static str],
     /// The event's id; `None` for commands and timers.
     pub event_id: Option<EventId>,
-    /// The id offered for what this makes.
+    /// The id offered for what this creates.
     pub id: Uuid,
     /// The saga it belongs to.
     pub saga_id: SagaId,
-    /// Who is asking.
+    /// The caller.
     pub caller: Caller,
-    /// The caller's `Idempotency-Key` with what it stands for.
+    /// The caller's `Idempotency-Key`, with the digest of the command.
     pub idempotency: Option<Idempotency>,
     /// The span it follows from.
     pub trace: TraceParent,
@@ -141,12 +141,12 @@ pub struct Meta {
     pub received: Instant,
     /// When it arrived here, on the wall clock.
     pub received_at: Timestamp,
-    /// How often it has been tried, this time included.
+    /// The number of this attempt; 1 at first.
     pub attempt: u64,
 }
 
 impl Meta {
-    /// What the service itself asks of itself, in a saga.
+    /// The origin of a command that the service sends to itself, in a saga.
     pub fn inside(saga_id: SagaId) -> Self {
         Self {
             name: "inside",
@@ -172,22 +172,23 @@ impl Meta {
 /// An `Idempotency-Key`, scoped to its caller and endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Idempotency {
-    /// SHA-256 over caller, endpoint and key: the key's name in the database.
+    /// SHA-256 over caller, endpoint and key: the key's name in the store.
     pub scope: [u8; 32],
-    /// SHA-256 over key and request, as it was understood.
+    /// SHA-256 over the key and the decoded request.
     pub body: [u8; 32],
 }
 
-/// How a message or a command ended.
+/// The outcome of a message or a command.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// Taken in; a command's answer. Events that could not be are parked.
+    /// The message was taken in, and events that could not be handled are parked; or the answer
+    /// to a command.
     Done(Answered),
-    /// A message seen before: nothing to do.
+    /// The message was taken in before: nothing to do.
     Repeat,
-    /// What a command depends on is not here yet.
+    /// What the command depends on is not here yet.
     NotYet(Problem),
-    /// A command can never succeed, for this reason.
+    /// The command can never succeed, for this reason.
     Never(String),
 }
 
@@ -217,42 +218,42 @@ impl Answered {
 
 /// A message as a stream delivers it.
 pub(crate) struct Delivery {
-    /// How the broker is told; `None` where there is none, in a simulation.
+    /// The message to acknowledge; `None` in a simulation, where there is no broker.
     pub(crate) message: Option<jetstream::Message>,
-    /// The subject it came under.
+    /// The subject of the message.
     pub(crate) subject: Subject,
-    /// `Nats-Msg-Id`: what the inbox knows it by.
+    /// `Nats-Msg-Id`: the id that the inbox records.
     pub(crate) id: Uuid,
     pub(crate) stream: String,
     pub(crate) sequence: u64,
-    /// How often it has been delivered, this time included.
+    /// The delivery count, this delivery included.
     pub(crate) delivered: u64,
 }
 
 impl Delivery {
-    /// Whether it came with an id of its own.
+    /// Whether the message came with an id.
     pub(crate) fn has_id(&self) -> bool {
         let map = self.message.as_ref().and_then(|message| message.headers.as_ref());
         map.is_some_and(|map| map.get(NATS_MESSAGE_ID).is_some())
     }
 
-    /// Tells the broker. What it does not learn it sends again.
+    /// Sends an acknowledgement. If it is lost, the broker redelivers the message.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
-    pub(crate) async fn emit(&self, how: AckKind) {
+    pub(crate) async fn ack_with(&self, kind: AckKind) {
         if let Some(message) = &self.message {
-            let _ = within(SEND_TIMEOUT, BROKER, message.ack_with(how)).await;
+            let _ = within(SEND_TIMEOUT, BROKER, message.ack_with(kind)).await;
         }
     }
 }
 
-/// How a message's sender learns of its end.
+/// How the outcome of a work is reported to its sender.
 pub(crate) enum Settle {
     /// Acknowledge to JetStream.
     Ack(Box<Delivery>),
     /// Answer a request over NATS.
     Reply(ReplyTo),
-    /// Answer somebody in this process.
+    /// Answer a caller in this process.
     Local(oneshot::Sender<Answered>),
-    /// Nobody waits (timers).
+    /// No answer: no caller waits (timers).
     Nobody,
 }

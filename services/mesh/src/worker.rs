@@ -1,10 +1,11 @@
-//! The batch worker: take what is waiting, run it as a unit, settle each message.
+//! The batch worker: takes what is waiting, runs it as one batch, settles each message.
 //!
 //! Several workers share one intake, so that one loads its batch while another commits. A
-//! batch is whatever is waiting: one message when it is quiet, hundreds of events under load.
-//! A lone message never waits. In a crowd a batch waits a moment for as much company as the
-//! one before it had, and beside one that is at work only a large one is begun. Two messages of one key in two batches are ordered by
-//! the row lock of whoever loads first; handlers do not depend on the order.
+//! batch is what is waiting: one message when it is quiet, hundreds of events under load. A
+//! lone message never waits. Under load a batch waits a moment until it has as many events as
+//! the one before it, and while another batch is running, only a large one is begun. Two
+//! messages with one key in two batches are ordered by the row lock of the batch that loads
+//! first; handlers do not depend on the order.
 
 use std::{
     sync::{
@@ -34,55 +35,55 @@ use crate::{
     work::{Answered, Entry, Outcome, Settle, Work},
 };
 
-/// Events of one batch, about; more would only lengthen the locks.
+/// Approximate maximum number of events in one batch; more would only lengthen the locks.
 pub(crate) const BATCH_EVENTS_MAX: usize = 512;
-/// Events from which on a batch is begun while another one is at work. Fewer would cost the
-/// machine more than they gain …
+/// Minimum number of events of a batch that is begun while another is running. Fewer would cost
+/// the machine more than they gain …
 const BESIDE_EVENTS_MIN: usize = 64;
-/// … and wait for the other one's end, for this long at most.
+/// … and wait until the other batch ends, for at most this long.
 const BESIDE_WAIT: Duration = Duration::from_millis(20);
-/// How long a batch that is smaller than the one before it waits for company at most.
-pub(crate) const COMPANY_WAIT: Duration = Duration::from_millis(2);
-/// Bytes of one batch, about.
+/// How long a batch that is smaller than the one before it waits for more events at most.
+pub(crate) const FILL_WAIT: Duration = Duration::from_millis(2);
+/// Approximate maximum size of one batch in bytes.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a command waits for what it depends on before it is refused.
-const PATIENCE: Duration = Duration::from_secs(4);
-/// How soon a command that came too early is tried again.
+const EARLY_TIMEOUT: Duration = Duration::from_secs(4);
+/// The pause before a command that came too early is retried.
 const EARLY_RETRY: Duration = Duration::from_millis(20);
-/// A message delivered so often runs alone …
+/// A message with this delivery count runs alone …
 pub(crate) const DELIVERIES_ALONE: u64 = 4;
-/// … and one delivered so often is parked without being run: it may be what kills the process.
+/// … and one with this count is parked without being run: it may be killing the process.
 const DELIVERIES_MAX: u64 = 20;
-/// Runs of a batch that other batches are faster than, until its messages are run alone.
+/// How often a batch that lost to others is run, before its messages are run one by one.
 const RUNS_MAX: u32 = 5;
-/// Pause between two such runs of a message alone.
+/// The pause between two such runs of a single message.
 const RUN_PAUSE: Duration = Duration::from_millis(20);
-/// When a message comes again that others were faster than each time.
+/// The redelivery delay of a message that lost to others each time.
 const CONTENDED_PAUSE: Duration = Duration::from_secs(5);
-/// When a message comes again that cannot be stored, not even as a dead letter.
+/// The redelivery delay of a message that cannot be stored, not even as a dead letter.
 const UNSTORABLE_PAUSE: Duration = Duration::from_secs(30);
-/// When a message comes again, to any instance, that this one has no store for.
+/// The redelivery delay, to any instance, of a message that this one has no usable store for.
 const RETURNED_PAUSE: Duration = Duration::from_secs(1);
-/// How often a store that does not answer is asked whether it does.
+/// How often a store that does not answer is checked.
 const STORE_PAUSE: Duration = Duration::from_millis(250);
-/// How often the broker is told meanwhile that a message is still being worked on.
+/// How often the broker meanwhile gets a progress acknowledgement for each message.
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
-/// What one worker works with.
+/// One batch worker.
 pub(crate) struct Worker<E: Engine> {
     pub(crate) engine: Arc<E>,
     pub(crate) link: Link,
     pub(crate) taken: Arc<Mutex<mpsc::UnboundedReceiver<Taken<E::Handler>>>>,
-    /// Batches at work in this service.
+    /// The number of batches that are running in this service.
     pub(crate) at_work: watch::Sender<usize>,
-    /// Events of the last batch in this service.
+    /// The number of events in the last batch of this service.
     pub(crate) last: Arc<AtomicUsize>,
     /// Puts an early command back; weak, so that workers do not keep their own intake open.
     pub(crate) intake: WeakIntake<E::Handler>,
     pub(crate) hand_off: HandOff,
     /// The highest messages that were acknowledged.
     pub(crate) reached: Reached,
-    /// Wakes who tries parked events again.
+    /// Wakes the retrier of parked events.
     pub(crate) parked: Arc<Notify>,
     pub(crate) health: Health,
     pub(crate) failpoints: Arc<Failpoints>,
@@ -91,15 +92,15 @@ pub(crate) struct Worker<E: Engine> {
 
 type Batch<E> = Vec<Work<<E as Engine>::Handler>>;
 
-/// A batch that was taken, with what is held until it has ended.
+/// A batch that was taken, with the guards that are held until it has ended.
 struct Taking<E: Engine> {
     batch: Batch<E>,
-    /// They bound what is in memory.
+    /// They bound the number of events in memory.
     _permits: Vec<OwnedSemaphorePermit>,
     _at_work: AtWork,
 }
 
-/// One of the batches at work, until it is dropped.
+/// Counts a batch as running until it is dropped.
 struct AtWork(watch::Sender<usize>);
 
 impl AtWork {
@@ -123,7 +124,7 @@ impl<E: Engine> Worker<E> {
             for work in &mut taking.batch {
                 let subject = work.delivery().map(|delivery| delivery.subject.clone());
                 for entry in &mut work.entries {
-                    // A command that came too early keeps the span of its first try.
+                    // A command that came too early keeps the span of its first attempt.
                     if !entry.span.is_on() {
                         entry.span = open_span(&self.link, entry, subject.as_deref());
                     }
@@ -133,7 +134,7 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// What is waiting, as far as it fits into a batch.
+    /// Takes the waiting work, as far as it fits into a batch.
     async fn take(&self) -> Option<Taking<E>> {
         let mut waiting = self.taken.lock().await;
         let mut next = Some(waiting.recv().await?);
@@ -150,15 +151,15 @@ impl<E: Engine> Worker<E> {
             }
             next = match waiting.try_recv() {
                 Ok(next) => Some(next),
-                Err(_) => self.company(&mut waiting, events, since).await,
+                Err(_) => self.wait_for_more(&mut waiting, events, since).await,
             };
         }
         self.last.store(events, Relaxed);
         Some(Taking { batch, _permits: permits, _at_work: AtWork::begin(&self.at_work) })
     }
 
-    /// What comes while a batch of so many events waits for company, if it does.
-    async fn company(
+    /// Waits for more work for a batch of so many events, if it has to wait at all.
+    async fn wait_for_more(
         &self,
         waiting: &mut mpsc::UnboundedReceiver<Taken<E::Handler>>,
         events: usize,
@@ -169,7 +170,7 @@ impl<E: Engine> Worker<E> {
             let is_beside = *at_work.borrow_and_update() > 0 && events < BESIDE_EVENTS_MIN;
             let wait = match is_beside {
                 true => BESIDE_WAIT,
-                false if events < self.last.load(Relaxed) => COMPANY_WAIT,
+                false if events < self.last.load(Relaxed) => FILL_WAIT,
                 false => return None,
             };
             tokio::select! {
@@ -181,14 +182,14 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Runs a batch as one unit; when its store refuses it, its messages one by one.
+    /// Runs a batch as one unit of work; when the store refuses it, its messages one by one.
     async fn run_batch(&self, batch: Batch<E>) {
         let mut waiting = batch;
         while !waiting.is_empty() {
-            let often = |work: &Work<_>| {
+            let runs_alone = |work: &Work<_>| {
                 work.delivery().is_some_and(|delivery| delivery.delivered >= DELIVERIES_ALONE)
             };
-            let (alone, mut batch): (Vec<_>, Vec<_>) = waiting.into_iter().partition(often);
+            let (alone, mut batch): (Vec<_>, Vec<_>) = waiting.into_iter().partition(runs_alone);
             waiting = Vec::new();
             for work in alone {
                 waiting.extend(self.run_alone(work).await);
@@ -196,7 +197,7 @@ impl<E: Engine> Worker<E> {
             if batch.is_empty() {
                 continue;
             }
-            match self.until_it_wins(&mut batch, Care::Together).await {
+            match self.run_with_retries(&mut batch, Care::Together).await {
                 Ok(ran) => self.done(batch, ran).await,
                 Err(failure) if failure.is_lost() => {
                     waiting.extend(self.wait_for_store(batch, failure).await);
@@ -213,22 +214,22 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// One message or command in a transaction of its own. Returns it when the store was lost
-    /// meanwhile.
+    /// Runs one message or command in a transaction of its own. Returns it when the store was
+    /// lost meanwhile.
     async fn run_alone(&self, work: Work<E::Handler>) -> Batch<E> {
         let mut batch = vec![work];
-        // A store that lacks a table refuses everything; that is no fault of what came.
+        // A store that lacks a table refuses everything; the message is not at fault.
         if let Err(failure) = self.engine.check().await {
             return self.wait_for_store(batch, failure).await;
         }
-        let often = batch[0].delivery().map_or(0, |delivery| delivery.delivered);
-        let mut cares = [Care::Alone, Care::Judged, Care::Unrun].into_iter();
-        if often >= DELIVERIES_MAX {
+        let deliveries = batch[0].delivery().map_or(0, |delivery| delivery.delivered);
+        let mut cares = [Care::Standalone, Care::AloneFinal, Care::ParkUnrun].into_iter();
+        if deliveries >= DELIVERIES_MAX {
             cares.nth(1);
         }
         let mut last = Failure::Refused("it was not run".into());
         for care in cares {
-            let failure = match self.until_it_wins(&mut batch, care).await {
+            let failure = match self.run_with_retries(&mut batch, care).await {
                 Ok(ran) => {
                     self.done(batch, ran).await;
                     return Vec::new();
@@ -238,11 +239,11 @@ impl<E: Engine> Worker<E> {
             match failure {
                 lost if lost.is_lost() => return self.wait_for_store(batch, lost).await,
                 Failure::Contended(_) => {
-                    self.come_again(batch, CONTENDED_PAUSE).await;
+                    self.redeliver(batch, CONTENDED_PAUSE).await;
                     return Vec::new();
                 }
-                // What is there already is no lost race when it is there each time; and what
-                // the store refuses at the very end cannot be told from its neighbours.
+                // A unique violation that comes each time is not a lost race; and when the store
+                // refuses at the very end, it is unknown which event it refuses.
                 poison => last = poison,
             }
             if batch[0].delivery().is_none() {
@@ -250,10 +251,10 @@ impl<E: Engine> Worker<E> {
             }
         }
         error!(service = self.link.service(), name = batch[0].entries[0].meta.name, cause = %last,
-            "this cannot be stored");
+            "a message or command cannot be stored");
         if batch[0].delivery().is_some() {
-            // It cannot even be parked. Acknowledged, it would be lost.
-            self.come_again(batch, UNSTORABLE_PAUSE).await;
+            // It cannot even be parked. If it were acknowledged, it would be lost.
+            self.redeliver(batch, UNSTORABLE_PAUSE).await;
             return Vec::new();
         }
         for work in batch {
@@ -262,9 +263,10 @@ impl<E: Engine> Worker<E> {
         Vec::new()
     }
 
-    /// Of two batches that make the same thing at once, the second to commit is rolled back
-    /// and decided again: then it finds what the first has made.
-    async fn until_it_wins(
+    /// Runs a batch, and again when another was faster. Of two batches that create the same row
+    /// at once, the second to commit is rolled back and decided again: then it finds what the
+    /// first has created.
+    async fn run_with_retries(
         &self,
         batch: &mut [Work<E::Handler>],
         care: Care,
@@ -281,8 +283,9 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Nothing of the batch took effect (or, uncertain, all of it): callers are told what is
-    /// known; messages stay here until the store answers again, and are not counted as tried.
+    /// Waits for a lost store. The batch has not taken effect (or, if uncertain, all of it may
+    /// have): callers get `unavailable` (or `timed_out`); messages stay here until the store
+    /// answers again, and the attempt does not count.
     async fn wait_for_store(&self, batch: Batch<E>, failure: Failure) -> Batch<E> {
         if self.health.store_failed(&failure) {
             warn!(service = self.link.service(), cause = %failure, "the store fails");
@@ -297,10 +300,10 @@ impl<E: Engine> Worker<E> {
             };
             self.answer(work, Answered::refused(&problem)).await;
         }
-        let mut told_at = Instant::now();
+        let mut progress_at = Instant::now();
         loop {
             tokio::select! {
-                // Not acknowledged, they come again.
+                // They were not acknowledged, so they are redelivered.
                 () = self.stop.cancelled() => return Vec::new(),
                 () = tokio::time::sleep(STORE_PAUSE) => {}
             }
@@ -309,40 +312,41 @@ impl<E: Engine> Worker<E> {
                 Err(failure) => {
                     self.health.store_is_away(&failure);
                     if let Failure::Unusable(_) = failure {
-                        // Others may be able to use it.
-                        self.come_again(messages, RETURNED_PAUSE).await;
+                        // Other instances may be able to use it.
+                        self.redeliver(messages, RETURNED_PAUSE).await;
                         return Vec::new();
                     }
                 }
             }
-            if told_at.elapsed() >= PROGRESS_EVERY {
-                told_at = Instant::now();
+            if progress_at.elapsed() >= PROGRESS_EVERY {
+                progress_at = Instant::now();
                 for delivery in messages.iter().filter_map(Work::delivery) {
-                    delivery.emit(AckKind::Progress).await;
+                    delivery.ack_with(AckKind::Progress).await;
                 }
             }
         }
     }
 
-    /// The batch is stored: what it emitted goes out, and everybody learns of its end.
+    /// Settles a stored batch: hands its events to the publisher, answers the commands and
+    /// acknowledges the messages.
     async fn done(&self, batch: Batch<E>, ran: Ran) {
         if self.health.store_works() {
             info!(service = self.link.service(), "the store works again");
         }
         for parked in &ran.parked {
-            self.tell_of(parked).await;
+            self.report_parked(parked).await;
         }
         if !ran.parked.is_empty() {
             self.parked.notify_one();
         }
         let names = batch.iter().flat_map(Work::names);
-        if self.failpoints.strikes(Failpoint::BeforeAck, names) {
-            return self.come_again(batch, Duration::ZERO).await;
+        if self.failpoints.fires(Failpoint::BeforeAck, names) {
+            return self.redeliver(batch, Duration::ZERO).await;
         }
         self.hand_off.give(ran.emitted);
-        for said in ran.announced {
+        for announcement in ran.announced {
             // Announcements may get lost.
-            let _ = self.link.say(said).await;
+            let _ = self.link.announce(announcement).await;
         }
         let mut replies = Replies::default();
         for (work, outcome) in batch.into_iter().zip(ran.outcomes) {
@@ -351,8 +355,8 @@ impl<E: Engine> Worker<E> {
         replies.send(&self.link).await;
     }
 
-    /// Logs an event that was parked for good, and sends a copy to whoever looks with `nats`.
-    async fn tell_of(&self, parked: &Parked) {
+    /// Counts a parked event. Logs a dead letter, and sends its copy to the stream for operators.
+    async fn report_parked(&self, parked: &Parked) {
         self.health.add_parked(parked.state == ParkedState::Dead);
         if parked.state == ParkedState::Dead {
             error!(
@@ -367,7 +371,7 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Lets one sender know the end.
+    /// Reports the outcome of one message or command to its sender.
     async fn settle(&self, mut work: Work<E::Handler>, outcome: Outcome, replies: &mut Replies) {
         match outcome {
             Outcome::Done(answered) => {
@@ -391,14 +395,14 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// What a command depends on is not here yet.
+    /// Retries a command when what it depends on is not here yet, or refuses it in the end.
     async fn wait(&self, mut work: Work<E::Handler>, problem: Problem) {
         let entry = &mut work.entries[0];
         entry.span.note("onsale.waited_for", || problem.detail.clone());
-        if entry.meta.received.elapsed() > PATIENCE {
+        if entry.meta.received.elapsed() > EARLY_TIMEOUT {
             return self.answer(work, Answered::refused(&problem)).await;
         }
-        // An intake that is closed or full drops it, and its caller times out.
+        // When the intake is closed or full, the command is dropped, and its caller times out.
         let again = self.intake.clone();
         tokio::spawn(async move {
             tokio::time::sleep(EARLY_RETRY).await;
@@ -408,14 +412,14 @@ impl<E: Engine> Worker<E> {
         });
     }
 
-    /// Acknowledges, or answers whoever asked.
+    /// Acknowledges a message, or answers the caller of a command.
     async fn answer(&self, work: Work<E::Handler>, answered: Answered) {
         let mut replies = Replies::default();
         self.answer_among(work, answered, &mut replies).await;
         replies.send(&self.link).await;
     }
 
-    /// The same, where what goes out over NATS is left to be sent.
+    /// The same, but adds answers over NATS to `replies` and leaves them to be sent.
     async fn answer_among(
         &self,
         mut work: Work<E::Handler>,
@@ -425,7 +429,7 @@ impl<E: Engine> Worker<E> {
         match work.settle {
             Settle::Ack(delivery) => {
                 self.reached.note(&delivery);
-                delivery.emit(AckKind::Ack).await;
+                delivery.ack_with(AckKind::Ack).await;
             }
             Settle::Reply(to) => {
                 work.entries[0].span.status(answered.status);
@@ -438,12 +442,12 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Every message is delivered again, as after a crash; whoever asked is told to do so.
-    async fn come_again(&self, batch: Batch<E>, after: Duration) {
+    /// Has every message redelivered, as after a crash; callers are asked to retry.
+    async fn redeliver(&self, batch: Batch<E>, after: Duration) {
         for work in batch {
             if let Settle::Ack(delivery) = &work.settle {
                 let again = AckKind::Nak((!after.is_zero()).then_some(after));
-                delivery.emit(again).await;
+                delivery.ack_with(again).await;
             } else if !after.is_zero() {
                 self.answer(work, Answered::refused(&unavailable(&self.link))).await;
             }
@@ -451,7 +455,7 @@ impl<E: Engine> Worker<E> {
     }
 }
 
-/// What a caller is told while a service's store is away.
+/// The refusal of commands while a service's store is away.
 pub(crate) fn unavailable(link: &Link) -> Problem {
     Problem::new(
         codes::UNAVAILABLE,
@@ -460,9 +464,9 @@ pub(crate) fn unavailable(link: &Link) -> Problem {
     .with("retry_after_secs", 1)
 }
 
-/// The span of an event or command, as a child of the span that sent it; of an event also with
-/// the subject it came under.
-pub(crate) fn open_span<D>(link: &Link, entry: &Entry<D>, subject: Option<&str>) -> Span {
+/// Opens the span of an event or command, as a child of the span that sent it. The span of an
+/// event also records the subject of its message.
+pub(crate) fn open_span<H>(link: &Link, entry: &Entry<H>, subject: Option<&str>) -> Span {
     let (meta, tracer) = (&entry.meta, link.tracer());
     let Some(event_id) = meta.event_id else {
         let mut span = match meta.caller {

@@ -1,5 +1,5 @@
-//! Whole streams read by position, on real servers: each fact has its effect once, whatever
-//! happens to the reader, and a stream that is another than before is read anew.
+//! Whole streams read by position, on real servers: each event has its effect once, whatever
+//! happens to the reader, and a stream that was replaced is read from its beginning.
 
 #![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
 
@@ -21,25 +21,25 @@ use servers::{Options, Servers};
 use sqlx::{Executor, PgConnection, PgPool, migrate::Migrator};
 use uuid::Uuid;
 
-/// How long anything may take that is waited for.
+/// How long the test waits for anything.
 const LIMIT: Duration = Duration::from_secs(20);
 /// The reader of these tests runs as the one service that may read these streams.
 const READER: &str = "audit";
-/// Facts of one stream that it takes in at once.
+/// Events of one stream that it takes in at once.
 const PIECE: usize = 1_000;
-/// Facts of one message.
+/// Events of one message.
 const MESSAGE_EVENTS: usize = 3;
 const EVENTS: [&str; 2] = ["point.charged", "payment.requested"];
 
-/// What the streams of these tests keep.
+/// The streams of these tests, and their configurations.
 const STREAMS: [(&str, &[u8]); 2] = [
     ("POINT", include_bytes!("../../../jetstream/streams/POINT.json")),
     ("PAYMENT", include_bytes!("../../../jetstream/streams/PAYMENT.json")),
 ];
 
-struct NoBook;
+struct NoState;
 
-impl UnitOfWork for NoBook {
+impl UnitOfWork for NoState {
     type Keys = ();
     type Config = Arc<AtomicBool>;
 
@@ -52,10 +52,10 @@ impl UnitOfWork for NoBook {
     }
 }
 
-/// Keeps each fact that it is given, as often as it is given it.
-async fn keep(ctx: mesh::QueryContext<Postgres<NoBook>>, read: Arc<Read>) -> Result<(), Failure> {
+/// Stores each event that it gets, as often as it gets it.
+async fn keep(ctx: mesh::QueryContext<Postgres<NoState>>, read: Arc<Read>) -> Result<(), Failure> {
     if ctx.config().load(Ordering::SeqCst) {
-        return Err(Failure::Unavailable("told to fail".into()));
+        return Err(Failure::Unavailable("fails on purpose".into()));
     }
     let ids: Vec<Uuid> = read.events.iter().filter_map(mesh::StoredEvent::event_id).collect();
     let mut tx = ctx.pool().begin().await?;
@@ -68,7 +68,7 @@ async fn keep(ctx: mesh::QueryContext<Postgres<NoBook>>, read: Arc<Read>) -> Res
     Ok(())
 }
 
-fn service() -> Service<Postgres<NoBook>> {
+fn service() -> Service<Postgres<NoState>> {
     Service::new(READER).follows(&EVENTS, PIECE, keep)
 }
 
@@ -85,7 +85,7 @@ fn event(name: &str, at: events::Timestamp) -> Value {
     })
 }
 
-/// Servers with two streams, those who tell, and a database to learn in.
+/// Servers with two streams, and a database for the reader.
 struct Harness {
     servers: Servers,
     pool: PgPool,
@@ -93,7 +93,7 @@ struct Harness {
 }
 
 impl Harness {
-    async fn set() -> Self {
+    async fn open() -> Self {
         let servers = Servers::start(Options::temporary()).await.unwrap();
         let harness = Self {
             pool: PgPool::connect(&servers.database_url(READER)).await.unwrap(),
@@ -137,13 +137,13 @@ impl Harness {
             .unwrap()
     }
 
-    /// Tells facts; their ids, sorted.
+    /// Emits events. Returns their ids, sorted.
     async fn emit(&self, count: usize) -> Vec<Uuid> {
         self.emit_every(EVENTS[0], count, 1).await
     }
 
-    /// Tells facts of this name, at times that are so many seconds apart, several in a message;
-    /// their ids, sorted.
+    /// Emits events of this name, several in a message, at times that are so many seconds apart.
+    /// Returns their ids, sorted.
     async fn emit_every(&self, name: &str, count: usize, secs: i64) -> Vec<Uuid> {
         let producer = self.client(events::producer_of(name)).await;
         let jetstream = jetstream::new(producer);
@@ -169,7 +169,7 @@ impl Harness {
         ids
     }
 
-    /// Waits until this has been learned, each once, and nothing else.
+    /// Waits until exactly these events are stored, each once.
     async fn learned(&self, wanted: &[Uuid]) {
         let until = tokio::time::Instant::now() + LIMIT;
         loop {
@@ -181,16 +181,16 @@ impl Harness {
                 return;
             }
             let (had, want) = (found.len(), wanted.len());
-            assert!(had <= want, "learned {had} of {want}: something twice");
-            assert!(tokio::time::Instant::now() < until, "learned {had} of {want}");
+            assert!(had <= want, "stored {had} of {want}: some twice");
+            assert!(tokio::time::Instant::now() < until, "stored {had} of {want}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_is_killed_anywhere_learns_each_event_once() {
-    let harness = Harness::set().await;
+async fn a_reader_that_is_killed_anywhere_takes_each_event_in_once() {
+    let harness = Harness::open().await;
     let mut all = harness.emit(2_500).await;
     let first = harness.start().await;
     harness.learned(&all).await;
@@ -208,9 +208,9 @@ async fn a_reader_that_is_killed_anywhere_learns_each_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_streams_that_advance_together_each_event_is_learned_once() {
-    let harness = Harness::set().await;
-    // One of them has thrice as many facts in the same time, and the reader has to wait for it.
+async fn each_event_of_streams_that_advance_together_is_taken_in_once() {
+    let harness = Harness::open().await;
+    // One stream has three times as many events in the same time, and the reader has to wait for it.
     let mut all = harness.emit_every(EVENTS[0], 1_300, 3).await;
     all.extend(harness.emit_every(EVENTS[1], 3_900, 1).await);
     all.sort_unstable();
@@ -227,8 +227,8 @@ async fn of_streams_that_advance_together_each_event_is_learned_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_taken_in_is_given_again_and_nothing_overtakes_it() {
-    let harness = Harness::set().await;
+async fn events_that_could_not_be_taken_in_come_again_and_are_not_overtaken() {
+    let harness = Harness::open().await;
     harness.fails.store(true, Ordering::SeqCst);
     let reader = harness.start().await;
     let mut all = harness.emit(3).await;
@@ -240,8 +240,8 @@ async fn what_could_not_be_taken_in_is_given_again_and_nothing_overtakes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_instances_one_reads_and_the_other_takes_over() {
-    let harness = Harness::set().await;
+async fn one_of_two_instances_reads_and_the_other_takes_over() {
+    let harness = Harness::open().await;
     let first = harness.start().await;
     let mut all = harness.emit(100).await;
     harness.learned(&all).await;
@@ -259,8 +259,8 @@ async fn of_two_instances_one_reads_and_the_other_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_was_wiped_is_read_anew_even_when_it_has_grown_past_the_position() {
-    let harness = Harness::set().await;
+async fn a_wiped_stream_is_read_from_its_beginning_even_if_it_has_grown_past_the_position() {
+    let harness = Harness::open().await;
     let reader = harness.start().await;
     let mut all = harness.emit(5).await;
     harness.learned(&all).await;
@@ -276,7 +276,7 @@ async fn a_stream_that_was_wiped_is_read_anew_even_when_it_has_grown_past_the_po
 }
 
 impl Harness {
-    /// Takes the stream away and makes it again, empty.
+    /// Deletes the stream and creates it again, empty.
     async fn wipe(&self) {
         let provisioner = self.client("provisioner").await;
         jetstream::new(provisioner).delete_stream("POINT").await.unwrap();

@@ -1,4 +1,4 @@
-//! `jetstream/` on a real broker: it can be applied, drift is seen, and each user may do
+//! `jetstream/` on a real broker: it can be applied, drift is detected, and each user may do
 //! what it needs and nothing else.
 
 #![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
@@ -10,12 +10,12 @@ use futures::StreamExt;
 use mesh::{Link, LinkSettings, topology::Topology, trace::Tracer};
 use servers::{Options, Servers};
 
-/// How long anything may take that is waited for.
+/// How long the test waits for anything.
 const LIMIT: Duration = Duration::from_secs(10);
 /// The services that have a stream of their own.
 const PRODUCERS: [&str; 8] =
     ["user", "concert", "queue", "reservation", "payment", "point", "notification", "audit"];
-/// Those, the dead letters and the broker's reports.
+/// Their streams, and those of the dead letters and of the broker's reports.
 const STREAMS: usize = PRODUCERS.len() + 2;
 
 fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
@@ -47,7 +47,7 @@ async fn link(servers: &Servers, service: &'static str) -> Link {
     Link::connect(settings, Tracer::off()).await.unwrap()
 }
 
-/// A connection as that user, and what the broker refuses it.
+/// A connection as that user, and the broker's refusals of what it does.
 async fn user(
     servers: &Servers,
     identity: &str,
@@ -59,7 +59,7 @@ async fn user(
             let refusals = refusals.clone();
             async move {
                 if let async_nats::Event::ServerError(error) = event {
-                    // Nobody listens any more at the end of a test.
+                    // At the end of a test there is no receiver any more.
                     let _ = refusals.send(error.to_string());
                 }
             }
@@ -70,7 +70,7 @@ async fn user(
     (client, refused)
 }
 
-/// The servers with everything applied.
+/// The servers with the whole topology applied.
 async fn applied() -> Servers {
     let servers = Servers::start(Options::temporary()).await.unwrap();
     topology().apply(&link(&servers, "provisioner").await).await.unwrap();
@@ -78,7 +78,7 @@ async fn applied() -> Servers {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_topology_is_applied_once_and_its_drift_is_seen_and_mended() {
+async fn the_topology_is_applied_once_and_its_drift_is_detected_and_repaired() {
     let servers = Servers::start(Options::temporary()).await.unwrap();
     let link = link(&servers, "provisioner").await;
     let topology = topology();
@@ -103,13 +103,13 @@ async fn the_topology_is_applied_once_and_its_drift_is_seen_and_mended() {
     };
     context.create_stream(stray).await.unwrap();
     let drifts = topology.check(&link).await.unwrap();
-    let said: Vec<String> = drifts.iter().map(ToString::to_string).collect();
+    let found: Vec<String> = drifts.iter().map(ToString::to_string).collect();
     let expected = [
         "stream POINT: max_age should be 604800000000000, but is 3600000000000",
         "consumer USER.point is missing",
         "stream STRAY is on the broker, but in no file",
     ];
-    assert_eq!(said, expected);
+    assert_eq!(found, expected);
     let done = topology.apply(&link).await.unwrap();
     assert_eq!(done, ["stream POINT updated", "consumer USER.point created"]);
     assert_eq!(topology.check(&link).await.unwrap().len(), 1, "nothing is ever deleted");
@@ -144,7 +144,7 @@ async fn messages_are_republished_live_with_their_sequence_and_a_repeat_is_not()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_stream_refuses_and_forgets_nothing() {
+async fn a_full_stream_refuses_messages_and_drops_none() {
     let servers = applied().await;
     let (provisioner, _) = user(&servers, "provisioner").await;
     let provisioner = jetstream::new(provisioner);
@@ -154,7 +154,7 @@ async fn a_full_stream_refuses_and_forgets_nothing() {
         provisioner.update_stream(config).await.unwrap();
         let (producer, _) = user(&servers, &name.to_lowercase()).await;
         let producer = jetstream::new(producer);
-        let subject = format!("onsale.{}.told.v1.-", name.to_lowercase());
+        let subject = format!("onsale.{}.emitted.v1.-", name.to_lowercase());
         let publish = async |bytes: usize| {
             let sent = producer.publish(subject.clone(), vec![b' '; bytes].into()).await.unwrap();
             sent.await
@@ -167,17 +167,18 @@ async fn a_full_stream_refuses_and_forgets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_service_tells_its_own_events_and_takes_its_own_consumers() {
+async fn each_service_publishes_its_own_events_and_uses_its_own_consumers() {
     let servers = applied().await;
     for service in PRODUCERS {
         let (client, mut refused) = user(&servers, service).await;
         let context = jetstream::new(client.clone());
-        let subject = format!("onsale.{service}.told.v1.-");
+        let subject = format!("onsale.{service}.emitted.v1.-");
         let emitted = context.publish(subject, "{}".into()).await.unwrap();
         assert_eq!(emitted.await.unwrap().stream, service.to_uppercase());
-        // Who only reads whole streams buries nothing, and has nothing to say in passing.
+        // A service that only reads whole streams has no dead letters and no live messages.
         if consumers().iter().any(|(_, consumer)| consumer == service) {
-            let dead = context.publish(format!("dlq.{service}.told"), "{}".into()).await.unwrap();
+            let subject = format!("dlq.{service}.emitted");
+            let dead = context.publish(subject, "{}".into()).await.unwrap();
             assert_eq!(dead.await.unwrap().stream, "DEAD_LETTERS");
             client.publish(format!("live.{service}.refused.-"), "{}".into()).await.unwrap();
         }
@@ -200,7 +201,7 @@ async fn each_service_tells_its_own_events_and_takes_its_own_consumers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_belongs_to_another_is_refused_by_the_broker() {
+async fn the_broker_refuses_a_service_what_belongs_to_another() {
     let servers = applied().await;
     for service in PRODUCERS {
         let (client, mut refused) = user(&servers, service).await;
@@ -211,10 +212,10 @@ async fn what_belongs_to_another_is_refused_by_the_broker() {
             format!("$JS.API.CONSUMER.CREATE.{}.{service}", service.to_uppercase()),
         ];
         for other in PRODUCERS.into_iter().filter(|other| *other != service) {
-            forbidden.push(format!("onsale.{other}.told.v1.-"));
-            forbidden.push(format!("live.onsale.{other}.told.v1.-"));
+            forbidden.push(format!("onsale.{other}.emitted.v1.-"));
+            forbidden.push(format!("live.onsale.{other}.emitted.v1.-"));
             forbidden.push(format!("live.{other}.refused.-"));
-            forbidden.push(format!("dlq.{other}.told"));
+            forbidden.push(format!("dlq.{other}.emitted"));
         }
         for (stream, consumer) in
             consumers().into_iter().filter(|(_, consumer)| *consumer != service)
@@ -224,20 +225,21 @@ async fn what_belongs_to_another_is_refused_by_the_broker() {
         }
         for subject in forbidden {
             client.publish(subject.clone(), "".into()).await.unwrap();
-            let said = tokio::time::timeout(LIMIT, refused.recv()).await;
-            let said = said.unwrap_or_else(|_| panic!("{service} may publish {subject}")).unwrap();
-            assert!(said.to_lowercase().contains(&subject.to_lowercase()), "{subject}: {said}");
+            let error = tokio::time::timeout(LIMIT, refused.recv()).await;
+            let error =
+                error.unwrap_or_else(|_| panic!("{service} may publish {subject}")).unwrap();
+            assert!(error.to_lowercase().contains(&subject.to_lowercase()), "{subject}: {error}");
         }
         for subject in ["onsale.>", "live.>", "_INBOX_gateway.>", "cmd.gateway.>", ">"] {
             client.subscribe(subject).await.unwrap();
-            let said = tokio::time::timeout(LIMIT, refused.recv()).await;
-            said.unwrap_or_else(|_| panic!("{service} may subscribe to {subject}")).unwrap();
+            let error = tokio::time::timeout(LIMIT, refused.recv()).await;
+            error.unwrap_or_else(|_| panic!("{service} may subscribe to {subject}")).unwrap();
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_only_asks_or_looks_can_change_nothing() {
+async fn users_that_only_read_or_send_commands_can_change_nothing() {
     let servers = applied().await;
     let changing = [
         "onsale.payment.completed.v1.-",
@@ -255,8 +257,8 @@ async fn who_only_asks_or_looks_can_change_nothing() {
         let (client, mut refused) = user(&servers, identity).await;
         for subject in changing {
             client.publish(subject, "".into()).await.unwrap();
-            let said = tokio::time::timeout(LIMIT, refused.recv()).await;
-            said.unwrap_or_else(|_| panic!("{identity} may publish {subject}")).unwrap();
+            let error = tokio::time::timeout(LIMIT, refused.recv()).await;
+            error.unwrap_or_else(|_| panic!("{identity} may publish {subject}")).unwrap();
         }
     }
     let (operator, mut refused) = user(&servers, "operator").await;
@@ -270,13 +272,13 @@ async fn who_only_asks_or_looks_can_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_reaches_whoever_asked() {
+async fn an_answer_reaches_its_caller() {
     let servers = applied().await;
     let (user_service, _) = user(&servers, "user-answers").await;
-    let mut asked = user_service.queue_subscribe("cmd.user.jwks", "user".into()).await.unwrap();
+    let mut requests = user_service.queue_subscribe("cmd.user.jwks", "user".into()).await.unwrap();
     user_service.flush().await.unwrap();
     let answering = tokio::spawn(async move {
-        while let Some(request) = asked.next().await {
+        while let Some(request) = requests.next().await {
             user_service.publish(request.reply.unwrap(), "{}".into()).await.unwrap();
         }
     });

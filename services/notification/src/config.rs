@@ -1,4 +1,4 @@
-//! What an operator decides: by which provider messages go out, and how patiently.
+//! The service's configuration: the provider that sends messages, and how long they are retried.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,15 +9,15 @@ use crate::{
 
 /// How long one request to a provider may take.
 const TRY_WITHIN: Duration = Duration::from_secs(5);
-/// The folder of messages when none is named, below the machine's for temporary files.
+/// The folder of messages when none is named, in the machine's folder for temporary files.
 const FOLDER: &str = "onsale-messages";
 
 /// The service's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The way out.
+    /// The provider that messages are sent by.
     pub provider: Provider,
-    /// When a message is tried again, and when it is given up.
+    /// When a message is retried, and when it is given up.
     pub pace: Pace,
     /// How long one request to a provider may take.
     pub try_within: Duration,
@@ -31,7 +31,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Files in this folder; it is made when there is something to write.
+    /// Files in this folder; it is created when there is something to write.
     pub fn folder(path: impl Into<PathBuf>) -> Self {
         let provider = Provider::Folder(Folder::new(path.into()));
         Self { provider, pace: Pace::MINUTES, try_within: TRY_WITHIN }
@@ -55,16 +55,16 @@ impl Config {
         Ok(Self { provider, pace: Pace::MINUTES, try_within: TRY_WITHIN })
     }
 
-    /// The same, where files go to this folder unless the environment names another one.
+    /// As [`Config::from_env`], with this folder for files unless the environment names another.
     ///
     /// # Errors
-    /// As [`Rules::from_env`] does.
+    /// As [`Config::from_env`].
     pub fn from_env_or(folder: PathBuf) -> Result<Self, String> {
         Self::from_vars(|name| std::env::var(name).ok(), folder)
     }
 
-    /// Rules from the environment: `ONSALE_NOTIFY` is `folder` (when not set), `alimtalk` or
-    /// `webhook`, and each has variables of its own:
+    /// The configuration from the environment: `ONSALE_NOTIFY` is `folder` (the default),
+    /// `alimtalk` or `webhook`, and each has variables of its own:
     ///
     /// - `ONSALE_NOTIFY_FOLDER`
     /// - `ONSALE_ALIMTALK_URL`, `…_APP_KEY`, `…_SECRET`, `…_SENDER`, and `…_SMS_FROM` for the
@@ -72,7 +72,7 @@ impl Config {
     /// - `ONSALE_WEBHOOK_URL`, `…_SECRET`
     ///
     /// # Errors
-    /// Names the variable that is missing or cannot be used.
+    /// When a variable is missing or cannot be used; the error names it.
     pub fn from_env() -> Result<Self, String> {
         Self::from_env_or(temporary())
     }
@@ -95,7 +95,7 @@ impl Config {
                 sms_from: set("ONSALE_ALIMTALK_SMS_FROM"),
             }),
             Some(other) => {
-                Err(format!("ONSALE_NOTIFY is folder, alimtalk or webhook, not `{other}`"))
+                Err(format!("ONSALE_NOTIFY must be folder, alimtalk or webhook, not `{other}`"))
             }
         }
     }
@@ -108,16 +108,16 @@ fn temporary() -> PathBuf {
 /// An account with a relay of AlimTalk messages.
 #[derive(Clone)]
 pub struct Relay {
-    /// Where it is.
+    /// Its address.
     pub url: String,
     /// The account, in the path of each request.
     pub app_key: String,
-    /// What proves it, in a header of each request.
+    /// The secret of the account, in a header of each request.
     pub secret: String,
     /// The Kakao channel that messages come from.
     pub sender: String,
-    /// The registered number that text messages come from, when AlimTalk was refused;
-    /// without one such a message has failed.
+    /// The registered number that text messages come from when AlimTalk is refused. Without one,
+    /// a refused message has failed.
     pub sms_from: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! One entry per fact heard and per command answered.
+//! The handlers: one for each event consumed and each command.
 
 use events::{
     Command, ScheduleId, Timestamp, UserId, codes,
@@ -24,7 +24,7 @@ type Context<'a> = mesh::Context<'a, Config>;
 /// Why the messages of a fan who has withdrawn do not go out.
 pub(crate) const ACCOUNT_CLOSED: &str = "account_closed";
 
-/// Note how a try ended.
+/// Command: record how a try ended.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RecordDelivery {
     /// Which message.
@@ -38,7 +38,7 @@ impl Command for RecordDelivery {
     type Reply = ();
 }
 
-/// Keep where the caller's messages go: what was checked of it.
+/// Command: keep where the caller's messages go, after it was checked.
 #[derive(Serialize, Deserialize)]
 pub struct KeepContact {
     /// A number in E.164 form.
@@ -49,7 +49,7 @@ pub struct KeepContact {
 
 impl Command for KeepContact {
     const ENDPOINT: &'static str = "notification.keep_contact";
-    // What is granted under an idempotency key is remembered, and a number must not be.
+    // A granted answer under an idempotency key is stored, and a number must not be.
     type Reply = ();
 }
 
@@ -67,8 +67,8 @@ struct About {
 }
 
 impl UnitOfWork {
-    /// Writes a message, unless the fan has withdrawn. That there is one already shows when
-    /// it is stored; nothing is told, so nothing can be told twice.
+    /// Writes a message, unless the fan has withdrawn. Whether there is one already shows when it
+    /// is stored; nothing is emitted here, so nothing can be emitted twice.
     fn write(&mut self, kind: MessageKind, about: About, details: Details, ctx: &mut Context<'_>) {
         if self.contact(about.user_id).withdrawn {
             return;
@@ -89,7 +89,7 @@ impl UnitOfWork {
         self.drafts.entry(id).or_insert(draft);
     }
 
-    /// Notes how a message ended and tells it, in the saga of the fact that asked for it.
+    /// Records how a message ended and emits it, in the saga of the event that caused it.
     fn end(&mut self, message_id: Uuid, end: End, ctx: &mut Context<'_>) {
         let Some(row) = self.waiting.get_mut(&message_id).filter(|row| row.end.is_none()) else {
             return;
@@ -203,7 +203,7 @@ impl Handle<ReservationCancelled> for UnitOfWork {
         keys.contacts.insert(event.user_id.0);
     }
 
-    /// Whoever gave it up knows; a show that is called off is news.
+    /// A fan who cancelled knows it; a show that is cancelled is news.
     fn handle(
         &mut self,
         event: &ReservationCancelled,
@@ -263,8 +263,8 @@ impl Handle<UserWithdrawn> for UnitOfWork {
         keys.leaving.insert(event.user_id.0);
     }
 
-    /// Forgets the contact. A message that another lane writes at this moment is found when
-    /// it is to be sent: the sender looks at the contact again.
+    /// Deletes the contact. A message that another batch writes at this moment is found when it
+    /// is to be sent: the sender checks the contact again.
     fn handle(&mut self, event: &UserWithdrawn, ctx: &mut Context<'_>) -> Result<(), HandleError> {
         let contact = Contact { withdrawn: true, ..Contact::default() };
         self.set_contact(event.user_id, contact);
@@ -304,8 +304,8 @@ impl Execute<RecordDelivery> for UnitOfWork {
         keys.tried.insert(command.message_id);
     }
 
-    /// A message may be over meanwhile: its lease ran out and another sender was faster, or
-    /// its fan has withdrawn. Then there is nothing to note.
+    /// A message may have ended meanwhile: its lease ran out and another sender was faster, or
+    /// its fan has withdrawn. Then there is nothing to record.
     fn execute(&mut self, command: &RecordDelivery, ctx: &mut Context<'_>) -> Result<(), Refusal> {
         let id = command.message_id;
         let Some(row) = self.waiting.get_mut(&id).filter(|row| row.end.is_none()) else {

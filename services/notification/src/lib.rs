@@ -1,8 +1,8 @@
-//! Messages to fans: one per subject and kind, each sent once.
+//! The notification service: messages to fans, one per subject and kind, each sent once.
 //!
-//! Owns where a fan's messages go, and the messages.
+//! It owns the contacts of fans, and the messages.
 //!
-//! | hears | and then there is a message |
+//! | consumes | and then there is a message |
 //! |---|---|
 //! | `reservation.created` | `reservation_made`, about the reservation |
 //! | `reservation.expired` | `hold_expired`, about the reservation |
@@ -10,21 +10,21 @@
 //! | `payment.completed`, `.failed` | `payment_completed`, `payment_failed`, about the payment |
 //! | `payment.refunded` | `money_returned`, about the payment |
 //! | `concert.schedule_opened` | none; messages name the show |
-//! | `user.withdrawn` | none, and none any more; those that wait fail |
+//! | `user.withdrawn` | none from now on; pending messages fail |
 //!
-//! It decides nothing that anybody waits for: when the provider is slow or down, messages
-//! wait in their table and nothing else does. **Says** `notification.sent` and `.failed`, in
-//! the saga of the fact that asked for the message.
+//! No other service waits for what it decides: when the provider is slow or down, messages wait
+//! in their table and nothing else does. It emits `notification.sent` and `.failed`, in the saga
+//! of the event that caused the message.
 //!
-//! **Invariants.** There is one message of a kind about a subject. It is sent under an id
-//! that is the same at every try. No transaction and no lock is held while it is sent. It is
-//! over, one way or the other, when its time is.
+//! **Invariants.** There is one message of a kind about a subject. It is sent under an id that is
+//! the same at every try. No transaction and no lock is held while it is sent. At its deadline it
+//! is either sent or failed.
 
 mod config;
 mod domain;
 mod handlers;
 mod provider;
-mod reads;
+mod queries;
 mod sending;
 mod unit_of_work;
 mod words;
@@ -47,7 +47,7 @@ pub use unit_of_work::{Keys, UnitOfWork};
 /// The service.
 pub const NAME: &str = "notification";
 
-/// What the service remembers.
+/// The service's tables.
 pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["notification/0101_notification.sql"];
 
 /// The service, to be run on a [`Postgres`].
@@ -64,10 +64,10 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         .consumes::<payment::PaymentFailed>(&[])
         .consumes::<payment::PaymentRefunded>(&[])
         .consumes::<user::UserWithdrawn>(&[FAILED])
-        .reads::<notification::SetContact, _, _>(Allow::User, reads::set_contact)
-        .answers::<handlers::KeepContact>(Allow::Inside, &[])
-        .reads::<notification::GetContact, _, _>(Allow::User, reads::contact)
-        .reads::<notification::FindMessages, _, _>(Allow::User, reads::messages)
-        .answers::<handlers::RecordDelivery>(Allow::Inside, &[SENT, FAILED])
+        .queries::<notification::SetContact, _, _>(Allow::User, queries::set_contact)
+        .executes::<handlers::KeepContact>(Allow::Inside, &[])
+        .queries::<notification::GetContact, _, _>(Allow::User, queries::contact)
+        .queries::<notification::FindMessages, _, _>(Allow::User, queries::messages)
+        .executes::<handlers::RecordDelivery>(Allow::Inside, &[SENT, FAILED])
         .every_with("send", sending::TICK, sending::send_due)
 }

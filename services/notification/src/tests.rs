@@ -1,4 +1,4 @@
-//! The same on real tables, several batches at once, and the way out to a real provider.
+//! The service on real tables: several batches at once, and sending to a local server.
 
 mod sending;
 mod storage;
@@ -22,7 +22,7 @@ use crate::{Config, Keys, UnitOfWork};
 /// Databases for as many tests.
 const DATABASES: usize = 16;
 
-/// A database of the test's own, on a server that all of them share: a sender takes whatever
+/// A database of the test's own, on a server that all tests share: a sender takes every message
 /// it finds.
 async fn database() -> String {
     static SERVERS: OnceCell<Servers> = OnceCell::const_new();
@@ -44,7 +44,7 @@ fn withdrawn(user_id: UserId) -> UserWithdrawn {
     UserWithdrawn { user_id, attempt: Uuid::nil().into(), forfeit: true, at: now() }
 }
 
-/// What a batch of one message does, and whether it could be stored.
+/// Runs one batch; an error says that it could not be stored.
 async fn batch<T>(
     pool: &PgPool,
     caller: &Caller,
@@ -68,12 +68,12 @@ where
 {
     let keys = |keys: &mut Keys| <UnitOfWork as Handle<E>>::keys(event, keys);
     let config = Config::default();
-    let heard = batch(pool, &Caller::Mesh, &config, keys, |unit, ctx| unit.handle(event, ctx));
-    heard.await.unwrap().unwrap();
+    let handled = batch(pool, &Caller::Mesh, &config, keys, |unit, ctx| unit.handle(event, ctx));
+    handled.await.unwrap().unwrap();
 }
 
-/// What a command is answered, and the names of the facts it told.
-async fn ask<C: events::Command>(
+/// Runs a batch of one command that is granted; returns the names of the events it emitted.
+async fn execute<C: events::Command>(
     pool: &PgPool,
     caller: &Caller,
     config: &Config,
@@ -83,13 +83,13 @@ where
     UnitOfWork: Execute<C>,
 {
     let keys = |keys: &mut Keys| <UnitOfWork as Execute<C>>::keys(command, caller, keys);
-    let asked = batch(pool, caller, config, keys, |unit, ctx| {
+    let executed = batch(pool, caller, config, keys, |unit, ctx| {
         unit.execute(command, ctx).unwrap_or_else(|refusal| panic!("{refusal:?}"));
         let names =
             ctx.emitted().iter().filter_map(|emitted| events::event_of_subject(&emitted.subject));
         names.map(str::to_owned).collect()
     });
-    asked.await.unwrap()
+    executed.await.unwrap()
 }
 
 fn now() -> Timestamp {

@@ -1,7 +1,7 @@
-//! The page of contacts and messages that one batch touches.
+//! The unit of work: the contacts and messages that one batch touches.
 //!
-//! A message that is written is not looked for first: its id is made of subject and kind,
-//! and the second one of an id is dropped by the table itself.
+//! A new message is written without a lookup: its id is made of subject and kind, and the table
+//! drops the second message with an id.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,11 +22,11 @@ use crate::{
 /// What the messages of a batch need.
 #[derive(Debug, Default)]
 pub struct Keys {
-    /// Whose contact matters.
+    /// Users whose contact is needed.
     pub(crate) contacts: BTreeSet<Uuid>,
     /// Messages that were tried.
     pub(crate) tried: BTreeSet<Uuid>,
-    /// Fans all of whose waiting messages matter.
+    /// Users all of whose pending messages are needed.
     pub(crate) leaving: BTreeSet<Uuid>,
 }
 
@@ -38,14 +38,14 @@ pub(crate) struct Contact {
     pub(crate) withdrawn: bool,
 }
 
-// A telephone number is not for any log.
+// A telephone number must not reach any log.
 impl std::fmt::Debug for Contact {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Contact").field("withdrawn", &self.withdrawn).finish_non_exhaustive()
     }
 }
 
-/// A message that a fact asks for.
+/// A message that an event causes.
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
     pub(crate) id: Uuid,
@@ -67,7 +67,7 @@ pub(crate) enum End {
     Failed(String),
 }
 
-/// A message that waits to be sent, and what this batch made of it.
+/// A pending message, and what this batch changed of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
     pub(crate) subject_id: Uuid,
@@ -85,7 +85,7 @@ pub(crate) struct Waiting {
     pub(crate) changed: bool,
 }
 
-/// The page of contacts and messages that one batch touches.
+/// The contacts and messages that one batch touches.
 #[derive(Debug, Default)]
 pub struct UnitOfWork {
     contacts: BTreeMap<UserId, Contact>,
@@ -96,12 +96,12 @@ pub struct UnitOfWork {
 }
 
 impl UnitOfWork {
-    /// Where a fan's messages go; nowhere in particular when they have not said.
+    /// Where a fan's messages go; the default when the fan has not set it.
     pub(crate) fn contact(&self, user_id: UserId) -> Contact {
         self.contacts.get(&user_id).cloned().unwrap_or_default()
     }
 
-    /// Notes where a fan's messages go from now on.
+    /// Sets where a fan's messages go from now on.
     pub(crate) fn set_contact(&mut self, user_id: UserId, contact: Contact) {
         if self.contacts.get(&user_id) != Some(&contact) {
             self.contacts.insert(user_id, contact);
@@ -127,7 +127,7 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// The messages among these that are not over yet.
+    /// Loads those messages that are still pending.
     async fn load_waiting(&mut self, keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<()> {
         if keys.tried.is_empty() && keys.leaving.is_empty() {
             return Ok(());
@@ -153,7 +153,7 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Two lanes that meet here write one after the other, and who has withdrawn stays so.
+    /// Two batches that meet here write one after the other, and a withdrawn fan stays withdrawn.
     async fn save_contacts(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
         if self.contacts_changed.is_empty() {
             return Ok(());
@@ -180,7 +180,7 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// A show is put on sale once, so the first word of it is the last.
+    /// A show is put on sale once, so its first event is the last.
     async fn insert_shows(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
         if self.shows.is_empty() {
             return Ok(());
@@ -200,8 +200,7 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// In the order of their ids, so that two lanes with the same messages do not wait for
-    /// each other in a circle.
+    /// Inserts in the order of ids, so that two batches with the same messages do not deadlock.
     async fn insert_drafts(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
         if self.drafts.is_empty() {
             return Ok(());
@@ -326,7 +325,7 @@ impl WaitingColumns {
     }
 }
 
-/// What is stored under its name on the wire.
+/// Decodes a value that is stored under its name on the wire.
 pub(crate) fn named<T: DeserializeOwned + Serialize>(name: &str) -> sqlx::Result<T> {
     serde_json::from_value(name.into()).map_err(|error| sqlx::Error::Decode(error.into()))
 }

@@ -1,5 +1,5 @@
-//! Real servers of our own with the whole mesh on them: what the demo, the tests and
-//! development stand on.
+//! What the demo, the tests and development run on: real servers, migrated and with the
+//! streams and consumers applied.
 
 use std::{
     fs,
@@ -21,15 +21,15 @@ use crate::{
     fleet,
 };
 
-/// Where `dev` and `demo` keep their data unless told otherwise.
+/// Where `dev` and `demo` keep their data by default.
 pub const DATA_FOLDER: &str = ".onsale";
-/// Where a running `dev` or `demo` says, beside its data, how to reach it.
+/// The file beside its data in which a running `dev` or `demo` says how to reach it.
 pub const READY_FILE: &str = "ready.json";
 /// Where `dev` and `demo` write messages to fans, beside their data.
 pub const MESSAGES_FOLDER: &str = "messages";
-/// Where `dev` and `demo` write sales facts as Parquet files, beside their data.
+/// Where `dev` and `demo` write sales events as Parquet files, beside their data.
 pub const EXPORT_FOLDER: &str = "export";
-/// The operator of our own servers; its password is made up and kept beside the data.
+/// The operator of our own servers; its password is generated and kept beside the data.
 const OPERATOR_EMAIL: &str = "operator@example.com";
 
 /// Servers that are ready for services.
@@ -42,11 +42,11 @@ pub struct Environment {
     pub operator: Credentials,
 }
 
-/// Starts servers again that die.
+/// Restarts servers that die.
 pub struct ServerKeeper(Option<servers::Keeper>);
 
 impl ServerKeeper {
-    /// Waits until a server that is ours does not come up any more; never, when none is.
+    /// Waits until one of our own servers does not come up any more; for ever without any.
     pub async fn given_up(&mut self) -> anyhow::Error {
         match &mut self.0 {
             Some(keeper) => keeper.given_up().await.into(),
@@ -55,7 +55,7 @@ impl ServerKeeper {
     }
 }
 
-/// What another process needs to know of a running stage. It holds secrets.
+/// What another process needs to reach a running environment. It holds secrets.
 #[derive(Serialize, Deserialize)]
 pub struct Ready {
     /// The gateway.
@@ -71,20 +71,20 @@ impl Environment {
     /// environment names; migrates the databases and applies the topology.
     ///
     /// # Errors
-    /// When a server cannot be started or reached, or does not take what it is told.
-    pub async fn set(
+    /// When a server cannot be started or reached, or refuses a migration or the topology.
+    pub async fn start(
         folder: Option<PathBuf>,
         say: Arc<dyn Fn(&str) + Send + Sync>,
     ) -> Result<Self> {
-        Self::set_with(folder, &[], say).await
+        Self::start_with(folder, &[], say).await
     }
 
-    /// The same with databases for `others`, who are not of the mesh; the environment names
-    /// theirs as it names the services'.
+    /// The same with databases for `others`, programs outside the mesh; the environment names
+    /// theirs as it names those of the services.
     ///
     /// # Errors
-    /// As [`Stage::set`].
-    pub async fn set_with(
+    /// As [`Environment::set`].
+    pub async fn start_with(
         folder: Option<PathBuf>,
         others: &[String],
         say: Arc<dyn Fn(&str) + Send + Sync>,
@@ -93,7 +93,7 @@ impl Environment {
             say("using the servers named in the environment");
             let identities: Vec<&str> = SERVICES.into_iter().chain([PROVISIONER]).collect();
             let mut config = Config::from_env(&identities)?;
-            // No service needs it, but a receipt is read with the operator's eyes.
+            // No service needs it, but a receipt is read as the operator.
             config.nkey_seeds.extend(Config::named_in_env(&[OPERATOR])?.nkey_seeds);
             let others: Vec<&str> = others.iter().map(String::as_str).collect();
             config.database_urls.extend(Config::named_in_env(&others)?.database_urls);
@@ -116,7 +116,7 @@ impl Environment {
         Ok(Self { servers, config, operator })
     }
 
-    /// What another process needs to know of this stage.
+    /// What another process needs to reach this environment.
     pub fn ready(&self, http_addr: SocketAddr) -> Ready {
         let (config, operator) = (self.config.clone(), self.operator.clone());
         Ready { http_addr, config, operator }
@@ -127,7 +127,7 @@ impl Environment {
         self.beside_the_data(MESSAGES_FOLDER)
     }
 
-    /// Where sales facts are written as Parquet files: beside the data, when the servers are
+    /// Where sales events are written as Parquet files: beside the data, when the servers are
     /// ours.
     pub fn export_folder(&self) -> PathBuf {
         self.beside_the_data(EXPORT_FOLDER)
@@ -138,7 +138,7 @@ impl Environment {
         folder.unwrap_or_else(std::env::temp_dir).join(name)
     }
 
-    /// Says beside the data, when the servers are ours, how to reach what runs here.
+    /// Writes the ready file beside the data, when the servers are ours.
     ///
     /// # Errors
     /// When the folder cannot be written to.
@@ -148,20 +148,20 @@ impl Environment {
         write_secret(&servers.folder().join(READY_FILE), &ready)
     }
 
-    /// What keeps servers that are ours from their work: full disks, which they may not have
-    /// noticed yet.
-    pub fn beside(&self) -> Option<gateway::Beside> {
+    /// What keeps our own servers from their work: full disks, which they may not have noticed
+    /// yet.
+    pub fn beside(&self) -> Option<gateway::LocalHealth> {
         let folder = self.servers.as_ref()?.folder().to_owned();
         Some(Arc::new(move || servers::full_disks(&folder)))
     }
 
-    /// Starts servers again that die, when they are ours, for as long as this is kept.
+    /// Restarts our own servers when they die, for as long as the result is kept.
     pub fn keep_servers(&self, say: Arc<dyn Fn(&str) + Send + Sync>) -> ServerKeeper {
         ServerKeeper(self.servers.as_ref().map(|servers| servers.keep(say)))
     }
 
     /// Stops the servers, when they are ours.
-    pub async fn strike(self) {
+    pub async fn stop(self) {
         if let Some(servers) = self.servers {
             let _ = fs::remove_file(servers.folder().join(READY_FILE));
             servers.stop().await;
@@ -169,8 +169,8 @@ impl Environment {
     }
 }
 
-/// How to reach what runs: as the environment names it, else as a running `dev` or `demo`
-/// has said beside its data.
+/// How to reach a deployment: as the environment names it, else as the ready file of a running
+/// `dev` or `demo` says.
 ///
 /// # Errors
 /// When there is neither.
@@ -184,7 +184,7 @@ pub fn find(data: &Path) -> Result<Config> {
     let file = data.join(READY_FILE);
     let text = fs::read(&file).with_context(|| {
         let file = file.display();
-        format!("set ONSALE_NATS_URL and the others, or start `onsale dev` ({file} is not there)")
+        format!("set ONSALE_NATS_URL and the others, or start `onsale dev` ({file} does not exist)")
     })?;
     let ready: Ready = serde_json::from_slice(&text).context("the ready file")?;
     Ok(Config { http_addr: Some(ready.http_addr), ..ready.config })
@@ -222,7 +222,7 @@ pub fn operator_from_env() -> Result<Credentials> {
     })
 }
 
-/// The operator of a data folder: made up once, kept with it.
+/// The operator of a data folder: generated once, kept with it.
 fn operator_of(folder: &Path) -> Result<Credentials> {
     let file = folder.join("operator.json");
     if let Ok(text) = fs::read(&file) {
@@ -252,7 +252,7 @@ pub fn write_secret(file: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// Waits for Ctrl-C or SIGTERM, and `with_parent` also for the end of standard input: a pipe
-/// ends with the process that holds it, whatever has killed that one.
+/// closes with the process that holds it, however that process ends.
 pub async fn wait_for_stop(with_parent: bool) {
     use tokio::signal::unix::{SignalKind, signal};
     let terminated = async {
@@ -270,7 +270,7 @@ pub async fn wait_for_stop(with_parent: bool) {
 
 async fn parent_ended() {
     let (sender, ended) = tokio::sync::oneshot::channel();
-    // A thread of its own: a read of standard input cannot be called off.
+    // A thread of its own: a read of standard input cannot be cancelled.
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         let _ = sender.send(());
@@ -278,7 +278,7 @@ async fn parent_ended() {
     let _ = ended.await;
 }
 
-/// Asks another process to stop in its orderly way.
+/// Asks another process to shut down gracefully.
 #[expect(unsafe_code, reason = "the standard library can only kill")]
 pub fn ask_to_stop(pid: u32) {
     // SAFETY: kill(2) takes no pointers; at worst the process is gone.

@@ -21,42 +21,42 @@ use crate::{
     files, room,
 };
 
-/// How often `dev` and `demo` look whether the broker still has its streams.
+/// How often `dev` and `demo` check whether the broker still has its streams.
 const TOPOLOGY_EVERY: Duration = Duration::from_secs(2);
-/// How long services may take to look at their stores for the first time.
+/// How long services may take to examine their stores for the first time.
 const EXAMINED_WITHIN: Duration = Duration::from_secs(10);
 /// How long the user service may take to prepare its database.
 const PREPARED_WITHIN: Duration = Duration::from_secs(30);
-/// How long the user service may take to make the operator's account.
+/// How long the user service may take to create the operator's account.
 const ACCOUNTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long the gateway may take to end: longer than it gives its requests.
 const GATEWAY_WITHIN: Duration = Duration::from_secs(8);
-/// How long the last spans may take to be sent; a collector that is away holds nobody up.
+/// How long the last spans may take to be sent; an absent collector does not delay the stop.
 const LAST_SPANS_WITHIN: Duration = Duration::from_secs(2);
 
-/// What services of this process are told beside the addresses.
+/// The configuration of the services in this process, besides the addresses.
 #[derive(Clone, Default)]
 pub struct ServiceConfigs {
-    /// The account that may grant roles; made when it is not there.
+    /// The account that may grant roles; created when it does not exist.
     pub operator: Option<Credentials>,
-    /// Seconds after which an attempt to close an account is refused; the user service's own
-    /// rule when there are none.
+    /// Seconds after which an attempt to close an account is refused; the default of the user
+    /// service when `None`.
     pub withdrawal_secs: Option<i64>,
-    /// Reservation's own.
+    /// The configuration of reservation.
     pub reservation: reservation::Config,
-    /// Notification's own.
+    /// The configuration of notification.
     pub notification: notification::Config,
-    /// Data-platform's own.
+    /// The configuration of data-platform.
     pub data_platform: data_platform::Config,
-    /// Audit's own.
+    /// The configuration of audit.
     pub audit: audit::Config,
-    /// The gateway's own.
+    /// The settings of the gateway.
     pub gateway: gateway::Settings,
     /// What else keeps this process from its work.
-    pub beside: Option<gateway::Beside>,
+    pub beside: Option<gateway::LocalHealth>,
     /// The collector that spans are sent to (`http://host:4318`); the `OTEL_*` variables
-    /// decide when there is none.
+    /// decide when `None`.
     pub otlp_endpoint: Option<String>,
 }
 
@@ -86,9 +86,10 @@ impl Fleet {
         for name in names {
             fleet.add(config, name, configs).await.with_context(|| format!("starting {name}"))?;
         }
-        let examined = futures::future::join_all(fleet.running.iter().map(Running::examined));
-        if let Err(late) = within(EXAMINED_WITHIN, "a store", examined).await {
-            tracing::warn!(%late, "a service has not begun to take commands");
+        let store_checked =
+            futures::future::join_all(fleet.running.iter().map(Running::store_checked));
+        if let Err(late) = within(EXAMINED_WITHIN, "a store", store_checked).await {
+            tracing::warn!(%late, "a service does not accept commands yet");
         }
         Ok(fleet)
     }
@@ -111,7 +112,7 @@ impl Fleet {
                     };
                     let (pool, config) = (engine.pool(), engine.config());
                     let wished =
-                        user::wish_account(pool, config, email, password, &[Role::Operator]);
+                        user::request_account(pool, config, email, password, &[Role::Operator]);
                     wished.await.context("the operator's account")
                 });
                 prepared.await??;
@@ -132,7 +133,7 @@ impl Fleet {
             "ranking" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Config::default())?);
                 let kept = room::ranking(engine.clone());
-                self.keepers.push(tokio::spawn(room::keep_whole(kept, link.clone())));
+                self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, link.clone())));
                 self.running.push(mesh::start(ranking::service(), engine, link));
             }
             "notification" => {
@@ -150,7 +151,7 @@ impl Fleet {
             "audit" => self.add_simple(audit::service(), config, link, configs.audit.clone())?,
             "queue" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Config::default())?);
-                self.keepers.push(tokio::spawn(room::keep_whole(engine.clone(), link.clone())));
+                self.keepers.push(tokio::spawn(room::keep_rebuilt(engine.clone(), link.clone())));
                 self.running.push(mesh::start(queue::service(), engine, link));
             }
             _ => {
@@ -164,20 +165,20 @@ impl Fleet {
     }
 
     /// What keeps the services that run here from their work.
-    fn beside(&self, others: Option<gateway::Beside>) -> gateway::Beside {
+    fn beside(&self, others: Option<gateway::LocalHealth>) -> gateway::LocalHealth {
         let running: Vec<_> =
             self.running.iter().map(|one| (one.name(), one.health().clone())).collect();
         Arc::new(move || {
-            let ails = running.iter().flat_map(|(name, health)| {
-                let ails = health.ails_beside_the_broker().into_iter();
-                ails.map(move |ail| format!("{name}: {ail}"))
+            let faults = running.iter().flat_map(|(name, health)| {
+                let faults = health.faults_beside_the_broker().into_iter();
+                faults.map(move |ail| format!("{name}: {ail}"))
             });
-            ails.chain(others.iter().flat_map(|others| others())).collect()
+            faults.chain(others.iter().flat_map(|others| others())).collect()
         })
     }
 
-    /// Concert has a half on each store. Each has a connection of its own, so that each can
-    /// finish in its own time what it has taken in.
+    /// Concert has one half on each store. Each half has a connection of its own, so that it can
+    /// finish the messages that it has accepted in its own time.
     async fn add_concert(&mut self, config: &Config, first: Link, tracer: Tracer) -> Result<()> {
         let engine =
             Postgres::new(config.database_url(concert::NAME)?, concert::Config::default())?;
@@ -186,7 +187,7 @@ impl Fleet {
         let maps = Arc::new(Valkey::new(&config.valkey_url, own)?);
         let second = link(config, concert::NAME, tracer).await?;
         let kept = room::seat_maps(maps.clone());
-        self.keepers.push(tokio::spawn(room::keep_whole(kept, second.clone())));
+        self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, second.clone())));
         self.running.push(mesh::start(concert::service(), Arc::new(engine), first));
         self.running.push(mesh::start(concert::map_service(), maps, second));
         Ok(())
@@ -215,12 +216,13 @@ impl Fleet {
         self.gateway.as_ref().map(|gateway| (&gateway.link, &gateway.readiness))
     }
 
-    /// The services that run here, the gateway apart.
+    /// The services that run here, without the gateway.
     pub fn running(&self) -> &[Running] {
         &self.running
     }
 
-    /// Stops in order: first the edge, then every service finishes what it has taken in.
+    /// Stops in order: first the gateway; then every service, once it has finished the messages
+    /// that it has accepted.
     pub async fn stop(self) {
         let links = self.running.iter().map(Running::link);
         let links = links.chain(self.gateway.as_ref().map(|gateway| &gateway.link));
@@ -229,7 +231,7 @@ impl Fleet {
             gateway.stop.cancel();
             match within(GATEWAY_WITHIN, "the gateway", gateway.task).await {
                 Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => tracing::warn!(error, "the gateway ended badly"),
+                Ok(Ok(Err(error))) => tracing::warn!(error, "the gateway ended with an error"),
                 Ok(Err(panic)) => tracing::error!(%panic, "the gateway panicked"),
                 Err(late) => tracing::warn!(%late, "the gateway did not end"),
             }
@@ -241,7 +243,7 @@ impl Fleet {
         futures::future::join_all(closing).await;
     }
 
-    /// Stops as a killed process does: at once, with everything half done.
+    /// Stops like a killed process: at once, with work half done.
     pub fn abandon(self) {
         if let Some(gateway) = self.gateway {
             gateway.task.abort();
@@ -251,9 +253,9 @@ impl Fleet {
     }
 }
 
-/// The service makes the accounts that were wished for once it runs.
+/// Waits for the requested accounts: the user service creates them once it runs.
 async fn wait_for_accounts(pool: &PgPool) -> Result<()> {
-    while !user::wishes_are_granted(pool).await? {
+    while !user::requests_are_granted(pool).await? {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
@@ -273,7 +275,7 @@ pub(crate) async fn link_of(config: &Config, service: &'static str) -> Result<Li
 }
 
 async fn link(config: &Config, service: &'static str, tracer: Tracer) -> Result<Link> {
-    // The gateway and the tools answer nobody over NATS.
+    // The gateway and the tools answer no commands over NATS.
     let answers_seed = config.nkey_seeds.get(&answers(service)).cloned();
     let link = Link::connect_to_answer(link_settings(config, service), answers_seed, tracer).await;
     link.map_err(|error| anyhow!(error))
@@ -287,13 +289,13 @@ fn link_settings(config: &Config, service: &'static str) -> LinkSettings {
     }
 }
 
-/// Accounts come in over NATS where the user service runs. Without the keys for it (a broker
-/// that asks nobody for one) there is nothing to let in.
+/// Accounts connect over NATS where the user service runs. Without the keys for it (the broker
+/// requires none) there is nothing to authorise.
 async fn callout(config: &Config, user: Link) -> Result<Option<Callout>> {
-    let [door, issuer] = CALLOUT;
+    let [callout, issuer] = CALLOUT;
     let Some(issuer) = config.nkey_seeds.get(issuer) else { return Ok(None) };
-    let door = link(config, door, Tracer::off()).await?;
-    Callout::new(door, user, issuer).map(Some).map_err(|error| anyhow!(error))
+    let callout = link(config, callout, Tracer::off()).await?;
+    Callout::new(callout, user, issuer).map(Some).map_err(|error| anyhow!(error))
 }
 
 async fn open_gateway(
@@ -348,7 +350,7 @@ pub(crate) fn migrations(service: &str) -> Option<&'static Migrator> {
     })
 }
 
-/// Brings the databases of the named services up to date.
+/// Migrates the databases of the named services.
 ///
 /// # Errors
 /// When one cannot be reached, or a migration fails.
@@ -364,7 +366,7 @@ pub async fn migrate(config: &Config, services: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Makes the broker's streams and consumers what `jetstream/` says.
+/// Creates and updates the broker's streams and consumers as `jetstream/` defines them.
 ///
 /// # Errors
 /// When the broker refuses.
@@ -375,13 +377,13 @@ pub async fn apply_topology(config: &Config) -> Result<Vec<String>> {
     Ok(changed)
 }
 
-/// Makes streams and consumers again that the broker has lost, for as long as it is polled:
-/// for a broker that is ours alone.
+/// Recreates streams and consumers that the broker has lost, for as long as it is polled: for a
+/// broker that is ours alone.
 pub async fn keep_topology(config: Config) {
     loop {
         tokio::time::sleep(TOPOLOGY_EVERY).await;
         if let Err(error) = mend_topology(&config).await {
-            tracing::debug!(%error, "streams and consumers cannot be looked at");
+            tracing::debug!(%error, "streams and consumers cannot be checked");
         }
     }
 }
@@ -392,18 +394,19 @@ async fn mend_topology(config: &Config) -> Result<()> {
     loop {
         let missing = topology.missing(&link).await.map_err(|error| anyhow!("{error}"))?;
         if !missing.is_empty() {
-            tracing::warn!(missing = missing.join(", "), "the broker has lost these; making them");
+            let missing = missing.join(", ");
+            tracing::warn!(missing, "the broker has lost streams or consumers; recreating them");
             topology.apply(&link).await.map_err(|error| anyhow!("{error}"))?;
         }
         tokio::time::sleep(TOPOLOGY_EVERY).await;
     }
 }
 
-/// Names every difference between the broker and `jetstream/`, and between `jetstream/` and
+/// Lists every difference between the broker and `jetstream/`, and between `jetstream/` and
 /// what the services declare.
 ///
 /// # Errors
-/// When the broker cannot be asked.
+/// When the broker cannot be reached.
 pub async fn check_topology(config: &Config) -> Result<Vec<String>> {
     let settings = link_settings(config, PROVISIONER);
     let link = Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
@@ -417,7 +420,7 @@ pub async fn check_topology(config: &Config) -> Result<Vec<String>> {
 /// `jetstream/`, parsed.
 ///
 /// # Errors
-/// When a file is not what NATS reads.
+/// When a file is not a configuration of NATS.
 pub fn topology() -> Result<mesh::topology::Topology> {
     let (streams, consumers) = (files::jetstream("streams"), files::jetstream("consumers"));
     mesh::topology::Topology::parse(&streams, &consumers).map_err(|error| anyhow!("{error}"))

@@ -1,4 +1,4 @@
-//! How far those who only listen are behind what was told.
+//! How far the listeners are behind: events in the streams that they have yet to consume.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,24 +12,24 @@ use crate::{
     fleet,
 };
 
-/// The services that a sale does without: they hear of it and decide nothing in it.
+/// The services that a sale does without: they consume its events and decide nothing in it.
 pub const LISTENERS: [&str; 4] = ["ranking", "notification", "data-platform", "audit"];
 
-/// How often the lag is looked at while it is waited for.
+/// How often the lag is read while a caller waits for it to end.
 const PROBE: Duration = Duration::from_millis(100);
 
-/// Facts that one service has yet to take in.
+/// Events that one service has yet to consume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lag {
-    /// Who hears.
+    /// The service that consumes them.
     pub service: &'static str,
-    /// Whose facts.
+    /// The service that emitted them.
     pub producer: String,
     /// How many.
     pub events: u64,
 }
 
-/// Looks at consumers and positions, as the operator.
+/// Reads consumers and positions, as the operator.
 pub struct Observer {
     client: MeshClient,
     link: Link,
@@ -38,13 +38,13 @@ pub struct Observer {
 
 struct Consumer {
     service: &'static str,
-    heard: BTreeSet<&'static str>,
+    consumed: BTreeSet<&'static str>,
     followed: BTreeSet<&'static str>,
     pool: Option<PgPool>,
 }
 
 impl Observer {
-    /// Looks at the named services.
+    /// Observes the named services.
     ///
     /// # Errors
     /// When the broker cannot be reached, or a database that is read from is not configured.
@@ -73,25 +73,25 @@ impl Observer {
                         .with_context(|| format!("the database of {}", wiring.service))?,
                 ),
             };
-            let heard = wiring.consumes.iter().map(|(event, _)| producer_of(event)).collect();
-            consumers.push(Consumer { service: wiring.service, heard, followed, pool });
+            let consumed = wiring.consumes.iter().map(|(event, _)| producer_of(event)).collect();
+            consumers.push(Consumer { service: wiring.service, consumed, followed, pool });
         }
         Ok(Self { client: MeshClient::new(link.clone()), link, services: consumers })
     }
 
-    /// The operator's way to ask.
+    /// The operator's mesh client.
     pub(crate) fn client(&self) -> MeshClient {
         self.client.clone()
     }
 
-    /// How far each service is behind, stream by stream; those that are not are left out.
+    /// The lag of each service, stream by stream; services without lag are left out.
     ///
     /// # Errors
     /// When the broker or a database cannot be read.
     pub async fn lags(&self) -> Result<Vec<Lag>> {
         let mut lags = Vec::new();
         for consumer in &self.services {
-            for producer in &consumer.heard {
+            for producer in &consumer.consumed {
                 let events = self.client.behind(producer, consumer.service).await;
                 let events = events.map_err(|problem| anyhow!(problem.to_string()))?;
                 lags.push(Lag {
@@ -117,11 +117,11 @@ impl Observer {
         Ok(lags)
     }
 
-    /// Waits until nobody is behind.
+    /// Waits until no service lags.
     ///
     /// # Errors
-    /// When somebody still is after `patience`: who, and by how much.
-    pub async fn caught_up(&self, patience: Duration) -> Result<()> {
+    /// When a service still lags after `patience`: which one, and by how much.
+    pub async fn wait_until_caught_up(&self, patience: Duration) -> Result<()> {
         let until = tokio::time::Instant::now() + patience;
         loop {
             let lags = self.lags().await?;
@@ -132,7 +132,7 @@ impl Observer {
                 let behind: Vec<String> = lags
                     .iter()
                     .map(|lag| {
-                        format!("{} by {} facts of {}", lag.service, lag.events, lag.producer)
+                        format!("{} by {} events of {}", lag.service, lag.events, lag.producer)
                     })
                     .collect();
                 bail!("still behind after {} s: {}", patience.as_secs(), behind.join(", "));
@@ -141,7 +141,7 @@ impl Observer {
         }
     }
 
-    /// Leaves.
+    /// Closes the connection.
     pub async fn close(self) {
         self.link.drain().await;
     }

@@ -15,8 +15,8 @@ use onsale::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// Batches make and drop many small pieces on many threads; this allocator gives what they
-/// leave back, and is faster at it than the system's.
+/// Batches allocate and free many small pieces on many threads. This allocator gives that
+/// memory back, and is faster at it than the system's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -34,41 +34,41 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Holds a sale from opening to receipt, and stays up
+    /// Runs a sale from opening to receipt, and stays up
     Demo(demo::Demo),
     /// Starts servers and every service, and stays up
     Dev(Dev),
     /// Runs services on the servers named in the environment
     Run(Run),
-    /// Brings the databases of services up to date
+    /// Migrates the databases of services
     Migrate {
         /// Services; all that have a database when none is named
         services: Vec<String>,
     },
-    /// Streams and consumers of the broker
+    /// Applies or checks the streams and consumers of the broker
     #[command(subcommand)]
     Topology(Topology),
-    /// What services could not take in: see it, try it again, give it up
+    /// Lists, shows, retries and discards events that services could not handle
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
-    /// Says what is wrong: servers, databases, streams, services; fails when anything is
+    /// Checks servers, databases, streams and services; fails when something is wrong
     Doctor(doctor::Doctor),
-    /// Hands sales facts to the data platform again, or writes them as Parquet files
+    /// Exports sales events to the data platform again, or writes them as Parquet files
     Export(export::Export),
-    /// What must always hold
+    /// Checks the invariants
     #[command(subcommand)]
     Audit(Audit),
-    /// Prints a new .env for compose.yaml: every password and key, made up
+    /// Prints a new .env for compose.yaml, with random passwords and keys
     Secrets,
-    /// Measures how fast it is
+    /// Runs a benchmark
     #[command(subcommand)]
     Bench(Bench),
-    /// Sagas of a running mesh: what happened, and what is still to come
+    /// Shows sagas of a running mesh: what happened, and what is still to come
     #[command(subcommand)]
     Saga(saga::SagaCommand),
-    /// Prints what follows from what, as a table or as diagrams
+    /// Prints which events follow from which, as tables or as diagrams
     Flows(flows::FlowsCommand),
-    /// Builds a read model anew from the streams, next to the live one, and swaps it in
+    /// Rebuilds a read model from the streams, next to the live one, and swaps it in
     Replay(replay::Replay),
     /// Prints the OpenAPI document
     Openapi,
@@ -80,10 +80,10 @@ Environment:
   ONSALE_<SERVICE>_DATABASE_URL    the service's database (all but queue and gateway)
   ONSALE_VALKEY_URL                the store of queue
   ONSALE_<SERVICE>_NKEY_SEED       the service's user on the broker, or ONSALE_NKEY_DIR
-  ONSALE_AUDIT_KEEP_DAYS           days that audit keeps facts [default: 30]
+  ONSALE_AUDIT_KEEP_DAYS           days that audit keeps events [default: 30]
   ONSALE_HTTP_ADDR                 where the gateway listens [default: 127.0.0.1:8080]
-  ONSALE_HEALTH_ADDR               serves /healthz and /readyz of this process, for example
-                                   on 127.0.0.1:8081; neither when it is not set
+  ONSALE_HEALTH_ADDR               where /healthz and /readyz of this process are served, for
+                                   example 127.0.0.1:8081; not served when it is not set
   ONSALE_NOTIFY                    how messages go out: folder, alimtalk or webhook
                                    [default: folder]
   ONSALE_NOTIFY_FOLDER             the folder [default: below the temporary files]
@@ -92,12 +92,12 @@ Environment:
   ONSALE_ALIMTALK_SMS_FROM         the number of text messages in their place; none are sent
                                    when it is not set
   ONSALE_WEBHOOK_URL, ONSALE_WEBHOOK_SECRET
-                                   the webhook, and the key it is signed with
+                                   the webhook, and the key that signs its messages
   ONSALE_OPERATOR_EMAIL, ONSALE_OPERATOR_PASSWORD
-                                   the account that grants roles; user makes it
-  ONSALE_EXPORT_URL                the data platform; data-platform posts sales facts there
-  ONSALE_EXPORT_TOKEN              the bearer token it wants
-  ONSALE_EXPORT_FOLDER             a folder for the same as Parquet files
+                                   the account that grants roles; user creates it
+  ONSALE_EXPORT_URL                the data platform; data-platform posts sales events there
+  ONSALE_EXPORT_TOKEN              the bearer token it requires
+  ONSALE_EXPORT_FOLDER             a folder for the same events as Parquet files
   OTEL_EXPORTER_OTLP_ENDPOINT      a collector of traces, for example http://127.0.0.1:4318";
 
 #[derive(clap::Args)]
@@ -114,10 +114,10 @@ struct Dev {
     /// Leaves services out, to be run elsewhere or not at all
     #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
     without: Vec<String>,
-    /// Makes one more database, for a program that is not of the mesh
+    /// Creates one more database, for a program outside the mesh
     #[arg(long, value_name = "NAME", hide = true)]
     database: Vec<String>,
-    /// Stops when standard input ends, however the process that holds it does
+    /// Stops when standard input closes, however the parent process ends
     #[arg(long, hide = true)]
     with_parent: bool,
 }
@@ -132,22 +132,22 @@ struct Run {
     /// Every service
     #[arg(long, conflicts_with = "services")]
     all: bool,
-    /// Stops when standard input ends, however the process that holds it does
+    /// Stops when standard input closes, however the parent process ends
     #[arg(long, hide = true)]
     with_parent: bool,
 }
 
 #[derive(Subcommand)]
 enum Topology {
-    /// Makes streams and consumers what jetstream/ says
+    /// Creates and updates streams and consumers as jetstream/ defines them
     Apply,
-    /// Names every difference; fails when there is one
+    /// Prints every difference; fails when there is one
     Check,
 }
 
 #[derive(Subcommand)]
 enum Audit {
-    /// Checks every fact that is kept, and that the databases agree; fails when anything is wrong
+    /// Checks every stored event, and that the databases agree; fails when something is wrong
     Verify(verify::Verify),
 }
 
@@ -155,9 +155,9 @@ enum Audit {
 enum Bench {
     /// Payments through the gateway, some of them compensated
     Payments(bench::Payments),
-    /// The seat map: its readers, and those who watch it change
+    /// The seat map: its readers, and the watchers of its changes
     Seats(bench::Seats),
-    /// Facts that audit takes in
+    /// Events that audit consumes
     Audit(bench::Audit),
     /// The monolith that `payments --against monolith` starts
     #[command(hide = true)]
@@ -167,11 +167,11 @@ enum Bench {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(match &cli.command {
-        // Whoever breaks a part on purpose knows what the others will complain of.
+        // When a part is broken on purpose, the errors of the others are expected.
         Command::Demo(demo) if demo.break_part.is_some() => Some("off"),
-        // Its tellers have nothing to answer, and say so each second.
+        // Its producers have no commands to answer, and log that each second.
         Command::Bench(Bench::Audit(_)) => Some("off"),
-        // These run services; the others say themselves what there is to say.
+        // These run services. The other commands print their own errors.
         Command::Dev(_) | Command::Run(_) | Command::Bench(Bench::Monolith(_)) => None,
         _ => Some("error,sqlx=off,async_nats=off"),
     });
@@ -228,10 +228,10 @@ async fn run(command: Command) -> Result<()> {
             let drifts = fleet::check_topology(&Config::from_env(&[PROVISIONER])?).await?;
             drifts.iter().for_each(|drift| println!("{drift}"));
             if drifts.is_empty() {
-                println!("streams and consumers are as jetstream/ says");
+                println!("streams and consumers match jetstream/");
                 return Ok(());
             }
-            bail!("{} differences; `onsale topology apply` mends them", drifts.len());
+            bail!("{} differences; `onsale topology apply` removes them", drifts.len());
         }
         Command::Doctor(options) => doctor::run(options).await,
         Command::Export(options) => export::run(options).await,
@@ -256,11 +256,12 @@ async fn run(command: Command) -> Result<()> {
 }
 
 async fn dev(options: Dev) -> Result<()> {
-    known(options.without.iter().map(String::as_str))?;
+    check_names(options.without.iter().map(String::as_str))?;
     let here = |service: &&str| !options.without.iter().any(|without| without == service);
     let names: Vec<&str> = SERVICES.into_iter().filter(here).collect();
     let say: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(|line| eprintln!("{line}"));
-    let mut env = Environment::set_with(Some(options.data), &options.database, say.clone()).await?;
+    let mut env =
+        Environment::start_with(Some(options.data), &options.database, say.clone()).await?;
     let mut servers = env.keep_servers(say);
     if options.http.is_some() {
         env.config.http_addr = options.http;
@@ -282,7 +283,7 @@ async fn dev(options: Dev) -> Result<()> {
     drop(servers);
     keeper.abort();
     fleet.stop().await;
-    env.strike().await;
+    env.stop().await;
     outcome
 }
 
@@ -292,7 +293,7 @@ async fn run_services(options: Run) -> Result<()> {
     } else {
         options.services.iter().map(String::as_str).collect()
     };
-    known(names.iter().copied())?;
+    check_names(names.iter().copied())?;
     let config = Config::from_env(&names)?;
     let health = match config::health_addr()? {
         Some(addr) => Some(health::Listener::open(addr).await?),
@@ -314,7 +315,7 @@ async fn run_services(options: Run) -> Result<()> {
     Ok(())
 }
 
-fn known<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<()> {
+fn check_names<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<()> {
     match names.find(|name| !SERVICES.contains(name)) {
         None => Ok(()),
         Some(name) => bail!("there is no service `{name}`; there are {}", SERVICES.join(", ")),
@@ -336,8 +337,8 @@ async fn migrate(services: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Messages and sales facts go to folders beside the data of `stage` unless the environment
-/// says otherwise.
+/// Messages and sales events go to folders beside the data of `env` unless environment
+/// variables name other targets.
 fn configs_from_env(env: Option<&Environment>) -> Result<ServiceConfigs> {
     let notification = match env {
         Some(env) => notification::Config::from_env_or(env.messages_folder()),
@@ -355,8 +356,9 @@ fn configs_from_env(env: Option<&Environment>) -> Result<ServiceConfigs> {
         ..ServiceConfigs::default()
     };
     if let Ok(secs) = std::env::var("ONSALE_HOLD_GRACE_SECS") {
-        configs.reservation.grace_secs =
-            secs.parse().with_context(|| format!("ONSALE_HOLD_GRACE_SECS={secs} is no number"))?;
+        configs.reservation.grace_secs = secs
+            .parse()
+            .with_context(|| format!("ONSALE_HOLD_GRACE_SECS={secs} is not a number"))?;
     }
     Ok(configs)
 }

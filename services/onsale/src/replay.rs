@@ -1,5 +1,5 @@
-//! `onsale replay`: what lies in Valkey built anew from what the owners have and from the
-//! streams: a read model next to the one that is live, the waiting rooms in place.
+//! `onsale replay`: rebuilds what is in Valkey from the state of its owners and from the streams:
+//! a read model next to the live one, the waiting rooms in place.
 
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
@@ -22,15 +22,15 @@ use crate::{
 
 /// How long another instance may take to rebuild the rooms.
 const ROOMS_WITHIN: Duration = Duration::from_secs(600);
-/// Between two looks whether it has.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Lines of a difference that are shown of each side.
+/// How often a rebuild is retried meanwhile.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+/// Lines of a difference that are shown for each side.
 const LINES_MAX: usize = 20;
 
 /// Options of `onsale replay`.
 #[derive(Debug, Clone, Args)]
 pub struct Replay {
-    /// What is built anew
+    /// What to rebuild
     pub what: What,
     /// Where a running `dev` or `demo` keeps its data; not used when the environment names
     /// servers
@@ -38,22 +38,22 @@ pub struct Replay {
     pub data: PathBuf,
 }
 
-/// What can be built anew.
+/// What can be rebuilt.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum What {
     /// What sells most, and what sold out fastest
     Ranking,
     /// Which seats are not free; watchers get a new snapshot
     Seats,
-    /// The waiting rooms; meanwhile they answer 503, and every place stays
+    /// The waiting rooms; they answer 503 meanwhile, and every place stays
     Room,
 }
 
-/// Builds it anew, compares, swaps, and prints what it did.
+/// Rebuilds, compares, swaps, and prints the result.
 ///
 /// # Errors
-/// When a server cannot be reached, or another replay is on its way. What is live is as it
-/// was then.
+/// When a server cannot be reached, or another replay is running. What is live stays as it was
+/// then.
 pub async fn run(options: Replay) -> Result<()> {
     let config = environment::find(&options.data)?;
     if config.valkey_url.is_empty() {
@@ -74,7 +74,7 @@ pub async fn run(options: Replay) -> Result<()> {
     Ok(())
 }
 
-/// Connects as the service itself: it may read what it is made of.
+/// Connects as the service itself, which may read the streams that it is rebuilt from.
 async fn link(config: &Config, service: &'static str) -> Result<Link> {
     if config.nats_url.is_empty() {
         bail!("set ONSALE_NATS_URL, for example nats://127.0.0.1:4222");
@@ -84,24 +84,24 @@ async fn link(config: &Config, service: &'static str) -> Result<Link> {
     Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))
 }
 
-/// Has the waiting rooms rebuilt in place. Places, numbers and pace stay as they are; what
-/// others own is theirs to say.
+/// Rebuilds the waiting rooms in place. Places, numbers and pace stay as they are; the owners
+/// state the rest.
 async fn rooms(config: &Config) -> Result<()> {
     let count = replay_rooms(config).await?;
     match count {
         0 => println!("the queue service has rebuilt them"),
-        count => println!("{count:>9} things taken in"),
+        count => println!("{count:>9} entries read"),
     }
-    println!("the rooms are whole");
+    println!("the rooms are complete");
     Ok(())
 }
 
-/// The same, without a word; how much was taken in here, and nothing when the service that
-/// runs was faster.
+/// Rebuilds the waiting rooms without output. Returns how many entries were read here, 0 when
+/// the running service was faster.
 ///
 /// # Errors
-/// When a server cannot be reached, or an owner does not answer: the rooms stay shut then, and
-/// the service tries again.
+/// When a server cannot be reached, or an owner does not answer: the rooms stay closed then, and
+/// the service retries.
 pub async fn replay_rooms(config: &Config) -> Result<u64> {
     let valkey = Valkey::new(&config.valkey_url, queue::Config::default())?;
     let link = link(config, queue::NAME).await?;
@@ -110,9 +110,9 @@ pub async fn replay_rooms(config: &Config) -> Result<u64> {
     let until = tokio::time::Instant::now() + ROOMS_WITHIN;
     let count = loop {
         match room::rebuild_room(&valkey, &client).await {
-            // The service that runs is at it.
+            // The running service is rebuilding them.
             Err(Failure::Contended(_)) if tokio::time::Instant::now() < until => {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(RETRY_EVERY).await;
             }
             rebuilt => break rebuilt.context("rebuilding the rooms"),
         }
@@ -162,7 +162,7 @@ fn style() -> Result<ProgressStyle> {
 
 fn report(rebuilt: &Rebuilt) {
     for (event, fed) in &rebuilt.events {
-        println!("{event:28} {:>9} taken in", fed.taken + fed.repeats);
+        println!("{event:28} {:>9} handled", fed.taken + fed.repeats);
         if fed.left_out > 0 {
             println!("{:28} {:>9} refused, as they were the first time", "", fed.left_out);
         }
@@ -172,7 +172,7 @@ fn report(rebuilt: &Rebuilt) {
     }
     let stated = rebuilt.stated;
     if stated.taken > 0 {
-        println!("{:28} {:>9} taken in", "stated by the owners", stated.taken);
+        println!("{:28} {:>9} handled", "stated by the owners", stated.taken);
     }
     match &rebuilt.difference {
         None => println!("nothing was live before"),

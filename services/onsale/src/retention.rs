@@ -1,5 +1,5 @@
-//! What the streams keep, held against what has been taken in: room for what is emitted, and
-//! time for whoever is behind.
+//! The streams compared with outboxes and consumers: whether they have room for what is emitted,
+//! and whether consumers lag so far that messages will be dropped before they are consumed.
 
 use anyhow::{Result, anyhow};
 use events::{Problem, Timestamp, producer_of};
@@ -8,13 +8,13 @@ use sqlx::PgPool;
 
 use crate::{config::Config, fleet};
 
-/// Whoever is behind for so long will miss events when the streams drop them.
+/// A consumer that lags by this much will miss events when the streams drop them.
 const LATE_SECS: i64 = 86_400;
 
-/// Whether the stream of a service takes the oldest message that waits.
+/// Whether the stream of a service has room for the oldest message of its backlog.
 ///
 /// # Errors
-/// When it does not, in words.
+/// When it has none, in words.
 pub(crate) async fn has_room(
     link: &Link,
     service: &str,
@@ -24,22 +24,23 @@ pub(crate) async fn has_room(
     let stream = service.to_uppercase().replace('-', "_");
     let fill =
         MeshClient::new(link.clone()).fill(&stream).await.map_err(|problem| problem.detail)?;
-    // One that is missing is named elsewhere.
+    // Another check reports a missing stream.
     let Some(fill) = fill.filter(|fill| !fill.takes(bytes.into())) else { return Ok(()) };
     Err(format!(
-        "the stream {stream} is full ({} of {} bytes): {} facts are held in the outbox; give it \
-         more room (`max_bytes` of jetstream/streams/{stream}.json, onsale topology apply)",
+        "the stream {stream} is full ({} of {} bytes): {} events are held in the outbox; raise \
+         `max_bytes` of jetstream/streams/{stream}.json and run onsale topology apply",
         fill.bytes,
         fill.bytes_max.unwrap_or_default(),
         backlog.events
     ))
 }
 
-/// Who has left events of a stream lying for a day, consumer by consumer and reader by reader.
+/// The consumers, and the services that read by position, that have left events of a stream
+/// unconsumed for a day.
 ///
 /// # Errors
 /// When the broker or a database cannot be read.
-pub(crate) async fn untaken(config: &Config, client: &MeshClient) -> Result<Vec<String>> {
+pub(crate) async fn late_consumers(config: &Config, client: &MeshClient) -> Result<Vec<String>> {
     let unread = |problem: Problem| anyhow!(problem.to_string());
     let mut late = Vec::new();
     for wiring in fleet::wirings() {
@@ -53,8 +54,8 @@ pub(crate) async fn untaken(config: &Config, client: &MeshClient) -> Result<Vec<
             }
             let events: Vec<&str> =
                 consumer.filters.iter().filter_map(|one| events::event_of_subject(one)).collect();
-            let (emitter, who) = (wiring.service, consumer.name.as_str());
-            late.extend(lateness(client, emitter, who, consumer.floor, &events).await?);
+            let (emitter, name) = (wiring.service, consumer.name.as_str());
+            late.extend(lateness(client, emitter, name, consumer.floor, &events).await?);
         }
     }
     for wiring in fleet::wirings() {
@@ -75,12 +76,12 @@ pub(crate) async fn untaken(config: &Config, client: &MeshClient) -> Result<Vec<
     Ok(late)
 }
 
-/// How late somebody is who has taken in everything up to a sequence, in words; `None` when the
-/// first event behind it that concerns them is younger than a day.
+/// How late a consumer is that has consumed everything up to the sequence `floor`, in words;
+/// `None` when the first event after it that concerns the consumer is younger than a day.
 async fn lateness(
     client: &MeshClient,
     emitter: &str,
-    who: &str,
+    consumer: &str,
     floor: u64,
     events: &[&str],
 ) -> Result<Option<String>> {
@@ -90,7 +91,7 @@ async fn lateness(
     let first = messages.iter().flat_map(|message| &message.events).find(concerns);
     let at = first.and_then(mesh::StoredEvent::at);
     Ok(at.filter(|at| is_late(*at, mesh::clock::now())).map(|at| {
-        format!("{who} has not taken in events of {emitter} since {at}; they are dropped in time")
+        format!("{consumer} has not taken in events of {emitter} since {at}; they will be dropped")
     }))
 }
 
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_a_day_behind_is_late() {
+    fn a_consumer_that_is_a_day_behind_is_late() {
         let now = mesh::clock::now();
         assert!(!is_late(now.plus_secs(-LATE_SECS + 60), now));
         assert!(is_late(now.plus_secs(-LATE_SECS - 60), now));

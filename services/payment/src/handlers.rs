@@ -1,4 +1,4 @@
-//! One entry per fact heard and per command answered.
+//! One handler for each consumed event and each command.
 
 use events::{
     PaymentId, codes,
@@ -16,7 +16,7 @@ use mesh::{Caller, Execute, Handle, HandleError, Refusal};
 
 use crate::{
     Config, Keys, UnitOfWork,
-    domain::{Hold, News, Payment, Standing, may_pay},
+    domain::{Hold, Outcome, Payment, Standing, may_pay},
     rows::reason_name,
 };
 
@@ -36,7 +36,7 @@ impl Execute<Pay> for UnitOfWork {
     ) -> Result<payment::Payment, Refusal> {
         let fan = ctx.caller.user_id()?;
         let id = command.reservation_id;
-        // A fan may ask before `reservation.created` has come here; it is on its way.
+        // A fan may pay before `reservation.created` has arrived here.
         let hold = self.hold(id).ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
         may_pay(hold, fan, self.live(id), ctx.now)?;
         if self.is_closing(fan) {
@@ -69,7 +69,7 @@ impl Execute<Pay> for UnitOfWork {
 }
 
 impl Handle<ReservationCreated> for UnitOfWork {
-    /// Nothing is loaded for it: if the hold is known, it cannot say more.
+    /// Loads nothing: if the hold is already known, this event adds nothing to it.
     fn keys(_: &ReservationCreated, _: &mut Keys) {}
 
     fn handle(
@@ -77,7 +77,7 @@ impl Handle<ReservationCreated> for UnitOfWork {
         event: &ReservationCreated,
         _: &mut Context<'_>,
     ) -> Result<(), HandleError> {
-        self.handle_hold(
+        self.apply_hold(
             event.reservation_id,
             Hold {
                 schedule_id: event.schedule_id,
@@ -104,7 +104,7 @@ impl Handle<ReservationConfirmed> for UnitOfWork {
         event: &ReservationConfirmed,
         ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
-        self.advance(event.payment_id, News::Confirmed, ctx)
+        self.advance(event.payment_id, Outcome::Confirmed, ctx)
     }
 }
 
@@ -119,7 +119,7 @@ impl Handle<ReservationConfirmRefused> for UnitOfWork {
         event: &ReservationConfirmRefused,
         ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
-        self.advance(event.payment_id, News::ConfirmRefused, ctx)?;
+        self.advance(event.payment_id, Outcome::ConfirmRefused, ctx)?;
         self.end_hold(event.reservation_id);
         Ok(())
     }
@@ -130,7 +130,7 @@ impl Handle<ReservationCancelled> for UnitOfWork {
         keys.holds.push(event.reservation_id.0);
     }
 
-    /// The payment of a confirmed reservation is not touched before its money is back.
+    /// The payment of a confirmed reservation changes only when `point.refunded` arrives.
     fn handle(
         &mut self,
         event: &ReservationCancelled,
@@ -139,7 +139,7 @@ impl Handle<ReservationCancelled> for UnitOfWork {
         let is_off = event.reason == CancelReason::ShowCancelled;
         let ended =
             Hold::ended(event.schedule_id, event.user_id, event.hold_version, is_off, ctx.now);
-        self.handle_hold(event.reservation_id, ended);
+        self.apply_hold(event.reservation_id, ended);
         Ok(())
     }
 }
@@ -154,7 +154,7 @@ impl Handle<PointDebitRefused> for UnitOfWork {
         event: &PointDebitRefused,
         ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
-        self.advance(event.payment_id, News::DebitRefused(event.reason), ctx)
+        self.advance(event.payment_id, Outcome::DebitRefused(event.reason), ctx)
     }
 }
 
@@ -164,24 +164,24 @@ impl Handle<PointRefunded> for UnitOfWork {
     }
 
     fn handle(&mut self, event: &PointRefunded, ctx: &mut Context<'_>) -> Result<(), HandleError> {
-        let news = match (event.reason, event.because) {
-            (RefundReason::HoldGone, Some(CancelReason::ShowCancelled)) => News::ShowCancelled,
-            (reason, _) => News::Refunded(reason),
+        let outcome = match (event.reason, event.because) {
+            (RefundReason::HoldGone, Some(CancelReason::ShowCancelled)) => Outcome::ShowCancelled,
+            (reason, _) => Outcome::Refunded(reason),
         };
-        self.advance(event.payment_id, news, ctx)
+        self.advance(event.payment_id, outcome, ctx)
     }
 }
 
 impl UnitOfWork {
-    /// Moves a payment on, and tells of its end.
+    /// Applies an outcome to a payment, and emits the payment's end when that ends it.
     fn advance(
         &mut self,
         id: PaymentId,
-        news: News,
+        outcome: Outcome,
         ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
         let payment = self.payment_mut(id).ok_or(HandleError::NotYet("this payment"))?;
-        if payment.handle(news, ctx.now)? {
+        if payment.apply(outcome, ctx.now)? {
             emit_end(payment, ctx);
         }
         Ok(())

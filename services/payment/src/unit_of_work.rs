@@ -1,11 +1,11 @@
-//! The page of holds and payments that one batch touches.
+//! The unit of work: the holds and payments that one batch touches.
 //!
-//! Every statement names its keys as an array and looks nothing else up, so that a plan
-//! which was made while the tables were empty is still good when they are large.
+//! Every statement gets its keys as an array and looks up nothing else. So a query plan made
+//! while the tables were empty is still good when they are large.
 //!
-//! Locks are taken gates first (see `withdrawals`), then holds, then payments, each in the
-//! order of their keys. A [`Pay`] locks its hold, so that two of the same reservation are
-//! decided one after the other.
+//! Locks are taken in this order: gates (see `withdrawals`), holds, payments, and within each
+//! by key. A [`Pay`] locks its hold, so that two payments of the same reservation are decided
+//! one after the other.
 //!
 //! [`Pay`]: events::payment::Pay
 
@@ -32,15 +32,15 @@ use withdrawals::{Attempt, GATES, GivenBack, gates};
 /// What the messages of a batch need.
 #[derive(Debug, Default)]
 pub struct Keys {
-    /// Holds that are heard of or paid.
+    /// Holds that an event is about or a fan wants to pay.
     pub(crate) holds: Vec<Uuid>,
-    /// Reservations whose running or completed payment matters.
+    /// Reservations whose running or completed payment is needed.
     pub(crate) live: Vec<Uuid>,
-    /// Payments that are heard of.
+    /// Payments that an event is about.
     pub(crate) payments: Vec<Uuid>,
     /// Fans who want to pay.
     pub(crate) payers: Vec<Uuid>,
-    /// Fans who want to leave, and what is heard of that.
+    /// Fans whose withdrawal an event is about.
     pub(crate) leaving: Vec<Uuid>,
 }
 
@@ -48,17 +48,17 @@ pub struct Keys {
 #[derive(Debug)]
 struct Row<T> {
     now: T,
-    is_news: bool,
+    is_dirty: bool,
 }
 
-/// A payment, and where the database has it.
+/// A payment, and its standing in the database.
 #[derive(Debug)]
 struct PaymentRow {
     now: Payment,
     stored: Option<PaymentStanding>,
 }
 
-/// The page of holds and payments that one batch touches.
+/// The holds and payments that one batch touches.
 #[derive(Debug, Default)]
 pub struct UnitOfWork {
     holds: BTreeMap<ReservationId, Row<Hold>>,
@@ -69,23 +69,23 @@ pub struct UnitOfWork {
 }
 
 impl UnitOfWork {
-    /// What is known of a hold.
+    /// A hold, if it is known.
     pub(crate) fn hold(&self, id: ReservationId) -> Option<&Hold> {
         self.holds.get(&id).map(|row| &row.now)
     }
 
-    /// Takes in what was heard of a hold.
-    pub(crate) fn handle_hold(&mut self, id: ReservationId, heard: Hold) {
+    /// Applies what an event says about a hold.
+    pub(crate) fn apply_hold(&mut self, id: ReservationId, update: Hold) {
         match self.holds.get_mut(&id) {
-            Some(row) => row.is_news |= row.now.handle(&heard),
-            None => drop(self.holds.insert(id, Row { now: heard, is_news: true })),
+            Some(row) => row.is_dirty |= row.now.apply(&update),
+            None => drop(self.holds.insert(id, Row { now: update, is_dirty: true })),
         }
     }
 
-    /// Takes in that a hold has ended; one that was never heard of stays unknown.
+    /// Ends a hold; an unknown hold stays unknown.
     pub(crate) fn end_hold(&mut self, id: ReservationId) {
         if let Some(row) = self.holds.get_mut(&id) {
-            row.is_news |= row.now.end();
+            row.is_dirty |= row.now.end();
         }
     }
 
@@ -100,7 +100,7 @@ impl UnitOfWork {
         self.payments.get_mut(&id).map(|row| &mut row.now)
     }
 
-    /// Adds a payment that was granted.
+    /// Adds a new payment.
     pub(crate) fn add_payment(&mut self, payment: Payment) {
         self.keep_payment(payment, None);
     }
@@ -112,7 +112,7 @@ impl UnitOfWork {
         self.payments.insert(payment.id, PaymentRow { now: payment, stored });
     }
 
-    /// Loads holds, and takes the gates of who pays.
+    /// Loads holds, and takes the gates of the payers.
     async fn load_holds(
         &mut self,
         ids: &[Uuid],
@@ -148,13 +148,13 @@ impl UnitOfWork {
                 ended,
                 is_off,
             };
-            self.holds.insert(ReservationId(id), Row { now, is_news: false });
+            self.holds.insert(ReservationId(id), Row { now, is_dirty: false });
         }
         Ok(())
     }
 
-    /// Loads payments by their ids, and the live ones of reservations; with them, by the
-    /// same statement, the accounts of payers that are being closed: there are hardly any.
+    /// Loads payments by their ids, and the live payments of reservations. The same statement
+    /// loads the payers whose accounts are being closed: there are hardly any.
     async fn load_payments(
         &mut self,
         ids: &[Uuid],
@@ -192,10 +192,10 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Two lanes may hear of an unknown hold at once: the end wins here too.
+    /// Two batches may insert the same hold at once: the end wins here too.
     async fn save_holds(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let news: Vec<_> = self.holds.iter().filter(|(_, row)| row.is_news).collect();
-        if news.is_empty() {
+        let dirty: Vec<_> = self.holds.iter().filter(|(_, row)| row.is_dirty).collect();
+        if dirty.is_empty() {
             return Ok(());
         }
         sqlx::query(
@@ -208,15 +208,15 @@ impl UnitOfWork {
                  set ended = true, is_off = excluded.is_off
              where excluded.ended and not holds.ended",
         )
-        .bind(news.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.schedule_id.0).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.user_id.0).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.amount).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.seats as i32).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.hold_version).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.expires_at.0).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.ended).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.is_off).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.now.schedule_id.0).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.now.user_id.0).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.now.amount).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.now.seats as i32).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.now.hold_version).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.now.expires_at.0).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.now.ended).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.now.is_off).collect::<Vec<_>>())
         .execute(tx)
         .await?;
         Ok(())

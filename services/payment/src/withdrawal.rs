@@ -1,4 +1,4 @@
-//! Letting a fan go, or not: no payment may run, and no refund be due.
+//! Withdrawals: a fan may close the account when no payment runs and no refund is due.
 
 use events::{
     payment::{PaymentWithdrawalBlocked, PaymentWithdrawalCleared},

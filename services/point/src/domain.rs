@@ -1,4 +1,4 @@
-//! When points move: what is charged, taken, and given back.
+//! Decisions about wallets: charges, debits, refunds and withdrawals.
 
 use events::{
     EntryId, PaymentId, Problem, Timestamp, UserId, codes,
@@ -18,19 +18,19 @@ pub struct Wallet {
     pub state: WalletState,
 }
 
-/// Whether points may move. What was taken may come back whatever the state.
+/// Whether points may move. A refund is possible in every state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalletState {
-    /// They may.
+    /// Points may move.
     Open,
-    /// The fan may leave: nothing is charged or taken until that is refused.
+    /// A withdrawal is cleared: no charge and no debit unless it is refused.
     Closing,
-    /// Nothing is charged or taken any more.
+    /// No charge and no debit any more.
     Closed,
 }
 
 impl WalletState {
-    /// The state of a wallet whose owner's attempts to leave stand like this.
+    /// The state of a wallet, given the standings of its owner's attempts to close the account.
     pub fn of(attempts: impl Iterator<Item = Standing>) -> Self {
         attempts.fold(Self::Open, |state, standing| match (state, standing) {
             (_, Standing::Withdrawn) | (Self::Closed, _) => Self::Closed,
@@ -41,9 +41,9 @@ impl WalletState {
 }
 
 impl Wallet {
-    /// One that was just opened.
+    /// A new wallet.
     pub const OPENED: Self = Self { balance: 0, state: WalletState::Open };
-    /// One whose closing was heard before its opening.
+    /// A wallet whose closing arrived before its opening.
     pub const CLOSED: Self = Self { balance: 0, state: WalletState::Closed };
 }
 
@@ -52,25 +52,25 @@ impl Wallet {
 pub enum Trail {
     /// It was refused, for good.
     Refused,
-    /// So many points were taken from this fan.
+    /// Points were taken.
     Debited {
-        /// Whose points.
+        /// The fan who paid.
         user_id: UserId,
-        /// How many.
+        /// How many points.
         amount: i64,
     },
-    /// They were taken, and given back.
+    /// The points were taken, and given back.
     Refunded,
 }
 
-/// What becomes of a request to take points.
+/// The decision on a debit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Debit {
-    /// Take them.
+    /// Take the points.
     Take,
-    /// Nothing is taken, for good.
+    /// Take nothing, for good.
     Refuse(DebitRefusal),
-    /// It has been decided before.
+    /// It was decided before.
     Decided,
 }
 
@@ -96,7 +96,7 @@ pub fn charge(wallet: &Wallet, amount: i64, config: &Config) -> Result<i64, Prob
     }
 }
 
-/// Whether one charge may buy so much.
+/// Checks the amount of a charge.
 ///
 /// # Errors
 /// `invalid`.
@@ -109,7 +109,7 @@ pub fn check_charge(amount: i64, config: &Config) -> Result<(), Problem> {
     }
 }
 
-/// Whether `amount` points are taken for a payment; `attempt` is how often it was asked.
+/// Whether `amount` points are taken for a payment; `attempt` is how often the event was tried.
 ///
 /// # Errors
 /// `NotYet` while the wallet may still be opened, `Never` for a negative amount.
@@ -143,23 +143,21 @@ pub fn debit(
 /// back before.
 ///
 /// # Errors
-/// `NotYet` while nothing is known of the payment, `Never` when nothing was taken for it,
-/// or from somebody else.
+/// `NotYet` while the payment is unknown, `Never` when nothing was taken for it, or when
+/// another fan paid it.
 pub fn refund(trail: Option<&Trail>, fan: UserId) -> Result<Option<i64>, HandleError> {
     match trail {
         None => Err(HandleError::NotYet("payment.requested of this payment")),
         Some(Trail::Refunded) => Ok(None),
         Some(Trail::Debited { user_id, amount }) if *user_id == fan => Ok(Some(*amount)),
-        Some(Trail::Debited { .. }) => {
-            Err(HandleError::Never("somebody else has paid this".into()))
-        }
+        Some(Trail::Debited { .. }) => Err(HandleError::Never("another fan has paid this".into())),
         Some(Trail::Refused) => {
             Err(HandleError::Never("nothing was taken for this payment".into()))
         }
     }
 }
 
-/// What stands in the way of a fan who wants to leave.
+/// What blocks a fan's withdrawal.
 pub fn at_stake(wallet: &Wallet, forfeit: bool) -> Option<WithdrawalReason> {
     (wallet.balance > 0 && !forfeit).then_some(WithdrawalReason::Points)
 }
@@ -167,13 +165,13 @@ pub fn at_stake(wallet: &Wallet, forfeit: bool) -> Option<WithdrawalReason> {
 /// One movement between a wallet and the house.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// Whose wallet.
+    /// The owner of the wallet.
     pub user_id: UserId,
     /// Its id; ids grow with time.
     pub id: EntryId,
-    /// What moved points.
+    /// Why points moved.
     pub kind: EntryKind,
-    /// Points into the wallet; negative out of it.
+    /// Points added to the wallet; negative when they leave it.
     pub amount: i64,
     /// Points in the wallet afterwards.
     pub balance: i64,
@@ -184,7 +182,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What its owner is shown.
+    /// What its owner sees.
     pub fn to_view(&self) -> point::Entry {
         point::Entry {
             entry_id: self.id,
@@ -197,8 +195,8 @@ impl Entry {
     }
 }
 
-/// The house's side of a movement: money comes in as `cash`, seats go out as
-/// `sales`, and what is given up stays as `forfeits`.
+/// The house account on the other side of a movement: `cash` for money that comes in, `sales`
+/// for seats, `forfeits` for points that are given up.
 pub fn house(kind: EntryKind) -> &'static str {
     match kind {
         EntryKind::Charge => "cash",
@@ -263,9 +261,9 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_payment_is_no_payment() {
-        let miss = debit(None, Some(&open(100)), -1, 1, &config());
-        assert!(matches!(miss, Err(HandleError::Never(_))));
+    fn a_negative_payment_is_refused_for_good() {
+        let result = debit(None, Some(&open(100)), -1, 1, &config());
+        assert!(matches!(result, Err(HandleError::Never(_))));
     }
 
     #[test]
@@ -277,13 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_wallet_is_waited_for_before_it_counts_as_missing() {
-        let patience = config().unknown_wallet_attempts;
-        for attempt in 1..patience {
-            let miss = debit(None, None, 100, attempt, &config());
-            assert!(matches!(miss, Err(HandleError::NotYet(_))), "{attempt}");
+    fn a_payment_is_retried_before_an_unknown_wallet_counts_as_missing() {
+        let attempts_max = config().unknown_wallet_attempts;
+        for attempt in 1..attempts_max {
+            let result = debit(None, None, 100, attempt, &config());
+            assert!(matches!(result, Err(HandleError::NotYet(_))), "{attempt}");
         }
-        let refused = debit(None, None, 100, patience, &config());
+        let refused = debit(None, None, 100, attempts_max, &config());
         assert_eq!(refused, Ok(Debit::Refuse(DebitRefusal::NoWallet)));
     }
 
@@ -321,14 +319,14 @@ mod tests {
     }
 
     #[test]
-    fn points_keep_a_fan_unless_they_are_given_up() {
+    fn points_block_a_withdrawal_unless_they_are_given_up() {
         assert_eq!(at_stake(&open(1), false), Some(WithdrawalReason::Points));
         assert_eq!(at_stake(&open(1), true), None);
         assert_eq!(at_stake(&open(0), false), None);
     }
 
     #[test]
-    fn one_attempt_that_stands_closes_a_wallet_and_a_withdrawal_for_good() {
+    fn one_cleared_attempt_closes_a_wallet_and_a_withdrawal_closes_it_for_good() {
         use Standing::{Blocked, Cleared, Overtaken, Refused, Withdrawn};
         let state = |attempts: &[Standing]| WalletState::of(attempts.iter().copied());
         assert_eq!(state(&[]), WalletState::Open);

@@ -1,4 +1,4 @@
-//! One entry per fact heard and per command answered.
+//! One handler for each consumed event and each command.
 
 use events::{
     EntryId, PaymentId, ScheduleId, UserId, codes,
@@ -15,7 +15,7 @@ use mesh::{Caller, Execute, Handle, HandleError, Refusal};
 use crate::{
     Config, Keys, UnitOfWork,
     domain::{Debit, Entry, Wallet, WalletState, charge, check_charge, debit, refund},
-    unit_of_work::Stranded,
+    unit_of_work::Missed,
 };
 
 type Context<'a> = mesh::Context<'a, Config>;
@@ -32,7 +32,7 @@ impl Execute<Charge> for UnitOfWork {
     ) -> Result<point::Entry, Refusal> {
         let user_id = ctx.caller.user_id()?;
         check_charge(command.amount, ctx.config)?;
-        // A fan may charge before `user.registered` has come here; it is on its way.
+        // A fan may charge before `user.registered` has arrived here.
         let wallet =
             self.wallet(user_id).ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
         let balance = charge(wallet, command.amount, ctx.config)?;
@@ -57,7 +57,7 @@ impl Handle<UserRegistered> for UnitOfWork {
         keys.wallets.push(event.user_id.0);
     }
 
-    /// A late one finds a wallet that was closed meanwhile, and leaves it closed.
+    /// A late event may find a closed wallet, and leaves it closed.
     fn handle(&mut self, event: &UserRegistered, _: &mut Context<'_>) -> Result<(), HandleError> {
         self.open_wallet(event.user_id, Wallet::OPENED);
         Ok(())
@@ -113,7 +113,7 @@ impl Handle<ReservationCancelled> for UnitOfWork {
         }
     }
 
-    /// Only a confirmed reservation has a payment to give back, unless it was forfeited.
+    /// Only a confirmed reservation has a payment to refund, unless the ticket was forfeited.
     fn handle(
         &mut self,
         event: &ReservationCancelled,
@@ -166,8 +166,8 @@ impl UnitOfWork {
         });
     }
 
-    /// Gives back what was taken for a payment, once, whatever the wallet's state. What comes
-    /// back to a closed one is nobody's to spend, so operators are told.
+    /// Gives back what was taken for a payment, once, whatever the wallet's state. Points in a
+    /// closed wallet cannot be spent, so they are reported to the operators.
     fn give_back(
         &mut self,
         payment_id: PaymentId,
@@ -199,7 +199,7 @@ impl UnitOfWork {
             because,
         });
         if is_closed && amount > 0 {
-            self.strand(Stranded { user_id, payment_id: Some(payment_id), amount, at: ctx.now });
+            self.strand(Missed { user_id, payment_id: Some(payment_id), amount, at: ctx.now });
         }
         Ok(())
     }

@@ -1,11 +1,11 @@
-//! The page of wallets and ledger that one batch touches.
+//! The unit of work: the wallets and the part of the ledger that one batch touches.
 //!
-//! Every statement names its keys as an array and looks nothing else up, so that a plan
-//! which was made while the tables were empty is still good when they are large.
+//! Every statement gets its keys as an array and looks up nothing else. So a query plan made
+//! while the tables were empty is still good when they are large.
 //!
-//! Wallets are locked first, in the order of their owners; the ledger is read after that,
-//! so that whoever waited for a wallet sees what was written meanwhile. The messages of a
-//! batch find in memory what those before them have moved.
+//! Wallets are locked first, in the order of their owners. The ledger is read after that, so
+//! that a batch that waited for a wallet sees what was written meanwhile. Each message of a
+//! batch sees in memory what the messages before it have changed.
 
 #[cfg(feature = "sim")]
 pub(crate) mod in_memory;
@@ -29,13 +29,13 @@ use withdrawals::{Attempts, state_name, state_named};
 pub struct Keys {
     /// Owners of wallets.
     pub(crate) wallets: Vec<Uuid>,
-    /// Payments whose trail matters.
+    /// Payments whose trail is needed.
     pub(crate) payments: Vec<Uuid>,
-    /// Owners of wallets who want to leave, and what is heard of that.
+    /// Owners of wallets whose withdrawal an event is about.
     pub(crate) leaving: Vec<Uuid>,
 }
 
-/// A wallet, and what the database has of it.
+/// A wallet, and its state in the database.
 #[derive(Debug)]
 struct Row {
     now: Wallet,
@@ -50,20 +50,20 @@ struct Refused {
     at: Timestamp,
 }
 
-/// Points in a closed wallet: nobody can spend them, so an operator must see to them.
+/// Points in a closed wallet. Its owner cannot spend them, so an operator must deal with them.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Stranded {
-    /// Whose wallet it was.
+pub(crate) struct Missed {
+    /// The owner of the wallet.
     pub(crate) user_id: UserId,
-    /// The payment that was given back; none for what was in it when it closed.
+    /// The refunded payment; `None` for points that were in the wallet when it closed.
     pub(crate) payment_id: Option<PaymentId>,
-    /// How many.
+    /// How many points.
     pub(crate) amount: i64,
     /// Since when.
     pub(crate) at: Timestamp,
 }
 
-/// The page of wallets and ledger that one batch touches.
+/// The wallets and the part of the ledger that one batch touches.
 #[derive(Debug, Default)]
 pub struct UnitOfWork {
     wallets: BTreeMap<UserId, Row>,
@@ -71,7 +71,7 @@ pub struct UnitOfWork {
     entries: Vec<Entry>,
     refused: Vec<Refused>,
     attempts: Attempts,
-    stranded: Vec<Stranded>,
+    stranded: Vec<Missed>,
 }
 
 impl UnitOfWork {
@@ -90,13 +90,13 @@ impl UnitOfWork {
         self.trails.get(&id)
     }
 
-    /// Notes that a payment was refused.
+    /// Records that a payment was refused.
     pub(crate) fn refuse(&mut self, payment_id: PaymentId, user_id: UserId, at: Timestamp) {
         self.trails.insert(payment_id, Trail::Refused);
         self.refused.push(Refused { payment_id, user_id, at });
     }
 
-    /// Enters a movement: wallet, trail and ledger change together or not at all.
+    /// Enters a movement: the wallet, the trail and the ledger change together or not at all.
     pub(crate) fn enter(&mut self, entry: Entry) {
         let Some(row) = self.wallets.get_mut(&entry.user_id) else { return };
         row.now.balance = entry.balance;
@@ -110,13 +110,13 @@ impl UnitOfWork {
         self.entries.push(entry);
     }
 
-    /// What was entered in this batch.
+    /// The entries of this batch.
     #[cfg(test)]
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Two lanes that wait for the same wallet decide one after the other.
+    /// Two batches that need the same wallet decide one after the other.
     async fn load_wallets(&mut self, ids: &[Uuid], tx: &mut PgConnection) -> sqlx::Result<()> {
         let rows: Vec<(Uuid, i64, String)> = sqlx::query_as(
             "select user_id, balance, state::text from wallets
@@ -132,7 +132,7 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// The movements of each payment, or its refusal; the later one counts.
+    /// The movements of each payment, or its refusal; the last row of a payment counts.
     async fn load_trails(&mut self, ids: &[Uuid], tx: &mut PgConnection) -> sqlx::Result<()> {
         let rows: Vec<(Uuid, Uuid, i64, String)> = sqlx::query_as(
             "select payment_id, user_id, amount, kind::text from entries
@@ -156,8 +156,8 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Two lanes that open the same wallet at once: the second fails here, comes again
-    /// and finds the first one's.
+    /// When two batches open the same wallet at once, the second one fails here. Its retry
+    /// finds the wallet of the first.
     async fn insert_wallets(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
         let new: Vec<_> = self.wallets.iter().filter(|(_, row)| row.stored.is_none()).collect();
         if new.is_empty() {
@@ -269,14 +269,14 @@ impl mesh::UnitOfWork for UnitOfWork {
     }
 }
 
-/// An entry as it is selected: id, kind, amount, balance, payment, at.
+/// The columns of an entry: id, kind, amount, balance, payment, at.
 pub(crate) type EntryColumns = (Uuid, String, i64, i64, Option<Uuid>, OffsetDateTime);
 
-/// An entry of `user_id`, as it is stored.
+/// Reads a stored entry of `user_id`.
 pub(crate) fn entry(user_id: UserId, row: EntryColumns) -> sqlx::Result<Entry> {
     let (id, kind, amount, balance, payment_id, at) = row;
     let kind = kind_named(&kind)
-        .ok_or_else(|| sqlx::Error::Decode(format!("entry kind `{kind}` is not known").into()))?;
+        .ok_or_else(|| sqlx::Error::Decode(format!("unknown entry kind `{kind}`").into()))?;
     let (id, payment_id) = (EntryId(id), payment_id.map(PaymentId));
     Ok(Entry { user_id, id, kind, amount, balance, payment_id, at: Timestamp(at) })
 }

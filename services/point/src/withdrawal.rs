@@ -1,4 +1,4 @@
-//! Letting a fan go, or not: no points may be left, unless they are given up.
+//! Withdrawals: a fan may close the account when no points are left or the fan gives them up.
 
 use events::{
     EntryId,
@@ -11,7 +11,7 @@ use mesh::{Context, Handle, HandleError};
 use crate::{
     Config, Keys, UnitOfWork,
     domain::{Entry, Wallet, at_stake},
-    unit_of_work::Stranded,
+    unit_of_work::Missed,
 };
 
 impl Handle<UserWithdrawalRequested> for UnitOfWork {
@@ -47,7 +47,7 @@ impl Handle<UserWithdrawalRefused> for UnitOfWork {
         keys.leaving.push(event.user_id.0);
     }
 
-    /// It locks the wallet, like the request that it may overtake.
+    /// Locks the wallet, like the request that it may overtake.
     fn handle(
         &mut self,
         event: &UserWithdrawalRefused,
@@ -67,7 +67,7 @@ impl Handle<UserWithdrawn> for UnitOfWork {
         keys.leaving.push(event.user_id.0);
     }
 
-    /// What is left is given up, or was given back while the account was being closed.
+    /// Points that are left are forfeited, or were refunded while the account was being closed.
     fn handle(
         &mut self,
         event: &UserWithdrawn,
@@ -82,7 +82,7 @@ impl Handle<UserWithdrawn> for UnitOfWork {
             return Ok(());
         }
         if !forfeit {
-            self.strand(Stranded { user_id, payment_id: None, amount, at: ctx.now });
+            self.strand(Missed { user_id, payment_id: None, amount, at: ctx.now });
             return Ok(());
         }
         let entry_id = EntryId(ctx.new_id());

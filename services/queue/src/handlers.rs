@@ -1,4 +1,4 @@
-//! One act for each fact heard and each command answered.
+//! The function call of each event and each command.
 
 use events::{
     Problem, ScheduleId, Timestamp, UserId,
@@ -77,8 +77,8 @@ impl CallOn<PaymentCompleted> for Room {
 }
 
 impl CallOn<PaymentFailed> for Room {
-    /// Only who lost the hold goes back; after any other failure the hold lives on, and the
-    /// place with it.
+    /// Only a fan whose hold is gone is returned; after any other failure the hold lives on, and
+    /// so does the place.
     fn call(event: &PaymentFailed, _at: &At<'_, Config>) -> FunctionCall {
         if event.reason != PaymentFailure::HoldGone {
             return FunctionCall::new("nothing");
@@ -124,7 +124,8 @@ impl CallFor<Leave> for Room {
     }
 }
 
-/// The place that an act returned, signed: a ticket while it lasts, a pass while ACTIVE.
+/// The place that a function returned, with a signed ticket while it is WAITING or ACTIVE and a
+/// signed pass while it is ACTIVE.
 pub(crate) fn place(
     schedule: ScheduleId,
     user: UserId,
@@ -145,7 +146,7 @@ pub(crate) fn place(
     Ok(place)
 }
 
-/// Reads what `seen` of `room.lua` returns.
+/// Decodes what `seen` of `room.lua` returns.
 fn seen(value: &Reply) -> Result<Seen, Problem> {
     let moment = |index| {
         let millis = value.get(index)?;

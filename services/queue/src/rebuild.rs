@@ -1,5 +1,5 @@
-//! The room built anew from what its neighbours own and what was emitted, after Valkey has
-//! lost it.
+//! Rebuilds the rooms after Valkey has lost them, from the state of other services and from
+//! stored events.
 
 use std::collections::HashSet;
 
@@ -22,9 +22,9 @@ use tracing::warn;
 
 use crate::{Room, domain::text_of};
 
-/// The events that a room is rebuilt from: its own, which say where each place stood, and
-/// those that made the room, its holds and its sales. Payments that failed are not among
-/// them: what they did to a place is in the room's own events.
+/// The events that a room is rebuilt from: its own, which have the state of each place, and those
+/// that made the room, its holds and its sales. Failed payments are not among them: what they
+/// did to a place is in the room's own events.
 pub const REBUILT_FROM: &[&str] = &[
     QueueWaiting::NAME,
     QueueActivated::NAME,
@@ -40,38 +40,38 @@ pub const REBUILT_FROM: &[&str] = &[
     UserWithdrawn::NAME,
 ];
 
-/// A room that was over for longer is not made again.
+/// A room that has been over for longer is not rebuilt.
 const OVER_SECS: i64 = 30 * 86_400;
 
-/// Something that a room is rebuilt from.
+/// One piece of what a room is rebuilt from.
 #[derive(Debug, Clone)]
 pub enum Known {
-    /// An event: its subject, and itself.
+    /// An event: its subject and its payload.
     Event(String, Bytes),
-    /// A schedule, by its owner.
+    /// A schedule, as `concert` states it.
     Schedule(ScheduleStated),
-    /// A seat of a schedule, by its owner.
+    /// A seat of a schedule, as `reservation` states it.
     Seat(ScheduleId, SeatStated),
 }
 
-/// What to ask `concert` for: the schedules whose rooms are not over and forgotten.
+/// The query to `concert` for the schedules whose rooms are rebuilt.
 pub fn schedules_wanted(now: Timestamp) -> StateSchedules {
     StateSchedules { after: None, starts_after: Some(now.plus_secs(-OVER_SECS)) }
 }
 
-/// Takes in everything that is `known`, in any order, and declares the store whole, so that
-/// the room takes up its work again. On a store that is whole already it does nothing.
-/// Returns how much was taken in.
+/// Applies everything in `known`, in any order, and then marks the store as whole, so that the
+/// rooms work again. On a store that is whole already it does nothing. Returns how many items
+/// were applied.
 ///
-/// Streams keep a week, and a sale may have been announced long before. So schedules, holds
-/// and sales are known from those who own them, and only places come from streams alone: of
-/// an older place the fan has the ticket.
+/// Streams keep a week, and a sale may have been announced long before. So schedules, holds and
+/// sales come from the services that own them, and only places come from streams alone: for an
+/// older place the fan has the ticket.
 ///
-/// It may be broken off and begun anew at any time: everything has its effect once.
+/// It may be interrupted and started again at any time: every item has its effect once.
 ///
 /// # Errors
-/// `Contended` while another instance is at it; when Valkey cannot be reached, or what is known
-/// cannot be read to its end.
+/// `Contended` while another instance rebuilds the store; when Valkey cannot be reached, or
+/// `known` cannot be read to its end.
 pub async fn rebuild(
     valkey: &Valkey<Room>,
     known: impl Stream<Item = Result<Vec<Known>, Failure>>,
@@ -83,20 +83,20 @@ pub async fn rebuild(
     let Some(restoring) = valkey.begin_restoring().await? else {
         return Err(Failure::Contended("it is being rebuilt already".into()));
     };
-    match take_in(valkey, &restoring, known, now).await {
+    match apply_all(valkey, &restoring, known, now).await {
         Ok(count) => {
             restoring.seal().await?;
             Ok(count)
         }
         Err(failure) => {
-            // Away as it may be, the store lets the right lapse by itself.
+            // If the store is away, the lock expires by itself.
             let _ = restoring.give_up().await;
             Err(failure)
         }
     }
 }
 
-async fn take_in(
+async fn apply_all(
     valkey: &Valkey<Room>,
     restoring: &Restoring<Room>,
     known: impl Stream<Item = Result<Vec<Known>, Failure>>,
@@ -105,16 +105,16 @@ async fn take_in(
     restoring.perform(&[FunctionCall::new("forget")], now).await?;
     let mut count = 0;
     let mut known = std::pin::pin!(known);
-    while let Some(page) = known.next().await {
+    while let Some(batch) = known.next().await {
         let mut owners = HashSet::new();
         let mut calls = Vec::new();
-        for known in &page? {
+        for known in &batch? {
             let before = calls.len();
             match known {
                 Known::Event(subject, payload) => calls.extend(call(valkey, subject, payload, now)),
                 Known::Schedule(stated) => calls.extend(schedule(stated)),
                 Known::Seat(schedule_id, stated) => {
-                    // What has several seats is one hold, or one sale.
+                    // Several seats of one reservation are one hold, or one sale.
                     let owner = stated.owner.as_ref();
                     let owner = owner.filter(|owner| owners.insert(owner.reservation_id));
                     calls.extend(owner.map(|owner| owned(*schedule_id, owner)));
@@ -170,20 +170,22 @@ fn call(
         QueueReturned::NAME => adopt_returned(payload),
         QueueCompleted::NAME => adopt_completed(payload),
         QueueExpired::NAME => adopt_expired(payload),
-        ScheduleOpened::NAME => again::<ScheduleOpened>(valkey, payload, now),
-        ScheduleCancelled::NAME => again::<ScheduleCancelled>(valkey, payload, now),
-        ReservationCreated::NAME => again::<ReservationCreated>(valkey, payload, now),
-        ReservationExpired::NAME => again::<ReservationExpired>(valkey, payload, now),
-        ReservationCancelled::NAME => again::<ReservationCancelled>(valkey, payload, now),
-        PaymentCompleted::NAME => again::<PaymentCompleted>(valkey, payload, now),
-        UserWithdrawn::NAME => again::<UserWithdrawn>(valkey, payload, now),
+        ScheduleOpened::NAME => replayed::<ScheduleOpened>(valkey, payload, now),
+        ScheduleCancelled::NAME => replayed::<ScheduleCancelled>(valkey, payload, now),
+        ReservationCreated::NAME => replayed::<ReservationCreated>(valkey, payload, now),
+        ReservationExpired::NAME => replayed::<ReservationExpired>(valkey, payload, now),
+        ReservationCancelled::NAME => replayed::<ReservationCancelled>(valkey, payload, now),
+        PaymentCompleted::NAME => replayed::<PaymentCompleted>(valkey, payload, now),
+        UserWithdrawn::NAME => replayed::<UserWithdrawn>(valkey, payload, now),
         _ => return None,
     };
-    call.inspect_err(|error| warn!(event, %error, "a fact cannot be read; rebuilding without it"))
-        .ok()
+    call.inspect_err(
+        |error| warn!(event, %error, "an event cannot be decoded; rebuilding without it"),
+    )
+    .ok()
 }
 
-fn again<E: Event>(
+fn replayed<E: Event>(
     valkey: &Valkey<Room>,
     payload: &[u8],
     now: Timestamp,
@@ -194,7 +196,7 @@ where
     Ok(valkey.replaying(&serde_json::from_slice::<E>(payload)?, now))
 }
 
-/// A fact of the room's own telling; what it does not say is zero, or `-`.
+/// An event that the room itself emitted; fields that it does not have are zero, or `-`.
 struct Adopted {
     schedule_id: ScheduleId,
     user_id: UserId,

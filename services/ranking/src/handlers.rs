@@ -1,4 +1,4 @@
-//! One act for each fact heard, and one look for each ranking.
+//! The function call of each event, and of each ranking.
 
 use events::{
     concert::{ScheduleCancelled, ScheduleOpened, ScheduleState},
@@ -33,7 +33,7 @@ impl CallOn<ScheduleCancelled> for Charts {
 }
 
 impl CallOn<PaymentCompleted> for Charts {
-    /// A payment that was told before seats were counted in it was for one seat at least.
+    /// An event from before it had `seats` was for at least one seat.
     fn call(event: &PaymentCompleted, _at: &At<'_, Config>) -> FunctionCall {
         FunctionCall::new("sell")
             .arg(event.schedule_id)
@@ -44,16 +44,16 @@ impl CallOn<PaymentCompleted> for Charts {
 }
 
 impl CallOn<PaymentRefunded> for Charts {
-    /// As many seats go out as came in; the sale knows them.
+    /// The refund subtracts as many seats as the sale added; the stored sale has their number.
     fn call(event: &PaymentRefunded, _at: &At<'_, Config>) -> FunctionCall {
-        FunctionCall::new("give_back")
+        FunctionCall::new("refund")
             .arg(event.schedule_id)
             .arg(event.payment_id)
             .arg(event.ended_at.unix_millis())
     }
 }
 
-/// What the owner of the schedules states of one.
+/// The calls for a schedule that `concert` states.
 pub fn schedule_stated(stated: &ScheduleStated) -> Vec<FunctionCall> {
     let schedule = &stated.schedule;
     let open = FunctionCall::new("open")
@@ -70,16 +70,16 @@ pub fn schedule_stated(stated: &ScheduleStated) -> Vec<FunctionCall> {
     }
 }
 
-/// What the owner of the payments states of one.
+/// The calls for a sale that `payment` states.
 pub fn sale_stated(stated: &SaleStated) -> Vec<FunctionCall> {
     let of =
         |call: &'static str| FunctionCall::new(call).arg(stated.schedule_id).arg(stated.payment_id);
     let sell = of("sell").arg(stated.seats.max(1)).arg(stated.sold_at.unix_millis());
-    let back = stated.returned_at.map(|at| of("give_back").arg(at.unix_millis()));
-    std::iter::once(sell).chain(back).collect()
+    let refund = stated.returned_at.map(|at| of("refund").arg(at.unix_millis()));
+    std::iter::once(sell).chain(refund).collect()
 }
 
-/// What asks the store for a ranking.
+/// The call that reads a ranking.
 pub(crate) fn look(command: &RankConcerts) -> FunctionCall {
     match command.by {
         RankBy::Sold => FunctionCall::new("sold").arg(window_name(command.window)).arg(LIMIT_MAX),

@@ -1,4 +1,4 @@
-//! What is done with each message.
+//! One handler for each consumed event and each command.
 
 use events::{
     Command, PaymentId, Problem, ReservationId, SagaId, ScheduleId, SeatId, UserId, codes,
@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Config,
     domain::{
-        self, Claim, MeshClient, Pass, Place, Refund, Reservation, SEATS_PER_REQUEST_MAX, Schedule,
-        Seat, Settled, Terms,
+        self, Claim, HoldRequest, Pass, Place, Refund, Reservation, SEATS_PER_REQUEST_MAX,
+        Schedule, Seat, Settled, Terms,
     },
     unit_of_work::{Keys, Row, UnitOfWork},
 };
@@ -36,7 +36,7 @@ impl Handle<ScheduleOpened> for UnitOfWork {
         event: &ScheduleOpened,
         _ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
-        // Heard before, or its cancellation was: either is the later word.
+        // The schedule is known, or its cancellation came first: nothing to do in either case.
         if self.schedules.contains_key(&event.schedule_id) {
             return Ok(());
         }
@@ -61,14 +61,15 @@ impl Handle<ScheduleCancelled> for UnitOfWork {
         keys.changing.insert(event.schedule_id);
     }
 
-    /// Only the schedule: its reservations are thousands, and follow in batches of their own.
+    /// Marks only the schedule. Its reservations may be thousands; they are cancelled in
+    /// batches of their own.
     fn handle(
         &mut self,
         event: &ScheduleCancelled,
         _ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
         let known = self.schedules.get_mut(&event.schedule_id);
-        match (Schedule::called_off(known.as_ref().map(|row| &***row)), known) {
+        match (Schedule::schedule_cancelled(known.as_ref().map(|row| &***row)), known) {
             (Some(state), Some(row)) => *row.change() = state,
             (Some(state), None) => {
                 self.schedules.insert(event.schedule_id, Row::new(state));
@@ -84,10 +85,10 @@ impl Handle<QueueExpired> for UnitOfWork {
         keys.places.insert((event.schedule_id, event.user_id));
     }
 
-    /// The fan may reserve no more; what is held already stays until its own time is up.
+    /// The fan may not reserve any more. A hold that exists stays until its own end.
     fn handle(&mut self, event: &QueueExpired, _ctx: &mut Context<'_>) -> Result<(), HandleError> {
         let place = Place { ended_version: event.place_version };
-        self.handle_place((event.schedule_id, event.user_id), place);
+        self.apply_place((event.schedule_id, event.user_id), place);
         Ok(())
     }
 }
@@ -97,8 +98,8 @@ impl Handle<PaymentHoldExtensionRequested> for UnitOfWork {
         keys.reservations.insert(event.reservation_id);
     }
 
-    /// A hold that has ended, or has another owner, is not extended; its payment learns so
-    /// when the money comes.
+    /// A hold that has ended, or has another owner, is not extended; its payment is refused
+    /// when the debit arrives.
     fn handle(
         &mut self,
         event: &PaymentHoldExtensionRequested,
@@ -119,8 +120,9 @@ impl Handle<PointDebited> for UnitOfWork {
         keys.reservations.insert(event.reservation_id);
     }
 
-    /// The moment of truth. The sweep may be about to expire this hold in another lane:
-    /// whoever locks the row first decides, and the other one finds it decided.
+    /// Confirms the reservation, or refuses the payment. The sweep may be about to expire this
+    /// hold in another batch: the batch that locks the row first decides, and the other one
+    /// finds the decision.
     fn handle(&mut self, event: &PointDebited, ctx: &mut Context<'_>) -> Result<(), HandleError> {
         let Some(row) = self.reservations.get_mut(&event.reservation_id) else {
             if ctx.attempt < ctx.config.unknown_tries_max {
@@ -144,7 +146,8 @@ impl Handle<PointDebited> for UnitOfWork {
                 self.note_paid(event.reservation_id);
             }
             Settled::Lapsed => {
-                // The clock was set back between two looks at it; the sweep comes first.
+                // The seats are not loaded, because the clock was set back in between; the
+                // sweep expires the hold first.
                 if !self.has_seats_of(event.reservation_id) {
                     return Err(HandleError::NotYet("the end of the hold"));
                 }
@@ -161,7 +164,7 @@ impl Handle<PaymentRefunded> for UnitOfWork {
         keys.reservations.insert(event.reservation_id);
     }
 
-    /// The money that a cancellation has sent back is there: it keeps the fan no more.
+    /// The refund of a cancellation is complete: it no longer blocks a withdrawal.
     fn handle(
         &mut self,
         event: &PaymentRefunded,
@@ -176,17 +179,17 @@ impl Handle<PaymentRefunded> for UnitOfWork {
     }
 }
 
-/// Hold seats with a pass that was verified: what [`events::reservation::Reserve`] becomes
-/// once its signature is checked.
+/// Hold seats with a verified pass: what [`events::reservation::Reserve`] becomes once the
+/// signature of its pass is checked.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hold {
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Which.
+    /// The seats.
     pub seats: Vec<SeatId>,
-    /// What the pass grants; `None` when it is not a good one.
+    /// What the pass grants; `None` when it is not valid.
     pub pass: Option<Pass>,
-    /// It was good once: its fan is told what has become of the sale.
+    /// The pass was valid once. The refusal then says what has become of the sale.
     #[serde(default)]
     pub is_late: bool,
 }
@@ -197,19 +200,19 @@ impl Command for Hold {
     type Reply = View;
 }
 
-/// `live.reservation.refused.<schedule>`: fans were turned away.
+/// `live.reservation.refused.<schedule>`: a hold was refused.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HoldRefused {
-    /// Who asked.
+    /// The fan who asked for it.
     pub user_id: UserId,
     /// The problem's code.
     pub code: String,
-    /// The seats that were in the way; else those that were asked for.
+    /// The seats that caused the refusal, or the requested ones.
     pub seats: Vec<SeatId>,
 }
 
 impl Hold {
-    /// What can be decided before anything is loaded.
+    /// The checks that need no loaded state.
     fn admissible(&self, user_id: UserId) -> Result<&Pass, Problem> {
         domain::well_formed(&self.seats)?;
         let why = match self.is_late {
@@ -224,7 +227,7 @@ impl Hold {
 }
 
 impl Execute<Hold> for UnitOfWork {
-    /// Who is turned away at the door locks nothing.
+    /// A request that fails those checks locks nothing.
     fn keys(command: &Hold, caller: &Caller, keys: &mut Keys) {
         let Ok(user_id) = caller.user_id() else { return };
         if command.admissible(user_id).is_ok() {
@@ -272,7 +275,7 @@ impl Execute<Cancel> for UnitOfWork {
 }
 
 impl UnitOfWork {
-    /// Decides a hold; the checks come in the order of their codes in the documentation.
+    /// Decides a hold. The checks come in the order of their codes in the documentation.
     fn hold(
         &self,
         command: &Hold,
@@ -282,8 +285,8 @@ impl UnitOfWork {
         let Hold { schedule_id, .. } = command;
         domain::well_formed(&command.seats)?;
         let schedule = self.schedules.get(schedule_id);
-        // What has become of the sale is said first: a place that ended with it was nobody's
-        // fault.
+        // The state of the sale is checked first: when the sale has ended, that is why the
+        // place has ended too.
         if let Some(schedule) = schedule {
             schedule.on_sale(ctx.now)?;
         }
@@ -297,29 +300,29 @@ impl UnitOfWork {
         if self.is_closing(user_id) {
             return Err(Problem::from(codes::ACCOUNT_CLOSING).into());
         }
-        // The pass speaks for the schedule: it was opened, and we are about to hear so.
+        // A valid pass proves that the schedule was opened: its event is on the way.
         let terms = schedule.ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
         let terms = terms.on_sale(ctx.now)?;
-        let asked: Vec<SeatId> =
-            command.seats.iter().map(|seat| self.meant(*schedule_id, seat)).collect();
-        // Two ways of writing one seat name it twice.
-        domain::well_formed(&asked)?;
-        let free = domain::free_seats(&asked, |seat| self.seat(*schedule_id, seat))?;
-        domain::within_limit(bought.map(|it| it.seats).sum(), asked.len(), terms)?;
-        let client = MeshClient {
+        let requested: Vec<SeatId> =
+            command.seats.iter().map(|seat| self.resolve(*schedule_id, seat)).collect();
+        // Two spellings of one seat name it twice.
+        domain::well_formed(&requested)?;
+        let free = domain::free_seats(&requested, |seat| self.seat(*schedule_id, seat))?;
+        domain::within_limit(bought.map(|it| it.seats).sum(), requested.len(), terms)?;
+        let request = HoldRequest {
             id: ReservationId(ctx.id),
             schedule_id: *schedule_id,
             user_id,
             place_version: pass.place_version,
         };
-        let seats = asked.into_iter().zip(free.into_iter().copied());
-        Ok(Reservation::hold(client, seats, terms, ctx.config.grace_secs, ctx.now))
+        let seats = requested.into_iter().zip(free.into_iter().copied());
+        Ok(Reservation::hold(request, seats, terms, ctx.config.grace_secs, ctx.now))
     }
 
-    /// The seat that is meant by what was asked for; itself when there is none.
-    fn meant(&self, schedule_id: ScheduleId, asked: &SeatId) -> SeatId {
+    /// The existing seat that the requested name stands for; the name itself when there is none.
+    fn resolve(&self, schedule_id: ScheduleId, requested: &SeatId) -> SeatId {
         let exists = |seat: &SeatId| self.seat(schedule_id, seat).is_some();
-        asked.readings().into_iter().find(exists).unwrap_or_else(|| asked.clone())
+        requested.readings().into_iter().find(exists).unwrap_or_else(|| requested.clone())
     }
 
     /// Expires a hold whose time is up, in the saga of the hold itself.
@@ -331,20 +334,20 @@ impl UnitOfWork {
         self.end(id, ReservationState::Expired);
     }
 
-    /// Cancels a hold or a confirmed reservation, with what is to be told of it; `None` when
-    /// it has ended before.
+    /// Cancels a hold or a confirmed reservation, and returns the event to emit; `None` when
+    /// it had ended before.
     pub(crate) fn cancel(
         &mut self,
         id: ReservationId,
         reason: CancelReason,
     ) -> Option<ReservationCancelled> {
         let row = self.reservations.get_mut(&id).filter(|row| row.owns())?;
-        let emitted = cancelled(row, reason);
+        let event = cancelled(row, reason);
         let refund = row.refund_after(reason);
         let ended = row.change();
         (ended.refund, ended.cancel_reason) = (refund, Some(reason));
         self.end(id, ReservationState::Cancelled);
-        Some(emitted)
+        Some(event)
     }
 }
 
@@ -386,7 +389,7 @@ fn confirmed(reservation: &Reservation, payment_id: PaymentId) -> ReservationCon
     }
 }
 
-/// Whatever is known here, it is the payer whose money goes back.
+/// The money always goes back to the payer named in the debit, whatever is known here.
 fn refused(event: &PointDebited, reason: ConfirmRefusal) -> ReservationConfirmRefused {
     ReservationConfirmRefused {
         reservation_id: event.reservation_id,

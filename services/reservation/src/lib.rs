@@ -1,26 +1,25 @@
-//! Reservations: the one judge of who owns a seat.
+//! Reservations: the service that alone decides who owns a seat.
 //!
-//! **Owns** the seats of each schedule, the reservations that hold or own them, and which
-//! passes are void because their places have ended. Who is ACTIVE is what a signed pass says.
+//! **Owns** the seats of each schedule, the reservations that hold or own them, and the ended
+//! places, whose passes are void. A signed pass says that a fan is ACTIVE.
 //!
-//! **Hears** what is put on sale and called off, which places have ended, which payments began
-//! in the last minute of their holds, which money was taken or is back, and who wants to leave.
-//! **Says** that seats are held, sold, or free again, and that a
-//! payment came too late.
+//! **Consumes** schedules opened and cancelled, ended places, payments that began in the last
+//! minute of their holds, debits, refunds and withdrawals. **Emits** that seats are held, sold
+//! or free again, that a payment came too late, and its answer to a withdrawal.
 //!
 //! Invariants:
-//! - A seat has at most one owner: it is one row, with room for one.
-//! - Seats are given all together or not at all.
-//! - A hold ends within a second of its time and never lives past its hard cap.
-//! - Whoever frees or confirms presents owner and `hold_version`, so a late message of a
-//!   former owner never touches the next one.
-//! - Money that was taken is answered, once: by a confirmation or by a refusal that has it
-//!   returned.
-//! - A fan who was let go holds, buys and gives back nothing more, until that is refused.
+//! - A seat has at most one owner: it is one row, with room for one owner.
+//! - The seats of a request are granted together or not at all.
+//! - A hold ends within a second of its end time and never lives past its hard cap.
+//! - Every step that frees or confirms seats presents the owner and `hold_version`, so a late
+//!   message of a former owner never touches the next one.
+//! - Every debit is answered once: by a confirmation, or by a refusal that leads to a refund.
+//! - A fan whose withdrawal is cleared holds, buys and gives back nothing more, until the
+//!   withdrawal is refused.
 
 mod domain;
 mod handlers;
-mod reads;
+mod queries;
 mod timers;
 mod unit_of_work;
 mod withdrawal;
@@ -44,7 +43,7 @@ use mesh::{Allow, QueryContext, Service, postgres::Postgres};
 
 pub use unit_of_work::{Keys, UnitOfWork};
 
-/// What the simulation drives this service with.
+/// What the simulation needs of this service.
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::{
@@ -61,16 +60,17 @@ pub const NAME: &str = "reservation";
 /// The service's tables.
 pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["reservation/0101_reservation.sql", "reservation/0102_terms_and_ends.sql"];
 
-/// How often the clock is asked what has come due.
+/// How often the timers look for due holds and cancelled shows.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What may be set.
+/// The settings of this service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Seconds that a hold lives on, once, when its payment has begun in its last minute,
-    /// and by which it may outlive its time at most.
+    /// Seconds by which a hold is extended, once, when its payment begins in its last minute;
+    /// also how far the hard cap lies behind the hold's original end.
     pub grace_secs: u32,
-    /// Deliveries after which money for a reservation that was never heard of is returned.
+    /// How often a debit of an unknown reservation is tried before it is refused and the money
+    /// goes back.
     pub unknown_tries_max: u64,
 }
 
@@ -80,7 +80,7 @@ impl Default for Config {
     }
 }
 
-/// The service.
+/// The events this service consumes, the commands and queries it answers, and its timers.
 pub fn service() -> Service<Postgres<UnitOfWork>> {
     const CREATED: &str = ReservationCreated::NAME;
     const CONFIRMED: &str = ReservationConfirmed::NAME;
@@ -100,19 +100,19 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         ])
         .consumes::<user::UserWithdrawalRefused>(&[])
         .consumes::<user::UserWithdrawn>(&[CANCELLED])
-        .reads::<Reserve, _, _>(Allow::User, reads::reserve)
-        .answers::<handlers::Hold>(Allow::Inside, &[CREATED])
-        .answers::<Cancel>(Allow::User, &[CANCELLED])
-        .reads::<GetReservation, _, _>(Allow::User, reads::get)
-        .reads::<FindReservations, _, _>(Allow::User, reads::find)
-        .reads::<StateSeats, _, _>(
+        .queries::<Reserve, _, _>(Allow::User, queries::reserve)
+        .executes::<handlers::Hold>(Allow::Inside, &[CREATED])
+        .executes::<Cancel>(Allow::User, &[CANCELLED])
+        .queries::<GetReservation, _, _>(Allow::User, queries::get)
+        .queries::<FindReservations, _, _>(Allow::User, queries::find)
+        .queries::<StateSeats, _, _>(
             Allow::Service,
-            |ctx: QueryContext<Postgres<UnitOfWork>>, command, _| async move {
-                reads::stated(ctx.pool(), command).await
+            |ctx: QueryContext<Postgres<UnitOfWork>>, query, _| async move {
+                queries::stated(ctx.pool(), query).await
             },
         )
-        .answers::<timers::ExpireHold>(Allow::Inside, &[EXPIRED])
-        .answers::<timers::EmptyShow>(Allow::Inside, &[CANCELLED])
+        .executes::<timers::ExpireHold>(Allow::Inside, &[EXPIRED])
+        .executes::<timers::EmptyShow>(Allow::Inside, &[CANCELLED])
         .every("expire", TICK, timers::due_holds)
         .every("empty", TICK, timers::cancelled_shows)
 }

@@ -1,14 +1,15 @@
-//! The page of its state that one batch touches: loaded and locked, saved where changed.
+//! The unit of work: the state that one batch touches. It is loaded and locked, and saved where
+//! it has changed.
 //!
-//! Rows are locked table by table, always in the same order, and within a table by key:
-//! gates (see `withdrawals`), schedules, places, reservations, seats. So two lanes may wait for each other, but never
-//! in a circle. Whoever finds a seat free holds its lock until commit; the batch behind
-//! finds it taken.
+//! Rows are locked table by table, always in the same order, and within a table by key: gates
+//! (see `withdrawals`), schedules, places, reservations, seats. So two batches may wait for
+//! each other, but never in a cycle. A batch that finds a seat free holds its lock until
+//! commit; the batch that waited for it then finds the seat taken.
 
 #[cfg(feature = "sim")]
 pub(crate) mod in_memory;
 mod load;
-mod page;
+mod rows;
 mod save;
 mod withdrawals;
 
@@ -26,34 +27,34 @@ use crate::{
 };
 
 pub(crate) use load::ReservationRow;
-pub(crate) use page::Row;
-pub use page::UnitOfWork;
+pub(crate) use rows::Row;
+pub use rows::UnitOfWork;
 
 /// What the messages of a batch need.
 #[derive(Debug, Default)]
 pub struct Keys {
-    /// Schedules that are sold from.
+    /// Schedules whose seats are requested.
     pub(crate) selling: BTreeSet<ScheduleId>,
     /// Schedules that are opened or cancelled.
     pub(crate) changing: BTreeSet<ScheduleId>,
-    /// Places that are heard of.
+    /// Places that an event is about.
     pub(crate) places: BTreeSet<(ScheduleId, UserId)>,
-    /// Places whose fans ask for a hold: their seats are counted too.
+    /// Places whose fans ask for a hold. The seats these fans have are counted too.
     pub(crate) buyers: BTreeSet<(ScheduleId, UserId)>,
     /// Reservations that keep their seats, unless their time is up.
     pub(crate) reservations: BTreeSet<ReservationId>,
     /// Reservations that may give their seats up.
     pub(crate) ending: BTreeSet<ReservationId>,
-    /// Reservations whose fans give them back: of those the terms are wanted.
+    /// Reservations that their fans give back. The terms of their schedules are loaded too.
     pub(crate) returning: BTreeSet<ReservationId>,
-    /// Fans who want to leave, and what is heard of that.
+    /// Fans whose withdrawal an event is about.
     pub(crate) leaving: BTreeSet<UserId>,
-    /// Seats that are asked for.
+    /// Requested seats.
     pub(crate) seats: BTreeSet<(ScheduleId, SeatId)>,
 }
 
-/// The time of a batch is taken a moment before its book is loaded. A hold whose end is
-/// this near is loaded with its seats, so that it can be expired whenever it is looked at.
+/// The time of a batch is taken a moment before its unit of work is loaded. A hold that ends
+/// this soon is loaded with its seats, so that every message of the batch can expire it.
 const NEAR: Duration = Duration::from_secs(1);
 
 impl mesh::UnitOfWork for UnitOfWork {
@@ -102,7 +103,7 @@ impl mesh::UnitOfWork for UnitOfWork {
     }
 }
 
-/// One column of some rows, for `unnest`.
+/// One column of these rows, for `unnest`.
 fn column<'a, R, T>(rows: &'a [R], read: impl Fn(&'a R) -> T) -> Vec<T> {
     rows.iter().map(read).collect()
 }
@@ -168,7 +169,7 @@ fn cancel_reason_of(name: &str) -> sqlx::Result<CancelReason> {
     }
 }
 
-/// The database holds a word that is none of ours.
+/// The database holds a state that this service does not know.
 fn unreadable(word: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("`{word}` is no state").into())
+    sqlx::Error::Decode(format!("unknown state `{word}`").into())
 }

@@ -1,5 +1,5 @@
-//! Letting a fan go, or not: there may be no tickets for shows to come, unless they are given
-//! up, and no refund of a cancellation may be due.
+//! Withdrawals: a fan may close the account when there are no tickets for shows to come, or
+//! the fan gives them up, and no refund of a cancellation is due.
 
 use events::{
     reservation::{
@@ -64,8 +64,7 @@ impl Handle<UserWithdrawn> for UnitOfWork {
         keys.leaving.insert(event.user_id);
     }
 
-    /// Holds end, and so do tickets that are given up. A ticket of a show that is past stays
-    /// what it was.
+    /// Cancels holds, and tickets that are given up. A ticket of a past show stays as it is.
     fn handle(
         &mut self,
         event: &UserWithdrawn,

@@ -1,4 +1,4 @@
-//! What this service does with each fact and each command.
+//! The handlers of events and commands.
 
 use events::{
     AttemptId, Problem, SagaId, codes,
@@ -24,16 +24,20 @@ use crate::{
 };
 
 macro_rules! answers {
-    ($($event:ty, $party:expr, |$heard:ident| $answered:expr;)+) => {$(
-        impl Handle<$event> for UnitOfWork {
-            fn keys(event: &$event, keys: &mut Keys) {
+    ($($type:ty, $party:expr, |$event:ident| $answered:expr;)+) => {$(
+        impl Handle<$type> for UnitOfWork {
+            fn keys(event: &$type, keys: &mut Keys) {
                 keys.users.insert(event.user_id);
                 keys.attempts.insert(event.attempt);
             }
 
-            /// One that belongs to no attempt of ours, or comes late, changes nothing.
-            fn handle(&mut self, $heard: &$event, ctx: &mut Context<'_, Config>) -> Result<(), HandleError> {
-                let Some(withdrawal) = self.withdrawals.get($heard.attempt) else { return Ok(()) };
+            /// An answer to an unknown attempt, or a late one, changes nothing.
+            fn handle(
+                &mut self,
+                $event: &$type,
+                ctx: &mut Context<'_, Config>,
+            ) -> Result<(), HandleError> {
+                let Some(withdrawal) = self.withdrawals.get($event.attempt) else { return Ok(()) };
                 let mut withdrawal = withdrawal.clone();
                 let outcome = withdrawal.answer($party, $answered, ctx.now);
                 self.conclude(withdrawal, outcome, ctx);
@@ -125,7 +129,8 @@ impl Execute<OpenSession> for UnitOfWork {
         command: &OpenSession,
         ctx: &mut Context<'_, Config>,
     ) -> Result<Card, Refusal> {
-        // Closed while its password was being checked: no session outlives an account.
+        // The account may have been closed while its password was checked: no session outlives an
+        // account.
         let account = self
             .accounts
             .get(command.user_id)
@@ -157,7 +162,7 @@ impl Execute<RotateRefresh> for UnitOfWork {
         ctx: &mut Context<'_, Config>,
     ) -> Result<Rotated, Refusal> {
         let unknown = || {
-            let what = "is no refresh token that is good now; log in again";
+            let what = "is not a valid refresh token; log in again";
             Problem::about(codes::UNAUTHENTICATED, "refresh_token", what)
         };
         let token = self.tokens.get(command.presented).ok_or_else(unknown)?;
@@ -198,8 +203,8 @@ impl Execute<Withdraw> for UnitOfWork {
         }
     }
 
-    /// There is one attempt at a time; asked again on the same terms, it is that one. So is
-    /// the one that has closed the account.
+    /// There is one attempt at a time; a repeat on the same terms returns it. So does one after the
+    /// account was closed.
     fn execute(
         &mut self,
         command: &Withdraw,
@@ -230,7 +235,7 @@ impl Execute<RefuseWithdrawal> for UnitOfWork {
         keys.attempts.insert(command.attempt);
     }
 
-    /// The last answer may have come since the timer looked.
+    /// The last answer may have come since the timer's query.
     fn execute(
         &mut self,
         command: &RefuseWithdrawal,
@@ -280,9 +285,9 @@ impl UnitOfWork {
         self.accounts.get(user_id).ok_or_else(|| codes::NOT_FOUND.into())
     }
 
-    /// Adds an account and tells of it. Two lanes that add the same address at once both
-    /// find none; the second to commit breaks the unique constraint, is decided again,
-    /// and finds the first.
+    /// Adds an account and emits its event. Two batches that add the same address at once both
+    /// find none; the second to commit violates the unique constraint, is decided again, and
+    /// finds the first.
     fn add(&mut self, email: Email, hash: Secret, ctx: &mut Context<'_, Config>) -> Account {
         let user_id = events::UserId(ctx.id);
         let account = Account::open(user_id, email, hash, ctx.now);
@@ -291,7 +296,7 @@ impl UnitOfWork {
         account
     }
 
-    /// Keeps what an answer, or its absence, made of an attempt, and does what follows.
+    /// Saves an attempt after an answer or a timeout, and does what follows from its outcome.
     fn conclude(
         &mut self,
         withdrawal: Withdrawal,

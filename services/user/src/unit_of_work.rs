@@ -26,16 +26,16 @@ pub use withdrawals::{COLUMNS as WITHDRAWAL_COLUMNS, WithdrawalRow};
 /// Rows of each table that one [`crate::inside::Tidy`] deletes at most.
 const TIDY_ROWS: i64 = 10_000;
 
-/// What the messages of a batch need.
+/// The keys of what a batch loads.
 #[derive(Debug, Default)]
 pub struct Keys {
     /// Accounts by id.
     pub users: BTreeSet<UserId>,
     /// Accounts by address.
     pub emails: BTreeSet<Email>,
-    /// Accounts whose running or successful attempt to leave matters.
+    /// Users whose running or successful attempt to close the account is loaded.
     pub leaving: BTreeSet<UserId>,
-    /// Attempts to leave, by id.
+    /// Attempts to close an account, by id.
     pub attempts: BTreeSet<AttemptId>,
     /// Refresh tokens, with the accounts they belong to.
     pub tokens: BTreeSet<Digest>,
@@ -43,26 +43,26 @@ pub struct Keys {
     pub strikes: BTreeSet<Digest>,
 }
 
-/// Rows in memory, and which of them have changed.
+/// The loaded rows of a table, and which of them have changed.
 #[derive(Debug)]
-pub struct Shelf<K, V> {
+pub struct Rows<K, V> {
     rows: BTreeMap<K, V>,
     changed: BTreeSet<K>,
 }
 
-impl<K, V> Default for Shelf<K, V> {
+impl<K, V> Default for Rows<K, V> {
     fn default() -> Self {
         Self { rows: BTreeMap::new(), changed: BTreeSet::new() }
     }
 }
 
-impl<K: Ord + Copy, V> Shelf<K, V> {
+impl<K: Ord + Copy, V> Rows<K, V> {
     /// The row of this key.
     pub fn get(&self, key: K) -> Option<&V> {
         self.rows.get(&key)
     }
 
-    /// Puts a row in place of what was there; it will be saved.
+    /// Inserts or replaces a row; it will be saved.
     pub fn put(&mut self, key: K, value: V) {
         self.rows.insert(key, value);
         self.changed.insert(key);
@@ -77,37 +77,38 @@ impl<K: Ord + Copy, V> Shelf<K, V> {
         Self { rows: rows.into_iter().collect(), changed: BTreeSet::new() }
     }
 
-    /// In the order of the keys, so that two batches lock their rows in the same order.
+    /// The changed rows in the order of their keys, so that two batches lock rows in the same
+    /// order.
     fn changed(&self) -> Vec<(K, &V)> {
         self.changed.iter().filter_map(|key| Some((*key, self.rows.get(key)?))).collect()
     }
 }
 
-/// The page of the service's state that one batch touches.
+/// The state of this service that one batch touches.
 #[derive(Debug, Default)]
 pub struct UnitOfWork {
     /// Accounts.
-    pub accounts: Shelf<UserId, Account>,
+    pub accounts: Rows<UserId, Account>,
     /// Refresh tokens by hash.
-    pub tokens: Shelf<Digest, RefreshToken>,
+    pub tokens: Rows<Digest, RefreshToken>,
     /// Failed log-ins by the hash of the address.
-    pub strikes: Shelf<Digest, Strikes>,
+    pub strikes: Rows<Digest, Strikes>,
     /// Attempts to close accounts.
-    pub withdrawals: Shelf<AttemptId, Withdrawal>,
-    /// Sessions that end, all tokens of them.
+    pub withdrawals: Rows<AttemptId, Withdrawal>,
+    /// Families of tokens whose sessions end.
     pub ended_families: BTreeSet<Uuid>,
     /// Accounts that lose all their sessions.
     pub logged_out: BTreeSet<UserId>,
-    /// Wishes that have come true, by address.
+    /// Granted wishes, by address.
     pub granted: BTreeSet<String>,
-    /// Set to delete what nobody needs any more.
+    /// Set to delete expired rows.
     pub tidy: Option<Tidying>,
 }
 
 /// What a [`crate::inside::Tidy`] deletes.
 #[derive(Debug, Clone, Copy)]
 pub struct Tidying {
-    /// The present.
+    /// The current time; refresh tokens that have expired by then are deleted.
     pub now: Timestamp,
     /// Strikes before this do not count any more.
     pub strikes_before: Timestamp,
@@ -119,7 +120,7 @@ impl UnitOfWork {
         self.accounts.values().find(|account| account.email() == Some(email))
     }
 
-    /// The attempt of this user that runs, or has closed the account.
+    /// The attempt of this user that is running, or that has closed the account.
     pub fn standing_withdrawal(&self, user_id: UserId) -> Option<&Withdrawal> {
         let stands = |attempt: &&Withdrawal| {
             attempt.user_id == user_id && attempt.state != WithdrawalState::Refused
@@ -133,14 +134,14 @@ impl mesh::UnitOfWork for UnitOfWork {
     type Config = Config;
     const KEY: &'static str = "user_id";
 
-    /// Accounts are locked first, in order, and guard all that belongs to them: whoever
-    /// changes a token holds its account.
+    /// Accounts are locked first, in order, and guard all that belongs to them: a batch that
+    /// changes a token holds the lock of its account.
     async fn load(keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
         Ok(Self {
-            accounts: Shelf::loaded(accounts(&keys, tx).await?),
-            tokens: Shelf::loaded(tokens(&keys, tx).await?),
-            strikes: Shelf::loaded(strikes(&keys, tx).await?),
-            withdrawals: Shelf::loaded(withdrawals::load(&keys, tx).await?),
+            accounts: Rows::loaded(accounts(&keys, tx).await?),
+            tokens: Rows::loaded(tokens(&keys, tx).await?),
+            strikes: Rows::loaded(strikes(&keys, tx).await?),
+            withdrawals: Rows::loaded(withdrawals::load(&keys, tx).await?),
             ..Self::default()
         })
     }
@@ -211,8 +212,8 @@ async fn tokens(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(Digest,
         .collect()
 }
 
-/// Each slate is there before it is locked. Of two lanes with the first strikes of an
-/// address at once, the second waits for the first here, and then counts on from it.
+/// Inserts each missing row before it locks it. Of two batches with the first strikes of an
+/// address at once, the second waits here for the first, and then counts on from it.
 async fn strikes(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(Digest, Strikes)>> {
     if keys.strikes.is_empty() {
         return Ok(Vec::new());
@@ -299,7 +300,7 @@ impl UnitOfWork {
             .execute(&mut *tx)
             .await?;
         }
-        // After the insert, so that what this batch opened and ended does not stay.
+        // After the insert, so that a session which this batch opens and ends does not stay.
         if !self.ended_families.is_empty() || !self.logged_out.is_empty() {
             sqlx::query(
                 "delete from refresh_tokens where family_id = any($1) or user_id = any($2)",
@@ -312,7 +313,7 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// A row without strikes stays, empty, until it is tidied away.
+    /// A row without strikes stays, empty, until [`tidy`] deletes it.
     async fn save_strikes(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
         let changed = self.strikes.changed();
         if changed.is_empty() {
@@ -340,7 +341,8 @@ impl UnitOfWork {
     }
 }
 
-/// Deletes a portion of each table; what another batch holds is left for the next time.
+/// Deletes some expired rows of each table; rows that another batch has locked are left for the
+/// next time.
 async fn tidy(tidying: Tidying, tx: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query(
         "delete from refresh_tokens where token_hash in (
@@ -401,7 +403,7 @@ fn withdrawn_in(state: &State) -> Option<OffsetDateTime> {
     }
 }
 
-/// Roles as they are stored.
+/// The names of roles as they are stored.
 pub fn role_names(roles: &BTreeSet<Role>) -> Vec<&'static str> {
     let name = |role: &Role| match role {
         Role::Fan => "fan",
@@ -411,7 +413,7 @@ pub fn role_names(roles: &BTreeSet<Role>) -> Vec<&'static str> {
     roles.iter().map(name).collect()
 }
 
-/// Stored roles.
+/// The roles for stored names.
 pub fn roles(names: Vec<String>) -> sqlx::Result<BTreeSet<Role>> {
     let role = |name: String| match name.as_str() {
         "fan" => Ok(Role::Fan),
@@ -427,5 +429,5 @@ fn digest(bytes: Vec<u8>) -> sqlx::Result<Digest> {
 }
 
 fn broken(column: &str) -> sqlx::Error {
-    sqlx::Error::ColumnDecode { index: column.to_owned(), source: "not of ours".into() }
+    sqlx::Error::ColumnDecode { index: column.to_owned(), source: "unexpected value".into() }
 }

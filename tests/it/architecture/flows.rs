@@ -1,5 +1,5 @@
-//! Who says what, who hears it, and what may follow: wiring, flows, streams and consumers
-//! agree.
+//! Which service emits an event, which services consume it, and what may follow: wiring, flows,
+//! streams and consumers agree.
 
 mod declared;
 mod graph;
@@ -10,18 +10,19 @@ use events::producer_of;
 use harness::{event_types, project, wiring};
 use mesh::Wiring;
 
-/// Everything a service says it may tell.
+/// Every event that a service declares to emit.
 fn emitted_by(wiring: &Wiring) -> BTreeSet<&'static str> {
     let entries = wiring.consumes.iter().chain(&wiring.answers).chain(&wiring.timers);
     entries.flat_map(|(_, emits)| emits.iter().copied()).collect()
 }
 
-/// Facts that nobody hears and nobody reads; what audit says is for operators.
+/// Events that no service consumes or reads. Those of audit are for operators.
 fn unconsumed(wirings: &[Wiring], events: &[&'static str]) -> Vec<&'static str> {
-    let heard = wirings.iter().flat_map(|wiring| wiring.consumes.iter().map(|(event, _)| *event));
+    let consumed =
+        wirings.iter().flat_map(|wiring| wiring.consumes.iter().map(|(event, _)| *event));
     let read = wirings.iter().flat_map(|wiring| wiring.follows.iter().copied());
-    let heard: BTreeSet<_> = heard.chain(read).collect();
-    let is_unconsumed = |event: &&str| producer_of(event) != "audit" && !heard.contains(*event);
+    let consumed: BTreeSet<_> = consumed.chain(read).collect();
+    let is_unconsumed = |event: &&str| producer_of(event) != "audit" && !consumed.contains(*event);
     events.iter().copied().filter(is_unconsumed).collect()
 }
 
@@ -32,7 +33,7 @@ fn subjects(file: &str, field: &str) -> BTreeSet<String> {
     list.iter().filter_map(|subject| subject.as_str()).map(str::to_owned).collect()
 }
 
-/// Whether a subject falls under a NATS wildcard.
+/// Whether a NATS wildcard matches a subject.
 fn captures(wildcard: &str, subject: &str) -> bool {
     let (mut tokens, mut wanted) = (subject.split('.'), wildcard.split('.'));
     loop {
@@ -46,21 +47,21 @@ fn captures(wildcard: &str, subject: &str) -> bool {
 }
 
 #[test]
-fn a_service_speaks_under_its_own_name_only() {
+fn a_service_emits_and_answers_under_its_own_name_only() {
     for wiring in wiring::all() {
         for event in emitted_by(&wiring) {
-            assert!(event_types::named(event).is_some(), "{}: {event} is no fact", wiring.service);
+            assert!(event_types::named(event).is_some(), "{}: {event} is no event", wiring.service);
             assert_eq!(producer_of(event), wiring.service, "{event}");
         }
         for (endpoint, _) in &wiring.answers {
             assert!(endpoint.starts_with(&format!("{}.", wiring.service)), "{endpoint}");
         }
         for (event, _) in &wiring.consumes {
-            assert!(event_types::named(event).is_some(), "{}: {event} is no fact", wiring.service);
-            // A second engine, which only listens, is told like anybody else.
+            assert!(event_types::named(event).is_some(), "{}: {event} is no event", wiring.service);
+            // A service's second engine, a listener, may consume the service's own events.
             let only_listens = emitted_by(&wiring).is_empty();
             let is_own = producer_of(event) == wiring.service;
-            assert!(!is_own || only_listens, "a service knows what it said: {event}");
+            assert!(!is_own || only_listens, "a service does not consume its own event: {event}");
         }
     }
 }
@@ -83,27 +84,27 @@ fn every_endpoint_is_answered() {
         events::state::ENDPOINTS,
     ] {
         for endpoint in endpoints {
-            assert!(answered.contains(endpoint), "nobody answers {endpoint}");
+            assert!(answered.contains(endpoint), "no service answers {endpoint}");
         }
     }
 }
 
 #[test]
-fn every_event_is_told_by_its_producer() {
+fn every_event_is_emitted_by_its_producer() {
     let emitted: BTreeSet<_> = wiring::all().iter().flat_map(emitted_by).collect();
     let silent: Vec<_> =
         event_types::ALL.iter().filter(|event| !emitted.contains(event.name)).collect();
-    assert!(silent.is_empty(), "nobody tells {silent:?}");
+    assert!(silent.is_empty(), "no service emits {silent:?}");
 }
 
 #[test]
-fn every_event_is_heard_by_somebody() {
+fn every_event_is_consumed_by_a_service() {
     let all: Vec<_> = event_types::ALL.iter().map(|event| event.name).collect();
-    assert_eq!(unconsumed(&wiring::all(), &all), [""; 0], "nobody hears these");
+    assert_eq!(unconsumed(&wiring::all(), &all), [""; 0], "no service consumes these");
 }
 
 #[test]
-fn an_event_that_nobody_hears_is_named() {
+fn an_event_that_no_service_consumes_is_named() {
     let service = |service, consumes, follows| Wiring {
         service,
         consumes,
@@ -120,20 +121,20 @@ fn an_event_that_nobody_hears_is_named() {
 }
 
 #[test]
-fn a_service_hears_an_event_or_reads_its_stream_but_not_both() {
+fn a_service_consumes_an_event_or_reads_its_stream_but_not_both() {
     for wiring in wiring::all() {
         for event in &wiring.follows {
-            assert!(event_types::named(event).is_some(), "{}: {event} is no fact", wiring.service);
-            let consumes = wiring.consumes.iter().any(|(heard, _)| heard == event);
-            assert!(!consumes, "{} hears {event} and reads it as well", wiring.service);
+            assert!(event_types::named(event).is_some(), "{}: {event} is no event", wiring.service);
+            let consumes = wiring.consumes.iter().any(|(consumed, _)| consumed == event);
+            assert!(!consumes, "{} consumes {event} and reads it as well", wiring.service);
         }
     }
 }
 
 #[test]
-fn a_service_that_tells_events_has_a_stream_and_no_other_has() {
+fn a_service_that_emits_events_has_a_stream_and_no_other_service_has_one() {
     let streams = project::names("jetstream/streams", "json");
-    // A service may have a second engine, which only listens.
+    // A service may have a second engine, a listener.
     let mut emits = BTreeMap::<_, bool>::new();
     for wiring in wiring::all() {
         *emits.entry(wiring.service).or_default() |= !emitted_by(&wiring).is_empty();
@@ -165,12 +166,15 @@ fn a_stream_keeps_what_it_acknowledged() {
     for stream in project::names("jetstream/streams", "json") {
         let config = project::read_json(format!("jetstream/streams/{stream}.json"));
         assert_eq!(config["name"], stream.as_str());
-        assert_eq!(config["retention"], "limits", "{stream}: others forget which ids they had");
+        assert_eq!(
+            config["retention"], "limits",
+            "{stream}: other kinds forget the ids of messages"
+        );
         assert_eq!(config["storage"], "file", "{stream}");
         assert!(config["max_bytes"].as_i64().is_some_and(|max| max > 0), "{stream} is unbounded");
         let of_events =
             event_types::DECLARED.iter().any(|(producer, _)| stream == producer.to_uppercase());
-        // What is told is refused when there is no room, and waits in its outbox.
+        // A full stream refuses events, and they wait in the outbox.
         let discard = if of_events { "new" } else { "old" };
         assert_eq!(config["discard"], discard, "{stream}");
         assert!(config.get("allow_atomic").is_none(), "{stream}: a message is whole by itself");
@@ -178,7 +182,7 @@ fn a_stream_keeps_what_it_acknowledged() {
 }
 
 #[test]
-fn consumers_are_what_the_services_hear() {
+fn consumers_match_what_the_services_consume() {
     let mut wanted = BTreeMap::<String, BTreeSet<String>>::new();
     for wiring in wiring::all() {
         for (event, _) in wiring.consumes {
@@ -199,7 +203,7 @@ fn consumers_are_what_the_services_hear() {
 }
 
 #[test]
-fn a_consumer_acknowledges_one_by_one_and_never_gives_up_by_itself() {
+fn a_consumer_acknowledges_each_message_and_never_gives_up_by_itself() {
     for name in project::names("jetstream/consumers", "json") {
         let config = project::read_json(format!("jetstream/consumers/{name}.json"));
         let service = name.split_once('.').map(|(_, service)| service);
@@ -212,7 +216,7 @@ fn a_consumer_acknowledges_one_by_one_and_never_gives_up_by_itself() {
 }
 
 #[test]
-fn a_wildcard_captures_what_it_names() {
+fn a_wildcard_captures_the_subjects_that_it_matches() {
     assert!(captures("onsale.payment.>", "onsale.payment.requested.v1.-"));
     assert!(captures("a.*.c", "a.b.c"));
     for (wildcard, subject) in [("a.>", "a"), ("a.*", "a.b.c"), ("a.b", "a"), ("a", "a.b")] {

@@ -1,4 +1,4 @@
-//! A service that emits and one that consumes, on a broker that can be made to forget.
+//! A service that emits and one that consumes, on a broker that can be made to lose messages.
 
 use std::{
     collections::HashMap,
@@ -28,20 +28,20 @@ use uuid::Uuid;
 
 /// How long it may take until everything is there again.
 const RESTORED_WITHIN: Duration = Duration::from_secs(180);
-/// Between two looks.
+/// The pause between two looks.
 const PROBE: Duration = Duration::from_millis(200);
-/// Messages read of a stream at a time.
+/// How many messages of a stream are read at a time.
 const PAGE: usize = 1_000;
 /// The service that emits, and the one that consumes.
 const EMITTER: &str = "point";
 const LISTENER: &str = "payment";
 const STREAM: &str = "POINT";
 
-/// What is emitted, and what of it was learned.
+/// The unit of work of both services: the events that were handled.
 #[derive(Default)]
-struct Page(Vec<Uuid>);
+struct Handled(Vec<Uuid>);
 
-/// `point.emit`: emits so many events, each in a message of its own.
+/// `point.emit`: emits `count` events, each in a message of its own.
 #[derive(Debug, Serialize, Deserialize)]
 struct Emit {
     count: u32,
@@ -52,7 +52,7 @@ impl Command for Emit {
     type Reply = ();
 }
 
-impl UnitOfWork for Page {
+impl UnitOfWork for Handled {
     type Keys = ();
     /// How many messages are emitted each time.
     type Config = Arc<AtomicU32>;
@@ -67,7 +67,7 @@ impl UnitOfWork for Page {
     }
 }
 
-impl Execute<Emit> for Page {
+impl Execute<Emit> for Handled {
     fn keys(_: &Emit, _: &Caller, (): &mut ()) {}
 
     fn execute(
@@ -82,7 +82,7 @@ impl Execute<Emit> for Page {
     }
 }
 
-impl Handle<PointRefunded> for Page {
+impl Handle<PointRefunded> for Handled {
     fn keys(_: &PointRefunded, (): &mut ()) {}
 
     fn handle(
@@ -95,17 +95,17 @@ impl Handle<PointRefunded> for Page {
     }
 }
 
-fn emitter() -> Service<Postgres<Page>> {
-    Service::<Postgres<Page>>::new(EMITTER)
-        .answers::<Emit>(Allow::Inside, &["point.refunded"])
+fn emitter() -> Service<Postgres<Handled>> {
+    Service::<Postgres<Handled>>::new(EMITTER)
+        .executes::<Emit>(Allow::Inside, &["point.refunded"])
         .every_with("emitting", Duration::from_millis(5), |engine, _| async move {
             let count = engine.config().load(Ordering::SeqCst);
             Ok((count > 0).then_some(Emit { count }).into_iter().collect())
         })
 }
 
-fn listener() -> Service<Postgres<Page>> {
-    Service::<Postgres<Page>>::new(LISTENER).consumes::<PointRefunded>(&[])
+fn listener() -> Service<Postgres<Handled>> {
+    Service::<Postgres<Handled>>::new(LISTENER).consumes::<PointRefunded>(&[])
 }
 
 /// Servers, a service that emits and one that consumes.
@@ -119,7 +119,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Both services run, and nothing is emitted yet.
+    /// Starts the servers and both services; nothing is emitted yet.
     pub async fn set() -> Self {
         let servers = Servers::start(Options::temporary()).await.unwrap();
         let mut pools = Vec::new();
@@ -146,15 +146,17 @@ impl Environment {
         self.listener = Some(mesh::start(listener(), engine, self.link(LISTENER).await));
     }
 
-    /// Stops the service that consumes, once it has learned and noted all of `count` rows.
+    /// Stops the service that consumes, once it has handled all `count` messages and has recorded how
+    /// far it has come.
     pub async fn stop_listener(&mut self, count: usize) {
-        eventually("it was learned", async || self.learned().await == count as i64).await;
-        eventually("it was noted", async || {
-            let noted: Option<i64> = sqlx::query_scalar("select max(stream_seq) from mesh.reached")
-                .fetch_one(&self.pools[1])
-                .await
-                .unwrap();
-            noted == Some(count as i64)
+        eventually("everything is handled", async || self.learned().await == count as i64).await;
+        eventually("the position is recorded", async || {
+            let reached: Option<i64> =
+                sqlx::query_scalar("select max(stream_seq) from mesh.reached")
+                    .fetch_one(&self.pools[1])
+                    .await
+                    .unwrap();
+            reached == Some(count as i64)
         })
         .await;
         self.listener.take().expect("it runs").stop().await;
@@ -186,7 +188,7 @@ impl Environment {
         Topology::parse(&stream, &consumer).unwrap().apply(&link).await.unwrap();
     }
 
-    /// The stream, as somebody who may change it.
+    /// The stream, on a connection that may change it.
     pub async fn stream(&self) -> (jetstream::Context, Stream) {
         let seed = self.servers.nkey_seed("provisioner").to_owned();
         let client = async_nats::ConnectOptions::with_nkey(seed)
@@ -203,13 +205,13 @@ impl Environment {
         self.pace.store(pace, Ordering::SeqCst);
     }
 
-    /// Goes on until so many more rows were emitted.
+    /// Waits until this many more rows were emitted.
     pub async fn emitted(&self, more: usize) {
         let before = self.rows().await.len();
         eventually("more is emitted", async || self.rows().await.len() >= before + more).await;
     }
 
-    /// Emits nothing more; all rows, once they are published and it is quiet.
+    /// Stops emitting, waits until everything is published and nothing changes, and returns all rows.
     pub async fn quiet(&self) -> Vec<Uuid> {
         self.emit(0);
         let before = AtomicUsize::new(0);
@@ -228,7 +230,7 @@ impl Environment {
         rows.fetch_all(&self.pools[0]).await.unwrap()
     }
 
-    /// The ids of the stream's messages by their sequences; nothing while the broker is away.
+    /// The ids of the stream's messages by sequence; `None` while the broker is down.
     pub async fn stored(&self) -> Option<HashMap<i64, Uuid>> {
         let (mut ids, mut from) = (HashMap::new(), 1);
         loop {
@@ -239,7 +241,7 @@ impl Environment {
         }
     }
 
-    /// Whether these rows are in the stream where their marks say.
+    /// Whether these rows are in the stream at the sequences of their marks.
     pub async fn are_stored(&self, rows: &[Uuid]) -> bool {
         let marks: HashMap<_, _> = self.rows().await.into_iter().collect();
         let Some(stored) = self.stored().await else { return false };
@@ -251,25 +253,25 @@ impl Environment {
         self.rows().await.into_iter().map(|(id, _)| id).collect()
     }
 
-    /// Everything emitted so far gets into the stream, though the service goes on emitting.
-    pub async fn is_restored_meanwhile(&self) {
+    /// Waits until everything emitted so far is in the stream, while the service goes on emitting.
+    pub async fn is_restored(&self) {
         let rows = self.ids().await;
-        eventually("what was lost is there again", async || self.are_stored(&rows).await).await;
+        eventually("lost messages are there again", async || self.are_stored(&rows).await).await;
     }
 
-    /// The end: nothing more is emitted, everything is in the stream and was learned once.
+    /// Ends the test: nothing more is emitted, everything is in the stream and was handled once.
     pub async fn ends_whole(mut self) {
         self.emit(0);
-        self.is_restored_meanwhile().await;
+        self.is_restored().await;
         let rows = self.ids().await;
         assert!(self.are_stored(&rows).await);
-        eventually("everything was learned", async || {
+        eventually("everything is handled", async || {
             let learned: (i64, i64) =
                 sqlx::query_as("select count(*), count(distinct id) from learned")
                     .fetch_one(&self.pools[1])
                     .await
                     .unwrap();
-            assert_eq!(learned.0, learned.1, "something was learned twice");
+            assert_eq!(learned.0, learned.1, "an event was handled twice");
             assert!(learned.0 <= rows.len() as i64);
             learned.0 == rows.len() as i64
         })
@@ -280,7 +282,7 @@ impl Environment {
             eventually("it can do its work", async || health.is_ready()).await;
             running.stop().await;
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "they stop in time");
+        assert!(began.elapsed() < Duration::from_secs(20), "the services stop in time");
         self.servers.stop().await;
     }
 
@@ -294,7 +296,7 @@ impl Environment {
         assert!(Process::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
-    /// A copy of what the broker has on its disk.
+    /// Copies what the broker has on its disk.
     pub fn copy(&self) -> PathBuf {
         let to = self.servers.folder().join("copy");
         let _ = fs::remove_dir_all(&to);
@@ -312,7 +314,7 @@ impl Environment {
         self.servers.nats.restart().await.unwrap();
     }
 
-    /// The broker crashes and comes back with what was copied.
+    /// The broker crashes and comes back with this copy.
     pub async fn roll_back(&self, copy: &Path) {
         self.servers.nats.kill();
         fs::remove_dir_all(self.store()).unwrap();
@@ -320,7 +322,7 @@ impl Environment {
         self.servers.nats.restart().await.unwrap();
     }
 
-    /// The broker crashes, and the files with the stream's messages are gone.
+    /// The broker crashes, and loses the files with the stream's messages.
     pub async fn empty(&self) {
         self.servers.nats.kill();
         let mut folders = vec![self.store()];
@@ -336,7 +338,7 @@ impl Environment {
         self.servers.nats.restart().await.unwrap();
     }
 
-    /// The stream is deleted and made anew, with its consumer.
+    /// Deletes the stream and creates it again, with its consumer.
     pub async fn wipe(&self) {
         let (jetstream, _) = self.stream().await;
         jetstream.delete_stream(STREAM).await.unwrap();
@@ -368,7 +370,7 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Looks until it is so.
+/// Polls `look` until it is true. `what` names what is awaited.
 pub async fn eventually(what: &str, look: impl AsyncFn() -> bool) {
     let until = Instant::now() + RESTORED_WITHIN;
     while !look().await {
@@ -378,7 +380,7 @@ pub async fn eventually(what: &str, look: impl AsyncFn() -> bool) {
 }
 
 impl Environment {
-    /// Leaves rows as a service does that was killed before it could publish them; their ids.
+    /// Leaves rows as a service does that is killed before it can publish them. Returns their ids.
     pub async fn leave(&self, count: usize) -> Vec<Uuid> {
         let ids: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
         let subject = || events::subject("point.refunded", 1, Some(Uuid::now_v7().into()));
@@ -396,7 +398,7 @@ impl Environment {
         ids
     }
 
-    /// Publishes rows and marks them, and does nothing else that a publisher does.
+    /// Publishes rows and marks them, without anything else that a publisher does.
     pub async fn publish(&self, rows: &[Uuid]) {
         let seed = self.servers.nkey_seed(EMITTER).to_owned();
         let client = async_nats::ConnectOptions::with_nkey(seed)
@@ -434,10 +436,11 @@ impl Environment {
         .unwrap();
     }
 
-    /// Everything was learned, and then outbox, stream and consumer were compared.
+    /// Waits until everything is handled, and then outbox, stream and consumer were compared.
     pub async fn is_compared(&self) {
         let rows = self.rows().await;
-        eventually("it was learned", async || self.learned().await == rows.len() as i64).await;
+        eventually("everything is handled", async || self.learned().await == rows.len() as i64)
+            .await;
         let last = rows.iter().filter_map(|(_, mark)| *mark).max();
         eventually("outbox and stream were compared", async || {
             let verified: Option<i64> = sqlx::query_scalar("select stream_seq from mesh.verified")
@@ -459,7 +462,7 @@ impl Environment {
     }
 }
 
-/// A message with one event that the listener reads.
+/// The body of a message with one event that the consumer reads.
 fn body() -> Vec<u8> {
     let [id, about] = [(); 2].map(|()| Uuid::now_v7());
     let data = serde_json::to_string(&refunded(about)).unwrap();

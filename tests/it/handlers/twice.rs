@@ -1,4 +1,4 @@
-//! Every stored event comes again, in every way in which it can, and nothing comes of it.
+//! Every stored event comes again, in every way in which it can, and has no further effect.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use harness::{
     mesh::{Mesh, SOON, eventually, run},
     wiring,
 };
-use onsale::receipt::Books;
+use onsale::receipt::Databases;
 
 use uuid::Uuid;
 
@@ -21,9 +21,10 @@ use crate::{
     rest::{Dump, Stores, assert_same, but_audit},
 };
 
-/// What may be told once more when another fact is told again under a new id. Money for a
-/// hold that is gone is answered each time it comes, because the judge keeps no note of a
-/// payment that it has refused. The wallet gives back once, the payment fails once.
+/// An event, and the event that may be emitted once more when the first one comes again under a
+/// new id. The reservation service answers a debit for a hold that is gone each time it comes,
+/// because it does not record the payments that it has refused. The wallet refunds once, and the
+/// payment fails once.
 const ANSWERED_AGAIN: (&str, &str) = ("point.debited", "reservation.confirm_refused");
 
 #[test]
@@ -36,25 +37,25 @@ fn every_event_that_comes_again_leaves_everything_as_it_was() {
         let events = scene.stores.broker.events_after(&BTreeMap::new()).await;
         everything_is_consumed(&events);
         let of_audit = events.iter().map(StoredEvent::name).find(|event| is_of_audit(event));
-        assert_eq!(of_audit, None, "a sale gives the auditor nothing to say");
+        assert_eq!(of_audit, None, "a sale gives the auditor nothing to report");
         scene.is_unchanged("the sale", |dump| dump).await;
 
         scene.deliver_again().await;
         scene.publish_again().await;
-        scene.emit_again("told again in order", &events).await;
+        scene.emit_again("emitted again in order", &events).await;
         let backwards: Vec<StoredEvent> = events.iter().rev().cloned().collect();
-        scene.emit_again("told again backwards", &backwards).await;
+        scene.emit_again("emitted again in reverse order", &backwards).await;
         scene.emit_in_company(&events).await;
         mesh.stop().await;
     });
 }
 
-/// The sale has handed every fact to every service that hears it.
+/// The sale has delivered every event to every service that consumes it.
 fn everything_is_consumed(events: &[StoredEvent]) {
     let emitted: BTreeSet<&str> = events.iter().map(StoredEvent::name).collect();
     for wiring in wiring::all() {
         for (event, _) in &wiring.consumes {
-            assert!(emitted.contains(event), "{} never heard {event}", wiring.service);
+            assert!(emitted.contains(event), "{} never consumed {event}", wiring.service);
         }
     }
 }
@@ -71,7 +72,7 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// The same messages, once more to every consumer: each of them is a repeat to its inbox.
+    /// Delivers the same messages once more to every consumer: each is a repeat for its inbox.
     async fn deliver_again(&self) {
         let broker = &self.stores.broker;
         let ends = broker.ends().await;
@@ -81,10 +82,10 @@ impl Scene<'_> {
             stream.reset_consumer(&consumer, Some(1)).await.expect("reset");
         }
         self.are_repeats("delivered again", expected).await;
-        assert_eq!(broker.ends().await, ends, "a repeat tells nothing");
+        assert_eq!(broker.ends().await, ends, "a repeat emits nothing");
     }
 
-    /// The same messages, published once more when the broker no longer knows them.
+    /// Publishes the same messages once more, when the broker no longer remembers their ids.
     async fn publish_again(&self) {
         let broker = &self.stores.broker;
         let expected = self.repeats_after_one_more().await;
@@ -97,10 +98,10 @@ impl Scene<'_> {
         }
         self.are_repeats("published again", expected).await;
         let stored = broker.messages_after(&ends).await;
-        assert_eq!(stored.len(), messages.len(), "a repeat tells nothing");
+        assert_eq!(stored.len(), messages.len(), "a repeat emits nothing");
     }
 
-    /// The repeats that each service will have counted when every message has come again.
+    /// How many repeats each service will have counted when every message has come again.
     async fn repeats_after_one_more(&self) -> BTreeMap<&'static str, u64> {
         let messages = self.stores.broker.messages_after(&BTreeMap::new()).await;
         let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
@@ -127,22 +128,22 @@ impl Scene<'_> {
     }
 
     fn repeats(&self, service: &str) -> u64 {
-        let halves = self.mesh.fleet.running().iter().filter(|it| it.name() == service);
-        halves.map(|it| it.health().counts().repeats).sum()
+        let engines = self.mesh.fleet.running().iter().filter(|it| it.name() == service);
+        engines.map(|it| it.health().counts().repeats).sum()
     }
 
-    /// The same facts as new events, each by its producer and alone in its message.
+    /// Emits the same events again under new ids, each by its producer and alone in its message.
     async fn emit_again(&self, how: &str, events: &[StoredEvent]) {
         let ends = self.stores.broker.ends().await;
         let emitted = emit_again(&self.mesh.env, events).await.into_iter().collect();
         self.is_unchanged(how, but_audit).await;
-        self.makes_no_news(how, &ends, &emitted).await;
+        self.nothing_follows(how, &ends, &emitted).await;
     }
 
-    /// The same facts as new events, each as the first, in the middle and as the last of a
-    /// message, beside others of its subject and beside one that cannot be read.
+    /// Emits the same events again under new ids, each as the first, in the middle and as the last
+    /// of a message, with others of its subject and with one that cannot be read.
     async fn emit_in_company(&self, events: &[StoredEvent]) {
-        let how = "told again in company";
+        let how = "emitted again in company";
         let ends = self.stores.broker.ends().await;
         let (mut poisons, mut emitted) = (Poisons::default(), BTreeSet::new());
         let mut producers = Producers::of(&self.mesh.env);
@@ -163,30 +164,30 @@ impl Scene<'_> {
         poisons.alone_are_parked(&self.stores).await;
         receipt_is_clean(self.mesh, &self.schedules).await;
         emitted.extend(poisons.ids());
-        self.makes_no_news(how, &ends, &emitted).await;
+        self.nothing_follows(how, &ends, &emitted).await;
     }
 
-    /// Nothing follows from what was told again.
-    async fn makes_no_news(
+    /// Nothing follows from the events that were emitted again.
+    async fn nothing_follows(
         &self,
         how: &str,
         ends: &BTreeMap<String, u64>,
         emitted: &BTreeSet<Uuid>,
     ) {
         let mut all = self.stores.broker.events_after(ends).await;
-        // It says what it must of events that should never have been.
+        // Audit rightly reports events that should not exist.
         all.retain(|event| !is_of_audit(event.name()));
         let (ours, caused): (Vec<_>, Vec<_>) =
             all.iter().partition(|event| emitted.contains(&event.id()));
         assert_eq!(ours.len(), emitted.len());
         let caused: Vec<&str> = caused.into_iter().map(StoredEvent::name).collect();
         let (cause, effect) = ANSWERED_AGAIN;
-        assert!(caused.iter().all(|event| *event == effect), "{how} it makes news: {caused:?}");
+        assert!(caused.iter().all(|event| *event == effect), "{how}: these follow: {caused:?}");
         let causes = ours.iter().filter(|event| event.name() == cause).count();
-        assert!(caused.len() <= causes, "{how}: {causes} of {cause} make {caused:?}");
+        assert!(caused.len() <= causes, "{how}: {causes} of {cause} cause {caused:?}");
     }
 
-    /// Of the stores, what `part` leaves of them.
+    /// The stores are as before, as far as `part` selects from them.
     async fn is_unchanged(&self, what: &str, part: fn(Dump) -> Dump) {
         let now = part(self.stores.at_rest().await);
         assert_same(&part(self.before.clone()), &now, what);
@@ -196,9 +197,9 @@ impl Scene<'_> {
     }
 }
 
-/// What the databases say of all these schedules together.
+/// The receipt of all these schedules together must be clean.
 pub async fn receipt_is_clean(mesh: &Mesh, schedules: &[ScheduleId]) {
-    let books = Books::open(&mesh.env.config).await.expect("databases");
+    let books = Databases::open(&mesh.env.config).await.expect("databases");
     let ids: Vec<uuid::Uuid> = schedules.iter().map(|schedule| schedule.0).collect();
     let receipt = books.receipt_at_rest(&ids, SOON).await.expect("a receipt");
     assert!(receipt.broken().is_empty(), "{:?}\n{receipt:?}", receipt.broken());

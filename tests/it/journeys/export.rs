@@ -1,5 +1,5 @@
 //! Export: everything that was sold reaches the data platform, in order, whatever happens to
-//! it or to the service; and all of it can be had again.
+//! the platform or to the service; and all of it can be exported again.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -17,7 +17,7 @@ use harness::{
 use mesh::failpoint::Failpoint;
 use onsale::{config::SERVICES, export, fleet};
 
-/// Fans who buy a ticket; two more do not.
+/// How many fans buy a ticket; two more do not.
 const BUYERS: usize = 4;
 
 async fn operator(mesh: &Mesh) -> Session {
@@ -30,8 +30,8 @@ async fn state_of_export(mesh: &Mesh, operator: &Session) -> Export {
     ask.send().await.expect("sent").json().expect("the state of the export")
 }
 
-/// A sale of everything that can become of a payment: tickets, one of them given back, one
-/// payment without points, one hold given up.
+/// A sale with every outcome of a payment: tickets, one of them cancelled, one payment without
+/// enough points, one hold cancelled.
 async fn sale(mesh: &Mesh) -> ScheduleId {
     let schedule = mesh.open(BUYERS + 2, |_| {}).await.schedule_id;
     for buyer in 1..=BUYERS {
@@ -53,7 +53,7 @@ async fn sale(mesh: &Mesh) -> ScheduleId {
     schedule
 }
 
-/// What a sale of [`sale`] comes to.
+/// Whether the platform has everything of these many sales, as [`sale`] makes them.
 fn is_whole(platform: &Platform, sales: usize) -> bool {
     let store = platform.store();
     let (sold, points) = (sales * (BUYERS - 1), (sales * (BUYERS - 1) * 100) as i64);
@@ -83,7 +83,7 @@ fn rows(folder: &Path, table: &Table) -> Vec<Row> {
     rows
 }
 
-/// Counts and sums of what a folder has of payments, in the words of [`Totals`].
+/// Checks that the counts and sums of the payments in a folder agree with these [`Totals`].
 fn payments_agree(folder: &Path, totals: &Totals) {
     let column = |name: &str| PAYMENTS.columns.iter().position(|(known, _)| *known == name);
     let (event, amount) = (column("type").expect("type"), column("amount").expect("amount"));
@@ -115,7 +115,7 @@ fn configs(platform: &Platform, folder: &Path) -> Config {
 }
 
 #[test]
-fn a_platform_that_was_down_gets_everything_in_order_and_all_of_it_again_when_it_is_lost() {
+fn a_platform_that_was_down_gets_everything_in_order_and_all_of_it_again_after_a_loss() {
     run(async {
         let platform = Platform::start(Mood::Down).await.expect("a platform");
         let folder = tempfile::tempdir().expect("a folder");
@@ -123,7 +123,7 @@ fn a_platform_that_was_down_gets_everything_in_order_and_all_of_it_again_when_it
         let mesh = Mesh::with_configs(&SERVICES, |configs| configs.data_platform = own).await;
         let operator = operator(&mesh).await;
         let schedule = sale(&mesh).await;
-        let stuck = eventually("the export says that it is stuck", || async {
+        let stuck = eventually("the export reports that it is stuck", || async {
             let state = state_of_export(&mesh, &operator).await;
             state.trouble.as_ref().is_some_and(|trouble| trouble.attempts > 1).then_some(state)
         })
@@ -142,14 +142,12 @@ fn a_platform_that_was_down_gets_everything_in_order_and_all_of_it_again_when_it
             (state.state == ExportState::Running && is_past).then_some(state)
         })
         .await;
-        let emitted = platform.store();
-        assert_eq!(
-            running.streams.iter().map(|s| s.events).sum::<u64>(),
-            emitted.totals().records()
-        );
+        let exported = platform.store();
+        let counts = running.streams.iter().map(|stream| stream.events);
+        assert_eq!(counts.sum::<u64>(), exported.totals().records());
         assert!(running.streams.iter().all(|stream| stream.behind == Some(0)), "{running:?}");
-        payments_agree(folder.path(), &emitted.totals());
-        // The platform loses everything, the folder as well; all of it comes again.
+        payments_agree(folder.path(), &exported.totals());
+        // The platform loses everything, and the folder is new: all of it is exported again.
         platform.lose_everything();
         let second = tempfile::tempdir().expect("a folder");
         let servers = mesh.env.servers.as_ref().expect("servers of our own");
@@ -163,32 +161,32 @@ fn a_platform_that_was_down_gets_everything_in_order_and_all_of_it_again_when_it
         };
         export::run(options.clone()).await.expect("a backfill");
         let again = platform.store();
-        assert_eq!((&again.rows, &again.events), (&emitted.rows, &emitted.events));
-        assert_eq!(again.totals(), emitted.totals());
-        assert!(again.watermark > emitted.watermark);
+        assert_eq!((&again.rows, &again.events), (&exported.rows, &exported.events));
+        assert_eq!(again.totals(), exported.totals());
+        assert!(again.watermark > exported.watermark);
         for table in [&PAYMENTS, &RESERVATIONS] {
             assert_eq!(rows(second.path(), table), rows(folder.path(), table));
         }
-        // And in two pieces, cut at the moment of some fact: neither speaks for the whole.
+        // And in two pieces, cut at the time of an event: as neither is whole, neither has a watermark.
         platform.lose_everything();
-        let cut = emitted.events.values().nth(emitted.events.len() / 2).map(|record| record.at);
+        let cut = exported.events.values().nth(exported.events.len() / 2).map(|record| record.at);
         for (since, until) in [(cut, None), (None, cut)] {
             let piece = export::Export { since, until, ..options.clone() };
             export::run(piece).await.expect("a backfill");
             assert!(platform.store().totals().records() > 0);
         }
         let pieces = platform.store();
-        assert_eq!((&pieces.rows, &pieces.events), (&emitted.rows, &emitted.events));
+        assert_eq!((&pieces.rows, &pieces.events), (&exported.rows, &exported.events));
         assert_eq!((pieces.repeats, pieces.watermark), (0, None));
         let receipt = mesh.receipt_is_clean(schedule).await;
-        let (sold, points) = emitted.rows_in("payment/", "COMPLETED");
+        let (sold, points) = exported.rows_in("payment/", "COMPLETED");
         assert_eq!((receipt.payments["COMPLETED"], receipt.points_due), (sold as i64, points));
         mesh.stop().await;
     });
 }
 
 #[test]
-fn nothing_is_passed_over_when_either_side_is_lost_in_the_middle() {
+fn nothing_is_skipped_when_an_answer_or_the_service_is_lost_in_the_middle() {
     run(async {
         let platform = Platform::start(Mood::Forgetful).await.expect("a platform");
         let folder = tempfile::tempdir().expect("a folder");
@@ -200,8 +198,8 @@ fn nothing_is_passed_over_when_either_side_is_lost_in_the_middle() {
             ..fleet::ServiceConfigs::default()
         };
         let start = || fleet::Fleet::start(&mesh.env.config, &[data_platform::NAME], &all);
-        // The platform takes what it says it does not; then the service is killed while it
-        // waits for an answer, and its next transaction is lost.
+        // The platform stores batches and answers that it has not. Then the service is killed while
+        // it waits for an answer, and its next transaction is lost.
         let first = start().await.expect("a service");
         sale(&mesh).await;
         eventually("repeats", || async { (platform.store().repeats > 0).then_some(()) }).await;
@@ -223,7 +221,7 @@ fn nothing_is_passed_over_when_either_side_is_lost_in_the_middle() {
         let store = platform.store();
         assert!(store.repeats > 0);
         payments_agree(folder.path(), &store.totals());
-        // Whoever is stuck is stopped all the same.
+        // A service that is stuck can still be stopped.
         platform.become_(Mood::Down);
         mesh.fan(100).await.hold(mesh.open(1, |_| {}).await.schedule_id, &["A-1-1"]).await;
         let operator = operator(&mesh).await;

@@ -1,4 +1,4 @@
-//! The services of a simulated sale, with what their timers find.
+//! The services of a simulated sale, with what their timers look for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +10,10 @@ use crate::{
     people::Wish,
 };
 
-/// Seconds after which an attempt to close an account is refused.
+/// The seconds after which an attempt to withdraw is refused.
 const WITHDRAWAL_SECS: i64 = 30;
 
-/// The state of every service; it outlives their processes.
+/// The state of every service; it outlives the processes.
 #[derive(Default)]
 pub struct Stores {
     /// Accounts.
@@ -27,7 +27,7 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// A mistake: no inbox remembers anything.
+    /// A planted mistake: the inboxes keep no message ids.
     pub fn forget_messages(&self) {
         self.user.forget_messages();
         self.reservation.forget_messages();
@@ -35,7 +35,7 @@ impl Stores {
         self.point.forget_messages();
     }
 
-    /// A mistake: no answer is kept under its key.
+    /// A planted mistake: no answer is stored under its idempotency key.
     pub fn forget_answers(&self) {
         self.user.forget_answers();
         self.reservation.forget_answers();
@@ -44,7 +44,7 @@ impl Stores {
     }
 }
 
-/// All that emit, those included of which only the events are played.
+/// All producers, with `concert`, of which only the events are played.
 pub const PRODUCERS: [&str; 5] =
     [user::NAME, reservation::NAME, payment::NAME, point::NAME, "concert"];
 
@@ -148,5 +148,5 @@ fn points() -> Plan<point::UnitOfWork> {
     }
 }
 
-/// What a fan's account may do.
+/// The roles of a fan's account.
 pub const FAN: [Role; 1] = [Role::Fan];

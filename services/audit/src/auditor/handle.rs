@@ -1,15 +1,15 @@
-//! What each fact adds to what is known.
+//! What each event adds to what the auditor knows.
 
 use super::*;
 
-/// A step of a payment, with what it speaks of.
+/// A step of a payment, with what its event names.
 struct Taken {
     payment_id: PaymentId,
     schedule_id: ScheduleId,
     step: Step,
-    said: u8,
+    flags: u8,
     amount: i64,
-    /// The reservation it is about; for a refund, whose points.
+    /// The reservation it is about; for a refund, the user who gets the points.
     other: Uuid,
 }
 
@@ -23,39 +23,39 @@ fn mark(observed: &Observed, amount: i64, other: Uuid) -> Mark {
 }
 
 impl Auditor {
-    /// Takes in what a fact says; `None` when it cannot be read.
-    pub(super) fn read(&mut self, observed: &Observed, said: &mut Vec<Violation>) -> Option<()> {
+    /// Takes in an event's data; `None` when it cannot be decoded.
+    pub(super) fn read(&mut self, observed: &Observed, out: &mut Vec<Violation>) -> Option<()> {
         match observed.event.as_str() {
-            ReservationCreated::NAME => self.created(observed, &read(observed)?, said),
-            ReservationConfirmed::NAME => self.confirmed(observed, &read(observed)?, said),
+            ReservationCreated::NAME => self.created(observed, &read(observed)?, out),
+            ReservationConfirmed::NAME => self.confirmed(observed, &read(observed)?, out),
             ReservationConfirmRefused::NAME => {
-                self.confirm_refused(observed, &read(observed)?, said)
+                self.confirm_refused(observed, &read(observed)?, out)
             }
-            ReservationExpired::NAME => self.expired(observed, &read(observed)?, said),
-            ReservationCancelled::NAME => self.cancelled(observed, &read(observed)?, said),
-            PaymentRequested::NAME => self.requested(observed, &read(observed)?, said),
-            PaymentCompleted::NAME => self.completed(observed, &read(observed)?, said),
-            PaymentFailed::NAME => self.failed(observed, &read(observed)?, said),
-            PaymentRefunded::NAME => self.returned(observed, &read(observed)?, said),
-            PointCharged::NAME => self.charged(observed, &read(observed)?, said),
-            PointDebited::NAME => self.debited(observed, &read(observed)?, said),
-            PointDebitRefused::NAME => self.debit_refused(observed, &read(observed)?, said),
-            PointRefunded::NAME => self.refunded(observed, &read(observed)?, said),
-            PointForfeited::NAME => self.forfeited(observed, &read(observed)?, said),
+            ReservationExpired::NAME => self.expired(observed, &read(observed)?, out),
+            ReservationCancelled::NAME => self.cancelled(observed, &read(observed)?, out),
+            PaymentRequested::NAME => self.requested(observed, &read(observed)?, out),
+            PaymentCompleted::NAME => self.completed(observed, &read(observed)?, out),
+            PaymentFailed::NAME => self.failed(observed, &read(observed)?, out),
+            PaymentRefunded::NAME => self.returned(observed, &read(observed)?, out),
+            PointCharged::NAME => self.charged(observed, &read(observed)?, out),
+            PointDebited::NAME => self.debited(observed, &read(observed)?, out),
+            PointDebitRefused::NAME => self.debit_refused(observed, &read(observed)?, out),
+            PointRefunded::NAME => self.refunded(observed, &read(observed)?, out),
+            PointForfeited::NAME => self.forfeited(observed, &read(observed)?, out),
             _ => {}
         }
         Some(())
     }
 
-    fn step(&mut self, observed: &Observed, taken: &Taken, said: &mut Vec<Violation>) -> u32 {
-        let Taken { payment_id, schedule_id, step, said: flags, amount, other } = *taken;
+    fn step(&mut self, observed: &Observed, taken: &Taken, out: &mut Vec<Violation>) -> u32 {
+        let Taken { payment_id, schedule_id, step, flags, amount, other } = *taken;
         let at = self.payments.place(&payment_id.0, || Payment::new(payment_id.0, schedule_id.0));
         let mark = mark(observed, amount, other);
         if let Some(conflict) = self.payments.get_mut(at).handle(step, flags, mark) {
             let of = format!("payment {payment_id}");
-            self.say(&conflict, of, payment_id.0, schedule_id.0, said);
+            self.report(&conflict, of, payment_id.0, schedule_id.0, out);
         }
-        self.judge(Item::Payment(at), &Moment::CONSUMED, said);
+        self.judge(Item::Payment(at), &Moment::CONSUMED, out);
         self.due.push(mark.secs() + SLACK_SECS + 1, Item::Payment(at));
         if matches!(step, Step::Money | Step::Seats | Step::Cancelled | Step::Refunded) {
             self.due.push(mark.secs() + OPEN_SECS + 1, Item::Payment(at));
@@ -67,101 +67,91 @@ impl Auditor {
         &mut self,
         observed: &Observed,
         event: &PaymentRequested,
-        said: &mut Vec<Violation>,
+        out: &mut Vec<Violation>,
     ) {
         let &PaymentRequested { payment_id, schedule_id, amount, .. } = event;
         let (step, other) = (Step::Requested, event.reservation_id.0);
-        self.step(observed, &Taken { payment_id, schedule_id, step, said: 0, amount, other }, said);
+        self.step(observed, &Taken { payment_id, schedule_id, step, flags: 0, amount, other }, out);
     }
 
     fn completed(
         &mut self,
         observed: &Observed,
         event: &PaymentCompleted,
-        said: &mut Vec<Violation>,
+        out: &mut Vec<Violation>,
     ) {
         self.checked[Rule::PaidIsOwned as usize] += 1;
         let &PaymentCompleted { payment_id, schedule_id, amount, .. } = event;
         let (step, other) = (Step::Ended, event.reservation_id.0);
-        self.step(observed, &Taken { payment_id, schedule_id, step, said: 0, amount, other }, said);
+        self.step(observed, &Taken { payment_id, schedule_id, step, flags: 0, amount, other }, out);
     }
 
-    fn failed(&mut self, observed: &Observed, event: &PaymentFailed, said: &mut Vec<Violation>) {
+    fn failed(&mut self, observed: &Observed, event: &PaymentFailed, out: &mut Vec<Violation>) {
         self.checked[Rule::GivenBack as usize] += 1;
         let &PaymentFailed { payment_id, schedule_id, amount, .. } = event;
         let (step, other) = (Step::Ended, event.reservation_id.0);
         let is_gone =
             matches!(event.reason, PaymentFailure::HoldGone | PaymentFailure::ShowCancelled);
         let flags = payments::FAILED | if is_gone { payments::HOLD_GONE } else { 0 };
-        let taken = Taken { payment_id, schedule_id, step, said: flags, amount, other };
-        self.step(observed, &taken, said);
+        let taken = Taken { payment_id, schedule_id, step, flags, amount, other };
+        self.step(observed, &taken, out);
     }
 
-    fn returned(
-        &mut self,
-        observed: &Observed,
-        event: &PaymentRefunded,
-        said: &mut Vec<Violation>,
-    ) {
+    fn returned(&mut self, observed: &Observed, event: &PaymentRefunded, out: &mut Vec<Violation>) {
         self.checked[Rule::GivenBack as usize] += 1;
         let &PaymentRefunded { payment_id, schedule_id, amount, .. } = event;
         let (step, other) = (Step::Returned, event.reservation_id.0);
-        self.step(observed, &Taken { payment_id, schedule_id, step, said: 0, amount, other }, said);
+        self.step(observed, &Taken { payment_id, schedule_id, step, flags: 0, amount, other }, out);
     }
 
-    fn charged(&mut self, observed: &Observed, event: &PointCharged, said: &mut Vec<Violation>) {
-        self.movement(observed, event.user_id, event.amount, event.amount, event.balance, said);
+    fn charged(&mut self, observed: &Observed, event: &PointCharged, out: &mut Vec<Violation>) {
+        self.movement(observed, event.user_id, event.amount, event.amount, event.balance, out);
     }
 
-    fn debited(&mut self, observed: &Observed, event: &PointDebited, said: &mut Vec<Violation>) {
+    fn debited(&mut self, observed: &Observed, event: &PointDebited, out: &mut Vec<Violation>) {
         self.checked[Rule::TakenOnce as usize] += 1;
         let &PointDebited { payment_id, schedule_id, amount, user_id, .. } = event;
         let (step, other) = (Step::Money, event.reservation_id.0);
-        let taken = Taken { payment_id, schedule_id, step, said: 0, amount, other };
+        let taken = Taken { payment_id, schedule_id, step, flags: 0, amount, other };
         let at = self.payments.place(&payment_id.0, || Payment::new(payment_id.0, schedule_id.0));
         let payment = self.payments.get_mut(at);
         if payment.payer == 0 {
             payment.payer = short(user_id.0);
         }
-        self.step(observed, &taken, said);
-        self.movement(observed, user_id, amount, amount.saturating_neg(), event.balance, said);
+        self.step(observed, &taken, out);
+        self.movement(observed, user_id, amount, amount.saturating_neg(), event.balance, out);
     }
 
     fn debit_refused(
         &mut self,
         observed: &Observed,
         event: &PointDebitRefused,
-        said: &mut Vec<Violation>,
+        out: &mut Vec<Violation>,
     ) {
         self.checked[Rule::TakenOnce as usize] += 1;
         let &PointDebitRefused { payment_id, schedule_id, amount, .. } = event;
         let (step, other) = (Step::Money, event.reservation_id.0);
         let flags = payments::NO_MONEY;
-        let taken = Taken { payment_id, schedule_id, step, said: flags, amount, other };
-        self.step(observed, &taken, said);
-        self.movement(observed, event.user_id, 0, 0, event.balance, said);
+        let taken = Taken { payment_id, schedule_id, step, flags, amount, other };
+        self.step(observed, &taken, out);
+        self.movement(observed, event.user_id, 0, 0, event.balance, out);
     }
 
-    fn refunded(&mut self, observed: &Observed, event: &PointRefunded, said: &mut Vec<Violation>) {
+    fn refunded(&mut self, observed: &Observed, event: &PointRefunded, out: &mut Vec<Violation>) {
         self.checked[Rule::TakenOnce as usize] += 1;
         let &PointRefunded { payment_id, schedule_id, amount, user_id, .. } = event;
         let is_late = event.reason == RefundReason::Cancelled;
         let flags = if is_late { payments::AFTER_CANCEL } else { 0 };
         let step = Step::Refunded;
-        let taken = Taken { payment_id, schedule_id, step, said: flags, amount, other: user_id.0 };
-        self.step(observed, &taken, said);
-        self.movement(observed, user_id, amount, amount, event.balance, said);
+        let taken = Taken { payment_id, schedule_id, step, flags, amount, other: user_id.0 };
+        self.step(observed, &taken, out);
+        self.movement(observed, user_id, amount, amount, event.balance, out);
     }
 
-    /// What was in a wallet is the house's; nothing is owed for it.
-    fn forfeited(
-        &mut self,
-        observed: &Observed,
-        event: &PointForfeited,
-        said: &mut Vec<Violation>,
-    ) {
+    /// The points of the wallet are forfeited; nothing is owed for them.
+    fn forfeited(&mut self, observed: &Observed, event: &PointForfeited, out: &mut Vec<Violation>) {
         let by = event.amount.saturating_neg();
-        self.movement(observed, event.user_id, event.amount, by, event.balance, said);
+        self.movement(observed, event.user_id, event.amount, by, event.balance, out);
     }
 
     fn movement(
@@ -171,7 +161,7 @@ impl Auditor {
         amount: i64,
         by: i64,
         after: i64,
-        said: &mut Vec<Violation>,
+        out: &mut Vec<Violation>,
     ) {
         self.checked[Rule::LedgerSums as usize] += 1;
         let mark = mark(observed, amount, user.0);
@@ -180,9 +170,9 @@ impl Auditor {
         let Some(before) = before.filter(|_| amount >= 0) else {
             let what = "a balance is below zero, or the amount is";
             let finding = Finding::of(Rule::LedgerSums, what, &mark);
-            return self.say(&finding, format!("wallet {user}"), saga, Uuid::nil(), said);
+            return self.report(&finding, format!("wallet {user}"), saga, Uuid::nil(), out);
         };
-        // With all that was ever told at hand, a wallet begins empty.
+        // When every movement ever emitted was observed, a wallet begins empty.
         let opened = self.flow.knows_all_points().then_some(0);
         let at = self.wallets.place(&user.0, || Wallet::new(user.0, opened));
         let step = Move { event: mark.event, saga, before, after, at: mark.at };
@@ -217,14 +207,14 @@ impl Auditor {
         }
     }
 
-    /// After a reservation has changed: its own judgement, and that of its seats.
-    fn changed(&mut self, at: u32, mark: &Mark, said: &mut Vec<Violation>) {
-        self.judge(Item::Reservation(at), &Moment::CONSUMED, said);
+    /// Judges a reservation that has changed, and its seats.
+    fn changed(&mut self, at: u32, mark: &Mark, out: &mut Vec<Violation>) {
+        self.judge(Item::Reservation(at), &Moment::CONSUMED, out);
         self.due.push(mark.secs() + SLACK_SECS + 1, Item::Reservation(at));
         for index in 0..self.reservations.get(at).seats().len() {
             let seat = self.reservations.get(at).seats()[index];
             if self.seats.get(seat).claims() > 1 {
-                self.judge(Item::Seat(seat), &Moment::CONSUMED, said);
+                self.judge(Item::Seat(seat), &Moment::CONSUMED, out);
             }
         }
     }
@@ -233,7 +223,7 @@ impl Auditor {
         &mut self,
         observed: &Observed,
         event: &ReservationCreated,
-        said: &mut Vec<Violation>,
+        out: &mut Vec<Violation>,
     ) {
         self.checked[Rule::HardCap as usize] += 1;
         let at = self.reservation(event.reservation_id, event.schedule_id);
@@ -241,23 +231,23 @@ impl Auditor {
         let claimed = self.claimed(event.schedule_id, names, event.hold_version);
         let mark = mark(observed, event.amount, Uuid::nil());
         let cap_ms = event.hard_cap_at.unix_millis();
-        // Its seats were claimed by a confirmation that came first: they are now, too.
+        // A confirmation that came first has claimed its seats already.
         let is_claimed = !self.reservations.get(at).seats().is_empty();
         match self.reservations.get_mut(at).create(mark, claimed, cap_ms) {
             Ok(()) if !is_claimed => self.claim(at, &mark, event.hold_version),
             Ok(()) => {}
-            Err(conflict) => self.conflict(at, &conflict, said),
+            Err(conflict) => self.conflict(at, &conflict, out),
         }
         let cap_secs = self.reservations.get(at).cap_secs();
         self.due.push(cap_secs + 1, Item::Reservation(at));
-        self.changed(at, &mark, said);
+        self.changed(at, &mark, out);
     }
 
     fn confirmed(
         &mut self,
         observed: &Observed,
         event: &ReservationConfirmed,
-        said: &mut Vec<Violation>,
+        out: &mut Vec<Violation>,
     ) {
         self.checked[Rule::PaidIsOwned as usize] += 1;
         let &ReservationConfirmed { payment_id, schedule_id, amount, .. } = event;
@@ -269,66 +259,66 @@ impl Auditor {
         match self.reservations.get_mut(at).confirm(mark, claimed, payment_id.0, at_ms) {
             Ok(true) => self.claim(at, &mark, event.hold_version),
             Ok(false) => {}
-            Err(conflict) => self.conflict(at, &conflict, said),
+            Err(conflict) => self.conflict(at, &conflict, out),
         }
-        self.changed(at, &mark, said);
+        self.changed(at, &mark, out);
         let (step, other) = (Step::Seats, event.reservation_id.0);
-        self.step(observed, &Taken { payment_id, schedule_id, step, said: 0, amount, other }, said);
+        self.step(observed, &Taken { payment_id, schedule_id, step, flags: 0, amount, other }, out);
     }
 
     fn confirm_refused(
         &mut self,
         observed: &Observed,
         event: &ReservationConfirmRefused,
-        said: &mut Vec<Violation>,
+        out: &mut Vec<Violation>,
     ) {
         let &ReservationConfirmRefused { payment_id, schedule_id, amount, .. } = event;
         let (step, other) = (Step::Seats, event.reservation_id.0);
         let flags = payments::NO_SEATS;
-        let taken = Taken { payment_id, schedule_id, step, said: flags, amount, other };
-        self.step(observed, &taken, said);
+        let taken = Taken { payment_id, schedule_id, step, flags, amount, other };
+        self.step(observed, &taken, out);
     }
 
     fn expired(
         &mut self,
         observed: &Observed,
         event: &ReservationExpired,
-        said: &mut Vec<Violation>,
+        out: &mut Vec<Violation>,
     ) {
         let at = self.reservation(event.reservation_id, event.schedule_id);
         let mark = mark(observed, 0, Uuid::nil());
         if let Err(conflict) = self.reservations.get_mut(at).end(seats::EXPIRED, mark) {
-            self.conflict(at, &conflict, said);
+            self.conflict(at, &conflict, out);
         }
-        self.changed(at, &mark, said);
+        self.changed(at, &mark, out);
     }
 
     fn cancelled(
         &mut self,
         observed: &Observed,
         event: &ReservationCancelled,
-        said: &mut Vec<Violation>,
+        out: &mut Vec<Violation>,
     ) {
         let schedule_id = event.schedule_id;
         let at = self.reservation(event.reservation_id, schedule_id);
         let mark = mark(observed, event.refund, Uuid::nil());
         let flags = if event.payment_id.is_some() { seats::PAID } else { 0 };
         if let Err(conflict) = self.reservations.get_mut(at).end(flags, mark) {
-            self.conflict(at, &conflict, said);
+            self.conflict(at, &conflict, out);
         }
-        self.changed(at, &mark, said);
+        self.changed(at, &mark, out);
         if let Some(payment_id) = event.payment_id {
             self.checked[Rule::GivenBack as usize] += 1;
             let (step, other, amount) = (Step::Cancelled, event.reservation_id.0, event.refund);
             let flags = if event.to_return().is_some() { 0 } else { payments::FORFEITED };
-            let taken = Taken { payment_id, schedule_id, step, said: flags, amount, other };
-            self.step(observed, &taken, said);
+            let taken = Taken { payment_id, schedule_id, step, flags, amount, other };
+            self.step(observed, &taken, out);
         }
     }
 
-    fn conflict(&mut self, at: u32, conflict: &Finding, said: &mut Vec<Violation>) {
+    fn conflict(&mut self, at: u32, conflict: &Finding, out: &mut Vec<Violation>) {
         let reservation = self.reservations.get(at);
         let (id, saga, schedule) = (reservation.id, reservation.saga(), reservation.schedule);
-        self.say(conflict, format!("reservation {id}"), saga, schedule, said);
+        self.report(conflict, format!("reservation {id}"), saga, schedule, out);
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct File {
     pub(super) cycle: Vec<Cycle>,
 }
 
-/// What commands set going, and how that ends.
+/// A flow that commands begin, and how it ends.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flow {
@@ -27,7 +27,7 @@ pub struct Flow {
     pub name: String,
     /// What happens, in words.
     pub title: String,
-    /// The commands, each with what it tells.
+    /// The commands, each with what it emits.
     #[serde(deserialize_with = "begins")]
     pub begins: Vec<Begin>,
     #[serde(default)]
@@ -43,60 +43,60 @@ pub struct Flow {
 pub struct Begin {
     /// For example `payment.pay`.
     pub command: String,
-    /// What it tells.
+    /// What it emits.
     pub emits: Vec<Pattern>,
 }
 
-/// What a service does on hearing a fact.
+/// What a service emits when it handles an event.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// The fact.
+    /// The event.
     pub after: Pattern,
     /// The service.
     pub by: String,
-    /// It tells one of these; none when it need not tell anything.
+    /// It emits one of these; empty when it need not emit anything.
     #[serde(default)]
     pub must: Vec<Pattern>,
-    /// It may tell these.
+    /// It may emit these.
     #[serde(default)]
     pub may: Vec<Pattern>,
-    /// Seconds within which it tells one of `must`.
+    /// Seconds within which it emits one of `must`.
     #[serde(default)]
     pub within_secs: i64,
-    /// Whether it tells what it may in another saga than that of the fact.
+    /// Whether it emits `may` in another saga than the event's.
     #[serde(default)]
     pub elsewhere: bool,
 }
 
-/// What time brings.
+/// What a timer emits.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timer {
-    /// `<service>.<timer>`, or the command of the inside that the timer gives.
+    /// `<service>.<timer>`, or the internal command that the timer gives.
     pub name: String,
-    /// The facts after which it may come due.
+    /// The events after which it may come due.
     pub after: Vec<Pattern>,
-    /// What it tells.
+    /// What it emits.
     pub emits: Vec<Pattern>,
-    /// Whether it tells so in another saga than that of the facts before.
+    /// Whether it emits this in another saga than that of the events before.
     #[serde(default)]
     pub elsewhere: bool,
 }
 
-/// What must come about a thing once it has begun, in whatever saga.
+/// What must happen to a thing once it has begun, in whatever saga.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lifetime {
-    /// The fact that begins it.
+    /// The event that begins it.
     pub of: Pattern,
-    /// The field that names the thing in this fact and in those that end it.
+    /// The field that names the thing in this event and in those that end it.
     pub thing: String,
     /// The service that ends it.
     pub by: String,
     /// It ends with one of these.
     pub must: Vec<Pattern>,
-    /// The field of the first fact that says until when.
+    /// The field of the first event that says until when.
     pub until: String,
     /// Seconds after that.
     pub within_secs: i64,
@@ -112,11 +112,11 @@ pub struct Undo {
     pub by: Pattern,
 }
 
-/// Facts that may lead back to themselves.
+/// Events that may lead back to themselves.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cycle {
-    /// The facts.
+    /// The events.
     pub events: Vec<String>,
     /// Why they do not go on forever.
     pub ends_because: String,
@@ -125,31 +125,31 @@ pub struct Cycle {
 /// What is wrong with a file of flows.
 #[derive(Debug, thiserror::Error)]
 pub enum FlowsError {
-    /// It is no TOML, or a line is of another kind.
+    /// It is not TOML, or an entry has another shape.
     #[error("{0}")]
     Toml(#[from] toml::de::Error),
     /// Two flows have one name.
     #[error("there are two flows `{0}`")]
     Twice(String),
-    /// A fact is expected of a service that does not tell it.
-    #[error("{place}: `{event}` is told by {producer}, not by {by}")]
+    /// An event is expected of a service that does not emit it.
+    #[error("{place}: `{event}` is emitted by {producer}, not by {by}")]
     OtherProducer {
-        /// Where it stands.
+        /// Where the file says so.
         place: String,
-        /// The fact.
+        /// The event.
         event: String,
-        /// Who tells it.
+        /// The service that emits it.
         producer: String,
-        /// Who is said to.
+        /// The service that the file names.
         by: String,
     },
-    /// A line says nothing.
-    #[error("{0} names no fact that follows")]
+    /// An entry names no event that is emitted.
+    #[error("{0} names no event that follows")]
     Nothing(String),
-    /// A step must be taken, but nobody knows until when.
+    /// A step has `must` without a time limit, or a time limit without `must`.
     #[error("{0} must be followed, so it needs `within_secs`, 1 or more; else it has none")]
     NoTime(String),
-    /// A flow cannot end like this.
+    /// A flow cannot reach this end.
     #[error("flow `{flow}` cannot end with `{end}`: nothing leads there")]
     NoWay {
         /// The flow.
@@ -157,13 +157,13 @@ pub enum FlowsError {
         /// The end.
         end: String,
     },
-    /// A step comes after a fact that is part of no flow.
+    /// A step comes after an event that is part of no flow.
     #[error("a step comes after `{0}`, which no flow leads to")]
     NeverConsumed(String),
 }
 
 impl Flow {
-    /// How it ends, fact by fact.
+    /// The events that end it, and the state of each end.
     pub fn ends(&self) -> impl Iterator<Item = (&Pattern, SagaState)> {
         let with = |state| move |event| (event, state);
         let completed = self.completed.iter().map(with(SagaState::Completed));
@@ -174,7 +174,7 @@ impl Flow {
 }
 
 impl Step {
-    /// Whatever it may tell.
+    /// All events that it may emit.
     pub fn emits(&self) -> impl Iterator<Item = &Pattern> {
         self.must.iter().chain(&self.may)
     }
@@ -194,7 +194,7 @@ impl File {
         flows.chain(steps).chain(timers).chain(lives).chain(undoes)
     }
 
-    /// What can be seen line by line.
+    /// Checks what can be seen entry by entry.
     pub(super) fn check(&self) -> Result<(), FlowsError> {
         let mut names = BTreeSet::new();
         if let Some(twice) = self.flow.iter().find(|flow| !names.insert(&flow.name)) {

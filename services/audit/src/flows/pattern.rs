@@ -1,4 +1,4 @@
-//! A fact as flows name it: by name, and by what its payload says.
+//! An event as flows name it: by its name, and by conditions on its payload.
 
 use std::{fmt, str::FromStr};
 
@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::Value;
 
-/// A fact of this name whose payload meets every condition: `point.refunded{reason=hold_gone}`.
+/// An event of this name whose payload meets every condition: `point.refunded{reason=hold_gone}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern {
     /// For example `point.refunded`.
@@ -37,9 +37,11 @@ pub enum Is {
     OneOf(Vec<String>),
 }
 
-/// A pattern that cannot be read.
+/// A pattern that cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no fact; write `service.fact` or `service.fact{{field=value, field, !field}}`")]
+#[error(
+    "`{0}` is no event; write `service.event` or `service.event{{field=value, field, !field}}`"
+)]
 pub struct NoPattern(String);
 
 impl FromStr for Pattern {
@@ -76,7 +78,7 @@ fn condition(text: &str) -> Option<Condition> {
 }
 
 fn is_name(text: &str) -> bool {
-    let is_part = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     !text.is_empty() && text.chars().all(is_part)
 }
 
@@ -108,7 +110,7 @@ impl fmt::Display for Condition {
 }
 
 impl Pattern {
-    /// Whether a fact of this pattern's name with these fields is meant.
+    /// Whether the pattern matches an event of its name with these fields.
     pub fn fits(&self, fields: &Fields) -> bool {
         self.conditions.iter().all(|condition| {
             let value = fields.get(&condition.field);
@@ -122,7 +124,7 @@ impl Pattern {
         })
     }
 
-    /// Whether some fact could be meant by both.
+    /// Whether some event could match both patterns.
     pub fn meets(&self, other: &Self) -> bool {
         let against = |one: &Condition, two: &Condition| {
             one.field == two.field
@@ -140,7 +142,7 @@ impl Pattern {
     }
 }
 
-/// The few fields of a payload that somebody asks for; the rest is passed over unread.
+/// The few fields of a payload that are needed; the rest is skipped unread.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields(Vec<(String, String)>);
 

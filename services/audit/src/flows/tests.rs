@@ -4,7 +4,7 @@ fn wrong(text: &str) -> String {
     Flows::parse(text).expect_err("it is wrong").to_string()
 }
 
-/// A flow of one fact, and whatever else.
+/// A flow of one event, and `more`.
 fn with(more: &str) -> String {
     let flow = "[[flow]]\nname = \"pay\"\ntitle = \"t\"\n\
                 begins = { \"payment.pay\" = [\"payment.requested\"] }\n";
@@ -12,7 +12,7 @@ fn with(more: &str) -> String {
 }
 
 #[test]
-fn the_shipped_file_is_good() {
+fn the_shipped_file_is_valid() {
     let flows = Flows::shipped();
     assert!(flows.knows("payment.requested") && !flows.knows("payment.lost"));
     assert!(flows.may_follow("payment.requested", "point.debited"));
@@ -39,20 +39,20 @@ fn a_flow_reaches_what_its_beginning_leads_to_and_no_more() {
 
 #[test]
 fn a_mistake_is_named_with_its_place() {
-    assert!(wrong("[[step]]\nafter = \"a\"\n").contains("`a` is no fact"), "with its line");
+    assert!(wrong("[[step]]\nafter = \"a\"\n").contains("`a` is no event"), "with its line");
     assert!(wrong("[[stop]]").contains("unknown field `stop`"));
     let step = "[[step]]\nafter = \"payment.requested\"\nby = \"point\"\n";
     assert_eq!(
         wrong(&with(&format!("{step}must = [\"reservation.confirmed\"]\nwithin_secs = 1"))),
-        "the step after `payment.requested`: `reservation.confirmed` is told by reservation, not \
-         by point"
+        "the step after `payment.requested`: `reservation.confirmed` is emitted by reservation, \
+         not by point"
     );
     for without_time in ["must = [\"point.debited\"]", "may = [\"point.debited\"]\nwithin_secs = 1"]
     {
         let error = wrong(&with(&format!("{step}{without_time}")));
         assert!(error.contains("needs `within_secs`"), "{error}");
     }
-    assert!(wrong(&with(step)).contains("names no fact"));
+    assert!(wrong(&with(step)).contains("names no event"));
     assert_eq!(wrong(&with(&with(""))), "there are two flows `pay`");
     assert_eq!(
         wrong(&with("failed = [\"payment.failed\"]")),

@@ -1,4 +1,4 @@
-//! What operators and fans look for, they find.
+//! The queries of operators and fans.
 
 use events::{
     ScheduleId,
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{database, moment, sale, take};
 use crate::{
     keys::Key,
-    reads::{find, list},
+    queries::{find, list},
     rehearsal::{End, Visit},
 };
 
@@ -118,7 +118,7 @@ async fn pages_follow_each_other_without_a_gap() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_looked_for_is_refused() {
+async fn an_invalid_query_is_refused() {
     let pool = database().await;
     for command in [
         FindSagas { service: Some("accounting".into()), ..FindSagas::default() },

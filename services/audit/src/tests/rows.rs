@@ -1,4 +1,4 @@
-//! Rows are made of facts alone.
+//! Rows depend on the events alone.
 
 use events::producer_of;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -19,7 +19,7 @@ async fn rows(pool: &PgPool) -> Vec<String> {
     rows
 }
 
-/// The same facts as they are read: stream after stream.
+/// The same events as they are read: stream after stream.
 fn by_stream(events: &[Observed], order: &[&str]) -> Vec<Observed> {
     let mut events = events.to_vec();
     let place = |observed: &Observed| {
@@ -59,7 +59,7 @@ async fn the_order_in_which_streams_are_read_changes_no_row() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_told_again_changes_no_row() {
+async fn a_stream_that_is_read_again_changes_no_row() {
     let pool = database().await;
     let events = sale(12, 0);
     take(&pool, &events).await;
@@ -71,7 +71,7 @@ async fn a_stream_that_is_told_again_changes_no_row() {
 }
 
 #[tokio::test]
-async fn an_event_that_comes_twice_in_one_read_is_heard_once() {
+async fn an_event_that_comes_twice_in_one_read_is_handled_once() {
     let (once, twice) = (database().await, database().await);
     let events = sale(4, 0);
     take(&once, &events).await;
@@ -82,14 +82,14 @@ async fn an_event_that_comes_twice_in_one_read_is_heard_once() {
 }
 
 #[tokio::test]
-async fn what_is_too_old_goes_with_its_day() {
+async fn events_that_are_too_old_are_deleted_with_their_day() {
     let pool = database().await;
     let (old, young) = (sale(6, 9), sale(6, 2));
     take(&pool, &old).await;
     take(&pool, &young).await;
     let partitions = "select count(*) from pg_inherits where inhparent = 'facts'::regclass";
     let count = async || sqlx::query_scalar::<_, i64>(partitions).fetch_one(&pool).await.unwrap();
-    // The two days, and the one for the rest.
+    // The two days, and the default partition.
     assert_eq!(count().await, 3);
     forget_old(&pool, moment(0), 7).await.unwrap();
     assert_eq!(count().await, 2);
@@ -100,7 +100,7 @@ async fn what_is_too_old_goes_with_its_day() {
 }
 
 #[tokio::test]
-async fn events_that_were_too_old_from_the_start_go_too() {
+async fn events_that_were_too_old_from_the_start_are_deleted_too() {
     let pool = database().await;
     take(&pool, &sale(3, 60)).await;
     assert!(!rows(&pool).await.is_empty());

@@ -16,15 +16,15 @@ use crate::{
 
 /// The running total of one saga, kept in its row.
 ///
-/// Every part of it is a set, a least or a greatest, so the order of hearing leaves no mark.
+/// Every part of it is a set, a minimum or a maximum, so the order of events does not matter.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Progress {
-    /// The facts it has heard, in the order of their ids.
+    /// The events it has handled, in the order of their ids.
     observed: Vec<Uuid>,
-    /// Its flow; empty before the first fact.
+    /// Its flow; empty before the first event.
     flow: String,
-    /// Whether the fact that begins this flow was heard; a guess otherwise.
+    /// Whether the event that begins this flow was handled; if not, the flow is a guess.
     has_begun: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_at: Option<Timestamp>,
@@ -40,7 +40,7 @@ pub struct Progress {
     /// What must still come, the first to be due first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     awaited: Vec<Awaited>,
-    /// What was heard before the fact it follows from.
+    /// Events that were handled before the event they follow from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     early: Vec<(Uuid, String)>,
     /// How it has ended, for each flow that it may turn out to be.
@@ -48,7 +48,7 @@ pub struct Progress {
     ends: Vec<(String, SagaState)>,
 }
 
-/// One fact of several that must still come.
+/// Events of which one must still come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Awaited {
     due_at: Timestamp,
@@ -66,7 +66,7 @@ impl Awaited {
 }
 
 impl Progress {
-    /// Takes a fact of the saga in; one that was taken in before changes nothing.
+    /// Handles an event of the saga; one that was handled before changes nothing.
     pub fn handle(&mut self, flows: &Flows, observed: &Observed) {
         let Err(position) = self.observed.binary_search(&observed.event_id.0) else { return };
         self.observed.insert(position, observed.event_id.0);
@@ -79,15 +79,15 @@ impl Progress {
         self.meet(of, observed);
     }
 
-    /// What does not depend on any flow.
+    /// Notes what does not depend on any flow.
     fn note(&mut self, observed: &Observed, fields: &Fields) {
         lower(&mut self.first_at, observed.at);
         let last = (observed.at, observed.event.as_str());
         if self.last.as_ref().is_none_or(|(at, event)| (*at, event.as_str()) < last) {
             self.last = Some((observed.at, observed.event.clone()));
         }
-        // Facts of one saga name one fan and one schedule, but for a withdrawal that empties
-        // several rooms; any choice is as good there, as long as it is always the same.
+        // Events of one saga name one fan and one schedule, except for a withdrawal that leaves
+        // several waiting rooms. Any choice will do there, as long as it is always the same.
         if let Some(user_id) = fields.parse("user_id") {
             lower(&mut self.user_id, user_id);
         }
@@ -99,8 +99,8 @@ impl Progress {
         }
     }
 
-    /// Which flow it is: one that was begun before one that is guessed, then the first in
-    /// the file.
+    /// Chooses the flow: one that was begun before one that is guessed, then the first in the
+    /// file.
     fn name(&mut self, flows: &Flows, of: &OfEvent, fields: &Fields) {
         let begun = of.begins.iter().filter(|(_, begin)| begin.fits(fields));
         let begun = begun.map(|(rank, _)| *rank).min();
@@ -163,7 +163,7 @@ impl Progress {
         self.early.retain(|(cause, _)| *cause != observed.event_id.0);
     }
 
-    /// Whether this is what was waited for; what it follows from may not be heard yet.
+    /// Removes what this event was awaited for; the event it follows from may not have come yet.
     fn meet(&mut self, of: &OfEvent, observed: &Observed) {
         let Some(cause) = observed.cause_id.filter(|_| of.is_awaited) else { return };
         if self.observed.binary_search(&cause).is_ok() {
@@ -178,17 +178,17 @@ impl Progress {
         }
     }
 
-    /// Whether it has heard this fact.
+    /// Whether it has handled this event.
     pub fn has_consumed(&self, event_id: EventId) -> bool {
         self.observed.binary_search(&event_id.0).is_ok()
     }
 
-    /// Its flow, for example `pay`; empty while no fact of it is part of any.
+    /// Its flow, for example `pay`; empty while none of its events is part of any.
     pub fn flow(&self) -> &str {
         &self.flow
     }
 
-    /// Where it stands.
+    /// Its state.
     pub fn state(&self, now: Timestamp) -> SagaState {
         match self.next_due() {
             Some(due_at) if due_at < now => SagaState::Stalled,
@@ -205,7 +205,7 @@ impl Progress {
         self.awaited.first().map(|awaited| awaited.due_at)
     }
 
-    /// When each thing that must still come is due, and from which service.
+    /// When each awaited event is due, and from which service.
     pub(crate) fn awaited(&self) -> impl Iterator<Item = (Timestamp, &str)> {
         self.awaited.iter().map(|awaited| (awaited.due_at, awaited.service.as_str()))
     }
@@ -236,7 +236,7 @@ impl Progress {
         }
     }
 
-    /// What should have come by now, and has not.
+    /// The stalls: what should have come by now, and has not.
     pub fn stalled(&self, _flows: &Flows, saga_id: SagaId, now: Timestamp) -> Vec<SagaStalled> {
         let overdue = self.awaited.iter().take_while(|awaited| awaited.due_at < now);
         overdue

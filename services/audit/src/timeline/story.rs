@@ -14,8 +14,8 @@ use crate::{
     flows::{Fields, Flows},
 };
 
-/// The story of a saga: its facts in causal order, what was undone, and what is still to
-/// come. `None` without facts.
+/// The story of a saga: its events in causal order, what was undone, and what is still to come.
+/// `None` without events.
 pub fn saga(flows: &Flows, events: &[Observed], now: Timestamp) -> Option<Saga> {
     let saga_id = events.first()?.saga_id;
     let events: BTreeMap<Uuid, &Observed> =
@@ -46,10 +46,11 @@ pub fn saga(flows: &Flows, events: &[Observed], now: Timestamp) -> Option<Saga> 
     Some(Saga { steps: steps.collect(), to_come: progress.to_come(now), line })
 }
 
-/// The facts with their depth: each after its cause, siblings by time.
+/// The events with their depth: each after its cause, siblings by time.
 ///
-/// Ids that name each other as cause have no beginning. No service tells such facts, but the
-/// timeline shows what was told: they come last, as if nothing had caused the first of them.
+/// Events that name each other as cause have no beginning. No service emits such events, but the
+/// timeline shows all that were emitted: they come last, as if nothing had caused the first of
+/// them.
 fn in_causal_order(events: &BTreeMap<Uuid, &Observed>) -> Vec<(Uuid, u32)> {
     let mut by_time: Vec<_> = events.values().collect();
     by_time.sort_by_key(|observed| (observed.at, observed.event_id));
@@ -80,7 +81,7 @@ fn in_causal_order(events: &BTreeMap<Uuid, &Observed>) -> Vec<(Uuid, u32)> {
 
 type Pairs = BTreeMap<Uuid, Uuid>;
 
-/// Which fact undoes which, and the other way round.
+/// Which event undoes which, and the other way round.
 fn undone(flows: &Flows, events: &BTreeMap<Uuid, &Observed>) -> (Pairs, Pairs) {
     let (mut undoes, mut undone) = (Pairs::new(), Pairs::new());
     let fields =

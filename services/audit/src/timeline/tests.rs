@@ -15,14 +15,14 @@ const PAYMENT: Uuid = Uuid::from_u128(0x0900);
 const RESERVATION: Uuid = Uuid::from_u128(0x0800);
 const FAN: Uuid = Uuid::from_u128(0x0700);
 const SHOW: Uuid = Uuid::from_u128(0x0600);
-/// The command that began it, which no fact has as its id.
+/// The command that began it; no event has its id.
 const COMMAND: u128 = 0x0fff;
 
 fn at(millis: i64) -> Timestamp {
     Timestamp::from_unix_millis(1_800_000_000_000 + millis).expect("in range")
 }
 
-/// A fact with this number as its id, caused by that one, so many milliseconds in.
+/// An event with the number `id`, caused by `cause`, so many milliseconds after the beginning.
 fn event(id: u128, name: &str, cause: u128, millis: i64, more: Value) -> Observed {
     let mut payload = json!({ "user_id": FAN, "schedule_id": SHOW });
     let fields = payload.as_object_mut().expect("an object");
@@ -72,7 +72,7 @@ fn hold_gone() -> Vec<Observed> {
     ]
 }
 
-/// A show that is called off goes on in the saga of each payment.
+/// A show that is cancelled goes on in the saga of each payment.
 fn show_cancelled() -> Vec<Observed> {
     let mut events = bought();
     events.truncate(4);
@@ -157,7 +157,7 @@ fn progress(events: &[Observed]) -> Progress {
     progress
 }
 
-/// Calls `look` with the facts in every order there is.
+/// Calls `look` with the events in every possible order.
 fn in_every_order(events: &mut Vec<Observed>, rest: usize, look: &mut dyn FnMut(&[Observed])) {
     if rest <= 1 {
         return look(events);
@@ -184,26 +184,24 @@ fn every_story_has_its_flow_and_its_end() {
 }
 
 #[test]
-fn the_order_of_hearing_leaves_no_mark() {
+fn the_order_in_which_events_are_handled_changes_nothing() {
     for (mut events, ..) in stories() {
-        // Half a story is one as well: what is still to come does not depend on it either.
-        for observed in 1..=events.len() {
-            let mut part = events[..observed].to_vec();
-            let emitted = progress(&part);
-            in_every_order(&mut part, observed, &mut |events| {
-                assert_eq!(progress(events), emitted)
-            });
+        // In part of a story, what is still to come does not depend on the order either.
+        for count in 1..=events.len() {
+            let mut part = events[..count].to_vec();
+            let expected = progress(&part);
+            in_every_order(&mut part, count, &mut |events| assert_eq!(progress(events), expected));
         }
         let missing = events.len() / 2;
         events.remove(missing);
-        let emitted = progress(&events);
+        let expected = progress(&events);
         let all = events.len();
-        in_every_order(&mut events, all, &mut |events| assert_eq!(progress(events), emitted));
+        in_every_order(&mut events, all, &mut |events| assert_eq!(progress(events), expected));
     }
 }
 
 #[test]
-fn an_event_that_is_heard_twice_is_heard_once() {
+fn an_event_that_comes_twice_is_handled_once() {
     for (events, ..) in stories() {
         let twice: Vec<_> = events.iter().chain(&events).cloned().collect();
         assert_eq!(progress(&twice), progress(&events));
@@ -214,11 +212,11 @@ fn an_event_that_is_heard_twice_is_heard_once() {
 #[test]
 fn a_progress_is_read_as_it_was_stored() {
     for (events, ..) in stories() {
-        for observed in 0..=events.len() {
-            let emitted = progress(&events[..observed]);
-            let stored = serde_json::to_string(&emitted).expect("plain data");
+        for count in 0..=events.len() {
+            let before = progress(&events[..count]);
+            let stored = serde_json::to_string(&before).expect("plain data");
             let again: Progress = serde_json::from_str(&stored).expect("its own");
-            assert_eq!(again, emitted, "{stored}");
+            assert_eq!(again, before, "{stored}");
         }
     }
 }
@@ -226,15 +224,15 @@ fn a_progress_is_read_as_it_was_stored() {
 #[test]
 fn a_step_that_is_missing_is_awaited_and_then_stalled() {
     let flows = Flows::shipped();
-    let observed = progress(&bought()[..2]);
-    assert_eq!(observed.next_due(), Some(at(10_004)));
-    assert_eq!(observed.state(at(10_004)), SagaState::Running);
-    assert_eq!(observed.stalled(flows, SagaId(PAYMENT), at(10_004)), []);
-    assert_eq!(observed.line(flows, SagaId(PAYMENT), at(50)).awaited, ["reservation"]);
+    let begun = progress(&bought()[..2]);
+    assert_eq!(begun.next_due(), Some(at(10_004)));
+    assert_eq!(begun.state(at(10_004)), SagaState::Running);
+    assert_eq!(begun.stalled(flows, SagaId(PAYMENT), at(10_004)), []);
+    assert_eq!(begun.line(flows, SagaId(PAYMENT), at(50)).awaited, ["reservation"]);
 
     let now = at(10_005);
-    assert_eq!(observed.state(now), SagaState::Stalled);
-    let stalled = observed.stalled(flows, SagaId(PAYMENT), now);
+    assert_eq!(begun.state(now), SagaState::Stalled);
+    let stalled = begun.stalled(flows, SagaId(PAYMENT), now);
     let [stalled] = &stalled[..] else { panic!("one is awaited: {stalled:?}") };
     assert_eq!((stalled.flow.as_str(), stalled.service.as_str()), ("pay", "reservation"));
     assert_eq!(stalled.awaited, ["reservation.confirmed", "reservation.confirm_refused"]);
@@ -246,12 +244,12 @@ fn a_step_that_is_missing_is_awaited_and_then_stalled() {
 }
 
 #[test]
-fn a_gap_in_the_middle_is_awaited_although_more_was_heard_after_it() {
+fn a_gap_in_the_middle_is_awaited_although_later_events_have_come() {
     let mut events = bought();
     events.remove(1);
-    let observed = progress(&events);
-    assert_eq!(observed.state(at(60_000)), SagaState::Stalled);
-    assert_eq!(observed.to_come(at(60_000))[0].events, ["point.debited", "point.debit_refused"]);
+    let with_gap = progress(&events);
+    assert_eq!(with_gap.state(at(60_000)), SagaState::Stalled);
+    assert_eq!(with_gap.to_come(at(60_000))[0].events, ["point.debited", "point.debit_refused"]);
 }
 
 #[test]
@@ -262,22 +260,22 @@ fn a_hold_does_not_stall_because_it_is_paid_for_in_another_saga() {
 }
 
 #[test]
-fn a_cancelled_hold_waits_for_no_money_and_a_cancelled_ticket_does() {
+fn a_cancelled_hold_awaits_no_refund_and_a_cancelled_ticket_does() {
     assert_eq!(progress(&hold_cancelled()).next_due(), None);
     let ticket = progress(&ticket_cancelled()[..1]);
     assert_eq!(ticket.to_come(at(0))[0].events, ["point.refunded"]);
 }
 
 #[test]
-fn what_audit_says_of_a_saga_changes_nothing_but_its_length() {
+fn what_audit_emits_about_a_saga_changes_nothing_but_its_length() {
     let mut events = bought()[..2].to_vec();
     events.push(event(9, "audit.saga_stalled", COMMAND, 10_500, json!({})));
-    let observed = progress(&events);
-    assert_eq!((observed.flow(), observed.next_due()), ("pay", Some(at(10_004))));
+    let progress = progress(&events);
+    assert_eq!((progress.flow(), progress.next_due()), ("pay", Some(at(10_004))));
 }
 
-fn emitted(events: &[Observed], now: Timestamp) -> Saga {
-    saga(Flows::shipped(), events, now).expect("there are facts")
+fn story_of(events: &[Observed], now: Timestamp) -> Saga {
+    saga(Flows::shipped(), events, now).expect("there are events")
 }
 
 #[test]
@@ -286,7 +284,7 @@ fn a_story_is_in_causal_order_whatever_the_clocks_say() {
     // This service's clock is behind.
     events[1].at = at(-500);
     events.reverse();
-    let story = emitted(&events, at(100));
+    let story = story_of(&events, at(100));
     let steps: Vec<_> = story.steps.iter().map(|step| (step.event.as_str(), step.depth)).collect();
     assert_eq!(
         steps,
@@ -308,7 +306,7 @@ fn a_story_is_in_causal_order_whatever_the_clocks_say() {
 #[test]
 fn a_story_says_what_undid_what() {
     let undone = |events: &[Observed]| -> BTreeSet<(String, String)> {
-        let story = emitted(events, at(200_000));
+        let story = story_of(events, at(200_000));
         let pairs = story.steps.iter().filter_map(|step| {
             let undoes = step.undoes.clone()?;
             let other = story.steps.iter().find(|other| other.event == undoes)?;
@@ -342,6 +340,6 @@ fn events_that_cause_each_other_are_shown_all_the_same() {
         event(2, "point.debited", 1, 1, json!({})),
         event(3, "payment.failed", 2, 2, json!({})),
     ];
-    assert_eq!(emitted(&events, at(9)).steps.len(), 3);
+    assert_eq!(story_of(&events, at(9)).steps.len(), 3);
     assert_eq!(saga(Flows::shipped(), &[], at(9)), None);
 }

@@ -1,4 +1,4 @@
-//! Each fact of a reservation as a word on its seats.
+//! Turns each event of a reservation into an update of its seats.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +14,15 @@ use mesh::valkey::{At, CallOn, FunctionCall};
 
 use super::{MapConfig, SeatMaps};
 
-/// How far one owner of a seat has come, as `seats.lua` names it.
+/// How far one owner of a seat has come, with the names of `seats.lua`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Environment {
+enum Stage {
     Held,
     Sold,
     Freed,
 }
 
-impl Environment {
+impl Stage {
     fn as_str(&self) -> &'static str {
         match self {
             Self::Held => "held",
@@ -35,10 +35,10 @@ impl Environment {
 fn mark<'a>(
     schedule: ScheduleId,
     hold_version: i64,
-    env: Environment,
+    stage: Stage,
     seats: impl Iterator<Item = &'a SeatId>,
 ) -> FunctionCall {
-    let call = FunctionCall::new("mark").arg(schedule).arg(hold_version).arg(env.as_str());
+    let call = FunctionCall::new("mark").arg(schedule).arg(hold_version).arg(stage.as_str());
     seats.fold(call, |call, seat| call.arg(seat))
 }
 
@@ -48,47 +48,48 @@ impl CallOn<ScheduleCancelled> for SeatMaps {
     }
 }
 
-/// The show of this schedule is off.
-pub fn called_off(schedule: ScheduleId) -> FunctionCall {
+/// Marks the show of this schedule as cancelled.
+pub fn schedule_cancelled(schedule: ScheduleId) -> FunctionCall {
     FunctionCall::new("off").arg(schedule)
 }
 
-/// What the owner of the seats states of them, as words: seats with the same word together.
+/// The updates for seats as the reservation service states them: one for all seats in the same
+/// state.
 pub fn stated(schedule: ScheduleId, seats: &[SeatStated]) -> Vec<FunctionCall> {
-    let mut words: BTreeMap<(i64, Environment), Vec<&SeatId>> = BTreeMap::new();
+    let mut groups: BTreeMap<(i64, Stage), Vec<&SeatId>> = BTreeMap::new();
     for seat in seats {
-        let env = match &seat.owner {
-            None => Environment::Freed,
-            Some(owner) if owner.is_sold => Environment::Sold,
-            Some(_) => Environment::Held,
+        let stage = match &seat.owner {
+            None => Stage::Freed,
+            Some(owner) if owner.is_sold => Stage::Sold,
+            Some(_) => Stage::Held,
         };
-        words.entry((seat.hold_version, env)).or_default().push(&seat.seat);
+        groups.entry((seat.hold_version, stage)).or_default().push(&seat.seat);
     }
-    let word = |((version, env), seats): (_, Vec<&SeatId>)| {
-        mark(schedule, version, env, seats.into_iter())
+    let update = |((version, stage), seats): (_, Vec<&SeatId>)| {
+        mark(schedule, version, stage, seats.into_iter())
     };
-    words.into_iter().map(word).collect()
+    groups.into_iter().map(update).collect()
 }
 
 impl CallOn<ReservationCreated> for SeatMaps {
     fn call(event: &ReservationCreated, _at: &At<'_, MapConfig>) -> FunctionCall {
         let seats = event.seats.iter().map(|priced| &priced.seat);
-        mark(event.schedule_id, event.hold_version, Environment::Held, seats)
+        mark(event.schedule_id, event.hold_version, Stage::Held, seats)
     }
 }
 
 macro_rules! handle_seats {
-    ($($event:ty => $env:expr;)+) => {$(
+    ($($event:ty => $stage:expr;)+) => {$(
         impl CallOn<$event> for SeatMaps {
             fn call(event: &$event, _at: &At<'_, MapConfig>) -> FunctionCall {
                 let seats = event.seats.iter();
-                mark(event.schedule_id, event.hold_version, $env, seats)
+                mark(event.schedule_id, event.hold_version, $stage, seats)
             }
         }
     )+};
 }
 handle_seats! {
-    ReservationConfirmed => Environment::Sold;
-    ReservationExpired => Environment::Freed;
-    ReservationCancelled => Environment::Freed;
+    ReservationConfirmed => Stage::Sold;
+    ReservationExpired => Stage::Freed;
+    ReservationCancelled => Stage::Freed;
 }

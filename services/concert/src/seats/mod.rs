@@ -1,9 +1,9 @@
-//! The seat map: a copy of what the reservation service has told, kept in Valkey.
+//! The seat map: a copy of the seats' states in Valkey, made of the reservation service's events.
 //!
-//! Each fact of a reservation is a word on its seats; what it changes to the eye is one
-//! change of the map, with the next sequence. The map is read whole or from a place in its
-//! history on, and each change is announced as it happens, so that whoever draws the map
-//! for many watchers reads it once and then listens.
+//! Each event of a reservation updates its seats. If the update is visible it is one change of
+//! the map, with the next sequence. The map is read whole or from a position in its history on.
+//! Each change is also announced as it happens, so that a gateway that draws the map for many
+//! watchers reads it once and then follows the announcements.
 
 mod handle;
 
@@ -28,15 +28,15 @@ use mesh::{
 };
 use sqlx::PgPool;
 
-pub use self::handle::{called_off, stated};
+pub use self::handle::{schedule_cancelled, stated};
 use crate::{NAME, map, plan_store};
 
 /// Schedules whose section sizes are kept in memory at most.
 const SIZES_MAX: usize = 4_096;
 
-/// Whose facts the map is made of. What `concert` itself has told is heard like any other's: the
-/// map is drawn by another instance on another store.
-pub const MADE_OF: &[&str] = &["reservation", "concert"];
+/// The services whose events the map is made of. Those of `concert` itself are consumed like any
+/// other's: the map is kept by another instance on another store.
+pub const REBUILT_FROM: &[&str] = &["reservation", "concert"];
 
 /// The seat maps' functions in Valkey.
 pub struct SeatMaps;
@@ -48,8 +48,8 @@ impl LuaModule for SeatMaps {
     type Config = MapConfig;
 }
 
-/// What the Rust side of the map knows: how many seats each section has. Without a database
-/// it knows no plan, and no map can be read; that is enough to rebuild one.
+/// What the Rust side of the map needs: how many seats each section has. Without a database it
+/// has no plans and no map can be read; that is enough to rebuild one.
 #[derive(Default)]
 pub struct MapConfig {
     pool: Option<PgPool>,
@@ -57,7 +57,7 @@ pub struct MapConfig {
 }
 
 impl MapConfig {
-    /// Plans are read from this database, each once: they never change.
+    /// Reads plans from this database, each once: they never change.
     pub fn new(pool: PgPool) -> Self {
         Self { pool: Some(pool), sizes: Mutex::default() }
     }
@@ -73,7 +73,7 @@ impl MapConfig {
         let sections = Arc::new(map::empty(&plan));
         let mut sizes = lock();
         if sizes.len() >= SIZES_MAX {
-            // All at once: what is wanted comes back with one read each.
+            // All at once: each schedule still in use comes back with one read.
             sizes.clear();
         }
         sizes.insert(schedule, sections.clone());
@@ -81,7 +81,7 @@ impl MapConfig {
     }
 }
 
-/// The half of this service that draws the map.
+/// The half of this service that keeps the map.
 pub fn map_service() -> Service<Valkey<SeatMaps>> {
     Service::<Valkey<SeatMaps>>::new(NAME)
         .soon()
@@ -90,14 +90,14 @@ pub fn map_service() -> Service<Valkey<SeatMaps>> {
         .consumes::<ReservationConfirmed>(&[])
         .consumes::<ReservationExpired>(&[])
         .consumes::<ReservationCancelled>(&[])
-        .reads::<GetSeats, _, _>(
+        .queries::<GetSeats, _, _>(
             Allow::Anyone,
             |ctx: QueryContext<Valkey<SeatMaps>>, command, _| async move {
                 let sections = ctx.config().sections(command.schedule_id).await?;
                 snapshot(&ctx, &command, &sections, clock::now()).await
             },
         )
-        .reads::<GetSeatChanges, _, _>(
+        .queries::<GetSeatChanges, _, _>(
             Allow::Anyone,
             |ctx: QueryContext<Valkey<SeatMaps>>, command, _| async move {
                 since(&ctx, &command, clock::now()).await
@@ -105,7 +105,7 @@ pub fn map_service() -> Service<Valkey<SeatMaps>> {
         )
 }
 
-/// The map as it is.
+/// The current map.
 ///
 /// # Errors
 /// `unavailable` while the store is away or is being rebuilt.
@@ -127,7 +127,7 @@ pub async fn snapshot(
     Ok(SeatMap { schedule_id: *schedule_id, epoch, sequence, state, sections, seats })
 }
 
-/// What has changed since a place in the map's history.
+/// The changes since a position in the map's history.
 ///
 /// # Errors
 /// `unavailable` while the store is away or is being rebuilt.
@@ -149,7 +149,7 @@ pub async fn since(
     })
 }
 
-/// Seat and state in turn, behind the first three values.
+/// The pairs of seat and state after the first three values.
 fn seats_of(value: &Reply) -> Result<Vec<Seat>, Problem> {
     let pairs = value.0.get(3..).unwrap_or_default().chunks_exact(2);
     pairs

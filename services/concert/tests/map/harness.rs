@@ -1,4 +1,4 @@
-//! A seat map on a Valkey of its own, and the reservation service that speaks to it.
+//! A seat map on a Valkey of its own, and the events of the reservation service.
 
 use concert::{MapConfig, SeatMaps, seats};
 use events::{
@@ -18,7 +18,7 @@ use mesh::{
     trace::TraceParent,
     valkey::{CallOn, FunctionCall, Replay, ReplayedEvent, Valkey},
 };
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 /// The one schedule of most tests.
@@ -28,18 +28,18 @@ pub fn now() -> Timestamp {
     Timestamp::from_unix_millis(1_800_000_000_000).unwrap()
 }
 
-/// What the reservation service may say, by hold version.
+/// An event that changes seats, with its hold version.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Said {
+pub enum SeatEvent {
     Created(i64),
     Confirmed(i64),
     Expired(i64),
     Cancelled(i64),
-    /// By the concert service: the show is off.
+    /// `concert.schedule_cancelled`.
     Off,
 }
 
-/// The reservation with this hold version; made an hour before `now`.
+/// The reservation with this hold version, made an hour before `now`.
 pub fn owner(hold_version: i64) -> ReservationId {
     let millis = now().unix_millis() as u128 - 3_600_000;
     ReservationId(Uuid::from_u128(millis << 80 | 7 << 76 | 8 << 60 | hold_version as u128))
@@ -47,36 +47,36 @@ pub fn owner(hold_version: i64) -> ReservationId {
 
 pub struct Harness {
     pub map: Valkey<SeatMaps>,
-    _valkey: Alone,
+    _valkey: Standalone,
 }
 
 impl Harness {
-    /// A map that is whole and knows nothing. Plans are not asked for.
+    /// A complete, empty map without seat plans.
     pub async fn open() -> Self {
-        let valkey = Alone::valkey(Options::temporary()).await.unwrap();
+        let valkey = Standalone::valkey(Options::temporary()).await.unwrap();
         let map = Valkey::new(valkey.server().url(), MapConfig::default()).unwrap();
         let harness = Self { map, _valkey: valkey };
         harness.begin().await.swap().await.unwrap();
         harness
     }
 
-    /// Begins a shadow.
+    /// Begins a replay into a shadow.
     pub async fn begin(&self) -> Replay<SeatMaps> {
         self.map.begin_replay().await.unwrap().expect("no other shadow")
     }
 
-    /// Takes in a word on these seats, under an event id of its own.
-    pub async fn handle(&self, said: Said, seats: &[&str]) {
-        self.hear_of(SCHEDULE, said, seats).await;
+    /// Handles an event on these seats, with an event id of its own.
+    pub async fn handle(&self, event: SeatEvent, seats: &[&str]) {
+        self.handle_on(SCHEDULE, event, seats).await;
     }
 
-    pub async fn hear_of(&self, schedule: ScheduleId, said: Said, seats: &[&str]) {
+    pub async fn handle_on(&self, schedule: ScheduleId, event: SeatEvent, seats: &[&str]) {
         let seats: Vec<SeatId> = seats.iter().map(|&seat| SeatId(seat.into())).collect();
         let user_id = UserId(Uuid::nil());
         let payment_id = PaymentId(Uuid::nil());
         let schedule_id = schedule;
-        match said {
-            Said::Created(hold_version) => {
+        match event {
+            SeatEvent::Created(hold_version) => {
                 let seats = seats.into_iter().map(|seat| PricedSeat { seat, price: 100 });
                 self.take(ReservationCreated {
                     reservation_id: owner(hold_version),
@@ -90,7 +90,7 @@ impl Harness {
                 })
                 .await;
             }
-            Said::Confirmed(hold_version) => {
+            SeatEvent::Confirmed(hold_version) => {
                 self.take(ReservationConfirmed {
                     reservation_id: owner(hold_version),
                     schedule_id,
@@ -102,7 +102,7 @@ impl Harness {
                 })
                 .await;
             }
-            Said::Expired(hold_version) => {
+            SeatEvent::Expired(hold_version) => {
                 self.take(ReservationExpired {
                     reservation_id: owner(hold_version),
                     schedule_id,
@@ -112,7 +112,7 @@ impl Harness {
                 })
                 .await;
             }
-            Said::Off => {
+            SeatEvent::Off => {
                 self.take(ScheduleCancelled {
                     schedule_id,
                     concert_id: ConcertId(Uuid::nil()),
@@ -121,7 +121,7 @@ impl Harness {
                 })
                 .await;
             }
-            Said::Cancelled(hold_version) => {
+            SeatEvent::Cancelled(hold_version) => {
                 self.take(ReservationCancelled {
                     reservation_id: owner(hold_version),
                     schedule_id,
@@ -165,9 +165,9 @@ impl Harness {
         self.map.handle(event, &meta, now()).await.unwrap()
     }
 
-    /// The same word as it lies in the stream.
-    pub fn stored(&self, said: Said, seat: &str) -> ReplayedEvent {
-        let Said::Created(hold_version) = said else { panic!("only holds are stored here") };
+    /// The same event as it is stored in the stream.
+    pub fn stored(&self, event: SeatEvent, seat: &str) -> ReplayedEvent {
+        let SeatEvent::Created(hold_version) = event else { panic!("only holds are stored here") };
         let event = ReservationCreated {
             reservation_id: owner(hold_version),
             schedule_id: SCHEDULE,

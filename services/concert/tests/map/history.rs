@@ -1,4 +1,4 @@
-//! The sequence, and what came since a place in the map's history.
+//! The sequence, and the changes since a position in the map's history.
 
 use events::{
     EventId, ScheduleId, SeatId,
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::harness::{
     Harness, SCHEDULE,
-    Said::{Cancelled, Confirmed, Created, Expired, Off},
+    SeatEvent::{Cancelled, Confirmed, Created, Expired, Off},
     owner,
 };
 
@@ -42,7 +42,7 @@ async fn one_event_is_one_change_with_its_seats_and_the_counts_after_it() {
 }
 
 #[tokio::test]
-async fn a_show_that_is_called_off_is_one_change_and_no_seat_is_free_from_then_on() {
+async fn a_cancelled_show_is_one_change_and_no_seat_is_free_from_then_on() {
     let harness = Harness::open().await;
     harness.handle(Confirmed(7), &["A-1-1"]).await;
     let before = harness.snapshot().await;
@@ -53,7 +53,7 @@ async fn a_show_that_is_called_off_is_one_change_and_no_seat_is_free_from_then_o
     assert!(off.sections.iter().all(|count| count.free == 0), "{off:?}");
     let changes = harness.since(before.epoch, before.sequence).await.deltas;
     assert_eq!((changes.len(), changes[0].state), (1, Some(MapState::Cancelled)));
-    // What was sold is given back, and is not free for that.
+    // A sold seat whose reservation is cancelled does not become free.
     harness.handle(Cancelled(7), &["A-1-1"]).await;
     let emptied = harness.snapshot().await;
     assert_eq!((emptied.seats.len(), emptied.sections[0].free), (0, 0));
@@ -78,10 +78,10 @@ async fn an_event_delivered_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_place_that_is_not_known_is_gone() {
+async fn an_unknown_position_is_gone() {
     let harness = Harness::open().await;
     let epoch = harness.snapshot().await.epoch;
-    assert!(!harness.since(epoch, 0).await.is_gone, "nothing has happened, and nothing is missing");
+    assert!(!harness.since(epoch, 0).await.is_gone, "nothing has happened, so nothing is missing");
     harness.handle(Created(7), &["A-1-1"]).await;
     for (epoch, sequence) in [(Epoch(epoch.0 ^ 1), 0), (Epoch(epoch.0 ^ 1), 1), (epoch, 2)] {
         let changes = harness.since(epoch, sequence).await;
@@ -91,7 +91,7 @@ async fn a_place_that_is_not_known_is_gone() {
 }
 
 #[tokio::test]
-async fn a_long_history_is_read_in_pieces_without_a_hole() {
+async fn a_long_history_is_read_in_pieces_without_a_gap() {
     let harness = Harness::open().await;
     for version in 1..=600 {
         harness.handle(Created(2 * version), &["A-1-1"]).await;
@@ -113,7 +113,7 @@ async fn a_long_history_is_read_in_pieces_without_a_hole() {
 #[tokio::test]
 async fn schedules_do_not_touch_each_other() {
     let harness = Harness::open().await;
-    harness.hear_of(ScheduleId(Uuid::from_u128(2)), Created(7), &["A-1-1"]).await;
+    harness.handle_on(ScheduleId(Uuid::from_u128(2)), Created(7), &["A-1-1"]).await;
     assert_eq!(harness.sequence().await, 0);
     assert!(harness.shown().await.is_empty());
 }

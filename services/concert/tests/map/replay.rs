@@ -1,4 +1,4 @@
-//! The map built anew next to the one that is shown.
+//! A map rebuilt by replay next to the live one.
 
 use concert::seats;
 use events::{
@@ -9,12 +9,12 @@ use events::{
 
 use crate::harness::{
     Harness, SCHEDULE,
-    Said::{Confirmed, Created, Expired, Off},
+    SeatEvent::{Confirmed, Created, Expired, Off},
     now, owner,
 };
 
 #[tokio::test]
-async fn a_map_built_anew_is_the_same_map_under_another_epoch() {
+async fn a_rebuilt_map_is_the_same_map_under_another_epoch() {
     let harness = Harness::open().await;
     harness.handle(Created(7), &["A-1-1"]).await;
     let before = harness.snapshot().await;
@@ -25,28 +25,28 @@ async fn a_map_built_anew_is_the_same_map_under_another_epoch() {
     harness.handle(Created(8), &["A-1-2"]).await;
     assert!(replay.compare(now()).await.unwrap().is_none());
     let live = harness.snapshot().await;
-    assert_eq!((live.epoch, live.sequence), (before.epoch, 3), "nobody has noticed");
+    assert_eq!((live.epoch, live.sequence), (before.epoch, 3), "the replay does not show");
     replay.swap().await.unwrap();
     let after = harness.snapshot().await;
     assert_ne!(after.epoch, live.epoch);
     assert_eq!((after.seats, after.sections), (live.seats, live.sections));
-    assert!(harness.since(live.epoch, live.sequence).await.is_gone, "watchers read the map anew");
+    assert!(harness.since(live.epoch, live.sequence).await.is_gone, "watchers read the map again");
     assert!(!harness.since(after.epoch, 0).await.is_gone);
 }
 
 #[tokio::test]
-async fn a_show_that_is_off_stays_off_in_a_map_built_anew_however_long_ago_it_was_said() {
+async fn a_cancelled_show_stays_cancelled_in_a_rebuilt_map_however_old_the_event_is() {
     let harness = Harness::open().await;
     harness.handle(Off, &[]).await;
     let replay = harness.begin().await;
-    replay.state(&[seats::called_off(SCHEDULE)], now()).await.unwrap();
+    replay.state(&[seats::schedule_cancelled(SCHEDULE)], now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
     replay.swap().await.unwrap();
     assert_eq!(harness.snapshot().await.state, MapState::Cancelled);
 }
 
 #[tokio::test]
-async fn what_the_stream_has_forgotten_the_owner_of_the_seats_states() {
+async fn the_reservation_service_states_seats_whose_events_have_left_the_stream() {
     let harness = Harness::open().await;
     for version in 1..=3 {
         harness
@@ -66,7 +66,7 @@ async fn what_the_stream_has_forgotten_the_owner_of_the_seats_states() {
     let replay = harness.begin().await;
     replay.state(&seats::stated(SCHEDULE, &stated), now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
-    // What is stated again, late, or known better by an event, changes nothing.
+    // A statement that is repeated, late, or older than an event changes nothing.
     harness.handle(Confirmed(5), &["B-1-2"]).await;
     replay.state(&seats::stated(SCHEDULE, &stated), now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
@@ -74,7 +74,7 @@ async fn what_the_stream_has_forgotten_the_owner_of_the_seats_states() {
     let map = harness.snapshot().await;
     assert_eq!((map.seats.len(), map.sections[0].sold, map.sections[1].sold), (7, 6, 1));
     assert_eq!(before.seats.len(), 7);
-    // The fence has come along.
+    // The fence was rebuilt too.
     harness.handle(Created(4), &["B-1-1"]).await;
     assert!(harness.shown().await.iter().all(|(_, state)| *state == SeatState::Sold));
 }

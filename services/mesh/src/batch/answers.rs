@@ -1,4 +1,4 @@
-//! What a service has taken in (inbox) and answered (idempotency keys).
+//! What a batch finds of earlier ones: messages taken in (inbox) and answers (idempotency keys).
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,8 +12,8 @@ use crate::{
     work::{Answered, Meta, Outcome, Work},
 };
 
-/// The ids of a batch's messages, each once and in order: two batches that claim the same ones
-/// cannot deadlock.
+/// The ids of a batch's messages, sorted and without repeats, so that two batches that claim the
+/// same ids cannot deadlock.
 pub(super) fn message_ids<D>(batch: &[Work<D>]) -> Vec<Uuid> {
     let delivered = batch.iter().filter_map(Work::delivery);
     let mut ids: Vec<Uuid> = delivered.map(|delivery| delivery.id).collect();
@@ -22,7 +22,7 @@ pub(super) fn message_ids<D>(batch: &[Work<D>]) -> Vec<Uuid> {
     ids
 }
 
-/// Claims the messages of a batch and finds the answers given to its commands: which of its
+/// Claims a batch's messages and loads the stored answers to its commands. Returns which of its
 /// works are new, and those answers.
 pub(super) async fn known<B: UnitOfWork, D: Sync>(
     tx: &mut impl Transaction<B>,
@@ -31,7 +31,7 @@ pub(super) async fn known<B: UnitOfWork, D: Sync>(
     let ids = message_ids(batch);
     let mut claimed = if ids.is_empty() { HashSet::new() } else { tx.claim(ids).await? };
     let answers = answers(tx, scopes(batch.iter())).await?;
-    // Taking the id out makes a repeat within the batch a repeat too.
+    // Removing the id makes a second copy in the same batch a repeat.
     let is_fresh = |work: &Work<_>| match work.delivery() {
         Some(delivery) => claimed.remove(&delivery.id),
         None => work.entries.iter().all(|entry| !answers.knows(&entry.meta)),
@@ -51,26 +51,26 @@ pub(crate) struct Stored {
 pub(crate) struct Answers(HashMap<[u8; 32], Stored>);
 
 impl Answers {
-    /// Whether there is an answer under the command's key.
+    /// Whether there is an answer under the command's idempotency key.
     pub(super) fn knows(&self, meta: &Meta) -> bool {
         meta.idempotency.as_ref().is_some_and(|key| self.0.contains_key(&key.scope))
     }
 
-    /// The answer to the same request, if it is the same.
+    /// The answer stored under the key, if it was given to the same request.
     pub(super) fn stored(&self, meta: &Meta) -> Option<Answered> {
         let key = meta.idempotency.as_ref()?;
         let stored = self.0.get(&key.scope)?;
         (stored.body == key.body).then(|| stored.answered.clone())
     }
 
-    /// Those given in this batch, with their scopes, in order.
+    /// The answers given in this batch, ordered by scope.
     pub(crate) fn given_now(&self) -> Vec<(&[u8; 32], &Stored)> {
         let mut new: Vec<_> = self.0.iter().filter(|(_, stored)| stored.is_new).collect();
         new.sort_unstable_by_key(|(scope, _)| **scope);
         new
     }
 
-    /// Notes what a command was granted.
+    /// Stores the answer to a granted command.
     pub(super) fn given(&mut self, meta: &Meta, answered: &Answered) {
         if let Some(key) = &meta.idempotency {
             let stored = Stored { body: key.body, answered: answered.clone(), is_new: true };
@@ -79,13 +79,13 @@ impl Answers {
     }
 }
 
-/// The keys of commands.
+/// The scopes of the commands' idempotency keys.
 fn scopes<'a, D: 'a>(batch: impl Iterator<Item = &'a Work<D>>) -> Vec<[u8; 32]> {
     let entries = batch.flat_map(|work| &work.entries);
     entries.filter_map(|entry| entry.meta.idempotency.as_ref().map(|key| key.scope)).collect()
 }
 
-/// Loads the answers under the keys of commands.
+/// Loads the answers under these scopes.
 async fn answers<B: UnitOfWork>(
     tx: &mut impl Transaction<B>,
     scopes: Vec<[u8; 32]>,
@@ -100,7 +100,7 @@ async fn answers<B: UnitOfWork>(
     Ok(answers)
 }
 
-/// What a message or command that was seen before is answered.
+/// The outcome of a message or command that was taken in before.
 pub(super) fn stored<D>(work: &Work<D>, answers: &Answers) -> Outcome {
     if work.delivery().is_some() {
         return Outcome::Repeat;
@@ -109,9 +109,10 @@ pub(super) fn stored<D>(work: &Work<D>, answers: &Answers) -> Outcome {
     Outcome::Done(known.unwrap_or_else(|| Answered::refused(&reused())))
 }
 
-/// A command that is refused because of what it has done itself, under the same key, in an
-/// earlier batch or in one that was at work at the same time (seats held, a payment running):
-/// the key's answer is there, and it is what the second is answered too.
+/// Looks for answers to refused commands again. The first command under the same idempotency
+/// key, in an earlier batch or in one that ran at the same time, may itself be the reason for
+/// the refusal (seats held, a payment running). Its answer is stored by now, and the second
+/// command gets it too.
 pub(super) async fn look_again<B: UnitOfWork, D: Sync>(
     tx: &mut impl Transaction<B>,
     batch: &[Work<D>],

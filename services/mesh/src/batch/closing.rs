@@ -1,27 +1,27 @@
-//! What a batch leaves behind beside the service's own rows.
+//! What a batch writes beside the service's own rows: claims, outbox messages and answers.
 
 use uuid::Uuid;
 
 use super::answers::Answers;
 use crate::message::Message;
 
-/// What is written at the end of a batch, in one step.
+/// What the last statement of a batch writes.
 pub(crate) struct Closing<'a> {
-    /// Messages that are claimed now, in the order of their ids.
+    /// Messages that this statement claims, in the order of their ids.
     pub(crate) claims: &'a [Uuid],
-    /// What is emitted.
+    /// Messages for the outbox.
     pub(crate) emitted: &'a [Message],
-    /// What commands were answered.
+    /// Answers to commands.
     pub(crate) answers: &'a Answers,
 }
 
-/// What was found on writing it.
+/// What that statement found.
 #[derive(Debug, Default)]
 pub(crate) struct Closed {
-    /// How many of the messages were never taken in before.
+    /// How many of the messages were not in the inbox before.
     pub(crate) claimed: usize,
-    /// Whether a parked event holds its key. The batch holds its locks by now, so none of its
-    /// keys can come to be held behind its back.
+    /// Whether any parked event holds its order key. The batch has its locks by now, so no other
+    /// transaction can park an event under one of its keys any more.
     pub(crate) has_parked: bool,
 }
 

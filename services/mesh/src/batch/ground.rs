@@ -1,9 +1,9 @@
-//! How a batch is run: hopefully first, and carefully where hope was wrong.
+//! How a batch is run: first an optimistic run and, where its assumption was wrong, a checked one.
 //!
-//! A hopeful run decides as if nothing in the batch had been taken in before, nothing had been
-//! answered and no key were held by a parked event: nearly always, that is so. Its closing
-//! statement says whether it was. Where it was not, nothing has happened, and the batch runs
-//! again: it claims its messages and looks for answers and held keys before it decides.
+//! An optimistic run assumes that no message of the batch was taken in before, no command was
+//! answered, and no parked event holds a key. That is nearly always so. The closing statement
+//! verifies it. If it was wrong, the transaction is rolled back and the batch runs again: this
+//! time it claims its messages and looks for answers and held keys before it decides.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -18,12 +18,12 @@ use crate::{
     work::{Entry, Work},
 };
 
-/// What batches of one engine run on.
+/// What all batches of one engine share.
 pub(crate) struct Ground<'a, B: UnitOfWork, L> {
     pub(crate) ledger: &'a L,
     pub(crate) config: &'a B::Config,
     pub(crate) failpoints: &'a Failpoints,
-    /// Whether a key may be held by a parked event, as far as this instance has seen.
+    /// Whether a parked event may hold its order key, as far as this instance knows.
     pub(crate) has_parked: &'a AtomicBool,
 }
 
@@ -34,46 +34,46 @@ pub(crate) async fn run<B: UnitOfWork, L: Ledger<B>>(
     care: Care,
 ) -> Result<Ran, Failure> {
     let is_again = |work: &Work<_>| work.delivery().is_some_and(|delivery| delivery.delivered > 1);
-    let may_hope =
+    let is_optimistic =
         care == Care::Together && !ground.has_parked.load(Relaxed) && !batch.iter().any(is_again);
-    if may_hope {
+    if is_optimistic {
         match attempt(ground, batch, care, true).await {
             Ok(Some(ran)) => return Ok(ran),
             Err(failure) if failure.is_lost() => return Err(failure),
-            // A repeat may be why a handler or the store has refused.
+            // A repeat may be the reason why a handler or the store refused.
             Ok(None) | Err(_) => {}
         }
     }
     let ran = attempt(ground, batch, care, false).await?;
-    ran.ok_or_else(|| Failure::Refused("a careful batch has hoped".into()))
+    ran.ok_or_else(|| Failure::Refused("a checked run ended as an optimistic one".into()))
 }
 
-/// One run; `None` when it hoped for too much.
+/// One run; `None` when its optimistic assumption was wrong.
 async fn attempt<B: UnitOfWork, L: Ledger<B>>(
     ground: &Ground<'_, B, L>,
     batch: &mut [Work<UnitHandler<B>>],
     care: Care,
-    is_hopeful: bool,
+    is_optimistic: bool,
 ) -> Result<Option<Ran>, Failure> {
-    let mut page = Run::<B>::new(ground.config, is_hopeful);
-    let ran = page.run(ground, batch, care).await;
-    page.close_spans(&match &ran {
-        Ok(None) => Err(Failure::Contended("something in it was there already".into())),
+    let mut run = Run::<B>::new(ground.config, is_optimistic);
+    let ran = run.run(ground, batch, care).await;
+    run.close_spans(&match &ran {
+        Ok(None) => Err(Failure::Contended("the optimistic run met something known".into())),
         Ok(Some(_)) => Ok(()),
         Err(failure) => Err(failure.clone()),
     });
     ran
 }
 
-/// Tries a parked event in a transaction of its own.
+/// Retries a parked event in a transaction of its own.
 pub(crate) async fn retry<B: UnitOfWork, L: Ledger<B>>(
     ground: &Ground<'_, B, L>,
     parked: &Parked,
     entry: &mut Entry<UnitHandler<B>>,
     by: Option<UserId>,
 ) -> Result<Retried, Failure> {
-    let mut page = Run::<B>::new(ground.config, false);
-    let retried = page.retry(ground, parked, entry, by).await;
-    page.close_spans(&retried);
+    let mut run = Run::<B>::new(ground.config, false);
+    let retried = run.retry(ground, parked, entry, by).await;
+    run.close_spans(&retried);
     retried
 }

@@ -1,4 +1,4 @@
-//! A decoded message with its type forgotten, so that one batch can hold all kinds.
+//! A decoded event or command behind a trait object, so that one batch can hold every type.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -7,20 +7,20 @@ use events::{Command, Event, Problem, codes};
 
 use crate::{Caller, Context, Execute, Handle, HandleError, Refusal, UnitOfWork};
 
-/// A decoded message of a service with book `B`.
+/// A decoded event or command of a service with unit of work `B`.
 pub struct UnitHandler<B: UnitOfWork>(pub(crate) Box<dyn Perform<B>>);
 
-/// What a batch asks of a message.
+/// What a batch calls on an event or command.
 pub(crate) trait Perform<B: UnitOfWork>: Send + Sync {
-    /// Names what it will need.
+    /// Adds the keys of the rows that the handler needs.
     fn keys(&self, caller: &Caller, keys: &mut B::Keys);
-    /// Takes its turn; a command's reply as JSON.
+    /// Runs the handler; returns a command's reply as JSON.
     fn perform(&self, unit: &mut B, ctx: &mut Context<'_, B::Config>) -> Result<Bytes, Stop>;
     /// HTTP status of a granted command.
     fn status(&self) -> u16;
 }
 
-/// Why a message did not take effect.
+/// Why an event or command did not take effect.
 pub(crate) enum Stop {
     No(Problem),
     NotYet(Problem),
@@ -28,9 +28,9 @@ pub(crate) enum Stop {
     Panicked(String),
 }
 
-pub(crate) struct HandledEvent<E>(pub(crate) E);
+pub(crate) struct EventHandler<E>(pub(crate) E);
 
-impl<B: Handle<E>, E: Event> Perform<B> for HandledEvent<E> {
+impl<B: Handle<E>, E: Event> Perform<B> for EventHandler<E> {
     fn keys(&self, _caller: &Caller, keys: &mut B::Keys) {
         B::keys(&self.0, keys);
     }
@@ -50,9 +50,9 @@ impl<B: Handle<E>, E: Event> Perform<B> for HandledEvent<E> {
     }
 }
 
-pub(crate) struct AskedCommand<C>(pub(crate) C);
+pub(crate) struct CommandHandler<C>(pub(crate) C);
 
-impl<B: Execute<C>, C: Command> Perform<B> for AskedCommand<C> {
+impl<B: Execute<C>, C: Command> Perform<B> for CommandHandler<C> {
     fn keys(&self, caller: &Caller, keys: &mut B::Keys) {
         B::keys(&self.0, caller, keys);
     }
@@ -70,7 +70,7 @@ impl<B: Execute<C>, C: Command> Perform<B> for AskedCommand<C> {
     }
 }
 
-/// Takes a turn; a handler that panics hurts nobody but its own message.
+/// Runs the handler and catches a panic, so that it only affects its own message.
 pub(crate) fn perform<B: UnitOfWork>(
     handler: &dyn Perform<B>,
     unit: &mut B,

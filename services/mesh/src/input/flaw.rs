@@ -1,4 +1,4 @@
-//! What is wrong with a value, and where.
+//! What is wrong with a value, where it is, and the refusal that says so.
 
 use std::fmt::{self, Write};
 
@@ -7,19 +7,19 @@ use serde::de;
 
 use super::{BODY, tree::Tree};
 
-/// Characters of a name or value that a refusal repeats.
+/// Characters of a name or value that a refusal repeats at most.
 const SAID_CHARS_MAX: usize = 60;
-/// Unknown members that a refusal names.
+/// Further unknown members that a refusal names at most.
 const NAMED_MAX: usize = 5;
-/// How alike two names must be for one to be taken for the other; 1 is the same.
+/// How similar a known name must be to be suggested; 1 is the same name.
 const ALIKE: f64 = 0.8;
 
-/// A value that is not what was wanted.
+/// A value that is not what was expected.
 #[derive(Debug, PartialEq)]
 pub(super) struct Flaw {
-    /// The names and numbers that lead to it, the innermost first.
+    /// The member names and list indexes that lead to it, the innermost first.
     path: Vec<Step>,
-    /// Goes on from its name: "must be a list, not a text".
+    /// Continues the sentence after its name: "must be a list, not a text".
     what: String,
 }
 
@@ -34,12 +34,12 @@ impl Flaw {
         Self { path: Vec::new(), what: what.into() }
     }
 
-    /// Something else was wanted.
+    /// Something else was expected.
     pub(super) fn wanted(what: &str, came: &Tree) -> Self {
         Self::new(format!("must be {what}, not {}", said(came)))
     }
 
-    /// One of these was wanted.
+    /// One of these words was expected.
     pub(super) fn one_of(wanted: &[&str], came: &Tree) -> Self {
         let wanted = wanted.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
         let came = match came {
@@ -49,11 +49,11 @@ impl Flaw {
         Self::new(format!("must be one of {wanted}, not {came}"))
     }
 
-    /// Members that there are not, of which there is at least one.
+    /// Unknown members; `names` has at least one.
     pub(super) fn unknown(names: &[&str], known: &[&str]) -> Self {
         let mut what = String::from("is not known here");
         if let Some(alike) = nearest(names[0], known) {
-            // Writing to a text cannot fail.
+            // Writing to a string cannot fail.
             let _ = write!(what, " (did you mean `{alike}`?)");
         }
         let others = &names[1..];
@@ -68,9 +68,9 @@ impl Flaw {
         Self::new(what).at_member(names[0])
     }
 
-    /// A member that stands there more than once.
+    /// A member that is given more than once.
     pub(super) fn twice(name: &str) -> Self {
-        Self::new("is there more than once").at_member(name)
+        Self::new("is given more than once").at_member(name)
     }
 
     /// The same flaw, seen from the object around it.
@@ -102,7 +102,7 @@ impl Flaw {
     }
 }
 
-/// What came, in few words. A text is not repeated: it may be a password.
+/// The value that came, in few words. A text is not repeated: it may be a password.
 fn said(came: &Tree) -> String {
     match came {
         Tree::Null => "null".into(),
@@ -127,7 +127,7 @@ fn short(text: &str) -> String {
     if chars.next().is_some() { format!("{begin}…") } else { begin }
 }
 
-/// The known name that was meant, if any is like it.
+/// The known name that was probably meant, if one is similar.
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     if name.len() > SAID_CHARS_MAX {
         return None;
@@ -149,8 +149,8 @@ impl fmt::Display for Flaw {
 
 impl std::error::Error for Flaw {}
 
-/// What a type says of itself. Ours say what they want and what came; whatever else comes is
-/// the text of a library.
+/// The errors of the type that is read. Our own types say what they expect and what came; any
+/// other text is a library's, and is replaced.
 impl de::Error for Flaw {
     fn custom<T: fmt::Display>(message: T) -> Self {
         let message = message.to_string();
@@ -175,7 +175,7 @@ impl de::Error for Flaw {
     }
 
     fn invalid_type(_: de::Unexpected<'_>, _: &dyn de::Expected) -> Self {
-        Self::new("has a value of another kind than is wanted")
+        Self::new("has a value of the wrong type")
     }
 
     fn invalid_value(_: de::Unexpected<'_>, _: &dyn de::Expected) -> Self {
@@ -183,6 +183,6 @@ impl de::Error for Flaw {
     }
 
     fn invalid_length(_: usize, _: &dyn de::Expected) -> Self {
-        Self::new("has more or fewer entries than are wanted")
+        Self::new("has the wrong number of entries")
     }
 }

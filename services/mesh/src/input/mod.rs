@@ -1,19 +1,19 @@
-//! What a caller sends, read strictly and refused in our own words.
+//! Reads what a caller sends strictly, and refuses it in our own words.
 //!
-//! Bodies of commands and queries of addresses are the only text that strangers write. Each is
-//! first read as a [`Tree`], then as the type that is wanted. What is not understood is never
-//! passed over in silence: a member that there is not, one that stands there twice, a list for
-//! an object. A refusal names the `field`, and says what was wanted and what came. Nothing of it
-//! is the text of a library: those speak of the program, and change with it.
+//! Command bodies and URL queries are the only text that comes from outside. Each is first read
+//! as a [`Tree`], then as the type that is expected. Nothing that is not understood is ignored:
+//! an unknown member, a member that is given twice, a list instead of an object. A refusal names
+//! the `field`, and says what was expected and what came. It never has the text of a library:
+//! such texts describe the program, and change with it.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `tree` | JSON as a tree that forgets nothing, and why a body is no JSON |
-//! | `strict` | a tree as the type that is wanted |
+//! | `tree` | JSON as a tree that keeps everything, and why a body is no JSON |
+//! | `strict` | reads a tree as the expected type |
 //! | `flaw` | what is wrong, and where |
 //!
 //! Events are not read here. They come from services, perhaps of a later version, and their
-//! consumers pass over what they do not know.
+//! consumers ignore what they do not know.
 
 mod flaw;
 mod strict;
@@ -24,21 +24,21 @@ use serde::de::DeserializeOwned;
 
 use self::{flaw::Flaw, strict::Strict, tree::Tree};
 
-/// What a refusal calls the body as a whole.
+/// The name of the body as a whole in a refusal.
 pub(crate) const BODY: &str = "body";
 
-/// Reads a command's body. One without content is an object without members.
+/// Reads a command's body. An empty body is an object without members.
 ///
 /// # Errors
 /// `bad_request` with `line` and `column` when it is not JSON; `invalid` with the `field` when
-/// a member is unknown, missing, there twice or of the wrong kind.
+/// a member is unknown, missing, given twice or of the wrong type.
 pub fn parse<C: DeserializeOwned>(body: &[u8]) -> Result<C, Problem> {
     let tree = Tree::of_json(body)?;
     C::deserialize(Strict(tree)).map_err(|flaw| flaw.problem(codes::INVALID))
 }
 
-/// A command's body with members that the address gives. A body may repeat one of them, and
-/// may not contradict it.
+/// Adds the members that the URL gives to a command's body. The body may repeat one of them, but
+/// must not contradict it.
 ///
 /// # Errors
 /// As [`parse`].
@@ -51,7 +51,7 @@ pub fn complete(body: &[u8], given: &[(&str, String)]) -> Result<Vec<u8>, Proble
         let is_same =
             |found: &Tree| matches!(found, Tree::Text(text) if text.eq_ignore_ascii_case(value));
         if members.iter().any(|(known, found)| known == name && !is_same(found)) {
-            let what = format!("is `{value}` by the address, and may be left out here");
+            let what = format!("must be `{value}`, as in the address, or be left out");
             return Err(Problem::about(codes::INVALID, name, what));
         }
         members.retain(|(known, _)| known != name);
@@ -60,11 +60,10 @@ pub fn complete(body: &[u8], given: &[(&str, String)]) -> Result<Vec<u8>, Proble
     Ok(serde_json::to_vec(&tree).expect("a tree is plain data"))
 }
 
-/// Reads the parameters of an address, which are texts.
+/// Reads the query parameters of a URL, whose values are all texts.
 ///
 /// # Errors
-/// `bad_request` with the `field` when one is unknown, missing, there twice or of the wrong
-/// kind.
+/// `bad_request` with the `field` when one is unknown, missing, given twice or of the wrong type.
 pub fn query<P: DeserializeOwned>(
     pairs: impl IntoIterator<Item = (String, String)>,
 ) -> Result<P, Problem> {

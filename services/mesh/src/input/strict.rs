@@ -1,4 +1,4 @@
-//! A tree as the type that is wanted.
+//! Reads a tree as the expected type.
 
 use std::vec;
 
@@ -9,7 +9,7 @@ use serde::{
 
 use super::{flaw::Flaw, tree::Tree};
 
-/// Gives a tree to a type, which says what it wants.
+/// A deserializer over a tree; the type says what it expects.
 pub(super) struct Strict(pub(super) Tree);
 
 type Read<T> = Result<T, Flaw>;
@@ -23,7 +23,7 @@ impl Strict {
             _ => None,
         };
         number.filter(|number| (min..=max).contains(number)).ok_or_else(|| {
-            // Nobody has use for the bounds of 64 bits.
+            // The bounds of 64 bits are of no use to a caller.
             let wanted = match (min, max) {
                 (min, max) if max < i64::MAX.into() => format!("a whole number, {min} to {max}"),
                 (0, _) => "a whole number, 0 or more".into(),
@@ -35,7 +35,7 @@ impl Strict {
     }
 }
 
-/// A number as it is written: a sign and digits, nothing else.
+/// A number of an optional minus sign and digits, nothing else.
 fn digits(word: &str) -> Option<i128> {
     let unsigned = word.strip_prefix('-').unwrap_or(word);
     let is_number = !unsigned.is_empty() && unsigned.bytes().all(|b| b.is_ascii_digit());
@@ -103,7 +103,7 @@ impl<'de> Deserializer<'de> for Strict {
         }
     }
 
-    /// Ids and times ask for this, and say what they are.
+    /// Ids and times deserialize by this; their visitors say what they expect.
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Read<V::Value> {
         match self.0 {
             Tree::Text(text) | Tree::Word(text) => visitor.visit_string(text),
@@ -204,7 +204,7 @@ impl<'de> Deserializer<'de> for Strict {
     }
 }
 
-/// The entries of a list that are left to be read.
+/// The entries of a list that are not read yet.
 struct Entries {
     at: usize,
     left: vec::IntoIter<Tree>,
@@ -221,14 +221,14 @@ impl<'de> SeqAccess<'de> for Entries {
     }
 }
 
-/// The members of an object that are left to be read.
+/// The members of an object that are not read yet.
 struct Members {
     left: vec::IntoIter<(String, Tree)>,
     value: Option<(String, Tree)>,
 }
 
 impl Members {
-    /// No two of them may have one name.
+    /// Refuses two members of the same name.
     fn of(members: Vec<(String, Tree)>) -> Read<Self> {
         let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::*;
 
-/// What the libraries say, which is never ours to say.
+/// Words of library errors, which must not appear in a refusal.
 const FOREIGN: [&str; 12] = [
     "at line",
     "expected",
@@ -50,7 +50,7 @@ fn is<C: DeserializeOwned>(body: &str, field: &str, words: &str) {
 const ID: &str = "019a5c3e-7a10-7c41-9d0e-3b1f5e2a7c01";
 
 #[test]
-fn a_member_that_there_is_not_is_named_with_the_nearest_that_there_is() {
+fn an_unknown_member_is_named_with_the_most_similar_known_one() {
     is::<Charge>(r#"{"amount":1,"ammount":5}"#, "ammount", "did you mean `amount`?");
     for (unknown, meant) in [
         ("opens", "opens_at"),
@@ -71,7 +71,7 @@ fn a_member_that_there_is_not_is_named_with_the_nearest_that_there_is() {
 }
 
 #[test]
-fn a_member_is_read_strictly_however_deep_it_lies() {
+fn a_member_is_read_strictly_at_any_depth() {
     let body = |admission: &str| {
         format!(
             r#"{{"concert_id":"{ID}","venue":"H","starts_at":"2030-06-01T19:00:00Z",
@@ -92,14 +92,14 @@ fn a_member_is_read_strictly_however_deep_it_lies() {
 }
 
 #[test]
-fn a_member_that_stands_there_twice_is_refused() {
+fn a_member_that_is_given_twice_is_refused() {
     is::<Charge>(r#"{"amount":1,"amount":1}"#, "amount", "more than once");
     is::<Charge>("{\"amount\":1,\"am\\u006funt\":2}", "amount", "more than once");
     is::<Withdraw>(r#"{"forfeit":true,"forfeit":false}"#, "forfeit", "more than once");
 }
 
 #[test]
-fn what_is_no_object_is_told_so() {
+fn the_refusal_of_a_body_that_is_no_object_says_so() {
     for (body, came) in [
         ("[]", "a list"),
         ("[5]", "a list"),
@@ -115,7 +115,7 @@ fn what_is_no_object_is_told_so() {
 }
 
 #[test]
-fn a_value_of_another_kind_is_told_what_is_wanted() {
+fn the_refusal_of_a_value_of_the_wrong_type_names_the_expected_type() {
     is::<Charge>("{}", "amount", "`amount` is missing");
     is::<Charge>("", "amount", "`amount` is missing");
     is::<Charge>(r#"{"amount":"1"}"#, "amount", "must be a whole number, not a text");
@@ -139,7 +139,7 @@ fn a_value_of_another_kind_is_told_what_is_wanted() {
 }
 
 #[test]
-fn a_time_says_its_zone_or_is_told_how() {
+fn the_refusal_of_a_time_without_a_zone_says_how_to_give_one() {
     let body = |at: &str| {
         format!(r#"{{"concert_id":"{ID}","venue":"H","starts_at":"{at}","seat_plan":""}}"#)
     };
@@ -160,13 +160,13 @@ fn a_password_is_not_repeated() {
 }
 
 #[test]
-fn what_is_no_json_is_told_where() {
+fn the_refusal_of_a_body_that_is_no_json_names_line_and_column() {
     for (body, line, column, words) in [
-        (&b"{"[..], 1, 1, "breaks off"),
-        (b"{\n \"a", 2, 3, "breaks off"),
-        (b"email=a&password=b", 1, 1, "no JSON"),
-        (b"{\"amount\":1}\n{}", 2, 1, "behind the JSON"),
-        (b"{\"amount\":1e}", 1, 13, "no JSON"),
+        (&b"{"[..], 1, 1, "ends here"),
+        (b"{\n \"a", 2, 3, "ends here"),
+        (b"email=a&password=b", 1, 1, "not valid JSON"),
+        (b"{\"amount\":1}\n{}", 2, 1, "after the end of the JSON"),
+        (b"{\"amount\":1e}", 1, 13, "not valid JSON"),
         (b"{\n\"\xff\": 1}", 2, 2, "UTF-8"),
     ] {
         let problem = refused::<Charge>(body);
@@ -182,7 +182,7 @@ fn what_is_no_json_is_told_where() {
 }
 
 #[test]
-fn what_is_right_is_read_however_it_is_spelt() {
+fn a_valid_body_is_read_in_any_spelling() {
     for body in
         ["{\"amount\":5}", "{ \"amount\" : 5 }\n", "\u{feff}{\"amount\":5}", "{\"am\\u006funt\":5}"]
     {
@@ -195,7 +195,7 @@ fn what_is_right_is_read_however_it_is_spelt() {
 }
 
 #[test]
-fn a_body_may_repeat_what_the_address_says_and_not_contradict_it() {
+fn a_body_may_repeat_a_member_of_the_address_but_not_contradict_it() {
     let given = [("id", ID.to_owned())];
     let complete = |body: &str| complete(body.as_bytes(), &given);
     let whole = |body: &str| String::from_utf8(complete(body).unwrap()).unwrap();
@@ -207,14 +207,14 @@ fn a_body_may_repeat_what_the_address_says_and_not_contradict_it() {
         let refused = complete(other).unwrap_err();
         assert!(refused.is(codes::INVALID) && refused.extra["field"] == "id", "{refused}");
     }
-    // What stands there twice is refused by whoever reads it.
+    // A member that is given twice is kept, and refused by the type that reads it.
     assert_eq!(whole(r#"{"x":1,"x":2}"#), format!(r#"{{"x":1,"x":2,"id":"{ID}"}}"#));
     assert!(complete("[1]").unwrap_err().is(codes::INVALID));
     assert!(complete("{\n nonsense").unwrap_err().is(codes::BAD_REQUEST));
 }
 
 #[test]
-fn parameters_are_words_and_as_strict() {
+fn query_parameters_are_read_as_strictly_as_bodies() {
     let read = |pairs: &[(&str, &str)]| {
         let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         query::<RankConcerts>(pairs)

@@ -1,5 +1,4 @@
-//! JSON as a tree that forgets nothing: neither the order of members nor one that stands there
-//! twice.
+//! JSON as a tree that keeps everything: the order of members, and members that are given twice.
 
 use std::fmt;
 
@@ -14,23 +13,23 @@ pub(super) enum Tree {
     Null,
     Bool(bool),
     Whole(i128),
-    /// A number with a point or an exponent, or one that is too large to be whole.
+    /// A number with a point or an exponent, or a whole one that is too large for `Whole`.
     Fraction(f64),
     Text(String),
     List(Vec<Tree>),
     Object(Vec<(String, Tree)>),
-    /// A value of an address: a text, which may stand for a number or a truth.
+    /// A value of a URL's query: a text, which may stand for a number or a boolean.
     Word(String),
 }
 
 impl Tree {
-    /// Reads JSON in UTF-8; nothing at all is an object without members.
+    /// Reads JSON in UTF-8; an empty body is an object without members.
     pub(super) fn of_json(body: &[u8]) -> Result<Self, Problem> {
         let text = std::str::from_utf8(body).map_err(|error| {
             let at = place(body, error.valid_up_to());
-            unread(at, "is not UTF-8 there; send JSON in UTF-8")
+            unread(at, "is not UTF-8 here; send JSON in UTF-8")
         })?;
-        // Some editors write a mark before everything else.
+        // Some editors write a byte order mark first.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         if text.trim().is_empty() {
             return Ok(Self::Object(Vec::new()));
@@ -38,13 +37,13 @@ impl Tree {
         let mut json = serde_json::Deserializer::from_str(text);
         let tree = Self::deserialize(&mut json).map_err(|error| {
             let what = match error.classify() {
-                serde_json::error::Category::Eof => "breaks off there, and is no complete JSON",
-                _ => "is no JSON from there on",
+                serde_json::error::Category::Eof => "ends here, before its JSON is complete",
+                _ => "is not valid JSON from here on",
             };
             unread((error.line(), error.column()), what)
         })?;
         json.end().map_err(|error| {
-            unread((error.line(), error.column()), "has something there, behind the JSON")
+            unread((error.line(), error.column()), "has something here, after the end of the JSON")
         })?;
         Ok(tree)
     }
@@ -135,8 +134,7 @@ impl Serialize for Tree {
             Self::Text(text) | Self::Word(text) => serializer.serialize_str(text),
             Self::List(list) => list.serialize(serializer),
             Self::Object(members) => {
-                // A member that stands there twice goes on twice, and is refused where it is
-                // read.
+                // A member that is given twice is passed on twice, and refused where it is read.
                 let mut map = serializer.serialize_map(Some(members.len()))?;
                 for (name, value) in members {
                     map.serialize_entry(name, value)?;

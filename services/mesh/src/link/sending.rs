@@ -1,4 +1,4 @@
-//! What is sent over a connection, asked, and listened to; each with its limit.
+//! Publishing, requests and subscriptions over a connection, each with a timeout.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -10,23 +10,23 @@ use tracing::warn;
 use super::{BROKER, Link, SEND_TIMEOUT};
 use crate::{context::Announcement, deadline::within};
 
-/// How long the broker may take to say how it is.
+/// How long the broker may take to answer a health request.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two questions after an unfavourable answer.
+/// The pause before the second health request after an unfavourable answer.
 const HEALTH_AGAIN: Duration = Duration::from_millis(300);
-/// A broker that has left this question unanswered so often in a row is configured without it.
+/// Unanswered health requests in a row after which the broker is taken to be configured without.
 const UNANSWERED_MAX: u32 = 3;
-/// Where the broker's own account answers how it is (`nats.conf`).
+/// The subject on which the broker's system account answers health requests (`nats.conf`).
 const HEALTH_SUBJECT: &str = "broker.health";
 
 impl Link {
-    /// What keeps the broker from its work, as it says itself; `None` while it can do it, and
-    /// where it may not be asked. An unfavourable answer is asked for twice: a stream that is
-    /// being deleted makes one for a moment.
+    /// The error that the broker reports of itself; `None` while it is healthy, and where this
+    /// user may not ask. An unfavourable answer is asked for twice: a stream that is being deleted
+    /// causes one for a moment.
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn broker_ails(&self) -> Result<Option<String>, String> {
+    pub async fn broker_fault(&self) -> Result<Option<String>, String> {
         if !self.is_whole() {
             return Err("it is not connected".into());
         }
@@ -51,30 +51,30 @@ impl Link {
         if unanswered.load(Ordering::Relaxed) >= UNANSWERED_MAX {
             return self.jetstream_answers().await.map(|()| None);
         }
-        let asked = self.request(HEALTH_SUBJECT, Bytes::new(), HEALTH_TIMEOUT).await;
-        let answer = match asked {
+        let answered = self.request(HEALTH_SUBJECT, Bytes::new(), HEALTH_TIMEOUT).await;
+        let answer = match answered {
             Ok(answer) => answer,
             Err((_, cause)) => {
                 self.jetstream_answers().await.map_err(|_| cause)?;
-                // It answers everything else: its configuration may not let us ask.
+                // It answers other requests: its configuration may not allow this one.
                 if unanswered.fetch_add(1, Ordering::Relaxed) + 1 == UNANSWERED_MAX {
-                    warn!(service = self.service(), "the broker does not say how it is");
+                    warn!(service = self.service(), "the broker does not answer health requests");
                 }
                 return Ok(None);
             }
         };
         unanswered.store(0, Ordering::Relaxed);
-        let said = serde_json::from_slice::<Answer>(&answer.payload);
-        let error = said.map(|answer| answer.data.error).unwrap_or_default();
+        let answer = serde_json::from_slice::<Answer>(&answer.payload);
+        let error = answer.map(|answer| answer.data.error).unwrap_or_default();
         Ok((!error.is_empty()).then_some(error))
     }
 
     async fn jetstream_answers(&self) -> Result<(), String> {
-        let asked = self.request("$JS.API.INFO", Bytes::new(), HEALTH_TIMEOUT).await;
-        asked.map(drop).map_err(|(_, cause)| cause)
+        let answered = self.request("$JS.API.INFO", Bytes::new(), HEALTH_TIMEOUT).await;
+        answered.map(drop).map_err(|(_, cause)| cause)
     }
 
-    /// Sends a message. When this returns, it is on its way and no more than that.
+    /// Publishes a message. When this returns, the client has accepted it and no more than that.
     pub(crate) async fn publish(
         &self,
         subject: impl ToSubject,
@@ -85,7 +85,7 @@ impl Link {
         self.send_on(self.client(), subject, reply, headers, body).await
     }
 
-    /// Sends an answer, as the user that answers.
+    /// Publishes an answer, as the NATS user for answers.
     pub(crate) async fn answer(
         &self,
         subject: impl ToSubject,
@@ -117,12 +117,13 @@ impl Link {
         sent.map_err(|error| error.to_string())
     }
 
-    /// Says what is kept nowhere.
-    pub(crate) async fn say(&self, said: Announcement) -> Result<(), String> {
-        self.publish(said.subject, None, HeaderMap::new(), said.payload.into()).await
+    /// Publishes an announcement, which is stored nowhere.
+    pub(crate) async fn announce(&self, announcement: Announcement) -> Result<(), String> {
+        let Announcement { subject, payload } = announcement;
+        self.publish(subject, None, HeaderMap::new(), payload.into()).await
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request and waits for the answer.
     pub(crate) async fn request(
         &self,
         subject: impl ToSubject,
@@ -140,16 +141,16 @@ impl Link {
         request: async_nats::Request,
         limit: Duration,
     ) -> Result<Message, (RequestErrorKind, String)> {
-        let asked = self.client().send_request(subject, request.timeout(Some(limit)));
-        // The client's own time begins when the request has been accepted for sending.
-        match within(limit + SEND_TIMEOUT, BROKER, asked).await {
+        let answered = self.client().send_request(subject, request.timeout(Some(limit)));
+        // The client's own timeout begins when it has accepted the request.
+        match within(limit + SEND_TIMEOUT, BROKER, answered).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err((error.kind(), error.to_string())),
             Err(late) => Err((RequestErrorKind::TimedOut, late.to_string())),
         }
     }
 
-    /// Listens to a subject, as one of a group.
+    /// Subscribes to a subject in a queue group.
     pub(crate) async fn join(
         &self,
         subject: impl ToSubject,
@@ -158,7 +159,7 @@ impl Link {
         Self::join_on(self.client(), subject, group).await
     }
 
-    /// The same, as the user that answers.
+    /// The same, as the NATS user for answers.
     pub(crate) async fn join_to_answer(
         &self,
         subject: impl ToSubject,
@@ -177,7 +178,7 @@ impl Link {
         joined.map_err(|error| error.to_string())
     }
 
-    /// Listens to a subject.
+    /// Subscribes to a subject.
     pub(crate) async fn subscribe(&self, subject: impl ToSubject) -> Result<Subscriber, String> {
         let subscribed = within(SEND_TIMEOUT, BROKER, self.client().subscribe(subject)).await;
         subscribed.map_err(|late| late.to_string())?.map_err(|error| error.to_string())

@@ -1,9 +1,9 @@
-//! The third engine: inbox, book, outbox and parked events in memory, for the simulation.
+//! The third engine: inbox, state, outbox and parked events in memory, for the simulation.
 //!
 //! It runs the same batches as the PostgreSQL engine (see `batch`) and passes the same
-//! conformance suite. What it keeps outlives the engine, as a database outlives a process: an
-//! engine that is dropped and made anew on the same [`Store`] is a process that was restarted.
-//! Behind the feature `sim`: nothing in production keeps its state in memory.
+//! conformance suite. The [`Store`] outlives the engine, as a database outlives a process: a new
+//! engine on the same [`Store`] is a restarted process. It is behind the feature `sim`: nothing
+//! in production keeps its state in memory.
 
 mod outbox;
 mod parked;
@@ -36,32 +36,32 @@ use crate::{
 };
 
 pub use crate::batch::handler::UnitHandler;
-pub use process::{Asking, Incoming, Process, Shelf, Taken};
+pub use process::{DecodedCommand, Incoming, Process, Shelf, Taken};
 
-/// A book that can be kept in memory.
+/// A unit of work that can be kept in memory.
 pub trait InMemory: UnitOfWork {
     /// The service's tables.
     type Tables: Clone + Default + Send + 'static;
 
-    /// What `keys` name, as [`Book::load`] finds it in a database.
+    /// Loads what `keys` name, as [`UnitOfWork::load`] does from a database.
     fn load_from(keys: Self::Keys, tables: &Self::Tables) -> Self;
 
-    /// Writes what has changed, as [`Book::save`] does.
+    /// Writes what has changed, as [`UnitOfWork::save`] does.
     ///
     /// # Errors
-    /// What a constraint of the database refuses.
+    /// When a constraint of the database would refuse it.
     fn save_to(self, tables: &mut Self::Tables) -> Result<(), Failure>;
 }
 
-/// What one service keeps; it outlives the engines on it.
+/// The data of one service; it outlives the engines on it.
 pub struct Store<B: InMemory> {
     kept: Arc<Mutex<Kept<B>>>,
-    /// How often whoever speaks with it was cut off.
+    /// How often its connections were cut off.
     cuts: Arc<AtomicU64>,
     mistakes: Arc<Mistakes>,
 }
 
-/// Mistakes that can be planted, to see that a simulation finds them.
+/// Faults that can be planted, to check that a simulation finds them.
 #[derive(Debug, Default)]
 struct Mistakes {
     forgets_messages: AtomicBool,
@@ -86,27 +86,27 @@ impl<B: InMemory> Default for Store<B> {
 }
 
 impl<B: InMemory> Store<B> {
-    /// Whoever is in the middle of a transaction does not get to its end.
+    /// Cuts off its connections: transactions that have begun cannot commit any more.
     pub fn cut_off(&self) {
         self.cuts.fetch_add(1, SeqCst);
     }
 
-    /// A mistake: its inbox remembers nothing.
+    /// Plants a fault: the inbox keeps nothing.
     pub fn forget_messages(&self) {
         self.mistakes.forgets_messages.store(true, SeqCst);
     }
 
-    /// A mistake: no answer is kept under its key.
+    /// Plants a fault: no answer is kept under its idempotency key.
     pub fn forget_answers(&self) {
         self.mistakes.forgets_answers.store(true, SeqCst);
     }
 
-    /// A copy of the service's tables, when nobody is at work.
+    /// A copy of the service's tables, if no transaction is running; empty tables otherwise.
     pub fn copy(&self) -> B::Tables {
         self.kept.try_lock().map(|kept| kept.tables.clone()).unwrap_or_default()
     }
 
-    /// Looks at the service's tables as they were committed last.
+    /// Reads the service's tables as last committed.
     pub async fn look<T>(&self, look: impl FnOnce(&B::Tables) -> T) -> T {
         look(&self.kept.lock().await.tables)
     }
@@ -144,13 +144,13 @@ pub struct Memory<B: InMemory> {
 }
 
 impl<B: InMemory> Memory<B> {
-    /// An engine on a store, as a process that has just been started has one.
+    /// An engine on a store, as in a process that has just started.
     pub fn new(store: Store<B>, config: B::Config) -> Self {
         let has_parked = AtomicBool::new(true);
         Self { store, config, failpoints: Arc::default(), has_parked }
     }
 
-    /// What it runs on.
+    /// The store it runs on.
     pub fn store(&self) -> &Store<B> {
         &self.store
     }
@@ -195,8 +195,8 @@ impl<B: InMemory> Engine for Memory<B> {
 }
 
 impl<B: InMemory> Service<Postgres<B>> {
-    /// The same service with its state in memory: it handles the same events and decides the
-    /// same commands. Queries and timers read the database by themselves, so it has none.
+    /// The same service with its state in memory: it handles the same events and commands. It
+    /// has no queries and timers, since these read the database directly.
     pub fn in_memory(self) -> Service<Memory<B>> {
         let mut service = Service::<Memory<B>>::new(self.name);
         service.take_over(self);

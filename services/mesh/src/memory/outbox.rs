@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// A message that was emitted.
+/// A row of the outbox.
 pub(super) struct Row {
     message: Message,
     sequence: Option<u64>,
@@ -38,7 +38,7 @@ impl Row {
     }
 }
 
-/// A moment that much later.
+/// The time `by` after `now`.
 pub(super) fn later(now: Timestamp, by: Duration) -> Timestamp {
     now.plus_millis(by.as_millis() as i64)
 }
@@ -77,7 +77,7 @@ impl<B: InMemory> Outbox for Memory<B> {
         Ok(())
     }
 
-    async fn put_off(&self, id: Uuid) -> Result<(), Failure> {
+    async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
         let now = crate::clock::now();
         let mut kept = self.store.kept.lock().await;
         if let Some(row) = kept.outbox.get_mut(&id).filter(|row| row.sequence.is_none()) {

@@ -14,12 +14,12 @@ use crate::{
     parked::{Parked, ParkedState, key::NONE, one_line, pause_after},
 };
 
-/// How long one behind another waits before it is looked whether that one is gone.
+/// How long an event waits behind another one before it may count as stranded.
 const STRANDED_AFTER_SECS: i64 = 1;
 
 struct Row {
     parked: Parked,
-    /// `None`: by itself, never.
+    /// `None`: it does not come due by itself.
     due_at: Option<Timestamp>,
     leased_until: Option<Timestamp>,
 }
@@ -29,7 +29,7 @@ struct Row {
 pub(super) struct Table(BTreeMap<u64, Row>);
 
 impl Table {
-    /// Those that hold their key, in their order.
+    /// The events that hold their key, in the order of parking.
     fn holding(&self) -> impl Iterator<Item = &Row> {
         self.0.values().filter(|row| row.parked.state.holds_key())
     }
@@ -38,7 +38,7 @@ impl Table {
         self.holding().next().is_some()
     }
 
-    /// The number of what holds a key.
+    /// The number of the first event that holds a key.
     pub(super) fn first(&self, key: &str) -> Option<u64> {
         let of_key = |row: &&Row| row.parked.key == key && key != NONE;
         self.holding().find(of_key).map(|row| row.parked.number)
@@ -48,7 +48,7 @@ impl Table {
         self.0.get(&number).is_some_and(|row| row.parked.state.is_open())
     }
 
-    /// Events with the numbers that they will have.
+    /// The events with the numbers that they will get.
     pub(super) fn numbered(&self, events: Vec<transaction::Parking>) -> Vec<Parked> {
         let next = self.0.keys().last().map_or(1, |last| last + 1);
         let kept_at = crate::clock::now();
@@ -99,7 +99,7 @@ impl Table {
         true
     }
 
-    /// Lets the event come due that holds a key now, if it has never been tried.
+    /// Lets the event that now holds the key come due, if it has never been tried.
     fn wake(&mut self, key: &str, now: Timestamp) {
         if let Some(row) = self.first(key).and_then(|number| self.0.get_mut(&number))
             && row.parked.state == ParkedState::Behind
@@ -116,7 +116,7 @@ impl Table {
                 Which::Due(_) => {
                     *state != ParkedState::Dead && row.due_at.is_some_and(|at| at <= now)
                 }
-                Which::Stranded(_) => {
+                Which::Missed(_) => {
                     *state == ParkedState::Behind && kept_at.plus_secs(STRANDED_AFTER_SECS) < now
                 }
                 Which::First(wanted) => {
@@ -133,7 +133,7 @@ impl Table {
                 && row.leased_until.is_none_or(|until| until < now)
         };
         let most = match which {
-            Which::Due(most) | Which::Stranded(most) => *most,
+            Which::Due(most) | Which::Missed(most) => *most,
             Which::First(_) | Which::Number(_) => 1,
         };
         let mut wanted: Vec<_> = self.0.values().filter(is_wanted).collect();

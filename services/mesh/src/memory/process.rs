@@ -1,6 +1,6 @@
-//! A service as the simulation drives it: handlers, an engine in memory, and no broker.
+//! A service as the simulation runs it: handlers, an engine in memory, and no broker.
 //!
-//! Nothing in memory ever waits, so what is asynchronous elsewhere is a plain call here.
+//! Nothing in memory ever waits, so asynchronous functions are plain calls here.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{InMemory, Memory, Store};
 use crate::{
     Answered, Caller, Execute, Idempotency, Meta, Outcome, Service, Work,
-    batch::handler::{AskedCommand, UnitHandler},
+    batch::handler::{CommandHandler, UnitHandler},
     consumer::{Table, decode, entries_of},
     engine::{
         Backlog, Care, Engine as _, Failure, Mark, Outbox as _, Parking as _, Ran, Retried, Show,
@@ -30,7 +30,7 @@ use crate::{
     },
     postgres::Postgres,
     publisher::verify,
-    service::Asked,
+    service::EndpointSpec,
     work::{Delivery, Settle},
     worker::DELIVERIES_ALONE,
 };
@@ -42,58 +42,58 @@ pub struct Incoming {
     pub message: Message,
     /// The stream it comes from.
     pub stream: &'static str,
-    /// Its place there.
+    /// Its sequence there.
     pub sequence: u64,
     /// How often it has been delivered, this time included.
     pub times: u64,
 }
 
-/// Who asks, and how.
+/// The caller of a command, and how it is called.
 #[derive(Debug, Clone)]
-pub struct Asking {
-    /// Who.
+pub struct DecodedCommand {
+    /// The caller.
     pub caller: Caller,
-    /// Under which key.
+    /// Its idempotency key.
     pub idempotency: Option<Idempotency>,
-    /// The id offered for what is made.
+    /// The id offered for what the command creates.
     pub id: Uuid,
 }
 
-/// What has become of a batch.
+/// The result of a batch.
 #[derive(Debug, Default)]
 pub struct Taken {
-    /// To be published.
+    /// Messages to be published.
     pub emitted: Vec<Message>,
-    /// The answers to commands, in order; `None` when what one depends on is not here yet.
+    /// The answers to commands, in order; `None` where what a command depends on is not here yet.
     pub answers: Vec<Option<Answered>>,
 }
 
-/// A service that runs.
+/// A running service.
 pub struct Process<B: InMemory> {
     engine: Memory<B>,
     consumed: Table<Memory<B>>,
-    asked: BTreeMap<&'static str, Asked<Memory<B>>>,
+    asked: BTreeMap<&'static str, EndpointSpec<Memory<B>>>,
 }
 
 impl<B: InMemory> Process<B> {
-    /// The service, just started, on what it has kept.
+    /// Starts the service on its store.
     pub fn start(service: Service<Postgres<B>>, store: Store<B>, config: B::Config) -> Self {
         let service = service.in_memory();
         let consumed = service.consumed.into_iter().collect();
         Self { engine: Memory::new(store, config), consumed, asked: service.asked }
     }
 
-    /// Looks at the tables as they were committed last.
+    /// Reads the tables as last committed.
     pub fn look<T>(&self, look: impl FnOnce(&B::Tables) -> T) -> T {
         now(self.engine.store().look(look))
     }
 
-    /// The next batch dies before its commit.
+    /// Makes the next batch die before its commit.
     pub fn die_before_commit(&self) {
         self.engine.failpoints().arm(Failpoint::BeforeCommit, 1);
     }
 
-    /// Work of a message.
+    /// The work of a message.
     pub fn message(&self, incoming: &Incoming) -> Work<UnitHandler<B>> {
         let Incoming { message, stream, sequence, times } = incoming;
         let entries = entries_of(&self.consumed, &message.subject, &message.body);
@@ -108,25 +108,25 @@ impl<B: InMemory> Process<B> {
         Work { entries, settle: Settle::Ack(Box::new(delivery)), underway: None }
     }
 
-    /// Work of a command that somebody asks, or that the service asks of itself.
-    pub fn command<C: Command>(&self, command: C, asking: Asking) -> Work<UnitHandler<B>>
+    /// The work of a command, from a client or from the service itself.
+    pub fn command<C: Command>(&self, command: C, asking: DecodedCommand) -> Work<UnitHandler<B>>
     where
         B: Execute<C>,
     {
         let asked = self.asked.get(C::ENDPOINT);
-        let Asking { caller, idempotency, id } = asking;
+        let DecodedCommand { caller, idempotency, id } = asking;
         let mut meta = Meta::inside(SagaId(id));
         (meta.id, meta.caller, meta.idempotency) = (id, caller, idempotency);
         if let Some(asked) = asked {
             (meta.name, meta.may_emit) = (asked.endpoint, asked.emits);
         }
-        Work::command(UnitHandler(Box::new(AskedCommand(command))), meta, Settle::Nobody)
+        Work::command(UnitHandler(Box::new(CommandHandler(command))), meta, Settle::Nobody)
     }
 
-    /// Runs a batch as a batch worker does: as one unit, and when that fails, one by one.
+    /// Runs a batch as a batch worker does: as a whole and, when that fails, work by work.
     ///
     /// # Errors
-    /// When the store was lost: nothing of it, or of what has not run yet, took effect.
+    /// When the store was lost: what ran then, and what has not run yet, took no effect.
     pub fn take(&self, batch: Vec<Work<UnitHandler<B>>>) -> Result<Taken, Failure> {
         let is_often = |work: &Work<_>| {
             work.delivery().is_some_and(|delivery| delivery.delivered >= DELIVERIES_ALONE)
@@ -151,7 +151,7 @@ impl<B: InMemory> Process<B> {
     fn take_alone(&self, work: Work<UnitHandler<B>>) -> Result<Ran, Failure> {
         let mut work = [work];
         let mut last = Failure::Refused(String::new());
-        for care in [Care::Alone, Care::Judged, Care::Unrun] {
+        for care in [Care::Standalone, Care::AloneFinal, Care::ParkUnrun] {
             match now(self.engine.run(&mut work, care)) {
                 Err(refused @ (Failure::Refused(_) | Failure::Duplicate(_))) => last = refused,
                 ended => return ended,
@@ -160,13 +160,13 @@ impl<B: InMemory> Process<B> {
         Err(last)
     }
 
-    /// Tries the parked events that have come due, and what waits behind nothing any more.
+    /// Retries the parked events that have come due, and those that are stranded.
     ///
     /// # Errors
     /// When the store was lost.
     pub fn retry_due(&self) -> Result<Vec<Message>, Failure> {
         let mut emitted = Vec::new();
-        for which in [Which::Stranded(DUE_MAX), Which::Due(DUE_MAX)] {
+        for which in [Which::Missed(DUE_MAX), Which::Due(DUE_MAX)] {
             for parked in now(self.engine.lease(which, LEASE))? {
                 emitted.extend(self.retry(&parked)?);
             }
@@ -187,12 +187,12 @@ impl<B: InMemory> Process<B> {
         Ok(Vec::new())
     }
 
-    /// Events that are parked and have not ended.
+    /// The parked events that are still open.
     pub fn parked(&self) -> Vec<Parked> {
         now(self.engine.parked(Show::All(false, usize::MAX))).unwrap_or_default()
     }
 
-    /// What has no mark and no owner.
+    /// Takes messages without a mark and without a running lease from the outbox.
     pub fn sweep(&self, most: usize) -> Vec<Message> {
         now(self.engine.sweep(most)).unwrap_or_default()
     }
@@ -202,15 +202,15 @@ impl<B: InMemory> Process<B> {
         let _ = now(self.engine.mark(marks));
     }
 
-    /// What is not published.
+    /// The messages that are not published yet.
     pub fn backlog(&self) -> Backlog {
         now(self.engine.backlog()).unwrap_or_default()
     }
 
-    /// Compares outbox and stream, as the publisher does; how many messages were lost.
+    /// Compares outbox and stream, as the publisher does; returns how many messages were lost.
     ///
     /// # Errors
-    /// When the stream could not be read, or has changed meanwhile.
+    /// When the stream could not be read, or changed during the comparison.
     pub fn verify(&self, stream: &impl Shelf) -> Result<usize, Failure> {
         now(verify::run(&self.engine, &Read(stream)))
     }
@@ -229,15 +229,15 @@ impl Taken {
 
 /// A stream of the simulated broker.
 pub trait Shelf: Sync {
-    /// Which connection to the broker this is.
+    /// The number of the current connection to the broker.
     fn epoch(&self) -> u64;
-    /// The sequence of the oldest message it has; behind the last one when it has none.
+    /// The sequence of its oldest message; one above the last sequence when it has none.
     fn first_sequence(&self) -> u64;
     /// The sequence of the newest message it has ever had.
     fn last_sequence(&self) -> u64;
-    /// Seconds that it keeps messages; 0 for ever.
+    /// Seconds that it keeps messages; 0 means for ever.
     fn max_age_secs(&self) -> i64;
-    /// When it was made.
+    /// When it was created.
     fn made_at(&self) -> Timestamp;
     /// The id of the message at a sequence, if there is one.
     fn id_at(&self, sequence: u64) -> Option<Uuid>;
@@ -270,7 +270,7 @@ impl<S: Shelf> verify::Stream for Read<'_, S> {
     }
 }
 
-/// What never waits.
+/// The result of a future that never waits.
 fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("nothing in memory waits")
 }

@@ -1,4 +1,4 @@
-//! A transaction in memory: whoever has begun one has the store alone.
+//! A transaction in memory: it holds the store's lock until it ends.
 
 use std::{
     collections::HashSet,
@@ -23,7 +23,7 @@ use crate::{
     parked::Parked,
 };
 
-/// What is changed is written aside until the commit.
+/// A running transaction; its changes are kept aside until the commit.
 pub struct Tx<B: InMemory> {
     kept: OwnedMutexGuard<Kept<B>>,
     tables: B::Tables,
@@ -110,7 +110,7 @@ impl<B: InMemory> Transaction<B> for Tx<B> {
         self.emitted.extend_from_slice(closing.emitted);
         for (scope, stored) in closing.answers.given_now() {
             if self.kept.answers.contains_key(scope) {
-                return Err(Failure::Contended("it used the same key".into()));
+                return Err(Failure::Contended("it used the same idempotency key".into()));
             }
             let (scope, body, answered) = (*scope, stored.body, stored.answered.clone());
             self.answers.push(KeptAnswer { scope, body, answered });
@@ -134,7 +134,7 @@ impl<B: InMemory> Transaction<B> for Tx<B> {
 
     async fn commit(mut self) -> Result<(), Failure> {
         if self.cuts.load(SeqCst) != self.begun_at {
-            return Err(Failure::Unavailable("cut off".into()));
+            return Err(Failure::Unavailable("the connection was cut off".into()));
         }
         let now = crate::clock::now();
         let kept = &mut *self.kept;

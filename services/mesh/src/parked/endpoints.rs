@@ -1,4 +1,4 @@
-//! What operators ask of a service about its dead letters.
+//! The endpoints for operators: list, retry and discard dead letters.
 
 use std::{
     collections::HashMap,
@@ -10,8 +10,8 @@ use bytes::Bytes;
 use events::{
     Envelope, Problem, UserId, codes,
     dead_letter::{
-        DeadLetterId, Discard, FindDeadLetters, FoundDeadLetters, LeftOpen, OpenedDeadLetter,
-        REASON_CHARS_MAX, Redrive, Redriven, Stopped,
+        DeadLetterDetails, DeadLetterId, Discard, FindDeadLetters, FoundDeadLetters, LeftOpen,
+        REASON_CHARS_MAX, Redrive, Retried, Stopped,
     },
     event_of_subject,
 };
@@ -28,15 +28,15 @@ use crate::{
     work::Meta,
 };
 
-/// Letters shown at most: together they fit into one message of the broker.
+/// Dead letters listed at most: together they fit into one message of the broker.
 const DEAD_LETTERS_MAX: usize = 5_000;
-/// How long one request may try the letters of a key; what is left goes on by itself.
+/// How long one request may retry the dead letters of a key; the rest goes on in the background.
 const BUDGET: Duration = Duration::from_secs(7);
 
-/// Answers operators; an endpoint each.
+/// The endpoints, on a service's retrier.
 pub(crate) struct DeadLetterEndpoints<E: Engine>(pub(crate) Arc<Retrier<E>>);
 
-/// Why an event is not given up without a word.
+/// The refusal to discard an event that a saga needs.
 fn still_open(service: &str, open: &LeftOpen) -> Problem {
     let LeftOpen { event, would_follow, saga_id } = open;
     let lost = match would_follow[..] {
@@ -45,7 +45,7 @@ fn still_open(service: &str, open: &LeftOpen) -> Problem {
     };
     let detail = format!(
         "{service} decides by {event}: without it {lost}, and what waits for that stays open. \
-         Retry the letter when its cause is gone, or say `leave_open`."
+         Retry the dead letter once its cause is fixed, or set `leave_open`."
     );
     let mut problem = Problem::new(codes::SAGA_OPEN, detail)
         .with("event", event.as_str())
@@ -61,32 +61,34 @@ impl<E: Engine> DeadLetterEndpoints<E> {
         self.0.link.service()
     }
 
-    /// Lists the letters of the service, or opens one.
+    /// Lists the dead letters of the service, or shows one in full.
     pub(crate) async fn find(&self, body: &Bytes) -> Result<Bytes, Problem> {
         let FindDeadLetters { letter, ended } = parse(body)?;
         let mut found = FoundDeadLetters::default();
         match letter {
-            None => found.letters = self.letters(Show::All(ended, DEAD_LETTERS_MAX), ended).await?,
+            None => {
+                let show = Show::All(ended, DEAD_LETTERS_MAX);
+                found.letters = self.dead_letters(show, ended).await?;
+            }
             Some(letter) => {
                 let parked = self.open(&letter).await?;
                 let show = match parked.key.as_str() {
                     NONE => Show::Number(parked.number),
                     key => Show::Key(key.to_owned()),
                 };
-                let deliveries = self.letters(show, true).await?;
+                let deliveries = self.dead_letters(show, true).await?;
                 let itself = deliveries.iter().find(|one| one.letter == letter).cloned();
                 let payload = String::from_utf8_lossy(&parked.envelope).into_owned();
-                let letter = itself.unwrap_or_else(|| parked.letter(self.service(), None));
-                found.opened = Some(OpenedDeadLetter { letter, payload, deliveries });
+                let letter = itself.unwrap_or_else(|| parked.to_dead_letter(self.service(), None));
+                found.opened = Some(DeadLetterDetails { letter, payload, deliveries });
             }
         }
-        Ok(serde_json::to_vec(&found).expect("letters are plain data").into())
+        Ok(serde_json::to_vec(&found).expect("dead letters are plain data").into())
     }
 
-    /// Letters with what they wait behind: the first that holds their key. An event that is
-    /// only early, and one whose turn comes by itself, concern operators only when they ask
-    /// for everything.
-    async fn letters(
+    /// Dead letters, each with the event it waits behind: the first that holds its key. Early
+    /// events, and events that will be tried without an operator, are left out unless `all`.
+    async fn dead_letters(
         &self,
         show: Show,
         all: bool,
@@ -96,7 +98,7 @@ impl<E: Engine> DeadLetterEndpoints<E> {
         for row in rows.iter().filter(|row| row.state.holds_key() && row.key != NONE) {
             first.entry(&row.key).or_insert(row);
         }
-        let mut letters = Vec::with_capacity(rows.len());
+        let mut dead_letters = Vec::with_capacity(rows.len());
         for row in &rows {
             let waits = matches!(row.state, ParkedState::Behind | ParkedState::Early);
             let before = first.get(row.key.as_str());
@@ -107,24 +109,25 @@ impl<E: Engine> DeadLetterEndpoints<E> {
                 _ => false,
             };
             if all || !is_transient {
-                letters.push(row.letter(self.service(), before.map(|first| first.number)));
+                dead_letters
+                    .push(row.to_dead_letter(self.service(), before.map(|first| first.number)));
             }
         }
-        Ok(letters)
+        Ok(dead_letters)
     }
 
-    /// Has a letter tried again, with all that stand before and behind it in its key.
+    /// Retries a dead letter, together with all events before and behind it under its key.
     pub(crate) async fn redrive(&self, body: &Bytes, meta: &Meta) -> Result<Bytes, Problem> {
         let Redrive { letter } = parse(body)?;
         let by = meta.caller.user_id()?;
         let parked = self.open_one(&letter).await?;
         let done = self.drive(letter.clone(), &parked, by).await?;
         info!(service = self.service(), %letter, key = parked.key, %by,
-            resolved = done.resolved.len(), left = done.left, "a dead letter was tried again");
+            resolved = done.resolved.len(), left = done.left, "a dead letter was retried");
         Ok(serde_json::to_vec(&done).expect("plain data").into())
     }
 
-    /// Gives a letter up; those behind it go on by themselves.
+    /// Discards a dead letter; the events behind it go on in the background.
     pub(crate) async fn discard(&self, body: &Bytes, meta: &Meta) -> Result<Bytes, Problem> {
         let Discard { letter, reason, leave_open } = parse(body)?;
         let by = meta.caller.user_id()?;
@@ -143,39 +146,39 @@ impl<E: Engine> DeadLetterEndpoints<E> {
         info!(service = self.service(), %letter, key = parked.key, %by,
             "a dead letter was discarded");
         let left = self.left(&parked.key).await?;
-        let done = Redriven { letter, left_open: open, ..self.nothing(&parked.key, left) };
+        let done = Retried { letter, left_open: open, ..self.nothing(&parked.key, left) };
         Ok(serde_json::to_vec(&done).expect("plain data").into())
     }
 
-    /// What an event leaves open that is never taken in; `None` where nobody decides by it.
+    /// What stays open if the event is never taken in; `None` for a listener, which decides nothing.
     fn leaves_open(&self, parked: &Parked) -> Option<LeftOpen> {
         if self.0.only_listens {
             return None;
         }
         let event = event_of_subject(&parked.subject).unwrap_or("an unknown event");
-        let follows = self.0.consumed.get(event).map_or(&[][..], |heard| heard.emits);
+        let follows = self.0.consumed.get(event).map_or(&[][..], |consumed| consumed.emits);
         let saga_id = Envelope::decode(&parked.envelope).ok().map(|envelope| envelope.sagaid);
         let would_follow = follows.iter().map(|&event| event.to_owned()).collect();
         Some(LeftOpen { event: event.to_owned(), would_follow, saga_id })
     }
 
-    /// Tries the letters that hold a key in order, until one fails. One that is early stands in
-    /// no line: it is tried alone, unless one before it holds its key.
+    /// Retries the events that hold a key, in order, until one fails. An early event holds no
+    /// key: it is tried alone, unless an event before it holds its key.
     async fn drive(
         &self,
         letter: DeadLetterId,
-        asked: &Parked,
+        target: &Parked,
         by: UserId,
-    ) -> Result<Redriven, Problem> {
+    ) -> Result<Retried, Problem> {
         let began = Instant::now();
-        let mut done = Redriven { letter, ..self.nothing(&asked.key, 0) };
+        let mut done = Retried { letter, ..self.nothing(&target.key, 0) };
         while began.elapsed() < BUDGET && !self.0.shutdown.is_cancelled() {
-            let which = match (asked.key.as_str(), asked.state) {
-                (NONE, _) | (_, ParkedState::Early) => Which::Number(asked.number),
+            let which = match (target.key.as_str(), target.state) {
+                (NONE, _) | (_, ParkedState::Early) => Which::Number(target.number),
                 (key, _) => Which::First(key.to_owned()),
             };
             let leased = self.0.engine.lease(which, LEASE).await.map_err(away)?;
-            // Nothing is left, or another tries it this very moment.
+            // Nothing is left, or another instance is trying it right now.
             let Some(parked) = leased.first() else { break };
             match self.0.attempt(parked, Some(by)).await.map_err(away)? {
                 Tried::Done => done.resolved.push(DeadLetterId::new(self.service(), parked.number)),
@@ -186,7 +189,7 @@ impl<E: Engine> DeadLetterEndpoints<E> {
                 }
             }
         }
-        done.left = self.left(&asked.key).await?;
+        done.left = self.left(&target.key).await?;
         Ok(done)
     }
 
@@ -198,8 +201,8 @@ impl<E: Engine> DeadLetterEndpoints<E> {
         Ok(rows.iter().filter(|row| row.state.holds_key()).count() as u64)
     }
 
-    fn nothing(&self, key: &str, left: u64) -> Redriven {
-        Redriven {
+    fn nothing(&self, key: &str, left: u64) -> Retried {
+        Retried {
             letter: DeadLetterId::new(self.service(), 0),
             service: self.service().to_owned(),
             key: key.to_owned(),
@@ -224,15 +227,15 @@ impl<E: Engine> DeadLetterEndpoints<E> {
         if parked.state.is_open() {
             return Ok(parked);
         }
-        let detail = format!("Letter {letter} is {} already.", parked.state.as_str());
+        let detail = format!("Dead letter {letter} is already {}.", parked.state.as_str());
         Err(Problem::new(codes::NOT_FOUND, detail))
     }
 }
 
 fn gone(letter: &DeadLetterId) -> Problem {
-    Problem::new(codes::NOT_FOUND, format!("There is no letter {letter}."))
+    Problem::new(codes::NOT_FOUND, format!("There is no dead letter {letter}."))
 }
 
 fn away(failure: Failure) -> Problem {
-    crate::away("The letters cannot be read or changed right now.", failure)
+    crate::away("The dead letters cannot be read or changed right now.", failure)
 }

@@ -1,4 +1,4 @@
-//! Whether a database can be used, and is the one it should be.
+//! Checks that a database is usable and is the one that belongs to the service.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection, migrate::Migrator};
 use super::{ANSWER_TIMEOUT, MESH_MIGRATIONS, POSTGRES};
 use crate::{deadline::within, engine::Failure};
 
-/// Connects to a database, for a tool that looks at it.
+/// Connects to a database, for tools that inspect it.
 ///
 /// # Errors
 /// When it cannot be reached in time.
@@ -16,11 +16,11 @@ pub async fn connect(url: &str) -> Result<PgConnection, Failure> {
     Ok(within(ANSWER_TIMEOUT, POSTGRES, PgConnection::connect(url)).await??)
 }
 
-/// Looks whether the database takes writes, and has the tables of the mesh and of the service
-/// whose migrations these are: all of them, and no one else's.
+/// Checks that the database takes writes, and that exactly the migrations of the mesh and these
+/// ones of the service are applied.
 ///
 /// # Errors
-/// `Unusable` when it is there, but not ours to use.
+/// `Unusable` when the database answers but is read-only, another service's or not up to date.
 pub async fn check(
     connection: &mut PgConnection,
     own: Option<&'static Migrator>,
@@ -30,7 +30,7 @@ pub async fn check(
             .fetch_one(&mut *connection)
             .await?;
     if is_read_only {
-        return Err(Failure::Unusable("the database can only be read; it may be a replica".into()));
+        return Err(Failure::Unusable("the database is read-only; it may be a replica".into()));
     }
     let rows = sqlx::query_as("select version, checksum from _sqlx_migrations where success")
         .fetch_all(connection)
@@ -48,12 +48,12 @@ pub async fn check(
             Some(checksum) if *checksum == *migration.checksum => {}
             Some(_) => {
                 return Err(Failure::Unusable(format!(
-                    "its migration {version} is another: it is another service's database, or \
-                     the migration has changed since it was applied"
+                    "its migration {version} has another checksum: it is another service's \
+                     database, or the migration has changed since it was applied"
                 )));
             }
             None if applied.is_empty() => {
-                let text = "the database has no tables of ours; `onsale migrate` makes them";
+                let text = "the database has no Onsale tables; `onsale migrate` creates them";
                 return Err(Failure::Unusable(text.into()));
             }
             None => {
@@ -66,8 +66,8 @@ pub async fn check(
     Ok(())
 }
 
-/// The tables of the mesh whose default partition has rows, and how many. Housekeeping makes
-/// partitions ahead, so there are none unless it stands still, or a clock was wrong.
+/// The tables of the mesh whose default partition has rows, and how many. Housekeeping creates
+/// partitions ahead of time, so there are none unless it has stopped or a clock was wrong.
 ///
 /// # Errors
 /// When the database cannot be read.

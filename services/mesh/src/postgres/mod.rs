@@ -1,4 +1,4 @@
-//! The PostgreSQL engine: inbox, book, outbox and parked events in one transaction.
+//! The PostgreSQL engine: inbox, unit of work, outbox and parked events in one transaction.
 
 mod check;
 mod migrations;
@@ -30,13 +30,13 @@ use crate::{
     Allow, Execute, Handle, QueryContext, Read, Service, UnitOfWork,
     batch::{
         ground::{self, Ground},
-        handler::{AskedCommand, HandledEvent, UnitHandler},
+        handler::{CommandHandler, EventHandler, UnitHandler},
     },
     deadline::within,
     engine::{Care, Engine, Failure, Mark, Ran, Retried},
     failpoint::Failpoints,
     parked::Parked,
-    service::{Asked, Asking, Followed, How, Timer},
+    service::{DecodedCommand, EndpointSpec, Followed, How, Timer},
     work::{Entry, Meta, Work},
 };
 
@@ -46,24 +46,24 @@ pub use outbox::backlog;
 pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
 
-/// What every service remembers of the mesh.
+/// The migrations of the mesh's own tables, which every service's database has.
 pub static MESH_MIGRATIONS: Migrations = crate::migrations!["mesh/0001_mesh.sql", "mesh/0002_reached.sql"];
 
-/// Connections of one service: two lanes, its reads, timers and housekeeping.
+/// Connections of one service: two batch workers, its queries, timers and housekeeping.
 const CONNECTIONS_MAX: u32 = 8;
 /// How long a message waits for a connection before the store counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(6);
-/// How long a whole batch may take. A message that takes longer comes again meanwhile.
+/// How long a whole batch may take. A message that takes longer is redelivered meanwhile.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long anything else of the runtime's own may take.
+/// How long any other call of the runtime may take.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long housekeeping may take, which moves and drops tables.
 const TIDY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Who is waited for, in words.
+/// The name of the database in timeout errors.
 pub(crate) const POSTGRES: &str = "PostgreSQL";
 
-/// When a statement was last given up. A connection that is older may be in the middle of
-/// it, in a transaction that nobody knows of: it is not used again.
+/// When a statement last timed out. A connection older than that may still be running it, in an
+/// abandoned transaction, and is not used again.
 #[derive(Default)]
 struct GivenUp {
     is_any: AtomicBool,
@@ -76,7 +76,7 @@ impl GivenUp {
         self.is_any.store(true, Relaxed);
     }
 
-    /// Whether a connection of this age was made after that.
+    /// Whether a connection of this age was opened after that.
     fn is_younger(&self, age: Duration) -> bool {
         if !self.is_any.load(Relaxed) {
             return true;
@@ -92,7 +92,7 @@ pub struct Postgres<B: UnitOfWork> {
     options: PgConnectOptions,
     config: Arc<B::Config>,
     failpoints: Arc<Failpoints>,
-    /// Whether a key may be held by a parked event; nothing is known of that at first.
+    /// Whether a parked event may hold its order key; `true` until a batch has found out.
     has_parked: AtomicBool,
     given_up: Arc<GivenUp>,
     /// The service's own migrations, beside the mesh's.
@@ -106,15 +106,15 @@ impl<B: UnitOfWork> Postgres<B> {
     /// # Errors
     /// When the address is malformed.
     pub fn new(url: &str, config: B::Config) -> Result<Self, sqlx::Error> {
-        // Failures are logged where they are handled; logging each statement costs on its own.
+        // Failures are logged where they are handled; logging every statement is expensive.
         let options = url.parse::<PgConnectOptions>()?.disable_statement_logging().options([
             ("statement_timeout", "30s"),
-            // A message that comes again while its first transaction still runs must not hold
-            // its batch up for long.
+            // A message that is redelivered while its first transaction still runs must not
+            // stall its batch.
             ("lock_timeout", "1s"),
             ("idle_in_transaction_session_timeout", "60s"),
-            // Every statement of a batch names the keys it wants. A plan that was made and
-            // cached while a table was still empty would scan and hash for ever after.
+            // Every statement of a batch names the keys it wants. Without this, a plan cached
+            // while a table was still empty would scan and hash for ever after.
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
@@ -138,14 +138,14 @@ impl<B: UnitOfWork> Postgres<B> {
         Ok(Self { pool, options, config, failpoints, has_parked, given_up, migrations, unit })
     }
 
-    /// The same, which looks whether the database is this service's own and up to date before
-    /// it is used.
+    /// Makes the engine check, before it is used, that the database is this service's own and up
+    /// to date.
     pub fn owning(mut self, migrations: Option<&'static Migrator>) -> Self {
         self.migrations = migrations;
         self
     }
 
-    /// Waits for the database, for so long at most. What was given up may have taken effect.
+    /// Waits for the database up to `limit`. After a timeout the call may have taken effect.
     pub(crate) async fn answer<T>(
         &self,
         limit: Duration,
@@ -160,11 +160,10 @@ impl<B: UnitOfWork> Postgres<B> {
         }
     }
 
-    /// Runs a transaction of the service's own beside any batch, for so long as a batch may
-    /// take.
+    /// Runs a transaction of the service outside any batch, with a batch's timeout.
     ///
     /// # Errors
-    /// What it ends with; `Uncertain` when it does not end.
+    /// The transaction's own error; `Uncertain` when it times out.
     pub async fn unit<T>(
         &self,
         unit: impl Future<Output = Result<T, Failure>>,
@@ -188,7 +187,7 @@ impl<B: UnitOfWork> Postgres<B> {
         &self.config
     }
 
-    /// The places where this service can be made to fail.
+    /// The points where tests can make this service fail.
     pub fn failpoints(&self) -> &Arc<Failpoints> {
         &self.failpoints
     }
@@ -205,19 +204,19 @@ impl<B: UnitOfWork> Postgres<B> {
     /// Brings the database up to date: the mesh's own tables, then the service's.
     ///
     /// # Errors
-    /// When a migration fails, or one that was applied has been changed since.
+    /// When a migration fails, or an applied one has changed since.
     pub async fn migrate(&self, service: &Migrator) -> Result<(), sqlx::migrate::MigrateError> {
         migrate(&self.pool, service).await
     }
 }
 
-/// Brings one service's database up to date, partitions of the coming days included.
+/// Brings one service's database up to date, including the partitions of the coming days.
 ///
 /// # Errors
-/// When a migration fails, or one that was applied has been changed since.
+/// When a migration fails, or an applied one has changed since.
 pub async fn migrate(pool: &PgPool, service: &Migrator) -> Result<(), sqlx::migrate::MigrateError> {
     for migrator in [&*MESH_MIGRATIONS, service] {
-        // Both share one table of applied versions; each is blind to the other's.
+        // Both share one table of applied versions; each ignores the other's.
         let mut migrator = Migrator::with_migrations(migrator.iter().cloned().collect());
         migrator.set_ignore_missing(true);
         migrator.run(pool).await?;
@@ -227,36 +226,38 @@ pub async fn migrate(pool: &PgPool, service: &Migrator) -> Result<(), sqlx::migr
 }
 
 impl<B: UnitOfWork> Service<Postgres<B>> {
-    /// Takes in the fact `E`; `tells` are the facts that may follow.
+    /// Consumes the event `E`; `emits` are the events that handling it may emit.
     pub fn consumes<E: Event>(mut self, emits: &'static [&'static str]) -> Self
     where
         B: Handle<E>,
     {
         self.listen::<E>(<B as Handle<E>>::KEY, emits, |payload| {
             let event: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-            Ok(UnitHandler(Box::new(HandledEvent(event))))
+            Ok(UnitHandler(Box::new(EventHandler(event))))
         });
         self
     }
 
-    /// Answers the command `C`; `tells` are the facts that may follow.
-    pub fn answers<C: Command>(mut self, allow: Allow, emits: &'static [&'static str]) -> Self
+    /// Answers the command `C`; `emits` are the events that it may emit.
+    pub fn executes<C: Command>(mut self, allow: Allow, emits: &'static [&'static str]) -> Self
     where
         B: Execute<C>,
     {
         let how = How::Decided(|body, key| {
-            Asking::read::<C>(body, key, |command| UnitHandler(Box::new(AskedCommand(command))))
+            DecodedCommand::read::<C>(body, key, |command| {
+                UnitHandler(Box::new(CommandHandler(command)))
+            })
         });
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
-        self.add(Asked { endpoint, allow, status, emits, how });
+        self.add(EndpointSpec { endpoint, allow, status, emits, how });
         self
     }
 
-    /// Reads the streams of `facts` whole, each in its order, instead of hearing fact by fact:
-    /// for a service that learns and decides nothing. `take` keeps what it learns of a
-    /// [`Read`] and calls [`Read::settle`] in the same transaction, so that a fact has its
-    /// effect once. It fails as a whole, and is called again with the same facts. When there
-    /// is much to read it gets about `piece` facts of each stream at once.
+    /// Reads the streams of `events` whole, each in its order, instead of consuming single
+    /// events: for a listener, which decides nothing. `take` stores what it makes of a [`Read`]
+    /// and calls [`Read::settle`] in the same transaction, so that an event has its effect once.
+    /// If `take` fails, nothing is stored and it is called again with the same events. When there
+    /// is a backlog it gets about `piece` events of each stream at once.
     ///
     /// One instance reads at a time; the others stand by.
     pub fn follows<F, R>(mut self, events: &'static [&'static str], piece: usize, take: F) -> Self
@@ -269,7 +270,7 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         self
     }
 
-    /// Looks for what is due each `interval` and decides it in batches, as command `C`.
+    /// Looks every `interval` for what is due and runs it in batches, as commands `C`.
     pub fn every<C, F, R>(self, name: &'static str, interval: Duration, due: F) -> Self
     where
         C: Command,
@@ -280,8 +281,8 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         self.every_with(name, interval, move |engine, now| due(engine.pool.clone(), now))
     }
 
-    /// The same for a timer that needs the service's rules as well. It has a task of its own
-    /// and may take its time, in no transaction; a shutdown waits for it.
+    /// The same for a timer that also needs the service's configuration. It has a task of its own
+    /// and may be slow, since it runs outside any transaction; a shutdown waits for it.
     pub fn every_with<C, F, R>(mut self, name: &'static str, interval: Duration, due: F) -> Self
     where
         C: Command,
@@ -296,7 +297,7 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
                 let commands = due.await?;
                 Ok(commands
                     .into_iter()
-                    .map(|c| UnitHandler(Box::new(AskedCommand(c)) as _))
+                    .map(|c| UnitHandler(Box::new(CommandHandler(c)) as _))
                     .collect())
             }) as _
         });
@@ -306,22 +307,22 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
 }
 
 impl<B: UnitOfWork> QueryContext<Postgres<B>> {
-    /// Decides `command` in the next batch and returns what it was answered.
+    /// Runs `command` in the next batch and returns its answer.
     ///
     /// # Errors
-    /// The refusal, or `overloaded`/`unavailable` when it could not be decided.
+    /// The refusal, or `overloaded`/`unavailable` when it could not be run.
     pub async fn decide<C: Command>(&self, command: C, meta: &Meta) -> Result<C::Reply, Problem>
     where
         B: Execute<C>,
     {
-        self.submit::<C>(UnitHandler(Box::new(AskedCommand(command))), meta).await
+        self.submit::<C>(UnitHandler(Box::new(CommandHandler(command))), meta).await
     }
 }
 
 impl<B: UnitOfWork> Engine for Postgres<B> {
     type Handler = UnitHandler<B>;
 
-    /// A batch that was given up has taken effect, or it has not.
+    /// A batch that timed out may have taken effect.
     async fn run(&self, batch: &mut [Work<UnitHandler<B>>], care: Care) -> Result<Ran, Failure> {
         let ground = self.ground();
         self.unit(ground::run(&ground, batch, care)).await

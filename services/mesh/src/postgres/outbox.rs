@@ -1,4 +1,5 @@
-//! The outbox table: appended to by [`super::closing`], swept, marked and compared by the publisher.
+//! The outbox table. A batch appends to it at its close (see `transaction`); the publisher
+//! sweeps it, marks its rows and compares them with the stream.
 
 use events::Timestamp;
 use sqlx::{PgConnection, PgPool};
@@ -11,10 +12,10 @@ use crate::{
     message::Message,
 };
 
-/// How long a new message belongs to the publisher that was handed it in memory, and one that
-/// a sweep has taken to the instance that took it.
+/// The lease of a new message, for the publisher that it was handed to in memory, and of a swept
+/// one, for the instance that swept it.
 pub(crate) const LEASE_SECS: f64 = 2.0;
-/// How long a message rests that the broker has refused; it doubles …
+/// The backoff of a message that the broker has refused; it doubles …
 pub(crate) const PUT_OFF_SECS: f64 = 1.0;
 /// … up to this.
 pub(crate) const PUT_OFF_SECS_MAX: f64 = 60.0;
@@ -23,7 +24,7 @@ const GAP_MESSAGES_MAX: i64 = 5_000;
 /// Messages counted of a backlog at most.
 const BACKLOG_MESSAGES_MAX: i64 = 10_000;
 
-/// What the service of this database has emitted and not published yet.
+/// What the service of this database has emitted but not published yet.
 ///
 /// # Errors
 /// When the database cannot be read.
@@ -94,7 +95,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
         .await
     }
 
-    async fn put_off(&self, id: Uuid) -> Result<(), Failure> {
+    async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
         self.answer(ANSWER_TIMEOUT, async {
             sqlx::query(
                 "update mesh.outbox
@@ -234,7 +235,7 @@ fn mark((id, sequence): (Uuid, i64)) -> Mark {
     Mark { id, sequence: sequence.unsigned_abs() }
 }
 
-/// Ids, sequences, and the range of the ids: only the days within it are looked at.
+/// Ids, sequences, and the range of the ids, so that only partitions within it are read.
 fn columns(marks: &[Mark]) -> (Vec<Uuid>, Vec<i64>, [Uuid; 2]) {
     let ids: Vec<Uuid> = marks.iter().map(|mark| mark.id).collect();
     let sequences = marks.iter().map(|mark| mark.sequence as i64).collect();

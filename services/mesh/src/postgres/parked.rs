@@ -26,10 +26,10 @@ macro_rules! columns {
     };
 }
 
-/// Events of one key shown at most.
+/// Events of one order key listed at most.
 const SHOWN_MAX: usize = 10_000;
 
-/// Whether any key is held.
+/// Whether any order key is held.
 pub(super) async fn is_any_held(tx: &mut PgConnection) -> Result<bool, Failure> {
     let is_any = sqlx::query_scalar(
         "select exists (select from mesh.parked where ended_at is null and state <> 'early')",
@@ -39,7 +39,7 @@ pub(super) async fn is_any_held(tx: &mut PgConnection) -> Result<bool, Failure> 
     Ok(is_any)
 }
 
-/// Which of these keys are held.
+/// Which of these order keys are held.
 pub(super) async fn held(
     tx: &mut PgConnection,
     keys: Vec<String>,
@@ -55,8 +55,8 @@ pub(super) async fn held(
     Ok(held.into_iter().collect())
 }
 
-/// Writes what a batch parks, in its order. An early event comes due soon; one behind
-/// another when that has ended.
+/// Inserts the events that a batch parks, in their order. An early event comes due soon; an
+/// event behind another one comes due when that one has ended.
 pub(super) async fn insert(
     tx: &mut PgConnection,
     parking: Vec<Parking>,
@@ -87,7 +87,7 @@ pub(super) async fn insert(
     Ok(rows)
 }
 
-/// Locks a row that is to be tried; whether it is still open.
+/// Locks a row for a retry; returns whether it is still open.
 pub(super) async fn lock(tx: &mut PgConnection, number: u64) -> Result<bool, Failure> {
     let found =
         sqlx::query("select from mesh.parked where number = $1 and ended_at is null for update")
@@ -106,7 +106,7 @@ pub(super) async fn resolve(
     end(tx, parked.number, ParkedState::Resolved, by, None).await.map(drop)
 }
 
-/// Ends a row and lets the next one that holds its key come due; whether it was open.
+/// Ends a row and lets the next one that holds its key come due; returns whether it was open.
 async fn end(
     tx: &mut PgConnection,
     number: u64,
@@ -133,8 +133,8 @@ async fn end(
     Ok(true)
 }
 
-/// Lets the event come due that holds a key now, if it has never been tried. One that is
-/// locked is at work with somebody; should it be left, it is found as stranded.
+/// Lets the event that now holds the key come due, if it has never been tried. A locked row is
+/// being worked on elsewhere; if it is left over, it is found as stranded.
 async fn wake(tx: &mut PgConnection, key: &str) -> Result<(), Failure> {
     sqlx::query(
         "update mesh.parked set due_at = clock_timestamp() where number =
@@ -157,7 +157,7 @@ fn happened(became: DeadLetterState, by: Option<UserId>, why: Option<&str>) -> s
     json!([DeadLetterEvent { at: Some(crate::clock::now()), became, by, why }])
 }
 
-/// What holds a key lets nothing behind it be tried; early events hold none.
+/// Only the first event that holds a key may be tried; early events hold none.
 const IS_FIRST: &str = "(order_key = '-' or not exists (select from mesh.parked as before
      where before.order_key = p.order_key and before.ended_at is null
          and before.state <> 'early' and before.number < p.number))";
@@ -173,9 +173,9 @@ impl<B: UnitOfWork> engine::Parking for Postgres<B> {
                     0,
                     most,
                 ),
-                // Parked behind another at the very moment in which that one ended or became
-                // early, it was not seen by it, and holds its key now.
-                Which::Stranded(most) => (
+                // An event that was parked behind another one at the very moment in which that
+                // one ended or became early was not seen by it, and now holds the key.
+                Which::Missed(most) => (
                     "state = 'behind' and kept_at < clock_timestamp() - interval '1 second'
                          and $1 = '' and $2 = 0",
                     none,
@@ -195,7 +195,7 @@ impl<B: UnitOfWork> engine::Parking for Postgres<B> {
                     1,
                 ),
             };
-            // Nobody takes what is being tried this very moment.
+            // An event under a running lease is being tried, and is skipped.
             let statement = format!(
                 "with due as (select number from mesh.parked as p
                      where ended_at is null and {wanted} and {IS_FIRST}

@@ -1,7 +1,7 @@
-//! Tables cut into days by id: made ahead, dropped by age.
+//! Tables partitioned by day: partitions are created ahead of time and dropped by age.
 //!
-//! Ids are UUIDv7, so a range of ids is a day, and forgetting one is dropping a table. The
-//! mesh keeps its inbox and outbox like this; a service may keep a table of its own so.
+//! Ids are UUIDv7, so a day is a range of ids, and forgetting a day is dropping a table. The
+//! mesh partitions its inbox and outbox like this; a service may partition a table of its own.
 
 use events::Timestamp;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -9,19 +9,19 @@ use time::{Date, Duration, OffsetDateTime, Time};
 use tracing::warn;
 use uuid::Uuid;
 
-/// Days made ahead, so that midnight finds its partition.
+/// Days created ahead, so that the partition is there at midnight.
 pub const DAYS_AHEAD: i64 = 2;
 /// Days that the streams keep messages.
 const STREAM_DAYS: i64 = 7;
-/// Days that emitted messages are kept: one more, for whoever has not taken them in by then.
+/// Days that emitted messages are kept: one more, for consumers that have not taken them in by then.
 const OUTBOX_DAYS: i64 = STREAM_DAYS + 1;
-/// Days that the ids of messages taken in, and answers, are kept: longer than anything can
-/// come again, be it from a stream or published anew from an outbox.
+/// Days that inbox ids and answers are kept: longer than a message can be delivered again,
+/// whether from a stream or published again from an outbox.
 const INBOX_DAYS: i64 = OUTBOX_DAYS + STREAM_DAYS;
 /// Days that parked events are kept once they have ended.
 const ENDED_DAYS: i64 = 14;
 
-/// Makes the partitions of the coming days and drops those that are past.
+/// Creates the partitions of the coming days and drops those that have aged out.
 pub(super) async fn tidy(pool: &PgPool, now: Timestamp) -> sqlx::Result<()> {
     let today = now.0.date();
     for (table, days) in [("mesh.inbox", INBOX_DAYS), ("mesh.outbox", OUTBOX_DAYS)] {
@@ -50,8 +50,8 @@ pub(super) async fn tidy(pool: &PgPool, now: Timestamp) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Makes the partition of one day, unless it is there; two instances at once: the second
-/// finds it. Rows of that day that lie in the default partition move into it.
+/// Creates the partition of one day unless it exists. If two instances do so at once, the second
+/// finds it. Rows of that day in the default partition move into the new one.
 ///
 /// # Errors
 /// When the database refuses.
@@ -68,7 +68,7 @@ pub async fn make_day(pool: &PgPool, table: &'static str, day: Date) -> sqlx::Re
     let range = format!("for values from ('{from}') to ('{to}')");
     let made = format!("create table if not exists {name} partition of {table} {range}");
     match sqlx::query(AssertSqlSafe(made)).execute(pool).await {
-        // The default partition has rows of that day: the clock was wrong, or nobody tidied.
+        // The default partition has rows of that day: a clock was wrong, or housekeeping stopped.
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("23514") => {}
         made => return made.map(drop),
     }
@@ -94,8 +94,8 @@ pub async fn make_day(pool: &PgPool, table: &'static str, day: Date) -> sqlx::Re
     tx.commit().await
 }
 
-/// Drops the partitions of all days before `day`, but none that has messages which are not
-/// published yet. One that is in use is dropped the next time.
+/// Drops the partitions of all days before `day`, except those with unpublished messages. A
+/// partition that is in use is dropped the next time.
 ///
 /// # Errors
 /// When the database refuses.
@@ -112,7 +112,7 @@ pub async fn drop_before(pool: &PgPool, table: &'static str, day: Date) -> sqlx:
     .await?;
     for day in days {
         if table == "mesh.outbox" && has_unpublished(pool, &day).await? {
-            warn!(partition = day, "messages of this day are not published yet; keeping it");
+            warn!(partition = day, "the partition is kept: it has unpublished messages");
             continue;
         }
         let mut tx = pool.begin().await?;
@@ -120,7 +120,7 @@ pub async fn drop_before(pool: &PgPool, table: &'static str, day: Date) -> sqlx:
         let dropped = format!("drop table if exists {day}");
         match sqlx::query(AssertSqlSafe(dropped)).execute(&mut *tx).await {
             Ok(_) => tx.commit().await?,
-            Err(error) => warn!(partition = day, %error, "not dropped yet"),
+            Err(error) => warn!(partition = day, %error, "the partition is not dropped yet"),
         }
     }
     Ok(())
@@ -142,13 +142,13 @@ pub fn first_id(day: Date) -> Uuid {
     Uuid::from_u128(millis << 80)
 }
 
-/// When a UUIDv7 was made.
+/// The creation time of a UUIDv7.
 pub(crate) fn time_of(id: Uuid) -> Option<OffsetDateTime> {
     let millis = i64::try_from(id.as_u128() >> 80).ok()?;
     Timestamp::from_unix_millis(millis).map(|at| at.0)
 }
 
-/// The day that a UUIDv7 was made on.
+/// The creation day of a UUIDv7.
 pub fn day_of(id: Uuid) -> Option<Date> {
     time_of(id).map(OffsetDateTime::date)
 }
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_days_ids_lie_between_its_first_and_the_next_days_first() {
+    fn the_ids_of_a_day_lie_between_its_first_id_and_that_of_the_next_day() {
         let day = Date::from_calendar_date(2026, time::Month::November, 21).unwrap();
         let noon = OffsetDateTime::new_utc(day, Time::MIDNIGHT) + Duration::hours(12);
         let stamp = uuid::Timestamp::from_unix(uuid::NoContext, noon.unix_timestamp() as u64, 0);

@@ -1,4 +1,4 @@
-//! How far whole streams have been read, and by which instance.
+//! How far whole streams have been read, and the leader that reads them.
 
 use std::collections::BTreeMap;
 
@@ -10,25 +10,25 @@ use uuid::Uuid;
 use super::{ANSWER_TIMEOUT, POSTGRES};
 use crate::{deadline::within, engine::Failure};
 
-/// The advisory lock of the one instance that reads.
+/// The advisory lock of the leader.
 const LEAD_LOCK: i64 = 0x006f_6e73_616c_6502;
-/// How often an instance that stands by asks for it.
+/// How often a standby tries to take it.
 const LEAD_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// The right to read, held by one instance at a time; gone with its session.
+/// Leadership: the right to read, held by one instance at a time and lost with its session.
 pub struct Lead(PgConnection);
 
 impl Lead {
-    /// Waits until no other instance has it.
+    /// Waits until this instance is the leader.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
     pub(super) async fn take(options: &PgConnectOptions) -> Result<Self, Failure> {
         let connected = within(ANSWER_TIMEOUT, POSTGRES, options.connect()).await;
         let mut connection = connected??;
         loop {
-            let asked = sqlx::query_scalar("select pg_try_advisory_lock($1)")
+            let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)")
                 .bind(LEAD_LOCK)
                 .fetch_one(&mut connection);
-            let held: bool = within(ANSWER_TIMEOUT, POSTGRES, asked).await??;
+            let held: bool = within(ANSWER_TIMEOUT, POSTGRES, locked).await??;
             if held {
                 return Ok(Self(connection));
             }
@@ -36,13 +36,13 @@ impl Lead {
         }
     }
 
-    /// Whether it is still held.
+    /// Checks that this instance is still the leader.
     pub(crate) async fn check(&mut self) -> Result<(), Failure> {
         Ok(within(ANSWER_TIMEOUT, POSTGRES, self.0.ping()).await??)
     }
 }
 
-/// A place in a stream: its sequence, and the id of the message there.
+/// A position in a stream: a sequence, and the id of the message there.
 pub(crate) type Place = (u64, Uuid);
 
 /// The last message of each stream whose effect is in the database.
@@ -55,7 +55,7 @@ impl Positions {
         self.0.get(stream).map_or(0, |(seq, _)| *seq)
     }
 
-    /// Reads them from a service's database.
+    /// Loads the positions from a service's database.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -67,7 +67,7 @@ impl Positions {
         Ok(Self(rows.into_iter().map(|(stream, seq, id)| (stream, (seq as u64, id))).collect()))
     }
 
-    /// Writes them; a part of the transaction that has the facts' effect.
+    /// Saves the positions, in the transaction that stores the events' effect.
     pub(crate) async fn save(&self, tx: &mut PgConnection) -> Result<(), Failure> {
         let streams: Vec<&str> = self.0.keys().map(String::as_str).collect();
         let seqs: Vec<i64> = self.0.values().map(|(seq, _)| *seq as i64).collect();

@@ -1,14 +1,14 @@
-//! The table of the highest messages that consumers took in.
+//! The table of the highest messages taken in from each stream.
 
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
-    agreement::PLACES_MAX,
+    agreement::POSITIONS_MAX,
     engine::{Failure, Mark},
 };
 
-/// Those of a stream, ascending.
+/// The noted messages of a stream, ascending.
 pub(super) async fn places(pool: &PgPool, stream: &str) -> Result<Vec<Mark>, Failure> {
     let rows: Vec<(i64, Uuid)> = sqlx::query_as(
         "select stream_seq, message_id from mesh.reached where stream = $1 order by stream_seq",
@@ -20,7 +20,7 @@ pub(super) async fn places(pool: &PgPool, stream: &str) -> Result<Vec<Mark>, Fai
     Ok(rows.into_iter().map(mark).collect())
 }
 
-/// Notes one, and keeps the highest.
+/// Notes a message, and deletes all but the highest notes.
 pub(super) async fn note(pool: &PgPool, stream: &str, mark: Mark) -> Result<(), Failure> {
     let mut tx = pool.begin().await?;
     // Losing a note only repeats messages, so no commit waits for the disk.
@@ -40,14 +40,14 @@ pub(super) async fn note(pool: &PgPool, stream: &str, mark: Mark) -> Result<(), 
              order by stream_seq desc offset $2 limit 1)",
     )
     .bind(stream)
-    .bind(PLACES_MAX as i64)
+    .bind(POSITIONS_MAX as i64)
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
     Ok(())
 }
 
-/// Forgets what is above a sequence.
+/// Deletes the notes above a sequence.
 pub(super) async fn forget(pool: &PgPool, stream: &str, above: u64) -> Result<(), Failure> {
     sqlx::query("delete from mesh.reached where stream = $1 and stream_seq > $2")
         .bind(stream)

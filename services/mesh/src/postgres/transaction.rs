@@ -1,4 +1,4 @@
-//! A transaction of a service's database, as a batch needs it.
+//! [`Transaction`] on a service's database.
 
 use std::collections::HashSet;
 
@@ -53,7 +53,8 @@ impl<B: UnitOfWork> Transaction<B> for sqlx::Transaction<'static, Database> {
         Ok(())
     }
 
-    /// When the wait for another batch takes long, its `lock_timeout` lets it try again alone.
+    /// If the wait for another batch takes long, the `lock_timeout` fails the batch and its
+    /// messages are tried again alone.
     async fn claim(&mut self, ids: Vec<Uuid>) -> Result<HashSet<Uuid>, Failure> {
         let claimed: Vec<Uuid> = sqlx::query_scalar(
             "insert into mesh.inbox (message_id) select unnest($1::uuid[])
@@ -125,7 +126,7 @@ impl<B: UnitOfWork> Transaction<B> for sqlx::Transaction<'static, Database> {
         .fetch_one(&mut **self)
         .await?;
         if kept < answers.len() as i64 {
-            return Err(Failure::Contended("it used the same key".into()));
+            return Err(Failure::Contended("it used the same idempotency key".into()));
         }
         Ok(Closed { claimed: claimed.unsigned_abs() as usize, has_parked })
     }

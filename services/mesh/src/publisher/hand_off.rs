@@ -1,4 +1,4 @@
-//! From the worker to the publisher, in memory.
+//! The hand-off of messages from the batch worker to the publisher, in memory.
 
 use std::sync::{
     Arc,
@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 
 use crate::message::Message;
 
-/// Messages handed over in memory at most; what does not fit is left to the sweep …
+/// Messages in the hand-off at most; what does not fit is left to the sweep …
 const HAND_OFF_MESSAGES_MAX: usize = 1_024;
-/// … as is what would make them larger than this together.
+/// … and bytes of all of them at most.
 const HAND_OFF_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Hands messages to the publisher in memory; cheap to clone.
@@ -28,14 +28,14 @@ pub(crate) struct Handed {
 }
 
 impl HandOff {
-    /// Both ends.
+    /// Creates both ends.
     pub(crate) fn new() -> (Self, Handed) {
         let (sender, receiver) = mpsc::channel(HAND_OFF_MESSAGES_MAX);
         let bytes = Arc::new(AtomicUsize::new(0));
         (Self { sender, bytes: bytes.clone() }, Handed { receiver, bytes })
     }
 
-    /// Hands over what a committed transaction has emitted, as far as there is room.
+    /// Hands over the messages of a committed transaction, as far as there is room.
     pub(crate) fn give(&self, emitted: Vec<Message>) {
         for message in emitted {
             let size = message.body.len();
@@ -52,7 +52,7 @@ impl HandOff {
 }
 
 impl Handed {
-    /// The next message; `None` when nobody can hand anything over any more.
+    /// The next message; `None` when every sender is gone.
     pub(crate) async fn next(&mut self) -> Option<Message> {
         let message = self.receiver.recv().await?;
         self.bytes.fetch_sub(message.body.len(), Relaxed);

@@ -1,14 +1,14 @@
-//! Outbox against stream: what a broker has forgotten is published again.
+//! Compares outbox and stream, so that messages the broker has lost are published again.
 //!
-//! A counter proves nothing. A publish that timed out sits in the client and is flushed on
+//! A counter proves nothing. A publish that timed out stays in the client and is flushed on
 //! reconnect, so a stream that was rolled back may be as long as before, with other messages;
-//! an old and a new row may even claim the same sequence. So identities are compared: a
-//! marked row is in the stream when the message at its sequence has its id.
+//! an old and a new row may even claim the same sequence. So ids are compared: a marked row is
+//! in the stream if the message at its sequence has its id.
 //!
-//! `verified` is a place up to which both were seen to agree. Streams lose their tails, or
-//! everything; so while that place agrees, what is below it does, and only what is above is
-//! looked at. It moves after the walk, in the database, so a walk that dies is done again; and
-//! only when the stream was the same one all the while.
+//! `verified` is a position up to which outbox and stream agreed. Streams lose their tails, or
+//! everything, so while that position agrees, everything below it does, and only what is above
+//! is compared. It moves after the walk, in the database, so a walk that dies is repeated; and
+//! it moves only if the stream stayed the same one throughout.
 
 use std::{collections::HashMap, future::Future};
 
@@ -23,12 +23,12 @@ use crate::{
 
 /// Rows compared at a time.
 const PAGE: usize = 500;
-/// Rows that claim one sequence and are looked at together.
+/// Rows that claim one sequence and are checked together.
 const TIES: usize = 32;
 
 /// The stream that an outbox is compared with.
 pub(crate) trait Stream: Sync {
-    /// Which connection to the broker this is.
+    /// The number of the current connection to the broker.
     fn epoch(&self) -> u64;
 
     /// Its extent.
@@ -63,7 +63,8 @@ impl Stream for Link {
     }
 }
 
-/// Compares, clears the marks of what is not there, and moves the place. How many were lost.
+/// Compares outbox and stream, clears the marks of lost messages, and moves `verified`. Returns
+/// how many messages were lost.
 pub(crate) async fn run<E: Outbox + Sync, S: Stream>(
     engine: &E,
     link: &S,
@@ -80,10 +81,10 @@ pub(crate) async fn run<E: Outbox + Sync, S: Stream>(
         Some(place) => walk.down(place.sequence).await?,
     };
     let (place, lost) = walk.up(base, is_another).await?;
-    // A stream that was rolled back or made anew during the walk was compared in two states.
+    // A stream that was rolled back or created again during the walk was compared in two states.
     let now = link.state().await.map_err(Failure::Unavailable)?;
     if link.epoch() != epoch || !now.continues(&walk.stream) {
-        return Err(Failure::Unavailable("the stream has changed meanwhile".into()));
+        return Err(Failure::Unavailable("the stream changed during the comparison".into()));
     }
     if place != verified {
         engine.set_verified(place).await?;
@@ -98,8 +99,8 @@ struct Walk<'a, E, S> {
 }
 
 impl<E: Outbox + Sync, S: Stream> Walk<'_, E, S> {
-    /// Whether the stream is another than the one that was published to: the row that is
-    /// marked with its first message is not there. Then nothing has aged out of it.
+    /// Whether the stream is not the one that was published to: the row marked with its first
+    /// sequence is not there. Then nothing has aged out of it.
     async fn is_another(&self) -> Result<bool, Failure> {
         if self.stream.first_sequence <= 1 {
             return Ok(false);
@@ -111,7 +112,7 @@ impl<E: Outbox + Sync, S: Stream> Walk<'_, E, S> {
         Ok(ties.any(|row| there.get(&row.sequence) != Some(&row.id) && !self.is_too_old(row)))
     }
 
-    /// Whether the message is where its mark says; aged out, it was.
+    /// Whether the message is where its mark says. One that has aged out counts as there.
     async fn agrees(&self, mark: Mark) -> Result<bool, Failure> {
         if self.has_aged_out(&mark) {
             return Ok(true);
@@ -120,9 +121,9 @@ impl<E: Outbox + Sync, S: Stream> Walk<'_, E, S> {
         Ok(there == Some(mark.id))
     }
 
-    /// A row at or below a sequence from which on downwards all agree. One that agrees is not
-    /// enough: in a stream that has lost its tail and has grown again, what was published
-    /// since agrees, and lies between rows of the same sequences that were lost.
+    /// A row at or below a sequence with which, and below which, a whole page of rows agrees. A
+    /// single row that agrees is not enough: in a stream that lost its tail and has grown again,
+    /// what was published since agrees, and lies between lost rows with the same sequences.
     async fn down(&self, from: u64) -> Result<Option<Mark>, Failure> {
         let mut from = from;
         loop {
@@ -143,14 +144,15 @@ impl<E: Outbox + Sync, S: Stream> Walk<'_, E, S> {
         }
     }
 
-    /// Compares every marked row from a place on. The last that agrees, and how many were lost.
+    /// Compares every marked row above a position. Returns the last that agrees, and how many were
+    /// lost.
     async fn up(
         &self,
         base: Option<Mark>,
         is_another: bool,
     ) -> Result<(Option<Mark>, usize), Failure> {
         let (mut place, mut count) = (base, 0);
-        // Beside the row that agrees there may be another with the same sequence.
+        // There may be another row with the same sequence as the one that agrees.
         let mut from = base.map_or(0, |base| base.sequence.saturating_sub(1));
         loop {
             let page = self.engine.marks_above(from, PAGE).await?;
@@ -168,22 +170,22 @@ impl<E: Outbox + Sync, S: Stream> Walk<'_, E, S> {
                 self.engine.unmark(&lost).await?;
                 count += lost.len();
             }
-            // Rows that claim the same sequence are never parted by the end of a page.
+            // A page never ends between rows that claim the same sequence.
             let is_full = page.len() == PAGE && first.sequence < last.sequence;
             from = if is_full { last.sequence - 1 } else { last.sequence };
         }
         Ok((place, count))
     }
 
-    /// Whether the stream has had the message and dropped it.
+    /// Whether the stream had the message and dropped it by age.
     fn has_aged_out(&self, mark: &Mark) -> bool {
         mark.sequence < self.stream.first_sequence && mark.sequence <= self.stream.last_sequence
     }
 
     /// Whether the stream would have dropped the message by now.
     fn is_too_old(&self, mark: &Mark) -> bool {
-        let told_at = time_of(mark.id).map(events::Timestamp);
-        told_at.is_some_and(|at| {
+        let emitted_at = time_of(mark.id).map(events::Timestamp);
+        emitted_at.is_some_and(|at| {
             self.stream.max_age_secs > 0
                 && at.plus_secs(self.stream.max_age_secs) < crate::clock::now()
         })

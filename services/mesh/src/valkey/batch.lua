@@ -1,7 +1,7 @@
--- A batch: messages and commands in their order, each of them wholly or not at all.
+-- A batch: messages and commands in their order, each as a whole or not at all.
 
--- A call leaves what it has not begun after so long to the next one: meanwhile nobody else is
--- answered.
+-- After so long, a call leaves what it has not begun to the next call, because Valkey answers no
+-- other client meanwhile.
 local CALL_SECS = 0.02
 
 local function text_of(refusal)
@@ -9,8 +9,8 @@ local function text_of(refusal)
   return detail == '' and refusal.code or detail
 end
 
--- Takes one event of a message in, or parks it; `false` when it has to be parked and the call
--- has not brought what is kept of it.
+-- Takes in one event of a message, or parks it. Returns `false` if it has to be parked and the
+-- call did not send its key and envelope (`is_full`).
 local function take_in(work, at, is_full)
   local entry = work.entries[at]
   if is_repeat(entry) then
@@ -39,7 +39,7 @@ local function take_in(work, at, is_full)
   return 'done'
 end
 
--- A message, by all of its events.
+-- Takes in all events of a message.
 local function take_in_all(work, is_full)
   if not is_full and ctx.has_parked then
     return false
@@ -55,7 +55,7 @@ local function take_in_all(work, is_full)
   return { news and 'done' or 'repeat' }
 end
 
--- Answers to commands with an Idempotency-Key are kept as long as an inbox.
+-- The stored answer to a command with an Idempotency-Key; answers are kept as long as an inbox.
 local function stored(work)
   local kept = work.scope and redis.call('GET', own('answer:' .. work.scope))
   if not kept then
@@ -65,7 +65,7 @@ local function stored(work)
   return kept.body == work.body and { 'done', kept.value } or { 'reused' }
 end
 
--- A decision as the caller reads it.
+-- The result of a function as the engine reads it.
 local function ending(how, value)
   if how == 'done' then
     return { 'done', value }
@@ -91,8 +91,8 @@ local function answer(work)
   return ending(how, value)
 end
 
--- Runs one message or command. What comes with an id was taken in before, or is claimed; a
--- single event is claimed in the generation, where there are generations.
+-- Runs one message or command. One with an id was taken in before, or is claimed now. Where there
+-- are generations, a single event is claimed in its generation.
 local function run_work(work, is_full)
   local day = work.day and own(work.day)
   if day and is_in_inbox(day, work.id) then
@@ -110,8 +110,8 @@ local function run_work(work, is_full)
   return ended
 end
 
--- Tries a parked event again, whose number and note on success come where a command has its
--- idempotency key. One that a generation was made of meanwhile is taken in.
+-- Retries a parked event; its number and the entry for its history come in the fields of a
+-- command's idempotency key. An event that the generation has taken in meanwhile is resolved.
 local function retry(work)
   local entry, row = work.entries[1], parked.row(work.scope)
   if not row then
@@ -126,16 +126,16 @@ local function retry(work)
   return { 'done', value or {} }
 end
 
--- Ends a call: what was staged and emitted is written, and everything is said to the caller.
+-- Ends a call: writes what was staged and emitted, and returns everything to the engine.
 local function close(and_then, endings)
   write_stage()
   return { and_then, endings, ctx.announced, outbox.write(), ctx.parked,
     parked.is_any() and 1 or 0 }
 end
 
--- Runs works until there are no more (`end`) or the time is over (`more`). Before one that has
--- to be parked and has not brought what is kept of it (`full`), or that shows a fault of the
--- mesh itself (`fault`), it stops: the caller goes on behind those that have ended.
+-- Runs works until there are no more (`end`) or the time is over (`more`). It stops before a work
+-- that has to be parked without the fields for it (`full`) and at a fault in the mesh's own Lua
+-- (`fault`). The engine goes on after those that have ended.
 local function run_all(works, run_one)
   local endings, began = {}, os.clock()
   redis.call = stage_call
@@ -157,7 +157,7 @@ local function run_all(works, run_one)
   return close('end', endings)
 end
 
--- Looks the messages and events of a call up in their inboxes, all at once.
+-- Reads from the inboxes, at once, all ids of the messages and events of a call.
 local function open_inbox(works)
   local inboxes = {}
   local function look(day, id)

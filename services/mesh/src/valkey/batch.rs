@@ -1,4 +1,4 @@
-//! A batch as a function call: what it is told, and what it says; `batch.lua` runs it.
+//! A batch as one call: its arguments and its answer. `batch.lua` runs it.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -26,24 +26,24 @@ use crate::{
     work::{Answered, Delivery, Entry, Meta, Outcome, Work},
 };
 
-/// Entries of one call at most, but for a single message that has more.
+/// Events and commands of one call at most, except that a single message may have more.
 const CALL_ENTRIES_MAX: usize = 512;
 
-/// What a call runs wholly or not at all: a message with its events, or one command.
+/// What a call runs as a whole or not at all: a message with its events, or one command.
 #[derive(Default)]
 pub(super) struct Case<'a> {
-    /// What the inbox knows it by.
+    /// Its id in the inbox.
     id: Option<Uuid>,
-    /// Where it lies, if events of it that cannot be taken in are parked.
+    /// The message's origin, if events of it that cannot be taken in are to be parked.
     origin: Option<Origin<'a>>,
-    /// Names the stored answer; of a retry, its number.
+    /// The name of the stored answer; for a retry, the parked event's number.
     scope: String,
-    /// Goes with the scope: the body's digest; of a retry, what its history will say.
+    /// The digest of the command's body; for a retry, the entry of the event's history.
     body: String,
     items: Vec<Item<'a>>,
 }
 
-/// Where a message lies.
+/// Where a message comes from.
 pub(super) struct Origin<'a> {
     pub(super) subject: &'a str,
     pub(super) stream: &'a str,
@@ -52,7 +52,7 @@ pub(super) struct Origin<'a> {
 
 /// One event or command.
 pub(super) struct Item<'a> {
-    /// The act, or why it must not be run.
+    /// The function call, or why there is none.
     call: Result<FunctionCall, String>,
     event_id: Option<EventId>,
     saga_id: SagaId,
@@ -64,12 +64,12 @@ pub(super) struct Item<'a> {
     raw: &'a [u8],
 }
 
-/// How a call runs what it is given.
+/// How a call runs its cases.
 #[derive(Clone, Copy)]
 pub(super) enum Way<'a> {
-    /// As it comes in.
+    /// As live traffic.
     Live,
-    /// On a store that is rebuilt in place, by whoever holds this token.
+    /// On a store that is rebuilt in place, by the holder of this token.
     Restoring(&'a str),
     /// Into this shadow.
     Feed(&'a str),
@@ -77,7 +77,7 @@ pub(super) enum Way<'a> {
     Retry,
 }
 
-/// What became of cases.
+/// The result of cases.
 #[derive(Default)]
 pub(super) struct Called {
     pub(super) ended: Vec<Ended>,
@@ -87,7 +87,7 @@ pub(super) struct Called {
 }
 
 impl<'a> Item<'a> {
-    /// What no message asks for: a saga of its own, from no cause.
+    /// A call that no message causes: it has a saga of its own and no cause.
     pub(super) fn quiet(call: FunctionCall) -> Self {
         Self {
             call: Ok(call),
@@ -153,7 +153,7 @@ impl<'a> Item<'a> {
             ("saga_id", saga.as_bytes()),
             ("cause_id", cause.as_bytes()),
             ("traceparent", self.traceparent.as_deref().unwrap_or_default().as_bytes()),
-            ("may_tell", may_emit.as_bytes()),
+            ("may_emit", may_emit.as_bytes()),
             ("attempt", attempt.as_bytes()),
             ("key", key.as_bytes()),
             ("envelope", raw),
@@ -169,12 +169,12 @@ impl<'a> Item<'a> {
 }
 
 impl<'a> Case<'a> {
-    /// A command, a timer's finding, or what no message asks for.
+    /// A single item without idempotency: what a timer found, or what no message causes.
     pub(super) fn of(item: Item<'a>) -> Self {
         Self { items: vec![item], ..Self::default() }
     }
 
-    /// What its sender may send again: the answer is stored, the event is claimed.
+    /// A single item that may be sent again: its answer is stored, its event claimed.
     pub(super) fn once(item: Item<'a>, meta: &Meta) -> Self {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let key = meta.idempotency.as_ref();
@@ -206,17 +206,17 @@ impl<'a> Case<'a> {
     }
 }
 
-/// What a deed asks of the store.
-enum Asked {
+/// What a handler asks of the store.
+enum Prepared {
     FunctionCall(FunctionCall),
-    /// It can be seen to be wrong without the store.
+    /// It is refused without the store.
     No(Problem),
     /// It must not be run, or cannot be.
     Never(String),
 }
 
 impl<L: LuaModule> Valkey<L> {
-    /// Runs cases, in one call unless a bound or a parked event divides them.
+    /// Runs cases: in one call, unless a bound or a parked event makes it several.
     pub(super) async fn call(
         &self,
         way: Way<'_>,
@@ -258,7 +258,7 @@ impl<L: LuaModule> Valkey<L> {
         cmd
     }
 
-    /// Adds to `called` what a call says of the first of `cases`; how it goes on.
+    /// Adds to `called` a call's answer for the first of `cases`; returns how to go on.
     fn read_batch(
         &self,
         called: &mut Called,
@@ -316,7 +316,7 @@ impl<L: LuaModule> Valkey<L> {
     ) -> Result<Ran, Failure> {
         let now = crate::clock::now();
         let began = SystemTime::from(now.0);
-        // What a command is answered without the store; the others are cases.
+        // Outcomes of commands that do not need the store; all other works become cases.
         let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(batch.len());
         let mut cases = Vec::with_capacity(batch.len());
         for work in batch {
@@ -324,18 +324,18 @@ impl<L: LuaModule> Valkey<L> {
             let mut outcome = None;
             let mut items = Vec::with_capacity(work.entries.len());
             for entry in &work.entries {
-                let call = match self.asked(entry, delivery, care, now) {
-                    Asked::FunctionCall(call) => Ok(call),
-                    Asked::No(problem) if delivery.is_none() => {
+                let call = match self.prepare(entry, delivery, care, now) {
+                    Prepared::FunctionCall(call) => Ok(call),
+                    Prepared::No(problem) if delivery.is_none() => {
                         outcome = Some(Outcome::Done(Answered::refused(&problem)));
                         break;
                     }
-                    Asked::Never(cause) if delivery.is_none() => {
+                    Prepared::Never(cause) if delivery.is_none() => {
                         outcome = Some(Outcome::Never(cause));
                         break;
                     }
-                    Asked::No(problem) => Err(problem.to_string()),
-                    Asked::Never(cause) => Err(cause),
+                    Prepared::No(problem) => Err(problem.to_string()),
+                    Prepared::Never(cause) => Err(cause),
                 };
                 items.push(Item::of_entry(call, entry, began));
             }
@@ -376,7 +376,7 @@ impl<L: LuaModule> Valkey<L> {
         }
     }
 
-    /// What a command's ending is for whoever asked.
+    /// The outcome of an ending for the command's caller.
     pub(super) fn settle_handler(
         &self,
         handler: &dyn Handler<L>,
@@ -385,7 +385,7 @@ impl<L: LuaModule> Valkey<L> {
         now: Timestamp,
     ) -> Outcome {
         match ended {
-            Ended::Done(value) => match unharmed(|| handler.answer(&value, &self.at(meta, now))) {
+            Ended::Done(value) => match caught(|| handler.answer(&value, &self.at(meta, now))) {
                 Ok(Ok(answered)) => Outcome::Done(answered),
                 Ok(Err(problem)) => Outcome::Done(Answered::refused(&problem)),
                 Err(cause) => Outcome::Never(cause),
@@ -398,23 +398,23 @@ impl<L: LuaModule> Valkey<L> {
         }
     }
 
-    fn asked(
+    fn prepare(
         &self,
         entry: &Entry<ValkeyHandler<L>>,
         delivery: Option<&Delivery>,
         care: Care,
         now: Timestamp,
-    ) -> Asked {
-        if let (Care::Unrun, Some(Delivery { delivered, .. })) = (care, delivery) {
+    ) -> Prepared {
+        if let (Care::ParkUnrun, Some(Delivery { delivered, .. })) = (care, delivery) {
             let cause = format!("it was delivered {delivered} times and never came to an end");
-            return Asked::Never(cause);
+            return Prepared::Never(cause);
         }
         match &entry.handler {
-            Err(cause) => Asked::Never(cause.clone()),
-            Ok(handler) => match unharmed(|| handler.0.call(&self.at(&entry.meta, now))) {
-                Ok(Ok(call)) => Asked::FunctionCall(call),
-                Ok(Err(problem)) => Asked::No(problem),
-                Err(cause) => Asked::Never(cause),
+            Err(cause) => Prepared::Never(cause.clone()),
+            Ok(handler) => match caught(|| handler.0.call(&self.at(&entry.meta, now))) {
+                Ok(Ok(call)) => Prepared::FunctionCall(call),
+                Ok(Err(problem)) => Prepared::No(problem),
+                Err(cause) => Prepared::Never(cause),
             },
         }
     }
@@ -426,10 +426,10 @@ impl<L: LuaModule> Valkey<L> {
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         let now = crate::clock::now();
-        let call = match self.asked(entry, None, Care::Alone, now) {
-            Asked::FunctionCall(call) => call,
-            Asked::No(problem) => return Ok(Retried::Early(cause_of(problem))),
-            Asked::Never(cause) => return Ok(Retried::Failed(cause)),
+        let call = match self.prepare(entry, None, Care::Standalone, now) {
+            Prepared::FunctionCall(call) => call,
+            Prepared::No(problem) => return Ok(Retried::Early(cause_of(problem))),
+            Prepared::Never(cause) => return Ok(Retried::Failed(cause)),
         };
         let item = Item::of_entry(Ok(call), entry, SystemTime::from(now.0));
         let (scope, body) =
@@ -458,7 +458,7 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// How many cases one call takes.
+/// How many of the cases fit into one call.
 fn fitting(cases: &[Case<'_>]) -> usize {
     let mut entries = 0;
     let fits = |case: &&Case<'_>| {
@@ -472,11 +472,11 @@ fn cause_of(problem: Problem) -> String {
     if problem.detail.is_empty() { problem.code } else { problem.detail }
 }
 
-/// Runs a service's own code; a panic in it harms nobody else.
-fn unharmed<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+/// Runs a service's own code and catches its panic, so that it only affects its own message.
+fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
-        format!("it panicked: {}", said.unwrap_or("for no reason given"))
+        let cause = panic.downcast_ref::<String>().map(String::as_str);
+        let cause = cause.or_else(|| panic.downcast_ref::<&str>().copied());
+        format!("the handler panicked: {}", cause.unwrap_or("unknown"))
     })
 }

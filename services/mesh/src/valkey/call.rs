@@ -1,4 +1,4 @@
-//! Calls of a service's functions: their names, how they are sent, how an answer is read.
+//! Calls of a service's functions: their names, how a call is sent, how an answer is read.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     message::{EVENT_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX},
 };
 
-/// What every library begins with; the order is that of their words.
+/// The Lua that every library begins with, in the order in which the files need each other.
 const MESH_LUA: &str = concat!(
     include_str!("stage.lua"),
     include_str!("commands.lua"),
@@ -25,8 +25,8 @@ const MESH_LUA: &str = concat!(
     include_str!("batch.lua"),
 );
 
-/// The library as it is known to Valkey. Its name is made from its text, so two versions of
-/// a service can run side by side, and a library once loaded never changes.
+/// A service's library in Valkey. Its name contains a hash of its text, so two versions of a
+/// service can run side by side, and a library once loaded never changes.
 pub(super) struct Names {
     pub(super) root: String,
     run: String,
@@ -71,14 +71,15 @@ impl Names {
         cmd
     }
 
-    /// A call of `serves.<name>`, a function of the mesh's own.
+    /// A call of `serves.<name>`, one of the mesh's own functions.
     pub(super) fn serve(&self, name: &str, now: Timestamp) -> Cmd {
         let mut cmd = self.call(&self.serve, now, false);
         cmd.arg(name);
         cmd
     }
 
-    /// What `begin` reads. The random half of the ids of one call is `bxxx-xxxxxxxxxxxx`.
+    /// A call with the arguments that `begin` reads. The random half of the ids that one call
+    /// makes is `bxxx-xxxxxxxxxxxx`.
     fn call(&self, function: &str, now: Timestamp, is_restoring: bool) -> Cmd {
         let mut cmd = redis::cmd("FCALL");
         cmd.arg(function).arg(1).arg(&self.root);
@@ -88,12 +89,12 @@ impl Names {
     }
 }
 
-/// How long a call may take, the loading of the library and new connections included; each
-/// answer has a limit of its own.
+/// How long a call may take, including loading the library and new connections; each answer has
+/// a timeout of its own.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a plain command may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Who is waited for, in words.
+/// The name of the store in timeout errors.
 const VALKEY: &str = "Valkey";
 
 /// Sends a plain command.
@@ -106,7 +107,7 @@ pub(super) async fn command<T: FromRedisValue>(
     Ok(within(COMMAND_TIMEOUT, VALKEY, cmd.query_async(&mut connection)).await??)
 }
 
-/// Sends a call, and waits for its answer no longer than it can take.
+/// Sends a call and waits for its answer, up to [`CALL_TIMEOUT`].
 pub(super) async fn send(
     connection: &mut ConnectionManager,
     names: &Names,
@@ -116,8 +117,8 @@ pub(super) async fn send(
     answer.unwrap_or_else(|late| Err(Failure::Uncertain(late.to_string())))
 }
 
-/// Sends a call. Where the library is missing (a new or emptied Valkey) it is loaded, and the
-/// call, which had no effect, is made again.
+/// Sends a call. If the library is missing (a new or emptied Valkey) it is loaded, and the call,
+/// which had no effect, is repeated.
 #[expect(clippy::disallowed_methods, reason = "it has a limit")]
 async fn send_and_load(
     connection: &mut ConnectionManager,
@@ -133,7 +134,7 @@ async fn send_and_load(
     }
 }
 
-/// Loads the library; another instance may have done so a moment ago.
+/// Loads the library; another instance may have loaded it a moment ago.
 #[expect(clippy::disallowed_methods, reason = "it has a limit")]
 async fn load(connection: &mut ConnectionManager, names: &Names) -> Result<(), Failure> {
     let mut load = redis::cmd("FUNCTION");
@@ -149,7 +150,7 @@ fn is_missing(error: &RedisError) -> bool {
     error.to_string().contains("Function not found")
 }
 
-/// What a call has come to that has no answer.
+/// The failure of a call that got no answer.
 fn failure(error: RedisError) -> Failure {
     let may_have_worked =
         !is_unusable(&error) && !is_away(&error) && !error.is_connection_refusal();
@@ -159,14 +160,14 @@ fn failure(error: RedisError) -> Failure {
     }
 }
 
-/// The parts of an answer, one after the other.
+/// The parts of an answer, read one after the other.
 pub(super) struct Parts(std::vec::IntoIter<Value>);
 
 impl Parts {
     pub(super) fn of(answer: Value) -> Result<Self, Failure> {
         match answer {
             Value::Array(parts) => Ok(Self(parts.into_iter())),
-            other => Err(Failure::Refused(format!("{other:?} is no list"))),
+            other => Err(Failure::Refused(format!("expected an array, not {other:?}"))),
         }
     }
 
@@ -176,7 +177,7 @@ impl Parts {
         redis::from_redis_value(part).map_err(|error| Failure::Refused(error.to_string()))
     }
 
-    /// The next part, a text that may be cut off within a character.
+    /// The next part, a text that may be cut within a character.
     pub(super) fn lossy(&mut self) -> Result<String, Failure> {
         Ok(String::from_utf8_lossy(&self.take::<Vec<u8>>()?).into_owned())
     }

@@ -1,12 +1,12 @@
--- The commands of acts: what they read and write is the stage's (`stage.lua`), and they see
--- what Valkey itself would show them. What is not known here is refused before it is run.
+-- The commands that a service's functions can call. They read and write the stage (`stage.lua`)
+-- and return what Valkey itself would return. Any other command is refused before it is run.
 
--- An argument as Valkey gets it.
+-- An argument as it is sent to Valkey.
 local function text(value)
   if type(value) == 'string' then
     return value
   elseif type(value) ~= 'number' or value ~= value then
-    error('arguments of commands are texts and numbers', 0)
+    error('arguments of commands must be texts or numbers', 0)
   elseif value % 1 == 0 and math.abs(value) < 2 ^ 53 then
     return whole(value)
   end
@@ -14,7 +14,7 @@ local function text(value)
   return tonumber(short) == value and short or string.format('%.17g', value)
 end
 
--- So many arguments at a time, at least once.
+-- The arguments as texts. Their number must be a multiple of `many`, and not 0.
 local function texts(many, ...)
   local words, count = { ... }, select('#', ...)
   if count == 0 or count % many ~= 0 then
@@ -28,7 +28,7 @@ local function texts(many, ...)
   return words
 end
 
--- Scores are numbers, and acts read them as such.
+-- Scores are numbers, and functions read them as numbers.
 local function score_of(value)
   local score = tonumber(value)
   if not score or score ~= score then
@@ -89,13 +89,13 @@ function staged.SMEMBERS(name)
   return all_of(image_of(name, SET))
 end
 
--- What needs an order, or a count, is asked of the store.
-local function asked(command)
+-- Commands that need an order or a count are run on the store.
+local function on_store(command)
   return function(...)
     for at = 1, select('#', ...) do
       local image = stage[select(at, ...)]
       if image then
-        assert(image.kind ~= LIST, 'a list that is staged cannot be read')
+        assert(image.kind ~= LIST, 'a staged list cannot be read')
         flush(image)
       end
     end
@@ -103,10 +103,10 @@ local function asked(command)
   end
 end
 
-staged.EXISTS, staged.ZCARD, staged.ZRANK = asked('EXISTS'), asked('ZCARD'), asked('ZRANK')
-staged.ZRANGE, staged.ZRANGEBYSCORE = asked('ZRANGE'), asked('ZRANGEBYSCORE')
+staged.EXISTS, staged.ZCARD, staged.ZRANK = on_store('EXISTS'), on_store('ZCARD'), on_store('ZRANK')
+staged.ZRANGE, staged.ZRANGEBYSCORE = on_store('ZRANGE'), on_store('ZRANGEBYSCORE')
 
--- Writes a value for each word from the first on, which names its field; how many are new.
+-- Writes a value for every field that `words` names, from `first` on; returns how many are new.
 local function write(image, words, first, step, value_at)
   load(image, words, first, step)
   local new = 0
@@ -117,7 +117,7 @@ local function write(image, words, first, step, value_at)
   return new
 end
 
--- Nearly every write is one of one field: it does without lists.
+-- Nearly every write is of one field; this one does without lists.
 local function write_one(image, field, value)
   local is_new = not value_of(image, field)
   assign(image, field, value)
@@ -185,7 +185,7 @@ function staged.ZINCRBY(name, by, member)
   return score
 end
 
--- Adds to a whole number. Lua counts exactly up to 2^53.
+-- Adds to a whole number. Lua's numbers are exact up to 2^53.
 local function add(image, field, by)
   local before, more = value_of(image, field) or '0', text(by)
   if not (string.find(before, '^-?%d+$') and string.find(more, '^-?%d+$')) then
@@ -215,7 +215,7 @@ function staged.EXPIRE(name, seconds)
   return expire(image_of(name), seconds * 1000)
 end
 
--- Unlike Valkey's it does not take over a key of another kind.
+-- Unlike Valkey's SET it does not overwrite a key of another kind.
 function staged.SET(name, value, how, seconds)
   assert(not how or how == 'EX', 'SET with other options cannot be staged')
   local image = image_of(name, TEXT)
@@ -244,7 +244,7 @@ function staged.LTRIM(name, first, last)
   assign(image, 'length', math.min(image.values.length, -first))
 end
 
--- `redis.call` as acts know it.
+-- `redis.call` as a service's functions see it.
 local function stage_call(command, ...)
   local run = staged[command]
   if not run then

@@ -1,4 +1,5 @@
-//! What a service on Valkey writes: acts, and what becomes of their values.
+//! What a service on Valkey implements: its Lua module, the calls of its functions, and what
+//! becomes of their replies.
 
 use bytes::Bytes;
 use events::{Command, Event, Problem, Timestamp, codes};
@@ -7,60 +8,60 @@ use uuid::Uuid;
 use super::call::Parts;
 use crate::{Caller, engine::Failure, parked::one_line, repeat::reused, work::Answered};
 
-/// A service's functions, and what its Rust side knows.
+/// A service's Lua functions, and its Rust side.
 pub trait LuaModule: Sized + Send + Sync + 'static {
     /// The service; its keys are `{name}:…`, all of them in one slot.
     const NAME: &'static str;
-    /// Lua that adds functions to the tables `acts` and `reads`; see `valkey/mesh.lua` for
-    /// what they have at hand. An act writes with the commands of `valkey/commands.lua`.
+    /// Lua that adds functions to the tables `writes` and `reads`; see `valkey/mesh.lua` for what
+    /// they can use. Functions in `writes` write with the commands of `valkey/commands.lua`.
     const LUA: &'static str;
-    /// Whether what it knows comes from events alone, whatever order they come in, and from
-    /// what others own, so that it can be built anew from them next to what is live (see [`super::rebuild()`]). Its keys then
-    /// have a generation in them, which its Lua does not know of. It has `reads.digest(part)`:
-    /// what it knows of the things whose ids end in those two hex digits, as lines, the same
-    /// ones in whatever order it was taken in.
+    /// Whether the state comes only from events, in any order, and from what other services own,
+    /// so that it can be rebuilt from them next to the live state (see [`super::rebuild()`]). The
+    /// keys then contain a generation, which the module's Lua does not see. The module has
+    /// `reads.digest(part)`: its state of the entities whose ids end in those two hex digits, as
+    /// lines that are the same in whatever order the events were taken in.
     const IS_REPLAYABLE: bool = false;
     /// The service's configuration, the same for every message.
     type Config: Send + Sync + 'static;
-    /// The field of a fact that names what it depends on here: behind a dead letter, later
-    /// facts with the same value wait. Facts without it depend on what they are about.
+    /// The field of an event that names its order key here: behind a dead letter, later events
+    /// with the same value wait. The order key of an event without it is what it is about.
     const KEY: &'static str = "";
 }
 
-/// What a service does on hearing a fact.
+/// How a service handles an event.
 pub trait CallOn<E: Event>: LuaModule {
-    /// Another field for this fact than [`Library::KEY`].
+    /// The field of this event's order key, if it is not [`LuaModule::KEY`].
     const KEY: &'static str = <Self as LuaModule>::KEY;
 
-    /// The act that takes `fact` in. It may come twice, late, or early.
+    /// The function call that handles `event`. The event may come twice, late, or early.
     fn call(event: &E, at: &At<'_, Self::Config>) -> FunctionCall;
 }
 
-/// What a service does on being asked.
+/// How a service handles a command.
 pub trait CallFor<C: Command>: LuaModule {
-    /// The act that decides `command`. Run twice it must do no more than once, because a
-    /// lost connection leaves its outcome unknown.
+    /// The function call that decides `command`. Running it twice must have the effect of running
+    /// it once, because a lost connection leaves its outcome unknown.
     ///
     /// # Errors
-    /// The refusal of what can be seen to be wrong without the store.
+    /// A refusal that does not need the store.
     fn call(command: &C, at: &At<'_, Self::Config>) -> Result<FunctionCall, Problem>;
 
-    /// The reply, made of the act's value.
+    /// The command's reply, made from what the function returned.
     ///
     /// # Errors
-    /// A refusal that only the value shows.
+    /// A refusal that depends on what the function returned.
     fn reply(command: &C, value: &Reply, at: &At<'_, Self::Config>) -> Result<C::Reply, Problem>;
 }
 
-/// What an act knows of the moment.
+/// The context in which a function call is made.
 pub struct At<'a, R> {
     /// When the batch began.
     pub now: Timestamp,
     /// The service's configuration.
     pub config: &'a R,
-    /// Who is asking.
+    /// The caller.
     pub caller: &'a Caller,
-    /// An id for the thing that this message makes.
+    /// An id for what this message creates.
     pub id: Uuid,
 }
 
@@ -84,7 +85,7 @@ impl FunctionCall {
     }
 }
 
-/// What a function returned: a row of texts.
+/// What a function returned: a list of texts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reply(pub Vec<String>);
 
@@ -95,29 +96,29 @@ impl Reply {
     /// `internal` when the function returns something else than its caller expects.
     pub fn get<T: std::str::FromStr>(&self, index: usize) -> Result<T, Problem> {
         self.0.get(index).and_then(|text| text.parse().ok()).ok_or_else(|| {
-            Problem::new(codes::INTERNAL, format!("Value {index} of an act cannot be read."))
+            Problem::new(codes::INTERNAL, format!("Value {index} of a reply cannot be read."))
         })
     }
 }
 
-/// How one act ended, as `batch.lua` says it.
+/// How one function call ended, as `batch.lua` returns it.
 #[derive(Debug, PartialEq)]
 pub(super) enum Ended {
-    /// Done, or done before with this answer.
+    /// Done now, or done before with this reply.
     Done(Reply),
-    /// Seen before.
+    /// Taken in before.
     Repeat,
     /// Refused for good.
     No(Problem),
     /// Refused for now.
     NotYet(Problem),
-    /// It failed, and has left nothing.
+    /// The function failed, and nothing of it is left.
     Failed(String),
-    /// A parked event that has ended, or stands behind another.
+    /// The parked event has ended already.
     Gone,
-    /// The mesh itself failed, and has left nothing.
+    /// The mesh's own Lua failed, and nothing of it is left.
     Fault(String),
-    /// The store does not know what it should.
+    /// The store was emptied and is not rebuilt yet.
     Lost,
 }
 
@@ -134,7 +135,7 @@ impl Ended {
             "gone" => Self::Gone,
             "lost" => Self::Lost,
             "fault" => Self::Fault(one_line(&parts.lossy()?)),
-            other => return Err(Failure::Refused(format!("`{other}` is no ending"))),
+            other => return Err(Failure::Refused(format!("`{other}` is not a known ending"))),
         })
     }
 
@@ -152,18 +153,18 @@ fn problem(code: &str, detail: String) -> Problem {
     Problem::new(*kind, detail)
 }
 
-/// A decoded message of a service with library `L`.
+/// A decoded event or command of a service with Lua module `L`.
 pub struct ValkeyHandler<L: LuaModule>(pub(super) Box<dyn Handler<L>>);
 
-/// What a batch asks of a message.
+/// What a batch calls on an event or command.
 pub(super) trait Handler<L: LuaModule>: Send + Sync {
     fn call(&self, at: &At<'_, L::Config>) -> Result<FunctionCall, Problem>;
     fn answer(&self, value: &Reply, at: &At<'_, L::Config>) -> Result<Answered, Problem>;
 }
 
-pub(super) struct HandledEvent<E>(pub(super) E);
+pub(super) struct EventHandler<E>(pub(super) E);
 
-impl<L: CallOn<E>, E: Event> Handler<L> for HandledEvent<E> {
+impl<L: CallOn<E>, E: Event> Handler<L> for EventHandler<E> {
     fn call(&self, at: &At<'_, L::Config>) -> Result<FunctionCall, Problem> {
         Ok(<L as CallOn<E>>::call(&self.0, at))
     }
@@ -173,9 +174,9 @@ impl<L: CallOn<E>, E: Event> Handler<L> for HandledEvent<E> {
     }
 }
 
-pub(super) struct AskedCommand<C>(pub(super) C);
+pub(super) struct CommandHandler<C>(pub(super) C);
 
-impl<L: CallFor<C>, C: Command> Handler<L> for AskedCommand<C> {
+impl<L: CallFor<C>, C: Command> Handler<L> for CommandHandler<C> {
     fn call(&self, at: &At<'_, L::Config>) -> Result<FunctionCall, Problem> {
         <L as CallFor<C>>::call(&self.0, at)
     }
@@ -187,7 +188,7 @@ impl<L: CallFor<C>, C: Command> Handler<L> for AskedCommand<C> {
     }
 }
 
-/// What a timer found due.
+/// A function call that a timer found due.
 pub(super) struct DueCall(pub(super) FunctionCall);
 
 impl<L: LuaModule> Handler<L> for DueCall {
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_a_row_of_texts() {
+    fn a_reply_is_a_list_of_texts() {
         let value = Value::Array(vec![Value::SimpleString("W".into()), Value::Int(7)]);
         let parts = Parts::of(Value::Array(vec![Value::SimpleString("done".into()), value]));
         let value = Reply(vec!["W".into(), "7".into()]);
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ending_is_an_error() {
+    fn an_unknown_ending_is_an_error() {
         assert!(read(&[]).is_err());
         assert!(read(&["well"]).is_err());
         assert!(read(&["no"]).is_err());

@@ -1,28 +1,30 @@
--- What a service's functions have at hand, and how one act of theirs is decided.
+-- What a service's functions can use, and how one of them is run.
 --
--- The engine appends the other files of the mesh and a service's own functions to this one
--- and loads them as one library. One call runs a batch, and Valkey runs one call at a time:
--- what a message claims, changes and emits takes effect together, and is logged together. An
--- act that fails or refuses leaves nothing (`stage.lua`), and its neighbours are unharmed.
+-- The engine joins the files of the mesh and a service's own functions and loads them as one
+-- library. One call runs a batch, and Valkey runs one call at a time: what a message claims,
+-- changes and emits takes effect together, and is logged together. A function that fails or
+-- refuses leaves nothing (`stage.lua`) and does not affect the others of its batch.
 
--- All keys of a service share one hash tag and so one slot; KEYS[1] is that root.
+-- The context of the call at work. All keys of a service share one hash tag and so one slot;
+-- KEYS[1] is that root.
 local ctx
 
--- What the mesh keeps for the service, whatever the service itself knows.
+-- A key of the mesh's own, beside the service's state.
 local function own(name)
   return ctx.root .. ':' .. name
 end
 
--- What the service knows. Where that can be built anew (`IS_REPLAYABLE`, said above this
--- file), it lies in the generation at hand, and the service's functions know of no other.
+-- A key of the service's state. Where that can be rebuilt (`IS_REPLAYABLE`, defined above this
+-- file), the key lies in the current generation; the service's functions see no other.
 local function key(name)
   return ctx.at .. ':' .. name
 end
 
--- The service's acts by name: `acts` may write, `reads` may not. `serves` is the mesh's own.
+-- The functions by name: those in `writes` may write, those in `reads` may not. `serves` has the
+-- mesh's own.
 local writes, reads, serves = {}, {}, {}
 
--- Refusals: `no` is final, `not_yet` waits for what the act depends on.
+-- Refusals: `no` is final, `not_yet` waits for what the function depends on.
 local function no(code, detail)
   return { refusal = 'no', code = code, detail = detail }
 end
@@ -51,7 +53,7 @@ local function rfc3339(millis)
     floor(rest / 3600000), floor(rest / 60000) % 60, floor(rest / 1000) % 60, rest % 1000)
 end
 
--- A UUIDv7: the call's time and a counter, and the random half that the caller rolled.
+-- A UUIDv7: the call's time and a counter, and the random half that the caller sent.
 local function new_id()
   ctx.ids = ctx.ids + 1
   local time = string.format('%012x', ctx.now + math.floor(ctx.ids / 4096))
@@ -59,20 +61,20 @@ local function new_id()
     ctx.ids % 4096, ctx.seed)
 end
 
--- Emits an event: it joins the outbox in the step that makes it true. The saga is the
--- act's own, unless the event continues another. What is made a second time is not emitted.
--- The members are those of the crate `events`, in their order.
-local function tell(fact, schedule, about, what, saga)
+-- Emits an event: it is written to the outbox in the same step as the state. The saga is that
+-- of the work at hand, unless the event continues another. A shadow emits nothing. The members
+-- are those of the crate `events`, in their order.
+local function emit(event, schedule, about, what, saga)
   if ctx.is_silent then
     return
-  elseif ctx.may_tell and not string.find(ctx.may_tell, ' ' .. fact .. ' ', 1, true) then
-    error(fact .. ' is not declared as a consequence here', 0)
+  elseif ctx.may_emit and not string.find(ctx.may_emit, ' ' .. event .. ' ', 1, true) then
+    error(event .. ' is not declared as a consequence here', 0)
   end
   local data = cjson.encode(what)
   if #data > EVENT_BYTES_MAX then
-    error(fact .. ' of ' .. #data .. ' bytes fits in no message', 0)
+    error(event .. ' of ' .. #data .. ' bytes fits in no message', 0)
   end
-  local kind, optional = 'onsale.' .. fact .. '.v1', ''
+  local kind, optional = 'onsale.' .. event .. '.v1', ''
   if ctx.cause_id then
     optional = ',"causationid":"' .. ctx.cause_id .. '"'
   end
@@ -82,15 +84,15 @@ local function tell(fact, schedule, about, what, saga)
   if ctx.attempt then
     optional = optional .. ',"attempt":' .. ctx.attempt
   end
-  local told = ctx.told
-  told[#told + 1] = kind .. '.' .. schedule
-  told[#told + 1] = '{"specversion":"1.0","id":"' .. new_id() .. '","source":"' .. SOURCE
+  local emitted = ctx.emitted
+  emitted[#emitted + 1] = kind .. '.' .. schedule
+  emitted[#emitted + 1] = '{"specversion":"1.0","id":"' .. new_id() .. '","source":"' .. SOURCE
     .. '","type":"' .. kind .. '","time":"' .. ctx.time .. '","subject":"' .. about
     .. '","sagaid":"' .. (saga or ctx.saga_id) .. '"' .. optional .. ',"data":' .. data .. '}'
 end
 
--- Says something (JSON) to whoever listens right now, under `live.<name>.<about>`; it is
--- kept nowhere. What is made a second time is news to nobody.
+-- Publishes an announcement (JSON) under `live.<name>.<about>` to current subscribers; it is
+-- stored nowhere. A rebuild announces nothing.
 local function announce(name, about, what)
   if not ctx.is_restoring and not ctx.is_silent then
     local announced = ctx.announced
@@ -99,12 +101,12 @@ local function announce(name, about, what)
   end
 end
 
--- Whether a thing belongs to a part of what is compared or carried over: by the end of its id.
+-- Whether an entity belongs to a part of what is compared or carried over, by the end of its id.
 local function is_in(part, id)
   return string.sub(id, -2) == part
 end
 
--- What every call begins with.
+-- Begins a call.
 local function begin(keys, args)
   open_stage()
   ctx = {
@@ -115,20 +117,19 @@ local function begin(keys, args)
     seed = args[3],
     is_restoring = args[4] == '1',
     ids = 0,
-    told = {},
+    emitted = {},
     announced = {},
     parked = {},
   }
 end
 
--- From here on `key` speaks of this generation.
+-- From here on, `key` names keys of this generation.
 local function stand_on(generation)
   ctx.at = own('g' .. generation)
 end
 
--- Whether there is a store that knows all that it should; one that was emptied must not act
--- on nothing as if that were the truth. `whole` names the live generation, where there are
--- generations.
+-- Whether the store is complete; an emptied one must not decide as if nothing had ever happened.
+-- `whole` names the live generation, where there are generations.
 local function is_whole()
   local live = call('GET', own('whole'))
   if live and IS_REPLAYABLE then
@@ -137,8 +138,9 @@ local function is_whole()
   return live
 end
 
--- An inbox: one set of 16-byte ids for each day in which they were made (a UUIDv7 begins with
--- its time). A day is forgotten when no stream has its messages and no outbox sends them again.
+-- An inbox: one set of 16-byte ids for each day on which they were created (a UUIDv7 begins with
+-- its time). A day expires when no stream has its messages any more and no outbox can publish
+-- them again.
 local KEPT_SECS = 16 * 86400
 
 local function day_of(id)
@@ -157,8 +159,8 @@ local function claim(day, id)
   expire(inbox, KEPT_SECS * 1000)
 end
 
--- Where a generation can be made of events one by one, it has an inbox of them: what one
--- generation has taken in another may not have.
+-- Where generations are built from single events, each has an inbox of events: what one
+-- generation has taken in, another may not have.
 local function is_repeat(entry)
   return entry.day and is_in_inbox(key(entry.day), entry.event_id)
 end
@@ -167,9 +169,9 @@ local function cause_of(failure)
   return type(failure) == 'table' and failure.err or tostring(failure)
 end
 
--- How far the call has come, and a return to there.
+-- A savepoint of the call, to return to.
 local function mark()
-  return { noted, #ctx.told, #ctx.announced, #ctx.parked }
+  return { noted, #ctx.emitted, #ctx.announced, #ctx.parked }
 end
 
 local function cut(list, length)
@@ -180,19 +182,20 @@ end
 
 local function return_to(mark)
   take_back(mark[1])
-  cut(ctx.told, mark[2])
+  cut(ctx.emitted, mark[2])
   cut(ctx.announced, mark[3])
   cut(ctx.parked, mark[4])
 end
 
--- Decides one act where we stand. What it wrote and said is taken back unless it is done.
+-- Runs one function on the current generation. What it wrote, emitted and announced is rolled
+-- back unless it ends as done.
 local function decide(entry)
   if is_repeat(entry) then
     return 'repeat'
   end
   local before = mark()
   ctx.saga_id, ctx.cause_id, ctx.traceparent = entry.saga_id, entry.cause_id, entry.traceparent
-  ctx.may_tell, ctx.attempt = entry.may_tell, entry.attempt
+  ctx.may_emit, ctx.attempt = entry.may_emit, entry.attempt
   local is_ok, value = pcall(writes[entry.name], unpack(entry.args))
   local refusal = is_ok and value and value.refusal
   if not is_ok or refusal then
@@ -206,9 +209,9 @@ local function decide(entry)
   return refusal or 'done', value or {}
 end
 
--- What is taken in while a shadow is built is taken in there as well, in the same step. What
--- the shadow refuses for now, because it has not come so far, is still before it in a stream.
--- A shadow that fails is given up; the live generation has done its part.
+-- While a shadow is built, it takes in what the live generation takes in, in the same step. What
+-- it refuses for now, because it is not that far yet, it will still read from a stream. A shadow
+-- that fails is given up; the live generation is not affected.
 local function mirror(entry)
   if not ctx.shadow then
     return

@@ -3,18 +3,18 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `act` | what a service writes: acts, and what becomes of their values |
-//! | `batch` + `batch.lua` | a batch as one call: claims, decisions in order, what they emit |
-//! | `mesh.lua` | what a service's functions have at hand, and one decision |
-//! | `stage.lua`, `commands.lua` | what a call reads and writes, by key: an act that fails leaves nothing |
-//! | `outbox` + `outbox.lua` | messages that wait for the publisher, marks of those that do not |
+//! | `function_call` | what a service implements: a Lua module, and the calls of its functions |
+//! | `batch` + `batch.lua` | a batch as one call: claims, decisions in order, emitted events |
+//! | `mesh.lua` | what a service's functions can use, and how one of them is run |
+//! | `stage.lua`, `commands.lua` | staged reads and writes by key: a function that fails leaves nothing |
+//! | `outbox` + `outbox.lua` | unpublished messages, and the marks of published ones |
 //! | `parked` + `parked.lua` | events that could not be taken in |
-//! | `replay` + `replay.lua`, `rebuild` | a read model built anew next to the one that is live |
-//! | `restore` | a store rebuilt in place, which answers nobody meanwhile |
+//! | `replay` + `replay.lua`, `rebuild` | a read model rebuilt next to the live one |
+//! | `restore` | a store rebuilt in place, which answers no call meanwhile |
 //! | `call`, `pack` | the functions' names, how a call is sent, how an answer is read |
 //!
-//! When the connection is lost half-way, messages come again and the inbox drops those that
-//! were taken in; commands are written to be harmless when run twice.
+//! When the connection is lost during a call, messages are redelivered and the inbox drops those
+//! that were taken in; commands are written to be harmless when run twice.
 
 mod batch;
 mod call;
@@ -46,38 +46,38 @@ use uuid::Uuid;
 
 use crate::{
     Allow, Caller, QueryContext, Service,
-    agreement::PLACES_MAX,
+    agreement::POSITIONS_MAX,
     engine::{Care, Engine, Failure, Mark, Ran, Retried},
     failpoint::{Failpoint, Failpoints},
     parked::Parked,
-    service::{Asked, Asking, How, Timer},
+    service::{DecodedCommand, EndpointSpec, How, Timer},
     work::{Answered, Entry, Meta, Outcome, Work},
 };
 
 use batch::{Case, Item, Way};
 use call::{Names, Parts, command, send};
-use function_call::{AskedCommand, DueCall, Ended, HandledEvent, Handler};
 pub use function_call::{At, CallFor, CallOn, FunctionCall, LuaModule, Reply, ValkeyHandler};
+use function_call::{CommandHandler, DueCall, Ended, EventHandler, Handler};
 pub use rebuild::{Progress, Rebuilt, Sources, Statements, rebuild};
 pub use replay::{Difference, Fed, Replay, ReplayedEvent};
 pub use restore::Restoring;
 
-/// How long a call may take before its connection counts as lost; it works some 50 ms.
+/// How long a call may take before its connection counts as lost; it runs for some 50 ms.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// Calls queued for the one connection at most, reads included.
+/// Calls queued for the one connection at most, including reads.
 const PIPELINE_CALLS_MAX: usize = 1_024;
 /// No arguments.
 const NOTHING: &[&str] = &[];
 
-/// A service's own corner of a Valkey, as an engine.
+/// A service's own keys in a Valkey, as an engine.
 pub struct Valkey<L: LuaModule> {
     connection: ConnectionManager,
     names: Arc<Names>,
     config: Arc<L::Config>,
     failpoints: Arc<Failpoints>,
-    /// Whether an event was parked when this instance last ran a batch: a hint that spares a
-    /// second call.
+    /// Whether an event was parked when this instance last ran a batch: a hint that saves a second
+    /// call.
     has_parked: Arc<AtomicBool>,
     module: PhantomData<fn() -> L>,
 }
@@ -96,8 +96,8 @@ impl<L: LuaModule> Clone for Valkey<L> {
 }
 
 impl<L: LuaModule> Valkey<L> {
-    /// An engine on the Valkey at `url`; it connects when first needed. Call it within a
-    /// tokio runtime.
+    /// An engine on the Valkey at `url`; it connects when first needed. Call this within a tokio
+    /// runtime.
     ///
     /// # Errors
     /// When the address is malformed.
@@ -125,12 +125,12 @@ impl<L: LuaModule> Valkey<L> {
         &self.config
     }
 
-    /// The places where this service can be made to fail.
+    /// The points where tests can make this service fail.
     pub fn failpoints(&self) -> &Arc<Failpoints> {
         &self.failpoints
     }
 
-    /// Calls `reads.<name>`, at once and outside any batch.
+    /// Calls `reads.<name>` immediately, outside any batch.
     ///
     /// # Errors
     /// The function's refusal, or `unavailable` when the store does not answer or is being
@@ -145,7 +145,7 @@ impl<L: LuaModule> Valkey<L> {
             Ok(Ended::Lost) => Err(Problem::new(codes::UNAVAILABLE, "It is being rebuilt.")
                 .with("retry_after_secs", 1)),
             Ok(ended) => {
-                error!(service = L::NAME, call = call.name, ?ended, "a read has no such ending");
+                error!(service = L::NAME, call = call.name, ?ended, "a read ended unexpectedly");
                 Err(codes::INTERNAL.into())
             }
             Err(Failure::Refused(cause)) => {
@@ -156,7 +156,7 @@ impl<L: LuaModule> Valkey<L> {
         }
     }
 
-    /// Takes `fact` in as at `now`, outside any batch.
+    /// Handles `event` as at `now`, outside any batch.
     ///
     /// # Errors
     /// When the store cannot be reached.
@@ -169,10 +169,10 @@ impl<L: LuaModule> Valkey<L> {
     where
         L: CallOn<E>,
     {
-        self.one(&HandledEvent(event), meta, now).await
+        self.one(&EventHandler(event), meta, now).await
     }
 
-    /// Decides `command` as at `now`, outside any batch.
+    /// Runs `command` as at `now`, outside any batch.
     ///
     /// # Errors
     /// When the store cannot be reached.
@@ -185,13 +185,13 @@ impl<L: LuaModule> Valkey<L> {
     where
         L: CallFor<C>,
     {
-        self.one(&AskedCommand(command), meta, now).await
+        self.one(&CommandHandler(command), meta, now).await
     }
 
-    /// Runs acts that no message asks for: what is due.
+    /// Runs functions that no message asks for: what is due.
     ///
     /// # Errors
-    /// When the store cannot be reached, or an act fails.
+    /// When the store cannot be reached, or a function fails.
     pub async fn perform(&self, calls: &[FunctionCall], now: Timestamp) -> Result<(), Failure> {
         self.perform_as(Way::Live, calls, now).await
     }
@@ -210,7 +210,7 @@ impl<L: LuaModule> Valkey<L> {
         }
     }
 
-    /// What taking `fact` in would call, on a store that is being rebuilt.
+    /// The function call that handles `event`, for a store that is being rebuilt.
     pub fn replaying<E: Event>(&self, event: &E, now: Timestamp) -> FunctionCall
     where
         L: CallOn<E>,
@@ -219,7 +219,7 @@ impl<L: LuaModule> Valkey<L> {
         L::call(event, &at)
     }
 
-    /// Whether the store knows all that it should; a new or emptied one does not.
+    /// Whether the store is complete; a new or emptied one is not.
     ///
     /// # Errors
     /// When the store cannot be reached.
@@ -230,7 +230,7 @@ impl<L: LuaModule> Valkey<L> {
         Ok(found == 1)
     }
 
-    /// Declares that the store knows all that it should; until then it takes nothing in.
+    /// Declares the store complete; until then it takes nothing in.
     ///
     /// # Errors
     /// When the store cannot be reached.
@@ -239,7 +239,7 @@ impl<L: LuaModule> Valkey<L> {
         self.serve("seal", NOTHING).await.map(drop)
     }
 
-    /// A value kept beside the service's state, empty when there is none.
+    /// A value kept beside the service's state; empty when there is none.
     ///
     /// # Errors
     /// When the store cannot be reached.
@@ -250,7 +250,7 @@ impl<L: LuaModule> Valkey<L> {
         Ok(found.unwrap_or_default())
     }
 
-    /// Writes such a value if it still is `seen`; whether it was.
+    /// Writes such a value if it still is `seen`; returns whether it was.
     ///
     /// # Errors
     /// When the store cannot be reached.
@@ -258,7 +258,7 @@ impl<L: LuaModule> Valkey<L> {
         Ok(self.serve("swap", (name, seen, new)).await?.take::<u8>()? == 1)
     }
 
-    /// The name of a key that the mesh keeps.
+    /// The name of one of the mesh's own keys.
     fn key(&self, name: &str) -> String {
         format!("{}:{name}", self.names.root)
     }
@@ -278,7 +278,7 @@ impl<L: LuaModule> Valkey<L> {
         cmd.arg(args);
         let answer = send(&mut self.connection.clone(), &self.names, &cmd).await;
         answer.and_then(Parts::of).map_err(|failure| match failure {
-            // All of these may be called again.
+            // All of these functions may be repeated.
             Failure::Uncertain(cause) => Failure::Unavailable(cause),
             other => other,
         })
@@ -302,33 +302,35 @@ impl<L: LuaModule> Valkey<L> {
 }
 
 impl<L: LuaModule> Service<Valkey<L>> {
-    /// Takes in the fact `E`; `tells` are the facts that may follow.
+    /// Consumes the event `E`; `emits` are the events that handling it may emit.
     pub fn consumes<E: Event>(mut self, emits: &'static [&'static str]) -> Self
     where
         L: CallOn<E>,
     {
         self.listen::<E>(<L as CallOn<E>>::KEY, emits, |payload| {
             let event: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-            Ok(ValkeyHandler(Box::new(HandledEvent(event))))
+            Ok(ValkeyHandler(Box::new(EventHandler(event))))
         });
         self
     }
 
-    /// Answers the command `C`; `tells` are the facts that may follow.
-    pub fn answers<C: Command>(mut self, allow: Allow, emits: &'static [&'static str]) -> Self
+    /// Answers the command `C`; `emits` are the events that it may emit.
+    pub fn executes<C: Command>(mut self, allow: Allow, emits: &'static [&'static str]) -> Self
     where
         L: CallFor<C>,
     {
         let how = How::Decided(|body, key| {
-            Asking::read::<C>(body, key, |command| ValkeyHandler(Box::new(AskedCommand(command))))
+            DecodedCommand::read::<C>(body, key, |command| {
+                ValkeyHandler(Box::new(CommandHandler(command)))
+            })
         });
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
-        self.add(Asked { endpoint, allow, status, emits, how });
+        self.add(EndpointSpec { endpoint, allow, status, emits, how });
         self
     }
 
-    /// Looks for what is due each `interval` and runs it in batches; `tells` are the facts
-    /// that may follow.
+    /// Looks every `interval` for what is due and runs it in batches; `emits` are the events that
+    /// it may emit.
     pub fn every<F, R>(
         mut self,
         name: &'static str,
@@ -356,15 +358,15 @@ impl<L: LuaModule> Service<Valkey<L>> {
 }
 
 impl<L: LuaModule> QueryContext<Valkey<L>> {
-    /// Decides `command` in the next batch and returns what it was answered.
+    /// Runs `command` in the next batch and returns its answer.
     ///
     /// # Errors
-    /// The refusal, or `overloaded`/`unavailable` when it could not be decided.
+    /// The refusal, or `overloaded`/`unavailable` when it could not be run.
     pub async fn decide<C: Command>(&self, command: C, meta: &Meta) -> Result<C::Reply, Problem>
     where
         L: CallFor<C>,
     {
-        self.submit::<C>(ValkeyHandler(Box::new(AskedCommand(command))), meta).await
+        self.submit::<C>(ValkeyHandler(Box::new(CommandHandler(command))), meta).await
     }
 }
 
@@ -398,7 +400,7 @@ impl<L: LuaModule> Engine for Valkey<L> {
         note.arg(&key).arg(mark.sequence).arg(mark.id.to_string());
         command::<redis::Value>(&self.connection, &note).await?;
         let mut forget = redis::cmd("ZREMRANGEBYRANK");
-        forget.arg(&key).arg(0).arg(-(PLACES_MAX as isize) - 1);
+        forget.arg(&key).arg(0).arg(-(POSITIONS_MAX as isize) - 1);
         command::<redis::Value>(&self.connection, &forget).await.map(drop)
     }
 
@@ -408,8 +410,8 @@ impl<L: LuaModule> Engine for Valkey<L> {
         command::<redis::Value>(&self.connection, &forget).await.map(drop)
     }
 
-    /// A Valkey that may not write answers all that only reads. This would write if there were
-    /// such a key, so it is refused wherever a write is, and changes nothing.
+    /// A Valkey that refuses writes still answers reads. This command would write if the key
+    /// existed, so it is refused wherever writes are, and changes nothing.
     async fn check(&self) -> Result<(), Failure> {
         let mut write = redis::cmd("SET");
         write.arg(self.key("never")).arg("1").arg("XX");
@@ -432,7 +434,7 @@ impl<L: LuaModule> Engine for Valkey<L> {
 
 impl<L: LuaModule> Valkey<L> {
     fn strike<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
-        match self.failpoints.strikes(Failpoint::BeforeCommit, names) {
+        match self.failpoints.fires(Failpoint::BeforeCommit, names) {
             true => Err(Failure::Unavailable("failpoint: before commit".into())),
             false => Ok(()),
         }

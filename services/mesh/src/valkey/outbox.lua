@@ -1,30 +1,30 @@
 -- The outbox: messages, each the events of one call under one subject.
 --
---   outbox:<id>      hash  subject, how many events, body, when, how often refused
---   outbox:waiting   zset  id by the end of its lease: messages without a mark
---   outbox:unsent    zset  the same ones by when they were emitted
---   outbox:marks     zset  id by its sequence in the stream: messages with a mark
---   outbox:sent      zset  the same ones by when they were emitted
---   outbox:verified  text  up to where outbox and stream agree: `<sequence> <id>`
+--   outbox:<id>      hash  subject, number of events, body, time, number of refusals
+--   outbox:waiting   zset  ids of messages without a mark, by the end of their lease
+--   outbox:unsent    zset  the same ones, by the time they were emitted
+--   outbox:marks     zset  ids of messages with a mark, by their sequence in the stream
+--   outbox:sent      zset  the same ones, by the time they were emitted
+--   outbox:verified  text  the position up to which outbox and stream agree: `<sequence> <id>`
 
 local SECOND = 1000000
--- A new message belongs to the publisher that has it in memory, and one that a sweep has
--- taken to the instance that took it, for so long.
+-- The lease of a new message, for the publisher that has it in memory, and of a swept one, for
+-- the instance that swept it.
 local LEASE = 2 * SECOND
--- A refused message waits a second, then ever longer, up to this.
+-- The backoff of a refused message starts at a second and grows up to this.
 local REFUSED_MAX = 60 * SECOND
--- Messages that are counted of a backlog at most.
+-- Messages counted of a backlog at most.
 local BACKLOG_MAX = 5000
--- Rows that one call of a housekeeping looks at.
+-- Rows that one call of housekeeping reads at most.
 local TIDY_ROWS = 1000
 
 local outbox = {}
 
--- Packs what was emitted (subject and JSON, in turn) into messages.
-local function pack(told)
+-- Packs the emitted events (subject and JSON, in turn) into messages.
+local function pack(emitted)
   local open, messages = {}, {}
-  for at = 1, #told, 2 do
-    local subject, event = told[at], told[at + 1]
+  for at = 1, #emitted, 2 do
+    local subject, event = emitted[at], emitted[at + 1]
     local message = open[subject]
     if not message or #message.parts >= MESSAGE_EVENTS_MAX
       or message.bytes + #event >= MESSAGE_BYTES_MAX then
@@ -38,19 +38,19 @@ local function pack(told)
   return messages
 end
 
--- Writes the messages of this call; as the caller reads them.
+-- Writes the messages of this call, and returns them as the engine reads them.
 function outbox.write()
-  local emitted, now = {}, clock()
-  for at, message in ipairs(pack(ctx.told)) do
+  local rows, now = {}, clock()
+  for at, message in ipairs(pack(ctx.emitted)) do
     local id, events = new_id(), #message.parts
     local body = '[' .. table.concat(message.parts, ',') .. ']'
     call('HSET', own('outbox:' .. id), 'subject', message.subject, 'events', events,
       'body', body, 'at', whole(now))
     call('ZADD', own('outbox:waiting'), whole(now + LEASE), id)
     call('ZADD', own('outbox:unsent'), whole(now), id)
-    emitted[at] = { id, message.subject, events, body }
+    rows[at] = { id, message.subject, events, body }
   end
-  return emitted
+  return rows
 end
 
 local function messages_of(ids)
@@ -86,7 +86,7 @@ local function move(id, from, by_from, to, by_to, score)
   end
 end
 
--- Ids and sequences, in turn.
+-- Marks messages as published. The arguments are ids and sequences, in turn.
 function serves.mark(...)
   local marks = { ... }
   for at = 1, #marks, 2 do
@@ -95,7 +95,7 @@ function serves.mark(...)
   return {}
 end
 
--- What has lost its mark is due at once, the oldest first.
+-- Takes marks away. Such messages are due at once, the oldest first.
 function serves.unmark(...)
   local marks = { ... }
   for at = 1, #marks, 2 do
@@ -106,9 +106,10 @@ function serves.unmark(...)
   return {}
 end
 
--- Has messages published again whose sequence lies between the two, that are no older than the
--- id, and whose subject begins with one of the texts: how many of this piece, and its last
--- sequence; nothing in its place at the end.
+-- Takes the marks of messages away whose sequence lies between the two, whose id is not below
+-- `since`, and whose subject begins with one of the prefixes, so that they are published again.
+-- Reads up to TIDY_ROWS of them; returns the number of marks and the last sequence read, which is
+-- empty at the end.
 function serves.publish_again(above, below, since, ...)
   local marks, last = own('outbox:marks'), ''
   local found = call('ZRANGEBYSCORE', marks, '(' .. above, '(' .. below, 'WITHSCORES', 'LIMIT', 0,
@@ -137,7 +138,7 @@ function serves.put_off(id)
   return {}
 end
 
--- How many events wait, and when the oldest was emitted.
+-- The number of unpublished events, and when the oldest was emitted.
 function serves.backlog()
   local oldest = call('ZRANGE', own('outbox:unsent'), 0, BACKLOG_MAX - 1, 'WITHSCORES')
   local events = 0
@@ -147,8 +148,8 @@ function serves.backlog()
   return { whole(events), oldest[2] or '' }
 end
 
--- Forgets messages that are published: after `keep` seconds, or when there are more than
--- `most` of them. How many were looked at.
+-- Deletes published messages: those older than `keep` seconds, and the oldest when there are more
+-- than `most`. Returns how many.
 function serves.trim(keep, most)
   local sent = own('outbox:sent')
   local old = call('ZRANGEBYSCORE', sent, '-inf', whole(clock() - keep * SECOND), 'LIMIT', 0,

@@ -1,4 +1,4 @@
-//! The outbox: `outbox.lua` keeps it.
+//! The outbox in Valkey; its Lua side is `outbox.lua`.
 
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ use crate::{
     message::Message,
 };
 
-/// How long a published message is kept for a broker that forgets: a day longer than its stream
-/// keeps it, for whoever has not taken it in by then.
+/// How long a published message is kept, in case the broker loses it: a day longer than its
+/// stream keeps it, for consumers that have not taken it in by then.
 pub(super) const KEEP: Duration = Duration::from_secs(8 * 86_400);
 /// Published messages kept at most.
 pub(super) const MESSAGES_MAX: usize = 500_000;
 /// Marks written by one call; Lua takes only so many arguments.
 const MARKS_MAX: usize = 1_000;
-/// Where it is kept up to which place outbox and stream agree.
+/// The key of the position up to which outbox and stream agree.
 const VERIFIED: &str = "outbox:verified";
 
 impl<L: LuaModule> Valkey<L> {
-    /// Up to `most` messages without a mark, oldest first, whoever has leased them: for those
-    /// who look, and take nothing.
+    /// Up to `most` messages without a mark, oldest first, leased or not: for tools that only
+    /// look.
     ///
     /// # Errors
     /// When the store cannot be reached.
@@ -59,7 +59,7 @@ impl<L: LuaModule> Outbox for Valkey<L> {
         self.move_marks("mark", marks).await
     }
 
-    async fn put_off(&self, id: Uuid) -> Result<(), Failure> {
+    async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
         self.serve("put_off", id.to_string()).await.map(drop)
     }
 
@@ -119,7 +119,7 @@ impl<L: LuaModule> Outbox for Valkey<L> {
     }
 }
 
-/// A message as `outbox.lua` says it.
+/// A message as `outbox.lua` returns it.
 pub(super) fn message(mut row: Parts) -> Result<Message, Failure> {
     let id = id_of(&row.take::<String>()?)?;
     let (subject, events) = (row.take()?, row.take()?);
@@ -128,5 +128,5 @@ pub(super) fn message(mut row: Parts) -> Result<Message, Failure> {
 }
 
 fn id_of(text: &str) -> Result<Uuid, Failure> {
-    text.parse().map_err(|_| Failure::Refused(format!("`{text}` is no id")))
+    text.parse().map_err(|_| Failure::Refused(format!("`{text}` is not an id")))
 }

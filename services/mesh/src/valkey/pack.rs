@@ -1,12 +1,12 @@
 //! MessagePack, as far as a call needs it: texts, lists and maps, which `cmsgpack` unpacks. One
-//! packed argument costs Valkey far less than thousands of them.
+//! packed argument costs Valkey far less than thousands of single ones.
 
-/// What was packed so far.
+/// The bytes packed so far.
 #[derive(Default)]
 pub(super) struct Pack(pub(super) Vec<u8>);
 
 impl Pack {
-    /// A list; its `len` items follow.
+    /// Begins a list; its `len` items follow.
     pub(super) fn list(&mut self, len: usize) {
         self.head(len, [(16, 0x90), (0, 0), (1 << 16, 0xdc), (1 << 32, 0xdd)]);
     }
@@ -17,18 +17,20 @@ impl Pack {
         self.0.extend_from_slice(text);
     }
 
-    /// A map of what is not empty, with one more entry, whose value follows.
+    /// Begins a map of the fields that are not empty and one more entry, whose value follows.
     pub(super) fn map(&mut self, fields: &[(&str, &[u8])], last: &str) {
-        let said = fields.iter().filter(|(_, value)| !value.is_empty());
-        self.head(said.clone().count() + 1, [(16, 0x80), (0, 0), (1 << 16, 0xde), (1 << 32, 0xdf)]);
-        for (name, value) in said {
+        let given = fields.iter().filter(|(_, value)| !value.is_empty());
+        let len = given.clone().count() + 1;
+        self.head(len, [(16, 0x80), (0, 0), (1 << 16, 0xde), (1 << 32, 0xdf)]);
+        for (name, value) in given {
             self.text(name);
             self.text(value);
         }
         self.text(last);
     }
 
-    /// A length below each bound goes into the tag itself, or into one, two or four bytes.
+    /// Writes a tag and a length: by the bounds, the length goes into the tag itself or into one,
+    /// two or four bytes.
     fn head(&mut self, len: usize, forms: [(usize, u8); 4]) {
         let form = forms.iter().position(|(bound, _)| len < *bound).expect("less than 4 GiB");
         let tag = forms[form].1;
@@ -69,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_leaves_out_what_is_empty() {
+    fn a_map_leaves_out_empty_fields() {
         let mut out = Pack::default();
         out.map(&[("a", b"1"), ("b", b"")], "c");
         assert_eq!(out.0, b"\x82\xa1a\xa11\xa1c");

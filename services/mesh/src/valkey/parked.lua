@@ -1,21 +1,20 @@
--- Parked events. They belong to no generation: what could not be taken in waits on while
--- what was taken in is built anew.
+-- Parked events. They belong to no generation: they stay parked while the state is rebuilt.
 --
 --   parked:last           text  the newest number
 --   parked:row:<number>   hash  the row
---   parked:then:<number>  list  what became of it, as JSON
---   parked:all, :open     zset  numbers; those that have not ended
---   parked:of:<key>       zset  numbers of an order key
---   parked:line:<key>     zset  those of them that hold the key, open and not early: of these
---                               only the first is tried
---   parked:aside:<key>    zset  early ones whose time has come while one before them holds it
---   parked:due            zset  number by the time of its next attempt
---   parked:ended          zset  number by when it ended
+--   parked:then:<number>  list  its history, as JSON
+--   parked:all, :open     zset  all numbers; those of open rows
+--   parked:of:<key>       zset  the numbers of an order key
+--   parked:line:<key>     zset  those of them that hold the key (open and not early): only the
+--                               first of these is tried
+--   parked:aside:<key>    zset  early ones that came due while a row before them held the key
+--   parked:due            zset  numbers by the time of the next attempt
+--   parked:ended          zset  numbers by the time when the row ended
 
 local NO_KEY = '-'
--- An early event is tried again after so long.
+-- The pause before the first retry of an early event, in microseconds.
 local EARLY_PAUSE = 20000
--- What became of a row is kept, at most so often.
+-- Entries of a row's history that are kept.
 local HISTORY_MAX = 100
 -- Characters of a cause that are kept.
 local CAUSE_MAX = 4000
@@ -26,8 +25,8 @@ function parked.is_any()
   return call('EXISTS', own('parked:open')) == 1
 end
 
--- The first of the rows that hold a key. An early one holds none: what it waits for may come
--- under the same key.
+-- The number of the first row that holds a key. An early row holds none: what it waits for may
+-- come under the same key.
 function parked.first(of)
   return of ~= NO_KEY and redis.call('ZRANGE', own('parked:line:' .. of), 0, 0)[1]
 end
@@ -62,14 +61,14 @@ function parked.row(number)
   end
 end
 
--- Whether nothing before a row holds its key.
+-- Whether no row before this one holds its key.
 local function is_eligible(number, row)
   local first = parked.first(row.key)
   return not first or tonumber(first) >= tonumber(number)
 end
 
--- Lets come due what may be tried now: the first that holds the key, unless an operator has to
--- decide, and early ones before it.
+-- Lets the rows come due that may be tried now: the first that holds the key, unless it is a dead
+-- letter, and the early ones before it.
 local function wake(of)
   if of == NO_KEY then
     return
@@ -91,7 +90,7 @@ local function remember(number, event)
   end
 end
 
--- Ends a row, and whoever was behind it goes on.
+-- Ends a row, and lets the rows behind it come due.
 function parked.finish(number, row, state, event)
   call('HSET', own('parked:row:' .. number), 'state', state, 'unsettled', 0)
   call('HDEL', own('parked:row:' .. number), 'leased')
@@ -104,7 +103,7 @@ function parked.finish(number, row, state, event)
   wake(row.key)
 end
 
--- Rows as the caller reads them.
+-- Rows as the engine reads them.
 local function rows_of(numbers)
   local rows = {}
   for at, number in ipairs(numbers) do
@@ -117,7 +116,7 @@ local function rows_of(numbers)
 end
 
 -- Leases rows for so many milliseconds: those that are due, the first that holds a key, or the
--- one of a number that has no key or is early. The attempt counts before it is made.
+-- row of a number if it has no key or is early. The attempt is counted before it is made.
 function serves.lease(which, what, millis)
   local now, numbers, taken = clock(), {}, {}
   if which == 'due' then
@@ -149,8 +148,8 @@ function serves.lease(which, what, millis)
   return rows_of(taken)
 end
 
--- What became of an attempt that did not take the event in. One that is early lets go of its
--- key.
+-- Writes the outcome of an attempt that did not take the event in. A row that becomes early no
+-- longer holds its key.
 function serves.settle(number, state, cause, counts, millis, event)
   local row, path = parked.row(number), own('parked:row:' .. number)
   if not row then
@@ -185,7 +184,7 @@ function serves.discard(number, event)
   return { row and '1' or '0' }
 end
 
--- The newest `most` rows of a set, in the order of parking; or one.
+-- The newest `most` rows of a set, in the order of parking.
 function serves.parked(set, most)
   return rows_of(call('ZRANGE', own('parked:' .. set), -most, -1))
 end
@@ -195,7 +194,7 @@ function serves.parked_one(number)
   return rows_of({ is_kept and number or nil })
 end
 
--- Forgets rows that ended more than `keep` seconds ago. How many were looked at.
+-- Deletes rows that ended more than `keep` seconds ago. Returns how many.
 function serves.forget(keep)
   local old = call('ZRANGEBYSCORE', own('parked:ended'), '-inf', whole(clock() - keep * SECOND),
     'LIMIT', 0, TIDY_ROWS)

@@ -1,4 +1,4 @@
-//! The parked events: `parked.lua` keeps them.
+//! Parked events in Valkey; their Lua side is `parked.lua`.
 
 use std::time::Duration;
 
@@ -14,17 +14,17 @@ use crate::{
     parked::{Parked, ParkedState, one_line},
 };
 
-/// How long a row is shown that has ended.
+/// How long an ended row is kept.
 pub(super) const ENDED_KEEP: Duration = Duration::from_secs(14 * 86_400);
-/// Rows shown at most.
+/// Rows listed at most.
 const SHOWN_MAX: usize = 10_000;
 
 impl<L: LuaModule> Parking for Valkey<L> {
     async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
         let (which, what) = match which {
             Which::Due(most) => ("due", most.to_string()),
-            // A row is parked in the same step in which what it waits for is seen.
-            Which::Stranded(_) => return Ok(Vec::new()),
+            // A row is parked in the same step in which the row before it is seen, so none strands.
+            Which::Missed(_) => return Ok(Vec::new()),
             Which::First(key) => ("first", key),
             Which::Number(number) => ("number", number.to_string()),
         };
@@ -71,7 +71,7 @@ impl<L: LuaModule> Parking for Valkey<L> {
     }
 }
 
-/// What became of a row, as its history keeps it.
+/// An entry of a row's history.
 pub(super) fn happened(became: DeadLetterState, by: Option<UserId>, why: Option<&str>) -> String {
     let event = DeadLetterEvent { at: Some(clock::now()), became, by, why: why.map(str::to_owned) };
     serde_json::to_string(&event).expect("a history is plain data")
@@ -84,7 +84,7 @@ fn row(mut parts: Parts) -> Result<Parked, Failure> {
     let envelope = parts.take::<Vec<u8>>()?.into();
     let (subject, stream, sequence) = (parts.take()?, parts.take()?, parts.take()?);
     let kept_at = Timestamp::from_unix_millis(parts.take()?)
-        .ok_or_else(|| Failure::Refused("a row was parked at no time".into()))?;
+        .ok_or_else(|| Failure::Refused("a parked row has no valid time".into()))?;
     let number = parts.take()?;
     let history: Vec<String> = parts.take()?;
     Ok(Parked {

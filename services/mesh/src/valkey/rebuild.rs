@@ -1,4 +1,4 @@
-//! A read model built anew from what owners state and from whole streams: read, take in,
+//! Rebuilds a read model from its owners' statements and from whole streams: read, take in,
 //! compare, swap.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -14,68 +14,69 @@ use crate::{
     Caller, MeshClient, Service, StoredEvent, clock, engine::Failure, stored::STORED_MESSAGES_MAX,
 };
 
-/// How long the live generation may take to hear what the shadow has read.
+/// How long the live generation may take to consume what the shadow has read.
 const SETTLE_WITHIN: Duration = Duration::from_secs(10);
-/// Between two comparisons.
+/// The pause between two comparisons.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How far it has come.
+/// How far a rebuild has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress<'a> {
     /// A stream has been read this far of `last_seq`.
     Read {
-        /// Whose.
+        /// The service whose stream it is.
         stream: &'a str,
-        /// So far.
+        /// The sequence read so far.
         seq: u64,
-        /// To where.
+        /// The sequence to read to.
         last_seq: u64,
     },
-    /// Everything is in; the two are compared.
+    /// Everything is taken in; the two generations are compared.
     Comparing,
 }
 
-/// What a rebuilding did.
+/// The result of a rebuild.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rebuilt {
-    /// Of each kind of fact, how many came of it.
+    /// The counts of each kind of event.
     pub events: BTreeMap<&'static str, Fed>,
-    /// Facts that could not be read.
+    /// Events that could not be decoded.
     pub unreadable: u64,
-    /// What became of what the owners state.
+    /// The counts of the owners' statements.
     pub stated: Fed,
-    /// How it differed from the generation before; `None` when there was none.
+    /// The difference from the previous generation; `None` when there was none.
     pub difference: Option<Difference>,
 }
 
 impl Rebuilt {
-    /// All kinds of facts together.
+    /// All kinds of events together.
     pub fn total(&self) -> Fed {
         self.events.values().fold(Fed::default(), |sum, fed| sum.and(*fed))
     }
 }
 
-/// What owners state, page by page, as acts.
+/// What owners state of their entities, page by page, as function calls.
 pub type Statements<'a> = BoxStream<'a, Result<Vec<FunctionCall>, Failure>>;
 
-/// What a read model is made of.
+/// The sources of a read model.
 pub struct Sources<'a> {
-    /// What is stated of the things that events are about; it is taken in before them.
+    /// Statements of the entities that events are about; taken in before the events.
     pub before: Statements<'a>,
-    /// Whose streams, those first that others depend on.
+    /// The services whose streams are read, those first that others depend on.
     pub streams: &'a [&'a str],
-    /// What else is stated, taken in behind the events: of the same thing, an event knows more.
+    /// All other statements; taken in after the events, since an event of the same entity has more
+    /// information.
     pub after: Statements<'a>,
 }
 
-/// Builds the read model anew from its sources and the events that `table` hears, next to the
-/// live one, and puts it in its place. Streams keep a week; what is older the owners state.
+/// Rebuilds the read model from its sources and the events that `table` consumes, next to the
+/// live one, and puts it in its place. Streams keep a week; the owners state what is older.
 ///
-/// Live traffic goes on meanwhile. Whatever fails leaves the live generation as it is.
+/// Live traffic goes on meanwhile. A failure leaves the live generation as it is.
 ///
 /// # Errors
-/// `Contended` when another rebuilding is on its way; when a stream cannot be read, an owner
-/// does not answer, or the store cannot be reached.
+/// `Contended` when another rebuild is running; also when a stream cannot be read, an owner does
+/// not answer, or the store cannot be reached.
 pub async fn rebuild<L: LuaModule>(
     valkey: &Valkey<L>,
     table: &Service<Valkey<L>>,
@@ -95,7 +96,7 @@ pub async fn rebuild<L: LuaModule>(
             Ok(rebuilt)
         }
         Err(failure) => {
-            // Away as it may be, the store lets the shadow lapse by itself.
+            // If the store is unavailable, the shadow's lease runs out by itself.
             let _ = replay.give_up().await;
             Err(failure)
         }
@@ -133,7 +134,7 @@ impl<L: LuaModule> Building<'_, L> {
         Ok(self.done)
     }
 
-    /// Takes in what is stated.
+    /// Takes in the owners' statements.
     async fn state(&mut self, mut statements: Statements<'_>) -> Result<(), Failure> {
         while let Some(calls) = statements.next().await {
             let fed = self.replay.state(&calls?, clock::now()).await?;
@@ -142,8 +143,8 @@ impl<L: LuaModule> Building<'_, L> {
         Ok(())
     }
 
-    /// Reads a stream to where it ends now. What is stored after that is heard by the live
-    /// generation later than the shadow began, and so by the shadow too.
+    /// Reads a stream to its current end. What is stored after that, the live generation consumes
+    /// after the shadow has begun, and so does the shadow.
     async fn read(
         &mut self,
         stream: &str,
@@ -165,7 +166,7 @@ impl<L: LuaModule> Building<'_, L> {
 
     async fn take_in(&mut self, events: &[StoredEvent]) -> Result<(), Failure> {
         let now = clock::now();
-        // Facts of one kind at a time would change their order; each run of them does not.
+        // Each run of events of one kind is fed at once; grouping further would change the order.
         let mut runs: Vec<(&'static str, Vec<ReplayedEvent>)> = Vec::new();
         for event in events {
             match self.stored(event, now) {
@@ -173,7 +174,7 @@ impl<L: LuaModule> Building<'_, L> {
                 Some(Err(cause)) => {
                     warn!(
                         event = event.name(),
-                        cause, "a fact cannot be read; going on without it"
+                        cause, "an event cannot be decoded; going on without it"
                     );
                     self.done.unreadable += 1;
                 }
@@ -191,7 +192,7 @@ impl<L: LuaModule> Building<'_, L> {
         Ok(())
     }
 
-    /// The fact as a call, if the service hears it.
+    /// The event as a function call, if the service consumes it.
     fn stored(
         &self,
         event: &StoredEvent,
@@ -213,8 +214,8 @@ impl<L: LuaModule> Building<'_, L> {
         Some(read())
     }
 
-    /// The live generation may be some facts behind; once it has heard them, both hear the
-    /// same, and what differs then differs for good.
+    /// Compares until there is no difference, or the time is over. The live generation may lag
+    /// behind; once it has caught up, both take in the same, and a difference is permanent.
     async fn compare(&self) -> Result<Difference, Failure> {
         let until = Instant::now() + SETTLE_WITHIN;
         loop {

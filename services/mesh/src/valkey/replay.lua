@@ -1,6 +1,6 @@
--- What lies beside a service's state, and building that state anew.
+-- Values kept beside a service's state, and the rebuild of that state.
 
--- Writes a value if it still is what the caller last saw (`''`: nothing at all).
+-- Writes a value if it still is what the caller last saw (`''`: there was none).
 function serves.swap(name, seen, new)
   if (call('GET', own(name)) or '') ~= seen then
     return { 0 }
@@ -9,16 +9,16 @@ function serves.swap(name, seen, new)
   return { 1 }
 end
 
--- Says that the store knows all that it should: at the first start, or rebuilt.
+-- Declares the store complete: at the first start, or after a rebuild.
 function serves.seal()
   call('SET', own('whole'), whole(ctx.now))
   return {}
 end
 
--- A shadow is a generation that is being made of what was told, next to the
--- live one; `generations` names all that were ever begun and may still have keys. Whoever
--- builds is fenced by the shadow's name, which is never used again, and by a lease: one that
--- was paused for longer, or whose store was emptied, finds that its shadow is gone.
+-- A shadow is a generation that is being built from stored events, next to the live one.
+-- `generations` names all that were ever begun and may still have keys. The builder is fenced by
+-- the shadow's name, which is never used again, and by a lease: a builder that was paused for
+-- longer, or whose store was emptied, finds that its shadow is gone.
 local SHADOW_MILLIS = 30000
 
 local function builds(generation)
@@ -45,7 +45,8 @@ function serves.begin_restoring(token)
   return { call('SET', own('shadow'), token, 'NX', 'PX', SHADOW_MILLIS) and 1 or 0 }
 end
 
--- It is to be rebuilt; until it is, it answers nobody. Whoever is at it begins anew.
+-- Marks the store as incomplete: it answers no call until it is rebuilt. A rebuild that is
+-- running has to begin again.
 function serves.unseal()
   call('DEL', own('whole'), own('shadow'))
   return {}
@@ -58,7 +59,7 @@ function serves.give_up_shadow(generation)
   return {}
 end
 
--- From one call to the next, everybody reads and writes what was the shadow.
+-- Makes the shadow the live generation: from the next call on, all read and write it.
 function serves.swap_in_shadow(generation)
   if not builds(generation) then
     return { 0 }
@@ -68,8 +69,8 @@ function serves.swap_in_shadow(generation)
   return { 1 }
 end
 
--- The lines of `reads.digest` that only the live generation has, and those that only the
--- shadow has, of the things whose ids end in `part`. Nothing can happen between the two.
+-- The lines of `reads.digest` that only the live generation has, and those that only the shadow
+-- has, of the entities whose ids end in `part`. Nothing can change between the two digests.
 function serves.compare_shadow(generation, part)
   local live = call('GET', own('whole'))
   if not live or not builds(generation) then

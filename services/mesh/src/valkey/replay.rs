@@ -1,15 +1,14 @@
-//! A read model built anew next to the one that is live, and put in its place in one step.
+//! A read model rebuilt next to the live one, and put in its place in one step.
 //!
-//! What a replayable library knows lies in a *generation*: its keys have the generation's
-//! name in them. Everybody reads and writes the live one. A [`Replay`] makes another, the
-//! *shadow*, out of what was told. From its first moment on, whatever the live generation
-//! takes in is taken in by the shadow too, in the same step, so nothing that happens
-//! meanwhile is missing; each has an inbox of its own, so nothing counts twice. When the
-//! shadow has come to the end of the streams it becomes the live one between two calls.
-//! Nobody ever reads half of it.
+//! The state of a replayable module lies in a *generation*: its keys contain the generation's
+//! name. All traffic reads and writes the live one. A [`Replay`] builds another, the *shadow*,
+//! from stored events. From its first moment on, the shadow takes in whatever the live
+//! generation takes in, in the same step, so nothing that happens meanwhile is missing; each has
+//! an inbox of its own, so nothing counts twice. When the shadow has come to the end of the
+//! streams it becomes the live one between two calls, so a reader never sees half of it.
 //!
-//! There is at most one shadow. Its builder holds it by a lease that each step renews; a
-//! builder that was killed loses it, and [`Valkey::sweep_generations`] throws away what it left.
+//! There is at most one shadow. Its builder holds it by a lease that each step renews; a builder
+//! that was killed loses it, and [`Valkey::sweep_generations`] removes what it left.
 
 use events::{EventId, Timestamp};
 use redis::Value;
@@ -23,33 +22,33 @@ use super::{
 };
 use crate::engine::Failure;
 
-/// Keys looked at by one step of a sweep.
+/// Keys scanned by one step of a sweep.
 const SWEEP_KEYS: usize = 1_000;
-/// Things are compared in so many parts that no call takes long: by the
-/// last two hex digits of their ids.
+/// Parts in which generations are compared, by the last two hex digits of the entities' ids, so
+/// that no call takes long.
 const PARTS: u16 = 256;
 
-/// A stored fact as a shadow takes it in.
+/// A stored event as a shadow takes it in.
 pub struct ReplayedEvent {
-    /// Under which id it was told: what the inbox knows it by.
+    /// The id it was emitted with: its id in the inbox.
     pub event_id: EventId,
-    /// What taking it in calls; see [`Valkey::replaying`].
+    /// The function call that handles it; see [`Valkey::replaying`].
     pub call: FunctionCall,
 }
 
-/// What became of stored facts.
+/// What became of stored events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fed {
     /// Taken in.
     pub taken: u64,
-    /// Were there already: the live way had brought them.
+    /// Repeats: live traffic had brought them already.
     pub repeats: u64,
-    /// Refused, as the live way would have refused them.
+    /// Refused, as live traffic would have been.
     pub left_out: u64,
 }
 
 impl Fed {
-    /// Both together.
+    /// The sum of both.
     pub(super) fn and(self, other: Self) -> Self {
         Self {
             taken: self.taken + other.taken,
@@ -62,9 +61,9 @@ impl Fed {
 /// Lines of the digest in which two generations differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Only the live generation says so.
+    /// Lines that only the live generation has.
     pub only_live: Vec<String>,
-    /// Only the shadow says so.
+    /// Lines that only the shadow has.
     pub only_shadow: Vec<String>,
 }
 
@@ -75,29 +74,29 @@ impl Difference {
     }
 }
 
-/// A shadow that is being built. Dropped, it lapses by itself.
+/// A shadow that is being built. When dropped, its lease runs out by itself.
 pub struct Replay<L: LuaModule> {
     valkey: Valkey<L>,
     generation: String,
 }
 
 impl<L: LuaModule> Valkey<L> {
-    /// Begins a shadow, beside the live generation or as the first one; `None` when another
+    /// Begins a shadow, next to the live generation or as the first one; `None` when another one
     /// is being built.
     ///
     /// # Errors
     /// When the store cannot be reached.
     pub async fn begin_replay(&self) -> Result<Option<Replay<L>>, Failure> {
         assert!(L::IS_REPLAYABLE, "{} cannot be replayed", L::NAME);
-        // The random half of an id: a name that no other shadow ever has.
+        // The random half of an id: a name that is never used again.
         let generation = Uuid::now_v7().simple().to_string()[16..].to_owned();
         let mut begun = self.serve("begin_shadow", &generation).await?;
         let replay = Replay { valkey: self.clone(), generation };
         Ok((begun.take::<u8>()? == 1).then_some(replay))
     }
 
-    /// Throws away, in small steps, what is left of generations that are neither live nor
-    /// being built. Others may do so at the same time.
+    /// Removes, in small steps, what is left of generations that are neither live nor being
+    /// built. Other instances may do so at the same time.
     ///
     /// # Errors
     /// When the store cannot be reached.
@@ -107,7 +106,7 @@ impl<L: LuaModule> Valkey<L> {
         let mut begun = redis::cmd("SMEMBERS");
         begun.arg(format!("{root}:generations"));
         let begun: Vec<String> = command(connection, &begun).await?;
-        // Looked at after that, and both at once: what is neither will never be either.
+        // Read after that, and both at once: a generation that is neither will never be either.
         let mut wanted = redis::cmd("MGET");
         wanted.arg(format!("{root}:whole")).arg(format!("{root}:shadow"));
         let wanted: Vec<Option<String>> = command(connection, &wanted).await?;
@@ -145,10 +144,10 @@ impl<L: LuaModule> Valkey<L> {
 }
 
 impl<L: LuaModule> Replay<L> {
-    /// Takes stored facts into the shadow, one after the other, in one round trip.
+    /// Takes stored events into the shadow, one after the other, in one round trip.
     ///
     /// # Errors
-    /// When the store cannot be reached, or the shadow is no longer ours.
+    /// When the store cannot be reached, or this builder has lost the shadow.
     pub async fn feed(&self, events: &[ReplayedEvent], now: Timestamp) -> Result<Fed, Failure> {
         let case =
             |event: &ReplayedEvent| Case::of(Item::stored(event.call.clone(), event.event_id));
@@ -173,7 +172,7 @@ impl<L: LuaModule> Replay<L> {
         Ok(fed)
     }
 
-    /// Takes into the shadow what the owner of something states of it, one after the other.
+    /// Takes owners' statements into the shadow, one after the other.
     ///
     /// # Errors
     /// As [`Replay::feed`].
@@ -182,8 +181,8 @@ impl<L: LuaModule> Replay<L> {
         self.feed_cases(&cases, now).await
     }
 
-    /// Where the shadow differs from the live generation, as at `now`. What the live one has
-    /// not heard yet is a difference too.
+    /// The difference between the shadow and the live generation, as at `now`. What the live one
+    /// has not consumed yet is a difference too.
     ///
     /// # Errors
     /// As [`Replay::feed`]; also when there is no live generation.
@@ -198,24 +197,25 @@ impl<L: LuaModule> Replay<L> {
         Ok(difference)
     }
 
-    /// Makes the shadow the live generation: the next call, whoever makes it, finds it.
+    /// Makes the shadow the live generation: the next call of any instance uses it.
     ///
     /// # Errors
-    /// As [`Replay::feed`]; the live generation is as it was then.
+    /// As [`Replay::feed`]; then the live generation stays as it was.
     pub async fn swap(self) -> Result<(), Failure> {
         let mut swapped = self.valkey.serve("swap_in_shadow", &self.generation).await?;
         if swapped.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
     }
 
-    /// Gives the shadow up; the live generation is as it was.
+    /// Gives the shadow up; the live generation stays as it was.
     ///
     /// # Errors
-    /// When the store cannot be reached. The shadow lapses then.
+    /// When the store cannot be reached; then the shadow's lease runs out.
     pub async fn give_up(self) -> Result<(), Failure> {
         self.valkey.serve("give_up_shadow", &self.generation).await.map(drop)
     }
 
-    /// What follows `held` in the answer to a builder.
+    /// Calls a function of the mesh as the shadow's builder; returns what follows `held` in the
+    /// answer.
     async fn held(&self, name: &str, args: Vec<String>, now: Timestamp) -> Result<Parts, Failure> {
         let mut parts = self.valkey.serve_at(name, args, now).await?;
         if parts.take::<String>()? == "held" { Ok(parts) } else { Err(gone()) }
@@ -223,5 +223,5 @@ impl<L: LuaModule> Replay<L> {
 }
 
 pub(super) fn gone() -> Failure {
-    Failure::Contended("the shadow lapsed, or the store was emptied".into())
+    Failure::Contended("the lease of the rebuild ran out, or the store was emptied".into())
 }

@@ -1,7 +1,7 @@
-//! A store that is rebuilt in place: nobody is answered before it is whole.
+//! A store that is rebuilt in place: it answers no call before it is complete.
 //!
-//! At most one instance rebuilds. It holds the right to by a lease that each step renews; one
-//! that was killed, or was paused for longer, finds it gone.
+//! At most one instance rebuilds. It holds a lease that each step renews; an instance that was
+//! killed, or paused for longer than the lease, has lost it.
 
 use events::Timestamp;
 use uuid::Uuid;
@@ -9,15 +9,15 @@ use uuid::Uuid;
 use super::{FunctionCall, LuaModule, NOTHING, Valkey, batch::Way, replay::gone};
 use crate::engine::Failure;
 
-/// The right to rebuild a store. Dropped, it lapses by itself.
+/// The lease to rebuild a store. When dropped, it runs out by itself.
 pub struct Restoring<L: LuaModule> {
     valkey: Valkey<L>,
     token: String,
 }
 
 impl<L: LuaModule> Valkey<L> {
-    /// Begins to rebuild a store that is not whole; `None` when it is, or when another
-    /// instance is at it.
+    /// Begins to rebuild a store that is not complete; `None` when it is complete, or when another
+    /// instance is rebuilding it.
     ///
     /// # Errors
     /// When the store cannot be reached.
@@ -29,21 +29,21 @@ impl<L: LuaModule> Valkey<L> {
         Ok((begun.take::<u8>()? == 1).then_some(restoring))
     }
 
-    /// Has the store rebuilt: from now on it answers nobody until it is.
+    /// Marks the store as incomplete: from now on it answers no call until it is rebuilt.
     ///
     /// # Errors
     /// When the store cannot be reached.
     pub async fn unseal(&self) -> Result<(), Failure> {
-        assert!(!L::IS_REPLAYABLE, "{} is replayed beside the live one", L::NAME);
+        assert!(!L::IS_REPLAYABLE, "{} is rebuilt next to the live one", L::NAME);
         self.serve("unseal", NOTHING).await.map(drop)
     }
 }
 
 impl<L: LuaModule> Restoring<L> {
-    /// Runs acts of the rebuilding, in order.
+    /// Runs function calls of the rebuild, in order.
     ///
     /// # Errors
-    /// When the store cannot be reached, the right is gone, or an act fails.
+    /// When the store cannot be reached, the lease is lost, or a function fails.
     pub async fn perform(&self, calls: &[FunctionCall], now: Timestamp) -> Result<(), Failure> {
         if calls.is_empty() {
             return Ok(());
@@ -51,19 +51,19 @@ impl<L: LuaModule> Restoring<L> {
         self.valkey.perform_as(Way::Restoring(&self.token), calls, now).await
     }
 
-    /// Declares that the store knows all that it should.
+    /// Declares the store complete.
     ///
     /// # Errors
-    /// When the store cannot be reached, or the right is gone.
+    /// When the store cannot be reached, or the lease is lost.
     pub async fn seal(self) -> Result<(), Failure> {
         let mut sealed = self.valkey.serve("swap_in_shadow", &self.token).await?;
         if sealed.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
     }
 
-    /// Gives the right up, so that another instance may begin at once.
+    /// Gives the lease up, so that another instance may begin at once.
     ///
     /// # Errors
-    /// When the store cannot be reached; the right lapses then.
+    /// When the store cannot be reached; then the lease runs out.
     pub async fn give_up(self) -> Result<(), Failure> {
         self.valkey.serve("give_up_shadow", &self.token).await.map(drop)
     }

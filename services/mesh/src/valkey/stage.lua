@@ -1,34 +1,34 @@
--- The stage: what one call reads and writes, by key. A function of Valkey does not roll back,
--- and each command costs more than what it does. So an act reads a field from the store once a
--- call and writes to the stage; at the call's end each key is written at once. An act that
--- fails takes back what it staged, and its neighbours find everything as it was: values,
--- scores, order and expiry.
+-- The stage: what one call reads and writes, by key. A Valkey function does not roll back, and
+-- each command costs more than the work it does. So a service's function reads a field from the
+-- store once a call and writes to the stage; at the end of the call each key is written at once.
+-- When a function fails, its writes are rolled back on the stage, and the others of the call find
+-- everything as it was: values, scores, order and expiry.
 --
--- Nothing of this can end half-way. A field is read before it is written, which shows a key of
--- another kind; numbers and the count of arguments are looked at when a write is staged; and
--- Valkey refuses a call for want of memory before it begins. Whatever is wrong with a write is
--- so the failure of its act, and `write_stage` meets nothing that Valkey would refuse.
+-- Writing the stage cannot fail half-way. A field is read before it is written, which shows a key
+-- of another kind; numbers and the count of arguments are checked when a write is staged; and
+-- Valkey refuses a call for lack of memory before it begins. So a wrong write fails its own
+-- function, and `write_stage` never meets what Valkey would refuse.
 --
--- What needs the order of a sorted set has that key written first and is asked of the store:
--- an act that is taken back later has its fields written once more, as they were.
+-- A command that needs the order of a sorted set has that key written first and runs on the
+-- store. If the function is rolled back later, its fields are written once more, as they were.
 
--- What a library has as `redis.call`, and only when it is called.
+-- The library's real `redis.call`, which exists only during a call.
 local function host_call()
   return redis.call
 end
 
--- The same here. What services know as `redis.call` is, in their acts, the stage's.
+-- The real `redis.call` of the current call. The `redis.call` of a service's functions is the
+-- stage's.
 local call
 local host, redis = redis, {}
 
--- Images of the keys of this call by name, and in the order in which they were first touched.
+-- The images of this call's keys, by name and in the order in which they were first touched.
 local stage, images
--- What the work at hand has changed: image, field and what was there before, in turn.
+-- The changes of the work at hand: image, field and previous value, in turn.
 local journal, noted
--- Whole numbers of this call as text: most come again and again.
+-- Whole numbers of this call as text, cached because most are used repeatedly.
 local written
--- The server's clock when it was first looked at, in microseconds: what leases and expiries
--- are measured with.
+-- The server's clock at its first reading, in microseconds; leases and expiries use it.
 local clocked
 
 local function open_stage()
@@ -55,10 +55,10 @@ local function clock()
   return clocked
 end
 
--- A text has one field. When a key ends (or `false`) lies among its fields as well, under a
--- name that no field has.
+-- A text has one field. A key's expiry (or `false`) lies among its fields as well, under a name
+-- that no field has.
 local VALUE, EXPIRES = 'value', {}
--- Lua takes only so many arguments.
+-- The number of arguments that Lua can unpack is limited.
 local WORDS_MAX = 4000
 
 -- The kinds of keys: how fields are read, written and dropped.
@@ -67,8 +67,8 @@ local SET = { all = 'SMEMBERS', write = 'SADD', drop = 'SREM' }
 local ZSET = { write = 'ZADD', drop = 'ZREM' }
 local TEXT, LIST = {}, {}
 
--- The image of a key: what is known of its fields, `false` where there is none, and which are
--- to be written. It is of a kind once a read has proven it.
+-- The image of a key: the known values of its fields, `false` where there is none, and which are
+-- to be written. Its kind is certain once a read has proven it.
 local function image_of(name, kind)
   local image = stage[name]
   if not image then
@@ -107,7 +107,7 @@ function TEXT.read(name)
   return { call('GET', name) }
 end
 
--- Reads what is not known yet of some fields: of every so manieth word, from the first on.
+-- Reads the fields that are not known yet: those named by every `step`th word from `first` on.
 local function load(image, words, first, step)
   local values, unknown = image.values, nil
   for at = first or 1, #words, step or 1 do
@@ -164,8 +164,8 @@ local function assign(image, field, value)
   end
 end
 
--- Takes back what was staged since so much was noted. What may have been written meanwhile is
--- written again.
+-- Rolls the stage back to a length of the journal. Fields that may have been written to the store
+-- meanwhile are written again.
 local function take_back(mark)
   for at = noted - 2, mark + 1, -3 do
     local image, field = journal[at], journal[at + 1]
@@ -174,7 +174,7 @@ local function take_back(mark)
   noted = mark
 end
 
--- Ends a piece of work: what it staged stays.
+-- Ends a work: what it staged is kept.
 local function keep_all()
   noted = 0
 end
@@ -229,8 +229,8 @@ local function write_list(image)
   end
 end
 
--- Writes the fields of a key, if there is anything to write. Its expiry is left to the end of
--- the call, when whatever is there stays there.
+-- Writes the changed fields of a key. Its expiry is left to the end of the call, when nothing can
+-- be rolled back any more.
 local function flush(image, is_last)
   if next(image.dirty) == nil or not image.kind then
     return
@@ -243,7 +243,7 @@ local function flush(image, is_last)
   end
 end
 
--- Ends a call: every key as it is on the stage.
+-- Ends a call: writes every key as it is on the stage.
 local function write_stage()
   for _, image in ipairs(images) do
     flush(image, true)
@@ -257,8 +257,8 @@ local function write_stage()
   open_stage()
 end
 
--- The store forgets when a key ends as it is emptied. An expiry that the work at hand has
--- staged unread is read while it can be.
+-- The store drops a key's expiry when the key is emptied. If the work at hand has staged an
+-- expiry without reading the old one, it is read here, while it still can be.
 local function save_expiry(image)
   for at = 1, noted, 3 do
     if journal[at] == image and journal[at + 1] == EXPIRES and journal[at + 2] == nil then
@@ -268,8 +268,8 @@ local function save_expiry(image)
   end
 end
 
--- Drops fields; how many there were. A key that is emptied loses its expiry, also when it is
--- filled again: where there is one to lose, everything happens in its order.
+-- Drops fields; returns how many there were. A key that is emptied loses its expiry, also when it
+-- is filled again, so where there is an expiry the store is written in the same order.
 local function remove(image, fields)
   load(image, fields)
   local gone, expires = 0, expiry_of(image)
@@ -304,7 +304,7 @@ local function has_any(image)
 end
 
 local function expire(image, millis)
-  assert(millis * 1 > 0, 'an expiry lies ahead')
+  assert(millis * 1 > 0, 'an expiry must lie in the future')
   local at = math.floor(clock() / 1000) + millis
   if image.values[EXPIRES] ~= at and not has_any(image) then
     return 0
@@ -313,8 +313,8 @@ local function expire(image, millis)
   return 1
 end
 
--- A list grows at its end and keeps only its end: what is pushed stays here until the call
--- ends, behind as much as the store had before.
+-- A list grows at its end and keeps only its end: pushed values stay here until the call ends,
+-- after those that the store had before.
 local function list_of(name)
   local image = image_of(name, LIST)
   if not image.length then

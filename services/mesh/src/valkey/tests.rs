@@ -1,4 +1,4 @@
-//! What the engine itself promises, on a library made for it.
+//! Tests of the engine itself, with a Lua module made for them.
 
 #![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
 
@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use events::{Envelope, SagaId};
 use redis::Value;
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 use super::{
@@ -41,7 +41,7 @@ impl LuaModule for Trial {
         end
         function writes.emit(count, size)
           for number = 1, tonumber(count) do
-            tell('trial.done', number % 2 == 0 and 'even' or 'odd', act.saga_id,
+            emit('trial.done', number % 2 == 0 and 'even' or 'odd', ctx.saga_id,
               { number = number, text = string.rep('x', size or 3) })
           end
         end
@@ -80,7 +80,7 @@ impl LuaModule for Trial {
           redis.call('ZADD', key('fresh zset'), 1, 'a')
           redis.call('HINCRBY', key('fresh hash'), 'a', 1)
           announce('trial', 'x', '{}')
-          tell('trial.done', '-', act.saga_id, {})
+          emit('trial.done', '-', ctx.saga_id, {})
           redis.call('HINCRBY', key('hash'), 'a', 'no number')
         end
         function writes.forbidden()
@@ -96,12 +96,12 @@ impl LuaModule for Trial {
 
 struct Harness {
     valkey: Valkey<Trial>,
-    server: Alone,
+    server: Standalone,
 }
 
 const KEY: &str = "018f0000-0000-7000-8000-0000000000";
 
-/// An event about one of a hundred things.
+/// An event about one of a hundred entities.
 fn event(thing: u8) -> Bytes {
     let id = Uuid::now_v7();
     format!(
@@ -128,15 +128,15 @@ fn put(field: &str) -> FunctionCall {
     call("put").arg(field).arg(1)
 }
 
-async fn redis<T: redis::FromRedisValue>(server: &Alone, command: &[&[u8]]) -> T {
+async fn redis<T: redis::FromRedisValue>(server: &Standalone, command: &[&[u8]]) -> T {
     let client = redis::Client::open(server.server().url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut cmd = redis::cmd(std::str::from_utf8(command[0]).unwrap());
     cmd.arg(&command[1..]).query_async(&mut connection).await.unwrap()
 }
 
-/// Every key with all that is in it and its expiry.
-async fn everything(server: &Alone) -> BTreeMap<String, (Vec<u8>, i64)> {
+/// Every key with its content and its expiry.
+async fn everything(server: &Standalone) -> BTreeMap<String, (Vec<u8>, i64)> {
     let keys: Vec<String> = redis(server, &[b"KEYS", b"*"]).await;
     let mut all = BTreeMap::new();
     for key in keys.iter().filter(|key| !key.contains("inbox")) {
@@ -165,7 +165,7 @@ async fn everything(server: &Alone) -> BTreeMap<String, (Vec<u8>, i64)> {
 
 impl Harness {
     async fn open() -> Self {
-        let server = Alone::valkey(Options::temporary()).await.unwrap();
+        let server = Standalone::valkey(Options::temporary()).await.unwrap();
         let valkey = Valkey::<Trial>::new(server.server().url(), ()).unwrap();
         valkey.seal().await.unwrap();
         Self { valkey, server }
@@ -175,7 +175,7 @@ impl Harness {
         redis(&self.server, command).await
     }
 
-    /// Takes in a message of events about things; `Err` cannot be read.
+    /// Takes in a message of events about entities; `Err` is an event that cannot be decoded.
     async fn message(&self, id: Uuid, events: &[(u8, Result<FunctionCall, &str>)]) -> Called {
         let raw: Vec<Bytes> = events.iter().map(|(thing, _)| event(*thing)).collect();
         let entries: Vec<_> = raw.iter().map(|raw| entry(call("nothing"), raw)).collect();
@@ -202,14 +202,14 @@ impl Harness {
         self.valkey.lease(which, Duration::from_secs(60)).await.unwrap()
     }
 
-    /// The next row that comes due.
+    /// Waits for a row to come due.
     async fn due(&self) -> Parked {
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
         loop {
             if let Some(parked) = self.lease(Which::Due(1)).await.pop() {
                 return parked;
             }
-            assert!(std::time::Instant::now() < deadline, "nothing comes due");
+            assert!(std::time::Instant::now() < deadline, "no row has come due");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -225,7 +225,7 @@ impl Harness {
 }
 
 #[tokio::test]
-async fn an_event_is_written_byte_for_byte_as_an_envelope_is() {
+async fn the_lua_side_encodes_an_event_byte_for_byte_as_rust_does() {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let harness = Harness::open().await;
     let mut meta = Meta::inside(SagaId(Uuid::now_v7()));
@@ -265,7 +265,7 @@ async fn a_call_packs_its_events_within_the_bounds_of_a_message() {
 }
 
 #[tokio::test]
-async fn what_is_not_declared_is_not_emitted() {
+async fn an_undeclared_event_is_not_emitted() {
     let harness = Harness::open().await;
     let mut meta = Meta::inside(SagaId(Uuid::now_v7()));
     for (may_emit, is_allowed) in
@@ -280,7 +280,7 @@ async fn what_is_not_declared_is_not_emitted() {
 }
 
 #[tokio::test]
-async fn a_message_is_taken_in_once_and_what_cannot_be_is_parked_in_the_same_step() {
+async fn a_message_is_taken_in_once_and_its_other_events_are_parked_in_the_same_step() {
     let harness = Harness::open().await;
     let id = Uuid::now_v7();
     let events = [
@@ -310,7 +310,7 @@ async fn a_message_is_taken_in_once_and_what_cannot_be_is_parked_in_the_same_ste
     assert_eq!(harness.kept().await, ["one", "two"]);
     let again = harness.message(id, &events).await;
     assert!(matches!(again.ended[0], Ended::Repeat) && again.parked.is_empty());
-    // A message that has nothing to park waits behind what is parked all the same.
+    // A message of valid events also waits behind parked ones.
     let called =
         harness.message(Uuid::now_v7(), &[(1, Ok(put("last"))), (9, Ok(put("nine")))]).await;
     assert_eq!((called.parked.len(), called.parked[0].state), (1, ParkedState::Behind));
@@ -352,7 +352,7 @@ async fn a_key_is_drained_in_the_order_of_parking() {
         [(2, ParkedState::Dead)]
     );
     assert!(matches!(harness.retry(&leased[0], put("second")).await, Retried::Done(_)));
-    // The third is dead itself: nothing comes due until an operator gives it up.
+    // The third is a dead letter itself: nothing comes due until an operator discards it.
     assert!(harness.lease(Which::Due(9)).await.is_empty());
     let operator = events::UserId(Uuid::now_v7());
     assert!(harness.valkey.discard(3, operator, "why not").await.unwrap());
@@ -371,7 +371,7 @@ async fn a_key_is_drained_in_the_order_of_parking() {
 }
 
 #[tokio::test]
-async fn an_event_without_a_key_waits_for_nobody() {
+async fn an_event_without_an_order_key_never_waits_behind_another() {
     let harness = Harness::open().await;
     let raw = Bytes::from_static(b"rubbish");
     let entries = [entry(call("nothing"), &raw), entry(call("nothing"), &raw)];
@@ -392,7 +392,7 @@ async fn an_event_without_a_key_waits_for_nobody() {
 }
 
 #[tokio::test]
-async fn a_new_message_is_left_to_its_publisher_and_swept_once_that_has_not_marked_it() {
+async fn a_new_message_is_swept_only_when_its_lease_has_run_out_without_a_mark() {
     let harness = Harness::open().await;
     for _ in 0..3 {
         harness.valkey.perform(&[call("emit").arg(1)], clock::now()).await.unwrap();
@@ -409,7 +409,7 @@ async fn a_new_message_is_left_to_its_publisher_and_swept_once_that_has_not_mark
     assert_eq!(harness.valkey.marks_above(9, 9).await.unwrap(), [first], "it keeps its mark");
     assert!(harness.valkey.marks_above(10, 9).await.unwrap().is_empty());
     assert_eq!(harness.valkey.marks_to(10, 9).await.unwrap(), [first]);
-    harness.valkey.put_off(all[1].id).await.unwrap();
+    harness.valkey.back_off(all[1].id).await.unwrap();
     harness.valkey.unmark(&[Mark { sequence: 12, ..first }]).await.unwrap();
     assert_eq!(harness.valkey.unpublished(9).await.unwrap(), all[1..]);
     harness.valkey.unmark(&[first]).await.unwrap();
@@ -430,7 +430,7 @@ async fn a_new_message_is_left_to_its_publisher_and_swept_once_that_has_not_mark
 }
 
 #[tokio::test]
-async fn what_is_published_and_old_is_forgotten_and_what_is_not_never_is() {
+async fn old_messages_are_deleted_once_published_and_unpublished_ones_never() {
     let harness = Harness::open().await;
     for _ in 0..3 {
         harness.valkey.perform(&[call("emit").arg(1)], clock::now()).await.unwrap();
@@ -452,7 +452,7 @@ async fn what_is_published_and_old_is_forgotten_and_what_is_not_never_is() {
 }
 
 #[tokio::test]
-async fn a_large_batch_is_divided_between_calls_and_every_part_of_it_is_run_once() {
+async fn a_large_batch_is_split_into_several_calls_and_each_part_runs_once() {
     let harness = Harness::open().await;
     let calls: Vec<FunctionCall> = (0..3_000).map(|n| put(&n.to_string())).collect();
     harness.valkey.perform(&calls, clock::now()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Commands: decided once under a key, answered as often as asked.
+//! Commands: decided once under an idempotency key, and answered each time.
 
 use events::{Problem, codes};
 use mesh::{Idempotency, Outcome};
@@ -26,13 +26,13 @@ fn refusal(outcome: &Outcome) -> Problem {
     }
 }
 
-pub async fn an_answered_command_repeats_its_answer_and_refuses_another_body<S: Store>(
+pub async fn a_repeated_command_gets_its_answer_again_and_another_body_is_refused<S: Store>(
     mut harness: Harness<S>,
 ) {
     let counter = Uuid::now_v7();
     let first = granted(&harness.add(&add(counter, 3), Some(&key(1))).await);
     assert_eq!((first.value, first.version), (3, 1));
-    // Something happens meanwhile: the answer is what it was.
+    // The counter moves meanwhile; the answer stays the same.
     harness.bump(counter, 10, How::Plain).await;
     for round in 0..2 {
         assert_eq!(granted(&harness.add(&add(counter, 3), Some(&key(1))).await), first);
@@ -47,7 +47,7 @@ pub async fn an_answered_command_repeats_its_answer_and_refuses_another_body<S: 
     assert_eq!(harness.waiting().await, 3);
 }
 
-pub async fn the_same_key_twice_in_a_batch_is_decided_once<S: Store>(harness: Harness<S>) {
+pub async fn an_idempotency_key_twice_in_a_batch_is_decided_once<S: Store>(harness: Harness<S>) {
     let counter = Uuid::now_v7();
     let other_body = Idempotency { body: [8; 32], ..key(1) };
     let commands = [Some(key(1)), None, Some(key(1)), Some(other_body)]
@@ -60,19 +60,21 @@ pub async fn the_same_key_twice_in_a_batch_is_decided_once<S: Store>(harness: Ha
     assert_eq!((harness.value(counter).await, harness.waiting().await), ((6, 2), 2));
 }
 
-pub async fn the_same_key_at_two_instances_at_once_is_decided_once<S: Store>(harness: Harness<S>) {
+pub async fn an_idempotency_key_at_two_instances_at_once_is_decided_once<S: Store>(
+    harness: Harness<S>,
+) {
     let engines = [harness.store.engine(), harness.store.engine()];
     for round in 0..20 {
         let counter = Uuid::now_v7();
-        // Half of the time both find it there, half of the time both make it.
+        // In every other round the counter exists before; in the others both create it.
         if round % 2 == 0 {
             harness.open_counter(counter).await;
         }
-        let asked = engines.each_ref().map(|engine| {
+        let both = engines.each_ref().map(|engine| {
             let command = harness.kit.command(&add(counter, 3), Some(key(round)));
             drive(&**engine, vec![command])
         });
-        let answers = futures::future::join_all(asked).await;
+        let answers = futures::future::join_all(both).await;
         let answers = answers.into_iter().map(|ran| granted(&ran.unwrap().outcomes[0]));
         let answers: Vec<_> = answers.collect();
         assert_eq!(answers[0], answers[1], "round {round}");
@@ -81,9 +83,7 @@ pub async fn the_same_key_at_two_instances_at_once_is_decided_once<S: Store>(har
     assert_eq!(harness.waiting().await, 20);
 }
 
-pub async fn a_refused_command_leaves_nothing_and_may_be_asked_again<S: Store>(
-    harness: Harness<S>,
-) {
+pub async fn a_refused_command_leaves_nothing_and_may_be_repeated<S: Store>(harness: Harness<S>) {
     let counter = Uuid::now_v7();
     let refused = refusal(&harness.add(&add(counter, 0), Some(&key(1))).await);
     assert!(refused.is(codes::INVALID));
@@ -92,7 +92,7 @@ pub async fn a_refused_command_leaves_nothing_and_may_be_asked_again<S: Store>(
     assert_eq!((granted.value, harness.waiting().await), (4, 1));
 }
 
-pub async fn a_command_that_breaks_the_store_harms_nobody_else<S: Store>(harness: Harness<S>) {
+pub async fn a_command_that_the_store_refuses_fails_alone<S: Store>(harness: Harness<S>) {
     for how in [How::Breaks, How::Panics] {
         let [broken, one, other] = [(); 3].map(|()| Uuid::now_v7());
         let delivered = message([bumped(other, 5, How::Plain)]);

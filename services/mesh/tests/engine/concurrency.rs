@@ -13,7 +13,7 @@ use crate::{
     store::{Harness, LONG, Store, alone, bumped, drive, is_done, is_repeat, message, moved},
 };
 
-/// Rounds of what may collide.
+/// Rounds of a case whose instances may collide.
 const ROUNDS: i64 = 30;
 
 pub async fn a_message_at_two_instances_at_once_takes_effect_once<S: Store>(harness: Harness<S>) {
@@ -58,7 +58,9 @@ pub async fn two_instances_at_once_on_one_key_lose_nothing<S: Store>(harness: Ha
     assert_eq!(harness.value(counter).await, (2 * ROUNDS, 2 * ROUNDS));
 }
 
-pub async fn two_instances_that_make_the_same_thing_at_once_agree<S: Store>(harness: Harness<S>) {
+pub async fn two_instances_that_create_the_same_counter_at_once_agree<S: Store>(
+    harness: Harness<S>,
+) {
     let engines = [harness.store.engine(), harness.store.engine()];
     for _ in 0..ROUNDS {
         let counter = Uuid::now_v7();
@@ -75,7 +77,7 @@ pub async fn two_instances_that_make_the_same_thing_at_once_agree<S: Store>(harn
     assert!(harness.open_parked().await.is_empty(), "a lost race is no poison");
 }
 
-pub async fn opposing_batches_end<S: Store>(harness: Harness<S>) {
+pub async fn batches_with_keys_in_opposite_orders_do_not_deadlock<S: Store>(harness: Harness<S>) {
     let harness = Arc::new(harness);
     opposing(&harness, |harness, engine, delivered| async move {
         let works = harness.works(&delivered.iter().collect::<Vec<_>>());
@@ -84,7 +86,9 @@ pub async fn opposing_batches_end<S: Store>(harness: Harness<S>) {
     .await;
 }
 
-pub async fn opposing_messages_end_when_run_alone<S: Store>(harness: Harness<S>) {
+pub async fn messages_with_keys_in_opposite_orders_do_not_deadlock_alone<S: Store>(
+    harness: Harness<S>,
+) {
     let harness = Arc::new(harness);
     opposing(&harness, |harness, engine, delivered| async move {
         let events = delivered.into_iter().flat_map(|delivered| delivered.events).collect();
@@ -94,7 +98,7 @@ pub async fn opposing_messages_end_when_run_alone<S: Store>(harness: Harness<S>)
     .await;
 }
 
-/// One instance goes through its keys forwards, another backwards.
+/// Runs instances that go through the same keys, half of them forwards and half backwards.
 async fn opposing<S: Store, F, R>(harness: &Arc<Harness<S>>, run: F)
 where
     F: Fn(Arc<Harness<S>>, Arc<S::Engine>, Vec<Delivered>) -> R + Clone + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! What fails: poison parks only itself, and a store that is lost keeps all or nothing.
+//! Failures: poison parks only itself, and a store that is lost keeps all of a batch or nothing.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use crate::{
     store::{Harness, Store, bumped, drive, eventually, is_done, is_repeat, message, steps},
 };
 
-/// Messages in whose midst the store is lost.
+/// Messages of the load during which the store is lost.
 const LOAD: i64 = 300;
 
 pub async fn poison_in_the_middle_of_a_message_parks_only_itself<S: Store>(harness: Harness<S>) {
@@ -31,7 +31,7 @@ pub async fn a_panic_in_the_middle_of_a_message_parks_only_itself<S: Store>(harn
     in_the_middle(harness, How::Panics).await;
 }
 
-/// First, in the middle and last; and whoever comes after it in its key waits.
+/// Puts poison first, in the middle and last in a message; a later event of its key waits.
 async fn in_the_middle<S: Store>(harness: Harness<S>, how: How) {
     for place in 0..3 {
         let [one, poison, other] = [(); 3].map(|()| Uuid::now_v7());
@@ -59,7 +59,7 @@ async fn in_the_middle<S: Store>(harness: Harness<S>, how: How) {
     }
 }
 
-pub async fn an_event_that_cannot_be_read_parks_only_itself<S: Store>(harness: Harness<S>) {
+pub async fn an_event_that_cannot_be_decoded_parks_only_itself<S: Store>(harness: Harness<S>) {
     let [one, unread, other] = [(); 3].map(|()| Uuid::now_v7());
     let mut delivered = message([one, unread, other].map(|counter| bumped(counter, 1, How::Plain)));
     let text = String::from_utf8(delivered.events[1].to_vec()).unwrap();
@@ -83,7 +83,7 @@ pub async fn a_body_that_is_no_batch_is_one_dead_letter<S: Store>(harness: Harne
     assert!(is_repeat(&harness.take(&[&delivered]).await.outcomes[0]));
 }
 
-pub async fn poison_leaves_the_neighbours_of_its_message_alone<S: Store>(harness: Harness<S>) {
+pub async fn poison_leaves_the_other_messages_of_its_batch_alone<S: Store>(harness: Harness<S>) {
     for how in [How::Breaks, How::Panics] {
         let [before, poison, after] = [(); 3].map(|()| Uuid::now_v7());
         let delivered = [
@@ -104,7 +104,7 @@ pub async fn a_message_that_seems_to_kill_the_process_is_parked_without_being_ru
     let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
     let delivered = message([bumped(one, 1, How::Plain), bumped(other, 1, How::Plain)]);
     let delivered = Delivered { times: 20, ..delivered };
-    let ran = harness.engine.run(&mut harness.works(&[&delivered]), Care::Unrun).await.unwrap();
+    let ran = harness.engine.run(&mut harness.works(&[&delivered]), Care::ParkUnrun).await.unwrap();
     assert!(is_done(&ran.outcomes[0]) && ran.emitted.is_empty(), "{ran:?}");
     for counter in [one, other] {
         assert_eq!(harness.store.counter(counter).await, None);
@@ -129,10 +129,10 @@ pub async fn a_store_lost_before_the_commit_keeps_nothing<S: Store>(mut harness:
     assert_eq!(harness.states(poison).await, [ParkedState::Early]);
 }
 
-pub async fn a_store_lost_after_the_commit_absorbs_the_repeat<S: Store>(mut harness: Harness<S>) {
+pub async fn a_store_lost_after_the_commit_drops_the_repeat<S: Store>(mut harness: Harness<S>) {
     let (counter, early) = (Uuid::now_v7(), Uuid::now_v7());
     let delivered = message([bumped(counter, 1, How::Plain), bumped(early, 1, How::Late)]);
-    // What it has come to, nobody learns.
+    // The process ends before anything learns of the outcome.
     let emitted = harness.take(&[&delivered]).await.emitted.remove(0);
     harness.restart();
     assert!(is_repeat(&harness.take(&[&delivered]).await.outcomes[0]));
@@ -156,7 +156,7 @@ pub async fn a_store_lost_before_a_retry_commits_keeps_the_event_parked<S: Store
     assert_eq!((again.number, again.attempts), (parked.number, parked.attempts));
     assert!(harness.attempt(&again).await);
     assert_eq!((harness.value(counter).await, harness.waiting().await), ((7, 1), 1));
-    // The end of a retry that nobody learned of: the same lease once more.
+    // The outcome of a retry was lost, so the same lease is tried once more.
     assert!(harness.attempt(&again).await, "it has ended");
     assert_eq!((harness.value(counter).await, harness.waiting().await), ((7, 1), 1));
 }
@@ -214,7 +214,7 @@ pub async fn a_store_lost_under_load_takes_each_message_in_once<S: Store>(harnes
         let engine = harness.store.engine();
         for _ in 0..LOAD {
             let message = message([bumped(counter, 1, How::Plain)]);
-            // Whether it was taken in, nobody knows: it comes again until that is said.
+            // It is unknown whether it was taken in, so it is redelivered until it is acknowledged.
             while drive(&*engine, harness.works(&[&message])).await.is_err() {
                 tokio::task::yield_now().await;
             }

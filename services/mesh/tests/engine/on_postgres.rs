@@ -1,4 +1,4 @@
-//! Counters in a table, each store a database of its own.
+//! The counters in a PostgreSQL table; each store is a database of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,9 +27,9 @@ use crate::{
     store::{Harness, Store, bumped, eventually, message},
 };
 
-/// A value that the table does not take.
+/// A value that the table's constraint refuses.
 const BROKEN: i64 = -1_000_000;
-/// What every database is copied from.
+/// The database that all others are copied from.
 const TEMPLATE: &str = "counters";
 
 pub struct OnPostgres {
@@ -102,7 +102,7 @@ impl Counters {
         let counter = self.open(id);
         counter.value += if how == How::Breaks { BROKEN } else { amount };
         counter.version += 1;
-        assert!(how != How::Panics, "told to panic");
+        assert!(how != How::Panics, "panics on purpose");
         let (value, version) = (counter.value, counter.version);
         let moved = |apart| Moved { counter: id, value, version, apart };
         match how {
@@ -157,7 +157,7 @@ impl Execute<Add> for Counters {
     }
 }
 
-/// The server that all databases of these tests lie on, with the template of them.
+/// The server of all databases of these tests, with their template.
 async fn servers() -> &'static Servers {
     static SERVERS: OnceCell<Servers> = OnceCell::const_new();
     SERVERS
@@ -198,7 +198,7 @@ impl Store for OnPostgres {
         let made = format!("create database {name} template {TEMPLATE}");
         admin.execute(AssertSqlSafe(made)).await.unwrap();
         let url = database(servers, &name);
-        // One connection, that none of these cases cuts off.
+        // A connection that `lose` does not cut off.
         let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
         Self { url, pool }
     }
@@ -207,7 +207,7 @@ impl Store for OnPostgres {
         Service::<Self::Engine>::new(NAME)
             .consumes::<Bumped>(EMITS)
             .consumes::<Opened>(&[])
-            .answers::<Add>(Allow::Anyone, EMITS)
+            .executes::<Add>(Allow::Anyone, EMITS)
     }
 
     fn engine(&self) -> Arc<Self::Engine> {
@@ -234,7 +234,7 @@ impl Store for OnPostgres {
 }
 
 #[test]
-fn a_parked_head_that_somebody_has_locked_is_not_overtaken() {
+fn the_first_event_of_a_key_is_not_overtaken_while_its_row_is_locked() {
     crate::run(async {
         let harness = Harness::<OnPostgres>::open().await;
         let held = Uuid::now_v7();
@@ -250,14 +250,14 @@ fn a_parked_head_that_somebody_has_locked_is_not_overtaken() {
             .execute(&mut *locking)
             .await
             .unwrap();
-        // It is due, and so is nobody else.
+        // It is due, and no other row is.
         let due = "select count(*) from mesh.parked where due_at <= clock_timestamp()";
         eventually("the head is due", || async {
             let due: i64 = sqlx::query_scalar(due).fetch_one(&harness.store.pool).await.unwrap();
             (due > 0).then_some(())
         })
         .await;
-        for which in [Which::Due(10), Which::Stranded(10), Which::First(held.to_string())] {
+        for which in [Which::Due(10), Which::Missed(10), Which::First(held.to_string())] {
             let leased = harness.lease(which).await;
             assert!(leased.is_empty(), "{leased:?}");
         }

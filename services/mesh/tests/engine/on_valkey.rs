@@ -1,4 +1,4 @@
-//! Counters in Lua, each store a Valkey of its own.
+//! The counters in Lua; each store is a Valkey of its own.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use mesh::{
     Allow, Service,
     valkey::{At, CallFor, CallOn, FunctionCall, LuaModule, Reply, Valkey},
 };
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub struct OnValkey {
-    alone: Alone,
+    alone: Standalone,
     engine: Arc<Valkey<Counters>>,
 }
 
@@ -45,10 +45,10 @@ impl LuaModule for Counters {
           local moved = { counter = id, value = value, version = version }
           for number = 1, tonumber(how) or 0 do
             moved.apart = string.format('%s%012x', string.sub(id, 1, 24), number)
-            tell('counter.moved', moved.apart, id, moved)
+            emit('counter.moved', moved.apart, id, moved)
           end
           if not tonumber(how) then
-            tell('counter.moved', '-', id, moved)
+            emit('counter.moved', '-', id, moved)
           end
           return { whole(value), whole(version) }
         end
@@ -62,7 +62,7 @@ impl LuaModule for Counters {
 }
 
 fn bump(counter: Uuid, amount: i64, how: How) -> FunctionCall {
-    assert!(how != How::Panics, "told to panic");
+    assert!(how != How::Panics, "panics on purpose");
     FunctionCall::new("bump").arg(counter).arg(amount).arg(how.word())
 }
 
@@ -97,7 +97,7 @@ impl Store for OnValkey {
     type Engine = Valkey<Counters>;
 
     async fn open() -> Self {
-        let alone = Alone::valkey(Options::temporary()).await.unwrap();
+        let alone = Standalone::valkey(Options::temporary()).await.unwrap();
         let engine = Arc::new(Valkey::new(alone.server().url(), ()).unwrap());
         engine.seal().await.unwrap();
         Self { alone, engine }
@@ -107,7 +107,7 @@ impl Store for OnValkey {
         Service::<Self::Engine>::new(NAME)
             .consumes::<Bumped>(EMITS)
             .consumes::<Opened>(&[])
-            .answers::<Add>(Allow::Anyone, EMITS)
+            .executes::<Add>(Allow::Anyone, EMITS)
     }
 
     fn engine(&self) -> Arc<Self::Engine> {
@@ -121,7 +121,7 @@ impl Store for OnValkey {
 
     async fn counter(&self, id: Uuid) -> Option<(i64, i64)> {
         let read = FunctionCall::new("counter").arg(id);
-        // Its connection may be one to a server that is gone.
+        // Its connection may be to a server that is gone.
         let found = eventually("a counter is read", || async {
             self.engine.read(read.clone(), mesh::clock::now()).await.ok()
         })

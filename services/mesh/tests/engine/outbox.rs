@@ -1,4 +1,4 @@
-//! The outbox: what the publisher asks of it.
+//! The outbox, as the publisher uses it.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -17,14 +17,14 @@ fn mark(id: Uuid, sequence: u64) -> Mark {
     Mark { id, sequence }
 }
 
-/// Ids from the least on.
+/// Ids in ascending order.
 fn sorted(mut ids: Vec<Uuid>) -> Vec<Uuid> {
     ids.sort_unstable();
     ids
 }
 
-/// Publishes everything that can be swept, as `instances` do at once; how often a sweep
-/// brought something.
+/// Publishes everything that can be swept, in so many instances at once. Returns how many sweeps
+/// found something.
 async fn publish_all<S: Store>(harness: &Harness<S>, count: usize, instances: usize) -> usize {
     let engines: Vec<_> = (0..instances).map(|_| harness.store.engine()).collect();
     let (mut seen, mut sweeps) = (BTreeSet::new(), 0);
@@ -50,15 +50,15 @@ async fn publish_all<S: Store>(harness: &Harness<S>, count: usize, instances: us
     sweeps
 }
 
-pub async fn two_sweepers_never_get_the_same_message<S: Store>(harness: Harness<S>) {
+pub async fn two_instances_never_sweep_the_same_message<S: Store>(harness: Harness<S>) {
     harness.emit(600).await;
     publish_all(&harness, 600, 4).await;
     assert_eq!(harness.waiting().await, 0);
 }
 
-pub async fn a_lease_that_runs_out_is_swept_again<S: Store>(harness: Harness<S>) {
+pub async fn a_message_is_swept_again_when_its_lease_runs_out<S: Store>(harness: Harness<S>) {
     let emitted = sorted(harness.emit(3).await);
-    assert!(harness.engine.sweep(10).await.unwrap().is_empty(), "whoever emitted it publishes it");
+    assert!(harness.engine.sweep(10).await.unwrap().is_empty(), "its own publisher has the lease");
     let first = harness.swept(10).await;
     assert_eq!(sorted(first.iter().map(|message| message.id).collect()), emitted);
     assert!(harness.store.engine().sweep(10).await.unwrap().is_empty(), "leased");
@@ -66,13 +66,13 @@ pub async fn a_lease_that_runs_out_is_swept_again<S: Store>(harness: Harness<S>)
     assert_eq!(again, first, "what a message contains never changes");
 }
 
-pub async fn a_backlog_larger_than_a_sweep_comes_out_whole<S: Store>(harness: Harness<S>) {
+pub async fn a_backlog_larger_than_a_sweep_is_published_completely<S: Store>(harness: Harness<S>) {
     harness.emit(SWEEP + 1).await;
     assert!(publish_all(&harness, SWEEP + 1, 1).await >= 2);
     assert_eq!(harness.waiting().await, 0);
 }
 
-pub async fn a_backlog_of_a_hundred_sweeps_comes_out_whole<S: Store>(harness: Harness<S>) {
+pub async fn a_backlog_of_a_hundred_sweeps_is_published_completely<S: Store>(harness: Harness<S>) {
     let emitted = harness.emit(100 * SWEEP).await;
     assert_eq!(emitted.iter().collect::<BTreeSet<_>>().len(), 100 * SWEEP);
     publish_all(&harness, 100 * SWEEP, 1).await;
@@ -82,7 +82,7 @@ pub async fn a_backlog_of_a_hundred_sweeps_comes_out_whole<S: Store>(harness: Ha
     assert_eq!(marked, emitted.into_iter().collect());
 }
 
-pub async fn a_mark_that_is_there_stays<S: Store>(harness: Harness<S>) {
+pub async fn a_mark_is_never_overwritten<S: Store>(harness: Harness<S>) {
     let ids = harness.emit(2).await;
     harness.engine.mark(&[mark(ids[0], 7), mark(Uuid::now_v7(), 9)]).await.unwrap();
     harness.engine.mark(&[mark(ids[0], 8)]).await.unwrap();
@@ -98,7 +98,7 @@ pub async fn only_the_mark_that_was_read_is_cleared<S: Store>(harness: Harness<S
     harness.engine.mark(&marks).await.unwrap();
     harness.engine.unmark(&[mark(ids[0], 2), mark(ids[2], 3)]).await.unwrap();
     assert_eq!(harness.engine.marks_above(0, 10).await.unwrap(), marks[..2]);
-    // What was cleared belongs to nobody: it is swept at once.
+    // A cleared message has no lease: it is swept at once.
     let swept = harness.engine.sweep(10).await.unwrap();
     assert_eq!(swept.iter().map(|message| message.id).collect::<Vec<_>>(), [ids[2]]);
     harness.engine.mark(&[mark(ids[2], 9)]).await.unwrap();
@@ -111,8 +111,8 @@ pub async fn a_mark_and_a_clear_at_once_keep_the_newer_mark<S: Store>(harness: H
     for round in 1..50 {
         let (old, new) = (mark(id, 2 * round), mark(id, 2 * round + 1));
         harness.engine.mark(&[old]).await.unwrap();
-        // One instance has found the old mark gone, cleared it and published the message
-        // anew; another one has found the same, and is late.
+        // One instance finds the old message lost, clears its mark and publishes it again; another
+        // one has found the same, and clears late.
         let renew = async {
             harness.engine.unmark(&[old]).await.unwrap();
             harness.engine.mark(&[new]).await.unwrap();
@@ -124,7 +124,7 @@ pub async fn a_mark_and_a_clear_at_once_keep_the_newer_mark<S: Store>(harness: H
     }
 }
 
-pub async fn only_what_somebody_has_missed_is_published_again<S: Store>(harness: Harness<S>) {
+pub async fn only_missed_messages_are_published_again<S: Store>(harness: Harness<S>) {
     harness.emit(8).await;
     let mut swept = harness.swept(10).await;
     swept.sort_unstable_by_key(|message| message.id);
@@ -153,10 +153,12 @@ pub async fn only_what_somebody_has_missed_is_published_again<S: Store>(harness:
     let left = harness.engine.marks_above(0, 10).await.unwrap();
     assert_eq!(left, [&marks[..3], &marks[6..]].concat());
     let again = harness.engine.sweep(10).await.unwrap();
-    assert_eq!(again, swept[3..6], "they belong to nobody, and are as they were");
+    assert_eq!(again, swept[3..6], "they have no lease, and are unchanged");
 }
 
-pub async fn a_gap_larger_than_a_step_is_published_again_whole<S: Store>(harness: Harness<S>) {
+pub async fn a_gap_larger_than_a_statement_is_published_again_completely<S: Store>(
+    harness: Harness<S>,
+) {
     const MANY: usize = 6_001;
     harness.emit(MANY).await;
     publish_all(&harness, MANY, 1).await;
@@ -166,14 +168,14 @@ pub async fn a_gap_larger_than_a_step_is_published_again_whole<S: Store>(harness
     assert_eq!(harness.engine.marks_above(0, MANY).await.unwrap().len(), 1);
 }
 
-pub async fn a_refused_message_rests_alone<S: Store>(harness: Harness<S>) {
+pub async fn a_refused_message_backs_off_alone<S: Store>(harness: Harness<S>) {
     let ids = harness.emit(2).await;
     let due = async || {
         let swept = harness.engine.sweep(10).await.unwrap();
         swept.iter().map(|message| message.id).collect::<BTreeSet<_>>()
     };
     for _ in 0..4 {
-        harness.engine.put_off(ids[0]).await.unwrap();
+        harness.engine.back_off(ids[0]).await.unwrap();
     }
     let began = Instant::now();
     // The other one is due after its lease, the refused one much later (1, 2, 4, 8 s).
@@ -190,16 +192,16 @@ pub async fn a_refused_message_rests_alone<S: Store>(harness: Harness<S>) {
     })
     .await;
     assert_eq!(second, BTreeSet::from([ids[0]]));
-    assert!(began.elapsed().as_secs() >= 5, "it rested");
-    harness.engine.put_off(Uuid::now_v7()).await.unwrap();
+    assert!(began.elapsed().as_secs() >= 5, "it backed off");
+    harness.engine.back_off(Uuid::now_v7()).await.unwrap();
     harness.engine.mark(&[mark(ids[0], 2)]).await.unwrap();
-    harness.engine.put_off(ids[0]).await.unwrap();
+    harness.engine.back_off(ids[0]).await.unwrap();
     assert!(due().await.is_empty(), "what is published is not put off");
 }
 
-pub async fn marks_are_read_over_ties_and_ends_of_pages<S: Store>(harness: Harness<S>) {
+pub async fn marks_are_read_across_equal_sequences_and_page_ends<S: Store>(harness: Harness<S>) {
     let ids = sorted(harness.emit(9).await);
-    // Three claim the sequence 2, two the sequence 4: a rolled back stream gives them twice.
+    // Three rows claim sequence 2 and two claim 4: a stream that was rolled back assigns them again.
     let at = [1, 2, 2, 2, 3, 4, 4, 5, 6];
     let marks: Vec<Mark> = ids.iter().zip(at).map(|(id, at)| mark(*id, at)).collect();
     harness.engine.mark(&marks).await.unwrap();
@@ -216,7 +218,7 @@ pub async fn marks_are_read_over_ties_and_ends_of_pages<S: Store>(harness: Harne
     assert_eq!(harness.engine.marks_to(0, 100).await.unwrap(), []);
 }
 
-pub async fn the_place_up_to_which_both_agree_is_kept<S: Store>(mut harness: Harness<S>) {
+pub async fn the_verified_position_is_kept<S: Store>(mut harness: Harness<S>) {
     assert_eq!(harness.engine.verified().await.unwrap(), None);
     for place in [Some(mark(Uuid::now_v7(), 9)), Some(mark(Uuid::now_v7(), 1 << 40)), None, None] {
         harness.engine.set_verified(place).await.unwrap();
@@ -225,7 +227,7 @@ pub async fn the_place_up_to_which_both_agree_is_kept<S: Store>(mut harness: Har
     }
 }
 
-pub async fn what_waits_is_counted_in_events<S: Store>(harness: Harness<S>) {
+pub async fn the_backlog_is_counted_in_events<S: Store>(harness: Harness<S>) {
     let began = mesh::clock::now();
     let empty = harness.engine.backlog().await.unwrap();
     assert_eq!((empty.events, empty.since), (0, None));

@@ -1,4 +1,4 @@
-//! Parked events: tried again in their order, and at last dead letters.
+//! Parked events: retried in order, and dead letters in the end.
 
 use std::time::Duration;
 
@@ -19,7 +19,9 @@ use crate::{
 /// Longer than an event may be early.
 const TOO_LONG: i64 = 2 * 3_600;
 
-pub async fn an_early_event_is_taken_in_when_what_it_needs_is_there<S: Store>(harness: Harness<S>) {
+pub async fn an_early_event_is_taken_in_once_what_it_depends_on_is_there<S: Store>(
+    harness: Harness<S>,
+) {
     let counter = Uuid::now_v7();
     let ran = harness.bump(counter, 7, How::Late).await;
     assert!(is_done(&ran.outcomes[0]), "the message is taken in");
@@ -41,25 +43,27 @@ pub async fn an_early_event_is_taken_in_when_what_it_needs_is_there<S: Store>(ha
     assert!(harness.lease(Which::Due(10)).await.is_empty());
 }
 
-pub async fn more_early_events_than_one_look_finds_are_all_taken_in<S: Store>(harness: Harness<S>) {
+pub async fn more_early_events_than_one_lease_takes_are_all_taken_in<S: Store>(
+    harness: Harness<S>,
+) {
     const MANY: usize = 201;
     let counter = Uuid::now_v7();
     let early = (0..MANY).map(|_| bumped(counter, 1, How::Late));
     let ran = harness.take(&[&message(early)]).await;
     assert_eq!(ran.parked.len(), MANY);
     harness.open_counter(counter).await;
-    let mut looks = 0;
+    let mut leases = 0;
     while harness.states(counter).await != [ParkedState::Resolved; MANY] {
         for parked in harness.all_due().await {
             assert!(harness.attempt(&parked).await);
         }
-        looks += 1;
+        leases += 1;
     }
-    assert!(looks >= 3, "a look finds a hundred at most: {looks}");
+    assert!(leases >= 3, "a lease takes a hundred at most: {leases}");
     assert_eq!(harness.value(counter).await, (MANY as i64, MANY as i64));
 }
 
-pub async fn an_early_event_lets_pass_what_it_waits_for<S: Store>(harness: Harness<S>) {
+pub async fn an_early_event_does_not_hold_up_what_it_waits_for<S: Store>(harness: Harness<S>) {
     let counter = Uuid::now_v7();
     let early = [1, 2].map(|amount| bumped(counter, amount, How::Late));
     let ran = harness.take(&[&message(early)]).await;
@@ -69,7 +73,7 @@ pub async fn an_early_event_lets_pass_what_it_waits_for<S: Store>(harness: Harne
         harness.lease(Which::First(counter.to_string())).await.is_empty(),
         "none holds the key"
     );
-    // What comes later, under the same key: one more that is early, and what all wait for.
+    // Later events of the same key: one more that is early, and the one that all wait for.
     harness.bump(counter, 3, How::Late).await;
     let opened = Opened { counter, by: counter };
     assert_eq!(opened.about(), bumped(counter, 0, How::Late).about());
@@ -87,7 +91,9 @@ pub async fn an_early_event_lets_pass_what_it_waits_for<S: Store>(harness: Harne
     assert_eq!(harness.waiting().await, 4);
 }
 
-pub async fn one_behind_that_becomes_early_lets_the_next_one_go<S: Store>(harness: Harness<S>) {
+pub async fn an_event_that_becomes_early_after_a_retry_releases_its_key<S: Store>(
+    harness: Harness<S>,
+) {
     let (held, by) = (Uuid::now_v7(), UserId(Uuid::now_v7()));
     let hows = [How::Breaks, How::Late, How::Plain, How::Plain];
     let dead =
@@ -127,7 +133,7 @@ pub async fn an_early_event_waits_for_a_dead_letter_before_it<S: Store>(harness:
     harness.engine.settle(leased[0].number, dead).await.unwrap();
     use ParkedState::{Dead, Discarded, Early, Resolved};
     assert_eq!(harness.states(held).await, [Dead, Early]);
-    for which in [Which::Due(10), Which::Stranded(10), Which::Number(leased[1].number)] {
+    for which in [Which::Due(10), Which::Missed(10), Which::Number(leased[1].number)] {
         let leased = harness.lease(which).await;
         assert!(leased.is_empty(), "{leased:?}");
     }
@@ -138,7 +144,7 @@ pub async fn an_early_event_waits_for_a_dead_letter_before_it<S: Store>(harness:
     assert_eq!(harness.value(held).await, (2, 1));
 }
 
-pub async fn an_event_that_is_early_for_ever_becomes_a_dead_letter<S: Store>(harness: Harness<S>) {
+pub async fn an_event_that_stays_early_becomes_a_dead_letter<S: Store>(harness: Harness<S>) {
     let counter = Uuid::now_v7();
     harness.bump(counter, 7, How::Late).await;
     let parked = harness.due().await;
@@ -146,15 +152,13 @@ pub async fn an_event_that_is_early_for_ever_becomes_a_dead_letter<S: Store>(har
     assert!(!harness.attempt(&parked).await);
     let dead = harness.engine.parked(Show::Number(parked.number)).await.unwrap().remove(0);
     assert_eq!((dead.state, dead.attempts, dead.history.len()), (ParkedState::Dead, 2, 1));
-    // It is never tried by itself again, and nothing of its key is.
+    // It is not retried without an operator any more, and neither is any event of its key.
     harness.bump(counter, 1, How::Plain).await;
     assert!(harness.lease(Which::Due(10)).await.is_empty());
     assert_eq!(harness.states(counter).await, [ParkedState::Dead, ParkedState::Behind]);
 }
 
-pub async fn events_behind_a_dead_letter_wait_and_drain_in_their_order<S: Store>(
-    harness: Harness<S>,
-) {
+pub async fn events_behind_a_dead_letter_wait_and_drain_in_order<S: Store>(harness: Harness<S>) {
     let (held, free) = (Uuid::now_v7(), Uuid::now_v7());
     harness.dead(held, 1).await;
     let delivered = message([bumped(free, 1, How::Plain), bumped(held, 2, How::Plain)]);
@@ -171,7 +175,7 @@ pub async fn events_behind_a_dead_letter_wait_and_drain_in_their_order<S: Store>
     assert!(harness.attempt(&harness.first(held).await).await);
     assert_eq!(harness.value(held).await, (1, 1));
     for wanted in [(3, 2), (6, 3), (10, 4)] {
-        // Only the first of a key is ever handed out, and the next one as soon as it has ended.
+        // Only the first of a key is ever leased, and the next one as soon as it has ended.
         assert!(harness.attempt(&harness.due().await).await);
         assert_eq!(harness.value(held).await, wanted);
     }
@@ -199,7 +203,9 @@ pub async fn a_dead_letter_holds_its_key_until_it_is_discarded<S: Store>(harness
     assert_eq!((last.by, last.why.as_deref()), (Some(by), Some("of no use")));
 }
 
-pub async fn a_parked_head_that_is_being_tried_is_not_overtaken<S: Store>(harness: Harness<S>) {
+pub async fn the_first_event_of_a_key_is_not_overtaken_while_it_is_tried<S: Store>(
+    harness: Harness<S>,
+) {
     let held = Uuid::now_v7();
     harness.dead(held, 1).await;
     harness.bump(held, 1, How::Plain).await;
@@ -210,10 +216,10 @@ pub async fn a_parked_head_that_is_being_tried_is_not_overtaken<S: Store>(harnes
         let leased = second.lease(which, Duration::from_secs(1)).await.unwrap();
         assert!(leased.is_empty(), "{leased:?}");
     }
-    let leased = second.lease(Which::Stranded(10), Duration::from_secs(1)).await.unwrap();
+    let leased = second.lease(Which::Missed(10), Duration::from_secs(1)).await.unwrap();
     assert!(leased.is_empty(), "{leased:?}");
     harness.bump(held, 4, How::Plain).await;
-    assert_eq!(harness.value(held).await, (0, 0), "what comes meanwhile waits");
+    assert_eq!(harness.value(held).await, (0, 0), "an event that comes meanwhile waits");
     assert!(harness.attempt(&head).await);
     for wanted in [(2, 2), (6, 3)] {
         assert!(harness.attempt(&harness.due().await).await);
@@ -221,7 +227,7 @@ pub async fn a_parked_head_that_is_being_tried_is_not_overtaken<S: Store>(harnes
     }
 }
 
-pub async fn an_attempt_that_the_store_prevents_does_not_count<S: Store>(harness: Harness<S>) {
+pub async fn an_attempt_prevented_by_the_store_is_not_counted<S: Store>(harness: Harness<S>) {
     let held = Uuid::now_v7();
     harness.bump(held, 1, How::Late).await;
     let again = |cause: &str| Verdict::Again {
@@ -234,7 +240,7 @@ pub async fn an_attempt_that_the_store_prevents_does_not_count<S: Store>(harness
     let second = harness.due().await;
     assert_eq!((second.attempts, second.unsettled), (first.attempts, 1));
     assert_eq!((second.state, &*second.cause), (ParkedState::Early, "the store was away"));
-    // A dead letter stays one, whoever had it tried.
+    // A dead letter stays one when the store prevents an operator's retry.
     let dead = Verdict::Dead { cause: "in vain".into(), by: None };
     harness.engine.settle(second.number, dead).await.unwrap();
     let leased = harness.first(held).await;
@@ -243,7 +249,7 @@ pub async fn an_attempt_that_the_store_prevents_does_not_count<S: Store>(harness
     assert!(harness.lease(Which::Due(10)).await.is_empty());
 }
 
-pub async fn a_retry_that_kills_the_process_becomes_a_dead_letter<S: Store>(
+pub async fn an_event_whose_retries_kill_the_process_becomes_a_dead_letter<S: Store>(
     mut harness: Harness<S>,
 ) {
     let held = Uuid::now_v7();
@@ -256,7 +262,7 @@ pub async fn a_retry_that_kills_the_process_becomes_a_dead_letter<S: Store>(
         })
         .await;
         assert_eq!((parked.unsettled, parked.attempts), (killed, u64::from(killed) + 1));
-        // Nobody says how it ended: the process is another one.
+        // The process is killed before it writes the outcome.
         harness.restart();
     }
     let last = harness.due().await;
@@ -271,7 +277,7 @@ pub async fn a_retry_that_kills_the_process_becomes_a_dead_letter<S: Store>(
     assert_eq!(harness.value(held).await, (1, 1));
 }
 
-pub async fn an_operators_attempt_takes_a_dead_letter_in<S: Store>(harness: Harness<S>) {
+pub async fn an_operators_retry_takes_a_dead_letter_in<S: Store>(harness: Harness<S>) {
     let held = Uuid::now_v7();
     harness.dead(held, 1).await;
     harness.bump(held, 1, How::Plain).await;
@@ -287,7 +293,7 @@ pub async fn an_operators_attempt_takes_a_dead_letter_in<S: Store>(harness: Harn
     assert_eq!(harness.value(held).await, (2, 2));
 }
 
-pub async fn an_event_without_a_key_waits_for_nobody<S: Store>(harness: Harness<S>) {
+pub async fn an_event_without_an_order_key_waits_for_no_other<S: Store>(harness: Harness<S>) {
     let nothing = || Bytes::from_static(b"{}");
     let delivered = Delivered { events: vec![nothing(), nothing()], ..message::<Bumped>([]) };
     harness.take(&[&delivered]).await;
@@ -306,7 +312,7 @@ pub async fn an_event_without_a_key_waits_for_nobody<S: Store>(harness: Harness<
     assert_eq!(harness.lease(Which::Number(early.number)).await.len(), 1, "it holds none");
 }
 
-pub async fn parked_events_are_shown_in_the_order_of_parking<S: Store>(harness: Harness<S>) {
+pub async fn parked_events_are_listed_in_the_order_of_parking<S: Store>(harness: Harness<S>) {
     let keys: Vec<Uuid> = (0..5).map(|_| Uuid::now_v7()).collect();
     for key in &keys {
         harness.bump(*key, 1, How::Late).await;

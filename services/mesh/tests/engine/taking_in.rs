@@ -32,7 +32,7 @@ pub async fn a_message_takes_effect_and_emits_one_message_for_each_subject<S: St
     }
 }
 
-pub async fn a_message_that_comes_again_changes_nothing<S: Store>(mut harness: Harness<S>) {
+pub async fn a_redelivered_message_changes_nothing<S: Store>(mut harness: Harness<S>) {
     let counter = Uuid::now_v7();
     let delivered = message([bumped(counter, 1, How::Plain), bumped(counter, 2, How::Plain)]);
     assert!(is_done(&harness.take(&[&delivered]).await.outcomes[0]));
@@ -57,7 +57,7 @@ pub async fn a_repeat_within_a_batch_changes_nothing<S: Store>(harness: Harness<
     assert_eq!(steps(&ran.emitted), [(1, 1), (5, 1)]);
 }
 
-pub async fn events_of_a_key_take_effect_in_their_order<S: Store>(harness: Harness<S>) {
+pub async fn events_of_a_key_take_effect_in_order<S: Store>(harness: Harness<S>) {
     let counter = Uuid::now_v7();
     let events = |from: i64| (from..from + 40).map(move |n| bumped(counter, n, How::Plain));
     let delivered: Vec<Delivered> = (0..5).map(|n| message(events(n * 40))).collect();
@@ -67,7 +67,7 @@ pub async fn events_of_a_key_take_effect_in_their_order<S: Store>(harness: Harne
     assert_eq!(Some(&harness.value(counter).await), wanted.last());
 }
 
-pub async fn what_is_emitted_names_its_cause_and_its_saga<S: Store>(harness: Harness<S>) {
+pub async fn an_emitted_event_names_its_cause_and_its_saga<S: Store>(harness: Harness<S>) {
     let (counter, saga) = (Uuid::now_v7(), SagaId(Uuid::now_v7()));
     let event = envelope(&bumped(counter, 1, How::Late), saga);
     let cause = Envelope::decode(&event).unwrap().id.0;

@@ -1,4 +1,4 @@
-//! Handlers on a book in memory.
+//! Handlers on a unit of work in memory.
 
 use events::{
     PaymentId, ReservationId, SeatId, codes, payment::PaymentFailure, reservation::PricedSeat,
@@ -18,7 +18,7 @@ fn fan() -> Caller {
     Caller::User { user_id: FAN, roles: vec![], expires_at: NOW.plus_secs(900) }
 }
 
-/// What a handler does, and the facts it tells.
+/// Runs a handler; returns its result and the events it emits.
 fn act<T>(caller: &Caller, act: impl FnOnce(&mut Context<'_>) -> T) -> (T, Vec<mesh::Emitted>) {
     let config = Config::default();
     let mut ctx = mesh::Context::at(NOW, &config, caller, Uuid::from_u128(99));
@@ -30,8 +30,8 @@ fn handle<E: events::Event>(unit: &mut UnitOfWork, event: &E) -> Vec<mesh::Emitt
 where
     UnitOfWork: Handle<E>,
 {
-    let (heard, emitted) = act(&Caller::Mesh, |ctx| unit.handle(event, ctx));
-    assert_eq!(heard, Ok(()));
+    let (handled, emitted) = act(&Caller::Mesh, |ctx| unit.handle(event, ctx));
+    assert_eq!(handled, Ok(()));
     emitted
 }
 
@@ -86,7 +86,7 @@ fn withdrawn() -> UserWithdrawn {
     UserWithdrawn { user_id: FAN, attempt: Uuid::nil().into(), forfeit: false, at: NOW }
 }
 
-/// A book with one message that waits.
+/// A unit of work with one pending message.
 fn waiting(kind: MessageKind) -> (UnitOfWork, Uuid) {
     let id = message_id(HOLD.0, kind);
     let row = Waiting {
@@ -116,7 +116,7 @@ fn kinds(unit: &UnitOfWork) -> Vec<(MessageKind, Uuid)> {
 }
 
 #[test]
-fn each_event_asks_for_the_message_about_its_subject_and_tells_nothing() {
+fn each_event_writes_the_message_about_its_subject_and_emits_nothing() {
     let mut unit = UnitOfWork::default();
     let expired = ReservationExpired {
         reservation_id: HOLD,
@@ -168,7 +168,7 @@ fn each_event_asks_for_the_message_about_its_subject_and_tells_nothing() {
 }
 
 #[test]
-fn a_message_says_what_the_event_said() {
+fn a_message_has_the_details_of_its_event() {
     let mut unit = UnitOfWork::default();
     handle(&mut unit, &created());
     handle(&mut unit, &failed_payment());
@@ -190,7 +190,7 @@ fn the_same_event_twice_is_one_message() {
 }
 
 #[test]
-fn a_reservation_that_the_fan_gave_up_is_no_news() {
+fn a_reservation_that_the_fan_cancelled_gives_no_message() {
     for reason in [CancelReason::ByFan, CancelReason::Withdrawn] {
         let mut unit = UnitOfWork::default();
         handle(&mut unit, &cancelled(reason));
@@ -199,7 +199,7 @@ fn a_reservation_that_the_fan_gave_up_is_no_news() {
 }
 
 #[test]
-fn a_fan_who_has_withdrawn_gets_no_message_whatever_is_heard_first() {
+fn a_fan_who_has_withdrawn_gets_no_message_whichever_event_comes_first() {
     let mut unit = UnitOfWork::default();
     handle(&mut unit, &created());
     handle(&mut unit, &withdrawn());
@@ -209,7 +209,7 @@ fn a_fan_who_has_withdrawn_gets_no_message_whatever_is_heard_first() {
 }
 
 #[test]
-fn withdrawing_forgets_the_number_and_fails_what_waits_in_the_saga_it_came_from() {
+fn withdrawing_deletes_the_number_and_fails_pending_messages_in_the_saga_they_came_from() {
     let (mut unit, id) = waiting(MessageKind::ReservationMade);
     let phone = Some("+821012345678".to_owned());
     unit.set_contact(FAN, Contact { phone, ..Contact::default() });
@@ -223,13 +223,13 @@ fn withdrawing_forgets_the_number_and_fails_what_waits_in_the_saga_it_came_from(
     );
     assert_eq!(emitted[0].saga_id.0, Uuid::from_u128(70));
     assert_eq!(emitted[0].cause_id, Some(Uuid::from_u128(71)));
-    // Once more changes nothing, and neither does word of the try that was on its way.
+    // A repeat changes nothing, and neither does the result of the try that was on its way.
     assert!(handle(&mut unit, &withdrawn()).is_empty());
     assert!(record(&mut unit, id, Delivery::Taken(Channel::Sms)).is_empty());
 }
 
 #[test]
-fn a_message_that_was_taken_is_sent_once() {
+fn a_message_that_was_taken_is_reported_as_sent_once() {
     let (mut unit, id) = waiting(MessageKind::ReservationMade);
     let emitted = record(&mut unit, id, Delivery::Taken(Channel::Alimtalk));
     let event: NotificationSent = serde_json::from_slice(&emitted[0].payload).unwrap();
@@ -253,7 +253,7 @@ fn a_message_that_is_refused_has_failed_with_the_reason() {
 }
 
 #[test]
-fn a_try_that_failed_for_now_is_counted_and_comes_again() {
+fn a_try_that_failed_for_now_is_counted_and_retried() {
     let (mut unit, id) = waiting(MessageKind::HoldExpired);
     assert!(record(&mut unit, id, Delivery::later("answered 503")).is_empty());
     let row = &unit.waiting[&id];

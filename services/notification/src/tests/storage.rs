@@ -1,4 +1,4 @@
-//! What is kept, by several batches at once.
+//! Contacts and messages stored by several batches at once.
 
 use events::notification::{Locale, MessageKind};
 
@@ -10,14 +10,14 @@ async fn count(pool: &PgPool) -> i64 {
 }
 
 #[tokio::test]
-async fn one_message_per_subject_and_kind_however_often_and_by_whomever_it_is_heard() {
+async fn there_is_one_message_per_subject_and_kind_however_often_its_event_is_handled() {
     let pool = PgPool::connect(&database().await).await.unwrap();
     let show = ScheduleId(Uuid::now_v7());
     let events: Vec<_> = (0..20).map(|_| created(fan(), show)).collect();
-    // In both orders, in batches of many: nobody waits in a circle.
-    let lanes = (0..6).map(|lane| {
+    // In both orders, in large batches: they do not deadlock.
+    let workers = (0..6).map(|worker| {
         let (pool, mut events) = (pool.clone(), events.clone());
-        if lane % 2 == 1 {
+        if worker % 2 == 1 {
             events.reverse();
         }
         tokio::spawn(async move {
@@ -25,14 +25,14 @@ async fn one_message_per_subject_and_kind_however_often_and_by_whomever_it_is_he
             let keys = |keys: &mut Keys| {
                 events.iter().for_each(|event| <UnitOfWork as Handle<_>>::keys(event, keys));
             };
-            let heard = batch(&pool, &Caller::Mesh, &config, keys, |unit, turn| {
-                events.iter().for_each(|event| unit.handle(event, turn).unwrap());
+            let handled = batch(&pool, &Caller::Mesh, &config, keys, |unit, ctx| {
+                events.iter().for_each(|event| unit.handle(event, ctx).unwrap());
             });
-            heard.await.unwrap();
+            handled.await.unwrap();
         })
     });
-    for lane in lanes.collect::<Vec<_>>() {
-        lane.await.unwrap();
+    for worker in workers.collect::<Vec<_>>() {
+        worker.await.unwrap();
     }
     assert_eq!(count(&pool).await, 20);
     let id = message_id(events[0].reservation_id.0, MessageKind::ReservationMade);
@@ -45,12 +45,12 @@ async fn one_message_per_subject_and_kind_however_often_and_by_whomever_it_is_he
 }
 
 #[tokio::test]
-async fn who_has_withdrawn_has_no_number_and_no_new_message_in_any_order() {
+async fn a_withdrawn_fan_has_no_number_and_no_new_message_in_any_order() {
     let pool = PgPool::connect(&database().await).await.unwrap();
     let (config, show, leaver) = (Config::default(), ScheduleId(Uuid::now_v7()), fan());
     let caller = Caller::User { user_id: leaver, roles: vec![], expires_at: now().plus_secs(900) };
     let keep = KeepContact { phone: Some("+821012345678".into()), locale: Locale::Ko };
-    assert!(ask(&pool, &caller, &config, &keep).await.is_empty());
+    assert!(execute(&pool, &caller, &config, &keep).await.is_empty());
     handle(&pool, &created(leaver, show)).await;
     let gone = withdrawn(leaver);
     for _ in 0..2 {
@@ -63,7 +63,7 @@ async fn who_has_withdrawn_has_no_number_and_no_new_message_in_any_order() {
     let states: Vec<String> =
         sqlx::query_scalar("select state from messages").fetch_all(&pool).await.unwrap();
     assert_eq!(states, ["FAILED"]);
-    // Before anything else was heard of somebody.
+    // The withdrawal is the first event about this fan.
     let early = fan();
     handle(&pool, &withdrawn(early)).await;
     handle(&pool, &created(early, show)).await;
@@ -83,7 +83,7 @@ async fn a_number_that_is_set_while_its_fan_withdraws_is_not_kept() {
             <UnitOfWork as Execute<KeepContact>>::keys(&keep, &caller, keys);
         };
         // It may be refused, when it comes second.
-        let keeping = batch(&pool, &caller, &config, keys, |unit, turn| unit.execute(&keep, turn));
+        let keeping = batch(&pool, &caller, &config, keys, |unit, ctx| unit.execute(&keep, ctx));
         let gone = withdrawn(leaver);
         let (kept, ()) = tokio::join!(keeping, handle(&pool, &gone));
         kept.unwrap().ok();

@@ -1,9 +1,9 @@
-//! `onsale bench audit`: facts that audit takes in, and what each costs.
+//! `onsale bench audit`: how many events audit consumes, and what each costs.
 //!
-//! Made-up sagas are put into the outboxes of those who would have told them, and their
-//! publishers fill the streams. Then audit starts, with everything before it, and reads until it
-//! has all. What it costs is counted in processor time, of this process and of PostgreSQL,
-//! so that it does not matter what else the machine does.
+//! Made-up sagas are put into the outboxes of the services that would have emitted them, and
+//! their publishers fill the streams. Then audit starts, with the whole backlog before it, and
+//! reads until it has consumed all of it. The cost is counted in processor time, of this process
+//! and of PostgreSQL, so that it does not matter what else the machine does.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,21 +23,21 @@ use uuid::Uuid;
 use super::procs::{parent_of, time_of, time_of_family};
 use crate::{environment::Environment, fleet};
 
-/// The services that tell what is read; all of them keep their outbox in PostgreSQL.
+/// The services that emit what is read; all of them keep their outbox in PostgreSQL.
 const PRODUCERS: [&str; 3] = ["payment", "point", "reservation"];
-/// Events that one transaction of a full sale emits: a payment's service takes in so many.
+/// Events that one transaction of a full sale emits: a service of a payment handles so many.
 const TRANSACTION_EVENTS: usize = 64;
-/// Facts that are put into an outbox at once.
+/// Events that are put into an outbox at once.
 const OUTBOX_EVENTS: usize = 5_000;
-/// How long anything here may take.
+/// How long each step may take.
 const WITHIN: Duration = Duration::from_secs(600);
-/// Between two looks at something that is on its way.
+/// How often progress is polled.
 const PROBE: Duration = Duration::from_millis(50);
 
 /// Options of `onsale bench audit`.
 #[derive(Debug, Clone, Args)]
 pub struct Audit {
-    /// Facts to be taken in
+    /// Events to consume
     #[arg(long, default_value_t = 200_000)]
     pub events: usize,
     /// Prints an object instead of text
@@ -48,43 +48,43 @@ pub struct Audit {
 /// What was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Taken {
-    /// Facts taken in.
+    /// Events consumed.
     pub events: usize,
     /// Sagas they belong to.
     pub sagas: i64,
-    /// Seconds from the first fact to the last.
+    /// Seconds from the first event to the last.
     pub secs: f64,
-    /// Facts a second, as the clock saw it.
+    /// Events a second by the clock.
     pub events_per_s: f64,
-    /// Microseconds of processor time that this process spent on a fact.
+    /// Microseconds of processor time that this process spent on an event.
     pub audit_us_per_event: f64,
-    /// Microseconds of processor time that PostgreSQL spent on a fact.
+    /// Microseconds of processor time that PostgreSQL spent on an event.
     pub postgres_us_per_event: f64,
-    /// Facts a second that one core takes in, with its database on it.
+    /// Events a second that one core consumes, with its database on it.
     pub events_per_core_s: f64,
 }
 
 /// Runs `onsale bench audit`.
 ///
 /// # Errors
-/// When something cannot be started, or the facts do not arrive.
+/// When something cannot be started, or the events do not arrive.
 pub async fn audit(options: Audit) -> Result<()> {
-    let env = Environment::set(None, Arc::new(|line: &str| eprintln!("{line}"))).await?;
+    let env = Environment::start(None, Arc::new(|line: &str| eprintln!("{line}"))).await?;
     let events = sale(options.events);
-    eprintln!("{} facts into the streams …", events.len());
+    eprintln!("publishing {} events to the streams …", events.len());
     fill_streams(&env, &events).await?;
     eprintln!("audit reads …");
-    let taken = take_in(&env, events.len()).await?;
-    env.strike().await;
+    let taken = consume(&env, events.len()).await?;
+    env.stop().await;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&taken)?);
         return Ok(());
     }
-    println!("{} facts of {} sagas in {:.1} s", taken.events, taken.sagas, taken.secs);
-    println!("{:>10.0} facts/s by the clock", taken.events_per_s);
-    println!("{:>10.1} µs of processor time a fact in audit", taken.audit_us_per_event);
-    println!("{:>10.1} µs of processor time a fact in PostgreSQL", taken.postgres_us_per_event);
-    println!("{:>10.0} facts/s on one core, the database included", taken.events_per_core_s);
+    println!("{} events of {} sagas in {:.1} s", taken.events, taken.sagas, taken.secs);
+    println!("{:>10.0} events/s by the clock", taken.events_per_s);
+    println!("{:>10.1} µs of processor time an event in audit", taken.audit_us_per_event);
+    println!("{:>10.1} µs of processor time an event in PostgreSQL", taken.postgres_us_per_event);
+    println!("{:>10.0} events/s on one core, the database included", taken.events_per_core_s);
     Ok(())
 }
 
@@ -114,7 +114,7 @@ fn sale(count: usize) -> Vec<Observed> {
     events
 }
 
-/// Has the publisher of each teller publish what its outbox was given.
+/// Fills the outbox of each producer and waits until its publisher has published everything.
 async fn fill_streams(env: &Environment, events: &[Observed]) -> Result<()> {
     let mut producers = Vec::new();
     for name in PRODUCERS {
@@ -131,7 +131,7 @@ async fn fill_streams(env: &Environment, events: &[Observed]) -> Result<()> {
         let mut connection = pool.acquire().await?;
         while mesh::postgres::backlog(&mut connection).await?.events > 0 {
             if Instant::now() >= until {
-                bail!("{} has not told everything within {WITHIN:?}", running.name());
+                bail!("{} has not published everything within {WITHIN:?}", running.name());
             }
             tokio::time::sleep(PROBE).await;
         }
@@ -140,11 +140,11 @@ async fn fill_streams(env: &Environment, events: &[Observed]) -> Result<()> {
     Ok(())
 }
 
-/// As transactions of a sale would emit them: those of one moment share their messages.
+/// As transactions of a sale would emit them: the events of one transaction share messages.
 async fn put_in_outbox(pool: &PgPool, events: &[&Observed]) -> Result<()> {
     let mut messages = Vec::new();
-    for moment in events.chunks(TRANSACTION_EVENTS) {
-        let events = moment.iter().map(|observed| Ok((subject(observed), encode(observed)?)));
+    for emitted in events.chunks(TRANSACTION_EVENTS) {
+        let events = emitted.iter().map(|observed| Ok((subject(observed), encode(observed)?)));
         messages.extend(pack(events.collect::<Result<Vec<_>>>()?));
     }
     sqlx::query(
@@ -184,8 +184,8 @@ fn encode(observed: &Observed) -> Result<Vec<u8>> {
     Ok(body)
 }
 
-/// Starts audit and waits until it has all; what that took.
-async fn take_in(env: &Environment, events: usize) -> Result<Taken> {
+/// Starts audit and waits until it has consumed all events; returns what that took.
+async fn consume(env: &Environment, events: usize) -> Result<Taken> {
     let pool = PgPool::connect(env.config.database_url(::audit::NAME)?).await?;
     let postgres = Postgres::<::audit::UnitOfWork>::new(
         env.config.database_url(::audit::NAME)?,
@@ -206,7 +206,7 @@ async fn take_in(env: &Environment, events: usize) -> Result<Taken> {
             last = (count, now);
         }
         if now > last.1 + WITHIN {
-            bail!("audit has taken in {count} facts, and no more within {WITHIN:?}");
+            bail!("audit has consumed {count} events, and no more within {WITHIN:?}");
         }
     }
     let secs = (last.1 - began).as_secs_f64();
@@ -226,10 +226,10 @@ async fn take_in(env: &Environment, events: usize) -> Result<Taken> {
     })
 }
 
-/// A service that has nothing to do but to tell what is in its outbox.
+/// A service that only publishes what is in its outbox.
 struct Silent;
 
-/// Nobody asks this; without a command, a service would have no publisher.
+/// A command that no caller sends; without a command, a service would have no publisher.
 #[derive(Debug, Serialize, Deserialize)]
 struct Emit {}
 
@@ -260,6 +260,6 @@ async fn start_producer(env: &Environment, name: &'static str) -> Result<Running
     let engine = Postgres::<Silent>::new(env.config.database_url(name)?, ())?;
     let link = fleet::link_of(&env.config, name).await?;
     let service = Service::<Postgres<Silent>>::new(name)
-        .answers::<Emit>(Allow::Inside, &["payment.requested"]);
+        .executes::<Emit>(Allow::Inside, &["payment.requested"]);
     Ok(mesh::start(service, Arc::new(engine), link))
 }

@@ -67,7 +67,7 @@ async fn events_in(outbox: &PgPool) -> Result<u64> {
     Ok(events.unsigned_abs())
 }
 
-/// What was published between two counts; services that were silent are left out.
+/// What was published between two counts; services that published nothing are left out.
 pub(super) fn between(before: &ByService, after: &ByService) -> ByService {
     let since = |(service, now): (&&'static str, &Published)| {
         let was = before.get(service).copied().unwrap_or_default();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_leaves_out_whose_events_are_not_known() {
+    fn the_mean_leaves_out_services_whose_events_are_not_known() {
         let counts = ByService::from([
             ("payment", count(5, Some(50))),
             ("point", count(5, Some(10))),

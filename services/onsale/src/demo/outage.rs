@@ -24,8 +24,8 @@ const SERVERS: [&str; 3] = ["nats", "postgres", "valkey"];
 const DEAD_FOR: Duration = Duration::from_millis(1_500);
 /// How long a service may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
-/// How often the board is looked at for the middle of the sale.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the board is polled for the middle of the sale.
+const POLL_EVERY: Duration = Duration::from_millis(20);
 
 /// A part of the mesh that can be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,17 +62,17 @@ enum How {
     Server(Server),
 }
 
-/// A part that is back; it goes when this is dropped.
+/// A part that is back; it is killed when this is dropped.
 pub(super) struct Back(Option<Child>);
 
 impl Back {
-    /// Lets the part finish what it has taken in, as any other.
+    /// Lets the part finish the messages that it has accepted, like any other.
     pub(super) async fn stop(self) {
         let Some(mut child) = self.0 else { return };
         if let Some(pid) = child.id() {
             ask_to_stop(pid);
         }
-        // Killed when it does not go by itself.
+        // It is killed when it does not end by itself.
         let _ = tokio::time::timeout(STOP_WITHIN, child.wait()).await;
     }
 }
@@ -122,7 +122,7 @@ impl Outage {
             // A third of the seats paid, or the crowd gone before that.
             let middle = (seats / 3).max(1) as u64;
             while board.paid.load(Ordering::Relaxed) < middle && !board.is_over() {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_EVERY).await;
             }
             show.warn(&format!("killing {}", self.part));
             let back = match self.how {
@@ -161,9 +161,9 @@ fn spawn(part: Part, env: &[(String, String)]) -> Result<Child> {
     Command::new(std::env::current_exe()?)
         .args(["run", part.0, "--with-parent"])
         .envs(env.iter().map(|(name, value)| (name, value)))
-        // The demo speaks for itself; what a broken mesh logs would drown it.
+        // The log of a broken mesh would drown the output of the demo.
         .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "off".into()))
-        // It ends when this pipe does, however this process ends.
+        // It ends when this pipe closes, however this process ends.
         .stdin(Stdio::piped())
         .kill_on_drop(true)
         .spawn()

@@ -30,7 +30,7 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 /// How often it is redrawn on a terminal.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// The demo's voice; clones speak with the same clock.
+/// The demo's output; clones share its clock.
 #[derive(Clone)]
 pub(super) struct Show {
     began: Instant,
@@ -53,17 +53,17 @@ impl Show {
         format!("{DIM}{:6.1} s{DIM:#}", self.began.elapsed().as_secs_f64())
     }
 
-    /// Says what happens next.
+    /// Prints what happens next.
     pub(super) fn step(&self, line: &str) {
         println!("{}  {line}", self.stamp());
     }
 
-    /// Says what one should notice.
+    /// Prints what the reader should notice.
     pub(super) fn warn(&self, line: &str) {
         println!("{}  {WARN}{line}{WARN:#}", self.stamp());
     }
 
-    /// Says what is on sale.
+    /// Prints what is on sale.
     pub(super) fn opened(&self, sale: &Sale, schedule: &Schedule) {
         self.step(&format!(
             "on sale: {} by {}, {}: {} seats, {} fans",
@@ -75,7 +75,7 @@ impl Show {
         ));
     }
 
-    /// Shows the crowd until it is told to end.
+    /// Shows the crowd until [`Watching::end`].
     pub(super) fn watch(&self, board: Arc<Board>, fans: u32) -> Watching {
         let on_terminal = std::io::stdout().is_terminal();
         let bar = if on_terminal {
@@ -113,7 +113,7 @@ impl Show {
         }
     }
 
-    /// Prints what listeners made of the sale, and where it lies.
+    /// Prints what the listeners made of the sale, and where their files are.
     pub(super) fn listened(&self, listened: &Listened, env: &Environment) {
         if let Some(behind) = &listened.behind {
             self.warn(behind);
@@ -128,11 +128,11 @@ impl Show {
             "\n{style}audit{style:#} {} {DIM}(read from the streams again){DIM:#}",
             listened.audit.summary()
         );
-        println!("messages to fans lie in {}", env.messages_folder().display());
-        println!("sales facts lie as Parquet files in {}", env.export_folder().display());
+        println!("messages to fans are in {}", env.messages_folder().display());
+        println!("sales events are in {} as Parquet files", env.export_folder().display());
     }
 
-    /// Says what can be tried now.
+    /// Prints what can be tried now.
     pub(super) fn stay(&self, http: &Http, env: &Environment, data: &Path) {
         let base = http.base();
         println!("\nThe mesh stays up; stop it with Ctrl-C. Try:\n");

@@ -10,10 +10,10 @@ use events::{audit::SagaState, producer_of};
 
 use super::arrow;
 
-/// A flow of more facts is drawn from top to bottom.
+/// A flow of more events is drawn from top to bottom.
 const WIDE: usize = 5;
 
-/// Markdown: how it is to be read, all flows in one picture, and each of its own.
+/// Markdown: a legend, a diagram of all flows, and a diagram of each.
 pub fn diagrams(flows: &Flows) -> String {
     let mut text = "\
 <!-- Made of jetstream/flows.toml by `onsale flows --write ARCHITECTURE.md`. -->
@@ -66,8 +66,8 @@ fn asides(flows: &Flows) -> String {
     diagram.drawn("LR")
 }
 
-/// What nothing waits for, nothing follows, and no flow ends with: it would be in every
-/// diagram and explain none.
+/// An event that nothing waits for, that nothing follows, and that ends no flow: it would be in
+/// every diagram and explain none.
 fn is_aside(flows: &Flows, emitted: &Pattern) -> bool {
     let is_end = |flow: &Flow| flow.ends().any(|(end, _)| end.event == emitted.event);
     let is_begin = |flow: &Flow| {
@@ -79,7 +79,7 @@ fn is_aside(flows: &Flows, emitted: &Pattern) -> bool {
     !matters && !flows.flows().iter().any(|flow| is_end(flow) || is_begin(flow))
 }
 
-/// Flows in one picture.
+/// Flows in one diagram.
 fn of_flows(flows: &Flows, pictured: &[&Flow]) -> String {
     let mut diagram = Diagram::default();
     for (number, begin) in pictured.iter().flat_map(|flow| &flow.begins).enumerate() {
@@ -108,7 +108,7 @@ fn of_flows(flows: &Flows, pictured: &[&Flow]) -> String {
     diagram.drawn(if is_short { "LR" } else { "TD" })
 }
 
-/// Services, and the facts for which one waits for another.
+/// Services, and the events for which one waits for another.
 fn overview(flows: &Flows) -> String {
     let mut between: BTreeMap<(&str, &str, bool), BTreeSet<&str>> = BTreeMap::new();
     for (after, emitted, link) in flows.links() {
@@ -120,11 +120,11 @@ fn overview(flows: &Flows) -> String {
     }
     let mut drawn = "```mermaid\nflowchart LR\n".to_owned();
     for ((from, to, must), words) in &between {
-        // What must follow is said already.
-        let is_said = |word: &&&str| {
-            *must || !between.get(&(*from, *to, true)).is_some_and(|said| said.contains(**word))
+        // An event that must follow is not named again among those that may.
+        let is_new = |word: &&&str| {
+            *must || !between.get(&(*from, *to, true)).is_some_and(|named| named.contains(**word))
         };
-        let words: Vec<_> = words.iter().filter(is_said).copied().collect();
+        let words: Vec<_> = words.iter().filter(is_new).copied().collect();
         if !words.is_empty() {
             let arrow = arrow(if *must { Link::Must } else { Link::May });
             let _ = writeln!(drawn, "  {from} {arrow}|{}| {to}", words.join("<br/>"));
@@ -188,11 +188,11 @@ impl Diagram {
     }
 }
 
-/// The fact, and on a second line what distinguishes it.
+/// The event, and on a second line what distinguishes it.
 fn label(flows: &Flows, event: &Pattern) -> String {
     let undoes = flows.undoes().iter().any(|undo| undo.by.meets(event));
     let mut label = format!("{}{}", if undoes { "↩ " } else { "" }, event.event);
-    let said: Vec<_> = event
+    let conditions: Vec<_> = event
         .conditions
         .iter()
         .map(|condition| match &condition.is {
@@ -201,8 +201,8 @@ fn label(flows: &Flows, event: &Pattern) -> String {
             Is::Absent => format!("without {}", condition.field),
         })
         .collect();
-    if !said.is_empty() {
-        let _ = write!(label, "<br/>{}", said.join(", "));
+    if !conditions.is_empty() {
+        let _ = write!(label, "<br/>{}", conditions.join(", "));
     }
     label
 }

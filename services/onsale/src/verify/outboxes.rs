@@ -1,4 +1,4 @@
-//! Outbox against stream, row by row: whether what counts as published is there.
+//! Compares outbox and stream row by row: whether what is marked as published is in the stream.
 
 use std::collections::HashMap;
 
@@ -15,11 +15,11 @@ const PAGE: i64 = 1_000;
 /// What was compared of one service's outbox.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ComparedOutbox {
-    /// Rows that count as published and whose sequence the stream still has.
+    /// Rows that are marked as published and whose sequence the stream still has.
     pub(crate) rows: usize,
 }
 
-/// Compares every row of a service's outbox that counts as published with the message at its
+/// Compares every row of a service's outbox that is marked as published with the message at its
 /// sequence. What has aged out of the stream cannot be compared.
 pub(crate) async fn compare(
     client: &MeshClient,
@@ -32,7 +32,7 @@ pub(crate) async fn compare(
             .await
             .with_context(|| format!("the outbox of {service}"))?;
     if !has_published {
-        // Who emits nothing has no stream.
+        // A service that emits nothing has no stream.
         return Ok((ComparedOutbox::default(), Vec::new()));
     }
     let unread = |problem: events::Problem| anyhow!("the stream of {service}: {problem}");

@@ -1,4 +1,4 @@
-//! Every kept fact of every stream, in the order of time.
+//! Every stored event of every stream, in the order of time.
 
 use std::collections::VecDeque;
 
@@ -8,19 +8,19 @@ use events::audit::Violation;
 use indicatif::ProgressBar;
 use mesh::{EVENTS_A_SEQUENCE, MeshClient, STORED_MESSAGES_MAX};
 
-/// Whoever tells facts that the rules speak of.
+/// The services whose events the rules are about.
 const PRODUCERS: [&str; 6] = ["user", "concert", "queue", "reservation", "payment", "point"];
-/// Facts between two times that the auditor settles what it can.
+/// Events after which the auditor again settles what it can.
 const SETTLE_EVERY: usize = 4_096;
-/// Facts of one stream are told in the order of time but for this, because transactions wait
-/// for each other.
+/// Events of one stream are in the order of time but for this, because transactions wait for
+/// each other.
 const DISORDER_SECS: i64 = 120;
 
-/// Where each stream was read up to.
+/// The streams, and how far each was read.
 pub(super) struct Streams {
     client: MeshClient,
     all: Vec<Stream>,
-    /// Facts without the headers that every fact has.
+    /// Events without the headers that every event has.
     pub(super) unread: u64,
     observed: usize,
 }
@@ -29,7 +29,7 @@ struct Stream {
     producer: &'static str,
     /// The position of the last event that was read.
     after: u64,
-    /// What was read and is not heard yet.
+    /// Events that were read and that the auditor has not handled yet.
     read: VecDeque<Observed>,
 }
 
@@ -39,7 +39,7 @@ impl Streams {
         Self { client, all: PRODUCERS.map(stream).into(), unread: 0, observed: 0 }
     }
 
-    /// Lets the auditor hear all that was told since the last time.
+    /// Lets the auditor handle every event that was stored since the last time.
     pub(super) async fn read(
         &mut self,
         auditor: &mut Auditor,
@@ -70,7 +70,7 @@ impl Streams {
         Ok(found)
     }
 
-    /// Whether something was told that was not heard yet.
+    /// Whether an event is stored that was not read yet.
     pub(super) async fn have_more(&self) -> Result<bool> {
         for stream in &self.all {
             let end = last_position(&self.client, stream.producer).await?;
@@ -81,7 +81,7 @@ impl Streams {
         Ok(false)
     }
 
-    /// The stream whose next fact was told first.
+    /// The stream whose next event was emitted first.
     fn earliest(&self) -> Option<usize> {
         let heads = self.all.iter().enumerate();
         heads
@@ -97,7 +97,7 @@ impl Stream {
         self.after / EVENTS_A_SEQUENCE
     }
 
-    /// Reads on, as far as `end`; how many could not be read.
+    /// Reads on, as far as `end`; returns how many events could not be read.
     async fn fill(&mut self, client: &MeshClient, end: u64) -> Result<u64> {
         let mut unread = 0;
         while self.read.is_empty() && self.after < end {

@@ -1,4 +1,4 @@
-//! Each flow on a book in memory: as it should be, twice, late, and out of order.
+//! Each flow on a unit of work in memory: in order, repeated, late, and out of order.
 
 use events::{
     AttemptId, Event, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
@@ -22,7 +22,7 @@ const SECOND: PaymentId = PaymentId(Uuid::from_u128(5));
 
 const ATTEMPT: AttemptId = AttemptId(Uuid::from_u128(6));
 
-/// A service in memory: a book, the names of the facts it has told, and its clock.
+/// A service in memory: a unit of work, the names of the emitted events, and a clock.
 struct Kit {
     unit: UnitOfWork,
     emitted: Vec<String>,
@@ -36,7 +36,7 @@ impl Default for Kit {
 }
 
 impl Kit {
-    /// One where the fan has asked to pay the hold.
+    /// The fan has asked to pay the hold.
     fn paying() -> Self {
         let mut kit = Self::default();
         kit.handle(&created()).unwrap();
@@ -49,17 +49,17 @@ impl Kit {
         UnitOfWork: Handle<E>,
     {
         let mut ctx = mesh::Context::at(self.now, &Config {}, &Caller::Mesh, Uuid::nil());
-        let heard = self.unit.handle(event, &mut ctx);
+        let result = self.unit.handle(event, &mut ctx);
         self.note(&ctx);
-        heard
+        result
     }
 
     fn pay(&mut self, fan: UserId, id: PaymentId) -> Result<payment::Payment, Refusal> {
         let caller = Caller::User { user_id: fan, roles: vec![Role::Fan], expires_at: NOW };
         let mut ctx = mesh::Context::at(self.now, &Config {}, &caller, id.0);
-        let paid = self.unit.execute(&Pay { reservation_id: HOLD }, &mut ctx);
+        let answer = self.unit.execute(&Pay { reservation_id: HOLD }, &mut ctx);
         self.note(&ctx);
-        paid
+        answer
     }
 
     fn note(&mut self, ctx: &Context<'_>) {
@@ -158,21 +158,21 @@ fn refunded(reason: RefundReason) -> PointRefunded {
 }
 
 #[test]
-fn a_granted_request_is_told_with_the_price_and_fence_of_the_hold() {
+fn a_granted_request_emits_the_price_and_fence_of_the_hold() {
     let mut kit = Kit::default();
     kit.handle(&created()).unwrap();
     let caller = Caller::User { user_id: FAN, roles: vec![Role::Fan], expires_at: NOW };
     let mut ctx = mesh::Context::at(NOW, &Config {}, &caller, FIRST.0);
     let view = kit.unit.execute(&Pay { reservation_id: HOLD }, &mut ctx).unwrap();
     assert_eq!((view.payment_id, view.state), (FIRST, PaymentState::Requested));
-    let [emitted] = ctx.emitted() else { panic!("one fact") };
+    let [emitted] = ctx.emitted() else { panic!("one event") };
     assert_eq!(emitted.saga_id.0, FIRST.0);
     let event: PaymentRequested = serde_json::from_slice(&emitted.payload).unwrap();
     assert_eq!((event.payment_id, event.amount, event.hold_version), (FIRST, 100, 7));
 }
 
 #[test]
-fn paying_before_the_hold_is_heard_of_waits_for_it() {
+fn a_payment_of_an_unknown_hold_waits_for_reservation_created() {
     let mut kit = Kit::default();
     assert_eq!(kit.refusal(), "not yet");
     kit.handle(&created()).unwrap();
@@ -180,7 +180,7 @@ fn paying_before_the_hold_is_heard_of_waits_for_it() {
 }
 
 #[test]
-fn nobody_pays_for_a_stranger() {
+fn a_fan_cannot_pay_the_hold_of_another_fan() {
     let mut kit = Kit::default();
     kit.handle(&created()).unwrap();
     let refusal = kit.pay(UserId(Uuid::from_u128(9)), FIRST).unwrap_err();
@@ -198,7 +198,7 @@ fn a_second_payment_in_the_same_batch_is_refused_and_names_the_first() {
 }
 
 #[test]
-fn an_end_says_how_many_seats_were_paid() {
+fn completed_and_refunded_carry_the_number_of_seats() {
     let mut kit = Kit::default();
     let seats = ["1", "2", "3"].map(|seat| {
         let seat = SeatId::new("A", "1", seat);
@@ -209,7 +209,7 @@ fn an_end_says_how_many_seats_were_paid() {
     let mut ctx = mesh::Context::at(NOW, &Config {}, &Caller::Mesh, Uuid::nil());
     kit.unit.handle(&confirmed(), &mut ctx).unwrap();
     kit.unit.handle(&refunded(RefundReason::Cancelled), &mut ctx).unwrap();
-    let [completed, refunded] = ctx.emitted() else { panic!("two facts") };
+    let [completed, refunded] = ctx.emitted() else { panic!("two events") };
     let completed: PaymentCompleted = serde_json::from_slice(&completed.payload).unwrap();
     let refunded: PaymentRefunded = serde_json::from_slice(&refunded.payload).unwrap();
     assert_eq!((completed.seats, refunded.seats), (3, 3));
@@ -258,7 +258,7 @@ fn a_lost_hold_fails_the_payment_only_when_the_money_is_back() {
 }
 
 #[test]
-fn money_that_is_back_before_the_refusal_is_heard_fails_the_payment_too() {
+fn a_refund_that_arrives_before_the_refusal_fails_the_payment_too() {
     let mut kit = Kit::paying();
     kit.handle(&refunded(RefundReason::HoldGone)).unwrap();
     kit.handle(&confirm_refused()).unwrap();
@@ -283,8 +283,8 @@ fn a_cancelled_reservation_refunds_its_payment_once() {
 fn a_refund_that_overtakes_the_confirmation_waits_for_it() {
     let mut kit = Kit::paying();
     kit.handle(&cancelled()).unwrap();
-    let miss = kit.handle(&refunded(RefundReason::Cancelled)).unwrap_err();
-    assert!(matches!(miss, HandleError::NotYet(_)));
+    let error = kit.handle(&refunded(RefundReason::Cancelled)).unwrap_err();
+    assert!(matches!(error, HandleError::NotYet(_)));
     assert_eq!(kit.first().state, PaymentState::Requested);
     kit.handle(&confirmed()).unwrap();
     kit.handle(&refunded(RefundReason::Cancelled)).unwrap();
@@ -295,20 +295,20 @@ fn a_refund_that_overtakes_the_confirmation_waits_for_it() {
 fn events_of_an_unknown_payment_wait_and_change_nothing() {
     let mut kit = Kit::default();
     kit.handle(&created()).unwrap();
-    let misses = [
+    let results = [
         kit.handle(&confirmed()),
         kit.handle(&confirm_refused()),
         kit.handle(&debit_refused(DebitRefusal::NoWallet)),
         kit.handle(&refunded(RefundReason::HoldGone)),
         kit.handle(&refunded(RefundReason::Cancelled)),
     ];
-    assert!(misses.iter().all(|miss| matches!(miss, Err(HandleError::NotYet(_)))));
+    assert!(results.iter().all(|result| matches!(result, Err(HandleError::NotYet(_)))));
     assert!(!kit.unit.hold(HOLD).unwrap().ended);
     assert!(kit.emitted.is_empty());
 }
 
 #[test]
-fn an_end_that_overtakes_the_beginning_wins() {
+fn the_end_of_a_hold_that_overtakes_its_creation_wins() {
     let mut kit = Kit::default();
     kit.handle(&cancelled()).unwrap();
     kit.handle(&created()).unwrap();
@@ -349,7 +349,7 @@ fn no_payment_begins_after_the_original_end_of_its_hold() {
     kit.now = NOW.plus_secs(HOLD_SECS - 1);
     assert_eq!(kit.refusal(), "granted");
     kit.now = NOW.plus_secs(HOLD_SECS + 1);
-    assert_eq!(kit.refusal(), "payment_running", "one that has begun in time runs on");
+    assert_eq!(kit.refusal(), "payment_running", "a payment that began in time goes on");
 }
 
 #[test]
@@ -360,49 +360,49 @@ fn a_late_cancellation_of_another_version_leaves_a_hold_payable() {
     assert_eq!(kit.refusal(), "granted");
 }
 
-fn wants_to_leave() -> UserWithdrawalRequested {
+fn withdrawal_requested() -> UserWithdrawalRequested {
     UserWithdrawalRequested { user_id: FAN, attempt: ATTEMPT, forfeit: false, at: NOW }
 }
 
-fn may_not_leave() -> UserWithdrawalRefused {
+fn withdrawal_refused() -> UserWithdrawalRefused {
     UserWithdrawalRefused { user_id: FAN, attempt: ATTEMPT, reasons: Vec::new(), at: NOW }
 }
 
-fn has_left() -> UserWithdrawn {
+fn withdrawn() -> UserWithdrawn {
     UserWithdrawn { user_id: FAN, attempt: ATTEMPT, forfeit: false, at: NOW }
 }
 
 #[test]
-fn who_may_leave_begins_no_payment_until_the_attempt_is_refused() {
+fn a_fan_with_a_cleared_withdrawal_begins_no_payment_until_it_is_refused() {
     let mut kit = Kit::default();
     kit.handle(&created()).unwrap();
-    kit.handle(&wants_to_leave()).unwrap();
-    kit.handle(&wants_to_leave()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
     assert_eq!(kit.emitted, ["payment.withdrawal_cleared"]);
     assert_eq!(kit.refusal(), "account_closing");
-    kit.handle(&may_not_leave()).unwrap();
-    kit.handle(&may_not_leave()).unwrap();
-    kit.handle(&wants_to_leave()).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
     assert_eq!(kit.refusal(), "granted");
 }
 
 #[test]
-fn who_has_left_begins_no_payment_ever() {
+fn a_withdrawn_fan_never_begins_a_payment() {
     let mut kit = Kit::default();
     kit.handle(&created()).unwrap();
-    kit.handle(&wants_to_leave()).unwrap();
-    kit.handle(&has_left()).unwrap();
-    kit.handle(&has_left()).unwrap();
-    kit.handle(&may_not_leave()).unwrap();
-    kit.handle(&wants_to_leave()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
+    kit.handle(&withdrawn()).unwrap();
+    kit.handle(&withdrawn()).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
     assert_eq!(kit.refusal(), "account_closing");
     assert_eq!(kit.emitted, ["payment.withdrawal_cleared"]);
 }
 
 #[test]
-fn a_running_payment_keeps_the_fan_and_is_not_disturbed() {
+fn a_running_payment_blocks_the_withdrawal_and_completes() {
     let mut kit = Kit::paying();
-    kit.handle(&wants_to_leave()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
     kit.handle(&confirmed()).unwrap();
     let emitted = ["payment.requested", "payment.withdrawal_blocked", "payment.completed"];
     assert_eq!(kit.emitted, emitted);
@@ -410,25 +410,25 @@ fn a_running_payment_keeps_the_fan_and_is_not_disturbed() {
 }
 
 #[test]
-fn a_refund_keeps_the_fan_until_the_money_is_back() {
+fn a_refund_due_blocks_the_withdrawal_until_the_money_is_back() {
     let mut kit = Kit::paying();
     kit.handle(&confirmed()).unwrap();
     kit.handle(&cancelled()).unwrap();
-    kit.handle(&wants_to_leave()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
     assert_eq!(kit.emitted.last().unwrap(), "payment.withdrawal_blocked");
     kit.handle(&refunded(RefundReason::Cancelled)).unwrap();
     let attempt = AttemptId(Uuid::from_u128(7));
-    kit.handle(&UserWithdrawalRequested { attempt, ..wants_to_leave() }).unwrap();
+    kit.handle(&UserWithdrawalRequested { attempt, ..withdrawal_requested() }).unwrap();
     assert_eq!(kit.emitted.last().unwrap(), "payment.withdrawal_cleared");
 }
 
 #[test]
-fn a_request_behind_its_refusal_closes_nothing() {
+fn a_withdrawal_request_that_arrives_after_its_refusal_closes_nothing() {
     let mut kit = Kit::default();
     kit.handle(&created()).unwrap();
-    kit.handle(&may_not_leave()).unwrap();
-    kit.handle(&wants_to_leave()).unwrap();
-    kit.handle(&wants_to_leave()).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
     assert_eq!(kit.emitted, ["payment.withdrawal_blocked"]);
     assert_eq!(kit.refusal(), "granted");
 }
@@ -437,9 +437,9 @@ fn a_request_behind_its_refusal_closes_nothing() {
 fn a_late_refusal_of_one_attempt_leaves_the_next_one_cleared() {
     let mut kit = Kit::default();
     kit.handle(&created()).unwrap();
-    kit.handle(&wants_to_leave()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
     let attempt = AttemptId(Uuid::from_u128(7));
-    kit.handle(&UserWithdrawalRequested { attempt, ..wants_to_leave() }).unwrap();
-    kit.handle(&may_not_leave()).unwrap();
+    kit.handle(&UserWithdrawalRequested { attempt, ..withdrawal_requested() }).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
     assert_eq!(kit.refusal(), "account_closing");
 }

@@ -11,7 +11,7 @@ use crate::domain::{Hold, Payment};
 /// The tables.
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
-    /// What is known of holds.
+    /// Holds.
     pub holds: BTreeMap<ReservationId, Hold>,
     /// Payments.
     pub payments: BTreeMap<PaymentId, Payment>,
@@ -19,7 +19,7 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Whether a fan can still begin a payment, as far as attempts to leave go.
+    /// Whether a withdrawal keeps a fan from beginning a payment.
     pub fn is_closing(&self, user_id: UserId) -> bool {
         self.attempts.values().any(|row| row.user_id == user_id && row.standing.closes())
     }
@@ -37,7 +37,7 @@ impl InMemory for UnitOfWork {
             let is_leaving = keys.leaving.contains(&attempt.user_id.0);
             let is_payer = keys.payers.contains(&attempt.user_id.0) && attempt.standing.closes();
             if is_leaving || is_payer {
-                unit.attempts.insert(*id, Row { now: *attempt, is_news: false });
+                unit.attempts.insert(*id, Row { now: *attempt, is_dirty: false });
             }
         }
         for payment in tables.payments.values().filter(|payment| payment.standing.is_live()) {
@@ -53,7 +53,7 @@ impl InMemory for UnitOfWork {
         }
         for id in keys.holds.into_iter().map(ReservationId) {
             if let Some(hold) = tables.holds.get(&id) {
-                unit.holds.insert(id, Row { now: hold.clone(), is_news: false });
+                unit.holds.insert(id, Row { now: hold.clone(), is_dirty: false });
             }
         }
         for id in keys.payments.into_iter().map(PaymentId) {
@@ -65,7 +65,7 @@ impl InMemory for UnitOfWork {
     }
 
     fn save_to(self, tables: &mut Tables) -> Result<(), Failure> {
-        for (id, row) in self.holds.into_iter().filter(|(_, row)| row.is_news) {
+        for (id, row) in self.holds.into_iter().filter(|(_, row)| row.is_dirty) {
             let hold = tables.holds.entry(id).or_insert_with(|| row.now.clone());
             if !hold.ended && row.now.ended {
                 (hold.ended, hold.is_off) = (true, row.now.is_off);
@@ -81,8 +81,8 @@ impl InMemory for UnitOfWork {
                 tables.payments.insert(id, payment);
             }
         }
-        let news = self.attempts.into_iter().filter(|(_, row)| row.is_news);
-        tables.attempts.extend(news.map(|(id, row)| (id, row.now)));
+        let dirty = self.attempts.into_iter().filter(|(_, row)| row.is_dirty);
+        tables.attempts.extend(dirty.map(|(id, row)| (id, row.now)));
         Ok(())
     }
 }

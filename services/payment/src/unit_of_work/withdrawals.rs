@@ -1,8 +1,9 @@
-//! What is known of withdrawals: attempts, and what stands in their way.
+//! Withdrawals: attempts to close an account, and what blocks them.
 //!
-//! A payment and the clearance of a withdrawal must not pass each other unseen. Both take the
-//! fan's gate, an advisory lock: payments share it, so they never wait for each other; whoever
-//! decides on a withdrawal has it alone. What is behind the gate is read by a later statement.
+//! A new payment and the clearance of a withdrawal must not miss each other. Both take the
+//! fan's gate, an advisory lock. Payments take it shared, so they never wait for each other;
+//! a decision on a withdrawal takes it exclusively. What the gate protects is read by a later
+//! statement.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,27 +17,29 @@ use crate::{
     rows::PaymentColumns,
 };
 
-/// The class of the advisory locks; nothing else of this database uses it.
+/// The class of the advisory locks; nothing else in this database uses it.
 pub(super) const GATES: i32 = 1;
 
 /// An attempt to close an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attempt {
-    /// Whose.
+    /// The fan.
     pub(crate) user_id: UserId,
-    /// Where it stands here.
+    /// Where the attempt stands in this service.
     pub(crate) standing: Standing,
 }
 
-/// A payment whose seats were given back, at the latest when the book was loaded.
+/// Payments whose seats had been given back when the unit of work was loaded.
 pub(super) type GivenBack = BTreeSet<PaymentId>;
 
-/// The gates of these fans; few, so that a large batch does not fill the table of locks.
+/// The gates of these fans. There are few gates, so that a large batch does not fill the lock
+/// table.
 pub(super) fn gates(users: &[Uuid]) -> BTreeSet<i32> {
     users.iter().map(|user| i32::from(user.as_bytes()[15])).collect()
 }
 
-/// Takes the gates of whoever leaves, and of whoever pays in the same batch, in their order.
+/// Takes the gates of the fans who leave and of the fans who pay in the same batch, in the
+/// order of the gates.
 pub(super) async fn close_gates(
     leaving: &[Uuid],
     payers: &[Uuid],
@@ -59,7 +62,7 @@ pub(super) async fn close_gates(
 }
 
 impl UnitOfWork {
-    /// An attempt, as far as it is known.
+    /// Where an attempt stands, if it is known.
     pub(crate) fn standing(&self, attempt: AttemptId) -> Option<Standing> {
         self.attempts.get(&attempt).map(|row| row.now.standing)
     }
@@ -67,7 +70,7 @@ impl UnitOfWork {
     /// Keeps where an attempt stands.
     pub(crate) fn keep_attempt(&mut self, id: AttemptId, user_id: UserId, standing: Standing) {
         let now = Attempt { user_id, standing };
-        self.attempts.insert(id, Row { now, is_news: true });
+        self.attempts.insert(id, Row { now, is_dirty: true });
     }
 
     /// Whether nothing new may begin for this fan.
@@ -75,7 +78,7 @@ impl UnitOfWork {
         self.attempts.values().any(|row| row.now.user_id == user_id && row.now.standing.closes())
     }
 
-    /// What stands in the way of a fan who wants to leave.
+    /// What blocks a fan's withdrawal.
     pub(crate) fn at_stake(&self, user_id: UserId) -> Option<events::withdrawal::WithdrawalReason> {
         let theirs = self.payments.values().map(|row| &row.now).filter(|p| p.user_id == user_id);
         domain::at_stake(theirs.map(|payment| {
@@ -85,8 +88,8 @@ impl UnitOfWork {
         }))
     }
 
-    /// Loads the attempts of whoever leaves, and those of their payments that are not over.
-    /// The payments are not locked: those that the batch moves are loaded again, and locked.
+    /// Loads the attempts of the fans who leave, and their live payments. The payments are not
+    /// locked: those that the batch changes are loaded again, with a lock.
     pub(super) async fn load_leaving(
         &mut self,
         users: &[Uuid],
@@ -134,16 +137,17 @@ impl UnitOfWork {
         user_id: UserId,
         standing: &str,
     ) -> sqlx::Result<()> {
-        let standing = Standing::named(standing)
-            .ok_or_else(|| sqlx::Error::Decode(format!("`{standing}` is no standing").into()))?;
-        self.attempts.insert(attempt, Row { now: Attempt { user_id, standing }, is_news: false });
+        let standing = Standing::named(standing).ok_or_else(|| {
+            sqlx::Error::Decode(format!("unknown withdrawal standing `{standing}`").into())
+        })?;
+        self.attempts.insert(attempt, Row { now: Attempt { user_id, standing }, is_dirty: false });
         Ok(())
     }
 
-    /// Whoever writes attempts of a fan has the fan's gate alone.
+    /// A batch that writes attempts of a fan holds the fan's gate exclusively.
     pub(super) async fn save_attempts(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let news: Vec<_> = self.attempts.iter().filter(|(_, row)| row.is_news).collect();
-        if news.is_empty() {
+        let dirty: Vec<_> = self.attempts.iter().filter(|(_, row)| row.is_dirty).collect();
+        if dirty.is_empty() {
             return Ok(());
         }
         sqlx::query(
@@ -151,9 +155,9 @@ impl UnitOfWork {
              select * from unnest($1::uuid[], $2::uuid[], $3::text[])
              on conflict (attempt) do update set standing = excluded.standing",
         )
-        .bind(news.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.user_id.0).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.now.standing.as_str()).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.now.user_id.0).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.now.standing.as_str()).collect::<Vec<_>>())
         .execute(tx)
         .await?;
         Ok(())

@@ -1,4 +1,4 @@
-//! Each flow on a book in memory: as it should be, twice, late, and out of order.
+//! Each flow on a unit of work in memory: in order, repeated, late, and out of order.
 
 use events::{
     AttemptId, Event, ReservationId, Timestamp,
@@ -16,8 +16,8 @@ const HOLD: ReservationId = ReservationId(Uuid::from_u128(3));
 
 const ATTEMPT: AttemptId = AttemptId(Uuid::from_u128(4));
 
-/// A service in memory: a book, and the facts it has told with their balances
-/// (-1 when there is none in it).
+/// A service in memory: a unit of work, and the emitted events with their balances
+/// (-1 when an event has none).
 #[derive(Default)]
 struct Kit {
     unit: UnitOfWork,
@@ -25,7 +25,7 @@ struct Kit {
 }
 
 impl Kit {
-    /// One where the fan has a wallet with so many points.
+    /// The fan has a wallet with this balance.
     fn with(balance: i64) -> Self {
         let mut kit = Self::default();
         kit.handle(&registered()).unwrap();
@@ -40,19 +40,19 @@ impl Kit {
     where
         UnitOfWork: Handle<E>,
     {
-        self.handle_again(event, 1)
+        self.handle_attempt(event, 1)
     }
 
-    fn handle_again<E: Event>(&mut self, event: &E, attempt: u64) -> Result<(), HandleError>
+    fn handle_attempt<E: Event>(&mut self, event: &E, attempt: u64) -> Result<(), HandleError>
     where
         UnitOfWork: Handle<E>,
     {
         let config = Config::default();
         let mut ctx = mesh::Context::at(NOW, &config, &Caller::Mesh, Uuid::nil());
         ctx.attempt = attempt;
-        let heard = self.unit.handle(event, &mut ctx);
+        let result = self.unit.handle(event, &mut ctx);
         self.note(&ctx);
-        heard
+        result
     }
 
     fn charge(&mut self, amount: i64) -> Result<point::Entry, Refusal> {
@@ -76,7 +76,7 @@ impl Kit {
         self.emitted.iter().map(|(name, balance)| (name.as_str(), *balance)).collect()
     }
 
-    /// The balance, after a look at the books: the ledger must add up to it.
+    /// The balance. The ledger must add up to it.
     fn balance(&self) -> i64 {
         let balance = self.unit.wallet(FAN).unwrap().balance;
         assert_eq!(self.unit.entries().iter().map(|entry| entry.amount).sum::<i64>(), balance);
@@ -93,11 +93,11 @@ fn withdrawn() -> UserWithdrawn {
     UserWithdrawn { user_id: FAN, attempt: ATTEMPT, forfeit: false, at: NOW }
 }
 
-fn wants_to_leave(forfeit: bool) -> UserWithdrawalRequested {
+fn withdrawal_requested(forfeit: bool) -> UserWithdrawalRequested {
     UserWithdrawalRequested { user_id: FAN, attempt: ATTEMPT, forfeit, at: NOW }
 }
 
-fn may_not_leave() -> UserWithdrawalRefused {
+fn withdrawal_refused() -> UserWithdrawalRefused {
     UserWithdrawalRefused { user_id: FAN, attempt: ATTEMPT, reasons: Vec::new(), at: NOW }
 }
 
@@ -142,7 +142,7 @@ fn cancelled(payment_id: Option<PaymentId>) -> ReservationCancelled {
 }
 
 #[test]
-fn a_charge_fills_the_wallet_and_is_told() {
+fn a_charge_fills_the_wallet_and_emits_an_event() {
     let mut kit = Kit::with(0);
     let entry = kit.charge(100).unwrap();
     assert_eq!((entry.kind, entry.amount, entry.balance), (EntryKind::Charge, 100, 100));
@@ -152,7 +152,7 @@ fn a_charge_fills_the_wallet_and_is_told() {
 }
 
 #[test]
-fn charging_before_the_wallet_is_heard_of_waits_for_it() {
+fn a_charge_of_an_unknown_wallet_waits_for_user_registered() {
     let mut kit = Kit::default();
     assert!(matches!(kit.charge(100), Err(Refusal::NotYet(_))));
     kit.handle(&registered()).unwrap();
@@ -160,7 +160,7 @@ fn charging_before_the_wallet_is_heard_of_waits_for_it() {
 }
 
 #[test]
-fn a_wrong_amount_is_refused_before_the_wallet_is_looked_for() {
+fn a_wrong_amount_is_refused_before_the_wallet_is_looked_up() {
     let mut kit = Kit::default();
     for amount in [0, -5, 10_000_001] {
         let Err(Refusal::No(problem)) = kit.charge(amount) else { panic!("refused") };
@@ -169,7 +169,7 @@ fn a_wrong_amount_is_refused_before_the_wallet_is_looked_for() {
 }
 
 #[test]
-fn a_wallet_that_was_closed_first_stays_closed() {
+fn a_registration_that_arrives_after_the_withdrawal_leaves_the_wallet_closed() {
     let mut kit = Kit::default();
     kit.handle(&withdrawn()).unwrap();
     kit.handle(&registered()).unwrap();
@@ -185,7 +185,7 @@ fn a_second_registration_does_not_empty_the_wallet() {
 }
 
 #[test]
-fn a_payment_is_taken_once_however_often_it_is_asked_for() {
+fn a_payment_request_that_comes_three_times_is_debited_once() {
     let mut kit = Kit::with(250);
     for _ in 0..3 {
         kit.handle(&requested(10, 100)).unwrap();
@@ -227,18 +227,18 @@ fn a_refused_payment_stays_refused_after_a_charge() {
 }
 
 #[test]
-fn a_payment_waits_for_its_wallet_and_then_counts_it_as_missing() {
+fn a_payment_waits_for_its_wallet_and_is_then_refused() {
     let mut kit = Kit::default();
-    let patience = Config::default().unknown_wallet_attempts;
+    let attempts_max = Config::default().unknown_wallet_attempts;
     assert!(matches!(
-        kit.handle_again(&requested(10, 100), patience - 1),
+        kit.handle_attempt(&requested(10, 100), attempts_max - 1),
         Err(HandleError::NotYet(_))
     ));
-    kit.handle_again(&requested(10, 100), patience).unwrap();
+    kit.handle_attempt(&requested(10, 100), attempts_max).unwrap();
     assert_eq!(kit.emitted(), [("point.debit_refused", 0)]);
     kit.handle(&registered()).unwrap();
     kit.charge(100).unwrap();
-    kit.handle_again(&requested(10, 100), patience + 1).unwrap();
+    kit.handle_attempt(&requested(10, 100), attempts_max + 1).unwrap();
     assert_eq!(kit.balance(), 100);
 }
 
@@ -264,7 +264,7 @@ fn a_cancelled_reservation_gives_the_money_back_once() {
 }
 
 #[test]
-fn the_reason_says_whether_the_payment_had_completed() {
+fn the_reason_of_a_refund_says_whether_the_payment_had_completed() {
     for (n, reason) in [(10, RefundReason::HoldGone), (11, RefundReason::Cancelled)] {
         let mut kit = Kit::with(100);
         kit.handle(&requested(n, 100)).unwrap();
@@ -317,32 +317,32 @@ fn a_closed_wallet_keeps_its_points_and_takes_back_what_it_paid() {
     let emitted = [("point.debited", 50), ("point.debit_refused", 50), ("point.refunded", 150)];
     assert_eq!(kit.emitted(), emitted);
     assert_eq!(kit.balance(), 150);
-    // What was in it, and what came back: for operators to see to.
+    // What was in the wallet, and what came back: both for an operator to deal with.
     let stranded = kit.unit.stranded().iter().map(|s| (s.payment_id, s.amount));
     assert_eq!(stranded.collect::<Vec<_>>(), [(None, 50), (Some(payment(10)), 100)]);
 }
 
 #[test]
-fn an_empty_wallet_lets_the_fan_go_and_takes_no_more_points_until_that_is_refused() {
+fn an_empty_wallet_clears_the_withdrawal_and_stays_closed_until_it_is_refused() {
     let mut kit = Kit::with(0);
-    kit.handle(&wants_to_leave(false)).unwrap();
-    kit.handle(&wants_to_leave(false)).unwrap();
+    kit.handle(&withdrawal_requested(false)).unwrap();
+    kit.handle(&withdrawal_requested(false)).unwrap();
     assert_eq!(kit.emitted(), [("point.withdrawal_cleared", -1)]);
     let Err(Refusal::No(problem)) = kit.charge(100) else { panic!("refused") };
     assert!(problem.is(codes::WALLET_CLOSED));
     kit.handle(&requested(10, 0)).unwrap();
     assert_eq!(kit.emitted().last(), Some(&("point.debit_refused", 0)));
-    kit.handle(&may_not_leave()).unwrap();
-    kit.handle(&may_not_leave()).unwrap();
-    kit.handle(&wants_to_leave(false)).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
+    kit.handle(&withdrawal_requested(false)).unwrap();
     assert!(kit.charge(100).is_ok());
     assert_eq!(kit.emitted().last(), Some(&("point.charged", 100)));
 }
 
 #[test]
-fn points_keep_the_fan_and_the_wallet_open() {
+fn points_block_the_withdrawal_and_the_wallet_stays_open() {
     let mut kit = Kit::with(100);
-    kit.handle(&wants_to_leave(false)).unwrap();
+    kit.handle(&withdrawal_requested(false)).unwrap();
     assert_eq!(kit.emitted(), [("point.withdrawal_blocked", -1)]);
     assert!(kit.charge(1).is_ok());
 }
@@ -350,8 +350,8 @@ fn points_keep_the_fan_and_the_wallet_open() {
 #[test]
 fn points_that_are_given_up_leave_the_wallet_when_the_account_is_closed() {
     let mut kit = Kit::with(100);
-    kit.handle(&wants_to_leave(true)).unwrap();
-    assert_eq!(kit.balance(), 100, "it may still be refused");
+    kit.handle(&withdrawal_requested(true)).unwrap();
+    assert_eq!(kit.balance(), 100, "the withdrawal may still be refused");
     let withdrawn = UserWithdrawn { forfeit: true, ..withdrawn() };
     kit.handle(&withdrawn).unwrap();
     kit.handle(&withdrawn).unwrap();
@@ -359,24 +359,24 @@ fn points_that_are_given_up_leave_the_wallet_when_the_account_is_closed() {
     assert_eq!(kit.balance(), 0);
     assert_eq!(kit.unit.entries().last().unwrap().kind, EntryKind::Forfeit);
     assert!(kit.unit.stranded().is_empty());
-    kit.handle(&may_not_leave()).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
     assert!(kit.charge(1).is_err());
 }
 
 #[test]
-fn a_refund_while_the_account_is_being_closed_is_booked() {
+fn a_refund_while_the_account_is_being_closed_is_entered() {
     let mut kit = Kit::with(100);
     kit.handle(&requested(10, 100)).unwrap();
-    kit.handle(&wants_to_leave(false)).unwrap();
+    kit.handle(&withdrawal_requested(false)).unwrap();
     kit.handle(&cancelled(Some(payment(10)))).unwrap();
     assert_eq!(kit.balance(), 100);
-    assert!(kit.unit.stranded().is_empty(), "it may still be refused");
+    assert!(kit.unit.stranded().is_empty(), "the withdrawal may still be refused");
     kit.handle(&withdrawn()).unwrap();
     assert_eq!(kit.unit.stranded()[0].amount, 100);
 }
 
 #[test]
-fn tickets_that_are_forfeited_give_nothing_back() {
+fn forfeited_tickets_are_not_refunded() {
     let mut kit = Kit::with(100);
     kit.handle(&requested(10, 100)).unwrap();
     let forfeited = ReservationCancelled {
@@ -389,14 +389,14 @@ fn tickets_that_are_forfeited_give_nothing_back() {
 }
 
 #[test]
-fn a_request_behind_its_refusal_closes_nothing_and_one_before_the_wallet_waits() {
+fn a_withdrawal_request_after_its_refusal_closes_nothing_and_one_before_the_wallet_waits() {
     let mut kit = Kit::default();
-    assert!(matches!(kit.handle(&wants_to_leave(false)), Err(HandleError::NotYet(_))));
-    assert!(matches!(kit.handle(&may_not_leave()), Err(HandleError::NotYet(_))));
+    assert!(matches!(kit.handle(&withdrawal_requested(false)), Err(HandleError::NotYet(_))));
+    assert!(matches!(kit.handle(&withdrawal_refused()), Err(HandleError::NotYet(_))));
     kit.handle(&registered()).unwrap();
-    kit.handle(&may_not_leave()).unwrap();
-    kit.handle(&wants_to_leave(false)).unwrap();
-    kit.handle(&wants_to_leave(false)).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
+    kit.handle(&withdrawal_requested(false)).unwrap();
+    kit.handle(&withdrawal_requested(false)).unwrap();
     assert_eq!(kit.emitted(), [("point.withdrawal_blocked", -1)]);
     assert!(kit.charge(1).is_ok());
 }

@@ -49,7 +49,7 @@ impl InMemory for UnitOfWork {
         }
         for (id, &(user_id, standing)) in &tables.attempts {
             if keys.leaving.contains(&user_id.0) {
-                unit.attempts.insert(*id, Attempt { user_id, standing, is_news: false });
+                unit.attempts.insert(*id, Attempt { user_id, standing, is_dirty: false });
             }
         }
         unit
@@ -75,8 +75,8 @@ impl InMemory for UnitOfWork {
                 return Err(Failure::Duplicate("refusals".into()));
             }
         }
-        let news = self.attempts.into_iter().filter(|(_, row)| row.is_news);
-        tables.attempts.extend(news.map(|(id, row)| (id, (row.user_id, row.standing))));
+        let dirty = self.attempts.into_iter().filter(|(_, row)| row.is_dirty);
+        tables.attempts.extend(dirty.map(|(id, row)| (id, (row.user_id, row.standing))));
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
-//! Attempts to leave, the states they give wallets, and points that nobody can spend.
+//! Withdrawals: attempts to close an account, the wallet states that follow from them, and
+//! points stranded in closed wallets.
 //!
-//! Whoever reads or writes an attempt has locked the wallet of its owner.
+//! Reading or writing an attempt requires the lock on its owner's wallet.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +10,10 @@ use sqlx::PgConnection;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{Stranded, UnitOfWork};
+use super::{Missed, UnitOfWork};
 use crate::domain::WalletState;
 
-/// Attempts of the fans who leave.
+/// Attempts by their ids.
 pub(super) type Attempts = BTreeMap<AttemptId, Attempt>;
 
 /// An attempt to close an account.
@@ -20,18 +21,18 @@ pub(super) type Attempts = BTreeMap<AttemptId, Attempt>;
 pub(super) struct Attempt {
     pub(super) user_id: UserId,
     pub(super) standing: Standing,
-    pub(super) is_news: bool,
+    pub(super) is_dirty: bool,
 }
 
 impl UnitOfWork {
-    /// An attempt, as far as it is known.
+    /// Where an attempt stands, if it is known.
     pub(crate) fn standing(&self, attempt: AttemptId) -> Option<Standing> {
         self.attempts.get(&attempt).map(|row| row.standing)
     }
 
-    /// Keeps where an attempt stands, and gives the wallet the state that follows.
+    /// Keeps the standing of an attempt, and sets the wallet state that follows from it.
     pub(crate) fn keep_attempt(&mut self, id: AttemptId, user_id: UserId, standing: Standing) {
-        self.attempts.insert(id, Attempt { user_id, standing, is_news: true });
+        self.attempts.insert(id, Attempt { user_id, standing, is_dirty: true });
         let theirs = self.attempts.values().filter(|row| row.user_id == user_id);
         let state = WalletState::of(theirs.map(|row| row.standing));
         if let Some(row) = self.wallets.get_mut(&user_id) {
@@ -39,14 +40,14 @@ impl UnitOfWork {
         }
     }
 
-    /// Notes points that nobody can spend.
-    pub(crate) fn strand(&mut self, stranded: Stranded) {
+    /// Records points in a closed wallet.
+    pub(crate) fn strand(&mut self, stranded: Missed) {
         self.stranded.push(stranded);
     }
 
-    /// What nobody can spend, of this batch.
+    /// The points that this batch recorded as stranded.
     #[cfg(test)]
-    pub(crate) fn stranded(&self) -> &[Stranded] {
+    pub(crate) fn stranded(&self) -> &[Missed] {
         &self.stranded
     }
 
@@ -63,15 +64,15 @@ impl UnitOfWork {
         .await?;
         for (attempt, user_id, name) in rows {
             let standing = Standing::named(&name).ok_or_else(|| unknown("standing", &name))?;
-            let attempt_row = Attempt { user_id: UserId(user_id), standing, is_news: false };
+            let attempt_row = Attempt { user_id: UserId(user_id), standing, is_dirty: false };
             self.attempts.insert(AttemptId(attempt), attempt_row);
         }
         Ok(())
     }
 
     pub(super) async fn save_attempts(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let news: Vec<_> = self.attempts.iter().filter(|(_, row)| row.is_news).collect();
-        if news.is_empty() {
+        let dirty: Vec<_> = self.attempts.iter().filter(|(_, row)| row.is_dirty).collect();
+        if dirty.is_empty() {
             return Ok(());
         }
         sqlx::query(
@@ -79,9 +80,9 @@ impl UnitOfWork {
              select * from unnest($1::uuid[], $2::uuid[], $3::text[])
              on conflict (attempt) do update set standing = excluded.standing",
         )
-        .bind(news.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.user_id.0).collect::<Vec<_>>())
-        .bind(news.iter().map(|(_, row)| row.standing.as_str()).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.user_id.0).collect::<Vec<_>>())
+        .bind(dirty.iter().map(|(_, row)| row.standing.as_str()).collect::<Vec<_>>())
         .execute(tx)
         .await?;
         Ok(())
@@ -102,9 +103,9 @@ impl UnitOfWork {
         .bind(stranded.iter().map(|row| row.at.0).collect::<Vec<_>>())
         .execute(tx)
         .await?;
-        for Stranded { user_id, payment_id, amount, .. } in stranded {
+        for Missed { user_id, payment_id, amount, .. } in stranded {
             let payment_id = payment_id.map(|id| id.to_string());
-            warn!(%user_id, ?payment_id, amount, "points lie in the wallet of a closed account");
+            warn!(%user_id, ?payment_id, amount, "points are left in the wallet of a closed account");
         }
         Ok(())
     }
@@ -128,5 +129,5 @@ pub(super) fn state_named(name: &str) -> sqlx::Result<WalletState> {
 }
 
 fn unknown(what: &str, name: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("{what} `{name}` is not known").into())
+    sqlx::Error::Decode(format!("unknown {what} `{name}`").into())
 }

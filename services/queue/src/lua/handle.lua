@@ -1,10 +1,10 @@
--- What the room does on hearing of schedules, reservations, payments and accounts. Each of
--- these may come twice, late, or before what it follows from.
+-- Handles the events of schedules, reservations, payments and accounts. Each of them may come
+-- twice, late, or before the event that it follows from.
 
--- More numbers than can have been drawn and not said.
-local UNSAID_TICKETS = 1000000
+-- More numbers than can have been drawn without an event in the stream.
+local LOST_TICKETS = 1000000
 
--- A fact that concerns nobody in line; it is only remembered as heard.
+-- An event that changes no place; only the inbox records it.
 function writes.nothing() end
 
 function writes.open(schedule, opens_at, starts_at, per_second, active_max, pass_secs, total)
@@ -17,13 +17,13 @@ function writes.open(schedule, opens_at, starts_at, per_second, active_max, pass
   redis.call('SADD', key('rooms'), schedule)
 end
 
--- Heard before the opening, it stands: a show that was called off does not open.
+-- A cancellation that comes before the opening stands: a cancelled show does not open.
 function writes.cancel(schedule)
   redis.call('HSET', key('room:' .. schedule), 'cancelled', '1')
   redis.call('SADD', key('rooms'), schedule)
 end
 
--- One that was heard of before has its expiry.
+-- A hold that is known already has its expiry.
 local function end_hold(schedule, fan, reservation)
   local holds = key('holds:' .. schedule .. ':' .. fan)
   if redis.call('HSET', holds, reservation, 0) == 1 then
@@ -31,7 +31,7 @@ local function end_hold(schedule, fan, reservation)
   end
 end
 
--- A hold that is no more, paid or not: the place ends with it, or its lease is what is left.
+-- After the end of a hold, paid or not: the place completes, or its lease becomes what is left.
 local function settle(schedule, fan)
   if conclude(schedule, fan) then
     return
@@ -42,8 +42,8 @@ local function settle(schedule, fan)
   end
 end
 
--- A fan who holds seats keeps the place until the hold can last no longer. An ending that
--- was heard first has left its zero, and the hold does not come back to life.
+-- A fan who holds seats keeps the place until the hard cap of the hold. An end that comes first
+-- leaves a zero, so the hold does not come back to life.
 function writes.hold(schedule, fan, reservation, hard_cap)
   local holds = key('holds:' .. schedule .. ':' .. fan)
   if redis.call('HSETNX', holds, reservation, hard_cap) == 0 then
@@ -61,7 +61,7 @@ function writes.release(schedule, fan, reservation)
   settle(schedule, fan)
 end
 
--- A paid reservation was given back, and with it its seats.
+-- A paid reservation was cancelled, so its seats are on sale again.
 function writes.unsell(schedule, fan, reservation)
   local sold = key('sold:' .. schedule)
   local seats = tonumber(redis.call('HGET', sold, reservation) or 0)
@@ -73,7 +73,7 @@ function writes.unsell(schedule, fan, reservation)
   settle(schedule, fan)
 end
 
--- Seats of a reservation that is paid.
+-- Counts the seats of a paid reservation.
 function writes.sold(schedule, reservation, seats)
   if redis.call('HSETNX', key('sold:' .. schedule), reservation, seats) == 1 then
     redis.call('HINCRBY', key('room:' .. schedule), 'sold', seats)
@@ -81,8 +81,8 @@ function writes.sold(schedule, reservation, seats)
 end
 
 -- The fan has paid. Seats count as sold once for each reservation, and not at all when its
--- cancellation was heard first; while a room is rebuilt, whoever owns the seats says which
--- are. Ids of payments grow with time: the latest one is kept.
+-- cancellation came first; while a room is rebuilt, the reservation service states the sold
+-- seats. Ids of payments grow with time: the latest one is kept.
 function writes.complete(schedule, fan, reservation, payment, requested_at, seats)
   if not ctx.is_restoring then
     writes.sold(schedule, reservation, seats)
@@ -98,11 +98,11 @@ function writes.complete(schedule, fan, reservation, payment, requested_at, seat
   settle(schedule, fan)
 end
 
--- The hold ended before the money came: back to the front, through no fault of theirs.
--- Also when the place has run out meanwhile, or the fan has lined up again at the end. Who
--- has been admitted anew since, left, or bought, stays as they are; who has bought with another
--- hold and has no more is done. One that is told again after the place was moved by it, or by a
--- later one, is late.
+-- The hold ended before the money came, so the fan returns to the front; it was not their fault.
+-- This also holds when the place has expired meanwhile, or the fan has entered again at the end.
+-- A fan who was admitted again since, left, or bought stays unchanged; the place of a fan who
+-- bought with another hold and has no more holds completes. An event that comes again after it,
+-- or a later one, has moved the place is late and changes nothing.
 function writes.bring_back(schedule, fan, reservation, payment, requested_at)
   end_hold(schedule, fan, reservation)
   if conclude(schedule, fan) then
@@ -132,7 +132,7 @@ function writes.withdraw(fan)
   end
 end
 
--- Rebuilding begins: what is known better elsewhere is forgotten, places are kept.
+-- A rebuild begins: what other services know better is forgotten, places are kept.
 function writes.forget()
   for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
     redis.call('HDEL', key('room:' .. schedule), 'total', 'sold', 'cancelled')
@@ -143,21 +143,21 @@ function writes.forget()
   end
 end
 
--- Rebuilt: numbers that were drawn but never said stay below those that are drawn from now
--- on, so that a fan who proves one stands where they stood. A place that was forgotten had a
--- version, and passes up to that are void at the reservation service: whoever enters anew gets
--- one above the clock, which no place has ever counted up to.
+-- A rebuild ends. Numbers that were drawn but whose events were lost stay below those that are
+-- drawn from now on, so a fan who proves one keeps their position. A lost place had a version,
+-- and the reservation service treats passes up to that version as void. So a fan who enters again
+-- gets a version above the clock in milliseconds, which no place has ever counted up to.
 function writes.rebuilt()
   for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
     local room = key('room:' .. schedule)
-    redis.call('HINCRBY', room, 'tickets', UNSAID_TICKETS)
+    redis.call('HINCRBY', room, 'tickets', LOST_TICKETS)
     redis.call('HSET', room, 'version_floor', whole(ctx.now))
   end
 end
 
--- Rebuilding: a fact of this room's own telling that the room has forgotten. The highest
--- version is the truth, in whatever order they come; nothing is told again. The latest moment
--- of entering and the latest payment are, whichever fact names them.
+-- Rebuild: applies an event that this room emitted and has lost. The highest version wins, in
+-- whatever order the events come; nothing is emitted again. The latest time of entering and the
+-- latest payment win, whichever event has them.
 function writes.adopt(schedule, fan, state, version, ticket, entered, reserve_until, reason, payment)
   local place = place_of(schedule, fan)
   version, ticket, entered = tonumber(version), tonumber(ticket), tonumber(entered)
@@ -171,7 +171,7 @@ function writes.adopt(schedule, fan, state, version, ticket, entered, reserve_un
     place.payment = payment
   end
   if entered > place.entered or (entered == place.entered and ticket > place.ticket) then
-    -- A later fact may have come first, and only this one knows the number.
+    -- A later event may have come first, and only this one has the number.
     place.entered, place.ticket = entered, ticket
   end
   if known >= version then
@@ -185,8 +185,8 @@ function writes.adopt(schedule, fan, state, version, ticket, entered, reserve_un
   if state == 'W' then
     redis.call('ZADD', key('waiting:' .. schedule), whole(ticket), fan)
   elseif state == 'R' then
-    local turn = redis.call('HINCRBY', room, 'returned', 1)
-    redis.call('ZADD', key('waiting:' .. schedule), whole(FRONT + turn), fan)
+    local returned = redis.call('HINCRBY', room, 'returned', 1)
+    redis.call('ZADD', key('waiting:' .. schedule), whole(FRONT + returned), fan)
   elseif state == 'A' then
     place.reserve_until = tonumber(reserve_until)
     lease(schedule, fan, place)

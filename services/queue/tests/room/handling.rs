@@ -1,4 +1,4 @@
-//! Holds, payments and accounts: once, twice, late, out of order.
+//! Events of holds, payments and accounts: once, twice, late, out of order.
 
 use events::{
     codes,
@@ -16,7 +16,7 @@ use crate::harness::{
 async fn an_event_that_comes_twice_is_a_repeat() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
-    harness.said().await;
+    harness.emitted().await;
     let id = events::EventId(uuid::Uuid::now_v7());
     let event = completed(1, fan(0), 2_000);
     let first = harness.handle_as(event.clone(), id, 3_000).await;
@@ -31,7 +31,7 @@ async fn a_hold_keeps_the_place_until_its_hard_cap() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
     harness.handle(created(1, fan(0), 400_000), 59_000).await;
-    harness.said().await;
+    harness.emitted().await;
     assert_eq!(harness.tick(61_500).await, 0);
     let place = harness.look(fan(0), 61_500).await.unwrap();
     assert_eq!(place.state, PlaceState::Active);
@@ -41,7 +41,7 @@ async fn a_hold_keeps_the_place_until_its_hard_cap() {
 }
 
 #[tokio::test]
-async fn a_hold_that_ends_gives_the_lease_back_but_never_cuts_the_pass() {
+async fn a_hold_that_ends_ends_its_lease_but_never_the_pass() {
     for paid in [None, Some(false)] {
         let harness = Harness::open().await;
         harness.admit(1).await;
@@ -71,7 +71,7 @@ async fn one_of_two_holds_still_keeps_the_place() {
 }
 
 #[tokio::test]
-async fn a_hold_whose_end_was_heard_first_does_not_come_back_to_life() {
+async fn a_hold_whose_end_comes_first_does_not_come_back_to_life() {
     let harness = Harness::open().await;
     harness.admit(1).await;
     harness.handle(hold_expired(1, fan(0)), 2_000).await;
@@ -82,33 +82,33 @@ async fn a_hold_whose_end_was_heard_first_does_not_come_back_to_life() {
 }
 
 #[tokio::test]
-async fn a_hold_of_somebody_without_a_place_changes_nothing() {
+async fn a_hold_of_a_fan_without_a_place_changes_nothing() {
     let mut harness = Harness::open().await;
     harness.handle(created(1, fan(3), 400_000), 2_000).await;
     harness.handle(hold_expired(1, fan(3)), 2_000).await;
     harness.handle(completed(1, fan(3), 2_000), 2_000).await;
     harness.handle(failed(2, fan(3), HoldGone, 2_000), 2_000).await;
-    assert_eq!(harness.said().await, []);
+    assert_eq!(harness.emitted().await, []);
 }
 
 #[tokio::test]
-async fn who_has_paid_is_done() {
+async fn a_completed_payment_completes_the_place() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(completed(1, fan(0), 2_000), 3_000).await;
     harness.handle(completed(1, fan(0), 2_000), 3_100).await;
-    let emitted = harness.said().await;
+    let emitted = harness.emitted().await;
     assert_eq!(emitted.len(), 1);
     assert_eq!(emitted[0].event, "queue.completed");
-    assert_eq!(emitted[0].what["payment_id"], crate::harness::payment(1).to_string());
-    assert_eq!(emitted[0].what["place_version"], 3);
+    assert_eq!(emitted[0].data["payment_id"], crate::harness::payment(1).to_string());
+    assert_eq!(emitted[0].data["place_version"], 3);
     let place = harness.look(fan(0), 4_000).await.unwrap();
     assert_eq!((place.state, place.reason), (PlaceState::Completed, None));
     assert_eq!((place.pass, place.ticket), (None, None));
     let left = harness.leave(fan(0), 4_000).await.unwrap();
     assert_eq!(left.state, PlaceState::Completed, "there is nothing to leave");
-    assert_eq!(harness.said().await, []);
+    assert_eq!(harness.emitted().await, []);
 }
 
 #[tokio::test]
@@ -117,20 +117,20 @@ async fn a_payment_of_an_earlier_place_does_not_end_the_next_one() {
     harness.admit(1).await;
     harness.tick(61_000).await;
     harness.enter(fan(0), 70_000).await.unwrap();
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(completed(1, fan(0), 59_000), 71_000).await;
-    assert_eq!(harness.said().await, []);
+    assert_eq!(harness.emitted().await, []);
     assert_eq!(harness.state(fan(0), 71_000).await, PlaceState::Waiting);
 }
 
 #[tokio::test]
-async fn who_lost_the_hold_stands_in_front_of_everybody_and_in_order_of_returning() {
+async fn fans_with_a_lost_hold_are_first_in_the_order_of_their_return() {
     let mut harness = Harness::open().await;
     harness.admit(5).await;
     for n in 10..13 {
         harness.enter(fan(n), 1_000).await.unwrap();
     }
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(failed(1, fan(4), HoldGone, 2_000), 3_000).await;
     harness.handle(failed(2, fan(0), HoldGone, 2_000), 3_000).await;
     assert_eq!(harness.names().await, ["returned 4", "returned 0"]);
@@ -143,10 +143,10 @@ async fn who_lost_the_hold_stands_in_front_of_everybody_and_in_order_of_returnin
 }
 
 #[tokio::test]
-async fn a_fan_is_brought_back_once_for_each_payment() {
+async fn a_fan_is_returned_once_for_each_payment() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(failed(1, fan(0), HoldGone, 2_000), 3_000).await;
     harness.handle(failed(1, fan(0), HoldGone, 2_000), 3_050).await;
     harness.tick(3_100).await;
@@ -155,7 +155,7 @@ async fn a_fan_is_brought_back_once_for_each_payment() {
 }
 
 #[tokio::test]
-async fn a_failure_told_again_after_a_later_one_or_to_a_later_place_moves_nobody() {
+async fn a_failure_that_comes_again_after_a_later_one_or_for_a_later_place_moves_no_place() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
     for (payment, at) in [(1, 2_000), (2, 3_000)] {
@@ -163,7 +163,7 @@ async fn a_failure_told_again_after_a_later_one_or_to_a_later_place_moves_nobody
         harness.tick(at + 100).await;
         assert_eq!(harness.state(fan(0), at + 100).await, PlaceState::Active);
     }
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(failed(1, fan(0), HoldGone, 2_000), 4_000).await;
     harness.leave(fan(0), 5_000).await.unwrap();
     harness.enter(fan(0), 6_000).await.unwrap();
@@ -172,19 +172,19 @@ async fn a_failure_told_again_after_a_later_one_or_to_a_later_place_moves_nobody
 }
 
 #[tokio::test]
-async fn who_ran_out_of_time_meanwhile_is_brought_back_too() {
+async fn a_fan_whose_place_timed_out_meanwhile_is_returned_too() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
     harness.tick(61_000).await;
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(failed(1, fan(0), HoldGone, 59_000), 62_000).await;
-    let emitted = harness.said().await;
+    let emitted = harness.emitted().await;
     assert_eq!(emitted[0].event, "queue.returned");
-    assert_eq!(emitted[0].what["place_version"], 4);
+    assert_eq!(emitted[0].data["place_version"], 4);
 }
 
 #[tokio::test]
-async fn who_lined_up_again_at_the_end_is_moved_to_the_front() {
+async fn a_fan_who_entered_again_at_the_end_is_moved_to_the_front() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
     harness.tick(61_000).await;
@@ -192,14 +192,14 @@ async fn who_lined_up_again_at_the_end_is_moved_to_the_front() {
         harness.enter(fan(n), 61_500).await.unwrap();
     }
     harness.enter(fan(0), 62_000).await.unwrap();
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(failed(1, fan(0), HoldGone, 59_000), 62_500).await;
     assert_eq!(harness.names().await, ["returned 0"]);
     assert_eq!(harness.look(fan(0), 62_500).await.unwrap().position, Some(0));
 }
 
 #[tokio::test]
-async fn who_left_bought_or_was_admitted_anew_is_not_brought_back() {
+async fn a_fan_who_left_bought_or_was_admitted_again_is_not_returned() {
     let mut harness = Harness::open().await;
     harness.admit(3).await;
     harness.leave(fan(0), 2_000).await.unwrap();
@@ -208,29 +208,29 @@ async fn who_left_bought_or_was_admitted_anew_is_not_brought_back() {
     harness.enter(fan(2), 70_000).await.unwrap();
     harness.tick(70_000).await;
     assert_eq!(harness.state(fan(2), 70_000).await, PlaceState::Active);
-    harness.said().await;
+    harness.emitted().await;
     for n in 0..3 {
         harness.handle(failed(10 + n, fan(n), HoldGone, 1_900), 70_100).await;
     }
-    assert_eq!(harness.said().await, []);
+    assert_eq!(harness.emitted().await, []);
 }
 
 #[tokio::test]
 async fn a_payment_that_failed_for_another_reason_changes_nothing() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(failed(1, fan(0), InsufficientBalance, 2_000), 3_000).await;
-    assert_eq!(harness.said().await, []);
+    assert_eq!(harness.emitted().await, []);
     assert_eq!(harness.state(fan(0), 3_000).await, PlaceState::Active);
 }
 
 #[tokio::test]
-async fn who_withdraws_gives_up_every_place_and_gets_no_new_one() {
+async fn a_withdrawn_fan_loses_every_place_and_gets_no_new_one() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
     harness.enter(fan(1), 1_000).await.unwrap();
-    harness.said().await;
+    harness.emitted().await;
     for _ in 0..2 {
         harness.handle(withdrawn(fan(0)), 2_000).await;
         harness.handle(withdrawn(fan(1)), 2_000).await;
@@ -240,20 +240,20 @@ async fn who_withdraws_gives_up_every_place_and_gets_no_new_one() {
 }
 
 #[tokio::test]
-async fn a_withdrawal_heard_before_the_fan_enters_stands() {
+async fn a_withdrawal_that_comes_before_the_fan_enters_stands() {
     let harness = Harness::open().await;
     harness.handle(withdrawn(fan(0)), 0).await;
     assert!(harness.enter(fan(0), 1).await.unwrap_err().is(codes::ACCOUNT_CLOSING));
 }
 
 #[tokio::test]
-async fn a_show_called_off_ends_every_place_and_lets_nobody_in() {
+async fn a_cancelled_show_ends_every_place_and_admits_no_fan() {
     let mut harness = Harness::open().await;
     harness.admit(5).await;
     for n in 5..8 {
         harness.enter(fan(n), 1_000).await.unwrap();
     }
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(cancelled_schedule(), 2_000).await;
     harness.handle(cancelled_schedule(), 2_000).await;
     assert!(harness.enter(fan(9), 2_000).await.unwrap_err().is(codes::SCHEDULE_CANCELLED));
@@ -264,11 +264,11 @@ async fn a_show_called_off_ends_every_place_and_lets_nobody_in() {
     assert_eq!(emitted, expected);
     assert_eq!(harness.tick(2_100).await, 0);
     harness.handle(failed(1, fan(0), HoldGone, 1_500), 2_200).await;
-    assert_eq!(harness.said().await, []);
+    assert_eq!(harness.emitted().await, []);
 }
 
 #[tokio::test]
-async fn a_room_that_is_called_off_is_emptied_in_bounded_steps() {
+async fn the_room_of_a_cancelled_show_is_emptied_in_bounded_steps() {
     let mut harness = Harness::open().await;
     let calls: Vec<_> = (0..2_500)
         .map(|n| {
@@ -280,27 +280,27 @@ async fn a_room_that_is_called_off_is_emptied_in_bounded_steps() {
         .collect();
     harness.room.perform(&calls, crate::harness::at(-5)).await.unwrap();
     harness.handle(cancelled_schedule(), -4).await;
-    harness.said().await;
+    harness.emitted().await;
     let mut steps = Vec::new();
     while harness.tick(-3).await > 0 {
-        steps.push(harness.said().await.len());
+        steps.push(harness.emitted().await.len());
     }
     assert_eq!(steps, [1_000, 1_000, 500]);
 }
 
 #[tokio::test]
-async fn a_cancellation_heard_before_the_opening_stands() {
+async fn a_cancellation_that_comes_before_the_opening_stands() {
     let mut harness = Harness::empty().await;
     harness.handle(cancelled_schedule(), 0).await;
     assert!(harness.enter(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
     let opened = crate::harness::opened(crate::harness::SCHEDULE, crate::harness::ADMISSION, 10);
     harness.handle(opened, 10).await;
     assert!(harness.enter(fan(1), 20).await.unwrap_err().is(codes::SCHEDULE_CANCELLED));
-    assert_eq!(harness.said().await, []);
+    assert_eq!(harness.emitted().await, []);
 }
 
 #[tokio::test]
-async fn an_opening_heard_twice_does_not_reset_the_room() {
+async fn an_opening_that_comes_twice_does_not_reset_the_room() {
     let harness = Harness::open().await;
     harness.admit(2).await;
     let mut again = crate::harness::opened(crate::harness::SCHEDULE, crate::harness::ADMISSION, 99);
@@ -313,11 +313,11 @@ async fn an_opening_heard_twice_does_not_reset_the_room() {
 }
 
 #[tokio::test]
-async fn when_the_show_begins_who_waits_is_sent_home() {
+async fn waiting_places_expire_when_the_show_begins() {
     let mut harness = Harness::open().await;
     harness.admit(5).await;
     harness.enter(fan(6), 1_000).await.unwrap();
-    harness.said().await;
+    harness.emitted().await;
     harness.tick(86_400_000).await;
     let emitted = harness.names().await;
     assert!(emitted.contains(&"expired 6 closed".to_owned()), "{emitted:?}");
@@ -325,11 +325,11 @@ async fn when_the_show_begins_who_waits_is_sent_home() {
     assert_eq!(harness.tick(86_400_100).await, 0, "the room is put away");
 }
 
-/// The show of the stage begins then.
+/// When the show of the harness begins.
 const START: i64 = 86_400_000;
 
 #[tokio::test]
-async fn a_room_lets_in_until_the_very_start_and_sends_everybody_home_from_then_on() {
+async fn a_room_admits_until_the_very_start_and_expires_every_place_from_then_on() {
     let harness = Harness::open().await;
     harness.enter(fan(1), START - 1).await.unwrap();
     harness.tick(START - 1).await;
@@ -341,14 +341,14 @@ async fn a_room_lets_in_until_the_very_start_and_sends_everybody_home_from_then_
     harness.tick(START + 1_000).await;
     let ended = harness.look(fan(1), START + 1_000).await.unwrap();
     assert_eq!(ended.reason, Some(PlaceEnd::Closed));
-    // Called off afterwards, it is called off.
+    // A cancellation after the start still counts.
     harness.handle(cancelled_schedule(), START + 2_000).await;
     let refused = harness.enter(fan(2), START + 2_000).await.unwrap_err();
     assert!(refused.is(codes::SCHEDULE_CANCELLED));
 }
 
 #[tokio::test]
-async fn a_pass_that_ran_out_before_the_start_has_timed_out_however_late_that_is_seen() {
+async fn a_pass_that_ran_out_before_the_start_times_out_however_late_the_tick_is() {
     let harness = Harness::open().await;
     harness.enter(fan(1), START - 120_000).await.unwrap();
     harness.tick(START - 120_000).await;

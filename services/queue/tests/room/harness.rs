@@ -1,4 +1,4 @@
-//! A room on a Valkey of its own, and everybody who speaks to it.
+//! A room on a Valkey of its own, with the events and commands that it handles.
 
 use bytes::Bytes;
 use events::{
@@ -22,12 +22,12 @@ use mesh::{
 };
 use queue::{Config, Known, Room};
 use serde_json::value::RawValue;
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 /// The one schedule of most tests.
 pub const SCHEDULE: ScheduleId = ScheduleId(Uuid::from_u128(1));
-/// What `Stage::open` opens: slow enough to count, with ten seats.
+/// The admission of `Harness::open`: slow enough to count.
 pub const ADMISSION: Admission = Admission { per_second: 20, active_max: 5, pass_secs: 60 };
 
 /// The moment `millis` milliseconds after the room opens.
@@ -49,12 +49,12 @@ pub fn payment(n: u128) -> PaymentId {
 
 pub struct Harness {
     pub room: Valkey<Room>,
-    pub valkey: Alone,
-    /// Messages that were published so far.
+    pub valkey: Standalone,
+    /// Messages published so far.
     published: u64,
 }
 
-/// An event that the room emitted.
+/// An event that the room emitted, with its envelope.
 #[derive(Debug, Clone)]
 pub struct Row {
     pub subject: String,
@@ -67,18 +67,18 @@ pub struct Row {
     pub payload: Bytes,
 }
 
-/// A fact that the room told.
+/// An event that the room emitted.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Said {
+pub struct EmittedEvent {
     pub event: String,
     pub about: Uuid,
-    pub what: serde_json::Value,
+    pub data: serde_json::Value,
 }
 
 impl Harness {
-    /// A store that is whole and knows no schedule.
+    /// A whole store without schedules.
     pub async fn empty() -> Self {
-        let valkey = Alone::valkey(Options::temporary()).await.unwrap();
+        let valkey = Standalone::valkey(Options::temporary()).await.unwrap();
         let room = Valkey::<Room>::new(valkey.server().url(), Config::default()).unwrap();
         queue::rebuild(&room, stream::empty(), at(0)).await.unwrap();
         Self { room, valkey, published: 0 }
@@ -95,7 +95,7 @@ impl Harness {
         harness
     }
 
-    /// Takes a fact in, under an event id of its own.
+    /// Handles an event, with an event id of its own.
     pub async fn handle<E: Event>(&self, event: E, millis: i64)
     where
         Room: CallOn<E>,
@@ -156,14 +156,14 @@ impl Harness {
         self.look(user, millis).await.unwrap().state
     }
 
-    /// What the timer does at that moment; the number of rooms that had something to do.
+    /// Runs the timer at that moment; returns how many rooms were due.
     pub async fn tick(&self, millis: i64) -> usize {
         let due = queue::due(self.room.clone(), at(millis)).await.unwrap();
         self.room.perform(&due, at(millis)).await.unwrap();
         due.len()
     }
 
-    /// Every tick from one moment until another, the last one excluded.
+    /// Runs every tick of a range of moments.
     pub async fn tick_through(&self, millis: std::ops::Range<i64>) {
         for millis in millis.step_by(100) {
             self.tick(millis).await;
@@ -181,7 +181,7 @@ impl Harness {
         }
     }
 
-    /// Publishes what waits; the events of it.
+    /// Publishes what is in the outbox, and returns its events.
     pub async fn rows(&mut self) -> Vec<Row> {
         let messages = self.room.unpublished(200_000).await.unwrap();
         let mut rows = Vec::new();
@@ -196,20 +196,21 @@ impl Harness {
         rows
     }
 
-    /// What was told since the last time.
-    pub async fn said(&mut self) -> Vec<Said> {
-        self.rows().await.into_iter().map(said).collect()
+    /// The events emitted since the last call.
+    pub async fn emitted(&mut self) -> Vec<EmittedEvent> {
+        self.rows().await.into_iter().map(emitted_event).collect()
     }
 
-    /// The same as names: `activated 3` is `queue.activated` about fan 3.
+    /// The events emitted since the last call as names: `activated 3` is `queue.activated` about
+    /// fan 3.
     pub async fn names(&mut self) -> Vec<String> {
-        let emitted = self.said().await;
+        let emitted = self.emitted().await;
         emitted
             .into_iter()
-            .map(|said| {
-                let reason = said.what.get("reason").and_then(|reason| reason.as_str());
-                let name = said.event.trim_start_matches("queue.").to_owned();
-                let fan = said.about.as_u128() - 0x1000;
+            .map(|event| {
+                let reason = event.data.get("reason").and_then(|reason| reason.as_str());
+                let name = event.event.trim_start_matches("queue.").to_owned();
+                let fan = event.about.as_u128() - 0x1000;
                 reason.map_or(format!("{name} {fan}"), |why| format!("{name} {fan} {why}"))
             })
             .collect()
@@ -230,29 +231,30 @@ fn row(subject: &str, event: &str) -> Row {
     }
 }
 
-pub fn said(row: Row) -> Said {
-    Said {
+pub fn emitted_event(row: Row) -> EmittedEvent {
+    EmittedEvent {
         event: events::event_of_subject(&row.subject).unwrap().to_owned(),
         about: row.about,
-        what: serde_json::from_slice(&row.payload).unwrap(),
+        data: serde_json::from_slice(&row.payload).unwrap(),
     }
 }
 
-pub fn emitted<E: Event>(event: &E) -> Known {
+/// An event as a rebuild reads it.
+pub fn known<E: Event>(event: &E) -> Known {
     let subject = events::subject(E::NAME, E::VERSION, event.schedule());
     Known::Event(subject, serde_json::to_vec(event).unwrap().into())
 }
 
-/// Things on one page.
-pub const PAGE: usize = 3;
+/// Items in one batch.
+pub const BATCH: usize = 3;
 
-/// What is known, as it is read: in pages.
-pub fn pages(known: Vec<Known>) -> impl Stream<Item = Result<Vec<Known>, Failure>> {
-    let pages: Vec<_> = known.chunks(PAGE).map(|page| Ok(page.to_vec())).collect();
-    stream::iter(pages)
+/// The items in batches, as a rebuild reads them.
+pub fn batches(known: Vec<Known>) -> impl Stream<Item = Result<Vec<Known>, Failure>> {
+    let batches: Vec<_> = known.chunks(BATCH).map(|batch| Ok(batch.to_vec())).collect();
+    stream::iter(batches)
 }
 
-/// The schedule of most tests, as its owner states it.
+/// The schedule of most tests, as `concert` states it.
 pub fn schedule_stated(seats: i64, state: ScheduleState) -> Known {
     let opened = opened(SCHEDULE, ADMISSION, 0);
     Known::Schedule(ScheduleStated {
@@ -274,7 +276,7 @@ pub fn schedule_stated(seats: i64, state: ScheduleState) -> Known {
     })
 }
 
-/// One of the seats of a hold, or of a sale, as their owner states it.
+/// One of the seats of a hold or a sale, as `reservation` states it.
 pub fn seat_stated(n: u128, user_id: UserId, seats: u32, is_sold: bool) -> Known {
     let owner =
         SeatOwner { reservation_id: hold(n), user_id, is_sold, seats, hard_cap_at: at(400_000) };
@@ -297,7 +299,7 @@ pub fn caller(user_id: UserId) -> Caller {
     Caller::User { user_id, roles: vec![Role::Fan], expires_at: at(0) }
 }
 
-/// A message by this name, with the consequences that the service declares for it.
+/// A message with this name, and the events that the service declares for it.
 pub fn meta(name: &'static str, caller: Caller) -> Meta {
     let wiring = queue::service().wiring();
     let declared = wiring.consumes.iter().chain(&wiring.answers);
@@ -372,7 +374,7 @@ pub fn hold_expired(n: u128, user_id: UserId) -> ReservationExpired {
     ReservationExpired { reservation_id, schedule_id: SCHEDULE, user_id, seats, hold_version: 1 }
 }
 
-/// A payment of this many seats, asked for as the room opens.
+/// A payment for this many seats, requested when the room opens.
 pub fn paid(n: u128, user_id: UserId, seats: u32) -> PaymentCompleted {
     PaymentCompleted { seats, ..completed(n, user_id, 0) }
 }

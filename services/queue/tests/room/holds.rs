@@ -1,44 +1,44 @@
-//! A fan's holds and what keeps the place: one paid and another not, in every order.
+//! A fan's place with two holds, one of them paid, with the events in every order.
 
 use events::{codes, payment::PaymentFailure::HoldGone, queue::PlaceState};
 
 use crate::harness::{Harness, cancelled, completed, created, failed, fan, hold_expired, payment};
 
-/// A fan who is ACTIVE, holds twice, and has paid for the first hold.
+/// A room with an ACTIVE fan who has two holds and has paid for the first.
 async fn one_of_two_paid() -> Harness {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
     harness.handle(created(1, fan(0), 300_000), 2_000).await;
     harness.handle(created(2, fan(0), 200_000), 2_000).await;
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(completed(1, fan(0), 2_500), 3_000).await;
-    assert_eq!(harness.said().await, []);
+    assert_eq!(harness.emitted().await, []);
     assert_eq!(harness.state(fan(0), 3_000).await, PlaceState::Active);
     harness
 }
 
 #[tokio::test]
-async fn who_pays_one_of_two_holds_keeps_the_place_until_the_other_is_paid() {
+async fn a_fan_who_pays_one_of_two_holds_keeps_the_place_until_the_other_is_paid() {
     let mut harness = one_of_two_paid().await;
     harness.handle(completed(2, fan(0), 3_500), 4_000).await;
     harness.handle(completed(1, fan(0), 2_500), 4_100).await;
-    let emitted = harness.said().await;
+    let emitted = harness.emitted().await;
     assert_eq!(emitted.len(), 1, "{emitted:?}");
     assert_eq!(emitted[0].event, "queue.completed");
-    assert_eq!(emitted[0].what["payment_id"], payment(2).to_string(), "the latest one");
+    assert_eq!(emitted[0].data["payment_id"], payment(2).to_string(), "the latest one");
 }
 
 #[tokio::test]
-async fn who_pays_one_of_two_holds_keeps_the_place_until_the_other_has_ended() {
+async fn a_fan_who_pays_one_of_two_holds_keeps_the_place_until_the_other_ends() {
     for is_cancelled in [false, true] {
         let mut harness = one_of_two_paid().await;
         match is_cancelled {
             false => harness.handle(hold_expired(2, fan(0)), 4_000).await,
             true => harness.handle(cancelled(2, fan(0), false), 4_000).await,
         }
-        let emitted = harness.said().await;
+        let emitted = harness.emitted().await;
         assert_eq!(emitted.len(), 1, "{emitted:?}");
-        assert_eq!(emitted[0].what["payment_id"], payment(1).to_string());
+        assert_eq!(emitted[0].data["payment_id"], payment(1).to_string());
         assert_eq!(harness.state(fan(0), 4_000).await, PlaceState::Completed);
         // A reservation that has ended never revives.
         harness.handle(created(2, fan(0), 200_000), 5_000).await;
@@ -46,12 +46,16 @@ async fn who_pays_one_of_two_holds_keeps_the_place_until_the_other_has_ended() {
         let again = harness.enter(fan(0), 6_000).await.unwrap();
         assert_eq!((again.state, again.position), (PlaceState::Waiting, Some(0)));
         harness.handle(hold_expired(2, fan(0)), 6_500).await;
-        assert_eq!(harness.state(fan(0), 6_500).await, PlaceState::Waiting, "that was before");
+        assert_eq!(
+            harness.state(fan(0), 6_500).await,
+            PlaceState::Waiting,
+            "that hold belongs to the earlier place"
+        );
     }
 }
 
 #[tokio::test]
-async fn who_has_paid_and_then_loses_the_other_hold_is_done_and_not_returned() {
+async fn the_place_of_a_fan_who_paid_and_then_loses_the_other_hold_completes() {
     let mut harness = one_of_two_paid().await;
     harness.handle(failed(2, fan(0), HoldGone, 3_500), 4_000).await;
     harness.handle(hold_expired(2, fan(0)), 4_100).await;
@@ -59,7 +63,7 @@ async fn who_has_paid_and_then_loses_the_other_hold_is_done_and_not_returned() {
 }
 
 #[tokio::test]
-async fn who_has_paid_does_not_time_out_when_the_other_hold_ends_unheard() {
+async fn a_paid_place_does_not_time_out_when_the_end_of_the_other_hold_never_comes() {
     let mut harness = one_of_two_paid().await;
     harness.tick(200_999).await;
     assert_eq!(harness.state(fan(0), 200_999).await, PlaceState::Active);
@@ -69,13 +73,13 @@ async fn who_has_paid_does_not_time_out_when_the_other_hold_ends_unheard() {
 }
 
 #[tokio::test]
-async fn in_whatever_order_it_is_heard_a_paid_place_is_completed_once() {
+async fn a_paid_place_completes_once_in_any_order_of_events() {
     let orders = permutations(4);
     assert_eq!(orders.len(), 24);
     for order in orders {
         let mut harness = Harness::open().await;
         harness.admit(1).await;
-        harness.said().await;
+        harness.emitted().await;
         for at in &order {
             match at {
                 0 => harness.handle(created(1, fan(0), 300_000), 2_000).await,
@@ -102,13 +106,13 @@ fn permutations(count: usize) -> Vec<Vec<usize>> {
 }
 
 #[tokio::test]
-async fn who_holds_seats_cannot_leave_before_they_are_given_back() {
+async fn a_fan_who_holds_seats_cannot_leave_before_giving_them_back() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
     harness.handle(created(1, fan(0), 300_000), 2_000).await;
-    harness.said().await;
+    harness.emitted().await;
     assert!(harness.leave(fan(0), 3_000).await.unwrap_err().is(codes::HOLDING_SEATS));
-    assert_eq!(harness.said().await, []);
+    assert_eq!(harness.emitted().await, []);
     assert_eq!(harness.state(fan(0), 3_000).await, PlaceState::Active);
     harness.handle(cancelled(1, fan(0), false), 4_000).await;
     harness.leave(fan(0), 4_000).await.unwrap();
@@ -116,7 +120,7 @@ async fn who_holds_seats_cannot_leave_before_they_are_given_back() {
 }
 
 #[tokio::test]
-async fn a_hold_beyond_its_hard_cap_keeps_nobody_from_leaving() {
+async fn a_hold_past_its_hard_cap_does_not_keep_a_fan_from_leaving() {
     let harness = Harness::open().await;
     harness.admit(1).await;
     harness.handle(created(1, fan(0), 30_000), 2_000).await;

@@ -35,7 +35,7 @@ async fn a_fan_who_enters_everywhere_at_once_gets_one_place() {
 }
 
 #[tokio::test]
-async fn what_is_told_of_a_place_reads_as_the_contract_says() {
+async fn the_events_of_a_place_have_the_form_of_the_contract() {
     let mut harness = Harness::open().await;
     harness.enter(fan(7), 0).await.unwrap();
     harness.tick(123).await;
@@ -61,7 +61,7 @@ async fn what_is_told_of_a_place_reads_as_the_contract_says() {
 }
 
 #[tokio::test]
-async fn moments_are_told_to_the_millisecond_in_every_month() {
+async fn times_are_emitted_to_the_millisecond_in_every_month() {
     let admission = Admission { pass_secs: 1, ..ADMISSION };
     for (n, text) in
         ["2028-02-28T23:59:59.007Z", "2027-12-31T23:59:58.999Z", "2100-02-28T12:00:00Z"]
@@ -92,14 +92,14 @@ async fn an_unknown_schedule_is_not_found() {
 }
 
 #[tokio::test]
-async fn who_has_no_place_is_told_so() {
+async fn a_fan_without_a_place_is_not_found() {
     let harness = Harness::open().await;
     assert!(harness.look(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
     assert!(harness.leave(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
 }
 
 #[tokio::test]
-async fn nobody_is_admitted_before_the_room_opens() {
+async fn no_fan_is_admitted_before_the_room_opens() {
     let harness = Harness::open().await;
     let place = harness.enter(fan(1), -30_000).await.unwrap();
     assert_eq!(place.expected_wait_secs, Some(30));
@@ -110,13 +110,13 @@ async fn nobody_is_admitted_before_the_room_opens() {
 }
 
 #[tokio::test]
-async fn first_come_first_served() {
+async fn fans_are_admitted_in_the_order_of_entering() {
     let admission = Admission { active_max: 1_000, ..ADMISSION };
     let mut harness = Harness::open_with(admission, 1_000).await;
     for n in (0..60).rev() {
         harness.enter(fan(n), 0).await.unwrap();
     }
-    harness.said().await;
+    harness.emitted().await;
     harness.tick_through(0..5_000).await;
     let expected: Vec<String> = (0..60).rev().map(|n| format!("activated {n}")).collect();
     assert_eq!(harness.names().await, expected);
@@ -129,14 +129,14 @@ async fn no_second_admits_more_than_the_rate_and_each_is_spread_over_its_ticks()
     for n in 0..100 {
         harness.enter(fan(n), 0).await.unwrap();
     }
-    harness.said().await;
+    harness.emitted().await;
     for second in 0..5 {
         let mut admitted = 0;
         for tick in 0..10 {
             let millis = second * 1_000 + tick * 100;
             harness.tick(millis).await;
             harness.tick(millis + 1).await;
-            let count = harness.said().await.len();
+            let count = harness.emitted().await.len();
             assert!(count <= 2, "{count} at {millis}");
             admitted += count;
         }
@@ -145,7 +145,7 @@ async fn no_second_admits_more_than_the_rate_and_each_is_spread_over_its_ticks()
 }
 
 #[tokio::test]
-async fn a_line_that_runs_empty_again_and_again_does_not_raise_the_rate() {
+async fn a_queue_that_runs_empty_repeatedly_does_not_raise_the_rate() {
     let admission = Admission { active_max: 1_000, per_second: 10, pass_secs: 60 };
     let mut harness = Harness::open_with(admission, 1_000).await;
     for n in 0..50 {
@@ -169,7 +169,7 @@ async fn a_rate_of_one_a_second_admits_one_a_second() {
 }
 
 #[tokio::test]
-async fn never_more_are_active_than_the_cap() {
+async fn active_fans_never_exceed_the_cap() {
     let mut harness = Harness::open().await;
     for n in 0..8 {
         harness.enter(fan(n), 0).await.unwrap();
@@ -189,8 +189,8 @@ async fn a_pass_that_runs_out_makes_room_for_the_next() {
     let mut harness = Harness::open().await;
     harness.admit(5).await;
     harness.enter(fan(5), 1_000).await.unwrap();
-    harness.said().await;
-    // Admitted from 0 on, two at each tick; a hold made last may come a second later.
+    harness.emitted().await;
+    // Admitted from 0 on, two at each tick; a hold made in the last moment may come a second later.
     assert_eq!(harness.tick(60_999).await, 0);
     harness.tick(61_000).await;
     assert_eq!(harness.names().await, ["expired 0 timeout", "expired 1 timeout", "activated 5"]);
@@ -214,20 +214,20 @@ async fn a_tick_that_comes_twice_does_nothing_twice() {
 }
 
 #[tokio::test]
-async fn an_expired_fan_lines_up_again_at_the_end() {
+async fn an_expired_fan_enters_again_at_the_end() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
     harness.tick(61_000).await;
     harness.enter(fan(8), 62_000).await.unwrap();
     let place = harness.enter(fan(0), 62_000).await.unwrap();
     assert_eq!((place.state, place.position), (PlaceState::Waiting, Some(1)));
-    let emitted = harness.said().await;
-    assert_eq!(emitted.last().unwrap().what["place_version"], 4);
-    assert_eq!(emitted.last().unwrap().what["ticket"], 3);
+    let emitted = harness.emitted().await;
+    assert_eq!(emitted.last().unwrap().data["place_version"], 4);
+    assert_eq!(emitted.last().unwrap().data["ticket"], 3);
 }
 
 #[tokio::test]
-async fn positions_close_up_when_somebody_leaves() {
+async fn positions_close_up_when_a_fan_leaves() {
     let mut harness = Harness::open().await;
     for n in 0..5 {
         harness.enter(fan(n), -1_000).await.unwrap();
@@ -235,14 +235,14 @@ async fn positions_close_up_when_somebody_leaves() {
     let left = harness.leave(fan(1), -900).await.unwrap();
     assert_eq!((left.state, left.reason), (PlaceState::Expired, Some(PlaceEnd::Left)));
     assert_eq!(harness.look(fan(4), -900).await.unwrap().position, Some(3));
-    harness.said().await;
+    harness.emitted().await;
     let again = harness.leave(fan(1), -800).await.unwrap();
     assert_eq!(again.reason, Some(PlaceEnd::Left));
-    assert_eq!(harness.said().await, []);
+    assert_eq!(harness.emitted().await, []);
 }
 
 #[tokio::test]
-async fn the_expected_wait_follows_what_the_line_really_does() {
+async fn the_expected_wait_follows_the_measured_pace() {
     let admission = Admission { active_max: 100, per_second: 50, pass_secs: 1_000 };
     let harness = Harness::open_with(admission, 1_000).await;
     for n in 0..400 {
@@ -259,7 +259,7 @@ async fn the_expected_wait_follows_what_the_line_really_does() {
 }
 
 #[tokio::test]
-async fn an_active_place_has_a_pass_that_says_what_it_is_for() {
+async fn the_pass_of_an_active_place_names_fan_schedule_and_version() {
     let harness = Harness::open().await;
     harness.admit(1).await;
     let place = harness.look(fan(0), 1_000).await.unwrap();
@@ -279,7 +279,7 @@ async fn an_active_place_has_a_pass_that_says_what_it_is_for() {
 }
 
 #[tokio::test]
-async fn a_forged_ticket_is_refused_and_another_fans_too() {
+async fn a_forged_ticket_and_that_of_another_fan_are_refused() {
     let harness = Harness::open().await;
     let ticket = harness.enter(fan(1), 0).await.unwrap().ticket.unwrap();
     let stolen = harness.enter_with(fan(2), Some(ticket.clone()), 0).await;
@@ -290,7 +290,7 @@ async fn a_forged_ticket_is_refused_and_another_fans_too() {
 }
 
 #[tokio::test]
-async fn an_old_ticket_gives_nothing_back_to_who_left() {
+async fn an_old_ticket_restores_nothing_for_a_fan_who_left() {
     let harness = Harness::open().await;
     let ticket = harness.enter(fan(1), 0).await.unwrap().ticket;
     harness.enter(fan(2), 0).await.unwrap();
@@ -300,11 +300,11 @@ async fn an_old_ticket_gives_nothing_back_to_who_left() {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_fans_fit_and_the_last_one_knows_the_position() {
+async fn a_hundred_thousand_fans_fit_and_the_last_one_gets_a_position() {
     const FANS: u128 = 100_000;
     let admission = Admission { per_second: 5_000, active_max: 10_000, pass_secs: 60 };
     let harness = Harness::open_with(admission, 100).await;
-    let calls: Vec<_> = (0..FANS).map(|n| enter_act(fan(n))).collect();
+    let calls: Vec<_> = (0..FANS).map(|n| enter_call(fan(n))).collect();
     let began = std::time::Instant::now();
     for calls in calls.chunks(1_000) {
         harness.room.perform(calls, at(-1)).await.unwrap();
@@ -319,19 +319,19 @@ async fn a_hundred_thousand_fans_fit_and_the_last_one_knows_the_position() {
     assert_eq!(harness.look(fan(FANS - 1), 1_000).await.unwrap().position, Some(94_999));
 }
 
-/// More than one tick ends, waiting and ACTIVE.
+/// More waiting and ACTIVE places than one tick ends.
 #[tokio::test]
-async fn a_room_of_more_than_a_tick_ends_is_emptied_to_the_last_fan() {
+async fn a_room_larger_than_one_tick_is_emptied_to_the_last_fan() {
     const FANS: u128 = 3_501;
     let admission = Admission { per_second: 1_000, active_max: 1_200, pass_secs: 60 };
     for is_cancelled in [true, false] {
         let mut harness = Harness::open_with(admission, 100).await;
-        let calls: Vec<_> = (0..FANS).map(|n| enter_act(fan(n))).collect();
+        let calls: Vec<_> = (0..FANS).map(|n| enter_call(fan(n))).collect();
         for calls in calls.chunks(1_000) {
             harness.room.perform(calls, at(-1)).await.unwrap();
         }
         harness.tick_through(0..2_000).await;
-        harness.said().await;
+        harness.emitted().await;
         let from = if is_cancelled {
             harness.handle(crate::harness::cancelled_schedule(), 2_000).await;
             2_000
@@ -342,16 +342,16 @@ async fn a_room_of_more_than_a_tick_ends_is_emptied_to_the_last_fan() {
         let mut ticks = 0;
         while harness.tick(from + ticks * 100).await > 0 {
             ticks += 1;
-            assert!(ticks < 20, "it does not come to an end");
+            assert!(ticks < 20, "the ticks do not end");
         }
-        let emitted = harness.said().await;
-        let fans: std::collections::BTreeSet<_> = emitted.iter().map(|said| said.about).collect();
+        let emitted = harness.emitted().await;
+        let fans: std::collections::BTreeSet<_> = emitted.iter().map(|event| event.about).collect();
         assert_eq!((emitted.len(), fans.len()), (FANS as usize, FANS as usize));
-        assert!(emitted.iter().all(|said| said.event == "queue.expired"));
+        assert!(emitted.iter().all(|event| event.event == "queue.expired"));
         assert!(ticks > 3, "a tick ends a thousand at most: {ticks}");
     }
 }
 
-fn enter_act(user: UserId) -> mesh::valkey::FunctionCall {
+fn enter_call(user: UserId) -> mesh::valkey::FunctionCall {
     mesh::valkey::FunctionCall::new("enter").arg(SCHEDULE).arg(user).arg("")
 }

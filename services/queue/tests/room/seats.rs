@@ -1,4 +1,4 @@
-//! Nothing left to sell, and something again.
+//! Sold-out rooms, and seats that come back on sale.
 
 use events::{
     codes,
@@ -8,20 +8,20 @@ use events::{
 
 use crate::harness::{Harness, cancelled, completed, failed, fan, paid};
 
-/// All ten seats are paid by somebody else; fan 0 is ACTIVE, and five wait behind.
+/// Another fan has paid for all ten seats; fan 0 is ACTIVE, and five fans wait.
 async fn sold_out() -> Harness {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
     for n in 1..6 {
         harness.enter(fan(n), 1_000).await.unwrap();
     }
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(paid(1, fan(50), 10), 1_000).await;
     harness
 }
 
 #[tokio::test]
-async fn when_every_seat_is_sold_who_waits_is_sent_home() {
+async fn when_every_seat_is_sold_waiting_places_expire() {
     let mut harness = sold_out().await;
     assert!(harness.enter(fan(9), 1_000).await.unwrap_err().is(codes::SOLD_OUT));
     harness.tick(1_000).await;
@@ -36,7 +36,7 @@ async fn when_every_seat_is_sold_who_waits_is_sent_home() {
 }
 
 #[tokio::test]
-async fn a_seat_given_back_opens_the_room_again() {
+async fn a_cancelled_sale_opens_the_room_again() {
     let harness = sold_out().await;
     harness.tick(1_000).await;
     harness.handle(cancelled(1, fan(50), true), 2_000).await;
@@ -48,7 +48,7 @@ async fn a_seat_given_back_opens_the_room_again() {
 }
 
 #[tokio::test]
-async fn the_same_seats_are_counted_once_however_often_they_are_heard_of() {
+async fn seats_of_a_payment_that_comes_repeatedly_are_counted_once() {
     let harness = Harness::open().await;
     for _ in 0..3 {
         harness.handle(paid(1, fan(50), 4), 1_000).await;
@@ -59,7 +59,7 @@ async fn the_same_seats_are_counted_once_however_often_they_are_heard_of() {
 }
 
 #[tokio::test]
-async fn seats_whose_return_was_heard_first_are_never_counted() {
+async fn seats_whose_cancellation_comes_before_the_payment_are_never_counted() {
     let harness = Harness::open().await;
     harness.handle(cancelled(1, fan(50), true), 1_000).await;
     harness.handle(paid(1, fan(50), 10), 1_000).await;
@@ -67,14 +67,14 @@ async fn seats_whose_return_was_heard_first_are_never_counted() {
 }
 
 #[tokio::test]
-async fn a_hold_that_is_cancelled_gives_no_sold_seats_back() {
+async fn a_cancelled_hold_returns_no_sold_seats() {
     let harness = sold_out().await;
     harness.handle(cancelled(2, fan(1), false), 1_500).await;
     assert!(harness.enter(fan(9), 1_500).await.unwrap_err().is(codes::SOLD_OUT));
 }
 
 #[tokio::test]
-async fn seats_sold_before_the_schedule_was_heard_of_count() {
+async fn seats_sold_before_the_schedule_is_known_count() {
     let harness = Harness::empty().await;
     harness.handle(paid(1, fan(50), 10), 0).await;
     let opened = crate::harness::opened(crate::harness::SCHEDULE, crate::harness::ADMISSION, 10);
@@ -83,10 +83,10 @@ async fn seats_sold_before_the_schedule_was_heard_of_count() {
 }
 
 #[tokio::test]
-async fn who_lost_the_hold_of_a_sold_out_show_is_returned_and_sent_home() {
+async fn a_fan_with_a_lost_hold_of_a_sold_out_show_is_returned_and_then_expires() {
     let mut harness = sold_out().await;
     harness.tick(1_000).await;
-    harness.said().await;
+    harness.emitted().await;
     harness.handle(failed(7, fan(0), HoldGone, 900), 1_100).await;
     harness.tick(1_200).await;
     assert_eq!(harness.names().await, ["returned 0", "expired 0 sold_out"]);

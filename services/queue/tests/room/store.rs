@@ -1,4 +1,4 @@
-//! The store itself: what it remembers, and what becomes of it when it is lost.
+//! The store: idempotency keys, restarts, and rebuilds after a loss.
 
 use bytes::Bytes;
 use events::{codes, concert::ScheduleState, queue::PlaceState};
@@ -11,8 +11,8 @@ use mesh::{
 use queue::{Config, Known, Room};
 
 use crate::harness::{
-    ADMISSION, Harness, PAGE, SCHEDULE, at, completed, created, emitted, fan, hold, hold_expired,
-    opened, pages, paid, schedule_stated, seat_stated, withdrawn,
+    ADMISSION, BATCH, Harness, SCHEDULE, at, batches, completed, created, fan, hold, hold_expired,
+    known, opened, paid, schedule_stated, seat_stated, withdrawn,
 };
 
 fn key(scope: u8, body: u8) -> Idempotency {
@@ -20,7 +20,7 @@ fn key(scope: u8, body: u8) -> Idempotency {
 }
 
 #[tokio::test]
-async fn the_same_key_and_body_give_the_stored_answer_and_another_body_is_refused() {
+async fn a_repeated_key_gives_the_stored_answer_and_another_body_is_refused() {
     let harness = Harness::open().await;
     harness.enter(fan(0), 0).await.unwrap();
     let first = harness.enter_once(fan(1), &key(1, 1), 0).await.unwrap();
@@ -34,7 +34,7 @@ async fn the_same_key_and_body_give_the_stored_answer_and_another_body_is_refuse
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_kept_under_its_key() {
+async fn a_refusal_is_not_stored_under_its_key() {
     let harness = Harness::empty().await;
     assert!(harness.enter_once(fan(1), &key(1, 1), 0).await.unwrap_err().is(codes::NOT_FOUND));
     harness.handle(opened(SCHEDULE, ADMISSION, 10), 0).await;
@@ -42,7 +42,7 @@ async fn a_refusal_is_not_kept_under_its_key() {
 }
 
 #[tokio::test]
-async fn an_event_carries_the_saga_the_cause_and_the_span_it_came_from() {
+async fn an_event_carries_its_saga_cause_and_parent_span() {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let mut harness = Harness::open().await;
     harness.admit(1).await;
@@ -58,7 +58,7 @@ async fn an_event_carries_the_saga_the_cause_and_the_span_it_came_from() {
 }
 
 #[tokio::test]
-async fn a_killed_valkey_comes_back_with_everything_it_answered_for() {
+async fn a_killed_valkey_comes_back_with_everything_it_acknowledged() {
     let harness = Harness::open().await;
     harness.admit(2).await;
     harness.enter(fan(2), 1_000).await.unwrap();
@@ -66,13 +66,13 @@ async fn a_killed_valkey_comes_back_with_everything_it_answered_for() {
     harness.valkey.server().kill();
     assert!(harness.look(fan(2), 1_000).await.unwrap_err().is(codes::UNAVAILABLE));
     harness.valkey.server().restart().await.unwrap();
-    let after = until_it_answers(&harness).await;
+    let after = wait_for_answer(&harness).await;
     assert_eq!(after, before);
     assert_eq!(harness.state(fan(0), 1_000).await, PlaceState::Active);
 }
 
-/// The connection finds its way back by itself.
-async fn until_it_answers(harness: &Harness) -> events::queue::Place {
+/// Waits for the connection to come back by itself.
+async fn wait_for_answer(harness: &Harness) -> events::queue::Place {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {
         match harness.look(fan(2), 1_000).await {
@@ -84,7 +84,7 @@ async fn until_it_answers(harness: &Harness) -> events::queue::Place {
 }
 
 #[tokio::test]
-async fn an_emptied_store_takes_nothing_in_until_it_is_rebuilt() {
+async fn an_emptied_store_handles_nothing_until_it_is_rebuilt() {
     let harness = Harness::open().await;
     redis(&harness, &["FLUSHALL"]).await;
     redis(&harness, &["FUNCTION", "FLUSH"]).await;
@@ -99,8 +99,8 @@ async fn an_emptied_store_takes_nothing_in_until_it_is_rebuilt() {
     assert!(harness.look(fan(0), 0).await.unwrap_err().is(codes::NOT_FOUND));
 }
 
-/// A room with a fan in every state, and everything that was said of it.
-async fn lived_in() -> (Harness, Vec<Known>) {
+/// A room with a fan in every state, and everything that it can be rebuilt from.
+async fn used_room() -> (Harness, Vec<Known>) {
     let mut harness = Harness::open().await;
     harness.admit(5).await;
     for n in 5..9 {
@@ -113,58 +113,62 @@ async fn lived_in() -> (Harness, Vec<Known>) {
     harness.handle(created(4, fan(4), 400_000), 1_000).await;
     harness.handle(paid(5, fan(4), 1), 1_000).await;
     harness.leave(fan(6), 1_000).await.unwrap();
-    let mut said: Vec<Known> = harness
+    let mut known_items: Vec<Known> = harness
         .rows()
         .await
         .into_iter()
         .map(|row| Known::Event(row.subject, row.payload))
         .collect();
-    said.push(emitted(&opened(SCHEDULE, ADMISSION, 10)));
-    said.push(emitted(&created(1, fan(2), 400_000)));
-    said.push(emitted(&paid(3, fan(3), 4)));
-    said.push(emitted(&created(4, fan(4), 400_000)));
-    said.push(emitted(&paid(5, fan(4), 1)));
-    said.push(emitted(&withdrawn(fan(77))));
-    said.push(emitted(&crate::harness::failed(9, fan(1), hold_gone, 1_000)));
-    said.push(Known::Event("onsale.queue.waiting.v1.-".into(), Bytes::from_static(b"rubbish")));
-    for known in [
+    known_items.push(known(&opened(SCHEDULE, ADMISSION, 10)));
+    known_items.push(known(&created(1, fan(2), 400_000)));
+    known_items.push(known(&paid(3, fan(3), 4)));
+    known_items.push(known(&created(4, fan(4), 400_000)));
+    known_items.push(known(&paid(5, fan(4), 1)));
+    known_items.push(known(&withdrawn(fan(77))));
+    known_items.push(known(&crate::harness::failed(9, fan(1), hold_gone, 1_000)));
+    known_items
+        .push(Known::Event("onsale.queue.waiting.v1.-".into(), Bytes::from_static(b"rubbish")));
+    for seat in [
         seat_stated(1, fan(2), 1, false),
         seat_stated(3, fan(3), 4, true),
         seat_stated(3, fan(3), 4, true),
         seat_stated(4, fan(4), 1, false),
         seat_stated(5, fan(4), 1, true),
     ] {
-        said.push(known);
+        known_items.push(seat);
     }
-    (harness, said)
+    (harness, known_items)
 }
 
 #[tokio::test]
-async fn a_room_is_rebuilt_from_what_was_said_in_whatever_order() {
+async fn a_room_is_rebuilt_from_its_events_in_any_order() {
     for is_backwards in [false, true] {
-        let (mut harness, mut said) = lived_in().await;
+        let (mut harness, mut known_items) = used_room().await;
         let mut before = Vec::new();
         for n in 0..9 {
             before.push(harness.look(fan(n), 2_000).await.unwrap());
         }
         redis(&harness, &["FLUSHALL"]).await;
         if is_backwards {
-            said.reverse();
+            known_items.reverse();
         }
-        // A second seat of one sale is left out when it stands on the same page as the first.
+        // The second seat of a sale is left out when it is in the same batch as the first.
         let is_twin = |known: &Known| matches!(known, Known::Seat(_, it) if it.seat.0 == "A-1-3");
-        let twin = said.iter().position(is_twin).unwrap();
-        let is_left_out = twin / PAGE == (twin + 1) / PAGE;
-        let count = said.len() as u64 - 2 - u64::from(is_left_out);
-        let rebuilt = queue::rebuild(&harness.room, pages(said), at(2_000)).await.unwrap();
-        assert_eq!(rebuilt, count, "all but the failed payment, the rubbish, and such a seat");
-        harness.said().await;
+        let twin = known_items.iter().position(is_twin).unwrap();
+        let is_left_out = twin / BATCH == (twin + 1) / BATCH;
+        let count = known_items.len() as u64 - 2 - u64::from(is_left_out);
+        let rebuilt = queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+        assert_eq!(
+            rebuilt, count,
+            "all but the failed payment, the rubbish, and such a second seat"
+        );
+        harness.emitted().await;
         for (n, before) in (0..9).zip(before) {
             let after = harness.look(fan(n), 2_000).await.unwrap();
             assert_eq!(after, before, "fan {n}, backwards: {is_backwards}");
         }
-        // A hold still keeps its place, also of who has paid for another one, and the next
-        // number is a new one.
+        // A hold still keeps its place, also that of a fan who has paid for another hold, and the
+        // next number is a new one.
         harness.tick_through(61_000..61_300).await;
         for n in [2, 4] {
             assert_eq!(harness.state(fan(n), 61_300).await, PlaceState::Active);
@@ -172,62 +176,62 @@ async fn a_room_is_rebuilt_from_what_was_said_in_whatever_order() {
         harness.handle(hold_expired(4, fan(4)), 61_300).await;
         assert_eq!(harness.state(fan(4), 61_300).await, PlaceState::Completed);
         harness.enter(fan(20), 61_300).await.unwrap();
-        let emitted = harness.said().await;
-        assert_eq!(emitted.last().unwrap().what["ticket"], 1_000_010);
+        let emitted = harness.emitted().await;
+        assert_eq!(emitted.last().unwrap().data["ticket"], 1_000_010);
         assert!(harness.enter(fan(77), 61_300).await.unwrap_err().is(codes::ACCOUNT_CLOSING));
     }
 }
 
 #[tokio::test]
-async fn a_rebuilding_that_is_begun_anew_changes_nothing_twice() {
-    let (mut harness, said) = lived_in().await;
+async fn a_rebuild_that_is_started_again_changes_nothing_twice() {
+    let (mut harness, known_items) = used_room().await;
     redis(&harness, &["FLUSHALL"]).await;
-    queue::rebuild(&harness.room, pages(said.clone()), at(2_000)).await.unwrap();
+    queue::rebuild(&harness.room, batches(known_items.clone()), at(2_000)).await.unwrap();
     let before = harness.look(fan(5), 2_000).await.unwrap();
     redis(&harness, &["DEL", "{queue}:whole"]).await;
-    queue::rebuild(&harness.room, pages(said), at(2_000)).await.unwrap();
+    queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
     assert_eq!(harness.look(fan(5), 2_000).await.unwrap(), before);
-    assert_eq!(harness.said().await, [], "nothing is told again");
+    assert_eq!(harness.emitted().await, [], "nothing is emitted again");
 }
 
 #[tokio::test]
-async fn a_room_is_made_of_what_its_neighbours_own_where_the_streams_have_forgotten_it() {
+async fn a_room_is_rebuilt_from_stated_schedules_and_seats_without_stream_events() {
     let harness = Harness::open().await;
     redis(&harness, &["FLUSHALL"]).await;
-    let known = vec![
+    let known_items = vec![
         schedule_stated(10, ScheduleState::Open),
         seat_stated(1, fan(1), 2, true),
         seat_stated(2, fan(2), 7, true),
         seat_stated(3, fan(3), 1, false),
     ];
-    queue::rebuild(&harness.room, pages(known), at(2_000)).await.unwrap();
+    queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
     harness.enter(fan(3), 2_000).await.unwrap();
     harness.tick_through(2_000..2_300).await;
     assert_eq!(harness.state(fan(3), 2_300).await, PlaceState::Active);
     assert!(harness.leave(fan(3), 2_300).await.unwrap_err().is(codes::HOLDING_SEATS));
-    // Nine seats are sold: with the tenth the room is closed, and what was counted is no news.
+    // Nine seats are sold: the tenth closes the room, and a counted payment is not counted again.
     harness.handle(paid(2, fan(2), 7), 2_300).await;
     harness.enter(fan(4), 2_300).await.unwrap();
     harness.handle(paid(3, fan(3), 1), 2_300).await;
     assert!(harness.enter(fan(5), 2_300).await.unwrap_err().is(codes::SOLD_OUT));
 }
 
-/// The reservation service takes every pass up to the version that has ended for void.
+/// The reservation service treats every pass up to the ended version as void.
 #[tokio::test]
-async fn who_enters_a_rebuilt_room_is_above_every_version_that_it_has_forgotten() {
+async fn a_place_in_a_rebuilt_room_has_a_version_above_every_lost_one() {
     let mut harness = Harness::open().await;
     let mut last = 0;
     for now in [2_000, 5_000, 8_000] {
         redis(&harness, &["FLUSHALL"]).await;
-        let known = vec![schedule_stated(10, ScheduleState::Open)];
-        queue::rebuild(&harness.room, pages(known), at(now)).await.unwrap();
-        harness.said().await;
+        let known_items = vec![schedule_stated(10, ScheduleState::Open)];
+        queue::rebuild(&harness.room, batches(known_items), at(now)).await.unwrap();
+        harness.emitted().await;
         for _ in 0..5 {
             harness.enter(fan(1), now).await.unwrap();
             harness.leave(fan(1), now).await.unwrap();
         }
-        for emitted in harness.said().await {
-            let version = emitted.what["place_version"].as_u64().unwrap();
+        for emitted in harness.emitted().await {
+            let version = emitted.data["place_version"].as_u64().unwrap();
             assert!(version > last, "{version} after {last}");
             last = version;
         }
@@ -235,57 +239,58 @@ async fn who_enters_a_rebuilt_room_is_above_every_version_that_it_has_forgotten(
 }
 
 #[tokio::test]
-async fn a_show_that_was_called_off_is_called_off_in_a_room_that_is_rebuilt() {
+async fn a_cancelled_show_is_cancelled_in_a_rebuilt_room() {
     let harness = Harness::open().await;
     redis(&harness, &["FLUSHALL"]).await;
-    let known = vec![schedule_stated(10, ScheduleState::Cancelled)];
-    queue::rebuild(&harness.room, pages(known), at(2_000)).await.unwrap();
+    let known_items = vec![schedule_stated(10, ScheduleState::Cancelled)];
+    queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
     assert!(harness.enter(fan(3), 2_000).await.unwrap_err().is(codes::SCHEDULE_CANCELLED));
 }
 
 /// The payment is read before the other hold that keeps the place.
 #[tokio::test]
-async fn nothing_follows_from_an_event_while_not_everything_was_taken_in() {
+async fn nothing_follows_from_an_event_during_a_rebuild() {
     let mut harness = Harness::open().await;
     harness.admit(1).await;
     harness.handle(created(2, fan(0), 400_000), 1_000).await;
     harness.handle(paid(1, fan(0), 1), 1_000).await;
     assert_eq!(harness.state(fan(0), 1_000).await, PlaceState::Active);
     let rows = harness.rows().await;
-    let mut said: Vec<Known> =
+    let mut known_items: Vec<Known> =
         rows.into_iter().map(|row| Known::Event(row.subject, row.payload)).collect();
-    said.push(schedule_stated(10, ScheduleState::Open));
-    said.push(emitted(&paid(1, fan(0), 1)));
-    said.push(emitted(&hold_expired(7, fan(0))));
-    said.push(emitted(&created(2, fan(0), 400_000)));
+    known_items.push(schedule_stated(10, ScheduleState::Open));
+    known_items.push(known(&paid(1, fan(0), 1)));
+    known_items.push(known(&hold_expired(7, fan(0))));
+    known_items.push(known(&created(2, fan(0), 400_000)));
     redis(&harness, &["FLUSHALL"]).await;
-    queue::rebuild(&harness.room, pages(said), at(1_500)).await.unwrap();
+    queue::rebuild(&harness.room, batches(known_items), at(1_500)).await.unwrap();
     assert_eq!(harness.state(fan(0), 1_500).await, PlaceState::Active);
-    assert_eq!(harness.said().await, [], "nothing was decided");
+    assert_eq!(harness.emitted().await, [], "nothing was decided");
     harness.handle(hold_expired(2, fan(0)), 2_000).await;
     assert_eq!(harness.names().await, ["completed 0"]);
 }
 
 #[tokio::test]
-async fn a_room_that_went_wrong_is_mended_in_place_and_every_place_stays() {
+async fn a_corrupt_room_is_rebuilt_in_place_and_every_place_stays() {
     let mut harness = Harness::open().await;
     harness.admit(2).await;
     harness.enter(fan(5), 1_000).await.unwrap();
     harness.handle(paid(1, fan(0), 4), 1_000).await;
     let before = harness.look(fan(5), 1_000).await.unwrap();
-    harness.said().await;
+    harness.emitted().await;
     let room = format!("{{queue}}:room:{SCHEDULE}");
     let sold = format!("{{queue}}:sold:{SCHEDULE}");
     redis(&harness, &["HSET", &room, "sold", "10", "per_second", "0", "cancelled", "1"]).await;
     redis(&harness, &["HSET", &sold, &hold(77).to_string(), "6"]).await;
     harness.room.unseal().await.unwrap();
     assert!(harness.look(fan(5), 1_000).await.unwrap_err().is(codes::UNAVAILABLE));
-    let known = vec![schedule_stated(10, ScheduleState::Open), seat_stated(1, fan(0), 4, true)];
-    queue::rebuild(&harness.room, pages(known), at(1_000)).await.unwrap();
+    let known_items =
+        vec![schedule_stated(10, ScheduleState::Open), seat_stated(1, fan(0), 4, true)];
+    queue::rebuild(&harness.room, batches(known_items), at(1_000)).await.unwrap();
     assert_eq!(harness.look(fan(5), 1_000).await.unwrap(), before);
     assert_eq!(harness.state(fan(1), 1_000).await, PlaceState::Active);
-    assert_eq!(harness.said().await, []);
-    // Six are left, not more and not fewer.
+    assert_eq!(harness.emitted().await, []);
+    // Exactly six seats are left.
     harness.handle(paid(2, fan(50), 5), 1_100).await;
     harness.enter(fan(6), 1_100).await.unwrap();
     harness.handle(paid(3, fan(51), 1), 1_100).await;
@@ -293,16 +298,16 @@ async fn a_room_that_went_wrong_is_mended_in_place_and_every_place_stays() {
 }
 
 #[tokio::test]
-async fn two_do_not_rebuild_a_room_at_once_and_whoever_lost_the_right_writes_nothing() {
+async fn only_one_instance_rebuilds_at_once_and_one_that_lost_the_lock_writes_nothing() {
     let harness = Harness::open().await;
     redis(&harness, &["FLUSHALL"]).await;
-    let first = harness.room.begin_restoring().await.unwrap().expect("nobody is at it");
+    let first = harness.room.begin_restoring().await.unwrap().expect("no other rebuild");
     let second = queue::rebuild(&harness.room, stream::empty(), at(0)).await;
     assert!(matches!(second, Err(Failure::Contended(_))), "{second:?}");
-    // One that was paused for long finds that another has it.
+    // An instance that was paused for long finds that another has the lock.
     redis(&harness, &["DEL", "{queue}:shadow"]).await;
-    let known = vec![schedule_stated(10, ScheduleState::Open)];
-    queue::rebuild(&harness.room, pages(known), at(0)).await.unwrap();
+    let known_items = vec![schedule_stated(10, ScheduleState::Open)];
+    queue::rebuild(&harness.room, batches(known_items), at(0)).await.unwrap();
     let call = mesh::valkey::FunctionCall::new("cancel").arg(SCHEDULE);
     assert!(matches!(first.perform(&[call], at(0)).await, Err(Failure::Contended(_))));
     assert!(matches!(first.seal().await, Err(Failure::Contended(_))));
@@ -310,21 +315,21 @@ async fn two_do_not_rebuild_a_room_at_once_and_whoever_lost_the_right_writes_not
 }
 
 #[tokio::test]
-async fn a_store_that_is_whole_is_not_rebuilt() {
-    let (harness, said) = lived_in().await;
-    let count = queue::rebuild(&harness.room, pages(said), at(2_000)).await.unwrap();
+async fn a_whole_store_is_not_rebuilt() {
+    let (harness, known_items) = used_room().await;
+    let count = queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
     assert_eq!(count, 0);
 }
 
 #[tokio::test]
-async fn a_ticket_gives_the_old_number_back_when_the_place_was_never_said() {
+async fn a_ticket_restores_the_number_of_a_place_whose_event_was_lost() {
     let harness = Harness::open().await;
     harness.enter(fan(0), -9).await.unwrap();
     let ticket = harness.enter(fan(1), -8).await.unwrap().ticket;
     redis(&harness, &["FLUSHALL"]).await;
-    let said = vec![emitted(&opened(SCHEDULE, ADMISSION, 10))];
-    queue::rebuild(&harness.room, pages(said), at(-7)).await.unwrap();
-    // The keys were put back by who still had them; somebody else has come meanwhile.
+    let known_items = vec![known(&opened(SCHEDULE, ADMISSION, 10))];
+    queue::rebuild(&harness.room, batches(known_items), at(-7)).await.unwrap();
+    // The instance that still had the keys wrote them back; other fans have entered meanwhile.
     harness.enter(fan(5), -6).await.unwrap();
     harness.enter(fan(6), -6).await.unwrap();
     harness.enter(fan(7), -6).await.unwrap();
@@ -334,12 +339,12 @@ async fn a_ticket_gives_the_old_number_back_when_the_place_was_never_said() {
 }
 
 #[tokio::test]
-async fn two_instances_agree_on_their_keys() {
+async fn two_instances_share_their_keys() {
     let harness = Harness::open().await;
     let second = Valkey::<Room>::new(harness.valkey.server().url(), Config::default()).unwrap();
     second.config().signer.refresh(&second, at(1)).await.unwrap();
     assert_eq!(second.config().signer.jwks(), harness.room.config().signer.jwks());
-    // A day later one of them rotates, and the other takes the new key over.
+    // A day later one of them rotates the keys, and the other loads the new one.
     let tomorrow = at(25 * 3_600_000);
     second.config().signer.refresh(&second, tomorrow).await.unwrap();
     harness.room.config().signer.refresh(&harness.room, tomorrow).await.unwrap();

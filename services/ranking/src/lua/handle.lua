@@ -1,7 +1,7 @@
--- What is heard of schedules and payments: each may come twice, also under another id, late,
--- or before what it follows from.
+-- Handles the events of schedules and payments. Each of them may come twice, also under another
+-- id, late, or before the event that it follows from.
 
-local function unheard_of()
+local function unknown_schedule()
   return not_yet('not_found', 'There is no such schedule.')
 end
 
@@ -16,8 +16,8 @@ function writes.open(id, concert, title, opens_at, starts_at, total)
   redis.call('HSET', key('titles'), concert, title)
 end
 
--- A show that was called off has no place among the fastest. Its money goes back, and each
--- return takes its seats out of what was sold.
+-- A cancelled show is not among the fastest. Its payments are refunded, and each refund subtracts
+-- its seats.
 function writes.cancel(id, concert)
   redis.call('HSET', key('schedule:' .. id), 'cancelled', '1')
   redis.call('SADD', key('schedules'), id)
@@ -28,7 +28,7 @@ end
 function writes.sell(id, payment, seats, sold_at)
   local schedule = schedule_of(id)
   if not schedule then
-    return unheard_of()
+    return unknown_schedule()
   end
   local sale = sale_of(schedule, payment)
   if sale.sold_at then
@@ -41,14 +41,14 @@ function writes.sell(id, payment, seats, sold_at)
     set(schedule, 'net', (schedule.net or 0) + sale.seats)
     count(schedule.concert, sale.sold_at, sale.seats)
   end
-  judge(schedule, sale.sold_at)
+  update_sell_out(schedule, sale.sold_at)
 end
 
--- Heard before its sale, a return waits there for it.
-function writes.give_back(id, payment, back_at)
+-- A refund that comes before its sale is stored with it.
+function writes.refund(id, payment, back_at)
   local schedule = schedule_of(id)
   if not schedule then
-    return unheard_of()
+    return unknown_schedule()
   end
   local sale = sale_of(schedule, payment)
   if sale.back_at then
@@ -60,5 +60,5 @@ function writes.give_back(id, payment, back_at)
     set(schedule, 'net', schedule.net - sale.seats)
     count(schedule.concert, sale.sold_at, -sale.seats)
   end
-  judge(schedule, sale.back_at)
+  update_sell_out(schedule, sale.back_at)
 end

@@ -1,15 +1,15 @@
-//! Sales and returns: once, twice, under another id, late, out of order.
+//! Sales and refunds: once, twice, under another id, late, out of order.
 
 use events::{EventId, codes, ranking::Window};
 use mesh::Outcome;
 use uuid::Uuid;
 
-use crate::harness::{Harness, concert, opened, returned, schedule, sold};
+use crate::harness::{Harness, concert, opened, refunded, schedule, sold};
 
 const AT: i64 = 1_000;
 
 #[tokio::test]
-async fn what_sold_most_comes_first() {
+async fn the_concert_that_sold_most_comes_first() {
     let harness = Harness::open().await;
     harness.handle(opened(2, concert(2), 10), 0).await;
     harness.handle(opened(3, concert(2), 10), 0).await;
@@ -34,14 +34,14 @@ async fn a_sale_that_comes_twice_counts_once() {
 }
 
 #[tokio::test]
-async fn a_payment_counts_once_under_however_many_event_ids() {
+async fn a_payment_counts_once_under_several_event_ids() {
     let harness = Harness::open().await;
     for _ in 0..3 {
         harness.handle(sold(1, schedule(1), 2, 500), AT).await;
     }
     assert_eq!(harness.sold(Window::Hour, AT).await, [(concert(1), 2)]);
     for _ in 0..3 {
-        harness.handle(returned(1, schedule(1), 700), AT).await;
+        harness.handle(refunded(1, schedule(1), 700), AT).await;
     }
     assert_eq!(harness.sold(Window::Hour, AT).await, []);
     harness.handle(sold(1, schedule(1), 2, 500), AT).await;
@@ -49,18 +49,18 @@ async fn a_payment_counts_once_under_however_many_event_ids() {
 }
 
 #[tokio::test]
-async fn a_return_takes_as_many_seats_out_as_the_sale_put_in() {
+async fn a_refund_subtracts_as_many_seats_as_the_sale_added() {
     let harness = Harness::open().await;
     harness.handle(sold(1, schedule(1), 4, 500), AT).await;
     harness.handle(sold(2, schedule(1), 1, 500), AT).await;
-    harness.handle(returned(1, schedule(1), 700), AT).await;
+    harness.handle(refunded(1, schedule(1), 700), AT).await;
     assert_eq!(harness.sold(Window::Week, AT).await, [(concert(1), 1)]);
 }
 
 #[tokio::test]
-async fn a_return_that_is_heard_before_its_sale_waits_for_it() {
+async fn a_refund_that_comes_before_its_sale_waits_for_it() {
     let harness = Harness::open().await;
-    harness.handle(returned(1, schedule(1), 700), AT).await;
+    harness.handle(refunded(1, schedule(1), 700), AT).await;
     harness.handle(sold(1, schedule(1), 4, 500), AT).await;
     assert_eq!(harness.sold(Window::Hour, AT).await, []);
     harness.handle(sold(2, schedule(1), 1, 500), AT).await;
@@ -68,7 +68,7 @@ async fn a_return_that_is_heard_before_its_sale_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_sale_of_a_schedule_that_is_not_heard_of_comes_again() {
+async fn a_sale_of_an_unknown_schedule_is_retried() {
     let harness = Harness::empty().await;
     let id = EventId(Uuid::now_v7());
     let early = harness.handle_as(sold(1, schedule(1), 4, 500), id, AT).await;
@@ -81,14 +81,14 @@ async fn a_sale_of_a_schedule_that_is_not_heard_of_comes_again() {
 }
 
 #[tokio::test]
-async fn a_payment_that_was_told_without_its_seats_counts_as_one() {
+async fn a_payment_event_without_seats_counts_as_one_seat() {
     let harness = Harness::open().await;
     harness.handle(sold(1, schedule(1), 0, 500), AT).await;
     assert_eq!(harness.sold(Window::Hour, AT).await, [(concert(1), 1)]);
 }
 
 #[tokio::test]
-async fn a_schedule_that_is_opened_twice_is_one() {
+async fn a_schedule_that_is_opened_twice_is_counted_once() {
     let harness = Harness::open().await;
     harness.handle(sold(1, schedule(1), 4, 500), AT).await;
     harness.handle(opened(1, concert(1), 10), AT).await;

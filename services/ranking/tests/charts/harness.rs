@@ -1,4 +1,4 @@
-//! Rankings on a Valkey of their own, and the facts that are told to them.
+//! Rankings on a Valkey of their own, and the events that they consume.
 
 use std::sync::Mutex;
 
@@ -14,7 +14,7 @@ use mesh::{
     valkey::{CallOn, FunctionCall, ReplayedEvent, Valkey},
 };
 use ranking::{Charts, Config};
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 pub const HOUR: i64 = 3_600_000;
@@ -37,7 +37,7 @@ pub fn payment(n: u128) -> PaymentId {
     PaymentId(Uuid::from_u128(0x3000_0000 + n))
 }
 
-/// The schedule `n` of `concert`, with so many seats.
+/// The schedule `n` of a concert, with this many seats.
 pub fn opened(n: u128, concert_id: ConcertId, seats: usize) -> ScheduleOpened {
     ScheduleOpened {
         schedule_id: schedule(n),
@@ -78,8 +78,8 @@ pub fn sold(n: u128, schedule_id: ScheduleId, seats: u32, millis: i64) -> Paymen
     }
 }
 
-/// The money of that payment is back, at that moment.
-pub fn returned(n: u128, schedule_id: ScheduleId, millis: i64) -> PaymentRefunded {
+/// The refund of payment `n`, at that moment.
+pub fn refunded(n: u128, schedule_id: ScheduleId, millis: i64) -> PaymentRefunded {
     PaymentRefunded {
         payment_id: payment(n),
         reservation_id: ReservationId(Uuid::from_u128(n)),
@@ -94,15 +94,15 @@ pub fn returned(n: u128, schedule_id: ScheduleId, millis: i64) -> PaymentRefunde
 
 pub struct Harness {
     pub charts: Valkey<Charts>,
-    pub valkey: Alone,
-    /// Everything that was ever told here, as a stream would have it.
+    pub valkey: Standalone,
+    /// Every event of this test, as the stream has it.
     emitted: Mutex<Vec<(EventId, FunctionCall)>>,
 }
 
 impl Harness {
-    /// A store that is whole and knows no schedule.
+    /// A whole store without schedules.
     pub async fn empty() -> Self {
-        let valkey = Alone::valkey(Options::temporary()).await.unwrap();
+        let valkey = Standalone::valkey(Options::temporary()).await.unwrap();
         let charts = Valkey::<Charts>::new(valkey.server().url(), Config::default()).unwrap();
         charts.begin_replay().await.unwrap().unwrap().swap().await.unwrap();
         Self { charts, valkey, emitted: Mutex::default() }
@@ -115,7 +115,7 @@ impl Harness {
         harness
     }
 
-    /// Takes a fact in, under an event id of its own.
+    /// Handles an event, with an event id of its own.
     pub async fn handle<E: Event>(&self, event: E, millis: i64)
     where
         Charts: CallOn<E>,
@@ -132,7 +132,7 @@ impl Harness {
         self.charts.handle(event, &meta::<E>(id), at(millis)).await.unwrap()
     }
 
-    /// Puts a fact into the stream; nobody hears it yet.
+    /// Adds an event to the stream without handling it.
     pub fn emit<E: Event>(&self, event: &E, id: EventId)
     where
         Charts: CallOn<E>,
@@ -140,7 +140,7 @@ impl Harness {
         self.emitted.lock().unwrap().push((id, self.charts.replaying(event, at(0))));
     }
 
-    /// What a replay reads.
+    /// The events that a replay reads.
     pub fn stream(&self) -> Vec<ReplayedEvent> {
         self.stream_after(0, usize::MAX)
     }
@@ -154,7 +154,7 @@ impl Harness {
         emitted.iter().skip(seq).take(limit).map(stored).collect()
     }
 
-    /// How many facts the stream has.
+    /// How many events the stream has.
     pub fn emitted(&self) -> usize {
         self.emitted.lock().unwrap().len()
     }

@@ -1,4 +1,4 @@
-//! Built anew next to what is live: equal, under traffic, and after everything was lost.
+//! Rebuilds next to the live generation: when idle, under traffic, and after everything was lost.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::harness::{
-    HOUR, Harness, at, cancelled, concert, meta, opened, payment, returned, schedule, sold,
+    HOUR, Harness, at, cancelled, concert, meta, opened, payment, refunded, schedule, sold,
 };
 
 const AT: i64 = 20_000;
 
 /// A few concerts in every state.
-async fn lived_in() -> Harness {
+async fn used_charts() -> Harness {
     let harness = Harness::open().await;
     for n in 2..6 {
         harness.handle(opened(n, concert(n % 3), 10), 0).await;
@@ -32,7 +32,7 @@ async fn lived_in() -> Harness {
         harness.handle(sold(n, schedule(n % 5 + 1), 1, n as i64 * 100), AT).await;
     }
     for n in 0..5 {
-        harness.handle(returned(n * 3, schedule(n * 3 % 5 + 1), 10_000 + n as i64), AT).await;
+        harness.handle(refunded(n * 3, schedule(n * 3 % 5 + 1), 10_000 + n as i64), AT).await;
     }
     harness.handle(sold(50, schedule(2), 3, 11_000), AT).await;
     harness.handle(cancelled(5, concert(2)), AT).await;
@@ -40,9 +40,9 @@ async fn lived_in() -> Harness {
 }
 
 #[tokio::test]
-async fn a_replay_gives_the_same_in_whatever_order_and_takes_the_place_of_what_was_live() {
+async fn a_replay_in_any_order_gives_the_same_rankings_and_replaces_the_live_ones() {
     for is_backwards in [false, true] {
-        let harness = lived_in().await;
+        let harness = used_charts().await;
         let sold_before = harness.sold(Window::Day, AT).await;
         let fastest_before = harness.fastest().await;
         assert!(!sold_before.is_empty() && !fastest_before.is_empty());
@@ -52,11 +52,11 @@ async fn a_replay_gives_the_same_in_whatever_order_and_takes_the_place_of_what_w
         let mut stream = harness.stream();
         let count = stream.len() as u64;
         if is_backwards {
-            // What schedules there are still comes first: those it takes in, the rest after.
+            // Schedules still come first, and everything else after them.
             stream.reverse();
             stream.sort_by_key(|event| !format!("{:?}", event.call).contains("\"open\""));
         }
-        assert!(!replay.compare(at(AT)).await.unwrap().is_none(), "it knows nothing yet");
+        assert!(!replay.compare(at(AT)).await.unwrap().is_none(), "it is empty so far");
         let fed = replay.feed(&stream, at(AT)).await.unwrap();
         assert_eq!(fed, Fed { taken: count, repeats: 0, left_out: 0 });
         let fed = replay.feed(&stream, at(AT)).await.unwrap();
@@ -72,13 +72,13 @@ async fn a_replay_gives_the_same_in_whatever_order_and_takes_the_place_of_what_w
         harness.charts.sweep_generations().await.unwrap();
         let left: Vec<String> =
             harness.redis(&["KEYS", &format!("{{ranking}}:g{}:*", before.unwrap())]).await;
-        assert_eq!(left, [""; 0], "nothing is left of the old one");
+        assert_eq!(left, [""; 0], "nothing is left of the old generation");
     }
 }
 
 #[tokio::test]
-async fn a_generation_that_went_wrong_is_named_and_mended() {
-    let harness = lived_in().await;
+async fn a_corrupt_generation_is_reported_and_repaired() {
+    let harness = used_charts().await;
     let live: String = harness.redis(&["GET", "{ranking}:whole"]).await;
     let counts = format!("{{ranking}}:g{live}:schedule:{}", schedule(1));
     let before = harness.fastest().await;
@@ -97,7 +97,7 @@ async fn a_generation_that_went_wrong_is_named_and_mended() {
 
 #[tokio::test]
 async fn nothing_of_a_shadow_is_read_before_the_swap() {
-    let harness = lived_in().await;
+    let harness = used_charts().await;
     let before = harness.sold(Window::Day, AT).await;
     let replay = harness.charts.begin_replay().await.unwrap().unwrap();
     replay.feed(&harness.stream()[..6], at(AT)).await.unwrap();
@@ -106,11 +106,11 @@ async fn nothing_of_a_shadow_is_read_before_the_swap() {
     harness.charts.sweep_generations().await.unwrap();
     assert_eq!(harness.sold(Window::Day, AT).await, before);
     let generations: Vec<String> = harness.redis(&["SMEMBERS", "{ranking}:generations"]).await;
-    assert_eq!(generations.len(), 1, "what was given up is thrown away");
+    assert_eq!(generations.len(), 1, "the abandoned generation is deleted");
 }
 
 #[tokio::test]
-async fn two_replays_at_once_are_one() {
+async fn only_one_replay_runs_at_once() {
     let harness = Harness::open().await;
     let first = harness.charts.begin_replay().await.unwrap().unwrap();
     assert!(harness.charts.begin_replay().await.unwrap().is_none());
@@ -119,8 +119,8 @@ async fn two_replays_at_once_are_one() {
 }
 
 #[tokio::test]
-async fn a_builder_that_lost_its_lease_can_write_and_swap_nothing() {
-    let harness = lived_in().await;
+async fn a_replay_that_lost_its_lease_can_neither_write_nor_swap() {
+    let harness = used_charts().await;
     let before = harness.sold(Window::Day, AT).await;
     let first = harness.charts.begin_replay().await.unwrap().unwrap();
     let _: i64 = harness.redis(&["DEL", "{ranking}:shadow"]).await;
@@ -128,16 +128,19 @@ async fn a_builder_that_lost_its_lease_can_write_and_swap_nothing() {
     let fed = first.feed(&harness.stream(), at(AT)).await;
     assert!(matches!(fed, Err(Failure::Contended(_))), "{fed:?}");
     assert!(matches!(first.swap().await, Err(Failure::Contended(_))));
-    assert!(!second.compare(at(AT)).await.unwrap().is_none(), "nothing came into the second");
+    assert!(
+        !second.compare(at(AT)).await.unwrap().is_none(),
+        "the first wrote nothing into the second"
+    );
     second.feed(&harness.stream(), at(AT)).await.unwrap();
     second.swap().await.unwrap();
     assert_eq!(harness.sold(Window::Day, AT).await, before);
 }
 
 #[tokio::test]
-async fn what_is_heard_during_a_replay_is_in_both() {
-    let harness = Arc::new(lived_in().await);
-    // So many sales may be made while the replay takes its next step.
+async fn an_event_that_comes_during_a_replay_is_in_both_generations() {
+    let harness = Arc::new(used_charts().await);
+    // How many sales may be made while the replay takes its next step.
     let sales = Arc::new(Semaphore::new(100));
     let seller = tokio::spawn({
         let (harness, sales) = (harness.clone(), sales.clone());
@@ -145,13 +148,13 @@ async fn what_is_heard_during_a_replay_is_in_both() {
             let mut n = 1_000;
             while let Ok(sale) = sales.acquire().await {
                 sale.forget();
-                let house = 100 + n / 50;
+                let hall = 100 + n / 50;
                 if n % 50 == 0 {
-                    harness.handle(opened(house, concert(house), 40), AT).await;
+                    harness.handle(opened(hall, concert(hall), 40), AT).await;
                 }
-                harness.handle(sold(n, schedule(house), 1, 12_000 + n as i64), AT).await;
+                harness.handle(sold(n, schedule(hall), 1, 12_000 + n as i64), AT).await;
                 if n % 7 == 0 {
-                    harness.handle(returned(n, schedule(house), 13_000 + n as i64), AT).await;
+                    harness.handle(refunded(n, schedule(hall), 13_000 + n as i64), AT).await;
                 }
                 n += 1;
             }
@@ -160,13 +163,13 @@ async fn what_is_heard_during_a_replay_is_in_both() {
     });
     for _ in 0..3 {
         let replay = harness.charts.begin_replay().await.unwrap().unwrap();
-        // Piece by piece, to where the stream ended when the reading began.
+        // In batches, up to where the stream ended when the replay began.
         let (mut read, last) = (0, harness.emitted());
         while read < last {
-            let piece = harness.stream_after(read, 100);
-            read += piece.len();
+            let batch = harness.stream_after(read, 100);
+            read += batch.len();
             sales.add_permits(20);
-            replay.feed(&piece, at(AT)).await.unwrap();
+            replay.feed(&batch, at(AT)).await.unwrap();
         }
         let settled = async {
             while !replay.compare(at(AT)).await.unwrap().is_none() {
@@ -174,13 +177,13 @@ async fn what_is_heard_during_a_replay_is_in_both() {
             }
         };
         let within = std::time::Duration::from_secs(30);
-        tokio::time::timeout(within, settled).await.expect("they agree under traffic");
+        tokio::time::timeout(within, settled).await.expect("both agree under traffic");
         replay.swap().await.unwrap();
     }
     sales.close();
     let sold = seller.await.unwrap() - 1_000;
     assert!(sold > 0);
-    // Everything counted while generations came and went is there, once.
+    // Every event handled while generations came and went is counted once.
     let replay = harness.charts.begin_replay().await.unwrap().unwrap();
     replay.feed(&harness.stream(), at(AT)).await.unwrap();
     let difference = replay.compare(at(AT)).await.unwrap();
@@ -188,16 +191,16 @@ async fn what_is_heard_during_a_replay_is_in_both() {
 }
 
 #[tokio::test]
-async fn an_event_that_a_replay_has_read_is_no_news_to_the_live_way_afterwards() {
+async fn an_event_that_a_replay_has_read_is_a_repeat_for_the_consumer_afterwards() {
     let harness = Harness::open().await;
     let id = EventId(Uuid::now_v7());
     let sale = sold(1, schedule(1), 2, 500);
-    // Told, read by the replay, and heard only after the swap.
+    // Emitted, read by the replay, and consumed only after the swap.
     harness.emit(&sale, id);
     let replay = harness.charts.begin_replay().await.unwrap().unwrap();
     replay.feed(&harness.stream(), at(AT)).await.unwrap();
     let difference = replay.compare(at(AT)).await.unwrap();
-    assert!(!difference.is_none(), "the live one has not heard it");
+    assert!(!difference.is_none(), "the live generation has not handled it");
     replay.swap().await.unwrap();
     let meta = meta::<events::payment::PaymentCompleted>(id);
     let outcome = harness.charts.handle(sale, &meta, at(AT)).await.unwrap();
@@ -206,7 +209,7 @@ async fn an_event_that_a_replay_has_read_is_no_news_to_the_live_way_afterwards()
 }
 
 #[tokio::test]
-async fn a_repeat_to_the_live_generation_is_news_to_the_shadow() {
+async fn a_repeat_for_the_live_generation_is_still_handled_by_the_shadow() {
     let harness = Harness::open().await;
     let id = EventId(Uuid::now_v7());
     let sale = || sold(1, schedule(1), 2, 500);
@@ -219,8 +222,8 @@ async fn a_repeat_to_the_live_generation_is_news_to_the_shadow() {
 }
 
 #[tokio::test]
-async fn an_emptied_store_takes_nothing_in_until_it_is_rebuilt() {
-    let harness = lived_in().await;
+async fn an_emptied_store_handles_nothing_until_it_is_rebuilt() {
+    let harness = used_charts().await;
     let (sold_before, fastest) = (harness.sold(Window::Day, AT).await, harness.fastest().await);
     let replay = harness.charts.begin_replay().await.unwrap().unwrap();
     let _: String = harness.redis(&["FLUSHALL"]).await;
@@ -233,13 +236,13 @@ async fn an_emptied_store_takes_nothing_in_until_it_is_rebuilt() {
     let meta = meta::<events::payment::PaymentCompleted>(id);
     let lost = harness.charts.handle(sold(900, schedule(1), 1, 500), &meta, at(AT)).await;
     assert!(matches!(lost, Err(Failure::Emptied)), "{lost:?}");
-    // Who was building next to it finds that everything is gone, and may not swap a part in.
+    // The running replay finds that everything is gone, and may not swap in a part.
     assert!(replay.feed(&harness.stream(), at(AT)).await.is_err());
     assert!(replay.swap().await.is_err());
 
     let replay = harness.charts.begin_replay().await.unwrap().unwrap();
     replay.feed(&harness.stream(), at(AT)).await.unwrap();
-    assert!(!harness.charts.is_whole().await.unwrap(), "half of it is nothing");
+    assert!(!harness.charts.is_whole().await.unwrap(), "it is not whole before the swap");
     replay.swap().await.unwrap();
     harness.charts.check().await.unwrap();
     assert_eq!(harness.sold(Window::Day, AT).await, sold_before);
@@ -247,8 +250,8 @@ async fn an_emptied_store_takes_nothing_in_until_it_is_rebuilt() {
 }
 
 #[tokio::test]
-async fn what_the_streams_have_forgotten_the_owners_state() {
-    let harness = lived_in().await;
+async fn owners_state_what_has_left_the_streams() {
+    let harness = used_charts().await;
     let last = 8 * 24 * HOUR;
     harness.handle(sold(60, schedule(1), 1, last), last).await;
     let now = at(last + 1);
@@ -278,7 +281,7 @@ async fn what_the_streams_have_forgotten_the_owners_state() {
         })
         .collect();
     sales.push(sale(50, 2, 3, 11_000, None));
-    // Known from the stream, and better.
+    // The stream has this sale too, and its event wins.
     sales.push(sale(60, 1, 1, last + 77, None));
     for sales in sales.chunks(7) {
         let calls: Vec<_> = sales.iter().flat_map(ranking::sale_stated).collect();

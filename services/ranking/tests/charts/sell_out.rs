@@ -1,6 +1,6 @@
-//! Sell-outs: when the last seat went, whatever order it was heard in.
+//! Sell-outs: when the last seat was sold, in any order of events.
 
-use crate::harness::{Harness, cancelled, concert, opened, returned, schedule, sold};
+use crate::harness::{Harness, cancelled, concert, opened, refunded, schedule, sold};
 
 #[tokio::test]
 async fn a_show_is_sold_out_by_the_sale_that_reaches_its_seats() {
@@ -23,7 +23,7 @@ async fn a_concert_is_as_fast_as_the_fastest_of_its_schedules() {
     harness.handle(sold(2, schedule(2), 2, 7_000), 9_000).await;
     let after = [(concert(1), schedule(2), 7_000), (concert(2), schedule(3), 8_000)];
     assert_eq!(harness.fastest().await, after);
-    // Called off, it is none of them any more.
+    // A cancelled show is not ranked any more.
     harness.handle(cancelled(2, concert(1)), 9_000).await;
     assert_eq!(harness.fastest().await, before);
     harness.handle(cancelled(1, concert(1)), 9_000).await;
@@ -31,7 +31,7 @@ async fn a_concert_is_as_fast_as_the_fastest_of_its_schedules() {
 }
 
 #[tokio::test]
-async fn a_show_that_was_called_off_first_never_sells_out() {
+async fn a_show_whose_cancellation_comes_first_never_sells_out() {
     let harness = Harness::empty().await;
     harness.handle(cancelled(1, concert(1)), 0).await;
     harness.handle(opened(1, concert(1), 2), 0).await;
@@ -40,28 +40,32 @@ async fn a_show_that_was_called_off_first_never_sells_out() {
 }
 
 #[tokio::test]
-async fn a_return_after_the_last_seat_changes_nothing_and_one_before_it_does() {
+async fn a_refund_after_the_last_seat_changes_nothing_and_one_before_it_does() {
     let harness = Harness::open().await;
     harness.handle(sold(1, schedule(1), 6, 5_000), 5_000).await;
-    harness.handle(returned(1, schedule(1), 6_000), 6_000).await;
+    harness.handle(refunded(1, schedule(1), 6_000), 6_000).await;
     harness.handle(sold(2, schedule(1), 4, 7_000), 7_000).await;
-    assert_eq!(harness.fastest().await, [], "six are free again");
+    assert_eq!(harness.fastest().await, [], "six seats are free again");
     harness.handle(sold(3, schedule(1), 6, 8_000), 8_000).await;
     assert_eq!(harness.fastest().await, [(concert(1), schedule(1), 8_000)]);
-    harness.handle(returned(2, schedule(1), 9_000), 9_000).await;
+    harness.handle(refunded(2, schedule(1), 9_000), 9_000).await;
     harness.handle(sold(4, schedule(1), 4, 10_000), 10_000).await;
-    assert_eq!(harness.fastest().await, [(concert(1), schedule(1), 8_000)], "it was, then");
+    assert_eq!(
+        harness.fastest().await,
+        [(concert(1), schedule(1), 8_000)],
+        "the first sell-out counts"
+    );
 }
 
 #[tokio::test]
-async fn in_whatever_order_it_is_heard_the_last_seat_went_when_it_went() {
-    // Six and four seats sold, the six returned and sold again: the last seat went at 9,000.
+async fn the_time_of_the_sell_out_is_the_same_in_any_order_of_events() {
+    // Six and four seats sold, the six refunded and sold again: the last seat is sold at 9,000.
     for order in orders(&[0, 1, 2, 3]) {
         let harness = Harness::open().await;
         for step in &order {
             match step {
                 0 => harness.handle(sold(1, schedule(1), 6, 5_000), 20_000).await,
-                1 => harness.handle(returned(1, schedule(1), 6_000), 20_000).await,
+                1 => harness.handle(refunded(1, schedule(1), 6_000), 20_000).await,
                 2 => harness.handle(sold(2, schedule(1), 4, 7_000), 20_000).await,
                 _ => harness.handle(sold(3, schedule(1), 6, 9_000), 20_000).await,
             }

@@ -1,4 +1,4 @@
-//! Each flow, then twice, late and out of order.
+//! Each flow in order, then repeated, late and out of order.
 
 use events::{
     codes,
@@ -24,14 +24,14 @@ fn a_granted_hold_owns_all_of_its_seats() {
     assert_eq!((hold.state, hold.amount, hold.expires_at), (Pending, 200, at(301)));
     assert_eq!(harness.owner(1), Some(hold.reservation_id));
     assert_eq!(harness.owner(2), Some(hold.reservation_id));
-    let said = harness.said.remove(0);
-    assert_eq!(said.event, CREATED);
-    assert_eq!(said.body["hold_version"], 1);
-    assert_eq!(said.saga, hold.reservation_id.0, "a hold begins its own saga");
+    let emitted = harness.outbox.remove(0);
+    assert_eq!(emitted.event, CREATED);
+    assert_eq!(emitted.body["hold_version"], 1);
+    assert_eq!(emitted.saga, hold.reservation_id.0, "a hold begins its own saga");
 }
 
 #[test]
-fn a_refused_hold_takes_nothing_tells_nothing_and_is_announced() {
+fn a_refused_hold_takes_no_seat_emits_no_event_and_is_announced() {
     let mut harness = Harness::open();
     harness.reserve(fan(1), &[2]).unwrap();
     harness.emitted();
@@ -54,12 +54,12 @@ fn every_refusal_of_a_hold_has_its_code() {
     assert!(refusal(harness.reserve(fan(1), &[])).is(codes::INVALID));
     assert!(refusal(harness.reserve(fan(1), &[1, 1])).is(codes::INVALID));
     assert!(refusal(harness.hold(fan(1), &[1], None)).is(codes::NOT_ACTIVE));
-    let foreign =
+    let of_another =
         Pass { user_id: fan(2), schedule_id: SHOW, place_version: 1, reserve_until: at(100) };
-    assert!(refusal(harness.hold(fan(1), &[1], Some(foreign.clone()))).is(codes::NOT_ACTIVE));
+    assert!(refusal(harness.hold(fan(1), &[1], Some(of_another.clone()))).is(codes::NOT_ACTIVE));
     assert!(
-        refusal(harness.hold(fan(1), &[], Some(foreign))).is(codes::INVALID),
-        "first things first"
+        refusal(harness.hold(fan(1), &[], Some(of_another))).is(codes::INVALID),
+        "the seats are checked before the pass"
     );
     assert!(refusal(harness.reserve(fan(1), &[1, 99])).is(codes::UNKNOWN_SEAT));
     assert!(refusal(harness.reserve(fan(1), &[1, 2, 3, 4, 5])).is(codes::LIMIT_EXCEEDED));
@@ -71,7 +71,7 @@ fn every_refusal_of_a_hold_has_its_code() {
 }
 
 #[test]
-fn a_hold_before_its_schedule_was_heard_of_is_tried_again() {
+fn a_hold_of_an_unknown_schedule_waits_for_schedule_opened() {
     let mut harness = Harness::empty();
     let answer = harness.reserve(fan(1), &[1]);
     assert!(matches!(answer, Err(Refusal::NotYet(problem)) if problem.is(codes::NOT_FOUND)));
@@ -107,7 +107,7 @@ fn the_pass_of_an_ended_place_is_void_and_a_later_one_is_good() {
     harness.handle(&ended(4)).unwrap();
     assert!(
         refusal(harness.reserve(fan(1), &[2])).is(codes::NOT_ACTIVE),
-        "the pass is of the fifth"
+        "the pass has place version 5"
     );
     let pass =
         Pass { user_id: fan(1), schedule_id: SHOW, place_version: 8, reserve_until: at(200) };
@@ -115,15 +115,15 @@ fn the_pass_of_an_ended_place_is_void_and_a_later_one_is_good() {
 }
 
 #[test]
-fn an_opening_is_taken_in_once() {
+fn an_opening_that_comes_twice_is_handled_once() {
     let mut harness = Harness::open();
     let hold = harness.reserve(fan(1), &[1]).unwrap().reservation_id;
     harness.handle(&opened()).unwrap();
-    assert_eq!(harness.owner(1), Some(hold), "the inventory was not made anew");
+    assert_eq!(harness.owner(1), Some(hold), "the seats were not created again");
 }
 
 #[test]
-fn money_in_time_confirms_and_its_repeat_says_nothing() {
+fn a_debit_in_time_confirms_and_its_repeat_emits_nothing() {
     let mut harness = Harness::open();
     let hold = harness.reserve(fan(1), &[1]).unwrap().reservation_id;
     harness.handle(&harness.extension(hold, payment(1))).unwrap();
@@ -170,28 +170,28 @@ fn a_hold_whose_time_is_up_expires_once_and_frees_its_seats() {
 }
 
 #[test]
-fn money_after_the_end_is_refused_and_the_end_is_told_even_before_the_sweep() {
+fn a_debit_after_the_end_is_refused_and_expires_the_hold_even_before_the_sweep() {
     let mut harness = Harness::open();
     let hold = harness.reserve(fan(1), &[1]).unwrap().reservation_id;
     harness.now = at(301);
     harness.handle(&harness.debited(hold, payment(1))).unwrap();
     assert_eq!(harness.reservation(hold).state, Expired);
     assert_eq!(harness.owner(1), None);
-    let said = std::mem::take(&mut harness.said);
-    assert_eq!([&*said[1].event, &*said[2].event], [EXPIRED, REFUSED]);
-    assert_eq!(said[1].saga, hold.0, "it ends in its own saga");
+    let outbox = std::mem::take(&mut harness.outbox);
+    assert_eq!([&*outbox[1].event, &*outbox[2].event], [EXPIRED, REFUSED]);
+    assert_eq!(outbox[1].saga, hold.0, "it ends in its own saga");
     assert_eq!(
-        (&said[2].body["reason"], &said[2].body["amount"]),
+        (&outbox[2].body["reason"], &outbox[2].body["amount"]),
         (&"expired".into(), &100.into())
     );
     harness.sweep(hold);
     assert!(harness.emitted().is_empty());
     harness.handle(&harness.debited(hold, payment(1))).unwrap();
-    assert_eq!(harness.emitted(), [REFUSED], "the same answer, whose hearer fences by payment");
+    assert_eq!(harness.emitted(), [REFUSED], "the same answer; its consumer fences by payment");
 }
 
 #[test]
-fn money_for_an_unknown_reservation_waits_and_is_then_returned() {
+fn a_debit_for_an_unknown_reservation_waits_and_is_then_refused() {
     let mut harness = Harness::open();
     let hold = harness.reserve(fan(1), &[1]).unwrap().reservation_id;
     let event = PointDebited {
@@ -222,14 +222,14 @@ fn a_late_debit_of_a_former_owner_leaves_the_next_owner_untouched() {
     harness.handle(&late_debit).unwrap();
     harness.sweep(former);
     assert!(refusal(harness.cancel(fan(1), former)).is(codes::NOT_CANCELLABLE));
-    harness.handle(&has_left(fan(1), 1, true)).unwrap();
+    harness.handle(&withdrawn(fan(1), 1, true)).unwrap();
     assert_eq!(harness.emitted(), [REFUSED]);
     assert_eq!(harness.owner(1), Some(next));
     assert_eq!(*harness.reservation(next), before);
 }
 
 #[test]
-fn a_cancelled_hold_is_free_at_once_and_its_money_comes_back() {
+fn the_seats_of_a_cancelled_hold_are_free_at_once_and_a_late_debit_is_refused() {
     let mut harness = Harness::open();
     let hold = harness.reserve(fan(1), &[1]).unwrap().reservation_id;
     assert!(refusal(harness.cancel(fan(2), hold)).is(codes::NOT_FOUND));
@@ -237,63 +237,64 @@ fn a_cancelled_hold_is_free_at_once_and_its_money_comes_back() {
     assert_eq!(harness.cancel(fan(1), hold).unwrap().state, Cancelled);
     assert_eq!(harness.owner(1), None);
     assert!(refusal(harness.cancel(fan(1), hold)).is(codes::NOT_CANCELLABLE));
-    let said = std::mem::take(&mut harness.said);
-    assert_eq!(said[1].event, CANCELLED);
-    assert_eq!((&said[1].body["refund"], &said[1].body["reason"]), (&0.into(), &"by_fan".into()));
-    assert!(said[1].body.get("payment_id").is_none());
+    let outbox = std::mem::take(&mut harness.outbox);
+    assert_eq!(outbox[1].event, CANCELLED);
+    let body = &outbox[1].body;
+    assert_eq!((&body["refund"], &body["reason"]), (&0.into(), &"by_fan".into()));
+    assert!(body.get("payment_id").is_none());
     harness.handle(&harness.debited(hold, payment(1))).unwrap();
-    assert_eq!(harness.said[0].body["reason"], "cancelled");
+    assert_eq!(harness.outbox[0].body["reason"], "cancelled");
     assert_eq!(harness.emitted(), [REFUSED]);
 }
 
 #[test]
-fn cancelling_what_was_paid_names_the_payment_and_a_late_debit_of_it_is_silent() {
+fn a_cancelled_ticket_names_its_payment_and_a_repeated_debit_emits_nothing() {
     let mut harness = Harness::open();
     let id = harness.reserve(fan(1), &[1, 2]).unwrap().reservation_id;
     harness.handle(&harness.debited(id, payment(1))).unwrap();
     harness.emitted();
     harness.cancel(fan(1), id).unwrap();
-    assert_eq!(harness.said[0].body["payment_id"], payment(1).to_string());
-    assert_eq!(harness.said[0].body["refund"], 200);
+    assert_eq!(harness.outbox[0].body["payment_id"], payment(1).to_string());
+    assert_eq!(harness.outbox[0].body["refund"], 200);
     assert_eq!((harness.owner(1), harness.owner(2)), (None, None));
     harness.emitted();
     harness.handle(&harness.debited(id, payment(1))).unwrap();
-    assert!(harness.emitted().is_empty(), "the cancellation returns the money, and once is enough");
+    assert!(harness.emitted().is_empty(), "the cancellation alone returns the money");
 }
 
 #[test]
-fn a_cancelled_show_sells_nothing_and_lets_all_of_its_owners_go() {
+fn a_cancelled_show_sells_nothing_and_cancels_all_of_its_reservations() {
     let mut harness = Harness::open();
     let held = harness.reserve(fan(1), &[1]).unwrap().reservation_id;
     let paid = harness.reserve(fan(2), &[2]).unwrap().reservation_id;
     harness.handle(&harness.debited(paid, payment(2))).unwrap();
     harness.emitted();
-    harness.handle(&called_off()).unwrap();
-    harness.handle(&called_off()).unwrap();
+    harness.handle(&schedule_cancelled()).unwrap();
+    harness.handle(&schedule_cancelled()).unwrap();
     harness.handle(&opened()).unwrap();
     assert!(refusal(harness.reserve(fan(3), &[3])).is(codes::SCHEDULE_CANCELLED));
     harness.empty_show(vec![held, paid]);
     harness.empty_show(vec![held, paid]);
-    let said = std::mem::take(&mut harness.said);
-    assert_eq!([&*said[0].event, &*said[1].event], [CANCELLED, CANCELLED]);
-    assert_eq!([said[0].saga, said[1].saga], [held.0, payment(2).0], "each in its own saga");
-    assert_eq!(said[1].body["refund"], 100);
-    assert_eq!((said.len(), harness.owner(1), harness.owner(2)), (2, None, None));
+    let outbox = std::mem::take(&mut harness.outbox);
+    assert_eq!([&*outbox[0].event, &*outbox[1].event], [CANCELLED, CANCELLED]);
+    assert_eq!([outbox[0].saga, outbox[1].saga], [held.0, payment(2).0], "each in its own saga");
+    assert_eq!(outbox[1].body["refund"], 100);
+    assert_eq!((outbox.len(), harness.owner(1), harness.owner(2)), (2, None, None));
     harness.empty_show(vec![]);
     harness.empty_show(vec![]);
     assert_eq!(*harness.unit.schedules[&SHOW], crate::domain::Schedule::Cancelled);
 }
 
 #[test]
-fn a_cancellation_heard_before_the_opening_wins() {
+fn a_cancellation_that_overtakes_the_opening_wins() {
     let mut harness = Harness::empty();
-    harness.handle(&called_off()).unwrap();
+    harness.handle(&schedule_cancelled()).unwrap();
     harness.handle(&opened()).unwrap();
     assert!(refusal(harness.reserve(fan(1), &[1])).is(codes::SCHEDULE_CANCELLED));
 }
 
 #[test]
-fn a_ticket_is_not_given_back_once_its_deadline_is_over_and_a_hold_is() {
+fn after_the_refund_deadline_a_hold_can_be_given_back_but_not_a_ticket() {
     let mut harness = Harness::open();
     let paid = harness.reserve(fan(1), &[1]).unwrap().reservation_id;
     harness.handle(&harness.debited(paid, payment(1))).unwrap();
@@ -306,16 +307,16 @@ fn a_ticket_is_not_given_back_once_its_deadline_is_over_and_a_hold_is() {
     assert!(harness.emitted().is_empty());
     assert_eq!((harness.reservation(paid).state, harness.owner(1)), (Confirmed, Some(paid)));
     harness.cancel(fan(2), held).unwrap();
-    // A show that is off gives the money back however late it is.
+    // A cancelled show is refunded however late it is.
     harness.now = at(200_000);
-    harness.handle(&called_off()).unwrap();
+    harness.handle(&schedule_cancelled()).unwrap();
     harness.empty_show(vec![paid]);
     assert_eq!(harness.emitted(), [CANCELLED, CANCELLED]);
     assert_eq!(harness.reservation(paid).view().reason, Some(CancelReason::ShowCancelled));
 }
 
 #[test]
-fn the_pass_of_a_place_that_a_payment_has_used_up_reserves_nothing_more() {
+fn a_pass_is_void_once_a_payment_has_used_up_its_place() {
     let mut harness = Harness::open();
     let first = harness.reserve(fan(1), &[1]).unwrap().reservation_id;
     let second = harness.reserve(fan(1), &[2]).unwrap().reservation_id;
@@ -333,16 +334,16 @@ fn the_pass_of_a_place_that_a_payment_has_used_up_reserves_nothing_more() {
 }
 
 #[test]
-fn what_has_become_of_the_sale_is_said_before_what_has_become_of_the_pass() {
+fn the_state_of_the_sale_is_refused_before_the_state_of_the_pass() {
     let mut harness = Harness::open();
     let late = |harness: &mut Harness| {
         let hold = Hold { schedule_id: SHOW, seats: vec![seat(1)], pass: None, is_late: true };
-        refusal(harness.ctx(&caller(fan(1)), |unit, turn| unit.execute(&hold, turn)))
+        refusal(harness.run(&caller(fan(1)), |unit, ctx| unit.execute(&hold, ctx)))
     };
     assert!(late(&mut harness).is(codes::NOT_ACTIVE));
     harness.now = at(100_000);
     assert!(late(&mut harness).is(codes::SCHEDULE_CLOSED));
-    harness.handle(&called_off()).unwrap();
+    harness.handle(&schedule_cancelled()).unwrap();
     assert!(late(&mut harness).is(codes::SCHEDULE_CANCELLED));
     let ended = QueueExpired {
         schedule_id: SHOW,
@@ -355,16 +356,16 @@ fn what_has_become_of_the_sale_is_said_before_what_has_become_of_the_pass() {
 }
 
 #[test]
-fn a_withdrawn_fan_loses_holds_but_not_what_was_paid() {
+fn a_withdrawn_fan_loses_holds_but_keeps_tickets() {
     let mut harness = Harness::open();
     let held = harness.reserve(fan(1), &[1]).unwrap().reservation_id;
     let paid = harness.reserve(fan(1), &[2]).unwrap().reservation_id;
     let others = harness.reserve(fan(2), &[3]).unwrap().reservation_id;
     harness.handle(&harness.debited(paid, payment(1))).unwrap();
     harness.emitted();
-    let withdrawn = has_left(fan(1), 1, false);
+    let withdrawn = withdrawn(fan(1), 1, false);
     harness.handle(&withdrawn).unwrap();
-    assert_eq!(harness.said[0].body["reason"], "withdrawn");
+    assert_eq!(harness.outbox[0].body["reason"], "withdrawn");
     harness.handle(&withdrawn).unwrap();
     assert_eq!(harness.emitted(), [CANCELLED]);
     let states = [held, paid, others].map(|id| harness.reservation(id).state);

@@ -8,13 +8,13 @@ use events::{
 };
 use mesh::{engine::Failure, memory::InMemory};
 
-use super::{Keys, UnitOfWork, page::Row, withdrawals::Attempt};
+use super::{Keys, UnitOfWork, rows::Row, withdrawals::Attempt};
 use crate::{
     domain::{Bought, Place, Refund, Reservation, Schedule, Seat},
     timers::{EmptyShow, ExpireHold},
 };
 
-/// Reservations of a cancelled show that are ended at a time.
+/// Reservations of a cancelled show that are cancelled at a time.
 const EMPTIED_MAX: usize = 100;
 
 /// The tables.
@@ -37,15 +37,15 @@ impl Tables {
         due.map(|reservation| ExpireHold { reservation_id: reservation.id }).collect()
     }
 
-    /// The cancelled shows that are not done with, as the timer finds them.
+    /// The cancelled shows that may still have reservations, as the timer finds them.
     pub fn cancelled_shows(&self) -> Vec<EmptyShow> {
-        let is_open = |(_, state): &(&ScheduleId, &Schedule)| **state == Schedule::Cancelling;
+        let is_cancelling = |(_, state): &(&ScheduleId, &Schedule)| **state == Schedule::Cancelling;
         let empty = |(&schedule_id, _)| {
             let owns = |row: &&Reservation| row.schedule_id == schedule_id && row.owns();
             let owners = self.reservations.values().filter(owns).take(EMPTIED_MAX);
             EmptyShow { schedule_id, reservations: owners.map(|row| row.id).collect() }
         };
-        self.schedules.iter().filter(is_open).map(empty).collect()
+        self.schedules.iter().filter(is_cancelling).map(empty).collect()
     }
 }
 
@@ -103,7 +103,7 @@ impl InMemory for UnitOfWork {
     fn save_to(self, tables: &mut Tables) -> Result<(), Failure> {
         tables.schedules.extend(self.schedules.iter().map(|(id, row)| (*id, **row)));
         for (key, row) in self.places {
-            let place = tables.places.entry(key).or_insert(Place::UNCONSUMED);
+            let place = tables.places.entry(key).or_insert(Place::UNKNOWN);
             if row.is_newer_than(place) {
                 *place = *row;
             }
@@ -126,7 +126,7 @@ impl InMemory for UnitOfWork {
                 tables.seats.insert(key, **row);
             }
         }
-        for (id, row) in self.attempts.into_iter().filter(|(_, row)| row.is_news) {
+        for (id, row) in self.attempts.into_iter().filter(|(_, row)| row.is_dirty) {
             tables.attempts.insert(id, (row.user_id, row.standing));
         }
         Ok(())
@@ -138,7 +138,7 @@ impl UnitOfWork {
         let buyers: BTreeSet<UserId> = keys.buyers.iter().map(|key| key.1).collect();
         for (id, &(user_id, standing)) in &tables.attempts {
             if keys.leaving.contains(&user_id) {
-                let attempt = Attempt { user_id, standing, is_news: false };
+                let attempt = Attempt { user_id, standing, is_dirty: false };
                 self.attempts.insert(*id, attempt);
             } else if buyers.contains(&user_id) && standing.closes() {
                 self.note_closing(*id, user_id);

@@ -1,4 +1,4 @@
-//! From the tables to the page: one statement per table, locked in the order of the keys.
+//! Loads the unit of work: one statement per table, rows locked in the order of the keys.
 
 use std::collections::HashMap;
 
@@ -11,15 +11,15 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Keys, UnitOfWork, cancel_reason_of, column,
-    page::{Row, Rows},
-    refund_of, state_of, unreadable,
+    Keys, UnitOfWork, cancel_reason_of, column, refund_of,
+    rows::{Row, Rows},
+    state_of, unreadable,
     withdrawals::{GATES, gates},
 };
 use crate::domain::{Bought, Place, Reservation, Schedule, Seat, Terms};
 
-/// Sales share the lock of their schedule, and a cancellation has it alone: once that is
-/// stored no hold can slip in behind it, so the sweep of its owners ends.
+/// Sales take the lock of their schedule shared, a cancellation takes it exclusively. Once the
+/// cancellation is stored, no new hold can be granted, so the sweep of its reservations ends.
 pub(super) async fn schedules(
     keys: &Keys,
     tx: &mut PgConnection,
@@ -68,9 +68,10 @@ impl ScheduleRow {
     }
 }
 
-/// A buyer's place is locked even when nothing was heard of it, since the pass may be
-/// faster: it is made first. The gates of buyers are taken on the way. Two first holds of one fan at once: the second waits for the
-/// first one's row, and counts that one's seats afterwards.
+/// A buyer's place is locked even when no event of it has arrived, since the pass may be
+/// faster: a missing row is inserted. The same statement takes the gates of the buyers. When a
+/// fan makes two first holds at once, the second one waits for the row of the first, and counts
+/// its seats afterwards.
 pub(super) async fn places(
     keys: &Keys,
     tx: &mut PgConnection,
@@ -98,15 +99,15 @@ pub(super) async fn places(
         let place = Place { ended_version: version.unsigned_abs() };
         places.insert((ScheduleId(schedule_id), UserId(user_id)), Row::stored(place));
     }
-    let unconsumed: Vec<_> = keys.buyers.iter().filter(|key| !places.contains_key(key)).collect();
-    if !unconsumed.is_empty() {
+    let missing: Vec<_> = keys.buyers.iter().filter(|key| !places.contains_key(key)).collect();
+    if !missing.is_empty() {
         sqlx::query(
             "insert into places (schedule_id, user_id, ended_version)
              select k.*, 0 from unnest($1::uuid[], $2::uuid[]) as k order by 1, 2
              on conflict do nothing",
         )
-        .bind(column(&unconsumed, |key| key.0.0))
-        .bind(column(&unconsumed, |key| key.1.0))
+        .bind(column(&missing, |key| key.0.0))
+        .bind(column(&missing, |key| key.1.0))
         .execute(tx)
         .await?;
     }
@@ -165,7 +166,7 @@ pub(super) async fn reservations(
     let leaving: Vec<Uuid> = keys.leaving.iter().map(|id| id.0).collect();
     let rows: Vec<ReservationRow> = match (ids.is_empty(), leaving.is_empty()) {
         (true, true) => return Ok(Rows::default()),
-        // Nearly always, so it has a statement, and a plan, of its own.
+        // This is nearly always the case, so it has its own statement and its own plan.
         (false, true) => {
             sqlx::query_as("select * from reservations where id = any($1) order by id for update")
                 .bind(ids)
@@ -191,9 +192,9 @@ pub(super) async fn reservations(
         .collect()
 }
 
-/// What buyers hold and have bought. Nobody can add to it meanwhile, for that takes the lock
-/// of the buyer's place; a hold that ends meanwhile may still be counted. With it, by the
-/// same statement, buyers whose accounts are being closed: there are hardly any.
+/// What buyers hold and have bought. No other batch can add to it meanwhile, because that takes
+/// the lock of the buyer's place; a hold that ends meanwhile may still be counted. The same
+/// statement loads the buyers whose accounts are being closed: there are hardly any.
 pub(super) async fn held(
     unit: &mut UnitOfWork,
     keys: &Keys,

@@ -1,16 +1,16 @@
-//! From the page to the tables: what is new or changed, in the order of the keys.
+//! Saves the unit of work: rows that are new or changed, in the order of the keys.
 
 use sqlx::{PgConnection, types::Json};
 
 use super::{
-    UnitOfWork, cancel_reason_name, column,
-    page::{Row, sorted},
-    refund_name, schedule_state, state_name,
+    UnitOfWork, cancel_reason_name, column, refund_name,
+    rows::{Row, sorted},
+    schedule_state, state_name,
 };
 use crate::domain::Schedule;
 
-/// A plain insert: of two openings of one schedule at once the second fails, and finds
-/// the first when it is tried again.
+/// A plain insert. When two batches open the same schedule at once, the second one fails; its
+/// retry finds the schedule of the first.
 pub(super) async fn insert_schedules(unit: &UnitOfWork, tx: &mut PgConnection) -> sqlx::Result<()> {
     let new = sorted(&unit.schedules, Row::inserted);
     if new.is_empty() {
@@ -54,11 +54,11 @@ pub(super) async fn update_schedules(unit: &UnitOfWork, tx: &mut PgConnection) -
     Ok(())
 }
 
-/// The version decides once more, for places that were not there to be locked.
+/// Compares the versions once more, for places that had no row to lock.
 pub(super) async fn places(unit: &UnitOfWork, tx: &mut PgConnection) -> sqlx::Result<()> {
-    let heard =
+    let dirty =
         sorted(&unit.places, |place| place.inserted().or(place.updated().map(|(_, place)| place)));
-    if heard.is_empty() {
+    if dirty.is_empty() {
         return Ok(());
     }
     sqlx::query(
@@ -67,9 +67,9 @@ pub(super) async fn places(unit: &UnitOfWork, tx: &mut PgConnection) -> sqlx::Re
          on conflict (schedule_id, user_id) do update set ended_version = excluded.ended_version
          where places.ended_version < excluded.ended_version",
     )
-    .bind(column(&heard, |(key, _)| key.0.0))
-    .bind(column(&heard, |(key, _)| key.1.0))
-    .bind(column(&heard, |(_, place)| place.ended_version as i64))
+    .bind(column(&dirty, |(key, _)| key.0.0))
+    .bind(column(&dirty, |(key, _)| key.1.0))
+    .bind(column(&dirty, |(_, place)| place.ended_version as i64))
     .execute(tx)
     .await?;
     Ok(())
@@ -113,8 +113,8 @@ pub(super) async fn insert_reservations(
     Ok(())
 }
 
-/// All that ever changes of a reservation: where it stands, once its end, and what becomes of
-/// a fan who wants to leave.
+/// Writes the columns that may change: the state, the end (once), the payment, the refund, and
+/// what a withdrawal sets.
 pub(super) async fn update_reservations(
     unit: &UnitOfWork,
     tx: &mut PgConnection,
@@ -145,7 +145,7 @@ pub(super) async fn update_reservations(
     Ok(())
 }
 
-/// The inventory of what was opened in this batch.
+/// Inserts the seats of the schedules opened in this batch.
 pub(super) async fn insert_seats(unit: &UnitOfWork, tx: &mut PgConnection) -> sqlx::Result<()> {
     for (schedule_id, seats) in &unit.seats {
         let new = sorted(seats, Row::inserted);
@@ -167,8 +167,8 @@ pub(super) async fn insert_seats(unit: &UnitOfWork, tx: &mut PgConnection) -> sq
     Ok(())
 }
 
-/// New owners and freed seats. A row that is not as it was read has another owner, who
-/// must not be overwritten: then nothing of this batch is stored.
+/// Writes new owners and freed seats. A row that has changed since it was read has another
+/// owner, who must not be overwritten: then the whole batch fails.
 pub(super) async fn update_seats(unit: &UnitOfWork, tx: &mut PgConnection) -> sqlx::Result<()> {
     let mut changed = Vec::new();
     for (schedule_id, seats) in &unit.seats {

@@ -1,8 +1,8 @@
-//! What is known of withdrawals: attempts, and what they mean for a fan's reservations.
+//! Withdrawals: attempts to close an account, and what they mean for a fan's reservations.
 //!
-//! A hold and the clearance of a withdrawal must not pass each other unseen. Both take the
-//! fan's gate, an advisory lock: holds share it, so they never wait for each other; whoever
-//! decides on a withdrawal has it alone. What is behind the gate is read by a later statement.
+//! A new hold and the clearance of a withdrawal must not miss each other. Both take the fan's
+//! gate, an advisory lock. Holds take it shared, so they never wait for each other; a decision
+//! on a withdrawal takes it exclusively. What the gate protects is read by a later statement.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,13 +10,13 @@ use events::{AttemptId, ScheduleId, UserId, withdrawal::Standing};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Keys, UnitOfWork, column, load::ScheduleRow, page::Row, unreadable};
+use super::{Keys, UnitOfWork, column, load::ScheduleRow, rows::Row, unreadable};
 use crate::domain::Schedule;
 
-/// The class of the advisory locks; nothing else of this database uses it.
+/// The class of the advisory locks; nothing else in this database uses it.
 pub(super) const GATES: i32 = 1;
 
-/// Attempts of fans who leave.
+/// Attempts by their ids.
 pub(super) type Attempts = BTreeMap<AttemptId, Attempt>;
 
 /// An attempt to close an account.
@@ -24,15 +24,17 @@ pub(super) type Attempts = BTreeMap<AttemptId, Attempt>;
 pub(super) struct Attempt {
     pub(super) user_id: UserId,
     pub(super) standing: Standing,
-    pub(super) is_news: bool,
+    pub(super) is_dirty: bool,
 }
 
-/// The gates of these fans; few, so that a large batch does not fill the table of locks.
+/// The gates of these fans. There are few gates, so that a large batch does not fill the lock
+/// table.
 pub(super) fn gates(users: impl Iterator<Item = UserId>) -> BTreeSet<i32> {
     users.map(|user| i32::from(user.0.as_bytes()[15])).collect()
 }
 
-/// Takes the gates of whoever leaves, and of whoever buys in the same batch, in their order.
+/// Takes the gates of the fans who leave and of the fans who buy in the same batch, in the
+/// order of the gates.
 pub(super) async fn close_gates(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<()> {
     let buyers = gates(keys.buyers.iter().map(|key| key.1));
     let mut wanted: BTreeMap<i32, bool> = buyers.into_iter().map(|gate| (gate, false)).collect();
@@ -51,7 +53,7 @@ pub(super) async fn close_gates(keys: &Keys, tx: &mut PgConnection) -> sqlx::Res
 }
 
 impl UnitOfWork {
-    /// An attempt, as far as it is known.
+    /// Where an attempt stands, if it is known.
     pub(crate) fn standing(&self, attempt: AttemptId) -> Option<Standing> {
         self.attempts.get(&attempt).map(|row| row.standing)
     }
@@ -61,15 +63,15 @@ impl UnitOfWork {
         self.attempts.values().any(|row| row.user_id == user_id && row.standing.closes())
     }
 
-    /// A schedule, as far as it is on this page.
+    /// A schedule, if it is loaded.
     pub(crate) fn show(&self, schedule_id: ScheduleId) -> Option<&Schedule> {
         self.schedules.get(&schedule_id).map(|row| &**row)
     }
 
-    /// Keeps where an attempt stands, and notes at the fan's reservations what follows: a
-    /// payment looks at nothing else.
+    /// Keeps the standing of an attempt, and marks the fan's reservations accordingly: a debit
+    /// checks nothing but its reservation.
     pub(crate) fn keep_attempt(&mut self, id: AttemptId, user_id: UserId, standing: Standing) {
-        self.attempts.insert(id, Attempt { user_id, standing, is_news: true });
+        self.attempts.insert(id, Attempt { user_id, standing, is_dirty: true });
         let is_closing = self.is_closing(user_id);
         for row in self.reservations.values_mut() {
             if row.user_id == user_id && row.owns() && row.closing != is_closing {
@@ -78,13 +80,13 @@ impl UnitOfWork {
         }
     }
 
-    /// Notes, for those who buy, that an attempt closes an account.
+    /// Records that the account of a buyer is being closed.
     pub(super) fn note_closing(&mut self, id: AttemptId, user_id: UserId) {
-        let closing = Attempt { user_id, standing: Standing::Cleared, is_news: false };
+        let closing = Attempt { user_id, standing: Standing::Cleared, is_dirty: false };
         self.attempts.entry(id).or_insert(closing);
     }
 
-    /// Loads the attempts of whoever leaves.
+    /// Loads the attempts of the fans who leave.
     pub(super) async fn load_leaving(
         &mut self,
         keys: &Keys,
@@ -99,14 +101,14 @@ impl UnitOfWork {
         .await?;
         for (attempt, user_id, name) in rows {
             let standing = Standing::named(&name).ok_or_else(|| unreadable(&name))?;
-            let row = Attempt { user_id: UserId(user_id), standing, is_news: false };
+            let row = Attempt { user_id: UserId(user_id), standing, is_dirty: false };
             self.attempts.insert(AttemptId(attempt), row);
         }
         Ok(())
     }
 
-    /// Loads the shows of reservations whose fans leave, or give them back. These are not
-    /// locked: one that is called off right now gives its money back in any case.
+    /// Loads the schedules of reservations whose fans leave or give them back. These are not
+    /// locked: a show that is being called off right now is refunded in any case.
     pub(super) async fn load_shows(
         &mut self,
         keys: &Keys,
@@ -133,10 +135,10 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Whoever writes attempts of a fan has the fan's gate alone.
+    /// A batch that writes attempts of a fan holds the fan's gate exclusively.
     pub(super) async fn save_attempts(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let news: Vec<_> = self.attempts.iter().filter(|(_, row)| row.is_news).collect();
-        if news.is_empty() {
+        let dirty: Vec<_> = self.attempts.iter().filter(|(_, row)| row.is_dirty).collect();
+        if dirty.is_empty() {
             return Ok(());
         }
         sqlx::query(
@@ -144,9 +146,9 @@ impl UnitOfWork {
              select * from unnest($1::uuid[], $2::uuid[], $3::text[])
              on conflict (attempt) do update set standing = excluded.standing",
         )
-        .bind(column(&news, |(id, _)| id.0))
-        .bind(column(&news, |(_, row)| row.user_id.0))
-        .bind(column(&news, |(_, row)| row.standing.as_str()))
+        .bind(column(&dirty, |(id, _)| id.0))
+        .bind(column(&dirty, |(_, row)| row.user_id.0))
+        .bind(column(&dirty, |(_, row)| row.standing.as_str()))
         .execute(tx)
         .await?;
         Ok(())

@@ -1,12 +1,12 @@
-//! The tables of this service in memory, for the simulation: accounts and attempts to close
-//! them. Nobody logs in there.
+//! The tables of this service in memory, for the simulation: accounts, and attempts to close
+//! them. The simulation has no log-ins.
 
 use std::collections::BTreeMap;
 
 use events::{AttemptId, Timestamp, UserId, user::WithdrawalState};
 use mesh::{engine::Failure, memory::InMemory};
 
-use super::{Keys, Shelf, UnitOfWork};
+use super::{Keys, Rows, UnitOfWork};
 use crate::{domain::Account, inside::RefuseWithdrawal, withdrawal::Withdrawal};
 
 /// The tables.
@@ -40,8 +40,8 @@ impl InMemory for UnitOfWork {
                 || (keys.leaving.contains(&row.user_id) && row.state != WithdrawalState::Refused)
         });
         Self {
-            accounts: Shelf::loaded(accounts.map(|row| (row.user_id, row.clone()))),
-            withdrawals: Shelf::loaded(withdrawals.map(|row| (row.attempt, row.clone()))),
+            accounts: Rows::loaded(accounts.map(|row| (row.user_id, row.clone()))),
+            withdrawals: Rows::loaded(withdrawals.map(|row| (row.attempt, row.clone()))),
             ..Self::default()
         }
     }

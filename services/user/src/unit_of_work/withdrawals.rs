@@ -1,4 +1,4 @@
-//! Attempts to close accounts, loaded and saved.
+//! Loads and saves attempts to close accounts.
 
 use events::{AttemptId, Timestamp, UserId, user::WithdrawalState, withdrawal::WithdrawalReason};
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
@@ -7,15 +7,15 @@ use time::OffsetDateTime;
 use super::{Keys, broken};
 use crate::withdrawal::{Answered, Withdrawal};
 
-/// What is selected of an attempt.
+/// The columns of an attempt.
 pub const COLUMNS: &str = "attempt, user_id, forfeit, requested_at, payment, reservation, point, \
                            state, reasons, ended_at";
 
-/// How the table calls an answer that lets the fan go.
+/// The stored name of an answer that clears the withdrawal.
 const CLEARED: &str = "cleared";
 
-/// The attempts that are asked for, and those of whoever wants to leave that run or have
-/// succeeded. Their accounts are locked before them.
+/// The attempts in `keys`, and those of leaving users that are running or have succeeded. Their
+/// accounts are locked before them.
 pub(super) async fn load(
     keys: &Keys,
     tx: &mut PgConnection,
@@ -36,7 +36,7 @@ pub(super) async fn load(
     Ok(rows.into_iter().map(|WithdrawalRow(row)| (row.attempt, row)).collect())
 }
 
-/// Two lanes cannot begin an attempt of one account at once: both hold the account.
+/// Two batches cannot begin an attempt of one account at once: each needs the lock of the account.
 pub(super) async fn save(
     changed: &[(AttemptId, &Withdrawal)],
     tx: &mut PgConnection,

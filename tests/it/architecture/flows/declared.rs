@@ -1,4 +1,4 @@
-//! `jetstream/flows.toml` and the declarations of the services say the same.
+//! `jetstream/flows.toml` agrees with the declarations of the services.
 
 use audit::flows::{Flows, Is, Pattern};
 use harness::{event_types, project, wiring};
@@ -6,22 +6,22 @@ use mesh::Wiring;
 use onsale::flows::{diagrams, put_into};
 use serde_json::json;
 
-/// What a service declares to tell, and no flow has it.
+/// Events that a service declares to emit and no flow declares.
 fn undeclared(wirings: &[Wiring], flows: &Flows) -> Vec<String> {
     let mut complaints = Vec::new();
     for wiring in wirings {
         let service = wiring.service;
         let mut complain = |why: &str, emitted: &str| {
-            complaints.push(format!("{service} tells {emitted} {why}; no flow says so"));
+            complaints.push(format!("{service} emits {emitted} {why}; no flow declares it"));
         };
-        for (heard, emits) in &wiring.consumes {
-            let says = |emitted: &str| {
-                flows.steps_after(heard).any(|step| {
-                    step.by == service && step.emits().any(|said| said.event == emitted)
+        for (event, emits) in &wiring.consumes {
+            let is_declared = |emitted: &str| {
+                flows.steps_after(event).any(|step| {
+                    step.by == service && step.emits().any(|declared| declared.event == emitted)
                 })
             };
-            for emitted in emits.iter().filter(|emitted| !says(emitted)) {
-                complain(&format!("on hearing {heard}"), emitted);
+            for emitted in emits.iter().filter(|emitted| !is_declared(emitted)) {
+                complain(&format!("on {event}"), emitted);
             }
         }
         for (endpoint, emits) in &wiring.answers {
@@ -30,7 +30,7 @@ fn undeclared(wirings: &[Wiring], flows: &Flows) -> Vec<String> {
             }
         }
         for (timer, emits) in &wiring.timers {
-            // A timer that gives a command of the inside tells what that command tells.
+            // A timer that sends an internal command emits what that command emits.
             let by_command = |emitted: &&&str| {
                 wiring.answers.iter().any(|(_, emits)| emits.contains(*emitted))
                     || begins(flows, &format!("{service}.{timer}"), emitted)
@@ -43,13 +43,13 @@ fn undeclared(wirings: &[Wiring], flows: &Flows) -> Vec<String> {
     complaints
 }
 
-/// Whether some flow or timer says that this command or timer tells this fact.
+/// Whether the flows declare that this command or timer emits this event.
 fn begins(flows: &Flows, name: &str, emitted: &str) -> bool {
-    said_to_begin(flows).any(|(by, event)| by == name && event.event == emitted)
+    begun(flows).any(|(by, event)| by == name && event.event == emitted)
 }
 
-/// Every command and timer of the flows, with each fact that it tells.
-fn said_to_begin(flows: &Flows) -> impl Iterator<Item = (&str, &Pattern)> {
+/// Every command and timer of the flows, with each event that it emits.
+fn begun(flows: &Flows) -> impl Iterator<Item = (&str, &Pattern)> {
     let begins = flows.flows().iter().flat_map(|flow| &flow.begins);
     let commands = begins
         .flat_map(|begin| begin.emits.iter().map(|emitted| (begin.command.as_str(), emitted)));
@@ -57,21 +57,21 @@ fn said_to_begin(flows: &Flows) -> impl Iterator<Item = (&str, &Pattern)> {
     commands.chain(timers.flat_map(|t| t.emits.iter().map(|emitted| (t.name.as_str(), emitted))))
 }
 
-/// What a flow says that a service does, and it does not.
+/// What a flow declares, and no service does.
 fn not_done(wirings: &[Wiring], flows: &Flows) -> Vec<String> {
     let mut complaints = Vec::new();
     for step in flows.steps() {
         let own = wirings.iter().filter(|wiring| wiring.service == step.by);
-        let heard =
+        let handled =
             own.flat_map(|wiring| &wiring.consumes).find(|(event, _)| *event == step.after.event);
         for emitted in step.emits() {
-            if !heard.is_some_and(|(_, emits)| emits.contains(&emitted.event.as_str())) {
+            if !handled.is_some_and(|(_, emits)| emits.contains(&emitted.event.as_str())) {
                 let (by, after) = (&step.by, &step.after);
-                complaints.push(format!("{by} does not tell {emitted} on hearing {after}"));
+                complaints.push(format!("{by} does not emit {emitted} on {after}"));
             }
         }
     }
-    for (name, emitted) in said_to_begin(flows) {
+    for (name, emitted) in begun(flows) {
         let does = wirings.iter().any(|wiring| {
             let timers = wiring.timers.iter();
             let timers =
@@ -80,19 +80,19 @@ fn not_done(wirings: &[Wiring], flows: &Flows) -> Vec<String> {
             timers.chain(answers).any(|(by, emits)| by == name && emits.contains(&&*emitted.event))
         });
         if !does {
-            complaints.push(format!("nobody tells {emitted} on {name}"));
+            complaints.push(format!("no service emits {emitted} on {name}"));
         }
     }
     complaints
 }
 
-/// Compensations that nobody performs, and flows that say they are compensated while nothing
-/// in them undoes anything.
+/// Compensations that no service performs, and flows that are declared as compensated although
+/// nothing in them undoes anything.
 fn uncompensated(wirings: &[Wiring], flows: &Flows) -> Vec<String> {
     let mut complaints = Vec::new();
     let leads = |by: &Pattern| {
         flows.links().iter().any(|(_, emitted, _)| emitted.meets(by))
-            || said_to_begin(flows).any(|(_, emitted)| emitted.meets(by))
+            || begun(flows).any(|(_, emitted)| emitted.meets(by))
     };
     let emits = |event: &str| {
         wirings.iter().any(|wiring| {
@@ -102,33 +102,34 @@ fn uncompensated(wirings: &[Wiring], flows: &Flows) -> Vec<String> {
     };
     for undo in flows.undoes() {
         if !leads(&undo.by) || !emits(&undo.by.event) {
-            complaints.push(format!("nobody undoes {} by {}", undo.event, undo.by));
+            complaints.push(format!("no service undoes {} by {}", undo.event, undo.by));
         }
     }
     for flow in flows.flows() {
         let (events, _) = flows.reach(flow);
         let has = |pattern: &Pattern| events.iter().any(|event| event.meets(pattern));
         let undoes = flows.undoes().iter().any(|undo| has(&undo.event) && has(&undo.by));
-        let says = flow.ends().any(|(_, state)| state == events::audit::SagaState::Compensated);
-        if says != undoes {
+        let declares = flow.ends().any(|(_, state)| state == events::audit::SagaState::Compensated);
+        if declares != undoes {
             let name = &flow.name;
-            complaints.push(format!("flow {name}: compensated? {says}; undoes anything? {undoes}"));
+            complaints
+                .push(format!("flow {name}: compensated? {declares}; undoes anything? {undoes}"));
         }
     }
     complaints
 }
 
-/// Patterns that no fact could ever fit.
+/// Patterns that no event can ever match.
 fn impossible(flows: &Flows) -> Vec<String> {
     let links = flows.links();
     let links = links.iter().flat_map(|(after, emitted, _)| [*after, *emitted]);
     let ends = flows.flows().iter().flat_map(|flow| flow.ends().map(|(end, _)| end));
-    let begins = said_to_begin(flows).map(|(_, emitted)| emitted);
+    let begins = begun(flows).map(|(_, emitted)| emitted);
     let undoes = flows.undoes().iter().flat_map(|undo| [&undo.event, &undo.by]);
     let mut complaints = Vec::new();
     for pattern in links.chain(ends).chain(begins).chain(undoes) {
         let Some(event) = event_types::named(&pattern.event) else {
-            complaints.push(format!("{pattern}: there is no such fact"));
+            complaints.push(format!("{pattern}: there is no such event"));
             continue;
         };
         let recorded = event.data();
@@ -139,9 +140,9 @@ fn impossible(flows: &Flows) -> Vec<String> {
             }
             let Is::OneOf(values) = &condition.is else { continue };
             for value in values {
-                let mut emitted = recorded.clone();
-                emitted[&condition.field] = json!(value);
-                if (event.read)(emitted.to_string().as_bytes()).is_err() {
+                let mut data = recorded.clone();
+                data[&condition.field] = json!(value);
+                if (event.read)(data.to_string().as_bytes()).is_err() {
                     complaints.push(format!("{pattern}: {} is never {value}", condition.field));
                 }
             }
@@ -151,22 +152,22 @@ fn impossible(flows: &Flows) -> Vec<String> {
 }
 
 #[test]
-fn what_a_service_tells_is_declared_in_a_flow() {
+fn every_event_that_a_service_emits_is_declared_in_a_flow() {
     assert_eq!(undeclared(&wiring::all(), Flows::shipped()), [""; 0]);
 }
 
 #[test]
-fn what_a_flow_declares_is_done_by_a_service() {
+fn everything_that_a_flow_declares_is_done_by_a_service() {
     assert_eq!(not_done(&wiring::all(), Flows::shipped()), [""; 0]);
 }
 
 #[test]
-fn every_compensation_is_performed_by_somebody() {
+fn every_compensation_is_performed_by_a_service() {
     assert_eq!(uncompensated(&wiring::all(), Flows::shipped()), [""; 0]);
 }
 
 #[test]
-fn flows_name_every_event_and_only_what_events_can_say() {
+fn flows_name_every_event_and_only_possible_patterns() {
     let flows = Flows::shipped();
     assert_eq!(impossible(flows), [""; 0]);
     let missing: Vec<_> =
@@ -250,7 +251,7 @@ fn an_example_without_mistakes_has_no_complaints() {
 }
 
 #[test]
-fn a_handler_that_tells_what_its_flow_does_not_declare_is_named() {
+fn a_handler_that_emits_what_no_flow_declares_is_named() {
     let mut wirings = example();
     wirings[1].consumes[0].1 = &["point.debited", "point.debit_refused", "point.refunded"];
     wirings[1].answers.push(("point.charge", &["point.charged"]));
@@ -258,15 +259,15 @@ fn a_handler_that_tells_what_its_flow_does_not_declare_is_named() {
     assert_eq!(
         undeclared(&wirings, &flows("")),
         [
-            "point tells point.refunded on hearing payment.requested; no flow says so",
-            "point tells point.charged on point.charge; no flow says so",
-            "point tells point.refunded by its timer gift; no flow says so",
+            "point emits point.refunded on payment.requested; no flow declares it",
+            "point emits point.charged on point.charge; no flow declares it",
+            "point emits point.refunded by its timer gift; no flow declares it",
         ]
     );
 }
 
 #[test]
-fn a_step_that_nobody_takes_is_named() {
+fn a_step_that_no_service_takes_is_named() {
     let timer = "[[timer]]\nname = \"payment.remind\"\nafter = [\"payment.requested\"]\n\
                  emits = [\"payment.failed\"]\n";
     let mut wirings = example();
@@ -274,18 +275,18 @@ fn a_step_that_nobody_takes_is_named() {
     assert_eq!(
         not_done(&wirings, &flows(timer)),
         [
-            "payment does not tell payment.failed on hearing point.debit_refused",
-            "nobody tells payment.failed on payment.remind",
+            "payment does not emit payment.failed on point.debit_refused",
+            "no service emits payment.failed on payment.remind",
         ]
     );
 }
 
 #[test]
-fn a_compensation_that_nobody_performs_is_named() {
+fn a_compensation_that_no_service_performs_is_named() {
     let undo = "[[undo]]\nevent = \"point.debited\"\nby = \"point.refunded\"\n";
     assert_eq!(
         uncompensated(&example(), &flows(undo)),
-        ["nobody undoes point.debited by point.refunded"]
+        ["no service undoes point.debited by point.refunded"]
     );
     let undone = "[[undo]]\nevent = \"payment.requested\"\nby = \"payment.failed\"\n";
     assert_eq!(
@@ -295,12 +296,12 @@ fn a_compensation_that_nobody_performs_is_named() {
 }
 
 #[test]
-fn a_pattern_that_no_event_fits_is_named() {
+fn a_pattern_that_no_event_matches_is_named() {
     let undo = "[[undo]]\nevent = \"point.lost\"\nby = \"payment.failed{reason=bored, why}\"\n";
     assert_eq!(
         impossible(&flows(undo)),
         [
-            "point.lost: there is no such fact",
+            "point.lost: there is no such event",
             "payment.failed{reason=bored, why}: reason is never bored",
             "payment.failed{reason=bored, why}: it has no field why",
         ]

@@ -1,4 +1,4 @@
-//! A sale as its services would tell it.
+//! A sale with the events that its services would emit.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use super::*;
 
 /// 2026-01-01, in milliseconds.
 const BEGIN_MS: i64 = 1_767_225_600_000;
-/// Between two facts.
+/// Milliseconds between two events.
 const STEP_MS: i64 = 10;
 pub const PRICE: i64 = 100;
 
@@ -30,7 +30,7 @@ impl Random {
     }
 }
 
-/// All that was told.
+/// All emitted events, and what is needed to emit more.
 pub struct Sale {
     pub events: Vec<Observed>,
     pub schedule: ScheduleId,
@@ -41,7 +41,7 @@ pub struct Sale {
     versions: HashMap<String, i64>,
 }
 
-/// A hold that was told.
+/// An emitted hold.
 #[derive(Clone)]
 pub struct Hold {
     pub id: ReservationId,
@@ -52,7 +52,7 @@ pub struct Hold {
     pub created: Uuid,
 }
 
-/// A payment that was asked for.
+/// A requested payment.
 #[derive(Clone)]
 pub struct Paying {
     pub id: PaymentId,
@@ -92,7 +92,7 @@ impl Sale {
         uuid::Builder::from_unix_timestamp_millis(self.now_ms as u64, &tail).into_uuid()
     }
 
-    /// Tells a fact; its id.
+    /// Emits an event; returns its id.
     pub fn emit<E: Event>(&mut self, cause: Uuid, saga: Uuid, event: &E) -> Uuid {
         self.now_ms += STEP_MS;
         let id = self.id();
@@ -113,7 +113,7 @@ impl Sale {
         id
     }
 
-    /// A fan with points; what was told of the charge.
+    /// A fan with points, and the event of the charge.
     pub fn fan(&mut self, points: i64) -> (UserId, Uuid) {
         let fan = UserId(self.id());
         (fan, self.charge(fan, points))
@@ -125,13 +125,13 @@ impl Sale {
         self.emit(command, command, &PointCharged { user_id, entry_id, amount, balance })
     }
 
-    /// The account is closed, and what is in the wallet given up.
+    /// The account is closed, and the points in the wallet are forfeited.
     pub fn forfeit(&mut self, user_id: UserId, amount: i64) -> Uuid {
         let balance = self.moves(user_id, -amount);
         let (command, entry_id) = (self.id(), EntryId(self.id()));
         let (attempt, at) = (AttemptId(command), self.now());
-        let asked = UserWithdrawalRequested { user_id, attempt, forfeit: true, at };
-        let cause = self.emit(command, command, &asked);
+        let requested = UserWithdrawalRequested { user_id, attempt, forfeit: true, at };
+        let cause = self.emit(command, command, &requested);
         let cause = self.emit(cause, command, &PointWithdrawalCleared { user_id, attempt });
         let closed = UserWithdrawn { user_id, attempt, forfeit: true, at };
         let cause = self.emit(cause, command, &closed);
@@ -172,7 +172,7 @@ impl Sale {
         Hold { id, fan, seats, version, amount, created }
     }
 
-    pub fn ask(&mut self, hold: &Hold) -> Paying {
+    pub fn request(&mut self, hold: &Hold) -> Paying {
         let (id, requested_at) = (PaymentId(self.id()), self.now());
         let event = PaymentRequested {
             payment_id: id,
@@ -324,15 +324,15 @@ impl Sale {
         self.emit(command, command, &event)
     }
 
-    /// A hold that is paid, with everything told of it but the end.
+    /// Pays a hold, with all events but the last.
     pub fn pay(&mut self, hold: &Hold) -> (Paying, Uuid) {
-        let paying = self.ask(hold);
+        let paying = self.request(hold);
         let debited = self.debit(paying.requested, &paying);
         let confirmed = self.confirm(debited, &paying);
         (paying, confirmed)
     }
 
-    /// A hold that is paid, whole.
+    /// Pays a hold to its end.
     pub fn sell(&mut self, names: &[&str]) -> Paying {
         let (fan, _) = self.fan(1_000);
         let hold = self.hold(fan, names);
@@ -341,7 +341,7 @@ impl Sale {
         paying
     }
 
-    /// A paid reservation is given up, and the money returned.
+    /// Cancels a paid reservation and returns the money.
     pub fn give_up(&mut self, paying: &Paying, reason: CancelReason) {
         let cancelled = self.cancel(&paying.hold, Some(paying), reason);
         let refunded = self.refund(cancelled, paying, RefundReason::Cancelled);

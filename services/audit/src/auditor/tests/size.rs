@@ -1,10 +1,10 @@
-//! How much memory a payment takes, and how long a fact.
+//! How much memory a payment takes, and how long an event takes.
 
 use std::time::Instant;
 
 use super::*;
 
-/// Sold seats, each to a fan of its own; facts in the order in which they were told.
+/// Sold seats, each to a fan of its own; events in the order in which they were emitted.
 fn sold(payments: usize) -> Sale {
     let mut sale = Sale::new();
     for seat in 0..payments {
@@ -14,7 +14,7 @@ fn sold(payments: usize) -> Sale {
 }
 
 #[test]
-fn a_finished_payment_leaves_nothing_to_be_looked_at() {
+fn a_finished_payment_leaves_nothing_to_check() {
     let mut sale = sold(100);
     sale.wait(2 * OPEN_SECS);
     let mut auditor = Auditor::default();
@@ -36,6 +36,6 @@ fn an_event_costs_microseconds() {
         auditor.handle(Flows::shipped(), event);
     }
     let each = began.elapsed().as_nanos() / sale.events.len() as u128;
-    println!("{each} ns a fact, {} facts", sale.events.len());
-    assert!(each < 1_000_000, "{each} ns a fact");
+    println!("{each} ns an event, {} events", sale.events.len());
+    assert!(each < 1_000_000, "{each} ns an event");
 }

@@ -1,6 +1,6 @@
-//! Claims about `stage.lua`: what acts of one call see of each other, and leave.
+//! Tests of `stage.lua`: what functions of one call see of each other, and what they leave.
 
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 use super::{Harness, KEY, call, everything, put};
@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// Commands drawn by a seed, on the stage and at once on the store: whatever one answers the
-/// other has to answer.
+/// Commands drawn by a seed, run both on the stage and directly on the store: both must give the
+/// same answers.
 struct Twins;
 
 impl LuaModule for Twins {
@@ -93,8 +93,8 @@ impl LuaModule for Twins {
 }
 
 #[tokio::test]
-async fn acts_see_and_leave_what_they_would_if_every_write_was_made_at_once() {
-    let server = Alone::valkey(Options::temporary()).await.unwrap();
+async fn staged_writes_are_seen_and_left_as_if_each_was_made_at_once() {
+    let server = Standalone::valkey(Options::temporary()).await.unwrap();
     let valkey = Valkey::<Twins>::new(server.server().url(), ()).unwrap();
     valkey.seal().await.unwrap();
     for round in 0..60_u64 {
@@ -124,7 +124,7 @@ async fn acts_see_and_leave_what_they_would_if_every_write_was_made_at_once() {
 }
 
 #[tokio::test]
-async fn a_write_to_a_key_of_another_kind_fails_its_act_alone() {
+async fn a_write_to_a_key_of_another_kind_fails_only_its_own_function() {
     let harness = Harness::open().await;
     let prepare = [(1, Ok(call("prepare")))];
     harness.message(Uuid::now_v7(), &prepare).await;
@@ -144,7 +144,7 @@ async fn a_write_to_a_key_of_another_kind_fails_its_act_alone() {
 }
 
 #[tokio::test]
-async fn a_full_memory_refuses_a_call_before_it_begins() {
+async fn a_call_is_refused_before_it_begins_when_memory_is_full() {
     let harness = Harness::open().await;
     let _: () = harness.redis(&[b"CONFIG", b"SET", b"maxmemory", b"1"]).await;
     let refused = harness.valkey.perform(&[put("a"), put("b")], clock::now()).await.unwrap_err();
@@ -154,7 +154,7 @@ async fn a_full_memory_refuses_a_call_before_it_begins() {
 }
 
 #[tokio::test]
-async fn an_act_that_fails_after_its_writes_leaves_nothing_and_its_neighbours_are_unharmed() {
+async fn a_function_that_fails_after_its_writes_leaves_nothing_and_the_others_take_effect() {
     let harness = Harness::open().await;
     harness.valkey.perform(&[call("prepare")], clock::now()).await.unwrap();
     let before = harness.all().await;

@@ -22,7 +22,7 @@ use super::server::{App, Refused, answer, failed};
 const CANCEL: &str = include_str!("cancel.sql");
 
 mesh::row! {
-    /// A reservation as it lies in the database.
+    /// A reservation as it is stored.
     struct Row {
         schedule_id: Uuid,
         state: String,

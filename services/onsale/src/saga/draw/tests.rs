@@ -26,7 +26,7 @@ fn event(id: u128, name: &str, cause: u128, millis: i64, data: Value) -> Observe
 
 /// The picture without its head and its colours.
 fn drawn(events: &[Observed], width: usize, now: i64) -> String {
-    let saga = audit::timeline::saga(Flows::shipped(), events, at(now)).expect("there are facts");
+    let saga = audit::timeline::saga(Flows::shipped(), events, at(now)).expect("there are events");
     let drawn = draw(&saga, width, at(now));
     let plain = anstream::adapter::strip_str(&drawn).to_string();
     assert!(plain.lines().all(|line| line.chars().count() <= width.max(110)), "{plain}");
@@ -59,7 +59,7 @@ trace 0af7651916cd43dd8448eb211c80319c
 }
 
 #[test]
-fn what_was_undone_and_what_undid_it_are_marked() {
+fn an_undone_event_and_the_one_that_undoes_it_are_marked() {
     let events = [
         event(1, "payment.requested", 99, 0, json!({})),
         event(2, "point.debited", 1, 4, json!({})),
@@ -83,7 +83,7 @@ trace 0af7651916cd43dd8448eb211c80319c
 }
 
 #[test]
-fn what_is_still_to_come_is_named_with_who_is_awaited() {
+fn what_is_still_to_come_is_named_with_the_awaited_service() {
     let events = [event(1, "payment.requested", 99, 0, json!({}))];
     assert_eq!(drawn(&events, 100, 6_800), "\
 ◆ payment.requested  payment    ╹
@@ -98,7 +98,7 @@ trace 0af7651916cd43dd8448eb211c80319c
 }
 
 #[test]
-fn what_time_begins_stands_for_itself() {
+fn an_event_begun_by_a_timer_stands_for_itself() {
     let events = [
         event(1, "reservation.created", 99, 0, json!({})),
         event(2, "reservation.expired", 98, 300_100, json!({})),
@@ -135,8 +135,8 @@ trace 0af7651916cd43dd8448eb211c80319c
 }
 
 #[test]
-fn times_are_said_as_people_say_them() {
-    for (millis, said) in [
+fn times_are_written_as_people_write_them() {
+    for (millis, text) in [
         (0, "0 ms"),
         (-4, "-4 ms"),
         (3_240, "3.2 s"),
@@ -144,6 +144,6 @@ fn times_are_said_as_people_say_them() {
         (9_000_000, "2.5 h"),
         (1_000_000_000, "11.6 d"),
     ] {
-        assert_eq!(span(millis), said);
+        assert_eq!(span(millis), text);
     }
 }

@@ -1,4 +1,4 @@
-//! What a fan may look at: their own wallet.
+//! Queries: a fan's own wallet.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
 
 /// How long a fan who has just signed up waits for the wallet to be opened.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often it is looked for meanwhile.
+/// How often the wallet is looked up meanwhile.
 const OPENING_POLL: Duration = Duration::from_millis(50);
 
 /// The balance of the caller's wallet.
@@ -50,11 +50,11 @@ async fn stored_balance(pool: &PgPool, user_id: UserId) -> Result<Option<i64>, P
 /// The entries of the caller's wallet, newest first.
 pub(crate) async fn entries(
     ctx: QueryContext<Postgres<UnitOfWork>>,
-    command: FindEntries,
+    query: FindEntries,
     meta: Meta,
 ) -> Result<Page<point::Entry>, Problem> {
     let user_id = meta.caller.user_id()?;
-    let cut = Cut::new(command.cursor.as_deref(), command.limit)?;
+    let cut = Cut::new(query.cursor.as_deref(), query.limit)?;
     let rows: Vec<EntryColumns> = sqlx::query_as(
         "select id, kind::text, amount, balance, payment_id, at
          from entries where user_id = $1 and id < $2 order by id desc limit $3",
@@ -73,6 +73,6 @@ pub(crate) async fn entries(
 }
 
 fn unavailable(error: sqlx::Error) -> Problem {
-    tracing::warn!(%error, "a read failed");
+    tracing::warn!(%error, "a query failed");
     codes::UNAVAILABLE.into()
 }

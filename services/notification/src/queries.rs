@@ -1,4 +1,5 @@
-//! What a fan may look at and set: where messages go, and which there were.
+//! The queries of fans: where their messages go, and which messages there were; and the command
+//! that sets where they go.
 
 use events::{
     Page, Problem, Timestamp, codes,
@@ -66,7 +67,7 @@ mesh::row! {
     }
 }
 
-/// The caller's messages, newest first. What waits to be sent is shown as it would go out.
+/// The caller's messages, newest first. A pending message is shown as it would be sent now.
 pub(crate) async fn messages(
     ctx: QueryContext<Postgres<UnitOfWork>>,
     command: FindMessages,
@@ -119,6 +120,6 @@ impl MessageRow {
 }
 
 fn unavailable(error: sqlx::Error) -> Problem {
-    tracing::warn!(%error, "a read failed");
+    tracing::warn!(%error, "a query failed");
     codes::UNAVAILABLE.into()
 }

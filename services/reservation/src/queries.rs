@@ -1,4 +1,4 @@
-//! Queries, and the one command that is looked at before it is decided.
+//! Queries, and the one command whose pass is verified before a batch decides it.
 
 use events::{
     Page, Problem, ReservationId, ScheduleId, SeatId, Timestamp, UserId, codes,
@@ -15,22 +15,22 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
-    domain::{Pass, asked_for},
+    domain::{Pass, normalized},
     handlers::Hold,
     unit_of_work::{ReservationRow, UnitOfWork},
 };
 
-/// Holds that are looked up at once: what one tick of the clock can put into batches.
+/// The most due holds that one timer tick looks up.
 pub(crate) const DUE_MAX: i64 = 2_000;
 /// Reservations of one cancelled show that are cancelled in one batch.
 pub(crate) const EMPTIED_MAX: i64 = 500;
 
-type Here = QueryContext<Postgres<UnitOfWork>>;
+type Context = QueryContext<Postgres<UnitOfWork>>;
 
-/// Checks the signature of the pass, outside any transaction, and has the rest decided in
-/// a batch. A pass that is no good is decided there too: a repeat of a granted request is
-/// answered with what was granted, even when its pass has run out since.
-pub(crate) async fn reserve(ctx: Here, command: Reserve, meta: Meta) -> Result<View, Problem> {
+/// Checks the signature of the pass, outside any transaction, and leaves the rest to a batch.
+/// A request with an invalid pass goes there too: a repeat of a granted request gets the stored
+/// answer, even when its pass has run out since.
+pub(crate) async fn reserve(ctx: Context, command: Reserve, meta: Meta) -> Result<View, Problem> {
     let verified = ctx.link().verifier().pass(&command.pass, mesh::clock::now()).await;
     let is_late = matches!(verified, Err(TokenError::Expired));
     let pass = match verified {
@@ -38,7 +38,7 @@ pub(crate) async fn reserve(ctx: Here, command: Reserve, meta: Meta) -> Result<V
         Err(TokenError::Forged | TokenError::Expired) => None,
         Err(error @ (TokenError::KeyUnknown | TokenError::Unavailable)) => return Err(error.into()),
     };
-    let seats = command.seats.iter().map(asked_for).collect();
+    let seats = command.seats.iter().map(normalized).collect();
     let hold = Hold { schedule_id: command.schedule_id, seats, pass, is_late };
     ctx.decide(hold, &meta).await
 }
@@ -52,12 +52,12 @@ fn pass(claims: PassClaims) -> Option<Pass> {
     })
 }
 
-/// One reservation of the caller's.
-pub(crate) async fn get(ctx: Here, command: GetReservation, meta: Meta) -> Result<View, Problem> {
+/// One of the caller's reservations.
+pub(crate) async fn get(ctx: Context, query: GetReservation, meta: Meta) -> Result<View, Problem> {
     let user_id = meta.caller.user_id()?;
     let row: Option<ReservationRow> =
         sqlx::query_as("select * from reservations where id = $1 and user_id = $2")
-            .bind(command.reservation_id.0)
+            .bind(query.reservation_id.0)
             .bind(user_id.0)
             .fetch_optional(ctx.pool())
             .await
@@ -67,12 +67,12 @@ pub(crate) async fn get(ctx: Here, command: GetReservation, meta: Meta) -> Resul
 
 /// The caller's reservations, newest first.
 pub(crate) async fn find(
-    ctx: Here,
-    command: FindReservations,
+    ctx: Context,
+    query: FindReservations,
     meta: Meta,
 ) -> Result<Page<View>, Problem> {
     let user_id = meta.caller.user_id()?;
-    let cut = Cut::new(command.cursor.as_deref(), command.limit)?;
+    let cut = Cut::new(query.cursor.as_deref(), query.limit)?;
     let rows: Vec<ReservationRow> = sqlx::query_as(
         "select * from reservations where user_id = $1 and id < $2 order by id desc limit $3",
     )
@@ -95,11 +95,11 @@ fn unavailable(error: sqlx::Error) -> Problem {
     codes::UNAVAILABLE.into()
 }
 
-/// Seats looked at for one page of what is stated.
+/// Seats read for one page.
 pub(crate) const STATED_MAX: i64 = 2_000;
 
-/// A seat and the reservation that has it, if any: `seat`, `hold_version`, then its id, fan,
-/// state, number of seats and hard cap.
+/// A seat and its owner, if any: `seat`, `hold_version`, then the id, fan, state, number of
+/// seats and hard cap of the reservation.
 type StatedRow = (
     String,
     i64,
@@ -110,11 +110,10 @@ type StatedRow = (
     Option<time::OffsetDateTime>,
 );
 
-/// The seats of a schedule that ever had an owner, for those who have lost what they knew of
-/// them.
+/// The seats of a schedule that ever had an owner, for services that have lost their copy.
 pub(crate) async fn stated(
     pool: &PgPool,
-    command: StateSeats,
+    query: StateSeats,
 ) -> Result<Stated<SeatStated, SeatId>, Problem> {
     let rows: Vec<StatedRow> = sqlx::query_as(
         "select s.seat, s.hold_version, r.id, r.user_id, r.state, jsonb_array_length(r.seats),
@@ -124,15 +123,15 @@ pub(crate) async fn stated(
          left join reservations r on r.id = s.reservation_id and r.state in ('PENDING', 'CONFIRMED')
          order by s.seat",
     )
-    .bind(command.schedule_id.0)
-    .bind(command.after.map_or(String::new(), |seat| seat.0))
+    .bind(query.schedule_id.0)
+    .bind(query.after.map_or(String::new(), |seat| seat.0))
     .bind(STATED_MAX)
     .fetch_all(pool)
     .await
     .map_err(unavailable)?;
     let last = rows.last().filter(|_| rows.len() as i64 == STATED_MAX);
     let next = last.map(|row| SeatId(row.0.clone()));
-    // A seat that never had an owner has nothing to say.
+    // A seat that never had an owner is left out.
     let items = rows.into_iter().filter(|row| row.1 > 0).map(seat_stated).collect();
     Ok(Stated { items, next })
 }
@@ -161,8 +160,8 @@ pub(crate) async fn due_holds(pool: &PgPool, now: Timestamp) -> sqlx::Result<Vec
     Ok(ids.into_iter().map(ReservationId).collect())
 }
 
-/// The cancelled shows that are not done with, each with some reservations that still have
-/// seats of it. The seats know: they lie together, and need no further index.
+/// The cancelled shows that may still have reservations, each with some that still own seats.
+/// They are found through the seats: these lie together, so no further index is needed.
 pub(crate) async fn cancelled_shows(
     pool: &PgPool,
 ) -> sqlx::Result<Vec<(ScheduleId, Vec<ReservationId>)>> {

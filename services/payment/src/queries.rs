@@ -1,4 +1,4 @@
-//! What a fan may look at: their own payments.
+//! Queries: a fan's own payments, and the sales for services that rebuild their state.
 
 use events::{
     Page, PaymentId, Problem, ScheduleId, Timestamp, codes,
@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use crate::{UnitOfWork, domain::Payment, rows::PaymentColumns};
 
-/// One payment of the caller's.
+/// One of the caller's payments.
 pub(crate) async fn get(
     ctx: QueryContext<Postgres<UnitOfWork>>,
-    command: GetPayment,
+    query: GetPayment,
     meta: Meta,
 ) -> Result<payment::Payment, Problem> {
     let row: Option<PaymentColumns> = sqlx::query_as(
@@ -22,7 +22,7 @@ pub(crate) async fn get(
                 state::text, reason::text, requested_at, ended_at
          from payments where id = $1 and user_id = $2",
     )
-    .bind(command.payment_id.0)
+    .bind(query.payment_id.0)
     .bind(meta.caller.user_id()?.0)
     .fetch_optional(ctx.pool())
     .await
@@ -33,10 +33,10 @@ pub(crate) async fn get(
 /// The caller's payments, newest first.
 pub(crate) async fn find(
     ctx: QueryContext<Postgres<UnitOfWork>>,
-    command: FindPayments,
+    query: FindPayments,
     meta: Meta,
 ) -> Result<Page<payment::Payment>, Problem> {
-    let cut = Cut::new(command.cursor.as_deref(), command.limit)?;
+    let cut = Cut::new(query.cursor.as_deref(), query.limit)?;
     let rows: Vec<PaymentColumns> = sqlx::query_as(
         "select id, reservation_id, schedule_id, user_id, amount, seats, hold_version,
                 state::text, reason::text, requested_at, ended_at
@@ -52,23 +52,23 @@ pub(crate) async fn find(
     Ok(cut.page(payments, |payment| payment.payment_id.0))
 }
 
-/// Payments looked at for one page of what is stated.
+/// Payments read for one page of sales.
 const STATED_MAX: i64 = 1_000;
 
-/// A payment as it is stated: id, schedule, seats, state, when it was asked for and ended.
+/// A payment of such a page: id, schedule, seats, state, when it was requested and ended.
 type StatedRow = (Uuid, Uuid, i32, String, OffsetDateTime, Option<OffsetDateTime>);
 
-/// Every payment that was completed, for those who have lost what they knew of it.
+/// Every payment that was completed, for services that have lost their copy.
 pub(crate) async fn stated(
     ctx: QueryContext<Postgres<UnitOfWork>>,
-    command: StateSales,
+    query: StateSales,
     _meta: Meta,
 ) -> Result<Stated<SaleStated, PaymentId>, Problem> {
     let rows: Vec<StatedRow> = sqlx::query_as(
         "select id, schedule_id, seats, state::text, requested_at, ended_at
          from payments where id > $1 order by id limit $2",
     )
-    .bind(command.after.map_or(Uuid::nil(), |id| id.0))
+    .bind(query.after.map_or(Uuid::nil(), |id| id.0))
     .bind(STATED_MAX)
     .fetch_all(ctx.pool())
     .await
@@ -78,8 +78,8 @@ pub(crate) async fn stated(
     Ok(Stated { items: rows.into_iter().filter_map(sale).collect(), next })
 }
 
-/// When a payment that was refunded had been completed is not kept; it was a moment after it
-/// was asked for.
+/// The completion time of a refunded payment is not kept. The time of its request stands in
+/// for it: the payment completed a moment later.
 fn sale((id, schedule, seats, state, requested_at, ended_at): StatedRow) -> Option<SaleStated> {
     let (sold_at, returned_at) = match state.as_str() {
         "COMPLETED" => (ended_at?, None),
@@ -100,6 +100,6 @@ fn view(row: PaymentColumns) -> Result<payment::Payment, Problem> {
 }
 
 fn unavailable(error: sqlx::Error) -> Problem {
-    tracing::warn!(%error, "a read failed");
+    tracing::warn!(%error, "a query failed");
     codes::UNAVAILABLE.into()
 }

@@ -1,4 +1,5 @@
-//! What is answered outside a batch: passwords take long, and keys are in memory.
+//! The commands and queries that are answered outside a batch, because passwords take long to
+//! hash and keys are in memory; and the queries of timers.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -32,13 +33,13 @@ use crate::{
     unit_of_work::{AccountRow, UnitOfWork, WITHDRAWAL_COLUMNS, WithdrawalRow, role_names, roles},
 };
 
-type At = QueryContext<Postgres<UnitOfWork>>;
+type Ctx = QueryContext<Postgres<UnitOfWork>>;
 
-/// Sign up: an account, and a session with it.
+/// Signs up: creates an account and opens a session.
 ///
-/// With an `Idempotency-Key`, a repeat finds the account it has made and opens another
-/// session of it.
-pub async fn register(ctx: At, command: Register, meta: Meta) -> Result<Session, Problem> {
+/// With an `Idempotency-Key`, a repeat finds the account that it has created and opens another
+/// session.
+pub async fn register(ctx: Ctx, command: Register, meta: Meta) -> Result<Session, Problem> {
     let email = Email::parse(&command.email)?;
     let password = domain::password(&command.password)?;
     let password_hash = ctx.config().hashing.queue()?.hash(password).await?;
@@ -47,11 +48,11 @@ pub async fn register(ctx: At, command: Register, meta: Meta) -> Result<Session,
     open_session(&ctx, account.user_id, None, &meta).await
 }
 
-/// Log in. Every attempt counts as failed until it has succeeded, and takes as long for an
-/// address without account: neither time nor answer tells whether there is one.
-pub async fn log_in(ctx: At, command: LogIn, meta: Meta) -> Result<Session, Problem> {
+/// Logs in. Every attempt counts as failed until it has succeeded. It takes as long for an
+/// address without account, so neither time nor answer shows whether there is one.
+pub async fn log_in(ctx: Ctx, command: LogIn, meta: Meta) -> Result<Session, Problem> {
     let wrong = || Problem::from(codes::BAD_CREDENTIALS);
-    // What cannot be an address or a password is nobody's, which is no secret.
+    // Text that cannot be an address or a password has no account, and that is no secret.
     let email = Email::parse(&command.email).map_err(|_| wrong())?;
     let password = domain::password(&command.password).map_err(|_| wrong())?;
     let queued = ctx.config().hashing.queue()?;
@@ -70,11 +71,11 @@ pub async fn log_in(ctx: At, command: LogIn, meta: Meta) -> Result<Session, Prob
     }
 }
 
-/// Exchange a refresh token, once.
+/// Exchanges a refresh token, once.
 ///
-/// With an `Idempotency-Key`, the successor follows from the token and the key, so that a
-/// repeat whose first answer was lost gets the same one and is not taken for a theft.
-pub async fn refresh(ctx: At, command: Refresh, meta: Meta) -> Result<Session, Problem> {
+/// With an `Idempotency-Key`, the successor is derived from the token and the key. So a repeat
+/// whose first answer was lost gets the same successor and does not count as a theft.
+pub async fn refresh(ctx: Ctx, command: Refresh, meta: Meta) -> Result<Session, Problem> {
     let now = clock::now();
     let ring = ctx.config().ring.get(ctx.pool(), now).await?;
     let bytes = match &meta.idempotency {
@@ -92,7 +93,7 @@ pub async fn refresh(ctx: At, command: Refresh, meta: Meta) -> Result<Session, P
             session(&ctx, account, token).await
         }
         Rotated::Session { .. } => {
-            let detail = "This answer was given before; log in again.";
+            let detail = "This token was exchanged before; log in again.";
             Err(Problem::new(codes::UNAUTHENTICATED, detail).with("field", "refresh_token"))
         }
         Rotated::Stolen => Err(Problem::new(
@@ -104,12 +105,12 @@ pub async fn refresh(ctx: At, command: Refresh, meta: Meta) -> Result<Session, P
 }
 
 /// The public keys.
-pub async fn jwks(ctx: At, _: Jwks, _: Meta) -> Result<serde_json::Value, Problem> {
+pub async fn jwks(ctx: Ctx, _: Jwks, _: Meta) -> Result<serde_json::Value, Problem> {
     Ok(ctx.config().ring.get(ctx.pool(), clock::now()).await?.jwks())
 }
 
-/// An attempt of the caller's to close the account.
-pub async fn withdrawal(ctx: At, query: GetWithdrawal, meta: Meta) -> Result<Shown, Problem> {
+/// An attempt of the caller to close the account.
+pub async fn withdrawal(ctx: Ctx, query: GetWithdrawal, meta: Meta) -> Result<Shown, Problem> {
     let sql =
         format!("select {WITHDRAWAL_COLUMNS} from withdrawals where attempt = $1 and user_id = $2");
     let row: Option<WithdrawalRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
@@ -121,7 +122,7 @@ pub async fn withdrawal(ctx: At, query: GetWithdrawal, meta: Meta) -> Result<Sho
     Ok(row.ok_or(codes::NOT_FOUND)?.0.view())
 }
 
-/// The attempts whose time for answers is over.
+/// The attempts that were not answered in time.
 pub async fn unanswered(
     engine: Arc<Postgres<UnitOfWork>>,
     now: Timestamp,
@@ -142,7 +143,7 @@ pub async fn unanswered(
 }
 
 async fn open_session(
-    ctx: &At,
+    ctx: &Ctx,
     user_id: UserId,
     succeeded: Option<[u8; 32]>,
     meta: &Meta,
@@ -154,8 +155,8 @@ async fn open_session(
     session(ctx, account, token).await
 }
 
-/// A session of an account: its access token is signed here, its refresh token is stored.
-async fn session(ctx: &At, account: Card, refresh_token: String) -> Result<Session, Problem> {
+/// The session of an account: signs its access token; the refresh token is stored already.
+async fn session(ctx: &Ctx, account: Card, refresh_token: String) -> Result<Session, Problem> {
     let (config, now) = (ctx.config(), clock::now());
     let ring = config.ring.get(ctx.pool(), now).await?;
     let Card { user_id, roles } = account;
@@ -165,12 +166,12 @@ async fn session(ctx: &At, account: Card, refresh_token: String) -> Result<Sessi
     Ok(Session { user_id, roles, access_token, expires_in_secs, refresh_token })
 }
 
-/// The same message without its `Idempotency-Key`, which names one decision only.
+/// The same message without its `Idempotency-Key`, which belongs to one decision only.
 fn once(meta: &Meta) -> Meta {
     Meta { idempotency: None, ..meta.clone() }
 }
 
-/// The store is away, and the log says why.
+/// The problem of a store that is away; the cause goes to the log.
 pub fn unavailable(cause: impl std::fmt::Display) -> Problem {
     error!(%cause, "accounts cannot be read");
     Problem::from(codes::UNAVAILABLE).with("retry_after_secs", 1)
@@ -187,12 +188,12 @@ async fn find_by_email(pool: &PgPool, email: &Email) -> sqlx::Result<Option<Acco
     Ok(row.map(|AccountRow(account)| account))
 }
 
-/// Asks for an account with these roles. The service makes it as soon as it runs, in the
-/// same way as any other account; an account that is there keeps its password.
+/// Requests an account with these roles. The service creates it as soon as it runs, in the same
+/// way as any other account; an existing account keeps its password.
 ///
 /// # Errors
-/// `invalid` for an address or a password that could not register, `unavailable`.
-pub async fn wish_account(
+/// `invalid` for an address or a password that a registration would refuse, or `unavailable`.
+pub async fn request_account(
     pool: &PgPool,
     config: &Config,
     email: &str,
@@ -221,15 +222,15 @@ pub async fn wish_account(
     Ok(())
 }
 
-/// Whether every account that was wished for has been made.
+/// Whether every wished account has been created.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn wishes_are_granted(pool: &PgPool) -> sqlx::Result<bool> {
+pub async fn requests_are_granted(pool: &PgPool) -> sqlx::Result<bool> {
     sqlx::query_scalar("select not exists (select from account_wishes)").fetch_one(pool).await
 }
 
-/// The wishes not granted yet.
+/// The wishes that are not granted yet.
 pub async fn wishes(pool: PgPool, _: Timestamp) -> sqlx::Result<Vec<GrantWish>> {
     let rows: Vec<(String, String, Vec<String>)> = sqlx::query_as(
         "select email, password_hash, roles from account_wishes order by email limit 100",
@@ -243,9 +244,9 @@ pub async fn wishes(pool: PgPool, _: Timestamp) -> sqlx::Result<Vec<GrantWish>> 
         .collect()
 }
 
-/// One [`Tidy`] while there is anything to delete.
-pub async fn litter(pool: PgPool, now: Timestamp) -> sqlx::Result<Vec<Tidy>> {
-    let is_littered: bool = sqlx::query_scalar(
+/// One [`Tidy`] while there are expired rows.
+pub async fn due_tidy(pool: PgPool, now: Timestamp) -> sqlx::Result<Vec<Tidy>> {
+    let has_expired: bool = sqlx::query_scalar(
         "select exists (select from refresh_tokens where expires_at <= $1)
              or exists (select from log_in_failures where last_at <= $2)",
     )
@@ -253,7 +254,7 @@ pub async fn litter(pool: PgPool, now: Timestamp) -> sqlx::Result<Vec<Tidy>> {
     .bind(now.plus_secs(-domain::LOG_IN_WINDOW_SECS).0)
     .fetch_one(&pool)
     .await?;
-    Ok(if is_littered { vec![Tidy {}] } else { Vec::new() })
+    Ok(if has_expired { vec![Tidy {}] } else { Vec::new() })
 }
 
 /// The stored signing keys.
@@ -266,13 +267,13 @@ pub async fn signing_keys(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<KeyRecord
         .collect())
 }
 
-/// Lets nobody else rotate the signing keys until the transaction ends.
+/// Locks the rotation of the signing keys until the transaction ends.
 pub async fn lock_signing_keys(tx: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query("select pg_advisory_xact_lock(hashtext('user.signing_keys'))").execute(tx).await?;
     Ok(())
 }
 
-/// Stores what a rotation did.
+/// Stores the result of a rotation.
 pub async fn keep_signing_keys(tx: &mut PgConnection, rotation: &Rotation) -> sqlx::Result<()> {
     if let Some(key) = &rotation.added {
         sqlx::query("insert into signing_keys (kid, pkcs8, created_at) values ($1, $2, $3)")

@@ -1,4 +1,4 @@
-//! The page in memory: what handlers read and change.
+//! The unit of work in memory: what handlers read and change.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,52 +11,52 @@ use events::{ReservationId, ScheduleId, SeatId, UserId, reservation::Reservation
 use super::withdrawals::Attempts;
 use crate::domain::{Bought, Place, Reservation, Schedule, Seat};
 
-/// A value, and what the database has of it.
+/// A value, and what the database has in its place.
 #[derive(Debug)]
 pub(crate) struct Row<T> {
     value: T,
-    kept: Kept<T>,
+    stored: Stored<T>,
 }
 
 #[derive(Debug)]
-enum Kept<T> {
+enum Stored<T> {
     /// Nothing yet.
     No,
-    /// This very value.
+    /// The same value.
     Same,
-    /// The value before.
+    /// The value before the change.
     Older(T),
 }
 
 impl<T: Clone> Row<T> {
-    /// As the database has it.
+    /// A value as it is in the database.
     pub(crate) fn stored(value: T) -> Self {
-        Self { value, kept: Kept::Same }
+        Self { value, stored: Stored::Same }
     }
 
-    /// Not in the database yet.
+    /// A value that is not in the database yet.
     pub(crate) fn new(value: T) -> Self {
-        Self { value, kept: Kept::No }
+        Self { value, stored: Stored::No }
     }
 
-    /// Changes the value, to be written.
+    /// The value, to be changed and written.
     pub(crate) fn change(&mut self) -> &mut T {
-        if let Kept::Same = self.kept {
-            self.kept = Kept::Older(self.value.clone());
+        if let Stored::Same = self.stored {
+            self.stored = Stored::Older(self.value.clone());
         }
         &mut self.value
     }
 
     /// The value to insert.
     pub(crate) fn inserted(&self) -> Option<&T> {
-        matches!(self.kept, Kept::No).then_some(&self.value)
+        matches!(self.stored, Stored::No).then_some(&self.value)
     }
 
     /// The value that was read and the one to write instead.
     pub(crate) fn updated(&self) -> Option<(&T, &T)> {
-        match &self.kept {
-            Kept::Older(read) => Some((read, &self.value)),
-            Kept::No | Kept::Same => None,
+        match &self.stored {
+            Stored::Older(read) => Some((read, &self.value)),
+            Stored::No | Stored::Same => None,
         }
     }
 }
@@ -71,7 +71,7 @@ impl<T> Deref for Row<T> {
 /// Rows by key.
 pub(crate) type Rows<K, T> = HashMap<K, Row<T>>;
 
-/// What `pick` finds in the rows, in the order of their keys: rows are written in the
+/// What `pick` returns for the rows, in the order of their keys: rows are written in the
 /// order in which they are locked.
 pub(crate) fn sorted<'a, K: Ord + Hash, T, P>(
     rows: &'a Rows<K, T>,
@@ -86,13 +86,13 @@ pub(crate) fn sorted<'a, K: Ord + Hash, T, P>(
 /// What fans hold and have bought of a schedule, by reservation.
 pub(crate) type Held = HashMap<(ScheduleId, UserId), HashMap<ReservationId, Bought>>;
 
-/// The page of reservations and seats that one batch touches.
+/// The reservations and seats that one batch touches.
 #[derive(Debug, Default)]
 pub struct UnitOfWork {
     pub(crate) schedules: Rows<ScheduleId, Schedule>,
     pub(crate) places: Rows<(ScheduleId, UserId), Place>,
     pub(crate) reservations: Rows<ReservationId, Reservation>,
-    /// Nested, so that a seat is found without a copy of its name.
+    /// Nested, so that a lookup does not copy the name of the seat.
     pub(crate) seats: HashMap<ScheduleId, Rows<SeatId, Seat>>,
     /// What the buyers of this batch hold and have bought.
     pub(crate) held: Held,
@@ -107,7 +107,7 @@ impl UnitOfWork {
 
     /// What is known of a fan's place.
     pub(crate) fn place(&self, schedule_id: ScheduleId, user_id: UserId) -> Place {
-        self.places.get(&(schedule_id, user_id)).map_or(Place::UNCONSUMED, |place| **place)
+        self.places.get(&(schedule_id, user_id)).map_or(Place::UNKNOWN, |place| **place)
     }
 
     /// What a fan holds and has bought of a schedule.
@@ -119,7 +119,7 @@ impl UnitOfWork {
         self.held.get(&(schedule_id, user_id)).into_iter().flat_map(HashMap::values)
     }
 
-    /// A hold was paid: for a buyer of the same batch it is none any more.
+    /// Records that a hold was paid: for a request in the same batch it is no hold any more.
     pub(crate) fn note_paid(&mut self, id: ReservationId) {
         if let Some(bought) = self.of_buyer(id) {
             (bought.holds_until, bought.is_paid) = (None, true);
@@ -131,9 +131,9 @@ impl UnitOfWork {
         self.held.get_mut(&(row.schedule_id, row.user_id))?.get_mut(&id)
     }
 
-    /// Takes the end of a place in, unless a later one was heard before.
-    pub(crate) fn handle_place(&mut self, key: (ScheduleId, UserId), change: Place) {
-        let place = self.places.entry(key).or_insert_with(|| Row::new(Place::UNCONSUMED));
+    /// Applies the end of a place, unless a later end is known.
+    pub(crate) fn apply_place(&mut self, key: (ScheduleId, UserId), change: Place) {
+        let place = self.places.entry(key).or_insert_with(|| Row::new(Place::UNKNOWN));
         if change.is_newer_than(place) {
             *place.change() = change;
         }
@@ -151,7 +151,7 @@ impl UnitOfWork {
         self.seats.insert(schedule_id, rows);
     }
 
-    /// Writes a hold down: the reservation, and itself as the owner of its seats.
+    /// Adds a hold, and makes it the owner of its seats.
     pub(crate) fn grant(&mut self, hold: Reservation) {
         let seats = self.seats.entry(hold.schedule_id).or_default();
         for name in hold.seat_ids() {
@@ -172,8 +172,7 @@ impl UnitOfWork {
         self.reservations.insert(hold.id, Row::new(hold));
     }
 
-    /// Ends a reservation and frees its seats. A seat that has a later owner by now is left
-    /// alone.
+    /// Ends a reservation and frees its seats, except those that have a later owner by now.
     pub(crate) fn end(&mut self, id: ReservationId, state: ReservationState) {
         let Some(row) = self.reservations.get_mut(&id) else { return };
         row.change().state = state;
@@ -190,14 +189,14 @@ impl UnitOfWork {
         }
     }
 
-    /// Whether the seats of a reservation are on this page, so that it can end here.
+    /// Whether the seats of a reservation are loaded, so that it can be ended here.
     pub(crate) fn has_seats_of(&self, id: ReservationId) -> bool {
         self.reservations.get(&id).is_some_and(|reservation| {
             reservation.seat_ids().all(|seat| self.seat(reservation.schedule_id, seat).is_some())
         })
     }
 
-    /// The reservations on this page that are `wanted`, oldest first.
+    /// The loaded reservations that are `wanted`, oldest first.
     pub(crate) fn pick(&self, wanted: impl Fn(&Reservation) -> bool) -> BTreeSet<ReservationId> {
         self.reservations.values().filter(|row| wanted(row)).map(|row| row.id).collect()
     }

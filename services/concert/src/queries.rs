@@ -1,5 +1,5 @@
-//! What everybody may look at: concerts and schedules. Seat plans are in
-//! [`crate::plan_store`], the seat map is in [`crate::seats`].
+//! The queries on concerts and schedules. Seat plans are in [`crate::plan_store`], the seat map
+//! is in [`crate::seats`].
 
 use events::{
     ConcertId, Page, Problem, ScheduleId, Timestamp, codes,
@@ -18,20 +18,20 @@ use crate::{domain, team, unit_of_work};
 /// Characters of a search at most.
 const SEARCH_CHARS_MAX: usize = 200;
 
-/// Concerts whose title or artist has, for each word asked, a word that begins with it;
-/// newest first.
+/// Concerts whose title or artist has, for each word of the search, a word that begins with
+/// it; newest first.
 pub(crate) async fn concerts(
     pool: &PgPool,
     command: FindConcerts,
 ) -> Result<Page<Concert>, Problem> {
     let cut = Cut::new(command.cursor.as_deref(), command.limit)?;
-    let asked = command.q.unwrap_or_default();
-    let found = text::length(&asked);
+    let search = command.q.unwrap_or_default();
+    let found = text::length(&search);
     if found > SEARCH_CHARS_MAX {
         let why = format!("has {found} characters; at most {SEARCH_CHARS_MAX} are allowed");
         return Err(domain::invalid("q", &why));
     }
-    let words = text::search::words(&asked);
+    let words = text::search::words(&search);
     let query = words.iter().map(|word| begins(word)).collect::<Vec<_>>().join(" & ");
     let rows = if query.is_empty() {
         sqlx::query(
@@ -48,14 +48,14 @@ pub(crate) async fn concerts(
         .bind(cut.rows())
         .bind(query)
     };
-    let rows = rows.fetch_all(pool).await.map_err(unread)?;
+    let rows = rows.fetch_all(pool).await.map_err(read_error)?;
     let concerts: Vec<_> =
-        rows.iter().map(concert_of).collect::<sqlx::Result<_>>().map_err(unread)?;
+        rows.iter().map(concert_of).collect::<sqlx::Result<_>>().map_err(read_error)?;
     Ok(cut.page(concerts, |concert| concert.concert_id.0))
 }
 
-/// A word that begins like this, as a query has it. Whatever stands between the quotes is
-/// taken as it is, once these two are doubled.
+/// A prefix match as a `tsquery`. Everything between the quotes is taken literally once
+/// backslashes and quotes are doubled.
 fn begins(word: &str) -> String {
     format!("'{}':*", word.replace('\\', "\\\\").replace('\'', "''"))
 }
@@ -67,11 +67,11 @@ pub(crate) async fn concert(pool: &PgPool, command: GetConcert) -> Result<Concer
         .fetch_optional(pool)
         .await
         .and_then(|row| row.as_ref().map(concert_of).transpose())
-        .map_err(unread)?
+        .map_err(read_error)?
         .ok_or_else(no_concert)
 }
 
-/// The schedules of one concert, the last entered first.
+/// The schedules of one concert, newest first.
 pub(crate) async fn schedules(
     pool: &PgPool,
     command: FindSchedules,
@@ -86,12 +86,12 @@ pub(crate) async fn schedules(
     .bind(cut.rows())
     .fetch_all(pool)
     .await
-    .map_err(unread)?;
+    .map_err(read_error)?;
     if rows.is_empty() {
         check_concert(command.concert_id, pool).await?;
     }
     let mut schedules: Vec<_> =
-        rows.iter().map(unit_of_work::schedule).collect::<sqlx::Result<_>>().map_err(unread)?;
+        rows.iter().map(unit_of_work::schedule).collect::<sqlx::Result<_>>().map_err(read_error)?;
     let now = mesh::clock::now();
     for schedule in &mut schedules {
         schedule.state = domain::state_at(schedule, now);
@@ -99,7 +99,7 @@ pub(crate) async fn schedules(
     Ok(cut.page(schedules, |schedule| schedule.schedule_id.0))
 }
 
-/// Who acts on a concert, for whoever does.
+/// The organizers of a concert; only they and operators may read them.
 pub(crate) async fn organizers(
     pool: &PgPool,
     command: GetOrganizers,
@@ -107,8 +107,8 @@ pub(crate) async fn organizers(
 ) -> Result<Organizers, Problem> {
     let GetOrganizers { concert_id } = command;
     let keys = unit_of_work::Keys { concerts: [concert_id].into(), ..Default::default() };
-    let mut connection = pool.acquire().await.map_err(unread)?;
-    let found = team::concerts(&keys, &mut connection).await.map_err(unread)?;
+    let mut connection = pool.acquire().await.map_err(read_error)?;
+    let found = team::concerts(&keys, &mut connection).await.map_err(read_error)?;
     let organizers = found.into_values().next().ok_or_else(no_concert)?.organizers;
     domain::actor(&organizers, caller.user_id()?, caller.has(Role::Operator))?;
     Ok(domain::listed(concert_id, &organizers))
@@ -124,10 +124,10 @@ fn concert_of(row: &PgRow) -> sqlx::Result<Concert> {
     })
 }
 
-/// Schedules stated in one page.
+/// Schedules in one page of [`stated`].
 const STATED_MAX: i64 = 500;
 
-/// Every schedule there is, for those who have lost what they knew of it.
+/// Every schedule, for services that rebuild their copy.
 pub(crate) async fn stated(
     pool: &PgPool,
     command: StateSchedules,
@@ -141,25 +141,25 @@ pub(crate) async fn stated(
     .bind(STATED_MAX)
     .fetch_all(pool)
     .await
-    .map_err(unread)?;
+    .map_err(read_error)?;
     let stated = |row: &PgRow| {
         let title = row.try_get("title")?;
         Ok(ScheduleStated { schedule: unit_of_work::schedule(row)?, title })
     };
-    let items: Vec<_> = rows.iter().map(stated).collect::<sqlx::Result<_>>().map_err(unread)?;
+    let items: Vec<_> = rows.iter().map(stated).collect::<sqlx::Result<_>>().map_err(read_error)?;
     let last = items.last().filter(|_| items.len() as i64 == STATED_MAX);
     let next = last.map(|last: &ScheduleStated| last.schedule.schedule_id);
     Ok(Stated { items, next })
 }
 
-/// Tells an empty list from the list of nothing.
+/// Distinguishes a concert without schedules from an unknown concert.
 async fn check_concert(concert_id: ConcertId, pool: &PgPool) -> Result<(), Problem> {
     let exists: bool =
         sqlx::query_scalar("select exists (select from concerts where concert_id = $1)")
             .bind(concert_id.0)
             .fetch_one(pool)
             .await
-            .map_err(unread)?;
+            .map_err(read_error)?;
     if exists { Ok(()) } else { Err(no_concert()) }
 }
 
@@ -167,8 +167,8 @@ fn no_concert() -> Problem {
     Problem::new(codes::NOT_FOUND, "There is no such concert.")
 }
 
-/// Why a read failed, without what is nobody's business outside.
-pub(crate) fn unread(error: sqlx::Error) -> Problem {
+/// The problem of a failed read, without internal details.
+pub(crate) fn read_error(error: sqlx::Error) -> Problem {
     match Failure::from(error) {
         failure if failure.is_lost() => codes::UNAVAILABLE.into(),
         failure => {

@@ -1,4 +1,4 @@
-//! What operators may look at, and a fan of their own.
+//! The queries: operators may look at every saga, fans at their own.
 
 use std::sync::Arc;
 
@@ -21,11 +21,11 @@ use crate::{
     timeline,
 };
 
-/// What the flow of a new account is called.
+/// The flow of a new account.
 const SIGNING_UP: &str = "register";
 
-/// By what time states are judged: by how far the streams have been read, where this
-/// instance reads them.
+/// The time by which states are judged: how far the streams have been read where this instance
+/// reads them, else the clock.
 fn now(listener: &Listener) -> Timestamp {
     listener.known().unwrap_or_else(clock::now)
 }
@@ -37,7 +37,7 @@ pub(crate) async fn saga(
     command: GetSaga,
     meta: Meta,
 ) -> Result<Saga, Problem> {
-    // What is no key names nothing.
+    // An invalid key names nothing.
     let key: Key = command.id.parse().map_err(|()| Problem::from(codes::NOT_FOUND))?;
     let owner = match meta.caller.has(Role::Operator) {
         true => None,
@@ -47,7 +47,7 @@ pub(crate) async fn saga(
     found.ok_or_else(|| codes::NOT_FOUND.into())
 }
 
-/// The saga of this key that is the latest, and `owner`'s if that matters.
+/// The latest saga of this key; only `owner`'s when there is an owner.
 pub(crate) async fn find(
     pool: &PgPool,
     key: Key,
@@ -55,7 +55,7 @@ pub(crate) async fn find(
     now: Timestamp,
 ) -> sqlx::Result<Option<Saga>> {
     let found = find_one(pool, key, owner, now, true).await?;
-    // A user's id is that of the saga of signing up as well, and it is the user who is meant.
+    // A user's id is also the id of the saga of signing up, and it is the user who is meant.
     match found {
         Some(saga) if saga.line.flow == SIGNING_UP => {
             Ok(find_one(pool, key, owner, now, false).await?.or(Some(saga)))
@@ -64,8 +64,8 @@ pub(crate) async fn find(
     }
 }
 
-/// The saga of this id, unless it is not wanted; else the one of this event; else the latest
-/// that is found by this.
+/// The saga with this id, when `by_own_id`; else the saga of the event with this id; else the
+/// latest saga with this key.
 async fn find_one(
     pool: &PgPool,
     key: Key,
@@ -99,13 +99,13 @@ async fn find_one(
     Ok(timeline::saga(Flows::shipped(), &events, now))
 }
 
-/// Whether facts are about this fan, and about no other.
+/// Whether events are about this fan, and about no other.
 fn is_of(events: &[Observed], owner: UserId) -> bool {
     let mut users = events.iter().filter_map(user_of).peekable();
     users.peek().is_some() && users.all(|user_id| user_id == owner)
 }
 
-/// Sagas in a line each, those that began last first.
+/// Sagas in one line each, the latest first.
 pub(crate) async fn sagas(
     listener: Arc<Listener>,
     ctx: QueryContext<Postgres<UnitOfWork>>,
@@ -153,7 +153,7 @@ fn selection(command: &FindSagas, now: Timestamp) -> Result<QueryBuilder<Pg>, Pr
     if let Some(service) = &command.service {
         let bit = bit_of(service);
         if bit == 0 {
-            let what = format!("must be a service that tells facts, not `{service:.40}`");
+            let what = format!("must be a service that emits events, not `{service:.40}`");
             return Err(Problem::about(codes::INVALID, "service", what));
         }
         query.push(" and (took_part | awaited) & ").push_bind(bit).push(" <> 0");
@@ -174,7 +174,7 @@ fn selection(command: &FindSagas, now: Timestamp) -> Result<QueryBuilder<Pg>, Pr
     Ok(query)
 }
 
-/// What the auditor has found, the latest first.
+/// The violations that the auditor has found, the latest first.
 pub(crate) async fn violations(
     ctx: QueryContext<Postgres<UnitOfWork>>,
     command: FindViolations,
@@ -198,6 +198,6 @@ pub(crate) async fn violations(
 }
 
 fn unavailable(error: sqlx::Error) -> Problem {
-    tracing::warn!(%error, "a read failed");
+    tracing::warn!(%error, "a query failed");
     codes::UNAVAILABLE.into()
 }

@@ -1,4 +1,4 @@
-//! What an operator may look at: how far the export has come.
+//! The query of operators: how far the export has come.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::{
     progress::{self, Noted},
 };
 
-/// How long the broker may take to say where its streams end.
+/// How long the broker may take to answer where a stream ends.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How far the export has come, also while it is stuck.
+/// Answers how far the export has come, also while it is stuck.
 pub(crate) async fn export(
     ctx: QueryContext<Postgres<UnitOfWork>>,
     _: GetExport,
@@ -33,7 +33,7 @@ pub(crate) async fn export(
         (None, true) => ExportState::Running,
     };
     let streams = futures::future::join_all(behind).await;
-    // What troubled a target that is configured no longer troubles nobody.
+    // The trouble of a target that is no longer configured does not matter.
     let trouble = trouble.filter(|_| state == ExportState::Stuck);
     Ok(Export { state, watermark, streams, trouble })
 }
