@@ -41,6 +41,7 @@ pub mod timeline;
 mod unit_of_work;
 mod watchdog;
 
+use std::sync::Arc;
 use std::{sync::LazyLock, time::Duration};
 
 use events::{
@@ -48,7 +49,7 @@ use events::{
     concert, notification, payment, point, queue, reservation,
     user::{self, Role},
 };
-use mesh::{Allow, Service, postgres::Postgres};
+use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
 pub use auditor::Auditor;
 pub use forgetting::forget;
@@ -142,6 +143,12 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         .every::<ReportStall, _, _>("stalls", WATCH_EVERY, move |pool, _| {
             watchdog::due(watchdog.clone(), pool)
         })
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }
 
 #[cfg(test)]

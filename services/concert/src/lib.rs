@@ -43,16 +43,21 @@ use events::{
     state::StateSchedules,
     user::Role,
 };
-use mesh::{Allow, QueryContext, Service, postgres::Postgres};
+use mesh::{Allow, Link, QueryContext, Running, Service, postgres::Postgres};
 
-pub use seats::{MapConfig, REBUILT_FROM, SeatMaps, map_service};
+pub use seats::{MapConfig, REBUILT_FROM, SeatMaps, map_service, start_map};
 pub use unit_of_work::{Keys, UnitOfWork};
 
 /// The name of this service.
 pub const NAME: &str = "concert";
 
 /// The tables of this service.
-pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["concert/0101_concerts_and_schedules.sql", "concert/0102_seat_states.sql", "concert/0103_seat_map_in_valkey.sql", "concert/0104_organizers.sql"];
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations![
+    "concert/0101_concerts_and_schedules.sql",
+    "concert/0102_seat_states.sql",
+    "concert/0103_seat_map_in_valkey.sql",
+    "concert/0104_organizers.sql"
+];
 
 /// Account events that are handled before the reader's position is saved.
 const READ_BATCH: usize = 100;
@@ -112,4 +117,10 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
                 Ok(SeatPlan { schedule_id, seats })
             }
         })
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

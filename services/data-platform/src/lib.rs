@@ -35,7 +35,7 @@ mod unit_of_work;
 use std::sync::Arc;
 
 use events::{data_platform::GetExport, user::Role};
-use mesh::{Allow, Service, postgres::Postgres};
+use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
 pub use backfill::{Progress, backfill};
 pub use config::{Config, FOLDER_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE};
@@ -55,7 +55,8 @@ const PIECE: usize = 5_000;
 pub const NAME: &str = "data-platform";
 
 /// The service's tables.
-pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["data-platform/0101_data_platform.sql"];
+pub static MIGRATIONS: mesh::postgres::Migrations =
+    mesh::migrations!["data-platform/0101_data_platform.sql"];
 
 /// The service, to be run on a [`Postgres`].
 pub fn service() -> Service<Postgres<UnitOfWork>> {
@@ -66,4 +67,10 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
             async move { exporter.take(ctx, &read).await }
         })
         .queries::<GetExport, _, _>(Allow::Role(Role::Operator), queries::export)
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

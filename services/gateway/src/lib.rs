@@ -60,6 +60,7 @@ mod withdrawals;
 
 use std::num::NonZeroU32;
 
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -126,7 +127,18 @@ impl Settings {
 ///
 /// # Errors
 /// When connections can no longer be accepted.
-pub async fn serve(
+pub fn serve(
+    listener: TcpListener,
+    link: mesh::Link,
+    settings: Settings,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, std::io::Result<()>> {
+    // Boxed here, its code is compiled in this crate and not again where it is awaited.
+    Box::pin(serve_all(listener, link, settings, readiness, shutdown))
+}
+
+async fn serve_all(
     listener: TcpListener,
     link: mesh::Link,
     settings: Settings,

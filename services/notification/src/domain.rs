@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use ring::digest::{SHA256, digest};
 use events::{
     Problem, Timestamp, codes,
     notification::{Channel, Locale, MessageKind},
 };
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use uuid::{Builder, Uuid};
 

@@ -32,12 +32,14 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use events::{
     Event, concert, notification,
     notification::{NotificationFailed, NotificationSent},
     payment, reservation, user,
 };
-use mesh::{Allow, Service, postgres::Postgres};
+use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
 pub use config::{Config, Relay};
 pub use domain::Pace;
@@ -48,7 +50,8 @@ pub use unit_of_work::{Keys, UnitOfWork};
 pub const NAME: &str = "notification";
 
 /// The service's tables.
-pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["notification/0101_notification.sql"];
+pub static MIGRATIONS: mesh::postgres::Migrations =
+    mesh::migrations!["notification/0101_notification.sql"];
 
 /// The service, to be run on a [`Postgres`].
 pub fn service() -> Service<Postgres<UnitOfWork>> {
@@ -70,4 +73,10 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         .queries::<notification::FindMessages, _, _>(Allow::User, queries::messages)
         .executes::<handlers::RecordDelivery>(Allow::Inside, &[SENT, FAILED])
         .every_with("send", sending::TICK, sending::send_due)
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

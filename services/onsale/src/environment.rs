@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use servers::{Options, Servers};
 use uuid::Uuid;
@@ -72,18 +73,18 @@ impl Environment {
     ///
     /// # Errors
     /// When a server cannot be started or reached, or refuses a migration or the topology.
-    pub async fn start(
+    pub fn start(
         folder: Option<PathBuf>,
         say: Arc<dyn Fn(&str) + Send + Sync>,
-    ) -> Result<Self> {
-        Self::start_with(folder, &[], say).await
+    ) -> BoxFuture<'static, Result<Self>> {
+        Box::pin(Self::start_with(folder, &[], say))
     }
 
     /// The same with databases for `others`, programs outside the mesh; the environment names
     /// theirs as it names those of the services.
     ///
     /// # Errors
-    /// As [`Environment::set`].
+    /// As [`Environment::start`].
     pub async fn start_with(
         folder: Option<PathBuf>,
         others: &[String],

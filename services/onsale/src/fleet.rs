@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use events::user::Role;
+use futures::future::BoxFuture;
 use mesh::{
     Callout, Link, LinkSettings, Running, Wiring,
     deadline::within,
@@ -81,7 +82,16 @@ impl Fleet {
     ///
     /// # Errors
     /// When a name is unknown, or a service cannot reach what it needs.
-    pub async fn start(config: &Config, names: &[&str], configs: &ServiceConfigs) -> Result<Self> {
+    pub fn start<'a>(
+        config: &'a Config,
+        names: &'a [&'a str],
+        configs: &'a ServiceConfigs,
+    ) -> BoxFuture<'a, Result<Self>> {
+        // Boxed here, its code is compiled in this crate and not again in each that waits for it.
+        Box::pin(Self::start_all(config, names, configs))
+    }
+
+    async fn start_all(config: &Config, names: &[&str], configs: &ServiceConfigs) -> Result<Self> {
         let mut fleet = Self::default();
         for name in names {
             fleet.add(config, name, configs).await.with_context(|| format!("starting {name}"))?;
@@ -120,39 +130,34 @@ impl Fleet {
                 if let Some(callout) = callout(config, link.clone()).await? {
                     self.keepers.push(tokio::spawn(callout.run()));
                 }
-                self.running.push(mesh::start(user::service(), Arc::new(engine), link));
+                self.running.push(user::start(Arc::new(engine), link));
                 let granted = within(ACCOUNTS_WITHIN, "the user service", wait_for_accounts(&pool));
                 granted.await.context("the operator's account was not made in time")??;
             }
             "concert" => self.add_concert(config, link, tracer(name, configs)?).await?,
             "reservation" => {
-                self.add_simple(reservation::service(), config, link, configs.reservation.clone())?;
+                self.add_simple(reservation::start, config, link, configs.reservation.clone())?;
             }
-            "payment" => self.add_simple(payment::service(), config, link, Default::default())?,
-            "point" => self.add_simple(point::service(), config, link, Default::default())?,
+            "payment" => self.add_simple(payment::start, config, link, Default::default())?,
+            "point" => self.add_simple(point::start, config, link, Default::default())?,
             "ranking" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Config::default())?);
                 let kept = room::ranking(engine.clone());
                 self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, link.clone())));
-                self.running.push(mesh::start(ranking::service(), engine, link));
+                self.running.push(ranking::start(engine, link));
             }
             "notification" => {
-                self.add_simple(
-                    notification::service(),
-                    config,
-                    link,
-                    configs.notification.clone(),
-                )?;
+                self.add_simple(notification::start, config, link, configs.notification.clone())?;
             }
             "data-platform" => {
                 let own = configs.data_platform.clone();
-                self.add_simple(data_platform::service(), config, link, own)?;
+                self.add_simple(data_platform::start, config, link, own)?;
             }
-            "audit" => self.add_simple(audit::service(), config, link, configs.audit.clone())?,
+            "audit" => self.add_simple(audit::start, config, link, configs.audit.clone())?,
             "queue" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Config::default())?);
                 self.keepers.push(tokio::spawn(room::keep_rebuilt(engine.clone(), link.clone())));
-                self.running.push(mesh::start(queue::service(), engine, link));
+                self.running.push(queue::start(engine, link));
             }
             _ => {
                 let readiness =
@@ -188,21 +193,21 @@ impl Fleet {
         let second = link(config, concert::NAME, tracer).await?;
         let kept = room::seat_maps(maps.clone());
         self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, second.clone())));
-        self.running.push(mesh::start(concert::service(), Arc::new(engine), first));
-        self.running.push(mesh::start(concert::map_service(), maps, second));
+        self.running.push(concert::start(Arc::new(engine), first));
+        self.running.push(concert::start_map(maps, second));
         Ok(())
     }
 
     fn add_simple<B: mesh::UnitOfWork>(
         &mut self,
-        service: mesh::Service<Postgres<B>>,
+        start: fn(Arc<Postgres<B>>, Link) -> Running,
         config: &Config,
         link: Link,
         own: B::Config,
     ) -> Result<()> {
         let engine = Postgres::new(config.database_url(link.service())?, own)?;
         let engine = engine.owning(migrations(link.service()));
-        self.running.push(mesh::start(service, Arc::new(engine), link));
+        self.running.push(start(Arc::new(engine), link));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | `cli` | the command line |
 //! | `config` | addresses of the servers and keys of the services, from the environment |
 //! | `fleet` | starting and stopping services in this process |
 //! | `environment` | real servers of our own, for the demo and for development |
@@ -28,6 +29,7 @@
 
 pub mod bench;
 pub mod box_office;
+pub mod cli;
 pub mod config;
 pub mod dead_letters;
 pub mod demo;

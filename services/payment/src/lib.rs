@@ -32,8 +32,10 @@ mod rows;
 mod unit_of_work;
 mod withdrawal;
 
+use std::sync::Arc;
+
 use events::{payment, point, reservation, state::StateSales, user};
-use mesh::{Allow, Service, postgres::Postgres};
+use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
 pub use unit_of_work::{Keys, UnitOfWork};
 
@@ -47,7 +49,8 @@ pub mod sim {
 pub const NAME: &str = "payment";
 
 /// The service's tables.
-pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["payment/0101_holds_and_payments.sql", "payment/0102_called_off.sql"];
+pub static MIGRATIONS: mesh::postgres::Migrations =
+    mesh::migrations!["payment/0101_holds_and_payments.sql", "payment/0102_called_off.sql"];
 
 /// This service has no settings: every deadline belongs to another service.
 #[derive(Debug, Clone, Default)]
@@ -75,4 +78,10 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         ])
         .consumes::<user::UserWithdrawalRefused>(&[])
         .consumes::<user::UserWithdrawn>(&[])
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

@@ -26,8 +26,10 @@ mod queries;
 mod unit_of_work;
 mod withdrawal;
 
+use std::sync::Arc;
+
 use events::{payment, point, reservation, user};
-use mesh::{Allow, Service, postgres::Postgres};
+use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
 pub use unit_of_work::{Keys, UnitOfWork};
 
@@ -44,7 +46,8 @@ pub mod sim {
 pub const NAME: &str = "point";
 
 /// The service's tables.
-pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["point/0101_wallets_and_ledger.sql"];
+pub static MIGRATIONS: mesh::postgres::Migrations =
+    mesh::migrations!["point/0101_wallets_and_ledger.sql"];
 
 /// The settings of this service.
 #[derive(Debug, Clone)]
@@ -80,4 +83,10 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         .consumes::<payment::PaymentRequested>(&["point.debited", "point.debit_refused"])
         .consumes::<reservation::ReservationConfirmRefused>(&["point.refunded"])
         .consumes::<reservation::ReservationCancelled>(&["point.refunded"])
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

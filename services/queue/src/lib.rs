@@ -33,6 +33,7 @@ mod handlers;
 mod rebuild;
 mod signer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use events::{
@@ -44,7 +45,7 @@ use events::{
     user::UserWithdrawn,
 };
 use mesh::{
-    Allow, Meta, QueryContext, Service, clock,
+    Allow, Link, Meta, QueryContext, Running, Service, clock,
     engine::Failure,
     valkey::{FunctionCall, LuaModule, Valkey},
 };
@@ -101,6 +102,12 @@ pub fn service() -> Service<Valkey<Room>> {
         .queries::<Jwks, _, _>(Allow::Anyone, jwks)
         .every("admit", TICK, &["queue.activated", "queue.completed", "queue.expired"], due)
         .every("keys", KEYS_EVERY, &[], refresh_keys)
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Valkey<Room>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }
 
 async fn get_place(

@@ -21,6 +21,7 @@
 pub mod domain;
 mod handlers;
 
+use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 
 use events::{
@@ -31,7 +32,7 @@ use events::{
 };
 pub use handlers::{sale_stated, schedule_stated};
 use mesh::{
-    Allow, Meta, QueryContext, Service, clock,
+    Allow, Link, Meta, QueryContext, Running, Service, clock,
     valkey::{LuaModule, Valkey},
 };
 
@@ -73,6 +74,12 @@ pub fn service() -> Service<Valkey<Charts>> {
         .consumes::<PaymentCompleted>(&[])
         .consumes::<PaymentRefunded>(&[])
         .queries::<RankConcerts, _, _>(Allow::Anyone, rank)
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Valkey<Charts>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }
 
 async fn rank(

@@ -27,6 +27,7 @@ mod withdrawal;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use events::{
@@ -39,7 +40,7 @@ use events::{
     state::StateSeats,
     user,
 };
-use mesh::{Allow, QueryContext, Service, postgres::Postgres};
+use mesh::{Allow, Link, QueryContext, Running, Service, postgres::Postgres};
 
 pub use unit_of_work::{Keys, UnitOfWork};
 
@@ -58,7 +59,8 @@ pub mod sim {
 pub const NAME: &str = "reservation";
 
 /// The service's tables.
-pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["reservation/0101_reservation.sql", "reservation/0102_terms_and_ends.sql"];
+pub static MIGRATIONS: mesh::postgres::Migrations =
+    mesh::migrations!["reservation/0101_reservation.sql", "reservation/0102_terms_and_ends.sql"];
 
 /// How often the timers look for due holds and cancelled shows.
 const TICK: Duration = Duration::from_millis(200);
@@ -115,4 +117,10 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         .executes::<timers::EmptyShow>(Allow::Inside, &[CANCELLED])
         .every("expire", TICK, timers::due_holds)
         .every("empty", TICK, timers::cancelled_shows)
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

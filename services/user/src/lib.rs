@@ -30,10 +30,11 @@ mod secrets;
 mod unit_of_work;
 mod withdrawal;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use events::{payment, point, reservation, user};
-use mesh::{Allow, Service, clock, postgres::Postgres};
+use mesh::{Allow, Link, Running, Service, clock, postgres::Postgres};
 use sqlx::PgPool;
 
 pub use domain::LogInLimit;
@@ -152,4 +153,10 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
             queries::unanswered,
         )
         .every::<inside::Tidy, _, _>("tidy", TIDY_EVERY, queries::due_tidy)
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

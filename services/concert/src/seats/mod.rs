@@ -23,7 +23,7 @@ use events::{
     },
 };
 use mesh::{
-    Allow, QueryContext, Service, clock,
+    Allow, Link, QueryContext, Running, Service, clock,
     valkey::{FunctionCall, LuaModule, Reply, Valkey},
 };
 use sqlx::PgPool;
@@ -103,6 +103,11 @@ pub fn map_service() -> Service<Valkey<SeatMaps>> {
                 since(&ctx, &command, clock::now()).await
             },
         )
+}
+
+/// Starts the seat maps.
+pub fn start_map(engine: Arc<Valkey<SeatMaps>>, link: Link) -> Running {
+    mesh::start(map_service(), engine, link)
 }
 
 /// The current map.

@@ -9,11 +9,8 @@ use jsonwebtoken::{
 };
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 
-static ED25519_ONLY: CryptoProvider = CryptoProvider {
-    signer_factory,
-    verifier_factory,
-    key_utils: KeyUtils::new_unimplemented(),
-};
+static ED25519_ONLY: CryptoProvider =
+    CryptoProvider { signer_factory, verifier_factory, key_utils: KeyUtils::new_unimplemented() };
 
 /// Lets tokens be signed and verified; every call after the first does nothing.
 pub(crate) fn install() {

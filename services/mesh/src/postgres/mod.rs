@@ -40,14 +40,15 @@ use crate::{
     work::{Entry, Meta, Work},
 };
 
-pub use migrations::{Migrations, migrator};
 pub use check::{check, connect, default_partitions};
+pub use migrations::{Migrations, migrator};
 pub use outbox::backlog;
 pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
 
 /// The migrations of the mesh's own tables, which every service's database has.
-pub static MESH_MIGRATIONS: Migrations = crate::migrations!["mesh/0001_mesh.sql", "mesh/0002_reached.sql"];
+pub static MESH_MIGRATIONS: Migrations =
+    crate::migrations!["mesh/0001_mesh.sql", "mesh/0002_reached.sql"];
 
 /// Connections of one service: two batch workers, its queries, timers and housekeeping.
 const CONNECTIONS_MAX: u32 = 8;

@@ -19,7 +19,6 @@ mod wire;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ring::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use events::notification::Channel;
 use futures::{StreamExt, stream};
@@ -27,6 +26,7 @@ use reqwest::{
     Client, Method, RequestBuilder, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderValue},
 };
+use ring::digest::{SHA256, digest};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use ring::hmac;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use events::notification::Channel;
 use futures::{StreamExt, stream};
 use reqwest::{Client, StatusCode, Url, header::CONTENT_TYPE};
+use ring::hmac;
 use serde_json::json;
 
 use super::{AT_ONCE, Parcel, Round, Sent, http};

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use ring::hmac;
 use axum::{
     body::Bytes,
     extract::State,
@@ -12,6 +11,7 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use events::notification::Channel;
+use ring::hmac;
 use serde_json::Value;
 
 use super::*;
