@@ -6,7 +6,9 @@
 //! belong to the [`Claims`], so a ticket can never pass for a pass, nor the signer of one
 //! issuer for the other.
 
+pub(crate) mod callout;
 mod key_set;
+pub mod keys;
 mod seen;
 pub(crate) mod signatures;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::engine::Failure;
+use crate::store::engine::Failure;
 
 /// How long an instance whose store is unavailable still takes commands, to refuse them; after
 /// that it leaves them to other instances.

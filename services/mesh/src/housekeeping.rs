@@ -7,8 +7,8 @@ use tracing::{info, warn};
 
 use crate::{
     Link,
-    engine::Engine,
     health::{Health, Part},
+    store::engine::Engine,
 };
 
 /// How often the store is tidied.

@@ -14,22 +14,22 @@ use tracing::{info, warn};
 
 use crate::{
     Allow, Link, Meta, QueryContext, Service, Wiring,
-    agreement::{Agreement, Reached},
-    consumer::{Consumer, Table},
-    endpoint::Endpoints,
-    engine::{Engine, Failure},
+    batch::worker::Worker,
     failpoint::Failpoints,
-    follower::Follower,
     health::Health,
     housekeeping::Housekeeping,
-    intake::{Intake, Taken},
-    link::stream_of,
+    inbound::agreement::{Agreement, Reached},
+    inbound::consumer::{Consumer, Table},
+    inbound::endpoint::Endpoints,
+    inbound::follower::Follower,
+    inbound::intake::{Intake, Taken},
+    inbound::timer::Ticking,
+    nats::link::stream_of,
+    outbound::publisher::{HandOff, Handed, Publisher, missed},
     parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
-    publisher::{HandOff, Handed, Publisher, missed},
     service::{EndpointSpec, Followed, How, Pace},
+    store::engine::{Engine, Failure},
     supervise::Tasks,
-    timer::Ticking,
-    worker::Worker,
 };
 
 /// Batch workers of a service: one loads while another commits.

@@ -1,13 +1,20 @@
 //! A service as a table: the events it consumes, the endpoints it answers, its timers.
 
+pub(crate) mod caller;
+pub(crate) mod context;
+mod on_postgres;
+pub mod page;
+pub(crate) mod query_context;
+pub(crate) mod unit_of_work;
+
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use events::{Command, Event, Problem, Timestamp};
 
 use crate::{
-    Allow, Idempotency, QueryContext, Read, engine::Engine, engine::Failure, input::parse,
-    repeat::Key, work::Meta,
+    Allow, Idempotency, QueryContext, Read, batch::work::Meta, inbound::input::parse,
+    inbound::repeat::Key, store::engine::Engine, store::engine::Failure,
 };
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

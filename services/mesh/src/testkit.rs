@@ -13,17 +13,17 @@ use uuid::Uuid;
 
 use crate::{
     Caller, Idempotency, Link, Meta, Service, Work,
-    consumer::{Table, entries_of},
-    engine::{Engine, Failure},
+    batch::work::{Delivery, Settle},
     health::Health,
-    message::Message,
+    inbound::consumer::{Table, entries_of},
+    outbound::message::Message,
+    outbound::publisher::{HandOff, Handed},
     parked::{
         Parked,
         retry::{Retrier, Tried},
     },
-    publisher::{HandOff, Handed},
     service::{DecodedCommand, EndpointSpec, How},
-    work::{Delivery, Settle},
+    store::engine::{Engine, Failure},
 };
 
 /// A message as a stream delivers it.

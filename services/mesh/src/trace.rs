@@ -25,7 +25,7 @@ use opentelemetry_sdk::{
     trace::{BatchConfig, BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider},
 };
 
-use crate::context::Emitted;
+use crate::service::context::Emitted;
 
 /// The header that carries the trace context.
 pub const TRACEPARENT: &str = "traceparent";

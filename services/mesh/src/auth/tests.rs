@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::*;
-use crate::keys::{KeyLife, KeyRecord, Keyring};
+use crate::auth::keys::{KeyLife, KeyRecord, Keyring};
 
 const LIFE: KeyLife = KeyLife { rotate_secs: 1_000, lead_secs: 10, token_secs: 100 };
 const FAN: UserId = UserId(Uuid::from_u128(1));

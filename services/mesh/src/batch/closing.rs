@@ -1,9 +1,16 @@
 //! What a batch writes beside the service's own rows: claims, outbox messages and answers.
 
+use bytes::Bytes;
 use uuid::Uuid;
 
-use super::answers::Answers;
-use crate::message::Message;
+use super::{
+    answers::Answers,
+    work::{Entry, Work},
+};
+use crate::{
+    outbound::message::Message,
+    parked::{ParkedState, one_line},
+};
 
 /// What the last statement of a batch writes.
 pub(crate) struct Closing<'a> {
@@ -29,5 +36,37 @@ impl Closing<'_> {
     /// Whether there is nothing to write.
     pub(crate) fn is_empty(&self) -> bool {
         self.claims.is_empty() && self.emitted.is_empty() && self.answers.given_now().is_empty()
+    }
+}
+
+/// An event to be parked.
+pub(crate) struct Parking {
+    pub(crate) key: String,
+    pub(crate) state: ParkedState,
+    pub(crate) cause: String,
+    pub(crate) envelope: Bytes,
+    pub(crate) subject: String,
+    pub(crate) stream: String,
+    pub(crate) sequence: u64,
+}
+
+impl Parking {
+    /// The event at index `at` of a message.
+    pub(super) fn of<D>(
+        work: &Work<D>,
+        at: usize,
+        state: ParkedState,
+        cause: String,
+    ) -> Option<Self> {
+        let (delivery, entry): (_, &Entry<D>) = (work.delivery()?, work.entries.get(at)?);
+        Some(Self {
+            key: entry.key(),
+            state,
+            cause: one_line(&cause),
+            envelope: entry.raw.clone(),
+            subject: delivery.subject.to_string(),
+            stream: delivery.stream.clone(),
+            sequence: delivery.sequence,
+        })
     }
 }

@@ -2,17 +2,14 @@
 
 use std::{collections::HashSet, future::Future};
 
-use bytes::Bytes;
 use events::UserId;
 use uuid::Uuid;
 
-use super::closing::{Closed, Closing};
-use crate::{
-    UnitOfWork,
-    engine::Failure,
-    parked::{Parked, ParkedState, one_line},
-    work::{Answered, Entry, Work},
+use super::{
+    answers::KeptAnswer,
+    closing::{Closed, Closing, Parking},
 };
+use crate::{UnitOfWork, parked::Parked, store::engine::Failure};
 
 /// A store that keeps a service's state.
 pub(crate) trait Ledger<B: UnitOfWork>: Sync {
@@ -95,47 +92,4 @@ pub(crate) trait Transaction<B: UnitOfWork>: Send + Sized {
 
     /// Commits. `Uncertain` when it is unknown whether the commit took effect.
     fn commit(self) -> impl Future<Output = Result<(), Failure>> + Send;
-}
-
-/// An answer that was given under an `Idempotency-Key`.
-#[derive(Clone)]
-pub(crate) struct KeptAnswer {
-    /// Hash of key, caller and endpoint.
-    pub(crate) scope: [u8; 32],
-    /// Hash of the request.
-    pub(crate) body: [u8; 32],
-    /// The answer.
-    pub(crate) answered: Answered,
-}
-
-/// An event to be parked.
-pub(crate) struct Parking {
-    pub(crate) key: String,
-    pub(crate) state: ParkedState,
-    pub(crate) cause: String,
-    pub(crate) envelope: Bytes,
-    pub(crate) subject: String,
-    pub(crate) stream: String,
-    pub(crate) sequence: u64,
-}
-
-impl Parking {
-    /// The event at index `at` of a message.
-    pub(super) fn of<D>(
-        work: &Work<D>,
-        at: usize,
-        state: ParkedState,
-        cause: String,
-    ) -> Option<Self> {
-        let (delivery, entry): (_, &Entry<D>) = (work.delivery()?, work.entries.get(at)?);
-        Some(Self {
-            key: entry.key(),
-            state,
-            cause: one_line(&cause),
-            envelope: entry.raw.clone(),
-            subject: delivery.subject.to_string(),
-            stream: delivery.stream.clone(),
-            sequence: delivery.sequence,
-        })
-    }
 }

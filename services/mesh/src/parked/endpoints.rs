@@ -23,9 +23,9 @@ use super::{
     retry::{LEASE, Retrier, Tried},
 };
 use crate::{
-    engine::{Engine, Failure, Show, Which},
-    input::parse,
-    work::Meta,
+    batch::work::Meta,
+    inbound::input::parse,
+    store::engine::{Engine, Failure, Show, Which},
 };
 
 /// Dead letters listed at most: together they fit into one message of the broker.

@@ -15,12 +15,12 @@ use tracing::{error, info, warn};
 use super::{EARLY_SECS_MAX, Parked, ParkedState, pause_after};
 use crate::{
     Link,
-    consumer::{Table, decode},
-    engine::{Engine, Failure, Retried, Verdict, Which},
+    batch::work::open_span,
     health::Health,
-    link::headers,
-    publisher::HandOff,
-    worker::open_span,
+    inbound::consumer::{Table, decode},
+    nats::link::headers,
+    outbound::publisher::HandOff,
+    store::engine::{Engine, Failure, Retried, Verdict, Which},
 };
 
 /// Events leased and tried at a time.

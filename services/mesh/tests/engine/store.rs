@@ -200,7 +200,7 @@ pub async fn drive<E: Engine>(
 /// Runs one message or command with ever more care.
 pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Handler>]) -> Result<Ran, Failure> {
     let mut last = None;
-    for care in [Care::Standalone, Care::AloneFinal, Care::ParkUnrun] {
+    for care in [Care::Alone, Care::AloneFinal, Care::ParkUnrun] {
         match run_with_retries(engine, work, care).await {
             Err(Failure::Refused(cause) | Failure::Duplicate(cause)) => last = Some(cause),
             ended => return ended,
