@@ -1,5 +1,6 @@
 //! The architecture invariants, checked on the project itself.
 
+mod circles;
 mod crates;
 mod flows;
 mod sources;

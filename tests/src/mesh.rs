@@ -94,6 +94,9 @@ fn stop_servers_at_exit() {
     }
 }
 
+/// Seconds that access tokens are valid in tests.
+const ACCESS_SECS: i64 = 4 * 3_600;
+
 /// A running mesh.
 pub struct Mesh {
     /// Its servers and how to reach them.
@@ -239,6 +242,8 @@ fn seeds(env: &Environment) -> BTreeMap<&'static str, String> {
 fn configs(env: &Environment) -> ServiceConfigs {
     ServiceConfigs {
         operator: Some(env.operator.clone()),
+        // A shared mesh is used for longer than a token is valid when the machine is slow.
+        access_secs: Some(ACCESS_SECS),
         gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
         notification: notification::Config::folder(env.messages_folder()),
         // Without a target the export stands still, and its lag never falls.

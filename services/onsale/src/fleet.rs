@@ -44,6 +44,8 @@ pub struct ServiceConfigs {
     /// Seconds after which an attempt to close an account is refused; the default of the user
     /// service when `None`.
     pub withdrawal_secs: Option<i64>,
+    /// Seconds that access tokens are valid; the user service's default when `None`.
+    pub access_secs: Option<i64>,
     /// The configuration of reservation.
     pub reservation: reservation::Config,
     /// The configuration of notification.
@@ -111,7 +113,9 @@ impl Fleet {
         let link = link(config, name, tracer(name, configs)?).await?;
         match name {
             "user" => {
-                let mut own = user::Config::default();
+                let mut own = configs
+                    .access_secs
+                    .map_or_else(user::Config::default, user::Config::with_access_secs);
                 own.withdrawal_secs = configs.withdrawal_secs.unwrap_or(own.withdrawal_secs);
                 let engine = Postgres::new(config.database_url(name)?, own)?;
                 let engine = engine.owning(migrations(name));

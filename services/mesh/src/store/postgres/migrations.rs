@@ -23,7 +23,7 @@ pub type Migrations = LazyLock<Migrator>;
 macro_rules! migrations {
     ($($file:literal),+ $(,)?) => {
         ::std::sync::LazyLock::new(|| {
-            $crate::store::postgres::migrator(&[$((
+            $crate::postgres::migrator(&[$((
                 $file,
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/", $file)),
             )),+])
