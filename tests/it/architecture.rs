@@ -1,5 +1,6 @@
 //! The architecture invariants, checked on the project itself.
 
 mod crates;
+mod documents;
 mod flows;
 mod sources;

@@ -106,3 +106,8 @@ pub use stored::{EVENTS_A_SEQUENCE, Extent, STORED_MESSAGES_MAX, StoredEvent, St
 pub use taken_in::ConsumerState;
 pub use unit_of_work::{Execute, Handle, HandleError, Refusal, UnitOfWork};
 pub use work::{Answered, Entry, Idempotency, Meta, Outcome, Work};
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

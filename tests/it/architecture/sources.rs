@@ -41,7 +41,7 @@ const PURE: [&str; 3] =
     ["services/audit/src/flows", "services/audit/src/timeline", "services/audit/src/auditor"];
 
 /// Whether a file contains the tests of another file.
-fn is_test(path: &Path) -> bool {
+pub(super) fn is_test(path: &Path) -> bool {
     path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs")
 }
 
