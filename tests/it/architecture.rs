@@ -2,5 +2,6 @@
 
 mod circles;
 mod crates;
+mod documents;
 mod flows;
 mod sources;

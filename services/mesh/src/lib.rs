@@ -84,3 +84,8 @@ pub use service::{
 #[cfg(feature = "sim")]
 pub use store::memory;
 pub use store::{engine, postgres, valkey};
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 /// Sells concert seats: a mesh of services on NATS JetStream.
 ///
 /// Servers and secrets are named by environment variables (ONSALE_NATS_URL,
-/// ONSALE_VALKEY_URL, ONSALE_<SERVICE>_DATABASE_URL, ONSALE_NKEY_DIR; the README lists all).
+/// ONSALE_VALKEY_URL, ONSALE_<SERVICE>_DATABASE_URL, ONSALE_NKEY_DIR; docs/configuration.md lists all).
 /// `demo`, `dev` and `bench` start servers of their own when ONSALE_NATS_URL is not set.
 #[derive(Parser)]
 #[command(name = "onsale", version, max_term_width = 100)]

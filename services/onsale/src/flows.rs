@@ -1,6 +1,6 @@
 //! `onsale flows`: which events follow from which, as tables and as diagrams.
 //!
-//! Both are made from `jetstream/flows.toml`, and the diagrams are kept in `ARCHITECTURE.md`; a
+//! Both are made from `jetstream/flows.toml`, and the diagrams are kept in `docs/flows.md`; a
 //! test fails when they are out of date.
 
 mod diagram;

@@ -288,7 +288,7 @@ impl Report {
                 count(wrong, "difference to the databases", "differences to the databases")
             }
         };
-        format!("{} facts, {violations}, {differences}", self.events)
+        format!("{} events, {violations}, {differences}", self.events)
     }
 
     fn print(&self) {

@@ -37,11 +37,10 @@ fn modules(src: &str) -> BTreeMap<Module, Vec<String>> {
 /// Identifiers, `::` and single characters, without comments and without the tests at the end.
 fn tokens(text: &str) -> Vec<String> {
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    let code: String =
-        code.lines().map(|line| line.split("//").next().unwrap_or_default()).fold(
-            String::new(),
-            |all, line| all + line + "\n",
-        );
+    let code: String = code
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .fold(String::new(), |all, line| all + line + "\n");
     let mut found: Vec<String> = Vec::new();
     let mut is_open = false;
     for char in code.chars() {

@@ -41,7 +41,7 @@ const PURE: [&str; 3] =
     ["services/audit/src/flows", "services/audit/src/timeline", "services/audit/src/auditor"];
 
 /// Whether a file contains the tests of another file.
-fn is_test(path: &Path) -> bool {
+pub(super) fn is_test(path: &Path) -> bool {
     path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs")
 }
 
@@ -99,9 +99,9 @@ const BY_CODE_POINT: [&str; 4] =
 /// roles, services and members are our own.
 const OURS: [&str; 4] = [
     "services/onsale",
-    "services/mesh/src/caller.rs",
-    "services/mesh/src/link.rs",
-    "services/mesh/src/input",
+    "services/mesh/src/service/caller.rs",
+    "services/mesh/src/nats/link.rs",
+    "services/mesh/src/inbound/input",
 ];
 
 #[test]

@@ -116,7 +116,7 @@ pub async fn run(options: Demo) -> Result<()> {
 async fn account_for(held: &Held, http: &Http, env: &Environment, show: &Show) -> Result<()> {
     show.receipt(&held.receipt);
     let mut broken = held.receipt.broken();
-    show.step("waiting until everybody who listens has heard of it");
+    show.step("waiting until the listeners have caught up");
     match Listened::of(held.schedule, http, env).await {
         Ok(listened) => {
             show.listened(&listened, env);

@@ -16,13 +16,13 @@ const WIDE: usize = 5;
 /// Markdown: a legend, a diagram of all flows, and a diagram of each.
 pub fn diagrams(flows: &Flows) -> String {
     let mut text = "\
-<!-- Made of jetstream/flows.toml by `onsale flows --write ARCHITECTURE.md`. -->
+<!-- Generated from jetstream/flows.toml by `onsale flows --write docs/flows.md`. -->
 
-A full line is what must follow, a dashed one what may, with the timer that brings it; `↩` undoes
-an earlier fact. Ends are green when all went well, red when it was refused, yellow when something
-had to be undone.
+A solid line is an event that must follow, a dashed line one that may, with the timer that emits it;
+`↩` compensates an earlier event. Ends are green when the flow completed, red when it was refused,
+yellow when something was compensated.
 
-**Who waits for whom**
+## Which service waits for which
 
 "
     .to_owned();
@@ -31,14 +31,14 @@ had to be undone.
         flows.flows().iter().partition(|flow| flows.reach(flow).1.is_empty());
     for flow in long {
         let drawn = of_flows(flows, &[flow]);
-        let _ = write!(text, "\n**`{}`: {}**\n\n{drawn}", flow.name, flow.title);
+        let _ = write!(text, "\n## `{}`: {}\n\n{drawn}", flow.name, flow.title);
     }
-    text.push_str("\n**What is over with one fact**\n\n");
+    text.push_str("\n## Flows of a single event\n\n");
     for flow in &short {
         let _ = writeln!(text, "- `{}`: {}", flow.name, flow.title);
     }
     let _ = write!(text, "\n{}", of_flows(flows, &short));
-    text.push_str("\n**What follows in any flow**\n\n");
+    text.push_str("\n## Events that may follow in any flow\n\n");
     text.push_str(&asides(flows));
     text
 }

@@ -189,10 +189,10 @@ fn a_lifetime_names_fields_that_its_events_have() {
 }
 
 #[test]
-fn the_diagrams_of_the_architecture_are_current() {
-    let kept = project::read("ARCHITECTURE.md");
+fn the_diagrams_in_the_documents_are_current() {
+    let kept = project::read("docs/flows.md");
     let current = put_into(&kept, &diagrams(Flows::shipped())).expect("they have a place");
-    assert!(kept == current, "run `onsale flows --write ARCHITECTURE.md`");
+    assert!(kept == current, "run `onsale flows --write docs/flows.md`");
 }
 
 /// A point service and a payment service of an example.
