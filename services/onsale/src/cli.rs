@@ -72,9 +72,14 @@ enum Command {
 const RUN_ENVIRONMENT: &str = "\
 Environment:
   ONSALE_NATS_URL                  the broker
-  ONSALE_<SERVICE>_DATABASE_URL    the service's database (all but queue and gateway)
-  ONSALE_VALKEY_URL                the store of queue
+  ONSALE_<SERVICE>_DATABASE_URL    the service's database (all but queue, ranking, gateway)
+  ONSALE_VALKEY_URL                the store of queue, of ranking and of concert's seat maps
   ONSALE_<SERVICE>_NKEY_SEED       the service's user on the broker, or ONSALE_NKEY_DIR
+  ONSALE_HOLD_GRACE_SECS           seconds that reservation waits for a payment on its way when
+                                   a hold expires [default: 30]
+  ONSALE_LOGIN_RATE_PER_MINUTE, ONSALE_LOGIN_BURST, ONSALE_TRUST_PROXY
+                                   how often one address may log in (`off` for no limit), and
+                                   whether the gateway believes X-Forwarded-For (`1`)
   ONSALE_AUDIT_KEEP_DAYS           days that audit keeps events [default: 30]
   ONSALE_HTTP_ADDR                 where the gateway listens [default: 127.0.0.1:8080]
   ONSALE_HEALTH_ADDR               where /healthz and /readyz of this process are served, for
