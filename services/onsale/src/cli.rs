@@ -75,8 +75,8 @@ Environment:
   ONSALE_<SERVICE>_DATABASE_URL    the service's database (all but queue, ranking, gateway)
   ONSALE_VALKEY_URL                the store of queue, of ranking and of concert's seat maps
   ONSALE_<SERVICE>_NKEY_SEED       the service's user on the broker, or ONSALE_NKEY_DIR
-  ONSALE_HOLD_GRACE_SECS           seconds that reservation waits for a payment on its way when
-                                   a hold expires [default: 30]
+  ONSALE_HOLD_GRACE_SECS           seconds by which a running payment may extend its hold
+                                   [default: 60]
   ONSALE_LOGIN_RATE_PER_MINUTE, ONSALE_LOGIN_BURST, ONSALE_TRUST_PROXY
                                    how often one address may log in (`off` for no limit), and
                                    whether the gateway believes X-Forwarded-For (`1`)
