@@ -235,6 +235,7 @@ mod tests {
 
     fn tracer(service: &str, sink: &Sink) -> Tracer {
         let endpoint = format!("{}/v1/traces", sink.endpoint());
+        mesh::tls::install();
         let exporter = SpanExporter::builder().with_http().with_endpoint(endpoint).build();
         Tracer::exporting(service, exporter.expect("an endpoint of our own"))
     }

@@ -279,3 +279,33 @@ fn the_clippy_rules_for_all_crates_also_apply_to_services() {
     let missing: Vec<&str> = all.lines().filter(|line| !services.contains(*line)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+#[test]
+fn every_migration_is_compiled_in() {
+    let compiled = [
+        ("mesh", &*mesh::postgres::MESH_MIGRATIONS),
+        (user::NAME, &*user::MIGRATIONS),
+        (concert::NAME, &*concert::MIGRATIONS),
+        (reservation::NAME, &*reservation::MIGRATIONS),
+        (payment::NAME, &*payment::MIGRATIONS),
+        (point::NAME, &*point::MIGRATIONS),
+        (notification::NAME, &*notification::MIGRATIONS),
+        (data_platform::NAME, &*data_platform::MIGRATIONS),
+        (audit::NAME, &*audit::MIGRATIONS),
+    ];
+    let files: BTreeSet<(String, String)> = project::tree("migrations")
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|ending| ending == "sql"))
+        .map(|path| {
+            let folder = path.parent().and_then(Path::file_name).expect("a folder");
+            (folder.to_string_lossy().into_owned(), project::read(path))
+        })
+        .collect();
+    let compiled: BTreeSet<(String, String)> = compiled
+        .into_iter()
+        .flat_map(|(folder, migrator)| {
+            migrator.iter().map(move |one| (folder.to_owned(), one.sql.as_str().to_owned()))
+        })
+        .collect();
+    assert_eq!(compiled, files);
+}
