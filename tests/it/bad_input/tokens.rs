@@ -12,6 +12,7 @@ use mesh::{
     clock,
     keys::{KeyLife, KeyRecord, Keyring},
 };
+use ring::hmac;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -89,8 +90,10 @@ impl Forger {
         let none = |alg: &str| part(&json!({ "alg": alg, "typ": "JWT", "kid": kid }));
         let with_alg = |alg| Header { alg, kid: Some(kid.clone()), ..Header::default() };
         let hmac = |secret: &[u8]| {
-            let key = EncodingKey::from_secret(secret);
-            jsonwebtoken::encode(&with_alg(Algorithm::HS256), &operator, &key).expect("signed")
+            let signed =
+                format!("{}.{}", part(&json!(with_alg(Algorithm::HS256))), part(&operator));
+            let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+            format!("{signed}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&key, signed.as_bytes())))
         };
         let public = URL_SAFE_NO_PAD.decode(&self.public).expect("base64");
         let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public }).to_string();

@@ -16,7 +16,7 @@ pub type Migrations = LazyLock<Migrator>;
 /// The files of one service's folder below `migrations/`, compiled in; in the order of their
 /// numbers.
 ///
-/// ```ignore
+/// ```text
 /// pub static MIGRATIONS: Migrations = mesh::migrations!["point/0101_wallets.sql"];
 /// ```
 #[macro_export]
