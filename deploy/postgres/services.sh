@@ -1,6 +1,6 @@
 #!/bin/sh
-# A role and a database of its own for each service; run once, on an empty volume.
-# No role may so much as connect to a database that is not its own.
+# Creates a role and a database for each service; runs once, on an empty volume.
+# A role can connect only to its own database.
 set -eu
 
 for service in user concert reservation payment point notification data-platform audit; do

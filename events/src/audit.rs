@@ -1,12 +1,12 @@
-//! The saga timeline, the stall watchdog and the auditor: what happened, what is still to
-//! come, and what should never have happened.
+//! The saga timeline, the stall watchdog and the auditor: what happened, what is still
+//! awaited, and what should never have happened.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{EventId, Page, SagaId, ScheduleId, Timestamp, UserId};
 
-/// `audit.saga_stalled`: an awaited fact did not come in time.
+/// `audit.saga_stalled`: an awaited event did not come in time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SagaStalled {
@@ -14,22 +14,22 @@ pub struct SagaStalled {
     pub saga_id: SagaId,
     /// Its flow, for example `pay`.
     pub flow: String,
-    /// The facts of which one is awaited.
+    /// The events of which one is awaited.
     pub awaited: Vec<String>,
-    /// The service that should tell it.
+    /// The service that should emit it.
     pub service: String,
-    /// The fact it should follow.
+    /// The event that it should follow.
     pub after: String,
-    /// That fact's id.
+    /// The id of that event.
     pub after_id: EventId,
     /// When it was due.
     pub due_at: Timestamp,
-    /// Whose sale.
+    /// The schedule it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule_id: Option<ScheduleId>,
 }
 
-/// A rule that always holds.
+/// An invariant that the auditor checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -40,13 +40,13 @@ pub enum Rule {
     TakenOnce,
     /// Completed payments and confirmed seats match one to one.
     PaidIsOwned,
-    /// What was taken for no seats is given back.
+    /// Money that was taken without seats is given back.
     GivenBack,
     /// A wallet's balance is the sum of its movements, and never below zero.
     LedgerSums,
     /// No hold is used past its hard cap.
     HardCap,
-    /// No fact comes outside its declared flow.
+    /// No event comes outside its declared flow.
     DeclaredFlow,
 }
 
@@ -76,44 +76,45 @@ impl Rule {
     }
 }
 
-/// `audit.violation`: facts were told that cannot all be true.
+/// `audit.violation`: events were emitted that contradict each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Violation {
-    /// Made of the rule and the offending facts, so that finding it again is the same one.
+    /// Derived from the rule and the offending events, so that the same violation found again
+    /// has the same id.
     pub violation_id: Uuid,
     /// The rule that is broken.
     pub rule: Rule,
     /// How, in words.
     pub detail: String,
-    /// The offending facts.
+    /// The offending events.
     pub events: Vec<EventId>,
     /// The saga of the last of them.
     pub saga_id: SagaId,
-    /// Whose sale.
+    /// The schedule it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule_id: Option<ScheduleId>,
 }
 
-crate::facts! {
+crate::events! {
     SagaStalled = "audit.saga_stalled", schedule: |e| e.schedule_id, about: |e| e.saga_id.0;
     Violation = "audit.violation", schedule: |e| e.schedule_id, about: |e| e.violation_id;
 }
 
-/// Where a saga stands.
+/// The state of a saga.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SagaState {
-    /// Something is still to come, and there is time.
+    /// An event is awaited, and its deadline is not over.
     Running,
-    /// Something is still to come, and its time is over.
+    /// An event is awaited, and its deadline is over.
     Stalled,
-    /// Over; what was done had to be undone.
+    /// Ended; what was done had to be compensated.
     Compensated,
-    /// Over; refused, and nothing had to be undone.
+    /// Ended with a refusal; nothing had to be compensated.
     Failed,
-    /// Over, as it should.
+    /// Ended with success.
     Completed,
 }
 
@@ -130,8 +131,8 @@ impl SagaState {
     }
 }
 
-/// Read one saga. Found by the id of the saga, or of a payment, a reservation, a user (the
-/// latest saga), an event or a trace; or by a seat.
+/// Read one saga, by the id of the saga, of a payment, a reservation, a user (the latest saga),
+/// an event or a trace, or by a seat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GetSaga {
@@ -144,21 +145,21 @@ pub struct GetSaga {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct FindSagas {
-    /// Only in this state.
+    /// Only sagas in this state.
     pub state: Option<SagaState>,
-    /// Only those this service took part in or is awaited in.
+    /// Only sagas in which this service took part or is awaited.
     pub service: Option<String>,
-    /// Only those with a fact since then.
+    /// Only sagas with an event since then.
     pub since: Option<Timestamp>,
-    /// Only those about this: an id, a trace id, or `<schedule id>/<seat>`.
+    /// Only sagas about this: an id, a trace id, or `<schedule id>/<seat>`.
     pub about: Option<String>,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
-    /// Entries wanted, 1 to 100; 20 when absent.
+    /// The number of entries wanted, 1 to 100; 20 when absent.
     pub limit: Option<u32>,
 }
 
-/// A saga in one line.
+/// A saga in one line of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SagaLine {
@@ -166,22 +167,24 @@ pub struct SagaLine {
     pub saga_id: SagaId,
     /// Its flow, for example `pay`.
     pub flow: String,
-    /// Where it stands.
+    /// Its state.
     pub state: SagaState,
-    /// Whose it is.
+    /// The fan it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
-    /// Whose sale.
+    /// The schedule it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule_id: Option<ScheduleId>,
-    /// When its first fact was told.
+    /// When its first event was emitted.
     pub began_at: Timestamp,
-    /// When its last fact was told.
+    /// When its last event was emitted.
     pub last_at: Timestamp,
-    /// Its last fact.
-    pub last_fact: String,
-    /// Number of its facts.
-    pub facts: u32,
+    /// Its last event.
+    #[serde(rename = "last_fact")]
+    pub last_event: String,
+    /// The number of its events.
+    #[serde(rename = "facts")]
+    pub events: u32,
     /// Services that are awaited.
     pub awaited: Vec<String>,
     /// 32 hex digits; absent when it was not traced.
@@ -189,82 +192,85 @@ pub struct SagaLine {
     pub trace_id: Option<String>,
 }
 
-/// A saga as it happened.
+/// A saga with all its events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Saga {
-    /// In one line.
+    /// Its summary.
     #[serde(flatten)]
     pub line: SagaLine,
-    /// Its facts in causal order: each after its cause, siblings by time.
+    /// Its events in causal order: each after its cause, siblings by time.
     pub steps: Vec<Step>,
-    /// What is still to come.
+    /// The events that are still awaited.
     pub to_come: Vec<ToCome>,
 }
 
-/// One fact of a saga.
+/// One event of a saga.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Step {
-    /// The fact, for example `point.debited`.
-    pub fact: String,
-    /// The service that told it.
+    /// The event, for example `point.debited`.
+    #[serde(rename = "fact")]
+    pub event: String,
+    /// The service that emitted it.
     pub service: String,
     /// Its id.
     pub event_id: EventId,
     /// The event or command it follows from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause_id: Option<Uuid>,
-    /// Steps between the beginning and this one: 0 for what a command began.
+    /// The number of steps between the first event and this one: 0 for an event that a command
+    /// emitted.
     pub depth: u32,
-    /// When it was told.
+    /// When it was emitted.
     pub at: Timestamp,
-    /// Milliseconds since its cause was told; since the first fact when that is unknown.
+    /// Milliseconds since its cause was emitted; since the first event when that is unknown.
     pub after_ms: i64,
-    /// How often its cause had to be delivered to the service that told it; 1 is normal.
+    /// How often its cause had to be delivered to the service that emitted it; 1 is normal.
     pub deliveries: u32,
     /// 32 hex digits; absent when it was not traced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
-    /// The fact of this saga that it undoes.
+    /// The event of this saga that it compensates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undoes: Option<String>,
-    /// The fact of this saga by which it was undone.
+    /// The event of this saga that compensates it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undone_by: Option<String>,
-    /// What was told.
+    /// The data of the event.
     pub data: serde_json::Value,
 }
 
-/// A fact that is still to come.
+/// An event that is still awaited.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ToCome {
-    /// One of these.
-    pub facts: Vec<String>,
-    /// By this service.
+    /// One of these events is awaited.
+    #[serde(rename = "facts")]
+    pub events: Vec<String>,
+    /// The service that should emit it.
     pub service: String,
-    /// After this fact.
+    /// The event that it should follow.
     pub after: String,
-    /// That fact's id.
+    /// The id of that event.
     pub after_id: EventId,
-    /// Until then.
+    /// The deadline.
     pub due_at: Timestamp,
-    /// Whether its time is over.
+    /// Whether the deadline is over.
     pub is_overdue: bool,
 }
 
-/// Note what the watchdog found; only the service itself says so.
+/// Record what the watchdog found; only the service itself sends this.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReportStall {
-    /// What stalled.
+    /// The stalled saga.
     pub stalled: SagaStalled,
 }
 
-/// Note what the auditor found; only the service itself says so.
+/// Record what the auditor found; only the service itself sends this.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReportViolation {
-    /// What was found.
+    /// The violation.
     pub violation: Violation,
 }
 
@@ -275,11 +281,11 @@ pub struct ReportViolation {
 pub struct FindViolations {
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
-    /// Entries wanted, 1 to 100; 20 when absent.
+    /// The number of entries wanted, 1 to 100; 20 when absent.
     pub limit: Option<u32>,
 }
 
-/// That it was noted.
+/// The report was recorded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reported {}
 

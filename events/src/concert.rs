@@ -9,14 +9,14 @@ pub use crate::seats::{
     SeatsChanged, SectionCount, SectionTaken,
 };
 
-/// How fast and how far the waiting room lets fans through.
+/// How fast the waiting room admits fans, and how many at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct Admission {
-    /// Fans admitted each second at most.
+    /// The most fans admitted each second.
     pub per_second: u32,
-    /// ACTIVE fans at any time at most.
+    /// The most ACTIVE fans at any time.
     pub active_max: u32,
     /// Seconds an admitted fan has to reserve.
     pub pass_secs: u32,
@@ -60,7 +60,7 @@ pub struct ScheduleOpened {
     pub concert_id: ConcertId,
     /// The concert's title.
     pub title: String,
-    /// Where.
+    /// The venue.
     pub venue: String,
     /// When the show begins; sales end then.
     pub starts_at: Timestamp,
@@ -69,7 +69,7 @@ pub struct ScheduleOpened {
     /// Until when a ticket can be given back for its money; `starts_at` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund_until: Option<Timestamp>,
-    /// The room's pace.
+    /// The pace of the waiting room.
     pub admission: Admission,
     /// Seconds a hold lives.
     pub hold_secs: u32,
@@ -77,7 +77,7 @@ pub struct ScheduleOpened {
     pub seats_per_fan_max: u32,
     /// All seats, row by row.
     pub seats: Vec<SeatBlock>,
-    /// Who put it on sale.
+    /// The account that put it on sale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Actor>,
 }
@@ -92,54 +92,54 @@ pub struct ScheduleCancelled {
     pub concert_id: ConcertId,
     /// Why, for the fans.
     pub reason: String,
-    /// Who called it off.
+    /// The account that cancelled it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Actor>,
 }
 
-/// Who did something, and by which right.
+/// The account that did something, and the role it acted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Actor {
     /// The account.
     pub user_id: UserId,
-    /// `organizer` for one of the concert's own; `operator` for whoever acts in their place.
+    /// `organizer` for an organizer of the concert; `operator` for an operator who acts for them.
     pub role: Role,
 }
 
-/// `concert.organizer_added`: one more account acts on a concert. Whoever enters a concert is
-/// its first organizer, of which nothing is emitted.
+/// `concert.organizer_added`: one more account may manage a concert. The account that enters a
+/// concert is its first organizer; no event is emitted for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OrganizerAdded {
     /// The concert.
     pub concert_id: ConcertId,
-    /// Who acts on it from now on.
+    /// The new organizer.
     pub user_id: UserId,
-    /// Who has added them.
+    /// The account that added the organizer.
     pub by: Actor,
-    /// When.
+    /// When it was added.
     pub at: Timestamp,
 }
 
-/// `concert.organizer_removed`: an account acts on a concert no more.
+/// `concert.organizer_removed`: an account may no longer manage a concert.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OrganizerRemoved {
     /// The concert.
     pub concert_id: ConcertId,
-    /// Who acted on it.
+    /// The former organizer.
     pub user_id: UserId,
-    /// Who has removed them; absent when the account was closed.
+    /// The account that removed the organizer; absent when the organizer's account was closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Actor>,
-    /// How many organizers are left. With none, the concert is in the operators' hands.
+    /// How many organizers are left. With none, only operators can manage the concert.
     pub left: u32,
-    /// When.
+    /// When it was removed.
     pub at: Timestamp,
 }
 
-crate::facts! {
+crate::events! {
     ScheduleOpened = "concert.schedule_opened", schedule: |e| Some(e.schedule_id), about: |e| e.schedule_id.0;
     ScheduleCancelled = "concert.schedule_cancelled", schedule: |e| Some(e.schedule_id), about: |e| e.schedule_id.0;
     OrganizerAdded = "concert.organizer_added", schedule: |_| None, about: |e| e.concert_id.0;
@@ -150,11 +150,11 @@ crate::facts! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CreateConcert {
-    /// 1 to 200 characters.
+    /// The title; 1 to 200 characters.
     pub title: String,
-    /// Who plays; 1 to 200 characters.
+    /// The artist; 1 to 200 characters.
     pub artist: String,
-    /// For the fans; at most 5,000 characters.
+    /// A description for the fans; at most 5,000 characters.
     #[serde(default)]
     pub description: String,
 }
@@ -163,20 +163,20 @@ pub struct CreateConcert {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OpenSchedule {
-    /// Which concert; over HTTP it comes from the path.
+    /// The concert; over HTTP it comes from the path.
     pub concert_id: ConcertId,
-    /// Where; 1 to 200 characters.
+    /// The venue; 1 to 200 characters.
     pub venue: String,
     /// When the show begins.
     pub starts_at: Timestamp,
     /// When the first fan is admitted; now when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opens_at: Option<Timestamp>,
-    /// Until when a ticket can be given back for its money, `starts_at` at the latest and when
-    /// absent; a moment that is past means never.
+    /// Until when a ticket can be given back for its money; `starts_at` at the latest, and when
+    /// absent. A time in the past means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund_until: Option<Timestamp>,
-    /// The room's pace.
+    /// The pace of the waiting room.
     #[serde(default)]
     pub admission: Admission,
     /// Seconds a hold lives, 1 to 3600; 300 when absent.
@@ -185,59 +185,59 @@ pub struct OpenSchedule {
     /// Seats one fan may hold or own, 1 to 100; 4 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seats_per_fan_max: Option<u32>,
-    /// CSV whose header names `section`, `row`, `seat` and `price`, one line a seat. The name
-    /// of each has up to 64 characters; `1-300` as `seat` stands for as many seats.
+    /// CSV with the header `section`, `row`, `seat`, `price` and one line for each seat. Names
+    /// have up to 64 characters; `1-300` as `seat` stands for 300 seats.
     pub seat_plan: String,
 }
 
-/// Call a performance off (an organizer of the concert, operator): every hold ends, every
-/// payment is returned.
+/// Cancel a performance (an organizer of the concert, operator): every hold ends, and every
+/// payment is refunded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CancelSchedule {
-    /// Which; over HTTP it comes from the path.
+    /// The schedule; over HTTP it comes from the path.
     pub schedule_id: ScheduleId,
     /// Why, for the fans; at most 500 characters.
     #[serde(default)]
     pub reason: String,
 }
 
-/// Let one more account act on a concert (an organizer of the concert, operator).
+/// Let one more account manage a concert (an organizer of the concert, operator).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AddOrganizer {
-    /// Which concert.
+    /// The concert.
     pub concert_id: ConcertId,
-    /// Who: an account with the role `organizer`.
+    /// The new organizer: an account with the role `organizer`.
     pub user_id: UserId,
 }
 
-/// Let an account act on a concert no more (an organizer of the concert, operator). The last
-/// one stays.
+/// Remove an organizer of a concert (an organizer of the concert, operator). The last one
+/// stays.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RemoveOrganizer {
-    /// Which concert.
+    /// The concert.
     pub concert_id: ConcertId,
-    /// Who.
+    /// The organizer to remove.
     pub user_id: UserId,
 }
 
-/// Read who acts on a concert (organizer, operator).
+/// List the organizers of a concert (organizer, operator).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GetOrganizers {
-    /// Which concert.
+    /// The concert.
     pub concert_id: ConcertId,
 }
 
-/// Who acts on a concert.
+/// The organizers of a concert.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Organizers {
     /// The concert.
     pub concert_id: ConcertId,
-    /// Its organizers, the first one first. With none, the concert is in the operators' hands.
+    /// Its organizers, the first one first. With none, only operators can manage the concert.
     pub organizers: Vec<Organizer>,
 }
 
@@ -249,7 +249,7 @@ pub struct Organizer {
     pub user_id: UserId,
     /// Since when.
     pub since: Timestamp,
-    /// Who has added them; absent for whoever entered the concert.
+    /// The account that added the organizer; absent for the account that entered the concert.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added_by: Option<Actor>,
 }
@@ -258,11 +258,11 @@ pub struct Organizer {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FindConcerts {
-    /// Words that title or artist contain, each from its beginning.
+    /// The beginnings of words in the title or the artist.
     pub q: Option<String>,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
-    /// Entries wanted.
+    /// The number of entries wanted.
     pub limit: Option<u32>,
 }
 
@@ -270,19 +270,19 @@ pub struct FindConcerts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GetConcert {
-    /// Which.
+    /// The concert.
     pub concert_id: ConcertId,
 }
 
 /// List the schedules of a concert.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FindSchedules {
-    /// Which concert.
+    /// The concert.
     pub concert_id: ConcertId,
     /// `next_cursor` of the page before.
     #[serde(default)]
     pub cursor: Option<String>,
-    /// Entries wanted.
+    /// The number of entries wanted.
     #[serde(default)]
     pub limit: Option<u32>,
 }
@@ -291,7 +291,7 @@ pub struct FindSchedules {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GetPlan {
-    /// Which schedule.
+    /// The schedule.
     pub schedule_id: ScheduleId,
 }
 
@@ -299,7 +299,7 @@ pub struct GetPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GetSeats {
-    /// Which schedule.
+    /// The schedule.
     pub schedule_id: ScheduleId,
     /// Only this section.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -312,11 +312,11 @@ pub struct GetSeats {
 pub struct Concert {
     /// Its id.
     pub concert_id: ConcertId,
-    /// What it is called.
+    /// Its title.
     pub title: String,
-    /// Who plays.
+    /// The artist.
     pub artist: String,
-    /// For the fans.
+    /// A description for the fans.
     pub description: String,
     /// When it was entered.
     pub created_at: Timestamp,
@@ -331,19 +331,19 @@ pub enum ScheduleState {
     Open,
     /// The show has begun, and sales have ended.
     Closed,
-    /// Called off.
+    /// The show was cancelled.
     Cancelled,
 }
 
-/// How a performance was called off.
+/// The cancellation of a performance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Cancellation {
-    /// When.
+    /// When it was cancelled.
     pub at: Timestamp,
     /// Why, for the fans.
     pub reason: String,
-    /// Who did it.
+    /// The account that cancelled it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Actor>,
 }
@@ -356,7 +356,7 @@ pub struct Schedule {
     pub schedule_id: ScheduleId,
     /// The concert it performs.
     pub concert_id: ConcertId,
-    /// Where.
+    /// The venue.
     pub venue: String,
     /// When the show begins.
     pub starts_at: Timestamp,
@@ -366,10 +366,10 @@ pub struct Schedule {
     pub refund_until: Timestamp,
     /// Whether it can be bought.
     pub state: ScheduleState,
-    /// How it was called off, once it was.
+    /// The cancellation, if it was cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancelled: Option<Cancellation>,
-    /// The room's pace.
+    /// The pace of the waiting room.
     pub admission: Admission,
     /// Seconds a hold lives.
     pub hold_secs: u32,

@@ -1,4 +1,4 @@
-//! The export of sales facts to the data platform, and how far it has come.
+//! The progress of the export of sales events to the data platform.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,11 +14,11 @@ pub struct GetExport {}
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ExportState {
-    /// No target is configured; everything is kept for a later one.
+    /// No target is configured; events are kept for a later one.
     Idle,
-    /// What is told is handed over.
+    /// Events are exported as they are emitted.
     Running,
-    /// A batch was not taken; it is tried again until it is.
+    /// The target did not accept a batch; it is retried until it does.
     Stuck,
 }
 
@@ -28,13 +28,13 @@ pub enum ExportState {
 pub struct Export {
     /// What it is doing.
     pub state: ExportState,
-    /// Every fact that was in the streams at this moment has been taken; absent before the
-    /// end of the streams was first reached.
+    /// Every event that was in the streams at this time has been exported; absent until the
+    /// end of the streams is reached for the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark: Option<Timestamp>,
-    /// One for each stream, once anything of it was taken.
+    /// One entry for each stream from which an event was exported.
     pub streams: Vec<ExportedStream>,
-    /// Why the last batch was not taken; absent while batches are.
+    /// Why the last batch was not accepted; absent while batches are accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<ExportTrouble>,
 }
@@ -43,26 +43,27 @@ pub struct Export {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExportedStream {
-    /// Whose facts.
+    /// The service whose events these are.
     pub service: String,
-    /// The sequence up to which everything was taken.
+    /// The sequence up to which everything was exported.
     pub sequence: u64,
-    /// Facts that were taken.
-    pub facts: u64,
-    /// How many sequences the stream is ahead; absent when the broker does not say.
+    /// How many events were exported.
+    #[serde(rename = "facts")]
+    pub events: u64,
+    /// The lag behind the stream, in sequences; absent when the broker does not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<u64>,
 }
 
-/// Why a batch is not taken.
+/// Why a batch is not accepted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExportTrouble {
-    /// What the target said to the last attempt.
+    /// The target's answer to the last attempt.
     pub cause: String,
     /// When the first attempt failed.
     pub since: Timestamp,
-    /// How many have failed since.
+    /// How many attempts have failed since.
     pub attempts: u64,
 }
 

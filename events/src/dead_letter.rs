@@ -1,6 +1,6 @@
-//! Dead letters: what a service could never take in, and what waits behind it.
+//! Dead letters: events that a service cannot handle, and the events parked behind them.
 //!
-//! Each service keeps its own. Every service that consumes events answers [`FindLetters`]
+//! Each service keeps its own. Every service that consumes events answers [`FindDeadLetters`]
 //! under `cmd.<service>.letters`, [`Redrive`] under `cmd.<service>.redrive` and [`Discard`]
 //! under `cmd.<service>.discard`.
 
@@ -15,22 +15,22 @@ use crate::{SagaId, Timestamp, UserId};
 pub const REDRIVE: &str = "redrive";
 /// The verb under which a service answers [`Discard`].
 pub const DISCARD: &str = "discard";
-/// Characters of a reason at most.
+/// The most characters of a reason.
 pub const REASON_CHARS_MAX: usize = 500;
 
-/// The verb under which a service answers [`FindLetters`].
-pub const LETTERS: &str = "letters";
+/// The verb under which a service answers [`FindDeadLetters`].
+pub const DEAD_LETTERS: &str = "letters";
 
-/// Which letter: its service, and its number there. `payment-17`.
+/// The id of a dead letter: its service and its number there, as in `payment-17`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct LetterId {
+pub struct DeadLetterId {
     service: String,
     number: u64,
 }
 
-impl LetterId {
-    /// Letter `number` of `service`.
+impl DeadLetterId {
+    /// Dead letter `number` of `service`.
     pub fn new(service: &str, number: u64) -> Self {
         Self { service: service.to_owned(), number }
     }
@@ -46,13 +46,13 @@ impl LetterId {
     }
 }
 
-impl fmt::Display for LetterId {
+impl fmt::Display for DeadLetterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.service, self.number)
     }
 }
 
-impl FromStr for LetterId {
+impl FromStr for DeadLetterId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -70,7 +70,7 @@ impl FromStr for LetterId {
     }
 }
 
-impl TryFrom<String> for LetterId {
+impl TryFrom<String> for DeadLetterId {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -78,61 +78,61 @@ impl TryFrom<String> for LetterId {
     }
 }
 
-impl From<LetterId> for String {
-    fn from(id: LetterId) -> Self {
+impl From<DeadLetterId> for String {
+    fn from(id: DeadLetterId) -> Self {
         id.to_string()
     }
 }
 
 #[cfg(feature = "openapi")]
-impl utoipa::ToSchema for LetterId {}
+impl utoipa::ToSchema for DeadLetterId {}
 
 #[cfg(feature = "openapi")]
-impl utoipa::PartialSchema for LetterId {
+impl utoipa::PartialSchema for DeadLetterId {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
         use utoipa::openapi::schema::{ObjectBuilder, Type};
         ObjectBuilder::new()
             .schema_type(Type::String)
-            .description(Some("Which letter: its service, and its number there."))
+            .description(Some("The id of a dead letter: its service and its number there."))
             .examples(["payment-17"])
             .into()
     }
 }
 
-/// Where a letter stands.
+/// The state of a dead letter or parked event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
-pub enum LetterState {
+pub enum DeadLetterState {
     /// It was tried and cannot succeed; an operator decides.
     Parked,
-    /// It was never tried: it waits behind another of its key.
+    /// It was never tried: it waits behind another event of its order key.
     Waiting,
-    /// What it depends on is not here yet; it is tried again by itself.
+    /// What it depends on has not arrived yet; it is retried automatically.
     Early,
-    /// It was taken in after all.
+    /// It was handled after all.
     Resolved,
-    /// An operator gave it up.
+    /// An operator discarded it.
     Discarded,
 }
 
-impl LetterState {
+impl DeadLetterState {
     /// Whether it has not ended.
     pub fn is_open(self) -> bool {
         matches!(self, Self::Parked | Self::Waiting | Self::Early)
     }
 }
 
-/// What became of a letter at one time.
+/// One change in the history of a dead letter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct LetterEvent {
+pub struct DeadLetterEvent {
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
-    /// Where it stood from then on.
-    pub became: LetterState,
-    /// The operator who asked for it; absent when its turn had come by itself.
+    /// Its state from then on.
+    pub became: DeadLetterState,
+    /// The operator who asked for it; absent when it happened automatically.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<UserId>,
     /// Why it failed again, or why it was discarded.
@@ -140,34 +140,36 @@ pub struct LetterEvent {
     pub why: Option<String>,
 }
 
-/// A message that a service could not take in, or not yet.
+/// An event that a service could not handle, or not yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeadLetter {
-    /// Which one.
-    pub letter: LetterId,
-    /// The service that could not take it in.
+    /// Its id.
+    pub letter: DeadLetterId,
+    /// The service that could not handle it.
     pub service: String,
-    /// The fact, for example `payment.requested`.
-    pub fact: String,
-    /// What it depends on in that service: a wallet, a reservation; `-` for nothing known.
+    /// The event, for example `payment.requested`.
+    #[serde(rename = "fact")]
+    pub event: String,
+    /// Its order key, the thing it depends on in that service: a wallet, a reservation; `-`
+    /// when none is known.
     pub key: String,
-    /// Where it stands.
-    pub state: LetterState,
-    /// Why it cannot succeed, as of the last try.
+    /// Its state.
+    pub state: DeadLetterState,
+    /// Why the last attempt failed.
     pub cause: String,
     /// How often it was tried.
     pub attempts: u64,
-    /// The parked letter that it waits behind.
+    /// The dead letter that it waits behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub behind: Option<LetterId>,
+    pub behind: Option<DeadLetterId>,
     /// The event's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_id: Option<Uuid>,
     /// The event's saga.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saga_id: Option<SagaId>,
-    /// The trace it was told in.
+    /// The trace in which it was emitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
     /// The stream it was delivered from.
@@ -176,120 +178,120 @@ pub struct DeadLetter {
     pub sequence: u64,
     /// Its subject there.
     pub subject: String,
-    /// When it was told.
+    /// When it was emitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told_at: Option<Timestamp>,
-    /// When it became a letter.
+    /// When it was parked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_at: Option<Timestamp>,
     /// What became of it since, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub history: Vec<LetterEvent>,
+    pub history: Vec<DeadLetterEvent>,
 }
 
-/// One letter with all that is known of it.
+/// One dead letter with all its details.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct OpenedLetter {
-    /// The letter.
+pub struct DeadLetterDetails {
+    /// The dead letter.
     #[serde(flatten)]
     pub letter: DeadLetter,
-    /// The message as it was; what is no UTF-8 in it is replaced.
+    /// The event as it was received; bytes that are not UTF-8 are replaced.
     pub payload: String,
-    /// Every letter of its key in that service, in the order in which they are taken in,
-    /// this one and those that have ended included.
+    /// All dead letters of its order key in that service, in the order in which they are
+    /// handled, including this one and those that have ended.
     pub deliveries: Vec<DeadLetter>,
 }
 
-/// Some of the letters, newest first.
+/// A page of dead letters, newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeadLetters {
-    /// The letters.
+    /// The dead letters.
     pub items: Vec<DeadLetter>,
-    /// Give this back as `?before=` for the next ones; absent at the end.
+    /// Pass this as `?before=` for the next page; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_before: Option<String>,
-    /// Services that could not be asked, or refused: their letters are missing here.
+    /// Services that could not be asked, or refused: their dead letters are missing here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unasked: Vec<UnaskedService>,
+    pub unasked: Vec<UnreachableService>,
 }
 
-/// A service that could not be asked for its letters.
+/// A service that could not be asked for its dead letters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct UnaskedService {
+pub struct UnreachableService {
     /// The service.
     pub service: String,
     /// Why not.
     pub why: String,
 }
 
-/// Asks a service for its letters.
+/// Ask a service for its dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct FindLetters {
-    /// Only this one, opened.
+pub struct FindDeadLetters {
+    /// Only this one, with its details.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub letter: Option<LetterId>,
-    /// Also those that have ended, and those that are tried again by themselves.
+    pub letter: Option<DeadLetterId>,
+    /// Also those that have ended, and parked events that are retried automatically.
     #[serde(default)]
     pub ended: bool,
 }
 
-/// What a service answers to [`FindLetters`].
+/// A service's answer to [`FindDeadLetters`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct FoundLetters {
-    /// Its letters, in the order in which they were parked.
+pub struct FoundDeadLetters {
+    /// Its dead letters, in the order in which they were parked.
     pub letters: Vec<DeadLetter>,
     /// The one that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opened: Option<OpenedLetter>,
+    pub opened: Option<DeadLetterDetails>,
 }
 
-/// Tries a letter again, with all that stand before and behind it in the line of its key.
+/// Retry a dead letter, with all parked events of its order key, in their order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Redrive {
-    /// The letter.
-    pub letter: LetterId,
+    /// The dead letter.
+    pub letter: DeadLetterId,
 }
 
-/// Gives a letter up.
+/// Discard a dead letter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Discard {
-    /// The letter.
-    pub letter: LetterId,
+    /// The dead letter.
+    pub letter: DeadLetterId,
     /// Why, 1 to 500 characters; it is kept.
     pub reason: String,
-    /// Also when the service decides by the event, and what waits for it stays open.
+    /// Discard it even when the service decides by this event and its saga stays open.
     #[serde(default)]
     pub leave_open: bool,
 }
 
-/// Why a letter is given up.
+/// Why a dead letter is discarded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DiscardReason {
     /// One line of 1 to 500 characters; it is kept.
     pub reason: String,
-    /// Also when the service decides by the event, and what waits for it stays open.
+    /// Discard it even when the service decides by this event and its saga stays open.
     #[serde(default)]
     pub leave_open: bool,
 }
 
-/// What a letter that is given up leaves open.
+/// What a discarded dead letter leaves open.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeftOpen {
-    /// The event that is not taken in.
+    /// The event that is not handled.
     pub event: String,
-    /// What the service might have emitted upon it. Nothing, when it only learns by it.
+    /// The events that the service might have emitted because of it. Empty when it emits none.
     pub would_follow: Vec<String>,
-    /// The saga that waits for it; `onsale saga show` has it.
+    /// The saga that waits for it; `onsale saga show` prints it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saga_id: Option<SagaId>,
 }
 
-/// Tries every parked letter of a cause again, with the lines they stand in.
+/// Retry all dead letters with a cause, each with the parked events of its order key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RetryAll {
@@ -300,62 +302,62 @@ pub struct RetryAll {
     pub cause: String,
 }
 
-/// What became of the line of a key.
+/// The result of a retry or discard, for one order key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Redriven {
-    /// The letter that was asked for.
-    pub letter: LetterId,
+pub struct Retried {
+    /// The dead letter that was asked for.
+    pub letter: DeadLetterId,
     /// The service.
     pub service: String,
-    /// The key.
+    /// The order key.
     pub key: String,
-    /// The letters that were taken in, in this order.
-    pub resolved: Vec<LetterId>,
-    /// The letter that failed again; those behind it wait on.
+    /// The events that were handled, in this order.
+    pub resolved: Vec<DeadLetterId>,
+    /// The event that failed again; those behind it still wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
-    /// Letters that still stand in the line. Without a parked one before them they go on by
-    /// themselves.
+    /// Events of the key that are still parked. Without a dead letter before them they are
+    /// retried automatically.
     pub left: u64,
-    /// What the letter, given up, has left open.
+    /// What the discarded dead letter has left open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_open: Option<LeftOpen>,
 }
 
-/// A letter that failed again.
+/// A dead letter that failed again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Stopped {
-    /// The letter.
-    pub letter: LetterId,
+    /// The dead letter.
+    pub letter: DeadLetterId,
     /// Why.
     pub cause: String,
     /// How often it was tried by now.
     pub attempts: u64,
 }
 
-/// What became of all lines that were tried.
+/// The results of a retry of all dead letters with a cause.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RetriedAll {
-    /// The lines.
-    pub lines: Vec<Redriven>,
-    /// Letters whose service could not be asked, or refused.
-    pub unasked: Vec<Unasked>,
-    /// Services that could not be asked which letters of this cause they have.
+    /// One result for each order key.
+    pub lines: Vec<Retried>,
+    /// Dead letters whose service could not be asked, or refused.
+    pub unasked: Vec<Unreachable>,
+    /// Services that could not be asked for their dead letters with this cause.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unasked_services: Vec<UnaskedService>,
-    /// Further letters of this cause, for another request.
+    pub unasked_services: Vec<UnreachableService>,
+    /// How many dead letters with this cause are left for another request.
     pub left: u64,
 }
 
-/// A letter whose service could not be asked.
+/// A dead letter whose service could not be asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Unasked {
-    /// The letter.
-    pub letter: LetterId,
+pub struct Unreachable {
+    /// The dead letter.
+    pub letter: DeadLetterId,
     /// Why not.
     pub why: String,
 }
@@ -365,12 +367,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_letter_is_named_by_its_service_and_number() {
-        let id: LetterId = "data-platform-18446744073709551615".parse().unwrap();
+    fn a_dead_letter_is_named_by_its_service_and_number() {
+        let id: DeadLetterId = "data-platform-18446744073709551615".parse().unwrap();
         assert_eq!((id.service(), id.number()), ("data-platform", u64::MAX));
         assert_eq!(id.to_string(), "data-platform-18446744073709551615");
         for bad in ["", "7", "payment", "payment-", "-7", "payment-+7", "Payment-7", "a b-7"] {
-            assert!(bad.parse::<LetterId>().is_err(), "{bad}");
+            assert!(bad.parse::<DeadLetterId>().is_err(), "{bad}");
         }
     }
 }

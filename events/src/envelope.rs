@@ -1,8 +1,8 @@
-//! One event as it travels: a CloudEvent 1.0 in structured mode.
+//! One event on the wire: a CloudEvent 1.0 in structured mode.
 //!
 //! A message on the wire is a CloudEvents JSON batch (`application/cloudevents-batch+json`):
 //! an array of these, also when there is only one. This is the only place that knows their
-//! members; whatever writes or reads an event anywhere goes through [`Envelope`].
+//! members; all code that writes or reads an event goes through [`Envelope`].
 
 use std::borrow::Cow;
 
@@ -15,14 +15,14 @@ use crate::{EventId, SagaId, Timestamp};
 /// The media type of a message.
 pub const CONTENT_TYPE: &str = "application/cloudevents-batch+json";
 
-/// An event with all that is said about it. Borrows from the message it was read from.
+/// An event with its metadata. Borrows from the message it was read from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Envelope<'a> {
-    /// The edition of CloudEvents.
+    /// The version of CloudEvents.
     pub specversion: SpecVersion,
-    /// Which event this is; fixed when it is emitted and never given to another.
+    /// The id of the event; fixed when it is emitted and never used for another.
     pub id: EventId,
-    /// Who emitted it: `/onsale/<service>`.
+    /// The service that emitted it: `/onsale/<service>`.
     #[serde(borrow)]
     pub source: Cow<'a, str>,
     /// `onsale.<service>.<event>.v<version>`.
@@ -41,7 +41,7 @@ pub struct Envelope<'a> {
     /// The span that emitted it (the CloudEvents extension for distributed tracing).
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     pub traceparent: Option<Cow<'a, str>>,
-    /// How often what it follows from had been tried; absent for the first time.
+    /// How often the message it follows from had been tried; absent for the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u64>,
     /// The event itself: the JSON of one of the types of this crate.
@@ -53,7 +53,7 @@ impl<'a> Envelope<'a> {
     /// Reads one event.
     ///
     /// # Errors
-    /// When it is no CloudEvent of ours; the words are the parser's.
+    /// When it is not a CloudEvent of this mesh; the text is the parser's.
     pub fn decode(json: &'a [u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(json)
     }
@@ -78,7 +78,7 @@ pub fn event_of_type(kind: &str) -> &str {
 /// Always `1.0`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SpecVersion {
-    /// The only one there is.
+    /// The only supported version.
     #[default]
     #[serde(rename = "1.0")]
     V1,
@@ -88,7 +88,7 @@ pub enum SpecVersion {
 mod tests {
     use super::*;
 
-    /// What is on the wire, byte for byte. Whoever changes this changes a contract.
+    /// The bytes on the wire. To change them is to change a contract.
     const GOLDEN: &str = concat!(
         r#"{"specversion":"1.0","id":"018f0000-0000-7000-8000-000000000001","#,
         r#""source":"/onsale/payment","type":"onsale.payment.completed.v1","#,
@@ -122,14 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn another_edition_or_a_missing_id_is_no_event() {
+    fn another_specversion_or_a_missing_id_is_refused() {
         for (from, to) in [(r#""1.0""#, r#""2.0""#), (r#""id":"#, r#""idd":"#)] {
             assert!(Envelope::decode(GOLDEN.replacen(from, to, 1).as_bytes()).is_err(), "{to}");
         }
     }
 
     #[test]
-    fn only_a_type_of_ours_names_an_event() {
+    fn only_an_onsale_type_names_an_event() {
         assert_eq!(event_of_type("onsale.payment.completed.v12"), "payment.completed");
         for other in ["", "com.example.x.v1", "onsale.payment"] {
             assert_eq!(event_of_type(other), "", "{other}");

@@ -1,4 +1,4 @@
-//! Names for things: newtypes, so that no two kinds of id can be mixed up.
+//! Ids, seat names and timestamps: newtypes, so that two kinds of id cannot be mixed up.
 
 use std::{fmt, str::FromStr};
 
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize, de};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-/// Characters of what came that an error repeats.
-const SAID_CHARS_MAX: usize = 80;
+/// The most characters of the input that an error repeats.
+const ECHO_CHARS_MAX: usize = 80;
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident;)+) => {$(
@@ -19,7 +19,7 @@ macro_rules! ids {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_str(ReadId).map(Self)
+                deserializer.deserialize_str(IdVisitor).map(Self)
             }
         }
 
@@ -57,18 +57,18 @@ ids! {
     PaymentId;
     /// One attempt to close an account.
     AttemptId;
-    /// One line of the wallet ledger.
+    /// One entry of the wallet ledger.
     EntryId;
-    /// One told fact (`ce-id`, `Nats-Msg-Id`).
+    /// One event (`ce-id`, `Nats-Msg-Id`).
     EventId;
-    /// All facts that follow from one request (`onsale-saga-id`).
+    /// All events that follow from one request (`onsale-saga-id`).
     SagaId;
 }
 
-/// Reads an id; what is none is refused in our own words.
-struct ReadId;
+/// Reads an id, with an error message of our own.
+struct IdVisitor;
 
-impl de::Visitor<'_> for ReadId {
+impl de::Visitor<'_> for IdVisitor {
     type Value = Uuid;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,20 +79,20 @@ impl de::Visitor<'_> for ReadId {
         text.parse().map_err(|_| {
             let shape = "00000000-0000-7000-8000-000000000000";
             E::custom(format_args!(
-                "must be an id, a UUID like `{shape}`, not `{text:.SAID_CHARS_MAX$}`"
+                "must be an id, a UUID like `{shape}`, not `{text:.ECHO_CHARS_MAX$}`"
             ))
         })
     }
 }
 
-/// A seat of a schedule: `SECTION-ROW-SEAT`, for example `A-12-7`. A `-` inside a name is a
-/// `_` here, so that an id has two, and its section is what stands before the first.
+/// A seat of a schedule: `SECTION-ROW-SEAT`, for example `A-12-7`. A `-` inside a name becomes
+/// `_`. So an id has exactly two `-`, and its section is what stands before the first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct SeatId(pub String);
 
-/// As people read them: seat 2 stands before seat 10.
+/// The order in which people read them: seat 2 comes before seat 10.
 impl Ord for SeatId {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         pieces(&self.0).cmp(pieces(&other.0)).then_with(|| self.0.cmp(&other.0))
@@ -105,8 +105,8 @@ impl PartialOrd for SeatId {
     }
 }
 
-/// A name as runs of digits and of other characters: a number is compared by how many digits
-/// it has, leading zeros apart, and then by those; other text as it is.
+/// A name as runs of digits and of other characters. A number is compared by its count of
+/// digits without leading zeros, then by the digits; other text as it is.
 fn pieces(name: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut rest = name;
     std::iter::from_fn(move || {
@@ -120,13 +120,13 @@ fn pieces(name: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 impl SeatId {
-    /// Characters of the name of a section, a row or a seat at most.
+    /// The most characters of the name of a section, a row or a seat.
     pub const NAME_CHARS_MAX: usize = 64;
-    /// Bytes of such a name at most.
+    /// The most bytes of such a name.
     pub const NAME_BYTES_MAX: usize = 256;
-    /// Bytes of an id at most.
+    /// The most bytes of an id.
     pub const BYTES_MAX: usize = 3 * Self::NAME_BYTES_MAX + 2;
-    /// Dashes in what somebody asks for at most, for which a seat is looked for.
+    /// The most dashes in a requested name; with more, no seat is looked up.
     const DASHES_MAX: usize = 9;
 
     /// The seat `seat` in row `row` of section `section`. A standing area has no rows: the
@@ -136,18 +136,18 @@ impl SeatId {
         Self(format!("{section}-{row}-{seat}"))
     }
 
-    /// A name as it stands in ids.
+    /// A name as it is written in ids.
     pub fn part(name: &str) -> String {
         name.replace('-', "_")
     }
 
-    /// The section of this seat, as it stands in ids.
+    /// The section of this seat, as it is written in ids.
     pub fn section(&self) -> &str {
         self.0.split('-').next().unwrap_or_default()
     }
 
-    /// Every id that may be meant by this one. Whoever joins the names of a plan, dashes and
-    /// all, means one of several; a plan has at most a few of them.
+    /// Every id that this one may stand for. A client that joins the names of a plan without
+    /// replacing their dashes may mean one of several; a plan has at most a few of them.
     pub fn readings(&self) -> Vec<Self> {
         let names: Vec<&str> = self.0.split('-').collect();
         match names.len() - 1 {
@@ -214,63 +214,63 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Why a text is no moment.
+/// Why a text is not a timestamp.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotAMoment {
-    /// It could be anywhere on earth.
+pub enum TimestampError {
+    /// It has no time zone.
     #[error("must say its zone, as in `{0}Z` or `{0}+09:00`; `{0}` has none")]
     NoZone(String),
-    /// Hours and minutes of its zone are not apart.
+    /// There is no colon between the hours and minutes of its zone.
     #[error("must write its zone with a colon, as in `+09:00`, and not as in `{0}`")]
     NoColon(String),
-    /// An address was not escaped.
-    #[error("has a blank where its zone begins: in an address `+` means a blank, write it `%2B`")]
+    /// The `+` of the zone was not escaped in a URL.
+    #[error("has a blank where its zone begins: in a URL `+` means a blank, write it as `%2B`")]
     LostPlus,
     /// The first and the last hours of the calendar have no year in UTC.
     #[error("must lie in the years 0 to 9999 in UTC; `{0}` does not")]
     NoYear(String),
-    /// Not RFC 3339, or no such day or hour.
-    #[error("must be a time like `2030-06-01T19:00:00Z` that there is, not `{0}`")]
+    /// It is not RFC 3339, or there is no such day or hour.
+    #[error("must be a time that exists, like `2030-06-01T19:00:00Z`, not `{0}`")]
     NoTime(String),
 }
 
-impl NotAMoment {
+impl TimestampError {
     fn of(text: &str) -> Self {
-        let is_moment = |text: &str| OffsetDateTime::parse(text, &Rfc3339).is_ok();
-        let said = || text.chars().take(SAID_CHARS_MAX).collect();
-        // Where date, time and zone are apart by nothing but this blank.
+        let is_valid = |text: &str| OffsetDateTime::parse(text, &Rfc3339).is_ok();
+        let echo = || text.chars().take(ECHO_CHARS_MAX).collect();
+        // With a `+` in place of its last blank it would be valid.
         let lost_plus = text
             .rsplit_once(' ')
-            .is_some_and(|(before, zone)| is_moment(&format!("{before}+{zone}")));
+            .is_some_and(|(before, zone)| is_valid(&format!("{before}+{zone}")));
         let has_no_colon = || {
             let colon = text.len().checked_sub(2).and_then(|at| text.split_at_checked(at));
-            colon.is_some_and(|(before, minutes)| is_moment(&format!("{before}:{minutes}")))
+            colon.is_some_and(|(before, minutes)| is_valid(&format!("{before}:{minutes}")))
         };
-        if is_moment(text) {
-            Self::NoYear(said())
-        } else if is_moment(&format!("{text}Z")) {
-            Self::NoZone(said())
+        if is_valid(text) {
+            Self::NoYear(echo())
+        } else if is_valid(&format!("{text}Z")) {
+            Self::NoZone(echo())
         } else if has_no_colon() {
-            Self::NoColon(said())
+            Self::NoColon(echo())
         } else if lost_plus {
             Self::LostPlus
         } else {
-            Self::NoTime(said())
+            Self::NoTime(echo())
         }
     }
 }
 
 impl FromStr for Timestamp {
-    type Err = NotAMoment;
+    type Err = TimestampError;
 
-    fn from_str(text: &str) -> Result<Self, NotAMoment> {
+    fn from_str(text: &str) -> Result<Self, TimestampError> {
         // The first and the last hours of the calendar may have no year in UTC.
         OffsetDateTime::parse(text, &Rfc3339)
             .ok()
             .and_then(|at| at.checked_to_offset(time::UtcOffset::UTC))
             .filter(|at| (0..=9_999).contains(&at.year()))
             .map(Self::from)
-            .ok_or_else(|| NotAMoment::of(text))
+            .ok_or_else(|| TimestampError::of(text))
     }
 }
 
@@ -282,14 +282,14 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(ReadMoment)
+        deserializer.deserialize_str(TimestampVisitor)
     }
 }
 
-/// Reads a moment; what is none is refused in our own words.
-struct ReadMoment;
+/// Reads a timestamp, with an error message of our own.
+struct TimestampVisitor;
 
-impl de::Visitor<'_> for ReadMoment {
+impl de::Visitor<'_> for TimestampVisitor {
     type Value = Timestamp;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seats_stand_in_the_order_of_their_numbers() {
+    fn seats_are_ordered_by_their_numbers() {
         let sorted = [
             "A-1-1",
             "A-1-2",
@@ -325,13 +325,13 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_read_in_any_offset_and_written_in_utc() {
-        let at: Timestamp = "2026-05-01T20:00:00.1234567+09:00".parse().expect("a moment");
+    fn a_timestamp_is_read_in_any_offset_and_written_in_utc() {
+        let at: Timestamp = "2026-05-01T20:00:00.1234567+09:00".parse().expect("a timestamp");
         assert_eq!(at.to_string(), "2026-05-01T11:00:00.123456Z");
     }
 
     #[test]
-    fn an_id_keeps_its_names_apart() {
+    fn the_names_in_a_seat_id_stay_separate() {
         let seat = SeatId::new("Orchestra-Left", "A", "1-2");
         assert_eq!(seat.0, "Orchestra_Left-A-1_2");
         assert_eq!(seat.section(), "Orchestra_Left");
@@ -341,15 +341,15 @@ mod tests {
     }
 
     #[test]
-    fn a_seat_is_meant_by_its_names_joined() {
+    fn a_seat_is_found_by_its_joined_names() {
         for (section, row, seat) in [
             ("Orchestra-Left", "A", "1"),
             ("A", "1-2", "3"),
             ("A", "B", "C-D"),
             ("A-B", "C-D", "E"),
         ] {
-            let asked = SeatId(format!("{section}-{row}-{seat}"));
-            assert!(asked.readings().contains(&SeatId::new(section, row, seat)), "{asked}");
+            let joined = SeatId(format!("{section}-{row}-{seat}"));
+            assert!(joined.readings().contains(&SeatId::new(section, row, seat)), "{joined}");
         }
         let standing = SeatId("STANDING-17".into());
         assert_eq!(standing.readings(), [SeatId::new("STANDING", "", "17")]);
@@ -360,29 +360,29 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_that_has_no_year_in_utc_is_refused() {
+    fn a_timestamp_without_a_year_in_utc_is_refused() {
         assert!("9999-12-31T23:59:59-01:00".parse::<Timestamp>().is_err());
         assert!("0000-01-01T00:00:00+01:00".parse::<Timestamp>().is_err());
     }
 
     #[test]
-    fn what_is_no_moment_is_told_apart() {
+    fn a_wrong_timestamp_is_refused_with_its_reason() {
         let why = |text: &str| text.parse::<Timestamp>().expect_err(text);
         let text = "2030-06-01T19:00:00";
-        assert_eq!(why(text), NotAMoment::NoZone(text.to_owned()));
-        assert!(matches!(why("2030-06-01T19:00:00+0900"), NotAMoment::NoColon(_)));
-        assert_eq!(why("2030-06-01T19:00:00 09:00"), NotAMoment::LostPlus);
-        assert_eq!(why("2030-06-01T19:00:00.5 05:30"), NotAMoment::LostPlus);
-        assert!(matches!(why("9999-12-31T23:59:59-01:00"), NotAMoment::NoYear(_)));
+        assert_eq!(why(text), TimestampError::NoZone(text.to_owned()));
+        assert!(matches!(why("2030-06-01T19:00:00+0900"), TimestampError::NoColon(_)));
+        assert_eq!(why("2030-06-01T19:00:00 09:00"), TimestampError::LostPlus);
+        assert_eq!(why("2030-06-01T19:00:00.5 05:30"), TimestampError::LostPlus);
+        assert!(matches!(why("9999-12-31T23:59:59-01:00"), TimestampError::NoYear(_)));
         for none in ["", "soon", "2030-06-01", "2030-06-31T00:00:00Z", "1764400000", " ", "☃ ☃"]
         {
-            assert!(matches!(why(none), NotAMoment::NoTime(_)), "{none}");
+            assert!(matches!(why(none), TimestampError::NoTime(_)), "{none}");
         }
         assert!(why(&"9".repeat(10_000)).to_string().len() < 200);
     }
 
     #[test]
-    fn what_is_no_id_is_refused_in_our_own_words() {
+    fn a_wrong_id_is_refused_with_our_own_message() {
         let id: Result<UserId, _> = serde_json::from_str("\"nope\"");
         let why = id.expect_err("no id").to_string();
         assert!(why.contains("must be an id, a UUID") && why.contains("`nope`"), "{why}");

@@ -1,11 +1,11 @@
-//! What the mesh says: every fact, every command and every refusal, as plain data.
+//! The messages of the mesh: every event, command, query and refusal, as plain data.
 //!
-//! One file per producer. A fact is a past-tense struct with a fixed name
-//! ([`Event::FACT`]) and a version; the pair is its subject on the wire,
-//! `onsale.<service>.<fact>.v<version>.<schedule id or ->`. A command is a
+//! One file per producer. An event is a past-tense struct with a fixed name
+//! ([`Event::NAME`]) and a version. Both are part of its subject on the wire,
+//! `onsale.<service>.<event>.v<version>.<schedule id or ->`. A command or query is a
 //! request that one service answers ([`Command::ENDPOINT`]).
 //!
-//! **Architecture invariant:** this crate knows no runtime: no tokio, no SQL,
+//! **Architecture invariant:** this crate depends on no runtime: no tokio, no SQL,
 //! no NATS, no HTTP. Consumers tolerate unknown fields; producers only add
 //! optional ones; anything else is a new version.
 
@@ -34,53 +34,55 @@ pub use problem::{Code, Problem, codes};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-/// A fact: something that has happened, told by the one service that owns it.
+/// An event: something that has happened, emitted by the one service that owns it.
 pub trait Event:
     Serialize + DeserializeOwned + std::fmt::Debug + Clone + Send + Sync + 'static
 {
-    /// `<service>.<fact>`, for example `payment.requested`.
-    const FACT: &'static str;
+    /// `<service>.<event>`, for example `payment.requested`.
+    const NAME: &'static str;
     /// Raised only by a change that old readers cannot read.
     const VERSION: u32 = 1;
 
-    /// The schedule whose sale this fact belongs to; the last token of its subject.
+    /// The schedule whose sale this event belongs to: the subject key, the last token of the
+    /// subject.
     fn schedule(&self) -> Option<ScheduleId>;
 
-    /// The thing this fact is about (`ce-subject`): a payment, a reservation, a user.
+    /// The thing this event is about (`ce-subject`): a payment, a reservation, a user.
     fn about(&self) -> Uuid;
 }
 
-/// A request that one service answers.
+/// A command or a query: a request that one service answers.
 pub trait Command: Serialize + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static {
     /// `<service>.<verb>`, for example `payment.pay`; the NATS subject is `cmd.` and this.
     const ENDPOINT: &'static str;
     /// HTTP status of a granted request.
     const STATUS: u16 = 200;
-    /// What a granted request is answered with.
+    /// The answer to a granted request.
     type Reply: Serialize + DeserializeOwned + Send + 'static;
 
-    /// Whose request it is when nobody is logged in: what only the caller, or the account that
-    /// is asked for, has. Keys of anonymous callers belong to it.
+    /// The owner of a request without a token: something that only the caller, or the account
+    /// it names, has. Idempotency keys of anonymous callers belong to it.
     fn owner(&self) -> Option<String> {
         None
     }
 }
 
-/// The service that tells a fact: the part before the dot.
-pub fn producer_of(fact: &str) -> &str {
-    fact.split_once('.').map_or(fact, |(service, _)| service)
+/// The service that emits an event: the part before the dot.
+pub fn producer_of(event: &str) -> &str {
+    event.split_once('.').map_or(event, |(service, _)| service)
 }
 
-/// `onsale.<service>.<fact>.v<version>.<key>`; the key is `-` outside any schedule.
-pub fn subject(fact: &str, version: u32, key: Option<ScheduleId>) -> String {
+/// `onsale.<service>.<event>.v<version>.<key>`; the subject key is `-` outside any schedule.
+pub fn subject(event: &str, version: u32, key: Option<ScheduleId>) -> String {
     match key {
-        Some(schedule) => format!("onsale.{fact}.v{version}.{schedule}"),
-        None => format!("onsale.{fact}.v{version}.-"),
+        Some(schedule) => format!("onsale.{event}.v{version}.{schedule}"),
+        None => format!("onsale.{event}.v{version}.-"),
     }
 }
 
-/// The fact named by a subject, if it is one of ours: `payment.requested`.
-pub fn fact_of_subject(subject: &str) -> Option<&str> {
+/// The event named by a subject, for example `payment.requested`; `None` for a subject that is
+/// not ours.
+pub fn event_of_subject(subject: &str) -> Option<&str> {
     let rest = subject.strip_prefix("onsale.")?;
     let mut dots = rest.match_indices('.').map(|(at, _)| at);
     let end = dots.nth(1)?;
@@ -93,7 +95,7 @@ pub fn fact_of_subject(subject: &str) -> Option<&str> {
 pub struct Page<T> {
     /// The entries of this page.
     pub items: Vec<T>,
-    /// Give this back as `?cursor=` for the next page; absent on the last one.
+    /// Pass this as `?cursor=` for the next page; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
 }
@@ -104,21 +106,21 @@ pub struct Page<T> {
 pub struct PageOf {
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
-    /// Entries wanted, 1 to 100; 20 when absent.
+    /// The number of entries wanted, 1 to 100; 20 when absent.
     pub limit: Option<u32>,
 }
 
-/// Entries of a page when the caller does not say.
+/// Entries of a page when the caller does not say how many.
 pub const PAGE_DEFAULT: u32 = 20;
-/// Entries of a page at most.
+/// The most entries of a page.
 pub const PAGE_MAX: u32 = 100;
 
-/// Declares the facts of one producer with their name, key and subject.
+/// Declares the events of one producer: name, subject key and the thing they are about.
 #[macro_export]
-macro_rules! facts {
-    ($($name:ident = $fact:literal, schedule: $schedule:expr, about: $about:expr;)+) => {
+macro_rules! events {
+    ($($name:ident = $event:literal, schedule: $schedule:expr, about: $about:expr;)+) => {
         $(impl $crate::Event for $name {
-            const FACT: &'static str = $fact;
+            const NAME: &'static str = $event;
             fn schedule(&self) -> Option<$crate::ScheduleId> {
                 let read: fn(&Self) -> Option<$crate::ScheduleId> = $schedule;
                 read(self)
@@ -128,13 +130,13 @@ macro_rules! facts {
                 read(self)
             }
         })+
-        /// The names of all facts told here.
-        pub const FACTS: &[&str] = &[$($fact),+];
+        /// The names of all events of this producer.
+        pub const EVENTS: &[&str] = &[$($event),+];
     };
 }
 
-/// Declares the commands that one service answers; those that come without a token say whose
-/// they are.
+/// Declares the commands and queries that one service answers. Those that come without a token
+/// declare their owner.
 #[macro_export]
 macro_rules! commands {
     ($($name:ident = $endpoint:literal, $status:literal => $reply:ty $(, owner: $owner:expr)?;)+) => {
@@ -147,7 +149,7 @@ macro_rules! commands {
                 Some(read(self))
             })?
         })+
-        /// The names of all endpoints answered here.
+        /// The names of all endpoints of this service.
         pub const ENDPOINTS: &[&str] = &[$($endpoint),+];
     };
 }

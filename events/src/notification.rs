@@ -1,24 +1,24 @@
-//! Messages to fans: one per subject and kind, and how each went out.
+//! Messages to fans: one for each subject and kind, and how each was sent.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{Page, ScheduleId, Timestamp, UserId};
 
-/// What a message says.
+/// The kind of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MessageKind {
-    /// Seats are held; pay until then. About the reservation.
+    /// Seats are held, and until when they can be paid. About the reservation.
     ReservationMade,
-    /// Paid; the seats are the fan's. About the payment.
+    /// The payment completed, and the seats are the fan's. About the payment.
     PaymentCompleted,
-    /// Not paid, and why. About the payment.
+    /// The payment failed, and why. About the payment.
     PaymentFailed,
     /// The hold ran out. About the reservation.
     HoldExpired,
-    /// The show is called off, and what comes back. About the reservation.
+    /// The show is called off, and what is refunded. About the reservation.
     ShowCancelled,
     /// The points of a payment are back. About the payment.
     MoneyReturned,
@@ -48,7 +48,7 @@ impl MessageKind {
     }
 }
 
-/// The way a message went out.
+/// How a message was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -78,7 +78,7 @@ impl Channel {
     }
 }
 
-/// Bytes of a language tag at most (RFC 5646, section 4.4.1).
+/// The most bytes of a language tag (RFC 5646, section 4.4.1).
 const LANGUAGE_TAG_BYTES_MAX: usize = 35;
 
 /// The language of a message. Read in any case and with a region: `ko`, `ko-KR`, `KO`.
@@ -122,61 +122,62 @@ impl TryFrom<String> for Locale {
     }
 }
 
-/// `notification.sent`: the provider has taken a message.
+/// `notification.sent`: the provider has accepted a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NotificationSent {
-    /// The message; also the provider's key against sending it twice.
+    /// The message; also the provider's idempotency key.
     pub message_id: Uuid,
-    /// Whom it is for.
+    /// The fan it is for.
     pub user_id: UserId,
     /// The reservation or payment it is about.
     pub subject_id: Uuid,
-    /// What it says.
+    /// Its kind.
     pub kind: MessageKind,
-    /// Whose sale.
+    /// The schedule it belongs to.
     pub schedule_id: ScheduleId,
-    /// How it went out.
+    /// How it was sent.
     pub channel: Channel,
-    /// Tries it took.
+    /// How many attempts it took.
     pub attempts: u32,
-    /// When the provider took it.
+    /// When the provider accepted it.
     pub at: Timestamp,
 }
 
-/// `notification.failed`: a message will not go out.
+/// `notification.failed`: a message will not be sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NotificationFailed {
     /// The message.
     pub message_id: Uuid,
-    /// Whom it was for.
+    /// The fan it was for.
     pub user_id: UserId,
     /// The reservation or payment it is about.
     pub subject_id: Uuid,
-    /// What it says.
+    /// Its kind.
     pub kind: MessageKind,
-    /// Whose sale.
+    /// The schedule it belongs to.
     pub schedule_id: ScheduleId,
-    /// Why, in words: what the provider said, or what is missing.
+    /// Why, in words: the provider's answer, or what is missing.
     pub reason: String,
-    /// Tries it took.
+    /// How many attempts were made.
     pub attempts: u32,
     /// When it was given up.
     pub at: Timestamp,
 }
 
-crate::facts! {
+crate::events! {
     NotificationSent = "notification.sent", schedule: |e| Some(e.schedule_id), about: |e| e.subject_id;
     NotificationFailed = "notification.failed", schedule: |e| Some(e.schedule_id), about: |e| e.subject_id;
 }
 
-/// Say where the caller's messages go.
+/// Set where the caller's messages go.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SetContact {
     /// A telephone number with its country, for example `+82 10-1234-5678`; with the locale
-    /// `ko` a Korean one goes without. Kept in E.164 form, as `+821012345678`. None when absent.
+    /// `ko` a Korean number needs no country. Stored in E.164 form, as `+821012345678`. No
+    /// number when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phone: Option<String>,
     /// The language of the messages.
@@ -192,16 +193,16 @@ pub struct GetContact {}
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Contact {
-    /// Whose.
+    /// The fan.
     pub user_id: UserId,
-    /// A telephone number in E.164 form; none when absent.
+    /// A telephone number in E.164 form; no number when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phone: Option<String>,
     /// The language of the messages.
     pub locale: Locale,
 }
 
-// A telephone number is nobody's business, least of all the log's.
+// A telephone number is private, so it must not appear in the log.
 impl std::fmt::Debug for SetContact {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SetContact").field("locale", &self.locale).finish_non_exhaustive()
@@ -221,20 +222,20 @@ impl std::fmt::Debug for Contact {
 pub struct FindMessages {
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
-    /// Entries wanted, 1 to 100; 20 when absent.
+    /// The number of entries wanted, 1 to 100; 20 when absent.
     pub limit: Option<u32>,
 }
 
-/// Where a message stands.
+/// The state of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum MessageState {
-    /// Waits to be sent, or to be tried again.
+    /// It waits to be sent or retried.
     Pending,
-    /// The provider has taken it.
+    /// The provider has accepted it.
     Sent,
-    /// It will not go out.
+    /// It will not be sent.
     Failed,
 }
 
@@ -246,20 +247,20 @@ pub struct Message {
     pub message_id: Uuid,
     /// The reservation or payment it is about.
     pub subject_id: Uuid,
-    /// What it says.
+    /// Its kind.
     pub kind: MessageKind,
-    /// Where it stands.
+    /// Its state.
     pub state: MessageState,
-    /// How it went out; absent until then.
+    /// How it was sent; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<Channel>,
-    /// The words.
+    /// Its text.
     pub text: String,
-    /// Tries so far.
+    /// How many attempts were made so far.
     pub attempts: u32,
-    /// When it was written.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it went out; absent until then.
+    /// When it was sent; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<Timestamp>,
 }

@@ -1,4 +1,4 @@
-//! Payments: a saga from request to end.
+//! Payments: each one is a saga from request to end.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,9 +16,9 @@ pub enum PaymentState {
     Requested,
     /// Money taken, seats confirmed.
     Completed,
-    /// Nothing taken, or all given back.
+    /// Nothing was taken, or everything was given back.
     Failed,
-    /// Completed once; the money was given back since.
+    /// Completed once; the money has been given back since.
     Refunded,
 }
 
@@ -43,33 +43,33 @@ pub enum PaymentFailure {
 pub struct PaymentRequested {
     /// The payment.
     pub payment_id: PaymentId,
-    /// What is paid.
+    /// The reservation that is paid.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who pays.
+    /// The fan who pays.
     pub user_id: UserId,
     /// Points.
     pub amount: i64,
     /// The fence of the hold.
     pub hold_version: i64,
-    /// When.
+    /// When it was requested.
     pub requested_at: Timestamp,
 }
 
 /// `payment.hold_extension_requested`: a payment has begun while its hold had less than a
-/// minute left. Told together with `payment.requested`; nothing follows when the hold was
+/// minute left. Emitted together with `payment.requested`. Nothing follows when the hold was
 /// extended before, or has ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PaymentHoldExtensionRequested {
     /// The payment.
     pub payment_id: PaymentId,
-    /// Which hold.
+    /// The hold.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who pays.
+    /// The fan who pays.
     pub user_id: UserId,
     /// The fence of the hold.
     pub hold_version: i64,
@@ -81,18 +81,18 @@ pub struct PaymentHoldExtensionRequested {
 pub struct PaymentCompleted {
     /// The payment.
     pub payment_id: PaymentId,
-    /// What was paid.
+    /// The reservation that was paid.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who paid.
+    /// The fan who paid.
     pub user_id: UserId,
     /// Points.
     pub amount: i64,
-    /// How many seats; 0 in what was told before this was said.
+    /// How many seats; 0 in events emitted before this member existed.
     #[serde(default)]
     pub seats: u32,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at: Timestamp,
     /// When it ended.
     pub ended_at: Timestamp,
@@ -104,17 +104,17 @@ pub struct PaymentCompleted {
 pub struct PaymentFailed {
     /// The payment.
     pub payment_id: PaymentId,
-    /// What was to be paid.
+    /// The reservation that was to be paid.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who would have paid.
+    /// The fan who would have paid.
     pub user_id: UserId,
     /// Points.
     pub amount: i64,
-    /// Why.
+    /// Why it failed.
     pub reason: PaymentFailure,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at: Timestamp,
     /// When it ended.
     pub ended_at: Timestamp,
@@ -126,46 +126,47 @@ pub struct PaymentFailed {
 pub struct PaymentRefunded {
     /// The payment.
     pub payment_id: PaymentId,
-    /// What had been paid.
+    /// The reservation that had been paid.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who got it back.
+    /// The fan who got the points back.
     pub user_id: UserId,
     /// Points.
     pub amount: i64,
-    /// How many seats; 0 in what was told before this was said.
+    /// How many seats; 0 in events emitted before this member existed.
     #[serde(default)]
     pub seats: u32,
-    /// When it had been asked for.
+    /// When it had been requested.
     pub requested_at: Timestamp,
     /// When it was given back.
     pub ended_at: Timestamp,
 }
 
-/// `payment.withdrawal_cleared`: no payment runs and none is to be given back; nothing new begins for this fan.
+/// `payment.withdrawal_cleared`: no payment runs and no refund is due; nothing new begins for
+/// this fan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PaymentWithdrawalCleared {
-    /// Who wants to leave.
+    /// The fan who wants to close the account.
     pub user_id: UserId,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: AttemptId,
 }
 
-/// `payment.withdrawal_blocked`: something stands in the way of a withdrawal.
+/// `payment.withdrawal_blocked`: something blocks a withdrawal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PaymentWithdrawalBlocked {
-    /// Who wants to leave.
+    /// The fan who wants to close the account.
     pub user_id: UserId,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: AttemptId,
-    /// What.
+    /// What blocks it.
     pub reason: WithdrawalReason,
 }
 
-crate::facts! {
+crate::events! {
     PaymentRequested = "payment.requested", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PaymentHoldExtensionRequested = "payment.hold_extension_requested", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PaymentCompleted = "payment.completed", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
@@ -179,15 +180,15 @@ crate::facts! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Pay {
-    /// Which hold.
+    /// The hold to pay.
     pub reservation_id: ReservationId,
 }
 
-/// Read one payment of the caller's.
+/// Read one of the caller's payments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GetPayment {
-    /// Which.
+    /// The payment.
     pub payment_id: PaymentId,
 }
 
@@ -197,7 +198,7 @@ pub struct GetPayment {
 pub struct FindPayments {
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
-    /// Entries wanted.
+    /// The number of entries wanted.
     pub limit: Option<u32>,
 }
 
@@ -207,20 +208,20 @@ pub struct FindPayments {
 pub struct Payment {
     /// Its id, and the id of its saga.
     pub payment_id: PaymentId,
-    /// What is paid.
+    /// The reservation that is paid.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who pays.
+    /// The fan who pays.
     pub user_id: UserId,
     /// Points.
     pub amount: i64,
-    /// Where it stands.
+    /// Its state.
     pub state: PaymentState,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<PaymentFailure>,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at: Timestamp,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,7 @@ use crate::{
     reservation::CancelReason, withdrawal::WithdrawalReason,
 };
 
-/// What moved points.
+/// Why points moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -48,7 +48,7 @@ pub enum RefundReason {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PointCharged {
-    /// Whose wallet.
+    /// The owner of the wallet.
     pub user_id: UserId,
     /// The ledger entry.
     pub entry_id: EntryId,
@@ -62,13 +62,13 @@ pub struct PointCharged {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PointDebited {
-    /// Whose wallet.
+    /// The owner of the wallet.
     pub user_id: UserId,
-    /// For which payment.
+    /// The payment.
     pub payment_id: PaymentId,
-    /// For which hold.
+    /// The hold.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
     /// The fence of the hold.
     pub hold_version: i64,
@@ -82,19 +82,19 @@ pub struct PointDebited {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PointDebitRefused {
-    /// Whose wallet.
+    /// The owner of the wallet.
     pub user_id: UserId,
-    /// For which payment.
+    /// The payment.
     pub payment_id: PaymentId,
-    /// For which hold.
+    /// The hold.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Points asked for.
+    /// The points that the payment needs.
     pub amount: i64,
     /// Points in the wallet.
     pub balance: i64,
-    /// Why.
+    /// Why it was refused.
     pub reason: DebitRefusal,
 }
 
@@ -102,28 +102,28 @@ pub struct PointDebitRefused {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PointRefunded {
-    /// Whose wallet.
+    /// The owner of the wallet.
     pub user_id: UserId,
-    /// Which payment.
+    /// The payment.
     pub payment_id: PaymentId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
     /// Points.
     pub amount: i64,
     /// Points in the wallet afterwards.
     pub balance: i64,
-    /// Why: it tells a payment that never completed from one that did.
+    /// Why; it distinguishes a payment that never completed from one that did.
     pub reason: RefundReason,
     /// Why the seats were gone, when they were given back or the show was called off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<CancelReason>,
 }
 
-/// `point.forfeited`: what was left in the wallet of a closed account is the house's.
+/// `point.forfeited`: the points left in the wallet of a closed account were given up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PointForfeited {
-    /// Whose wallet it was.
+    /// The owner of the wallet.
     pub user_id: UserId,
     /// The ledger entry.
     pub entry_id: EntryId,
@@ -133,29 +133,30 @@ pub struct PointForfeited {
     pub balance: i64,
 }
 
-/// `point.withdrawal_cleared`: there are no points that matter; nothing new begins for this fan.
+/// `point.withdrawal_cleared`: no points are left, or the fan gives them up; nothing new begins
+/// for this fan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PointWithdrawalCleared {
-    /// Who wants to leave.
+    /// The fan who wants to close the account.
     pub user_id: UserId,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: AttemptId,
 }
 
-/// `point.withdrawal_blocked`: something stands in the way of a withdrawal.
+/// `point.withdrawal_blocked`: something blocks a withdrawal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PointWithdrawalBlocked {
-    /// Who wants to leave.
+    /// The fan who wants to close the account.
     pub user_id: UserId,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: AttemptId,
-    /// What.
+    /// What blocks it.
     pub reason: WithdrawalReason,
 }
 
-crate::facts! {
+crate::events! {
     PointCharged = "point.charged", schedule: |_| None, about: |e| e.user_id.0;
     PointDebited = "point.debited", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
     PointDebitRefused = "point.debit_refused", schedule: |e| Some(e.schedule_id), about: |e| e.payment_id.0;
@@ -184,7 +185,7 @@ pub struct GetBalance {}
 pub struct FindEntries {
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
-    /// Entries wanted.
+    /// The number of entries wanted.
     pub limit: Option<u32>,
 }
 
@@ -192,7 +193,7 @@ pub struct FindEntries {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Balance {
-    /// Whose.
+    /// The owner of the wallet.
     pub user_id: UserId,
     /// Points in it.
     pub balance: i64,
@@ -204,7 +205,7 @@ pub struct Balance {
 pub struct Entry {
     /// Its id.
     pub entry_id: EntryId,
-    /// What moved points.
+    /// Why points moved.
     pub kind: EntryKind,
     /// Points; positive into the wallet, negative out of it.
     pub amount: i64,
@@ -213,7 +214,7 @@ pub struct Entry {
     /// The payment behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment_id: Option<PaymentId>,
-    /// When.
+    /// When points moved.
     pub at: Timestamp,
 }
 

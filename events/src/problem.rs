@@ -1,4 +1,4 @@
-//! Every way the mesh says no: RFC 9457 problems with a stable `code`.
+//! Every kind of refusal: RFC 9457 problems with a stable `code`.
 
 use std::fmt;
 
@@ -18,10 +18,11 @@ pub struct Problem {
     pub status: u16,
     /// The stable name to match on.
     pub code: String,
-    /// What is wrong this time, and what mends it.
+    /// What is wrong this time, and how to correct it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
-    /// Further facts, by code: `field`, `seats`, `line`, `column`, `retry_after_secs`, …
+    /// Further members, depending on the code: `field`, `seats`, `line`, `column`,
+    /// `retry_after_secs`, …
     #[serde(flatten)]
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub extra: serde_json::Map<String, serde_json::Value>,
@@ -51,13 +52,13 @@ impl Problem {
         }
     }
 
-    /// A refusal because of one field of a body, parameter or header: `what` goes on from its
-    /// name, as in "must be 1 to 100, not 0".
+    /// A refusal because of one field of a body, a parameter or a header. `what` continues the
+    /// sentence after its name, as in "must be 1 to 100, not 0".
     pub fn about(kind: Code, field: &str, what: impl fmt::Display) -> Self {
         Self::new(kind, format!("`{field}` {what}.")).with("field", field)
     }
 
-    /// The same refusal with one more fact.
+    /// The same refusal with one more member.
     pub fn with(mut self, name: &str, value: impl Into<serde_json::Value>) -> Self {
         self.extra.insert(name.to_owned(), value.into());
         self
@@ -84,7 +85,7 @@ macro_rules! codes {
             use super::Code;
             $(#[doc = $title]
             pub const $name: Code = Code { code: $code, status: $status, title: $title };)+
-            /// Every code there is, in the order of the documentation.
+            /// Every code, in the order of the documentation.
             pub const ALL: &[Code] = &[$($name),+];
         }
     };
@@ -103,10 +104,10 @@ codes! {
     REQUEST_TOO_SLOW = 408 "request_too_slow", "The request did not arrive in time.";
     BODY_TOO_LARGE = 413 "body_too_large", "The request body is too large.";
     ADDRESS_TOO_LONG = 414 "address_too_long", "The address, with its query, is too long.";
-    UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type", "This content type is not read here.";
+    UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type", "This content type is not supported here.";
     HEADERS_TOO_LARGE = 431 "headers_too_large", "The headers of the request are too large.";
     EMAIL_TAKEN = 409 "email_taken", "There is an account with this e-mail already.";
-    NOT_ACTIVE = 403 "not_active", "Only a fan whose turn it is may do this; enter the waiting room first.";
+    NOT_ACTIVE = 403 "not_active", "Only an admitted fan may do this; enter the waiting room first.";
     SEAT_TAKEN = 409 "seat_taken", "At least one of the seats has an owner.";
     UNKNOWN_SEAT = 422 "unknown_seat", "The schedule has no such seat.";
     LIMIT_EXCEEDED = 409 "limit_exceeded", "More seats than one fan may hold for this schedule.";
@@ -114,9 +115,9 @@ codes! {
     SOLD_OUT = 409 "sold_out", "Every seat of the schedule is sold.";
     SCHEDULE_CLOSED = 409 "schedule_closed", "The show has begun, and sales have ended.";
     SCHEDULE_CANCELLED = 409 "schedule_cancelled", "The show was called off.";
-    NOT_CANCELLABLE = 409 "not_cancellable", "The reservation has ended already, or can be given back no more.";
+    NOT_CANCELLABLE = 409 "not_cancellable", "The reservation has ended already, or can no longer be given back.";
     LAST_ORGANIZER = 409 "last_organizer", "A concert keeps its last organizer; add another one first.";
-    SAGA_OPEN = 409 "saga_open", "The event carries something on that would stay open; say `leave_open` to give it up all the same.";
+    SAGA_OPEN = 409 "saga_open", "A saga waits for this event and would stay open; set `leave_open` to discard it anyway.";
     HOLD_GONE = 409 "hold_gone", "The hold has ended; reserve again.";
     HOLDING_SEATS = 409 "holding_seats", "The fan holds seats; give them back or pay for them first.";
     PAYMENT_RUNNING = 409 "payment_running", "A payment is running; wait for its end.";
@@ -128,8 +129,8 @@ codes! {
     ALREADY_CANCELLED = 409 "already_cancelled", "The schedule is cancelled already.";
     IDEMPOTENCY_KEY_REUSED = 422 "idempotency_key_reused", "This Idempotency-Key was used with another request.";
     RATE_LIMITED = 429 "rate_limited", "Too many requests; wait as long as Retry-After says.";
-    OVERLOADED = 503 "overloaded", "The service has more to do than it can; try again as Retry-After says.";
-    UNAVAILABLE = 503 "unavailable", "A part that this needs is not there right now; try again as Retry-After says.";
+    OVERLOADED = 503 "overloaded", "The service has too much to do; try again as Retry-After says.";
+    UNAVAILABLE = 503 "unavailable", "Something that this request needs is unavailable right now; try again as Retry-After says.";
     TIMED_OUT = 504 "timed_out", "No answer in time; the request may or may not have taken effect. Repeat it with the same Idempotency-Key.";
     INTERNAL = 500 "internal", "Something went wrong here; the log has the details.";
 }

@@ -4,18 +4,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{PaymentId, ScheduleId, Timestamp, UserId};
 
-/// Where a place stands.
+/// The state of a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum PlaceState {
-    /// In line.
+    /// The fan waits.
     Waiting,
-    /// May reserve.
+    /// The fan may reserve.
     Active,
-    /// Used up by a payment; entering again makes a new place at the end of the line.
+    /// Used up by a payment; entering again makes a new place at the end of the queue.
     Completed,
-    /// Over without one; entering again makes a new place at the end of the line.
+    /// Ended without a payment; entering again makes a new place at the end of the queue.
     Expired,
 }
 
@@ -28,7 +28,7 @@ pub enum PlaceEnd {
     Timeout,
     /// The fan left.
     Left,
-    /// Nothing is left to sell.
+    /// No seats are left to sell.
     SoldOut,
     /// The show has begun, and sales have ended.
     Closed,
@@ -38,19 +38,19 @@ pub enum PlaceEnd {
     Withdrawn,
 }
 
-/// `queue.waiting`: a fan has a place in line.
+/// `queue.waiting`: a fan has a place in the waiting room.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueueWaiting {
-    /// Whose room.
+    /// The schedule of the room.
     pub schedule_id: ScheduleId,
-    /// Whose place.
+    /// The fan who has the place.
     pub user_id: UserId,
     /// The number drawn; lower is earlier.
     pub ticket: u64,
     /// Grows with every change of this fan's place; a reader keeps the highest.
     pub place_version: u64,
-    /// When the fan entered; a payment that was asked for before belongs to an earlier place.
+    /// When the fan entered; a payment requested before this belongs to an earlier place.
     pub entered_at: Timestamp,
 }
 
@@ -58,9 +58,9 @@ pub struct QueueWaiting {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueueActivated {
-    /// Whose room.
+    /// The schedule of the room.
     pub schedule_id: ScheduleId,
-    /// Who was admitted.
+    /// The fan who was admitted.
     pub user_id: UserId,
     /// Grows with every change of this fan's place; a reader keeps the highest.
     pub place_version: u64,
@@ -69,25 +69,25 @@ pub struct QueueActivated {
 }
 
 /// `queue.returned`: an admitted fan lost the hold through no fault of their own and
-/// stands at the front of the line again.
+/// is at the front of the queue again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueueReturned {
-    /// Whose room.
+    /// The schedule of the room.
     pub schedule_id: ScheduleId,
-    /// Who.
+    /// The fan who returns.
     pub user_id: UserId,
     /// Grows with every change of this fan's place; a reader keeps the highest.
     pub place_version: u64,
 }
 
-/// `queue.completed`: a payment has used a place up, and no hold of the fan lives.
+/// `queue.completed`: a payment has used a place up, and the fan has no live hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueueCompleted {
-    /// Whose room.
+    /// The schedule of the room.
     pub schedule_id: ScheduleId,
-    /// Whose place.
+    /// The fan who has the place.
     pub user_id: UserId,
     /// Grows with every change of this fan's place; a reader keeps the highest.
     pub place_version: u64,
@@ -99,17 +99,17 @@ pub struct QueueCompleted {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueueExpired {
-    /// Whose room.
+    /// The schedule of the room.
     pub schedule_id: ScheduleId,
-    /// Whose place.
+    /// The fan who has the place.
     pub user_id: UserId,
     /// Grows with every change of this fan's place; a reader keeps the highest.
     pub place_version: u64,
-    /// Why.
+    /// Why it ended.
     pub reason: PlaceEnd,
 }
 
-crate::facts! {
+crate::events! {
     QueueWaiting = "queue.waiting", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
     QueueActivated = "queue.activated", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
     QueueReturned = "queue.returned", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
@@ -117,23 +117,23 @@ crate::facts! {
     QueueExpired = "queue.expired", schedule: |e| Some(e.schedule_id), about: |e| e.user_id.0;
 }
 
-/// Take a place in line, or learn of the one held already.
+/// Enter the waiting room, or get the place that the fan has already.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Enter {
-    /// Which room; over HTTP it comes from the path.
+    /// The schedule of the room; over HTTP it comes from the path.
     pub schedule_id: ScheduleId,
-    /// The signed ticket of an earlier place, which gives the old number back if the
-    /// room has forgotten it.
+    /// The signed ticket of an earlier place. It restores the old number if the room has lost
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
 }
 
-/// Look at the caller's own place.
+/// Read the caller's own place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GetPlace {
-    /// Which room.
+    /// The schedule of the room.
     pub schedule_id: ScheduleId,
 }
 
@@ -141,7 +141,7 @@ pub struct GetPlace {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Leave {
-    /// Which room.
+    /// The schedule of the room.
     pub schedule_id: ScheduleId,
 }
 
@@ -154,11 +154,11 @@ pub struct Jwks {}
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Place {
-    /// Whose room.
+    /// The schedule of the room.
     pub schedule_id: ScheduleId,
-    /// Whose place.
+    /// The fan who has the place.
     pub user_id: UserId,
-    /// Where it stands.
+    /// Its state.
     pub state: PlaceState,
     /// Fans to be admitted first; present while WAITING.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,10 +166,10 @@ pub struct Place {
     /// Expected seconds until admission; present while WAITING.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_wait_secs: Option<u64>,
-    /// Seconds after which to look again; present while WAITING.
+    /// Seconds after which to poll again; present while WAITING.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_after_secs: Option<u64>,
-    /// Proof of this place's number; give it back to `enter`.
+    /// Proof of this place's number; pass it to `enter` again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
     /// The right to reserve, an EdDSA JWT; present while ACTIVE.

@@ -1,10 +1,10 @@
-//! Rankings: what sells most, and what sold out fastest.
+//! Rankings: the best-selling concerts, and the fastest to sell out.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{ConcertId, ScheduleId, Timestamp};
 
-/// What concerts are ranked by.
+/// The criterion of a ranking.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -16,8 +16,7 @@ pub enum RankBy {
     SellOut,
 }
 
-/// How far back sales count; the step in which a window slides is a minute, ten minutes, an
-/// hour.
+/// How far back sales count. The windows slide in steps of a minute, ten minutes and an hour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Window {
@@ -38,11 +37,11 @@ pub enum Window {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct RankConcerts {
-    /// By what.
+    /// The criterion.
     pub by: RankBy,
-    /// How far back.
+    /// How far back sales count.
     pub window: Window,
-    /// Places wanted, 1 to 100; 10 when absent.
+    /// The number of places wanted, 1 to 100; 10 when absent.
     pub limit: Option<u32>,
 }
 
@@ -50,11 +49,11 @@ pub struct RankConcerts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ConcertRanking {
-    /// By what.
+    /// The criterion.
     pub by: RankBy,
-    /// How far back.
+    /// How far back sales count.
     pub window: Window,
-    /// As of when.
+    /// The time of this ranking.
     pub at: Timestamp,
     /// The places, first to last.
     pub places: Vec<RankedConcert>,
@@ -64,11 +63,11 @@ pub struct ConcertRanking {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RankedConcert {
-    /// 1 is first; equals share a place.
+    /// 1 is first; equal concerts share a place.
     pub place: u32,
     /// The concert.
     pub concert_id: ConcertId,
-    /// What it is called.
+    /// Its title.
     pub title: String,
     /// Seats sold within the window; absent when ranked by sell-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,7 +75,7 @@ pub struct RankedConcert {
     /// Milliseconds from opening to the last seat; absent when ranked by seats sold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sell_out_ms: Option<i64>,
-    /// The schedule that sold out so fast; absent when ranked by seats sold.
+    /// The schedule that sold out in this time; absent when ranked by seats sold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule_id: Option<ScheduleId>,
 }

@@ -1,4 +1,4 @@
-//! Reservations: who holds and who owns which seats. The one judge.
+//! Reservations: which fans hold and own which seats. The `reservation` service alone decides.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::{
     withdrawal::WithdrawalReason,
 };
 
-/// Where a reservation stands.
+/// The state of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -35,7 +35,7 @@ pub enum CancelReason {
     Withdrawn,
 }
 
-/// Why a paid-for hold could not be confirmed.
+/// Why a paid hold could not be confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -64,19 +64,19 @@ pub struct PricedSeat {
 pub struct ReservationCreated {
     /// The hold.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who holds.
+    /// The fan who holds them.
     pub user_id: UserId,
-    /// What is held.
+    /// The seats that are held.
     pub seats: Vec<PricedSeat>,
     /// Sum of the prices.
     pub amount: i64,
-    /// Fences every later step; each seat's next owner has a higher one.
+    /// The fence of every later step; the next owner of each seat gets a higher one.
     pub hold_version: i64,
     /// When the hold runs out.
     pub expires_at: Timestamp,
-    /// Beyond which no extension goes.
+    /// The latest time to which the hold can be extended.
     pub hard_cap_at: Timestamp,
 }
 
@@ -86,13 +86,13 @@ pub struct ReservationCreated {
 pub struct ReservationConfirmed {
     /// The reservation.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who owns.
+    /// The fan who owns them.
     pub user_id: UserId,
-    /// By which payment.
+    /// The payment that confirmed it.
     pub payment_id: PaymentId,
-    /// What is owned.
+    /// The seats that are owned.
     pub seats: Vec<SeatId>,
     /// Points paid.
     pub amount: i64,
@@ -106,15 +106,15 @@ pub struct ReservationConfirmed {
 pub struct ReservationConfirmRefused {
     /// The reservation.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who paid.
+    /// The fan who paid.
     pub user_id: UserId,
-    /// Which payment must be returned.
+    /// The payment to return.
     pub payment_id: PaymentId,
     /// Points to return.
     pub amount: i64,
-    /// Why.
+    /// Why it was refused.
     pub reason: ConfirmRefusal,
 }
 
@@ -124,13 +124,13 @@ pub struct ReservationConfirmRefused {
 pub struct ReservationExpired {
     /// The reservation.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who held.
+    /// The fan who held them.
     pub user_id: UserId,
-    /// What is free again.
+    /// The seats that are free again.
     pub seats: Vec<SeatId>,
-    /// The fence of the owner that was.
+    /// The fence of the former owner.
     pub hold_version: i64,
 }
 
@@ -141,15 +141,15 @@ pub struct ReservationExpired {
 pub struct ReservationCancelled {
     /// The reservation.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who held or owned.
+    /// The fan who held or owned them.
     pub user_id: UserId,
-    /// What is free again.
+    /// The seats that are free again.
     pub seats: Vec<SeatId>,
-    /// The fence of the owner that was.
+    /// The fence of the former owner.
     pub hold_version: i64,
-    /// Why.
+    /// Why it was cancelled.
     pub reason: CancelReason,
     /// The payment that had confirmed it; to be returned, unless the reason is `withdrawn`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,29 +166,30 @@ impl ReservationCancelled {
     }
 }
 
-/// `reservation.withdrawal_cleared`: there are no tickets that matter, and no refund is due; nothing new begins for this fan.
+/// `reservation.withdrawal_cleared`: no refund is due, and there are no tickets for shows to
+/// come, or the fan gives them up; nothing new begins for this fan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReservationWithdrawalCleared {
-    /// Who wants to leave.
+    /// The fan who wants to close the account.
     pub user_id: UserId,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: AttemptId,
 }
 
-/// `reservation.withdrawal_blocked`: something stands in the way of a withdrawal.
+/// `reservation.withdrawal_blocked`: something blocks a withdrawal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReservationWithdrawalBlocked {
-    /// Who wants to leave.
+    /// The fan who wants to close the account.
     pub user_id: UserId,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: AttemptId,
-    /// What.
+    /// What blocks it.
     pub reason: WithdrawalReason,
 }
 
-crate::facts! {
+crate::events! {
     ReservationCreated = "reservation.created", schedule: |e| Some(e.schedule_id), about: |e| e.reservation_id.0;
     ReservationConfirmed = "reservation.confirmed", schedule: |e| Some(e.schedule_id), about: |e| e.reservation_id.0;
     ReservationConfirmRefused = "reservation.confirm_refused", schedule: |e| Some(e.schedule_id), about: |e| e.reservation_id.0;
@@ -202,28 +203,28 @@ crate::facts! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Reserve {
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Which, without repetition: by their ids, or by the names of section, row and seat,
+    /// The seats, without repetition: by their ids, or by the names of section, row and seat,
     /// joined by `-`.
     pub seats: Vec<SeatId>,
     /// The pass of an ACTIVE place.
     pub pass: String,
 }
 
-/// Give a hold, or until the schedule's `refund_until` a confirmed reservation up.
+/// Give up a hold or, until the schedule's `refund_until`, a confirmed reservation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Cancel {
-    /// Which; over HTTP it comes from the path.
+    /// The reservation; over HTTP it comes from the path.
     pub reservation_id: ReservationId,
 }
 
-/// Read one reservation of the caller's.
+/// Read one of the caller's reservations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GetReservation {
-    /// Which.
+    /// The reservation.
     pub reservation_id: ReservationId,
 }
 
@@ -233,7 +234,7 @@ pub struct GetReservation {
 pub struct FindReservations {
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
-    /// Entries wanted.
+    /// The number of entries wanted.
     pub limit: Option<u32>,
 }
 
@@ -243,13 +244,13 @@ pub struct FindReservations {
 pub struct Reservation {
     /// Its id.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Whose reservation.
+    /// The fan it belongs to.
     pub user_id: UserId,
-    /// Where it stands.
+    /// Its state.
     pub state: ReservationState,
-    /// What it covers.
+    /// The seats and their prices.
     pub seats: Vec<PricedSeat>,
     /// Sum of the prices.
     pub amount: i64,

@@ -1,4 +1,4 @@
-//! Seat plans and seat maps: what is there, and what of it is not free.
+//! Seat plans and seat maps: all seats of a schedule, and those that are not free.
 
 use std::{fmt, str::FromStr};
 
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ScheduleId, SeatId, concert::SeatBlock};
 
-/// What the map shows of a seat.
+/// The state of a seat on the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SeatState {
     /// Can be reserved.
     Free,
-    /// Somebody has it for a while.
+    /// A fan holds it for a while.
     Held,
     /// Paid.
     Sold,
@@ -25,7 +25,7 @@ pub enum SeatState {
 pub struct Seat {
     /// Its id: `SECTION-ROW-SEAT`.
     pub seat: SeatId,
-    /// What the map shows. The reservation service alone decides; this may be a moment old.
+    /// Its state. The reservation service alone decides; this may be a moment old.
     pub state: SeatState,
 }
 
@@ -53,8 +53,8 @@ pub struct SeatPlan {
     pub seats: Vec<SeatBlock>,
 }
 
-/// Which making of a seat map: one that was made anew has another, and its sequence begins
-/// anew. 16 hex digits on the wire.
+/// The generation of a seat map. A map that is rebuilt gets a new epoch, and its sequence
+/// starts again. 16 hex digits on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(value_type = String))]
@@ -94,40 +94,41 @@ impl TryFrom<String> for Epoch {
     }
 }
 
-/// Whether what a seat map shows as free can be had.
+/// Whether the free seats of a seat map can be reserved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MapState {
-    /// It can, until the show begins.
+    /// They can, until the show begins.
     #[default]
     Open,
-    /// The show is off: no seat is free, and those that are held or sold are given back.
+    /// The show is cancelled: no seat is free, and those that are held or sold are given back.
     Cancelled,
 }
 
-/// The seat map of a schedule: what its plan does not say.
+/// The seat map of a schedule: the states of its seats, without the plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SeatMap {
     /// The schedule.
     pub schedule_id: ScheduleId,
-    /// Which making of the map this is.
+    /// The epoch of the map.
     pub epoch: Epoch,
-    /// How many changes this map has seen.
+    /// How many changes this map has had.
     pub sequence: u64,
     /// Whether the show takes place.
     #[serde(default)]
     pub state: MapState,
     /// Counts of each section, in the order of the plan.
     pub sections: Vec<SectionCount>,
-    /// The seats that are held or sold. While the map is `open`, all others of the plan are
-    /// free; once it is `cancelled`, none is.
+    /// The seats that are held or sold. While the map is `open`, all other seats of the plan
+    /// are free; once it is `cancelled`, none is free.
     pub seats: Vec<Seat>,
 }
 
 impl SeatMap {
-    /// What the map shows of a seat of the plan; `None` when the show is off and nobody has it.
+    /// The state of a seat of the plan; `None` when the show is cancelled and the seat has no
+    /// owner.
     pub fn state_of(&self, seat: &SeatId) -> Option<SeatState> {
         let shown = self.seats.iter().find(|shown| shown.seat == *seat);
         let free = (self.state == MapState::Open).then_some(SeatState::Free);
@@ -135,13 +136,13 @@ impl SeatMap {
     }
 }
 
-/// Read how a seat map has changed since a place in its history.
+/// Read how a seat map has changed since a position in its history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GetSeatChanges {
-    /// Which schedule.
+    /// The schedule.
     pub schedule_id: ScheduleId,
-    /// The epoch of the map that is known.
+    /// The epoch of the map that the client has.
     pub epoch: Epoch,
     /// Its sequence.
     pub sequence: u64,
@@ -153,11 +154,11 @@ pub struct GetSeatChanges {
 pub struct SeatChanges {
     /// The epoch of the map.
     pub epoch: Epoch,
-    /// How many changes it has seen.
+    /// How many changes it has had.
     pub sequence: u64,
-    /// Whether the changes asked for are not known, or no longer: the map has to be read.
+    /// Whether the requested changes are unknown or no longer kept: the map must be read again.
     pub is_gone: bool,
-    /// The changes in order, without a hole; perhaps not yet all up to `sequence`.
+    /// The changes in order, without a gap; perhaps not yet all up to `sequence`.
     pub deltas: Vec<SeatDelta>,
 }
 
@@ -167,11 +168,11 @@ pub struct SeatChanges {
 pub struct SeatDelta {
     /// The sequence of the map after it.
     pub sequence: u64,
-    /// The sections that it touched, as they are after it.
+    /// The counts after it of the sections that it touched.
     pub sections: Vec<SectionTaken>,
     /// The seats that it changed.
     pub seats: Vec<Seat>,
-    /// What became of the show, when that has changed.
+    /// The state of the map, if that has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<MapState>,
 }
@@ -188,7 +189,7 @@ pub struct SectionTaken {
     pub sold: i64,
 }
 
-/// `live.concert.seats.<schedule>`: a [`SeatDelta`] as it happens, for whoever listens.
+/// `live.concert.seats.<schedule>`: a [`SeatDelta`] as it happens, for live subscribers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SeatsChanged {
     /// The epoch of the map.
@@ -198,6 +199,6 @@ pub struct SeatsChanged {
 }
 
 impl SeatsChanged {
-    /// What it is announced under.
+    /// The name under which it is announced.
     pub const NAME: &'static str = "concert.seats";
 }

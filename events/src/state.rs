@@ -1,8 +1,8 @@
-//! What the owners have, page by page: from it other services make again what they have lost
-//! and the streams no longer have.
+//! The state of the owning services, page by page. Other services rebuild from it what they
+//! have lost and the streams no longer have.
 //!
-//! Services ask for it, and nobody else: the endpoints lie under `state.` and not under `cmd.`,
-//! and the broker lets only those services ask that make something of it. Each answer is bounded. What
+//! Only services may ask for it: the endpoints lie under `state.` and not under `cmd.`, and the
+//! broker grants them only to the services that rebuild from them. Each answer is bounded. What
 //! happens while the pages are read is in the streams.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -14,36 +14,36 @@ use crate::{
 /// One page of a state, in the order of its keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stated<T, K> {
-    /// What is so.
+    /// The entries of this page.
     pub items: Vec<T>,
-    /// Behind which key to go on; absent on the last page.
+    /// The key after which to continue; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<K>,
 }
 
-/// A command that is answered with one page of a state.
+/// A query whose answer is one page of a state.
 pub trait StatePage: Command<Reply = Stated<Self::Item, Self::Key>> {
-    /// What is stated.
+    /// One entry of the state.
     type Item: Serialize + DeserializeOwned + Send + 'static;
-    /// What it is ordered by.
+    /// The key that the state is ordered by.
     type Key: Serialize + DeserializeOwned + Send + 'static;
 
-    /// The page behind this key.
+    /// The query for the page after this key.
     fn after(self, key: Self::Key) -> Self;
 }
 
-/// Every schedule there is, of `concert`.
+/// Ask `concert` for every schedule.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StateSchedules {
-    /// Only those behind this one.
+    /// Only schedules after this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<ScheduleId>,
-    /// Only those whose show begins later than this.
+    /// Only schedules whose show begins later than this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starts_after: Option<Timestamp>,
 }
 
-/// A schedule is so.
+/// A schedule in the state of `concert`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScheduleStated {
     /// The schedule.
@@ -53,24 +53,24 @@ pub struct ScheduleStated {
     pub title: String,
 }
 
-/// Every seat of a schedule that ever had an owner, of `reservation`.
+/// Ask `reservation` for every seat of a schedule that ever had an owner.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StateSeats {
-    /// Which schedule.
+    /// The schedule.
     pub schedule_id: ScheduleId,
-    /// Only seats behind this one.
+    /// Only seats after this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<SeatId>,
 }
 
-/// A seat is so.
+/// A seat in the state of `reservation`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SeatStated {
-    /// Which seat.
+    /// The seat.
     pub seat: SeatId,
     /// The fence of its last owner.
     pub hold_version: i64,
-    /// Who has it; nobody when it is free again.
+    /// The reservation that has it; absent when it is free again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<SeatOwner>,
 }
@@ -78,36 +78,36 @@ pub struct SeatStated {
 /// A reservation that has a seat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SeatOwner {
-    /// Which reservation.
+    /// The reservation.
     pub reservation_id: ReservationId,
-    /// Whose.
+    /// The fan it belongs to.
     pub user_id: UserId,
     /// Whether it is paid; otherwise it is a hold.
     pub is_sold: bool,
-    /// How many seats it has, this one among them.
+    /// How many seats it has, including this one.
     pub seats: u32,
-    /// Beyond which a hold never lives.
+    /// The latest time at which a hold can end.
     pub hard_cap_at: Timestamp,
 }
 
-/// Every payment that was completed, of `payment`.
+/// Ask `payment` for every payment that was completed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StateSales {
-    /// Only payments behind this one.
+    /// Only payments after this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<PaymentId>,
 }
 
-/// Seats were sold by a payment.
+/// A completed payment in the state of `payment`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SaleStated {
-    /// Which payment.
+    /// The payment.
     pub payment_id: PaymentId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// How many.
+    /// How many seats were sold.
     pub seats: u32,
-    /// When it was completed; of one that was refunded, when it was asked for.
+    /// When it was completed; for a refunded payment, when it was requested.
     pub sold_at: Timestamp,
     /// When it was refunded, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Accounts: who is who, and who may do what.
+//! Accounts, sessions and roles.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::{AttemptId, Timestamp, UserId, withdrawal::WithdrawalReason};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Buys seats. Everybody is a fan.
+    /// Buys seats. Every account is a fan.
     Fan,
     /// Enters concerts and schedules, and cancels them.
     Organizer,
@@ -23,7 +23,7 @@ pub enum Role {
 pub struct UserRegistered {
     /// The new account.
     pub user_id: UserId,
-    /// When.
+    /// When it was made.
     pub at: Timestamp,
 }
 
@@ -34,26 +34,26 @@ pub struct UserRegistered {
 pub struct UserWithdrawalRequested {
     /// The account.
     pub user_id: UserId,
-    /// What every answer must name.
+    /// The attempt, which every answer must name.
     pub attempt: AttemptId,
     /// Whether points and tickets are given up.
     pub forfeit: bool,
-    /// When.
+    /// When it was requested.
     pub at: Timestamp,
 }
 
-/// `user.withdrawal_refused`: the account stays open; whoever had cleared the attempt opens
-/// again.
+/// `user.withdrawal_refused`: the account stays open; services that had cleared the attempt
+/// open it again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UserWithdrawalRefused {
     /// The account.
     pub user_id: UserId,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: AttemptId,
-    /// Why.
+    /// Why it was refused.
     pub reasons: Vec<WithdrawalReason>,
-    /// When.
+    /// When it was refused.
     pub at: Timestamp,
 }
 
@@ -63,11 +63,11 @@ pub struct UserWithdrawalRefused {
 pub struct UserWithdrawn {
     /// The closed account.
     pub user_id: UserId,
-    /// By which attempt.
+    /// The attempt that closed it.
     pub attempt: AttemptId,
     /// Whether points and tickets are given up.
     pub forfeit: bool,
-    /// When.
+    /// When it was closed.
     pub at: Timestamp,
 }
 
@@ -77,16 +77,16 @@ pub struct UserWithdrawn {
 pub struct UserRoleGranted {
     /// The account.
     pub user_id: UserId,
-    /// What it has got.
+    /// The role that was granted.
     pub role: Role,
     /// The operator who granted it; absent when it came with the installation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<UserId>,
-    /// When.
+    /// When it was granted.
     pub at: Timestamp,
 }
 
-crate::facts! {
+crate::events! {
     UserRegistered = "user.registered", schedule: |_| None, about: |e| e.user_id.0;
     UserWithdrawalRequested = "user.withdrawal_requested", schedule: |_| None, about: |e| e.user_id.0;
     UserWithdrawalRefused = "user.withdrawal_refused", schedule: |_| None, about: |e| e.user_id.0;
@@ -98,7 +98,7 @@ crate::facts! {
 #[derive(Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Register {
-    /// Where messages go; one account per address, in whichever spelling.
+    /// The e-mail address of the account; one account per address, however it is spelled.
     pub email: String,
     /// 10 to 200 characters; the same on every keyboard.
     pub password: String,
@@ -118,7 +118,7 @@ pub struct LogIn {
 #[derive(Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Refresh {
-    /// From the session before.
+    /// The refresh token of the session before.
     pub refresh_token: String,
 }
 
@@ -138,19 +138,19 @@ secret_debug!(Register, LogIn, Refresh, Session);
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct Withdraw {
-    /// Also when points, or tickets for shows to come, are lost by it.
+    /// Close it even when points, or tickets for shows to come, are lost.
     pub forfeit: bool,
 }
 
-/// Read an attempt of the caller's to close the account.
+/// Read one of the caller's attempts to close the account.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GetWithdrawal {
-    /// Which.
+    /// The attempt.
     pub attempt: AttemptId,
 }
 
-/// Where an attempt to close an account stands.
+/// The state of an attempt to close an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -169,16 +169,16 @@ pub enum WithdrawalState {
 pub struct Withdrawal {
     /// Its id, and the id of its saga.
     pub attempt: AttemptId,
-    /// Whose account.
+    /// The account.
     pub user_id: UserId,
     /// Whether points and tickets are given up.
     pub forfeit: bool,
-    /// Where it stands.
+    /// Its state.
     pub state: WithdrawalState,
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<WithdrawalReason>,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at: Timestamp,
     /// When it was decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -189,9 +189,9 @@ pub struct Withdrawal {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GrantRole {
-    /// Who gets it.
+    /// The account that gets it.
     pub user_id: UserId,
-    /// What.
+    /// The role.
     pub role: Role,
 }
 
@@ -206,7 +206,7 @@ pub struct Jwks {}
 pub struct Session {
     /// The account.
     pub user_id: UserId,
-    /// What it may do.
+    /// Its roles.
     pub roles: Vec<Role>,
     /// `Authorization: Bearer …`; an EdDSA JWT.
     pub access_token: String,
@@ -216,13 +216,13 @@ pub struct Session {
     pub refresh_token: String,
 }
 
-/// What an account is.
+/// An account and its roles.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Account {
     /// The account.
     pub user_id: UserId,
-    /// What it may do.
+    /// Its roles.
     pub roles: Vec<Role>,
 }
 

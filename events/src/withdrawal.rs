@@ -1,10 +1,9 @@
-//! The protocol of a withdrawal: what `user` and the services with something at stake have
-//! to agree on.
+//! The protocol of a withdrawal between `user` and the services with something at stake.
 //!
 //! `user` asks (`user.withdrawal_requested`), each service at stake answers an attempt once
 //! (`.withdrawal_cleared` or `.withdrawal_blocked`), and `user` decides
 //! (`user.withdrawn` or `user.withdrawal_refused`). [`Standing`] is what a service at stake
-//! keeps of each attempt; it reaches the same end in whatever order the events come.
+//! stores for each attempt; it reaches the same end in whatever order the events come.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +37,7 @@ impl WithdrawalReason {
         Self::TooLate,
     ];
 
-    /// As it is written in JSON and in tables.
+    /// Its name in JSON and in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PaymentRunning => "payment_running",
@@ -50,20 +49,20 @@ impl WithdrawalReason {
         }
     }
 
-    /// The reason that is written like this.
+    /// The reason with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 }
 
-/// Where an attempt stands at a service that is asked whether it lets the fan go.
+/// Where an attempt stands at a service with something at stake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing stands in the way, and nothing new begins for this fan.
+    /// Nothing blocks it, and nothing new begins for this fan.
     Cleared,
-    /// Something stands in the way; everything goes on.
+    /// Something blocks it; everything goes on.
     Blocked,
-    /// Refused before it was asked for here.
+    /// The refusal arrived before the request.
     Overtaken,
     /// Refused, and answered.
     Refused,
@@ -76,7 +75,7 @@ impl Standing {
     pub const ALL: [Self; 5] =
         [Self::Cleared, Self::Blocked, Self::Overtaken, Self::Refused, Self::Withdrawn];
 
-    /// As it is written in tables.
+    /// Its name in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cleared => "cleared",
@@ -87,7 +86,7 @@ impl Standing {
         }
     }
 
-    /// The standing that is written like this.
+    /// The standing with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|standing| standing.as_str() == name)
     }
@@ -97,8 +96,8 @@ impl Standing {
         matches!(self, Self::Cleared | Self::Withdrawn)
     }
 
-    /// The attempt is asked for, and `block` says what stands in its way. Where it stands
-    /// then, and what to answer: clear, or why not. `None` when it was answered before.
+    /// Handles the request of an attempt; `block` is what blocks it. Returns the new standing
+    /// and the answer: cleared, or the reason against it. `None` when it was answered before.
     pub fn asked(
         known: Option<Self>,
         block: Option<WithdrawalReason>,
@@ -111,7 +110,7 @@ impl Standing {
         }
     }
 
-    /// The attempt is refused. Where it stands then; `None` when nothing changes.
+    /// Handles the refusal of an attempt. Returns the new standing; `None` when nothing changes.
     pub fn refused(known: Option<Self>) -> Option<Self> {
         match known {
             None => Some(Self::Overtaken),
@@ -120,7 +119,7 @@ impl Standing {
         }
     }
 
-    /// The account is closed by this attempt. Where it stands then; `None` when nothing
+    /// Handles the withdrawal by this attempt. Returns the new standing; `None` when nothing
     /// changes.
     pub fn withdrawn(known: Option<Self>) -> Option<Self> {
         (known != Some(Self::Withdrawn)).then_some(Self::Withdrawn)
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_is_answered_once_by_what_stands_in_its_way() {
+    fn an_attempt_is_answered_once_by_what_blocks_it() {
         let block = Some(WithdrawalReason::Points);
         assert_eq!(Standing::asked(None, None), Some((Standing::Cleared, Ok(()))));
         let blocked = Some((Standing::Blocked, Err(WithdrawalReason::Points)));
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_behind_its_refusal_closes_nothing_and_is_answered_once() {
+    fn a_request_that_arrives_after_its_refusal_closes_nothing_and_is_answered_once() {
         let overtaken = Standing::refused(None);
         assert_eq!(overtaken, Some(Standing::Overtaken));
         let (after, answer) = Standing::asked(overtaken, None).expect("an answer");
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_opens_what_was_cleared_and_never_what_is_closed() {
+    fn a_refusal_opens_a_cleared_attempt_and_never_a_withdrawn_one() {
         assert_eq!(Standing::refused(Some(Standing::Cleared)), Some(Standing::Refused));
         assert_eq!(Standing::refused(Some(Standing::Withdrawn)), None);
         assert_eq!(Standing::withdrawn(Some(Standing::Cleared)), Some(Standing::Withdrawn));

@@ -1,8 +1,8 @@
-//! Whom PostgreSQL runs as, and what that account can reach.
+//! The account that PostgreSQL runs as, and which folders it can enter.
 //!
-//! PostgreSQL refuses to run as root. As root we therefore run it as `postgres` or
-//! `nobody`, and everything it needs must lie where that account can go: root's home,
-//! where the cache and the checkout often are, is usually closed to others.
+//! PostgreSQL refuses to run as root. As root we therefore run it as `postgres` or `nobody`, and
+//! everything it needs must be where that account can go: root's home, where the cache and the
+//! checkout often are, is usually closed to others.
 
 use std::{
     fs, io,
@@ -19,7 +19,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Whom PostgreSQL must run as: `None` means as ourselves.
+    /// The account that PostgreSQL must run as: `None` means our own.
     pub(crate) fn for_postgres() -> io::Result<Option<Self>> {
         if fs::metadata("/proc/self")?.uid() != 0 {
             return Ok(None);
@@ -41,12 +41,12 @@ impl Account {
     }
 }
 
-/// Whether everybody may enter this folder, or the nearest one above that exists.
+/// Whether every account may enter this folder, or the nearest one above that exists.
 pub(crate) fn open_to_all(folder: &Path) -> bool {
-    let Some(there) = folder.ancestors().find_map(|folder| folder.canonicalize().ok()) else {
+    let Some(existing) = folder.ancestors().find_map(|folder| folder.canonicalize().ok()) else {
         return false;
     };
-    there.ancestors().all(|folder| {
+    existing.ancestors().all(|folder| {
         fs::metadata(folder).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0)
     })
 }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_account_is_read_from_its_line() {
+    fn an_account_is_parsed_from_its_line_in_passwd() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65533:n:/:/bin/false\n";
         let nobody = Account { name: "nobody".into(), uid: 65534, gid: 65533 };
         assert_eq!(Account::listed(passwd, "nobody"), Some(nobody));

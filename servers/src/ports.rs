@@ -1,4 +1,4 @@
-//! Free ports.
+//! Finds free ports.
 
 use std::{fs, net::TcpListener};
 
@@ -10,9 +10,9 @@ const LOWEST: u16 = 10_000;
 /// A port that is free right now, below the range from which the kernel takes the local
 /// ports of connections.
 ///
-/// A server is killed and started again on its port, while its clients knock without
-/// pause. Inside that range such a knock could be given the very port it knocks at, would
-/// connect to itself, and the server would find its port taken.
+/// A server is killed and restarted on its port while its clients keep trying to connect. Within
+/// that range the kernel could give such an attempt the very port it connects to as its local
+/// port: it would connect to itself, and the server would find its port taken.
 pub(crate) fn free_port() -> u16 {
     let highest = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
         .ok()

@@ -1,4 +1,4 @@
-//! PostgreSQL: one cluster, and in it one database and one role per service.
+//! Runs PostgreSQL: one cluster, with one database and one role per service.
 
 use std::{
     ffi::OsString,
@@ -17,7 +17,7 @@ use crate::{
     data::Folder,
     process::{self, Launch},
     secrets::Passwords,
-    server::{Plan, Server, last_words},
+    server::{Plan, Server, log_tail},
 };
 
 /// How the cluster is run; everything else is PostgreSQL's default.
@@ -26,12 +26,12 @@ const SETTINGS: &[&str] = &[
     "unix_socket_directories=",
     "max_connections=200",
     "shared_buffers=128MB",
-    // What was committed is on the disk: the promise that the whole mesh builds on.
+    // What was committed is on the disk: the guarantee that the whole mesh depends on.
     "fsync=on",
     "synchronous_commit=on",
     "full_page_writes=on",
-    // Many small commits: short records, and checkpoints far apart, for the first change
-    // of a page after a checkpoint writes the whole page.
+    // Many small commits: short records, and checkpoints far apart, because the first change of
+    // a page after a checkpoint writes the whole page.
     "wal_level=minimal",
     "max_wal_senders=0",
     "wal_buffers=16MB",
@@ -40,18 +40,18 @@ const SETTINGS: &[&str] = &[
     "checkpoint_timeout=15min",
     // Every statement is short; compiling it would take longer than running it.
     "jit=off",
-    // A transaction that its client has forgotten gives its locks back.
+    // A transaction that its client has abandoned releases its locks.
     "idle_in_transaction_session_timeout=30s",
     "log_min_messages=warning",
 ];
 
-/// Where the cluster lies and whom it belongs to.
+/// The folder of the cluster and the account that owns it.
 struct Home {
     cluster: PathBuf,
     account: Option<Account>,
 }
 
-/// Starts PostgreSQL on the folder's cluster, made first when there is none.
+/// Starts PostgreSQL on the folder's cluster, which is created if there is none.
 pub(crate) fn start(
     binary: &Binary,
     folder: &Folder,
@@ -73,15 +73,15 @@ pub(crate) fn start(
             launch: home.launch(binary.path.clone(), args, folder),
             url: url(port, "postgres", password, "postgres"),
             port,
-            // SIGINT is the fast shutdown, SIGQUIT the immediate one: with nobody left to
-            // wait for, recovery at the next start is the better bargain.
+            // SIGINT is the fast shutdown. SIGQUIT, for an orphaned server, is the immediate
+            // one: no process waits for it, and the next start can recover.
             stop: libc::SIGINT,
             answers: Box::new(move |pid| is_ready(&pid_file, pid)),
         })
     })
 }
 
-/// A URL of one database.
+/// The URL of one database.
 pub(crate) fn url(port: u16, role: &str, password: &str, database: &str) -> String {
     format!("postgres://{role}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
 }
@@ -91,11 +91,11 @@ pub(crate) fn database_of(service: &str) -> String {
     format!("onsale_{}", service.replace('-', "_"))
 }
 
-/// Makes each service's database and role unless they are there. No role may so much as
-/// connect to a database that is not its own.
+/// Creates each service's database and role unless they exist. No role may even connect to a
+/// database of another service.
 pub(crate) async fn prepare(server: &Server, passwords: &Passwords) -> Result<(), sqlx::Error> {
     let mut admin = PgConnection::connect(server.url()).await?;
-    let there: Vec<String> = sqlx::query("select datname::text from pg_database")
+    let databases: Vec<String> = sqlx::query("select datname::text from pg_database")
         .fetch_all(&mut admin)
         .await?
         .iter()
@@ -114,31 +114,31 @@ pub(crate) async fn prepare(server: &Server, passwords: &Passwords) -> Result<()
         if !roles.contains(&name) {
             statements.push(format!("create role {name} login password '{password}'"));
         }
-        if !there.contains(&name) {
+        if !databases.contains(&name) {
             statements.push(format!("create database {name} owner {name}"));
         }
         statements.push(format!("revoke connect, temporary on database {name} from public"));
     }
     for statement in statements {
-        // Names are the services' own, passwords are hexadecimal digits.
+        // Safe to insert: the names are ours, and the passwords are hexadecimal digits.
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await?;
     }
     admin.close().await
 }
 
-/// `postmaster.pid` names the running server in its first line, and in its eighth whether
-/// it takes connections.
+/// Whether the server takes connections. `postmaster.pid` has the id of the running server in
+/// its first line, and in its eighth whether it takes connections.
 fn is_ready(pid_file: &Path, pid: u32) -> bool {
-    let said = fs::read_to_string(pid_file).unwrap_or_default();
-    let mut lines = said.lines();
+    let content = fs::read_to_string(pid_file).unwrap_or_default();
+    let mut lines = content.lines();
     lines.next() == Some(pid.to_string().as_str())
         && lines.nth(6).is_some_and(|status| status.trim() == "ready")
 }
 
 impl Home {
-    /// The cluster lies in the data folder. Where the account that PostgreSQL runs as
-    /// cannot enter that (a checkout in root's home), it lies in `/var/lib/onsale`, and a
-    /// link in the data folder leads there.
+    /// The cluster is in the data folder. If the account that PostgreSQL runs as cannot enter
+    /// that (a checkout in root's home), the cluster is in `/var/lib/onsale`, and the data folder
+    /// has a link to it.
     fn open(folder: &Path, account: Option<Account>, say: &Say) -> Result<Self, Error> {
         let here = folder.join("postgres");
         let Some(account) = account else {
@@ -154,9 +154,9 @@ impl Home {
             .collect();
         let public = Path::new("/var/lib/onsale").join(name);
         let cluster = public.join("postgres");
-        let failed = |error| Error::io("cannot keep PostgreSQL's data in", &public)(error);
+        let failed = |error| Error::io("cannot store PostgreSQL's data in", &public)(error);
         if !here.is_symlink() {
-            // The data folder was deleted, and this is what is left of it.
+            // Left over from a data folder that was deleted.
             if public.exists() {
                 fs::remove_dir_all(&public).map_err(failed)?;
             }
@@ -172,7 +172,7 @@ impl Home {
         Ok(Self { cluster, account: Some(account) })
     }
 
-    /// Makes the cluster, whole or not at all: it is renamed into place.
+    /// Creates the cluster, completely or not at all: it is renamed into place.
     fn init(
         &self,
         binary: &Binary,
@@ -180,7 +180,7 @@ impl Home {
         password: &str,
         temporary: bool,
     ) -> Result<(), Error> {
-        let failed = |error| Error::io("cannot make PostgreSQL's data in", &self.cluster)(error);
+        let failed = |error| Error::io("cannot create PostgreSQL's data in", &self.cluster)(error);
         if let Ok(made_by) = fs::read_to_string(self.cluster.join("PG_VERSION")) {
             let (made_by, major) = (made_by.trim().to_owned(), binary.version.0);
             return if made_by == major.to_string() {
@@ -205,7 +205,7 @@ impl Home {
                 .map(OsString::from),
         );
         if temporary {
-            // A thousand files that will not outlive a crash of the machine anyway.
+            // A thousand files that need not survive a crash of the machine.
             args.push("--no-sync".into());
         }
         let launch = self.launch(self.initdb(binary)?, args, folder);
@@ -215,7 +215,7 @@ impl Home {
         let _ = fs::remove_file(&secret);
         if !status.success() {
             let why = format!("initdb ended with {status}");
-            return Err(Error::NotStarted { name: "postgres", why, said: last_words(&launch) });
+            return Err(Error::NotStarted { name: "postgres", why, said: log_tail(&launch) });
         }
         fs::rename(&new, &self.cluster).map_err(failed)
     }

@@ -1,4 +1,4 @@
-//! Asking whether a server is there.
+//! Connections that probe whether a server answers.
 
 use std::{
     io,
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-/// How long one question may take.
+/// How long one operation of a probe may take.
 const LIMIT: Duration = Duration::from_millis(500);
 
 /// A connection to a port of this machine that never blocks for long.

@@ -1,4 +1,4 @@
-//! Child processes that never outlive this one.
+//! Starts child processes that never outlive this one.
 
 use std::{
     ffi::OsString,
@@ -14,7 +14,7 @@ use std::{
 
 use crate::account::Account;
 
-/// How often a process is asked whether it has ended.
+/// How often a process is polled for its end.
 const POLL: Duration = Duration::from_millis(5);
 
 /// A program to be run.
@@ -23,7 +23,7 @@ pub(crate) struct Launch {
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<OsString>,
     pub(crate) env: Vec<(String, String)>,
-    /// Whom it runs as; `None`: as ourselves.
+    /// The account that it runs as; `None` for our own.
     pub(crate) account: Option<Account>,
     /// Where its output goes.
     pub(crate) log: PathBuf,
@@ -33,11 +33,11 @@ pub(crate) struct Launch {
 
 type Order = (Launch, mpsc::SyncSender<io::Result<Child>>);
 
-/// Starts a program from the one thread that starts them all.
+/// Starts a program from the one thread that starts all of them.
 ///
-/// The kernel ties the parent-death signal to the *thread* that forked: a child of one of
-/// the runtime's workers would be killed when that worker retires. This thread ends with
-/// the process and not before.
+/// The kernel ties the parent-death signal to the *thread* that forked: a child of a worker of
+/// the runtime would be killed when that worker ends. This thread ends with the process and not
+/// before.
 pub(crate) fn spawn(launch: &Launch) -> io::Result<Child> {
     static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -46,7 +46,7 @@ pub(crate) fn spawn(launch: &Launch) -> io::Result<Child> {
             .name("servers".into())
             .spawn(move || {
                 for (launch, answer) in inbox {
-                    // Whoever asked waits for the answer, so it is always taken.
+                    // The caller waits for the answer, so it is always received.
                     let _ = answer.send(fork(&launch));
                 }
             })
@@ -64,7 +64,7 @@ fn fork(launch: &Launch) -> io::Result<Child> {
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.args)
-        // Nothing of our own environment (PGPORT, PGOPTIONS, …) reaches a server.
+        // No variable of our own environment (PGPORT, PGOPTIONS, …) reaches a server.
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .envs(launch.env.iter().map(|(key, value)| (key, value)))
@@ -72,7 +72,7 @@ fn fork(launch: &Launch) -> io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
-        // Ctrl-C at the terminal is for us; we stop the servers ourselves, in order.
+        // Ctrl-C at the terminal must reach only us; we stop the servers ourselves, in order.
         .process_group(0);
     if let Some(account) = &launch.account {
         command.uid(account.uid).gid(account.gid);
@@ -93,7 +93,7 @@ fn die_with_parent(command: &mut Command, signal: i32) {
         if armed != 0 {
             return Err(io::Error::last_os_error());
         }
-        // The parent may have died before the signal was armed; then nobody would send it.
+        // The parent may have died before the signal was armed; then it would never be sent.
         if now != parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
@@ -103,7 +103,7 @@ fn die_with_parent(command: &mut Command, signal: i32) {
     unsafe { command.pre_exec(armed) };
 }
 
-/// Sends a signal to a child that has not been waited for, so its id is still its own.
+/// Sends a signal to a child that has not been waited for, so its id is not reused.
 #[expect(unsafe_code, reason = "the standard library sends SIGKILL only")]
 pub(crate) fn signal(child: &Child, signal: i32) {
     // SAFETY: kill takes two integers and touches no memory. It fails only when the child
@@ -111,7 +111,7 @@ pub(crate) fn signal(child: &Child, signal: i32) {
     unsafe { libc::kill(child.id().cast_signed(), signal) };
 }
 
-/// Waits until the child has ended, at most so long.
+/// Waits until the child has ended, up to the limit.
 pub(crate) fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let deadline = Instant::now() + limit;
     loop {

@@ -1,4 +1,4 @@
-//! Passwords and keys: made once per data folder, readable by us alone.
+//! Passwords and keys: generated once per data folder, readable by our account only.
 
 use std::{
     collections::BTreeMap,
@@ -18,12 +18,12 @@ use crate::ISSUER;
 pub(crate) struct Passwords {
     pub(crate) postgres: String,
     pub(crate) valkey: String,
-    /// Of each service's database role.
+    /// The password of each service's database role.
     pub(crate) services: BTreeMap<String, String>,
 }
 
 impl Passwords {
-    /// The passwords kept in the folder, and new ones for what has none yet.
+    /// Reads the passwords of the folder, and generates those that are missing.
     pub(crate) fn open(folder: &Path, services: &[String]) -> io::Result<Self> {
         let path = folder.join("passwords.json");
         let mut passwords = match fs::read(&path) {
@@ -41,12 +41,12 @@ impl Passwords {
     }
 }
 
-/// 192 random bits, safe in a URL, an SQL string and a configuration file.
+/// 192 random bits as text that is safe in a URL, an SQL string and a configuration file.
 fn password() -> String {
     rand::random::<[u8; 24]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The NATS users of one data folder: a seed each, in a file of its own.
+/// The keys of the NATS users of one data folder, each seed in a file of its own.
 #[derive(Debug)]
 pub(crate) struct Nkeys {
     pub(crate) folder: PathBuf,
@@ -54,7 +54,7 @@ pub(crate) struct Nkeys {
 }
 
 impl Nkeys {
-    /// The keys kept in the folder, and new ones for identities that have none yet.
+    /// Reads the keys of the folder, and generates those that are missing.
     pub(crate) fn open(folder: &Path, identities: &[&str]) -> io::Result<Self> {
         private_folder(folder)?;
         let mut pairs = BTreeMap::new();
@@ -79,7 +79,7 @@ impl Nkeys {
         self.pairs.get(identity).map(|(seed, _)| seed.as_str())
     }
 
-    /// What `nats.conf` reads: `ONSALE_NKEY_<IDENTITY>`, the public half of each.
+    /// The variables that `nats.conf` reads: `ONSALE_NKEY_<IDENTITY>`, each public key.
     pub(crate) fn environment(&self) -> impl Iterator<Item = (String, String)> {
         self.pairs.iter().map(|(identity, (_, public))| {
             let name = identity.to_uppercase().replace('-', "_");
@@ -88,17 +88,17 @@ impl Nkeys {
     }
 }
 
-/// A new key of the kind that the broker wants of an identity.
+/// A new key of the type that the broker needs for an identity.
 pub fn key_of(identity: &str) -> KeyPair {
     if identity == ISSUER { KeyPair::new_account() } else { KeyPair::new_user() }
 }
 
-/// Makes a folder that nobody else may enter, unless it is there.
+/// Creates a folder that no other account may enter, unless it exists.
 pub(crate) fn private_folder(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Writes a file that nobody else may read. It appears whole or not at all.
+/// Writes a file that no other account may read. It appears complete or not at all.
 pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_added_extension("new");
     let _ = fs::remove_file(&new);
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_and_keys_stay_the_same_for_a_folder() {
+    fn passwords_and_keys_of_a_folder_stay_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let services = vec!["point".to_owned()];
         let first = Passwords::open(folder.path(), &services).unwrap();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_readable_by_its_owner_alone() {
+    fn a_secret_is_readable_by_its_owner_only() {
         let folder = tempfile::tempdir().unwrap();
         Passwords::open(folder.path(), &[]).unwrap();
         let metadata = fs::metadata(folder.path().join("passwords.json")).unwrap();

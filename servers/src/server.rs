@@ -1,4 +1,4 @@
-//! One running server: killed, stopped and started again at will.
+//! One running server, which can be killed, stopped and restarted.
 
 use std::{
     fs,
@@ -14,19 +14,19 @@ use crate::{
     process::{self, Launch},
 };
 
-/// How long a server may take until it answers: recovery after a kill included.
+/// How long a server may take until it answers, including recovery after a kill.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a server may take to stop before it is killed.
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
-/// How often a server that comes up is asked whether it is there.
+/// How often a starting server is probed.
 const PROBE_EVERY: Duration = Duration::from_millis(20);
-/// Starts tried: the port may be taken at the last moment, and what a killed server has
-/// left behind (PostgreSQL's own children) may take a moment to be gone.
+/// Attempts to start: the port may be taken at the last moment, and what a killed server has
+/// left behind (PostgreSQL's own children) may take a moment to end.
 const TRIES_MAX: u32 = 8;
-/// Between two of them.
+/// The pause between two attempts.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
-/// Everything there is to know about how to run one server.
+/// How to run one server.
 pub(crate) struct Plan {
     pub(crate) name: &'static str,
     pub(crate) launch: Launch,
@@ -34,8 +34,8 @@ pub(crate) struct Plan {
     pub(crate) port: u16,
     /// The signal that asks it to stop.
     pub(crate) stop: i32,
-    /// Whether the process with this id takes requests: it, and not another server that
-    /// was faster to take the port.
+    /// Whether the process with this id takes requests, and not another server that was faster
+    /// to take the port.
     pub(crate) answers: Box<dyn Fn(u32) -> bool + Send + Sync>,
 }
 
@@ -49,7 +49,7 @@ struct Inner {
 }
 
 impl Server {
-    /// Runs what is planned for a port, and for another one when that is taken.
+    /// Runs the plan for a port, and for another port when that one is taken.
     pub(crate) fn start(
         fixed: Option<u16>,
         plan: impl Fn(u16) -> Result<Plan, Error>,
@@ -71,7 +71,7 @@ impl Server {
         self.0.plan.name
     }
 
-    /// How to reach it; with the administrator's password where it asks for one.
+    /// The URL to reach it, with the administrator's password if it needs one.
     pub fn url(&self) -> &str {
         &self.0.plan.url
     }
@@ -81,28 +81,28 @@ impl Server {
         self.0.plan.port
     }
 
-    /// Its process, unless it was killed or stopped.
+    /// The id of its process, unless it was killed or stopped.
     pub fn pid(&self) -> Option<u32> {
         self.child().as_ref().map(Child::id)
     }
 
-    /// How it ended, if it has ended by itself since it was last looked at.
+    /// How it ended, if it has ended by itself since the last call.
     pub fn ended(&self) -> Option<ExitStatus> {
-        // Whoever holds it is stopping it, or starting it again.
+        // The holder of the lock is stopping or restarting it.
         let mut child = self.0.child.try_lock().ok()?;
         let status = child.as_mut()?.try_wait().ok()??;
         *child = None;
         Some(status)
     }
 
-    /// The last line that it has written; empty when there is none.
+    /// The last line of its log; empty when there is none.
     pub fn last_line(&self) -> String {
-        last_words(&self.0.plan.launch).lines().last().unwrap_or_default().to_owned()
+        log_tail(&self.0.plan.launch).lines().last().unwrap_or_default().to_owned()
     }
 
-    /// What it has written last, as an error.
-    pub(crate) fn gave_out(&self, why: String) -> Error {
-        let said = last_words(&self.0.plan.launch);
+    /// An error with the end of its log.
+    pub(crate) fn not_started(&self, why: String) -> Error {
+        let said = log_tail(&self.0.plan.launch);
         Error::NotStarted { name: self.name(), why, said }
     }
 
@@ -117,18 +117,18 @@ impl Server {
         *child = None;
     }
 
-    /// Stops it in its own orderly way. Its data stays.
+    /// Stops it gracefully. Its data stays.
     pub async fn stop(&self) {
         let server = self.clone();
-        // Fails only when the runtime is being torn down; then dropping stops it.
+        // Fails only when the runtime is shutting down; then dropping stops it.
         let _ = tokio::task::spawn_blocking(move || server.stop_now()).await;
     }
 
-    /// Starts it again on the same port and data, stopping it first when it runs; returns
-    /// when it answers.
+    /// Restarts it on the same port and data, stopping it first if it runs; returns when it
+    /// answers.
     ///
     /// # Errors
-    /// When it does not come up; what it wrote last is in the error.
+    /// When it does not come up; the error has the end of its log.
     pub async fn restart(&self) -> Result<(), Error> {
         let server = self.clone();
         crate::blocking(move || {
@@ -145,13 +145,13 @@ impl Server {
         .await
     }
 
-    /// Asks it to end without waiting for it. Data that nobody will read again is not
-    /// brought to the disk first.
+    /// Asks it to end without waiting for it. With `discard`, it does not write its data to the
+    /// disk first, since the data will not be read again.
     pub(crate) fn ask_to_end(&self, discard: bool) {
         let Plan { stop, launch, .. } = &self.0.plan;
         if let Some(child) = self.child().as_ref() {
             process::signal(child, if discard { launch.orphaned } else { *stop });
-            // One that is paused would not hear of it.
+            // A paused process would not handle the signal.
             process::signal(child, libc::SIGCONT);
         }
     }
@@ -173,7 +173,7 @@ impl Server {
         }
     }
 
-    /// Starts it once; on any failure nothing of it is left running.
+    /// Tries to start it once; on a failure no process of it is left running.
     fn try_once(&self) -> Result<(), Error> {
         let Plan { name, launch, answers, .. } = &self.0.plan;
         let mut child = process::spawn(launch).map_err(Error::io("cannot run", &launch.program))?;
@@ -192,7 +192,7 @@ impl Server {
         };
         let _ = child.kill();
         let _ = child.wait();
-        Err(Error::NotStarted { name, why, said: last_words(launch) })
+        Err(Error::NotStarted { name, why, said: log_tail(launch) })
     }
 
     fn child(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
@@ -201,7 +201,7 @@ impl Server {
 }
 
 impl Drop for Inner {
-    /// The last handle of a server that nobody has stopped.
+    /// Stops the server when its last handle is dropped.
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(child) = child {
@@ -215,7 +215,7 @@ impl Drop for Inner {
 }
 
 /// The end of a server's log.
-pub(crate) fn last_words(launch: &Launch) -> String {
+pub(crate) fn log_tail(launch: &Launch) -> String {
     let log = fs::read(&launch.log).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
     let lines: Vec<&str> = log.lines().collect();

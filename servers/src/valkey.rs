@@ -1,4 +1,4 @@
-//! Valkey: the waiting room's store.
+//! Runs Valkey, the waiting room's store.
 
 use std::{
     io::{Read, Write},
@@ -22,10 +22,10 @@ pub(crate) fn start(
     fixed: Option<u16>,
 ) -> Result<Server, Error> {
     let own = folder.join("valkey");
-    private_folder(&own).map_err(Error::io("cannot make", &own))?;
+    private_folder(&own).map_err(Error::io("cannot create", &own))?;
     let conf = own.join("valkey.conf");
     Server::start(fixed, |port| {
-        // In a file, because everybody can read a command line.
+        // In a file, because every account can read a command line.
         let text = configuration(port, &own, password);
         secrets::write(&conf, text.as_bytes()).map_err(Error::io("cannot write", &conf))?;
         let password = password.to_owned();
@@ -58,14 +58,14 @@ fn configuration(port: u16, folder: &Path, password: &str) -> String {
          appendonly yes\n\
          appendfsync always\n\
          save \"\"\n\
-         # A full memory is an error that is seen, never a place that is lost.\n\
+         # A full memory gives an error and never loses a place.\n\
          maxmemory-policy noeviction\n",
         folder = folder.display(),
     )
 }
 
-/// `PONG` comes only once the append-only file has been read; and only a server that
-/// knows our password is ours.
+/// Whether our server answers: `PONG` comes only once the append-only file has been loaded, and
+/// only our server has our password.
 fn answers(port: u16, password: &str) -> std::io::Result<bool> {
     let mut stream = probe::connect(port)?;
     stream.write_all(format!("AUTH {password}\r\nPING\r\n").as_bytes())?;

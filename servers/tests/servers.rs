@@ -1,4 +1,4 @@
-//! The servers as the demo and the tests of the mesh use them.
+//! Tests of the servers as the demo and the tests of the mesh use them.
 
 use std::{
     env, fs,
@@ -13,7 +13,7 @@ use async_nats::jetstream;
 use servers::{Error, Options, Servers};
 use sqlx::{Connection, PgConnection};
 
-/// How long anything may take that is waited for.
+/// How long a test waits for anything.
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn nats(servers: &Servers, identity: &str) -> async_nats::Client {
@@ -29,7 +29,7 @@ async fn valkey(servers: &Servers) -> redis::aio::MultiplexedConnection {
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
-/// Whether a process still runs; one that nobody has waited for yet does not.
+/// Whether a process still runs; a zombie does not.
 fn runs(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
@@ -50,17 +50,17 @@ fn pids(servers: &Servers) -> Vec<u32> {
     [&servers.nats, &servers.postgres, &servers.valkey].map(|server| server.pid().unwrap()).into()
 }
 
-/// Kills it as a crash would, behind the back of whoever looks after it.
+/// Kills a process as a crash would, without the knowledge of the keeper.
 fn crash(pid: u32) {
     let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
     assert!(killed.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_dies_is_started_again_and_it_is_said() {
+async fn a_server_that_dies_is_restarted_and_that_is_reported() {
     let servers = Servers::start(Options::temporary()).await.unwrap();
-    let said = Arc::new(Mutex::new(Vec::new()));
-    let lines = said.clone();
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let lines = reported.clone();
     let keeper =
         servers.keep(Arc::new(move |line: &str| lines.lock().unwrap().push(line.to_owned())));
     for server in [&servers.nats, &servers.postgres, &servers.valkey] {
@@ -68,7 +68,7 @@ async fn a_server_that_dies_is_started_again_and_it_is_said() {
         crash(before);
         let deadline = Instant::now() + LIMIT;
         while server.pid().is_none_or(|pid| pid == before) {
-            assert!(Instant::now() < deadline, "{} is not back: {:?}", server.name(), said);
+            assert!(Instant::now() < deadline, "{} is not back: {:?}", server.name(), reported);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -76,26 +76,29 @@ async fn a_server_that_dies_is_started_again_and_it_is_said() {
     let _: String = redis::cmd("PING").query_async(&mut valkey(&servers).await).await.unwrap();
     nats(&servers, "point").await.flush().await.unwrap();
     let ended = |name: &&str| {
-        said.lock().unwrap().iter().any(|line| line.starts_with(&format!("{name} has ended (")))
+        reported.lock().unwrap().iter().any(|line| line.starts_with(&format!("{name} has ended (")))
     };
-    assert!(["nats", "postgres", "valkey"].iter().all(ended), "{said:?}");
+    assert!(["nats", "postgres", "valkey"].iter().all(ended), "{reported:?}");
 
-    // Whoever is stopped on purpose stays as it is, while another is started again.
+    // A server that is stopped on purpose stays stopped, while another is restarted.
     servers.valkey.kill();
-    said.lock().unwrap().clear();
+    reported.lock().unwrap().clear();
     crash(servers.nats.pid().unwrap());
     let deadline = Instant::now() + LIMIT;
-    while !said.lock().unwrap().iter().any(|line| line == "nats is back") {
-        assert!(Instant::now() < deadline, "{said:?}");
+    while !reported.lock().unwrap().iter().any(|line| line == "nats is back") {
+        assert!(Instant::now() < deadline, "{reported:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(servers.valkey.pid(), None);
-    assert!(!said.lock().unwrap().iter().any(|line| line.starts_with("valkey")), "{said:?}");
+    assert!(
+        !reported.lock().unwrap().iter().any(|line| line.starts_with("valkey")),
+        "{reported:?}"
+    );
     drop(keeper);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_stored_survives_a_kill_of_each_server() {
+async fn stored_data_survives_a_kill_of_each_server() {
     let servers = Servers::start(Options::temporary()).await.unwrap();
     let url = servers.database_url("point");
     let mut database = PgConnection::connect(&url).await.unwrap();
@@ -122,7 +125,7 @@ async fn what_was_stored_survives_a_kill_of_each_server() {
         server.restart().await.unwrap();
     }
     let after = (servers.nats.url().to_owned(), servers.postgres.port());
-    assert_eq!((before.0, before.1), after, "each is where it was");
+    assert_eq!((before.0, before.1), after, "each is at the same address");
     assert!(gone_in_time(&before.2));
 
     let mut database = PgConnection::connect(&url).await.unwrap();
@@ -138,7 +141,7 @@ async fn what_was_stored_survives_a_kill_of_each_server() {
     let (running, folder) = (pids(&servers), servers.folder().to_owned());
     servers.stop().await;
     assert!(gone_in_time(&running), "stopping leaves no process");
-    assert!(!folder.exists(), "a temporary folder goes with them");
+    assert!(!folder.exists(), "a temporary folder is deleted with them");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +154,7 @@ async fn a_kept_folder_keeps_data_passwords_and_keys() {
     let mut database = PgConnection::connect(&servers.database_url("user")).await.unwrap();
     sqlx::raw_sql("create table kept ()").execute(&mut database).await.unwrap();
     let again = Servers::start(Options::folder(&folder)).await;
-    assert!(matches!(again, Err(Error::InUse(_))), "a folder serves one at a time");
+    assert!(matches!(again, Err(Error::InUse(_))), "a folder is used by one process at a time");
     let running = pids(&servers);
     drop(servers);
     assert!(gone_in_time(&running), "dropping leaves no process");
@@ -174,7 +177,7 @@ async fn no_role_connects_to_the_database_of_another() {
         assert_eq!(code, "42501", "{other}: {refusal}");
     }
     let unknown = async_nats::connect(servers.nats.url()).await;
-    assert!(unknown.is_err(), "nobody gets in without a key");
+    assert!(unknown.is_err(), "no client gets in without a key");
 }
 
 /// Not a test of its own: the parent that [`a_killed_parent_leaves_no_server`] kills.
@@ -197,11 +200,11 @@ fn a_killed_parent_leaves_no_server() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(parent.stdout.take().unwrap()).lines();
-    let said = lines.map(Result::unwrap).find_map(|line| {
+    let reported = lines.map(Result::unwrap).find_map(|line| {
         let (listed, folder) = line.split_once("pids [")?.1.split_once("] ")?;
         Some((listed.to_owned(), folder.to_owned()))
     });
-    let (listed, folder) = said.expect("the parent says which servers it has started");
+    let (listed, folder) = reported.expect("the parent says which servers it has started");
     let running: Vec<u32> = listed.split(", ").map(|pid| pid.parse().unwrap()).collect();
     assert!(running.iter().all(|pid| runs(*pid)));
     parent.kill().unwrap();
@@ -222,7 +225,7 @@ fn working_in(folder: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// Lets everybody pass, as PostgreSQL may run as somebody else.
+/// Lets every account pass, since PostgreSQL may run as another one.
 fn open(folder: &Path) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();

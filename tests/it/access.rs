@@ -1,5 +1,5 @@
-//! Who reads what over NATS, and what can be made of a service by those who ask it: answers go
-//! to inboxes alone, and an inbox is read by its owner alone.
+//! Access over NATS: which client may read what, and what a caller can make a service publish.
+//! Answers go to reply inboxes only, and only its owner can read an inbox.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::broker::Broker;
 
-/// What a service may publish, and answers must not: its own events above all.
+/// Subjects that a service may publish to, but must not send an answer to: its own events above
+/// all.
 const NO_INBOXES: [&str; 5] = [
     "onsale.{service}.forged.v1.-",
     "dlq.{service}.forged.event.-",
@@ -22,7 +23,7 @@ const NO_INBOXES: [&str; 5] = [
     "cmd.payment.pay",
     "$JS.API.STREAM.INFO.PAYMENT",
 ];
-/// What everybody may know: all that is answered where others read.
+/// The endpoints with public answers. Only these are answered where other clients can read.
 const PUBLIC: [&str; 9] = [
     "concert.find",
     "concert.get",
@@ -35,7 +36,7 @@ const PUBLIC: [&str; 9] = [
     "queue.jwks",
 ];
 
-/// Every endpoint that is answered, with its service.
+/// Every endpoint for commands and queries, with its service.
 async fn endpoints(mesh: &Mesh) -> Vec<(String, String)> {
     let operator = mesh.nats("operator").await;
     let inbox = operator.new_inbox();
@@ -45,10 +46,10 @@ async fn endpoints(mesh: &Mesh) -> Vec<(String, String)> {
     for _ in wiring::all() {
         let reply = tokio::time::timeout(SOON, futures::StreamExt::next(&mut replies)).await;
         let info: Value = serde_json::from_slice(&reply.expect("in time").expect("one").payload)
-            .expect("what a service says of itself");
+            .expect("the description of a service");
         let all = info["endpoints"].as_array().cloned().unwrap_or_default();
         let subjects = all.iter().filter_map(|endpoint| endpoint["subject"].as_str());
-        // What services ask each other under `state.` nobody else may ask at all.
+        // No client may use the endpoints under `state.`, which services use among themselves.
         let commands = subjects.filter_map(|subject| subject.strip_prefix("cmd."));
         let of_service = |endpoint: &str| {
             let service = endpoint.split('.').next().unwrap_or_default();
@@ -59,7 +60,8 @@ async fn endpoints(mesh: &Mesh) -> Vec<(String, String)> {
     endpoints
 }
 
-/// Asks, with an answer to be sent to `reply`: alone, and in a bundle, with a token and without.
+/// Sends requests with `reply` as the reply subject: alone and in a bundle, with a token and
+/// without.
 async fn ask_into(client: &Client, endpoint: &str, reply: &str, token: &str) {
     let subject = format!("cmd.{endpoint}");
     let bearer = format!("Bearer {token}");
@@ -77,7 +79,7 @@ async fn ask_into(client: &Client, endpoint: &str, reply: &str, token: &str) {
     }
 }
 
-/// How many requests have been left unanswered, by service.
+/// How many requests were left unanswered, by service.
 fn unanswered(mesh: &Mesh) -> BTreeMap<&'static str, u64> {
     let mut counts = BTreeMap::new();
     for running in mesh.fleet.running() {
@@ -87,10 +89,10 @@ fn unanswered(mesh: &Mesh) -> BTreeMap<&'static str, u64> {
 }
 
 #[test]
-fn a_service_answers_to_inboxes_and_publishes_nothing_for_those_who_ask() {
+fn a_service_answers_to_inboxes_and_publishes_nothing_for_its_callers() {
     run(async {
         let mesh = Mesh::own().await;
-        let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
         let fan = mesh.fan(0).await;
         let clients = [mesh.nats("client").await, fan.nats().await];
         let endpoints = endpoints(&mesh).await;
@@ -105,33 +107,36 @@ fn a_service_answers_to_inboxes_and_publishes_nothing_for_those_who_ask() {
                 }
             }
         }
-        eventually("each request was seen, and left", || async {
+        eventually("each request is counted as unanswered", || async {
             let left = unanswered(&mesh);
             forged.iter().all(|(service, count)| left[service] == *count).then_some(())
         })
         .await;
-        // Whatever was to be published by them would be stored in front of this.
+        // Anything that those requests had published would be stored before these answers.
         for client in &clients {
-            client.request("cmd.concert.find", "{}".into()).await.expect("who asks is answered");
+            client
+                .request("cmd.concert.find", "{}".into())
+                .await
+                .expect("the caller gets an answer");
         }
         let stored = provisioner.ends().await;
-        let forged_facts = Broker::of(&mesh.stage, "operator").await;
+        let forged_events = Broker::of(&mesh.env, "operator").await;
         for (stream, end) in stored {
-            for message in forged_facts.stored(&stream, 0).await {
+            for message in forged_events.stored(&stream, 0).await {
                 assert!(!message.subject.contains("forged"), "{stream} of {end}: {message:?}");
             }
         }
-        assert_eq!(forged_facts.stored("DEAD_LETTERS", 0).await.len(), 0);
+        assert_eq!(forged_events.stored("DEAD_LETTERS", 0).await.len(), 0);
         assert!(services.len() > 8, "{services:?}");
         mesh.stop().await;
     });
 }
 
 #[test]
-fn what_a_service_says_of_itself_is_published_nowhere_else_either() {
+fn the_description_of_a_service_is_sent_to_inboxes_only() {
     run(async {
         let mesh = Mesh::own().await;
-        let operator = Broker::of(&mesh.stage, "operator").await;
+        let operator = Broker::of(&mesh.env, "operator").await;
         let before = operator.ends().await;
         for wiring in wiring::all() {
             for verb in ["PING", "INFO", "STATS"] {
@@ -141,7 +146,7 @@ fn what_a_service_says_of_itself_is_published_nowhere_else_either() {
                 sent.expect("sent");
             }
         }
-        // Their answers to these come after those.
+        // The services answer these requests after the ones above.
         assert!(!endpoints(&mesh).await.is_empty());
         assert_eq!(operator.ends().await, before);
         mesh.stop().await;
@@ -149,17 +154,17 @@ fn what_a_service_says_of_itself_is_published_nowhere_else_either() {
 }
 
 #[test]
-fn a_message_that_the_broker_was_made_to_copy_is_taken_for_no_event() {
+fn a_message_that_the_broker_was_made_to_copy_is_not_handled_as_an_event() {
     run(async {
         let mesh = Mesh::own().await;
         let fan = mesh.fan(30).await;
-        let gateway = Broker::of(&mesh.stage, "gateway").await;
-        let operator = Broker::of(&mesh.stage, "operator").await;
+        let gateway = Broker::of(&mesh.env, "gateway").await;
+        let operator = Broker::of(&mesh.env, "operator").await;
         eventually("the points are charged in the stream", || async {
             (operator.ends().await["POINT"] > 0).then_some(())
         })
         .await;
-        // Who reads a stream says where the answer goes, and the broker believes it.
+        // A reader of a stream chooses the reply subject, and the broker sends the message there.
         let query = r#"{"last_by_subj":"onsale.point.charged.>"}"#;
         let (asked, reply) = ("$JS.API.DIRECT.GET.POINT", "onsale.payment.requested.v1.-");
         let sent = gateway.client.publish_with_reply(asked, reply, query.into()).await;
@@ -168,7 +173,7 @@ fn a_message_that_the_broker_was_made_to_copy_is_taken_for_no_event() {
             (operator.ends().await["PAYMENT"] > 0).then_some(())
         })
         .await;
-        eventually("everything is taken in", || async {
+        eventually("everything is handled", || async {
             operator.behind().await.is_empty().then_some(())
         })
         .await;
@@ -179,27 +184,27 @@ fn a_message_that_the_broker_was_made_to_copy_is_taken_for_no_event() {
 }
 
 #[test]
-fn nobody_reads_the_answers_to_another() {
+fn no_client_reads_the_answers_to_another() {
     run(async {
         let mesh = Mesh::own().await;
         let (fan, other) = (mesh.fan(0).await, mesh.fan(0).await);
         let inbox = |of: &Fan<'_>| format!("_INBOX_account.{}.>", of.session.user_id);
         let (own, others) = (inbox(&fan), inbox(&other));
-        let by_token = Broker::by_token(&mesh.stage, fan.token()).await;
-        let by_key = Broker::of(&mesh.stage, "client").await;
+        let by_token = Broker::by_token(&mesh.env, fan.token()).await;
+        let by_key = Broker::of(&mesh.env, "client").await;
         for mut broker in [by_token, by_key] {
             for subject in [&others, "_INBOX_account.>", "_INBOX_*.>", "_INBOX_gateway.>", ">"] {
                 drop(broker.client.subscribe(subject.to_owned()).await.expect("sent"));
                 broker.is_refused("subscribe to", subject).await;
             }
         }
-        let mut by_token = Broker::by_token(&mesh.stage, fan.token()).await;
-        let mut heard = Vec::new();
+        let mut by_token = Broker::by_token(&mesh.env, fan.token()).await;
+        let mut subscriptions = Vec::new();
         for subject in [own.as_str(), "live.concert.seats.>", "live.onsale.concert.>"] {
-            heard.push(by_token.client.subscribe(subject.to_owned()).await.expect("sent"));
+            subscriptions.push(by_token.client.subscribe(subject.to_owned()).await.expect("sent"));
         }
         assert_eq!(by_token.refusals().await, Vec::<String>::new());
-        // What has happened to others is theirs, and no account publishes anything.
+        // An account can neither read the events of others nor publish anything.
         for subject in ["live.>", "live.onsale.payment.>", "onsale.>", "_INBOX_client.>"] {
             drop(by_token.client.subscribe(subject).await.expect("sent"));
             by_token.is_refused("subscribe to", subject).await;
@@ -213,7 +218,7 @@ fn nobody_reads_the_answers_to_another() {
 }
 
 #[test]
-fn where_others_read_only_what_anybody_may_know_is_answered() {
+fn where_others_can_read_only_public_endpoints_are_answered() {
     run(async {
         let mesh = shared().await;
         let client = mesh.nats("client").await;
@@ -231,7 +236,7 @@ fn where_others_read_only_what_anybody_may_know_is_answered() {
             }
         }
         assert_eq!(public, BTreeSet::from(PUBLIC.map(str::to_owned)));
-        // A bundle is no way around it.
+        // A bundle does not get around this.
         let mut map = HeaderMap::new();
         map.insert("onsale-bundle", "1");
         let login = json!({ "email": fan.email, "password": "a long pass phrase" });
@@ -244,7 +249,7 @@ fn where_others_read_only_what_anybody_may_know_is_answered() {
 }
 
 #[test]
-fn an_account_asks_over_a_connection_of_its_own() {
+fn an_account_sends_requests_over_a_connection_of_its_own() {
     run(async {
         let mesh = shared().await;
         let fan = mesh.fan(30).await;
@@ -255,14 +260,14 @@ fn an_account_asks_over_a_connection_of_its_own() {
         let balance: Value =
             serde_json::from_slice(&asked.expect("answered").payload).expect("one");
         assert_eq!(balance["balance"], 30);
-        // Tokens are answered there as well.
+        // A log-in is answered there as well.
         let login = json!({ "email": fan.email, "password": "a long pass phrase" }).to_string();
         let asked = nats.request("cmd.user.log_in", login.into()).await.expect("answered");
         let session: Session = serde_json::from_slice(&asked.payload).expect("a session");
         let prefix = format!("_INBOX_account.{}", session.user_id);
         let again = mesh.nats_by(&session.access_token, &prefix).await.expect("let in");
         again.request("cmd.concert.find", "{}".into()).await.expect("answered");
-        // Who brings anything else stays outside.
+        // A connection with anything but an access token is refused.
         for bad in [&session.refresh_token, &fan.token().replace('.', ".e30"), "", "x"] {
             assert!(mesh.nats_by(bad, &prefix).await.is_err(), "{bad} is let in");
         }

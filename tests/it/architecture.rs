@@ -1,5 +1,7 @@
-//! The invariants of the design, checked on the project itself.
+//! The architecture invariants, checked on the project itself.
 
+mod circles;
 mod crates;
+mod documents;
 mod flows;
 mod sources;

@@ -1,4 +1,4 @@
-//! `onsale audit verify` finds nothing after a sale, and every false fact.
+//! `onsale audit verify` finds nothing after a sale, and finds every false event.
 
 use events::{
     Event, EventId, ReservationId,
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::messages::{Message, Producers};
 
 #[test]
-fn a_sale_is_clean_and_each_false_fact_is_found_and_named() {
+fn a_sale_is_clean_and_each_false_event_is_found_and_named() {
     run(async {
         let mesh = Mesh::own().await;
         let (reservation, payment) = small_sale(&mesh).await;
@@ -25,35 +25,35 @@ fn a_sale_is_clean_and_each_false_fact_is_found_and_named() {
         assert!(compared.payments >= 4 && compared.reservations >= 4, "{compared:?}");
         assert!(compared.seats >= 3 && compared.wallets >= 3, "{compared:?}");
 
-        let stolen = tell(&mesh, &confirmed(&reservation, &payment)).await;
+        let stolen = emit(&mesh, &confirmed(&reservation, &payment)).await;
         let report = verify(&mesh).await;
         let found = report.violations.iter().find(|one| {
             one.violation.rule == Rule::OneOwner && one.violation.events.contains(&stolen)
         });
         let found = found.unwrap_or_else(|| panic!("{report:#?}"));
-        assert!(found.facts.contains(&(stolen, ReservationConfirmed::FACT)), "{found:?}");
-        let owner = found.facts.iter().any(|(_, name)| *name == "reservation.created");
-        assert!(owner, "the owner's fact is not named: {found:?}");
+        assert!(found.events.contains(&(stolen, ReservationConfirmed::NAME)), "{found:?}");
+        let owner = found.events.iter().any(|(_, name)| *name == "reservation.created");
+        assert!(owner, "the owner's event is not named: {found:?}");
         let before = report.violations.len();
 
-        let again = tell(&mesh, &completed(&payment)).await;
+        let again = emit(&mesh, &completed(&payment)).await;
         let report = verify(&mesh).await;
         let found = report.violations.iter().find(|one| {
             one.violation.rule == Rule::PaidIsOwned && one.violation.events.contains(&again)
         });
         let found = found.unwrap_or_else(|| panic!("{report:#?}"));
-        assert_eq!(found.facts.len(), 2, "{found:?}");
+        assert_eq!(found.events.len(), 2, "{found:?}");
         assert!(report.violations.len() > before && !report.is_clean());
         mesh.stop().await;
     });
 }
 
 #[test]
-fn a_database_that_says_something_else_than_the_facts_is_found() {
+fn a_database_that_differs_from_the_events_is_found() {
     run(async {
         let mesh = Mesh::own().await;
         let (reservation, payment) = small_sale(&mesh).await;
-        let stores = crate::rest::Stores::of(&mesh.stage).await;
+        let stores = crate::rest::Stores::of(&mesh.env).await;
         for (service, sql, id) in [
             (
                 "payment",
@@ -87,8 +87,8 @@ fn a_database_that_says_something_else_than_the_facts_is_found() {
     });
 }
 
-/// Somebody pays, somebody has too few points, somebody gives a paid seat up and another a
-/// hold. The reservation and the payment that stay.
+/// One fan pays, one has too few points, and one cancels a paid seat and loses a hold while paying.
+/// Returns the reservation and the payment that stay.
 async fn small_sale(mesh: &Mesh) -> (Reservation, Payment) {
     let schedule = mesh.open(3, |_| {}).await.schedule_id;
     let (payer, poor, fickle) = (mesh.fan(150).await, mesh.fan(50).await, mesh.fan(100).await);
@@ -107,10 +107,10 @@ async fn small_sale(mesh: &Mesh) -> (Reservation, Payment) {
 }
 
 async fn verify(mesh: &Mesh) -> Report {
-    verify::run_over(&mesh.stage.config).await.expect("a report")
+    verify::run_over(&mesh.env.config).await.expect("a report")
 }
 
-/// As if the seats had been confirmed for somebody else too.
+/// An event as if the seats had also been confirmed for another reservation.
 fn confirmed(reservation: &Reservation, payment: &Payment) -> ReservationConfirmed {
     ReservationConfirmed {
         reservation_id: ReservationId(Uuid::now_v7()),
@@ -123,7 +123,7 @@ fn confirmed(reservation: &Reservation, payment: &Payment) -> ReservationConfirm
     }
 }
 
-/// As if the payment had completed another reservation as well.
+/// An event as if the payment had completed another reservation as well.
 fn completed(payment: &Payment) -> PaymentCompleted {
     PaymentCompleted {
         payment_id: payment.payment_id,
@@ -137,21 +137,21 @@ fn completed(payment: &Payment) -> PaymentCompleted {
     }
 }
 
-/// Tells a fact as its service would, though nothing has happened; its id.
-async fn tell<E: Event>(mesh: &Mesh, fact: &E) -> EventId {
-    let subject = events::subject(E::FACT, E::VERSION, fact.schedule());
+/// Emits an event as its service would, though nothing has happened, and returns its id.
+async fn emit<E: Event>(mesh: &Mesh, event: &E) -> EventId {
+    let subject = events::subject(E::NAME, E::VERSION, event.schedule());
     let id = Uuid::now_v7();
-    let event = json!({
+    let envelope = json!({
         "specversion": "1.0",
         "id": id,
-        "source": format!("/onsale/{}", events::producer_of(E::FACT)),
-        "type": format!("onsale.{}.v{}", E::FACT, E::VERSION),
+        "source": format!("/onsale/{}", events::producer_of(E::NAME)),
+        "type": format!("onsale.{}.v{}", E::NAME, E::VERSION),
         "time": mesh::clock::now(),
-        "subject": fact.about(),
+        "subject": event.about(),
         "sagaid": Uuid::now_v7(),
         "causationid": Uuid::now_v7(),
-        "data": fact,
+        "data": event,
     });
-    Producers::of(&mesh.stage).publish(&Message::of(&subject, &[event])).await;
+    Producers::of(&mesh.env).publish(&Message::of(&subject, &[envelope])).await;
     EventId(id)
 }

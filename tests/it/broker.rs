@@ -1,4 +1,4 @@
-//! The broker as one of its users sees it: what is stored, what is refused.
+//! A connection to the broker under one identity: what is stored, and what is refused.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,16 +8,16 @@ use async_nats::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use harness::project;
-use onsale::stage::Stage;
+use onsale::environment::Environment;
 use tokio::sync::mpsc;
 
 use crate::messages::{StoredEvent, events_of};
 
-/// Answers that JetStream owes us at once.
+/// How many requests to JetStream are in flight at once.
 const ANSWERS_IN_FLIGHT: usize = 32;
-/// How soon the broker says no.
+/// How soon the broker refuses.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
-/// The shortest time in which a broker can be asked to recognise a message.
+/// The shortest duplicate window that a stream can have.
 pub const WINDOW_MIN: Duration = Duration::from_millis(100);
 /// A pause that outlasts every test; it is ended long before.
 const PAUSE: time::Duration = time::Duration::minutes(10);
@@ -31,22 +31,22 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Connects as `identity` to the servers of `stage`.
-    pub async fn of(stage: &Stage, identity: &str) -> Self {
-        let known = stage.config.nkey_seeds.get(identity).cloned();
+    /// Connects as `identity` to the servers of `env`.
+    pub async fn of(env: &Environment, identity: &str) -> Self {
+        let known = env.config.nkey_seeds.get(identity).cloned();
         let seed = known.unwrap_or_else(|| {
-            let servers = stage.servers.as_ref().expect("servers of our own");
+            let servers = env.servers.as_ref().expect("servers of our own");
             servers.nkey_seed(identity).to_owned()
         });
-        Self::with(stage, ConnectOptions::with_nkey(seed), identity).await
+        Self::with(env, ConnectOptions::with_nkey(seed), identity).await
     }
 
     /// Connects with an access token in place of a key.
-    pub async fn by_token(stage: &Stage, token: &str) -> Self {
-        Self::with(stage, ConnectOptions::with_token(token.to_owned()), "account").await
+    pub async fn by_token(env: &Environment, token: &str) -> Self {
+        Self::with(env, ConnectOptions::with_token(token.to_owned()), "account").await
     }
 
-    async fn with(stage: &Stage, options: ConnectOptions, identity: &str) -> Self {
+    async fn with(env: &Environment, options: ConnectOptions, identity: &str) -> Self {
         let (sender, refusals) = mpsc::unbounded_channel();
         let client = options
             .custom_inbox_prefix(format!("_INBOX_{identity}"))
@@ -56,25 +56,25 @@ impl Broker {
                 }
                 async {}
             })
-            .connect(&stage.config.nats_url)
+            .connect(&env.config.nats_url)
             .await
-            .unwrap_or_else(|error| panic!("{identity} is turned away: {error}"));
+            .unwrap_or_else(|error| panic!("{identity} cannot connect: {error}"));
         let jetstream =
             jetstream::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client.clone());
         Self { client, jetstream, identity: identity.to_owned(), refusals }
     }
 
-    /// Waits until the broker refuses this user something to do with `subject`.
+    /// Waits until the broker refuses this identity something on `subject`.
     pub async fn is_refused(&mut self, what: &str, subject: &str) {
         let refusal = tokio::time::timeout(REFUSED_WITHIN, self.refusals.recv()).await;
         let Ok(Some(refusal)) = refusal else { panic!("{} may {what} {subject}", self.identity) };
-        let said = refusal.to_lowercase();
+        let text = refusal.to_lowercase();
         let quoted = format!("\"{}\"", subject.to_lowercase());
-        let fits = said.contains("permissions violation") && said.contains(&quoted);
+        let fits = text.contains("permissions violation") && text.contains(&quoted);
         assert!(fits, "{} is refused something else than {subject}: {refusal}", self.identity);
     }
 
-    /// What was refused so far, after everything sent has been seen by the broker.
+    /// The refusals so far, after the broker has received everything that was sent.
     pub async fn refusals(&mut self) -> Vec<String> {
         self.client.flush().await.expect("the broker answers");
         std::iter::from_fn(|| self.refusals.try_recv().ok()).collect()
@@ -86,24 +86,24 @@ impl Broker {
         project::names("jetstream/consumers", "json").iter().filter_map(split).collect()
     }
 
-    /// The streams of facts.
-    pub fn fact_streams() -> Vec<String> {
+    /// The streams of events.
+    pub fn event_streams() -> Vec<String> {
         let mut streams = project::names("jetstream/streams", "json");
         streams.retain(|name| !matches!(name.as_str(), "ADVISORIES" | "DEAD_LETTERS"));
         streams
     }
 
-    /// The last sequence of each stream of facts.
+    /// The last sequence of each stream of events.
     pub async fn ends(&self) -> BTreeMap<String, u64> {
         let mut ends = BTreeMap::new();
-        for name in Self::fact_streams() {
+        for name in Self::event_streams() {
             let stream = self.jetstream.get_stream(&name).await.expect("a stream");
             ends.insert(name, stream.cached_info().state.last_sequence);
         }
         ends
     }
 
-    /// What a stream keeps after `after`.
+    /// The messages that a stream has after the sequence `after`.
     pub async fn stored(&self, stream: &str, after: u64) -> Vec<StreamMessage> {
         let stream = self.jetstream.get_stream(stream).await.expect("a stream");
         let state = &stream.cached_info().state;
@@ -121,7 +121,7 @@ impl Broker {
     /// Every stored message of events after `ends`, in the order in which they were stored.
     pub async fn messages_after(&self, ends: &BTreeMap<String, u64>) -> Vec<StreamMessage> {
         let mut messages = Vec::new();
-        for stream in Self::fact_streams() {
+        for stream in Self::event_streams() {
             let after = ends.get(&stream).copied().unwrap_or(0);
             messages.extend(self.stored(&stream, after).await);
         }
@@ -129,18 +129,18 @@ impl Broker {
         messages
     }
 
-    /// The events of [`Broker::messages_after`], each by itself.
-    pub async fn facts_after(&self, ends: &BTreeMap<String, u64>) -> Vec<StoredEvent> {
+    /// The events of [`Broker::messages_after`], one by one.
+    pub async fn events_after(&self, ends: &BTreeMap<String, u64>) -> Vec<StoredEvent> {
         self.messages_after(ends).await.iter().flat_map(events_of).collect()
     }
 
-    /// Lets the broker soon forget which messages it has had, so that the same one is stored
-    /// again, as it is when it comes after the time in which it is recognised.
+    /// Makes the broker soon forget the ids of its messages, so that a repeat is stored again, as it
+    /// is when it comes after the duplicate window.
     pub async fn forget_ids(&self) {
-        for name in Self::fact_streams() {
+        for name in Self::event_streams() {
             let stream = self.jetstream.get_stream(&name).await.expect("a stream");
             let mut config = stream.cached_info().config.clone();
-            // Once a broker that was busy still knew its ids twenty seconds after one change.
+            // After a single change, a busy broker once still remembered ids for twenty seconds.
             for window in [2 * WINDOW_MIN, WINDOW_MIN] {
                 config.duplicate_window = window;
                 self.jetstream.update_stream(&config).await.expect("updated");
@@ -148,7 +148,7 @@ impl Broker {
         }
     }
 
-    /// Hands nothing out to this service until [`Broker::resume`].
+    /// Delivers nothing to this service until [`Broker::resume`].
     pub async fn pause(&self, service: &str) {
         let until = mesh::clock::now().0 + PAUSE;
         for (stream, _) in Self::consumers().iter().filter(|(_, consumer)| consumer == service) {
@@ -157,7 +157,7 @@ impl Broker {
         }
     }
 
-    /// Hands out again what this service hears.
+    /// Delivers to this service again.
     pub async fn resume(&self, service: &str) {
         for (stream, _) in Self::consumers().iter().filter(|(_, consumer)| consumer == service) {
             let stream = self.jetstream.get_stream_no_info(stream).await.expect("a stream");
@@ -165,7 +165,7 @@ impl Broker {
         }
     }
 
-    /// The consumers that have not been given, or have not acknowledged, all that is for them.
+    /// The consumers that have not received, or have not acknowledged, all their messages.
     pub async fn behind(&self) -> Vec<String> {
         stream::iter(Self::consumers())
             .map(|(name, consumer)| async move {

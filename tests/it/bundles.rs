@@ -1,4 +1,4 @@
-//! Commands that come together: each is decided and answered by itself.
+//! Commands that come in one bundle: each is decided and answered by itself.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use harness::mesh::{Fan, Mesh, SOON, run, shared};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// Fans who do the same at once: more than one bundle holds.
+/// How many requests come at once: more than one bundle holds.
 const CROWD: usize = 300;
 
 /// A command of a bundle, as the gateway would write it.
@@ -23,8 +23,8 @@ fn packed(fan: &Fan<'_>, key: &str, body: Value) -> Value {
     })
 }
 
-/// Asks `point.charge` with a bundle; status and body by the command's place, once so many
-/// are answered.
+/// Sends a bundle to `point.charge`. Returns status and body by the command's place, once this
+/// many are answered.
 async fn charge(client: &Client, bundle: &str, answers: usize) -> BTreeMap<u64, (u64, Value)> {
     let inbox = client.new_inbox();
     let mut replies = client.subscribe(inbox.clone()).await.expect("an inbox");
@@ -74,13 +74,13 @@ fn each_command_of_a_bundle_is_answered_by_itself() {
         assert_eq!(answered[&1].1["code"], codes::UNAUTHENTICATED.code);
         assert_eq!(answered[&3].1["code"], codes::INVALID.code);
         assert_eq!(answered[&6].1["code"], codes::IDEMPOTENCY_KEY_REUSED.code);
-        assert!(!answered.contains_key(&5), "nobody waits for that one any more");
+        assert!(!answered.contains_key(&5), "its deadline has passed, so no caller waits for it");
         assert_eq!((fan.balance().await, other.balance().await), (50, 20));
     });
 }
 
 #[test]
-fn what_is_no_bundle_is_refused_as_a_whole() {
+fn a_malformed_bundle_is_refused_as_a_whole() {
     run(async {
         let mesh = shared().await;
         let client = mesh.nats("client").await;
@@ -97,14 +97,14 @@ fn what_is_no_bundle_is_refused_as_a_whole() {
 }
 
 #[test]
-fn a_crowd_that_asks_at_once_gets_each_its_own_answer() {
+fn each_of_many_requests_at_once_gets_its_own_answer() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(1, |opening| opening.opens_at = None).await.schedule_id;
         let fan = mesh.fan(0).await;
         fan.enter(schedule).await;
-        // The same fan asks with the ticket of nobody, again and again; each answer has to
-        // come back to the request that it belongs to.
+        // One fan sends requests, half of them with an invalid ticket; each answer has to come back
+        // to the request that it belongs to.
         let path = format!("/v1/schedules/{schedule}/queue");
         let asked = (0..CROWD).map(|number| {
             let (fan, path) = (&fan, &path);
@@ -126,7 +126,7 @@ fn a_crowd_that_asks_at_once_gets_each_its_own_answer() {
 }
 
 #[test]
-fn a_service_that_is_not_there_is_named_at_once() {
+fn a_request_to_a_service_that_does_not_run_is_refused_at_once() {
     run(async {
         let mesh = Mesh::with(&["user", "gateway"]).await;
         let fan = mesh.fan(0).await;

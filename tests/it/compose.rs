@@ -1,7 +1,7 @@
-//! `compose.yaml` and what the binary expects are the same system.
+//! `compose.yaml` must agree with the binary.
 //!
-//! It cannot be run in a test, so it is read: versions, ports, environment and users are
-//! compared with the constants that the binary is built from.
+//! It cannot be run in a test, so it is parsed: versions, ports, environment and users are
+//! compared with the constants of the binary.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,15 +15,15 @@ use onsale::config::{
 };
 use serde_json::Value;
 
-/// What follows a name in `${…}` when it must be set.
+/// The text after a name in `${…}` when the variable must be set.
 const MUST: &str = ":?make .env with onsale secrets";
-/// Where a service without a port of its own says whether it can do its work.
+/// The health address of a service without a port of its own.
 const HEALTH_ADDR: &str = "127.0.0.1:8081";
 /// The jobs that run once, before the services.
 const JOBS: [&str; 2] = ["migrate", "topology"];
-/// Where whoever writes files writes them; nothing else in a container can be written to.
+/// The only folder in a container that services can write files to.
 const FOLDERS: &str = "/var/lib/onsale";
-/// The secrets of others, which whoever needs them writes into `.env`.
+/// The secrets of third parties, which the operator writes into `.env` when needed.
 const OF_OTHERS: [&str; 4] = [
     "ONSALE_ALIMTALK_APP_KEY",
     "ONSALE_ALIMTALK_SECRET",
@@ -59,12 +59,12 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// How compose writes a variable of `.env` that must be set.
+/// A variable of `.env` that must be set, in compose's notation.
 fn secret(name: &str) -> String {
     format!("${{{name}{MUST}}}")
 }
 
-/// How compose writes a variable of `.env` that need not be set.
+/// A variable of `.env` that need not be set, in compose's notation.
 fn optional(name: &str, default: &str) -> (String, String) {
     (name.to_owned(), format!("${{{name}:-{default}}}"))
 }
@@ -73,7 +73,7 @@ fn upper(name: &str) -> String {
     name.to_uppercase().replace('-', "_")
 }
 
-/// Name and text after the name of every `${…}` in a text.
+/// Every `${…}` in a text: its name, and the text after the name.
 fn interpolated(text: &str) -> Vec<(&str, &str)> {
     text.match_indices("${")
         .filter_map(|(at, _)| text[at + 2..].split_once('}'))
@@ -110,7 +110,7 @@ fn the_servers_are_the_pinned_ones() {
 }
 
 #[test]
-fn a_container_is_given_its_own_secrets_and_no_other() {
+fn a_container_gets_its_own_secrets_and_no_other() {
     for service in SERVICES {
         let mut wanted = Vars::from([
             ("ONSALE_NATS_URL".to_owned(), "nats://nats:4222".to_owned()),
@@ -139,7 +139,7 @@ fn a_container_is_given_its_own_secrets_and_no_other() {
     }
 }
 
-/// Whose keys a service has besides its own.
+/// The identities whose keys a service has besides its own.
 fn beside(service: &str) -> Vec<String> {
     match service {
         "gateway" => Vec::new(),
@@ -148,7 +148,7 @@ fn beside(service: &str) -> Vec<String> {
     }
 }
 
-/// What a service is told besides its servers.
+/// The environment of a service besides its servers.
 fn settings(service: &str) -> Vars {
     let fixed = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let settings = match service {
@@ -179,7 +179,7 @@ fn settings(service: &str) -> Vars {
     settings.into_iter().collect()
 }
 
-/// Name and value of the variable that leads to a service's database.
+/// Name and value of the variable for a service's database.
 fn database(service: &str) -> (String, String) {
     let password = secret(&format!("ONSALE_{}_DATABASE_PASSWORD", upper(service)));
     let (role, host) = (format!("onsale_{}", service.replace('-', "_")), "postgres:5432");
@@ -190,7 +190,7 @@ fn database(service: &str) -> (String, String) {
 }
 
 #[test]
-fn the_jobs_are_given_what_they_need() {
+fn the_jobs_get_what_they_need() {
     let common = ["ONSALE_NATS_URL", "ONSALE_LOG_FORMAT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
     let own = |job| -> Vars {
         let given = environment(job).into_iter();
@@ -202,7 +202,7 @@ fn the_jobs_are_given_what_they_need() {
 }
 
 #[test]
-fn the_binary_reads_every_variable_that_it_is_given() {
+fn the_binary_reads_every_variable_that_it_gets() {
     let text = || "x".to_owned();
     let config = Config {
         nats_url: text(),
@@ -283,7 +283,7 @@ fn volumes(container: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn ports_are_the_ones_that_others_use() {
+fn ports_are_the_documented_defaults() {
     let ports = |container: &str| -> Vec<String> {
         let ports = COMPOSE["services"][container]["ports"].as_array();
         ports.into_iter().flatten().map(plain).collect()
@@ -303,7 +303,7 @@ fn ports_are_the_ones_that_others_use() {
 }
 
 #[test]
-fn what_was_acknowledged_is_on_the_disk() {
+fn servers_sync_to_disk_before_they_acknowledge() {
     assert!(command("postgres").contains(&"synchronous_commit=on".to_owned()));
     let valkey = command("valkey").join(" ");
     assert!(valkey.contains("--appendonly yes --appendfsync always"), "{valkey}");
@@ -332,7 +332,7 @@ fn files_are_written_on_a_volume_that_the_service_may_write_to() {
 }
 
 #[test]
-fn a_service_starts_after_what_it_cannot_do_without() {
+fn a_service_starts_after_the_containers_that_it_depends_on() {
     let after = |container: &str, on: &str| {
         plain(&COMPOSE["services"][container]["depends_on"][on]["condition"])
     };
@@ -355,21 +355,21 @@ fn a_service_starts_after_what_it_cannot_do_without() {
 }
 
 #[test]
-fn every_container_that_stays_up_can_be_asked_how_it_is() {
-    let asked = |container: &str| -> String {
+fn every_container_that_stays_up_has_a_health_check() {
+    let check = |container: &str| -> String {
         let test = COMPOSE["services"][container]["healthcheck"]["test"].as_array();
         test.into_iter().flatten().map(plain).collect::<Vec<_>>().join(" ")
     };
     for server in ["nats", "postgres", "valkey"] {
-        assert!(!asked(server).is_empty(), "{server}");
+        assert!(!check(server).is_empty(), "{server}");
     }
     for service in SERVICES {
         let addr = match service {
             "gateway" => format!("127.0.0.1/{}", HTTP_ADDR.rsplit(':').next().unwrap_or_default()),
             _ => HEALTH_ADDR.replace(':', "/"),
         };
-        assert!(asked(service).contains(&format!("/dev/tcp/{addr}")), "{service}");
-        assert!(asked(service).contains("GET /readyz"), "{service}");
+        assert!(check(service).contains(&format!("/dev/tcp/{addr}")), "{service}");
+        assert!(check(service).contains("GET /readyz"), "{service}");
     }
 }
 
@@ -387,7 +387,7 @@ fn no_secret_is_written_down() {
         .map(|(name, _)| name.to_owned())
         .collect();
     let made = onsale::secrets::make().expect("secrets").into_iter().map(|(name, _)| name);
-    // Made as well, for whoever uses the `nats` command.
+    // Also generated, for use with the `nats` command.
     let for_tools = ["ONSALE_CLIENT_NKEY_SEED", "ONSALE_OPERATOR_NKEY_SEED"];
     let made: BTreeSet<_> = made.filter(|name| !for_tools.contains(&name.as_str())).collect();
     assert_eq!(asked, made);
@@ -409,7 +409,7 @@ fn is_secret(name: &str) -> bool {
 }
 
 #[test]
-fn the_image_builds_the_locked_binary_and_runs_it_as_nobody_special() {
+fn the_image_builds_the_locked_binary_and_runs_it_without_privileges() {
     let text = project::read("Containerfile");
     let version = project::read("Cargo.toml");
     let rust = version.lines().find_map(|line| line.strip_prefix("rust-version = "));

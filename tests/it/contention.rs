@@ -1,4 +1,5 @@
-//! Many fans, one seat: exactly one owner, again and again, and nobody late disturbs the next.
+//! Many fans, one seat: each round has exactly one owner, and late events of a former owner do not
+//! affect the next one.
 
 use events::{
     ScheduleId,
@@ -12,15 +13,15 @@ use onsale::http::Answer;
 use serde_json::json;
 
 use crate::{
-    messages::{StoredEvent, tell_again},
+    messages::{StoredEvent, emit_again},
     rest::{Stores, assert_same, but_audit},
 };
 
-/// Fans who all want the same seat.
+/// How many fans want the same seat.
 const FANS: usize = 200;
-/// Seats that they fight for, one after the other.
+/// How many seats they compete for, one after the other.
 const ROUNDS: usize = 50;
-/// Fans who sign up at a time.
+/// How many fans sign up at a time.
 const SIGN_UPS: usize = 8;
 
 #[test]
@@ -56,8 +57,8 @@ fn of_two_hundred_fans_exactly_one_gets_the_seat_fifty_times_over() {
             owners += granted.len();
         }
         assert_eq!(owners, ROUNDS);
-        // And in the judge's own words: as many claims as seats, none of them twice.
-        let stores = Stores::of(&mesh.stage).await;
+        // The reservation service's own rows agree: as many claims as seats, and no seat twice.
+        let stores = Stores::of(&mesh.env).await;
         let (claims, seats): (i64, i64) = sqlx::query_as(
             "select count(*), count(distinct s->>'seat')
              from reservations, jsonb_array_elements(seats) s where schedule_id = $1",
@@ -71,10 +72,10 @@ fn of_two_hundred_fans_exactly_one_gets_the_seat_fifty_times_over() {
     });
 }
 
-/// Until the schedule is known to the judge, which hears of it a moment later: a refusal for an
-/// unknown seat comes after that. Who is ACTIVE the judge learns from the pass.
+/// Waits until the reservation service knows the schedule, which it consumes a moment later: then
+/// it refuses an unknown seat. It learns from the pass that a fan is ACTIVE.
 async fn is_known(schedule: ScheduleId, (fan, pass): &(Fan<'_>, String)) {
-    eventually("the judge knows the schedule", || async {
+    eventually("the reservation service knows the schedule", || async {
         let answer = ask(fan, schedule, &["A-0-0"], pass).await;
         (answer.code().as_deref() == Some("unknown_seat")).then_some(())
     })
@@ -87,14 +88,14 @@ async fn ask(fan: &Fan<'_>, schedule: ScheduleId, seats: &[&str], pass: &str) ->
 }
 
 #[test]
-fn what_comes_late_of_a_former_owner_leaves_the_next_one_alone() {
+fn late_events_of_a_former_owner_do_not_affect_the_next_one() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let schedule = mesh.open(1, |_| {}).await.schedule_id;
         let (former, next) = (mesh.fan(100).await, mesh.fan(100).await);
 
-        // One hold that was given up, and one that was paid for and given up.
+        // One hold that was cancelled, and one that was paid and cancelled.
         let first = former.hold(schedule, &["A-1-1"]).await;
         cancel(&former, &first).await;
         let pass = former.pass(schedule).await;
@@ -106,18 +107,18 @@ fn what_comes_late_of_a_former_owner_leaves_the_next_one_alone() {
         let theirs = next.hold(schedule, &["A-1-1"]).await;
         stores.at_rest().await;
 
-        // Everything that was ever told of the former owner is told again.
-        let mut facts = stores.broker.facts_after(&Default::default()).await;
+        // Every event about the former owner is emitted again.
+        let mut events = stores.broker.events_after(&Default::default()).await;
         let of = former.session.user_id.to_string();
-        facts.retain(|fact: &StoredEvent| {
-            fact.data().to_string().contains(&of) && !fact.name().starts_with("user.")
+        events.retain(|event: &StoredEvent| {
+            event.data().to_string().contains(&of) && !event.name().starts_with("user.")
         });
         for name in ["point.debited", "reservation.cancelled", "reservation.confirmed"] {
-            assert!(facts.iter().any(|fact| fact.name() == name), "{name}");
+            assert!(events.iter().any(|event| event.name() == name), "{name}");
         }
         let before = but_audit(stores.at_rest().await);
-        tell_again(&mesh.stage, &facts).await;
-        assert_same(&before, &but_audit(stores.at_rest().await), "told again");
+        emit_again(&mesh.env, &events).await;
+        assert_same(&before, &but_audit(stores.at_rest().await), "emitted again");
         for hold in [&first, &second] {
             let path = format!("/v1/reservations/{}", hold.reservation_id);
             let again = former.delete(&path).await;

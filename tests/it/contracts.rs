@@ -1,9 +1,9 @@
-//! What is said stays readable: recorded events, sampled commands.
+//! Contracts: recorded events and sampled commands stay readable.
 
 use std::collections::BTreeSet;
 
-use events::{Command, fact_of_subject, producer_of};
-use harness::{facts, project};
+use events::{Command, event_of_subject, producer_of};
+use harness::{event_types, project};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -11,65 +11,66 @@ pub mod cloudevent;
 mod samples;
 
 #[test]
-fn every_declared_fact_is_known_here() {
-    let known: BTreeSet<_> = facts::ALL.iter().map(|fact| fact.name).collect();
+fn every_declared_event_is_known_here() {
+    let known: BTreeSet<_> = event_types::ALL.iter().map(|event| event.name).collect();
     let declared: BTreeSet<_> =
-        facts::DECLARED.iter().flat_map(|(_, names)| *names).copied().collect();
+        event_types::DECLARED.iter().flat_map(|(_, names)| *names).copied().collect();
     assert_eq!(known, declared);
-    assert_eq!(facts::ALL.len(), known.len(), "a fact is listed once");
-    for (producer, names) in facts::DECLARED {
+    assert_eq!(event_types::ALL.len(), known.len(), "an event is listed once");
+    for (producer, names) in event_types::DECLARED {
         assert!(names.iter().all(|name| producer_of(name) == producer), "{producer}: {names:?}");
     }
 }
 
 #[test]
-fn every_file_of_facts_is_known_here() {
-    let telling = |name: &String| {
+fn every_file_of_events_is_known_here() {
+    let emitting = |name: &String| {
         let text = project::read(format!("events/src/{name}.rs"));
-        text.contains("crate::facts! {") && name != "lib"
+        text.contains("crate::events! {") && name != "lib"
     };
     let files: BTreeSet<_> =
-        project::names("events/src", "rs").into_iter().filter(telling).collect();
-    let known: BTreeSet<_> = facts::DECLARED.iter().map(|(name, _)| (*name).to_owned()).collect();
+        project::names("events/src", "rs").into_iter().filter(emitting).collect();
+    let known: BTreeSet<_> =
+        event_types::DECLARED.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(files, known);
 }
 
 #[test]
-fn every_fact_has_its_fixture_and_every_fixture_its_fact() {
+fn every_event_has_its_fixture_and_every_fixture_its_event() {
     let recorded = project::names("events/fixtures", "json");
-    let mut told: Vec<_> =
-        facts::ALL.iter().map(|fact| format!("{}.v{}", fact.name, fact.version)).collect();
-    told.sort();
-    assert_eq!(recorded, told);
+    let mut emitted: Vec<_> =
+        event_types::ALL.iter().map(|event| format!("{}.v{}", event.name, event.version)).collect();
+    emitted.sort();
+    assert_eq!(recorded, emitted);
 }
 
 #[test]
-fn a_recorded_fact_is_read_and_written_as_it_was() {
-    for fact in facts::ALL {
-        let recorded = fact.data();
-        let understood = (fact.read)(recorded.to_string().as_bytes())
-            .unwrap_or_else(|error| panic!("{}: {error}", fact.fixture()));
-        assert_eq!(understood.written, recorded, "{}", fact.name);
+fn a_recorded_event_is_read_and_written_as_it_was() {
+    for event in event_types::ALL {
+        let recorded = event.data();
+        let understood = (event.read)(recorded.to_string().as_bytes())
+            .unwrap_or_else(|error| panic!("{}: {error}", event.fixture()));
+        assert_eq!(understood.written, recorded, "{}", event.name);
     }
 }
 
 #[test]
-fn a_field_of_the_future_is_passed_over() {
-    for fact in facts::ALL {
-        let recorded = fact.data();
+fn a_field_of_a_later_version_is_ignored() {
+    for event in event_types::ALL {
+        let recorded = event.data();
         let mut later = recorded.clone();
         add_unknown_fields(&mut later);
         assert_ne!(later, recorded);
-        let understood = (fact.read)(later.to_string().as_bytes())
-            .unwrap_or_else(|error| panic!("{}: {error}", fact.name));
-        assert_eq!(understood.written, recorded, "{}", fact.name);
+        let understood = (event.read)(later.to_string().as_bytes())
+            .unwrap_or_else(|error| panic!("{}: {error}", event.name));
+        assert_eq!(understood.written, recorded, "{}", event.name);
     }
 }
 
 #[test]
-fn a_fact_without_one_of_its_required_fields_is_refused() {
-    // What a reader may do without: it is absent from holds and from what is no sale's, or was
-    // not told at first.
+fn an_event_without_one_of_its_required_fields_is_refused() {
+    // Fields that may be missing: they are absent from holds and from what belongs to no sale,
+    // or earlier versions did not emit them.
     const OPTIONAL: [&str; 10] = [
         "by of concert.organizer_removed",
         "by of concert.schedule_cancelled",
@@ -82,29 +83,29 @@ fn a_fact_without_one_of_its_required_fields_is_refused() {
         "seats of payment.completed",
         "seats of payment.refunded",
     ];
-    for fact in facts::ALL {
-        let recorded = fact.data();
-        for field in recorded.as_object().expect("a fact is an object").keys() {
+    for event in event_types::ALL {
+        let recorded = event.data();
+        for field in recorded.as_object().expect("an event is an object").keys() {
             let mut less = recorded.clone();
             less.as_object_mut().expect("it was one above").remove(field);
-            let read = (fact.read)(less.to_string().as_bytes());
-            let optional = OPTIONAL.contains(&format!("{field} of {}", fact.name).as_str());
-            assert_eq!(read.is_ok(), optional, "{} without {field}", fact.name);
+            let read = (event.read)(less.to_string().as_bytes());
+            let optional = OPTIONAL.contains(&format!("{field} of {}", event.name).as_str());
+            assert_eq!(read.is_ok(), optional, "{} without {field}", event.name);
         }
     }
 }
 
 #[test]
-fn a_subject_names_fact_and_schedule() {
-    for fact in facts::ALL {
-        let recorded = fact.data();
-        let understood = (fact.read)(recorded.to_string().as_bytes()).expect("proved above");
-        assert_eq!(fact_of_subject(&understood.subject), Some(fact.name));
+fn a_subject_names_event_and_schedule() {
+    for event in event_types::ALL {
+        let recorded = event.data();
+        let understood = (event.read)(recorded.to_string().as_bytes()).expect("proved above");
+        assert_eq!(event_of_subject(&understood.subject), Some(event.name));
         let schedule = recorded.get("schedule_id").and_then(Value::as_str);
         assert_eq!(understood.schedule.map(|id| id.to_string()).as_deref(), schedule);
         assert!(understood.subject.ends_with(&format!(
             ".v{}.{}",
-            fact.version,
+            event.version,
             schedule.unwrap_or("-")
         )));
         let about = understood.about.to_string();
@@ -113,7 +114,7 @@ fn a_subject_names_fact_and_schedule() {
     for stranger in
         ["", "onsale", "onsale.payment", "live.onsale.payment.requested.v1.-", "cmd.payment.pay"]
     {
-        assert_eq!(fact_of_subject(stranger), None, "{stranger}");
+        assert_eq!(event_of_subject(stranger), None, "{stranger}");
     }
 }
 
@@ -196,7 +197,7 @@ fn the_spelling_of_every_state_and_reason_is_fixed() {
 }
 
 #[test]
-fn the_spelling_of_what_a_withdrawal_comes_to_is_fixed() {
+fn the_spelling_of_every_outcome_of_a_withdrawal_is_fixed() {
     use events::{point::EntryKind, user::WithdrawalState, withdrawal::WithdrawalReason};
     spelt(
         &[EntryKind::Charge, EntryKind::Debit, EntryKind::Refund, EntryKind::Forfeit],
@@ -243,7 +244,7 @@ fn every_problem_has_a_code_of_its_own_and_round_trips() {
     }
 }
 
-/// Reads and writes the command and its reply, and gives back the endpoint.
+/// Reads and writes the command and its reply, and returns the endpoint.
 fn round_trip<C: Command>(command: Value, reply: Value) -> &'static str {
     let endpoint = C::ENDPOINT;
     assert_eq!(again::<C>(endpoint, &command), command, "{endpoint}");

@@ -1,4 +1,5 @@
-//! What can never be taken in is kept with its cause, and everything else flows on.
+//! Dead letters: an event that can never be handled is kept with its cause, and all other events
+//! are handled.
 
 pub mod desk;
 mod left_open;
@@ -11,7 +12,7 @@ use std::collections::BTreeSet;
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID, jetstream::message::StreamMessage};
 use events::{
     CONTENT_TYPE, Event, PaymentId, ReservationId, ScheduleId, UserId,
-    dead_letter::{DeadLetter, LetterState},
+    dead_letter::{DeadLetter, DeadLetterState},
     payment::PaymentRequested,
     subject,
 };
@@ -23,22 +24,22 @@ use crate::{
     broker::{Broker, header},
     rest::Stores,
 };
-use desk::{Desk, event_of};
+use desk::{DeadLetterClient, event_of};
 
-/// Events of one message, of which none can be taken in.
+/// The events of one message, of which none can be handled.
 const BATCH_EVENTS: usize = 40;
 
-/// One message that cannot be taken in.
+/// One message that cannot be handled.
 struct Poison {
     version: u32,
     /// Whether its message has an id.
     has_id: bool,
     body: String,
-    /// What is kept of it.
+    /// The payload that is kept.
     kept: String,
-    /// What it depends on, as far as that can be read.
+    /// The key that it depends on, as far as that can be read.
     key: String,
-    /// A part of what will be said of it.
+    /// A part of the cause that is recorded.
     cause: &'static str,
 }
 
@@ -75,7 +76,7 @@ fn poisons(good: &PaymentRequested) -> Vec<Poison> {
         || Poison { has_id: false, ..Poison::event(&without(&[], "id"), &wallet, "field `id`") };
     vec![
         Poison::body("{\"payment_id\": not json", "-"),
-        // Cut off. It still says what it is about.
+        // Truncated. Its subject can still be read.
         Poison::body(&format!("[{event},"), &payment),
         Poison::body(&event.to_string(), &payment),
         Poison::event(&without(&["data"], "amount"), &wallet, "missing field `amount`"),
@@ -109,40 +110,43 @@ fn requested(user_id: UserId, schedule_id: ScheduleId, amount: i64) -> PaymentRe
 }
 
 #[test]
-fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_on() {
+fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_is_handled() {
     run(async {
         let mesh = Mesh::with(&["user", "point", "gateway"]).await;
-        let provisioner = Broker::of(&mesh.stage, onsale::config::PROVISIONER).await;
-        let payment = Broker::of(&mesh.stage, "payment").await;
-        let desk = Desk::of(&mesh).await;
+        let provisioner = Broker::of(&mesh.env, onsale::config::PROVISIONER).await;
+        let payment = Broker::of(&mesh.env, "payment").await;
+        let client = DeadLetterClient::of(&mesh).await;
         take_every_version(&provisioner).await;
         let (fan, unlucky) = (mesh.fan(100).await, mesh.fan(100).await);
         let schedule = ScheduleId(Uuid::now_v7());
         let good = requested(fan.session.user_id, schedule, 30);
-        // Another wallet's: that one alone is parked.
+        // They belong to another wallet, and only the events of that wallet are parked.
         let poisons = poisons(&requested(unlucky.session.user_id, schedule, 30));
         for poison in &poisons {
-            let subject = subject(PaymentRequested::FACT, poison.version, Some(schedule));
-            tell(&payment, subject, poison.has_id, &poison.body).await;
+            let subject = subject(PaymentRequested::NAME, poison.version, Some(schedule));
+            emit(&payment, subject, poison.has_id, &poison.body).await;
         }
-        let subject = subject(PaymentRequested::FACT, 1, Some(schedule));
-        tell(&payment, subject, true, &json!([event_of(&good)]).to_string()).await;
+        let subject = subject(PaymentRequested::NAME, 1, Some(schedule));
+        emit(&payment, subject, true, &json!([event_of(&good)]).to_string()).await;
 
-        eventually("the good one behind them is taken in", || async {
+        eventually("the good event behind them is handled", || async {
             (fan.balance().await == 70).then_some(())
         })
         .await;
-        let letters = desk.stand("point", &vec![LetterState::Parked; poisons.len()]).await;
+        let dead_letters =
+            client.open_becomes("point", &vec![DeadLetterState::Parked; poisons.len()]).await;
         let copies = copies(&provisioner, "point.payment.requested", poisons.len()).await;
         for (number, poison) in poisons.iter().enumerate() {
-            // They are told apart by where they came from; the stream was empty before.
+            // Dead letters are matched by sequence; the stream was empty before.
             let sequence = number as u64 + 1;
-            let letter = letters.iter().find(|letter| letter.sequence == sequence);
-            let letter = letter.unwrap_or_else(|| panic!("no letter of {}", poison.body));
-            is_kept(&desk, letter, poison).await;
-            let id = letter.letter.to_string();
+            let dead_letter =
+                dead_letters.iter().find(|dead_letter| dead_letter.sequence == sequence);
+            let dead_letter =
+                dead_letter.unwrap_or_else(|| panic!("no dead letter of {}", poison.body));
+            is_kept(&client, dead_letter, poison).await;
+            let id = dead_letter.letter.to_string();
             let copy = copies.iter().find(|copy| header(copy, "onsale-dead-letter") == Some(&id));
-            is_copied(copy.unwrap_or_else(|| panic!("no copy of {id}")), letter, poison);
+            is_copied(copy.unwrap_or_else(|| panic!("no copy of {id}")), dead_letter, poison);
         }
         assert_eq!(point_dead(&mesh), poisons.len() as u64);
         mesh.stop().await;
@@ -150,12 +154,12 @@ fn a_message_that_cannot_be_read_is_kept_with_its_cause_and_the_next_one_flows_o
 }
 
 #[test]
-fn a_whole_message_of_poison_is_kept_letter_by_letter() {
+fn every_event_of_a_poison_message_becomes_a_dead_letter_of_its_own() {
     run(async {
         let mesh =
             Mesh::with(&["user", "concert", "queue", "reservation", "point", "gateway"]).await;
-        let stores = Stores::of(&mesh.stage).await;
-        let desk = Desk::of(&mesh).await;
+        let stores = Stores::of(&mesh.env).await;
+        let client = DeadLetterClient::of(&mesh).await;
         let events: Vec<Value> = (0..BATCH_EVENTS).map(|n| json!({ "poison": n })).collect();
         sqlx::query(
             "insert into mesh.outbox (id, subject, events, body, leased_until)
@@ -167,10 +171,15 @@ fn a_whole_message_of_poison_is_kept_letter_by_letter() {
         .execute(stores.database("reservation"))
         .await
         .expect("emitted");
-        // Each service that consumes the event keeps letters of its own, in its own store.
+        // Each service that consumes the event keeps dead letters in its own store.
         for service in ["point", "queue"] {
-            let letters = desk.stand(service, &[LetterState::Parked; BATCH_EVENTS]).await;
-            assert!(letters.iter().all(|letter| letter.key == "-" && letter.behind.is_none()));
+            let dead_letters =
+                client.open_becomes(service, &[DeadLetterState::Parked; BATCH_EVENTS]).await;
+            assert!(
+                dead_letters
+                    .iter()
+                    .all(|dead_letter| dead_letter.key == "-" && dead_letter.behind.is_none())
+            );
             let copies =
                 copies(&stores.broker, &format!("{service}.reservation.cancelled"), BATCH_EVENTS)
                     .await;
@@ -181,7 +190,7 @@ fn a_whole_message_of_poison_is_kept_letter_by_letter() {
     });
 }
 
-/// Lets the consumer of point have every version, as if somebody had been careless.
+/// Makes the consumer of point match every version, as a careless operator might.
 async fn take_every_version(provisioner: &Broker) {
     let file = harness::project::read_json("jetstream/consumers/PAYMENT.point.json");
     let mut config: async_nats::jetstream::consumer::pull::Config =
@@ -191,7 +200,7 @@ async fn take_every_version(provisioner: &Broker) {
     stream.update_consumer(config).await.expect("updated");
 }
 
-async fn tell(broker: &Broker, subject: String, has_id: bool, body: &str) {
+async fn emit(broker: &Broker, subject: String, has_id: bool, body: &str) {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", CONTENT_TYPE);
     if has_id {
@@ -202,7 +211,7 @@ async fn tell(broker: &Broker, subject: String, has_id: bool, body: &str) {
     sent.expect("sent").await.expect("stored");
 }
 
-/// The copies for whoever looks with `nats`.
+/// The copies in the stream of dead letters, for operators with the `nats` command.
 async fn copies(broker: &Broker, of: &str, count: usize) -> Vec<StreamMessage> {
     eventually(&format!("{count} copies of dead letters"), || async {
         let mut copies = broker.stored("DEAD_LETTERS", 0).await;
@@ -213,26 +222,34 @@ async fn copies(broker: &Broker, of: &str, count: usize) -> Vec<StreamMessage> {
     .await
 }
 
-/// As it was, and beside it why, where from and how often it was tried.
-async fn is_kept(desk: &Desk, letter: &DeadLetter, poison: &Poison) {
-    let opened = desk.letter(&letter.letter).await;
-    assert_eq!(&opened.letter, letter);
+/// The dead letter has the payload as it was, its cause, its origin and the number of attempts.
+async fn is_kept(client: &DeadLetterClient, dead_letter: &DeadLetter, poison: &Poison) {
+    let opened = client.dead_letter(&dead_letter.letter).await;
+    assert_eq!(&opened.letter, dead_letter);
     assert_eq!(opened.payload, poison.kept);
-    assert_eq!((letter.key.as_str(), letter.attempts), (poison.key.as_str(), 1));
-    assert_eq!((letter.fact.as_str(), letter.stream.as_str()), ("payment.requested", "PAYMENT"));
-    assert!(letter.cause.contains(poison.cause), "{} does not say {}", letter.cause, poison.cause);
+    assert_eq!((dead_letter.key.as_str(), dead_letter.attempts), (poison.key.as_str(), 1));
+    assert_eq!(
+        (dead_letter.event.as_str(), dead_letter.stream.as_str()),
+        ("payment.requested", "PAYMENT")
+    );
+    assert!(
+        dead_letter.cause.contains(poison.cause),
+        "{} does not say {}",
+        dead_letter.cause,
+        poison.cause
+    );
     let subject = format!("onsale.payment.requested.v{}.", poison.version);
-    assert!(letter.subject.starts_with(&subject), "{}", letter.subject);
+    assert!(dead_letter.subject.starts_with(&subject), "{}", dead_letter.subject);
 }
 
-/// A copy says the same as the letter.
-fn is_copied(copy: &StreamMessage, letter: &DeadLetter, poison: &Poison) {
+/// The copy says the same as the dead letter.
+fn is_copied(copy: &StreamMessage, dead_letter: &DeadLetter, poison: &Poison) {
     assert_eq!(copy.subject.as_str(), format!("dlq.point.payment.requested.{}", poison.key));
     assert_eq!(&copy.payload[..], poison.kept.as_bytes());
-    assert_eq!(header(copy, "onsale-dead-cause"), Some(letter.cause.as_str()));
-    assert_eq!(header(copy, "onsale-dead-subject"), Some(letter.subject.as_str()));
+    assert_eq!(header(copy, "onsale-dead-cause"), Some(dead_letter.cause.as_str()));
+    assert_eq!(header(copy, "onsale-dead-subject"), Some(dead_letter.subject.as_str()));
     assert_eq!(header(copy, "onsale-dead-stream"), Some("PAYMENT"));
-    let sequence = letter.sequence.to_string();
+    let sequence = dead_letter.sequence.to_string();
     assert_eq!(header(copy, "onsale-dead-sequence"), Some(sequence.as_str()));
 }
 

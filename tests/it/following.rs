@@ -1,5 +1,5 @@
-//! Followers of their own events, on a broker whose streams are made anew or rolled back: whoever
-//! is connected misses nothing, and whoever comes back gets everything or is told so.
+//! Following one's own events on a broker whose streams are recreated or rolled back: an open
+//! connection misses nothing, and a client that resumes gets everything or a refusal.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::broker::Broker;
 
-/// What a fan can follow.
+/// The streams that a fan's events are in.
 const FOLLOWED: [&str; 4] = ["PAYMENT", "POINT", "QUEUE", "RESERVATION"];
 const PATH: &str = "/v1/me/events";
 
@@ -30,8 +30,8 @@ async fn is_refused(mesh: &Mesh, fan: &Fan<'_>, last: &str) -> bool {
     true
 }
 
-/// Buys a seat, and waits until everything of it was emitted; the events of it that the fan
-/// is told of, as far as they can be known from the answers.
+/// Buys a seat and waits for the outcome. Returns the events that the fan gets, as far as they
+/// can be known from the answers.
 async fn buy(fan: &Fan<'_>, schedule: ScheduleId, seat: &str) -> Vec<String> {
     let hold = fan.hold(schedule, &[seat]).await;
     let payment = fan.pay(&hold).await;
@@ -49,19 +49,19 @@ async fn until_all(events: &mut Events, wanted: impl IntoIterator<Item = String>
         let event = events.next().await;
         let value: serde_json::Value = event.json();
         let saga = value["saga_id"].as_str().unwrap_or_default();
-        wanted.remove(&format!("{} {saga}", event.fact()));
+        wanted.remove(&format!("{} {saga}", event.event()));
         last = event.id.unwrap_or(last);
     }
     last
 }
 
-/// Deletes a stream, with its consumers, and makes it anew.
-async fn make_anew(mesh: &Mesh, streams: &[&str]) {
-    let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+/// Deletes streams, with their consumers, and creates them again.
+async fn recreate(mesh: &Mesh, streams: &[&str]) {
+    let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
     for stream in streams {
         provisioner.jetstream.delete_stream(stream).await.expect("deleted");
     }
-    fleet::apply_topology(&mesh.stage.config).await.expect("made again");
+    fleet::apply_topology(&mesh.env.config).await.expect("created again");
 }
 
 async fn schedule(mesh: &Mesh) -> ScheduleId {
@@ -69,7 +69,7 @@ async fn schedule(mesh: &Mesh) -> ScheduleId {
 }
 
 #[test]
-fn whoever_comes_back_after_a_stream_was_made_anew_is_told_to_read_the_lists() {
+fn a_resume_after_a_stream_was_recreated_is_refused_with_the_advice_to_read_the_lists() {
     run(async {
         let mesh = Mesh::own().await;
         let schedule = schedule(&mesh).await;
@@ -80,12 +80,12 @@ fn whoever_comes_back_after_a_stream_was_made_anew_is_told_to_read_the_lists() {
         drop(events);
         for (round, stream) in FOLLOWED.into_iter().enumerate() {
             let at_first = last.clone();
-            make_anew(&mesh, &[stream]).await;
+            recreate(&mesh, &[stream]).await;
             for seat in [2 * round + 2, 2 * round + 3] {
                 buy(&fan, schedule, &format!("A-1-{seat}")).await;
             }
             assert!(is_refused(&mesh, &fan, &at_first).await, "{stream}: {at_first}");
-            // Whoever follows anew can come back as ever.
+            // A client that follows from the beginning can resume as usual.
             let mut events = follow(&mesh, &fan, None).await;
             let bought = buy(&fan, schedule, &format!("A-1-{}", 2 * round + 11)).await;
             last = until_all(&mut events, bought).await;
@@ -100,7 +100,7 @@ fn whoever_comes_back_after_a_stream_was_made_anew_is_told_to_read_the_lists() {
 }
 
 #[test]
-fn an_open_connection_misses_nothing_of_streams_that_are_made_anew() {
+fn an_open_connection_misses_nothing_of_streams_that_are_recreated() {
     run(async {
         let mesh = Mesh::own().await;
         let schedule = schedule(&mesh).await;
@@ -110,15 +110,15 @@ fn an_open_connection_misses_nothing_of_streams_that_are_made_anew() {
         until_all(&mut events, bought).await;
         for (round, streams) in [&FOLLOWED[..1], &FOLLOWED[1..], &FOLLOWED].into_iter().enumerate()
         {
-            // One that has heard everything, and one to whom nothing has come yet.
+            // One connection has received everything, the other one nothing yet.
             let mut quiet = follow(&mesh, &fan, None).await;
-            make_anew(&mesh, streams).await;
+            recreate(&mesh, streams).await;
             let mut wanted = buy(&fan, schedule, &format!("A-1-{}", 2 * round + 2)).await;
             wanted.extend(buy(&fan, schedule, &format!("A-1-{}", 2 * round + 3)).await);
             until_all(&mut events, wanted.clone()).await;
             let last = until_all(&mut quiet, wanted).await;
             drop(quiet);
-            // The place it has come to is one in the new stream.
+            // Its last event id is a place in the new stream.
             eventually("it is resumed", || async {
                 (!is_refused(&mesh, &fan, &last).await).then_some(())
             })
@@ -129,7 +129,7 @@ fn an_open_connection_misses_nothing_of_streams_that_are_made_anew() {
 }
 
 #[test]
-fn nobody_misses_anything_on_a_broker_that_is_rolled_back() {
+fn no_follower_misses_anything_on_a_broker_that_is_rolled_back() {
     run(async {
         let mesh = Mesh::own().await;
         let schedule = schedule(&mesh).await;
@@ -137,7 +137,7 @@ fn nobody_misses_anything_on_a_broker_that_is_rolled_back() {
         let mut events = follow(&mesh, &fan, None).await;
         let bought = buy(&fan, schedule, "A-1-1").await;
         let before = until_all(&mut events, bought).await;
-        let servers = mesh.stage.servers.as_ref().expect("servers of our own");
+        let servers = mesh.env.servers.as_ref().expect("servers of our own");
         let (store, copy) =
             (servers.folder().join("nats/jetstream"), servers.folder().join("copy"));
         stop_while(servers.nats.pid().expect("a broker"), || copy_folder(&store, &copy));
@@ -150,13 +150,13 @@ fn nobody_misses_anything_on_a_broker_that_is_rolled_back() {
         servers.nats.restart().await.expect("the broker is back");
         let again = fan_buys_again(&fan, schedule).await;
         until_all(&mut events, again.clone()).await;
-        // Where other messages are in the place of those that were lost it is refused; where
+        // When other messages have taken the place of the lost ones, the resume is refused; when
         // the same ones are there again, nothing is missing.
         if !is_refused(&mesh, &fan, &beyond).await {
             let mut back = follow(&mesh, &fan, Some(beyond)).await;
             until_all(&mut back, again).await;
         }
-        // What was there before the copy was made is there still.
+        // What was stored before the copy was made is still there.
         let mut back = follow(&mesh, &fan, Some(before)).await;
         back.until("payment.completed").await;
         mesh.stop().await;
@@ -195,7 +195,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_cursor_of_a_place_that_is_beyond_every_stream_is_refused() {
+fn a_cursor_beyond_the_end_of_every_stream_is_refused() {
     run(async {
         let mesh = Mesh::own().await;
         let fan = mesh.fan(100).await;
@@ -205,7 +205,7 @@ fn a_cursor_of_a_place_that_is_beyond_every_stream_is_refused() {
         };
         assert!(is_refused(&mesh, &fan, &cursor(1 << 40)).await);
         assert!(is_refused(&mesh, &fan, &cursor(1_024)).await, "another message is there");
-        assert!(!is_refused(&mesh, &fan, &cursor(0)).await, "the beginning is the beginning");
+        assert!(!is_refused(&mesh, &fan, &cursor(0)).await, "the beginning is always valid");
         mesh.stop().await;
     });
 }

@@ -1,236 +1,238 @@
-//! A broker that forgets what it has acknowledged, while a service goes on emitting: afterwards
-//! every row of the outbox is in the stream, where its mark says, and whoever consumes has
-//! learned each event once.
+//! A broker that loses what it has acknowledged, while a service goes on emitting: afterwards every
+//! row of the outbox is in the stream, at the sequence of its mark, and the consumer has handled each
+//! event once.
 
-mod stage;
+mod environment;
 
 use std::time::Duration;
 
 use mesh::failpoint::Failpoint;
 use uuid::Uuid;
 
-use stage::{Stage, eventually};
+use environment::{Environment, eventually};
 
 /// How long a service may take to stop.
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_was_rolled_back_under_load_gets_everything_again() {
-    let stage = Stage::set().await;
-    stage.emit(3);
-    stage.emitted(300).await;
+    let env = Environment::set().await;
+    env.emit(3);
+    env.emitted(300).await;
     for traffic in [Duration::from_millis(200), Duration::from_secs(10)] {
-        let copy = stage.copy();
+        let copy = env.copy();
         tokio::time::sleep(traffic).await;
-        stage.roll_back(&copy).await;
-        stage.is_restored_meanwhile().await;
+        env.roll_back(&copy).await;
+        env.is_restored().await;
     }
-    stage.ends_whole().await;
+    env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_was_rolled_back_while_the_service_was_down_gets_everything_again() {
-    let mut stage = Stage::set().await;
-    stage.emit(3);
-    stage.emitted(300).await;
-    let copy = stage.copy();
-    stage.emitted(1_200).await;
-    stage.kill();
-    stage.roll_back(&copy).await;
-    // Another instance goes on from where the stream ends now; it dies again and again.
+    let mut env = Environment::set().await;
+    env.emit(3);
+    env.emitted(300).await;
+    let copy = env.copy();
+    env.emitted(1_200).await;
+    env.kill();
+    env.roll_back(&copy).await;
+    // Another instance continues at the new end of the stream; it dies again and again.
     for _ in 0..5 {
-        stage.start().await;
-        let emitter = stage.emitter.as_ref().expect("it runs");
+        env.start().await;
+        let emitter = env.emitter.as_ref().expect("it runs");
         emitter.failpoints().arm(Failpoint::BeforeMark, 1);
-        stage.emitted(50).await;
-        stage.kill();
+        env.emitted(50).await;
+        env.kill();
     }
-    stage.start().await;
-    stage.is_restored_meanwhile().await;
-    stage.ends_whole().await;
+    env.start().await;
+    env.is_restored().await;
+    env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn publishes_that_timed_out_and_are_flushed_later_hide_nothing() {
-    let stage = Stage::set().await;
-    stage.emit(2);
-    stage.emitted(200).await;
-    let copy = stage.copy();
-    stage.emitted(400).await;
-    // For longer than an acknowledgement may take: first it goes on, then it is another.
+async fn publishes_that_time_out_and_are_flushed_later_hide_no_loss() {
+    let env = Environment::set().await;
+    env.emit(2);
+    env.emitted(200).await;
+    let copy = env.copy();
+    env.emitted(400).await;
+    // The broker is paused for longer than the acknowledgement timeout. First it continues; the
+    // second time it is replaced by one with older content.
     for is_another in [false, true] {
-        stage.signal("-STOP");
+        env.signal("-STOP");
         tokio::time::sleep(Duration::from_secs(5)).await;
         match is_another {
-            false => stage.signal("-CONT"),
-            true => stage.roll_back(&copy).await,
+            false => env.signal("-CONT"),
+            true => env.roll_back(&copy).await,
         }
-        stage.is_restored_meanwhile().await;
+        env.is_restored().await;
     }
-    stage.ends_whole().await;
+    env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_was_deleted_and_made_anew_under_load_is_filled_again() {
-    let stage = Stage::set().await;
-    stage.emit(3);
+async fn a_stream_that_was_deleted_and_recreated_under_load_is_filled_again() {
+    let env = Environment::set().await;
+    env.emit(3);
     for _ in 0..2 {
-        stage.emitted(600).await;
-        // The connection stays: nothing but the messages themselves shows what happened.
-        stage.wipe().await;
-        stage.is_restored_meanwhile().await;
+        env.emitted(600).await;
+        // The connection stays open: only the messages themselves show what happened.
+        env.wipe().await;
+        env.is_restored().await;
     }
-    stage.ends_whole().await;
+    env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_whose_messages_are_gone_from_the_disk_is_filled_again() {
-    let stage = Stage::set().await;
-    stage.emit(3);
-    stage.emitted(600).await;
-    // The consumer still knows how far it had come, and that is beyond the end now.
-    stage.empty().await;
-    stage.is_restored_meanwhile().await;
-    stage.ends_whole().await;
+async fn a_stream_whose_messages_are_lost_from_the_disk_is_filled_again() {
+    let env = Environment::set().await;
+    env.emit(3);
+    env.emitted(600).await;
+    // The consumer still knows its position, which is now beyond the end of the stream.
+    env.empty().await;
+    env.is_restored().await;
+    env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_was_wiped_and_has_grown_past_its_old_end_is_filled_again() {
-    let mut stage = Stage::set().await;
-    stage.emit(3);
-    stage.emitted(700).await;
-    let old = stage.quiet().await;
+    let mut env = Environment::set().await;
+    env.emit(3);
+    env.emitted(700).await;
+    let old = env.quiet().await;
     eventually("outbox and stream were compared", async || {
         let verified: Option<i64> = sqlx::query_scalar("select stream_seq from mesh.verified")
-            .fetch_optional(&stage.pools[0])
+            .fetch_optional(&env.pools[0])
             .await
             .unwrap();
         verified == Some(old.len() as i64)
     })
     .await;
-    stage.kill();
-    stage.wipe().await;
-    // An instance that has not compared yet publishes as much as there was, and more.
-    let new = stage.leave(old.len() + 300).await;
-    stage.publish(&new).await;
-    assert!(!stage.are_stored(&old).await, "they were lost");
-    stage.start().await;
-    stage.emit(3);
-    stage.is_restored_meanwhile().await;
-    stage.ends_whole().await;
+    env.kill();
+    env.wipe().await;
+    // An instance that has not compared yet publishes as many messages as there were, and more.
+    let new = env.leave(old.len() + 300).await;
+    env.publish(&new).await;
+    assert!(!env.are_stored(&old).await, "they were lost");
+    env.start().await;
+    env.emit(3);
+    env.is_restored().await;
+    env.ends_whole().await;
 }
 
-/// Beside the stream there was nothing that showed it: the consumer went on from its place.
+/// Only the stream showed the loss: the consumer continued at its old position.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_stands_beyond_what_was_never_taken_in_is_set_back() {
-    let mut stage = Stage::set().await;
-    stage.emit(3);
-    stage.emitted(600).await;
-    let old = stage.quiet().await;
-    stage.stop_listener(old.len()).await;
-    stage.wipe().await;
-    stage.emit(3);
-    stage.emitted(300).await;
-    let all = stage.quiet().await;
-    stage.is_restored_meanwhile().await;
-    let (_, stream) = stage.stream().await;
+async fn a_consumer_whose_position_is_beyond_unhandled_messages_is_reset() {
+    let mut env = Environment::set().await;
+    env.emit(3);
+    env.emitted(600).await;
+    let old = env.quiet().await;
+    env.stop_listener(old.len()).await;
+    env.wipe().await;
+    env.emit(3);
+    env.emitted(300).await;
+    let all = env.quiet().await;
+    env.is_restored().await;
+    let (_, stream) = env.stream().await;
     stream.reset_consumer("payment", Some(all.len() as u64 + 1)).await.unwrap();
-    stage.start_listener().await;
-    stage.ends_whole().await;
+    env.start_listener().await;
+    env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_walk_that_died_half_way_is_done_again() {
-    let mut stage = Stage::set().await;
-    stage.emit(10);
-    stage.emitted(2_500).await;
-    stage.quiet().await;
-    stage.kill();
-    stage.wipe().await;
-    // A walk that died behind its second page has left this; what it cleared was published
-    // again, in front of what it has not come to.
+async fn a_comparison_that_died_half_way_is_repeated() {
+    let mut env = Environment::set().await;
+    env.emit(10);
+    env.emitted(2_500).await;
+    env.quiet().await;
+    env.kill();
+    env.wipe().await;
+    // This is what a comparison leaves that dies after its second page. The rows whose marks it
+    // cleared were published again, before those that it had not reached.
     let cleared: Vec<Uuid> = sqlx::query_scalar(
         "update mesh.outbox set stream_seq = null where stream_seq <= 1000 returning id",
     )
-    .fetch_all(&stage.pools[0])
+    .fetch_all(&env.pools[0])
     .await
     .unwrap();
-    stage.publish(&cleared).await;
-    // And so have some that died wherever they were.
+    env.publish(&cleared).await;
+    // More comparisons die at arbitrary places.
     for _ in 0..3 {
-        let unmarked = stage.unmarked().await;
-        stage.start().await;
-        eventually("the walk has begun", async || stage.unmarked().await != unmarked).await;
-        stage.kill();
+        let unmarked = env.unmarked().await;
+        env.start().await;
+        eventually("the comparison has begun", async || env.unmarked().await != unmarked).await;
+        env.kill();
     }
-    stage.start().await;
-    stage.ends_whole().await;
+    env.start().await;
+    env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_of_more_than_ten_thousand_rows_is_published() {
-    let mut stage = Stage::set().await;
-    stage.kill();
-    stage.leave(10_500).await;
-    stage.start().await;
-    stage.emit(1);
-    stage.is_restored_meanwhile().await;
-    stage.ends_whole().await;
+    let mut env = Environment::set().await;
+    env.kill();
+    env.leave(10_500).await;
+    env.start().await;
+    env.emit(1);
+    env.is_restored().await;
+    env.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_aged_out_stays_away_and_what_was_lost_comes_back() {
-    let mut stage = Stage::set().await;
-    stage.emit(3);
-    stage.emitted(600).await;
-    let old = stage.quiet().await;
-    stage.is_compared().await;
-    let (_, stream) = stage.stream().await;
+async fn messages_that_aged_out_stay_out_and_lost_ones_are_published_again() {
+    let mut env = Environment::set().await;
+    env.emit(3);
+    env.emitted(600).await;
+    let old = env.quiet().await;
+    env.is_compared().await;
+    let (_, stream) = env.stream().await;
     stream.purge().sequence(301).await.unwrap();
-    let copy = stage.copy();
-    stage.emit(3);
-    stage.emitted(300).await;
-    stage.roll_back(&copy).await;
-    stage.emitted(100).await;
-    let rows = stage.quiet().await;
+    let copy = env.copy();
+    env.emit(3);
+    env.emitted(300).await;
+    env.roll_back(&copy).await;
+    env.emitted(100).await;
+    let rows = env.quiet().await;
     let new = &rows[old.len()..];
-    eventually("what was lost is there", async || stage.are_stored(new).await).await;
-    let stored = stage.stored().await.unwrap();
-    let marks = stage.rows().await;
+    eventually("lost messages are there again", async || env.are_stored(new).await).await;
+    let stored = env.stored().await.unwrap();
+    let marks = env.rows().await;
     let aged: Vec<_> = marks.iter().filter(|(_, mark)| *mark <= Some(300)).collect();
     assert_eq!(aged.len(), 300, "they keep their marks");
     assert!(aged.iter().all(|(id, _)| !stored.values().any(|there| there == id)));
-    assert_eq!(stored.len() + 300, rows.len(), "nothing is there twice");
-    stage.is_compared().await;
-    // All of it, by an operator: nothing comes back that was taken in, and what follows is published.
-    stage.stream().await.1.purge().await.unwrap();
-    stage.emit(3);
-    stage.emitted(100).await;
-    let all = stage.quiet().await;
-    assert!(stage.are_stored(&all[rows.len()..]).await);
-    assert_eq!(stage.stored().await.unwrap().len(), all.len() - rows.len());
-    stage.emitter.take().expect("it runs").stop().await;
+    assert_eq!(stored.len() + 300, rows.len(), "nothing is stored twice");
+    env.is_compared().await;
+    // An operator purges everything: nothing that was handled comes back, and new events are
+    // published.
+    env.stream().await.1.purge().await.unwrap();
+    env.emit(3);
+    env.emitted(100).await;
+    let all = env.quiet().await;
+    assert!(env.are_stored(&all[rows.len()..]).await);
+    assert_eq!(env.stored().await.unwrap().len(), all.len() - rows.len());
+    env.emitter.take().expect("it runs").stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_stops_in_time_though_the_broker_does_not_answer() {
-    let mut stage = Stage::set().await;
-    stage.emit(3);
+async fn a_service_stops_in_time_although_the_broker_does_not_answer() {
+    let mut env = Environment::set().await;
+    env.emit(3);
     for is_dead in [false, true] {
-        stage.emitted(100).await;
+        env.emitted(100).await;
         match is_dead {
-            false => stage.signal("-STOP"),
-            true => stage.break_down(),
+            false => env.signal("-STOP"),
+            true => env.break_down(),
         }
-        // Some of it was sent in vain, some was only handed over.
-        stage.emitted(100).await;
-        let stopped = stage.emitter.take().expect("it runs").stop();
+        // Some messages were sent without an acknowledgement, some only handed to the publisher.
+        env.emitted(100).await;
+        let stopped = env.emitter.take().expect("it runs").stop();
         tokio::time::timeout(STOPPED_WITHIN, stopped).await.expect("it stops");
         match is_dead {
-            false => stage.signal("-CONT"),
-            true => stage.come_back().await,
+            false => env.signal("-CONT"),
+            true => env.come_back().await,
         }
-        stage.start().await;
+        env.start().await;
     }
-    stage.ends_whole().await;
+    env.ends_whole().await;
 }

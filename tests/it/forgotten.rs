@@ -1,5 +1,5 @@
-//! What the streams no longer have: Valkey is emptied long after a sale was announced, and is
-//! filled again from those who own what it had.
+//! Forgotten: Valkey is emptied when the streams no longer have the events of a sale, and is rebuilt
+//! from the services that own the state.
 
 use events::{
     ScheduleId,
@@ -12,25 +12,25 @@ use harness::mesh::{Fan, Mesh, eventually, run};
 use mesh::valkey::Valkey;
 use onsale::{
     config::{PROVISIONER, SERVICES},
-    fleet::{Fleet, Rules},
+    fleet::{Fleet, ServiceConfigs},
     replay, room,
 };
 use serde_json::{Value, json};
 
 use crate::{broker::Broker, rest::Stores};
 
-/// The streams forget everything, as after a week, and Valkey loses what it had.
+/// The streams drop everything, as after a week, and Valkey loses everything.
 async fn forget(mesh: &Mesh, stores: &Stores) {
     stores.at_rest().await;
-    let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
-    for stream in Broker::fact_streams() {
+    let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
+    for stream in Broker::event_streams() {
         let stream = provisioner.jetstream.get_stream(&stream).await.expect("a stream");
         stream.purge().await.expect("purged");
     }
     redis::cmd("FLUSHALL").query_async::<()>(&mut stores.valkey()).await.expect("emptied");
 }
 
-/// The map once it is as it is wanted; a wrong one is never shown meanwhile.
+/// Waits until the map is as expected; a wrong map must never be shown meanwhile.
 async fn map_is(mesh: &Mesh, schedule: ScheduleId, wanted: &[(&str, SeatState)]) {
     let path = format!("/v1/schedules/{schedule}/seats");
     eventually("the map is there", || async {
@@ -58,13 +58,13 @@ async fn ranked(mesh: &Mesh, query: &str) -> Vec<RankedConcert> {
 }
 
 #[test]
-fn what_the_streams_have_forgotten_is_made_again_from_those_who_own_it() {
+fn state_that_the_streams_no_longer_have_is_rebuilt_from_its_owners() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let on_sale = mesh.open(6, |_| {}).await.schedule_id;
         let small = mesh.open(1, |_| {}).await.schedule_id;
-        let called_off = mesh.open(3, |_| {}).await.schedule_id;
+        let cancelled = mesh.open(3, |_| {}).await.schedule_id;
         let announced = mesh
             .open(4, |opening| {
                 opening.opens_at = Some(mesh::clock::now().plus_secs(10 * 86_400));
@@ -83,7 +83,7 @@ fn what_the_streams_have_forgotten_is_made_again_from_those_who_own_it() {
         let hold = holder.hold(on_sale, &["A-1-4"]).await;
         let last = buyer.hold(small, &["A-1-1"]).await;
         buyer.pay(&last).await;
-        cancel(&mesh, called_off).await;
+        cancel(&mesh, cancelled).await;
         let ticket = early.enter(announced).await.ticket;
         let taken =
             [("A-1-1", SeatState::Sold), ("A-1-2", SeatState::Sold), ("A-1-4", SeatState::Held)];
@@ -104,20 +104,20 @@ fn what_the_streams_have_forgotten_is_made_again_from_those_who_own_it() {
             rankings_are_whole(&mesh).await;
             assert_eq!(ranked(&mesh, "window=1h").await, sold);
             assert_eq!(ranked(&mesh, "by=sell_out").await, fastest);
-            // What is sold out stays so, and what was called off has its own word.
-            for (schedule, word) in [(small, "sold_out"), (called_off, "schedule_cancelled")] {
+            // A sold-out show stays so, and a cancelled one has a code of its own.
+            for (schedule, code) in [(small, "sold_out"), (cancelled, "schedule_cancelled")] {
                 let path = format!("/v1/schedules/{schedule}/queue");
                 let refused = holder.post(&path, &json!({})).await;
-                assert_eq!(refused.code().as_deref(), Some(word));
+                assert_eq!(refused.code().as_deref(), Some(code));
             }
         }
-        // Who has proof of a number stands where they stood.
+        // A fan whose ticket proves the place gets it back.
         forget(&mesh, &stores).await;
         enter(&holder, announced, &json!({})).await;
         let place = enter(&early, announced, &json!({ "ticket": ticket })).await;
         assert_eq!(place.position, Some(0));
 
-        // And the sale goes on: a hold is paid, and the seat that came back is sold.
+        // And the sale goes on: a hold is paid, and the cancelled seat is sold again.
         holder.pay(&hold).await;
         let again = holder.hold(on_sale, &["A-1-3"]).await;
         holder.pay(&again).await;
@@ -127,7 +127,7 @@ fn what_the_streams_have_forgotten_is_made_again_from_those_who_own_it() {
     });
 }
 
-/// Enters a room, once it is whole.
+/// Enters a waiting room, once it is whole.
 async fn enter(fan: &Fan<'_>, schedule: ScheduleId, body: &Value) -> Place {
     let path = format!("/v1/schedules/{schedule}/queue");
     eventually("the room is whole", || async {
@@ -153,7 +153,7 @@ async fn map_is_soon(mesh: &Mesh, schedule: ScheduleId, wanted: &[(&str, SeatSta
 
 async fn rankings_are_whole(mesh: &Mesh) {
     let store: Valkey<ranking::Charts> =
-        Valkey::new(&mesh.stage.config.valkey_url, Default::default()).expect("an address");
+        Valkey::new(&mesh.env.config.valkey_url, Default::default()).expect("an address");
     eventually("the ranking is whole again", || async {
         store.is_whole().await.is_ok_and(|whole| whole).then_some(())
     })
@@ -168,19 +168,19 @@ async fn cancel(mesh: &Mesh, schedule: ScheduleId) {
 }
 
 #[test]
-fn a_room_that_cannot_ask_an_owner_says_that_it_is_being_rebuilt() {
+fn a_waiting_room_that_cannot_reach_an_owner_answers_that_it_is_being_rebuilt() {
     run(async {
         let others: Vec<&str> =
             SERVICES.into_iter().filter(|service| *service != reservation::NAME).collect();
-        // The judge runs by itself, so that it can be stopped.
+        // The reservation service has a fleet of its own, so that it can be stopped.
         let mesh = Mesh::with(&others).await;
-        let judge = start_judge(&mesh).await;
+        let reservations = start_reservations(&mesh).await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
         let fan = mesh.fan(1_000).await;
         let hold = fan.hold(schedule, &["A-1-1"]).await;
         fan.pay(&hold).await;
-        let stores = Stores::of(&mesh.stage).await;
-        judge.stop().await;
+        let stores = Stores::of(&mesh.env).await;
+        reservations.stop().await;
         redis::cmd("FLUSHALL").query_async::<()>(&mut stores.valkey()).await.expect("emptied");
         let path = format!("/v1/schedules/{schedule}/queue");
         for _ in 0..20 {
@@ -189,27 +189,27 @@ fn a_room_that_cannot_ask_an_owner_says_that_it_is_being_rebuilt() {
             assert!(refused.headers.contains_key("retry-after"));
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
-        let judge = start_judge(&mesh).await;
-        eventually("the room is whole again", || async {
+        let reservations = start_reservations(&mesh).await;
+        eventually("the waiting room is whole again", || async {
             (fan.post(&path, &json!({})).await.status == 200).then_some(())
         })
         .await;
-        judge.stop().await;
+        reservations.stop().await;
         mesh.stop().await;
     });
 }
 
-async fn start_judge(mesh: &Mesh) -> Fleet {
-    let rules = Rules::default();
-    let judge = Fleet::start(&mesh.stage.config, &[reservation::NAME], &rules).await;
-    judge.expect("a service")
+async fn start_reservations(mesh: &Mesh) -> Fleet {
+    let configs = ServiceConfigs::default();
+    let fleet = Fleet::start(&mesh.env.config, &[reservation::NAME], &configs).await;
+    fleet.expect("a service")
 }
 
 #[test]
-fn rooms_are_replayed_in_place_and_the_sale_goes_on() {
+fn waiting_rooms_are_replayed_in_place_and_the_sale_goes_on() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let schedule = mesh.open(2, |opening| opening.admission.active_max = 1).await.schedule_id;
         let (first, second) = (mesh.fan(1_000).await, mesh.fan(1_000).await);
         let hold = first.hold(schedule, &["A-1-1"]).await;
@@ -224,21 +224,21 @@ fn rooms_are_replayed_in_place_and_the_sale_goes_on() {
             .query_async::<()>(&mut valkey)
             .await
             .expect("spoilt");
-        replay::replay_rooms(&mesh.stage.config).await.expect("replayed");
+        replay::replay_rooms(&mesh.env.config).await.expect("replayed");
         let after = second.place(schedule).await;
         assert_eq!((after.state, after.position), (before.state, before.position));
         let sold: i64 =
             redis::cmd("HGET").arg(&room).arg("sold").query_async(&mut valkey).await.unwrap_or(0);
-        assert_eq!(sold, 0, "it is mended");
+        assert_eq!(sold, 0, "it is corrected");
         first.pay(&hold).await;
         second.pass(schedule).await;
         let last = second.hold(schedule, &["A-1-2"]).await;
         second.pay(&last).await;
         mesh.receipt_is_clean(schedule).await;
-        // The read models are made of the same.
-        let maps = Valkey::new(&mesh.stage.config.valkey_url, concert::MapRules::default());
+        // The read models are rebuilt from the same state.
+        let maps = Valkey::new(&mesh.env.config.valkey_url, concert::MapConfig::default());
         let model = room::seat_maps(maps.expect("a store").into());
-        let rebuilt = replay::replay(&mesh.stage.config, concert::NAME, model).await;
+        let rebuilt = replay::replay(&mesh.env.config, concert::NAME, model).await;
         assert!(rebuilt.expect("replayed").difference.expect("compared").is_none());
         mesh.stop().await;
     });

@@ -1,4 +1,4 @@
-//! Whoever runs a service is told when it cannot do its work.
+//! Health: a service that cannot work says so, and so does `doctor`.
 
 use harness::mesh::{Mesh, eventually, run};
 use onsale::{config::PROVISIONER, doctor, fleet, health::Listener, http::Http};
@@ -21,7 +21,7 @@ fn a_service_without_its_database_is_alive_but_not_ready_until_it_is_back() {
         becomes(503).await;
         listener.watch(&mesh.fleet);
         becomes(200).await;
-        let postgres = mesh.stage.servers.as_ref().expect("our own servers").postgres.clone();
+        let postgres = mesh.env.servers.as_ref().expect("our own servers").postgres.clone();
         postgres.kill();
         becomes(503).await;
         assert_eq!(http.get("/healthz").send().await.expect("an answer").status, 200);
@@ -32,35 +32,36 @@ fn a_service_without_its_database_is_alive_but_not_ready_until_it_is_back() {
 }
 
 #[test]
-fn a_stream_that_is_gone_is_named_and_everything_is_published_again_once_it_is_back() {
+fn a_missing_stream_is_reported_and_everything_is_published_again_once_it_is_back() {
     run(async {
         let mesh = Mesh::own().await;
         let schedule = mesh.open(1, |_| {}).await.schedule_id;
         let fan = mesh.fan(100).await;
         let hold = fan.hold(schedule, &["A-1-1"]).await;
         fan.pay(&hold).await;
-        let is_well = || async { doctor::ills(&mesh.stage.config).await.is_empty().then_some(()) };
+        let is_well =
+            || async { doctor::problems(&mesh.env.config).await.is_empty().then_some(()) };
         eventually("doctor finds nothing wrong", is_well).await;
 
-        let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
         provisioner.jetstream.delete_stream("PAYMENT").await.expect("deleted");
-        let ills = doctor::ills(&mesh.stage.config).await;
+        let problems = doctor::problems(&mesh.env.config).await;
         for part in ["streams and consumers: ", "outbox of payment: "] {
-            assert!(ills.iter().any(|ill| ill.starts_with(part)), "{part} {ills:?}");
+            assert!(problems.iter().any(|ill| ill.starts_with(part)), "{part} {problems:?}");
         }
-        eventually("those who consume it say so", || async {
+        eventually("its consumers report it", || async {
             let running = mesh.fleet.running().iter();
-            let ails: Vec<String> = running.flat_map(|one| one.health().ails()).collect();
-            ails.iter().any(|ail| ail.contains("PAYMENT")).then_some(())
+            let faults: Vec<String> = running.flat_map(|one| one.health().faults()).collect();
+            faults.iter().any(|ail| ail.contains("PAYMENT")).then_some(())
         })
         .await;
 
-        fleet::apply_topology(&mesh.stage.config).await.expect("made again");
+        fleet::apply_topology(&mesh.env.config).await.expect("created again");
         eventually("everything is published again", is_well).await;
         let is_ready = || async {
             mesh.fleet.running().iter().all(|one| one.health().is_ready()).then_some(())
         };
-        eventually("everybody is ready again", is_ready).await;
+        eventually("every service is ready again", is_ready).await;
         mesh.stop().await;
     });
 }

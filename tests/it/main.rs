@@ -1,4 +1,4 @@
-//! The fast proofs, as one binary.
+//! The fast tests, as one binary.
 
 mod access;
 mod architecture;

@@ -1,4 +1,4 @@
-//! Messages and their events, taken apart and packed anew, as their producers publish them.
+//! Messages and their events, unpacked and packed again as their producers publish them.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -6,7 +6,7 @@ use async_nats::{HeaderMap, header::NATS_MESSAGE_ID, jetstream::message::StreamM
 use bytes::Bytes;
 use events::{CONTENT_TYPE, Envelope};
 use harness::mesh::SOON;
-use onsale::stage::Stage;
+use onsale::environment::Environment;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -35,19 +35,19 @@ impl StoredEvent {
         id_of(&self.json)
     }
 
-    /// The event itself.
+    /// The data of the event.
     pub fn data(&self) -> &Value {
         &self.json["data"]
     }
 
-    /// The same as a new event, as if its producer's handler had run once more.
+    /// The same data in a new event, as if the producer's handler had run once more.
     pub fn anew(&self) -> Value {
         let mut json = self.json.clone();
         json["id"] = json!(Uuid::now_v7());
         json
     }
 
-    /// Another event of this type, about something of its own, that nobody can read.
+    /// Another event of this type, about an entity of its own, that no consumer can read.
     pub fn poison(&self) -> Value {
         let mut json = self.anew();
         json["subject"] = json!(Uuid::now_v7());
@@ -57,9 +57,9 @@ impl StoredEvent {
     }
 }
 
-/// The event that a subject is of.
+/// The name of the event that a subject belongs to.
 pub fn name_of(subject: &str) -> &str {
-    events::fact_of_subject(subject).expect("streams of facts keep facts")
+    events::event_of_subject(subject).expect("a subject of an event")
 }
 
 /// The id of an event.
@@ -71,13 +71,13 @@ pub fn id_of(json: &Value) -> Uuid {
 /// The id of a message.
 pub fn message_id(message: &StreamMessage) -> Uuid {
     let id = header(message, "Nats-Msg-Id").and_then(|id| id.parse().ok());
-    id.unwrap_or_else(|| panic!("no message of ours: {message:?}"))
+    id.unwrap_or_else(|| panic!("not a message of the mesh: {message:?}"))
 }
 
-/// Takes a message apart. It is a batch of CloudEvents with nothing else about it.
+/// Unpacks a message, which must be a batch of CloudEvents and have no further headers.
 pub fn events_of(message: &StreamMessage) -> Vec<StoredEvent> {
     let is_batch = header(message, "content-type") == Some(CONTENT_TYPE);
-    assert!(is_batch && message.headers.len() == 2, "no message of ours: {message:?}");
+    assert!(is_batch && message.headers.len() == 2, "not a message of the mesh: {message:?}");
     let events: Vec<Value> = serde_json::from_slice(&message.payload).expect("an array");
     let stored = |json: Value| {
         assert_eq!(complaints(&json), [""; 0], "{json}");
@@ -93,9 +93,9 @@ pub fn events_of(message: &StreamMessage) -> Vec<StoredEvent> {
 /// A message to be published.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// Where.
+    /// Its subject.
     pub subject: String,
-    /// What it is known by.
+    /// Its id, by which a repeat is recognised.
     pub id: Uuid,
     /// The events.
     pub body: Bytes,
@@ -108,7 +108,7 @@ impl Message {
         Self { subject: subject.to_owned(), id: Uuid::now_v7(), body }
     }
 
-    /// The very same message once more.
+    /// The same message once more, with the same id.
     pub fn again(stored: &StreamMessage) -> Self {
         let (id, body) = (message_id(stored), stored.payload.clone());
         Self { subject: stored.subject.to_string(), id, body }
@@ -117,21 +117,21 @@ impl Message {
 
 /// The producers, each under its own identity.
 pub struct Producers<'a> {
-    stage: &'a Stage,
+    env: &'a Environment,
     known: BTreeMap<String, Broker>,
 }
 
 impl<'a> Producers<'a> {
-    pub fn of(stage: &'a Stage) -> Self {
-        Self { stage, known: BTreeMap::new() }
+    pub fn of(env: &'a Environment) -> Self {
+        Self { env, known: BTreeMap::new() }
     }
 
-    /// Publishes a message as the service that its subject belongs to; whether it was stored,
-    /// and not recognised as one that is there.
+    /// Publishes a message as the service that its subject belongs to. Returns whether it was
+    /// stored, and not recognised as a duplicate.
     pub async fn publish(&mut self, message: &Message) -> bool {
         let producer = events::producer_of(name_of(&message.subject));
         if !self.known.contains_key(producer) {
-            let broker = Broker::of(self.stage, producer).await;
+            let broker = Broker::of(self.env, producer).await;
             self.known.insert(producer.to_owned(), broker);
         }
         let mut headers = HeaderMap::new();
@@ -144,7 +144,7 @@ impl<'a> Producers<'a> {
             let (subject, body) = (message.subject.clone(), message.body.clone());
             let sent = jetstream.publish_with_headers(subject, headers.clone(), body).await;
             match sent.expect("sent").await {
-                // What was stored without our hearing of it is a duplicate of our own.
+                // After an attempt whose acknowledgement was lost, the duplicate is our own.
                 Ok(ack) => return is_again || !ack.duplicate,
                 Err(error) => assert!(Instant::now() < until, "{error}: {}", message.subject),
             }
@@ -153,7 +153,7 @@ impl<'a> Producers<'a> {
     }
 }
 
-/// Publishes the very same message once more, as soon as its broker no longer knows it; see
+/// Publishes the same message once more, as soon as the broker no longer remembers its id; see
 /// [`Broker::forget_ids`].
 pub async fn repeat(producers: &mut Producers<'_>, stored: &StreamMessage) {
     let again = Message::again(stored);
@@ -165,9 +165,9 @@ pub async fn repeat(producers: &mut Producers<'_>, stored: &StreamMessage) {
 }
 
 /// Publishes stored events again, in this order, each in a message of its own and under a new
-/// id, as if the producer's handler had run once more. The new ids.
-pub async fn tell_again(stage: &Stage, events: &[StoredEvent]) -> Vec<Uuid> {
-    let mut producers = Producers::of(stage);
+/// id, as if the producer's handler had run once more. Returns the new ids.
+pub async fn emit_again(env: &Environment, events: &[StoredEvent]) -> Vec<Uuid> {
+    let mut producers = Producers::of(env);
     let mut ids = Vec::new();
     for event in events {
         let anew = event.anew();

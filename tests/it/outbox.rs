@@ -1,4 +1,4 @@
-//! What was emitted comes out: once, whatever dies or is forgotten on the way.
+//! Every emitted event is published once, whatever process dies and whatever the broker loses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,8 +10,8 @@ use harness::mesh::{Mesh, eventually, run};
 use mesh::failpoint::Failpoint;
 use onsale::{
     config::PROVISIONER,
-    fleet::{self, Fleet, Rules},
-    stage::Stage,
+    environment::Environment,
+    fleet::{self, Fleet, ServiceConfigs},
 };
 use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool};
@@ -24,35 +24,36 @@ use crate::{
     rest::{Stores, assert_same},
 };
 
-/// A message that nobody consumes.
+/// The subject of messages that are not consumed here.
 const SUBJECT: &str = "onsale.point.charged.v1.-";
-/// Messages emitted at a time: fewer than a sweep takes, as many, one more, and several times.
+/// How many messages are emitted at a time: fewer than a sweep takes, as many, one more, and
+/// several times as many.
 const BURSTS: [usize; 5] = [3, 128, 1, 129, 700];
 /// More than anything in the mesh takes at a time, and enough for sequences of five digits.
 const MANY: usize = 10_001;
 /// How long `MANY` may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Longer than the publisher of a service that was killed keeps what it had in its hands.
+/// The lease on the rows that the publisher of a killed process had.
 const LEASE: &str = "2 seconds";
 
 /// Servers on which one service runs alone.
-async fn alone(service: &str) -> (Stage, Fleet) {
-    let stage = Stage::set(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
-    let fleet = start(&stage, service).await;
-    (stage, fleet)
+async fn alone(service: &str) -> (Environment, Fleet) {
+    let env = Environment::start(None, std::sync::Arc::new(|_: &str| {})).await.expect("servers");
+    let fleet = start(&env, service).await;
+    (env, fleet)
 }
 
-async fn start(stage: &Stage, service: &str) -> Fleet {
-    Fleet::start(&stage.config, &[service], &Rules::default()).await.expect("a service")
+async fn start(env: &Environment, service: &str) -> Fleet {
+    Fleet::start(&env.config, &[service], &ServiceConfigs::default()).await.expect("a service")
 }
 
-async fn connect(stage: &Stage) -> PgConnection {
-    let url = stage.config.database_url("point").expect("an address");
+async fn connect(env: &Environment) -> PgConnection {
+    let url = env.config.database_url("point").expect("an address");
     PgConnection::connect(url).await.expect("a connection")
 }
 
-/// Emits `count` messages as a transaction of the point service does whose process dies right
-/// after: nobody has them in memory, and they belong to it for as long as `lease`.
+/// Emits `count` messages as a transaction of a point service whose process dies right after it:
+/// no publisher has them in memory, and they are leased to the dead process for `lease`.
 async fn emit(tx: &mut PgConnection, count: usize, lease: &str) -> BTreeSet<Uuid> {
     let emitted: Vec<Message> = (0..count).map(|_| Message::of(SUBJECT, &[event()])).collect();
     sqlx::query(
@@ -83,7 +84,7 @@ fn event() -> serde_json::Value {
     })
 }
 
-/// Waits until exactly these are in the stream, each once, and marked with where they are.
+/// Waits until exactly these are in the stream, each once, and marked with their sequences.
 async fn published(stores: &Stores, emitted: &BTreeSet<Uuid>) {
     let pool = stores.database("point");
     let all = eventually("everything is published and marked", || async {
@@ -102,7 +103,7 @@ async fn published(stores: &Stores, emitted: &BTreeSet<Uuid>) {
     }
 }
 
-/// By its sequence in the stream, each message that has one.
+/// Each message that has a mark, by its sequence in the stream.
 async fn marks(pool: &PgPool) -> BTreeMap<u64, Uuid> {
     let marked: Vec<(i64, Uuid)> =
         sqlx::query_as("select stream_seq, id from mesh.outbox where stream_seq is not null")
@@ -112,7 +113,7 @@ async fn marks(pool: &PgPool) -> BTreeMap<u64, Uuid> {
     marked.into_iter().map(|(sequence, id)| (sequence.unsigned_abs(), id)).collect()
 }
 
-/// Around each sequence that has a digit more than the one before, and some others.
+/// Selects the sequences around each change in the number of digits, and some others.
 fn is_worth_a_look(sequence: u64) -> bool {
     let is_edge = |at: u64| at.checked_ilog10() != (at - 1).checked_ilog10();
     is_edge(sequence) || is_edge(sequence + 1) || sequence.is_multiple_of(97)
@@ -121,9 +122,9 @@ fn is_worth_a_look(sequence: u64) -> bool {
 #[test]
 fn a_transaction_that_begins_first_and_commits_last_is_published() {
     run(async {
-        let (stage, fleet) = alone("point").await;
-        let stores = Stores::of(&stage).await;
-        let (mut slow, mut fast) = (connect(&stage).await, connect(&stage).await);
+        let (env, fleet) = alone("point").await;
+        let stores = Stores::of(&env).await;
+        let (mut slow, mut fast) = (connect(&env).await, connect(&env).await);
         let mut first = slow.begin().await.expect("begun");
         let early = emit(&mut first, 2, "0").await;
         let late = emit(&mut fast, 2, "0").await;
@@ -131,16 +132,16 @@ fn a_transaction_that_begins_first_and_commits_last_is_published() {
         first.commit().await.expect("committed");
         published(&stores, &early.into_iter().chain(late).collect()).await;
         fleet.stop().await;
-        stage.strike().await;
+        env.stop().await;
     });
 }
 
 #[test]
 fn a_transaction_that_is_rolled_back_publishes_nothing() {
     run(async {
-        let (stage, fleet) = alone("point").await;
-        let stores = Stores::of(&stage).await;
-        let (mut slow, mut fast) = (connect(&stage).await, connect(&stage).await);
+        let (env, fleet) = alone("point").await;
+        let stores = Stores::of(&env).await;
+        let (mut slow, mut fast) = (connect(&env).await, connect(&env).await);
         let mut doomed = slow.begin().await.expect("begun");
         emit(&mut doomed, 1, "0").await;
         let before = emit(&mut fast, 1, "0").await;
@@ -149,16 +150,16 @@ fn a_transaction_that_is_rolled_back_publishes_nothing() {
         let after = emit(&mut fast, 1, "0").await;
         published(&stores, &before.into_iter().chain(after).collect()).await;
         fleet.stop().await;
-        stage.strike().await;
+        env.stop().await;
     });
 }
 
 #[test]
 fn a_publisher_killed_between_publishing_and_marking_publishes_nothing_twice() {
     run(async {
-        let (stage, mut fleet) = alone("point").await;
-        let stores = Stores::of(&stage).await;
-        let mut connection = connect(&stage).await;
+        let (env, mut fleet) = alone("point").await;
+        let stores = Stores::of(&env).await;
+        let mut connection = connect(&env).await;
         let mut emitted = BTreeSet::new();
         for (round, count) in BURSTS.into_iter().enumerate() {
             let hits = || fleet.running()[0].failpoints().hits(Failpoint::BeforeMark);
@@ -167,26 +168,26 @@ fn a_publisher_killed_between_publishing_and_marking_publishes_nothing_twice() {
             emitted.extend(emit(&mut connection, count, "0").await);
             eventually("the publisher has died", || async { (hits() > before).then_some(()) })
                 .await;
-            // Half of the time it comes back by itself, half of the time another one does.
+            // In every second round the publisher recovers by itself, else another instance starts.
             if round % 2 == 0 {
                 fleet.abandon();
-                fleet = start(&stage, "point").await;
+                fleet = start(&env, "point").await;
             }
             published(&stores, &emitted).await;
         }
         fleet.stop().await;
-        stage.strike().await;
+        env.stop().await;
     });
 }
 
 #[test]
-fn what_a_killed_process_left_behind_is_published_by_the_others_once() {
+fn the_backlog_of_a_killed_process_is_published_once_by_the_other_instances() {
     run(async {
-        let (stage, first) = alone("point").await;
-        let second = start(&stage, "point").await;
-        let stores = Stores::of(&stage).await;
-        let mut connection = connect(&stage).await;
-        // Half of it is still in the hands of whoever has died.
+        let (env, first) = alone("point").await;
+        let second = start(&env, "point").await;
+        let stores = Stores::of(&env).await;
+        let mut connection = connect(&env).await;
+        // Half of it is still leased to a process that has died.
         let mut emitted = emit(&mut connection, 300, LEASE).await;
         emitted.extend(emit(&mut connection, 300, "0").await);
         published(&stores, &emitted).await;
@@ -194,23 +195,23 @@ fn what_a_killed_process_left_behind_is_published_by_the_others_once() {
         emitted.extend(emit(&mut connection, 300, LEASE).await);
         published(&stores, &emitted).await;
         second.stop().await;
-        stage.strike().await;
+        env.stop().await;
     });
 }
 
 #[test]
 fn a_backlog_of_any_size_is_published_whole() {
     run(async {
-        let (stage, fleet) = alone("point").await;
-        let stores = Stores::of(&stage).await;
+        let (env, fleet) = alone("point").await;
+        let stores = Stores::of(&env).await;
         fleet.stop().await;
-        let mut connection = connect(&stage).await;
+        let mut connection = connect(&env).await;
         let emitted = emit(&mut connection, MANY, "0").await;
-        let fleet = start(&stage, "point").await;
+        let fleet = start(&env, "point").await;
         published(&stores, &emitted).await;
         fleet.stop().await;
-        // Whoever comes next compares all of it with the stream, and finds nothing to do.
-        let fleet = start(&stage, "point").await;
+        // The next instance compares all of it with the stream, and finds nothing to do.
+        let fleet = start(&env, "point").await;
         eventually("outbox and stream were compared", || async {
             let verified: Option<i64> = sqlx::query_scalar("select stream_seq from mesh.verified")
                 .fetch_optional(stores.database("point"))
@@ -221,33 +222,33 @@ fn a_backlog_of_any_size_is_published_whole() {
         .await;
         published(&stores, &emitted).await;
         fleet.stop().await;
-        stage.strike().await;
+        env.stop().await;
     });
 }
 
 #[test]
-fn what_the_broker_forgot_is_told_again_and_changes_nothing() {
+fn events_that_the_broker_lost_are_published_again_and_change_nothing() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let schedules = scenario::every_flow(&mesh).await;
         let before = stores.at_rest().await;
-        let told = ids(&stores.broker).await;
+        let emitted = ids(&stores.broker).await;
 
-        forget_everything(&mesh.stage).await;
-        assert!(ids(&stores.broker).await.len() < told.len(), "it was forgotten");
-        let servers = mesh.stage.servers.as_ref().expect("servers of our own");
+        forget_everything(&mesh.env).await;
+        assert!(ids(&stores.broker).await.len() < emitted.len(), "they were lost");
+        let servers = mesh.env.servers.as_ref().expect("servers of our own");
         servers.nats.restart().await.expect("the broker is back");
-        eventually("everything was told again", || async {
-            (ids(&stores.broker).await == told).then_some(())
+        eventually("everything is published again", || async {
+            (ids(&stores.broker).await == emitted).then_some(())
         })
         .await;
-        assert_same(&before, &stores.at_rest().await, "told again");
+        assert_same(&before, &stores.at_rest().await, "published again");
         receipt_is_clean(&mesh, &schedules).await;
         let dead = stores.broker.stored("DEAD_LETTERS", 0).await;
         assert!(dead.is_empty(), "{dead:?}");
 
-        // And the mesh goes on selling.
+        // And the sale goes on.
         let schedule = mesh.open(1, |_| {}).await.schedule_id;
         let fan = mesh.fan(100).await;
         let hold = fan.hold(schedule, &["A-1-1"]).await;
@@ -257,27 +258,27 @@ fn what_the_broker_forgot_is_told_again_and_changes_nothing() {
     });
 }
 
-/// The broker comes back with empty streams of facts and consumers that know nothing.
-async fn forget_everything(stage: &Stage) {
-    let provisioner = Broker::of(stage, PROVISIONER).await;
-    for stream in Broker::fact_streams() {
+/// Recreates all streams of events, empty, and their consumers.
+async fn forget_everything(env: &Environment) {
+    let provisioner = Broker::of(env, PROVISIONER).await;
+    for stream in Broker::event_streams() {
         provisioner.jetstream.delete_stream(&stream).await.expect("deleted");
     }
-    fleet::apply_topology(&stage.config).await.expect("made again");
+    fleet::apply_topology(&env.config).await.expect("created again");
 }
 
-/// Every event told, with its subject, in no particular order: what was forgotten is published
-/// again in the order of the outbox.
+/// Every stored event, with its subject, in no particular order: lost events are published again
+/// in the order of the outbox.
 async fn ids(broker: &Broker) -> BTreeMap<Uuid, String> {
-    let facts = broker.facts_after(&BTreeMap::new()).await;
-    facts.into_iter().map(|fact| (fact.id(), fact.subject)).collect()
+    let events = broker.events_after(&BTreeMap::new()).await;
+    events.into_iter().map(|event| (event.id(), event.subject)).collect()
 }
 
 #[test]
 fn an_emptied_valkey_is_rebuilt_and_fans_keep_their_places() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let one_at_a_time = |opening: &mut events::concert::OpenSchedule| {
             opening.admission.active_max = 1;
         };
@@ -294,7 +295,7 @@ fn an_emptied_valkey_is_rebuilt_and_fans_keep_their_places() {
         let mut valkey = stores.valkey();
         redis::cmd("FLUSHALL").query_async::<()>(&mut valkey).await.expect("emptied");
         let path = format!("/v1/schedules/{schedule}/queue/me");
-        eventually("the room is whole again", || async {
+        eventually("the waiting room is whole again", || async {
             (holder.get(&path).await.status == 200).then_some(())
         })
         .await;
@@ -304,7 +305,7 @@ fn an_emptied_valkey_is_rebuilt_and_fans_keep_their_places() {
             assert_eq!(after.reserve_until, before.reserve_until);
         }
 
-        // The holder pays, the line moves on in its order, and passes old and new are good.
+        // The holder pays, the queue moves on in its order, and old and new passes are valid.
         holder.pay(&hold).await;
         let pass = second.pass(schedule).await;
         assert_eq!(third.place(schedule).await.position, Some(0));

@@ -1,4 +1,4 @@
-//! Who may do what on the broker and in the databases, one identity after the other.
+//! Permissions: what each identity may do on the broker and in the databases.
 
 use std::{
     str::FromStr,
@@ -6,12 +6,12 @@ use std::{
 };
 
 use async_nats::jetstream;
-use events::dead_letter::{DISCARD, LETTERS, REDRIVE};
-use harness::{facts, mesh::run, wiring};
+use events::dead_letter::{DEAD_LETTERS, DISCARD, REDRIVE};
+use harness::{event_types, mesh::run, wiring};
 use mesh::Wiring;
 use onsale::{
     config::{PROVISIONER, WITH_DATABASE, answers},
-    stage::Stage,
+    environment::Environment,
 };
 use servers::IDENTITIES;
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
@@ -19,17 +19,17 @@ use tokio::sync::Mutex;
 
 use crate::broker::Broker;
 
-/// What all services ask each other for: the keys that verify tokens and passes.
+/// The queries that all services send to each other: for the keys that verify tokens and passes.
 const KEYS: [&str; 2] = ["user.jwks", "queue.jwks"];
 
-/// What services ask each other for when they have lost it, and who asks.
+/// The queries for state that a service has lost, each with the services that send it.
 const STATED: [(&str, &[&str]); 3] = [
     ("concert.all_schedules", &["concert", "queue", "ranking"]),
     ("reservation.all_seats", &["concert", "queue"]),
     ("payment.all_sales", &["ranking"]),
 ];
 
-/// Something that somebody may do, and nobody else.
+/// Something that only these identities may do.
 struct Right {
     does: Does,
     subject: String,
@@ -57,18 +57,18 @@ fn known(name: &str) -> &'static str {
     IDENTITIES.iter().find(|identity| **identity == name).expect("an identity")
 }
 
-/// The user of a service that answers.
+/// The identity that answers for a service.
 fn answering(service: &str) -> &'static str {
     known(&answers(service))
 }
 
-/// Who may look at streams, and so may ask how the broker is.
-fn who_looks() -> Vec<&'static str> {
+/// The identities that may read streams, and so may query the health of the broker.
+fn readers() -> Vec<&'static str> {
     let looks = |one: &&str| !one.ends_with("-answers") && !["client", "callout"].contains(one);
     IDENTITIES.iter().copied().filter(looks).collect()
 }
 
-/// Every right that is worth having, made of what the services declare of themselves.
+/// Every right that matters, derived from what the services declare.
 fn rights() -> Vec<Right> {
     let wirings = wiring::all();
     let mut rights = vec![
@@ -85,14 +85,14 @@ fn rights() -> Vec<Right> {
         Right::publish("$JS.API.STREAM.PURGE.MINE", &[PROVISIONER]),
         Right::publish("$JS.API.STREAM.MSG.DELETE.MINE", &[PROVISIONER]),
         Right::publish("probe.x", &[PROVISIONER]),
-        // How the broker is, and nothing else of its own account.
-        Right::publish("broker.health", &who_looks()),
+        // The health of the broker, and nothing else of its system account.
+        Right::publish("broker.health", &readers()),
         Right::publish("$SYS.REQ.SERVER.PING.HEALTHZ", &[]),
         Right::publish("$SYS.REQ.SERVER.PING.CONNZ", &[]),
     ];
-    for fact in &facts::ALL {
-        let producer = known(events::producer_of(fact.name));
-        rights.push(Right::publish(events::subject(fact.name, fact.version, None), &[producer]));
+    for event in &event_types::ALL {
+        let producer = known(events::producer_of(event.name));
+        rights.push(Right::publish(events::subject(event.name, event.version, None), &[producer]));
     }
     for (stream, service) in Broker::consumers() {
         let (owner, place) = (known(&service), format!("{stream}.{service}"));
@@ -105,13 +105,14 @@ fn rights() -> Vec<Right> {
             Right::publish(format!("$JS.API.CONSUMER.RESET.{stream}.mine"), &[PROVISIONER]),
         ]);
     }
-    for (endpoint, askers) in STATED {
+    for (endpoint, clients) in STATED {
         let owner = known(events::producer_of(endpoint));
-        rights.push(Right::publish(format!("state.{endpoint}"), askers));
+        rights.push(Right::publish(format!("state.{endpoint}"), clients));
         rights.push(Right::subscribe(format!("state.{owner}.>"), &[answering(owner)]));
     }
     wirings.iter().for_each(|wiring| rights.extend(rights_around(wiring)));
-    // Copies of dead letters are for whoever looks with `nats`; services have the letters.
+    // Copies of dead letters are for operators with the `nats` command; the services themselves
+    // have the dead letters.
     for (_, service) in Broker::consumers() {
         rights.push(Right::subscribe(format!("dlq.{service}.>"), &["operator"]));
     }
@@ -120,8 +121,8 @@ fn rights() -> Vec<Right> {
     rights
 }
 
-/// Who answers whom, and where: inboxes are read by their owners alone, and written to by those
-/// who do nothing else.
+/// The rights for requests and answers: only its owner reads an inbox, and only the identities for
+/// answering, which do nothing else, write to it.
 fn rights_to_inboxes() -> Vec<Right> {
     let services = wiring::all().map(|wiring| known(wiring.service));
     let answering: Vec<_> = services.iter().map(|service| answering(service)).collect();
@@ -139,21 +140,21 @@ fn rights_to_inboxes() -> Vec<Right> {
         |identity: &&&str| **identity != "callout" && !identity.ends_with("-answers");
     for identity in IDENTITIES.iter().filter(takes_answers) {
         rights.push(Right::subscribe(format!("_INBOX_{identity}.>"), &[identity]));
-        // Nobody answers who makes streams: it asks JetStream alone.
+        // No service answers the provisioner: it sends requests to JetStream only.
         let who = if *identity == PROVISIONER { &[] } else { &*answering };
         rights.push(Right::publish(format!("_INBOX_{identity}.x"), who));
     }
     rights
 }
 
-/// What belongs to one service: its commands, its dead letters, what it says live.
+/// The rights of one service: its commands, its dead letters, its announcements.
 fn rights_around(wiring: &Wiring) -> Vec<Right> {
     let service = known(wiring.service);
     let mut rights = vec![Right::subscribe(format!("cmd.{service}.>"), &[answering(service)])];
-    // Who reads whole streams buries nothing, and has nothing to say in passing.
-    if !wiring.hears.is_empty() {
+    // A service that reads whole streams has no dead letters and no announcements.
+    if !wiring.consumes.is_empty() {
         rights.push(Right::publish(format!("dlq.{service}.x"), &[service]));
-        for verb in [LETTERS, REDRIVE, DISCARD] {
+        for verb in [DEAD_LETTERS, REDRIVE, DISCARD] {
             let asked = format!("cmd.{service}.{verb}");
             rights.push(Right::publish(asked, &["gateway", "client"]));
         }
@@ -169,27 +170,27 @@ fn rights_around(wiring: &Wiring) -> Vec<Right> {
     rights
 }
 
-/// Servers without any service: only the broker and the databases are asked here. The last
-/// test to end takes them down.
-async fn stage() -> Arc<Stage> {
-    static STAGE: Mutex<Weak<Stage>> = Mutex::const_new(Weak::new());
-    let mut shared = STAGE.lock().await;
-    if let Some(stage) = shared.upgrade() {
-        return stage;
+/// Servers without any service: these tests need only the broker and the databases. The last test
+/// to end stops them.
+async fn env() -> Arc<Environment> {
+    static SHARED: Mutex<Weak<Environment>> = Mutex::const_new(Weak::new());
+    let mut shared = SHARED.lock().await;
+    if let Some(env) = shared.upgrade() {
+        return env;
     }
-    let stage = Stage::set(None, Arc::new(|_: &str| {})).await.expect("servers");
-    let stage = Arc::new(stage);
-    *shared = Arc::downgrade(&stage);
-    stage
+    let env = Environment::start(None, Arc::new(|_: &str| {})).await.expect("servers");
+    let env = Arc::new(env);
+    *shared = Arc::downgrade(&env);
+    env
 }
 
 #[test]
-fn everybody_may_do_what_is_theirs_and_is_refused_everything_else() {
+fn each_identity_has_its_own_rights_and_is_refused_everything_else() {
     run(async {
-        let stage = stage().await;
+        let env = env().await;
         let rights = rights();
         for identity in IDENTITIES {
-            let mut broker = Broker::of(&stage, identity).await;
+            let mut broker = Broker::of(&env, identity).await;
             let (theirs, others): (Vec<_>, Vec<_>) =
                 rights.iter().partition(|right| right.who.contains(identity));
             for right in theirs {
@@ -208,7 +209,7 @@ fn everybody_may_do_what_is_theirs_and_is_refused_everything_else() {
 async fn exercise(broker: &Broker, right: &Right) {
     let subject = right.subject.clone();
     match right.does {
-        // The answer, if there is one, is nobody's concern here.
+        // The answer, if there is one, does not matter here.
         Does::Publish => {
             let reply = broker.client.new_inbox();
             let sent = broker.client.publish_with_reply(subject, reply, "{}".into());
@@ -220,17 +221,17 @@ async fn exercise(broker: &Broker, right: &Right) {
 }
 
 #[test]
-fn a_service_has_its_facts_stored_and_takes_its_own_consumer() {
+fn a_service_publishes_its_events_and_uses_its_own_consumer() {
     run(async {
-        let stage = stage().await;
-        for fact in &facts::ALL {
-            let producer = Broker::of(&stage, events::producer_of(fact.name)).await;
-            let subject = events::subject(fact.name, fact.version, None);
+        let env = env().await;
+        for event in &event_types::ALL {
+            let producer = Broker::of(&env, events::producer_of(event.name)).await;
+            let subject = events::subject(event.name, event.version, None);
             let sent = producer.jetstream.publish(subject, "{}".into()).await.expect("sent");
-            sent.await.unwrap_or_else(|error| panic!("{} is not stored: {error}", fact.name));
+            sent.await.unwrap_or_else(|error| panic!("{} is not stored: {error}", event.name));
         }
         for (stream, service) in Broker::consumers() {
-            let broker = Broker::of(&stage, &service).await;
+            let broker = Broker::of(&env, &service).await;
             let consumer: jetstream::consumer::PullConsumer = broker
                 .jetstream
                 .get_consumer_from_stream(&service, &stream)
@@ -238,18 +239,18 @@ fn a_service_has_its_facts_stored_and_takes_its_own_consumer() {
                 .unwrap_or_else(|error| panic!("{service} cannot see its consumer: {error}"));
             let mut messages = consumer.fetch().max_messages(1).messages().await.expect("asked");
             let message = futures::StreamExt::next(&mut messages).await;
-            let message = message.expect("a message").expect("a message that was told");
+            let message = message.expect("a message").expect("a message that was published");
             message.double_ack().await.expect("acknowledged");
         }
     });
 }
 
 #[test]
-fn a_service_is_at_home_in_its_own_database_and_nowhere_else() {
+fn a_service_can_connect_to_its_own_database_and_to_no_other() {
     run(async {
-        let stage = stage().await;
+        let env = env().await;
         let options = |service: &str| {
-            let url = stage.config.database_url(service).expect("an address");
+            let url = env.config.database_url(service).expect("an address");
             PgConnectOptions::from_str(url).expect("a well-formed one")
         };
         let name_of = |service: &str| options(service).get_database().expect("a name").to_owned();
@@ -262,7 +263,7 @@ fn a_service_is_at_home_in_its_own_database_and_nowhere_else() {
             .fetch_one(&mut home)
             .await
             .expect("a role");
-            assert!(is_plain, "{role} can make itself at home elsewhere");
+            assert!(is_plain, "{role} has administrative rights");
             let others = WITH_DATABASE.into_iter().filter(|other| *other != role).map(name_of);
             for database in others.chain(["postgres".into(), "template1".into()]) {
                 let refused = options(role).database(&database).connect().await.err();

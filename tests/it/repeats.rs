@@ -1,5 +1,5 @@
-//! `Idempotency-Key`: whose a key is, and what the same request is; and whose other names are that
-//! callers give: cursors, proposed ids. Over HTTP and over NATS.
+//! `Idempotency-Key`: the scope of a key, and which requests count as the same. Also the scope of
+//! other names that callers choose: cursors and proposed ids. Over HTTP and over NATS.
 
 use async_nats::{Client, HeaderMap, HeaderValue};
 use events::{Page, Problem, codes, point::Entry, reservation::Reservation, user::Session};
@@ -8,7 +8,7 @@ use onsale::http::Answer;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// `POST path` under a key, with a body as it is.
+/// `POST path` with this idempotency key and this body.
 async fn post(mesh: &Mesh, path: &str, token: Option<&str>, key: &str, body: &str) -> Answer {
     let mut ask = mesh.http.post(path).body(body.to_owned());
     if let Some(token) = token {
@@ -37,7 +37,7 @@ fn address() -> String {
 }
 
 #[test]
-fn strangers_may_use_the_same_key_before_they_have_an_account() {
+fn callers_without_an_account_may_use_the_same_key() {
     run(async {
         let mesh = shared().await;
         let (mine, theirs) = (address(), address());
@@ -47,10 +47,10 @@ fn strangers_may_use_the_same_key_before_they_have_an_account() {
         let (first, other): (Session, Session) =
             (first.json().expect("a session"), other.json().expect("a session"));
         assert_ne!(first.user_id, other.user_id);
-        // A repeat finds the account that it has made, in whatever letters it is written.
+        // A retry finds the account that it has opened.
         let again = sign_up(mesh, &mine, "a long pass phrase", "signup-1").await;
         assert_eq!(again.json::<Session>().expect("a session").user_id, first.user_id);
-        // Nobody gets into it by a key alone.
+        // The key alone does not give access to the account.
         let guess = sign_up(mesh, &mine, "another pass phrase", "signup-1").await;
         assert_eq!(guess.code().as_deref(), Some("idempotency_key_reused"));
 
@@ -58,7 +58,7 @@ fn strangers_may_use_the_same_key_before_they_have_an_account() {
         assert_eq!((a.status.as_u16(), b.status.as_u16()), (201, 201), "{b:?}");
         let (a, b): (Session, Session) = (a.json().expect("one"), b.json().expect("one"));
         assert_eq!((a.user_id, b.user_id), (first.user_id, other.user_id));
-        // The lost answer of an exchange is given again, and it is no theft.
+        // A retry gets the lost answer of the exchange, and does not count as theft.
         let again: Session = refresh(mesh, &first, "r1").await.json().expect("the same");
         assert_eq!(again.refresh_token, a.refresh_token);
     });
@@ -117,7 +117,7 @@ fn a_request_in_other_bytes_is_the_same_request() {
 }
 
 #[test]
-fn two_keys_are_refused_and_one_that_stands_there_twice_is_one() {
+fn two_keys_are_refused_and_the_same_key_twice_counts_as_one() {
     run(async {
         let mesh = shared().await;
         let fan = mesh.fan(0).await;
@@ -137,7 +137,7 @@ fn two_keys_are_refused_and_one_that_stands_there_twice_is_one() {
 }
 
 #[test]
-fn a_cursor_of_another_shows_nothing_of_theirs() {
+fn a_cursor_of_another_fan_shows_nothing_of_theirs() {
     run(async {
         let mesh = shared().await;
         let (fan, other) = (mesh.fan(1).await, mesh.fan(0).await);
@@ -159,7 +159,7 @@ fn a_cursor_of_another_shows_nothing_of_theirs() {
     });
 }
 
-/// Asks `point.charge` over NATS; its status and what it says.
+/// Requests `point.charge` over NATS, and returns the status and the body of the answer.
 async fn asked(client: &Client, fan: &Fan<'_>, keys: &[(&str, &str)], body: &str) -> (u16, Value) {
     let mut map = HeaderMap::new();
     map.insert("authorization", format!("Bearer {}", fan.token()));
@@ -196,7 +196,7 @@ fn over_nats_a_key_is_the_same_as_over_http() {
 }
 
 #[test]
-fn nobody_can_choose_an_id_that_is_anothers() {
+fn no_caller_can_choose_an_id_that_belongs_to_another() {
     run(async {
         let mesh = shared().await;
         let (fan, other) = (mesh.fan(0).await, mesh.fan(0).await);

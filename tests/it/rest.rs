@@ -1,4 +1,4 @@
-//! What the stores say once nothing is on its way: everything, to be compared.
+//! The content of all stores once nothing is in flight any more, to be compared.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,8 +7,8 @@ use std::{
 
 use onsale::{
     config::WITH_DATABASE,
+    environment::Environment,
     lag::{LISTENERS, Observer},
-    stage::Stage,
 };
 use redis::aio::ConnectionManager;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
@@ -16,24 +16,25 @@ use uuid::Uuid;
 
 use crate::{broker::Broker, messages::id_of};
 
-/// Longer than any timer takes to look again, so that what is due has been done.
+/// Longer than the period of any timer, so that everything due has been done.
 const QUIET: Duration = Duration::from_millis(600);
-/// How long it may take until everything is at rest: what was handed to a service that was
-/// killed is handed out again after half a minute.
+/// How long it may take until everything is at rest: a message that was delivered to a service
+/// that was killed is redelivered after half a minute.
 const REST_WITHIN: Duration = Duration::from_secs(45);
-/// Between two looks.
+/// The pause between two looks.
 const PROBE: Duration = Duration::from_millis(50);
-/// What the mesh remembers in Valkey for itself; the rest is the services' own.
+/// The keys in Valkey that belong to the mesh; the others are the services' own.
 const OF_THE_MESH: [&str; 5] = ["inbox:", "answer:", "outbox:", "parked:", "reached:"];
 
-/// What follows the clock and no fact: failed log-ins are swept, the watchdog crosses off
-/// deadlines. And how far the export has come, which is a position and no content.
+/// Tables that follow the clock and not the events: failed log-ins are swept, and the watchdog
+/// removes deadlines. Also how far the export has come, which is a position, not content.
 const OF_THE_CLOCK: [&str; 4] = ["log_in_failures", "watch", "export", "exported"];
 
-/// Who keeps something in Valkey …
+/// The services whose state in Valkey is compared. The seat map is not among them, because it has
+/// a numbering of its own.
 const IN_VALKEY: [&str; 2] = ["queue", "ranking"];
-/// … and who takes events in there. The map of the seats is a picture with its own numbering.
-const HEARING_IN_VALKEY: [&str; 3] = ["queue", "ranking", "concert"];
+/// The services that handle events in Valkey.
+const CONSUMED_IN_VALKEY: [&str; 3] = ["queue", "ranking", "concert"];
 
 /// Every row of every table, by `service.table`, and every key in Valkey.
 pub type Dump = BTreeMap<String, Vec<String>>;
@@ -47,17 +48,17 @@ pub struct Stores {
 }
 
 impl Stores {
-    pub async fn of(stage: &Stage) -> Self {
+    pub async fn of(env: &Environment) -> Self {
         let mut databases = BTreeMap::new();
         for service in WITH_DATABASE {
-            let url = stage.config.database_url(service).expect("an address");
+            let url = env.config.database_url(service).expect("an address");
             let pool = PgPoolOptions::new().max_connections(1).connect(url).await;
             databases.insert(service, pool.expect("a database"));
         }
-        let client = redis::Client::open(stage.config.valkey_url.as_str()).expect("an address");
+        let client = redis::Client::open(env.config.valkey_url.as_str()).expect("an address");
         let valkey = ConnectionManager::new(client).await.expect("a Valkey");
-        let broker = Broker::of(stage, onsale::config::PROVISIONER).await;
-        let readers = Observer::open(&stage.config, &LISTENERS).await.expect("an observer");
+        let broker = Broker::of(env, onsale::config::PROVISIONER).await;
+        let readers = Observer::open(&env.config, &LISTENERS).await.expect("an observer");
         Self { broker, databases, valkey, readers }
     }
 
@@ -70,16 +71,19 @@ impl Stores {
         self.valkey.clone()
     }
 
-    /// Waits until nothing is on its way and nothing changes any more; what there is then.
-    /// The services that only listen must run, too.
+    /// Waits until nothing is in flight and nothing changes any more, and returns what there is
+    /// then. The listeners must run, too.
     pub async fn at_rest(&self) -> Dump {
         let until = Instant::now() + REST_WITHIN;
         let mut still: Option<(Dump, Instant)> = None;
         loop {
             let ends = self.broker.ends().await;
             let dump = self.dump().await;
-            let (behind, unpublished, unsent) =
-                (self.behind().await, self.facts_unpublished().await, self.messages_unsent().await);
+            let (behind, unpublished, unsent) = (
+                self.behind().await,
+                self.events_unpublished().await,
+                self.messages_unsent().await,
+            );
             let is_idle = behind.is_empty() && unpublished == 0 && unsent == 0;
             still = match still {
                 Some((seen, since)) if is_idle && seen == dump => {
@@ -93,24 +97,24 @@ impl Stores {
             };
             assert!(
                 Instant::now() < until,
-                "no rest within {REST_WITHIN:?}: {behind:?}, {unpublished} facts not published, \
+                "no rest within {REST_WITHIN:?}: {behind:?}, {unpublished} events not published, \
                  {unsent} messages not sent"
             );
             tokio::time::sleep(PROBE).await;
         }
     }
 
-    /// Who has still to hear something: of a consumer, or of a stream that is read whole.
+    /// The consumers and stream readers that have events still to handle.
     async fn behind(&self) -> Vec<String> {
         let mut behind = self.broker.behind().await;
         let lags = self.readers.lags().await.expect("how far readers have come");
-        let said =
-            |lag: onsale::lag::Lag| format!("{}: {} of {}", lag.service, lag.facts, lag.teller);
-        behind.extend(lags.into_iter().map(said));
+        let text =
+            |lag: onsale::lag::Lag| format!("{}: {} of {}", lag.service, lag.events, lag.producer);
+        behind.extend(lags.into_iter().map(text));
         behind
     }
 
-    /// Messages to fans that are still to be sent: each becomes a fact.
+    /// Messages to fans that are still to be sent: each one leads to an event.
     async fn messages_unsent(&self) -> i64 {
         sqlx::query_scalar("select count(*) from messages where state = 'PENDING'")
             .fetch_one(self.database(notification::NAME))
@@ -118,8 +122,8 @@ impl Stores {
             .expect("a count")
     }
 
-    /// Messages that are not published yet, and events that are soon tried again.
-    pub async fn facts_unpublished(&self) -> i64 {
+    /// How many messages are not published yet, and how many early events are to be retried soon.
+    pub async fn events_unpublished(&self) -> i64 {
         let mut count = 0;
         for pool in self.databases.values() {
             count += sqlx::query_scalar::<_, i64>(
@@ -131,7 +135,7 @@ impl Stores {
             .await
             .expect("an outbox");
         }
-        for service in HEARING_IN_VALKEY {
+        for service in CONSUMED_IN_VALKEY {
             for waiting in ["outbox:unsent", "parked:due"] {
                 let key = format!("{{{service}}}:{waiting}");
                 let mut valkey = self.valkey.clone();
@@ -142,7 +146,7 @@ impl Stores {
         count
     }
 
-    /// Each parked event that has not ended: by whom it is kept, its state, and its id.
+    /// Each parked event that has not ended: its service, its state and its id.
     pub async fn parked(&self) -> Vec<(String, String, Uuid)> {
         let mut parked = Vec::new();
         for (service, pool) in &self.databases {
@@ -154,7 +158,7 @@ impl Stores {
             parked.extend(rows.into_iter().map(|(state, event)| (*service, state, event)));
         }
         let mut valkey = self.valkey.clone();
-        for service in HEARING_IN_VALKEY {
+        for service in CONSUMED_IN_VALKEY {
             let open = (format!("{{{service}}}:parked:open"), 0, -1);
             let open = redis::cmd("ZRANGE").arg(open).query_async::<Vec<u64>>(&mut valkey).await;
             for number in open.expect("parked events") {
@@ -173,7 +177,7 @@ impl Stores {
         parked
     }
 
-    /// Everything that the services themselves keep.
+    /// Everything that the services themselves store.
     pub async fn dump(&self) -> Dump {
         let mut dump = Dump::new();
         for service in IN_VALKEY {
@@ -236,7 +240,7 @@ impl Stores {
                         redis::cmd("GET").arg(&key).query_async(&mut valkey).await.expect("a text"),
                     ]
                 }
-                // Gone between the two looks.
+                // The key was removed between the two commands.
                 _ => continue,
             };
             let mut rows: Vec<String> = rows;
@@ -252,15 +256,16 @@ async fn pairs(valkey: &mut ConnectionManager, command: &redis::Cmd) -> Vec<Stri
     flat.chunks(2).map(|pair| pair.join(" = ")).collect()
 }
 
-/// All but what audit keeps. It notes each event that was ever told, so that facts told again
-/// under new ids are news to it, and rightly: rows of their own, in sagas that have more of
-/// them, and often a violation. Under the ids they had they are none, and nothing is left out.
+/// The dump without what audit stores. Audit records each event that was ever emitted, so an
+/// event that is emitted again under a new id rightly adds to it: a row of its own in its saga,
+/// and often a violation. An event that is repeated under its old id adds nothing; then the whole
+/// dump can be compared.
 pub fn but_audit(mut dump: Dump) -> Dump {
     dump.retain(|name, _| !name.starts_with("audit "));
     dump
 }
 
-/// Two dumps must be the same; where they are not, only that is shown.
+/// Asserts that two dumps are the same; the message shows only the differences.
 pub fn assert_same(before: &Dump, after: &Dump, what: &str) {
     let none = Vec::new();
     let mut differences = String::new();

@@ -1,5 +1,5 @@
-//! Streams have limits, and nothing is lost by them: a full one refuses and the outbox holds, and
-//! what one drops before somebody took it in is published again.
+//! Streams have limits, and nothing is lost by them: a full stream refuses messages and the outbox
+//! keeps them, and a message that is dropped before a consumer got it is published again.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use harness::mesh::{Fan, Mesh, eventually, run};
 use onsale::{
     config::{PROVISIONER, SERVICES},
     doctor,
-    fleet::{Fleet, Rules},
+    fleet::{Fleet, ServiceConfigs},
 };
 use serde_json::json;
 
 use crate::broker::{Broker, WINDOW_MIN};
 
-/// What is in no stream for longer than this.
+/// A maximum age after which a stream drops its messages.
 const SOON_DROPPED: Duration = Duration::from_millis(500);
 
-/// Changes the configuration of a stream; what it was before.
+/// Changes the configuration of a stream, and returns what it was before.
 async fn change(
     provisioner: &Broker,
     stream: &str,
@@ -31,7 +31,7 @@ async fn change(
     before
 }
 
-/// The stream drops all that it has.
+/// Makes the stream drop everything that it has.
 async fn drop_all(provisioner: &Broker, stream: &str) {
     let before = change(provisioner, stream, |config| {
         config.max_age = SOON_DROPPED;
@@ -43,7 +43,7 @@ async fn drop_all(provisioner: &Broker, stream: &str) {
         (found.cached_info().state.messages == 0).then_some(())
     })
     .await;
-    // It goes on as it was, but for the ids that it remembers.
+    // It goes on as before, except that it remembers message ids for less time.
     let as_before = |config: &mut async_nats::jetstream::stream::Config| {
         config.max_age = before.max_age;
     };
@@ -58,22 +58,22 @@ async fn begin(fan: &Fan<'_>, hold: &events::reservation::Reservation) -> Paymen
     answer.json().expect("a payment")
 }
 
-/// What ails the running services.
-fn ails(mesh: &Mesh) -> Vec<String> {
-    mesh.fleet.running().iter().flat_map(|one| one.health().ails()).collect()
+/// The problems that the running services report.
+fn faults(mesh: &Mesh) -> Vec<String> {
+    mesh.fleet.running().iter().flat_map(|one| one.health().faults()).collect()
 }
 
 #[test]
-fn a_full_stream_holds_events_back_and_everything_flows_once_it_has_room() {
+fn a_full_stream_delays_events_and_everything_is_published_once_it_has_room() {
     run(async {
         let mesh = Mesh::own().await;
-        let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
         let fan = mesh.fan(1_000).await;
         let holds = [fan.hold(schedule, &["A-1-1"]).await, fan.hold(schedule, &["A-1-2"]).await];
         fan.pay(&holds[0]).await;
         eventually("doctor finds nothing wrong", || async {
-            doctor::ills(&mesh.stage.config).await.is_empty().then_some(())
+            doctor::problems(&mesh.env.config).await.is_empty().then_some(())
         })
         .await;
         // Room for less than a message, in two of the streams that a payment needs.
@@ -85,25 +85,25 @@ fn a_full_stream_holds_events_back_and_everything_flows_once_it_has_room() {
         }
         let payment = begin(&fan, &holds[1]).await;
         fan.charge(5).await;
-        eventually("the services say that their streams are full", || async {
-            let full = ails(&mesh).into_iter().filter(|ail| ail.contains("stream is full"));
+        eventually("the services report that their streams are full", || async {
+            let full = faults(&mesh).into_iter().filter(|ail| ail.contains("stream is full"));
             (full.count() == 2).then_some(())
         })
         .await;
-        let ills = doctor::ills(&mesh.stage.config).await;
+        let problems = doctor::problems(&mesh.env.config).await;
         for part in ["outbox of payment: the stream PAYMENT is full", "outbox of point: the stream"]
         {
-            assert!(ills.iter().any(|ill| ill.starts_with(part)), "{part}: {ills:?}");
+            assert!(problems.iter().any(|ill| ill.starts_with(part)), "{part}: {problems:?}");
         }
         let found = fan.payment(&payment).await;
-        assert_eq!(found.state, PaymentState::Requested, "nothing is lost, and nothing is done");
+        assert_eq!(found.state, PaymentState::Requested, "the payment is kept, but cannot go on");
 
         for config in before {
             provisioner.jetstream.update_stream(&config).await.expect("as it was");
         }
         fan.payment_becomes(&payment, PaymentState::Completed).await;
-        eventually("nothing ails anybody", || async {
-            (ails(&mesh).is_empty() && doctor::ills(&mesh.stage.config).await.is_empty())
+        eventually("no service reports a problem", || async {
+            (faults(&mesh).is_empty() && doctor::problems(&mesh.env.config).await.is_empty())
                 .then_some(())
         })
         .await;
@@ -113,10 +113,10 @@ fn a_full_stream_holds_events_back_and_everything_flows_once_it_has_room() {
 }
 
 #[test]
-fn what_a_stream_dropped_before_a_consumer_took_it_in_is_published_again() {
+fn a_message_dropped_before_a_consumer_got_it_is_published_again() {
     run(async {
         let mesh = Mesh::own().await;
-        let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
         let fan = mesh.fan(1_000).await;
         let holds = [fan.hold(schedule, &["A-1-1"]).await, fan.hold(schedule, &["A-1-2"]).await];
@@ -128,7 +128,7 @@ fn what_a_stream_dropped_before_a_consumer_took_it_in_is_published_again() {
         let stream = provisioner.jetstream.get_stream("PAYMENT").await.expect("a stream");
         assert!(stream.cached_info().state.messages > 0);
         drop_all(&provisioner, "PAYMENT").await;
-        eventually("whoever emitted it says so", || async {
+        eventually("its publisher reports it", || async {
             let payment = mesh.fleet.running().iter().find(|one| one.name() == "payment");
             let missed = payment.expect("it runs").health().counts().missed;
             (missed > 0).then_some(())
@@ -145,13 +145,13 @@ fn what_a_stream_dropped_before_a_consumer_took_it_in_is_published_again() {
 }
 
 #[test]
-fn what_a_stream_dropped_before_a_reader_came_to_it_is_published_again() {
+fn a_message_dropped_before_a_stream_reader_got_it_is_published_again() {
     run(async {
         let others: Vec<&str> = SERVICES.into_iter().filter(|name| *name != audit::NAME).collect();
         let mesh = Mesh::with(&others).await;
-        let provisioner = Broker::of(&mesh.stage, PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, PROVISIONER).await;
         let reading = async || {
-            Fleet::start(&mesh.stage.config, &[audit::NAME], &Rules::default())
+            Fleet::start(&mesh.env.config, &[audit::NAME], &ServiceConfigs::default())
                 .await
                 .expect("audit")
         };
@@ -174,7 +174,7 @@ fn what_a_stream_dropped_before_a_reader_came_to_it_is_published_again() {
             drop_all(&provisioner, stream).await;
         }
         let second = reading().await;
-        // Something behind the gap, by which it is seen.
+        // A message behind the gap, by which the reader notices the gap.
         known(&fan.pay(&hold("A-1-3").await).await).await;
         known(&missed).await;
         let counted = second.running()[0].health().counts();

@@ -1,4 +1,4 @@
-//! One payment is one tree of spans, whatever becomes of it.
+//! One payment is one tree of spans, whatever its outcome.
 
 use events::{
     payment::{Payment, PaymentFailure, PaymentState},
@@ -11,11 +11,11 @@ use harness::{
 use mesh::failpoint::Failpoint;
 use onsale::{
     config::SERVICES,
-    fleet::{Fleet, Rules},
+    fleet::{Fleet, ServiceConfigs},
 };
 use serde_json::json;
 
-/// How every payment begins.
+/// The spans with which every payment begins.
 const ASKED: [&str; 4] = [
     "gateway: POST /v1/payments",
     "payment: command payment.pay",
@@ -23,8 +23,9 @@ const ASKED: [&str; 4] = [
     "payment: publish payment.requested",
 ];
 
-/// One fact on its way through a service: `point: payment.requested -> point.debited`. What is
-/// emitted by a function of Valkey follows from its transaction, without a span of its own.
+/// One service's step in a saga: its name, the event it handles and the event it emits, for example
+/// `point: payment.requested -> point.debited`. An event emitted by a Valkey function follows from
+/// the transaction, without a span of its own.
 type Step = (&'static str, &'static str, &'static str);
 
 const DEBITED: Step = ("point", "payment.requested", "point.debited");
@@ -34,17 +35,17 @@ const COMPLETED: Step = ("payment", "reservation.confirmed", "payment.completed"
 /// The spans from the request through these steps.
 fn path(steps: &[Step]) -> Vec<String> {
     let mut path: Vec<String> = ASKED.map(str::to_owned).into();
-    for (service, heard, told) in steps {
-        path.push(format!("{service}: process {heard}"));
+    for (service, handled, emitted) in steps {
+        path.push(format!("{service}: process {handled}"));
         path.push(format!("{service}: transaction"));
-        if !told.is_empty() {
-            path.push(format!("{service}: publish {told}"));
+        if !emitted.is_empty() {
+            path.push(format!("{service}: publish {emitted}"));
         }
     }
     path
 }
 
-/// What must be in the tree of a payment that ends this way.
+/// The paths that must be in the tree of a payment with this outcome.
 fn paths_of(payment: &Payment) -> Vec<Vec<String>> {
     match (payment.state, payment.reason) {
         (PaymentState::Completed, None) => vec![
@@ -82,13 +83,13 @@ fn is_of(payment: &Payment, spans: &[Span]) -> bool {
     spans.iter().any(|span| span.attributes.get("onsale.saga.id") == Some(&saga_id))
 }
 
-/// Whether the payment was asked for here. What a timer does for its saga later, as sending
-/// a message does, is a trace of its own.
+/// Whether this is the trace of the payment's request. What a timer does for the saga later, such
+/// as sending a message, is a trace of its own.
 fn asks(payment: &Payment, spans: &[Span]) -> bool {
     is_of(payment, spans) && spans.iter().any(|span| span.name == "command payment.pay")
 }
 
-/// The one trace of a payment's saga, once all that belongs to it has come in.
+/// The one trace of a payment's saga, once all its spans were received.
 async fn tree_of(sink: &Sink, payment: &Payment) -> Tree {
     let asked = |(id, spans): (&String, &Vec<Span>)| asks(payment, spans).then(|| id.clone());
     let trace_id = sink.wait_for(SOON, |traces| traces.iter().find_map(asked)).await;
@@ -96,7 +97,7 @@ async fn tree_of(sink: &Sink, payment: &Payment) -> Tree {
     sink.wait_for_tree(&trace_id, SOON, |tree| paths.iter().all(|path| has(tree, path))).await
 }
 
-/// What must be true of the whole trace when nothing can be added any more.
+/// Checks the whole trace, when no span can be added any more.
 fn check(sink: &Sink, payment: &Payment) {
     let saga_id = payment.payment_id.to_string();
     let traces = sink.traces().into_values().filter(|spans| is_of(payment, spans));
@@ -115,20 +116,20 @@ fn check(sink: &Sink, payment: &Payment) {
     assert_eq!(tree.root().service, "gateway");
     assert_eq!(tree.services()[..2], ["gateway", "payment"]);
     for span in tree.all() {
-        let said = |name: &str| span.attributes.get(name).map(String::as_str);
-        assert_eq!(said("onsale.saga.id"), Some(saga_id.as_str()), "{}\n{tree}", span.name);
-        let Some((operation @ ("publish" | "process"), fact)) = span.name.split_once(' ') else {
+        let attribute = |name: &str| span.attributes.get(name).map(String::as_str);
+        assert_eq!(attribute("onsale.saga.id"), Some(saga_id.as_str()), "{}\n{tree}", span.name);
+        let Some((operation @ ("publish" | "process"), event)) = span.name.split_once(' ') else {
             continue;
         };
-        assert_eq!(said("onsale.fact"), Some(fact));
-        assert_eq!(said("messaging.system"), Some("nats"));
-        assert_eq!(said("messaging.operation.name"), Some(operation));
-        assert_eq!(said("messaging.message.conversation_id"), Some(saga_id.as_str()));
-        assert!(said("messaging.message.id").is_some());
-        let subject = said("messaging.destination.name").unwrap_or_default();
-        assert_eq!(subject, format!("onsale.{fact}.v1.{}", payment.schedule_id));
+        assert_eq!(attribute("onsale.fact"), Some(event));
+        assert_eq!(attribute("messaging.system"), Some("nats"));
+        assert_eq!(attribute("messaging.operation.name"), Some(operation));
+        assert_eq!(attribute("messaging.message.conversation_id"), Some(saga_id.as_str()));
+        assert!(attribute("messaging.message.id").is_some());
+        let subject = attribute("messaging.destination.name").unwrap_or_default();
+        assert_eq!(subject, format!("onsale.{event}.v1.{}", payment.schedule_id));
         if operation == "process" {
-            assert_eq!(said("messaging.consumer.group.name"), Some(span.service.as_str()));
+            assert_eq!(attribute("messaging.consumer.group.name"), Some(span.service.as_str()));
         }
     }
     let outcomes: Vec<_> = tree
@@ -144,11 +145,11 @@ fn check(sink: &Sink, payment: &Payment) {
 }
 
 #[test]
-fn every_end_of_a_payment_is_one_tree_from_the_request_to_the_last_service() {
+fn every_outcome_of_a_payment_is_one_tree_from_the_request_to_the_last_service() {
     run(async {
         let sink = Sink::start().await.expect("a collector");
-        let traced = |rules: &mut Rules| rules.otlp_endpoint = Some(sink.endpoint());
-        let mesh = Mesh::with_rules(&SERVICES, traced).await;
+        let traced = |configs: &mut ServiceConfigs| configs.otlp_endpoint = Some(sink.endpoint());
+        let mesh = Mesh::with_configs(&SERVICES, traced).await;
         let schedule = mesh.open(4, |_| {}).await.schedule_id;
 
         let rich = mesh.fan(100).await;
@@ -168,15 +169,15 @@ fn every_end_of_a_payment_is_one_tree_from_the_request_to_the_last_service() {
         for payment in &payments {
             tree_of(&sink, payment).await;
         }
-        // Stopping sends what is left: after that, the traces are what they will ever be.
+        // Stopping exports the spans that are left; after that, the traces are complete.
         mesh.stop().await;
         payments.iter().for_each(|payment| check(&sink, payment));
         roots_are_requests_and_timers(&sink);
     });
 }
 
-/// What time brings about begins a trace of its own, and so does every request; no trace is
-/// begun by anything else, and none has lost its beginning.
+/// Every timer run and every request begins a trace of its own; nothing else begins one, and no
+/// trace has lost its root.
 fn roots_are_requests_and_timers(sink: &Sink) {
     let mut timers = 0;
     for spans in sink.traces().values() {
@@ -190,7 +191,7 @@ fn roots_are_requests_and_timers(sink: &Sink) {
     assert!(timers > 0, "fans were admitted by a timer");
 }
 
-/// The services ask by themselves for each other's keys, and for what others own.
+/// When services start, they query each other for public keys and for state that others own.
 fn is_of_start(root: &Span) -> bool {
     root.name.ends_with(".jwks") || root.name.contains(".all_")
 }
@@ -199,17 +200,17 @@ fn is_of_start(root: &Span) -> bool {
 fn a_payment_is_one_tree_when_a_service_dies_in_the_middle_of_it() {
     run(async {
         let sink = Sink::start().await.expect("a collector");
-        let traced = |rules: &mut Rules| rules.otlp_endpoint = Some(sink.endpoint());
+        let traced = |configs: &mut ServiceConfigs| configs.otlp_endpoint = Some(sink.endpoint());
         let others: Vec<&str> = SERVICES.into_iter().filter(|name| *name != "point").collect();
-        let mesh = Mesh::with_rules(&others, traced).await;
-        let mut rules = Rules::default();
-        traced(&mut rules);
-        let start = async || Fleet::start(&mesh.stage.config, &["point"], &rules).await;
+        let mesh = Mesh::with_configs(&others, traced).await;
+        let mut configs = ServiceConfigs::default();
+        traced(&mut configs);
+        let start = async || Fleet::start(&mesh.env.config, &["point"], &configs).await;
         let point = start().await.expect("point");
         let schedule = mesh.open(Failpoint::ALL.len() + 1, |_| {}).await.schedule_id;
         let fan = mesh.fan(1_000).await;
         let mut payments = Vec::new();
-        // Dies at each of the places where it hurts, and is there again at once.
+        // The service dies at each failpoint, and is restarted at once.
         for (index, failpoint) in Failpoint::ALL.into_iter().enumerate() {
             let hold = fan.hold(schedule, &[format!("A-1-{}", index + 1).as_str()]).await;
             point.running()[0].failpoints().arm(failpoint, 1);
@@ -217,7 +218,7 @@ fn a_payment_is_one_tree_when_a_service_dies_in_the_middle_of_it() {
             assert_eq!(point.running()[0].failpoints().hits(failpoint), 1, "{failpoint:?}");
             fan.place_becomes(schedule, PlaceState::Completed).await;
         }
-        // Is away when it is needed, and another one takes its place.
+        // The service is down when it is needed, and another instance takes its place.
         let hold = fan.hold(schedule, &["A-1-4"]).await;
         point.stop().await;
         let body = json!({ "reservation_id": hold.reservation_id });

@@ -1,5 +1,5 @@
-//! A data platform, as its own people would build it: a real HTTP server that keeps one row
-//! per key, the facts it was told, and a watermark. It can be down, slow, and forgetful.
+//! An external data platform: a real HTTP server that keeps one row per key, the events it
+//! received, and a watermark. It can be down, slow or forgetful.
 
 use std::{
     collections::BTreeMap,
@@ -20,16 +20,16 @@ use events::{EventId, Timestamp};
 use serde_json::{Map, Value};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-/// How it treats what comes in.
+/// How it treats an incoming batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
-    /// Takes it.
+    /// Stores it.
     Well,
-    /// Takes it after this time.
+    /// Stores it after this time.
     Slow(Duration),
-    /// Takes nothing: `503`.
+    /// Stores nothing: `503`.
     Down,
-    /// Takes it, and answers `500` as if it had not.
+    /// Stores it, and answers `500` as if it had not.
     Forgetful,
 }
 
@@ -40,7 +40,7 @@ pub struct Kept {
     pub version: u32,
     /// The state of that version.
     pub state: String,
-    /// Every field that was ever named, as the highest version that names it has it.
+    /// Every field that ever came, with the value of the highest version that has the field.
     pub fields: Map<String, Value>,
 }
 
@@ -49,13 +49,13 @@ pub struct Kept {
 pub struct Store {
     /// One row per key.
     pub rows: BTreeMap<String, Kept>,
-    /// Each fact once.
-    pub facts: BTreeMap<EventId, Record>,
+    /// Each event once.
+    pub events: BTreeMap<EventId, Record>,
     /// Everything up to here has come.
     pub watermark: Option<Timestamp>,
-    /// What should never have happened.
+    /// Records that came out of order, which should never happen.
     pub complaints: Vec<String>,
-    /// Batches that were taken.
+    /// Batches that were stored.
     pub batches: u64,
     /// Records that had come before.
     pub repeats: u64,
@@ -65,9 +65,9 @@ impl Store {
     fn take(&mut self, records: Vec<Record>, watermark: Option<Timestamp>) {
         self.batches += 1;
         for record in records {
-            let told = self.facts.values().filter(|known| known.stream == record.stream);
-            let last = told.map(|known| known.sequence).max().unwrap_or_default();
-            if self.facts.contains_key(&record.event_id) {
+            let received = self.events.values().filter(|known| known.stream == record.stream);
+            let last = received.map(|known| known.sequence).max().unwrap_or_default();
+            if self.events.contains_key(&record.event_id) {
                 self.repeats += 1;
             } else if record.sequence <= last {
                 self.complaints.push(format!("{} {} after {last}", record.stream, record.sequence));
@@ -81,12 +81,12 @@ impl Store {
                     row.fields.entry(name).or_insert_with(|| value.clone());
                 }
             }
-            self.facts.insert(record.event_id, record);
+            self.events.insert(record.event_id, record);
         }
         self.watermark = self.watermark.max(watermark);
     }
 
-    /// How many rows of this kind are in this state, and the points of them.
+    /// How many rows of this kind are in this state, and the sum of their points.
     pub fn rows_in(&self, kind: &str, state: &str) -> (usize, i64) {
         let here = |(key, row): &(&String, &Kept)| key.starts_with(kind) && row.state == state;
         let rows = self.rows.iter().filter(here);
@@ -94,9 +94,9 @@ impl Store {
         amounts.fold((0, 0), |(count, sum), amount| (count + 1, sum + amount))
     }
 
-    /// Counts and sums of the facts.
+    /// Counts and sums of the events.
     pub fn totals(&self) -> Totals {
-        self.facts.values().collect()
+        self.events.values().collect()
     }
 }
 
@@ -132,12 +132,12 @@ impl Platform {
         Ok(Self { addr, shared, server })
     }
 
-    /// Where facts are posted to.
+    /// The URL that events are posted to.
     pub fn url(&self) -> String {
         format!("http://{}/facts", self.addr)
     }
 
-    /// Changes how it treats what comes in.
+    /// Changes how it treats incoming batches.
     pub fn become_(&self, mood: Mood) {
         *locked(&self.shared.mood) = mood;
     }

@@ -1,18 +1,18 @@
-//! The harness of the proofs: what the tests stand on.
+//! The harness that the tests use.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `data_platform` | a data platform, as its own people would build it |
-//! | `facts` | every fact, with its type behind it |
+//! | `data_platform` | an external data platform that receives the export |
+//! | `event_types` | every event of the mesh, with its type |
 //! | `mesh` | the whole mesh, running, and its fans |
-//! | `otlp` | a collector of spans, and the tree that one saga must be |
+//! | `otlp` | a collector of spans, and the tree that the spans of one saga must form |
 //! | `project` | the project's own files, read as data |
 //! | `sse` | a reader of server-sent events |
-//! | `stored` | everything that is stored, as digests |
-//! | `wiring` | what every service declares of itself |
+//! | `stored` | a digest of everything that the services have stored |
+//! | `wiring` | what every service declares about itself |
 
 pub mod data_platform;
-pub mod facts;
+pub mod event_types;
 pub mod mesh;
 pub mod otlp;
 pub mod project;

@@ -1,6 +1,6 @@
 //! The whole mesh for tests: real servers, every service, a fan's HTTP client.
 //!
-//! Tests share one mesh and keep apart by schedules and accounts of their own. A test that
+//! Tests share one mesh and keep apart by using schedules and accounts of their own. A test that
 //! breaks something starts a mesh of its own with [`Mesh::own`].
 
 use std::{
@@ -22,30 +22,30 @@ use events::{
 use onsale::{
     box_office,
     config::{Config, SERVICES},
-    fleet::{Fleet, Rules},
+    environment::Environment,
+    fleet::{Fleet, ServiceConfigs},
     http::{Answer, Http},
-    receipt::{Books, Receipt},
-    stage::Stage,
+    receipt::{Databases, Receipt},
 };
 use serde_json::{Value, json};
 use servers::Servers;
 use tokio::{runtime::Runtime, sync::OnceCell};
 use uuid::Uuid;
 
-/// How long anything may take that should happen at once; far more than it needs, because
-/// machines are shared.
+/// The deadline for anything that should happen at once. It is far more than needed, because
+/// test machines are shared.
 pub const SOON: Duration = Duration::from_secs(20);
-/// Between two looks at something that is on its way.
+/// The pause between two looks at something that is awaited.
 const PROBE: Duration = Duration::from_millis(10);
 
-/// Where sales facts are exported to, beside the messages.
+/// The folder that sales events are exported to, beside the messages.
 const EXPORT_FOLDER: &str = "onsale-export";
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
 });
 static SHARED: Lasting = Lasting::unstarted();
-/// The servers of lasting meshes: no destructor runs for a static, so they are stopped when
+/// The servers of lasting meshes. No destructor runs for a static, so they are stopped when
 /// the process exits.
 static LASTING_SERVERS: Mutex<Vec<Servers>> = Mutex::new(Vec::new());
 
@@ -63,7 +63,7 @@ pub async fn shared() -> &'static Mesh {
 pub struct Lasting(OnceCell<Mesh>);
 
 impl Lasting {
-    /// One that nobody has wanted yet.
+    /// A mesh that has not been started yet.
     pub const fn unstarted() -> Self {
         Self(OnceCell::const_new())
     }
@@ -74,7 +74,7 @@ impl Lasting {
             .get_or_init(|| async {
                 let mut mesh = Mesh::own().await;
                 let mut lasting = LASTING_SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
-                lasting.extend(mesh.stage.servers.take());
+                lasting.extend(mesh.env.servers.take());
                 stop_servers_at_exit();
                 mesh
             })
@@ -94,17 +94,20 @@ fn stop_servers_at_exit() {
     }
 }
 
+/// Seconds that access tokens are valid in tests.
+const ACCESS_SECS: i64 = 4 * 3_600;
+
 /// A running mesh.
 pub struct Mesh {
     /// Its servers and how to reach them.
-    pub stage: Stage,
+    pub env: Environment,
     /// Its services.
     pub fleet: Fleet,
-    /// A client of its gateway.
+    /// An HTTP client of its gateway.
     pub http: Http,
     /// An account that may open schedules.
     pub organizer: Session,
-    /// The NATS users that are no service's: their seeds.
+    /// The seeds of the NATS users that belong to no service.
     seeds: BTreeMap<&'static str, String>,
 }
 
@@ -116,44 +119,44 @@ impl Mesh {
 
     /// A mesh in which only these services run; the gateway must be among them.
     pub async fn with(services: &[&str]) -> Self {
-        Self::with_rules(services, |_| {}).await
+        Self::with_configs(services, |_| {}).await
     }
 
-    /// The same, with some rules changed.
-    pub async fn with_rules(services: &[&str], change: impl FnOnce(&mut Rules)) -> Self {
+    /// The same, with a changed configuration.
+    pub async fn with_configs(services: &[&str], change: impl FnOnce(&mut ServiceConfigs)) -> Self {
         let quiet = std::sync::Arc::new(|_: &str| {});
-        let mut stage = Stage::set(None, quiet).await.expect("servers");
-        stage.config.http_addr = Some(([127, 0, 0, 1], 0).into());
-        let mut rules = rules(&stage);
-        change(&mut rules);
-        let fleet = Fleet::start(&stage.config, services, &rules).await.expect("services");
+        let mut env = Environment::start(None, quiet).await.expect("servers");
+        env.config.http_addr = Some(([127, 0, 0, 1], 0).into());
+        let mut configs = configs(&env);
+        change(&mut configs);
+        let fleet = Fleet::start(&env.config, services, &configs).await.expect("services");
         let addr = fleet.http_addr().expect("a gateway");
-        stage.config.http_addr = Some(addr);
+        env.config.http_addr = Some(addr);
         let http = Http::new(format!("http://{addr}"));
-        let organizer = box_office::organizer(&http, &stage.operator).await.expect("an organizer");
-        let seeds = seeds(&stage);
-        Self { stage, fleet, http, organizer, seeds }
+        let organizer = box_office::organizer(&http, &env.operator).await.expect("an organizer");
+        let seeds = seeds(&env);
+        Self { env, fleet, http, organizer, seeds }
     }
 
     /// Stops everything, in order.
     pub async fn stop(self) {
         self.fleet.stop().await;
-        self.stage.strike().await;
+        self.env.stop().await;
     }
 
     /// A connection to the broker as `client` or `operator`.
     pub async fn nats(&self, identity: &str) -> async_nats::Client {
         async_nats::ConnectOptions::with_nkey(self.seeds[identity].clone())
             .custom_inbox_prefix(format!("_INBOX_{identity}"))
-            .connect(&self.stage.config.nats_url)
+            .connect(&self.env.config.nats_url)
             .await
             .expect("a connection")
     }
 
-    /// A connection to the broker with this in place of a key, as whoever it makes of it.
+    /// A connection to the broker that authenticates with this token instead of a key.
     ///
     /// # Errors
-    /// When the broker lets nobody in with it.
+    /// When the broker refuses the token.
     pub async fn nats_by(
         &self,
         token: &str,
@@ -161,7 +164,7 @@ impl Mesh {
     ) -> Result<async_nats::Client, async_nats::ConnectError> {
         async_nats::ConnectOptions::with_token(token.to_owned())
             .custom_inbox_prefix(prefix)
-            .connect(&self.stage.config.nats_url)
+            .connect(&self.env.config.nats_url)
             .await
     }
 
@@ -199,7 +202,7 @@ impl Mesh {
             .http
             .post("/v1/users")
             .json(&body)
-            // A part that is short of breath says when to come again.
+            // An overloaded service says when to retry.
             .send_patiently(SOON)
             .await
             .expect("sent")
@@ -212,9 +215,9 @@ impl Mesh {
         fan
     }
 
-    /// What the databases say of a schedule once nothing is on its way.
+    /// The receipt of a schedule, from the databases, once nothing is in flight any more.
     pub async fn receipt(&self, schedule: ScheduleId) -> Receipt {
-        let books = Books::open(&self.stage.config).await.expect("databases");
+        let books = Databases::open(&self.env.config).await.expect("databases");
         books.receipt_at_rest(&[schedule.0], SOON).await.expect("a receipt")
     }
 
@@ -226,8 +229,8 @@ impl Mesh {
     }
 }
 
-fn seeds(stage: &Stage) -> BTreeMap<&'static str, String> {
-    let seed = |identity| match &stage.servers {
+fn seeds(env: &Environment) -> BTreeMap<&'static str, String> {
+    let seed = |identity| match &env.servers {
         Some(servers) => servers.nkey_seed(identity).to_owned(),
         None => {
             Config::from_env(&[identity]).expect("a configuration").nkey_seeds[identity].clone()
@@ -236,17 +239,19 @@ fn seeds(stage: &Stage) -> BTreeMap<&'static str, String> {
     ["client", "operator"].map(|identity| (identity, seed(identity))).into()
 }
 
-fn rules(stage: &Stage) -> Rules {
-    Rules {
-        operator: Some(stage.operator.clone()),
+fn configs(env: &Environment) -> ServiceConfigs {
+    ServiceConfigs {
+        operator: Some(env.operator.clone()),
+        // A shared mesh is used for longer than a token is valid when the machine is slow.
+        access_secs: Some(ACCESS_SECS),
         gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
-        notification: notification::Rules::folder(stage.messages_folder()),
-        // Without a target the export stands still, and is behind for ever.
-        data_platform: data_platform::Rules {
-            folder: Some(stage.messages_folder().with_file_name(EXPORT_FOLDER)),
+        notification: notification::Config::folder(env.messages_folder()),
+        // Without a target the export stands still, and its lag never falls.
+        data_platform: data_platform::Config {
+            folder: Some(env.messages_folder().with_file_name(EXPORT_FOLDER)),
             ..Default::default()
         },
-        ..Rules::default()
+        ..ServiceConfigs::default()
     }
 }
 
@@ -265,7 +270,7 @@ impl Fan<'_> {
         &self.session.access_token
     }
 
-    /// A connection to the broker with the access token: its inbox is the fan's alone.
+    /// A connection to the broker with the access token. Its reply inbox belongs to this fan.
     pub async fn nats(&self) -> async_nats::Client {
         let prefix = format!("_INBOX_account.{}", self.session.user_id);
         self.mesh.nats_by(self.token(), &prefix).await.expect("a fan is let in")
@@ -276,7 +281,7 @@ impl Fan<'_> {
         self.mesh.http.get(path).token(self.token()).send().await.expect("sent")
     }
 
-    /// `POST path` as this fan, under a key of its own.
+    /// `POST path` as this fan, with an idempotency key of its own.
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         let key = Uuid::now_v7().to_string();
         let ask = self.mesh.http.post(path).token(self.token()).json(body);
@@ -297,7 +302,7 @@ impl Fan<'_> {
         answer.expect("sent").json().expect("charged")
     }
 
-    /// Buys points, without any patience.
+    /// Buys points, without a retry.
     pub async fn charge_once(&self, points: i64) -> Answer {
         self.post("/v1/points/charges", &json!({ "amount": points })).await
     }
@@ -307,7 +312,7 @@ impl Fan<'_> {
         self.get("/v1/points/balance").await.json::<Balance>().expect("a balance").balance
     }
 
-    /// Takes a place in line; the room of a new schedule may open a moment later.
+    /// Takes a place in the queue. The waiting room of a new schedule may open a moment later.
     pub async fn enter(&self, schedule: ScheduleId) -> Place {
         let path = format!("/v1/schedules/{schedule}/queue");
         eventually("the room is open", || async {
@@ -319,7 +324,7 @@ impl Fan<'_> {
         .expect("a place")
     }
 
-    /// The place in line now.
+    /// The place in the queue now.
     pub async fn place(&self, schedule: ScheduleId) -> Place {
         let path = format!("/v1/schedules/{schedule}/queue/me");
         self.get(&path).await.json().expect("a place")
@@ -331,7 +336,7 @@ impl Fan<'_> {
         self.pass(schedule).await
     }
 
-    /// Waits until the place is ACTIVE; its pass.
+    /// Waits until the place is ACTIVE, and returns its pass.
     pub async fn pass(&self, schedule: ScheduleId) -> String {
         eventually("the fan is admitted", || async {
             let place = self.place(schedule).await;
@@ -344,15 +349,15 @@ impl Fan<'_> {
     pub async fn ask_for(&self, schedule: ScheduleId, seats: &[&str], pass: &str) -> Answer {
         let body = json!({ "schedule_id": schedule, "seats": seats, "pass": pass });
         let ask = || self.post("/v1/reservations", &body);
-        eventually("the schedule is known to its judge", || async {
+        eventually("the reservation service knows the schedule", || async {
             let answer = ask().await;
             (answer.status.as_u16() != 404).then_some(answer)
         })
         .await
     }
 
-    /// Holds seats that must be free. A place that was used up a moment ago may still be shown:
-    /// then the fan lines up again.
+    /// Holds seats that must be free. A place that was used up a moment ago may still be shown;
+    /// then the fan enters the queue again.
     pub async fn hold(&self, schedule: ScheduleId, seats: &[&str]) -> Reservation {
         eventually("the fan is admitted", || async {
             let pass = self.admitted(schedule).await;
@@ -364,12 +369,12 @@ impl Fan<'_> {
         .expect("a hold")
     }
 
-    /// Asks to pay, which must be accepted, and waits for the end.
+    /// Asks to pay, which must be accepted, and waits for the outcome.
     pub async fn pay(&self, reservation: &Reservation) -> Payment {
         self.try_pay(reservation).await.unwrap_or_else(|code| panic!("not accepted: {code}"))
     }
 
-    /// Asks to pay and waits for the end; or the code of the refusal.
+    /// Asks to pay and waits for the outcome, or returns the code of the refusal.
     pub async fn try_pay(&self, reservation: &Reservation) -> Result<Payment, String> {
         let body = json!({ "reservation_id": reservation.reservation_id });
         let ask = self.mesh.http.post("/v1/payments").token(self.token()).json(&body);
@@ -380,12 +385,12 @@ impl Fan<'_> {
         }
     }
 
-    /// Cancels a hold and asks to pay it at once: the cancellation reaches the judge before
-    /// the money does, and the payment fails. Where the payment already knows of it, it
-    /// refuses, and the next round begins.
+    /// Cancels a hold and asks to pay it at the same moment, until the cancellation reaches the
+    /// reservation service before the debit does and the payment fails. When the payment
+    /// service already knows of the cancellation, it refuses, and the next round begins.
     ///
     /// # Panics
-    /// When that never happens.
+    /// When no payment fails in this way in 50 rounds.
     pub async fn loses_a_hold_while_paying(&self, schedule: ScheduleId) -> Payment {
         for _ in 0..50 {
             let hold = self.hold(schedule, &["A-1-1"]).await;
@@ -394,7 +399,7 @@ impl Fan<'_> {
             match paid {
                 Err(code) => assert_eq!(code, "hold_gone"),
                 Ok(payment) if payment.state == PaymentState::Failed => return payment,
-                // The money was faster after all: it is refunded, as after any cancellation.
+                // The debit was faster: it is refunded, as after any cancellation.
                 Ok(payment) => {
                     self.payment_becomes(&payment, PaymentState::Refunded).await;
                 }
@@ -411,7 +416,7 @@ impl Fan<'_> {
     /// Waits until the payment is in this state.
     pub async fn payment_becomes(&self, payment: &Payment, state: PaymentState) -> Payment {
         eventually(&format!("the payment is {state:?}"), || async {
-            // A part that is short of breath is asked again.
+            // An overloaded service is asked again.
             let path = format!("/v1/payments/{}", payment.payment_id);
             let now: Payment = self.get(&path).await.json().ok()?;
             (now.state == state).then_some(now)
@@ -454,10 +459,10 @@ impl Fan<'_> {
     }
 }
 
-/// Looks until there is something to see.
+/// Polls `look` until it returns something. `what` names what is awaited.
 ///
 /// # Panics
-/// When there is nothing after [`SOON`].
+/// When there is nothing within [`SOON`].
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
     let until = tokio::time::Instant::now() + SOON;
     loop {

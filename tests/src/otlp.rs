@@ -1,7 +1,7 @@
-//! A collector of spans: a real HTTP server that takes what the mesh exports.
+//! A collector of spans: a real HTTP server that receives what the mesh exports.
 //!
-//! [`Sink`] keeps every span it is sent; [`Tree`] says whether the spans of one trace are
-//! what one saga must be: one tree, with one root and no orphan.
+//! [`Sink`] keeps every span it receives. [`Tree`] checks that the spans of one trace form one
+//! tree, with one root and no orphan, as those of one saga must.
 
 mod tree;
 
@@ -35,7 +35,7 @@ pub use tree::Tree;
 /// The content type of OTLP over HTTP in protobuf.
 const PROTOBUF: &str = "application/x-protobuf";
 
-/// One span, as far as proofs look at it. Ids are lower-case hexadecimal.
+/// One span, with what the tests look at. Ids are lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
     /// The saga it belongs to.
@@ -44,11 +44,11 @@ pub struct Span {
     pub span_id: String,
     /// The span that caused it; `None` for a root.
     pub parent_id: Option<String>,
-    /// The traces and spans it only refers to.
+    /// Its links: the traces and spans it refers to.
     pub links: Vec<(String, String)>,
     /// `service.name` of the resource, without the `onsale-` in front.
     pub service: String,
-    /// What was done.
+    /// The name of the operation.
     pub name: String,
     /// When it began, in nanoseconds since 1970.
     pub began_nanos: u64,
@@ -60,7 +60,7 @@ pub struct Span {
     pub error: Option<String>,
 }
 
-/// All spans that came in, by trace.
+/// All spans that were received, by trace.
 pub type Traces = BTreeMap<String, Vec<Span>>;
 
 /// The collector. It stops when dropped.
@@ -98,22 +98,22 @@ impl Sink {
         format!("http://{}", self.addr)
     }
 
-    /// Everything that has come in.
+    /// Everything received so far.
     pub fn traces(&self) -> Traces {
         self.traces.borrow().clone()
     }
 
-    /// What has come in of one trace, in the order of the spans' beginnings.
+    /// What was received of one trace, in the order in which the spans began.
     pub fn spans_of_trace(&self, trace_id: &str) -> Vec<Span> {
         let mut spans = self.traces.borrow().get(trace_id).cloned().unwrap_or_default();
         spans.sort_by_key(|span| span.began_nanos);
         spans
     }
 
-    /// Waits until `found` finds what it looks for; it is asked again after each export.
+    /// Waits until `found` returns something; it is called again after each export.
     ///
     /// # Panics
-    /// When the time is over; the message shows what has come in.
+    /// At the timeout; the message shows what was received.
     pub async fn wait_for<T>(&self, within: Duration, found: impl Fn(&Traces) -> Option<T>) -> T {
         let deadline = Instant::now() + within;
         let mut traces = self.traces.clone();
@@ -125,16 +125,16 @@ impl Sink {
             if !matches!(changed, Ok(Ok(()))) {
                 let seen: String =
                     traces.borrow().values().map(|spans| tree::draw(spans)).collect();
-                panic!("not seen within {within:?}; what came in:\n{seen}");
+                panic!("not seen within {within:?}; received:\n{seen}");
             }
         }
     }
 
-    /// Waits until the spans of one trace are a whole tree that `complete` is content with.
+    /// Waits until the spans of one trace form a whole tree that `complete` accepts.
     /// Spans come in batches, so a trace that is not yet a tree may become one.
     ///
     /// # Panics
-    /// When the time is over; the message says what is missing and shows the trace.
+    /// At the timeout; the message says what is missing and shows the trace.
     pub async fn wait_for_tree(
         &self,
         trace_id: &str,
@@ -150,7 +150,7 @@ impl Sink {
             };
             let why = match tree {
                 Ok(tree) if complete(&tree) => return tree,
-                Ok(tree) => format!("the tree is whole, but not what was wanted\n{tree}"),
+                Ok(tree) => format!("the tree is whole, but not what was expected\n{tree}"),
                 Err(why) => why,
             };
             let changed = tokio::time::timeout_at(deadline, traces.changed()).await;
@@ -159,7 +159,7 @@ impl Sink {
     }
 }
 
-/// `POST /v1/traces`, as the OTLP specification has it.
+/// `POST /v1/traces`, as the OTLP specification defines it.
 async fn take(
     State(traces): State<Arc<watch::Sender<Traces>>>,
     headers: axum::http::HeaderMap,
@@ -235,6 +235,7 @@ mod tests {
 
     fn tracer(service: &str, sink: &Sink) -> Tracer {
         let endpoint = format!("{}/v1/traces", sink.endpoint());
+        mesh::tls::install();
         let exporter = SpanExporter::builder().with_http().with_endpoint(endpoint).build();
         Tracer::exporting(service, exporter.expect("an endpoint of our own"))
     }

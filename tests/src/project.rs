@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folders that are made, not written.
+/// Folders with generated content.
 const MADE: [&str; 3] = ["target", ".git", ".onsale"];
 
 /// The top folder of the checkout.
@@ -31,7 +31,8 @@ pub fn read_json(path: impl AsRef<Path>) -> serde_json::Value {
     serde_json::from_str(&read(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every written file and folder below `folder`, named from the top folder, in order.
+/// Every file and folder below `folder` that is not generated, named from the top folder, in
+/// order.
 ///
 /// # Panics
 /// When a folder cannot be listed.

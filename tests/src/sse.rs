@@ -12,9 +12,9 @@ use crate::mesh::SOON;
 /// One event.
 #[derive(Debug, Clone, Default)]
 pub struct Event {
-    /// What to give back as `Last-Event-ID`.
+    /// The value to send as `Last-Event-ID` when resuming.
     pub id: Option<String>,
-    /// JSON.
+    /// The data, which is JSON.
     pub data: String,
 }
 
@@ -22,13 +22,13 @@ impl Event {
     /// The data as `T`.
     ///
     /// # Panics
-    /// When it is of another shape.
+    /// When it has another shape.
     pub fn json<T: DeserializeOwned>(&self) -> T {
         serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {}", self.data))
     }
 
-    /// The fact that the event tells of, for example `payment.completed`.
-    pub fn fact(&self) -> String {
+    /// The name of the mesh event that it carries, for example `payment.completed`.
+    pub fn event(&self) -> String {
         let value: serde_json::Value = self.json();
         let kind = value["type"].as_str().unwrap_or_default();
         let kind = kind.strip_prefix("onsale.").unwrap_or(kind);
@@ -52,10 +52,10 @@ pub async fn open(base: &str, path: &str, token: &str, last: Option<String>) -> 
     }
 }
 
-/// Opens a stream, after the event `last` when there is one, or says why it is refused.
+/// Opens a stream, after the event `last` when there is one, or returns the refusal.
 ///
 /// # Errors
-/// The refusal, if it is one.
+/// The problem document of the refusal, if the answer has one.
 ///
 /// # Panics
 /// When the gateway cannot be reached.
@@ -96,8 +96,8 @@ impl Events {
         serde_json::from_slice(buffered).ok()
     }
 
-    /// The next event. Chunk sizes and comments are passed over: no line of an event of ours
-    /// looks like one of them.
+    /// The next event. Chunk sizes and comments are skipped: no line of our events looks like
+    /// one of them.
     pub async fn next(&mut self) -> Event {
         let mut event = Event::default();
         loop {
@@ -112,11 +112,11 @@ impl Events {
         }
     }
 
-    /// Reads on until an event tells of this fact.
-    pub async fn until(&mut self, fact: &str) -> Event {
+    /// Reads on until the mesh event of this name comes.
+    pub async fn until(&mut self, name: &str) -> Event {
         loop {
             let event = self.next().await;
-            if event.fact() == fact {
+            if event.event() == name {
                 return event;
             }
         }

@@ -16,17 +16,17 @@ use crate::mesh::{Mesh, SOON};
 /// Rows and digest of each table, and of each kind of key in Valkey.
 pub type Stored = BTreeMap<String, (i64, String)>;
 
-/// Not what anybody stored: how far publishers and readers have come, and which migrations
-/// were applied.
+/// The tables, without those that only say how far publishers and readers have come, and which
+/// migrations were applied.
 const TABLES: &str = "select n.nspname, c.relname from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and not c.relispartition and n.nspname in ('public', 'mesh')
       and c.relname not in ('verified', 'positions', 'reached', '_sqlx_migrations')";
-/// What follows the clock in the mesh's own rows: marks, leases, and how often something was
-/// refused or tried.
+/// Columns of the mesh's own rows that follow the clock: marks, leases, and how often something
+/// was refused or tried.
 const OF_THE_CLOCK: &str =
     "array['stream_seq', 'leased_until', 'refusals', 'due_at', 'attempts', 'unsettled']";
-/// The same of the mesh's keys in Valkey.
+/// The mesh's keys in Valkey that follow the clock.
 const KEYS_OF_THE_CLOCK: [&str; 6] = [
     "outbox:waiting",
     "outbox:unsent",
@@ -36,17 +36,17 @@ const KEYS_OF_THE_CLOCK: [&str; 6] = [
     "parked:due",
 ];
 const UNPUBLISHED: &str = "select count(*) from mesh.outbox where stream_seq is null";
-/// Events that wait for what they depend on, and are tried again by themselves.
+/// Parked events that wait for what they depend on, and are retried automatically.
 const EARLY: &str = "select count(*) from mesh.parked where ended_at is null and state = 'early'";
 
-/// Messages to fans that are still to be sent: each becomes a fact.
+/// Messages to fans that are still to be sent: each one leads to an event.
 const UNSENT: &str = "select count(*) from messages where state = 'PENDING'";
-/// Between two looks.
+/// The pause between two looks.
 const PROBE: Duration = Duration::from_millis(10);
 
-/// The rows that say something. A slate that was wiped is thrown away some seconds later; the
-/// export has a watermark that follows the clock, and the watchdog crosses deadlines off that
-/// have passed.
+/// The rows that count. A cleared record of failed log-ins is deleted some seconds later; the
+/// export has a watermark that follows the clock, and the watchdog removes deadlines that have
+/// passed.
 fn wanted(table: &str) -> &'static str {
     match table {
         "log_in_failures" => "failed_at <> '{}'",
@@ -55,7 +55,7 @@ fn wanted(table: &str) -> &'static str {
     }
 }
 
-/// A reader of every store.
+/// A reader of every service's store.
 pub struct Stores {
     pools: Vec<(&'static str, PgPool)>,
     valkey: redis::Client,
@@ -69,7 +69,7 @@ impl Stores {
     /// # Panics
     /// When one cannot be reached.
     pub async fn of(mesh: &Mesh) -> Self {
-        let config = &mesh.stage.config;
+        let config = &mesh.env.config;
         let open = |service| {
             let url = config.database_url(service).expect("a service with a database");
             (service, PgPool::connect_lazy(url).expect("an address"))
@@ -82,16 +82,16 @@ impl Stores {
         }
     }
 
-    /// What is stored once nothing is on its way any more.
+    /// What is stored once nothing is in flight any more.
     ///
     /// # Panics
-    /// When there is no rest; the message says what goes on.
+    /// When the mesh does not come to rest; the message says what is still in flight.
     pub async fn at_rest(&self) -> Stored {
         let until = Instant::now() + SOON;
         loop {
             let before = self.now().await;
-            let waiting = self.on_their_way().await;
-            // What was told while the first look was taken shows in the second.
+            let waiting = self.in_flight().await;
+            // An event emitted during the first look shows in the second.
             let after = self.now().await;
             let changing: Vec<&String> =
                 after.keys().filter(|table| before.get(*table) != after.get(*table)).collect();
@@ -132,7 +132,7 @@ impl Stores {
         stored
     }
 
-    /// Everybody's keys by kind.
+    /// The keys of every service in Valkey, by kind.
     async fn valkey_now(&self) -> Stored {
         let mut connection =
             self.valkey.get_multiplexed_async_connection().await.expect("a connection");
@@ -155,9 +155,9 @@ impl Stores {
         kinds
     }
 
-    /// Events that are emitted and not published, those that somebody has still to hear, and
-    /// messages to fans: whose, and how many.
-    async fn on_their_way(&self) -> Vec<String> {
+    /// Events that are not yet published, those that a consumer has still to handle, and
+    /// messages to fans that are not yet sent: the service, and how many.
+    async fn in_flight(&self) -> Vec<String> {
         let mut waiting = Vec::new();
         for (service, pool) in &self.pools {
             let mut counts = vec![("not published", UNPUBLISHED), ("early", EARLY)];
@@ -176,17 +176,17 @@ impl Stores {
         let streams = self.ask("$JS.API.STREAM.NAMES").await;
         for stream in streams["streams"].as_array().expect("names of streams") {
             let stream = stream.as_str().unwrap_or_default();
-            let heard = self.ask(&format!("$JS.API.CONSUMER.LIST.{stream}")).await;
-            for consumer in heard["consumers"].as_array().into_iter().flatten() {
+            let listed = self.ask(&format!("$JS.API.CONSUMER.LIST.{stream}")).await;
+            for consumer in listed["consumers"].as_array().into_iter().flatten() {
                 let count = |field: &str| consumer[field].as_i64().unwrap_or(1);
-                let facts = count("num_pending") + count("num_ack_pending");
+                let events = count("num_pending") + count("num_ack_pending");
                 let name = consumer["name"].as_str().unwrap_or_default();
-                waiting.extend((facts > 0).then(|| format!("{name}: {facts} of {stream}")));
+                waiting.extend((events > 0).then(|| format!("{name}: {events} of {stream}")));
             }
         }
         let lags = self.readers.lags().await.expect("how far readers have come");
         let behind =
-            lags.iter().map(|lag| format!("{}: {} of {}", lag.service, lag.facts, lag.teller));
+            lags.iter().map(|lag| format!("{}: {} of {}", lag.service, lag.events, lag.producer));
         waiting.extend(behind);
         waiting
     }
@@ -197,8 +197,8 @@ impl Stores {
     }
 }
 
-/// `queue.inbox` of `{queue}:inbox:20500`, and of `{ranking}:g3:inbox:20500` `ranking.inbox`: a
-/// rebuilt model lies under another generation, and is the same.
+/// The service and the kind of a key: `queue.inbox` of `{queue}:inbox:20500`, and `ranking.inbox`
+/// of `{ranking}:g3:inbox:20500`. A rebuilt model has another generation, and the same content.
 fn kind_of(key: &str) -> String {
     let mut parts = key.split(':');
     let root = parts.next().unwrap_or_default().trim_matches(['{', '}']);

@@ -1,8 +1,9 @@
-//! E-mail addresses. Only a mail can tell whether one exists; this tells what cannot be one.
+//! E-mail addresses. Only a mail can show whether one exists; this module refuses text that
+//! cannot be an address.
 //!
-//! Two spellings of one address are one: capital letters, full-width letters, a domain in
-//! Unicode or in its ASCII form, quotes that are not needed. Dots that the standard forbids
-//! beside each other or before the `@` are taken, since docomo and others gave out such
+//! Different spellings of an address become the same: capital letters, full-width letters, a
+//! domain in Unicode or in its ASCII form, quotes that are not needed. Dots that the standard
+//! forbids, beside each other or before the `@`, are accepted: docomo and others gave out such
 //! addresses, and they work.
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
@@ -13,16 +14,16 @@ use crate::{
     judge::{Shape, check, is_blank, is_hidden},
 };
 
-/// RFC 5321: what fits into a mail's envelope.
+/// The limit of a mail's envelope (RFC 5321).
 const BYTES_MAX: usize = 254;
 const MAILBOX_BYTES_MAX: usize = 64;
-/// What a mailbox has only inside quotes, where nobody uses it.
+/// Characters that a mailbox can have only inside quotes, which are not used in practice.
 const ODD: &str = "@,;:<>()[]\\\"";
 
-/// An address in the form in which it is kept and compared.
+/// An address in the form in which it is stored and compared.
 ///
 /// # Errors
-/// What is wrong with it, to be put behind its name.
+/// What is wrong with it, to be written after its name.
 pub fn email(text: &str) -> Result<String, Flaw> {
     let typed = text.trim();
     if typed.len() > 4 * BYTES_MAX {
@@ -75,10 +76,10 @@ fn domain_of(typed: &str) -> Result<String, Flaw> {
         Hyphens::CheckFirstLast,
         DnsLength::Verify,
     );
-    let domain = read.map_err(|_| Flaw::new("has no domain behind the `@`"))?;
+    let domain = read.map_err(|_| Flaw::new("has no domain after the `@`"))?;
     let last = domain.rsplit('.').next().unwrap_or_default();
     if !domain.contains('.') || last.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Flaw::new("has no whole domain behind the `@`, as `example.com` is one"));
+        return Err(Flaw::new("has no full domain, such as `example.com`, after the `@`"));
     }
     Ok(domain.into_owned())
 }
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_one_address_are_one() {
+    fn spellings_of_one_address_become_the_same() {
         let nfd: String = "전화@서울.kr".nfd().collect();
         for (kept, spellings) in [
             (
@@ -105,12 +106,12 @@ mod tests {
             for spelling in spellings {
                 assert_eq!(email(spelling).as_deref(), Ok(kept), "{spelling}");
             }
-            assert_eq!(email(kept).as_deref(), Ok(kept), "once is for good");
+            assert_eq!(email(kept).as_deref(), Ok(kept), "normalising again changes nothing");
         }
     }
 
     #[test]
-    fn addresses_that_work_are_taken_though_the_standard_forbids_them() {
+    fn addresses_that_work_are_accepted_even_if_the_standard_forbids_them() {
         for taken in [
             "try..this.05@docomo.ne.jp",
             "ends.@docomo.ne.jp",
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_an_address_is_refused() {
+    fn text_that_cannot_be_an_address_is_refused() {
         let long = format!("{}@example.org", "a".repeat(65));
         let longer = format!("a@{}org", "example.".repeat(40));
         let huge = format!("{}@example.org", "a".repeat(60_000));
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_hidden_is_in_an_address() {
+    fn an_address_with_a_hidden_character_is_refused() {
         for text in [
             "fan\u{200b}@example.org",
             "fan@exa\u{ad}mple.org",

@@ -1,8 +1,8 @@
 //! Which characters a text may have.
 //!
-//! A character without a picture of its own is refused, unless it belongs to the picture of
-//! its neighbours: a joiner in a family of emoji or between letters of a script that needs it,
-//! a selector behind the character that it selects a form of.
+//! A character without a glyph of its own is refused, unless it is part of its neighbours'
+//! glyph: a joiner in a family of emoji or between letters of a script that needs it, or a
+//! selector after the character whose form it selects.
 
 use icu_properties::{
     CodePointMapData, CodePointSetData, CodePointSetDataBorrowed,
@@ -16,43 +16,45 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use crate::Flaw;
 
-/// Code points of one character at most. A family of emoji has up to 10, a letter of the
-/// scripts with most marks fewer.
+/// Code points of one character at most. A family of emoji has up to 10; letters have fewer,
+/// even in the scripts with the most marks.
 const CLUSTER_MAX: usize = 16;
 
 const HIDDEN: CodePointSetDataBorrowed<'static> =
     CodePointSetData::new::<DefaultIgnorableCodePoint>();
-const TURNS: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<BidiControl>();
+const BIDI: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<BidiControl>();
 const BLANK: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<WhiteSpace>();
 const EMOJI: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<Emoji>();
-const PICTURE: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<ExtendedPictographic>();
+const PICTOGRAPH: CodePointSetDataBorrowed<'static> =
+    CodePointSetData::new::<ExtendedPictographic>();
 const FLAG: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<RegionalIndicator>();
 const IDEOGRAPH: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<Ideographic>();
 const SELECTOR: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<VariationSelector>();
-const NONE: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<NoncharacterCodePoint>();
+const NONCHARACTER: CodePointSetDataBorrowed<'static> =
+    CodePointSetData::new::<NoncharacterCodePoint>();
 const ABOVE_OTHERS: CodePointSetDataBorrowed<'static> =
     CodePointSetData::new::<PrependedConcatenationMark>();
 
 const ZERO_WIDTH_NON_JOINER: char = '\u{200c}';
 const ZERO_WIDTH_JOINER: char = '\u{200d}';
-/// Braille without a dot: a symbol by its category, and nothing to the eye.
+/// Braille without a dot: a symbol by its category, but invisible.
 const BRAILLE_BLANK: char = '\u{2800}';
 const KEYCAP: char = '\u{20e3}';
 const BLACK_FLAG: char = '\u{1f3f4}';
-/// What stands where something could not be read.
+/// Characters that replace what could not be decoded.
 const REPLACEMENTS: [char; 2] = ['\u{fffc}', '\u{fffd}'];
 
-/// Whether this is an empty place to the eye.
+/// Whether this character looks like an empty space.
 pub(crate) fn is_blank(c: char) -> bool {
     BLANK.contains(c) || c == BRAILLE_BLANK
 }
 
-/// Whether nothing is drawn for this by itself.
+/// Whether this character is invisible by itself.
 pub(crate) fn is_hidden(c: char) -> bool {
     HIDDEN.contains(c) || is_in(c, GeneralCategoryGroup::Format) && !ABOVE_OTHERS.contains(c)
 }
 
-/// Whether this picks one of several forms of the character before it.
+/// Whether this selects one of several forms of the character before it.
 pub(crate) fn is_selector(c: char) -> bool {
     SELECTOR.contains(c)
 }
@@ -69,15 +71,15 @@ fn is_in(c: char, group: GeneralCategoryGroup) -> bool {
     group.contains(CodePointMapData::<GeneralCategory>::new().get(c))
 }
 
-/// Whether a text has more lines than one.
+/// Whether a text is one line or may have several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     Line,
     Lines,
 }
 
-/// Refuses what cannot be seen, what is no text, and marks that belong to no letter. The text
-/// is in a normal form.
+/// Refuses invisible characters, characters that are no text, and marks that are on no letter.
+/// The text must be in a normal form.
 pub(crate) fn check(text: &str, shape: Shape) -> Result<(), Flaw> {
     if text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
         return Ok(());
@@ -126,11 +128,11 @@ fn check_char(c: char, shape: Shape) -> Result<(), Flaw> {
         c if c.is_control() && !(shape == Shape::Lines && is_end) => {
             Err(Flaw::new(format!("has a control character (U+{code:04X})")))
         }
-        c if REPLACEMENTS.contains(&c) => {
-            Err(Flaw::new(format!("has the sign for what could not be read (U+{code:04X})")))
-        }
-        c if NONE.contains(c) || is_in(c, GeneralCategoryGroup::PrivateUse) => {
-            Err(Flaw::new(format!("has a character without a meaning (U+{code:04X})")))
+        c if REPLACEMENTS.contains(&c) => Err(Flaw::new(format!(
+            "has a replacement for a character that could not be read (U+{code:04X})"
+        ))),
+        c if NONCHARACTER.contains(c) || is_in(c, GeneralCategoryGroup::PrivateUse) => {
+            Err(Flaw::new(format!("has a character without a defined meaning (U+{code:04X})")))
         }
         _ => Ok(()),
     }
@@ -138,18 +140,20 @@ fn check_char(c: char, shape: Shape) -> Result<(), Flaw> {
 
 fn hidden(c: char) -> Flaw {
     let code = u32::from(c);
-    match TURNS.contains(c) {
-        true => Flaw::new(format!("has a sign that turns the direction of text (U+{code:04X})")),
+    match BIDI.contains(c) {
+        true => {
+            Flaw::new(format!("has a character that changes the direction of text (U+{code:04X})"))
+        }
         false => Flaw::new(format!("has a character that cannot be seen (U+{code:04X})")),
     }
 }
 
-/// Whether a hidden character is part of what its neighbours show.
+/// Whether a hidden character is part of the glyph of its neighbours.
 fn is_part_of(c: char, cluster: &[char], before: Option<char>, after: Option<char>) -> bool {
     let (Some(before), first) = (before, cluster[0]) else { return false };
-    let is_picture = PICTURE.contains(first) || FLAG.contains(first);
+    let is_pictograph = PICTOGRAPH.contains(first) || FLAG.contains(first);
     match c {
-        ZERO_WIDTH_JOINER if is_picture => after.is_some_and(|c| PICTURE.contains(c)),
+        ZERO_WIDTH_JOINER if is_pictograph => after.is_some_and(|c| PICTOGRAPH.contains(c)),
         ZERO_WIDTH_JOINER | ZERO_WIDTH_NON_JOINER => {
             is_joined(before) && after.is_some_and(is_joined)
         }
@@ -163,8 +167,8 @@ fn is_part_of(c: char, cluster: &[char], before: Option<char>, after: Option<cha
     }
 }
 
-/// Letters whose form depends on their neighbours: of Arabic, of the scripts of India, and of
-/// what lies between them in the code.
+/// Letters whose form depends on their neighbours: those of Arabic, of the scripts of India, and
+/// of the blocks between them in Unicode.
 fn is_joined(c: char) -> bool {
     ('\u{600}'..='\u{1cff}').contains(&c) && (is_letter_or_digit(c) || is_mark(c))
 }
@@ -174,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_seen_is_refused_by_its_number() {
+    fn an_invisible_character_is_refused_and_named_by_its_code() {
         for c in [
             '\u{ad}',
             '\u{34f}',
@@ -199,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_turns_the_direction_is_refused() {
+    fn a_character_that_changes_the_direction_is_refused() {
         for c in ['\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}']
         {
             let flaw = check(&format!("a{c}b"), Shape::Lines).expect_err("refused").to_string();
@@ -208,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_refused() {
+    fn a_character_that_is_no_text_is_refused() {
         for c in ['\0', '\u{7f}', '\u{9b}', '\u{e000}', '\u{f8ff}', '\u{fffd}', '\u{ffff}'] {
             assert!(check(&format!("a{c}b"), Shape::Lines).is_err(), "{c:?}");
         }
@@ -219,17 +223,17 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_stands_on_a_letter() {
+    fn a_mark_must_be_on_a_letter() {
         for text in ["\u{301}a", "a \u{301}", "\u{20dd}"] {
             assert!(check(text, Shape::Line).expect_err("refused").to_string().contains("mark"));
         }
         let tower = format!("a{}", "\u{301}".repeat(40));
         assert!(check(&tower, Shape::Line).is_err());
-        assert!(check("x\u{301}", Shape::Line).is_ok(), "a letter that has no code of its own");
+        assert!(check("x\u{301}", Shape::Line).is_ok(), "a letter without a code point of its own");
     }
 
     #[test]
-    fn scripts_and_emoji_keep_what_belongs_to_their_pictures() {
+    fn scripts_and_emoji_keep_the_hidden_characters_of_their_glyphs() {
         for text in [
             "👩\u{200d}🎤 Live",
             "❤\u{fe0f}",

@@ -1,4 +1,4 @@
-//! Titles, descriptions and names, as they are kept.
+//! Titles, descriptions and names, in the form in which they are stored.
 
 use std::ops::RangeInclusive;
 
@@ -15,10 +15,10 @@ use crate::{
 /// family of emoji 35.
 const BYTES_OF_A_CHARACTER: usize = 36;
 
-/// One line: a title, a venue, a reason. Blanks around it go, and several in a row are one.
+/// One line: a title, a venue, a reason. Blanks around it are removed; several in a row become one.
 ///
 /// # Errors
-/// What is wrong with it, to be put behind its name.
+/// What is wrong with it, to be written after its name.
 pub fn line(text: &str, characters: RangeInclusive<usize>) -> Result<String, Flaw> {
     let text = one_blank(&text.trim().nfc().collect::<String>());
     check(&text, Shape::Line)?;
@@ -26,10 +26,10 @@ pub fn line(text: &str, characters: RangeInclusive<usize>) -> Result<String, Fla
     Ok(text)
 }
 
-/// Any number of lines. Blanks around them go, and every line end is `\n`.
+/// Any number of lines. Blanks around them are removed, and every line end becomes `\n`.
 ///
 /// # Errors
-/// What is wrong with them, to be put behind their name.
+/// What is wrong with them, to be written after their name.
 pub fn lines(text: &str, characters_max: usize) -> Result<String, Flaw> {
     let text: String = text.trim().nfc().collect();
     let text = text.replace("\r\n", "\n").replace(['\r', '\u{2028}', '\u{2029}'], "\n");
@@ -38,13 +38,13 @@ pub fn lines(text: &str, characters_max: usize) -> Result<String, Flaw> {
     Ok(text)
 }
 
-/// A name that others ask for: of a section, a row, a seat. However it was typed, it is kept
+/// A name that people look up: of a section, a row, a seat. However it was typed, it is stored
 /// in one form, in which it can be compared.
 ///
 /// # Errors
-/// What is wrong with it, to be put behind its name.
+/// What is wrong with it, to be written after its name.
 pub fn name(text: &str, characters: RangeInclusive<usize>) -> Result<String, Flaw> {
-    // Before it is normalised, so that nothing hidden is lost without a word.
+    // Before it is normalised, so that no hidden character is removed silently.
     check(&text.trim().nfc().collect::<String>(), Shape::Line)?;
     let name = same_name(text);
     check(&name, Shape::Line)?;
@@ -52,8 +52,8 @@ pub fn name(text: &str, characters: RangeInclusive<usize>) -> Result<String, Fla
     Ok(name)
 }
 
-/// The form in which [`name`] keeps this, whether it may be a name or not: for what is asked
-/// for. What was refused as a name is equal to none that was kept.
+/// The form in which [`name`] stores this text, whether it is a valid name or not, to look up a
+/// name. A text that is no valid name equals no stored one.
 pub fn same_name(text: &str) -> String {
     if text.is_ascii() {
         return one_blank(text.trim());
@@ -62,9 +62,9 @@ pub fn same_name(text: &str) -> String {
     one_blank(composed.trim())
 }
 
-/// What a name looks like, to be compared with what others look like: a letter of another
-/// alphabet stands as the Latin one that is drawn alike. Characters of ASCII are themselves,
-/// for people know that `0` and `O`, or `1` and `l`, are two.
+/// What a name looks like, to find names that look alike: a letter of another alphabet becomes
+/// the Latin letter that looks the same. ASCII characters stay themselves, since people know
+/// that `0` and `O`, or `1` and `l`, are different.
 pub fn look(name: &str) -> String {
     if name.is_ascii() {
         return name.to_owned();
@@ -77,7 +77,7 @@ pub fn look(name: &str) -> String {
         }
         let before = look.len();
         look.extend(skeleton(c.encode_utf8(&mut [0; 4])));
-        // Unicode draws an I like an l.
+        // Unicode treats I as looking like l.
         if c.is_uppercase() && look[before..] == *"l" {
             look.replace_range(before.., "I");
         }
@@ -107,18 +107,18 @@ fn count(text: &str, characters: RangeInclusive<usize>) -> Result<(), Flaw> {
     Ok(())
 }
 
-/// Every run of blanks as one. Ends of lines stay, to be refused.
+/// Replaces every run of blanks by one. Line ends stay, to be refused.
 pub(crate) fn one_blank(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
-    let mut behind_blank = false;
+    let mut after_blank = false;
     for c in text.chars() {
         let blank = is_blank(c) && !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}');
-        match (blank, behind_blank) {
+        match (blank, after_blank) {
             (true, true) => {}
             (true, false) => kept.push(' '),
             (false, _) => kept.push(c),
         }
-        behind_blank = blank;
+        after_blank = blank;
     }
     let trimmed = kept.trim_matches(' ');
     if trimmed.len() == kept.len() { kept } else { trimmed.to_owned() }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_kept_composed_and_as_it_was_meant() {
+    fn a_line_is_stored_composed_and_with_single_blanks() {
         for (typed, kept) in [
             (" Night Ferry ", "Night Ferry"),
             (&nfd("Côté"), "Côté"),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_what_a_person_counts() {
+    fn a_length_is_counted_as_people_count() {
         assert!(line(&nfd(&"한".repeat(9)), 1..=9).is_ok());
         assert!(line(&"👩\u{200d}👩\u{200d}👧".repeat(9), 1..=9).is_ok());
         let flaw = line(&"가".repeat(10), 1..=9).expect_err("refused").to_string();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn not_empty_means_that_something_is_seen() {
+    fn a_text_that_must_not_be_empty_has_a_visible_character() {
         for empty in ["", " ", "\u{a0}", "\u{3000}", "\u{2800}", "\n", "\u{2003} \u{2009}"] {
             let flaw = line(empty, 1..=9).expect_err("refused").to_string();
             assert_eq!(flaw, "must not be empty", "{empty:?}");
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_one_however_it_was_typed() {
+    fn a_name_has_one_form_however_it_was_typed() {
         for (typed, kept) in [
             (&*nfd("R석"), "R석"),
             ("１", "1"),
@@ -209,7 +209,7 @@ mod tests {
         ] {
             assert_eq!(name(typed, 1..=64).as_deref(), Ok(kept), "{typed:?}");
             assert_eq!(same_name(typed), kept, "{typed:?}");
-            assert_eq!(same_name(kept), kept, "once is for good");
+            assert_eq!(same_name(kept), kept, "normalising again changes nothing");
         }
         for bad in ["A\u{200b}", "\u{202e}A", "A\n1", "A\u{0}", "\u{301}A", "A\u{fe0f}"] {
             assert!(name(bad, 1..=64).is_err(), "{bad:?}");

@@ -1,23 +1,23 @@
-//! What people write: how it is read, judged, kept and compared.
+//! Text that people enter: how it is validated, normalised, stored and compared.
 //!
-//! The same word can be written in several ways: an accent beside its letter or within it,
-//! full-width digits, capital letters, blanks of several kinds. People see one word, so there
-//! is one. Every text that comes in passes through here before it is kept or compared, and
-//! nothing else in the workspace looks at the characters of a text.
+//! The same word can be written in several ways: with an accent beside its letter or within it,
+//! with full-width digits, capital letters, or blanks of several kinds. People see one word, so
+//! they are treated as one. Every text from outside passes through this crate before it is stored
+//! or compared, and nothing else in the workspace looks at the characters of a text.
 //!
-//! | what | kept in | function |
+//! | what | stored as | function |
 //! |---|---|---|
 //! | a title, a venue, a reason: one line | NFC | [`line`] |
 //! | a description: any number of lines | NFC | [`lines`] |
-//! | a name that others ask for: a section, a row, a seat | NFKC | [`name`] |
+//! | a name that people look up: a section, a row, a seat | NFKC | [`name`] |
 //! | a password | the PRECIS profile `OpaqueString` (RFC 8265) | [`password`] |
 //! | an e-mail address | NFKC, lower case, its domain in ASCII (IDNA) | [`email`] |
 //! | a telephone number | E.164 | [`phone`] |
-//! | what is searched for | NFKC, case-folded | [`folded`], [`search`] |
+//! | a search term | NFKC, case-folded | [`folded`], [`search`] |
 //!
-//! Lengths are counted in grapheme clusters: what a person counts as one character. A text
-//! that must not be empty has something that can be seen. Characters that cannot be seen, or
-//! that turn the direction of others, are refused where they could hide something.
+//! Lengths are counted in grapheme clusters: what a person counts as one character. A text that
+//! must not be empty has at least one visible character. Characters that cannot be seen, or that
+//! change the direction of others, are refused where they could hide something.
 //!
 //! **Architecture invariant:** this crate knows no runtime and no other crate of ours.
 
@@ -36,7 +36,7 @@ pub use search::folded;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-/// What is wrong with a text, to be put behind its name: "has 250 characters; at most 200 are
+/// What is wrong with a text, to be written after its name: "has 250 characters; at most 200 are
 /// allowed".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -48,7 +48,7 @@ impl Flaw {
     }
 }
 
-/// How many characters a person counts.
+/// The length of a text, in characters as a person counts them.
 pub fn length(text: &str) -> usize {
     if text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
         return text.len();

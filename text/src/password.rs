@@ -1,4 +1,4 @@
-//! Passwords, by the profile `OpaqueString` of PRECIS (RFC 8265).
+//! Passwords, normalised by the PRECIS profile `OpaqueString` (RFC 8265).
 
 use std::ops::RangeInclusive;
 
@@ -7,17 +7,17 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::{Flaw, length};
 
-/// Bytes of a password at most: hashing takes time for each.
+/// Bytes of a password at most: each one takes time to hash.
 const BYTES_MAX: usize = 4_096;
 
-/// A password in the form that is hashed: what two keyboards make of the same keys is the
-/// same password. Case, width and blanks at its ends are part of it.
+/// A password in the form that is hashed: the same keys on two keyboards give the same password.
+/// Case, width and blanks at its ends are part of it.
 ///
 /// # Errors
-/// What is wrong with it, without repeating it.
+/// What is wrong with it; the password is not repeated.
 pub fn password(text: &str, characters: RangeInclusive<usize>) -> Result<String, Flaw> {
     let (min, max) = (*characters.start(), *characters.end());
-    // Composed first: the profile's letters are composed ones, and what a Mac types is not.
+    // Composed first: the profile expects composed letters, and a Mac types decomposed ones.
     let composed: String = text.chars().take(BYTES_MAX + 1).nfc().collect();
     let found = length(&composed);
     if !characters.contains(&found) || composed.len() > BYTES_MAX {
@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_one_on_every_keyboard() {
+    fn a_password_is_the_same_on_every_keyboard() {
         let typed = "pässwörd-전화-123";
         let elsewhere: String = typed.nfd().collect();
         assert_ne!(typed, elsewhere);
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_keyboard_did_not_decide_is_kept() {
+    fn case_width_and_blanks_are_part_of_a_password() {
         for (one, other) in [
             ("Correct horse", "correct horse"),
             ("correct horse ", "correct horse"),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_hidden_is_in_a_password() {
+    fn a_password_with_a_hidden_character_is_refused() {
         for hidden in ["correct\u{200b}horse", "correct\thorse", "correct\0horse", "correct\nhorse"]
         {
             assert_eq!(kept(hidden), None, "{hidden:?}");

@@ -1,4 +1,4 @@
-//! Telephone numbers, as a message can be sent to them.
+//! Telephone numbers, in the form that messages are sent to.
 
 use phonenumber::{Mode, country};
 use unicode_normalization::UnicodeNormalization;
@@ -8,31 +8,31 @@ use crate::{Flaw, judge::is_blank};
 /// Characters of a number at most, with everything that people put between the digits.
 const CHARS_MAX: usize = 40;
 
-/// The country that a number without one belongs to.
+/// The country of a number that is written without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Home {
     /// South Korea, `+82`.
     Korea,
-    /// It is not known: the number has to say so itself.
+    /// Not known: the number must begin with its country.
     Unknown,
 }
 
-/// A number in E.164 form, such as `+821012345678`. Blanks, hyphens, brackets and a zero that
-/// belongs in front of a national number only are left out.
+/// A number in E.164 form, such as `+821012345678`. Blanks, hyphens, brackets and the leading
+/// zero that only a national number has are removed.
 ///
 /// # Errors
-/// What is wrong with it, to be put behind its name.
+/// What is wrong with it, to be written after its name.
 pub fn phone(text: &str, home: Home) -> Result<String, Flaw> {
     let typed: String = text.nfkc().collect();
     let typed = typed.trim();
-    // The library reads far more than that as a number, letters and extensions included.
+    // The library accepts far more than that as a number, including letters and extensions.
     let is_part = |c: char| c.is_ascii_digit() || is_blank(c) || is_between(c) || c == '+';
     if typed.chars().count() > CHARS_MAX || !typed.chars().all(is_part) {
         return Err(unread(home));
     }
     let plain: String =
         typed.chars().filter(|c| c.is_ascii_digit() || matches!(c, '+' | '(' | ')')).collect();
-    // What is dialled before a foreign number in most countries; no national one begins so.
+    // Dialled before a foreign number in most countries; no national number begins with it.
     let plain = match plain.strip_prefix("00") {
         Some(foreign) => format!("+{foreign}"),
         None => plain,
@@ -42,14 +42,14 @@ pub fn phone(text: &str, home: Home) -> Result<String, Flaw> {
         Home::Korea => Some(country::KR),
         Home::Unknown => return Err(unread(home)),
     };
-    // A country's number begins with no zero, and the library would pass over one.
+    // No country code begins with a zero, and the library would ignore one.
     if plain.rfind('+').is_some_and(|at| at > 0) || plain.starts_with("+0") {
         return Err(unread(home));
     }
     let number = phonenumber::parse(country, &plain).map_err(|_| unread(home))?;
     if !number.is_valid() || number.extension().is_some() {
         return Err(Flaw::new(
-            "is the number of no telephone; count its digits, and begin with the country, \
+            "is no valid telephone number; check its digits, and begin with the country, \
              for example `+821012345678`",
         ));
     }
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_number_is_one_however_it_is_written() {
+    fn a_number_has_one_form_however_it_is_written() {
         for (kept, home, spellings) in [
             (
                 "+821012345678",
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reaches_no_telephone_is_refused_with_an_example() {
+    fn text_that_is_no_telephone_number_is_refused_with_an_example() {
         let long = format!("+{}", "1".repeat(20_000));
         for bad in [
             "",

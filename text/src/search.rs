@@ -1,7 +1,7 @@
-//! What is searched for, and what it is found by.
+//! Search: the words of a query, and the index entries of a text.
 //!
-//! A search compares what people see: capital or small, wide or narrow, composed or not, and
-//! whichever apostrophe. Every sign is a character like others; none stands for anything else.
+//! A search compares what people see: it ignores case and width, whether letters are composed,
+//! and which apostrophe is used. Every sign is an ordinary character; there are no wildcards.
 
 use icu_casemap::CaseMapper;
 use icu_properties::{
@@ -15,7 +15,7 @@ use crate::{
     kept::one_blank,
 };
 
-/// Characters of a word that are compared: two words are hardly ever alike for longer.
+/// Characters of a word that are compared: different words hardly ever have a longer prefix in common.
 const WORD_CHARS_MAX: usize = 100;
 
 /// A text in the form in which it is compared with others.
@@ -26,7 +26,7 @@ pub fn folded(text: &str) -> String {
     one_blank(&plain)
 }
 
-/// Signs that a keyboard has one of, and typesetters several.
+/// Replaces signs that typesetters have several of by the one on a keyboard.
 fn plain(c: char) -> char {
     match c {
         '\u{2018}' | '\u{2019}' | '\u{201b}' | '\u{2bc}' | '\u{2032}' => '\'',
@@ -37,14 +37,15 @@ fn plain(c: char) -> char {
     }
 }
 
-/// What has to be found, each by its beginning: the words of what was asked, signs included.
-pub fn words(asked: &str) -> Vec<String> {
-    folded(asked).split(' ').filter(|word| !word.is_empty()).map(cut).collect()
+/// The words of a query, signs included. A text matches if it has an entry that begins with each
+/// of them.
+pub fn words(query: &str) -> Vec<String> {
+    folded(query).split(' ').filter(|word| !word.is_empty()).map(cut).collect()
 }
 
-/// What a text is found by: wherever somebody may begin to read in it, and on from there to
-/// the next blank. That is where a word begins, at every sign, and at every character of a
-/// script that puts no blanks between its words.
+/// The index entries of a text: from each point where a reader may begin, up to the next blank.
+/// Such a point is the beginning of a word, every sign, and every character of a script that
+/// puts no blanks between its words.
 pub fn beginnings(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for word in folded(text).split(' ') {
@@ -75,7 +76,7 @@ fn cut(word: &str) -> String {
 }
 
 /// Whether the script of this letter is written without blanks between words: Han, Kana, and
-/// those of the south-east of Asia.
+/// the scripts of South-East Asia.
 fn is_without_blanks(c: char) -> bool {
     let script = CodePointMapData::<Script>::new().get(c);
     matches!(script, Script::Han | Script::Hiragana | Script::Katakana)
@@ -86,14 +87,14 @@ fn is_without_blanks(c: char) -> bool {
 mod tests {
     use super::*;
 
-    fn finds(asked: &str, text: &str) -> bool {
+    fn finds(query: &str, text: &str) -> bool {
         let found = beginnings(text);
-        words(asked).iter().all(|word| found.iter().any(|it| it.starts_with(word.as_str())))
+        words(query).iter().all(|word| found.iter().any(|it| it.starts_with(word.as_str())))
     }
 
     #[test]
     fn a_search_compares_what_people_see() {
-        for (asked, text) in [
+        for (query, text) in [
             ("uber", "Uber-Tour"),
             ("ÜBER", "U\u{308}ber-Tour"),
             ("u\u{308}ber", "Über-Tour"),
@@ -110,7 +111,7 @@ mod tests {
             ("fer\u{200b}ry", "Ferry"),
             ("हिन्दी", "हिन्दी गीत"),
         ] {
-            assert!(finds(asked, text), "{asked} in {text}");
+            assert!(finds(query, text), "{query} in {text}");
         }
     }
 
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sign_is_a_character_like_others() {
+    fn a_sign_is_no_wildcard() {
         for sign in ["%", "_", "\\", "*", "?", "'", "\"", ":*", "&", "|", "!", "(", "☃", "+"] {
             assert!(!finds(sign, "Night Ferry 100 a b"), "{sign}");
             assert!(finds(sign, &format!("100{sign} live")), "{sign}");
@@ -140,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_seen_is_nothing_asked() {
+    fn a_query_without_a_visible_character_has_no_words() {
         for nothing in ["", " ", "\u{200b}", "\0", "\u{3164}"] {
             assert!(words(nothing).is_empty(), "{nothing:?}");
         }
     }
 
     #[test]
-    fn a_long_text_is_found_by_a_bounded_number_of_beginnings() {
+    fn a_long_text_has_a_bounded_number_of_entries() {
         let signs = "%".repeat(400);
         assert_eq!(beginnings(&signs).len(), WORD_CHARS_MAX);
         assert!(finds(&signs, &signs));

@@ -1,10 +1,10 @@
-//! The auditor: checks what must always hold, from the facts alone.
+//! The auditor: checks what must always hold, from the events alone.
 //!
-//! It decides nothing and asks nobody. Facts of one stream come in their order, those of
-//! different streams in any, and each perhaps twice; so two facts of different streams are
-//! compared when both are there, and a fact is missed only once everything told by then has
-//! been heard ([`Auditor::settled`]). What began before the kept facts do is taken as it is
-//! first seen.
+//! It decides nothing and queries no other service. Events of one stream come in their order,
+//! those of different streams in any order, and each perhaps twice. So two events of different
+//! streams are compared when both are there, and an event counts as missing only once everything
+//! emitted by then has been observed ([`Auditor::settled`]). What began before the kept events
+//! is taken as it is first seen.
 //!
 //! | rule | what must hold |
 //! |---|---|
@@ -14,11 +14,11 @@
 //! | `given_back` | no payment fails or is given up without its money being back |
 //! | `ledger_sums` | every balance of a wallet is the one before and the movement |
 //! | `hard_cap` | no hold is confirmed past its cap, or outlives it |
-//! | `declared_flow` | every fact follows from what may lead to it |
+//! | `declared_flow` | every event follows from one that may lead to it |
 
 mod finding;
 mod flow;
-mod hear;
+mod handle;
 mod payments;
 mod seats;
 mod shelf;
@@ -48,7 +48,7 @@ use uuid::Uuid;
 
 pub use finding::{OPEN_SECS, OVERDUE_SECS, SLACK_SECS};
 
-use crate::{Heard, flows::Flows};
+use crate::{Observed, flows::Flows};
 use finding::{Finding, Moment};
 use flow::{Due, Flow};
 use payments::{Payment, Step};
@@ -56,7 +56,7 @@ use seats::{Claimed, Reservation, Seat};
 use shelf::{Mark, Shelf, short};
 use wallets::{Move, Wallet};
 
-/// What is to be looked at again.
+/// What is to be checked again.
 #[derive(Debug, Clone, Copy)]
 enum Item {
     Payment(u32),
@@ -65,7 +65,7 @@ enum Item {
     Wallet(u32),
 }
 
-/// Everything it has heard, as far as it still matters.
+/// The auditor, with everything it has observed, as far as that still matters.
 #[derive(Default)]
 pub struct Auditor {
     flow: Flow,
@@ -79,41 +79,41 @@ pub struct Auditor {
     unread: u64,
 }
 
-/// A seat as the facts have it.
+/// A seat as the events have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeatSeen<'a> {
-    /// Whose seat.
+    /// The schedule it belongs to.
     pub schedule_id: ScheduleId,
     /// Its name.
     pub seat: &'a str,
-    /// Who holds or owns it.
+    /// The reservation that holds or owns it.
     pub owner: Option<ReservationId>,
-    /// That of the last owner.
+    /// The version of the last owner.
     pub hold_version: i64,
 }
 
 impl Auditor {
-    /// Takes in a fact; what is wrong by now and was not said before. Facts of one stream
-    /// come in its order; the same one again changes nothing.
-    pub fn hear(&mut self, flows: &Flows, heard: &Heard) -> Vec<Violation> {
-        let mut said = Vec::new();
-        if !self.flow.is_new(heard) {
-            return said;
+    /// Takes in an event and returns the violations that it reveals and that were not reported
+    /// before. Events of one stream come in its order; a repeat changes nothing.
+    pub fn handle(&mut self, flows: &Flows, observed: &Observed) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        if !self.flow.is_new(observed) {
+            return violations;
         }
         let mut wrong = Vec::new();
-        self.flow.hear(flows, heard, &mut wrong);
+        self.flow.handle(flows, observed, &mut wrong);
         for (finding, of) in wrong {
-            self.say(&finding, of, Uuid::nil(), Uuid::nil(), &mut said);
+            self.report(&finding, of, Uuid::nil(), Uuid::nil(), &mut violations);
         }
-        if self.read(heard, &mut said).is_none() {
+        if self.read(observed, &mut violations).is_none() {
             self.unread += 1;
         }
-        said
+        violations
     }
 
-    /// What must hold once everything told before `until` has been heard, and was not said
-    /// before. Something is allowed to be late by [`SLACK_SECS`], and what a service still
-    /// has to do by [`OPEN_SECS`].
+    /// Checks what must hold once everything emitted before `until` has been observed, and
+    /// returns the violations that were not reported before. An event may be late by
+    /// [`SLACK_SECS`], and what a service still has to do by [`OPEN_SECS`].
     pub fn settled(&mut self, until: Timestamp) -> Vec<Violation> {
         let until = until.unix_millis() / 1_000;
         let since = self.flow.since_money();
@@ -122,8 +122,8 @@ impl Auditor {
         self.look_at(items, &moment)
     }
 
-    /// What must hold when nothing is on its way any more: every fact has been heard, and
-    /// every service has done what it has to do. `now` is for deadlines that pass by
+    /// Checks what must hold when nothing is on its way any more: every event has been observed,
+    /// and every service has done what it has to do. `now` is for deadlines that pass by
     /// themselves.
     pub fn at_rest(&mut self, now: Timestamp) -> Vec<Violation> {
         let now = now.unix_millis() / 1_000;
@@ -140,17 +140,17 @@ impl Auditor {
         self.look_at(items, &moment)
     }
 
-    /// Facts heard, repeats apart.
-    pub fn facts(&self) -> usize {
+    /// How many events were observed, not counting repeats.
+    pub fn events(&self) -> usize {
         self.flow.len()
     }
 
-    /// Facts that could not be read as what they are called.
+    /// How many events could not be decoded as their type.
     pub fn unread(&self) -> u64 {
         self.unread
     }
 
-    /// How many things a rule was asked of.
+    /// How many things a rule was checked on.
     pub fn checked(&self, rule: Rule) -> u64 {
         match rule {
             Rule::DeclaredFlow => self.flow.checked,
@@ -158,34 +158,34 @@ impl Auditor {
         }
     }
 
-    /// The name of a fact that was heard.
+    /// The name of an observed event.
     pub fn name_of(&self, event: EventId) -> Option<&'static str> {
         self.flow.name_of(event.0)
     }
 
-    /// Payments that something has still to be told of.
+    /// How many payments still await an event.
     pub fn unfinished(&self) -> usize {
         self.payments.iter().filter(|payment| payment.is_unfinished()).count()
     }
 
-    /// Since when everything was heard; `None` when it was from the beginning.
+    /// Since when everything was observed; `None` when it was from the beginning.
     pub fn since(&self) -> Option<Timestamp> {
         let since = self.flow.since();
         (since > i64::MIN).then(|| Timestamp::from_unix_millis(since * 1_000)).flatten()
     }
 
-    /// Every payment whose own service told of it, and where it stands.
+    /// Every payment of which its own service emitted an event, and its state.
     pub fn payments(&self) -> impl Iterator<Item = (PaymentId, PaymentState)> {
         self.payments.iter().filter_map(|payment| Some((PaymentId(payment.id), payment.state()?)))
     }
 
-    /// Every reservation, and where it stands.
+    /// Every reservation, and its state.
     pub fn reservations(&self) -> impl Iterator<Item = (ReservationId, ReservationState)> {
         let seen = |one: &Reservation| Some((ReservationId(one.id), one.state()?));
         self.reservations.iter().filter_map(seen)
     }
 
-    /// Every seat that was ever claimed, and who has it.
+    /// Every seat that was ever claimed, and its owner.
     pub fn seats(&self) -> impl Iterator<Item = SeatSeen<'_>> {
         self.seats.iter().map(|seat| {
             let (owner, hold_version) = seat.owner(&self.reservations);
@@ -199,39 +199,39 @@ impl Auditor {
         })
     }
 
-    /// Every wallet, and the points in it as far as is settled.
+    /// Every wallet, and its points as far as they are settled.
     pub fn wallets(&self) -> impl Iterator<Item = (UserId, i64)> {
         self.wallets.iter().filter_map(|wallet| Some((UserId(wallet.user), wallet.balance()?)))
     }
 
-    fn say(
+    fn report(
         &mut self,
         finding: &Finding,
         of: impl std::fmt::Display,
         saga: Uuid,
         schedule: Uuid,
-        said: &mut Vec<Violation>,
+        violations: &mut Vec<Violation>,
     ) {
-        let violation = finding.tell(of, saga, schedule);
+        let violation = finding.violation(of, saga, schedule);
         if self.reported.insert(violation.violation_id) {
-            said.push(violation);
+            violations.push(violation);
         }
     }
 
     fn look_at(&mut self, items: Vec<Item>, moment: &Moment) -> Vec<Violation> {
-        let mut said = Vec::new();
+        let mut violations = Vec::new();
         let mut wrong = Vec::new();
         self.flow.settle(moment.until, moment.at_rest, &mut wrong);
         for (finding, of) in wrong {
-            self.say(&finding, of, Uuid::nil(), Uuid::nil(), &mut said);
+            self.report(&finding, of, Uuid::nil(), Uuid::nil(), &mut violations);
         }
         for item in items {
-            self.judge(item, moment, &mut said);
+            self.judge(item, moment, &mut violations);
         }
-        said
+        violations
     }
 
-    fn judge(&mut self, item: Item, moment: &Moment, said: &mut Vec<Violation>) {
+    fn judge(&mut self, item: Item, moment: &Moment, violations: &mut Vec<Violation>) {
         let mut found = Vec::new();
         let (of, id, saga, schedule) = match item {
             Item::Payment(at) => {
@@ -253,7 +253,7 @@ impl Auditor {
                 let (seat, saga) = (seat.clone(), seat.saga(&self.reservations));
                 for finding in found {
                     let of = format!("seat {}", seat.name);
-                    self.say(&finding, of, saga, seat.schedule, said);
+                    self.report(&finding, of, saga, seat.schedule, violations);
                 }
                 return;
             }
@@ -264,7 +264,7 @@ impl Auditor {
             }
         };
         for finding in found {
-            self.say(&finding, format!("{of} {id}"), saga, schedule, said);
+            self.report(&finding, format!("{of} {id}"), saga, schedule, violations);
         }
     }
 }

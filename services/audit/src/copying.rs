@@ -1,4 +1,4 @@
-//! Many new rows in one go: PostgreSQL's binary COPY, a third of the price of an insert.
+//! Writes many new rows at once by PostgreSQL's binary COPY, at a third of the price of an insert.
 
 use events::Timestamp;
 use sqlx::PgConnection;
@@ -10,7 +10,7 @@ const EPOCH: OffsetDateTime = datetime!(2000-01-01 00:00 UTC);
 /// Signature, no flags, no extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
-/// Rows on their way into a table, field after field in the order of its columns.
+/// Rows to be written into a table, field after field in the order of its columns.
 pub(crate) struct Rows {
     statement: String,
     fields: i16,
@@ -18,7 +18,7 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// None yet, for these columns of a table; there is room for so many bytes.
+    /// No rows yet, for these columns of a table, with room for `bytes`.
     pub(crate) fn of(table: &str, columns: &str, bytes: usize) -> Self {
         let statement = format!("copy {table} ({columns}) from stdin (format binary)");
         let fields = columns.split(',').count() as i16;
@@ -54,7 +54,7 @@ impl Rows {
         }
     }
 
-    /// Writes them all. One that is there already is an error of the whole transaction.
+    /// Writes all rows. One that is there already fails the whole transaction.
     pub(crate) async fn copy(mut self, tx: &mut PgConnection) -> sqlx::Result<()> {
         self.bytes.extend((-1_i16).to_be_bytes());
         let mut copy = tx.copy_in_raw(&self.statement).await?;

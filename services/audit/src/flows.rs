@@ -1,7 +1,7 @@
-//! What follows from what: `jetstream/flows.toml`, read and looked up.
+//! Which event follows from which: reads and indexes `jetstream/flows.toml`.
 //!
-//! The file says what the services do; that it is true is a proof of its own
-//! (`tests/it/architecture/flows/`), which compares it with what the services declare.
+//! The file says what the services do. A test of its own (`tests/it/architecture/flows/`)
+//! compares it with what the services declare.
 
 mod file;
 mod pattern;
@@ -16,7 +16,7 @@ use events::audit::SagaState;
 pub use file::{Begin, Cycle, Flow, FlowsError, Lifetime, Step, Timer, Undo};
 pub use pattern::{Condition, Fields, Is, NoPattern, Pattern};
 
-/// The file as it was when this was built.
+/// The file at build time.
 const TEXT: &str = include_str!("../../../jetstream/flows.toml");
 
 static SHIPPED: LazyLock<Flows> =
@@ -26,20 +26,20 @@ static SHIPPED: LazyLock<Flows> =
 #[derive(Debug)]
 pub struct Flows {
     file: file::File,
-    of_fact: HashMap<String, OfFact>,
-    no_fact: OfFact,
+    of_event: HashMap<String, OfEvent>,
+    no_event: OfEvent,
 }
 
-/// All that the file says of one fact.
+/// All that the file says of one event.
 #[derive(Debug, Default)]
-pub(crate) struct OfFact {
-    /// The fields that its lines and the timeline ask for.
+pub(crate) struct OfEvent {
+    /// The fields that its entries and the timeline need.
     pub(crate) fields: Vec<String>,
-    /// The steps after it, by position.
+    /// The steps after it, by their position in the file.
     pub(crate) steps: Vec<usize>,
     /// Whether some step must lead to it.
     pub(crate) is_awaited: bool,
-    /// The flows that it begins, by rank.
+    /// The flows that it begins, by their rank in the file.
     pub(crate) begins: Vec<(usize, Pattern)>,
     /// The first flow that it may be part of.
     pub(crate) part_of: Option<usize>,
@@ -47,22 +47,22 @@ pub(crate) struct OfFact {
     pub(crate) ends: Vec<(usize, Pattern, SagaState)>,
 }
 
-/// Why one fact may follow another.
+/// Why one event may follow another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Link {
-    /// It must: one of the facts of its step.
+    /// One of the events of its step must follow.
     Must,
-    /// It may.
+    /// It may follow.
     May,
-    /// With time.
+    /// A timer may emit it.
     Time,
-    /// It may, in another saga.
+    /// It may follow, in another saga.
     MayElsewhere,
-    /// With time, in another saga.
+    /// A timer may emit it, in another saga.
     TimeElsewhere,
 }
 
-/// What may come after what, and why.
+/// An event, one that may follow it, and why.
 pub type Arrow<'a> = (&'a Pattern, &'a Pattern, Link);
 
 impl Link {
@@ -73,36 +73,36 @@ impl Link {
 }
 
 impl Flows {
-    /// The flows that this program was built with.
+    /// The flows that this binary was built with.
     pub fn shipped() -> &'static Self {
         &SHIPPED
     }
 
-    /// Reads flows.
+    /// Parses flows.
     ///
     /// # Errors
-    /// What is wrong, and where.
+    /// When the text is wrong; the error says what and where.
     pub fn parse(text: &str) -> Result<Self, FlowsError> {
         let file: file::File = toml::from_str(text)?;
         file.check()?;
-        let no_fact = OfFact { fields: of_every_fact(), ..OfFact::default() };
-        let mut flows = Self { file, of_fact: HashMap::new(), no_fact };
+        let no_event = OfEvent { fields: of_every_event(), ..OfEvent::default() };
+        let mut flows = Self { file, of_event: HashMap::new(), no_event };
         flows.index();
         flows.check_reach()?;
         Ok(flows)
     }
 
-    /// What commands set going, in the order of the file.
+    /// The flows that commands begin, in the order of the file.
     pub fn flows(&self) -> &[Flow] {
         &self.file.flow
     }
 
-    /// What services do on hearing.
+    /// What services emit when they handle an event.
     pub fn steps(&self) -> &[Step] {
         &self.file.step
     }
 
-    /// What time brings.
+    /// What timers emit.
     pub fn timers(&self) -> &[Timer] {
         &self.file.timer
     }
@@ -112,12 +112,12 @@ impl Flows {
         &self.file.lifetime
     }
 
-    /// What is undone by what.
+    /// Which event undoes which.
     pub fn undoes(&self) -> &[Undo] {
         &self.file.undo
     }
 
-    /// Facts that may lead back to themselves.
+    /// Events that may lead back to themselves.
     pub fn cycles(&self) -> &[Cycle] {
         &self.file.cycle
     }
@@ -127,127 +127,130 @@ impl Flows {
         self.file.flow.iter().find(|flow| flow.name == name)
     }
 
-    /// The steps after a fact of this name, whatever its payload.
-    pub fn steps_after(&self, fact: &str) -> impl Iterator<Item = &Step> {
-        self.of(fact).steps.iter().map(|at| &self.file.step[*at])
+    /// The steps after an event of this name, whatever its payload.
+    pub fn steps_after(&self, event: &str) -> impl Iterator<Item = &Step> {
+        self.of(event).steps.iter().map(|at| &self.file.step[*at])
     }
 
-    /// Whether the file knows a fact of this name.
-    pub fn knows(&self, fact: &str) -> bool {
-        self.of_fact.contains_key(fact)
+    /// Whether the file names this event.
+    pub fn knows(&self, event: &str) -> bool {
+        self.of_event.contains_key(event)
     }
 
-    /// Every fact that the file names, in the order of the alphabet.
-    pub fn facts(&self) -> BTreeSet<&str> {
-        self.of_fact.keys().map(String::as_str).collect()
+    /// Every event that the file names, in alphabetical order.
+    pub fn events(&self) -> BTreeSet<&str> {
+        self.of_event.keys().map(String::as_str).collect()
     }
 
-    /// Whether a fact that names one called `cause` as its cause may be `fact`: on hearing it,
-    /// or with time.
-    pub fn may_follow(&self, cause: &str, fact: &str) -> bool {
-        let is_told = |told: &Pattern| told.fact == fact;
+    /// Whether `event` may name `cause` as its cause: emitted by a handler or a timer.
+    pub fn may_follow(&self, cause: &str, event: &str) -> bool {
+        let is_emitted = |emitted: &Pattern| emitted.event == event;
         let by_time = |timer: &Timer| {
-            timer.after.iter().any(|after| after.fact == cause) && timer.tells.iter().any(is_told)
+            timer.after.iter().any(|after| after.event == cause)
+                && timer.emits.iter().any(is_emitted)
         };
-        self.steps_after(cause).any(|step| step.tells().any(is_told))
+        self.steps_after(cause).any(|step| step.emits().any(is_emitted))
             || self.timers().iter().any(by_time)
     }
 
-    /// Whether a command or a timer may tell `fact`, without any fact to hear.
-    pub fn may_begin(&self, fact: &str) -> bool {
+    /// Whether a command or a timer may emit `event`, without an event that causes it.
+    pub fn may_begin(&self, event: &str) -> bool {
         let by_command = self.flows().iter().flat_map(|flow| &flow.begins);
-        let by_command = by_command.flat_map(|begin| &begin.tells);
-        let by_time = self.timers().iter().flat_map(|timer| &timer.tells);
-        by_command.chain(by_time).any(|told| told.fact == fact)
+        let by_command = by_command.flat_map(|begin| &begin.emits);
+        let by_time = self.timers().iter().flat_map(|timer| &timer.emits);
+        by_command.chain(by_time).any(|emitted| emitted.event == event)
     }
 
-    /// What may come after what, and why.
+    /// All pairs of events of which one may follow the other, and why.
     pub fn links(&self) -> Vec<Arrow<'_>> {
         let steps = self.steps().iter().flat_map(|step| {
-            let must = step.must.iter().map(|told| (&step.after, told, Link::Must));
+            let must = step.must.iter().map(|emitted| (&step.after, emitted, Link::Must));
             let may = if step.elsewhere { Link::MayElsewhere } else { Link::May };
-            must.chain(step.may.iter().map(move |told| (&step.after, told, may)))
+            must.chain(step.may.iter().map(move |emitted| (&step.after, emitted, may)))
         });
         let timers = self.timers().iter().flat_map(|timer| {
             let link = if timer.elsewhere { Link::TimeElsewhere } else { Link::Time };
             let after = timer.after.iter();
-            after.flat_map(move |after| timer.tells.iter().map(move |told| (after, told, link)))
+            after.flat_map(move |after| {
+                timer.emits.iter().map(move |emitted| (after, emitted, link))
+            })
         });
         steps.chain(timers).collect()
     }
 
-    /// The facts of a flow's saga, as far as they can be reached from its beginning, and the
-    /// links that lead from them, be it to another saga.
+    /// The events of a flow's saga that can be reached from its beginning, and the links that
+    /// lead from them, also to another saga.
     pub fn reach<'a>(&'a self, flow: &'a Flow) -> (Vec<&'a Pattern>, Vec<Arrow<'a>>) {
         let all = self.links();
-        let mut facts: Vec<&Pattern> = flow.begins.iter().flat_map(|begin| &begin.tells).collect();
-        facts.sort();
-        facts.dedup();
+        let mut events: Vec<&Pattern> = flow.begins.iter().flat_map(|begin| &begin.emits).collect();
+        events.sort();
+        events.dedup();
         let (mut links, mut next) = (Vec::new(), 0);
-        while let Some(fact) = facts.get(next).copied() {
+        while let Some(event) = events.get(next).copied() {
             next += 1;
-            for (after, told, link) in all.iter().filter(|(after, ..)| after.meets(fact)) {
-                if !links.contains(&(*after, *told, *link)) {
-                    links.push((*after, *told, *link));
+            for (after, emitted, link) in all.iter().filter(|(after, ..)| after.meets(event)) {
+                if !links.contains(&(*after, *emitted, *link)) {
+                    links.push((*after, *emitted, *link));
                 }
-                if !link.is_elsewhere() && !facts.contains(told) {
-                    facts.push(told);
+                if !link.is_elsewhere() && !events.contains(emitted) {
+                    events.push(emitted);
                 }
             }
         }
-        (facts, links)
+        (events, links)
     }
 
-    pub(crate) fn of(&self, fact: &str) -> &OfFact {
-        self.of_fact.get(fact).unwrap_or(&self.no_fact)
+    pub(crate) fn of(&self, event: &str) -> &OfEvent {
+        self.of_event.get(event).unwrap_or(&self.no_event)
     }
 
-    /// The place of a flow in the file; the end for one that is not there any more.
+    /// The position of a flow in the file; the last for one that is no longer there.
     pub(crate) fn rank(&self, flow: &str) -> usize {
         self.flows().iter().position(|known| known.name == flow).unwrap_or(usize::MAX)
     }
 
     fn index(&mut self) {
-        let mut of_fact: BTreeMap<String, OfFact> = BTreeMap::new();
+        let mut of_event: BTreeMap<String, OfEvent> = BTreeMap::new();
         for pattern in self.file.patterns() {
-            let of = of_fact.entry(pattern.fact.clone()).or_default();
+            let of = of_event.entry(pattern.event.clone()).or_default();
             of.fields.extend(pattern.conditions.iter().map(|condition| condition.field.clone()));
         }
-        let at =
-            |of_fact: &mut BTreeMap<String, OfFact>, fact: &str, change: &dyn Fn(&mut OfFact)| {
-                change(of_fact.entry(fact.to_owned()).or_default());
-            };
+        let at = |of_event: &mut BTreeMap<String, OfEvent>,
+                  event: &str,
+                  change: &dyn Fn(&mut OfEvent)| {
+            change(of_event.entry(event.to_owned()).or_default());
+        };
         for (position, step) in self.file.step.iter().enumerate() {
-            at(&mut of_fact, &step.after.fact, &|of| of.steps.push(position));
-            for told in &step.must {
-                at(&mut of_fact, &told.fact, &|of| of.is_awaited = true);
+            at(&mut of_event, &step.after.event, &|of| of.steps.push(position));
+            for emitted in &step.must {
+                at(&mut of_event, &emitted.event, &|of| of.is_awaited = true);
             }
         }
         for (rank, flow) in self.flows().iter().enumerate() {
-            for told in flow.begins.iter().flat_map(|begin| &begin.tells) {
-                at(&mut of_fact, &told.fact, &|of| of.begins.push((rank, told.clone())));
+            for emitted in flow.begins.iter().flat_map(|begin| &begin.emits) {
+                at(&mut of_event, &emitted.event, &|of| of.begins.push((rank, emitted.clone())));
             }
             for (end, state) in flow.ends() {
-                at(&mut of_fact, &end.fact, &|of| of.ends.push((rank, end.clone(), state)));
+                at(&mut of_event, &end.event, &|of| of.ends.push((rank, end.clone(), state)));
             }
-            for fact in self.reach(flow).0 {
-                at(&mut of_fact, &fact.fact, &|of| of.part_of = of.part_of.or(Some(rank)));
+            for event in self.reach(flow).0 {
+                at(&mut of_event, &event.event, &|of| of.part_of = of.part_of.or(Some(rank)));
             }
         }
-        for of in of_fact.values_mut() {
-            of.fields.extend(of_every_fact());
+        for of in of_event.values_mut() {
+            of.fields.extend(of_every_event());
             of.fields.sort();
             of.fields.dedup();
         }
-        self.of_fact = of_fact.into_iter().collect();
+        self.of_event = of_event.into_iter().collect();
     }
 
-    /// What can never come is a mistake: an end of a flow, or a fact that a step waits for.
+    /// Finds what can never come: an end of a flow, or an event that a step waits for.
     fn check_reach(&self) -> Result<(), FlowsError> {
         let reached: Vec<_> = self.flows().iter().map(|flow| (flow, self.reach(flow).0)).collect();
-        for (flow, facts) in &reached {
+        for (flow, events) in &reached {
             for (end, _) in flow.ends() {
-                if !facts.iter().any(|fact| fact.meets(end)) {
+                if !events.iter().any(|event| event.meets(end)) {
                     let (flow, end) = (flow.name.clone(), end.to_string());
                     return Err(FlowsError::NoWay { flow, end });
                 }
@@ -255,17 +258,17 @@ impl Flows {
         }
         for step in self.steps() {
             let comes =
-                |(_, facts): &(_, Vec<&Pattern>)| facts.iter().any(|f| f.meets(&step.after));
+                |(_, events): &(_, Vec<&Pattern>)| events.iter().any(|f| f.meets(&step.after));
             if !reached.iter().any(comes) {
-                return Err(FlowsError::NeverHeard(step.after.to_string()));
+                return Err(FlowsError::NeverConsumed(step.after.to_string()));
             }
         }
         Ok(())
     }
 }
 
-/// What the timeline shows of every fact.
-fn of_every_fact() -> Vec<String> {
+/// The fields that the timeline shows of every event.
+fn of_every_event() -> Vec<String> {
     ["user_id", "schedule_id"].map(str::to_owned).to_vec()
 }
 

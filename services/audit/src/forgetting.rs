@@ -1,4 +1,4 @@
-//! What is too old goes, and, when the timeline is to be made anew, all of it.
+//! Deletes what is too old, and the whole timeline when it is to be rebuilt.
 
 use events::Timestamp;
 use mesh::postgres::partitions;
@@ -6,15 +6,16 @@ use sqlx::{PgExecutor, PgPool};
 use time::Duration;
 use uuid::Uuid;
 
-use crate::{facts, sagas::unpacked};
+use crate::{event_table, sagas::unpacked};
 
-/// Rows of sagas that are deleted at once; what is left goes the next time.
+/// Rows of sagas that are deleted at once; the rest is deleted the next time.
 const SAGAS_AT_ONCE: i64 = 5_000;
 
-/// Forgets what is older than the days kept: facts day by day, a saga when its last fact is.
+/// Deletes what is older than the days kept: events day by day, a saga when its last event is
+/// too old.
 pub(crate) async fn forget_old(pool: &PgPool, now: Timestamp, keep_days: u16) -> sqlx::Result<()> {
     let first_kept = now.0.date() - Duration::days(i64::from(keep_days));
-    partitions::drop_before(pool, facts::TABLE, first_kept).await?;
+    partitions::drop_before(pool, event_table::TABLE, first_kept).await?;
     let first_id = partitions::first_id(first_kept);
     execute(pool, "delete from facts_rest where event_id < $1", first_id).await?;
     execute(pool, "delete from violations where found_id < $1", first_id).await?;
@@ -52,15 +53,15 @@ async fn execute(db: impl PgExecutor<'_>, statement: &'static str, id: Uuid) -> 
     Ok(())
 }
 
-/// Deletes the timeline, so that the service makes it anew from the streams: it then reads
-/// them from their beginning. What was reported stays, and is not reported again. To be
-/// called while no instance of the service runs: one that does has its place in the streams
-/// in memory and would go on from there.
+/// Deletes the timeline, so that the service rebuilds it from the streams: it then reads them
+/// from their beginning. What was reported stays, and is not reported again. Call it while no
+/// instance of the service runs: a running one has its position in the streams in memory and
+/// would go on from there.
 ///
 /// # Errors
 /// When the database refuses.
 pub async fn forget(pool: &PgPool) -> sqlx::Result<()> {
-    // Without a reader, whoever reads next makes its auditor anew as well.
+    // Without a reader, the next instance that reads rebuilds its auditor as well.
     sqlx::query("truncate facts, sagas, saga_keys, watch, reader, mesh.positions")
         .execute(pool)
         .await?;

@@ -1,39 +1,39 @@
-//! What the service tells: stalls and violations, each once.
+//! The commands that report stalls and violations: each is emitted once.
 
 use events::audit::{ReportStall, ReportViolation, Reported};
-use mesh::{Answer, Caller, Refusal, Turn};
+use mesh::{Caller, Context, Execute, Refusal};
 
-use crate::{Book, Rules, book::Keys};
+use crate::{Config, UnitOfWork, unit_of_work::Keys};
 
-impl Answer<ReportStall> for Book {
+impl Execute<ReportStall> for UnitOfWork {
     fn keys(command: &ReportStall, _caller: &Caller, keys: &mut Keys) {
         keys.stalls.push(command.stalled.clone());
     }
 
-    fn answer(
+    fn execute(
         &mut self,
         command: &ReportStall,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) -> Result<Reported, Refusal> {
         if self.note_stall(&command.stalled) {
-            turn.tell_in(command.stalled.saga_id, command.stalled.clone());
+            ctx.emit_in(command.stalled.saga_id, command.stalled.clone());
         }
         Ok(Reported {})
     }
 }
 
-impl Answer<ReportViolation> for Book {
+impl Execute<ReportViolation> for UnitOfWork {
     fn keys(command: &ReportViolation, _caller: &Caller, keys: &mut Keys) {
         keys.violations.push(command.violation.violation_id);
     }
 
-    fn answer(
+    fn execute(
         &mut self,
         command: &ReportViolation,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) -> Result<Reported, Refusal> {
-        if self.note_violation(turn.id, &command.violation) {
-            turn.tell_in(command.violation.saga_id, command.violation.clone());
+        if self.note_violation(ctx.id, &command.violation) {
+            ctx.emit_in(command.violation.saga_id, command.violation.clone());
         }
         Ok(Reported {})
     }

@@ -1,4 +1,4 @@
-//! What a saga is found by.
+//! The keys by which a saga is found.
 
 use std::str::FromStr;
 
@@ -7,9 +7,9 @@ use serde::{Deserialize, de::IgnoredAny};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::Heard;
+use crate::Observed;
 
-/// What a saga is looked for with: a UUID (of itself, a payment, a reservation, a user, an
+/// A key to look for a saga with: a UUID (of the saga, a payment, a reservation, a user or an
 /// event), the 32 hex digits of a trace, or `<schedule id>/<seat>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key(pub(crate) Uuid);
@@ -19,7 +19,7 @@ impl FromStr for Key {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         match text.split_once('/') {
-            // Both forms of a UUID are read: a trace id is one without dashes.
+            // Both forms of a UUID are accepted: a trace id is one without dashes.
             None if matches!(text.len(), 32 | 36) => text.parse().map(Self).map_err(drop),
             Some((schedule, seat)) if (1..=SeatId::BYTES_MAX).contains(&seat.len()) => {
                 let seat = text::same_name(seat);
@@ -30,7 +30,7 @@ impl FromStr for Key {
     }
 }
 
-/// What a fact names in its payload.
+/// What an event names in its payload.
 #[derive(Deserialize)]
 struct Named {
     user_id: Option<Uuid>,
@@ -41,7 +41,7 @@ struct Named {
     seats: Vec<Seat>,
 }
 
-/// A seat as `reservation.created` names it, as the others do, or a block of a plan.
+/// A seat as `reservation.created` names it, as the other events do, or a block of a plan.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Seat {
@@ -50,16 +50,16 @@ enum Seat {
     Other(IgnoredAny),
 }
 
-/// Whom a fact is about, when it is one fan.
-pub(crate) fn user_of(heard: &Heard) -> Option<UserId> {
-    heard.read::<Named>()?.user_id.map(UserId)
+/// The fan that an event is about, when it is about one.
+pub(crate) fn user_of(observed: &Observed) -> Option<UserId> {
+    observed.read::<Named>()?.user_id.map(UserId)
 }
 
-/// Everything that a fact's saga is found by, beside its own id and the fact's.
-pub(crate) fn keys_of(heard: &Heard) -> Vec<Uuid> {
-    let mut keys = vec![heard.about];
-    keys.extend(heard.trace_id.as_deref().and_then(|id| Uuid::from_str(id).ok()));
-    if let Some(named) = heard.read::<Named>() {
+/// All keys of an event's saga, beside the saga's own id and the event's.
+pub(crate) fn keys_of(observed: &Observed) -> Vec<Uuid> {
+    let mut keys = vec![observed.about];
+    keys.extend(observed.trace_id.as_deref().and_then(|id| Uuid::from_str(id).ok()));
+    if let Some(named) = observed.read::<Named>() {
         keys.extend([named.user_id, named.payment_id, named.reservation_id].into_iter().flatten());
         if let Some(schedule_id) = named.schedule_id {
             keys.extend(named.seats.iter().filter_map(|seat| match seat {
@@ -68,11 +68,11 @@ pub(crate) fn keys_of(heard: &Heard) -> Vec<Uuid> {
             }));
         }
     }
-    keys.retain(|key| *key != heard.saga_id.0);
+    keys.retain(|key| *key != observed.saga_id.0);
     keys
 }
 
-/// The name of a seat in as many bytes as every other key has.
+/// The key of a seat, in as many bytes as every other key has.
 fn seat_key(schedule_id: Uuid, seat: &str) -> Uuid {
     let mut hash = Sha256::new();
     hash.update(schedule_id.as_bytes());
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn an_invalid_key_is_refused() {
         let long = format!("{SCHEDULE}/{}", "A".repeat(SeatId::BYTES_MAX + 1));
         for bad in ["", "x", "latest", "/A-1-2", &format!("{SCHEDULE}/"), "1/A-1-2", &long] {
             assert_eq!(bad.parse::<Key>(), Err(()), "{bad}");

@@ -1,45 +1,47 @@
-//! What happened in each saga, what is still to come, and what never should have happened.
+//! The audit service: what happened in each saga, what is still to come, and what should never
+//! have happened.
 //!
-//! Reads every stream whole and decides nothing.
+//! It reads every stream from start to end and decides nothing.
 //!
-//! | knows | and then |
+//! | what it finds | what it does |
 //! |---|---|
-//! | every fact of the others | keeps it, and where its saga stands |
-//! | that an awaited fact did not come | `audit.saga_stalled` |
-//! | facts that cannot all be true | `audit.violation` |
+//! | an event of another service | keeps it, and where its saga stands |
+//! | an awaited event that did not come in time | emits `audit.saga_stalled` |
+//! | events that cannot all be true | emits `audit.violation` |
 //!
-//! | file | what it is |
+//! | file | what is in it |
 //! |---|---|
-//! | `heard`, `keys` | a fact, and what its saga is found by |
-//! | `flows`, `timeline` | what may follow what, and what that makes of a saga's facts |
-//! | `auditor`, `kept` | the rules that always hold, and what they are held against |
-//! | `listener`, `facts`, `sagas`, `copying` | streams in: facts and sagas in one transaction |
-//! | `watchdog`, `book`, `handlers` | what is reported, once |
-//! | `reads` | what operators and fans ask |
-//! | `forgetting` | what is too old |
-//! | `rehearsal` | sagas made up, to measure and to test with |
+//! | `observed`, `keys` | an event as audit keeps it, and the keys by which its saga is found |
+//! | `flows`, `timeline` | what may follow what, and how far a saga has come by its events |
+//! | `auditor`, `kept` | the rules that always hold, and the kept events they are checked against |
+//! | `listener`, `event_table`, `sagas`, `copying` | streams in: events and sagas in one transaction |
+//! | `watchdog`, `unit_of_work`, `handlers` | stalls and violations, each reported once |
+//! | `reads` | the queries of operators and fans |
+//! | `forgetting` | deletes what is too old |
+//! | `rehearsal` | made-up sagas, to measure and to test with |
 //!
-//! **Invariants.** Facts, sagas and their keys are made of the streams alone: no clock and no
-//! order of reading is in them, and replaying gives the same rows. A stall is told once for
-//! each awaited fact, a violation once for the facts that make it.
+//! **Invariants.** Events, sagas and their keys depend on the streams alone: neither a clock nor
+//! the order of reading is in them, and a replay gives the same rows. A stall is reported once
+//! for each awaited event, a violation once for the events that make it.
 
 pub mod auditor;
-mod book;
 mod copying;
-mod facts;
+mod event_table;
 pub mod flows;
 mod forgetting;
 mod handlers;
-mod heard;
 pub mod kept;
 mod keys;
 mod listener;
-mod reads;
+mod observed;
+mod queries;
 pub mod rehearsal;
 mod sagas;
 pub mod timeline;
+mod unit_of_work;
 mod watchdog;
 
+use std::sync::Arc;
 use std::{sync::LazyLock, time::Duration};
 
 use events::{
@@ -47,66 +49,65 @@ use events::{
     concert, notification, payment, point, queue, reservation,
     user::{self, Role},
 };
-use mesh::{Allow, Service, postgres::Postgres};
-use sqlx::migrate::Migrator;
+use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
 pub use auditor::Auditor;
-pub use book::{Book, Keys};
 pub use forgetting::forget;
-pub use heard::Heard;
+pub use observed::Observed;
 pub use timeline::Progress;
+pub use unit_of_work::{Keys, UnitOfWork};
 
 use listener::Listener;
 
 /// The service.
 pub const NAME: &str = "audit";
 
-/// What the service remembers.
-pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/audit");
+/// The service's tables.
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["audit/0101_audit.sql"];
 
-/// The facts of all the others.
+/// The events of all other services.
 static FOLLOWED: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let all = [
-        user::FACTS,
-        concert::FACTS,
-        queue::FACTS,
-        reservation::FACTS,
-        payment::FACTS,
-        point::FACTS,
-        notification::FACTS,
+        user::EVENTS,
+        concert::EVENTS,
+        queue::EVENTS,
+        reservation::EVENTS,
+        payment::EVENTS,
+        point::EVENTS,
+        notification::EVENTS,
     ];
     all.concat()
 });
 
-/// Facts of one stream that are taken in at once when there are many: one transaction.
+/// Events of one stream that are taken in together when there are many: one transaction.
 const PIECE: usize = 1_000;
 
-/// How often deadlines are looked at: a stall is told within a second.
+/// How often deadlines are checked: a stall is reported within a second.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 
-/// Days that facts are kept for, unless said otherwise.
+/// Days that events are kept for, unless configured otherwise.
 const KEEP_DAYS: u16 = 30;
-/// Names the days that facts are kept for.
+/// The variable with the days that events are kept for.
 const KEEP_DAYS_VARIABLE: &str = "ONSALE_AUDIT_KEEP_DAYS";
 
 /// The service's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
-    /// Days that facts are kept for.
+pub struct Config {
+    /// Days that events are kept for.
     pub keep_days: u16,
 }
 
-impl Default for Rules {
+impl Default for Config {
     fn default() -> Self {
         Self { keep_days: KEEP_DAYS }
     }
 }
 
-impl Rules {
-    /// Rules from the environment: `ONSALE_AUDIT_KEEP_DAYS`, from 1 to 3650.
+impl Config {
+    /// The configuration from the environment: `ONSALE_AUDIT_KEEP_DAYS`, from 1 to 3650.
     ///
     /// # Errors
-    /// Names the variable that cannot be read.
+    /// When the variable cannot be read; the error names it.
     pub fn from_env() -> Result<Self, String> {
         Self::from_var(std::env::var(KEEP_DAYS_VARIABLE).ok())
     }
@@ -121,40 +122,47 @@ impl Rules {
 }
 
 /// The service, to be run on a [`Postgres`].
-pub fn service() -> Service<Postgres<Book>> {
+pub fn service() -> Service<Postgres<UnitOfWork>> {
     let listener = Listener::new();
-    let (reader, dog) = (listener.clone(), listener.clone());
+    let (reader, watchdog) = (listener.clone(), listener.clone());
     let (of_one, of_many) = (listener.clone(), listener);
-    Service::<Postgres<Book>>::new(NAME)
-        .answers::<ReportStall>(Allow::Inside, &["audit.saga_stalled"])
-        .answers::<ReportViolation>(Allow::Inside, &["audit.violation"])
-        .reads::<GetSaga, _, _>(Allow::User, move |desk, command, meta| {
-            reads::saga(of_one.clone(), desk, command, meta)
+    Service::<Postgres<UnitOfWork>>::new(NAME)
+        .executes::<ReportStall>(Allow::Inside, &["audit.saga_stalled"])
+        .executes::<ReportViolation>(Allow::Inside, &["audit.violation"])
+        .queries::<GetSaga, _, _>(Allow::User, move |ctx, command, meta| {
+            queries::saga(of_one.clone(), ctx, command, meta)
         })
-        .reads::<FindSagas, _, _>(Allow::Role(Role::Operator), move |desk, command, meta| {
-            reads::sagas(of_many.clone(), desk, command, meta)
+        .queries::<FindSagas, _, _>(Allow::Role(Role::Operator), move |ctx, command, meta| {
+            queries::sagas(of_many.clone(), ctx, command, meta)
         })
-        .reads::<FindViolations, _, _>(Allow::Role(Role::Operator), reads::violations)
-        .follows(&FOLLOWED, PIECE, move |desk, read| {
+        .queries::<FindViolations, _, _>(Allow::Role(Role::Operator), queries::violations)
+        .follows(&FOLLOWED, PIECE, move |ctx, read| {
             let reader = reader.clone();
-            async move { reader.take(desk, read).await }
+            async move { reader.take(ctx, read).await }
         })
         .every::<ReportStall, _, _>("stalls", WATCH_EVERY, move |pool, _| {
-            watchdog::due(dog.clone(), pool)
+            watchdog::due(watchdog.clone(), pool)
         })
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }
 
 #[cfg(test)]
 mod tests;
 
 #[cfg(test)]
-mod rules_tests {
+mod config_tests {
     use super::*;
 
     #[test]
     fn the_days_kept_are_a_number_of_days() {
-        let kept = |days: &str| Rules::from_var(Some(days.to_owned())).map(|rules| rules.keep_days);
-        assert_eq!(Rules::from_var(None), Ok(Rules { keep_days: 30 }));
+        let kept =
+            |days: &str| Config::from_var(Some(days.to_owned())).map(|config| config.keep_days);
+        assert_eq!(Config::from_var(None), Ok(Config { keep_days: 30 }));
         assert_eq!((kept(""), kept("7")), (Ok(30), Ok(7)));
         for bad in ["0", "-1", "3651", "a week", "7d"] {
             assert!(kept(bad).is_err(), "{bad}");

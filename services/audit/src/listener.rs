@@ -1,4 +1,4 @@
-//! Everything that is told, taken in: facts and sagas in one transaction, then the auditor.
+//! Takes in every event: events and sagas in one transaction, then the auditor.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,7 @@ use events::{
     audit::{ReportViolation, Violation},
 };
 use mesh::{
-    Desk, Meta, Read,
+    Meta, QueryContext, Read,
     engine::Failure,
     postgres::{Postgres, partitions},
 };
@@ -19,36 +19,38 @@ use time::{Date, Duration};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::{Book, Heard, auditor::Auditor, facts, flows::Flows, forgetting, kept, sagas};
+use crate::{
+    Observed, UnitOfWork, auditor::Auditor, event_table, flows::Flows, forgetting, kept, sagas,
+};
 
 /// Violations that are reported at once.
 const REPORTS_AT_ONCE: usize = 100;
-/// How much later than the streams' ends a deadline is judged: a fact that was told in time
-/// is on its way from its outbox for so long at most.
+/// How much later than the streams' ends a deadline is judged: an event that was emitted in time
+/// takes at most this long from its outbox to its stream.
 pub(crate) const ON_ITS_WAY_MILLIS: i64 = 250;
-/// How often what is too old is looked for.
+/// How often what is too old is deleted.
 const FORGET_EVERY_SECS: i64 = 10;
 
-/// What the instance that reads has in memory.
+/// The listener: reads the streams, and keeps in memory what one instance needs for that.
 pub(crate) struct Listener {
-    /// This instance, as it signs for what it took in.
+    /// The id under which this instance signs for what it took in.
     instance: Uuid,
     flows: &'static Flows,
-    /// Up to when everything that was told is known; `None` before all was read once.
+    /// The time up to which every emitted event is known; `None` before all was read once.
     known: Mutex<Option<Timestamp>>,
-    /// Taken out while a read is taken in: there is one at a time.
-    memory: Mutex<Memory>,
+    /// Taken out while a read is taken in: there is one read at a time.
+    state: Mutex<State>,
 }
 
-/// What is made anew when it is lost.
+/// State in memory; it is rebuilt when it is lost.
 #[derive(Default)]
-struct Memory {
+struct State {
     auditor: Option<Auditor>,
     /// Found and not reported yet.
     found: Vec<Violation>,
     /// Days that have a partition.
     days: BTreeSet<Date>,
-    /// When what is too old was looked for last.
+    /// When what is too old was last deleted.
     forgot_at: Option<Timestamp>,
 }
 
@@ -58,12 +60,12 @@ impl Listener {
             instance: Uuid::now_v7(),
             flows: Flows::shipped(),
             known: Mutex::default(),
-            memory: Mutex::default(),
+            state: Mutex::default(),
         })
     }
 
-    /// The time by which deadlines are judged: whatever was told before is known, so what is
-    /// missing then has not been told. It stands still while audit itself is behind.
+    /// The time by which deadlines are judged: every event emitted before is known, so one that
+    /// is missing has not been emitted. It stands still while audit itself lags behind.
     pub(crate) fn known(&self) -> Option<Timestamp> {
         *self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -72,94 +74,97 @@ impl Listener {
         *self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(at);
     }
 
-    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Takes in what was read. What fails is tried again with the same facts; those that are
-    /// in the database by then are no news, and what was found is still in memory.
+    /// Takes in what was read. A failure is retried with the same events; those that are in the
+    /// database by then are not new, and what was found is still in memory.
     pub(crate) async fn take(
         &self,
-        desk: Desk<Postgres<Book>>,
+        ctx: QueryContext<Postgres<UnitOfWork>>,
         read: Arc<Read>,
     ) -> Result<(), Failure> {
-        let mut memory = std::mem::take(&mut *self.memory());
-        let taken = self.take_with(&mut memory, &desk, &read).await;
-        *self.memory() = memory;
+        let mut state = std::mem::take(&mut *self.state());
+        let taken = self.take_with(&mut state, &ctx, &read).await;
+        *self.state() = state;
         taken
     }
 
     async fn take_with(
         &self,
-        memory: &mut Memory,
-        desk: &Desk<Postgres<Book>>,
+        state: &mut State,
+        ctx: &QueryContext<Postgres<UnitOfWork>>,
         read: &Read,
     ) -> Result<(), Failure> {
-        let (pool, keep_days) = (desk.pool(), desk.rules().keep_days);
-        let heard: Vec<Heard> = read.facts.iter().filter_map(Heard::of).collect();
-        if heard.len() < read.facts.len() {
-            let strange = read.facts.len() - heard.len();
-            warn!(facts = strange, "facts without the headers that every fact has are left out");
+        let (pool, keep_days) = (ctx.pool(), ctx.config().keep_days);
+        let observed: Vec<Observed> = read.events.iter().filter_map(Observed::of).collect();
+        if observed.len() < read.events.len() {
+            let unreadable = read.events.len() - observed.len();
+            warn!(events = unreadable, "events with missing attributes are left out");
         }
-        if !heard.is_empty() || memory.auditor.is_none() {
-            self.prepare(memory, pool, &heard, read.began_at, keep_days).await?;
+        if !observed.is_empty() || state.auditor.is_none() {
+            self.prepare(state, pool, &observed, read.began_at, keep_days).await?;
         }
-        if !heard.is_empty() {
+        if !observed.is_empty() {
             let settle = async |tx: &mut _| read.settle(tx).await;
-            let new = match desk.unit(keep(pool, self.flows, heard, settle)).await {
+            let new = match ctx.unit(keep(pool, self.flows, observed, settle)).await {
                 Ok(new) => new,
                 Err(failure) => {
-                    // If they are in, they will be no news, and it would never hear them.
+                    // If the commit took effect, the retry has no new events, and this auditor
+                    // would never see them.
                     if matches!(failure, Failure::Uncertain(_)) {
-                        memory.auditor = None;
+                        state.auditor = None;
                     }
                     return Err(failure);
                 }
             };
-            if let Some(auditor) = &mut memory.auditor {
-                memory.found.extend(new.iter().flat_map(|heard| auditor.hear(self.flows, heard)));
+            if let Some(auditor) = &mut state.auditor {
+                state
+                    .found
+                    .extend(new.iter().flat_map(|observed| auditor.handle(self.flows, observed)));
             }
         }
         if read.is_all {
             let known = read.began_at.plus_millis(-ON_ITS_WAY_MILLIS);
             self.set_known(known);
-            if let Some(auditor) = &mut memory.auditor {
-                memory.found.extend(auditor.settled(known));
+            if let Some(auditor) = &mut state.auditor {
+                state.found.extend(auditor.settled(known));
             }
         }
-        report(desk, &mut memory.found).await?;
-        let again_at = memory.forgot_at.map(|at| at.plus_secs(FORGET_EVERY_SECS));
+        report(ctx, &mut state.found).await?;
+        let again_at = state.forgot_at.map(|at| at.plus_secs(FORGET_EVERY_SECS));
         if read.is_all && again_at.is_none_or(|at| at <= read.began_at) {
             let forgotten = forgetting::forget_old(pool, read.began_at, keep_days);
-            desk.unit(async { Ok(forgotten.await?) }).await?;
-            memory.forgot_at = Some(read.began_at);
+            ctx.unit(async { Ok(forgotten.await?) }).await?;
+            state.forgot_at = Some(read.began_at);
         }
         Ok(())
     }
 
-    /// Makes the days of new facts, and an auditor that has heard all the others.
+    /// Makes the partitions for new events, and an auditor that has taken in all the others.
     async fn prepare(
         &self,
-        memory: &mut Memory,
+        state: &mut State,
         pool: &PgPool,
-        heard: &[Heard],
+        observed: &[Observed],
         now: Timestamp,
         keep_days: u16,
     ) -> Result<(), Failure> {
-        make_days(&mut memory.days, pool, heard, now, keep_days).await?;
+        make_days(&mut state.days, pool, observed, now, keep_days).await?;
         if self.is_another_reader(pool).await? {
-            memory.auditor = None;
+            state.auditor = None;
         }
-        if memory.auditor.is_none() {
+        if state.auditor.is_none() {
             let (auditor, found) = kept::auditor(pool).await?;
-            info!(violations = found.len(), "the auditor has heard all that is kept");
-            memory.auditor = Some(auditor);
-            memory.found = found;
+            info!(violations = found.len(), "the auditor has taken in all kept events");
+            state.auditor = Some(auditor);
+            state.found = found;
         }
         Ok(())
     }
 
-    /// Whether another instance took facts in since this one did.
+    /// Whether another instance has taken in events since this one did.
     async fn is_another_reader(&self, pool: &PgPool) -> Result<bool, Failure> {
         let signed = sqlx::query(
             "insert into reader (instance) values ($1)
@@ -173,24 +178,24 @@ impl Listener {
     }
 }
 
-/// Makes the partitions of the days of these facts, and of the coming ones.
+/// Makes the partitions of the days of these events, and of the coming days.
 async fn make_days(
     made: &mut BTreeSet<Date>,
     pool: &PgPool,
-    heard: &[Heard],
+    observed: &[Observed],
     now: Timestamp,
     keep_days: u16,
 ) -> Result<(), Failure> {
     let coming = (0..=partitions::DAYS_AHEAD).map(|ahead| now.0.date() + Duration::days(ahead));
     let days: BTreeSet<Date> =
-        facts::days_of(heard, now, keep_days).into_iter().chain(coming).collect();
+        event_table::days_of(observed, now, keep_days).into_iter().chain(coming).collect();
     for day in days {
         if made.contains(&day) {
             continue;
         }
-        // A clock that was ahead has left facts of this day in the partition for the rest;
-        // there they stay, and the others of the day with them.
-        if let Err(error) = partitions::make_day(pool, facts::TABLE, day).await {
+        // A clock that was ahead has put events of this day into the default partition. They
+        // stay there, and the other events of the day join them.
+        if let Err(error) = partitions::make_day(pool, event_table::TABLE, day).await {
             let refused = Failure::from(error);
             let Failure::Refused(cause) = &refused else { return Err(refused) };
             warn!(%day, cause, "the day has no partition of its own");
@@ -200,34 +205,37 @@ async fn make_days(
     Ok(())
 }
 
-/// Keeps facts and makes their sagas hear them, all in one transaction with what `settle`
-/// writes; the facts that were new.
+/// Stores events and lets their sagas handle them, in one transaction with what `settle` writes.
+/// Returns the events that were new.
 pub(crate) async fn keep(
     pool: &PgPool,
     flows: &Flows,
-    heard: Vec<Heard>,
+    observed: Vec<Observed>,
     settle: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<(), Failure>,
-) -> Result<Vec<Heard>, Failure> {
+) -> Result<Vec<Observed>, Failure> {
     let mut tx = pool.begin().await?;
-    let new = facts::insert(&mut tx, heard).await?;
+    let new = event_table::insert(&mut tx, observed).await?;
     if !new.is_empty() {
-        sagas::hear(&mut tx, flows, &new).await?;
+        sagas::handle(&mut tx, flows, &new).await?;
     }
     settle(&mut tx).await?;
     tx.commit().await.map_err(|error| Failure::Uncertain(error.to_string()))?;
     Ok(new)
 }
 
-/// Has everything that was found told, before anything else is read.
-async fn report(desk: &Desk<Postgres<Book>>, found: &mut Vec<Violation>) -> Result<(), Failure> {
+/// Reports everything that was found, before anything else is read.
+async fn report(
+    ctx: &QueryContext<Postgres<UnitOfWork>>,
+    found: &mut Vec<Violation>,
+) -> Result<(), Failure> {
     while !found.is_empty() {
         let some = &found[..found.len().min(REPORTS_AT_ONCE)];
-        let telling = some.iter().map(|violation| {
+        let reports = some.iter().map(|violation| {
             let meta = Meta::inside(violation.saga_id);
             let command = ReportViolation { violation: violation.clone() };
-            async move { desk.decide(command, &meta).await }
+            async move { ctx.decide(command, &meta).await }
         });
-        futures::future::try_join_all(telling)
+        futures::future::try_join_all(reports)
             .await
             .map_err(|problem| Failure::Unavailable(problem.to_string()))?;
         found.drain(..some.len());

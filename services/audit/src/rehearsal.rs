@@ -1,4 +1,4 @@
-//! Sagas as the services tell them, made up: to measure with, and to test with.
+//! Made-up sagas with the events that services emit: to measure and to test with.
 
 use events::{
     Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, SeatId, Timestamp, UserId,
@@ -12,11 +12,11 @@ use events::{
 };
 use uuid::Uuid;
 
-use crate::Heard;
+use crate::Observed;
 
 /// Points of a seat.
 const PRICE: i64 = 120;
-/// Points in every wallet before.
+/// Points in every wallet before the payment.
 const BALANCE: i64 = 1_000;
 /// Milliseconds from one step of a saga to the next.
 const STEP_MILLIS: i64 = 4;
@@ -51,11 +51,11 @@ pub struct Visit {
     pub trace_id: String,
     /// When the seat is reserved.
     pub at: Timestamp,
-    told: Vec<Heard>,
+    emitted: Vec<Observed>,
 }
 
 impl Visit {
-    /// A fan's visit at a time; nothing is told yet.
+    /// A fan's visit at a time; nothing is emitted yet.
     pub fn new(schedule_id: ScheduleId, seat: u64, at: Timestamp) -> Self {
         Self {
             schedule_id,
@@ -65,12 +65,12 @@ impl Visit {
             payment_id: PaymentId(id_at(at.plus_millis(2 * STEP_MILLIS))),
             trace_id: Uuid::new_v4().simple().to_string(),
             at,
-            told: Vec::new(),
+            emitted: Vec::new(),
         }
     }
 
-    /// All facts of it: the seat is reserved, and the payment runs to its end.
-    pub fn facts(mut self, end: End) -> Vec<Heard> {
+    /// All its events: the seat is reserved, and the payment runs to its end.
+    pub fn events(mut self, end: End) -> Vec<Observed> {
         self.reserve();
         self.request();
         match end {
@@ -78,19 +78,19 @@ impl Visit {
             End::TooFewPoints => self.refuse(),
             End::HoldGone => self.lose_hold(),
         }
-        self.told
+        self.emitted
     }
 
-    /// The facts until the payment is asked for, and no further.
-    pub fn begun(mut self) -> Vec<Heard> {
+    /// The events up to the request for the payment.
+    pub fn begun(mut self) -> Vec<Observed> {
         self.reserve();
         self.request();
-        self.told
+        self.emitted
     }
 
     fn reserve(&mut self) {
         let expires_at = self.at.plus_secs(HOLD_SECS);
-        self.tell(
+        self.emit(
             self.reservation_id.0,
             None,
             ReservationCreated {
@@ -107,7 +107,7 @@ impl Visit {
     }
 
     fn request(&mut self) {
-        self.tell(
+        self.emit(
             self.payment_id.0,
             None,
             PaymentRequested {
@@ -189,7 +189,7 @@ impl Visit {
             seats: vec![self.seat.clone()],
             hold_version: 1,
         });
-        self.tell(
+        self.emit(
             self.payment_id.0,
             debited,
             ReservationConfirmRefused {
@@ -231,35 +231,35 @@ impl Visit {
         });
     }
 
-    /// Tells a fact of the payment's saga that follows from the last one.
-    fn follow<E: Event>(&mut self, fact: E) {
+    /// Emits an event of the payment's saga that follows from the last one.
+    fn follow<E: Event>(&mut self, event: E) {
         let cause = self.last_id();
-        self.tell(self.payment_id.0, cause, fact);
+        self.emit(self.payment_id.0, cause, event);
     }
 
-    fn tell<E: Event>(&mut self, saga_id: Uuid, cause_id: Option<Uuid>, fact: E) {
+    fn emit<E: Event>(&mut self, saga_id: Uuid, cause_id: Option<Uuid>, event: E) {
         let at = self.next_at();
-        self.told.push(Heard {
+        self.emitted.push(Observed {
             event_id: EventId(id_at(at)),
-            fact: E::FACT.to_owned(),
-            stream_seq: self.told.len() as u64 + 1,
+            event: E::NAME.to_owned(),
+            stream_seq: self.emitted.len() as u64 + 1,
             saga_id: SagaId(saga_id),
-            // What nothing told follows from is the command.
+            // An event without a causing event follows from the command.
             cause_id: cause_id.or(Some(saga_id)),
-            about: fact.about(),
+            about: event.about(),
             at,
             deliveries: 1,
             trace_id: (saga_id == self.payment_id.0).then(|| self.trace_id.clone()),
-            payload: serde_json::to_vec(&fact).expect("facts are plain data").into(),
+            payload: serde_json::to_vec(&event).expect("events are plain data").into(),
         });
     }
 
     fn last_at(&self) -> Timestamp {
-        self.told.last().map_or(self.at, |heard| heard.at)
+        self.emitted.last().map_or(self.at, |observed| observed.at)
     }
 
     fn last_id(&self) -> Option<Uuid> {
-        self.told.last().map(|heard| heard.event_id.0)
+        self.emitted.last().map(|observed| observed.event_id.0)
     }
 
     fn next_at(&self) -> Timestamp {

@@ -1,4 +1,4 @@
-//! The rows of sagas: loaded, made to hear what is new, written.
+//! The rows of sagas: loads them, lets them handle new events, writes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,9 +7,9 @@ use sqlx::PgConnection;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 
-use crate::{Heard, copying::Rows, flows::Flows, keys::keys_of, timeline::Progress};
+use crate::{Observed, copying::Rows, flows::Flows, keys::keys_of, timeline::Progress};
 
-/// The services that tell facts; the place of each is its bit in a row.
+/// The services that emit events; the index of each is its bit in a row.
 const SERVICES: [&str; 9] = [
     "user",
     "concert",
@@ -25,7 +25,7 @@ const SERVICES: [&str; 9] = [
 /// Later than any deadline.
 pub(crate) const NEVER: Timestamp = Timestamp(PrimitiveDateTime::MAX.assume_utc());
 
-/// A service's bit in a row; none for one that tells nothing.
+/// A service's bit in a row; 0 for one that emits nothing.
 pub(crate) fn bit_of(service: &str) -> i32 {
     SERVICES.iter().position(|known| *known == service).map_or(0, |place| 1 << place)
 }
@@ -43,12 +43,12 @@ pub(crate) fn outcome_of(state: SagaState) -> Option<i16> {
 /// A stored [`Progress`].
 ///
 /// # Errors
-/// When it is none.
+/// When it cannot be decoded.
 pub(crate) fn progress(stored: &[u8]) -> sqlx::Result<Progress> {
     serde_json::from_slice(stored).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// A saga, and what the database has of it.
+/// A saga, and what the database has stored of it.
 #[derive(Default)]
 struct Saga {
     progress: Progress,
@@ -57,34 +57,34 @@ struct Saga {
     from: Option<Uuid>,
     to: Option<Uuid>,
     keys: BTreeSet<Uuid>,
-    /// Those that the database has; `None` when it does not have the saga.
+    /// The keys in the database; `None` when the saga is not there.
     stored_keys: Option<BTreeSet<Uuid>>,
 }
 
 impl Saga {
-    fn hear(&mut self, flows: &Flows, heard: &Heard) {
-        self.progress.hear(flows, heard);
-        let id = heard.event_id.0;
-        self.last_at = self.last_at.max(Some(heard.at));
-        self.took_part |= bit_of(heard.service());
+    fn handle(&mut self, flows: &Flows, observed: &Observed) {
+        self.progress.handle(flows, observed);
+        let id = observed.event_id.0;
+        self.last_at = self.last_at.max(Some(observed.at));
+        self.took_part |= bit_of(observed.service());
         self.from = Some(self.from.map_or(id, |from| from.min(id)));
         self.to = self.to.max(Some(id));
-        self.keys.extend(keys_of(heard));
+        self.keys.extend(keys_of(observed));
     }
 }
 
-/// Sagas by id: the order in which they are written, so that nobody deadlocks.
+/// Sagas by id: the order in which they are written, so that writers do not deadlock.
 type Sagas = BTreeMap<Uuid, Saga>;
 
-/// Makes the sagas of new facts hear them.
-pub(crate) async fn hear(
+/// Lets the sagas of new events handle them, and writes those sagas.
+pub(crate) async fn handle(
     tx: &mut PgConnection,
     flows: &Flows,
-    facts: &[Heard],
+    events: &[Observed],
 ) -> sqlx::Result<()> {
-    let mut sagas = load(tx, facts).await?;
-    for heard in facts {
-        sagas.entry(heard.saga_id.0).or_default().hear(flows, heard);
+    let mut sagas = load(tx, events).await?;
+    for observed in events {
+        sagas.entry(observed.saga_id.0).or_default().handle(flows, observed);
     }
     let (known, new): (Vec<_>, Vec<_>) =
         sagas.iter().map(row).partition(|row| sagas[&row.saga_id].stored_keys.is_some());
@@ -101,8 +101,8 @@ pub(crate) async fn hear(
 /// Id, last, services, from, to, keys, progress.
 type Columns = (Uuid, OffsetDateTime, i32, Uuid, Uuid, Vec<u8>, Vec<u8>);
 
-async fn load(tx: &mut PgConnection, facts: &[Heard]) -> sqlx::Result<Sagas> {
-    let ids: BTreeSet<Uuid> = facts.iter().map(|heard| heard.saga_id.0).collect();
+async fn load(tx: &mut PgConnection, events: &[Observed]) -> sqlx::Result<Sagas> {
+    let ids: BTreeSet<Uuid> = events.iter().map(|observed| observed.saga_id.0).collect();
     let rows: Vec<Columns> = sqlx::query_as(
         "select saga_id, last_at, took_part, from_id, to_id, keys, progress
          from sagas where saga_id = any($1)",
@@ -211,8 +211,8 @@ async fn update(tx: &mut PgConnection, sagas: &[Row]) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Writes the keys that a saga did not have before. Its row says which it had, so none of
-/// them can be there.
+/// Writes the keys that a saga did not have before. Its row lists those it had, so none of the
+/// new ones can be there.
 async fn save_keys(tx: &mut PgConnection, sagas: &Sagas) -> sqlx::Result<()> {
     let none = BTreeSet::new();
     let mut new: Vec<(Uuid, Uuid)> = Vec::new();
@@ -232,7 +232,8 @@ async fn save_keys(tx: &mut PgConnection, sagas: &Sagas) -> sqlx::Result<()> {
     rows.copy(tx).await
 }
 
-/// Every deadline that is open is looked at once when it is over, needed then or not.
+/// Writes every open deadline. Each is checked once when it has passed, whether it still matters
+/// or not.
 async fn save_watch(tx: &mut PgConnection, sagas: &Sagas) -> sqlx::Result<()> {
     let due: Vec<(OffsetDateTime, Uuid)> = sagas
         .iter()

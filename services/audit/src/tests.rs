@@ -1,4 +1,4 @@
-//! The tables on a real PostgreSQL: what is taken in, found again, reported and forgotten.
+//! The tables on a real PostgreSQL: what is taken in, found again, reported and deleted.
 
 mod found;
 mod reported;
@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::{
-    Heard, Rules, facts,
+    Config, Observed, event_table,
     flows::Flows,
     listener::keep,
     rehearsal::{End, Visit},
@@ -36,18 +36,18 @@ async fn database() -> PgPool {
     pool
 }
 
-/// Takes facts in as one read; how many were new.
-async fn take(pool: &PgPool, heard: &[Heard]) -> usize {
+/// Takes in events as one read; returns how many were new.
+async fn take(pool: &PgPool, observed: &[Observed]) -> usize {
     let now = mesh::clock::now();
-    for day in facts::days_of(heard, now, Rules::default().keep_days) {
-        mesh::postgres::partitions::make_day(pool, facts::TABLE, day).await.unwrap();
+    for day in event_table::days_of(observed, now, Config::default().keep_days) {
+        mesh::postgres::partitions::make_day(pool, event_table::TABLE, day).await.unwrap();
     }
-    let new = keep(pool, Flows::shipped(), heard.to_vec(), async |_: &mut _| Ok(())).await;
+    let new = keep(pool, Flows::shipped(), observed.to_vec(), async |_: &mut _| Ok(())).await;
     new.unwrap().len()
 }
 
-/// Visits of a show, with every end that there is, some days ago.
-fn sale(visits: u64, days_ago: i64) -> Vec<Heard> {
+/// Visits of a show some days ago, with every end that there is.
+fn sale(visits: u64, days_ago: i64) -> Vec<Observed> {
     let schedule_id = ScheduleId(Uuid::now_v7());
     let at = moment(days_ago);
     let ends = [End::Paid, End::TooFewPoints, End::HoldGone];
@@ -55,7 +55,7 @@ fn sale(visits: u64, days_ago: i64) -> Vec<Heard> {
         let visit = Visit::new(schedule_id, index, at.plus_millis(index as i64 * 7));
         match index % 4 {
             3 => visit.begun(),
-            end => visit.facts(ends[end as usize]),
+            end => visit.events(ends[end as usize]),
         }
     };
     (0..visits).flat_map(visit).collect()

@@ -1,8 +1,8 @@
-//! The stall watchdog: what was awaited and did not come in time.
+//! The stall watchdog: finds awaited events that did not come in time.
 //!
-//! Every deadline that a saga has when a batch was taken in stands in `watch`. When the time
-//! has come, the saga is looked at once: most have moved on, and the deadline is crossed off.
-//! A saga that did not is reported, and the deadline goes with the transaction of the report.
+//! `watch` has every deadline that a saga has after a read was taken in. When a deadline has
+//! passed, its saga is checked once: most have moved on, and the deadline is deleted. A saga
+//! that has not is reported, and the transaction of the report deletes the deadline.
 
 use std::sync::Arc;
 
@@ -21,16 +21,16 @@ use crate::{
     timeline::Progress,
 };
 
-/// Deadlines looked at together.
+/// Deadlines checked together.
 const LOOKS: i64 = 500;
-/// How often that is done in a row at most, before others have their turn.
+/// Rounds in a row at most, before other work is let in.
 const ROUNDS: usize = 20;
 
-/// What separates the names of facts of which one is awaited.
+/// Separates the names of events of which one is awaited.
 const OR: &str = "|";
 
-/// The stalls to be reported. Judged by how far the streams have been read, so that nobody
-/// is blamed for what audit itself has not heard yet.
+/// The stalls to be reported. Deadlines are judged by how far the streams have been read, so
+/// that no service is blamed for an event that audit itself has not read yet.
 pub(crate) async fn due(listener: Arc<Listener>, pool: PgPool) -> sqlx::Result<Vec<ReportStall>> {
     let mut reports = Vec::new();
     let Some(known) = listener.known() else { return Ok(reports) };
@@ -58,7 +58,7 @@ pub(crate) async fn due(listener: Arc<Listener>, pool: PgPool) -> sqlx::Result<V
             }
         }
         cross_off(&pool, &past).await?;
-        // What is to be reported is still there, and nothing behind it can be seen.
+        // Deadlines to be reported stay in the table, so the next query would not get past them.
         if count < LOOKS as usize || !reports.is_empty() {
             break;
         }
@@ -66,7 +66,7 @@ pub(crate) async fn due(listener: Arc<Listener>, pool: PgPool) -> sqlx::Result<V
     Ok(reports)
 }
 
-/// What a saga still awaits of all that was due at one moment.
+/// What a saga still awaits of the events that were due at one moment.
 fn due_now(progress: &Progress, saga_id: SagaId, due_at: Timestamp) -> Vec<SagaStalled> {
     let mut awaited = progress.stalled(Flows::shipped(), saga_id, NEVER);
     awaited.retain(|stalled| stalled.due_at == due_at);
@@ -78,12 +78,12 @@ pub(crate) fn is_awaited(progress: &Progress, stalled: &SagaStalled) -> bool {
     due_now(progress, stalled.saga_id, stalled.due_at).contains(stalled)
 }
 
-/// The name under which a stall is noted.
+/// The name under which a stall is stored.
 pub(crate) fn name(stalled: &SagaStalled) -> String {
     stalled.awaited.join(OR)
 }
 
-/// Forgets deadlines that have been looked at.
+/// Deletes deadlines that have been checked.
 pub(crate) async fn cross_off(
     db: impl sqlx::PgExecutor<'_>,
     past: &[(OffsetDateTime, Uuid)],
@@ -106,9 +106,9 @@ pub(crate) async fn cross_off(
 mod tests {
     use crate::{WATCH_EVERY, listener::ON_ITS_WAY_MILLIS};
 
-    /// Half a second is left for reading, asking and telling.
+    /// Half a second is left for reading, querying and reporting.
     #[test]
-    fn a_stall_is_looked_for_often_enough_to_be_told_within_a_second() {
+    fn stalls_are_looked_for_often_enough_to_be_reported_within_a_second() {
         let looks = mesh::READ_EVERY + WATCH_EVERY;
         assert!(looks.as_millis() as i64 + ON_ITS_WAY_MILLIS <= 500, "{looks:?}");
     }

@@ -1,25 +1,25 @@
-//! What this service has to know of accounts, read from the stream of `user`: which of them
-//! can be added to a concert, and which were closed.
+//! What this service needs to know of accounts, read from the stream of `user`: which of them
+//! can become organizers of a concert, and which were closed.
 
 use events::{
     Command, Event, SagaId, UserId,
     concert::OrganizerRemoved,
     user::{Role, UserRoleGranted, UserWithdrawn},
 };
-use mesh::{Answer, Caller, Fact, Meta, Read, Refusal, Turn, engine::Failure};
+use mesh::{Caller, Context, Execute, Meta, Read, Refusal, StoredEvent, engine::Failure};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    Here, Rules,
-    book::{Book, Keys},
+    Config, Ctx,
     team::Account,
+    unit_of_work::{Keys, UnitOfWork},
 };
 
-/// The events that say so.
-pub(crate) const FOLLOWED: [&str; 2] = [UserRoleGranted::FACT, UserWithdrawn::FACT];
+/// The events it is read from.
+pub(crate) const FOLLOWED: [&str; 2] = [UserRoleGranted::NAME, UserWithdrawn::NAME];
 
-/// Note what was read of an account; one that was closed leaves its concerts.
+/// Records what an event says of an account; a closed account leaves its concerts.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NoteAccount {
     user_id: UserId,
@@ -32,51 +32,58 @@ impl Command for NoteAccount {
 }
 
 impl NoteAccount {
-    /// What an event says; `None` for what does not matter here.
-    fn of(fact: &Fact) -> Option<Self> {
-        let read = match fact.name() {
-            UserRoleGranted::FACT => serde_json::from_slice(fact.payload())
+    /// The note that an event gives; `None` for an event that does not matter here.
+    fn of(event: &StoredEvent) -> Option<Self> {
+        let read = match event.name() {
+            UserRoleGranted::NAME => serde_json::from_slice(event.payload())
                 .map(|granted: UserRoleGranted| (granted.role == Role::Organizer, granted.user_id))
                 .map(|(matters, user_id)| matters.then_some(Self { user_id, is_gone: false })),
-            UserWithdrawn::FACT => serde_json::from_slice(fact.payload())
+            UserWithdrawn::NAME => serde_json::from_slice(event.payload())
                 .map(|gone: UserWithdrawn| Some(Self { user_id: gone.user_id, is_gone: true })),
             _ => Ok(None),
         };
-        let fact = fact.name();
-        read.inspect_err(|error| tracing::warn!(fact, %error, "an event cannot be read")).ok()?
+        let event = event.name();
+        read.inspect_err(|error| tracing::warn!(event, %error, "an event cannot be decoded"))
+            .ok()?
     }
 }
 
-/// Notes what was read, and then how far: also past what is of no concern here, or whoever
-/// compares that place with the stream would say that nobody reads on. One that is noted twice
-/// is noted once, and the order of two does not matter: so they go into a batch together.
-pub(crate) async fn take(desk: Here, read: &Read) -> Result<(), Failure> {
+/// Records what was read, and then saves the reader's position: also behind events that do not
+/// matter here, or a comparison of that position with the stream would report a reader that has
+/// stopped. A repeated note changes nothing and the order of notes does not matter, so they go
+/// into a batch together.
+pub(crate) async fn take(ctx: Ctx, read: &Read) -> Result<(), Failure> {
     if !read.has_moved() {
         return Ok(());
     }
     let notes = read
-        .facts
+        .events
         .iter()
         .filter_map(NoteAccount::of)
-        .map(|note| async { desk.decide(note, &Meta::inside(SagaId(Uuid::now_v7()))).await });
+        .map(|note| async { ctx.decide(note, &Meta::inside(SagaId(Uuid::now_v7()))).await });
     let noted = futures::future::try_join_all(notes).await;
     noted.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
-    desk.unit(async {
-        let mut tx = desk.pool().begin().await?;
+    ctx.unit(async {
+        let mut tx = ctx.pool().begin().await?;
         read.settle(&mut tx).await?;
         Ok(tx.commit().await?)
     })
     .await
 }
 
-impl Answer<NoteAccount> for Book {
+impl Execute<NoteAccount> for UnitOfWork {
     fn keys(command: &NoteAccount, _caller: &Caller, keys: &mut Keys) {
         let keys = if command.is_gone { &mut keys.gone } else { &mut keys.accounts };
         keys.insert(command.user_id);
     }
 
-    /// Their shows go on: the others act on them, and the operators where nobody is left.
-    fn answer(&mut self, command: &NoteAccount, turn: &mut Turn<'_, Rules>) -> Result<(), Refusal> {
+    /// The shows of a closed account go on under the other organizers, or under the operators
+    /// when it was the last one.
+    fn execute(
+        &mut self,
+        command: &NoteAccount,
+        ctx: &mut Context<'_, Config>,
+    ) -> Result<(), Refusal> {
         let &NoteAccount { user_id, is_gone } = command;
         let known = self.accounts.get(&user_id).copied().unwrap_or_default();
         let noted = match is_gone {
@@ -93,7 +100,7 @@ impl Answer<NoteAccount> for Book {
             let Some(team) = self.team(concert_id) else { continue };
             team.remove(&user_id);
             let left = team.len() as u32;
-            turn.tell(OrganizerRemoved { concert_id, user_id, by: None, left, at: turn.now });
+            ctx.emit(OrganizerRemoved { concert_id, user_id, by: None, left, at: ctx.now });
         }
         Ok(())
     }
@@ -105,35 +112,35 @@ mod tests {
 
     use super::*;
 
-    fn note(book: &mut Book, user_id: UserId, is_gone: bool) -> Vec<mesh::Told> {
-        let rules = Rules::default();
+    fn note(unit: &mut UnitOfWork, user_id: UserId, is_gone: bool) -> Vec<mesh::Emitted> {
+        let config = Config::default();
         let now = Timestamp::from_unix_millis(1_800_000_000_000).expect("a time");
-        let mut turn = Turn::at(now, &rules, &Caller::Mesh, Uuid::nil());
-        assert!(book.answer(&NoteAccount { user_id, is_gone }, &mut turn).is_ok());
-        turn.told().to_vec()
+        let mut ctx = Context::at(now, &config, &Caller::Mesh, Uuid::nil());
+        assert!(unit.execute(&NoteAccount { user_id, is_gone }, &mut ctx).is_ok());
+        ctx.emitted().to_vec()
     }
 
     #[test]
-    fn a_closed_account_leaves_its_concerts_once_whichever_is_heard_first() {
+    fn a_closed_account_leaves_its_concerts_once_whichever_event_comes_first() {
         let user_id = UserId(Uuid::from_u128(1));
-        let rules = Rules::default();
+        let config = Config::default();
         let now = Timestamp::from_unix_millis(1_800_000_000_000).expect("a time");
         let caller =
             Caller::User { user_id, roles: vec![Role::Organizer], expires_at: now.plus_secs(60) };
-        let mut book = Book::default();
-        let mut turn = Turn::at(now, &rules, &caller, Uuid::from_u128(10));
+        let mut unit = UnitOfWork::default();
+        let mut ctx = Context::at(now, &config, &caller, Uuid::from_u128(10));
         let entered = CreateConcert {
             title: "Night Ferry".into(),
             artist: "The Tugboats".into(),
             description: String::new(),
         };
-        assert!(book.answer(&entered, &mut turn).is_ok());
-        let told = note(&mut book, user_id, true);
-        let gone: OrganizerRemoved = serde_json::from_slice(&told[0].payload).expect("an event");
+        assert!(unit.execute(&entered, &mut ctx).is_ok());
+        let emitted = note(&mut unit, user_id, true);
+        let gone: OrganizerRemoved = serde_json::from_slice(&emitted[0].payload).expect("an event");
         assert_eq!((gone.user_id, gone.by, gone.left), (user_id, None, 0));
-        assert!(note(&mut book, user_id, true).is_empty());
-        note(&mut book, user_id, false);
-        let known = book.accounts[&user_id];
+        assert!(note(&mut unit, user_id, true).is_empty());
+        note(&mut unit, user_id, false);
+        let known = unit.accounts[&user_id];
         assert!(known.is_gone && known.is_organizer);
     }
 }

@@ -1,5 +1,5 @@
-//! What makes a concert and a schedule: pure decisions. Seat plans are in [`crate::plan`],
-//! the seat map is in [`crate::map`].
+//! Pure decisions on concerts, schedules and organizers. Seat plans are in [`crate::plan`], the
+//! seat map is in [`crate::map`].
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use events::{
     user::Role,
 };
 
-/// Seconds a hold lives when the organizer does not say.
+/// Seconds a hold lives when the organizer gives no number.
 pub const HOLD_SECS_DEFAULT: u32 = 300;
-/// Seats one fan may have when the organizer does not say.
+/// Seats one fan may have when the organizer gives no number.
 pub const SEATS_PER_FAN_DEFAULT: u32 = 4;
-/// How far ahead a show can be put on sale.
+/// Days ahead that a show can be put on sale at most.
 pub const AHEAD_DAYS_MAX: i64 = 3_650;
 
-/// The concert that a command asks for.
+/// The concert that a command describes.
 ///
 /// # Errors
 /// `invalid` with the `field`.
@@ -37,7 +37,8 @@ pub fn concert(
     })
 }
 
-/// The schedule that a command asks for. Admission from a moment in the past begins now.
+/// The schedule that a command describes. Admission that should have begun in the past begins
+/// now.
 ///
 /// # Errors
 /// `invalid` with the `field`.
@@ -82,7 +83,7 @@ pub fn schedule(
     })
 }
 
-/// Whether a schedule can be bought at `now`: sales end with the start of the show.
+/// Whether a schedule is on sale at `now`: sales end with the start of the show.
 pub fn state_at(schedule: &Schedule, now: Timestamp) -> ScheduleState {
     match schedule.cancelled {
         Some(_) => ScheduleState::Cancelled,
@@ -91,8 +92,8 @@ pub fn state_at(schedule: &Schedule, now: Timestamp) -> ScheduleState {
     }
 }
 
-/// Calls a schedule off: the schedule as it is then. Also while the show runs, for it may have
-/// to be broken off.
+/// Cancels a schedule, and returns it as it is then. This is allowed while the show runs, for
+/// it may have to be broken off.
 ///
 /// # Errors
 /// `already_cancelled`, or `invalid` with the `field`.
@@ -112,14 +113,14 @@ pub fn cancel(
     Ok((Schedule { state, cancelled, ..schedule.clone() }, cancellation))
 }
 
-/// The accounts that act on a concert.
+/// The organizers of a concert by account.
 pub type Organizers = BTreeMap<UserId, Organizer>;
 
-/// By which right somebody acts on a concert: as one of its organizers, or as an operator in
-/// their place.
+/// The role in which a user may change a concert: as one of its organizers, or as an operator
+/// in their place.
 ///
 /// # Errors
-/// `forbidden` for anybody else.
+/// `forbidden` for any other user.
 pub fn actor(
     organizers: &Organizers,
     user_id: UserId,
@@ -134,10 +135,10 @@ pub fn actor(
     Err(Problem::new(codes::FORBIDDEN, "You are not one of the concert's organizers."))
 }
 
-/// Removes an organizer at somebody's wish; the last one stays.
+/// Removes an organizer on command; the last one stays.
 ///
 /// # Errors
-/// `not_found` for who is none, `last_organizer` for the only one.
+/// `not_found` for an account that is not an organizer, `last_organizer` for the only one.
 pub fn remove(organizers: &mut Organizers, user_id: UserId) -> Result<(), Problem> {
     if !organizers.contains_key(&user_id) {
         let why = "This account is not one of the concert's organizers.";
@@ -150,19 +151,19 @@ pub fn remove(organizers: &mut Organizers, user_id: UserId) -> Result<(), Proble
     Ok(())
 }
 
-/// The organizers of a concert as they are shown, the first one first.
+/// The organizers of a concert as they are shown, the earliest first.
 pub fn listed(concert_id: ConcertId, organizers: &Organizers) -> concert::Organizers {
     let mut organizers: Vec<Organizer> = organizers.values().cloned().collect();
     organizers.sort_by_key(|organizer| organizer.since);
     concert::Organizers { concert_id, organizers }
 }
 
-/// One line of text, as it is kept.
+/// One line of text, as it is stored.
 fn line(field: &str, value: &str, min: usize, max: usize) -> Result<String, Problem> {
     text::line(value, min..=max).map_err(|flaw| invalid(field, &flaw.to_string()))
 }
 
-/// Any number of lines, as they are kept.
+/// Any number of lines, as they are stored.
 fn lines(field: &str, value: &str, max: usize) -> Result<String, Problem> {
     text::lines(value, max).map_err(|flaw| invalid(field, &flaw.to_string()))
 }
@@ -174,7 +175,7 @@ fn within(field: &str, value: u32, max: u32) -> Result<u32, Problem> {
     Err(invalid(field, &format!("must be 1 to {max}, not {value}")))
 }
 
-/// A value that is not allowed, by the name of its field.
+/// The problem of a field whose value is not allowed.
 pub fn invalid(field: &str, why: &str) -> Problem {
     Problem::about(codes::INVALID, field, why)
 }
@@ -192,7 +193,7 @@ mod tests {
         Timestamp::from_unix_millis(1_800_000_000_000).expect("a time")
     }
 
-    fn entered() -> CreateConcert {
+    fn create_concert() -> CreateConcert {
         CreateConcert {
             title: " Night Ferry ".into(),
             artist: "The Tugboats".into(),
@@ -200,7 +201,7 @@ mod tests {
         }
     }
 
-    fn asked() -> OpenSchedule {
+    fn open_schedule() -> OpenSchedule {
         OpenSchedule {
             concert_id: ConcertId(Uuid::from_u128(1)),
             venue: "Harbour Hall".into(),
@@ -225,9 +226,9 @@ mod tests {
     }
 
     #[test]
-    fn a_concert_is_kept_without_the_blanks_around_its_texts() {
+    fn a_concert_is_stored_without_blanks_around_its_texts() {
         let id = ConcertId(Uuid::from_u128(1));
-        let concert = concert(&entered(), id, now()).expect("good");
+        let concert = concert(&create_concert(), id, now()).expect("good");
         assert_eq!(concert.title, "Night Ferry");
         assert_eq!(concert.description, "Two sets.\nNo support act.");
         assert_eq!((concert.concert_id, concert.created_at), (id, now()));
@@ -238,24 +239,25 @@ mod tests {
         let id = ConcertId(Uuid::from_u128(1));
         let long = |length| "가".repeat(length);
         let wrong: [(&str, CreateConcert); 7] = [
-            ("title", CreateConcert { title: "  ".into(), ..entered() }),
-            ("title", CreateConcert { title: long(201), ..entered() }),
-            ("title", CreateConcert { title: "a\u{0}b".into(), ..entered() }),
-            ("artist", CreateConcert { artist: String::new(), ..entered() }),
-            ("artist", CreateConcert { artist: "two\nlines".into(), ..entered() }),
-            ("description", CreateConcert { description: long(5_001), ..entered() }),
-            ("description", CreateConcert { description: "a\u{0}b".into(), ..entered() }),
+            ("title", CreateConcert { title: "  ".into(), ..create_concert() }),
+            ("title", CreateConcert { title: long(201), ..create_concert() }),
+            ("title", CreateConcert { title: "a\u{0}b".into(), ..create_concert() }),
+            ("artist", CreateConcert { artist: String::new(), ..create_concert() }),
+            ("artist", CreateConcert { artist: "two\nlines".into(), ..create_concert() }),
+            ("description", CreateConcert { description: long(5_001), ..create_concert() }),
+            ("description", CreateConcert { description: "a\u{0}b".into(), ..create_concert() }),
         ];
         for (field, command) in wrong {
             assert_eq!(refused_field(concert(&command, id, now())), field);
         }
-        let longest = CreateConcert { title: long(200), description: long(5_000), ..entered() };
+        let longest =
+            CreateConcert { title: long(200), description: long(5_000), ..create_concert() };
         assert!(concert(&longest, id, now()).is_ok());
     }
 
     #[test]
-    fn a_schedule_takes_the_defaults_for_what_is_not_said() {
-        let schedule = opened(&asked()).expect("good");
+    fn a_schedule_gets_defaults_for_fields_that_are_not_given() {
+        let schedule = opened(&open_schedule()).expect("good");
         assert_eq!(schedule.hold_secs, 300);
         assert_eq!(schedule.seats_per_fan_max, 4);
         assert_eq!(schedule.seats_total, 50);
@@ -264,16 +266,16 @@ mod tests {
     }
 
     #[test]
-    fn admission_begins_now_when_it_is_not_said_or_past() {
+    fn admission_begins_now_when_its_start_is_not_given_or_past() {
         for opens_at in [None, Some(now().plus_secs(-3_600)), Some(now())] {
-            let command = OpenSchedule { opens_at, ..asked() };
+            let command = OpenSchedule { opens_at, ..open_schedule() };
             assert_eq!(opened(&command).expect("good").opens_at, now());
         }
     }
 
     #[test]
-    fn a_show_begins_after_its_sale_and_not_too_far_ahead() {
-        let at = |secs| OpenSchedule { starts_at: now().plus_secs(secs), ..asked() };
+    fn a_show_starts_after_its_sale_and_not_too_far_ahead() {
+        let at = |secs| OpenSchedule { starts_at: now().plus_secs(secs), ..open_schedule() };
         for secs in [-DAY_SECS, 0, 59, 60, AHEAD_DAYS_MAX * DAY_SECS + 1] {
             assert_eq!(refused_field(opened(&at(secs))), "starts_at", "{secs}");
         }
@@ -293,7 +295,7 @@ mod tests {
         ];
         for (field, max, set) in bounds {
             let with = |number| {
-                let mut command = asked();
+                let mut command = open_schedule();
                 set(&mut command, number);
                 opened(&command)
             };
@@ -304,16 +306,16 @@ mod tests {
     }
 
     #[test]
-    fn a_venue_has_a_name() {
+    fn a_venue_needs_a_valid_name() {
         for venue in [String::new(), "x".repeat(201), "a\tb".into()] {
-            assert_eq!(refused_field(opened(&OpenSchedule { venue, ..asked() })), "venue");
+            assert_eq!(refused_field(opened(&OpenSchedule { venue, ..open_schedule() })), "venue");
         }
     }
 
     #[test]
-    fn tickets_can_be_given_back_until_the_start_unless_it_is_said_and_never_after_it() {
-        let with = |refund_until| opened(&OpenSchedule { refund_until, ..asked() });
-        let starts_at = asked().starts_at;
+    fn tickets_can_be_refunded_until_the_start_by_default_and_never_after_it() {
+        let with = |refund_until| opened(&OpenSchedule { refund_until, ..open_schedule() });
+        let starts_at = open_schedule().starts_at;
         assert_eq!(with(None).expect("good").refund_until, starts_at);
         for until in [starts_at, now().plus_secs(3_600), now().plus_secs(-1)] {
             assert_eq!(with(Some(until)).expect("good").refund_until, until);
@@ -323,10 +325,10 @@ mod tests {
 
     #[test]
     fn a_schedule_closes_at_the_very_start_of_its_show() {
-        let open = opened(&asked()).expect("good");
+        let open = opened(&open_schedule()).expect("good");
         assert_eq!(state_at(&open, open.starts_at.plus_millis(-1)), ScheduleState::Open);
         assert_eq!(state_at(&open, open.starts_at), ScheduleState::Closed);
-        let off = called_off(&open, "").expect("granted").0;
+        let off = schedule_cancelled(&open, "").expect("granted").0;
         for at in [now(), open.starts_at] {
             assert_eq!(state_at(&off, at), ScheduleState::Cancelled);
         }
@@ -334,28 +336,31 @@ mod tests {
 
     const BOSS: Actor = Actor { user_id: UserId(Uuid::from_u128(1)), role: Role::Organizer };
 
-    fn called_off(schedule: &Schedule, reason: &str) -> Result<(Schedule, Cancellation), Problem> {
+    fn schedule_cancelled(
+        schedule: &Schedule,
+        reason: &str,
+    ) -> Result<(Schedule, Cancellation), Problem> {
         let command =
             CancelSchedule { schedule_id: schedule.schedule_id, reason: reason.to_owned() };
         cancel(schedule, &command, BOSS, now())
     }
 
     #[test]
-    fn a_schedule_is_called_off_once_and_says_by_whom() {
-        let open = opened(&asked()).expect("good");
-        let (cancelled, how) = called_off(&open, " Storm. ").expect("granted");
+    fn a_schedule_is_cancelled_once_and_records_by_whom() {
+        let open = opened(&open_schedule()).expect("good");
+        let (cancelled, how) = schedule_cancelled(&open, " Storm. ").expect("granted");
         assert_eq!(cancelled.state, ScheduleState::Cancelled);
         assert_eq!(cancelled.cancelled, Some(how.clone()));
         assert_eq!((how.reason.as_str(), how.by, how.at), ("Storm.", Some(BOSS), now()));
-        let again = called_off(&cancelled, "").expect_err("refused");
+        let again = schedule_cancelled(&cancelled, "").expect_err("refused");
         assert!(again.is(codes::ALREADY_CANCELLED));
     }
 
     #[test]
     fn a_reason_may_be_absent_and_has_500_characters_at_most() {
-        let open = opened(&asked()).expect("good");
-        assert_eq!(called_off(&open, "").expect("granted").1.reason, "");
-        assert_eq!(refused_field(called_off(&open, &"x".repeat(501))), "reason");
+        let open = opened(&open_schedule()).expect("good");
+        assert_eq!(schedule_cancelled(&open, "").expect("granted").1.reason, "");
+        assert_eq!(refused_field(schedule_cancelled(&open, &"x".repeat(501))), "reason");
     }
 
     fn organizers(numbers: &[u128]) -> Organizers {
@@ -367,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn an_organizer_of_a_concert_acts_on_it_and_an_operator_in_their_place() {
+    fn only_organizers_and_operators_may_change_a_concert() {
         let user = |number| UserId(Uuid::from_u128(number));
         let team = organizers(&[1, 2]);
         for (number, is_operator, role) in
@@ -377,7 +382,7 @@ mod tests {
             assert_eq!(actor, Actor { user_id: user(number), role });
         }
         assert!(actor(&team, user(3), false).expect_err("refused").is(codes::FORBIDDEN));
-        // Nobody is left: the operators are.
+        // Without organizers, only operators are left.
         assert!(actor(&organizers(&[]), user(1), false).is_err());
         assert!(actor(&organizers(&[]), user(3), true).is_ok());
     }
@@ -393,29 +398,30 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_seen_is_in_no_text() {
+    fn texts_with_invisible_characters_are_refused() {
         let id = ConcertId(Uuid::from_u128(1));
         for hidden in ["\u{200b}", "\u{3164}", "a\u{202e}b", "a\u{ad}b", "\u{2800}"] {
             let hidden = || hidden.to_owned();
-            let title = CreateConcert { title: hidden(), ..entered() };
+            let title = CreateConcert { title: hidden(), ..create_concert() };
             assert_eq!(refused_field(concert(&title, id, now())), "title");
-            let artist = CreateConcert { artist: hidden(), ..entered() };
+            let artist = CreateConcert { artist: hidden(), ..create_concert() };
             assert_eq!(refused_field(concert(&artist, id, now())), "artist");
-            let schedule = OpenSchedule { venue: hidden(), ..asked() };
+            let schedule = OpenSchedule { venue: hidden(), ..open_schedule() };
             assert_eq!(refused_field(opened(&schedule)), "venue");
         }
-        let open = opened(&asked()).expect("good");
+        let open = opened(&open_schedule()).expect("good");
         let reason = "\u{202e}mrotS".to_owned();
         let command = CancelSchedule { schedule_id: open.schedule_id, reason };
         assert_eq!(refused_field(cancel(&open, &command, BOSS, now())), "reason");
     }
 
     #[test]
-    fn a_text_is_kept_in_one_form_and_counted_as_people_count() {
+    fn a_text_is_stored_in_one_form_and_counted_as_people_count() {
         let id = ConcertId(Uuid::from_u128(1));
-        // Two hundred syllables of three letters each, as a Mac types them.
+        // 200 syllables of three letters each, as a Mac types them.
         let title = "\u{1112}\u{1161}\u{11ab}".repeat(200);
-        let concert = concert(&CreateConcert { title, ..entered() }, id, now()).expect("good");
+        let concert =
+            concert(&CreateConcert { title, ..create_concert() }, id, now()).expect("good");
         assert_eq!(concert.title, "한".repeat(200));
     }
 }

@@ -1,4 +1,4 @@
-//! One impl per command answered.
+//! The command handlers, one impl for each command.
 
 use events::{
     ConcertId, Problem, ScheduleId, codes,
@@ -9,23 +9,22 @@ use events::{
     },
     user::Role,
 };
-use mesh::{Answer, Caller, Refusal, Turn};
+use mesh::{Caller, Context, Execute, Refusal};
 
 use crate::{
-    Rules,
-    book::{Book, Entered, Keys},
-    domain,
+    Config, domain,
     plan::{self, PlanError},
+    unit_of_work::{Entered, Keys, UnitOfWork},
 };
 
-impl Book {
+impl UnitOfWork {
     fn concert(&self, id: ConcertId) -> Result<&Entered, Problem> {
         self.concerts
             .get(&id)
             .ok_or_else(|| Problem::new(codes::NOT_FOUND, "There is no such concert."))
     }
 
-    /// By which right the caller acts on a concert.
+    /// The role in which the caller may change a concert.
     fn actor(&self, id: ConcertId, caller: &Caller) -> Result<Actor, Problem> {
         let organizers = &self.concert(id)?.organizers;
         domain::actor(organizers, caller.user_id()?, caller.has(Role::Operator))
@@ -36,35 +35,35 @@ impl Book {
     }
 }
 
-impl Answer<CreateConcert> for Book {
+impl Execute<CreateConcert> for UnitOfWork {
     fn keys(_command: &CreateConcert, _caller: &Caller, _keys: &mut Keys) {}
 
-    fn answer(
+    fn execute(
         &mut self,
         command: &CreateConcert,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) -> Result<Concert, Refusal> {
-        let organizer_id = turn.caller.user_id()?;
-        let concert = domain::concert(command, ConcertId(turn.id), turn.now)?;
+        let organizer_id = ctx.caller.user_id()?;
+        let concert = domain::concert(command, ConcertId(ctx.id), ctx.now)?;
         self.enter(organizer_id, concert.clone());
         Ok(concert)
     }
 }
 
-impl Answer<OpenSchedule> for Book {
+impl Execute<OpenSchedule> for UnitOfWork {
     fn keys(command: &OpenSchedule, _caller: &Caller, keys: &mut Keys) {
         keys.concerts.insert(command.concert_id);
     }
 
-    fn answer(
+    fn execute(
         &mut self,
         command: &OpenSchedule,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) -> Result<Schedule, Refusal> {
-        let by = self.actor(command.concert_id, turn.caller)?;
+        let by = self.actor(command.concert_id, ctx.caller)?;
         let title = self.concert(command.concert_id)?.title.clone();
         let plan = plan::parse(&command.seat_plan).map_err(Problem::from)?;
-        let schedule = domain::schedule(command, ScheduleId(turn.id), plan.seats_total, turn.now)?;
+        let schedule = domain::schedule(command, ScheduleId(ctx.id), plan.seats_total, ctx.now)?;
         let opened = ScheduleOpened {
             schedule_id: schedule.schedule_id,
             concert_id: schedule.concert_id,
@@ -79,44 +78,44 @@ impl Answer<OpenSchedule> for Book {
             seats: plan.blocks.clone(),
             by: Some(by),
         };
-        check_size(&opened, turn.rules.opened_bytes_max)?;
+        check_size(&opened, ctx.config.opened_bytes_max)?;
         self.open(schedule.clone(), plan.blocks);
-        turn.tell(opened);
+        ctx.emit(opened);
         Ok(schedule)
     }
 }
 
-/// A fact that the broker does not carry would stand at the head of the outbox for ever.
+/// An event that is too large for the broker would stay in the outbox for ever.
 fn check_size(opened: &ScheduleOpened, bytes_max: usize) -> Result<(), Problem> {
-    let bytes = serde_json::to_vec(opened).expect("facts are plain data").len();
+    let bytes = serde_json::to_vec(opened).expect("events are plain data").len();
     if bytes <= bytes_max {
         return Ok(());
     }
     Err(PlanError::of_the_whole(format!(
-        "the plan takes {bytes} bytes to tell, at most {bytes_max} are allowed: \
+        "the plan takes {bytes} bytes as an event, at most {bytes_max} are allowed: \
          shorten names, and keep seats of one row and price together"
     ))
     .into())
 }
 
-impl Answer<CancelSchedule> for Book {
+impl Execute<CancelSchedule> for UnitOfWork {
     fn keys(command: &CancelSchedule, _caller: &Caller, keys: &mut Keys) {
         keys.schedules.insert(command.schedule_id);
     }
 
-    fn answer(
+    fn execute(
         &mut self,
         command: &CancelSchedule,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) -> Result<Schedule, Refusal> {
-        turn.caller.user_id()?;
+        ctx.caller.user_id()?;
         let schedule = self
             .schedules
             .get(&command.schedule_id)
             .ok_or_else(|| Problem::new(codes::NOT_FOUND, "There is no such schedule."))?;
-        let by = self.actor(schedule.concert_id, turn.caller)?;
-        let (cancelled, how) = domain::cancel(schedule, command, by, turn.now)?;
-        turn.tell(ScheduleCancelled {
+        let by = self.actor(schedule.concert_id, ctx.caller)?;
+        let (cancelled, how) = domain::cancel(schedule, command, by, ctx.now)?;
+        ctx.emit(ScheduleCancelled {
             schedule_id: cancelled.schedule_id,
             concert_id: cancelled.concert_id,
             reason: how.reason.clone(),
@@ -127,20 +126,20 @@ impl Answer<CancelSchedule> for Book {
     }
 }
 
-impl Answer<AddOrganizer> for Book {
+impl Execute<AddOrganizer> for UnitOfWork {
     fn keys(command: &AddOrganizer, _caller: &Caller, keys: &mut Keys) {
         keys.teams.insert(command.concert_id);
         keys.accounts.insert(command.user_id);
     }
 
-    /// Who is one already stays as they are.
-    fn answer(
+    /// An account that is an organizer already stays unchanged.
+    fn execute(
         &mut self,
         command: &AddOrganizer,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) -> Result<Organizers, Refusal> {
         let &AddOrganizer { concert_id, user_id } = command;
-        let by = self.actor(concert_id, turn.caller)?;
+        let by = self.actor(concert_id, ctx.caller)?;
         if self.concert(concert_id)?.organizers.contains_key(&user_id) {
             return Ok(self.organizers(concert_id)?);
         }
@@ -151,33 +150,33 @@ impl Answer<AddOrganizer> for Book {
             // The role may have been granted a moment ago.
             return Err(if account.is_gone { none.into() } else { Refusal::NotYet(none) });
         }
-        let added = Organizer { user_id, since: turn.now, added_by: Some(by) };
+        let added = Organizer { user_id, since: ctx.now, added_by: Some(by) };
         self.team(concert_id).and_then(|team| team.insert(user_id, added));
-        turn.tell(OrganizerAdded { concert_id, user_id, by, at: turn.now });
+        ctx.emit(OrganizerAdded { concert_id, user_id, by, at: ctx.now });
         Ok(self.organizers(concert_id)?)
     }
 }
 
-impl Answer<RemoveOrganizer> for Book {
+impl Execute<RemoveOrganizer> for UnitOfWork {
     fn keys(command: &RemoveOrganizer, _caller: &Caller, keys: &mut Keys) {
         keys.teams.insert(command.concert_id);
     }
 
-    fn answer(
+    fn execute(
         &mut self,
         command: &RemoveOrganizer,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) -> Result<Organizers, Refusal> {
         let &RemoveOrganizer { concert_id, user_id } = command;
-        let by = self.actor(concert_id, turn.caller)?;
+        let by = self.actor(concert_id, ctx.caller)?;
         let mut left = self.concert(concert_id)?.organizers.clone();
         domain::remove(&mut left, user_id)?;
-        turn.tell(OrganizerRemoved {
+        ctx.emit(OrganizerRemoved {
             concert_id,
             user_id,
             by: Some(by),
             left: left.len() as u32,
-            at: turn.now,
+            at: ctx.now,
         });
         if let Some(team) = self.team(concert_id) {
             *team = left;
@@ -219,7 +218,7 @@ mod tests {
         ScheduleId(Uuid::from_u128(20))
     }
 
-    fn asked(seat_plan: &str) -> OpenSchedule {
+    fn open_schedule(seat_plan: &str) -> OpenSchedule {
         OpenSchedule {
             concert_id: concert_id(),
             venue: "Harbour Hall".into(),
@@ -233,20 +232,20 @@ mod tests {
         }
     }
 
-    /// Lets `caller` ask; gives the answer and what was told.
-    fn ask<C: events::Command>(
-        book: &mut Book,
+    /// Executes `command` for `caller`; returns the answer and the emitted events.
+    fn execute<C: events::Command>(
+        unit: &mut UnitOfWork,
         caller: &Caller,
         id: Uuid,
         command: &C,
-    ) -> (Result<C::Reply, Refusal>, Vec<mesh::Told>)
+    ) -> (Result<C::Reply, Refusal>, Vec<mesh::Emitted>)
     where
-        Book: Answer<C>,
+        UnitOfWork: Execute<C>,
     {
-        let rules = Rules::default();
-        let mut turn = Turn::at(now(), &rules, caller, id);
-        let answer = book.answer(command, &mut turn);
-        (answer, turn.told().to_vec())
+        let config = Config::default();
+        let mut ctx = Context::at(now(), &config, caller, id);
+        let answer = unit.execute(command, &mut ctx);
+        (answer, ctx.emitted().to_vec())
     }
 
     fn refused<T>(answer: Result<T, Refusal>) -> Problem {
@@ -257,103 +256,108 @@ mod tests {
         }
     }
 
-    /// A book with the concert of organizer 1.
-    fn book() -> Book {
-        let mut book = Book::default();
+    /// A unit of work with the concert of organizer 1.
+    fn unit() -> UnitOfWork {
+        let mut unit = UnitOfWork::default();
         let command = CreateConcert {
             title: "Night Ferry".into(),
             artist: "The Tugboats".into(),
             description: String::new(),
         };
-        let (answer, told) = ask(&mut book, &organizer(1), concert_id().0, &command);
+        let (answer, emitted) = execute(&mut unit, &organizer(1), concert_id().0, &command);
         assert_eq!(answer.expect("granted").concert_id, concert_id());
-        assert!(told.is_empty());
-        book
+        assert!(emitted.is_empty());
+        unit
     }
 
-    /// A book with the schedule of organizer 1.
-    fn opened() -> Book {
-        let mut book = book();
-        let (answer, _) = ask(&mut book, &organizer(1), schedule_id().0, &asked(PLAN));
+    /// A unit of work with the schedule of organizer 1.
+    fn opened() -> UnitOfWork {
+        let mut unit = unit();
+        let (answer, _) = execute(&mut unit, &organizer(1), schedule_id().0, &open_schedule(PLAN));
         answer.expect("granted");
-        book
+        unit
     }
 
     #[test]
-    fn an_opened_schedule_is_told_with_all_its_seats() {
-        let mut book = book();
-        let (answer, told) = ask(&mut book, &organizer(1), schedule_id().0, &asked(PLAN));
+    fn an_opened_schedule_is_emitted_with_all_its_seats() {
+        let mut unit = unit();
+        let (answer, emitted) =
+            execute(&mut unit, &organizer(1), schedule_id().0, &open_schedule(PLAN));
         let schedule = answer.expect("granted");
         assert_eq!((schedule.schedule_id, schedule.seats_total), (schedule_id(), 3));
-        let [told] = &told[..] else { panic!("one fact") };
-        assert_eq!(told.subject, events::subject(ScheduleOpened::FACT, 1, Some(schedule_id())));
-        let fact: ScheduleOpened = serde_json::from_slice(&told.payload).expect("a fact");
-        assert_eq!((fact.title.as_str(), fact.hold_secs), ("Night Ferry", 3));
-        assert_eq!((fact.opens_at, fact.seats_per_fan_max), (now(), 2));
-        let ids: Vec<_> = fact.seats.iter().flat_map(|block| block.ids()).collect();
+        let [emitted] = &emitted[..] else { panic!("one event") };
+        assert_eq!(emitted.subject, events::subject(ScheduleOpened::NAME, 1, Some(schedule_id())));
+        let event: ScheduleOpened = serde_json::from_slice(&emitted.payload).expect("an event");
+        assert_eq!((event.title.as_str(), event.hold_secs), ("Night Ferry", 3));
+        assert_eq!((event.opens_at, event.seats_per_fan_max), (now(), 2));
+        let ids: Vec<_> = event.seats.iter().flat_map(|block| block.ids()).collect();
         assert_eq!(ids, ["A-1-1", "A-1-2", "A-2-1"].map(|id| SeatId(id.into())));
     }
 
     #[test]
-    fn a_malformed_plan_stores_and_tells_nothing() {
-        let mut book = book();
-        let before = format!("{book:?}");
+    fn a_malformed_plan_stores_and_emits_nothing() {
+        let mut unit = unit();
+        let before = format!("{unit:?}");
         let plan = "section,row,seat,price\nA,1,1,100\nA,1,2,cheap\n";
-        let (answer, told) = ask(&mut book, &organizer(1), schedule_id().0, &asked(plan));
+        let (answer, emitted) =
+            execute(&mut unit, &organizer(1), schedule_id().0, &open_schedule(plan));
         let problem = refused(answer);
         assert!(problem.is(codes::SEAT_PLAN_INVALID));
         assert_eq!((&problem.extra["line"], &problem.extra["column"]), (&3.into(), &4.into()));
-        assert!(told.is_empty());
-        assert_eq!(format!("{book:?}"), before);
+        assert!(emitted.is_empty());
+        assert_eq!(format!("{unit:?}"), before);
     }
 
     #[test]
-    fn a_plan_too_large_to_be_told_is_refused_at_once() {
-        let mut book = book();
+    fn a_plan_too_large_for_one_event_is_refused_at_once() {
+        let mut unit = unit();
         let caller = organizer(1);
-        let rules = Rules { opened_bytes_max: 300 };
-        let mut turn = Turn::at(now(), &rules, &caller, schedule_id().0);
-        let answer = book.answer(&asked(PLAN), &mut turn);
+        let config = Config { opened_bytes_max: 300 };
+        let mut ctx = Context::at(now(), &config, &caller, schedule_id().0);
+        let answer = unit.execute(&open_schedule(PLAN), &mut ctx);
         assert!(refused(answer).is(codes::SEAT_PLAN_INVALID));
-        assert!(turn.told().is_empty() && book.schedules.is_empty());
+        assert!(ctx.emitted().is_empty() && unit.schedules.is_empty());
     }
 
     #[test]
     fn only_the_organizer_of_a_concert_opens_its_schedules() {
-        let mut book = book();
-        let (answer, told) = ask(&mut book, &organizer(2), schedule_id().0, &asked(PLAN));
+        let mut unit = unit();
+        let (answer, emitted) =
+            execute(&mut unit, &organizer(2), schedule_id().0, &open_schedule(PLAN));
         assert!(refused(answer).is(codes::FORBIDDEN));
-        let (answer, _) = ask(&mut book, &Caller::Anonymous, schedule_id().0, &asked(PLAN));
+        let (answer, _) =
+            execute(&mut unit, &Caller::Anonymous, schedule_id().0, &open_schedule(PLAN));
         assert!(refused(answer).is(codes::UNAUTHENTICATED));
-        assert!(told.is_empty() && book.schedules.is_empty());
+        assert!(emitted.is_empty() && unit.schedules.is_empty());
     }
 
     #[test]
-    fn what_is_not_there_is_not_found() {
-        let mut book = Book::default();
-        let (answer, _) = ask(&mut book, &organizer(1), schedule_id().0, &asked(PLAN));
+    fn an_unknown_concert_or_schedule_is_not_found() {
+        let mut unit = UnitOfWork::default();
+        let (answer, _) = execute(&mut unit, &organizer(1), schedule_id().0, &open_schedule(PLAN));
         assert!(refused(answer).is(codes::NOT_FOUND));
         let command = CancelSchedule { schedule_id: schedule_id(), reason: String::new() };
-        let (answer, _) = ask(&mut book, &organizer(1), Uuid::nil(), &command);
+        let (answer, _) = execute(&mut unit, &organizer(1), Uuid::nil(), &command);
         assert!(refused(answer).is(codes::NOT_FOUND));
     }
 
     #[test]
     fn a_schedule_is_cancelled_by_its_organizer_once() {
-        let mut book = opened();
+        let mut unit = opened();
         let command = CancelSchedule { schedule_id: schedule_id(), reason: "Storm".into() };
-        let (answer, told) = ask(&mut book, &organizer(2), Uuid::nil(), &command);
+        let (answer, emitted) = execute(&mut unit, &organizer(2), Uuid::nil(), &command);
         assert!(refused(answer).is(codes::FORBIDDEN));
-        assert!(told.is_empty());
+        assert!(emitted.is_empty());
 
-        let (answer, told) = ask(&mut book, &organizer(1), Uuid::nil(), &command);
+        let (answer, emitted) = execute(&mut unit, &organizer(1), Uuid::nil(), &command);
         assert_eq!(answer.expect("granted").state, ScheduleState::Cancelled);
-        let fact: ScheduleCancelled = serde_json::from_slice(&told[0].payload).expect("a fact");
-        assert_eq!((fact.concert_id, fact.reason.as_str()), (concert_id(), "Storm"));
+        let event: ScheduleCancelled =
+            serde_json::from_slice(&emitted[0].payload).expect("an event");
+        assert_eq!((event.concert_id, event.reason.as_str()), (concert_id(), "Storm"));
 
         // Also for the next message of the same batch.
-        let (answer, told) = ask(&mut book, &organizer(1), Uuid::nil(), &command);
+        let (answer, emitted) = execute(&mut unit, &organizer(1), Uuid::nil(), &command);
         assert!(refused(answer).is(codes::ALREADY_CANCELLED));
-        assert!(told.is_empty());
+        assert!(emitted.is_empty());
     }
 }

@@ -3,33 +3,33 @@
 //! | | in PostgreSQL: [`service`] | in Valkey: [`map_service`] |
 //! |---|---|---|
 //! | owns | concerts, schedules, seat plans | a copy of the seats' states |
-//! | hears | `user.role_granted`, `user.withdrawn` (reads the stream) | `reservation.created`, `.confirmed`, `.expired`, `.cancelled`; `concert.schedule_cancelled` |
-//! | says | `concert.schedule_opened`, `.schedule_cancelled`, `.organizer_added`, `.organizer_removed` | to whoever listens: how the map changes |
+//! | consumes | `user.role_granted`, `user.withdrawn` (reads the stream) | `reservation.created`, `.confirmed`, `.expired`, `.cancelled`; `concert.schedule_cancelled` |
+//! | emits | `concert.schedule_opened`, `.schedule_cancelled`, `.organizer_added`, `.organizer_removed` | nothing; announces each change of the map |
 //!
-//! The two halves run together and never ask each other; what they share are the plans.
+//! The two halves run together and never call each other; they share the seat plans.
 //!
 //! **Invariants:**
 //! 1. Concerts and seat plans never change once stored; a schedule changes once, when it
-//!    is cancelled. Only the organizers of a concert act on it, and operators in their place.
-//!    A concert keeps its last organizer, unless that account is closed: then it is in the
-//!    operators' hands, who may add another.
+//!    is cancelled. Only the organizers of a concert may change it, or an operator in their
+//!    place. A concert keeps its last organizer, unless that account is closed; then an
+//!    operator may add another.
 //! 2. A seat plan is stored whole or not at all ([`plan`]).
-//! 3. The seat map is a copy: the reservation service judges, this service shows. Of each
-//!    seat the word with the highest (hold version, stage) remains, so the order of
-//!    arrival does not matter, and a late message of a former owner changes nothing.
-//! 4. The map's sequence grows by one with every change that can be seen, and by nothing
-//!    else. Whoever has the map of one sequence and every change after it has the map.
+//! 3. The seat map is a copy: the reservation service decides, this service shows. For each
+//!    seat the update with the highest (hold version, stage) wins, so the order of arrival
+//!    does not matter, and a late message of a former owner changes nothing.
+//! 4. The map's sequence grows by one with every visible change, and with nothing else. The
+//!    map at one sequence and every change after it give the current map.
 
 mod accounts;
-mod book;
 mod domain;
 mod handlers;
 mod map;
 pub mod plan;
 mod plan_store;
-mod reads;
+mod queries;
 pub mod seats;
 mod team;
+mod unit_of_work;
 
 use std::sync::Arc;
 
@@ -43,73 +43,84 @@ use events::{
     state::StateSchedules,
     user::Role,
 };
-use mesh::{Allow, Desk, Service, postgres::Postgres};
+use mesh::{Allow, Link, QueryContext, Running, Service, postgres::Postgres};
 
-pub use book::{Book, Keys};
-pub use seats::{MADE_OF, MapRules, SeatMaps, map_service};
+pub use seats::{MapConfig, REBUILT_FROM, SeatMaps, map_service, start_map};
+pub use unit_of_work::{Keys, UnitOfWork};
 
 /// The name of this service.
 pub const NAME: &str = "concert";
 
 /// The tables of this service.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/concert");
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations![
+    "concert/0101_concerts_and_schedules.sql",
+    "concert/0102_seat_states.sql",
+    "concert/0103_seat_map_in_valkey.sql",
+    "concert/0104_organizers.sql"
+];
 
-/// Events of accounts that are noted before it is noted how far.
-const PIECE: usize = 100;
+/// Account events that are handled before the reader's position is saved.
+const READ_BATCH: usize = 100;
 
 /// What can be configured.
 #[derive(Debug, Clone)]
-pub struct Rules {
-    /// Bytes of a `concert.schedule_opened` at most. What the broker would not carry must
-    /// be refused while somebody is there to hear it.
+pub struct Config {
+    /// Bytes of a `concert.schedule_opened` at most. An event too large for the broker must
+    /// be refused while its organizer still waits for the answer.
     pub opened_bytes_max: usize,
 }
 
-impl Default for Rules {
+impl Default for Config {
     fn default() -> Self {
         // `max_payload` of the broker is 8 MiB, headers included.
         Self { opened_bytes_max: 7_000_000 }
     }
 }
 
-type Here = Desk<Postgres<Book>>;
+type Ctx = QueryContext<Postgres<UnitOfWork>>;
 
-/// The half of this service that decides.
-pub fn service() -> Service<Postgres<Book>> {
-    // Whatever an organizer may do, an operator may do in their place.
+/// The half of this service that answers commands.
+pub fn service() -> Service<Postgres<UnitOfWork>> {
+    // An operator may do in an organizer's place whatever the organizer may do.
     let organizer = Allow::OneOf(&[Role::Organizer, Role::Operator]);
     let plans = Arc::new(plan_store::Plans::default());
-    Service::<Postgres<Book>>::new(NAME)
-        .answers::<CreateConcert>(organizer, &[])
-        .answers::<OpenSchedule>(organizer, &[ScheduleOpened::FACT])
-        .answers::<CancelSchedule>(organizer, &[ScheduleCancelled::FACT])
-        .answers::<AddOrganizer>(organizer, &[OrganizerAdded::FACT])
-        .answers::<RemoveOrganizer>(organizer, &[OrganizerRemoved::FACT])
-        .answers::<accounts::NoteAccount>(Allow::Inside, &[OrganizerRemoved::FACT])
-        .follows(&accounts::FOLLOWED, PIECE, |desk, read| async move {
-            accounts::take(desk, &read).await
+    Service::<Postgres<UnitOfWork>>::new(NAME)
+        .executes::<CreateConcert>(organizer, &[])
+        .executes::<OpenSchedule>(organizer, &[ScheduleOpened::NAME])
+        .executes::<CancelSchedule>(organizer, &[ScheduleCancelled::NAME])
+        .executes::<AddOrganizer>(organizer, &[OrganizerAdded::NAME])
+        .executes::<RemoveOrganizer>(organizer, &[OrganizerRemoved::NAME])
+        .executes::<accounts::NoteAccount>(Allow::Inside, &[OrganizerRemoved::NAME])
+        .follows(&accounts::FOLLOWED, READ_BATCH, |ctx, read| async move {
+            accounts::take(ctx, &read).await
         })
-        .reads::<GetOrganizers, _, _>(organizer, |desk: Here, command, meta| async move {
-            reads::organizers(desk.pool(), command, &meta.caller).await
+        .queries::<GetOrganizers, _, _>(organizer, |ctx: Ctx, command, meta| async move {
+            queries::organizers(ctx.pool(), command, &meta.caller).await
         })
-        .reads::<FindConcerts, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
-            reads::concerts(desk.pool(), command).await
+        .queries::<FindConcerts, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
+            queries::concerts(ctx.pool(), command).await
         })
-        .reads::<GetConcert, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
-            reads::concert(desk.pool(), command).await
+        .queries::<GetConcert, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
+            queries::concert(ctx.pool(), command).await
         })
-        .reads::<FindSchedules, _, _>(Allow::Anyone, |desk: Here, command, _| async move {
-            reads::schedules(desk.pool(), command).await
+        .queries::<FindSchedules, _, _>(Allow::Anyone, |ctx: Ctx, command, _| async move {
+            queries::schedules(ctx.pool(), command).await
         })
-        .reads::<StateSchedules, _, _>(Allow::Service, |desk: Here, command, _| async move {
-            reads::stated(desk.pool(), command).await
+        .queries::<StateSchedules, _, _>(Allow::Service, |ctx: Ctx, command, _| async move {
+            queries::stated(ctx.pool(), command).await
         })
-        .reads::<GetPlan, _, _>(Allow::Anyone, move |desk: Here, command, _| {
+        .queries::<GetPlan, _, _>(Allow::Anyone, move |ctx: Ctx, command, _| {
             let plans = plans.clone();
             async move {
                 let GetPlan { schedule_id } = command;
-                let seats = plans.of(schedule_id, desk.pool()).await?.to_vec();
+                let seats = plans.of(schedule_id, ctx.pool()).await?.to_vec();
                 Ok(SeatPlan { schedule_id, seats })
             }
         })
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

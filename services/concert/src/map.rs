@@ -1,5 +1,5 @@
-//! What is drawn of the seat map. Pure. Which word on a seat remains is decided where it is
-//! kept, in `lua/seats.lua`.
+//! Draws the seat map. Pure. Which update of a seat wins is decided where the map is stored, in
+//! `lua/seats.lua`.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use events::{
 };
 use text::same_name;
 
-/// The sections of a plan, in its order, with every seat free.
+/// The sections of a plan in its order, with every seat free.
 pub fn empty(plan: &[SeatBlock]) -> Vec<SectionCount> {
     let mut sections: Vec<SectionCount> = Vec::new();
     let mut place_of: HashMap<&str, usize> = HashMap::new();
@@ -25,8 +25,8 @@ pub fn empty(plan: &[SeatBlock]) -> Vec<SectionCount> {
 }
 
 /// Draws the seats that are not free: counts by section, and the seats in the order of their
-/// ids; those of one section only, when it is named, as it is or as it stands in ids. No seat of
-/// a show that is off is free.
+/// ids. With `section`, only those of that section; it is named as in the plan or as in seat
+/// ids. No seat of a cancelled show is free.
 pub fn draw(
     empty: &[SectionCount],
     section: Option<&str>,
@@ -85,12 +85,12 @@ mod tests {
     }
 
     #[test]
-    fn sections_stand_in_the_order_of_the_plan() {
+    fn sections_are_in_the_order_of_the_plan() {
         assert_eq!(counts(&plan()), [("B", 3, 0, 0), ("A", 1, 0, 0)]);
     }
 
     #[test]
-    fn a_map_has_the_seats_that_are_not_free_and_counts_of_all() {
+    fn a_map_lists_the_seats_that_are_not_free_and_counts_all() {
         let (sections, seats) = drawn(None);
         assert_eq!(counts(&sections), [("B", 1, 1, 1), ("A", 1, 0, 0)]);
         let seats: Vec<_> = seats.iter().map(|it| (it.seat.0.as_str(), it.state)).collect();
@@ -98,15 +98,15 @@ mod tests {
     }
 
     #[test]
-    fn no_seat_of_a_show_that_is_off_is_free() {
+    fn no_seat_of_a_cancelled_show_is_free() {
         let taken = vec![Seat { seat: SeatId("B-2-1".into()), state: SeatState::Sold }];
         let (sections, seats) = draw(&plan(), None, MapState::Cancelled, taken);
         assert_eq!(counts(&sections), [("B", 0, 0, 1), ("A", 0, 0, 0)]);
-        assert_eq!(seats.len(), 1, "it is given back in its turn");
+        assert_eq!(seats.len(), 1, "its own cancellation takes it off the map");
     }
 
     #[test]
-    fn a_map_of_one_section_has_nothing_else() {
+    fn a_map_of_one_section_has_no_other_section() {
         let (sections, seats) = drawn(Some("A"));
         assert_eq!((counts(&sections), seats.len()), (vec![("A", 1, 0, 0)], 0));
         assert_eq!(drawn(Some("B")).1.len(), 2);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_is_counted_by_its_name_whatever_its_name_has() {
+    fn a_section_is_counted_whatever_characters_its_name_has() {
         let plan =
             empty(&[block("Orchestra-Left", "A", &["1", "2"]), block("Box 3/4", "", &["1"])]);
         let taken = ["Orchestra_Left-A-2", "Box 3/4--1"]

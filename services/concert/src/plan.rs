@@ -1,9 +1,9 @@
-//! Seat plans, the way venues keep them and spreadsheets save them: CSV whose header names the
-//! columns `section`, `row`, `seat` and `price`.
+//! Seat plans as venues keep them and spreadsheets save them: CSV whose header names the columns
+//! `section`, `row`, `seat` and `price`.
 //!
-//! A plan is taken whole or not at all, and the first mistake is named by line, column
-//! and reason, so that whoever keeps the file can mend it without guessing. What has one
-//! meaning is taken however it is written; what has two is refused.
+//! A plan is accepted whole or not at all. A refusal names the first mistake by line, column and
+//! reason, so that the organizer can correct the file without guessing. A value with one meaning
+//! is accepted in any notation; an ambiguous one is refused.
 
 mod numbers;
 mod table;
@@ -15,23 +15,23 @@ use events::{Problem, SeatId, codes, concert::SeatBlock};
 use numbers::Seats;
 use table::{Row, Table};
 
-/// The columns that a plan has, in any order.
+/// The columns of a plan, in any order.
 pub const FIELDS: [&str; 4] = ["section", "row", "seat", "price"];
 /// Seats of a plan at most.
 pub const SEATS_MAX: usize = 100_000;
 /// Points for one seat at most.
 pub const PRICE_MAX: i64 = 100_000_000;
 
-/// How a standing area is written, for whoever did not know.
+/// The part of a refusal that explains how to write a standing area.
 const STANDING: &str = "a standing area is sold by number: leave `row` empty and write its \
                         numbers as `seat`, for example `1-300`";
 
 /// A seat plan without mistakes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// Its seats in the order of the file, neighbours of one price together.
+    /// Its seats in the order of the file; neighbours of one row and price form one block.
     pub blocks: Vec<SeatBlock>,
-    /// Number of its seats.
+    /// The number of its seats.
     pub seats_total: usize,
 }
 
@@ -41,16 +41,16 @@ pub struct Plan {
 pub struct PlanError {
     /// Line of the file, from 1.
     pub line: u64,
-    /// Which field of the line, from 1.
+    /// Column of the line, from 1.
     pub column: usize,
-    /// The name of the column; empty for one that a plan does not need.
+    /// Name of the column; empty for one that a plan does not need.
     pub field: &'static str,
     /// What is wrong with it.
     pub reason: String,
 }
 
 impl PlanError {
-    /// A mistake that no single field makes; it is shown at the first one.
+    /// A mistake of the whole file, reported at line 1, column 1.
     pub fn of_the_whole(reason: impl Into<String>) -> Self {
         Self { line: 1, column: 1, field: "", reason: reason.into() }
     }
@@ -69,12 +69,12 @@ impl From<PlanError> for Problem {
 /// What is wrong with one field of a line: the column from 1, its name, and why.
 type Wrong = (usize, &'static str, String);
 
-/// Reads a plan. A byte order mark, any line ends, blank lines and quotes are fine; so are
-/// `;` and tabs between the fields, a line `sep=;`, empty columns and lines at the end, blanks
-/// around fields, and columns in any order, with others between them.
+/// Parses a plan. It accepts a byte order mark, any line ends, blank lines and quotes, `;` and
+/// tabs between the fields, a line `sep=;`, empty columns and lines at the end, blanks around
+/// fields, and columns in any order with others between them.
 ///
 /// # Errors
-/// The first mistake from the top, with its place.
+/// The first mistake from the top, with its position.
 pub fn parse(text: &str) -> Result<Plan, PlanError> {
     let mut table = Table::open(text)?;
     let mut draft = Draft::default();
@@ -91,9 +91,9 @@ pub fn parse(text: &str) -> Result<Plan, PlanError> {
 struct Draft {
     blocks: Vec<SeatBlock>,
     seen: HashMap<String, u64>,
-    /// What the seats look like whose names have more than plain letters, and their lines.
+    /// How seats with more than plain letters in their names look, and their lines.
     looks: HashMap<String, u64>,
-    /// The name of each section, by how it stands in ids, and the line it was first on.
+    /// Sections by their form in seat ids: the name, and the line it was first on.
     sections: HashMap<String, (String, u64)>,
 }
 
@@ -127,13 +127,13 @@ impl Draft {
         Ok(())
     }
 
-    /// Two seats that nobody can tell apart on a ticket are one seat.
+    /// Refuses two seats that look alike on a ticket.
     fn enter(&mut self, id: SeatId, line: u64) -> Result<(), String> {
         let look = text::look(&id.0);
         if let Some(at) = self.seen.get(&id.0) {
             return Err(format!("seat {id} is on line {at} already"));
         }
-        // Seen as it looks: either both have such letters, or only one of the two.
+        // Either both seats have such letters, or only one of the two.
         if let Some(at) = self.looks.get(&look).or_else(|| self.seen.get(&look)) {
             return Err(format!("seat {id} looks like the one on line {at}; its letters differ"));
         }
@@ -144,7 +144,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Two sections that ids do not tell apart are counted as one.
+    /// Refuses two sections that have the same form in seat ids: they would be counted as one.
     fn check_section(&mut self, section: &str, line: u64) -> Result<(), String> {
         match self.sections.entry(SeatId::part(section)) {
             Entry::Occupied(known) if known.get().0 != section => {
@@ -187,7 +187,7 @@ fn seats_of(row: &Row<'_>) -> Result<Seats, Wrong> {
     }
 }
 
-/// A name as it is kept.
+/// A name as it is stored.
 fn name(typed: &str) -> Result<String, String> {
     let name = text::name(typed, 1..=SeatId::NAME_CHARS_MAX).map_err(|flaw| flaw.to_string())?;
     if name.len() > SeatId::NAME_BYTES_MAX {

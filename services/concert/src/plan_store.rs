@@ -1,4 +1,4 @@
-//! Stored seat plans, and those in memory that were wanted last.
+//! Stored seat plans, and a cache of the most recently used ones.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +8,7 @@ use std::{
 use events::{Problem, ScheduleId, codes, concert::SeatBlock};
 use sqlx::{PgPool, types::Json};
 
-use crate::reads::unread;
+use crate::queries::read_error;
 
 /// The stored plan of a schedule.
 ///
@@ -23,7 +23,7 @@ pub(crate) async fn read(
             .bind(schedule_id.0)
             .fetch_optional(pool)
             .await
-            .map_err(unread)?;
+            .map_err(read_error)?;
     let Some(Json(plan)) = stored else {
         return Err(Problem::new(codes::NOT_FOUND, "There is no such schedule."));
     };
@@ -35,7 +35,7 @@ const PLANS_MAX: usize = 64;
 /// Seats of the plans kept in memory at most: plans differ in size by thousands.
 const PLAN_SEATS_MAX: usize = 400_000;
 
-/// The plans that were wanted last. A plan never changes, so none is ever out of date.
+/// The most recently used plans. A plan never changes, so none is ever out of date.
 #[derive(Default)]
 pub(crate) struct Plans(Mutex<VecDeque<Kept>>);
 
@@ -60,25 +60,25 @@ impl Plans {
         Ok(plan)
     }
 
-    /// Finds a plan, and puts it behind all others in the line of those to forget.
+    /// Finds a plan, and marks it as the most recently used.
     fn find(&self, schedule_id: ScheduleId) -> Option<Arc<Vec<SeatBlock>>> {
-        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = line.iter().position(|kept| kept.schedule_id == schedule_id)?;
-        let kept = line.remove(at)?;
+        let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = plans.iter().position(|kept| kept.schedule_id == schedule_id)?;
+        let kept = plans.remove(at)?;
         let plan = kept.plan.clone();
-        line.push_back(kept);
+        plans.push_back(kept);
         Some(plan)
     }
 
     fn keep(&self, schedule_id: ScheduleId, plan: Arc<Vec<SeatBlock>>) {
         let seats_total = plan.iter().map(|block| block.seats.len()).sum();
-        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Two that missed it at once both bring it; the second replaces the first.
-        line.retain(|kept| kept.schedule_id != schedule_id);
-        line.push_back(Kept { schedule_id, seats_total, plan });
-        let mut all: usize = line.iter().map(|kept| kept.seats_total).sum();
-        while line.len() > 1 && (line.len() > PLANS_MAX || all > PLAN_SEATS_MAX) {
-            all -= line.pop_front().map_or(0, |kept| kept.seats_total);
+        let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two calls that miss at once both insert the plan; the second replaces the first.
+        plans.retain(|kept| kept.schedule_id != schedule_id);
+        plans.push_back(Kept { schedule_id, seats_total, plan });
+        let mut all: usize = plans.iter().map(|kept| kept.seats_total).sum();
+        while plans.len() > 1 && (plans.len() > PLANS_MAX || all > PLAN_SEATS_MAX) {
+            all -= plans.pop_front().map_or(0, |kept| kept.seats_total);
         }
     }
 }
@@ -103,13 +103,13 @@ mod tests {
     }
 
     #[test]
-    fn the_plan_that_was_wanted_longest_ago_is_forgotten_first() {
+    fn the_least_recently_used_plan_is_evicted_first() {
         let plans = Plans::default();
         let plan = Arc::new(vec![block("A", "1", 50, &["1"])]);
         for number in 1..=PLANS_MAX as u128 {
             plans.keep(id(number), plan.clone());
         }
-        assert!(plans.find(id(1)).is_some(), "wanted again");
+        assert!(plans.find(id(1)).is_some(), "used again");
         plans.keep(id(1_000), plan.clone());
         assert!(plans.find(id(1)).is_some());
         assert!(plans.find(id(2)).is_none());
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn large_plans_crowd_out_sooner() {
+    fn large_plans_are_evicted_sooner() {
         let plans = Plans::default();
         let names = vec![""; PLAN_SEATS_MAX / 2];
         let large = Arc::new(vec![block("A", "1", 50, &names)]);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_brought_twice_is_kept_once() {
+    fn a_plan_inserted_twice_is_kept_once() {
         let plans = Plans::default();
         let plan = Arc::new(vec![block("A", "1", 50, &["1"])]);
         plans.keep(id(1), plan.clone());

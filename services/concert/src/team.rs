@@ -1,5 +1,4 @@
-//! Who acts on a concert, loaded and saved: its organizers, and the accounts that can become
-//! one.
+//! Loads and saves the organizers of concerts, and the accounts that can become organizers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,20 +7,20 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
-    book::{Entered, Keys, actor, column, role_name},
     domain::Organizers,
+    unit_of_work::{Entered, Keys, actor, column, role_name},
 };
 
-/// What was heard of an account. Either may be heard first, and neither is taken back.
+/// What the events say of an account. They come in any order, and neither is ever undone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Account {
-    /// It has the role.
+    /// It has the role `organizer`.
     pub(crate) is_organizer: bool,
     /// It was closed.
     pub(crate) is_gone: bool,
 }
 
-/// The accounts that are asked for, locked.
+/// Loads and locks the accounts in `keys`.
 pub(crate) async fn accounts(
     keys: &Keys,
     tx: &mut PgConnection,
@@ -41,7 +40,7 @@ pub(crate) async fn accounts(
     Ok(rows.into_iter().map(account).collect())
 }
 
-/// The concerts that these accounts act on.
+/// The concerts that these accounts are organizers of.
 pub(crate) async fn concerts_of(
     users: &BTreeSet<UserId>,
     tx: &mut PgConnection,
@@ -58,8 +57,8 @@ pub(crate) async fn concerts_of(
     Ok(ids.into_iter().map(ConcertId).collect())
 }
 
-/// Concerts with their organizers; those whose organizers may change are locked, and the
-/// organizers are read by a later statement.
+/// Loads concerts with their organizers. Concerts whose organizers may change are locked first;
+/// the organizers are read by a later statement.
 pub(crate) async fn concerts(
     keys: &Keys,
     tx: &mut PgConnection,
@@ -96,7 +95,7 @@ pub(crate) async fn concerts(
     Ok(concerts)
 }
 
-/// Writes what was heard of accounts.
+/// Saves changed accounts.
 pub(crate) async fn save_accounts(
     changed: Vec<(UserId, Account)>,
     tx: &mut PgConnection,
@@ -119,8 +118,8 @@ pub(crate) async fn save_accounts(
     Ok(())
 }
 
-/// Writes the organizers of concerts. Whoever changes those of a concert has its row, but for
-/// one that is entered in this very batch.
+/// Saves the organizers of concerts. Each concert's row is locked, except one that this very
+/// batch inserts.
 pub(crate) async fn save(
     changed: Vec<(ConcertId, &Organizers)>,
     tx: &mut PgConnection,

@@ -1,88 +1,88 @@
-//! A range of what the streams keep, exported again beside the service.
+//! The backfill: exports a range of what the streams keep again, beside the service.
 
 use std::{sync::Arc, time::Duration};
 
 use events::Timestamp;
-use mesh::{Asker, EVENTS_A_SEQUENCE, STORED_MESSAGES_MAX, clock};
+use mesh::{EVENTS_A_SEQUENCE, MeshClient, STORED_MESSAGES_MAX, clock};
 
 use crate::{
-    Rules,
-    domain::{FACTS, Range, Record, Totals},
+    Config,
+    domain::{EVENTS, Range, Record, Totals},
     platform::Trouble,
-    targets::{Taken, Targets, rest_after},
+    targets::{Taken, Targets, retry_delay},
 };
 
-/// Attempts to hand over the same facts before a backfill gives up; all it did stays done.
+/// Attempts to hand over the same events before a backfill gives up; what it did stays done.
 const ATTEMPTS_MAX: u32 = 8;
 
 /// How far a backfill has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Sequences that were read.
+    /// Sequences read so far.
     pub read: u64,
-    /// Sequences there are to read.
+    /// Sequences to read in all.
     pub of: u64,
     /// What was handed over.
     pub totals: Totals,
-    /// Facts without what every fact has; they are not exported.
+    /// Events that cannot be read; they are not exported.
     pub unreadable: usize,
-    /// Why the last attempt failed, while it is repeated.
+    /// Why the last attempt failed, while it is retried.
     pub trouble: Option<String>,
 }
 
-/// Exports what the streams keep of a range, stream after stream in their order, as it was
-/// when this begins. The service's own position stays where it is.
+/// Exports what the streams keep of a range, stream after stream, each in its order, up to where
+/// the streams end when this begins. The service's own position stays where it is.
 ///
-/// Only when all of it was wanted does the last batch carry a watermark: a range says nothing
-/// of what was told before it.
+/// The last batch carries a watermark only when the range is unbounded: a bounded range says
+/// nothing of what was emitted before it.
 ///
 /// # Errors
 /// When the streams cannot be read, or a target does not take what it is given.
 pub async fn backfill(
-    asker: &Asker,
-    rules: &Rules,
+    client: &MeshClient,
+    config: &Config,
     range: Range,
     say: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Progress, String> {
-    let targets = Targets::open(rules)?;
+    let targets = Targets::open(config)?;
     let began_at = clock::now();
     let mut ends = Vec::new();
     for stream in streams() {
-        let last = asker.last_position(stream).await.map_err(|problem| problem.to_string())?;
+        let last = client.last_position(stream).await.map_err(|problem| problem.to_string())?;
         ends.push((stream, last));
     }
     let of = ends.iter().map(|(_, last)| last / EVENTS_A_SEQUENCE).sum();
-    let filling = Filling { asker, rules, targets, range, say };
+    let backfill = Backfill { client, config, targets, range, say };
     let mut progress = Progress { of, ..Progress::default() };
     let mut before = 0;
     for (stream, last) in ends {
-        filling.stream(stream, last, before, &mut progress).await?;
+        backfill.stream(stream, last, before, &mut progress).await?;
         before += last / EVENTS_A_SEQUENCE;
         progress.read = before;
     }
     if range == Range::default() {
-        filling.hand_over(Arc::default(), Some(began_at), &mut progress).await?;
+        backfill.hand_over(Arc::default(), Some(began_at), &mut progress).await?;
     }
     Ok(progress)
 }
 
-/// The streams that have facts to export.
+/// The streams with events to export.
 fn streams() -> Vec<&'static str> {
-    let mut streams: Vec<&str> = FACTS.iter().map(|fact| events::producer_of(fact)).collect();
+    let mut streams: Vec<&str> = EVENTS.iter().map(|event| events::producer_of(event)).collect();
     streams.dedup();
     streams
 }
 
-struct Filling<'a> {
-    asker: &'a Asker,
-    rules: &'a Rules,
+struct Backfill<'a> {
+    client: &'a MeshClient,
+    config: &'a Config,
     targets: Targets,
     range: Range,
     say: &'a (dyn Fn(&Progress) + Send + Sync),
 }
 
-impl Filling<'_> {
-    /// One stream as far as `last`.
+impl Backfill<'_> {
+    /// Exports one stream up to `last`.
     async fn stream(
         &self,
         stream: &str,
@@ -92,10 +92,10 @@ impl Filling<'_> {
     ) -> Result<(), String> {
         let mut seq = 0;
         while seq < last {
-            let facts = self.asker.stored_since(stream, seq, STORED_MESSAGES_MAX).await;
-            let facts = facts.map_err(|problem| problem.to_string())?;
-            let Some(end) = facts.last().map(mesh::Fact::position) else { break };
-            let wanted = facts.iter().filter(|fact| fact.position() <= last);
+            let events = self.client.stored_since(stream, seq, STORED_MESSAGES_MAX).await;
+            let events = events.map_err(|problem| problem.to_string())?;
+            let Some(end) = events.last().map(mesh::StoredEvent::position) else { break };
+            let wanted = events.iter().filter(|event| event.position() <= last);
             let (mut records, unreadable) = Record::of_all(wanted);
             records.retain(|record| self.range.has(record.at));
             progress.unreadable += unreadable;
@@ -125,8 +125,8 @@ impl Filling<'_> {
             }
             progress.trouble = Some(cause);
             (self.say)(progress);
-            let rest: Duration = rest_after(failures, retry_after, self.rules.retry_max);
-            tokio::time::sleep(rest).await;
+            let delay: Duration = retry_delay(failures, retry_after, self.config.retry_max);
+            tokio::time::sleep(delay).await;
         }
         progress.trouble = None;
         records.iter().for_each(|record| progress.totals.add(record));

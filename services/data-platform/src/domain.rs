@@ -1,4 +1,4 @@
-//! What is exported: a record for each sales fact, and how records become batches.
+//! What is exported: a record for each sales event, and how records become batches.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,14 +9,14 @@ use uuid::Uuid;
 
 /// Records of one batch at most.
 pub const BATCH_RECORDS_MAX: usize = 1_000;
-/// Bytes of one batch at most, but for a single record that is larger.
+/// Bytes of one batch at most, except for a single record that is larger.
 pub const BATCH_BYTES_MAX: usize = 1_000_000;
 
-/// The facts that are read: all of payment's and reservation's, so that a position that has
-/// reached the end of a stream also says so. Those with a [`step_of`] are exported;
+/// The events that are read: all of payment's and reservation's, so that a position at the end of
+/// a stream shows that it is there. Those with a [`step_of`] are exported.
 /// `reservation.confirm_refused` has none: it changes no reservation, and the payment says
-/// `hold_gone`; `payment.hold_extension_requested` has none: it changes no payment.
-pub const FACTS: &[&str] = &[
+/// `hold_gone`. `payment.hold_extension_requested` has none: it changes no payment.
+pub const EVENTS: &[&str] = &[
     "payment.requested",
     "payment.hold_extension_requested",
     "payment.completed",
@@ -29,12 +29,12 @@ pub const FACTS: &[&str] = &[
     "reservation.cancelled",
 ];
 
-/// How far in its life a fact brings a payment or a reservation, and the state it is in then.
+/// The step of its life that an event brings a payment or a reservation to, and its state then.
 ///
-/// The version is of the life and not of the stream: a stream that was lost and told again
-/// has other sequences, and a row is none the older for it.
-pub fn step_of(fact: &str) -> Option<(u32, &'static str)> {
-    Some(match fact {
+/// The version counts steps of the life and not sequences of the stream: a stream that was lost
+/// and published again has other sequences, and a row is none the older for it.
+pub fn step_of(event: &str) -> Option<(u32, &'static str)> {
+    Some(match event {
         "payment.requested" => (1, "REQUESTED"),
         "payment.completed" => (2, "COMPLETED"),
         "payment.failed" => (2, "FAILED"),
@@ -47,12 +47,12 @@ pub fn step_of(fact: &str) -> Option<(u32, &'static str)> {
     })
 }
 
-/// One fact as it is exported.
+/// One event as it is exported.
 ///
-/// Whoever keeps one row per `key`, and lets a record change it when its `version` is not
+/// A target that keeps one row per `key`, and lets a record change it when its `version` is not
 /// lower than the row's, ends with the last state of every payment and every reservation,
-/// whatever comes twice or late. A fact says what it is about and not all that was said
-/// before: what it does not name stays as it was.
+/// whatever comes twice or late. An event does not repeat the fields of earlier ones: a field
+/// that it does not name stays as it was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// `payment/<id>` or `reservation/<id>`.
@@ -61,31 +61,33 @@ pub struct Record {
     pub version: u32,
     /// The state after it.
     pub state: String,
-    /// The service that told it.
+    /// The service that emitted it.
     pub stream: String,
     /// Its position in that service's stream: records of a stream come in this order.
     pub sequence: u64,
     /// The same for every repeat.
     pub event_id: EventId,
-    /// The fact, for example `payment.completed`.
+    /// The event's name, for example `payment.completed`.
     #[serde(rename = "type")]
-    pub fact: String,
-    /// When it was told.
+    pub event: String,
+    /// When it was emitted.
     pub at: Timestamp,
     /// The saga it belongs to.
     pub saga_id: SagaId,
-    /// What was told.
+    /// Its data.
     pub data: Value,
 }
 
 impl Record {
-    /// Stored facts as records, in their order, and how many should be records but cannot be
-    /// read as such.
-    pub fn of_all<'a>(facts: impl IntoIterator<Item = &'a mesh::Fact>) -> (Vec<Self>, usize) {
-        let exported = facts.into_iter().filter(|fact| step_of(fact.name()).is_some());
+    /// Stored events as records, in their order, and how many should be records but cannot be
+    /// read.
+    pub fn of_all<'a>(
+        events: impl IntoIterator<Item = &'a mesh::StoredEvent>,
+    ) -> (Vec<Self>, usize) {
+        let exported = events.into_iter().filter(|event| step_of(event.name()).is_some());
         let (mut records, mut unreadable) = (Vec::new(), 0);
-        for fact in exported {
-            match Self::of(fact) {
+        for event in exported {
+            match Self::of(event) {
                 Some(record) => records.push(record),
                 None => unreadable += 1,
             }
@@ -93,25 +95,25 @@ impl Record {
         (records, unreadable)
     }
 
-    /// A stored fact as a record; `None` when it is none that is exported, or lacks what
-    /// every fact has.
-    pub fn of(fact: &mesh::Fact) -> Option<Self> {
-        let (version, state) = step_of(fact.name())?;
+    /// A stored event as a record; `None` when it is not exported, or lacks an attribute that
+    /// every event has.
+    pub fn of(event: &mesh::StoredEvent) -> Option<Self> {
+        let (version, state) = step_of(event.name())?;
         Some(Self {
-            key: key(fact.name(), fact.about()?),
+            key: key(event.name(), event.about()?),
             version,
             state: state.to_owned(),
-            stream: fact.service().to_owned(),
-            sequence: fact.position(),
-            event_id: EventId(fact.event_id()?),
-            fact: fact.name().to_owned(),
-            at: fact.at()?,
-            saga_id: fact.saga_id()?,
-            data: serde_json::from_slice(fact.payload()).ok()?,
+            stream: event.service().to_owned(),
+            sequence: event.position(),
+            event_id: EventId(event.event_id()?),
+            event: event.name().to_owned(),
+            at: event.at()?,
+            saga_id: event.saga_id()?,
+            data: serde_json::from_slice(event.payload()).ok()?,
         })
     }
 
-    /// The points that it moves or asks for.
+    /// The points that it moves or requests.
     pub fn points(&self) -> i64 {
         let named = |name: &str| self.data.get(name).and_then(Value::as_i64);
         named("refund").or_else(|| named("amount")).unwrap_or(0)
@@ -123,8 +125,8 @@ impl Record {
     }
 }
 
-fn key(fact: &str, about: Uuid) -> String {
-    format!("{}/{about}", producer_of(fact))
+fn key(event: &str, about: Uuid) -> String {
+    format!("{}/{about}", producer_of(event))
 }
 
 /// Records that are handed over in one request.
@@ -139,8 +141,8 @@ pub struct Batch {
     pub records: usize,
 }
 
-/// Cuts records into batches, in their order. No records are one empty batch, which hands
-/// over a watermark.
+/// Cuts records into batches, in their order. Without records there is one empty batch, to carry
+/// a watermark.
 pub fn batches(records: &[Record]) -> Vec<Batch> {
     let mut batches = Vec::new();
     let mut open = Open::default();
@@ -188,17 +190,17 @@ impl<'a> Open<'a> {
     }
 }
 
-/// Which facts of the streams are wanted, by when they were told.
+/// The range of events to export, by when they were emitted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Range {
-    /// From here on; from the beginning when absent.
+    /// From this moment on; from the beginning when absent.
     pub since: Option<Timestamp>,
-    /// Before this; to the end when absent.
+    /// Before this moment; to the end when absent.
     pub until: Option<Timestamp>,
 }
 
 impl Range {
-    /// Whether a fact told at this moment is wanted.
+    /// Whether an event emitted at this moment is in the range.
     pub fn has(&self, at: Timestamp) -> bool {
         self.since.is_none_or(|since| since <= at) && self.until.is_none_or(|until| at < until)
     }
@@ -208,7 +210,7 @@ impl Range {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals(pub BTreeMap<String, Tally>);
 
-/// Counts and sums of one kind of fact.
+/// Counts and sums of one kind of event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Records.
@@ -222,7 +224,7 @@ pub struct Tally {
 impl Totals {
     /// Adds a record.
     pub fn add(&mut self, record: &Record) {
-        let tally = self.0.entry(record.fact.clone()).or_default();
+        let tally = self.0.entry(record.event.clone()).or_default();
         tally.records += 1;
         tally.seats += record.seats();
         tally.points += record.points();
@@ -233,9 +235,9 @@ impl Totals {
         self.0.values().map(|tally| tally.records).sum()
     }
 
-    /// Those of one kind of fact.
-    pub fn of(&self, fact: &str) -> Tally {
-        self.0.get(fact).copied().unwrap_or_default()
+    /// Counts and sums of one kind of event.
+    pub fn of(&self, event: &str) -> Tally {
+        self.0.get(event).copied().unwrap_or_default()
     }
 }
 
@@ -260,17 +262,17 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) fn record(fact: &str, sequence: u64, data: Value) -> Record {
-        let (version, state) = step_of(fact).expect("an exported fact");
+    pub(crate) fn record(event: &str, sequence: u64, data: Value) -> Record {
+        let (version, state) = step_of(event).expect("an exported event");
         let id = Uuid::from_u128(u128::from(sequence));
         Record {
-            key: key(fact, id),
+            key: key(event, id),
             version,
             state: state.to_owned(),
-            stream: producer_of(fact).to_owned(),
+            stream: producer_of(event).to_owned(),
             sequence,
             event_id: EventId(id),
-            fact: fact.to_owned(),
+            event: event.to_owned(),
             at: "2026-11-21T10:00:00.000001Z".parse().expect("a moment"),
             saga_id: SagaId(id),
             data,
@@ -282,19 +284,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_exported_fact_has_its_place_in_a_life_and_no_other_has() {
-        let mut told = [events::payment::FACTS, events::reservation::FACTS].concat();
-        // What a service answers to a withdrawal is about an account, and no sale.
-        told.retain(|fact| !fact.contains(".withdrawal_"));
-        assert_eq!(FACTS, told);
-        let unexported: Vec<_> = told.iter().filter(|fact| step_of(fact).is_none()).collect();
+    fn every_exported_event_is_a_step_of_a_life_and_no_other_is() {
+        let mut emitted = [events::payment::EVENTS, events::reservation::EVENTS].concat();
+        // Events that answer a withdrawal are about an account, not a sale.
+        emitted.retain(|event| !event.contains(".withdrawal_"));
+        assert_eq!(EVENTS, emitted);
+        let unexported: Vec<_> = emitted.iter().filter(|event| step_of(event).is_none()).collect();
         let expected = ["payment.hold_extension_requested", "reservation.confirm_refused"];
         assert_eq!(unexported, expected.iter().collect::<Vec<_>>());
     }
 
     #[test]
-    fn what_ends_a_life_has_a_higher_version_than_what_it_may_follow() {
-        let version = |fact| step_of(fact).expect("exported").0;
+    fn an_event_has_a_higher_version_than_the_event_it_follows() {
+        let version = |event| step_of(event).expect("exported").0;
         for (before, after) in [
             ("payment.requested", "payment.completed"),
             ("payment.requested", "payment.failed"),
@@ -308,7 +310,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn batches_hold_every_record_once_in_order_and_stay_small() {
+    fn batches_have_every_record_once_in_order_and_stay_small() {
         let records: Vec<Record> = (1..=2_500).map(paid).collect();
         let batches = batches(&records);
         assert_eq!(batches.iter().map(|b| b.records).collect::<Vec<_>>(), [1_000, 1_000, 500]);
@@ -341,7 +343,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_range_holds_its_beginning_and_not_its_end() {
+    fn a_range_includes_its_beginning_and_not_its_end() {
         let at = |text: &str| text.parse::<Timestamp>().expect("a moment");
         let (since, until) = (at("2026-11-21T00:00:00Z"), at("2026-11-22T00:00:00Z"));
         let range = Range { since: Some(since), until: Some(until) };

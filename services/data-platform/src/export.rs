@@ -1,7 +1,7 @@
-//! What is done with facts that were read: handed over first, noted as taken then.
+//! The export: hands over the events that were read, then records that they were taken.
 //!
-//! No transaction is open while a target is waited for. A process that is killed in between
-//! hands the same facts over again; none is passed over.
+//! No transaction is open while it waits for a target. A process that is killed in between hands
+//! the same events over again; none is skipped.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,21 +9,21 @@ use std::{
 };
 
 use events::Timestamp;
-use mesh::{Desk, Read, clock, engine::Failure, postgres::Postgres};
+use mesh::{QueryContext, Read, clock, engine::Failure, postgres::Postgres};
 use tracing::{info, warn};
 
 use crate::{
-    Book,
+    UnitOfWork,
     domain::Record,
     platform::Trouble,
     progress,
-    targets::{Taken, Targets, rest_after},
+    targets::{Taken, Targets, retry_delay},
 };
 
-/// A pause between two hand-overs at the end of the streams: batches are larger for it, and
-/// a file that fills is written anew less often.
+/// A pause between two hand-overs at the end of the streams: it makes batches larger, and a file
+/// that fills is rewritten less often.
 const PACE: Duration = Duration::from_secs(1);
-/// How old a watermark becomes while nothing is told.
+/// How old a watermark becomes while no events come.
 const QUIET_SECS: i64 = 10;
 
 /// The exporter of one process; one instance of the service exports at a time.
@@ -33,8 +33,8 @@ pub(crate) struct Exporter(Mutex<State>);
 #[derive(Default)]
 struct State {
     targets: Option<Targets>,
-    /// How much was taken of the facts whose reading began then: they come again, whole,
-    /// until all of it is.
+    /// How much was taken of the events whose reading began at this time: all of them come again
+    /// until all are taken.
     underway: Option<(Timestamp, Taken)>,
     /// Failures in a row.
     failures: u32,
@@ -43,18 +43,18 @@ struct State {
 }
 
 impl Exporter {
-    /// Hands the facts over and notes so.
+    /// Hands the events over and records that they were taken.
     ///
     /// # Errors
-    /// When a target did not take them all, after a rest; then they are to come again.
+    /// When a target did not take them all. It waits before it returns; then they are retried.
     pub(crate) async fn take(
         &self,
-        desk: Desk<Postgres<Book>>,
+        ctx: QueryContext<Postgres<UnitOfWork>>,
         read: &Read,
     ) -> Result<(), Failure> {
-        if !desk.rules().has_target() {
-            info!("no target to export to is configured; everything is kept for a later one");
-            // Ends with the service: the position stays where it is.
+        if !ctx.config().has_target() {
+            info!("no export target is configured; the position stays where it is for a later one");
+            // This ends with the service: the position stays where it is.
             return std::future::pending().await;
         }
         let watermark = read.is_all.then_some(read.began_at);
@@ -62,21 +62,21 @@ impl Exporter {
             let known = state.watermark.zip(watermark);
             known.is_some_and(|(known, new)| new < known.plus_secs(QUIET_SECS))
         });
-        if read.facts.is_empty() && (is_quiet || watermark.is_none()) && self.is_well() {
+        if read.events.is_empty() && (is_quiet || watermark.is_none()) && self.is_well() {
             return Ok(());
         }
-        let (records, unreadable) = Record::of_all(&read.facts);
+        let (records, unreadable) = Record::of_all(&read.events);
         if unreadable > 0 {
-            warn!(unreadable, "facts without what every fact has are not exported");
+            warn!(unreadable, "unreadable events are not exported");
         }
         let records: Arc<[Record]> = records.into();
-        if let Err(trouble) = self.hand_over(&desk, read.began_at, &records, watermark).await {
-            let failure = self.rest(&desk, trouble).await;
-            // A watermark alone need not come again: a later one says more.
-            return if read.facts.is_empty() { Ok(()) } else { Err(failure) };
+        if let Err(trouble) = self.hand_over(&ctx, read.began_at, &records, watermark).await {
+            let failure = self.wait(&ctx, trouble).await;
+            // A watermark alone need not be retried: a later one says more.
+            return if read.events.is_empty() { Ok(()) } else { Err(failure) };
         }
-        desk.unit(async {
-            let mut tx = desk.pool().begin().await?;
+        ctx.unit(async {
+            let mut tx = ctx.pool().begin().await?;
             progress::note_taken(&mut tx, &records, watermark).await?;
             read.settle(&mut tx).await?;
             Ok(tx.commit().await?)
@@ -95,14 +95,14 @@ impl Exporter {
 
     async fn hand_over(
         &self,
-        desk: &Desk<Postgres<Book>>,
+        ctx: &QueryContext<Postgres<UnitOfWork>>,
         began_at: Timestamp,
         records: &Arc<[Record]>,
         watermark: Option<Timestamp>,
     ) -> Result<(), Trouble> {
         let targets = match self.with(|state| state.targets.clone()) {
             Some(targets) => targets,
-            None => Targets::open(desk.rules()).map_err(Trouble::new)?,
+            None => Targets::open(ctx.config()).map_err(Trouble::new)?,
         };
         let underway = self.with(|state| {
             state.targets.get_or_insert_with(|| targets.clone());
@@ -115,18 +115,18 @@ impl Exporter {
         handed
     }
 
-    /// Says what the trouble is, and rests.
-    async fn rest(&self, desk: &Desk<Postgres<Book>>, trouble: Trouble) -> Failure {
+    /// Records the trouble, and waits.
+    async fn wait(&self, ctx: &QueryContext<Postgres<UnitOfWork>>, trouble: Trouble) -> Failure {
         let failures = self.with(|state| {
             state.failures = state.failures.saturating_add(1);
             state.failures
         });
-        let noted = progress::note_trouble(desk.pool(), &trouble.cause, clock::now());
-        if let Err(failure) = desk.unit(noted).await {
-            warn!(%failure, "the trouble could not be noted");
+        let noted = progress::note_trouble(ctx.pool(), &trouble.cause, clock::now());
+        if let Err(failure) = ctx.unit(noted).await {
+            warn!(%failure, "the failure of the export could not be recorded");
         }
-        let rest = rest_after(failures, trouble.retry_after, desk.rules().retry_max);
-        tokio::time::sleep(rest).await;
+        let delay = retry_delay(failures, trouble.retry_after, ctx.config().retry_max);
+        tokio::time::sleep(delay).await;
         Failure::Unavailable(trouble.cause)
     }
 

@@ -1,9 +1,9 @@
 //! A folder of Parquet files for analysts.
 //!
-//! `payments/day=2026-11-21/part-000000000001-000000010000.parquet`: the facts of one stream
-//! that were told on one day (UTC) and have these sequences. Which file a fact belongs to
-//! depends on the fact alone, and a fact is in its file once; so a repeat, a backfill or a
-//! start after a crash brings the same files about, with nothing twice.
+//! `payments/day=2026-11-21/part-000000000001-000000010000.parquet`: the events of one stream
+//! that were emitted on one day (UTC) and have these sequences. The file of an event depends on
+//! the event alone, and an event is in its file once. So a repeat, a backfill or a restart after
+//! a crash gives the same files, with nothing twice.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,8 +17,8 @@ use crate::{
     table::{Cell, EVENT_ID, Row, SEQUENCE, Table},
 };
 
-/// Sequences of one file. A file is read and written anew while it fills: few enough for
-/// that to take milliseconds, many enough for an analyst's scan.
+/// Sequences of one file. A file is read and rewritten while it fills: few enough for that to
+/// take milliseconds, many enough for an analyst's scan.
 const PART_SEQUENCES: u64 = 10_000;
 /// Held while files are changed: the service and a backfill may share a folder.
 const LOCK: &str = ".lock";
@@ -28,13 +28,13 @@ const LOCK: &str = ".lock";
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// The folder at `path`; it is made when it is first written to.
+    /// The folder at `path`; it is created when it is first written to.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// Adds records to their files, each file whole or not at all. They stay, whatever
-    /// happens to the machine.
+    /// Adds records to their files, each file whole or not at all. They survive a crash of the
+    /// machine.
     ///
     /// # Errors
     /// When a file cannot be read or written.
@@ -131,9 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_that_begins_and_ends_elsewhere_leaves_each_fact_once() {
+    fn repeats_that_are_cut_differently_leave_each_event_once() {
         let temporary = tempfile::tempdir().expect("a folder");
-        let folder = Folder::new(temporary.path().join("facts"));
+        let folder = Folder::new(temporary.path().join("events"));
         let records: Vec<Record> = (9_990..=10_010).map(paid).collect();
         for piece in [&records[..5], &records[3..12], &records[..], &records[20..]] {
             folder.add(piece).expect("added");

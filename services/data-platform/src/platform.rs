@@ -1,8 +1,8 @@
 //! The data platform: batches over HTTP to one endpoint.
 //!
-//! `POST <url>` with newline-delimited JSON. Any 2xx means taken for good; anything else, and
-//! no answer, means that the same batch comes again. The platform may see a batch twice: when
-//! its answer was lost, and when this process was killed before it noted the answer.
+//! `POST <url>` with newline-delimited JSON. Any 2xx means taken for good; after anything else,
+//! or no answer, the same batch is retried. The platform may see a batch twice: when its answer
+//! was lost, and when this process was killed before it recorded the answer.
 
 use std::{fmt, time::Duration};
 
@@ -20,27 +20,28 @@ use crate::domain::Batch;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// What is kept of its answer when it does not take a batch.
+/// Characters of its answer that are kept when it does not take a batch.
 const CAUSE_CHARS_MAX: usize = 200;
-/// What is read of such an answer at most.
+/// Bytes of such an answer that are read at most.
 const CAUSE_BYTES_MAX: usize = 4_096;
 
-/// Names the batch: what is in it.
+/// The header that names the batch by what is in it.
 pub const BATCH_ID: &str = "onsale-batch-id";
-/// Every fact that was in the streams at this moment has come when this batch is taken.
+/// The header with the watermark: once this batch is taken, every event that was in the streams
+/// at this moment has come.
 pub const WATERMARK: &str = "onsale-watermark";
 
-/// Why something was not taken, and when to come again if the target says so.
+/// Why a batch was not taken, and when to retry if the target says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// In words, without secrets.
+    /// The cause in words, without secrets.
     pub cause: String,
     /// `Retry-After`.
     pub retry_after: Option<Duration>,
 }
 
 impl Trouble {
-    /// A trouble of which nothing more is known.
+    /// A trouble of which only the cause is known.
     pub fn new(cause: impl Into<String>) -> Self {
         Self { cause: cause.into(), retry_after: None }
     }
@@ -55,13 +56,14 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// The platform at `url`, which wants this bearer token or none.
+    /// The platform at `url`, which expects this bearer token or none.
     ///
     /// # Errors
-    /// When it is no HTTP address, or no client can be made.
+    /// When it is not an HTTP address, or no client can be made.
     pub fn new(url: &str, token: Option<&str>) -> Result<Self, String> {
         let url = endpoint(url)?;
         // A redirected POST becomes a GET, and its 200 would count as taken.
+        mesh::tls::install();
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
@@ -74,7 +76,7 @@ impl Platform {
     /// Hands a batch over; it is taken when this returns.
     ///
     /// # Errors
-    /// When it was not taken, or nobody knows.
+    /// When it was not taken, or the outcome is unknown.
     pub async fn send(&self, batch: &Batch, watermark: Option<Timestamp>) -> Result<(), Trouble> {
         let mut request = self
             .client
@@ -96,20 +98,20 @@ impl Platform {
 
 impl fmt::Debug for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither the token nor what an address may carry of secrets.
+        // Neither the token nor secrets that an address may carry.
         f.debug_struct("Platform").field("host", &self.url.host_str()).finish_non_exhaustive()
     }
 }
 
-/// The address of an endpoint.
+/// Parses the address of an endpoint.
 ///
 /// # Errors
-/// When it is no HTTP address.
+/// When it is not an HTTP address.
 pub fn endpoint(url: &str) -> Result<Url, String> {
-    let parsed = Url::parse(url).map_err(|error| format!("it is no URL: {error}"))?;
+    let parsed = Url::parse(url).map_err(|error| format!("it is not a URL: {error}"))?;
     match parsed.scheme() {
         "http" | "https" => Ok(parsed),
-        other => Err(format!("it begins with http:// or https://, not {other}:")),
+        other => Err(format!("it must begin with http:// or https://, not {other}:")),
     }
 }
 
@@ -119,24 +121,24 @@ async fn refused(mut answer: Response) -> Trouble {
         .headers()
         .get(RETRY_AFTER)
         .and_then(|secs| Some(Duration::from_secs(secs.to_str().ok()?.trim().parse().ok()?)));
-    let mut said = Vec::new();
-    while said.len() < CAUSE_BYTES_MAX {
+    let mut body = Vec::new();
+    while body.len() < CAUSE_BYTES_MAX {
         match answer.chunk().await {
-            Ok(Some(chunk)) => said.extend_from_slice(&chunk),
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             _ => break,
         }
     }
-    let said = String::from_utf8_lossy(&said);
-    let words: Vec<&str> = said.split_whitespace().collect();
-    let said: String = words.join(" ").chars().take(CAUSE_CHARS_MAX).collect();
-    let cause = match said.as_str() {
+    let body = String::from_utf8_lossy(&body);
+    let words: Vec<&str> = body.split_whitespace().collect();
+    let body: String = words.join(" ").chars().take(CAUSE_CHARS_MAX).collect();
+    let cause = match body.as_str() {
         "" => format!("the data platform answers {status}"),
-        said => format!("the data platform answers {status}: {said}"),
+        body => format!("the data platform answers {status}: {body}"),
     };
     Trouble { cause, retry_after }
 }
 
-/// An error with what it comes from.
+/// An error with its causes.
 fn in_words(error: &reqwest::Error) -> String {
     let mut words = error.to_string();
     let mut next = std::error::Error::source(error);
@@ -162,7 +164,7 @@ mod tests {
 
     async fn platform(router: Router) -> Platform {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}/facts", listener.local_addr().expect("an address"));
+        let url = format!("http://{}/events", listener.local_addr().expect("an address"));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Platform::new(&url, Some(SECRET)).expect("a client")
     }
@@ -177,17 +179,17 @@ mod tests {
                 && body == "{}\n";
             if right { StatusCode::NO_CONTENT } else { StatusCode::BAD_REQUEST }
         };
-        let platform = platform(Router::new().route("/facts", post(take))).await;
+        let platform = platform(Router::new().route("/events", post(take))).await;
         let watermark = "2026-11-21T10:00:00Z".parse().ok();
         assert_eq!(platform.send(&batch(), watermark).await, Ok(()));
     }
 
     #[tokio::test]
-    async fn a_refusal_says_why_and_when_to_come_again() {
+    async fn a_refusal_says_why_and_when_to_retry() {
         let refuse = || async {
             (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "7")], "closed\n for the night")
         };
-        let platform = platform(Router::new().route("/facts", post(refuse))).await;
+        let platform = platform(Router::new().route("/events", post(refuse))).await;
         let trouble = platform.send(&batch(), None).await.expect_err("refused");
         assert_eq!(trouble.retry_after, Some(Duration::from_secs(7)));
         let cause = "the data platform answers 503 Service Unavailable: closed for the night";
@@ -195,10 +197,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_redirect_is_not_taken_for_a_yes() {
+    async fn a_redirect_does_not_count_as_taken() {
         let elsewhere = || async { axum::response::Redirect::to("/elsewhere") };
         let router = Router::new()
-            .route("/facts", post(elsewhere))
+            .route("/events", post(elsewhere))
             .route("/elsewhere", axum::routing::get(|| async { "hello" }));
         let trouble = platform(router).await.send(&batch(), None).await.expect_err("refused");
         assert!(trouble.cause.contains("303"), "{trouble:?}");
@@ -208,15 +210,15 @@ mod tests {
     async fn neither_token_nor_address_is_ever_shown() {
         let url = "http://user:hidden-password@127.0.0.1:1/hidden-path";
         let platform = Platform::new(url, Some(SECRET)).expect("a client");
-        let trouble = platform.send(&batch(), None).await.expect_err("nobody is there");
+        let trouble = platform.send(&batch(), None).await.expect_err("nothing listens there");
         let shown = format!("{platform:?} {trouble:?}");
         assert!(!shown.contains("hidden"), "{shown}");
         assert!(shown.to_lowercase().contains("refused"), "{shown}");
     }
 
     #[test]
-    fn an_address_that_is_none_is_refused() {
-        for wrong in ["", "platform", "ftp://platform/facts", "http://"] {
+    fn an_invalid_address_is_refused() {
+        for wrong in ["", "platform", "ftp://platform/events", "http://"] {
             assert!(endpoint(wrong).is_err(), "{wrong}");
         }
     }

@@ -1,4 +1,4 @@
-//! How far the export has come, in the database.
+//! How far the export has come, as the database records it.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use crate::domain::Record;
 
-/// Notes that records were taken, in the transaction that moves the position.
+/// Records that records were taken, in the transaction that moves the position.
 pub(crate) async fn note_taken(
     tx: &mut PgConnection,
     records: &[Record],
@@ -20,12 +20,12 @@ pub(crate) async fn note_taken(
 ) -> Result<(), Failure> {
     let mut taken: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
     for record in records {
-        let (facts, last) = taken.entry(&record.stream).or_default();
-        (*facts, *last) = (*facts + 1, record.sequence as i64);
+        let (events, last) = taken.entry(&record.stream).or_default();
+        (*events, *last) = (*events + 1, record.sequence as i64);
     }
     let streams: Vec<&str> = taken.keys().copied().collect();
-    let (facts, lasts): (Vec<i64>, Vec<i64>) = taken.into_values().unzip();
-    // The same once more, when the answer to the commit was lost, is not counted twice.
+    let (events, lasts): (Vec<i64>, Vec<i64>) = taken.into_values().unzip();
+    // A repeat, after the answer to the commit was lost, is not counted twice.
     sqlx::query(
         "insert into exported (stream, facts, last_seq)
          select * from unnest($1::text[], $2::bigint[], $3::bigint[])
@@ -34,7 +34,7 @@ pub(crate) async fn note_taken(
             where exported.last_seq <> excluded.last_seq",
     )
     .bind(streams)
-    .bind(facts)
+    .bind(events)
     .bind(lasts)
     .execute(&mut *tx)
     .await?;
@@ -49,7 +49,7 @@ pub(crate) async fn note_taken(
     Ok(())
 }
 
-/// Notes that a batch was not taken, and why.
+/// Records that a batch was not taken, and why.
 pub(crate) async fn note_trouble(
     pool: &PgPool,
     cause: &str,
@@ -60,7 +60,7 @@ pub(crate) async fn note_trouble(
             attempts = attempts + 1
          where only_row",
     )
-    // PostgreSQL keeps no zero bytes.
+    // PostgreSQL stores no zero bytes.
     .bind(cause.replace('\0', ""))
     .bind(now.0)
     .execute(pool)
@@ -68,14 +68,14 @@ pub(crate) async fn note_trouble(
     Ok(())
 }
 
-/// What is noted.
+/// What is recorded.
 pub(crate) struct Noted {
     pub(crate) watermark: Option<Timestamp>,
     pub(crate) trouble: Option<ExportTrouble>,
     pub(crate) streams: Vec<ExportedStream>,
 }
 
-/// Reads what is noted.
+/// Reads what is recorded.
 pub(crate) async fn noted(pool: &PgPool) -> sqlx::Result<Noted> {
     type Columns = (Option<OffsetDateTime>, Option<String>, Option<OffsetDateTime>, i64);
     let (watermark, cause, since, attempts): Columns =
@@ -89,10 +89,10 @@ pub(crate) async fn noted(pool: &PgPool) -> sqlx::Result<Noted> {
     )
     .fetch_all(pool)
     .await?;
-    let stream = |(service, sequence, facts): (String, i64, i64)| ExportedStream {
+    let stream = |(service, sequence, events): (String, i64, i64)| ExportedStream {
         service,
         sequence: sequence as u64,
-        facts: facts as u64,
+        events: events as u64,
         behind: None,
     };
     let trouble = |(cause, since): (String, OffsetDateTime)| ExportTrouble {

@@ -33,18 +33,18 @@ pub enum Kind {
     Number,
     /// Microseconds since 1970, UTC.
     Moment,
-    /// How many the fact names.
+    /// The number of things the event lists.
     Count,
 }
 
 /// One value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cell {
-    /// The fact does not say.
+    /// The event has no such field.
     Null,
-    /// Of a [`Kind::Text`].
+    /// A value of [`Kind::Text`].
     Text(String),
-    /// Of any other.
+    /// A value of any other kind.
     Number(i64),
 }
 
@@ -56,18 +56,18 @@ pub type Row = Vec<Cell>;
 pub struct Table {
     /// Its folder.
     pub name: &'static str,
-    /// Whose facts are its rows.
+    /// The service whose events are its rows.
     pub stream: &'static str,
     /// Its columns.
     pub columns: &'static [(&'static str, Kind)],
 }
 
-/// The column that tells one row from another.
+/// The column that identifies a row.
 pub const EVENT_ID: usize = 0;
 /// The column that rows are ordered by.
 pub const SEQUENCE: usize = 1;
 
-/// A row for each fact of a payment. The last state of a payment is its row with the highest
+/// A row for each event of a payment. The last state of a payment is its row with the highest
 /// version.
 pub const PAYMENTS: Table = Table {
     name: "payments",
@@ -91,7 +91,7 @@ pub const PAYMENTS: Table = Table {
     ],
 };
 
-/// A row for each fact of a reservation.
+/// A row for each event of a reservation.
 pub const RESERVATIONS: Table = Table {
     name: "reservations",
     stream: "reservation",
@@ -122,7 +122,7 @@ impl Table {
         [&PAYMENTS, &RESERVATIONS].into_iter().find(|table| table.stream == record.stream)
     }
 
-    /// A record as a row of this table: what it says of itself, then what was told.
+    /// A record as a row of this table: its own fields, then those of the event's data.
     pub fn row(&self, record: &Record) -> Row {
         let itself = serde_json::to_value(record).expect("records are plain data");
         let cell = |(name, kind): &(&str, Kind)| {
@@ -132,10 +132,10 @@ impl Table {
         self.columns.iter().map(cell).collect()
     }
 
-    /// The rows of a file; none when it is not there.
+    /// The rows of a file; none when it does not exist.
     ///
     /// # Errors
-    /// When it cannot be read, or is another table.
+    /// When it cannot be read, or has the columns of another table.
     pub fn read(&self, file: &Path) -> io::Result<Vec<Row>> {
         let open = match File::open(file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -144,14 +144,14 @@ impl Table {
         let reader = SerializedFileReader::new(open).map_err(broken)?;
         let found = reader.metadata().file_metadata().schema_descr().columns().iter();
         if !found.map(|column| column.name()).eq(self.columns.iter().map(|(name, _)| *name)) {
-            return Err(io::Error::other(format!("it is no table of {}", self.name)));
+            return Err(io::Error::other(format!("it is not a table of {}", self.name)));
         }
         let rows = reader.get_row_iter(None).map_err(broken)?;
         rows.map(|row| Ok(row.map_err(broken)?.into_columns().into_iter().map(stored).collect()))
             .collect()
     }
 
-    /// Writes rows as a file, whole or not at all; it stays, whatever happens to the machine.
+    /// Writes rows as a file, whole or not at all; it survives a crash of the machine.
     ///
     /// # Errors
     /// When the folder cannot be written to.
@@ -160,7 +160,7 @@ impl Table {
             return Err(io::Error::other("a file in a folder is needed"));
         };
         fs::create_dir_all(folder)?;
-        // Readers pass over what begins with a dot.
+        // Readers skip names that begin with a dot.
         let part = folder.join(format!(".{}", name.display()));
         let mut open = File::create(&part)?;
         self.encode(&mut open, rows).map_err(broken)?;
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fact_becomes_a_row_of_typed_columns() {
+    fn an_event_becomes_a_row_of_typed_columns() {
         let held = record(
             "reservation.created",
             4,
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_back_and_the_same_rows_are_the_same_file() {
+    fn rows_are_read_back_as_written_and_the_same_rows_give_the_same_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let failed = json!({ "amount": -1, "reason": "hold_gone", "user_id": "é" });
         let records = [
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn every_table_begins_with_what_orders_it() {
+    fn every_table_begins_with_the_columns_that_identify_and_order_its_rows() {
         for table in [&PAYMENTS, &RESERVATIONS] {
             assert_eq!(table.columns[EVENT_ID].0, "event_id");
             assert_eq!(table.columns[SEQUENCE].0, "sequence");

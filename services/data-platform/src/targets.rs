@@ -1,27 +1,27 @@
-//! The targets as one: a batch is handed over when all of them have taken it.
+//! All targets as one: a batch is handed over when all of them have taken it.
 
 use std::{sync::Arc, time::Duration};
 
 use events::Timestamp;
 
 use crate::{
-    Rules,
+    Config,
     domain::{Record, batches},
     folder::Folder,
     platform::{Platform, Trouble},
 };
 
-/// The first rest after a failure; it doubles up to [`Rules::retry_max`].
+/// The first wait after a failure; it doubles up to [`Config::retry_max`].
 const RETRY_MIN: Duration = Duration::from_millis(200);
 
-/// Whom records are handed to; cheap to clone.
+/// The targets that records are handed to; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Targets {
     platform: Option<Platform>,
     folder: Option<Folder>,
 }
 
-/// How much of some records was taken already: a repeat goes on from there.
+/// How much of some records was taken already: a retry goes on from there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Taken {
     /// Whether they are in the folder.
@@ -31,20 +31,20 @@ pub struct Taken {
 }
 
 impl Targets {
-    /// The targets that the rules name.
+    /// The targets that the configuration names.
     ///
     /// # Errors
     /// When one of them can never be used.
-    pub fn open(rules: &Rules) -> Result<Self, String> {
-        let platform = |url: &String| Platform::new(url, rules.token.as_deref());
+    pub fn open(config: &Config) -> Result<Self, String> {
+        let platform = |url: &String| Platform::new(url, config.token.as_deref());
         Ok(Self {
-            platform: rules.url.as_ref().map(platform).transpose()?,
-            folder: rules.folder.clone().map(Folder::new),
+            platform: config.url.as_ref().map(platform).transpose()?,
+            folder: config.folder.clone().map(Folder::new),
         })
     }
 
-    /// Hands records over in their order; the last batch carries the watermark. All of them
-    /// are taken by every target when this returns.
+    /// Hands records over in their order; the last batch carries the watermark. Every target has
+    /// taken all of them when this returns.
     ///
     /// # Errors
     /// When a target does not take what comes next; `taken` says how far it went.
@@ -74,8 +74,8 @@ impl Targets {
     }
 }
 
-/// How long to rest after a failure: twice as long after each, or as long as the target says.
-pub fn rest_after(failures: u32, retry_after: Option<Duration>, max: Duration) -> Duration {
+/// How long to wait after a failure: twice as long after each, or as long as the target says.
+pub fn retry_delay(failures: u32, retry_after: Option<Duration>, max: Duration) -> Duration {
     let doubled = RETRY_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16));
     retry_after.unwrap_or_default().max(doubled).min(max)
 }
@@ -85,12 +85,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rest_grows_from_failure_to_failure_and_never_beyond_its_limit() {
+    fn the_wait_doubles_with_each_failure_up_to_its_limit() {
         let max = Duration::from_secs(30);
-        let rests: Vec<_> = (1..=5).map(|n| rest_after(n, None, max).as_millis()).collect();
-        assert_eq!(rests, [200, 400, 800, 1_600, 3_200]);
-        assert_eq!(rest_after(u32::MAX, None, max), max);
-        assert_eq!(rest_after(1, Some(Duration::from_secs(9)), max), Duration::from_secs(9));
-        assert_eq!(rest_after(1, Some(Duration::from_secs(900)), max), max);
+        let delays: Vec<_> = (1..=5).map(|n| retry_delay(n, None, max).as_millis()).collect();
+        assert_eq!(delays, [200, 400, 800, 1_600, 3_200]);
+        assert_eq!(retry_delay(u32::MAX, None, max), max);
+        assert_eq!(retry_delay(1, Some(Duration::from_secs(9)), max), Duration::from_secs(9));
+        assert_eq!(retry_delay(1, Some(Duration::from_secs(900)), max), max);
     }
 }

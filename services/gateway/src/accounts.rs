@@ -28,7 +28,7 @@ pub(crate) fn ops() -> Vec<Op> {
     vec![
         Op::post("/v1/users", register)
             .named(TAG, "register", "Sign up")
-            .explained("Makes an account and logs it in. Limited by client address.")
+            .explained("Creates an account and logs it in. Limited by client address.")
             .command()
             .takes::<Register>(examples::REGISTER)
             .gives::<Session>(Register::STATUS, "The account's first session", examples::SESSION)
@@ -42,9 +42,9 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::post("/v1/sessions/refresh", refresh)
             .named(TAG, "refreshSession", "Exchange a refresh token for a new session")
             .explained(
-                "A refresh token is good for one exchange. Using one twice ends the session: \
-                 one of its two users stole it. To repeat an exchange whose answer was lost, repeat \
-                 its `Idempotency-Key`.",
+                "A refresh token is valid for one exchange. Using one twice ends the session, \
+                 because one of its two users stole it. To repeat an exchange whose answer was \
+                 lost, repeat its `Idempotency-Key`.",
             )
             .command()
             .takes::<Refresh>(examples::REFRESH)
@@ -64,7 +64,7 @@ pub(crate) fn ops() -> Vec<Op> {
     ]
 }
 
-/// Where a connection comes from.
+/// The address at the other end of a connection.
 type Peer = Extension<ConnectInfo<SocketAddr>>;
 
 async fn register(
@@ -101,7 +101,7 @@ async fn jwks(State(edge): State<Edge>, head: Head) -> Result<Response, Refused>
     edge.read::<Jwks>(&head, &Jwks {}, Copies::Keys).await
 }
 
-/// Who is given what, from the path.
+/// The account and the role to grant it, from the path.
 struct GrantPath(GrantRole);
 
 impl<S: Send + Sync> FromRequestParts<S> for GrantPath {

@@ -1,9 +1,9 @@
-//! What happens to every request, whatever it asks for, and what every answer has.
+//! The layer around all HTTP handlers: checks for every request, headers for every answer.
 //!
-//! Before a handler gets it, a request is held against the contract of its operation: what the
-//! OpenAPI document does not know is refused, and not passed over. After it, the answer gets
-//! the headers that belong to the operation and not to its success: a refusal, a `304`, a stream
-//! and a panic are answers like any other. Here is the only place that sets them.
+//! Before the handler runs, a request is checked against the contract of its operation: what the
+//! OpenAPI document does not know is refused, not ignored. Afterwards the answer gets the headers
+//! that belong to the operation whatever its outcome: a refusal, a `304`, a stream and a panic
+//! are answers like any other. Only this layer sets them.
 
 use std::{cell::Cell, collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
 
@@ -35,27 +35,27 @@ const ADDRESS_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_BYTES_MAX: usize = 48 * 1024;
 /// Characters of a request id that a client has given.
 const REQUEST_ID_CHARS_MAX: usize = 128;
-/// Asked every few seconds by whoever watches; they make no traces.
+/// Requested every few seconds by monitoring; they make no traces.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Names a request in answers, logs and traces.
+/// Identifies a request in answers, logs and traces.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What scripts may read of an answer, beside what they may always.
+/// Headers that scripts may read, beside those that they may always read.
 const EXPOSED: HeaderValue = HeaderValue::from_static("etag, retry-after, x-request-id");
-const ANYBODY: HeaderValue = HeaderValue::from_static("*");
+const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// What is around all handlers.
+/// The layer around all HTTP handlers.
 #[derive(Clone)]
 pub(crate) struct Around {
     edge: Edge,
     contracts: Arc<Contracts>,
 }
 
-/// What the document promises of each operation, by path.
+/// The contracts of the operations, by path.
 type Contracts = HashMap<&'static str, Vec<Contract>>;
 
-/// What the document promises of one operation.
+/// What the OpenAPI document says about one operation.
 struct Contract {
     method: Method,
     open_to_scripts: bool,
@@ -77,7 +77,7 @@ impl Around {
         Self { edge, contracts: Arc::new(contracts) }
     }
 
-    /// Answers a request: a span around it, and a problem instead of a panic.
+    /// Answers a request, with a span around it and a problem instead of a panic.
     pub(crate) async fn answer(self, mut request: Request, next: Next) -> Response {
         let route = request.extensions().get::<MatchedPath>().cloned();
         let contracts = route.as_ref().and_then(|route| self.contracts.get(route.as_str()));
@@ -88,7 +88,7 @@ impl Around {
         let mut response = match span {
             None => handled(contracts, request, next, &id).await,
             Some(mut span) => {
-                let within = async {
+                let answering = async {
                     let response = handled(contracts, request, next, &id).await;
                     span.status(response.status().as_u16());
                     if let Some(saga_id) = SAGA.with(Cell::get) {
@@ -96,7 +96,7 @@ impl Around {
                     }
                     response
                 };
-                SAGA.scope(Cell::new(None), within).await
+                SAGA.scope(Cell::new(None), answering).await
             }
         };
         dress(response.headers_mut(), is_open, id);
@@ -104,19 +104,19 @@ impl Around {
     }
 }
 
-/// Gives an answer what every answer of its operation has.
+/// Adds the headers that every answer of an operation has.
 pub(crate) fn dress(headers: &mut HeaderMap, is_open_to_scripts: bool, request_id: HeaderValue) {
     headers.insert(REQUEST_ID, request_id);
-    // Who says nothing of copies wants none.
+    // Without a word on caching, an answer is not to be stored.
     headers.entry(header::CACHE_CONTROL).or_insert(NO_STORE);
     if is_open_to_scripts {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANYBODY);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANY_ORIGIN);
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     }
 }
 
-/// Whether a script may read the answer: that of an operation which is open to scripts, and a
-/// refusal of a method that no operation has where another is open.
+/// Whether a script may read the answer: its operation is open to scripts, or the path has no
+/// operation with this method and one with another method is open.
 fn is_open(contracts: &[Contract], method: &Method) -> bool {
     match contract_of(contracts, method) {
         Some(contract) => contract.open_to_scripts,
@@ -129,7 +129,7 @@ fn contract_of<'a>(contracts: &'a [Contract], method: &Method) -> Option<&'a Con
     contracts.iter().find(|contract| contract.method == *method)
 }
 
-/// The client's own id for its request, when it is one; ours otherwise.
+/// The client's own id for its request, when it is valid; otherwise a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(REQUEST_ID).filter(|id| {
         (1..=REQUEST_ID_CHARS_MAX).contains(&id.len())
@@ -138,7 +138,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     given.cloned().unwrap_or_else(new_request_id)
 }
 
-/// An id for a request that has none.
+/// A new id, for a request that has none.
 pub(crate) fn new_request_id() -> HeaderValue {
     let mut text = Uuid::encode_buffer();
     let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
@@ -151,19 +151,19 @@ async fn handled(
     next: Next,
     id: &HeaderValue,
 ) -> Response {
-    let within = async {
+    let answering = async {
         match checked(contract_of(contracts, request.method()), request).await {
             Ok(request) => next.run(request).await,
             Err(problem) => Refused(problem).into_response(),
         }
     };
-    AssertUnwindSafe(within).catch_unwind().await.unwrap_or_else(|_| {
+    AssertUnwindSafe(answering).catch_unwind().await.unwrap_or_else(|_| {
         error!(request_id = ?id, "a handler panicked");
         Refused::from(codes::INTERNAL).into_response()
     })
 }
 
-/// A request that asks for nothing which its operation does not know.
+/// The request, if its size is allowed and it has nothing that its operation does not know.
 async fn checked(contract: Option<&Contract>, request: Request) -> Result<Request, Problem> {
     let address = request.uri().path_and_query().map_or(0, |address| address.as_str().len());
     if address > ADDRESS_BYTES_MAX {
@@ -186,8 +186,8 @@ async fn checked(contract: Option<&Contract>, request: Request) -> Result<Reques
     if contract.takes_body { Ok(request) } else { without_body(request).await }
 }
 
-/// A request of an operation that takes no body. One that says nothing may come all the same:
-/// some clients send an empty object with every request.
+/// A request of an operation that takes no body. An empty body is allowed all the same: some
+/// clients send an empty object with every request.
 async fn without_body(request: Request) -> Result<Request, Problem> {
     use axum::body::HttpBody;
     if request.body().is_end_stream() {
@@ -196,10 +196,10 @@ async fn without_body(request: Request) -> Result<Request, Problem> {
     let (parts, body) = request.into_parts();
     let read = Limited::new(body, BODY_BYTES_MAX).collect();
     let read = tokio::time::timeout(crate::call::BODY_TIMEOUT, read).await;
-    let is_nothing = read.is_ok_and(|read| {
+    let is_empty = read.is_ok_and(|read| {
         read.is_ok_and(|read| matches!(read.to_bytes().trim_ascii(), b"" | b"{}" | b"null"))
     });
-    match is_nothing {
+    match is_empty {
         true => Ok(Request::from_parts(parts, Body::empty())),
         false => {
             let detail = "This operation takes no body; what was sent in it has no meaning here.";
@@ -208,8 +208,8 @@ async fn without_body(request: Request) -> Result<Request, Problem> {
     }
 }
 
-/// The span of a request, which takes its place in the `traceparent` that is sent on. With
-/// tracing off, what came in is sent on as it is.
+/// Begins the span of a request; the `traceparent` that is passed on names this span. With
+/// tracing off, the header is passed on unchanged.
 fn begin_span(
     edge: &Edge,
     request: &mut Request,
@@ -231,9 +231,9 @@ fn begin_span(
     span.note("http.route", || route.to_owned());
     span.note("url.path", || request.uri().path().to_owned());
     span.note("onsale.request_id", || id.to_str().unwrap_or_default().to_owned());
-    let sent_on = span.parent().to_header().and_then(|text| HeaderValue::from_str(&text).ok());
-    if let Some(sent_on) = sent_on {
-        request.headers_mut().insert(TRACEPARENT, sent_on);
+    let passed_on = span.parent().to_header().and_then(|text| HeaderValue::from_str(&text).ok());
+    if let Some(passed_on) = passed_on {
+        request.headers_mut().insert(TRACEPARENT, passed_on);
     }
     Some(span)
 }

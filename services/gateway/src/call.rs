@@ -1,7 +1,6 @@
-//! A request, read: headers, path, query, body.
+//! Reading a request: headers, path, query and body.
 //!
-//! axum's own extractors answer with plain text when they refuse; these answer with
-//! problems.
+//! axum's own extractors refuse with plain text; these refuse with problems.
 
 use std::{str::FromStr, time::Duration};
 
@@ -13,7 +12,7 @@ use axum::{
 use bytes::Bytes;
 use events::{Code, Problem, codes};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use mesh::{AskHeaders, IDEMPOTENCY_KEY};
+use mesh::{IDEMPOTENCY_KEY, RequestHeaders};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -21,53 +20,53 @@ use crate::{media, problem::Refused};
 
 /// Bytes of a request body.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of a request body that brings a seat plan.
+/// Bytes of a request body that contains a seat plan.
 pub(crate) const PLAN_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long a body may take to arrive.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Characters of an `Authorization` header; a token is a tenth of that.
+/// Characters of an `Authorization` header; a token has a tenth of that.
 const AUTHORIZATION_CHARS_MAX: usize = 8 * 1024;
-/// Seconds that `Prefer: wait` is honoured for.
+/// Seconds that `Prefer: wait` is honoured for at most.
 const WAIT_SECS_MAX: u64 = 30;
 
 /// Characters of a value that a refusal repeats.
-const SAID_CHARS_MAX: usize = 60;
+const QUOTED_CHARS_MAX: usize = 60;
 
 const AUTHORIZATION: &str = "Authorization";
 const LAST_EVENT_ID: &str = "Last-Event-ID";
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const TRACEPARENT: HeaderName = HeaderName::from_static(mesh::trace::TRACEPARENT);
 
-/// The headers of a request; its body, if any, is left unread.
+/// The headers of a request; its body, if any, stays unread.
 pub(crate) struct Head(pub(crate) HeaderMap);
 
 impl<S: Sync> FromRequestParts<S> for Head {
     type Rejection = Refused;
 
-    /// Takes the headers away instead of copying them: nothing reads them afterwards.
+    /// Moves the headers instead of copying them: nothing reads them afterwards.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
         Ok(Self(std::mem::take(&mut parts.headers)))
     }
 }
 
 impl Head {
-    /// What is passed on with a command.
+    /// The headers that are passed on with a command.
     ///
     /// # Errors
-    /// `unauthenticated` or `invalid` for a header that no service would read.
-    pub(crate) fn ask(&self, id: Option<Uuid>) -> Result<AskHeaders<'_>, Problem> {
-        Ok(AskHeaders { idempotency_key: self.idempotency_key()?, id, ..self.look()? })
+    /// `unauthenticated` or `invalid` for a header that no service would accept.
+    pub(crate) fn for_command(&self, id: Option<Uuid>) -> Result<RequestHeaders<'_>, Problem> {
+        Ok(RequestHeaders { idempotency_key: self.idempotency_key()?, id, ..self.for_query()? })
     }
 
-    /// What is passed on with a query; a key for repeating it has no meaning.
+    /// The headers that are passed on with a query; an idempotency key has no meaning there.
     ///
     /// # Errors
-    /// `unauthenticated` for a header that no service would read.
-    pub(crate) fn look(&self) -> Result<AskHeaders<'_>, Problem> {
-        Ok(AskHeaders {
+    /// `unauthenticated` for a header that no service would accept.
+    pub(crate) fn for_query(&self) -> Result<RequestHeaders<'_>, Problem> {
+        Ok(RequestHeaders {
             authorization: self.authorization()?,
             traceparent: self.0.get(TRACEPARENT).and_then(|value| value.to_str().ok()),
-            ..AskHeaders::default()
+            ..RequestHeaders::default()
         })
     }
 
@@ -87,10 +86,10 @@ impl Head {
         }
     }
 
-    /// A header of which there may be one value only. Nobody could say which of two was meant.
+    /// A header that may have one value only: with two, which one was meant is not known.
     ///
     /// # Errors
-    /// A refusal of this kind when there are two values.
+    /// A problem of this kind when there are two different values.
     pub(crate) fn one(&self, name: &str, kind: Code) -> Result<Option<&HeaderValue>, Problem> {
         let mut values = self.0.get_all(name).iter();
         let first = values.next();
@@ -116,15 +115,15 @@ impl Head {
 
     fn idempotency_key(&self) -> Result<Option<&str>, Problem> {
         let Some(value) = self.one(IDEMPOTENCY_KEY, codes::INVALID)? else { return Ok(None) };
-        // What is no text is no key either, and the check says what is one.
+        // A value that is no text is no key either; the check's refusal says what a key is.
         let key = value.to_str().unwrap_or_default();
         mesh::check_key(key).map(|()| Some(key))
     }
 
-    /// The place where a client wants to go on.
+    /// The position from which a client wants to resume.
     ///
     /// # Errors
-    /// `invalid` when it is none of ours.
+    /// `invalid` when it is no position of ours.
     pub(crate) fn last_event_id<T: FromStr>(&self) -> Result<Option<T>, Problem> {
         let Some(value) = self.one(LAST_EVENT_ID, codes::INVALID)? else { return Ok(None) };
         let place = value.to_str().ok().and_then(|text| text.parse().ok());
@@ -134,8 +133,8 @@ impl Head {
         })
     }
 
-    /// How long the caller would rather wait for the outcome than follow it, in seconds.
-    /// A preference that cannot be read is no preference (RFC 7240).
+    /// How long the caller prefers to wait for the outcome, in seconds. A preference that
+    /// cannot be read counts as none (RFC 7240).
     pub(crate) fn wait_secs(&self) -> Option<u64> {
         self.0.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).find_map(wait_secs)
     }
@@ -150,7 +149,7 @@ fn wait_secs(prefer: &str) -> Option<u64> {
     (secs > 0).then(|| secs.min(WAIT_SECS_MAX))
 }
 
-/// A request with a JSON body; the bytes are not looked into.
+/// A request with a JSON body, as bytes; the JSON is not parsed here.
 pub(crate) struct Call {
     pub(crate) head: Head,
     pub(crate) body: Bytes,
@@ -165,7 +164,7 @@ impl<S: Sync> FromRequest<S> for Call {
 }
 
 impl Call {
-    /// Reads a body of one of the given content types. One without content needs no type.
+    /// Reads a body of one of the given content types. An empty body needs no type.
     ///
     /// # Errors
     /// `body_too_large`, `unsupported_media_type`, or `bad_request` when it does not arrive.
@@ -182,21 +181,21 @@ impl Call {
         }
         let body = collect(body, bytes_max).await?;
         if !body.is_empty() && !content_types.iter().any(|kind| media::is_read(&head.0, kind)) {
-            return Err(unread_kind(&head, content_types).into());
+            return Err(unread_type(&head, content_types).into());
         }
         Ok(Self { head, body })
     }
 
-    /// The body with values from the path.
+    /// The body with values from the path added.
     ///
     /// # Errors
-    /// As a service would say; and `invalid` when the body says something else.
+    /// What a service would answer; and `invalid` when the body has another value.
     pub(crate) fn body_with(&self, values: &[(&str, String)]) -> Result<Bytes, Problem> {
         mesh::input::complete(&self.body, values).map(Bytes::from)
     }
 }
 
-fn unread_kind(head: &Head, read: &[&str]) -> Problem {
+fn unread_type(head: &Head, read: &[&str]) -> Problem {
     let wanted = read.join("` or `");
     let came = match head.0.get(header::CONTENT_TYPE) {
         None => "it is missing".to_owned(),
@@ -206,10 +205,10 @@ fn unread_kind(head: &Head, read: &[&str]) -> Problem {
     Problem::about(codes::UNSUPPORTED_MEDIA_TYPE, "Content-Type", what)
 }
 
-/// As much of what came as a refusal repeats.
+/// A value, cut to the length that a refusal repeats.
 pub(crate) fn short(text: &str) -> String {
     let mut chars = text.chars();
-    let begin: String = chars.by_ref().take(SAID_CHARS_MAX).collect();
+    let begin: String = chars.by_ref().take(QUOTED_CHARS_MAX).collect();
     if chars.next().is_some() { format!("{begin}…") } else { begin }
 }
 
@@ -235,7 +234,7 @@ fn too_large(bytes_max: usize) -> Problem {
         .with("bytes_max", bytes_max)
 }
 
-/// The one id in the path. What is no UUID names nothing, so it is `not_found`.
+/// The one id in the path. A value that is no UUID names nothing, so it is `not_found`.
 pub(crate) struct Id<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: From<Uuid> + Send> FromRequestParts<S> for Id<T> {
@@ -248,28 +247,28 @@ impl<S: Send + Sync, T: From<Uuid> + Send> FromRequestParts<S> for Id<T> {
     }
 }
 
-/// Why a path names nothing.
+/// The problem for a path parameter that must be an id and is none.
 pub(crate) fn not_an_id(name: &str, came: &str) -> Problem {
     let what = format!("must be an id, a UUID, not `{}`", short(came));
     Problem::about(codes::NOT_FOUND, name, what)
 }
 
-/// The one name in the path, and what it is there.
+/// The one parameter of the path: its name and its value.
 ///
 /// # Errors
-/// `not_found` when it is no text.
+/// `not_found` when the value is no text.
 pub(crate) async fn path_parameter<S: Send + Sync>(
     parts: &mut Parts,
     state: &S,
 ) -> Result<(String, String), Problem> {
     let mut parameters = path_parameters(parts, state).await?;
-    Ok(parameters.pop().expect("the path has a name in it"))
+    Ok(parameters.pop().expect("the path has a parameter"))
 }
 
-/// The names in the path, and what they are there.
+/// The parameters of the path: their names and values.
 ///
 /// # Errors
-/// `not_found` when one of them is no text.
+/// `not_found` when one of the values is no text.
 pub(crate) async fn path_parameters<S: Send + Sync>(
     parts: &mut Parts,
     state: &S,
@@ -281,7 +280,7 @@ pub(crate) async fn path_parameters<S: Send + Sync>(
     Ok(parameters.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
-/// The query, where unknown names are refused.
+/// The query parameters; unknown names are refused.
 pub(crate) struct Params<T>(pub(crate) T);
 
 impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
@@ -293,17 +292,17 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
 }
 
 impl<T: DeserializeOwned> Params<T> {
-    /// The query of an address.
+    /// The query parameters of an address.
     ///
     /// # Errors
     /// `bad_request` with the field.
     pub(crate) fn of(method: &Method, uri: &Uri) -> Result<Self, Problem> {
         let pairs = parameters(uri).collect::<Vec<_>>();
-        // What cannot be read is searched for in vain, and must not be kept.
-        let is_unread = |(_, value): &&(String, String)| value.contains('\u{fffd}');
+        // A search for unreadable text only finds nothing, but a command must not store it.
+        let is_unreadable = |(_, value): &&(String, String)| value.contains('\u{fffd}');
         if *method != Method::GET
             && *method != Method::HEAD
-            && let Some((name, _)) = pairs.iter().find(is_unread)
+            && let Some((name, _)) = pairs.iter().find(is_unreadable)
         {
             let what = "is not UTF-8; escape it as UTF-8";
             return Err(Problem::about(codes::BAD_REQUEST, &short(name), what));
@@ -312,12 +311,12 @@ impl<T: DeserializeOwned> Params<T> {
     }
 }
 
-/// The parameters of an address.
+/// The query parameters of an address, decoded.
 pub(crate) fn parameters(uri: &Uri) -> impl Iterator<Item = (String, String)> {
     form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned()
 }
 
-/// A command or reply as JSON.
+/// A command or a reply as JSON.
 pub(crate) fn json<T: Serialize>(what: &T) -> Bytes {
     serde_json::to_vec(what).expect("commands and replies are plain data").into()
 }
@@ -332,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preference_to_wait_is_read_where_it_stands() {
+    fn a_preference_to_wait_is_found_among_other_preferences() {
         for (text, secs) in [
             ("wait=5", Some(5)),
             ("respond-async, wait=10", Some(10)),
@@ -344,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preference_that_cannot_be_read_is_none() {
+    fn a_preference_that_cannot_be_read_counts_as_none() {
         for text in ["", "wait", "wait=", "wait=0", "wait=-1", "wait=soon", "waiting=3"] {
             assert_eq!(head(PREFER, text.as_bytes()).wait_secs(), None, "{text}");
         }
@@ -355,9 +354,9 @@ mod tests {
         let longest = "x".repeat(255);
         let name = || HeaderName::from_static("idempotency-key");
         let good = head(name(), longest.as_bytes());
-        assert_eq!(good.ask(None).unwrap().idempotency_key, Some(longest.as_str()));
+        assert_eq!(good.for_command(None).unwrap().idempotency_key, Some(longest.as_str()));
         for bad in [&b""[..], b"a b", "x".repeat(256).as_bytes(), "☃".as_bytes()] {
-            let refused = head(name(), bad).ask(None).unwrap_err();
+            let refused = head(name(), bad).for_command(None).unwrap_err();
             assert!(refused.is(codes::INVALID) && refused.extra["field"] == IDEMPOTENCY_KEY);
         }
     }
@@ -391,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_must_be_text() {
+    fn a_parameter_that_is_stored_must_be_text() {
         #[derive(Debug, serde::Deserialize)]
         struct Reason {
             reason: Option<String>,
@@ -410,7 +409,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_read_up_to_its_limit_and_of_its_kind() {
+    async fn a_body_is_read_up_to_its_limit_and_with_its_content_type() {
         async fn code(body: &str, content_type: &str) -> Option<String> {
             let request = Request::builder()
                 .header(header::CONTENT_TYPE, content_type)

@@ -64,7 +64,7 @@ fn organizers() -> Vec<Op> {
             .explained(
                 "The seat plan is CSV whose header names `section`, `row`, `seat` and `price`, one \
                  line a seat: inside the JSON as text, or as a `text/csv` body with everything \
-                 else in the query. Columns come in any order, with others between them, parted \
+                 else in the query. Columns come in any order, with others between them, separated \
                  by commas, semicolons or tabs; a body may be in any encoding that its \
                  `Content-Type` states. `1-300` as `seat` stands for as many seats, and a standing \
                  area has them without a `row`. A malformed plan is refused with line, column, \
@@ -78,8 +78,8 @@ fn organizers() -> Vec<Op> {
             .gives::<Schedule>(OpenSchedule::STATUS, "The schedule", examples::SCHEDULE)
             .refuses(&[codes::NOT_FOUND, codes::SEAT_PLAN_INVALID]),
         Op::delete("/v1/schedules/{id}", cancel_schedule)
-            .named(TAG, "cancelSchedule", "Call a performance off")
-            .explained("Every hold ends, every payment is returned; that takes its time.")
+            .named(TAG, "cancelSchedule", "Cancel a performance")
+            .explained("Every hold ends and every payment is refunded; that takes a while.")
             .for_organizers()
             .command()
             .query::<CancelParams>()
@@ -90,11 +90,11 @@ fn organizers() -> Vec<Op> {
             )
             .refuses(&[codes::NOT_FOUND, codes::ALREADY_CANCELLED]),
         Op::get("/v1/concerts/{id}/organizers", get_organizers)
-            .named(TAG, "getOrganizers", "Read who acts on a concert")
+            .named(TAG, "getOrganizers", "Read the organizers of a concert")
             .explained(
-                "The concert's organizers, who added them and when. Whoever entered it is the \
-                 first. With none left, because their accounts were closed, it is in the \
-                 operators' hands.",
+                "The concert's organizers, by whom they were added, and when. The account that \
+                 entered the concert is the first. With none left, because their accounts were \
+                 closed, only operators can act on it.",
             )
             .for_organizers()
             .gives::<Organizers>(200, "The organizers", examples::ORGANIZERS)
@@ -102,16 +102,16 @@ fn organizers() -> Vec<Op> {
         Op::put("/v1/concerts/{id}/organizers/{user_id}", add_organizer)
             .named(TAG, "addOrganizer", "Let a colleague act on a concert")
             .explained(
-                "An account with the role `organizer` then acts on the concert and all of its \
-                 schedules like the others. Who is one already stays so.",
+                "An account with the role `organizer` may then act on the concert and all of its \
+                 schedules like the others. Adding one that it already has changes nothing.",
             )
             .for_organizers()
             .command()
             .gives::<Organizers>(200, "The organizers", examples::ORGANIZERS)
             .refuses(&[codes::NOT_FOUND]),
         Op::delete("/v1/concerts/{id}/organizers/{user_id}", remove_organizer)
-            .named(TAG, "removeOrganizer", "Let an account act on a concert no more")
-            .explained("Also one's own. A concert keeps its last organizer.")
+            .named(TAG, "removeOrganizer", "Remove an organizer from a concert")
+            .explained("Also the caller's own account. A concert keeps its last organizer.")
             .for_organizers()
             .command()
             .gives::<Organizers>(200, "The organizers", examples::ORGANIZERS)
@@ -124,7 +124,7 @@ fn organizers() -> Vec<Op> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct PageParams {
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     pub(crate) cursor: Option<String>,
     /// Entries wanted, 1 to 100; 20 when absent.
     pub(crate) limit: Option<u32>,
@@ -135,24 +135,24 @@ pub(crate) struct PageParams {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ConcertParams {
-    /// Words that title or artist contain, each from its beginning; at most 200 characters.
+    /// Words, each matched from its beginning in title or artist; at most 200 characters.
     q: Option<String>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
     /// Entries wanted, 1 to 100; 20 when absent.
     limit: Option<u32>,
 }
 
-/// Why a performance is called off.
+/// Why a performance is cancelled.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct CancelParams {
-    /// Why, for the fans; at most 500 characters.
+    /// The reason, for the fans; at most 500 characters.
     reason: Option<String>,
 }
 
-/// A schedule, beside a seat plan that comes as `text/csv`.
+/// A schedule whose seat plan comes as `text/csv`.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -166,17 +166,17 @@ struct ScheduleParams {
     /// With `text/csv`: when the first fan is admitted; now when absent.
     #[param(value_type = Option<String>, format = DateTime)]
     opens_at: Option<Timestamp>,
-    /// With `text/csv`: until when a ticket can be given back for its money; `starts_at` at the
-    /// latest and when absent.
+    /// With `text/csv`: until when a ticket can be refunded; `starts_at` at the latest and when
+    /// absent.
     #[param(value_type = Option<String>, format = DateTime)]
     refund_until: Option<Timestamp>,
     /// With `text/csv`: fans admitted each second at most.
     per_second: Option<u32>,
-    /// With `text/csv`: ACTIVE fans at any time at most.
+    /// With `text/csv`: ACTIVE fans at any one time at most.
     active_max: Option<u32>,
     /// With `text/csv`: seconds an admitted fan has to reserve.
     pass_secs: Option<u32>,
-    /// With `text/csv`: seconds a hold lives.
+    /// With `text/csv`: seconds until a hold expires.
     hold_secs: Option<u32>,
     /// With `text/csv`: seats one fan may hold or own.
     seats_per_fan_max: Option<u32>,
@@ -234,7 +234,7 @@ async fn create_concert(State(edge): State<Edge>, call: Call) -> Result<Response
     struct Made {
         concert_id: ConcertId,
     }
-    let answered = edge.ask::<CreateConcert>(&call.head, call.body).await?;
+    let answered = edge.send_command::<CreateConcert>(&call.head, call.body).await?;
     let made = serde_json::from_slice::<Made>(&answered.body).ok();
     let response = answer(answered, Copies::None);
     Ok(match made {
@@ -258,12 +258,12 @@ async fn open_schedule(
         json(&params.with_plan(concert_id, plan))
     } else {
         if let Some((name, _)) = parameters(&uri).next() {
-            let what = "belongs into the body, which is JSON; the query is for `text/csv`";
+            let what = "belongs in the body, which is JSON; the query is for `text/csv`";
             return Err(Problem::about(codes::BAD_REQUEST, &short(&name), what).into());
         }
         call.body_with(&[("concert_id", concert_id.to_string())])?
     };
-    let answered = edge.ask::<OpenSchedule>(&call.head, body).await?;
+    let answered = edge.send_command::<OpenSchedule>(&call.head, body).await?;
     Ok(answer(answered, Copies::None))
 }
 

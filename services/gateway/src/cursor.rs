@@ -1,4 +1,4 @@
-//! Where a follower of its own events stands: `Last-Event-ID`.
+//! The position of a client in its own events: `Last-Event-ID`.
 
 use std::{fmt, str::FromStr};
 
@@ -8,16 +8,16 @@ use uuid::Uuid;
 
 /// The services whose events a user can follow, in the order of a cursor.
 pub(crate) const FOLLOWED: [&str; 4] = ["payment", "point", "queue", "reservation"];
-/// Changes when the order or number of streams does, or what is said of each.
+/// Changes with the order or number of the streams, and with the format of a place.
 const VERSION: &str = "2";
 
-/// A place in a stream. A position alone could be of another stream of the same name, so it
-/// comes with a mark of the message that is there.
+/// A place in a stream. A position alone could belong to another stream of the same name, so it
+/// comes with a mark of the message at that position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     /// The last position handled.
     pub(crate) position: u64,
-    /// What tells this stream from another; see [`Place::mark_of`].
+    /// What distinguishes this stream from another; see [`Place::mark_of`].
     pub(crate) mark: u64,
 }
 
@@ -27,8 +27,8 @@ impl Place {
         Self { position: 0, mark: Self::mark_of(Uuid::nil(), made_at) }
     }
 
-    /// Behind the last event of a message.
-    pub(crate) fn behind(sequence: u64, message_id: Uuid, made_at: Timestamp) -> Self {
+    /// After the last event of a message.
+    pub(crate) fn after(sequence: u64, message_id: Uuid, made_at: Timestamp) -> Self {
         match sequence {
             0 => Self::start(made_at),
             _ => Self {
@@ -43,9 +43,9 @@ impl Place {
         self.position / EVENTS_A_SEQUENCE
     }
 
-    /// A message in a stream, as a number. A stream that was made anew was made at another
-    /// moment, though it may be filled with the same messages; one that was restored to an
-    /// older state has other messages since. It is no secret and needs only to differ.
+    /// A message in a stream, as a number. A recreated stream has another creation time, though
+    /// it may contain the same messages; a stream that was restored to an older state has other
+    /// messages since. The mark is no secret and only needs to differ.
     pub(crate) fn mark_of(message_id: Uuid, made_at: Timestamp) -> u64 {
         let (high, low) = message_id.as_u64_pair();
         let made = made_at.0.unix_timestamp_nanos() as u64;
@@ -58,14 +58,14 @@ impl Place {
 pub(crate) struct Cursor(pub(crate) [Place; FOLLOWED.len()]);
 
 impl Cursor {
-    /// How many messages lie between this place and a later one.
+    /// How many messages lie between this cursor and a later one.
     pub(crate) fn behind(&self, later: &Self) -> u64 {
         let pairs = self.0.iter().zip(later.0);
         pairs.map(|(here, later)| later.sequence().saturating_sub(here.sequence())).sum()
     }
 
-    /// Whether nothing lies between this place and another: every stream has come as far, or
-    /// has read the other's message to its end.
+    /// Whether nothing lies between this cursor and another: in every stream it is as far, or
+    /// in the message at whose end the other one is.
     pub(crate) fn has_reached(&self, end: &Self) -> bool {
         let is_end = |end: u64| end % EVENTS_A_SEQUENCE == EVENTS_A_SEQUENCE - 1;
         self.0.iter().zip(end.0).all(|(here, end)| {
@@ -74,7 +74,7 @@ impl Cursor {
         })
     }
 
-    /// The further of two places, stream by stream.
+    /// The later of two places, stream by stream.
     pub(crate) fn max(mut self, other: &Self) -> Self {
         for (here, other) in self.0.iter_mut().zip(other.0) {
             if other.position > here.position {
@@ -84,7 +84,7 @@ impl Cursor {
         self
     }
 
-    /// The nearer of two places, stream by stream.
+    /// The earlier of two places, stream by stream.
     pub(crate) fn min(mut self, other: &Self) -> Self {
         for (here, other) in self.0.iter_mut().zip(other.0) {
             if other.position < here.position {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cursor_is_refused() {
+    fn text_that_is_no_cursor_is_refused() {
         let bad = [
             "",
             "1",
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_in_the_last_message_has_reached_its_end_but_no_later_event() {
+    fn a_place_in_a_message_has_reached_the_end_of_that_message_only() {
         let at = |position| at([position, 0, 0, 0]);
         assert!(at(7 * N + 2).has_reached(&at(7 * N + N - 1)));
         assert!(!at(7 * N + 2).has_reached(&at(7 * N + 3)));
@@ -183,11 +183,11 @@ mod tests {
     }
 
     #[test]
-    fn the_same_message_in_a_stream_that_was_made_anew_has_another_mark() {
+    fn the_same_message_in_a_recreated_stream_has_another_mark() {
         let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
         assert_eq!(Place::mark_of(one, made(1)), Place::mark_of(one, made(1)));
         assert_ne!(Place::mark_of(one, made(1)), Place::mark_of(one, made(2)));
         assert_ne!(Place::mark_of(one, made(1)), Place::mark_of(other, made(1)));
-        assert_eq!(Place::behind(0, one, made(1)), Place::start(made(1)));
+        assert_eq!(Place::after(0, one, made(1)), Place::start(made(1)));
     }
 }

@@ -1,5 +1,5 @@
-//! Dead letters, for operators. Each service keeps its own and decides over them; here they
-//! are asked, and their letters are put into one list.
+//! Dead letters, for operators. Each service keeps and handles its own; the gateway queries the
+//! services and merges their dead letters into one list.
 
 use std::{
     cmp::Reverse,
@@ -19,9 +19,9 @@ use events::{
     audit::{GetSaga, Saga},
     codes,
     dead_letter::{
-        DISCARD, DeadLetter, DeadLetters, Discard, DiscardReason, FindLetters, FoundLetters,
-        LETTERS, LetterId, LetterState, OpenedLetter, REASON_CHARS_MAX, REDRIVE, Redrive, Redriven,
-        RetriedAll, RetryAll, Unasked, UnaskedService,
+        DEAD_LETTERS, DISCARD, DeadLetter, DeadLetterDetails, DeadLetterId, DeadLetterState,
+        DeadLetters, Discard, DiscardReason, FindDeadLetters, FoundDeadLetters, REASON_CHARS_MAX,
+        REDRIVE, Redrive, Retried, RetriedAll, RetryAll, Unreachable, UnreachableService,
     },
     user::Role,
 };
@@ -41,69 +41,86 @@ use crate::{
 const TAG: &str = "dead letters";
 /// The verb under which audit answers for one saga.
 const SAGA: &str = "saga";
-/// The services that consume events; each keeps the letters of those that it cannot take in.
+/// The services that consume events; each keeps the dead letters of those it cannot handle.
 const KEEPERS: [&str; 8] =
     ["user", "concert", "queue", "reservation", "payment", "point", "ranking", "notification"];
-/// How long a service may take to say which letters it has.
+/// How long a service may take to list its dead letters.
 const LIST_WITHIN: Duration = Duration::from_secs(4);
-/// Letters of a page when the caller does not say, and at most.
+/// Dead letters of a page when the caller does not say, and at most.
 const PAGE_DEFAULT: usize = 20;
 const PAGE_MAX: usize = 100;
-/// Lines that are tried at once.
-const LINES_AT_ONCE: usize = 4;
-/// How long one request goes on to the next lines; what is left needs another.
+/// Keys whose parked events are retried at once.
+const KEYS_AT_ONCE: usize = 4;
+/// How long one request goes on to further keys; what is left needs another request.
 const RETRY_ALL_WITHIN: Duration = Duration::from_secs(15);
 
 /// The operations of this area.
 pub(crate) fn ops() -> Vec<Op> {
     vec![
         Op::get("/v1/dead-letters", find)
-            .named(TAG, "findDeadLetters", "List what services could not take in, newest first")
+            .named(TAG, "findDeadLetters", "List events that services cannot handle, newest first")
             .explained(
-                "A service that does not answer is named in `unasked`, and its letters are \
-                 missing; when `service` names it, that is the answer.",
+                "A service that does not answer is named in `unasked`, and its dead letters are \
+                 missing; when `service` names it, its failure is the answer.",
             )
             .role("operator")
             .query::<Which>()
-            .gives::<DeadLetters>(200, "Some of the letters", examples::DEAD_LETTERS),
+            .gives::<DeadLetters>(200, "A page of dead letters", examples::DEAD_LETTERS),
         Op::get("/v1/dead-letters/{letter}", open)
-            .named(TAG, "getDeadLetter", "Read a letter, its message, and the line of its key")
-            .role("operator")
-            .path_schema::<LetterId>("letter")
-            .gives::<OpenedLetter>(200, "The letter", examples::OPENED_LETTER),
-        Op::post("/v1/dead-letters/{letter}/retry", retry)
-            .named(TAG, "retryDeadLetter", "Try a letter again")
-            .explained(
-                "Takes the letters of its key in, in order, from the first to the last or to one \
-                 that fails again. Each keeps its event's id, so it takes effect once however \
-                 often it is tried.",
+            .named(
+                TAG,
+                "getDeadLetter",
+                "Read a dead letter, its message, and all events of its key",
             )
             .role("operator")
-            .path_schema::<LetterId>("letter")
-            .gives::<Redriven>(200, "What became of the line", examples::REDRIVEN),
+            .path_schema::<DeadLetterId>("letter")
+            .gives::<DeadLetterDetails>(200, "The dead letter", examples::OPENED_DEAD_LETTER),
+        Op::post("/v1/dead-letters/{letter}/retry", retry)
+            .named(TAG, "retryDeadLetter", "Retry a dead letter")
+            .explained(
+                "Handles the parked events of its key in order, from the first to the last or to \
+                 one that fails again. Each keeps its event id, so it takes effect once however \
+                 often it is retried.",
+            )
+            .role("operator")
+            .path_schema::<DeadLetterId>("letter")
+            .gives::<Retried>(
+                200,
+                "What became of the parked events of its key",
+                examples::REDRIVEN,
+            ),
         Op::post("/v1/dead-letters/retry", retry_all)
-            .named(TAG, "retryDeadLetters", "Try every letter of a cause again")
-            .explained("With the lines that they stand in. Repeat it while `left` is not 0.")
+            .named(TAG, "retryDeadLetters", "Retry every dead letter of a cause")
+            .explained("With all parked events of their keys. Repeat it while `left` is not 0.")
             .role("operator")
             .takes::<RetryAll>(examples::RETRY_ALL)
-            .gives::<RetriedAll>(200, "What became of the lines", examples::RETRIED_ALL),
+            .gives::<RetriedAll>(
+                200,
+                "What became of the parked events, key by key",
+                examples::RETRIED_ALL,
+            ),
         Op::post("/v1/dead-letters/{letter}/discard", discard)
-            .named(TAG, "discardDeadLetter", "Give a letter up")
+            .named(TAG, "discardDeadLetter", "Discard a dead letter")
             .explained(
-                "The reason is kept, and who gave it. The letters that waited behind it are taken \
-                 in by themselves from then on, up to one that cannot be. Where the service \
-                 decides by the event, what waits for it would stay open: that is refused with \
-                 what would have followed and where the saga stands, unless `leave_open` is true.",
+                "The reason is kept, and the operator who gave it. The events parked behind it \
+                 are then handled by themselves, up to one that fails. Where the service decides \
+                 by the event, the saga that waits for it would stay open: that is refused with \
+                 the events that would have followed and the state of the saga, unless \
+                 `leave_open` is true.",
             )
             .role("operator")
-            .path_schema::<LetterId>("letter")
+            .path_schema::<DeadLetterId>("letter")
             .takes::<DiscardReason>(examples::DISCARD_REASON)
-            .gives::<Redriven>(200, "What became of the line", examples::REDRIVEN)
+            .gives::<Retried>(
+                200,
+                "What became of the parked events of its key",
+                examples::REDRIVEN,
+            )
             .refuses(&[codes::SAGA_OPEN]),
     ]
 }
 
-/// Which letters.
+/// Which dead letters.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -112,10 +129,10 @@ struct Which {
     service: Option<String>,
     /// Only those whose cause contains this.
     cause: Option<String>,
-    /// `true` for those that have ended as well, and for those that came too early and are
-    /// tried again by themselves.
+    /// `true` also for those that have ended, and for events that came too early and are retried
+    /// by themselves.
     all: Option<bool>,
-    /// `next_before` of the page before.
+    /// `next_before` of the previous page.
     before: Option<String>,
     /// Entries wanted, 1 to 100; 20 when absent.
     limit: Option<u32>,
@@ -134,68 +151,68 @@ async fn find(
     let before = which.before.as_deref().map(Place::read).transpose()?;
     let (service, cause) = (which.service.as_deref(), which.cause.as_deref());
     let found = matching(&edge, &head, service, cause, which.all.unwrap_or(false)).await?;
-    let mut items = found.letters;
-    items.retain(|letter| before.as_ref().is_none_or(|before| Place::of(letter) < *before));
-    items.sort_by_cached_key(|letter| Reverse(Place::of(letter)));
+    let mut items = found.dead_letters;
+    items.retain(|item| before.as_ref().is_none_or(|before| Place::of(item) < *before));
+    items.sort_by_cached_key(|item| Reverse(Place::of(item)));
     let has_more = items.len() > limit;
     items.truncate(limit);
     let last = items.last().filter(|_| has_more);
-    let next_before = last.map(|letter| Place::of(letter).to_string());
+    let next_before = last.map(|item| Place::of(item).to_string());
     Ok(granted(&DeadLetters { items, next_before, unasked: found.unasked }))
 }
 
 async fn open(
     State(edge): State<Edge>,
-    Letter(letter): Letter,
+    DeadLetterPath(id): DeadLetterPath,
     head: Head,
 ) -> Result<Response, Refused> {
     is_operator(&edge, &head).await?;
-    let body = json(&FindLetters { letter: Some(letter.clone()), ended: true });
-    let answered = edge.ask_service(letter.service(), LETTERS, body, &head).await?;
-    let found: FoundLetters = said(&answered)?;
-    Ok(granted(&found.opened.ok_or_else(|| unknown(&letter))?))
+    let body = json(&FindDeadLetters { letter: Some(id.clone()), ended: true });
+    let answered = edge.ask_service(id.service(), DEAD_LETTERS, body, &head).await?;
+    let found: FoundDeadLetters = reply_of(&answered)?;
+    Ok(granted(&found.opened.ok_or_else(|| unknown(&id))?))
 }
 
 async fn retry(
     State(edge): State<Edge>,
-    Letter(letter): Letter,
+    DeadLetterPath(id): DeadLetterPath,
     head: Head,
 ) -> Result<Response, Refused> {
     is_operator(&edge, &head).await?;
-    let body = json(&Redrive { letter: letter.clone() });
-    let asked = edge.ask_service(letter.service(), REDRIVE, body, &head).await?;
-    Ok(answer(asked, Copies::None))
+    let body = json(&Redrive { letter: id.clone() });
+    let answered = edge.ask_service(id.service(), REDRIVE, body, &head).await?;
+    Ok(answer(answered, Copies::None))
 }
 
 async fn discard(
     State(edge): State<Edge>,
-    Letter(letter): Letter,
+    DeadLetterPath(id): DeadLetterPath,
     call: Call,
 ) -> Result<Response, Refused> {
     is_operator(&edge, &call.head).await?;
     let DiscardReason { reason, leave_open } = mesh::parse(&call.body)?;
     is_line("reason", &reason)?;
-    let body = json(&Discard { letter: letter.clone(), reason, leave_open });
-    let asked = edge.ask_service(letter.service(), DISCARD, body, &call.head).await?;
-    if asked.status != codes::SAGA_OPEN.status {
-        return Ok(answer(asked, Copies::None));
+    let body = json(&Discard { letter: id.clone(), reason, leave_open });
+    let answered = edge.ask_service(id.service(), DISCARD, body, &call.head).await?;
+    if answered.status != codes::SAGA_OPEN.status {
+        return Ok(answer(answered, Copies::None));
     }
     let mut problem: Problem =
-        serde_json::from_slice(&asked.body).map_err(|_| Problem::from(codes::INTERNAL))?;
+        serde_json::from_slice(&answered.body).map_err(|_| Problem::from(codes::INTERNAL))?;
     if let Some(saga) = saga_of(&edge, &call.head, &problem).await {
         problem = problem.with("saga", saga);
     }
     Err(problem.into())
 }
 
-/// Where the saga stands that a letter belongs to, as far as audit can be asked.
+/// The state of the saga that a dead letter belongs to, if audit answers.
 async fn saga_of(edge: &Edge, head: &Head, problem: &Problem) -> Option<serde_json::Value> {
     let id = problem.extra.get("saga_id")?.as_str()?.to_owned();
     let body = json(&GetSaga { id });
-    let asked = edge.ask_service("audit", SAGA, body, head);
-    let answered = tokio::time::timeout(LIST_WITHIN, asked).await.ok()?.ok()?;
-    let Saga { line, to_come, .. } = said(&answered).ok()?;
-    let to_come: Vec<_> = to_come.into_iter().flat_map(|one| one.facts).collect();
+    let request = edge.ask_service("audit", SAGA, body, head);
+    let answered = tokio::time::timeout(LIST_WITHIN, request).await.ok()?.ok()?;
+    let Saga { line, to_come, .. } = reply_of(&answered).ok()?;
+    let to_come: Vec<_> = to_come.into_iter().flat_map(|one| one.events).collect();
     Some(serde_json::json!({
         "saga_id": line.saga_id, "flow": line.flow, "state": line.state,
         "awaited": line.awaited, "to_come": to_come,
@@ -207,7 +224,7 @@ async fn retry_all(State(edge): State<Edge>, call: Call) -> Result<Response, Ref
     let RetryAll { service, cause } = mesh::parse(&call.body)?;
     is_line("cause", &cause)?;
     let found = matching(&edge, &call.head, service.as_deref(), Some(&cause), false).await?;
-    let firsts = first_of_lines(found.letters);
+    let firsts = first_of_keys(found.dead_letters);
     let until = Instant::now() + RETRY_ALL_WITHIN;
     let mut done = RetriedAll {
         lines: Vec::new(),
@@ -215,15 +232,15 @@ async fn retry_all(State(edge): State<Edge>, call: Call) -> Result<Response, Ref
         unasked_services: found.unasked,
         left: 0,
     };
-    for some in firsts.chunks(LINES_AT_ONCE) {
+    for some in firsts.chunks(KEYS_AT_ONCE) {
         if Instant::now() >= until {
             done.left += some.len() as u64;
             continue;
         }
-        let each = some.iter().map(|letter| retried(&edge, &call.head, letter));
+        let each = some.iter().map(|id| retried(&edge, &call.head, id));
         for retried in join_all(each).await {
             match retried {
-                Ok(line) => done.lines.push(line),
+                Ok(redriven) => done.lines.push(redriven),
                 Err(unasked) => done.unasked.push(unasked),
             }
         }
@@ -231,46 +248,44 @@ async fn retry_all(State(edge): State<Edge>, call: Call) -> Result<Response, Ref
     Ok(granted(&done))
 }
 
-/// One parked letter of each line: trying it tries the whole line.
-fn first_of_lines(letters: Vec<DeadLetter>) -> Vec<LetterId> {
-    let mut lines = HashSet::new();
-    let parked = letters.into_iter().filter(|letter| letter.state == LetterState::Parked);
+/// One dead letter of each key: retrying it retries all parked events of the key.
+fn first_of_keys(dead_letters: Vec<DeadLetter>) -> Vec<DeadLetterId> {
+    let mut keys = HashSet::new();
+    let parked = dead_letters.into_iter().filter(|item| item.state == DeadLetterState::Parked);
     parked
-        .filter(|letter| {
-            letter.key == "-" || lines.insert((letter.service.clone(), letter.key.clone()))
-        })
-        .map(|letter| letter.letter)
+        .filter(|item| item.key == "-" || keys.insert((item.service.clone(), item.key.clone())))
+        .map(|item| item.letter)
         .collect()
 }
 
-async fn retried(edge: &Edge, head: &Head, letter: &LetterId) -> Result<Redriven, Unasked> {
-    let body = json(&Redrive { letter: letter.clone() });
-    let asked = edge.ask_service(letter.service(), REDRIVE, body, head).await;
-    asked
+async fn retried(edge: &Edge, head: &Head, id: &DeadLetterId) -> Result<Retried, Unreachable> {
+    let body = json(&Redrive { letter: id.clone() });
+    let answered = edge.ask_service(id.service(), REDRIVE, body, head).await;
+    answered
         .map_err(|Refused(problem)| problem)
-        .and_then(|answered| said(&answered))
-        .map_err(|problem| Unasked { letter: letter.clone(), why: problem.to_string() })
+        .and_then(|answered| reply_of(&answered))
+        .map_err(|problem| Unreachable { letter: id.clone(), why: problem.to_string() })
 }
 
-/// What a granted request was answered with, or why it was not granted.
-fn said<T: DeserializeOwned>(answered: &Answered) -> Result<T, Problem> {
-    let strange = || {
+/// The reply to a granted request, or why it was refused.
+fn reply_of<T: DeserializeOwned>(answered: &Answered) -> Result<T, Problem> {
+    let unreadable = || {
         let detail = format!("A service's answer ({}) cannot be read.", answered.status);
         Problem::new(codes::INTERNAL, detail)
     };
     match answered.is_granted() {
-        true => serde_json::from_slice(&answered.body).map_err(|_| strange()),
-        false => Err(serde_json::from_slice(&answered.body).unwrap_or_else(|_| strange())),
+        true => serde_json::from_slice(&answered.body).map_err(|_| unreadable()),
+        false => Err(serde_json::from_slice(&answered.body).unwrap_or_else(|_| unreadable())),
     }
 }
 
-/// Letters, each service's in the order in which they were parked.
+/// Dead letters, those of each service in the order in which they were parked.
 struct Found {
-    letters: Vec<DeadLetter>,
-    unasked: Vec<UnaskedService>,
+    dead_letters: Vec<DeadLetter>,
+    unasked: Vec<UnreachableService>,
 }
 
-/// Letters of a service, or of all that answer, with a part of a cause.
+/// The dead letters of one service, or of all that answer, whose cause contains a text.
 async fn matching(
     edge: &Edge,
     head: &Head,
@@ -278,50 +293,51 @@ async fn matching(
     cause: Option<&str>,
     ended: bool,
 ) -> Result<Found, Refused> {
-    let body = json(&FindLetters { letter: None, ended });
-    let mut found = Found { letters: Vec::new(), unasked: Vec::new() };
+    let body = json(&FindDeadLetters { letter: None, ended });
+    let mut found = Found { dead_letters: Vec::new(), unasked: Vec::new() };
     if let Some(service) = service {
         if !KEEPERS.contains(&service) {
             let known = KEEPERS.join(", ");
             let what = format!("must be one of {known}, not `{}`", short(service));
             return Err(invalid("service", &what).into());
         }
-        found.letters = letters_of(edge, head, service, body).await?;
+        found.dead_letters = dead_letters_of(edge, head, service, body).await?;
     } else {
-        let all = KEEPERS.map(|service| letters_of(edge, head, service, body.clone()));
-        for (service, letters) in KEEPERS.into_iter().zip(join_all(all).await) {
-            match letters {
-                Ok(letters) => found.letters.extend(letters),
-                Err(problem) => found
-                    .unasked
-                    .push(UnaskedService { service: service.to_owned(), why: problem.to_string() }),
+        let all = KEEPERS.map(|service| dead_letters_of(edge, head, service, body.clone()));
+        for (service, dead_letters) in KEEPERS.into_iter().zip(join_all(all).await) {
+            match dead_letters {
+                Ok(dead_letters) => found.dead_letters.extend(dead_letters),
+                Err(problem) => found.unasked.push(UnreachableService {
+                    service: service.to_owned(),
+                    why: problem.to_string(),
+                }),
             }
         }
     }
     let cause = cause.map(text::folded);
-    found.letters.retain(|letter| {
-        cause.as_ref().is_none_or(|cause| text::folded(&letter.cause).contains(cause))
+    found.dead_letters.retain(|item| {
+        cause.as_ref().is_none_or(|cause| text::folded(&item.cause).contains(cause))
     });
     Ok(found)
 }
 
-async fn letters_of(
+async fn dead_letters_of(
     edge: &Edge,
     head: &Head,
     service: &str,
     body: Bytes,
 ) -> Result<Vec<DeadLetter>, Problem> {
-    let asked = edge.ask_service(service, LETTERS, body, head);
-    let answered = tokio::time::timeout(LIST_WITHIN, asked).await.map_err(|_| {
+    let request = edge.ask_service(service, DEAD_LETTERS, body, head);
+    let answered = tokio::time::timeout(LIST_WITHIN, request).await.map_err(|_| {
         let detail = format!("The {service} service did not answer in time.");
         Problem::new(codes::UNAVAILABLE, detail).with("retry_after_secs", 1)
     })?;
-    let found: FoundLetters = said(&answered.map_err(|Refused(problem)| problem)?)?;
+    let found: FoundDeadLetters = reply_of(&answered.map_err(|Refused(problem)| problem)?)?;
     Ok(found.letters)
 }
 
-/// Where a letter stands in the list: by the time at which it was kept. Written, it is the
-/// cursor of a page.
+/// The place of a dead letter in the list, ordered by the time at which it was kept. As text it
+/// is the cursor of a page.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     kept_at_nanos: i128,
@@ -330,32 +346,32 @@ struct Place {
 }
 
 impl Place {
-    fn of(letter: &DeadLetter) -> Self {
+    fn of(dead_letter: &DeadLetter) -> Self {
         Self {
-            kept_at_nanos: letter.kept_at.map_or(0, |at| at.0.unix_timestamp_nanos()),
-            number: letter.letter.number(),
-            service: letter.letter.service().to_owned(),
+            kept_at_nanos: dead_letter.kept_at.map_or(0, |at| at.0.unix_timestamp_nanos()),
+            number: dead_letter.letter.number(),
+            service: dead_letter.letter.service().to_owned(),
         }
     }
 
     fn read(cursor: &str) -> Result<Self, Problem> {
         let read = || {
-            let (nanos, letter) = cursor.split_once('-')?;
-            let letter: LetterId = letter.parse().ok()?;
-            let (number, service) = (letter.number(), letter.service().to_owned());
+            let (nanos, id) = cursor.split_once('-')?;
+            let id: DeadLetterId = id.parse().ok()?;
+            let (number, service) = (id.number(), id.service().to_owned());
             Some(Self { kept_at_nanos: nanos.parse().ok()?, number, service })
         };
-        read().ok_or_else(|| invalid("before", "must be the `next_before` of the page before"))
+        read().ok_or_else(|| invalid("before", "must be the `next_before` of the previous page"))
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.kept_at_nanos, LetterId::new(&self.service, self.number))
+        write!(f, "{}-{}", self.kept_at_nanos, DeadLetterId::new(&self.service, self.number))
     }
 }
 
-/// Lets only operators pass. The services that are asked look again.
+/// Lets only operators pass. The services check that again.
 async fn is_operator(edge: &Edge, head: &Head) -> Result<(), Problem> {
     let caller = edge.link().verifier().access(head.token()?, clock::now()).await?;
     Allow::Role(Role::Operator).check(&caller)
@@ -370,27 +386,28 @@ fn invalid(field: &str, what: &str) -> Problem {
     Problem::about(codes::INVALID, field, what)
 }
 
-fn unknown(letter: &LetterId) -> Problem {
-    Problem::new(codes::NOT_FOUND, format!("There is no letter {letter}."))
+fn unknown(id: &DeadLetterId) -> Problem {
+    Problem::new(codes::NOT_FOUND, format!("There is no dead letter {id}."))
 }
 
 fn granted<T: serde::Serialize>(what: &T) -> Response {
     answer(Answered { status: 200, body: json(what) }, Copies::None)
 }
 
-/// The letter in the path, of a service that keeps some. What is no letter names nothing.
-struct Letter(LetterId);
+/// The id of a dead letter in the path, whose service keeps dead letters. A value that is no
+/// such id names nothing.
+struct DeadLetterPath(DeadLetterId);
 
-impl<S: Send + Sync> FromRequestParts<S> for Letter {
+impl<S: Send + Sync> FromRequestParts<S> for DeadLetterPath {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
         let (name, text) = path_parameter(parts, state).await?;
-        let letter: LetterId =
+        let id: DeadLetterId =
             text.parse().map_err(|why: String| Problem::about(codes::NOT_FOUND, &name, why))?;
-        match KEEPERS.contains(&letter.service()) {
-            true => Ok(Self(letter)),
-            false => Err(unknown(&letter).into()),
+        match KEEPERS.contains(&id.service()) {
+            true => Ok(Self(id)),
+            false => Err(unknown(&id).into()),
         }
     }
 }
@@ -401,12 +418,12 @@ mod tests {
 
     use super::*;
 
-    fn letter(id: &str, key: &str, kept_at: i64) -> DeadLetter {
+    fn dead_letter(id: &str, key: &str, kept_at: i64) -> DeadLetter {
         let DeadLetters { mut items, .. } = serde_json::from_str(examples::DEAD_LETTERS).unwrap();
-        let letter: LetterId = id.parse().unwrap();
+        let id: DeadLetterId = id.parse().unwrap();
         DeadLetter {
-            service: letter.service().to_owned(),
-            letter,
+            service: id.service().to_owned(),
+            letter: id,
             key: key.to_owned(),
             kept_at: Timestamp::from_unix_millis(kept_at),
             ..items.remove(0)
@@ -414,8 +431,8 @@ mod tests {
     }
 
     #[test]
-    fn a_place_in_the_list_is_written_and_read() {
-        let place = Place::of(&letter("data-platform-7", "-", 1_500));
+    fn a_place_in_the_list_parses_from_its_own_text() {
+        let place = Place::of(&dead_letter("data-platform-7", "-", 1_500));
         assert_eq!(place.to_string(), "1500000000-data-platform-7");
         assert_eq!(Place::read(&place.to_string()), Ok(place));
         let DeadLetters { items, next_before, .. } =
@@ -427,21 +444,21 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_ordered_by_time_and_then_in_the_order_of_parking() {
+    fn dead_letters_are_ordered_by_time_and_then_in_the_order_of_parking() {
         let ordered =
             [("point-9", 1), ("point-1", 2), ("user-1", 2), ("point-2", 2), ("point-10", 2)];
-        let places = ordered.map(|(id, at)| Place::of(&letter(id, "-", at)));
+        let places = ordered.map(|(id, at)| Place::of(&dead_letter(id, "-", at)));
         assert!(places.is_sorted(), "{places:?}");
     }
 
     #[test]
-    fn one_letter_is_tried_for_each_line_and_each_that_stands_in_none() {
-        let mut waiting = letter("point-2", "b", 1);
-        waiting.state = LetterState::Waiting;
-        let mut letters = vec![letter("point-1", "a", 1), waiting, letter("point-3", "a", 1)];
-        letters.extend(["user-1", "user-2"].map(|id| letter(id, "-", 1)));
-        letters.push(letter("user-3", "a", 1));
-        let firsts: Vec<_> = first_of_lines(letters).iter().map(LetterId::to_string).collect();
+    fn one_dead_letter_is_retried_for_each_key_and_each_without_a_key() {
+        let mut waiting = dead_letter("point-2", "b", 1);
+        waiting.state = DeadLetterState::Waiting;
+        let mut all = vec![dead_letter("point-1", "a", 1), waiting, dead_letter("point-3", "a", 1)];
+        all.extend(["user-1", "user-2"].map(|id| dead_letter(id, "-", 1)));
+        all.push(dead_letter("user-3", "a", 1));
+        let firsts: Vec<_> = first_of_keys(all).iter().map(DeadLetterId::to_string).collect();
         assert_eq!(firsts, ["point-1", "user-1", "user-2", "user-3"]);
     }
 }

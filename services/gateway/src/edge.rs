@@ -1,4 +1,4 @@
-//! What every handler has at hand.
+//! The state that all HTTP handlers share: the mesh client, limits and subscriptions.
 
 use std::{
     cell::Cell,
@@ -11,7 +11,7 @@ use std::{
 use axum::response::Response;
 use bytes::Bytes;
 use events::{Command, Problem, codes, payment::Pay, queue::Enter, reservation::Reserve};
-use mesh::{Answered, AskHeaders, Asker, Bundlers, Link};
+use mesh::{Answered, Bundlers, Link, MeshClient, RequestHeaders};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -26,16 +26,16 @@ use crate::{
     wait::Waiters,
 };
 
-/// Commands and reads on their way at once; more are turned away.
-const ASKS_MAX: usize = 8_192;
-/// Endpoints that a crowd asks at once: what waits for one of them is sent together.
+/// Commands and queries in flight at once; more are turned away.
+const REQUESTS_MAX: usize = 8_192;
+/// Endpoints that a crowd uses at once: the requests that wait for one of them are sent together.
 const BUNDLED: [&str; 3] = [Pay::ENDPOINT, Reserve::ENDPOINT, Enter::ENDPOINT];
 /// Event streams open at once; more are turned away.
 const FOLLOWERS_MAX: usize = 10_000;
 
 tokio::task_local! {
-    /// The saga that the request at hand begins, for the request's span; set only where
-    /// there is a span.
+    /// The saga that the current request starts, for the request's span; set only where there
+    /// is a span.
     pub(crate) static SAGA: Cell<Option<Uuid>>;
 }
 
@@ -45,14 +45,14 @@ pub(crate) struct Edge(Arc<Inner>);
 
 struct Inner {
     link: Link,
-    asker: Asker,
+    client: MeshClient,
     bundlers: Bundlers,
     waiters: Arc<Waiters>,
     hub: Arc<Hub>,
     seats: Arc<SeatHub>,
     limits: Limits,
     readiness: Readiness,
-    asks: AtomicUsize,
+    in_flight: AtomicUsize,
     followers: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
@@ -64,18 +64,18 @@ impl Edge {
         readiness: Readiness,
         shutdown: CancellationToken,
     ) -> Self {
-        let asker = Asker::new(link.clone());
+        let client = MeshClient::new(link.clone());
         Self(Arc::new(Inner {
             bundlers: Bundlers::start(&link, &BUNDLED),
-            hub: Arc::new(Hub::new(asker.clone())),
-            seats: Arc::new(SeatHub::new(asker.clone(), shutdown.clone())),
+            hub: Arc::new(Hub::new(client.clone())),
+            seats: Arc::new(SeatHub::new(client.clone(), shutdown.clone())),
             waiters: Arc::default(),
             limits: Limits::new(settings),
             readiness,
-            asks: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             link,
-            asker,
+            client,
             shutdown,
         }))
     }
@@ -84,8 +84,8 @@ impl Edge {
         &self.0.link
     }
 
-    pub(crate) fn asker(&self) -> &Asker {
-        &self.0.asker
+    pub(crate) fn client(&self) -> &MeshClient {
+        &self.0.client
     }
 
     pub(crate) fn waiters(&self) -> &Arc<Waiters> {
@@ -112,38 +112,38 @@ impl Edge {
         &self.0.shutdown
     }
 
-    /// Room for one more event stream.
+    /// A permit for one more event stream.
     pub(crate) fn place_to_follow(&self) -> Result<OwnedSemaphorePermit, Problem> {
         self.0.followers.clone().try_acquire_owned().map_err(|_| overloaded())
     }
 
-    /// Gives a command an id and asks its service.
-    pub(crate) async fn ask<C: Command>(
+    /// Gives a command an id and sends it to its service.
+    pub(crate) async fn send_command<C: Command>(
         &self,
         head: &Head,
         body: Bytes,
     ) -> Result<Answered, Refused> {
-        self.ask_as::<C>(head, body, Proposal::new(head)).await
+        self.send_command_as::<C>(head, body, Proposal::new(head)).await
     }
 
-    /// Asks a command's service, proposing an id for what it makes.
-    pub(crate) async fn ask_as<C: Command>(
+    /// Sends a command to its service, proposing an id for the entity that it creates.
+    pub(crate) async fn send_command_as<C: Command>(
         &self,
         head: &Head,
         body: Bytes,
         id: Proposal,
     ) -> Result<Answered, Refused> {
         let _ = SAGA.try_with(|saga| saga.set(id.becomes));
-        self.send(C::ENDPOINT, body, head.ask(Some(id.proposed))?).await
+        self.send(C::ENDPOINT, body, head.for_command(Some(id.proposed))?).await
     }
 
-    /// Asks for something that changes nothing.
-    pub(crate) async fn look<C: Command>(
+    /// Sends a query to its service.
+    pub(crate) async fn send_query<C: Command>(
         &self,
         head: &Head,
         query: &C,
     ) -> Result<Answered, Refused> {
-        self.send(C::ENDPOINT, json(query), head.look()?).await
+        self.send(C::ENDPOINT, json(query), head.for_query()?).await
     }
 
     /// A command whose answer is the response.
@@ -152,7 +152,7 @@ impl Edge {
         head: &Head,
         body: Bytes,
     ) -> Result<Response, Refused> {
-        Ok(answer(self.ask::<C>(head, body).await?, Copies::None))
+        Ok(answer(self.send_command::<C>(head, body).await?, Copies::None))
     }
 
     /// A command whose body is the request's, and whose answer is the response.
@@ -160,17 +160,17 @@ impl Edge {
         self.command::<C>(&call.head, call.body).await
     }
 
-    /// A read whose answer is the response.
+    /// A query whose answer is the response.
     pub(crate) async fn read<C: Command>(
         &self,
         head: &Head,
         query: &C,
         copies: Copies,
     ) -> Result<Response, Refused> {
-        Ok(answer(self.look(head, query).await?, copies))
+        Ok(answer(self.send_query(head, query).await?, copies))
     }
 
-    /// Asks a service what the mesh answers for each: `cmd.<service>.<verb>`.
+    /// Sends a request to an endpoint that several services have: `cmd.<service>.<verb>`.
     pub(crate) async fn ask_service(
         &self,
         service: &str,
@@ -178,35 +178,36 @@ impl Edge {
         body: Bytes,
         head: &Head,
     ) -> Result<Answered, Refused> {
-        self.send(&format!("{service}.{verb}"), body, head.look()?).await
+        self.send(&format!("{service}.{verb}"), body, head.for_query()?).await
     }
 
     async fn send(
         &self,
         endpoint: &str,
         body: Bytes,
-        about: AskHeaders<'_>,
+        headers: RequestHeaders<'_>,
     ) -> Result<Answered, Refused> {
-        let _one_of_them = Asking::begin(&self.0.asks)?;
+        let _in_flight = InFlight::begin(&self.0.in_flight)?;
         if let Some(bundler) = self.0.bundlers.of(endpoint)
-            && let Some(answered) = bundler.ask(&body, about).await
+            && let Some(answered) = bundler.ask(&body, headers).await
         {
             return Ok(answered?);
         }
-        Ok(self.0.asker.ask(endpoint, body, about).await?)
+        Ok(self.0.client.ask(endpoint, body, headers).await?)
     }
 }
 
-/// The id that is proposed for what a command makes.
+/// The id that is proposed for the entity that a command creates.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Proposal {
     proposed: Uuid,
-    /// What the service makes of it; it takes none from who has no account.
+    /// The id that the service will derive from it; `None` for a caller without an account,
+    /// whose proposal is ignored.
     pub(crate) becomes: Option<Uuid>,
 }
 
 impl Proposal {
-    /// A new one for a request.
+    /// A new proposal for a request.
     pub(crate) fn new(head: &Head) -> Self {
         let proposed = Uuid::now_v7();
         let user = head.token().ok().and_then(mesh::claimed_user);
@@ -214,20 +215,20 @@ impl Proposal {
     }
 }
 
-/// One command on its way.
-struct Asking<'a>(&'a AtomicUsize);
+/// One request in flight.
+struct InFlight<'a>(&'a AtomicUsize);
 
-impl<'a> Asking<'a> {
-    fn begin(asks: &'a AtomicUsize) -> Result<Self, Problem> {
-        let asking = Self(asks);
-        match asks.fetch_add(1, Ordering::Relaxed) < ASKS_MAX {
-            true => Ok(asking),
+impl<'a> InFlight<'a> {
+    fn begin(count: &'a AtomicUsize) -> Result<Self, Problem> {
+        let request = Self(count);
+        match count.fetch_add(1, Ordering::Relaxed) < REQUESTS_MAX {
+            true => Ok(request),
             false => Err(overloaded()),
         }
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -242,12 +243,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_much_is_turned_away_and_leaves_no_trace() {
-        let asks = AtomicUsize::new(0);
-        let all: Vec<_> = (0..ASKS_MAX).map(|_| Asking::begin(&asks).unwrap()).collect();
-        assert!(Asking::begin(&asks).is_err());
-        assert_eq!(asks.load(Ordering::Relaxed), ASKS_MAX);
+    fn a_request_above_the_limit_is_turned_away_and_not_counted() {
+        let count = AtomicUsize::new(0);
+        let all: Vec<_> = (0..REQUESTS_MAX).map(|_| InFlight::begin(&count).unwrap()).collect();
+        assert!(InFlight::begin(&count).is_err());
+        assert_eq!(count.load(Ordering::Relaxed), REQUESTS_MAX);
         drop(all);
-        assert_eq!(asks.load(Ordering::Relaxed), 0);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! Examples for the API's documentation. Each is read as its type when the document is
-//! made, so none can go stale.
+//! Examples for the API's documentation. Each is parsed as its type when the document is made,
+//! so none can go stale.
 
 pub(crate) const REGISTER: &str =
     r#"{"email":"fan@example.com","password":"correct horse battery"}"#;
@@ -418,7 +418,7 @@ pub(crate) const DEAD_LETTERS: &str = r#"{"items":[{
     }]
 }],"next_before":"1804672804000000000-point-17"}"#;
 
-pub(crate) const OPENED_LETTER: &str = r#"{
+pub(crate) const OPENED_DEAD_LETTER: &str = r#"{
     "letter": "point-17",
     "service": "point",
     "fact": "reservation.confirm_refused",
@@ -468,4 +468,4 @@ pub(crate) const RETRIED_ALL: &str = r#"{
 }"#;
 
 pub(crate) const DISCARD_REASON: &str =
-    r#"{"reason":"Told by a test by mistake; see ticket 812.","leave_open":true}"#;
+    r#"{"reason":"Emitted by a test by mistake; see ticket 812.","leave_open":true}"#;

@@ -1,4 +1,4 @@
-//! How far the export to the data platform has come.
+//! The progress of the export to the data platform.
 
 use axum::{extract::State, response::Response};
 use events::data_platform::{Export, GetExport};
@@ -17,11 +17,11 @@ const TAG: &str = "operation";
 pub(crate) fn ops() -> Vec<Op> {
     vec![
         Op::get("/v1/export", export)
-            .named(TAG, "getExport", "Read how far the export of sales facts has come")
+            .named(TAG, "getExport", "Read the progress of the export of sales events")
             .explained(
-                "Sales facts are handed to the data platform in the order of their streams, and \
-                 a batch that is not taken is tried again until it is. This says how far each \
-                 stream has come, and what is in the way.",
+                "Sales events are sent to the data platform in the order of their streams, and a \
+                 batch that is not accepted is retried until it is. This says how far each stream \
+                 has come, and what holds it up.",
             )
             .role("operator")
             .gives::<Export>(200, "The state of the export", examples::EXPORT),

@@ -1,8 +1,8 @@
-//! Following events: the caller's own facts as server-sent events, resumable.
+//! Following events: the caller's own events as server-sent events, resumable.
 //!
-//! A connection first reads what is stored after its cursor, then goes on live, then, if
-//! anything was missed, reads again: no gap and no repeat. Each event's `id` is the cursor
-//! after it.
+//! A connection first reads what is stored after its cursor, then goes on live, and reads
+//! stored events again if any were missed: no gap and no repeat. Each event's `id` is the
+//! cursor after it.
 
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
@@ -15,7 +15,7 @@ use axum::{
 };
 use events::{Problem, Timestamp, UserId, codes};
 use futures::{Stream, stream};
-use mesh::{Caller, Fact, clock};
+use mesh::{Caller, StoredEvent, clock};
 use serde::Deserialize;
 use tokio::{
     sync::{OwnedSemaphorePermit, broadcast::error::RecvError},
@@ -28,17 +28,17 @@ use crate::{
     call::Head,
     cursor::{Cursor, FOLLOWED},
     examples,
-    hub::{Membership, Signal, Told},
+    hub::{Emitted, Membership, Signal},
     op::Op,
     problem::Refused,
 };
 
 /// How long a connection may be silent.
 pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
-/// Stored facts read of one stream at a time.
-const CATCH_UP_FACTS: usize = 500;
-/// Stored facts, of everybody, that are read for one resumption at most.
-const RESUME_FACTS_MAX: u64 = 500_000;
+/// Stored events of one stream that are read at a time.
+const CATCH_UP_EVENTS: usize = 500;
+/// Stored events, of all users, that are read for one resumption at most.
+const RESUME_EVENTS_MAX: u64 = 500_000;
 
 /// The operations of this area.
 pub(crate) fn ops() -> Vec<Op> {
@@ -46,14 +46,14 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::get("/v1/me/events", follow_me)
             .named("following", "followMyEvents", "Follow the caller's own events")
             .explained(
-                "Server-sent events: every fact about the caller's reservations, payments, points \
-                 and places, as it is told. `event:` is the fact's name, `data:` is JSON with \
+                "Server-sent events: every event about the caller's reservations, payments, points \
+                 and places, as it is emitted. `event:` is the event's name, `data:` is JSON with \
                  `type`, `id`, `saga_id`, `at` and `data`, and `id:` is an opaque cursor. Send the \
-                 last `id` as `Last-Event-ID` to go on exactly behind it; when what follows it can no \
-                 longer be handed out whole, because it is too old or the broker has lost it, that \
-                 is refused: read the lists, and follow without it. Silence is broken by comments, \
-                 at the latest every 15 seconds; a client that reads too slowly is disconnected \
-                 and resumes by its cursor.",
+                 last `id` as `Last-Event-ID` to resume right after it. That is refused when the \
+                 events after it are no longer complete, because it is too old or the broker has \
+                 lost some: read the lists, and follow without it. A comment is sent at least \
+                 every 15 seconds; a client that reads too slowly is disconnected and resumes by \
+                 its cursor.",
             )
             .token()
             .header("Last-Event-ID", "The `id` of the last event that was handled.")
@@ -74,7 +74,7 @@ async fn follow_me(State(edge): State<Edge>, head: Head) -> Result<Response, Ref
             return Err(cannot_resume("is of events that are no longer there").into());
         }
     };
-    if cursor.behind(&seen) > RESUME_FACTS_MAX {
+    if cursor.behind(&seen) > RESUME_EVENTS_MAX {
         return Err(cannot_resume("is too old").into());
     }
     let follower = Follower {
@@ -92,7 +92,7 @@ async fn follow_me(State(edge): State<Edge>, head: Head) -> Result<Response, Ref
     })))
 }
 
-/// The user of an access token, and until when it holds.
+/// The user of an access token, and when it expires.
 pub(crate) async fn verified(edge: &Edge, head: &Head) -> Result<(UserId, Timestamp), Problem> {
     match edge.link().verifier().access(head.token()?, clock::now()).await? {
         Caller::User { user_id, expires_at, .. } => Ok((user_id, expires_at)),
@@ -100,7 +100,7 @@ pub(crate) async fn verified(edge: &Edge, head: &Head) -> Result<(UserId, Timest
     }
 }
 
-/// A stream of events as a response that no proxy keeps or delays.
+/// A stream of events as a response that no proxy stores or delays.
 pub(crate) fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     use futures::StreamExt;
     let response = Sse::new(events.map(Ok::<_, Infallible>)).into_response();
@@ -112,28 +112,28 @@ pub(crate) fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Respons
     Response::from_parts(parts, body)
 }
 
-/// What lies behind the cursor cannot be handed out whole.
+/// The refusal when the events after the cursor are no longer complete.
 fn cannot_resume(why: &str) -> Problem {
     let detail = format!("{why}; read the lists, then follow without it");
     Problem::about(codes::INVALID, "Last-Event-ID", detail)
 }
 
-/// When a connection says that it is alive, and when it ends.
+/// When a connection sends its next heartbeat, and when it ends.
 pub(crate) struct Beat {
     next: Instant,
     end: Instant,
 }
 
-/// What a connection has to say on its own account.
+/// What is due on a connection.
 pub(crate) enum Pulse {
-    /// Nothing was said for a while.
+    /// A heartbeat: nothing was sent for a while.
     Alive,
-    /// The token that it was opened with has run out.
+    /// The end: the token that it was opened with has expired.
     Expired,
 }
 
 impl Beat {
-    /// Beats until a token runs out.
+    /// Heartbeats until a token expires.
     pub(crate) fn new(until: Timestamp) -> Self {
         let left_ms = until.unix_millis() - clock::now().unix_millis();
         let now = Instant::now();
@@ -143,18 +143,18 @@ impl Beat {
         }
     }
 
-    /// Something was said just now.
-    pub(crate) fn said(&mut self) {
+    /// Notes that something was sent just now.
+    pub(crate) fn sent(&mut self) {
         self.next = Instant::now() + HEARTBEAT_EVERY;
     }
 
-    /// The next thing to say.
+    /// Waits for what is due next.
     pub(crate) async fn pulse(&mut self) -> Pulse {
         tokio::time::sleep_until(self.next.min(self.end)).await;
         if Instant::now() >= self.end {
             return Pulse::Expired;
         }
-        self.said();
+        self.sent();
         Pulse::Alive
     }
 }
@@ -178,7 +178,7 @@ impl Follower {
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {
-                self.beat.said();
+                self.beat.sent();
                 return Some(event);
             }
             match self.catching_up_to {
@@ -188,39 +188,39 @@ impl Follower {
         }
     }
 
-    /// Reads one more piece of what is stored.
+    /// Reads some more of the stored events.
     async fn catch_up(&mut self, end: &Cursor) -> Option<()> {
         if self.edge.shutdown().is_cancelled() {
             return None;
         }
-        let mut mine: [VecDeque<Told>; FOLLOWED.len()] = Default::default();
+        let mut mine: [VecDeque<Emitted>; FOLLOWED.len()] = Default::default();
         let mut read_to = self.cursor;
         for (stream, service) in FOLLOWED.into_iter().enumerate() {
             let from = self.cursor.0[stream].position;
             if from >= end.0[stream].position {
                 continue;
             }
-            let mut facts =
-                match self.edge.asker().stored_since(service, from, CATCH_UP_FACTS).await {
-                    Ok(facts) => facts,
-                    // The client comes back with its cursor, and by then it may be better.
+            let mut events =
+                match self.edge.client().stored_since(service, from, CATCH_UP_EVENTS).await {
+                    Ok(events) => events,
+                    // The client comes back with its cursor; by then a read may succeed.
                     Err(problem) => {
-                        warn!(%problem, "stored events cannot be read");
+                        warn!(%problem, "stored events could not be read");
                         return None;
                     }
                 };
-            // What lies beyond comes live.
-            facts.retain(|fact| fact.position() <= end.0[stream].position);
-            let place_of = |fact: &Fact| self.edge.hub().place_of(stream, fact);
-            read_to.0[stream] = facts.last().map_or(end.0[stream], place_of);
-            mine[stream] = facts
+            // Later events come live.
+            events.retain(|event| event.position() <= end.0[stream].position);
+            let place_of = |event: &StoredEvent| self.edge.hub().place_of(stream, event);
+            read_to.0[stream] = events.last().map_or(end.0[stream], place_of);
+            mine[stream] = events
                 .into_iter()
-                .filter(|fact| is_of(fact, self.user))
-                .map(|fact| Told { stream, place: place_of(&fact), fact })
+                .filter(|event| is_of(event, self.user))
+                .map(|event| Emitted { stream, place: place_of(&event), event })
                 .collect();
         }
-        while let Some(told) = earliest(&mut mine) {
-            self.take(&told);
+        while let Some(emitted) = earliest(&mut mine) {
+            self.take(&emitted);
         }
         self.cursor = read_to;
         if self.cursor.has_reached(end) {
@@ -229,22 +229,22 @@ impl Follower {
         Some(())
     }
 
-    /// Waits for the next fact, or for time to pass.
+    /// Waits for the next event, or for a heartbeat.
     async fn go_on(&mut self) -> Option<()> {
         tokio::select! {
             () = self.edge.shutdown().cancelled() => None,
             signal = self.membership.next() => match signal {
-                Ok(Signal::Told(told)) => {
-                    if told.place.position > self.cursor.0[told.stream].position {
-                        self.take(&told);
+                Ok(Signal::Emitted(emitted)) => {
+                    if emitted.place.position > self.cursor.0[emitted.stream].position {
+                        self.take(&emitted);
                     }
                     Some(())
                 }
                 Ok(Signal::Missed { agreed, end }) => {
-                    // Further only when a stream is another behind the place that is agreed
-                    // on: what of it is handed out again is known by its `id` inside.
+                    // The cursor is past `agreed` only when a stream differs after that place.
+                    // A client recognises events that are sent again by the `id` in their data.
                     self.cursor = self.cursor.min(&agreed);
-                    if self.cursor.behind(&end) > RESUME_FACTS_MAX {
+                    if self.cursor.behind(&end) > RESUME_EVENTS_MAX {
                         return self.end_with("too much was missed");
                     }
                     self.catching_up_to = Some(end);
@@ -266,7 +266,7 @@ impl Follower {
         }
     }
 
-    /// Says why, and ends after it: the next signal of a closed membership is its end.
+    /// Sends the reason, and then ends: the next signal of a closed membership is its end.
     fn end_with(&mut self, why: &str) -> Option<()> {
         if self.membership.leave() {
             let id = self.cursor.to_string();
@@ -276,39 +276,39 @@ impl Follower {
         None
     }
 
-    fn take(&mut self, told: &Told) {
-        self.cursor.0[told.stream] = told.place;
-        if let Some(data) = data_of(&told.fact) {
-            let event = Event::default().event(told.fact.name()).data(data);
+    fn take(&mut self, emitted: &Emitted) {
+        self.cursor.0[emitted.stream] = emitted.place;
+        if let Some(data) = data_of(&emitted.event) {
+            let event = Event::default().event(emitted.event.name()).data(data);
             self.ready.push_back(event.id(self.cursor.to_string()));
         }
     }
 }
 
-fn is_of(fact: &Fact, user: UserId) -> bool {
+fn is_of(event: &StoredEvent, user: UserId) -> bool {
     #[derive(Deserialize)]
-    struct Whose {
+    struct Owner {
         user_id: UserId,
     }
-    serde_json::from_slice::<Whose>(fact.payload()).is_ok_and(|whose| whose.user_id == user)
+    serde_json::from_slice::<Owner>(event.payload()).is_ok_and(|owner| owner.user_id == user)
 }
 
-/// The fact told first, of several streams that are each in order.
-fn earliest(streams: &mut [VecDeque<Told>]) -> Option<Told> {
+/// The event that was emitted first, of several streams that are each in order.
+fn earliest(streams: &mut [VecDeque<Emitted>]) -> Option<Emitted> {
     streams
         .iter_mut()
-        .filter(|told| !told.is_empty())
-        .min_by_key(|told| told.front().and_then(|told| told.fact.at()))?
+        .filter(|emitted| !emitted.is_empty())
+        .min_by_key(|emitted| emitted.front().and_then(|emitted| emitted.event.at()))?
         .pop_front()
 }
 
-/// The event's data. The fact is passed on as it is.
-fn data_of(fact: &Fact) -> Option<String> {
-    let payload = std::str::from_utf8(fact.payload()).ok()?;
+/// The `data:` of the server-sent event. The event's own data is passed on unchanged.
+fn data_of(event: &StoredEvent) -> Option<String> {
+    let payload = std::str::from_utf8(event.payload()).ok()?;
     if payload.contains(['\r', '\n']) {
         return None;
     }
-    let (name, id, saga, at) = (fact.name(), fact.event_id()?, fact.saga_id()?, fact.at()?);
+    let (name, id, saga, at) = (event.name(), event.event_id()?, event.saga_id()?, event.at()?);
     Some(format!(
         r#"{{"type":"{name}","id":"{id}","saga_id":"{saga}","at":"{at}","data":{payload}}}"#
     ))

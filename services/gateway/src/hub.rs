@@ -1,8 +1,8 @@
-//! One live subscription for everybody who follows their own facts.
+//! One live subscription for all connections that follow a user's own events.
 //!
-//! The subscription exists only while somebody is there. Each user has one bounded channel,
-//! however many connections read it; who does not keep up is cut off by the channel, never
-//! buffered.
+//! The subscription exists only while there are followers. Each user has one bounded channel,
+//! however many connections read it; a connection that does not keep up is cut off by the
+//! channel, never buffered.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use events::{Problem, UserId, codes};
-use mesh::{Asker, EVENTS_A_SEQUENCE, Fact};
+use mesh::{EVENTS_A_SEQUENCE, MeshClient, StoredEvent};
 use serde::Deserialize;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -22,48 +22,48 @@ use crate::{
     identity::{self, Look, Track},
 };
 
-/// Facts that a connection may lag behind.
-const CHANNEL_FACTS_MAX: usize = 64;
+/// Events that a connection may lag behind.
+const CHANNEL_EVENTS_MAX: usize = 64;
 /// How long a new follower waits for the subscription.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often an unused subscription is looked for.
+/// How often the hub checks whether the subscription is unused.
 const IDLE_CHECK_EVERY: Duration = Duration::from_secs(30);
-/// How long a failed subscription rests.
+/// How long to wait after a failed subscription.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What a follower hears.
+/// What a follower receives.
 #[derive(Debug, Clone)]
 pub(crate) enum Signal {
     /// An event about the user.
-    Told(Arc<Told>),
-    /// Events up to the end may have passed unseen; what is stored is the truth. Behind the
-    /// place that is agreed on, a stream is another than the one that was followed.
+    Emitted(Arc<Emitted>),
+    /// Events up to `end` may have been missed; what is stored is the truth. After `agreed`, a
+    /// stream may not be the one that was followed.
     Missed {
-        /// Up to where each stream is the one that was passed on.
+        /// Up to where each stream agrees with what was passed on.
         agreed: Cursor,
-        /// Where it ends.
+        /// Where each stream ends.
         end: Cursor,
     },
 }
 
-/// An event and where it stands.
+/// An event and its place.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct Emitted {
     /// Which of [`FOLLOWED`].
     pub(crate) stream: usize,
     /// Its place there.
     pub(crate) place: Place,
     /// The event.
-    pub(crate) fact: Fact,
+    pub(crate) event: StoredEvent,
 }
 
 /// The followers of this process and their subscription.
 pub(crate) struct Hub {
-    asker: Asker,
+    client: MeshClient,
     users: Mutex<HashMap<UserId, broadcast::Sender<Signal>>>,
     joined: Notify,
     /// Whether the subscription exists. Changes to false only under the lock of `users`,
-    /// so that nobody joins what is being closed.
+    /// so that no follower joins a subscription that is being closed.
     open: watch::Sender<bool>,
     /// How far each stream has been passed on.
     tracks: Mutex<[Track; FOLLOWED.len()]>,
@@ -71,9 +71,9 @@ pub(crate) struct Hub {
 
 impl Hub {
     /// A hub that follows nothing yet.
-    pub(crate) fn new(asker: Asker) -> Self {
+    pub(crate) fn new(client: MeshClient) -> Self {
         Self {
-            asker,
+            client,
             users: Mutex::default(),
             joined: Notify::new(),
             open: watch::Sender::new(false),
@@ -81,8 +81,8 @@ impl Hub {
         }
     }
 
-    /// Begins to follow a user's facts. Everything up to [`Hub::seen`], read afterwards, is
-    /// stored; everything beyond it will be signalled.
+    /// Begins to follow a user's events. Everything up to [`Hub::seen`], read afterwards, is
+    /// stored; everything after it will be signalled.
     ///
     /// # Errors
     /// `unavailable` when the subscription cannot be made.
@@ -90,7 +90,7 @@ impl Hub {
         let receiver = {
             let mut users = self.users();
             let channel =
-                users.entry(user).or_insert_with(|| broadcast::Sender::new(CHANNEL_FACTS_MAX));
+                users.entry(user).or_insert_with(|| broadcast::Sender::new(CHANNEL_EVENTS_MAX));
             channel.subscribe()
         };
         let membership = Membership { hub: self.clone(), user, receiver: Some(receiver) };
@@ -109,12 +109,12 @@ impl Hub {
     }
 
     /// The place of a stored event of a stream.
-    pub(crate) fn place_of(&self, stream: usize, fact: &Fact) -> Place {
-        self.tracks()[stream].place_of(fact)
+    pub(crate) fn place_of(&self, stream: usize, event: &StoredEvent) -> Place {
+        self.tracks()[stream].place_of(event)
     }
 
-    /// Whether everything behind a cursor can still be read: each stream is the one that the
-    /// cursor is of, and has forgotten nothing behind it.
+    /// Whether everything after a cursor can still be read: each stream is the one that the
+    /// cursor belongs to, and still has all messages after it.
     ///
     /// # Errors
     /// `unavailable` when the streams cannot be read.
@@ -122,12 +122,12 @@ impl Hub {
         let made_at = self.tracks().each_ref().map(|track| track.made_at);
         let looks =
             FOLLOWED.into_iter().zip(cursor.0).zip(made_at).map(|((service, place), made_at)| {
-                identity::can_resume(&self.asker, service, place, made_at)
+                identity::can_resume(&self.client, service, place, made_at)
             });
         Ok(futures::future::try_join_all(looks).await?.into_iter().all(|can| can))
     }
 
-    /// Keeps the subscription while somebody is there, until shutdown.
+    /// Keeps the subscription while there are followers, until shutdown.
     pub(crate) async fn run(&self, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
             if self.users().is_empty() {
@@ -137,7 +137,7 @@ impl Hub {
                 }
             }
             if let Err(problem) = self.follow(&shutdown).await {
-                warn!(%problem, "live events interrupted");
+                warn!(%problem, "the subscription to live events was interrupted");
                 let _users = self.users();
                 self.open.send_replace(false);
             }
@@ -151,13 +151,13 @@ impl Hub {
     }
 
     async fn follow(&self, shutdown: &CancellationToken) -> Result<(), Problem> {
-        let mut reconnects = self.asker.reconnects();
-        let mut live = self.asker.follow(&FOLLOWED).await?;
-        // What was emitted while there was no subscription is stored: who was there before
-        // has to read it. And the streams may have been made anew meanwhile.
+        let mut reconnects = self.client.reconnects();
+        let mut live = self.client.follow(&FOLLOWED).await?;
+        // What was emitted while there was no subscription is stored: followers that joined
+        // before have to read it. And the streams may have been recreated meanwhile.
         let tracks = self.tracks().clone();
         let looks =
-            FOLLOWED.iter().zip(&tracks).map(|(service, track)| track.look(&self.asker, service));
+            FOLLOWED.iter().zip(&tracks).map(|(service, track)| track.look(&self.client, service));
         let looks = futures::future::try_join_all(looks).await?;
         self.skip(looks.into_iter().enumerate());
         self.open.send_replace(true);
@@ -165,12 +165,11 @@ impl Hub {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                // To be followed anew: a hole at the end of a stream has nothing behind it
-                // that would show it.
+                // Subscribe again: no later event would reveal a gap at the end of a stream.
                 Ok(()) = reconnects.changed() => return Ok(()),
                 _ = idle_check.tick() => if self.close_if_idle() { return Ok(()) },
-                fact = live.next() => match fact {
-                    Some(fact) => self.pass_on(fact).await?,
+                event = live.next() => match event {
+                    Some(event) => self.pass_on(event).await?,
                     None => return Err(codes::UNAVAILABLE.into()),
                 },
             }
@@ -185,47 +184,44 @@ impl Hub {
         users.is_empty()
     }
 
-    /// Each stream's events come in the order of their sequences, without a hole. A hole is
-    /// a lost connection or a slow process; a step back is an event that was emitted between
-    /// the subscription and the look at the stream's end, or a stream that was made anew or
+    /// Each stream's events arrive in the order of their sequences, without a gap. A gap means
+    /// a lost connection or a slow process. A step back means an event that was emitted between
+    /// the subscription and the look at the stream's end, or a stream that was recreated or
     /// rolled back. What is stored is the truth.
-    async fn pass_on(&self, fact: Fact) -> Result<(), Problem> {
-        let Some(stream) = FOLLOWED.iter().position(|service| *service == fact.service()) else {
+    async fn pass_on(&self, event: StoredEvent) -> Result<(), Problem> {
+        let Some(stream) = FOLLOWED.iter().position(|service| *service == event.service()) else {
             return Ok(());
         };
         let track = self.tracks()[stream].clone();
-        if comes_next(track.seen.position, fact.position()) {
-            let place = track.place_of(&fact);
-            let (sequence, id) = (fact.sequence(), fact.message_id());
-            self.tell(Told { stream, place, fact });
-            // Only after the signal: who reads `seen` and then finds its channel empty has
-            // handled everything up to there.
+        if comes_next(track.seen.position, event.position()) {
+            let place = track.place_of(&event);
+            let (sequence, id) = (event.sequence(), event.message_id());
+            self.emit(Emitted { stream, place, event });
+            // Only after the signal: a follower that reads `seen` and then finds its channel
+            // empty has handled everything up to there.
             self.tracks()[stream].passed(place, sequence, id);
             return Ok(());
         }
-        if track.has_passed(&fact) {
+        if track.has_passed(&event) {
             return Ok(());
         }
-        let look = track.look(&self.asker, FOLLOWED[stream]).await?;
-        if fact.position() > track.seen.position || look.agreed != track.seen {
+        let look = track.look(&self.client, FOLLOWED[stream]).await?;
+        if event.position() > track.seen.position || look.agreed != track.seen {
             self.skip([(stream, look)].into_iter());
         }
         Ok(())
     }
 
-    /// Goes on from another place and tells everybody so. A step forward is signalled
+    /// Moves to another place and signals that to all followers. A step forward is signalled
     /// before it is taken, as with an event. A step back is taken first: a follower that has
-    /// gone back must not find the old, further place here and leap over what comes anew.
+    /// gone back must not find the old, later place here and skip what is published again.
     fn skip(&self, looks: impl Iterator<Item = (usize, Look)>) {
         let looks: Vec<_> = looks.collect();
         let (mut agreed, mut end) = (self.seen(), self.seen());
         for (stream, look) in &looks {
             (agreed.0[*stream], end.0[*stream]) = (look.agreed, look.end);
-            if look.is_another {
-                warn!(
-                    stream = FOLLOWED[*stream],
-                    "the stream is another than the one that was followed"
-                );
+            if look.differs {
+                warn!(stream = FOLLOWED[*stream], "the stream is not the one that was followed");
                 self.tracks()[*stream].go_back(look);
             }
         }
@@ -237,36 +233,36 @@ impl Hub {
         }
     }
 
-    fn tell(&self, told: Told) {
+    fn emit(&self, emitted: Emitted) {
         #[derive(Deserialize)]
-        struct Whose {
+        struct Owner {
             user_id: UserId,
         }
-        let Ok(Whose { user_id }) = serde_json::from_slice(told.fact.payload()) else { return };
+        let Ok(Owner { user_id }) = serde_json::from_slice(emitted.event.payload()) else { return };
         if let Some(channel) = self.users().get(&user_id) {
-            let _ = channel.send(Signal::Told(Arc::new(told)));
+            let _ = channel.send(Signal::Emitted(Arc::new(emitted)));
         }
     }
 
     fn tracks(&self) -> MutexGuard<'_, [Track; FOLLOWED.len()]> {
-        // Nothing that holds the lock can panic half way through a change.
+        // No holder of the lock can panic halfway through a change.
         self.tracks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn users(&self) -> MutexGuard<'_, HashMap<UserId, broadcast::Sender<Signal>>> {
-        // Nothing that holds the lock can panic half way through a change.
+        // No holder of the lock can panic halfway through a change.
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether nothing lies between two positions of a stream: the next event of the same
-/// message, or the first one of the next message. Messages come whole.
+/// Whether no event lies between two positions of a stream: it is the next event of the same
+/// message, or the first one of the next message. Messages arrive whole.
 fn comes_next(seen: u64, position: u64) -> bool {
     let (sequence, place) = (position / EVENTS_A_SEQUENCE, position % EVENTS_A_SEQUENCE);
     position == seen + 1 || (place == 0 && sequence == seen / EVENTS_A_SEQUENCE + 1)
 }
 
-/// One connection's place in the hub; left when dropped.
+/// One connection's membership in the hub; it leaves when dropped.
 pub(crate) struct Membership {
     hub: Arc<Hub>,
     user: UserId,
@@ -282,12 +278,12 @@ impl Membership {
         }
     }
 
-    /// Hears no more; false when it had left before.
+    /// Stops receiving signals; false when it had already left.
     pub(crate) fn leave(&mut self) -> bool {
         self.receiver.take().is_some()
     }
 
-    /// Up to where everything has been handled, if nothing waits in the channel.
+    /// Up to where everything has been handled, if the channel is empty.
     pub(crate) fn caught_up_to(&self) -> Option<Cursor> {
         let seen = self.hub.seen();
         self.receiver.as_ref().is_some_and(broadcast::Receiver::is_empty).then_some(seen)
@@ -297,7 +293,7 @@ impl Membership {
 impl Drop for Membership {
     fn drop(&mut self) {
         let mut users = self.hub.users();
-        // Under the lock: of two that leave at once, the later sees that nobody is left.
+        // Under the lock: of two that leave at once, the later one sees that none is left.
         self.receiver = None;
         if users.get(&self.user).is_some_and(|channel| channel.receiver_count() == 0) {
             users.remove(&self.user);

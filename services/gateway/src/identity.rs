@@ -1,22 +1,22 @@
 //! Whether a stream is still the one that was followed.
 //!
-//! A broker may lose a stream and be given another of the same name, or be restored from an
-//! older state of its disk; outboxes then publish again what is missing, in another order. A
-//! position in the one says nothing about the other. A stream that was made anew is known by
-//! the moment it was made, one that was rolled back by the ids of its messages.
+//! A broker may lose a stream and get another one of the same name, or be restored from an
+//! older state of its disk; outboxes then publish the missing messages again, in another order.
+//! A position in the old stream says nothing about the new one. A recreated stream is recognised
+//! by its creation time, a stream that was rolled back by the ids of its messages.
 
 use std::collections::VecDeque;
 
 use events::{Problem, Timestamp};
-use mesh::{Asker, Extent, Fact};
+use mesh::{Extent, MeshClient, StoredEvent};
 use uuid::Uuid;
 
 use crate::cursor::Place;
 
-/// Messages whose ids are remembered of each stream: how far back it is found exactly up to
-/// where a stream that was rolled back agrees.
+/// Messages of each stream whose ids are kept: within them, the point up to which a stream that
+/// was rolled back agrees is found exactly.
 const RECENT_MAX: usize = 256;
-/// Messages at the end of a stream whose ids are read when it is looked at.
+/// Messages at the end of a stream whose ids are read with each look at it.
 const TAIL: u64 = 64;
 
 /// How far a stream has been passed on.
@@ -24,30 +24,30 @@ const TAIL: u64 = 64;
 pub(crate) struct Track {
     /// The last place passed on.
     pub(crate) seen: Place,
-    /// When the stream was made; `None` until it was looked at.
+    /// When the stream was created; `None` until the first look at it.
     pub(crate) made_at: Option<Timestamp>,
     /// The last messages, oldest first, with their sequences.
     recent: VecDeque<(u64, Uuid)>,
 }
 
-/// What became of a stream since it was looked at.
+/// What a look at a stream has found.
 #[derive(Debug)]
 pub(crate) struct Look {
-    /// Up to where it is the stream that was passed on.
+    /// Up to where it agrees with what was passed on.
     pub(crate) agreed: Place,
     /// Where it ends.
     pub(crate) end: Place,
-    /// Whether it is another behind that place.
-    pub(crate) is_another: bool,
+    /// Whether it differs after that place.
+    pub(crate) differs: bool,
     made_at: Timestamp,
     tail: Vec<(u64, Uuid)>,
 }
 
 impl Track {
     /// The place of an event of this stream.
-    pub(crate) fn place_of(&self, fact: &Fact) -> Place {
-        let mark = self.made_at.map_or(0, |made_at| Place::mark_of(fact.message_id(), made_at));
-        Place { position: fact.position(), mark }
+    pub(crate) fn place_of(&self, event: &StoredEvent) -> Place {
+        let mark = self.made_at.map_or(0, |made_at| Place::mark_of(event.message_id(), made_at));
+        Place { position: event.position(), mark }
     }
 
     /// Notes that an event was passed on.
@@ -59,19 +59,19 @@ impl Track {
         self.forget();
     }
 
-    /// Whether the event's message is one that was passed on, or looked over.
-    pub(crate) fn has_passed(&self, fact: &Fact) -> bool {
-        let message = (fact.sequence(), fact.message_id());
-        fact.position() <= self.seen.position && self.recent.contains(&message)
+    /// Whether the event's message was passed on, or read with a look at the stream.
+    pub(crate) fn has_passed(&self, event: &StoredEvent) -> bool {
+        let message = (event.sequence(), event.message_id());
+        event.position() <= self.seen.position && self.recent.contains(&message)
     }
 
-    /// Goes back to where a stream that is another agrees.
+    /// Goes back to the place up to which a stream that differs agrees.
     pub(crate) fn go_back(&mut self, look: &Look) {
         self.seen = look.agreed;
         self.made_at = Some(look.made_at);
     }
 
-    /// Goes on from the end of a stream that was looked at.
+    /// Goes on from the end of the stream that the look has found.
     pub(crate) fn go_to(&mut self, look: Look) {
         let (agreed, end) = (look.agreed.sequence(), look.end.sequence());
         self.seen = look.end;
@@ -91,27 +91,27 @@ impl Track {
     ///
     /// # Errors
     /// `unavailable` when it cannot be read.
-    pub(crate) async fn look(&self, asker: &Asker, service: &str) -> Result<Look, Problem> {
-        let extent = asker.extent(service).await?;
+    pub(crate) async fn look(&self, client: &MeshClient, service: &str) -> Result<Look, Problem> {
+        let extent = client.extent(service).await?;
         let made_at = extent.made_at;
         let from = extent.first.max(extent.last.saturating_sub(TAIL - 1));
-        let tail = ids(asker, service, from, extent.last).await?;
+        let tail = ids(client, service, from, extent.last).await?;
         let last = tail.last().filter(|(sequence, _)| *sequence == extent.last);
-        let end = Place::behind(extent.last, last.map_or(Uuid::nil(), |(_, id)| *id), made_at);
-        let (agreed, is_another) = match self.made_at {
-            // It is seen for the first time: nobody has followed it before.
+        let end = Place::after(extent.last, last.map_or(Uuid::nil(), |(_, id)| *id), made_at);
+        let (agreed, differs) = match self.made_at {
+            // The first look: the stream has no earlier followers.
             None => (end, false),
             Some(before) if before != made_at => (Place::start(made_at), true),
-            Some(_) => self.agrees(asker, service, &extent).await?,
+            Some(_) => self.agrees(client, service, &extent).await?,
         };
-        Ok(Look { agreed, end, is_another, made_at, tail })
+        Ok(Look { agreed, end, differs, made_at, tail })
     }
 
-    /// Up to where the ids of messages are those that were passed on. One that agrees behind
-    /// one that does not proves nothing: what was lost may lie between.
+    /// Up to where the ids of messages are those that were passed on. A message that agrees
+    /// after one that does not proves nothing: lost messages may lie between the two.
     async fn agrees(
         &self,
-        asker: &Asker,
+        client: &MeshClient,
         service: &str,
         extent: &Extent,
     ) -> Result<(Place, bool), Problem> {
@@ -120,27 +120,27 @@ impl Track {
             let agreed = if is_shorter { Place::start(extent.made_at) } else { self.seen };
             return Ok((agreed, is_shorter));
         };
-        let there = ids(asker, service, *first, *last).await?;
+        let there = ids(client, service, *first, *last).await?;
         let agrees = |message: &&(u64, Uuid)| {
-            // What is too old was there.
+            // What has aged out of the stream was there.
             (message.0 < extent.first && message.0 <= extent.last) || there.contains(message)
         };
         let agreed = self.recent.iter().take_while(agrees).last();
         Ok(match agreed {
             Some(newest) if Some(newest) == self.recent.back() => (self.seen, false),
-            Some((sequence, id)) => (Place::behind(*sequence, *id, extent.made_at), true),
+            Some((sequence, id)) => (Place::after(*sequence, *id, extent.made_at), true),
             None => (Place::start(extent.made_at), true),
         })
     }
 }
 
-/// Whether everything behind a place can still be read from a stream. `made_at` is what is
-/// known of the stream here; it is looked at again before anybody is refused.
+/// Whether everything after a place can still be read from a stream. `made_at` is the known
+/// creation time of the stream; it is read again before a client is refused.
 ///
 /// # Errors
-/// `unavailable` when it cannot be read.
+/// `unavailable` when the stream cannot be read.
 pub(crate) async fn can_resume(
-    asker: &Asker,
+    client: &MeshClient,
     service: &str,
     place: Place,
     made_at: Option<Timestamp>,
@@ -148,23 +148,23 @@ pub(crate) async fn can_resume(
     let sequence = place.sequence();
     let there = match sequence {
         0 => None,
-        _ => ids(asker, service, sequence, sequence).await?.first().copied(),
+        _ => ids(client, service, sequence, sequence).await?.first().copied(),
     };
-    let is_it = |made_at| there.is_some_and(|(_, id)| Place::mark_of(id, made_at) == place.mark);
-    if made_at.is_some_and(is_it) {
+    let is_same = |made_at| there.is_some_and(|(_, id)| Place::mark_of(id, made_at) == place.mark);
+    if made_at.is_some_and(is_same) {
         return Ok(true);
     }
-    let extent = asker.extent(service).await?;
+    let extent = client.extent(service).await?;
     Ok(match there {
-        Some(_) => is_it(extent.made_at),
-        // Nothing between the place and what is there has been forgotten.
+        Some(_) => is_same(extent.made_at),
+        // The stream has lost nothing between the place and its first message.
         None => sequence <= extent.last && sequence + 1 >= extent.first,
     })
 }
 
-/// The ids of messages from one sequence to another.
+/// The ids of the messages from one sequence to another.
 async fn ids(
-    asker: &Asker,
+    client: &MeshClient,
     service: &str,
     from: u64,
     to: u64,
@@ -172,7 +172,7 @@ async fn ids(
     let (mut ids, mut from) = (Vec::new(), from.max(1));
     while from <= to {
         let limit = usize::try_from(to - from + 1).unwrap_or(usize::MAX);
-        let messages = asker.stored_messages(service, from, limit).await?;
+        let messages = client.stored_messages(service, from, limit).await?;
         let Some(last) = messages.last() else { break };
         from = last.sequence + 1;
         ids.extend(messages.iter().map(|message| (message.sequence, message.id)));
@@ -192,18 +192,18 @@ mod tests {
     fn looked(last: u64, tail: std::ops::RangeInclusive<u64>) -> Look {
         let tail: Vec<_> =
             tail.map(|sequence| (sequence, Uuid::from_u128(sequence.into()))).collect();
-        let end = Place::behind(last, Uuid::from_u128(last.into()), made(1));
-        Look { agreed: end, end, is_another: false, made_at: made(1), tail }
+        let end = Place::after(last, Uuid::from_u128(last.into()), made(1));
+        Look { agreed: end, end, differs: false, made_at: made(1), tail }
     }
 
     #[test]
-    fn a_track_remembers_the_newest_messages_and_each_once() {
+    fn a_track_keeps_the_newest_messages_and_each_once() {
         let mut track = Track::default();
         track.go_to(looked(64, 1..=64));
         for sequence in 65..=400 {
             let id = Uuid::from_u128(sequence.into());
             for _ in 0..2 {
-                track.passed(Place::behind(sequence, id, made(1)), sequence, id);
+                track.passed(Place::after(sequence, id, made(1)), sequence, id);
             }
         }
         assert_eq!(track.recent.len(), RECENT_MAX);
@@ -215,11 +215,11 @@ mod tests {
     }
 
     #[test]
-    fn behind_the_place_that_is_agreed_on_nothing_is_remembered() {
+    fn a_track_keeps_no_message_after_the_agreed_place() {
         let mut track = Track::default();
         track.go_to(looked(64, 1..=64));
-        let agreed = Place::behind(10, Uuid::from_u128(10), made(1));
-        track.go_to(Look { agreed, is_another: true, ..looked(30, 25..=30) });
+        let agreed = Place::after(10, Uuid::from_u128(10), made(1));
+        track.go_to(Look { agreed, differs: true, ..looked(30, 25..=30) });
         let sequences: Vec<u64> = track.recent.iter().map(|(sequence, _)| *sequence).collect();
         assert_eq!(sequences, (1..=10).chain(25..=30).collect::<Vec<_>>());
     }

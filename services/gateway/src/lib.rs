@@ -1,24 +1,24 @@
 //! The gateway: the only HTTP edge.
 //!
-//! It owns nothing and remembers nothing: a request becomes a NATS request to the service
-//! that answers it, and the reply becomes the response. Tokens, bodies and idempotency keys
-//! are forwarded as they came; the services judge. What it adds is HTTP: routes, problems,
-//! limits, waiting for an outcome (`Prefer: wait=N`), server-sent events, the OpenAPI
-//! document.
+//! It owns and stores nothing: a request becomes a NATS request to the service that answers
+//! it, and the reply becomes the response. Tokens, bodies and idempotency keys are forwarded
+//! unchanged; the services validate them. The gateway adds HTTP: routes, problems, limits,
+//! waiting for an outcome (`Prefer: wait=N`), server-sent events and the OpenAPI document.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `op`, `openapi` | an operation: its route and its documentation; the document of all |
+//! | `op`, `openapi` | an operation: its route and documentation; the document of all operations |
 //! | `accounts` … `wallet` | the operations, area by area |
-//! | `call`, `media`, `problem` | a request read, what its body is, a response written |
-//! | `edge` | what every handler has at hand |
-//! | `wait` | who waits for the end of a payment |
-//! | `hub`, `following`, `cursor` | who follows events, and from where |
-//! | `seats`, `seat_hub`, `seat_keeper`, `seat_map` | who looks at a seat map, and the copy they look at |
+//! | `call`, `media`, `problem` | reading a request, the type of its body, writing a response |
+//! | `edge` | the state that all HTTP handlers share |
+//! | `wait` | requests that wait for the end of a payment or a withdrawal |
+//! | `hub`, `following`, `cursor` | event streams, and the position from which they resume |
+//! | `identity` | whether a stream is still the one that was followed |
+//! | `seats`, `seat_hub`, `seat_keeper`, `seat_map` | reading and following seat maps from a local copy |
 //! | `limits` | how often one address may sign up or log in |
-//! | `around`, `wire` | what happens to every request, and to what is none |
+//! | `around`, `wire` | what applies to every request, and to bytes that are no request |
 //! | `server`, `pages` | connections, and what is served beside the API |
-//! | `readiness` | whether the work can be done |
+//! | `readiness` | whether this process can do its work |
 //!
 //! **Architecture invariant:** any number of gateways may run; none knows of another, and
 //! none holds anything that a client could not get from any other.
@@ -60,22 +60,23 @@ mod withdrawals;
 
 use std::num::NonZeroU32;
 
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use edge::Edge;
 use op::Op;
-pub use readiness::{Beside, Readiness};
+pub use readiness::{LocalHealth, Readiness};
 
 /// The gateway's name in the mesh.
 pub const NAME: &str = "gateway";
 
-/// What an operator may decide.
+/// What an operator may configure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Sign-ups and log-ins of one address per minute; `None` for no limit.
     pub login_per_minute: Option<NonZeroU32>,
-    /// How many of them may come at once.
+    /// How many of them may arrive at once.
     pub login_burst: NonZeroU32,
     /// Whether `X-Forwarded-For` is believed. Only behind a proxy that sets it.
     pub trust_proxy: bool,
@@ -121,12 +122,23 @@ impl Settings {
     }
 }
 
-/// Serves the API on a listener until shutdown; then running requests are finished, waits
-/// are cut short and event streams end.
+/// Serves the API on a listener until shutdown. Then running requests finish, waits are cut
+/// short and event streams end.
 ///
 /// # Errors
 /// When connections can no longer be accepted.
-pub async fn serve(
+pub fn serve(
+    listener: TcpListener,
+    link: mesh::Link,
+    settings: Settings,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, std::io::Result<()>> {
+    // Boxed here, its code is compiled in this crate and not again where it is awaited.
+    Box::pin(serve_all(listener, link, settings, readiness, shutdown))
+}
+
+async fn serve_all(
     listener: TcpListener,
     link: mesh::Link,
     settings: Settings,
@@ -135,7 +147,7 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let edge = Edge::new(link, &settings, readiness, shutdown.clone());
     let followers = [
-        tokio::spawn(wait::run(edge.waiters().clone(), edge.asker().clone(), shutdown.clone())),
+        tokio::spawn(wait::run(edge.waiters().clone(), edge.client().clone(), shutdown.clone())),
         tokio::spawn({
             let (hub, shutdown) = (edge.hub().clone(), shutdown.clone());
             async move { hub.run(shutdown).await }
@@ -148,7 +160,7 @@ pub async fn serve(
     served
 }
 
-/// The OpenAPI document, as it is served at `/openapi.json`.
+/// The OpenAPI document that is served at `/openapi.json`.
 pub fn openapi_json() -> String {
     openapi::document(&ops()).to_json().expect("the document is plain data")
 }
@@ -185,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_login_rate_can_be_set_and_taken_off() {
+    fn the_login_rate_can_be_set_and_turned_off() {
         assert_eq!(settings("", ""), Ok(Settings::default()));
         for off in ["off", "0"] {
             let settings = settings("ONSALE_LOGIN_RATE_PER_MINUTE", off).unwrap();

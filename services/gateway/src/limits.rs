@@ -1,6 +1,6 @@
-//! How often one address may sign up or log in.
+//! Limits on how often one address may sign up or log in.
 //!
-//! Guessing passwords and hashing them are both dear, so each address has a budget that
+//! Guessing passwords must be expensive and hashing them is, so each address has a budget that
 //! refills steadily.
 
 use std::{
@@ -15,7 +15,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock};
 
 use crate::Settings;
 
-/// Addresses with a full budget are forgotten once in so many checks.
+/// Addresses with a full budget are removed once in so many checks.
 const FORGET_EVERY_CHECKS: u32 = 1_024;
 
 /// The budget of every address.
@@ -38,7 +38,7 @@ impl Limits {
         }
     }
 
-    /// Lets a sign-up or log-in pass.
+    /// Counts a sign-up or log-in against the budget of its address.
     ///
     /// # Errors
     /// `rate_limited` with `retry_after_secs`.
@@ -56,8 +56,8 @@ impl Limits {
     }
 }
 
-/// Where a request comes from. Anybody can write `X-Forwarded-For`, so it counts only
-/// behind a proxy of ours, and of it only the entry which that proxy has added: the last.
+/// The address that a request comes from. Any client can send `X-Forwarded-For`, so it counts
+/// only behind a trusted proxy, and only the entry that the proxy itself has added: the last.
 fn client(peer: IpAddr, headers: &HeaderMap, trust_proxy: bool) -> IpAddr {
     let forwarded = || {
         let last = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
@@ -76,7 +76,7 @@ fn budget_of(address: IpAddr) -> IpAddr {
 
 /// The default rate of sign-ups and log-ins of one address.
 pub(crate) const LOGIN_PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
-/// How many of them may come at once.
+/// How many of them may arrive at once.
 pub(crate) const LOGIN_BURST: NonZeroU32 = NonZeroU32::new(10).unwrap();
 
 #[cfg(test)]
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_turned_away_when_limits_are_off() {
+    fn no_address_is_turned_away_when_limits_are_off() {
         let limits = Limits::new(&Settings { login_per_minute: None, ..Settings::default() });
         for _ in 0..1_000 {
             assert!(limits.check(ip("192.0.2.1"), &HeaderMap::new()).is_ok());
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_says_where_a_request_comes_from() {
+    fn a_forwarded_address_counts_only_behind_a_trusted_proxy() {
         let forged = headers("198.51.100.9, 203.0.113.7");
         assert_eq!(client(ip("192.0.2.1"), &forged, false), ip("192.0.2.1"));
         assert_eq!(client(ip("192.0.2.1"), &forged, true), ip("203.0.113.7"));

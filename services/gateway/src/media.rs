@@ -1,16 +1,16 @@
-//! What a body is, by its `Content-Type`: the kind, and the encoding of its text.
+//! The type and the text encoding of a body, from its `Content-Type`.
 //!
-//! Clients name both in several ways that mean one thing, and each of them is taken.
+//! Clients spell each of them in several ways that mean the same, and all of them are accepted.
 
 use axum::http::{HeaderMap, header};
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use events::{Problem, codes};
 
 const JSON: &str = "application/json";
-/// A seat plan as a body of its own.
+/// The type of a seat plan that is sent as a body of its own.
 const PLAN: &str = "text/csv";
-/// A kind of body that is read here, and what else it is called.
-const KINDS: [(&str, &[&str]); 2] = [
+/// The types of body that are read here, each with its other names.
+const TYPES: [(&str, &[&str]); 2] = [
     (JSON, &["text/json", "application/x-json"]),
     (
         PLAN,
@@ -30,23 +30,23 @@ fn stated(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::CONTENT_TYPE)?.to_str().ok()
 }
 
-/// Whether the body is of this kind, in whatever encoding.
+/// Whether the body is of this type, in whatever encoding.
 pub(crate) fn is_of(headers: &HeaderMap, kind: &str) -> bool {
     let Some(stated) = stated(headers) else { return false };
     let stated = stated.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let others = KINDS.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, it)| it);
+    let others = TYPES.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, it)| it);
     let is_structured =
         kind == JSON && stated.starts_with("application/") && stated.ends_with("+json");
     stated == kind || others.contains(&stated.as_str()) || is_structured
 }
 
-/// Whether a body of this kind is read here, in the encoding that is stated. JSON is UTF-8; a
-/// plan may be in any encoding, since it is a file that somebody saved.
+/// Whether a body of this type is read here in the encoding that is stated. JSON is UTF-8; a
+/// plan is a file, so it may be in any encoding.
 pub(crate) fn is_read(headers: &HeaderMap, kind: &str) -> bool {
     is_of(headers, kind) && (kind == PLAN || encoding(headers) == Some(UTF_8))
 }
 
-/// The encoding that is stated; UTF-8 when none is, and `None` for one that nobody knows.
+/// The encoding that is stated; UTF-8 when none is, and `None` for an unknown one.
 fn encoding(headers: &HeaderMap) -> Option<&'static Encoding> {
     let mut parts = stated(headers).unwrap_or_default().split(';').skip(1);
     let stated = parts.find_map(|part| {
@@ -55,7 +55,7 @@ fn encoding(headers: &HeaderMap) -> Option<&'static Encoding> {
     });
     match stated {
         None | Some("") => Some(UTF_8),
-        // It is UTF-8 without the rest; the label stands for another encoding among browsers.
+        // It is a subset of UTF-8; to browsers the label means another encoding.
         Some(label) if is_ascii(label) => Some(UTF_8),
         Some(label) => Encoding::for_label(label.as_bytes())
             .or_else(|| Encoding::for_label(label.replace('_', "-").as_bytes())),
@@ -66,32 +66,32 @@ fn is_ascii(label: &str) -> bool {
     ["us-ascii", "ascii", "utf8mb4"].iter().any(|it| label.eq_ignore_ascii_case(it))
 }
 
-/// The text of a seat plan: in the encoding that is stated, or in the one that its first bytes
-/// show.
+/// The text of a seat plan, decoded from the encoding that its first bytes show, or else from
+/// the one that is stated.
 ///
 /// # Errors
 /// `seat_plan_invalid`, with the line that cannot be read.
 pub(crate) fn plan_text(headers: &HeaderMap, body: &[u8]) -> Result<String, Problem> {
     let marked = Encoding::for_bom(body).map(|(encoding, _)| encoding);
-    let shown = marked.or_else(|| wide(body));
+    let detected = marked.or_else(|| wide(body));
     let stated = encoding(headers).ok_or_else(|| {
         let what = "must state `charset=utf-8`, or another encoding that is known";
         Problem::about(codes::UNSUPPORTED_MEDIA_TYPE, "Content-Type", what)
     })?;
-    let encoding = shown.unwrap_or(stated);
+    let encoding = detected.unwrap_or(stated);
     if encoding == UTF_8 {
         let text = str::from_utf8(body);
         return text.map(str::to_owned).map_err(|error| not_utf8(body, error.valid_up_to()));
     }
-    let (text, _, is_spoilt) = encoding.decode(body);
-    if !is_spoilt {
+    let (text, _, has_errors) = encoding.decode(body);
+    if !has_errors {
         return Ok(text.into_owned());
     }
     let before = text.split('\u{fffd}').next().unwrap_or_default();
     Err(unread(line_at(before.as_bytes()), encoding.name()))
 }
 
-/// UTF-16 without a mark: of a header's letters every other byte is zero.
+/// UTF-16 without a byte order mark: every other byte of the plan's header is zero.
 fn wide(body: &[u8]) -> Option<&'static Encoding> {
     match body.first_chunk::<4>()?.map(|byte| byte == 0) {
         [false, true, false, true] => Some(UTF_16LE),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_type_is_one_however_it_is_written() {
+    fn a_content_type_is_recognised_however_it_is_written() {
         for json in [
             "application/json",
             "Application/JSON; charset=UTF-8",
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn another_encoding_is_told_from_utf_8() {
+    fn other_encodings_are_distinguished_from_utf_8() {
         for other in ["iso-8859-1", "latin1", "utf-16", "euc-kr", "shift_jis"] {
             let found = encoding(&typed(&format!("application/json; charset={other}")));
             assert!(found.is_some_and(|it| it != UTF_8), "{other}");
@@ -189,14 +189,15 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_cannot_be_read_is_told_where_and_what_to_do() {
+    fn an_unreadable_plan_is_refused_with_the_line_and_the_remedy() {
         let plan = b"section,row,seat,price\nR\xbc\xae,A,1,1000\n";
         let problem = plan_text(&typed("text/csv"), plan).unwrap_err();
         assert!(problem.is(codes::SEAT_PLAN_INVALID));
         assert_eq!(problem.extra["line"], 2);
         assert!(problem.detail.contains("charset="), "{problem}");
-        let spoilt = plan_text(&typed("text/csv; charset=euc-kr"), b"a\nb\xff\xff,1").unwrap_err();
-        assert_eq!(spoilt.extra["line"], 2);
+        let malformed =
+            plan_text(&typed("text/csv; charset=euc-kr"), b"a\nb\xff\xff,1").unwrap_err();
+        assert_eq!(malformed.extra["line"], 2);
         let unknown = plan_text(&typed("text/csv; charset=klingon"), plan).unwrap_err();
         assert!(unknown.is(codes::UNSUPPORTED_MEDIA_TYPE));
     }

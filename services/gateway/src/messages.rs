@@ -1,4 +1,4 @@
-//! Messages to the caller: where they go, and which there were.
+//! Messages to the caller: the contact they go to, and the list of them.
 
 use axum::{extract::State, response::Response};
 use events::{
@@ -21,10 +21,10 @@ const TAG: &str = "messages";
 pub(crate) fn ops() -> Vec<Op> {
     vec![
         Op::put("/v1/me/contact", set_contact)
-            .named(TAG, "setContact", "Say where messages go")
+            .named(TAG, "setContact", "Set where messages go")
             .explained(
-                "Replaces what was said before. Without `phone` there is no number any more. It is \
-                 forgotten when the account is closed.",
+                "Replaces the previous contact. Without `phone`, the number is removed. The contact \
+                 is deleted when the account is closed.",
             )
             .token()
             .takes::<SetContact>(examples::SET_CONTACT)
@@ -37,7 +37,7 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::get("/v1/me/messages", messages)
             .named(TAG, "findMessages", "List the caller's messages, newest first")
             .explained(
-                "One of a kind about each reservation or payment, whether it went out or not.",
+                "One of each kind about each reservation or payment, whether it was sent or not.",
             )
             .token()
             .query::<PageParams>()

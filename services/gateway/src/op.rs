@@ -1,7 +1,7 @@
-//! Each operation once: its route, its handler, its documentation.
+//! An operation of the API: its route, its handler and its documentation in one place.
 //!
-//! The router and the OpenAPI document are made of the same list, so neither can know a
-//! route that the other does not.
+//! The router and the OpenAPI document are made from the same list, so neither can have a
+//! route that the other lacks.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ pub(crate) struct Op {
     pub(crate) summary: &'static str,
     pub(crate) description: &'static str,
     pub(crate) role: Option<&'static str>,
-    /// Whether an operator may use it in the place of who has that role.
+    /// Whether an operator may use it in place of an account with that role.
     pub(crate) for_operators_too: bool,
     pub(crate) token: bool,
     pub(crate) parameters: Vec<Parameter>,
@@ -103,7 +103,7 @@ impl Op {
         }
     }
 
-    /// Its method, as requests have it.
+    /// Its method, in the type that requests use.
     pub(crate) fn http_method(&self) -> Method {
         match self.method {
             HttpMethod::Get => Method::GET,
@@ -120,7 +120,7 @@ impl Op {
         places.any(|place| matches!(place, ParameterIn::Query))
     }
 
-    /// Where it belongs, what it is called, what it does.
+    /// Its tag, its id and what it does.
     pub(crate) fn named(
         mut self,
         tag: &'static str,
@@ -131,7 +131,7 @@ impl Op {
         self
     }
 
-    /// What else one should know.
+    /// What else a client should know.
     pub(crate) fn explained(mut self, description: &'static str) -> Self {
         self.description = description;
         self
@@ -155,7 +155,7 @@ impl Op {
         self.token().refuses(&[codes::FORBIDDEN])
     }
 
-    /// It needs the role `organizer`; an operator may do it in their place.
+    /// It needs the role `organizer`; an operator may use it in an organizer's place.
     pub(crate) fn for_organizers(mut self) -> Self {
         self.for_operators_too = true;
         self.role("organizer")
@@ -166,9 +166,8 @@ impl Op {
         self.header(
             "Idempotency-Key",
             "1 to 255 visible ASCII characters. The same key with the same request, however it is \
-             spelt, gives the stored answer; with another request it is refused. A key is its \
-             caller's own: before there is an account, that of the address or the token in the \
-             body.",
+             spelt, gives the stored answer; with another request it is refused. A key belongs to \
+             its caller: before there is an account, to the address or the token in the body.",
         )
         .refuses(&[codes::INVALID, codes::IDEMPOTENCY_KEY_REUSED])
     }
@@ -189,7 +188,7 @@ impl Op {
         self.refuses(&[codes::INVALID])
     }
 
-    /// A path parameter is one of these instead of an id.
+    /// A path parameter has this type instead of being an id.
     pub(crate) fn path_schema<T: ToSchema>(mut self, name: &str) -> Self {
         let schema = self.schema::<T>();
         for parameter in self.parameters.iter_mut().filter(|parameter| parameter.name == name) {
@@ -207,7 +206,7 @@ impl Op {
         self.json_body(Ref::from_schema_name(T::name()).into(), checked::<T>(example))
     }
 
-    /// It takes a JSON body in which a field is missing, because the path has it.
+    /// It takes a JSON body without a field that the path has.
     pub(crate) fn takes_without<T: ToSchema + DeserializeOwned>(
         mut self,
         field: &str,
@@ -250,7 +249,7 @@ impl Op {
         self
     }
 
-    /// What a granted request is answered with.
+    /// The answer to a granted request.
     pub(crate) fn gives<T: ToSchema + DeserializeOwned>(
         mut self,
         status: u16,
@@ -264,13 +263,13 @@ impl Op {
             .description(meaning)
             .content("application/json", content.build());
         if status == 202 {
-            response = response.header("Location", header("Where to follow what was begun."));
+            response = response.header("Location", header("Where to follow what was started."));
         }
         self.responses.insert(status, response.build());
         self
     }
 
-    /// It honours `Prefer: wait=N`, and is answered with the outcome then.
+    /// It honours `Prefer: wait=N` and then answers with the outcome.
     pub(crate) fn waits<T: ToSchema + DeserializeOwned>(
         self,
         meaning: &str,
@@ -286,7 +285,7 @@ impl Op {
         op
     }
 
-    /// What a granted request is answered with is a stream of server-sent events.
+    /// The answer to a granted request is a stream of server-sent events.
     pub(crate) fn streams(mut self, example: &str) -> Self {
         let response = ResponseBuilder::new()
             .description("Events, until the client hangs up or the token runs out")
@@ -295,19 +294,21 @@ impl Op {
         self
     }
 
-    /// A client that has it already is told so.
+    /// A client that already has the answer gets a `304`.
     pub(crate) fn revalidates(self) -> Self {
-        let mut op = self.header("If-None-Match", "The `ETag` of what is there already.");
+        let mut op =
+            self.header("If-None-Match", "The `ETag` of the answer that the client already has.");
         if let Some(response) = op.responses.get_mut(&200) {
-            let tag = header("Names this answer; give it back as `If-None-Match`.");
+            let tag = header("Names this answer; send it back as `If-None-Match`.");
             response.headers.insert("ETag".to_owned(), tag.into());
         }
-        let unchanged = ResponseBuilder::new().description("What is there already is the answer");
+        let unchanged = ResponseBuilder::new()
+            .description("The answer that the client already has is still current");
         op.responses.insert(304, unchanged.build());
         op
     }
 
-    /// How it may be refused.
+    /// The codes with which it may be refused.
     pub(crate) fn refuses(mut self, kinds: &[Code]) -> Self {
         for kind in kinds {
             if !self.refusals.contains(kind) {
@@ -317,7 +318,7 @@ impl Op {
         self
     }
 
-    /// A page of its answer has entries of this type, which no other operation answers with.
+    /// The pages of its answer list entries of this type, which no other answer contains.
     pub(crate) fn lists<T: ToSchema>(mut self) -> Self {
         self.schema::<T>();
         self
@@ -335,7 +336,7 @@ impl Op {
     }
 }
 
-/// Says of an object that it takes no other members than those it names.
+/// Closes an object: it takes no members but those it names.
 fn close(schema: &mut RefOr<Schema>) {
     if let RefOr::T(Schema::Object(object)) = schema {
         object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
@@ -373,7 +374,7 @@ fn example_of(example: &str) -> Value {
     serde_json::from_str(example).expect("an example is JSON")
 }
 
-/// An example, which must be readable as what it is an example of.
+/// An example, which must parse as the type that it is an example of.
 fn checked<T: DeserializeOwned>(example: &str) -> Value {
     debug_assert!(
         serde_json::from_str::<T>(example).is_ok(),

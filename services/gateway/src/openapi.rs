@@ -1,4 +1,4 @@
-//! The OpenAPI document of a list of operations.
+//! Makes the OpenAPI document from a list of operations.
 
 use std::collections::BTreeMap;
 
@@ -51,9 +51,8 @@ pub(crate) fn document(ops: &[Op]) -> OpenApi {
 const ABOUT: &str = "Concert seats, sold when far more people want them than there are seats.\n\n\
 Money is an integer amount of points. Ids are UUIDv7. Times are RFC 3339 in UTC. A refusal is \
 `application/problem+json` with a stable `code`: match on that; `field` names the member, \
-parameter or header that is wrong. What an operation does not know is refused, be it a member of \
-a body or a parameter. Lists are newest first; give \
-`next_cursor` back as `?cursor=` for the next page.";
+parameter or header that is wrong. A member of a body or a parameter that an operation does not \
+know is refused. Lists are newest first; send `next_cursor` back as `?cursor=` for the next page.";
 
 fn item(op: &Op) -> PathItem {
     let mut operation = OperationBuilder::new()
@@ -80,11 +79,11 @@ fn item(op: &Op) -> PathItem {
     }
     let granted = op.responses.iter().map(|(status, response)| (*status, response.clone()));
     for (status, mut response) in granted.chain(refusals(&op.refusals)) {
-        let request_id = header("Names the request: the client's own id, or one of ours.");
+        let request_id = header("Identifies the request: the client's own id, or a new one.");
         response.headers.insert("X-Request-Id".to_owned(), request_id.into());
         if op.open_to_scripts {
-            let anybody = header("`*`: a script of any web page may read it.");
-            response.headers.insert("Access-Control-Allow-Origin".to_owned(), anybody.into());
+            let any_origin = header("`*`: a script of any web page may read it.");
+            response.headers.insert("Access-Control-Allow-Origin".to_owned(), any_origin.into());
         }
         operation = operation.response(status.to_string(), response);
     }
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_path_has_is_not_asked_for_in_the_body() {
+    fn a_field_of_the_path_is_not_in_the_schema_of_the_body() {
         let document = rendered();
         let operation = &document["paths"]["/v1/concerts/{id}/schedules"]["post"];
         let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_asked_for_where_it_is_needed() {
+    fn an_operation_that_needs_a_token_says_so() {
         let document = rendered();
         assert_eq!(document["components"]["securitySchemes"][BEARER]["scheme"], "bearer");
         let pay = &document["paths"]["/v1/payments"]["post"];

@@ -27,14 +27,14 @@ pub(crate) fn router(openapi: String) -> Router<Edge> {
         .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, JSON)], openapi)))
 }
 
-/// Ready while the work can be done, and otherwise what keeps it from being done.
+/// Ready while this process can do its work, and otherwise what keeps it from that.
 async fn ready(State(edge): State<Edge>) -> Result<Response, Refused> {
-    let ails = edge.readiness().ails().await;
-    if ails.is_empty() {
+    let faults = edge.readiness().faults().await;
+    if faults.is_empty() {
         return Ok(state(r#"{"status":"ready"}"#));
     }
-    Err(Problem::new(codes::UNAVAILABLE, format!("Not ready: {}.", ails.join("; ")))
-        .with("ails", ails)
+    Err(Problem::new(codes::UNAVAILABLE, format!("Not ready: {}.", faults.join("; ")))
+        .with("ails", faults)
         .with("retry_after_secs", 1)
         .into())
 }

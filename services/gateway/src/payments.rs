@@ -34,16 +34,16 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::post("/v1/payments", pay)
             .named(TAG, "pay", "Pay a hold with the points of the wallet")
             .explained(
-                "A hold that lives can be paid, whatever became of the place in line. Starts a saga \
-                 and answers 202 at once: follow `Location`, or the events. With \
-                 `Prefer: wait=N` the answer is 200 with the outcome, once it is known within N \
-                 seconds; a payment that failed is an outcome too, its `reason` says why.",
+                "A live hold can be paid, even if the place in the waiting room has ended. Starts a \
+                 saga and answers 202 at once: follow `Location`, or the events. With \
+                 `Prefer: wait=N` the answer is 200 with the outcome if it is known within N \
+                 seconds; a failed payment is an outcome too, and its `reason` says why.",
             )
             .token()
             .command()
             .takes::<Pay>(examples::PAY)
             .waits::<Payment>("The payment as it ended", examples::COMPLETED_PAYMENT)
-            .gives::<Payment>(Pay::STATUS, "The payment, on its way", examples::PAYMENT)
+            .gives::<Payment>(Pay::STATUS, "The payment, still running", examples::PAYMENT)
             .refuses(&[
                 codes::NOT_FOUND,
                 codes::HOLD_GONE,
@@ -84,12 +84,12 @@ async fn pay(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> 
     let Call { head, body } = call;
     let proposal = Proposal::new(&head);
     let (Some(secs), Some(expected)) = (head.wait_secs(), proposal.becomes.map(PaymentId)) else {
-        return Ok(accepted(edge.ask_as::<Pay>(&head, body, proposal).await?));
+        return Ok(accepted(edge.send_command_as::<Pay>(&head, body, proposal).await?));
     };
     let deadline = Instant::now() + Duration::from_secs(secs);
-    // Registered before asking: the end cannot pass by unseen.
+    // Registered before sending: the end cannot be missed.
     let waiter = edge.waiters().wait_for(expected);
-    let answered = edge.ask_as::<Pay>(&head, body, proposal).await?;
+    let answered = edge.send_command_as::<Pay>(&head, body, proposal).await?;
     if !answered.is_granted() {
         return Ok(answer(answered, Copies::None));
     }
@@ -101,8 +101,8 @@ async fn pay(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> 
     } else if payment.payment_id == expected {
         ended(&edge, &head, expected, waiter, deadline, is_ended).await
     } else {
-        // A repeat by its Idempotency-Key: the answer is of an earlier payment, which may
-        // have ended long ago.
+        // A repeated Idempotency-Key: the answer is an earlier payment, which may have ended
+        // long ago.
         drop(waiter);
         end_of(&edge, &head, payment.payment_id, deadline, is_ended).await
     };
@@ -115,7 +115,7 @@ async fn pay(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> 
     })
 }
 
-/// The answer with the payment's address, where there is one.
+/// The answer, with the payment's address if there is a payment.
 fn accepted(answered: Answered) -> Response {
     #[derive(serde::Deserialize)]
     struct Made {
@@ -131,7 +131,7 @@ fn accepted(answered: Answered) -> Response {
     }
 }
 
-/// Says that the caller's wish to wait was granted.
+/// Adds the header that says that the preference to wait was honoured.
 pub(crate) fn preference_applied(response: Response, secs: u64) -> Response {
     with_header(response, PREFERENCE_APPLIED, &format!("wait={secs}"))
 }
@@ -148,7 +148,7 @@ pub(crate) async fn end_of(
     deadline: Instant,
     wanted: fn(PaymentState) -> bool,
 ) -> Option<Payment> {
-    // Registered before looking: the end is either seen here or passes by there.
+    // Registered before reading: the end is either read here or signalled there.
     let waiter = edge.waiters().wait_for(payment_id);
     match look(edge, head, payment_id, wanted).await {
         Some(payment) => Some(payment),
@@ -156,8 +156,8 @@ pub(crate) async fn end_of(
     }
 }
 
-/// Waits until the deadline, then looks once. After a lost connection it looks as well: the
-/// fact may have passed unseen.
+/// Waits until the deadline, then reads the payment once. After a lost connection it reads the
+/// payment as well: the event may have been missed.
 async fn ended(
     edge: &Edge,
     head: &Head,
@@ -167,7 +167,7 @@ async fn ended(
     wanted: fn(PaymentState) -> bool,
 ) -> Option<Payment> {
     if let Some(mut waiter) = waiter {
-        let mut reconnects = edge.asker().reconnects();
+        let mut reconnects = edge.client().reconnects();
         loop {
             tokio::select! {
                 payment = waiter.ended(wanted) => return Some(payment),
@@ -191,7 +191,7 @@ async fn look(
     payment_id: PaymentId,
     wanted: fn(PaymentState) -> bool,
 ) -> Option<Payment> {
-    let answered = edge.look(head, &GetPayment { payment_id }).await.ok()?;
+    let answered = edge.send_query(head, &GetPayment { payment_id }).await.ok()?;
     let payment: Payment = serde_json::from_slice(&answered.body).ok()?;
     wanted(payment.state).then_some(payment)
 }

@@ -18,7 +18,7 @@ const A_MINUTE: HeaderValue = HeaderValue::from_static("public, max-age=60");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 
-/// A problem on its way out; `?` makes one of a [`Problem`] or a code.
+/// A refusal to be sent; `?` makes one from a [`Problem`] or a code.
 #[derive(Debug)]
 pub(crate) struct Refused(pub(crate) Problem);
 
@@ -34,18 +34,18 @@ impl IntoResponse for Refused {
     }
 }
 
-/// Who may keep a copy of an answer.
+/// How an answer may be cached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Copies {
-    /// Nobody: it is the caller's own.
+    /// Not at all: it is the caller's own.
     None,
-    /// Anybody, for a second: the catalogue.
+    /// By any cache, for a second: the catalogue.
     Catalogue,
-    /// Anybody, for a minute: public keys.
+    /// By any cache, for a minute: public keys.
     Keys,
 }
 
-/// A service's answer as it is, be it granted or refused.
+/// A service's answer as the response, be it granted or refused.
 pub(crate) fn answer(answered: Answered, copies: Copies) -> Response {
     if !answered.is_granted() {
         return refuse(answered);
@@ -60,7 +60,7 @@ pub(crate) fn answer(answered: Answered, copies: Copies) -> Response {
     response
 }
 
-/// The same response with one more header; a value that no header can carry is left out.
+/// The response with one more header; a value that no header can carry is left out.
 pub(crate) fn with_header(mut response: Response, name: HeaderName, value: &str) -> Response {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
@@ -78,7 +78,7 @@ fn refuse(answered: Answered) -> Response {
         headers.insert(header::WWW_AUTHENTICATE, BEARER);
     }
     if [codes::BODY_TOO_LARGE.status, codes::REQUEST_TOO_SLOW.status].contains(&status) {
-        // What was not read would stand before the next request.
+        // The unread rest of the body would come before the next request.
         headers.insert(header::CONNECTION, CLOSE);
     }
     if let Some(secs) = retry_after_secs {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_problem_json_that_nobody_keeps() {
+    fn a_refusal_is_problem_json_and_not_cached() {
         for code in codes::ALL {
             let response = Refused::from(*code).into_response();
             assert_eq!(response.status().as_u16(), code.status);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_says_what_the_problem_says() {
+    fn retry_after_has_the_value_of_the_problem() {
         let limited = Problem::from(codes::RATE_LIMITED).with("retry_after_secs", 7);
         let response = answer(Answered::refused(&limited), Copies::Catalogue);
         assert_eq!(header_of(&response, header::RETRY_AFTER), Some("7"));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_who_may_keep_it() {
+    fn an_answer_says_how_it_may_be_cached() {
         let granted = || Answered { status: 201, body: Bytes::from_static(b"{}") };
         let own = answer(granted(), Copies::None);
         assert_eq!(own.status(), StatusCode::CREATED);

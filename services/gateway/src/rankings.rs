@@ -1,4 +1,4 @@
-//! What sells most, and what sold out fastest.
+//! Rankings of concerts: most seats sold, and fastest sold out.
 
 use axum::{extract::State, response::Response};
 use events::ranking::{ConcertRanking, RankBy, RankConcerts, Window};

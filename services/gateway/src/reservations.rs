@@ -1,4 +1,4 @@
-//! Reservations.
+//! Reservations: holds, confirmed seats and their cancellation.
 
 use std::time::Duration;
 
@@ -53,16 +53,15 @@ pub(crate) fn ops() -> Vec<Op> {
             .query::<PageParams>()
             .gives::<Page<Reservation>>(200, "A page of reservations", examples::RESERVATIONS),
         Op::delete("/v1/reservations/{id}", cancel)
-            .named(TAG, "cancelReservation", "Give a hold or a confirmed reservation up")
+            .named(TAG, "cancelReservation", "Cancel a hold or a confirmed reservation")
             .explained(
-                "A hold at any time, a ticket until the schedule's `refund_until`. The seats are free \
-                 at once. What was paid is returned: `Location` names the \
-                 payment to follow, and with `Prefer: wait=N` the answer is 200 once the refund \
-                 has been made.",
+                "A hold at any time, a ticket until the schedule's `refund_until`. The seats are \
+                 free at once. A payment is refunded: `Location` names the payment to follow, and \
+                 with `Prefer: wait=N` the answer is 200 once the refund has been made.",
             )
             .token()
             .command()
-            .waits::<Reservation>("Cancelled, and returned what was paid", examples::CANCELLED)
+            .waits::<Reservation>("Cancelled and refunded", examples::CANCELLED)
             .gives::<Reservation>(
                 Cancel::STATUS,
                 "Cancelled; the refund follows",
@@ -77,7 +76,7 @@ async fn reserve(State(edge): State<Edge>, call: Call) -> Result<Response, Refus
     struct Made {
         reservation_id: ReservationId,
     }
-    let answered = edge.ask::<Reserve>(&call.head, call.body).await?;
+    let answered = edge.send_command::<Reserve>(&call.head, call.body).await?;
     let made = serde_json::from_slice::<Made>(&answered.body).ok();
     let response = answer(answered, Copies::None);
     Ok(match made {
@@ -104,7 +103,7 @@ async fn find(
     edge.read(&head, &FindReservations { cursor, limit }, Copies::None).await
 }
 
-/// A hold has nothing to return, so its cancellation is over with the answer. A confirmed
+/// A hold has nothing to refund, so its cancellation ends with the answer. A confirmed
 /// reservation's saga ends with the refund of the payment that the answer names.
 async fn cancel(
     State(edge): State<Edge>,
@@ -115,7 +114,7 @@ async fn cancel(
     struct Cancelled {
         payment_id: Option<PaymentId>,
     }
-    let mut answered = edge.ask::<Cancel>(&head, json(&Cancel { reservation_id })).await?;
+    let mut answered = edge.send_command::<Cancel>(&head, json(&Cancel { reservation_id })).await?;
     let Ok(Cancelled { payment_id }) = serde_json::from_slice(&answered.body) else {
         return Ok(answer(answered, Copies::None));
     };
@@ -128,7 +127,7 @@ async fn cancel(
     };
     let mut waited_secs = None;
     if let Some(secs) = head.wait_secs() {
-        let over = match payment_id {
+        let is_over = match payment_id {
             None => true,
             Some(payment_id) => {
                 let deadline = tokio::time::Instant::now() + Duration::from_secs(secs);
@@ -136,7 +135,7 @@ async fn cancel(
                 payments::end_of(&edge, &head, payment_id, deadline, refunded).await.is_some()
             }
         };
-        if over {
+        if is_over {
             answered.status = 200;
             waited_secs = Some(secs);
         }

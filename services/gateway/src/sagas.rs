@@ -1,4 +1,4 @@
-//! The saga timeline and what the auditor found.
+//! The saga timeline, and the violations that the auditor has found.
 
 use axum::{
     extract::{FromRequestParts, State},
@@ -29,23 +29,23 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::get("/v1/sagas/{id}", get_saga)
             .named(TAG, "getSaga", "Read one saga: what happened, and what is still to come")
             .explained(
-                "Every fact in causal order, what was undone, and who is awaited until when. \
-                 Found by its own id, and by that of a payment, a reservation, a user (the \
-                 latest saga) or an event, by a trace id, or by `<schedule id>/<seat>` with \
-                 the slash as `%2F`. Operators see all, a fan their own.",
+                "Every event in causal order, what was compensated, and which service is awaited \
+                 until when. Found by its own id, by the id of a payment, a reservation, a user \
+                 (the latest saga) or an event, by a trace id, or by `<schedule id>/<seat>` with \
+                 the slash as `%2F`. Operators see all sagas, fans their own.",
             )
             .token()
             .path_schema::<SagaKey>("id")
             .gives::<Saga>(200, "The saga", examples::SAGA),
         Op::get("/v1/sagas", find_sagas)
-            .named(TAG, "findSagas", "Find sagas, those that began last first")
+            .named(TAG, "findSagas", "Find sagas, newest first")
             .role("operator")
             .query::<SagaParams>()
             .gives::<Page<SagaLine>>(200, "A page of sagas", examples::SAGAS)
             .lists::<SagaLine>(),
         Op::get("/v1/violations", find_violations)
-            .named(TAG, "findViolations", "List facts that cannot all be true, the latest first")
-            .explained("What the auditor found. There should be none.")
+            .named(TAG, "findViolations", "List events that cannot all be true, newest first")
+            .explained("The violations that the auditor has found. There should be none.")
             .role("operator")
             .query::<PageParams>()
             .gives::<Page<Violation>>(200, "A page of violations", examples::VIOLATIONS)
@@ -53,7 +53,7 @@ pub(crate) fn ops() -> Vec<Op> {
     ]
 }
 
-/// What a saga is found by: a UUID, the 32 hex digits of a trace id, or
+/// The key that a saga is found by: a UUID, the 32 hex digits of a trace id, or
 /// `<schedule id>/<seat>`.
 #[derive(ToSchema)]
 #[schema(value_type = String)]
@@ -75,14 +75,14 @@ struct SagaParams {
     /// Only in this state: `running`, `stalled`, `compensated`, `failed` or `completed`.
     #[param(value_type = Option<String>)]
     state: Option<SagaState>,
-    /// Only those this service took part in or is awaited in.
+    /// Only those in which this service took part or is awaited.
     service: Option<String>,
-    /// Only those with a fact since then.
+    /// Only those with an event since then.
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
     /// Only those about this: an id, a trace id, or `<schedule id>/<seat>`.
     about: Option<String>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
     /// Entries wanted, 1 to 100; 20 when absent.
     limit: Option<u32>,

@@ -1,9 +1,9 @@
-//! One copy of each seat map that is looked at, for everybody who looks.
+//! One copy of each seat map that is in use, for all its readers and watchers.
 //!
-//! A copy listens to what the concert service announces, reads the map once, and takes in
-//! each change as it comes. A hole, a new connection and every few seconds make it ask what
-//! came since, so an announcement may get lost. However many read or watch, the store is
-//! asked once. A copy that nobody wants any more is dropped.
+//! A copy subscribes to the announcements of the concert service, reads the map once, and
+//! applies each change as it comes. On a gap, on a new connection and every few seconds it
+//! requests the changes since its place, so an announcement may get lost. However many clients
+//! read or watch, the store is read once. A copy that is no longer used is dropped.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use events::{
     Command, Problem, ScheduleId, codes,
     concert::{GetSeatChanges, GetSeats, SeatDelta},
 };
-use mesh::{AskHeaders, Asker};
+use mesh::{MeshClient, RequestHeaders};
 use tokio::{
     sync::{Notify, broadcast, watch},
     time::Instant,
@@ -32,36 +32,36 @@ use crate::{
     seat_map::{At, Frame, Gap, Map},
 };
 
-/// Copies at once at most; further maps are read from the service each time.
+/// Copies at most; further maps are read from the service each time.
 const MIRRORS_MAX: usize = 256;
-/// How long a copy is kept that nobody wants.
+/// How long an unused copy is kept.
 const IDLE_MS: u64 = 60_000;
-/// A copy that could not be compared for so long is not shown any more.
+/// A copy that could not be compared with the service for this long is no longer served.
 const STALE_MS: u64 = 15_000;
 /// Changes that a watcher may lag behind.
 const CHANNEL_FRAMES_MAX: usize = 512;
-/// How long a comparison may take that a watcher waits for.
+/// How long a watcher waits for a comparison.
 const LOOK_WITHIN: Duration = Duration::from_secs(1);
-/// For each time that a map takes to be encoded, it rests so many times as long.
+/// After an encoding, the map is not encoded again for so many times as long as that took.
 const ENCODING_RESTS: u32 = 9;
 
 /// The copies of this process.
 pub(crate) struct SeatHub {
-    asker: Asker,
+    client: MeshClient,
     mirrors: Mutex<HashMap<ScheduleId, Arc<Mirror>>>,
-    /// From when on all copies count their time.
+    /// When the hub was made; all copies measure time from here.
     born: Instant,
     shutdown: CancellationToken,
 }
 
 impl SeatHub {
     /// A hub without any copy.
-    pub(crate) fn new(asker: Asker, shutdown: CancellationToken) -> Self {
-        Self { asker, mirrors: Mutex::default(), born: Instant::now(), shutdown }
+    pub(crate) fn new(client: MeshClient, shutdown: CancellationToken) -> Self {
+        Self { client, mirrors: Mutex::default(), born: Instant::now(), shutdown }
     }
 
-    /// The copy of a schedule's map, made when there is none; `None` when there is no room
-    /// for another.
+    /// The copy of a schedule's map, made if there is none; `None` when there is no room for
+    /// another.
     ///
     /// # Errors
     /// `not_found`, or `unavailable` when the map cannot be read.
@@ -69,15 +69,15 @@ impl SeatHub {
         self: &Arc<Self>,
         schedule: ScheduleId,
     ) -> Result<Option<Arc<Mirror>>, Problem> {
-        let Some(mirror) = self.find_or_begin(schedule) else { return Ok(None) };
-        mirror.is_begun().await?;
+        let Some(mirror) = self.find_or_start(schedule) else { return Ok(None) };
+        mirror.is_loaded().await?;
         Ok(Some(mirror))
     }
 
-    fn find_or_begin(self: &Arc<Self>, schedule: ScheduleId) -> Option<Arc<Mirror>> {
+    fn find_or_start(self: &Arc<Self>, schedule: ScheduleId) -> Option<Arc<Mirror>> {
         let mut mirrors = self.mirrors();
         if let Some(mirror) = mirrors.get(&schedule) {
-            // Under the lock: who is found is not dropped as idle a moment later.
+            // Under the lock: a copy that is found here is not dropped as idle a moment later.
             mirror.touch();
             return Some(mirror.clone());
         }
@@ -94,7 +94,7 @@ impl SeatHub {
     }
 
     async fn keep(self: Arc<Self>, mirror: Arc<Mirror>) {
-        let mut keeper = Keeper::new(&self.asker, &mirror);
+        let mut keeper = Keeper::new(&self.client, &mirror);
         let ended = tokio::select! {
             () = self.shutdown.cancelled() => Ok(()),
             () = mirror.stop.cancelled() => Ok(()),
@@ -104,35 +104,35 @@ impl SeatHub {
         mirror.end(ended.err().unwrap_or_else(away));
     }
 
-    /// Forgets a copy, perhaps only if it is idle; whether it did.
+    /// Drops a copy, or only if it is idle; whether it was dropped.
     fn forget(&self, mirror: &Arc<Mirror>, only_idle: bool) -> bool {
         let mut mirrors = self.mirrors();
         if only_idle && !mirror.is_idle() {
             return false;
         }
-        // Another may have taken its place.
+        // Another copy may have taken its place.
         if mirrors.get(&mirror.schedule).is_some_and(|known| Arc::ptr_eq(known, mirror)) {
             mirrors.remove(&mirror.schedule);
         }
         true
     }
 
-    /// Begins to watch a map: what to send at once, and what comes after it. Who has the map
-    /// of `last` gets the changes since, if they are known anywhere, or else the map.
+    /// Begins to watch a map: what to send at once, and the signals after it. A client that has
+    /// the map as of `last` gets the changes since, if they are still known, or else the map.
     ///
     /// # Errors
-    /// `unavailable` when the copy has just been given up.
+    /// `unavailable` when the copy has just been dropped.
     pub(crate) async fn watch(
         &self,
         mirror: &Mirror,
         last: Option<At>,
     ) -> Result<(Vec<Frame>, broadcast::Receiver<Signal>), Problem> {
         let Some(last) = last else { return mirror.watch_all() };
-        // Once as it is, once more when the rest has been fetched.
+        // Once with what is here, and once more when the rest has been fetched.
         for _ in 0..2 {
             match mirror.watch_since(last)? {
                 Ok(watching) => return Ok(watching),
-                Err(Gap::Older) => mirror.reach_back(&self.asker, last).await,
+                Err(Gap::Older) => mirror.reach_back(&self.client, last).await,
                 Err(_) => mirror.look_again().await,
             }
         }
@@ -140,25 +140,25 @@ impl SeatHub {
     }
 
     fn mirrors(&self) -> MutexGuard<'_, HashMap<ScheduleId, Arc<Mirror>>> {
-        // Nothing that holds the lock can panic half way through a change.
+        // No holder of the lock can panic halfway through a change.
         self.mirrors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a watcher hears.
+/// What a watcher receives.
 #[derive(Debug, Clone)]
 pub(crate) enum Signal {
     /// The next event.
     Event(Frame),
-    /// The copy is given up; whoever comes back gets another.
+    /// The copy is dropped; a client that comes back gets another.
     End,
 }
 
-/// What a copy is good for.
+/// The state of a copy.
 #[derive(Debug, Clone)]
-enum Standing {
-    Beginning,
-    Begun,
+enum State {
+    Loading,
+    Loaded,
     Ended(Problem),
 }
 
@@ -166,13 +166,13 @@ enum Standing {
 pub(crate) struct Mirror {
     pub(crate) schedule: ScheduleId,
     shown: Mutex<Option<Shown>>,
-    standing: watch::Sender<Standing>,
+    state: watch::Sender<State>,
     changes: broadcast::Sender<Signal>,
     /// Asks the keeper to compare now.
     pub(crate) look: Notify,
     /// Counts the comparisons.
     compared: watch::Sender<u64>,
-    /// One of those who come back at once fetches what all of them missed.
+    /// Of clients that come back at the same time, one fetches what all of them missed.
     reaching: tokio::sync::Mutex<()>,
     born: Instant,
     used_ms: AtomicU64,
@@ -180,7 +180,7 @@ pub(crate) struct Mirror {
     stop: CancellationToken,
 }
 
-/// A map and what was made of it.
+/// A map and its encodings.
 struct Shown {
     map: Map,
     whole: Option<Encoded>,
@@ -200,7 +200,7 @@ impl Mirror {
         Self {
             schedule,
             shown: Mutex::default(),
-            standing: watch::Sender::new(Standing::Beginning),
+            state: watch::Sender::new(State::Loading),
             changes: broadcast::Sender::new(CHANNEL_FRAMES_MAX),
             look: Notify::new(),
             compared: watch::Sender::new(0),
@@ -212,9 +212,9 @@ impl Mirror {
         }
     }
 
-    /// The map as a response body, and which map it is. It may be a moment older than what
-    /// watchers have seen: a large map that changes all the time is not encoded for every
-    /// reader.
+    /// The map as a response body, and its place in the map's history. It may be a moment older
+    /// than what watchers have seen: a large map that changes all the time is not encoded for
+    /// every reader.
     ///
     /// # Errors
     /// `unavailable` when the copy has not been compared for too long.
@@ -239,7 +239,7 @@ impl Mirror {
         let encoded = Encoded { at, body: body.clone(), rests_until };
         match section {
             None => shown.whole = Some(encoded),
-            // Of names that are made up none is kept.
+            // Bodies of made-up section names are not kept.
             Some(name) if shown.map.has(name) => {
                 shown.sections.insert(name.to_owned(), encoded);
             }
@@ -255,11 +255,11 @@ impl Mirror {
         let made = shown.snapshot.take().filter(|(made_at, _)| *made_at == at);
         let (_, frame) = made.unwrap_or_else(|| (at, shown.map.snapshot()));
         shown.snapshot = Some((at, frame.clone()));
-        // Under the lock: the next change goes to whoever has this map.
+        // Under the lock: the next change goes to every client that has this map.
         Ok((vec![frame], self.changes.subscribe()))
     }
 
-    #[expect(clippy::type_complexity, reason = "what is missing is no failure")]
+    #[expect(clippy::type_complexity, reason = "a gap is no failure")]
     fn watch_since(
         &self,
         last: At,
@@ -272,16 +272,16 @@ impl Mirror {
         })
     }
 
-    /// Under the lock of the map an end cannot come between the look and the subscription.
+    /// Under the lock of the map the copy cannot end between this check and the subscription.
     fn watchable<'a>(&self, shown: &'a mut Option<Shown>) -> Result<&'a mut Shown, Problem> {
-        match &*self.standing.borrow() {
-            Standing::Ended(problem) => Err(problem.clone()),
+        match &*self.state.borrow() {
+            State::Ended(problem) => Err(problem.clone()),
             _ => shown.as_mut().ok_or_else(away),
         }
     }
 
-    /// Fetches what is known of the changes after `last` and is not here.
-    async fn reach_back(&self, asker: &Asker, last: At) {
+    /// Fetches the changes after `last` that are not here and that the service still has.
+    async fn reach_back(&self, client: &MeshClient, last: At) {
         let _alone = self.reaching.lock().await;
         let (mut at, mut older) = (last, Vec::new());
         while let Some(first) = self.reaches_back_to()
@@ -289,8 +289,8 @@ impl Mirror {
             && at.sequence < first.sequence
         {
             let schedule_id = self.schedule;
-            let asked = GetSeatChanges { schedule_id, epoch: at.epoch, sequence: at.sequence };
-            let Ok(page) = ask(asker, &asked).await else { return };
+            let query = GetSeatChanges { schedule_id, epoch: at.epoch, sequence: at.sequence };
+            let Ok(page) = request(client, &query).await else { return };
             let Some(end) = page.deltas.last() else { return };
             at.sequence = end.sequence;
             older.extend(page.deltas);
@@ -300,7 +300,7 @@ impl Mirror {
         }
     }
 
-    /// Compares, because somebody has come further elsewhere, or seems to have.
+    /// Compares now: a client has come further with another gateway, or seems to have.
     async fn look_again(&self) {
         let mut compared = self.compared.subscribe();
         compared.mark_unchanged();
@@ -308,17 +308,17 @@ impl Mirror {
         let _ = tokio::time::timeout(LOOK_WITHIN, compared.changed()).await;
     }
 
-    /// Waits for the first reading.
-    async fn is_begun(&self) -> Result<(), Problem> {
-        let mut standing = self.standing.subscribe();
-        let begun = standing.wait_for(|standing| !matches!(standing, Standing::Beginning)).await;
-        match &*begun.map_err(|_| away())? {
-            Standing::Ended(problem) => Err(problem.clone()),
+    /// Waits until the map has been read.
+    async fn is_loaded(&self) -> Result<(), Problem> {
+        let mut state = self.state.subscribe();
+        let loaded = state.wait_for(|state| !matches!(state, State::Loading)).await;
+        match &*loaded.map_err(|_| away())? {
+            State::Ended(problem) => Err(problem.clone()),
             _ => Ok(()),
         }
     }
 
-    /// Takes over a map that was read; who watches gets all of it.
+    /// Replaces the map by one that was read; watchers get all of it.
     pub(crate) fn replace(&self, map: Map) {
         let mut shown = self.shown();
         if self.watchers() > 0 {
@@ -326,20 +326,20 @@ impl Mirror {
         }
         let sections = HashMap::new();
         *shown = Some(Shown { map, whole: None, sections, snapshot: None });
-        self.standing.send_replace(Standing::Begun);
+        self.state.send_replace(State::Loaded);
     }
 
-    /// Takes in the next change, if it is the next one.
+    /// Applies a change, if it is the next one.
     pub(crate) fn apply(&self, delta: &SeatDelta) {
         let mut shown = self.shown();
         let Some(shown) = shown.as_mut() else { return };
         if let Some(frame) = shown.map.apply(delta) {
-            // Under the lock: changes go out in their order.
+            // Under the lock: changes are sent in their order.
             let _ = self.changes.send(Signal::Event(frame));
         }
     }
 
-    /// How far it has come, once it has begun.
+    /// Its place in the map's history, once it is loaded.
     pub(crate) fn at(&self) -> Option<At> {
         self.shown().as_ref().map(|shown| shown.map.at())
     }
@@ -348,7 +348,7 @@ impl Mirror {
         self.shown().as_ref().map(|shown| shown.map.reaches_back_to())
     }
 
-    /// It was compared; whether it is as the service has it.
+    /// Notes a comparison, and whether the copy is now as the service has it.
     pub(crate) fn compared(&self, is_same: bool) {
         if is_same {
             self.confirmed_ms.store(self.elapsed_ms(), Ordering::Relaxed);
@@ -358,7 +358,7 @@ impl Mirror {
 
     fn end(&self, problem: Problem) {
         let _shown = self.shown();
-        self.standing.send_replace(Standing::Ended(problem));
+        self.state.send_replace(State::Ended(problem));
         let _ = self.changes.send(Signal::End);
     }
 
@@ -380,14 +380,17 @@ impl Mirror {
     }
 
     fn shown(&self) -> MutexGuard<'_, Option<Shown>> {
-        // Nothing that holds the lock can panic half way through a change.
+        // No holder of the lock can panic halfway through a change.
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Asks the concert service.
-pub(crate) async fn ask<C: Command>(asker: &Asker, command: &C) -> Result<C::Reply, Problem> {
-    let answered = asker.ask(C::ENDPOINT, json(command), AskHeaders::default()).await?;
+/// Sends a query to the concert service.
+pub(crate) async fn request<C: Command>(
+    client: &MeshClient,
+    command: &C,
+) -> Result<C::Reply, Problem> {
+    let answered = client.ask(C::ENDPOINT, json(command), RequestHeaders::default()).await?;
     let read = |_| Problem::from(codes::INTERNAL);
     if answered.is_granted() {
         return serde_json::from_slice(&answered.body).map_err(read);
@@ -395,9 +398,9 @@ pub(crate) async fn ask<C: Command>(asker: &Asker, command: &C) -> Result<C::Rep
     Err(serde_json::from_slice(&answered.body).unwrap_or_else(read))
 }
 
-/// Reads a map whole.
-pub(crate) async fn read(asker: &Asker, schedule_id: ScheduleId) -> Result<Map, Problem> {
-    ask(asker, &GetSeats { schedule_id, section: None }).await.map(Map::new)
+/// Reads a whole map.
+pub(crate) async fn read(client: &MeshClient, schedule_id: ScheduleId) -> Result<Map, Problem> {
+    request(client, &GetSeats { schedule_id, section: None }).await.map(Map::new)
 }
 
 fn away() -> Problem {
@@ -419,7 +422,7 @@ mod tests {
         At { epoch: Epoch(7), sequence }
     }
 
-    /// A copy of a map of two seats, which stands at 7.5.
+    /// A copy of a map of two seats, at 7.5.
     fn mirror() -> Mirror {
         let mirror = Mirror::new(ScheduleId(Uuid::nil()), Instant::now());
         mirror.replace(Map::new(SeatMap {
@@ -439,7 +442,7 @@ mod tests {
         SeatDelta { sequence, sections, seats, state: None }
     }
 
-    fn heard(signals: &mut broadcast::Receiver<Signal>) -> Vec<u64> {
+    fn sequences(signals: &mut broadcast::Receiver<Signal>) -> Vec<u64> {
         let mut all = Vec::new();
         while let Ok(Signal::Event(frame)) = signals.try_recv() {
             all.push(frame.sequence);
@@ -456,13 +459,13 @@ mod tests {
         mirror.apply(&hold(7));
         mirror.apply(&hold(7));
         mirror.apply(&hold(9));
-        assert_eq!((first[0].sequence, heard(&mut new)), (5, vec![6, 7]));
-        assert_eq!((missed[0].sequence, heard(&mut back)), (6, vec![7]));
+        assert_eq!((first[0].sequence, sequences(&mut new)), (5, vec![6, 7]));
+        assert_eq!((missed[0].sequence, sequences(&mut back)), (6, vec![7]));
         assert_eq!(mirror.watch_since(at(4)).unwrap().unwrap_err(), Gap::Older);
     }
 
     #[test]
-    fn who_watches_a_copy_that_has_ended_is_sent_away() {
+    fn a_copy_that_has_ended_turns_watchers_away() {
         let mirror = mirror();
         let (_, mut signals) = mirror.watch_all().unwrap();
         mirror.end(away());
@@ -484,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_was_not_compared_for_long_is_not_shown() {
+    fn a_copy_that_was_not_compared_for_long_is_not_served() {
         let long_ago = Instant::now() - Duration::from_millis(STALE_MS + 1_000);
         let mut mirror = mirror();
         mirror.born = long_ago;

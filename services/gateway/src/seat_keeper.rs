@@ -1,4 +1,4 @@
-//! What keeps one copy of a seat map as the concert service has it.
+//! Keeps one copy of a seat map in step with the concert service.
 
 use std::{collections::BTreeMap, future::pending, time::Duration};
 
@@ -6,83 +6,84 @@ use events::{
     Problem, codes,
     concert::{GetSeatChanges, SeatDelta, SeatsChanged},
 };
-use mesh::Asker;
+use mesh::MeshClient;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, warn};
 
 use crate::{
-    seat_hub::{Mirror, ask, read},
+    seat_hub::{Mirror, read, request},
     seat_map::At,
 };
 
-/// How often a copy is compared although nothing seems to be missing.
+/// How often a copy is compared even though nothing seems to be missing.
 const COMPARE_EVERY: Duration = Duration::from_secs(3);
-/// How long a change waits for one before it: two that happen at once are announced in any
+/// How long a change waits for the one before it: two that happen at once are announced in any
 /// order.
-const HOLE_WAIT: Duration = Duration::from_millis(30);
-/// How long a comparison that failed rests while something is missing.
+const GAP_WAIT: Duration = Duration::from_millis(30);
+/// After a failed comparison, how long until the next one while something is missing.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Changes that wait for one before them at most.
+/// Changes that wait for an earlier one at most.
 const EARLY_MAX: usize = 1_000;
 
 /// The keeper of one copy.
 pub(crate) struct Keeper<'a> {
-    asker: &'a Asker,
+    client: &'a MeshClient,
     mirror: &'a Mirror,
-    /// Changes that came before those before them.
+    /// Changes that came earlier than those that precede them.
     early: BTreeMap<u64, SeatDelta>,
-    /// When what is missing is asked for.
+    /// When to request what is missing.
     compare_at: Option<Instant>,
 }
 
 impl<'a> Keeper<'a> {
-    /// A keeper that has not begun.
-    pub(crate) fn new(asker: &'a Asker, mirror: &'a Mirror) -> Self {
-        Self { asker, mirror, early: BTreeMap::new(), compare_at: None }
+    /// A keeper that has not started.
+    pub(crate) fn new(client: &'a MeshClient, mirror: &'a Mirror) -> Self {
+        Self { client, mirror, early: BTreeMap::new(), compare_at: None }
     }
 
-    /// Keeps the copy until `is_given_up`, which is asked now and then.
+    /// Keeps the copy until `drop_if_idle`, which is called every few seconds, has dropped it.
     ///
     /// # Errors
-    /// Why the map could not be read at first, or `unavailable` when the connection is
-    /// closed for good.
-    pub(crate) async fn run(&mut self, is_given_up: impl Fn() -> bool) -> Result<(), Problem> {
-        let mut reconnects = self.asker.reconnects();
-        // Before the map is read: no change can fall between the two.
-        let mut heard = self.asker.listen(SeatsChanged::NAME, self.mirror.schedule.0).await?;
-        self.mirror.replace(read(self.asker, self.mirror.schedule).await?);
+    /// Why the first read of the map failed, or `unavailable` when the connection is closed for
+    /// good.
+    pub(crate) async fn run(&mut self, drop_if_idle: impl Fn() -> bool) -> Result<(), Problem> {
+        let mut reconnects = self.client.reconnects();
+        // Subscribed before the map is read: no change can fall between the two.
+        let mut announcements =
+            self.client.listen(SeatsChanged::NAME, self.mirror.schedule.0).await?;
+        self.mirror.replace(read(self.client, self.mirror.schedule).await?);
         self.mirror.compared(true);
         let mut compare = interval_at(Instant::now() + COMPARE_EVERY, COMPARE_EVERY);
         compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let compare_at = self.compare_at;
-            let hole = async {
+            let gap = async {
                 match compare_at {
                     Some(at) => sleep_until(at).await,
                     None => pending().await,
                 }
             };
             tokio::select! {
-                said = heard.next() => match said {
-                    Some(said) => if !self.hear(&said) { continue },
+                announced = announcements.next() => match announced {
+                    Some(announced) => if !self.handle(&announced) { continue },
                     None => return Err(codes::UNAVAILABLE.into()),
                 },
-                () = hole => {}
-                // What was announced in between has passed unheard.
+                () = gap => {}
+                // What was announced in between was missed.
                 Ok(()) = reconnects.changed() => {}
                 () = self.mirror.look.notified() => {}
-                _ = compare.tick() => if is_given_up() { return Ok(()) },
+                _ = compare.tick() => if drop_if_idle() { return Ok(()) },
             }
             self.compare().await;
         }
     }
 
-    /// Takes in what was announced; whether the copy has to be compared.
-    fn hear(&mut self, said: &[u8]) -> bool {
-        let SeatsChanged { epoch, delta } = match serde_json::from_slice(said) {
+    /// Handles an announcement; whether the copy has to be compared.
+    fn handle(&mut self, announced: &[u8]) -> bool {
+        let SeatsChanged { epoch, delta } = match serde_json::from_slice(announced) {
             Ok(changed) => changed,
             Err(error) => {
-                warn!(%error, "a change of a seat map cannot be read");
+                warn!(%error, "an announced change of a seat map cannot be read");
                 return true;
             }
         };
@@ -95,7 +96,7 @@ impl<'a> Keeper<'a> {
         self.early.len() > EARLY_MAX
     }
 
-    /// Takes in what joins without a hole, and notes when to ask for the rest.
+    /// Applies the changes that follow without a gap, and notes when to request the rest.
     fn take_early(&mut self) {
         while let Some(At { sequence, .. }) = self.mirror.at()
             && let Some(first) = self.early.first_entry()
@@ -105,19 +106,19 @@ impl<'a> Keeper<'a> {
         }
         self.compare_at = match self.early.is_empty() {
             true => None,
-            false => self.compare_at.or(Some(Instant::now() + HOLE_WAIT)),
+            false => self.compare_at.or(Some(Instant::now() + GAP_WAIT)),
         };
     }
 
-    /// Asks what came since, and takes it in.
+    /// Requests the changes since its place, and applies them.
     async fn compare(&mut self) {
         self.compare_at = None;
-        let caught_up = self.catch_up().await;
-        self.mirror.compared(caught_up.is_ok());
-        match caught_up {
+        let wait_until_caught_up = self.catch_up().await;
+        self.mirror.compared(wait_until_caught_up.is_ok());
+        match wait_until_caught_up {
             Ok(()) => self.take_early(),
             Err(problem) => {
-                debug!(%problem, schedule = %self.mirror.schedule, "a seat map is not compared");
+                debug!(%problem, schedule = %self.mirror.schedule, "a seat map could not be compared");
                 if !self.early.is_empty() {
                     self.compare_at = Some(Instant::now() + RETRY_AFTER);
                 }
@@ -129,11 +130,11 @@ impl<'a> Keeper<'a> {
         let schedule_id = self.mirror.schedule;
         loop {
             let Some(At { epoch, sequence }) = self.mirror.at() else { return Ok(()) };
-            let asked = GetSeatChanges { schedule_id, epoch, sequence };
-            let changes = ask(self.asker, &asked).await?;
+            let query = GetSeatChanges { schedule_id, epoch, sequence };
+            let changes = request(self.client, &query).await?;
             if changes.is_gone {
                 self.early.clear();
-                self.mirror.replace(read(self.asker, schedule_id).await?);
+                self.mirror.replace(read(self.client, schedule_id).await?);
                 return Ok(());
             }
             changes.deltas.iter().for_each(|delta| self.mirror.apply(delta));

@@ -1,4 +1,4 @@
-//! One seat map in memory, and how it goes out: bodies and events, each encoded once. Pure.
+//! One seat map in memory, and its response bodies and events, each encoded once. Pure.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -13,10 +13,10 @@ use events::{
 };
 use serde::Serialize;
 
-/// Changes that are kept for who comes back.
+/// Changes that are kept for clients that come back.
 const DELTAS_MAX: usize = 10_000;
 
-/// A place in a map's history, and the name of the map as it was there.
+/// A place in a map's history; it also identifies the map as it was there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct At {
     pub(crate) epoch: Epoch,
@@ -42,7 +42,7 @@ impl FromStr for At {
     }
 }
 
-/// One server-sent event, ready to be written to whoever watches.
+/// One server-sent event, ready to be written to watchers.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Frame {
     /// The sequence of the map after it.
@@ -50,14 +50,14 @@ pub(crate) struct Frame {
     pub(crate) bytes: Bytes,
 }
 
-/// What somebody who has the map of some place needs to have it as it is.
+/// What a client that has the map of some place is missing.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Gap {
     /// These changes, perhaps none.
     Deltas(Vec<Frame>),
-    /// Changes that are not here any more, and perhaps still where the map is kept.
+    /// Changes that are no longer here, but perhaps still at the service.
     Older,
-    /// Nothing that is known here: they are further than this copy, or of another epoch.
+    /// Not known here: the client is further than this copy, or of another epoch.
     Unknown,
 }
 
@@ -67,10 +67,10 @@ pub(crate) struct Map {
     at: At,
     state: MapState,
     sections: Vec<SectionCount>,
-    /// Where a section stands, by its name as it stands in ids: that is how changes name it.
+    /// The index of a section by its name as in seat ids, which is how changes name it.
     place_of: HashMap<String, usize>,
     taken: BTreeMap<SeatId, SeatState>,
-    /// The last changes, without a hole, up to `at`.
+    /// The last changes, without a gap, up to `at`.
     deltas: VecDeque<Frame>,
 }
 
@@ -114,13 +114,13 @@ impl Map {
         }
     }
 
-    /// How far it has come.
+    /// Its place in its history.
     pub(crate) fn at(&self) -> At {
         self.at
     }
 
-    /// Takes in the next change, and gives it as everybody is to see it; `None` when it is
-    /// not the next one.
+    /// Applies the next change, and returns it as an event for watchers; `None` when it is not
+    /// the next one.
     pub(crate) fn apply(&mut self, delta: &SeatDelta) -> Option<Frame> {
         if delta.sequence != self.at.sequence + 1 {
             return None;
@@ -147,8 +147,8 @@ impl Map {
         Some(frame)
     }
 
-    /// The sections that a change has touched: all of them, when the show is called off, for
-    /// then no seat is free any more. How many seats a section has never changes.
+    /// The sections that a change touches, with their counts after it: all of them when the show
+    /// is called off, since no seat is free then. How many seats a section has never changes.
     fn counts_after(&self, delta: &SeatDelta) -> Vec<SectionCount> {
         if delta.state == Some(MapState::Cancelled) {
             let none_free = |count: &SectionCount| SectionCount { free: 0, ..count.clone() };
@@ -177,7 +177,7 @@ impl Map {
         Frame { sequence: delta.sequence, bytes: event("delta", at, &json(&data)) }
     }
 
-    /// What somebody needs who has the map of `at`.
+    /// What a client that has the map of `at` is missing.
     pub(crate) fn since(&self, at: At) -> Gap {
         if at.epoch != self.at.epoch || at.sequence > self.at.sequence {
             return Gap::Unknown;
@@ -189,12 +189,12 @@ impl Map {
         }
     }
 
-    /// The place before the first change that is here.
+    /// The place before the first change that is kept here.
     pub(crate) fn reaches_back_to(&self) -> At {
         At { sequence: self.at.sequence - self.deltas.len() as u64, ..self.at }
     }
 
-    /// Puts changes before those that are here, as many as join them without a hole.
+    /// Adds changes before those that are here, as many as join them without a gap.
     pub(crate) fn reach_back(&mut self, epoch: Epoch, older: &[SeatDelta]) {
         for delta in older.iter().rev() {
             let is_next = delta.sequence == self.reaches_back_to().sequence;
@@ -205,7 +205,7 @@ impl Map {
         }
     }
 
-    /// The map as a response body, whole or one section of it.
+    /// The map as a response body: all of it, or one section.
     pub(crate) fn body(&self, section: Option<&str>) -> Bytes {
         let is_wanted = |part: &str| section.is_none_or(|section| section == part);
         let seats = self.taken.iter().filter(|(seat, _)| is_wanted(seat.section()));
@@ -221,7 +221,7 @@ impl Map {
         .into()
     }
 
-    /// Whether there is such a section, named as in ids.
+    /// Whether there is a section of this name, as it is written in seat ids.
     pub(crate) fn has(&self, section: &str) -> bool {
         self.place_of.contains_key(section)
     }
@@ -255,7 +255,7 @@ mod tests {
         Seat { seat: SeatId(seat.into()), state }
     }
 
-    /// Two sections of ten seats; A-1-1 is held. It stands at 7.5.
+    /// Two sections of ten seats, at 7.5; A-1-1 is held.
     fn map() -> Map {
         let section = |name: &str, held| SectionCount {
             section: name.into(),
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_is_shown_by_its_name_and_found_by_what_stands_in_ids() {
+    fn a_section_is_shown_by_its_name_and_found_by_its_form_in_seat_ids() {
         let name = "Orchestra-Left";
         let sections = vec![SectionCount { section: name.into(), free: 9, held: 1, sold: 0 }];
         let mut map = Map::new(SeatMap {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_show_that_is_called_off_has_no_free_seat_in_the_body_nor_in_any_event() {
+    fn a_cancelled_show_has_no_free_seat_in_the_body_or_in_any_event() {
         let mut map = map();
         let off = SeatDelta {
             sequence: 6,
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!((&whole["state"], &whole["seats"]), (&json!("cancelled"), &json!([])));
         let free = |count: &Value| count["free"] == 0;
         assert!(whole["sections"].as_array().unwrap().iter().all(free), "{whole}");
-        assert_eq!(map.at(), at(7), "its name has changed with it");
+        assert_eq!(map.at(), at(7), "its place has moved on");
     }
 
     #[test]
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_next_change_is_taken_in() {
+    fn only_the_next_change_is_applied() {
         let mut map = map();
         assert_eq!(map.apply(&delta(5, "A-1-1", SeatState::Free, 0, 0)), None);
         assert_eq!(map.apply(&delta(7, "A-1-1", SeatState::Free, 0, 0)), None);
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_gets_exactly_what_they_missed() {
+    fn a_client_that_comes_back_gets_exactly_what_it_missed() {
         let mut map = map();
         for sequence in 6..=9 {
             map.apply(&delta(sequence, "B-1-1", SeatState::Held, 1, 0)).unwrap();
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn older_changes_join_those_that_are_here_without_a_hole() {
+    fn older_changes_join_those_that_are_here_without_a_gap() {
         let mut map = map();
         map.apply(&delta(6, "B-1-1", SeatState::Held, 1, 0)).unwrap();
         let older = |sequences: &[u64]| -> Vec<SeatDelta> {
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_read_as_it_is_written() {
+    fn a_place_parses_from_its_own_text() {
         let written = "0000000000000007.5";
         assert_eq!(written.parse(), Ok(at(5)));
         assert_eq!(at(5).to_string(), written);

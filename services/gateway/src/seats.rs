@@ -1,5 +1,5 @@
-//! Seats: the plan that never changes, the map of those that are not free, and following
-//! how it changes.
+//! Seats: the plan, which never changes; the map of seats that are not free; and following its
+//! changes.
 
 use std::{collections::VecDeque, convert::Infallible};
 
@@ -36,12 +36,12 @@ use crate::{
 };
 
 const TAG: &str = "catalogue";
-/// How the plan of a schedule is written. It is part of the plan's `ETag`, so another way of
-/// writing it needs another number.
+/// The format of a plan's body. It is part of the plan's `ETag`, so another format needs another
+/// number.
 const PLAN_EDITION: u32 = 1;
-const FOR_GOOD: HeaderValue = HeaderValue::from_static("public, max-age=86400, immutable");
+const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=86400, immutable");
 const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
-/// A watcher needs no token that would run out; after a day it comes back all the same.
+/// A watcher has no token that expires; its connection still ends after a day.
 const WATCH_SECS: i64 = 24 * 3_600;
 
 /// The operations of this area.
@@ -57,8 +57,9 @@ pub(crate) fn ops() -> Vec<Op> {
             .named(TAG, "getSeats", "Read the seat map of a schedule")
             .explained(
                 "Counts of each section, and the seats that are held or sold. While `state` is \
-                 `open`, all others of the plan are free; once it is `cancelled`, the show is \
-                 off and none is. Sales end at the schedule's `starts_at`. The map may be a moment old; only a reservation decides.",
+                 `open`, all other seats of the plan are free; once it is `cancelled`, the show \
+                 is off and none is. Sales end at the schedule's `starts_at`. The map may be a \
+                 moment old; only a reservation decides.",
             )
             .query::<SeatParams>()
             .gives::<SeatMap>(200, "The seat map", examples::SEAT_MAP)
@@ -67,13 +68,13 @@ pub(crate) fn ops() -> Vec<Op> {
         Op::get("/v1/schedules/{id}/seats/events", follow_seats)
             .named("following", "followSeats", "Follow the seat map of a schedule")
             .explained(
-                "Server-sent events. First `snapshot`: the seat map. Then `delta` for each \
-                 change: its `sequence`, the `sections` that it touched as they are now, and the \
-                 `seats` that it changed, `free` among them; and `state`, when the show is called \
-                 off. `id:` is `<epoch>.<sequence>`; send \
-                 the last one as `Last-Event-ID` to go on exactly behind it. When that place is \
-                 not known any more, a new snapshot comes. Silence is broken by comments, at the \
-                 latest every 15 seconds; a client that reads too slowly is disconnected.",
+                "Server-sent events. First `snapshot`: the seat map. Then one `delta` for each \
+                 change: its `sequence`, the `sections` that it touched with their new counts, \
+                 the `seats` that it changed, also those now `free`, and `state` when the show is \
+                 called off. `id:` is `<epoch>.<sequence>`; send the last one as `Last-Event-ID` \
+                 to resume right after it. When that place is no longer known, a new snapshot \
+                 comes. A comment is sent at least every 15 seconds; a client that reads too \
+                 slowly is disconnected.",
             )
             .header("Last-Event-ID", "The `id` of the last event that was handled.")
             .streams(examples::SEAT_EVENTS)
@@ -98,13 +99,13 @@ async fn get_plan(
 ) -> Result<Response, Refused> {
     let tag = format!("\"{schedule_id}.{PLAN_EDITION}\"");
     let known = known(&head.0, &tag);
-    if known == Some(Known::ByName) {
-        return Ok(unchanged(&tag, FOR_GOOD));
+    if known == Some(Known::ByTag) {
+        return Ok(unchanged(&tag, IMMUTABLE));
     }
     let response = edge.read(&head, &GetPlan { schedule_id }, Copies::Catalogue).await?;
     Ok(match response.status() {
-        StatusCode::OK if known.is_some() => unchanged(&tag, FOR_GOOD),
-        StatusCode::OK => tagged(response, &tag, FOR_GOOD),
+        StatusCode::OK if known.is_some() => unchanged(&tag, IMMUTABLE),
+        StatusCode::OK => tagged(response, &tag, IMMUTABLE),
         _ => response,
     })
 }
@@ -129,25 +130,25 @@ async fn get_seats(
     Ok(tagged(response, &tag, REVALIDATE))
 }
 
-/// How a client says that it has something already.
+/// How a client says that it already has the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     /// By its tag.
-    ByName,
-    /// By `*`: whatever there is, if there is anything.
-    Whatever,
+    ByTag,
+    /// By `*`: any answer, if there is one.
+    Any,
 }
 
-/// Whether the client has it already.
+/// Whether the client already has the answer with this tag.
 fn known(headers: &HeaderMap, tag: &str) -> Option<Known> {
     let stated = headers.get_all(header::IF_NONE_MATCH).iter();
     let tags = stated.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     let mut known = None;
     for stated in tags.map(str::trim) {
         if stated.strip_prefix("W/").unwrap_or(stated) == tag {
-            return Some(Known::ByName);
+            return Some(Known::ByTag);
         }
-        known = known.or((stated == "*").then_some(Known::Whatever));
+        known = known.or((stated == "*").then_some(Known::Any));
     }
     known
 }
@@ -158,7 +159,7 @@ fn unchanged(tag: &str, copies: HeaderValue) -> Response {
     tagged(response, tag, copies)
 }
 
-/// A response that may be kept and asked after by its tag.
+/// A response that may be stored and revalidated by its tag.
 fn tagged(mut response: Response, tag: &str, copies: HeaderValue) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, copies);
@@ -197,7 +198,7 @@ async fn follow_seats(
     Ok(response)
 }
 
-/// One connection that watches a map. The events are everybody's, so nothing is encoded here.
+/// One connection that watches a map. All watchers share the events, so none is encoded here.
 struct Watcher {
     ready: VecDeque<Bytes>,
     signals: Receiver<Signal>,
@@ -211,7 +212,7 @@ impl Watcher {
     /// The next bytes; `None` ends the connection.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(bytes) = self.ready.pop_front() {
-            self.beat.said();
+            self.beat.sent();
             return Some(bytes);
         }
         if self.over {
@@ -221,7 +222,7 @@ impl Watcher {
             () = self.shutdown.cancelled() => None,
             signal = self.signals.recv() => match signal {
                 Ok(Signal::Event(frame)) => {
-                    self.beat.said();
+                    self.beat.sent();
                     Some(frame.bytes)
                 }
                 Ok(Signal::End) | Err(RecvError::Closed) => None,
@@ -234,7 +235,7 @@ impl Watcher {
         }
     }
 
-    /// Says why, and ends after it.
+    /// Sends the reason as a comment, and then ends.
     fn end_with(&mut self, why: &'static [u8]) -> Option<Bytes> {
         self.over = true;
         Some(Bytes::from_static(why))
@@ -256,13 +257,13 @@ mod tests {
     }
 
     #[test]
-    fn a_known_tag_is_found_wherever_it_stands() {
+    fn a_known_tag_is_found_among_others() {
         let known = |values: &[&'static str]| known(&headers("if-none-match", values), "\"7.5\"");
         for same in [&["\"7.5\""][..], &["W/\"7.5\""], &["\"1.1\" , \"7.5\""], &["*", "\"7.5\""]] {
-            assert_eq!(known(same), Some(Known::ByName), "{same:?}");
+            assert_eq!(known(same), Some(Known::ByTag), "{same:?}");
         }
-        assert_eq!(known(&["\"1.1\"", "\"7.5\""]), Some(Known::ByName));
-        assert_eq!(known(&["*"]), Some(Known::Whatever));
+        assert_eq!(known(&["\"1.1\"", "\"7.5\""]), Some(Known::ByTag));
+        assert_eq!(known(&["*"]), Some(Known::Any));
         for other in [&[][..], &[""], &["\"7.50\""], &["7.5"], &["\"7.4\", \"7.6\""]] {
             assert_eq!(known(other), None, "{other:?}");
         }

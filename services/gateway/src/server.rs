@@ -37,14 +37,14 @@ use crate::{
 const CONNECTIONS_MAX: usize = 16_384;
 /// How long a connection may take to send the head of its next request, idling included.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// Bytes of a request's head that are read at all; what is allowed is less, and is told so.
+/// Bytes of a request's head that are read at all. The limit is lower, and its refusal says so.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// How long running requests may take to finish once shutdown has begun.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
-/// How long to wait when the system has no more sockets to give.
+/// How long to wait when the system has no sockets left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The API and everything around it.
+/// The API, what is served beside it, and the layer around every request.
 pub(crate) fn router(edge: Edge, ops: Vec<Op>) -> Router {
     let document = openapi::document(&ops).to_json().expect("the document is plain data");
     let around = Around::new(edge.clone(), &ops);
@@ -61,7 +61,10 @@ pub(crate) fn router(edge: Edge, ops: Vec<Op>) -> Router {
             Refused(Problem::new(codes::NOT_FOUND, "There is no such address; see /openapi.json."))
         })
         .method_not_allowed_fallback(async || {
-            Refused(Problem::new(codes::METHOD_NOT_ALLOWED, "`Allow` names those that it takes."))
+            Refused(Problem::new(
+                codes::METHOD_NOT_ALLOWED,
+                "`Allow` names the methods of this address.",
+            ))
         })
         .layer(middleware::from_fn(move |request: Request, next: Next| {
             around.clone().answer(request, next)
@@ -69,7 +72,7 @@ pub(crate) fn router(edge: Edge, ops: Vec<Op>) -> Router {
         .with_state(edge)
 }
 
-/// Tells a browser that a script may read the catalogue.
+/// Answers a browser's preflight: a script may read the catalogue.
 async fn preflight() -> Response {
     let headers = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"),
@@ -96,9 +99,9 @@ pub(crate) async fn run(
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
-                Err(error) if is_of_one_connection(&error) => continue,
+                Err(error) if is_about_one_connection(&error) => continue,
                 Err(error) => {
-                    warn!(%error, "no connection accepted");
+                    warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -108,7 +111,7 @@ pub(crate) async fn run(
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                debug!(%peer, %error, "connection broken");
+                debug!(%peer, %error, "a connection broke");
             }
             drop(permit);
         });
@@ -127,18 +130,18 @@ fn connection(
     head_timeout: Duration,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send {
     if let Err(error) = stream.set_nodelay(true) {
-        debug!(%peer, %error, "TCP_NODELAY not set");
+        debug!(%peer, %error, "TCP_NODELAY could not be set");
     }
     let progress = Arc::<Progress>::default();
     let wire = Wire::new(stream, progress.clone());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        let in_hand = progress.take();
+        let in_flight = progress.begin();
         let answered = router.clone().call(request);
         async move {
             let answered = answered.await.unwrap_or_else(|never| match never {});
-            drop(in_hand);
+            drop(in_flight);
             Ok::<_, Infallible>(answered)
         }
     });
@@ -149,8 +152,8 @@ fn connection(
         .serve_connection(TokioIo::new(wire), service)
 }
 
-/// Whether only the connection at hand failed, as when its client has hung up already.
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether only this one connection failed, as when its client has already hung up.
+fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

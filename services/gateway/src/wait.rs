@@ -1,6 +1,7 @@
 //! Waiting for the end of a payment or a withdrawal (`Prefer: wait=N`).
 //!
-//! Every end passes by here. Only its headers are looked at, unless somebody waits for it.
+//! Every event that ends one is received here. Only its headers are read, unless a request waits
+//! for it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -15,40 +16,40 @@ use events::{
     payment::{Payment, PaymentCompleted, PaymentFailed, PaymentRefunded, PaymentState},
     user::{UserWithdrawalRefused, UserWithdrawn},
 };
-use mesh::{Asker, Fact};
+use mesh::{MeshClient, StoredEvent};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
-/// Ends waited for at once at most; a further caller gets its `202` at once.
+/// Payments and withdrawals that are waited for at most; a further caller gets its `202` at once.
 const WAITERS_MAX: usize = 16_384;
-/// The facts that end a payment, or an attempt to close an account.
+/// The events that end a payment, or an attempt to close an account.
 const ENDS: [&str; 5] = [
-    PaymentCompleted::FACT,
-    PaymentFailed::FACT,
-    PaymentRefunded::FACT,
-    UserWithdrawn::FACT,
-    UserWithdrawalRefused::FACT,
+    PaymentCompleted::NAME,
+    PaymentFailed::NAME,
+    PaymentRefunded::NAME,
+    UserWithdrawn::NAME,
+    UserWithdrawalRefused::NAME,
 ];
 
-/// Everybody who waits.
+/// The requests that wait.
 #[derive(Default)]
 pub(crate) struct Waiters {
-    waiting: Mutex<HashMap<Uuid, watch::Sender<Option<Fact>>>>,
-    /// The size of the map, so that a fact nobody waits for takes no lock.
+    waiting: Mutex<HashMap<Uuid, watch::Sender<Option<StoredEvent>>>>,
+    /// The size of the map, so that an event that no request waits for takes no lock.
     count: AtomicUsize,
 }
 
 impl Waiters {
-    /// Waits for the ends of a payment from now on; `None` when too many wait already.
+    /// Waits for the end of a payment from now on; `None` when too many wait already.
     pub(crate) fn wait_for(self: &Arc<Self>, payment: PaymentId) -> Option<Waiter> {
         self.wait_about(payment.0)
     }
 
-    /// Waits for the end of this fan's attempt to leave, from now on.
-    pub(crate) fn wait_for_fan(self: &Arc<Self>, user_id: UserId) -> Option<Waiter> {
+    /// Waits for the end of this user's attempt to close the account, from now on.
+    pub(crate) fn wait_for_withdrawal(self: &Arc<Self>, user_id: UserId) -> Option<Waiter> {
         self.wait_about(user_id.0)
     }
 
@@ -66,50 +67,50 @@ impl Waiters {
         Some(Waiter { waiters: self.clone(), about, ends: Some(ends) })
     }
 
-    /// Tells whoever waits for this fact.
-    fn pass_on(&self, fact: Fact) {
+    /// Passes an event on to the requests that wait for it.
+    fn pass_on(&self, event: StoredEvent) {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
         }
-        let Some(about) = fact.about() else { return };
+        let Some(about) = event.about() else { return };
         if let Some(sender) = self.waiting().get(&about) {
-            sender.send_replace(Some(fact));
+            sender.send_replace(Some(event));
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<Option<Fact>>>> {
-        // Nothing that holds the lock can panic half way through a change.
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<Option<StoredEvent>>>> {
+        // No holder of the lock can panic halfway through a change.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Passes on the ends until shutdown.
-pub(crate) async fn run(waiters: Arc<Waiters>, asker: Asker, shutdown: CancellationToken) {
-    let mut following = match asker.follow(&ENDS).await {
+/// Passes on the events that end something, until shutdown.
+pub(crate) async fn run(waiters: Arc<Waiters>, client: MeshClient, shutdown: CancellationToken) {
+    let mut following = match client.follow(&ENDS).await {
         Ok(following) => following,
-        Err(problem) => return warn!(%problem, "`Prefer: wait` cannot follow what ends"),
+        Err(problem) => return warn!(%problem, "`Prefer: wait` cannot follow the events"),
     };
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            fact = following.next() => match fact {
-                Some(fact) => waiters.pass_on(fact),
+            event = following.next() => match event {
+                Some(event) => waiters.pass_on(event),
                 None => return,
             },
         }
     }
 }
 
-/// One who waits; forgotten when dropped.
+/// One request that waits; removed when dropped.
 pub(crate) struct Waiter {
     waiters: Arc<Waiters>,
     about: Uuid,
-    ends: Option<watch::Receiver<Option<Fact>>>,
+    ends: Option<watch::Receiver<Option<StoredEvent>>>,
 }
 
 impl Waiter {
-    /// The payment, once it has ended in a way that is wanted. Never, if that was before
-    /// the wait began.
+    /// Returns the payment, once it has ended in a state that is wanted. Never returns if that
+    /// was before the wait began.
     pub(crate) async fn ended(&mut self, wanted: fn(PaymentState) -> bool) -> Payment {
         if let Some(ends) = &mut self.ends {
             while ends.changed().await.is_ok() {
@@ -124,8 +125,8 @@ impl Waiter {
 }
 
 impl Waiter {
-    /// Something has ended. Never, if that was before the wait began.
-    pub(crate) async fn stirred(&mut self) {
+    /// Returns when an event has come. Never returns if that was before the wait began.
+    pub(crate) async fn notified(&mut self) {
         if let Some(ends) = &mut self.ends
             && ends.changed().await.is_ok()
         {
@@ -147,58 +148,58 @@ impl Drop for Waiter {
     }
 }
 
-/// The payment as its end leaves it.
-fn payment_of(fact: &Fact) -> Option<Payment> {
-    fn read<E: DeserializeOwned>(fact: &Fact) -> Option<E> {
-        serde_json::from_slice(fact.payload()).ok()
+/// The payment in its final state.
+fn payment_of(event: &StoredEvent) -> Option<Payment> {
+    fn read<E: DeserializeOwned>(event: &StoredEvent) -> Option<E> {
+        serde_json::from_slice(event.payload()).ok()
     }
-    match fact.name() {
-        PaymentCompleted::FACT => read(fact).map(completed),
-        PaymentFailed::FACT => read(fact).map(failed),
-        PaymentRefunded::FACT => read(fact).map(refunded),
+    match event.name() {
+        PaymentCompleted::NAME => read(event).map(completed),
+        PaymentFailed::NAME => read(event).map(failed),
+        PaymentRefunded::NAME => read(event).map(refunded),
         _ => None,
     }
 }
 
-fn completed(fact: PaymentCompleted) -> Payment {
+fn completed(event: PaymentCompleted) -> Payment {
     Payment {
-        payment_id: fact.payment_id,
-        reservation_id: fact.reservation_id,
-        schedule_id: fact.schedule_id,
-        user_id: fact.user_id,
-        amount: fact.amount,
+        payment_id: event.payment_id,
+        reservation_id: event.reservation_id,
+        schedule_id: event.schedule_id,
+        user_id: event.user_id,
+        amount: event.amount,
         state: PaymentState::Completed,
         reason: None,
-        requested_at: fact.requested_at,
-        ended_at: Some(fact.ended_at),
+        requested_at: event.requested_at,
+        ended_at: Some(event.ended_at),
     }
 }
 
-fn failed(fact: PaymentFailed) -> Payment {
+fn failed(event: PaymentFailed) -> Payment {
     Payment {
-        payment_id: fact.payment_id,
-        reservation_id: fact.reservation_id,
-        schedule_id: fact.schedule_id,
-        user_id: fact.user_id,
-        amount: fact.amount,
+        payment_id: event.payment_id,
+        reservation_id: event.reservation_id,
+        schedule_id: event.schedule_id,
+        user_id: event.user_id,
+        amount: event.amount,
         state: PaymentState::Failed,
-        reason: Some(fact.reason),
-        requested_at: fact.requested_at,
-        ended_at: Some(fact.ended_at),
+        reason: Some(event.reason),
+        requested_at: event.requested_at,
+        ended_at: Some(event.ended_at),
     }
 }
 
-fn refunded(fact: PaymentRefunded) -> Payment {
+fn refunded(event: PaymentRefunded) -> Payment {
     Payment {
-        payment_id: fact.payment_id,
-        reservation_id: fact.reservation_id,
-        schedule_id: fact.schedule_id,
-        user_id: fact.user_id,
-        amount: fact.amount,
+        payment_id: event.payment_id,
+        reservation_id: event.reservation_id,
+        schedule_id: event.schedule_id,
+        user_id: event.user_id,
+        amount: event.amount,
         state: PaymentState::Refunded,
         reason: None,
-        requested_at: fact.requested_at,
-        ended_at: Some(fact.ended_at),
+        requested_at: event.requested_at,
+        ended_at: Some(event.ended_at),
     }
 }
 
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_no_more_is_forgotten() {
+    fn a_waiter_that_is_dropped_is_removed() {
         let waiters = Arc::new(Waiters::default());
         let first = waiters.wait_for(payment(1));
         let second = waiters.wait_for(payment(1));
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_wait_than_there_is_room_for() {
+    fn the_number_of_waiters_is_bounded() {
         let waiters = Arc::new(Waiters::default());
         let room = WAITERS_MAX as u128;
         let all: Vec<_> = (0..room).map(|low| waiters.wait_for(payment(low))).collect();

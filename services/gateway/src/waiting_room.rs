@@ -29,7 +29,7 @@ use crate::{
 };
 
 const TAG: &str = "waiting room";
-/// How often the position of a WAITING fan is read again, whatever the room advises.
+/// Bounds on how often the position of a WAITING fan is read again, whatever the room advises.
 const REFRESH_SECS: std::ops::RangeInclusive<u64> = 1..=10;
 /// How often it is read when the room advises nothing.
 const REFRESH_DEFAULT_SECS: u64 = 3;
@@ -38,10 +38,10 @@ const REFRESH_DEFAULT_SECS: u64 = 3;
 pub(crate) fn ops() -> Vec<Op> {
     vec![
         Op::post("/v1/schedules/{id}/queue", enter)
-            .named(TAG, "enter", "Take a place in line")
+            .named(TAG, "enter", "Enter the waiting room")
             .explained(
-                "One place per fan and schedule: entering again tells of the place held already. \
-                 A `ticket` of an earlier answer gives the number back if the room has lost it.",
+                "One place per fan and schedule: entering again returns the place held already. \
+                 A `ticket` from an earlier answer restores the number if the room has lost it.",
             )
             .token()
             .command()
@@ -56,14 +56,14 @@ pub(crate) fn ops() -> Vec<Op> {
                 codes::ACCOUNT_CLOSING,
             ]),
         Op::get("/v1/schedules/{id}/queue/me", get_place)
-            .named(TAG, "getPlace", "Look at the caller's place")
-            .explained("`poll_after_secs` says when to look again; or follow the events.")
+            .named(TAG, "getPlace", "Read the caller's place")
+            .explained("`poll_after_secs` says when to read it again; or follow the events.")
             .token()
             .gives::<Place>(GetPlace::STATUS, "The place", examples::ACTIVE_PLACE)
             .refuses(&[codes::NOT_FOUND]),
         Op::delete("/v1/schedules/{id}/queue/me", leave)
             .named(TAG, "leave", "Give the place up")
-            .explained("Whoever holds seats gives them back, or pays for them, first.")
+            .explained("A fan who holds seats must cancel or pay for them first.")
             .token()
             .command()
             .gives::<Place>(Leave::STATUS, "The place as it ended", examples::LEFT_PLACE)
@@ -73,7 +73,7 @@ pub(crate) fn ops() -> Vec<Op> {
             .explained(
                 "Server-sent events `place`, each with the whole place as `data`: the first at \
                  once, then one with every change, and every few seconds while the position \
-                 moves. Ends after COMPLETED or EXPIRED.",
+                 moves. The stream ends after COMPLETED or EXPIRED.",
             )
             .token()
             .streams(examples::PLACE_EVENTS)
@@ -113,9 +113,9 @@ async fn follow_place(
 ) -> Result<Response, Refused> {
     let (user, until) = verified(&edge, &head).await?;
     let permit = edge.place_to_follow()?;
-    // Joined before the first look: what changes in between is signalled.
+    // Joined before the first read: a change in between is signalled.
     let membership = edge.hub().join(user).await?;
-    let first = edge.look(&head, &GetPlace { schedule_id }).await?;
+    let first = edge.send_query(&head, &GetPlace { schedule_id }).await?;
     if !first.is_granted() {
         return Ok(answer(first, Copies::None));
     }
@@ -147,7 +147,7 @@ struct Watcher {
     /// The place as last sent.
     last: Bytes,
     first: Option<Event>,
-    /// When to look again; `None` unless WAITING.
+    /// When to read it again; `None` unless WAITING.
     refresh_at: Option<Instant>,
     over: bool,
     _permit: OwnedSemaphorePermit,
@@ -170,8 +170,8 @@ impl Watcher {
             tokio::select! {
                 () = self.edge.shutdown().cancelled() => return None,
                 signal = self.membership.next() => match signal {
-                    Ok(Signal::Told(told)) if told.fact.service() != "queue" => continue,
-                    // A place is read whole, so it does not matter how many were missed.
+                    Ok(Signal::Emitted(emitted)) if emitted.event.service() != "queue" => continue,
+                    // The place is read whole, so it does not matter how many events were missed.
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return None,
                 },
@@ -185,17 +185,17 @@ impl Watcher {
                 },
             }
             if let Some(event) = self.look().await {
-                self.beat.said();
+                self.beat.sent();
                 return Some(event);
             }
         }
         None
     }
 
-    /// Reads the place; an event when it is not as it was.
+    /// Reads the place; an event if it has changed.
     async fn look(&mut self) -> Option<Event> {
-        let command = GetPlace { schedule_id: self.schedule_id };
-        let answered = match self.edge.look(&self.head, &command).await {
+        let query = GetPlace { schedule_id: self.schedule_id };
+        let answered = match self.edge.send_query(&self.head, &query).await {
             Ok(answered) => answered,
             Err(problem) => Answered::refused(&problem.0),
         };
@@ -205,7 +205,7 @@ impl Watcher {
                 None
             }
             200 => self.event(answered.body).unwrap_or_default(),
-            // The room is away for a moment; the place may well outlive that.
+            // The queue service is away for a moment; the place may well outlive that.
             500.. => {
                 self.refresh_at = Some(refresh_at(None));
                 None
@@ -217,7 +217,7 @@ impl Watcher {
         }
     }
 
-    /// A place as an event; notes when to look again, or that it is over.
+    /// A place as an event; notes when to read it again, or that it has ended.
     fn event(&mut self, body: Bytes) -> Result<Option<Event>, Problem> {
         let place: Place = serde_json::from_slice(&body).map_err(|_| codes::INTERNAL)?;
         let data = String::from_utf8(body.to_vec()).map_err(|_| codes::INTERNAL)?;

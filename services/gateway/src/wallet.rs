@@ -1,4 +1,4 @@
-//! The caller's wallet.
+//! The caller's wallet: charging points, the balance and its movements.
 
 use axum::{extract::State, response::Response};
 use events::{

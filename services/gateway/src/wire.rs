@@ -1,9 +1,9 @@
-//! What HTTP itself says no to, before there is a request that could be answered.
+//! Answers with problems where hyper refuses bytes that never become a request.
 //!
 //! hyper answers a head that it cannot read by itself, with a status and nothing else, and one
-//! that never ends not at all. It has no place to put an answer of our own, so the connection
-//! is watched: our own answers all have a request id, and one without is hyper's. A problem is
-//! sent in its place.
+//! that never ends not at all. It has no hook for an answer of our own, so the connection is
+//! watched: our own answers all have a request id, and one without is hyper's. A problem is sent
+//! in its place.
 
 use std::{
     io::{self, IoSlice},
@@ -28,46 +28,46 @@ use crate::{
     problem::Refused,
 };
 
-/// How far a connection is with its requests.
+/// The state of a connection's requests.
 #[derive(Default)]
 pub(crate) struct Progress {
-    /// Something of a head has come, and not yet all of it.
+    /// A part of a head has arrived, but not all of it.
     is_begun: AtomicBool,
-    /// Requests that are being answered: what comes meanwhile is their body.
-    in_hand: AtomicUsize,
+    /// Requests that are being answered: bytes that arrive meanwhile are their bodies.
+    in_flight: AtomicUsize,
 }
 
 /// A request that is being answered.
-pub(crate) struct InHand(Arc<Progress>);
+pub(crate) struct InFlight(Arc<Progress>);
 
 impl Progress {
-    /// A head has come to its end, and is being answered.
-    pub(crate) fn take(self: &Arc<Self>) -> InHand {
-        self.in_hand.fetch_add(1, Ordering::Relaxed);
+    /// Notes that a head is complete and its request is being answered.
+    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.is_begun.store(false, Ordering::Relaxed);
-        InHand(self.clone())
+        InFlight(self.clone())
     }
 
-    fn came(&self) {
-        if self.in_hand.load(Ordering::Relaxed) == 0 {
+    fn received(&self) {
+        if self.in_flight.load(Ordering::Relaxed) == 0 {
             self.is_begun.store(true, Ordering::Relaxed);
         }
     }
 }
 
-impl Drop for InHand {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_hand.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A connection whose every answer is one of ours.
+/// A connection on which every answer is one of ours.
 pub(crate) struct Wire {
     stream: TcpStream,
     progress: Arc<Progress>,
-    /// The first line of a head has come to its end.
+    /// The first line of a head is complete.
     has_line: bool,
-    /// What is sent in place of so many bytes of hyper's.
+    /// What is sent instead of so many bytes of hyper's.
     instead: Option<(Bytes, usize)>,
 }
 
@@ -76,8 +76,8 @@ impl Wire {
         Self { stream, progress, has_line: false, instead: None }
     }
 
-    /// Sees what is about to be sent; `len` bytes in all.
-    fn see(&mut self, begin: &[u8], len: usize) {
+    /// Inspects what is about to be sent, `len` bytes in all.
+    fn inspect(&mut self, begin: &[u8], len: usize) {
         if self.instead.is_some() {
             return;
         }
@@ -90,7 +90,7 @@ impl Wire {
         self.has_line = false;
     }
 
-    /// Sends what is sent in place of something, to the end.
+    /// Sends the answer that replaces hyper's, to its end.
     fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<usize>>> {
         while let Some((bytes, len)) = &mut self.instead {
             if bytes.is_empty() {
@@ -105,7 +105,7 @@ impl Wire {
     }
 }
 
-/// The status of an answer that is none of ours.
+/// The status of an answer that is hyper's.
 fn status_of_hyper(begin: &[u8]) -> Option<u16> {
     let status = begin.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
     let head = std::str::from_utf8(begin).ok()?;
@@ -116,19 +116,22 @@ fn status_of_hyper(begin: &[u8]) -> Option<u16> {
 
 fn problem_of(status: u16, has_line: bool) -> Problem {
     match status {
-        414 => Problem::new(codes::ADDRESS_TOO_LONG, "The address is longer than any of ours."),
-        // The address had no end when there was no more room for it.
+        414 => Problem::new(codes::ADDRESS_TOO_LONG, "The address is longer than any of this API."),
+        // The address had not ended when the buffer was full.
         431 if !has_line => problem_of(414, true),
-        431 => Problem::new(codes::HEADERS_TOO_LARGE, "There are too many headers, or too long."),
-        _ => Problem::new(codes::BAD_REQUEST, "What was sent is no HTTP/1.1 request.")
+        431 => Problem::new(
+            codes::HEADERS_TOO_LARGE,
+            "There are too many headers, or they are too long.",
+        ),
+        _ => Problem::new(codes::BAD_REQUEST, "The bytes received are no HTTP/1.1 request.")
             .with("field", "head"),
     }
 }
 
-/// A whole answer, after which the connection ends.
+/// A complete HTTP answer, after which the connection ends.
 fn answer(problem: &Problem) -> Bytes {
     let mut response = Refused(problem.clone()).into_response();
-    // Which operation it would have been is not known, and there is nothing to hide.
+    // The operation is not known, and the answer has nothing to hide from scripts.
     dress(response.headers_mut(), true, new_request_id());
     let body = serde_json::to_vec(problem).expect("problems are plain data");
     let reason = StatusCode::from_u16(problem.status).ok().and_then(|s| s.canonical_reason());
@@ -151,11 +154,11 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let came = &buf.filled()[before..];
-        if !came.is_empty() {
-            self.progress.came();
+        let arrived = &buf.filled()[before..];
+        if !arrived.is_empty() {
+            self.progress.received();
         }
-        self.has_line |= !self.has_line && came.contains(&b'\n');
+        self.has_line |= !self.has_line && arrived.contains(&b'\n');
         Poll::Ready(Ok(()))
     }
 }
@@ -166,7 +169,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.see(buf, buf.len());
+        self.inspect(buf, buf.len());
         match ready!(self.poll_instead(cx))? {
             Some(len) => Poll::Ready(Ok(len)),
             None => Pin::new(&mut self.stream).poll_write(cx, buf),
@@ -180,7 +183,7 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         let len = bufs.iter().map(|buf| buf.len()).sum();
         let begin = bufs.iter().find(|buf| !buf.is_empty());
-        self.see(begin.map_or(&[][..], |buf| buf), len);
+        self.inspect(begin.map_or(&[][..], |buf| buf), len);
         match ready!(self.poll_instead(cx))? {
             Some(len) => Poll::Ready(Ok(len)),
             None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
@@ -201,12 +204,12 @@ impl AsyncWrite for Wire {
 }
 
 impl Drop for Wire {
-    /// hyper lets a connection go when a head does not come to its end in time. Whoever still
-    /// waits is told why; that the answer may find nobody does not matter. A request that was
-    /// taken in hand is told nothing: it may well take effect.
+    /// hyper closes a connection when a head is not complete in time. A client that still waits
+    /// gets the reason; it does not matter when there is none. A request that is being answered
+    /// gets nothing: it may well take effect.
     fn drop(&mut self) {
         if self.progress.is_begun.load(Ordering::Relaxed) && self.instead.is_none() {
-            let detail = "The head of the request did not come to its end in time.";
+            let detail = "The head of the request was not complete in time.";
             let _ = self.stream.try_write(&answer(&Problem::new(codes::REQUEST_TOO_SLOW, detail)));
         }
     }
@@ -217,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_of_hyper_is_known_by_what_it_lacks() {
+    fn an_answer_of_hyper_is_recognised_by_its_missing_request_id() {
         let bare = b"HTTP/1.1 414 URI Too Long\r\ncontent-length: 0\r\n\r\n";
         assert_eq!(status_of_hyper(bare), Some(414));
         let ours = b"HTTP/1.1 414 URI Too Long\r\nx-request-id: a\r\n\r\n";
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_without_an_end_is_too_long_and_headers_without_one_too_large() {
+    fn an_endless_address_is_too_long_and_endless_headers_are_too_large() {
         assert!(problem_of(431, false).is(codes::ADDRESS_TOO_LONG));
         assert!(problem_of(431, true).is(codes::HEADERS_TOO_LARGE));
         assert!(problem_of(414, true).is(codes::ADDRESS_TOO_LONG));
@@ -236,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_instead_is_a_whole_answer() {
+    fn the_answer_that_replaces_hypers_is_complete() {
         let answer = answer(&problem_of(414, true));
         let text = std::str::from_utf8(&answer).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();

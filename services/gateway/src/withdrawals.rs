@@ -1,4 +1,4 @@
-//! Closing an account, and waiting for what becomes of that.
+//! Closing an account, and waiting for the outcome.
 
 use std::time::Duration;
 
@@ -34,13 +34,13 @@ pub(crate) fn ops() -> Vec<Op> {
             .named(TAG, "withdraw", "Close the caller's account")
             .explained(
                 "Starts a saga and answers 202 at once: follow `Location`. With `Prefer: wait=N` \
-                 the answer is 200 with the outcome, once it is known within N seconds; a refusal \
-                 is an outcome too, its `reasons` say why: a payment that runs, a refund that is \
-                 due, tickets for shows to come, points in the wallet. With `forfeit`, in the \
-                 query or in the body, tickets and points are given up without return, and only \
-                 a payment or a refund stands in the way. Once closed, places are left, holds are \
-                 cancelled, the wallet is closed. The access token stays good for reading until \
-                 it runs out.",
+                 the answer is 200 with the outcome if it is known within N seconds; a refusal \
+                 is an outcome too, and its `reasons` say why: a running payment, a refund that \
+                 is due, tickets for future shows, points in the wallet. With `forfeit`, in the \
+                 query or in the body, tickets and points are lost without a refund, and only a \
+                 running payment or a refund prevents closing. Closing the account leaves all \
+                 waiting rooms, cancels holds and closes the wallet. The access token stays valid \
+                 for reading until it expires.",
             )
             .token()
             .command()
@@ -48,7 +48,11 @@ pub(crate) fn ops() -> Vec<Op> {
             .takes::<Withdraw>(examples::WITHDRAW)
             .or_nothing()
             .waits::<Withdrawal>("The attempt as it ended", examples::WITHDRAWAL_REFUSED)
-            .gives::<Withdrawal>(Withdraw::STATUS, "The attempt, on its way", examples::WITHDRAWAL)
+            .gives::<Withdrawal>(
+                Withdraw::STATUS,
+                "The attempt, still running",
+                examples::WITHDRAWAL,
+            )
             .refuses(&[codes::WITHDRAWAL_RUNNING]),
         Op::get("/v1/users/me/withdrawals/{id}", get)
             .named(TAG, "getWithdrawal", "Read one of the caller's attempts to close the account")
@@ -61,7 +65,7 @@ pub(crate) fn ops() -> Vec<Op> {
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct WithdrawParams {
-    /// Also when points, or tickets for shows to come, are lost by it.
+    /// Whether to close it even if points, or tickets for future shows, are lost.
     #[param(value_type = Option<bool>)]
     forfeit: Option<bool>,
 }
@@ -86,11 +90,13 @@ async fn withdraw(State(edge): State<Edge>, request: Request) -> Result<Response
         (query, body) => query.or(body).unwrap_or_default(),
     };
     let head = call.head;
-    let answered = edge.ask::<Withdraw>(&head, json(&Withdraw { forfeit })).await?;
-    let Some(begun) = begun(&answered) else { return Ok(answer(answered, Copies::None)) };
+    let answered = edge.send_command::<Withdraw>(&head, json(&Withdraw { forfeit })).await?;
+    let Some(withdrawal) = withdrawal_of(&answered) else {
+        return Ok(answer(answered, Copies::None));
+    };
     if let Some(secs) = head.wait_secs() {
         let deadline = Instant::now() + Duration::from_secs(secs);
-        if let Some(ended) = ended(&edge, &head, begun, deadline).await {
+        if let Some(ended) = ended(&edge, &head, withdrawal, deadline).await {
             let answered = Answered { status: 200, body: json(&ended) };
             return Ok(preference_applied(answer(answered, Copies::None), secs));
         }
@@ -98,14 +104,14 @@ async fn withdraw(State(edge): State<Edge>, request: Request) -> Result<Response
     Ok(accepted(answered))
 }
 
-/// The attempt, where one was begun or is known already.
-fn begun(answered: &Answered) -> Option<Withdrawal> {
+/// The attempt, if one was started or is already running.
+fn withdrawal_of(answered: &Answered) -> Option<Withdrawal> {
     answered.is_granted().then(|| serde_json::from_slice(&answered.body).ok()).flatten()
 }
 
 /// The answer with the attempt's address.
 fn accepted(answered: Answered) -> Response {
-    let attempt = begun(&answered).map(|begun| begun.attempt);
+    let attempt = withdrawal_of(&answered).map(|withdrawal| withdrawal.attempt);
     let response = answer(answered, Copies::None);
     match attempt {
         Some(attempt) if response.status() == StatusCode::ACCEPTED => {
@@ -115,36 +121,36 @@ fn accepted(answered: Answered) -> Response {
     }
 }
 
-/// Waits until the deadline for the end of an attempt, which may have ended already. What
-/// passes by only says when to look.
+/// Waits until the deadline for the end of an attempt, which may have ended already. Events only
+/// say when to read it again.
 async fn ended(
     edge: &Edge,
     head: &Head,
-    begun: Withdrawal,
+    withdrawal: Withdrawal,
     deadline: Instant,
 ) -> Option<Withdrawal> {
-    if is_over(&begun) {
-        return Some(begun);
+    if is_over(&withdrawal) {
+        return Some(withdrawal);
     }
-    // Registered before looking: the end is either seen here or passes by there.
-    let mut waiter = edge.waiters().wait_for_fan(begun.user_id)?;
-    let mut reconnects = edge.asker().reconnects();
+    // Registered before reading: the end is either read here or signalled there.
+    let mut waiter = edge.waiters().wait_for_withdrawal(withdrawal.user_id)?;
+    let mut reconnects = edge.client().reconnects();
     loop {
-        if let Some(ended) = look(edge, head, begun.attempt).await {
+        if let Some(ended) = look(edge, head, withdrawal.attempt).await {
             return Some(ended);
         }
         tokio::select! {
-            () = waiter.stirred() => {}
+            () = waiter.notified() => {}
             Ok(()) = reconnects.changed() => {}
             () = tokio::time::sleep_until(deadline) => break,
             () = edge.shutdown().cancelled() => break,
         }
     }
-    look(edge, head, begun.attempt).await
+    look(edge, head, withdrawal.attempt).await
 }
 
 async fn look(edge: &Edge, head: &Head, attempt: AttemptId) -> Option<Withdrawal> {
-    let answered = edge.look(head, &GetWithdrawal { attempt }).await.ok()?;
+    let answered = edge.send_query(head, &GetWithdrawal { attempt }).await.ok()?;
     serde_json::from_slice(&answered.body).ok().filter(is_over)
 }
 

@@ -1,13 +1,16 @@
 //! Tokens: what they claim, and how they are verified.
 //!
-//! Every service verifies for itself. A [`Verifier`] knows the public keys of both
-//! issuers and remembers what it has verified, because the same token comes with each
+//! Every service verifies tokens itself. A [`Verifier`] holds the public keys of both
+//! issuers and caches what it has verified, because the same token comes with each
 //! request of a fan. What a token is good for is fixed by its type: issuer and audience
 //! belong to the [`Claims`], so a ticket can never pass for a pass, nor the signer of one
 //! issuer for the other.
 
+pub(crate) mod callout;
 mod key_set;
+pub mod keys;
 mod seen;
+pub(crate) mod signatures;
 #[cfg(test)]
 mod tests;
 
@@ -25,26 +28,26 @@ use seen::{Seen, digest};
 /// Clocks of two machines may differ by this much.
 pub const LEEWAY_SECS: i64 = 2;
 
-/// Nothing of ours is longer; what is, is refused before it costs anything.
+/// No token of ours is longer; a longer one is refused before it costs anything.
 const TOKEN_BYTES_MAX: usize = 4_096;
 
-/// Asks an endpoint (`user.jwks`, `queue.jwks`) for its key set.
+/// Fetches the key set from an endpoint (`user.jwks`, `queue.jwks`).
 pub type FetchKeys = Arc<
     dyn Fn(&'static str) -> BoxFuture<'static, Result<serde_json::Value, Problem>> + Send + Sync,
 >;
 
-/// What a kind of token says, and who may say it.
+/// The claims of one kind of token, and its only issuer.
 pub trait Claims: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// `iss`: the only signer of this kind.
     const ISSUER: &'static str;
     /// `aud`: what this kind is good for.
     const AUDIENCE: &'static str;
 
-    /// `exp`, in seconds since 1970; `None` for what never runs out.
+    /// `exp`, in seconds since 1970; `None` for a token that never expires.
     fn exp(&self) -> Option<i64>;
 }
 
-/// An access token: who is asking.
+/// An access token: identifies the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessClaims {
     /// The account.
@@ -53,12 +56,12 @@ pub struct AccessClaims {
     pub roles: Vec<user::Role>,
     /// When it was signed, in seconds since 1970.
     pub iat: i64,
-    /// When it runs out, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub exp: i64,
 }
 
 impl AccessClaims {
-    /// Claims that hold for `life_secs` from now.
+    /// Claims that are valid for `life_secs` from now.
     pub fn new(sub: UserId, roles: Vec<user::Role>, now: Timestamp, life_secs: i64) -> Self {
         let iat = unix_secs(now);
         Self { sub, roles, iat, exp: iat + life_secs }
@@ -82,9 +85,9 @@ impl Claims for AccessClaims {
 /// A pass: the right to reserve and pay, while the place is ACTIVE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassClaims {
-    /// Whose place.
+    /// The owner of the place.
     pub sub: UserId,
-    /// In which room.
+    /// The schedule of the waiting room.
     pub schedule: ScheduleId,
     /// Fences a pass of an earlier activation.
     pub place_version: u64,
@@ -116,12 +119,12 @@ impl Claims for PassClaims {
     }
 }
 
-/// A ticket: proof of a number in line, good for as long as its key is published.
+/// A ticket: proof of a number in the queue, good for as long as its key is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TicketClaims {
-    /// Whose number.
+    /// The owner of the number.
     pub sub: UserId,
-    /// In which room.
+    /// The schedule of the waiting room.
     pub schedule: ScheduleId,
     /// The number.
     pub ticket: u64,
@@ -156,13 +159,13 @@ pub enum TokenError {
     /// It is not one of ours: unreadable, altered, or made for something else.
     #[error("the token is not valid")]
     Forged,
-    /// It was good once.
-    #[error("the token has run out")]
+    /// It was valid once.
+    #[error("the token has expired")]
     Expired,
-    /// Its key has not been seen yet and is being fetched; ask again shortly.
+    /// Its key is not known yet and is being fetched; try again shortly.
     #[error("the key of the token is being fetched")]
     KeyUnknown,
-    /// Its key has not been seen yet and cannot be fetched right now.
+    /// Its key is not known yet and cannot be fetched right now.
     #[error("the keys to verify the token cannot be fetched")]
     Unavailable,
 }
@@ -185,8 +188,8 @@ impl From<TokenError> for Problem {
 
 /// Verifies a token with the key that its header names.
 ///
-/// The signature comes first: whether a token has run out is nobody's business who
-/// could not have made it.
+/// The signature is checked first: only a caller with a genuine token may learn that it has
+/// expired.
 pub(crate) fn verify<C: Claims>(
     token: &str,
     now: Timestamp,
@@ -195,9 +198,10 @@ pub(crate) fn verify<C: Claims>(
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::Forged);
     }
+    signatures::install();
     let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Forged)?;
-    // The algorithm is ours to choose, never the token's: `none`, or a public key taken
-    // for an HMAC secret, ends here.
+    // We choose the algorithm, never the token: `none`, or a public key used as an HMAC
+    // secret, is refused here.
     if header.alg != Algorithm::EdDSA {
         return Err(TokenError::Forged);
     }
@@ -207,7 +211,7 @@ pub(crate) fn verify<C: Claims>(
     wanted.set_issuer(&[C::ISSUER]);
     wanted.set_audience(&[C::AUDIENCE]);
     wanted.set_required_spec_claims(&["iss", "aud"]);
-    // The library would ask the clock itself; `in_time` asks the caller's.
+    // The library would read the system clock; `in_time` uses the caller's time.
     wanted.validate_exp = false;
     let opened = jsonwebtoken::decode::<C>(token, &key, &wanted);
     let claims = opened.map_err(|_| TokenError::Forged)?.claims;
@@ -232,15 +236,15 @@ pub struct Verifier {
     pass: Gate<PassClaims>,
 }
 
-/// One kind of token: the keys of its issuer, and what was verified before.
+/// One kind of token: the keys of its issuer, and the tokens verified before.
 struct Gate<C> {
     keys: Arc<KeySet>,
     seen: Mutex<Seen<C>>,
 }
 
 impl Verifier {
-    /// A verifier that learns keys through `fetch`. It knows none yet: the first token
-    /// brings them, or [`Verifier::warm`].
+    /// A verifier that gets keys through `fetch`. It starts without any: the first token, or
+    /// [`Verifier::warm`], fetches them.
     pub fn new(fetch: FetchKeys) -> Self {
         Self {
             access: Gate::new(KeySet::new(user::Jwks::ENDPOINT, fetch.clone())),
@@ -248,8 +252,8 @@ impl Verifier {
         }
     }
 
-    /// Fetches both key sets. Not needed for anything but the speed of the first calls,
-    /// so an issuer that is not up yet is no failure.
+    /// Fetches both key sets. This only speeds up the first calls, so an issuer that is not
+    /// up yet is not a failure.
     pub async fn warm(&self, now: Timestamp) {
         let both = futures::join!(self.access.keys.refresh(now), self.pass.keys.refresh(now));
         if let (Err(error), _) | (_, Err(error)) = both {
@@ -265,11 +269,12 @@ impl Verifier {
         Ok(self.access.check(token, now).await?.caller()?)
     }
 
-    /// The caller behind an access token, by the keys at hand: for code that must not
-    /// wait. A new key is fetched in the background meanwhile.
+    /// The caller behind an access token, by the keys already loaded: for code that must not
+    /// wait. A new key is fetched in the background.
     ///
     /// # Errors
-    /// What is wrong with it; after `KeyUnknown` ask again shortly, or [`Verifier::access`].
+    /// What is wrong with it; after `KeyUnknown` try again shortly, or use
+    /// [`Verifier::access`].
     pub fn try_access(&self, token: &str, now: Timestamp) -> Result<Caller, TokenError> {
         self.access.try_check(token, now)?.caller()
     }
@@ -277,16 +282,16 @@ impl Verifier {
     /// What a pass grants, fetching its key when it is new.
     ///
     /// # Errors
-    /// What is wrong with it; the caller decides how to put that.
+    /// What is wrong with it; the caller decides how to word it.
     pub async fn pass(&self, token: &str, now: Timestamp) -> Result<PassClaims, TokenError> {
         self.pass.check(token, now).await
     }
 
-    /// What a pass grants, by the keys at hand: for code that must not wait. A new key is
-    /// fetched in the background meanwhile.
+    /// What a pass grants, by the keys already loaded: for code that must not wait. A new key
+    /// is fetched in the background.
     ///
     /// # Errors
-    /// What is wrong with it; after `KeyUnknown` ask again shortly.
+    /// What is wrong with it; after `KeyUnknown` try again shortly.
     pub fn try_pass(&self, token: &str, now: Timestamp) -> Result<PassClaims, TokenError> {
         self.pass.try_check(token, now)
     }
@@ -323,7 +328,7 @@ impl<C: Claims> Gate<C> {
         })
     }
 
-    /// Verifies by the keys at hand, or remembers having done so.
+    /// Verifies a token by the keys already loaded, or finds it in the cache.
     fn known(&self, token: &str, now: Timestamp) -> Result<C, TokenError> {
         let (name, edition) = (digest(token), self.keys.edition());
         if let Some(claims) = self.seen().get(&name, edition) {
@@ -338,7 +343,7 @@ impl<C: Claims> Gate<C> {
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen<C>> {
-        // A cache stays a cache, whoever panicked while holding it.
+        // A panic while the lock was held does not spoil a cache.
         self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

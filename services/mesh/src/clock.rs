@@ -1,10 +1,10 @@
-//! The wall clock and new ids, read here and nowhere else.
+//! The wall clock and new ids. All code gets both from here.
 
 use events::Timestamp;
 use uuid::Uuid;
 
 /// Now, in UTC, to the microsecond.
-#[expect(clippy::disallowed_methods, reason = "the one place that may ask")]
+#[expect(clippy::disallowed_methods, reason = "the one place that may read the clock")]
 pub fn now() -> Timestamp {
     #[cfg(feature = "sim")]
     if let Some(now) = simulated::now() {
@@ -13,7 +13,7 @@ pub fn now() -> Timestamp {
     time::OffsetDateTime::now_utc().into()
 }
 
-/// An id that nobody else has: a UUIDv7 of now.
+/// A new unique id: a UUIDv7 of now.
 pub fn new_id() -> Uuid {
     #[cfg(feature = "sim")]
     if let Some(id) = simulated::new_id() {
@@ -22,7 +22,7 @@ pub fn new_id() -> Uuid {
     Uuid::now_v7()
 }
 
-/// The clock and the chance of a simulation, on the thread that runs it.
+/// The clock and the randomness of a simulation, on the thread that runs it.
 #[cfg(feature = "sim")]
 pub mod simulated {
     use std::cell::RefCell;
@@ -33,8 +33,8 @@ pub mod simulated {
 
     struct World {
         now: Timestamp,
-        chance: StdRng,
-        /// Ids made so far: later ones are greater, as those of one process are.
+        random: StdRng,
+        /// Number of ids made so far. Later ids are greater, as in a real process.
         ids: u64,
     }
 
@@ -42,9 +42,9 @@ pub mod simulated {
         static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
     }
 
-    /// From here on this thread lives in a simulation, until what is returned is dropped.
+    /// Simulates the clock on this thread until the returned guard is dropped.
     pub fn begin(now: Timestamp, seed: u64) -> Simulation {
-        let world = World { now, chance: StdRng::seed_from_u64(seed), ids: 0 };
+        let world = World { now, random: StdRng::seed_from_u64(seed), ids: 0 };
         WORLD.with_borrow_mut(|of| *of = Some(world));
         Simulation(())
     }
@@ -79,9 +79,9 @@ pub mod simulated {
             world.ids += 1;
             let millis = world.now.0.unix_timestamp_nanos() / 1_000_000;
             let mut random = [0; 10];
-            world.chance.fill(&mut random[..]);
-            // What is equal in time is ordered by the counter; the bits that say what kind of
-            // id it is are spared.
+            world.random.fill(&mut random[..]);
+            // The counter orders ids of the same millisecond; the version and variant bits are
+            // left alone.
             random[0] = (world.ids >> 18) as u8 & 0x0f;
             random[1] = (world.ids >> 10) as u8;
             random[2] = (world.ids >> 4) as u8 & 0x3f;

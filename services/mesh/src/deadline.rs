@@ -1,24 +1,25 @@
-//! Nobody is waited for without an end.
+//! A time limit for every wait on a server.
 //!
-//! A server that is paused, or that a route was lost to, does not refuse: it says nothing, and
-//! its connections stay open. So whatever waits for a server waits through here, or through
-//! [`crate::Link`] and the engines, which do; `services/clippy.toml` forbids the calls that
-//! would wait for ever. What only ends with the process (a subscription, a queue in memory)
-//! has a shutdown beside it instead.
+//! A server that is paused, or cut off from the network, does not refuse: it does not answer,
+//! and its connections stay open. So every wait for a server goes through here, or through
+//! [`crate::Link`] and the engines, which do the same; `services/clippy.toml` forbids the calls
+//! that would wait for ever. A wait that ends only with the process (a subscription, a queue in
+//! memory) is combined with a shutdown instead.
 
 use std::{future::IntoFuture, time::Duration};
 
-/// A server has not answered in time. It is not known what it has done.
+/// A server has not answered in time. It is unknown what it has done.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[error("{who} has not answered within {} s", .limit.as_secs_f32())]
 pub struct Late {
-    /// Who was waited for.
+    /// The server.
     pub who: &'static str,
-    /// For how long.
+    /// The time limit.
     pub limit: Duration,
 }
 
-/// Waits for an answer, for so long at most. The work is dropped where it stands after that.
+/// Waits for an answer, for at most `limit`. After that the future is dropped, however far it
+/// has come.
 ///
 /// # Errors
 /// [`Late`] when the time is over.
@@ -35,7 +36,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_never_answers_is_named() {
+    async fn a_timeout_names_the_server_that_did_not_answer() {
         let limit = Duration::from_millis(20);
         let late = within(limit, "the broker", std::future::pending::<()>()).await.unwrap_err();
         assert_eq!(late.to_string(), "the broker has not answered within 0.02 s");

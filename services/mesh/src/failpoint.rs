@@ -1,6 +1,6 @@
-//! Places where a crash hurts most, to be armed by tests and proofs.
+//! Failpoints: the places where a crash hurts most, to be armed by tests and proofs.
 //!
-//! An armed point fails once: the code behind it behaves as if the process had died there
+//! An armed failpoint fails once: the code behind it behaves as if the process had died there
 //! and been started again. Nothing is armed in production, where a check costs one load.
 
 use std::{
@@ -16,7 +16,7 @@ use std::{
 pub enum Failpoint {
     /// The batch is written but not committed.
     BeforeCommit,
-    /// The batch is committed, but nobody was answered and nothing acknowledged.
+    /// The batch is committed, but no caller was answered and no message acknowledged.
     BeforeAck,
     /// The messages are published, but not marked as such.
     BeforeMark,
@@ -27,7 +27,7 @@ impl Failpoint {
     pub const ALL: [Self; 3] = [Self::BeforeCommit, Self::BeforeAck, Self::BeforeMark];
 }
 
-/// The armed points of one service.
+/// The failpoints of one service.
 #[derive(Debug, Default)]
 pub struct Failpoints {
     /// Whether anything was ever armed.
@@ -38,21 +38,21 @@ pub struct Failpoints {
 }
 
 impl Failpoints {
-    /// Lets `point` fail the next `times` times.
+    /// Makes `point` fail the next `times` times.
     pub fn arm(&self, point: Failpoint, times: u32) {
         self.armed[point as usize].store(times, Ordering::SeqCst);
         self.used.store(true, Ordering::SeqCst);
     }
 
-    /// Lets `point` fail once more for each of `names`, when it gets there: a fact heard, an
-    /// endpoint or a timer; at [`Failpoint::BeforeMark`], a fact told.
+    /// Makes `point` fail once for each of `names`, when it gets there: a consumed event, an
+    /// endpoint or a timer; at [`Failpoint::BeforeMark`], an emitted event.
     pub fn aim(&self, point: Failpoint, names: impl IntoIterator<Item = &'static str>) {
         self.aimed(point).extend(names);
         self.used.store(true, Ordering::SeqCst);
     }
 
-    /// What was aimed at and has not got there yet.
-    pub fn spared(&self, point: Failpoint) -> Vec<&'static str> {
+    /// The names that `point` was aimed at and that have not got there yet.
+    pub fn pending(&self, point: Failpoint) -> Vec<&'static str> {
         self.aimed(point).iter().copied().collect()
     }
 
@@ -61,23 +61,23 @@ impl Failpoints {
         self.hit[point as usize].load(Ordering::SeqCst)
     }
 
-    /// Whether to fail here, now, with these messages at hand.
-    pub fn strikes<'a>(&self, point: Failpoint, names: impl Iterator<Item = &'a str>) -> bool {
+    /// Whether to fail here and now, with messages of these names.
+    pub fn fires<'a>(&self, point: Failpoint, names: impl Iterator<Item = &'a str>) -> bool {
         if !self.used.load(Ordering::Relaxed) {
             return false;
         }
         let armed = &self.armed[point as usize];
-        let mut strikes = armed
+        let mut fires = armed
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
             .is_ok();
         let mut aimed = self.aimed(point);
         for name in names {
-            strikes |= aimed.remove(name);
+            fires |= aimed.remove(name);
         }
-        if strikes {
+        if fires {
             self.hit[point as usize].fetch_add(1, Ordering::SeqCst);
         }
-        strikes
+        fires
     }
 
     fn aimed(&self, point: Failpoint) -> MutexGuard<'_, BTreeSet<&'static str>> {
@@ -89,27 +89,27 @@ impl Failpoints {
 mod tests {
     use super::*;
 
-    fn strikes(points: &Failpoints, names: &[&str]) -> bool {
-        points.strikes(Failpoint::BeforeAck, names.iter().copied())
+    fn fires(points: &Failpoints, names: &[&str]) -> bool {
+        points.fires(Failpoint::BeforeAck, names.iter().copied())
     }
 
     #[test]
-    fn an_armed_point_fails_as_often_as_it_was_told_and_no_more() {
+    fn an_armed_point_fails_the_given_number_of_times_and_no_more() {
         let points = Failpoints::default();
         points.arm(Failpoint::BeforeAck, 2);
-        let seen: Vec<bool> = (0..4).map(|_| strikes(&points, &[])).collect();
+        let seen: Vec<bool> = (0..4).map(|_| fires(&points, &[])).collect();
         assert_eq!(seen, [true, true, false, false]);
-        assert!(!points.strikes(Failpoint::BeforeCommit, [].into_iter()));
+        assert!(!points.fires(Failpoint::BeforeCommit, [].into_iter()));
     }
 
     #[test]
     fn an_aimed_point_fails_once_for_each_name() {
         let points = Failpoints::default();
         points.aim(Failpoint::BeforeAck, ["a", "b", "c"]);
-        assert!(!strikes(&points, &["x"]));
-        assert!(strikes(&points, &["x", "a", "b"]));
-        assert!(!strikes(&points, &["b"]));
-        assert_eq!(points.spared(Failpoint::BeforeAck), ["c"]);
+        assert!(!fires(&points, &["x"]));
+        assert!(fires(&points, &["x", "a", "b"]));
+        assert!(!fires(&points, &["b"]));
+        assert_eq!(points.pending(Failpoint::BeforeAck), ["c"]);
         assert_eq!(points.hits(Failpoint::BeforeAck), 1);
     }
 }

@@ -12,12 +12,12 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::engine::Failure;
+use crate::store::engine::Failure;
 
-/// How long an instance whose store is away goes on taking commands, to say so; after that it
-/// leaves them to the others.
+/// How long an instance whose store is unavailable still takes commands, to refuse them; after
+/// that it leaves them to other instances.
 const LEAVE_AFTER: Duration = Duration::from_secs(3);
-/// A store that has failed a batch is not believed sooner than this because it answers.
+/// A store that has failed a batch does not count as healthy for this long, although it answers.
 const DISTRUST: Duration = Duration::from_secs(2);
 
 /// The state of one running service, shared by its tasks.
@@ -26,12 +26,12 @@ pub struct Health(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// What is wrong, by what it is wrong with, in words.
-    ails: Mutex<BTreeMap<Part, String>>,
+    /// The problem of each part that has one, in words.
+    faults: Mutex<BTreeMap<Part, String>>,
     store: Mutex<Store>,
-    /// The same, for each command to look at.
+    /// Whether the store is down, readable without a lock for each command.
     store_down: AtomicBool,
-    /// Whether commands are taken; `None` before the store was looked at.
+    /// Whether commands are accepted; `None` before the first check of the store.
     serving: watch::Sender<Option<bool>>,
     handled: AtomicU64,
     messages: AtomicU64,
@@ -50,18 +50,18 @@ struct Store {
     failed_at: Option<Instant>,
 }
 
-/// What can be wrong with.
+/// A part that can have a problem.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     /// The service's own store.
     Store,
-    /// What it emits cannot be published.
+    /// The publishing of events.
     Publisher,
-    /// The stream takes no more.
+    /// The room in the service's stream.
     Room,
-    /// Outbox and stream cannot be compared.
+    /// The comparison of outbox and stream.
     Comparison,
-    /// The broker says so itself.
+    /// The broker, by its own report.
     Broker,
     /// The consumer of a stream.
     Consumer(String),
@@ -69,14 +69,14 @@ pub(crate) enum Part {
     Follower,
 }
 
-/// What has been counted since the start.
+/// Counters since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Events and commands taken in.
+    /// Events and commands handled.
     pub handled: u64,
     /// Messages taken in, each with one or more events.
     pub messages: u64,
-    /// Messages dropped as seen before.
+    /// Messages dropped because they were taken in before.
     pub repeats: u64,
     /// Events that were parked.
     pub parked: u64,
@@ -86,14 +86,15 @@ pub struct Counts {
     pub published: u64,
     /// Requests whose answer would have gone to no inbox.
     pub unanswered: u64,
-    /// Messages published again because the stream had dropped them before somebody took them in.
+    /// Messages published again because the stream had dropped them before a consumer took them
+    /// in.
     pub missed: u64,
 }
 
 impl Default for Health {
     fn default() -> Self {
         Self(Arc::new(Inner {
-            ails: Mutex::default(),
+            faults: Mutex::default(),
             store: Mutex::default(),
             store_down: AtomicBool::new(false),
             serving: watch::Sender::new(None),
@@ -115,25 +116,26 @@ impl Health {
         self.is_examined() && self.lock_ails().is_empty()
     }
 
-    /// What keeps the service from its work, in words; empty when nothing does.
-    pub fn ails(&self) -> Vec<String> {
-        let ails = self.lock_ails();
-        let mut ails: Vec<String> = ails.iter().map(|(part, cause)| part.said(cause)).collect();
+    /// The problems that keep the service from its work, in words.
+    pub fn faults(&self) -> Vec<String> {
+        let faults = self.lock_ails();
+        let mut faults: Vec<String> =
+            faults.iter().map(|(part, cause)| part.describe(cause)).collect();
         if !self.is_examined() {
-            ails.push("the store was not looked at yet".to_owned());
+            faults.push("the store was not checked yet".to_owned());
         }
-        ails
+        faults
     }
 
-    /// The same without what the broker says of itself, for who asks it as well.
-    pub fn ails_beside_the_broker(&self) -> Vec<String> {
-        let broker = self.lock_ails().get(&Part::Broker).map(|cause| Part::Broker.said(cause));
-        let mut ails = self.ails();
-        ails.retain(|ail| Some(ail) != broker.as_ref());
-        ails
+    /// The same without the broker's own report, for a caller that asks the broker as well.
+    pub fn faults_beside_the_broker(&self) -> Vec<String> {
+        let broker = self.lock_ails().get(&Part::Broker).map(|cause| Part::Broker.describe(cause));
+        let mut faults = self.faults();
+        faults.retain(|ail| Some(ail) != broker.as_ref());
+        faults
     }
 
-    /// What has been counted since the start.
+    /// Counters since the start.
     pub fn counts(&self) -> Counts {
         Counts {
             handled: self.0.handled.load(Relaxed),
@@ -147,29 +149,29 @@ impl Health {
         }
     }
 
-    /// Notes that something is wrong; whether that is news.
-    pub(crate) fn ailing(&self, part: Part, cause: impl Display) -> bool {
+    /// Notes the problem of a part; whether it is new.
+    pub(crate) fn faulty(&self, part: Part, cause: impl Display) -> bool {
         self.lock_ails().insert(part, cause.to_string()).is_none()
     }
 
-    /// Notes that it is not, or not any more; whether that is news.
+    /// Notes that a part has no problem; whether it had one before.
     pub(crate) fn well(&self, part: &Part) -> bool {
         self.lock_ails().remove(part).is_some()
     }
 
-    /// Whether this is known to be wrong.
-    pub(crate) fn is_ailing(&self, part: &Part) -> bool {
+    /// Whether a part has a problem.
+    pub(crate) fn is_faulty(&self, part: &Part) -> bool {
         self.lock_ails().contains_key(part)
     }
 
-    /// Notes that the store has failed at work; whether that is news.
+    /// Notes that the store has failed a batch; whether this is new.
     pub(crate) fn store_failed(&self, failure: &Failure) -> bool {
         self.lock_store().failed_at = Some(Instant::now());
         self.store_is_away(failure)
     }
 
-    /// Notes that the store does not answer, or not as it should; whether that is news. One
-    /// that cannot be used at all, however often it is asked, is left at once.
+    /// Notes that the store does not answer, or answers with a failure; whether this is new. An
+    /// instance whose store is unusable stops serving at once, because retrying does not help.
     pub(crate) fn store_is_away(&self, failure: &Failure) -> bool {
         let now = Instant::now();
         let is_unusable = matches!(failure, Failure::Unusable(_));
@@ -180,17 +182,17 @@ impl Health {
         if is_unusable || is_own && now.duration_since(since) >= LEAVE_AFTER {
             self.0.serving.send_if_modified(|serving| serving.replace(false) != Some(false));
         } else {
-            // Looked at for the first time: whoever asks is told to come again.
+            // After its first check the instance serves, so that callers are asked to retry.
             self.0.serving.send_if_modified(|serving| {
                 let is_first = serving.is_none();
                 serving.get_or_insert(true);
                 is_first
             });
         }
-        self.ailing(Part::Store, failure)
+        self.faulty(Part::Store, failure)
     }
 
-    /// Notes that the store has done its work; whether that is news.
+    /// Notes that the store has completed a batch; whether it was down before.
     pub(crate) fn store_works(&self) -> bool {
         if !self.0.store_down.load(Relaxed) && self.is_serving() {
             return false;
@@ -202,8 +204,8 @@ impl Health {
         self.well(&Part::Store)
     }
 
-    /// Notes that the store answers; whether that is news. It does not count yet when the
-    /// store has just failed: a full disk answers, too.
+    /// Notes that the store answers; whether it was down before. An answer does not count when
+    /// the store has just failed a batch: a store with a full disk answers, too.
     pub(crate) fn store_answers(&self) -> bool {
         let failed_at = self.lock_store().failed_at;
         let is_fresh = failed_at.is_some_and(|at| at.elapsed() < DISTRUST);
@@ -214,7 +216,7 @@ impl Health {
         !self.0.store_down.load(Relaxed)
     }
 
-    /// Whether commands are taken; changes with the store.
+    /// Whether commands are accepted; changes with the store.
     pub(crate) fn serving(&self) -> watch::Receiver<Option<bool>> {
         self.0.serving.subscribe()
     }
@@ -249,13 +251,13 @@ impl Health {
         self.0.missed.fetch_add(count, Relaxed);
     }
 
-    /// How many there are now.
+    /// Counts one more; returns how many there are now.
     pub(crate) fn add_unanswered(&self) -> u64 {
         self.0.unanswered.fetch_add(1, Relaxed) + 1
     }
 
     fn lock_ails(&self) -> MutexGuard<'_, BTreeMap<Part, String>> {
-        self.0.ails.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_store(&self) -> MutexGuard<'_, Store> {
@@ -264,7 +266,7 @@ impl Health {
 }
 
 impl Part {
-    fn said(&self, cause: &str) -> String {
+    fn describe(&self, cause: &str) -> String {
         match self {
             Self::Store => cause.to_owned(),
             Self::Publisher => format!("events cannot be published: {cause}"),
@@ -288,29 +290,29 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_leaves_its_group_at_once_when_its_store_is_not_its_own() {
+    fn an_instance_leaves_its_queue_group_at_once_when_its_store_is_unusable() {
         let health = Health::default();
-        assert!(!health.is_ready(), "nobody has looked");
+        assert!(!health.is_ready(), "the store was not checked yet");
         assert!(health.store_is_away(&Failure::Unusable("no such database".into())));
         assert_eq!(*health.serving().borrow(), Some(false));
-        assert!(health.ails()[0].ends_with("no such database"), "{:?}", health.ails());
+        assert!(health.faults()[0].ends_with("no such database"), "{:?}", health.faults());
         assert!(health.store_answers());
         assert_eq!(*health.serving().borrow(), Some(true));
         assert!(health.is_ready());
     }
 
     #[test]
-    fn a_store_that_is_away_for_a_moment_keeps_its_instance_in_the_group() {
+    fn an_instance_stays_in_its_queue_group_while_its_store_is_away_for_a_moment() {
         let health = Health::default();
         health.store_works();
         assert!(health.store_is_away(&away()));
-        assert!(!health.store_is_away(&away()), "that is no news");
+        assert!(!health.store_is_away(&away()), "it is not new");
         assert_eq!(*health.serving().borrow(), Some(true));
         assert!(!health.is_ready());
     }
 
     #[test]
-    fn an_answer_right_after_a_failure_at_work_proves_nothing() {
+    fn an_answer_right_after_a_failed_batch_does_not_make_a_store_healthy() {
         let health = Health::default();
         health.store_failed(&Failure::Unavailable("no space left on device".into()));
         assert!(!health.store_answers());

@@ -1,4 +1,4 @@
-//! Looking after what a service stands on: its store, and the broker.
+//! Checks of the store and the broker that a service depends on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,21 +7,20 @@ use tracing::{info, warn};
 
 use crate::{
     Link,
-    engine::Engine,
     health::{Health, Part},
+    store::engine::Engine,
 };
 
 /// How often the store is tidied.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
-/// How often a store that went away is looked for …
+/// How often a store that is down is checked …
 const CHECK_EVERY: Duration = Duration::from_millis(500);
-/// … and how often one that seems to be well is looked at: a service that has nothing to do
-/// would not notice.
+/// … and how often one that seems healthy: an idle service would not notice a failure.
 const CHECK_AT_LAST: Duration = Duration::from_secs(5);
-/// How often the broker is asked how it is.
+/// How often the broker is asked for its health.
 const BROKER_EVERY: Duration = Duration::from_secs(2);
 
-/// What housekeeping works with.
+/// The housekeeping task of one service.
 pub(crate) struct Housekeeping<E> {
     pub(crate) engine: Arc<E>,
     pub(crate) link: Link,
@@ -29,16 +28,16 @@ pub(crate) struct Housekeeping<E> {
 }
 
 impl<E: Engine> Housekeeping<E> {
-    /// Finds the store again when it was away, and tidies it now and then.
+    /// Checks the store, so that the service resumes when it is back, and tidies it at intervals.
     pub(crate) async fn keep_store(&self) {
-        self.look_at_store().await;
-        let (mut look_at, mut tidy_at) =
+        self.check_store().await;
+        let (mut check_at, mut tidy_at) =
             (Instant::now() + CHECK_AT_LAST, Instant::now() + TIDY_EVERY);
         loop {
             tokio::time::sleep(CHECK_EVERY).await;
-            if !self.health.store_is_up() || Instant::now() >= look_at {
-                look_at = Instant::now() + CHECK_AT_LAST;
-                self.look_at_store().await;
+            if !self.health.store_is_up() || Instant::now() >= check_at {
+                check_at = Instant::now() + CHECK_AT_LAST;
+                self.check_store().await;
             }
             if Instant::now() >= tidy_at {
                 tidy_at = Instant::now() + TIDY_EVERY;
@@ -49,7 +48,7 @@ impl<E: Engine> Housekeeping<E> {
         }
     }
 
-    async fn look_at_store(&self) {
+    async fn check_store(&self) {
         match self.engine.check().await {
             Ok(()) => {
                 if self.health.store_answers() {
@@ -64,23 +63,23 @@ impl<E: Engine> Housekeeping<E> {
         }
     }
 
-    /// Asks the broker how it is: one that answers may still be unable to write.
+    /// Asks the broker for its health: a broker that answers may still be unable to write.
     pub(crate) async fn watch_broker(&self) {
         loop {
-            match self.link.broker_ails().await {
+            match self.link.broker_fault().await {
                 Ok(None) => {
                     if self.health.well(&Part::Broker) {
                         info!(service = self.link.service(), "the broker can work again");
                     }
                 }
                 Ok(Some(cause)) | Err(cause) => {
-                    if self.health.ailing(Part::Broker, &cause) {
+                    if self.health.faulty(Part::Broker, &cause) {
                         warn!(service = self.link.service(), cause, "the broker cannot work");
                     }
                 }
             }
-            let is_ailing = self.health.is_ailing(&Part::Broker);
-            tokio::time::sleep(if is_ailing { CHECK_EVERY } else { BROKER_EVERY }).await;
+            let is_faulty = self.health.is_faulty(&Part::Broker);
+            tokio::time::sleep(if is_faulty { CHECK_EVERY } else { BROKER_EVERY }).await;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The runtime of the mesh: everything that is the same for every service.
 //!
-//! A service is a [`Service`] table over an [`engine::Engine`]: the facts it hears, the
+//! A service is a [`Service`] table over an [`engine::Engine`]: the events it consumes, the
 //! endpoints it answers, its timers. [`start`] runs it:
 //!
 //! ```text
@@ -9,97 +9,83 @@
 //!  clock ────timer───────┘           (one batch)     └── answers, acks
 //! ```
 //!
-//! | file | what it is |
+//! | room | what is in it |
 //! |---|---|
-//! | `book`, `turn`, `caller` | what a service author writes against |
-//! | `service`, `desk` | the table of a service, and what a read has at hand |
-//! | `message`, `work` | one message with its events; what a batch is made of |
-//! | `input`, `repeat`, `own_id` | what callers send, read strictly; whose their keys and ids are |
-//! | `consumer`, `endpoint`, `timer`, `intake` | the three ways in, and where they meet |
-//! | `worker`, `engine` | the loop that runs batches, and what it runs them on |
-//! | `batch` | one batch in one transaction, whatever keeps the service's state |
-//! | `postgres`, `valkey`, `memory` | the engines: inbox, state, outbox and parked events |
-//! | `agreement` | whether consumed streams are still those that were consumed |
-//! | `publisher` | from the outbox to JetStream, and the comparison of the two |
-//! | `parked` | events that could not be taken in: tried again, or dead letters |
-//! | `follower`, `stored` | whole streams in, for a service that only learns |
-//! | `link`, `auth`, `keys` | the connections to NATS, tokens verified, tokens signed |
-//! | `callout` | accounts let in over NATS, each with an inbox of its own |
-//! | `deadline` | nobody is waited for without an end |
-//! | `taken_in` | how far the consumers of a stream have come |
-//! | `ask` | the edge's side: commands asked, events followed |
-//! | `observe` | the broker seen from outside: whether it can write, how it stands |
-//! | `topology` | streams and consumers as data: apply, check |
-//! | `trace`, `health`, `failpoint`, `supervise`, `clock` | seen, known, broken, kept alive, told the time |
-//! | `housekeeping` | the store and the broker, looked at and tidied |
+//! | `service` | what a service author writes against: the table of a service, handlers, their context, the unit of work |
+//! | `inbound` | what comes in: consumer, endpoint, timer, whole streams, and the queue they share |
+//! | `batch` | the loop that runs batches, and one batch in one transaction |
+//! | `store` | what a store must do, and the stores: PostgreSQL, Valkey, memory for the simulation |
+//! | `outbound` | what goes out: the outbox, published to JetStream |
+//! | `parked` | events that could not be handled: retried, or dead letters |
+//! | `nats` | connections to NATS, the mesh client, stored events, topology |
+//! | `auth` | tokens verified and signed, accounts let in over NATS |
+//! | `run`, `supervise` | starts and stops a service, and restarts tasks that end |
+//! | `housekeeping` | checks the store and the broker, and trims the store |
+//! | `trace`, `health`, `failpoint`, `clock` | spans, readiness, injected failures, time and ids |
+//! | `throttle`, `deadline`, `tls` | listeners yield to busy services; a time limit for every wait; TLS for HTTP clients |
+//!
+//! A room depends on those below it and never the other way round; no file depends on one that
+//! depends on it.
 //!
 //! **Architecture invariant:** nothing but this crate speaks to NATS. A service cannot
 //! publish; it can only emit inside its transaction.
 
-mod agreement;
-mod ask;
 pub mod auth;
 mod batch;
-mod book;
-mod bundle;
-mod caller;
-mod callout;
 pub mod clock;
-mod consumer;
-mod courtesy;
 pub mod deadline;
-mod desk;
-mod endpoint;
-pub mod engine;
 pub mod failpoint;
-mod follower;
 pub mod health;
 mod housekeeping;
-pub mod input;
-mod intake;
-pub mod keys;
-mod link;
-#[cfg(feature = "sim")]
-pub mod memory;
-pub mod message;
-mod observe;
-mod own_id;
-pub mod page;
+mod inbound;
+mod nats;
+mod outbound;
 pub mod parked;
-pub mod postgres;
-mod publisher;
-mod repeat;
-mod reply;
 mod run;
 mod service;
-mod stored;
+mod store;
 mod supervise;
-mod taken_in;
 #[cfg(feature = "testkit")]
 pub mod testkit;
-mod timer;
-pub mod topology;
+mod throttle;
+pub mod tls;
 pub mod trace;
-mod turn;
-pub mod valkey;
-mod work;
-mod worker;
 
-pub use ask::{ASK_TIMEOUT, Announcements, AskHeaders, Asker, Following, away};
-pub use book::{Answer, Book, Hear, Miss, Refusal};
-pub use bundle::{Bundler, Bundlers};
-pub use caller::{Allow, Caller};
-pub use callout::Callout;
-pub use desk::Desk;
-pub use follower::{READ_EVERY, Read};
-pub use input::parse;
-pub use link::{Link, LinkSettings};
-pub use observe::{Fill, Standing};
-pub use own_id::{claimed_user, own_id};
-pub use repeat::{IDEMPOTENCY_KEY, check_key};
+pub use auth::{callout::Callout, keys};
+pub use batch::work::{Answered, Entry, Idempotency, Meta, Outcome, Work};
+pub use inbound::{
+    bundle::{Bundler, Bundlers},
+    follower::READ_EVERY,
+    input::{self, parse},
+    own_id::{claimed_user, own_id},
+    read::Read,
+    repeat::{IDEMPOTENCY_KEY, check_key},
+};
+pub use nats::{
+    client::{Announcements, COMMAND_TIMEOUT, Following, MeshClient, RequestHeaders},
+    link::{Link, LinkSettings},
+    observe::{Fill, Standing},
+    problem::away,
+    stored::{Extent, STORED_MESSAGES_MAX},
+    stored_event::{EVENTS_A_SEQUENCE, StoredEvent, StoredMessage},
+    taken_in::ConsumerState,
+    topology,
+};
+pub use outbound::message;
 pub use run::{Running, start};
-pub use service::{Service, Wiring};
-pub use stored::{EVENTS_A_SEQUENCE, Extent, Fact, STORED_MESSAGES_MAX, StoredMessage};
-pub use taken_in::ConsumerState;
-pub use turn::{Announcement, Told, Turn};
-pub use work::{Answered, Entry, Idempotency, Meta, Outcome, Work};
+pub use service::{
+    Service, Wiring,
+    caller::{Allow, Caller},
+    context::{Announcement, Context, Emitted},
+    page,
+    query_context::QueryContext,
+    unit_of_work::{Execute, Handle, HandleError, Refusal, UnitOfWork},
+};
+#[cfg(feature = "sim")]
+pub use store::memory;
+pub use store::{engine, postgres, valkey};
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

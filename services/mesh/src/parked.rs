@@ -1,28 +1,28 @@
-//! Events that could not be taken in: parked in the service's own store, tried again by
-//! themselves, and at last dead letters that wait for an operator.
+//! Parked events: events that could not be handled, kept in the service's own store. They are
+//! retried automatically, and at last become dead letters that wait for an operator.
 //!
-//! An event is *early* when what it depends on is not here yet; it is tried again soon, then
-//! ever more seldom, for an hour. What it waits for may come under the same order key, so it
-//! does not hold that key: later events are taken in meanwhile, and handlers decide by state
-//! and version, as they do when an event is delivered again.
+//! An event is *early* when what it depends on is not here yet; it is retried soon, then less
+//! and less often, for an hour. What it waits for may have the same order key, so it does not
+//! hold that key: later events are handled meanwhile, and handlers decide by state and version,
+//! as they do when an event is redelivered.
 //!
-//! An event is *dead* when it can never succeed (it cannot be read, its handler panicked, the
-//! store refuses it), or when that hour is over. It holds its key: a later event of the same
-//! key is parked *behind* it, untried, and holds the key as well. Of those that hold a key
-//! only the first is ever tried, so order among them is the order of parking. An early event
-//! is tried by its own time, unless one before it holds the key.
+//! An event is *dead* when it can never be handled (it cannot be read, its handler panicked,
+//! the store refuses it), or when that hour is over. It holds its order key: a later event with
+//! the same key is parked *behind* it, untried, and holds the key as well. Of those that hold a
+//! key only the first is ever retried, so their order is the order of parking. An early event
+//! is retried when it is due, unless one before it holds the key.
 //!
-//! The row is the truth, and it changes in one transaction with what a retry changes. A copy
-//! of each dead letter goes to the stream `DEAD_LETTERS` for whoever looks with `nats`;
+//! The row is authoritative, and it changes in one transaction with what a retry changes. A copy
+//! of each dead letter goes to the stream `DEAD_LETTERS`, for operators who look with `nats`;
 //! nothing depends on it.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `key` | what an event depends on, read even from what cannot be read |
-//! | `retry` | the loop that tries what has come due |
-//! | `desk` | what operators ask: list, retry, discard |
+//! | `key` | the order key of an event, even of one that cannot be read |
+//! | `retry` | the loop that retries what is due |
+//! | `endpoints` | the endpoints for operators: list, retry, discard |
 
-pub(crate) mod desk;
+pub(crate) mod endpoints;
 pub(crate) mod key;
 pub(crate) mod retry;
 
@@ -31,65 +31,65 @@ use std::time::Duration;
 use bytes::Bytes;
 use events::{
     Envelope, Timestamp,
-    dead_letter::{DeadLetter, LetterEvent, LetterId, LetterState},
-    fact_of_subject,
+    dead_letter::{DeadLetter, DeadLetterEvent, DeadLetterId, DeadLetterState},
+    event_of_subject,
 };
 
-/// The first pause before an early event is tried again; it doubles …
+/// The first pause before an early event is retried; it doubles …
 const RETRY_MIN: Duration = Duration::from_millis(20);
 /// … up to this.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How long an event may be early.
 pub(crate) const EARLY_SECS_MAX: i64 = 3_600;
-/// Characters of a cause that are kept.
+/// Maximum length of a stored cause, in characters.
 pub(crate) const CAUSE_CHARS_MAX: usize = 1_000;
 
-/// A parked event as its store keeps it.
+/// A parked event as the store keeps it.
 #[derive(Debug, Clone)]
 pub struct Parked {
     /// Its number in this service; numbers grow in the order of parking.
     pub number: u64,
-    /// What it depends on; `-` for nothing known, and then it waits for nobody.
+    /// Its order key; `-` when none is known, and then it waits behind no other event.
     pub key: String,
-    /// Where it stands.
+    /// Its state.
     pub state: ParkedState,
-    /// Why, as of the last attempt.
+    /// The cause, as of the last attempt.
     pub cause: String,
-    /// Attempts that were made, the one at hand included.
+    /// Number of attempts, the current one included.
     pub attempts: u64,
-    /// Attempts in a row whose end was never written: they may have killed the process.
+    /// Attempts in a row whose outcome was never written: they may have killed the process.
     pub unsettled: u32,
     /// The event, as it came.
     pub envelope: Bytes,
-    /// The subject it came under.
+    /// The subject of its message.
     pub subject: String,
-    /// The stream it came from.
+    /// The stream of its message.
     pub stream: String,
     /// The sequence of its message there.
     pub sequence: u64,
     /// When it was parked.
     pub kept_at: Timestamp,
-    /// What became of it since.
-    pub history: Vec<LetterEvent>,
+    /// What has happened to it since.
+    pub history: Vec<DeadLetterEvent>,
 }
 
-/// Where a parked event stands.
+/// The state of a parked event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParkedState {
-    /// It waits for what it depends on and is tried again; it holds nobody up.
+    /// It waits for what it depends on and is retried; no other event waits for it.
     Early,
-    /// It was never tried to an end: it waits behind one that holds its key.
+    /// No attempt at it was completed: it waits behind an event that holds its key.
     Behind,
-    /// It cannot succeed: an operator decides.
+    /// A dead letter: it cannot be handled, and an operator decides.
     Dead,
-    /// It was taken in after all.
+    /// It was handled after all.
     Resolved,
-    /// An operator gave it up.
+    /// An operator discarded it.
     Discarded,
 }
 
 impl ParkedState {
-    /// As it is written in a store.
+    /// The state as it is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Early => "early",
@@ -100,7 +100,7 @@ impl ParkedState {
         }
     }
 
-    /// As it was written; what nobody has written counts as dead, which an operator sees.
+    /// Reads a stored state. An unknown one counts as dead, so that an operator sees it.
     pub fn read(text: &str) -> Self {
         let all = [Self::Early, Self::Behind, Self::Resolved, Self::Discarded];
         all.into_iter().find(|state| state.as_str() == text).unwrap_or(Self::Dead)
@@ -111,43 +111,44 @@ impl ParkedState {
         !matches!(self, Self::Resolved | Self::Discarded)
     }
 
-    /// Whether later events of its key wait for its end.
+    /// Whether later events with its order key wait for it.
     pub fn holds_key(self) -> bool {
         matches!(self, Self::Behind | Self::Dead)
     }
 }
 
-/// How long an early event waits before its next attempt, after so many.
+/// The pause of an early event before its next attempt, after so many.
 pub(crate) fn pause_after(attempts: u64) -> Duration {
     let doubled = RETRY_MIN.saturating_mul(1 << attempts.saturating_sub(1).min(16));
     doubled.min(RETRY_MAX)
 }
 
-/// A cause as it is kept: one line of a bounded length.
+/// A cause as it is stored: one line of a bounded length.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(CAUSE_CHARS_MAX).collect()
 }
 
 impl Parked {
-    /// As operators are shown it; `behind` is the number of what holds its key.
-    pub(crate) fn letter(&self, service: &str, behind: Option<u64>) -> DeadLetter {
+    /// The dead letter as operators see it; `behind` is the number of the event that holds its
+    /// key.
+    pub(crate) fn to_dead_letter(&self, service: &str, behind: Option<u64>) -> DeadLetter {
         let envelope = Envelope::decode(&self.envelope).ok();
         let trace = envelope.as_ref().and_then(|envelope| envelope.traceparent.as_deref());
         DeadLetter {
-            letter: LetterId::new(service, self.number),
+            letter: DeadLetterId::new(service, self.number),
             service: service.to_owned(),
-            fact: fact_of_subject(&self.subject).unwrap_or("unknown").to_owned(),
+            event: event_of_subject(&self.subject).unwrap_or("unknown").to_owned(),
             key: self.key.clone(),
             state: match self.state {
-                ParkedState::Dead => LetterState::Parked,
-                ParkedState::Early => LetterState::Early,
-                ParkedState::Behind => LetterState::Waiting,
-                ParkedState::Resolved => LetterState::Resolved,
-                ParkedState::Discarded => LetterState::Discarded,
+                ParkedState::Dead => DeadLetterState::Parked,
+                ParkedState::Early => DeadLetterState::Early,
+                ParkedState::Behind => DeadLetterState::Waiting,
+                ParkedState::Resolved => DeadLetterState::Resolved,
+                ParkedState::Discarded => DeadLetterState::Discarded,
             },
             cause: self.cause.clone(),
             attempts: self.attempts,
-            behind: behind.map(|number| LetterId::new(service, number)),
+            behind: behind.map(|number| DeadLetterId::new(service, number)),
             event_id: envelope.as_ref().map(|envelope| envelope.id.0),
             saga_id: envelope.as_ref().map(|envelope| envelope.sagaid),
             trace_id: trace.and_then(|parent| parent.split('-').nth(1)).map(str::to_owned),
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_early_event_is_tried_soon_and_then_ever_more_seldom() {
+    fn an_early_event_is_retried_soon_and_then_less_and_less_often() {
         assert_eq!(pause_after(0), RETRY_MIN);
         assert_eq!(pause_after(1), RETRY_MIN);
         assert_eq!(pause_after(2), RETRY_MIN * 2);

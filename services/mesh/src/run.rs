@@ -13,33 +13,33 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    Allow, Desk, Link, Meta, Service, Wiring,
-    agreement::{Agreement, Reached},
-    consumer::{Consumer, Table},
-    endpoint::Endpoints,
-    engine::{Engine, Failure},
+    Allow, Link, Meta, QueryContext, Service, Wiring,
+    batch::worker::Worker,
     failpoint::Failpoints,
-    follower::Follower,
     health::Health,
     housekeeping::Housekeeping,
-    intake::{Intake, Taken},
-    link::stream_of,
-    parked::{desk::LetterDesk, retry::Retrier},
-    publisher::{HandOff, Handed, Publisher, missed},
-    service::{Asked, Followed, Haste, How},
+    inbound::agreement::{Agreement, Reached},
+    inbound::consumer::{Consumer, Table},
+    inbound::endpoint::Endpoints,
+    inbound::follower::Follower,
+    inbound::intake::{Intake, Taken},
+    inbound::timer::Ticking,
+    nats::link::stream_of,
+    outbound::publisher::{HandOff, Handed, Publisher, missed},
+    parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
+    service::{EndpointSpec, Followed, How, Pace},
+    store::engine::{Engine, Failure},
     supervise::Tasks,
-    timer::Ticking,
-    worker::Worker,
 };
 
-/// Batches at work at once: one loads while another commits.
+/// Batch workers of a service: one loads while another commits.
 const WORKERS: usize = 2;
-/// How long a shutdown waits for what takes messages in, …
+/// How long a shutdown waits for the inputs to stop, …
 const INWARD_WITHIN: Duration = Duration::from_secs(6);
-/// … for the batches that were taken, …
+/// … for the running batches, …
 const WORKERS_WITHIN: Duration = Duration::from_secs(4);
-/// … and for what they have emitted. All of it is done in a moment unless a server is silent,
-/// and then it is as after a kill: it comes again.
+/// … and for the publisher. All of it takes a moment unless a server is silent; then the effect
+/// is that of a kill, and the messages are redelivered.
 const OUTWARD_WITHIN: Duration = Duration::from_secs(6);
 
 /// A running service.
@@ -48,9 +48,9 @@ pub struct Running {
     link: Link,
     health: Health,
     failpoints: Arc<Failpoints>,
-    /// Stops what takes messages in.
+    /// Stops the inputs.
     intake_stop: CancellationToken,
-    /// Stops what sends facts out, once nothing can be told any more.
+    /// Stops the publisher, once no batch can emit any more.
     publisher_stop: CancellationToken,
     inward: Tasks,
     workers: Tasks,
@@ -73,7 +73,7 @@ impl Running {
         &self.health
     }
 
-    /// The places where it can be made to fail.
+    /// Its failpoints.
     pub fn failpoints(&self) -> &Failpoints {
         &self.failpoints
     }
@@ -83,15 +83,15 @@ impl Running {
         &self.link
     }
 
-    /// Waits until it has looked at its store: it takes nothing before that.
-    pub async fn examined(&self) {
-        // Fails only when nobody looks any more.
+    /// Waits for the first check of its store: it takes nothing in before that.
+    pub async fn store_checked(&self) {
+        // Fails only when the health is gone.
         let mut serving = self.health.serving();
         let _ = serving.wait_for(Option::is_some).await.map(drop);
     }
 
-    /// Stops in order: takes nothing more in, finishes what was taken, publishes what was
-    /// told, and leaves. A server that is silent does not hold it up for long.
+    /// Stops in order: takes nothing more in, finishes the running batches, publishes what they
+    /// emitted, and disconnects. A server that is silent does not delay it for long.
     pub async fn stop(self) {
         self.intake_stop.cancel();
         let mut is_orderly = self.inward.end(INWARD_WITHIN).await;
@@ -101,11 +101,11 @@ impl Running {
         self.link.drain().await;
         match is_orderly {
             true => info!(service = self.name(), "stopped"),
-            false => warn!(service = self.name(), "stopped; what was not done comes again"),
+            false => warn!(service = self.name(), "stopped; unfinished messages are redelivered"),
         }
     }
 
-    /// Stops as a killed process does: at once, with everything half done.
+    /// Stops like a killed process: at once, with unfinished work.
     pub fn abandon(self) {
         self.intake_stop.cancel();
         self.publisher_stop.cancel();
@@ -129,29 +129,29 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
     let (hand_off, handed) = HandOff::new();
     let (parked, reached) = (Arc::new(Notify::new()), Reached::default());
     start_workers(&running, &engine, (&intake, taken), &hand_off, &parked, &reached);
-    if service.tells() {
+    if service.emits() {
         start_publisher(&running, &engine, handed);
     }
     let only_listens = service.only_listens();
     let mut asked = service.asked;
-    if !service.heard.is_empty() {
-        let heard: Arc<Table<E>> = Arc::new(service.heard.into_iter().collect());
-        start_consumers(&running, &heard, service.haste, &intake);
-        start_agreement(&running, &engine, &heard, reached);
-        asked.extend(start_retrier(&running, &engine, heard, hand_off, parked, only_listens));
+    if !service.consumed.is_empty() {
+        let consumed: Arc<Table<E>> = Arc::new(service.consumed.into_iter().collect());
+        start_consumers(&running, &consumed, service.haste, &intake);
+        start_agreement(&running, &engine, &consumed, reached);
+        asked.extend(start_retrier(&running, &engine, consumed, hand_off, parked, only_listens));
     }
     let asked = Arc::new(asked);
-    let desk = desk(&running, &asked, &engine, &intake);
-    start_endpoints(&running, asked, desk.clone(), &intake);
+    let ctx = query_context(&running, &asked, &engine, &intake);
+    start_endpoints(&running, asked, ctx.clone(), &intake);
     if let Some(followed) = service.followed {
-        start_follower(&running, followed, desk);
+        start_follower(&running, followed, ctx);
     }
     for timer in service.timers {
         let ticking = Arc::new(Ticking {
             name: timer.name,
             every: timer.every,
             haste: service.haste,
-            tells: timer.tells,
+            emits: timer.emits,
             due: timer.due,
             engine: engine.clone(),
             intake: intake.clone(),
@@ -169,7 +169,7 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
 fn start_workers<E: Engine>(
     running: &Running,
     engine: &Arc<E>,
-    (intake, taken): (&Intake<E::Deed>, UnboundedReceiver<Taken<E::Deed>>),
+    (intake, taken): (&Intake<E::Handler>, UnboundedReceiver<Taken<E::Handler>>),
     hand_off: &HandOff,
     parked: &Arc<Notify>,
     reached: &Reached,
@@ -226,20 +226,20 @@ fn start_publisher<E: Engine>(running: &Running, engine: &Arc<E>, handed: Handed
     });
 }
 
-/// Notes how far each stream was consumed, and looks whether it still is the same stream.
+/// Records how far each stream was consumed, and checks that it is still the same stream.
 fn start_agreement<E: Engine>(
     running: &Running,
     engine: &Arc<E>,
-    heard: &Arc<Table<E>>,
+    consumed: &Arc<Table<E>>,
     reached: Reached,
 ) {
     let agreement = Arc::new(Agreement {
         link: running.link.clone(),
         engine: engine.clone(),
-        streams: streams_of(heard).into_iter().collect(),
+        streams: streams_of(consumed).into_iter().collect(),
         reached,
     });
-    // As long as anything is acknowledged.
+    // It runs for as long as messages are acknowledged.
     let stop = running.publisher_stop.clone();
     running.outward.keep(running.name(), "agreement", stop.clone(), move || {
         let (agreement, stop) = (agreement.clone(), stop.clone());
@@ -248,22 +248,22 @@ fn start_agreement<E: Engine>(
 }
 
 /// The streams of the events that are consumed.
-fn streams_of<E: Engine>(heard: &Table<E>) -> BTreeSet<String> {
-    heard.keys().map(|fact| stream_of(events::producer_of(fact))).collect()
+fn streams_of<E: Engine>(consumed: &Table<E>) -> BTreeSet<String> {
+    consumed.keys().map(|event| stream_of(events::producer_of(event))).collect()
 }
 
 /// One durable consumer for each stream that has an event the service consumes.
 fn start_consumers<E: Engine>(
     running: &Running,
-    heard: &Arc<Table<E>>,
-    haste: Haste,
-    intake: &Intake<E::Deed>,
+    consumed: &Arc<Table<E>>,
+    haste: Pace,
+    intake: &Intake<E::Handler>,
 ) {
-    for stream in streams_of(heard) {
+    for stream in streams_of(consumed) {
         let consumer = Arc::new(Consumer {
             link: running.link.clone(),
             stream,
-            heard: heard.clone(),
+            consumed: consumed.clone(),
             haste,
             intake: intake.clone(),
             health: running.health.clone(),
@@ -276,20 +276,20 @@ fn start_consumers<E: Engine>(
     }
 }
 
-/// Tries parked events again, and answers operators for them: endpoints that every service
-/// has which consumes anything.
+/// Starts the retrier of parked events. Returns the dead-letter endpoints for operators, which
+/// every service that consumes events has.
 fn start_retrier<E: Engine>(
     running: &Running,
     engine: &Arc<E>,
-    heard: Arc<Table<E>>,
+    consumed: Arc<Table<E>>,
     hand_off: HandOff,
     parked: Arc<Notify>,
     only_listens: bool,
-) -> Vec<(&'static str, Asked<E>)> {
+) -> Vec<(&'static str, EndpointSpec<E>)> {
     let retrier = Arc::new(Retrier {
         engine: engine.clone(),
         link: running.link.clone(),
-        heard,
+        consumed,
         hand_off,
         parked,
         health: running.health.clone(),
@@ -301,47 +301,52 @@ fn start_retrier<E: Engine>(
         let retrier = running_on.clone();
         async move { retrier.run().await }
     });
-    let desk = Arc::new(LetterDesk(retrier));
+    let endpoints = Arc::new(DeadLetterEndpoints(retrier));
     ["mesh.letters", "mesh.redrive", "mesh.discard"]
         .into_iter()
         .map(|endpoint| {
-            let desk = desk.clone();
+            let endpoints = endpoints.clone();
             let how = How::Read(Arc::new(move |_, body: Bytes, _, meta: Meta| {
-                let desk = desk.clone();
+                let endpoints = endpoints.clone();
                 Box::pin(async move {
                     match endpoint {
-                        "mesh.redrive" => desk.redrive(&body, &meta).await,
-                        "mesh.discard" => desk.discard(&body, &meta).await,
-                        _ => desk.find(&body).await,
+                        "mesh.redrive" => endpoints.redrive(&body, &meta).await,
+                        "mesh.discard" => endpoints.discard(&body, &meta).await,
+                        _ => endpoints.find(&body).await,
                     }
                 })
             }));
             let allow = Allow::Role(Role::Operator);
-            (endpoint, Asked { endpoint, allow, status: 200, tells: &[], how })
+            (endpoint, EndpointSpec { endpoint, allow, status: 200, emits: &[], how })
         })
         .collect()
 }
 
 /// The endpoints of a service by name.
-type EndpointTable<E> = BTreeMap<&'static str, Asked<E>>;
+type EndpointTable<E> = BTreeMap<&'static str, EndpointSpec<E>>;
 
-fn desk<E: Engine>(
+fn query_context<E: Engine>(
     running: &Running,
     asked: &Arc<EndpointTable<E>>,
     engine: &Arc<E>,
-    intake: &Intake<E::Deed>,
-) -> Desk<E> {
+    intake: &Intake<E::Handler>,
+) -> QueryContext<E> {
     let table = asked.clone();
-    let tells = Arc::new(move |endpoint: &'static str| {
-        table.get(endpoint).map_or(&[][..], |asked| asked.tells)
+    let emits = Arc::new(move |endpoint: &'static str| {
+        table.get(endpoint).map_or(&[][..], |asked| asked.emits)
     });
-    Desk { engine: engine.clone(), intake: intake.clone(), link: running.link.clone(), tells }
+    QueryContext {
+        engine: engine.clone(),
+        intake: intake.clone(),
+        link: running.link.clone(),
+        emits,
+    }
 }
 
-fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, desk: Desk<E>) {
+fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, ctx: QueryContext<E>) {
     let follower = Arc::new(Follower {
         link: running.link.clone(),
-        desk,
+        ctx,
         followed,
         health: running.health.clone(),
     });
@@ -355,16 +360,16 @@ fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, desk: Des
 fn start_endpoints<E: Engine>(
     running: &Running,
     asked: Arc<EndpointTable<E>>,
-    desk: Desk<E>,
-    intake: &Intake<E::Deed>,
+    ctx: QueryContext<E>,
+    intake: &Intake<E::Handler>,
 ) {
     let endpoints = Arc::new(Endpoints {
         link: running.link.clone(),
         asked,
         intake: intake.clone(),
-        desk,
+        ctx,
         health: running.health.clone(),
-        reads: running.inward.clone(),
+        queries: running.inward.clone(),
     });
     let stop = running.intake_stop.clone();
     running.inward.keep(running.name(), "endpoints", stop.clone(), move || {
@@ -373,7 +378,7 @@ fn start_endpoints<E: Engine>(
     });
 }
 
-/// Looks after the store, and at the broker.
+/// Starts the checks of the store and the broker.
 fn start_housekeeping<E: Engine>(running: &Running, engine: &Arc<E>) {
     let house = Arc::new(Housekeeping {
         engine: engine.clone(),

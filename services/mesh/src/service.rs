@@ -1,4 +1,11 @@
-//! A service as a table: what it hears, what it answers, what it does in time.
+//! A service as a table: the events it consumes, the endpoints it answers, its timers.
+
+pub(crate) mod caller;
+pub(crate) mod context;
+mod on_postgres;
+pub mod page;
+pub(crate) mod query_context;
+pub(crate) mod unit_of_work;
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -6,122 +13,129 @@ use bytes::Bytes;
 use events::{Command, Event, Problem, Timestamp};
 
 use crate::{
-    Allow, Desk, Idempotency, Read, engine::Engine, engine::Failure, input::parse, repeat::Key,
-    work::Meta,
+    Allow, Idempotency, QueryContext, Read, batch::work::Meta, inbound::input::parse,
+    inbound::repeat::Key, store::engine::Engine, store::engine::Failure,
 };
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// A service: its name and the tables of what it does.
+/// A service: its name, and the tables of its events, endpoints and timers.
 ///
-/// Each entry declares the facts that may follow from it. Proofs and diagrams are made
-/// from these declarations, and a handler that tells anything else fails.
+/// Each entry declares the events that may follow from it. Proofs and diagrams are made
+/// from these declarations, and a handler that emits any other event fails.
 pub struct Service<E: Engine> {
     pub(crate) name: &'static str,
-    pub(crate) heard: BTreeMap<&'static str, Heard<E>>,
-    pub(crate) asked: BTreeMap<&'static str, Asked<E>>,
+    pub(crate) consumed: BTreeMap<&'static str, Consumed<E>>,
+    pub(crate) asked: BTreeMap<&'static str, EndpointSpec<E>>,
     pub(crate) timers: Vec<Timer<E>>,
     pub(crate) followed: Option<Followed<E>>,
-    pub(crate) haste: Haste,
+    pub(crate) haste: Pace,
 }
 
 /// How soon a service takes in what it consumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Haste {
-    /// Each message as it comes: somebody waits for what follows.
+pub(crate) enum Pace {
+    /// Each message as it comes, because a fan waits for what follows.
     AtOnce,
-    /// The first one as it comes, and then what has gathered in a moment: somebody watches.
+    /// The first message as it comes, and then what has gathered in a moment, because fans
+    /// watch the result but do not wait for it.
     Soon,
-    /// What has gathered in a while, and less of it while the machine is busy: nobody waits.
+    /// In the background: what has gathered in a while, and less of it while the machine is
+    /// busy.
     Later,
 }
 
-/// How one fact is taken in.
-pub(crate) struct Heard<E: Engine> {
-    pub(crate) fact: &'static str,
+/// How one event is consumed.
+pub(crate) struct Consumed<E: Engine> {
+    pub(crate) event: &'static str,
     pub(crate) version: u32,
-    /// The field that names what it depends on.
+    /// The field that holds its order key.
     pub(crate) key: &'static str,
-    pub(crate) tells: &'static [&'static str],
-    pub(crate) decode: fn(&[u8]) -> Result<E::Deed, String>,
+    pub(crate) emits: &'static [&'static str],
+    pub(crate) decode: fn(&[u8]) -> Result<E::Handler, String>,
 }
 
 /// How one endpoint is answered.
-pub(crate) struct Asked<E: Engine> {
+pub(crate) struct EndpointSpec<E: Engine> {
     pub(crate) endpoint: &'static str,
     pub(crate) allow: Allow,
     pub(crate) status: u16,
-    pub(crate) tells: &'static [&'static str],
+    pub(crate) emits: &'static [&'static str],
     pub(crate) how: How<E>,
 }
 
-/// By whom an endpoint is answered.
+/// Where an endpoint is answered.
 pub(crate) enum How<E: Engine> {
-    /// In a batch, on the book.
+    /// In a batch, on the unit of work.
     Decided(DecodeFn<E>),
-    /// At once, by a function of its own.
+    /// Outside any batch, at once, by a function of its own.
     Read(Arc<ReadFn<E>>),
 }
 
-/// A command that was read, and what its key stands for.
-pub(crate) struct Asking<D> {
-    pub(crate) deed: D,
+/// A decoded command with its handler, and its idempotency key.
+pub(crate) struct DecodedCommand<H> {
+    pub(crate) handler: H,
     pub(crate) idempotency: Option<Idempotency>,
 }
 
-impl<D> Asking<D> {
-    /// Reads a command's body; `deed` makes of it what is decided.
+impl<H> DecodedCommand<H> {
+    /// Decodes a command's body; `handler` makes its handler.
     pub(crate) fn read<C: Command>(
         body: &[u8],
         key: Option<&Key>,
-        deed: fn(C) -> D,
+        handler: fn(C) -> H,
     ) -> Result<Self, Problem> {
         let command: C = parse(body)?;
         let idempotency = key.map(|key| key.of(&command));
-        Ok(Self { deed: deed(command), idempotency })
+        Ok(Self { handler: handler(command), idempotency })
     }
 }
 
 pub(crate) type DecodeFn<E> =
-    fn(&[u8], Option<&Key>) -> Result<Asking<<E as Engine>::Deed>, Problem>;
+    fn(&[u8], Option<&Key>) -> Result<DecodedCommand<<E as Engine>::Handler>, Problem>;
+
+/// The reply as JSON, or a problem.
+type Answer = BoxFuture<Result<Bytes, Problem>>;
 
 pub(crate) type ReadFn<E> =
-    dyn Fn(Desk<E>, Bytes, Option<Key>, Meta) -> BoxFuture<Result<Bytes, Problem>> + Send + Sync;
+    dyn Fn(QueryContext<E>, Bytes, Option<Key>, Meta) -> Answer + Send + Sync;
 
-/// What comes due by itself.
+/// A timer: finds work that has come due, at an interval.
 pub(crate) struct Timer<E: Engine> {
     pub(crate) name: &'static str,
     pub(crate) every: Duration,
-    pub(crate) tells: &'static [&'static str],
+    pub(crate) emits: &'static [&'static str],
     pub(crate) due: Arc<DueFn<E>>,
 }
 
-pub(crate) type DueFn<E> =
-    dyn Fn(Arc<E>, Timestamp) -> BoxFuture<Result<Vec<<E as Engine>::Deed>, Failure>> + Send + Sync;
+/// The work that has come due.
+type DueWork<E> = BoxFuture<Result<Vec<<E as Engine>::Handler>, Failure>>;
 
-/// Whose facts are read as whole streams, and what is done with them.
+pub(crate) type DueFn<E> = dyn Fn(Arc<E>, Timestamp) -> DueWork<E> + Send + Sync;
+
+/// Events that are read as whole streams, and what is done with them.
 pub(crate) struct Followed<E: Engine> {
-    pub(crate) facts: &'static [&'static str],
-    /// Facts of one stream that are read before they are taken in, about.
+    pub(crate) events: &'static [&'static str],
+    /// About how many events of one stream are read before they are taken in.
     pub(crate) piece: usize,
     pub(crate) take: Arc<TakeFn<E>>,
 }
 
 pub(crate) type TakeFn<E> =
-    dyn Fn(Desk<E>, Arc<Read>) -> BoxFuture<Result<(), Failure>> + Send + Sync;
+    dyn Fn(QueryContext<E>, Arc<Read>) -> BoxFuture<Result<(), Failure>> + Send + Sync;
 
 /// What a service declares of itself, for proofs, topology and diagrams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wiring {
     /// The service.
     pub service: &'static str,
-    /// Each fact it hears, with the facts that may follow.
-    pub hears: Vec<(&'static str, &'static [&'static str])>,
-    /// Each endpoint it answers, with the facts that may follow.
+    /// Each event it consumes, with the events that may follow.
+    pub consumes: Vec<(&'static str, &'static [&'static str])>,
+    /// Each endpoint it answers, with the events that may follow.
     pub answers: Vec<(&'static str, &'static [&'static str])>,
-    /// Each timer, with the facts that may follow.
+    /// Each timer, with the events that may follow.
     pub timers: Vec<(&'static str, &'static [&'static str])>,
-    /// Each fact it reads in whole streams.
+    /// Each event it reads in whole streams.
     pub follows: Vec<&'static str>,
 }
 
@@ -130,25 +144,25 @@ impl<E: Engine> Service<E> {
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
-            heard: BTreeMap::new(),
+            consumed: BTreeMap::new(),
             asked: BTreeMap::new(),
             timers: Vec::new(),
             followed: None,
-            haste: Haste::AtOnce,
+            haste: Pace::AtOnce,
         }
     }
 
-    /// Lets messages gather for a moment: for a service that fans watch and do not wait for.
+    /// Lets messages gather for a moment: for a service whose results fans watch without
+    /// waiting for them.
     pub fn soon(mut self) -> Self {
-        self.haste = Haste::Soon;
+        self.haste = Pace::Soon;
         self
     }
 
-    /// Lets messages gather for a while, and for longer while the machine is busy: for a
-    /// service that nobody waits for. What it costs the others falls with the number of its
-    /// batches.
+    /// Runs in the background: messages gather for a while, and for longer while the machine
+    /// is busy. What the service costs the others falls with the number of its batches.
     pub fn later(mut self) -> Self {
-        self.haste = Haste::Later;
+        self.haste = Pace::Later;
         self
     }
 
@@ -156,66 +170,71 @@ impl<E: Engine> Service<E> {
     pub fn wiring(&self) -> Wiring {
         Wiring {
             service: self.name,
-            hears: self.heard.values().map(|heard| (heard.fact, heard.tells)).collect(),
-            answers: self.asked.values().map(|asked| (asked.endpoint, asked.tells)).collect(),
-            timers: self.timers.iter().map(|timer| (timer.name, timer.tells)).collect(),
-            follows: self.followed.iter().flat_map(|followed| followed.facts).copied().collect(),
+            consumes: self
+                .consumed
+                .values()
+                .map(|consumed| (consumed.event, consumed.emits))
+                .collect(),
+            answers: self.asked.values().map(|asked| (asked.endpoint, asked.emits)).collect(),
+            timers: self.timers.iter().map(|timer| (timer.name, timer.emits)).collect(),
+            follows: self.followed.iter().flat_map(|followed| followed.events).copied().collect(),
         }
     }
 
-    /// Answers `C` outside any batch: reads, and work that must not hold a transaction
-    /// (hashing a password). To change anything it hands a command to [`Desk::decide`].
-    pub fn reads<C, F, R>(mut self, allow: Allow, read: F) -> Self
+    /// Answers `C` outside any batch: queries, and work that must not hold a transaction
+    /// (hashing a password). To change anything it submits a command with
+    /// [`QueryContext::decide`].
+    pub fn queries<C, F, R>(mut self, allow: Allow, read: F) -> Self
     where
         C: Command,
-        F: Fn(Desk<E>, C, Meta) -> R + Clone + Send + Sync + 'static,
+        F: Fn(QueryContext<E>, C, Meta) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<C::Reply, Problem>> + Send + 'static,
     {
-        let how =
-            How::Read(Arc::new(move |desk, body: Bytes, key: Option<Key>, mut meta: Meta| {
-                let read = read.clone();
-                Box::pin(async move {
-                    let command = parse::<C>(&body)?;
-                    meta.idempotency = key.map(|key| key.of(&command));
-                    let reply = read(desk, command, meta).await?;
-                    Ok(serde_json::to_vec(&reply).expect("replies are plain data").into())
-                })
-            }));
-        self.add(Asked { endpoint: C::ENDPOINT, allow, status: C::STATUS, tells: &[], how });
+        let how = How::Read(Arc::new(move |ctx, body: Bytes, key: Option<Key>, mut meta: Meta| {
+            let read = read.clone();
+            Box::pin(async move {
+                let command = parse::<C>(&body)?;
+                meta.idempotency = key.map(|key| key.of(&command));
+                let reply = read(ctx, command, meta).await?;
+                Ok(serde_json::to_vec(&reply).expect("replies are plain data").into())
+            })
+        }));
+        self.add(EndpointSpec { endpoint: C::ENDPOINT, allow, status: C::STATUS, emits: &[], how });
         self
     }
 
-    /// Takes over what another service handles and decides, for an engine of the same deeds.
+    /// Takes over the events and commands of another service, for an engine with the same
+    /// handlers.
     #[cfg(feature = "sim")]
-    pub(crate) fn take_over<F: Engine<Deed = E::Deed>>(&mut self, other: Service<F>) {
-        self.heard.extend(other.heard.into_iter().map(|(fact, heard)| {
-            let Heard { fact: name, version, key, tells, decode } = heard;
-            (fact, Heard { fact: name, version, key, tells, decode })
+    pub(crate) fn take_over<F: Engine<Handler = E::Handler>>(&mut self, other: Service<F>) {
+        self.consumed.extend(other.consumed.into_iter().map(|(event, consumed)| {
+            let Consumed { event: name, version, key, emits, decode } = consumed;
+            (event, Consumed { event: name, version, key, emits, decode })
         }));
         self.asked.extend(other.asked.into_iter().filter_map(|(endpoint, asked)| {
-            let Asked { endpoint: name, allow, status, tells, how } = asked;
+            let EndpointSpec { endpoint: name, allow, status, emits, how } = asked;
             let How::Decided(decode) = how else { return None };
             Some((
                 endpoint,
-                Asked { endpoint: name, allow, status, tells, how: How::Decided(decode) },
+                EndpointSpec { endpoint: name, allow, status, emits, how: How::Decided(decode) },
             ))
         }));
     }
 
-    /// Whether it tells any fact at all.
-    pub(crate) fn tells(&self) -> bool {
-        let heard = self.heard.values().map(|heard| heard.tells);
-        let asked = self.asked.values().map(|asked| asked.tells);
-        let timers = self.timers.iter().map(|timer| timer.tells);
-        heard.chain(asked).chain(timers).any(|tells| !tells.is_empty())
+    /// Whether it emits any event.
+    pub(crate) fn emits(&self) -> bool {
+        let consumed = self.consumed.values().map(|consumed| consumed.emits);
+        let asked = self.asked.values().map(|asked| asked.emits);
+        let timers = self.timers.iter().map(|timer| timer.emits);
+        consumed.chain(asked).chain(timers).any(|emits| !emits.is_empty())
     }
 
-    /// Whether nobody waits for what it makes of the events it consumes.
+    /// Whether it is a listener: no other service or fan waits for what it does with events.
     pub(crate) fn only_listens(&self) -> bool {
-        self.haste == Haste::Later || !self.tells()
+        self.haste == Pace::Later || !self.emits()
     }
 
-    pub(crate) fn add(&mut self, asked: Asked<E>) {
+    pub(crate) fn add(&mut self, asked: EndpointSpec<E>) {
         let before = self.asked.insert(asked.endpoint, asked);
         assert!(before.is_none(), "an endpoint is answered once");
     }
@@ -223,11 +242,11 @@ impl<E: Engine> Service<E> {
     pub(crate) fn listen<F: Event>(
         &mut self,
         key: &'static str,
-        tells: &'static [&'static str],
-        decode: fn(&[u8]) -> Result<E::Deed, String>,
+        emits: &'static [&'static str],
+        decode: fn(&[u8]) -> Result<E::Handler, String>,
     ) {
-        let heard = Heard { fact: F::FACT, version: F::VERSION, key, tells, decode };
-        let before = self.heard.insert(F::FACT, heard);
-        assert!(before.is_none(), "a fact is heard once");
+        let consumed = Consumed { event: F::NAME, version: F::VERSION, key, emits, decode };
+        let before = self.consumed.insert(F::NAME, consumed);
+        assert!(before.is_none(), "an event is consumed once");
     }
 }

@@ -1,4 +1,4 @@
-//! Tasks that neither die silently nor outlive a shutdown.
+//! Supervised tasks: they are restarted when they end, and they end at a shutdown.
 
 use std::{future::Future, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio_util::{
 };
 use tracing::{error, info};
 
-/// The first pause before an ended task is started again; it doubles up to [`PAUSE_MAX`].
+/// The first pause before an ended task is restarted; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -16,14 +16,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
-    /// They are waited for no longer, and dropped where they stand, as if the process had
-    /// been killed.
+    /// Cancels tasks that did not end in time: they are dropped as if the process had been
+    /// killed.
     given_up: CancellationToken,
 }
 
 impl Tasks {
-    /// Keeps `make()` running until shutdown: a task that ends, fails or panics is started
-    /// again after a pause.
+    /// Keeps `make()` running until shutdown: a task that ends, fails or panics is restarted
+    /// after a pause.
     pub(crate) fn keep<F, T, E>(
         &self,
         service: &'static str,
@@ -70,7 +70,7 @@ impl Tasks {
         });
     }
 
-    /// Runs something once.
+    /// Runs a task once.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let given_up = self.given_up.clone();
         self.tracker.spawn(async move {
@@ -81,7 +81,7 @@ impl Tasks {
         });
     }
 
-    /// Waits until all have ended, for so long at most; whether they have.
+    /// Waits until all tasks have ended, for at most `limit`; whether they have.
     pub(crate) async fn end(&self, limit: Duration) -> bool {
         self.tracker.close();
         let is_orderly = tokio::time::timeout(limit, self.tracker.wait()).await.is_ok();
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_waits_for_ever_does_not_keep_a_shutdown_waiting() {
+    async fn a_task_that_waits_for_ever_does_not_block_a_shutdown() {
         let (tasks, shutdown) = (Tasks::default(), CancellationToken::new());
         let (held, mut dropped) = tokio::sync::mpsc::channel::<()>(1);
         tasks.keep("test", "task", shutdown.clone(), move || {
@@ -108,11 +108,11 @@ mod tests {
         });
         shutdown.cancel();
         assert!(!tasks.end(Duration::from_millis(20)).await);
-        assert_eq!(dropped.recv().await, None, "it is dropped where it stands");
+        assert_eq!(dropped.recv().await, None, "the task is dropped");
     }
 
     #[tokio::test]
-    async fn a_task_that_ends_by_itself_is_waited_for() {
+    async fn a_shutdown_waits_for_a_task_that_ends() {
         let tasks = Tasks::default();
         tasks.spawn(tokio::time::sleep(Duration::from_millis(20)));
         assert!(tasks.end(Duration::from_secs(5)).await);

@@ -1,6 +1,6 @@
-//! Doors for the conformance suite of engines (`tests/engine`): messages, commands and parked
-//! events as a service gets them, without a broker. Behind the feature `testkit`, which only
-//! dev-dependencies enable.
+//! Support for the conformance suite of engines (`tests/engine`): messages, commands and parked
+//! events as a service gets them, without a broker. It is behind the feature `testkit`, which
+//! only dev-dependencies enable.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,17 +13,17 @@ use uuid::Uuid;
 
 use crate::{
     Caller, Idempotency, Link, Meta, Service, Work,
-    consumer::{Table, entries_of},
-    engine::{Engine, Failure},
+    batch::work::{Delivery, Settle},
     health::Health,
-    message::Message,
+    inbound::consumer::{Table, entries_of},
+    outbound::message::Message,
+    outbound::publisher::{HandOff, Handed},
     parked::{
         Parked,
         retry::{Retrier, Tried},
     },
-    publisher::{HandOff, Handed},
-    service::{Asked, Asking, How},
-    work::{Delivery, Settle},
+    service::{DecodedCommand, EndpointSpec, How},
+    store::engine::{Engine, Failure},
 };
 
 /// A message as a stream delivers it.
@@ -33,19 +33,19 @@ pub struct Delivered {
     pub id: Uuid,
     /// `onsale.<service>.<event>.v<version>.<schedule or ->`.
     pub subject: String,
-    /// Its place in its stream.
+    /// Its sequence in its stream.
     pub sequence: u64,
-    /// How often it has been delivered, this time included.
+    /// Its delivery count, this delivery included.
     pub times: u64,
     /// Its events, as JSON.
     pub events: Vec<Bytes>,
 }
 
-/// What makes work of messages and commands, and tries parked events.
+/// Makes work from messages and commands, and retries parked events.
 pub struct Kit<E: Engine> {
     link: Link,
-    heard: Arc<Table<E>>,
-    asked: BTreeMap<&'static str, Asked<E>>,
+    consumed: Arc<Table<E>>,
+    asked: BTreeMap<&'static str, EndpointSpec<E>>,
     hand_off: HandOff,
     handed: Mutex<Handed>,
 }
@@ -56,7 +56,7 @@ impl<E: Engine> Kit<E> {
         let (hand_off, handed) = HandOff::new();
         Self {
             link: Link::unconnected(service.name).await,
-            heard: Arc::new(service.heard.into_iter().collect()),
+            consumed: Arc::new(service.consumed.into_iter().collect()),
             asked: service.asked,
             hand_off,
             handed: Mutex::new(handed),
@@ -66,11 +66,11 @@ impl<E: Engine> Kit<E> {
     /// A message with its events.
     ///
     /// # Panics
-    /// When its events are no JSON.
-    pub fn message(&self, delivered: &Delivered) -> Work<E::Deed> {
+    /// When its events are not JSON.
+    pub fn message(&self, delivered: &Delivered) -> Work<E::Handler> {
         let payload = [b"[".as_slice(), &delivered.events.join(&b","[..]), b"]"].concat();
         let subject = delivered.subject.as_str();
-        let entries = entries_of(&self.heard, subject, &payload.into());
+        let entries = entries_of(&self.consumed, subject, &payload.into());
         let delivery = Delivery {
             subject: subject.into(),
             message: None,
@@ -85,22 +85,21 @@ impl<E: Engine> Kit<E> {
     /// A command, under an `Idempotency-Key` or none.
     ///
     /// # Panics
-    /// When the service does not decide it.
-    pub fn command<C: Command>(&self, command: &C, key: Option<Idempotency>) -> Work<E::Deed> {
+    /// When the service does not decide this command in a batch.
+    pub fn command<C: Command>(&self, command: &C, key: Option<Idempotency>) -> Work<E::Handler> {
         let asked = &self.asked[C::ENDPOINT];
         let How::Decided(decode) = &asked.how else { panic!("{} is only read", C::ENDPOINT) };
         let body = serde_json::to_vec(command).expect("commands are plain data");
-        let Ok(Asking { deed, .. }) = decode(&body, None) else {
+        let Ok(DecodedCommand { handler, .. }) = decode(&body, None) else {
             panic!("{} cannot be read", C::ENDPOINT)
         };
         let mut meta = Meta::inside(SagaId(Uuid::now_v7()));
-        (meta.name, meta.may_tell) = (asked.endpoint, asked.tells);
+        (meta.name, meta.may_emit) = (asked.endpoint, asked.emits);
         (meta.caller, meta.idempotency) = (Caller::Anonymous, key);
-        Work::command(deed, meta, Settle::Nobody)
+        Work::command(handler, meta, Settle::Nobody)
     }
 
-    /// Makes an attempt at a parked event that was leased, as a running service does; whether
-    /// it was taken in.
+    /// Retries a leased parked event, as a running service does; whether it was handled.
     ///
     /// # Errors
     /// When the store cannot be reached.
@@ -108,7 +107,7 @@ impl<E: Engine> Kit<E> {
         let retrier = Retrier {
             engine: engine.clone(),
             link: self.link.clone(),
-            heard: self.heard.clone(),
+            consumed: self.consumed.clone(),
             hand_off: self.hand_off.clone(),
             parked: Arc::new(Notify::new()),
             health: Health::default(),
@@ -118,7 +117,7 @@ impl<E: Engine> Kit<E> {
         Ok(retrier.attempt(parked, None).await? == Tried::Done)
     }
 
-    /// What attempts have emitted since the last time.
+    /// The messages that attempts have emitted since the last call.
     pub async fn emitted(&self) -> Vec<Message> {
         let mut handed = self.handed.lock().await;
         std::iter::from_fn(|| handed.next().now_or_never().flatten()).collect()

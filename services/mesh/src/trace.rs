@@ -1,8 +1,9 @@
-//! Spans across messages: one saga is one tree.
+//! Spans across messages: the spans of one saga are one tree.
 //!
 //! The W3C context of the span that emitted an event travels in the event, so each span's
-//! parent is the span that caused it, across services and restarts. Spans go out by OTLP when the standard `OTEL_*` variables name an
-//! endpoint; otherwise a [`Tracer`] is off and every call here is a branch and no more.
+//! parent is the span that caused it, across services and restarts. Spans are exported by OTLP
+//! when the standard `OTEL_*` variables name an endpoint; otherwise a [`Tracer`] is off, and
+//! every call here costs only a branch.
 
 use std::{
     borrow::Cow,
@@ -24,16 +25,16 @@ use opentelemetry_sdk::{
     trace::{BatchConfig, BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider},
 };
 
-use crate::turn::Told;
+use crate::service::context::Emitted;
 
-/// The header that carries the context.
+/// The header that carries the trace context.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// Spans that wait to be sent at most, unless `OTEL_BSP_MAX_QUEUE_SIZE` says otherwise; a
-/// sale that opens makes thousands within a second, and what does not fit is lost.
+/// Maximum number of spans that wait to be sent, unless `OTEL_BSP_MAX_QUEUE_SIZE` sets another.
+/// A sale that opens makes thousands within a second, and spans that do not fit are lost.
 const WAITING_SPANS_MAX: usize = 16_384;
-/// How long a span waits to be sent, unless `OTEL_BSP_SCHEDULE_DELAY` says otherwise. A
-/// process that is killed takes no more of its spans with it than this.
+/// How long a span waits to be sent, unless `OTEL_BSP_SCHEDULE_DELAY` sets another time. A
+/// process that is killed loses at most the spans of this time.
 const SEND_EVERY: Duration = Duration::from_millis(50);
 
 /// The span that a message follows from, if any.
@@ -41,7 +42,7 @@ const SEND_EVERY: Duration = Duration::from_millis(50);
 pub struct TraceParent(Option<SpanContext>);
 
 impl TraceParent {
-    /// Reads a `traceparent` header; anything malformed is as good as none.
+    /// Reads a `traceparent` header; a malformed one counts as none.
     pub fn from_header(header: Option<&str>) -> Self {
         Self(header.and_then(parse))
     }
@@ -89,7 +90,7 @@ fn parse(header: &str) -> Option<SpanContext> {
     context.is_valid().then_some(context)
 }
 
-/// Makes the spans of one service.
+/// Creates the spans of one service.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<On>>);
 
@@ -99,18 +100,18 @@ struct On {
 }
 
 impl Tracer {
-    /// A tracer that makes nothing.
+    /// A tracer that creates no spans.
     pub fn off() -> Self {
         Self(None)
     }
 
-    /// A tracer for `service` that exports as the `OTEL_*` variables say: on when
+    /// A tracer for `service` that exports as the `OTEL_*` variables specify: on when
     /// `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set and
-    /// neither `OTEL_SDK_DISABLED=true` nor `OTEL_TRACES_EXPORTER=none` is. Spans go out as
+    /// neither `OTEL_SDK_DISABLED=true` nor `OTEL_TRACES_EXPORTER=none` is. Spans are sent as
     /// OTLP over HTTP with protobuf bodies (port 4318 of a collector).
     ///
     /// # Errors
-    /// When the variables ask for something that is not built in.
+    /// When the variables ask for something that is not supported.
     pub fn from_env(service: &str) -> Result<Self, String> {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let endpoint = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -129,16 +130,18 @@ impl Tracer {
                  (port 4318 of the collector)"
             ));
         }
+        crate::tls::install();
         let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build();
         Ok(Self::exporting(service, exporter.map_err(not_exported)?))
     }
 
     /// A tracer for `service` that sends its spans to the collector at `endpoint`
-    /// (`http://host:4318`), whatever the environment says.
+    /// (`http://host:4318`), whatever the environment.
     ///
     /// # Errors
-    /// When the endpoint is no address.
+    /// When the endpoint is not an address.
     pub fn to_collector(service: &str, endpoint: &str) -> Result<Self, String> {
+        crate::tls::install();
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_endpoint(format!("{endpoint}/v1/traces"))
@@ -147,7 +150,7 @@ impl Tracer {
         Ok(Self::exporting(service, exporter.map_err(not_exported)?))
     }
 
-    /// A tracer for `service` that hands its spans to `exporter` in batches.
+    /// A tracer for `service` that gives its spans to `exporter` in batches.
     pub fn exporting(
         service: &str,
         exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
@@ -166,7 +169,7 @@ impl Tracer {
         Self(Some(Arc::new(On { tracer: provider.tracer("onsale-mesh"), provider })))
     }
 
-    /// Whether spans are made.
+    /// Whether spans are created.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
@@ -181,15 +184,15 @@ impl Tracer {
         self.start(SpanKind::Server, parent, || format!("command {endpoint}").into())
     }
 
-    /// The span of what has come due by itself: the root of a trace of its own.
+    /// The span of a timer: the root of a trace of its own.
     pub fn timer(&self, name: &'static str) -> Span {
         let nothing = TraceParent::default();
         self.start(SpanKind::Internal, &nothing, || format!("timer {name}").into())
     }
 
-    /// The span of a heard fact being taken in.
-    pub fn process(&self, fact: &'static str, parent: &TraceParent) -> Span {
-        self.start(SpanKind::Consumer, parent, || format!("process {fact}").into())
+    /// The span of an event being processed by its consumer.
+    pub fn process(&self, event: &'static str, parent: &TraceParent) -> Span {
+        self.start(SpanKind::Consumer, parent, || format!("process {event}").into())
     }
 
     fn start(
@@ -208,19 +211,19 @@ impl Tracer {
         }
     }
 
-    /// Sends what is waiting. Blocks; call it from a thread that may.
+    /// Sends the waiting spans. It blocks; call it from a thread that may block.
     pub fn flush(&self) {
         if let Some(on) = &self.0 {
             let _ = on.provider.force_flush();
         }
     }
 
-    /// Sends what is waiting and makes no more spans. After `patience` it gives up: a
-    /// collector that is away holds nobody up.
-    pub async fn close(self, patience: Duration) {
+    /// Sends the waiting spans and creates no more. It gives up after `timeout`, so that a
+    /// collector that is away does not delay a shutdown.
+    pub async fn close(self, timeout: Duration) {
         let Some(on) = self.0 else { return };
         let closing = tokio::task::spawn_blocking(move || {
-            let _ = on.provider.shutdown_with_timeout(patience);
+            let _ = on.provider.shutdown_with_timeout(timeout);
         });
         let _ = closing.await;
     }
@@ -230,7 +233,7 @@ fn not_exported(error: opentelemetry_otlp::ExporterBuildError) -> String {
     format!("spans cannot be exported: {error}")
 }
 
-/// How spans are sent: as the `OTEL_BSP_*` variables say, with defaults of our own.
+/// How spans are sent: by the `OTEL_BSP_*` variables, with our own defaults.
 fn batches() -> BatchConfig {
     let is_set = |name: &str| std::env::var_os(name).is_some();
     let mut batches = BatchConfigBuilder::default();
@@ -245,7 +248,7 @@ fn batches() -> BatchConfig {
 
 /// A span that ends when dropped; or, where tracing is off, only the context to pass on.
 pub enum Span {
-    /// Tracing is off; what came in is passed on.
+    /// Tracing is off; the incoming context is passed on.
     Off(TraceParent),
     /// Recording.
     On(Box<Open>),
@@ -264,7 +267,7 @@ impl Default for Span {
 }
 
 impl Span {
-    /// What a message caused by this span carries.
+    /// The context that a message caused by this span carries.
     pub fn parent(&self) -> TraceParent {
         match self {
             Self::Off(parent) => parent.clone(),
@@ -272,9 +275,9 @@ impl Span {
         }
     }
 
-    /// The span in which this one emits an event. It is made when the event is, so that its
-    /// context can travel in the event, and ends when that is stored.
-    pub(crate) fn publishing(&self, name: &str, event: &Told) -> Span {
+    /// The span of an event that this span emits. It starts with the event, so that its context
+    /// can travel in the event, and ends when the event is stored.
+    pub(crate) fn publishing(&self, name: &str, event: &Emitted) -> Span {
         let Self::On(open) = self else { return Self::Off(self.parent()) };
         let context = self.parent().context();
         let builder =
@@ -283,7 +286,7 @@ impl Span {
         let mut span = Self::On(Box::new(Open { span, tracer: open.tracer.clone() }));
         span.message(Messaging {
             operation: "publish",
-            fact: name,
+            event: name,
             subject: &event.subject,
             event_id: event.event_id,
             saga_id: event.saga_id,
@@ -291,7 +294,7 @@ impl Span {
         span
     }
 
-    /// A span inside this one, begun at `began`.
+    /// A child of this span, begun at `began`.
     pub fn child(&self, name: &'static str, began: Option<SystemTime>) -> Span {
         match self {
             Self::Off(parent) => Self::Off(parent.clone()),
@@ -311,16 +314,16 @@ impl Span {
         matches!(self, Self::On(_))
     }
 
-    /// Notes which saga the span belongs to: all of a saga's spans are found by it.
+    /// Records the saga that the span belongs to: all spans of a saga are found by it.
     pub fn saga(&mut self, saga_id: SagaId) {
         self.note("onsale.saga.id", || saga_id.to_string());
     }
 
-    /// Notes what the span does to which message, in the words of the OpenTelemetry
-    /// conventions for messaging.
+    /// Records the operation and its message, by the OpenTelemetry semantic conventions for
+    /// messaging.
     pub(crate) fn message(&mut self, about: Messaging<'_>) {
         self.saga(about.saga_id);
-        self.note("onsale.fact", || about.fact.to_owned());
+        self.note("onsale.fact", || about.event.to_owned());
         self.note("messaging.system", || "nats");
         self.note("messaging.operation.name", || about.operation);
         self.note("messaging.operation.type", || match about.operation {
@@ -332,8 +335,8 @@ impl Span {
         self.note("messaging.message.conversation_id", || about.saga_id.to_string());
     }
 
-    /// Notes how a saga has ended (`completed`, `failed`, …) and why: those that failed or
-    /// were given back are found by it.
+    /// Records how a saga has ended (`completed`, `failed`, …) and why: failed and compensated
+    /// sagas are found by it.
     pub fn outcome(&mut self, outcome: &'static str, reason: Option<&'static str>) {
         self.note("onsale.outcome", || outcome);
         if let Some(reason) = reason {
@@ -341,7 +344,7 @@ impl Span {
         }
     }
 
-    /// Notes a fact about the span; the value is made only where tracing is on.
+    /// Sets an attribute of the span; the value is computed only where tracing is on.
     pub fn note<V: Into<opentelemetry::Value>>(
         &mut self,
         name: &'static str,
@@ -368,11 +371,11 @@ impl Span {
     }
 }
 
-/// What is noted of a message.
+/// What is recorded of a message.
 pub(crate) struct Messaging<'a> {
     /// `publish` or `process`.
     pub(crate) operation: &'static str,
-    pub(crate) fact: &'a str,
+    pub(crate) event: &'a str,
     pub(crate) subject: &'a str,
     pub(crate) event_id: EventId,
     pub(crate) saga_id: SagaId,
@@ -391,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_traceparent_is_as_good_as_none() {
+    fn a_malformed_traceparent_counts_as_none() {
         for bad in [
             "",
             "00-1-2-3",
@@ -405,14 +408,14 @@ mod tests {
     }
 
     #[test]
-    fn a_tracer_that_is_off_passes_on_what_came_in() {
+    fn a_tracer_that_is_off_passes_the_incoming_context_on() {
         let parent = TraceParent::from_header(Some(HEADER));
         let span = Tracer::off().process("payment.requested", &parent);
         assert_eq!(span.child("transaction", None).parent(), parent);
     }
 
     #[tokio::test]
-    async fn a_collector_that_never_answers_holds_nobody_up() {
+    async fn a_collector_that_never_answers_does_not_delay_a_shutdown() {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", silent.local_addr().unwrap());
         let tracer = Tracer::to_collector("point", &endpoint).unwrap();

@@ -1,5 +1,5 @@
-//! Whole streams read by position, on real servers: each fact has its effect once, whatever
-//! happens to the reader, and a stream that is another than before is read anew.
+//! Whole streams read by position, on real servers: each event has its effect once, whatever
+//! happens to the reader, and a stream that was replaced is read from its beginning.
 
 #![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
 
@@ -13,7 +13,7 @@ use std::{
 
 use async_nats::{Client, HeaderMap, jetstream};
 use mesh::{
-    Book, Link, LinkSettings, Read, Running, Service, engine::Failure, failpoint::Failpoint,
+    Link, LinkSettings, Read, Running, Service, UnitOfWork, engine::Failure, failpoint::Failpoint,
     postgres::Postgres, topology::Topology, trace::Tracer,
 };
 use serde_json::{Value, json};
@@ -21,27 +21,27 @@ use servers::{Options, Servers};
 use sqlx::{Executor, PgConnection, PgPool, migrate::Migrator};
 use uuid::Uuid;
 
-/// How long anything may take that is waited for.
+/// How long the test waits for anything.
 const LIMIT: Duration = Duration::from_secs(20);
 /// The reader of these tests runs as the one service that may read these streams.
 const READER: &str = "audit";
-/// Facts of one stream that it takes in at once.
+/// Events of one stream that it takes in at once.
 const PIECE: usize = 1_000;
-/// Facts of one message.
-const MESSAGE_FACTS: usize = 3;
-const FACTS: [&str; 2] = ["point.charged", "payment.requested"];
+/// Events of one message.
+const MESSAGE_EVENTS: usize = 3;
+const EVENTS: [&str; 2] = ["point.charged", "payment.requested"];
 
-/// What the streams of these tests keep.
+/// The streams of these tests, and their configurations.
 const STREAMS: [(&str, &[u8]); 2] = [
     ("POINT", include_bytes!("../../../jetstream/streams/POINT.json")),
     ("PAYMENT", include_bytes!("../../../jetstream/streams/PAYMENT.json")),
 ];
 
-struct NoBook;
+struct NoState;
 
-impl Book for NoBook {
+impl UnitOfWork for NoState {
     type Keys = ();
-    type Rules = Arc<AtomicBool>;
+    type Config = Arc<AtomicBool>;
 
     async fn load(_keys: (), _tx: &mut PgConnection) -> sqlx::Result<Self> {
         Ok(Self)
@@ -52,13 +52,13 @@ impl Book for NoBook {
     }
 }
 
-/// Keeps each fact that it is given, as often as it is given it.
-async fn keep(desk: mesh::Desk<Postgres<NoBook>>, read: Arc<Read>) -> Result<(), Failure> {
-    if desk.rules().load(Ordering::SeqCst) {
-        return Err(Failure::Unavailable("told to fail".into()));
+/// Stores each event that it gets, as often as it gets it.
+async fn keep(ctx: mesh::QueryContext<Postgres<NoState>>, read: Arc<Read>) -> Result<(), Failure> {
+    if ctx.config().load(Ordering::SeqCst) {
+        return Err(Failure::Unavailable("fails on purpose".into()));
     }
-    let ids: Vec<Uuid> = read.facts.iter().filter_map(mesh::Fact::event_id).collect();
-    let mut tx = desk.pool().begin().await?;
+    let ids: Vec<Uuid> = read.events.iter().filter_map(mesh::StoredEvent::event_id).collect();
+    let mut tx = ctx.pool().begin().await?;
     sqlx::query("insert into learned select unnest($1::uuid[])")
         .bind(ids)
         .execute(&mut *tx)
@@ -68,16 +68,16 @@ async fn keep(desk: mesh::Desk<Postgres<NoBook>>, read: Arc<Read>) -> Result<(),
     Ok(())
 }
 
-fn service() -> Service<Postgres<NoBook>> {
-    Service::new(READER).follows(&FACTS, PIECE, keep)
+fn service() -> Service<Postgres<NoState>> {
+    Service::new(READER).follows(&EVENTS, PIECE, keep)
 }
 
-fn event(fact: &str, at: events::Timestamp) -> Value {
+fn event(name: &str, at: events::Timestamp) -> Value {
     json!({
         "specversion": "1.0",
         "id": Uuid::now_v7(),
-        "source": format!("/onsale/{}", events::producer_of(fact)),
-        "type": format!("onsale.{fact}.v1"),
+        "source": format!("/onsale/{}", events::producer_of(name)),
+        "type": format!("onsale.{name}.v1"),
         "time": at,
         "subject": Uuid::now_v7(),
         "sagaid": Uuid::now_v7(),
@@ -85,25 +85,25 @@ fn event(fact: &str, at: events::Timestamp) -> Value {
     })
 }
 
-/// Servers with two streams, those who tell, and a database to learn in.
-struct Stage {
+/// Servers with two streams, and a database for the reader.
+struct Harness {
     servers: Servers,
     pool: PgPool,
     fails: Arc<AtomicBool>,
 }
 
-impl Stage {
-    async fn set() -> Self {
+impl Harness {
+    async fn open() -> Self {
         let servers = Servers::start(Options::temporary()).await.unwrap();
-        let stage = Self {
+        let harness = Self {
             pool: PgPool::connect(&servers.database_url(READER)).await.unwrap(),
             fails: Arc::default(),
             servers,
         };
-        stage.make_streams().await;
-        mesh::postgres::migrate(&stage.pool, &Migrator::DEFAULT).await.unwrap();
-        stage.pool.execute("create table learned (event_id uuid not null)").await.unwrap();
-        stage
+        harness.make_streams().await;
+        mesh::postgres::migrate(&harness.pool, &Migrator::DEFAULT).await.unwrap();
+        harness.pool.execute("create table learned (event_id uuid not null)").await.unwrap();
+        harness
     }
 
     async fn make_streams(&self) {
@@ -137,25 +137,25 @@ impl Stage {
             .unwrap()
     }
 
-    /// Tells facts; their ids, sorted.
-    async fn tell(&self, count: usize) -> Vec<Uuid> {
-        self.tell_every(FACTS[0], count, 1).await
+    /// Emits events. Returns their ids, sorted.
+    async fn emit(&self, count: usize) -> Vec<Uuid> {
+        self.emit_every(EVENTS[0], count, 1).await
     }
 
-    /// Tells facts of this name, at times that are so many seconds apart, several in a message;
-    /// their ids, sorted.
-    async fn tell_every(&self, fact: &str, count: usize, secs: i64) -> Vec<Uuid> {
-        let teller = self.client(events::producer_of(fact)).await;
-        let jetstream = jetstream::new(teller);
+    /// Emits events of this name, several in a message, at times that are so many seconds apart.
+    /// Returns their ids, sorted.
+    async fn emit_every(&self, name: &str, count: usize, secs: i64) -> Vec<Uuid> {
+        let producer = self.client(events::producer_of(name)).await;
+        let jetstream = jetstream::new(producer);
         let began_at = events::Timestamp::from_unix_millis(1_800_000_000_000).unwrap();
         let all: Vec<Value> =
-            (0..count).map(|index| event(fact, began_at.plus_secs(secs * index as i64))).collect();
+            (0..count).map(|index| event(name, began_at.plus_secs(secs * index as i64))).collect();
         let mut acks = Vec::new();
-        for some in all.chunks(MESSAGE_FACTS) {
+        for some in all.chunks(MESSAGE_EVENTS) {
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Msg-Id", Uuid::now_v7().to_string());
             headers.insert("content-type", events::CONTENT_TYPE);
-            let subject = events::subject(fact, 1, None);
+            let subject = events::subject(name, 1, None);
             let body = serde_json::to_vec(some).unwrap().into();
             let ack = jetstream.publish_with_headers(subject, headers, body).await.unwrap();
             acks.push(std::future::IntoFuture::into_future(ack));
@@ -169,7 +169,7 @@ impl Stage {
         ids
     }
 
-    /// Waits until this has been learned, each once, and nothing else.
+    /// Waits until exactly these events are stored, each once.
     async fn learned(&self, wanted: &[Uuid]) {
         let until = tokio::time::Instant::now() + LIMIT;
         loop {
@@ -181,102 +181,102 @@ impl Stage {
                 return;
             }
             let (had, want) = (found.len(), wanted.len());
-            assert!(had <= want, "learned {had} of {want}: something twice");
-            assert!(tokio::time::Instant::now() < until, "learned {had} of {want}");
+            assert!(had <= want, "stored {had} of {want}: some twice");
+            assert!(tokio::time::Instant::now() < until, "stored {had} of {want}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_is_killed_anywhere_learns_each_fact_once() {
-    let stage = Stage::set().await;
-    let mut all = stage.tell(2_500).await;
-    let first = stage.start().await;
-    stage.learned(&all).await;
+async fn a_reader_that_is_killed_anywhere_takes_each_event_in_once() {
+    let harness = Harness::open().await;
+    let mut all = harness.emit(2_500).await;
+    let first = harness.start().await;
+    harness.learned(&all).await;
     first.failpoints().arm(Failpoint::BeforeCommit, 1);
-    all.extend(stage.tell(1_500).await);
+    all.extend(harness.emit(1_500).await);
     all.sort_unstable();
-    stage.learned(&all).await;
+    harness.learned(&all).await;
     assert_eq!(first.failpoints().hits(Failpoint::BeforeCommit), 1);
     first.abandon();
-    all.extend(stage.tell(10).await);
+    all.extend(harness.emit(10).await);
     all.sort_unstable();
-    let second = stage.start().await;
-    stage.learned(&all).await;
+    let second = harness.start().await;
+    harness.learned(&all).await;
     second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_streams_that_advance_together_each_fact_is_learned_once() {
-    let stage = Stage::set().await;
-    // One of them has thrice as many facts in the same time, and the reader has to wait for it.
-    let mut all = stage.tell_every(FACTS[0], 1_300, 3).await;
-    all.extend(stage.tell_every(FACTS[1], 3_900, 1).await);
+async fn each_event_of_streams_that_advance_together_is_taken_in_once() {
+    let harness = Harness::open().await;
+    // One stream has three times as many events in the same time, and the reader has to wait for it.
+    let mut all = harness.emit_every(EVENTS[0], 1_300, 3).await;
+    all.extend(harness.emit_every(EVENTS[1], 3_900, 1).await);
     all.sort_unstable();
-    let reader = stage.start().await;
+    let reader = harness.start().await;
     reader.failpoints().arm(Failpoint::BeforeCommit, 2);
-    stage.learned(&all).await;
+    harness.learned(&all).await;
     reader.abandon();
-    all.extend(stage.tell_every(FACTS[0], 20, 1).await);
-    all.extend(stage.tell_every(FACTS[1], 20, 1).await);
+    all.extend(harness.emit_every(EVENTS[0], 20, 1).await);
+    all.extend(harness.emit_every(EVENTS[1], 20, 1).await);
     all.sort_unstable();
-    let second = stage.start().await;
-    stage.learned(&all).await;
+    let second = harness.start().await;
+    harness.learned(&all).await;
     second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_taken_in_is_given_again_and_nothing_overtakes_it() {
-    let stage = Stage::set().await;
-    stage.fails.store(true, Ordering::SeqCst);
-    let reader = stage.start().await;
-    let mut all = stage.tell(3).await;
-    all.extend(stage.tell(3).await);
-    stage.learned(&[]).await;
-    stage.fails.store(false, Ordering::SeqCst);
-    stage.learned(&all).await;
+async fn events_that_could_not_be_taken_in_come_again_and_are_not_overtaken() {
+    let harness = Harness::open().await;
+    harness.fails.store(true, Ordering::SeqCst);
+    let reader = harness.start().await;
+    let mut all = harness.emit(3).await;
+    all.extend(harness.emit(3).await);
+    harness.learned(&[]).await;
+    harness.fails.store(false, Ordering::SeqCst);
+    harness.learned(&all).await;
     reader.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_instances_one_reads_and_the_other_takes_over() {
-    let stage = Stage::set().await;
-    let first = stage.start().await;
-    let mut all = stage.tell(100).await;
-    stage.learned(&all).await;
-    let second = stage.start().await;
-    all.extend(stage.tell(100).await);
+async fn one_of_two_instances_reads_and_the_other_takes_over() {
+    let harness = Harness::open().await;
+    let first = harness.start().await;
+    let mut all = harness.emit(100).await;
+    harness.learned(&all).await;
+    let second = harness.start().await;
+    all.extend(harness.emit(100).await);
     all.sort_unstable();
-    stage.learned(&all).await;
+    harness.learned(&all).await;
     assert_eq!(second.health().counts().handled, 0, "the second stands by");
     first.stop().await;
-    all.extend(stage.tell(100).await);
+    all.extend(harness.emit(100).await);
     all.sort_unstable();
-    stage.learned(&all).await;
+    harness.learned(&all).await;
     assert_eq!(second.health().counts().handled, 100);
     second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_was_wiped_is_read_anew_even_when_it_has_grown_past_the_position() {
-    let stage = Stage::set().await;
-    let reader = stage.start().await;
-    let mut all = stage.tell(5).await;
-    stage.learned(&all).await;
+async fn a_wiped_stream_is_read_from_its_beginning_even_if_it_has_grown_past_the_position() {
+    let harness = Harness::open().await;
+    let reader = harness.start().await;
+    let mut all = harness.emit(5).await;
+    harness.learned(&all).await;
     reader.stop().await;
-    stage.wipe().await;
-    all.extend(stage.tell(8).await);
-    let reader = stage.start().await;
-    stage.learned(&all).await;
-    stage.wipe().await;
-    all.extend(stage.tell(2).await);
-    stage.learned(&all).await;
+    harness.wipe().await;
+    all.extend(harness.emit(8).await);
+    let reader = harness.start().await;
+    harness.learned(&all).await;
+    harness.wipe().await;
+    all.extend(harness.emit(2).await);
+    harness.learned(&all).await;
     reader.stop().await;
 }
 
-impl Stage {
-    /// Takes the stream away and makes it again, empty.
+impl Harness {
+    /// Deletes the stream and creates it again, empty.
     async fn wipe(&self) {
         let provisioner = self.client("provisioner").await;
         jetstream::new(provisioner).delete_stream("POINT").await.unwrap();

@@ -1,4 +1,4 @@
-//! `jetstream/` on a real broker: it can be applied, drift is seen, and each user may do
+//! `jetstream/` on a real broker: it can be applied, drift is detected, and each user may do
 //! what it needs and nothing else.
 
 #![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
@@ -10,13 +10,13 @@ use futures::StreamExt;
 use mesh::{Link, LinkSettings, topology::Topology, trace::Tracer};
 use servers::{Options, Servers};
 
-/// How long anything may take that is waited for.
+/// How long the test waits for anything.
 const LIMIT: Duration = Duration::from_secs(10);
 /// The services that have a stream of their own.
-const TELLERS: [&str; 8] =
+const PRODUCERS: [&str; 8] =
     ["user", "concert", "queue", "reservation", "payment", "point", "notification", "audit"];
-/// Those, the dead letters and the broker's reports.
-const STREAMS: usize = TELLERS.len() + 2;
+/// Their streams, and those of the dead letters and of the broker's reports.
+const STREAMS: usize = PRODUCERS.len() + 2;
 
 fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../jetstream").join(folder);
@@ -47,7 +47,7 @@ async fn link(servers: &Servers, service: &'static str) -> Link {
     Link::connect(settings, Tracer::off()).await.unwrap()
 }
 
-/// A connection as that user, and what the broker refuses it.
+/// A connection as that user, and the broker's refusals of what it does.
 async fn user(
     servers: &Servers,
     identity: &str,
@@ -59,7 +59,7 @@ async fn user(
             let refusals = refusals.clone();
             async move {
                 if let async_nats::Event::ServerError(error) = event {
-                    // Nobody listens any more at the end of a test.
+                    // At the end of a test there is no receiver any more.
                     let _ = refusals.send(error.to_string());
                 }
             }
@@ -70,7 +70,7 @@ async fn user(
     (client, refused)
 }
 
-/// The servers with everything applied.
+/// The servers with the whole topology applied.
 async fn applied() -> Servers {
     let servers = Servers::start(Options::temporary()).await.unwrap();
     topology().apply(&link(&servers, "provisioner").await).await.unwrap();
@@ -78,7 +78,7 @@ async fn applied() -> Servers {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_topology_is_applied_once_and_its_drift_is_seen_and_mended() {
+async fn the_topology_is_applied_once_and_its_drift_is_detected_and_repaired() {
     let servers = Servers::start(Options::temporary()).await.unwrap();
     let link = link(&servers, "provisioner").await;
     let topology = topology();
@@ -103,13 +103,13 @@ async fn the_topology_is_applied_once_and_its_drift_is_seen_and_mended() {
     };
     context.create_stream(stray).await.unwrap();
     let drifts = topology.check(&link).await.unwrap();
-    let said: Vec<String> = drifts.iter().map(ToString::to_string).collect();
+    let found: Vec<String> = drifts.iter().map(ToString::to_string).collect();
     let expected = [
         "stream POINT: max_age should be 604800000000000, but is 3600000000000",
         "consumer USER.point is missing",
         "stream STRAY is on the broker, but in no file",
     ];
-    assert_eq!(said, expected);
+    assert_eq!(found, expected);
     let done = topology.apply(&link).await.unwrap();
     assert_eq!(done, ["stream POINT updated", "consumer USER.point created"]);
     assert_eq!(topology.check(&link).await.unwrap().len(), 1, "nothing is ever deleted");
@@ -144,19 +144,19 @@ async fn messages_are_republished_live_with_their_sequence_and_a_repeat_is_not()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_stream_refuses_and_forgets_nothing() {
+async fn a_full_stream_refuses_messages_and_drops_none() {
     let servers = applied().await;
     let (provisioner, _) = user(&servers, "provisioner").await;
     let provisioner = jetstream::new(provisioner);
-    for name in TELLERS.map(str::to_uppercase) {
+    for name in PRODUCERS.map(str::to_uppercase) {
         let mut config = provisioner.get_stream(&name).await.unwrap().cached_info().config.clone();
         config.max_bytes = 1_024;
         provisioner.update_stream(config).await.unwrap();
-        let (teller, _) = user(&servers, &name.to_lowercase()).await;
-        let teller = jetstream::new(teller);
-        let subject = format!("onsale.{}.told.v1.-", name.to_lowercase());
+        let (producer, _) = user(&servers, &name.to_lowercase()).await;
+        let producer = jetstream::new(producer);
+        let subject = format!("onsale.{}.emitted.v1.-", name.to_lowercase());
         let publish = async |bytes: usize| {
-            let sent = teller.publish(subject.clone(), vec![b' '; bytes].into()).await.unwrap();
+            let sent = producer.publish(subject.clone(), vec![b' '; bytes].into()).await.unwrap();
             sent.await
         };
         publish(500).await.unwrap();
@@ -167,17 +167,18 @@ async fn a_full_stream_refuses_and_forgets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_service_tells_its_own_facts_and_takes_its_own_consumers() {
+async fn each_service_publishes_its_own_events_and_uses_its_own_consumers() {
     let servers = applied().await;
-    for service in TELLERS {
+    for service in PRODUCERS {
         let (client, mut refused) = user(&servers, service).await;
         let context = jetstream::new(client.clone());
-        let subject = format!("onsale.{service}.told.v1.-");
-        let told = context.publish(subject, "{}".into()).await.unwrap();
-        assert_eq!(told.await.unwrap().stream, service.to_uppercase());
-        // Who only reads whole streams buries nothing, and has nothing to say in passing.
-        if consumers().iter().any(|(_, hearer)| hearer == service) {
-            let dead = context.publish(format!("dlq.{service}.told"), "{}".into()).await.unwrap();
+        let subject = format!("onsale.{service}.emitted.v1.-");
+        let emitted = context.publish(subject, "{}".into()).await.unwrap();
+        assert_eq!(emitted.await.unwrap().stream, service.to_uppercase());
+        // A service that only reads whole streams has no dead letters and no live messages.
+        if consumers().iter().any(|(_, consumer)| consumer == service) {
+            let subject = format!("dlq.{service}.emitted");
+            let dead = context.publish(subject, "{}".into()).await.unwrap();
             assert_eq!(dead.await.unwrap().stream, "DEAD_LETTERS");
             client.publish(format!("live.{service}.refused.-"), "{}".into()).await.unwrap();
         }
@@ -186,10 +187,10 @@ async fn each_service_tells_its_own_facts_and_takes_its_own_consumers() {
         answering.publish("_INBOX_gateway.some", "{}".into()).await.unwrap();
         answering.flush().await.unwrap();
         assert!(refused_answers.try_recv().is_err(), "{service} may answer");
-        for (stream, hearer) in consumers() {
-            if hearer == service {
+        for (stream, consumer) in consumers() {
+            if consumer == service {
                 let consumer: jetstream::consumer::PullConsumer =
-                    context.get_consumer_from_stream(&hearer, &stream).await.unwrap();
+                    context.get_consumer_from_stream(&consumer, &stream).await.unwrap();
                 let batch = consumer.fetch().max_messages(1).messages().await.unwrap();
                 assert_eq!(batch.count().await, 0);
             }
@@ -200,9 +201,9 @@ async fn each_service_tells_its_own_facts_and_takes_its_own_consumers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_belongs_to_another_is_refused_by_the_broker() {
+async fn the_broker_refuses_a_service_what_belongs_to_another() {
     let servers = applied().await;
-    for service in TELLERS {
+    for service in PRODUCERS {
         let (client, mut refused) = user(&servers, service).await;
         let mut forbidden = vec![
             "cmd.payment.pay".to_owned(),
@@ -210,32 +211,35 @@ async fn what_belongs_to_another_is_refused_by_the_broker() {
             format!("$JS.API.STREAM.DELETE.{}", service.to_uppercase()),
             format!("$JS.API.CONSUMER.CREATE.{}.{service}", service.to_uppercase()),
         ];
-        for other in TELLERS.into_iter().filter(|other| *other != service) {
-            forbidden.push(format!("onsale.{other}.told.v1.-"));
-            forbidden.push(format!("live.onsale.{other}.told.v1.-"));
+        for other in PRODUCERS.into_iter().filter(|other| *other != service) {
+            forbidden.push(format!("onsale.{other}.emitted.v1.-"));
+            forbidden.push(format!("live.onsale.{other}.emitted.v1.-"));
             forbidden.push(format!("live.{other}.refused.-"));
-            forbidden.push(format!("dlq.{other}.told"));
+            forbidden.push(format!("dlq.{other}.emitted"));
         }
-        for (stream, hearer) in consumers().into_iter().filter(|(_, hearer)| *hearer != service) {
-            forbidden.push(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{hearer}"));
-            forbidden.push(format!("$JS.ACK.{stream}.{hearer}.1.1.1.1.0"));
+        for (stream, consumer) in
+            consumers().into_iter().filter(|(_, consumer)| *consumer != service)
+        {
+            forbidden.push(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"));
+            forbidden.push(format!("$JS.ACK.{stream}.{consumer}.1.1.1.1.0"));
         }
         for subject in forbidden {
             client.publish(subject.clone(), "".into()).await.unwrap();
-            let said = tokio::time::timeout(LIMIT, refused.recv()).await;
-            let said = said.unwrap_or_else(|_| panic!("{service} may publish {subject}")).unwrap();
-            assert!(said.to_lowercase().contains(&subject.to_lowercase()), "{subject}: {said}");
+            let error = tokio::time::timeout(LIMIT, refused.recv()).await;
+            let error =
+                error.unwrap_or_else(|_| panic!("{service} may publish {subject}")).unwrap();
+            assert!(error.to_lowercase().contains(&subject.to_lowercase()), "{subject}: {error}");
         }
         for subject in ["onsale.>", "live.>", "_INBOX_gateway.>", "cmd.gateway.>", ">"] {
             client.subscribe(subject).await.unwrap();
-            let said = tokio::time::timeout(LIMIT, refused.recv()).await;
-            said.unwrap_or_else(|_| panic!("{service} may subscribe to {subject}")).unwrap();
+            let error = tokio::time::timeout(LIMIT, refused.recv()).await;
+            error.unwrap_or_else(|_| panic!("{service} may subscribe to {subject}")).unwrap();
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_only_asks_or_looks_can_change_nothing() {
+async fn users_that_only_read_or_send_commands_can_change_nothing() {
     let servers = applied().await;
     let changing = [
         "onsale.payment.completed.v1.-",
@@ -253,8 +257,8 @@ async fn who_only_asks_or_looks_can_change_nothing() {
         let (client, mut refused) = user(&servers, identity).await;
         for subject in changing {
             client.publish(subject, "".into()).await.unwrap();
-            let said = tokio::time::timeout(LIMIT, refused.recv()).await;
-            said.unwrap_or_else(|_| panic!("{identity} may publish {subject}")).unwrap();
+            let error = tokio::time::timeout(LIMIT, refused.recv()).await;
+            error.unwrap_or_else(|_| panic!("{identity} may publish {subject}")).unwrap();
         }
     }
     let (operator, mut refused) = user(&servers, "operator").await;
@@ -268,18 +272,18 @@ async fn who_only_asks_or_looks_can_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_reaches_whoever_asked() {
+async fn an_answer_reaches_its_caller() {
     let servers = applied().await;
     let (user_service, _) = user(&servers, "user-answers").await;
-    let mut asked = user_service.queue_subscribe("cmd.user.jwks", "user".into()).await.unwrap();
+    let mut requests = user_service.queue_subscribe("cmd.user.jwks", "user".into()).await.unwrap();
     user_service.flush().await.unwrap();
     let answering = tokio::spawn(async move {
-        while let Some(request) = asked.next().await {
+        while let Some(request) = requests.next().await {
             user_service.publish(request.reply.unwrap(), "{}".into()).await.unwrap();
         }
     });
     let others = ["ranking", "data-platform", "gateway", "client"];
-    for identity in TELLERS.into_iter().chain(others) {
+    for identity in PRODUCERS.into_iter().chain(others) {
         let (client, _) = user(&servers, identity).await;
         let answer = client.request("cmd.user.jwks", "{}".into()).await;
         assert!(answer.is_ok(), "{identity}: {answer:?}");

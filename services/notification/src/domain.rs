@@ -1,32 +1,32 @@
-//! What becomes of a message: its id, when it is tried again, when it is given up.
+//! Decisions about a message: its id, when it is retried, when it is given up.
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use events::{
     Problem, Timestamp, codes,
     notification::{Channel, Locale, MessageKind},
 };
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use uuid::{Builder, Uuid};
 
-/// Bytes of a reason at most; what a provider says may be a page of HTML.
+/// Bytes of a reason at most; a provider's answer may be a page of HTML.
 const REASON_BYTES_MAX: usize = 200;
-/// A run of this many digits in what a provider says may be a telephone number.
+/// A longer run of digits in a provider's answer may be a telephone number.
 const DIGITS_SHOWN_MAX: usize = 6;
-/// What a provider may ask us to wait at most. Beyond that it is taken to be a mistake.
+/// The longest wait that a provider may ask for. Anything longer is taken to be a mistake.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// How long and how often a message is tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pace {
-    /// After the first try; each further wait is twice as long.
+    /// The wait after the first try; each further wait is twice as long.
     pub first: Duration,
-    /// Between two tries at most.
+    /// The longest wait between two tries.
     pub longest: Duration,
-    /// Between two questions what became of a message that the provider has accepted.
+    /// The wait between two status requests for a message that the provider has accepted.
     pub status_every: Duration,
-    /// A message that has not gone out when it is this old is given up.
+    /// The age at which a message that has not been sent is given up.
     pub keep: Duration,
 }
 
@@ -38,7 +38,7 @@ impl Pace {
         status_every: Duration::from_secs(5),
         keep: Duration::from_secs(6 * 3_600),
     };
-    /// For an endpoint that somebody else runs.
+    /// For an endpoint that a third party runs.
     pub const HOURS: Self = Self {
         first: Duration::from_secs(5),
         longest: Duration::from_secs(2 * 3_600),
@@ -58,29 +58,29 @@ impl Pace {
 pub enum Delivery {
     /// The provider has taken it, for good.
     Taken(Channel),
-    /// The provider has it and does not say yet what becomes of it: this asks it.
+    /// The provider has it, and its outcome is not known yet: this receipt asks for the status.
     Accepted(String),
-    /// Not now: it is tried again.
+    /// It failed for now, and is retried.
     Later {
         /// Why.
         reason: String,
-        /// Seconds that the provider asks for.
+        /// The wait that the provider asks for, in seconds.
         after_secs: Option<u64>,
     },
-    /// Never.
+    /// It failed for good.
     Refused(String),
-    /// It was not tried: others took the time.
+    /// It was not tried: other messages took the time.
     Untried,
 }
 
 impl Delivery {
-    /// Not now.
+    /// A failure for now.
     pub(crate) fn later(reason: impl Into<String>) -> Self {
         Self::Later { reason: reason.into(), after_secs: None }
     }
 }
 
-/// A message on its way, as far as it decides what comes next.
+/// What a decision needs of a pending message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Standing {
     pub(crate) id: Uuid,
@@ -91,15 +91,15 @@ pub(crate) struct Standing {
 /// What becomes of a message.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Verdict {
-    /// It went out.
+    /// It was sent.
     Sent(Channel),
-    /// It will not.
+    /// It will not be sent.
     Failed(String),
-    /// It is looked at again then.
+    /// It is retried at `next_at`.
     Again { next_at: Timestamp, tried: bool, receipt: Option<String>, reason: Option<String> },
 }
 
-/// What becomes of a message after a try.
+/// Decides what becomes of a message after a try.
 pub(crate) fn after(
     delivery: &Delivery,
     standing: Standing,
@@ -132,7 +132,7 @@ pub(crate) fn after(
     }
 }
 
-/// How long to wait after this many tries. Messages that failed together do not come back
+/// How long to wait after this many tries. Messages that failed together are not retried
 /// together: each waits a little more or less than the others.
 fn backoff(pace: &Pace, id: Uuid, tries: u32) -> Duration {
     let doubled = 2_u32.saturating_pow(tries.saturating_sub(1).min(20));
@@ -160,11 +160,11 @@ pub(crate) fn message_id(subject_id: Uuid, kind: MessageKind) -> Uuid {
     Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// What a provider says, on one line, not too long, and without telephone numbers.
-pub(crate) fn plain(said: &str) -> String {
+/// A provider's answer on one line, not too long, and without telephone numbers.
+pub(crate) fn plain(answer: &str) -> String {
     let mut plain = String::new();
     let mut digits = 0;
-    for c in said.chars() {
+    for c in answer.chars() {
         if plain.len() >= REASON_BYTES_MAX {
             plain.push('…');
             break;
@@ -186,8 +186,8 @@ pub(crate) fn plain(said: &str) -> String {
     plain.trim().to_owned()
 }
 
-/// A telephone number as it is kept: E.164. One without a country belongs to the country of
-/// the fan's language, where that has one.
+/// A telephone number as it is kept: E.164. One without a country code belongs to the country of
+/// the fan's language, if that has one.
 pub(crate) fn phone(typed: &str, locale: Locale) -> Result<String, Problem> {
     let home = match locale {
         Locale::Ko => text::Home::Korea,
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_is_sent_and_what_is_refused_has_failed() {
+    fn a_taken_message_is_sent_and_a_refused_one_has_failed() {
         let taken = Delivery::Taken(Channel::Sms);
         assert_eq!(after(&taken, standing(0), NOW, &Pace::MINUTES), Verdict::Sent(Channel::Sms));
         let refused = Delivery::Refused("no such number".into());
@@ -236,14 +236,14 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_failed_together_come_back_apart() {
+    fn messages_that_failed_together_are_retried_apart() {
         let waits: std::collections::BTreeSet<_> =
             (0..100).map(|n| backoff(&Pace::MINUTES, Uuid::from_u128(n << 70 | n), 5)).collect();
         assert!(waits.len() > 50, "{}", waits.len());
     }
 
     #[test]
-    fn a_provider_that_asks_for_patience_gets_it_but_not_for_ever() {
+    fn a_provider_that_asks_for_a_wait_gets_it_up_to_a_day() {
         let asked = |after_secs| Delivery::Later { reason: "busy".into(), after_secs };
         assert!((wait(&asked(Some(1_800)), 0, &Pace::MINUTES) - 1_800.0).abs() < 1.0);
         let endless = wait(&asked(Some(u64::MAX)), 0, &Pace::HOURS);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_tried_is_no_try_and_neither_is_a_question() {
+    fn an_untried_message_counts_no_try_and_neither_does_an_accepted_one() {
         for delivery in [Delivery::Untried, Delivery::Accepted("a-1".into())] {
             let Verdict::Again { tried, .. } = after(&delivery, standing(3), NOW, &Pace::MINUTES)
             else {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_subject_and_kind_have_the_same_message_and_no_other_has() {
+    fn the_same_subject_and_kind_give_the_same_message_id_and_others_do_not() {
         let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let id = message_id(one, MessageKind::PaymentFailed);
         assert_eq!(id, message_id(one, MessageKind::PaymentFailed));
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_reaches_nobody_is_refused_by_the_name_of_its_field() {
+    fn an_invalid_number_is_refused_with_the_name_of_its_field() {
         for (typed, locale) in [
             ("", Locale::Ko),
             ("01012345678", Locale::En),

@@ -1,4 +1,4 @@
-//! One entry per fact heard and per command answered.
+//! The handlers: one for each event consumed and each command.
 
 use events::{
     Command, ScheduleId, Timestamp, UserId, codes,
@@ -8,23 +8,23 @@ use events::{
     reservation::{CancelReason, ReservationCancelled, ReservationCreated, ReservationExpired},
     user::UserWithdrawn,
 };
-use mesh::{Answer, Caller, Hear, Miss, Refusal};
+use mesh::{Caller, Execute, Handle, HandleError, Refusal};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    Book, Keys, Rules,
-    book::{Contact, Draft, End, Waiting},
+    Config, Keys, UnitOfWork,
     domain::{Delivery, Standing, Verdict, after, message_id},
+    unit_of_work::{Contact, Draft, End, Waiting},
     words::{Details, Show},
 };
 
-type Turn<'a> = mesh::Turn<'a, Rules>;
+type Context<'a> = mesh::Context<'a, Config>;
 
 /// Why the messages of a fan who has withdrawn do not go out.
 pub(crate) const ACCOUNT_CLOSED: &str = "account_closed";
 
-/// Note how a try ended.
+/// Command: record how a try ended.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RecordDelivery {
     /// Which message.
@@ -38,7 +38,7 @@ impl Command for RecordDelivery {
     type Reply = ();
 }
 
-/// Keep where the caller's messages go: what was checked of it.
+/// Command: keep where the caller's messages go, after it was checked.
 #[derive(Serialize, Deserialize)]
 pub struct KeepContact {
     /// A number in E.164 form.
@@ -49,7 +49,7 @@ pub struct KeepContact {
 
 impl Command for KeepContact {
     const ENDPOINT: &'static str = "notification.keep_contact";
-    // What is granted under an idempotency key is remembered, and a number must not be.
+    // A granted answer under an idempotency key is stored, and a number must not be.
     type Reply = ();
 }
 
@@ -66,10 +66,10 @@ struct About {
     schedule_id: ScheduleId,
 }
 
-impl Book {
-    /// Writes a message, unless the fan has withdrawn. That there is one already shows when
-    /// it is stored; nothing is told, so nothing can be told twice.
-    fn write(&mut self, kind: MessageKind, about: About, details: Details, turn: &mut Turn<'_>) {
+impl UnitOfWork {
+    /// Writes a message, unless the fan has withdrawn. Whether there is one already shows when it
+    /// is stored; nothing is emitted here, so nothing can be emitted twice.
+    fn write(&mut self, kind: MessageKind, about: About, details: Details, ctx: &mut Context<'_>) {
         if self.contact(about.user_id).withdrawn {
             return;
         }
@@ -80,31 +80,31 @@ impl Book {
             kind,
             user_id: about.user_id,
             schedule_id: about.schedule_id,
-            listed_id: turn.new_id(),
-            saga_id: turn.saga_id(),
-            cause_id: turn.cause_id(),
+            listed_id: ctx.new_id(),
+            saga_id: ctx.saga_id(),
+            cause_id: ctx.cause_id(),
             details,
-            at: turn.now,
+            at: ctx.now,
         };
         self.drafts.entry(id).or_insert(draft);
     }
 
-    /// Notes how a message ended and tells it, in the saga of the fact that asked for it.
-    fn end(&mut self, message_id: Uuid, end: End, turn: &mut Turn<'_>) {
+    /// Records how a message ended and emits it, in the saga of the event that caused it.
+    fn end(&mut self, message_id: Uuid, end: End, ctx: &mut Context<'_>) {
         let Some(row) = self.waiting.get_mut(&message_id).filter(|row| row.end.is_none()) else {
             return;
         };
-        row.end = Some((end.clone(), turn.now));
+        row.end = Some((end.clone(), ctx.now));
         row.changed = true;
         let row = row.clone();
         match end {
             End::Sent(channel) => {
-                let fact = sent(message_id, &row, channel, turn.now);
-                turn.tell_after(row.saga_id, row.cause_id, fact);
+                let event = sent(message_id, &row, channel, ctx.now);
+                ctx.emit_after(row.saga_id, row.cause_id, event);
             }
             End::Failed(reason) => {
-                let fact = failed(message_id, &row, reason, turn.now);
-                turn.tell_after(row.saga_id, row.cause_id, fact);
+                let event = failed(message_id, &row, reason, ctx.now);
+                ctx.emit_after(row.saga_id, row.cause_id, event);
             }
         }
     }
@@ -136,102 +136,117 @@ fn failed(message_id: Uuid, row: &Waiting, reason: String, at: Timestamp) -> Not
     }
 }
 
-impl Hear<ScheduleOpened> for Book {
+impl Handle<ScheduleOpened> for UnitOfWork {
     fn keys(_: &ScheduleOpened, _: &mut Keys) {}
 
-    fn hear(&mut self, fact: &ScheduleOpened, _: &mut Turn<'_>) -> Result<(), Miss> {
+    fn handle(&mut self, event: &ScheduleOpened, _: &mut Context<'_>) -> Result<(), HandleError> {
         let show = Show {
-            title: fact.title.clone(),
-            venue: fact.venue.clone(),
-            starts_at: fact.starts_at,
+            title: event.title.clone(),
+            venue: event.venue.clone(),
+            starts_at: event.starts_at,
         };
-        self.shows.insert(fact.schedule_id, show);
+        self.shows.insert(event.schedule_id, show);
         Ok(())
     }
 }
 
-impl Hear<ReservationCreated> for Book {
-    fn keys(fact: &ReservationCreated, keys: &mut Keys) {
-        keys.contacts.insert(fact.user_id.0);
+impl Handle<ReservationCreated> for UnitOfWork {
+    fn keys(event: &ReservationCreated, keys: &mut Keys) {
+        keys.contacts.insert(event.user_id.0);
     }
 
-    fn hear(&mut self, fact: &ReservationCreated, turn: &mut Turn<'_>) -> Result<(), Miss> {
+    fn handle(
+        &mut self,
+        event: &ReservationCreated,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
         let about = About {
-            user_id: fact.user_id,
-            subject_id: fact.reservation_id.0,
-            schedule_id: fact.schedule_id,
+            user_id: event.user_id,
+            subject_id: event.reservation_id.0,
+            schedule_id: event.schedule_id,
         };
         let details = Details {
-            seats: fact.seats.iter().map(|priced| priced.seat.clone()).collect(),
-            amount: Some(fact.amount),
-            until: Some(fact.expires_at),
+            seats: event.seats.iter().map(|priced| priced.seat.clone()).collect(),
+            amount: Some(event.amount),
+            until: Some(event.expires_at),
             ..Details::default()
         };
-        self.write(MessageKind::ReservationMade, about, details, turn);
+        self.write(MessageKind::ReservationMade, about, details, ctx);
         Ok(())
     }
 }
 
-impl Hear<ReservationExpired> for Book {
-    fn keys(fact: &ReservationExpired, keys: &mut Keys) {
-        keys.contacts.insert(fact.user_id.0);
+impl Handle<ReservationExpired> for UnitOfWork {
+    fn keys(event: &ReservationExpired, keys: &mut Keys) {
+        keys.contacts.insert(event.user_id.0);
     }
 
-    fn hear(&mut self, fact: &ReservationExpired, turn: &mut Turn<'_>) -> Result<(), Miss> {
+    fn handle(
+        &mut self,
+        event: &ReservationExpired,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
         let about = About {
-            user_id: fact.user_id,
-            subject_id: fact.reservation_id.0,
-            schedule_id: fact.schedule_id,
+            user_id: event.user_id,
+            subject_id: event.reservation_id.0,
+            schedule_id: event.schedule_id,
         };
         let details =
-            Details { seats: fact.seats.clone(), until: Some(turn.now), ..Details::default() };
-        self.write(MessageKind::HoldExpired, about, details, turn);
+            Details { seats: event.seats.clone(), until: Some(ctx.now), ..Details::default() };
+        self.write(MessageKind::HoldExpired, about, details, ctx);
         Ok(())
     }
 }
 
-impl Hear<ReservationCancelled> for Book {
-    fn keys(fact: &ReservationCancelled, keys: &mut Keys) {
-        keys.contacts.insert(fact.user_id.0);
+impl Handle<ReservationCancelled> for UnitOfWork {
+    fn keys(event: &ReservationCancelled, keys: &mut Keys) {
+        keys.contacts.insert(event.user_id.0);
     }
 
-    /// Whoever gave it up knows; a show that is called off is news.
-    fn hear(&mut self, fact: &ReservationCancelled, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        if fact.reason != CancelReason::ShowCancelled {
+    /// A fan who cancelled knows it; a show that is cancelled is news.
+    fn handle(
+        &mut self,
+        event: &ReservationCancelled,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        if event.reason != CancelReason::ShowCancelled {
             return Ok(());
         }
         let about = About {
-            user_id: fact.user_id,
-            subject_id: fact.reservation_id.0,
-            schedule_id: fact.schedule_id,
+            user_id: event.user_id,
+            subject_id: event.reservation_id.0,
+            schedule_id: event.schedule_id,
         };
-        let details =
-            Details { seats: fact.seats.clone(), amount: Some(fact.refund), ..Details::default() };
-        self.write(MessageKind::ShowCancelled, about, details, turn);
+        let details = Details {
+            seats: event.seats.clone(),
+            amount: Some(event.refund),
+            ..Details::default()
+        };
+        self.write(MessageKind::ShowCancelled, about, details, ctx);
         Ok(())
     }
 }
 
 macro_rules! payment_message {
-    ($fact:ident, $kind:ident, $reason:expr) => {
-        impl Hear<$fact> for Book {
-            fn keys(fact: &$fact, keys: &mut Keys) {
-                keys.contacts.insert(fact.user_id.0);
+    ($event:ident, $kind:ident, $reason:expr) => {
+        impl Handle<$event> for UnitOfWork {
+            fn keys(event: &$event, keys: &mut Keys) {
+                keys.contacts.insert(event.user_id.0);
             }
 
-            fn hear(&mut self, fact: &$fact, turn: &mut Turn<'_>) -> Result<(), Miss> {
+            fn handle(&mut self, event: &$event, ctx: &mut Context<'_>) -> Result<(), HandleError> {
                 let about = About {
-                    user_id: fact.user_id,
-                    subject_id: fact.payment_id.0,
-                    schedule_id: fact.schedule_id,
+                    user_id: event.user_id,
+                    subject_id: event.payment_id.0,
+                    schedule_id: event.schedule_id,
                 };
-                let reason: fn(&$fact) -> Option<events::payment::PaymentFailure> = $reason;
+                let reason: fn(&$event) -> Option<events::payment::PaymentFailure> = $reason;
                 let details = Details {
-                    amount: Some(fact.amount),
-                    reason: reason(fact),
+                    amount: Some(event.amount),
+                    reason: reason(event),
                     ..Details::default()
                 };
-                self.write(MessageKind::$kind, about, details, turn);
+                self.write(MessageKind::$kind, about, details, ctx);
                 Ok(())
             }
         }
@@ -239,41 +254,41 @@ macro_rules! payment_message {
 }
 
 payment_message!(PaymentCompleted, PaymentCompleted, |_| None);
-payment_message!(PaymentFailed, PaymentFailed, |fact| Some(fact.reason));
+payment_message!(PaymentFailed, PaymentFailed, |event| Some(event.reason));
 payment_message!(PaymentRefunded, MoneyReturned, |_| None);
 
-impl Hear<UserWithdrawn> for Book {
-    fn keys(fact: &UserWithdrawn, keys: &mut Keys) {
-        keys.contacts.insert(fact.user_id.0);
-        keys.leaving.insert(fact.user_id.0);
+impl Handle<UserWithdrawn> for UnitOfWork {
+    fn keys(event: &UserWithdrawn, keys: &mut Keys) {
+        keys.contacts.insert(event.user_id.0);
+        keys.leaving.insert(event.user_id.0);
     }
 
-    /// Forgets the contact. A message that another lane writes at this moment is found when
-    /// it is to be sent: the sender looks at the contact again.
-    fn hear(&mut self, fact: &UserWithdrawn, turn: &mut Turn<'_>) -> Result<(), Miss> {
+    /// Deletes the contact. A message that another batch writes at this moment is found when it
+    /// is to be sent: the sender checks the contact again.
+    fn handle(&mut self, event: &UserWithdrawn, ctx: &mut Context<'_>) -> Result<(), HandleError> {
         let contact = Contact { withdrawn: true, ..Contact::default() };
-        self.set_contact(fact.user_id, contact);
-        self.drafts.retain(|_, draft| draft.user_id != fact.user_id);
+        self.set_contact(event.user_id, contact);
+        self.drafts.retain(|_, draft| draft.user_id != event.user_id);
         let theirs: Vec<Uuid> = self
             .waiting
             .iter()
-            .filter(|(_, row)| row.user_id == fact.user_id)
+            .filter(|(_, row)| row.user_id == event.user_id)
             .map(|(id, _)| *id)
             .collect();
         for id in theirs {
-            self.end(id, End::Failed(ACCOUNT_CLOSED.into()), turn);
+            self.end(id, End::Failed(ACCOUNT_CLOSED.into()), ctx);
         }
         Ok(())
     }
 }
 
-impl Answer<KeepContact> for Book {
+impl Execute<KeepContact> for UnitOfWork {
     fn keys(_: &KeepContact, caller: &Caller, keys: &mut Keys) {
         keys.contacts.extend(caller.user_id().map(|id| id.0));
     }
 
-    fn answer(&mut self, command: &KeepContact, turn: &mut Turn<'_>) -> Result<(), Refusal> {
-        let user_id = turn.caller.user_id()?;
+    fn execute(&mut self, command: &KeepContact, ctx: &mut Context<'_>) -> Result<(), Refusal> {
+        let user_id = ctx.caller.user_id()?;
         // The token outlives the account by some minutes.
         if self.contact(user_id).withdrawn {
             return Err(Refusal::No(codes::ACCOUNT_CLOSING.into()));
@@ -284,26 +299,26 @@ impl Answer<KeepContact> for Book {
     }
 }
 
-impl Answer<RecordDelivery> for Book {
+impl Execute<RecordDelivery> for UnitOfWork {
     fn keys(command: &RecordDelivery, _: &Caller, keys: &mut Keys) {
         keys.tried.insert(command.message_id);
     }
 
-    /// A message may be over meanwhile: its lease ran out and another sender was faster, or
-    /// its fan has withdrawn. Then there is nothing to note.
-    fn answer(&mut self, command: &RecordDelivery, turn: &mut Turn<'_>) -> Result<(), Refusal> {
+    /// A message may have ended meanwhile: its lease ran out and another sender was faster, or
+    /// its fan has withdrawn. Then there is nothing to record.
+    fn execute(&mut self, command: &RecordDelivery, ctx: &mut Context<'_>) -> Result<(), Refusal> {
         let id = command.message_id;
         let Some(row) = self.waiting.get_mut(&id).filter(|row| row.end.is_none()) else {
             return Ok(());
         };
         let standing = Standing { id, created_at: row.created_at, attempts: row.attempts };
-        let verdict = after(&command.outcome, standing, turn.now, &turn.rules.pace);
+        let verdict = after(&command.outcome, standing, ctx.now, &ctx.config.pace);
         if !matches!(verdict, Verdict::Again { tried: false, .. }) {
             row.attempts = row.attempts.saturating_add(1);
         }
         match verdict {
-            Verdict::Sent(channel) => self.end(id, End::Sent(channel), turn),
-            Verdict::Failed(reason) => self.end(id, End::Failed(reason), turn),
+            Verdict::Sent(channel) => self.end(id, End::Sent(channel), ctx),
+            Verdict::Failed(reason) => self.end(id, End::Failed(reason), ctx),
             Verdict::Again { next_at, receipt, reason, .. } => {
                 row.next_at = next_at;
                 row.receipt = receipt.or_else(|| row.receipt.take());

@@ -1,8 +1,8 @@
-//! Messages to fans: one per subject and kind, each sent once.
+//! The notification service: messages to fans, one per subject and kind, each sent once.
 //!
-//! Owns where a fan's messages go, and the messages.
+//! It owns the contacts of fans, and the messages.
 //!
-//! | hears | and then there is a message |
+//! | consumes | and then there is a message |
 //! |---|---|
 //! | `reservation.created` | `reservation_made`, about the reservation |
 //! | `reservation.expired` | `hold_expired`, about the reservation |
@@ -10,65 +10,73 @@
 //! | `payment.completed`, `.failed` | `payment_completed`, `payment_failed`, about the payment |
 //! | `payment.refunded` | `money_returned`, about the payment |
 //! | `concert.schedule_opened` | none; messages name the show |
-//! | `user.withdrawn` | none, and none any more; those that wait fail |
+//! | `user.withdrawn` | none from now on; pending messages fail |
 //!
-//! It decides nothing that anybody waits for: when the provider is slow or down, messages
-//! wait in their table and nothing else does. **Says** `notification.sent` and `.failed`, in
-//! the saga of the fact that asked for the message.
+//! No other service waits for what it decides: when the provider is slow or down, messages wait
+//! in their table and nothing else does. It emits `notification.sent` and `.failed`, in the saga
+//! of the event that caused the message.
 //!
-//! **Invariants.** There is one message of a kind about a subject. It is sent under an id
-//! that is the same at every try. No transaction and no lock is held while it is sent. It is
-//! over, one way or the other, when its time is.
+//! **Invariants.** There is one message of a kind about a subject. It is sent under an id that is
+//! the same at every try. No transaction and no lock is held while it is sent. At its deadline it
+//! is either sent or failed.
 
-mod book;
+mod config;
 mod domain;
 mod handlers;
 mod provider;
-mod reads;
-mod rules;
+mod queries;
 mod sending;
+mod unit_of_work;
 mod words;
 
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 use events::{
     Event, concert, notification,
     notification::{NotificationFailed, NotificationSent},
     payment, reservation, user,
 };
-use mesh::{Allow, Service, postgres::Postgres};
-use sqlx::migrate::Migrator;
+use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
-pub use book::{Book, Keys};
+pub use config::{Config, Relay};
 pub use domain::Pace;
 pub use provider::{Alimtalk, Folder, Provider, Webhook};
-pub use rules::{Relay, Rules};
+pub use unit_of_work::{Keys, UnitOfWork};
 
 /// The service.
 pub const NAME: &str = "notification";
 
-/// What the service remembers.
-pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/notification");
+/// The service's tables.
+pub static MIGRATIONS: mesh::postgres::Migrations =
+    mesh::migrations!["notification/0101_notification.sql"];
 
 /// The service, to be run on a [`Postgres`].
-pub fn service() -> Service<Postgres<Book>> {
-    const SENT: &str = NotificationSent::FACT;
-    const FAILED: &str = NotificationFailed::FACT;
-    Service::<Postgres<Book>>::new(NAME)
+pub fn service() -> Service<Postgres<UnitOfWork>> {
+    const SENT: &str = NotificationSent::NAME;
+    const FAILED: &str = NotificationFailed::NAME;
+    Service::<Postgres<UnitOfWork>>::new(NAME)
         .later()
-        .hears::<concert::ScheduleOpened>(&[])
-        .hears::<reservation::ReservationCreated>(&[])
-        .hears::<reservation::ReservationExpired>(&[])
-        .hears::<reservation::ReservationCancelled>(&[])
-        .hears::<payment::PaymentCompleted>(&[])
-        .hears::<payment::PaymentFailed>(&[])
-        .hears::<payment::PaymentRefunded>(&[])
-        .hears::<user::UserWithdrawn>(&[FAILED])
-        .reads::<notification::SetContact, _, _>(Allow::User, reads::set_contact)
-        .answers::<handlers::KeepContact>(Allow::Inside, &[])
-        .reads::<notification::GetContact, _, _>(Allow::User, reads::contact)
-        .reads::<notification::FindMessages, _, _>(Allow::User, reads::messages)
-        .answers::<handlers::RecordDelivery>(Allow::Inside, &[SENT, FAILED])
+        .consumes::<concert::ScheduleOpened>(&[])
+        .consumes::<reservation::ReservationCreated>(&[])
+        .consumes::<reservation::ReservationExpired>(&[])
+        .consumes::<reservation::ReservationCancelled>(&[])
+        .consumes::<payment::PaymentCompleted>(&[])
+        .consumes::<payment::PaymentFailed>(&[])
+        .consumes::<payment::PaymentRefunded>(&[])
+        .consumes::<user::UserWithdrawn>(&[FAILED])
+        .queries::<notification::SetContact, _, _>(Allow::User, queries::set_contact)
+        .executes::<handlers::KeepContact>(Allow::Inside, &[])
+        .queries::<notification::GetContact, _, _>(Allow::User, queries::contact)
+        .queries::<notification::FindMessages, _, _>(Allow::User, queries::messages)
+        .executes::<handlers::RecordDelivery>(Allow::Inside, &[SENT, FAILED])
         .every_with("send", sending::TICK, sending::send_due)
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

@@ -1,8 +1,8 @@
-//! The port that messages go out by, and its three implementations.
+//! The provider port that messages are sent by, and its three implementations.
 //!
-//! All of them keep three promises. A try ends in bounded time. What may have arrived is
-//! tried again under the same id, so that the other side can drop it. What is not sent says
-//! whether a later try is of use.
+//! All of them keep three promises. A try ends in bounded time. A message that may have arrived
+//! is retried under the same id, so that the other side can drop it. A message that is not sent
+//! says whether a later try is of use.
 
 mod alimtalk;
 mod folder;
@@ -26,10 +26,10 @@ pub use webhook::Webhook;
 
 use crate::{domain::Delivery, words::Words};
 
-/// Requests on their way to a provider at once.
+/// Concurrent requests to a provider.
 const AT_ONCE: usize = 16;
 
-/// A message on its way out. It has a telephone number and so is never shown.
+/// A message to be sent. It has a telephone number and so is never logged.
 pub(crate) struct Parcel {
     pub(crate) id: Uuid,
     pub(crate) subject_id: Uuid,
@@ -42,14 +42,14 @@ pub(crate) struct Parcel {
     pub(crate) created_at: Timestamp,
     /// Whether a try before this one may have reached the provider.
     pub(crate) again: bool,
-    /// What asks the provider what became of it.
+    /// The receipt by which the provider is asked for the status.
     pub(crate) receipt: Option<String>,
 }
 
-/// How long sending may take altogether, so that a provider that hangs holds nobody up.
+/// The time limits of one round of sending, so that a provider that hangs delays nothing else.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Round {
-    /// When it began, for what is signed.
+    /// When it began, for the signatures.
     pub(crate) now: Timestamp,
     /// No request begins after this.
     pub(crate) until: Instant,
@@ -64,16 +64,16 @@ impl Round {
     }
 }
 
-/// What came of a round.
+/// The outcome of a round.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     /// How each message's try ended.
     pub(crate) deliveries: Vec<(Uuid, Delivery)>,
-    /// The other side has said that it is gone for good.
+    /// The endpoint has answered that it is gone for good.
     pub(crate) gone: bool,
 }
 
-/// A way for messages to go out.
+/// A provider that sends messages.
 #[derive(Debug, Clone)]
 pub enum Provider {
     /// Kakao AlimTalk, through a relay; text messages when that is refused.
@@ -85,12 +85,12 @@ pub enum Provider {
 }
 
 impl Provider {
-    /// Whether a message needs a telephone number to go out this way.
+    /// Whether it needs a telephone number.
     pub(crate) fn needs_phone(&self) -> bool {
         matches!(self, Self::Alimtalk(_))
     }
 
-    /// The name under which it is noted that the other side is gone.
+    /// The name under which a gone endpoint is recorded.
     pub(crate) fn fingerprint(&self) -> Option<&str> {
         match self {
             Self::Webhook(webhook) => Some(webhook.fingerprint()),
@@ -98,7 +98,7 @@ impl Provider {
         }
     }
 
-    /// Tries to send each of these.
+    /// Tries to send each of these messages.
     pub(crate) async fn send(&self, parcels: Vec<Parcel>, round: Round) -> Sent {
         match self {
             Self::Alimtalk(alimtalk) => alimtalk.send(parcels, round).await,

@@ -1,7 +1,7 @@
-//! Messages out: what is due is leased, sent outside any transaction, and then recorded.
+//! Sending: due messages are leased, sent outside any transaction, and then recorded.
 //!
-//! A sender that dies with messages in its hands has not recorded them. Their lease runs
-//! out, and they are sent again under the same id, by which the provider drops what it has.
+//! A sender that dies while it has messages leased has not recorded them. Their lease runs out,
+//! and they are sent again under the same id, by which the provider drops what it has.
 
 use std::{
     sync::Arc,
@@ -18,55 +18,55 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    Book,
-    book::named,
+    UnitOfWork,
     domain::{Delivery, Pace},
     handlers::{ACCOUNT_CLOSED, RecordDelivery},
     provider::{Parcel, Round},
+    unit_of_work::named,
     words::{Details, Show, words},
 };
 
-/// How often the clock is asked what is due.
+/// How often due messages are looked for.
 pub(crate) const TICK: Duration = Duration::from_millis(400);
-/// Messages in the hands of one sender; the memory that a slow provider can take.
+/// Messages that one sender leases at most; it bounds the memory that a slow provider can take.
 pub(crate) const LEASED_MAX: i64 = 500;
-/// How long a sender may take to send and record before another one may try. Far more than
-/// a round and its last request need.
+/// How long a sender may take to send and record before another one may try. Far more than a
+/// round and its last request need.
 const LEASE_SECS: i64 = 30;
-/// No request begins later than this in a round: what is left waits for the next one.
+/// No request begins later than this in a round: the remaining messages wait for the next one.
 const ROUND: Duration = Duration::from_secs(5);
-/// How long a message waits for word of its show. Then it goes out without the title.
+/// How long a message waits for the event about its show. Then it is sent without the title.
 const SHOW_WITHIN_SECS: i64 = 10;
-/// Why a message with nowhere to go has failed.
+/// Why a message without a telephone number has failed.
 const NO_PHONE_NUMBER: &str = "no_phone_number";
 
-/// Sends what is due, and says how it went.
+/// Sends due messages, and returns the commands that record how it went.
 pub(crate) async fn send_due(
-    engine: Arc<Postgres<Book>>,
+    engine: Arc<Postgres<UnitOfWork>>,
     now: Timestamp,
 ) -> sqlx::Result<Vec<RecordDelivery>> {
-    let (pool, rules) = (engine.pool(), engine.rules());
-    let closed = match rules.provider.fingerprint() {
+    let (pool, config) = (engine.pool(), engine.config());
+    let closed = match config.provider.fingerprint() {
         Some(fingerprint) => is_closed(pool, fingerprint).await?,
         None => false,
     };
-    let leased = lease(pool, now, &rules.pace, closed).await?;
+    let leased = lease(pool, now, &config.pace, closed).await?;
     if leased.is_empty() {
         return Ok(Vec::new());
     }
     let (mut deliveries, mut parcels) = (Vec::new(), Vec::new());
     for message in leased {
-        match message.hopeless(now, &rules.pace, rules.provider.needs_phone()) {
+        match message.unsendable(now, &config.pace, config.provider.needs_phone()) {
             Some(delivery) => deliveries.push((message.id, delivery)),
             None => parcels.push(message.pack()?),
         }
     }
-    let round = Round { now, until: Instant::now() + ROUND, within: rules.try_within };
-    let sent = rules.provider.send(parcels, round).await;
-    if let Some(fingerprint) = rules.provider.fingerprint().filter(|_| sent.gone) {
+    let round = Round { now, until: Instant::now() + ROUND, within: config.try_within };
+    let sent = config.provider.send(parcels, round).await;
+    if let Some(fingerprint) = config.provider.fingerprint().filter(|_| sent.gone) {
         tracing::warn!(
-            provider = ?rules.provider,
-            "the endpoint is gone; nothing more is sent there until its address or secret changes"
+            provider = ?config.provider,
+            "the endpoint is gone; nothing is sent there until its address or secret changes"
         );
         close(pool, fingerprint, now).await?;
     }
@@ -82,7 +82,7 @@ async fn is_closed(pool: &PgPool, fingerprint: &str) -> sqlx::Result<bool> {
         .await
 }
 
-/// Notes that an endpoint is gone. Should this be lost, its next message says so again.
+/// Records that an endpoint is gone. If this is lost, the answer to its next message repeats it.
 async fn close(pool: &PgPool, fingerprint: &str, now: Timestamp) -> sqlx::Result<()> {
     sqlx::query("insert into closed_endpoints values ($1, $2) on conflict do nothing")
         .bind(fingerprint)
@@ -92,27 +92,29 @@ async fn close(pool: &PgPool, fingerprint: &str, now: Timestamp) -> sqlx::Result
     Ok(())
 }
 
-/// A message that is ours for a while.
-#[derive(sqlx::FromRow)]
-pub(crate) struct Leased {
-    pub(crate) id: Uuid,
-    subject_id: Uuid,
-    kind: String,
-    user_id: Uuid,
-    schedule_id: Uuid,
-    details: Json<Details>,
-    locale: String,
-    show: Option<Json<Show>>,
-    receipt: Option<String>,
-    last_error: Option<String>,
-    leases: i32,
-    created_at: OffsetDateTime,
-    phone: Option<String>,
-    withdrawn: bool,
+mesh::row! {
+    /// A message that this sender has leased.
+    pub(crate) struct Leased {
+        pub(crate) id: Uuid,
+        subject_id: Uuid,
+        kind: String,
+        user_id: Uuid,
+        schedule_id: Uuid,
+        details: Json<Details>,
+        locale: String,
+        show: Option<Json<Show>>,
+        receipt: Option<String>,
+        last_error: Option<String>,
+        leases: i32,
+        created_at: OffsetDateTime,
+        phone: Option<String>,
+        withdrawn: bool,
+    }
 }
 
-/// Takes what is due, so that no other sender does. One statement and a commit of its own:
-/// nothing is locked while it is sent. Of a closed provider only what is too old is taken.
+/// Leases due messages, so that no other sender takes them. This is one statement with a commit
+/// of its own: nothing is locked while messages are sent. For a closed endpoint, only messages
+/// that are too old are taken.
 pub(crate) async fn lease(
     pool: &PgPool,
     now: Timestamp,
@@ -155,26 +157,26 @@ pub(crate) async fn lease(
     .await
 }
 
-/// Beyond this there is no calendar to count in.
+/// A longer time could leave the calendar.
 const SECS_OF_A_CENTURY: i64 = 100 * 366 * 86_400;
 
 impl Leased {
-    /// How it ends without being sent, when there is no use in that.
-    fn hopeless(&self, now: Timestamp, pace: &Pace, needs_phone: bool) -> Option<Delivery> {
+    /// How it ends without being sent, when sending is of no use.
+    fn unsendable(&self, now: Timestamp, pace: &Pace, needs_phone: bool) -> Option<Delivery> {
         if self.withdrawn {
             return Some(Delivery::Refused(ACCOUNT_CLOSED.into()));
         }
         if now > pace.deadline(Timestamp(self.created_at)) {
             let last = match (&self.receipt, &self.last_error) {
-                (Some(_), _) => "the provider has it and never said what became of it",
+                (Some(_), _) => "the provider accepted it and never reported the outcome",
                 (None, Some(error)) => error,
                 (None, None) => "it was never tried",
             };
             return Some(Delivery::Refused(format!("too late to send: {last}")));
         }
-        // One that has a receipt has gone out before the number was taken back.
-        let nowhere = needs_phone && self.phone.is_none() && self.receipt.is_none();
-        nowhere.then(|| Delivery::Refused(NO_PHONE_NUMBER.into()))
+        // A message with a receipt was sent before the number was removed.
+        let lacks_phone = needs_phone && self.phone.is_none() && self.receipt.is_none();
+        lacks_phone.then(|| Delivery::Refused(NO_PHONE_NUMBER.into()))
     }
 
     fn pack(self) -> sqlx::Result<Parcel> {

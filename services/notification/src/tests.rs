@@ -1,4 +1,4 @@
-//! The same on real tables, several batches at once, and the way out to a real provider.
+//! The service on real tables: several batches at once, and sending to a local server.
 
 mod sending;
 mod storage;
@@ -11,18 +11,18 @@ use events::{
     reservation::{PricedSeat, ReservationCreated},
     user::UserWithdrawn,
 };
-use mesh::{Answer, Book as _, Caller, Hear, Turn};
+use mesh::{Caller, Context, Execute, Handle, UnitOfWork as _};
 use servers::{Options, Servers};
 use sqlx::PgPool;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use crate::{Book, Keys, Rules};
+use crate::{Config, Keys, UnitOfWork};
 
 /// Databases for as many tests.
 const DATABASES: usize = 16;
 
-/// A database of the test's own, on a server that all of them share: a sender takes whatever
+/// A database of the test's own, on a server that all tests share: a sender takes every message
 /// it finds.
 async fn database() -> String {
     static SERVERS: OnceCell<Servers> = OnceCell::const_new();
@@ -44,51 +44,52 @@ fn withdrawn(user_id: UserId) -> UserWithdrawn {
     UserWithdrawn { user_id, attempt: Uuid::nil().into(), forfeit: true, at: now() }
 }
 
-/// What a batch of one message does, and whether it could be stored.
+/// Runs one batch; an error says that it could not be stored.
 async fn batch<T>(
     pool: &PgPool,
     caller: &Caller,
-    rules: &Rules,
+    config: &Config,
     keys: impl FnOnce(&mut Keys),
-    act: impl FnOnce(&mut Book, &mut Turn<'_, Rules>) -> T,
+    act: impl FnOnce(&mut UnitOfWork, &mut Context<'_, Config>) -> T,
 ) -> sqlx::Result<T> {
     let mut wanted = Keys::default();
     keys(&mut wanted);
     let mut tx = pool.begin().await?;
-    let mut book = Book::load(wanted, &mut tx).await?;
-    let done = act(&mut book, &mut Turn::at(now(), rules, caller, Uuid::now_v7()));
-    book.save(&mut tx).await?;
+    let mut unit = UnitOfWork::load(wanted, &mut tx).await?;
+    let done = act(&mut unit, &mut Context::at(now(), config, caller, Uuid::now_v7()));
+    unit.save(&mut tx).await?;
     tx.commit().await?;
     Ok(done)
 }
 
-async fn hear<E: Event>(pool: &PgPool, fact: &E)
+async fn handle<E: Event>(pool: &PgPool, event: &E)
 where
-    Book: Hear<E>,
+    UnitOfWork: Handle<E>,
 {
-    let keys = |keys: &mut Keys| <Book as Hear<E>>::keys(fact, keys);
-    let rules = Rules::default();
-    let heard = batch(pool, &Caller::Mesh, &rules, keys, |book, turn| book.hear(fact, turn));
-    heard.await.unwrap().unwrap();
+    let keys = |keys: &mut Keys| <UnitOfWork as Handle<E>>::keys(event, keys);
+    let config = Config::default();
+    let handled = batch(pool, &Caller::Mesh, &config, keys, |unit, ctx| unit.handle(event, ctx));
+    handled.await.unwrap().unwrap();
 }
 
-/// What a command is answered, and the names of the facts it told.
-async fn ask<C: events::Command>(
+/// Runs a batch of one command that is granted; returns the names of the events it emitted.
+async fn execute<C: events::Command>(
     pool: &PgPool,
     caller: &Caller,
-    rules: &Rules,
+    config: &Config,
     command: &C,
 ) -> Vec<String>
 where
-    Book: Answer<C>,
+    UnitOfWork: Execute<C>,
 {
-    let keys = |keys: &mut Keys| <Book as Answer<C>>::keys(command, caller, keys);
-    let asked = batch(pool, caller, rules, keys, |book, turn| {
-        book.answer(command, turn).unwrap_or_else(|refusal| panic!("{refusal:?}"));
-        let names = turn.told().iter().filter_map(|told| events::fact_of_subject(&told.subject));
+    let keys = |keys: &mut Keys| <UnitOfWork as Execute<C>>::keys(command, caller, keys);
+    let executed = batch(pool, caller, config, keys, |unit, ctx| {
+        unit.execute(command, ctx).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+        let names =
+            ctx.emitted().iter().filter_map(|emitted| events::event_of_subject(&emitted.subject));
         names.map(str::to_owned).collect()
     });
-    asked.await.unwrap()
+    executed.await.unwrap()
 }
 
 fn now() -> Timestamp {

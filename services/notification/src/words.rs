@@ -1,7 +1,7 @@
-//! The words of a message, in the language of its fan.
+//! The text of a message, in the language of its fan.
 //!
-//! Where a show takes place says nothing of its time zone. Korean texts give times in Korea,
-//! where their readers are; English ones give UTC. Both say so.
+//! The venue of a show does not give its time zone. Korean texts give times in Korea, where
+//! their readers are; English texts give UTC. Both name the zone.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -13,12 +13,12 @@ use events::{
 use serde::{Deserialize, Serialize};
 use time::{UtcOffset, format_description::StaticFormatDescription, macros::format_description};
 
-/// Seats that a message lists; of more it says how many.
+/// Seats that a message lists at most; of the others it gives the number.
 const SEATS_LISTED_MAX: usize = 8;
 /// Characters of the seats that are listed. A provider takes a thousand for all of a message.
 const SEATS_CHARS_MAX: usize = 300;
 
-/// What is to be said beside the show: what the fact had.
+/// What a message says beside the show: fields of the event.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Details {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -70,7 +70,7 @@ struct Templates {
     of: BTreeMap<MessageKind, BTreeMap<Locale, Template>>,
 }
 
-/// Part of the program: that it is whole is a test's to say.
+/// The templates are part of the binary; a test checks that they are complete.
 static TEMPLATES: LazyLock<Templates> = LazyLock::new(|| {
     toml::from_str(include_str!("templates.toml")).expect("the templates can be read")
 });
@@ -153,7 +153,7 @@ fn amount(locale: Locale, points: i64) -> String {
     fill(phrase(locale, "amount"), &Values::from([("number", number(points))]))
 }
 
-/// With a comma between thousands, as both languages write it.
+/// A number with a comma between thousands, as both languages write it.
 fn number(n: i64) -> String {
     let digits = n.unsigned_abs().to_string();
     let mut written = String::from(if n < 0 { "-" } else { "" });
@@ -193,13 +193,13 @@ fn moment(locale: Locale, at: Timestamp) -> String {
         Locale::En => (UtcOffset::UTC, UTC),
         Locale::Ko => (UtcOffset::from_hms(9, 0, 0).unwrap_or(UtcOffset::UTC), KST),
     };
-    // The last hours of the calendar have no year nine hours further east.
+    // The last hours of the calendar do not exist nine hours further east.
     let there = at.0.checked_to_offset(offset).unwrap_or(at.0);
     there.format(format).unwrap_or_default()
 }
 
-/// Puts values where their names stand. What a value says is not looked at again: a title
-/// may contain `#{amount}` and remains a title.
+/// Replaces names by their values. A value is not searched for names again: a title may contain
+/// `#{amount}` and remains a title.
 fn fill(template: &str, values: &Values) -> String {
     let mut text = String::with_capacity(template.len() * 2);
     let mut rest = template;
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_said_in_every_language_with_all_of_its_values() {
+    fn every_kind_has_a_text_in_every_language_with_all_of_its_values() {
         let mut codes = BTreeSet::new();
         for kind in MessageKind::ALL {
             for locale in Locale::ALL {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_english_words() {
+    fn the_english_texts() {
         assert_eq!(
             text(MessageKind::ReservationMade, Locale::En),
             "Your seats are held. Pay by 10 March 2027, 10:05 UTC, or they become free again.\n\
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_korean_words() {
+    fn the_korean_texts() {
         assert_eq!(
             text(MessageKind::ReservationMade, Locale::Ko),
             "좌석을 잡아 두었습니다. 아래 기한까지 결제하지 않으시면 좌석이 다시 판매됩니다.\n\
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_sent_back_to_a_sale_that_is_over() {
+    fn a_fan_is_not_sent_back_to_a_sale_that_is_over() {
         let begins = show().starts_at;
         let said = |at, locale| {
             let details = Details { until: Some(at), ..details() };
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_show_that_nobody_has_heard_of_is_not_named() {
+    fn a_show_that_is_not_known_is_not_named() {
         let said = words(MessageKind::HoldExpired, Locale::En, &details(), None).text;
         assert!(said.contains("Show: the show you chose\n"), "{said}");
         let said = words(MessageKind::HoldExpired, Locale::Ko, &details(), None).text;
@@ -352,14 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_that_was_not_paid_brings_nothing_back() {
+    fn a_hold_that_was_not_paid_returns_no_money() {
         let details = Details { amount: Some(0), ..details() };
         let said = words(MessageKind::ShowCancelled, Locale::En, &details, None).text;
         assert!(said.contains("nothing needs to be returned"), "{said}");
     }
 
     #[test]
-    fn what_a_title_says_is_not_read_as_a_name() {
+    fn a_title_is_not_searched_for_names() {
         let show = Show { title: "#{amount} #{".into(), ..show() };
         let said = words(MessageKind::MoneyReturned, Locale::En, &details(), Some(&show)).text;
         assert!(said.contains("Show: #{amount} #{, Club Blau"), "{said}");

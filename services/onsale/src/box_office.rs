@@ -32,7 +32,7 @@ pub async fn organizer(http: &Http, operator: &Credentials) -> Result<Session> {
     let operator: Session = http
         .post("/v1/sessions")
         .json(operator)
-        // The service of accounts may have a process of its own that is only starting.
+        // The user service may run in a process of its own that is still starting.
         .send_patiently(LOG_IN_WITHIN)
         .await?
         .json()

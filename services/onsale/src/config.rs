@@ -1,4 +1,4 @@
-//! Where the servers are, and who we are to them.
+//! Addresses of the servers, and the keys of the services, from the environment.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
@@ -36,20 +36,20 @@ pub const WITH_VALKEY: [&str; 3] = ["concert", "queue", "ranking"];
 pub const PROVISIONER: &str = "provisioner";
 /// The NATS user that sees everything and changes nothing.
 pub const OPERATOR: &str = "operator";
-/// The NATS user that lets accounts in, and the key that their papers are signed with.
+/// The NATS user that admits accounts, and the key that signs their credentials.
 pub const CALLOUT: [&str; 2] = ["callout", "issuer"];
-/// Where the gateway listens unless told otherwise.
+/// Where the gateway listens by default.
 pub const HTTP_ADDR: &str = "127.0.0.1:8080";
 
-/// Names a folder of seeds.
+/// The variable that names a folder of seeds.
 const NKEY_DIR: &str = "ONSALE_NKEY_DIR";
 
-/// The NATS user of a service that answers: `<service>-answers`. Its other one publishes.
+/// The NATS user with which a service answers: `<service>-answers`. Its other one publishes.
 pub fn answers(service: &str) -> String {
     format!("{service}-answers")
 }
 
-/// Whose seeds a process needs that runs `identity`.
+/// The NATS users whose seeds a process needs to run `identity`.
 pub(crate) fn keys_of(identity: &str) -> Vec<String> {
     let mut keys = vec![identity.to_owned()];
     if SERVICES.contains(&identity) && identity != gateway::NAME {
@@ -87,9 +87,9 @@ impl Config {
         if config.nats_url.is_empty() {
             bail!("set ONSALE_NATS_URL, for example nats://127.0.0.1:4222");
         }
-        let keeper = identities.iter().find(|identity| WITH_VALKEY.contains(identity));
-        if let (Some(keeper), true) = (keeper, config.valkey_url.is_empty()) {
-            bail!("set ONSALE_VALKEY_URL, for example redis://127.0.0.1:6379; {keeper} needs it");
+        let service = identities.iter().find(|identity| WITH_VALKEY.contains(identity));
+        if let (Some(service), true) = (service, config.valkey_url.is_empty()) {
+            bail!("set ONSALE_VALKEY_URL, for example redis://127.0.0.1:6379; {service} needs it");
         }
         for identity in identities {
             if WITH_DATABASE.contains(identity) {
@@ -102,7 +102,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads what the environment names for these identities, be it nothing.
+    /// Reads what the environment names for these identities; anything may be missing.
     ///
     /// # Errors
     /// Names the first variable that is malformed.
@@ -126,8 +126,8 @@ impl Config {
         Ok(config)
     }
 
-    /// A broker that asks for keys asks for all of them: it is said at the start, and not when
-    /// the first answer is refused.
+    /// A broker that requires keys requires all of them. A missing one is reported at the start,
+    /// and not when the first answer is refused.
     fn need_seed(&self, identity: &str, key: &str) -> Result<()> {
         match (self.nkey_seeds.get(key), optional(NKEY_DIR)) {
             (Some(_), _) => Ok(()),
@@ -145,7 +145,7 @@ impl Config {
         optional("ONSALE_NATS_URL").is_some()
     }
 
-    /// The same as environment variables, for a child process that runs one service.
+    /// This configuration as environment variables, for a child process that runs one service.
     pub fn to_env(&self) -> Vec<(String, String)> {
         let mut env = vec![
             ("ONSALE_NATS_URL".to_owned(), self.nats_url.clone()),
@@ -175,20 +175,22 @@ impl Config {
 /// `ONSALE_HTTP_ADDR`, or the default.
 ///
 /// # Errors
-/// When it is no address and port.
+/// When it is not an address with a port.
 pub fn http_addr() -> Result<SocketAddr> {
     let addr = optional("ONSALE_HTTP_ADDR").unwrap_or_else(|| HTTP_ADDR.to_owned());
-    addr.parse().with_context(|| format!("ONSALE_HTTP_ADDR={addr} is no address and port"))
+    addr.parse().with_context(|| format!("ONSALE_HTTP_ADDR={addr} is not an address with a port"))
 }
 
 /// `ONSALE_HEALTH_ADDR`: where `/healthz` and `/readyz` of a single service are served.
 ///
 /// # Errors
-/// When it is no address and port.
+/// When it is not an address with a port.
 pub fn health_addr() -> Result<Option<SocketAddr>> {
     let Some(addr) = optional("ONSALE_HEALTH_ADDR") else { return Ok(None) };
     let parsed = addr.parse();
-    parsed.map(Some).with_context(|| format!("ONSALE_HEALTH_ADDR={addr} is no address and port"))
+    parsed
+        .map(Some)
+        .with_context(|| format!("ONSALE_HEALTH_ADDR={addr} is not an address with a port"))
 }
 
 fn database_variable(service: &str) -> String {
@@ -223,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_servers_give_a_database_to_those_that_keep_one() {
+    fn the_servers_know_every_database_and_identity() {
         assert_eq!(servers::SERVICES, WITH_DATABASE);
         for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
             for key in keys_of(identity) {
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_is_not_named_is_asked_for_by_its_variable() {
+    fn a_missing_database_is_reported_with_its_variable() {
         let error = Config::default().database_url("point").unwrap_err().to_string();
         assert!(error.starts_with("set ONSALE_POINT_DATABASE_URL"), "{error}");
     }

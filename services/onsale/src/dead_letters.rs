@@ -1,4 +1,5 @@
-//! `onsale dead-letters`: what services could not take in, seen and decided by the operator.
+//! `onsale dead-letters`: the operator lists, shows, retries and discards the events that
+//! services could not handle.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,8 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_
 use events::{
     Problem, Timestamp,
     dead_letter::{
-        DeadLetter, DeadLetters, DiscardReason, LetterId, LetterState, OpenedLetter, Redriven,
-        RetriedAll, RetryAll,
+        DeadLetter, DeadLetterDetails, DeadLetterId, DeadLetterState, DeadLetters, DiscardReason,
+        Retried, RetriedAll, RetryAll,
     },
 };
 
@@ -23,42 +24,43 @@ const WAITS: Style = AnsiColor::Yellow.on_default();
 const DIM: Style = Style::new().dimmed();
 /// Characters of a cause in a table.
 const CAUSE_CHARS: usize = 72;
-/// Letters asked for at once.
+/// Dead letters of one page.
 const PAGE: usize = 100;
-/// Rounds of `retry-all` at most; each takes what one request can do.
+/// Requests of `retry-all` at most; each retries as many as one request can.
 const ROUNDS_MAX: usize = 100;
 
-/// What is done with dead letters.
+/// The commands of `onsale dead-letters`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// Lists those that stand in a line, newest first
+    /// Lists dead letters and the events that wait behind them, newest first
     Ls(List),
-    /// Shows one with its event and every other that was parked for its key
+    /// Shows one with its event and everything that was parked for its order key
     Show {
         /// Its name, like `payment-17`
-        letter: LetterId,
+        letter: DeadLetterId,
         /// Which gateway
         #[command(flatten)]
         at: Where,
     },
-    /// Tries one again, and the line it stands in; fails when one fails again
+    /// Retries one, and the events parked for its order key; fails when one fails again
     Retry {
         /// Its name, like `payment-17`
-        letter: LetterId,
+        letter: DeadLetterId,
         /// Which gateway
         #[command(flatten)]
         at: Where,
     },
-    /// Tries all of a cause again, and the lines they stand in; fails when one fails again
+    /// Retries all with a cause, and the events parked for their order keys; fails when one
+    /// fails again
     RetryAll(All),
-    /// Gives one up; those that wait behind it go on
+    /// Discards one; the events that wait behind it go on
     Discard {
         /// Its name, like `payment-17`
-        letter: LetterId,
-        /// Why; it is kept
+        letter: DeadLetterId,
+        /// Why; the reason is stored
         #[arg(long, value_name = "TEXT")]
         reason: String,
-        /// Also when the service decides by it, and what waits for it stays open
+        /// Also when the service decides by the event, and what waits for it stays open
         #[arg(long)]
         leave_open: bool,
         /// Which gateway
@@ -68,7 +70,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Reads the words of a command line, the program's name first.
+    /// Parses the words of a command line, the program's name first.
     ///
     /// # Errors
     /// What is wrong with them.
@@ -82,7 +84,7 @@ impl Command {
     }
 }
 
-/// Which letters to list.
+/// Which dead letters to list.
 #[derive(Debug, Clone, Args)]
 pub struct List {
     /// Only of this service
@@ -91,17 +93,17 @@ pub struct List {
     /// Only those whose cause contains this
     #[arg(long, value_name = "TEXT")]
     cause: Option<String>,
-    /// Those that have ended as well, and those that came too early and are tried again
+    /// Also those that have ended, and events that came too early and are retried
     #[arg(long)]
     all: bool,
-    /// As JSON, one letter a line
+    /// Prints JSON, one object a line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     at: Where,
 }
 
-/// Which letters to try again.
+/// Which dead letters to retry.
 #[derive(Debug, Clone, Args)]
 pub struct All {
     /// Only of this service
@@ -114,10 +116,10 @@ pub struct All {
     at: Where,
 }
 
-/// Does it.
+/// Runs `onsale dead-letters`.
 ///
 /// # Errors
-/// When the gateway refuses, or a letter fails again.
+/// When the gateway refuses, or an event fails again.
 pub async fn run(command: Command) -> Result<()> {
     match command {
         Command::Ls(list) => ls(&list).await,
@@ -129,10 +131,10 @@ pub async fn run(command: Command) -> Result<()> {
         }
         Command::Retry { letter, at } => {
             let operator = Operator::log_in(&at).await?;
-            let ask = operator.post(format!("/v1/dead-letters/{letter}/retry"));
-            let line: Redriven = ask.send().await?.json()?;
-            say(&line);
-            failed(line.stopped.iter().count())
+            let request = operator.post(format!("/v1/dead-letters/{letter}/retry"));
+            let redriven: Retried = request.send().await?.json()?;
+            report(&redriven);
+            failed(redriven.stopped.iter().count())
         }
         Command::RetryAll(all) => retry_all(all).await,
         Command::Discard { letter, reason, leave_open, at } => {
@@ -142,9 +144,9 @@ pub async fn run(command: Command) -> Result<()> {
     }
 }
 
-async fn discard(operator: &Operator, letter: &LetterId, how: DiscardReason) -> Result<()> {
-    let ask = operator.post(format!("/v1/dead-letters/{letter}/discard"));
-    let answer = ask.json(&how).send().await?;
+async fn discard(operator: &Operator, letter: &DeadLetterId, how: DiscardReason) -> Result<()> {
+    let request = operator.post(format!("/v1/dead-letters/{letter}/discard"));
+    let answer = request.json(&how).send().await?;
     if answer.code().as_deref() == Some("saga_open") {
         let problem: Problem = serde_json::from_slice(&answer.body)?;
         let mut why = problem.detail.clone();
@@ -157,50 +159,50 @@ async fn discard(operator: &Operator, letter: &LetterId, how: DiscardReason) -> 
                 text("state")
             ));
         }
-        bail!("{}\nwith --leave-open it is discarded all the same", printable(&why));
+        bail!("{}\nuse --leave-open to discard it all the same", printable(&why));
     }
-    let line: Redriven = answer.json()?;
-    println!("letter {letter} is discarded");
-    if let Some(saga_id) = line.left_open.as_ref().and_then(|open| open.saga_id) {
+    let redriven: Retried = answer.json()?;
+    println!("dead letter {letter} is discarded");
+    if let Some(saga_id) = redriven.left_open.as_ref().and_then(|open| open.saga_id) {
         println!("{WAITS}its saga is left open{WAITS:#}: onsale saga show {saga_id}");
     }
-    say(&line);
-    failed(line.stopped.iter().count())
+    report(&redriven);
+    failed(redriven.stopped.iter().count())
 }
 
 async fn ls(list: &List) -> Result<()> {
     let operator = Operator::log_in(&list.at).await?;
-    let (letters, unasked) = all_of(&operator, list).await?;
+    let (dead_letters, unasked) = all_of(&operator, list).await?;
     unasked.iter().for_each(warn);
     if list.json {
-        for letter in &letters {
-            println!("{}", serde_json::to_string(letter)?);
+        for dead_letter in &dead_letters {
+            println!("{}", serde_json::to_string(dead_letter)?);
         }
-    } else if letters.is_empty() {
-        let of = if unasked.is_empty() { "" } else { " of those that answered" };
+    } else if dead_letters.is_empty() {
+        let of = if unasked.is_empty() { "" } else { " in the services that answered" };
         println!("{GOOD}no dead letters{of}{GOOD:#}");
     } else {
-        println!("{}", table(&letters, None));
-        let count = |state| letters.iter().filter(|one| one.state == state).count();
-        let (parked, waiting) = (count(LetterState::Parked), count(LetterState::Waiting));
-        let early = match count(LetterState::Early) {
+        println!("{}", table(&dead_letters, None));
+        let count = |state| dead_letters.iter().filter(|one| one.state == state).count();
+        let (parked, waiting) = (count(DeadLetterState::Parked), count(DeadLetterState::Waiting));
+        let early = match count(DeadLetterState::Early) {
             0 => String::new(),
             early => format!(", {early} early"),
         };
-        let letter = &letters[0].letter;
+        let letter = &dead_letters[0].letter;
         println!(
-            "{parked} parked, {waiting} waiting{early}; `onsale dead-letters show {letter}` opens one"
+            "{parked} parked, {waiting} waiting{early}; `onsale dead-letters show {letter}` shows one"
         );
     }
     Ok(())
 }
 
-/// The letters, and the services that did not say which they have.
+/// The dead letters, and the services that could not be asked for theirs, with the reason.
 async fn all_of(
     operator: &Operator,
     list: &List,
 ) -> Result<(Vec<DeadLetter>, BTreeMap<String, String>)> {
-    let (mut letters, mut unasked) = (Vec::new(), BTreeMap::new());
+    let (mut dead_letters, mut unasked) = (Vec::new(), BTreeMap::new());
     let mut before = None;
     loop {
         let mut path = format!("/v1/dead-letters?limit={PAGE}&all={}", list.all);
@@ -211,11 +213,11 @@ async fn all_of(
             }
         }
         let page: DeadLetters = operator.get(path).send().await?.json()?;
-        letters.extend(page.items);
+        dead_letters.extend(page.items);
         unasked.extend(page.unasked.into_iter().map(|one| (one.service, one.why)));
         match page.next_before {
             Some(next) => before = Some(next),
-            None => return Ok((letters, unasked)),
+            None => return Ok((dead_letters, unasked)),
         }
     }
 }
@@ -223,33 +225,34 @@ async fn all_of(
 async fn retry_all(all: All) -> Result<()> {
     let operator = Operator::log_in(&all.at).await?;
     let what = RetryAll { service: all.service, cause: all.cause };
-    let (mut tried, mut resolved, mut bad) = (0, 0, 0);
+    let (mut retried, mut resolved, mut bad) = (0, 0, 0);
     let mut silent = BTreeMap::new();
     for _ in 0..ROUNDS_MAX {
-        let ask = operator.post("/v1/dead-letters/retry").json(&what);
-        let done: RetriedAll = ask.send().await?.json()?;
-        done.lines.iter().for_each(say);
+        let request = operator.post("/v1/dead-letters/retry").json(&what);
+        let done: RetriedAll = request.send().await?.json()?;
+        done.lines.iter().for_each(report);
         for unasked in &done.unasked {
-            println!("{BAD}letter {} was not tried{BAD:#}: {}", unasked.letter, unasked.why);
+            let (letter, why) = (&unasked.letter, &unasked.why);
+            println!("{BAD}dead letter {letter} was not retried{BAD:#}: {why}");
         }
         silent = done.unasked_services.into_iter().map(|one| (one.service, one.why)).collect();
-        tried += done.lines.len();
+        retried += done.lines.len();
         resolved += done.lines.iter().map(|line| line.resolved.len()).sum::<usize>();
         let failed = done.lines.iter().filter(|line| line.stopped.is_some()).count();
         bad += failed + done.unasked.len();
-        // Those that fail again have the cause still; another round would try them for ever.
+        // Those that fail again still have the cause; further rounds would retry them for ever.
         if done.left == 0 || failed > 0 || !done.unasked.is_empty() {
             if done.left > 0 {
-                println!("{} more letters of this cause were not tried", done.left);
+                println!("{} more dead letters with this cause were not retried", done.left);
             }
             break;
         }
     }
     silent.iter().for_each(warn);
-    if tried == 0 && bad == 0 && silent.is_empty() {
+    if retried == 0 && bad == 0 && silent.is_empty() {
         bail!("no parked letter has this cause");
     }
-    println!("{tried} lines tried, {resolved} letters taken in");
+    println!("{retried} order keys retried, {resolved} events handled");
     failed(bad)?;
     if silent.is_empty() {
         return Ok(());
@@ -258,123 +261,125 @@ async fn retry_all(all: All) -> Result<()> {
     bail!("not asked for their letters: {}", names.join(", "))
 }
 
-/// Says that a service's letters are missing.
+/// Reports a service that could not be asked for its dead letters.
 fn warn((service, why): (&String, &String)) {
-    eprintln!("{WAITS}{service} could not be asked for its letters{WAITS:#}: {why}");
+    eprintln!("{WAITS}{service} could not be asked for its dead letters{WAITS:#}: {why}");
 }
 
 fn failed(count: usize) -> Result<()> {
     match count {
         0 => Ok(()),
-        1 => bail!("1 letter failed again"),
-        count => bail!("{count} letters failed again"),
+        1 => bail!("1 event failed again"),
+        count => bail!("{count} events failed again"),
     }
 }
 
-/// Says what became of a line.
-fn say(line: &Redriven) {
-    let Redriven { service, key, .. } = line;
-    for letter in &line.resolved {
-        println!("{GOOD}letter {letter} is taken in{GOOD:#} by {service} {DIM}({key}){DIM:#}");
+/// Reports what became of the events parked for one order key.
+fn report(redriven: &Retried) {
+    let Retried { service, key, .. } = redriven;
+    for letter in &redriven.resolved {
+        println!("{GOOD}event {letter} is handled{GOOD:#} by {service} {DIM}({key}){DIM:#}");
     }
-    if let Some(stopped) = &line.stopped {
+    if let Some(stopped) = &redriven.stopped {
         println!(
-            "{BAD}letter {} failed again{BAD:#} in {service} after {} tries: {}",
+            "{BAD}event {} failed again{BAD:#} in {service} after {} attempts: {}",
             stopped.letter, stopped.attempts, stopped.cause
         );
     }
-    match (line.left, &line.stopped) {
+    match (redriven.left, &redriven.stopped) {
         (0, _) => {}
-        (left, Some(_)) => println!("{WAITS}{left} letters stand in the line{WAITS:#} of {key}"),
-        (left, None) => println!("{WAITS}{left} letters go on by themselves{WAITS:#} ({key})"),
+        (left, Some(_)) => println!("{WAITS}{left} events stay parked{WAITS:#} for {key}"),
+        (left, None) => println!("{WAITS}{left} events go on by themselves{WAITS:#} ({key})"),
     }
 }
 
-fn show(opened: &OpenedLetter) {
-    let letter = &opened.letter;
-    let style = style_of(letter.state);
-    println!("letter {}  {style}{}{style:#}", letter.letter, word(letter.state));
+fn show(opened: &DeadLetterDetails) {
+    let dead_letter = &opened.letter;
+    let style = style_of(dead_letter.state);
+    let state = word(dead_letter.state);
+    println!("dead letter {}  {style}{state}{style:#}", dead_letter.letter);
     let id = |id: Option<String>| id.unwrap_or_else(|| "-".into());
-    let behind = letter.behind.as_ref().map(|behind| format!("letter {behind}"));
+    let behind = dead_letter.behind.as_ref().map(|behind| format!("dead letter {behind}"));
     let rows = [
-        ("service", letter.service.clone()),
-        ("fact", letter.fact.clone()),
-        ("key", letter.key.clone()),
+        ("service", dead_letter.service.clone()),
+        ("event", dead_letter.event.clone()),
+        ("order key", dead_letter.key.clone()),
         ("behind", id(behind)),
-        ("cause", letter.cause.clone()),
-        ("attempts", letter.attempts.to_string()),
-        ("event", id(letter.event_id.map(|event| event.to_string()))),
-        ("saga", id(letter.saga_id.map(|saga| saga.to_string()))),
-        ("trace", id(letter.trace_id.clone())),
-        ("told at", id(letter.told_at.map(|at| at.to_string()))),
-        ("kept at", id(letter.kept_at.map(|at| at.to_string()))),
-        ("from", format!("{} {}", letter.stream, letter.sequence)),
-        ("subject", letter.subject.clone()),
+        ("cause", dead_letter.cause.clone()),
+        ("attempts", dead_letter.attempts.to_string()),
+        ("event id", id(dead_letter.event_id.map(|event| event.to_string()))),
+        ("saga", id(dead_letter.saga_id.map(|saga| saga.to_string()))),
+        ("trace", id(dead_letter.trace_id.clone())),
+        ("emitted at", id(dead_letter.told_at.map(|at| at.to_string()))),
+        ("parked at", id(dead_letter.kept_at.map(|at| at.to_string()))),
+        ("from", format!("{} {}", dead_letter.stream, dead_letter.sequence)),
+        ("subject", dead_letter.subject.clone()),
     ];
     for (name, value) in rows {
-        println!("  {DIM}{name:<8}{DIM:#}  {}", printable(&value));
+        println!("  {DIM}{name:<10}{DIM:#}  {}", printable(&value));
     }
-    for event in &letter.history {
-        let at = id(event.at.map(|at| at.to_string()));
-        let by = event.by.map_or("by itself".into(), |by| format!("by {by}"));
-        let why = event.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
-        println!("  {DIM}{at}{DIM:#}  {} {by}{}", word(event.became), printable(&why));
+    for change in &dead_letter.history {
+        let at = id(change.at.map(|at| at.to_string()));
+        let by = change.by.map_or("by itself".into(), |by| format!("by {by}"));
+        let why = change.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+        println!("  {DIM}{at}{DIM:#}  {} {by}{}", word(change.became), printable(&why));
     }
     println!("\nevent");
     pretty(&opened.payload).lines().for_each(|line| println!("  {line}"));
-    println!("\neverything parked for {} in {}", letter.key, letter.service);
-    println!("{}", table(&opened.deliveries, Some(&letter.letter)));
+    println!("\neverything parked for {} in {}", dead_letter.key, dead_letter.service);
+    println!("{}", table(&opened.deliveries, Some(&dead_letter.letter)));
 }
 
-/// An event as one reads it; what is no JSON is shown as it came.
+/// An event with indentation; what is not JSON is shown as it came.
 fn pretty(event: &str) -> String {
     let pretty = serde_json::from_str::<serde_json::Value>(event)
         .and_then(|value| serde_json::to_string_pretty(&value));
     printable(&pretty.unwrap_or_else(|_| event.to_owned()))
 }
 
-fn table(letters: &[DeadLetter], marked: Option<&LetterId>) -> Table {
+fn table(dead_letters: &[DeadLetter], marked: Option<&DeadLetterId>) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-    let heads = ["letter", "state", "service", "fact", "key", "tries", "kept at", "cause"];
-    table.set_header(heads);
-    for letter in letters {
-        let mark = if marked == Some(&letter.letter) { "▸ " } else { "" };
-        let state = match &letter.behind {
-            Some(behind) => format!("{} behind {behind}", word(letter.state)),
-            None => word(letter.state).to_owned(),
+    let header =
+        ["dead letter", "state", "service", "event", "order key", "attempts", "parked at", "cause"];
+    table.set_header(header);
+    for one in dead_letters {
+        let mark = if marked == Some(&one.letter) { "▸ " } else { "" };
+        let state = match &one.behind {
+            Some(behind) => format!("{} behind {behind}", word(one.state)),
+            None => word(one.state).to_owned(),
         };
         let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
         table.add_row(vec![
-            Cell::new(format!("{mark}{}", letter.letter)),
+            Cell::new(format!("{mark}{}", one.letter)),
             Cell::new(state),
-            Cell::new(&letter.service),
-            Cell::new(&letter.fact),
-            Cell::new(&letter.key),
-            number(letter.attempts.to_string()),
-            Cell::new(letter.kept_at.map(whole_seconds).unwrap_or_default()),
-            Cell::new(cut(&printable(&letter.cause))),
+            Cell::new(&one.service),
+            Cell::new(&one.event),
+            Cell::new(&one.key),
+            number(one.attempts.to_string()),
+            Cell::new(one.kept_at.map(whole_seconds).unwrap_or_default()),
+            Cell::new(cut(&printable(&one.cause))),
         ]);
     }
     table
 }
 
-fn style_of(state: LetterState) -> Style {
+fn style_of(state: DeadLetterState) -> Style {
     match state {
-        LetterState::Parked => BAD,
-        LetterState::Waiting | LetterState::Early => WAITS,
-        LetterState::Resolved => GOOD,
-        LetterState::Discarded => DIM,
+        DeadLetterState::Parked => BAD,
+        DeadLetterState::Waiting | DeadLetterState::Early => WAITS,
+        DeadLetterState::Resolved => GOOD,
+        DeadLetterState::Discarded => DIM,
     }
 }
 
-fn word(state: LetterState) -> &'static str {
+fn word(state: DeadLetterState) -> &'static str {
     match state {
-        LetterState::Parked => "parked",
-        LetterState::Waiting => "waiting",
-        LetterState::Early => "early",
-        LetterState::Resolved => "resolved",
-        LetterState::Discarded => "discarded",
+        DeadLetterState::Parked => "parked",
+        DeadLetterState::Waiting => "waiting",
+        DeadLetterState::Early => "early",
+        DeadLetterState::Resolved => "resolved",
+        DeadLetterState::Discarded => "discarded",
     }
 }
 
@@ -384,7 +389,7 @@ fn whole_seconds(at: Timestamp) -> String {
         .map_or_else(String::new, |at| at.to_string())
 }
 
-/// A text whose control characters cannot change the terminal.
+/// A text without control characters, which could change the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '·' } else { c }).collect()
 }
@@ -419,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_is_named_by_its_service_and_number() {
+    fn a_dead_letter_is_named_by_its_service_and_number() {
         let words = |letter: &str| ["onsale", "retry", letter].map(str::to_owned);
         let command = Command::read(words("payment-17")).unwrap();
         assert!(matches!(command, Command::Retry { letter, .. } if letter.number() == 17));

@@ -1,4 +1,4 @@
-//! `onsale export`: sales facts handed over again, a range of them or all that is kept.
+//! `onsale export`: exports sales events again, a range of them or all that are stored.
 
 use std::{
     io::IsTerminal,
@@ -10,32 +10,33 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use data_platform::{
-    FOLDER_VARIABLE, NAME, Progress, Range, Rules, Tally, Totals, URL_VARIABLE, backfill,
+    Config as ExportConfig, FOLDER_VARIABLE, NAME, Progress, Range, Tally, Totals, URL_VARIABLE,
+    backfill,
 };
 use events::Timestamp;
 use indicatif::{ProgressBar, ProgressStyle};
-use mesh::{Asker, Link, LinkSettings, trace::Tracer};
+use mesh::{Link, LinkSettings, MeshClient, trace::Tracer};
 
 use crate::{
     config::Config,
-    stage::{self, DATA_FOLDER},
+    environment::{self, DATA_FOLDER},
 };
 
 /// Options of `onsale export`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-The same records as the service hands over, with the same keys and versions: whatever the
-target has already stays as it is. The service's own position is not touched.
+The records, keys and versions are those of the service's own export, so what the target has
+already stays as it is. The service's own position is not touched.
 
 Environment:
   ONSALE_EXPORT_URL, ONSALE_EXPORT_FOLDER   the targets when none is named here
   ONSALE_EXPORT_TOKEN                       the bearer token of the data platform")]
 pub struct Export {
-    /// Facts told from here on: `beginning` (all that is kept), a day (2026-11-21, from
+    /// Events from this time on: `beginning` (all that are stored), a day (2026-11-21, from
     /// midnight UTC) or a moment (2026-11-21T10:00:00Z)
     #[arg(long, value_name = "TIME", default_value = "beginning", value_parser = moment)]
     pub since: Moment,
-    /// Facts told before this: `now`, a day or a moment
+    /// Events before this time: `now`, a day or a moment
     #[arg(long, value_name = "TIME", default_value = "now", value_parser = moment)]
     pub until: Moment,
     /// Posts newline-delimited JSON to this address
@@ -50,7 +51,7 @@ pub struct Export {
     pub data: PathBuf,
 }
 
-/// One end of a range; none is as far as the streams go.
+/// One end of a range; `None` is as far as the streams go.
 pub type Moment = Option<Timestamp>;
 
 /// Reads an end of a range.
@@ -66,48 +67,48 @@ fn moment(text: &str) -> Result<Moment, String> {
     read.map(Some).map_err(|_| "a day (2026-11-21) or a moment (2026-11-21T10:00:00Z)".to_owned())
 }
 
-/// Exports and prints what was handed over.
+/// Exports and prints what was exported.
 ///
 /// # Errors
-/// When there is no target or no mesh, or the target does not take what it is given.
+/// When there is no target or no mesh, or the target refuses the records.
 pub async fn run(options: Export) -> Result<()> {
-    let rules = rules(&options)?;
+    let configs = configs(&options)?;
     let range = Range { since: options.since, until: options.until };
     if range.since.zip(range.until).is_some_and(|(since, until)| since >= until) {
         bail!("--since is not before --until");
     }
     let link = link(&options.data).await?;
     let bar = bar();
-    let asker = Asker::new(link.clone());
-    let done = backfill(&asker, &rules, range, &|progress| show(&bar, progress)).await;
+    let client = MeshClient::new(link.clone());
+    let done = backfill(&client, &configs, range, &|progress| show(&bar, progress)).await;
     bar.finish_and_clear();
     link.drain().await;
     let Progress { totals, unreadable, .. } =
-        done.map_err(|cause| anyhow!("{cause}; what was taken stays"))?;
+        done.map_err(|cause| anyhow!("{cause}; the target keeps what it has accepted"))?;
     println!("{}", table(&totals));
     println!("{}", summary(&totals));
     if unreadable > 0 {
-        bail!("{unreadable} facts cannot be read and were left out");
+        bail!("{unreadable} events cannot be read and were left out");
     }
     Ok(())
 }
 
-/// The targets that are named here, or else in the environment.
-fn rules(options: &Export) -> Result<Rules> {
-    let named = Rules::from_env().map_err(anyhow::Error::msg)?;
-    let rules = match (&options.to, &options.folder) {
+/// The targets named in the options, else those of the environment.
+fn configs(options: &Export) -> Result<ExportConfig> {
+    let named = ExportConfig::from_env().map_err(anyhow::Error::msg)?;
+    let configs = match (&options.to, &options.folder) {
         (None, None) => named,
-        (url, folder) => Rules { url: url.clone(), folder: folder.clone(), ..named },
+        (url, folder) => ExportConfig { url: url.clone(), folder: folder.clone(), ..named },
     };
-    if !rules.has_target() {
+    if !configs.has_target() {
         bail!("name a target: --to, --folder, {URL_VARIABLE} or {FOLDER_VARIABLE}");
     }
-    Ok(rules)
+    Ok(configs)
 }
 
 /// A connection as the service that may read these streams.
 async fn link(data: &Path) -> Result<Link> {
-    let config: Config = stage::find(data)?;
+    let config: Config = environment::find(data)?;
     if config.nats_url.is_empty() {
         bail!("set ONSALE_NATS_URL, for example nats://127.0.0.1:4222");
     }
@@ -121,7 +122,7 @@ fn bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} facts  {per_sec}  {wide_msg}");
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} events  {per_sec}  {wide_msg}");
     ProgressBar::new(0).with_style(style.expect("the template is right"))
 }
 
@@ -129,18 +130,18 @@ fn show(bar: &ProgressBar, progress: &Progress) {
     bar.set_length(progress.of);
     bar.set_position(progress.read);
     bar.set_message(match &progress.trouble {
-        Some(cause) => format!("trying again: {cause}"),
+        Some(cause) => format!("retrying: {cause}"),
         None => format!("{} records", progress.totals.records()),
     });
 }
 
 fn table(totals: &Totals) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header(["fact", "records", "seats", "points"]);
-    for (fact, Tally { records, seats, points }) in &totals.0 {
+    table.load_style(UTF8_FULL_CONDENSED).set_header(["event", "records", "seats", "points"]);
+    for (event, Tally { records, seats, points }) in &totals.0 {
         let numbers = [records.to_string(), seats.to_string(), points.to_string()];
         let numbers = numbers.map(|text| Cell::new(text).set_alignment(CellAlignment::Right));
-        table.add_row([Cell::new(fact)].into_iter().chain(numbers));
+        table.add_row([Cell::new(event)].into_iter().chain(numbers));
     }
     table
 }

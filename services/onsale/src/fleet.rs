@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use events::user::Role;
+use futures::future::BoxFuture;
 use mesh::{
     Callout, Link, LinkSettings, Running, Wiring,
     deadline::within,
@@ -21,42 +22,44 @@ use crate::{
     files, room,
 };
 
-/// How often `dev` and `demo` look whether the broker still has its streams.
+/// How often `dev` and `demo` check whether the broker still has its streams.
 const TOPOLOGY_EVERY: Duration = Duration::from_secs(2);
-/// How long services may take to look at their stores for the first time.
+/// How long services may take to examine their stores for the first time.
 const EXAMINED_WITHIN: Duration = Duration::from_secs(10);
 /// How long the user service may take to prepare its database.
 const PREPARED_WITHIN: Duration = Duration::from_secs(30);
-/// How long the user service may take to make the operator's account.
+/// How long the user service may take to create the operator's account.
 const ACCOUNTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long the gateway may take to end: longer than it gives its requests.
 const GATEWAY_WITHIN: Duration = Duration::from_secs(8);
-/// How long the last spans may take to be sent; a collector that is away holds nobody up.
+/// How long the last spans may take to be sent; an absent collector does not delay the stop.
 const LAST_SPANS_WITHIN: Duration = Duration::from_secs(2);
 
-/// What services of this process are told beside the addresses.
+/// The configuration of the services in this process, besides the addresses.
 #[derive(Clone, Default)]
-pub struct Rules {
-    /// The account that may grant roles; made when it is not there.
+pub struct ServiceConfigs {
+    /// The account that may grant roles; created when it does not exist.
     pub operator: Option<Credentials>,
-    /// Seconds after which an attempt to close an account is refused; the user service's own
-    /// rule when there are none.
+    /// Seconds after which an attempt to close an account is refused; the default of the user
+    /// service when `None`.
     pub withdrawal_secs: Option<i64>,
-    /// Reservation's own.
-    pub reservation: reservation::Rules,
-    /// Notification's own.
-    pub notification: notification::Rules,
-    /// Data-platform's own.
-    pub data_platform: data_platform::Rules,
-    /// Audit's own.
-    pub audit: audit::Rules,
-    /// The gateway's own.
+    /// Seconds that access tokens are valid; the user service's default when `None`.
+    pub access_secs: Option<i64>,
+    /// The configuration of reservation.
+    pub reservation: reservation::Config,
+    /// The configuration of notification.
+    pub notification: notification::Config,
+    /// The configuration of data-platform.
+    pub data_platform: data_platform::Config,
+    /// The configuration of audit.
+    pub audit: audit::Config,
+    /// The settings of the gateway.
     pub gateway: gateway::Settings,
     /// What else keeps this process from its work.
-    pub beside: Option<gateway::Beside>,
+    pub beside: Option<gateway::LocalHealth>,
     /// The collector that spans are sent to (`http://host:4318`); the `OTEL_*` variables
-    /// decide when there is none.
+    /// decide when `None`.
     pub otlp_endpoint: Option<String>,
 }
 
@@ -81,37 +84,49 @@ impl Fleet {
     ///
     /// # Errors
     /// When a name is unknown, or a service cannot reach what it needs.
-    pub async fn start(config: &Config, names: &[&str], rules: &Rules) -> Result<Self> {
+    pub fn start<'a>(
+        config: &'a Config,
+        names: &'a [&'a str],
+        configs: &'a ServiceConfigs,
+    ) -> BoxFuture<'a, Result<Self>> {
+        // Boxed here, its code is compiled in this crate and not again in each that waits for it.
+        Box::pin(Self::start_all(config, names, configs))
+    }
+
+    async fn start_all(config: &Config, names: &[&str], configs: &ServiceConfigs) -> Result<Self> {
         let mut fleet = Self::default();
         for name in names {
-            fleet.add(config, name, rules).await.with_context(|| format!("starting {name}"))?;
+            fleet.add(config, name, configs).await.with_context(|| format!("starting {name}"))?;
         }
-        let examined = futures::future::join_all(fleet.running.iter().map(Running::examined));
-        if let Err(late) = within(EXAMINED_WITHIN, "a store", examined).await {
-            tracing::warn!(%late, "a service has not begun to take commands");
+        let store_checked =
+            futures::future::join_all(fleet.running.iter().map(Running::store_checked));
+        if let Err(late) = within(EXAMINED_WITHIN, "a store", store_checked).await {
+            tracing::warn!(%late, "a service does not accept commands yet");
         }
         Ok(fleet)
     }
 
-    async fn add(&mut self, config: &Config, name: &str, rules: &Rules) -> Result<()> {
+    async fn add(&mut self, config: &Config, name: &str, configs: &ServiceConfigs) -> Result<()> {
         let Some(name) = SERVICES.into_iter().find(|known| *known == name) else {
             bail!("there is no service `{name}`; there are {}", SERVICES.join(", "));
         };
-        let link = link(config, name, tracer(name, rules)?).await?;
+        let link = link(config, name, tracer(name, configs)?).await?;
         match name {
             "user" => {
-                let mut own = user::Rules::default();
-                own.withdrawal_secs = rules.withdrawal_secs.unwrap_or(own.withdrawal_secs);
+                let mut own = configs
+                    .access_secs
+                    .map_or_else(user::Config::default, user::Config::with_access_secs);
+                own.withdrawal_secs = configs.withdrawal_secs.unwrap_or(own.withdrawal_secs);
                 let engine = Postgres::new(config.database_url(name)?, own)?;
                 let engine = engine.owning(migrations(name));
                 let prepared = within(PREPARED_WITHIN, "the database of user", async {
-                    user::prepare(engine.pool(), engine.rules()).await?;
-                    let Some(Credentials { email, password }) = &rules.operator else {
+                    user::prepare(engine.pool(), engine.config()).await?;
+                    let Some(Credentials { email, password }) = &configs.operator else {
                         return anyhow::Ok(());
                     };
-                    let (pool, rules) = (engine.pool(), engine.rules());
+                    let (pool, config) = (engine.pool(), engine.config());
                     let wished =
-                        user::wish_account(pool, rules, email, password, &[Role::Operator]);
+                        user::request_account(pool, config, email, password, &[Role::Operator]);
                     wished.await.context("the operator's account")
                 });
                 prepared.await??;
@@ -119,39 +134,39 @@ impl Fleet {
                 if let Some(callout) = callout(config, link.clone()).await? {
                     self.keepers.push(tokio::spawn(callout.run()));
                 }
-                self.running.push(mesh::start(user::service(), Arc::new(engine), link));
+                self.running.push(user::start(Arc::new(engine), link));
                 let granted = within(ACCOUNTS_WITHIN, "the user service", wait_for_accounts(&pool));
                 granted.await.context("the operator's account was not made in time")??;
             }
-            "concert" => self.add_concert(config, link, tracer(name, rules)?).await?,
+            "concert" => self.add_concert(config, link, tracer(name, configs)?).await?,
             "reservation" => {
-                self.add_simple(reservation::service(), config, link, rules.reservation.clone())?;
+                self.add_simple(reservation::start, config, link, configs.reservation.clone())?;
             }
-            "payment" => self.add_simple(payment::service(), config, link, Default::default())?,
-            "point" => self.add_simple(point::service(), config, link, Default::default())?,
+            "payment" => self.add_simple(payment::start, config, link, Default::default())?,
+            "point" => self.add_simple(point::start, config, link, Default::default())?,
             "ranking" => {
-                let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Rules::default())?);
+                let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Config::default())?);
                 let kept = room::ranking(engine.clone());
-                self.keepers.push(tokio::spawn(room::keep_whole(kept, link.clone())));
-                self.running.push(mesh::start(ranking::service(), engine, link));
+                self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, link.clone())));
+                self.running.push(ranking::start(engine, link));
             }
             "notification" => {
-                self.add_simple(notification::service(), config, link, rules.notification.clone())?;
+                self.add_simple(notification::start, config, link, configs.notification.clone())?;
             }
             "data-platform" => {
-                let rules = rules.data_platform.clone();
-                self.add_simple(data_platform::service(), config, link, rules)?;
+                let own = configs.data_platform.clone();
+                self.add_simple(data_platform::start, config, link, own)?;
             }
-            "audit" => self.add_simple(audit::service(), config, link, rules.audit.clone())?,
+            "audit" => self.add_simple(audit::start, config, link, configs.audit.clone())?,
             "queue" => {
-                let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Rules::default())?);
-                self.keepers.push(tokio::spawn(room::keep_whole(engine.clone(), link.clone())));
-                self.running.push(mesh::start(queue::service(), engine, link));
+                let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Config::default())?);
+                self.keepers.push(tokio::spawn(room::keep_rebuilt(engine.clone(), link.clone())));
+                self.running.push(queue::start(engine, link));
             }
             _ => {
                 let readiness =
-                    gateway::Readiness::new(link.clone(), self.beside(rules.beside.clone()));
-                let opened = open_gateway(config, link, rules.gateway.clone(), readiness).await?;
+                    gateway::Readiness::new(link.clone(), self.beside(configs.beside.clone()));
+                let opened = open_gateway(config, link, configs.gateway.clone(), readiness).await?;
                 self.gateway = Some(opened);
             }
         }
@@ -159,43 +174,44 @@ impl Fleet {
     }
 
     /// What keeps the services that run here from their work.
-    fn beside(&self, others: Option<gateway::Beside>) -> gateway::Beside {
+    fn beside(&self, others: Option<gateway::LocalHealth>) -> gateway::LocalHealth {
         let running: Vec<_> =
             self.running.iter().map(|one| (one.name(), one.health().clone())).collect();
         Arc::new(move || {
-            let ails = running.iter().flat_map(|(name, health)| {
-                let ails = health.ails_beside_the_broker().into_iter();
-                ails.map(move |ail| format!("{name}: {ail}"))
+            let faults = running.iter().flat_map(|(name, health)| {
+                let faults = health.faults_beside_the_broker().into_iter();
+                faults.map(move |ail| format!("{name}: {ail}"))
             });
-            ails.chain(others.iter().flat_map(|others| others())).collect()
+            faults.chain(others.iter().flat_map(|others| others())).collect()
         })
     }
 
-    /// Concert has a half on each store. Each has a connection of its own, so that each can
-    /// finish in its own time what it has taken in.
+    /// Concert has one half on each store. Each half has a connection of its own, so that it can
+    /// finish the messages that it has accepted in its own time.
     async fn add_concert(&mut self, config: &Config, first: Link, tracer: Tracer) -> Result<()> {
-        let engine = Postgres::new(config.database_url(concert::NAME)?, concert::Rules::default())?;
+        let engine =
+            Postgres::new(config.database_url(concert::NAME)?, concert::Config::default())?;
         let engine = engine.owning(migrations(concert::NAME));
-        let rules = concert::MapRules::new(engine.pool().clone());
-        let maps = Arc::new(Valkey::new(&config.valkey_url, rules)?);
+        let own = concert::MapConfig::new(engine.pool().clone());
+        let maps = Arc::new(Valkey::new(&config.valkey_url, own)?);
         let second = link(config, concert::NAME, tracer).await?;
         let kept = room::seat_maps(maps.clone());
-        self.keepers.push(tokio::spawn(room::keep_whole(kept, second.clone())));
-        self.running.push(mesh::start(concert::service(), Arc::new(engine), first));
-        self.running.push(mesh::start(concert::map_service(), maps, second));
+        self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, second.clone())));
+        self.running.push(concert::start(Arc::new(engine), first));
+        self.running.push(concert::start_map(maps, second));
         Ok(())
     }
 
-    fn add_simple<B: mesh::Book>(
+    fn add_simple<B: mesh::UnitOfWork>(
         &mut self,
-        service: mesh::Service<Postgres<B>>,
+        start: fn(Arc<Postgres<B>>, Link) -> Running,
         config: &Config,
         link: Link,
-        rules: B::Rules,
+        own: B::Config,
     ) -> Result<()> {
-        let engine = Postgres::new(config.database_url(link.service())?, rules)?;
+        let engine = Postgres::new(config.database_url(link.service())?, own)?;
         let engine = engine.owning(migrations(link.service()));
-        self.running.push(mesh::start(service, Arc::new(engine), link));
+        self.running.push(start(Arc::new(engine), link));
         Ok(())
     }
 
@@ -209,12 +225,13 @@ impl Fleet {
         self.gateway.as_ref().map(|gateway| (&gateway.link, &gateway.readiness))
     }
 
-    /// The services that run here, the gateway apart.
+    /// The services that run here, without the gateway.
     pub fn running(&self) -> &[Running] {
         &self.running
     }
 
-    /// Stops in order: first the edge, then every service finishes what it has taken in.
+    /// Stops in order: first the gateway; then every service, once it has finished the messages
+    /// that it has accepted.
     pub async fn stop(self) {
         let links = self.running.iter().map(Running::link);
         let links = links.chain(self.gateway.as_ref().map(|gateway| &gateway.link));
@@ -223,7 +240,7 @@ impl Fleet {
             gateway.stop.cancel();
             match within(GATEWAY_WITHIN, "the gateway", gateway.task).await {
                 Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => tracing::warn!(error, "the gateway ended badly"),
+                Ok(Ok(Err(error))) => tracing::warn!(error, "the gateway ended with an error"),
                 Ok(Err(panic)) => tracing::error!(%panic, "the gateway panicked"),
                 Err(late) => tracing::warn!(%late, "the gateway did not end"),
             }
@@ -235,7 +252,7 @@ impl Fleet {
         futures::future::join_all(closing).await;
     }
 
-    /// Stops as a killed process does: at once, with everything half done.
+    /// Stops like a killed process: at once, with work half done.
     pub fn abandon(self) {
         if let Some(gateway) = self.gateway {
             gateway.task.abort();
@@ -245,16 +262,16 @@ impl Fleet {
     }
 }
 
-/// The service makes the accounts that were wished for once it runs.
+/// Waits for the requested accounts: the user service creates them once it runs.
 async fn wait_for_accounts(pool: &PgPool) -> Result<()> {
-    while !user::wishes_are_granted(pool).await? {
+    while !user::requests_are_granted(pool).await? {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
 }
 
-fn tracer(service: &str, rules: &Rules) -> Result<Tracer> {
-    let tracer = match &rules.otlp_endpoint {
+fn tracer(service: &str, configs: &ServiceConfigs) -> Result<Tracer> {
+    let tracer = match &configs.otlp_endpoint {
         Some(endpoint) => Tracer::to_collector(service, endpoint),
         None => Tracer::from_env(service),
     };
@@ -267,7 +284,7 @@ pub(crate) async fn link_of(config: &Config, service: &'static str) -> Result<Li
 }
 
 async fn link(config: &Config, service: &'static str, tracer: Tracer) -> Result<Link> {
-    // The gateway and the tools answer nobody over NATS.
+    // The gateway and the tools answer no commands over NATS.
     let answers_seed = config.nkey_seeds.get(&answers(service)).cloned();
     let link = Link::connect_to_answer(link_settings(config, service), answers_seed, tracer).await;
     link.map_err(|error| anyhow!(error))
@@ -281,13 +298,13 @@ fn link_settings(config: &Config, service: &'static str) -> LinkSettings {
     }
 }
 
-/// Accounts come in over NATS where the user service runs. Without the keys for it (a broker
-/// that asks nobody for one) there is nothing to let in.
+/// Accounts connect over NATS where the user service runs. Without the keys for it (the broker
+/// requires none) there is nothing to authorise.
 async fn callout(config: &Config, user: Link) -> Result<Option<Callout>> {
-    let [door, issuer] = CALLOUT;
+    let [callout, issuer] = CALLOUT;
     let Some(issuer) = config.nkey_seeds.get(issuer) else { return Ok(None) };
-    let door = link(config, door, Tracer::off()).await?;
-    Callout::new(door, user, issuer).map(Some).map_err(|error| anyhow!(error))
+    let callout = link(config, callout, Tracer::off()).await?;
+    Callout::new(callout, user, issuer).map(Some).map_err(|error| anyhow!(error))
 }
 
 async fn open_gateway(
@@ -330,19 +347,19 @@ pub fn wirings() -> [Wiring; 11] {
 /// The migrations of a service's own database.
 pub(crate) fn migrations(service: &str) -> Option<&'static Migrator> {
     Some(match service {
-        "user" => &user::MIGRATIONS,
-        "concert" => &concert::MIGRATIONS,
-        "reservation" => &reservation::MIGRATIONS,
-        "payment" => &payment::MIGRATIONS,
-        "point" => &point::MIGRATIONS,
-        "notification" => &notification::MIGRATIONS,
-        "data-platform" => &data_platform::MIGRATIONS,
-        "audit" => &audit::MIGRATIONS,
+        "user" => &*user::MIGRATIONS,
+        "concert" => &*concert::MIGRATIONS,
+        "reservation" => &*reservation::MIGRATIONS,
+        "payment" => &*payment::MIGRATIONS,
+        "point" => &*point::MIGRATIONS,
+        "notification" => &*notification::MIGRATIONS,
+        "data-platform" => &*data_platform::MIGRATIONS,
+        "audit" => &*audit::MIGRATIONS,
         _ => return None,
     })
 }
 
-/// Brings the databases of the named services up to date.
+/// Migrates the databases of the named services.
 ///
 /// # Errors
 /// When one cannot be reached, or a migration fails.
@@ -358,7 +375,7 @@ pub async fn migrate(config: &Config, services: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Makes the broker's streams and consumers what `jetstream/` says.
+/// Creates and updates the broker's streams and consumers as `jetstream/` defines them.
 ///
 /// # Errors
 /// When the broker refuses.
@@ -369,13 +386,13 @@ pub async fn apply_topology(config: &Config) -> Result<Vec<String>> {
     Ok(changed)
 }
 
-/// Makes streams and consumers again that the broker has lost, for as long as it is polled:
-/// for a broker that is ours alone.
+/// Recreates streams and consumers that the broker has lost, for as long as it is polled: for a
+/// broker that is ours alone.
 pub async fn keep_topology(config: Config) {
     loop {
         tokio::time::sleep(TOPOLOGY_EVERY).await;
         if let Err(error) = mend_topology(&config).await {
-            tracing::debug!(%error, "streams and consumers cannot be looked at");
+            tracing::debug!(%error, "streams and consumers cannot be checked");
         }
     }
 }
@@ -386,18 +403,19 @@ async fn mend_topology(config: &Config) -> Result<()> {
     loop {
         let missing = topology.missing(&link).await.map_err(|error| anyhow!("{error}"))?;
         if !missing.is_empty() {
-            tracing::warn!(missing = missing.join(", "), "the broker has lost these; making them");
+            let missing = missing.join(", ");
+            tracing::warn!(missing, "the broker has lost streams or consumers; recreating them");
             topology.apply(&link).await.map_err(|error| anyhow!("{error}"))?;
         }
         tokio::time::sleep(TOPOLOGY_EVERY).await;
     }
 }
 
-/// Names every difference between the broker and `jetstream/`, and between `jetstream/` and
+/// Lists every difference between the broker and `jetstream/`, and between `jetstream/` and
 /// what the services declare.
 ///
 /// # Errors
-/// When the broker cannot be asked.
+/// When the broker cannot be reached.
 pub async fn check_topology(config: &Config) -> Result<Vec<String>> {
     let settings = link_settings(config, PROVISIONER);
     let link = Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
@@ -411,7 +429,7 @@ pub async fn check_topology(config: &Config) -> Result<Vec<String>> {
 /// `jetstream/`, parsed.
 ///
 /// # Errors
-/// When a file is not what NATS reads.
+/// When a file is not a configuration of NATS.
 pub fn topology() -> Result<mesh::topology::Topology> {
     let (streams, consumers) = (files::jetstream("streams"), files::jetstream("consumers"));
     mesh::topology::Topology::parse(&streams, &consumers).map_err(|error| anyhow!("{error}"))

@@ -1,7 +1,7 @@
-//! `onsale flows`: what follows from what, as tables and as diagrams.
+//! `onsale flows`: which events follow from which, as tables and as diagrams.
 //!
-//! Both are made of `jetstream/flows.toml`, and the diagrams are kept in `ARCHITECTURE.md`; a
-//! test fails when they are not current.
+//! Both are made from `jetstream/flows.toml`, and the diagrams are kept in `docs/flows.md`; a
+//! test fails when they are out of date.
 
 mod diagram;
 
@@ -15,15 +15,15 @@ use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 
 pub use diagram::diagrams;
 
-/// What is kept stands between these two lines.
+/// The line above the diagrams in a file.
 pub const BEGIN: &str = "<!-- flows:begin -->";
-/// See [`BEGIN`].
+/// The line below them.
 pub const END: &str = "<!-- flows:end -->";
 
 /// How flows are printed.
 #[derive(Args)]
 pub struct FlowsCommand {
-    /// Prints Markdown with one Mermaid diagram for each flow, and one of all
+    /// Prints Markdown with one Mermaid diagram for each flow, and one for all
     #[arg(long, conflicts_with = "write")]
     mermaid: bool,
     /// Puts the diagrams into this file, between the lines flows:begin and flows:end
@@ -31,7 +31,7 @@ pub struct FlowsCommand {
     write: Option<PathBuf>,
 }
 
-/// Answers `onsale flows`.
+/// Runs `onsale flows`.
 ///
 /// # Errors
 /// When the file to write to cannot be read or written, or has no place for the diagrams.
@@ -62,19 +62,19 @@ pub fn put_into(text: &str, diagrams: &str) -> Result<String> {
     Ok(format!("{before}{BEGIN}\n\n{diagrams}\n{END}{after}"))
 }
 
-/// Every flow as a table, and what is undone by what.
+/// Every flow, the compensations and the lifetimes, as tables.
 pub fn tables(flows: &Flows) -> String {
     let mut text = String::new();
     for flow in flows.flows() {
         text.push_str(&format!("{}: {}\n{}\n\n", flow.name, flow.title, table(flows, flow)));
     }
-    let mut undoes = new_table(["fact", "is undone by", "told by"]);
+    let mut undoes = new_table(["event", "is undone by", "emitted by"]);
     for undo in flows.undoes() {
-        let by = events::producer_of(&undo.by.fact).to_owned();
-        undoes.add_row([undo.fact.to_string(), undo.by.to_string(), by]);
+        let by = events::producer_of(&undo.by.event).to_owned();
+        undoes.add_row([undo.event.to_string(), undo.by.to_string(), by]);
     }
     text.push_str(&format!("compensations\n{undoes}\n\n"));
-    let mut lives = new_table(["fact", "ends with one of", "at the latest"]);
+    let mut lives = new_table(["event", "ends with one of", "at the latest"]);
     for life in flows.lifetimes() {
         let latest = format!("{} and {} s", life.until, life.within_secs);
         lives.add_row([life.of.to_string(), lines(&life.must), latest]);
@@ -84,14 +84,14 @@ pub fn tables(flows: &Flows) -> String {
 }
 
 fn table(flows: &Flows, flow: &Flow) -> Table {
-    let mut table = new_table(["after", "who", "tells", "within"]);
+    let mut table = new_table(["after", "by", "emits", "within"]);
     for begin in &flow.begins {
-        let (command, tells) = (begin.command.clone(), lines(&begin.tells));
-        table.add_row([command, "the command".to_owned(), tells, String::new()]);
+        let (command, emits) = (begin.command.clone(), lines(&begin.emits));
+        table.add_row([command, "the command".to_owned(), emits, String::new()]);
     }
-    let (facts, _) = flows.reach(flow);
+    let (events, _) = flows.reach(flow);
     for step in flows.steps() {
-        if !facts.iter().any(|fact| fact.meets(&step.after)) {
+        if !events.iter().any(|event| event.meets(&step.after)) {
             continue;
         }
         if !step.must.is_empty() {
@@ -99,16 +99,16 @@ fn table(flows: &Flows, flow: &Flow) -> Table {
             table.add_row([step.after.to_string(), step.by.clone(), lines(&step.must), within]);
         }
         if !step.may.is_empty() {
-            let tells = format!("perhaps {}", lines(&step.may));
-            table.add_row([step.after.to_string(), step.by.clone(), tells, String::new()]);
+            let emits = format!("perhaps {}", lines(&step.may));
+            table.add_row([step.after.to_string(), step.by.clone(), emits, String::new()]);
         }
     }
     for timer in flows.timers() {
-        for after in timer.after.iter().filter(|after| facts.iter().any(|f| f.meets(after))) {
-            let name = format!("time, {}", timer.name);
+        for after in timer.after.iter().filter(|after| events.iter().any(|f| f.meets(after))) {
+            let name = format!("timer, {}", timer.name);
             let whose = if timer.elsewhere { "\nin another saga" } else { "" };
-            let tells = format!("{}{whose}", lines(&timer.tells));
-            table.add_row([after.to_string(), name, tells, String::new()]);
+            let emits = format!("{}{whose}", lines(&timer.emits));
+            table.add_row([after.to_string(), name, emits, String::new()]);
         }
     }
     table
@@ -121,8 +121,8 @@ fn new_table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-fn lines(facts: &[audit::flows::Pattern]) -> String {
-    facts.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+fn lines(events: &[audit::flows::Pattern]) -> String {
+    events.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// How a link is drawn.

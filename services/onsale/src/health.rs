@@ -1,5 +1,4 @@
-//! `ONSALE_HEALTH_ADDR`: whether the services of this process live and can do their work,
-//! for whoever runs the process.
+//! `ONSALE_HEALTH_ADDR`: serves whether the services of this process are alive and ready.
 
 use std::{
     net::SocketAddr,
@@ -29,15 +28,15 @@ enum What {
 }
 
 impl Part {
-    /// Whether it can do its work, and what there is to say of it.
+    /// Whether it is ready, its name, and its report.
     async fn report(&self) -> (bool, String, Value) {
-        let ails = match &self.what {
-            What::Service(health) => health.ails(),
+        let faults = match &self.what {
+            What::Service(health) => health.faults(),
             What::Gateway(readiness) => readiness.own().await,
         };
         let is_connected = self.link.is_whole();
-        let is_ready = is_connected && ails.is_empty();
-        let mut report = json!({ "ready": is_ready, "connected": is_connected, "ails": ails });
+        let is_ready = is_connected && faults.is_empty();
+        let mut report = json!({ "ready": is_ready, "connected": is_connected, "ails": faults });
         if let What::Service(health) = &self.what {
             let counts = health.counts();
             report["handled"] = counts.handled.into();
@@ -67,7 +66,8 @@ impl Drop for Listener {
 }
 
 impl Listener {
-    /// Listens: alive from now on, ready once [`Listener::watch`] is told what to look at.
+    /// Starts to listen: the process is alive from now on, and ready only after
+    /// [`Listener::watch`].
     ///
     /// # Errors
     /// When the address is taken.
@@ -84,7 +84,7 @@ impl Listener {
             .with_state(parts.clone());
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, routes).await {
-                tracing::error!(%error, "health is no longer told");
+                tracing::error!(%error, "health is no longer served");
             }
         });
         Ok(Self { addr, parts, task })
@@ -95,7 +95,7 @@ impl Listener {
         self.addr
     }
 
-    /// The services have been started: from now on they decide.
+    /// From now on these services, which have been started, decide whether the process is ready.
     pub fn watch(&self, fleet: &Fleet) {
         let running = fleet.running().iter().map(|running| Part {
             link: running.link().clone(),
@@ -117,7 +117,7 @@ async fn ready(State(parts): State<Arc<OnceLock<Vec<Part>>>>) -> (StatusCode, Js
     let is_ready = reports.iter().all(|(is_ready, ..)| *is_ready);
     let mut services = serde_json::Map::new();
     for (_, name, report) in reports {
-        // A service may have two halves, on a store each.
+        // A service may have two halves, each on a store of its own.
         let name = if services.contains_key(&name) { format!("{name}-2") } else { name };
         services.insert(name, report);
     }

@@ -1,4 +1,4 @@
-//! A fan's HTTP client: JSON over keep-alive, and no more.
+//! A fan's HTTP client: JSON over keep-alive connections, and nothing more.
 
 use std::time::Duration;
 
@@ -37,12 +37,12 @@ impl Answer {
     /// The body as `T`, when the request was granted.
     ///
     /// # Errors
-    /// The problem as text, or what does not fit.
+    /// The problem as text, or why the body is no `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         if !self.status.is_success() {
             return Err(anyhow!("{}: {}", self.status, String::from_utf8_lossy(&self.body)));
         }
-        serde_json::from_slice(&self.body).context("an answer of another shape than documented")
+        serde_json::from_slice(&self.body).context("the answer is not of the documented shape")
     }
 
     /// The stable code of a refusal.
@@ -51,7 +51,7 @@ impl Answer {
     }
 }
 
-/// One request in the making.
+/// A request that is being built.
 pub struct Ask<'a> {
     http: &'a Http,
     method: Method,
@@ -149,11 +149,11 @@ impl<'a> Ask<'a> {
         .context("no answer in time")?
     }
 
-    /// Sends it until it is answered with something else than "try again": the way to ride
-    /// out a part that is being restarted. Commands need an `Idempotency-Key` for that.
+    /// Retries until the answer is something other than "try again", to ride out the restart of
+    /// a part. Commands need an `Idempotency-Key` for that.
     ///
     /// # Errors
-    /// The last refusal, when `patience` is over.
+    /// The last failure, when `patience` is over.
     pub async fn send_patiently(&self, patience: Duration) -> Result<Answer> {
         let until = tokio::time::Instant::now() + patience;
         loop {

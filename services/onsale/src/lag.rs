@@ -1,10 +1,10 @@
-//! How far those who only listen are behind what was told.
+//! How far the listeners are behind: events in the streams that they have yet to consume.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use events::producer_of;
-use mesh::{Asker, Link, LinkSettings, postgres::Positions, trace::Tracer};
+use mesh::{Link, LinkSettings, MeshClient, postgres::Positions, trace::Tracer};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 use crate::{
@@ -12,39 +12,39 @@ use crate::{
     fleet,
 };
 
-/// The services that a sale does without: they hear of it and decide nothing in it.
+/// The services that a sale does without: they consume its events and decide nothing in it.
 pub const LISTENERS: [&str; 4] = ["ranking", "notification", "data-platform", "audit"];
 
-/// How often the lag is looked at while it is waited for.
+/// How often the lag is read while a caller waits for it to end.
 const PROBE: Duration = Duration::from_millis(100);
 
-/// Facts that one service has yet to take in.
+/// Events that one service has yet to consume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lag {
-    /// Who hears.
+    /// The service that consumes them.
     pub service: &'static str,
-    /// Whose facts.
-    pub teller: String,
+    /// The service that emitted them.
+    pub producer: String,
     /// How many.
-    pub facts: u64,
+    pub events: u64,
 }
 
-/// Looks at consumers and positions, as the operator.
+/// Reads consumers and positions, as the operator.
 pub struct Observer {
-    asker: Asker,
+    client: MeshClient,
     link: Link,
-    services: Vec<Hearer>,
+    services: Vec<Consumer>,
 }
 
-struct Hearer {
+struct Consumer {
     service: &'static str,
-    heard: BTreeSet<&'static str>,
+    consumed: BTreeSet<&'static str>,
     followed: BTreeSet<&'static str>,
     pool: Option<PgPool>,
 }
 
 impl Observer {
-    /// Looks at the named services.
+    /// Observes the named services.
     ///
     /// # Errors
     /// When the broker cannot be reached, or a database that is read from is not configured.
@@ -56,13 +56,13 @@ impl Observer {
         };
         let link =
             Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
-        let mut hearers = Vec::new();
+        let mut consumers = Vec::new();
         for wiring in fleet::wirings() {
             if !services.contains(&wiring.service) {
                 continue;
             }
             let followed: BTreeSet<_> =
-                wiring.follows.iter().map(|fact| producer_of(fact)).collect();
+                wiring.follows.iter().map(|event| producer_of(event)).collect();
             let pool = match followed.is_empty() {
                 true => None,
                 false => Some(
@@ -73,47 +73,55 @@ impl Observer {
                         .with_context(|| format!("the database of {}", wiring.service))?,
                 ),
             };
-            let heard = wiring.hears.iter().map(|(fact, _)| producer_of(fact)).collect();
-            hearers.push(Hearer { service: wiring.service, heard, followed, pool });
+            let consumed = wiring.consumes.iter().map(|(event, _)| producer_of(event)).collect();
+            consumers.push(Consumer { service: wiring.service, consumed, followed, pool });
         }
-        Ok(Self { asker: Asker::new(link.clone()), link, services: hearers })
+        Ok(Self { client: MeshClient::new(link.clone()), link, services: consumers })
     }
 
-    /// The operator's way to ask.
-    pub(crate) fn asker(&self) -> Asker {
-        self.asker.clone()
+    /// The operator's mesh client.
+    pub(crate) fn client(&self) -> MeshClient {
+        self.client.clone()
     }
 
-    /// How far each service is behind, stream by stream; those that are not are left out.
+    /// The lag of each service, stream by stream; services without lag are left out.
     ///
     /// # Errors
     /// When the broker or a database cannot be read.
     pub async fn lags(&self) -> Result<Vec<Lag>> {
         let mut lags = Vec::new();
-        for hearer in &self.services {
-            for teller in &hearer.heard {
-                let facts = self.asker.behind(teller, hearer.service).await;
-                let facts = facts.map_err(|problem| anyhow!(problem.to_string()))?;
-                lags.push(Lag { service: hearer.service, teller: (*teller).to_owned(), facts });
+        for consumer in &self.services {
+            for producer in &consumer.consumed {
+                let events = self.client.behind(producer, consumer.service).await;
+                let events = events.map_err(|problem| anyhow!(problem.to_string()))?;
+                lags.push(Lag {
+                    service: consumer.service,
+                    producer: (*producer).to_owned(),
+                    events,
+                });
             }
-            let Some(pool) = &hearer.pool else { continue };
+            let Some(pool) = &consumer.pool else { continue };
             let positions = Positions::load(pool).await?;
-            for teller in &hearer.followed {
-                let last = self.asker.last_sequence(teller).await;
+            for producer in &consumer.followed {
+                let last = self.client.last_sequence(producer).await;
                 let last = last.map_err(|problem| anyhow!(problem.to_string()))?;
-                let facts = last.saturating_sub(positions.of(teller));
-                lags.push(Lag { service: hearer.service, teller: (*teller).to_owned(), facts });
+                let events = last.saturating_sub(positions.of(producer));
+                lags.push(Lag {
+                    service: consumer.service,
+                    producer: (*producer).to_owned(),
+                    events,
+                });
             }
         }
-        lags.retain(|lag| lag.facts > 0);
+        lags.retain(|lag| lag.events > 0);
         Ok(lags)
     }
 
-    /// Waits until nobody is behind.
+    /// Waits until no service lags.
     ///
     /// # Errors
-    /// When somebody still is after `patience`: who, and by how much.
-    pub async fn caught_up(&self, patience: Duration) -> Result<()> {
+    /// When a service still lags after `patience`: which one, and by how much.
+    pub async fn wait_until_caught_up(&self, patience: Duration) -> Result<()> {
         let until = tokio::time::Instant::now() + patience;
         loop {
             let lags = self.lags().await?;
@@ -123,7 +131,9 @@ impl Observer {
             if tokio::time::Instant::now() >= until {
                 let behind: Vec<String> = lags
                     .iter()
-                    .map(|lag| format!("{} by {} facts of {}", lag.service, lag.facts, lag.teller))
+                    .map(|lag| {
+                        format!("{} by {} events of {}", lag.service, lag.events, lag.producer)
+                    })
                     .collect();
                 bail!("still behind after {} s: {}", patience.as_secs(), behind.join(", "));
             }
@@ -131,7 +141,7 @@ impl Observer {
         }
     }
 
-    /// Leaves.
+    /// Closes the connection.
     pub async fn close(self) {
         self.link.drain().await;
     }

@@ -2,36 +2,39 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `config` | where the servers are and who we are to them, from the environment |
+//! | `cli` | the command line |
+//! | `config` | addresses of the servers and keys of the services, from the environment |
 //! | `fleet` | starting and stopping services in this process |
-//! | `stage` | real servers of our own, for the demo and for development |
+//! | `environment` | real servers of our own, for the demo and for development |
 //! | `files` | the data files of the project, carried inside the binary |
-//! | `room` | what lies in Valkey after Valkey has lost it |
-//! | `replay` | a read model built anew next to what is live |
+//! | `room` | rebuilding what Valkey has lost |
+//! | `replay` | rebuilding a read model next to the live one |
+//! | `retention` | streams that are full, and consumers that lag by a day |
 //! | `sale` | a sale as a file |
 //! | `operator` | the operator, logged in at a gateway, for the tools that need it |
 //! | `saga` | sagas, listed and drawn |
-//! | `flows` | what follows from what, as tables and diagrams |
+//! | `flows` | which events follow from which, as tables and diagrams |
 //! | `http` | a fan's HTTP client |
 //! | `demo` | a sale from opening to receipt |
 //! | `receipt` | what the databases say afterwards |
 //! | `box_office` | what an organizer does before a sale |
-//! | `bench` | how fast it is |
-//! | `operator` | the operator, logged in at a gateway, for the tools that need it |
-//! | `dead_letters` | what services could not take in |
+//! | `bench` | benchmarks |
+//! | `dead_letters` | events that services could not handle |
 //! | `doctor` | what is wrong with a deployment |
-//! | `export` | sales facts exported again, a range of them |
-//! | `lag` | how far those who only listen are behind |
+//! | `export` | exporting sales events again, a range of them |
+//! | `lag` | how far the listeners are behind |
 //! | `health` | whether the services of this process can do their work |
-//! | `verify` | whether facts and databases keep what must always hold |
+//! | `verify` | whether events and databases keep the invariants |
 //! | `secrets` | the passwords and keys of a deployment |
 
 pub mod bench;
 pub mod box_office;
+pub mod cli;
 pub mod config;
 pub mod dead_letters;
 pub mod demo;
 pub mod doctor;
+pub mod environment;
 pub mod export;
 pub mod files;
 pub mod fleet;
@@ -47,5 +50,4 @@ pub mod room;
 pub mod saga;
 pub mod sale;
 pub mod secrets;
-pub mod stage;
 pub mod verify;

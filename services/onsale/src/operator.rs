@@ -1,4 +1,4 @@
-//! Tools that ask the gateway as the operator: where it listens, and who the operator is.
+//! The gateway for the operator's tools: where it listens, and the operator's log-in.
 
 use std::{
     fs,
@@ -11,11 +11,11 @@ use events::user::Session;
 
 use crate::{
     box_office::Credentials,
+    environment::{self, DATA_FOLDER, READY_FILE, Ready},
     http::{Ask, Http},
-    stage::{self, DATA_FOLDER, READY_FILE, Ready},
 };
 
-/// Names the gateway of a deployment.
+/// The variable that names the gateway of a deployment.
 const URL: &str = "ONSALE_URL";
 
 /// Where the operator's tools find a gateway: in the environment (ONSALE_URL with
@@ -34,14 +34,14 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Logs in at the gateway that the environment names, else at the running `dev` or `demo`
-    /// with this data.
+    /// Logs in at the gateway that the environment names, else at the `dev` or `demo` that runs
+    /// on this data.
     ///
     /// # Errors
     /// When there is neither, or the log-in is refused.
     pub async fn log_in(at: &Where) -> Result<Self> {
         let (base, credentials) = match std::env::var(URL) {
-            Ok(url) if !url.is_empty() => (url, stage::operator_from_env()?),
+            Ok(url) if !url.is_empty() => (url, environment::operator_from_env()?),
             _ => ready(&at.data)?,
         };
         Self::at(Http::new(base.trim_end_matches('/')), &credentials).await
@@ -52,8 +52,9 @@ impl Operator {
     /// # Errors
     /// When the gateway does not answer, or refuses.
     pub async fn at(http: Http, credentials: &Credentials) -> Result<Self> {
-        let ask = http.post("/v1/sessions").json(credentials);
-        let answer = ask.send().await.with_context(|| format!("no gateway at {}", http.base()))?;
+        let request = http.post("/v1/sessions").json(credentials);
+        let answer =
+            request.send().await.with_context(|| format!("no gateway at {}", http.base()))?;
         let session = answer.json().context("logging in as the operator")?;
         Ok(Self { http, session })
     }
@@ -72,7 +73,7 @@ impl Operator {
 fn ready(data: &Path) -> Result<(String, Credentials)> {
     let file = data.join(READY_FILE);
     let text = fs::read(&file).with_context(|| {
-        format!("set {URL}, or start `onsale dev` ({} is not there)", file.display())
+        format!("set {URL}, or start `onsale dev` ({} does not exist)", file.display())
     })?;
     let ready: Ready = serde_json::from_slice(&text).context("the ready file")?;
     Ok((format!("http://{}", ready.http_addr), ready.operator))

@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use crate::config::Config;
 
-/// How often the databases are asked whether everything has come to rest.
+/// How often the databases are polled until everything is at rest.
 const REST_PROBE: Duration = Duration::from_millis(100);
 /// A hold is swept within a second of its end.
 const SWEEP_SECS: i32 = 1;
 
 /// The databases that a receipt is read from.
-pub struct Books {
+pub struct Databases {
     reservation: PgPool,
     payment: PgPool,
     point: PgPool,
@@ -59,7 +59,7 @@ pub struct Receipt {
     pub ledger_mismatches: i64,
     /// Sum of all balances less the sum of all ledger entries.
     pub ledger_gap: i64,
-    /// Facts that are told but not yet published, in all three databases.
+    /// Events that are emitted but not yet published, in all three databases.
     pub outbox_waiting: i64,
     /// Time from request to end of a completed payment, median, in ms.
     pub p50_ms: f64,
@@ -67,7 +67,7 @@ pub struct Receipt {
     pub p99_ms: f64,
 }
 
-impl Books {
+impl Databases {
     /// Opens the databases named in `config`.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl Books {
         for pool in [&self.reservation, &self.payment, &self.point] {
             receipt.outbox_waiting += scalar(
                 pool,
-                // Facts of other sales on their way are no concern of this one's.
+                // Unpublished events of other sales do not count.
                 "select coalesce(sum(events), 0)::bigint from mesh.outbox where stream_seq is null
                      and split_part(subject, '.', 5) = any($1::uuid[]::text[])",
                 schedules,
@@ -109,7 +109,7 @@ impl Books {
         Ok(receipt)
     }
 
-    /// Waits until nothing is on its way any more, or `patience` is over, and reads then.
+    /// Reads the receipt once nothing is in flight any more, or `patience` is over.
     ///
     /// # Errors
     /// When a database cannot be read.
@@ -301,7 +301,7 @@ async fn scalar(pool: &PgPool, sql: &str, schedules: &[Uuid]) -> sqlx::Result<i6
 }
 
 impl Receipt {
-    /// Whether nothing is on its way any more.
+    /// Whether nothing is in flight any more.
     pub fn is_at_rest(&self) -> bool {
         self.payments_open == 0 && self.outbox_waiting == 0
     }
@@ -316,7 +316,7 @@ impl Receipt {
             ("payments without seats, or seats without payment", self.payments_without_seats),
             ("payments whose ledger entries do not match", self.ledger_mismatches),
             ("points between ledger and balances", self.ledger_gap),
-            ("facts told but not published", self.outbox_waiting),
+            ("events emitted but not published", self.outbox_waiting),
             ("points between payments and ledger", self.points_due - self.points_taken),
             ("points between seats and ledger", self.points_of_seats - self.points_taken),
         ];

@@ -1,5 +1,5 @@
-//! `onsale replay`: what lies in Valkey built anew from what the owners have and from the
-//! streams: a read model next to the one that is live, the waiting rooms in place.
+//! `onsale replay`: rebuilds what is in Valkey from the state of its owners and from the streams:
+//! a read model next to the live one, the waiting rooms in place.
 
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
@@ -8,29 +8,29 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use mesh::{
-    Asker, Link, LinkSettings,
+    Link, LinkSettings, MeshClient,
     engine::Failure,
     trace::Tracer,
-    valkey::{self, Difference, Library, Progress, Rebuilt, Valkey},
+    valkey::{self, Difference, LuaModule, Progress, Rebuilt, Valkey},
 };
 
 use crate::{
     config::Config,
+    environment::{self, DATA_FOLDER},
     room::{self, ReadModel},
-    stage::{self, DATA_FOLDER},
 };
 
 /// How long another instance may take to rebuild the rooms.
 const ROOMS_WITHIN: Duration = Duration::from_secs(600);
-/// Between two looks whether it has.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Lines of a difference that are shown of each side.
+/// How often a rebuild is retried meanwhile.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+/// Lines of a difference that are shown for each side.
 const LINES_MAX: usize = 20;
 
 /// Options of `onsale replay`.
 #[derive(Debug, Clone, Args)]
 pub struct Replay {
-    /// What is built anew
+    /// What to rebuild
     pub what: What,
     /// Where a running `dev` or `demo` keeps its data; not used when the environment names
     /// servers
@@ -38,34 +38,34 @@ pub struct Replay {
     pub data: PathBuf,
 }
 
-/// What can be built anew.
+/// What can be rebuilt.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum What {
     /// What sells most, and what sold out fastest
     Ranking,
     /// Which seats are not free; watchers get a new snapshot
     Seats,
-    /// The waiting rooms; meanwhile they answer 503, and every place stays
+    /// The waiting rooms; they answer 503 meanwhile, and every place stays
     Room,
 }
 
-/// Builds it anew, compares, swaps, and prints what it did.
+/// Rebuilds, compares, swaps, and prints the result.
 ///
 /// # Errors
-/// When a server cannot be reached, or another replay is on its way. What is live is as it
-/// was then.
+/// When a server cannot be reached, or another replay is running. What is live stays as it was
+/// then.
 pub async fn run(options: Replay) -> Result<()> {
-    let config = stage::find(&options.data)?;
+    let config = environment::find(&options.data)?;
     if config.valkey_url.is_empty() {
         bail!("set ONSALE_VALKEY_URL, for example redis://127.0.0.1:6379");
     }
     let rebuilt = match options.what {
         What::Ranking => {
-            let valkey = Valkey::new(&config.valkey_url, ranking::Rules::default())?;
+            let valkey = Valkey::new(&config.valkey_url, ranking::Config::default())?;
             replay(&config, ranking::NAME, room::ranking(valkey.into())).await?
         }
         What::Seats => {
-            let valkey = Valkey::new(&config.valkey_url, concert::MapRules::default())?;
+            let valkey = Valkey::new(&config.valkey_url, concert::MapConfig::default())?;
             replay(&config, concert::NAME, room::seat_maps(valkey.into())).await?
         }
         What::Room => return rooms(&config).await,
@@ -74,7 +74,7 @@ pub async fn run(options: Replay) -> Result<()> {
     Ok(())
 }
 
-/// Connects as the service itself: it may read what it is made of.
+/// Connects as the service itself, which may read the streams that it is rebuilt from.
 async fn link(config: &Config, service: &'static str) -> Result<Link> {
     if config.nats_url.is_empty() {
         bail!("set ONSALE_NATS_URL, for example nats://127.0.0.1:4222");
@@ -84,35 +84,35 @@ async fn link(config: &Config, service: &'static str) -> Result<Link> {
     Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))
 }
 
-/// Has the waiting rooms rebuilt in place. Places, numbers and pace stay as they are; what
-/// others own is theirs to say.
+/// Rebuilds the waiting rooms in place. Places, numbers and pace stay as they are; the owners
+/// state the rest.
 async fn rooms(config: &Config) -> Result<()> {
     let count = replay_rooms(config).await?;
     match count {
         0 => println!("the queue service has rebuilt them"),
-        count => println!("{count:>9} things taken in"),
+        count => println!("{count:>9} entries read"),
     }
-    println!("the rooms are whole");
+    println!("the rooms are complete");
     Ok(())
 }
 
-/// The same, without a word; how much was taken in here, and nothing when the service that
-/// runs was faster.
+/// Rebuilds the waiting rooms without output. Returns how many entries were read here, 0 when
+/// the running service was faster.
 ///
 /// # Errors
-/// When a server cannot be reached, or an owner does not answer: the rooms stay shut then, and
-/// the service tries again.
+/// When a server cannot be reached, or an owner does not answer: the rooms stay closed then, and
+/// the service retries.
 pub async fn replay_rooms(config: &Config) -> Result<u64> {
-    let valkey = Valkey::new(&config.valkey_url, queue::Rules::default())?;
+    let valkey = Valkey::new(&config.valkey_url, queue::Config::default())?;
     let link = link(config, queue::NAME).await?;
-    let asker = Asker::new(link.clone());
+    let client = MeshClient::new(link.clone());
     valkey.unseal().await?;
     let until = tokio::time::Instant::now() + ROOMS_WITHIN;
     let count = loop {
-        match room::rebuild_room(&valkey, &asker).await {
-            // The service that runs is at it.
+        match room::rebuild_room(&valkey, &client).await {
+            // The running service is rebuilding them.
             Err(Failure::Contended(_)) if tokio::time::Instant::now() < until => {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(RETRY_EVERY).await;
             }
             rebuilt => break rebuilt.context("rebuilding the rooms"),
         }
@@ -125,7 +125,7 @@ pub async fn replay_rooms(config: &Config) -> Result<u64> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn replay<L: Library>(
+pub async fn replay<L: LuaModule>(
     config: &Config,
     service: &'static str,
     model: ReadModel<L>,
@@ -135,18 +135,21 @@ pub async fn replay<L: Library>(
         true => ProgressBar::new(0).with_style(style()?),
         false => ProgressBar::hidden(),
     };
-    let asker = Asker::new(link.clone());
-    let rebuilt =
-        valkey::rebuild(&model.valkey, &model.table, (model.sources)(&asker), &asker, |progress| {
-            match progress {
-                Progress::Read { stream, seq, last_seq } => {
-                    bar.set_message(stream.to_owned());
-                    bar.set_length(last_seq);
-                    bar.set_position(seq);
-                }
-                Progress::Comparing => bar.set_message("comparing with what is live"),
+    let client = MeshClient::new(link.clone());
+    let rebuilt = valkey::rebuild(
+        &model.valkey,
+        &model.table,
+        (model.sources)(&client),
+        &client,
+        |progress| match progress {
+            Progress::Read { stream, seq, last_seq } => {
+                bar.set_message(stream.to_owned());
+                bar.set_length(last_seq);
+                bar.set_position(seq);
             }
-        });
+            Progress::Comparing => bar.set_message("comparing with what is live"),
+        },
+    );
     let rebuilt = rebuilt.await.with_context(|| format!("replaying {}", L::NAME));
     bar.finish_and_clear();
     link.drain().await;
@@ -158,8 +161,8 @@ fn style() -> Result<ProgressStyle> {
 }
 
 fn report(rebuilt: &Rebuilt) {
-    for (fact, fed) in &rebuilt.facts {
-        println!("{fact:28} {:>9} taken in", fed.taken + fed.repeats);
+    for (event, fed) in &rebuilt.events {
+        println!("{event:28} {:>9} handled", fed.taken + fed.repeats);
         if fed.left_out > 0 {
             println!("{:28} {:>9} refused, as they were the first time", "", fed.left_out);
         }
@@ -169,7 +172,7 @@ fn report(rebuilt: &Rebuilt) {
     }
     let stated = rebuilt.stated;
     if stated.taken > 0 {
-        println!("{:28} {:>9} taken in", "stated by the owners", stated.taken);
+        println!("{:28} {:>9} handled", "stated by the owners", stated.taken);
     }
     match &rebuilt.difference {
         None => println!("nothing was live before"),

@@ -1,4 +1,4 @@
-//! `onsale saga`: sagas as they happen, asked of a running mesh.
+//! `onsale saga`: lists and shows sagas of a running mesh, as they happen.
 
 mod draw;
 
@@ -21,20 +21,20 @@ use crate::{
 
 pub use draw::{draw, span};
 
-/// How often somebody who follows looks again.
-const LOOK_EVERY: Duration = Duration::from_millis(300);
-/// Facts of one saga come from several streams and may be heard late by this much, so a look
-/// goes back that far behind the last one.
+/// How often `--follow` polls.
+const POLL_EVERY: Duration = Duration::from_millis(300);
+/// Events of one saga come from several streams and may be consumed late by this much, so each
+/// poll goes back that far.
 const BEHIND_SECS: i64 = 10;
-/// Sagas that a follower remembers having shown.
+/// Sagas that `--follow` remembers as shown.
 const SHOWN_MAX: usize = 10_000;
-/// Columns of an output that is no terminal.
+/// Columns of an output that is not a terminal.
 const WIDTH: usize = 120;
 
-/// What is asked of sagas.
+/// The commands of `onsale saga`.
 #[derive(Subcommand)]
 pub enum SagaCommand {
-    /// Draws one saga: its facts as a tree with time bars, and what is still to come
+    /// Draws one saga: its events as a tree with time bars, and what is still to come
     Show(Show),
     /// Lists sagas, the latest first
     Ls(Ls),
@@ -43,7 +43,7 @@ pub enum SagaCommand {
 /// `onsale saga show`.
 #[derive(Args)]
 pub struct Show {
-    /// Of a saga, payment, reservation, user, event or trace; or `<schedule id>/<seat>`
+    /// The id of a saga, payment, reservation, user, event or trace; or `<schedule id>/<seat>`
     id: String,
     #[command(flatten)]
     how: How,
@@ -58,7 +58,7 @@ pub struct Ls {
     /// Only those that this service took part in or is awaited in
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
-    /// Only those with a fact that recently: `30s`, `10m`, `2h`, `1d`, or a moment
+    /// Only those with an event since then: `30s`, `10m`, `2h`, `1d`, or a moment
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Only those about this: an id, a trace, or `<schedule id>/<seat>`
@@ -76,7 +76,7 @@ struct How {
     /// Prints JSON: a saga as it is, or one line for each
     #[arg(long)]
     json: bool,
-    /// Stays, and prints what changes; `show` ends with the saga
+    /// Keeps running and prints what changes; `show` ends with the saga
     #[arg(long)]
     follow: bool,
     #[command(flatten)]
@@ -104,10 +104,10 @@ impl From<State> for SagaState {
     }
 }
 
-/// Answers `onsale saga`.
+/// Runs `onsale saga`.
 ///
 /// # Errors
-/// When the mesh cannot be asked, or knows no such saga.
+/// When the gateway cannot be reached, or knows no such saga.
 pub async fn run(command: SagaCommand) -> Result<()> {
     match command {
         SagaCommand::Show(options) => show(options).await,
@@ -115,13 +115,14 @@ pub async fn run(command: SagaCommand) -> Result<()> {
     }
 }
 
-/// The operator, for as long as somebody follows: an access token lives for minutes.
-struct Desk<'a> {
+/// The operator, logged in again when needed: an access token lives for minutes, and `--follow`
+/// may run for longer.
+struct Session<'a> {
     at: &'a Where,
     operator: Operator,
 }
 
-impl<'a> Desk<'a> {
+impl<'a> Session<'a> {
     async fn open(at: &'a Where) -> Result<Self> {
         Ok(Self { at, operator: Operator::log_in(at).await? })
     }
@@ -136,7 +137,7 @@ impl<'a> Desk<'a> {
     }
 }
 
-/// One part of a path or query, with everything escaped that could end it.
+/// One part of a path or query, with every character escaped that could end it.
 fn escaped(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let escape = |byte| {
@@ -146,11 +147,11 @@ fn escaped(text: &str) -> String {
 }
 
 async fn show(options: Show) -> Result<()> {
-    let mut desk = Desk::open(&options.how.at).await?;
+    let mut session = Session::open(&options.how.at).await?;
     let path = format!("/v1/sagas/{}", escaped(&options.id));
     let (mut shown, mut height) = (None, 0);
     loop {
-        let answer = desk.get(&path).await?;
+        let answer = session.get(&path).await?;
         let is_unknown = answer.status == StatusCode::NOT_FOUND;
         if is_unknown && !options.how.follow {
             bail!("no saga is known by {}", options.id);
@@ -166,11 +167,11 @@ async fn show(options: Show) -> Result<()> {
                 return Ok(());
             }
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 
-/// Prints a saga over the one that was printed before, and says how high it is.
+/// Prints a saga over the one that was printed before; returns its number of lines.
 fn print_saga(saga: &Saga, how: &How, height: usize) -> Result<usize> {
     if how.json {
         println!("{}", serde_json::to_string(saga)?);
@@ -199,10 +200,10 @@ fn terminal_width() -> Option<usize> {
 }
 
 async fn list(options: Ls) -> Result<()> {
-    let mut desk = Desk::open(&options.how.at).await?;
+    let mut session = Session::open(&options.how.at).await?;
     let since = options.since.as_deref().map(|text| moment(text, clock::now())).transpose()?;
-    let found = find(&mut desk, &options, since, options.limit).await?;
-    // The latest stands last, next to what comes after it.
+    let found = find(&mut session, &options, since, options.limit).await?;
+    // The latest is printed last, next to what comes after it.
     for line in found.iter().rev() {
         print_line(line, options.how.json)?;
     }
@@ -212,9 +213,9 @@ async fn list(options: Ls) -> Result<()> {
     let mut shown: BTreeMap<SagaId, SagaLine> =
         found.into_iter().map(|line| (line.saga_id, line)).collect();
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
         let since = clock::now().plus_secs(-BEHIND_SECS);
-        let found = find(&mut desk, &options, Some(since), u32::MAX).await?;
+        let found = find(&mut session, &options, Some(since), u32::MAX).await?;
         if shown.len() > SHOWN_MAX {
             shown.retain(|_, line| line.last_at >= since);
         }
@@ -227,9 +228,9 @@ async fn list(options: Ls) -> Result<()> {
     }
 }
 
-/// The sagas that are asked for, page by page.
+/// The sagas that match the options, page by page.
 async fn find(
-    desk: &mut Desk<'_>,
+    session: &mut Session<'_>,
     options: &Ls,
     since: Option<Timestamp>,
     limit: u32,
@@ -250,7 +251,7 @@ async fn find(
         let query: Vec<_> =
             wanted.map(|(name, value)| format!("{name}={}", escaped(&value))).collect();
         let page: Page<SagaLine> =
-            desk.get(&format!("/v1/sagas?{}", query.join("&"))).await?.json()?;
+            session.get(&format!("/v1/sagas?{}", query.join("&"))).await?.json()?;
         found.extend(page.items);
         cursor = page.next_cursor;
         if cursor.is_none() {
@@ -278,16 +279,16 @@ fn in_one_line(line: &SagaLine) -> String {
         services => format!("  awaits {}", services.join(", ")),
     };
     format!(
-        "{began}  {}  {:<10} {style}{:<11}{style:#} {:>3} facts {took:>9}  {}{awaited}",
+        "{began}  {}  {:<10} {style}{:<11}{style:#} {:>3} events {took:>9}  {}{awaited}",
         line.saga_id,
         line.flow,
         line.state.as_str(),
-        line.facts,
-        line.last_fact
+        line.events,
+        line.last_event
     )
 }
 
-/// Without the part that nobody reads in a list.
+/// A time in whole seconds: in a list the fraction is noise.
 fn in_seconds(at: Timestamp) -> Timestamp {
     Timestamp(at.0.replace_nanosecond(0).unwrap_or(at.0))
 }
@@ -307,10 +308,10 @@ fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
             'd' => 86_400,
             _ => return None,
         };
-        // The calendar ends before the numbers do.
+        // The time may lie before the first one that can be represented.
         now.0.checked_sub(time::Duration::seconds(i64::from(number) * secs)).map(Timestamp)
     };
-    ago().with_context(|| format!("`{text}` is no time; write 30s, 10m, 2h, 1d or a moment"))
+    ago().with_context(|| format!("`{text}` is not a time; write 30s, 10m, 2h, 1d or a moment"))
 }
 
 #[cfg(test)]
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_said_from_now_or_as_a_moment() {
+    fn a_time_is_relative_to_now_or_a_moment() {
         let now: Timestamp = "2026-11-20T10:00:00Z".parse().expect("a moment");
         for (text, at) in [
             ("30s", "2026-11-20T09:59:30Z"),
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_names_who_is_awaited() {
+    fn a_line_names_the_awaited_services() {
         let line: SagaLine = serde_json::from_value(serde_json::json!({
             "saga_id": "019a5c3f-4e91-7b6a-8c23-d7501fa9e605",
             "flow": "pay",
@@ -357,7 +358,7 @@ mod tests {
         assert_eq!(
             anstream::adapter::strip_str(&in_one_line(&line)).to_string(),
             "2026-11-20T10:02:11Z  019a5c3f-4e91-7b6a-8c23-d7501fa9e605  pay        \
-             stalled       2 facts      9 ms  point.debited  awaits reservation"
+             stalled       2 events      9 ms  point.debited  awaits reservation"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! A sale as a file: what is played where, how its waiting room runs, and who comes.
+//! A sale as a file: what is played where, how its waiting room runs, and its crowd.
 
 use std::{
     fs, io,
@@ -24,7 +24,7 @@ pub struct Sale {
     /// The concert's title.
     #[serde(deserialize_with = "name")]
     pub title: String,
-    /// Who plays.
+    /// The artist.
     #[serde(deserialize_with = "name")]
     pub artist: String,
     /// For the fans.
@@ -53,11 +53,11 @@ pub struct Sale {
     /// The waiting room's pace.
     #[serde(deserialize_with = "admission")]
     pub admission: Admission,
-    /// Who comes.
+    /// The crowd.
     pub crowd: Crowd,
 }
 
-/// Who comes to a sale.
+/// The crowd that comes to a sale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Crowd {
@@ -78,7 +78,7 @@ pub struct Crowd {
     pub seats_per_fan: u32,
 }
 
-/// Why a sale cannot be held.
+/// Why the file of a sale cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SaleError {
     /// A file cannot be read.
@@ -115,7 +115,7 @@ impl Sale {
         sale.with_plan(&plan_file, plan)
     }
 
-    /// The sale that is held when none is named: the club, carried inside the binary.
+    /// The default sale: the club, carried inside the binary.
     pub fn club() -> Self {
         Self::parse(Path::new("sales/club.toml"), CLUB_SALE)
             .and_then(|sale| sale.with_plan(Path::new("venues/club.csv"), CLUB_PLAN.to_owned()))
@@ -232,7 +232,7 @@ fn admission<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Admission, D:
 mod tests {
     use super::*;
 
-    /// What is said of the club's sale with one text replaced by another.
+    /// The mistake that is found in the club's sale with one text replaced by another.
     fn mistake(old: &str, new: &str) -> (usize, String) {
         assert!(CLUB_SALE.contains(old), "{old}");
         let text = CLUB_SALE.replacen(old, new, 1);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sale_becomes_the_commands_that_hold_it() {
+    fn a_sale_becomes_the_commands_that_open_it() {
         let now = Timestamp::from_unix_millis(1_800_000_000_000).expect("a time");
         let club = Sale::club();
         assert_eq!(club.concert().title, club.title);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_toml_is_refused_at_its_line() {
+    fn invalid_toml_is_refused_at_its_line() {
         assert_eq!(mistake("hold_secs = 3", "hold_secs: 3").0, line_with("hold_secs"));
     }
 

@@ -1,4 +1,4 @@
-//! `onsale secrets`: every password and key of a deployment, made up, as a `.env`.
+//! `onsale secrets`: generates every password and key of a deployment, as a `.env`.
 //!
 //! The values are hexadecimal or base 32, so they need no quotes in a URL, in YAML, in an
 //! SQL string or in the broker's configuration.
@@ -7,15 +7,15 @@ use anyhow::{Context, Result};
 
 use crate::config::WITH_DATABASE;
 
-/// Whoever has a password of its own, beside the databases' roles.
+/// What has a password of its own, besides the database roles.
 const WITH_PASSWORD: [&str; 3] = ["POSTGRES", "VALKEY", "OPERATOR"];
 /// Random bytes of a password.
 const PASSWORD_BYTES: usize = 24;
 
-/// Makes every variable of a `.env`, in the order in which it is written.
+/// Generates every variable of a `.env`, in the order in which they are written.
 ///
 /// # Errors
-/// When the machine has no randomness to give.
+/// When the machine has no randomness.
 pub fn make() -> Result<Vec<(String, String)>> {
     let mut made: Vec<(String, String)> =
         WITH_PASSWORD.map(|of| (format!("ONSALE_{of}_PASSWORD"), password())).into();
@@ -33,7 +33,7 @@ pub fn make() -> Result<Vec<(String, String)>> {
 /// The `.env` that `compose.yaml` reads.
 ///
 /// # Errors
-/// When the machine has no randomness to give.
+/// When the machine has no randomness.
 pub fn env_file() -> Result<String> {
     let mut text = String::from(
         "# Made by `onsale secrets`. Every password and key of one deployment: keep it to\n\

@@ -1,8 +1,8 @@
-//! `onsale audit verify`: what must always hold, from every fact that is kept; and whether
-//! the databases of the services say the same.
+//! `onsale audit verify`: checks the invariants over every stored event, and whether the
+//! databases of the services agree with the events.
 //!
-//! The facts are judged by themselves ([`audit::Auditor`]); only then are the databases read.
-//! The two are compared at rest: while a fact is on its way, one of them knows more.
+//! The events are judged alone ([`audit::Auditor`]); only then are the databases read. The two
+//! are compared at rest: while an event is in flight, one of them knows more.
 
 mod compare;
 pub(crate) mod outboxes;
@@ -20,22 +20,22 @@ use events::{
     audit::{Rule, Violation},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use mesh::{Asker, Link, LinkSettings, trace::Tracer};
+use mesh::{Link, LinkSettings, MeshClient, trace::Tracer};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
     config::{Config, OPERATOR},
-    stage::{self, DATA_FOLDER},
+    environment::{self, DATA_FOLDER},
 };
 use compare::Databases;
 use streams::Streams;
 
-/// How long facts that are on their way are waited for.
+/// How long to wait for events that are in flight.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(200);
-/// What is unfinished and was not told of for so long will not finish by itself.
+/// How often streams and outboxes are polled meanwhile.
+const POLL_EVERY: Duration = Duration::from_millis(200);
+/// What is unfinished after so long without a new event will not finish by itself.
 const STILL: Duration = Duration::from_secs(5);
 
 /// Options of `onsale audit verify`.
@@ -50,28 +50,28 @@ pub struct Verify {
     pub json: bool,
 }
 
-/// What a rule was asked of, and how often it was broken.
+/// How often a rule was checked, and how often it was broken.
 #[derive(Debug, Clone, Serialize)]
 pub struct Line {
     /// The rule.
     pub rule: Rule,
-    /// Facts, seats or payments that it was asked of.
+    /// Events, seats or payments that it was checked on.
     pub checked: u64,
-    /// Times that it was broken.
+    /// How often it was broken.
     pub violations: usize,
 }
 
-/// A violation, with the names of its facts.
+/// A violation, with the names of its events.
 #[derive(Debug, Clone, Serialize)]
 pub struct Found {
-    /// What was found.
+    /// The violation.
     #[serde(flatten)]
     pub violation: Violation,
-    /// The offending facts by name.
-    pub facts: Vec<(EventId, &'static str)>,
+    /// The offending events by name.
+    pub events: Vec<(EventId, &'static str)>,
 }
 
-/// How many things the facts and the databases were compared in.
+/// How many things were compared between the events and the databases.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Compared {
     /// Payments.
@@ -82,48 +82,48 @@ pub struct Compared {
     pub seats: usize,
     /// Wallets that points ever moved in.
     pub wallets: usize,
-    /// Messages that an outbox counts as published.
+    /// Messages that an outbox marks as published.
     pub messages: usize,
 }
 
-/// Something that the facts and a database say differently.
+/// Something on which the events and a database disagree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// What, for example `payment 018f…`.
     pub what: String,
-    /// What was told; `None` for nothing.
-    pub facts: Option<String>,
+    /// What the events say; `None` for nothing.
+    pub events: Option<String>,
     /// What the database says; `None` for nothing.
     pub database: Option<String>,
 }
 
-/// What was found.
+/// The result of a verification.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Facts that were read.
-    pub facts: usize,
-    /// Facts that could not be read.
+    /// Events that were read.
+    pub events: usize,
+    /// Events that could not be read.
     pub unread: u64,
-    /// Since when everything told is kept; `None` when it is from the beginning.
+    /// Since when every event is stored; `None` when that is from the beginning.
     pub since: Option<Timestamp>,
     /// Rule by rule.
     pub rules: Vec<Line>,
     /// What is broken.
     pub violations: Vec<Found>,
-    /// `None` when facts were still on their way.
+    /// `None` when events were still in flight.
     pub compared: Option<Compared>,
-    /// What facts and databases say differently.
+    /// Where events and databases disagree.
     pub differences: Vec<Difference>,
 }
 
 /// Verifies a deployment and prints the report.
 ///
 /// # Errors
-/// When it cannot be read, facts stay on their way, or anything is wrong.
+/// When it cannot be read, events stay in flight, or something is wrong.
 pub async fn run(options: Verify) -> Result<()> {
-    let config = stage::find(&options.data)?;
+    let config = environment::find(&options.data)?;
     let bar = if std::io::stderr().is_terminal() && !options.json {
-        let style = "  reading facts {bar:40} {human_pos} of {human_len}";
+        let style = "  reading events {bar:40} {human_pos} of {human_len}";
         ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?)
     } else {
         ProgressBar::hidden()
@@ -135,14 +135,14 @@ pub async fn run(options: Verify) -> Result<()> {
         report.print();
     }
     match report.violations.len() + report.differences.len() {
-        0 if report.compared.is_none() => bail!("facts are still on their way; ask again later"),
+        0 if report.compared.is_none() => bail!("events are still in flight; try again later"),
         0 => Ok(()),
-        1 => bail!("something is wrong"),
-        wrong => bail!("{wrong} things are wrong"),
+        1 => bail!("1 violation or difference was found"),
+        wrong => bail!("{wrong} violations and differences were found"),
     }
 }
 
-/// Verifies the deployment at `config`, as its operator, without a word.
+/// Verifies the deployment at `config`, as its operator, without output.
 ///
 /// # Errors
 /// When streams or databases cannot be read.
@@ -157,14 +157,14 @@ async fn verify(config: &Config, bar: &ProgressBar) -> Result<Report> {
         nkey_seed: config.nkey_seeds.get(OPERATOR).cloned(),
     };
     let link = Link::connect_now(settings, Tracer::off()).await.map_err(anyhow::Error::msg)?;
-    let report = verify_as(Asker::new(link.clone()), config, bar).await;
+    let report = verify_as(MeshClient::new(link.clone()), config, bar).await;
     link.drain().await;
     report
 }
 
-async fn verify_as(asker: Asker, config: &Config, bar: &ProgressBar) -> Result<Report> {
+async fn verify_as(client: MeshClient, config: &Config, bar: &ProgressBar) -> Result<Report> {
     let databases = Databases::open(config).await?;
-    let mut streams = Streams::new(asker.clone());
+    let mut streams = Streams::new(client.clone());
     let mut auditor = Auditor::default();
     let mut found = streams.read(&mut auditor, bar).await?;
     bar.finish_and_clear();
@@ -176,12 +176,12 @@ async fn verify_as(asker: Asker, config: &Config, bar: &ProgressBar) -> Result<R
         let (mut count, differing) = databases.compare(&auditor).await?;
         differences = differing;
         for (service, pool) in databases.named() {
-            let (rows, lost) = outboxes::compare(&asker, service, pool).await?;
+            let (rows, lost) = outboxes::compare(&client, service, pool).await?;
             count.messages += rows.rows;
             differences.extend(lost);
         }
         compared = Some(count);
-        // What was told meanwhile may be what makes the difference.
+        // Events emitted meanwhile may explain the differences.
         if !differences.is_empty() && streams.have_more().await? {
             (compared, differences) = (None, Vec::new());
         }
@@ -191,8 +191,8 @@ async fn verify_as(asker: Asker, config: &Config, bar: &ProgressBar) -> Result<R
     Ok(report(&auditor, streams.unread, found, compared, differences))
 }
 
-/// Waits until nothing is on its way: outboxes are empty, everything told is heard, and
-/// nothing is unfinished, or has been so for long without a word.
+/// Waits until nothing is in flight: outboxes are empty, every stored event is read, and
+/// nothing is unfinished, or has been so for long without a new event.
 async fn rest(
     streams: &mut Streams,
     auditor: &mut Auditor,
@@ -201,26 +201,26 @@ async fn rest(
 ) -> Result<bool> {
     let until = Instant::now() + PATIENCE;
     let mut moved = Instant::now();
-    let mut is_said = false;
+    let mut is_logged = false;
     loop {
-        let is_told = databases.waiting().await? == 0;
-        let facts = auditor.facts();
+        let is_published = databases.unpublished().await? == 0;
+        let events = auditor.events();
         found.extend(streams.read(auditor, &ProgressBar::hidden()).await?);
-        if auditor.facts() > facts {
+        if auditor.events() > events {
             moved = Instant::now();
         }
         let is_still = auditor.unfinished() == 0 || moved.elapsed() > STILL;
-        if is_told && is_still && !streams.have_more().await? {
+        if is_published && is_still && !streams.have_more().await? {
             return Ok(true);
         }
         if Instant::now() > until {
             return Ok(false);
         }
-        if !is_said {
-            tracing::info!("facts are still on their way; waiting for them");
-            is_said = true;
+        if !is_logged {
+            tracing::info!("events are still in flight; waiting for them");
+            is_logged = true;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 
@@ -239,10 +239,10 @@ fn report(
     let rules = Rule::ALL.map(line).into();
     let named = |violation: Violation| {
         let name = |event: &EventId| (*event, auditor.name_of(*event).unwrap_or("unknown"));
-        Found { facts: violation.events.iter().map(name).collect(), violation }
+        Found { events: violation.events.iter().map(name).collect(), violation }
     };
     Report {
-        facts: auditor.facts(),
+        events: auditor.events(),
         unread: unread + auditor.unread(),
         since: auditor.since(),
         rules,
@@ -288,33 +288,33 @@ impl Report {
                 count(wrong, "difference to the databases", "differences to the databases")
             }
         };
-        format!("{} facts, {violations}, {differences}", self.facts)
+        format!("{} events, {violations}, {differences}", self.events)
     }
 
     fn print(&self) {
         match self.since {
-            None => println!("{} facts, from the beginning", self.facts),
-            Some(since) => println!("{} facts, all of them since {since}", self.facts),
+            None => println!("{} events, from the beginning", self.events),
+            Some(since) => println!("{} events, all of them since {since}", self.events),
         }
         println!("{}", self.table());
         if self.unread > 0 {
-            println!("{} facts could not be read", self.unread);
+            println!("{} events could not be read", self.unread);
         }
         match self.compared {
-            None => println!("not compared with the databases: facts are still on their way"),
+            None => println!("not compared with the databases: events are still in flight"),
             Some(Compared { payments, reservations, seats, wallets, messages }) => println!(
-                "facts and databases {} {payments} payments, {reservations} reservations, \
+                "events and databases {} {payments} payments, {reservations} reservations, \
                  {seats} seats, {wallets} wallets, {messages} messages",
                 if self.differences.is_empty() { "agree on" } else { "do not agree on all of" }
             ),
         }
-        for Found { violation, facts } in &self.violations {
+        for Found { violation, events } in &self.violations {
             println!("\n{}: {}", violation.rule.as_str(), violation.detail);
-            facts.iter().for_each(|(event, name)| println!("  {event}  {name}"));
+            events.iter().for_each(|(event, name)| println!("  {event}  {name}"));
         }
-        for Difference { what, facts, database } in &self.differences {
-            let said = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".into());
-            println!("\n{what}: the facts say {}, the database {}", said(facts), said(database));
+        for Difference { what, events, database } in &self.differences {
+            let text = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".into());
+            println!("\n{what}: the events say {}, the database {}", text(events), text(database));
         }
     }
 }

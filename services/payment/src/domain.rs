@@ -6,35 +6,35 @@ use events::{
     point::{DebitRefusal, RefundReason},
     withdrawal::WithdrawalReason,
 };
-use mesh::Miss;
+use mesh::HandleError;
 
-/// A payment of a hold with less left than this asks for more time.
+/// A payment asks for more time when its hold has less than this left.
 const LAST_MINUTE_SECS: i64 = 60;
 
-/// A fan's claim on seats, as the reservation service told it.
+/// A fan's claim on seats, as far as this service knows it from events.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hold {
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who holds.
+    /// The fan who holds them.
     pub user_id: UserId,
-    /// Points; 0 when the end was heard before the beginning.
+    /// The price in points; 0 when the end arrived before the creation.
     pub amount: i64,
-    /// How many; 0 when the end was heard before the beginning.
+    /// How many seats; 0 when the end arrived before the creation.
     pub seats: u32,
     /// The fence that every later step must present.
     pub hold_version: i64,
-    /// When it was to run out as it was made; its end may have been moved since.
+    /// The original end of the hold; it may have been extended since.
     pub expires_at: Timestamp,
     /// It was given up or lost, confirmed or not; for good.
     pub ended: bool,
-    /// It has ended because the show was called off.
+    /// It ended because the show was called off.
     pub is_off: bool,
 }
 
 impl Hold {
-    /// A hold of which only the end was heard, at `now`. Nobody will pay it, so its price
-    /// does not matter.
+    /// A hold whose end arrived, at `now`, before its creation. It cannot be paid, so its
+    /// price does not matter.
     pub fn ended(
         schedule_id: ScheduleId,
         user_id: UserId,
@@ -54,21 +54,21 @@ impl Hold {
         }
     }
 
-    /// Takes in what else was heard of it: an end wins, in whichever order they come, but
-    /// only that of this owner and version. Whether it is news.
-    pub fn hear(&mut self, heard: &Self) -> bool {
-        let is_of_this = heard.user_id == self.user_id && heard.hold_version == self.hold_version;
-        let is_news = is_of_this && heard.ended && self.end();
-        self.is_off |= is_news && heard.is_off;
-        is_news
+    /// Applies another event about this hold. An end wins in whichever order the events come,
+    /// but only an end of this owner and version. Returns whether the hold has changed.
+    pub fn apply(&mut self, update: &Self) -> bool {
+        let is_same = update.user_id == self.user_id && update.hold_version == self.hold_version;
+        let is_changed = is_same && update.ended && self.end();
+        self.is_off |= is_changed && update.is_off;
+        is_changed
     }
 
-    /// It has ended. Whether that is news.
+    /// Ends the hold. Returns whether it was still alive.
     pub fn end(&mut self) -> bool {
         !std::mem::replace(&mut self.ended, true)
     }
 
-    /// Whether so little is left of it at `now` that a payment may outlast it.
+    /// Whether so little time is left at `now` that a payment may take longer.
     pub fn is_in_its_last_minute(&self, now: Timestamp) -> bool {
         self.expires_at < now.plus_secs(LAST_MINUTE_SECS)
     }
@@ -77,22 +77,22 @@ impl Hold {
 /// Where a payment stands, with all that its next step depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Money and seats are being asked for.
+    /// Money and seats are requested.
     Requested,
-    /// The seats are lost; the money is on its way back. To everybody else: REQUESTED.
+    /// The seats are lost and the refund is on its way. Other services still see REQUESTED.
     Unwinding,
     /// Money taken, seats confirmed.
     Completed,
-    /// Nothing taken, or all given back.
+    /// Nothing was taken, or everything was given back.
     Failed(PaymentFailure),
-    /// Completed once; the money was given back since.
+    /// Completed once; the money has been given back since.
     Refunded,
 }
 
-/// What others did about a payment.
+/// What another service did about a payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// The seats are the fan's.
+pub enum Outcome {
+    /// The seats are confirmed.
     Confirmed,
     /// The hold was gone.
     ConfirmRefused,
@@ -100,44 +100,46 @@ pub enum News {
     DebitRefused(DebitRefusal),
     /// The money is back.
     Refunded(RefundReason),
-    /// The money is back, for the show was called off before the seats were confirmed.
+    /// The money is back, because the show was called off before the seats were confirmed.
     ShowCancelled,
 }
 
 impl Standing {
-    /// Where these news take a payment; `None` when it has been there already.
+    /// The standing after this outcome; `None` when the outcome had been applied before.
     ///
     /// # Errors
-    /// `NotYet` when another fact must be heard first, `Never` when the news contradict
-    /// what has been heard: a payment is not moved to a wrong end.
-    pub fn after(self, news: News) -> Result<Option<Self>, Miss> {
-        use {News as N, Standing as S};
+    /// `NotYet` when another event must come first. `Never` when the outcome contradicts
+    /// earlier events: a payment is never moved to a wrong end.
+    pub fn after(self, outcome: Outcome) -> Result<Option<Self>, HandleError> {
+        use {Outcome as O, Standing as S};
         const HOLD_GONE: Standing = Standing::Failed(PaymentFailure::HoldGone);
         const OFF: Standing = Standing::Failed(PaymentFailure::ShowCancelled);
-        match (self, news) {
-            (S::Requested, N::Confirmed) => Ok(Some(S::Completed)),
-            (S::Requested, N::ConfirmRefused) => Ok(Some(S::Unwinding)),
-            (S::Requested, N::DebitRefused(refusal)) => Ok(Some(S::Failed(failure(refusal)))),
-            (S::Requested | S::Unwinding, N::Refunded(RefundReason::HoldGone)) => {
+        match (self, outcome) {
+            (S::Requested, O::Confirmed) => Ok(Some(S::Completed)),
+            (S::Requested, O::ConfirmRefused) => Ok(Some(S::Unwinding)),
+            (S::Requested, O::DebitRefused(refusal)) => Ok(Some(S::Failed(failure(refusal)))),
+            (S::Requested | S::Unwinding, O::Refunded(RefundReason::HoldGone)) => {
                 Ok(Some(HOLD_GONE))
             }
-            (S::Requested | S::Unwinding, N::ShowCancelled) => Ok(Some(OFF)),
-            (S::Completed, N::Refunded(RefundReason::Cancelled)) => Ok(Some(S::Refunded)),
-            // Only what was confirmed can be cancelled with money: the confirmation is late.
-            (S::Requested, N::Refunded(RefundReason::Cancelled)) => {
-                Err(Miss::NotYet("reservation.confirmed of this payment"))
+            (S::Requested | S::Unwinding, O::ShowCancelled) => Ok(Some(OFF)),
+            (S::Completed, O::Refunded(RefundReason::Cancelled)) => Ok(Some(S::Refunded)),
+            // Only a confirmed reservation is cancelled with a refund: the confirmation is late.
+            (S::Requested, O::Refunded(RefundReason::Cancelled)) => {
+                Err(HandleError::NotYet("reservation.confirmed of this payment"))
             }
-            (S::Completed | S::Refunded, N::Confirmed)
-            | (S::Unwinding | HOLD_GONE | OFF, N::ConfirmRefused)
-            | (HOLD_GONE, N::Refunded(RefundReason::HoldGone))
-            | (OFF, N::ShowCancelled)
-            | (S::Refunded, N::Refunded(RefundReason::Cancelled)) => Ok(None),
-            (S::Failed(reason), N::DebitRefused(refusal)) if reason == failure(refusal) => Ok(None),
-            _ => Err(Miss::Never(format!("{news:?} contradicts a payment that is {self:?}"))),
+            (S::Completed | S::Refunded, O::Confirmed)
+            | (S::Unwinding | HOLD_GONE | OFF, O::ConfirmRefused)
+            | (HOLD_GONE, O::Refunded(RefundReason::HoldGone))
+            | (OFF, O::ShowCancelled)
+            | (S::Refunded, O::Refunded(RefundReason::Cancelled)) => Ok(None),
+            (S::Failed(reason), O::DebitRefused(refusal)) if reason == failure(refusal) => Ok(None),
+            _ => Err(HandleError::Never(format!(
+                "{outcome:?} contradicts a payment that is {self:?}"
+            ))),
         }
     }
 
-    /// What others are shown.
+    /// The state that fans and other services see.
     pub fn state(self) -> PaymentState {
         match self {
             Self::Requested | Self::Unwinding => PaymentState::Requested,
@@ -156,7 +158,7 @@ impl Standing {
         }
     }
 
-    /// The standing with this state and reason; `None` when there is none.
+    /// The standing with this state and reason; `None` when there is no such standing.
     pub fn from_parts(state: PaymentState, reason: Option<PaymentFailure>) -> Option<Self> {
         Some(match (state, reason) {
             (PaymentState::Requested, None) => Self::Requested,
@@ -168,7 +170,7 @@ impl Standing {
         })
     }
 
-    /// Whether it keeps other payments of the same reservation out.
+    /// Whether it excludes other payments of the same reservation.
     pub fn is_live(self) -> bool {
         matches!(self, Self::Requested | Self::Unwinding | Self::Completed)
     }
@@ -186,11 +188,11 @@ fn failure(refusal: DebitRefusal) -> PaymentFailure {
 pub struct Payment {
     /// Its id, and the id of its saga.
     pub id: PaymentId,
-    /// What is paid.
+    /// The reservation that is paid.
     pub reservation_id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Who pays.
+    /// The fan who pays.
     pub user_id: UserId,
     /// Points.
     pub amount: i64,
@@ -198,7 +200,7 @@ pub struct Payment {
     pub seats: u32,
     /// The fence of the hold.
     pub hold_version: i64,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at: Timestamp,
     /// Where it stands.
     pub standing: Standing,
@@ -207,7 +209,7 @@ pub struct Payment {
 }
 
 impl Payment {
-    /// A payment of this hold, asked for now.
+    /// A payment of this hold, requested at `now`.
     pub fn of(hold: &Hold, reservation_id: ReservationId, id: PaymentId, now: Timestamp) -> Self {
         Self {
             id,
@@ -223,12 +225,12 @@ impl Payment {
         }
     }
 
-    /// Moves it on; whether it has come to another end by that.
+    /// Applies an outcome. Returns whether the payment has come to a new end.
     ///
     /// # Errors
     /// As [`Standing::after`]; nothing is changed then.
-    pub fn hear(&mut self, news: News, now: Timestamp) -> Result<bool, Miss> {
-        let Some(standing) = self.standing.after(news)? else {
+    pub fn apply(&mut self, outcome: Outcome, now: Timestamp) -> Result<bool, HandleError> {
+        let Some(standing) = self.standing.after(outcome)? else {
             return Ok(false);
         };
         self.standing = standing;
@@ -237,7 +239,7 @@ impl Payment {
         Ok(is_end)
     }
 
-    /// What its owner is shown. Why it fails is said when it has failed.
+    /// What its owner sees. The reason of a failure is shown only once it has failed.
     pub fn to_view(&self) -> payment::Payment {
         let state = self.standing.state();
         payment::Payment {
@@ -254,8 +256,8 @@ impl Payment {
     }
 }
 
-/// What stands in the way of a fan who wants to leave, given where each of their payments
-/// stands and whether its seats were given back.
+/// What blocks a fan's withdrawal, given the standing of each of their payments and whether
+/// its seats were given back.
 pub fn at_stake(payments: impl Iterator<Item = (Standing, bool)>) -> Option<WithdrawalReason> {
     let reason = |(standing, is_given_back)| match standing {
         Standing::Requested | Standing::Unwinding => Some(WithdrawalReason::PaymentRunning),
@@ -265,8 +267,8 @@ pub fn at_stake(payments: impl Iterator<Item = (Standing, bool)>) -> Option<With
     payments.filter_map(reason).min()
 }
 
-/// Whether `fan` may pay this hold now: a hold that lives can be paid. No payment begins
-/// after the end that the hold was made with, whoever has moved it since.
+/// Whether `fan` may pay this hold now: a live hold can be paid. No payment begins after the
+/// hold's original end, even when the hold was extended since.
 ///
 /// # Errors
 /// `not_found`, `schedule_cancelled`, `hold_gone`, `already_paid` or `payment_running`.
@@ -329,18 +331,18 @@ mod tests {
     #[test]
     fn a_hold_that_ended_stays_ended() {
         let mut known = hold(false);
-        assert!(!known.hear(&hold(false)));
-        assert!(known.hear(&hold(true)));
-        assert!(!known.hear(&hold(true)));
-        assert!(!known.hear(&hold(false)));
+        assert!(!known.apply(&hold(false)));
+        assert!(known.apply(&hold(true)));
+        assert!(!known.apply(&hold(true)));
+        assert!(!known.apply(&hold(false)));
         assert!(known.ended);
     }
 
     #[test]
     fn the_end_of_another_owner_or_version_leaves_a_hold_alone() {
         let mut known = hold(false);
-        assert!(!known.hear(&Hold { hold_version: 6, ..hold(true) }));
-        assert!(!known.hear(&Hold { user_id: UserId(Uuid::from_u128(9)), ..hold(true) }));
+        assert!(!known.apply(&Hold { hold_version: 6, ..hold(true) }));
+        assert!(!known.apply(&Hold { user_id: UserId(Uuid::from_u128(9)), ..hold(true) }));
         assert_eq!(known, hold(false));
     }
 
@@ -360,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_hold_is_not_found_whatever_its_state() {
+    fn the_hold_of_another_fan_is_not_found_whatever_its_state() {
         for ended in [false, true] {
             let problem = may_pay(&hold(ended), UserId(Uuid::from_u128(9)), None, NOW).unwrap_err();
             assert!(problem.is(codes::NOT_FOUND));
@@ -368,15 +370,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_running_payment_or_a_refund_keeps_a_fan() {
-        let stakes = |payments: &[(Standing, bool)]| at_stake(payments.iter().copied());
+    fn only_a_running_payment_or_a_refund_due_blocks_a_withdrawal() {
+        let block = |payments: &[(Standing, bool)]| at_stake(payments.iter().copied());
         let over = [(Standing::Completed, false), (POOR, true), (Standing::Refunded, true)];
-        assert_eq!(stakes(&over), None);
+        assert_eq!(block(&over), None);
         let due = (Standing::Completed, true);
-        assert_eq!(stakes(&[over[0], due]), Some(WithdrawalReason::RefundDue));
+        assert_eq!(block(&[over[0], due]), Some(WithdrawalReason::RefundDue));
         for standing in [Standing::Requested, Standing::Unwinding] {
             let running = Some(WithdrawalReason::PaymentRunning);
-            assert_eq!(stakes(&[due, (standing, false)]), running);
+            assert_eq!(block(&[due, (standing, false)]), running);
         }
     }
 
@@ -385,10 +387,10 @@ mod tests {
         let open = hold(false);
         assert_eq!(refusal(&hold(true), None, 0), "hold_gone");
         let off = Hold { is_off: true, ..hold(true) };
-        assert_eq!(refusal(&off, None, 0), "schedule_cancelled", "that is why it ended");
+        assert_eq!(refusal(&off, None, 0), "schedule_cancelled", "the reason it ended");
         let completed = payment(Standing::Completed);
         assert_eq!(refusal(&open, Some(&completed), 0), "already_paid");
-        assert_eq!(refusal(&open, Some(&completed), 900), "already_paid", "that comes first");
+        assert_eq!(refusal(&open, Some(&completed), 900), "already_paid", "before hold_gone");
         for standing in [Standing::Requested, Standing::Unwinding] {
             let running = payment(standing);
             let problem = may_pay(&open, FAN, Some(&running), NOW).unwrap_err();
@@ -397,7 +399,7 @@ mod tests {
         }
     }
 
-    /// Every piece of news on every standing: where it leads, or why not.
+    /// Every outcome on every standing: the next standing, or the error.
     #[test]
     fn a_payment_never_comes_to_a_wrong_end() {
         use DebitRefusal::{InsufficientBalance, NoWallet};
@@ -410,16 +412,16 @@ mod tests {
             Standing::Refunded,
             OFF,
         ];
-        let newses = [
-            News::Confirmed,
-            News::ConfirmRefused,
-            News::DebitRefused(InsufficientBalance),
-            News::DebitRefused(NoWallet),
-            News::Refunded(RefundReason::HoldGone),
-            News::Refunded(RefundReason::Cancelled),
-            News::ShowCancelled,
+        let outcomes = [
+            Outcome::Confirmed,
+            Outcome::ConfirmRefused,
+            Outcome::DebitRefused(InsufficientBalance),
+            Outcome::DebitRefused(NoWallet),
+            Outcome::Refunded(RefundReason::HoldGone),
+            Outcome::Refunded(RefundReason::Cancelled),
+            Outcome::ShowCancelled,
         ];
-        // `.` been there, `w` wait for another fact, `!` a contradiction.
+        // `.` applied before, `w` waits for another event, `!` a contradiction.
         let table = [
             ["C", "U", "P", "N", "H", "w", "O"],
             ["!", ".", "!", "!", "H", "!", "O"],
@@ -430,11 +432,11 @@ mod tests {
             ["!", ".", "!", "!", "!", "!", "."],
         ];
         for (standing, row) in standings.into_iter().zip(table) {
-            for (news, expected) in newses.into_iter().zip(row) {
-                let got = match standing.after(news) {
+            for (outcome, expected) in outcomes.into_iter().zip(row) {
+                let got = match standing.after(outcome) {
                     Ok(None) => ".",
-                    Err(Miss::NotYet(_)) => "w",
-                    Err(Miss::Never(_)) => "!",
+                    Err(HandleError::NotYet(_)) => "w",
+                    Err(HandleError::Never(_)) => "!",
                     Ok(Some(Standing::Completed)) => "C",
                     Ok(Some(Standing::Unwinding)) => "U",
                     Ok(Some(Standing::Refunded)) => "R",
@@ -444,7 +446,7 @@ mod tests {
                     Ok(Some(Standing::Failed(PaymentFailure::NoWallet))) => "N",
                     Ok(Some(Standing::Requested)) => "back to the beginning",
                 };
-                assert_eq!(got, expected, "{news:?} on {standing:?}");
+                assert_eq!(got, expected, "{outcome:?} on {standing:?}");
             }
         }
     }
@@ -452,17 +454,17 @@ mod tests {
     #[test]
     fn an_unwinding_payment_is_shown_as_running_without_a_reason() {
         let mut unwinding = payment(Standing::Requested);
-        assert_eq!(unwinding.hear(News::ConfirmRefused, NOW), Ok(false));
+        assert_eq!(unwinding.apply(Outcome::ConfirmRefused, NOW), Ok(false));
         let view = unwinding.to_view();
         assert_eq!((view.state, view.reason, view.ended_at), (PaymentState::Requested, None, None));
-        assert_eq!(unwinding.hear(News::Refunded(RefundReason::HoldGone), NOW), Ok(true));
+        assert_eq!(unwinding.apply(Outcome::Refunded(RefundReason::HoldGone), NOW), Ok(true));
         let view = unwinding.to_view();
         assert_eq!(view.reason, Some(PaymentFailure::HoldGone));
         assert_eq!((view.state, view.ended_at), (PaymentState::Failed, Some(NOW)));
     }
 
     #[test]
-    fn a_standing_survives_storage() {
+    fn a_stored_standing_is_read_back_unchanged() {
         for standing in [
             Standing::Requested,
             Standing::Unwinding,
@@ -473,9 +475,9 @@ mod tests {
             Standing::Refunded,
         ] {
             assert_eq!(Standing::from_parts(standing.state(), standing.reason()), Some(standing));
-            let keeps_out =
+            let is_live =
                 matches!(standing.state(), PaymentState::Requested | PaymentState::Completed);
-            assert_eq!(standing.is_live(), keeps_out);
+            assert_eq!(standing.is_live(), is_live);
         }
         assert_eq!(Standing::from_parts(PaymentState::Failed, None), None);
     }

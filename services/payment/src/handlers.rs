@@ -1,4 +1,4 @@
-//! One entry per fact heard and per command answered.
+//! One handler for each consumed event and each command.
 
 use events::{
     PaymentId, codes,
@@ -12,35 +12,39 @@ use events::{
         ReservationCreated,
     },
 };
-use mesh::{Answer, Caller, Hear, Miss, Refusal};
+use mesh::{Caller, Execute, Handle, HandleError, Refusal};
 
 use crate::{
-    Book, Keys, Rules,
-    domain::{Hold, News, Payment, Standing, may_pay},
+    Config, Keys, UnitOfWork,
+    domain::{Hold, Outcome, Payment, Standing, may_pay},
     rows::reason_name,
 };
 
-type Turn<'a> = mesh::Turn<'a, Rules>;
+type Context<'a> = mesh::Context<'a, Config>;
 
-impl Answer<Pay> for Book {
+impl Execute<Pay> for UnitOfWork {
     fn keys(command: &Pay, caller: &Caller, keys: &mut Keys) {
         keys.holds.push(command.reservation_id.0);
         keys.live.push(command.reservation_id.0);
         keys.payers.extend(caller.user_id().map(|id| id.0));
     }
 
-    fn answer(&mut self, command: &Pay, turn: &mut Turn<'_>) -> Result<payment::Payment, Refusal> {
-        let fan = turn.caller.user_id()?;
+    fn execute(
+        &mut self,
+        command: &Pay,
+        ctx: &mut Context<'_>,
+    ) -> Result<payment::Payment, Refusal> {
+        let fan = ctx.caller.user_id()?;
         let id = command.reservation_id;
-        // A fan may ask before `reservation.created` has come here; it is on its way.
+        // A fan may pay before `reservation.created` has arrived here.
         let hold = self.hold(id).ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
-        may_pay(hold, fan, self.live(id), turn.now)?;
+        may_pay(hold, fan, self.live(id), ctx.now)?;
         if self.is_closing(fan) {
             return Err(Refusal::No(codes::ACCOUNT_CLOSING.into()));
         }
-        let is_urgent = hold.is_in_its_last_minute(turn.now);
-        let payment = Payment::of(hold, id, PaymentId(turn.id), turn.now);
-        turn.tell(PaymentRequested {
+        let is_urgent = hold.is_in_its_last_minute(ctx.now);
+        let payment = Payment::of(hold, id, PaymentId(ctx.id), ctx.now);
+        ctx.emit(PaymentRequested {
             payment_id: payment.id,
             reservation_id: id,
             schedule_id: payment.schedule_id,
@@ -50,7 +54,7 @@ impl Answer<Pay> for Book {
             requested_at: payment.requested_at,
         });
         if is_urgent {
-            turn.tell(PaymentHoldExtensionRequested {
+            ctx.emit(PaymentHoldExtensionRequested {
                 payment_id: payment.id,
                 reservation_id: id,
                 schedule_id: payment.schedule_id,
@@ -64,20 +68,24 @@ impl Answer<Pay> for Book {
     }
 }
 
-impl Hear<ReservationCreated> for Book {
-    /// Nothing is loaded for it: if the hold is known, it cannot say more.
+impl Handle<ReservationCreated> for UnitOfWork {
+    /// Loads nothing: if the hold is already known, this event adds nothing to it.
     fn keys(_: &ReservationCreated, _: &mut Keys) {}
 
-    fn hear(&mut self, fact: &ReservationCreated, _: &mut Turn<'_>) -> Result<(), Miss> {
-        self.hear_hold(
-            fact.reservation_id,
+    fn handle(
+        &mut self,
+        event: &ReservationCreated,
+        _: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        self.apply_hold(
+            event.reservation_id,
             Hold {
-                schedule_id: fact.schedule_id,
-                user_id: fact.user_id,
-                amount: fact.amount,
-                seats: fact.seats.len() as u32,
-                hold_version: fact.hold_version,
-                expires_at: fact.expires_at,
+                schedule_id: event.schedule_id,
+                user_id: event.user_id,
+                amount: event.amount,
+                seats: event.seats.len() as u32,
+                hold_version: event.hold_version,
+                expires_at: event.expires_at,
                 ended: false,
                 is_off: false,
             },
@@ -86,80 +94,101 @@ impl Hear<ReservationCreated> for Book {
     }
 }
 
-impl Hear<ReservationConfirmed> for Book {
-    fn keys(fact: &ReservationConfirmed, keys: &mut Keys) {
-        keys.payments.push(fact.payment_id.0);
+impl Handle<ReservationConfirmed> for UnitOfWork {
+    fn keys(event: &ReservationConfirmed, keys: &mut Keys) {
+        keys.payments.push(event.payment_id.0);
     }
 
-    fn hear(&mut self, fact: &ReservationConfirmed, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        self.advance(fact.payment_id, News::Confirmed, turn)
+    fn handle(
+        &mut self,
+        event: &ReservationConfirmed,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        self.advance(event.payment_id, Outcome::Confirmed, ctx)
     }
 }
 
-impl Hear<ReservationConfirmRefused> for Book {
-    fn keys(fact: &ReservationConfirmRefused, keys: &mut Keys) {
-        keys.holds.push(fact.reservation_id.0);
-        keys.payments.push(fact.payment_id.0);
+impl Handle<ReservationConfirmRefused> for UnitOfWork {
+    fn keys(event: &ReservationConfirmRefused, keys: &mut Keys) {
+        keys.holds.push(event.reservation_id.0);
+        keys.payments.push(event.payment_id.0);
     }
 
-    fn hear(&mut self, fact: &ReservationConfirmRefused, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        self.advance(fact.payment_id, News::ConfirmRefused, turn)?;
-        self.end_hold(fact.reservation_id);
+    fn handle(
+        &mut self,
+        event: &ReservationConfirmRefused,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        self.advance(event.payment_id, Outcome::ConfirmRefused, ctx)?;
+        self.end_hold(event.reservation_id);
         Ok(())
     }
 }
 
-impl Hear<ReservationCancelled> for Book {
-    fn keys(fact: &ReservationCancelled, keys: &mut Keys) {
-        keys.holds.push(fact.reservation_id.0);
+impl Handle<ReservationCancelled> for UnitOfWork {
+    fn keys(event: &ReservationCancelled, keys: &mut Keys) {
+        keys.holds.push(event.reservation_id.0);
     }
 
-    /// The payment of a confirmed reservation is not touched before its money is back.
-    fn hear(&mut self, fact: &ReservationCancelled, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let is_off = fact.reason == CancelReason::ShowCancelled;
+    /// The payment of a confirmed reservation changes only when `point.refunded` arrives.
+    fn handle(
+        &mut self,
+        event: &ReservationCancelled,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        let is_off = event.reason == CancelReason::ShowCancelled;
         let ended =
-            Hold::ended(fact.schedule_id, fact.user_id, fact.hold_version, is_off, turn.now);
-        self.hear_hold(fact.reservation_id, ended);
+            Hold::ended(event.schedule_id, event.user_id, event.hold_version, is_off, ctx.now);
+        self.apply_hold(event.reservation_id, ended);
         Ok(())
     }
 }
 
-impl Hear<PointDebitRefused> for Book {
-    fn keys(fact: &PointDebitRefused, keys: &mut Keys) {
-        keys.payments.push(fact.payment_id.0);
+impl Handle<PointDebitRefused> for UnitOfWork {
+    fn keys(event: &PointDebitRefused, keys: &mut Keys) {
+        keys.payments.push(event.payment_id.0);
     }
 
-    fn hear(&mut self, fact: &PointDebitRefused, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        self.advance(fact.payment_id, News::DebitRefused(fact.reason), turn)
+    fn handle(
+        &mut self,
+        event: &PointDebitRefused,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        self.advance(event.payment_id, Outcome::DebitRefused(event.reason), ctx)
     }
 }
 
-impl Hear<PointRefunded> for Book {
-    fn keys(fact: &PointRefunded, keys: &mut Keys) {
-        keys.payments.push(fact.payment_id.0);
+impl Handle<PointRefunded> for UnitOfWork {
+    fn keys(event: &PointRefunded, keys: &mut Keys) {
+        keys.payments.push(event.payment_id.0);
     }
 
-    fn hear(&mut self, fact: &PointRefunded, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let news = match (fact.reason, fact.because) {
-            (RefundReason::HoldGone, Some(CancelReason::ShowCancelled)) => News::ShowCancelled,
-            (reason, _) => News::Refunded(reason),
+    fn handle(&mut self, event: &PointRefunded, ctx: &mut Context<'_>) -> Result<(), HandleError> {
+        let outcome = match (event.reason, event.because) {
+            (RefundReason::HoldGone, Some(CancelReason::ShowCancelled)) => Outcome::ShowCancelled,
+            (reason, _) => Outcome::Refunded(reason),
         };
-        self.advance(fact.payment_id, news, turn)
+        self.advance(event.payment_id, outcome, ctx)
     }
 }
 
-impl Book {
-    /// Moves a payment on, and tells of its end.
-    fn advance(&mut self, id: PaymentId, news: News, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let payment = self.payment_mut(id).ok_or(Miss::NotYet("this payment"))?;
-        if payment.hear(news, turn.now)? {
-            tell_end(payment, turn);
+impl UnitOfWork {
+    /// Applies an outcome to a payment, and emits the payment's end when that ends it.
+    fn advance(
+        &mut self,
+        id: PaymentId,
+        outcome: Outcome,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        let payment = self.payment_mut(id).ok_or(HandleError::NotYet("this payment"))?;
+        if payment.apply(outcome, ctx.now)? {
+            emit_end(payment, ctx);
         }
         Ok(())
     }
 }
 
-fn tell_end(payment: &Payment, turn: &mut Turn<'_>) {
+fn emit_end(payment: &Payment, ctx: &mut Context<'_>) {
     let Payment {
         id: payment_id,
         reservation_id,
@@ -170,15 +199,15 @@ fn tell_end(payment: &Payment, turn: &mut Turn<'_>) {
         requested_at,
         ..
     } = *payment;
-    let ended_at = turn.now;
+    let ended_at = ctx.now;
     match payment.standing {
-        Standing::Completed => turn.ends_saga("completed", None),
-        Standing::Failed(reason) => turn.ends_saga("failed", Some(reason_name(reason))),
-        Standing::Refunded => turn.ends_saga("refunded", None),
+        Standing::Completed => ctx.ends_saga("completed", None),
+        Standing::Failed(reason) => ctx.ends_saga("failed", Some(reason_name(reason))),
+        Standing::Refunded => ctx.ends_saga("refunded", None),
         Standing::Requested | Standing::Unwinding => {}
     }
     match payment.standing {
-        Standing::Completed => turn.tell(PaymentCompleted {
+        Standing::Completed => ctx.emit(PaymentCompleted {
             payment_id,
             reservation_id,
             schedule_id,
@@ -188,7 +217,7 @@ fn tell_end(payment: &Payment, turn: &mut Turn<'_>) {
             requested_at,
             ended_at,
         }),
-        Standing::Failed(reason) => turn.tell(PaymentFailed {
+        Standing::Failed(reason) => ctx.emit(PaymentFailed {
             payment_id,
             reservation_id,
             schedule_id,
@@ -198,7 +227,7 @@ fn tell_end(payment: &Payment, turn: &mut Turn<'_>) {
             requested_at,
             ended_at,
         }),
-        Standing::Refunded => turn.tell(PaymentRefunded {
+        Standing::Refunded => ctx.emit(PaymentRefunded {
             payment_id,
             reservation_id,
             schedule_id,

@@ -1,4 +1,4 @@
-//! How a payment is written down: columns and the names of states.
+//! How a payment is stored: its columns and the names of its states.
 
 use events::{
     PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::domain::{Payment, Standing};
 
-/// A payment as it is selected: id, reservation, schedule, user, amount, seats, hold version,
+/// The columns of a payment: id, reservation, schedule, user, amount, seats, hold version,
 /// state, reason, requested at, ended at.
 pub(crate) type PaymentColumns = (
     Uuid,
@@ -46,13 +46,13 @@ impl TryFrom<PaymentColumns> for Payment {
     }
 }
 
-/// A number of seats as it is written down.
+/// Reads a stored number of seats.
 pub(crate) fn seats_from(column: i32) -> sqlx::Result<u32> {
     u32::try_from(column).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 fn unknown(what: &str, name: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("{what} `{name}` is not known").into())
+    sqlx::Error::Decode(format!("unknown {what} `{name}`").into())
 }
 
 fn standing(state: &str, reason: Option<&str>) -> sqlx::Result<Standing> {
@@ -74,7 +74,7 @@ fn standing(state: &str, reason: Option<&str>) -> sqlx::Result<Standing> {
     Standing::from_parts(to_state, to_reason).ok_or_else(|| unknown("payment state", state))
 }
 
-/// How the database calls a payment's state.
+/// The name of a payment's state in the database.
 pub(crate) fn state_name(state: PaymentState) -> &'static str {
     match state {
         PaymentState::Requested => "REQUESTED",
@@ -84,7 +84,7 @@ pub(crate) fn state_name(state: PaymentState) -> &'static str {
     }
 }
 
-/// How the database calls a failure.
+/// The name of a failure in the database.
 pub(crate) fn reason_name(reason: PaymentFailure) -> &'static str {
     match reason {
         PaymentFailure::InsufficientBalance => "insufficient_balance",

@@ -1,24 +1,24 @@
-//! Letting a fan go, or not: no payment may run, and no refund be due.
+//! Withdrawals: a fan may close the account when no payment runs and no refund is due.
 
 use events::{
     payment::{PaymentWithdrawalBlocked, PaymentWithdrawalCleared},
     user::{UserWithdrawalRefused, UserWithdrawalRequested, UserWithdrawn},
     withdrawal::Standing,
 };
-use mesh::{Hear, Miss, Turn};
+use mesh::{Context, Handle, HandleError};
 
-use crate::{Book, Keys, Rules};
+use crate::{Config, Keys, UnitOfWork};
 
-impl Hear<UserWithdrawalRequested> for Book {
+impl Handle<UserWithdrawalRequested> for UnitOfWork {
     fn keys(event: &UserWithdrawalRequested, keys: &mut Keys) {
         keys.leaving.push(event.user_id.0);
     }
 
-    fn hear(
+    fn handle(
         &mut self,
         event: &UserWithdrawalRequested,
-        turn: &mut Turn<'_, Rules>,
-    ) -> Result<(), Miss> {
+        ctx: &mut Context<'_, Config>,
+    ) -> Result<(), HandleError> {
         let &UserWithdrawalRequested { user_id, attempt, .. } = event;
         let block = self.at_stake(user_id);
         let Some((standing, answer)) = Standing::asked(self.standing(attempt), block) else {
@@ -26,19 +26,23 @@ impl Hear<UserWithdrawalRequested> for Book {
         };
         self.keep_attempt(attempt, user_id, standing);
         match answer {
-            Ok(()) => turn.tell(PaymentWithdrawalCleared { user_id, attempt }),
-            Err(reason) => turn.tell(PaymentWithdrawalBlocked { user_id, attempt, reason }),
+            Ok(()) => ctx.emit(PaymentWithdrawalCleared { user_id, attempt }),
+            Err(reason) => ctx.emit(PaymentWithdrawalBlocked { user_id, attempt, reason }),
         }
         Ok(())
     }
 }
 
-impl Hear<UserWithdrawalRefused> for Book {
+impl Handle<UserWithdrawalRefused> for UnitOfWork {
     fn keys(event: &UserWithdrawalRefused, keys: &mut Keys) {
         keys.leaving.push(event.user_id.0);
     }
 
-    fn hear(&mut self, event: &UserWithdrawalRefused, _: &mut Turn<'_, Rules>) -> Result<(), Miss> {
+    fn handle(
+        &mut self,
+        event: &UserWithdrawalRefused,
+        _: &mut Context<'_, Config>,
+    ) -> Result<(), HandleError> {
         if let Some(standing) = Standing::refused(self.standing(event.attempt)) {
             self.keep_attempt(event.attempt, event.user_id, standing);
         }
@@ -46,12 +50,16 @@ impl Hear<UserWithdrawalRefused> for Book {
     }
 }
 
-impl Hear<UserWithdrawn> for Book {
+impl Handle<UserWithdrawn> for UnitOfWork {
     fn keys(event: &UserWithdrawn, keys: &mut Keys) {
         keys.leaving.push(event.user_id.0);
     }
 
-    fn hear(&mut self, event: &UserWithdrawn, _: &mut Turn<'_, Rules>) -> Result<(), Miss> {
+    fn handle(
+        &mut self,
+        event: &UserWithdrawn,
+        _: &mut Context<'_, Config>,
+    ) -> Result<(), HandleError> {
         if let Some(standing) = Standing::withdrawn(self.standing(event.attempt)) {
             self.keep_attempt(event.attempt, event.user_id, standing);
         }

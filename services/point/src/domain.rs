@@ -1,13 +1,13 @@
-//! When points move: what is charged, taken, and given back.
+//! Decisions about wallets: charges, debits, refunds and withdrawals.
 
 use events::{
     EntryId, PaymentId, Problem, Timestamp, UserId, codes,
     point::{self, DebitRefusal, EntryKind},
     withdrawal::{Standing, WithdrawalReason},
 };
-use mesh::Miss;
+use mesh::HandleError;
 
-use crate::Rules;
+use crate::Config;
 
 /// A fan's points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,19 +18,19 @@ pub struct Wallet {
     pub state: WalletState,
 }
 
-/// Whether points may move. What was taken may come back whatever the state.
+/// Whether points may move. A refund is possible in every state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalletState {
-    /// They may.
+    /// Points may move.
     Open,
-    /// The fan may leave: nothing is charged or taken until that is refused.
+    /// A withdrawal is cleared: no charge and no debit unless it is refused.
     Closing,
-    /// Nothing is charged or taken any more.
+    /// No charge and no debit any more.
     Closed,
 }
 
 impl WalletState {
-    /// The state of a wallet whose owner's attempts to leave stand like this.
+    /// The state of a wallet, given the standings of its owner's attempts to close the account.
     pub fn of(attempts: impl Iterator<Item = Standing>) -> Self {
         attempts.fold(Self::Open, |state, standing| match (state, standing) {
             (_, Standing::Withdrawn) | (Self::Closed, _) => Self::Closed,
@@ -41,9 +41,9 @@ impl WalletState {
 }
 
 impl Wallet {
-    /// One that was just opened.
+    /// A new wallet.
     pub const OPENED: Self = Self { balance: 0, state: WalletState::Open };
-    /// One whose closing was heard before its opening.
+    /// A wallet whose closing arrived before its opening.
     pub const CLOSED: Self = Self { balance: 0, state: WalletState::Closed };
 }
 
@@ -52,25 +52,25 @@ impl Wallet {
 pub enum Trail {
     /// It was refused, for good.
     Refused,
-    /// So many points were taken from this fan.
+    /// Points were taken.
     Debited {
-        /// Whose points.
+        /// The fan who paid.
         user_id: UserId,
-        /// How many.
+        /// How many points.
         amount: i64,
     },
-    /// They were taken, and given back.
+    /// The points were taken, and given back.
     Refunded,
 }
 
-/// What becomes of a request to take points.
+/// The decision on a debit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Debit {
-    /// Take them.
+    /// Take the points.
     Take,
-    /// Nothing is taken, for good.
+    /// Take nothing, for good.
     Refuse(DebitRefusal),
-    /// It has been decided before.
+    /// It was decided before.
     Decided,
 }
 
@@ -78,7 +78,7 @@ pub enum Debit {
 ///
 /// # Errors
 /// `wallet_closed` or `balance_limit`.
-pub fn charge(wallet: &Wallet, amount: i64, rules: &Rules) -> Result<i64, Problem> {
+pub fn charge(wallet: &Wallet, amount: i64, config: &Config) -> Result<i64, Problem> {
     match wallet.state {
         WalletState::Open => {}
         WalletState::Closing => {
@@ -88,28 +88,28 @@ pub fn charge(wallet: &Wallet, amount: i64, rules: &Rules) -> Result<i64, Proble
         WalletState::Closed => return Err(codes::WALLET_CLOSED.into()),
     }
     match wallet.balance.checked_add(amount) {
-        Some(balance) if balance <= rules.balance_max => Ok(balance),
+        Some(balance) if balance <= config.balance_max => Ok(balance),
         _ => Err(Problem::new(
             codes::BALANCE_LIMIT,
-            format!("A wallet holds at most {} points.", rules.balance_max),
+            format!("A wallet holds at most {} points.", config.balance_max),
         )),
     }
 }
 
-/// Whether one charge may buy so much.
+/// Checks the amount of a charge.
 ///
 /// # Errors
 /// `invalid`.
-pub fn check_charge(amount: i64, rules: &Rules) -> Result<(), Problem> {
-    if (1..=rules.charge_max).contains(&amount) {
+pub fn check_charge(amount: i64, config: &Config) -> Result<(), Problem> {
+    if (1..=config.charge_max).contains(&amount) {
         Ok(())
     } else {
-        let what = format!("must be 1 to {}, not {amount}", rules.charge_max);
+        let what = format!("must be 1 to {}, not {amount}", config.charge_max);
         Err(Problem::about(codes::INVALID, "amount", what))
     }
 }
 
-/// Whether `amount` points are taken for a payment; `attempt` is how often it was asked.
+/// Whether `amount` points are taken for a payment; `attempt` is how often the event was tried.
 ///
 /// # Errors
 /// `NotYet` while the wallet may still be opened, `Never` for a negative amount.
@@ -118,15 +118,15 @@ pub fn debit(
     wallet: Option<&Wallet>,
     amount: i64,
     attempt: u64,
-    rules: &Rules,
-) -> Result<Debit, Miss> {
+    config: &Config,
+) -> Result<Debit, HandleError> {
     if amount < 0 {
-        return Err(Miss::Never(format!("a payment of {amount} points")));
+        return Err(HandleError::Never(format!("a payment of {amount} points")));
     }
     match (trail, wallet) {
         (Some(_), _) => Ok(Debit::Decided),
-        (None, None) if attempt < rules.unknown_wallet_attempts => {
-            Err(Miss::NotYet("user.registered of this fan"))
+        (None, None) if attempt < config.unknown_wallet_attempts => {
+            Err(HandleError::NotYet("user.registered of this fan"))
         }
         (None, None) => Ok(Debit::Refuse(DebitRefusal::NoWallet)),
         (None, Some(wallet)) if wallet.state != WalletState::Open => {
@@ -143,19 +143,21 @@ pub fn debit(
 /// back before.
 ///
 /// # Errors
-/// `NotYet` while nothing is known of the payment, `Never` when nothing was taken for it,
-/// or from somebody else.
-pub fn refund(trail: Option<&Trail>, fan: UserId) -> Result<Option<i64>, Miss> {
+/// `NotYet` while the payment is unknown, `Never` when nothing was taken for it, or when
+/// another fan paid it.
+pub fn refund(trail: Option<&Trail>, fan: UserId) -> Result<Option<i64>, HandleError> {
     match trail {
-        None => Err(Miss::NotYet("payment.requested of this payment")),
+        None => Err(HandleError::NotYet("payment.requested of this payment")),
         Some(Trail::Refunded) => Ok(None),
         Some(Trail::Debited { user_id, amount }) if *user_id == fan => Ok(Some(*amount)),
-        Some(Trail::Debited { .. }) => Err(Miss::Never("somebody else has paid this".into())),
-        Some(Trail::Refused) => Err(Miss::Never("nothing was taken for this payment".into())),
+        Some(Trail::Debited { .. }) => Err(HandleError::Never("another fan has paid this".into())),
+        Some(Trail::Refused) => {
+            Err(HandleError::Never("nothing was taken for this payment".into()))
+        }
     }
 }
 
-/// What stands in the way of a fan who wants to leave.
+/// What blocks a fan's withdrawal.
 pub fn at_stake(wallet: &Wallet, forfeit: bool) -> Option<WithdrawalReason> {
     (wallet.balance > 0 && !forfeit).then_some(WithdrawalReason::Points)
 }
@@ -163,13 +165,13 @@ pub fn at_stake(wallet: &Wallet, forfeit: bool) -> Option<WithdrawalReason> {
 /// One movement between a wallet and the house.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// Whose wallet.
+    /// The owner of the wallet.
     pub user_id: UserId,
     /// Its id; ids grow with time.
     pub id: EntryId,
-    /// What moved points.
+    /// Why points moved.
     pub kind: EntryKind,
-    /// Points into the wallet; negative out of it.
+    /// Points added to the wallet; negative when they leave it.
     pub amount: i64,
     /// Points in the wallet afterwards.
     pub balance: i64,
@@ -180,7 +182,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What its owner is shown.
+    /// What its owner sees.
     pub fn to_view(&self) -> point::Entry {
         point::Entry {
             entry_id: self.id,
@@ -193,8 +195,8 @@ impl Entry {
     }
 }
 
-/// The house's side of a movement: money comes in as `cash`, seats go out as
-/// `sales`, and what is given up stays as `forfeits`.
+/// The house account on the other side of a movement: `cash` for money that comes in, `sales`
+/// for seats, `forfeits` for points that are given up.
 pub fn house(kind: EntryKind) -> &'static str {
     match kind {
         EntryKind::Charge => "cash",
@@ -216,26 +218,26 @@ mod tests {
         Wallet { balance, state: WalletState::Open }
     }
 
-    fn rules() -> Rules {
-        Rules::default()
+    fn config() -> Config {
+        Config::default()
     }
 
     #[test]
     fn a_charge_is_one_to_ten_million_points() {
         for amount in [i64::MIN, -1, 0, 10_000_001, i64::MAX] {
-            assert!(check_charge(amount, &rules()).unwrap_err().is(codes::INVALID), "{amount}");
+            assert!(check_charge(amount, &config()).unwrap_err().is(codes::INVALID), "{amount}");
         }
         for amount in [1, 10_000_000] {
-            assert_eq!(check_charge(amount, &rules()), Ok(()));
+            assert_eq!(check_charge(amount, &config()), Ok(()));
         }
     }
 
     #[test]
     fn a_wallet_is_charged_up_to_its_limit_and_no_further() {
-        let limit = rules().balance_max;
-        assert_eq!(charge(&open(limit - 5), 5, &rules()), Ok(limit));
+        let limit = config().balance_max;
+        assert_eq!(charge(&open(limit - 5), 5, &config()), Ok(limit));
         for (balance, amount) in [(limit - 5, 6), (limit + 1, 1), (i64::MAX, 1)] {
-            let problem = charge(&open(balance), amount, &rules()).unwrap_err();
+            let problem = charge(&open(balance), amount, &config()).unwrap_err();
             assert!(problem.is(codes::BALANCE_LIMIT));
         }
     }
@@ -244,13 +246,13 @@ mod tests {
     fn a_closed_wallet_is_not_charged() {
         let closing = Wallet { state: WalletState::Closing, ..open(5) };
         for wallet in [Wallet::CLOSED, closing] {
-            assert!(charge(&wallet, 1, &rules()).unwrap_err().is(codes::WALLET_CLOSED));
+            assert!(charge(&wallet, 1, &config()).unwrap_err().is(codes::WALLET_CLOSED));
         }
     }
 
     #[test]
     fn points_are_taken_to_the_last_one_and_never_below_zero() {
-        let taken = |balance, amount| debit(None, Some(&open(balance)), amount, 1, &rules());
+        let taken = |balance, amount| debit(None, Some(&open(balance)), amount, 1, &config());
         assert_eq!(taken(100, 100), Ok(Debit::Take));
         assert_eq!(taken(0, 0), Ok(Debit::Take));
         let poor = Ok(Debit::Refuse(DebitRefusal::InsufficientBalance));
@@ -259,35 +261,38 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_payment_is_no_payment() {
-        let miss = debit(None, Some(&open(100)), -1, 1, &rules());
-        assert!(matches!(miss, Err(Miss::Never(_))));
+    fn a_negative_payment_is_refused_for_good() {
+        let result = debit(None, Some(&open(100)), -1, 1, &config());
+        assert!(matches!(result, Err(HandleError::Never(_))));
     }
 
     #[test]
     fn nothing_is_taken_from_a_closed_wallet() {
         for state in [WalletState::Closing, WalletState::Closed] {
-            let refused = debit(None, Some(&Wallet { balance: 100, state }), 100, 1, &rules());
+            let refused = debit(None, Some(&Wallet { balance: 100, state }), 100, 1, &config());
             assert_eq!(refused, Ok(Debit::Refuse(DebitRefusal::NoWallet)));
         }
     }
 
     #[test]
-    fn an_unknown_wallet_is_waited_for_before_it_counts_as_missing() {
-        let patience = rules().unknown_wallet_attempts;
-        for attempt in 1..patience {
-            let miss = debit(None, None, 100, attempt, &rules());
-            assert!(matches!(miss, Err(Miss::NotYet(_))), "{attempt}");
+    fn a_payment_is_retried_before_an_unknown_wallet_counts_as_missing() {
+        let attempts_max = config().unknown_wallet_attempts;
+        for attempt in 1..attempts_max {
+            let result = debit(None, None, 100, attempt, &config());
+            assert!(matches!(result, Err(HandleError::NotYet(_))), "{attempt}");
         }
-        let refused = debit(None, None, 100, patience, &rules());
+        let refused = debit(None, None, 100, attempts_max, &config());
         assert_eq!(refused, Ok(Debit::Refuse(DebitRefusal::NoWallet)));
     }
 
     #[test]
     fn a_payment_is_decided_once_whatever_was_charged_since() {
         for trail in [Trail::Refused, DEBITED, Trail::Refunded] {
-            assert_eq!(debit(Some(&trail), Some(&open(500)), 100, 1, &rules()), Ok(Debit::Decided));
-            assert_eq!(debit(Some(&trail), None, 100, 99, &rules()), Ok(Debit::Decided));
+            assert_eq!(
+                debit(Some(&trail), Some(&open(500)), 100, 1, &config()),
+                Ok(Debit::Decided)
+            );
+            assert_eq!(debit(Some(&trail), None, 100, 99, &config()), Ok(Debit::Decided));
         }
     }
 
@@ -299,10 +304,10 @@ mod tests {
 
     #[test]
     fn nothing_is_given_back_that_was_not_taken() {
-        assert!(matches!(refund(None, FAN), Err(Miss::NotYet(_))));
-        assert!(matches!(refund(Some(&Trail::Refused), FAN), Err(Miss::Never(_))));
+        assert!(matches!(refund(None, FAN), Err(HandleError::NotYet(_))));
+        assert!(matches!(refund(Some(&Trail::Refused), FAN), Err(HandleError::Never(_))));
         let stranger = UserId(Uuid::from_u128(9));
-        assert!(matches!(refund(Some(&DEBITED), stranger), Err(Miss::Never(_))));
+        assert!(matches!(refund(Some(&DEBITED), stranger), Err(HandleError::Never(_))));
     }
 
     #[test]
@@ -314,14 +319,14 @@ mod tests {
     }
 
     #[test]
-    fn points_keep_a_fan_unless_they_are_given_up() {
+    fn points_block_a_withdrawal_unless_they_are_given_up() {
         assert_eq!(at_stake(&open(1), false), Some(WithdrawalReason::Points));
         assert_eq!(at_stake(&open(1), true), None);
         assert_eq!(at_stake(&open(0), false), None);
     }
 
     #[test]
-    fn one_attempt_that_stands_closes_a_wallet_and_a_withdrawal_for_good() {
+    fn one_cleared_attempt_closes_a_wallet_and_a_withdrawal_closes_it_for_good() {
         use Standing::{Blocked, Cleared, Overtaken, Refused, Withdrawn};
         let state = |attempts: &[Standing]| WalletState::of(attempts.iter().copied());
         assert_eq!(state(&[]), WalletState::Open);

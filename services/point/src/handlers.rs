@@ -1,4 +1,4 @@
-//! One entry per fact heard and per command answered.
+//! One handler for each consumed event and each command.
 
 use events::{
     EntryId, PaymentId, ScheduleId, UserId, codes,
@@ -10,170 +10,186 @@ use events::{
     reservation::{CancelReason, ConfirmRefusal, ReservationCancelled, ReservationConfirmRefused},
     user::UserRegistered,
 };
-use mesh::{Answer, Caller, Hear, Miss, Refusal};
+use mesh::{Caller, Execute, Handle, HandleError, Refusal};
 
 use crate::{
-    Book, Keys, Rules,
-    book::Stranded,
+    Config, Keys, UnitOfWork,
     domain::{Debit, Entry, Wallet, WalletState, charge, check_charge, debit, refund},
+    unit_of_work::Missed,
 };
 
-type Turn<'a> = mesh::Turn<'a, Rules>;
+type Context<'a> = mesh::Context<'a, Config>;
 
-impl Answer<Charge> for Book {
+impl Execute<Charge> for UnitOfWork {
     fn keys(_: &Charge, caller: &Caller, keys: &mut Keys) {
         keys.wallets.extend(caller.user_id().map(|id| id.0));
     }
 
-    fn answer(&mut self, command: &Charge, turn: &mut Turn<'_>) -> Result<point::Entry, Refusal> {
-        let user_id = turn.caller.user_id()?;
-        check_charge(command.amount, turn.rules)?;
-        // A fan may charge before `user.registered` has come here; it is on its way.
+    fn execute(
+        &mut self,
+        command: &Charge,
+        ctx: &mut Context<'_>,
+    ) -> Result<point::Entry, Refusal> {
+        let user_id = ctx.caller.user_id()?;
+        check_charge(command.amount, ctx.config)?;
+        // A fan may charge before `user.registered` has arrived here.
         let wallet =
             self.wallet(user_id).ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
-        let balance = charge(wallet, command.amount, turn.rules)?;
+        let balance = charge(wallet, command.amount, ctx.config)?;
         let entry = Entry {
             user_id,
-            id: EntryId(turn.new_id()),
+            id: EntryId(ctx.new_id()),
             kind: EntryKind::Charge,
             amount: command.amount,
             balance,
             payment_id: None,
-            at: turn.now,
+            at: ctx.now,
         };
-        turn.tell(PointCharged { user_id, entry_id: entry.id, amount: entry.amount, balance });
+        ctx.emit(PointCharged { user_id, entry_id: entry.id, amount: entry.amount, balance });
         let view = entry.to_view();
         self.enter(entry);
         Ok(view)
     }
 }
 
-impl Hear<UserRegistered> for Book {
-    fn keys(fact: &UserRegistered, keys: &mut Keys) {
-        keys.wallets.push(fact.user_id.0);
+impl Handle<UserRegistered> for UnitOfWork {
+    fn keys(event: &UserRegistered, keys: &mut Keys) {
+        keys.wallets.push(event.user_id.0);
     }
 
-    /// A late one finds a wallet that was closed meanwhile, and leaves it closed.
-    fn hear(&mut self, fact: &UserRegistered, _: &mut Turn<'_>) -> Result<(), Miss> {
-        self.open_wallet(fact.user_id, Wallet::OPENED);
+    /// A late event may find a closed wallet, and leaves it closed.
+    fn handle(&mut self, event: &UserRegistered, _: &mut Context<'_>) -> Result<(), HandleError> {
+        self.open_wallet(event.user_id, Wallet::OPENED);
         Ok(())
     }
 }
 
-impl Hear<PaymentRequested> for Book {
-    fn keys(fact: &PaymentRequested, keys: &mut Keys) {
-        keys.wallets.push(fact.user_id.0);
-        keys.payments.push(fact.payment_id.0);
+impl Handle<PaymentRequested> for UnitOfWork {
+    fn keys(event: &PaymentRequested, keys: &mut Keys) {
+        keys.wallets.push(event.user_id.0);
+        keys.payments.push(event.payment_id.0);
     }
 
-    fn hear(&mut self, fact: &PaymentRequested, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let trail = self.trail(fact.payment_id);
-        let wallet = self.wallet(fact.user_id);
+    fn handle(
+        &mut self,
+        event: &PaymentRequested,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        let trail = self.trail(event.payment_id);
+        let wallet = self.wallet(event.user_id);
         let balance = wallet.map_or(0, |wallet| wallet.balance);
-        match debit(trail, wallet, fact.amount, turn.attempt, turn.rules)? {
-            Debit::Take => self.take(fact, balance - fact.amount, turn),
-            Debit::Refuse(reason) => self.refuse_debit(fact, balance, reason, turn),
+        match debit(trail, wallet, event.amount, ctx.attempt, ctx.config)? {
+            Debit::Take => self.take(event, balance - event.amount, ctx),
+            Debit::Refuse(reason) => self.refuse_debit(event, balance, reason, ctx),
             Debit::Decided => {}
         }
         Ok(())
     }
 }
 
-impl Hear<ReservationConfirmRefused> for Book {
-    fn keys(fact: &ReservationConfirmRefused, keys: &mut Keys) {
-        keys.wallets.push(fact.user_id.0);
-        keys.payments.push(fact.payment_id.0);
+impl Handle<ReservationConfirmRefused> for UnitOfWork {
+    fn keys(event: &ReservationConfirmRefused, keys: &mut Keys) {
+        keys.wallets.push(event.user_id.0);
+        keys.payments.push(event.payment_id.0);
     }
 
-    fn hear(&mut self, fact: &ReservationConfirmRefused, turn: &mut Turn<'_>) -> Result<(), Miss> {
+    fn handle(
+        &mut self,
+        event: &ReservationConfirmRefused,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
         let because =
-            (fact.reason == ConfirmRefusal::ShowCancelled).then_some(CancelReason::ShowCancelled);
+            (event.reason == ConfirmRefusal::ShowCancelled).then_some(CancelReason::ShowCancelled);
         let why = (RefundReason::HoldGone, because);
-        self.give_back(fact.payment_id, fact.user_id, fact.schedule_id, why, turn)
+        self.give_back(event.payment_id, event.user_id, event.schedule_id, why, ctx)
     }
 }
 
-impl Hear<ReservationCancelled> for Book {
-    fn keys(fact: &ReservationCancelled, keys: &mut Keys) {
-        if let Some(payment_id) = fact.to_return() {
-            keys.wallets.push(fact.user_id.0);
+impl Handle<ReservationCancelled> for UnitOfWork {
+    fn keys(event: &ReservationCancelled, keys: &mut Keys) {
+        if let Some(payment_id) = event.to_return() {
+            keys.wallets.push(event.user_id.0);
             keys.payments.push(payment_id.0);
         }
     }
 
-    /// Only a confirmed reservation has a payment to give back, unless it was forfeited.
-    fn hear(&mut self, fact: &ReservationCancelled, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let Some(payment_id) = fact.to_return() else { return Ok(()) };
-        let why = (RefundReason::Cancelled, Some(fact.reason));
-        self.give_back(payment_id, fact.user_id, fact.schedule_id, why, turn)
+    /// Only a confirmed reservation has a payment to refund, unless the ticket was forfeited.
+    fn handle(
+        &mut self,
+        event: &ReservationCancelled,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        let Some(payment_id) = event.to_return() else { return Ok(()) };
+        let why = (RefundReason::Cancelled, Some(event.reason));
+        self.give_back(payment_id, event.user_id, event.schedule_id, why, ctx)
     }
 }
 
-impl Book {
-    fn take(&mut self, fact: &PaymentRequested, balance: i64, turn: &mut Turn<'_>) {
+impl UnitOfWork {
+    fn take(&mut self, event: &PaymentRequested, balance: i64, ctx: &mut Context<'_>) {
         self.enter(Entry {
-            user_id: fact.user_id,
-            id: EntryId(turn.new_id()),
+            user_id: event.user_id,
+            id: EntryId(ctx.new_id()),
             kind: EntryKind::Debit,
-            amount: -fact.amount,
+            amount: -event.amount,
             balance,
-            payment_id: Some(fact.payment_id),
-            at: turn.now,
+            payment_id: Some(event.payment_id),
+            at: ctx.now,
         });
-        turn.tell(PointDebited {
-            user_id: fact.user_id,
-            payment_id: fact.payment_id,
-            reservation_id: fact.reservation_id,
-            schedule_id: fact.schedule_id,
-            hold_version: fact.hold_version,
-            amount: fact.amount,
+        ctx.emit(PointDebited {
+            user_id: event.user_id,
+            payment_id: event.payment_id,
+            reservation_id: event.reservation_id,
+            schedule_id: event.schedule_id,
+            hold_version: event.hold_version,
+            amount: event.amount,
             balance,
         });
     }
 
     fn refuse_debit(
         &mut self,
-        fact: &PaymentRequested,
+        event: &PaymentRequested,
         balance: i64,
         reason: DebitRefusal,
-        turn: &mut Turn<'_>,
+        ctx: &mut Context<'_>,
     ) {
-        self.refuse(fact.payment_id, fact.user_id, turn.now);
-        turn.tell(PointDebitRefused {
-            user_id: fact.user_id,
-            payment_id: fact.payment_id,
-            reservation_id: fact.reservation_id,
-            schedule_id: fact.schedule_id,
-            amount: fact.amount,
+        self.refuse(event.payment_id, event.user_id, ctx.now);
+        ctx.emit(PointDebitRefused {
+            user_id: event.user_id,
+            payment_id: event.payment_id,
+            reservation_id: event.reservation_id,
+            schedule_id: event.schedule_id,
+            amount: event.amount,
             balance,
             reason,
         });
     }
 
-    /// Gives back what was taken for a payment, once, whatever the wallet's state. What comes
-    /// back to a closed one is nobody's to spend, so operators are told.
+    /// Gives back what was taken for a payment, once, whatever the wallet's state. Points in a
+    /// closed wallet cannot be spent, so they are reported to the operators.
     fn give_back(
         &mut self,
         payment_id: PaymentId,
         user_id: UserId,
         schedule_id: ScheduleId,
         (reason, because): (RefundReason, Option<CancelReason>),
-        turn: &mut Turn<'_>,
-    ) -> Result<(), Miss> {
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
         let Some(amount) = refund(self.trail(payment_id), user_id)? else { return Ok(()) };
-        let wallet = self.wallet(user_id).ok_or(Miss::NotYet("the wallet of this fan"))?;
+        let wallet = self.wallet(user_id).ok_or(HandleError::NotYet("the wallet of this fan"))?;
         let balance = wallet.balance + amount;
         let is_closed = wallet.state == WalletState::Closed;
         self.enter(Entry {
             user_id,
-            id: EntryId(turn.new_id()),
+            id: EntryId(ctx.new_id()),
             kind: EntryKind::Refund,
             amount,
             balance,
             payment_id: Some(payment_id),
-            at: turn.now,
+            at: ctx.now,
         });
-        turn.tell(PointRefunded {
+        ctx.emit(PointRefunded {
             user_id,
             payment_id,
             schedule_id,
@@ -183,7 +199,7 @@ impl Book {
             because,
         });
         if is_closed && amount > 0 {
-            self.strand(Stranded { user_id, payment_id: Some(payment_id), amount, at: turn.now });
+            self.strand(Missed { user_id, payment_id: Some(payment_id), amount, at: ctx.now });
         }
         Ok(())
     }

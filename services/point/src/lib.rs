@@ -1,39 +1,44 @@
-//! Wallets and the ledger: every point is accounted for, twice.
+//! Wallets and their double-entry ledger.
 //!
 //! Owns wallets and the entries that explain them.
 //!
-//! | hears | and then |
+//! | consumes | result |
 //! |---|---|
 //! | `user.registered` | opens the wallet |
-//! | `user.withdrawal_requested` | `point.withdrawal_cleared`, and nothing is charged or taken any more; or `.withdrawal_blocked` while points are left |
+//! | `user.withdrawal_requested` | `point.withdrawal_cleared` or `.withdrawal_blocked` |
 //! | `user.withdrawal_refused` | the wallet is open again |
 //! | `user.withdrawn` | closes the wallet for good; `point.forfeited` if points are given up |
 //! | `payment.requested` | `point.debited` or `point.debit_refused` |
 //! | `reservation.confirm_refused` | `point.refunded{hold_gone}` |
 //! | `reservation.cancelled` of a paid reservation | `point.refunded{cancelled}` |
 //!
-//! **Invariants.** No balance is below zero. The entries of a wallet add up to its
-//! balance, and every entry has its other side. A payment is taken at most once and given
-//! back at most once, and only what was taken is given back. It is given back also to a wallet
-//! that is closed; what lies in one then is listed in `stranded`, and logged.
+//! A withdrawal is blocked while points are left. Once it is cleared, the wallet takes no
+//! charge and no debit.
+//!
+//! **Invariants.** No balance is below zero. The entries of a wallet add up to its balance,
+//! and every entry has its other side. A payment is taken at most once and given back at most
+//! once, and only what was taken is given back. A refund goes to a closed wallet too; points
+//! that lie in a closed wallet are listed in `stranded`, and logged.
 
-mod book;
 mod domain;
 mod handlers;
-mod reads;
+mod queries;
+mod unit_of_work;
 mod withdrawal;
 
+use std::sync::Arc;
+
 use events::{payment, point, reservation, user};
-use mesh::{Allow, Service, postgres::Postgres};
+use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
-pub use book::{Book, Keys};
+pub use unit_of_work::{Keys, UnitOfWork};
 
-/// What the simulation drives this service with.
+/// What the simulation needs of this service.
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::{
-        book::in_memory::Tables,
         domain::{Entry, WalletState},
+        unit_of_work::in_memory::Tables,
     };
 }
 
@@ -41,40 +46,47 @@ pub mod sim {
 pub const NAME: &str = "point";
 
 /// The service's tables.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/point");
+pub static MIGRATIONS: mesh::postgres::Migrations =
+    mesh::migrations!["point/0101_wallets_and_ledger.sql"];
 
-/// What this service's decisions depend on.
+/// The settings of this service.
 #[derive(Debug, Clone)]
-pub struct Rules {
-    /// Points that one charge buys at most.
+pub struct Config {
+    /// The most points that one charge may buy.
     pub charge_max: i64,
-    /// Points that a charge may fill a wallet up to. Points given back may exceed it.
+    /// The most points that a charge may fill a wallet up to. A refund may exceed it.
     pub balance_max: i64,
-    /// How often a payment is tried before a wallet that nobody has heard of counts as
-    /// missing. Until then `user.registered` is taken to be on its way.
+    /// How often a payment is tried before an unknown wallet counts as missing. Until then
+    /// the service assumes that `user.registered` is on its way.
     pub unknown_wallet_attempts: u64,
 }
 
-impl Default for Rules {
+impl Default for Config {
     fn default() -> Self {
         Self { charge_max: 10_000_000, balance_max: 1_000_000_000_000, unknown_wallet_attempts: 10 }
     }
 }
 
-/// What this service hears and answers.
-pub fn service() -> Service<Postgres<Book>> {
-    Service::<Postgres<Book>>::new(NAME)
-        .answers::<point::Charge>(Allow::User, &["point.charged"])
-        .reads::<point::GetBalance, _, _>(Allow::User, reads::balance)
-        .reads::<point::FindEntries, _, _>(Allow::User, reads::entries)
-        .hears::<user::UserRegistered>(&[])
-        .hears::<user::UserWithdrawalRequested>(&[
+/// The events this service consumes, and the commands and queries it answers.
+pub fn service() -> Service<Postgres<UnitOfWork>> {
+    Service::<Postgres<UnitOfWork>>::new(NAME)
+        .executes::<point::Charge>(Allow::User, &["point.charged"])
+        .queries::<point::GetBalance, _, _>(Allow::User, queries::balance)
+        .queries::<point::FindEntries, _, _>(Allow::User, queries::entries)
+        .consumes::<user::UserRegistered>(&[])
+        .consumes::<user::UserWithdrawalRequested>(&[
             "point.withdrawal_cleared",
             "point.withdrawal_blocked",
         ])
-        .hears::<user::UserWithdrawalRefused>(&[])
-        .hears::<user::UserWithdrawn>(&["point.forfeited"])
-        .hears::<payment::PaymentRequested>(&["point.debited", "point.debit_refused"])
-        .hears::<reservation::ReservationConfirmRefused>(&["point.refunded"])
-        .hears::<reservation::ReservationCancelled>(&["point.refunded"])
+        .consumes::<user::UserWithdrawalRefused>(&[])
+        .consumes::<user::UserWithdrawn>(&["point.forfeited"])
+        .consumes::<payment::PaymentRequested>(&["point.debited", "point.debit_refused"])
+        .consumes::<reservation::ReservationConfirmRefused>(&["point.refunded"])
+        .consumes::<reservation::ReservationCancelled>(&["point.refunded"])
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

@@ -1,4 +1,4 @@
-//! Letting a fan go, or not: no points may be left, unless they are given up.
+//! Withdrawals: a fan may close the account when no points are left or the fan gives them up.
 
 use events::{
     EntryId,
@@ -6,49 +6,54 @@ use events::{
     user::{UserWithdrawalRefused, UserWithdrawalRequested, UserWithdrawn},
     withdrawal::Standing,
 };
-use mesh::{Hear, Miss, Turn};
+use mesh::{Context, Handle, HandleError};
 
 use crate::{
-    Book, Keys, Rules,
-    book::Stranded,
+    Config, Keys, UnitOfWork,
     domain::{Entry, Wallet, at_stake},
+    unit_of_work::Missed,
 };
 
-impl Hear<UserWithdrawalRequested> for Book {
+impl Handle<UserWithdrawalRequested> for UnitOfWork {
     fn keys(event: &UserWithdrawalRequested, keys: &mut Keys) {
         keys.wallets.push(event.user_id.0);
         keys.leaving.push(event.user_id.0);
     }
 
-    fn hear(
+    fn handle(
         &mut self,
         event: &UserWithdrawalRequested,
-        turn: &mut Turn<'_, Rules>,
-    ) -> Result<(), Miss> {
+        ctx: &mut Context<'_, Config>,
+    ) -> Result<(), HandleError> {
         let &UserWithdrawalRequested { user_id, attempt, forfeit, .. } = event;
-        let wallet = self.wallet(user_id).ok_or(Miss::NotYet("user.registered of this fan"))?;
+        let wallet =
+            self.wallet(user_id).ok_or(HandleError::NotYet("user.registered of this fan"))?;
         let block = at_stake(wallet, forfeit);
         let Some((standing, answer)) = Standing::asked(self.standing(attempt), block) else {
             return Ok(());
         };
         self.keep_attempt(attempt, user_id, standing);
         match answer {
-            Ok(()) => turn.tell(PointWithdrawalCleared { user_id, attempt }),
-            Err(reason) => turn.tell(PointWithdrawalBlocked { user_id, attempt, reason }),
+            Ok(()) => ctx.emit(PointWithdrawalCleared { user_id, attempt }),
+            Err(reason) => ctx.emit(PointWithdrawalBlocked { user_id, attempt, reason }),
         }
         Ok(())
     }
 }
 
-impl Hear<UserWithdrawalRefused> for Book {
+impl Handle<UserWithdrawalRefused> for UnitOfWork {
     fn keys(event: &UserWithdrawalRefused, keys: &mut Keys) {
         keys.wallets.push(event.user_id.0);
         keys.leaving.push(event.user_id.0);
     }
 
-    /// It locks the wallet, like the request that it may overtake.
-    fn hear(&mut self, event: &UserWithdrawalRefused, _: &mut Turn<'_, Rules>) -> Result<(), Miss> {
-        self.wallet(event.user_id).ok_or(Miss::NotYet("user.registered of this fan"))?;
+    /// Locks the wallet, like the request that it may overtake.
+    fn handle(
+        &mut self,
+        event: &UserWithdrawalRefused,
+        _: &mut Context<'_, Config>,
+    ) -> Result<(), HandleError> {
+        self.wallet(event.user_id).ok_or(HandleError::NotYet("user.registered of this fan"))?;
         if let Some(standing) = Standing::refused(self.standing(event.attempt)) {
             self.keep_attempt(event.attempt, event.user_id, standing);
         }
@@ -56,14 +61,18 @@ impl Hear<UserWithdrawalRefused> for Book {
     }
 }
 
-impl Hear<UserWithdrawn> for Book {
+impl Handle<UserWithdrawn> for UnitOfWork {
     fn keys(event: &UserWithdrawn, keys: &mut Keys) {
         keys.wallets.push(event.user_id.0);
         keys.leaving.push(event.user_id.0);
     }
 
-    /// What is left is given up, or was given back while the account was being closed.
-    fn hear(&mut self, event: &UserWithdrawn, turn: &mut Turn<'_, Rules>) -> Result<(), Miss> {
+    /// Points that are left are forfeited, or were refunded while the account was being closed.
+    fn handle(
+        &mut self,
+        event: &UserWithdrawn,
+        ctx: &mut Context<'_, Config>,
+    ) -> Result<(), HandleError> {
         let &UserWithdrawn { user_id, attempt, forfeit, .. } = event;
         let Some(standing) = Standing::withdrawn(self.standing(attempt)) else { return Ok(()) };
         self.open_wallet(user_id, Wallet::CLOSED);
@@ -73,10 +82,10 @@ impl Hear<UserWithdrawn> for Book {
             return Ok(());
         }
         if !forfeit {
-            self.strand(Stranded { user_id, payment_id: None, amount, at: turn.now });
+            self.strand(Missed { user_id, payment_id: None, amount, at: ctx.now });
             return Ok(());
         }
-        let entry_id = EntryId(turn.new_id());
+        let entry_id = EntryId(ctx.new_id());
         self.enter(Entry {
             user_id,
             id: entry_id,
@@ -84,9 +93,9 @@ impl Hear<UserWithdrawn> for Book {
             amount: -amount,
             balance: 0,
             payment_id: None,
-            at: turn.now,
+            at: ctx.now,
         });
-        turn.tell(PointForfeited { user_id, entry_id, amount, balance: 0 });
+        ctx.emit(PointForfeited { user_id, entry_id, amount, balance: 0 });
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What is decided outside Valkey: how long a fan will wait, and how a place looks.
+//! What is decided outside Valkey: how long a fan will wait, and what a place shows.
 
 use events::{
     Problem, ScheduleId, Timestamp, UserId, codes,
@@ -6,14 +6,14 @@ use events::{
     queue::{Place, PlaceEnd, PlaceState},
 };
 
-/// A client never looks again sooner, nor later, than this.
+/// Seconds between two polls of a client: never less and never more.
 const POLL_SECS: std::ops::RangeInclusive<u64> = 1..=30;
-/// A client looks about this often during its wait.
+/// Polls of a client during its wait, about.
 const POLLS_PER_WAIT: u64 = 10;
-/// The slowest line that an estimate is made for, in fans each second.
+/// The slowest pace that an estimate assumes, in fans a second.
 const PACE_MIN: f64 = 0.001;
 
-/// Every reason for which a place ends without being used up.
+/// Every reason why a place ends without a payment.
 const ENDS: [PlaceEnd; 6] = [
     PlaceEnd::Timeout,
     PlaceEnd::Left,
@@ -23,22 +23,22 @@ const ENDS: [PlaceEnd; 6] = [
     PlaceEnd::Withdrawn,
 ];
 
-/// A place as the room knows it.
+/// A place as Valkey returns it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Seen {
-    /// Where it stands.
+    /// Its state.
     pub state: PlaceState,
-    /// Grows with every change.
+    /// Its version, which grows with every change.
     pub version: u64,
-    /// The number drawn.
+    /// Its number in the queue.
     pub ticket: u64,
     /// Until when the fan may reserve, once admitted.
     pub reserve_until: Timestamp,
     /// Why it ended, once it has.
     pub reason: Option<PlaceEnd>,
-    /// Fans to be admitted first.
+    /// How many fans are admitted first.
     pub ahead: u64,
-    /// What the room is like.
+    /// The pace of its room.
     pub room: Pace,
 }
 
@@ -47,7 +47,7 @@ pub struct Seen {
 pub struct Pace {
     /// When the first fan is admitted.
     pub opens_at: Timestamp,
-    /// Fans admitted each second, lately; `None` while there is nothing to go by.
+    /// Fans admitted a second, lately; `None` while no admission was measured.
     pub lately: Option<f64>,
     /// What the organizer allows.
     pub admission: Admission,
@@ -55,8 +55,8 @@ pub struct Pace {
 
 /// Expected seconds until a fan with `ahead` others before them is admitted.
 ///
-/// The line moves as it did lately, but never faster than the organizer allows, and never
-/// slower than passes run out.
+/// The estimate takes the recent pace, but never one faster than the organizer allows or slower
+/// than passes run out.
 pub fn expected_wait_secs(ahead: u64, room: &Pace, now: Timestamp) -> u64 {
     let Admission { per_second, active_max, pass_secs } = room.admission;
     let allowed = f64::from(per_second);
@@ -66,12 +66,13 @@ pub fn expected_wait_secs(ahead: u64, room: &Pace, now: Timestamp) -> u64 {
     closed_millis.div_ceil(1_000) + (ahead as f64 / pace).ceil() as u64
 }
 
-/// Seconds after which to look again: the farther away, the less often.
+/// Seconds until the next poll: the longer the wait, the fewer polls.
 pub fn poll_after_secs(wait_secs: u64) -> u64 {
     (wait_secs / POLLS_PER_WAIT).clamp(*POLL_SECS.start(), *POLL_SECS.end())
 }
 
-/// The place as its fan sees it; the signatures are added by who has the keys.
+/// The place as its fan sees it, without ticket and pass; the caller adds those, for it has the
+/// keys.
 pub fn place(schedule_id: ScheduleId, user_id: UserId, seen: &Seen, now: Timestamp) -> Place {
     let wait_secs = (seen.state == PlaceState::Waiting)
         .then(|| expected_wait_secs(seen.ahead, &seen.room, now));
@@ -89,21 +90,21 @@ pub fn place(schedule_id: ScheduleId, user_id: UserId, seen: &Seen, now: Timesta
     }
 }
 
-/// The state behind Valkey's letter.
+/// The state for Valkey's one-letter code.
 ///
 /// # Errors
-/// `internal` for any other letter.
-pub fn state_of(letter: &str) -> Result<PlaceState, Problem> {
-    match letter {
+/// `internal` for any other code.
+pub fn state_of(code: &str) -> Result<PlaceState, Problem> {
+    match code {
         "W" => Ok(PlaceState::Waiting),
         "A" => Ok(PlaceState::Active),
         "C" => Ok(PlaceState::Completed),
         "E" => Ok(PlaceState::Expired),
-        _ => Err(Problem::new(codes::INTERNAL, format!("`{letter}` is no state of a place."))),
+        _ => Err(Problem::new(codes::INTERNAL, format!("`{code}` is not a state of a place."))),
     }
 }
 
-/// The reason as Valkey keeps it.
+/// The reason as Valkey stores it.
 pub fn text_of(reason: PlaceEnd) -> &'static str {
     match reason {
         PlaceEnd::Timeout => "timeout",
@@ -115,7 +116,7 @@ pub fn text_of(reason: PlaceEnd) -> &'static str {
     }
 }
 
-/// The reason behind Valkey's text; none for a place that has not ended.
+/// The reason for Valkey's text; `None` for a place that has not ended.
 pub fn reason_of(text: &str) -> Option<PlaceEnd> {
     ENDS.into_iter().find(|reason| text_of(*reason) == text)
 }
@@ -146,31 +147,31 @@ mod tests {
     }
 
     #[test]
-    fn before_anything_is_known_the_line_moves_as_fast_as_allowed() {
+    fn without_measurements_the_queue_is_assumed_to_move_as_fast_as_allowed() {
         assert_eq!(expected_wait_secs(1_000, &room(None), at(100)), 20);
         assert_eq!(expected_wait_secs(0, &room(None), at(100)), 0);
     }
 
     #[test]
-    fn before_the_opening_the_wait_for_it_is_added() {
+    fn before_the_opening_the_time_until_then_is_added() {
         assert_eq!(expected_wait_secs(1_000, &room(None), at(40)), 80);
         let room = room(None);
         assert_eq!(expected_wait_secs(0, &room, at(99).plus_millis(500)), 1);
     }
 
     #[test]
-    fn the_line_moves_as_it_did_lately() {
+    fn the_estimate_takes_the_recent_pace() {
         assert_eq!(expected_wait_secs(1_000, &room(Some(10.0)), at(100)), 100);
     }
 
     #[test]
-    fn an_estimate_is_never_faster_than_allowed_nor_slower_than_passes_run_out() {
+    fn the_estimate_is_never_faster_than_allowed_nor_slower_than_passes_run_out() {
         assert_eq!(expected_wait_secs(1_000, &room(Some(900.0)), at(100)), 20);
         assert_eq!(expected_wait_secs(1_000, &room(Some(0.0)), at(100)), 500);
     }
 
     #[test]
-    fn a_room_that_admits_nobody_still_gives_a_number() {
+    fn a_room_that_admits_no_fans_still_gives_an_estimate() {
         let admission = Admission { per_second: 0, active_max: 0, pass_secs: 0 };
         let room = Pace { admission, ..room(None) };
         assert_eq!(expected_wait_secs(1, &room, at(100)), 1_000);
@@ -178,14 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn who_is_far_away_looks_less_often() {
+    fn a_longer_wait_means_fewer_polls() {
         assert_eq!(poll_after_secs(0), 1);
         assert_eq!(poll_after_secs(100), 10);
         assert_eq!(poll_after_secs(100_000), 30);
     }
 
     #[test]
-    fn each_state_shows_what_belongs_to_it() {
+    fn each_state_shows_its_own_fields() {
         let (schedule, user) = (ScheduleId(uuid::Uuid::nil()), UserId(uuid::Uuid::nil()));
         let show = |state| place(schedule, user, &seen(state), at(100));
         let waiting = show(PlaceState::Waiting);
@@ -199,11 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_kept_as_text_and_read_back() {
+    fn a_reason_is_stored_as_text_and_read_back() {
         for reason in ENDS {
             assert_eq!(reason_of(text_of(reason)), Some(reason));
             let json = serde_json::to_value(reason).unwrap();
-            assert_eq!(json, text_of(reason), "Lua tells it by this name");
+            assert_eq!(json, text_of(reason), "Lua emits it by this name");
         }
         assert_eq!(reason_of("-"), None);
         assert!(state_of("X").is_err());

@@ -1,4 +1,4 @@
-//! One act for each fact heard and each command answered.
+//! The function call of each event and each command.
 
 use events::{
     Problem, ScheduleId, Timestamp, UserId,
@@ -10,140 +10,144 @@ use events::{
 };
 use mesh::{
     auth::{PassClaims, TicketClaims},
-    valkey::{Act, ActOn, At, Reply, Texts},
+    valkey::{At, CallFor, CallOn, FunctionCall, Reply},
 };
 
 use crate::{
-    Room, Rules,
+    Config, Room,
     domain::{self, Pace, Seen},
 };
 
-impl ActOn<ScheduleOpened> for Room {
-    fn act(fact: &ScheduleOpened, _at: &At<'_, Rules>) -> Act {
-        let seats: usize = fact.seats.iter().map(|block| block.seats.len()).sum();
-        Act::new("open")
-            .arg(fact.schedule_id)
-            .arg(fact.opens_at.unix_millis())
-            .arg(fact.starts_at.unix_millis())
-            .arg(fact.admission.per_second)
-            .arg(fact.admission.active_max)
-            .arg(fact.admission.pass_secs)
+impl CallOn<ScheduleOpened> for Room {
+    fn call(event: &ScheduleOpened, _at: &At<'_, Config>) -> FunctionCall {
+        let seats: usize = event.seats.iter().map(|block| block.seats.len()).sum();
+        FunctionCall::new("open")
+            .arg(event.schedule_id)
+            .arg(event.opens_at.unix_millis())
+            .arg(event.starts_at.unix_millis())
+            .arg(event.admission.per_second)
+            .arg(event.admission.active_max)
+            .arg(event.admission.pass_secs)
             .arg(seats)
     }
 }
 
-impl ActOn<ScheduleCancelled> for Room {
-    fn act(fact: &ScheduleCancelled, _at: &At<'_, Rules>) -> Act {
-        Act::new("cancel").arg(fact.schedule_id)
+impl CallOn<ScheduleCancelled> for Room {
+    fn call(event: &ScheduleCancelled, _at: &At<'_, Config>) -> FunctionCall {
+        FunctionCall::new("cancel").arg(event.schedule_id)
     }
 }
 
-impl ActOn<ReservationCreated> for Room {
-    fn act(fact: &ReservationCreated, _at: &At<'_, Rules>) -> Act {
-        Act::new("hold")
-            .arg(fact.schedule_id)
-            .arg(fact.user_id)
-            .arg(fact.reservation_id)
-            .arg(fact.hard_cap_at.unix_millis())
+impl CallOn<ReservationCreated> for Room {
+    fn call(event: &ReservationCreated, _at: &At<'_, Config>) -> FunctionCall {
+        FunctionCall::new("hold")
+            .arg(event.schedule_id)
+            .arg(event.user_id)
+            .arg(event.reservation_id)
+            .arg(event.hard_cap_at.unix_millis())
     }
 }
 
-impl ActOn<ReservationExpired> for Room {
-    fn act(fact: &ReservationExpired, _at: &At<'_, Rules>) -> Act {
-        Act::new("release").arg(fact.schedule_id).arg(fact.user_id).arg(fact.reservation_id)
+impl CallOn<ReservationExpired> for Room {
+    fn call(event: &ReservationExpired, _at: &At<'_, Config>) -> FunctionCall {
+        FunctionCall::new("release")
+            .arg(event.schedule_id)
+            .arg(event.user_id)
+            .arg(event.reservation_id)
     }
 }
 
-impl ActOn<ReservationCancelled> for Room {
-    fn act(fact: &ReservationCancelled, _at: &At<'_, Rules>) -> Act {
-        let act = if fact.payment_id.is_some() { "unsell" } else { "release" };
-        Act::new(act).arg(fact.schedule_id).arg(fact.user_id).arg(fact.reservation_id)
+impl CallOn<ReservationCancelled> for Room {
+    fn call(event: &ReservationCancelled, _at: &At<'_, Config>) -> FunctionCall {
+        let call = if event.payment_id.is_some() { "unsell" } else { "release" };
+        FunctionCall::new(call).arg(event.schedule_id).arg(event.user_id).arg(event.reservation_id)
     }
 }
 
-impl ActOn<PaymentCompleted> for Room {
-    fn act(fact: &PaymentCompleted, _at: &At<'_, Rules>) -> Act {
-        Act::new("complete")
-            .arg(fact.schedule_id)
-            .arg(fact.user_id)
-            .arg(fact.reservation_id)
-            .arg(fact.payment_id)
-            .arg(fact.requested_at.unix_millis())
-            .arg(fact.seats)
+impl CallOn<PaymentCompleted> for Room {
+    fn call(event: &PaymentCompleted, _at: &At<'_, Config>) -> FunctionCall {
+        FunctionCall::new("complete")
+            .arg(event.schedule_id)
+            .arg(event.user_id)
+            .arg(event.reservation_id)
+            .arg(event.payment_id)
+            .arg(event.requested_at.unix_millis())
+            .arg(event.seats)
     }
 }
 
-impl ActOn<PaymentFailed> for Room {
-    /// Only who lost the hold goes back; after any other failure the hold lives on, and the
-    /// place with it.
-    fn act(fact: &PaymentFailed, _at: &At<'_, Rules>) -> Act {
-        if fact.reason != PaymentFailure::HoldGone {
-            return Act::new("nothing");
+impl CallOn<PaymentFailed> for Room {
+    /// Only a fan whose hold is gone is returned; after any other failure the hold lives on, and
+    /// so does the place.
+    fn call(event: &PaymentFailed, _at: &At<'_, Config>) -> FunctionCall {
+        if event.reason != PaymentFailure::HoldGone {
+            return FunctionCall::new("nothing");
         }
-        Act::new("bring_back")
-            .arg(fact.schedule_id)
-            .arg(fact.user_id)
-            .arg(fact.reservation_id)
-            .arg(fact.payment_id)
-            .arg(fact.requested_at.unix_millis())
+        FunctionCall::new("bring_back")
+            .arg(event.schedule_id)
+            .arg(event.user_id)
+            .arg(event.reservation_id)
+            .arg(event.payment_id)
+            .arg(event.requested_at.unix_millis())
     }
 }
 
-impl ActOn<UserWithdrawn> for Room {
-    fn act(fact: &UserWithdrawn, _at: &At<'_, Rules>) -> Act {
-        Act::new("withdraw").arg(fact.user_id)
+impl CallOn<UserWithdrawn> for Room {
+    fn call(event: &UserWithdrawn, _at: &At<'_, Config>) -> FunctionCall {
+        FunctionCall::new("withdraw").arg(event.user_id)
     }
 }
 
-impl Reply<Enter> for Room {
-    fn act(command: &Enter, at: &At<'_, Rules>) -> Result<Act, Problem> {
+impl CallFor<Enter> for Room {
+    fn call(command: &Enter, at: &At<'_, Config>) -> Result<FunctionCall, Problem> {
         let (schedule, user) = (command.schedule_id, at.caller.user_id()?);
         let number = match &command.ticket {
-            Some(ticket) => at.rules.signer.number(ticket, schedule, user, at.now)?,
+            Some(ticket) => at.config.signer.number(ticket, schedule, user, at.now)?,
             None => None,
         };
         let number = number.map(|number| number.to_string()).unwrap_or_default();
-        Ok(Act::new("enter").arg(schedule).arg(user).arg(number))
+        Ok(FunctionCall::new("enter").arg(schedule).arg(user).arg(number))
     }
 
-    fn reply(command: &Enter, value: &Texts, at: &At<'_, Rules>) -> Result<Place, Problem> {
-        place(command.schedule_id, at.caller.user_id()?, value, at.rules, at.now)
-    }
-}
-
-impl Reply<Leave> for Room {
-    fn act(command: &Leave, at: &At<'_, Rules>) -> Result<Act, Problem> {
-        Ok(Act::new("leave").arg(command.schedule_id).arg(at.caller.user_id()?))
-    }
-
-    fn reply(command: &Leave, value: &Texts, at: &At<'_, Rules>) -> Result<Place, Problem> {
-        place(command.schedule_id, at.caller.user_id()?, value, at.rules, at.now)
+    fn reply(command: &Enter, value: &Reply, at: &At<'_, Config>) -> Result<Place, Problem> {
+        place(command.schedule_id, at.caller.user_id()?, value, at.config, at.now)
     }
 }
 
-/// The place that an act returned, signed: a ticket while it lasts, a pass while ACTIVE.
+impl CallFor<Leave> for Room {
+    fn call(command: &Leave, at: &At<'_, Config>) -> Result<FunctionCall, Problem> {
+        Ok(FunctionCall::new("leave").arg(command.schedule_id).arg(at.caller.user_id()?))
+    }
+
+    fn reply(command: &Leave, value: &Reply, at: &At<'_, Config>) -> Result<Place, Problem> {
+        place(command.schedule_id, at.caller.user_id()?, value, at.config, at.now)
+    }
+}
+
+/// The place that a function returned, with a signed ticket while it is WAITING or ACTIVE and a
+/// signed pass while it is ACTIVE.
 pub(crate) fn place(
     schedule: ScheduleId,
     user: UserId,
-    value: &Texts,
-    rules: &Rules,
+    value: &Reply,
+    config: &Config,
     now: Timestamp,
 ) -> Result<Place, Problem> {
     let seen = seen(value)?;
     let mut place = domain::place(schedule, user, &seen, now);
     if matches!(seen.state, PlaceState::Waiting | PlaceState::Active) {
         let claims = TicketClaims { sub: user, schedule, ticket: seen.ticket };
-        place.ticket = Some(rules.signer.ticket(claims, now)?);
+        place.ticket = Some(config.signer.ticket(claims, now)?);
     }
     if seen.state == PlaceState::Active {
         let claims = PassClaims::new(user, schedule, seen.version, now, seen.reserve_until);
-        place.pass = Some(rules.signer.pass(claims, now)?);
+        place.pass = Some(config.signer.pass(claims, now)?);
     }
     Ok(place)
 }
 
-/// Reads what `seen` of `room.lua` returns.
-fn seen(value: &Texts) -> Result<Seen, Problem> {
+/// Decodes what `seen` of `room.lua` returns.
+fn seen(value: &Reply) -> Result<Seen, Problem> {
     let moment = |index| {
         let millis = value.get(index)?;
         Timestamp::from_unix_millis(millis).ok_or_else(|| Problem::from(events::codes::INTERNAL))

@@ -1,39 +1,39 @@
 //! The queue service: the waiting room of each schedule.
 //!
-//! It owns one place for each fan and schedule, and decides who may reserve when:
-//! `WAITING` → `ACTIVE` → `COMPLETED` or `EXPIRED`, first come first served. Everything it
-//! knows lies in Valkey, and each event or command is one Lua function there (`lua/`), so a
-//! place, the inbox and the event about it change in one step. Position and wait are read;
-//! passes and tickets
-//! are signed when a place is looked at.
+//! It owns one place for each fan and schedule, and decides which fans may reserve when:
+//! `WAITING` → `ACTIVE` → `COMPLETED` or `EXPIRED`, first come first served. All of its state is
+//! in Valkey, and each event or command is one Lua function there (`lua/`), so a place, the
+//! inbox and the event about it change in one step. Position and wait are queries; passes and
+//! tickets are signed when a place is read.
 //!
-//! | hears | does |
+//! | consumes | does |
 //! |---|---|
 //! | `concert.schedule_opened`, `.schedule_cancelled` | opens the room, closes it |
-//! | `reservation.created`, `.expired`, `.cancelled` | a hold keeps its fan's place, until it ends |
+//! | `reservation.created`, `.expired`, `.cancelled` | a hold keeps its fan's place until it ends |
 //! | `payment.completed`, `reservation.cancelled` | counts the seats that are sold |
 //! | `payment.completed` | ends the place, unless another hold of the fan lives |
-//! | `payment.failed{hold_gone}` | back to the front of the line |
-//! | `user.withdrawn` | gives the fan's places up |
+//! | `payment.failed{hold_gone}` | returns the fan to the front of the queue |
+//! | `user.withdrawn` | ends the fan's places |
 //!
-//! A place ends when a payment was completed and no hold of its fan lives; that is looked at
-//! with every end of a hold and every payment. Who holds seats cannot leave.
+//! A place ends when a payment was completed and no hold of its fan lives; every end of a hold
+//! and every payment checks this. A fan who holds seats cannot leave.
 //!
-//! It says `queue.waiting`, `.activated`, `.returned`, `.completed`, `.expired`, each with the
+//! It emits `queue.waiting`, `.activated`, `.returned`, `.completed`, `.expired`, each with the
 //! place's version, which grows by one with every change.
 //!
 //! **Invariants:** a fan has at most one place in a room. At most `per_second` fans are
 //! admitted in each second since the room opened, and at most `active_max` are ACTIVE at a
-//! time. Nobody is admitted before somebody with a lower number who is still waiting, but
-//! those whom a lost hold brought back. Nothing of value hangs on this store: seats and
-//! money are judged in PostgreSQL, and the room can be rebuilt from what was said
-//! ([`rebuild`]) and from the tickets that fans hold.
+//! time. Fans are admitted in the order of their numbers; only fans returned after a lost hold
+//! go first. Nothing of value depends on this store: PostgreSQL decides on seats and money, and
+//! the room can be rebuilt from the stored events ([`rebuild`]) and from the tickets that fans
+//! hold.
 
 pub mod domain;
 mod handlers;
 mod rebuild;
 mod signer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use events::{
@@ -45,9 +45,9 @@ use events::{
     user::UserWithdrawn,
 };
 use mesh::{
-    Allow, Desk, Meta, Service, clock,
+    Allow, Link, Meta, QueryContext, Running, Service, clock,
     engine::Failure,
-    valkey::{Act, Library, Valkey},
+    valkey::{FunctionCall, LuaModule, Valkey},
 };
 
 pub use rebuild::{Known, REBUILT_FROM, rebuild, schedules_wanted};
@@ -56,16 +56,16 @@ pub use signer::Signer;
 /// The service.
 pub const NAME: &str = "queue";
 
-/// How often the room ends what has run out and admits who is next; `lua/line.lua` knows it.
+/// How often a room expires places and admits the next fans; `lua/line.lua` has the same number.
 const TICK: Duration = Duration::from_millis(100);
 /// Places changed by one tick of one room at most.
 const TICK_PLACES_MAX: u32 = 1_000;
-/// How often an instance looks for new keys.
+/// How often an instance checks for new keys.
 const KEYS_EVERY: Duration = Duration::from_secs(60);
 
-/// What the service's Rust side knows.
+/// What the Rust side of the service needs.
 #[derive(Default)]
-pub struct Rules {
+pub struct Config {
     /// Signs tickets and passes.
     pub signer: Signer,
 }
@@ -73,45 +73,55 @@ pub struct Rules {
 /// The functions in Valkey.
 pub struct Room;
 
-impl Library for Room {
+impl LuaModule for Room {
     const NAME: &'static str = NAME;
     const LUA: &'static str = concat!(
         include_str!("lua/room.lua"),
         include_str!("lua/line.lua"),
-        include_str!("lua/facts.lua"),
+        include_str!("lua/handle.lua"),
     );
-    type Rules = Rules;
+    type Config = Config;
     const KEY: &'static str = "user_id";
 }
 
-/// The service, to be run on a [`Valkey`].
+/// The service, which runs on a [`Valkey`].
 pub fn service() -> Service<Valkey<Room>> {
     Service::<Valkey<Room>>::new(NAME)
         .soon()
-        .hears::<ScheduleOpened>(&[])
-        .hears::<ScheduleCancelled>(&[])
-        .hears::<ReservationCreated>(&[])
-        .hears::<ReservationExpired>(&["queue.completed"])
-        .hears::<ReservationCancelled>(&["queue.completed"])
-        .hears::<PaymentCompleted>(&["queue.completed"])
-        .hears::<PaymentFailed>(&["queue.completed", "queue.returned"])
-        .hears::<UserWithdrawn>(&["queue.expired"])
-        .answers::<Enter>(Allow::User, &["queue.waiting"])
-        .answers::<Leave>(Allow::User, &["queue.expired"])
-        .reads::<GetPlace, _, _>(Allow::User, look)
-        .reads::<Jwks, _, _>(Allow::Anyone, jwks)
+        .consumes::<ScheduleOpened>(&[])
+        .consumes::<ScheduleCancelled>(&[])
+        .consumes::<ReservationCreated>(&[])
+        .consumes::<ReservationExpired>(&["queue.completed"])
+        .consumes::<ReservationCancelled>(&["queue.completed"])
+        .consumes::<PaymentCompleted>(&["queue.completed"])
+        .consumes::<PaymentFailed>(&["queue.completed", "queue.returned"])
+        .consumes::<UserWithdrawn>(&["queue.expired"])
+        .executes::<Enter>(Allow::User, &["queue.waiting"])
+        .executes::<Leave>(Allow::User, &["queue.expired"])
+        .queries::<GetPlace, _, _>(Allow::User, get_place)
+        .queries::<Jwks, _, _>(Allow::Anyone, jwks)
         .every("admit", TICK, &["queue.activated", "queue.completed", "queue.expired"], due)
         .every("keys", KEYS_EVERY, &[], refresh_keys)
 }
 
-async fn look(desk: Desk<Valkey<Room>>, command: GetPlace, meta: Meta) -> Result<Place, Problem> {
-    place_of(&desk, &command, &meta, clock::now()).await
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Valkey<Room>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }
 
-/// The caller's own place, as at `now`.
+async fn get_place(
+    ctx: QueryContext<Valkey<Room>>,
+    command: GetPlace,
+    meta: Meta,
+) -> Result<Place, Problem> {
+    place_of(&ctx, &command, &meta, clock::now()).await
+}
+
+/// The caller's own place at `now`.
 ///
 /// # Errors
-/// `not_found` without a place, `unavailable` while the room is away.
+/// `not_found` without a place, `unavailable` while the store is away.
 pub async fn place_of(
     valkey: &Valkey<Room>,
     command: &GetPlace,
@@ -119,27 +129,27 @@ pub async fn place_of(
     now: Timestamp,
 ) -> Result<Place, Problem> {
     let (schedule, user) = (command.schedule_id, meta.caller.user_id()?);
-    let value = valkey.read(Act::new("look").arg(schedule).arg(user), now).await?;
-    handlers::place(schedule, user, &value, valkey.rules(), now)
+    let value = valkey.read(FunctionCall::new("look").arg(schedule).arg(user), now).await?;
+    handlers::place(schedule, user, &value, valkey.config(), now)
 }
 
 async fn jwks(
-    desk: Desk<Valkey<Room>>,
+    ctx: QueryContext<Valkey<Room>>,
     _command: Jwks,
     _meta: Meta,
 ) -> Result<serde_json::Value, Problem> {
-    Ok(desk.rules().signer.jwks())
+    Ok(ctx.config().signer.jwks())
 }
 
-/// The rooms in which something has come due, each as a tick.
+/// One tick for each room in which something is due.
 ///
 /// # Errors
-/// When a function fails. A store that is away is no failure here: there is nothing to do
-/// until it is back.
-pub async fn due(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<Act>, Failure> {
-    match valkey.read(Act::new("due"), now).await {
+/// When a function fails. An unreachable store is no failure here: there is nothing to do until
+/// it is back.
+pub async fn due(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<FunctionCall>, Failure> {
+    match valkey.read(FunctionCall::new("due"), now).await {
         Ok(rooms) => {
-            let tick = |room| Act::new("tick").arg(room).arg(TICK_PLACES_MAX);
+            let tick = |room| FunctionCall::new("tick").arg(room).arg(TICK_PLACES_MAX);
             Ok(rooms.0.into_iter().map(tick).collect())
         }
         Err(problem) if problem.is(codes::UNAVAILABLE) => Ok(Vec::new()),
@@ -147,7 +157,7 @@ pub async fn due(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<Act>, Failu
     }
 }
 
-async fn refresh_keys(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<Act>, Failure> {
-    valkey.rules().signer.refresh(&valkey, now).await?;
+async fn refresh_keys(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<FunctionCall>, Failure> {
+    valkey.config().signer.refresh(&valkey, now).await?;
     Ok(Vec::new())
 }

@@ -1,5 +1,5 @@
-//! The room built anew from what its neighbours own and what was emitted, after Valkey has
-//! lost it.
+//! Rebuilds the rooms after Valkey has lost them, from the state of other services and from
+//! stored events.
 
 use std::collections::HashSet;
 
@@ -16,62 +16,62 @@ use events::{
 use futures::{Stream, StreamExt};
 use mesh::{
     engine::Failure,
-    valkey::{Act, ActOn, Restoring, Valkey},
+    valkey::{CallOn, FunctionCall, Restoring, Valkey},
 };
 use tracing::warn;
 
 use crate::{Room, domain::text_of};
 
-/// The events that a room is rebuilt from: its own, which say where each place stood, and
-/// those that made the room, its holds and its sales. Payments that failed are not among
-/// them: what they did to a place is in the room's own events.
+/// The events that a room is rebuilt from: its own, which have the state of each place, and those
+/// that made the room, its holds and its sales. Failed payments are not among them: what they
+/// did to a place is in the room's own events.
 pub const REBUILT_FROM: &[&str] = &[
-    QueueWaiting::FACT,
-    QueueActivated::FACT,
-    QueueReturned::FACT,
-    QueueCompleted::FACT,
-    QueueExpired::FACT,
-    ScheduleOpened::FACT,
-    ScheduleCancelled::FACT,
-    ReservationCreated::FACT,
-    ReservationExpired::FACT,
-    ReservationCancelled::FACT,
-    PaymentCompleted::FACT,
-    UserWithdrawn::FACT,
+    QueueWaiting::NAME,
+    QueueActivated::NAME,
+    QueueReturned::NAME,
+    QueueCompleted::NAME,
+    QueueExpired::NAME,
+    ScheduleOpened::NAME,
+    ScheduleCancelled::NAME,
+    ReservationCreated::NAME,
+    ReservationExpired::NAME,
+    ReservationCancelled::NAME,
+    PaymentCompleted::NAME,
+    UserWithdrawn::NAME,
 ];
 
-/// A room that was over for longer is not made again.
+/// A room that has been over for longer is not rebuilt.
 const OVER_SECS: i64 = 30 * 86_400;
 
-/// Something that a room is rebuilt from.
+/// One piece of what a room is rebuilt from.
 #[derive(Debug, Clone)]
 pub enum Known {
-    /// An event: its subject, and itself.
+    /// An event: its subject and its payload.
     Event(String, Bytes),
-    /// A schedule, by its owner.
+    /// A schedule, as `concert` states it.
     Schedule(ScheduleStated),
-    /// A seat of a schedule, by its owner.
+    /// A seat of a schedule, as `reservation` states it.
     Seat(ScheduleId, SeatStated),
 }
 
-/// What to ask `concert` for: the schedules whose rooms are not over and forgotten.
+/// The query to `concert` for the schedules whose rooms are rebuilt.
 pub fn schedules_wanted(now: Timestamp) -> StateSchedules {
     StateSchedules { after: None, starts_after: Some(now.plus_secs(-OVER_SECS)) }
 }
 
-/// Takes in everything that is `known`, in any order, and declares the store whole, so that
-/// the room takes up its work again. On a store that is whole already it does nothing.
-/// Returns how much was taken in.
+/// Applies everything in `known`, in any order, and then marks the store as whole, so that the
+/// rooms work again. On a store that is whole already it does nothing. Returns how many items
+/// were applied.
 ///
-/// Streams keep a week, and a sale may have been announced long before. So schedules, holds
-/// and sales are known from those who own them, and only places come from streams alone: of
-/// an older place the fan has the ticket.
+/// Streams keep a week, and a sale may have been announced long before. So schedules, holds and
+/// sales come from the services that own them, and only places come from streams alone: for an
+/// older place the fan has the ticket.
 ///
-/// It may be broken off and begun anew at any time: everything has its effect once.
+/// It may be interrupted and started again at any time: every item has its effect once.
 ///
 /// # Errors
-/// `Contended` while another instance is at it; when Valkey cannot be reached, or what is known
-/// cannot be read to its end.
+/// `Contended` while another instance rebuilds the store; when Valkey cannot be reached, or
+/// `known` cannot be read to its end.
 pub async fn rebuild(
     valkey: &Valkey<Room>,
     known: impl Stream<Item = Result<Vec<Known>, Failure>>,
@@ -83,55 +83,55 @@ pub async fn rebuild(
     let Some(restoring) = valkey.begin_restoring().await? else {
         return Err(Failure::Contended("it is being rebuilt already".into()));
     };
-    match take_in(valkey, &restoring, known, now).await {
+    match apply_all(valkey, &restoring, known, now).await {
         Ok(count) => {
             restoring.seal().await?;
             Ok(count)
         }
         Err(failure) => {
-            // Away as it may be, the store lets the right lapse by itself.
+            // If the store is away, the lock expires by itself.
             let _ = restoring.give_up().await;
             Err(failure)
         }
     }
 }
 
-async fn take_in(
+async fn apply_all(
     valkey: &Valkey<Room>,
     restoring: &Restoring<Room>,
     known: impl Stream<Item = Result<Vec<Known>, Failure>>,
     now: Timestamp,
 ) -> Result<u64, Failure> {
-    restoring.perform(&[Act::new("forget")], now).await?;
+    restoring.perform(&[FunctionCall::new("forget")], now).await?;
     let mut count = 0;
     let mut known = std::pin::pin!(known);
-    while let Some(page) = known.next().await {
+    while let Some(batch) = known.next().await {
         let mut owners = HashSet::new();
-        let mut acts = Vec::new();
-        for known in &page? {
-            let before = acts.len();
+        let mut calls = Vec::new();
+        for known in &batch? {
+            let before = calls.len();
             match known {
-                Known::Event(subject, payload) => acts.extend(act(valkey, subject, payload, now)),
-                Known::Schedule(stated) => acts.extend(schedule(stated)),
+                Known::Event(subject, payload) => calls.extend(call(valkey, subject, payload, now)),
+                Known::Schedule(stated) => calls.extend(schedule(stated)),
                 Known::Seat(schedule_id, stated) => {
-                    // What has several seats is one hold, or one sale.
+                    // Several seats of one reservation are one hold, or one sale.
                     let owner = stated.owner.as_ref();
                     let owner = owner.filter(|owner| owners.insert(owner.reservation_id));
-                    acts.extend(owner.map(|owner| owned(*schedule_id, owner)));
+                    calls.extend(owner.map(|owner| owned(*schedule_id, owner)));
                 }
             }
-            count += u64::from(acts.len() > before);
+            count += u64::from(calls.len() > before);
         }
-        restoring.perform(&acts, now).await?;
+        restoring.perform(&calls, now).await?;
     }
-    restoring.perform(&[Act::new("rebuilt")], now).await?;
-    valkey.rules().signer.refresh(valkey, now).await?;
+    restoring.perform(&[FunctionCall::new("rebuilt")], now).await?;
+    valkey.config().signer.refresh(valkey, now).await?;
     Ok(count)
 }
 
-fn schedule(stated: &ScheduleStated) -> impl Iterator<Item = Act> {
+fn schedule(stated: &ScheduleStated) -> impl Iterator<Item = FunctionCall> {
     let schedule = &stated.schedule;
-    let open = Act::new("open")
+    let open = FunctionCall::new("open")
         .arg(schedule.schedule_id)
         .arg(schedule.opens_at.unix_millis())
         .arg(schedule.starts_at.unix_millis())
@@ -140,14 +140,16 @@ fn schedule(stated: &ScheduleStated) -> impl Iterator<Item = Act> {
         .arg(schedule.admission.pass_secs)
         .arg(schedule.seats_total);
     let is_cancelled = schedule.state == ScheduleState::Cancelled;
-    let cancel = is_cancelled.then(|| Act::new("cancel").arg(schedule.schedule_id));
+    let cancel = is_cancelled.then(|| FunctionCall::new("cancel").arg(schedule.schedule_id));
     std::iter::once(open).chain(cancel)
 }
 
-fn owned(schedule_id: ScheduleId, owner: &SeatOwner) -> Act {
+fn owned(schedule_id: ScheduleId, owner: &SeatOwner) -> FunctionCall {
     match owner.is_sold {
-        true => Act::new("sold").arg(schedule_id).arg(owner.reservation_id).arg(owner.seats),
-        false => Act::new("hold")
+        true => {
+            FunctionCall::new("sold").arg(schedule_id).arg(owner.reservation_id).arg(owner.seats)
+        }
+        false => FunctionCall::new("hold")
             .arg(schedule_id)
             .arg(owner.user_id)
             .arg(owner.reservation_id)
@@ -155,35 +157,46 @@ fn owned(schedule_id: ScheduleId, owner: &SeatOwner) -> Act {
     }
 }
 
-fn act(valkey: &Valkey<Room>, subject: &str, payload: &[u8], now: Timestamp) -> Option<Act> {
-    let fact = events::fact_of_subject(subject)?;
-    let act = match fact {
-        QueueWaiting::FACT => adopt_waiting(payload),
-        QueueActivated::FACT => adopt_activated(payload),
-        QueueReturned::FACT => adopt_returned(payload),
-        QueueCompleted::FACT => adopt_completed(payload),
-        QueueExpired::FACT => adopt_expired(payload),
-        ScheduleOpened::FACT => again::<ScheduleOpened>(valkey, payload, now),
-        ScheduleCancelled::FACT => again::<ScheduleCancelled>(valkey, payload, now),
-        ReservationCreated::FACT => again::<ReservationCreated>(valkey, payload, now),
-        ReservationExpired::FACT => again::<ReservationExpired>(valkey, payload, now),
-        ReservationCancelled::FACT => again::<ReservationCancelled>(valkey, payload, now),
-        PaymentCompleted::FACT => again::<PaymentCompleted>(valkey, payload, now),
-        UserWithdrawn::FACT => again::<UserWithdrawn>(valkey, payload, now),
+fn call(
+    valkey: &Valkey<Room>,
+    subject: &str,
+    payload: &[u8],
+    now: Timestamp,
+) -> Option<FunctionCall> {
+    let event = events::event_of_subject(subject)?;
+    let call = match event {
+        QueueWaiting::NAME => adopt_waiting(payload),
+        QueueActivated::NAME => adopt_activated(payload),
+        QueueReturned::NAME => adopt_returned(payload),
+        QueueCompleted::NAME => adopt_completed(payload),
+        QueueExpired::NAME => adopt_expired(payload),
+        ScheduleOpened::NAME => replayed::<ScheduleOpened>(valkey, payload, now),
+        ScheduleCancelled::NAME => replayed::<ScheduleCancelled>(valkey, payload, now),
+        ReservationCreated::NAME => replayed::<ReservationCreated>(valkey, payload, now),
+        ReservationExpired::NAME => replayed::<ReservationExpired>(valkey, payload, now),
+        ReservationCancelled::NAME => replayed::<ReservationCancelled>(valkey, payload, now),
+        PaymentCompleted::NAME => replayed::<PaymentCompleted>(valkey, payload, now),
+        UserWithdrawn::NAME => replayed::<UserWithdrawn>(valkey, payload, now),
         _ => return None,
     };
-    act.inspect_err(|error| warn!(fact, %error, "a fact cannot be read; rebuilding without it"))
-        .ok()
+    call.inspect_err(
+        |error| warn!(event, %error, "an event cannot be decoded; rebuilding without it"),
+    )
+    .ok()
 }
 
-fn again<E: Event>(valkey: &Valkey<Room>, payload: &[u8], now: Timestamp) -> serde_json::Result<Act>
+fn replayed<E: Event>(
+    valkey: &Valkey<Room>,
+    payload: &[u8],
+    now: Timestamp,
+) -> serde_json::Result<FunctionCall>
 where
-    Room: ActOn<E>,
+    Room: CallOn<E>,
 {
     Ok(valkey.replaying(&serde_json::from_slice::<E>(payload)?, now))
 }
 
-/// A fact of the room's own telling; what it does not say is zero, or `-`.
+/// An event that the room itself emitted; fields that it does not have are zero, or `-`.
 struct Adopted {
     schedule_id: ScheduleId,
     user_id: UserId,
@@ -211,8 +224,8 @@ impl Adopted {
         }
     }
 
-    fn act(self) -> Act {
-        Act::new("adopt")
+    fn call(self) -> FunctionCall {
+        FunctionCall::new("adopt")
             .arg(self.schedule_id)
             .arg(self.user_id)
             .arg(self.state)
@@ -225,32 +238,32 @@ impl Adopted {
     }
 }
 
-fn adopt_waiting(payload: &[u8]) -> serde_json::Result<Act> {
-    let fact: QueueWaiting = serde_json::from_slice(payload)?;
-    let place = Adopted::new(fact.schedule_id, fact.user_id, "W", fact.place_version);
-    let entered_at = fact.entered_at.unix_millis();
-    Ok(Adopted { ticket: fact.ticket, entered_at, ..place }.act())
+fn adopt_waiting(payload: &[u8]) -> serde_json::Result<FunctionCall> {
+    let event: QueueWaiting = serde_json::from_slice(payload)?;
+    let place = Adopted::new(event.schedule_id, event.user_id, "W", event.place_version);
+    let entered_at = event.entered_at.unix_millis();
+    Ok(Adopted { ticket: event.ticket, entered_at, ..place }.call())
 }
 
-fn adopt_activated(payload: &[u8]) -> serde_json::Result<Act> {
-    let fact: QueueActivated = serde_json::from_slice(payload)?;
-    let place = Adopted::new(fact.schedule_id, fact.user_id, "A", fact.place_version);
-    Ok(Adopted { reserve_until: fact.reserve_until.unix_millis(), ..place }.act())
+fn adopt_activated(payload: &[u8]) -> serde_json::Result<FunctionCall> {
+    let event: QueueActivated = serde_json::from_slice(payload)?;
+    let place = Adopted::new(event.schedule_id, event.user_id, "A", event.place_version);
+    Ok(Adopted { reserve_until: event.reserve_until.unix_millis(), ..place }.call())
 }
 
-fn adopt_returned(payload: &[u8]) -> serde_json::Result<Act> {
-    let fact: QueueReturned = serde_json::from_slice(payload)?;
-    Ok(Adopted::new(fact.schedule_id, fact.user_id, "R", fact.place_version).act())
+fn adopt_returned(payload: &[u8]) -> serde_json::Result<FunctionCall> {
+    let event: QueueReturned = serde_json::from_slice(payload)?;
+    Ok(Adopted::new(event.schedule_id, event.user_id, "R", event.place_version).call())
 }
 
-fn adopt_completed(payload: &[u8]) -> serde_json::Result<Act> {
-    let fact: QueueCompleted = serde_json::from_slice(payload)?;
-    let place = Adopted::new(fact.schedule_id, fact.user_id, "C", fact.place_version);
-    Ok(Adopted { payment: Some(fact.payment_id), ..place }.act())
+fn adopt_completed(payload: &[u8]) -> serde_json::Result<FunctionCall> {
+    let event: QueueCompleted = serde_json::from_slice(payload)?;
+    let place = Adopted::new(event.schedule_id, event.user_id, "C", event.place_version);
+    Ok(Adopted { payment: Some(event.payment_id), ..place }.call())
 }
 
-fn adopt_expired(payload: &[u8]) -> serde_json::Result<Act> {
-    let fact: QueueExpired = serde_json::from_slice(payload)?;
-    let place = Adopted::new(fact.schedule_id, fact.user_id, "E", fact.place_version);
-    Ok(Adopted { reason: text_of(fact.reason), ..place }.act())
+fn adopt_expired(payload: &[u8]) -> serde_json::Result<FunctionCall> {
+    let event: QueueExpired = serde_json::from_slice(payload)?;
+    let place = Adopted::new(event.schedule_id, event.user_id, "E", event.place_version);
+    Ok(Adopted { reason: text_of(event.reason), ..place }.call())
 }

@@ -1,4 +1,4 @@
-//! Tickets and passes: who signs them, and with which keys.
+//! Signs tickets and passes, and keeps the keys for it.
 
 use std::{
     collections::HashMap,
@@ -16,14 +16,14 @@ use tracing::error;
 
 use crate::Room;
 
-/// A ticket is good for as long as its key is published: a week.
+/// A ticket is valid for as long as its key is published: a week.
 const LIFE: KeyLife = KeyLife::daily(7 * 86_400);
-/// Where the keys are kept in Valkey.
+/// The name under which Valkey keeps the keys.
 const KEYS: &str = "keys";
-/// Signatures remembered at most: a signature costs about 25 µs, and fans look often.
+/// Cached signatures at most: a signature costs about 25 µs, and fans poll often.
 const SIGNED_MAX: usize = 20_000;
 
-/// Signs for the room. The keys are kept in Valkey, where all instances find the same.
+/// Signs for the rooms. The keys are kept in Valkey, where all instances share them.
 pub struct Signer {
     ring: RwLock<Keyring>,
     signed: Mutex<HashMap<Signed, String>>,
@@ -37,15 +37,15 @@ enum Signed {
 }
 
 impl Default for Signer {
-    /// A signer that has no keys yet; [`Signer::refresh`] brings them.
+    /// A signer without keys; [`Signer::refresh`] loads them.
     fn default() -> Self {
-        let ring = Keyring::open(Vec::new(), LIFE).expect("no keys are no broken keys");
+        let ring = Keyring::open(Vec::new(), LIFE).expect("an empty ring has no broken keys");
         Self { ring: RwLock::new(ring), signed: Mutex::default() }
     }
 }
 
 impl Signer {
-    /// Proof of a number in line.
+    /// A ticket, which proves a number in the queue.
     ///
     /// # Errors
     /// `unavailable` while there are no keys.
@@ -53,7 +53,7 @@ impl Signer {
         self.sign(Signed::Ticket(claims.schedule, claims.sub, claims.ticket), &claims, now)
     }
 
-    /// The right to reserve, until `claims.exp`.
+    /// A pass, which gives the right to reserve until `claims.exp`.
     ///
     /// # Errors
     /// `unavailable` while there are no keys.
@@ -61,10 +61,10 @@ impl Signer {
         self.sign(Signed::Pass(claims.schedule, claims.sub, claims.place_version), &claims, now)
     }
 
-    /// The number that a ticket of ours proves; `None` when its key is long gone.
+    /// The number that a ticket proves; `None` when its key is no longer known.
     ///
     /// # Errors
-    /// `invalid` when it is forged, somebody else's, or another room's.
+    /// `invalid` when the ticket is forged, another fan's, or another room's.
     pub fn number(
         &self,
         ticket: &str,
@@ -90,12 +90,12 @@ impl Signer {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).jwks()
     }
 
-    /// Takes over the keys that Valkey has, makes those that are due, and puts its own back
-    /// when Valkey has lost them. Two instances at once: one of them writes, the other
-    /// takes over what was written.
+    /// Loads the keys from Valkey, creates those that are due, and writes its own back when
+    /// Valkey has lost them. When two instances do this at once, one of them writes, and the
+    /// other loads what was written.
     ///
     /// # Errors
-    /// When Valkey cannot be reached, or holds something that is no key.
+    /// When Valkey cannot be reached, or its value is not a list of keys.
     pub async fn refresh(&self, valkey: &Valkey<Room>, now: Timestamp) -> Result<(), Failure> {
         let broken = |error: &dyn std::fmt::Display| Failure::Refused(error.to_string());
         loop {
@@ -113,7 +113,7 @@ impl Signer {
             let text = serde_json::to_string(&records).map_err(|error| broken(&error))?;
             if text == stored || valkey.swap(KEYS, &stored, &text).await? {
                 if ring.jwks() != self.jwks() {
-                    // What was signed with a key that is dropped must not be handed out on.
+                    // A signature of a dropped key must not be handed out any more.
                     self.signed().clear();
                 }
                 *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
@@ -131,7 +131,7 @@ impl Signer {
             if error != KeyError::Empty {
                 error!(%error, "a token cannot be signed");
             }
-            Problem::new(codes::UNAVAILABLE, "The keys of the waiting room are not there yet.")
+            Problem::new(codes::UNAVAILABLE, "The waiting room has no signing keys yet.")
                 .with("retry_after_secs", 1)
         })?;
         let mut signed = self.signed();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_proves_its_number_to_its_owner_in_its_room_only() {
+    fn a_ticket_proves_its_number_only_for_its_fan_and_room() {
         let (signer, now) = (signer(), Timestamp(time::OffsetDateTime::UNIX_EPOCH));
         let (room, fan) = (ScheduleId(id(1)), UserId(id(2)));
         let claims = TicketClaims { sub: fan, schedule: room, ticket: 17 };
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_of_a_key_long_gone_is_as_good_as_none() {
+    fn a_ticket_of_an_unknown_key_counts_as_none() {
         let now = Timestamp(time::OffsetDateTime::UNIX_EPOCH);
         let (room, fan) = (ScheduleId(id(1)), UserId(id(2)));
         let claims = TicketClaims { sub: fan, schedule: room, ticket: 17 };
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_is_no_ticket() {
+    fn a_pass_is_not_a_ticket() {
         let (signer, now) = (signer(), Timestamp(time::OffsetDateTime::UNIX_EPOCH));
         let (room, fan) = (ScheduleId(id(1)), UserId(id(2)));
         let pass = signer.pass(PassClaims::new(fan, room, 2, now, now.plus_secs(9)), now).unwrap();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn without_keys_nothing_is_signed() {
+    fn without_keys_no_token_is_signed() {
         let now = Timestamp(time::OffsetDateTime::UNIX_EPOCH);
         let claims = TicketClaims { sub: UserId(id(2)), schedule: ScheduleId(id(1)), ticket: 1 };
         assert!(Signer::default().ticket(claims, now).unwrap_err().is(codes::UNAVAILABLE));

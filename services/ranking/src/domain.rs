@@ -1,4 +1,4 @@
-//! What is decided outside Valkey: who shares a place, and how many places are shown.
+//! What is decided outside Valkey: which concerts share a place, and how many places are shown.
 
 use events::{
     Problem, codes,
@@ -7,13 +7,13 @@ use events::{
 
 /// Places of a ranking at most.
 pub const LIMIT_MAX: u32 = 100;
-/// Places of a ranking when the caller does not say.
+/// Places of a ranking when the caller gives no limit.
 const LIMIT_DEFAULT: u32 = 10;
 
-/// How many places are wanted.
+/// The number of places to show.
 ///
 /// # Errors
-/// `invalid` for none, or too many.
+/// `invalid` for zero, or too many.
 pub fn limit(wanted: Option<u32>) -> Result<usize, Problem> {
     let limit = wanted.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
@@ -23,7 +23,7 @@ pub fn limit(wanted: Option<u32>) -> Result<usize, Problem> {
     Ok(limit as usize)
 }
 
-/// The window as Valkey calls it.
+/// The name of the window in Valkey.
 pub fn window_name(window: Window) -> &'static str {
     match window {
         Window::Hour => "1h",
@@ -32,11 +32,10 @@ pub fn window_name(window: Window) -> &'static str {
     }
 }
 
-/// The places of a ranking, made of what `ranks.lua` returns: for each concert its id, its
-/// title and what it is ranked by; a sell-out also names its schedule.
+/// The places of a ranking, decoded from what `ranks.lua` returns: for each concert its id, its
+/// title and the number it is ranked by; a sell-out also has its schedule.
 ///
-/// Equals share a place, and the place after them is as far down as there are concerts before
-/// it: 1, 2, 2, 4.
+/// Equal concerts share a place, and the next place counts all concerts before it: 1, 2, 2, 4.
 ///
 /// # Errors
 /// `internal` for rows of another shape.
@@ -45,8 +44,11 @@ pub fn places(by: RankBy, rows: &[String]) -> Result<Vec<RankedConcert>, Problem
         RankBy::Sold => 3,
         RankBy::SellOut => 4,
     };
-    let mut places: Vec<RankedConcert> =
-        rows.chunks(width).map(|row| ranked(by, row)).collect::<Option<_>>().ok_or_else(odd)?;
+    let mut places: Vec<RankedConcert> = rows
+        .chunks(width)
+        .map(|row| ranked(by, row))
+        .collect::<Option<_>>()
+        .ok_or_else(malformed)?;
     let worth = |place: &RankedConcert| (place.sell_out_ms, place.seats_sold.map(|seats| -seats));
     places.sort_by_key(|place| (worth(place), place.concert_id));
     for at in 0..places.len() {
@@ -72,8 +74,8 @@ fn ranked(by: RankBy, row: &[String]) -> Option<RankedConcert> {
     })
 }
 
-fn odd() -> Problem {
-    Problem::new(codes::INTERNAL, "A ranking cannot be read.")
+fn malformed() -> Problem {
+    Problem::new(codes::INTERNAL, "A ranking cannot be decoded.")
 }
 
 #[cfg(test)]
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_share_a_place_and_the_next_is_as_far_down_as_there_are_before_it() {
+    fn equal_concerts_share_a_place_and_the_next_place_counts_all_before_it() {
         let rows = rows(&[(3, "5"), (1, "5"), (2, "9"), (4, "1")]);
         let places = places(RankBy::Sold, &rows).unwrap();
         let seen: Vec<_> =
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_called_in_valkey_as_it_is_in_json() {
+    fn a_window_has_the_same_name_in_valkey_and_in_json() {
         for window in [Window::Hour, Window::Day, Window::Week] {
             assert_eq!(serde_json::to_value(window).unwrap(), window_name(window));
         }

@@ -1,26 +1,27 @@
-//! The ranking service: what sells most, and what sold out fastest.
+//! The ranking service: the concerts that sell most, and those that sold out fastest.
 //!
-//! A read model in Valkey, made of facts alone. Each fact is one Lua function there (`lua/`),
-//! so what is counted and the inbox entry change in one step. All of it can be built anew
-//! from the streams next to what is live ([`mesh::valkey::rebuild()`]); every count is made of
-//! the facts' own times, so it comes out the same.
+//! A read model in Valkey, made of events alone. Each event is one Lua function there (`lua/`),
+//! so the counts and the inbox entry change in one step. All of it can be rebuilt from the
+//! streams next to the live generation ([`mesh::valkey::rebuild()`]). Every count uses the
+//! events' own times, so a rebuild gives the same result.
 //!
-//! | hears | does |
+//! | consumes | does |
 //! |---|---|
-//! | `concert.schedule_opened` | knows how many seats there are, and since when they are sold |
-//! | `concert.schedule_cancelled` | takes the show out of the fastest |
-//! | `payment.completed` | counts the seats at the moment of the sale |
-//! | `payment.refunded` | takes them out of that same moment again |
+//! | `concert.schedule_opened` | records how many seats there are, and since when they are on sale |
+//! | `concert.schedule_cancelled` | removes the show from the fastest sell-outs |
+//! | `payment.completed` | counts the seats at the time of the sale |
+//! | `payment.refunded` | subtracts them at that same time |
 //!
-//! **Invariants:** a payment counts once, under however many event ids it comes, and not at
-//! all when its return was heard first. The order in which facts are heard changes nothing.
-//! A window slides in steps: of a minute (1 h), ten minutes (24 h), an hour (7 d); a sale
-//! counts until its whole step is older than the window. A show is sold out at the first
-//! moment at which every seat was sold, whatever is returned later.
+//! **Invariants:** a payment counts once, whatever number of event ids it comes under, and not
+//! at all when its refund came first. The order of events changes nothing. A window slides in
+//! steps: of a minute (1 h), ten minutes (24 h), an hour (7 d); a sale counts until its whole
+//! step is older than the window. A show is sold out at the first moment at which every seat
+//! was sold, whatever is refunded later.
 
 pub mod domain;
 mod handlers;
 
+use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 
 use events::{
@@ -31,68 +32,74 @@ use events::{
 };
 pub use handlers::{sale_stated, schedule_stated};
 use mesh::{
-    Allow, Desk, Meta, Service, clock,
-    valkey::{Library, Valkey},
+    Allow, Link, Meta, QueryContext, Running, Service, clock,
+    valkey::{LuaModule, Valkey},
 };
 
 /// The service.
 pub const NAME: &str = "ranking";
-/// Whose facts it is made of; payments are of schedules.
+/// The services whose events it is made of, in this order: payments refer to schedules.
 pub const ORDER: &[&str] = &["concert", "payment"];
 
-/// How long a ranking is handed out again before the store is asked anew, so that a page that
-/// everybody opens costs it one look a second. `at` says how old it is.
+/// How long a ranking is served from memory, so that a popular page costs the store one query a
+/// second. `at` in the answer shows its age.
 const FRESH_MILLIS: i64 = 1_000;
 
-/// What the service's Rust side knows: the rankings it made last, one of each kind.
+/// What the Rust side of the service keeps: the latest ranking of each kind.
 #[derive(Default)]
-pub struct Rules {
+pub struct Config {
     latest: Mutex<Vec<ConcertRanking>>,
 }
 
 /// The functions in Valkey.
 pub struct Charts;
 
-impl Library for Charts {
+impl LuaModule for Charts {
     const NAME: &'static str = NAME;
     const LUA: &'static str = concat!(
         include_str!("lua/charts.lua"),
-        include_str!("lua/facts.lua"),
+        include_str!("lua/handle.lua"),
         include_str!("lua/ranks.lua"),
     );
     const IS_REPLAYABLE: bool = true;
-    type Rules = Rules;
+    type Config = Config;
 }
 
-/// The service, to be run on a [`Valkey`].
+/// The service, which runs on a [`Valkey`].
 pub fn service() -> Service<Valkey<Charts>> {
     Service::<Valkey<Charts>>::new(NAME)
         .later()
-        .hears::<ScheduleOpened>(&[])
-        .hears::<ScheduleCancelled>(&[])
-        .hears::<PaymentCompleted>(&[])
-        .hears::<PaymentRefunded>(&[])
-        .reads::<RankConcerts, _, _>(Allow::Anyone, rank)
+        .consumes::<ScheduleOpened>(&[])
+        .consumes::<ScheduleCancelled>(&[])
+        .consumes::<PaymentCompleted>(&[])
+        .consumes::<PaymentRefunded>(&[])
+        .queries::<RankConcerts, _, _>(Allow::Anyone, rank)
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Valkey<Charts>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }
 
 async fn rank(
-    desk: Desk<Valkey<Charts>>,
+    ctx: QueryContext<Valkey<Charts>>,
     command: RankConcerts,
     _meta: Meta,
 ) -> Result<ConcertRanking, Problem> {
     let limit = domain::limit(command.limit)?;
     let now = clock::now();
-    let latest = &desk.rules().latest;
-    let made = latest
+    let latest = &ctx.config().latest;
+    let cached = latest
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .iter()
         .find(|ranking| is_fresh(ranking, &command, now))
         .cloned();
-    let mut ranking = match made {
+    let mut ranking = match cached {
         Some(ranking) => ranking,
         None => {
-            let ranking = ranking_of(&desk, &command, now).await?;
+            let ranking = ranking_of(&ctx, &command, now).await?;
             let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
             latest.retain(|old| (old.by, old.window) != (ranking.by, ranking.window));
             latest.push(ranking.clone());
@@ -109,7 +116,7 @@ fn is_fresh(ranking: &ConcertRanking, command: &RankConcerts, now: Timestamp) ->
         && (0..FRESH_MILLIS).contains(&age_millis)
 }
 
-/// The ranking as at `now`, to its last place.
+/// The whole ranking at `now`.
 ///
 /// # Errors
 /// `unavailable` while the store is away or being rebuilt.

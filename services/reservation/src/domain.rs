@@ -1,4 +1,4 @@
-//! Who owns a seat: states and decisions, without clock, storage or chance.
+//! Who owns a seat: states and decisions, without clock, storage or randomness.
 
 mod schedule;
 
@@ -16,7 +16,7 @@ use ReservationState::{Cancelled, Confirmed, Expired, Pending};
 
 pub use schedule::{Schedule, Terms};
 
-/// Seats in one request at most; no schedule allows a fan more.
+/// The most seats in one request; no schedule allows a fan more.
 pub const SEATS_PER_REQUEST_MAX: usize = 100;
 
 /// A seat and its owner. There is room for one.
@@ -24,14 +24,14 @@ pub const SEATS_PER_REQUEST_MAX: usize = 100;
 pub struct Seat {
     /// Points.
     pub price: i64,
-    /// Who holds or owns it.
+    /// The reservation that holds or owns it.
     pub owner: Option<ReservationId>,
-    /// That of the last owner; the next one's is higher.
+    /// The version of the last owner; the next owner gets a higher one.
     pub hold_version: i64,
 }
 
 impl Seat {
-    /// A seat that nobody ever owned.
+    /// A seat that never had an owner.
     pub fn new(price: i64) -> Self {
         Self { price, owner: None, hold_version: 0 }
     }
@@ -42,19 +42,19 @@ impl Seat {
     }
 }
 
-/// What is known of a fan's place in the waiting room: up to which version it has ended.
-/// That it was admitted is what a pass says.
+/// What this service knows of a fan's place in the waiting room: up to which version it has
+/// ended. Whether the fan was admitted is in the pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Of the latest end heard; 0 when none was. Every earlier pass is void.
+    /// The version of the latest end; 0 when no end has arrived. Every earlier pass is void.
     pub ended_version: u64,
 }
 
 impl Place {
-    /// A place whose end was not heard of: the pass alone speaks for it.
-    pub const UNHEARD: Self = Self { ended_version: 0 };
+    /// A place whose end has not arrived: the pass alone counts.
+    pub const UNKNOWN: Self = Self { ended_version: 0 };
 
-    /// Whether this is later news than `known`.
+    /// Whether this end is later than `known`.
     pub fn is_newer_than(&self, known: &Self) -> bool {
         self.ended_version > known.ended_version
     }
@@ -63,13 +63,13 @@ impl Place {
 /// The right to reserve, as the waiting room signed it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Pass {
-    /// Whose.
+    /// The fan it was issued to.
     pub user_id: UserId,
-    /// For which room.
+    /// The schedule of the room.
     pub schedule_id: ScheduleId,
     /// The place it was issued for.
     pub place_version: u64,
-    /// Until when it lets reserve.
+    /// Until when the fan may reserve.
     pub reserve_until: Timestamp,
 }
 
@@ -79,7 +79,7 @@ impl Pass {
         self.user_id == user_id && self.schedule_id == schedule_id
     }
 
-    /// Lets the fan reserve now.
+    /// Whether the fan may reserve now.
     ///
     /// # Errors
     /// `not_active` when the pass has run out, or its place is known to have ended since.
@@ -94,12 +94,13 @@ impl Pass {
     }
 }
 
-/// A hold or a purchase of a fan, as far as it tells whether a place is used up.
+/// A hold or a purchase of a fan: what is needed to count seats and to see whether a place is
+/// used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bought {
-    /// Seats that the fan has by it.
+    /// How many seats the fan has by it.
     pub seats: usize,
-    /// The end of a hold; `None` for what is none any more.
+    /// The end of the hold; `None` when it is no hold any more.
     pub holds_until: Option<Timestamp>,
     /// The place under which it was made.
     pub place_version: u64,
@@ -107,8 +108,8 @@ pub struct Bought {
     pub is_paid: bool,
 }
 
-/// Whether the place behind a pass is used up: something was paid under it, and no hold of the
-/// fan lives. The waiting room comes to the same, a moment later.
+/// Whether the place behind a pass is used up: a payment completed under it, and the fan has no
+/// live hold. The waiting room comes to the same result a moment later.
 pub fn is_used_up<'a>(
     mut bought: impl Iterator<Item = &'a Bought> + Clone,
     place_version: u64,
@@ -118,27 +119,27 @@ pub fn is_used_up<'a>(
     !holds && bought.any(|it| it.is_paid && it.place_version >= place_version)
 }
 
-/// Nobody may act who was not admitted.
+/// The refusal of a fan who is not admitted.
 pub fn not_active(why: &str) -> Problem {
     Problem::new(codes::NOT_ACTIVE, why)
 }
 
-/// A seat as somebody asks for it, in the form in which its name is kept.
-pub fn asked_for(seat: &SeatId) -> SeatId {
+/// The normal form of a requested seat name, in which names are stored.
+pub fn normalized(seat: &SeatId) -> SeatId {
     SeatId(text::same_name(&seat.0))
 }
 
-/// Whether seats can be asked for like this at all.
+/// Whether the requested seats are well formed.
 ///
 /// # Errors
-/// `invalid` for none, too many, one seat twice, or what no seat can be called.
+/// `invalid` for no seats, too many, one seat twice, or a text that cannot be a seat name.
 pub fn well_formed(seats: &[SeatId]) -> Result<(), Problem> {
     let invalid = |field: &str, what: String| Err(Problem::about(codes::INVALID, field, what));
     if !(1..=SEATS_PER_REQUEST_MAX).contains(&seats.len()) {
         let what = format!("must name 1 to {SEATS_PER_REQUEST_MAX} seats, not {}", seats.len());
         return invalid("seats", what);
     }
-    // Also because PostgreSQL knows no NUL: it would refuse the whole batch.
+    // This also keeps out NUL: PostgreSQL would refuse the whole batch because of it.
     let is_name =
         |seat: &SeatId| seat.0.len() <= SeatId::BYTES_MAX && !seat.0.chars().any(char::is_control);
     if let Some(at) = seats.iter().position(|seat| !is_name(seat)) {
@@ -153,17 +154,17 @@ pub fn well_formed(seats: &[SeatId]) -> Result<(), Problem> {
     }
 }
 
-/// The seats asked for, when all of them exist and are free.
+/// The requested seats, when all of them exist and are free.
 ///
 /// # Errors
-/// `unknown_seat` or `seat_taken`, with `seats`: those in the way.
+/// `unknown_seat` or `seat_taken`; `seats` lists the seats that caused it.
 pub fn free_seats<'a>(
-    asked: &[SeatId],
+    requested: &[SeatId],
     seat_of: impl Fn(&SeatId) -> Option<&'a Seat>,
 ) -> Result<Vec<&'a Seat>, Problem> {
-    let mut free = Vec::with_capacity(asked.len());
+    let mut free = Vec::with_capacity(requested.len());
     let (mut unknown, mut taken) = (Vec::new(), Vec::new());
-    for id in asked {
+    for id in requested {
         match seat_of(id) {
             None => unknown.push(id.0.as_str()),
             Some(seat) if seat.owner.is_some() => taken.push(id.0.as_str()),
@@ -195,37 +196,37 @@ pub fn within_limit(held: usize, more: usize, terms: &Terms) -> Result<(), Probl
 /// What a payment presents to have a hold confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
-    /// Who paid.
+    /// The fan who paid.
     pub user_id: UserId,
-    /// Which owner of the seats that was.
+    /// The version of the hold that was paid.
     pub hold_version: i64,
     /// Points that were taken.
     pub amount: i64,
 }
 
-/// What became of a payment's claim.
+/// The decision on a payment's claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// The seats are the fan's.
+    /// The seats are confirmed.
     Confirmed,
-    /// This payment had confirmed it before; whatever followed took its own course.
+    /// This payment confirmed it before. A later cancellation has its own refund.
     Before,
-    /// Its time is up, though nobody has noticed: it is to be expired now.
+    /// The hold's time is up, but it has not been expired yet: expire it now.
     Lapsed,
-    /// It has ended, or the claim is not its owner's.
+    /// The hold has ended, or the claim is not its owner's.
     Refused(ConfirmRefusal),
-    /// The fan may be leaving: it is decided when that is.
+    /// The fan's withdrawal is cleared: decide when the withdrawal is decided.
     Undecided,
 }
 
 /// What becomes of the money of a paid reservation that was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refund {
-    /// It is on its way back.
+    /// The refund is on its way.
     Due,
-    /// It is back.
+    /// The money is back.
     Made,
-    /// It was given up with the account.
+    /// The fan gave the money up with the account.
     Forfeited,
 }
 
@@ -234,13 +235,13 @@ pub enum Refund {
 pub struct Reservation {
     /// Its id.
     pub id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Whose reservation.
+    /// The fan it belongs to.
     pub user_id: UserId,
-    /// Where it stands.
+    /// Its state.
     pub state: ReservationState,
-    /// What it covers.
+    /// The seats and their prices.
     pub seats: Vec<PricedSeat>,
     /// Sum of the prices.
     pub amount: i64,
@@ -250,13 +251,13 @@ pub struct Reservation {
     pub created_at: Timestamp,
     /// When the hold runs out.
     pub expires_at: Timestamp,
-    /// Beyond which no extension goes.
+    /// The latest time to which the hold can be extended.
     pub hard_cap_at: Timestamp,
-    /// Whether its end was moved once already.
+    /// Whether it was extended already.
     pub extended: bool,
     /// The payment that confirmed it.
     pub payment_id: Option<PaymentId>,
-    /// The fan may be leaving: it is neither confirmed nor given back meanwhile.
+    /// The fan's withdrawal is cleared: it is neither confirmed nor given back meanwhile.
     pub closing: bool,
     /// What becomes of its money, once it was paid and cancelled.
     pub refund: Option<Refund>,
@@ -266,25 +267,25 @@ pub struct Reservation {
     pub cancel_reason: Option<CancelReason>,
 }
 
-/// Who asks for a hold, and of what.
+/// A request for a hold, except for its seats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asker {
+pub struct HoldRequest {
     /// The id for the reservation.
     pub id: ReservationId,
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// For whom.
+    /// The fan who asks.
     pub user_id: UserId,
-    /// By the pass of which place.
+    /// The place whose pass the fan presents.
     pub place_version: u64,
 }
 
 impl Reservation {
-    /// A new hold of seats that were found free. Its version is higher than that of any
-    /// former owner of any of them. It ends when the show begins, at the latest: a payment that
-    /// has begun by then may still take its grace.
+    /// A new hold of free seats. Its version is higher than that of any former owner of any of
+    /// them. It ends no later than the start of the show; the extension of a payment that has
+    /// begun by then may still go beyond.
     pub fn hold(
-        asker: Asker,
+        request: HoldRequest,
         seats: impl Iterator<Item = (SeatId, Seat)>,
         terms: &Terms,
         grace_secs: u32,
@@ -299,9 +300,9 @@ impl Reservation {
             .collect();
         let expires_at = now.plus_secs(terms.hold_secs.into()).min(terms.starts_at);
         Self {
-            id: asker.id,
-            schedule_id: asker.schedule_id,
-            user_id: asker.user_id,
+            id: request.id,
+            schedule_id: request.schedule_id,
+            user_id: request.user_id,
             state: Pending,
             amount: seats.iter().map(|seat| seat.price).sum(),
             seats,
@@ -313,17 +314,17 @@ impl Reservation {
             payment_id: None,
             closing: false,
             refund: None,
-            place_version: asker.place_version,
+            place_version: request.place_version,
             cancel_reason: None,
         }
     }
 
-    /// Whether it has its seats.
+    /// Whether it holds or owns its seats.
     pub fn owns(&self) -> bool {
         matches!(self.state, Pending | Confirmed)
     }
 
-    /// Whether its time is up, noticed or not.
+    /// Whether it is a hold whose time is up and that has not been expired yet.
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.state == Pending && now >= self.expires_at
     }
@@ -334,10 +335,10 @@ impl Reservation {
             && self.amount == claim.amount
     }
 
-    /// A payment of this hold has begun in its last minute: where its end moves to, once, so
-    /// that a slow payment does not lose the seat. `None` for a hold that has ended, is another
-    /// owner's, or was moved before; and while its end is far enough away, when the one move
-    /// is kept for later.
+    /// The extended end of a hold whose payment has begun in its last minute, so that a slow
+    /// payment does not lose the seat. A hold is extended once. `None` for a hold that has
+    /// ended, has another owner, or was extended before; also while its end is far enough away:
+    /// then the one extension is kept for later.
     pub fn extension(
         &self,
         user_id: UserId,
@@ -353,15 +354,15 @@ impl Reservation {
         (end > self.expires_at).then_some(end)
     }
 
-    /// Moves its end, for the only time.
+    /// Extends the hold. It cannot be extended again.
     pub fn extend(&mut self, end: Timestamp) {
         self.expires_at = end;
         self.extended = true;
     }
 
-    /// What becomes of a payment's claim, now that its money was taken.
+    /// Decides the claim of a payment whose money was taken.
     pub fn settle(&self, payment_id: PaymentId, claim: &Claim, now: Timestamp) -> Settled {
-        // Also after a cancellation: that one returns the money, not this repeat.
+        // Also after a cancellation: the cancellation returns the money, not this repeat.
         if self.payment_id == Some(payment_id) {
             return Settled::Before;
         }
@@ -378,14 +379,14 @@ impl Reservation {
         }
     }
 
-    /// The seats are the fan's, by this payment.
+    /// Confirms the reservation by this payment.
     pub fn confirm(&mut self, payment_id: PaymentId) {
         self.state = Confirmed;
         self.payment_id = Some(payment_id);
     }
 
     /// Whether its fan may give it back now. A hold can always be given back; a ticket until the
-    /// deadline of its show, or when the show is off.
+    /// refund deadline of its show, or when the show is cancelled.
     ///
     /// # Errors
     /// `account_closing`, or `not_cancellable` with the `reason`: `ended`, or
@@ -402,7 +403,7 @@ impl Reservation {
             Expired | Cancelled => refused("ended", "The reservation has ended already."),
             Pending if self.is_due(now) => refused("ended", "The hold has run out."),
             Pending => Ok(()),
-            // It would begin a refund.
+            // Giving it back would begin a refund.
             Confirmed if self.closing => Err(codes::ACCOUNT_CLOSING.into()),
             Confirmed => match show.and_then(|show| show.refunds_ended(now)) {
                 None => Ok(()),
@@ -415,7 +416,7 @@ impl Reservation {
         }
     }
 
-    /// Points to return when it is cancelled for this reason.
+    /// The points to refund when it is cancelled for this reason.
     pub fn returns(&self, reason: CancelReason) -> i64 {
         match (self.payment_id, reason) {
             (None, _) | (_, CancelReason::Withdrawn) => 0,
@@ -437,7 +438,7 @@ impl Reservation {
         self.state == Confirmed && is_to_come
     }
 
-    /// What of it stands in the way of a fan who wants to leave.
+    /// Why it blocks a withdrawal of its fan, if it does.
     pub fn at_stake(
         &self,
         show: Option<&Schedule>,
@@ -454,12 +455,12 @@ impl Reservation {
         }
     }
 
-    /// Which seats it covers.
+    /// The ids of its seats.
     pub fn seat_ids(&self) -> impl Iterator<Item = &SeatId> {
         self.seats.iter().map(|priced| &priced.seat)
     }
 
-    /// What its fan sees of it.
+    /// What its fan sees.
     pub fn view(&self) -> View {
         View {
             reservation_id: self.id,

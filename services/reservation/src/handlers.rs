@@ -1,4 +1,4 @@
-//! What is done with each message.
+//! One handler for each consumed event and each command.
 
 use events::{
     Command, PaymentId, Problem, ReservationId, SagaId, ScheduleId, SeatId, UserId, codes,
@@ -12,58 +12,67 @@ use events::{
         ReservationState,
     },
 };
-use mesh::{Answer, Caller, Hear, Miss, Refusal};
+use mesh::{Caller, Execute, Handle, HandleError, Refusal};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Rules,
-    book::{Book, Keys, Row},
+    Config,
     domain::{
-        self, Asker, Claim, Pass, Place, Refund, Reservation, SEATS_PER_REQUEST_MAX, Schedule,
-        Seat, Settled, Terms,
+        self, Claim, HoldRequest, Pass, Place, Refund, Reservation, SEATS_PER_REQUEST_MAX,
+        Schedule, Seat, Settled, Terms,
     },
+    unit_of_work::{Keys, Row, UnitOfWork},
 };
 
-type Turn<'a> = mesh::Turn<'a, Rules>;
+type Context<'a> = mesh::Context<'a, Config>;
 
-impl Hear<ScheduleOpened> for Book {
-    fn keys(fact: &ScheduleOpened, keys: &mut Keys) {
-        keys.changing.insert(fact.schedule_id);
+impl Handle<ScheduleOpened> for UnitOfWork {
+    fn keys(event: &ScheduleOpened, keys: &mut Keys) {
+        keys.changing.insert(event.schedule_id);
     }
 
-    fn hear(&mut self, fact: &ScheduleOpened, _turn: &mut Turn<'_>) -> Result<(), Miss> {
-        // Heard before, or its cancellation was: either is the later word.
-        if self.schedules.contains_key(&fact.schedule_id) {
+    fn handle(
+        &mut self,
+        event: &ScheduleOpened,
+        _ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        // The schedule is known, or its cancellation came first: nothing to do in either case.
+        if self.schedules.contains_key(&event.schedule_id) {
             return Ok(());
         }
         let terms = Terms {
-            opens_at: fact.opens_at,
-            starts_at: fact.starts_at,
-            refund_until: fact.refund_until.unwrap_or(fact.starts_at),
-            hold_secs: fact.hold_secs,
-            seats_per_fan_max: fact.seats_per_fan_max,
+            opens_at: event.opens_at,
+            starts_at: event.starts_at,
+            refund_until: event.refund_until.unwrap_or(event.starts_at),
+            hold_secs: event.hold_secs,
+            seats_per_fan_max: event.seats_per_fan_max,
         };
-        let seats = fact
+        let seats = event
             .seats
             .iter()
             .flat_map(|block| block.ids().map(|seat| (seat, Seat::new(block.price))));
-        self.open(fact.schedule_id, Schedule::Open(terms), seats);
+        self.open(event.schedule_id, Schedule::Open(terms), seats);
         Ok(())
     }
 }
 
-impl Hear<ScheduleCancelled> for Book {
-    fn keys(fact: &ScheduleCancelled, keys: &mut Keys) {
-        keys.changing.insert(fact.schedule_id);
+impl Handle<ScheduleCancelled> for UnitOfWork {
+    fn keys(event: &ScheduleCancelled, keys: &mut Keys) {
+        keys.changing.insert(event.schedule_id);
     }
 
-    /// Only the schedule: its reservations are thousands, and follow in batches of their own.
-    fn hear(&mut self, fact: &ScheduleCancelled, _turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let known = self.schedules.get_mut(&fact.schedule_id);
-        match (Schedule::called_off(known.as_ref().map(|row| &***row)), known) {
+    /// Marks only the schedule. Its reservations may be thousands; they are cancelled in
+    /// batches of their own.
+    fn handle(
+        &mut self,
+        event: &ScheduleCancelled,
+        _ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        let known = self.schedules.get_mut(&event.schedule_id);
+        match (Schedule::schedule_cancelled(known.as_ref().map(|row| &***row)), known) {
             (Some(state), Some(row)) => *row.change() = state,
             (Some(state), None) => {
-                self.schedules.insert(fact.schedule_id, Row::new(state));
+                self.schedules.insert(event.schedule_id, Row::new(state));
             }
             (None, _) => {}
         }
@@ -71,34 +80,34 @@ impl Hear<ScheduleCancelled> for Book {
     }
 }
 
-impl Hear<QueueExpired> for Book {
-    fn keys(fact: &QueueExpired, keys: &mut Keys) {
-        keys.places.insert((fact.schedule_id, fact.user_id));
+impl Handle<QueueExpired> for UnitOfWork {
+    fn keys(event: &QueueExpired, keys: &mut Keys) {
+        keys.places.insert((event.schedule_id, event.user_id));
     }
 
-    /// The fan may reserve no more; what is held already stays until its own time is up.
-    fn hear(&mut self, fact: &QueueExpired, _turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let place = Place { ended_version: fact.place_version };
-        self.hear_place((fact.schedule_id, fact.user_id), place);
+    /// The fan may not reserve any more. A hold that exists stays until its own end.
+    fn handle(&mut self, event: &QueueExpired, _ctx: &mut Context<'_>) -> Result<(), HandleError> {
+        let place = Place { ended_version: event.place_version };
+        self.apply_place((event.schedule_id, event.user_id), place);
         Ok(())
     }
 }
 
-impl Hear<PaymentHoldExtensionRequested> for Book {
-    fn keys(fact: &PaymentHoldExtensionRequested, keys: &mut Keys) {
-        keys.reservations.insert(fact.reservation_id);
+impl Handle<PaymentHoldExtensionRequested> for UnitOfWork {
+    fn keys(event: &PaymentHoldExtensionRequested, keys: &mut Keys) {
+        keys.reservations.insert(event.reservation_id);
     }
 
-    /// A hold that has ended, or has another owner, is not extended; its payment learns so
-    /// when the money comes.
-    fn hear(
+    /// A hold that has ended, or has another owner, is not extended; its payment is refused
+    /// when the debit arrives.
+    fn handle(
         &mut self,
-        fact: &PaymentHoldExtensionRequested,
-        turn: &mut Turn<'_>,
-    ) -> Result<(), Miss> {
-        let grace_secs = turn.rules.grace_secs;
-        if let Some(row) = self.reservations.get_mut(&fact.reservation_id)
-            && let Some(end) = row.extension(fact.user_id, fact.hold_version, grace_secs, turn.now)
+        event: &PaymentHoldExtensionRequested,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        let grace_secs = ctx.config.grace_secs;
+        if let Some(row) = self.reservations.get_mut(&event.reservation_id)
+            && let Some(end) = row.extension(event.user_id, event.hold_version, grace_secs, ctx.now)
         {
             row.change().extend(end);
         }
@@ -106,53 +115,62 @@ impl Hear<PaymentHoldExtensionRequested> for Book {
     }
 }
 
-impl Hear<PointDebited> for Book {
-    fn keys(fact: &PointDebited, keys: &mut Keys) {
-        keys.reservations.insert(fact.reservation_id);
+impl Handle<PointDebited> for UnitOfWork {
+    fn keys(event: &PointDebited, keys: &mut Keys) {
+        keys.reservations.insert(event.reservation_id);
     }
 
-    /// The moment of truth. The sweep may be about to expire this hold in another lane:
-    /// whoever locks the row first decides, and the other one finds it decided.
-    fn hear(&mut self, fact: &PointDebited, turn: &mut Turn<'_>) -> Result<(), Miss> {
-        let Some(row) = self.reservations.get_mut(&fact.reservation_id) else {
-            if turn.attempt < turn.rules.unknown_tries_max {
-                return Err(Miss::NotYet("the reservation"));
+    /// Confirms the reservation, or refuses the payment. The sweep may be about to expire this
+    /// hold in another batch: the batch that locks the row first decides, and the other one
+    /// finds the decision.
+    fn handle(&mut self, event: &PointDebited, ctx: &mut Context<'_>) -> Result<(), HandleError> {
+        let Some(row) = self.reservations.get_mut(&event.reservation_id) else {
+            if ctx.attempt < ctx.config.unknown_tries_max {
+                return Err(HandleError::NotYet("the reservation"));
             }
-            turn.tell(refused(fact, ConfirmRefusal::Expired));
+            ctx.emit(refused(event, ConfirmRefusal::Expired));
             return Ok(());
         };
-        let claim =
-            Claim { user_id: fact.user_id, hold_version: fact.hold_version, amount: fact.amount };
-        match row.settle(fact.payment_id, &claim, turn.now) {
+        let claim = Claim {
+            user_id: event.user_id,
+            hold_version: event.hold_version,
+            amount: event.amount,
+        };
+        match row.settle(event.payment_id, &claim, ctx.now) {
             Settled::Before => {}
-            Settled::Refused(reason) => turn.tell(refused(fact, reason)),
-            Settled::Undecided => return Err(Miss::NotYet("the end of a withdrawal")),
+            Settled::Refused(reason) => ctx.emit(refused(event, reason)),
+            Settled::Undecided => return Err(HandleError::NotYet("the end of a withdrawal")),
             Settled::Confirmed => {
-                row.change().confirm(fact.payment_id);
-                turn.tell(confirmed(row, fact.payment_id));
-                self.note_paid(fact.reservation_id);
+                row.change().confirm(event.payment_id);
+                ctx.emit(confirmed(row, event.payment_id));
+                self.note_paid(event.reservation_id);
             }
             Settled::Lapsed => {
-                // The clock was set back between two looks at it; the sweep comes first.
-                if !self.has_seats_of(fact.reservation_id) {
-                    return Err(Miss::NotYet("the end of the hold"));
+                // The seats are not loaded, because the clock was set back in between; the
+                // sweep expires the hold first.
+                if !self.has_seats_of(event.reservation_id) {
+                    return Err(HandleError::NotYet("the end of the hold"));
                 }
-                self.expire(fact.reservation_id, turn);
-                turn.tell(refused(fact, ConfirmRefusal::Expired));
+                self.expire(event.reservation_id, ctx);
+                ctx.emit(refused(event, ConfirmRefusal::Expired));
             }
         }
         Ok(())
     }
 }
 
-impl Hear<PaymentRefunded> for Book {
-    fn keys(fact: &PaymentRefunded, keys: &mut Keys) {
-        keys.reservations.insert(fact.reservation_id);
+impl Handle<PaymentRefunded> for UnitOfWork {
+    fn keys(event: &PaymentRefunded, keys: &mut Keys) {
+        keys.reservations.insert(event.reservation_id);
     }
 
-    /// The money that a cancellation has sent back is there: it keeps the fan no more.
-    fn hear(&mut self, fact: &PaymentRefunded, _turn: &mut Turn<'_>) -> Result<(), Miss> {
-        if let Some(row) = self.reservations.get_mut(&fact.reservation_id)
+    /// The refund of a cancellation is complete: it no longer blocks a withdrawal.
+    fn handle(
+        &mut self,
+        event: &PaymentRefunded,
+        _ctx: &mut Context<'_>,
+    ) -> Result<(), HandleError> {
+        if let Some(row) = self.reservations.get_mut(&event.reservation_id)
             && row.refund == Some(Refund::Due)
         {
             row.change().refund = Some(Refund::Made);
@@ -161,17 +179,17 @@ impl Hear<PaymentRefunded> for Book {
     }
 }
 
-/// Hold seats with a pass that was verified: what [`events::reservation::Reserve`] becomes
-/// once its signature is checked.
+/// Hold seats with a verified pass: what [`events::reservation::Reserve`] becomes once the
+/// signature of its pass is checked.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hold {
-    /// Whose seats.
+    /// The schedule of the seats.
     pub schedule_id: ScheduleId,
-    /// Which.
+    /// The seats.
     pub seats: Vec<SeatId>,
-    /// What the pass grants; `None` when it is not a good one.
+    /// What the pass grants; `None` when it is not valid.
     pub pass: Option<Pass>,
-    /// It was good once: its fan is told what has become of the sale.
+    /// The pass was valid once. The refusal then says what has become of the sale.
     #[serde(default)]
     pub is_late: bool,
 }
@@ -182,19 +200,19 @@ impl Command for Hold {
     type Reply = View;
 }
 
-/// `live.reservation.refused.<schedule>`: fans were turned away.
+/// `live.reservation.refused.<schedule>`: a hold was refused.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HoldRefused {
-    /// Who asked.
+    /// The fan who asked for it.
     pub user_id: UserId,
     /// The problem's code.
     pub code: String,
-    /// The seats that were in the way; else those that were asked for.
+    /// The seats that caused the refusal, or the requested ones.
     pub seats: Vec<SeatId>,
 }
 
 impl Hold {
-    /// What can be decided before anything is loaded.
+    /// The checks that need no loaded state.
     fn admissible(&self, user_id: UserId) -> Result<&Pass, Problem> {
         domain::well_formed(&self.seats)?;
         let why = match self.is_late {
@@ -208,8 +226,8 @@ impl Hold {
     }
 }
 
-impl Answer<Hold> for Book {
-    /// Who is turned away at the door locks nothing.
+impl Execute<Hold> for UnitOfWork {
+    /// A request that fails those checks locks nothing.
     fn keys(command: &Hold, caller: &Caller, keys: &mut Keys) {
         let Ok(user_id) = caller.user_id() else { return };
         if command.admissible(user_id).is_ok() {
@@ -222,124 +240,124 @@ impl Answer<Hold> for Book {
         }
     }
 
-    fn answer(&mut self, command: &Hold, turn: &mut Turn<'_>) -> Result<View, Refusal> {
-        let user_id = turn.caller.user_id()?;
-        let hold = self.hold(command, user_id, turn).inspect_err(|refusal| {
+    fn execute(&mut self, command: &Hold, ctx: &mut Context<'_>) -> Result<View, Refusal> {
+        let user_id = ctx.caller.user_id()?;
+        let hold = self.hold(command, user_id, ctx).inspect_err(|refusal| {
             if let Refusal::No(problem) = refusal {
-                announce_refused(command, user_id, problem, turn);
+                announce_refused(command, user_id, problem, ctx);
             }
         })?;
-        turn.tell(created(&hold));
+        ctx.emit(created(&hold));
         let view = hold.view();
         self.grant(hold);
         Ok(view)
     }
 }
 
-impl Answer<Cancel> for Book {
+impl Execute<Cancel> for UnitOfWork {
     fn keys(command: &Cancel, _caller: &Caller, keys: &mut Keys) {
         keys.ending.insert(command.reservation_id);
         keys.returning.insert(command.reservation_id);
     }
 
-    fn answer(&mut self, command: &Cancel, turn: &mut Turn<'_>) -> Result<View, Refusal> {
-        let user_id = turn.caller.user_id()?;
+    fn execute(&mut self, command: &Cancel, ctx: &mut Context<'_>) -> Result<View, Refusal> {
+        let user_id = ctx.caller.user_id()?;
         let is_own = |row: &&Row<Reservation>| row.user_id == user_id;
         let own = self.reservations.get(&command.reservation_id).filter(is_own);
         let row = own.ok_or_else(|| Problem::from(codes::NOT_FOUND))?;
-        row.may_be_given_back(self.show(row.schedule_id), turn.now)?;
+        row.may_be_given_back(self.show(row.schedule_id), ctx.now)?;
         let cancelled = self
             .cancel(command.reservation_id, CancelReason::ByFan)
             .ok_or_else(|| Problem::from(codes::NOT_CANCELLABLE))?;
-        turn.tell(cancelled);
+        ctx.emit(cancelled);
         Ok(self.reservations[&command.reservation_id].view())
     }
 }
 
-impl Book {
-    /// Decides a hold; the checks come in the order of their codes in the documentation.
+impl UnitOfWork {
+    /// Decides a hold. The checks come in the order of their codes in the documentation.
     fn hold(
         &self,
         command: &Hold,
         user_id: UserId,
-        turn: &Turn<'_>,
+        ctx: &Context<'_>,
     ) -> Result<Reservation, Refusal> {
         let Hold { schedule_id, .. } = command;
         domain::well_formed(&command.seats)?;
         let schedule = self.schedules.get(schedule_id);
-        // What has become of the sale is said first: a place that ended with it was nobody's
-        // fault.
+        // The state of the sale is checked first: when the sale has ended, that is why the
+        // place has ended too.
         if let Some(schedule) = schedule {
-            schedule.on_sale(turn.now)?;
+            schedule.on_sale(ctx.now)?;
         }
         let pass = command.admissible(user_id)?;
-        pass.admit(&self.place(*schedule_id, user_id), turn.now)?;
+        pass.admit(&self.place(*schedule_id, user_id), ctx.now)?;
         let bought = self.bought(*schedule_id, user_id);
-        if domain::is_used_up(bought.clone(), pass.place_version, turn.now) {
+        if domain::is_used_up(bought.clone(), pass.place_version, ctx.now) {
             let why = "The place was used up by a payment; enter the waiting room again.";
             return Err(domain::not_active(why).into());
         }
         if self.is_closing(user_id) {
             return Err(Problem::from(codes::ACCOUNT_CLOSING).into());
         }
-        // The pass speaks for the schedule: it was opened, and we are about to hear so.
+        // A valid pass proves that the schedule was opened: its event is on the way.
         let terms = schedule.ok_or_else(|| Refusal::NotYet(codes::NOT_FOUND.into()))?;
-        let terms = terms.on_sale(turn.now)?;
-        let asked: Vec<SeatId> =
-            command.seats.iter().map(|seat| self.meant(*schedule_id, seat)).collect();
-        // Two ways of writing one seat name it twice.
-        domain::well_formed(&asked)?;
-        let free = domain::free_seats(&asked, |seat| self.seat(*schedule_id, seat))?;
-        domain::within_limit(bought.map(|it| it.seats).sum(), asked.len(), terms)?;
-        let asker = Asker {
-            id: ReservationId(turn.id),
+        let terms = terms.on_sale(ctx.now)?;
+        let requested: Vec<SeatId> =
+            command.seats.iter().map(|seat| self.resolve(*schedule_id, seat)).collect();
+        // Two spellings of one seat name it twice.
+        domain::well_formed(&requested)?;
+        let free = domain::free_seats(&requested, |seat| self.seat(*schedule_id, seat))?;
+        domain::within_limit(bought.map(|it| it.seats).sum(), requested.len(), terms)?;
+        let request = HoldRequest {
+            id: ReservationId(ctx.id),
             schedule_id: *schedule_id,
             user_id,
             place_version: pass.place_version,
         };
-        let seats = asked.into_iter().zip(free.into_iter().copied());
-        Ok(Reservation::hold(asker, seats, terms, turn.rules.grace_secs, turn.now))
+        let seats = requested.into_iter().zip(free.into_iter().copied());
+        Ok(Reservation::hold(request, seats, terms, ctx.config.grace_secs, ctx.now))
     }
 
-    /// The seat that is meant by what was asked for; itself when there is none.
-    fn meant(&self, schedule_id: ScheduleId, asked: &SeatId) -> SeatId {
+    /// The existing seat that the requested name stands for; the name itself when there is none.
+    fn resolve(&self, schedule_id: ScheduleId, requested: &SeatId) -> SeatId {
         let exists = |seat: &SeatId| self.seat(schedule_id, seat).is_some();
-        asked.readings().into_iter().find(exists).unwrap_or_else(|| asked.clone())
+        requested.readings().into_iter().find(exists).unwrap_or_else(|| requested.clone())
     }
 
     /// Expires a hold whose time is up, in the saga of the hold itself.
-    pub(crate) fn expire(&mut self, id: ReservationId, turn: &mut Turn<'_>) {
-        let Some(row) = self.reservations.get(&id).filter(|row| row.is_due(turn.now)) else {
+    pub(crate) fn expire(&mut self, id: ReservationId, ctx: &mut Context<'_>) {
+        let Some(row) = self.reservations.get(&id).filter(|row| row.is_due(ctx.now)) else {
             return;
         };
-        turn.tell_in(SagaId(id.0), expired(row));
+        ctx.emit_in(SagaId(id.0), expired(row));
         self.end(id, ReservationState::Expired);
     }
 
-    /// Cancels a hold or a confirmed reservation, with what is to be told of it; `None` when
-    /// it has ended before.
+    /// Cancels a hold or a confirmed reservation, and returns the event to emit; `None` when
+    /// it had ended before.
     pub(crate) fn cancel(
         &mut self,
         id: ReservationId,
         reason: CancelReason,
     ) -> Option<ReservationCancelled> {
         let row = self.reservations.get_mut(&id).filter(|row| row.owns())?;
-        let told = cancelled(row, reason);
+        let event = cancelled(row, reason);
         let refund = row.refund_after(reason);
         let ended = row.change();
         (ended.refund, ended.cancel_reason) = (refund, Some(reason));
         self.end(id, ReservationState::Cancelled);
-        Some(told)
+        Some(event)
     }
 }
 
-fn announce_refused(command: &Hold, user_id: UserId, problem: &Problem, turn: &mut Turn<'_>) {
+fn announce_refused(command: &Hold, user_id: UserId, problem: &Problem, ctx: &mut Context<'_>) {
     let in_the_way = problem.extra.get("seats").cloned();
     let seats = in_the_way
         .and_then(|seats| serde_json::from_value(seats).ok())
         .unwrap_or_else(|| command.seats.iter().take(SEATS_PER_REQUEST_MAX).cloned().collect());
     let refused = HoldRefused { user_id, code: problem.code.clone(), seats };
-    turn.announce("reservation.refused", command.schedule_id.0, &refused);
+    ctx.announce("reservation.refused", command.schedule_id.0, &refused);
 }
 
 fn names(reservation: &Reservation) -> Vec<SeatId> {
@@ -371,14 +389,14 @@ fn confirmed(reservation: &Reservation, payment_id: PaymentId) -> ReservationCon
     }
 }
 
-/// Whatever is known here, it is the payer whose money goes back.
-fn refused(fact: &PointDebited, reason: ConfirmRefusal) -> ReservationConfirmRefused {
+/// The money always goes back to the payer named in the debit, whatever is known here.
+fn refused(event: &PointDebited, reason: ConfirmRefusal) -> ReservationConfirmRefused {
     ReservationConfirmRefused {
-        reservation_id: fact.reservation_id,
-        schedule_id: fact.schedule_id,
-        user_id: fact.user_id,
-        payment_id: fact.payment_id,
-        amount: fact.amount,
+        reservation_id: event.reservation_id,
+        schedule_id: event.schedule_id,
+        user_id: event.user_id,
+        payment_id: event.payment_id,
+        amount: event.amount,
         reason,
     }
 }

@@ -1,33 +1,33 @@
-//! Reservations: the one judge of who owns a seat.
+//! Reservations: the service that alone decides who owns a seat.
 //!
-//! **Owns** the seats of each schedule, the reservations that hold or own them, and which
-//! passes are void because their places have ended. Who is ACTIVE is what a signed pass says.
+//! **Owns** the seats of each schedule, the reservations that hold or own them, and the ended
+//! places, whose passes are void. A signed pass says that a fan is ACTIVE.
 //!
-//! **Hears** what is put on sale and called off, which places have ended, which payments began
-//! in the last minute of their holds, which money was taken or is back, and who wants to leave.
-//! **Says** that seats are held, sold, or free again, and that a
-//! payment came too late.
+//! **Consumes** schedules opened and cancelled, ended places, payments that began in the last
+//! minute of their holds, debits, refunds and withdrawals. **Emits** that seats are held, sold
+//! or free again, that a payment came too late, and its answer to a withdrawal.
 //!
 //! Invariants:
-//! - A seat has at most one owner: it is one row, with room for one.
-//! - Seats are given all together or not at all.
-//! - A hold ends within a second of its time and never lives past its hard cap.
-//! - Whoever frees or confirms presents owner and `hold_version`, so a late message of a
-//!   former owner never touches the next one.
-//! - Money that was taken is answered, once: by a confirmation or by a refusal that has it
-//!   returned.
-//! - A fan who was let go holds, buys and gives back nothing more, until that is refused.
+//! - A seat has at most one owner: it is one row, with room for one owner.
+//! - The seats of a request are granted together or not at all.
+//! - A hold ends within a second of its end time and never lives past its hard cap.
+//! - Every step that frees or confirms seats presents the owner and `hold_version`, so a late
+//!   message of a former owner never touches the next one.
+//! - Every debit is answered once: by a confirmation, or by a refusal that leads to a refund.
+//! - A fan whose withdrawal is cleared holds, buys and gives back nothing more, until the
+//!   withdrawal is refused.
 
-mod book;
 mod domain;
 mod handlers;
-mod reads;
+mod queries;
 mod timers;
+mod unit_of_work;
 mod withdrawal;
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use events::{
@@ -40,18 +40,18 @@ use events::{
     state::StateSeats,
     user,
 };
-use mesh::{Allow, Desk, Service, postgres::Postgres};
+use mesh::{Allow, Link, QueryContext, Running, Service, postgres::Postgres};
 
-pub use book::{Book, Keys};
+pub use unit_of_work::{Keys, UnitOfWork};
 
-/// What the simulation drives this service with.
+/// What the simulation needs of this service.
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::{
-        book::in_memory::Tables,
         domain::{Pass, Refund, Reservation, Schedule},
         handlers::Hold,
         timers::{EmptyShow, ExpireHold},
+        unit_of_work::in_memory::Tables,
     };
 }
 
@@ -59,60 +59,68 @@ pub mod sim {
 pub const NAME: &str = "reservation";
 
 /// The service's tables.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/reservation");
+pub static MIGRATIONS: mesh::postgres::Migrations =
+    mesh::migrations!["reservation/0101_reservation.sql", "reservation/0102_terms_and_ends.sql"];
 
-/// How often the clock is asked what has come due.
+/// How often the timers look for due holds and cancelled shows.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What may be set.
+/// The settings of this service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
-    /// Seconds that a hold lives on, once, when its payment has begun in its last minute,
-    /// and by which it may outlive its time at most.
+pub struct Config {
+    /// Seconds by which a hold is extended, once, when its payment begins in its last minute;
+    /// also how far the hard cap lies behind the hold's original end.
     pub grace_secs: u32,
-    /// Deliveries after which money for a reservation that was never heard of is returned.
+    /// How often a debit of an unknown reservation is tried before it is refused and the money
+    /// goes back.
     pub unknown_tries_max: u64,
 }
 
-impl Default for Rules {
+impl Default for Config {
     fn default() -> Self {
         Self { grace_secs: 60, unknown_tries_max: 10 }
     }
 }
 
-/// The service.
-pub fn service() -> Service<Postgres<Book>> {
-    const CREATED: &str = ReservationCreated::FACT;
-    const CONFIRMED: &str = ReservationConfirmed::FACT;
-    const REFUSED: &str = ReservationConfirmRefused::FACT;
-    const EXPIRED: &str = ReservationExpired::FACT;
-    const CANCELLED: &str = ReservationCancelled::FACT;
-    Service::<Postgres<Book>>::new(NAME)
-        .hears::<concert::ScheduleOpened>(&[])
-        .hears::<concert::ScheduleCancelled>(&[])
-        .hears::<queue::QueueExpired>(&[])
-        .hears::<payment::PaymentHoldExtensionRequested>(&[])
-        .hears::<point::PointDebited>(&[CONFIRMED, REFUSED, EXPIRED])
-        .hears::<payment::PaymentRefunded>(&[])
-        .hears::<user::UserWithdrawalRequested>(&[
-            ReservationWithdrawalCleared::FACT,
-            ReservationWithdrawalBlocked::FACT,
+/// The events this service consumes, the commands and queries it answers, and its timers.
+pub fn service() -> Service<Postgres<UnitOfWork>> {
+    const CREATED: &str = ReservationCreated::NAME;
+    const CONFIRMED: &str = ReservationConfirmed::NAME;
+    const REFUSED: &str = ReservationConfirmRefused::NAME;
+    const EXPIRED: &str = ReservationExpired::NAME;
+    const CANCELLED: &str = ReservationCancelled::NAME;
+    Service::<Postgres<UnitOfWork>>::new(NAME)
+        .consumes::<concert::ScheduleOpened>(&[])
+        .consumes::<concert::ScheduleCancelled>(&[])
+        .consumes::<queue::QueueExpired>(&[])
+        .consumes::<payment::PaymentHoldExtensionRequested>(&[])
+        .consumes::<point::PointDebited>(&[CONFIRMED, REFUSED, EXPIRED])
+        .consumes::<payment::PaymentRefunded>(&[])
+        .consumes::<user::UserWithdrawalRequested>(&[
+            ReservationWithdrawalCleared::NAME,
+            ReservationWithdrawalBlocked::NAME,
         ])
-        .hears::<user::UserWithdrawalRefused>(&[])
-        .hears::<user::UserWithdrawn>(&[CANCELLED])
-        .reads::<Reserve, _, _>(Allow::User, reads::reserve)
-        .answers::<handlers::Hold>(Allow::Inside, &[CREATED])
-        .answers::<Cancel>(Allow::User, &[CANCELLED])
-        .reads::<GetReservation, _, _>(Allow::User, reads::get)
-        .reads::<FindReservations, _, _>(Allow::User, reads::find)
-        .reads::<StateSeats, _, _>(
+        .consumes::<user::UserWithdrawalRefused>(&[])
+        .consumes::<user::UserWithdrawn>(&[CANCELLED])
+        .queries::<Reserve, _, _>(Allow::User, queries::reserve)
+        .executes::<handlers::Hold>(Allow::Inside, &[CREATED])
+        .executes::<Cancel>(Allow::User, &[CANCELLED])
+        .queries::<GetReservation, _, _>(Allow::User, queries::get)
+        .queries::<FindReservations, _, _>(Allow::User, queries::find)
+        .queries::<StateSeats, _, _>(
             Allow::Service,
-            |desk: Desk<Postgres<Book>>, command, _| async move {
-                reads::stated(desk.pool(), command).await
+            |ctx: QueryContext<Postgres<UnitOfWork>>, query, _| async move {
+                queries::stated(ctx.pool(), query).await
             },
         )
-        .answers::<timers::ExpireHold>(Allow::Inside, &[EXPIRED])
-        .answers::<timers::EmptyShow>(Allow::Inside, &[CANCELLED])
+        .executes::<timers::ExpireHold>(Allow::Inside, &[EXPIRED])
+        .executes::<timers::EmptyShow>(Allow::Inside, &[CANCELLED])
         .every("expire", TICK, timers::due_holds)
         .every("empty", TICK, timers::cancelled_shows)
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

@@ -1,4 +1,5 @@
-//! Flows through the handlers, on a book in memory: each also twice, late, out of order.
+//! Flows through the handlers, on a unit of work in memory: each also repeated, late and out
+//! of order.
 
 mod flows;
 mod interleavings;
@@ -13,32 +14,32 @@ use events::{
     reservation::{Cancel, Reservation as View},
     user::{UserWithdrawalRefused, UserWithdrawalRequested, UserWithdrawn},
 };
-use mesh::{Answer, Caller, Hear, Miss, Refusal, Turn};
+use mesh::{Caller, Context, Execute, Handle, HandleError, Refusal};
 use uuid::Uuid;
 
 use crate::{
-    Book, Rules,
+    Config, UnitOfWork,
     domain::{Pass, Reservation},
     handlers::Hold,
     timers::{EmptyShow, ExpireHold},
 };
 
-/// Who may be told what, in tests: a fact by name with its saga, as JSON.
+/// An emitted event: its name, its saga and its data as JSON.
 #[derive(Debug, Clone, PartialEq)]
-struct Said {
-    fact: String,
+struct Emitted {
+    event: String,
     saga: Uuid,
     body: serde_json::Value,
 }
 
-/// A book that lives longer than a batch, and a clock that is turned by hand.
-struct Stage {
-    book: Book,
+/// A unit of work that lives longer than a batch, and a clock that the test sets.
+struct Harness {
+    unit: UnitOfWork,
     now: Timestamp,
-    rules: Rules,
+    config: Config,
     attempt: u64,
     ids: u128,
-    said: Vec<Said>,
+    outbox: Vec<Emitted>,
     live: Vec<(String, serde_json::Value)>,
 }
 
@@ -86,19 +87,19 @@ fn attempt(n: u128) -> AttemptId {
     AttemptId(Uuid::from_u128(0xA77 + n))
 }
 
-fn wants_to_leave(user_id: UserId, n: u128, forfeit: bool) -> UserWithdrawalRequested {
+fn withdrawal_requested(user_id: UserId, n: u128, forfeit: bool) -> UserWithdrawalRequested {
     UserWithdrawalRequested { user_id, attempt: attempt(n), forfeit, at: at(1) }
 }
 
-fn may_not_leave(user_id: UserId, n: u128) -> UserWithdrawalRefused {
+fn withdrawal_refused(user_id: UserId, n: u128) -> UserWithdrawalRefused {
     UserWithdrawalRefused { user_id, attempt: attempt(n), reasons: Vec::new(), at: at(1) }
 }
 
-fn has_left(user_id: UserId, n: u128, forfeit: bool) -> UserWithdrawn {
+fn withdrawn(user_id: UserId, n: u128, forfeit: bool) -> UserWithdrawn {
     UserWithdrawn { user_id, attempt: attempt(n), forfeit, at: at(1) }
 }
 
-fn called_off() -> ScheduleCancelled {
+fn schedule_cancelled() -> ScheduleCancelled {
     ScheduleCancelled {
         schedule_id: SHOW,
         concert_id: Uuid::from_u128(0xC).into(),
@@ -111,54 +112,52 @@ fn seat(n: usize) -> SeatId {
     SeatId::new("A", "1", &n.to_string())
 }
 
-impl Stage {
-    /// Before anything was heard.
+impl Harness {
+    /// No event has arrived yet.
     fn empty() -> Self {
         Self {
-            book: Book::default(),
+            unit: UnitOfWork::default(),
             now: at(1),
-            rules: Rules::default(),
+            config: Config::default(),
             attempt: 1,
             ids: 0,
-            said: Vec::new(),
+            outbox: Vec::new(),
             live: Vec::new(),
         }
     }
 
     /// A show is on sale.
     fn open() -> Self {
-        let mut stage = Self::empty();
-        stage.hear(&opened()).unwrap();
-        stage
+        let mut harness = Self::empty();
+        harness.handle(&opened()).unwrap();
+        harness
     }
 
-    fn turn<T>(
+    fn run<T>(
         &mut self,
         caller: &Caller,
-        act: impl FnOnce(&mut Book, &mut Turn<'_, Rules>) -> T,
+        handler: impl FnOnce(&mut UnitOfWork, &mut Context<'_, Config>) -> T,
     ) -> T {
         self.ids += 1;
-        let mut turn = Turn::at(self.now, &self.rules, caller, Uuid::from_u128(self.ids));
-        turn.attempt = self.attempt;
-        let done = act(&mut self.book, &mut turn);
-        self.said.extend(turn.told().iter().map(|told| Said {
-            fact: events::fact_of_subject(&told.subject).unwrap().to_owned(),
-            saga: told.saga_id.0,
-            body: serde_json::from_slice(&told.payload).unwrap(),
+        let mut ctx = Context::at(self.now, &self.config, caller, Uuid::from_u128(self.ids));
+        ctx.attempt = self.attempt;
+        let result = handler(&mut self.unit, &mut ctx);
+        self.outbox.extend(ctx.emitted().iter().map(|emitted| Emitted {
+            event: events::event_of_subject(&emitted.subject).unwrap().to_owned(),
+            saga: emitted.saga_id.0,
+            body: serde_json::from_slice(&emitted.payload).unwrap(),
         }));
-        self.live.extend(
-            turn.announced()
-                .iter()
-                .map(|said| (said.subject.clone(), serde_json::from_slice(&said.payload).unwrap())),
-        );
-        done
+        self.live.extend(ctx.announced().iter().map(|announced| {
+            (announced.subject.clone(), serde_json::from_slice(&announced.payload).unwrap())
+        }));
+        result
     }
 
-    fn hear<E: Event>(&mut self, fact: &E) -> Result<(), Miss>
+    fn handle<E: Event>(&mut self, event: &E) -> Result<(), HandleError>
     where
-        Book: Hear<E>,
+        UnitOfWork: Handle<E>,
     {
-        self.turn(&Caller::Mesh, |book, turn| book.hear(fact, turn))
+        self.run(&Caller::Mesh, |unit, ctx| unit.handle(event, ctx))
     }
 
     fn reserve(&mut self, user_id: UserId, seats: &[usize]) -> Result<View, Refusal> {
@@ -179,26 +178,26 @@ impl Stage {
     ) -> Result<View, Refusal> {
         let seats = seats.iter().map(|n| seat(*n)).collect();
         let hold = Hold { schedule_id: SHOW, seats, pass, is_late: false };
-        self.turn(&caller(user_id), |book, turn| book.answer(&hold, turn))
+        self.run(&caller(user_id), |unit, ctx| unit.execute(&hold, ctx))
     }
 
     fn cancel(&mut self, user_id: UserId, reservation_id: ReservationId) -> Result<View, Refusal> {
         let cancel = Cancel { reservation_id };
-        self.turn(&caller(user_id), |book, turn| book.answer(&cancel, turn))
+        self.run(&caller(user_id), |unit, ctx| unit.execute(&cancel, ctx))
     }
 
     fn sweep(&mut self, reservation_id: ReservationId) {
         let expire = ExpireHold { reservation_id };
-        self.turn(&Caller::Mesh, |book, turn| book.answer(&expire, turn)).unwrap();
+        self.run(&Caller::Mesh, |unit, ctx| unit.execute(&expire, ctx)).unwrap();
     }
 
     fn empty_show(&mut self, reservations: Vec<ReservationId>) {
         let empty = EmptyShow { schedule_id: SHOW, reservations };
-        self.turn(&Caller::Mesh, |book, turn| book.answer(&empty, turn)).unwrap();
+        self.run(&Caller::Mesh, |unit, ctx| unit.execute(&empty, ctx)).unwrap();
     }
 
     fn reservation(&self, id: ReservationId) -> &Reservation {
-        &self.book.reservations[&id]
+        &self.unit.reservations[&id]
     }
 
     fn extension(&self, id: ReservationId, payment_id: PaymentId) -> PaymentHoldExtensionRequested {
@@ -226,12 +225,12 @@ impl Stage {
     }
 
     fn owner(&self, n: usize) -> Option<ReservationId> {
-        self.book.seat(SHOW, &seat(n)).unwrap().owner
+        self.unit.seat(SHOW, &seat(n)).unwrap().owner
     }
 
-    /// The facts told since last asked, by name.
-    fn told(&mut self) -> Vec<String> {
-        self.said.drain(..).map(|said| said.fact).collect()
+    /// The names of the events emitted since the last call.
+    fn emitted(&mut self) -> Vec<String> {
+        self.outbox.drain(..).map(|emitted| emitted.event).collect()
     }
 }
 

@@ -1,26 +1,26 @@
-//! What comes due by itself: holds whose time is up, and reservations of cancelled shows.
+//! Timers: they expire holds whose time is up, and cancel the reservations of cancelled shows.
 //!
-//! What a timer finds may have changed by the time it is decided; every command here looks
-//! again at the locked row.
+//! What a timer finds may have changed before its command runs. So every command here checks
+//! the locked row again.
 
 use events::{Command, ReservationId, SagaId, ScheduleId, Timestamp, reservation::CancelReason};
-use mesh::{Answer, Caller, Refusal};
+use mesh::{Caller, Execute, Refusal};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 
 use crate::{
-    Rules,
-    book::{Book, Keys},
+    Config,
     domain::Schedule,
-    reads,
+    queries,
+    unit_of_work::{Keys, UnitOfWork},
 };
 
-type Turn<'a> = mesh::Turn<'a, Rules>;
+type Context<'a> = mesh::Context<'a, Config>;
 
 /// Expire a hold if its time is up.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExpireHold {
-    /// Which.
+    /// The hold.
     pub reservation_id: ReservationId,
 }
 
@@ -29,12 +29,12 @@ impl Command for ExpireHold {
     type Reply = ();
 }
 
-/// Cancel these reservations of a cancelled show; with none left, the show is done with.
+/// Cancel these reservations of a cancelled show. When none is left, mark the show as cancelled.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct EmptyShow {
-    /// Which.
+    /// The show.
     pub schedule_id: ScheduleId,
-    /// Some that still have seats; none when there are no more.
+    /// Some reservations that still have seats; empty when there are no more.
     pub reservations: Vec<ReservationId>,
 }
 
@@ -45,30 +45,30 @@ impl Command for EmptyShow {
 
 /// The holds whose time is up.
 pub(crate) async fn due_holds(pool: PgPool, now: Timestamp) -> sqlx::Result<Vec<ExpireHold>> {
-    let ids = reads::due_holds(&pool, now).await?;
+    let ids = queries::due_holds(&pool, now).await?;
     Ok(ids.into_iter().map(|reservation_id| ExpireHold { reservation_id }).collect())
 }
 
-/// The cancelled shows that are not done with.
+/// The cancelled shows that may still have reservations.
 pub(crate) async fn cancelled_shows(pool: PgPool, _now: Timestamp) -> sqlx::Result<Vec<EmptyShow>> {
-    let shows = reads::cancelled_shows(&pool).await?;
+    let shows = queries::cancelled_shows(&pool).await?;
     let empty = |(schedule_id, reservations)| EmptyShow { schedule_id, reservations };
     Ok(shows.into_iter().map(empty).collect())
 }
 
-impl Answer<ExpireHold> for Book {
+impl Execute<ExpireHold> for UnitOfWork {
     fn keys(command: &ExpireHold, _caller: &Caller, keys: &mut Keys) {
         keys.ending.insert(command.reservation_id);
     }
 
-    /// A payment may have confirmed it, or moved its end, since the timer looked.
-    fn answer(&mut self, command: &ExpireHold, turn: &mut Turn<'_>) -> Result<(), Refusal> {
-        self.expire(command.reservation_id, turn);
+    /// A payment may have confirmed or extended the hold since the timer looked.
+    fn execute(&mut self, command: &ExpireHold, ctx: &mut Context<'_>) -> Result<(), Refusal> {
+        self.expire(command.reservation_id, ctx);
         Ok(())
     }
 }
 
-impl Answer<EmptyShow> for Book {
+impl Execute<EmptyShow> for UnitOfWork {
     fn keys(command: &EmptyShow, _caller: &Caller, keys: &mut Keys) {
         if command.reservations.is_empty() {
             keys.changing.insert(command.schedule_id);
@@ -76,14 +76,14 @@ impl Answer<EmptyShow> for Book {
         keys.ending.extend(&command.reservations);
     }
 
-    fn answer(&mut self, command: &EmptyShow, turn: &mut Turn<'_>) -> Result<(), Refusal> {
+    fn execute(&mut self, command: &EmptyShow, ctx: &mut Context<'_>) -> Result<(), Refusal> {
         for id in &command.reservations {
             if let Some(cancelled) = self.cancel(*id, CancelReason::ShowCancelled) {
                 let saga_id = cancelled.payment_id.map_or(id.0, |payment_id| payment_id.0);
-                turn.tell_in(SagaId(saga_id), cancelled);
+                ctx.emit_in(SagaId(saga_id), cancelled);
             }
         }
-        // No hold was granted since the cancellation was stored, so none is left for good.
+        // No hold was granted after the cancellation was stored, so none will appear any more.
         if command.reservations.is_empty()
             && let Some(row) = self.schedules.get_mut(&command.schedule_id)
             && **row == Schedule::Cancelling

@@ -1,5 +1,5 @@
-//! Letting a fan go, or not: there may be no tickets for shows to come, unless they are given
-//! up, and no refund of a cancellation may be due.
+//! Withdrawals: a fan may close the account when there are no tickets for shows to come, or
+//! the fan gives them up, and no refund of a cancellation is due.
 
 use events::{
     reservation::{
@@ -8,46 +8,50 @@ use events::{
     user::{UserWithdrawalRefused, UserWithdrawalRequested, UserWithdrawn},
     withdrawal::Standing,
 };
-use mesh::{Hear, Miss, Turn};
+use mesh::{Context, Handle, HandleError};
 
 use crate::{
-    Rules,
-    book::{Book, Keys},
+    Config,
+    unit_of_work::{Keys, UnitOfWork},
 };
 
-impl Hear<UserWithdrawalRequested> for Book {
+impl Handle<UserWithdrawalRequested> for UnitOfWork {
     fn keys(event: &UserWithdrawalRequested, keys: &mut Keys) {
         keys.leaving.insert(event.user_id);
     }
 
-    fn hear(
+    fn handle(
         &mut self,
         event: &UserWithdrawalRequested,
-        turn: &mut Turn<'_, Rules>,
-    ) -> Result<(), Miss> {
+        ctx: &mut Context<'_, Config>,
+    ) -> Result<(), HandleError> {
         let &UserWithdrawalRequested { user_id, attempt, forfeit, .. } = event;
         let theirs = self.reservations.values().filter(|row| row.user_id == user_id);
         let block = theirs
-            .filter_map(|row| row.at_stake(self.show(row.schedule_id), forfeit, turn.now))
+            .filter_map(|row| row.at_stake(self.show(row.schedule_id), forfeit, ctx.now))
             .min();
         let Some((standing, answer)) = Standing::asked(self.standing(attempt), block) else {
             return Ok(());
         };
         self.keep_attempt(attempt, user_id, standing);
         match answer {
-            Ok(()) => turn.tell(ReservationWithdrawalCleared { user_id, attempt }),
-            Err(reason) => turn.tell(ReservationWithdrawalBlocked { user_id, attempt, reason }),
+            Ok(()) => ctx.emit(ReservationWithdrawalCleared { user_id, attempt }),
+            Err(reason) => ctx.emit(ReservationWithdrawalBlocked { user_id, attempt, reason }),
         }
         Ok(())
     }
 }
 
-impl Hear<UserWithdrawalRefused> for Book {
+impl Handle<UserWithdrawalRefused> for UnitOfWork {
     fn keys(event: &UserWithdrawalRefused, keys: &mut Keys) {
         keys.leaving.insert(event.user_id);
     }
 
-    fn hear(&mut self, event: &UserWithdrawalRefused, _: &mut Turn<'_, Rules>) -> Result<(), Miss> {
+    fn handle(
+        &mut self,
+        event: &UserWithdrawalRefused,
+        _: &mut Context<'_, Config>,
+    ) -> Result<(), HandleError> {
         if let Some(standing) = Standing::refused(self.standing(event.attempt)) {
             self.keep_attempt(event.attempt, event.user_id, standing);
         }
@@ -55,25 +59,28 @@ impl Hear<UserWithdrawalRefused> for Book {
     }
 }
 
-impl Hear<UserWithdrawn> for Book {
+impl Handle<UserWithdrawn> for UnitOfWork {
     fn keys(event: &UserWithdrawn, keys: &mut Keys) {
         keys.leaving.insert(event.user_id);
     }
 
-    /// Holds end, and so do tickets that are given up. A ticket of a show that is past stays
-    /// what it was.
-    fn hear(&mut self, event: &UserWithdrawn, turn: &mut Turn<'_, Rules>) -> Result<(), Miss> {
+    /// Cancels holds, and tickets that are given up. A ticket of a past show stays as it is.
+    fn handle(
+        &mut self,
+        event: &UserWithdrawn,
+        ctx: &mut Context<'_, Config>,
+    ) -> Result<(), HandleError> {
         let &UserWithdrawn { user_id, attempt, forfeit, .. } = event;
         let Some(standing) = Standing::withdrawn(self.standing(attempt)) else { return Ok(()) };
         self.keep_attempt(attempt, user_id, standing);
         let lost = self.pick(|row| {
-            let is_ticket = || row.is_ticket_for(self.show(row.schedule_id), turn.now);
+            let is_ticket = || row.is_ticket_for(self.show(row.schedule_id), ctx.now);
             row.user_id == user_id
                 && (row.state == ReservationState::Pending || (forfeit && is_ticket()))
         });
         for id in lost {
             if let Some(cancelled) = self.cancel(id, CancelReason::Withdrawn) {
-                turn.tell(cancelled);
+                ctx.emit(cancelled);
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What an account, a session and a log-in may do. Pure decisions.
+//! Pure decisions on accounts, refresh tokens and log-ins.
 
 use std::collections::BTreeSet;
 
@@ -10,26 +10,26 @@ use uuid::Uuid;
 
 /// Characters a password has at least.
 pub const PASSWORD_CHARS_MIN: usize = 10;
-/// Characters a password has at most, so that nobody has us hash a book.
+/// Characters a password has at most, so that no client can make the service hash a huge text.
 pub const PASSWORD_CHARS_MAX: usize = 200;
 /// How long a failed log-in counts, unless configured otherwise.
 pub const LOG_IN_WINDOW_SECS: i64 = 300;
 
-/// An address in the one form that all its spellings have. Only a mail can tell whether it
-/// exists; this tells what cannot be one.
+/// A mail address in one form for all its spellings. Only a mail can show whether the address
+/// exists; this type refuses text that cannot be an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Email(String);
 
 impl Email {
-    /// Reads an address as somebody typed it.
+    /// Parses an address as a user typed it.
     ///
     /// # Errors
-    /// `invalid`, with the field and what is wrong.
+    /// `invalid`, with the field and the reason.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         text::email(text).map(Self).map_err(|flaw| Problem::about(codes::INVALID, "email", flaw))
     }
 
-    /// An address that was read before.
+    /// An address that was parsed before it was stored.
     pub fn stored(email: String) -> Self {
         Self(email)
     }
@@ -43,20 +43,20 @@ impl Email {
 /// A password in the form that is hashed.
 ///
 /// # Errors
-/// `invalid`, with the field, when it is too short to be safe or too long to be meant.
+/// `invalid`, with the field, when it is too short or too long.
 pub fn password(typed: &str) -> Result<String, Problem> {
     text::password(typed, PASSWORD_CHARS_MIN..=PASSWORD_CHARS_MAX)
         .map_err(|flaw| Problem::about(codes::INVALID, "password", flaw))
 }
 
-/// Somebody's account.
+/// An account.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Account {
-    /// Whose.
+    /// Its user.
     pub user_id: UserId,
-    /// What it may do.
+    /// Its roles.
     pub roles: BTreeSet<Role>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
     /// Active, or closed.
     pub state: State,
@@ -65,14 +65,14 @@ pub struct Account {
 /// Whether an account can be used.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
-    /// It can.
+    /// The account can be used.
     Active {
         /// Where messages go.
         email: Email,
         /// Argon2id, in the PHC format.
         password_hash: Secret,
     },
-    /// Closed by its owner. Who that was is forgotten.
+    /// Closed by its owner; address and password are deleted.
     Withdrawn {
         /// When.
         at: Timestamp,
@@ -91,13 +91,13 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Account {
-    /// A new account; everybody is a fan.
+    /// A new account; every account has the role `fan`.
     pub fn open(user_id: UserId, email: Email, password_hash: Secret, now: Timestamp) -> Self {
         let state = State::Active { email, password_hash };
         Self { user_id, roles: BTreeSet::from([Role::Fan]), created_at: now, state }
     }
 
-    /// Whether it can be used.
+    /// Whether the account can be used.
     pub fn is_active(&self) -> bool {
         matches!(self.state, State::Active { .. })
     }
@@ -110,19 +110,19 @@ impl Account {
         }
     }
 
-    /// What others may see.
+    /// What others may see of the account.
     pub fn card(&self) -> Card {
         Card { user_id: self.user_id, roles: self.roles.iter().copied().collect() }
     }
 
-    /// Closes the account and forgets whose it was.
+    /// Closes the account and deletes its address and password.
     pub fn withdraw(&mut self, now: Timestamp) {
         if self.is_active() {
             self.state = State::Withdrawn { at: now };
         }
     }
 
-    /// Gives the account a role; twice is once.
+    /// Gives the account a role; a role that it has already changes nothing.
     ///
     /// # Errors
     /// `not_found` for a closed account.
@@ -135,12 +135,12 @@ impl Account {
     }
 }
 
-/// A refresh token: good once.
+/// A refresh token, which is valid once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RefreshToken {
-    /// Whose session.
+    /// The user of the session.
     pub user_id: UserId,
-    /// All tokens that descend from one log-in.
+    /// The family: all tokens that descend from one log-in.
     pub family_id: Uuid,
     /// When it runs out.
     pub expires_at: Timestamp,
@@ -148,19 +148,19 @@ pub struct RefreshToken {
     pub used_at: Option<Timestamp>,
 }
 
-/// What a refresh token is worth.
+/// What presenting a refresh token leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Worth {
     /// A new session.
     Session,
     /// Nothing: it ran out.
     Expired,
-    /// The end of its whole family: it was used before, so one of its two holders stole it.
+    /// The end of its whole family: it was used before, so one of the two users stole it.
     Stolen,
 }
 
 impl RefreshToken {
-    /// What this token is worth now.
+    /// What presenting this token leads to now.
     pub fn worth(&self, now: Timestamp) -> Worth {
         if self.used_at.is_some() {
             Worth::Stolen
@@ -175,9 +175,9 @@ impl RefreshToken {
 /// How many log-ins may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogInLimit {
-    /// So many.
+    /// Failures at most.
     pub failures_max: usize,
-    /// In this time.
+    /// Seconds in which they are counted.
     pub window_secs: i64,
 }
 
@@ -187,13 +187,13 @@ impl Default for LogInLimit {
     }
 }
 
-/// The log-ins of one address that have not succeeded, oldest first.
+/// The failed log-ins of one address, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Strikes(pub Vec<Timestamp>);
 
 impl Strikes {
-    /// Counts an attempt as failed before it has begun: a hundred at once get as many
-    /// guesses as a hundred one after another. Success wipes the slate.
+    /// Counts an attempt as failed before it has begun, so a hundred attempts at once get as many
+    /// guesses as a hundred in sequence. A successful log-in clears the strikes.
     ///
     /// # Errors
     /// `rate_limited`, with `retry_after_secs`, when too many have failed.
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_an_address_is_refused_by_the_name_of_its_field() {
+    fn text_that_cannot_be_an_address_is_refused_with_the_field() {
         for text in ["", "fan", "fan@localhost", "a b@example.org", "fan\u{200b}@example.org"] {
             let problem = Email::parse(text).unwrap_err();
             assert!(problem.is(codes::INVALID), "{text}");
@@ -262,13 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn a_password_of_another_keyboard_is_the_same() {
+    fn a_password_is_the_same_in_any_unicode_form() {
         let here = password("p\u{e4}ssw\u{f6}rd-123").unwrap();
         assert_eq!(password("pa\u{308}sswo\u{308}rd-123").unwrap(), here);
     }
 
     #[test]
-    fn a_closed_account_knows_nobody_and_closes_once() {
+    fn a_closed_account_has_no_address_and_closes_once() {
         let mut account = account();
         account.withdraw(at(1));
         assert_eq!(account.email(), None);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_token_is_good_once_and_in_time() {
+    fn a_refresh_token_is_valid_once_and_until_it_expires() {
         let mut token = RefreshToken {
             user_id: UserId(Uuid::nil()),
             family_id: Uuid::nil(),
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sixth_failure_within_five_minutes_is_told_when_to_come_back() {
+    fn the_sixth_failure_within_five_minutes_is_refused_with_a_retry_time() {
         let mut strikes = Strikes::default();
         for secs in [0, 10, 20, 30, 40] {
             strikes.strike(at(secs), LIMIT).unwrap();
@@ -309,14 +309,14 @@ mod tests {
         let refusal = strikes.strike(at(100), LIMIT).unwrap_err();
         assert!(refusal.is(codes::RATE_LIMITED));
         assert_eq!(refusal.extra["retry_after_secs"], 200);
-        assert_eq!(strikes.0.len(), 5, "a refused attempt counts for nothing");
+        assert_eq!(strikes.0.len(), 5, "a refused attempt does not count");
         strikes.strike(at(300), LIMIT).unwrap();
         let refusal = strikes.strike(at(300), LIMIT).unwrap_err();
         assert_eq!(refusal.extra["retry_after_secs"], 10);
     }
 
     #[test]
-    fn strikes_kept_from_a_laxer_limit_are_waited_out() {
+    fn strikes_from_a_laxer_limit_still_count() {
         let mut strikes = Strikes((0..9).map(at).collect());
         let refusal = strikes.strike(at(10), LIMIT).unwrap_err();
         assert_eq!(refusal.extra["retry_after_secs"], 294);

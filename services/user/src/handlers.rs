@@ -1,4 +1,4 @@
-//! What this service does with each fact and each command.
+//! The handlers of events and commands.
 
 use events::{
     AttemptId, Problem, SagaId, codes,
@@ -10,33 +10,37 @@ use events::{
         UserWithdrawalRequested, UserWithdrawn, Withdraw, Withdrawal as Shown,
     },
 };
-use mesh::{Answer, Caller, Hear, Miss, Refusal, Turn};
+use mesh::{Caller, Context, Execute, Handle, HandleError, Refusal};
 
 use crate::{
-    Rules,
-    book::{Book, Keys, Tidying},
+    Config,
     domain::{Account, Email, RefreshToken, Secret, Worth},
     inside::{
         AddAccount, BeginLogIn, GrantWish, OpenSession, RefuseWithdrawal, RotateRefresh, Rotated,
         Tidy,
     },
+    unit_of_work::{Keys, Tidying, UnitOfWork},
     withdrawal::{Outcome, Party, Withdrawal},
 };
 
 macro_rules! answers {
-    ($($event:ty, $party:expr, |$heard:ident| $answered:expr;)+) => {$(
-        impl Hear<$event> for Book {
-            fn keys(event: &$event, keys: &mut Keys) {
+    ($($type:ty, $party:expr, |$event:ident| $answered:expr;)+) => {$(
+        impl Handle<$type> for UnitOfWork {
+            fn keys(event: &$type, keys: &mut Keys) {
                 keys.users.insert(event.user_id);
                 keys.attempts.insert(event.attempt);
             }
 
-            /// One that belongs to no attempt of ours, or comes late, changes nothing.
-            fn hear(&mut self, $heard: &$event, turn: &mut Turn<'_, Rules>) -> Result<(), Miss> {
-                let Some(withdrawal) = self.withdrawals.get($heard.attempt) else { return Ok(()) };
+            /// An answer to an unknown attempt, or a late one, changes nothing.
+            fn handle(
+                &mut self,
+                $event: &$type,
+                ctx: &mut Context<'_, Config>,
+            ) -> Result<(), HandleError> {
+                let Some(withdrawal) = self.withdrawals.get($event.attempt) else { return Ok(()) };
                 let mut withdrawal = withdrawal.clone();
-                let outcome = withdrawal.answer($party, $answered, turn.now);
-                self.conclude(withdrawal, outcome, turn);
+                let outcome = withdrawal.answer($party, $answered, ctx.now);
+                self.conclude(withdrawal, outcome, ctx);
                 Ok(())
             }
         }
@@ -52,39 +56,43 @@ answers! {
     PointWithdrawalBlocked, Party::Point, |event| Err(event.reason);
 }
 
-impl Answer<AddAccount> for Book {
+impl Execute<AddAccount> for UnitOfWork {
     fn keys(command: &AddAccount, _: &Caller, keys: &mut Keys) {
         keys.emails.extend(Email::parse(&command.email));
     }
 
-    fn answer(
+    fn execute(
         &mut self,
         command: &AddAccount,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) -> Result<Card, Refusal> {
         let email = Email::parse(&command.email)?;
         if self.by_email(&email).is_some() {
             return Err(Problem::from(codes::EMAIL_TAKEN).into());
         }
-        Ok(self.add(email, command.password_hash.clone(), turn).card())
+        Ok(self.add(email, command.password_hash.clone(), ctx).card())
     }
 }
 
-impl Answer<GrantWish> for Book {
+impl Execute<GrantWish> for UnitOfWork {
     fn keys(command: &GrantWish, _: &Caller, keys: &mut Keys) {
         keys.emails.extend(Email::parse(&command.email));
     }
 
-    fn answer(&mut self, wish: &GrantWish, turn: &mut Turn<'_, Rules>) -> Result<Card, Refusal> {
+    fn execute(
+        &mut self,
+        wish: &GrantWish,
+        ctx: &mut Context<'_, Config>,
+    ) -> Result<Card, Refusal> {
         let email = Email::parse(&wish.email)?;
         let mut account = match self.by_email(&email) {
             Some(account) => account.clone(),
-            None => self.add(email, wish.password_hash.clone(), turn),
+            None => self.add(email, wish.password_hash.clone(), ctx),
         };
         for role in wish.roles.iter().copied().filter(|role| *role != Role::Fan) {
             account.roles.insert(role);
-            let (user_id, at) = (account.user_id, turn.now);
-            turn.tell(UserRoleGranted { user_id, role, by: None, at });
+            let (user_id, at) = (account.user_id, ctx.now);
+            ctx.emit(UserRoleGranted { user_id, role, by: None, at });
         }
         let card = account.card();
         self.accounts.put(account.user_id, account);
@@ -93,31 +101,36 @@ impl Answer<GrantWish> for Book {
     }
 }
 
-impl Answer<BeginLogIn> for Book {
+impl Execute<BeginLogIn> for UnitOfWork {
     fn keys(command: &BeginLogIn, _: &Caller, keys: &mut Keys) {
         keys.strikes.insert(command.email_hash);
     }
 
-    fn answer(&mut self, command: &BeginLogIn, turn: &mut Turn<'_, Rules>) -> Result<(), Refusal> {
+    fn execute(
+        &mut self,
+        command: &BeginLogIn,
+        ctx: &mut Context<'_, Config>,
+    ) -> Result<(), Refusal> {
         let mut strikes = self.strikes.get(command.email_hash).cloned().unwrap_or_default();
-        strikes.strike(turn.now, turn.rules.log_ins)?;
+        strikes.strike(ctx.now, ctx.config.log_ins)?;
         self.strikes.put(command.email_hash, strikes);
         Ok(())
     }
 }
 
-impl Answer<OpenSession> for Book {
+impl Execute<OpenSession> for UnitOfWork {
     fn keys(command: &OpenSession, _: &Caller, keys: &mut Keys) {
         keys.users.insert(command.user_id);
         keys.strikes.extend(command.succeeded);
     }
 
-    fn answer(
+    fn execute(
         &mut self,
         command: &OpenSession,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) -> Result<Card, Refusal> {
-        // Closed while its password was being checked: no session outlives an account.
+        // The account may have been closed while its password was checked: no session outlives an
+        // account.
         let account = self
             .accounts
             .get(command.user_id)
@@ -127,7 +140,7 @@ impl Answer<OpenSession> for Book {
         let token = RefreshToken {
             user_id: command.user_id,
             family_id: command.family_id,
-            expires_at: turn.now.plus_secs(turn.rules.refresh_secs),
+            expires_at: ctx.now.plus_secs(ctx.config.refresh_secs),
             used_at: None,
         };
         self.tokens.put(command.token_hash, token);
@@ -138,18 +151,18 @@ impl Answer<OpenSession> for Book {
     }
 }
 
-impl Answer<RotateRefresh> for Book {
+impl Execute<RotateRefresh> for UnitOfWork {
     fn keys(command: &RotateRefresh, _: &Caller, keys: &mut Keys) {
         keys.tokens.insert(command.presented);
     }
 
-    fn answer(
+    fn execute(
         &mut self,
         command: &RotateRefresh,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) -> Result<Rotated, Refusal> {
         let unknown = || {
-            let what = "is no refresh token that is good now; log in again";
+            let what = "is not a valid refresh token; log in again";
             Problem::about(codes::UNAUTHENTICATED, "refresh_token", what)
         };
         let token = self.tokens.get(command.presented).ok_or_else(unknown)?;
@@ -161,7 +174,7 @@ impl Answer<RotateRefresh> for Book {
             .filter(|_| !self.ended_families.contains(&token.family_id))
             .ok_or_else(unknown)?;
         let account = account.card();
-        match token.worth(turn.now) {
+        match token.worth(ctx.now) {
             Worth::Expired => {
                 let expired = Problem::from(codes::TOKEN_EXPIRED);
                 Err(expired.with("field", "refresh_token").into())
@@ -171,8 +184,8 @@ impl Answer<RotateRefresh> for Book {
                 Ok(Rotated::Stolen)
             }
             Worth::Session => {
-                let expires_at = turn.now.plus_secs(turn.rules.refresh_secs);
-                let used = RefreshToken { used_at: Some(turn.now), ..token.clone() };
+                let expires_at = ctx.now.plus_secs(ctx.config.refresh_secs);
+                let used = RefreshToken { used_at: Some(ctx.now), ..token.clone() };
                 let successor = RefreshToken { expires_at, ..token.clone() };
                 self.tokens.put(command.presented, used);
                 self.tokens.put(command.successor, successor);
@@ -182,7 +195,7 @@ impl Answer<RotateRefresh> for Book {
     }
 }
 
-impl Answer<Withdraw> for Book {
+impl Execute<Withdraw> for UnitOfWork {
     fn keys(_: &Withdraw, caller: &Caller, keys: &mut Keys) {
         if let Ok(user_id) = caller.user_id() {
             keys.users.insert(user_id);
@@ -190,10 +203,14 @@ impl Answer<Withdraw> for Book {
         }
     }
 
-    /// There is one attempt at a time; asked again on the same terms, it is that one. So is
-    /// the one that has closed the account.
-    fn answer(&mut self, command: &Withdraw, turn: &mut Turn<'_, Rules>) -> Result<Shown, Refusal> {
-        let user_id = turn.caller.user_id()?;
+    /// There is one attempt at a time; a repeat on the same terms returns it. So does one after the
+    /// account was closed.
+    fn execute(
+        &mut self,
+        command: &Withdraw,
+        ctx: &mut Context<'_, Config>,
+    ) -> Result<Shown, Refusal> {
+        let user_id = ctx.caller.user_id()?;
         self.account(user_id)?;
         if let Some(known) = self.standing_withdrawal(user_id) {
             if known.is_over() || known.forfeit == command.forfeit {
@@ -202,94 +219,98 @@ impl Answer<Withdraw> for Book {
             let attempt = known.attempt.to_string();
             return Err(Problem::from(codes::WITHDRAWAL_RUNNING).with("attempt", attempt).into());
         }
-        let attempt = AttemptId(turn.id);
-        let withdrawal = Withdrawal::begin(attempt, user_id, command.forfeit, turn.now);
+        let attempt = AttemptId(ctx.id);
+        let withdrawal = Withdrawal::begin(attempt, user_id, command.forfeit, ctx.now);
         let shown = withdrawal.view();
         self.withdrawals.put(attempt, withdrawal);
         let forfeit = command.forfeit;
-        turn.tell(UserWithdrawalRequested { user_id, attempt, forfeit, at: turn.now });
+        ctx.emit(UserWithdrawalRequested { user_id, attempt, forfeit, at: ctx.now });
         Ok(shown)
     }
 }
 
-impl Answer<RefuseWithdrawal> for Book {
+impl Execute<RefuseWithdrawal> for UnitOfWork {
     fn keys(command: &RefuseWithdrawal, _: &Caller, keys: &mut Keys) {
         keys.users.insert(command.user_id);
         keys.attempts.insert(command.attempt);
     }
 
-    /// The last answer may have come since the timer looked.
-    fn answer(
+    /// The last answer may have come since the timer's query.
+    fn execute(
         &mut self,
         command: &RefuseWithdrawal,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) -> Result<(), Refusal> {
         let Some(withdrawal) = self.withdrawals.get(command.attempt) else { return Ok(()) };
         let mut withdrawal = withdrawal.clone();
-        let outcome = withdrawal.time_out(turn.now);
-        self.conclude(withdrawal, outcome, turn);
+        let outcome = withdrawal.time_out(ctx.now);
+        self.conclude(withdrawal, outcome, ctx);
         Ok(())
     }
 }
 
-impl Answer<GrantRole> for Book {
+impl Execute<GrantRole> for UnitOfWork {
     fn keys(command: &GrantRole, _: &Caller, keys: &mut Keys) {
         keys.users.insert(command.user_id);
     }
 
-    fn answer(&mut self, command: &GrantRole, turn: &mut Turn<'_, Rules>) -> Result<Card, Refusal> {
+    fn execute(
+        &mut self,
+        command: &GrantRole,
+        ctx: &mut Context<'_, Config>,
+    ) -> Result<Card, Refusal> {
         let &GrantRole { user_id, role } = command;
         let mut account = self.account(user_id)?.clone();
         account.grant(role)?;
         let card = account.card();
         self.accounts.put(user_id, account);
-        let by = Some(turn.caller.user_id()?);
-        turn.tell(UserRoleGranted { user_id, role, by, at: turn.now });
+        let by = Some(ctx.caller.user_id()?);
+        ctx.emit(UserRoleGranted { user_id, role, by, at: ctx.now });
         Ok(card)
     }
 }
 
-impl Answer<Tidy> for Book {
+impl Execute<Tidy> for UnitOfWork {
     fn keys(_: &Tidy, _: &Caller, _: &mut Keys) {}
 
-    fn answer(&mut self, _: &Tidy, turn: &mut Turn<'_, Rules>) -> Result<(), Refusal> {
-        let strikes_before = turn.now.plus_secs(-turn.rules.log_ins.window_secs);
-        self.tidy = Some(Tidying { now: turn.now, strikes_before });
+    fn execute(&mut self, _: &Tidy, ctx: &mut Context<'_, Config>) -> Result<(), Refusal> {
+        let strikes_before = ctx.now.plus_secs(-ctx.config.log_ins.window_secs);
+        self.tidy = Some(Tidying { now: ctx.now, strikes_before });
         Ok(())
     }
 }
 
-impl Book {
+impl UnitOfWork {
     fn account(&self, user_id: events::UserId) -> Result<&Account, Problem> {
         self.accounts.get(user_id).ok_or_else(|| codes::NOT_FOUND.into())
     }
 
-    /// Adds an account and tells of it. Two lanes that add the same address at once both
-    /// find none; the second to commit breaks the unique constraint, is decided again,
-    /// and finds the first.
-    fn add(&mut self, email: Email, hash: Secret, turn: &mut Turn<'_, Rules>) -> Account {
-        let user_id = events::UserId(turn.id);
-        let account = Account::open(user_id, email, hash, turn.now);
+    /// Adds an account and emits its event. Two batches that add the same address at once both
+    /// find none; the second to commit violates the unique constraint, is decided again, and
+    /// finds the first.
+    fn add(&mut self, email: Email, hash: Secret, ctx: &mut Context<'_, Config>) -> Account {
+        let user_id = events::UserId(ctx.id);
+        let account = Account::open(user_id, email, hash, ctx.now);
         self.accounts.put(user_id, account.clone());
-        turn.tell(UserRegistered { user_id, at: turn.now });
+        ctx.emit(UserRegistered { user_id, at: ctx.now });
         account
     }
 
-    /// Keeps what an answer, or its absence, made of an attempt, and does what follows.
+    /// Saves an attempt after an answer or a timeout, and does what follows from its outcome.
     fn conclude(
         &mut self,
         withdrawal: Withdrawal,
         outcome: Option<Outcome>,
-        turn: &mut Turn<'_, Rules>,
+        ctx: &mut Context<'_, Config>,
     ) {
         let Withdrawal { attempt, user_id, forfeit, .. } = withdrawal;
         self.withdrawals.put(attempt, withdrawal);
-        let (saga_id, at) = (SagaId(attempt.0), turn.now);
+        let (saga_id, at) = (SagaId(attempt.0), ctx.now);
         match outcome {
             None => {}
             Some(Outcome::Refused(reasons)) => {
-                turn.ends_saga("refused", reasons.first().map(|reason| reason.as_str()));
-                turn.tell_in(saga_id, UserWithdrawalRefused { user_id, attempt, reasons, at });
+                ctx.ends_saga("refused", reasons.first().map(|reason| reason.as_str()));
+                ctx.emit_in(saga_id, UserWithdrawalRefused { user_id, attempt, reasons, at });
             }
             Some(Outcome::Closed) => {
                 if let Some(account) = self.accounts.get(user_id) {
@@ -298,8 +319,8 @@ impl Book {
                     self.accounts.put(user_id, account);
                 }
                 self.logged_out.insert(user_id);
-                turn.ends_saga("completed", None);
-                turn.tell_in(saga_id, UserWithdrawn { user_id, attempt, forfeit, at });
+                ctx.ends_saga("completed", None);
+                ctx.emit_in(saga_id, UserWithdrawn { user_id, attempt, forfeit, at });
             }
         }
     }

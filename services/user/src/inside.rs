@@ -1,4 +1,4 @@
-//! Commands of this service to itself: what its endpoints and timers put into a batch.
+//! Internal commands of this service: its endpoints and timers put them into a batch.
 //!
 //! They carry hashes, never a password or a token.
 
@@ -16,23 +16,23 @@ use crate::domain::Secret;
 /// A SHA-256.
 pub type Digest = [u8; 32];
 
-/// Makes an account; refused when the address has one.
+/// Creates an account; refused when the address has one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AddAccount {
-    /// As somebody typed it, and found to be well-formed.
+    /// The address, parsed before.
     pub email: String,
     /// Argon2id, in the PHC format.
     pub password_hash: Secret,
 }
 
-/// Makes an account with these roles, or gives them to the account that the address has.
+/// Creates an account with these roles, or gives them to the existing account of the address.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GrantWish {
-    /// In the form that all its spellings have.
+    /// The address in the one form for all its spellings.
     pub email: String,
-    /// Argon2id, in the PHC format; an account that is there keeps its own.
+    /// Argon2id, in the PHC format; an existing account keeps its own.
     pub password_hash: Secret,
-    /// Beside `fan`.
+    /// Roles besides `fan`.
     pub roles: BTreeSet<Role>,
 }
 
@@ -46,13 +46,13 @@ pub struct BeginLogIn {
 /// Opens a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OpenSession {
-    /// Whose.
+    /// The user.
     pub user_id: UserId,
     /// SHA-256 of its refresh token.
     pub token_hash: Digest,
     /// The log-in that descendants of the token belong to.
     pub family_id: Uuid,
-    /// The log-in that has succeeded, whose failures are forgotten.
+    /// SHA-256 of the address that has logged in, whose failures are cleared.
     pub succeeded: Option<Digest>,
 }
 
@@ -61,36 +61,35 @@ pub struct OpenSession {
 pub struct RotateRefresh {
     /// SHA-256 of the token presented.
     pub presented: Digest,
-    /// SHA-256 of the token to take its place.
+    /// SHA-256 of its successor.
     pub successor: Digest,
 }
 
-/// How an exchange ended. That a stolen token ends its family must be stored, so it
-/// cannot be a refusal.
+/// How an exchange ended. A stolen token ends its family, which must be stored, so it cannot be a
+/// refusal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Rotated {
-    /// The successor is good.
+    /// The successor is valid.
     Session {
-        /// Whose.
+        /// The account of the session.
         account: Account,
-        /// SHA-256 of the token that took its place: another one when this answer was
-        /// given before.
+        /// SHA-256 of the successor: of another token when this is the stored answer of a repeat.
         successor: Digest,
     },
-    /// Somebody used it before; the family has ended.
+    /// The token was used before; the family has ended.
     Stolen,
 }
 
 /// Refuses an attempt to close an account that was not answered in time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RefuseWithdrawal {
-    /// Whose account.
+    /// The user of the account.
     pub user_id: UserId,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: AttemptId,
 }
 
-/// Deletes a portion of what nobody needs any more.
+/// Deletes some of the expired rows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tidy {}
 

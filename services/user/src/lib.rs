@@ -1,54 +1,55 @@
-//! Accounts: who is who, and who may do what.
+//! The user service: accounts, their roles and sessions.
 //!
-//! Owns accounts, their sessions, and the keys that sign access tokens; publishes the
-//! public halves, so that every service verifies for itself.
+//! It owns accounts, their sessions, and the keys that sign access tokens. It publishes the
+//! public keys, so that every service verifies tokens by itself.
 //!
-//! | hears | and then |
+//! | consumes | emits |
 //! |---|---|
 //! | `payment.`, `reservation.`, `point.withdrawal_cleared`, `.withdrawal_blocked` | with the last of the three: `user.withdrawn` or `user.withdrawal_refused` |
 //!
-//! | is asked | and says |
+//! | command or query | emits |
 //! |---|---|
 //! | `user.register` | `user.registered` |
-//! | `user.withdraw` | `user.withdrawal_requested`; after 30 s without an answer `user.withdrawal_refused` |
+//! | `user.withdraw` | `user.withdrawal_requested`; after 30 s unanswered `user.withdrawal_refused` |
 //! | `user.grant_role` | `user.role_granted` |
 //! | `user.log_in`, `.refresh`, `.jwks` | nothing |
 //!
 //! **Invariants.** An address has at most one account; the unique constraint decides. No
-//! password and no token is stored, only hashes of them. A refresh token is good once: one
-//! that comes back ends all sessions that descend from the same log-in. An attempt to log
+//! password and no token is stored, only hashes of them. A refresh token is valid once: one
+//! that is used again ends all sessions that descend from the same log-in. An attempt to log
 //! in counts as failed until it has succeeded. An account has one attempt to close it at a
-//! time, which is decided once. A closed account has no address, no
-//! password, no session, and no way back.
+//! time, which is decided once. A closed account has no address, no password and no session,
+//! and cannot be opened again.
 
-mod book;
 mod domain;
 mod handlers;
 mod inside;
-mod reads;
+mod queries;
 mod ring;
 mod secrets;
+mod unit_of_work;
 mod withdrawal;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use events::{payment, point, reservation, user};
-use mesh::{Allow, Service, clock, postgres::Postgres};
+use mesh::{Allow, Link, Running, Service, clock, postgres::Postgres};
 use sqlx::PgPool;
 
-pub use book::{Book, Keys};
 pub use domain::LogInLimit;
-pub use reads::{wish_account, wishes_are_granted};
+pub use queries::{request_account, requests_are_granted};
 pub use ring::{Ring, RingError};
 pub use secrets::Hashing;
+pub use unit_of_work::{Keys, UnitOfWork};
 
-/// What the simulation drives this service with.
+/// What the simulation needs of this service.
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::{
-        book::in_memory::Tables,
         domain::Secret,
         inside::{AddAccount, RefuseWithdrawal},
+        unit_of_work::in_memory::Tables,
     };
 }
 
@@ -56,44 +57,44 @@ pub mod sim {
 pub const NAME: &str = "user";
 
 /// The service's tables.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/user");
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["user/0101_accounts.sql"];
 
-/// How often wishes are looked for.
+/// How often the service looks for wished accounts.
 const WISHES_EVERY: Duration = Duration::from_millis(250);
-/// How often what nobody needs any more is looked for.
+/// How often the service looks for expired rows.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
-/// How often attempts that were not answered are looked for.
+/// How often the service looks for attempts that were not answered in time.
 const UNANSWERED_EVERY: Duration = Duration::from_millis(200);
-/// How long the services with something at stake may take to let a fan go.
+/// How long the other services may take to answer an attempt to close an account.
 const WITHDRAWAL_SECS: i64 = 30;
-/// An access token's life, and so the time a withdrawn role or account lives on.
+/// An access token's life, and so how long a withdrawn role or closed account stays usable.
 const ACCESS_SECS: i64 = 15 * 60;
 /// A refresh token's life.
 const REFRESH_SECS: i64 = 30 * 86_400;
 
-/// What of this service can be configured, and the keyring it signs with.
-pub struct Rules {
-    /// Seconds a refresh token is good for.
+/// The configuration of this service, and the keyring it signs with.
+pub struct Config {
+    /// Seconds a refresh token is valid.
     pub refresh_secs: i64,
     /// How many log-ins may fail.
     pub log_ins: LogInLimit,
-    /// What a password's hash costs.
+    /// How passwords are hashed.
     pub hashing: Hashing,
-    /// Seconds after which an attempt to close an account is refused, if not all have
+    /// Seconds after which an attempt to close an account is refused, unless all services have
     /// answered.
     pub withdrawal_secs: i64,
     access_secs: i64,
     ring: Ring,
 }
 
-impl Default for Rules {
+impl Default for Config {
     fn default() -> Self {
         Self::with_access_secs(ACCESS_SECS)
     }
 }
 
-impl Rules {
-    /// The usual, with access tokens of another life.
+impl Config {
+    /// The default configuration, with another life of access tokens.
     pub fn with_access_secs(access_secs: i64) -> Self {
         Self {
             refresh_secs: REFRESH_SECS,
@@ -105,51 +106,57 @@ impl Rules {
         }
     }
 
-    /// Seconds an access token is good for.
+    /// Seconds an access token is valid.
     pub fn access_secs(&self) -> i64 {
         self.access_secs
     }
 }
 
-/// Makes or loads the signing keys. Not needed: they are loaded with the first token. But
-/// called before the start, it finds out in time that they cannot be.
+/// Creates or loads the signing keys. This is optional, for the first token loads them. Called
+/// before the start, it reports in time that they cannot be loaded.
 ///
 /// # Errors
 /// When the database does not answer, or a stored key is broken.
-pub async fn prepare(pool: &PgPool, rules: &Rules) -> Result<(), RingError> {
-    rules.ring.load(pool, clock::now()).await.map(drop)
+pub async fn prepare(pool: &PgPool, config: &Config) -> Result<(), RingError> {
+    config.ring.load(pool, clock::now()).await.map(drop)
 }
 
-/// What this service hears and answers.
-pub fn service() -> Service<Postgres<Book>> {
+/// The events, commands, queries and timers of this service.
+pub fn service() -> Service<Postgres<UnitOfWork>> {
     const WITHDRAWN: &str = "user.withdrawn";
     const REFUSED: &str = "user.withdrawal_refused";
-    Service::<Postgres<Book>>::new(NAME)
-        .reads::<user::Register, _, _>(Allow::Newcomer, reads::register)
-        .reads::<user::LogIn, _, _>(Allow::Newcomer, reads::log_in)
-        .reads::<user::Refresh, _, _>(Allow::Newcomer, reads::refresh)
-        .reads::<user::Jwks, _, _>(Allow::Anyone, reads::jwks)
-        .reads::<user::GetWithdrawal, _, _>(Allow::User, reads::withdrawal)
-        .answers::<user::Withdraw>(Allow::User, &["user.withdrawal_requested"])
-        .answers::<user::GrantRole>(Allow::Role(user::Role::Operator), &["user.role_granted"])
-        .answers::<inside::AddAccount>(Allow::Inside, &["user.registered"])
-        .answers::<inside::GrantWish>(Allow::Inside, &["user.registered", "user.role_granted"])
-        .answers::<inside::BeginLogIn>(Allow::Inside, &[])
-        .answers::<inside::OpenSession>(Allow::Inside, &[])
-        .answers::<inside::RotateRefresh>(Allow::Inside, &[])
-        .answers::<inside::RefuseWithdrawal>(Allow::Inside, &[REFUSED])
-        .answers::<inside::Tidy>(Allow::Inside, &[])
-        .hears::<payment::PaymentWithdrawalCleared>(&[WITHDRAWN, REFUSED])
-        .hears::<payment::PaymentWithdrawalBlocked>(&[REFUSED])
-        .hears::<reservation::ReservationWithdrawalCleared>(&[WITHDRAWN, REFUSED])
-        .hears::<reservation::ReservationWithdrawalBlocked>(&[REFUSED])
-        .hears::<point::PointWithdrawalCleared>(&[WITHDRAWN, REFUSED])
-        .hears::<point::PointWithdrawalBlocked>(&[REFUSED])
-        .every::<inside::GrantWish, _, _>("wishes", WISHES_EVERY, reads::wishes)
+    Service::<Postgres<UnitOfWork>>::new(NAME)
+        .queries::<user::Register, _, _>(Allow::Newcomer, queries::register)
+        .queries::<user::LogIn, _, _>(Allow::Newcomer, queries::log_in)
+        .queries::<user::Refresh, _, _>(Allow::Newcomer, queries::refresh)
+        .queries::<user::Jwks, _, _>(Allow::Anyone, queries::jwks)
+        .queries::<user::GetWithdrawal, _, _>(Allow::User, queries::withdrawal)
+        .executes::<user::Withdraw>(Allow::User, &["user.withdrawal_requested"])
+        .executes::<user::GrantRole>(Allow::Role(user::Role::Operator), &["user.role_granted"])
+        .executes::<inside::AddAccount>(Allow::Inside, &["user.registered"])
+        .executes::<inside::GrantWish>(Allow::Inside, &["user.registered", "user.role_granted"])
+        .executes::<inside::BeginLogIn>(Allow::Inside, &[])
+        .executes::<inside::OpenSession>(Allow::Inside, &[])
+        .executes::<inside::RotateRefresh>(Allow::Inside, &[])
+        .executes::<inside::RefuseWithdrawal>(Allow::Inside, &[REFUSED])
+        .executes::<inside::Tidy>(Allow::Inside, &[])
+        .consumes::<payment::PaymentWithdrawalCleared>(&[WITHDRAWN, REFUSED])
+        .consumes::<payment::PaymentWithdrawalBlocked>(&[REFUSED])
+        .consumes::<reservation::ReservationWithdrawalCleared>(&[WITHDRAWN, REFUSED])
+        .consumes::<reservation::ReservationWithdrawalBlocked>(&[REFUSED])
+        .consumes::<point::PointWithdrawalCleared>(&[WITHDRAWN, REFUSED])
+        .consumes::<point::PointWithdrawalBlocked>(&[REFUSED])
+        .every::<inside::GrantWish, _, _>("wishes", WISHES_EVERY, queries::wishes)
         .every_with::<inside::RefuseWithdrawal, _, _>(
             "withdrawals",
             UNANSWERED_EVERY,
-            reads::unanswered,
+            queries::unanswered,
         )
-        .every::<inside::Tidy, _, _>("tidy", TIDY_EVERY, reads::litter)
+        .every::<inside::Tidy, _, _>("tidy", TIDY_EVERY, queries::due_tidy)
+}
+
+/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// not again in every program that starts it.
+pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
+    mesh::start(service(), engine, link)
 }

@@ -1,5 +1,5 @@
-//! The keyring of this issuer: kept in PostgreSQL, held in memory, rotated by whoever
-//! notices first.
+//! The keyring of this issuer: stored in PostgreSQL, cached in memory, rotated by the first instance
+//! that finds a rotation due.
 
 use std::sync::{Arc, RwLock};
 
@@ -9,12 +9,12 @@ use sqlx::PgPool;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-use crate::reads;
+use crate::queries;
 
-/// The keyring is read again after this long: well within a new key's lead.
+/// The keyring is loaded again after this long, well within a new key's lead time.
 const RELOAD_SECS: i64 = 60;
 
-/// The keyring, as fresh as it needs to be.
+/// The cached keyring.
 pub struct Ring {
     life: KeyLife,
     loaded: RwLock<Option<(Timestamp, Arc<Keyring>)>>,
@@ -27,7 +27,7 @@ pub enum RingError {
     /// The database does not answer.
     #[error("the signing keys cannot be read: {0}")]
     Store(#[from] sqlx::Error),
-    /// A stored key is broken, or none can be made.
+    /// A stored key is broken, or none can be created.
     #[error("the signing keys cannot be used: {0}")]
     Key(#[from] KeyError),
     /// The task that rotates them was ended.
@@ -42,11 +42,11 @@ impl Ring {
         Self { life, loaded: RwLock::default(), loading: Mutex::default() }
     }
 
-    /// The keyring. When it is due to be read again, one caller does so and the others go
-    /// on with what there is; a database that is away leaves everybody with that.
+    /// The keyring. When it is due to be loaded again, one caller does so and the others use the
+    /// cached one. While the database is away, all use the cached one.
     ///
     /// # Errors
-    /// `unavailable` when it has never been read and cannot be.
+    /// `unavailable` when it has never been loaded and cannot be.
     pub async fn get(&self, pool: &PgPool, now: Timestamp) -> Result<Arc<Keyring>, Problem> {
         let held = self.held();
         if let Some((at, ring)) = &held
@@ -54,37 +54,37 @@ impl Ring {
         {
             return Ok(ring.clone());
         }
-        let turn = match &held {
+        let guard = match &held {
             Some((_, ring)) => match self.loading.try_lock() {
-                Ok(turn) => turn,
+                Ok(guard) => guard,
                 Err(_) => return Ok(ring.clone()),
             },
             None => self.loading.lock().await,
         };
-        // Whoever waited finds what it waited for.
+        // A caller that waited finds the keyring loaded.
         if let Some((at, ring)) = self.held()
             && now < at.plus_secs(RELOAD_SECS)
         {
             return Ok(ring);
         }
         let loaded = self.load(pool, now).await;
-        drop(turn);
+        drop(guard);
         match (loaded, held) {
             (Ok(ring), _) => Ok(ring),
             (Err(error), Some((_, ring))) => {
-                warn!(%error, "going on with the signing keys at hand");
+                warn!(%error, "the signing keys cannot be loaded again; using the cached ones");
                 Ok(ring)
             }
-            (Err(error), None) => Err(reads::unavailable(error)),
+            (Err(error), None) => Err(queries::unavailable(error)),
         }
     }
 
-    /// Reads the keyring, rotating it when that is due.
+    /// Loads the keyring, and rotates it when that is due.
     ///
     /// # Errors
     /// When the database does not answer, or a key is broken.
     pub async fn load(&self, pool: &PgPool, now: Timestamp) -> Result<Arc<Keyring>, RingError> {
-        let mut ring = Keyring::open(reads::signing_keys(pool).await?, self.life)?;
+        let mut ring = Keyring::open(queries::signing_keys(pool).await?, self.life)?;
         if !ring.due(now).is_nothing() {
             let (pool, life) = (pool.clone(), self.life);
             // A transaction whose future is dropped would go back to the pool open.
@@ -102,17 +102,17 @@ impl Ring {
     }
 }
 
-/// Two instances that find a rotation due at once: the second waits for the lock, reads
-/// what the first has stored, and finds nothing left to do.
+/// Rotates the keys. When two instances find a rotation due at once, the second waits for the
+/// lock, loads what the first has stored, and finds nothing left to do.
 async fn rotate(pool: &PgPool, life: KeyLife, now: Timestamp) -> Result<Keyring, RingError> {
     let mut tx = pool.begin().await?;
-    reads::lock_signing_keys(&mut tx).await?;
-    let mut ring = Keyring::open(reads::signing_keys(&mut *tx).await?, life)?;
+    queries::lock_signing_keys(&mut tx).await?;
+    let mut ring = Keyring::open(queries::signing_keys(&mut *tx).await?, life)?;
     let rotation = ring.rotate(now)?;
-    reads::keep_signing_keys(&mut tx, &rotation).await?;
+    queries::keep_signing_keys(&mut tx, &rotation).await?;
     tx.commit().await?;
     if let Some(key) = rotation.added {
-        info!(kid = key.kid, "a new signing key");
+        info!(kid = key.kid, "added a signing key");
     }
     Ok(ring)
 }

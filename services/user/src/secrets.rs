@@ -1,4 +1,4 @@
-//! Passwords hashed, tokens made.
+//! Hashes passwords and creates refresh tokens.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,28 +13,28 @@ use crate::{domain::Secret, inside::Digest};
 
 /// Passwords hashed at once: each takes a core and 19 MiB for a while.
 const AT_ONCE: usize = 2;
-/// Passwords that may wait for their turn: about three seconds' worth.
+/// Passwords that may be queued for hashing: about three seconds' worth.
 const WAITING_MAX: usize = 256;
 
 /// How passwords are hashed, and how many at once.
 #[derive(Clone)]
 pub struct Hashing {
     argon2: Argon2<'static>,
-    turns: Arc<Semaphore>,
+    running: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    /// A hash that no password has, to be compared with for an address without account.
-    nobodys: Arc<OnceLock<String>>,
+    /// A hash of no known password, to compare with for an address without account.
+    decoy: Arc<OnceLock<String>>,
 }
 
 impl Default for Hashing {
-    /// Argon2id as OWASP recommends it: 19 MiB, two passes, one lane.
+    /// Argon2id as OWASP recommends it: 19 MiB, two passes, parallelism one.
     fn default() -> Self {
         Self::with(Params::default())
     }
 }
 
 impl Hashing {
-    /// The weakest there is. For tests, whose passwords are no secret.
+    /// The weakest parameters, for tests, whose passwords are no secret.
     pub fn weakest() -> Self {
         let params = Params::new(Params::MIN_M_COST, Params::MIN_T_COST, Params::MIN_P_COST, None);
         Self::with(params.unwrap_or_default())
@@ -43,16 +43,16 @@ impl Hashing {
     fn with(params: Params) -> Self {
         Self {
             argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
-            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            running: Arc::new(Semaphore::new(AT_ONCE)),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
-            nobodys: Arc::default(),
+            decoy: Arc::default(),
         }
     }
 
-    /// A place in the line of those whose password is to be hashed.
+    /// Takes a place in the queue for hashing.
     ///
     /// # Errors
-    /// `overloaded` when the line is full.
+    /// `overloaded` when the queue is full.
     pub fn queue(&self) -> Result<Queued, Problem> {
         match self.waiting.clone().try_acquire_owned() {
             Ok(place) => Ok(Queued { hashing: self.clone(), place }),
@@ -61,7 +61,7 @@ impl Hashing {
     }
 }
 
-/// A place in the line.
+/// A place in the queue.
 pub struct Queued {
     hashing: Hashing,
     place: OwnedSemaphorePermit,
@@ -71,7 +71,7 @@ impl Queued {
     /// The hash of a new password.
     ///
     /// # Errors
-    /// `internal` when the system has neither memory nor randomness to give.
+    /// `internal` when the system is out of memory or randomness.
     pub async fn hash(self, password: String) -> Result<Secret, Problem> {
         self.work(move |hashing| hashing.argon2.hash_password(password.as_bytes()))
             .await?
@@ -79,17 +79,17 @@ impl Queued {
             .map_err(internal)
     }
 
-    /// Whether a password is the one of this hash. Takes as long when there is none.
+    /// Whether a password matches this hash. It takes as long without a hash.
     ///
     /// # Errors
-    /// `internal` when the system has no memory to give.
+    /// `internal` when the system is out of memory.
     pub async fn verify(self, password: String, hash: Option<Secret>) -> Result<bool, Problem> {
         self.work(move |hashing| match hash {
             Some(Secret(hash)) => {
                 hashing.argon2.verify_password(password.as_bytes(), hash.as_str()).is_ok()
             }
             None => {
-                let hash = hashing.nobodys.get_or_init(|| {
+                let hash = hashing.decoy.get_or_init(|| {
                     let password: Digest = rand::random();
                     let hash = hashing.argon2.hash_password(&password);
                     hash.map(|hash| hash.to_string()).unwrap_or_default()
@@ -101,16 +101,17 @@ impl Queued {
         .await
     }
 
-    /// Waits for a turn. The work ends its turn itself: it goes on though its caller left.
+    /// Waits for a permit and runs the work. The work itself returns the permit, for it goes on when
+    /// its caller has left.
     async fn work<T: Send + 'static>(
         self,
         work: impl FnOnce(&Hashing) -> T + Send + 'static,
     ) -> Result<T, Problem> {
         let Self { hashing, place } = self;
-        let turn = hashing.turns.clone().acquire_owned().await.map_err(internal)?;
+        let permit = hashing.running.clone().acquire_owned().await.map_err(internal)?;
         tokio::task::spawn_blocking(move || {
             let done = work(&hashing);
-            drop((turn, place));
+            drop((permit, place));
             done
         })
         .await
@@ -123,7 +124,7 @@ fn internal(cause: impl std::fmt::Display) -> Problem {
     codes::INTERNAL.into()
 }
 
-/// SHA-256, which is enough for what cannot be guessed, and for names of rows.
+/// SHA-256, which is enough for what cannot be guessed, and for keys of rows.
 pub fn digest(text: &str) -> Digest {
     Sha256::digest(text).into()
 }
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_password_is_right_for_its_own_hash_only() {
+    async fn a_password_matches_only_its_own_hash() {
         let hashing = Hashing::weakest();
         let hash = hashing.queue().unwrap().hash("correct horse".into()).await.unwrap();
         assert!(hash.0.starts_with("$argon2id$v=19$"));
@@ -152,22 +153,22 @@ mod tests {
     }
 
     #[test]
-    fn by_default_a_hash_costs_what_owasp_recommends() {
+    fn the_default_cost_of_a_hash_is_what_owasp_recommends() {
         let params = Hashing::default().argon2.params().clone();
         assert_eq!((params.m_cost(), params.t_cost(), params.p_cost()), (19_456, 2, 1));
     }
 
     #[test]
-    fn a_full_line_turns_away() {
+    fn a_full_queue_refuses() {
         let hashing = Hashing::weakest();
-        let line: Vec<_> = (0..WAITING_MAX).map(|_| hashing.queue().unwrap()).collect();
+        let places: Vec<_> = (0..WAITING_MAX).map(|_| hashing.queue().unwrap()).collect();
         assert!(hashing.queue().err().unwrap().is(codes::OVERLOADED));
-        drop(line);
+        drop(places);
         assert!(hashing.queue().is_ok());
     }
 
     #[test]
-    fn no_two_refresh_tokens_are_alike() {
+    fn every_refresh_token_is_different() {
         assert_ne!(refresh_token(None), refresh_token(None));
         assert_eq!(refresh_token(Some([7; 32])).len(), 43);
     }

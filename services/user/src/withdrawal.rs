@@ -1,4 +1,4 @@
-//! An attempt to close an account: who was asked, what they answered, how it ends. Pure
+//! An attempt to close an account: the services that answer, their answers, and the outcome. Pure
 //! decisions.
 
 use events::{
@@ -7,21 +7,21 @@ use events::{
     withdrawal::WithdrawalReason,
 };
 
-/// A service with something at stake.
+/// A service that answers an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Party {
-    /// Does a payment run, or a refund?
+    /// It has a running payment or refund.
     Payment,
-    /// Are there tickets for shows to come?
+    /// It has tickets for shows to come.
     Reservation,
-    /// Are there points left?
+    /// It has points left.
     Point,
 }
 
-/// How many answer.
+/// How many services answer.
 pub const PARTIES: usize = 3;
 
-/// What a service said: it lets the fan go, or why not.
+/// The answer of a service: the withdrawal is cleared, or why it is blocked.
 pub type Answered = Result<(), WithdrawalReason>;
 
 /// How an attempt ends.
@@ -29,7 +29,7 @@ pub type Answered = Result<(), WithdrawalReason>;
 pub enum Outcome {
     /// The account is closed.
     Closed,
-    /// It stays open.
+    /// The account stays open.
     Refused(Vec<WithdrawalReason>),
 }
 
@@ -38,15 +38,15 @@ pub enum Outcome {
 pub struct Withdrawal {
     /// Its id, and the id of its saga.
     pub attempt: AttemptId,
-    /// Whose account.
+    /// The user of the account.
     pub user_id: UserId,
     /// Whether points and tickets are given up.
     pub forfeit: bool,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at: Timestamp,
-    /// The answers, each in the place of its [`Party`].
+    /// The answers, indexed by [`Party`].
     pub answers: [Option<Answered>; PARTIES],
-    /// Where it stands.
+    /// Its state.
     pub state: WithdrawalState,
     /// Why it was refused.
     pub reasons: Vec<WithdrawalReason>,
@@ -74,8 +74,8 @@ impl Withdrawal {
         self.state != WithdrawalState::Requested
     }
 
-    /// Takes an answer in; the first of each service counts, and none that comes after the
-    /// end. With the last one it is decided.
+    /// Records an answer. The first of each service counts, and none that comes after the end. The
+    /// last one decides the attempt.
     pub fn answer(&mut self, party: Party, answered: Answered, now: Timestamp) -> Option<Outcome> {
         let place = &mut self.answers[party as usize];
         if self.state != WithdrawalState::Requested || place.is_some() {
@@ -85,7 +85,7 @@ impl Withdrawal {
         self.answers.iter().all(Option::is_some).then(|| self.decide(now))
     }
 
-    /// The time for answers is over; `None` when it was decided before.
+    /// Decides the attempt without the missing answers; `None` when it was decided before.
     pub fn time_out(&mut self, now: Timestamp) -> Option<Outcome> {
         (!self.is_over()).then(|| self.decide(now))
     }
@@ -106,7 +106,7 @@ impl Withdrawal {
         }
     }
 
-    /// What its owner is shown.
+    /// The attempt as its owner sees it.
     pub fn view(&self) -> user::Withdrawal {
         user::Withdrawal {
             attempt: self.attempt,
@@ -137,12 +137,12 @@ mod tests {
     const ALL: [Party; PARTIES] = [Party::Payment, Party::Reservation, Party::Point];
 
     #[test]
-    fn the_last_of_three_clearances_closes_in_whatever_order_they_come() {
-        for turn in 0..PARTIES {
+    fn the_last_of_three_clearances_closes_the_account_in_any_order() {
+        for first in 0..PARTIES {
             let mut withdrawal = begun();
             let mut ends = Vec::new();
             for step in 0..PARTIES {
-                ends.push(withdrawal.answer(ALL[(turn + step) % PARTIES], Ok(()), at(1)));
+                ends.push(withdrawal.answer(ALL[(first + step) % PARTIES], Ok(()), at(1)));
             }
             assert_eq!(ends, [None, None, Some(Outcome::Closed)]);
             assert_eq!(withdrawal.state, WithdrawalState::Completed);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_refused_with_every_reason_once_all_have_answered() {
+    fn an_attempt_is_refused_with_every_reason_once_all_services_have_answered() {
         let mut withdrawal = begun();
         let points = Err(WithdrawalReason::Points);
         assert_eq!(withdrawal.answer(Party::Point, points, at(1)), None);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_answer_in_time_is_not_waited_for_and_not_heard_later() {
+    fn an_attempt_without_all_answers_times_out_and_ignores_late_answers() {
         let mut withdrawal = begun();
         withdrawal.answer(Party::Point, Ok(()), at(1));
         let outcome = withdrawal.time_out(at(30));

@@ -1,4 +1,4 @@
-//! Who may depend on whom, asked of Cargo.
+//! Which crates may depend on which, from `cargo metadata`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 use harness::project;
 use serde_json::Value;
 
-/// What knows nothing of the mesh but its runtime and its language.
+/// The services. They depend on the mesh's runtime and its events, and not on each other.
 const SERVICES: [&str; 11] = [
     "user",
     "concert",
@@ -27,13 +27,13 @@ const SERVICES: [&str; 11] = [
 /// A set of crate names.
 type Names = BTreeSet<String>;
 
-/// The workspace as Cargo resolved it, for the machine that runs this.
+/// The workspace as Cargo resolves it for the machine that runs this.
 struct Workspace {
     /// The members, by name, with the folder of each.
     members: BTreeMap<String, String>,
-    /// What each crate of the graph is built with.
+    /// The dependencies of each crate in the graph.
     normal: BTreeMap<String, Names>,
-    /// What each member's tests are built with besides.
+    /// The dev-dependencies of each member.
     dev: BTreeMap<String, Names>,
 }
 
@@ -85,13 +85,13 @@ impl Workspace {
         crates.iter().filter(|name| self.members.contains_key(*name)).cloned().collect()
     }
 
-    /// The members that are built with a crate.
+    /// The members that depend on a crate.
     fn users_of(&self, wanted: &str) -> Names {
         let with = |member: &&String| self.normal(member).contains(wanted);
         self.members.keys().filter(with).cloned().collect()
     }
 
-    /// Everything a member is built with, down to the last.
+    /// All transitive dependencies of a member.
     fn closure(&self, member: &str) -> Names {
         let mut all = Names::new();
         let mut open = vec![member.to_owned()];
@@ -106,7 +106,7 @@ impl Workspace {
     }
 }
 
-/// `cargo metadata` for this machine, from what is already here.
+/// `cargo metadata` for this machine, offline.
 fn metadata() -> Value {
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
@@ -142,7 +142,7 @@ fn every_crate_of_the_workspace_is_known_here() {
 }
 
 #[test]
-fn what_is_said_knows_no_runtime() {
+fn the_events_crate_depends_on_no_runtime() {
     let plain = names(&["serde", "serde_json", "thiserror", "time", "utoipa", "uuid"]);
     assert_eq!(WORKSPACE.normal("events").difference(&plain).collect::<Vec<_>>(), [""; 0]);
     let all = WORKSPACE.closure("events");
@@ -153,7 +153,7 @@ fn what_is_said_knows_no_runtime() {
 }
 
 #[test]
-fn what_judges_a_text_knows_no_runtime_and_nothing_of_ours() {
+fn the_text_crate_depends_on_no_runtime_and_no_member() {
     assert_eq!(WORKSPACE.ours(&WORKSPACE.closure("text")), names(&[]));
     let all = WORKSPACE.closure("text");
     for runtime in ["tokio", "async-nats", "sqlx", "redis", "axum", "hyper", "futures"] {
@@ -186,7 +186,7 @@ fn no_service_depends_on_another() {
 }
 
 #[test]
-fn what_carries_knows_nothing_of_what_is_carried() {
+fn the_runtime_depends_on_no_service() {
     let ours = |member: &str| WORKSPACE.ours(&WORKSPACE.normal(member));
     assert_eq!(ours("events"), names(&[]));
     assert_eq!(ours("servers"), names(&[]));
@@ -195,7 +195,7 @@ fn what_carries_knows_nothing_of_what_is_carried() {
 }
 
 #[test]
-fn the_edge_keeps_nothing() {
+fn the_gateway_has_no_store() {
     let gateway = WORKSPACE.normal("gateway");
     for store in ["sqlx", "redis"] {
         assert!(!gateway.contains(store), "gateway depends on {store}");

@@ -1,5 +1,5 @@
-//! Who says what, who hears it, and what may follow: wiring, flows, streams and consumers
-//! agree.
+//! Which service emits an event, which services consume it, and what may follow: wiring, flows,
+//! streams and consumers agree.
 
 mod declared;
 mod graph;
@@ -7,22 +7,23 @@ mod graph;
 use std::collections::{BTreeMap, BTreeSet};
 
 use events::producer_of;
-use harness::{facts, project, wiring};
+use harness::{event_types, project, wiring};
 use mesh::Wiring;
 
-/// Everything a service says it may tell.
-fn told_by(wiring: &Wiring) -> BTreeSet<&'static str> {
-    let entries = wiring.hears.iter().chain(&wiring.answers).chain(&wiring.timers);
-    entries.flat_map(|(_, tells)| tells.iter().copied()).collect()
+/// Every event that a service declares to emit.
+fn emitted_by(wiring: &Wiring) -> BTreeSet<&'static str> {
+    let entries = wiring.consumes.iter().chain(&wiring.answers).chain(&wiring.timers);
+    entries.flat_map(|(_, emits)| emits.iter().copied()).collect()
 }
 
-/// Facts that nobody hears and nobody reads; what audit says is for operators.
-fn unheard(wirings: &[Wiring], facts: &[&'static str]) -> Vec<&'static str> {
-    let heard = wirings.iter().flat_map(|wiring| wiring.hears.iter().map(|(fact, _)| *fact));
+/// Events that no service consumes or reads. Those of audit are for operators.
+fn unconsumed(wirings: &[Wiring], events: &[&'static str]) -> Vec<&'static str> {
+    let consumed =
+        wirings.iter().flat_map(|wiring| wiring.consumes.iter().map(|(event, _)| *event));
     let read = wirings.iter().flat_map(|wiring| wiring.follows.iter().copied());
-    let heard: BTreeSet<_> = heard.chain(read).collect();
-    let is_unheard = |fact: &&str| producer_of(fact) != "audit" && !heard.contains(*fact);
-    facts.iter().copied().filter(is_unheard).collect()
+    let consumed: BTreeSet<_> = consumed.chain(read).collect();
+    let is_unconsumed = |event: &&str| producer_of(event) != "audit" && !consumed.contains(*event);
+    events.iter().copied().filter(is_unconsumed).collect()
 }
 
 /// `subjects` or `filter_subjects` of one file.
@@ -32,7 +33,7 @@ fn subjects(file: &str, field: &str) -> BTreeSet<String> {
     list.iter().filter_map(|subject| subject.as_str()).map(str::to_owned).collect()
 }
 
-/// Whether a subject falls under a NATS wildcard.
+/// Whether a NATS wildcard matches a subject.
 fn captures(wildcard: &str, subject: &str) -> bool {
     let (mut tokens, mut wanted) = (subject.split('.'), wildcard.split('.'));
     loop {
@@ -46,21 +47,21 @@ fn captures(wildcard: &str, subject: &str) -> bool {
 }
 
 #[test]
-fn a_service_speaks_under_its_own_name_only() {
+fn a_service_emits_and_answers_under_its_own_name_only() {
     for wiring in wiring::all() {
-        for fact in told_by(&wiring) {
-            assert!(facts::named(fact).is_some(), "{}: {fact} is no fact", wiring.service);
-            assert_eq!(producer_of(fact), wiring.service, "{fact}");
+        for event in emitted_by(&wiring) {
+            assert!(event_types::named(event).is_some(), "{}: {event} is no event", wiring.service);
+            assert_eq!(producer_of(event), wiring.service, "{event}");
         }
         for (endpoint, _) in &wiring.answers {
             assert!(endpoint.starts_with(&format!("{}.", wiring.service)), "{endpoint}");
         }
-        for (fact, _) in &wiring.hears {
-            assert!(facts::named(fact).is_some(), "{}: {fact} is no fact", wiring.service);
-            // A second engine, which only listens, is told like anybody else.
-            let only_listens = told_by(&wiring).is_empty();
-            let is_own = producer_of(fact) == wiring.service;
-            assert!(!is_own || only_listens, "a service knows what it said: {fact}");
+        for (event, _) in &wiring.consumes {
+            assert!(event_types::named(event).is_some(), "{}: {event} is no event", wiring.service);
+            // A service's second engine, a listener, may consume the service's own events.
+            let only_listens = emitted_by(&wiring).is_empty();
+            let is_own = producer_of(event) == wiring.service;
+            assert!(!is_own || only_listens, "a service does not consume its own event: {event}");
         }
     }
 }
@@ -83,29 +84,30 @@ fn every_endpoint_is_answered() {
         events::state::ENDPOINTS,
     ] {
         for endpoint in endpoints {
-            assert!(answered.contains(endpoint), "nobody answers {endpoint}");
+            assert!(answered.contains(endpoint), "no service answers {endpoint}");
         }
     }
 }
 
 #[test]
-fn every_fact_is_told_by_its_producer() {
-    let told: BTreeSet<_> = wiring::all().iter().flat_map(told_by).collect();
-    let silent: Vec<_> = facts::ALL.iter().filter(|fact| !told.contains(fact.name)).collect();
-    assert!(silent.is_empty(), "nobody tells {silent:?}");
+fn every_event_is_emitted_by_its_producer() {
+    let emitted: BTreeSet<_> = wiring::all().iter().flat_map(emitted_by).collect();
+    let silent: Vec<_> =
+        event_types::ALL.iter().filter(|event| !emitted.contains(event.name)).collect();
+    assert!(silent.is_empty(), "no service emits {silent:?}");
 }
 
 #[test]
-fn every_fact_is_heard_by_somebody() {
-    let all: Vec<_> = facts::ALL.iter().map(|fact| fact.name).collect();
-    assert_eq!(unheard(&wiring::all(), &all), [""; 0], "nobody hears these");
+fn every_event_is_consumed_by_a_service() {
+    let all: Vec<_> = event_types::ALL.iter().map(|event| event.name).collect();
+    assert_eq!(unconsumed(&wiring::all(), &all), [""; 0], "no service consumes these");
 }
 
 #[test]
-fn a_fact_that_nobody_hears_is_named() {
-    let service = |service, hears, follows| Wiring {
+fn an_event_that_no_service_consumes_is_named() {
+    let service = |service, consumes, follows| Wiring {
         service,
-        hears,
+        consumes,
         answers: Vec::new(),
         timers: Vec::new(),
         follows,
@@ -114,40 +116,40 @@ fn a_fact_that_nobody_hears_is_named() {
         service("point", vec![("payment.requested", &[][..])], vec![]),
         service("audit", vec![], vec!["queue.waiting"]),
     ];
-    let facts = ["payment.requested", "queue.waiting", "queue.returned", "audit.violation"];
-    assert_eq!(unheard(&wirings, &facts), ["queue.returned"]);
+    let events = ["payment.requested", "queue.waiting", "queue.returned", "audit.violation"];
+    assert_eq!(unconsumed(&wirings, &events), ["queue.returned"]);
 }
 
 #[test]
-fn a_service_hears_a_fact_or_reads_its_stream_but_not_both() {
+fn a_service_consumes_an_event_or_reads_its_stream_but_not_both() {
     for wiring in wiring::all() {
-        for fact in &wiring.follows {
-            assert!(facts::named(fact).is_some(), "{}: {fact} is no fact", wiring.service);
-            let hears = wiring.hears.iter().any(|(heard, _)| heard == fact);
-            assert!(!hears, "{} hears {fact} and reads it as well", wiring.service);
+        for event in &wiring.follows {
+            assert!(event_types::named(event).is_some(), "{}: {event} is no event", wiring.service);
+            let consumes = wiring.consumes.iter().any(|(consumed, _)| consumed == event);
+            assert!(!consumes, "{} consumes {event} and reads it as well", wiring.service);
         }
     }
 }
 
 #[test]
-fn a_service_that_tells_facts_has_a_stream_and_no_other_has() {
+fn a_service_that_emits_events_has_a_stream_and_no_other_service_has_one() {
     let streams = project::names("jetstream/streams", "json");
-    // A service may have a second engine, which only listens.
-    let mut tells = BTreeMap::<_, bool>::new();
+    // A service may have a second engine, a listener.
+    let mut emits = BTreeMap::<_, bool>::new();
     for wiring in wiring::all() {
-        *tells.entry(wiring.service).or_default() |= !told_by(&wiring).is_empty();
+        *emits.entry(wiring.service).or_default() |= !emitted_by(&wiring).is_empty();
     }
-    for (service, tells) in tells {
+    for (service, emits) in emits {
         let stream = service.to_uppercase();
-        assert_eq!(tells, streams.contains(&stream), "{stream}");
+        assert_eq!(emits, streams.contains(&stream), "{stream}");
     }
 }
 
 #[test]
-fn exactly_one_stream_captures_each_fact() {
+fn exactly_one_stream_captures_each_event() {
     let streams = project::names("jetstream/streams", "json");
-    for fact in facts::ALL {
-        let subject = events::subject(fact.name, fact.version, None);
+    for event in event_types::ALL {
+        let subject = events::subject(event.name, event.version, None);
         let capturing: Vec<_> = streams
             .iter()
             .filter(|stream| {
@@ -155,7 +157,7 @@ fn exactly_one_stream_captures_each_fact() {
                 subjects.iter().any(|wildcard| captures(wildcard, &subject))
             })
             .collect();
-        assert_eq!(capturing, [&producer_of(fact.name).to_uppercase()], "{subject}");
+        assert_eq!(capturing, [&producer_of(event.name).to_uppercase()], "{subject}");
     }
 }
 
@@ -164,25 +166,29 @@ fn a_stream_keeps_what_it_acknowledged() {
     for stream in project::names("jetstream/streams", "json") {
         let config = project::read_json(format!("jetstream/streams/{stream}.json"));
         assert_eq!(config["name"], stream.as_str());
-        assert_eq!(config["retention"], "limits", "{stream}: others forget which ids they had");
+        assert_eq!(
+            config["retention"], "limits",
+            "{stream}: other kinds forget the ids of messages"
+        );
         assert_eq!(config["storage"], "file", "{stream}");
         assert!(config["max_bytes"].as_i64().is_some_and(|max| max > 0), "{stream} is unbounded");
-        let of_facts =
-            facts::DECLARED.iter().any(|(producer, _)| stream == producer.to_uppercase());
-        // What is told is refused when there is no room, and waits in its outbox.
-        let discard = if of_facts { "new" } else { "old" };
+        let of_events =
+            event_types::DECLARED.iter().any(|(producer, _)| stream == producer.to_uppercase());
+        // A full stream refuses events, and they wait in the outbox.
+        let discard = if of_events { "new" } else { "old" };
         assert_eq!(config["discard"], discard, "{stream}");
         assert!(config.get("allow_atomic").is_none(), "{stream}: a message is whole by itself");
     }
 }
 
 #[test]
-fn consumers_are_what_the_services_hear() {
+fn consumers_match_what_the_services_consume() {
     let mut wanted = BTreeMap::<String, BTreeSet<String>>::new();
     for wiring in wiring::all() {
-        for (fact, _) in wiring.hears {
-            let stream = producer_of(fact).to_uppercase();
-            let filter = facts::named(fact).map(facts::Fact::filter).unwrap_or_default();
+        for (event, _) in wiring.consumes {
+            let stream = producer_of(event).to_uppercase();
+            let filter =
+                event_types::named(event).map(event_types::EventType::filter).unwrap_or_default();
             wanted.entry(format!("{stream}.{}", wiring.service)).or_default().insert(filter);
         }
     }
@@ -197,7 +203,7 @@ fn consumers_are_what_the_services_hear() {
 }
 
 #[test]
-fn a_consumer_acknowledges_one_by_one_and_never_gives_up_by_itself() {
+fn a_consumer_acknowledges_each_message_and_never_gives_up_by_itself() {
     for name in project::names("jetstream/consumers", "json") {
         let config = project::read_json(format!("jetstream/consumers/{name}.json"));
         let service = name.split_once('.').map(|(_, service)| service);
@@ -210,7 +216,7 @@ fn a_consumer_acknowledges_one_by_one_and_never_gives_up_by_itself() {
 }
 
 #[test]
-fn a_wildcard_captures_what_it_names() {
+fn a_wildcard_captures_the_subjects_that_it_matches() {
     assert!(captures("onsale.payment.>", "onsale.payment.requested.v1.-"));
     assert!(captures("a.*.c", "a.b.c"));
     for (wildcard, subject) in [("a.>", "a"), ("a.*", "a.b.c"), ("a.b", "a"), ("a", "a.b")] {

@@ -1,4 +1,4 @@
-//! What the source files look like.
+//! Rules for the source files.
 
 use std::{
     collections::BTreeSet,
@@ -9,14 +9,14 @@ use harness::project;
 
 /// This file.
 const HERE: &str = "tests/it/architecture/sources.rs";
-/// Lines of a Rust file at most.
+/// The most lines that a Rust file may have.
 const FILE_LINES_MAX: usize = 500;
-/// Lines of a function, from `fn` to its closing brace, at most.
+/// The most lines that a function may have, from `fn` to its closing brace.
 const FN_LINES_MAX: usize = 70;
-/// The functions that may be longer, because what they list is one thing.
+/// The functions that may be longer, because they list one thing.
 const LONG: [&str; 0] = [];
 
-/// Words that a decision does not use: it is told the time, and it has no luck.
+/// Words that a decision must not use: it gets the time as an argument, and has no randomness.
 const IMPURE: [&str; 15] = [
     "async",
     "await",
@@ -35,13 +35,13 @@ const IMPURE: [&str; 15] = [
     "Instant",
 ];
 
-/// Audit decides nothing; what it makes of facts is as pure as any decision.
+/// Audit decides nothing; what it derives from events is as pure as any decision.
 const DECIDES_NOTHING: [&str; 1] = ["audit"];
 const PURE: [&str; 3] =
     ["services/audit/src/flows", "services/audit/src/timeline", "services/audit/src/auditor"];
 
-/// Whether a file is the tests of the one beside it.
-fn is_test(path: &Path) -> bool {
+/// Whether a file contains the tests of another file.
+pub(super) fn is_test(path: &Path) -> bool {
     path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs")
 }
 
@@ -75,7 +75,7 @@ fn a_decision_is_pure() {
     for path in &with_domain {
         assert!(
             project::read(path).contains("#[cfg(test)]"),
-            "{}: decisions are tested at the foot",
+            "{}: decisions are tested at the end of the file",
             path.display()
         );
     }
@@ -91,20 +91,21 @@ fn a_decision_is_pure() {
     }
 }
 
-/// Counts code points, or compares and parts text by them: what people see is another matter.
+/// Calls that count code points, or compare or split text by them. What people see is something
+/// else.
 const BY_CODE_POINT: [&str; 4] =
     [".chars().count()", ".to_lowercase()", ".to_uppercase()", ".is_alphanumeric()"];
-/// What they are used for here is no text of anybody's: the tool draws tables, the names of
-/// roles, services and members are ours.
+/// Places where they are not used on texts from users: the tool draws tables, and the names of
+/// roles, services and members are our own.
 const OURS: [&str; 4] = [
     "services/onsale",
-    "services/mesh/src/caller.rs",
-    "services/mesh/src/link.rs",
-    "services/mesh/src/input",
+    "services/mesh/src/service/caller.rs",
+    "services/mesh/src/nats/link.rs",
+    "services/mesh/src/inbound/input",
 ];
 
 #[test]
-fn what_people_write_is_judged_in_one_place() {
+fn texts_from_users_are_compared_in_one_place() {
     let is_ours = |path: &PathBuf| OURS.iter().any(|ours| path.starts_with(ours));
     let of_services = |path: &PathBuf| path.starts_with("services") && !is_test(path);
     for path in rust_files().into_iter().filter(|path| of_services(path) && !is_ours(path)) {
@@ -118,7 +119,7 @@ fn what_people_write_is_judged_in_one_place() {
 }
 
 #[test]
-fn a_file_can_be_read_in_one_sitting() {
+fn no_file_is_too_long() {
     let long: Vec<_> = rust_files()
         .into_iter()
         .map(|path| (project::read(&path).lines().count(), path))
@@ -128,7 +129,7 @@ fn a_file_can_be_read_in_one_sitting() {
 }
 
 #[test]
-fn a_function_fits_on_a_page() {
+fn no_function_is_too_long() {
     let mut long = BTreeSet::new();
     for path in rust_files() {
         for (name, lines) in functions(&project::read(&path)) {
@@ -144,8 +145,8 @@ fn a_function_fits_on_a_page() {
     assert_eq!(declared.len(), LONG.len(), "no longer long: {LONG:?} but {declared:?}");
 }
 
-/// The functions of a formatted file: name, and lines from the head to the closing brace,
-/// which stands exactly below the beginning of the head.
+/// The functions of a formatted file: name, and number of lines from the head to the closing
+/// brace, which is exactly below the beginning of the head.
 fn functions(text: &str) -> Vec<(&str, usize)> {
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();
@@ -164,7 +165,7 @@ fn functions(text: &str) -> Vec<(&str, usize)> {
     found
 }
 
-/// The name, when this line is the head of a function.
+/// The name of a function, when this line is its head.
 fn fn_name(mut head: &str) -> Option<&str> {
     let before = ["pub ", "pub(crate) ", "pub(super) ", "async ", "const ", "unsafe "];
     while let Some(rest) = before.iter().find_map(|word| head.strip_prefix(word)) {
@@ -205,16 +206,16 @@ let fn_h = 1;
 }
 
 #[test]
-fn nothing_is_kept_in_a_drawer_without_a_name() {
-    let drawers = ["common", "shared", "utils", "util", "helpers", "misc", "scripts"];
+fn no_file_or_folder_has_a_name_that_says_nothing() {
+    let vague = ["common", "shared", "utils", "util", "helpers", "misc", "scripts"];
     for path in project::tree("") {
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        assert!(!drawers.contains(&&*name), "{} says nothing of what it is for", path.display());
+        assert!(!vague.contains(&&*name), "the name {} says nothing", path.display());
     }
 }
 
 #[test]
-fn no_test_is_left_out_and_nothing_is_left_to_do() {
+fn no_test_is_ignored_and_nothing_is_left_to_do() {
     for path in rust_files().into_iter().filter(|path| !path.ends_with(HERE)) {
         let text = project::read(&path);
         for left in ["#[ignore", "todo!(", "unimplemented!(", "dbg!("] {
@@ -245,7 +246,7 @@ fn names_path(line: &str, home: &str) -> bool {
 }
 
 #[test]
-fn packages_come_from_where_everybody_gets_them() {
+fn packages_come_from_the_public_registry() {
     let lock = project::read("Cargo.lock");
     let public = "source = \"registry+https://github.com/rust-lang/crates.io-index\"";
     let others: Vec<_> =
@@ -261,7 +262,7 @@ fn packages_come_from_where_everybody_gets_them() {
     }
 }
 
-/// Every file of text but this one, which lists what is not to be found.
+/// Every text file but this one, which lists what must not be found.
 fn written_files() -> Vec<PathBuf> {
     project::tree("")
         .into_iter()
@@ -270,11 +271,41 @@ fn written_files() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Clippy reads one file: that of services has to repeat what everybody is forbidden.
+/// Clippy reads one file only, so the file for services has to repeat the rules for all crates.
 #[test]
-fn services_are_forbidden_what_everybody_is() {
+fn the_clippy_rules_for_all_crates_also_apply_to_services() {
     let read = |file: &str| project::read(file);
     let (all, services) = (read("clippy.toml"), read("services/clippy.toml"));
     let missing: Vec<&str> = all.lines().filter(|line| !services.contains(*line)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn every_migration_is_compiled_in() {
+    let compiled = [
+        ("mesh", &*mesh::postgres::MESH_MIGRATIONS),
+        (user::NAME, &*user::MIGRATIONS),
+        (concert::NAME, &*concert::MIGRATIONS),
+        (reservation::NAME, &*reservation::MIGRATIONS),
+        (payment::NAME, &*payment::MIGRATIONS),
+        (point::NAME, &*point::MIGRATIONS),
+        (notification::NAME, &*notification::MIGRATIONS),
+        (data_platform::NAME, &*data_platform::MIGRATIONS),
+        (audit::NAME, &*audit::MIGRATIONS),
+    ];
+    let files: BTreeSet<(String, String)> = project::tree("migrations")
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|ending| ending == "sql"))
+        .map(|path| {
+            let folder = path.parent().and_then(Path::file_name).expect("a folder");
+            (folder.to_string_lossy().into_owned(), project::read(path))
+        })
+        .collect();
+    let compiled: BTreeSet<(String, String)> = compiled
+        .into_iter()
+        .flat_map(|(folder, migrator)| {
+            migrator.iter().map(move |one| (folder.to_owned(), one.sql.as_str().to_owned()))
+        })
+        .collect();
+    assert_eq!(compiled, files);
 }

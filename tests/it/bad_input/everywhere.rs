@@ -1,4 +1,4 @@
-//! What is wrong in the same way at every operation, made of what the document says of it.
+//! The mistakes that every operation has in common, derived from the OpenAPI document.
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -10,12 +10,12 @@ use super::{
     world::World,
 };
 
-/// Bytes of a body that is a little too large.
+/// The size of a body that is a little too large, in bytes.
 const BODY_BYTES: usize = 64 * 1024 + 1;
-/// The same, where seat plans are taken.
+/// The same, where a seat plan is accepted.
 const PLAN_BYTES: usize = 8 * 1024 * 1024 + 1;
 
-/// Everything that can be wrong with a request of this operation, whatever it does.
+/// Every mistake that does not depend on what the operation does.
 pub fn cases(operation: &Operation, world: &World) -> Vec<Case> {
     let right = world.right(operation);
     let mut cases = Vec::new();
@@ -100,7 +100,7 @@ fn ids(operation: &Operation, world: &World) -> Vec<Case> {
     vec![
         with_id("an id of nothing", &unknown.to_string()),
         with_id("the id of all zeros", &Uuid::nil().to_string()),
-        with_id("an id that is none", "nobody"),
+        with_id("a text that is no id", "nobody"),
         with_id("a number for an id", "1"),
         with_id("an id with a digit too many", &format!("{unknown}0")),
         with_id("a very long id", &"a".repeat(2_000)),
@@ -116,7 +116,7 @@ fn queries(operation: &Operation, right: &Request) -> Vec<Case> {
     let mut refused = |what: &str, pair: &str, codes| {
         cases.push(Case::new(format!("{what}: ?{pair:.40}"), right.clone().query(pair), codes));
     };
-    refused("a parameter that there is not", "colour=red", "bad_request");
+    refused("an unknown parameter", "colour=red", "bad_request");
     if operation.asks("limit") {
         for limit in ["", "ten", "-1", "1.5", "4294967296", "99999999999999999999", "0x10"] {
             refused("a limit that is no number", &format!("limit={limit}"), "bad_request");
@@ -223,7 +223,7 @@ fn is_text(body: &Body, field: &str) -> bool {
     body.fields.iter().any(|(name, kind)| name == field && kind == "string")
 }
 
-/// Values that a field of its kind cannot have.
+/// Values that a field of this kind cannot have.
 fn fields((name, kind): &(String, String), right: &Request) -> Vec<Case> {
     let values = match kind.as_str() {
         "string" => vec![json!(1), json!(true), json!([]), json!({ "a": ["b"] })],
@@ -247,7 +247,7 @@ fn fields((name, kind): &(String, String), right: &Request) -> Vec<Case> {
     values.into_iter().map(refused).collect()
 }
 
-/// Every method on a path that is not the document's.
+/// Every method that is not documented for this path.
 pub fn other_methods(path: &str, operations: &[Operation]) -> Vec<Method> {
     let documented = |method: &Method| {
         operations.iter().any(|known| known.path == path && known.method == *method)

@@ -1,5 +1,5 @@
-//! Headers that every answer of an operation has: granted ones here, a `304`, a stream. That
-//! refusals have them too is tried with everything that is refused, and in the gateway.
+//! The headers that every answer of an operation has: here for granted requests, a `304` and a
+//! stream. That refusals have them too is tested with every refusal, and in the gateway.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use super::{
 
 type Head = BTreeMap<String, String>;
 
-/// Sends a request and reads the head of the answer; a stream would have no end.
+/// Sends a request and reads only the head of the answer, because a stream has no end.
 async fn head(world: &World, request: &Request) -> (u16, Head) {
     let addr = world.mesh.http.base().trim_start_matches("http://").to_owned();
     let mut socket = TcpStream::connect(&addr).await.expect("a connection");
@@ -47,8 +47,8 @@ fn check(operation: &Operation, head: &Head) {
     let what = format!("{}: {head:?}", operation.id);
     assert!(head.contains_key("cache-control"), "{what}");
     assert_eq!(head.get("x-request-id").map(String::as_str), Some("of-the-test"), "{what}");
-    let anybody = head.get("access-control-allow-origin").map(String::as_str);
-    assert_eq!(anybody, operation.is_open.then_some("*"), "{what}");
+    let origins = head.get("access-control-allow-origin").map(String::as_str);
+    assert_eq!(origins, operation.is_open.then_some("*"), "{what}");
     let exposed = head.get("access-control-expose-headers");
     let exposed =
         exposed.is_some_and(|names| names.contains("etag") && names.contains("retry-after"));
@@ -58,7 +58,7 @@ fn check(operation: &Operation, head: &Head) {
 #[test]
 fn every_answer_has_the_headers_of_its_operation() {
     run(async {
-        let (world, _turn) = world::alone().await;
+        let (world, _guard) = world::alone().await;
         let mut tagged = 0;
         let reads = |operation: &Operation| {
             operation.method == Method::GET && !operation.path.contains("{letter}")

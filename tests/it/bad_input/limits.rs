@@ -1,11 +1,11 @@
-//! Too much of what is good by itself: log-ins, guesses, bytes.
+//! Limits: too many log-ins, too many guesses, too many bytes.
 
 use std::{num::NonZeroU32, time::Duration};
 
 use gateway::Settings;
 use harness::mesh::{Mesh, SOON, eventually, run, shared};
 use onsale::{
-    fleet::{Fleet, Rules},
+    fleet::{Fleet, ServiceConfigs},
     http::{Answer, Http},
 };
 use serde_json::{Value, json};
@@ -17,11 +17,11 @@ use uuid::Uuid;
 
 use super::request::{Case, Request, flaws};
 
-/// Log-ins that may come at once in these tests.
+/// How many log-ins may come at once in these tests.
 const BURST: u32 = 3;
 
 #[test]
-fn an_address_that_logs_in_too_often_is_told_when_to_come_back() {
+fn an_address_that_logs_in_too_often_is_limited_with_a_retry_after() {
     run(async {
         let mesh = shared().await;
         let limits = Settings {
@@ -31,7 +31,7 @@ fn an_address_that_logs_in_too_often_is_told_when_to_come_back() {
         };
         let (fleet, http) = gateway(mesh, limits).await;
         let nobody = json!({ "email": "nobody", "password": "a long pass phrase" });
-        // Who says to be somebody else each time is believed by nobody.
+        // The gateway does not trust the `X-Forwarded-For` header of a client.
         let log_in = |from: u32| {
             let ask = http.post("/v1/sessions").json(&nobody);
             let ask = ask.header("x-forwarded-for", format!("192.0.2.{from}"));
@@ -45,11 +45,11 @@ fn an_address_that_logs_in_too_often_is_told_when_to_come_back() {
             }
             assert_eq!(answer.code().as_deref(), Some("bad_credentials"));
             passed += 1;
-            assert!(passed < 50, "nobody is ever turned away");
+            assert!(passed < 50, "no log-in is ever refused");
         };
         assert!(passed >= BURST, "only {passed} log-ins passed");
         is_limited(&refused, 3);
-        // Signing up is from the same budget; looking is not.
+        // Signing up counts against the same budget; reading does not.
         let account = json!({ "email": "a@example.com", "password": "short" });
         is_limited(&http.post("/v1/users").json(&account).send().await.expect("an answer"), 3);
         assert_eq!(http.get("/v1/concerts").send().await.expect("an answer").status, 200);
@@ -69,7 +69,7 @@ fn five_wrong_passwords_lock_an_address_and_no_other() {
         let mesh = shared().await;
         let (fan, other) = (mesh.fan(0).await, mesh.fan(0).await);
         let nobody = format!("nobody-{}@example.com", Uuid::now_v7().simple());
-        // An address without an account is answered in the same way: nothing can be learnt.
+        // An address without an account gets the same answers, so they reveal nothing.
         for email in [&fan.email, &nobody] {
             for _ in 0..5 {
                 let wrong = log_in(mesh, email, "a wrong pass phrase").await;
@@ -80,13 +80,13 @@ fn five_wrong_passwords_lock_an_address_and_no_other() {
             is_limited(&log_in(mesh, &email.to_uppercase(), "a long pass phrase").await, 300);
         }
         assert_eq!(log_in(mesh, &other.email, "a long pass phrase").await.status, 201);
-        // Who is logged in stays so.
+        // A session that exists stays valid.
         assert_eq!(fan.get("/v1/points/balance").await.status, 200);
     });
 }
 
 #[test]
-fn guesses_at_once_are_as_few_as_guesses_one_by_one() {
+fn concurrent_guesses_are_limited_like_guesses_one_by_one() {
     run(async {
         let mesh = shared().await;
         let fan = mesh.fan(0).await;
@@ -100,7 +100,7 @@ fn guesses_at_once_are_as_few_as_guesses_one_by_one() {
 }
 
 #[test]
-fn a_good_log_in_wipes_the_slate() {
+fn a_good_log_in_resets_the_count_of_failures() {
     run(async {
         let mesh = shared().await;
         let fan = mesh.fan(0).await;
@@ -114,7 +114,7 @@ fn a_good_log_in_wipes_the_slate() {
 }
 
 #[test]
-fn an_address_is_signed_up_once_however_many_try_at_once() {
+fn an_address_is_signed_up_once_however_many_requests_come_at_once() {
     run(async {
         let mesh = shared().await;
         let email = format!("twin-{}@example.com", Uuid::now_v7().simple());
@@ -132,7 +132,7 @@ fn an_address_is_signed_up_once_however_many_try_at_once() {
 }
 
 #[test]
-fn a_body_that_hides_its_length_is_cut_off_all_the_same() {
+fn a_chunked_body_that_is_too_large_is_refused_as_well() {
     run(async {
         let mesh = shared().await;
         let addr = mesh.http.base().trim_start_matches("http://");
@@ -142,7 +142,7 @@ fn a_body_that_hides_its_length_is_cut_off_all_the_same() {
              transfer-encoding: chunked\r\n\r\n"
         );
         writer.write_all(head.as_bytes()).await.expect("sent");
-        // It may hang up before it has seen everything.
+        // The gateway may close the connection before it has read everything.
         tokio::spawn(async move {
             let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
             while writer.write_all(chunk.as_bytes()).await.is_ok() {}
@@ -172,10 +172,10 @@ async fn read_answer(reader: impl tokio::io::AsyncRead + Unpin) -> String {
 
 /// One more gateway of the same mesh.
 async fn gateway(mesh: &Mesh, limits: Settings) -> (Fleet, Http) {
-    let mut config = mesh.stage.config.clone();
+    let mut config = mesh.env.config.clone();
     config.http_addr = Some(([127, 0, 0, 1], 0).into());
-    let rules = Rules { gateway: limits, ..Rules::default() };
-    let fleet = Fleet::start(&config, &["gateway"], &rules).await.expect("a gateway");
+    let configs = ServiceConfigs { gateway: limits, ..ServiceConfigs::default() };
+    let fleet = Fleet::start(&config, &["gateway"], &configs).await.expect("a gateway");
     let http = Http::new(format!("http://{}", fleet.http_addr().expect("an address")));
     (fleet, http)
 }
@@ -185,7 +185,7 @@ async fn log_in(mesh: &Mesh, email: &str, password: &str) -> Answer {
     mesh.http.post("/v1/sessions").json(&body).send().await.expect("an answer")
 }
 
-/// `429`, and header and body agree on when to come back.
+/// The answer is `429`, and header and body agree on when to retry.
 fn is_limited(answer: &Answer, secs_max: u64) {
     let request = Request::new(hyper::Method::POST, "/v1/sessions");
     let flaws = flaws(answer, &Case::new("too often", request, "rate_limited"));

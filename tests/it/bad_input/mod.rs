@@ -1,19 +1,19 @@
 //! Bad input: every operation of the API, with everything that can be wrong with a request.
 //!
-//! Each is refused with the code that is documented, as `application/problem+json`, and
-//! leaves no trace in any store. The operations are taken from the API's own document, so
-//! that a new one is tested or fails.
+//! Each request is refused with the documented code, as `application/problem+json`, and changes
+//! nothing in any store. The operations are taken from the OpenAPI document, so a new operation
+//! without cases fails.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `operation` | the operations, as the document describes them |
 //! | `request` | a request, and what its refusal must look like |
-//! | `world` | a small sale for all this to be tried on |
+//! | `world` | a small sale that the requests are sent to |
 //! | `everywhere` | what can be wrong with any operation |
-//! | `headers` | what every answer has |
-//! | `own`, `seat_plans` | what can be wrong with one |
-//! | `tokens` | tokens that must not be believed |
-//! | `limits` | too much of what is good by itself |
+//! | `headers` | the headers that every answer has |
+//! | `own`, `seat_plans` | what can be wrong with one operation |
+//! | `tokens` | tokens that must be refused |
+//! | `limits` | good requests, but too many or too large |
 //! | `over_nats` | the same endpoints without the gateway |
 
 mod everywhere;
@@ -35,13 +35,13 @@ use operation::Operation;
 use request::{Case, Request, flaws};
 use world::World;
 
-/// Requests on their way at once.
+/// How many requests are in flight at once.
 const AT_ONCE: usize = 16;
 
 #[test]
 fn bad_input_is_refused_as_documented_and_leaves_no_trace() {
     run(async {
-        let (world, _turn) = world::alone().await;
+        let (world, _guard) = world::alone().await;
         let mut bad = Vec::new();
         for operation in operation::all() {
             let Some(own) = own::cases(&operation, world).await else {
@@ -57,12 +57,12 @@ fn bad_input_is_refused_as_documented_and_leaves_no_trace() {
     });
 }
 
-/// Without this, every refusal above might have another reason than the one named.
+/// Without this, a refusal might have another reason than the one that its case names.
 #[test]
-fn the_requests_that_are_spoilt_are_right_before() {
+fn the_requests_are_granted_before_they_are_spoilt() {
     run(async {
-        let (world, _turn) = world::alone().await;
-        // No letter is dead here that could be read.
+        let (world, _guard) = world::alone().await;
+        // There is no dead letter here that could be read.
         let reads = |operation: &Operation| {
             let is_there = !operation.path.contains("{letter}");
             operation.method == Method::GET && !operation.streams && is_there
@@ -71,15 +71,15 @@ fn the_requests_that_are_spoilt_are_right_before() {
             let right = world.right(operation);
             let mut others = vec![right.clone()];
             if operation.token {
-                // It is a fan's.
+                // The forger's token is a fan's.
                 let good = operation.role.is_none().then(|| world.forger.good());
                 others.extend(good.map(|token| right.clone().by(&token)));
             } else {
-                // Who needs no token needs no good one either.
+                // An operation that needs no token accepts a bad one as well.
                 others.push(right.clone().by("rubbish"));
                 others.push(right.clone().by(&world.forger.expired()));
             }
-            // A key means nothing to what changes nothing.
+            // An idempotency key means nothing to an operation that only reads.
             others.push(right.with("idempotency-key", "a b"));
             for request in others {
                 let answer = request.send(&world.mesh.http).await.expect("an answer");
@@ -90,9 +90,9 @@ fn the_requests_that_are_spoilt_are_right_before() {
 }
 
 #[test]
-fn an_address_takes_only_the_methods_that_are_documented() {
+fn a_path_accepts_only_the_documented_methods() {
     run(async {
-        let (world, _turn) = world::alone().await;
+        let (world, _guard) = world::alone().await;
         let operations = operation::all();
         let mut bad = Vec::new();
         for operation in &operations {
@@ -109,9 +109,9 @@ fn an_address_takes_only_the_methods_that_are_documented() {
 }
 
 #[test]
-fn an_address_that_there_is_not_is_not_found() {
+fn an_unknown_path_is_not_found() {
     run(async {
-        let (world, _turn) = world::alone().await;
+        let (world, _guard) = world::alone().await;
         let paths = [
             "/v1",
             "/v1/",
@@ -141,11 +141,11 @@ fn an_address_that_there_is_not_is_not_found() {
     });
 }
 
-/// Odd, and allowed.
+/// Odd search texts are allowed.
 #[test]
 fn a_search_for_anything_is_only_a_search() {
     run(async {
-        let (world, _turn) = world::alone().await;
+        let (world, _guard) = world::alone().await;
         let schedule = world.schedule;
         let odd = ["", "%00", "'", "%27%20or%201=1--", ":*", "a%26%7C!()", "%ff", "%25", "*", "☃"];
         for odd in odd {
@@ -158,7 +158,7 @@ fn a_search_for_anything_is_only_a_search() {
     });
 }
 
-/// A case that expects what the document does not promise.
+/// The cases that expect a code which the document does not have.
 fn undocumented(operation: &Operation, cases: &[Case]) -> Vec<String> {
     let expected = cases.iter().flat_map(|case| case.codes.iter().map(move |code| (case, code)));
     let missing = expected.filter(|(_, code)| !operation.codes.contains_key(**code));
@@ -167,7 +167,7 @@ fn undocumented(operation: &Operation, cases: &[Case]) -> Vec<String> {
         .collect()
 }
 
-/// Sends all of them; whatever was wrong with the answers, and with what was stored.
+/// Sends all cases. Returns what was wrong with the answers, and what was changed in the stores.
 async fn tried(name: &str, cases: &[Case], world: &World) -> Vec<String> {
     let before = world.stores.at_rest().await;
     let sent = stream::iter(cases).map(|case| async move {

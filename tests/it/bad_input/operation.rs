@@ -1,4 +1,4 @@
-//! The operations of the API, as its document describes them.
+//! The operations of the API, as the OpenAPI document describes them.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +16,17 @@ pub struct Operation {
     pub path: String,
     /// Whether it needs an access token.
     pub token: bool,
-    /// The role it needs.
+    /// The first role that is enough, when it needs one.
     pub role: Option<String>,
     /// Every role that is enough.
     pub roles: Vec<String>,
     /// Whether it answers with a stream of events.
     pub streams: bool,
-    /// Whether a script of any web page may read its answers.
+    /// Whether a script on any web page may read its answers.
     pub is_open: bool,
     /// Its body, when it takes one.
     pub body: Option<Body>,
-    /// The status of each code it may be refused with.
+    /// The codes that it may be refused with, each with its status.
     pub codes: BTreeMap<String, u16>,
     query: Vec<String>,
     headers: Vec<String>,
@@ -37,11 +37,11 @@ pub struct Operation {
 pub struct Body {
     /// Whether it may not be left out.
     pub required: bool,
-    /// A body as it should be.
+    /// A correct body.
     pub example: Value,
-    /// Whether it also comes as `text/csv`, and may be large.
+    /// Whether it may also be `text/csv`, and large.
     pub takes_csv: bool,
-    /// The fields that must be there.
+    /// The required fields.
     pub needed: Vec<String>,
     /// Each field and its type.
     pub fields: Vec<(String, String)>,

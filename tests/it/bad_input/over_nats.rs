@@ -1,11 +1,11 @@
-//! The same endpoints over NATS: found by anybody who looks, answered for whoever may ask.
+//! The same endpoints over NATS: every client can list them, and authorized callers get answers.
 
 use std::collections::BTreeMap;
 
 use async_nats::{Client, HeaderMap, Message, RequestErrorKind};
 use events::{
     Problem, codes,
-    dead_letter::{DISCARD, LETTERS, REDRIVE},
+    dead_letter::{DEAD_LETTERS, DISCARD, REDRIVE},
     point::Balance,
     user::Session,
 };
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::operation;
 
-/// What answers each operation; the gateway answers those with none by itself.
+/// The endpoint that answers each operation. The gateway itself answers those without one.
 const ANSWERED_BY: &[(&str, Option<&str>)] = &[
     ("register", Some("user.register")),
     ("logIn", Some("user.log_in")),
@@ -62,15 +62,15 @@ const ANSWERED_BY: &[(&str, Option<&str>)] = &[
     ("findSagas", Some("audit.sagas")),
     ("findViolations", Some("audit.violations")),
     ("getExport", Some("data-platform.export")),
-    // Each service that hears facts answers for its own letters.
+    // Each service that consumes events answers for its own dead letters.
     ("findDeadLetters", None),
     ("getDeadLetter", None),
     ("retryDeadLetter", None),
     ("retryDeadLetters", None),
     ("discardDeadLetter", None),
 ];
-/// Asked by the services only, who verify passes.
-const UNSEEN: &str = "queue.jwks";
+/// Used only by the services that verify passes.
+const INTERNAL: &str = "queue.jwks";
 
 #[test]
 fn what_http_offers_is_listed_on_nats_and_nothing_else() {
@@ -86,12 +86,12 @@ fn what_http_offers_is_listed_on_nats_and_nothing_else() {
         let listed = listed(&operator).await;
         let mut expected: Vec<_> =
             ANSWERED_BY.iter().filter_map(|(_, endpoint)| *endpoint).collect();
-        expected.push(UNSEEN);
+        expected.push(INTERNAL);
         expected.sort_unstable();
         let mut subjects: Vec<String> =
             expected.iter().map(|endpoint| format!("cmd.{endpoint}")).collect();
-        for wiring in harness::wiring::all().iter().filter(|wiring| !wiring.hears.is_empty()) {
-            let verbs = [LETTERS, REDRIVE, DISCARD];
+        for wiring in harness::wiring::all().iter().filter(|wiring| !wiring.consumes.is_empty()) {
+            let verbs = [DEAD_LETTERS, REDRIVE, DISCARD];
             subjects.extend(verbs.map(|verb| format!("cmd.{}.{verb}", wiring.service)));
         }
         subjects
@@ -126,7 +126,7 @@ fn every_service_answers_a_ping() {
 }
 
 #[test]
-fn a_client_asks_over_nats_with_its_token_and_is_refused_without() {
+fn a_client_is_answered_over_nats_with_its_token_and_refused_without() {
     run(async {
         let mesh = shared().await;
         let fan = mesh.fan(70).await;
@@ -135,7 +135,7 @@ fn a_client_asks_over_nats_with_its_token_and_is_refused_without() {
             ask(&client, "point.balance", &[("authorization", &bearer(fan.token()))], "").await;
         let balance: Balance = serde_json::from_slice(&good.payload).expect("a balance");
         assert_eq!((status(&good), balance.balance), (200, 70));
-        // The catalogue is everybody's.
+        // The catalogue is public.
         assert_eq!(status(&ask(&client, "concert.find", &[], "{}").await), 200);
 
         let forged = bearer(&fan.token().replace('.', ".e30"));
@@ -176,7 +176,7 @@ fn a_client_asks_over_nats_with_its_token_and_is_refused_without() {
 fn every_endpoint_reads_as_strictly_as_over_http() {
     run(async {
         let mesh = shared().await;
-        let account = mesh.http.post("/v1/sessions").json(&mesh.stage.operator).send().await;
+        let account = mesh.http.post("/v1/sessions").json(&mesh.env.operator).send().await;
         let operator: Session = account.expect("an answer").json().expect("a session");
         let fan = mesh.fan(0).await;
         let mut callers = Vec::new();
@@ -195,7 +195,7 @@ fn every_endpoint_reads_as_strictly_as_over_http() {
             (&long, ""),
         ];
         for subject in listed(&mesh.nats("operator").await).await.keys() {
-            // What services ask each other for no account may ask at all.
+            // No account may use the endpoints that services use among themselves.
             let Some(endpoint) = subject.strip_prefix("cmd.") else { continue };
             for (body, field) in bodies {
                 let mut refusals = Vec::new();
@@ -204,7 +204,7 @@ fn every_endpoint_reads_as_strictly_as_over_http() {
                     let problem: Problem = serde_json::from_slice(&answer.payload).expect(endpoint);
                     refusals.push(problem);
                 }
-                // Not everybody may ask for everything.
+                // Some callers are not authorized; the others get the reason.
                 let read = refusals.iter().find(|problem| problem.is(codes::INVALID));
                 let read = read.unwrap_or_else(|| panic!("{endpoint} {body:.30}: {refusals:?}"));
                 let named = read.extra["field"].as_str().expect("a field");
@@ -216,7 +216,7 @@ fn every_endpoint_reads_as_strictly_as_over_http() {
 }
 
 #[test]
-fn nobody_outside_reaches_what_a_service_asks_of_itself() {
+fn no_client_reaches_the_commands_that_a_service_sends_to_itself() {
     run(async {
         let mesh = shared().await;
         let fan = mesh.fan(0).await;
@@ -237,7 +237,7 @@ fn nobody_outside_reaches_what_a_service_asks_of_itself() {
     });
 }
 
-/// Every endpoint that is listed, by its subject.
+/// Every listed endpoint, by its subject.
 async fn listed(operator: &Client) -> BTreeMap<String, Value> {
     let services = gathered(operator, "$SRV.INFO").await;
     let endpoints = services.iter().flat_map(|info| info["endpoints"].as_array().cloned());
@@ -247,7 +247,7 @@ async fn listed(operator: &Client) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// What the services answer to one question to all of them.
+/// The answers of all services to one request.
 async fn gathered(operator: &Client, subject: &'static str) -> Vec<Value> {
     let inbox = operator.new_inbox();
     let mut replies = operator.subscribe(inbox.clone()).await.expect("an inbox");

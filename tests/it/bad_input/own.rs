@@ -1,4 +1,4 @@
-//! What is wrong in a way of its own, operation by operation.
+//! The mistakes of each operation's own, operation by operation.
 
 use serde_json::{Value, json};
 
@@ -9,8 +9,8 @@ use super::{
     world::World,
 };
 
-/// The cases of one operation. An operation that is not listed has none yet, which is not
-/// the same as needing none.
+/// The cases of one operation, or `None` for an operation that is not listed: it still needs a
+/// decision, even if that is an empty list.
 pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
     let right = world.right(operation);
     Some(match operation.id.as_str() {
@@ -29,7 +29,7 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
             cases.extend(seat_plans::cases(&right));
             cases
         }
-        "cancelSchedule" => calling_off(&right, world),
+        "cancelSchedule" => cancelling(&right, world),
         "getOrganizers" => {
             let other = right.by(&world.rival.access_token);
             vec![Case::new("another's concert", other, "forbidden")]
@@ -37,7 +37,7 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
         "addOrganizer" | "removeOrganizer" => organizers(&right, operation, world),
         "enter" => tickets(&right, world),
         "getPlace" | "leave" | "followPlace" => {
-            vec![Case::new("no place in line", right.by(world.other.token()), "not_found")]
+            vec![Case::new("no place in the queue", right.by(world.other.token()), "not_found")]
         }
         "reserve" => reserve(&right, world).await,
         "getReservation" | "getPayment" | "getWithdrawal" => {
@@ -81,15 +81,15 @@ pub async fn cases(operation: &Operation, world: &World) -> Option<Vec<Case>> {
 fn rankings(right: &Request) -> Vec<Case> {
     let wrong = |what: &str, query| Case::new(what, right.clone().query(query), "bad_request");
     vec![
-        wrong("what nothing is ranked by", "by=fame"),
+        wrong("an unknown measure", "by=fame"),
         wrong("an empty measure", "by="),
-        wrong("a window that there is not", "window=2h"),
+        wrong("an unknown window", "window=2h"),
         wrong("a window in capitals", "window=1H"),
         wrong("two windows", "window=1h&window=7d"),
     ]
 }
 
-fn calling_off(right: &Request, world: &World) -> Vec<Case> {
+fn cancelling(right: &Request, world: &World) -> Vec<Case> {
     vec![
         Case::new("another's show", right.clone().by(&world.rival.access_token), "forbidden"),
         Case::new("a long reason", reason(right, &"a".repeat(501)), "invalid"),
@@ -106,7 +106,7 @@ fn organizers(right: &Request, operation: &Operation, world: &World) -> Vec<Case
         Case::new("another's concert", right.clone().by(&world.rival.access_token), "forbidden"),
         Case::new("an account that is no id", of("nobody"), "not_found"),
         Case::new("a fan", of(&world.fan.session.user_id.to_string()), "not_found"),
-        Case::new("nobody", of(&unknown()), "not_found"),
+        Case::new("an unknown account", of(&unknown()), "not_found"),
     ];
     if operation.id == "removeOrganizer" {
         cases.push(Case::new("the last one", right.clone(), "last_organizer"));
@@ -114,13 +114,13 @@ fn organizers(right: &Request, operation: &Operation, world: &World) -> Vec<Case
     cases
 }
 
-/// A preference that cannot be read is none (RFC 7240), and a good one waits for no refusal.
+/// A preference that cannot be read is ignored (RFC 7240), and a refusal comes without a wait.
 fn prefers(refused: &Request, codes: &'static str) -> Vec<Case> {
     let long = "wait=1,".repeat(1_000);
     ["", "wait", "wait=-1", "wait=soon", "wait=99999999999999999999", "☃", ";;=,", "wait=30", &long]
-        .map(|wish| {
-            let request = refused.clone().with("prefer", wish);
-            Case::new(format!("a wish for {wish:.20?}"), request, codes)
+        .map(|preference| {
+            let request = refused.clone().with("prefer", preference);
+            Case::new(format!("a preference of {preference:.20?}"), request, codes)
         })
         .into()
 }
@@ -137,7 +137,7 @@ fn reason(right: &Request, reason: &str) -> Request {
     right.clone().query(&format!("reason={reason}"))
 }
 
-/// The same field with each of these values.
+/// One case for each of these values of a field.
 fn each<T: Into<Value>>(
     right: &Request,
     field: &str,
@@ -156,7 +156,7 @@ fn long(chars: usize) -> String {
     "ä".repeat(chars)
 }
 
-/// What nobody can see, and what turns what others see.
+/// Texts with invisible characters, or with characters that change how others are shown.
 fn unseen() -> [String; 5] {
     ["\u{200b}", "\u{3164}", "\u{2800}", "a\u{202e}b", "\u{301}a"].map(str::to_owned)
 }
@@ -206,7 +206,7 @@ fn register(right: &Request, world: &World) -> Vec<Case> {
     cases
 }
 
-/// Whatever cannot be an address or a password is nobody's.
+/// A text that cannot be an address or a password matches no account.
 fn log_in(right: &Request) -> Vec<Case> {
     let huge = format!("{}@example.com", "a".repeat(60_000));
     let mut cases = each(right, "email", ["", "fan", "a\0@example.com", &huge], "bad_credentials");
@@ -254,8 +254,12 @@ fn schedule(right: &Request, world: &World) -> Vec<Case> {
         Case::new("an opening in the query beside a body of JSON", query, "bad_request"),
         Case::new("an opens", right.clone().set("opens", json!(now)), "invalid")
             .mentions("did you mean `opens_at`?"),
-        Case::new("a pace that there is not", right.clone().set("admission.pace", 1), "invalid")
-            .says("field", "admission.pace"),
+        Case::new(
+            "an unknown field of admission",
+            right.clone().set("admission.pace", 1),
+            "invalid",
+        )
+        .says("field", "admission.pace"),
         Case::new("another concert", right.clone().set("concert_id", unknown()), "invalid")
             .says("field", "concert_id"),
     ];
@@ -397,10 +401,10 @@ fn dead_letters(operation: &Operation, right: &Request) -> Option<Vec<Case>> {
         lines.into_iter().chain(unseen())
     };
     Some(match operation.id.as_str() {
-        "findDeadLetters" => which_letters(right),
-        "getDeadLetter" | "retryDeadLetter" => letters(right),
+        "findDeadLetters" => which_dead_letters(right),
+        "getDeadLetter" | "retryDeadLetter" => no_dead_letter(right),
         "discardDeadLetter" => {
-            let mut cases = letters(right);
+            let mut cases = no_dead_letter(right);
             cases.extend(each(right, "reason", lines(), "invalid"));
             cases.extend(each(right, "leave_open", [json!("yes"), json!(1)], "invalid"));
             cases
@@ -415,7 +419,7 @@ fn dead_letters(operation: &Operation, right: &Request) -> Option<Vec<Case>> {
     })
 }
 
-fn which_letters(right: &Request) -> Vec<Case> {
+fn which_dead_letters(right: &Request) -> Vec<Case> {
     let query = |codes| move |pair: &&str| Case::new(*pair, right.clone().query(pair), codes);
     let services = ["service=", "service=*", "service=%3E", "service=point.%3E", "service=Point"];
     let cursors = ["before=", "before=-1", "before=last", "before=17", "before=1-point"];
@@ -424,23 +428,23 @@ fn which_letters(right: &Request) -> Vec<Case> {
     invalid.chain(others.iter().map(query("bad_request"))).collect()
 }
 
-/// What is no letter, or one that there is not.
-fn letters(right: &Request) -> Vec<Case> {
-    let no_letters = ["1", "-1", "point", "point-", "point-first", "point-0x1", "Point-1", "%00"];
+/// Malformed ids of dead letters, and ids of dead letters that do not exist.
+fn no_dead_letter(right: &Request) -> Vec<Case> {
+    let malformed = ["1", "-1", "point", "point-", "point-first", "point-0x1", "Point-1", "%00"];
     let unknown = ["accounting-1", "point--1", "point-0", "point-1", "point-18446744073709551615"];
     let too_large = ["point-18446744073709551616"];
-    no_letters
+    malformed
         .into_iter()
         .chain(unknown)
         .chain(too_large)
-        .map(|letter| {
-            let path = right.path.replace("/point-1", &format!("/{letter}"));
-            Case::new(format!("letter {letter}"), Request { path, ..right.clone() }, "not_found")
+        .map(|id| {
+            let path = right.path.replace("/point-1", &format!("/{id}"));
+            Case::new(format!("dead letter {id}"), Request { path, ..right.clone() }, "not_found")
         })
         .collect()
 }
 
-/// A tag excuses nothing.
+/// `If-None-Match` does not change a `404`.
 fn tags(nothing: &Request) -> Vec<Case> {
     let tagged = |tag| {
         Case::new(

@@ -1,4 +1,4 @@
-//! A request that is almost right, and what it must be answered.
+//! A request with one mistake, and the refusal that it must get.
 
 use bytes::Bytes;
 use events::Problem;
@@ -20,12 +20,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// One without headers and body.
+    /// A request without headers and body.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
         Self { method, path: path.into(), headers: Vec::new(), body: Bytes::new() }
     }
 
-    /// With this header instead of what it had.
+    /// With this header, in place of the one it had.
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self = self.without(name);
         self.headers.push((name, value.into()));
@@ -38,7 +38,7 @@ impl Request {
         self
     }
 
-    /// With this header beside what it has.
+    /// With this header added.
     pub fn and(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
@@ -105,7 +105,7 @@ impl Request {
     }
 }
 
-/// Codes whose refusal names what is wrong.
+/// Codes whose refusal names the field that is wrong.
 const WITH_FIELD: [&str; 7] = [
     "bad_request",
     "invalid",
@@ -115,7 +115,7 @@ const WITH_FIELD: [&str; 7] = [
     "unsupported_media_type",
     "body_too_large",
 ];
-/// What libraries say of a value that they cannot read. It is never ours to say.
+/// Messages of parsing libraries. A refusal must never contain them.
 const OF_LIBRARIES: [&str; 16] = [
     "at line ",
     "expected struct",
@@ -144,20 +144,20 @@ pub struct Case {
     pub request: Request,
     /// The codes it may be refused with; nearly always one.
     pub codes: Vec<&'static str>,
-    /// What the problem must say beside its code.
+    /// Members that the problem must have besides its code.
     pub says: Vec<(&'static str, Value)>,
     /// Words that its detail must have.
     pub mentions: &'static str,
 }
 
 impl Case {
-    /// A request that must be refused with this code; `a|b` lets it be one of both.
+    /// A request that must be refused with this code; `a|b` allows either.
     pub fn new(what: impl Into<String>, request: Request, codes: &'static str) -> Self {
         let codes = codes.split('|').collect();
         Self { what: what.into(), request, codes, says: Vec::new(), mentions: "" }
     }
 
-    /// The problem must say this, too.
+    /// The problem must also have this member.
     pub fn says(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.says.push((name, value.into()));
         self
@@ -170,7 +170,7 @@ impl Case {
     }
 }
 
-/// What is wrong with a refusal; nothing when it is the problem that it should be.
+/// What is wrong with a refusal; empty when it is the expected problem.
 pub fn flaws(answer: &Answer, case: &Case) -> Vec<String> {
     let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
     let mut flaws = Vec::new();
@@ -189,7 +189,7 @@ pub fn flaws(answer: &Answer, case: &Case) -> Vec<String> {
         status != 401 || header("www-authenticate").is_some(),
         "does not say how to log in".into(),
     );
-    must(status != 429 || header("retry-after").is_some(), "does not say when to come back".into());
+    must(status != 429 || header("retry-after").is_some(), "does not say when to retry".into());
     match serde_json::from_slice::<Problem>(&answer.body) {
         Err(error) => must(false, format!("is no problem: {error}")),
         Ok(problem) => {
@@ -208,8 +208,8 @@ pub fn flaws(answer: &Answer, case: &Case) -> Vec<String> {
             let mentions = problem.detail.contains(case.mentions);
             must(mentions, format!("does not mention `{}`", case.mentions));
             for (name, value) in &case.says {
-                let said = problem.extra.get(*name);
-                must(said == Some(value), format!("says {name} = {said:?}, not {value}"));
+                let found = problem.extra.get(*name);
+                must(found == Some(value), format!("has {name} = {found:?}, not {value}"));
             }
         }
     }

@@ -1,10 +1,10 @@
-//! Seat plans with a mistake in them: its line, its column and its reason are named.
+//! Seat plans with a mistake: the refusal names its line, its column and its reason.
 
 use serde_json::Value;
 
 use super::request::{Case, Request};
 
-/// Plans, and where each is wrong: line, column, and words of the reason.
+/// Plans, each with the line and the column of its mistake, and words of the reason.
 const PLANS: [(&str, u64, u64, &str); 25] = [
     ("", 1, 1, "empty"),
     ("section,row,seat,price\n", 1, 1, "no seats"),
@@ -33,7 +33,8 @@ const PLANS: [(&str, u64, u64, &str); 25] = [
     ("section,row,seat,price\nA\u{200b},1,1,100\n", 2, 1, "cannot be seen"),
 ];
 
-/// Each plan, as text inside the JSON and as a body of its own; and what only one can have.
+/// Each plan, as text inside the JSON and as a body of its own, and mistakes that only one of the
+/// two can have.
 pub fn cases(right: &Request) -> Vec<Case> {
     let invalid = |what: String, request| Case::new(what, request, "seat_plan_invalid");
     let mut cases = Vec::new();
@@ -41,7 +42,7 @@ pub fn cases(right: &Request) -> Vec<Case> {
         let what = format!("the plan {plan:?}");
         let both = [right.clone().set("seat_plan", plan), as_csv(right).bytes(plan)];
         for request in both {
-            // A body without content is nothing at all, and has no kind.
+            // An empty body is no plan at all, and has no content type.
             if request.body.is_empty() {
                 continue;
             }
@@ -63,7 +64,7 @@ pub fn cases(right: &Request) -> Vec<Case> {
     cases
 }
 
-/// The plan is right, and what comes with it in the query is not.
+/// A correct plan with mistakes in the query beside it.
 fn beside(right: &Request) -> Vec<Case> {
     let plan = "section,row,seat,price\nA,1,1,100\n";
     let starts = starts(right);
@@ -89,7 +90,7 @@ fn beside(right: &Request) -> Vec<Case> {
     ]
 }
 
-/// The schedule in the query, for a plan that is the body.
+/// The request with the schedule in the query, so that the plan can be the body.
 fn as_csv(right: &Request) -> Request {
     let csv = right.clone().with("content-type", "text/csv");
     csv.query(&format!("venue=Hall&{}", starts(right)))

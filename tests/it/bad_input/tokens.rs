@@ -1,4 +1,4 @@
-//! Access tokens that must not be believed.
+//! Access tokens that must be refused.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use events::{
@@ -12,12 +12,14 @@ use mesh::{
     clock,
     keys::{KeyLife, KeyRecord, Keyring},
 };
+use ring::hmac;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The user service's own key: what is signed with it is wrong for another reason.
+/// Forges tokens with the user service's own key, so that each one is wrong for another reason
+/// than its key.
 pub struct Forger {
     record: KeyRecord,
     public: String,
@@ -26,9 +28,9 @@ pub struct Forger {
 }
 
 impl Forger {
-    /// Takes the key out of the service's database, which nobody else can.
+    /// Takes the key out of the service's database, where no client can read it.
     pub async fn of(mesh: &Mesh, session: &Session) -> Self {
-        let url = mesh.stage.config.database_url("user").expect("a database");
+        let url = mesh.env.config.database_url("user").expect("a database");
         let pool = PgPool::connect(url).await.expect("a connection");
         let (kid, pkcs8, created_at): (String, Vec<u8>, OffsetDateTime) =
             sqlx::query_as("select kid, pkcs8, created_at from signing_keys")
@@ -44,19 +46,19 @@ impl Forger {
         forger
     }
 
-    /// A token that was good once.
+    /// A token that has expired.
     pub fn expired(&self) -> String {
         let then = clock::now().plus_secs(-3_600);
         let claims = AccessClaims::new(self.fan, vec![Role::Fan, Role::Operator], then, 900);
         ring(self.record.clone()).sign(&claims, clock::now()).expect("signed")
     }
 
-    /// A token that is good; shows that the others are refused for what is wrong with them.
+    /// A good token. It shows that the others are refused for what is wrong with them.
     pub fn good(&self) -> String {
         self.signed(&self.header(), &self.claims())
     }
 
-    /// Everything that is no token of ours, and why.
+    /// Every forged token, with what is wrong with it.
     pub fn forged(&self) -> Vec<(&'static str, String)> {
         let mut all = self.malformed();
         all.extend(self.badly_signed());
@@ -88,8 +90,10 @@ impl Forger {
         let none = |alg: &str| part(&json!({ "alg": alg, "typ": "JWT", "kid": kid }));
         let with_alg = |alg| Header { alg, kid: Some(kid.clone()), ..Header::default() };
         let hmac = |secret: &[u8]| {
-            let key = EncodingKey::from_secret(secret);
-            jsonwebtoken::encode(&with_alg(Algorithm::HS256), &operator, &key).expect("signed")
+            let signed =
+                format!("{}.{}", part(&json!(with_alg(Algorithm::HS256))), part(&operator));
+            let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+            format!("{signed}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&key, signed.as_bytes())))
         };
         let public = URL_SAFE_NO_PAD.decode(&self.public).expect("base64");
         let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public }).to_string();
@@ -113,7 +117,7 @@ impl Forger {
         ]
     }
 
-    /// Signed by the right key, but saying what no access token says.
+    /// Tokens signed with the right key, but with claims that no access token has.
     fn badly_claimed(&self) -> Vec<(&'static str, String)> {
         let changed = |name: &str, value: Value| {
             let mut claims = self.claims();
@@ -133,7 +137,7 @@ impl Forger {
             ("without an end", changed("exp", Value::Null)),
             ("ending at a word", changed("exp", json!("tomorrow"))),
             ("ending beyond all time", changed("exp", json!(i64::MAX))),
-            ("of nobody", changed("sub", json!("nobody"))),
+            ("with a subject that is no id", changed("sub", json!("nobody"))),
             ("with a role that there is not", changed("roles", json!(["god"]))),
             ("with too much in it", changed("padding", json!("x".repeat(5_000)))),
             ("a pass", sign(self.record.clone(), &pass)),

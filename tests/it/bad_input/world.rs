@@ -1,4 +1,4 @@
-//! A small sale on a mesh where nothing else happens, so that whatever is stored shows.
+//! A small sale on a mesh where nothing else happens, so that any change in the stores shows.
 
 use events::{
     AttemptId, PaymentId, ReservationId, ScheduleId, Timestamp,
@@ -24,48 +24,48 @@ use super::{operation::Operation, request::Request, tokens::Forger};
 
 static QUIET: Lasting = Lasting::unstarted();
 static WORLD: OnceCell<World> = OnceCell::const_new();
-/// One test at a time: what another one stores would show.
-static TURN: Mutex<()> = Mutex::const_new(());
+/// One test at a time: changes made by another test would show.
+static LOCK: Mutex<()> = Mutex::const_new(());
 
-/// What there is.
+/// The sale.
 pub struct World {
     /// The mesh.
     pub mesh: &'static Mesh,
-    /// What it stores.
+    /// Its stores.
     pub stores: Stores,
-    /// Has 1,000 points, a pass, a hold of A-1-1 and a ticket for A-1-2.
+    /// A fan with 1,000 points, a pass, a hold of A-1-1 and a ticket for A-1-2.
     pub fan: Fan<'static>,
-    /// Has nothing.
+    /// A fan with nothing.
     pub other: Fan<'static>,
-    /// May cancel nothing of the first organizer's.
+    /// Another organizer, who may cancel nothing of the first one's.
     pub rival: Session,
-    /// May grant roles.
+    /// An operator, who may grant roles.
     pub operator: Session,
-    /// Makes tokens.
+    /// A source of forged tokens.
     pub forger: Forger,
-    /// Who may act in the sale.
+    /// The fan's place in the waiting room.
     pub place: Place,
-    /// Of the fan, for a cancelled hold.
+    /// The fan's cancelled hold.
     pub cancelled: ReservationId,
-    /// Of the fan, for A-1-1.
+    /// The fan's hold of A-1-1.
     pub hold: ReservationId,
-    /// Of the fan, for A-1-2.
+    /// The fan's ticket for A-1-2.
     pub sold: ReservationId,
-    /// That paid it.
+    /// The payment of the ticket.
     pub payment: PaymentId,
-    /// Of the fan, to close the account; refused.
+    /// The fan's refused attempt to close the account.
     pub attempt: AttemptId,
-    /// Another schedule's pass.
+    /// The fan's pass for another schedule.
     pub pass_elsewhere: String,
-    /// The sale.
+    /// The schedule.
     pub schedule: ScheduleId,
     concert: String,
 }
 
-/// The world, for one test alone.
+/// The world, locked for one test.
 pub async fn alone() -> (&'static World, MutexGuard<'static, ()>) {
-    let turn = TURN.lock().await;
-    (WORLD.get_or_init(make).await, turn)
+    let guard = LOCK.lock().await;
+    (WORLD.get_or_init(make).await, guard)
 }
 
 async fn make() -> World {
@@ -89,8 +89,8 @@ async fn make() -> World {
     let kept: Withdrawal = leave.send().await.expect("sent").json().expect("an outcome");
     assert_eq!(kept.state, WithdrawalState::Refused);
     let place = fan.place(schedule.schedule_id).await;
-    let operator = log_in(mesh, &mesh.stage.operator).await;
-    let rival = box_office::organizer(&mesh.http, &mesh.stage.operator).await.expect("a rival");
+    let operator = log_in(mesh, &mesh.env.operator).await;
+    let rival = box_office::organizer(&mesh.http, &mesh.env.operator).await.expect("a rival");
     World {
         mesh,
         stores: Stores::of(mesh).await,
@@ -122,9 +122,9 @@ impl World {
         self.place.pass.as_deref().expect("the fan is ACTIVE")
     }
 
-    /// A pass for the sale that was good once, signed by the room's own key.
+    /// An expired pass for the sale, signed with the waiting room's own key.
     pub async fn pass_of_yesterday(&self) -> String {
-        let client = redis::Client::open(self.mesh.stage.config.valkey_url.as_str());
+        let client = redis::Client::open(self.mesh.env.config.valkey_url.as_str());
         let connection = client.expect("an address").get_multiplexed_async_connection().await;
         let keys = connection.expect("a connection").get("{queue}:keys").await.expect("a key");
         let records: Vec<KeyRecord> = serde_json::from_str(&keys.expect("keys")).expect("keys");
@@ -136,7 +136,7 @@ impl World {
         ring.sign(&claims, now).expect("signed")
     }
 
-    /// Who may use the operation.
+    /// The access token of an account that may use the operation.
     pub fn token_for(&self, operation: &Operation) -> &str {
         match operation.role.as_deref() {
             None => self.fan.token(),
@@ -146,14 +146,14 @@ impl World {
         }
     }
 
-    /// The path of an operation, with an id of something that there is.
+    /// The path of an operation, with this id in it.
     pub fn path(&self, operation: &Operation, id: &str) -> String {
         let organizer = self.mesh.organizer.user_id.to_string();
         let path = operation.path.replace("{id}", id).replace("{user_id}", &organizer);
         path.replace("{role}", "fan").replace("{letter}", "point-1")
     }
 
-    /// The id of what the operation is about.
+    /// The id of an existing entity that the operation is about.
     pub fn id(&self, operation: &Operation) -> String {
         match operation.path.split('/').nth(2) {
             Some("concerts") => self.concert.clone(),

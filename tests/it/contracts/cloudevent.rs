@@ -1,9 +1,9 @@
-//! Whether an event on the wire is a CloudEvent, by a schema that is kept beside this file.
+//! Checks that an event on the wire is a CloudEvent, by the schema beside this file.
 
 use std::sync::LazyLock;
 
 use events::{CONTENT_TYPE, Envelope, event_of_type};
-use harness::facts;
+use harness::event_types;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -11,14 +11,14 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_str(include_str!("cloudevent.schema.json")).expect("a schema is JSON")
 });
 
-/// What the schema has against this event.
+/// The violations of the schema by this event.
 pub fn complaints(event: &Value) -> Vec<String> {
     let mut complaints = Vec::new();
     check(&SCHEMA, event, "event", &mut complaints);
     complaints
 }
 
-/// As much of JSON Schema 2020-12 as the schema needs; it may use nothing else.
+/// Checks the part of JSON Schema 2020-12 that the schema uses; it may use nothing else.
 fn check(schema: &Value, value: &Value, at: &str, complaints: &mut Vec<String>) {
     let chars = value.as_str().map(|text| text.chars().count() as u64);
     for (keyword, wanted) in schema.as_object().expect("a schema is an object") {
@@ -34,7 +34,7 @@ fn check(schema: &Value, value: &Value, at: &str, complaints: &mut Vec<String>) 
             "minimum" => value.as_i64().is_none_or(|number| Some(number) >= wanted.as_i64()),
             "format" => value.as_str().is_none_or(|text| is_of_format(wanted, text)),
             "pattern" => {
-                assert_eq!(wanted, "^[a-z0-9]+$", "the only pattern that is known here");
+                assert_eq!(wanted, "^[a-z0-9]+$", "the only supported pattern");
                 let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
                 value.as_str().is_none_or(|text| !text.is_empty() && text.chars().all(is_plain))
             }
@@ -54,7 +54,7 @@ fn check(schema: &Value, value: &Value, at: &str, complaints: &mut Vec<String>) 
                 }
                 true
             }
-            unknown => panic!("{unknown} is not known here"),
+            unknown => panic!("{unknown} is not supported"),
         };
         if !is_right {
             complaints.push(format!("{at}: {keyword} should be {wanted}"));
@@ -68,7 +68,7 @@ fn is_type(name: &Value, value: &Value) -> bool {
         Some("string") => value.is_string(),
         Some("integer") => value.is_i64() || value.is_u64(),
         Some("boolean") => value.is_boolean(),
-        _ => panic!("the type {name} is not known here"),
+        _ => panic!("the type {name} is not supported"),
     }
 }
 
@@ -79,31 +79,31 @@ fn is_of_format(name: &Value, text: &str) -> bool {
         Some("uri-reference") => {
             text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~:?#@!$&'()*+,;=%".contains(&b))
         }
-        _ => panic!("the format {name} is not known here"),
+        _ => panic!("the format {name} is not supported"),
     }
 }
 
 #[test]
 fn every_recorded_event_is_a_cloud_event() {
-    for fact in facts::ALL {
-        let recorded = fact.recorded();
-        assert_eq!(complaints(&recorded), [""; 0], "{}", fact.fixture());
-        assert_eq!(recorded["type"], format!("onsale.{}.v{}", fact.name, fact.version));
-        assert_eq!(recorded["source"], format!("/onsale/{}", events::producer_of(fact.name)));
+    for event in event_types::ALL {
+        let recorded = event.recorded();
+        assert_eq!(complaints(&recorded), [""; 0], "{}", event.fixture());
+        assert_eq!(recorded["type"], format!("onsale.{}.v{}", event.name, event.version));
+        assert_eq!(recorded["source"], format!("/onsale/{}", events::producer_of(event.name)));
         let data = recorded["data"].to_string();
-        let understood = (fact.read)(data.as_bytes()).expect("an event of its type");
-        assert_eq!(recorded["subject"], understood.about.to_string(), "{}", fact.name);
+        let understood = (event.read)(data.as_bytes()).expect("an event of its type");
+        assert_eq!(recorded["subject"], understood.about.to_string(), "{}", event.name);
     }
 }
 
 #[test]
 fn a_recorded_event_is_written_as_it_was_read() {
-    for fact in facts::ALL {
-        let recorded = fact.recorded();
+    for event in event_types::ALL {
+        let recorded = event.recorded();
         let text = recorded.to_string();
         let envelope = Envelope::decode(text.as_bytes()).expect("an envelope");
-        assert_eq!(envelope.name(), fact.name);
-        assert_eq!(event_of_type(&envelope.kind), fact.name);
+        assert_eq!(envelope.name(), event.name);
+        assert_eq!(event_of_type(&envelope.kind), event.name);
         let mut body = Vec::new();
         envelope.encode(&mut body);
         assert_eq!(serde_json::from_slice::<Value>(&body).expect("JSON"), recorded);
@@ -111,8 +111,8 @@ fn a_recorded_event_is_written_as_it_was_read() {
 }
 
 #[test]
-fn an_extension_of_somebody_else_is_passed_over() {
-    let mut event = facts::ALL[0].recorded();
+fn an_unknown_extension_is_ignored() {
+    let mut event = event_types::ALL[0].recorded();
     event["partitionkey"] = json!("7");
     event["datacontenttype"] = json!("application/json");
     assert_eq!(complaints(&event), [""; 0]);
@@ -120,8 +120,8 @@ fn an_extension_of_somebody_else_is_passed_over() {
 }
 
 #[test]
-fn what_is_no_cloud_event_is_found_out() {
-    let good = facts::ALL[0].recorded();
+fn an_event_that_is_no_cloud_event_is_refused() {
+    let good = event_types::ALL[0].recorded();
     for required in ["specversion", "id", "source", "type", "time", "subject", "sagaid", "data"] {
         let mut less = good.clone();
         less.as_object_mut().expect("an object").remove(required);

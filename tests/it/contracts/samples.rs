@@ -1,4 +1,4 @@
-//! One sample of every command and of what it is answered with.
+//! One sample of every command and of its reply.
 
 use events::{
     concert, data_platform, notification, payment, point, queue, ranking, reservation, state, user,
@@ -17,7 +17,7 @@ const ATTEMPT: &str = "019a5c52-3d80-7a4e-8f15-c27be9d04708";
 const MESSAGE: &str = "d1f0a3c2-5b64-8e17-9a02-6c3d47e85f07";
 const TIME: &str = "2026-11-20T10:02:11.700318Z";
 
-/// Sends every sample there and back; the endpoints that were sampled.
+/// Reads and writes every sample, and returns the endpoints that were sampled.
 pub(super) fn round_trip_all() -> Vec<&'static str> {
     [
         users(),

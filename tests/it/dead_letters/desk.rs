@@ -1,12 +1,14 @@
-//! An operator at work on dead letters, and events that cannot be taken in.
+//! The operator's client for dead letters, and events that cannot be handled.
 
 use events::{
     Envelope, Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, SpecVersion, UserId,
-    dead_letter::{DeadLetter, DeadLetters, LetterId, LetterState, OpenedLetter, Redriven},
+    dead_letter::{
+        DeadLetter, DeadLetterDetails, DeadLetterId, DeadLetterState, DeadLetters, Retried,
+    },
     reservation::{ConfirmRefusal, ReservationConfirmRefused},
 };
 use harness::mesh::{Fan, Mesh, eventually};
-use onsale::{http::Answer, operator::Operator, stage::Stage};
+use onsale::{environment::Environment, http::Answer, operator::Operator};
 use serde_json::{Value, json, value::to_raw_value};
 use uuid::Uuid;
 
@@ -15,84 +17,84 @@ use crate::{
     rest::Stores,
 };
 
-/// The operator of a mesh.
-pub struct Desk(Operator);
+/// The operator's client for the dead letters of a mesh.
+pub struct DeadLetterClient(Operator);
 
-impl Desk {
+impl DeadLetterClient {
     pub async fn of(mesh: &Mesh) -> Self {
-        let operator = Operator::at(mesh.http.clone(), &mesh.stage.operator).await;
+        let operator = Operator::at(mesh.http.clone(), &mesh.env.operator).await;
         Self(operator.expect("logged in"))
     }
 
-    /// What the list answers to a query.
+    /// The answer of the list to a query.
     pub async fn list(&self, query: &str) -> Answer {
         self.0.get(format!("/v1/dead-letters?{query}")).send().await.expect("sent")
     }
 
-    /// The letters of a service that a query finds, in the order in which they were parked;
+    /// The dead letters of a service that a query finds, in the order in which they were parked;
     /// `None` while the service does not answer.
-    pub async fn letters(&self, service: &str, query: &str) -> Option<Vec<DeadLetter>> {
+    pub async fn dead_letters(&self, service: &str, query: &str) -> Option<Vec<DeadLetter>> {
         let query = format!("limit=100&service={service}{query}");
         let page: DeadLetters = self.list(&query).await.json().ok()?;
-        let mut letters = page.items;
-        letters.sort_by_key(|letter| letter.letter.number());
-        Some(letters)
+        let mut dead_letters = page.items;
+        dead_letters.sort_by_key(|dead_letter| dead_letter.letter.number());
+        Some(dead_letters)
     }
 
-    /// The letters of a service that stand in a line.
+    /// The dead letters of a service that are still open, and the events that wait behind them.
     pub async fn open(&self, service: &str) -> Vec<DeadLetter> {
-        self.letters(service, "").await.expect("letters")
+        self.dead_letters(service, "").await.expect("dead letters")
     }
 
-    /// Waits until the open letters of a service stand like this.
-    pub async fn stand(&self, service: &str, states: &[LetterState]) -> Vec<DeadLetter> {
-        eventually(&format!("letters of {service}: {states:?}"), || async {
+    /// Waits until the open dead letters of a service are in these states.
+    pub async fn open_becomes(&self, service: &str, states: &[DeadLetterState]) -> Vec<DeadLetter> {
+        eventually(&format!("dead letters of {service}: {states:?}"), || async {
             // The service may have been started a moment ago.
-            let open = self.letters(service, "").await?;
-            let is: Vec<_> = open.iter().map(|letter| letter.state).collect();
-            (is == states).then_some(open)
+            let open = self.dead_letters(service, "").await?;
+            let now: Vec<_> = open.iter().map(|dead_letter| dead_letter.state).collect();
+            (now == states).then_some(open)
         })
         .await
     }
 
-    pub async fn letter(&self, letter: &LetterId) -> OpenedLetter {
-        self.try_letter(&letter.to_string()).await.json().expect("a letter")
+    pub async fn dead_letter(&self, id: &DeadLetterId) -> DeadLetterDetails {
+        self.try_dead_letter(&id.to_string()).await.json().expect("a dead letter")
     }
 
-    pub async fn try_letter(&self, letter: &str) -> Answer {
-        self.0.get(format!("/v1/dead-letters/{letter}")).send().await.expect("sent")
+    pub async fn try_dead_letter(&self, id: &str) -> Answer {
+        self.0.get(format!("/v1/dead-letters/{id}")).send().await.expect("sent")
     }
 
-    pub async fn retry(&self, letter: &LetterId) -> Redriven {
-        self.try_retry(letter).await.json().expect("a line")
+    pub async fn retry(&self, id: &DeadLetterId) -> Retried {
+        self.try_retry(id).await.json().expect("the outcome of a retry")
     }
 
-    pub async fn try_retry(&self, letter: &LetterId) -> Answer {
-        let path = format!("/v1/dead-letters/{letter}/retry");
+    pub async fn try_retry(&self, id: &DeadLetterId) -> Answer {
+        let path = format!("/v1/dead-letters/{id}/retry");
         self.0.post(path).send().await.expect("sent")
     }
 
-    /// Gives a letter up whatever is left open.
-    pub async fn discard(&self, letter: &LetterId, reason: &str) -> Answer {
-        self.discard_as(letter, &json!({ "reason": reason, "leave_open": true })).await
+    /// Discards a dead letter, whatever is left open.
+    pub async fn discard(&self, id: &DeadLetterId, reason: &str) -> Answer {
+        self.discard_as(id, &json!({ "reason": reason, "leave_open": true })).await
     }
 
-    pub async fn discard_as(&self, letter: &LetterId, body: &Value) -> Answer {
-        let path = format!("/v1/dead-letters/{letter}/discard");
+    pub async fn discard_as(&self, id: &DeadLetterId, body: &Value) -> Answer {
+        let path = format!("/v1/dead-letters/{id}/discard");
         self.0.post(path).json(body).send().await.expect("sent")
     }
 }
 
-/// An event as its producer would write it, to be spoilt perhaps.
-pub fn event_of<E: Event>(fact: &E) -> Value {
-    let data = to_raw_value(fact).expect("plain data");
+/// An event as its producer would write it; a test may then spoil it.
+pub fn event_of<E: Event>(event: &E) -> Value {
+    let data = to_raw_value(event).expect("plain data");
     let envelope = Envelope {
         specversion: SpecVersion::V1,
         id: EventId(Uuid::now_v7()),
-        source: format!("/onsale/{}", events::producer_of(E::FACT)).into(),
-        kind: format!("onsale.{}.v{}", E::FACT, E::VERSION).into(),
+        source: format!("/onsale/{}", events::producer_of(E::NAME)).into(),
+        kind: format!("onsale.{}.v{}", E::NAME, E::VERSION).into(),
         time: mesh::clock::now(),
-        subject: fact.about().to_string().into(),
+        subject: event.about().to_string().into(),
         sagaid: SagaId(Uuid::now_v7()),
         causationid: None,
         traceparent: None,
@@ -102,33 +104,33 @@ pub fn event_of<E: Event>(fact: &E) -> Value {
     serde_json::to_value(&envelope).expect("plain data")
 }
 
-/// Emits an event as its producer would, in a message of its own. Its id.
-pub async fn tell<E: Event>(stage: &Stage, fact: &E) -> Uuid {
-    let event = event_of(fact);
-    let id = event["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
-    tell_all::<E>(stage, fact.schedule(), &[event]).await;
+/// Emits an event as its producer would, in a message of its own, and returns its id.
+pub async fn emit<E: Event>(env: &Environment, event: &E) -> Uuid {
+    let envelope = event_of(event);
+    let id = envelope["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+    emit_all::<E>(env, event.schedule(), &[envelope]).await;
     id
 }
 
-/// Emits what claim to be such events, in one message.
-pub async fn tell_all<E: Event>(stage: &Stage, schedule: Option<ScheduleId>, events: &[Value]) {
-    let subject = events::subject(E::FACT, E::VERSION, schedule);
+/// Emits these as events of one type, in one message.
+pub async fn emit_all<E: Event>(env: &Environment, schedule: Option<ScheduleId>, events: &[Value]) {
+    let subject = events::subject(E::NAME, E::VERSION, schedule);
     let message = Message::of(&subject, events);
-    assert!(Producers::of(stage).publish(&message).await, "it is new");
+    assert!(Producers::of(env).publish(&message).await, "it is new");
 }
 
-/// A payment that point has refused, and to which somebody claims that money is due.
+/// A refused confirmation that asks for the refund of a debit that point never made.
 pub struct Due {
-    pub fact: ReservationConfirmRefused,
+    pub event: ReservationConfirmRefused,
 }
 
 impl Due {
-    /// Poison: nothing was taken for this payment, says the ledger.
+    /// Poison: the ledger says that nothing was debited for this payment.
     pub async fn of(fan: &Fan<'_>, stores: &Stores) -> Self {
         let due = Self::early(fan);
         sqlx::query("insert into refusals (payment_id, user_id, at) values ($1, $2, now())")
-            .bind(due.fact.payment_id.0)
-            .bind(due.fact.user_id.0)
+            .bind(due.event.payment_id.0)
+            .bind(due.event.user_id.0)
             .execute(stores.database("point"))
             .await
             .expect("refused");
@@ -137,7 +139,7 @@ impl Due {
 
     /// Early: the ledger does not know of this payment yet.
     pub fn early(fan: &Fan<'_>) -> Self {
-        let fact = ReservationConfirmRefused {
+        let event = ReservationConfirmRefused {
             reservation_id: ReservationId(Uuid::now_v7()),
             schedule_id: ScheduleId(Uuid::now_v7()),
             user_id: fan.session.user_id,
@@ -145,15 +147,15 @@ impl Due {
             amount: 40,
             reason: ConfirmRefusal::Expired,
         };
-        Self { fact }
+        Self { event }
     }
 
-    /// The ledger is put right: `amount` was taken after all.
+    /// Corrects the ledger: `amount` was debited after all.
     pub async fn mend(&self, stores: &Stores, amount: i64) {
         let point = stores.database("point");
         let wallet = "update wallets set balance = balance - $2 where user_id = $1
              returning balance";
-        let (fan, payment): (UserId, PaymentId) = (self.fact.user_id, self.fact.payment_id);
+        let (fan, payment): (UserId, PaymentId) = (self.event.user_id, self.event.payment_id);
         let balance: i64 =
             sqlx::query_scalar(wallet).bind(fan.0).bind(amount).fetch_one(point).await.expect("it");
         sqlx::query(

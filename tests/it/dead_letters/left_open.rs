@@ -1,8 +1,8 @@
-//! Giving a letter up leaves open what waits for it: that is said first, and asked.
+//! Discarding a dead letter can leave a saga open; the operator is asked first.
 
 use events::{
     Event, PaymentId, ReservationId, ScheduleId,
-    dead_letter::{LetterState::Parked, Redriven},
+    dead_letter::{DeadLetterState::Parked, Retried},
     payment::PaymentCompleted,
 };
 use harness::mesh::{Mesh, eventually, run};
@@ -10,22 +10,22 @@ use onsale::dead_letters::Command;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::desk::{Desk, Due, event_of, tell, tell_all};
+use super::desk::{DeadLetterClient, Due, emit, emit_all, event_of};
 use crate::rest::Stores;
 
 #[test]
-fn a_step_of_a_saga_is_not_given_up_before_it_is_said_what_stays_open() {
+fn a_step_of_a_saga_is_discarded_only_after_the_operator_saw_what_stays_open() {
     run(async {
         let mesh = Mesh::with(&["user", "point", "audit", "gateway"]).await;
-        let (stores, desk) = (Stores::of(&mesh.stage).await, Desk::of(&mesh).await);
+        let (stores, client) = (Stores::of(&mesh.env).await, DeadLetterClient::of(&mesh).await);
         let fan = mesh.fan(100).await;
         let due = Due::of(&fan, &stores).await;
-        tell(&mesh.stage, &due.fact).await;
-        let letter = desk.stand("point", &[Parked]).await.remove(0);
+        emit(&mesh.env, &due.event).await;
+        let dead_letter = client.open_becomes("point", &[Parked]).await.remove(0);
         let reason = json!({ "reason": "a test" });
-        // Audit may hear of it a moment later.
+        // Audit may receive the event a moment later.
         let refused = eventually("audit knows the saga", || async {
-            let answer = desk.discard_as(&letter.letter, &reason).await;
+            let answer = client.discard_as(&dead_letter.letter, &reason).await;
             let problem: Value = serde_json::from_slice(&answer.body).expect("a problem");
             assert_eq!((answer.status.as_u16(), &problem["code"]), (409, &json!("saga_open")));
             problem["saga"].is_object().then_some(problem)
@@ -33,39 +33,40 @@ fn a_step_of_a_saga_is_not_given_up_before_it_is_said_what_stays_open() {
         .await;
         assert_eq!(refused["event"], "reservation.confirm_refused");
         assert_eq!(refused["would_follow"], json!(["point.refunded"]));
-        assert_eq!(refused["saga_id"], json!(letter.saga_id));
+        assert_eq!(refused["saga_id"], json!(dead_letter.saga_id));
         assert_eq!(refused["saga"]["awaited"], json!(["point"]));
-        desk.stand("point", &[Parked]).await;
+        client.open_becomes("point", &[Parked]).await;
 
-        // The command asks as well.
-        let addr = mesh.stage.config.http_addr.expect("a gateway");
-        mesh.stage.announce(addr).expect("a ready file");
-        let folder = mesh.stage.servers.as_ref().expect("our own").folder().to_owned();
+        // The command line asks as well.
+        let addr = mesh.env.config.http_addr.expect("a gateway");
+        mesh.env.announce(addr).expect("a ready file");
+        let folder = mesh.env.servers.as_ref().expect("our own").folder().to_owned();
         let command = |line: String| {
             let words = ["onsale"].into_iter().chain(line.split(' ')).map(str::to_owned);
             let words: Vec<String> =
                 words.chain(["--data".to_owned(), folder.display().to_string()]).collect();
             onsale::dead_letters::run(Command::read(words).expect("a command"))
         };
-        let discard = format!("discard {} --reason told", letter.letter);
+        let discard = format!("discard {} --reason tested", dead_letter.letter);
         let asked = command(discard.clone()).await.expect_err("it asks").to_string();
-        for said in ["point.refunded", "--leave-open", &letter.saga_id.expect("a saga").to_string()]
+        for part in
+            ["point.refunded", "--leave-open", &dead_letter.saga_id.expect("a saga").to_string()]
         {
-            assert!(asked.contains(said), "{asked}");
+            assert!(asked.contains(part), "{asked}");
         }
-        command(format!("{discard} --leave-open")).await.expect("given up");
-        desk.stand("point", &[]).await;
-        let kept = desk.letter(&letter.letter).await.letter;
+        command(format!("{discard} --leave-open")).await.expect("discarded");
+        client.open_becomes("point", &[]).await;
+        let kept = client.dead_letter(&dead_letter.letter).await.letter;
         assert!(kept.history.last().is_some_and(|end| end.by.is_some()), "{kept:?}");
         mesh.stop().await;
     });
 }
 
 #[test]
-fn what_only_listens_leaves_nothing_open() {
+fn a_dead_letter_of_a_listener_leaves_nothing_open() {
     run(async {
         let mesh = Mesh::with(&["user", "concert", "payment", "ranking", "gateway"]).await;
-        let desk = Desk::of(&mesh).await;
+        let client = DeadLetterClient::of(&mesh).await;
         let fan = mesh.fan(0).await;
         let now = mesh::clock::now();
         let paid = PaymentCompleted {
@@ -80,10 +81,10 @@ fn what_only_listens_leaves_nothing_open() {
         };
         let mut event = event_of(&paid);
         event["data"]["seats"] = json!("one");
-        tell_all::<PaymentCompleted>(&mesh.stage, paid.schedule(), &[event]).await;
-        let letter = desk.stand("ranking", &[Parked]).await.remove(0).letter;
-        let answer = desk.discard_as(&letter, &json!({ "reason": "a test" })).await;
-        let done: Redriven = answer.json().expect("given up");
+        emit_all::<PaymentCompleted>(&mesh.env, paid.schedule(), &[event]).await;
+        let id = client.open_becomes("ranking", &[Parked]).await.remove(0).letter;
+        let answer = client.discard_as(&id, &json!({ "reason": "a test" })).await;
+        let done: Retried = answer.json().expect("discarded");
         assert_eq!(done.left_open, None);
         mesh.stop().await;
     });

@@ -1,5 +1,5 @@
-//! Events in messages of several, beside one that nobody can read: each has the effect that it
-//! has alone, and the one that cannot be read is parked, alone.
+//! Events in company: in one message with other events and with poison, that is, an event that no
+//! consumer can read. Each event has the same effect as alone, and only the poison is parked.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use harness::{
     mesh::{Mesh, run},
     project, wiring,
 };
-use onsale::stage::Stage;
+use onsale::environment::Environment;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -23,39 +23,39 @@ use crate::{
     rest::Stores,
 };
 
-/// Where events stand in a message.
+/// The place of events in a message, relative to poison.
 #[derive(Debug, Clone, Copy)]
 pub enum Place {
     Middle,
     Last,
     First,
-    Alone,
+    Standalone,
 }
 
 impl Place {
-    pub const ALL: [Self; 4] = [Self::Middle, Self::Last, Self::First, Self::Alone];
+    pub const ALL: [Self; 4] = [Self::Middle, Self::Last, Self::First, Self::Standalone];
 
-    /// Some events of one subject with what stands beside them.
+    /// These events of one subject, with the poison that this place has.
     fn among(self, events: Vec<Value>, poison: impl Fn() -> Value) -> Vec<Value> {
         let (before, behind) = match self {
             Self::Middle => (vec![poison()], vec![poison()]),
             Self::Last => (vec![poison()], vec![]),
             Self::First => (vec![], vec![poison()]),
-            Self::Alone => (vec![], vec![]),
+            Self::Standalone => (vec![], vec![]),
         };
         [before, events, behind].concat()
     }
 }
 
-/// Who keeps a parked event, its state and its id.
+/// A parked event: its service, its state and its id.
 type Row = (String, String, Uuid);
 
-/// What nobody can read of what was published: which event it is of, by its id.
+/// The published events that no consumer can read: the name of each, by its id.
 #[derive(Debug, Clone, Default)]
 pub struct Poisons(BTreeMap<Uuid, String>);
 
 impl Poisons {
-    /// A message of these events of one subject, in company.
+    /// Packs these events of one subject into a message, in company.
     pub fn pack(
         &mut self,
         subject: &str,
@@ -70,17 +70,18 @@ impl Poisons {
         Message::of(subject, &packed)
     }
 
-    /// Their ids.
+    /// The ids of the poison events.
     pub fn ids(&self) -> impl Iterator<Item = Uuid> {
         self.0.keys().copied()
     }
 
-    /// Whoever consumes such an event has parked it for an operator, and nothing else.
+    /// Every service that consumes such an event has parked it for an operator, and parked nothing
+    /// else.
     pub async fn alone_are_parked(&self, stores: &Stores) {
         let mut expected = Vec::new();
         for wiring in wiring::all() {
             for (id, name) in &self.0 {
-                if wiring.hears.iter().any(|(heard, _)| heard == name) {
+                if wiring.consumes.iter().any(|(event, _)| event == name) {
                     expected.push((wiring.service.to_owned(), "dead".to_owned(), *id));
                 }
             }
@@ -101,10 +102,10 @@ impl Poisons {
 }
 
 #[test]
-fn every_event_taken_in_for_the_first_time_beside_poison_has_its_effect() {
+fn every_event_that_first_comes_in_a_message_with_poison_has_its_effect() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let (schedules, poisons) = every_flow_in_company(&mesh, &stores).await;
         receipt_is_clean(&mesh, &schedules).await;
         poisons.alone_are_parked(&stores).await;
@@ -112,8 +113,8 @@ fn every_event_taken_in_for_the_first_time_beside_poison_has_its_effect() {
     });
 }
 
-/// [`every_flow`] to its end, in which consumers see each event in company from the first time
-/// on: whole sagas hang on it.
+/// Runs [`every_flow`] to its end, while consumers get every event in company, also the first
+/// time: whole sagas depend on it.
 pub async fn every_flow_in_company(mesh: &Mesh, stores: &Stores) -> (Vec<ScheduleId>, Poisons) {
     see_only_what_is_packed(&stores.broker).await;
     let is_over = AtomicBool::new(false);
@@ -123,16 +124,15 @@ pub async fn every_flow_in_company(mesh: &Mesh, stores: &Stores) -> (Vec<Schedul
         is_over.store(true, Ordering::SeqCst);
         schedules
     };
-    tokio::join!(sale, pack_all(&mesh.stage, &stores.broker, &is_over))
+    tokio::join!(sale, pack_all(&mesh.env, &stores.broker, &is_over))
 }
 
-/// What the subject of a message that was packed anew ends in.
+/// The last token of the subject of a message that was packed again.
 const PACKED: &str = "packed";
 /// How often the packer looks for what was published.
 const EVERY: Duration = Duration::from_millis(10);
 
-/// From here on, consumers are given what a packer between them and the producers publishes,
-/// and nothing else.
+/// From here on, consumers get only what a packer between them and the producers publishes.
 async fn see_only_what_is_packed(broker: &Broker) {
     for (stream, consumer) in Broker::consumers() {
         let file = project::read_json(format!("jetstream/consumers/{stream}.{consumer}.json"));
@@ -146,15 +146,15 @@ async fn see_only_what_is_packed(broker: &Broker) {
     }
 }
 
-/// Publishes the events of every message anew, under their ids and with company.
-async fn pack_all(stage: &Stage, broker: &Broker, is_over: &AtomicBool) -> Poisons {
-    let mut producers = Producers::of(stage);
+/// Publishes the events of every message again, with the same ids and in company.
+async fn pack_all(env: &Environment, broker: &Broker, is_over: &AtomicBool) -> Poisons {
+    let mut producers = Producers::of(env);
     let (mut poisons, mut read) = (Poisons::default(), BTreeMap::<String, u64>::new());
-    let mut turns: BTreeMap<String, usize> = BTreeMap::new();
+    let mut rounds: BTreeMap<String, usize> = BTreeMap::new();
     let mut look = tokio::time::interval(EVERY);
     while !is_over.load(Ordering::SeqCst) {
         look.tick().await;
-        for stream in Broker::fact_streams() {
+        for stream in Broker::event_streams() {
             let seen = read.entry(stream.clone()).or_default();
             let mut by_subject: BTreeMap<String, Vec<StoredEvent>> = BTreeMap::new();
             for message in broker.stored(&stream, *seen).await {
@@ -165,9 +165,9 @@ async fn pack_all(stage: &Stage, broker: &Broker, is_over: &AtomicBool) -> Poiso
                 }
             }
             for (subject, events) in by_subject {
-                let turn = turns.entry(name_of(&subject).to_owned()).or_default();
-                let place = Place::ALL[*turn % Place::ALL.len()];
-                *turn += 1;
+                let round = rounds.entry(name_of(&subject).to_owned()).or_default();
+                let place = Place::ALL[*round % Place::ALL.len()];
+                *round += 1;
                 let packed = events.iter().map(|event| event.json.clone()).collect();
                 let subject = format!("{subject}.{PACKED}");
                 let message = poisons.pack(&subject, packed, &events[0], place);

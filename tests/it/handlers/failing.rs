@@ -1,4 +1,5 @@
-//! Every handler fails once at each failpoint, and every saga ends as if it had not.
+//! Every handler fails once at each failpoint, and every saga ends as if there had been no
+//! failure.
 
 use std::collections::BTreeSet;
 
@@ -8,9 +9,9 @@ use mesh::{Wiring, failpoint::Failpoint};
 use super::{company::every_flow_in_company, twice::receipt_is_clean};
 use crate::rest::Stores;
 
-/// What no sale makes a service do: what a timer finds due runs under the timer's name,
-/// accounts are wished for at the first start alone, every service answers in time, and where every saga ends well the
-/// auditor has nothing to report; its own tests give it something.
+/// What no sale makes a service do. What a timer finds due runs under the timer's name; accounts
+/// from the configuration are opened at the first start alone; every service answers in time; and
+/// where every saga ends well, the auditor has nothing to report. Its own tests give it something.
 const NEVER_ASKED: [&str; 10] = [
     "user.refuse_withdrawal",
     "withdrawals",
@@ -24,9 +25,9 @@ const NEVER_ASKED: [&str; 10] = [
     "audit.report_violation",
 ];
 
-/// What no sale makes a service tell: messages that are files in a folder all go out, and
+/// What no sale makes a service emit: messages that are written to a folder are all sent, and
 /// nothing is wrong.
-const NEVER_TOLD: [&str; 3] = ["notification.failed", "audit.saga_stalled", "audit.violation"];
+const NEVER_EMITTED: [&str; 3] = ["notification.failed", "audit.saga_stalled", "audit.violation"];
 
 #[test]
 fn every_handler_may_fail_once_before_its_commit() {
@@ -39,23 +40,23 @@ fn every_handler_may_fail_once_between_its_commit_and_its_answer() {
 }
 
 #[test]
-fn every_publisher_may_fail_once_behind_each_event_that_it_has_published() {
+fn every_publisher_may_fail_once_after_each_event_that_it_has_published() {
     fail_everywhere_at(Failpoint::BeforeMark);
 }
 
-/// In company, so that what fails are messages of several events, one of which is parked.
+/// Events come in company, so that messages of several events fail, one of which is parked.
 fn fail_everywhere_at(point: Failpoint) {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         for running in mesh.fleet.running() {
             running.failpoints().aim(point, targets(point, running.wiring()));
         }
         let (schedules, poisons) = every_flow_in_company(&mesh, &stores).await;
         receipt_is_clean(&mesh, &schedules).await;
         for running in mesh.fleet.running() {
-            let spared = running.failpoints().spared(point);
-            assert!(spared.is_empty(), "{} never did {spared:?}", running.name());
+            let pending = running.failpoints().pending(point);
+            assert!(pending.is_empty(), "{} never ran {pending:?}", running.name());
             let may_fail = !targets(point, running.wiring()).is_empty();
             let hits = running.failpoints().hits(point);
             assert_eq!(hits > 0, may_fail, "{} failed {hits} times", running.name());
@@ -65,24 +66,24 @@ fn fail_everywhere_at(point: Failpoint) {
     });
 }
 
-/// What a service can fail at: at its publisher, each fact it tells; else each fact it hears, and
-/// each command and timer that tells of something. One that tells nothing may be a read,
-/// which has nothing to commit. Who reads whole streams commits what it reads, and
+/// What a service can fail at: in its publisher, each event it emits; else each event it handles,
+/// and each command and timer that emits something. One that emits nothing may be a query, which
+/// has nothing to commit. A service that reads whole streams commits what it reads, and
 /// acknowledges nothing.
 fn targets(point: Failpoint, wiring: &Wiring) -> BTreeSet<&'static str> {
     let done = wiring.answers.iter().chain(&wiring.timers);
     if point == Failpoint::BeforeMark {
         return wiring
-            .hears
+            .consumes
             .iter()
             .chain(done)
-            .flat_map(|(_, tells)| tells.iter().copied())
-            .filter(|fact| !NEVER_TOLD.contains(fact))
+            .flat_map(|(_, emits)| emits.iter().copied())
+            .filter(|event| !NEVER_EMITTED.contains(event))
             .collect();
     }
-    let done = done.filter(|(_, tells)| !tells.is_empty()).map(|(name, _)| *name);
-    let heard = wiring.hears.iter().map(|(name, _)| *name);
+    let done = done.filter(|(_, emits)| !emits.is_empty()).map(|(name, _)| *name);
+    let handled = wiring.consumes.iter().map(|(name, _)| *name);
     let read = wiring.follows.iter().copied().filter(|_| point == Failpoint::BeforeCommit);
-    let read = read.filter(|fact| !NEVER_TOLD.contains(fact));
-    heard.chain(done).chain(read).filter(|name| !NEVER_ASKED.contains(name)).collect()
+    let read = read.filter(|event| !NEVER_EMITTED.contains(event));
+    handled.chain(done).chain(read).filter(|name| !NEVER_ASKED.contains(name)).collect()
 }

@@ -1,6 +1,6 @@
-//! Every handler of every service: given its events twice, late, backwards, in company;
-//! failing at each failpoint; stopped in the middle. Which handlers there are, the services
-//! say themselves.
+//! Every handler of every service: it gets its events twice, late, in reverse order and together
+//! with others; it fails at each failpoint; its service is stopped in the middle. The list of
+//! handlers comes from what the services declare.
 
 mod company;
 mod failing;

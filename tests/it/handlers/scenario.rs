@@ -1,4 +1,4 @@
-//! A sale in which everything happens that can happen, by fans who do not give up.
+//! A sale with every flow of the domain, by fans who retry until they succeed.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-/// How long a fan waits for an answer before asking again. A service that dies with a request
-/// in its hands does not answer it.
+/// How long a fan waits for an answer before a retry. A service that dies does not answer the
+/// requests that it had.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// Somebody with an account who asks until there is an answer, each request under one key.
+/// A fan with an account who retries each request, with one idempotency key, until it is answered.
 pub struct Fan<'a> {
     http: &'a Http,
     token: &'a str,
@@ -35,7 +35,7 @@ impl<'a> Fan<'a> {
         Self { http: &mesh.http, token: &session.access_token }
     }
 
-    /// Asks until it is answered, be it granted or refused.
+    /// Retries until there is an answer, whether it grants or refuses.
     async fn ask(&self, what: impl Fn(&'a Http) -> Ask<'a>) -> Answer {
         let ask = what(self.http).token(self.token);
         let ask = ask.header("idempotency-key", Uuid::now_v7().to_string());
@@ -46,7 +46,7 @@ impl<'a> Fan<'a> {
         .await
     }
 
-    /// Asks until it is granted: what it depends on may be on its way.
+    /// Retries until the request is granted: what it depends on may come later.
     async fn granted<T: DeserializeOwned>(&self, what: impl Fn(&'a Http) -> Ask<'a>) -> T {
         let last = std::sync::Mutex::new(String::new());
         let granted = eventually("a granted request", || async {
@@ -71,9 +71,9 @@ impl<'a> Fan<'a> {
         self.granted(|http| http.delete(path)).await
     }
 
-    /// Reads until there is what should be there.
+    /// Reads until the answer is as expected.
     async fn sees<T: DeserializeOwned>(&self, path: &str, there: impl Fn(&T) -> bool) -> T {
-        eventually(&format!("what should be there at {path}"), || async {
+        eventually(&format!("the expected answer at {path}"), || async {
             let seen = self.ask(|http| http.get(path)).await.json::<T>().ok()?;
             there(&seen).then_some(seen)
         })
@@ -87,7 +87,7 @@ impl<'a> Fan<'a> {
 
     /// Enters, waits for the pass and holds a seat.
     pub async fn hold(&self, schedule: ScheduleId, seat: &str) -> Reservation {
-        // A place that was used up a moment ago may still be shown: then in line again.
+        // A place that was used up a moment ago may still be shown; then the fan enters again.
         eventually("a hold", || async {
             self.post::<Place>(&format!("/v1/schedules/{schedule}/queue"), json!({})).await;
             let pass = self.place(schedule, PlaceState::Active).await.pass.expect("a pass");
@@ -118,7 +118,7 @@ impl<'a> Fan<'a> {
         assert_eq!(cancelled.state, ReservationState::Cancelled);
     }
 
-    /// Asks to close the account, and waits for what becomes of that.
+    /// Asks to close the account, and waits for the outcome.
     pub async fn leaves(&self, forfeit: bool) -> Withdrawal {
         let begun: Withdrawal = self.delete(&format!("/v1/users/me?forfeit={forfeit}")).await;
         let path = format!("/v1/users/me/withdrawals/{}", begun.attempt);
@@ -130,7 +130,7 @@ impl<'a> Fan<'a> {
     }
 }
 
-/// Signs somebody up with these points.
+/// Signs a fan up with these points.
 pub async fn fan(mesh: &Mesh, points: i64) -> Session {
     let email = format!("fan-{}@example.com", Uuid::now_v7().simple());
     let body = json!({ "email": email, "password": "a long pass phrase" });
@@ -166,7 +166,7 @@ pub async fn open(mesh: &Mesh, seats: usize, hold_secs: u32, pass_secs: u32) -> 
     organizer.post::<Schedule>(&path, schedule).await.schedule_id
 }
 
-/// Every flow of the domain, each to its end. The schedules they took place in.
+/// Runs every flow of the domain to its end, and returns the schedules that they took place in.
 pub async fn every_flow(mesh: &Mesh) -> Vec<ScheduleId> {
     let (hall, brief, short, off, lost, last) = tokio::join!(
         open(mesh, 5, 300, 300),
@@ -183,17 +183,17 @@ pub async fn every_flow(mesh: &Mesh) -> Vec<ScheduleId> {
         withdrawn(mesh, hall),
         expired(mesh, brief),
         timed_out(mesh, short),
-        called_off(mesh, off),
+        cancelled(mesh, off),
         lost_while_paying(mesh, lost),
         sold(mesh, last),
-        shared_out(mesh),
+        organizer_team(mesh),
     );
     vec![hall, brief, short, off, lost, last]
 }
 
-/// A colleague acts on a concert, no more, again, and is gone.
-async fn shared_out(mesh: &Mesh) {
-    let login = &mesh.stage.operator;
+/// A colleague is added to the organizers of a concert, removed, added again, and withdraws.
+async fn organizer_team(mesh: &Mesh) {
+    let login = &mesh.env.operator;
     let operator: Session = eventually("an operator", || async {
         let ask = mesh.http.post("/v1/sessions").json(login);
         tokio::time::timeout(ANSWER_WITHIN, ask.send()).await.ok()?.ok()?.json().ok()
@@ -215,7 +215,7 @@ async fn shared_out(mesh: &Mesh) {
     boss.sees(&team, |team: &Organizers| team.organizers.len() == 1).await;
 }
 
-/// Where a hold lives for less than a minute, its payment asks for more time.
+/// A fan buys a seat. When the hold has less than a minute left, the payment asks for an extension.
 async fn sold(mesh: &Mesh, schedule: ScheduleId) {
     let session = fan(mesh, 100).await;
     let fan = Fan::new(mesh, &session);
@@ -238,7 +238,7 @@ async fn refunded(mesh: &Mesh, schedule: ScheduleId) {
     fan.has(150).await;
 }
 
-/// Too few points; then the hold is given up, and the place too.
+/// A fan has too few points, and then cancels the hold and leaves the waiting room.
 async fn refused(mesh: &Mesh, schedule: ScheduleId) {
     let session = fan(mesh, 99).await;
     let fan = Fan::new(mesh, &session);
@@ -252,7 +252,7 @@ async fn refused(mesh: &Mesh, schedule: ScheduleId) {
     fan.has(99).await;
 }
 
-/// Kept by a ticket and by points; then both are given up, and a hold is lost.
+/// A withdrawal is blocked by a ticket and by points; then both are forfeited, and a hold is lost.
 async fn withdrawn(mesh: &Mesh, schedule: ScheduleId) {
     let session = fan(mesh, 150).await;
     let fan = Fan::new(mesh, &session);
@@ -288,8 +288,8 @@ async fn timed_out(mesh: &Mesh, schedule: ScheduleId) {
     assert_eq!(place.reason, Some(PlaceEnd::Timeout));
 }
 
-/// A show with an owner, a holder and somebody in line.
-async fn called_off(mesh: &Mesh, schedule: ScheduleId) {
+/// A show with an owner, a holder and a fan in the waiting room is cancelled.
+async fn cancelled(mesh: &Mesh, schedule: ScheduleId) {
     let (owner, holder, idle) = tokio::join!(fan(mesh, 100), fan(mesh, 100), fan(mesh, 0));
     let (owner, holder) = (Fan::new(mesh, &owner), Fan::new(mesh, &holder));
     let idle = Fan::new(mesh, &idle);
@@ -309,14 +309,14 @@ async fn called_off(mesh: &Mesh, schedule: ScheduleId) {
     owner.has(100).await;
 }
 
-/// The hold is cancelled while its payment waits for the wallet: the money is taken, cannot
-/// be used, and comes back; the fan stands in front and is admitted again. Nobody lets the fan go
-/// meanwhile.
+/// The hold is cancelled while its payment waits for the wallet: the money is debited, cannot be
+/// used, and is refunded; the fan returns to the front of the queue and is admitted again. A
+/// withdrawal is blocked meanwhile.
 async fn lost_while_paying(mesh: &Mesh, schedule: ScheduleId) {
     let session = fan(mesh, 100).await;
     let fan = Fan::new(mesh, &session);
     let hold = fan.hold(schedule, "A-1-1").await;
-    let url = mesh.stage.config.database_url("point").expect("an address");
+    let url = mesh.env.config.database_url("point").expect("an address");
     let mut point = PgConnection::connect(url).await.expect("a connection");
     let mut wallet = point.begin().await.expect("begun");
     sqlx::query("select from wallets where user_id = $1 for update")
@@ -335,9 +335,9 @@ async fn lost_while_paying(mesh: &Mesh, schedule: ScheduleId) {
     fan.place(schedule, PlaceState::Active).await;
 }
 
-/// Waits until the payment service has answered an attempt to leave.
+/// Waits until the payment service has blocked a withdrawal.
 async fn payment_answers(mesh: &Mesh, begun: &Withdrawal) {
-    let url = mesh.stage.config.database_url("user").expect("an address");
+    let url = mesh.env.config.database_url("user").expect("an address");
     let pool = sqlx::PgPool::connect(url).await.expect("a connection");
     eventually("an answer of payment", || async {
         let answer: Option<String> =
@@ -351,7 +351,7 @@ async fn payment_answers(mesh: &Mesh, begun: &Withdrawal) {
     .await;
 }
 
-/// Whether the map shows the seat in this state.
+/// Waits until the map shows the seat in this state.
 pub async fn shows(fan: &Fan<'_>, schedule: ScheduleId, seat: &str, state: SeatState) {
     let path = format!("/v1/schedules/{schedule}/seats");
     let seat = events::SeatId(seat.to_owned());
@@ -359,7 +359,7 @@ pub async fn shows(fan: &Fan<'_>, schedule: ScheduleId, seat: &str, state: SeatS
     fan.sees(&path, shown).await;
 }
 
-/// The payments that the fan sees.
+/// The fan's payments.
 pub async fn payments(fan: &Fan<'_>) -> Vec<Payment> {
     fan.get::<Page<Payment>>("/v1/payments").await.items
 }

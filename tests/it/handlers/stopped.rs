@@ -1,10 +1,10 @@
-//! A service is gone in the middle of a saga, and comes back: the saga ends.
+//! A service is down in the middle of a saga, and comes back: the saga ends.
 
 use std::collections::BTreeMap;
 
 use events::{concert::SeatState, payment::PaymentState, withdrawal::WithdrawalReason};
 use harness::mesh::{Mesh, run};
-use onsale::fleet::{Fleet, Rules};
+use onsale::fleet::{Fleet, ServiceConfigs};
 
 use super::{
     scenario::{Fan, fan, open, payments, shows},
@@ -12,16 +12,17 @@ use super::{
 };
 use crate::rest::Stores;
 
-/// Who runs all the time: the door, and those who listen and must miss nothing.
+/// The services that run all the time: accounts, the gateway, and the listeners, which must miss
+/// nothing.
 const OTHERS: [&str; 6] = ["user", "ranking", "notification", "data-platform", "audit", "gateway"];
-/// Every service that has a part in a payment.
+/// Every service that takes part in a payment.
 const PARTS: [&str; 5] = ["concert", "queue", "reservation", "payment", "point"];
 
 #[test]
-fn a_saga_ends_although_a_service_was_gone_in_the_middle_of_it() {
+fn a_saga_ends_although_a_service_was_down_in_the_middle_of_it() {
     run(async {
         let mesh = Mesh::with(&OTHERS).await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let mut parts = BTreeMap::new();
         for part in PARTS {
             parts.insert(part, start(&mesh, part).await);
@@ -34,7 +35,7 @@ fn a_saga_ends_although_a_service_was_gone_in_the_middle_of_it() {
                 let fan = Fan::new(&mesh, &session);
                 let seat = seats.next().expect("a seat");
                 let hold = fan.hold(schedule, &seat).await;
-                // The saga comes as far as this service, and waits there.
+                // The saga runs up to this service, and waits there.
                 stores.broker.pause(part).await;
                 let payment = fan.pay(&hold).await;
                 how.leave(parts.remove(part).expect("a running service")).await;
@@ -43,7 +44,7 @@ fn a_saga_ends_although_a_service_was_gone_in_the_middle_of_it() {
                 fan.payment(&payment, PaymentState::Completed).await;
                 shows(&fan, schedule, &seat, SeatState::Sold).await;
                 assert_eq!(payments(&fan).await.len(), 1);
-                // Only the ticket keeps the fan: no payment runs any more.
+                // Only the ticket blocks a withdrawal: no payment is running any more.
                 assert_eq!(fan.leaves(false).await.reasons, [WithdrawalReason::Tickets]);
             }
         }
@@ -57,13 +58,13 @@ fn a_saga_ends_although_a_service_was_gone_in_the_middle_of_it() {
 }
 
 async fn start(mesh: &Mesh, part: &str) -> Fleet {
-    Fleet::start(&mesh.stage.config, &[part], &Rules::default()).await.expect("a service")
+    Fleet::start(&mesh.env.config, &[part], &ServiceConfigs::default()).await.expect("a service")
 }
 
-/// In which way a service leaves.
+/// How a service goes down.
 #[derive(Clone, Copy)]
 enum How {
-    /// In order: what it has taken in it finishes.
+    /// In order: it finishes what it has begun.
     Stopped,
     /// At once.
     Killed,

@@ -1,4 +1,4 @@
-//! Every stored event comes again, in every way in which it can, and nothing comes of it.
+//! Every stored event comes again, in every way in which it can, and has no further effect.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use harness::{
     mesh::{Mesh, SOON, eventually, run},
     wiring,
 };
-use onsale::receipt::Books;
+use onsale::receipt::Databases;
 
 use uuid::Uuid;
 
@@ -17,50 +17,51 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    messages::{Producers, StoredEvent, id_of, name_of, repeat, tell_again},
+    messages::{Producers, StoredEvent, emit_again, id_of, name_of, repeat},
     rest::{Dump, Stores, assert_same, but_audit},
 };
 
-/// What may be told once more when another fact is told again under a new id. Money for a
-/// hold that is gone is answered each time it comes, because the judge keeps no note of a
-/// payment that it has refused. The wallet gives back once, the payment fails once.
+/// An event, and the event that may be emitted once more when the first one comes again under a
+/// new id. The reservation service answers a debit for a hold that is gone each time it comes,
+/// because it does not record the payments that it has refused. The wallet refunds once, and the
+/// payment fails once.
 const ANSWERED_AGAIN: (&str, &str) = ("point.debited", "reservation.confirm_refused");
 
 #[test]
 fn every_event_that_comes_again_leaves_everything_as_it_was() {
     run(async {
         let mesh = Mesh::own().await;
-        let stores = Stores::of(&mesh.stage).await;
+        let stores = Stores::of(&mesh.env).await;
         let schedules = every_flow(&mesh).await;
         let scene = Scene { before: stores.at_rest().await, mesh: &mesh, stores, schedules };
-        let facts = scene.stores.broker.facts_after(&BTreeMap::new()).await;
-        everything_is_heard(&facts);
-        let of_audit = facts.iter().map(StoredEvent::name).find(|fact| is_of_audit(fact));
-        assert_eq!(of_audit, None, "a sale gives the auditor nothing to say");
+        let events = scene.stores.broker.events_after(&BTreeMap::new()).await;
+        everything_is_consumed(&events);
+        let of_audit = events.iter().map(StoredEvent::name).find(|event| is_of_audit(event));
+        assert_eq!(of_audit, None, "a sale gives the auditor nothing to report");
         scene.is_unchanged("the sale", |dump| dump).await;
 
         scene.deliver_again().await;
         scene.publish_again().await;
-        scene.tell_again("told again in order", &facts).await;
-        let backwards: Vec<StoredEvent> = facts.iter().rev().cloned().collect();
-        scene.tell_again("told again backwards", &backwards).await;
-        scene.tell_in_company(&facts).await;
+        scene.emit_again("emitted again in order", &events).await;
+        let backwards: Vec<StoredEvent> = events.iter().rev().cloned().collect();
+        scene.emit_again("emitted again in reverse order", &backwards).await;
+        scene.emit_in_company(&events).await;
         mesh.stop().await;
     });
 }
 
-/// The sale has handed every fact to every service that hears it.
-fn everything_is_heard(facts: &[StoredEvent]) {
-    let told: BTreeSet<&str> = facts.iter().map(StoredEvent::name).collect();
+/// The sale has delivered every event to every service that consumes it.
+fn everything_is_consumed(events: &[StoredEvent]) {
+    let emitted: BTreeSet<&str> = events.iter().map(StoredEvent::name).collect();
     for wiring in wiring::all() {
-        for (fact, _) in &wiring.hears {
-            assert!(told.contains(fact), "{} never heard {fact}", wiring.service);
+        for (event, _) in &wiring.consumes {
+            assert!(emitted.contains(event), "{} never consumed {event}", wiring.service);
         }
     }
 }
 
-fn is_of_audit(fact: &str) -> bool {
-    events::producer_of(fact) == audit::NAME
+fn is_of_audit(event: &str) -> bool {
+    events::producer_of(event) == audit::NAME
 }
 
 struct Scene<'a> {
@@ -71,7 +72,7 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// The same messages, once more to every consumer: each of them is a repeat to its inbox.
+    /// Delivers the same messages once more to every consumer: each is a repeat for its inbox.
     async fn deliver_again(&self) {
         let broker = &self.stores.broker;
         let ends = broker.ends().await;
@@ -81,33 +82,33 @@ impl Scene<'_> {
             stream.reset_consumer(&consumer, Some(1)).await.expect("reset");
         }
         self.are_repeats("delivered again", expected).await;
-        assert_eq!(broker.ends().await, ends, "a repeat tells nothing");
+        assert_eq!(broker.ends().await, ends, "a repeat emits nothing");
     }
 
-    /// The same messages, published once more when the broker no longer knows them.
+    /// Publishes the same messages once more, when the broker no longer remembers their ids.
     async fn publish_again(&self) {
         let broker = &self.stores.broker;
         let expected = self.repeats_after_one_more().await;
         let messages = broker.messages_after(&BTreeMap::new()).await;
         broker.forget_ids().await;
         let ends = broker.ends().await;
-        let mut producers = Producers::of(&self.mesh.stage);
+        let mut producers = Producers::of(&self.mesh.env);
         for message in &messages {
             repeat(&mut producers, message).await;
         }
         self.are_repeats("published again", expected).await;
         let stored = broker.messages_after(&ends).await;
-        assert_eq!(stored.len(), messages.len(), "a repeat tells nothing");
+        assert_eq!(stored.len(), messages.len(), "a repeat emits nothing");
     }
 
-    /// The repeats that each service will have counted when every message has come again.
+    /// How many repeats each service will have counted when every message has come again.
     async fn repeats_after_one_more(&self) -> BTreeMap<&'static str, u64> {
         let messages = self.stores.broker.messages_after(&BTreeMap::new()).await;
         let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
         for wiring in wiring::all() {
-            let is_heard =
-                |subject: &str| wiring.hears.iter().any(|(name, _)| *name == name_of(subject));
-            let count = messages.iter().filter(|message| is_heard(&message.subject)).count();
+            let is_consumed =
+                |subject: &str| wiring.consumes.iter().any(|(name, _)| *name == name_of(subject));
+            let count = messages.iter().filter(|message| is_consumed(&message.subject)).count();
             let before = || self.repeats(wiring.service);
             *expected.entry(wiring.service).or_insert_with(before) += count as u64;
         }
@@ -127,33 +128,33 @@ impl Scene<'_> {
     }
 
     fn repeats(&self, service: &str) -> u64 {
-        let halves = self.mesh.fleet.running().iter().filter(|it| it.name() == service);
-        halves.map(|it| it.health().counts().repeats).sum()
+        let engines = self.mesh.fleet.running().iter().filter(|it| it.name() == service);
+        engines.map(|it| it.health().counts().repeats).sum()
     }
 
-    /// The same facts as new events, each by its producer and alone in its message.
-    async fn tell_again(&self, how: &str, facts: &[StoredEvent]) {
+    /// Emits the same events again under new ids, each by its producer and alone in its message.
+    async fn emit_again(&self, how: &str, events: &[StoredEvent]) {
         let ends = self.stores.broker.ends().await;
-        let told = tell_again(&self.mesh.stage, facts).await.into_iter().collect();
+        let emitted = emit_again(&self.mesh.env, events).await.into_iter().collect();
         self.is_unchanged(how, but_audit).await;
-        self.makes_no_news(how, &ends, &told).await;
+        self.nothing_follows(how, &ends, &emitted).await;
     }
 
-    /// The same facts as new events, each as the first, in the middle and as the last of a
-    /// message, beside others of its subject and beside one that cannot be read.
-    async fn tell_in_company(&self, facts: &[StoredEvent]) {
-        let how = "told again in company";
+    /// Emits the same events again under new ids, each as the first, in the middle and as the last
+    /// of a message, with others of its subject and with one that cannot be read.
+    async fn emit_in_company(&self, events: &[StoredEvent]) {
+        let how = "emitted again in company";
         let ends = self.stores.broker.ends().await;
-        let (mut poisons, mut told) = (Poisons::default(), BTreeSet::new());
-        let mut producers = Producers::of(&self.mesh.stage);
-        for (at, event) in facts.iter().enumerate() {
-            let others = facts[at + 1..].iter().chain(&facts[..at]);
+        let (mut poisons, mut emitted) = (Poisons::default(), BTreeSet::new());
+        let mut producers = Producers::of(&self.mesh.env);
+        for (at, event) in events.iter().enumerate() {
+            let others = events[at + 1..].iter().chain(&events[..at]);
             let other = others.clone().find(|other| other.subject == event.subject);
             for place in Place::ALL {
                 let mut events = vec![event.anew()];
                 let index = usize::from(matches!(place, Place::First | Place::Middle));
                 events.splice(index..index, other.map(StoredEvent::anew));
-                told.extend(events.iter().map(id_of));
+                emitted.extend(events.iter().map(id_of));
                 let message = poisons.pack(&event.subject, events, event, place);
                 assert!(producers.publish(&message).await, "it is new");
             }
@@ -162,26 +163,31 @@ impl Scene<'_> {
         assert_same(&but_audit(self.before.clone()), &now, how);
         poisons.alone_are_parked(&self.stores).await;
         receipt_is_clean(self.mesh, &self.schedules).await;
-        told.extend(poisons.ids());
-        self.makes_no_news(how, &ends, &told).await;
+        emitted.extend(poisons.ids());
+        self.nothing_follows(how, &ends, &emitted).await;
     }
 
-    /// Nothing follows from what was told again.
-    async fn makes_no_news(&self, how: &str, ends: &BTreeMap<String, u64>, told: &BTreeSet<Uuid>) {
-        let mut all = self.stores.broker.facts_after(ends).await;
-        // It says what it must of events that should never have been.
-        all.retain(|fact| !is_of_audit(fact.name()));
+    /// Nothing follows from the events that were emitted again.
+    async fn nothing_follows(
+        &self,
+        how: &str,
+        ends: &BTreeMap<String, u64>,
+        emitted: &BTreeSet<Uuid>,
+    ) {
+        let mut all = self.stores.broker.events_after(ends).await;
+        // Audit rightly reports events that should not exist.
+        all.retain(|event| !is_of_audit(event.name()));
         let (ours, caused): (Vec<_>, Vec<_>) =
-            all.iter().partition(|fact| told.contains(&fact.id()));
-        assert_eq!(ours.len(), told.len());
+            all.iter().partition(|event| emitted.contains(&event.id()));
+        assert_eq!(ours.len(), emitted.len());
         let caused: Vec<&str> = caused.into_iter().map(StoredEvent::name).collect();
         let (cause, effect) = ANSWERED_AGAIN;
-        assert!(caused.iter().all(|fact| *fact == effect), "{how} it makes news: {caused:?}");
-        let causes = ours.iter().filter(|fact| fact.name() == cause).count();
-        assert!(caused.len() <= causes, "{how}: {causes} of {cause} make {caused:?}");
+        assert!(caused.iter().all(|event| *event == effect), "{how}: these follow: {caused:?}");
+        let causes = ours.iter().filter(|event| event.name() == cause).count();
+        assert!(caused.len() <= causes, "{how}: {causes} of {cause} cause {caused:?}");
     }
 
-    /// Of the stores, what `part` leaves of them.
+    /// The stores are as before, as far as `part` selects from them.
     async fn is_unchanged(&self, what: &str, part: fn(Dump) -> Dump) {
         let now = part(self.stores.at_rest().await);
         assert_same(&part(self.before.clone()), &now, what);
@@ -191,9 +197,9 @@ impl Scene<'_> {
     }
 }
 
-/// What the databases say of all these schedules together.
+/// The receipt of all these schedules together must be clean.
 pub async fn receipt_is_clean(mesh: &Mesh, schedules: &[ScheduleId]) {
-    let books = Books::open(&mesh.stage.config).await.expect("databases");
+    let books = Databases::open(&mesh.env.config).await.expect("databases");
     let ids: Vec<uuid::Uuid> = schedules.iter().map(|schedule| schedule.0).collect();
     let receipt = books.receipt_at_rest(&ids, SOON).await.expect("a receipt");
     assert!(receipt.broken().is_empty(), "{:?}\n{receipt:?}", receipt.broken());

@@ -1,23 +1,23 @@
-//! Awaited: a service is gone in mid-saga. Everybody can see who is missing; once it is late
-//! that is told, and the saga ends when the service is back.
+//! Awaited: a service is down in the middle of a saga. The saga names the service that it awaits,
+//! a stall is reported after the deadline, and the saga ends when the service is back.
 
 use events::{
     audit::{Saga, SagaStalled, SagaState},
     payment::{Payment, PaymentState},
 };
 use harness::mesh::{Fan, Mesh, eventually, run};
-use mesh::{Asker, Fact, Link, LinkSettings, trace::Tracer};
+use mesh::{Link, LinkSettings, MeshClient, StoredEvent, trace::Tracer};
 use onsale::{
     config::{OPERATOR, SERVICES},
-    fleet::{Fleet, Rules},
+    fleet::{Fleet, ServiceConfigs},
 };
 use serde_json::json;
 
-/// The service that is gone.
+/// The service that is down.
 const GONE: &str = "point";
-/// A stall is told that soon after its deadline, in milliseconds.
-const TOLD_WITHIN: i64 = 1_000;
-/// What a payment gives the judge of points, in milliseconds, as the flow of it says.
+/// How soon after its deadline a stall is emitted, in milliseconds.
+const EMITTED_WITHIN: i64 = 1_000;
+/// How long a payment waits for the point service, in milliseconds, as its flow declares.
 const PATIENCE: i64 = 10_000;
 
 #[test]
@@ -40,39 +40,40 @@ fn a_saga_names_the_service_it_awaits_is_reported_once_when_late_and_ends_when_i
         assert_eq!(awaited.after, "payment.requested");
         let due_at = awaited.due_at;
         let requested = running.steps.iter().find(|step| step.event_id == awaited.after_id);
-        let requested = requested.expect("the fact that it follows").at;
+        let requested = requested.expect("the event that it follows").at;
         assert_eq!(due_at.unix_millis() - requested.unix_millis(), PATIENCE);
 
         let stalled = saga_in(&fan, &payment, SagaState::Stalled).await;
         assert_eq!(stalled.line.awaited, [GONE]);
         assert!(stalled.to_come[0].is_overdue, "{stalled:?}");
-        let told = eventually("the stall is told", || async {
-            let told = told_by_audit(&mesh).await;
-            (!told.is_empty()).then_some(told)
+        let emitted = eventually("the stall is emitted", || async {
+            let emitted = emitted_by_audit(&mesh).await;
+            (!emitted.is_empty()).then_some(emitted)
         })
         .await;
-        let stall: SagaStalled = serde_json::from_slice(told[0].payload()).expect("a stall");
+        let stall: SagaStalled = serde_json::from_slice(emitted[0].payload()).expect("a stall");
         assert_eq!((stall.saga_id, stall.due_at), (stalled.line.saga_id, due_at));
         assert_eq!((stall.service.as_str(), stall.flow.as_str()), (GONE, "pay"));
         assert_eq!(stall.awaited, ["point.debited", "point.debit_refused"]);
-        let told_at = told[0].at().expect("when it was told").unix_millis();
-        let late = told_at - due_at.unix_millis();
-        assert!((0..=TOLD_WITHIN).contains(&late), "told {late} ms after its time");
+        let emitted_at = emitted[0].at().expect("when it was emitted").unix_millis();
+        let late = emitted_at - due_at.unix_millis();
+        assert!((0..=EMITTED_WITHIN).contains(&late), "emitted {late} ms after its deadline");
 
         let part = start(&mesh).await;
         fan.payment_becomes(&payment, PaymentState::Completed).await;
         let ended = saga_in(&fan, &payment, SagaState::Completed).await;
         assert!(ended.to_come.is_empty() && ended.line.awaited.is_empty(), "{ended:?}");
         mesh.receipt_is_clean(schedule).await;
-        let told: Vec<_> = told_by_audit(&mesh).await.iter().map(Fact::event_id).collect();
-        assert_eq!(told.len(), 1, "{told:?}");
+        let emitted: Vec<_> =
+            emitted_by_audit(&mesh).await.iter().map(StoredEvent::event_id).collect();
+        assert_eq!(emitted.len(), 1, "{emitted:?}");
         part.stop().await;
         mesh.stop().await;
     });
 }
 
 async fn start(mesh: &Mesh) -> Fleet {
-    Fleet::start(&mesh.stage.config, &[GONE], &Rules::default()).await.expect("a service")
+    Fleet::start(&mesh.env.config, &[GONE], &ServiceConfigs::default()).await.expect("a service")
 }
 
 async fn saga_in(fan: &Fan<'_>, payment: &Payment, state: SagaState) -> Saga {
@@ -84,16 +85,17 @@ async fn saga_in(fan: &Fan<'_>, payment: &Payment, state: SagaState) -> Saga {
     .await
 }
 
-/// Everything that audit has ever told.
-async fn told_by_audit(mesh: &Mesh) -> Vec<Fact> {
-    let config = &mesh.stage.config;
+/// All events that audit has ever emitted.
+async fn emitted_by_audit(mesh: &Mesh) -> Vec<StoredEvent> {
+    let config = &mesh.env.config;
     let settings = LinkSettings {
         service: OPERATOR,
         nats_url: config.nats_url.clone(),
         nkey_seed: config.nkey_seeds.get(OPERATOR).cloned(),
     };
     let link = Link::connect(settings, Tracer::off()).await.expect("a connection");
-    let told = Asker::new(link.clone()).stored_since(audit::NAME, 0, 100).await.expect("facts");
+    let emitted =
+        MeshClient::new(link.clone()).stored_since(audit::NAME, 0, 100).await.expect("events");
     link.drain().await;
-    told
+    emitted
 }

@@ -1,4 +1,4 @@
-//! Charge: points for the wallet, once for each key.
+//! Charge: buying points, once for each idempotency key.
 
 use events::{Page, point::Entry};
 use harness::mesh::{run, shared};
@@ -18,7 +18,7 @@ fn charges_add_up_and_are_listed_newest_first() {
 }
 
 #[test]
-fn the_same_key_charges_once_however_many_ask_at_once() {
+fn the_same_key_charges_once_however_many_requests_come_at_once() {
     run(async {
         let mesh = shared().await;
         let fan = mesh.fan(0).await;

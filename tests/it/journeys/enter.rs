@@ -1,4 +1,4 @@
-//! Enter: a place in line, admission by rate and cap, the pass, its end.
+//! Enter: a place in the queue, admission by rate and cap, the pass and its end.
 
 use events::{
     concert::Admission,
@@ -57,7 +57,7 @@ fn fans_beyond_the_cap_wait_in_the_order_in_which_they_came() {
 }
 
 #[test]
-fn nobody_is_admitted_before_the_sale_opens() {
+fn no_fan_is_admitted_before_the_sale_opens() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh
@@ -66,7 +66,7 @@ fn nobody_is_admitted_before_the_sale_opens() {
             .schedule_id;
         let early = mesh.fan(0).await;
         early.enter(schedule).await;
-        // Somebody else's room admits meanwhile, so the queue was at work.
+        // Another waiting room admits meanwhile, so the queue service was at work.
         let other = mesh.open(1, |_| {}).await.schedule_id;
         mesh.fan(0).await.admitted(other).await;
         assert_eq!(early.place(schedule).await.state, PlaceState::Waiting);
@@ -89,7 +89,7 @@ fn a_pass_that_runs_out_ends_the_place_and_the_next_fan_is_admitted() {
 }
 
 #[test]
-fn when_the_last_seat_is_sold_those_in_line_go_home() {
+fn when_the_last_seat_is_sold_the_waiting_places_end() {
     run(async {
         let mesh = shared().await;
         let admission = Admission { per_second: 1_000, active_max: 1, pass_secs: 300 };
@@ -127,7 +127,7 @@ fn the_place_can_be_followed_as_a_stream_of_events() {
                 break;
             }
         }
-        eventually("the fan is ACTIVE for everybody else too", || async {
+        eventually("the fan is ACTIVE in every answer", || async {
             (second.place(schedule).await.state == PlaceState::Active).then_some(())
         })
         .await;

@@ -1,4 +1,4 @@
-//! Expire: a hold runs out within a second of its time, and the next fan gets the seat.
+//! Expire: a hold ends within a second of its time, and the next fan gets the seat.
 
 use events::{
     concert::SeatState,
@@ -24,8 +24,8 @@ fn a_hold_that_runs_out_frees_the_seat_for_the_next_fan() {
         slow.reservation_becomes(&hold, ReservationState::Expired).await;
         assert_ne!(theirs.reservation_id, hold.reservation_id);
 
-        // Who was too late pays nothing, whether the payment knows of it at once or learns it
-        // from the judge, and the next owner keeps the seat.
+        // A fan who is too late pays nothing, whether the payment service refuses at once or the
+        // reservation service refuses later, and the next owner keeps the seat.
         match slow.try_pay(&hold).await {
             Ok(payment) => assert_eq!(payment.reason, Some(PaymentFailure::HoldGone)),
             Err(code) => assert_eq!(code, "hold_gone"),

@@ -1,9 +1,9 @@
 //! Export: everything that was sold reaches the data platform, in order, whatever happens to
-//! it or to the service; and all of it can be had again.
+//! the platform or to the service; and all of it can be exported again.
 
 use std::{fs, path::Path, time::Duration};
 
-use data_platform::{PAYMENTS, RESERVATIONS, Row, Rules, Table, Totals};
+use data_platform::{Config, PAYMENTS, RESERVATIONS, Row, Table, Totals};
 use events::{
     ScheduleId,
     data_platform::{Export, ExportState},
@@ -17,11 +17,11 @@ use harness::{
 use mesh::failpoint::Failpoint;
 use onsale::{config::SERVICES, export, fleet};
 
-/// Fans who buy a ticket; two more do not.
+/// How many fans buy a ticket; two more do not.
 const BUYERS: usize = 4;
 
 async fn operator(mesh: &Mesh) -> Session {
-    let login = mesh.http.post("/v1/sessions").json(&mesh.stage.operator);
+    let login = mesh.http.post("/v1/sessions").json(&mesh.env.operator);
     login.send().await.expect("sent").json().expect("a session")
 }
 
@@ -30,8 +30,8 @@ async fn state_of_export(mesh: &Mesh, operator: &Session) -> Export {
     ask.send().await.expect("sent").json().expect("the state of the export")
 }
 
-/// A sale of everything that can become of a payment: tickets, one of them given back, one
-/// payment without points, one hold given up.
+/// A sale with every outcome of a payment: tickets, one of them cancelled, one payment without
+/// enough points, one hold cancelled.
 async fn sale(mesh: &Mesh) -> ScheduleId {
     let schedule = mesh.open(BUYERS + 2, |_| {}).await.schedule_id;
     for buyer in 1..=BUYERS {
@@ -53,7 +53,7 @@ async fn sale(mesh: &Mesh) -> ScheduleId {
     schedule
 }
 
-/// What a sale of [`sale`] comes to.
+/// Whether the platform has everything of these many sales, as [`sale`] makes them.
 fn is_whole(platform: &Platform, sales: usize) -> bool {
     let store = platform.store();
     let (sold, points) = (sales * (BUYERS - 1), (sales * (BUYERS - 1) * 100) as i64);
@@ -83,15 +83,15 @@ fn rows(folder: &Path, table: &Table) -> Vec<Row> {
     rows
 }
 
-/// Counts and sums of what a folder has of payments, in the words of [`Totals`].
+/// Checks that the counts and sums of the payments in a folder agree with these [`Totals`].
 fn payments_agree(folder: &Path, totals: &Totals) {
     let column = |name: &str| PAYMENTS.columns.iter().position(|(known, _)| *known == name);
-    let (fact, amount) = (column("type").expect("type"), column("amount").expect("amount"));
+    let (event, amount) = (column("type").expect("type"), column("amount").expect("amount"));
     for (name, tally) in totals.0.iter().filter(|(name, _)| name.starts_with("payment.")) {
         let found = rows(folder, &PAYMENTS);
         let of: Vec<&Row> = found
             .iter()
-            .filter(|row| row[fact] == data_platform::Cell::Text(name.clone()))
+            .filter(|row| row[event] == data_platform::Cell::Text(name.clone()))
             .collect();
         let points = of.iter().map(|row| match row[amount] {
             data_platform::Cell::Number(points) => points,
@@ -105,25 +105,25 @@ fn payments_agree(folder: &Path, totals: &Totals) {
     );
 }
 
-fn rules(platform: &Platform, folder: &Path) -> Rules {
-    Rules {
+fn configs(platform: &Platform, folder: &Path) -> Config {
+    Config {
         url: Some(platform.url()),
         folder: Some(folder.to_owned()),
         retry_max: Duration::from_millis(200),
-        ..Rules::default()
+        ..Config::default()
     }
 }
 
 #[test]
-fn a_platform_that_was_down_gets_everything_in_order_and_all_of_it_again_when_it_is_lost() {
+fn a_platform_that_was_down_gets_everything_in_order_and_all_of_it_again_after_a_loss() {
     run(async {
         let platform = Platform::start(Mood::Down).await.expect("a platform");
         let folder = tempfile::tempdir().expect("a folder");
-        let own = rules(&platform, folder.path());
-        let mesh = Mesh::with_rules(&SERVICES, |rules| rules.data_platform = own).await;
+        let own = configs(&platform, folder.path());
+        let mesh = Mesh::with_configs(&SERVICES, |configs| configs.data_platform = own).await;
         let operator = operator(&mesh).await;
         let schedule = sale(&mesh).await;
-        let stuck = eventually("the export says that it is stuck", || async {
+        let stuck = eventually("the export reports that it is stuck", || async {
             let state = state_of_export(&mesh, &operator).await;
             state.trouble.as_ref().is_some_and(|trouble| trouble.attempts > 1).then_some(state)
         })
@@ -131,7 +131,7 @@ fn a_platform_that_was_down_gets_everything_in_order_and_all_of_it_again_when_it
         assert_eq!(stuck.state, ExportState::Stuck);
         assert!(stuck.trouble.expect("a trouble").cause.contains("closed for repairs"));
         assert_eq!((stuck.watermark, stuck.streams), (None, vec![]));
-        assert!(platform.store().facts.is_empty());
+        assert!(platform.store().events.is_empty());
         let before = mesh::clock::now();
         platform.become_(Mood::Well);
         becomes_whole(&platform, 1).await;
@@ -142,15 +142,16 @@ fn a_platform_that_was_down_gets_everything_in_order_and_all_of_it_again_when_it
             (state.state == ExportState::Running && is_past).then_some(state)
         })
         .await;
-        let told = platform.store();
-        assert_eq!(running.streams.iter().map(|s| s.facts).sum::<u64>(), told.totals().records());
+        let exported = platform.store();
+        let counts = running.streams.iter().map(|stream| stream.events);
+        assert_eq!(counts.sum::<u64>(), exported.totals().records());
         assert!(running.streams.iter().all(|stream| stream.behind == Some(0)), "{running:?}");
-        payments_agree(folder.path(), &told.totals());
-        // The platform loses everything, the folder as well; all of it comes again.
+        payments_agree(folder.path(), &exported.totals());
+        // The platform loses everything, and the folder is new: all of it is exported again.
         platform.lose_everything();
         let second = tempfile::tempdir().expect("a folder");
-        let servers = mesh.stage.servers.as_ref().expect("servers of our own");
-        mesh.stage.announce(mesh.fleet.http_addr().expect("a gateway")).expect("announced");
+        let servers = mesh.env.servers.as_ref().expect("servers of our own");
+        mesh.env.announce(mesh.fleet.http_addr().expect("a gateway")).expect("announced");
         let options = export::Export {
             since: None,
             until: None,
@@ -160,45 +161,45 @@ fn a_platform_that_was_down_gets_everything_in_order_and_all_of_it_again_when_it
         };
         export::run(options.clone()).await.expect("a backfill");
         let again = platform.store();
-        assert_eq!((&again.rows, &again.facts), (&told.rows, &told.facts));
-        assert_eq!(again.totals(), told.totals());
-        assert!(again.watermark > told.watermark);
+        assert_eq!((&again.rows, &again.events), (&exported.rows, &exported.events));
+        assert_eq!(again.totals(), exported.totals());
+        assert!(again.watermark > exported.watermark);
         for table in [&PAYMENTS, &RESERVATIONS] {
             assert_eq!(rows(second.path(), table), rows(folder.path(), table));
         }
-        // And in two pieces, cut at the moment of some fact: neither speaks for the whole.
+        // And in two pieces, cut at the time of an event: as neither is whole, neither has a watermark.
         platform.lose_everything();
-        let cut = told.facts.values().nth(told.facts.len() / 2).map(|record| record.at);
+        let cut = exported.events.values().nth(exported.events.len() / 2).map(|record| record.at);
         for (since, until) in [(cut, None), (None, cut)] {
             let piece = export::Export { since, until, ..options.clone() };
             export::run(piece).await.expect("a backfill");
             assert!(platform.store().totals().records() > 0);
         }
         let pieces = platform.store();
-        assert_eq!((&pieces.rows, &pieces.facts), (&told.rows, &told.facts));
+        assert_eq!((&pieces.rows, &pieces.events), (&exported.rows, &exported.events));
         assert_eq!((pieces.repeats, pieces.watermark), (0, None));
         let receipt = mesh.receipt_is_clean(schedule).await;
-        let (sold, points) = told.rows_in("payment/", "COMPLETED");
+        let (sold, points) = exported.rows_in("payment/", "COMPLETED");
         assert_eq!((receipt.payments["COMPLETED"], receipt.points_due), (sold as i64, points));
         mesh.stop().await;
     });
 }
 
 #[test]
-fn nothing_is_passed_over_when_either_side_is_lost_in_the_middle() {
+fn nothing_is_skipped_when_an_answer_or_the_service_is_lost_in_the_middle() {
     run(async {
         let platform = Platform::start(Mood::Forgetful).await.expect("a platform");
         let folder = tempfile::tempdir().expect("a folder");
         let others: Vec<&str> =
             SERVICES.into_iter().filter(|name| *name != data_platform::NAME).collect();
         let mesh = Mesh::with(&others).await;
-        let all = fleet::Rules {
-            data_platform: rules(&platform, folder.path()),
-            ..fleet::Rules::default()
+        let all = fleet::ServiceConfigs {
+            data_platform: configs(&platform, folder.path()),
+            ..fleet::ServiceConfigs::default()
         };
-        let start = || fleet::Fleet::start(&mesh.stage.config, &[data_platform::NAME], &all);
-        // The platform takes what it says it does not; then the service is killed while it
-        // waits for an answer, and its next transaction is lost.
+        let start = || fleet::Fleet::start(&mesh.env.config, &[data_platform::NAME], &all);
+        // The platform stores batches and answers that it has not. Then the service is killed while
+        // it waits for an answer, and its next transaction is lost.
         let first = start().await.expect("a service");
         sale(&mesh).await;
         eventually("repeats", || async { (platform.store().repeats > 0).then_some(()) }).await;
@@ -220,7 +221,7 @@ fn nothing_is_passed_over_when_either_side_is_lost_in_the_middle() {
         let store = platform.store();
         assert!(store.repeats > 0);
         payments_agree(folder.path(), &store.totals());
-        // Whoever is stuck is stopped all the same.
+        // A service that is stuck can still be stopped.
         platform.become_(Mood::Down);
         mesh.fan(100).await.hold(mesh.open(1, |_| {}).await.schedule_id, &["A-1-1"]).await;
         let operator = operator(&mesh).await;
@@ -237,7 +238,8 @@ fn nothing_is_passed_over_when_either_side_is_lost_in_the_middle() {
 fn without_a_target_the_export_stands_idle_and_only_an_operator_sees_it() {
     run(async {
         let few = ["user", "data-platform", "gateway"];
-        let mesh = Mesh::with_rules(&few, |rules| rules.data_platform = Default::default()).await;
+        let mesh =
+            Mesh::with_configs(&few, |configs| configs.data_platform = Default::default()).await;
         let operator = operator(&mesh).await;
         let state = state_of_export(&mesh, &operator).await;
         assert_eq!((state.state, state.streams), (ExportState::Idle, vec![]));

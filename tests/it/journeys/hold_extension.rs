@@ -1,5 +1,5 @@
-//! Hold extension: a payment that begins in the last minute of its hold gives it more time,
-//! once, and never beyond the hard cap.
+//! Hold extension: a payment that begins in the last minute of its hold extends the hold once,
+//! and never beyond the hard cap.
 
 use events::{
     payment::{PaymentFailure, PaymentState},
@@ -7,7 +7,7 @@ use events::{
 };
 use harness::mesh::{Fan, eventually, run, shared};
 
-/// What a hold may outlive its time by.
+/// The most by which a hold is extended.
 const GRACE_SECS: i64 = 60;
 
 #[test]
@@ -65,7 +65,7 @@ fn no_payment_begins_after_the_original_end_of_an_extended_hold() {
     });
 }
 
-/// The hold once its end was moved.
+/// Waits until the end of the hold was moved, and returns the hold.
 async fn extended(fan: &Fan<'_>, hold: &Reservation) -> Reservation {
     let path = format!("/v1/reservations/{}", hold.reservation_id);
     eventually("the end of the hold is moved", || async {

@@ -1,4 +1,4 @@
-//! Each flow of the domain, through HTTP, as a fan lives it.
+//! Each flow of the domain, over HTTP, from a fan's point of view.
 
 mod awaited;
 mod cancel;

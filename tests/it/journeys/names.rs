@@ -1,4 +1,4 @@
-//! Names and other texts: one to the eye is one to the mesh, however it is typed.
+//! Names and other texts: two spellings that look the same are the same name.
 
 use events::{
     concert::{Concert, SeatMap, SeatPlan, SeatState},
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 const HEADER: &str = "section,row,seat,price\n";
-/// The same chair as a Mac types it, and as everybody else does.
+/// The same seat name, decomposed as a Mac types it and composed as all others do.
 const APART: &str = "R\u{1109}\u{1165}\u{11a8}";
 const COMPOSED: &str = "R석";
 
@@ -21,7 +21,7 @@ async fn concert(mesh: &Mesh, title: &str, artist: &str) -> onsale::http::Answer
 }
 
 #[test]
-fn a_chair_has_one_owner_in_whichever_spelling_it_is_asked_for() {
+fn a_seat_has_one_owner_whichever_spelling_a_request_uses() {
     run(async {
         let mesh = shared().await;
         let plan = format!("{HEADER}{APART},A,1,100\n{APART},A,2,100\n");
@@ -99,10 +99,10 @@ fn a_hall_keeps_its_names_and_a_seat_is_held_by_them() {
 }
 
 #[test]
-fn a_search_finds_what_people_see_and_no_sign_stands_for_others() {
+fn a_search_finds_what_people_see_and_has_no_wildcards() {
     run(async {
         let mesh = shared().await;
-        // Of its own, so that what other tests enter is not found.
+        // A mark of its own, so that the concerts of other tests are not found.
         let mark = format!("q{}", Uuid::now_v7().simple());
         for title in ["Cafe\u{301} 100% Live", "1000 Nights", "AC/DC a_b \\o/ it's", "東京事変"]
         {
@@ -134,7 +134,7 @@ fn a_search_finds_what_people_see_and_no_sign_stands_for_others() {
 }
 
 #[test]
-fn two_spellings_of_one_address_are_one_account_and_any_keyboard_opens_it() {
+fn two_spellings_of_one_address_are_one_account_and_any_keyboard_can_log_in() {
     run(async {
         let mesh = shared().await;
         let mark = Uuid::now_v7().simple().to_string();
@@ -169,7 +169,7 @@ fn two_spellings_of_one_address_are_one_account_and_any_keyboard_opens_it() {
 }
 
 #[test]
-fn a_plan_is_taken_as_a_spreadsheet_saves_it() {
+fn a_seat_plan_is_accepted_as_a_spreadsheet_saves_it() {
     run(async {
         let mesh = shared().await;
         let concert: Concert = concert(mesh, "A hall", "A venue").await.json().expect("a concert");

@@ -1,4 +1,4 @@
-//! A concert has several organizers, and an operator acts in their place.
+//! Organizers: a concert has several of them, and an operator may act in their place.
 
 use events::{
     Page,
@@ -14,11 +14,11 @@ use onsale::{
 use serde_json::json;
 
 async fn organizer(mesh: &Mesh) -> Session {
-    box_office::organizer(&mesh.http, &mesh.stage.operator).await.expect("an organizer")
+    box_office::organizer(&mesh.http, &mesh.env.operator).await.expect("an organizer")
 }
 
 async fn operator(mesh: &Mesh) -> Session {
-    let ask = mesh.http.post("/v1/sessions").json(&mesh.stage.operator);
+    let ask = mesh.http.post("/v1/sessions").json(&mesh.env.operator);
     ask.send().await.expect("sent").json().expect("a session")
 }
 
@@ -58,7 +58,7 @@ async fn show_of(mesh: &Mesh, boss: &Session) -> Schedule {
 }
 
 #[test]
-fn an_operator_calls_off_the_show_of_an_organizer_who_has_left_and_it_says_who_and_why() {
+fn an_operator_cancels_the_show_of_an_organizer_who_has_left_and_the_show_names_who_and_why() {
     run(async {
         let mesh = shared().await;
         let (boss, operator) = (organizer(mesh).await, operator(mesh).await);
@@ -69,7 +69,7 @@ fn an_operator_calls_off_the_show_of_an_organizer_who_has_left_and_it_says_who_a
         let ask = mesh.http.delete("/v1/users/me").header("prefer", "wait=20");
         let left: Withdrawal = asked(ask, &boss).await.json().expect("an outcome");
         assert_eq!(left.state, WithdrawalState::Completed);
-        // Nobody is left: the concert is in the operators' hands.
+        // No organizer is left: only operators can act on the concert.
         eventually("the organizer is gone from the concert", || async {
             team(mesh, &show, &operator).await.organizers.is_empty().then_some(())
         })
@@ -80,12 +80,12 @@ fn an_operator_calls_off_the_show_of_an_organizer_who_has_left_and_it_says_who_a
         assert_eq!(off.status, 202);
         fan.payment_becomes(&payment, PaymentState::Refunded).await;
         let shown = listed(mesh, &show).await;
-        let how = shown.cancelled.expect("how it was called off");
+        let how = shown.cancelled.expect("how it was cancelled");
         let by = how.by.expect("who did it");
         assert_eq!((shown.state, how.reason.as_str()), (ScheduleState::Cancelled, "Storm."));
         assert_eq!((by.user_id, by.role), (operator.user_id, Role::Operator));
 
-        // And puts it into other hands.
+        // The operator adds another organizer.
         let heir = organizer(mesh).await;
         let added = asked(mesh.http.ask(hyper::Method::PUT, of(&show, &heir)), &operator).await;
         let added: Organizers = added.json().expect("organizers");
@@ -104,7 +104,7 @@ fn a_colleague_who_was_added_acts_on_the_concert_until_removed_and_the_last_one_
         let add = |who| mesh.http.ask(hyper::Method::PUT, of(&show, who));
         let remove = |who| mesh.http.delete(of(&show, who));
         let refused = asked(add(&colleague), &colleague).await;
-        assert_eq!(refused.code().as_deref(), Some("forbidden"), "nobody adds themselves");
+        assert_eq!(refused.code().as_deref(), Some("forbidden"), "no organizer adds themselves");
         let refused = asked(remove(&boss), &boss).await;
         assert_eq!(refused.code().as_deref(), Some("last_organizer"));
 
@@ -124,7 +124,7 @@ fn a_colleague_who_was_added_acts_on_the_concert_until_removed_and_the_last_one_
 }
 
 #[test]
-fn an_operator_does_whatever_an_organizer_may() {
+fn an_operator_may_do_what_an_organizer_may() {
     run(async {
         let mesh = shared().await;
         let (boss, operator) = (organizer(mesh).await, operator(mesh).await);
@@ -139,7 +139,7 @@ fn an_operator_does_whatever_an_organizer_may() {
         let entered = json!({ "title": "Another concert", "artist": "A band" });
         let own = asked(mesh.http.post("/v1/concerts").json(&entered), &operator).await;
         own.json::<Concert>().expect("a concert of their own");
-        // A fan may none of it.
+        // A fan may do none of this.
         let fan = mesh.fan(0).await;
         for path in [of(&show, &boss), format!("/v1/schedules/{}", show.schedule_id)] {
             assert_eq!(fan.delete(&path).await.code().as_deref(), Some("forbidden"));

@@ -1,10 +1,10 @@
-//! Pay, hold gone: the money comes back, and the fan stands at the front of the line.
+//! Pay, hold gone: the money is refunded, and the fan returns to the front of the queue.
 
 use events::{concert::SeatState, payment::PaymentFailure, queue::PlaceState};
 use harness::mesh::{eventually, run, shared};
 
 #[test]
-fn a_hold_lost_while_paying_gives_the_money_back_and_the_front_of_the_line() {
+fn a_fan_whose_hold_is_lost_while_paying_gets_the_money_back_and_the_front_of_the_queue() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
@@ -20,7 +20,7 @@ fn a_hold_lost_while_paying_gives_the_money_back_and_the_front_of_the_line() {
             (place.state == PlaceState::Active).then_some(place.pass).flatten()
         })
         .await;
-        eventually("the new pass is good for another try", || async {
+        eventually("the new pass allows another try", || async {
             let held = fan.ask_for(schedule, &["A-1-1"], &pass).await;
             (held.status == 201).then_some(())
         })

@@ -1,4 +1,4 @@
-//! Pay, success: money taken once, seats confirmed, the place ended.
+//! Pay, success: money debited once, seats confirmed, the place ended.
 
 use events::{
     concert::SeatState,
@@ -10,7 +10,7 @@ use harness::mesh::{run, shared};
 use serde_json::json;
 
 #[test]
-fn a_paid_hold_is_confirmed_and_the_money_is_taken_once() {
+fn a_paid_hold_is_confirmed_and_the_money_is_debited_once() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
@@ -37,7 +37,7 @@ fn without_wait_a_payment_is_accepted_and_found_at_its_location() {
         let fan = mesh.fan(100).await;
         let hold = fan.hold(schedule, &["A-1-1"]).await;
         let body = json!({ "reservation_id": hold.reservation_id });
-        // A wish that cannot be read is none.
+        // A preference that cannot be read is ignored.
         let ask = mesh.http.post("/v1/payments").token(fan.token()).json(&body);
         let answer = ask.header("prefer", "wait=soon").send().await.unwrap();
         assert_eq!(answer.status, 202);
@@ -87,7 +87,7 @@ fn a_paid_reservation_is_not_paid_again() {
 }
 
 #[test]
-fn what_is_anothers_cannot_be_paid_or_seen() {
+fn a_reservation_of_another_fan_cannot_be_paid_or_seen() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(1, |_| {}).await.schedule_id;
@@ -119,10 +119,10 @@ fn a_fan_follows_everything_that_happens_and_resumes_where_it_stopped() {
             harness::sse::open(mesh.http.base(), "/v1/me/events", fan.token(), last).await;
         let mut seen = Vec::new();
         while seen.last().map(String::as_str) != Some("payment.completed") {
-            seen.push(events.next().await.fact());
+            seen.push(events.next().await.event());
         }
-        for fact in ["payment.requested", "point.debited", "reservation.confirmed"] {
-            assert_eq!(seen.iter().filter(|seen| *seen == fact).count(), 1, "{fact} in {seen:?}");
+        for event in ["payment.requested", "point.debited", "reservation.confirmed"] {
+            assert_eq!(seen.iter().filter(|seen| *seen == event).count(), 1, "{event} in {seen:?}");
         }
         assert!(!seen.contains(&"reservation.created".to_owned()), "{seen:?}");
     });

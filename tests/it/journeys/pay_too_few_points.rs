@@ -1,4 +1,4 @@
-//! Pay, too few points: nothing is taken, and the hold lives on.
+//! Pay, too few points: nothing is debited, and the hold lives on.
 
 use events::{
     payment::{PaymentFailure, PaymentState},
@@ -7,7 +7,7 @@ use events::{
 use harness::mesh::{run, shared};
 
 #[test]
-fn a_refused_payment_takes_nothing_and_the_fan_may_charge_and_pay_again() {
+fn a_refused_payment_debits_nothing_and_the_fan_may_charge_and_pay_again() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(1, |_| {}).await.schedule_id;

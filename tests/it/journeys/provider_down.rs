@@ -1,4 +1,4 @@
-//! The provider of messages is down: the sale goes on, and each message arrives once.
+//! Provider down: the sale goes on without the message provider, and each message arrives once.
 
 use std::{
     collections::BTreeMap,
@@ -28,9 +28,9 @@ use tokio::net::TcpListener;
 #[derive(Default)]
 struct Receiver {
     trouble: Trouble,
-    /// What came of each message: how often, and to whom what was said.
+    /// The messages that arrived, by id: how often, and the body.
     came: BTreeMap<String, (usize, Value)>,
-    /// Tries that it did not take.
+    /// How many attempts were not accepted.
     turned_away: usize,
 }
 
@@ -41,7 +41,7 @@ enum Trouble {
     Hangs,
     /// Answers, but with an error.
     Fails,
-    /// Takes what it is sent.
+    /// Accepts every message.
     None,
 }
 
@@ -76,13 +76,13 @@ async fn receiver() -> (Shared, SocketAddr) {
 }
 
 async fn mesh_with(addr: SocketAddr) -> Mesh {
-    Mesh::with_rules(&SERVICES, |rules| {
-        let webhook = notification::Rules::webhook(&format!("http://{addr}/"), "of the receiver");
-        rules.notification = webhook.expect("rules");
+    Mesh::with_configs(&SERVICES, |configs| {
+        let webhook = notification::Config::webhook(&format!("http://{addr}/"), "of the receiver");
+        configs.notification = webhook.expect("a configuration");
         // Ten minutes in a few seconds.
-        rules.notification.try_within = Duration::from_millis(200);
-        rules.notification.pace.first = Duration::from_millis(50);
-        rules.notification.pace.longest = Duration::from_millis(200);
+        configs.notification.try_within = Duration::from_millis(200);
+        configs.notification.pace.first = Duration::from_millis(50);
+        configs.notification.pace.longest = Duration::from_millis(200);
     })
     .await
 }
@@ -92,14 +92,14 @@ async fn messages(fan: &Fan<'_>) -> Vec<Message> {
     page.items
 }
 
-/// What a message of this kind says. By kind, for the order of the list is that of hearing, and
-/// two streams are heard in any order.
+/// The text of the message of this kind. It is found by kind, because the list is in the order in
+/// which events are handled, and two streams are consumed in any order.
 fn text_of(messages: &[Message], kind: MessageKind) -> &str {
     let message = messages.iter().find(|message| message.kind == kind);
     &message.unwrap_or_else(|| panic!("no {kind:?} in {messages:?}")).text
 }
 
-/// Waits until all messages of a fan have gone out.
+/// Waits until all messages of a fan were sent.
 async fn all_sent(fan: &Fan<'_>, kinds: &[MessageKind]) -> Vec<Message> {
     eventually(&format!("{kinds:?} are sent"), || async {
         let messages = messages(fan).await;
@@ -123,7 +123,7 @@ fn a_sale_does_not_wait_for_messages_and_each_arrives_once_when_the_provider_is_
         let kept: Value = fan.get(path).await.json().expect("a contact");
         assert_eq!((&kept["phone"], &kept["locale"]), (&contact["phone"], &contact["locale"]));
 
-        // The provider hangs; the sale knows nothing of it.
+        // The provider hangs; the sale is not affected.
         let hold = fan.hold(schedule, &["A-1-1"]).await;
         let payment = fan.pay(&hold).await;
         assert_eq!(payment.state, PaymentState::Completed);
@@ -131,9 +131,9 @@ fn a_sale_does_not_wait_for_messages_and_each_arrives_once_when_the_provider_is_
         assert_eq!(poor.pay(&unpaid).await.state, PaymentState::Failed);
         mesh.receipt_is_clean(schedule).await;
         let tries = || shared.lock().expect("no panic").turned_away;
-        eventually("tries while it hangs", || async { (tries() >= 8).then_some(()) }).await;
+        eventually("attempts while it hangs", || async { (tries() >= 8).then_some(()) }).await;
         shared.lock().expect("no panic").trouble = Trouble::Fails;
-        eventually("tries while it fails", || async { (tries() >= 16).then_some(()) }).await;
+        eventually("attempts while it fails", || async { (tries() >= 16).then_some(()) }).await;
         let waiting = messages(&fan).await;
         assert!(waiting.iter().all(|message| message.state == MessageState::Pending));
 
@@ -149,7 +149,7 @@ fn a_sale_does_not_wait_for_messages_and_each_arrives_once_when_the_provider_is_
         let text = text_of(&sent, MessageKind::PaymentFailed);
         assert!(text.contains("too few points"), "{text}");
 
-        // The show is called off: both are told, and one gets money back.
+        // The show is cancelled: both fans get a message, and one gets the money back.
         let token = &mesh.organizer.access_token;
         let path = format!("/v1/schedules/{schedule}");
         assert_eq!(mesh.http.delete(&path).token(token).send().await.expect("sent").status, 202);

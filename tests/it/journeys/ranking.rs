@@ -1,4 +1,4 @@
-//! Ranking: what is sold shows, a replay changes nothing, and a loss is made good.
+//! Ranking: sales are counted, a replay changes nothing, and a lost store is rebuilt.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ fn a_sold_out_club_is_ranked_and_a_replay_gives_the_same() {
         let other = mesh.fan(1_000).await;
         let last = other.hold(club.schedule_id, &["A-1-3"]).await;
         other.pay(&last).await;
-        // Given back before the other two are sold: it was never sold out.
+        // Cancelled before the other two are sold: this show was never sold out.
         let given_back = fan.hold(half_empty.schedule_id, &["A-1-1"]).await;
         let paid = fan.pay(&given_back).await;
         fan.delete(&format!("/v1/reservations/{}", given_back.reservation_id)).await;
@@ -32,7 +32,7 @@ fn a_sold_out_club_is_ranked_and_a_replay_gives_the_same() {
         let kept = fan.hold(half_empty.schedule_id, &["A-1-2", "A-1-3"]).await;
         fan.pay(&kept).await;
 
-        // `at` and the like differ from look to look.
+        // Only the places are compared: `at` differs from one answer to the next.
         let sold = until_sold(&mesh, &[(&club, 3), (&half_empty, 2)]).await;
         assert_eq!((sold[0].place, sold[1].place), (1, 2));
         let fastest = ranking(&mesh, "by=sell_out").await;
@@ -44,14 +44,14 @@ fn a_sold_out_club_is_ranked_and_a_replay_gives_the_same() {
         assert_eq!(until_sold(&mesh, &[(&club, 3), (&half_empty, 2)]).await, sold);
         assert_eq!(ranking(&mesh, "by=sell_out").await, fastest);
 
-        // Valkey loses everything; the fleet builds it anew by itself.
-        let mut valkey = redis::Client::open(mesh.stage.config.valkey_url.as_str())
+        // Valkey loses everything; the fleet rebuilds it automatically.
+        let mut valkey = redis::Client::open(mesh.env.config.valkey_url.as_str())
             .expect("an address")
             .get_multiplexed_async_connection()
             .await
             .expect("a Valkey");
         redis::cmd("FLUSHALL").query_async::<()>(&mut valkey).await.expect("flushed");
-        // The service may give the ranking of a moment ago while there is none.
+        // While there is no ranking, the service may answer with the one of a moment ago.
         eventually("the ranking is whole again", || async {
             store(&mesh).is_whole().await.is_ok_and(|whole| whole).then_some(())
         })
@@ -64,13 +64,12 @@ fn a_sold_out_club_is_ranked_and_a_replay_gives_the_same() {
 }
 
 fn store(mesh: &Mesh) -> Valkey<Charts> {
-    Valkey::new(&mesh.stage.config.valkey_url, Default::default()).expect("an address")
+    Valkey::new(&mesh.env.config.valkey_url, Default::default()).expect("an address")
 }
 
 async fn replay_agrees(mesh: &Mesh) {
     let model = room::ranking(Arc::new(store(mesh)));
-    let rebuilt =
-        replay::replay(&mesh.stage.config, ::ranking::NAME, model).await.expect("replayed");
+    let rebuilt = replay::replay(&mesh.env.config, ::ranking::NAME, model).await.expect("replayed");
     let difference = rebuilt.difference.as_ref().expect("something was live");
     assert!(difference.is_none(), "{rebuilt:?}");
     let total = rebuilt.total();
@@ -88,7 +87,7 @@ async fn ranking(mesh: &Mesh, query: &str) -> Vec<RankedConcert> {
     .await
 }
 
-/// The ranking once these many seats are counted, most first.
+/// The ranking, once these many seats are counted, most first.
 async fn until_sold(mesh: &Mesh, expected: &[(&Schedule, i64)]) -> Vec<RankedConcert> {
     eventually("every sale is counted", || async {
         let places = ranking(mesh, "window=1h&limit=100").await;

@@ -1,4 +1,4 @@
-//! Seat map: a fan watches a sale, is cut off, and goes on exactly there.
+//! Seat map: a client watches a sale, is disconnected, and resumes exactly there.
 
 use events::concert::{SeatMap, SeatPlan, SeatState};
 use futures::{StreamExt, stream};
@@ -11,7 +11,7 @@ use mesh::valkey::Valkey;
 use onsale::{replay, room};
 use serde_json::{Value, json};
 
-/// Watchers of one sale.
+/// How many clients watch one sale.
 const WATCHERS: usize = 1_000;
 
 async fn watch(mesh: &Mesh, schedule: events::ScheduleId, last: Option<String>) -> Events {
@@ -23,7 +23,7 @@ fn sequence(event: &Event) -> u64 {
     event.json::<Value>()["sequence"].as_u64().expect("a sequence")
 }
 
-/// The seats of one change.
+/// The seats in one change.
 fn changed(event: &Event) -> Value {
     event.json::<Value>()["seats"].clone()
 }
@@ -34,7 +34,7 @@ async fn map(mesh: &Mesh, schedule: events::ScheduleId) -> SeatMap {
 }
 
 #[test]
-fn a_watcher_sees_each_change_once_and_goes_on_exactly_where_it_was_cut_off() {
+fn a_watcher_sees_each_change_once_and_resumes_exactly_where_it_was_disconnected() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(4, |_| {}).await.schedule_id;
@@ -57,7 +57,7 @@ fn a_watcher_sees_each_change_once_and_goes_on_exactly_where_it_was_cut_off() {
         );
         drop(watching);
 
-        // What happens while nobody watches.
+        // These changes happen while no client watches.
         fan.pay(&hold).await;
         fan.seat_becomes(schedule, "A-1-2", SeatState::Sold).await;
         let other = mesh.fan(0).await;
@@ -87,7 +87,7 @@ fn a_watcher_sees_each_change_once_and_goes_on_exactly_where_it_was_cut_off() {
 }
 
 #[test]
-fn a_hold_that_runs_out_is_shown_as_free_to_who_watches() {
+fn a_watcher_sees_the_seat_of_an_expired_hold_become_free() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(1, |opening| opening.hold_secs = Some(1)).await.schedule_id;
@@ -102,7 +102,7 @@ fn a_hold_that_runs_out_is_shown_as_free_to_who_watches() {
 }
 
 #[test]
-fn who_has_the_map_is_told_so_until_it_changes() {
+fn a_client_that_has_the_map_gets_not_modified_until_it_changes() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
@@ -141,7 +141,7 @@ fn who_has_the_map_is_told_so_until_it_changes() {
 }
 
 #[test]
-fn a_map_built_anew_comes_to_watchers_as_a_new_snapshot_and_says_the_same() {
+fn a_rebuilt_map_comes_to_watchers_as_a_new_snapshot_with_the_same_content() {
     run(async {
         let mesh = Mesh::own().await;
         let schedule = mesh.open(3, |_| {}).await.schedule_id;
@@ -152,8 +152,8 @@ fn a_map_built_anew_comes_to_watchers_as_a_new_snapshot_and_says_the_same() {
         let mut watching = watch(&mesh, schedule, None).await;
         let before: SeatMap = watching.next().await.json();
 
-        let config = &mesh.stage.config;
-        let maps = Valkey::new(&config.valkey_url, concert::MapRules::default()).expect("a store");
+        let config = &mesh.env.config;
+        let maps = Valkey::new(&config.valkey_url, concert::MapConfig::default()).expect("a store");
         let model = room::seat_maps(maps.into());
         let rebuilt = replay::replay(config, concert::NAME, model).await.expect("rebuilt");
         assert!(rebuilt.difference.expect("compared").is_none());
@@ -164,8 +164,8 @@ fn a_map_built_anew_comes_to_watchers_as_a_new_snapshot_and_says_the_same() {
         fan.hold(schedule, &["A-1-2"]).await;
         assert_eq!(changed(&watching.next().await)[0]["seat"], "A-1-2");
 
-        // A store that was emptied: the map comes back from what was told.
-        let client = redis::Client::open(mesh.stage.config.valkey_url.as_str()).expect("a client");
+        // The store is emptied: the map is rebuilt from the events.
+        let client = redis::Client::open(mesh.env.config.valkey_url.as_str()).expect("a client");
         let mut store = client.get_multiplexed_async_connection().await.expect("a connection");
         redis::cmd("FLUSHALL").query_async::<()>(&mut store).await.expect("emptied");
         let anew: SeatMap = watching.next().await.json();
@@ -178,7 +178,7 @@ fn a_map_built_anew_comes_to_watchers_as_a_new_snapshot_and_says_the_same() {
 }
 
 async fn database(mesh: &Mesh) -> sqlx::PgPool {
-    let url = mesh.stage.config.database_url(concert::NAME).expect("an address");
+    let url = mesh.env.config.database_url(concert::NAME).expect("an address");
     sqlx::PgPool::connect(url).await.expect("a pool")
 }
 
@@ -189,7 +189,7 @@ fn a_thousand_watchers_of_one_sale_cost_the_database_nothing() {
         let schedule = mesh.open(20, |_| {}).await.schedule_id;
         let fan = mesh.fan(0).await;
         watch(&mesh, schedule, None).await.next().await;
-        // Whoever asks the database from here on gets no answer.
+        // From here on, no query to these tables gets an answer.
         let database = database(&mesh).await;
         let mut locked = database.begin().await.expect("begun");
         sqlx::query("lock table concerts, schedules, seat_plans in access exclusive mode")
@@ -210,7 +210,7 @@ fn a_thousand_watchers_of_one_sale_cost_the_database_nothing() {
         }
         locked.rollback().await.expect("unlocked");
 
-        // They end with the gateway, and do not hold it up.
+        // The streams end with the gateway, and do not delay its stop.
         let stopped = tokio::time::timeout(SOON, mesh.stop()).await;
         stopped.expect("stopped in time");
     });

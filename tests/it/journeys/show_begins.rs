@@ -1,5 +1,5 @@
-//! The show begins: nobody enters, reserves, pays or gives back any more, each told so in its own
-//! word.
+//! Show begins: fans can no longer enter, reserve, pay or cancel, and each refusal has its own
+//! code.
 
 use events::{
     Page, ScheduleId, Timestamp,
@@ -35,11 +35,11 @@ fn room(schedule: ScheduleId) -> String {
 }
 
 #[test]
-fn a_ticket_is_not_given_back_once_the_show_has_begun() {
+fn a_ticket_cannot_be_cancelled_once_the_show_has_begun() {
     run(async {
         let mesh = shared().await;
         let show = begins_soon(mesh, 1).await;
-        assert_eq!(show.refund_until, show.starts_at, "when nothing else was said");
+        assert_eq!(show.refund_until, show.starts_at, "the default is the start of the show");
         let fan = mesh.fan(100).await;
         let ticket = fan.hold(show.schedule_id, &["A-1-1"]).await;
         assert!(ticket.expires_at <= show.starts_at, "no hold outlives the sale");
@@ -57,7 +57,7 @@ fn a_ticket_is_not_given_back_once_the_show_has_begun() {
             (0, PaymentState::Completed)
         );
 
-        // What is called off is returned, however late.
+        // A cancelled show is refunded, however late.
         let path = format!("/v1/schedules/{}", show.schedule_id);
         let off = mesh.http.delete(&path).token(&mesh.organizer.access_token).send().await;
         assert_eq!(off.expect("sent").status, 202);
@@ -69,7 +69,7 @@ fn a_ticket_is_not_given_back_once_the_show_has_begun() {
 }
 
 #[test]
-fn the_organizer_sets_until_when_tickets_are_given_back() {
+fn the_organizer_sets_until_when_tickets_can_be_cancelled() {
     run(async {
         let mesh = shared().await;
         let until = mesh::clock::now().plus_secs(SALE_SECS);
@@ -88,7 +88,7 @@ fn the_organizer_sets_until_when_tickets_are_given_back() {
         fan.payment_becomes(&returned, PaymentState::Refunded).await;
         is_past(until).await;
         assert_eq!(fan.delete(&of(&late)).await.code().as_deref(), Some("not_cancellable"));
-        // A hold is no ticket.
+        // A hold is not a ticket, and can still be cancelled.
         let other = mesh.fan(0).await;
         let held = other.hold(show.schedule_id, &["A-1-1"]).await;
         assert_eq!(other.delete(&of(&held)).await.status, 202);
@@ -97,7 +97,7 @@ fn the_organizer_sets_until_when_tickets_are_given_back() {
 }
 
 #[test]
-fn sales_end_when_the_show_begins_and_each_is_told_so() {
+fn sales_end_when_the_show_begins_and_each_request_is_refused() {
     run(async {
         let mesh = shared().await;
         let show = begins_soon(mesh, 2).await;

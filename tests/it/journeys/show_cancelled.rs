@@ -1,4 +1,4 @@
-//! Show cancelled: every hold ends, every payment is returned, the room closes.
+//! Show cancelled: every hold ends, every payment is refunded, and the waiting room closes.
 
 use events::{
     Page,
@@ -36,7 +36,7 @@ fn a_cancelled_show_returns_all_money_and_closes_the_room() {
         owner.reservation_becomes(&sold, ReservationState::Cancelled).await;
         holder.reservation_becomes(&hold, ReservationState::Cancelled).await;
         let place = waiting.place_becomes(schedule, PlaceState::Expired).await;
-        assert_eq!(place.reason, Some(PlaceEnd::Cancelled), "who waits is told why");
+        assert_eq!(place.reason, Some(PlaceEnd::Cancelled), "the place names the reason");
         assert_eq!((owner.balance().await, holder.balance().await), (100, 100));
         let reasons = [&sold, &hold].map(|it| it.reservation_id);
         for id in reasons {
@@ -45,15 +45,15 @@ fn a_cancelled_show_returns_all_money_and_closes_the_room() {
                 fan.get(&format!("/v1/reservations/{id}")).await.json().unwrap();
             assert_eq!(ended.reason, Some(CancelReason::ShowCancelled));
         }
-        // Nobody borrows another's word: not for paying, not for reserving, not on the map.
-        let paid = eventually("the payment service has heard of it", || async {
+        // Every service answers with this reason: for paying, for reserving, on the map.
+        let paid = eventually("the payment service has handled the event", || async {
             holder.try_pay(&hold).await.err().filter(|code| code != "hold_gone")
         });
         assert_eq!(paid.await, "schedule_cancelled");
         let pass = json!({ "schedule_id": schedule, "seats": ["A-1-2"], "pass": pass });
         let reserve = holder.post("/v1/reservations", &pass).await;
         assert_eq!(reserve.code().as_deref(), Some("schedule_cancelled"));
-        let map = eventually("the map says so", || async {
+        let map = eventually("the map shows it", || async {
             let path = format!("/v1/schedules/{schedule}/seats");
             let map: SeatMap = holder.get(&path).await.json().unwrap();
             (map.state == MapState::Cancelled && map.seats.is_empty()).then_some(map)
@@ -66,11 +66,11 @@ fn a_cancelled_show_returns_all_money_and_closes_the_room() {
     });
 }
 
-/// Fans who have paid when the show is called off.
+/// How many fans have paid when the show is cancelled.
 const OWNERS: usize = 4;
 
 #[test]
-fn everyone_with_a_seat_of_a_cancelled_show_is_refunded_and_told_once() {
+fn every_fan_with_a_seat_of_a_cancelled_show_is_refunded_and_notified_once() {
     run(async {
         let mesh = Mesh::own().await;
         let schedule = mesh.open(OWNERS + 1, |_| {}).await.schedule_id;
@@ -87,7 +87,7 @@ fn everyone_with_a_seat_of_a_cancelled_show_is_refunded_and_told_once() {
         bystander.enter(schedule).await;
 
         let token = &mesh.organizer.access_token;
-        // Called off twice, which is once.
+        // Cancelling twice has the effect of once.
         for _ in 0..2 {
             let path = format!("/v1/schedules/{schedule}");
             mesh.http.delete(path).token(token).send().await.expect("sent");
@@ -98,7 +98,7 @@ fn everyone_with_a_seat_of_a_cancelled_show_is_refunded_and_told_once() {
         holder.reservation_becomes(&held, ReservationState::Cancelled).await;
         let receipt = mesh.receipt_is_clean(schedule).await;
         assert_eq!(receipt.payments.get("REFUNDED"), Some(&(OWNERS as i64)));
-        everybody_has_heard(&mesh).await;
+        all_have_consumed(&mesh).await;
 
         for (owner, (hold, payment)) in owners.iter().zip(&sold) {
             assert_eq!(owner.balance().await, 100);
@@ -109,35 +109,35 @@ fn everyone_with_a_seat_of_a_cancelled_show_is_refunded_and_told_once() {
                 (MessageKind::ShowCancelled, hold),
                 (MessageKind::MoneyReturned, payment),
             ];
-            assert_eq!(told(owner).await, expected);
+            assert_eq!(notified(owner).await, expected);
         }
         let hold = held.reservation_id.0;
         let expected = [(MessageKind::ReservationMade, hold), (MessageKind::ShowCancelled, hold)];
-        assert_eq!(told(&holder).await, expected);
-        assert!(told(&bystander).await.is_empty());
+        assert_eq!(notified(&holder).await, expected);
+        assert!(notified(&bystander).await.is_empty());
         mesh.stop().await;
     });
 }
 
-/// From here on nobody is told anything more of the sale.
-async fn everybody_has_heard(mesh: &Mesh) {
-    let observer =
-        Observer::open(&mesh.stage.config, &["notification"]).await.expect("an observer");
-    observer.caught_up(SOON).await.expect("caught up");
+/// Waits until the notification service has handled everything of the sale.
+async fn all_have_consumed(mesh: &Mesh) {
+    let observer = Observer::open(&mesh.env.config, &["notification"]).await.expect("an observer");
+    observer.wait_until_caught_up(SOON).await.expect("caught up");
     observer.close().await;
 }
 
-/// What a fan was told and about what, in the order of kinds, once all of it has gone out.
-async fn told(fan: &Fan<'_>) -> Vec<(MessageKind, uuid::Uuid)> {
-    let sent = eventually("every message has gone out", || async {
+/// The messages of a fan by kind and subject, in the order of kinds, once all of them were sent.
+async fn notified(fan: &Fan<'_>) -> Vec<(MessageKind, uuid::Uuid)> {
+    let sent = eventually("every message was sent", || async {
         let page: Page<Message> = fan.get("/v1/me/messages").await.json().expect("messages");
         let are_sent = page.items.iter().all(|message| message.state == MessageState::Sent);
         are_sent.then_some(page.items)
     })
     .await;
-    let mut told: Vec<_> = sent.iter().map(|message| (message.kind, message.subject_id)).collect();
-    told.sort_unstable();
-    told
+    let mut notified: Vec<_> =
+        sent.iter().map(|message| (message.kind, message.subject_id)).collect();
+    notified.sort_unstable();
+    notified
 }
 
 #[test]

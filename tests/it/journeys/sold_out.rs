@@ -1,4 +1,4 @@
-//! Sold out: the ranking says so, each buyer is told once, and finds the saga of the payment.
+//! Sold out: the ranking shows it, and each buyer is notified once and finds the payment's saga.
 
 use std::collections::BTreeSet;
 
@@ -15,15 +15,15 @@ use harness::mesh::{Fan, Mesh, SOON, eventually, run};
 use hyper::StatusCode;
 use onsale::{lag::Observer, operator::Operator};
 
-/// Who may count, tell or draw something of a sale. Nothing is exported without a target.
-const HEARERS: [&str; 3] = ["ranking", "notification", "audit"];
-/// Fans who want a seat.
+/// The listeners that handle the events of a sale. Nothing is exported without a target.
+const LISTENERS: [&str; 3] = ["ranking", "notification", "audit"];
+/// How many fans buy seats.
 const BUYERS: usize = 4;
-/// Seats of the club, two for each.
+/// The seats of the club, two for each fan.
 const SEATS: usize = 2 * BUYERS;
 
 #[test]
-fn a_sold_out_club_is_ranked_and_each_buyer_is_told_once_and_sees_what_happened() {
+fn a_sold_out_club_is_ranked_and_each_buyer_is_notified_once_and_finds_the_saga() {
     run(async {
         let mesh = Mesh::own().await;
         let club = mesh.open(SEATS, |_| {}).await;
@@ -33,7 +33,7 @@ fn a_sold_out_club_is_ranked_and_each_buyer_is_told_once_and_sees_what_happened(
         let buying = fans.iter().enumerate().map(|(at, fan)| buy(fan, schedule, at));
         let sales = join_all(buying).await;
         assert_eq!(mesh.receipt_is_clean(schedule).await.seats_sold, SEATS as i64);
-        everybody_has_heard(&mesh).await;
+        all_have_consumed(&mesh).await;
 
         let places = ranking(&mesh, "sold").await;
         assert_eq!(places.len(), 1, "{places:?}");
@@ -44,21 +44,21 @@ fn a_sold_out_club_is_ranked_and_each_buyer_is_told_once_and_sees_what_happened(
         assert_eq!((fastest[0].place, fastest[0].schedule_id), (1, Some(schedule)));
         assert!(fastest[0].sell_out_ms.is_some_and(|millis| millis > 0), "{fastest:?}");
 
-        let operator = Operator::at(mesh.http.clone(), &mesh.stage.operator).await;
+        let operator = Operator::at(mesh.http.clone(), &mesh.env.operator).await;
         let operator = operator.expect("the operator");
         let mut sagas = BTreeSet::new();
         for (at, (fan, (reservation, payment))) in fans.iter().zip(&sales).enumerate() {
-            told_of_the_sale(fan, reservation, payment).await;
+            notified_of_the_sale(fan, reservation, payment).await;
             let found = saga_with_its_message(fan, payment).await;
             assert_eq!((found.line.flow.as_str(), found.line.state), ("pay", SagaState::Completed));
             assert!(found.to_come.is_empty() && found.line.awaited.is_empty(), "{found:?}");
             assert_eq!(found.line.user_id, Some(fan.session.user_id));
-            // A seat is no id: it stands behind its schedule.
+            // A seat is not an id: it is named with its schedule.
             let seat = format!("{schedule}%2F{}", seats_of(at)[1]);
             assert_eq!(saga(fan, seat).await, found);
             let path = format!("/v1/sagas/{}", payment.payment_id);
             assert_eq!(stranger.get(&path).await.status, StatusCode::NOT_FOUND);
-            // A hold's id is its own saga's first; the payment is found beside it.
+            // The id of a hold gives the hold's own saga first; the payment's is listed with it.
             let hold = saga(fan, reservation.reservation_id).await;
             assert_eq!(
                 (hold.line.flow.as_str(), hold.line.state),
@@ -89,10 +89,10 @@ async fn buy(fan: &Fan<'_>, schedule: ScheduleId, at: usize) -> (Reservation, Pa
     (reservation, payment)
 }
 
-/// From here on nobody counts, tells or draws anything more of the sale.
-async fn everybody_has_heard(mesh: &Mesh) {
-    let observer = Observer::open(&mesh.stage.config, &HEARERS).await.expect("an observer");
-    observer.caught_up(SOON).await.expect("caught up");
+/// Waits until the listeners have handled everything of the sale.
+async fn all_have_consumed(mesh: &Mesh) {
+    let observer = Observer::open(&mesh.env.config, &LISTENERS).await.expect("an observer");
+    observer.wait_until_caught_up(SOON).await.expect("caught up");
     observer.close().await;
 }
 
@@ -106,29 +106,30 @@ async fn messages(fan: &Fan<'_>) -> Vec<Message> {
     fan.get("/v1/me/messages").await.json::<Page<Message>>().expect("messages").items
 }
 
-/// One message of the hold and one of the payment, and no other.
-async fn told_of_the_sale(fan: &Fan<'_>, reservation: &Reservation, payment: &Payment) {
-    let sent = eventually("every message has gone out", || async {
+/// The fan got one message about the hold and one about the payment, and no other.
+async fn notified_of_the_sale(fan: &Fan<'_>, reservation: &Reservation, payment: &Payment) {
+    let sent = eventually("every message was sent", || async {
         let messages = messages(fan).await;
         let are_sent = messages.iter().all(|message| message.state == MessageState::Sent);
         (are_sent && messages.len() >= 2).then_some(messages)
     })
     .await;
-    // Two streams are heard side by side: which message was written first is no promise.
-    let told: BTreeSet<_> = sent.iter().map(|message| (message.kind, message.subject_id)).collect();
+    // Two streams are consumed side by side, so the order of the two messages is undefined.
+    let notified: BTreeSet<_> =
+        sent.iter().map(|message| (message.kind, message.subject_id)).collect();
     let paid = (MessageKind::PaymentCompleted, payment.payment_id.0);
     let held = (MessageKind::ReservationMade, reservation.reservation_id.0);
-    assert_eq!(told, BTreeSet::from([paid, held]));
+    assert_eq!(notified, BTreeSet::from([paid, held]));
     assert_eq!(sent.len(), 2, "{sent:?}");
     assert!(sent.iter().all(|message| message.attempts == 1), "{sent:?}");
 }
 
-/// The saga of a payment with all that belongs to it: `audit` reads that the message has gone
-/// out a moment after its fan can see so.
+/// The saga of a payment with the event of its message: `audit` reads that event a moment after
+/// the fan sees the message as sent.
 async fn saga_with_its_message(fan: &Fan<'_>, payment: &Payment) -> Saga {
     eventually("the saga shows the message of its payment", || async {
         let found = saga(fan, payment.payment_id).await;
-        found.steps.iter().any(|step| step.fact == "notification.sent").then_some(found)
+        found.steps.iter().any(|step| step.event == "notification.sent").then_some(found)
     })
     .await
 }
@@ -137,7 +138,7 @@ async fn saga(fan: &Fan<'_>, key: impl std::fmt::Display) -> Saga {
     fan.get(&format!("/v1/sagas/{key}")).await.json().expect("a saga")
 }
 
-/// Every saga that this hold or fan has a part in, the latest first.
+/// Every saga that this hold or fan takes part in, the latest first.
 async fn sagas_about(operator: &Operator, id: impl std::fmt::Display) -> Vec<SagaLine> {
     let path = format!("/v1/sagas?about={id}");
     let answer = operator.get(path).send().await.expect("sent");

@@ -1,4 +1,4 @@
-//! Two holds of one fan: the place ends with the last of them, once something was paid.
+//! Two holds of one fan: once a payment has completed, the place ends with the last hold.
 
 use events::{
     queue::{Place, PlaceEnd, PlaceState},
@@ -39,7 +39,7 @@ fn a_fan_with_two_holds_pays_both_before_the_place_ends() {
 }
 
 #[test]
-fn a_fan_who_holds_seats_cannot_leave_before_they_are_given_back() {
+fn a_fan_who_holds_seats_cannot_leave_before_they_are_cancelled() {
     run(async {
         let mesh = shared().await;
         let (fan, holds) = with_two_holds(mesh).await;
@@ -60,7 +60,7 @@ fn a_fan_who_holds_seats_cannot_leave_before_they_are_given_back() {
 }
 
 #[test]
-fn a_hold_stays_payable_when_its_fan_has_left_the_room_before_the_room_had_heard_of_it() {
+fn a_hold_stays_payable_when_its_fan_left_before_the_waiting_room_knew_of_it() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(8, |_| {}).await.schedule_id;
@@ -70,7 +70,7 @@ fn a_hold_stays_payable_when_its_fan_has_left_the_room_before_the_room_had_heard
             let pass = fan.admitted(schedule).await;
             let seat = format!("A-1-{n}");
             let seats = [seat.as_str()];
-            // Whichever is first.
+            // Either of the two may be first.
             let (held, left) =
                 tokio::join!(fan.ask_for(schedule, &seats, &pass), fan.delete(&path));
             let Ok(hold) = held.json::<Reservation>() else {
@@ -97,14 +97,14 @@ fn the_pass_of_a_place_that_is_used_up_reserves_nothing_more() {
         let refused = fan.ask_for(schedule, &["A-1-2"], &pass).await;
         assert_eq!(refused.code().as_deref(), Some("not_active"), "at once");
         fan.place_becomes(schedule, PlaceState::Completed).await;
-        // In line again, like everybody else.
+        // The fan enters the queue again, like every other fan.
         let more = fan.hold(schedule, &["A-1-2"]).await;
         fan.pay(&more).await;
         mesh.receipt_is_clean(schedule).await;
     });
 }
 
-/// A fan with two holds, both of which the waiting room has heard of.
+/// A fan with two holds, both of which the waiting room knows of.
 async fn with_two_holds(mesh: &Mesh) -> (Fan<'_>, [Reservation; 2]) {
     let schedule = mesh.open(3, |_| {}).await.schedule_id;
     let fan = mesh.fan(200).await;
@@ -115,9 +115,9 @@ async fn with_two_holds(mesh: &Mesh) -> (Fan<'_>, [Reservation; 2]) {
     (fan, [first, second])
 }
 
-/// Waits until so many holds of the fan live, as far as the waiting room has heard.
+/// Waits until the waiting room knows of these many live holds of the fan.
 async fn holds_left(mesh: &Mesh, fan: &Fan<'_>, hold: &Reservation, count: usize) {
-    let client = redis::Client::open(mesh.stage.config.valkey_url.as_str()).expect("an address");
+    let client = redis::Client::open(mesh.env.config.valkey_url.as_str()).expect("an address");
     let valkey = client.get_multiplexed_async_connection().await.expect("a connection");
     let key = format!("{{queue}}:holds:{}:{}", hold.schedule_id, fan.session.user_id);
     eventually(&format!("the room knows of {count} holds"), || async {

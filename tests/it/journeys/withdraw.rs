@@ -1,4 +1,5 @@
-//! Withdraw: every service with something at stake lets the fan go, or says why not.
+//! Withdraw: every service with something at stake clears the withdrawal, or blocks it with a
+//! reason.
 
 use events::{
     AttemptId, Page,
@@ -13,7 +14,7 @@ use events::{
 use harness::mesh::{Fan, Mesh, eventually, run, shared};
 use onsale::{
     config::SERVICES,
-    fleet::{Fleet, Rules},
+    fleet::{Fleet, ServiceConfigs},
 };
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -27,7 +28,7 @@ async fn leave(mesh: &Mesh, fan: &Fan<'_>, forfeit: bool) -> Withdrawal {
     answer.json().expect("an outcome")
 }
 
-/// Asks to close the account, and does not wait.
+/// Asks to close the account, and does not wait for the outcome.
 async fn begin(fan: &Fan<'_>) -> Withdrawal {
     let answer = fan.delete("/v1/users/me").await;
     assert_eq!(answer.status, 202);
@@ -49,9 +50,9 @@ async fn ends(fan: &Fan<'_>, begun: &Withdrawal) -> Withdrawal {
     .await
 }
 
-/// Locks the wallet of a fan, so that nothing of it is decided.
+/// Locks the wallet of a fan, so that nothing about it is decided.
 async fn locked_wallet(mesh: &Mesh, fan: &Fan<'_>) -> PgConnection {
-    let url = mesh.stage.config.database_url("point").expect("an address");
+    let url = mesh.env.config.database_url("point").expect("an address");
     let mut point = PgConnection::connect(url).await.expect("a connection");
     for sql in ["begin", "select from wallets where user_id = $1 for update"] {
         let query = sqlx::query(sql);
@@ -68,7 +69,7 @@ async fn unlock(mut wallet: PgConnection) {
 
 /// Waits until the payment service has answered.
 async fn payment_answers(mesh: &Mesh, begun: &Withdrawal) {
-    let url = mesh.stage.config.database_url("user").expect("an address");
+    let url = mesh.env.config.database_url("user").expect("an address");
     let pool = sqlx::PgPool::connect(url).await.expect("a connection");
     eventually("an answer of payment", || async {
         let answer: Option<String> =
@@ -100,7 +101,7 @@ fn a_withdrawn_fan_leaves_nothing_behind() {
         fan.seat_becomes(schedule, "A-1-1", SeatState::Free).await;
         let place = fan.place_becomes(schedule, PlaceState::Expired).await;
         assert_eq!(place.reason, Some(PlaceEnd::Withdrawn));
-        // The token lives on for some minutes, and begins nothing.
+        // The token is valid for some more minutes, but nothing can be started with it.
         refuses(&fan, "/v1/points/charges", &json!({ "amount": 1 }), "wallet_closed").await;
         let pay = json!({ "reservation_id": hold.reservation_id });
         eventually("no payment begins", || async {
@@ -111,7 +112,7 @@ fn a_withdrawn_fan_leaves_nothing_behind() {
         let refresh = json!({ "refresh_token": fan.session.refresh_token });
         let refused = mesh.http.post("/v1/sessions/refresh").json(&refresh).send().await.unwrap();
         assert_eq!(refused.status, 401);
-        // It is closed, however often that is asked for.
+        // The account stays closed, however often that is requested.
         let again = leave(mesh, &fan, true).await;
         assert_eq!((again.attempt, again.state), (begun.attempt, WithdrawalState::Completed));
         mesh.receipt_is_clean(schedule).await;
@@ -119,7 +120,7 @@ fn a_withdrawn_fan_leaves_nothing_behind() {
 }
 
 #[test]
-fn points_and_tickets_keep_a_fan_who_does_not_give_them_up() {
+fn points_and_tickets_block_a_withdrawal_that_does_not_forfeit_them() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
@@ -129,7 +130,7 @@ fn points_and_tickets_keep_a_fan_who_does_not_give_them_up() {
         let kept = leave(mesh, &fan, false).await;
         assert_eq!(kept.state, WithdrawalState::Refused);
         assert_eq!(kept.reasons, [WithdrawalReason::Tickets, WithdrawalReason::Points]);
-        // Whoever had let go opens again: everything may begin.
+        // The services that had cleared the withdrawal open again.
         fan.charge(50).await;
         let more = fan.hold(schedule, &["A-1-2"]).await;
         let second =
@@ -173,7 +174,7 @@ fn points_that_are_given_up_leave_by_an_entry_of_their_own_and_the_seat_is_sold_
 }
 
 #[test]
-fn a_running_payment_keeps_the_fan_and_comes_to_its_end() {
+fn a_running_payment_blocks_the_withdrawal_and_comes_to_its_end() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(1, |_| {}).await.schedule_id;
@@ -195,7 +196,7 @@ fn a_running_payment_keeps_the_fan_and_comes_to_its_end() {
 }
 
 #[test]
-fn a_withdrawal_beside_a_payment_never_loses_money() {
+fn a_withdrawal_during_a_payment_never_loses_money() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(10, |_| {}).await.schedule_id;
@@ -216,7 +217,7 @@ fn a_withdrawal_beside_a_payment_never_loses_money() {
 }
 
 #[test]
-fn a_ticket_that_is_given_back_beside_a_withdrawal_is_refunded_or_forfeited_and_never_both() {
+fn a_ticket_cancelled_during_a_withdrawal_is_refunded_or_forfeited_and_never_both() {
     run(async {
         let mesh = shared().await;
         let schedule = mesh.open(10, |_| {}).await.schedule_id;
@@ -227,7 +228,7 @@ fn a_ticket_that_is_given_back_beside_a_withdrawal_is_refunded_or_forfeited_and_
             let path = format!("/v1/reservations/{}", hold.reservation_id);
             let (back, left) = tokio::join!(fan.delete(&path), leave(mesh, &fan, true));
             let paid = match back.status.as_u16() {
-                // It was given back: the refund keeps the fan, or was there before anybody asked.
+                // It was cancelled: the refund blocks the withdrawal, or was made before it.
                 202 => fan.payment_becomes(&payment, PaymentState::Refunded).await,
                 _ => {
                     let code = back.code();
@@ -250,9 +251,9 @@ fn a_ticket_that_is_given_back_beside_a_withdrawal_is_refunded_or_forfeited_and_
                 },
             )
             .await;
-            // Whoever was kept leaves in the end, once the money is back.
+            // A fan who was blocked can leave once the money is back.
             if !is_gone {
-                eventually("the fan is let go", || async {
+                eventually("the withdrawal is completed", || async {
                     (leave(mesh, &fan, true).await.state == WithdrawalState::Completed)
                         .then_some(())
                 })
@@ -268,7 +269,7 @@ fn a_ticket_that_is_given_back_beside_a_withdrawal_is_refunded_or_forfeited_and_
 }
 
 #[test]
-fn a_show_that_is_called_off_beside_a_withdrawal_gives_its_money_back_once() {
+fn a_show_cancelled_during_a_withdrawal_is_refunded_once() {
     run(async {
         let mesh = shared().await;
         for _ in 0..5 {
@@ -291,12 +292,12 @@ fn a_show_that_is_called_off_beside_a_withdrawal_gives_its_money_back_once() {
 }
 
 #[test]
-fn a_service_that_does_not_answer_in_time_refuses_for_the_fan_and_is_not_heard_later() {
+fn a_withdrawal_without_an_answer_in_time_is_refused_and_a_late_answer_changes_nothing() {
     run(async {
         const GONE: &str = "payment";
         let others: Vec<&str> = SERVICES.into_iter().filter(|name| *name != GONE).collect();
-        let quick = |rules: &mut Rules| rules.withdrawal_secs = Some(1);
-        let mesh = Mesh::with_rules(&others, quick).await;
+        let quick = |configs: &mut ServiceConfigs| configs.withdrawal_secs = Some(1);
+        let mesh = Mesh::with_configs(&others, quick).await;
         let part = start(&mesh, GONE).await;
         let schedule = mesh.open(1, |_| {}).await.schedule_id;
         let fan = mesh.fan(0).await;
@@ -306,7 +307,7 @@ fn a_service_that_does_not_answer_in_time_refuses_for_the_fan_and_is_not_heard_l
         let refused = leave(&mesh, &fan, false).await;
         assert_eq!(refused.state, WithdrawalState::Refused);
         assert_eq!(refused.reasons, [WithdrawalReason::NoAnswer]);
-        // Whoever had let go opens again.
+        // The services that had cleared the withdrawal open again.
         let charge = json!({ "amount": 100 });
         eventually("the wallet is open again", || async {
             let answer = fan.post("/v1/points/charges", &charge).await;
@@ -314,7 +315,7 @@ fn a_service_that_does_not_answer_in_time_refuses_for_the_fan_and_is_not_heard_l
         })
         .await;
 
-        // The one who comes late answers, and changes nothing.
+        // The late service answers, and its answer changes nothing.
         let part = start(&mesh, GONE).await;
         let payment = eventually("payments may begin", || async { fan.try_pay(&hold).await.ok() });
         assert_eq!(payment.await.state, PaymentState::Completed);
@@ -326,5 +327,5 @@ fn a_service_that_does_not_answer_in_time_refuses_for_the_fan_and_is_not_heard_l
 }
 
 async fn start(mesh: &Mesh, name: &str) -> Fleet {
-    Fleet::start(&mesh.stage.config, &[name], &Rules::default()).await.expect("a service")
+    Fleet::start(&mesh.env.config, &[name], &ServiceConfigs::default()).await.expect("a service")
 }

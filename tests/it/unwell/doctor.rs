@@ -1,4 +1,4 @@
-//! The doctor looks at the patients.
+//! `onsale doctor` finds what is wrong with a mesh.
 
 use events::{ReservationId, ScheduleId, payment::Payment, reservation::ReservationConfirmed};
 use harness::mesh::{Fan, Mesh, eventually, run};
@@ -8,43 +8,43 @@ use uuid::Uuid;
 
 use crate::{
     broker::Broker,
-    dead_letters::{desk::tell, lines::poison},
+    dead_letters::{desk::emit, lines::poison},
 };
 
-/// Waits until the doctor finds what begins and goes on like these.
+/// Waits until doctor reports lines that begin with the first text and contain the second.
 async fn finds(mesh: &Mesh, wanted: &[(&str, &str)]) {
-    let ills = std::sync::Mutex::new(Vec::new());
+    let problems = std::sync::Mutex::new(Vec::new());
     for _ in 0..4 {
-        let found = doctor::ills(&mesh.stage.config).await;
-        let is_found = |(part, said): &(&str, &str)| {
-            found.iter().any(|ill| ill.starts_with(part) && ill.contains(said))
+        let found = doctor::problems(&mesh.env.config).await;
+        let is_found = |(part, text): &(&str, &str)| {
+            found.iter().any(|ill| ill.starts_with(part) && ill.contains(text))
         };
         if wanted.iter().all(is_found) {
             return;
         }
-        *ills.lock().expect("a list") = found;
+        *problems.lock().expect("a list") = found;
     }
-    panic!("{wanted:?} is not in {ills:?}");
+    panic!("{wanted:?} is not in {problems:?}");
 }
 
 #[test]
-fn the_doctor_finds_dead_letters_stalled_sagas_violations_and_who_stands_still() {
+fn doctor_finds_dead_letters_stalled_sagas_violations_and_paused_consumers() {
     run(async {
         let mesh = Mesh::own().await;
-        let provisioner = Broker::of(&mesh.stage, onsale::config::PROVISIONER).await;
+        let provisioner = Broker::of(&mesh.env, onsale::config::PROVISIONER).await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
         let fan = mesh.fan(200).await;
         let hold = fan.hold(schedule, &["A-1-1"]).await;
         eventually("doctor finds nothing wrong", || async {
-            doctor::ills(&mesh.stage.config).await.is_empty().then_some(())
+            doctor::problems(&mesh.env.config).await.is_empty().then_some(())
         })
         .await;
 
         poison(&mesh, &mesh.fan(100).await).await;
         finds(&mesh, &[("parked by point: ", "1 dead letters")]).await;
 
-        // Nobody who hears of it has ever seen such a reservation.
-        tell(&mesh.stage, &confirmed(&fan, schedule)).await;
+        // No consumer of this event has ever seen such a reservation.
+        emit(&mesh.env, &confirmed(&fan, schedule)).await;
         finds(&mesh, &[("violations: ", "found")]).await;
 
         provisioner.pause("reservation").await;
@@ -63,13 +63,13 @@ fn the_doctor_finds_dead_letters_stalled_sagas_violations_and_who_stands_still()
 
         provisioner.resume("reservation").await;
         fan.payment_becomes(&payment, events::payment::PaymentState::Completed).await;
-        let ills = doctor::ills(&mesh.stage.config).await;
-        assert!(!ills.iter().any(|ill| ill.starts_with(still.0)), "{ills:?}");
+        let problems = doctor::problems(&mesh.env.config).await;
+        assert!(!problems.iter().any(|ill| ill.starts_with(still.0)), "{problems:?}");
         mesh.stop().await;
     });
 }
 
-/// As if seats had been confirmed that nobody has held.
+/// An event as if seats had been confirmed that were never held.
 fn confirmed(fan: &Fan<'_>, schedule_id: ScheduleId) -> ReservationConfirmed {
     ReservationConfirmed {
         reservation_id: ReservationId(Uuid::now_v7()),

@@ -1,5 +1,5 @@
-//! What answers, or seems to, and does not work: silent servers, a broker that cannot write, a
-//! store that is not one's own, patients of the doctor.
+//! Servers that are up but do not work: silent servers, a broker that cannot write, a store that
+//! cannot be used; and what `onsale doctor` finds.
 
 mod doctor;
 mod process;
@@ -10,19 +10,19 @@ mod unwritable;
 use harness::mesh::Mesh;
 use servers::Servers;
 
-/// The servers of a mesh of one's own.
+/// The servers of a test's own mesh.
 fn servers(mesh: &Mesh) -> &Servers {
-    mesh.stage.servers.as_ref().expect("servers of our own")
+    mesh.env.servers.as_ref().expect("servers of our own")
 }
 
-/// What `/readyz` of the gateway's process says is wrong; nothing when it is ready.
-async fn ails(mesh: &Mesh) -> Vec<String> {
+/// The problems that `/readyz` of the gateway's process reports; empty when it is ready.
+async fn faults(mesh: &Mesh) -> Vec<String> {
     let answer = mesh.http.get("/readyz").send().await.expect("an answer");
     if answer.status == 200 {
         return Vec::new();
     }
     assert_eq!(answer.status, 503);
     let problem: serde_json::Value = serde_json::from_slice(&answer.body).expect("a problem");
-    let ails = problem["ails"].as_array().expect("what is wrong");
-    ails.iter().map(|ail| ail.as_str().expect("in words").to_owned()).collect()
+    let faults = problem["ails"].as_array().expect("what is wrong");
+    faults.iter().map(|ail| ail.as_str().expect("in words").to_owned()).collect()
 }

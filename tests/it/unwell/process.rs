@@ -1,4 +1,4 @@
-//! Processes, paused and restrained from outside.
+//! Processes that are paused or limited from outside.
 
 use std::fs;
 
@@ -6,10 +6,10 @@ use std::fs;
 pub struct Paused(Vec<u32>);
 
 impl Paused {
-    /// Pauses it, as a virtual machine is paused: its connections stay open, and it is silent.
+    /// Pauses a process, as a virtual machine is paused: its connections stay open, and it is silent.
     pub fn of(pid: u32) -> Self {
         let mut pids = vec![pid];
-        // Once its parent is paused, no further child is made.
+        // Once the parent is paused, it starts no further children.
         signal(pid, libc::SIGSTOP);
         pids.extend(children(pid));
         pids[1..].iter().for_each(|child| signal(*child, libc::SIGSTOP));
@@ -40,7 +40,7 @@ fn signal(pid: u32, signal: i32) {
     unsafe { libc::kill(pid.cast_signed(), signal) };
 }
 
-/// Lets a process write no file beyond so many bytes, as if its disk were full.
+/// Lets a process write no file beyond this many bytes, as if its disk were full.
 #[expect(unsafe_code, reason = "the standard library sets no limits")]
 pub fn limit_files(pid: u32, bytes: u64) {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };

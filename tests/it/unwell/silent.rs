@@ -1,4 +1,4 @@
-//! Servers that are silent for longer than anything waits.
+//! Servers that are silent for longer than any timeout.
 
 use std::time::{Duration, Instant};
 
@@ -7,41 +7,42 @@ use harness::mesh::{Fan, Mesh, SOON, eventually, run};
 use onsale::lag::{LISTENERS, Observer};
 use serde_json::json;
 
-use super::{ails, process::Paused, servers};
+use super::{faults, process::Paused, servers};
 
-/// Longer than the heartbeats, the pulls and the limits of anything that waits for a server.
+/// Longer than the heartbeats, the pulls and the timeouts of anything that waits for a server.
 const SILENCE: Duration = Duration::from_secs(36);
-/// How long a command may take whose service is silent.
+/// How long a command may take while the servers are silent.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 /// How long a shutdown may take while servers are silent.
 const STOPPED_WITHIN: Duration = Duration::from_secs(25);
 
 #[test]
-fn everything_goes_on_by_itself_after_every_server_was_silent_and_a_shutdown_waits_for_none() {
+fn services_recover_from_silent_servers_and_a_shutdown_does_not_wait_for_them() {
     run(async {
         let mesh = Mesh::own().await;
-        let observer = Observer::open(&mesh.stage.config, &LISTENERS).await.expect("an observer");
+        let observer = Observer::open(&mesh.env.config, &LISTENERS).await.expect("an observer");
         sale(&mesh).await;
-        observer.caught_up(SOON).await.expect("everybody has heard of it");
+        observer.wait_until_caught_up(SOON).await.expect("every listener has caught up");
 
-        let asker = mesh.fan(0).await;
+        let client = mesh.fan(0).await;
         let all = pause_all(&mesh);
         let silent_until = Instant::now() + SILENCE;
         let asked = Instant::now();
-        let refused = asker.post("/v1/points/charges", &json!({ "amount": 1 })).await;
+        let refused = client.post("/v1/points/charges", &json!({ "amount": 1 })).await;
         assert!(matches!(refused.status.as_u16(), 503 | 504), "{refused:?}");
         assert!(asked.elapsed() < ANSWERED_WITHIN, "{:?}", asked.elapsed());
-        eventually("it is said", || async { (!ails(&mesh).await.is_empty()).then_some(()) }).await;
+        eventually("it is reported", || async { (!faults(&mesh).await.is_empty()).then_some(()) })
+            .await;
         tokio::time::sleep_until(silent_until.into()).await;
         drop(all);
 
-        eventually("it is ready", || async { ails(&mesh).await.is_empty().then_some(()) }).await;
+        eventually("it is ready", || async { faults(&mesh).await.is_empty().then_some(()) }).await;
         sale(&mesh).await;
-        observer.caught_up(SOON).await.expect("everybody has heard of it");
+        observer.wait_until_caught_up(SOON).await.expect("every listener has caught up");
         observer.close().await;
 
-        let Mesh { fleet, stage, .. } = mesh;
-        let all = stage.servers.as_ref().map(|servers| {
+        let Mesh { fleet, env, .. } = mesh;
+        let all = env.servers.as_ref().map(|servers| {
             [&servers.nats, &servers.postgres, &servers.valkey]
                 .map(|server| Paused::of(server.pid().expect("it runs")))
         });
@@ -49,7 +50,7 @@ fn everything_goes_on_by_itself_after_every_server_was_silent_and_a_shutdown_wai
         fleet.stop().await;
         assert!(began.elapsed() < STOPPED_WITHIN, "{:?}", began.elapsed());
         drop(all);
-        stage.strike().await;
+        env.stop().await;
     });
 }
 
@@ -59,7 +60,7 @@ fn pause_all(mesh: &Mesh) -> [Paused; 3] {
         .map(|server| Paused::of(server.pid().expect("it runs")))
 }
 
-/// A fan buys a ticket and is told so.
+/// A fan buys a ticket and gets both messages.
 async fn sale(mesh: &Mesh) {
     let schedule = mesh.open(1, |_| {}).await.schedule_id;
     let fan = mesh.fan(100).await;

@@ -1,19 +1,21 @@
-//! An instance whose store is there, and not its own.
+//! An instance whose store is reachable, but cannot be used.
 
 use harness::mesh::{Mesh, eventually, run};
 use onsale::{
     config::Config,
-    fleet::{self, Fleet, Rules},
+    fleet::{self, Fleet, ServiceConfigs},
 };
 use sqlx::{Connection, PgConnection};
 
 use super::servers;
 
-/// Commands that are spread over the instances.
+/// How many commands are spread over the instances.
 const COMMANDS: usize = 40;
 
 async fn point(config: &Config) -> Fleet {
-    Fleet::start(config, &["point"], &Rules::default()).await.expect("an instance of point")
+    Fleet::start(config, &["point"], &ServiceConfigs::default())
+        .await
+        .expect("an instance of point")
 }
 
 fn with_database(config: &Config, url: String) -> Config {
@@ -22,31 +24,31 @@ fn with_database(config: &Config, url: String) -> Config {
     config
 }
 
-/// What keeps the instance from its work.
+/// The problem with its store that the instance reports.
 async fn ail(instance: &Fleet) -> String {
     let health = instance.running()[0].health();
-    eventually("it says that it cannot use its store", || async {
-        health.ails().into_iter().find(|ail| ail.starts_with("the store cannot be used: "))
+    eventually("it reports that it cannot use its store", || async {
+        health.faults().into_iter().find(|ail| ail.starts_with("the store cannot be used: "))
     })
     .await
 }
 
-/// An empty database of the role of point.
+/// An empty database that belongs to the role of point.
 async fn empty_database(mesh: &Mesh) -> String {
     let mut admin = PgConnection::connect(servers(mesh).postgres.url()).await.expect("connected");
     sqlx::query("create database onsale_other owner onsale_point")
         .execute(&mut admin)
         .await
         .expect("made");
-    let own = mesh.stage.config.database_url("point").expect("an address");
+    let own = mesh.env.config.database_url("point").expect("an address");
     own.replace("/onsale_point?", "/onsale_other?")
 }
 
 #[test]
-fn an_instance_that_cannot_use_its_store_leaves_everything_to_the_others_and_joins_when_it_can() {
+fn an_instance_that_cannot_use_its_store_leaves_all_work_to_the_others_until_it_can() {
     run(async {
         let mesh = Mesh::own().await;
-        let config = &mesh.stage.config;
+        let config = &mesh.env.config;
         let own = config.database_url("point").expect("an address").to_owned();
         let at = own.find('@').expect("an address");
         let strange = config.database_url("payment").expect("an address").to_owned();
@@ -58,14 +60,14 @@ fn an_instance_that_cannot_use_its_store_leaves_everything_to_the_others_and_joi
             point(&with_database(config, strange)).await,
             point(&with_database(config, other.clone())).await,
         ];
-        for (instance, said) in instances.iter().zip([
+        for (instance, reason) in instances.iter().zip([
             "password authentication failed",
             "does not exist",
             "another service's database",
             "onsale migrate",
         ]) {
             let ail = ail(instance).await;
-            assert!(ail.contains(said), "{said}: {ail}");
+            assert!(ail.contains(reason), "{reason}: {ail}");
         }
 
         let schedule = mesh.open(COMMANDS, |_| {}).await.schedule_id;
@@ -80,7 +82,7 @@ fn an_instance_that_cannot_use_its_store_leaves_everything_to_the_others_and_joi
         }
         mesh.receipt_is_clean(schedule).await;
 
-        // Only the last one can be helped from here.
+        // Only the last one can be repaired from here.
         fleet::migrate(&with_database(config, other), &["point"]).await.expect("migrated");
         let [.., last] = &instances;
         let health = last.running()[0].health();

@@ -1,5 +1,5 @@
-//! JetStream as it behaves, without a server: streams that know ids for a while, durable
-//! consumers that deliver at least once, and a disk that keeps what was synced last.
+//! A simulated JetStream: streams that remember message ids for a while, durable consumers that
+//! deliver at least once, and a disk that has what was synced last.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,12 +10,12 @@ use mesh::{
 };
 use uuid::Uuid;
 
-/// How long a stream knows the ids of its messages.
+/// How long a stream remembers the ids of its messages.
 const DUPLICATES_SECS: i64 = 120;
-/// How long a message may stay unacknowledged.
+/// How long a message may stay unacknowledged before it is redelivered.
 const ACK_WAIT_SECS: i64 = 10;
 
-/// A message that is stored.
+/// A stored message.
 #[derive(Debug, Clone)]
 struct Stored {
     message: Message,
@@ -30,25 +30,25 @@ pub struct Stream {
     epoch: u64,
 }
 
-/// Where one service stands in one stream.
+/// The consumer of one service on one stream.
 #[derive(Debug, Clone, Default)]
 struct Consumer {
-    /// The last sequence that was delivered a first time.
+    /// The last sequence that was delivered for the first time.
     delivered: u64,
-    /// What is not acknowledged: when it comes again, and how often it has come.
+    /// Unacknowledged messages: when each is redelivered, and how often it was delivered.
     pending: BTreeMap<u64, (Timestamp, u64)>,
 }
 
-/// What became of a publish.
+/// The acknowledgement of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// Where the message is.
+    /// The sequence of the message in the stream.
     pub sequence: u64,
     /// Whether its id was known.
     pub is_duplicate: bool,
 }
 
-/// What outlives a restart of the broker.
+/// What survives a restart of the broker.
 #[derive(Clone)]
 struct Disk {
     streams: BTreeMap<&'static str, Stream>,
@@ -59,7 +59,7 @@ struct Disk {
 pub struct Broker {
     now: Disk,
     synced: Disk,
-    /// Which facts a service consumes.
+    /// Which events each service consumes.
     filters: BTreeMap<&'static str, BTreeSet<&'static str>>,
 }
 
@@ -95,7 +95,7 @@ impl Broker {
         Acknowledged { sequence: stream.messages.len() as u64, is_duplicate: false }
     }
 
-    /// What a service is delivered now, at most so many messages.
+    /// Delivers messages to a service, at most `most` of them.
     pub fn deliver(&mut self, service: &'static str, most: usize, now: Timestamp) -> Vec<Incoming> {
         let Some(filter) = self.filters.get(service) else { return Vec::new() };
         let mut delivered = Vec::new();
@@ -115,8 +115,8 @@ impl Broker {
                 consumer.delivered += 1;
                 let sequence = consumer.delivered;
                 let Some(incoming) = stream.incoming(producer, sequence, 1) else { continue };
-                let fact = events::fact_of_subject(&incoming.message.subject);
-                if fact.is_some_and(|fact| filter.contains(fact)) {
+                let event = events::event_of_subject(&incoming.message.subject);
+                if event.is_some_and(|event| filter.contains(event)) {
                     consumer.pending.insert(sequence, (now.plus_secs(ACK_WAIT_SECS), 1));
                     delivered.push(incoming);
                 }
@@ -125,14 +125,14 @@ impl Broker {
         delivered
     }
 
-    /// A service has taken a message in.
+    /// A service acknowledges a message.
     pub fn acknowledge(&mut self, service: &'static str, stream: &'static str, sequence: u64) {
         if let Some(consumer) = self.now.consumers.get_mut(&(stream, service)) {
             consumer.pending.remove(&sequence);
         }
     }
 
-    /// Delivers a message once more, soon, for no reason: it may always come again.
+    /// Makes a message come again soon, for no reason: redelivery is always possible.
     pub fn repeat(
         &mut self,
         service: &'static str,
@@ -145,7 +145,7 @@ impl Broker {
         }
     }
 
-    /// Whether nothing is on its way to anybody.
+    /// Whether every consumer has received and acknowledged everything.
     pub fn is_drained(&self) -> bool {
         let is_done = |((producer, _), consumer): (&(&'static str, &'static str), &Consumer)| {
             let last = self.now.streams.get(producer).map_or(0, Stream::last_sequence);
@@ -154,19 +154,19 @@ impl Broker {
         self.now.consumers.iter().all(is_done)
     }
 
-    /// The disk has everything.
+    /// Writes everything to the disk.
     pub fn sync(&mut self) {
         self.synced = self.now.clone();
     }
 
-    /// The broker was restarted, and knows what the disk has.
+    /// Restarts the broker with what is on its disk.
     pub fn roll_back(&mut self) {
         let epoch = self.epoch() + 1;
         self.now = self.synced.clone();
         self.reconnect(epoch);
     }
 
-    /// Everything is gone, and the topology was applied again.
+    /// Loses everything, and applies the topology again.
     pub fn wipe(&mut self, now: Timestamp) {
         let epoch = self.epoch() + 1;
         let producers: Vec<_> = self.now.streams.keys().copied().collect();
@@ -178,7 +178,7 @@ impl Broker {
         self.now.streams.values_mut().for_each(|stream| stream.epoch = epoch);
     }
 
-    /// Which connection this is.
+    /// The number of the current connection.
     pub fn epoch(&self) -> u64 {
         self.now.streams.values().map(|stream| stream.epoch).max().unwrap_or_default()
     }
@@ -198,9 +198,9 @@ fn empty(
     let stream = Stream { messages: Vec::new(), made_at, epoch };
     let streams = producers.iter().map(|producer| (*producer, stream.clone())).collect();
     let mut consumers = BTreeMap::new();
-    for (service, facts) in filters {
+    for (service, events) in filters {
         for producer in producers {
-            if facts.iter().any(|fact| events::producer_of(fact) == *producer) {
+            if events.iter().any(|event| events::producer_of(event) == *producer) {
                 consumers.insert((*producer, *service), Consumer::default());
             }
         }

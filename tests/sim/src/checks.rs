@@ -1,8 +1,8 @@
-//! What must hold when everything has come to rest.
+//! The checks that must hold when everything has come to rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use audit::{Auditor, Heard, flows::Flows};
+use audit::{Auditor, Observed, flows::Flows};
 use events::{
     Envelope, PaymentId, ReservationId, UserId,
     payment::{PaymentFailure, PaymentState},
@@ -27,11 +27,11 @@ pub struct Rest {
     point: point::sim::Tables,
 }
 
-/// What is wrong, one line each.
+/// What is wrong, one line for each thing.
 pub type Wrong = Vec<String>;
 
 impl Rest {
-    /// What the services have kept.
+    /// A copy of the tables of all services.
     pub fn of(stores: &Stores) -> Self {
         Self {
             user: stores.user.copy(),
@@ -41,7 +41,7 @@ impl Rest {
         }
     }
 
-    /// Whether every saga has come to its end.
+    /// Whether every saga has ended.
     pub fn is_over(&self) -> bool {
         let is_open = |row: &reservation::sim::Reservation| {
             row.state == ReservationState::Pending || row.refund == Some(Refund::Due)
@@ -52,7 +52,7 @@ impl Rest {
             && self.user.withdrawals.values().all(|row| row.is_over())
     }
 
-    /// How many sagas there were: payments, holds, withdrawals.
+    /// How many sagas there were: payments, holds and withdrawals.
     pub fn sagas(&self) -> u64 {
         let counts = [
             self.payment.payments.len(),
@@ -62,7 +62,7 @@ impl Rest {
         counts.iter().sum::<usize>() as u64
     }
 
-    /// How sagas have ended, by kind.
+    /// How many sagas ended in each way.
     pub fn ends(&self) -> BTreeMap<String, u64> {
         let mut ends = BTreeMap::new();
         let payments = self.payment.payments.values();
@@ -80,7 +80,7 @@ impl Rest {
         ends
     }
 
-    /// All invariants of the domain.
+    /// Checks all invariants of the domain, and the promises made to fans.
     pub fn check(&self, people: &[Person]) -> Wrong {
         let mut wrong = Wrong::new();
         self.seats(&mut wrong);
@@ -119,7 +119,7 @@ impl Rest {
         }
     }
 
-    /// Every payment has ended, and its seats and its money say the same.
+    /// Every payment has ended, and its seats and its money agree with its state.
     fn payments(&self, wrong: &mut Wrong) {
         for payment in self.payment.payments.values() {
             let of = self.reservation.reservations.get(&payment.reservation_id);
@@ -180,7 +180,7 @@ impl Rest {
         }
     }
 
-    /// The balance of each wallet is the sum of its movements, and never below zero.
+    /// The balance of each wallet is the sum of its ledger entries, and not below zero.
     fn money(&self, wrong: &mut Wrong) {
         let mut sums: BTreeMap<UserId, i64> = BTreeMap::new();
         for entry in &self.point.entries {
@@ -195,7 +195,7 @@ impl Rest {
         }
     }
 
-    /// What was asked for once was done once, however often it was asked.
+    /// A charge is made at most once, however often the same command was sent.
     fn charges(&self, people: &[Person], wrong: &mut Wrong) {
         for person in people {
             let Some(user_id) = person.user_id else { continue };
@@ -210,11 +210,11 @@ impl Rest {
         }
     }
 
-    /// Every attempt has ended; whoever has left owns nothing that is to come.
+    /// Every attempt to withdraw has ended, and accounts and wallets agree with the outcome.
     fn withdrawals(&self, wrong: &mut Wrong) {
         for row in self.user.withdrawals.values() {
             if !row.is_over() {
-                wrong.push(format!("attempt {} to leave never ended", row.attempt));
+                wrong.push(format!("withdrawal attempt {} never ended", row.attempt));
             }
         }
         let left = self.user.withdrawals.values();
@@ -235,7 +235,7 @@ impl Rest {
                 wrong.push(format!("the wallet of {user_id} is {wallet:?}, not {expected:?}"));
             }
             if !left.contains(user_id) && self.payment.is_closing(*user_id) {
-                wrong.push(format!("{user_id} stayed, and cannot pay"));
+                wrong.push(format!("{user_id} is active, but cannot pay"));
             }
         }
     }
@@ -258,7 +258,7 @@ impl Rest {
     }
 }
 
-/// What the auditor finds in all messages that were ever emitted.
+/// The violations that the auditor finds in all emitted messages.
 pub fn audit<'a>(messages: impl Iterator<Item = &'a Message>) -> Wrong {
     let flows = Flows::shipped();
     let mut auditor = Auditor::default();
@@ -269,19 +269,19 @@ pub fn audit<'a>(messages: impl Iterator<Item = &'a Message>) -> Wrong {
         };
         let envelopes = events.iter().filter_map(|raw| Envelope::decode(raw.get().as_bytes()).ok());
         for envelope in envelopes {
-            found.extend(auditor.hear(flows, &heard(&envelope, sequence)));
+            found.extend(auditor.handle(flows, &observed(&envelope, sequence)));
         }
     }
     found.extend(auditor.at_rest(mesh::clock::now()));
     found.iter().map(|violation| format!("the auditor says: {violation:?}")).collect()
 }
 
-fn heard(envelope: &Envelope<'_>, stream_seq: u64) -> Heard {
+fn observed(envelope: &Envelope<'_>, stream_seq: u64) -> Observed {
     let kind = &envelope.kind;
-    let fact = kind.strip_prefix("onsale.").and_then(|rest| rest.rsplit_once(".v"));
-    Heard {
+    let event = kind.strip_prefix("onsale.").and_then(|rest| rest.rsplit_once(".v"));
+    Observed {
         event_id: envelope.id,
-        fact: fact.map_or_else(|| kind.to_string(), |(fact, _)| fact.to_owned()),
+        event: event.map_or_else(|| kind.to_string(), |(event, _)| event.to_owned()),
         stream_seq,
         saga_id: envelope.sagaid,
         cause_id: envelope.causationid,

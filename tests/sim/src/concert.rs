@@ -1,4 +1,4 @@
-//! The shows: only their events are played, as the concert service would emit them.
+//! The shows. Only their events are played, as the concert service would emit them.
 
 use events::{
     Envelope, Event, EventId, SagaId, ScheduleId, Timestamp,
@@ -14,12 +14,12 @@ use crate::{
     people::{SEATS, seat},
 };
 
-/// The stream.
+/// The name of the stream.
 const NAME: &str = "concert";
-/// Points of a seat.
+/// The price of a seat, in points.
 const PRICE: i64 = 50;
 
-/// What the concert service has emitted, or will.
+/// The events that the concert service has emitted, and those it will.
 pub struct Concert {
     planned: Vec<(Timestamp, Planned)>,
     emitted: Vec<Message>,
@@ -31,12 +31,12 @@ enum Planned {
 }
 
 impl Concert {
-    /// A few shows, some of which are called off.
+    /// A few shows, some of which are cancelled.
     pub fn plan(chance: &mut StdRng, now: Timestamp) -> Self {
         let mut planned = Vec::new();
         for _ in 0..chance.random_range(1..4) {
             let id = ScheduleId(mesh::clock::new_id());
-            // Some holds run out while they are paid, some live for long.
+            // Some holds expire while they are being paid, some last long.
             let hold_secs = [4, 15, 90][chance.random_range(0..3)];
             planned.push((now, Planned::Opened(id, hold_secs)));
             if chance.random_bool(0.3) {
@@ -56,7 +56,7 @@ impl Concert {
         self.planned.iter().filter_map(opened).collect()
     }
 
-    /// Emits what is due, and what the stream has forgotten.
+    /// Publishes what is due, and again what the stream has lost.
     pub fn play(&mut self, broker: &mut Broker, at: Timestamp, now: Timestamp) {
         let (due, later) =
             std::mem::take(&mut self.planned).into_iter().partition(|(when, _)| *when <= at);
@@ -91,7 +91,7 @@ impl Concert {
     }
 
     /// What was emitted.
-    pub fn said(&self) -> impl Iterator<Item = &Message> {
+    pub fn emitted(&self) -> impl Iterator<Item = &Message> {
         self.emitted.iter()
     }
 }
@@ -115,7 +115,7 @@ fn message<E: Event>(event: &E, of: ScheduleId, now: Timestamp) -> Message {
         specversion: Default::default(),
         id: EventId(mesh::clock::new_id()),
         source: "/onsale/concert".into(),
-        kind: format!("onsale.{}.v{}", E::FACT, E::VERSION).into(),
+        kind: format!("onsale.{}.v{}", E::NAME, E::VERSION).into(),
         time: now,
         subject: event.about().to_string().into(),
         sagaid: SagaId(of.0),
@@ -127,6 +127,6 @@ fn message<E: Event>(event: &E, of: ScheduleId, now: Timestamp) -> Message {
     let mut body = vec![b'['];
     envelope.encode(&mut body);
     body.push(b']');
-    let subject = events::subject(E::FACT, E::VERSION, Some(of));
+    let subject = events::subject(E::NAME, E::VERSION, Some(of));
     Message { id: mesh::clock::new_id(), subject, events: 1, body: body.into() }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong, and the mistakes that are planted to see whether the checks find them.
+//! The faults, and the mistakes that are planted to see whether the checks find them.
 
 use clap::ValueEnum;
 use rand::{RngExt as _, rngs::StdRng};
@@ -8,33 +8,34 @@ use crate::node::Luck;
 /// Something that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
-    /// A publish is lost, not heard of, or sits in the client and goes out much later.
+    /// A publish is lost, its acknowledgement is lost, or it is stuck in the client and goes out
+    /// much later.
     Publish,
-    /// A message comes again for no reason.
+    /// A message is redelivered for no reason.
     Repeat,
     /// An acknowledgement or an answer is lost.
     Acknowledgement,
-    /// A batch ends with the death of its process: before the commit, or right after it.
+    /// A process dies in a batch, before the commit or right after it.
     Death,
     /// A process is killed.
     Kill,
-    /// A process stands still for longer than messages wait for their acknowledgement.
+    /// A process is paused, sometimes for longer than the acknowledgement timeout.
     Pause,
     /// A process cannot reach the broker.
     Cut,
-    /// The broker is restarted and knows what was on its disk.
+    /// The broker is restarted with what was on its disk.
     RollBack,
     /// The broker has lost everything; the topology is applied again.
     Wipe,
-    /// The clocks of all services are set, forwards or back.
+    /// The clocks of all services jump, forwards or back.
     ClockJump,
 }
 
-/// Seconds between two faults that come by themselves, about.
+/// The average pause between two faults that come at times of their own, in seconds.
 pub const EVERY_SECS: i64 = 8;
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 10] = [
         Self::Publish,
         Self::Repeat,
@@ -48,7 +49,7 @@ impl Fault {
         Self::ClockJump,
     ];
 
-    /// How often in a thousand it strikes where it can; 0 for one that comes by itself.
+    /// How often in a thousand it strikes where it can; 0 for one that comes at times of its own.
     fn rate(self) -> u32 {
         match self {
             Self::Publish | Self::Repeat | Self::Acknowledgement => 30,
@@ -57,62 +58,62 @@ impl Fault {
         }
     }
 
-    /// Whether it comes by itself, now and then.
+    /// Whether it comes at times of its own.
     pub fn comes_by_itself(self) -> bool {
         self.rate() == 0
     }
 }
 
 /// Whether a fault that may come strikes here.
-pub fn strikes(fault: Fault, may_come: &[Fault], chance: &mut StdRng) -> bool {
+pub fn fires(fault: Fault, may_come: &[Fault], chance: &mut StdRng) -> bool {
     may_come.contains(&fault) && chance.random_range(0..1_000) < fault.rate()
 }
 
-/// What becomes of a publish.
+/// The outcome of a publish.
 pub fn luck(may_come: &[Fault], chance: &mut StdRng) -> Luck {
-    if !strikes(Fault::Publish, may_come, chance) {
+    if !fires(Fault::Publish, may_come, chance) {
         return Luck::Good;
     }
-    [Luck::Unheard, Luck::Lost, Luck::Stuck][chance.random_range(0..3)]
+    [Luck::Unacknowledged, Luck::Lost, Luck::Stuck][chance.random_range(0..3)]
 }
 
-/// A mistake that is planted.
+/// A planted mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mutation {
-    /// The inbox remembers nothing.
+    /// The inbox keeps no message ids.
     InboxOff,
-    /// No answer is kept under its key.
+    /// No answer is stored under its idempotency key.
     AnswersOff,
     /// Messages are marked as published before they are.
     MarkedBefore,
-    /// What has no mark is never looked for.
+    /// Messages without a mark are never swept.
     SweepOff,
     /// Outbox and stream are never compared.
     RollBackUnnoticed,
-    /// Messages are acknowledged before they are taken in.
+    /// Messages are acknowledged before they are handled.
     AcknowledgedBefore,
-    /// The last event of a message is forgotten.
+    /// The last event of a message is not handled.
     HalfHandled,
-    /// Parked events are never tried again.
+    /// Parked events are never retried.
     ParkedForgotten,
-    /// Timers never look.
+    /// Timers never run.
     TimersOff,
-    /// No points are given back.
+    /// No consumer gets `point.refunded`.
     RefundLost,
-    /// A refused confirmation is told to nobody.
+    /// No consumer gets `reservation.confirm_refused`.
     RefusalLost,
-    /// A confirmation is told to nobody.
+    /// No consumer gets `reservation.confirmed`.
     ConfirmationLost,
-    /// A cancellation is told to nobody.
+    /// No consumer gets `reservation.cancelled`.
     CancellationLost,
-    /// A debit is told to nobody.
+    /// No consumer gets `point.debited`.
     DebitLost,
-    /// A refused withdrawal opens nothing again.
+    /// No consumer gets `user.withdrawal_refused`.
     WithdrawalRefusalLost,
 }
 
 impl Mutation {
-    /// The event that nobody is told of.
+    /// The event that no consumer gets.
     pub fn silenced(self) -> Option<&'static str> {
         match self {
             Self::RefundLost => Some("point.refunded"),

@@ -1,17 +1,16 @@
-//! Simulated sales: the handlers of the services, unchanged, in a world where everything goes
-//! wrong.
+//! Simulated sales: the handlers of the services, unchanged, in a world full of faults.
 //!
 //! Accounts, seats, payments and wallets run as in production, from the decoded message to the
 //! outbox, on tables in memory (`mesh::memory`, which passes the conformance suite of engines).
-//! Around them is a broker that behaves like JetStream ([`broker`]), a virtual clock and one
-//! seeded source of chance. Messages come twice, late and out of order; publishes are lost, or
-//! flushed much later; processes die before and after a commit, stand still, or cannot reach
-//! the broker; the broker forgets its tail, or everything; clocks jump. Then nothing goes wrong
-//! any more, everything comes to rest, and [`checks`] looks at what has become of it: every
-//! invariant, every promise that was made to a person, and whether the auditor agrees.
+//! Around them are a broker that behaves like JetStream ([`broker`]), a virtual clock and one
+//! seeded random generator. Messages come twice, late and out of order; publishes are lost or
+//! flushed much later; processes die before and after a commit, pause, or cannot reach the
+//! broker; the broker loses its tail, or everything; clocks jump. Then the faults end,
+//! everything comes to rest, and [`checks`] looks at the outcome: every invariant, every promise
+//! that was made to a fan, and whether the auditor agrees.
 //!
-//! The waiting room, the seat map and the rankings are not here: they decide in Lua inside
-//! Valkey. Fans are given passes as the waiting room would sign them.
+//! The waiting room, the seat map and the rankings are not simulated: they decide in Lua inside
+//! Valkey. Fans get passes as the waiting room would sign them.
 //!
 //! A run is a function of its seed. `cargo sim --seed N` replays one.
 
@@ -33,18 +32,18 @@ pub use shrink::shrink;
 use trace::Trace;
 use world::World;
 
-/// What is simulated.
+/// The settings of a simulation.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Fans.
+    /// How many fans there are.
     pub people: usize,
-    /// What each of them does.
+    /// How many commands each of them sends.
     pub visits: u32,
-    /// Seconds until nobody begins anything new and nothing goes wrong any more.
+    /// Seconds until fans begin nothing new and the faults end.
     pub open_secs: i64,
-    /// What may go wrong.
+    /// The faults that may happen.
     pub faults: Vec<Fault>,
-    /// A mistake that is planted.
+    /// The mistake that is planted, if any.
     pub mutation: Option<Mutation>,
 }
 
@@ -55,20 +54,20 @@ impl Default for Options {
     }
 }
 
-/// What has become of a sale.
+/// The outcome of a sale.
 #[derive(Debug)]
 pub struct Report {
-    /// Payments, holds and withdrawals.
+    /// How many payments, holds and withdrawals there were.
     pub sagas: u64,
-    /// Messages that were emitted.
+    /// How many messages were emitted.
     pub events: u64,
-    /// How they have ended.
+    /// How the sagas ended, each with a count.
     pub ends: BTreeMap<String, u64>,
-    /// The faults that came by themselves.
+    /// The faults that came at times of their own, each with a count.
     pub faults: BTreeMap<Fault, u64>,
-    /// What is wrong; nothing should be.
+    /// What is wrong; it should be empty.
     pub wrong: Vec<String>,
-    /// What happened to what is wrong.
+    /// The history of the entities that are wrong.
     pub timeline: Vec<String>,
 }
 

@@ -1,31 +1,31 @@
-//! `cargo sim`: simulates sales until one goes wrong.
+//! `cargo sim`: simulates sales until one fails a check.
 
 use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
 use clap::{Parser, ValueEnum};
 use sim::{Fault, Mutation, Options};
 
-/// Simulates sales in which everything goes wrong that can, each from its own seed, and checks
-/// that nothing is lost and nothing happens twice.
+/// Simulates sales with every possible fault, each from its own seed, and checks that nothing is
+/// lost and nothing happens twice.
 #[derive(Debug, Parser)]
 #[command(name = "cargo sim")]
 struct Args {
-    /// How many seeds, counted on from the first.
+    /// How many seeds to run, counted from the first.
     #[arg(long, default_value_t = 1_000)]
     seeds: u64,
-    /// The first seed; with `--seeds 1` it is replayed alone.
+    /// The first seed; `--seeds 1` replays it alone.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Fans of one sale.
+    /// How many fans take part in one sale.
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=500))]
     people: u64,
-    /// What each of them does.
+    /// How many commands each fan sends.
     #[arg(long, default_value_t = 12)]
     visits: u32,
-    /// What may go wrong; everything when this is absent, nothing with `none`.
+    /// The faults that may happen; all of them by default, none with `none`.
     #[arg(long, value_delimiter = ',')]
     faults: Option<Vec<String>>,
-    /// Plant a mistake, to see that it is found.
+    /// Plant a mistake, to see that the checks find it.
     #[arg(long)]
     mutation: Option<Mutation>,
 }
@@ -36,11 +36,11 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(unknown) => {
             let known: Vec<String> = Fault::ALL.iter().map(name).collect();
-            eprintln!("`{unknown}` is no fault; there are {} and none.", known.join(", "));
+            eprintln!("`{unknown}` is no fault; the faults are {} and none.", known.join(", "));
             return ExitCode::from(2);
         }
     };
-    // What a handler panics with is part of the report; where it did is not.
+    // The message of a handler's panic is part of the report; its place is not.
     std::panic::set_hook(Box::new(|_| {}));
     let (began, mut sagas) = (Instant::now(), 0);
     let (mut faults, mut ends) = (BTreeMap::new(), BTreeMap::new());
@@ -68,9 +68,9 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What is wrong with a seed, in the smallest sale that shows it.
+/// Shows what is wrong with a seed, in the smallest sale that still fails.
 fn show(seed: u64, options: &Options) {
-    eprintln!("Seed {seed} goes wrong; looking for a smaller sale that does.");
+    eprintln!("Seed {seed} fails; looking for a smaller sale that fails as well.");
     let smallest = sim::shrink(seed, options);
     let report = sim::run(seed, &smallest);
     report.wrong.iter().for_each(|line| println!("{line}"));

@@ -1,4 +1,4 @@
-//! One service in the simulation: a process that can die, what it keeps, and its publisher.
+//! One service in the simulation: a process that can die, its store, and its publisher.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use events::Timestamp;
 use mesh::{
     Answered, Service,
     engine::{Failure, Mark},
-    memory::{Asking, BookDeed, InMemory, Incoming, Process, Shelf as _, Store, Taken},
+    memory::{DecodedCommand, InMemory, Incoming, Process, Shelf as _, Store, Taken, UnitHandler},
     message::Message,
     parked::Parked,
     postgres::Postgres,
@@ -14,57 +14,57 @@ use mesh::{
 
 use crate::{broker::Broker, faults::Mutation, people::Wish};
 
-/// Messages swept at a time.
+/// At most this many messages are swept at a time.
 const SWEEP_MAX: usize = 64;
 
-/// Something that was asked of a service.
-pub struct Asked {
-    /// What.
+/// A command that was sent to a service.
+pub struct EndpointSpec {
+    /// The command.
     pub wish: Wish,
-    /// By whom, and how.
-    pub asking: Asking,
-    /// Who waits for the answer; `None` for a service's own timers.
+    /// The caller, the idempotency key and the id.
+    pub asking: DecodedCommand,
+    /// The fan who waits for the answer; `None` for a service's own timers.
     pub person: Option<usize>,
-    /// When.
+    /// When it was sent.
     pub at: Timestamp,
 }
 
-/// Makes work of what is asked; nothing when that is another service's.
-pub type Work<B> = fn(&Process<B>, &Wish, Asking) -> Option<mesh::Work<BookDeed<B>>>;
+/// Turns a command into work; nothing when it belongs to another service.
+pub type Work<B> = fn(&Process<B>, &Wish, DecodedCommand) -> Option<mesh::Work<UnitHandler<B>>>;
 
 /// What a service is made of.
 pub struct Plan<B: InMemory> {
     /// The table of its handlers.
     pub service: fn() -> Service<Postgres<B>>,
-    /// Its rules.
-    pub rules: fn() -> B::Rules,
-    /// Makes work of what is asked.
+    /// Its configuration.
+    pub config: fn() -> B::Config,
+    /// Turns a command into work.
     pub work: Work<B>,
-    /// What its timers find.
+    /// The commands that are due in its tables.
     pub due: fn(&B::Tables, Timestamp) -> Vec<Wish>,
 }
 
-/// A service that runs, whatever its book.
+/// A running service, whatever its unit of work.
 pub trait Host {
     /// Takes in messages and commands as one batch.
-    fn take(&self, incoming: &[Incoming], asked: &[Asked]) -> Result<Taken, Failure>;
-    /// What has come due by itself.
+    fn take(&self, incoming: &[Incoming], asked: &[EndpointSpec]) -> Result<Taken, Failure>;
+    /// The commands of its timers that are due.
     fn due(&self, now: Timestamp) -> Vec<Wish>;
-    /// Tries parked events.
+    /// Retries parked events.
     fn retry(&self) -> Result<Vec<Message>, Failure>;
-    /// What has no mark and no owner.
+    /// Leases messages that have no mark and no lease.
     fn sweep(&self) -> Vec<Message>;
     /// Marks messages as published.
     fn mark(&self, marks: &[Mark]);
-    /// Events that are not published.
+    /// How many events are not published.
     fn unpublished(&self) -> u64;
     /// Compares outbox and stream.
     fn verify(&self, broker: &Broker) -> bool;
     /// Events that are parked.
     fn parked(&self) -> Vec<Parked>;
-    /// The next batch dies before its commit.
+    /// Makes the next batch die before its commit.
     fn die_before_commit(&self);
-    /// The process is another now.
+    /// Replaces the process by a new one.
     fn restart(&mut self);
 }
 
@@ -77,18 +77,18 @@ pub struct On<B: InMemory> {
 }
 
 impl<B: InMemory> On<B> {
-    /// A service, just started on a store.
+    /// A service that was just started on a store.
     pub fn new(name: &'static str, plan: Plan<B>, store: Store<B>) -> Self {
-        let process = Process::start((plan.service)(), store.clone(), (plan.rules)());
+        let process = Process::start((plan.service)(), store.clone(), (plan.config)());
         Self { name, plan, store, process }
     }
 }
 
 impl<B: InMemory> Host for On<B> {
-    fn take(&self, incoming: &[Incoming], asked: &[Asked]) -> Result<Taken, Failure> {
+    fn take(&self, incoming: &[Incoming], asked: &[EndpointSpec]) -> Result<Taken, Failure> {
         let mut batch: Vec<_> =
             incoming.iter().map(|incoming| self.process.message(incoming)).collect();
-        for Asked { wish, asking, .. } in asked {
+        for EndpointSpec { wish, asking, .. } in asked {
             let work = (self.plan.work)(&self.process, wish, asking.clone());
             batch.extend(work);
         }
@@ -112,7 +112,7 @@ impl<B: InMemory> Host for On<B> {
     }
 
     fn unpublished(&self) -> u64 {
-        self.process.backlog().facts
+        self.process.backlog().events
     }
 
     fn verify(&self, broker: &Broker) -> bool {
@@ -128,53 +128,53 @@ impl<B: InMemory> Host for On<B> {
     }
 
     fn restart(&mut self) {
-        let Plan { service, rules, .. } = &self.plan;
-        self.process = Process::start(service(), self.store.clone(), rules());
+        let Plan { service, config, .. } = &self.plan;
+        self.process = Process::start(service(), self.store.clone(), config());
     }
 }
 
-/// A service with its publisher and what waits for it.
+/// A service with its publisher and its waiting commands.
 pub struct Node {
     /// Its name, and that of its stream.
     pub name: &'static str,
     /// The service.
     pub host: Box<dyn Host>,
-    /// What is asked of it.
-    pub waiting: VecDeque<Asked>,
-    /// Messages that were handed over in memory.
+    /// Commands that wait for the next batch.
+    pub waiting: VecDeque<EndpointSpec>,
+    /// Messages that were handed to the publisher in memory.
     pub handed: VecDeque<Message>,
-    /// What was acknowledged, with the connection.
+    /// The marks of acknowledged messages, each with its connection.
     acknowledged: Vec<(Mark, u64)>,
-    /// Messages that sit in the client and go out with the next connection.
+    /// Messages that are stuck in the client and go out with the next connection.
     pub stuck: Vec<Message>,
     /// The connection that outbox and stream were compared on.
     verified: Option<u64>,
     in_doubt: bool,
-    /// When each of its tasks comes next.
+    /// When each of its tasks is due next.
     pub next: Next,
-    /// Until when it does not move.
+    /// Until when it is paused.
     pub paused_until: Timestamp,
     /// Until when the broker cannot be reached.
     pub cut_until: Timestamp,
 }
 
-/// When a task comes next.
+/// When each task is due next.
 #[derive(Debug, Clone, Copy)]
 pub struct Next {
     /// Marks are written.
     pub mark: Timestamp,
-    /// What has no mark is looked for.
+    /// Messages without a mark are swept.
     pub sweep: Timestamp,
-    /// Parked events are tried.
+    /// Parked events are retried.
     pub retry: Timestamp,
     /// Outbox and stream are compared.
     pub verify: Timestamp,
-    /// Timers look.
+    /// Timers run.
     pub timer: Timestamp,
 }
 
 impl Node {
-    /// A service that has just been started.
+    /// A service that was just started.
     pub fn new(name: &'static str, host: Box<dyn Host>, now: Timestamp) -> Self {
         let next = Next { mark: now, sweep: now, retry: now, verify: now, timer: now };
         Self {
@@ -192,7 +192,7 @@ impl Node {
         }
     }
 
-    /// The process dies: what is in its memory is gone. It is started again at once.
+    /// The process dies: what was in its memory is gone. It is restarted at once.
     pub fn die(&mut self) {
         self.host.restart();
         self.waiting.clear();
@@ -202,7 +202,7 @@ impl Node {
         (self.verified, self.in_doubt) = (None, false);
     }
 
-    /// Sends one message; `luck` says what becomes of it.
+    /// Publishes one message; `luck` decides the outcome.
     pub fn send(&mut self, broker: &mut Broker, message: Message, luck: Luck, now: Timestamp) {
         let epoch = broker.epoch();
         match luck {
@@ -211,7 +211,7 @@ impl Node {
                 self.in_doubt = true;
                 self.stuck.push(message);
             }
-            Luck::Unheard => {
+            Luck::Unacknowledged => {
                 broker.publish(self.name, message, now);
                 self.in_doubt = true;
             }
@@ -250,31 +250,31 @@ impl Node {
         }
     }
 
-    /// Whether there is reason to compare at once.
+    /// Whether outbox and stream must be compared at once.
     pub fn must_verify(&self, broker: &Broker) -> bool {
         self.in_doubt || self.verified != Some(broker.epoch())
     }
 
-    /// Whether nothing is left to be done here.
+    /// Whether nothing is left to do here.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.handed.is_empty() && self.host.unpublished() == 0
     }
 }
 
-/// What becomes of a publish.
+/// The outcome of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Luck {
-    /// It is stored, and that is heard.
+    /// It is stored and acknowledged.
     Good,
-    /// It is stored, and nobody hears so.
-    Unheard,
+    /// It is stored, and the acknowledgement is lost.
+    Unacknowledged,
     /// It is not stored.
     Lost,
-    /// It sits in the client, and is stored much later.
+    /// It is stuck in the client, and is stored much later.
     Stuck,
 }
 
-/// An answer as a person reads it.
+/// Whether a fan takes this answer as granted.
 pub fn is_granted(answered: &Answered) -> bool {
     answered.is_granted() && !answered.body.is_empty()
 }

@@ -1,4 +1,4 @@
-//! Fans who sign up, charge, hold, pay, give back and leave, and remember what they were told.
+//! Fans who sign up, charge, hold, pay, cancel and withdraw, and remember each granted answer.
 
 use events::{
     AttemptId, EntryId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
@@ -7,7 +7,7 @@ use events::{
     reservation::{self as seats, Cancel},
     user::{self as accounts, Withdraw},
 };
-use mesh::{Answered, Caller, Idempotency, memory::Asking};
+use mesh::{Answered, Caller, Idempotency, memory::DecodedCommand};
 use rand::{RngExt as _, rngs::StdRng};
 use reservation::sim::Pass;
 use user::sim::{AddAccount, RefuseWithdrawal, Secret};
@@ -15,43 +15,43 @@ use uuid::Uuid;
 
 use crate::{node::is_granted, services::FAN};
 
-/// How long a person waits for an answer.
+/// How long a fan waits for an answer.
 const PATIENCE_SECS: i64 = 5;
 /// Seats in each show.
 pub const SEATS: usize = 6;
 
-/// Something that is wanted of a service.
+/// A command for a service.
 #[derive(Debug, Clone)]
 pub enum Wish {
-    /// An account.
+    /// Open an account.
     SignUp(AddAccount),
-    /// No account any more.
+    /// Close the account.
     Withdraw(Withdraw),
-    /// An attempt was not answered in time.
+    /// Refuse a withdrawal that was not answered in time.
     RefuseWithdrawal(RefuseWithdrawal),
-    /// Seats.
+    /// Hold seats.
     Hold {
-        /// Of which show.
+        /// The show.
         schedule_id: ScheduleId,
-        /// Which.
+        /// The seats.
         seats: Vec<SeatId>,
-        /// By what right.
+        /// The pass from the waiting room.
         pass: Pass,
     },
-    /// No seats any more.
+    /// Cancel a reservation.
     GiveBack(Cancel),
-    /// The time of a hold is up.
+    /// End a hold whose time is up.
     Expire(ReservationId),
-    /// A show is called off.
+    /// Cancel the reservations of a cancelled show.
     Empty(ScheduleId, Vec<ReservationId>),
-    /// To pay.
+    /// Pay a hold.
     Pay(Pay),
-    /// Points.
+    /// Buy points.
     Charge(Charge),
 }
 
 impl Wish {
-    /// Whose business it is.
+    /// The service that executes it.
     pub fn service(&self) -> &'static str {
         match self {
             Self::SignUp(_) | Self::Withdraw(_) | Self::RefuseWithdrawal(_) => ::user::NAME,
@@ -64,7 +64,7 @@ impl Wish {
     }
 }
 
-/// Something a person was told that it is so.
+/// Something that an answer promised to a fan.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Promise {
     /// There is an account.
@@ -73,15 +73,15 @@ pub enum Promise {
     Charged(EntryId, i64),
     /// Seats are held.
     Held(ReservationId),
-    /// A payment runs.
+    /// A payment was accepted.
     Paying(PaymentId),
     /// A reservation is cancelled.
     GivenBack(ReservationId),
-    /// An attempt to leave runs.
+    /// A withdrawal was accepted.
     Leaving(AttemptId),
 }
 
-/// What a person does next.
+/// What a fan does next.
 #[derive(Debug, Clone)]
 enum Step {
     SignUp,
@@ -94,48 +94,48 @@ pub struct Person {
     step: Step,
     /// The account, once there is one.
     pub user_id: Option<UserId>,
-    /// Charges that were asked for, each counted once.
+    /// How many charges were asked for; a retry does not count.
     pub charges_asked: usize,
     holds: Vec<ReservationId>,
     visits: u32,
-    /// When there is something to do again.
+    /// When the fan acts next.
     pub next: Timestamp,
-    /// What was promised.
+    /// What the answers promised.
     pub promises: Vec<Promise>,
 }
 
-/// What everybody knows.
+/// What every fan knows.
 pub struct Town {
     /// The shows that are on sale.
     pub shows: Vec<ScheduleId>,
-    /// Until when people come; later ones only end what they have begun.
+    /// Until when fans begin anything new; later they only finish what they have begun.
     pub closes_at: Timestamp,
 }
 
 impl Person {
-    /// Somebody who will come at some time.
+    /// A fan who first acts at `next`.
     pub fn new(next: Timestamp, visits: u32) -> Self {
         let (step, user_id) = (Step::SignUp, None);
         let (holds, promises) = (Vec::new(), Vec::new());
         Self { step, user_id, charges_asked: 0, holds, visits, next, promises }
     }
 
-    /// Whether nothing is wanted any more.
+    /// Whether the fan has nothing left to do.
     pub fn is_done(&self) -> bool {
         matches!(self.step, Step::Idle) && self.visits == 0
     }
 
-    /// What is wanted now, if anything; the next time is set.
+    /// The command that the fan sends now, if any. Sets the time of the next one.
     pub fn act(
         &mut self,
         town: &Town,
         chance: &mut StdRng,
         now: Timestamp,
-    ) -> Option<(Wish, Asking)> {
+    ) -> Option<(Wish, DecodedCommand)> {
         self.next = now.plus_millis(chance.random_range(20..4_000));
         match &mut self.step {
             Step::Waiting { since, .. } if now < since.plus_secs(PATIENCE_SECS) => return None,
-            // No answer: the same once more, under the same key, or nobody cares any more.
+            // No answer: the fan retries with the same idempotency key, or gives up.
             Step::Waiting { wish, key, since, tries } => {
                 if *tries < 6 {
                     (*since, *tries) = (now, *tries + 1);
@@ -175,7 +175,7 @@ impl Person {
                 let count = chance.random_range(1..3_usize);
                 let seats = (first..(first + count).min(SEATS)).map(seat).collect();
                 let reserve_until = now.plus_secs(120);
-                // Admitted anew each time: a payment uses a place up.
+                // Each hold has a new place: a payment uses a place up.
                 let place_version = now.unix_millis().unsigned_abs();
                 let pass = Pass { user_id, schedule_id, place_version, reserve_until };
                 Wish::Hold { schedule_id, seats, pass }
@@ -191,7 +191,7 @@ impl Person {
         }
     }
 
-    fn asking(&self, wish: &Wish, key: Uuid) -> Asking {
+    fn asking(&self, wish: &Wish, key: Uuid) -> DecodedCommand {
         let caller = match self.user_id {
             None => Caller::Anonymous,
             Some(user_id) => {
@@ -203,11 +203,17 @@ impl Person {
         scope[..16].copy_from_slice(key.as_bytes());
         scope[16..].copy_from_slice(self.user_id.map_or(Uuid::nil(), |id| id.0).as_bytes());
         let idempotency = Some(Idempotency { scope, body: [wish.service().len() as u8; 32] });
-        Asking { caller, idempotency, id: mesh::clock::new_id() }
+        DecodedCommand { caller, idempotency, id: mesh::clock::new_id() }
     }
 
-    /// An answer has come; one to something else than what is waited for is late.
-    pub fn hear(&mut self, wish: &Wish, answered: &Answered, chance: &mut StdRng, now: Timestamp) {
+    /// Reads an answer. One that comes while the fan waits for nothing is late.
+    pub fn receive(
+        &mut self,
+        wish: &Wish,
+        answered: &Answered,
+        chance: &mut StdRng,
+        now: Timestamp,
+    ) {
         let Step::Waiting { .. } = self.step else { return };
         self.step = if self.user_id.is_some() { Step::Idle } else { Step::SignUp };
         self.next = now.plus_millis(chance.random_range(5..8_000));

@@ -1,4 +1,4 @@
-//! The services of a simulated sale, with what their timers find.
+//! The services of a simulated sale, with what their timers look for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,24 +10,24 @@ use crate::{
     people::Wish,
 };
 
-/// Seconds after which an attempt to close an account is refused.
+/// The seconds after which an attempt to withdraw is refused.
 const WITHDRAWAL_SECS: i64 = 30;
 
-/// The state of every service; it outlives their processes.
+/// The state of every service; it outlives the processes.
 #[derive(Default)]
 pub struct Stores {
     /// Accounts.
-    pub user: Store<user::Book>,
+    pub user: Store<user::UnitOfWork>,
     /// Seats.
-    pub reservation: Store<reservation::Book>,
+    pub reservation: Store<reservation::UnitOfWork>,
     /// Payments.
-    pub payment: Store<payment::Book>,
+    pub payment: Store<payment::UnitOfWork>,
     /// Wallets.
-    pub point: Store<point::Book>,
+    pub point: Store<point::UnitOfWork>,
 }
 
 impl Stores {
-    /// A mistake: no inbox remembers anything.
+    /// A planted mistake: the inboxes keep no message ids.
     pub fn forget_messages(&self) {
         self.user.forget_messages();
         self.reservation.forget_messages();
@@ -35,7 +35,7 @@ impl Stores {
         self.point.forget_messages();
     }
 
-    /// A mistake: no answer is kept under its key.
+    /// A planted mistake: no answer is stored under its idempotency key.
     pub fn forget_answers(&self) {
         self.user.forget_answers();
         self.reservation.forget_answers();
@@ -44,18 +44,18 @@ impl Stores {
     }
 }
 
-/// All that emit, those included of which only the events are played.
+/// All producers, with `concert`, of which only the events are played.
 pub const PRODUCERS: [&str; 5] =
     [user::NAME, reservation::NAME, payment::NAME, point::NAME, "concert"];
 
 /// Which events each service consumes.
 pub fn filters() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
-    let facts = |wiring: mesh::Wiring| wiring.hears.iter().map(|(fact, _)| *fact).collect();
+    let events = |wiring: mesh::Wiring| wiring.consumes.iter().map(|(event, _)| *event).collect();
     BTreeMap::from([
-        (user::NAME, facts(user::service().wiring())),
-        (reservation::NAME, facts(reservation::service().wiring())),
-        (payment::NAME, facts(payment::service().wiring())),
-        (point::NAME, facts(point::service().wiring())),
+        (user::NAME, events(user::service().wiring())),
+        (reservation::NAME, events(reservation::service().wiring())),
+        (payment::NAME, events(payment::service().wiring())),
+        (point::NAME, events(point::service().wiring())),
     ])
 }
 
@@ -73,10 +73,10 @@ pub fn hosts(stores: &Stores) -> Vec<(&'static str, Box<dyn Host>)> {
     ]
 }
 
-fn users() -> Plan<user::Book> {
+fn users() -> Plan<user::UnitOfWork> {
     Plan {
         service: user::service,
-        rules: user::Rules::default,
+        config: user::Config::default,
         work: |process, wish, asking| match wish.clone() {
             Wish::SignUp(add) => Some(process.command(add, asking)),
             Wish::Withdraw(withdraw) => Some(process.command(withdraw, asking)),
@@ -90,10 +90,10 @@ fn users() -> Plan<user::Book> {
     }
 }
 
-fn reservations() -> Plan<reservation::Book> {
+fn reservations() -> Plan<reservation::UnitOfWork> {
     Plan {
         service: reservation::service,
-        rules: reservation::Rules::default,
+        config: reservation::Config::default,
         work: |process, wish, asking| match wish {
             Wish::Hold { schedule_id, seats, pass } => {
                 let (schedule_id, seats) = (*schedule_id, seats.clone());
@@ -124,10 +124,10 @@ fn reservations() -> Plan<reservation::Book> {
     }
 }
 
-fn payments() -> Plan<payment::Book> {
+fn payments() -> Plan<payment::UnitOfWork> {
     Plan {
         service: payment::service,
-        rules: payment::Rules::default,
+        config: payment::Config::default,
         work: |process, wish, asking| match wish {
             Wish::Pay(pay) => Some(process.command(pay.clone(), asking)),
             _ => None,
@@ -136,10 +136,10 @@ fn payments() -> Plan<payment::Book> {
     }
 }
 
-fn points() -> Plan<point::Book> {
+fn points() -> Plan<point::UnitOfWork> {
     Plan {
         service: point::service,
-        rules: point::Rules::default,
+        config: point::Config::default,
         work: |process, wish, asking| match wish {
             Wish::Charge(charge) => Some(process.command(charge.clone(), asking)),
             _ => None,
@@ -148,5 +148,5 @@ fn points() -> Plan<point::Book> {
     }
 }
 
-/// What a fan's account may do.
+/// The roles of a fan's account.
 pub const FAN: [Role; 1] = [Role::Fan];

@@ -1,20 +1,20 @@
-//! A smaller sale that goes wrong as well.
+//! Shrinking: looks for a smaller sale that fails as well.
 
 use crate::{Fault, Options, run};
 
-/// The smallest sale that is found to go wrong from the same seed.
+/// The smallest sale that was found to fail with the same seed.
 pub fn shrink(seed: u64, options: &Options) -> Options {
     let mut smallest = options.clone();
     loop {
-        let goes_wrong = |smaller: &Options| !run(seed, smaller).wrong.is_empty();
-        match smaller(&smallest).into_iter().find(goes_wrong) {
+        let fails = |smaller: &Options| !run(seed, smaller).wrong.is_empty();
+        match smaller(&smallest).into_iter().find(fails) {
             Some(found) => smallest = found,
             None => return smallest,
         }
     }
 }
 
-/// Sales that are a little smaller, those that are much smaller first.
+/// Smaller sales, the much smaller ones first.
 fn smaller(than: &Options) -> Vec<Options> {
     let mut all = Vec::new();
     for less in [than.people / 2, than.people - 1] {

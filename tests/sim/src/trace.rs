@@ -1,29 +1,29 @@
-//! What has happened, in order, to be shown for what is wrong.
+//! The history of a run, in order, shown for what is wrong.
 
 use events::Timestamp;
-use mesh::{memory::Asking, message::Message};
+use mesh::{memory::DecodedCommand, message::Message};
 
 use crate::{faults::Fault, people::Wish};
 
-/// Lines shown at most.
+/// At most this many lines are shown.
 const LINES_MAX: usize = 80;
-/// Characters of an id.
+/// The length of an id, in characters.
 const ID_CHARS: usize = 36;
 
-/// What has happened.
+/// The history of a run.
 #[derive(Default)]
 pub struct Trace(Vec<(Timestamp, What)>);
 
 enum What {
-    Asked(Box<(Wish, Asking)>),
+    EndpointSpec(Box<(Wish, DecodedCommand)>),
     Emitted(&'static str, Message),
     Fault(Fault, &'static str),
 }
 
 impl Trace {
-    /// Somebody asks for something.
-    pub fn asked(&mut self, at: Timestamp, wish: &Wish, asking: &Asking) {
-        self.0.push((at, What::Asked(Box::new((wish.clone(), asking.clone())))));
+    /// A command is sent, by a fan or a timer.
+    pub fn asked(&mut self, at: Timestamp, wish: &Wish, asking: &DecodedCommand) {
+        self.0.push((at, What::EndpointSpec(Box::new((wish.clone(), asking.clone())))));
     }
 
     /// A service has emitted a message.
@@ -31,19 +31,19 @@ impl Trace {
         self.0.push((at, What::Emitted(service, message.clone())));
     }
 
-    /// Something goes wrong, where a service is concerned.
+    /// A fault happens to a service.
     pub fn fault(&mut self, at: Timestamp, fault: Fault, service: &'static str) {
         self.0.push((at, What::Fault(fault, service)));
     }
 
-    /// What has to do with what is wrong, and the faults in between.
+    /// The entries about the first thing that is wrong, and the faults in between.
     pub fn of(&self, wrong: &[String]) -> Vec<String> {
         let ids: Vec<&str> = wrong.iter().take(1).flat_map(|line| ids_in(line)).collect();
         let has = |text: &str| ids.iter().any(|id| text.contains(id));
         let lines = self.0.iter().filter_map(|(at, what)| {
             let text = match what {
                 What::Fault(fault, service) => Some(format!("! {fault:?} ({service})")),
-                What::Asked(asked) => {
+                What::EndpointSpec(asked) => {
                     let (wish, asking) = &**asked;
                     let text = format!("{wish:?} as {:?}", asking.id);
                     has(&text).then(|| format!("? {text}"))

@@ -1,4 +1,4 @@
-//! The simulated world: one clock, one source of chance, and everything that happens in order.
+//! The simulated world: one clock, one random generator, and everything that happens, in order.
 
 mod tasks;
 
@@ -17,22 +17,22 @@ use crate::{
     checks::{self, Rest, Wrong},
     concert::Concert,
     faults::{EVERY_SECS, Fault, Mutation},
-    node::{Asked, Node},
+    node::{EndpointSpec, Node},
     people::{Person, Town},
     services::{self, PRODUCERS, Stores},
 };
 
-/// When every simulation begins, in Unix milliseconds.
+/// The time at which every simulation begins, in Unix milliseconds.
 const BEGIN: i64 = 1_800_000_000_000;
-/// By how much clocks jump at most. Twice that is just within what the auditor takes for normal:
-/// it compares the times of events, and a clock that goes back further looks like two owners.
+/// The most that clocks jump. Twice that is just within what the auditor takes for normal: it
+/// compares the times of events, and a clock that goes back further looks like two owners.
 const CLOCK_JUMP_MILLIS: i64 = 14_500;
-/// How long everything may take to come to rest once nothing goes wrong any more.
+/// How long everything may take to come to rest once the faults have ended.
 const REST_SECS: i64 = 1_800;
 
-/// Something that comes in its time.
+/// Something that is scheduled for a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Turn {
+enum Action {
     Person(usize),
     Node(usize),
     Fault,
@@ -47,9 +47,9 @@ pub struct World<'a> {
     chance: StdRng,
     /// The time of the world, which never goes back.
     at: Timestamp,
-    /// By how much the clocks of the services are ahead of it, in milliseconds.
+    /// How far the clocks of the services are ahead of it, in milliseconds.
     ahead: i64,
-    turns: BinaryHeap<Reverse<(i64, u64, Turn)>>,
+    actions: BinaryHeap<Reverse<(i64, u64, Action)>>,
     wakes: Vec<Timestamp>,
     broker: Broker,
     stores: Stores,
@@ -93,7 +93,7 @@ impl<'a> World<'a> {
             chance,
             at,
             ahead: 0,
-            turns: BinaryHeap::new(),
+            actions: BinaryHeap::new(),
             stores,
             nodes,
             people,
@@ -103,23 +103,23 @@ impl<'a> World<'a> {
             trace: Trace::default(),
         };
         for index in 0..world.people.len() {
-            world.push(world.people[index].next, Turn::Person(index));
+            world.push(world.people[index].next, Action::Person(index));
         }
         for index in 0..world.nodes.len() {
-            world.push(at, Turn::Node(index));
+            world.push(at, Action::Node(index));
         }
-        for turn in [Turn::Fault, Turn::Sync, Turn::Concert] {
-            world.push(at, turn);
+        for action in [Action::Fault, Action::Sync, Action::Concert] {
+            world.push(at, action);
         }
         world
     }
 
-    /// Lets everything happen, and looks at what has become of it.
+    /// Runs the whole sale, and checks the outcome.
     pub fn run(mut self) -> Report {
         let over = self.town.closes_at.plus_secs(REST_SECS);
         let mut look_at = self.town.closes_at;
         let mut is_at_rest = false;
-        while let Some(Reverse((millis, _, turn))) = self.turns.pop() {
+        while let Some(Reverse((millis, _, action))) = self.actions.pop() {
             self.at = time_of(millis);
             self.set_clock();
             if self.at >= over {
@@ -132,7 +132,7 @@ impl<'a> World<'a> {
                     break;
                 }
             }
-            self.take_turn(turn);
+            self.perform(action);
         }
         self.report(is_at_rest)
     }
@@ -144,10 +144,10 @@ impl<'a> World<'a> {
             wrong.extend(self.unrest());
         }
         wrong.extend(rest.check(&self.people));
-        // Deadlines of holds that nobody looks at any more have passed.
+        // The deadlines of holds that no timer looks at any more must have passed.
         self.ahead += 600_000;
         self.set_clock();
-        let emitted = self.concert.said().chain(&self.emitted);
+        let emitted = self.concert.emitted().chain(&self.emitted);
         wrong.extend(checks::audit(emitted));
         let timeline = if wrong.is_empty() { Vec::new() } else { self.trace.of(&wrong) };
         let (sagas, faults) = (rest.sagas(), std::mem::take(&mut self.counts));
@@ -155,22 +155,22 @@ impl<'a> World<'a> {
         Report { sagas, events, ends, faults, wrong, timeline }
     }
 
-    fn take_turn(&mut self, turn: Turn) {
-        match turn {
-            Turn::Person(index) => self.person(index),
-            Turn::Node(index) if self.wakes[index] == self.at => self.node(index),
-            // It was woken earlier meanwhile.
-            Turn::Node(_) => {}
-            Turn::Fault => self.fault(),
-            Turn::Sync => {
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Person(index) => self.person(index),
+            Action::Node(index) if self.wakes[index] == self.at => self.node(index),
+            // The node was woken earlier, so this entry is stale.
+            Action::Node(_) => {}
+            Action::Fault => self.fault(),
+            Action::Sync => {
                 self.broker.sync();
                 let pause = self.chance.random_range(50..3_000);
-                self.push(self.at.plus_millis(pause), Turn::Sync);
+                self.push(self.at.plus_millis(pause), Action::Sync);
             }
-            Turn::Concert => {
+            Action::Concert => {
                 self.concert.play(&mut self.broker, self.at, mesh::clock::now());
                 self.wake_all(50);
-                self.push(self.at.plus_millis(500), Turn::Concert);
+                self.push(self.at.plus_millis(500), Action::Concert);
             }
         }
     }
@@ -181,12 +181,12 @@ impl<'a> World<'a> {
         if let Some((wish, asking)) = person.act(&self.town, &mut self.chance, now) {
             let node = self.of(wish.service());
             self.trace.asked(now, &wish, &asking);
-            let asked = Asked { wish, asking, person: Some(index), at: now };
+            let asked = EndpointSpec { wish, asking, person: Some(index), at: now };
             self.nodes[node].waiting.push_back(asked);
             self.wake(node, 5);
         }
         if !self.people[index].is_done() {
-            self.push(self.people[index].next, Turn::Person(index));
+            self.push(self.people[index].next, Action::Person(index));
         }
     }
 
@@ -195,7 +195,7 @@ impl<'a> World<'a> {
         if self.nodes[index].paused_until > now {
             return self.wake_at(index, self.nodes[index].paused_until);
         }
-        // In which order its tasks get to work is chance, as between threads.
+        // The order of its tasks is random, as between threads.
         for task in shuffled(&mut self.chance) {
             match task {
                 0 => self.batch(index),
@@ -219,7 +219,7 @@ impl<'a> World<'a> {
             return;
         }
         let pause = self.chance.random_range(200..EVERY_SECS * 2_000);
-        self.push(self.at.plus_millis(pause), Turn::Fault);
+        self.push(self.at.plus_millis(pause), Action::Fault);
         let fault = kinds[self.chance.random_range(0..kinds.len())];
         let index = self.chance.random_range(0..self.nodes.len());
         *self.counts.entry(fault).or_default() += 1;
@@ -249,7 +249,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What sat in the clients goes out with the new connection, out of its order.
+    /// What was stuck in the clients goes out with the new connection, out of order.
     fn flush(&mut self) {
         for node in &mut self.nodes {
             for message in std::mem::take(&mut node.stuck) {
@@ -263,7 +263,7 @@ impl<'a> World<'a> {
         self.wake(index, 2_000);
     }
 
-    fn said(&mut self, index: usize, emitted: &[Message]) {
+    fn record(&mut self, index: usize, emitted: &[Message]) {
         for message in emitted {
             self.trace.emitted(self.at, self.nodes[index].name, message);
         }
@@ -303,11 +303,11 @@ impl<'a> World<'a> {
         self.clock.set(self.at.plus_millis(self.ahead));
     }
 
-    fn push(&mut self, at: Timestamp, turn: Turn) {
+    fn push(&mut self, at: Timestamp, action: Action) {
         let at = at.max(self.at);
-        // Of what comes at the same time, chance says what is first.
+        // The order of what is scheduled for the same time is random.
         let tie = self.chance.random();
-        self.turns.push(Reverse((at.unix_millis(), tie, turn)));
+        self.actions.push(Reverse((at.unix_millis(), tie, action)));
     }
 
     fn wake(&mut self, index: usize, within_millis: i64) {
@@ -319,7 +319,7 @@ impl<'a> World<'a> {
 
     fn wake_at(&mut self, index: usize, at: Timestamp) {
         self.wakes[index] = at;
-        self.push(at, Turn::Node(index));
+        self.push(at, Action::Node(index));
     }
 
     fn wake_all(&mut self, within_millis: i64) {

@@ -1,11 +1,11 @@
-//! Simulated sales: nothing is lost, nothing happens twice, and the checks can see.
+//! Simulated sales: nothing is lost, nothing happens twice, and the checks find planted mistakes.
 
 use clap::ValueEnum;
 use sim::{Fault, Mutation, Options, Report};
 
-/// Sales in which everything goes wrong.
+/// How many sales with all faults are run.
 const SEEDS: u64 = 200;
-/// Sales after which a planted mistake must have been found.
+/// A planted mistake must be found within this many sales.
 const FOUND_WITHIN: u64 = 60;
 
 fn replay(seed: u64) -> String {
@@ -18,14 +18,14 @@ fn must_be_right(seed: u64, report: &Report) {
 }
 
 #[test]
-fn whatever_goes_wrong_nothing_is_lost_and_nothing_happens_twice() {
+fn with_all_faults_nothing_is_lost_and_nothing_happens_twice() {
     for seed in 1..=SEEDS {
         must_be_right(seed, &sim::run(seed, &Options::default()));
     }
 }
 
 #[test]
-fn where_nothing_goes_wrong_nothing_is_wrong() {
+fn without_faults_all_checks_hold() {
     let options = Options { faults: Vec::new(), ..Options::default() };
     for seed in 1..=20 {
         must_be_right(seed, &sim::run(seed, &options));
@@ -42,7 +42,7 @@ fn a_sale_is_a_function_of_its_seed() {
 }
 
 #[test]
-fn every_end_and_every_fault_is_seen() {
+fn every_outcome_and_every_fault_occurs() {
     let reports: Vec<Report> = (1..=40).map(|seed| sim::run(seed, &Options::default())).collect();
     for end in [
         "payment Completed",
@@ -61,9 +61,9 @@ fn every_end_and_every_fault_is_seen() {
     }
 }
 
-/// Every handler decides by the state that it finds, so the inbox saves work and no money.
+/// Every handler decides by the state that it finds, so the inbox saves work, not money.
 #[test]
-fn without_any_inbox_nothing_happens_twice_either() {
+fn without_an_inbox_nothing_happens_twice_either() {
     let options = Options { mutation: Some(Mutation::InboxOff), ..Options::default() };
     for seed in 1..=60 {
         must_be_right(seed, &sim::run(seed, &options));
@@ -81,7 +81,7 @@ fn every_planted_mistake_is_found() {
 }
 
 #[test]
-fn what_goes_wrong_is_shown_in_a_smaller_sale() {
+fn a_failing_sale_is_shrunk_and_has_a_timeline() {
     let mutation = Some(Mutation::RefundLost);
     let options = Options { mutation, ..Options::default() };
     let smallest = sim::shrink(1, &options);

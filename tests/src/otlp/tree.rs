@@ -1,4 +1,4 @@
-//! The spans of one trace as the tree they must be.
+//! The spans of one trace as a tree.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,8 +9,8 @@ use super::Span;
 
 /// A trace that is one tree: one id, one root, every parent among its spans.
 ///
-/// Children are kept in the order in which they began, so a walk from the root tells the
-/// saga in causal order: a cause always before what it caused.
+/// Children are kept in the order in which they began, so a walk from the root follows the
+/// saga in causal order: a cause always comes before what it caused.
 #[derive(Debug, Clone)]
 pub struct Tree {
     spans: Vec<Span>,
@@ -22,7 +22,7 @@ impl Tree {
     /// Checks the spans and puts them in order.
     ///
     /// # Errors
-    /// What is wrong with them, with a drawing.
+    /// What is wrong with them, with a drawing of the trace.
     pub fn of(spans: &[Span]) -> Result<Self, String> {
         let wrong = |what: String| Err(format!("{what}\n{}", draw(spans)));
         let mut spans_by_start = spans.to_vec();
@@ -85,35 +85,35 @@ impl Tree {
         services
     }
 
-    /// The way from the root to each leaf, as the services it passes through.
-    pub fn ways(&self) -> Vec<Vec<&str>> {
-        let mut ways = Vec::new();
-        let mut way: Vec<&str> = Vec::new();
+    /// The path from the root to each leaf, as the services it passes through.
+    pub fn paths(&self) -> Vec<Vec<&str>> {
+        let mut paths = Vec::new();
+        let mut path: Vec<&str> = Vec::new();
         for (depth, at) in self.walk() {
-            way.truncate(depth);
-            way.push(&self.spans[at].service);
+            path.truncate(depth);
+            path.push(&self.spans[at].service);
             if self.children[at].is_empty() {
-                let mut passed = way.clone();
+                let mut passed = path.clone();
                 passed.dedup();
-                ways.push(passed);
+                paths.push(passed);
             }
         }
-        ways
+        paths
     }
 
-    /// Asserts that some way from the root begins with these services: each was caused by
+    /// Asserts that some path from the root begins with these services: each was caused by
     /// the one before it.
     ///
     /// # Panics
     /// When there is none; the message shows the tree.
     #[track_caller]
-    pub fn assert_way(&self, services: &[&str]) {
-        let found = self.ways().iter().any(|way| way.starts_with(services));
-        assert!(found, "no way through {services:?} in\n{self}");
+    pub fn assert_path(&self, services: &[&str]) {
+        let found = self.paths().iter().any(|path| path.starts_with(services));
+        assert!(found, "no path through {services:?} in\n{self}");
     }
 
-    /// Whether some spans follow from one another like these, the first one being the root;
-    /// each is given as `service: name`.
+    /// Whether these spans form a path, each the child of the one before it and the first one
+    /// the root; each is given as `service: name`.
     pub fn has_path(&self, steps: &[&str]) -> bool {
         let mut at_step = vec![self.root];
         for (index, step) in steps.iter().enumerate() {
@@ -151,7 +151,7 @@ impl fmt::Display for Tree {
     }
 }
 
-/// Draws any spans, whole tree or not: each below its parent, orphans at the left.
+/// Draws any spans, whether they form a tree or not: each below its parent, orphans at the left.
 pub(super) fn draw(spans: &[Span]) -> String {
     let Some(zero) = spans.iter().map(|span| span.began_nanos).min() else {
         return "no spans\n".to_owned();
@@ -218,17 +218,17 @@ mod tests {
     }
 
     #[test]
-    fn a_saga_is_told_causes_first() {
+    fn a_tree_lists_causes_before_what_they_caused() {
         let tree = Tree::of(&saga()).unwrap();
         assert_eq!(tree.services(), ["gateway", "payment", "point", "reservation"]);
         assert_eq!(
-            tree.ways(),
+            tree.paths(),
             [
                 vec!["gateway", "payment", "point", "reservation"],
                 vec!["gateway", "payment", "reservation"]
             ]
         );
-        tree.assert_way(&["gateway", "payment", "point"]);
+        tree.assert_path(&["gateway", "payment", "point"]);
         assert_eq!(tree.named("do e")[0].service, "reservation");
         assert!(tree.has_path(&["gateway: do a", "payment: do b", "point: do c"]));
         assert!(!tree.has_path(&["gateway: do a", "point: do c"]));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_root_a_second_trace_and_a_ring_are_refused() {
+    fn a_second_root_a_second_trace_and_a_cycle_are_refused() {
         let mut two = saga();
         two.push(span("z", None, "user", 9));
         assert!(Tree::of(&two).unwrap_err().starts_with("2 roots"));
@@ -256,8 +256,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "no way through")]
-    fn a_missing_way_fails_with_the_tree() {
-        Tree::of(&saga()).unwrap().assert_way(&["gateway", "point"]);
+    #[should_panic(expected = "no path through")]
+    fn a_missing_path_fails_with_the_tree() {
+        Tree::of(&saga()).unwrap().assert_path(&["gateway", "point"]);
     }
 }

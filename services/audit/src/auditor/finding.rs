@@ -1,4 +1,4 @@
-//! What was found to be wrong, and when it may be said.
+//! What was found to be wrong, and when it may be reported.
 
 use events::{
     EventId, SagaId, ScheduleId,
@@ -9,47 +9,47 @@ use uuid::Uuid;
 
 use super::shelf::Mark;
 
-/// What follows in another stream, or in another transaction of the same service, may be
-/// told at a time that is earlier by so much: clocks differ, and a transaction may wait for
-/// a row after it has looked at the clock.
+/// An event that follows in another stream, or in another transaction of the same service, may
+/// have a time that is earlier by this much: clocks differ, and a transaction may wait for a row
+/// after it has read the clock.
 pub const SLACK_SECS: i64 = 30;
-/// So long may a hold outlive its cap before somebody frees its seats. It cannot be paid any
-/// more in this time.
+/// How long a hold may outlive its cap before its seats are freed. It can no longer be paid in
+/// this time.
 pub const OVERDUE_SECS: i64 = 60;
-/// So long may money be taken without seats, seats be confirmed without a completed payment,
-/// or money be owed: a service may be down for a while.
+/// How long money may be taken without seats, seats be confirmed without a completed payment, or
+/// money be owed: a service may be down for a while.
 pub const OPEN_SECS: i64 = 3_600;
 
-/// As of when things are judged.
+/// The moment as of which things are judged.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
-    /// Everything told before has been heard.
+    /// Everything emitted before this has been observed.
     pub(super) until: i64,
     /// What has not come will not come any more.
     pub(super) at_rest: bool,
-    /// Of what was told before, something may never be heard.
+    /// Of what was emitted before this, something may never be observed.
     pub(super) since: i64,
     /// Now, for deadlines that pass by themselves.
     pub(super) now: i64,
 }
 
 impl Moment {
-    /// While facts come in: only what contradicts itself is wrong.
-    pub(super) const HEARING: Self =
+    /// While events come in: only contradictions are wrong.
+    pub(super) const CONSUMED: Self =
         Self { until: i64::MIN, at_rest: false, since: i64::MAX, now: i64::MIN };
 
-    /// Whether what had to come before `mark`, or within `patience_secs` after it, would
-    /// have been heard.
+    /// Whether an event that had to come before `mark`, or within `patience_secs` after it,
+    /// would have been observed.
     pub(super) fn is_past(&self, mark: &Mark, patience_secs: i64) -> bool {
         self.at_rest || mark.secs() + patience_secs < self.until
     }
 
-    /// Whether everything after `mark` is heard.
+    /// Whether everything after `mark` was observed.
     pub(super) fn covers(&self, mark: &Mark) -> bool {
         self.since < mark.secs()
     }
 
-    /// Whether everything about this thing is heard: it was made since.
+    /// Whether everything about this thing was observed: it was made since.
     pub(super) fn covers_all_of(&self, id: Uuid) -> bool {
         self.since == i64::MIN || made_at(id).is_some_and(|made_at| self.since < made_at)
     }
@@ -61,30 +61,35 @@ pub(super) fn made_at(id: Uuid) -> Option<i64> {
     (id.get_version_num() == 7).then_some(millis / 1_000)
 }
 
-/// Facts that cannot all be true.
+/// Events that cannot all be true.
 #[derive(Debug, Clone)]
 pub(super) struct Finding {
     pub(super) rule: Rule,
     pub(super) what: &'static str,
-    /// Nil for none.
+    /// Their ids; nil for none.
     pub(super) events: [Uuid; 2],
-    /// The saga of the last of them; nil for that of the thing itself.
+    /// The saga of the last of them; nil for the saga of the thing itself.
     pub(super) saga: Uuid,
 }
 
 impl Finding {
-    /// One fact is wrong.
+    /// One event is wrong.
     pub(super) fn of(rule: Rule, what: &'static str, mark: &Mark) -> Self {
         Self { rule, what, events: [mark.event, Uuid::nil()], saga: Uuid::nil() }
     }
 
-    /// Two facts contradict each other.
+    /// Two events contradict each other.
     pub(super) fn between(rule: Rule, what: &'static str, first: &Mark, second: &Mark) -> Self {
         Self { rule, what, events: [first.event, second.event], saga: Uuid::nil() }
     }
 
-    /// As it is told; the id is made of the rule and the facts.
-    pub(super) fn tell(&self, of: impl std::fmt::Display, saga: Uuid, schedule: Uuid) -> Violation {
+    /// The event that reports it; its id is made of the rule and the events.
+    pub(super) fn violation(
+        &self,
+        of: impl std::fmt::Display,
+        saga: Uuid,
+        schedule: Uuid,
+    ) -> Violation {
         let mut events: Vec<Uuid> =
             self.events.iter().copied().filter(|event| !event.is_nil()).collect();
         let violation_id = id_of(self.rule, &events);
@@ -118,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_violation_is_the_same_one_whichever_fact_is_named_first() {
+    fn a_violation_is_the_same_one_whichever_event_is_named_first() {
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
         assert_eq!(id_of(Rule::OneOwner, &[a, b]), id_of(Rule::OneOwner, &[b, a]));
         assert_ne!(id_of(Rule::OneOwner, &[a, b]), id_of(Rule::HardCap, &[a, b]));

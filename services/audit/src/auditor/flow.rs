@@ -1,4 +1,4 @@
-//! What was heard before, and whether each fact may follow from what caused it.
+//! Which events were observed, and whether each may follow from its cause.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,35 +13,35 @@ use super::{
     finding::{Finding, SLACK_SECS, made_at},
     shelf::{AsIs, hash_of},
 };
-use crate::{Heard, flows::Flows};
+use crate::{Observed, flows::Flows};
 
-/// All facts by name; a fact's code is its place here.
-static FACTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+/// All events by name; an event's code is its index here.
+static EVENTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     use events::{audit, concert, notification, payment, point, queue, reservation, user};
     [
-        reservation::FACTS,
-        payment::FACTS,
-        point::FACTS,
-        queue::FACTS,
-        user::FACTS,
-        concert::FACTS,
-        notification::FACTS,
-        audit::FACTS,
+        reservation::EVENTS,
+        payment::EVENTS,
+        point::EVENTS,
+        queue::EVENTS,
+        user::EVENTS,
+        concert::EVENTS,
+        notification::EVENTS,
+        audit::EVENTS,
     ]
     .concat()
 });
-/// Who tells them; those that handle money first.
+/// The services that emit them; those that handle money come first.
 const SERVICES: [&str; 8] =
     ["reservation", "payment", "point", "queue", "user", "concert", "notification", "audit"];
 /// Bits of the services that handle money.
 const MONEY: u8 = 0b111;
 /// The bit of `point`.
 const POINT: u8 = 0b100;
-/// A fact that nobody here knows.
+/// The code of an event that is not known here.
 const UNKNOWN: u8 = u8::MAX;
 
-fn code_of(fact: &str) -> u8 {
-    FACTS.iter().position(|known| *known == fact).map_or(UNKNOWN, |at| at as u8)
+fn code_of(event: &str) -> u8 {
+    EVENTS.iter().position(|known| *known == event).map_or(UNKNOWN, |at| at as u8)
 }
 
 /// Work by when it is due.
@@ -55,19 +55,19 @@ impl<T> Default for Due<T> {
 }
 
 impl<T> Due<T> {
-    /// To be looked at as soon as everything told before `at_secs` is heard.
+    /// To be checked as soon as everything emitted before `at_secs` has been observed.
     pub(super) fn push(&mut self, at_secs: i64, what: T) {
         self.0.entry(at_secs).or_default().push(what);
     }
 
-    /// What is due by then, in the order of when.
+    /// Takes out what is due by then, ordered by time.
     pub(super) fn take(&mut self, until_secs: i64) -> impl Iterator<Item = T> + use<T> {
         let later = self.0.split_off(&until_secs.saturating_add(1));
         std::mem::replace(&mut self.0, later).into_values().flatten()
     }
 }
 
-/// A fact whose cause was not heard yet.
+/// An event whose cause was not observed yet.
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
     event: Uuid,
@@ -76,24 +76,24 @@ struct Waiting {
     code: u8,
 }
 
-/// A wrong step, and which one it is in words.
+/// A wrong step, and its description.
 pub(super) type Wrong = (Finding, String);
 
-/// What was heard, and from when on everything was.
+/// Which events were observed, and from when on all were.
 #[derive(Default)]
 pub(super) struct Flow {
-    /// 56 bits of a hash of each event's id, and its code: nine bytes a fact. That two of
-    /// ten million meet, and one of them is taken for a repeat, happens to one auditor in a
+    /// 56 bits of a hash of each event's id, and its code: nine bytes an event. That two of ten
+    /// million collide, and one of them is taken for a repeat, happens to one auditor in a
     /// thousand.
-    heard: HashMap<[u8; 7], u8, BuildHasherDefault<AsIs>>,
+    observed: HashMap<[u8; 7], u8, BuildHasherDefault<AsIs>>,
     waiting: HashMap<Uuid, Vec<Waiting>>,
     due: Due<Uuid>,
     may_follow: HashMap<(u8, u8), bool>,
-    /// By fact that must follow from another: the services that may tell that one.
+    /// By event that must follow from another: the services that may emit that one.
     must_follow: HashMap<u8, Option<u8>>,
-    /// Where the kept facts of each service begin, in seconds.
+    /// Where the kept events of each service begin, in seconds.
     since: [Option<i64>; SERVICES.len()],
-    /// Facts whose cause was looked at.
+    /// How many events had their cause checked.
     pub(super) checked: u64,
 }
 
@@ -103,18 +103,18 @@ fn key_of(event: Uuid) -> [u8; 7] {
 }
 
 impl Flow {
-    /// Facts heard, repeats apart.
+    /// How many events were observed, not counting repeats.
     pub(super) fn len(&self) -> usize {
-        self.heard.len()
+        self.observed.len()
     }
 
-    /// The name of a fact that was heard.
+    /// The name of an observed event.
     pub(super) fn name_of(&self, event: Uuid) -> Option<&'static str> {
-        FACTS.get(usize::from(*self.heard.get(&key_of(event))?)).copied()
+        EVENTS.get(usize::from(*self.observed.get(&key_of(event))?)).copied()
     }
 
-    /// From when on everything that these services told is heard, in seconds: the least
-    /// number when it is from the beginning, the greatest when one was not heard at all.
+    /// From when on everything that these services emitted was observed, in seconds: the least
+    /// number when it is from the beginning, the greatest when one has no observed event at all.
     fn since_of(&self, services: u8) -> i64 {
         let of_those = |(bit, _): &(usize, _)| services & 1 << bit != 0;
         let firsts = self.since.iter().enumerate().filter(of_those);
@@ -130,45 +130,45 @@ impl Flow {
         self.since_of(MONEY)
     }
 
-    /// Whether every movement of points is heard, from the first one on.
+    /// Whether every movement of points was observed, from the first one on.
     pub(super) fn knows_all_points(&self) -> bool {
         self.since_of(POINT) == i64::MIN
     }
 
-    /// From when on everything is heard of whoever was heard at all.
+    /// From when on everything was observed, of the services with any observed event.
     pub(super) fn since(&self) -> i64 {
         self.since.iter().flatten().copied().max().unwrap_or(i64::MIN)
     }
 
-    /// Notes a fact; whether it is no repeat.
-    pub(super) fn is_new(&mut self, heard: &Heard) -> bool {
-        let code = code_of(&heard.fact);
-        if self.heard.insert(key_of(heard.event_id.0), code).is_some() {
+    /// Notes an event. Returns whether it is new, not a repeat.
+    pub(super) fn is_new(&mut self, observed: &Observed) -> bool {
+        let code = code_of(&observed.event);
+        if self.observed.insert(key_of(observed.event_id.0), code).is_some() {
             return false;
         }
-        let service = SERVICES.iter().position(|service| *service == heard.service());
+        let service = SERVICES.iter().position(|service| *service == observed.service());
         if let Some(since @ None) = service.map(|service| &mut self.since[service]) {
-            // The first kept one may not be the first that was told: others have aged out.
-            let at = heard.at.unix_millis() / 1_000;
-            *since = Some(if heard.stream_seq > 1 { at } else { i64::MIN });
+            // The first kept event may not be the first emitted: others may have aged out.
+            let at = observed.at.unix_millis() / 1_000;
+            *since = Some(if observed.stream_seq > 1 { at } else { i64::MIN });
         }
         true
     }
 
-    /// Causes that are waited for.
+    /// How many causes are awaited.
     #[cfg(test)]
     pub(super) fn waiting_len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Looks at a fact's cause, or waits for it; and at those that have waited for this one.
-    pub(super) fn hear(&mut self, flows: &Flows, heard: &Heard, wrong: &mut Vec<Wrong>) {
-        let event = heard.event_id.0;
+    /// Checks an event's cause, or waits for it; checks the events that have waited for this one.
+    pub(super) fn handle(&mut self, flows: &Flows, observed: &Observed, wrong: &mut Vec<Wrong>) {
+        let event = observed.event_id.0;
         let step = Waiting {
             event,
-            saga: heard.saga_id.0,
-            at: heard.at.unix_millis() / 1_000,
-            code: code_of(&heard.fact),
+            saga: observed.saga_id.0,
+            at: observed.at.unix_millis() / 1_000,
+            code: code_of(&observed.event),
         };
         if step.code == UNKNOWN {
             return;
@@ -181,11 +181,11 @@ impl Flow {
         let must = *self
             .must_follow
             .entry(step.code)
-            .or_insert_with(|| tellers_before(flows, FACTS[step.code as usize]));
-        match heard.cause_id {
+            .or_insert_with(|| producers_before(flows, EVENTS[step.code as usize]));
+        match observed.cause_id {
             None if must.is_some() => wrong.push(from_nothing(&step)),
             None => {}
-            Some(cause) => match self.heard.get(&key_of(cause)) {
+            Some(cause) => match self.observed.get(&key_of(cause)) {
                 Some(code) => self.judge(flows, cause, *code, &step, wrong),
                 None => {
                     self.due.push(step.at + SLACK_SECS + 1, cause);
@@ -207,21 +207,21 @@ impl Flow {
         if code == UNKNOWN {
             return;
         }
-        let (before, after) = (FACTS[code as usize], FACTS[step.code as usize]);
+        let (before, after) = (EVENTS[code as usize], EVENTS[step.code as usize]);
         let may = *self
             .may_follow
             .entry((code, step.code))
             .or_insert_with(|| may_follow(flows, before, after));
         if !may {
-            let what = "a fact follows from what does not lead to it";
+            let what = "an event follows from one that may not lead to it";
             let rule = Rule::DeclaredFlow;
             let found = Finding { rule, what, events: [cause, step.event], saga: step.saga };
             wrong.push((found, format!("{after} after {before}")));
         }
     }
 
-    /// Gives up waiting for what would have been heard by now: it was a command or a timer,
-    /// or it never was.
+    /// Gives up waiting for causes that would have been observed by now: they were commands or
+    /// timers, or they never were.
     pub(super) fn settle(&mut self, until: i64, at_rest: bool, wrong: &mut Vec<Wrong>) {
         let bound = if at_rest { i64::MAX - 1 } else { until };
         for cause in self.due.take(bound) {
@@ -240,7 +240,7 @@ impl Flow {
         }
     }
 
-    /// Whether it must have been heard, if it ever was told.
+    /// Whether the cause must have been observed, if it was ever emitted.
     fn misses(&self, cause: Uuid, step: &Waiting) -> bool {
         let Some(services) = self.must_follow.get(&step.code).copied().flatten() else {
             return false;
@@ -250,25 +250,25 @@ impl Flow {
     }
 }
 
-/// Who tells what leads to this fact, if it must follow from another.
-fn tellers_before(flows: &Flows, fact: &str) -> Option<u8> {
-    // What the file does not know is not judged by it.
-    let must_follow = flows.knows(fact) && !flows.may_begin(fact);
-    let leads = FACTS.iter().filter(|cause| flows.may_follow(cause, fact));
+/// The services that emit what leads to this event, if it must follow from another.
+fn producers_before(flows: &Flows, event: &str) -> Option<u8> {
+    // An event that the file does not name is not judged by it.
+    let must_follow = flows.knows(event) && !flows.may_begin(event);
+    let leads = EVENTS.iter().filter(|cause| flows.may_follow(cause, event));
     let bit = |cause: &&str| {
-        let teller = events::producer_of(cause);
-        SERVICES.iter().position(|service| *service == teller).map_or(0, |bit| 1 << bit)
+        let producer = events::producer_of(cause);
+        SERVICES.iter().position(|service| *service == producer).map_or(0, |bit| 1 << bit)
     };
     must_follow.then(|| leads.map(bit).fold(0, |bits, bit| bits | bit))
 }
 
-fn may_follow(flows: &Flows, cause: &str, fact: &str) -> bool {
-    !flows.knows(fact) || flows.may_follow(cause, fact)
+fn may_follow(flows: &Flows, cause: &str, event: &str) -> bool {
+    !flows.knows(event) || flows.may_follow(cause, event)
 }
 
 fn from_nothing(step: &Waiting) -> Wrong {
-    let what = "a fact follows from nothing that was told";
+    let what = "an event follows from nothing that was emitted";
     let events = [step.event, Uuid::nil()];
     let found = Finding { rule: Rule::DeclaredFlow, what, events, saga: step.saga };
-    (found, FACTS[step.code as usize].to_owned())
+    (found, EVENTS[step.code as usize].to_owned())
 }

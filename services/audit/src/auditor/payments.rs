@@ -1,4 +1,4 @@
-//! A payment, from all facts about it: money for seats, or money back.
+//! A payment, from all events about it: money for seats, or money back.
 
 use events::audit::Rule;
 use events::payment::PaymentState;
@@ -9,8 +9,8 @@ use super::{
     shelf::Mark,
 };
 
-/// What can be told of a payment. Where two facts exclude each other there is one place for
-/// both, and a flag says which it is.
+/// The steps of a payment. Two events that exclude each other share one step, and a flag says
+/// which of them came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// `payment.requested`.
@@ -40,7 +40,7 @@ pub(super) const HOLD_GONE: u8 = 8;
 /// `point.refunded` because a confirmed reservation was cancelled.
 pub(super) const AFTER_CANCEL: u8 = 16;
 
-/// `reservation.cancelled` of a ticket that was given up with the account: nothing is returned.
+/// `reservation.cancelled` of a ticket that was forfeited with the account: nothing is returned.
 pub(super) const FORFEITED: u8 = 32;
 
 /// A payment.
@@ -49,52 +49,52 @@ pub(super) struct Payment {
     pub(super) id: Uuid,
     pub(super) schedule: Uuid,
     marks: [Mark; 7],
-    /// A short hash of who paid.
+    /// A short hash of the user who paid.
     pub(super) payer: u32,
-    said: u8,
+    flags: u8,
 }
 
-type Told<'a> = Option<&'a Mark>;
+type Emitted<'a> = Option<&'a Mark>;
 
 impl Payment {
     pub(super) fn new(id: Uuid, schedule: Uuid) -> Self {
         Self { id, schedule, ..Self::default() }
     }
 
-    fn mark(&self, step: Step) -> Told<'_> {
-        self.marks[step as usize].heard()
+    fn mark(&self, step: Step) -> Emitted<'_> {
+        self.marks[step as usize].observed()
     }
 
-    fn with(&self, step: Step, flag: u8, is_set: bool) -> Told<'_> {
-        self.mark(step).filter(|_| (self.said & flag != 0) == is_set)
+    fn with(&self, step: Step, flag: u8, is_set: bool) -> Emitted<'_> {
+        self.mark(step).filter(|_| (self.flags & flag != 0) == is_set)
     }
 
-    fn debited(&self) -> Told<'_> {
+    fn debited(&self) -> Emitted<'_> {
         self.with(Step::Money, NO_MONEY, false)
     }
 
-    fn confirmed(&self) -> Told<'_> {
+    fn confirmed(&self) -> Emitted<'_> {
         self.with(Step::Seats, NO_SEATS, false)
     }
 
-    fn completed(&self) -> Told<'_> {
+    fn completed(&self) -> Emitted<'_> {
         self.with(Step::Ended, FAILED, false)
     }
 
-    fn failed(&self) -> Told<'_> {
+    fn failed(&self) -> Emitted<'_> {
         self.with(Step::Ended, FAILED, true)
     }
 
-    fn forfeited(&self) -> Told<'_> {
+    fn forfeited(&self) -> Emitted<'_> {
         self.with(Step::Cancelled, FORFEITED, true)
     }
 
-    /// Given up, and to be returned.
-    fn returning(&self) -> Told<'_> {
+    /// Cancelled, and to be paid back.
+    fn returning(&self) -> Emitted<'_> {
         self.with(Step::Cancelled, FORFEITED, false)
     }
 
-    /// Where it stands, as far as its own service told.
+    /// Its state by the events of its own service.
     pub(super) fn state(&self) -> Option<PaymentState> {
         if self.mark(Step::Returned).is_some() {
             Some(PaymentState::Refunded)
@@ -107,7 +107,7 @@ impl Payment {
         }
     }
 
-    /// Whether something has still to be told of it.
+    /// Whether it still awaits an event.
     pub(super) fn is_unfinished(&self) -> bool {
         self.state() == Some(PaymentState::Requested) || {
             let now = Moment { until: i64::MAX, at_rest: true, since: i64::MIN, now: 0 };
@@ -117,13 +117,13 @@ impl Payment {
         }
     }
 
-    /// Takes in a fact; what it contradicts at once, being told of the same thing by the
-    /// same service.
-    pub(super) fn hear(&mut self, step: Step, said: u8, heard: Mark) -> Option<Finding> {
-        // Refused again, because it was asked again.
-        let is_same = self.said & (NO_MONEY | NO_SEATS) & said != 0;
-        let Some(first) = self.marks[step as usize].set(heard) else {
-            self.said |= said;
+    /// Takes in an event. Returns a finding when it contradicts the event that the same service
+    /// emitted before for this step.
+    pub(super) fn handle(&mut self, step: Step, flags: u8, mark: Mark) -> Option<Finding> {
+        // Refused again, because it was requested again.
+        let is_same = self.flags & (NO_MONEY | NO_SEATS) & flags != 0;
+        let Some(first) = self.marks[step as usize].set(mark) else {
+            self.flags |= flags;
             return None;
         };
         let (rule, what) = match step {
@@ -131,21 +131,21 @@ impl Payment {
             Step::Money => (Rule::TakenOnce, "money is taken twice, or taken and refused"),
             Step::Seats => (Rule::PaidIsOwned, "a payment confirms seats twice, or is refused too"),
             Step::Ended => (Rule::PaidIsOwned, "a payment ends twice"),
-            Step::Cancelled => (Rule::GivenBack, "what was paid is given up twice"),
-            Step::Refunded => (Rule::TakenOnce, "money is given back twice"),
+            Step::Cancelled => (Rule::GivenBack, "a paid reservation is cancelled twice"),
+            Step::Refunded => (Rule::TakenOnce, "money is refunded twice"),
             Step::Returned => (Rule::GivenBack, "a payment is refunded twice"),
         };
-        (!is_same).then(|| Finding::between(rule, what, &first, &heard))
+        (!is_same).then(|| Finding::between(rule, what, &first, &mark))
     }
 
-    /// What is wrong with it.
+    /// Finds what is wrong with it.
     pub(super) fn judge(&self, moment: &Moment, found: &mut Vec<Finding>) {
         self.contradictions(found);
         self.missing_before(moment, found);
         self.missing_after(moment, found);
     }
 
-    /// Facts that are both there and cannot both be true.
+    /// Finds events that are both there and cannot both be true.
     fn contradictions(&self, found: &mut Vec<Finding>) {
         use Rule::{GivenBack, PaidIsOwned, TakenOnce};
         let no_money = self.with(Step::Money, NO_MONEY, true);
@@ -161,7 +161,7 @@ impl Payment {
                 self.forfeited(),
                 self.mark(Step::Refunded),
                 GivenBack,
-                "what was forfeited is given back",
+                "a forfeited reservation is refunded",
             ),
         ];
         for (first, second, rule, what) in excluded {
@@ -173,22 +173,22 @@ impl Payment {
             (
                 self.mark(Step::Requested),
                 self.mark(Step::Money),
-                "another reservation or amount is taken than was asked for",
+                "a different reservation or amount is debited than was requested",
             ),
             (
                 self.debited(),
                 self.mark(Step::Seats),
-                "another reservation or amount is confirmed than was taken",
+                "a different reservation or amount is confirmed than was debited",
             ),
             (
                 self.confirmed(),
                 self.completed(),
-                "another reservation or amount completes than was confirmed",
+                "a different reservation or amount completes than was confirmed",
             ),
             (
                 self.confirmed(),
                 self.returning(),
-                "another reservation or amount is given up than was confirmed",
+                "a different reservation or amount is cancelled than was confirmed",
             ),
         ];
         for (first, second, what) in pairs {
@@ -201,18 +201,19 @@ impl Payment {
         if let Some((confirmed, forfeited)) = self.confirmed().zip(self.forfeited())
             && (forfeited.amount, forfeited.other) != (0, confirmed.other)
         {
-            let what = "another reservation is forfeited than was confirmed, or it is returned";
+            let what =
+                "a different reservation is forfeited than was confirmed, or it is paid back";
             found.push(Finding::between(PaidIsOwned, what, confirmed, forfeited));
         }
         if let Some((debited, refunded)) = self.debited().zip(self.mark(Step::Refunded))
             && (debited.amount, self.payer) != (refunded.amount, refunded.other)
         {
-            let what = "other money is given back than was taken";
+            let what = "a refund differs from the debit in amount or wallet";
             found.push(Finding::between(TakenOnce, what, debited, refunded));
         }
     }
 
-    /// What had to be told before something that was told.
+    /// Finds events without the event that has to come before them.
     fn missing_before(&self, moment: &Moment, found: &mut Vec<Finding>) {
         if !moment.covers_all_of(self.id) {
             return;
@@ -231,17 +232,17 @@ impl Payment {
             ),
             (self.mark(Step::Returned), refunded, Rule::GivenBack, "refunded without money"),
         ];
-        for (told, needed, rule, what) in needs {
-            if let Some(told) = told
+        for (emitted, needed, rule, what) in needs {
+            if let Some(emitted) = emitted
                 && needed.is_none()
-                && moment.is_past(told, SLACK_SECS)
+                && moment.is_past(emitted, SLACK_SECS)
             {
-                found.push(Finding::of(rule, what, told));
+                found.push(Finding::of(rule, what, emitted));
             }
         }
         // Not before the money is back.
         if let Some(failed) = self.failed()
-            && (self.said & HOLD_GONE != 0 || self.debited().is_some())
+            && (self.flags & HOLD_GONE != 0 || self.debited().is_some())
             && match refunded {
                 Some(refunded) => failed.secs() + SLACK_SECS < refunded.secs(),
                 None => moment.is_past(failed, SLACK_SECS),
@@ -255,26 +256,26 @@ impl Payment {
         }
     }
 
-    /// What has to be told after something that was told, within a long while.
+    /// Finds events without the event that has to follow them, within a long while.
     fn missing_after(&self, moment: &Moment, found: &mut Vec<Finding>) {
         let refunded = self.mark(Step::Refunded);
-        // Whoever has failed is judged by the failure.
+        // A failed payment is judged by its failure.
         let debited = self.debited().filter(|_| self.failed().is_none());
         let after_cancel = self.with(Step::Refunded, AFTER_CANCEL, true);
         let needs = [
             (debited, self.confirmed().or(refunded), Rule::GivenBack, "money without seats"),
             (self.confirmed(), self.completed(), Rule::PaidIsOwned, "seats without a payment"),
-            (self.returning(), refunded, Rule::GivenBack, "given up, money not back"),
+            (self.returning(), refunded, Rule::GivenBack, "cancelled, money not back"),
             (after_cancel, self.mark(Step::Returned), Rule::GivenBack, "money back, not refunded"),
         ];
-        for (told, needed, rule, what) in needs {
-            let Some(told) = told.filter(|told| moment.covers(told)) else { continue };
+        for (emitted, needed, rule, what) in needs {
+            let Some(emitted) = emitted.filter(|emitted| moment.covers(emitted)) else { continue };
             let is_wrong = match needed {
-                Some(needed) => told.secs() + OPEN_SECS < needed.secs(),
-                None => moment.is_past(told, OPEN_SECS),
+                Some(needed) => emitted.secs() + OPEN_SECS < needed.secs(),
+                None => moment.is_past(emitted, OPEN_SECS),
             };
             if is_wrong {
-                found.push(Finding::of(rule, what, told));
+                found.push(Finding::of(rule, what, emitted));
             }
         }
     }

@@ -30,10 +30,10 @@ pub(super) struct Reservation {
     confirmed: Mark,
     ended: Mark,
     seats: Box<[u32]>,
-    said: u8,
+    flags: u8,
 }
 
-/// What a claim covers, and as whose.
+/// The seats that a claim covers, and its version.
 pub(super) struct Claimed {
     /// Numbers of the seats, sorted.
     pub(super) seats: Box<[u32]>,
@@ -45,16 +45,16 @@ impl Reservation {
         Self { id, schedule, ..Self::default() }
     }
 
-    /// Seats are held; those it did not claim before.
+    /// Seats are held by it from now on.
     pub(super) fn create(
         &mut self,
-        heard: Mark,
+        mark: Mark,
         claimed: Claimed,
         hard_cap_ms: i64,
     ) -> Result<(), Finding> {
-        if let Some(first) = self.created.set(heard) {
+        if let Some(first) = self.created.set(mark) {
             let what = "a reservation is made twice";
-            return Err(Finding::between(Rule::OneOwner, what, &first, &heard));
+            return Err(Finding::between(Rule::OneOwner, what, &first, &mark));
         }
         self.hard_cap_ms = hard_cap_ms;
         self.hold_version = claimed.hold_version;
@@ -62,25 +62,26 @@ impl Reservation {
         Ok(())
     }
 
-    /// The seats are somebody's. Whether it claims them now, its beginning being unknown.
+    /// The seats are confirmed. Returns whether this is what claims them: its beginning is
+    /// unknown then.
     pub(super) fn confirm(
         &mut self,
-        heard: Mark,
+        mark: Mark,
         claimed: Claimed,
         payment: Uuid,
         at_ms: i64,
     ) -> Result<bool, Finding> {
-        if let Some(first) = self.confirmed.set(heard) {
+        if let Some(first) = self.confirmed.set(mark) {
             let what = "a reservation is confirmed twice";
-            return Err(Finding::between(Rule::PaidIsOwned, what, &first, &heard));
+            return Err(Finding::between(Rule::PaidIsOwned, what, &first, &mark));
         }
         self.payment = payment;
         if self.created.is_set() {
             let is_as_held = self.seats == claimed.seats
                 && self.hold_version == claimed.hold_version
-                && self.created.amount == heard.amount;
-            self.said |= if is_as_held { 0 } else { DIFFERS };
-            self.said |= if at_ms <= self.hard_cap_ms { 0 } else { PAST_CAP };
+                && self.created.amount == mark.amount;
+            self.flags |= if is_as_held { 0 } else { DIFFERS };
+            self.flags |= if at_ms <= self.hard_cap_ms { 0 } else { PAST_CAP };
             return Ok(false);
         }
         let is_new = self.seats.is_empty();
@@ -90,12 +91,12 @@ impl Reservation {
     }
 
     /// It is over.
-    pub(super) fn end(&mut self, said: u8, heard: Mark) -> Result<(), Finding> {
-        if let Some(first) = self.ended.set(heard) {
+    pub(super) fn end(&mut self, flags: u8, mark: Mark) -> Result<(), Finding> {
+        if let Some(first) = self.ended.set(mark) {
             let what = "a reservation ends twice";
-            return Err(Finding::between(Rule::OneOwner, what, &first, &heard));
+            return Err(Finding::between(Rule::OneOwner, what, &first, &mark));
         }
-        self.said |= said;
+        self.flags |= flags;
         Ok(())
     }
 
@@ -109,40 +110,40 @@ impl Reservation {
         &self.seats
     }
 
-    /// When its claim began; for one whose beginning was not heard, when that was seen.
+    /// When its claim began; when it was confirmed, if its beginning was not observed.
     fn begun(&self) -> &Mark {
-        self.created.heard().unwrap_or(&self.confirmed)
+        self.created.observed().unwrap_or(&self.confirmed)
     }
 
-    /// When it is to be looked at again, by deadlines of its own.
+    /// When it is to be checked again, by its own deadline.
     pub(super) fn cap_secs(&self) -> i64 {
         self.hard_cap_ms / 1_000 + OVERDUE_SECS
     }
 
-    /// Where it stands.
+    /// Its state.
     pub(super) fn state(&self) -> Option<ReservationState> {
         if self.ended.is_set() {
-            let is_expired = self.said & EXPIRED != 0;
+            let is_expired = self.flags & EXPIRED != 0;
             Some(if is_expired { ReservationState::Expired } else { ReservationState::Cancelled })
         } else if self.confirmed.is_set() {
             Some(ReservationState::Confirmed)
         } else {
-            self.created.heard().map(|_| ReservationState::Pending)
+            self.created.observed().map(|_| ReservationState::Pending)
         }
     }
 
-    /// What is wrong with it.
+    /// Finds what is wrong with it.
     pub(super) fn judge(&self, moment: &Moment, found: &mut Vec<Finding>) {
         self.judge_end(moment, found);
-        if self.said & DIFFERS != 0 {
-            let what = "other seats, version or points are confirmed than were held";
+        if self.flags & DIFFERS != 0 {
+            let what = "the confirmed seats, version or points differ from the hold";
             found.push(Finding::between(Rule::OneOwner, what, &self.created, &self.confirmed));
         }
-        if self.said & PAST_CAP != 0 {
+        if self.flags & PAST_CAP != 0 {
             let what = "a hold is confirmed past its cap";
             found.push(Finding::between(Rule::HardCap, what, &self.created, &self.confirmed));
         }
-        let outlives = match (self.confirmed.is_set(), self.ended.heard()) {
+        let outlives = match (self.confirmed.is_set(), self.ended.observed()) {
             (true, _) => false,
             (false, Some(ended)) => self.cap_secs() < ended.secs(),
             (false, None) => self.cap_secs() < moment.now,
@@ -163,12 +164,12 @@ impl Reservation {
     }
 
     fn judge_end(&self, moment: &Moment, found: &mut Vec<Finding>) {
-        let Some(ended) = self.ended.heard() else { return };
-        let is_paid = self.said & PAID != 0;
+        let Some(ended) = self.ended.observed() else { return };
+        let is_paid = self.flags & PAID != 0;
         if self.confirmed.is_set() {
-            let what = match (self.said & EXPIRED != 0, is_paid) {
+            let what = match (self.flags & EXPIRED != 0, is_paid) {
                 (true, _) => "a confirmed reservation expires",
-                (false, false) => "a confirmed reservation is given up as if it were not paid",
+                (false, false) => "a confirmed reservation is cancelled as if it were unpaid",
                 (false, true) => return,
             };
             found.push(Finding::between(Rule::PaidIsOwned, what, &self.confirmed, ended));
@@ -179,12 +180,12 @@ impl Reservation {
     }
 }
 
-/// A seat of a schedule, and who ever claimed it.
+/// A seat of a schedule, and all claims on it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seat {
     pub(super) schedule: Uuid,
     pub(super) name: Box<str>,
-    /// Version and reservation, by version.
+    /// Version and reservation of each claim, ordered by version.
     claims: Vec<(i64, u32)>,
 }
 
@@ -193,7 +194,7 @@ impl Seat {
         Self { schedule, name: name.into(), claims: Vec::new() }
     }
 
-    /// Another claim on it.
+    /// Adds a claim.
     pub(super) fn claim(&mut self, hold_version: i64, reservation: u32) {
         // Almost every seat is claimed once.
         if self.claims.is_empty() {
@@ -203,7 +204,7 @@ impl Seat {
         self.claims.insert(at, (hold_version, reservation));
     }
 
-    /// How many ever claimed it.
+    /// How many claims there were.
     pub(super) fn claims(&self) -> usize {
         self.claims.len()
     }
@@ -215,12 +216,13 @@ impl Seat {
         ((!last.ended.is_set()).then_some(last.id), hold_version)
     }
 
-    /// The saga of whoever claimed it last.
+    /// The saga of the last claim.
     pub(super) fn saga(&self, all: &Shelf<Reservation>) -> Uuid {
         self.claims.last().map_or(Uuid::nil(), |(_, last)| all.get(*last).saga())
     }
 
-    /// What is wrong with it: whoever had it before must have let it go before the next.
+    /// Finds what is wrong with it: the former owner must have let it go before the next one
+    /// claimed it.
     pub(super) fn judge(
         &self,
         all: &Shelf<Reservation>,
@@ -235,7 +237,7 @@ impl Seat {
             } else if next.created.is_set() && after.secs() + SLACK_SECS < begun.secs() {
                 "the version of a seat goes back"
             } else {
-                let overlaps = match former.ended.heard() {
+                let overlaps = match former.ended.observed() {
                     Some(ended) => after.secs() + SLACK_SECS < ended.secs(),
                     None => moment.is_past(after, SLACK_SECS),
                 };
@@ -244,8 +246,8 @@ impl Seat {
                 }
                 "two owners at a time"
             };
-            // In the order of their ids where they share a version: the facts of one stream
-            // may be told in either order.
+            // Claims that share a version are in the order of their numbers: the events of one
+            // stream may be emitted in either order.
             found.push(Finding::between(Rule::OneOwner, what, begun, after));
         }
     }

@@ -1,4 +1,4 @@
-//! Where the auditor keeps millions of small things in little memory.
+//! Keeps millions of small things in little memory.
 
 use std::{
     collections::HashMap,
@@ -7,10 +7,10 @@ use std::{
 
 use uuid::Uuid;
 
-/// Things on one board of a shelf.
-const BOARD: usize = 1_024;
+/// Things in one chunk of a shelf.
+const CHUNK: usize = 1_024;
 
-/// Takes a key that is a good hash already.
+/// A hasher for keys that are good hashes already.
 #[derive(Default)]
 pub(super) struct AsIs(u64);
 
@@ -40,91 +40,92 @@ pub(super) fn hash_of(key: &(impl Hash + ?Sized)) -> u64 {
     hasher.finish()
 }
 
-/// Things by key, each with a number of its own. They lie on boards of fixed size, so that
-/// growing copies none of them, and the index keeps hashes of keys: with 64 bits, two of ten
-/// million keys meet once in 400,000 lives of the auditor.
+/// Things by key, each with a number of its own. They lie in chunks of fixed size, so that
+/// growing copies none of them. The index keeps hashes of keys: with 64 bits, two of ten million
+/// keys collide once in 400,000 lives of the auditor.
 pub(super) struct Shelf<T> {
     index: HashMap<(u32, u32), u32, BuildHasherDefault<AsIs>>,
-    boards: Vec<Vec<T>>,
+    chunks: Vec<Vec<T>>,
 }
 
 impl<T> Default for Shelf<T> {
     fn default() -> Self {
-        Self { index: HashMap::default(), boards: Vec::new() }
+        Self { index: HashMap::default(), chunks: Vec::new() }
     }
 }
 
 impl<T> Shelf<T> {
-    /// The number of the thing with this key; it is made when there is none.
+    /// The number of the thing with this key; the thing is made when there is none.
     pub(super) fn place(&mut self, key: &(impl Hash + ?Sized), make: impl FnOnce() -> T) -> u32 {
         let hash = hash_of(key);
         let next = self.len() as u32;
         let at = *self.index.entry(((hash >> 32) as u32, hash as u32)).or_insert(next);
         if at == next {
-            if self.boards.last().is_none_or(|board| board.len() == BOARD) {
-                self.boards.push(Vec::with_capacity(BOARD));
+            if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+                self.chunks.push(Vec::with_capacity(CHUNK));
             }
-            self.boards.last_mut().expect("a board with room").push(make());
+            self.chunks.last_mut().expect("a chunk with room").push(make());
         }
         at
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        let last = self.boards.last().map_or(0, Vec::len);
-        self.boards.len().saturating_sub(1) * BOARD + last
+        let last = self.chunks.last().map_or(0, Vec::len);
+        self.chunks.len().saturating_sub(1) * CHUNK + last
     }
 
     /// The thing of this number.
     pub(super) fn get(&self, at: u32) -> &T {
-        &self.boards[at as usize / BOARD][at as usize % BOARD]
+        &self.chunks[at as usize / CHUNK][at as usize % CHUNK]
     }
 
     /// The thing of this number, to be changed.
     pub(super) fn get_mut(&mut self, at: u32) -> &mut T {
-        &mut self.boards[at as usize / BOARD][at as usize % BOARD]
+        &mut self.chunks[at as usize / CHUNK][at as usize % CHUNK]
     }
 
     /// All of them, in the order of their numbers.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.boards.iter().flatten()
+        self.chunks.iter().flatten()
     }
 }
 
-/// A fact that was heard: which, when, and what it says that another must say too.
+/// An observed event: which one, when, and the values that another event must repeat.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Mark {
-    /// Nil when it was not heard.
+    /// Nil when it was not observed.
     pub(super) event: Uuid,
-    /// Points it speaks of.
+    /// The points it names.
     pub(super) amount: i64,
     /// Seconds since 1970.
     pub(super) at: u32,
-    /// A short hash of the other thing it speaks of.
+    /// A short hash of the other thing it names.
     pub(super) other: u32,
 }
 
 impl Mark {
-    /// Whether the fact was heard.
+    /// Whether the event was observed.
     pub(super) fn is_set(&self) -> bool {
         !self.event.is_nil()
     }
 
-    /// The mark, if its fact was heard.
-    pub(super) fn heard(&self) -> Option<&Self> {
+    /// The mark, if its event was observed.
+    pub(super) fn observed(&self) -> Option<&Self> {
         self.is_set().then_some(self)
     }
 
-    /// Sets what was not heard yet; else the one that was heard before.
-    pub(super) fn set(&mut self, heard: Self) -> Option<Self> {
+    /// Sets the mark if no event was observed yet; else returns the mark of the other event that
+    /// was.
+    pub(super) fn set(&mut self, mark: Self) -> Option<Self> {
         if self.is_set() {
-            return (self.event != heard.event).then_some(*self);
+            return (self.event != mark.event).then_some(*self);
         }
-        *self = heard;
+        *self = mark;
         None
     }
 
-    /// Told at.
+    /// When the event was emitted, in seconds since 1970.
     pub(super) fn secs(&self) -> i64 {
         i64::from(self.at)
     }
@@ -152,12 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_heard_first_stays_and_a_repeat_is_no_other() {
-        let heard = |event| Mark { event: Uuid::from_u128(event), ..Mark::default() };
+    fn the_first_event_stays_and_a_repeat_is_not_another_one() {
+        let of = |event| Mark { event: Uuid::from_u128(event), ..Mark::default() };
         let mut mark = Mark::default();
-        assert!(mark.set(heard(1)).is_none());
-        assert!(mark.set(heard(1)).is_none());
-        assert_eq!(mark.set(heard(2)).map(|first| first.event), Some(Uuid::from_u128(1)));
+        assert!(mark.set(of(1)).is_none());
+        assert!(mark.set(of(1)).is_none());
+        assert_eq!(mark.set(of(2)).map(|first| first.event), Some(Uuid::from_u128(1)));
         assert_eq!(mark.event, Uuid::from_u128(1));
     }
 }

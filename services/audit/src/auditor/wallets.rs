@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::finding::{Finding, SLACK_SECS};
 
-/// One movement, or one look at the balance.
+/// One movement of points, or one reading of the balance.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Move {
     pub(super) event: Uuid,
@@ -18,16 +18,16 @@ pub(super) struct Move {
     pub(super) at: u32,
 }
 
-/// A wallet. Facts of one wallet may lie in the stream in another order than they became
-/// true: two transactions wait for the same row, and the one that waited has the older
-/// number. So movements are kept for a while, and what must hold is that they can be put
-/// into an order in which each begins where the last one ended.
+/// A wallet. Events of one wallet may lie in the stream in another order than they happened: of
+/// two transactions on the same row, the one that waited has the lower sequence. So movements are
+/// kept for a while, and what must hold is that they can be put into an order in which each
+/// begins where the one before ended.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wallet {
     pub(super) user: Uuid,
-    /// Points after everything that is settled; `None` before anything is.
+    /// Points after all settled movements; `None` before the first is settled.
     balance: Option<i64>,
-    /// The last movement that is settled.
+    /// The last settled movement.
     last: Uuid,
     waiting: Vec<Move>,
 }
@@ -39,25 +39,26 @@ impl Wallet {
     }
 
     /// Takes in a movement.
-    pub(super) fn hear(&mut self, heard: Move) {
-        self.waiting.push(heard);
+    pub(super) fn handle(&mut self, step: Move) {
+        self.waiting.push(step);
     }
 
-    /// Points in it, as far as is settled.
+    /// Its points, as far as they are settled.
     pub(super) fn balance(&self) -> Option<i64> {
         self.balance
     }
 
-    /// Settles what was told well before `until`, and what has to be settled with it.
+    /// Settles the movements emitted well before `until`, and those that have to be settled with
+    /// them.
     pub(super) fn settle(&mut self, until: i64, found: &mut Vec<Finding>) {
         let due = |step: &Move| i64::from(step.at) + SLACK_SECS < until;
         if !self.waiting.iter().any(due) {
             return;
         }
-        // Ids grow with time: the order in which they became true, unless clocks differ.
+        // Ids grow with time: this is the order in which they happened, unless clocks differ.
         self.waiting.sort_unstable_by_key(|step| (!due(step), step.event));
         let oldest = self.waiting.iter().filter(|step| due(step)).count();
-        // What is due may rest on something that was told a little later.
+        // A movement that is due may follow from one that was emitted a little later.
         self.waiting[oldest..].sort_unstable_by_key(|step| step.event);
         for count in oldest..=self.waiting.len() {
             if let Some(end) = trail(self.balance, &self.waiting[..count]) {
@@ -72,7 +73,7 @@ impl Wallet {
         self.walk(&due, found);
     }
 
-    /// Names the movements that begin where nothing ended.
+    /// Finds the movements that begin at a balance where none ended.
     fn walk(&mut self, steps: &[Move], found: &mut Vec<Finding>) {
         let mut left: Vec<Move> = steps.to_vec();
         while !left.is_empty() {
@@ -83,7 +84,7 @@ impl Wallet {
                 let what = "a balance is not the sum of the movements";
                 let events = [self.last, step.event];
                 found.push(Finding { rule: Rule::LedgerSums, what, events, saga: step.saga });
-                // The next one tells whether this one or what it rests on was wrong.
+                // The next one shows whether this one was wrong, or what it follows from.
                 if left.iter().any(|other| other.before == here) {
                     continue;
                 }
@@ -94,8 +95,8 @@ impl Wallet {
     }
 }
 
-/// Where a walk ends that begins at `from` and takes each of these steps once; `None` when
-/// there is no such walk.
+/// The end of a walk that begins at `from` and takes each of these steps once; `None` when there
+/// is no such walk.
 fn trail(from: Option<i64>, steps: &[Move]) -> Option<i64> {
     let start = from.or_else(|| steps.first().map(|step| step.before))?;
     // Almost always they are in order.
@@ -104,7 +105,7 @@ fn trail(from: Option<i64>, steps: &[Move]) -> Option<i64> {
     if straight.is_some() {
         return straight;
     }
-    // As Euler found: every balance is left as often as it is reached, but for the two ends.
+    // Euler's condition: every balance is left as often as it is reached, but for the two ends.
     let mut leaves: HashMap<i64, i64> = HashMap::new();
     for step in steps {
         *leaves.entry(step.before).or_default() += 1;
@@ -122,7 +123,7 @@ fn trail(from: Option<i64>, steps: &[Move]) -> Option<i64> {
     is_reached(start, steps).then_some(end)
 }
 
-/// Whether all steps hang together with `start`.
+/// Whether all steps are connected with `start`.
 fn is_reached(start: i64, steps: &[Move]) -> bool {
     let mut next: HashMap<i64, Vec<i64>> = HashMap::new();
     for step in steps {
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_hang_together_is_no_walk() {
+    fn movements_that_are_not_connected_are_no_walk() {
         let walks: [(Option<i64>, Walk<'_>); 4] = [
             (Some(0), &[(0, 100), (150, 200)]),
             (Some(0), &[(50, 100)]),
@@ -180,12 +181,12 @@ mod tests {
     }
 
     #[test]
-    fn what_rests_on_something_told_a_little_later_is_settled_with_it() {
+    fn a_movement_that_follows_from_a_later_emitted_one_is_settled_with_it() {
         let mut wallet = Wallet::new(Uuid::nil(), Some(0));
         let [mut first, mut second] = steps(&[(0, 100), (100, 30)])[..] else { panic!("two") };
         (first.at, second.at) = (1_001, 1_000);
-        wallet.hear(second);
-        wallet.hear(first);
+        wallet.handle(second);
+        wallet.handle(first);
         let mut found = Vec::new();
         wallet.settle(1_000 + SLACK_SECS + 1, &mut found);
         assert!(found.is_empty(), "{found:?}");

@@ -19,7 +19,7 @@ pub(super) struct File {
     pub(super) cycle: Vec<Cycle>,
 }
 
-/// What commands set going, and how that ends.
+/// A flow that commands begin, and how it ends.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flow {
@@ -27,7 +27,7 @@ pub struct Flow {
     pub name: String,
     /// What happens, in words.
     pub title: String,
-    /// The commands, each with what it tells.
+    /// The commands, each with what it emits.
     #[serde(deserialize_with = "begins")]
     pub begins: Vec<Begin>,
     #[serde(default)]
@@ -43,60 +43,60 @@ pub struct Flow {
 pub struct Begin {
     /// For example `payment.pay`.
     pub command: String,
-    /// What it tells.
-    pub tells: Vec<Pattern>,
+    /// What it emits.
+    pub emits: Vec<Pattern>,
 }
 
-/// What a service does on hearing a fact.
+/// What a service emits when it handles an event.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// The fact.
+    /// The event.
     pub after: Pattern,
     /// The service.
     pub by: String,
-    /// It tells one of these; none when it need not tell anything.
+    /// It emits one of these; empty when it need not emit anything.
     #[serde(default)]
     pub must: Vec<Pattern>,
-    /// It may tell these.
+    /// It may emit these.
     #[serde(default)]
     pub may: Vec<Pattern>,
-    /// Seconds within which it tells one of `must`.
+    /// Seconds within which it emits one of `must`.
     #[serde(default)]
     pub within_secs: i64,
-    /// Whether it tells what it may in another saga than that of the fact.
+    /// Whether it emits `may` in another saga than the event's.
     #[serde(default)]
     pub elsewhere: bool,
 }
 
-/// What time brings.
+/// What a timer emits.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timer {
-    /// `<service>.<timer>`, or the command of the inside that the timer gives.
+    /// `<service>.<timer>`, or the internal command that the timer gives.
     pub name: String,
-    /// The facts after which it may come due.
+    /// The events after which it may come due.
     pub after: Vec<Pattern>,
-    /// What it tells.
-    pub tells: Vec<Pattern>,
-    /// Whether it tells so in another saga than that of the facts before.
+    /// What it emits.
+    pub emits: Vec<Pattern>,
+    /// Whether it emits this in another saga than that of the events before.
     #[serde(default)]
     pub elsewhere: bool,
 }
 
-/// What must come about a thing once it has begun, in whatever saga.
+/// What must happen to a thing once it has begun, in whatever saga.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lifetime {
-    /// The fact that begins it.
+    /// The event that begins it.
     pub of: Pattern,
-    /// The field that names the thing in this fact and in those that end it.
+    /// The field that names the thing in this event and in those that end it.
     pub thing: String,
     /// The service that ends it.
     pub by: String,
     /// It ends with one of these.
     pub must: Vec<Pattern>,
-    /// The field of the first fact that says until when.
+    /// The field of the first event that says until when.
     pub until: String,
     /// Seconds after that.
     pub within_secs: i64,
@@ -107,17 +107,17 @@ pub struct Lifetime {
 #[serde(deny_unknown_fields)]
 pub struct Undo {
     /// What is undone.
-    pub fact: Pattern,
+    pub event: Pattern,
     /// By what, about the same thing.
     pub by: Pattern,
 }
 
-/// Facts that may lead back to themselves.
+/// Events that may lead back to themselves.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cycle {
-    /// The facts.
-    pub facts: Vec<String>,
+    /// The events.
+    pub events: Vec<String>,
     /// Why they do not go on forever.
     pub ends_because: String,
 }
@@ -125,31 +125,31 @@ pub struct Cycle {
 /// What is wrong with a file of flows.
 #[derive(Debug, thiserror::Error)]
 pub enum FlowsError {
-    /// It is no TOML, or a line is of another kind.
+    /// It is not TOML, or an entry has another shape.
     #[error("{0}")]
     Toml(#[from] toml::de::Error),
     /// Two flows have one name.
     #[error("there are two flows `{0}`")]
     Twice(String),
-    /// A fact is expected of a service that does not tell it.
-    #[error("{place}: `{fact}` is told by {teller}, not by {by}")]
-    OtherTeller {
-        /// Where it stands.
+    /// An event is expected of a service that does not emit it.
+    #[error("{place}: `{event}` is emitted by {producer}, not by {by}")]
+    OtherProducer {
+        /// Where the file says so.
         place: String,
-        /// The fact.
-        fact: String,
-        /// Who tells it.
-        teller: String,
-        /// Who is said to.
+        /// The event.
+        event: String,
+        /// The service that emits it.
+        producer: String,
+        /// The service that the file names.
         by: String,
     },
-    /// A line says nothing.
-    #[error("{0} names no fact that follows")]
+    /// An entry names no event that is emitted.
+    #[error("{0} names no event that follows")]
     Nothing(String),
-    /// A step must be taken, but nobody knows until when.
+    /// A step has `must` without a time limit, or a time limit without `must`.
     #[error("{0} must be followed, so it needs `within_secs`, 1 or more; else it has none")]
     NoTime(String),
-    /// A flow cannot end like this.
+    /// A flow cannot reach this end.
     #[error("flow `{flow}` cannot end with `{end}`: nothing leads there")]
     NoWay {
         /// The flow.
@@ -157,15 +157,15 @@ pub enum FlowsError {
         /// The end.
         end: String,
     },
-    /// A step comes after a fact that is part of no flow.
+    /// A step comes after an event that is part of no flow.
     #[error("a step comes after `{0}`, which no flow leads to")]
-    NeverHeard(String),
+    NeverConsumed(String),
 }
 
 impl Flow {
-    /// How it ends, fact by fact.
+    /// The events that end it, and the state of each end.
     pub fn ends(&self) -> impl Iterator<Item = (&Pattern, SagaState)> {
-        let with = |state| move |fact| (fact, state);
+        let with = |state| move |event| (event, state);
         let completed = self.completed.iter().map(with(SagaState::Completed));
         let failed = self.failed.iter().map(with(SagaState::Failed));
         let compensated = self.compensated.iter().map(with(SagaState::Compensated));
@@ -174,8 +174,8 @@ impl Flow {
 }
 
 impl Step {
-    /// Whatever it may tell.
-    pub fn tells(&self) -> impl Iterator<Item = &Pattern> {
+    /// All events that it may emit.
+    pub fn emits(&self) -> impl Iterator<Item = &Pattern> {
         self.must.iter().chain(&self.may)
     }
 }
@@ -184,17 +184,17 @@ impl File {
     /// Every pattern of the file.
     pub(super) fn patterns(&self) -> impl Iterator<Item = &Pattern> {
         let flows = self.flow.iter().flat_map(|flow| {
-            let begins = flow.begins.iter().flat_map(|begin| &begin.tells);
-            begins.chain(flow.ends().map(|(fact, _)| fact))
+            let begins = flow.begins.iter().flat_map(|begin| &begin.emits);
+            begins.chain(flow.ends().map(|(event, _)| event))
         });
-        let steps = self.step.iter().flat_map(|step| [&step.after].into_iter().chain(step.tells()));
-        let timers = self.timer.iter().flat_map(|timer| timer.after.iter().chain(&timer.tells));
+        let steps = self.step.iter().flat_map(|step| [&step.after].into_iter().chain(step.emits()));
+        let timers = self.timer.iter().flat_map(|timer| timer.after.iter().chain(&timer.emits));
         let lives = self.lifetime.iter().flat_map(|life| [&life.of].into_iter().chain(&life.must));
-        let undoes = self.undo.iter().flat_map(|undo| [&undo.fact, &undo.by]);
+        let undoes = self.undo.iter().flat_map(|undo| [&undo.event, &undo.by]);
         flows.chain(steps).chain(timers).chain(lives).chain(undoes)
     }
 
-    /// What can be seen line by line.
+    /// Checks what can be seen entry by entry.
     pub(super) fn check(&self) -> Result<(), FlowsError> {
         let mut names = BTreeSet::new();
         if let Some(twice) = self.flow.iter().find(|flow| !names.insert(&flow.name)) {
@@ -203,43 +203,43 @@ impl File {
         for flow in &self.flow {
             for begin in &flow.begins {
                 let place = format!("flow `{}`", flow.name);
-                told_by(&place, producer_of(&begin.command), begin.tells.iter())?;
+                emitted_by(&place, producer_of(&begin.command), begin.emits.iter())?;
             }
         }
         for step in &self.step {
             let place = format!("the step after `{}`", step.after);
-            told_by(&place, &step.by, step.tells())?;
+            emitted_by(&place, &step.by, step.emits())?;
             if step.must.is_empty() != (step.within_secs <= 0) {
                 return Err(FlowsError::NoTime(place));
             }
         }
         for timer in &self.timer {
             let place = format!("timer `{}`", timer.name);
-            told_by(&place, producer_of(&timer.name), timer.tells.iter())?;
+            emitted_by(&place, producer_of(&timer.name), timer.emits.iter())?;
         }
         for life in &self.lifetime {
             let place = format!("the lifetime of `{}`", life.of);
-            told_by(&place, &life.by, life.must.iter())?;
+            emitted_by(&place, &life.by, life.must.iter())?;
         }
         Ok(())
     }
 }
 
-fn told_by<'a>(
+fn emitted_by<'a>(
     place: &str,
     by: &str,
-    facts: impl Iterator<Item = &'a Pattern>,
+    events: impl Iterator<Item = &'a Pattern>,
 ) -> Result<(), FlowsError> {
-    let mut facts = facts.peekable();
-    if facts.peek().is_none() {
+    let mut events = events.peekable();
+    if events.peek().is_none() {
         return Err(FlowsError::Nothing(place.to_owned()));
     }
-    match facts.find(|fact| producer_of(&fact.fact) != by) {
+    match events.find(|event| producer_of(&event.event) != by) {
         None => Ok(()),
-        Some(fact) => Err(FlowsError::OtherTeller {
+        Some(event) => Err(FlowsError::OtherProducer {
             place: place.to_owned(),
-            fact: fact.to_string(),
-            teller: producer_of(&fact.fact).to_owned(),
+            event: event.to_string(),
+            producer: producer_of(&event.event).to_owned(),
             by: by.to_owned(),
         }),
     }
@@ -248,5 +248,5 @@ fn told_by<'a>(
 /// `{ "payment.pay" = ["payment.requested"] }`.
 fn begins<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Begin>, D::Error> {
     let table = BTreeMap::<String, Vec<Pattern>>::deserialize(deserializer)?;
-    Ok(table.into_iter().map(|(command, tells)| Begin { command, tells }).collect())
+    Ok(table.into_iter().map(|(command, emits)| Begin { command, emits }).collect())
 }

@@ -1,4 +1,4 @@
-//! A fact as flows name it: by name, and by what its payload says.
+//! An event as flows name it: by its name, and by conditions on its payload.
 
 use std::{fmt, str::FromStr};
 
@@ -8,11 +8,11 @@ use serde::{
 };
 use serde_json::Value;
 
-/// A fact of this name whose payload meets every condition: `point.refunded{reason=hold_gone}`.
+/// An event of this name whose payload meets every condition: `point.refunded{reason=hold_gone}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern {
     /// For example `point.refunded`.
-    pub fact: String,
+    pub event: String,
     /// In the order in which they are written.
     pub conditions: Vec<Condition>,
 }
@@ -37,9 +37,11 @@ pub enum Is {
     OneOf(Vec<String>),
 }
 
-/// A pattern that cannot be read.
+/// A pattern that cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no fact; write `service.fact` or `service.fact{{field=value, field, !field}}`")]
+#[error(
+    "`{0}` is no event; write `service.event` or `service.event{{field=value, field, !field}}`"
+)]
 pub struct NoPattern(String);
 
 impl FromStr for Pattern {
@@ -47,19 +49,19 @@ impl FromStr for Pattern {
 
     fn from_str(text: &str) -> Result<Self, NoPattern> {
         let wrong = || NoPattern(text.to_owned());
-        let (fact, conditions) = match text.split_once('{') {
+        let (event, conditions) = match text.split_once('{') {
             None => (text, Vec::new()),
-            Some((fact, rest)) => {
+            Some((event, rest)) => {
                 let inside = rest.strip_suffix('}').ok_or_else(wrong)?;
                 let conditions = inside.split(',').map(|one| condition(one.trim()));
-                (fact, conditions.collect::<Option<_>>().ok_or_else(wrong)?)
+                (event, conditions.collect::<Option<_>>().ok_or_else(wrong)?)
             }
         };
-        let well_formed = fact.split_once('.').is_some_and(|(a, b)| is_name(a) && is_name(b));
+        let well_formed = event.split_once('.').is_some_and(|(a, b)| is_name(a) && is_name(b));
         if !well_formed {
             return Err(wrong());
         }
-        Ok(Self { fact: fact.to_owned(), conditions })
+        Ok(Self { event: event.to_owned(), conditions })
     }
 }
 
@@ -76,7 +78,7 @@ fn condition(text: &str) -> Option<Condition> {
 }
 
 fn is_name(text: &str) -> bool {
-    let is_part = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     !text.is_empty() && text.chars().all(is_part)
 }
 
@@ -88,7 +90,7 @@ impl<'de> Deserialize<'de> for Pattern {
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.fact)?;
+        f.write_str(&self.event)?;
         if self.conditions.is_empty() {
             return Ok(());
         }
@@ -108,7 +110,7 @@ impl fmt::Display for Condition {
 }
 
 impl Pattern {
-    /// Whether a fact of this pattern's name with these fields is meant.
+    /// Whether the pattern matches an event of its name with these fields.
     pub fn fits(&self, fields: &Fields) -> bool {
         self.conditions.iter().all(|condition| {
             let value = fields.get(&condition.field);
@@ -122,7 +124,7 @@ impl Pattern {
         })
     }
 
-    /// Whether some fact could be meant by both.
+    /// Whether some event could match both patterns.
     pub fn meets(&self, other: &Self) -> bool {
         let against = |one: &Condition, two: &Condition| {
             one.field == two.field
@@ -136,11 +138,11 @@ impl Pattern {
                 }
         };
         let pairs = |one| other.conditions.iter().any(|two| against(one, two));
-        self.fact == other.fact && !self.conditions.iter().any(pairs)
+        self.event == other.event && !self.conditions.iter().any(pairs)
     }
 }
 
-/// The few fields of a payload that somebody asks for; the rest is passed over unread.
+/// The few fields of a payload that are needed; the rest is skipped unread.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields(Vec<(String, String)>);
 

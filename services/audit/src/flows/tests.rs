@@ -4,7 +4,7 @@ fn wrong(text: &str) -> String {
     Flows::parse(text).expect_err("it is wrong").to_string()
 }
 
-/// A flow of one fact, and whatever else.
+/// A flow of one event, and `more`.
 fn with(more: &str) -> String {
     let flow = "[[flow]]\nname = \"pay\"\ntitle = \"t\"\n\
                 begins = { \"payment.pay\" = [\"payment.requested\"] }\n";
@@ -12,7 +12,7 @@ fn with(more: &str) -> String {
 }
 
 #[test]
-fn the_shipped_file_is_good() {
+fn the_shipped_file_is_valid() {
     let flows = Flows::shipped();
     assert!(flows.knows("payment.requested") && !flows.knows("payment.lost"));
     assert!(flows.may_follow("payment.requested", "point.debited"));
@@ -25,34 +25,34 @@ fn the_shipped_file_is_good() {
 #[test]
 fn a_flow_reaches_what_its_beginning_leads_to_and_no_more() {
     let flows = Flows::shipped();
-    let facts = |name| -> BTreeSet<String> {
-        let (facts, _) = flows.reach(flows.flow(name).expect(name));
-        facts.iter().map(ToString::to_string).collect()
+    let events = |name| -> BTreeSet<String> {
+        let (events, _) = flows.reach(flows.flow(name).expect(name));
+        events.iter().map(ToString::to_string).collect()
     };
-    let cancel = facts("cancel");
+    let cancel = events("cancel");
     assert!(cancel.contains("payment.refunded"), "{cancel:?}");
     assert!(!cancel.contains("payment.failed{reason=hold_gone}"), "{cancel:?}");
-    let withdraw = facts("withdraw");
+    let withdraw = events("withdraw");
     assert!(withdraw.contains("point.forfeited"), "{withdraw:?}");
     assert!(!withdraw.contains("point.refunded{reason=cancelled}"), "kept: {withdraw:?}");
 }
 
 #[test]
 fn a_mistake_is_named_with_its_place() {
-    assert!(wrong("[[step]]\nafter = \"a\"\n").contains("`a` is no fact"), "with its line");
+    assert!(wrong("[[step]]\nafter = \"a\"\n").contains("`a` is no event"), "with its line");
     assert!(wrong("[[stop]]").contains("unknown field `stop`"));
     let step = "[[step]]\nafter = \"payment.requested\"\nby = \"point\"\n";
     assert_eq!(
         wrong(&with(&format!("{step}must = [\"reservation.confirmed\"]\nwithin_secs = 1"))),
-        "the step after `payment.requested`: `reservation.confirmed` is told by reservation, not \
-         by point"
+        "the step after `payment.requested`: `reservation.confirmed` is emitted by reservation, \
+         not by point"
     );
     for without_time in ["must = [\"point.debited\"]", "may = [\"point.debited\"]\nwithin_secs = 1"]
     {
         let error = wrong(&with(&format!("{step}{without_time}")));
         assert!(error.contains("needs `within_secs`"), "{error}");
     }
-    assert!(wrong(&with(step)).contains("names no fact"));
+    assert!(wrong(&with(step)).contains("names no event"));
     assert_eq!(wrong(&with(&with(""))), "there are two flows `pay`");
     assert_eq!(
         wrong(&with("failed = [\"payment.failed\"]")),

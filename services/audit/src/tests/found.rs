@@ -1,4 +1,4 @@
-//! What operators and fans look for, they find.
+//! The queries of operators and fans.
 
 use events::{
     ScheduleId,
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{database, moment, sale, take};
 use crate::{
     keys::Key,
-    reads::{find, list},
+    queries::{find, list},
     rehearsal::{End, Visit},
 };
 
@@ -20,10 +20,10 @@ async fn a_saga_is_found_by_everything_that_it_is_about() {
     take(&pool, &sale(8, 0)).await;
     let at = moment(0);
     let visit = Visit::new(ScheduleId(Uuid::now_v7()), 7, at);
-    let facts = visit.clone().facts(End::Paid);
-    take(&pool, &facts).await;
+    let events = visit.clone().events(End::Paid);
+    take(&pool, &events).await;
     let seat = format!("{}/{}", visit.schedule_id, visit.seat);
-    let event = facts[3].event_id.to_string();
+    let event = events[3].event_id.to_string();
     for by in [
         visit.payment_id.to_string(),
         visit.user_id.to_string(),
@@ -34,7 +34,7 @@ async fn a_saga_is_found_by_everything_that_it_is_about() {
         let key: Key = by.parse().unwrap();
         let saga = find(&pool, key, None, at).await.unwrap().expect("a saga");
         assert_eq!(saga.line.saga_id.0, visit.payment_id.0, "{by}");
-        assert_eq!(saga.line.facts as usize, facts.len() - 1);
+        assert_eq!(saga.line.events as usize, events.len() - 1);
         let own = find(&pool, key, Some(visit.user_id), at).await.unwrap();
         assert_eq!(own.as_ref(), Some(&saga), "{by}");
     }
@@ -56,8 +56,8 @@ async fn another_fans_saga_is_not_found() {
     let (earlier, later) = (moment(1), moment(0));
     let mine = Visit::new(schedule_id, 7, earlier);
     let theirs = Visit::new(schedule_id, 7, later);
-    take(&pool, &mine.clone().facts(End::HoldGone)).await;
-    take(&pool, &theirs.clone().facts(End::Paid)).await;
+    take(&pool, &mine.clone().events(End::HoldGone)).await;
+    take(&pool, &theirs.clone().events(End::Paid)).await;
     for key in [theirs.payment_id.0, theirs.user_id.0, theirs.reservation_id.0] {
         assert_eq!(find(&pool, Key(key), Some(mine.user_id), later).await.unwrap(), None);
     }
@@ -75,7 +75,7 @@ async fn sagas_are_listed_by_state_service_and_time() {
     take(&pool, &sale(8, 3)).await;
     let at = moment(0);
     let schedule_id = ScheduleId(Uuid::now_v7());
-    take(&pool, &Visit::new(schedule_id, 1, at).facts(End::Paid)).await;
+    take(&pool, &Visit::new(schedule_id, 1, at).events(End::Paid)).await;
     let open = Visit::new(schedule_id, 2, at);
     take(&pool, &open.clone().begun()).await;
     let since = Some(at.plus_secs(-60));
@@ -118,7 +118,7 @@ async fn pages_follow_each_other_without_a_gap() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_looked_for_is_refused() {
+async fn an_invalid_query_is_refused() {
     let pool = database().await;
     for command in [
         FindSagas { service: Some("accounting".into()), ..FindSagas::default() },

@@ -1,48 +1,49 @@
-//! What stalls and what cannot be true is told once.
+//! Stalls and violations are reported once.
 
 use events::{
     EventId, SagaId, ScheduleId, Timestamp,
     audit::{ReportStall, ReportViolation, Rule, Violation},
 };
-use mesh::{Answer, Book as _, Caller, Turn};
+use mesh::{Caller, Context, Execute, UnitOfWork as _};
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{database, moment, take};
 use crate::{
-    Book, Keys, Rules,
+    Config, Keys, UnitOfWork,
     listener::Listener,
     rehearsal::{End, Visit},
     watchdog::due,
 };
 
-/// A batch of one message; the facts it told.
+/// Runs a batch of one command; returns the events it emitted.
 async fn decide<C: events::Command>(pool: &PgPool, command: &C) -> Vec<&'static str>
 where
-    Book: Answer<C>,
+    UnitOfWork: Execute<C>,
 {
-    let (rules, caller) = (Rules::default(), Caller::Mesh);
+    let (config, caller) = (Config::default(), Caller::Mesh);
     let mut keys = Keys::default();
-    <Book as Answer<C>>::keys(command, &caller, &mut keys);
+    <UnitOfWork as Execute<C>>::keys(command, &caller, &mut keys);
     let mut tx = pool.begin().await.unwrap();
-    let mut book = Book::load(keys, &mut tx).await.unwrap();
-    let mut turn = Turn::at(mesh::clock::now(), &rules, &caller, Uuid::now_v7());
-    book.answer(command, &mut turn).unwrap_or_else(|refusal| panic!("{refusal:?}"));
-    book.save(&mut tx).await.unwrap();
+    let mut unit = UnitOfWork::load(keys, &mut tx).await.unwrap();
+    let mut ctx = Context::at(mesh::clock::now(), &config, &caller, Uuid::now_v7());
+    unit.execute(command, &mut ctx).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+    unit.save(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
-    let told = turn.told().iter();
-    told.map(|fact| if fact.subject.contains("saga_stalled") { "stalled" } else { "violation" })
+    let emitted = ctx.emitted().iter();
+    emitted
+        .map(|event| if event.subject.contains("saga_stalled") { "stalled" } else { "violation" })
         .collect()
 }
 
-/// What the watchdog would report when everything until then is known.
+/// What the watchdog would report when every event up to `known` was read.
 async fn stalls(pool: &PgPool, known: Option<Timestamp>) -> Vec<ReportStall> {
     let listener = Listener::new();
     known.into_iter().for_each(|known| listener.set_known(known));
     due(listener, pool.clone()).await.unwrap()
 }
 
-/// What is awaited of a payment after it was asked for.
+/// The stalls of a payment that was requested.
 async fn stalls_of(pool: &PgPool, visit: &Visit, known: Timestamp) -> Vec<ReportStall> {
     let mut stalls = stalls(pool, Some(known)).await;
     stalls.retain(|report| report.stalled.saga_id.0 == visit.payment_id.0);
@@ -50,23 +51,23 @@ async fn stalls_of(pool: &PgPool, visit: &Visit, known: Timestamp) -> Vec<Report
 }
 
 #[tokio::test]
-async fn a_stalled_saga_is_reported_once_for_each_awaited_fact() {
+async fn a_stalled_saga_is_reported_once_for_each_awaited_event() {
     let pool = database().await;
     let visit = Visit::new(ScheduleId(Uuid::now_v7()), 1, moment(0));
-    let facts = visit.clone().begun();
-    take(&pool, &facts).await;
+    let events = visit.clone().begun();
+    take(&pool, &events).await;
     let much_later = visit.at.plus_secs(3_600);
     let found = stalls_of(&pool, &visit, much_later).await;
     assert!(!found.is_empty());
     for report in &found {
         assert_eq!(decide(&pool, report).await, ["stalled"]);
-        // The other lane, or another instance, had found it too.
+        // Another batch worker, or another instance, had found it too.
         assert_eq!(decide(&pool, report).await, [""; 0]);
     }
     assert_eq!(stalls_of(&pool, &visit, much_later).await, []);
-    // Not even when the timeline is made anew.
+    // Nor is it reported again when the timeline is rebuilt.
     crate::forget(&pool).await.unwrap();
-    take(&pool, &facts).await;
+    take(&pool, &events).await;
     assert_eq!(stalls_of(&pool, &visit, much_later).await, found);
     for report in &found {
         assert_eq!(decide(&pool, report).await, [""; 0]);
@@ -74,7 +75,7 @@ async fn a_stalled_saga_is_reported_once_for_each_awaited_fact() {
 }
 
 #[tokio::test]
-async fn nobody_is_blamed_before_the_deadline_nor_for_what_audit_has_not_heard() {
+async fn no_stall_is_reported_before_the_deadline_or_before_audit_has_read_that_far() {
     let pool = database().await;
     let visit = Visit::new(ScheduleId(Uuid::now_v7()), 1, moment(1));
     take(&pool, &visit.clone().begun()).await;
@@ -87,13 +88,13 @@ async fn nobody_is_blamed_before_the_deadline_nor_for_what_audit_has_not_heard()
 }
 
 #[tokio::test]
-async fn what_came_after_the_watchdog_looked_is_not_reported() {
+async fn an_event_that_came_after_the_watchdog_looked_is_not_reported_as_missing() {
     let pool = database().await;
     let visit = Visit::new(ScheduleId(Uuid::now_v7()), 1, moment(0));
-    let facts = visit.clone().facts(End::Paid);
-    take(&pool, &facts[..2]).await;
+    let events = visit.clone().events(End::Paid);
+    take(&pool, &events[..2]).await;
     let found = stalls_of(&pool, &visit, visit.at.plus_secs(3_600)).await;
-    take(&pool, &facts[2..]).await;
+    take(&pool, &events[2..]).await;
     for report in &found {
         assert_eq!(decide(&pool, report).await, [""; 0]);
     }
@@ -101,12 +102,12 @@ async fn what_came_after_the_watchdog_looked_is_not_reported() {
 }
 
 #[tokio::test]
-async fn deadlines_that_were_met_are_crossed_off() {
+async fn deadlines_that_were_met_are_deleted() {
     let pool = database().await;
     let visit = Visit::new(ScheduleId(Uuid::now_v7()), 1, moment(0));
-    // Each fact by itself: every deadline on the way is noted.
-    for heard in visit.clone().facts(End::Paid) {
-        take(&pool, &[heard]).await;
+    // Each event by itself, so that every deadline on the way is written.
+    for event in visit.clone().events(End::Paid) {
+        take(&pool, &[event]).await;
     }
     let open = "select count(*) from watch where saga_id = $1";
     let open = async || {
@@ -119,7 +120,7 @@ async fn deadlines_that_were_met_are_crossed_off() {
 }
 
 #[tokio::test]
-async fn a_violation_is_told_once() {
+async fn a_violation_is_reported_once() {
     let pool = database().await;
     let violation = Violation {
         violation_id: Uuid::new_v4(),

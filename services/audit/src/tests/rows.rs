@@ -1,10 +1,10 @@
-//! Rows are made of facts alone.
+//! Rows depend on the events alone.
 
 use events::producer_of;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{database, moment, sale, take};
-use crate::{Heard, forget, forgetting::forget_old};
+use crate::{Observed, forget, forgetting::forget_old};
 
 /// Every row of the timeline, as text.
 async fn rows(pool: &PgPool) -> Vec<String> {
@@ -19,77 +19,77 @@ async fn rows(pool: &PgPool) -> Vec<String> {
     rows
 }
 
-/// The same facts as they are read: stream after stream.
-fn by_stream(facts: &[Heard], order: &[&str]) -> Vec<Heard> {
-    let mut facts = facts.to_vec();
-    let place = |heard: &Heard| {
-        let stream = producer_of(&heard.fact);
+/// The same events as they are read: stream after stream.
+fn by_stream(events: &[Observed], order: &[&str]) -> Vec<Observed> {
+    let mut events = events.to_vec();
+    let place = |observed: &Observed| {
+        let stream = producer_of(&observed.event);
         order.iter().position(|name| *name == stream).unwrap_or(order.len())
     };
-    facts.sort_by_key(place);
-    facts
+    events.sort_by_key(place);
+    events
 }
 
 #[tokio::test]
 async fn deleting_the_timeline_and_replaying_gives_the_same_rows() {
     let pool = database().await;
-    let facts = sale(40, 0);
-    for piece in facts.chunks(17) {
+    let events = sale(40, 0);
+    for piece in events.chunks(17) {
         assert_eq!(take(&pool, piece).await, piece.len());
     }
     let before = rows(&pool).await;
-    assert!(before.len() > facts.len());
+    assert!(before.len() > events.len());
     forget(&pool).await.unwrap();
     assert_eq!(rows(&pool).await, Vec::<String>::new());
-    take(&pool, &facts).await;
+    take(&pool, &events).await;
     assert_eq!(rows(&pool).await, before);
 }
 
 #[tokio::test]
 async fn the_order_in_which_streams_are_read_changes_no_row() {
     let (one, other) = (database().await, database().await);
-    let facts = sale(24, 0);
-    for piece in by_stream(&facts, &["queue", "payment", "point", "reservation"]).chunks(11) {
+    let events = sale(24, 0);
+    for piece in by_stream(&events, &["queue", "payment", "point", "reservation"]).chunks(11) {
         take(&one, piece).await;
     }
-    for piece in by_stream(&facts, &["reservation", "point", "payment", "queue"]).chunks(29) {
+    for piece in by_stream(&events, &["reservation", "point", "payment", "queue"]).chunks(29) {
         take(&other, piece).await;
     }
     assert_eq!(rows(&one).await, rows(&other).await);
 }
 
 #[tokio::test]
-async fn a_stream_that_is_told_again_changes_no_row() {
+async fn a_stream_that_is_read_again_changes_no_row() {
     let pool = database().await;
-    let facts = sale(12, 0);
-    take(&pool, &facts).await;
+    let events = sale(12, 0);
+    take(&pool, &events).await;
     let before = rows(&pool).await;
-    assert_eq!(take(&pool, &facts[10..]).await, 0);
-    let twice: Vec<Heard> = facts.iter().chain(&facts).cloned().collect();
+    assert_eq!(take(&pool, &events[10..]).await, 0);
+    let twice: Vec<Observed> = events.iter().chain(&events).cloned().collect();
     assert_eq!(take(&pool, &twice).await, 0);
     assert_eq!(rows(&pool).await, before);
 }
 
 #[tokio::test]
-async fn a_fact_that_comes_twice_in_one_read_is_heard_once() {
+async fn an_event_that_comes_twice_in_one_read_is_handled_once() {
     let (once, twice) = (database().await, database().await);
-    let facts = sale(4, 0);
-    take(&once, &facts).await;
-    let doubled: Vec<Heard> =
-        facts.iter().flat_map(|heard| [heard.clone(), heard.clone()]).collect();
-    assert_eq!(take(&twice, &doubled).await, facts.len());
+    let events = sale(4, 0);
+    take(&once, &events).await;
+    let doubled: Vec<Observed> =
+        events.iter().flat_map(|observed| [observed.clone(), observed.clone()]).collect();
+    assert_eq!(take(&twice, &doubled).await, events.len());
     assert_eq!(rows(&once).await, rows(&twice).await);
 }
 
 #[tokio::test]
-async fn what_is_too_old_goes_with_its_day() {
+async fn events_that_are_too_old_are_deleted_with_their_day() {
     let pool = database().await;
     let (old, young) = (sale(6, 9), sale(6, 2));
     take(&pool, &old).await;
     take(&pool, &young).await;
     let partitions = "select count(*) from pg_inherits where inhparent = 'facts'::regclass";
     let count = async || sqlx::query_scalar::<_, i64>(partitions).fetch_one(&pool).await.unwrap();
-    // The two days, and the one for the rest.
+    // The two days, and the default partition.
     assert_eq!(count().await, 3);
     forget_old(&pool, moment(0), 7).await.unwrap();
     assert_eq!(count().await, 2);
@@ -100,7 +100,7 @@ async fn what_is_too_old_goes_with_its_day() {
 }
 
 #[tokio::test]
-async fn facts_that_were_too_old_from_the_start_go_too() {
+async fn events_that_were_too_old_from_the_start_are_deleted_too() {
     let pool = database().await;
     take(&pool, &sale(3, 60)).await;
     assert!(!rows(&pool).await.is_empty());

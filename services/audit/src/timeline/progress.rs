@@ -10,21 +10,21 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    Heard,
-    flows::{Fields, Flows, OfFact},
+    Observed,
+    flows::{Fields, Flows, OfEvent},
 };
 
 /// The running total of one saga, kept in its row.
 ///
-/// Every part of it is a set, a least or a greatest, so the order of hearing leaves no mark.
+/// Every part of it is a set, a minimum or a maximum, so the order of events does not matter.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Progress {
-    /// The facts it has heard, in the order of their ids.
-    heard: Vec<Uuid>,
-    /// Its flow; empty before the first fact.
+    /// The events it has handled, in the order of their ids.
+    observed: Vec<Uuid>,
+    /// Its flow; empty before the first event.
     flow: String,
-    /// Whether the fact that begins this flow was heard; a guess otherwise.
+    /// Whether the event that begins this flow was handled; if not, the flow is a guess.
     has_begun: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_at: Option<Timestamp>,
@@ -40,7 +40,7 @@ pub struct Progress {
     /// What must still come, the first to be due first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     awaited: Vec<Awaited>,
-    /// What was heard before the fact it follows from.
+    /// Events that were handled before the event they follow from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     early: Vec<(Uuid, String)>,
     /// How it has ended, for each flow that it may turn out to be.
@@ -48,60 +48,60 @@ pub struct Progress {
     ends: Vec<(String, SagaState)>,
 }
 
-/// One fact of several that must still come.
+/// Events of which one must still come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Awaited {
     due_at: Timestamp,
     after_id: EventId,
     after: String,
     service: String,
-    facts: Vec<String>,
+    events: Vec<String>,
 }
 
 impl Awaited {
     fn order(&self, other: &Self) -> Ordering {
         let key = |awaited: &Self| (awaited.due_at, awaited.after_id);
-        key(self).cmp(&key(other)).then_with(|| self.facts.cmp(&other.facts))
+        key(self).cmp(&key(other)).then_with(|| self.events.cmp(&other.events))
     }
 }
 
 impl Progress {
-    /// Takes a fact of the saga in; one that was taken in before changes nothing.
-    pub fn hear(&mut self, flows: &Flows, heard: &Heard) {
-        let Err(position) = self.heard.binary_search(&heard.event_id.0) else { return };
-        self.heard.insert(position, heard.event_id.0);
-        let of = flows.of(&heard.fact);
-        let fields = Fields::read(&heard.payload, &of.fields);
-        self.note(heard, &fields);
+    /// Handles an event of the saga; one that was handled before changes nothing.
+    pub fn handle(&mut self, flows: &Flows, observed: &Observed) {
+        let Err(position) = self.observed.binary_search(&observed.event_id.0) else { return };
+        self.observed.insert(position, observed.event_id.0);
+        let of = flows.of(&observed.event);
+        let fields = Fields::read(&observed.payload, &of.fields);
+        self.note(observed, &fields);
         self.name(flows, of, &fields);
         self.end(flows, of, &fields);
-        self.await_what_follows(flows, of, heard, &fields);
-        self.meet(of, heard);
+        self.await_what_follows(flows, of, observed, &fields);
+        self.meet(of, observed);
     }
 
-    /// What does not depend on any flow.
-    fn note(&mut self, heard: &Heard, fields: &Fields) {
-        lower(&mut self.first_at, heard.at);
-        let last = (heard.at, heard.fact.as_str());
-        if self.last.as_ref().is_none_or(|(at, fact)| (*at, fact.as_str()) < last) {
-            self.last = Some((heard.at, heard.fact.clone()));
+    /// Notes what does not depend on any flow.
+    fn note(&mut self, observed: &Observed, fields: &Fields) {
+        lower(&mut self.first_at, observed.at);
+        let last = (observed.at, observed.event.as_str());
+        if self.last.as_ref().is_none_or(|(at, event)| (*at, event.as_str()) < last) {
+            self.last = Some((observed.at, observed.event.clone()));
         }
-        // Facts of one saga name one fan and one schedule, but for a withdrawal that empties
-        // several rooms; any choice is as good there, as long as it is always the same.
+        // Events of one saga name one fan and one schedule, except for a withdrawal that leaves
+        // several waiting rooms. Any choice will do there, as long as it is always the same.
         if let Some(user_id) = fields.parse("user_id") {
             lower(&mut self.user_id, user_id);
         }
         if let Some(schedule_id) = fields.parse("schedule_id") {
             lower(&mut self.schedule_id, schedule_id);
         }
-        if let Some(trace_id) = &heard.trace_id {
-            lower(&mut self.trace, (heard.at, trace_id.clone()));
+        if let Some(trace_id) = &observed.trace_id {
+            lower(&mut self.trace, (observed.at, trace_id.clone()));
         }
     }
 
-    /// Which flow it is: one that was begun before one that is guessed, then the first in
-    /// the file.
-    fn name(&mut self, flows: &Flows, of: &OfFact, fields: &Fields) {
+    /// Chooses the flow: one that was begun before one that is guessed, then the first in the
+    /// file.
+    fn name(&mut self, flows: &Flows, of: &OfEvent, fields: &Fields) {
         let begun = of.begins.iter().filter(|(_, begin)| begin.fits(fields));
         let begun = begun.map(|(rank, _)| *rank).min();
         let Some(rank) = begun.or(of.part_of) else { return };
@@ -113,7 +113,7 @@ impl Progress {
         }
     }
 
-    fn end(&mut self, flows: &Flows, of: &OfFact, fields: &Fields) {
+    fn end(&mut self, flows: &Flows, of: &OfEvent, fields: &Fields) {
         for (rank, end, state) in &of.ends {
             if !end.fits(fields) {
                 continue;
@@ -127,62 +127,68 @@ impl Progress {
         }
     }
 
-    fn await_what_follows(&mut self, flows: &Flows, of: &OfFact, heard: &Heard, fields: &Fields) {
+    fn await_what_follows(
+        &mut self,
+        flows: &Flows,
+        of: &OfEvent,
+        observed: &Observed,
+        fields: &Fields,
+    ) {
         for step in of.steps.iter().map(|at| &flows.steps()[*at]) {
             if step.must.is_empty() || !step.after.fits(fields) {
                 continue;
             }
-            let is_met = self.early.iter().any(|(cause, fact)| {
-                *cause == heard.event_id.0 && step.must.iter().any(|must| must.fact == *fact)
+            let is_met = self.early.iter().any(|(cause, event)| {
+                *cause == observed.event_id.0 && step.must.iter().any(|must| must.event == *event)
             });
             if is_met {
                 continue;
             }
-            let mut facts: Vec<String> = Vec::new();
+            let mut events: Vec<String> = Vec::new();
             for must in &step.must {
-                if !facts.contains(&must.fact) {
-                    facts.push(must.fact.clone());
+                if !events.contains(&must.event) {
+                    events.push(must.event.clone());
                 }
             }
             let awaited = Awaited {
-                due_at: heard.at.plus_secs(step.within_secs),
-                after_id: heard.event_id,
-                after: heard.fact.clone(),
+                due_at: observed.at.plus_secs(step.within_secs),
+                after_id: observed.event_id,
+                after: observed.event.clone(),
                 service: step.by.clone(),
-                facts,
+                events,
             };
             let at = self.awaited.partition_point(|other| other.order(&awaited).is_lt());
             self.awaited.insert(at, awaited);
         }
-        self.early.retain(|(cause, _)| *cause != heard.event_id.0);
+        self.early.retain(|(cause, _)| *cause != observed.event_id.0);
     }
 
-    /// Whether this is what was waited for; what it follows from may not be heard yet.
-    fn meet(&mut self, of: &OfFact, heard: &Heard) {
-        let Some(cause) = heard.cause_id.filter(|_| of.is_awaited) else { return };
-        if self.heard.binary_search(&cause).is_ok() {
+    /// Removes what this event was awaited for; the event it follows from may not have come yet.
+    fn meet(&mut self, of: &OfEvent, observed: &Observed) {
+        let Some(cause) = observed.cause_id.filter(|_| of.is_awaited) else { return };
+        if self.observed.binary_search(&cause).is_ok() {
             self.awaited.retain(|awaited| {
-                awaited.after_id.0 != cause || !awaited.facts.contains(&heard.fact)
+                awaited.after_id.0 != cause || !awaited.events.contains(&observed.event)
             });
             return;
         }
-        let early = (cause, heard.fact.clone());
+        let early = (cause, observed.event.clone());
         if let Err(at) = self.early.binary_search(&early) {
             self.early.insert(at, early);
         }
     }
 
-    /// Whether it has heard this fact.
-    pub fn has_heard(&self, event_id: EventId) -> bool {
-        self.heard.binary_search(&event_id.0).is_ok()
+    /// Whether it has handled this event.
+    pub fn has_consumed(&self, event_id: EventId) -> bool {
+        self.observed.binary_search(&event_id.0).is_ok()
     }
 
-    /// Its flow, for example `pay`; empty while no fact of it is part of any.
+    /// Its flow, for example `pay`; empty while none of its events is part of any.
     pub fn flow(&self) -> &str {
         &self.flow
     }
 
-    /// Where it stands.
+    /// Its state.
     pub fn state(&self, now: Timestamp) -> SagaState {
         match self.next_due() {
             Some(due_at) if due_at < now => SagaState::Stalled,
@@ -199,7 +205,7 @@ impl Progress {
         self.awaited.first().map(|awaited| awaited.due_at)
     }
 
-    /// When each thing that must still come is due, and from which service.
+    /// When each awaited event is due, and from which service.
     pub(crate) fn awaited(&self) -> impl Iterator<Item = (Timestamp, &str)> {
         self.awaited.iter().map(|awaited| (awaited.due_at, awaited.service.as_str()))
     }
@@ -214,7 +220,7 @@ impl Progress {
 
     /// The saga in one line.
     pub fn line(&self, _flows: &Flows, saga_id: SagaId, now: Timestamp) -> SagaLine {
-        let (last_at, last_fact) = self.last.clone().unwrap_or((now, String::new()));
+        let (last_at, last_event) = self.last.clone().unwrap_or((now, String::new()));
         SagaLine {
             saga_id,
             flow: self.flow.clone(),
@@ -223,21 +229,21 @@ impl Progress {
             schedule_id: self.schedule_id,
             began_at: self.first_at.unwrap_or(now),
             last_at,
-            last_fact,
-            facts: u32::try_from(self.heard.len()).unwrap_or(u32::MAX),
+            last_event,
+            events: u32::try_from(self.observed.len()).unwrap_or(u32::MAX),
             awaited: self.services(),
             trace_id: self.trace.as_ref().map(|(_, trace_id)| trace_id.clone()),
         }
     }
 
-    /// What should have come by now, and has not.
+    /// The stalls: what should have come by now, and has not.
     pub fn stalled(&self, _flows: &Flows, saga_id: SagaId, now: Timestamp) -> Vec<SagaStalled> {
         let overdue = self.awaited.iter().take_while(|awaited| awaited.due_at < now);
         overdue
             .map(|awaited| SagaStalled {
                 saga_id,
                 flow: self.flow.clone(),
-                awaited: awaited.facts.clone(),
+                awaited: awaited.events.clone(),
                 service: awaited.service.clone(),
                 after: awaited.after.clone(),
                 after_id: awaited.after_id,
@@ -252,7 +258,7 @@ impl Progress {
         let awaited = self.awaited.iter();
         awaited
             .map(|awaited| ToCome {
-                facts: awaited.facts.clone(),
+                events: awaited.events.clone(),
                 service: awaited.service.clone(),
                 after: awaited.after.clone(),
                 after_id: awaited.after_id,

@@ -1,30 +1,30 @@
 -- The seat map of each schedule, as Valkey keeps it:
 --
---   seats:<schedule>   hash  seat -> the last word on it: `<hold version> <stage>`
+--   seats:<schedule>   hash  seat -> its latest update: `<hold version> <stage>`
 --   taken:<schedule>   hash  `<section> held`, `<section> sold` -> how many seats
---   count:<schedule>   text  the sequence: how many changes the map has seen
---   log:<schedule>     list  those changes as JSON, the newest last, without a hole
---   off:<schedule>     text  the show is off
+--   count:<schedule>   text  the sequence: the number of changes of the map
+--   log:<schedule>     list  those changes as JSON, newest last, without a gap
+--   off:<schedule>     text  set when the show is cancelled
 --   schedules          set   all schedules that have a map
 --
--- A freed seat keeps its word: the version in it is the fence that a late message of a
--- former owner meets.
+-- A freed seat keeps its update: the version in it is the fence against late messages of a
+-- former owner.
 
--- How far one owner of a seat has come, in the order of the stages.
+-- How far one owner of a seat has come: the order of the stages.
 local STAGES = { held = 1, sold = 2, freed = 3 }
--- Changes that are kept for who was away for a while. A watcher who missed more, or who
--- comes back when the log has been silent for a day, reads the map.
+-- Changes that are kept for watchers that were away for a while. A watcher that missed more,
+-- or that comes back when the log has had no change for a day, reads the map.
 local LOG_CHANGES = 10000
 local LOG_SECS = 86400
--- Changes handed out by one read.
+-- Changes returned by one read.
 local READ_CHANGES = 500
 
--- Which making of the map this is: the name of its generation.
+-- The epoch of the map: the name of its generation.
 local function epoch()
-  return string.sub(act.at, #own('g') + 1)
+  return string.sub(ctx.at, #own('g') + 1)
 end
 
--- What the map shows of a seat whose last word has this stage.
+-- What the map shows of a seat whose latest update has this stage.
 local function state_of(stage)
   return stage == 'freed' and 'free' or stage
 end
@@ -33,9 +33,8 @@ local function section_of(seat)
   return string.match(seat, '^([^-]*)')
 end
 
--- The later of two words on one seat is that of the later owner, or of the later stage of
--- the same owner. Whatever the order of arrival, and however often each arrives, the same
--- word remains.
+-- The later of two updates of one seat is that of the later owner, or of the later stage of
+-- the same owner. The same update wins in any order of arrival and with any repeats.
 local function is_later(version, stage, last)
   if not last then
     return true, 'free'
@@ -54,7 +53,7 @@ local function count(schedule, section, state, by)
   end
 end
 
--- The sections as they are now, as the change tells them.
+-- The current counts of these sections, as the change carries them.
 local function taken_of(schedule, sections)
   local taken = {}
   for at, section in ipairs(sections) do
@@ -69,7 +68,7 @@ local function taken_of(schedule, sections)
   return taken
 end
 
--- One more change of the map, for whoever watches and for who was away.
+-- Adds one change to the map: announces it to watchers, and logs it for those that were away.
 local function changes(schedule, what)
   redis.call('SADD', key('schedules'), schedule)
   local sequence = redis.call('INCR', key('count:' .. schedule))
@@ -82,18 +81,18 @@ local function changes(schedule, what)
     string.format('{"epoch":"%s","delta":%s}', epoch(), change))
 end
 
--- A word on some seats. What it changes to the eye is one change of the map; a new owner
--- who is heard of before the old one has gone changes the fence alone.
-function acts.mark(schedule, version, stage, ...)
+-- Updates some seats. What is visible of it is one change of the map; the event of a new owner
+-- that comes before the old one's end changes only the fence.
+function writes.mark(schedule, version, stage, ...)
   local seats, changed, sections, touched = { ... }, {}, {}, {}
   if #seats == 0 then
     return
   end
   local map = key('seats:' .. schedule)
-  local words = redis.call('HMGET', map, ...)
+  local updates = redis.call('HMGET', map, ...)
   local state = state_of(stage)
   for at, seat in ipairs(seats) do
-    local later, before = is_later(tonumber(version), stage, words[at])
+    local later, before = is_later(tonumber(version), stage, updates[at])
     if later then
       redis.call('HSET', map, seat, version .. ' ' .. stage)
       if before ~= state then
@@ -119,8 +118,8 @@ local function is_off(schedule)
   return redis.call('EXISTS', key('off:' .. schedule)) == 1
 end
 
--- The show is off, which is a change by itself; the seats are given back one by one.
-function acts.off(schedule)
+-- Cancels the show, which is one change by itself; the seats are freed by events of their own.
+function writes.off(schedule)
   if not is_off(schedule) then
     redis.call('SET', key('off:' .. schedule), 1)
     changes(schedule, '"sections":[],"seats":[],"state":"cancelled"')
@@ -131,23 +130,23 @@ local function sequence_of(schedule)
   return tonumber(redis.call('GET', key('count:' .. schedule)) or 0)
 end
 
--- The whole map: epoch, sequence, whether the show is off, then each seat that is not free and
--- its state.
+-- The whole map: epoch, sequence, whether the show is cancelled, then each seat that is not
+-- free and its state.
 function reads.snapshot(schedule)
   local state = is_off(schedule) and 'cancelled' or 'open'
   local map = { epoch(), whole(sequence_of(schedule)), state }
-  local words = redis.call('HGETALL', key('seats:' .. schedule))
-  for at = 1, #words, 2 do
-    local stage = string.match(words[at + 1], '^%d+ (%a+)')
+  local updates = redis.call('HGETALL', key('seats:' .. schedule))
+  for at = 1, #updates, 2 do
+    local stage = string.match(updates[at + 1], '^%d+ (%a+)')
     if stage ~= 'freed' then
-      map[#map + 1] = words[at]
+      map[#map + 1] = updates[at]
       map[#map + 1] = stage
     end
   end
   return map
 end
 
--- What came after a place in the map's history: epoch, sequence, whether that place is
+-- The changes after a position in the map's history: epoch, sequence, whether that position is
 -- known, then the changes in order.
 function reads.since(schedule, its_epoch, its_sequence)
   local now, sequence = epoch(), sequence_of(schedule)
@@ -166,7 +165,7 @@ function reads.since(schedule, its_epoch, its_sequence)
   return answer
 end
 
--- For a rebuilding: the schedules that belong to a part.
+-- For a rebuild: the schedules of one part.
 local function maps_of(part)
   local maps = {}
   for _, schedule in ipairs(redis.call('SMEMBERS', key('schedules'))) do
@@ -177,16 +176,16 @@ local function maps_of(part)
   return maps
 end
 
--- Every word that is kept, as one line each.
+-- Every stored update, one line each.
 function reads.digest(part)
   local lines = {}
   for _, schedule in ipairs(maps_of(part)) do
     if is_off(schedule) then
       lines[#lines + 1] = schedule .. ' off'
     end
-    local words = redis.call('HGETALL', key('seats:' .. schedule))
-    for at = 1, #words, 2 do
-      lines[#lines + 1] = schedule .. ' ' .. words[at] .. ' ' .. words[at + 1]
+    local updates = redis.call('HGETALL', key('seats:' .. schedule))
+    for at = 1, #updates, 2 do
+      lines[#lines + 1] = schedule .. ' ' .. updates[at] .. ' ' .. updates[at + 1]
     end
   end
   return lines

@@ -1,10 +1,10 @@
-//! Prices, capacities and ranges of seats, as people and spreadsheets write them. Pure.
+//! Parses prices, capacities and ranges of seats as people and spreadsheets write them. Pure.
 
 use super::{PRICE_MAX, SEATS_MAX};
 
 /// Characters of a value that a refusal repeats.
 const SHOWN_MAX: usize = 24;
-/// Digits of a number at most that are read at all.
+/// Digits of a number at most.
 const DIGITS_MAX: usize = 18;
 
 /// The seats that one line names.
@@ -12,14 +12,14 @@ const DIGITS_MAX: usize = 18;
 pub(super) enum Seats {
     /// One, by its name.
     One(String),
-    /// As many as it has numbers.
+    /// Several, by their numbers.
     Many(Numbers),
 }
 
-/// Numbers in a row, perhaps with letters before them, perhaps filled up with zeros.
+/// Consecutive numbers, optionally with a prefix and padded with zeros.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Numbers {
-    before: String,
+    prefix: String,
     first: u64,
     last: u64,
     width: usize,
@@ -36,12 +36,12 @@ impl Seats {
         }
     }
 
-    /// Their names. There are [`Self::count`] of them: look before.
+    /// Their names, [`Self::count`] of them; check the number first.
     pub(super) fn names(self) -> Vec<String> {
         match self {
             Self::One(name) => vec![name],
-            Self::Many(Numbers { before, first, last, width }) => {
-                (first..=last).map(|number| format!("{before}{number:0width$}")).collect()
+            Self::Many(Numbers { prefix, first, last, width }) => {
+                (first..=last).map(|number| format!("{prefix}{number:0width$}")).collect()
             }
         }
     }
@@ -50,7 +50,7 @@ impl Seats {
 /// The seats of a range such as `1-300`, `001–300` or `A1-A20`; `None` for anything else.
 ///
 /// # Errors
-/// A range without seats, and several seats that are no range.
+/// A range without seats, or a list of seats that is not a range.
 pub(super) fn range(typed: &str) -> Result<Option<Seats>, String> {
     let plain: String = text::same_name(typed).chars().map(dash).filter(|c| *c != ' ').collect();
     let is_list = |c| plain.contains(c) && plain.split(c).all(|one| number(one).is_some());
@@ -59,29 +59,29 @@ pub(super) fn range(typed: &str) -> Result<Option<Seats>, String> {
         return Err(reason.to_owned());
     }
     let Some((from, to)) = plain.split_once('-') else { return Ok(None) };
-    let (before, from) = letters_and_digits(from);
-    let (before_last, to) = letters_and_digits(to);
+    let (prefix, from) = letters_and_digits(from);
+    let (prefix_of_last, to) = letters_and_digits(to);
     let (Some(first), Some(last)) = (number(from), number(to)) else { return Ok(None) };
-    if !(before_last.is_empty() || before_last == before) {
+    if !(prefix_of_last.is_empty() || prefix_of_last == prefix) {
         return Ok(None);
     }
     if first >= last {
-        return Err(format!("{} is no range: its last number is not higher", shown(typed)));
+        return Err(format!("{} is not a range: its last number is not higher", shown(typed)));
     }
     let width = if from.starts_with('0') { from.len() } else { 0 };
-    let last_of = Numbers { before: before.to_owned(), first, last, width };
-    bounded(Seats::Many(last_of)).map(Some)
+    let numbers = Numbers { prefix: prefix.to_owned(), first, last, width };
+    bounded(Seats::Many(numbers)).map(Some)
 }
 
-/// The seats of a standing area of this many.
+/// The seats of a standing area with this capacity.
 ///
 /// # Errors
-/// What is no number of seats.
+/// Text that is not a number of seats.
 pub(super) fn capacity(typed: &str) -> Result<Seats, String> {
     let places = whole(typed).and_then(|number| u64::try_from(number).ok());
     let places = places.filter(|places| *places > 0);
     let last = places.ok_or_else(|| format!("{} is not a number of seats", shown(typed)))?;
-    bounded(Seats::Many(Numbers { before: String::new(), first: 1, last, width: 0 }))
+    bounded(Seats::Many(Numbers { prefix: String::new(), first: 1, last, width: 0 }))
 }
 
 fn bounded(seats: Seats) -> Result<Seats, String> {
@@ -91,11 +91,11 @@ fn bounded(seats: Seats) -> Result<Seats, String> {
     }
 }
 
-/// Points for one seat: digits, perhaps with a sign between thousands, and with nothing but
-/// zeros behind a decimal sign.
+/// The price of one seat in points: digits, optionally with separators of thousands, and with
+/// nothing but zeros behind a decimal sign.
 ///
 /// # Errors
-/// What is no whole number, or could be two.
+/// Text that is not a whole number, or that is ambiguous.
 pub(super) fn price(typed: &str) -> Result<i64, String> {
     if typed.is_empty() {
         return Err("must not be empty".to_owned());
@@ -117,7 +117,7 @@ pub(super) fn price(typed: &str) -> Result<i64, String> {
     }
 }
 
-/// A whole number. What is too long to be meant is the highest there is.
+/// A whole number; one that is too long becomes the highest.
 fn whole(typed: &str) -> Option<i64> {
     let plain = text::same_name(typed);
     let is_sign = |c: char| matches!(c, ',' | '.' | '\'' | '\u{2019}' | ' ');
@@ -125,7 +125,7 @@ fn whole(typed: &str) -> Option<i64> {
     let (grouped, decimals) = match last_sign {
         Some((at, Some(sign @ (',' | '.')))) => {
             let decimals = &plain[at + 1..];
-            // Three digits are thousands, unless another sign has parted those already.
+            // Three digits are thousands, unless another sign separates those already.
             let is_decimal = matches!(decimals.len(), 1 | 2) && plain[..at].find(sign).is_none();
             if is_decimal { (&plain[..at], decimals) } else { (&*plain, "") }
         }
@@ -148,20 +148,20 @@ fn whole(typed: &str) -> Option<i64> {
     Some(digits.parse().unwrap_or(i64::MAX))
 }
 
-/// A number without any sign.
+/// A number of digits only.
 fn number(digits: &str) -> Option<u64> {
     let fits = (1..=DIGITS_MAX).contains(&digits.len());
     let is_plain = fits && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_plain.then(|| digits.parse().ok()).flatten()
 }
 
-/// `A17` as `A` and `17`.
+/// Splits `A17` into `A` and `17`.
 fn letters_and_digits(text: &str) -> (&str, &str) {
     let digits = text.bytes().rev().take_while(u8::is_ascii_digit).count();
     text.split_at(text.len() - digits)
 }
 
-/// Every sign that people put between two ends.
+/// Turns every dash that people write in a range into `-`.
 fn dash(c: char) -> char {
     match c {
         '~' | '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{301c}' => '-',
@@ -169,7 +169,7 @@ fn dash(c: char) -> char {
     }
 }
 
-/// A value, as a refusal repeats it.
+/// A value as a refusal repeats it.
 fn shown(typed: &str) -> String {
     let cut: String = typed.chars().take(SHOWN_MAX).collect();
     format!("{cut:?}")
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_price_is_read_however_it_is_written() {
+    fn a_price_is_parsed_in_any_notation() {
         for typed in [
             "55000",
             "55,000",
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_price_that_is_none_or_could_be_two_is_refused() {
+    fn a_malformed_or_ambiguous_price_is_refused() {
         for typed in [
             "",
             "-1",
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_is_a_name_or_a_mistake() {
+    fn text_that_is_not_a_range_is_a_name_or_a_mistake() {
         for name in ["1", "A-1", "12-A", "A1-B2", "1-2-3", "-", "1-", "-1", "x-y", "좌-1"] {
             assert_eq!(range(name), Ok(None), "{name}");
         }

@@ -1,11 +1,11 @@
-//! The file of a plan as a table: what parts its fields, which column is which, and which line
-//! of the file each record is on. Pure.
+//! The file of a plan as a table: the separator of its fields, its columns, and the line of the
+//! file for each record. Pure.
 
 use super::{FIELDS, PlanError, Wrong};
 
-/// What may part the fields of a line; the first when none shows better.
+/// The separators that fields may have; the first is the default.
 const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
-/// A column that a plan may have besides.
+/// An optional column of a plan.
 const CAPACITY: &str = "capacity";
 /// Characters of a header that a refusal repeats.
 const SHOWN_MAX: usize = 100;
@@ -19,7 +19,7 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// Reads as far as the header.
+    /// Opens a table and reads its header.
     pub(super) fn open(text: &'a str) -> Result<Self, PlanError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let (stated, text, first_line) = stated_separator(text)?;
@@ -44,7 +44,7 @@ impl<'a> Table<'a> {
         Ok(table)
     }
 
-    /// The next line that says anything.
+    /// The next line that is not empty.
     pub(super) fn next_row(&mut self) -> Result<Option<Row<'_>>, PlanError> {
         let Some(line) = self.read()? else { return Ok(None) };
         let row = Row { line, record: &self.record, columns: &self.columns };
@@ -53,7 +53,7 @@ impl<'a> Table<'a> {
         Ok(Some(row))
     }
 
-    /// Reads a record that is not empty, and gives its line.
+    /// Reads the next record that is not empty, and returns its line.
     fn read(&mut self) -> Result<Option<u64>, PlanError> {
         loop {
             let read = self.reader.read_record(&mut self.record);
@@ -77,16 +77,16 @@ fn reader(text: &str, separator: u8) -> csv::Reader<&[u8]> {
         .from_reader(text.as_bytes())
 }
 
-/// A field without what a spreadsheet has put around it: blanks, quotes behind a blank, and
-/// `="…"`, which keeps a number from being taken for one.
+/// A field without what a spreadsheet puts around it: blanks, quotes behind a blank, and
+/// `="…"`, which makes a spreadsheet treat a number as text.
 fn cell(field: &str) -> &str {
     let field = field.trim();
     let quoted = field.strip_prefix('=').unwrap_or(field);
     quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(field).trim()
 }
 
-/// The separator that a first line `sep=;` states, the text behind that line, and the number of
-/// the line that it begins with.
+/// The separator in a first line such as `sep=;`, the text after that line, and the number of the
+/// line where that text begins.
 fn stated_separator(text: &str) -> Result<(Option<u8>, &str, u64), PlanError> {
     let end = text.find(['\r', '\n']).unwrap_or(text.len());
     let first = text[..end].trim_start_matches([' ', '"']);
@@ -99,13 +99,14 @@ fn stated_separator(text: &str) -> Result<(Option<u8>, &str, u64), PlanError> {
     match first.as_bytes().get(4) {
         Some(separator) if SEPARATORS.contains(separator) => Ok((Some(*separator), rest, 2)),
         _ => {
-            let reason = "`sep=` states what parts the fields: a comma, a semicolon, a tab or `|`";
+            let reason =
+                "`sep=` names the separator of the fields: a comma, a semicolon, a tab or `|`";
             Err(PlanError::of_the_whole(reason))
         }
     }
 }
 
-/// What parts the fields, as the header shows it: that by which most columns are found.
+/// The separator of the fields: the one with which the header has the most known columns.
 fn separator_of(text: &str) -> u8 {
     let known = |separator: u8| {
         let header = reader(text, separator)
@@ -123,12 +124,12 @@ fn separator_of(text: &str) -> u8 {
     best
 }
 
-/// Which column is which.
+/// The columns of a table.
 #[derive(Debug, Default)]
 struct Columns {
     /// The header as it was read; empty where a column has no name.
     names: Vec<String>,
-    /// Where each of [`FIELDS`] stands.
+    /// The position of each of [`FIELDS`].
     places: [usize; FIELDS.len()],
     capacity: Option<usize>,
 }
@@ -141,7 +142,8 @@ impl Columns {
             if let (Some(first), Some(last)) = (place(field), last)
                 && first != last
             {
-                let reason = format!("column `{field}` is there twice: {} too", first + 1);
+                let reason =
+                    format!("column `{field}` is there twice: it is also column {}", first + 1);
                 return Err((last + 1, named(field), reason));
             }
         }
@@ -161,12 +163,12 @@ impl Columns {
     }
 }
 
-/// A column's name, if it is one that a plan must have.
+/// The name of a required column; empty for any other column.
 fn named(field: &str) -> &'static str {
     FIELDS.into_iter().find(|name| *name == field).unwrap_or_default()
 }
 
-/// What a header lacks, and what it has instead.
+/// The mistake of a header that lacks columns, with what it has instead.
 fn incomplete(names: &[String], missing: &[&'static str]) -> Wrong {
     let list = |names: &[&str]| names.iter().map(|it| format!("`{it}`")).collect::<Vec<_>>();
     let found: Vec<&str> = names.iter().map(String::as_str).filter(|it| !it.is_empty()).collect();
@@ -193,7 +195,7 @@ impl Row<'_> {
         self.columns.place(field).unwrap_or_default() + 1
     }
 
-    /// What stands in a column that a plan must have.
+    /// The text in a required column.
     pub(super) fn text(&self, field: &'static str) -> Result<&str, Wrong> {
         let place = self.columns.place(field).unwrap_or_default();
         self.record.get(place).map(cell).ok_or_else(|| {
@@ -203,12 +205,12 @@ impl Row<'_> {
         })
     }
 
-    /// What stands in a column that a plan may have.
+    /// The text in an optional column.
     pub(super) fn text_if_any(&self, field: &str) -> Option<&str> {
         self.record.get(self.columns.place(field)?).map(cell)
     }
 
-    /// What a column says, read.
+    /// The value in a required column, parsed by `read`.
     pub(super) fn field<T>(
         &self,
         field: &'static str,
@@ -217,7 +219,7 @@ impl Row<'_> {
         read(self.text(field)?).map_err(|reason| (self.column(field), field, reason))
     }
 
-    /// A value where the header has no name has slipped there from another column.
+    /// Refuses a value in a column without a name: it has slipped there from another column.
     fn check_width(&self) -> Result<(), Wrong> {
         let names = &self.columns.names;
         let is_named = |at: usize| names.get(at).is_some_and(|name| !name.is_empty());
@@ -239,8 +241,8 @@ impl Row<'_> {
     }
 }
 
-/// Counts lines up to one record after the other. The reader's own count is of where it
-/// stopped before: inside a CRLF, or in front of blank lines that it skips.
+/// Counts the lines up to each record. The reader's own count is of the place where it stopped
+/// before: inside a CRLF, or in front of blank lines that it skips.
 struct Lines<'a> {
     text: &'a [u8],
     at: usize,
@@ -255,8 +257,8 @@ impl Lines<'_> {
             if self.at >= begin && !is_end {
                 break;
             }
-            let is_half = *byte == b'\r' && self.text.get(self.at + 1) == Some(&b'\n');
-            self.line += u64::from(is_end && !is_half);
+            let is_in_crlf = *byte == b'\r' && self.text.get(self.at + 1) == Some(&b'\n');
+            self.line += u64::from(is_end && !is_in_crlf);
             self.at += 1;
         }
         self.line

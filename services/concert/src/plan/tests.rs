@@ -28,7 +28,7 @@ fn block(section: &str, row: &str, price: i64, seats: &[&str]) -> SeatBlock {
 }
 
 /// As a Mac types it: every syllable and every accent in its parts.
-fn apart(text: &str) -> String {
+fn decomposed(text: &str) -> String {
     text.replace('석', "\u{1109}\u{1165}\u{11a8}").replace('é', "e\u{301}").replace('ô', "o\u{302}")
 }
 
@@ -54,7 +54,7 @@ fn the_order_of_the_file_is_kept() {
 }
 
 #[test]
-fn a_plan_is_read_as_spreadsheets_save_it() {
+fn a_plan_is_parsed_as_spreadsheets_save_it() {
     for text in [
         "\u{feff}section,row,seat,price\r\n\r\n\"A\",1,\"1\",55000\r\n\r\n",
         "section,row,seat,price,,\nA,1,1,55000,,\n",
@@ -84,7 +84,7 @@ fn a_plan_is_read_as_spreadsheets_save_it() {
 }
 
 #[test]
-fn a_header_that_lacks_a_column_is_told_which_and_what_it_has() {
+fn a_refused_header_names_the_missing_columns_and_what_it_has() {
     for (text, column, field, words) in [
         ("section,row,number,price\nA,1,1,1\n", 3, "seat", ["`seat`", "`number`"]),
         ("section,row,seat\nA,1,1\n", 4, "price", ["`price`", "`row`"]),
@@ -114,7 +114,7 @@ fn a_plan_without_seats_is_refused() {
 }
 
 #[test]
-fn a_line_has_the_fields_of_its_header() {
+fn a_line_needs_the_fields_of_its_header() {
     let (line, column, reason) = seat_line("A,1,1");
     assert_eq!((line, column), (2, 4));
     assert_eq!(reason, "the line has 3 fields, and the header has 4");
@@ -128,7 +128,7 @@ fn a_line_has_the_fields_of_its_header() {
 }
 
 #[test]
-fn names_of_real_halls_are_kept_as_they_are() {
+fn names_of_real_halls_are_stored_unchanged() {
     let long = "스".repeat(64);
     for name in [
         "VIP석 1층 A구역",
@@ -157,7 +157,7 @@ fn names_of_real_halls_are_kept_as_they_are() {
 }
 
 #[test]
-fn a_name_has_1_to_64_characters_that_can_be_seen() {
+fn a_name_has_1_to_64_visible_characters() {
     assert!(seat_line(",1,1,100").2.contains("must not be empty"));
     assert_eq!(seat_line(&format!("{},1,1,100", "A".repeat(65))).1, 1);
     for (nth, hidden) in ["\u{0}1", "1\u{200b}", "\u{202e}1", "\u{3164}"].iter().enumerate() {
@@ -170,10 +170,10 @@ fn a_name_has_1_to_64_characters_that_can_be_seen() {
 }
 
 #[test]
-fn a_chair_is_one_however_its_name_is_typed() {
+fn a_seat_is_the_same_however_its_name_is_typed() {
     for (one, other) in [
-        ("R석,A,1", apart("R석,A,1")),
-        ("Côté,A,1", apart("Côté,A,1")),
+        ("R석,A,1", decomposed("R석,A,1")),
+        ("Côté,A,1", decomposed("Côté,A,1")),
         ("A,1,1", "A,1,１".to_owned()),
         ("Ａ,1,1", "A, 1,1".to_owned()),
         ("VIP A,1,1", "VIP\u{3000}\u{a0}A,1,1".to_owned()),
@@ -186,7 +186,7 @@ fn a_chair_is_one_however_its_name_is_typed() {
 }
 
 #[test]
-fn seats_that_look_alike_on_a_ticket_are_not_two() {
+fn seats_that_look_alike_on_a_ticket_are_refused() {
     // Cyrillic letters beside Latin ones.
     for plan in [
         "A,1,1,100\n\u{410},1,1,100",
@@ -202,7 +202,7 @@ fn seats_that_look_alike_on_a_ticket_are_not_two() {
 }
 
 #[test]
-fn sections_that_ids_cannot_tell_apart_are_refused() {
+fn sections_with_the_same_form_in_ids_are_refused() {
     let (line, column, reason) = seat_line("A-B,1,1,100\nA_B,1,2,100");
     assert_eq!((line, column), (3, 1));
     assert!(reason.contains("`A-B`") && reason.contains("line 2"), "{reason}");
@@ -249,7 +249,7 @@ fn the_line_is_counted_as_an_editor_does() {
 }
 
 #[test]
-fn a_seat_stands_in_the_plan_once() {
+fn a_seat_is_in_the_plan_only_once() {
     assert_eq!(
         seat_line("A,1,1,100\nA,1,2,100\nA,1,1,90"),
         (4, 3, "seat A-1-1 is on line 2 already".to_owned())
@@ -279,7 +279,7 @@ fn a_refusal_names_line_column_field_and_reason() {
 }
 
 #[test]
-fn the_plans_we_ship_are_good() {
+fn the_shipped_plans_are_valid() {
     let club = parse(include_str!("../../../../venues/club.csv")).expect("the club");
     assert_eq!(club.seats_total, 50);
     let arena = parse(include_str!("../../../../venues/arena.csv")).expect("the arena");

@@ -1,11 +1,11 @@
-//! The seat map: a copy of what the reservation service has told, kept in Valkey.
+//! The seat map: a copy of the seats' states in Valkey, made of the reservation service's events.
 //!
-//! Each fact of a reservation is a word on its seats; what it changes to the eye is one
-//! change of the map, with the next sequence. The map is read whole or from a place in its
-//! history on, and each change is announced as it happens, so that whoever draws the map
-//! for many watchers reads it once and then listens.
+//! Each event of a reservation updates its seats. If the update is visible it is one change of
+//! the map, with the next sequence. The map is read whole or from a position in its history on.
+//! Each change is also announced as it happens, so that a gateway that draws the map for many
+//! watchers reads it once and then follows the announcements.
 
-mod hear;
+mod handle;
 
 use std::{
     collections::HashMap,
@@ -23,41 +23,41 @@ use events::{
     },
 };
 use mesh::{
-    Allow, Desk, Service, clock,
-    valkey::{Act, Library, Texts, Valkey},
+    Allow, Link, QueryContext, Running, Service, clock,
+    valkey::{FunctionCall, LuaModule, Reply, Valkey},
 };
 use sqlx::PgPool;
 
-pub use self::hear::{called_off, stated};
+pub use self::handle::{schedule_cancelled, stated};
 use crate::{NAME, map, plan_store};
 
 /// Schedules whose section sizes are kept in memory at most.
 const SIZES_MAX: usize = 4_096;
 
-/// Whose facts the map is made of. What `concert` itself has told is heard like any other's: the
-/// map is drawn by another instance on another store.
-pub const MADE_OF: &[&str] = &["reservation", "concert"];
+/// The services whose events the map is made of. Those of `concert` itself are consumed like any
+/// other's: the map is kept by another instance on another store.
+pub const REBUILT_FROM: &[&str] = &["reservation", "concert"];
 
 /// The seat maps' functions in Valkey.
 pub struct SeatMaps;
 
-impl Library for SeatMaps {
+impl LuaModule for SeatMaps {
     const NAME: &'static str = NAME;
     const LUA: &'static str = include_str!("../lua/seats.lua");
     const IS_REPLAYABLE: bool = true;
-    type Rules = MapRules;
+    type Config = MapConfig;
 }
 
-/// What the Rust side of the map knows: how many seats each section has. Without a database
-/// it knows no plan, and no map can be read; that is enough to rebuild one.
+/// What the Rust side of the map needs: how many seats each section has. Without a database it
+/// has no plans and no map can be read; that is enough to rebuild one.
 #[derive(Default)]
-pub struct MapRules {
+pub struct MapConfig {
     pool: Option<PgPool>,
     sizes: Mutex<HashMap<ScheduleId, Arc<Vec<SectionCount>>>>,
 }
 
-impl MapRules {
-    /// Plans are read from this database, each once: they never change.
+impl MapConfig {
+    /// Reads plans from this database, each once: they never change.
     pub fn new(pool: PgPool) -> Self {
         Self { pool: Some(pool), sizes: Mutex::default() }
     }
@@ -73,7 +73,7 @@ impl MapRules {
         let sections = Arc::new(map::empty(&plan));
         let mut sizes = lock();
         if sizes.len() >= SIZES_MAX {
-            // All at once: what is wanted comes back with one read each.
+            // All at once: each schedule still in use comes back with one read.
             sizes.clear();
         }
         sizes.insert(schedule, sections.clone());
@@ -81,31 +81,36 @@ impl MapRules {
     }
 }
 
-/// The half of this service that draws the map.
+/// The half of this service that keeps the map.
 pub fn map_service() -> Service<Valkey<SeatMaps>> {
     Service::<Valkey<SeatMaps>>::new(NAME)
         .soon()
-        .hears::<ScheduleCancelled>(&[])
-        .hears::<ReservationCreated>(&[])
-        .hears::<ReservationConfirmed>(&[])
-        .hears::<ReservationExpired>(&[])
-        .hears::<ReservationCancelled>(&[])
-        .reads::<GetSeats, _, _>(
+        .consumes::<ScheduleCancelled>(&[])
+        .consumes::<ReservationCreated>(&[])
+        .consumes::<ReservationConfirmed>(&[])
+        .consumes::<ReservationExpired>(&[])
+        .consumes::<ReservationCancelled>(&[])
+        .queries::<GetSeats, _, _>(
             Allow::Anyone,
-            |desk: Desk<Valkey<SeatMaps>>, command, _| async move {
-                let sections = desk.rules().sections(command.schedule_id).await?;
-                snapshot(&desk, &command, &sections, clock::now()).await
+            |ctx: QueryContext<Valkey<SeatMaps>>, command, _| async move {
+                let sections = ctx.config().sections(command.schedule_id).await?;
+                snapshot(&ctx, &command, &sections, clock::now()).await
             },
         )
-        .reads::<GetSeatChanges, _, _>(
+        .queries::<GetSeatChanges, _, _>(
             Allow::Anyone,
-            |desk: Desk<Valkey<SeatMaps>>, command, _| async move {
-                since(&desk, &command, clock::now()).await
+            |ctx: QueryContext<Valkey<SeatMaps>>, command, _| async move {
+                since(&ctx, &command, clock::now()).await
             },
         )
 }
 
-/// The map as it is.
+/// Starts the seat maps.
+pub fn start_map(engine: Arc<Valkey<SeatMaps>>, link: Link) -> Running {
+    mesh::start(map_service(), engine, link)
+}
+
+/// The current map.
 ///
 /// # Errors
 /// `unavailable` while the store is away or is being rebuilt.
@@ -116,7 +121,7 @@ pub async fn snapshot(
     now: Timestamp,
 ) -> Result<SeatMap, Problem> {
     let GetSeats { schedule_id, section } = command;
-    let value = valkey.read(Act::new("snapshot").arg(schedule_id), now).await?;
+    let value = valkey.read(FunctionCall::new("snapshot").arg(schedule_id), now).await?;
     let (epoch, sequence) = (value.get(0)?, value.get(1)?);
     let state = match value.get::<String>(2)?.as_str() {
         "cancelled" => MapState::Cancelled,
@@ -127,7 +132,7 @@ pub async fn snapshot(
     Ok(SeatMap { schedule_id: *schedule_id, epoch, sequence, state, sections, seats })
 }
 
-/// What has changed since a place in the map's history.
+/// The changes since a position in the map's history.
 ///
 /// # Errors
 /// `unavailable` while the store is away or is being rebuilt.
@@ -137,8 +142,8 @@ pub async fn since(
     now: Timestamp,
 ) -> Result<SeatChanges, Problem> {
     let GetSeatChanges { schedule_id, epoch, sequence } = command;
-    let act = Act::new("since").arg(schedule_id).arg(epoch).arg(sequence);
-    let value = valkey.read(act, now).await?;
+    let call = FunctionCall::new("since").arg(schedule_id).arg(epoch).arg(sequence);
+    let value = valkey.read(call, now).await?;
     let deltas: Result<Vec<SeatDelta>, _> =
         value.0.iter().skip(3).map(|text| serde_json::from_str(text)).collect();
     Ok(SeatChanges {
@@ -149,8 +154,8 @@ pub async fn since(
     })
 }
 
-/// Seat and state in turn, behind the first three values.
-fn seats_of(value: &Texts) -> Result<Vec<Seat>, Problem> {
+/// The pairs of seat and state after the first three values.
+fn seats_of(value: &Reply) -> Result<Vec<Seat>, Problem> {
     let pairs = value.0.get(3..).unwrap_or_default().chunks_exact(2);
     pairs
         .map(|pair| {

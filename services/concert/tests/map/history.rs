@@ -1,4 +1,4 @@
-//! The sequence, and what came since a place in the map's history.
+//! The sequence, and the changes since a position in the map's history.
 
 use events::{
     EventId, ScheduleId, SeatId,
@@ -8,10 +8,10 @@ use events::{
 use mesh::Outcome;
 use uuid::Uuid;
 
-use crate::stage::{
-    SCHEDULE,
-    Said::{Cancelled, Confirmed, Created, Expired, Off},
-    Stage, owner,
+use crate::harness::{
+    Harness, SCHEDULE,
+    SeatEvent::{Cancelled, Confirmed, Created, Expired, Off},
+    owner,
 };
 
 fn seat(seat: &str, state: SeatState) -> Seat {
@@ -19,14 +19,14 @@ fn seat(seat: &str, state: SeatState) -> Seat {
 }
 
 #[tokio::test]
-async fn one_fact_is_one_change_with_its_seats_and_the_counts_after_it() {
-    let stage = Stage::open().await;
-    stage.hear(Created(7), &["A-1-1", "A-1-2", "B-1-1"]).await;
-    stage.hear(Confirmed(7), &["A-1-1", "A-1-2", "B-1-1"]).await;
-    stage.hear(Expired(6), &["A-1-1"]).await;
-    let map = stage.snapshot().await;
+async fn one_event_is_one_change_with_its_seats_and_the_counts_after_it() {
+    let harness = Harness::open().await;
+    harness.handle(Created(7), &["A-1-1", "A-1-2", "B-1-1"]).await;
+    harness.handle(Confirmed(7), &["A-1-1", "A-1-2", "B-1-1"]).await;
+    harness.handle(Expired(6), &["A-1-1"]).await;
+    let map = harness.snapshot().await;
     assert_eq!((map.sequence, map.seats.len()), (2, 3));
-    let changes = stage.since(map.epoch, 0).await;
+    let changes = harness.since(map.epoch, 0).await;
     assert_eq!((changes.sequence, changes.is_gone, changes.deltas.len()), (2, false, 2));
     let first = &changes.deltas[0];
     let taken = |section: &str, held, sold| SectionTaken { section: section.into(), held, sold };
@@ -37,34 +37,34 @@ async fn one_fact_is_one_change_with_its_seats_and_the_counts_after_it() {
     let held = ["A-1-1", "A-1-2", "B-1-1"].map(|it| seat(it, SeatState::Held));
     assert_eq!(first.seats, held);
     assert_eq!(changes.deltas[1].sections, [taken("A", 0, 2), taken("B", 0, 1)]);
-    assert_eq!(stage.since(map.epoch, 1).await.deltas, changes.deltas[1..]);
-    assert!(stage.since(map.epoch, 2).await.deltas.is_empty());
+    assert_eq!(harness.since(map.epoch, 1).await.deltas, changes.deltas[1..]);
+    assert!(harness.since(map.epoch, 2).await.deltas.is_empty());
 }
 
 #[tokio::test]
-async fn a_show_that_is_called_off_is_one_change_and_no_seat_is_free_from_then_on() {
-    let stage = Stage::open().await;
-    stage.hear(Confirmed(7), &["A-1-1"]).await;
-    let before = stage.snapshot().await;
-    stage.hear(Off, &[]).await;
-    stage.hear(Off, &[]).await;
-    let off = stage.snapshot().await;
+async fn a_cancelled_show_is_one_change_and_no_seat_is_free_from_then_on() {
+    let harness = Harness::open().await;
+    harness.handle(Confirmed(7), &["A-1-1"]).await;
+    let before = harness.snapshot().await;
+    harness.handle(Off, &[]).await;
+    harness.handle(Off, &[]).await;
+    let off = harness.snapshot().await;
     assert_eq!((off.sequence, off.state), (before.sequence + 1, MapState::Cancelled));
     assert!(off.sections.iter().all(|count| count.free == 0), "{off:?}");
-    let changes = stage.since(before.epoch, before.sequence).await.deltas;
+    let changes = harness.since(before.epoch, before.sequence).await.deltas;
     assert_eq!((changes.len(), changes[0].state), (1, Some(MapState::Cancelled)));
-    // What was sold is given back, and is not free for that.
-    stage.hear(Cancelled(7), &["A-1-1"]).await;
-    let emptied = stage.snapshot().await;
+    // A sold seat whose reservation is cancelled does not become free.
+    harness.handle(Cancelled(7), &["A-1-1"]).await;
+    let emptied = harness.snapshot().await;
     assert_eq!((emptied.seats.len(), emptied.sections[0].free), (0, 0));
     assert_eq!(emptied.state_of(&SeatId("A-1-1".into())), None);
 }
 
 #[tokio::test]
 async fn an_event_delivered_again_changes_nothing() {
-    let stage = Stage::open().await;
-    stage.hear(Created(7), &["A-1-1"]).await;
-    let fact = ReservationExpired {
+    let harness = Harness::open().await;
+    harness.handle(Created(7), &["A-1-1"]).await;
+    let event = ReservationExpired {
         reservation_id: owner(7),
         schedule_id: SCHEDULE,
         user_id: events::UserId(Uuid::nil()),
@@ -72,35 +72,35 @@ async fn an_event_delivered_again_changes_nothing() {
         hold_version: 7,
     };
     let id = EventId(Uuid::now_v7());
-    assert!(matches!(stage.take_as(fact.clone(), id).await, Outcome::Done(_)));
-    assert!(matches!(stage.take_as(fact, id).await, Outcome::Repeat));
-    assert_eq!(stage.sequence().await, 2);
+    assert!(matches!(harness.take_as(event.clone(), id).await, Outcome::Done(_)));
+    assert!(matches!(harness.take_as(event, id).await, Outcome::Repeat));
+    assert_eq!(harness.sequence().await, 2);
 }
 
 #[tokio::test]
-async fn a_place_that_is_not_known_is_gone() {
-    let stage = Stage::open().await;
-    let epoch = stage.snapshot().await.epoch;
-    assert!(!stage.since(epoch, 0).await.is_gone, "nothing has happened, and nothing is missing");
-    stage.hear(Created(7), &["A-1-1"]).await;
+async fn an_unknown_position_is_gone() {
+    let harness = Harness::open().await;
+    let epoch = harness.snapshot().await.epoch;
+    assert!(!harness.since(epoch, 0).await.is_gone, "nothing has happened, so nothing is missing");
+    harness.handle(Created(7), &["A-1-1"]).await;
     for (epoch, sequence) in [(Epoch(epoch.0 ^ 1), 0), (Epoch(epoch.0 ^ 1), 1), (epoch, 2)] {
-        let changes = stage.since(epoch, sequence).await;
+        let changes = harness.since(epoch, sequence).await;
         assert!(changes.is_gone && changes.deltas.is_empty(), "{epoch} {sequence}");
         assert_eq!(changes.sequence, 1);
     }
 }
 
 #[tokio::test]
-async fn a_long_history_is_read_in_pieces_without_a_hole() {
-    let stage = Stage::open().await;
+async fn a_long_history_is_read_in_pieces_without_a_gap() {
+    let harness = Harness::open().await;
     for version in 1..=600 {
-        stage.hear(Created(2 * version), &["A-1-1"]).await;
-        stage.hear(Expired(2 * version), &["A-1-1"]).await;
+        harness.handle(Created(2 * version), &["A-1-1"]).await;
+        harness.handle(Expired(2 * version), &["A-1-1"]).await;
     }
-    let epoch = stage.snapshot().await.epoch;
+    let epoch = harness.snapshot().await.epoch;
     let mut seen = Vec::new();
     loop {
-        let changes = stage.since(epoch, seen.len() as u64).await;
+        let changes = harness.since(epoch, seen.len() as u64).await;
         assert!(!changes.is_gone);
         if changes.deltas.is_empty() {
             break;
@@ -112,8 +112,8 @@ async fn a_long_history_is_read_in_pieces_without_a_hole() {
 
 #[tokio::test]
 async fn schedules_do_not_touch_each_other() {
-    let stage = Stage::open().await;
-    stage.hear_of(ScheduleId(Uuid::from_u128(2)), Created(7), &["A-1-1"]).await;
-    assert_eq!(stage.sequence().await, 0);
-    assert!(stage.shown().await.is_empty());
+    let harness = Harness::open().await;
+    harness.handle_on(ScheduleId(Uuid::from_u128(2)), Created(7), &["A-1-1"]).await;
+    assert_eq!(harness.sequence().await, 0);
+    assert!(harness.shown().await.is_empty());
 }

@@ -1,6 +1,6 @@
 //! The seat map on a real Valkey.
 
 mod fences;
+mod harness;
 mod history;
 mod replay;
-mod stage;

@@ -1,4 +1,4 @@
-//! The map built anew next to the one that is shown.
+//! A map rebuilt by replay next to the live one.
 
 use concert::seats;
 use events::{
@@ -7,76 +7,76 @@ use events::{
     state::{SeatOwner, SeatStated},
 };
 
-use crate::stage::{
-    SCHEDULE,
-    Said::{Confirmed, Created, Expired, Off},
-    Stage, now, owner,
+use crate::harness::{
+    Harness, SCHEDULE,
+    SeatEvent::{Confirmed, Created, Expired, Off},
+    now, owner,
 };
 
 #[tokio::test]
-async fn a_map_built_anew_is_the_same_map_under_another_epoch() {
-    let stage = Stage::open().await;
-    stage.hear(Created(7), &["A-1-1"]).await;
-    let before = stage.snapshot().await;
-    let replay = stage.begin().await;
-    replay.feed(&[stage.stored(Created(7), "A-1-1")], now()).await.unwrap();
+async fn a_rebuilt_map_is_the_same_map_under_another_epoch() {
+    let harness = Harness::open().await;
+    harness.handle(Created(7), &["A-1-1"]).await;
+    let before = harness.snapshot().await;
+    let replay = harness.begin().await;
+    replay.feed(&[harness.stored(Created(7), "A-1-1")], now()).await.unwrap();
     // Live traffic goes into both.
-    stage.hear(Confirmed(7), &["A-1-1"]).await;
-    stage.hear(Created(8), &["A-1-2"]).await;
+    harness.handle(Confirmed(7), &["A-1-1"]).await;
+    harness.handle(Created(8), &["A-1-2"]).await;
     assert!(replay.compare(now()).await.unwrap().is_none());
-    let live = stage.snapshot().await;
-    assert_eq!((live.epoch, live.sequence), (before.epoch, 3), "nobody has noticed");
+    let live = harness.snapshot().await;
+    assert_eq!((live.epoch, live.sequence), (before.epoch, 3), "the replay does not show");
     replay.swap().await.unwrap();
-    let after = stage.snapshot().await;
+    let after = harness.snapshot().await;
     assert_ne!(after.epoch, live.epoch);
     assert_eq!((after.seats, after.sections), (live.seats, live.sections));
-    assert!(stage.since(live.epoch, live.sequence).await.is_gone, "watchers read the map anew");
-    assert!(!stage.since(after.epoch, 0).await.is_gone);
+    assert!(harness.since(live.epoch, live.sequence).await.is_gone, "watchers read the map again");
+    assert!(!harness.since(after.epoch, 0).await.is_gone);
 }
 
 #[tokio::test]
-async fn a_show_that_is_off_stays_off_in_a_map_built_anew_however_long_ago_it_was_said() {
-    let stage = Stage::open().await;
-    stage.hear(Off, &[]).await;
-    let replay = stage.begin().await;
-    replay.state(&[seats::called_off(SCHEDULE)], now()).await.unwrap();
+async fn a_cancelled_show_stays_cancelled_in_a_rebuilt_map_however_old_the_event_is() {
+    let harness = Harness::open().await;
+    harness.handle(Off, &[]).await;
+    let replay = harness.begin().await;
+    replay.state(&[seats::schedule_cancelled(SCHEDULE)], now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
     replay.swap().await.unwrap();
-    assert_eq!(stage.snapshot().await.state, MapState::Cancelled);
+    assert_eq!(harness.snapshot().await.state, MapState::Cancelled);
 }
 
 #[tokio::test]
-async fn what_the_stream_has_forgotten_the_owner_of_the_seats_states() {
-    let stage = Stage::open().await;
+async fn the_reservation_service_states_seats_whose_events_have_left_the_stream() {
+    let harness = Harness::open().await;
     for version in 1..=3 {
-        stage
-            .hear(Confirmed(version), &[&format!("A-1-{version}"), &format!("A-2-{version}")])
+        harness
+            .handle(Confirmed(version), &[&format!("A-1-{version}"), &format!("A-2-{version}")])
             .await;
     }
-    stage.hear(Created(4), &["B-1-1"]).await;
-    stage.hear(Expired(4), &["B-1-1"]).await;
-    stage.hear(Created(5), &["B-1-2"]).await;
-    let before = stage.snapshot().await;
+    harness.handle(Created(4), &["B-1-1"]).await;
+    harness.handle(Expired(4), &["B-1-1"]).await;
+    harness.handle(Created(5), &["B-1-2"]).await;
+    let before = harness.snapshot().await;
     let mut stated: Vec<_> = (1..=3)
         .flat_map(|version| ["A-1", "A-2"].map(|row| (format!("{row}-{version}"), version)))
         .map(|(seat, version)| owned(&seat, version, Some(true)))
         .collect();
     stated.push(owned("B-1-1", 4, None));
     stated.push(owned("B-1-2", 5, Some(false)));
-    let replay = stage.begin().await;
+    let replay = harness.begin().await;
     replay.state(&seats::stated(SCHEDULE, &stated), now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
-    // What is stated again, late, or known better by an event, changes nothing.
-    stage.hear(Confirmed(5), &["B-1-2"]).await;
+    // A statement that is repeated, late, or older than an event changes nothing.
+    harness.handle(Confirmed(5), &["B-1-2"]).await;
     replay.state(&seats::stated(SCHEDULE, &stated), now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
     replay.swap().await.unwrap();
-    let map = stage.snapshot().await;
+    let map = harness.snapshot().await;
     assert_eq!((map.seats.len(), map.sections[0].sold, map.sections[1].sold), (7, 6, 1));
     assert_eq!(before.seats.len(), 7);
-    // The fence has come along.
-    stage.hear(Created(4), &["B-1-1"]).await;
-    assert!(stage.shown().await.iter().all(|(_, state)| *state == SeatState::Sold));
+    // The fence was rebuilt too.
+    harness.handle(Created(4), &["B-1-1"]).await;
+    assert!(harness.shown().await.iter().all(|(_, state)| *state == SeatState::Sold));
 }
 
 fn owned(seat: &str, hold_version: i64, is_sold: Option<bool>) -> SeatStated {

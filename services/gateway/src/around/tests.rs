@@ -33,13 +33,13 @@ fn text(response: &Response, name: &str) -> Option<String> {
     values.iter().next().map(|value| value.to_str().unwrap().to_owned())
 }
 
-/// What is wrong with the headers of an answer, whatever it is.
+/// Checks the headers of an answer, whatever its outcome.
 fn check(what: &str, response: &Response, is_open: bool) {
     let what = format!("{what}: {}", response.status());
     assert!(text(response, "x-request-id").is_some(), "{what}");
     assert!(text(response, "cache-control").is_some(), "{what}");
-    let anybody = text(response, "access-control-allow-origin");
-    assert_eq!(anybody.as_deref(), is_open.then_some("*"), "{what}");
+    let any_origin = text(response, "access-control-allow-origin");
+    assert_eq!(any_origin.as_deref(), is_open.then_some("*"), "{what}");
     let exposed = text(response, "access-control-expose-headers").unwrap_or_default();
     assert_eq!(exposed.contains("retry-after"), is_open, "{what}");
     if response.status().as_u16() == 503 {
@@ -57,28 +57,28 @@ async fn every_operation_has_its_headers_on_every_answer() {
     let router = router(edge().await, ops());
     for op in ops() {
         let method = op.http_method();
-        let ask = || request(&method, op.path);
+        let plain = || request(&method, op.path);
         let check = |what: &str, response| {
             check(&format!("{} {what}", op.id), &response, op.open_to_scripts)
         };
-        check("without a mesh", sent(&router, ask()).await);
-        let stranger = request(&method, &format!("{}?colour=red", op.path));
-        let refused = sent(&router, stranger).await;
+        check("without a mesh", sent(&router, plain()).await);
+        let unknown = request(&method, &format!("{}?colour=red", op.path));
+        let refused = sent(&router, unknown).await;
         assert_eq!(refused.status(), 400, "{}", op.id);
         check("with an unknown parameter", refused);
-        let mut forged = ask();
+        let mut forged = plain();
         forged.headers_mut().insert("authorization", HeaderValue::from_static("Bearer x"));
         check("with a forged token", sent(&router, forged).await);
-        let mut other = ask();
+        let mut other = plain();
         other.headers_mut().insert("last-event-id", HeaderValue::from_static("x"));
-        check("with a foreign place", sent(&router, other).await);
-        let none = ask().uri().path().replace("point-1", "x");
-        check("of what there is not", sent(&router, request(&method, &none)).await);
+        check("with a foreign event id", sent(&router, other).await);
+        let none = plain().uri().path().replace("point-1", "x");
+        check("of something unknown", sent(&router, request(&method, &none)).await);
     }
 }
 
 #[tokio::test]
-async fn a_method_that_there_is_not_is_told_which_there_are() {
+async fn a_refused_method_is_answered_with_those_that_are_allowed() {
     let router = router(edge().await, ops());
     let all = ops();
     for op in &all {
@@ -111,7 +111,7 @@ async fn a_panic_is_an_answer_of_its_operation() {
 }
 
 #[tokio::test]
-async fn what_is_served_beside_the_api_has_an_id_too() {
+async fn an_answer_from_beside_the_api_has_a_request_id_too() {
     let router = router(edge().await, ops());
     for path in ["/", "/healthz", "/readyz", "/openapi.json", "/nowhere", "/v1"] {
         check(path, &sent(&router, request(&Method::GET, path)).await, false);
@@ -123,7 +123,7 @@ async fn what_is_served_beside_the_api_has_an_id_too() {
 }
 
 #[tokio::test]
-async fn a_request_keeps_the_id_that_it_came_with() {
+async fn a_request_keeps_its_own_id_if_it_is_valid() {
     let router = router(edge().await, ops());
     let named = async |id: &[u8]| {
         let mut request = request(&Method::GET, "/healthz");
@@ -137,7 +137,7 @@ async fn a_request_keeps_the_id_that_it_came_with() {
 }
 
 #[tokio::test]
-async fn a_body_that_means_nothing_is_refused_and_an_empty_one_is_none() {
+async fn an_unexpected_body_is_refused_and_an_empty_one_is_allowed() {
     let router = router(edge().await, ops());
     for op in ops().iter().filter(|op| op.request.is_empty()) {
         for (body, is_refused) in [("{\"reason\":\"rain\"}", true), ("{}", false), (" ", false)] {
@@ -150,7 +150,7 @@ async fn a_body_that_means_nothing_is_refused_and_an_empty_one_is_none() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_told_so() {
+async fn a_head_that_is_too_large_is_refused_with_the_reason() {
     let router = router(edge().await, ops());
     let long =
         sent(&router, request(&Method::GET, &format!("/v1/concerts?q={}", "x".repeat(20_000))))

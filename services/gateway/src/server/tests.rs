@@ -1,17 +1,17 @@
-//! What is said on a connection when no request comes of it.
+//! The answers on a connection whose bytes do not make a request.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::{Readiness, Settings, ops};
 
-/// How long a head may take here.
+/// How long the head of a request may take in these tests.
 const HEAD_SOON: Duration = Duration::from_millis(300);
 /// How long an answer may take.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Sends bytes, and reads until the gateway hangs up.
-async fn said(sent: &[u8]) -> (u16, String) {
+/// Sends bytes and reads until the gateway closes the connection.
+async fn answer_to(sent: &[u8]) -> (u16, String) {
     let link = mesh::Link::unconnected(crate::NAME).await;
     let readiness = Readiness::new(link.clone(), std::sync::Arc::new(Vec::new));
     let edge = Edge::new(link, &Settings::default(), readiness, CancellationToken::new());
@@ -20,7 +20,7 @@ async fn said(sent: &[u8]) -> (u16, String) {
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (stream, peer) = listener.accept().await.unwrap();
-        // How it ends does not matter here.
+        // Its result does not matter here.
         let _ = connection(stream, peer, router, HEAD_SOON).await;
     });
     let mut client = TcpStream::connect(addr).await.unwrap();
@@ -33,7 +33,7 @@ async fn said(sent: &[u8]) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_answered_with_a_problem_too() {
+async fn bytes_that_are_no_request_are_answered_with_a_problem() {
     let long = |bytes: usize| {
         format!("GET /v1/concerts?q={} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(bytes))
     };
@@ -49,9 +49,9 @@ async fn what_is_no_request_is_answered_with_a_problem_too() {
         ("GET / HTTP/1.1\r\nno header\r\n\r\n".into(), 400, "bad_request"),
         ("GET /v1/concerts HTTP/1.1\r\nhost:".into(), 408, "request_too_slow"),
     ] {
-        let (said, answer) = said(sent.as_bytes()).await;
+        let (answered, answer) = answer_to(sent.as_bytes()).await;
         let what = format!("{sent:.60}: {answer}");
-        assert_eq!(said, status, "{what}");
+        assert_eq!(answered, status, "{what}");
         for line in [
             "content-type: application/problem+json",
             "cache-control: no-store",
@@ -66,8 +66,8 @@ async fn what_is_no_request_is_answered_with_a_problem_too() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_only_idle_is_told_nothing() {
-    let (status, answer) = said(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+async fn an_idle_connection_is_closed_without_an_answer() {
+    let (status, answer) = answer_to(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert_eq!(status, 200);
     assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
 }

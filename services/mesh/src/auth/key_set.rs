@@ -1,4 +1,4 @@
-//! The public keys of one issuer, fetched when a new one appears.
+//! The public keys of one issuer, fetched when a token names an unknown one.
 
 use std::{
     collections::HashMap,
@@ -15,15 +15,15 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::FetchKeys;
 
-/// A set is fetched at most this often, however many forged key ids are tried.
+/// The least interval between two fetches, however many forged key ids are tried.
 const FETCH_EVERY_MS: i64 = 1_000;
-/// An issuer that takes longer than this does not answer.
+/// How long an issuer may take to answer.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// After this long the set is fetched even if nothing new appears, so that keys which
-/// left it are forgotten here too. Shorter than a new key's lead: where tokens keep coming,
-/// it is known before it signs, and nobody waits for it.
+/// The age at which the set is fetched again even if no new key id appears, so that keys removed
+/// from it are removed here too. It is shorter than a new key's lead: while tokens keep coming,
+/// a new key is known before it signs, and no request waits for it.
 const STALE_AFTER_SECS: i64 = 240;
-/// More keys than any rotation leaves behind.
+/// Keys of a set at most; more than any rotation leaves.
 const KEYS_MAX: usize = 64;
 
 /// The public keys of one issuer.
@@ -31,14 +31,14 @@ pub(super) struct KeySet {
     endpoint: &'static str,
     fetch: FetchKeys,
     known: RwLock<Known>,
-    /// Held while fetching: whoever needs the same keys meanwhile waits for the same answer.
+    /// Held while fetching: others that need the same keys meanwhile wait for the same answer.
     fetching: Arc<Mutex<()>>,
 }
 
 #[derive(Default)]
 struct Known {
     keys: HashMap<String, DecodingKey>,
-    /// Raised when a key leaves the set.
+    /// Incremented when a key leaves the set.
     edition: u64,
     fetched_at: Option<Timestamp>,
     tried: Option<(Timestamp, Result<(), Problem>)>,
@@ -54,7 +54,7 @@ impl KeySet {
         self.known().keys.get(kid).cloned()
     }
 
-    /// Another number after a key has left the set.
+    /// A number that changes when a key leaves the set.
     pub(super) fn edition(&self) -> u64 {
         self.known().edition
     }
@@ -64,26 +64,26 @@ impl KeySet {
         self.known().fetched_at.is_none_or(|at| now > at.plus_secs(STALE_AFTER_SECS))
     }
 
-    /// How the last fetch ended, if it is so recent that no other may follow yet.
+    /// The outcome of the last fetch, if it is too recent for another one.
     pub(super) fn just_tried(&self, now: Timestamp) -> Option<Result<(), Problem>> {
         let known = self.known();
         let (at, outcome) = known.tried.as_ref()?;
         (now < at.plus_millis(FETCH_EVERY_MS)).then(|| outcome.clone())
     }
 
-    /// Fetches the set, or waits for the fetch that is under way.
+    /// Fetches the set, or waits for the fetch that is already running.
     pub(super) async fn refresh(&self, now: Timestamp) -> Result<(), Problem> {
-        let turn = self.fetching.clone().lock_owned().await;
+        let guard = self.fetching.clone().lock_owned().await;
         match self.just_tried(now) {
             Some(outcome) => outcome,
-            None => self.fetch(turn, now).await,
+            None => self.fetch(guard, now).await,
         }
     }
 
-    /// Fetches the set while the caller goes on; does nothing if it is being fetched, or
-    /// outside any runtime.
+    /// Fetches the set in the background; does nothing if it is being fetched already, or outside
+    /// any runtime.
     pub(super) fn refresh_in_background(self: &Arc<Self>, now: Timestamp) {
-        let Ok(turn) = self.fetching.clone().try_lock_owned() else {
+        let Ok(guard) = self.fetching.clone().try_lock_owned() else {
             return;
         };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -91,11 +91,11 @@ impl KeySet {
         };
         if self.just_tried(now).is_none() {
             let set = self.clone();
-            runtime.spawn(async move { set.fetch(turn, now).await });
+            runtime.spawn(async move { set.fetch(guard, now).await });
         }
     }
 
-    async fn fetch(&self, _turn: OwnedMutexGuard<()>, now: Timestamp) -> Result<(), Problem> {
+    async fn fetch(&self, _guard: OwnedMutexGuard<()>, now: Timestamp) -> Result<(), Problem> {
         let answer = tokio::time::timeout(FETCH_TIMEOUT, (self.fetch)(self.endpoint)).await;
         let outcome = answer
             .unwrap_or_else(|_| Err(codes::TIMED_OUT.into()))

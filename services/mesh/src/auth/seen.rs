@@ -1,10 +1,10 @@
-//! What was verified before: bounded, and forgetful of what is not asked for again.
+//! A bounded cache of verified tokens; entries that are not used again are evicted.
 
 use std::{collections::HashMap, mem};
 
 use sha2::{Digest, Sha256};
 
-/// A token's name: its SHA-256, so that no token lies in memory.
+/// A token's name: its SHA-256, so that no token is kept in memory.
 pub(super) type Name = [u8; 32];
 
 /// The name of a token.
@@ -12,8 +12,9 @@ pub(super) fn digest(token: &str) -> Name {
     Sha256::digest(token).into()
 }
 
-/// Two generations. What is used moves into the young one; when that is full it becomes
-/// the old one, and what nobody used since is gone. Every step takes constant time.
+/// The cache, in two generations. An entry that is used moves into the young one. When that is
+/// full it becomes the old one, and the previous old one, with all that was not used since, is
+/// dropped. Every step takes constant time.
 pub(super) struct Seen<C> {
     young: HashMap<Name, (u64, C)>,
     old: HashMap<Name, (u64, C)>,
@@ -32,7 +33,7 @@ impl<C> Seen<C> {
         Self { young: HashMap::new(), old: HashMap::new(), generation_max: max.div_ceil(2) }
     }
 
-    /// Remembers claims that were verified with this edition of the keys.
+    /// Caches claims that were verified with this edition of the keys.
     pub(super) fn put(&mut self, name: Name, edition: u64, claims: C) {
         if self.young.len() >= self.generation_max {
             self.old = mem::take(&mut self.young);
@@ -47,7 +48,7 @@ impl<C> Seen<C> {
 }
 
 impl<C: Clone> Seen<C> {
-    /// The claims of a token, unless the keys it was verified with are another edition.
+    /// The claims of a token, unless it was verified with another edition of the keys.
     pub(super) fn get(&mut self, name: &Name, edition: u64) -> Option<C> {
         if let Some((of, claims)) = self.young.get(name) {
             return (*of == edition).then(|| claims.clone());
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_never_holds_more_than_it_has_room_for() {
+    fn it_never_exceeds_its_bound() {
         let mut seen = Seen::holding(100);
         for n in 0..10_000 {
             seen.put(digest(&format!("{n}")), 0, n);
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_stays() {
+    fn an_entry_that_is_used_stays() {
         let mut seen = Seen::holding(10);
         seen.put(digest("mine"), 0, 0);
         for n in 0..1_000 {
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_edition_of_the_keys_verified_does_not_count() {
+    fn a_token_verified_with_another_edition_of_the_keys_is_not_found() {
         let mut seen = Seen::holding(10);
         seen.put(digest("mine"), 0, 0);
         assert_eq!(seen.get(&digest("mine"), 1), None);

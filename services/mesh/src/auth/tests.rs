@@ -1,4 +1,4 @@
-//! Tokens that are good, and every way in which they are not.
+//! Valid tokens, and every way in which a token can be invalid.
 
 use std::sync::{
     Mutex as StdMutex,
@@ -7,12 +7,13 @@ use std::sync::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{EncodingKey, Header};
+use ring::hmac;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::*;
-use crate::keys::{KeyLife, KeyRecord, Keyring};
+use crate::auth::keys::{KeyLife, KeyRecord, Keyring};
 
 const LIFE: KeyLife = KeyLife { rotate_secs: 1_000, lead_secs: 10, token_secs: 100 };
 const FAN: UserId = UserId(Uuid::from_u128(1));
@@ -34,11 +35,11 @@ fn pass(now: Timestamp) -> PassClaims {
     PassClaims::new(FAN, SHOW, 7, now, now.plus_secs(60))
 }
 
-/// An issuer whose published keys can change, and who counts how often it is asked.
+/// An issuer whose published keys can change, and which counts how often they are fetched.
 #[derive(Clone, Default)]
 struct Issuer {
     published: Arc<StdMutex<Option<Value>>>,
-    asked: Arc<AtomicUsize>,
+    fetches: Arc<AtomicUsize>,
 }
 
 impl Issuer {
@@ -55,18 +56,18 @@ impl Issuer {
     fn verifier(&self) -> Verifier {
         let issuer = self.clone();
         Verifier::new(Arc::new(move |_| {
-            issuer.asked.fetch_add(1, SeqCst);
+            issuer.fetches.fetch_add(1, SeqCst);
             let set = issuer.published.lock().unwrap().clone();
             Box::pin(async move { set.ok_or_else(|| codes::UNAVAILABLE.into()) })
         }))
     }
 
-    fn asked(&self) -> usize {
-        self.asked.load(SeqCst)
+    fn fetches(&self) -> usize {
+        self.fetches.load(SeqCst)
     }
 }
 
-/// The token with one part put in place of another.
+/// The token with one part replaced.
 fn with_part(token: &str, part: usize, value: &[u8]) -> String {
     let encoded = URL_SAFE_NO_PAD.encode(value);
     let mut parts: Vec<&str> = token.split('.').collect();
@@ -79,7 +80,7 @@ async fn refusal(verifier: &Verifier, token: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_good_token_names_its_caller() {
+async fn a_valid_token_names_its_caller() {
     let ring = ring(at(0));
     let verifier = Issuer::publishing(&ring).verifier();
     let token = ring.sign(&access(at(0)), at(0)).unwrap();
@@ -89,7 +90,7 @@ async fn a_good_token_names_its_caller() {
 }
 
 #[tokio::test]
-async fn a_token_is_good_until_it_runs_out_and_no_longer_though_it_was_remembered() {
+async fn a_token_is_valid_until_it_expires_and_no_longer_even_when_it_is_cached() {
     let ring = ring(at(0));
     let verifier = Issuer::publishing(&ring).verifier();
     let token = ring.sign(&access(at(0)), at(0)).unwrap();
@@ -103,7 +104,7 @@ async fn a_token_is_good_until_it_runs_out_and_no_longer_though_it_was_remembere
 }
 
 #[tokio::test]
-async fn an_altered_token_is_forged_even_if_it_has_run_out() {
+async fn an_altered_token_is_forged_even_if_it_has_expired() {
     let ring = ring(at(0));
     let verifier = Issuer::publishing(&ring).verifier();
     let token = ring.sign(&access(at(0)), at(0)).unwrap();
@@ -126,20 +127,23 @@ async fn the_algorithm_is_never_the_tokens_choice() {
     let none = json!({"alg": "none", "typ": "JWT", "kid": jwk["kid"]}).to_string();
     assert_eq!(refusal(&verifier, &with_part(&token, 0, none.as_bytes())).await, "unauthenticated");
 
-    // The classic: the public key, which everybody has, taken for an HMAC secret.
+    // The classic attack: the public key, which is no secret, used as an HMAC secret.
     let x = jwk["x"].as_str().unwrap();
     for secret in [URL_SAFE_NO_PAD.decode(x).unwrap(), x.as_bytes().to_vec()] {
         let mut header = Header::new(Algorithm::HS256);
         header.kid = jwk["kid"].as_str().map(str::to_owned);
-        let secret = EncodingKey::from_secret(&secret);
-        let claims = access(at(0));
-        let forged = jsonwebtoken::encode(&header, &Sealed::new(&claims), &secret).unwrap();
+        let part = |part: Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        let claims = json!(Sealed::new(&access(at(0))));
+        let signed = format!("{}.{}", part(json!(header)), part(claims));
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+        let signature = hmac::sign(&secret, signed.as_bytes());
+        let forged = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
         assert_eq!(refusal(&verifier, &forged).await, "unauthenticated");
     }
 }
 
 #[tokio::test]
-async fn a_token_is_good_for_nothing_but_its_own_kind() {
+async fn a_token_is_only_valid_as_its_own_kind() {
     let ring = ring(at(0));
     let verifier = Issuer::publishing(&ring).verifier();
     let a_pass = ring.sign(&pass(at(0)), at(0)).unwrap();
@@ -156,7 +160,7 @@ async fn a_token_is_good_for_nothing_but_its_own_kind() {
 }
 
 #[tokio::test]
-async fn what_is_no_token_is_refused() {
+async fn a_text_that_is_no_token_is_refused() {
     let verifier = Issuer::publishing(&ring(at(0))).verifier();
     let long = "a.b.c".repeat(10_000);
     for text in ["", ".", "..", "a.b.c", "e30.e30.e30", "\u{0}", "🎫.🎫.🎫", &long] {
@@ -187,35 +191,35 @@ async fn forged_key_ids_fetch_the_set_once_a_second_at_most() {
         let token = ring(at(0)).sign(&access(at(0)), at(0)).unwrap();
         assert_eq!(refusal(&verifier, &token).await, "unauthenticated");
     }
-    assert_eq!(issuer.asked(), 1);
+    assert_eq!(issuer.fetches(), 1);
 }
 
 #[tokio::test]
-async fn many_who_need_the_same_new_key_wait_for_one_fetch() {
+async fn callers_that_need_the_same_new_key_wait_for_one_fetch() {
     let ring = ring(at(0));
     let issuer = Issuer::publishing(&ring);
     let verifier = issuer.verifier();
     let token = ring.sign(&access(at(0)), at(0)).unwrap();
     let all = futures::future::join_all((0..50).map(|_| verifier.access(&token, at(0)))).await;
     assert!(all.iter().all(Result::is_ok));
-    assert_eq!(issuer.asked(), 1);
+    assert_eq!(issuer.fetches(), 1);
 }
 
 #[tokio::test]
-async fn an_issuer_out_of_reach_makes_a_token_unverifiable_but_not_wrong() {
+async fn a_token_of_an_unreachable_issuer_is_unverifiable_but_not_forged() {
     let ring = ring(at(0));
     let issuer = Issuer::default();
     let verifier = issuer.verifier();
     let token = ring.sign(&access(at(0)), at(0)).unwrap();
     assert_eq!(refusal(&verifier, &token).await, "unavailable");
     assert_eq!(refusal(&verifier, &token).await, "unavailable");
-    assert_eq!(issuer.asked(), 1);
+    assert_eq!(issuer.fetches(), 1);
     issuer.publish(&ring);
     assert!(verifier.access(&token, at(3)).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_rotated_key_is_fetched_when_it_first_signs_and_a_dropped_one_forgotten() {
+async fn a_rotated_key_is_fetched_when_it_first_signs_and_a_removed_one_is_dropped() {
     let mut ring = ring(at(0));
     let issuer = Issuer::publishing(&ring);
     let verifier = issuer.verifier();
@@ -228,7 +232,7 @@ async fn a_rotated_key_is_fetched_when_it_first_signs_and_a_dropped_one_forgotte
     assert!(verifier.access(&late, at(1_010)).await.is_ok());
     assert!(verifier.access(&early, at(1_010)).await.is_ok());
 
-    // Somebody takes the first key away before its time, as one would after a theft.
+    // The first key is removed before its time, as after a theft.
     let left = ring.records().last().unwrap().clone();
     issuer.publish(&Keyring::open(vec![left], LIFE).unwrap());
     verifier.warm(at(1_020)).await;
@@ -238,14 +242,14 @@ async fn a_rotated_key_is_fetched_when_it_first_signs_and_a_dropped_one_forgotte
 }
 
 #[tokio::test]
-async fn code_that_cannot_wait_learns_a_new_key_on_asking_again() {
+async fn code_that_cannot_wait_finds_a_new_key_when_it_tries_again() {
     let ring = ring(at(0));
     let issuer = Issuer::publishing(&ring);
     let verifier = issuer.verifier();
     let token = ring.sign(&pass(at(0)), at(0)).unwrap();
     assert_eq!(verifier.try_pass(&token, at(0)), Err(TokenError::KeyUnknown));
     verifier.pass.keys.refresh(at(0)).await.unwrap();
-    assert_eq!(issuer.asked(), 1, "the fetch in the background was waited for");
+    assert_eq!(issuer.fetches(), 1, "the fetch in the background was waited for");
     assert_eq!(verifier.try_pass(&token, at(0)), Ok(pass(at(0))));
 
     let forged = self::ring(at(0)).sign(&pass(at(0)), at(0)).unwrap();

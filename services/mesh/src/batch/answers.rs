@@ -1,42 +1,18 @@
-//! What a service has taken in (inbox) and answered (idempotency keys).
+//! Answers that were given under an `Idempotency-Key`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use uuid::Uuid;
+use crate::batch::work::{Answered, Meta};
 
-use super::transaction::{KeptAnswer, Transaction};
-use crate::{
-    Book,
-    engine::Failure,
-    repeat::reused,
-    work::{Answered, Meta, Outcome, Work},
-};
-
-/// The ids of a batch's messages, each once and in order: two batches that claim the same ones
-/// cannot deadlock.
-pub(super) fn message_ids<D>(batch: &[Work<D>]) -> Vec<Uuid> {
-    let delivered = batch.iter().filter_map(Work::delivery);
-    let mut ids: Vec<Uuid> = delivered.map(|delivery| delivery.id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids
-}
-
-/// Claims the messages of a batch and finds the answers given to its commands: which of its
-/// works are new, and those answers.
-pub(super) async fn known<B: Book, D: Sync>(
-    tx: &mut impl Transaction<B>,
-    batch: &[Work<D>],
-) -> Result<(Vec<bool>, Answers), Failure> {
-    let ids = message_ids(batch);
-    let mut claimed = if ids.is_empty() { HashSet::new() } else { tx.claim(ids).await? };
-    let answers = answers(tx, scopes(batch.iter())).await?;
-    // Taking the id out makes a repeat within the batch a repeat too.
-    let is_fresh = |work: &Work<_>| match work.delivery() {
-        Some(delivery) => claimed.remove(&delivery.id),
-        None => work.entries.iter().all(|entry| !answers.knows(&entry.meta)),
-    };
-    Ok((batch.iter().map(is_fresh).collect(), answers))
+/// An answer that was given under an `Idempotency-Key`.
+#[derive(Clone)]
+pub(crate) struct KeptAnswer {
+    /// Hash of key, caller and endpoint.
+    pub(crate) scope: [u8; 32],
+    /// Hash of the request.
+    pub(crate) body: [u8; 32],
+    /// The answer.
+    pub(crate) answered: Answered,
 }
 
 /// An answer under an `Idempotency-Key`.
@@ -51,26 +27,26 @@ pub(crate) struct Stored {
 pub(crate) struct Answers(HashMap<[u8; 32], Stored>);
 
 impl Answers {
-    /// Whether there is an answer under the command's key.
+    /// Whether there is an answer under the command's idempotency key.
     pub(super) fn knows(&self, meta: &Meta) -> bool {
         meta.idempotency.as_ref().is_some_and(|key| self.0.contains_key(&key.scope))
     }
 
-    /// The answer to the same request, if it is the same.
+    /// The answer stored under the key, if it was given to the same request.
     pub(super) fn stored(&self, meta: &Meta) -> Option<Answered> {
         let key = meta.idempotency.as_ref()?;
         let stored = self.0.get(&key.scope)?;
         (stored.body == key.body).then(|| stored.answered.clone())
     }
 
-    /// Those given in this batch, with their scopes, in order.
+    /// The answers given in this batch, ordered by scope.
     pub(crate) fn given_now(&self) -> Vec<(&[u8; 32], &Stored)> {
         let mut new: Vec<_> = self.0.iter().filter(|(_, stored)| stored.is_new).collect();
         new.sort_unstable_by_key(|(scope, _)| **scope);
         new
     }
 
-    /// Notes what a command was granted.
+    /// Stores the answer to a granted command.
     pub(super) fn given(&mut self, meta: &Meta, answered: &Answered) {
         if let Some(key) = &meta.idempotency {
             let stored = Stored { body: key.body, answered: answered.clone(), is_new: true };
@@ -79,58 +55,11 @@ impl Answers {
     }
 }
 
-/// The keys of commands.
-fn scopes<'a, D: 'a>(batch: impl Iterator<Item = &'a Work<D>>) -> Vec<[u8; 32]> {
-    let entries = batch.flat_map(|work| &work.entries);
-    entries.filter_map(|entry| entry.meta.idempotency.as_ref().map(|key| key.scope)).collect()
-}
-
-/// Loads the answers under the keys of commands.
-async fn answers<B: Book>(
-    tx: &mut impl Transaction<B>,
-    scopes: Vec<[u8; 32]>,
-) -> Result<Answers, Failure> {
-    if scopes.is_empty() {
-        return Ok(Answers::default());
+impl FromIterator<KeptAnswer> for Answers {
+    fn from_iter<I: IntoIterator<Item = KeptAnswer>>(kept: I) -> Self {
+        let answers = kept.into_iter().map(|KeptAnswer { scope, body, answered }| {
+            (scope, Stored { body, answered, is_new: false })
+        });
+        Self(answers.collect())
     }
-    let mut answers = Answers::default();
-    for KeptAnswer { scope, body, answered } in tx.answers(scopes).await? {
-        answers.0.insert(scope, Stored { body, answered, is_new: false });
-    }
-    Ok(answers)
-}
-
-/// What a message or command that was seen before is answered.
-pub(super) fn stored<D>(work: &Work<D>, answers: &Answers) -> Outcome {
-    if work.delivery().is_some() {
-        return Outcome::Repeat;
-    }
-    let known = work.entries.first().and_then(|entry| answers.stored(&entry.meta));
-    Outcome::Done(known.unwrap_or_else(|| Answered::refused(&reused())))
-}
-
-/// A command that is refused because of what it has done itself, under the same key, in an
-/// earlier batch or in one that was at work at the same time (seats held, a payment running):
-/// the key's answer is there, and it is what the second is answered too.
-pub(super) async fn look_again<B: Book, D: Sync>(
-    tx: &mut impl Transaction<B>,
-    batch: &[Work<D>],
-    outcomes: &mut [Outcome],
-) -> Result<(), Failure> {
-    let refused = |(work, outcome): &(&Work<D>, &mut Outcome)| {
-        let is_refused = match outcome {
-            Outcome::Done(answered) => !answered.is_granted(),
-            Outcome::NotYet(_) | Outcome::Never(_) => true,
-            Outcome::Repeat => false,
-        };
-        work.delivery().is_none() && is_refused
-    };
-    let again: Vec<_> = batch.iter().zip(outcomes).filter(refused).collect();
-    let known = answers(tx, scopes(again.iter().map(|(work, _)| *work))).await?;
-    for (work, outcome) in again {
-        if work.entries.iter().any(|entry| known.knows(&entry.meta)) {
-            *outcome = stored(work, &known);
-        }
-    }
-    Ok(())
 }

@@ -1,5 +1,5 @@
-//! What a message depends on in the service that hears it, read leniently: a message that
-//! cannot be read must still park the wallet it is about.
+//! The order key of an event in the service that consumes it. It is read leniently: an event
+//! that cannot be decoded must still hold the key of the entity it is about.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use serde::{
 };
 use serde_json::Value;
 
-/// The key of a message of which nothing is known: it parks nobody.
+/// The key of an event of which nothing is known; it holds up no other event.
 pub(crate) const NONE: &str = "-";
 /// Characters of a key at most: it is a token of a subject.
 const KEY_CHARS_MAX: usize = 64;
 
-/// The value of `field` in the event's data; where there is none, what the event is about.
-/// `event` is an envelope, or what was to be one.
+/// The value of `field` in the event's data; without one, the entity that the event is about.
+/// `event` is an envelope, possibly a malformed one.
 pub(crate) fn key_of(field: &str, event: &[u8]) -> String {
     let known = match Envelope::decode(event) {
         Ok(envelope) => {
@@ -36,7 +36,7 @@ fn field_of(field: &str, data: &[u8]) -> Option<String> {
     token(Field(field).deserialize(&mut json).ok()??.as_str()?)
 }
 
-/// Reads one field of an object and passes over the others.
+/// Reads one field of an object and skips the others.
 struct Field<'a>(&'a str);
 
 impl<'de> DeserializeSeed<'de> for Field<'_> {
@@ -66,7 +66,7 @@ impl<'de> Visitor<'de> for Field<'_> {
     }
 }
 
-/// The text behind `"field":` in what is no JSON: cut off, or garbled elsewhere.
+/// The text after `"field":` in malformed JSON: cut off, or garbled elsewhere.
 fn scan(field: &str, text: &str) -> Option<String> {
     if field.is_empty() {
         return None;
@@ -76,7 +76,7 @@ fn scan(field: &str, text: &str) -> Option<String> {
     token(behind.split_once('"')?.0)
 }
 
-/// A text that can be a token of a subject.
+/// The text, if it can be a token of a subject.
 fn token(text: &str) -> Option<String> {
     let is_token = (1..=KEY_CHARS_MAX).contains(&text.len())
         && text != NONE
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_its_field_or_what_the_event_is_about() {
+    fn a_key_is_the_value_of_its_field_or_what_the_event_is_about() {
         assert_eq!(key("user_id", r#"{"user_id":"u-1"}"#), "u-1");
         assert_eq!(key("user_id", r#"{"payment_id":"p-1"}"#), ABOUT);
         assert_eq!(key("", r#"{"user_id":"u-1"}"#), ABOUT);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_cannot_be_read_still_names_its_key() {
+    fn an_event_that_cannot_be_decoded_still_has_its_key() {
         let event = event(r#"{"user_id":"u-1"}"#);
         let garbled = event.replace("1.0", "9.9");
         assert_eq!(key_of("user_id", garbled.as_bytes()), "u-1");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_of_a_subject_is_no_key() {
+    fn a_value_that_cannot_be_a_token_of_a_subject_is_no_key() {
         for bad in ["", "-", "a.b", "*", ">", "a b", &"x".repeat(65)] {
             assert_eq!(key("user_id", &format!(r#"{{"user_id":"{bad}"}}"#)), ABOUT, "{bad}");
         }

@@ -1,5 +1,4 @@
-//! Parked events tried again: by themselves when their time has come, and when an operator
-//! asks for it.
+//! Retries parked events, when they come due and when an operator asks for it.
 
 use std::{
     sync::Arc,
@@ -16,40 +15,40 @@ use tracing::{error, info, warn};
 use super::{EARLY_SECS_MAX, Parked, ParkedState, pause_after};
 use crate::{
     Link,
-    consumer::{Table, decode},
-    engine::{Engine, Failure, Retried, Verdict, Which},
+    batch::work::open_span,
     health::Health,
-    link::headers,
-    publisher::HandOff,
-    worker::open_span,
+    inbound::consumer::{Table, decode},
+    nats::link::headers,
+    outbound::publisher::HandOff,
+    store::engine::{Engine, Failure, Retried, Verdict, Which},
 };
 
-/// Events tried at a time.
+/// Events leased and tried at a time.
 pub(crate) const DUE_MAX: usize = 100;
-/// How long nobody else tries an event that is being tried.
+/// The lease of an event that is being tried: no other instance tries it meanwhile.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
-/// How often it is looked for what has come due though nobody has said so.
+/// How often due events are looked for without a notification.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often events are looked for that wait behind nothing any more.
+/// How often stranded events are looked for: those that no longer wait behind another.
 const STRANDED_EVERY: Duration = Duration::from_secs(3);
-/// How soon an event is tried again that the store has prevented.
+/// How soon an event is retried after the store prevented an attempt.
 const PREVENTED: Duration = Duration::from_secs(1);
-/// Attempts in a row that never came to an end, until the event counts as what ends them.
+/// Attempts in a row without a written outcome, after which the event is taken to kill the process.
 const UNSETTLED_MAX: u32 = 3;
-/// Bytes of an event in the copy for whoever looks with `nats`, at most.
+/// Bytes of the event in a dead letter's copy for `nats`, at most.
 const COPY_BYTES_MAX: usize = 64 * 1024;
 
-/// What tries the parked events of one service.
+/// Retries the parked events of one service.
 pub(crate) struct Retrier<E: Engine> {
     pub(crate) engine: Arc<E>,
     pub(crate) link: Link,
-    pub(crate) heard: Arc<Table<E>>,
+    pub(crate) consumed: Arc<Table<E>>,
     pub(crate) hand_off: HandOff,
-    /// Says that something was parked.
+    /// Notified when an event was parked.
     pub(crate) parked: Arc<Notify>,
     pub(crate) health: Health,
     pub(crate) shutdown: CancellationToken,
-    /// Whether nobody waits for what this service makes of events.
+    /// Whether the service is a listener: no other service waits for what it does with events.
     pub(crate) only_listens: bool,
 }
 
@@ -58,12 +57,12 @@ pub(crate) struct Retrier<E: Engine> {
 pub(crate) enum Tried {
     /// The event is taken in, now or before.
     Done,
-    /// It stands where it stood, for this reason.
+    /// The event stays parked, for this reason.
     Stopped(String),
 }
 
 impl<E: Engine> Retrier<E> {
-    /// Tries what has come due until shutdown.
+    /// Retries events as they come due, until shutdown.
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         let mut pause = Duration::ZERO;
         let mut stranded_at = Instant::now();
@@ -78,24 +77,24 @@ impl<E: Engine> Retrier<E> {
             pause = LOOK_EVERY;
             if stranded_at.elapsed() >= STRANDED_EVERY {
                 stranded_at = Instant::now();
-                pause = pause.min(self.try_some(Which::Stranded(DUE_MAX)).await?);
+                pause = pause.min(self.try_some(Which::Missed(DUE_MAX)).await?);
             }
             pause = pause.min(self.try_some(Which::Due(DUE_MAX)).await?);
         }
     }
 
-    /// Tries some events; how soon to look again.
+    /// Retries some events; returns how soon to look again.
     async fn try_some(&self, which: Which) -> Result<Duration, Failure> {
         let due = match self.engine.lease(which, LEASE).await {
             Ok(due) => due,
-            // The store is away; the batch worker says so.
+            // The store is unavailable; the batch worker reports it.
             Err(failure) if failure.is_lost() => return Ok(PREVENTED),
             Err(failure) => return Err(failure),
         };
         let mut soon = LOOK_EVERY;
         for parked in due {
             soon = soon.min(match self.attempt(&parked, None).await? {
-                // The next one of its key has come due by this.
+                // This has let the next event of its key come due.
                 Tried::Done => Duration::ZERO,
                 Tried::Stopped(_) => pause_after(parked.attempts),
             });
@@ -103,7 +102,7 @@ impl<E: Engine> Retrier<E> {
         Ok(soon)
     }
 
-    /// Makes one attempt at an event that is leased, and writes what became of it.
+    /// Makes one attempt at a leased event, and writes its outcome.
     pub(crate) async fn attempt(
         &self,
         parked: &Parked,
@@ -114,7 +113,7 @@ impl<E: Engine> Retrier<E> {
             return self.dead(parked, cause, by).await;
         }
         let event: Bytes = parked.envelope.clone();
-        let mut entry = decode(&self.heard, &parked.subject, event, parked.attempts);
+        let mut entry = decode(&self.consumed, &parked.subject, event, parked.attempts);
         entry.span = open_span(&self.link, &entry, Some(&parked.subject));
         entry.span.note("onsale.parked", || true);
         let mut last = None;
@@ -124,7 +123,7 @@ impl<E: Engine> Retrier<E> {
                 Ok(Retried::Done(ran)) => {
                     self.hand_off.give(ran.emitted);
                     for said in ran.announced {
-                        let _ = self.link.say(said).await;
+                        let _ = self.link.announce(said).await;
                     }
                     self.health.add_handled(1, false);
                     if parked.state == ParkedState::Dead || by.is_some() {
@@ -157,7 +156,7 @@ impl<E: Engine> Retrier<E> {
         Ok(Tried::Stopped(cause))
     }
 
-    /// What it depends on is not here yet.
+    /// Settles an attempt that found that what the event depends on is not here yet.
     async fn early(
         &self,
         parked: &Parked,
@@ -204,20 +203,20 @@ impl<E: Engine> Retrier<E> {
     }
 }
 
-/// What becomes of an event whose attempt found that it is early.
+/// The verdict on an event whose attempt found that it is still early.
 pub(crate) fn verdict_on_early(parked: &Parked, cause: &str, by: Option<UserId>) -> Verdict {
     let is_over = parked.kept_at.plus_secs(EARLY_SECS_MAX) < crate::clock::now();
     if is_over || parked.state == ParkedState::Dead {
-        let cause = format!("what it depends on never came: {cause}");
+        let cause = format!("what it depends on never arrived: {cause}");
         return Verdict::Dead { cause, by };
     }
     let after = pause_after(parked.attempts);
     Verdict::Again { after, cause: cause.to_owned(), counts: true }
 }
 
-/// Sends a copy of a dead letter to whoever looks with `nats`; nothing depends on it.
+/// Publishes a copy of a dead letter for operators who use `nats`; nothing depends on it.
 pub(crate) async fn copy(link: &Link, parked: &Parked) {
-    let name = events::fact_of_subject(&parked.subject).unwrap_or("unknown.event");
+    let name = events::event_of_subject(&parked.subject).unwrap_or("unknown.event");
     let subject = format!("dlq.{}.{name}.{}", link.service(), parked.key);
     let mut map = HeaderMap::new();
     map.insert(headers::DEAD_CAUSE, parked.cause.as_str());
@@ -227,6 +226,6 @@ pub(crate) async fn copy(link: &Link, parked: &Parked) {
     map.insert(headers::DEAD_SEQUENCE, parked.sequence.to_string());
     let body = parked.envelope.slice(..parked.envelope.len().min(COPY_BYTES_MAX));
     if let Err(error) = link.publish(subject, None, map, body).await {
-        warn!(service = link.service(), %error, "no copy of a dead letter was sent");
+        warn!(service = link.service(), %error, "the copy of a dead letter could not be published");
     }
 }

@@ -7,19 +7,19 @@ use uuid::Uuid;
 /// The service.
 pub const NAME: &str = "counter";
 /// What it emits.
-pub const EMITS: &[&str] = &[Moved::FACT];
+pub const EMITS: &[&str] = &[Moved::NAME];
 
-/// What becomes of an event.
+/// What handling an event or command does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
-    /// The counter moves, and is made when it is not there.
+    /// The counter moves, and is created if it does not exist.
     Plain,
-    /// It moves, but must be there: else the event is early.
+    /// It moves, but must exist: otherwise the event is early.
     Late,
     /// It moves, and then the store refuses it.
     Breaks,
-    /// The handler panics, having changed what it could.
+    /// The handler panics after it has changed the state.
     Panics,
     /// It moves and emits so many events, each under a subject of its own.
     Spreads(u32),
@@ -35,52 +35,52 @@ impl How {
     }
 }
 
-/// `counter.bumped`: somebody moved a counter.
+/// `counter.bumped`: moves a counter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bumped {
-    /// Which.
+    /// The counter.
     pub counter: Uuid,
-    /// By how much.
+    /// By how much it moves.
     pub amount: i64,
-    /// What becomes of it.
+    /// What handling it does.
     pub how: How,
 }
 
-/// `counter.opened`: a counter is there now. Its key is who opened it: another one than the
-/// counter's, so that it comes through when that is held, or the same.
+/// `counter.opened`: creates a counter. Its order key is `by`: either another than the counter's,
+/// so that the event comes through while that is held, or the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Opened {
-    /// Which.
+    /// The counter.
     pub counter: Uuid,
-    /// By whom.
+    /// The order key.
     pub by: Uuid,
 }
 
-/// `counter.moved`: what becomes of a counter.
+/// `counter.moved`: a counter has moved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Moved {
-    /// Which.
+    /// The counter.
     pub counter: Uuid,
     /// Its value now.
     pub value: i64,
     /// Its version now.
     pub version: i64,
-    /// What makes the subject another one.
+    /// The subject key, if the event needs a subject of its own.
     pub apart: Option<ScheduleId>,
 }
 
-/// `counter.add`: moves a counter, and makes it when it is not there.
+/// `counter.add`: moves a counter, and creates it if it does not exist.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Add {
-    /// Which.
+    /// The counter.
     pub counter: Uuid,
-    /// By how much; 0 is refused.
+    /// By how much it moves; 0 is refused.
     pub amount: i64,
-    /// What becomes of it.
+    /// What handling it does.
     pub how: How,
 }
 
-/// What [`Add`] is answered.
+/// The reply to [`Add`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Added {
     /// Its value now.
@@ -90,7 +90,7 @@ pub struct Added {
 }
 
 impl Event for Bumped {
-    const FACT: &'static str = "counter.bumped";
+    const NAME: &'static str = "counter.bumped";
 
     fn schedule(&self) -> Option<ScheduleId> {
         None
@@ -102,7 +102,7 @@ impl Event for Bumped {
 }
 
 impl Event for Opened {
-    const FACT: &'static str = "counter.opened";
+    const NAME: &'static str = "counter.opened";
 
     fn schedule(&self) -> Option<ScheduleId> {
         None
@@ -114,7 +114,7 @@ impl Event for Opened {
 }
 
 impl Event for Moved {
-    const FACT: &'static str = "counter.moved";
+    const NAME: &'static str = "counter.moved";
 
     fn schedule(&self) -> Option<ScheduleId> {
         self.apart

@@ -1,4 +1,4 @@
-//! Counters in memory.
+//! The counters on the engine in memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! Counters in a table, each store a database of its own.
+//! The counters in a PostgreSQL table; each store is a database of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use std::{
 
 use events::{Problem, ScheduleId, UserId, codes};
 use mesh::{
-    Allow, Answer, Book, Caller, Hear, Miss, Refusal, Service, Turn,
+    Allow, Caller, Context, Execute, Handle, HandleError, Refusal, Service, UnitOfWork,
     engine::{Parking, Which},
     postgres::{Postgres, migrate},
 };
@@ -24,12 +24,12 @@ use uuid::Uuid;
 
 use crate::{
     counter::{Add, Added, Bumped, EMITS, How, Moved, NAME, Opened},
-    store::{Stage, Store, bumped, eventually, message},
+    store::{Harness, Store, bumped, eventually, message},
 };
 
-/// A value that the table does not take.
+/// A value that the table's constraint refuses.
 const BROKEN: i64 = -1_000_000;
-/// What every database is copied from.
+/// The database that all others are copied from.
 const TEMPLATE: &str = "counters";
 
 pub struct OnPostgres {
@@ -48,9 +48,9 @@ pub struct Counter {
 /// The counters of a batch.
 pub struct Counters(pub BTreeMap<Uuid, Counter>);
 
-impl Book for Counters {
+impl UnitOfWork for Counters {
     type Keys = BTreeSet<Uuid>;
-    type Rules = ();
+    type Config = ();
     const KEY: &'static str = "counter";
 
     async fn load(keys: BTreeSet<Uuid>, tx: &mut PgConnection) -> sqlx::Result<Self> {
@@ -98,66 +98,66 @@ impl Counters {
         counter
     }
 
-    fn bump(&mut self, id: Uuid, amount: i64, how: How, turn: &mut Turn<'_, ()>) -> Added {
+    fn bump(&mut self, id: Uuid, amount: i64, how: How, ctx: &mut Context<'_, ()>) -> Added {
         let counter = self.open(id);
         counter.value += if how == How::Breaks { BROKEN } else { amount };
         counter.version += 1;
-        assert!(how != How::Panics, "told to panic");
+        assert!(how != How::Panics, "panics on purpose");
         let (value, version) = (counter.value, counter.version);
         let moved = |apart| Moved { counter: id, value, version, apart };
         match how {
             How::Spreads(count) => {
                 for _ in 0..count {
-                    turn.tell(moved(Some(ScheduleId(Uuid::now_v7()))));
+                    ctx.emit(moved(Some(ScheduleId(Uuid::now_v7()))));
                 }
             }
-            _ => turn.tell(moved(None)),
+            _ => ctx.emit(moved(None)),
         }
         Added { value, version }
     }
 }
 
-impl Hear<Bumped> for Counters {
+impl Handle<Bumped> for Counters {
     fn keys(event: &Bumped, keys: &mut BTreeSet<Uuid>) {
         keys.insert(event.counter);
     }
 
-    fn hear(&mut self, event: &Bumped, turn: &mut Turn<'_, ()>) -> Result<(), Miss> {
+    fn handle(&mut self, event: &Bumped, ctx: &mut Context<'_, ()>) -> Result<(), HandleError> {
         if event.how == How::Late && !self.0.contains_key(&event.counter) {
-            return Err(Miss::NotYet("the counter"));
+            return Err(HandleError::NotYet("the counter"));
         }
-        self.bump(event.counter, event.amount, event.how, turn);
+        self.bump(event.counter, event.amount, event.how, ctx);
         Ok(())
     }
 }
 
-impl Hear<Opened> for Counters {
+impl Handle<Opened> for Counters {
     const KEY: &'static str = "by";
 
     fn keys(event: &Opened, keys: &mut BTreeSet<Uuid>) {
         keys.insert(event.counter);
     }
 
-    fn hear(&mut self, event: &Opened, _turn: &mut Turn<'_, ()>) -> Result<(), Miss> {
+    fn handle(&mut self, event: &Opened, _ctx: &mut Context<'_, ()>) -> Result<(), HandleError> {
         self.open(event.counter);
         Ok(())
     }
 }
 
-impl Answer<Add> for Counters {
+impl Execute<Add> for Counters {
     fn keys(command: &Add, _caller: &Caller, keys: &mut BTreeSet<Uuid>) {
         keys.insert(command.counter);
     }
 
-    fn answer(&mut self, command: &Add, turn: &mut Turn<'_, ()>) -> Result<Added, Refusal> {
+    fn execute(&mut self, command: &Add, ctx: &mut Context<'_, ()>) -> Result<Added, Refusal> {
         if command.amount == 0 {
             return Err(Problem::new(codes::INVALID, "Nothing is nothing.").into());
         }
-        Ok(self.bump(command.counter, command.amount, command.how, turn))
+        Ok(self.bump(command.counter, command.amount, command.how, ctx))
     }
 }
 
-/// The server that all databases of these tests lie on, with the template of them.
+/// The server of all databases of these tests, with their template.
 async fn servers() -> &'static Servers {
     static SERVERS: OnceCell<Servers> = OnceCell::const_new();
     SERVERS
@@ -198,16 +198,16 @@ impl Store for OnPostgres {
         let made = format!("create database {name} template {TEMPLATE}");
         admin.execute(AssertSqlSafe(made)).await.unwrap();
         let url = database(servers, &name);
-        // One connection, that none of these cases cuts off.
+        // A connection that `lose` does not cut off.
         let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
         Self { url, pool }
     }
 
     fn service() -> Service<Self::Engine> {
         Service::<Self::Engine>::new(NAME)
-            .hears::<Bumped>(EMITS)
-            .hears::<Opened>(&[])
-            .answers::<Add>(Allow::Anyone, EMITS)
+            .consumes::<Bumped>(EMITS)
+            .consumes::<Opened>(&[])
+            .executes::<Add>(Allow::Anyone, EMITS)
     }
 
     fn engine(&self) -> Arc<Self::Engine> {
@@ -234,38 +234,38 @@ impl Store for OnPostgres {
 }
 
 #[test]
-fn a_parked_head_that_somebody_has_locked_is_not_overtaken() {
+fn the_first_event_of_a_key_is_not_overtaken_while_its_row_is_locked() {
     crate::run(async {
-        let stage = Stage::<OnPostgres>::open().await;
+        let harness = Harness::<OnPostgres>::open().await;
         let held = Uuid::now_v7();
         let by = UserId(Uuid::now_v7());
-        let told = [How::Breaks, How::Plain, How::Plain].map(|how| bumped(held, 1, how));
-        let mut parked = stage.take(&[&message(told)]).await.parked;
+        let emitted = [How::Breaks, How::Plain, How::Plain].map(|how| bumped(held, 1, how));
+        let mut parked = harness.take(&[&message(emitted)]).await.parked;
         let (dead, head) = (parked.remove(0), parked.remove(0));
-        assert!(stage.engine.discard(dead.number, by, "of no use").await.unwrap());
-        let mut operator = PgConnection::connect(&stage.store.url).await.unwrap();
+        assert!(harness.engine.discard(dead.number, by, "of no use").await.unwrap());
+        let mut operator = PgConnection::connect(&harness.store.url).await.unwrap();
         let mut locking = operator.begin().await.unwrap();
         sqlx::query("select from mesh.parked where number = $1 for update")
             .bind(head.number as i64)
             .execute(&mut *locking)
             .await
             .unwrap();
-        // It is due, and so is nobody else.
+        // It is due, and no other row is.
         let due = "select count(*) from mesh.parked where due_at <= clock_timestamp()";
         eventually("the head is due", || async {
-            let due: i64 = sqlx::query_scalar(due).fetch_one(&stage.store.pool).await.unwrap();
+            let due: i64 = sqlx::query_scalar(due).fetch_one(&harness.store.pool).await.unwrap();
             (due > 0).then_some(())
         })
         .await;
-        for which in [Which::Due(10), Which::Stranded(10), Which::First(held.to_string())] {
-            let leased = stage.lease(which).await;
+        for which in [Which::Due(10), Which::Missed(10), Which::First(held.to_string())] {
+            let leased = harness.lease(which).await;
             assert!(leased.is_empty(), "{leased:?}");
         }
-        stage.bump(held, 4, How::Plain).await;
+        harness.bump(held, 4, How::Plain).await;
         locking.rollback().await.unwrap();
         for wanted in [(1, 1), (2, 2), (6, 3)] {
-            assert!(stage.attempt(&stage.due().await).await);
-            assert_eq!(stage.value(held).await, wanted);
+            assert!(harness.attempt(&harness.due().await).await);
+            assert_eq!(harness.value(held).await, wanted);
         }
     });
 }

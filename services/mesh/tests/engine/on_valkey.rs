@@ -1,13 +1,13 @@
-//! Counters in Lua, each store a Valkey of its own.
+//! The counters in Lua; each store is a Valkey of its own.
 
 use std::sync::Arc;
 
 use events::{Problem, codes};
 use mesh::{
     Allow, Service,
-    valkey::{Act, ActOn, At, Library, Reply, Texts, Valkey},
+    valkey::{At, CallFor, CallOn, FunctionCall, LuaModule, Reply, Valkey},
 };
-use servers::{Alone, Options};
+use servers::{Options, Standalone};
 use uuid::Uuid;
 
 use crate::{
@@ -16,23 +16,23 @@ use crate::{
 };
 
 pub struct OnValkey {
-    alone: Alone,
+    alone: Standalone,
     engine: Arc<Valkey<Counters>>,
 }
 
 /// The counters.
 pub struct Counters;
 
-impl Library for Counters {
+impl LuaModule for Counters {
     const NAME: &'static str = NAME;
     const KEY: &'static str = "counter";
     const LUA: &'static str = r"
-        function acts.open(id)
+        function writes.open(id)
           redis.call('HSETNX', key('counter:' .. id), 'value', 0)
           redis.call('HSETNX', key('counter:' .. id), 'version', 0)
         end
 
-        function acts.bump(id, amount, how)
+        function writes.bump(id, amount, how)
           local counter = key('counter:' .. id)
           if how == 'late' and redis.call('EXISTS', counter) == 0 then
             return not_yet('not_found', 'the counter')
@@ -45,10 +45,10 @@ impl Library for Counters {
           local moved = { counter = id, value = value, version = version }
           for number = 1, tonumber(how) or 0 do
             moved.apart = string.format('%s%012x', string.sub(id, 1, 24), number)
-            tell('counter.moved', moved.apart, id, moved)
+            emit('counter.moved', moved.apart, id, moved)
           end
           if not tonumber(how) then
-            tell('counter.moved', '-', id, moved)
+            emit('counter.moved', '-', id, moved)
           end
           return { whole(value), whole(version) }
         end
@@ -58,37 +58,37 @@ impl Library for Counters {
           return { found[1] or '', found[2] or '' }
         end
     ";
-    type Rules = ();
+    type Config = ();
 }
 
-fn bump(counter: Uuid, amount: i64, how: How) -> Act {
-    assert!(how != How::Panics, "told to panic");
-    Act::new("bump").arg(counter).arg(amount).arg(how.word())
+fn bump(counter: Uuid, amount: i64, how: How) -> FunctionCall {
+    assert!(how != How::Panics, "panics on purpose");
+    FunctionCall::new("bump").arg(counter).arg(amount).arg(how.word())
 }
 
-impl ActOn<Bumped> for Counters {
-    fn act(event: &Bumped, _at: &At<'_, ()>) -> Act {
+impl CallOn<Bumped> for Counters {
+    fn call(event: &Bumped, _at: &At<'_, ()>) -> FunctionCall {
         bump(event.counter, event.amount, event.how)
     }
 }
 
-impl ActOn<Opened> for Counters {
+impl CallOn<Opened> for Counters {
     const KEY: &'static str = "by";
 
-    fn act(event: &Opened, _at: &At<'_, ()>) -> Act {
-        Act::new("open").arg(event.counter)
+    fn call(event: &Opened, _at: &At<'_, ()>) -> FunctionCall {
+        FunctionCall::new("open").arg(event.counter)
     }
 }
 
-impl Reply<Add> for Counters {
-    fn act(command: &Add, _at: &At<'_, ()>) -> Result<Act, Problem> {
+impl CallFor<Add> for Counters {
+    fn call(command: &Add, _at: &At<'_, ()>) -> Result<FunctionCall, Problem> {
         if command.amount == 0 {
             return Err(Problem::new(codes::INVALID, "Nothing is nothing."));
         }
         Ok(bump(command.counter, command.amount, command.how))
     }
 
-    fn reply(_command: &Add, value: &Texts, _at: &At<'_, ()>) -> Result<Added, Problem> {
+    fn reply(_command: &Add, value: &Reply, _at: &At<'_, ()>) -> Result<Added, Problem> {
         Ok(Added { value: value.get(0)?, version: value.get(1)? })
     }
 }
@@ -97,7 +97,7 @@ impl Store for OnValkey {
     type Engine = Valkey<Counters>;
 
     async fn open() -> Self {
-        let alone = Alone::valkey(Options::temporary()).await.unwrap();
+        let alone = Standalone::valkey(Options::temporary()).await.unwrap();
         let engine = Arc::new(Valkey::new(alone.server().url(), ()).unwrap());
         engine.seal().await.unwrap();
         Self { alone, engine }
@@ -105,9 +105,9 @@ impl Store for OnValkey {
 
     fn service() -> Service<Self::Engine> {
         Service::<Self::Engine>::new(NAME)
-            .hears::<Bumped>(EMITS)
-            .hears::<Opened>(&[])
-            .answers::<Add>(Allow::Anyone, EMITS)
+            .consumes::<Bumped>(EMITS)
+            .consumes::<Opened>(&[])
+            .executes::<Add>(Allow::Anyone, EMITS)
     }
 
     fn engine(&self) -> Arc<Self::Engine> {
@@ -120,8 +120,8 @@ impl Store for OnValkey {
     }
 
     async fn counter(&self, id: Uuid) -> Option<(i64, i64)> {
-        let read = Act::new("counter").arg(id);
-        // Its connection may be one to a server that is gone.
+        let read = FunctionCall::new("counter").arg(id);
+        // Its connection may be to a server that is gone.
         let found = eventually("a counter is read", || async {
             self.engine.read(read.clone(), mesh::clock::now()).await.ok()
         })

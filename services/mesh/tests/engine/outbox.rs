@@ -1,4 +1,4 @@
-//! The outbox: what the publisher asks of it.
+//! The outbox, as the publisher uses it.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     counter::How,
-    store::{Stage, Store, eventually},
+    store::{Harness, Store, eventually},
 };
 
 /// Messages that the publisher sweeps at a time.
@@ -17,16 +17,16 @@ fn mark(id: Uuid, sequence: u64) -> Mark {
     Mark { id, sequence }
 }
 
-/// Ids from the least on.
+/// Ids in ascending order.
 fn sorted(mut ids: Vec<Uuid>) -> Vec<Uuid> {
     ids.sort_unstable();
     ids
 }
 
-/// Publishes everything that can be swept, as `instances` do at once; how often a sweep
-/// brought something.
-async fn publish_all<S: Store>(stage: &Stage<S>, count: usize, instances: usize) -> usize {
-    let engines: Vec<_> = (0..instances).map(|_| stage.store.engine()).collect();
+/// Publishes everything that can be swept, in so many instances at once. Returns how many sweeps
+/// found something.
+async fn publish_all<S: Store>(harness: &Harness<S>, count: usize, instances: usize) -> usize {
+    let engines: Vec<_> = (0..instances).map(|_| harness.store.engine()).collect();
     let (mut seen, mut sweeps) = (BTreeSet::new(), 0);
     let until = Instant::now() + std::time::Duration::from_secs(60);
     while seen.len() < count {
@@ -50,86 +50,86 @@ async fn publish_all<S: Store>(stage: &Stage<S>, count: usize, instances: usize)
     sweeps
 }
 
-pub async fn two_sweepers_never_get_the_same_message<S: Store>(stage: Stage<S>) {
-    stage.emit(600).await;
-    publish_all(&stage, 600, 4).await;
-    assert_eq!(stage.waiting().await, 0);
+pub async fn two_instances_never_sweep_the_same_message<S: Store>(harness: Harness<S>) {
+    harness.emit(600).await;
+    publish_all(&harness, 600, 4).await;
+    assert_eq!(harness.waiting().await, 0);
 }
 
-pub async fn a_lease_that_runs_out_is_swept_again<S: Store>(stage: Stage<S>) {
-    let emitted = sorted(stage.emit(3).await);
-    assert!(stage.engine.sweep(10).await.unwrap().is_empty(), "whoever emitted it publishes it");
-    let first = stage.swept(10).await;
+pub async fn a_message_is_swept_again_when_its_lease_runs_out<S: Store>(harness: Harness<S>) {
+    let emitted = sorted(harness.emit(3).await);
+    assert!(harness.engine.sweep(10).await.unwrap().is_empty(), "its own publisher has the lease");
+    let first = harness.swept(10).await;
     assert_eq!(sorted(first.iter().map(|message| message.id).collect()), emitted);
-    assert!(stage.store.engine().sweep(10).await.unwrap().is_empty(), "leased");
-    let again = stage.swept(10).await;
+    assert!(harness.store.engine().sweep(10).await.unwrap().is_empty(), "leased");
+    let again = harness.swept(10).await;
     assert_eq!(again, first, "what a message contains never changes");
 }
 
-pub async fn a_backlog_larger_than_a_sweep_comes_out_whole<S: Store>(stage: Stage<S>) {
-    stage.emit(SWEEP + 1).await;
-    assert!(publish_all(&stage, SWEEP + 1, 1).await >= 2);
-    assert_eq!(stage.waiting().await, 0);
+pub async fn a_backlog_larger_than_a_sweep_is_published_completely<S: Store>(harness: Harness<S>) {
+    harness.emit(SWEEP + 1).await;
+    assert!(publish_all(&harness, SWEEP + 1, 1).await >= 2);
+    assert_eq!(harness.waiting().await, 0);
 }
 
-pub async fn a_backlog_of_a_hundred_sweeps_comes_out_whole<S: Store>(stage: Stage<S>) {
-    let emitted = stage.emit(100 * SWEEP).await;
+pub async fn a_backlog_of_a_hundred_sweeps_is_published_completely<S: Store>(harness: Harness<S>) {
+    let emitted = harness.emit(100 * SWEEP).await;
     assert_eq!(emitted.iter().collect::<BTreeSet<_>>().len(), 100 * SWEEP);
-    publish_all(&stage, 100 * SWEEP, 1).await;
-    assert_eq!(stage.waiting().await, 0);
-    let marks = stage.engine.marks_above(0, 100 * SWEEP + 1).await.unwrap();
+    publish_all(&harness, 100 * SWEEP, 1).await;
+    assert_eq!(harness.waiting().await, 0);
+    let marks = harness.engine.marks_above(0, 100 * SWEEP + 1).await.unwrap();
     let marked: BTreeSet<Uuid> = marks.iter().map(|mark| mark.id).collect();
     assert_eq!(marked, emitted.into_iter().collect());
 }
 
-pub async fn a_mark_that_is_there_stays<S: Store>(stage: Stage<S>) {
-    let ids = stage.emit(2).await;
-    stage.engine.mark(&[mark(ids[0], 7), mark(Uuid::now_v7(), 9)]).await.unwrap();
-    stage.engine.mark(&[mark(ids[0], 8)]).await.unwrap();
-    assert_eq!(stage.engine.marks_above(0, 10).await.unwrap(), [mark(ids[0], 7)]);
-    assert_eq!(stage.waiting().await, 1, "the other one waits");
-    stage.engine.mark(&[]).await.unwrap();
-    stage.engine.unmark(&[]).await.unwrap();
+pub async fn a_mark_is_never_overwritten<S: Store>(harness: Harness<S>) {
+    let ids = harness.emit(2).await;
+    harness.engine.mark(&[mark(ids[0], 7), mark(Uuid::now_v7(), 9)]).await.unwrap();
+    harness.engine.mark(&[mark(ids[0], 8)]).await.unwrap();
+    assert_eq!(harness.engine.marks_above(0, 10).await.unwrap(), [mark(ids[0], 7)]);
+    assert_eq!(harness.waiting().await, 1, "the other one waits");
+    harness.engine.mark(&[]).await.unwrap();
+    harness.engine.unmark(&[]).await.unwrap();
 }
 
-pub async fn only_the_mark_that_was_read_is_cleared<S: Store>(stage: Stage<S>) {
-    let ids = stage.emit(3).await;
+pub async fn only_the_mark_that_was_read_is_cleared<S: Store>(harness: Harness<S>) {
+    let ids = harness.emit(3).await;
     let marks: Vec<Mark> = ids.iter().zip(1..).map(|(id, at)| mark(*id, at)).collect();
-    stage.engine.mark(&marks).await.unwrap();
-    stage.engine.unmark(&[mark(ids[0], 2), mark(ids[2], 3)]).await.unwrap();
-    assert_eq!(stage.engine.marks_above(0, 10).await.unwrap(), marks[..2]);
-    // What was cleared belongs to nobody: it is swept at once.
-    let swept = stage.engine.sweep(10).await.unwrap();
+    harness.engine.mark(&marks).await.unwrap();
+    harness.engine.unmark(&[mark(ids[0], 2), mark(ids[2], 3)]).await.unwrap();
+    assert_eq!(harness.engine.marks_above(0, 10).await.unwrap(), marks[..2]);
+    // A cleared message has no lease: it is swept at once.
+    let swept = harness.engine.sweep(10).await.unwrap();
     assert_eq!(swept.iter().map(|message| message.id).collect::<Vec<_>>(), [ids[2]]);
-    stage.engine.mark(&[mark(ids[2], 9)]).await.unwrap();
-    stage.engine.unmark(&[mark(ids[2], 3)]).await.unwrap();
-    assert_eq!(stage.engine.marks_above(2, 10).await.unwrap(), [mark(ids[2], 9)]);
+    harness.engine.mark(&[mark(ids[2], 9)]).await.unwrap();
+    harness.engine.unmark(&[mark(ids[2], 3)]).await.unwrap();
+    assert_eq!(harness.engine.marks_above(2, 10).await.unwrap(), [mark(ids[2], 9)]);
 }
 
-pub async fn a_mark_and_a_clear_at_once_keep_the_newer_mark<S: Store>(stage: Stage<S>) {
-    let (id, other) = (stage.emit(1).await[0], stage.store.engine());
+pub async fn a_mark_and_a_clear_at_once_keep_the_newer_mark<S: Store>(harness: Harness<S>) {
+    let (id, other) = (harness.emit(1).await[0], harness.store.engine());
     for round in 1..50 {
         let (old, new) = (mark(id, 2 * round), mark(id, 2 * round + 1));
-        stage.engine.mark(&[old]).await.unwrap();
-        // One instance has found the old mark gone, cleared it and published the message
-        // anew; another one has found the same, and is late.
+        harness.engine.mark(&[old]).await.unwrap();
+        // One instance finds the old message lost, clears its mark and publishes it again; another
+        // one has found the same, and clears late.
         let renew = async {
-            stage.engine.unmark(&[old]).await.unwrap();
-            stage.engine.mark(&[new]).await.unwrap();
+            harness.engine.unmark(&[old]).await.unwrap();
+            harness.engine.mark(&[new]).await.unwrap();
         };
         let is_late = async { other.unmark(&[old]).await.unwrap() };
         futures::join!(is_late, renew);
-        assert_eq!(stage.engine.marks_above(0, 10).await.unwrap(), [new]);
-        stage.engine.unmark(&[new]).await.unwrap();
+        assert_eq!(harness.engine.marks_above(0, 10).await.unwrap(), [new]);
+        harness.engine.unmark(&[new]).await.unwrap();
     }
 }
 
-pub async fn only_what_somebody_has_missed_is_published_again<S: Store>(stage: Stage<S>) {
-    stage.emit(8).await;
-    let mut swept = stage.swept(10).await;
+pub async fn only_missed_messages_are_published_again<S: Store>(harness: Harness<S>) {
+    harness.emit(8).await;
+    let mut swept = harness.swept(10).await;
     swept.sort_unstable_by_key(|message| message.id);
     let marks: Vec<Mark> = swept.iter().zip(1..).map(|(one, at)| mark(one.id, at)).collect();
-    stage.engine.mark(&marks).await.unwrap();
+    harness.engine.mark(&marks).await.unwrap();
     let gap = |above, below, subject: &str, since| Gap {
         above,
         below,
@@ -144,36 +144,38 @@ pub async fn only_what_somebody_has_missed_is_published_again<S: Store>(stage: S
         gap(0, 9, "onsale.counter.movedx.", Uuid::nil()),
         gap(0, 9, wanted, Uuid::max()),
     ] {
-        assert_eq!(stage.engine.publish_again(&nothing).await.unwrap(), 0, "{nothing:?}");
+        assert_eq!(harness.engine.publish_again(&nothing).await.unwrap(), 0, "{nothing:?}");
     }
     // Above the second and below the seventh, and no older than the fourth.
     let missed = gap(2, 7, wanted, marks[3].id);
-    assert_eq!(stage.engine.publish_again(&missed).await.unwrap(), 3);
-    assert_eq!(stage.engine.publish_again(&missed).await.unwrap(), 0, "it is done once");
-    let left = stage.engine.marks_above(0, 10).await.unwrap();
+    assert_eq!(harness.engine.publish_again(&missed).await.unwrap(), 3);
+    assert_eq!(harness.engine.publish_again(&missed).await.unwrap(), 0, "it is done once");
+    let left = harness.engine.marks_above(0, 10).await.unwrap();
     assert_eq!(left, [&marks[..3], &marks[6..]].concat());
-    let again = stage.engine.sweep(10).await.unwrap();
-    assert_eq!(again, swept[3..6], "they belong to nobody, and are as they were");
+    let again = harness.engine.sweep(10).await.unwrap();
+    assert_eq!(again, swept[3..6], "they have no lease, and are unchanged");
 }
 
-pub async fn a_gap_larger_than_a_step_is_published_again_whole<S: Store>(stage: Stage<S>) {
+pub async fn a_gap_larger_than_a_statement_is_published_again_completely<S: Store>(
+    harness: Harness<S>,
+) {
     const MANY: usize = 6_001;
-    stage.emit(MANY).await;
-    publish_all(&stage, MANY, 1).await;
+    harness.emit(MANY).await;
+    publish_all(&harness, MANY, 1).await;
     let subjects = vec!["onsale.".to_owned()];
     let gap = Gap { above: 0, below: MANY as u64, subjects, since: Uuid::nil() };
-    assert_eq!(stage.engine.publish_again(&gap).await.unwrap(), MANY - 1);
-    assert_eq!(stage.engine.marks_above(0, MANY).await.unwrap().len(), 1);
+    assert_eq!(harness.engine.publish_again(&gap).await.unwrap(), MANY - 1);
+    assert_eq!(harness.engine.marks_above(0, MANY).await.unwrap().len(), 1);
 }
 
-pub async fn a_refused_message_rests_alone<S: Store>(stage: Stage<S>) {
-    let ids = stage.emit(2).await;
+pub async fn a_refused_message_backs_off_alone<S: Store>(harness: Harness<S>) {
+    let ids = harness.emit(2).await;
     let due = async || {
-        let swept = stage.engine.sweep(10).await.unwrap();
+        let swept = harness.engine.sweep(10).await.unwrap();
         swept.iter().map(|message| message.id).collect::<BTreeSet<_>>()
     };
     for _ in 0..4 {
-        stage.engine.put_off(ids[0]).await.unwrap();
+        harness.engine.back_off(ids[0]).await.unwrap();
     }
     let began = Instant::now();
     // The other one is due after its lease, the refused one much later (1, 2, 4, 8 s).
@@ -183,58 +185,58 @@ pub async fn a_refused_message_rests_alone<S: Store>(stage: Stage<S>) {
     })
     .await;
     assert_eq!(first, BTreeSet::from([ids[1]]));
-    stage.engine.mark(&[mark(ids[1], 1)]).await.unwrap();
+    harness.engine.mark(&[mark(ids[1], 1)]).await.unwrap();
     let second = eventually("the refused one is due", || async {
         let due = due().await;
         (!due.is_empty()).then_some(due)
     })
     .await;
     assert_eq!(second, BTreeSet::from([ids[0]]));
-    assert!(began.elapsed().as_secs() >= 5, "it rested");
-    stage.engine.put_off(Uuid::now_v7()).await.unwrap();
-    stage.engine.mark(&[mark(ids[0], 2)]).await.unwrap();
-    stage.engine.put_off(ids[0]).await.unwrap();
+    assert!(began.elapsed().as_secs() >= 5, "it backed off");
+    harness.engine.back_off(Uuid::now_v7()).await.unwrap();
+    harness.engine.mark(&[mark(ids[0], 2)]).await.unwrap();
+    harness.engine.back_off(ids[0]).await.unwrap();
     assert!(due().await.is_empty(), "what is published is not put off");
 }
 
-pub async fn marks_are_read_over_ties_and_ends_of_pages<S: Store>(stage: Stage<S>) {
-    let ids = sorted(stage.emit(9).await);
-    // Three claim the sequence 2, two the sequence 4: a rolled back stream gives them twice.
+pub async fn marks_are_read_across_equal_sequences_and_page_ends<S: Store>(harness: Harness<S>) {
+    let ids = sorted(harness.emit(9).await);
+    // Three rows claim sequence 2 and two claim 4: a stream that was rolled back assigns them again.
     let at = [1, 2, 2, 2, 3, 4, 4, 5, 6];
     let marks: Vec<Mark> = ids.iter().zip(at).map(|(id, at)| mark(*id, at)).collect();
-    stage.engine.mark(&marks).await.unwrap();
-    assert_eq!(stage.engine.marks_above(0, 100).await.unwrap(), marks);
-    assert_eq!(stage.engine.marks_above(0, 3).await.unwrap(), marks[..3]);
-    assert_eq!(stage.engine.marks_above(1, 3).await.unwrap(), marks[1..4]);
-    assert_eq!(stage.engine.marks_above(2, 100).await.unwrap(), marks[4..]);
-    assert_eq!(stage.engine.marks_above(6, 100).await.unwrap(), []);
+    harness.engine.mark(&marks).await.unwrap();
+    assert_eq!(harness.engine.marks_above(0, 100).await.unwrap(), marks);
+    assert_eq!(harness.engine.marks_above(0, 3).await.unwrap(), marks[..3]);
+    assert_eq!(harness.engine.marks_above(1, 3).await.unwrap(), marks[1..4]);
+    assert_eq!(harness.engine.marks_above(2, 100).await.unwrap(), marks[4..]);
+    assert_eq!(harness.engine.marks_above(6, 100).await.unwrap(), []);
     let down: Vec<Mark> = marks.iter().rev().copied().collect();
-    assert_eq!(stage.engine.marks_to(u64::MAX >> 12, 100).await.unwrap(), down);
-    assert_eq!(stage.engine.marks_to(6, 3).await.unwrap(), down[..3]);
-    assert_eq!(stage.engine.marks_to(3, 2).await.unwrap(), down[4..6]);
-    assert_eq!(stage.engine.marks_to(2, 100).await.unwrap(), down[5..]);
-    assert_eq!(stage.engine.marks_to(0, 100).await.unwrap(), []);
+    assert_eq!(harness.engine.marks_to(u64::MAX >> 12, 100).await.unwrap(), down);
+    assert_eq!(harness.engine.marks_to(6, 3).await.unwrap(), down[..3]);
+    assert_eq!(harness.engine.marks_to(3, 2).await.unwrap(), down[4..6]);
+    assert_eq!(harness.engine.marks_to(2, 100).await.unwrap(), down[5..]);
+    assert_eq!(harness.engine.marks_to(0, 100).await.unwrap(), []);
 }
 
-pub async fn the_place_up_to_which_both_agree_is_kept<S: Store>(mut stage: Stage<S>) {
-    assert_eq!(stage.engine.verified().await.unwrap(), None);
+pub async fn the_verified_position_is_kept<S: Store>(mut harness: Harness<S>) {
+    assert_eq!(harness.engine.verified().await.unwrap(), None);
     for place in [Some(mark(Uuid::now_v7(), 9)), Some(mark(Uuid::now_v7(), 1 << 40)), None, None] {
-        stage.engine.set_verified(place).await.unwrap();
-        stage.restart();
-        assert_eq!(stage.engine.verified().await.unwrap(), place);
+        harness.engine.set_verified(place).await.unwrap();
+        harness.restart();
+        assert_eq!(harness.engine.verified().await.unwrap(), place);
     }
 }
 
-pub async fn what_waits_is_counted_in_events<S: Store>(stage: Stage<S>) {
+pub async fn the_backlog_is_counted_in_events<S: Store>(harness: Harness<S>) {
     let began = mesh::clock::now();
-    let empty = stage.engine.backlog().await.unwrap();
-    assert_eq!((empty.facts, empty.since), (0, None));
-    let id = stage.emit(3).await[1];
-    stage.bump(Uuid::now_v7(), 1, How::Plain).await;
-    let some = stage.engine.backlog().await.unwrap();
-    assert_eq!(some.facts, 4);
+    let empty = harness.engine.backlog().await.unwrap();
+    assert_eq!((empty.events, empty.since), (0, None));
+    let id = harness.emit(3).await[1];
+    harness.bump(Uuid::now_v7(), 1, How::Plain).await;
+    let some = harness.engine.backlog().await.unwrap();
+    assert_eq!(some.events, 4);
     let since = some.since.expect("since when");
     assert!(since >= began.plus_secs(-1) && since <= mesh::clock::now(), "{since:?}");
-    stage.engine.mark(&[mark(id, 1)]).await.unwrap();
-    assert_eq!(stage.waiting().await, 3);
+    harness.engine.mark(&[mark(id, 1)]).await.unwrap();
+    assert_eq!(harness.waiting().await, 3);
 }

@@ -1,4 +1,4 @@
-//! What the suite needs of an engine, and what a case has at hand.
+//! What the suite needs of an engine, and the harness of a case.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -16,13 +16,13 @@ use uuid::Uuid;
 
 use crate::counter::{Add, Added, Bumped, How, Moved, Opened};
 
-/// A lease that no case outlives.
+/// A lease longer than any case.
 pub const LONG: Duration = Duration::from_secs(60);
-/// How long anything may take: far more than it needs, on a machine that is shared.
+/// How long `eventually` waits: far more than is needed on a shared machine.
 const SOON: Duration = Duration::from_secs(40);
-/// Between two looks.
+/// The pause between two probes of `eventually`.
 const PROBE: Duration = Duration::from_millis(20);
-/// Runs of a batch that others are faster than.
+/// Runs of a contended batch at most.
 const RUNS_MAX: u32 = 100;
 
 /// The service of these tests on an engine.
@@ -30,45 +30,45 @@ pub trait Store: Sized + Send + Sync + 'static {
     /// The engine.
     type Engine: Engine;
 
-    /// A store of its own, empty and whole.
+    /// A store of its own, empty and complete.
     fn open() -> impl Future<Output = Self> + Send;
 
     /// What the service consumes and answers.
     fn service() -> Service<Self::Engine>;
 
-    /// An engine on the store, as a process that has just been started has one.
+    /// An engine on the store, as in a process that has just started.
     fn engine(&self) -> Arc<Self::Engine>;
 
-    /// Whoever speaks with the store is cut off, in the middle of what it does.
+    /// Cuts off the store's connections, in the middle of what they do.
     fn lose(&self) -> impl Future<Output = ()> + Send;
 
     /// Value and version of a counter.
     fn counter(&self, id: Uuid) -> impl Future<Output = Option<(i64, i64)>> + Send;
 }
 
-/// A store with an engine, and what makes work for it.
-pub struct Stage<S: Store> {
+/// A store with an engine, and the kit that makes works for it.
+pub struct Harness<S: Store> {
     pub store: S,
     pub kit: Kit<S::Engine>,
     pub engine: Arc<S::Engine>,
 }
 
-/// What is to be run.
-pub type Works<S> = Vec<Work<<<S as Store>::Engine as Engine>::Deed>>;
+/// Works of a batch.
+pub type Works<S> = Vec<Work<<<S as Store>::Engine as Engine>::Handler>>;
 
-impl<S: Store> Stage<S> {
+impl<S: Store> Harness<S> {
     pub async fn open() -> Self {
         let store = S::open().await;
         let engine = store.engine();
         Self { kit: Kit::of(S::service()).await, engine, store }
     }
 
-    /// The process is another now.
+    /// Restarts the process: a new engine on the same store.
     pub fn restart(&mut self) {
         self.engine = self.store.engine();
     }
 
-    /// Works of messages.
+    /// The works of messages.
     pub fn works(&self, messages: &[&Delivered]) -> Works<S> {
         messages.iter().map(|message| self.kit.message(message)).collect()
     }
@@ -87,7 +87,7 @@ impl<S: Store> Stage<S> {
         self.take(&[&message([Opened { counter, by: Uuid::now_v7() }])]).await;
     }
 
-    /// Decides a command.
+    /// Runs a command.
     pub async fn add(&self, add: &Add, key: Option<&Idempotency>) -> Outcome {
         let works = vec![self.kit.command(add, key.cloned())];
         drive(&*self.engine, works).await.unwrap().outcomes.remove(0)
@@ -103,14 +103,14 @@ impl<S: Store> Stage<S> {
         parked
     }
 
-    /// Leases what holds a key.
+    /// Leases the first event that holds a key.
     pub async fn first(&self, key: Uuid) -> Parked {
         let mut leased = self.lease(Which::First(key.to_string())).await;
         assert_eq!(leased.len(), 1, "{leased:?}");
         leased.remove(0)
     }
 
-    /// Value and version of a counter that is there.
+    /// Value and version of a counter that exists.
     pub async fn value(&self, counter: Uuid) -> (i64, i64) {
         self.store.counter(counter).await.expect("a counter")
     }
@@ -119,7 +119,7 @@ impl<S: Store> Stage<S> {
         self.engine.lease(which, LONG).await.unwrap()
     }
 
-    /// Leases what is due, once anything is.
+    /// Waits until events are due, and leases them.
     pub async fn all_due(&self) -> Vec<Parked> {
         eventually("a parked event is due", || async {
             let leased = self.lease(Which::Due(100)).await;
@@ -128,7 +128,7 @@ impl<S: Store> Stage<S> {
         .await
     }
 
-    /// Leases the only event that is due, once it is.
+    /// Waits until one event is due, and leases it.
     pub async fn due(&self) -> Parked {
         let mut leased = self.all_due().await;
         assert_eq!(leased.len(), 1, "{leased:?}");
@@ -139,12 +139,12 @@ impl<S: Store> Stage<S> {
         self.kit.attempt(&self.engine, parked).await.unwrap()
     }
 
-    /// Key, state and attempts of all open parked events.
+    /// All open parked events.
     pub async fn open_parked(&self) -> Vec<Parked> {
         self.engine.parked(Show::All(false, 1_000)).await.unwrap()
     }
 
-    /// States of all parked events of a key, ended ones included.
+    /// The states of all parked events of a key, including those that have ended.
     pub async fn states(&self, key: Uuid) -> Vec<ParkedState> {
         let rows = self.engine.parked(Show::Key(key.to_string())).await.unwrap();
         rows.iter().map(|row| row.state).collect()
@@ -152,10 +152,10 @@ impl<S: Store> Stage<S> {
 
     /// Events in the outbox that are not published.
     pub async fn waiting(&self) -> u64 {
-        self.engine.backlog().await.unwrap().facts
+        self.engine.backlog().await.unwrap().events
     }
 
-    /// Emits so many messages, each with one event; their ids in no particular order.
+    /// Emits so many messages of one event each. Returns their ids, in no particular order.
     pub async fn emit(&self, count: usize) -> Vec<Uuid> {
         let mut ids = Vec::new();
         while ids.len() < count {
@@ -166,7 +166,7 @@ impl<S: Store> Stage<S> {
         ids
     }
 
-    /// Sweeps until something comes.
+    /// Sweeps until messages are found.
     pub async fn swept(&self, most: usize) -> Vec<Message> {
         eventually("something is swept", || async {
             let swept = self.engine.sweep(most).await.unwrap();
@@ -176,9 +176,12 @@ impl<S: Store> Stage<S> {
     }
 }
 
-/// Runs a batch as a batch worker does: as one unit, and when that fails, one by one.
-pub async fn drive<E: Engine>(engine: &E, mut batch: Vec<Work<E::Deed>>) -> Result<Ran, Failure> {
-    match until_it_wins(engine, &mut batch, Care::Together).await {
+/// Runs a batch as a batch worker does: as a whole and, when that fails, work by work.
+pub async fn drive<E: Engine>(
+    engine: &E,
+    mut batch: Vec<Work<E::Handler>>,
+) -> Result<Ran, Failure> {
+    match run_with_retries(engine, &mut batch, Care::Together).await {
         Ok(ran) => return Ok(ran),
         Err(lost) if lost.is_lost() => return Err(lost),
         Err(_) => {}
@@ -195,10 +198,10 @@ pub async fn drive<E: Engine>(engine: &E, mut batch: Vec<Work<E::Deed>>) -> Resu
 }
 
 /// Runs one message or command with ever more care.
-pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Deed>]) -> Result<Ran, Failure> {
+pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Handler>]) -> Result<Ran, Failure> {
     let mut last = None;
-    for care in [Care::Alone, Care::Judged, Care::Unrun] {
-        match until_it_wins(engine, work, care).await {
+    for care in [Care::Alone, Care::AloneFinal, Care::ParkUnrun] {
+        match run_with_retries(engine, work, care).await {
             Err(Failure::Refused(cause) | Failure::Duplicate(cause)) => last = Some(cause),
             ended => return ended,
         }
@@ -206,9 +209,9 @@ pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Deed>]) -> Result<
     Err(Failure::Refused(last.unwrap_or_default()))
 }
 
-async fn until_it_wins<E: Engine>(
+async fn run_with_retries<E: Engine>(
     engine: &E,
-    batch: &mut [Work<E::Deed>],
+    batch: &mut [Work<E::Handler>],
     care: Care,
 ) -> Result<Ran, Failure> {
     let mut runs = 1;
@@ -229,21 +232,21 @@ pub fn bumped(counter: Uuid, amount: i64, how: How) -> Bumped {
 pub fn message<T: Event>(events: impl IntoIterator<Item = T>) -> Delivered {
     Delivered {
         id: Uuid::now_v7(),
-        subject: events::subject(T::FACT, T::VERSION, None),
+        subject: events::subject(T::NAME, T::VERSION, None),
         sequence: 1,
         times: 1,
         events: events.into_iter().map(|event| envelope(&event, SagaId(Uuid::now_v7()))).collect(),
     }
 }
 
-/// An event as it travels.
+/// An event as it is on the wire.
 pub fn envelope<T: Event>(event: &T, saga: SagaId) -> Bytes {
     let data = RawValue::from_string(serde_json::to_string(event).unwrap()).unwrap();
     let envelope = Envelope {
         specversion: Default::default(),
         id: EventId(Uuid::now_v7()),
         source: "/onsale/test".into(),
-        kind: format!("onsale.{}.v{}", T::FACT, T::VERSION).into(),
+        kind: format!("onsale.{}.v{}", T::NAME, T::VERSION).into(),
         time: mesh::clock::now(),
         subject: event.about().to_string().into(),
         sagaid: saga,
@@ -257,7 +260,7 @@ pub fn envelope<T: Event>(event: &T, saga: SagaId) -> Bytes {
     body.into()
 }
 
-/// What was emitted of counters, in its order within each message.
+/// The emitted events of counters, in their order within each message.
 pub fn moved(emitted: &[Message]) -> Vec<Moved> {
     let mut all = Vec::new();
     for message in emitted {
@@ -265,19 +268,19 @@ pub fn moved(emitted: &[Message]) -> Vec<Moved> {
         assert_eq!(events.len(), message.events as usize);
         for event in events {
             let envelope = Envelope::decode(event.get().as_bytes()).unwrap();
-            assert_eq!(envelope.name(), Moved::FACT);
+            assert_eq!(envelope.name(), Moved::NAME);
             all.push(serde_json::from_str(envelope.data.get()).unwrap());
         }
     }
     all
 }
 
-/// Values and versions of counters as they were emitted.
+/// The values and versions in the emitted events.
 pub fn steps(emitted: &[Message]) -> Vec<(i64, i64)> {
     moved(emitted).iter().map(|moved| (moved.value, moved.version)).collect()
 }
 
-/// What a granted command was answered.
+/// The reply to a granted command.
 pub fn granted(outcome: &Outcome) -> Added {
     match outcome {
         Outcome::Done(answered) if answered.is_granted() => {
@@ -295,7 +298,7 @@ pub fn is_repeat(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Repeat)
 }
 
-/// Looks until there is something to see.
+/// Probes until there is a result.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
     let until = tokio::time::Instant::now() + SOON;
     loop {

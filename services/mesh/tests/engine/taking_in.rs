@@ -7,14 +7,14 @@ use uuid::Uuid;
 
 use crate::{
     counter::{Bumped, How, Opened},
-    store::{Stage, Store, bumped, envelope, is_done, is_repeat, message, moved, steps},
+    store::{Harness, Store, bumped, envelope, is_done, is_repeat, message, moved, steps},
 };
 
 pub async fn a_message_takes_effect_and_emits_one_message_for_each_subject<S: Store>(
-    stage: Stage<S>,
+    harness: Harness<S>,
 ) {
     let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
-    let ran = stage
+    let ran = harness
         .take(&[&message([
             bumped(one, 1, How::Plain),
             bumped(other, 10, How::Plain),
@@ -22,63 +22,63 @@ pub async fn a_message_takes_effect_and_emits_one_message_for_each_subject<S: St
         ])])
         .await;
     assert!(ran.outcomes.iter().all(is_done) && ran.parked.is_empty(), "{ran:?}");
-    assert_eq!((stage.value(one).await, stage.value(other).await), ((3, 2), (10, 1)));
+    assert_eq!((harness.value(one).await, harness.value(other).await), ((3, 2), (10, 1)));
     let counts: Vec<_> = ran.emitted.iter().map(|message| message.events).collect();
     assert_eq!(counts, [2, 1, 1], "two without a schedule, two with one each");
     assert_eq!(steps(&ran.emitted), [(1, 1), (10, 1), (3, 2), (3, 2)]);
-    assert_eq!(stage.waiting().await, 4);
+    assert_eq!(harness.waiting().await, 4);
     for message in &ran.emitted {
         assert!(message.subject.starts_with("onsale.counter.moved.v1."), "{}", message.subject);
     }
 }
 
-pub async fn a_message_that_comes_again_changes_nothing<S: Store>(mut stage: Stage<S>) {
+pub async fn a_redelivered_message_changes_nothing<S: Store>(mut harness: Harness<S>) {
     let counter = Uuid::now_v7();
-    let told = message([bumped(counter, 1, How::Plain), bumped(counter, 2, How::Plain)]);
-    assert!(is_done(&stage.take(&[&told]).await.outcomes[0]));
+    let delivered = message([bumped(counter, 1, How::Plain), bumped(counter, 2, How::Plain)]);
+    assert!(is_done(&harness.take(&[&delivered]).await.outcomes[0]));
     for round in 0..3 {
         if round == 2 {
-            stage.restart();
+            harness.restart();
         }
-        let ran = stage.take(&[&told]).await;
+        let ran = harness.take(&[&delivered]).await;
         assert!(is_repeat(&ran.outcomes[0]) && ran.emitted.is_empty(), "{ran:?}");
-        assert_eq!((stage.value(counter).await, stage.waiting().await), ((3, 2), 2));
+        assert_eq!((harness.value(counter).await, harness.waiting().await), ((3, 2), 2));
     }
 }
 
-pub async fn a_repeat_within_a_batch_changes_nothing<S: Store>(stage: Stage<S>) {
+pub async fn a_repeat_within_a_batch_changes_nothing<S: Store>(harness: Harness<S>) {
     let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
     let first = message([bumped(one, 1, How::Plain)]);
     let second = message([bumped(other, 5, How::Plain)]);
-    let ran = stage.take(&[&first, &first, &second, &first]).await;
+    let ran = harness.take(&[&first, &first, &second, &first]).await;
     let repeats: Vec<bool> = ran.outcomes.iter().map(is_repeat).collect();
     assert_eq!(repeats, [false, true, false, true]);
-    assert_eq!((stage.value(one).await, stage.value(other).await), ((1, 1), (5, 1)));
+    assert_eq!((harness.value(one).await, harness.value(other).await), ((1, 1), (5, 1)));
     assert_eq!(steps(&ran.emitted), [(1, 1), (5, 1)]);
 }
 
-pub async fn events_of_a_key_take_effect_in_their_order<S: Store>(stage: Stage<S>) {
+pub async fn events_of_a_key_take_effect_in_order<S: Store>(harness: Harness<S>) {
     let counter = Uuid::now_v7();
     let events = |from: i64| (from..from + 40).map(move |n| bumped(counter, n, How::Plain));
-    let told: Vec<Delivered> = (0..5).map(|n| message(events(n * 40))).collect();
-    let ran = stage.take(&told.iter().collect::<Vec<_>>()).await;
+    let delivered: Vec<Delivered> = (0..5).map(|n| message(events(n * 40))).collect();
+    let ran = harness.take(&delivered.iter().collect::<Vec<_>>()).await;
     let wanted: Vec<(i64, i64)> = (0..200).map(|n| (n * (n + 1) / 2, n + 1)).collect();
     assert_eq!(steps(&ran.emitted), wanted);
-    assert_eq!(Some(&stage.value(counter).await), wanted.last());
+    assert_eq!(Some(&harness.value(counter).await), wanted.last());
 }
 
-pub async fn what_is_emitted_names_its_cause_and_its_saga<S: Store>(stage: Stage<S>) {
+pub async fn an_emitted_event_names_its_cause_and_its_saga<S: Store>(harness: Harness<S>) {
     let (counter, saga) = (Uuid::now_v7(), SagaId(Uuid::now_v7()));
     let event = envelope(&bumped(counter, 1, How::Late), saga);
     let cause = Envelope::decode(&event).unwrap().id.0;
-    let told = Delivered { events: vec![event.clone()], ..message::<Bumped>([]) };
+    let delivered = Delivered { events: vec![event.clone()], ..message::<Bumped>([]) };
     // Once as it came, and once from a parked row.
-    stage.take(&[&told]).await;
-    stage.open_counter(counter).await;
-    assert!(stage.attempt(&stage.due().await).await);
-    let again = Delivered { id: Uuid::now_v7(), ..told };
-    let mut emitted = stage.kit.emitted().await;
-    emitted.extend(stage.take(&[&again]).await.emitted);
+    harness.take(&[&delivered]).await;
+    harness.open_counter(counter).await;
+    assert!(harness.attempt(&harness.due().await).await);
+    let again = Delivered { id: Uuid::now_v7(), ..delivered };
+    let mut emitted = harness.kit.emitted().await;
+    emitted.extend(harness.take(&[&again]).await.emitted);
     assert_eq!(moved(&emitted).len(), 2);
     for message in &emitted {
         let events: Vec<&RawValue> = serde_json::from_slice(&message.body).unwrap();
@@ -88,8 +88,8 @@ pub async fn what_is_emitted_names_its_cause_and_its_saga<S: Store>(stage: Stage
     }
 }
 
-pub async fn a_message_without_events_is_taken_in<S: Store>(stage: Stage<S>) {
+pub async fn a_message_without_events_is_taken_in<S: Store>(harness: Harness<S>) {
     let empty = message::<Opened>([]);
-    assert!(is_done(&stage.take(&[&empty]).await.outcomes[0]));
-    assert!(is_repeat(&stage.take(&[&empty]).await.outcomes[0]));
+    assert!(is_done(&harness.take(&[&empty]).await.outcomes[0]));
+    assert!(is_repeat(&harness.take(&[&empty]).await.outcomes[0]));
 }

@@ -1,8 +1,8 @@
 //! Kakao AlimTalk through a relay, with text messages as the fallback.
 //!
-//! Businesses reach Kakao through relays; what is spoken here is the shape that is common
-//! among them, with the names of NHN Cloud's (`alimtalk/v2.3`, `sms/v3.0`). One request
-//! carries many messages of one template, and each has a result of its own:
+//! Businesses reach Kakao through relays. The protocol here has the shape that is common among
+//! them, with the names of NHN Cloud's (`alimtalk/v2.3`, `sms/v3.0`). One request carries many
+//! messages of one template, and each message has a result of its own:
 //!
 //! ```text
 //!  fresh ──────────── send ──┬─ accepted ─ (later) ─ status ──┬─ delivered
@@ -10,16 +10,15 @@
 //!                            └─ refused ──────────────────────┴─▶ text message
 //! ```
 //!
-//! **Once.** A relay drops a request whose key it has seen in the last minutes, and every
-//! message carries its id as `recipientGroupingKey`. A message that a try before may have
-//! brought there is looked for under that key first, however long ago that was; so is the
-//! text message in its place.
+//! **Once.** A relay drops a request whose idempotency key it has seen in the last minutes, and
+//! every message carries its id as `recipientGroupingKey`. A message that an earlier try may have
+//! delivered to the relay is looked up under that key first, however long ago that was; so is
+//! the text message in its place.
 
 mod wire;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use events::notification::Channel;
 use futures::{StreamExt, stream};
@@ -27,6 +26,7 @@ use reqwest::{
     Client, Method, RequestBuilder, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderValue},
 };
+use ring::digest::{SHA256, digest};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -35,11 +35,11 @@ use self::wire::{
     SmsResults, SmsSend, Status, bytes_on_air, dialled, in_korea,
 };
 use super::{AT_ONCE, Parcel, Round, Sent, http};
-use crate::{domain::Delivery, rules::Relay};
+use crate::{config::Relay, domain::Delivery};
 
-/// Messages of one request.
+/// Messages of one request at most.
 const PARCELS_MAX: usize = 100;
-/// A relay's clock and ours may differ by this when a message is looked for.
+/// How much a relay's clock and ours may differ when a message is looked up.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(600);
 
 /// Kakao AlimTalk through a relay.
@@ -63,15 +63,15 @@ impl std::fmt::Debug for Alimtalk {
 enum Known {
     /// It was not sent before.
     Unsent(Parcel),
-    /// It was, and this came of it.
+    /// It was sent before, with this outcome.
     Tried(Parcel, Outcome),
 }
 
-/// What came of a try with Kakao.
+/// The outcome of a try with Kakao.
 enum Outcome {
     /// The try is over.
     Ended(Delivery),
-    /// Kakao did not take it, for this reason.
+    /// Kakao refused it, for this reason.
     Refused(String),
 }
 
@@ -101,7 +101,7 @@ impl Alimtalk {
 
     pub(super) async fn send(&self, parcels: Vec<Parcel>, round: Round) -> Sent {
         let mut sent = Sent::default();
-        let known = stream::iter(parcels).map(|parcel| self.ask_after(parcel, round));
+        let known = stream::iter(parcels).map(|parcel| self.look_up(parcel, round));
         let known: Vec<Known> = known.buffer_unordered(AT_ONCE).collect().await;
         let (mut unsent, mut refused) = (BTreeMap::<_, Vec<Parcel>>::new(), Vec::new());
         for known in known {
@@ -120,8 +120,8 @@ impl Alimtalk {
         sent
     }
 
-    /// What became of a message that was sent before; a fresh one is unsent.
-    async fn ask_after(&self, parcel: Parcel, round: Round) -> Known {
+    /// Looks up what became of a message that was sent before; a fresh one is unsent.
+    async fn look_up(&self, parcel: Parcel, round: Round) -> Known {
         if parcel.receipt.is_none() && !parcel.again {
             return Known::Unsent(parcel);
         }
@@ -149,7 +149,7 @@ impl Alimtalk {
         Ok(answer.message)
     }
 
-    /// A message by its own key, wherever the try that brought it there has stopped.
+    /// Finds a message by its own key, wherever the earlier try has stopped.
     async fn find(&self, parcel: &Parcel, round: Round) -> Result<Option<Status>, Delivery> {
         let path = ["alimtalk", "v2.3", "appkeys", &self.app_key, "messages"];
         let answer: Found = self.call(self.search(&path, parcel, round), round).await?;
@@ -160,7 +160,7 @@ impl Alimtalk {
             .find(|status| status.recipient_grouping_key == parcel.id.to_string()))
     }
 
-    /// The text message in place of one, by the same key.
+    /// Finds the text message in place of a message, by the same key.
     async fn find_text(
         &self,
         parcel: &Parcel,
@@ -172,7 +172,7 @@ impl Alimtalk {
         Ok(answer.texts()?.into_iter().find(|text| text.is_of(parcel.id)))
     }
 
-    /// Asks for what has this message's key, from when it was written until now.
+    /// A request for whatever has this message's key, from when it was written until now.
     fn search(&self, path: &[&str], parcel: &Parcel, round: Round) -> RequestBuilder {
         let slack = CLOCKS_DIFFER.as_secs() as i64;
         let mut url = self.path(path.iter().copied());
@@ -205,7 +205,7 @@ impl Alimtalk {
         }
     }
 
-    /// Sends a text message in place of one that Kakao did not take.
+    /// Sends a text message in place of one that Kakao refused.
     async fn text(&self, parcel: Parcel, why: String, round: Round) -> (Uuid, Delivery) {
         let (Some(from), Some(phone)) = (&self.sms_from, &parcel.phone) else {
             return (parcel.id, Delivery::Refused(why));
@@ -235,7 +235,7 @@ impl Alimtalk {
         let request = self.request(Method::POST, path.into_iter());
         let request = keyed(request, &parcel.id.to_string(), &send);
         let delivery = match http::ask(request, round.within, round.now).await {
-            // The same key again: a try before this one has arrived.
+            // The relay knows the key: an earlier try has arrived.
             Ok(answer) if answer.status == StatusCode::CONFLICT => Delivery::Taken(Channel::Sms),
             Ok(answer) => read::<SmsResults>(&answer).map_or_else(|e| e, |a| a.delivery(&why)),
             Err(delivery) => delivery,
@@ -269,14 +269,15 @@ impl Alimtalk {
     }
 }
 
-/// Whatever is refused as a whole (a wrong secret, a limit, a page of an outage) is no
-/// message's fault: an operator or the relay mends it, and the messages go out then.
+/// A request that is refused as a whole (a wrong secret, a limit, an outage page) is not the
+/// fault of its messages: an operator or the relay fixes the cause, and the messages are sent
+/// then.
 fn read<T: DeserializeOwned>(answer: &http::Answer) -> Result<T, Delivery> {
     if !answer.status.is_success() {
         return Err(answer.later());
     }
     serde_json::from_slice(&answer.body)
-        .map_err(|_| Delivery::later("the answer is not what a relay says"))
+        .map_err(|_| Delivery::later("the answer is not in a relay's format"))
 }
 
 fn keyed(request: RequestBuilder, key: &str, body: &impl Serialize) -> RequestBuilder {
@@ -291,7 +292,7 @@ fn all(parcels: Vec<Parcel>, delivery: &Delivery) -> Vec<(Parcel, Outcome)> {
     parcels.into_iter().map(ended).collect()
 }
 
-/// Messages of one template together, not too many in one request.
+/// Groups messages into requests: one template each, and not too many messages.
 fn requests(unsent: BTreeMap<&str, Vec<Parcel>>) -> Vec<Vec<Parcel>> {
     let mut requests = Vec::new();
     for mut parcels in unsent.into_values() {

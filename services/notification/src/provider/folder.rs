@@ -25,7 +25,7 @@ impl Folder {
     pub(super) async fn send(&self, parcels: Vec<Parcel>, _: Round) -> Sent {
         let path = self.path.clone();
         let writing = tokio::task::spawn_blocking(move || write_all(&path, &parcels));
-        // A panic in there is no answer; the messages are found again when their lease is up.
+        // A panic gives no deliveries; the messages are sent again when their lease runs out.
         Sent { deliveries: writing.await.unwrap_or_default(), gone: false }
     }
 }
@@ -41,8 +41,8 @@ fn write_all(folder: &Path, parcels: &[Parcel]) -> Vec<(uuid::Uuid, Delivery)> {
     parcels.iter().map(write).collect()
 }
 
-/// Whole or not at all: whoever looks into the folder sees no half file. It is not synced to
-/// disk; these are no messages that anybody would miss after a power cut.
+/// Writes the file whole or not at all: a reader of the folder sees no half file. It is not
+/// synced to disk; the loss of these messages in a power cut does not matter.
 fn write(folder: &Path, parcel: &Parcel) -> io::Result<()> {
     let content = json!({
         "message_id": parcel.id,

@@ -1,4 +1,4 @@
-//! Requests to a provider: bounded in time and size, and saying nothing that is secret.
+//! Requests to a provider: bounded in time and size, with errors that show no secrets.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use time::{PrimitiveDateTime, macros::format_description};
 
 use crate::domain::Delivery;
 
-/// Bytes of an answer that are read.
+/// Bytes of an answer that are read at most.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Connections that are kept open for the next message.
 const IDLE_MAX: usize = 4;
@@ -20,9 +20,10 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
-/// A client for one provider. It follows nobody elsewhere: what is sent is for the one whom
-/// the operator has named.
+/// A client for one provider. It follows no redirect: messages are for the address that the
+/// operator has named.
 pub(super) fn client() -> Result<Client, String> {
+    mesh::tls::install();
     Client::builder()
         .redirect(Policy::none())
         .pool_max_idle_per_host(IDLE_MAX)
@@ -31,7 +32,7 @@ pub(super) fn client() -> Result<Client, String> {
         .map_err(|error| format!("no HTTP client: {error}"))
 }
 
-/// An address of a provider, as an operator wrote it.
+/// Parses the address of a provider, as an operator wrote it.
 pub(super) fn address(url: &str) -> Result<Url, String> {
     match Url::parse(url) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
@@ -39,13 +40,13 @@ pub(super) fn address(url: &str) -> Result<Url, String> {
     }
 }
 
-/// Asks, and reads the answer.
+/// Sends a request and reads the answer.
 pub(super) async fn ask(
     request: RequestBuilder,
     within: Duration,
     now: Timestamp,
 ) -> Result<Answer, Delivery> {
-    let unreachable = |error: reqwest::Error| Delivery::later(said(error));
+    let unreachable = |error: reqwest::Error| Delivery::later(describe(error));
     let mut response = request.timeout(within).send().await.map_err(unreachable)?;
     let retry_after_secs = response
         .headers()
@@ -63,15 +64,15 @@ pub(super) async fn ask(
 }
 
 impl Answer {
-    /// That this came instead of what was hoped for, and that it may be better later.
+    /// The delivery for an unexpected answer: a later try may succeed.
     pub(super) fn later(&self) -> Delivery {
         let reason = format!("answered {}", self.status.as_u16());
         Delivery::Later { reason, after_secs: self.retry_after_secs }
     }
 }
 
-/// What went wrong, down to the cause, without the address: it may have a key in it.
-fn said(error: reqwest::Error) -> String {
+/// Describes an error down to its cause, without the address: it may have a key in it.
+fn describe(error: reqwest::Error) -> String {
     let kind = if error.is_timeout() {
         return "no answer in time".to_owned();
     } else if error.is_connect() {
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_names_a_host_and_a_way() {
+    fn an_address_needs_a_scheme_and_a_host() {
         assert!(address("https://example.com/hook?x=1").is_ok());
         for bad in ["", "example.com", "ftp://example.com", "http://", "file:///tmp/x"] {
             assert!(address(bad).is_err(), "{bad}");

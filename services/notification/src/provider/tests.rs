@@ -25,7 +25,7 @@ use crate::{
 
 const PHONE: &str = "+821012345678";
 
-/// A server of the test's own, until the test ends.
+/// Starts a server that lives until the test ends.
 async fn serve(router: Router) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -33,7 +33,7 @@ async fn serve(router: Router) -> SocketAddr {
     addr
 }
 
-/// An address where nobody listens.
+/// An address where no server listens.
 async fn nowhere() -> SocketAddr {
     TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap()
 }
@@ -65,7 +65,7 @@ fn round() -> Round {
     Round { now: mesh::clock::now(), until, within: Duration::from_secs(5) }
 }
 
-/// Sends these in one round.
+/// Sends these messages in one round.
 async fn send(provider: &Provider, parcels: Vec<Parcel>) -> Sent {
     let ids: Vec<Uuid> = parcels.iter().map(|parcel| parcel.id).collect();
     let mut sent = provider.send(parcels, round()).await;
@@ -75,7 +75,7 @@ async fn send(provider: &Provider, parcels: Vec<Parcel>) -> Sent {
     sent
 }
 
-/// Sends one.
+/// Sends one message.
 async fn send_one(provider: &Provider, parcel: Parcel) -> Delivery {
     send(provider, vec![parcel]).await.deliveries.remove(0).1
 }

@@ -1,16 +1,16 @@
 //! A signed webhook, as Standard Webhooks describes it.
 //!
-//! `webhook-id` is the message's id at every try, so that the receiver can drop what it has
-//! already; `webhook-timestamp` is the time of the try; `webhook-signature` is `v1,` and the
-//! base64 of HMAC-SHA256 over `<id>.<timestamp>.<body>`. `410 Gone` closes the endpoint.
+//! `webhook-id` is the message's id at every try, so that the receiver can drop repeats;
+//! `webhook-timestamp` is the time of the try; `webhook-signature` is `v1,` and the base64 of
+//! HMAC-SHA256 over `<id>.<timestamp>.<body>`. `410 Gone` closes the endpoint.
 
 use std::sync::Arc;
 
-use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use events::notification::Channel;
 use futures::{StreamExt, stream};
 use reqwest::{Client, StatusCode, Url, header::CONTENT_TYPE};
+use ring::hmac;
 use serde_json::json;
 
 use super::{AT_ONCE, Parcel, Round, Sent, http};
@@ -40,15 +40,16 @@ impl Webhook {
         let url = http::address(url)?;
         let secret = match secret.strip_prefix("whsec_") {
             Some(encoded) => {
-                STANDARD.decode(encoded).map_err(|_| "the webhook's secret is no base64")?
+                STANDARD.decode(encoded).map_err(|_| "the webhook's secret is not base64")?
             }
             None => secret.as_bytes().to_vec(),
         };
         if secret.len() < SECRET_BYTES_MIN {
-            return Err(format!("the webhook's secret has less than {SECRET_BYTES_MIN} bytes"));
+            return Err(format!("the webhook's secret has fewer than {SECRET_BYTES_MIN} bytes"));
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
-        // Another secret is another endpoint; and what is stored tells neither.
+        // Another secret makes another endpoint, and the fingerprint reveals neither address nor
+        // secret.
         let fingerprint = STANDARD.encode(hmac::sign(&key, url.as_str().as_bytes()));
         Ok(Self { client: http::client()?, url, key: Arc::new(key), fingerprint })
     }
@@ -95,7 +96,7 @@ impl Webhook {
 fn understood(answer: &http::Answer) -> Delivery {
     match answer.status {
         status if status.is_success() => Delivery::Taken(Channel::Webhook),
-        // An operator may put another endpoint in its place while the message is fresh.
+        // An operator may replace the endpoint while the message is fresh.
         StatusCode::GONE => Delivery::later("the endpoint is gone (410)"),
         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => answer.later(),
         status if status.is_client_error() => {

@@ -1,4 +1,4 @@
-//! What is due goes out, whatever the provider and the sender go through.
+//! Due messages are sent, whatever the provider and the sender go through.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,9 +28,9 @@ const SECRET: &str = "a secret of the receiver";
 /// A receiver of webhooks.
 #[derive(Default)]
 struct Receiver {
-    /// What it answers; nothing at all when `None`.
+    /// The status it answers; it never answers when `None`.
     status: Option<u16>,
-    /// How often each message came, and its words.
+    /// How often each message came, and its body.
     came: BTreeMap<String, (usize, Value)>,
 }
 
@@ -55,7 +55,7 @@ async fn receive(
 
 /// A sender on a database of its own.
 struct Sender {
-    engine: Arc<Postgres<Book>>,
+    engine: Arc<Postgres<UnitOfWork>>,
     shared: Shared,
     url: String,
     database: String,
@@ -68,9 +68,9 @@ impl Sender {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let rules = hurried(Rules::webhook(&url, SECRET).unwrap());
+        let config = hurried(Config::webhook(&url, SECRET).unwrap());
         let database = database().await;
-        let engine = Arc::new(Postgres::new(&database, rules).unwrap());
+        let engine = Arc::new(Postgres::new(&database, config).unwrap());
         Self { engine, shared, url, database }
     }
 
@@ -82,26 +82,28 @@ impl Sender {
         self.shared.lock().unwrap().status = status;
     }
 
-    /// Sends what is due `secs` from now, and records nothing.
+    /// Sends messages due `secs` from now, and records nothing.
     async fn send(&self, secs: i64) -> Vec<RecordDelivery> {
         send_due(self.engine.clone(), now().plus_secs(secs)).await.unwrap()
     }
 
-    /// Sends what is due `secs` from now and records it; the facts that were told.
+    /// Sends messages due `secs` from now and records them; returns the names of the events
+    /// emitted.
     async fn work(&self, secs: i64) -> Vec<String> {
-        let mut told = Vec::new();
+        let mut emitted = Vec::new();
         for command in self.send(secs).await {
-            told.extend(ask(self.pool(), &Caller::Mesh, self.engine.rules(), &command).await);
+            let config = self.engine.config();
+            emitted.extend(execute(self.pool(), &Caller::Mesh, config, &command).await);
         }
-        told
+        emitted
     }
 
-    /// Messages of new fans of a show that is known.
+    /// Writes messages to new fans of a known show.
     async fn write(&self, count: usize) {
         let show = ScheduleId(Uuid::now_v7());
-        hear(self.pool(), &opened(show)).await;
+        handle(self.pool(), &opened(show)).await;
         for _ in 0..count {
-            hear(self.pool(), &created(fan(), show)).await;
+            handle(self.pool(), &created(fan(), show)).await;
         }
     }
 
@@ -117,7 +119,7 @@ impl Sender {
         self.shared.lock().unwrap().came.values().map(|(times, _)| *times).collect()
     }
 
-    /// The words of the messages that came.
+    /// The texts of the messages that came.
     fn texts(&self) -> Vec<String> {
         let receiver = self.shared.lock().unwrap();
         let text = |(_, body): &(usize, Value)| body["data"]["text"].as_str().unwrap().to_owned();
@@ -125,11 +127,11 @@ impl Sender {
     }
 }
 
-fn hurried(mut rules: Rules) -> Rules {
-    rules.try_within = Duration::from_millis(300);
-    rules.pace.first = Duration::from_millis(10);
-    rules.pace.longest = Duration::from_millis(20);
-    rules
+fn hurried(mut config: Config) -> Config {
+    config.try_within = Duration::from_millis(300);
+    config.pace.first = Duration::from_millis(10);
+    config.pace.longest = Duration::from_millis(20);
+    config
 }
 
 #[tokio::test]
@@ -141,32 +143,32 @@ async fn each_message_arrives_once_when_the_provider_was_down_and_came_back() {
     sender.answers(None);
     assert!(sender.work(2).await.is_empty());
     sender.answers(Some(204));
-    let mut told = Vec::new();
+    let mut emitted = Vec::new();
     for secs in 3..8 {
-        told.extend(sender.work(secs).await);
+        emitted.extend(sender.work(secs).await);
     }
-    assert_eq!(told, vec!["notification.sent"; 30]);
+    assert_eq!(emitted, vec!["notification.sent"; 30]);
     assert_eq!(sender.came(), vec![1; 30]);
     assert!(sender.work(1_000).await.is_empty());
 }
 
 #[tokio::test]
-async fn a_sender_that_dies_before_it_records_is_followed_by_another_under_the_same_id() {
+async fn messages_of_a_sender_that_dies_before_it_records_are_sent_again_under_the_same_id() {
     let sender = Sender::new(Some(204)).await;
     sender.write(3).await;
     assert_eq!(sender.send(0).await.len(), 3);
-    // Its lease still runs: nobody else touches them.
+    // Its lease still runs: no other sender takes them.
     assert!(sender.send(25).await.is_empty());
-    let told = sender.work(31).await;
-    assert_eq!(told, ["notification.sent"; 3]);
+    let emitted = sender.work(31).await;
+    assert_eq!(emitted, ["notification.sent"; 3]);
     assert_eq!(sender.came(), [2, 2, 2], "the same three, to be dropped by their ids");
 }
 
 #[tokio::test]
-async fn several_senders_share_the_work_and_none_has_more_than_it_can_hold() {
+async fn several_senders_share_the_messages_and_none_leases_more_than_its_limit() {
     let sender = Sender::new(Some(204)).await;
     sender.write(1_200).await;
-    let pace = &sender.engine.rules().pace;
+    let pace = &sender.engine.config().pace;
     let at = now();
     let leases = (0..4).map(|_| lease(sender.pool(), at, pace, false));
     let leases = futures::future::try_join_all(leases).await.unwrap();
@@ -182,7 +184,7 @@ async fn a_provider_that_hangs_holds_no_transaction_and_no_more_than_a_round() {
     sender.write(60).await;
     let began = Instant::now();
     let sending = tokio::spawn(send_due(sender.engine.clone(), now()));
-    // Meanwhile messages are written as ever.
+    // Meanwhile messages are written as usual.
     sender.write(10).await;
     let recorded = sending.await.unwrap().unwrap();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
@@ -190,7 +192,7 @@ async fn a_provider_that_hangs_holds_no_transaction_and_no_more_than_a_round() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_old_is_given_up_with_what_the_provider_said_last() {
+async fn a_message_that_is_too_old_is_given_up_with_the_last_answer_of_the_provider() {
     let sender = Sender::new(Some(503)).await;
     sender.write(1).await;
     assert!(sender.work(0).await.is_empty());
@@ -201,24 +203,24 @@ async fn a_message_that_is_too_old_is_given_up_with_what_the_provider_said_last(
 }
 
 #[tokio::test]
-async fn a_fan_who_withdraws_while_a_message_waits_gets_it_no_more() {
+async fn a_fan_who_withdraws_while_a_message_is_pending_does_not_get_it() {
     let sender = Sender::new(Some(204)).await;
     let (show, leaver) = (ScheduleId(Uuid::now_v7()), fan());
-    hear(sender.pool(), &opened(show)).await;
-    hear(sender.pool(), &created(leaver, show)).await;
-    // As if another lane had written it just when the fan withdrew.
+    handle(sender.pool(), &opened(show)).await;
+    handle(sender.pool(), &created(leaver, show)).await;
+    // As if another batch had written it just when the fan withdrew.
     sqlx::query("insert into contacts values ($1, null, 'en', true)")
         .bind(leaver.0)
         .execute(sender.pool())
         .await
         .unwrap();
     assert_eq!(sender.work(0).await, ["notification.failed"]);
-    hear(sender.pool(), &withdrawn(leaver)).await;
+    handle(sender.pool(), &withdrawn(leaver)).await;
     assert!(sender.came().is_empty());
 }
 
 #[tokio::test]
-async fn without_a_number_alimtalk_has_nowhere_to_send() {
+async fn without_a_number_a_message_by_alimtalk_has_failed() {
     let relay = Relay {
         url: "http://127.0.0.1:9".into(),
         app_key: "app".into(),
@@ -227,21 +229,21 @@ async fn without_a_number_alimtalk_has_nowhere_to_send() {
         sms_from: None,
     };
     let sender = Sender::new(Some(204)).await;
-    let rules = hurried(Rules::alimtalk(relay).unwrap());
-    let engine = Arc::new(Postgres::new(&database().await, rules).unwrap());
+    let config = hurried(Config::alimtalk(relay).unwrap());
+    let engine = Arc::new(Postgres::new(&database().await, config).unwrap());
     let sender = Sender { engine, ..sender };
     sender.write(1).await;
     assert_eq!(sender.work(0).await, ["notification.failed"]);
 }
 
 #[tokio::test]
-async fn word_of_a_show_is_waited_for_a_moment_and_then_done_without() {
+async fn a_message_waits_a_moment_for_its_show_and_then_goes_without_it() {
     let sender = Sender::new(Some(204)).await;
     let (early, never) = (ScheduleId(Uuid::now_v7()), ScheduleId(Uuid::now_v7()));
-    hear(sender.pool(), &created(fan(), early)).await;
-    hear(sender.pool(), &created(fan(), never)).await;
+    handle(sender.pool(), &created(fan(), early)).await;
+    handle(sender.pool(), &created(fan(), never)).await;
     assert!(sender.send(0).await.is_empty());
-    hear(sender.pool(), &opened(early)).await;
+    handle(sender.pool(), &opened(early)).await;
     assert_eq!(sender.work(1).await, ["notification.sent"]);
     assert!(sender.texts()[0].contains("Show: Night Train, Club Blau"), "{:?}", sender.texts());
     assert_eq!(sender.work(11).await, ["notification.sent"]);
@@ -249,13 +251,13 @@ async fn word_of_a_show_is_waited_for_a_moment_and_then_done_without() {
 }
 
 #[tokio::test]
-async fn words_are_the_same_at_every_try() {
+async fn the_text_is_the_same_at_every_try() {
     let sender = Sender::new(Some(503)).await;
     let (show, reader) = (ScheduleId(Uuid::now_v7()), fan());
-    hear(sender.pool(), &created(reader, show)).await;
+    handle(sender.pool(), &created(reader, show)).await;
     assert!(sender.work(11).await.is_empty());
-    // Word of the show and another language come between the tries.
-    hear(sender.pool(), &opened(show)).await;
+    // The event about the show and another language come between the tries.
+    handle(sender.pool(), &opened(show)).await;
     sqlx::query("insert into contacts values ($1, null, 'ko', false)")
         .bind(reader.0)
         .execute(sender.pool())
@@ -267,7 +269,7 @@ async fn words_are_the_same_at_every_try() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_gone_is_left_alone_until_it_is_another() {
+async fn an_endpoint_that_is_gone_gets_nothing_until_it_is_replaced() {
     let sender = Sender::new(Some(410)).await;
     sender.write(2).await;
     assert!(sender.work(0).await.is_empty());
@@ -276,27 +278,27 @@ async fn an_endpoint_that_is_gone_is_left_alone_until_it_is_another() {
         assert!(sender.send(secs).await.is_empty(), "it is closed");
     }
     // Another secret makes it another endpoint; the messages are still fresh.
-    let rules = hurried(Rules::webhook(&sender.url, "another secret of theirs").unwrap());
-    let engine = Arc::new(Postgres::new(&sender.database, rules).unwrap());
+    let config = hurried(Config::webhook(&sender.url, "another secret of theirs").unwrap());
+    let engine = Arc::new(Postgres::new(&sender.database, config).unwrap());
     let Sender { shared, url, database, .. } = &sender;
     let (shared, url, database) = (shared.clone(), url.clone(), database.clone());
     let renewed = Sender { engine, shared, url, database };
     assert_eq!(renewed.work(1).await, ["notification.sent"; 2]);
-    // At the old one, what comes too late is still given up.
+    // At the old one, a message that is too old is still given up.
     sender.write(1).await;
     assert_eq!(sender.work(25 * 3_600).await, ["notification.failed"]);
 }
 
 #[tokio::test]
-async fn each_message_goes_out_once_by_a_relay_that_forgets_to_answer() {
+async fn each_message_is_sent_once_by_a_relay_that_does_not_answer() {
     let (vendor, provider) = alimtalk::vendor(|vendor| vendor.swallows = true).await;
     let sender = Sender::new(None).await;
-    let mut rules = hurried(Rules { provider, ..Rules::default() });
-    rules.pace.status_every = Duration::from_millis(10);
-    let engine = Arc::new(Postgres::new(&database().await, rules).unwrap());
+    let mut config = hurried(Config { provider, ..Config::default() });
+    config.pace.status_every = Duration::from_millis(10);
+    let engine = Arc::new(Postgres::new(&database().await, config).unwrap());
     let sender = Sender { engine, ..sender };
     let show = ScheduleId(Uuid::now_v7());
-    hear(sender.pool(), &opened(show)).await;
+    handle(sender.pool(), &opened(show)).await;
     for n in 0..20 {
         let reader = fan();
         sqlx::query("insert into contacts values ($1, $2, 'ko', false)")
@@ -305,7 +307,7 @@ async fn each_message_goes_out_once_by_a_relay_that_forgets_to_answer() {
             .execute(sender.pool())
             .await
             .unwrap();
-        hear(sender.pool(), &created(reader, show)).await;
+        handle(sender.pool(), &created(reader, show)).await;
     }
     assert!(sender.work(0).await.is_empty());
     assert_eq!(vendor.lock().unwrap().messages.len(), 20, "it has them, and we do not know");
@@ -313,7 +315,7 @@ async fn each_message_goes_out_once_by_a_relay_that_forgets_to_answer() {
     vendor.lock().unwrap().fate = Some("READY");
     assert!(sender.work(1).await.is_empty(), "found, and not there yet");
     vendor.lock().unwrap().fate = Some("FAILED");
-    // A sender that dies with the text messages sent, and one that finds them.
+    // One sender dies after it sent the text messages, and the next one finds them.
     sender.send(2).await;
     assert_eq!(sender.work(40).await, ["notification.sent"; 20]);
     let vendor = vendor.lock().unwrap();

@@ -1,4 +1,4 @@
-//! What is kept, by several batches at once.
+//! Contacts and messages stored by several batches at once.
 
 use events::notification::{Locale, MessageKind};
 
@@ -10,32 +10,32 @@ async fn count(pool: &PgPool) -> i64 {
 }
 
 #[tokio::test]
-async fn one_message_per_subject_and_kind_however_often_and_by_whomever_it_is_heard() {
+async fn there_is_one_message_per_subject_and_kind_however_often_its_event_is_handled() {
     let pool = PgPool::connect(&database().await).await.unwrap();
     let show = ScheduleId(Uuid::now_v7());
-    let facts: Vec<_> = (0..20).map(|_| created(fan(), show)).collect();
-    // In both orders, in batches of many: nobody waits in a circle.
-    let lanes = (0..6).map(|lane| {
-        let (pool, mut facts) = (pool.clone(), facts.clone());
-        if lane % 2 == 1 {
-            facts.reverse();
+    let events: Vec<_> = (0..20).map(|_| created(fan(), show)).collect();
+    // In both orders, in large batches: they do not deadlock.
+    let workers = (0..6).map(|worker| {
+        let (pool, mut events) = (pool.clone(), events.clone());
+        if worker % 2 == 1 {
+            events.reverse();
         }
         tokio::spawn(async move {
-            let rules = Rules::default();
+            let config = Config::default();
             let keys = |keys: &mut Keys| {
-                facts.iter().for_each(|fact| <Book as Hear<_>>::keys(fact, keys));
+                events.iter().for_each(|event| <UnitOfWork as Handle<_>>::keys(event, keys));
             };
-            let heard = batch(&pool, &Caller::Mesh, &rules, keys, |book, turn| {
-                facts.iter().for_each(|fact| book.hear(fact, turn).unwrap());
+            let handled = batch(&pool, &Caller::Mesh, &config, keys, |unit, ctx| {
+                events.iter().for_each(|event| unit.handle(event, ctx).unwrap());
             });
-            heard.await.unwrap();
+            handled.await.unwrap();
         })
     });
-    for lane in lanes.collect::<Vec<_>>() {
-        lane.await.unwrap();
+    for worker in workers.collect::<Vec<_>>() {
+        worker.await.unwrap();
     }
     assert_eq!(count(&pool).await, 20);
-    let id = message_id(facts[0].reservation_id.0, MessageKind::ReservationMade);
+    let id = message_id(events[0].reservation_id.0, MessageKind::ReservationMade);
     let kept: (String, i32) = sqlx::query_as("select state, attempts from messages where id = $1")
         .bind(id)
         .fetch_one(&pool)
@@ -45,17 +45,17 @@ async fn one_message_per_subject_and_kind_however_often_and_by_whomever_it_is_he
 }
 
 #[tokio::test]
-async fn who_has_withdrawn_has_no_number_and_no_new_message_in_any_order() {
+async fn a_withdrawn_fan_has_no_number_and_no_new_message_in_any_order() {
     let pool = PgPool::connect(&database().await).await.unwrap();
-    let (rules, show, leaver) = (Rules::default(), ScheduleId(Uuid::now_v7()), fan());
+    let (config, show, leaver) = (Config::default(), ScheduleId(Uuid::now_v7()), fan());
     let caller = Caller::User { user_id: leaver, roles: vec![], expires_at: now().plus_secs(900) };
     let keep = KeepContact { phone: Some("+821012345678".into()), locale: Locale::Ko };
-    assert!(ask(&pool, &caller, &rules, &keep).await.is_empty());
-    hear(&pool, &created(leaver, show)).await;
+    assert!(execute(&pool, &caller, &config, &keep).await.is_empty());
+    handle(&pool, &created(leaver, show)).await;
     let gone = withdrawn(leaver);
     for _ in 0..2 {
-        hear(&pool, &gone).await;
-        hear(&pool, &created(leaver, show)).await;
+        handle(&pool, &gone).await;
+        handle(&pool, &created(leaver, show)).await;
     }
     let contact: (Option<String>, bool) =
         sqlx::query_as("select phone, withdrawn from contacts").fetch_one(&pool).await.unwrap();
@@ -63,10 +63,10 @@ async fn who_has_withdrawn_has_no_number_and_no_new_message_in_any_order() {
     let states: Vec<String> =
         sqlx::query_scalar("select state from messages").fetch_all(&pool).await.unwrap();
     assert_eq!(states, ["FAILED"]);
-    // Before anything else was heard of somebody.
+    // The withdrawal is the first event about this fan.
     let early = fan();
-    hear(&pool, &withdrawn(early)).await;
-    hear(&pool, &created(early, show)).await;
+    handle(&pool, &withdrawn(early)).await;
+    handle(&pool, &created(early, show)).await;
     assert_eq!(count(&pool).await, 1);
 }
 
@@ -78,14 +78,14 @@ async fn a_number_that_is_set_while_its_fan_withdraws_is_not_kept() {
         let caller =
             Caller::User { user_id: leaver, roles: vec![], expires_at: now().plus_secs(900) };
         let keep = KeepContact { phone: Some("+821012345678".into()), locale: Locale::Ko };
-        let rules = Rules::default();
+        let config = Config::default();
         let keys = |keys: &mut Keys| {
-            <Book as Answer<KeepContact>>::keys(&keep, &caller, keys);
+            <UnitOfWork as Execute<KeepContact>>::keys(&keep, &caller, keys);
         };
         // It may be refused, when it comes second.
-        let keeping = batch(&pool, &caller, &rules, keys, |book, turn| book.answer(&keep, turn));
+        let keeping = batch(&pool, &caller, &config, keys, |unit, ctx| unit.execute(&keep, ctx));
         let gone = withdrawn(leaver);
-        let (kept, ()) = tokio::join!(keeping, hear(&pool, &gone));
+        let (kept, ()) = tokio::join!(keeping, handle(&pool, &gone));
         kept.unwrap().ok();
         let contact: (Option<String>, bool) =
             sqlx::query_as("select phone, withdrawn from contacts where user_id = $1")

@@ -100,7 +100,7 @@ impl Other {
         components.extend(Component::postgres(pool).await?);
         let (own, others): (Vec<_>, Vec<_>) =
             run.stand.config.database_urls.iter().partition(|(name, _)| *name == NAME);
-        // The resting mesh looks around now and then: that is no cost of the monolith.
+        // The resting mesh has periodic work to do, which is no cost of the monolith.
         let others = || others.iter().map(|(_, url)| url.as_str());
         let own = own.iter().map(|(_, url)| url.as_str());
         let meter = Meter::new(components, own, pool.clone()).beside(others());
@@ -109,7 +109,7 @@ impl Other {
         Ok(Self { opponent, meter, resting })
     }
 
-    /// Makes holds and pays them; what the mesh took of the machine meanwhile, in cores.
+    /// Makes holds and pays them; also returns how many cores the mesh took meanwhile.
     async fn pay(&mut self, run: &mut Run, load: &Load) -> Result<(Line, f64)> {
         let fans = run.stand.fans().await?;
         let hall = self.opponent.prepare(fans, load.requests, load.lost).await?;
@@ -179,7 +179,7 @@ fn print(lines: &[Both]) {
         "A payment of the monolith:\n{}",
         line::traffic(lines.iter().map(|both| &both.monolith))
     );
-    lines.iter().filter_map(|both| line::batches(&both.mesh)).for_each(|said| println!("{said}"));
+    lines.iter().filter_map(|both| line::batches(&both.mesh)).for_each(|text| println!("{text}"));
     let cores = median(lines.iter().map(|both| both.against.resting_mesh_cores));
     println!("while the monolith was paid, the resting mesh took {cores:.2} cores");
 }
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_in_json_has_both_sides_beside_each_other() {
+    fn a_line_in_json_has_both_sides() {
         let json = serde_json::to_value(Both::of(vec![turn(100.0, 50.0)])).unwrap();
         let figures = [
             "concurrency",

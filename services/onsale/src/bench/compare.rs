@@ -1,4 +1,4 @@
-//! What those who only listen cost a sale: two meshes, measured by turns.
+//! What the listeners cost a sale: two meshes, measured by turns.
 
 use anyhow::Result;
 use comfy_table::Table;
@@ -13,7 +13,7 @@ use crate::lag::LISTENERS;
 /// One turn of both meshes.
 #[derive(Debug, Clone, Serialize)]
 struct Turn {
-    /// Without those who only listen.
+    /// Without the listeners.
     without: Line,
     /// With every service.
     with: Line,
@@ -45,7 +45,7 @@ pub(super) async fn run(options: &Payments) -> Result<()> {
     Ok(())
 }
 
-/// The median of what was paid with everybody on, as a part of what was paid without.
+/// Payments with every service as a part of payments without the listeners, the median.
 fn ratio(turns: &[Turn]) -> f64 {
     median(turns.iter().map(|turn| turn.with.payments_per_s / turn.without.payments_per_s))
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
-use mesh::Asker;
+use mesh::MeshClient;
 use serde::Serialize;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
@@ -30,25 +30,25 @@ pub(super) type ByService = BTreeMap<&'static str, Published>;
 
 /// Counts what services publish.
 pub(super) struct Counter {
-    asker: Asker,
+    client: MeshClient,
     outboxes: BTreeMap<&'static str, PgPool>,
 }
 
 impl Counter {
-    pub(super) async fn open(config: &Config, asker: Asker) -> Result<Self> {
+    pub(super) async fn open(config: &Config, client: MeshClient) -> Result<Self> {
         let mut outboxes = BTreeMap::new();
         for service in PRODUCERS.into_iter().filter(|service| WITH_DATABASE.contains(service)) {
             let pool = PgPoolOptions::new().max_connections(1);
             outboxes.insert(service, pool.connect(config.database_url(service)?).await?);
         }
-        Ok(Self { asker, outboxes })
+        Ok(Self { client, outboxes })
     }
 
     /// What every service has published so far.
     pub(super) async fn count(&self) -> Result<ByService> {
         let mut counts = BTreeMap::new();
         for service in PRODUCERS {
-            let messages = self.asker.last_sequence(service).await;
+            let messages = self.client.last_sequence(service).await;
             let messages = messages.map_err(|problem| anyhow!(problem.to_string()))?;
             let events = match self.outboxes.get(service) {
                 Some(outbox) => Some(events_in(outbox).await?),
@@ -67,7 +67,7 @@ async fn events_in(outbox: &PgPool) -> Result<u64> {
     Ok(events.unsigned_abs())
 }
 
-/// What was published between two counts; services that were silent are left out.
+/// What was published between two counts; services that published nothing are left out.
 pub(super) fn between(before: &ByService, after: &ByService) -> ByService {
     let since = |(service, now): (&&'static str, &Published)| {
         let was = before.get(service).copied().unwrap_or_default();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_leaves_out_whose_events_are_not_known() {
+    fn the_mean_leaves_out_services_whose_events_are_not_known() {
         let counts = ByService::from([
             ("payment", count(5, Some(50))),
             ("point", count(5, Some(10))),

@@ -100,7 +100,7 @@ async fn work(
     while let Some(hold) = holds.get(next.fetch_add(1, Ordering::Relaxed)) {
         let began = Instant::now();
         let end = if hold.is_lost {
-            // Both at once: the cancellation reaches the judge before the money does.
+            // Both at once: the cancellation reaches reservation before the debit does.
             let (paid, _) = tokio::try_join!(pay(&mut paying, hold), lose(&mut losing, hold))?;
             paid
         } else {
@@ -125,7 +125,7 @@ pub(super) async fn connect(addr: SocketAddr) -> Result<SendRequest<Full<Bytes>>
     Ok(sender)
 }
 
-/// One request on a kept connection; its status and body.
+/// One request on a kept connection; returns its status and body.
 pub(super) async fn send(
     connection: &mut SendRequest<Full<Bytes>>,
     method: Method,

@@ -19,7 +19,7 @@ const COMPONENTS: [&str; 6] = ["services", "monolith", "postgres", "nats", "valk
 pub struct Line {
     /// Payments running at once.
     pub concurrency: usize,
-    /// Payments asked for.
+    /// Payments requested.
     pub requests: usize,
     /// Payments with a known end per second.
     pub payments_per_s: f64,
@@ -31,11 +31,11 @@ pub struct Line {
     pub completed: usize,
     /// Payments whose money was taken and given back.
     pub compensated: usize,
-    /// Payments refused at the door: the loss of the hold was known already.
+    /// Payments refused at once: the loss of the hold was known already.
     pub refused: usize,
     /// The most memory that the one process with all services took while it was paid, in MB.
     pub resident_mb: f64,
-    /// Seconds after the last payment until whoever only listens had heard of all, in s.
+    /// Time after the last payment until the listeners had consumed all events, in s.
     pub behind_s: f64,
     /// What a payment costs.
     #[serde(flatten)]
@@ -45,7 +45,7 @@ pub struct Line {
     pub traffic: Traffic,
 }
 
-/// Events on their way.
+/// Messages and events that were published.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Traffic {
     /// Messages published a payment, by all services.
@@ -94,7 +94,7 @@ fn median_by_name(maps: &[&Named]) -> Named {
 
 impl Line {
     /// The turns of one line as one: figures by their median, payments by their sum, memory and
-    /// whoever was behind at their worst.
+    /// the lag of the listeners by their maximum.
     pub(super) fn of_turns(turns: &[&Self]) -> Self {
         let mid = |of: fn(&Self) -> f64| median(turns.iter().map(|line| of(line)));
         let sum = |of: fn(&Self) -> usize| turns.iter().map(|line| of(line)).sum();

@@ -9,7 +9,7 @@ fn folder() -> PathBuf {
     std::env::temp_dir().join(format!("onsale-bench-{}", std::process::id()))
 }
 
-/// Where a child may write what it has to say.
+/// The log file of a child process.
 pub(super) fn of(name: &str) -> Result<Stdio> {
     let folder = folder();
     std::fs::create_dir_all(&folder)
@@ -19,7 +19,7 @@ pub(super) fn of(name: &str) -> Result<Stdio> {
     Ok(open.with_context(|| format!("cannot write {}", file.display()))?.into())
 }
 
-/// Does the work; whoever fails is told where the logs are, and nobody else needs them.
+/// Does the work. When it fails, the error says where the logs are; otherwise they are removed.
 pub(super) async fn kept_on_failure<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let done = work.await;
     let folder = folder();
@@ -40,7 +40,7 @@ mod tests {
 
     /// One test, because there is one folder for the process.
     #[tokio::test]
-    async fn logs_stay_for_whoever_failed() {
+    async fn logs_are_kept_only_on_failure() {
         let failed: Result<()> = kept_on_failure(async {
             of("services")?;
             anyhow::bail!("broken")

@@ -8,16 +8,16 @@ use sqlx::PgPool;
 
 use super::procs;
 
-/// A backend of PostgreSQL says at the latest so long after its last transaction what rows it
-/// has written: ten seconds, and a little for the saying.
-const ROWS_SAID_WITHIN: Duration = Duration::from_millis(10_500);
+/// A backend of PostgreSQL reports the rows that it has written at most this long after its last
+/// transaction: ten seconds, and a little for the report itself.
+const ROWS_REPORTED_WITHIN: Duration = Duration::from_millis(10_500);
 
-/// The driver's own name among the components.
+/// The name of the driver among the components.
 pub(super) const DRIVER: &str = "driver";
-/// The database's.
+/// The name of the database among them.
 pub(super) const POSTGRES: &str = "postgres";
 
-/// A part of the whole that is counted apart.
+/// A part of the system that is counted separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Component {
     pub(super) name: &'static str,
@@ -49,7 +49,7 @@ impl Component {
         Ok(parent.map(|pid| Self { name: POSTGRES, pid }))
     }
 
-    /// The servers that a process has started, but for PostgreSQL.
+    /// The servers that a process has started, without PostgreSQL.
     pub(super) fn servers_of(pid: i32) -> Vec<Self> {
         let named = |(pid, name): (i32, String)| Some(Self { name: component_of(&name)?, pid });
         procs::children_of(pid).into_iter().filter_map(named).collect()
@@ -72,11 +72,11 @@ pub(super) struct Meter {
     pool: PgPool,
 }
 
-/// What was used until a moment.
+/// What was used up to a moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
     times: BTreeMap<&'static str, Duration>,
-    /// Of PostgreSQL's time, what its connections to the databases of others took.
+    /// The part of PostgreSQL's time that its connections to the databases of others took.
     others: Duration,
     written: BTreeMap<&'static str, u64>,
     transactions: i64,
@@ -86,13 +86,13 @@ pub(super) struct Reading {
 /// What one payment costs.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Costs {
-    /// Microseconds of processor time, by component, until everybody had heard of it.
+    /// Microseconds of processor time, by component, until every service had consumed its events.
     pub cpu_us_per_payment: BTreeMap<&'static str, f64>,
     /// Bytes to storage: PostgreSQL's log, and what the others have written.
     pub synced_bytes_per_payment: BTreeMap<&'static str, f64>,
     /// Transactions that wrote something.
     pub transactions_per_payment: f64,
-    /// Rows inserted, updated and deleted; `None` when they were not waited for.
+    /// Rows inserted, updated and deleted; `None` when they were not counted.
     pub rows_per_payment: Option<f64>,
 }
 
@@ -107,7 +107,7 @@ impl Meter {
         Self { components, databases, others: Vec::new(), pool }
     }
 
-    /// Takes what connections to these databases use for the use of others.
+    /// Counts what connections to these databases use as the use of others.
     pub(super) fn beside<'a>(mut self, urls: impl Iterator<Item = &'a str>) -> Self {
         self.others = urls.map(|url| database_of(url).to_owned()).collect();
         self
@@ -137,9 +137,9 @@ impl Meter {
         Ok(Reading { times, others, written: written.collect(), transactions, log_bytes })
     }
 
-    /// Rows written so far, once every backend has said what it wrote.
+    /// Rows written so far, once every backend has reported what it wrote.
     pub(super) async fn rows(&self) -> Result<i64> {
-        tokio::time::sleep(ROWS_SAID_WITHIN).await;
+        tokio::time::sleep(ROWS_REPORTED_WITHIN).await;
         sqlx::query_scalar(
             "select coalesce(sum(tup_inserted + tup_updated + tup_deleted), 0)::bigint
              from pg_stat_database where datname = any($1)",
@@ -158,8 +158,8 @@ fn database_of(url: &str) -> &str {
 }
 
 impl Reading {
-    /// Counts the driver no further than the other reading does: whoever waits for the rest to
-    /// be done does not pay.
+    /// Counts the driver no further than the other reading does: afterwards it only waits for the
+    /// rest to be done.
     pub(super) fn with_driver_of(mut self, other: &Self) -> Self {
         if let Some(time) = other.times.get(DRIVER) {
             self.times.insert(DRIVER, *time);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn costs_are_the_difference_shared_out() {
+    fn costs_are_the_difference_divided_by_the_payments() {
         let (before, after) = (reading(10, 1_000, 5, 100), reading(20, 9_000, 45, 1_100));
         let costs = after.costs_since(&before, 10);
         let cpu = BTreeMap::from([("services", 2_000.0), (POSTGRES, 1_000.0), (DRIVER, 1_000.0)]);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_the_rest_does_not_pay() {
+    fn the_driver_costs_nothing_while_it_waits_for_the_rest() {
         let (before, paid, done) =
             (reading(10, 0, 0, 0), reading(20, 0, 0, 0), reading(50, 0, 0, 0));
         let costs = done.with_driver_of(&paid).costs_since(&before, 1);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_known_by_what_they_run() {
+    fn servers_are_known_by_their_process_names() {
         assert_eq!(component_of("nats-server"), Some("nats"));
         assert_eq!(component_of("redis-server"), Some("valkey"));
         assert_eq!(component_of("postgres"), None);

@@ -1,8 +1,8 @@
-//! How fast it is: payments through the gateway, from a process of their own. The seat map
-//! is measured in [`seats`].
+//! Benchmarks: payments through the gateway, from a process of their own. The seat map is
+//! measured in [`seats`].
 //!
 //! Servers and services run in a child process, the driver in this one, all on the same
-//! machine. Every request pays a hold that was made before the clock started; a twentieth of
+//! machine. Every request pays a hold that was made before the clock started. A twentieth of
 //! them lose their hold while the payment runs and are compensated. A payment counts when
 //! its end is known, and afterwards the databases must satisfy every invariant.
 
@@ -41,30 +41,30 @@ use self::{
 };
 use crate::{
     lag::{LISTENERS, Observer},
-    receipt::Books,
+    receipt::Databases,
 };
 
 /// How long the mesh may take to come to rest after the last answer.
 const REST_WITHIN: Duration = Duration::from_secs(60);
-/// How long those who only listen may take to hear of all that was paid.
+/// How long the listeners may take to consume the events of all payments.
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(180);
 
-/// Turns of whatever is compared, unless told otherwise.
+/// Turns of a comparison by default.
 const TURNS: u32 = 3;
 
 const EXPLAINED: &str = "\
 What is counted, each for one payment:
-  CPU µs         processor time by component, from the first request until everybody has heard
-                 of the last payment: what listeners put off is not left out. PostgreSQL is the
-                 server with all its processes. The driver counts while it pays
+  CPU µs         processor time by component, from the first request until every service has
+                 consumed the events of the last payment, so what listeners do later is included.
+                 PostgreSQL is the server with all its processes. The driver counts while it pays
   messages       what JetStream has stored; events: rows, or events in rows, of the outboxes in
                  PostgreSQL
   transactions   those that wrote; rows: inserted, updated and deleted ones
   B              bytes of PostgreSQL's log; what NATS and Valkey have sent to storage
   resident MB    the most memory that the one process with all services took while it paid
 
-Rows are counted in the last turn of each line. PostgreSQL says them with a delay of ten
-seconds, which are waited for before and after; --skip-rows spares the time.";
+Rows are counted in the last turn of each line. PostgreSQL reports them with a delay of ten
+seconds, so the benchmark waits for them before and after; --skip-rows saves the time.";
 
 /// Options of `onsale bench payments`.
 #[derive(Debug, Clone, Args)]
@@ -79,19 +79,19 @@ pub struct Payments {
     /// Percent of payments whose hold is lost while they run
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub compensate_percent: u32,
-    /// Measures another program beside the mesh, by turns: it answers the same requests, on
-    /// the same PostgreSQL server
+    /// Measures another program and the mesh, by turns: it answers the same requests, on the
+    /// same PostgreSQL server
     #[arg(long, value_enum, value_name = "OPPONENT", conflicts_with = "compare")]
     pub against: Option<Opponents>,
     /// Connections of the monolith to its database
     #[arg(long, default_value_t = 32, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=100))]
     pub monolith_connections: u32,
-    /// Measures one mesh with every service and one without those that only listen, by turns,
-    /// at the highest concurrency
+    /// Measures one mesh with every service and one without the listeners, by turns, at the
+    /// highest concurrency
     #[arg(long)]
     pub compare: bool,
-    /// Turns of each line; medians are given [default: 3 when something is compared, else 1]
+    /// Turns of each line; medians are printed [default: 3 for a comparison, else 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub turns: Option<u32>,
     /// Does not count rows, which takes 21 s a line
@@ -116,7 +116,7 @@ struct Load {
     requests: usize,
     /// Percent of holds that are lost.
     lost: u32,
-    /// Whether rows are counted, which takes its time.
+    /// Whether rows are counted, which takes 21 s.
     rows: bool,
 }
 
@@ -159,7 +159,7 @@ pub async fn payments(options: Payments) -> Result<()> {
     .await
 }
 
-/// Measures the mesh, and nothing beside it.
+/// Measures the mesh alone.
 async fn alone(options: &Payments) -> Result<()> {
     let mut run = Run::start(&[], &[]).await?;
     let mut lines = Vec::new();
@@ -178,12 +178,12 @@ async fn alone(options: &Payments) -> Result<()> {
     println!("{}", line::speeds(lines.iter()));
     println!("Processor time a payment:\n{}", line::processor_times(lines.iter()));
     println!("A payment:\n{}", line::traffic(lines.iter()));
-    lines.iter().filter_map(line::batches).for_each(|said| println!("{said}"));
+    lines.iter().filter_map(line::batches).for_each(|text| println!("{text}"));
     println!("invariants checked over {payments} payments in the databases");
     Ok(())
 }
 
-/// One mesh under test, from its start to the check of its books.
+/// One mesh under test, from its start to the check of its databases.
 struct Run {
     stand: Stand,
     listeners: Observer,
@@ -199,7 +199,7 @@ impl Run {
         let here: Vec<&str> =
             LISTENERS.into_iter().filter(|service| !without.contains(service)).collect();
         let listeners = Observer::open(&stand.config, &here).await?;
-        let counter = Counter::open(&stand.config, listeners.asker()).await?;
+        let counter = Counter::open(&stand.config, listeners.client()).await?;
         let url = stand.config.database_url(payment::NAME)?;
         let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
         let mut components = components_of(&stand)?;
@@ -211,13 +211,13 @@ impl Run {
         Ok(Self { stand, listeners, counter, meter, schedules: Vec::new() })
     }
 
-    /// Makes holds and pays them. Whoever only listens has heard of the holds before the first
-    /// is paid, and of the payments before this returns.
+    /// Makes holds and pays them. The listeners have consumed the events of the holds before the
+    /// first is paid, and those of the payments before this returns.
     async fn pay(&mut self, load: &Load) -> Result<Line> {
         let Load { concurrency, requests, lost, rows } = *load;
         eprintln!("{concurrency} at once: making {requests} holds …");
         let hall = self.stand.prepare(requests, lost).await?;
-        self.listeners.caught_up(CAUGHT_UP_WITHIN).await?;
+        self.listeners.wait_until_caught_up(CAUGHT_UP_WITHIN).await?;
         let rows = if rows { Some(self.meter.rows().await?) } else { None };
         let counted = self.counter.count().await?;
         eprintln!("{concurrency} at once: paying …");
@@ -226,7 +226,7 @@ impl Run {
         let mut line = driver::pay_all(self.stand.addr, &hall, concurrency).await?;
         let (paid, paid_at) = (self.meter.read().await?, Instant::now());
         line.resident_mb = memory.most_mb().await;
-        self.listeners.caught_up(CAUGHT_UP_WITHIN).await?;
+        self.listeners.wait_until_caught_up(CAUGHT_UP_WITHIN).await?;
         line.behind_s = paid_at.elapsed().as_secs_f64();
         let after = self.meter.read().await?.with_driver_of(&paid);
         let payments = line.completed + line.compensated;
@@ -241,11 +241,11 @@ impl Run {
         Ok(line)
     }
 
-    /// Checks the books and stops; how many payments were checked.
+    /// Checks the databases and stops; returns how many payments were checked.
     async fn end(self) -> Result<i64> {
-        let books = Books::open(&self.stand.config).await?;
-        let receipt = books.receipt_at_rest(&self.schedules, REST_WITHIN).await?;
-        drop(books);
+        let databases = Databases::open(&self.stand.config).await?;
+        let receipt = databases.receipt_at_rest(&self.schedules, REST_WITHIN).await?;
+        drop(databases);
         self.listeners.close().await;
         self.stand.stop().await;
         let broken = receipt.broken();
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn who_compares_takes_turns() {
+    fn a_comparison_takes_three_turns() {
         assert_eq!(options("").turns(), 1);
         assert_eq!(options("--compare").turns(), 3);
         assert_eq!(options("--against monolith").turns(), 3);
@@ -288,14 +288,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_with_less_at_once_pays_less() {
+    fn a_line_with_less_concurrency_pays_less() {
         let options = options("--against monolith");
         let requests = |concurrency| options.load(concurrency, 1).requests;
         assert_eq!([1, 64, 512].map(requests), [300, 2_500, 20_000]);
     }
 
     #[test]
-    fn a_small_number_of_requests_is_taken_at_its_word_but_fills_the_line() {
+    fn a_small_number_of_requests_is_kept_unless_the_line_needs_more() {
         let options = options("--requests 40 --concurrency 1,16");
         assert_eq!([1, 16].map(|concurrency| options.load(concurrency, 1).requests), [40, 64]);
     }

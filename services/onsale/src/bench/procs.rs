@@ -11,9 +11,9 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-/// The kernel counts in hundredths of a second for whoever asks.
+/// The kernel reports processor time in hundredths of a second.
 const TICK: Duration = Duration::from_millis(10);
-/// Between two looks at the memory of a process.
+/// How often the memory of a process is read.
 const MEMORY_EVERY: Duration = Duration::from_millis(50);
 
 /// What `/proc/<pid>/stat` says of a process.
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn memory_is_looked_at_once_however_short_the_time() {
+    async fn memory_is_read_at_least_once_however_short_the_time() {
         assert!(Memory::watch(std::process::id() as i32).most_mb().await > 0.0);
     }
 }

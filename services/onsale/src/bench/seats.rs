@@ -1,9 +1,8 @@
-//! The seat map under load: how many readers a second, and how soon a hold is seen by those
-//! who watch.
+//! The seat map under load: how many reads a second, and how soon watchers see a hold.
 //!
 //! Half of the seats of one sale are taken. Readers and watchers are plain sockets in this
-//! process, because a full HTTP client would cost more than what is measured; the machine is
-//! theirs as well as the mesh's.
+//! process, because a full HTTP client would cost more than what is measured; they share the
+//! machine with the mesh.
 
 use std::{
     collections::HashMap,
@@ -84,7 +83,7 @@ pub struct SeatsReport {
     /// From the hold's `201` to its event at a watcher, over all of both; 0 where the event
     /// was faster.
     pub since_answer: Times,
-    /// The same from the moment at which the hold was asked for.
+    /// The same from the moment at which the hold was requested.
     pub since_request: Times,
 }
 
@@ -154,8 +153,8 @@ async fn measure(stand: &Stand, options: &Seats) -> Result<SeatsReport> {
     let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n");
     eprintln!("{} connections read it …", options.connections);
     let full = read_all(stand.addr, format!("{head}\r\n"), 200, options).await?;
-    let asked = format!("{head}if-none-match: {tag}\r\n\r\n");
-    let unchanged = read_all(stand.addr, asked, 304, options).await?;
+    let conditional = format!("{head}if-none-match: {tag}\r\n\r\n");
+    let unchanged = read_all(stand.addr, conditional, 304, options).await?;
     eprintln!("{} watchers watch {} holds …", options.watchers, options.holds);
     let (since_answer, since_request) = watch_holds(stand, schedule, &fans, options).await?;
     Ok(SeatsReport {
@@ -187,7 +186,7 @@ fn seat(fan: usize, nth: usize) -> String {
     place(fan * SEATS_A_FAN + nth).join("-")
 }
 
-/// Waits until the map shows so many seats as taken; its tag and its size.
+/// Waits until the map shows so many seats as taken; returns its tag and its size.
 async fn shown(stand: &Stand, schedule: ScheduleId, taken: usize) -> Result<(String, usize)> {
     let until = Instant::now() + SHOWN_WITHIN;
     loop {
@@ -204,13 +203,18 @@ async fn shown(stand: &Stand, schedule: ScheduleId, taken: usize) -> Result<(Str
 }
 
 /// The same request on every connection for some seconds, each as fast as it is answered.
-async fn read_all(addr: SocketAddr, ask: String, status: u16, options: &Seats) -> Result<Reads> {
-    let ask: Arc<str> = ask.into();
+async fn read_all(
+    addr: SocketAddr,
+    request: String,
+    status: u16,
+    options: &Seats,
+) -> Result<Reads> {
+    let request: Arc<str> = request.into();
     let mut readers = JoinSet::new();
     let length = Duration::from_secs(options.seconds);
     let began = Instant::now();
     for _ in 0..options.connections {
-        readers.spawn(read_until(addr, ask.clone(), status, began + length));
+        readers.spawn(read_until(addr, request.clone(), status, began + length));
     }
     let mut micros = Histogram::<u64>::new(3)?;
     while let Some(read) = readers.join_next().await {
@@ -222,7 +226,7 @@ async fn read_all(addr: SocketAddr, ask: String, status: u16, options: &Seats) -
 
 async fn read_until(
     addr: SocketAddr,
-    ask: Arc<str>,
+    request: Arc<str>,
     status: u16,
     until: Instant,
 ) -> Result<Histogram<u64>> {
@@ -233,7 +237,7 @@ async fn read_until(
     let (mut line, mut body) = (String::new(), Vec::new());
     while Instant::now() < until {
         let began = Instant::now();
-        socket.get_mut().write_all(ask.as_bytes()).await?;
+        socket.get_mut().write_all(request.as_bytes()).await?;
         line.clear();
         socket.read_line(&mut line).await?;
         if !line.starts_with(&format!("HTTP/1.1 {status} ")) {
@@ -254,10 +258,10 @@ async fn read_until(
     Ok(micros)
 }
 
-/// What is known of each hold.
+/// The holds that watchers wait for, and the times of each.
 struct Holds {
     index_of: HashMap<String, usize>,
-    asked: Vec<OnceLock<Instant>>,
+    requested: Vec<OnceLock<Instant>>,
     answered: Vec<OnceLock<Instant>>,
 }
 
@@ -272,7 +276,7 @@ async fn watch_holds(
     let named = (0..count).map(|hold| (seat(of(hold).0, of(hold).1), hold));
     let unknown = || (0..count).map(|_| OnceLock::new()).collect();
     let holds =
-        Arc::new(Holds { index_of: named.collect(), asked: unknown(), answered: unknown() });
+        Arc::new(Holds { index_of: named.collect(), requested: unknown(), answered: unknown() });
     let (connected, mut connecting) = mpsc::channel(CONNECTING);
     let mut watchers = JoinSet::new();
     for nth in 0..options.watchers as usize {
@@ -293,7 +297,7 @@ async fn watch_holds(
         let (http, entered) = (stand.http.clone(), fans[fan].clone());
         let holds = holds.clone();
         making.spawn(async move {
-            let _ = holds.asked[hold].set(Instant::now());
+            let _ = holds.requested[hold].set(Instant::now());
             entered.hold(&http, schedule, vec![seat(fan, nth)]).await?;
             let _ = holds.answered[hold].set(Instant::now());
             Ok::<_, anyhow::Error>(())
@@ -311,13 +315,13 @@ async fn watch_holds(
                 at.saturating_duration_since(since).as_micros() as u64
             };
             since_answer.record(micros(&holds.answered[hold]))?;
-            since_request.record(micros(&holds.asked[hold]))?;
+            since_request.record(micros(&holds.requested[hold]))?;
         }
     }
     Ok((Times::of(&since_answer), Times::of(&since_request)))
 }
 
-/// Watches until every hold was seen; when each was.
+/// Watches until every hold was seen; returns when each was.
 async fn watch(
     addr: SocketAddr,
     schedule: ScheduleId,
@@ -325,11 +329,11 @@ async fn watch(
     connected: mpsc::Sender<()>,
 ) -> Result<Vec<(usize, Instant)>> {
     let mut socket = BufReader::new(TcpStream::connect(addr).await?);
-    let ask = format!("GET /v1/schedules/{schedule}/seats/events HTTP/1.1\r\nhost: l\r\n\r\n");
-    socket.get_mut().write_all(ask.as_bytes()).await?;
-    let mut seen = Vec::with_capacity(holds.asked.len());
+    let request = format!("GET /v1/schedules/{schedule}/seats/events HTTP/1.1\r\nhost: l\r\n\r\n");
+    socket.get_mut().write_all(request.as_bytes()).await?;
+    let mut seen = Vec::with_capacity(holds.requested.len());
     let mut line = Vec::new();
-    while seen.len() < holds.asked.len() {
+    while seen.len() < holds.requested.len() {
         line.clear();
         let read = tokio::time::timeout(SEEN_WITHIN, socket.read_until(b'\n', &mut line));
         if read.await.context("nothing to see for too long")?? == 0 {

@@ -1,4 +1,4 @@
-//! What a benchmark stands on: the whole mesh in a child process, and holds to be paid.
+//! What a benchmark runs on: the whole mesh in a child process, and holds to be paid.
 
 use std::{
     net::SocketAddr,
@@ -25,7 +25,7 @@ use super::{
     driver::{Hold, connect, send},
     logs,
 };
-use crate::{box_office, config::Config, http::Http, stage::Ready};
+use crate::{box_office, config::Config, environment::Ready, http::Http};
 
 /// Fans of the benchmark; each pays once per schedule.
 pub(super) const FANS: usize = 200;
@@ -37,11 +37,11 @@ const PREPARING: usize = 32;
 pub(super) const PRICE: i64 = 10;
 /// How long the child may take to come up: it may have to fetch the servers first.
 const READY_WITHIN: Duration = Duration::from_secs(180);
-/// How long a schedule or an admission may take to be known everywhere.
+/// How long a schedule or an admission may take to be known to every service.
 const KNOWN_WITHIN: Duration = Duration::from_secs(60);
 /// Sessions older than this are renewed before they are used: a token holds for 15 minutes.
 const RENEWED_AFTER: Duration = Duration::from_secs(5 * 60);
-/// Between two looks at something that is on its way.
+/// How often the state of something is polled.
 const PROBE: Duration = Duration::from_millis(50);
 
 /// The mesh in a process of its own.
@@ -95,9 +95,9 @@ impl Entered {
         let body = json!({ "schedule_id": schedule, "seats": seats, "pass": &*self.pass });
         let until = tokio::time::Instant::now() + KNOWN_WITHIN;
         loop {
-            let ask = http.post("/v1/reservations").token(&self.token).json(&body);
-            let answer = ask.send().await?;
-            // A schedule that was just opened may not be known to its judge yet.
+            let request = http.post("/v1/reservations").token(&self.token).json(&body);
+            let answer = request.send().await?;
+            // A schedule that was just opened may not be known to reservation yet.
             if answer.status != 404 || tokio::time::Instant::now() > until {
                 return answer.json::<Reservation>().map(drop).context("holding seats");
             }
@@ -107,7 +107,7 @@ impl Entered {
 }
 
 impl Stand {
-    /// Starts the mesh but for the services named, with one more database for each of
+    /// Starts the mesh without the services named, with one more database for each of
     /// `databases`, and signs the fans up.
     pub(super) async fn start(without: &[&str], databases: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
@@ -121,9 +121,9 @@ impl Stand {
             .args(without.iter().flat_map(|service| ["--without", service]))
             .args(databases.iter().flat_map(|name| ["--database", name]))
             .env("ONSALE_LOGIN_RATE_PER_MINUTE", "0")
-            // Without a target the export would stand still, and cost nothing.
+            // Without a target there would be no export, and it would cost nothing.
             .env("ONSALE_EXPORT_FOLDER", folder.path().join("export"))
-            // It ends when this pipe does, however this process ends.
+            // It ends when this pipe closes, however this process ends.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(logs::of(if without.is_empty() { "services" } else { "fewer-services" })?)
@@ -144,12 +144,12 @@ impl Stand {
         Ok(self.child.id().context("the mesh has ended")? as i32)
     }
 
-    /// A folder that is gone when the mesh is.
+    /// A folder that is removed with the mesh.
     pub(super) fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
 
-    /// Everybody who pays, with tokens that hold for a while.
+    /// The fans who pay, with tokens that stay valid for a while.
     pub(super) async fn fans(&mut self) -> Result<&[Fan]> {
         if self.renewed.elapsed() > RENEWED_AFTER {
             let mut renewing = tokio::task::JoinSet::new();
@@ -168,7 +168,7 @@ impl Stand {
         Ok(&self.fans)
     }
 
-    /// A concert, and how its schedules open.
+    /// Enters a concert; returns the command that opens a schedule of it.
     async fn opening(&self, seat_plan: String, seats_per_fan_max: u32) -> Result<OpenSchedule> {
         let concert = CreateConcert {
             title: "Benchmark".into(),
@@ -205,7 +205,7 @@ impl Stand {
         for fan in &self.fans {
             let until = tokio::time::Instant::now() + KNOWN_WITHIN;
             let pass = loop {
-                // Entering again only looks; a room that is not open yet is not found.
+                // Entering again only reads the place; a room that is not open yet is not found.
                 let enter = self.http.post(&path).token(&fan.token).json(&json!({}));
                 let answer = enter.send_patiently(KNOWN_WITHIN).await?;
                 let place = answer.json::<Place>().ok();
@@ -248,10 +248,10 @@ impl Stand {
         Ok(Hall::new(schedules, holds, lost_percent))
     }
 
-    /// Stops the mesh in its orderly way.
+    /// Stops the mesh gracefully.
     pub(super) async fn stop(mut self) {
         if let Some(pid) = self.child.id() {
-            crate::stage::ask_to_stop(pid);
+            crate::environment::ask_to_stop(pid);
         }
         let _ = tokio::time::timeout(KNOWN_WITHIN, self.child.wait()).await;
         drop(self.folder);
@@ -270,7 +270,7 @@ impl Hall {
     }
 }
 
-/// What a child says in a file once it is ready.
+/// Waits for the file that a child writes once it is ready, and reads it.
 pub(super) async fn wait_until_ready<T: serde::de::DeserializeOwned>(
     child: &mut Child,
     file: &std::path::Path,
@@ -296,9 +296,9 @@ fn new_key() -> String {
 }
 
 async fn renew(http: &Http, refresh_token: String) -> Result<Session> {
-    let ask = http.post("/v1/sessions/refresh").header("idempotency-key", new_key());
-    let ask = ask.json(&Refresh { refresh_token });
-    ask.send_patiently(KNOWN_WITHIN).await?.json().context("renewing a session")
+    let request = http.post("/v1/sessions/refresh").header("idempotency-key", new_key());
+    let request = request.json(&Refresh { refresh_token });
+    request.send_patiently(KNOWN_WITHIN).await?.json().context("renewing a session")
 }
 
 async fn sign_up(http: &Http) -> Result<Vec<Fan>> {
@@ -352,13 +352,13 @@ async fn hold_all(
     wanted: Vec<(usize, ScheduleId)>,
 ) -> Result<Vec<Hold>> {
     let mut connection = connect(addr).await?;
-    let mut ask = async |method: Method, path: String, token: &str, body: String| {
+    let mut request = async |method: Method, path: String, token: &str, body: String| {
         let until = tokio::time::Instant::now() + KNOWN_WITHIN;
         loop {
             let body = Bytes::from(body.clone());
             let (status, body) =
                 send(&mut connection, method.clone(), &path, token, &[], body).await?;
-            // A schedule that was just opened may not be known to everybody yet.
+            // A schedule that was just opened may not be known to every service yet.
             let early = matches!(status, 404 | 429 | 503);
             if !early || tokio::time::Instant::now() >= until {
                 if status >= 300 {
@@ -371,14 +371,14 @@ async fn hold_all(
     };
     for (fan, schedule) in &wanted {
         let path = format!("/v1/schedules/{schedule}/queue");
-        ask(Method::POST, path, &fans[*fan].token, "{}".into()).await?;
+        request(Method::POST, path, &fans[*fan].token, "{}".into()).await?;
     }
     let mut holds = Vec::with_capacity(wanted.len());
     for (fan, schedule) in wanted {
         let token = fans[fan].token.clone();
         let path = format!("/v1/schedules/{schedule}/queue/me");
         let pass = loop {
-            let place = ask(Method::GET, path.clone(), &token, String::new()).await?;
+            let place = request(Method::GET, path.clone(), &token, String::new()).await?;
             let place: Place = serde_json::from_slice(&place)?;
             match (place.state, place.pass) {
                 (PlaceState::Active, Some(pass)) => break pass,
@@ -387,7 +387,8 @@ async fn hold_all(
             }
         };
         let body = json!({ "schedule_id": schedule, "seats": [seat(fan)], "pass": pass });
-        let made = ask(Method::POST, "/v1/reservations".into(), &token, body.to_string()).await?;
+        let made =
+            request(Method::POST, "/v1/reservations".into(), &token, body.to_string()).await?;
         let reservation: Reservation = serde_json::from_slice(&made)?;
         holds.push(Hold { reservation_id: reservation.reservation_id, token, is_lost: false });
     }

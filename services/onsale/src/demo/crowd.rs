@@ -27,12 +27,12 @@ use crate::{http::Http, sale::Crowd};
 
 /// How long a fan rides out a part that is being restarted.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a fan looks at the place in line, at most; the answer may ask for longer.
+/// How often a fan polls the place in the queue, at most; the answer may ask for longer.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
-/// Fans who sign up at once: a password is meant to be slow to hash, so a crowd comes with its
-/// accounts one after the other.
+/// Fans who sign up at once: a password is meant to be slow to hash, so a crowd does not sign up
+/// all at once.
 pub const SIGNING_UP_MAX: usize = 16;
-/// Tries for a seat before a fan looks at the place again.
+/// Tries for a seat before a fan reads the place again.
 const SEAT_TRIES: usize = 3;
 
 /// What the crowd has done so far; one line of it is shown while it runs.
@@ -46,9 +46,9 @@ pub struct Board {
     pub admitted: AtomicU64,
     /// Holds made.
     pub held: AtomicU64,
-    /// Seats wanted by two and lost to the other.
+    /// Seats wanted by two fans and lost to the other.
     pub seat_taken: AtomicU64,
-    /// Holds walked away from.
+    /// Holds that were abandoned.
     pub abandoned: AtomicU64,
     /// Payments completed.
     pub paid: AtomicU64,
@@ -62,7 +62,7 @@ pub struct Board {
     pub errors: AtomicU64,
     /// Fans who are done.
     pub done: AtomicU64,
-    /// Whether that is all of them.
+    /// Whether all of them are.
     pub over: AtomicBool,
 }
 
@@ -105,17 +105,17 @@ pub struct Scene {
     pub crowd: Crowd,
     /// The dearest seat, in points.
     pub price_max: i64,
-    /// Where the fans' deeds are counted.
+    /// Where the fans' actions are counted.
     pub board: Arc<Board>,
     /// Lets [`SIGNING_UP_MAX`] of them sign up at once.
     pub door: Semaphore,
-    /// Tells the fans of one run from those of another.
+    /// Distinguishes the fans of one run from those of another.
     pub run: Uuid,
     /// Makes every choice repeatable.
     pub seed: u64,
 }
 
-/// Who one fan is.
+/// One fan of the crowd.
 struct Fan {
     index: u64,
     abandons: bool,
@@ -187,7 +187,7 @@ async fn attend(scene: &Scene, mut fan: Fan) -> Result<()> {
             Try::Held(reservation) => reservation,
             Try::Again => continue,
             Try::SoldOut => {
-                // Somebody else may have the place in line.
+                // Another fan may have the place in the queue.
                 http.delete(format!("{place}/me")).token(token).send_patiently(PATIENCE).await?;
                 Board::add(&scene.board.sold_out);
                 return Ok(());
@@ -229,16 +229,16 @@ async fn sign_up(scene: &Scene, index: u64) -> Result<Session> {
 }
 
 /// Sends a command under a key of its own, through restarts.
-async fn command(ask: crate::http::Ask<'_>) -> Result<crate::http::Answer> {
+async fn command(request: crate::http::Ask<'_>) -> Result<crate::http::Answer> {
     let key = Uuid::now_v7().to_string();
-    ask.header("idempotency-key", key).send_patiently(PATIENCE).await
+    request.header("idempotency-key", key).send_patiently(PATIENCE).await
 }
 
-/// Waits in line; the pass, or `None` when there is nothing to wait for.
+/// Waits in the queue; returns the pass, or `None` when there is nothing to wait for.
 async fn admission(http: &Http, place: &str, token: &str) -> Result<Option<String>> {
     loop {
         let answer = http.get(format!("{place}/me")).token(token).send_patiently(PATIENCE).await?;
-        let now: Place = answer.json().context("looking at the place in line")?;
+        let now: Place = answer.json().context("reading the place in the queue")?;
         match now.state {
             PlaceState::Active => return Ok(now.pass),
             PlaceState::Completed | PlaceState::Expired => return Ok(None),
@@ -250,7 +250,7 @@ async fn admission(http: &Http, place: &str, token: &str) -> Result<Option<Strin
 /// What came of trying to hold seats.
 enum Try {
     Held(Reservation),
-    /// It is time to look at the place in line, and then at the map, again.
+    /// The fan reads the place in the queue, and then the map, again.
     Again,
     /// Every seat is paid for.
     SoldOut,
@@ -289,7 +289,7 @@ async fn hold(scene: &Scene, fan: &mut Fan, token: &str, pass: &str) -> Result<T
     Ok(Try::Again)
 }
 
-/// Chooses from the map: the front seats that everybody wants, or any.
+/// Chooses from the map: the popular front seats, or any.
 fn choose(scene: &Scene, fan: &mut Fan, map: &SeatMap) -> Vec<SeatId> {
     let taken: HashSet<&SeatId> = map.seats.iter().map(|seat| &seat.seat).collect();
     let free: Vec<&SeatId> = fan.plan.iter().filter(|seat| !taken.contains(seat)).collect();
@@ -305,13 +305,13 @@ fn choose(scene: &Scene, fan: &mut Fan, map: &SeatMap) -> Vec<SeatId> {
 /// Pays and waits for the end.
 async fn pay(http: &Http, token: &str, reservation: &Reservation) -> Result<Payment> {
     let body = json!({ "reservation_id": reservation.reservation_id });
-    let asked =
+    let answer =
         command(http.post("/v1/payments").token(token).header("prefer", "wait=20").json(&body))
             .await?;
-    if asked.code().as_deref() == Some("hold_gone") {
+    if answer.code().as_deref() == Some("hold_gone") {
         return Ok(gone(reservation));
     }
-    let mut payment: Payment = asked.json()?;
+    let mut payment: Payment = answer.json()?;
     while payment.state == PaymentState::Requested {
         tokio::time::sleep(LOOK_EVERY).await;
         let path = format!("/v1/payments/{}", payment.payment_id);
@@ -320,7 +320,7 @@ async fn pay(http: &Http, token: &str, reservation: &Reservation) -> Result<Paym
     Ok(payment)
 }
 
-/// A payment that was refused at the door: the hold ran out before it was asked for.
+/// A payment that was refused at once: the hold had run out before the request.
 fn gone(reservation: &Reservation) -> Payment {
     Payment {
         payment_id: reservation.reservation_id.0.into(),

@@ -1,5 +1,5 @@
-//! What those who only listened made of the sale: rankings, messages, the audit, and one
-//! payment as its saga.
+//! What the listeners made of the sale: rankings, messages, the audit, and one payment as its
+//! saga.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,28 +16,28 @@ use tokio::time::Instant;
 
 use crate::{
     config::Config,
+    environment::Environment,
     http::Http,
     lag::{LISTENERS, Observer},
     operator::Operator,
     saga::span,
-    stage::Stage,
     verify,
 };
 
-/// How long listeners may take to hear everything, and messages to go out.
+/// How long listeners may take to consume every event, and messages to go out.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(30);
 /// How long the ranking may need to be built.
 const RANKING_WITHIN: Duration = Duration::from_secs(10);
-/// How often messages that wait to be sent are looked for.
+/// How often messages that wait to be sent are polled.
 const PROBE: Duration = Duration::from_millis(100);
-/// Pages of sagas that one to draw is looked for in: those of a demo, not of a year.
+/// Pages of sagas that are searched for one to draw: enough for a demo, not for a year.
 const PAGES_MAX: usize = 20;
-/// What the flow of a payment is called.
+/// The name of the flow of a payment.
 const PAY: &str = "pay";
 
-/// What listeners know of a sale.
+/// What the listeners know of a sale.
 pub(super) struct Listened {
-    /// Who has not heard everything yet, and by how much.
+    /// Which listeners still lag, and by how much.
     pub(super) behind: Option<String>,
     sold: Vec<RankedConcert>,
     sell_out: Vec<RankedConcert>,
@@ -52,21 +52,22 @@ pub(super) struct Listened {
 type Messages = BTreeMap<String, BTreeMap<String, i64>>;
 
 impl Listened {
-    /// Waits until everything is heard and every message has gone out, for a while, and asks.
-    pub(super) async fn of(schedule: ScheduleId, http: &Http, stage: &Stage) -> Result<Self> {
+    /// Waits for a while until every event is consumed and every message has gone out, and reads
+    /// the result.
+    pub(super) async fn of(schedule: ScheduleId, http: &Http, env: &Environment) -> Result<Self> {
         let until = Instant::now() + CATCH_UP_WITHIN;
-        let observer = Observer::open(&stage.config, &LISTENERS).await?;
-        // A listener that is down or slow holds up nobody, neither a sale nor its receipt.
-        let caught_up = observer.caught_up(CATCH_UP_WITHIN).await;
+        let observer = Observer::open(&env.config, &LISTENERS).await?;
+        // A listener that is down or slow delays neither a sale nor its receipt.
+        let wait_until_caught_up = observer.wait_until_caught_up(CATCH_UP_WITHIN).await;
         observer.close().await;
-        let messages = messages_at_rest(&stage.config, schedule, until).await?;
-        let operator = Operator::at(http.clone(), &stage.operator).await?;
+        let messages = messages_at_rest(&env.config, schedule, until).await?;
+        let operator = Operator::at(http.clone(), &env.operator).await?;
         Ok(Self {
-            behind: caught_up.err().map(|error| error.to_string()),
+            behind: wait_until_caught_up.err().map(|error| error.to_string()),
             sold: ranking(http, "sold").await?,
             sell_out: ranking(http, "sell_out").await?,
             messages,
-            audit: verify::run_over(&stage.config).await.context("the audit")?,
+            audit: verify::run_over(&env.config).await.context("the audit")?,
             saga: saga_to_draw(&operator, schedule).await?,
         })
     }
@@ -81,14 +82,14 @@ impl Listened {
             format!("{}: {}", violation.rule.as_str(), violation.detail)
         });
         let differences = self.audit.differences.iter().map(|difference| {
-            let said = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".into());
-            let (facts, database) = (said(&difference.facts), said(&difference.database));
-            format!("{}: the facts say {facts}, the database {database}", difference.what)
+            let text = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".into());
+            let (events, database) = (text(&difference.events), text(&difference.database));
+            format!("{}: the events say {events}, the database {database}", difference.what)
         });
-        let unheard = self.audit.compared.is_none().then(|| {
-            "facts and databases were not compared: facts are still on their way".to_owned()
+        let not_compared = self.audit.compared.is_none().then(|| {
+            "events and databases were not compared: events are still in flight".to_owned()
         });
-        violations.chain(differences).chain(unheard).collect()
+        violations.chain(differences).chain(not_compared).collect()
     }
 
     /// The ranking as a table: by seats sold, and how fast each of them sold out.
@@ -135,13 +136,13 @@ fn number(value: impl ToString) -> Cell {
 }
 
 async fn ranking(http: &Http, by: &str) -> Result<Vec<RankedConcert>> {
-    let ask = http.get(format!("/v1/rankings/concerts?by={by}&window=24h"));
+    let request = http.get(format!("/v1/rankings/concerts?by={by}&window=24h"));
     let ranking: ConcertRanking =
-        ask.send_patiently(RANKING_WITHIN).await?.json().context("the ranking")?;
+        request.send_patiently(RANKING_WITHIN).await?.json().context("the ranking")?;
     Ok(ranking.places)
 }
 
-/// Where a message stands, as the database writes it.
+/// The state of a message, as the database writes it.
 fn name_of(state: MessageState) -> &'static str {
     match state {
         MessageState::Pending => "PENDING",
@@ -179,8 +180,8 @@ async fn messages_at_rest(
     }
 }
 
-/// The payment most worth a look: the slowest that had to be undone, else the slowest of all
-/// that were completed.
+/// The most interesting payment: the slowest that had to be compensated, else the slowest that
+/// was completed.
 async fn saga_to_draw(operator: &Operator, schedule: ScheduleId) -> Result<Option<Saga>> {
     let took = |line: &SagaLine| line.last_at.unix_millis() - line.began_at.unix_millis();
     for state in [SagaState::Compensated, SagaState::Completed] {

@@ -1,4 +1,4 @@
-//! A real sale from opening to receipt, as fans would live it.
+//! `onsale demo`: a real sale from opening to receipt, as fans would experience it.
 
 mod crowd;
 mod listened;
@@ -15,11 +15,11 @@ use uuid::Uuid;
 
 use crate::{
     box_office,
-    fleet::{Fleet, Rules},
+    environment::{DATA_FOLDER, Environment},
+    fleet::{Fleet, ServiceConfigs},
     http::Http,
-    receipt::{Books, Receipt},
+    receipt::{Databases, Receipt},
     sale::Sale,
-    stage::{DATA_FOLDER, Stage},
 };
 use crowd::{Board, SIGNING_UP_MAX, Scene};
 use listened::Listened;
@@ -35,7 +35,7 @@ const REST_WITHIN: Duration = Duration::from_secs(120);
 /// Options of `onsale demo`.
 #[derive(Debug, Clone, Args)]
 pub struct Demo {
-    /// The sale to hold: a TOML file (see sales/); 500 fans for 50 seats when absent
+    /// The sale to run: a TOML file (see sales/); 500 fans for 50 seats when absent
     #[arg(long, value_name = "FILE")]
     pub sale: Option<PathBuf>,
     /// Kills this part in the middle of the sale and brings it back
@@ -50,7 +50,7 @@ pub struct Demo {
     /// Where the servers keep their data
     #[arg(long, value_name = "DIR", default_value = DATA_FOLDER)]
     pub data: PathBuf,
-    /// The number every choice of the crowd is drawn from
+    /// The seed of the crowd's random choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 }
@@ -67,33 +67,34 @@ pub async fn run(options: Demo) -> Result<()> {
     };
     sale.crowd.fans = options.fans.unwrap_or(sale.crowd.fans);
     let show = Show::begin();
-    let saying = show.clone();
-    let mut stage =
-        Stage::set(Some(options.data.clone()), Arc::new(move |line| saying.step(line))).await?;
-    stage.config.http_addr = Some(free_address(stage.config.http_addr)?);
-    let outage = options.break_part.map(|part| Outage::new(part, &stage)).transpose()?;
+    let steps = show.clone();
+    let mut env =
+        Environment::start(Some(options.data.clone()), Arc::new(move |line| steps.step(line)))
+            .await?;
+    env.config.http_addr = Some(free_address(env.config.http_addr)?);
+    let outage = options.break_part.map(|part| Outage::new(part, &env)).transpose()?;
     show.step("starting the services");
-    let rules = rules(&stage);
+    let configs = configs(&env);
     let inside: Vec<&str> = crate::config::SERVICES
         .into_iter()
         .filter(|service| outage.as_ref().is_none_or(|outage| outage.service() != Some(service)))
         .collect();
-    let fleet = Fleet::start(&stage.config, &inside, &rules).await?;
-    let keeper = tokio::spawn(crate::fleet::keep_topology(stage.config.clone()));
-    let http_addr = stage.config.http_addr.context("an address")?;
-    stage.announce(http_addr)?;
+    let fleet = Fleet::start(&env.config, &inside, &configs).await?;
+    let keeper = tokio::spawn(crate::fleet::keep_topology(env.config.clone()));
+    let http_addr = env.config.http_addr.context("an address")?;
+    env.announce(http_addr)?;
     let http = Http::new(format!("http://{http_addr}"));
-    let telling = show.clone();
-    let mut servers = stage.keep_servers(Arc::new(move |line| telling.warn(line)));
+    let warnings = show.clone();
+    let mut servers = env.keep_servers(Arc::new(move |line| warnings.warn(line)));
     let live = async {
-        let held = match hold_sale(&sale, &options, &stage, outage, &http, &show).await {
+        let held = match hold_sale(&sale, &options, &env, outage, &http, &show).await {
             Ok(held) => held,
             Err(error) => return (Err(error), None),
         };
-        let accounted = account_for(&held, &http, &stage, &show).await;
+        let accounted = account_for(&held, &http, &env, &show).await;
         if accounted.is_ok() && !options.exit {
-            show.stay(&http, &stage, &options.data);
-            crate::stage::wait_for_stop(false).await;
+            show.stay(&http, &env, &options.data);
+            crate::environment::wait_for_stop(false).await;
         }
         (accounted, held.part)
     };
@@ -107,22 +108,21 @@ pub async fn run(options: Demo) -> Result<()> {
         part.stop().await;
     }
     fleet.stop().await;
-    stage.strike().await;
+    env.stop().await;
     outcome
 }
 
-/// Prints the receipt, and what listeners made of the sale.
-async fn account_for(held: &Held, http: &Http, stage: &Stage, show: &Show) -> Result<()> {
+/// Prints the receipt, and what the listeners made of the sale.
+async fn account_for(held: &Held, http: &Http, env: &Environment, show: &Show) -> Result<()> {
     show.receipt(&held.receipt);
     let mut broken = held.receipt.broken();
-    show.step("waiting until everybody who listens has heard of it");
-    let heard = Listened::of(held.schedule, http, stage).await;
-    match heard {
+    show.step("waiting until the listeners have caught up");
+    match Listened::of(held.schedule, http, env).await {
         Ok(listened) => {
-            show.listened(&listened, stage);
+            show.listened(&listened, env);
             broken.extend(listened.wrong());
         }
-        // What is broken matters more than who could not be asked.
+        // A broken invariant matters more than a listener that could not be read.
         Err(error) if broken.is_empty() => return Err(error),
         Err(error) => show.warn(&format!("{error:#}")),
     }
@@ -132,23 +132,23 @@ async fn account_for(held: &Held, http: &Http, stage: &Stage, show: &Show) -> Re
     }
 }
 
-/// What the services of a demo are told: one machine is all of its fans.
-fn rules(stage: &Stage) -> Rules {
-    Rules {
-        operator: Some(stage.operator.clone()),
-        beside: stage.beside(),
+/// The configuration of a demo's services: all of its fans come from one machine.
+fn configs(env: &Environment) -> ServiceConfigs {
+    ServiceConfigs {
+        operator: Some(env.operator.clone()),
+        beside: env.beside(),
         gateway: gateway::Settings { login_per_minute: None, ..Default::default() },
-        notification: notification::Rules::folder(stage.messages_folder()),
-        data_platform: data_platform::Rules {
-            folder: Some(stage.export_folder()),
+        notification: notification::Config::folder(env.messages_folder()),
+        data_platform: data_platform::Config {
+            folder: Some(env.export_folder()),
             ..Default::default()
         },
-        reservation: reservation::Rules { grace_secs: 5, ..Default::default() },
-        ..Rules::default()
+        reservation: reservation::Config { grace_secs: 5, ..Default::default() },
+        ..ServiceConfigs::default()
     }
 }
 
-/// The address asked for, or a free port when that one is taken.
+/// The wanted address, or a free port when that one is taken.
 fn free_address(wanted: Option<std::net::SocketAddr>) -> Result<std::net::SocketAddr> {
     let wanted = wanted.map_or_else(crate::config::http_addr, Ok)?;
     let listener = std::net::TcpListener::bind(wanted)
@@ -166,7 +166,7 @@ struct Held {
 async fn hold_sale(
     sale: &Sale,
     options: &Demo,
-    stage: &Stage,
+    env: &Environment,
     outage: Option<Outage>,
     http: &Http,
     show: &Show,
@@ -176,7 +176,7 @@ async fn hold_sale(
         outage.start_part().await?;
     }
     wait_for_gateway(http).await?;
-    let organizer = box_office::organizer(http, &stage.operator).await?;
+    let organizer = box_office::organizer(http, &env.operator).await?;
     let concert = box_office::concert(http, &organizer.access_token, &sale.concert()).await?;
     let opening = sale.schedule(concert.concert_id, mesh::clock::now());
     let schedule = box_office::open(http, &organizer.access_token, &opening).await?;
@@ -208,8 +208,8 @@ async fn hold_sale(
         show.warn(&format!("{errors} fans gave up; the log says why"));
     }
     show.step("waiting until every hold and payment has ended");
-    let books = Books::open(&stage.config).await?;
-    let receipt = books.receipt_at_rest(&[schedule.schedule_id.0], REST_WITHIN).await?;
+    let databases = Databases::open(&env.config).await?;
+    let receipt = databases.receipt_at_rest(&[schedule.schedule_id.0], REST_WITHIN).await?;
     if receipt.seats_total == 0 {
         bail!("the reservation service does not know the schedule");
     }
@@ -230,7 +230,7 @@ async fn wait_for_gateway(http: &Http) -> Result<()> {
     Ok(())
 }
 
-/// The room opens when the queue has heard of the schedule, moments after it was entered.
+/// The room opens when queue has consumed the schedule's event, moments after it was entered.
 async fn wait_for_room(http: &Http, schedule: ScheduleId, token: &str) -> Result<()> {
     let path = format!("/v1/schedules/{schedule}/seats");
     let until = tokio::time::Instant::now() + Duration::from_secs(30);

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use super::{crowd::Board, show::Show};
 use crate::{
     config::SERVICES,
-    stage::{Stage, ask_to_stop},
+    environment::{Environment, ask_to_stop},
 };
 
 /// Servers that can be broken, beside every service.
@@ -24,8 +24,8 @@ const SERVERS: [&str; 3] = ["nats", "postgres", "valkey"];
 const DEAD_FOR: Duration = Duration::from_millis(1_500);
 /// How long a service may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
-/// How often the board is looked at for the middle of the sale.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the board is polled for the middle of the sale.
+const POLL_EVERY: Duration = Duration::from_millis(20);
 
 /// A part of the mesh that can be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,38 +62,38 @@ enum How {
     Server(Server),
 }
 
-/// A part that is back; it goes when this is dropped.
+/// A part that is back; it is killed when this is dropped.
 pub(super) struct Back(Option<Child>);
 
 impl Back {
-    /// Lets the part finish what it has taken in, as any other.
+    /// Lets the part finish the messages that it has accepted, like any other.
     pub(super) async fn stop(self) {
         let Some(mut child) = self.0 else { return };
         if let Some(pid) = child.id() {
             ask_to_stop(pid);
         }
-        // Killed when it does not go by itself.
+        // It is killed when it does not end by itself.
         let _ = tokio::time::timeout(STOP_WITHIN, child.wait()).await;
     }
 }
 
 impl Outage {
-    pub(super) fn new(part: Part, stage: &Stage) -> Result<Self> {
+    pub(super) fn new(part: Part, env: &Environment) -> Result<Self> {
         let how = if SERVERS.contains(&part.0) {
-            let server = stage
+            let server = env
                 .servers
                 .as_ref()
                 .and_then(|servers| servers.by_name(part.0))
                 .context("only servers that were started here can be broken")?;
             How::Server(server.clone())
         } else {
-            let mut env = stage.config.to_env();
-            env.push(("ONSALE_OPERATOR_EMAIL".into(), stage.operator.email.clone()));
-            env.push(("ONSALE_OPERATOR_PASSWORD".into(), stage.operator.password.clone()));
-            env.push(("ONSALE_LOGIN_RATE_PER_MINUTE".into(), "0".into()));
-            env.push(("ONSALE_HOLD_GRACE_SECS".into(), "5".into()));
-            env.extend(folders(stage));
-            How::Process { env, child: None }
+            let mut variables = env.config.to_env();
+            variables.push(("ONSALE_OPERATOR_EMAIL".into(), env.operator.email.clone()));
+            variables.push(("ONSALE_OPERATOR_PASSWORD".into(), env.operator.password.clone()));
+            variables.push(("ONSALE_LOGIN_RATE_PER_MINUTE".into(), "0".into()));
+            variables.push(("ONSALE_HOLD_GRACE_SECS".into(), "5".into()));
+            variables.extend(folders(env));
+            How::Process { env: variables, child: None }
         };
         Ok(Self { part, how })
     }
@@ -122,7 +122,7 @@ impl Outage {
             // A third of the seats paid, or the crowd gone before that.
             let middle = (seats / 3).max(1) as u64;
             while board.paid.load(Ordering::Relaxed) < middle && !board.is_over() {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_EVERY).await;
             }
             show.warn(&format!("killing {}", self.part));
             let back = match self.how {
@@ -147,12 +147,12 @@ impl Outage {
 }
 
 /// Where a service in a process of its own writes what it would write in this one.
-fn folders(stage: &Stage) -> [(String, String); 4] {
+fn folders(env: &Environment) -> [(String, String); 4] {
     let folder = |folder: std::path::PathBuf| folder.to_string_lossy().into_owned();
     [
         ("ONSALE_NOTIFY".into(), "folder".into()),
-        ("ONSALE_NOTIFY_FOLDER".into(), folder(stage.messages_folder())),
-        (data_platform::FOLDER_VARIABLE.into(), folder(stage.export_folder())),
+        ("ONSALE_NOTIFY_FOLDER".into(), folder(env.messages_folder())),
+        (data_platform::FOLDER_VARIABLE.into(), folder(env.export_folder())),
         (data_platform::URL_VARIABLE.into(), String::new()),
     ]
 }
@@ -161,9 +161,9 @@ fn spawn(part: Part, env: &[(String, String)]) -> Result<Child> {
     Command::new(std::env::current_exe()?)
         .args(["run", part.0, "--with-parent"])
         .envs(env.iter().map(|(name, value)| (name, value)))
-        // The demo speaks for itself; what a broken mesh logs would drown it.
+        // The log of a broken mesh would drown the output of the demo.
         .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "off".into()))
-        // It ends when this pipe does, however this process ends.
+        // It ends when this pipe closes, however this process ends.
         .stdin(Stdio::piped())
         .kill_on_drop(true)
         .spawn()

@@ -15,11 +15,11 @@ use tokio::task::JoinHandle;
 
 use super::{crowd::Board, listened::Listened};
 use crate::{
+    environment::{DATA_FOLDER, Environment},
     http::Http,
     receipt::Receipt,
     saga,
     sale::Sale,
-    stage::{DATA_FOLDER, Stage},
 };
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -30,7 +30,7 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 /// How often it is redrawn on a terminal.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// The demo's voice; clones speak with the same clock.
+/// The demo's output; clones share its clock.
 #[derive(Clone)]
 pub(super) struct Show {
     began: Instant,
@@ -53,17 +53,17 @@ impl Show {
         format!("{DIM}{:6.1} s{DIM:#}", self.began.elapsed().as_secs_f64())
     }
 
-    /// Says what happens next.
+    /// Prints what happens next.
     pub(super) fn step(&self, line: &str) {
         println!("{}  {line}", self.stamp());
     }
 
-    /// Says what one should notice.
+    /// Prints what the reader should notice.
     pub(super) fn warn(&self, line: &str) {
         println!("{}  {WARN}{line}{WARN:#}", self.stamp());
     }
 
-    /// Says what is on sale.
+    /// Prints what is on sale.
     pub(super) fn opened(&self, sale: &Sale, schedule: &Schedule) {
         self.step(&format!(
             "on sale: {} by {}, {}: {} seats, {} fans",
@@ -75,7 +75,7 @@ impl Show {
         ));
     }
 
-    /// Shows the crowd until it is told to end.
+    /// Shows the crowd until [`Watching::end`].
     pub(super) fn watch(&self, board: Arc<Board>, fans: u32) -> Watching {
         let on_terminal = std::io::stdout().is_terminal();
         let bar = if on_terminal {
@@ -113,8 +113,8 @@ impl Show {
         }
     }
 
-    /// Prints what listeners made of the sale, and where it lies.
-    pub(super) fn listened(&self, listened: &Listened, stage: &Stage) {
+    /// Prints what the listeners made of the sale, and where their files are.
+    pub(super) fn listened(&self, listened: &Listened, env: &Environment) {
         if let Some(behind) = &listened.behind {
             self.warn(behind);
         }
@@ -128,12 +128,12 @@ impl Show {
             "\n{style}audit{style:#} {} {DIM}(read from the streams again){DIM:#}",
             listened.audit.summary()
         );
-        println!("messages to fans lie in {}", stage.messages_folder().display());
-        println!("sales facts lie as Parquet files in {}", stage.export_folder().display());
+        println!("messages to fans are in {}", env.messages_folder().display());
+        println!("sales events are in {} as Parquet files", env.export_folder().display());
     }
 
-    /// Says what can be tried now.
-    pub(super) fn stay(&self, http: &Http, stage: &Stage, data: &Path) {
+    /// Prints what can be tried now.
+    pub(super) fn stay(&self, http: &Http, env: &Environment, data: &Path) {
         let base = http.base();
         println!("\nThe mesh stays up; stop it with Ctrl-C. Try:\n");
         println!("  {base}/                 what there is, in a browser");
@@ -150,9 +150,9 @@ impl Show {
         println!("  onsale saga ls{data}");
         println!("  onsale audit verify{data}");
         println!("  onsale dead-letters ls{data}");
-        if let Some(servers) = &stage.servers {
+        if let Some(servers) = &env.servers {
             let folder = servers.nkeys_folder().display();
-            let nats = format!("nats --server {} --nkey {folder}", stage.config.nats_url);
+            let nats = format!("nats --server {} --nkey {folder}", env.config.nats_url);
             println!("  {nats}/operator.nk --inbox-prefix _INBOX_operator micro ls");
             println!("  {nats}/operator.nk --inbox-prefix _INBOX_operator stream ls");
             println!("  {nats}/client.nk --inbox-prefix _INBOX_client req cmd.concert.find '{{}}'");

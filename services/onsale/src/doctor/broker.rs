@@ -1,86 +1,86 @@
-//! Whether the broker can work, and has what the mesh needs.
+//! Whether the broker works, and has what the mesh needs.
 
-use mesh::Asker;
+use mesh::MeshClient;
 
-use super::{Look, Seen, link, nothing};
+use super::{Checked, Outcome, link, skipped};
 use crate::{
     config::{Config, OPERATOR, PROVISIONER},
     fleet,
 };
 
-/// A stream that is fuller than this refuses soon.
+/// A stream that is fuller than this will soon refuse messages.
 const FULL_PERCENT: u64 = 90;
 
-/// Asks the broker how it is, and has it write something: it answers all the same when its
+/// Reads the errors that the broker reports, and has it write a probe: it still answers when its
 /// disk is full.
-pub(super) async fn works(config: &Config) -> Look {
+pub(super) async fn works(config: &Config) -> Outcome {
     if let Some(link) = link(config, OPERATOR).await? {
-        let ails = Asker::new(link.clone()).broker_ails().await;
+        let faults = MeshClient::new(link.clone()).broker_fault().await;
         link.drain().await;
-        if let Some(cause) = ails? {
+        if let Some(cause) = faults? {
             return Err(advice(&cause));
         }
     }
     let Some(link) = link(config, PROVISIONER).await? else {
-        return nothing("it says that it is well; the provisioner's seed is not at hand to try");
+        return skipped("it reports no error; without the provisioner's seed no probe was written");
     };
-    let written = Asker::new(link.clone()).probe().await;
+    let written = MeshClient::new(link.clone()).probe().await;
     let cause = match &written {
         Ok(()) => None,
-        // The broker has more to say now that it has failed.
-        Err(_) => Asker::new(link.clone()).broker_ails().await.ok().flatten(),
+        // The broker reports the cause now that the write has failed.
+        Err(_) => MeshClient::new(link.clone()).broker_fault().await.ok().flatten(),
     };
     link.drain().await;
     match (written, cause) {
-        (Ok(()), _) => Ok(Seen::Good("has written a probe".into())),
+        (Ok(()), _) => Ok(Checked::Good("has written a probe".into())),
         (Err(_), Some(cause)) => Err(advice(&cause)),
         (Err(cause), None) => Err(format!(
-            "it cannot write: {cause}; look whether its disk is full or its store_dir is in order, \
-             free room, and restart it"
+            "it cannot write: {cause}; check whether its disk is full and its store_dir is in \
+             order, free space, and restart it"
         )),
     }
 }
 
-/// What is to be done about a broker that cannot write.
+/// What to do about a broker that cannot write.
 fn advice(cause: &str) -> String {
     match cause {
         cause if cause.contains("no space left") => {
-            format!("it cannot write: {cause}; free room on its disk and restart it")
+            format!("it cannot write: {cause}; free space on its disk and restart it")
         }
         cause if cause.contains("write error") => {
-            format!("it cannot write: {cause}; mend that and restart it")
+            format!("it cannot write: {cause}; fix that and restart it")
         }
         cause => format!("it cannot work: {cause}"),
     }
 }
 
-pub(super) async fn topology(config: &Config) -> Look {
+pub(super) async fn topology(config: &Config) -> Outcome {
     if config.nats_url.is_empty() {
         return Err("set ONSALE_NATS_URL".into());
     }
     if !config.nkey_seeds.is_empty() && !config.nkey_seeds.contains_key(PROVISIONER) {
-        return nothing("the provisioner's seed is not at hand");
+        return skipped("the provisioner's seed is not configured");
     }
     let mut drifts = fleet::check_topology(config).await.map_err(|error| format!("{error:#}"))?;
-    // Those of a doctor: they go again.
+    // The streams of a doctor's probe are temporary.
     drifts.retain(|drift| !drift.starts_with("stream PROBE_"));
     match drifts.as_slice() {
-        [] => Ok(Seen::Good("as jetstream/ says".into())),
+        [] => Ok(Checked::Good("match jetstream/".into())),
         [first, ..] => Err(format!("{} differences, {first}; onsale topology apply", drifts.len())),
     }
 }
 
-/// Whether any stream is about to refuse what it is given.
-pub(super) async fn room(config: &Config) -> Look {
+/// Whether a stream is about to refuse messages.
+pub(super) async fn room(config: &Config) -> Outcome {
     let Some(link) = link(config, OPERATOR).await? else {
-        return nothing("the operator's seed is not at hand");
+        return skipped("the operator's seed is not configured");
     };
-    let asker = Asker::new(link.clone());
+    let client = MeshClient::new(link.clone());
     let topology = fleet::topology().map_err(|error| format!("{error:#}"))?;
     let (mut full, mut fullest) = (Vec::new(), 0);
     for stream in topology.streams() {
-        // One that is missing is named elsewhere.
-        let Some(fill) = asker.fill(stream).await.map_err(|problem| problem.detail)? else {
+        // Another check reports a missing stream.
+        let Some(fill) = client.fill(stream).await.map_err(|problem| problem.detail)? else {
             continue;
         };
         let Some(bytes_max) = fill.bytes_max.filter(|_| fill.refuses) else { continue };
@@ -92,9 +92,9 @@ pub(super) async fn room(config: &Config) -> Look {
     }
     link.drain().await;
     match full.as_slice() {
-        [] => Ok(Seen::Good(format!("the fullest is full to {fullest} percent"))),
+        [] => Ok(Checked::Good(format!("the fullest is {fullest} percent full"))),
         full => Err(format!(
-            "{}; it refuses what comes then, and outboxes hold it back: raise max_bytes",
+            "{}; a full stream refuses messages, and they stay in the outboxes: raise max_bytes",
             full.join(", ")
         )),
     }
@@ -105,9 +105,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_to_do_about_a_full_disk_is_said() {
-        let said = "JetStream stream 'ONSALE > A' write error: no space left on device";
-        assert!(advice(said).ends_with("free room on its disk and restart it"), "{}", advice(said));
+    fn the_advice_for_a_full_disk_is_to_free_space() {
+        let full = "JetStream stream 'ONSALE > A' write error: no space left on device";
+        let advised = advice(full);
+        assert!(advised.ends_with("free space on its disk and restart it"), "{advised}");
         assert!(advice("file too large: write error").contains("restart"));
         assert!(!advice("no answer").contains("restart"));
     }

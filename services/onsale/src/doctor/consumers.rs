@@ -1,36 +1,36 @@
-//! Who stands still while events wait.
+//! Consumers that are stuck while events wait.
 //!
-//! Being behind is no illness: under load those who only listen may be. Standing still is one,
-//! so everybody who has something waiting is looked at twice.
+//! A lag is no fault: listeners may lag under load. A consumer that makes no progress is at
+//! fault, so every consumer with waiting events is looked at twice.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use events::Timestamp;
-use mesh::{Asker, Standing, postgres::Positions};
+use mesh::{MeshClient, Standing, postgres::Positions};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
-use super::{Look, Seen, link, nothing};
+use super::{Checked, Outcome, link, skipped};
 use crate::{
     config::{Config, OPERATOR},
     fleet, retention,
 };
 
-/// Between the two looks. A listener that leaves a busy machine to others rests shorter.
+/// Between the two looks. A throttled listener pauses for less than this.
 const WATCHED_FOR: Duration = Duration::from_secs(4);
-/// A consumer that has done something this recently does not stand still.
-const STILL_SECS: i64 = 15;
-/// A reader does not either whose next message is younger than this; it leaves a busy machine
-/// to others for longer.
+/// A consumer that was active this recently is not stuck.
+const STUCK_SECS: i64 = 15;
+/// A reader by position is not stuck while its next message is younger than this; it is
+/// throttled for longer than a consumer.
 const UNREAD_SECS: i64 = 30;
 
 /// A service and a stream.
 type Pair = (&'static str, &'static str);
 
-/// How somebody stands in a stream.
+/// How far a service has come in a stream.
 #[derive(Debug, Clone, PartialEq)]
-enum Seat {
+enum Progress {
     Consumer(Standing),
-    /// A reader by position: what waits, since when, and where it is.
+    /// A reader by position: how many messages wait, since when, and its position.
     Reader {
         waiting: u64,
         since: Option<Timestamp>,
@@ -38,7 +38,7 @@ enum Seat {
     },
 }
 
-impl Seat {
+impl Progress {
     fn waiting(&self) -> u64 {
         match self {
             Self::Consumer(standing) => standing.waiting,
@@ -47,60 +47,65 @@ impl Seat {
     }
 }
 
-pub(super) async fn move_on(config: &Config) -> Look {
+pub(super) async fn progress(config: &Config) -> Outcome {
     let Some(link) = link(config, OPERATOR).await? else {
-        return nothing("the operator's seed is not at hand");
+        return skipped("the operator's seed is not configured");
     };
-    let asker = Asker::new(link.clone());
-    let mut before = look(config, &asker).await?;
-    before.retain(|_, seat| seat.waiting() > 0);
-    let mut still = Vec::new();
+    let client = MeshClient::new(link.clone());
+    let mut before = observe(config, &client).await?;
+    before.retain(|_, progress| progress.waiting() > 0);
+    let mut stuck = Vec::new();
     if !before.is_empty() {
         tokio::time::sleep(WATCHED_FOR).await;
-        let after = look(config, &asker).await?;
+        let after = observe(config, &client).await?;
         let now = mesh::clock::now().0;
-        for ((hearer, teller), seat) in &before {
-            if after.get(&(*hearer, *teller)).is_some_and(|after| stands_still(seat, after, now)) {
-                still.push(said(hearer, teller, seat));
+        for ((consumer, producer), progress) in &before {
+            if after
+                .get(&(*consumer, *producer))
+                .is_some_and(|after| is_stuck(progress, after, now))
+            {
+                stuck.push(describe(consumer, producer, progress));
             }
         }
     }
     link.drain().await;
-    if !still.is_empty() {
+    if !stuck.is_empty() {
         return Err(format!(
-            "{}; look whether the service runs, and what its /readyz says",
-            still.join(", ")
+            "{}; check whether the service runs, and what its /readyz reports",
+            stuck.join(", ")
         ));
     }
-    let behind = before.iter().map(|((hearer, teller), seat)| {
-        format!("{hearer} by {} messages of {teller}", seat.waiting())
+    let lags = before.iter().map(|((consumer, producer), progress)| {
+        format!("{consumer} by {} messages of {producer}", progress.waiting())
     });
-    let behind: Vec<String> = behind.collect();
-    Ok(Seen::Good(match behind.as_slice() {
-        [] => "nobody is behind".into(),
-        behind => format!("everybody moves on; behind: {}", behind.join(", ")),
+    let lags: Vec<String> = lags.collect();
+    Ok(Checked::Good(match lags.as_slice() {
+        [] => "no consumer lags".into(),
+        lags => format!("every consumer makes progress; behind: {}", lags.join(", ")),
     }))
 }
 
-fn said(hearer: &str, teller: &str, seat: &Seat) -> String {
-    let waiting = seat.waiting();
-    match seat {
-        Seat::Consumer(standing) if standing.is_paused => {
-            format!("{hearer} is paused on the broker while {waiting} messages of {teller} wait")
+fn describe(consumer: &str, producer: &str, progress: &Progress) -> String {
+    let waiting = progress.waiting();
+    match progress {
+        Progress::Consumer(standing) if standing.is_paused => {
+            format!(
+                "{consumer} is paused on the broker while {waiting} messages of {producer} wait"
+            )
         }
-        _ => format!("{hearer} stands still while {waiting} messages of {teller} wait"),
+        _ => format!("{consumer} is stuck while {waiting} messages of {producer} wait"),
     }
 }
 
-/// Whether nothing has moved from one look to the other, and a while before them.
-fn stands_still(before: &Seat, after: &Seat, now: time::OffsetDateTime) -> bool {
+/// Whether nothing has moved between the two looks, and for a while before them.
+fn is_stuck(before: &Progress, after: &Progress, now: time::OffsetDateTime) -> bool {
     match (before, after) {
-        (Seat::Consumer(before), Seat::Consumer(after)) => {
+        (Progress::Consumer(before), Progress::Consumer(after)) => {
             let is_quiet =
-                after.active_at.is_none_or(|at| (now - at.0).whole_seconds() >= STILL_SECS);
+                after.active_at.is_none_or(|at| (now - at.0).whole_seconds() >= STUCK_SECS);
             after.waiting > 0 && before.moved == after.moved && (is_quiet || after.is_paused)
         }
-        (Seat::Reader { at: before, since, .. }, Seat::Reader { waiting, at, .. }) => {
+        (Progress::Reader { at: before, since, .. }, Progress::Reader { waiting, at, .. }) => {
             let is_old = since.is_none_or(|at| (now - at.0).whole_seconds() >= UNREAD_SECS);
             *waiting > 0 && before == at && is_old
         }
@@ -108,18 +113,18 @@ fn stands_still(before: &Seat, after: &Seat, now: time::OffsetDateTime) -> bool 
     }
 }
 
-async fn look(config: &Config, asker: &Asker) -> Result<BTreeMap<Pair, Seat>, String> {
-    let mut seats = BTreeMap::new();
+async fn observe(config: &Config, client: &MeshClient) -> Result<BTreeMap<Pair, Progress>, String> {
+    let mut observed = BTreeMap::new();
     for wiring in fleet::wirings() {
-        for (fact, _) in &wiring.hears {
-            let teller = events::producer_of(fact);
-            if seats.contains_key(&(wiring.service, teller)) {
+        for (event, _) in &wiring.consumes {
+            let producer = events::producer_of(event);
+            if observed.contains_key(&(wiring.service, producer)) {
                 continue;
             }
-            let standing = asker.standing(teller, wiring.service).await;
-            // One that is missing is named elsewhere.
+            let standing = client.standing(producer, wiring.service).await;
+            // Another check reports a missing consumer.
             if let Some(standing) = standing.map_err(|problem| problem.detail)? {
-                seats.insert((wiring.service, teller), Seat::Consumer(standing));
+                observed.insert((wiring.service, producer), Progress::Consumer(standing));
             }
         }
         let Some(url) = config.database_urls.get(wiring.service) else { continue };
@@ -128,47 +133,48 @@ async fn look(config: &Config, asker: &Asker) -> Result<BTreeMap<Pair, Seat>, St
         }
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(WATCHED_FOR);
         let pool = pool.connect_lazy(url).map_err(|error| error.to_string())?;
-        readers(asker, &wiring, &pool, &mut seats).await?;
+        observe_readers(client, &wiring, &pool, &mut observed).await?;
         pool.close().await;
     }
-    Ok(seats)
+    Ok(observed)
 }
 
-/// A reader that has never read anything has nobody to hand it to: an export without a target.
-async fn readers(
-    asker: &Asker,
+/// Adds the streams that a service reads by position. One that it has never read from is left
+/// out: an export without a target reads nothing.
+async fn observe_readers(
+    client: &MeshClient,
     wiring: &mesh::Wiring,
     pool: &PgPool,
-    seats: &mut BTreeMap<Pair, Seat>,
+    observed: &mut BTreeMap<Pair, Progress>,
 ) -> Result<(), String> {
     let positions = Positions::load(pool).await.map_err(|failure| failure.to_string())?;
-    for fact in &wiring.follows {
-        let teller = events::producer_of(fact);
-        let at = positions.of(teller);
-        if at == 0 || seats.contains_key(&(wiring.service, teller)) {
+    for event in &wiring.follows {
+        let producer = events::producer_of(event);
+        let at = positions.of(producer);
+        if at == 0 || observed.contains_key(&(wiring.service, producer)) {
             continue;
         }
-        let last = asker.last_sequence(teller).await.map_err(|problem| problem.detail)?;
+        let last = client.last_sequence(producer).await.map_err(|problem| problem.detail)?;
         let waiting = last.saturating_sub(at);
         let next = match waiting {
             0 => Vec::new(),
-            _ => asker.stored_messages(teller, at + 1, 1).await.map_err(|p| p.detail)?,
+            _ => client.stored_messages(producer, at + 1, 1).await.map_err(|p| p.detail)?,
         };
-        let since = next.first().and_then(|message| message.facts.first()?.at());
-        seats.insert((wiring.service, teller), Seat::Reader { waiting, since, at });
+        let since = next.first().and_then(|message| message.events.first()?.at());
+        observed.insert((wiring.service, producer), Progress::Reader { waiting, since, at });
     }
     Ok(())
 }
 
-/// Whether somebody has left lying for so long what a stream will drop.
-pub(super) async fn retained(config: &Config) -> Look {
+/// Whether consumers lag so far that a stream will drop events before they are consumed.
+pub(super) async fn retained(config: &Config) -> Outcome {
     let Some(link) = link(config, OPERATOR).await? else {
-        return nothing("the operator's seed is not at hand");
+        return skipped("the operator's seed is not configured");
     };
-    let looked = retention::untaken(config, &Asker::new(link.clone())).await;
+    let late = retention::late_consumers(config, &MeshClient::new(link.clone())).await;
     link.drain().await;
-    match looked.map_err(|error| format!("{error:#}"))?.as_slice() {
-        [] => Ok(Seen::Good("nobody is a day behind".into())),
+    match late.map_err(|error| format!("{error:#}"))?.as_slice() {
+        [] => Ok(Checked::Good("no consumer is a day behind".into())),
         late => Err(late.join(", ")),
     }
 }
@@ -177,26 +183,26 @@ pub(super) async fn retained(config: &Config) -> Look {
 mod tests {
     use super::*;
 
-    fn consumer(waiting: u64, delivered: u64, quiet_secs: i64) -> Seat {
+    fn consumer(waiting: u64, delivered: u64, quiet_secs: i64) -> Progress {
         let active_at = Some(mesh::clock::now().plus_secs(-quiet_secs));
         let moved = (delivered, delivered);
-        Seat::Consumer(Standing { waiting, moved, active_at, is_paused: false })
+        Progress::Consumer(Standing { waiting, moved, active_at, is_paused: false })
     }
 
     #[test]
-    fn who_moves_or_has_moved_just_now_does_not_stand_still() {
+    fn a_consumer_that_moves_or_has_just_moved_is_not_stuck() {
         let now = mesh::clock::now().0;
-        let still = |before: Seat, after: Seat| stands_still(&before, &after, now);
-        assert!(still(consumer(3, 7, 60), consumer(9, 7, 60)));
-        assert!(!still(consumer(3, 7, 60), consumer(9, 8, 0)), "it was given something");
-        assert!(!still(consumer(3, 7, 2), consumer(3, 7, 6)), "it rests");
-        assert!(!still(consumer(3, 7, 60), consumer(0, 7, 60)), "nothing waits any more");
+        let stuck = |before: Progress, after: Progress| is_stuck(&before, &after, now);
+        assert!(stuck(consumer(3, 7, 60), consumer(9, 7, 60)));
+        assert!(!stuck(consumer(3, 7, 60), consumer(9, 8, 0)), "a message was delivered");
+        assert!(!stuck(consumer(3, 7, 2), consumer(3, 7, 6)), "it pauses");
+        assert!(!stuck(consumer(3, 7, 60), consumer(0, 7, 60)), "nothing waits any more");
         let reader = |waiting, at, secs: i64| {
             let since = Some(mesh::clock::now().plus_secs(-secs));
-            Seat::Reader { waiting, since, at }
+            Progress::Reader { waiting, since, at }
         };
-        assert!(still(reader(5, 10, 90), reader(6, 10, 94)));
-        assert!(!still(reader(5, 10, 90), reader(4, 11, 1)), "it has read on");
-        assert!(!still(reader(5, 10, 1), reader(5, 10, 5)), "it may rest");
+        assert!(stuck(reader(5, 10, 90), reader(6, 10, 94)));
+        assert!(!stuck(reader(5, 10, 90), reader(4, 11, 1)), "it has read on");
+        assert!(!stuck(reader(5, 10, 1), reader(5, 10, 5)), "it may pause");
     }
 }

@@ -1,14 +1,14 @@
-//! `onsale doctor`: what is wrong with a deployment, asked of each of its parts.
+//! `onsale doctor`: checks each part of a deployment and reports what is wrong.
 //!
-//! | file | what is looked at |
+//! | file | what is checked |
 //! |---|---|
 //! | `broker` | whether the broker can write, its streams and consumers |
-//! | `consumers` | who stands still while events wait |
+//! | `consumers` | whether consumers make progress while events wait |
 //! | `stores` | databases and Valkey: whether they can be used, outboxes, dead letters |
-//! | `sagas` | what is stalled, what cannot be true, what is not exported |
+//! | `sagas` | stalled sagas, violations, an export that is stuck |
 //!
-//! What answers may still not work, so each look is at work done: something written, something
-//! moved, something owed.
+//! A part that answers may still not work, so each check looks at work done: something was
+//! written, something has moved, something is outstanding.
 
 mod broker;
 mod consumers;
@@ -22,17 +22,17 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail};
 use clap::Args;
 use futures::{FutureExt, future::BoxFuture};
-use mesh::{Asker, Link, LinkSettings, trace::Tracer};
+use mesh::{Link, LinkSettings, MeshClient, trace::Tracer};
 
 use crate::{
     config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE},
+    environment::{self, DATA_FOLDER},
     http::Http,
-    stage::{self, DATA_FOLDER},
 };
 
-/// How long any part may take to answer: longer than a look that watches whether it moves.
+/// The timeout of each check: longer than the one that watches consumers for a while.
 const WITHIN: Duration = Duration::from_secs(12);
-/// The parts of Valkey that a service keeps something in.
+/// The services that keep something in Valkey.
 const IN_VALKEY: [&str; 3] = ["concert", "queue", "ranking"];
 
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -48,89 +48,89 @@ pub struct Doctor {
     pub data: PathBuf,
 }
 
-/// What became of one look.
-type Look = Result<Seen, String>;
+/// The outcome of one check; `Err` says what is wrong.
+type Outcome = Result<Checked, String>;
 
-enum Seen {
+enum Checked {
     Good(String),
-    /// Nothing is named that could be looked at.
-    Nothing(String),
+    /// There was nothing to check, or no way to.
+    Skipped(String),
 }
 
 struct Finding {
     what: String,
-    look: Look,
+    outcome: Outcome,
 }
 
-/// Looks at every part and prints what it saw.
+/// Checks every part and prints the findings.
 ///
 /// # Errors
-/// When there is nothing to look at, or something is wrong.
+/// When there is nothing to check, or something is wrong.
 pub async fn run(options: Doctor) -> Result<()> {
-    let config = stage::find(&options.data)?;
+    let config = environment::find(&options.data)?;
     let findings = examine(&config).await;
     let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
-    for Finding { what, look } in &findings {
-        let (style, word, detail) = match look {
-            Ok(Seen::Good(detail)) => (GOOD, "ok", detail),
-            Ok(Seen::Nothing(detail)) => (DIM, "-", detail),
+    for Finding { what, outcome } in &findings {
+        let (style, word, detail) = match outcome {
+            Ok(Checked::Good(detail)) => (GOOD, "ok", detail),
+            Ok(Checked::Skipped(detail)) => (DIM, "-", detail),
             Err(detail) => (BAD, "wrong", detail),
         };
         println!("{style}{word:5}{style:#}  {what:width$}  {}", detail.replace('\n', " "));
     }
-    match findings.iter().filter(|finding| finding.look.is_err()).count() {
+    match findings.iter().filter(|finding| finding.outcome.is_err()).count() {
         0 => Ok(()),
-        1 => bail!("something is wrong"),
-        wrong => bail!("{wrong} things are wrong"),
+        1 => bail!("1 check failed"),
+        failed => bail!("{failed} checks failed"),
     }
 }
 
-/// What is wrong with a deployment, part by part; nothing when all is well.
-pub async fn ills(config: &Config) -> Vec<String> {
+/// What is wrong with a deployment, part by part; empty when every check succeeds.
+pub async fn problems(config: &Config) -> Vec<String> {
     let findings = examine(config).await.into_iter();
-    findings.filter_map(|one| Some(format!("{}: {}", one.what, one.look.err()?))).collect()
+    findings.filter_map(|one| Some(format!("{}: {}", one.what, one.outcome.err()?))).collect()
 }
 
 async fn examine(config: &Config) -> Vec<Finding> {
-    let mut looks: Vec<(String, BoxFuture<'_, Look>)> = Vec::new();
-    // A service that answers has its other user as well.
+    let mut checks: Vec<(String, BoxFuture<'_, Outcome>)> = Vec::new();
+    // A service that answers can connect as its other user as well.
     for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
-        looks.push((format!("nats as {identity}"), connects(config, identity).boxed()));
+        checks.push((format!("nats as {identity}"), connects(config, identity).boxed()));
     }
-    looks.push(("broker".into(), broker::works(config).boxed()));
-    looks.push(("streams and consumers".into(), broker::topology(config).boxed()));
-    looks.push(("room in the streams".into(), broker::room(config).boxed()));
+    checks.push(("broker".into(), broker::works(config).boxed()));
+    checks.push(("streams and consumers".into(), broker::topology(config).boxed()));
+    checks.push(("room in the streams".into(), broker::room(config).boxed()));
     for service in WITH_DATABASE {
-        looks.push((format!("database of {service}"), stores::database(config, service).boxed()));
-        looks.push((format!("outbox of {service}"), stores::outbox(config, service).boxed()));
-        looks.push((format!("parked by {service}"), stores::parked(config, service).boxed()));
+        checks.push((format!("database of {service}"), stores::database(config, service).boxed()));
+        checks.push((format!("outbox of {service}"), stores::outbox(config, service).boxed()));
+        checks.push((format!("parked by {service}"), stores::parked(config, service).boxed()));
     }
     for service in IN_VALKEY {
-        looks.push((format!("valkey of {service}"), stores::valkey(config, service).boxed()));
+        checks.push((format!("valkey of {service}"), stores::valkey(config, service).boxed()));
     }
-    // The gateway answers HTTP alone.
+    // The gateway answers only over HTTP.
     for service in SERVICES.into_iter().filter(|service| *service != gateway::NAME) {
-        looks.push((format!("service {service}"), answers(config, service).boxed()));
+        checks.push((format!("service {service}"), answers(config, service).boxed()));
     }
-    looks.push(("events consumed".into(), consumers::move_on(config).boxed()));
-    looks.push(("events kept".into(), consumers::retained(config).boxed()));
-    looks.push(("sagas".into(), sagas::stalled(config).boxed()));
-    looks.push(("violations".into(), sagas::violations(config).boxed()));
-    looks.push(("export".into(), sagas::export(config).boxed()));
-    looks.push(("gateway".into(), gateway_is_ready(config.http_addr).boxed()));
-    let finding = |(what, look)| async move {
-        let looked = tokio::time::timeout(WITHIN, look).await;
+    checks.push(("events consumed".into(), consumers::progress(config).boxed()));
+    checks.push(("events kept".into(), consumers::retained(config).boxed()));
+    checks.push(("sagas".into(), sagas::stalled(config).boxed()));
+    checks.push(("violations".into(), sagas::violations(config).boxed()));
+    checks.push(("export".into(), sagas::export(config).boxed()));
+    checks.push(("gateway".into(), gateway_is_ready(config.http_addr).boxed()));
+    let finding = |(what, check)| async move {
+        let outcome = tokio::time::timeout(WITHIN, check).await;
         let late = || Err(format!("no answer within {} s", WITHIN.as_secs()));
-        Finding { what, look: looked.unwrap_or_else(|_| late()) }
+        Finding { what, outcome: outcome.unwrap_or_else(|_| late()) }
     };
-    futures::future::join_all(looks.into_iter().map(finding)).await
+    futures::future::join_all(checks.into_iter().map(finding)).await
 }
 
-fn nothing(detail: impl Into<String>) -> Look {
-    Ok(Seen::Nothing(detail.into()))
+fn skipped(detail: impl Into<String>) -> Outcome {
+    Ok(Checked::Skipped(detail.into()))
 }
 
-/// A connection as this identity; `None` when its seed is not at hand.
+/// A connection as this identity; `None` when its seed is not configured.
 async fn link(config: &Config, identity: &'static str) -> Result<Option<Link>, String> {
     if config.nats_url.is_empty() {
         return Err("set ONSALE_NATS_URL".into());
@@ -144,24 +144,24 @@ async fn link(config: &Config, identity: &'static str) -> Result<Option<Link>, S
     Link::connect_now(settings, Tracer::off()).await.map(Some)
 }
 
-async fn connects(config: &Config, identity: &'static str) -> Look {
+async fn connects(config: &Config, identity: &'static str) -> Outcome {
     match link(config, identity).await? {
-        None => nothing("its seed is not at hand"),
+        None => skipped("its seed is not configured"),
         Some(link) => {
             link.drain().await;
-            Ok(Seen::Good(config.nats_url.clone()))
+            Ok(Checked::Good(config.nats_url.clone()))
         }
     }
 }
 
-async fn answers(config: &Config, service: &str) -> Look {
+async fn answers(config: &Config, service: &str) -> Outcome {
     let Some(link) = link(config, OPERATOR).await? else {
-        return nothing("the operator's seed is not at hand");
+        return skipped("the operator's seed is not configured");
     };
-    let pong = Asker::new(link.clone()).ping(service).await;
+    let pong = MeshClient::new(link.clone()).ping(service).await;
     link.drain().await;
     match pong {
-        Ok(version) => Ok(Seen::Good(format!("answers, version {version}"))),
+        Ok(version) => Ok(Checked::Good(format!("answers, version {version}"))),
         Err(problem) => Err(format!(
             "no instance answers: none runs, or none can use its store ({})",
             problem.detail
@@ -169,14 +169,14 @@ async fn answers(config: &Config, service: &str) -> Look {
     }
 }
 
-async fn gateway_is_ready(addr: Option<SocketAddr>) -> Look {
-    let Some(mut addr) = addr else { return nothing("not named") };
+async fn gateway_is_ready(addr: Option<SocketAddr>) -> Outcome {
+    let Some(mut addr) = addr else { return skipped("not configured") };
     if addr.ip().is_unspecified() {
         addr.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
     let http = Http::new(format!("http://{addr}"));
     match http.get("/readyz").send().await {
-        Ok(answer) if answer.status.is_success() => Ok(Seen::Good(http.base().to_owned())),
+        Ok(answer) if answer.status.is_success() => Ok(Checked::Good(http.base().to_owned())),
         Ok(answer) => {
             let problem = serde_json::from_slice::<events::Problem>(&answer.body);
             let detail = problem.map_or_else(|_| answer.status.to_string(), |one| one.detail);
@@ -191,9 +191,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_not_named_is_not_wrong_but_a_mesh_without_a_broker_is() {
+    async fn a_part_that_is_not_configured_is_skipped_but_a_missing_broker_is_wrong() {
         let findings = examine(&Config::default()).await;
-        let wrong: Vec<_> = findings.iter().filter(|f| f.look.is_err()).map(|f| &f.what).collect();
+        let wrong = findings.iter().filter(|finding| finding.outcome.is_err());
+        let wrong: Vec<_> = wrong.map(|finding| &finding.what).collect();
         assert!(wrong.iter().any(|what| what.as_str() == "nats as point"), "{wrong:?}");
         assert!(!wrong.iter().any(|what| what.as_str() == "database of point"), "{wrong:?}");
     }

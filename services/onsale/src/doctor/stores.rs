@@ -1,24 +1,24 @@
-//! Databases and Valkey: whether they can be used, and what lies in them undone.
+//! Databases and Valkey: whether they can be used, their outboxes, and their dead letters.
 
 use mesh::{
-    Asker,
+    MeshClient,
     engine::{Backlog, Engine, Outbox, Parking, Show},
     parked::ParkedState,
     postgres,
-    valkey::{Library, Valkey},
+    valkey::{LuaModule, Valkey},
 };
 use sqlx::{PgConnection, PgPool};
 
-use super::{Look, Seen, link, nothing};
+use super::{Checked, Outcome, link, skipped};
 use crate::{
     config::{Config, OPERATOR},
     fleet, retention,
     verify::outboxes,
 };
 
-/// Facts wait a moment to be published; longer than this they are stuck.
+/// Events wait a moment to be published; when they wait longer than this they are stuck.
 const STUCK_SECS: i64 = 10;
-/// Parked events of a Valkey that are counted at most.
+/// Parked events in Valkey that are counted at most.
 const PARKED_MAX: usize = 10_000;
 
 async fn open(config: &Config, service: &str) -> Result<Option<PgConnection>, String> {
@@ -26,27 +26,31 @@ async fn open(config: &Config, service: &str) -> Result<Option<PgConnection>, St
     postgres::connect(url).await.map(Some).map_err(|failure| failure.to_string())
 }
 
-/// Whether it takes writes, is the service's own, and up to date.
-pub(super) async fn database(config: &Config, service: &str) -> Look {
-    let Some(mut database) = open(config, service).await? else { return nothing("not named") };
+/// Whether it accepts writes, belongs to the service, and has every migration.
+pub(super) async fn database(config: &Config, service: &str) -> Outcome {
+    let Some(mut database) = open(config, service).await? else {
+        return skipped("not configured");
+    };
     let own = fleet::migrations(service);
     postgres::check(&mut database, own).await.map_err(|failure| failure.to_string())?;
     let rest = postgres::default_partitions(&mut database).await.map_err(|e| e.to_string())?;
     if let Some((table, rows)) = rest.first() {
         return Err(format!(
-            "{rows} rows lie in the default partition of {table}: a clock was wrong, or \
-             housekeeping stands still; it moves them while the service runs"
+            "{rows} rows are in the default partition of {table}: a clock was wrong, or \
+             housekeeping is stuck; it moves them while the service runs"
         ));
     }
-    Ok(Seen::Good("can be written to, and has every migration".into()))
+    Ok(Checked::Good("can be written to, and has every migration".into()))
 }
 
-/// Whether everything is published, and what counts as published is in the stream.
-pub(super) async fn outbox(config: &Config, service: &'static str) -> Look {
-    let Some(mut database) = open(config, service).await? else { return nothing("not named") };
+/// Whether every event is published, and what is marked as published is in the stream.
+pub(super) async fn outbox(config: &Config, service: &'static str) -> Outcome {
+    let Some(mut database) = open(config, service).await? else {
+        return skipped("not configured");
+    };
     let backlog = postgres::backlog(&mut database).await.map_err(|error| error.to_string())?;
     let link = link(config, OPERATOR).await?;
-    if let (Some(link), true) = (&link, backlog.facts > 0) {
+    if let (Some(link), true) = (&link, backlog.events > 0) {
         let oldest: Option<i32> = sqlx::query_scalar(
             "select octet_length(body) from mesh.outbox where stream_seq is null
              order by id limit 1",
@@ -58,17 +62,17 @@ pub(super) async fn outbox(config: &Config, service: &'static str) -> Look {
     }
     judge(backlog)?;
     let Some(link) = link else {
-        return nothing("published, but the operator's seed is not at hand to compare it");
+        return skipped("published; without the operator's seed it was not compared");
     };
     let pool = PgPool::connect_lazy(config.database_url(service).map_err(|e| e.to_string())?)
         .map_err(|error| error.to_string())?;
-    let compared = outboxes::compare(&Asker::new(link.clone()), service, &pool).await;
+    let compared = outboxes::compare(&MeshClient::new(link.clone()), service, &pool).await;
     link.drain().await;
     let (compared, lost) = compared.map_err(|error| format!("{error:#}"))?;
     match lost.as_slice() {
-        [] => Ok(Seen::Good(format!("{} messages are in the stream", compared.rows))),
+        [] => Ok(Checked::Good(format!("{} messages are in the stream", compared.rows))),
         lost => Err(format!(
-            "{} of {} messages that count as published are not in the stream; the service \
+            "{} of {} messages that are marked as published are not in the stream; the service \
              publishes them again while it runs",
             lost.len(),
             compared.rows
@@ -76,19 +80,23 @@ pub(super) async fn outbox(config: &Config, service: &'static str) -> Look {
     }
 }
 
-fn judge(backlog: Backlog) -> Look {
-    let Backlog { facts, since } = backlog;
+fn judge(backlog: Backlog) -> Outcome {
+    let Backlog { events, since } = backlog;
     let age_secs = since.map_or(0, |since| (mesh::clock::now().0 - since.0).whole_seconds());
-    match facts {
-        0 => Ok(Seen::Good("everything told is published".into())),
-        _ if age_secs <= STUCK_SECS => Ok(Seen::Good(format!("{facts} facts on their way"))),
-        _ => Err(format!("{facts} facts wait to be published, the oldest for {age_secs} s")),
+    match events {
+        0 => Ok(Checked::Good("every event is published".into())),
+        _ if age_secs <= STUCK_SECS => {
+            Ok(Checked::Good(format!("{events} events are about to be published")))
+        }
+        _ => Err(format!("{events} events wait to be published, the oldest for {age_secs} s")),
     }
 }
 
-/// Whether an operator is waited for.
-pub(super) async fn parked(config: &Config, service: &str) -> Look {
-    let Some(mut database) = open(config, service).await? else { return nothing("not named") };
+/// Whether dead letters wait for an operator.
+pub(super) async fn parked(config: &Config, service: &str) -> Outcome {
+    let Some(mut database) = open(config, service).await? else {
+        return skipped("not configured");
+    };
     let (dead, early): (i64, i64) = sqlx::query_as(
         "select count(*) filter (where state = 'dead'), count(*) filter (where state = 'early')
          from mesh.parked where ended_at is null",
@@ -99,10 +107,10 @@ pub(super) async fn parked(config: &Config, service: &str) -> Look {
     judge_parked(dead as usize, early as usize)
 }
 
-fn judge_parked(dead: usize, early: usize) -> Look {
+fn judge_parked(dead: usize, early: usize) -> Outcome {
     match (dead, early) {
-        (0, 0) => Ok(Seen::Good("nothing".into())),
-        (0, early) => Ok(Seen::Good(format!("{early} events wait for what they depend on"))),
+        (0, 0) => Ok(Checked::Good("nothing".into())),
+        (0, early) => Ok(Checked::Good(format!("{early} events wait for what they depend on"))),
         (dead, _) => {
             Err(format!("{dead} dead letters wait for an operator; onsale dead-letters ls"))
         }
@@ -110,54 +118,54 @@ fn judge_parked(dead: usize, early: usize) -> Look {
 }
 
 /// What a service keeps in Valkey.
-pub(super) async fn valkey(config: &Config, service: &str) -> Look {
+pub(super) async fn valkey(config: &Config, service: &str) -> Outcome {
     let url = config.valkey_url.as_str();
     if url.is_empty() {
-        return nothing("not named");
+        return skipped("not configured");
     }
     match service {
         "queue" => {
-            let room = Valkey::<queue::Room>::new(url, queue::Rules::default());
+            let room = Valkey::<queue::Room>::new(url, queue::Config::default());
             if let Ok(room) = &room {
                 has_room(config, room).await?;
             }
             examine(room).await
         }
-        "ranking" => examine(Valkey::<ranking::Charts>::new(url, ranking::Rules::default())).await,
+        "ranking" => examine(Valkey::<ranking::Charts>::new(url, ranking::Config::default())).await,
         _ => {
-            // What maps are drawn from is not asked for here.
+            // This check does not read the database that maps are made from.
             let nowhere = PgPool::connect_lazy("postgres://nobody@127.0.0.1/none")
                 .map_err(|e| e.to_string())?;
-            let rules = concert::MapRules::new(nowhere);
-            examine(Valkey::<concert::SeatMaps>::new(url, rules)).await
+            let configs = concert::MapConfig::new(nowhere);
+            examine(Valkey::<concert::SeatMaps>::new(url, configs)).await
         }
     }
 }
 
-/// Whether the stream of the waiting room takes what waits.
+/// Whether the stream of the waiting room has room for its backlog.
 async fn has_room(config: &Config, room: &Valkey<queue::Room>) -> Result<(), String> {
-    let said = |failure: mesh::engine::Failure| failure.to_string();
-    let backlog = room.backlog().await.map_err(said)?;
-    if backlog.facts == 0 {
+    let text = |failure: mesh::engine::Failure| failure.to_string();
+    let backlog = room.backlog().await.map_err(text)?;
+    if backlog.events == 0 {
         return Ok(());
     }
     let Some(link) = link(config, OPERATOR).await? else { return Ok(()) };
-    let oldest = room.unpublished(1).await.map_err(said)?;
+    let oldest = room.unpublished(1).await.map_err(text)?;
     let bytes = oldest.first().map_or(0, |message| message.body.len() as u32);
     let has_room = retention::has_room(&link, queue::NAME, &backlog, bytes).await;
     link.drain().await;
     has_room
 }
 
-async fn examine<L: Library>(valkey: Result<Valkey<L>, mesh::engine::Failure>) -> Look {
-    let said = |failure: mesh::engine::Failure| failure.to_string();
-    let valkey = valkey.map_err(said)?;
-    valkey.check().await.map_err(said)?;
-    judge(valkey.backlog().await.map_err(said)?)?;
-    let open = valkey.parked(Show::All(false, PARKED_MAX)).await.map_err(said)?;
+async fn examine<L: LuaModule>(valkey: Result<Valkey<L>, mesh::engine::Failure>) -> Outcome {
+    let text = |failure: mesh::engine::Failure| failure.to_string();
+    let valkey = valkey.map_err(text)?;
+    valkey.check().await.map_err(text)?;
+    judge(valkey.backlog().await.map_err(text)?)?;
+    let open = valkey.parked(Show::All(false, PARKED_MAX)).await.map_err(text)?;
     let count = |state| open.iter().filter(|parked| parked.state == state).count();
     judge_parked(count(ParkedState::Dead), count(ParkedState::Early))?;
-    Ok(Seen::Good("can be written to, knows all, and has nothing undone".into()))
+    Ok(Checked::Good("can be written to, is complete, and has nothing stuck or dead".into()))
 }
 
 #[cfg(test)]
@@ -165,11 +173,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_on_their_way_are_no_illness_but_facts_that_stay_are() {
+    fn an_outbox_is_wrong_only_when_its_events_are_stuck() {
         assert!(judge(Backlog::default()).is_ok());
         for (secs, is_well) in [(1, true), (STUCK_SECS + 60, false)] {
             let since = Some(mesh::clock::now().plus_secs(-secs));
-            assert_eq!(judge(Backlog { facts: 1, since }).is_ok(), is_well, "{secs} s");
+            assert_eq!(judge(Backlog { events: 1, since }).is_ok(), is_well, "{secs} s");
         }
     }
 }

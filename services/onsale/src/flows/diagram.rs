@@ -10,19 +10,19 @@ use events::{audit::SagaState, producer_of};
 
 use super::arrow;
 
-/// A flow of more facts is drawn from top to bottom.
+/// A flow of more events is drawn from top to bottom.
 const WIDE: usize = 5;
 
-/// Markdown: how it is to be read, all flows in one picture, and each of its own.
+/// Markdown: a legend, a diagram of all flows, and a diagram of each.
 pub fn diagrams(flows: &Flows) -> String {
     let mut text = "\
-<!-- Made of jetstream/flows.toml by `onsale flows --write ARCHITECTURE.md`. -->
+<!-- Generated from jetstream/flows.toml by `onsale flows --write docs/flows.md`. -->
 
-A full line is what must follow, a dashed one what may, with the timer that brings it; `↩` undoes
-an earlier fact. Ends are green when all went well, red when it was refused, yellow when something
-had to be undone.
+A solid line is an event that must follow, a dashed line one that may, with the timer that emits it;
+`↩` compensates an earlier event. Ends are green when the flow completed, red when it was refused,
+yellow when something was compensated.
 
-**Who waits for whom**
+## Which service waits for which
 
 "
     .to_owned();
@@ -31,14 +31,14 @@ had to be undone.
         flows.flows().iter().partition(|flow| flows.reach(flow).1.is_empty());
     for flow in long {
         let drawn = of_flows(flows, &[flow]);
-        let _ = write!(text, "\n**`{}`: {}**\n\n{drawn}", flow.name, flow.title);
+        let _ = write!(text, "\n## `{}`: {}\n\n{drawn}", flow.name, flow.title);
     }
-    text.push_str("\n**What is over with one fact**\n\n");
+    text.push_str("\n## Flows of a single event\n\n");
     for flow in &short {
         let _ = writeln!(text, "- `{}`: {}", flow.name, flow.title);
     }
     let _ = write!(text, "\n{}", of_flows(flows, &short));
-    text.push_str("\n**What follows in any flow**\n\n");
+    text.push_str("\n## Events that may follow in any flow\n\n");
     text.push_str(&asides(flows));
     text
 }
@@ -46,10 +46,10 @@ had to be undone.
 /// Asides, with the timers that bring them.
 fn asides(flows: &Flows) -> String {
     let mut diagram = Diagram::default();
-    let is_of_asides = |timer: &&Timer| timer.tells.iter().all(|told| is_aside(flows, told));
+    let is_of_asides = |timer: &&Timer| timer.emits.iter().all(|emitted| is_aside(flows, emitted));
     for step in flows.steps() {
-        for told in step.tells().filter(|told| is_aside(flows, told)) {
-            diagram.link(flows, &step.after, told, Link::May);
+        for emitted in step.emits().filter(|emitted| is_aside(flows, emitted)) {
+            diagram.link(flows, &step.after, emitted, Link::May);
         }
     }
     for (number, timer) in flows.timers().iter().filter(is_of_asides).enumerate() {
@@ -58,48 +58,48 @@ fn asides(flows: &Flows) -> String {
             let id = diagram.node(flows, after);
             let _ = writeln!(diagram.links, "  {id} -.-> t{number}");
         }
-        for told in &timer.tells {
-            let id = diagram.node(flows, told);
+        for emitted in &timer.emits {
+            let id = diagram.node(flows, emitted);
             let _ = writeln!(diagram.links, "  t{number} -.-> {id}");
         }
     }
     diagram.drawn("LR")
 }
 
-/// What nothing waits for, nothing follows, and no flow ends with: it would be in every
-/// diagram and explain none.
-fn is_aside(flows: &Flows, told: &Pattern) -> bool {
-    let is_end = |flow: &Flow| flow.ends().any(|(end, _)| end.fact == told.fact);
+/// An event that nothing waits for, that nothing follows, and that ends no flow: it would be in
+/// every diagram and explain none.
+fn is_aside(flows: &Flows, emitted: &Pattern) -> bool {
+    let is_end = |flow: &Flow| flow.ends().any(|(end, _)| end.event == emitted.event);
     let is_begin = |flow: &Flow| {
-        flow.begins.iter().flat_map(|begin| &begin.tells).any(|begin| begin.fact == told.fact)
+        flow.begins.iter().flat_map(|begin| &begin.emits).any(|begin| begin.event == emitted.event)
     };
     let matters = flows.links().iter().any(|(after, other, link)| {
-        after.fact == told.fact || (other.fact == told.fact && *link == Link::Must)
+        after.event == emitted.event || (other.event == emitted.event && *link == Link::Must)
     });
     !matters && !flows.flows().iter().any(|flow| is_end(flow) || is_begin(flow))
 }
 
-/// Flows in one picture.
+/// Flows in one diagram.
 fn of_flows(flows: &Flows, pictured: &[&Flow]) -> String {
     let mut diagram = Diagram::default();
     for (number, begin) in pictured.iter().flat_map(|flow| &flow.begins).enumerate() {
         let _ = writeln!(diagram.nodes, "  c{number}([{}])", begin.command);
-        for told in &begin.tells {
-            let id = diagram.node(flows, told);
+        for emitted in &begin.emits {
+            let id = diagram.node(flows, emitted);
             let _ = writeln!(diagram.links, "  c{number} --> {id}");
         }
     }
     for flow in pictured {
-        let (facts, links) = flows.reach(flow);
-        for fact in facts.into_iter().filter(|fact| !is_aside(flows, fact)) {
-            for (after, told, link) in &links {
-                if after.meets(fact) && !is_aside(flows, told) {
-                    diagram.link(flows, fact, told, *link);
+        let (events, links) = flows.reach(flow);
+        for event in events.into_iter().filter(|event| !is_aside(flows, event)) {
+            for (after, emitted, link) in &links {
+                if after.meets(event) && !is_aside(flows, emitted) {
+                    diagram.link(flows, event, emitted, *link);
                 }
             }
-            let ends = flow.ends().filter(|(end, _)| end.meets(fact)).map(|(_, state)| state);
+            let ends = flow.ends().filter(|(end, _)| end.meets(event)).map(|(_, state)| state);
             if let Some(state) = ends.min() {
-                let id = diagram.node(flows, fact);
+                let id = diagram.node(flows, event);
                 diagram.ends.entry(state).or_default().insert(id);
             }
         }
@@ -108,23 +108,23 @@ fn of_flows(flows: &Flows, pictured: &[&Flow]) -> String {
     diagram.drawn(if is_short { "LR" } else { "TD" })
 }
 
-/// Services, and the facts for which one waits for another.
+/// Services, and the events for which one waits for another.
 fn overview(flows: &Flows) -> String {
     let mut between: BTreeMap<(&str, &str, bool), BTreeSet<&str>> = BTreeMap::new();
-    for (after, told, link) in flows.links() {
-        let (from, to) = (producer_of(&after.fact), producer_of(&told.fact));
+    for (after, emitted, link) in flows.links() {
+        let (from, to) = (producer_of(&after.event), producer_of(&emitted.event));
         if from != to {
-            let word = after.fact.split_once('.').map_or("", |(_, word)| word);
+            let word = after.event.split_once('.').map_or("", |(_, word)| word);
             between.entry((from, to, link == Link::Must)).or_default().insert(word);
         }
     }
     let mut drawn = "```mermaid\nflowchart LR\n".to_owned();
     for ((from, to, must), words) in &between {
-        // What must follow is said already.
-        let is_said = |word: &&&str| {
-            *must || !between.get(&(*from, *to, true)).is_some_and(|said| said.contains(**word))
+        // An event that must follow is not named again among those that may.
+        let is_new = |word: &&&str| {
+            *must || !between.get(&(*from, *to, true)).is_some_and(|named| named.contains(**word))
         };
-        let words: Vec<_> = words.iter().filter(is_said).copied().collect();
+        let words: Vec<_> = words.iter().filter(is_new).copied().collect();
         if !words.is_empty() {
             let arrow = arrow(if *must { Link::Must } else { Link::May });
             let _ = writeln!(drawn, "  {from} {arrow}|{}| {to}", words.join("<br/>"));
@@ -144,8 +144,8 @@ struct Diagram {
 }
 
 impl Diagram {
-    fn node(&mut self, flows: &Flows, fact: &Pattern) -> String {
-        let label = label(flows, fact);
+    fn node(&mut self, flows: &Flows, event: &Pattern) -> String {
+        let label = label(flows, event);
         if let Some(id) = self.ids.get(&label) {
             return id.clone();
         }
@@ -155,14 +155,14 @@ impl Diagram {
         id
     }
 
-    fn link(&mut self, flows: &Flows, after: &Pattern, told: &Pattern, link: Link) {
-        let (from, to) = (self.node(flows, after), self.node(flows, told));
+    fn link(&mut self, flows: &Flows, after: &Pattern, emitted: &Pattern, link: Link) {
+        let (from, to) = (self.node(flows, after), self.node(flows, emitted));
         if !self.drawn.insert((from.clone(), to.clone())) {
             return;
         }
         let _ = write!(self.links, "  {from} {}", arrow(link));
         let by_time = flows.timers().iter().find(|timer| {
-            timer.tells.contains(told) && timer.after.iter().any(|one| one.meets(after))
+            timer.emits.contains(emitted) && timer.after.iter().any(|one| one.meets(after))
         });
         if let (Link::Time | Link::TimeElsewhere, Some(timer)) = (link, by_time) {
             let _ = write!(self.links, "|{}|", timer.name);
@@ -188,11 +188,11 @@ impl Diagram {
     }
 }
 
-/// The fact, and on a second line what distinguishes it.
-fn label(flows: &Flows, fact: &Pattern) -> String {
-    let undoes = flows.undoes().iter().any(|undo| undo.by.meets(fact));
-    let mut label = format!("{}{}", if undoes { "↩ " } else { "" }, fact.fact);
-    let said: Vec<_> = fact
+/// The event, and on a second line what distinguishes it.
+fn label(flows: &Flows, event: &Pattern) -> String {
+    let undoes = flows.undoes().iter().any(|undo| undo.by.meets(event));
+    let mut label = format!("{}{}", if undoes { "↩ " } else { "" }, event.event);
+    let conditions: Vec<_> = event
         .conditions
         .iter()
         .map(|condition| match &condition.is {
@@ -201,8 +201,8 @@ fn label(flows: &Flows, fact: &Pattern) -> String {
             Is::Absent => format!("without {}", condition.field),
         })
         .collect();
-    if !said.is_empty() {
-        let _ = write!(label, "<br/>{}", said.join(", "));
+    if !conditions.is_empty() {
+        let _ = write!(label, "<br/>{}", conditions.join(", "));
     }
     label
 }

@@ -1,4 +1,4 @@
-//! A saga as a picture: a graph of its facts, and when each of them came.
+//! A saga as a picture: a graph of its events, and the time of each.
 
 use std::fmt::Write;
 
@@ -18,14 +18,14 @@ const UNDONE: Style = Style::new().dimmed().strikethrough();
 const BOLD: Style = Style::new().bold();
 /// The time axis is left out where it would be shorter than this.
 const AXIS_MIN: usize = 12;
-/// Nothing is gained by a longer one.
+/// A longer axis shows nothing more.
 const AXIS_MAX: usize = 60;
 
-/// Draws a saga on `width` columns, in colours; whoever prints it where there are none strips
+/// Draws a saga on `width` columns, in colours; where the output has none, the caller strips
 /// them (`anstream` does).
 ///
-/// A fact stands below the one it follows from. Bars begin with that one and end with the
-/// fact. `◆` was begun by a command or by time, `↩` undoes another fact, `⊘` was undone.
+/// An event stands below its cause. Its bar begins at the cause and ends at the event. `◆` was
+/// begun by a command or by a timer, `↩` undoes another event, `⊘` was undone.
 pub fn draw(saga: &Saga, width: usize, now: Timestamp) -> String {
     let rows = rows(saga);
     let axis = Axis::of(saga, &rows, width, now);
@@ -78,7 +78,7 @@ fn head(saga: &Saga, now: Timestamp) -> String {
 }
 
 fn awaited(coming: &ToCome, now: Timestamp) -> String {
-    let facts = coming.facts.join(" | ");
+    let events = coming.events.join(" | ");
     let millis = coming.due_at.unix_millis() - now.unix_millis();
     let (style, due) = if coming.is_overdue {
         (BAD, format!("overdue by {}", span(-millis)))
@@ -86,12 +86,12 @@ fn awaited(coming: &ToCome, now: Timestamp) -> String {
         (COMING, format!("due in {}", span(millis)))
     };
     format!(
-        "{style}◌ still to come: {facts} by {}, {due}{style:#} {DIM}(after {}){DIM:#}\n",
+        "{style}◌ still to come: {events} by {}, {due}{style:#} {DIM}(after {}){DIM:#}\n",
         coming.service, coming.after
     )
 }
 
-/// A time as people say it: `4 ms`, `3.2 s`, `5 min`, `2.5 h`, `3 d`.
+/// A time as people write it: `4 ms`, `3.2 s`, `5 min`, `2.5 h`, `3 d`.
 pub fn span(millis: i64) -> String {
     let tenths = |unit: i64| millis as f64 / unit as f64;
     match millis.abs() {
@@ -103,7 +103,7 @@ pub fn span(millis: i64) -> String {
     }
 }
 
-/// One fact with its place in the graph.
+/// One event with its place in the graph.
 struct Row<'a> {
     graph: String,
     label: String,
@@ -111,15 +111,15 @@ struct Row<'a> {
     step: &'a Step,
 }
 
-/// The facts in their order, each with the lines that lead to it.
+/// The events in their order, each with the lines that lead to it.
 ///
-/// A fact that alone follows from another stands right below it. Where several follow, each
-/// is a branch.
+/// An event that is the only one to follow from another stands right below it. Where several
+/// follow, each is a branch.
 fn rows(saga: &Saga) -> Vec<Row<'_>> {
     let parents: Vec<_> = saga.steps.iter().map(|step| position(saga, step.cause_id?)).collect();
     let is_last = |at: usize| !parents[at + 1..].contains(&parents[at]);
     let is_only = |at: usize| parents.iter().filter(|parent| **parent == parents[at]).count() == 1;
-    // What stands left of the facts that follow from each fact.
+    // What is drawn to the left of the events that follow from each event.
     let mut margins: Vec<String> = Vec::new();
     let mut rows = Vec::new();
     for (at, step) in saga.steps.iter().enumerate() {
@@ -145,7 +145,7 @@ fn rows(saga: &Saga) -> Vec<Row<'_>> {
     rows
 }
 
-/// Where the cause stands; above, or it is as good as unknown.
+/// The row of the cause; one that is not above the event counts as unknown.
 fn position(saga: &Saga, cause: Uuid) -> Option<usize> {
     saga.steps.iter().position(|step| step.event_id.0 == cause)
 }
@@ -159,12 +159,12 @@ fn mark(step: &Step, is_beginning: bool) -> char {
     }
 }
 
-/// The fact, with its reason where it has one.
+/// The event, with its reason where it has one.
 fn label(step: &Step) -> String {
     match step.data.get("reason").and_then(|reason| reason.as_str()) {
-        // A schedule's reason is a sentence of the organizer's.
-        Some(reason) if !reason.contains(' ') => format!("{}{{{reason}}}", step.fact),
-        _ => step.fact.clone(),
+        // A schedule's reason is a sentence written by the organizer.
+        Some(reason) if !reason.contains(' ') => format!("{}{{{reason}}}", step.event),
+        _ => step.event.clone(),
     }
 }
 
@@ -177,7 +177,7 @@ fn since(step: &Step, is_beginning: bool) -> String {
 }
 
 fn style(step: &Step) -> Style {
-    let word = step.fact.split_once('.').map_or("", |(_, word)| word);
+    let word = step.event.split_once('.').map_or("", |(_, word)| word);
     match word {
         _ if step.undone_by.is_some() => UNDONE,
         _ if step.undoes.is_some() => TURNED,
@@ -188,7 +188,7 @@ fn style(step: &Step) -> Style {
     }
 }
 
-/// The columns, and the time that the last of them shows.
+/// The widths of the columns, and the time span of the bars.
 struct Axis {
     label: usize,
     service: usize,
@@ -224,7 +224,7 @@ impl Axis {
         ((part * self.bar as f64) as usize).min(self.bar - 1)
     }
 
-    /// From the cause to the fact.
+    /// From the cause to the event.
     fn bar(&self, step: &Step) -> String {
         if self.bar == 0 {
             return String::new();

@@ -1,4 +1,4 @@
-//! What the services' databases say, next to what the facts say.
+//! Compares the services' databases with the events.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{Compared, Difference};
 use crate::config::Config;
 
-/// The databases that can be compared with facts.
+/// The databases that can be compared with events.
 pub(super) struct Databases {
     reservation: PgPool,
     payment: PgPool,
@@ -43,17 +43,17 @@ impl Databases {
         [("reservation", &self.reservation), ("payment", &self.payment), ("point", &self.point)]
     }
 
-    /// Facts that are told and not published yet.
-    pub(super) async fn waiting(&self) -> Result<u64> {
-        let mut waiting = 0;
+    /// Events that are emitted and not published yet.
+    pub(super) async fn unpublished(&self) -> Result<u64> {
+        let mut unpublished = 0;
         for pool in [&self.reservation, &self.payment, &self.point] {
             let mut connection = pool.acquire().await?;
-            waiting += postgres::backlog(&mut connection).await?.facts;
+            unpublished += postgres::backlog(&mut connection).await?.events;
         }
-        Ok(waiting)
+        Ok(unpublished)
     }
 
-    /// Compares all that the facts know of.
+    /// Compares everything that the events know of.
     pub(super) async fn compare(&self, auditor: &Auditor) -> Result<(Compared, Vec<Difference>)> {
         let mut differences = Vec::new();
         let since = auditor.since();
@@ -73,8 +73,8 @@ impl Databases {
         since: Option<Timestamp>,
         differences: &mut Vec<Difference>,
     ) -> Result<usize> {
-        let told = auditor.payments().map(|(id, state)| (id.0, name(&state)));
-        let mut sides = Sides::of("payment", told);
+        let emitted = auditor.payments().map(|(id, state)| (id.0, name(&state)));
+        let mut sides = Sides::of("payment", emitted);
         let sql = "select id, state::text, requested_at from payments";
         let mut rows =
             sqlx::query_as::<_, (Uuid, String, OffsetDateTime)>(sql).fetch(&self.payment);
@@ -90,8 +90,8 @@ impl Databases {
         since: Option<Timestamp>,
         differences: &mut Vec<Difference>,
     ) -> Result<usize> {
-        let told = auditor.reservations().map(|(id, state)| (id.0, name(&state)));
-        let mut sides = Sides::of("reservation", told);
+        let emitted = auditor.reservations().map(|(id, state)| (id.0, name(&state)));
+        let mut sides = Sides::of("reservation", emitted);
         let sql = "select id, state, created_at from reservations";
         let mut rows =
             sqlx::query_as::<_, (Uuid, String, OffsetDateTime)>(sql).fetch(&self.reservation);
@@ -109,20 +109,20 @@ impl Databases {
     ) -> Result<usize> {
         let owner = |owner: Option<Uuid>, hold_version: i64| match owner {
             Some(owner) => format!("{owner} as owner {hold_version}"),
-            None => format!("nobody after owner {hold_version}"),
+            None => format!("free after owner {hold_version}"),
         };
-        let told = auditor.seats().map(|seat| {
-            let said = owner(seat.owner.map(|owner| owner.0), seat.hold_version);
-            (format!("{} of {}", seat.seat, seat.schedule_id), said)
+        let emitted = auditor.seats().map(|seat| {
+            let owner = owner(seat.owner.map(|owner| owner.0), seat.hold_version);
+            (format!("{} of {}", seat.seat, seat.schedule_id), owner)
         });
-        let mut sides = Sides::of("seat", told);
+        let mut sides = Sides::of("seat", emitted);
         let sql = "select schedule_id, seat, reservation_id, hold_version from seats
                    where hold_version > 0";
         let mut rows =
             sqlx::query_as::<_, (Uuid, String, Option<Uuid>, i64)>(sql).fetch(&self.reservation);
         while let Some((schedule, seat, holder, hold_version)) = rows.try_next().await? {
-            let said = owner(holder, hold_version);
-            sides.meet(format!("{seat} of {schedule}"), said, since.is_none(), differences);
+            let owner = owner(holder, hold_version);
+            sides.meet(format!("{seat} of {schedule}"), owner, since.is_none(), differences);
         }
         Ok(sides.end(differences))
     }
@@ -133,13 +133,13 @@ impl Databases {
         since: Option<Timestamp>,
         differences: &mut Vec<Difference>,
     ) -> Result<usize> {
-        let told = auditor.wallets().map(|(user, balance)| (user.0, balance.to_string()));
-        let mut sides = Sides::of("wallet", told);
+        let emitted = auditor.wallets().map(|(user, balance)| (user.0, balance.to_string()));
+        let mut sides = Sides::of("wallet", emitted);
         let sql = "select user_id, balance from wallets";
         let mut rows = sqlx::query_as::<_, (Uuid, i64)>(sql).fetch(&self.point);
         while let Some((user, balance)) = rows.try_next().await? {
-            let must_be_told = since.is_none() && balance != 0;
-            sides.meet(user, balance.to_string(), must_be_told, differences);
+            let must_be_emitted = since.is_none() && balance != 0;
+            sides.meet(user, balance.to_string(), must_be_emitted, differences);
         }
         Ok(sides.end(differences))
     }
@@ -151,39 +151,40 @@ fn name(state: &impl Serialize) -> String {
     name.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// Whether what was made then must have been told in a fact that is kept.
+/// Whether an event about what was made at that time must be stored.
 fn is_known(since: Option<Timestamp>, made_at: OffsetDateTime) -> bool {
     since.is_none_or(|since| since.plus_secs(audit::auditor::SLACK_SECS).0 < made_at)
 }
 
-/// What the facts say of each thing, while the database is read along.
+/// What the events say of each thing, while the rows of the database are read.
 struct Sides<K> {
     what: &'static str,
-    told: HashMap<K, String>,
+    emitted: HashMap<K, String>,
     compared: usize,
 }
 
 impl<K: Eq + Hash + std::fmt::Display> Sides<K> {
-    fn of(what: &'static str, told: impl Iterator<Item = (K, String)>) -> Self {
-        Self { what, told: told.collect(), compared: 0 }
+    fn of(what: &'static str, emitted: impl Iterator<Item = (K, String)>) -> Self {
+        Self { what, emitted: emitted.collect(), compared: 0 }
     }
 
-    /// A row of the database.
-    fn meet(&mut self, key: K, said: String, must_be_told: bool, to: &mut Vec<Difference>) {
-        let told = self.told.remove(&key);
-        self.compared += usize::from(told.is_some());
-        let is_wrong = told.as_ref().map_or(must_be_told, |told| *told != said);
+    /// Compares a row of the database.
+    fn meet(&mut self, key: K, stored: String, must_be_emitted: bool, to: &mut Vec<Difference>) {
+        let emitted = self.emitted.remove(&key);
+        self.compared += usize::from(emitted.is_some());
+        let is_wrong = emitted.as_ref().map_or(must_be_emitted, |emitted| *emitted != stored);
         if is_wrong {
             let what = format!("{} {key}", self.what);
-            to.push(Difference { what, facts: told, database: Some(said) });
+            to.push(Difference { what, events: emitted, database: Some(stored) });
         }
     }
 
-    /// No more rows: what was told of and is not there. How many were compared.
+    /// After the last row: adds what the events know and the database lacks. Returns how many
+    /// were compared.
     fn end(self, to: &mut Vec<Difference>) -> usize {
-        let missing = self.told.into_iter().map(|(key, told)| {
+        let missing = self.emitted.into_iter().map(|(key, emitted)| {
             let what = format!("{} {key}", self.what);
-            Difference { what, facts: Some(told), database: None }
+            Difference { what, events: Some(emitted), database: None }
         });
         to.extend(missing);
         self.compared
@@ -195,9 +196,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_one_side_knows_is_a_difference_unless_it_may_be_forgotten() {
-        let told = [("a", "1"), ("b", "1"), ("c", "1")].map(|(key, said)| (key, said.to_owned()));
-        let mut sides = Sides::of("thing", told.into_iter());
+    fn what_only_one_side_knows_is_a_difference_unless_its_events_may_be_gone() {
+        let emitted =
+            [("a", "1"), ("b", "1"), ("c", "1")].map(|(key, state)| (key, state.to_owned()));
+        let mut sides = Sides::of("thing", emitted.into_iter());
         let mut differences = Vec::new();
         sides.meet("a", "1".into(), true, &mut differences);
         sides.meet("b", "2".into(), true, &mut differences);
@@ -206,7 +208,7 @@ mod tests {
         assert_eq!(sides.end(&mut differences), 2);
         let found: Vec<_> = differences
             .iter()
-            .map(|one| (one.what.as_str(), one.facts.as_deref(), one.database.as_deref()))
+            .map(|one| (one.what.as_str(), one.events.as_deref(), one.database.as_deref()))
             .collect();
         let expected = [
             ("thing b", Some("1"), Some("2")),

@@ -1,45 +1,45 @@
-//! Every kept fact of every stream, in the order of time.
+//! Every stored event of every stream, in the order of time.
 
 use std::collections::VecDeque;
 
 use anyhow::{Result, anyhow};
-use audit::{Auditor, Heard, flows::Flows};
+use audit::{Auditor, Observed, flows::Flows};
 use events::audit::Violation;
 use indicatif::ProgressBar;
-use mesh::{Asker, EVENTS_A_SEQUENCE, STORED_MESSAGES_MAX};
+use mesh::{EVENTS_A_SEQUENCE, MeshClient, STORED_MESSAGES_MAX};
 
-/// Whoever tells facts that the rules speak of.
-const TELLERS: [&str; 6] = ["user", "concert", "queue", "reservation", "payment", "point"];
-/// Facts between two times that the auditor settles what it can.
+/// The services whose events the rules are about.
+const PRODUCERS: [&str; 6] = ["user", "concert", "queue", "reservation", "payment", "point"];
+/// Events after which the auditor again settles what it can.
 const SETTLE_EVERY: usize = 4_096;
-/// Facts of one stream are told in the order of time but for this, because transactions wait
-/// for each other.
+/// Events of one stream are in the order of time but for this, because transactions wait for
+/// each other.
 const DISORDER_SECS: i64 = 120;
 
-/// Where each stream was read up to.
+/// The streams, and how far each was read.
 pub(super) struct Streams {
-    asker: Asker,
+    client: MeshClient,
     all: Vec<Stream>,
-    /// Facts without the headers that every fact has.
+    /// Events without the headers that every event has.
     pub(super) unread: u64,
-    heard: usize,
+    observed: usize,
 }
 
 struct Stream {
-    teller: &'static str,
+    producer: &'static str,
     /// The position of the last event that was read.
     after: u64,
-    /// What was read and is not heard yet.
-    read: VecDeque<Heard>,
+    /// Events that were read and that the auditor has not handled yet.
+    read: VecDeque<Observed>,
 }
 
 impl Streams {
-    pub(super) fn new(asker: Asker) -> Self {
-        let stream = |teller| Stream { teller, after: 0, read: VecDeque::new() };
-        Self { asker, all: TELLERS.map(stream).into(), unread: 0, heard: 0 }
+    pub(super) fn new(client: MeshClient) -> Self {
+        let stream = |producer| Stream { producer, after: 0, read: VecDeque::new() };
+        Self { client, all: PRODUCERS.map(stream).into(), unread: 0, observed: 0 }
     }
 
-    /// Lets the auditor hear all that was told since the last time.
+    /// Lets the auditor handle every event that was stored since the last time.
     pub(super) async fn read(
         &mut self,
         auditor: &mut Auditor,
@@ -47,33 +47,33 @@ impl Streams {
     ) -> Result<Vec<Violation>> {
         let mut ends = Vec::with_capacity(self.all.len());
         for stream in &self.all {
-            ends.push(last_position(&self.asker, stream.teller).await?);
+            ends.push(last_position(&self.client, stream.producer).await?);
         }
         bar.set_length(ends.iter().map(|end| end / EVENTS_A_SEQUENCE).sum());
         let mut found = Vec::new();
         for (stream, end) in self.all.iter_mut().zip(&ends) {
-            self.unread += stream.fill(&self.asker, *end).await?;
+            self.unread += stream.fill(&self.client, *end).await?;
         }
         while let Some(at) = self.earliest() {
             let stream = &mut self.all[at];
-            let Some(fact) = stream.read.pop_front() else { break };
-            found.extend(auditor.hear(Flows::shipped(), &fact));
+            let Some(event) = stream.read.pop_front() else { break };
+            found.extend(auditor.handle(Flows::shipped(), &event));
             bar.set_position(self.all.iter().map(Stream::messages).sum());
-            self.heard += 1;
-            if self.heard.is_multiple_of(SETTLE_EVERY) {
-                found.extend(auditor.settled(fact.at.plus_secs(-DISORDER_SECS)));
+            self.observed += 1;
+            if self.observed.is_multiple_of(SETTLE_EVERY) {
+                found.extend(auditor.settled(event.at.plus_secs(-DISORDER_SECS)));
             }
             if self.all[at].read.is_empty() {
-                self.unread += self.all[at].fill(&self.asker, ends[at]).await?;
+                self.unread += self.all[at].fill(&self.client, ends[at]).await?;
             }
         }
         Ok(found)
     }
 
-    /// Whether something was told that was not heard yet.
+    /// Whether an event is stored that was not read yet.
     pub(super) async fn have_more(&self) -> Result<bool> {
         for stream in &self.all {
-            let end = last_position(&self.asker, stream.teller).await?;
+            let end = last_position(&self.client, stream.producer).await?;
             if end / EVENTS_A_SEQUENCE > stream.after / EVENTS_A_SEQUENCE {
                 return Ok(true);
             }
@@ -81,7 +81,7 @@ impl Streams {
         Ok(false)
     }
 
-    /// The stream whose next fact was told first.
+    /// The stream whose next event was emitted first.
     fn earliest(&self) -> Option<usize> {
         let heads = self.all.iter().enumerate();
         heads
@@ -97,17 +97,17 @@ impl Stream {
         self.after / EVENTS_A_SEQUENCE
     }
 
-    /// Reads on, as far as `end`; how many could not be read.
-    async fn fill(&mut self, asker: &Asker, end: u64) -> Result<u64> {
+    /// Reads on, as far as `end`; returns how many events could not be read.
+    async fn fill(&mut self, client: &MeshClient, end: u64) -> Result<u64> {
         let mut unread = 0;
         while self.read.is_empty() && self.after < end {
-            let page = asker.stored_since(self.teller, self.after, STORED_MESSAGES_MAX).await;
-            let page = page.map_err(|problem| anyhow!("{}: {problem}", self.teller))?;
+            let page = client.stored_since(self.producer, self.after, STORED_MESSAGES_MAX).await;
+            let page = page.map_err(|problem| anyhow!("{}: {problem}", self.producer))?;
             let Some(last) = page.last() else { break };
             self.after = last.position();
-            for fact in &page {
-                match Heard::of(fact) {
-                    Some(heard) => self.read.push_back(heard),
+            for event in &page {
+                match Observed::of(event) {
+                    Some(observed) => self.read.push_back(observed),
                     None => unread += 1,
                 }
             }
@@ -116,6 +116,6 @@ impl Stream {
     }
 }
 
-async fn last_position(asker: &Asker, teller: &str) -> Result<u64> {
-    asker.last_position(teller).await.map_err(|problem| anyhow!("{teller}: {problem}"))
+async fn last_position(client: &MeshClient, producer: &str) -> Result<u64> {
+    client.last_position(producer).await.map_err(|problem| anyhow!("{producer}: {problem}"))
 }

@@ -1,4 +1,4 @@
-//! Each flow on a book in memory: as it should be, twice, late, and out of order.
+//! Each flow on a unit of work in memory: in order, repeated, late, and out of order.
 
 use events::{
     AttemptId, Event, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
@@ -22,49 +22,50 @@ const SECOND: PaymentId = PaymentId(Uuid::from_u128(5));
 
 const ATTEMPT: AttemptId = AttemptId(Uuid::from_u128(6));
 
-/// A service in memory: a book, the names of the facts it has told, and its clock.
-struct Desk {
-    book: Book,
-    told: Vec<String>,
+/// A service in memory: a unit of work, the names of the emitted events, and a clock.
+struct Kit {
+    unit: UnitOfWork,
+    emitted: Vec<String>,
     now: Timestamp,
 }
 
-impl Default for Desk {
+impl Default for Kit {
     fn default() -> Self {
-        Self { book: Book::default(), told: Vec::new(), now: NOW }
+        Self { unit: UnitOfWork::default(), emitted: Vec::new(), now: NOW }
     }
 }
 
-impl Desk {
-    /// One where the fan has asked to pay the hold.
+impl Kit {
+    /// The fan has asked to pay the hold.
     fn paying() -> Self {
-        let mut desk = Self::default();
-        desk.hear(&created()).unwrap();
-        desk.pay(FAN, FIRST).unwrap();
-        desk
+        let mut kit = Self::default();
+        kit.handle(&created()).unwrap();
+        kit.pay(FAN, FIRST).unwrap();
+        kit
     }
 
-    fn hear<E: Event>(&mut self, fact: &E) -> Result<(), Miss>
+    fn handle<E: Event>(&mut self, event: &E) -> Result<(), HandleError>
     where
-        Book: Hear<E>,
+        UnitOfWork: Handle<E>,
     {
-        let mut turn = mesh::Turn::at(self.now, &Rules {}, &Caller::Mesh, Uuid::nil());
-        let heard = self.book.hear(fact, &mut turn);
-        self.note(&turn);
-        heard
+        let mut ctx = mesh::Context::at(self.now, &Config {}, &Caller::Mesh, Uuid::nil());
+        let result = self.unit.handle(event, &mut ctx);
+        self.note(&ctx);
+        result
     }
 
     fn pay(&mut self, fan: UserId, id: PaymentId) -> Result<payment::Payment, Refusal> {
         let caller = Caller::User { user_id: fan, roles: vec![Role::Fan], expires_at: NOW };
-        let mut turn = mesh::Turn::at(self.now, &Rules {}, &caller, id.0);
-        let paid = self.book.answer(&Pay { reservation_id: HOLD }, &mut turn);
-        self.note(&turn);
-        paid
+        let mut ctx = mesh::Context::at(self.now, &Config {}, &caller, id.0);
+        let answer = self.unit.execute(&Pay { reservation_id: HOLD }, &mut ctx);
+        self.note(&ctx);
+        answer
     }
 
-    fn note(&mut self, turn: &Turn<'_>) {
-        let names = turn.told().iter().filter_map(|told| events::fact_of_subject(&told.subject));
-        self.told.extend(names.map(str::to_owned));
+    fn note(&mut self, ctx: &Context<'_>) {
+        let names =
+            ctx.emitted().iter().filter_map(|emitted| events::event_of_subject(&emitted.subject));
+        self.emitted.extend(names.map(str::to_owned));
     }
 
     fn refusal(&mut self) -> &'static str {
@@ -79,7 +80,7 @@ impl Desk {
     }
 
     fn first(&mut self) -> payment::Payment {
-        self.book.payment_mut(FIRST).expect("the first payment").to_view()
+        self.unit.payment_mut(FIRST).expect("the first payment").to_view()
     }
 }
 
@@ -157,58 +158,58 @@ fn refunded(reason: RefundReason) -> PointRefunded {
 }
 
 #[test]
-fn a_granted_request_is_told_with_the_price_and_fence_of_the_hold() {
-    let mut desk = Desk::default();
-    desk.hear(&created()).unwrap();
+fn a_granted_request_emits_the_price_and_fence_of_the_hold() {
+    let mut kit = Kit::default();
+    kit.handle(&created()).unwrap();
     let caller = Caller::User { user_id: FAN, roles: vec![Role::Fan], expires_at: NOW };
-    let mut turn = mesh::Turn::at(NOW, &Rules {}, &caller, FIRST.0);
-    let view = desk.book.answer(&Pay { reservation_id: HOLD }, &mut turn).unwrap();
+    let mut ctx = mesh::Context::at(NOW, &Config {}, &caller, FIRST.0);
+    let view = kit.unit.execute(&Pay { reservation_id: HOLD }, &mut ctx).unwrap();
     assert_eq!((view.payment_id, view.state), (FIRST, PaymentState::Requested));
-    let [told] = turn.told() else { panic!("one fact") };
-    assert_eq!(told.saga_id.0, FIRST.0);
-    let fact: PaymentRequested = serde_json::from_slice(&told.payload).unwrap();
-    assert_eq!((fact.payment_id, fact.amount, fact.hold_version), (FIRST, 100, 7));
+    let [emitted] = ctx.emitted() else { panic!("one event") };
+    assert_eq!(emitted.saga_id.0, FIRST.0);
+    let event: PaymentRequested = serde_json::from_slice(&emitted.payload).unwrap();
+    assert_eq!((event.payment_id, event.amount, event.hold_version), (FIRST, 100, 7));
 }
 
 #[test]
-fn paying_before_the_hold_is_heard_of_waits_for_it() {
-    let mut desk = Desk::default();
-    assert_eq!(desk.refusal(), "not yet");
-    desk.hear(&created()).unwrap();
-    assert_eq!(desk.refusal(), "granted");
+fn a_payment_of_an_unknown_hold_waits_for_reservation_created() {
+    let mut kit = Kit::default();
+    assert_eq!(kit.refusal(), "not yet");
+    kit.handle(&created()).unwrap();
+    assert_eq!(kit.refusal(), "granted");
 }
 
 #[test]
-fn nobody_pays_for_a_stranger() {
-    let mut desk = Desk::default();
-    desk.hear(&created()).unwrap();
-    let refusal = desk.pay(UserId(Uuid::from_u128(9)), FIRST).unwrap_err();
+fn a_fan_cannot_pay_the_hold_of_another_fan() {
+    let mut kit = Kit::default();
+    kit.handle(&created()).unwrap();
+    let refusal = kit.pay(UserId(Uuid::from_u128(9)), FIRST).unwrap_err();
     assert_eq!(refusal, Refusal::No(codes::NOT_FOUND.into()));
-    assert!(desk.told.is_empty());
+    assert!(kit.emitted.is_empty());
 }
 
 #[test]
 fn a_second_payment_in_the_same_batch_is_refused_and_names_the_first() {
-    let mut desk = Desk::paying();
-    let Err(Refusal::No(problem)) = desk.pay(FAN, SECOND) else { panic!("refused") };
+    let mut kit = Kit::paying();
+    let Err(Refusal::No(problem)) = kit.pay(FAN, SECOND) else { panic!("refused") };
     assert!(problem.is(codes::PAYMENT_RUNNING));
     assert_eq!(problem.extra["payment_id"], FIRST.to_string());
-    assert_eq!(desk.told, ["payment.requested"]);
+    assert_eq!(kit.emitted, ["payment.requested"]);
 }
 
 #[test]
-fn an_end_says_how_many_seats_were_paid() {
-    let mut desk = Desk::default();
+fn completed_and_refunded_carry_the_number_of_seats() {
+    let mut kit = Kit::default();
     let seats = ["1", "2", "3"].map(|seat| {
         let seat = SeatId::new("A", "1", seat);
         PricedSeat { seat, price: 30 }
     });
-    desk.hear(&ReservationCreated { seats: seats.into(), ..created() }).unwrap();
-    desk.pay(FAN, FIRST).unwrap();
-    let mut turn = mesh::Turn::at(NOW, &Rules {}, &Caller::Mesh, Uuid::nil());
-    desk.book.hear(&confirmed(), &mut turn).unwrap();
-    desk.book.hear(&refunded(RefundReason::Cancelled), &mut turn).unwrap();
-    let [completed, refunded] = turn.told() else { panic!("two facts") };
+    kit.handle(&ReservationCreated { seats: seats.into(), ..created() }).unwrap();
+    kit.pay(FAN, FIRST).unwrap();
+    let mut ctx = mesh::Context::at(NOW, &Config {}, &Caller::Mesh, Uuid::nil());
+    kit.unit.handle(&confirmed(), &mut ctx).unwrap();
+    kit.unit.handle(&refunded(RefundReason::Cancelled), &mut ctx).unwrap();
+    let [completed, refunded] = ctx.emitted() else { panic!("two events") };
     let completed: PaymentCompleted = serde_json::from_slice(&completed.payload).unwrap();
     let refunded: PaymentRefunded = serde_json::from_slice(&refunded.payload).unwrap();
     assert_eq!((completed.seats, refunded.seats), (3, 3));
@@ -216,117 +217,118 @@ fn an_end_says_how_many_seats_were_paid() {
 
 #[test]
 fn a_confirmed_reservation_completes_its_payment_once() {
-    let mut desk = Desk::paying();
-    desk.hear(&confirmed()).unwrap();
-    desk.hear(&confirmed()).unwrap();
-    assert_eq!(desk.first().state, PaymentState::Completed);
-    assert_eq!(desk.told, ["payment.requested", "payment.completed"]);
-    assert_eq!(desk.refusal(), "already_paid");
+    let mut kit = Kit::paying();
+    kit.handle(&confirmed()).unwrap();
+    kit.handle(&confirmed()).unwrap();
+    assert_eq!(kit.first().state, PaymentState::Completed);
+    assert_eq!(kit.emitted, ["payment.requested", "payment.completed"]);
+    assert_eq!(kit.refusal(), "already_paid");
 }
 
 #[test]
 fn after_too_few_points_the_fan_may_pay_again() {
-    let mut desk = Desk::paying();
-    desk.hear(&debit_refused(DebitRefusal::InsufficientBalance)).unwrap();
-    desk.hear(&debit_refused(DebitRefusal::InsufficientBalance)).unwrap();
-    assert_eq!(desk.first().reason, Some(PaymentFailure::InsufficientBalance));
-    desk.pay(FAN, SECOND).unwrap();
-    assert_eq!(desk.told, ["payment.requested", "payment.failed", "payment.requested"]);
+    let mut kit = Kit::paying();
+    kit.handle(&debit_refused(DebitRefusal::InsufficientBalance)).unwrap();
+    kit.handle(&debit_refused(DebitRefusal::InsufficientBalance)).unwrap();
+    assert_eq!(kit.first().reason, Some(PaymentFailure::InsufficientBalance));
+    kit.pay(FAN, SECOND).unwrap();
+    assert_eq!(kit.emitted, ["payment.requested", "payment.failed", "payment.requested"]);
 }
 
 #[test]
 fn a_late_refusal_of_the_first_payment_leaves_the_second_running() {
-    let mut desk = Desk::paying();
-    desk.hear(&debit_refused(DebitRefusal::NoWallet)).unwrap();
-    desk.pay(FAN, SECOND).unwrap();
-    desk.hear(&debit_refused(DebitRefusal::NoWallet)).unwrap();
-    assert_eq!(desk.book.live(HOLD).unwrap().id, SECOND);
+    let mut kit = Kit::paying();
+    kit.handle(&debit_refused(DebitRefusal::NoWallet)).unwrap();
+    kit.pay(FAN, SECOND).unwrap();
+    kit.handle(&debit_refused(DebitRefusal::NoWallet)).unwrap();
+    assert_eq!(kit.unit.live(HOLD).unwrap().id, SECOND);
 }
 
 #[test]
 fn a_lost_hold_fails_the_payment_only_when_the_money_is_back() {
-    let mut desk = Desk::paying();
-    desk.hear(&confirm_refused()).unwrap();
-    desk.hear(&confirm_refused()).unwrap();
-    assert_eq!(desk.first().state, PaymentState::Requested);
-    assert_eq!(desk.refusal(), "hold_gone");
-    desk.hear(&refunded(RefundReason::HoldGone)).unwrap();
-    desk.hear(&refunded(RefundReason::HoldGone)).unwrap();
-    assert_eq!(desk.first().reason, Some(PaymentFailure::HoldGone));
-    assert_eq!(desk.told, ["payment.requested", "payment.failed"]);
+    let mut kit = Kit::paying();
+    kit.handle(&confirm_refused()).unwrap();
+    kit.handle(&confirm_refused()).unwrap();
+    assert_eq!(kit.first().state, PaymentState::Requested);
+    assert_eq!(kit.refusal(), "hold_gone");
+    kit.handle(&refunded(RefundReason::HoldGone)).unwrap();
+    kit.handle(&refunded(RefundReason::HoldGone)).unwrap();
+    assert_eq!(kit.first().reason, Some(PaymentFailure::HoldGone));
+    assert_eq!(kit.emitted, ["payment.requested", "payment.failed"]);
 }
 
 #[test]
-fn money_that_is_back_before_the_refusal_is_heard_fails_the_payment_too() {
-    let mut desk = Desk::paying();
-    desk.hear(&refunded(RefundReason::HoldGone)).unwrap();
-    desk.hear(&confirm_refused()).unwrap();
-    assert_eq!(desk.first().state, PaymentState::Failed);
-    assert_eq!(desk.told, ["payment.requested", "payment.failed"]);
+fn a_refund_that_arrives_before_the_refusal_fails_the_payment_too() {
+    let mut kit = Kit::paying();
+    kit.handle(&refunded(RefundReason::HoldGone)).unwrap();
+    kit.handle(&confirm_refused()).unwrap();
+    assert_eq!(kit.first().state, PaymentState::Failed);
+    assert_eq!(kit.emitted, ["payment.requested", "payment.failed"]);
 }
 
 #[test]
 fn a_cancelled_reservation_refunds_its_payment_once() {
-    let mut desk = Desk::paying();
-    desk.hear(&confirmed()).unwrap();
-    desk.hear(&cancelled()).unwrap();
-    assert_eq!(desk.first().state, PaymentState::Completed);
-    desk.hear(&refunded(RefundReason::Cancelled)).unwrap();
-    desk.hear(&refunded(RefundReason::Cancelled)).unwrap();
-    desk.hear(&confirmed()).unwrap();
-    assert_eq!(desk.first().state, PaymentState::Refunded);
-    assert_eq!(desk.told, ["payment.requested", "payment.completed", "payment.refunded"]);
+    let mut kit = Kit::paying();
+    kit.handle(&confirmed()).unwrap();
+    kit.handle(&cancelled()).unwrap();
+    assert_eq!(kit.first().state, PaymentState::Completed);
+    kit.handle(&refunded(RefundReason::Cancelled)).unwrap();
+    kit.handle(&refunded(RefundReason::Cancelled)).unwrap();
+    kit.handle(&confirmed()).unwrap();
+    assert_eq!(kit.first().state, PaymentState::Refunded);
+    assert_eq!(kit.emitted, ["payment.requested", "payment.completed", "payment.refunded"]);
 }
 
 #[test]
 fn a_refund_that_overtakes_the_confirmation_waits_for_it() {
-    let mut desk = Desk::paying();
-    desk.hear(&cancelled()).unwrap();
-    let miss = desk.hear(&refunded(RefundReason::Cancelled)).unwrap_err();
-    assert!(matches!(miss, Miss::NotYet(_)));
-    assert_eq!(desk.first().state, PaymentState::Requested);
-    desk.hear(&confirmed()).unwrap();
-    desk.hear(&refunded(RefundReason::Cancelled)).unwrap();
-    assert_eq!(desk.told, ["payment.requested", "payment.completed", "payment.refunded"]);
+    let mut kit = Kit::paying();
+    kit.handle(&cancelled()).unwrap();
+    let error = kit.handle(&refunded(RefundReason::Cancelled)).unwrap_err();
+    assert!(matches!(error, HandleError::NotYet(_)));
+    assert_eq!(kit.first().state, PaymentState::Requested);
+    kit.handle(&confirmed()).unwrap();
+    kit.handle(&refunded(RefundReason::Cancelled)).unwrap();
+    assert_eq!(kit.emitted, ["payment.requested", "payment.completed", "payment.refunded"]);
 }
 
 #[test]
-fn facts_of_an_unknown_payment_wait_and_change_nothing() {
-    let mut desk = Desk::default();
-    desk.hear(&created()).unwrap();
-    let misses = [
-        desk.hear(&confirmed()),
-        desk.hear(&confirm_refused()),
-        desk.hear(&debit_refused(DebitRefusal::NoWallet)),
-        desk.hear(&refunded(RefundReason::HoldGone)),
-        desk.hear(&refunded(RefundReason::Cancelled)),
+fn events_of_an_unknown_payment_wait_and_change_nothing() {
+    let mut kit = Kit::default();
+    kit.handle(&created()).unwrap();
+    let results = [
+        kit.handle(&confirmed()),
+        kit.handle(&confirm_refused()),
+        kit.handle(&debit_refused(DebitRefusal::NoWallet)),
+        kit.handle(&refunded(RefundReason::HoldGone)),
+        kit.handle(&refunded(RefundReason::Cancelled)),
     ];
-    assert!(misses.iter().all(|miss| matches!(miss, Err(Miss::NotYet(_)))));
-    assert!(!desk.book.hold(HOLD).unwrap().ended);
-    assert!(desk.told.is_empty());
+    assert!(results.iter().all(|result| matches!(result, Err(HandleError::NotYet(_)))));
+    assert!(!kit.unit.hold(HOLD).unwrap().ended);
+    assert!(kit.emitted.is_empty());
 }
 
 #[test]
-fn an_end_that_overtakes_the_beginning_wins() {
-    let mut desk = Desk::default();
-    desk.hear(&cancelled()).unwrap();
-    desk.hear(&created()).unwrap();
-    assert_eq!(desk.refusal(), "hold_gone");
+fn the_end_of_a_hold_that_overtakes_its_creation_wins() {
+    let mut kit = Kit::default();
+    kit.handle(&cancelled()).unwrap();
+    kit.handle(&created()).unwrap();
+    assert_eq!(kit.refusal(), "hold_gone");
 }
 
 #[test]
 fn a_payment_in_the_last_minute_asks_for_more_time_and_one_before_does_not() {
     for (left_millis, is_urgent) in [(60_000, false), (59_999, true), (1, true)] {
-        let mut desk = Desk::default();
-        desk.hear(&created()).unwrap();
-        desk.now = NOW.plus_millis(HOLD_SECS * 1_000 - left_millis);
+        let mut kit = Kit::default();
+        kit.handle(&created()).unwrap();
+        kit.now = NOW.plus_millis(HOLD_SECS * 1_000 - left_millis);
         let caller = Caller::User { user_id: FAN, roles: vec![Role::Fan], expires_at: NOW };
-        let mut turn = mesh::Turn::at(desk.now, &Rules {}, &caller, FIRST.0);
-        desk.book.answer(&Pay { reservation_id: HOLD }, &mut turn).unwrap();
-        assert_eq!(turn.told().len(), 1 + usize::from(is_urgent), "{left_millis} ms are left");
-        let Some(told) = turn.told().get(1) else { continue };
-        assert_eq!(told.saga_id.0, FIRST.0);
-        let fact: PaymentHoldExtensionRequested = serde_json::from_slice(&told.payload).unwrap();
+        let mut ctx = mesh::Context::at(kit.now, &Config {}, &caller, FIRST.0);
+        kit.unit.execute(&Pay { reservation_id: HOLD }, &mut ctx).unwrap();
+        assert_eq!(ctx.emitted().len(), 1 + usize::from(is_urgent), "{left_millis} ms are left");
+        let Some(emitted) = ctx.emitted().get(1) else { continue };
+        assert_eq!(emitted.saga_id.0, FIRST.0);
+        let event: PaymentHoldExtensionRequested =
+            serde_json::from_slice(&emitted.payload).unwrap();
         let expected = PaymentHoldExtensionRequested {
             payment_id: FIRST,
             reservation_id: HOLD,
@@ -334,110 +336,110 @@ fn a_payment_in_the_last_minute_asks_for_more_time_and_one_before_does_not() {
             user_id: FAN,
             hold_version: 7,
         };
-        assert_eq!(fact, expected);
+        assert_eq!(event, expected);
     }
 }
 
 #[test]
 fn no_payment_begins_after_the_original_end_of_its_hold() {
-    let mut desk = Desk::paying();
-    desk.hear(&debit_refused(DebitRefusal::InsufficientBalance)).unwrap();
-    desk.now = NOW.plus_secs(HOLD_SECS);
-    assert_eq!(desk.refusal(), "hold_gone");
-    desk.now = NOW.plus_secs(HOLD_SECS - 1);
-    assert_eq!(desk.refusal(), "granted");
-    desk.now = NOW.plus_secs(HOLD_SECS + 1);
-    assert_eq!(desk.refusal(), "payment_running", "one that has begun in time runs on");
+    let mut kit = Kit::paying();
+    kit.handle(&debit_refused(DebitRefusal::InsufficientBalance)).unwrap();
+    kit.now = NOW.plus_secs(HOLD_SECS);
+    assert_eq!(kit.refusal(), "hold_gone");
+    kit.now = NOW.plus_secs(HOLD_SECS - 1);
+    assert_eq!(kit.refusal(), "granted");
+    kit.now = NOW.plus_secs(HOLD_SECS + 1);
+    assert_eq!(kit.refusal(), "payment_running", "a payment that began in time goes on");
 }
 
 #[test]
 fn a_late_cancellation_of_another_version_leaves_a_hold_payable() {
-    let mut desk = Desk::default();
-    desk.hear(&created()).unwrap();
-    desk.hear(&ReservationCancelled { hold_version: 6, ..cancelled() }).unwrap();
-    assert_eq!(desk.refusal(), "granted");
+    let mut kit = Kit::default();
+    kit.handle(&created()).unwrap();
+    kit.handle(&ReservationCancelled { hold_version: 6, ..cancelled() }).unwrap();
+    assert_eq!(kit.refusal(), "granted");
 }
 
-fn wants_to_leave() -> UserWithdrawalRequested {
+fn withdrawal_requested() -> UserWithdrawalRequested {
     UserWithdrawalRequested { user_id: FAN, attempt: ATTEMPT, forfeit: false, at: NOW }
 }
 
-fn may_not_leave() -> UserWithdrawalRefused {
+fn withdrawal_refused() -> UserWithdrawalRefused {
     UserWithdrawalRefused { user_id: FAN, attempt: ATTEMPT, reasons: Vec::new(), at: NOW }
 }
 
-fn has_left() -> UserWithdrawn {
+fn withdrawn() -> UserWithdrawn {
     UserWithdrawn { user_id: FAN, attempt: ATTEMPT, forfeit: false, at: NOW }
 }
 
 #[test]
-fn who_may_leave_begins_no_payment_until_the_attempt_is_refused() {
-    let mut desk = Desk::default();
-    desk.hear(&created()).unwrap();
-    desk.hear(&wants_to_leave()).unwrap();
-    desk.hear(&wants_to_leave()).unwrap();
-    assert_eq!(desk.told, ["payment.withdrawal_cleared"]);
-    assert_eq!(desk.refusal(), "account_closing");
-    desk.hear(&may_not_leave()).unwrap();
-    desk.hear(&may_not_leave()).unwrap();
-    desk.hear(&wants_to_leave()).unwrap();
-    assert_eq!(desk.refusal(), "granted");
+fn a_fan_with_a_cleared_withdrawal_begins_no_payment_until_it_is_refused() {
+    let mut kit = Kit::default();
+    kit.handle(&created()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
+    assert_eq!(kit.emitted, ["payment.withdrawal_cleared"]);
+    assert_eq!(kit.refusal(), "account_closing");
+    kit.handle(&withdrawal_refused()).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
+    assert_eq!(kit.refusal(), "granted");
 }
 
 #[test]
-fn who_has_left_begins_no_payment_ever() {
-    let mut desk = Desk::default();
-    desk.hear(&created()).unwrap();
-    desk.hear(&wants_to_leave()).unwrap();
-    desk.hear(&has_left()).unwrap();
-    desk.hear(&has_left()).unwrap();
-    desk.hear(&may_not_leave()).unwrap();
-    desk.hear(&wants_to_leave()).unwrap();
-    assert_eq!(desk.refusal(), "account_closing");
-    assert_eq!(desk.told, ["payment.withdrawal_cleared"]);
+fn a_withdrawn_fan_never_begins_a_payment() {
+    let mut kit = Kit::default();
+    kit.handle(&created()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
+    kit.handle(&withdrawn()).unwrap();
+    kit.handle(&withdrawn()).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
+    assert_eq!(kit.refusal(), "account_closing");
+    assert_eq!(kit.emitted, ["payment.withdrawal_cleared"]);
 }
 
 #[test]
-fn a_running_payment_keeps_the_fan_and_is_not_disturbed() {
-    let mut desk = Desk::paying();
-    desk.hear(&wants_to_leave()).unwrap();
-    desk.hear(&confirmed()).unwrap();
-    let told = ["payment.requested", "payment.withdrawal_blocked", "payment.completed"];
-    assert_eq!(desk.told, told);
-    assert_eq!(desk.book.standing(ATTEMPT), Some(Attempted::Blocked));
+fn a_running_payment_blocks_the_withdrawal_and_completes() {
+    let mut kit = Kit::paying();
+    kit.handle(&withdrawal_requested()).unwrap();
+    kit.handle(&confirmed()).unwrap();
+    let emitted = ["payment.requested", "payment.withdrawal_blocked", "payment.completed"];
+    assert_eq!(kit.emitted, emitted);
+    assert_eq!(kit.unit.standing(ATTEMPT), Some(Attempted::Blocked));
 }
 
 #[test]
-fn a_refund_keeps_the_fan_until_the_money_is_back() {
-    let mut desk = Desk::paying();
-    desk.hear(&confirmed()).unwrap();
-    desk.hear(&cancelled()).unwrap();
-    desk.hear(&wants_to_leave()).unwrap();
-    assert_eq!(desk.told.last().unwrap(), "payment.withdrawal_blocked");
-    desk.hear(&refunded(RefundReason::Cancelled)).unwrap();
+fn a_refund_due_blocks_the_withdrawal_until_the_money_is_back() {
+    let mut kit = Kit::paying();
+    kit.handle(&confirmed()).unwrap();
+    kit.handle(&cancelled()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
+    assert_eq!(kit.emitted.last().unwrap(), "payment.withdrawal_blocked");
+    kit.handle(&refunded(RefundReason::Cancelled)).unwrap();
     let attempt = AttemptId(Uuid::from_u128(7));
-    desk.hear(&UserWithdrawalRequested { attempt, ..wants_to_leave() }).unwrap();
-    assert_eq!(desk.told.last().unwrap(), "payment.withdrawal_cleared");
+    kit.handle(&UserWithdrawalRequested { attempt, ..withdrawal_requested() }).unwrap();
+    assert_eq!(kit.emitted.last().unwrap(), "payment.withdrawal_cleared");
 }
 
 #[test]
-fn a_request_behind_its_refusal_closes_nothing() {
-    let mut desk = Desk::default();
-    desk.hear(&created()).unwrap();
-    desk.hear(&may_not_leave()).unwrap();
-    desk.hear(&wants_to_leave()).unwrap();
-    desk.hear(&wants_to_leave()).unwrap();
-    assert_eq!(desk.told, ["payment.withdrawal_blocked"]);
-    assert_eq!(desk.refusal(), "granted");
+fn a_withdrawal_request_that_arrives_after_its_refusal_closes_nothing() {
+    let mut kit = Kit::default();
+    kit.handle(&created()).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
+    assert_eq!(kit.emitted, ["payment.withdrawal_blocked"]);
+    assert_eq!(kit.refusal(), "granted");
 }
 
 #[test]
 fn a_late_refusal_of_one_attempt_leaves_the_next_one_cleared() {
-    let mut desk = Desk::default();
-    desk.hear(&created()).unwrap();
-    desk.hear(&wants_to_leave()).unwrap();
+    let mut kit = Kit::default();
+    kit.handle(&created()).unwrap();
+    kit.handle(&withdrawal_requested()).unwrap();
     let attempt = AttemptId(Uuid::from_u128(7));
-    desk.hear(&UserWithdrawalRequested { attempt, ..wants_to_leave() }).unwrap();
-    desk.hear(&may_not_leave()).unwrap();
-    assert_eq!(desk.refusal(), "account_closing");
+    kit.handle(&UserWithdrawalRequested { attempt, ..withdrawal_requested() }).unwrap();
+    kit.handle(&withdrawal_refused()).unwrap();
+    assert_eq!(kit.refusal(), "account_closing");
 }

@@ -1,12 +1,12 @@
--- The line: entering, looking, leaving, and what time does to it.
+-- The queue: entering, looking, leaving, and what ticks do to it.
 
 -- A tick comes this often; a second's worth of admissions is spread over its ticks.
 local TICK_MILLIS = 100
--- A hold made in the pass's last moment may still be on its way here.
+-- The event of a hold made in the pass's last moment may still be on its way here.
 local GRACE_MILLIS = 1000
 
--- One place a fan: who has one learns of it, however often they enter.
-function acts.enter(schedule, fan, ticket)
+-- One place a fan: a fan who has one gets it as the answer, however often they enter.
+function writes.enter(schedule, fan, ticket)
   if redis.call('EXISTS', key('gone:' .. fan)) == 1 then
     return no('account_closing', 'The account is closed.')
   end
@@ -32,28 +32,28 @@ function acts.enter(schedule, fan, ticket)
   if not number or place then
     number = (room.tickets or 0) + 1
   end
-  -- Otherwise the room has forgotten the place, and the fan has brought proof of its number.
+  -- Otherwise the room has lost the place, and the fan's ticket proves its number.
   set(room, 'tickets', math.max(number, room.tickets or 0))
   place = {
     state = 'W',
     version = (place and place.version or room.version_floor or 0) + 1,
     ticket = number,
-    entered = act.now,
+    entered = ctx.now,
     reserve_until = 0,
-    saga = act.saga_id,
+    saga = ctx.saga_id,
     payment = place and place.payment or '-',
     reason = '-',
   }
   redis.call('ZADD', key('waiting:' .. schedule), whole(number), fan)
   redis.call('SADD', key('rooms'), schedule)
   keep(schedule, fan, place)
-  tell('queue.waiting', schedule, fan, fact(schedule, fan, place,
+  emit('queue.waiting', schedule, fan, event_data(schedule, fan, place,
     { ticket = number, entered_at = rfc3339(place.entered) }))
   return seen(room, fan, place)
 end
 
--- Who holds seats gives them back first, or pays for them.
-function acts.leave(schedule, fan)
+-- A fan who holds seats must first give them back or pay for them.
+function writes.leave(schedule, fan)
   local room, place = room_of(schedule), place_of(schedule, fan)
   if not room or not place then
     return no('not_found', 'You have no place in this room.')
@@ -75,25 +75,25 @@ function reads.look(schedule, fan)
   return seen(room, fan, place)
 end
 
--- How many the room may admit now: at most `per_second` in each second since it opened,
+-- How many fans the room may admit now: at most `per_second` in each second since it opened,
 -- spread over that second, and never more than `active_max` at a time.
 local function allowance(room)
-  if act.now < room.opens_at then
+  if ctx.now < room.opens_at then
     return 0
   end
   local second = second_of(room)
   local admitted = room.second == second and room.admitted or 0
-  local into = act.now - room.opens_at - second * 1000
+  local into = ctx.now - room.opens_at - second * 1000
   local ticks = math.floor(into / TICK_MILLIS) + 1
   local due = math.ceil(room.per_second * ticks * TICK_MILLIS / 1000)
   local vacant = room.active_max - redis.call('ZCARD', key('active:' .. room.schedule))
   return math.min(due - admitted, vacant)
 end
 
--- Whether a tick would find anything to do. A room that is over and empty is put away.
+-- Whether a tick has anything to do. A room that is over and empty is put away.
 local function is_due(room)
   local first = redis.call('ZRANGE', key('active:' .. room.schedule), 0, 0, 'WITHSCORES')
-  if first[1] and (room.is_cancelled or tonumber(first[2]) + GRACE_MILLIS <= act.now) then
+  if first[1] and (room.is_cancelled or tonumber(first[2]) + GRACE_MILLIS <= ctx.now) then
     return true
   end
   if is_over(room) and not first[1] then
@@ -116,8 +116,8 @@ function reads.due()
   return due
 end
 
--- Why a place ends now. Who was admitted has until the pass runs out, at the latest until the
--- show begins.
+-- Why a place ends now. An admitted fan has until the pass runs out, at the latest until the show
+-- begins.
 local function end_of(room, place)
   if room.is_cancelled then
     return 'cancelled'
@@ -128,8 +128,8 @@ local function end_of(room, place)
   return place.reserve_until >= room.starts_at and 'closed' or 'timeout'
 end
 
--- Who has paid does not run out of time: the place was kept by another hold, whose end was
--- not heard of.
+-- The place of a fan who has paid does not expire but completes: another hold kept it, and the
+-- event of that hold's end has not come.
 local function expire_all(room, fans)
   for _, fan in ipairs(fans) do
     local place = place_of(room.schedule, fan)
@@ -172,15 +172,16 @@ local function put_away(schedule)
   end
 end
 
--- Ends what has run out, closes what is over, admits who is next: `most` places at a time.
-function acts.tick(schedule, most)
+-- Expires places, ends those of a room that is over, and admits the next fans: at most `most`
+-- places at a time.
+function writes.tick(schedule, most)
   local room = room_of(schedule)
   if not room then
     return
   end
   local left = tonumber(most)
   local active, waiting = key('active:' .. schedule), key('waiting:' .. schedule)
-  local upto = room.is_cancelled and '+inf' or whole(act.now - GRACE_MILLIS)
+  local upto = room.is_cancelled and '+inf' or whole(ctx.now - GRACE_MILLIS)
   local ended = redis.call('ZRANGEBYSCORE', active, '-inf', upto, 'LIMIT', 0, left)
   left = left - expire_all(room, ended)
   if left > 0 and (is_over(room) or is_sold_out(room)) then

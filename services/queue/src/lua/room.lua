@@ -1,31 +1,31 @@
 -- A room and its places, as Valkey keeps them:
 --
---   rooms                     set   schedules whose room may still have something to do
+--   rooms                     set   schedules whose room may still have work to do
 --   room:<schedule>           hash  opening times, pace, seats, counters
 --   places:<schedule>         hash  fan -> place, one line of text (see `place_of`)
---   waiting:<schedule>        zset  fan by number; who was returned has a negative one
+--   waiting:<schedule>        zset  fan by number; a returned fan has a negative one
 --   active:<schedule>         zset  fan by the end of the lease
---   sold:<schedule>           hash  reservation -> seats that were paid; 0 once cancelled
+--   sold:<schedule>           hash  reservation -> paid seats; 0 once cancelled
 --   holds:<schedule>:<fan>    hash  reservation -> its hard cap; 0 once it has ended or is paid
 --                                   `paid` -> the latest completed payment, and when it was
---                                   asked for
+--                                   requested
 --   gone:<fan>                text  the account was closed a short while ago
 
--- Who was returned stands before every number ever drawn, in the order of returning.
+-- Returned fans are ahead of every number ever drawn, in the order of their return.
 local FRONT = -1000000000000
--- Holds are remembered this long for facts that come late.
+-- Holds are kept this long for events that come late.
 local HOLD_SECS = 86400
--- A closed account cannot come back with the access token it still has.
+-- A closed account cannot enter again with an access token that is still valid.
 local GONE_SECS = 86400
 -- A room that is over is forgotten after a month.
 local OVER_SECS = 30 * 86400
--- The pace forgets a third of itself each second.
+-- The part of the pace that is carried into the next second.
 local PACE_KEEPS = 0.7
 
 local FIELDS = { 'opens_at', 'starts_at', 'per_second', 'active_max', 'pass_secs', 'total',
   'sold', 'tickets', 'returned', 'second', 'admitted', 'pace', 'since', 'version_floor' }
 
--- The room, or nil when its schedule was never heard of.
+-- The room, or nil when its schedule is unknown.
 local function room_of(schedule)
   local values = redis.call('HMGET', key('room:' .. schedule), 'cancelled', unpack(FIELDS))
   local room = { schedule = schedule, is_cancelled = values[1] == '1' }
@@ -46,16 +46,16 @@ end
 
 -- Sales end with the start of the show, to the millisecond.
 local function has_begun(room)
-  return act.now >= room.starts_at
+  return ctx.now >= room.starts_at
 end
 
--- Called off, or the show has begun: nobody will ever be admitted again.
+-- The show is cancelled or has begun: no fan will ever be admitted again.
 local function is_over(room)
   return room.is_cancelled or has_begun(room)
 end
 
 -- `<state> <version> <number> <entered at> <reserve until> <saga> <payment> <reason>`;
--- state is W, A, C or E. The payment is the latest one that ever moved it.
+-- state is W, A, C or E. The payment is the latest one that ever moved the place.
 local function place_of(schedule, fan)
   local line = redis.call('HGET', key('places:' .. schedule), fan)
   if not line then
@@ -85,7 +85,7 @@ local function has_ended(place)
   return place.state == 'C' or place.state == 'E'
 end
 
--- The hard cap of the longest hold of the fan, as far as was heard.
+-- The hard cap of the fan's longest known hold.
 local function longest_hold(schedule, fan)
   local longest = 0
   for _, value in ipairs(redis.call('HVALS', key('holds:' .. schedule .. ':' .. fan))) do
@@ -94,13 +94,13 @@ local function longest_hold(schedule, fan)
   return longest
 end
 
--- Whether a hold of the fan lives; none lives past its hard cap.
+-- Whether a hold of the fan lives; no hold lives past its hard cap.
 local function holds_seats(schedule, fan)
-  return longest_hold(schedule, fan) > act.now
+  return longest_hold(schedule, fan) > ctx.now
 end
 
--- The payment that uses the place up, or nil. One that was asked for before the fan entered
--- belongs to an earlier place, and so does one that has ended a place before.
+-- The payment that completes the place, or nil. A payment that was requested before the fan
+-- entered belongs to an earlier place, and so does one that has ended a place before.
 local function payment_of(schedule, fan, place)
   local paid = redis.call('HGET', key('holds:' .. schedule .. ':' .. fan), 'paid')
   if not paid then
@@ -111,23 +111,24 @@ local function payment_of(schedule, fan, place)
   return is_of_this and payment or nil
 end
 
-local function fact(schedule, fan, place, more)
+-- The data of an event about a place.
+local function event_data(schedule, fan, place, more)
   more.schedule_id, more.user_id, more.place_version = schedule, fan, place.version
   return more
 end
 
--- The lease ends with the pass, or with the longest hold that was made under it.
+-- Sets the lease: it ends with the pass, or with the longest hold that was made under it.
 local function lease(schedule, fan, place)
   local ends = math.max(place.reserve_until, longest_hold(schedule, fan))
   redis.call('ZADD', key('active:' .. schedule), whole(ends), fan)
 end
 
 local function second_of(room)
-  return math.floor((act.now - room.opens_at) / 1000)
+  return math.floor((ctx.now - room.opens_at) / 1000)
 end
 
--- Fans admitted each second, lately: the seconds that have passed since the last one that
--- admitted anybody count as zero. -1 while there is nothing to go by.
+-- Fans admitted a second, lately: the seconds that have passed since the last admission count as
+-- zero. -1 while no admission was measured.
 local function pace_at(room, second)
   if not room.second or room.second < (room.since or room.second) then
     return -1
@@ -141,8 +142,8 @@ local function pace_at(room, second)
   return pace * PACE_KEEPS ^ (passed - 1)
 end
 
--- Called before somebody joins: a line that was empty stood still, and the pace of an
--- earlier crowd says nothing.
+-- Called before a fan joins: an empty queue has no pace, and the pace of an earlier crowd does
+-- not count.
 local function forget_pace(room)
   if redis.call('ZCARD', key('waiting:' .. room.schedule)) == 0 then
     redis.call('HDEL', key('room:' .. room.schedule), 'pace')
@@ -154,11 +155,11 @@ end
 local function activate(room, fan, place)
   place.state = 'A'
   place.version = place.version + 1
-  place.reserve_until = math.min(act.now + room.pass_secs * 1000, room.starts_at)
+  place.reserve_until = math.min(ctx.now + room.pass_secs * 1000, room.starts_at)
   keep(room.schedule, fan, place)
   lease(room.schedule, fan, place)
-  tell('queue.activated', room.schedule, fan,
-    fact(room.schedule, fan, place, { reserve_until = rfc3339(place.reserve_until) }),
+  emit('queue.activated', room.schedule, fan,
+    event_data(room.schedule, fan, place, { reserve_until = rfc3339(place.reserve_until) }),
     place.saga)
 end
 
@@ -170,17 +171,18 @@ local function close(schedule, fan, place, state, reason)
   keep(schedule, fan, place)
 end
 
--- Ends a place. What a message does belongs to its own saga; what time does, to the place's.
+-- Ends a place. An end that a message causes belongs to the message's saga, one that a tick causes
+-- to the place's.
 local function expire(schedule, fan, place, reason, saga)
   close(schedule, fan, place, 'E', reason)
-  tell('queue.expired', schedule, fan, fact(schedule, fan, place, { reason = reason }), saga)
+  emit('queue.expired', schedule, fan, event_data(schedule, fan, place, { reason = reason }), saga)
 end
 
--- Ends a place that a payment has used up, once no hold of its fan lives; whether it did.
--- While a room is rebuilt not everything has been said again, so nothing follows from it.
+-- Completes a place that is paid, once no hold of its fan lives. Returns whether it did. While a
+-- room is rebuilt not every event has been applied again, so nothing follows from one.
 local function conclude(schedule, fan, saga)
   local place = place_of(schedule, fan)
-  if act.is_restoring or not place or has_ended(place) or holds_seats(schedule, fan) then
+  if ctx.is_restoring or not place or has_ended(place) or holds_seats(schedule, fan) then
     return false
   end
   local payment = payment_of(schedule, fan, place)
@@ -189,26 +191,26 @@ local function conclude(schedule, fan, saga)
   end
   place.payment = payment > place.payment and payment or place.payment
   close(schedule, fan, place, 'C', '-')
-  tell('queue.completed', schedule, fan,
-    fact(schedule, fan, place, { payment_id = payment }), saga)
+  emit('queue.completed', schedule, fan,
+    event_data(schedule, fan, place, { payment_id = payment }), saga)
   return true
 end
 
--- Back to the front of the line.
+-- Returns a fan to the front of the queue.
 local function bring_back(room, fan, place)
   redis.call('ZREM', key('active:' .. room.schedule), fan)
   forget_pace(room)
-  local turn = redis.call('HINCRBY', key('room:' .. room.schedule), 'returned', 1)
-  redis.call('ZADD', key('waiting:' .. room.schedule), whole(FRONT + turn), fan)
+  local returned = redis.call('HINCRBY', key('room:' .. room.schedule), 'returned', 1)
+  redis.call('ZADD', key('waiting:' .. room.schedule), whole(FRONT + returned), fan)
   redis.call('SADD', key('rooms'), room.schedule)
   place.state = 'W'
   place.version = place.version + 1
   place.reason = '-'
   keep(room.schedule, fan, place)
-  tell('queue.returned', room.schedule, fan, fact(room.schedule, fan, place, {}))
+  emit('queue.returned', room.schedule, fan, event_data(room.schedule, fan, place, {}))
 end
 
--- What Rust makes the answer of.
+-- The values from which Rust builds the answer.
 local function seen(room, fan, place)
   local ahead = redis.call('ZRANK', key('waiting:' .. room.schedule), fan)
   return { place.state, whole(place.version), whole(place.ticket), whole(place.reserve_until),

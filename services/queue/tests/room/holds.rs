@@ -1,90 +1,94 @@
-//! A fan's holds and what keeps the place: one paid and another not, in every order.
+//! A fan's place with two holds, one of them paid, with the events in every order.
 
 use events::{codes, payment::PaymentFailure::HoldGone, queue::PlaceState};
 
-use crate::stage::{Stage, cancelled, completed, created, failed, fan, hold_expired, payment};
+use crate::harness::{Harness, cancelled, completed, created, failed, fan, hold_expired, payment};
 
-/// A fan who is ACTIVE, holds twice, and has paid for the first hold.
-async fn one_of_two_paid() -> Stage {
-    let mut stage = Stage::open().await;
-    stage.admit(1).await;
-    stage.hear(created(1, fan(0), 300_000), 2_000).await;
-    stage.hear(created(2, fan(0), 200_000), 2_000).await;
-    stage.said().await;
-    stage.hear(completed(1, fan(0), 2_500), 3_000).await;
-    assert_eq!(stage.said().await, []);
-    assert_eq!(stage.state(fan(0), 3_000).await, PlaceState::Active);
-    stage
+/// A room with an ACTIVE fan who has two holds and has paid for the first.
+async fn one_of_two_paid() -> Harness {
+    let mut harness = Harness::open().await;
+    harness.admit(1).await;
+    harness.handle(created(1, fan(0), 300_000), 2_000).await;
+    harness.handle(created(2, fan(0), 200_000), 2_000).await;
+    harness.emitted().await;
+    harness.handle(completed(1, fan(0), 2_500), 3_000).await;
+    assert_eq!(harness.emitted().await, []);
+    assert_eq!(harness.state(fan(0), 3_000).await, PlaceState::Active);
+    harness
 }
 
 #[tokio::test]
-async fn who_pays_one_of_two_holds_keeps_the_place_until_the_other_is_paid() {
-    let mut stage = one_of_two_paid().await;
-    stage.hear(completed(2, fan(0), 3_500), 4_000).await;
-    stage.hear(completed(1, fan(0), 2_500), 4_100).await;
-    let told = stage.said().await;
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].fact, "queue.completed");
-    assert_eq!(told[0].what["payment_id"], payment(2).to_string(), "the latest one");
+async fn a_fan_who_pays_one_of_two_holds_keeps_the_place_until_the_other_is_paid() {
+    let mut harness = one_of_two_paid().await;
+    harness.handle(completed(2, fan(0), 3_500), 4_000).await;
+    harness.handle(completed(1, fan(0), 2_500), 4_100).await;
+    let emitted = harness.emitted().await;
+    assert_eq!(emitted.len(), 1, "{emitted:?}");
+    assert_eq!(emitted[0].event, "queue.completed");
+    assert_eq!(emitted[0].data["payment_id"], payment(2).to_string(), "the latest one");
 }
 
 #[tokio::test]
-async fn who_pays_one_of_two_holds_keeps_the_place_until_the_other_has_ended() {
+async fn a_fan_who_pays_one_of_two_holds_keeps_the_place_until_the_other_ends() {
     for is_cancelled in [false, true] {
-        let mut stage = one_of_two_paid().await;
+        let mut harness = one_of_two_paid().await;
         match is_cancelled {
-            false => stage.hear(hold_expired(2, fan(0)), 4_000).await,
-            true => stage.hear(cancelled(2, fan(0), false), 4_000).await,
+            false => harness.handle(hold_expired(2, fan(0)), 4_000).await,
+            true => harness.handle(cancelled(2, fan(0), false), 4_000).await,
         }
-        let told = stage.said().await;
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert_eq!(told[0].what["payment_id"], payment(1).to_string());
-        assert_eq!(stage.state(fan(0), 4_000).await, PlaceState::Completed);
+        let emitted = harness.emitted().await;
+        assert_eq!(emitted.len(), 1, "{emitted:?}");
+        assert_eq!(emitted[0].data["payment_id"], payment(1).to_string());
+        assert_eq!(harness.state(fan(0), 4_000).await, PlaceState::Completed);
         // A reservation that has ended never revives.
-        stage.hear(created(2, fan(0), 200_000), 5_000).await;
-        assert_eq!(stage.state(fan(0), 5_000).await, PlaceState::Completed);
-        let again = stage.enter(fan(0), 6_000).await.unwrap();
+        harness.handle(created(2, fan(0), 200_000), 5_000).await;
+        assert_eq!(harness.state(fan(0), 5_000).await, PlaceState::Completed);
+        let again = harness.enter(fan(0), 6_000).await.unwrap();
         assert_eq!((again.state, again.position), (PlaceState::Waiting, Some(0)));
-        stage.hear(hold_expired(2, fan(0)), 6_500).await;
-        assert_eq!(stage.state(fan(0), 6_500).await, PlaceState::Waiting, "that was before");
+        harness.handle(hold_expired(2, fan(0)), 6_500).await;
+        assert_eq!(
+            harness.state(fan(0), 6_500).await,
+            PlaceState::Waiting,
+            "that hold belongs to the earlier place"
+        );
     }
 }
 
 #[tokio::test]
-async fn who_has_paid_and_then_loses_the_other_hold_is_done_and_not_returned() {
-    let mut stage = one_of_two_paid().await;
-    stage.hear(failed(2, fan(0), HoldGone, 3_500), 4_000).await;
-    stage.hear(hold_expired(2, fan(0)), 4_100).await;
-    assert_eq!(stage.names().await, ["completed 0"]);
+async fn the_place_of_a_fan_who_paid_and_then_loses_the_other_hold_completes() {
+    let mut harness = one_of_two_paid().await;
+    harness.handle(failed(2, fan(0), HoldGone, 3_500), 4_000).await;
+    harness.handle(hold_expired(2, fan(0)), 4_100).await;
+    assert_eq!(harness.names().await, ["completed 0"]);
 }
 
 #[tokio::test]
-async fn who_has_paid_does_not_time_out_when_the_other_hold_ends_unheard() {
-    let mut stage = one_of_two_paid().await;
-    stage.tick(200_999).await;
-    assert_eq!(stage.state(fan(0), 200_999).await, PlaceState::Active);
-    stage.tick(201_000).await;
-    assert_eq!(stage.names().await, ["completed 0"]);
-    assert_eq!(stage.tick(201_100).await, 0);
+async fn a_paid_place_does_not_time_out_when_the_end_of_the_other_hold_never_comes() {
+    let mut harness = one_of_two_paid().await;
+    harness.tick(200_999).await;
+    assert_eq!(harness.state(fan(0), 200_999).await, PlaceState::Active);
+    harness.tick(201_000).await;
+    assert_eq!(harness.names().await, ["completed 0"]);
+    assert_eq!(harness.tick(201_100).await, 0);
 }
 
 #[tokio::test]
-async fn in_whatever_order_it_is_heard_a_paid_place_is_completed_once() {
+async fn a_paid_place_completes_once_in_any_order_of_events() {
     let orders = permutations(4);
     assert_eq!(orders.len(), 24);
     for order in orders {
-        let mut stage = Stage::open().await;
-        stage.admit(1).await;
-        stage.said().await;
+        let mut harness = Harness::open().await;
+        harness.admit(1).await;
+        harness.emitted().await;
         for at in &order {
             match at {
-                0 => stage.hear(created(1, fan(0), 300_000), 2_000).await,
-                1 => stage.hear(created(2, fan(0), 300_000), 2_000).await,
-                2 => stage.hear(completed(1, fan(0), 2_500), 3_000).await,
-                _ => stage.hear(hold_expired(2, fan(0)), 4_000).await,
+                0 => harness.handle(created(1, fan(0), 300_000), 2_000).await,
+                1 => harness.handle(created(2, fan(0), 300_000), 2_000).await,
+                2 => harness.handle(completed(1, fan(0), 2_500), 3_000).await,
+                _ => harness.handle(hold_expired(2, fan(0)), 4_000).await,
             }
         }
-        assert_eq!(stage.names().await, ["completed 0"], "{order:?}");
+        assert_eq!(harness.names().await, ["completed 0"], "{order:?}");
     }
 }
 
@@ -102,24 +106,24 @@ fn permutations(count: usize) -> Vec<Vec<usize>> {
 }
 
 #[tokio::test]
-async fn who_holds_seats_cannot_leave_before_they_are_given_back() {
-    let mut stage = Stage::open().await;
-    stage.admit(1).await;
-    stage.hear(created(1, fan(0), 300_000), 2_000).await;
-    stage.said().await;
-    assert!(stage.leave(fan(0), 3_000).await.unwrap_err().is(codes::HOLDING_SEATS));
-    assert_eq!(stage.said().await, []);
-    assert_eq!(stage.state(fan(0), 3_000).await, PlaceState::Active);
-    stage.hear(cancelled(1, fan(0), false), 4_000).await;
-    stage.leave(fan(0), 4_000).await.unwrap();
-    assert_eq!(stage.names().await, ["expired 0 left"]);
+async fn a_fan_who_holds_seats_cannot_leave_before_giving_them_back() {
+    let mut harness = Harness::open().await;
+    harness.admit(1).await;
+    harness.handle(created(1, fan(0), 300_000), 2_000).await;
+    harness.emitted().await;
+    assert!(harness.leave(fan(0), 3_000).await.unwrap_err().is(codes::HOLDING_SEATS));
+    assert_eq!(harness.emitted().await, []);
+    assert_eq!(harness.state(fan(0), 3_000).await, PlaceState::Active);
+    harness.handle(cancelled(1, fan(0), false), 4_000).await;
+    harness.leave(fan(0), 4_000).await.unwrap();
+    assert_eq!(harness.names().await, ["expired 0 left"]);
 }
 
 #[tokio::test]
-async fn a_hold_beyond_its_hard_cap_keeps_nobody_from_leaving() {
-    let stage = Stage::open().await;
-    stage.admit(1).await;
-    stage.hear(created(1, fan(0), 30_000), 2_000).await;
-    assert!(stage.leave(fan(0), 29_999).await.unwrap_err().is(codes::HOLDING_SEATS));
-    assert_eq!(stage.leave(fan(0), 30_000).await.unwrap().state, PlaceState::Expired);
+async fn a_hold_past_its_hard_cap_does_not_keep_a_fan_from_leaving() {
+    let harness = Harness::open().await;
+    harness.admit(1).await;
+    harness.handle(created(1, fan(0), 30_000), 2_000).await;
+    assert!(harness.leave(fan(0), 29_999).await.unwrap_err().is(codes::HOLDING_SEATS));
+    assert_eq!(harness.leave(fan(0), 30_000).await.unwrap().state, PlaceState::Expired);
 }

@@ -6,40 +6,40 @@ use events::{
     queue::{PlaceEnd, PlaceState, QueueActivated, QueueWaiting},
 };
 
-use crate::stage::{ADMISSION, SCHEDULE, Stage, at, fan};
+use crate::harness::{ADMISSION, Harness, SCHEDULE, at, fan};
 
 #[tokio::test]
 async fn a_fan_who_enters_again_keeps_the_place() {
-    let mut stage = Stage::open().await;
-    stage.enter(fan(0), 0).await.unwrap();
-    let first = stage.enter(fan(1), 0).await.unwrap();
-    let again = stage.enter(fan(1), 50).await.unwrap();
+    let mut harness = Harness::open().await;
+    harness.enter(fan(0), 0).await.unwrap();
+    let first = harness.enter(fan(1), 0).await.unwrap();
+    let again = harness.enter(fan(1), 50).await.unwrap();
     assert_eq!((first.state, first.position), (PlaceState::Waiting, Some(1)));
     assert_eq!((again.position, again.ticket), (Some(1), first.ticket));
-    assert_eq!(stage.names().await, ["waiting 0", "waiting 1"]);
+    assert_eq!(harness.names().await, ["waiting 0", "waiting 1"]);
 
-    stage.tick(100).await;
-    let active = stage.enter(fan(1), 150).await.unwrap();
+    harness.tick(100).await;
+    let active = harness.enter(fan(1), 150).await.unwrap();
     assert_eq!(active.state, PlaceState::Active);
-    assert_eq!(stage.names().await, ["activated 0", "activated 1"]);
+    assert_eq!(harness.names().await, ["activated 0", "activated 1"]);
 }
 
 #[tokio::test]
 async fn a_fan_who_enters_everywhere_at_once_gets_one_place() {
-    let mut stage = Stage::open().await;
-    let entries = (0..50).map(|_| stage.enter(fan(1), 0));
+    let mut harness = Harness::open().await;
+    let entries = (0..50).map(|_| harness.enter(fan(1), 0));
     let places = futures::future::join_all(entries).await;
     let first = places[0].as_ref().unwrap();
     assert!(places.iter().all(|place| place.as_ref().unwrap() == first));
-    assert_eq!(stage.names().await, ["waiting 1"]);
+    assert_eq!(harness.names().await, ["waiting 1"]);
 }
 
 #[tokio::test]
-async fn what_is_told_of_a_place_reads_as_the_contract_says() {
-    let mut stage = Stage::open().await;
-    stage.enter(fan(7), 0).await.unwrap();
-    stage.tick(123).await;
-    let rows = stage.rows().await;
+async fn the_events_of_a_place_have_the_form_of_the_contract() {
+    let mut harness = Harness::open().await;
+    harness.enter(fan(7), 0).await.unwrap();
+    harness.tick(123).await;
+    let rows = harness.rows().await;
     let waiting: QueueWaiting = serde_json::from_slice(&rows[0].payload).unwrap();
     let expected = QueueWaiting {
         schedule_id: SCHEDULE,
@@ -53,7 +53,7 @@ async fn what_is_told_of_a_place_reads_as_the_contract_says() {
     assert_eq!(activated.reserve_until, at(60_123));
     assert_eq!(activated.place_version, 2);
     use events::Event;
-    assert_eq!(rows[1].subject, events::subject(QueueActivated::FACT, 1, Some(SCHEDULE)));
+    assert_eq!(rows[1].subject, events::subject(QueueActivated::NAME, 1, Some(SCHEDULE)));
     assert_eq!((rows[1].about, rows[1].at), (fan(7).0, at(123)));
     assert_eq!(rows[0].saga_id, rows[1].saga_id, "a place is one saga");
     assert!(rows.iter().all(|row| row.event_id.0.get_version_num() == 7));
@@ -61,23 +61,23 @@ async fn what_is_told_of_a_place_reads_as_the_contract_says() {
 }
 
 #[tokio::test]
-async fn moments_are_told_to_the_millisecond_in_every_month() {
+async fn times_are_emitted_to_the_millisecond_in_every_month() {
     let admission = Admission { pass_secs: 1, ..ADMISSION };
     for (n, text) in
         ["2028-02-28T23:59:59.007Z", "2027-12-31T23:59:58.999Z", "2100-02-28T12:00:00Z"]
             .iter()
             .enumerate()
     {
-        let mut stage = Stage::empty().await;
+        let mut harness = Harness::empty().await;
         let now: Timestamp = text.parse().unwrap();
-        let mut opened = crate::stage::opened(SCHEDULE, admission, 1);
+        let mut opened = crate::harness::opened(SCHEDULE, admission, 1);
         opened.opens_at = now;
         opened.starts_at = now.plus_secs(1_000);
         let millis = now.unix_millis() - at(0).unix_millis();
-        stage.hear(opened, millis).await;
-        stage.enter(fan(n as u128), millis).await.unwrap();
-        stage.tick(millis).await;
-        let rows = stage.rows().await;
+        harness.handle(opened, millis).await;
+        harness.enter(fan(n as u128), millis).await.unwrap();
+        harness.tick(millis).await;
+        let rows = harness.rows().await;
         let activated: QueueActivated = serde_json::from_slice(&rows[1].payload).unwrap();
         assert_eq!(activated.reserve_until, now.plus_secs(1), "{text}");
     }
@@ -85,58 +85,58 @@ async fn moments_are_told_to_the_millisecond_in_every_month() {
 
 #[tokio::test]
 async fn an_unknown_schedule_is_not_found() {
-    let stage = Stage::empty().await;
-    assert!(stage.enter(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
-    assert!(stage.look(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
-    assert!(stage.leave(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
+    let harness = Harness::empty().await;
+    assert!(harness.enter(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
+    assert!(harness.look(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
+    assert!(harness.leave(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
 }
 
 #[tokio::test]
-async fn who_has_no_place_is_told_so() {
-    let stage = Stage::open().await;
-    assert!(stage.look(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
-    assert!(stage.leave(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
+async fn a_fan_without_a_place_is_not_found() {
+    let harness = Harness::open().await;
+    assert!(harness.look(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
+    assert!(harness.leave(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
 }
 
 #[tokio::test]
-async fn nobody_is_admitted_before_the_room_opens() {
-    let stage = Stage::open().await;
-    let place = stage.enter(fan(1), -30_000).await.unwrap();
+async fn no_fan_is_admitted_before_the_room_opens() {
+    let harness = Harness::open().await;
+    let place = harness.enter(fan(1), -30_000).await.unwrap();
     assert_eq!(place.expected_wait_secs, Some(30));
-    assert_eq!(stage.tick(-1).await, 0);
-    assert_eq!(stage.state(fan(1), -1).await, PlaceState::Waiting);
-    stage.tick(0).await;
-    assert_eq!(stage.state(fan(1), 0).await, PlaceState::Active);
+    assert_eq!(harness.tick(-1).await, 0);
+    assert_eq!(harness.state(fan(1), -1).await, PlaceState::Waiting);
+    harness.tick(0).await;
+    assert_eq!(harness.state(fan(1), 0).await, PlaceState::Active);
 }
 
 #[tokio::test]
-async fn first_come_first_served() {
+async fn fans_are_admitted_in_the_order_of_entering() {
     let admission = Admission { active_max: 1_000, ..ADMISSION };
-    let mut stage = Stage::open_with(admission, 1_000).await;
+    let mut harness = Harness::open_with(admission, 1_000).await;
     for n in (0..60).rev() {
-        stage.enter(fan(n), 0).await.unwrap();
+        harness.enter(fan(n), 0).await.unwrap();
     }
-    stage.said().await;
-    stage.tick_through(0..5_000).await;
+    harness.emitted().await;
+    harness.tick_through(0..5_000).await;
     let expected: Vec<String> = (0..60).rev().map(|n| format!("activated {n}")).collect();
-    assert_eq!(stage.names().await, expected);
+    assert_eq!(harness.names().await, expected);
 }
 
 #[tokio::test]
 async fn no_second_admits_more_than_the_rate_and_each_is_spread_over_its_ticks() {
     let admission = Admission { active_max: 1_000, per_second: 20, pass_secs: 60 };
-    let mut stage = Stage::open_with(admission, 1_000).await;
+    let mut harness = Harness::open_with(admission, 1_000).await;
     for n in 0..100 {
-        stage.enter(fan(n), 0).await.unwrap();
+        harness.enter(fan(n), 0).await.unwrap();
     }
-    stage.said().await;
+    harness.emitted().await;
     for second in 0..5 {
         let mut admitted = 0;
         for tick in 0..10 {
             let millis = second * 1_000 + tick * 100;
-            stage.tick(millis).await;
-            stage.tick(millis + 1).await;
-            let count = stage.said().await.len();
+            harness.tick(millis).await;
+            harness.tick(millis + 1).await;
+            let count = harness.emitted().await.len();
             assert!(count <= 2, "{count} at {millis}");
             admitted += count;
         }
@@ -145,129 +145,129 @@ async fn no_second_admits_more_than_the_rate_and_each_is_spread_over_its_ticks()
 }
 
 #[tokio::test]
-async fn a_line_that_runs_empty_again_and_again_does_not_raise_the_rate() {
+async fn a_queue_that_runs_empty_repeatedly_does_not_raise_the_rate() {
     let admission = Admission { active_max: 1_000, per_second: 10, pass_secs: 60 };
-    let mut stage = Stage::open_with(admission, 1_000).await;
+    let mut harness = Harness::open_with(admission, 1_000).await;
     for n in 0..50 {
-        stage.enter(fan(n), 20 * n as i64).await.unwrap();
-        stage.tick(20 * n as i64).await;
+        harness.enter(fan(n), 20 * n as i64).await.unwrap();
+        harness.tick(20 * n as i64).await;
     }
-    let admitted = stage.names().await.iter().filter(|name| name.starts_with("act")).count();
+    let admitted = harness.names().await.iter().filter(|name| name.starts_with("act")).count();
     assert!(admitted <= 10, "{admitted}");
 }
 
 #[tokio::test]
 async fn a_rate_of_one_a_second_admits_one_a_second() {
     let admission = Admission { active_max: 10, per_second: 1, pass_secs: 60 };
-    let mut stage = Stage::open_with(admission, 10).await;
+    let mut harness = Harness::open_with(admission, 10).await;
     for n in 0..3 {
-        stage.enter(fan(n), 0).await.unwrap();
+        harness.enter(fan(n), 0).await.unwrap();
     }
-    stage.tick_through(0..2_000).await;
-    let admitted = stage.names().await.iter().filter(|name| name.starts_with("act")).count();
+    harness.tick_through(0..2_000).await;
+    let admitted = harness.names().await.iter().filter(|name| name.starts_with("act")).count();
     assert_eq!(admitted, 2);
 }
 
 #[tokio::test]
-async fn never_more_are_active_than_the_cap() {
-    let mut stage = Stage::open().await;
+async fn active_fans_never_exceed_the_cap() {
+    let mut harness = Harness::open().await;
     for n in 0..8 {
-        stage.enter(fan(n), 0).await.unwrap();
+        harness.enter(fan(n), 0).await.unwrap();
     }
-    stage.tick_through(0..3_000).await;
-    let admitted = stage.names().await.iter().filter(|name| name.starts_with("act")).count();
+    harness.tick_through(0..3_000).await;
+    let admitted = harness.names().await.iter().filter(|name| name.starts_with("act")).count();
     assert_eq!(admitted, 5);
-    assert_eq!(stage.look(fan(5), 3_000).await.unwrap().position, Some(0));
+    assert_eq!(harness.look(fan(5), 3_000).await.unwrap().position, Some(0));
 
-    stage.leave(fan(2), 3_000).await.unwrap();
-    stage.tick(3_000).await;
-    assert_eq!(stage.names().await, ["expired 2 left", "activated 5"]);
+    harness.leave(fan(2), 3_000).await.unwrap();
+    harness.tick(3_000).await;
+    assert_eq!(harness.names().await, ["expired 2 left", "activated 5"]);
 }
 
 #[tokio::test]
 async fn a_pass_that_runs_out_makes_room_for_the_next() {
-    let mut stage = Stage::open().await;
-    stage.admit(5).await;
-    stage.enter(fan(5), 1_000).await.unwrap();
-    stage.said().await;
-    // Admitted from 0 on, two at each tick; a hold made last may come a second later.
-    assert_eq!(stage.tick(60_999).await, 0);
-    stage.tick(61_000).await;
-    assert_eq!(stage.names().await, ["expired 0 timeout", "expired 1 timeout", "activated 5"]);
-    let place = stage.look(fan(0), 61_000).await.unwrap();
+    let mut harness = Harness::open().await;
+    harness.admit(5).await;
+    harness.enter(fan(5), 1_000).await.unwrap();
+    harness.emitted().await;
+    // Admitted from 0 on, two at each tick; a hold made in the last moment may come a second later.
+    assert_eq!(harness.tick(60_999).await, 0);
+    harness.tick(61_000).await;
+    assert_eq!(harness.names().await, ["expired 0 timeout", "expired 1 timeout", "activated 5"]);
+    let place = harness.look(fan(0), 61_000).await.unwrap();
     assert_eq!((place.state, place.reason), (PlaceState::Expired, Some(PlaceEnd::Timeout)));
     assert_eq!((place.pass, place.ticket), (None, None));
 }
 
 #[tokio::test]
 async fn a_tick_that_comes_twice_does_nothing_twice() {
-    let mut stage = Stage::open().await;
-    stage.enter(fan(0), 0).await.unwrap();
-    let due = queue::due(stage.room.clone(), at(0)).await.unwrap();
-    stage.room.perform(&due, at(0)).await.unwrap();
-    stage.room.perform(&due, at(0)).await.unwrap();
-    assert_eq!(stage.names().await, ["waiting 0", "activated 0"]);
-    let due = queue::due(stage.room.clone(), at(61_000)).await.unwrap();
-    stage.room.perform(&due, at(61_000)).await.unwrap();
-    stage.room.perform(&due, at(61_000)).await.unwrap();
-    assert_eq!(stage.names().await, ["expired 0 timeout"]);
+    let mut harness = Harness::open().await;
+    harness.enter(fan(0), 0).await.unwrap();
+    let due = queue::due(harness.room.clone(), at(0)).await.unwrap();
+    harness.room.perform(&due, at(0)).await.unwrap();
+    harness.room.perform(&due, at(0)).await.unwrap();
+    assert_eq!(harness.names().await, ["waiting 0", "activated 0"]);
+    let due = queue::due(harness.room.clone(), at(61_000)).await.unwrap();
+    harness.room.perform(&due, at(61_000)).await.unwrap();
+    harness.room.perform(&due, at(61_000)).await.unwrap();
+    assert_eq!(harness.names().await, ["expired 0 timeout"]);
 }
 
 #[tokio::test]
-async fn an_expired_fan_lines_up_again_at_the_end() {
-    let mut stage = Stage::open().await;
-    stage.admit(1).await;
-    stage.tick(61_000).await;
-    stage.enter(fan(8), 62_000).await.unwrap();
-    let place = stage.enter(fan(0), 62_000).await.unwrap();
+async fn an_expired_fan_enters_again_at_the_end() {
+    let mut harness = Harness::open().await;
+    harness.admit(1).await;
+    harness.tick(61_000).await;
+    harness.enter(fan(8), 62_000).await.unwrap();
+    let place = harness.enter(fan(0), 62_000).await.unwrap();
     assert_eq!((place.state, place.position), (PlaceState::Waiting, Some(1)));
-    let told = stage.said().await;
-    assert_eq!(told.last().unwrap().what["place_version"], 4);
-    assert_eq!(told.last().unwrap().what["ticket"], 3);
+    let emitted = harness.emitted().await;
+    assert_eq!(emitted.last().unwrap().data["place_version"], 4);
+    assert_eq!(emitted.last().unwrap().data["ticket"], 3);
 }
 
 #[tokio::test]
-async fn positions_close_up_when_somebody_leaves() {
-    let mut stage = Stage::open().await;
+async fn positions_close_up_when_a_fan_leaves() {
+    let mut harness = Harness::open().await;
     for n in 0..5 {
-        stage.enter(fan(n), -1_000).await.unwrap();
+        harness.enter(fan(n), -1_000).await.unwrap();
     }
-    let left = stage.leave(fan(1), -900).await.unwrap();
+    let left = harness.leave(fan(1), -900).await.unwrap();
     assert_eq!((left.state, left.reason), (PlaceState::Expired, Some(PlaceEnd::Left)));
-    assert_eq!(stage.look(fan(4), -900).await.unwrap().position, Some(3));
-    stage.said().await;
-    let again = stage.leave(fan(1), -800).await.unwrap();
+    assert_eq!(harness.look(fan(4), -900).await.unwrap().position, Some(3));
+    harness.emitted().await;
+    let again = harness.leave(fan(1), -800).await.unwrap();
     assert_eq!(again.reason, Some(PlaceEnd::Left));
-    assert_eq!(stage.said().await, []);
+    assert_eq!(harness.emitted().await, []);
 }
 
 #[tokio::test]
-async fn the_expected_wait_follows_what_the_line_really_does() {
+async fn the_expected_wait_follows_the_measured_pace() {
     let admission = Admission { active_max: 100, per_second: 50, pass_secs: 1_000 };
-    let stage = Stage::open_with(admission, 1_000).await;
+    let harness = Harness::open_with(admission, 1_000).await;
     for n in 0..400 {
-        stage.enter(fan(n), 0).await.unwrap();
+        harness.enter(fan(n), 0).await.unwrap();
     }
     let wait = |place: events::queue::Place| place.expected_wait_secs.unwrap();
-    assert_eq!(wait(stage.look(fan(399), 0).await.unwrap()), 8);
-    stage.tick_through(0..10_000).await;
+    assert_eq!(wait(harness.look(fan(399), 0).await.unwrap()), 8);
+    harness.tick_through(0..10_000).await;
     // The room is full since second 2: the estimate falls towards the turnover of passes.
-    let stuck = stage.look(fan(399), 10_000).await.unwrap();
+    let stuck = harness.look(fan(399), 10_000).await.unwrap();
     assert!(wait(stuck.clone()) > 60, "{stuck:?}");
     assert!(wait(stuck.clone()) <= 299 * 10, "{stuck:?}");
     assert!(stuck.poll_after_secs.unwrap() > 5);
 }
 
 #[tokio::test]
-async fn an_active_place_has_a_pass_that_says_what_it_is_for() {
-    let stage = Stage::open().await;
-    stage.admit(1).await;
-    let place = stage.look(fan(0), 1_000).await.unwrap();
+async fn the_pass_of_an_active_place_names_fan_schedule_and_version() {
+    let harness = Harness::open().await;
+    harness.admit(1).await;
+    let place = harness.look(fan(0), 1_000).await.unwrap();
     assert_eq!(place.reserve_until, Some(at(60_000)));
     let pass = place.pass.unwrap();
-    assert_eq!(stage.look(fan(0), 2_000).await.unwrap().pass, Some(pass.clone()));
+    assert_eq!(harness.look(fan(0), 2_000).await.unwrap().pass, Some(pass.clone()));
 
-    let keys = stage.room.rules().signer.jwks();
+    let keys = harness.room.config().signer.jwks();
     assert_eq!(keys["keys"].as_array().unwrap().len(), 1);
     let verifier = mesh::auth::Verifier::new(std::sync::Arc::new(move |_| {
         let keys = keys.clone();
@@ -279,79 +279,79 @@ async fn an_active_place_has_a_pass_that_says_what_it_is_for() {
 }
 
 #[tokio::test]
-async fn a_forged_ticket_is_refused_and_another_fans_too() {
-    let stage = Stage::open().await;
-    let ticket = stage.enter(fan(1), 0).await.unwrap().ticket.unwrap();
-    let stolen = stage.enter_with(fan(2), Some(ticket.clone()), 0).await;
+async fn a_forged_ticket_and_that_of_another_fan_are_refused() {
+    let harness = Harness::open().await;
+    let ticket = harness.enter(fan(1), 0).await.unwrap().ticket.unwrap();
+    let stolen = harness.enter_with(fan(2), Some(ticket.clone()), 0).await;
     assert!(stolen.unwrap_err().is(codes::INVALID));
-    let forged = stage.enter_with(fan(2), Some("a.b.c".into()), 0).await;
+    let forged = harness.enter_with(fan(2), Some("a.b.c".into()), 0).await;
     assert!(forged.unwrap_err().is(codes::INVALID));
-    assert!(stage.look(fan(2), 0).await.unwrap_err().is(codes::NOT_FOUND));
+    assert!(harness.look(fan(2), 0).await.unwrap_err().is(codes::NOT_FOUND));
 }
 
 #[tokio::test]
-async fn an_old_ticket_gives_nothing_back_to_who_left() {
-    let stage = Stage::open().await;
-    let ticket = stage.enter(fan(1), 0).await.unwrap().ticket;
-    stage.enter(fan(2), 0).await.unwrap();
-    stage.leave(fan(1), 0).await.unwrap();
-    let place = stage.enter_with(fan(1), ticket, 0).await.unwrap();
+async fn an_old_ticket_restores_nothing_for_a_fan_who_left() {
+    let harness = Harness::open().await;
+    let ticket = harness.enter(fan(1), 0).await.unwrap().ticket;
+    harness.enter(fan(2), 0).await.unwrap();
+    harness.leave(fan(1), 0).await.unwrap();
+    let place = harness.enter_with(fan(1), ticket, 0).await.unwrap();
     assert_eq!(place.position, Some(1));
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_fans_fit_and_the_last_one_knows_the_position() {
+async fn a_hundred_thousand_fans_fit_and_the_last_one_gets_a_position() {
     const FANS: u128 = 100_000;
     let admission = Admission { per_second: 5_000, active_max: 10_000, pass_secs: 60 };
-    let stage = Stage::open_with(admission, 100).await;
-    let acts: Vec<_> = (0..FANS).map(|n| enter_act(fan(n))).collect();
+    let harness = Harness::open_with(admission, 100).await;
+    let calls: Vec<_> = (0..FANS).map(|n| enter_call(fan(n))).collect();
     let began = std::time::Instant::now();
-    for acts in acts.chunks(1_000) {
-        stage.room.perform(acts, at(-1)).await.unwrap();
+    for calls in calls.chunks(1_000) {
+        harness.room.perform(calls, at(-1)).await.unwrap();
     }
     let took = began.elapsed();
     println!("{FANS} fans entered in {took:?}");
     assert!(took.as_secs() < 120, "{took:?}");
-    assert_eq!(stage.look(fan(FANS - 1), -1).await.unwrap().position, Some(99_999));
+    assert_eq!(harness.look(fan(FANS - 1), -1).await.unwrap().position, Some(99_999));
     let began = std::time::Instant::now();
-    stage.tick_through(0..1_000).await;
+    harness.tick_through(0..1_000).await;
     println!("5000 fans admitted in {:?}", began.elapsed());
-    assert_eq!(stage.look(fan(FANS - 1), 1_000).await.unwrap().position, Some(94_999));
+    assert_eq!(harness.look(fan(FANS - 1), 1_000).await.unwrap().position, Some(94_999));
 }
 
-/// More than one tick ends, waiting and ACTIVE.
+/// More waiting and ACTIVE places than one tick ends.
 #[tokio::test]
-async fn a_room_of_more_than_a_tick_ends_is_emptied_to_the_last_fan() {
+async fn a_room_larger_than_one_tick_is_emptied_to_the_last_fan() {
     const FANS: u128 = 3_501;
     let admission = Admission { per_second: 1_000, active_max: 1_200, pass_secs: 60 };
     for is_cancelled in [true, false] {
-        let mut stage = Stage::open_with(admission, 100).await;
-        let acts: Vec<_> = (0..FANS).map(|n| enter_act(fan(n))).collect();
-        for acts in acts.chunks(1_000) {
-            stage.room.perform(acts, at(-1)).await.unwrap();
+        let mut harness = Harness::open_with(admission, 100).await;
+        let calls: Vec<_> = (0..FANS).map(|n| enter_call(fan(n))).collect();
+        for calls in calls.chunks(1_000) {
+            harness.room.perform(calls, at(-1)).await.unwrap();
         }
-        stage.tick_through(0..2_000).await;
-        stage.said().await;
+        harness.tick_through(0..2_000).await;
+        harness.emitted().await;
         let from = if is_cancelled {
-            stage.hear(crate::stage::cancelled_schedule(), 2_000).await;
+            harness.handle(crate::harness::cancelled_schedule(), 2_000).await;
             2_000
         } else {
             // The show has begun, and the last pass has run out.
             86_400_000
         };
         let mut ticks = 0;
-        while stage.tick(from + ticks * 100).await > 0 {
+        while harness.tick(from + ticks * 100).await > 0 {
             ticks += 1;
-            assert!(ticks < 20, "it does not come to an end");
+            assert!(ticks < 20, "the ticks do not end");
         }
-        let told = stage.said().await;
-        let fans: std::collections::BTreeSet<_> = told.iter().map(|said| said.about).collect();
-        assert_eq!((told.len(), fans.len()), (FANS as usize, FANS as usize));
-        assert!(told.iter().all(|said| said.fact == "queue.expired"));
+        let emitted = harness.emitted().await;
+        let fans: std::collections::BTreeSet<_> = emitted.iter().map(|event| event.about).collect();
+        assert_eq!((emitted.len(), fans.len()), (FANS as usize, FANS as usize));
+        assert!(emitted.iter().all(|event| event.event == "queue.expired"));
         assert!(ticks > 3, "a tick ends a thousand at most: {ticks}");
     }
 }
 
-fn enter_act(user: UserId) -> mesh::valkey::Act {
-    mesh::valkey::Act::new("enter").arg(SCHEDULE).arg(user).arg("")
+fn enter_call(user: UserId) -> mesh::valkey::FunctionCall {
+    mesh::valkey::FunctionCall::new("enter").arg(SCHEDULE).arg(user).arg("")
 }

@@ -2,9 +2,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
 
-mod facts;
+mod handling;
+mod harness;
 mod holds;
 mod line;
 mod seats;
-mod stage;
 mod store;

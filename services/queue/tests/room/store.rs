@@ -1,4 +1,4 @@
-//! The store itself: what it remembers, and what becomes of it when it is lost.
+//! The store: idempotency keys, restarts, and rebuilds after a loss.
 
 use bytes::Bytes;
 use events::{codes, concert::ScheduleState, queue::PlaceState};
@@ -8,11 +8,11 @@ use mesh::{
     engine::{Engine, Failure},
     valkey::Valkey,
 };
-use queue::{Known, Room, Rules};
+use queue::{Config, Known, Room};
 
-use crate::stage::{
-    ADMISSION, PAGE, SCHEDULE, Stage, at, completed, created, emitted, fan, hold, hold_expired,
-    opened, pages, paid, schedule_stated, seat_stated, withdrawn,
+use crate::harness::{
+    ADMISSION, BATCH, Harness, SCHEDULE, at, batches, completed, created, fan, hold, hold_expired,
+    known, opened, paid, schedule_stated, seat_stated, withdrawn,
 };
 
 fn key(scope: u8, body: u8) -> Idempotency {
@@ -20,62 +20,62 @@ fn key(scope: u8, body: u8) -> Idempotency {
 }
 
 #[tokio::test]
-async fn the_same_key_and_body_give_the_stored_answer_and_another_body_is_refused() {
-    let stage = Stage::open().await;
-    stage.enter(fan(0), 0).await.unwrap();
-    let first = stage.enter_once(fan(1), &key(1, 1), 0).await.unwrap();
-    stage.leave(fan(0), 10).await.unwrap();
-    let again = stage.enter_once(fan(1), &key(1, 1), 20).await.unwrap();
+async fn a_repeated_key_gives_the_stored_answer_and_another_body_is_refused() {
+    let harness = Harness::open().await;
+    harness.enter(fan(0), 0).await.unwrap();
+    let first = harness.enter_once(fan(1), &key(1, 1), 0).await.unwrap();
+    harness.leave(fan(0), 10).await.unwrap();
+    let again = harness.enter_once(fan(1), &key(1, 1), 20).await.unwrap();
     assert_eq!(again, first);
-    let reused = stage.enter_once(fan(1), &key(1, 2), 20).await.unwrap_err();
+    let reused = harness.enter_once(fan(1), &key(1, 2), 20).await.unwrap_err();
     assert!(reused.is(codes::IDEMPOTENCY_KEY_REUSED));
-    let fresh = stage.enter_once(fan(1), &key(2, 1), 20).await.unwrap();
+    let fresh = harness.enter_once(fan(1), &key(2, 1), 20).await.unwrap();
     assert_eq!(fresh.position, Some(0));
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_kept_under_its_key() {
-    let stage = Stage::empty().await;
-    assert!(stage.enter_once(fan(1), &key(1, 1), 0).await.unwrap_err().is(codes::NOT_FOUND));
-    stage.hear(opened(SCHEDULE, ADMISSION, 10), 0).await;
-    stage.enter_once(fan(1), &key(1, 1), 0).await.unwrap();
+async fn a_refusal_is_not_stored_under_its_key() {
+    let harness = Harness::empty().await;
+    assert!(harness.enter_once(fan(1), &key(1, 1), 0).await.unwrap_err().is(codes::NOT_FOUND));
+    harness.handle(opened(SCHEDULE, ADMISSION, 10), 0).await;
+    harness.enter_once(fan(1), &key(1, 1), 0).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_fact_carries_the_saga_the_cause_and_the_span_it_came_from() {
+async fn an_event_carries_its_saga_cause_and_parent_span() {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let mut stage = Stage::open().await;
-    stage.admit(1).await;
-    stage.rows().await;
+    let mut harness = Harness::open().await;
+    harness.admit(1).await;
+    harness.rows().await;
     let event = events::EventId(uuid::Uuid::now_v7());
-    let mut meta = crate::stage::meta("payment.completed", mesh::Caller::Mesh);
+    let mut meta = crate::harness::meta("payment.completed", mesh::Caller::Mesh);
     meta.event_id = Some(event);
     meta.trace = mesh::trace::TraceParent::from_header(Some(PARENT));
-    stage.room.hear(completed(1, fan(0), 1_000), &meta, at(1_000)).await.unwrap();
-    let rows = stage.rows().await;
+    harness.room.handle(completed(1, fan(0), 1_000), &meta, at(1_000)).await.unwrap();
+    let rows = harness.rows().await;
     assert_eq!((rows[0].saga_id, rows[0].cause_id), (meta.saga_id, Some(event.0)));
     assert_eq!(rows[0].traceparent.as_deref(), Some(PARENT));
 }
 
 #[tokio::test]
-async fn a_killed_valkey_comes_back_with_everything_it_answered_for() {
-    let stage = Stage::open().await;
-    stage.admit(2).await;
-    stage.enter(fan(2), 1_000).await.unwrap();
-    let before = stage.look(fan(2), 1_000).await.unwrap();
-    stage.valkey.server().kill();
-    assert!(stage.look(fan(2), 1_000).await.unwrap_err().is(codes::UNAVAILABLE));
-    stage.valkey.server().restart().await.unwrap();
-    let after = until_it_answers(&stage).await;
+async fn a_killed_valkey_comes_back_with_everything_it_acknowledged() {
+    let harness = Harness::open().await;
+    harness.admit(2).await;
+    harness.enter(fan(2), 1_000).await.unwrap();
+    let before = harness.look(fan(2), 1_000).await.unwrap();
+    harness.valkey.server().kill();
+    assert!(harness.look(fan(2), 1_000).await.unwrap_err().is(codes::UNAVAILABLE));
+    harness.valkey.server().restart().await.unwrap();
+    let after = wait_for_answer(&harness).await;
     assert_eq!(after, before);
-    assert_eq!(stage.state(fan(0), 1_000).await, PlaceState::Active);
+    assert_eq!(harness.state(fan(0), 1_000).await, PlaceState::Active);
 }
 
-/// The connection finds its way back by itself.
-async fn until_it_answers(stage: &Stage) -> events::queue::Place {
+/// Waits for the connection to come back by itself.
+async fn wait_for_answer(harness: &Harness) -> events::queue::Place {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {
-        match stage.look(fan(2), 1_000).await {
+        match harness.look(fan(2), 1_000).await {
             Ok(place) => return place,
             Err(problem) => assert!(std::time::Instant::now() < deadline, "{problem}"),
         }
@@ -84,146 +84,154 @@ async fn until_it_answers(stage: &Stage) -> events::queue::Place {
 }
 
 #[tokio::test]
-async fn an_emptied_store_takes_nothing_in_until_it_is_rebuilt() {
-    let stage = Stage::open().await;
-    redis(&stage, &["FLUSHALL"]).await;
-    redis(&stage, &["FUNCTION", "FLUSH"]).await;
-    assert!(stage.look(fan(0), 0).await.unwrap_err().is(codes::UNAVAILABLE));
-    assert!(stage.room.check().await.is_err());
-    assert!(queue::due(stage.room.clone(), at(0)).await.unwrap().is_empty());
-    let act = mesh::valkey::Act::new("enter").arg(SCHEDULE).arg(fan(0)).arg("");
-    let lost = stage.room.perform(&[act], at(0)).await;
+async fn an_emptied_store_handles_nothing_until_it_is_rebuilt() {
+    let harness = Harness::open().await;
+    redis(&harness, &["FLUSHALL"]).await;
+    redis(&harness, &["FUNCTION", "FLUSH"]).await;
+    assert!(harness.look(fan(0), 0).await.unwrap_err().is(codes::UNAVAILABLE));
+    assert!(harness.room.check().await.is_err());
+    assert!(queue::due(harness.room.clone(), at(0)).await.unwrap().is_empty());
+    let call = mesh::valkey::FunctionCall::new("enter").arg(SCHEDULE).arg(fan(0)).arg("");
+    let lost = harness.room.perform(&[call], at(0)).await;
     assert!(matches!(lost, Err(Failure::Emptied)), "{lost:?}");
-    queue::rebuild(&stage.room, stream::empty(), at(0)).await.unwrap();
-    stage.room.check().await.unwrap();
-    assert!(stage.look(fan(0), 0).await.unwrap_err().is(codes::NOT_FOUND));
+    queue::rebuild(&harness.room, stream::empty(), at(0)).await.unwrap();
+    harness.room.check().await.unwrap();
+    assert!(harness.look(fan(0), 0).await.unwrap_err().is(codes::NOT_FOUND));
 }
 
-/// A room with a fan in every state, and everything that was said of it.
-async fn lived_in() -> (Stage, Vec<Known>) {
-    let mut stage = Stage::open().await;
-    stage.admit(5).await;
+/// A room with a fan in every state, and everything that it can be rebuilt from.
+async fn used_room() -> (Harness, Vec<Known>) {
+    let mut harness = Harness::open().await;
+    harness.admit(5).await;
     for n in 5..9 {
-        stage.enter(fan(n), 1_000).await.unwrap();
+        harness.enter(fan(n), 1_000).await.unwrap();
     }
     let hold_gone = events::payment::PaymentFailure::HoldGone;
-    stage.hear(crate::stage::failed(9, fan(1), hold_gone, 1_000), 1_000).await;
-    stage.hear(created(1, fan(2), 400_000), 1_000).await;
-    stage.hear(paid(3, fan(3), 4), 1_000).await;
-    stage.hear(created(4, fan(4), 400_000), 1_000).await;
-    stage.hear(paid(5, fan(4), 1), 1_000).await;
-    stage.leave(fan(6), 1_000).await.unwrap();
-    let mut said: Vec<Known> =
-        stage.rows().await.into_iter().map(|row| Known::Event(row.subject, row.payload)).collect();
-    said.push(emitted(&opened(SCHEDULE, ADMISSION, 10)));
-    said.push(emitted(&created(1, fan(2), 400_000)));
-    said.push(emitted(&paid(3, fan(3), 4)));
-    said.push(emitted(&created(4, fan(4), 400_000)));
-    said.push(emitted(&paid(5, fan(4), 1)));
-    said.push(emitted(&withdrawn(fan(77))));
-    said.push(emitted(&crate::stage::failed(9, fan(1), hold_gone, 1_000)));
-    said.push(Known::Event("onsale.queue.waiting.v1.-".into(), Bytes::from_static(b"rubbish")));
-    for known in [
+    harness.handle(crate::harness::failed(9, fan(1), hold_gone, 1_000), 1_000).await;
+    harness.handle(created(1, fan(2), 400_000), 1_000).await;
+    harness.handle(paid(3, fan(3), 4), 1_000).await;
+    harness.handle(created(4, fan(4), 400_000), 1_000).await;
+    harness.handle(paid(5, fan(4), 1), 1_000).await;
+    harness.leave(fan(6), 1_000).await.unwrap();
+    let mut known_items: Vec<Known> = harness
+        .rows()
+        .await
+        .into_iter()
+        .map(|row| Known::Event(row.subject, row.payload))
+        .collect();
+    known_items.push(known(&opened(SCHEDULE, ADMISSION, 10)));
+    known_items.push(known(&created(1, fan(2), 400_000)));
+    known_items.push(known(&paid(3, fan(3), 4)));
+    known_items.push(known(&created(4, fan(4), 400_000)));
+    known_items.push(known(&paid(5, fan(4), 1)));
+    known_items.push(known(&withdrawn(fan(77))));
+    known_items.push(known(&crate::harness::failed(9, fan(1), hold_gone, 1_000)));
+    known_items
+        .push(Known::Event("onsale.queue.waiting.v1.-".into(), Bytes::from_static(b"rubbish")));
+    for seat in [
         seat_stated(1, fan(2), 1, false),
         seat_stated(3, fan(3), 4, true),
         seat_stated(3, fan(3), 4, true),
         seat_stated(4, fan(4), 1, false),
         seat_stated(5, fan(4), 1, true),
     ] {
-        said.push(known);
+        known_items.push(seat);
     }
-    (stage, said)
+    (harness, known_items)
 }
 
 #[tokio::test]
-async fn a_room_is_rebuilt_from_what_was_said_in_whatever_order() {
+async fn a_room_is_rebuilt_from_its_events_in_any_order() {
     for is_backwards in [false, true] {
-        let (mut stage, mut said) = lived_in().await;
+        let (mut harness, mut known_items) = used_room().await;
         let mut before = Vec::new();
         for n in 0..9 {
-            before.push(stage.look(fan(n), 2_000).await.unwrap());
+            before.push(harness.look(fan(n), 2_000).await.unwrap());
         }
-        redis(&stage, &["FLUSHALL"]).await;
+        redis(&harness, &["FLUSHALL"]).await;
         if is_backwards {
-            said.reverse();
+            known_items.reverse();
         }
-        // A second seat of one sale is left out when it stands on the same page as the first.
+        // The second seat of a sale is left out when it is in the same batch as the first.
         let is_twin = |known: &Known| matches!(known, Known::Seat(_, it) if it.seat.0 == "A-1-3");
-        let twin = said.iter().position(is_twin).unwrap();
-        let is_left_out = twin / PAGE == (twin + 1) / PAGE;
-        let count = said.len() as u64 - 2 - u64::from(is_left_out);
-        let rebuilt = queue::rebuild(&stage.room, pages(said), at(2_000)).await.unwrap();
-        assert_eq!(rebuilt, count, "all but the failed payment, the rubbish, and such a seat");
-        stage.said().await;
+        let twin = known_items.iter().position(is_twin).unwrap();
+        let is_left_out = twin / BATCH == (twin + 1) / BATCH;
+        let count = known_items.len() as u64 - 2 - u64::from(is_left_out);
+        let rebuilt = queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+        assert_eq!(
+            rebuilt, count,
+            "all but the failed payment, the rubbish, and such a second seat"
+        );
+        harness.emitted().await;
         for (n, before) in (0..9).zip(before) {
-            let after = stage.look(fan(n), 2_000).await.unwrap();
+            let after = harness.look(fan(n), 2_000).await.unwrap();
             assert_eq!(after, before, "fan {n}, backwards: {is_backwards}");
         }
-        // A hold still keeps its place, also of who has paid for another one, and the next
-        // number is a new one.
-        stage.tick_through(61_000..61_300).await;
+        // A hold still keeps its place, also that of a fan who has paid for another hold, and the
+        // next number is a new one.
+        harness.tick_through(61_000..61_300).await;
         for n in [2, 4] {
-            assert_eq!(stage.state(fan(n), 61_300).await, PlaceState::Active);
+            assert_eq!(harness.state(fan(n), 61_300).await, PlaceState::Active);
         }
-        stage.hear(hold_expired(4, fan(4)), 61_300).await;
-        assert_eq!(stage.state(fan(4), 61_300).await, PlaceState::Completed);
-        stage.enter(fan(20), 61_300).await.unwrap();
-        let told = stage.said().await;
-        assert_eq!(told.last().unwrap().what["ticket"], 1_000_010);
-        assert!(stage.enter(fan(77), 61_300).await.unwrap_err().is(codes::ACCOUNT_CLOSING));
+        harness.handle(hold_expired(4, fan(4)), 61_300).await;
+        assert_eq!(harness.state(fan(4), 61_300).await, PlaceState::Completed);
+        harness.enter(fan(20), 61_300).await.unwrap();
+        let emitted = harness.emitted().await;
+        assert_eq!(emitted.last().unwrap().data["ticket"], 1_000_010);
+        assert!(harness.enter(fan(77), 61_300).await.unwrap_err().is(codes::ACCOUNT_CLOSING));
     }
 }
 
 #[tokio::test]
-async fn a_rebuilding_that_is_begun_anew_changes_nothing_twice() {
-    let (mut stage, said) = lived_in().await;
-    redis(&stage, &["FLUSHALL"]).await;
-    queue::rebuild(&stage.room, pages(said.clone()), at(2_000)).await.unwrap();
-    let before = stage.look(fan(5), 2_000).await.unwrap();
-    redis(&stage, &["DEL", "{queue}:whole"]).await;
-    queue::rebuild(&stage.room, pages(said), at(2_000)).await.unwrap();
-    assert_eq!(stage.look(fan(5), 2_000).await.unwrap(), before);
-    assert_eq!(stage.said().await, [], "nothing is told again");
+async fn a_rebuild_that_is_started_again_changes_nothing_twice() {
+    let (mut harness, known_items) = used_room().await;
+    redis(&harness, &["FLUSHALL"]).await;
+    queue::rebuild(&harness.room, batches(known_items.clone()), at(2_000)).await.unwrap();
+    let before = harness.look(fan(5), 2_000).await.unwrap();
+    redis(&harness, &["DEL", "{queue}:whole"]).await;
+    queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+    assert_eq!(harness.look(fan(5), 2_000).await.unwrap(), before);
+    assert_eq!(harness.emitted().await, [], "nothing is emitted again");
 }
 
 #[tokio::test]
-async fn a_room_is_made_of_what_its_neighbours_own_where_the_streams_have_forgotten_it() {
-    let stage = Stage::open().await;
-    redis(&stage, &["FLUSHALL"]).await;
-    let known = vec![
+async fn a_room_is_rebuilt_from_stated_schedules_and_seats_without_stream_events() {
+    let harness = Harness::open().await;
+    redis(&harness, &["FLUSHALL"]).await;
+    let known_items = vec![
         schedule_stated(10, ScheduleState::Open),
         seat_stated(1, fan(1), 2, true),
         seat_stated(2, fan(2), 7, true),
         seat_stated(3, fan(3), 1, false),
     ];
-    queue::rebuild(&stage.room, pages(known), at(2_000)).await.unwrap();
-    stage.enter(fan(3), 2_000).await.unwrap();
-    stage.tick_through(2_000..2_300).await;
-    assert_eq!(stage.state(fan(3), 2_300).await, PlaceState::Active);
-    assert!(stage.leave(fan(3), 2_300).await.unwrap_err().is(codes::HOLDING_SEATS));
-    // Nine seats are sold: with the tenth the room is closed, and what was counted is no news.
-    stage.hear(paid(2, fan(2), 7), 2_300).await;
-    stage.enter(fan(4), 2_300).await.unwrap();
-    stage.hear(paid(3, fan(3), 1), 2_300).await;
-    assert!(stage.enter(fan(5), 2_300).await.unwrap_err().is(codes::SOLD_OUT));
+    queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+    harness.enter(fan(3), 2_000).await.unwrap();
+    harness.tick_through(2_000..2_300).await;
+    assert_eq!(harness.state(fan(3), 2_300).await, PlaceState::Active);
+    assert!(harness.leave(fan(3), 2_300).await.unwrap_err().is(codes::HOLDING_SEATS));
+    // Nine seats are sold: the tenth closes the room, and a counted payment is not counted again.
+    harness.handle(paid(2, fan(2), 7), 2_300).await;
+    harness.enter(fan(4), 2_300).await.unwrap();
+    harness.handle(paid(3, fan(3), 1), 2_300).await;
+    assert!(harness.enter(fan(5), 2_300).await.unwrap_err().is(codes::SOLD_OUT));
 }
 
-/// The reservation service takes every pass up to the version that has ended for void.
+/// The reservation service treats every pass up to the ended version as void.
 #[tokio::test]
-async fn who_enters_a_rebuilt_room_is_above_every_version_that_it_has_forgotten() {
-    let mut stage = Stage::open().await;
+async fn a_place_in_a_rebuilt_room_has_a_version_above_every_lost_one() {
+    let mut harness = Harness::open().await;
     let mut last = 0;
     for now in [2_000, 5_000, 8_000] {
-        redis(&stage, &["FLUSHALL"]).await;
-        let known = vec![schedule_stated(10, ScheduleState::Open)];
-        queue::rebuild(&stage.room, pages(known), at(now)).await.unwrap();
-        stage.said().await;
+        redis(&harness, &["FLUSHALL"]).await;
+        let known_items = vec![schedule_stated(10, ScheduleState::Open)];
+        queue::rebuild(&harness.room, batches(known_items), at(now)).await.unwrap();
+        harness.emitted().await;
         for _ in 0..5 {
-            stage.enter(fan(1), now).await.unwrap();
-            stage.leave(fan(1), now).await.unwrap();
+            harness.enter(fan(1), now).await.unwrap();
+            harness.leave(fan(1), now).await.unwrap();
         }
-        for told in stage.said().await {
-            let version = told.what["place_version"].as_u64().unwrap();
+        for emitted in harness.emitted().await {
+            let version = emitted.data["place_version"].as_u64().unwrap();
             assert!(version > last, "{version} after {last}");
             last = version;
         }
@@ -231,121 +239,122 @@ async fn who_enters_a_rebuilt_room_is_above_every_version_that_it_has_forgotten(
 }
 
 #[tokio::test]
-async fn a_show_that_was_called_off_is_called_off_in_a_room_that_is_rebuilt() {
-    let stage = Stage::open().await;
-    redis(&stage, &["FLUSHALL"]).await;
-    let known = vec![schedule_stated(10, ScheduleState::Cancelled)];
-    queue::rebuild(&stage.room, pages(known), at(2_000)).await.unwrap();
-    assert!(stage.enter(fan(3), 2_000).await.unwrap_err().is(codes::SCHEDULE_CANCELLED));
+async fn a_cancelled_show_is_cancelled_in_a_rebuilt_room() {
+    let harness = Harness::open().await;
+    redis(&harness, &["FLUSHALL"]).await;
+    let known_items = vec![schedule_stated(10, ScheduleState::Cancelled)];
+    queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+    assert!(harness.enter(fan(3), 2_000).await.unwrap_err().is(codes::SCHEDULE_CANCELLED));
 }
 
 /// The payment is read before the other hold that keeps the place.
 #[tokio::test]
-async fn nothing_follows_from_an_event_while_not_everything_was_taken_in() {
-    let mut stage = Stage::open().await;
-    stage.admit(1).await;
-    stage.hear(created(2, fan(0), 400_000), 1_000).await;
-    stage.hear(paid(1, fan(0), 1), 1_000).await;
-    assert_eq!(stage.state(fan(0), 1_000).await, PlaceState::Active);
-    let rows = stage.rows().await;
-    let mut said: Vec<Known> =
+async fn nothing_follows_from_an_event_during_a_rebuild() {
+    let mut harness = Harness::open().await;
+    harness.admit(1).await;
+    harness.handle(created(2, fan(0), 400_000), 1_000).await;
+    harness.handle(paid(1, fan(0), 1), 1_000).await;
+    assert_eq!(harness.state(fan(0), 1_000).await, PlaceState::Active);
+    let rows = harness.rows().await;
+    let mut known_items: Vec<Known> =
         rows.into_iter().map(|row| Known::Event(row.subject, row.payload)).collect();
-    said.push(schedule_stated(10, ScheduleState::Open));
-    said.push(emitted(&paid(1, fan(0), 1)));
-    said.push(emitted(&hold_expired(7, fan(0))));
-    said.push(emitted(&created(2, fan(0), 400_000)));
-    redis(&stage, &["FLUSHALL"]).await;
-    queue::rebuild(&stage.room, pages(said), at(1_500)).await.unwrap();
-    assert_eq!(stage.state(fan(0), 1_500).await, PlaceState::Active);
-    assert_eq!(stage.said().await, [], "nothing was decided");
-    stage.hear(hold_expired(2, fan(0)), 2_000).await;
-    assert_eq!(stage.names().await, ["completed 0"]);
+    known_items.push(schedule_stated(10, ScheduleState::Open));
+    known_items.push(known(&paid(1, fan(0), 1)));
+    known_items.push(known(&hold_expired(7, fan(0))));
+    known_items.push(known(&created(2, fan(0), 400_000)));
+    redis(&harness, &["FLUSHALL"]).await;
+    queue::rebuild(&harness.room, batches(known_items), at(1_500)).await.unwrap();
+    assert_eq!(harness.state(fan(0), 1_500).await, PlaceState::Active);
+    assert_eq!(harness.emitted().await, [], "nothing was decided");
+    harness.handle(hold_expired(2, fan(0)), 2_000).await;
+    assert_eq!(harness.names().await, ["completed 0"]);
 }
 
 #[tokio::test]
-async fn a_room_that_went_wrong_is_mended_in_place_and_every_place_stays() {
-    let mut stage = Stage::open().await;
-    stage.admit(2).await;
-    stage.enter(fan(5), 1_000).await.unwrap();
-    stage.hear(paid(1, fan(0), 4), 1_000).await;
-    let before = stage.look(fan(5), 1_000).await.unwrap();
-    stage.said().await;
+async fn a_corrupt_room_is_rebuilt_in_place_and_every_place_stays() {
+    let mut harness = Harness::open().await;
+    harness.admit(2).await;
+    harness.enter(fan(5), 1_000).await.unwrap();
+    harness.handle(paid(1, fan(0), 4), 1_000).await;
+    let before = harness.look(fan(5), 1_000).await.unwrap();
+    harness.emitted().await;
     let room = format!("{{queue}}:room:{SCHEDULE}");
     let sold = format!("{{queue}}:sold:{SCHEDULE}");
-    redis(&stage, &["HSET", &room, "sold", "10", "per_second", "0", "cancelled", "1"]).await;
-    redis(&stage, &["HSET", &sold, &hold(77).to_string(), "6"]).await;
-    stage.room.unseal().await.unwrap();
-    assert!(stage.look(fan(5), 1_000).await.unwrap_err().is(codes::UNAVAILABLE));
-    let known = vec![schedule_stated(10, ScheduleState::Open), seat_stated(1, fan(0), 4, true)];
-    queue::rebuild(&stage.room, pages(known), at(1_000)).await.unwrap();
-    assert_eq!(stage.look(fan(5), 1_000).await.unwrap(), before);
-    assert_eq!(stage.state(fan(1), 1_000).await, PlaceState::Active);
-    assert_eq!(stage.said().await, []);
-    // Six are left, not more and not fewer.
-    stage.hear(paid(2, fan(50), 5), 1_100).await;
-    stage.enter(fan(6), 1_100).await.unwrap();
-    stage.hear(paid(3, fan(51), 1), 1_100).await;
-    assert!(stage.enter(fan(7), 1_100).await.unwrap_err().is(codes::SOLD_OUT));
+    redis(&harness, &["HSET", &room, "sold", "10", "per_second", "0", "cancelled", "1"]).await;
+    redis(&harness, &["HSET", &sold, &hold(77).to_string(), "6"]).await;
+    harness.room.unseal().await.unwrap();
+    assert!(harness.look(fan(5), 1_000).await.unwrap_err().is(codes::UNAVAILABLE));
+    let known_items =
+        vec![schedule_stated(10, ScheduleState::Open), seat_stated(1, fan(0), 4, true)];
+    queue::rebuild(&harness.room, batches(known_items), at(1_000)).await.unwrap();
+    assert_eq!(harness.look(fan(5), 1_000).await.unwrap(), before);
+    assert_eq!(harness.state(fan(1), 1_000).await, PlaceState::Active);
+    assert_eq!(harness.emitted().await, []);
+    // Exactly six seats are left.
+    harness.handle(paid(2, fan(50), 5), 1_100).await;
+    harness.enter(fan(6), 1_100).await.unwrap();
+    harness.handle(paid(3, fan(51), 1), 1_100).await;
+    assert!(harness.enter(fan(7), 1_100).await.unwrap_err().is(codes::SOLD_OUT));
 }
 
 #[tokio::test]
-async fn two_do_not_rebuild_a_room_at_once_and_whoever_lost_the_right_writes_nothing() {
-    let stage = Stage::open().await;
-    redis(&stage, &["FLUSHALL"]).await;
-    let first = stage.room.begin_restoring().await.unwrap().expect("nobody is at it");
-    let second = queue::rebuild(&stage.room, stream::empty(), at(0)).await;
+async fn only_one_instance_rebuilds_at_once_and_one_that_lost_the_lock_writes_nothing() {
+    let harness = Harness::open().await;
+    redis(&harness, &["FLUSHALL"]).await;
+    let first = harness.room.begin_restoring().await.unwrap().expect("no other rebuild");
+    let second = queue::rebuild(&harness.room, stream::empty(), at(0)).await;
     assert!(matches!(second, Err(Failure::Contended(_))), "{second:?}");
-    // One that was paused for long finds that another has it.
-    redis(&stage, &["DEL", "{queue}:shadow"]).await;
-    let known = vec![schedule_stated(10, ScheduleState::Open)];
-    queue::rebuild(&stage.room, pages(known), at(0)).await.unwrap();
-    let act = mesh::valkey::Act::new("cancel").arg(SCHEDULE);
-    assert!(matches!(first.perform(&[act], at(0)).await, Err(Failure::Contended(_))));
+    // An instance that was paused for long finds that another has the lock.
+    redis(&harness, &["DEL", "{queue}:shadow"]).await;
+    let known_items = vec![schedule_stated(10, ScheduleState::Open)];
+    queue::rebuild(&harness.room, batches(known_items), at(0)).await.unwrap();
+    let call = mesh::valkey::FunctionCall::new("cancel").arg(SCHEDULE);
+    assert!(matches!(first.perform(&[call], at(0)).await, Err(Failure::Contended(_))));
     assert!(matches!(first.seal().await, Err(Failure::Contended(_))));
-    stage.enter(fan(1), 0).await.unwrap();
+    harness.enter(fan(1), 0).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_store_that_is_whole_is_not_rebuilt() {
-    let (stage, said) = lived_in().await;
-    let count = queue::rebuild(&stage.room, pages(said), at(2_000)).await.unwrap();
+async fn a_whole_store_is_not_rebuilt() {
+    let (harness, known_items) = used_room().await;
+    let count = queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
     assert_eq!(count, 0);
 }
 
 #[tokio::test]
-async fn a_ticket_gives_the_old_number_back_when_the_place_was_never_said() {
-    let stage = Stage::open().await;
-    stage.enter(fan(0), -9).await.unwrap();
-    let ticket = stage.enter(fan(1), -8).await.unwrap().ticket;
-    redis(&stage, &["FLUSHALL"]).await;
-    let said = vec![emitted(&opened(SCHEDULE, ADMISSION, 10))];
-    queue::rebuild(&stage.room, pages(said), at(-7)).await.unwrap();
-    // The keys were put back by who still had them; somebody else has come meanwhile.
-    stage.enter(fan(5), -6).await.unwrap();
-    stage.enter(fan(6), -6).await.unwrap();
-    stage.enter(fan(7), -6).await.unwrap();
-    let place = stage.enter_with(fan(1), ticket.clone(), -5).await.unwrap();
+async fn a_ticket_restores_the_number_of_a_place_whose_event_was_lost() {
+    let harness = Harness::open().await;
+    harness.enter(fan(0), -9).await.unwrap();
+    let ticket = harness.enter(fan(1), -8).await.unwrap().ticket;
+    redis(&harness, &["FLUSHALL"]).await;
+    let known_items = vec![known(&opened(SCHEDULE, ADMISSION, 10))];
+    queue::rebuild(&harness.room, batches(known_items), at(-7)).await.unwrap();
+    // The instance that still had the keys wrote them back; other fans have entered meanwhile.
+    harness.enter(fan(5), -6).await.unwrap();
+    harness.enter(fan(6), -6).await.unwrap();
+    harness.enter(fan(7), -6).await.unwrap();
+    let place = harness.enter_with(fan(1), ticket.clone(), -5).await.unwrap();
     assert_eq!((place.ticket, place.position), (ticket, Some(0)));
-    assert_eq!(stage.enter(fan(8), -4).await.unwrap().position, Some(4));
+    assert_eq!(harness.enter(fan(8), -4).await.unwrap().position, Some(4));
 }
 
 #[tokio::test]
-async fn two_instances_agree_on_their_keys() {
-    let stage = Stage::open().await;
-    let second = Valkey::<Room>::new(stage.valkey.server().url(), Rules::default()).unwrap();
-    second.rules().signer.refresh(&second, at(1)).await.unwrap();
-    assert_eq!(second.rules().signer.jwks(), stage.room.rules().signer.jwks());
-    // A day later one of them rotates, and the other takes the new key over.
+async fn two_instances_share_their_keys() {
+    let harness = Harness::open().await;
+    let second = Valkey::<Room>::new(harness.valkey.server().url(), Config::default()).unwrap();
+    second.config().signer.refresh(&second, at(1)).await.unwrap();
+    assert_eq!(second.config().signer.jwks(), harness.room.config().signer.jwks());
+    // A day later one of them rotates the keys, and the other loads the new one.
     let tomorrow = at(25 * 3_600_000);
-    second.rules().signer.refresh(&second, tomorrow).await.unwrap();
-    stage.room.rules().signer.refresh(&stage.room, tomorrow).await.unwrap();
-    let keys = stage.room.rules().signer.jwks();
+    second.config().signer.refresh(&second, tomorrow).await.unwrap();
+    harness.room.config().signer.refresh(&harness.room, tomorrow).await.unwrap();
+    let keys = harness.room.config().signer.jwks();
     assert_eq!(keys["keys"].as_array().unwrap().len(), 2);
-    assert_eq!(second.rules().signer.jwks(), keys);
+    assert_eq!(second.config().signer.jwks(), keys);
 }
 
-async fn redis(stage: &Stage, command: &[&str]) {
-    let client = redis::Client::open(stage.valkey.server().url()).unwrap();
+async fn redis(harness: &Harness, command: &[&str]) {
+    let client = redis::Client::open(harness.valkey.server().url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut run = redis::cmd(command[0]);
     command[1..].iter().for_each(|part| {

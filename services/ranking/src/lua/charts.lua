@@ -1,29 +1,28 @@
--- What ranking knows, as Valkey keeps it:
+-- The state of the rankings, as Valkey keeps it:
 --
 --   titles                  hash  concert -> title
---   schedules               set   every schedule that was heard of
---   schedule:<schedule>     hash  what it is; seats ever sold and sold now; when it sold out
+--   schedules               set   every known schedule
+--   schedule:<schedule>     hash  its data; seats ever sold and sold now; when it sold out
 --   sales:<schedule>        hash  payment -> `<seats> <sold at> <returned at>`; `-` where that
---                                 was not heard (yet)
---   sold:<window>:<bucket>  zset  concert by seats sold in this piece of time, and kept
+--                                 event has not come (yet)
+--   sold:<window>:<bucket>  zset  concert by seats sold in this bucket and not refunded
 --   sell_out:<concert>      zset  schedule by milliseconds from opening to last seat
 --   fastest                 zset  concert by the least of these
 
 -- A window slides in steps: a sale counts in it until its whole bucket is older than the
--- window. Buckets are made of the facts' own times, so they are the same whenever they are
--- heard.
+-- window. Buckets use the events' own times, so they are the same whenever the events come.
 local WINDOWS = {
   ['1h'] = { span = 3600000, step = 60000 },
   ['24h'] = { span = 24 * 3600000, step = 600000 },
   ['7d'] = { span = 7 * 24 * 3600000, step = 3600000 },
 }
--- The single sales of a show are remembered until this long after it began; until then no
--- payment counts twice, under whatever id it comes.
+-- The single sales of a show are kept until this long after it began; until then no payment
+-- counts twice, whatever event id it comes under.
 local SALES_SECS = 30 * 86400
 
 local FIELDS = { 'opens_at', 'starts_at', 'total', 'gross', 'net', 'latest', 'out_at' }
 
--- The schedule, or nil when its opening was not heard.
+-- The schedule, or nil when its opening has not come.
 local function schedule_of(id)
   local values = redis.call('HMGET', key('schedule:' .. id), 'concert', 'cancelled',
     unpack(FIELDS))
@@ -55,21 +54,21 @@ local function keep(schedule, payment, sale)
   local sales = key('sales:' .. schedule.id)
   redis.call('HSET', sales, payment, string.format('%.0f %s %s', sale.seats,
     moment(sale.sold_at), moment(sale.back_at)))
-  local show_in = math.max(schedule.starts_at - act.now, 0) / 1000
+  local show_in = math.max(schedule.starts_at - ctx.now, 0) / 1000
   redis.call('EXPIRE', sales, whole(math.ceil(show_in) + SALES_SECS))
 end
 
--- Whether the single sales have been forgotten: what was made of them stands.
+-- Whether the single sales have expired: the counts made of them stay.
 local function is_history(schedule)
-  return act.now >= schedule.starts_at + SALES_SECS * 1000
+  return ctx.now >= schedule.starts_at + SALES_SECS * 1000
 end
 
--- Seats into the buckets of the moment they were sold at, or out of them again. A bucket goes
--- when no window reaches it any more.
+-- Adds seats to the buckets of the time of their sale, or subtracts them. A bucket expires when
+-- no window reaches it any more.
 local function count(concert, sold_at, seats)
   for name, window in pairs(WINDOWS) do
     local bucket = math.floor(sold_at / window.step)
-    local left = (bucket + 1) * window.step + window.span - act.now
+    local left = (bucket + 1) * window.step + window.span - ctx.now
     if left > 0 then
       local sold = key('sold:' .. name .. ':' .. whole(bucket))
       if tonumber(redis.call('ZINCRBY', sold, whole(seats), concert)) <= 0 then
@@ -106,7 +105,7 @@ local function sold_out(schedule, at)
   rank(schedule.concert)
 end
 
--- The first moment at which every seat was sold, by the times of all sales and returns.
+-- The first moment at which every seat was sold, by the times of all sales and refunds.
 local function first_sold_out(schedule)
   local moves = {}
   local lines = redis.call('HVALS', key('sales:' .. schedule.id))
@@ -132,10 +131,10 @@ local function first_sold_out(schedule)
   return nil
 end
 
--- Looks at a schedule again after a sale or a return at this moment. What comes in the order
--- of time, as nearly everything does, needs no look at the others; what comes late may change
--- what was first. Where all of it is taken in anew, nothing is forgotten.
-local function judge(schedule, at)
+-- Updates the sell-out of a schedule after a sale or a refund at this time. An event in the order
+-- of time, as nearly every one is, needs no look at the other sales; a late one may change when
+-- the show first sold out. During a replay no sale has expired.
+local function update_sell_out(schedule, at)
   local latest = schedule.latest or -1
   if at > latest then
     set(schedule, 'latest', at)
@@ -147,7 +146,7 @@ local function judge(schedule, at)
     if schedule.net >= schedule.total then
       sold_out(schedule, at)
     end
-  elseif act.is_silent or not is_history(schedule) then
+  elseif ctx.is_silent or not is_history(schedule) then
     local first = first_sold_out(schedule)
     if first ~= schedule.out_at then
       sold_out(schedule, first)

@@ -1,11 +1,11 @@
--- The rankings, and the digest by which one generation is compared with another.
+-- Reads the rankings, and the digest that compares one generation with another.
 
 -- The buckets that a window reaches now, first to last.
 local function reached(window)
-  return math.floor((act.now - window.span) / window.step), math.floor(act.now / window.step)
+  return math.floor((ctx.now - window.span) / window.step), math.floor(ctx.now / window.step)
 end
 
--- Concert, title and seats of the `most` that sold most.
+-- Concert, title and seats of the concerts that sold most, at most `most`.
 function reads.sold(name, most)
   local window, buckets, ranked = WINDOWS[name], {}, {}
   local first, last = reached(window)
@@ -22,7 +22,7 @@ function reads.sold(name, most)
   return ranked
 end
 
--- Concert, title, milliseconds and schedule of the `most` that sold out fastest.
+-- Concert, title, milliseconds and schedule of the fastest sell-outs, at most `most`.
 function reads.fastest(most)
   local ranked = {}
   local concerts = redis.call('ZRANGE', key('fastest'), 0, tonumber(most) - 1)

@@ -2,8 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
 
-mod facts;
+mod handling;
+mod harness;
 mod replay;
 mod sell_out;
-mod stage;
 mod windows;

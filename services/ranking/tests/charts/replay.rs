@@ -1,4 +1,4 @@
-//! Built anew next to what is live: equal, under traffic, and after everything was lost.
+//! Rebuilds next to the live generation: when idle, under traffic, and after everything was lost.
 
 use std::sync::Arc;
 
@@ -16,47 +16,47 @@ use mesh::{
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::stage::{
-    HOUR, Stage, at, cancelled, concert, meta, opened, payment, returned, schedule, sold,
+use crate::harness::{
+    HOUR, Harness, at, cancelled, concert, meta, opened, payment, refunded, schedule, sold,
 };
 
 const AT: i64 = 20_000;
 
 /// A few concerts in every state.
-async fn lived_in() -> Stage {
-    let stage = Stage::open().await;
+async fn used_charts() -> Harness {
+    let harness = Harness::open().await;
     for n in 2..6 {
-        stage.hear(opened(n, concert(n % 3), 10), 0).await;
+        harness.handle(opened(n, concert(n % 3), 10), 0).await;
     }
     for n in 0..40 {
-        stage.hear(sold(n, schedule(n % 5 + 1), 1, n as i64 * 100), AT).await;
+        harness.handle(sold(n, schedule(n % 5 + 1), 1, n as i64 * 100), AT).await;
     }
     for n in 0..5 {
-        stage.hear(returned(n * 3, schedule(n * 3 % 5 + 1), 10_000 + n as i64), AT).await;
+        harness.handle(refunded(n * 3, schedule(n * 3 % 5 + 1), 10_000 + n as i64), AT).await;
     }
-    stage.hear(sold(50, schedule(2), 3, 11_000), AT).await;
-    stage.hear(cancelled(5, concert(2)), AT).await;
-    stage
+    harness.handle(sold(50, schedule(2), 3, 11_000), AT).await;
+    harness.handle(cancelled(5, concert(2)), AT).await;
+    harness
 }
 
 #[tokio::test]
-async fn a_replay_gives_the_same_in_whatever_order_and_takes_the_place_of_what_was_live() {
+async fn a_replay_in_any_order_gives_the_same_rankings_and_replaces_the_live_ones() {
     for is_backwards in [false, true] {
-        let stage = lived_in().await;
-        let sold_before = stage.sold(Window::Day, AT).await;
-        let fastest_before = stage.fastest().await;
+        let harness = used_charts().await;
+        let sold_before = harness.sold(Window::Day, AT).await;
+        let fastest_before = harness.fastest().await;
         assert!(!sold_before.is_empty() && !fastest_before.is_empty());
-        let before: Option<String> = stage.redis(&["GET", "{ranking}:whole"]).await;
+        let before: Option<String> = harness.redis(&["GET", "{ranking}:whole"]).await;
 
-        let replay = stage.charts.begin_replay().await.unwrap().unwrap();
-        let mut stream = stage.stream();
+        let replay = harness.charts.begin_replay().await.unwrap().unwrap();
+        let mut stream = harness.stream();
         let count = stream.len() as u64;
         if is_backwards {
-            // What schedules there are still comes first: those it takes in, the rest after.
+            // Schedules still come first, and everything else after them.
             stream.reverse();
-            stream.sort_by_key(|fact| !format!("{:?}", fact.act).contains("\"open\""));
+            stream.sort_by_key(|event| !format!("{:?}", event.call).contains("\"open\""));
         }
-        assert!(!replay.compare(at(AT)).await.unwrap().is_none(), "it knows nothing yet");
+        assert!(!replay.compare(at(AT)).await.unwrap().is_none(), "it is empty so far");
         let fed = replay.feed(&stream, at(AT)).await.unwrap();
         assert_eq!(fed, Fed { taken: count, repeats: 0, left_out: 0 });
         let fed = replay.feed(&stream, at(AT)).await.unwrap();
@@ -65,93 +65,96 @@ async fn a_replay_gives_the_same_in_whatever_order_and_takes_the_place_of_what_w
         assert!(difference.is_none(), "backwards: {is_backwards}: {difference:?}");
         replay.swap().await.unwrap();
 
-        assert_eq!(stage.sold(Window::Day, AT).await, sold_before);
-        assert_eq!(stage.fastest().await, fastest_before);
-        let after: Option<String> = stage.redis(&["GET", "{ranking}:whole"]).await;
+        assert_eq!(harness.sold(Window::Day, AT).await, sold_before);
+        assert_eq!(harness.fastest().await, fastest_before);
+        let after: Option<String> = harness.redis(&["GET", "{ranking}:whole"]).await;
         assert_ne!(before, after);
-        stage.charts.sweep_generations().await.unwrap();
+        harness.charts.sweep_generations().await.unwrap();
         let left: Vec<String> =
-            stage.redis(&["KEYS", &format!("{{ranking}}:g{}:*", before.unwrap())]).await;
-        assert_eq!(left, [""; 0], "nothing is left of the old one");
+            harness.redis(&["KEYS", &format!("{{ranking}}:g{}:*", before.unwrap())]).await;
+        assert_eq!(left, [""; 0], "nothing is left of the old generation");
     }
 }
 
 #[tokio::test]
-async fn a_generation_that_went_wrong_is_named_and_mended() {
-    let stage = lived_in().await;
-    let live: String = stage.redis(&["GET", "{ranking}:whole"]).await;
+async fn a_corrupt_generation_is_reported_and_repaired() {
+    let harness = used_charts().await;
+    let live: String = harness.redis(&["GET", "{ranking}:whole"]).await;
     let counts = format!("{{ranking}}:g{live}:schedule:{}", schedule(1));
-    let before = stage.fastest().await;
-    let _: i64 = stage.redis(&["HINCRBY", &counts, "net", "5"]).await;
-    let _: i64 = stage.redis(&["DEL", &format!("{{ranking}}:g{live}:fastest")]).await;
-    assert_eq!(stage.fastest().await, []);
-    let replay = stage.charts.begin_replay().await.unwrap().unwrap();
-    replay.feed(&stage.stream(), at(AT)).await.unwrap();
+    let before = harness.fastest().await;
+    let _: i64 = harness.redis(&["HINCRBY", &counts, "net", "5"]).await;
+    let _: i64 = harness.redis(&["DEL", &format!("{{ranking}}:g{live}:fastest")]).await;
+    assert_eq!(harness.fastest().await, []);
+    let replay = harness.charts.begin_replay().await.unwrap().unwrap();
+    replay.feed(&harness.stream(), at(AT)).await.unwrap();
     let difference = replay.compare(at(AT)).await.unwrap();
     let named = format!("schedule {}", schedule(1));
     assert!(difference.only_live.iter().any(|line| line.starts_with(&named)), "{difference:?}");
     assert_eq!(difference.only_live.len(), difference.only_shadow.len());
     replay.swap().await.unwrap();
-    assert_eq!(stage.fastest().await, before);
+    assert_eq!(harness.fastest().await, before);
 }
 
 #[tokio::test]
 async fn nothing_of_a_shadow_is_read_before_the_swap() {
-    let stage = lived_in().await;
-    let before = stage.sold(Window::Day, AT).await;
-    let replay = stage.charts.begin_replay().await.unwrap().unwrap();
-    replay.feed(&stage.stream()[..6], at(AT)).await.unwrap();
-    assert_eq!(stage.sold(Window::Day, AT).await, before);
+    let harness = used_charts().await;
+    let before = harness.sold(Window::Day, AT).await;
+    let replay = harness.charts.begin_replay().await.unwrap().unwrap();
+    replay.feed(&harness.stream()[..6], at(AT)).await.unwrap();
+    assert_eq!(harness.sold(Window::Day, AT).await, before);
     replay.give_up().await.unwrap();
-    stage.charts.sweep_generations().await.unwrap();
-    assert_eq!(stage.sold(Window::Day, AT).await, before);
-    let generations: Vec<String> = stage.redis(&["SMEMBERS", "{ranking}:generations"]).await;
-    assert_eq!(generations.len(), 1, "what was given up is thrown away");
+    harness.charts.sweep_generations().await.unwrap();
+    assert_eq!(harness.sold(Window::Day, AT).await, before);
+    let generations: Vec<String> = harness.redis(&["SMEMBERS", "{ranking}:generations"]).await;
+    assert_eq!(generations.len(), 1, "the abandoned generation is deleted");
 }
 
 #[tokio::test]
-async fn two_replays_at_once_are_one() {
-    let stage = Stage::open().await;
-    let first = stage.charts.begin_replay().await.unwrap().unwrap();
-    assert!(stage.charts.begin_replay().await.unwrap().is_none());
+async fn only_one_replay_runs_at_once() {
+    let harness = Harness::open().await;
+    let first = harness.charts.begin_replay().await.unwrap().unwrap();
+    assert!(harness.charts.begin_replay().await.unwrap().is_none());
     first.give_up().await.unwrap();
-    assert!(stage.charts.begin_replay().await.unwrap().is_some());
+    assert!(harness.charts.begin_replay().await.unwrap().is_some());
 }
 
 #[tokio::test]
-async fn a_builder_that_lost_its_lease_can_write_and_swap_nothing() {
-    let stage = lived_in().await;
-    let before = stage.sold(Window::Day, AT).await;
-    let first = stage.charts.begin_replay().await.unwrap().unwrap();
-    let _: i64 = stage.redis(&["DEL", "{ranking}:shadow"]).await;
-    let second = stage.charts.begin_replay().await.unwrap().unwrap();
-    let fed = first.feed(&stage.stream(), at(AT)).await;
+async fn a_replay_that_lost_its_lease_can_neither_write_nor_swap() {
+    let harness = used_charts().await;
+    let before = harness.sold(Window::Day, AT).await;
+    let first = harness.charts.begin_replay().await.unwrap().unwrap();
+    let _: i64 = harness.redis(&["DEL", "{ranking}:shadow"]).await;
+    let second = harness.charts.begin_replay().await.unwrap().unwrap();
+    let fed = first.feed(&harness.stream(), at(AT)).await;
     assert!(matches!(fed, Err(Failure::Contended(_))), "{fed:?}");
     assert!(matches!(first.swap().await, Err(Failure::Contended(_))));
-    assert!(!second.compare(at(AT)).await.unwrap().is_none(), "nothing came into the second");
-    second.feed(&stage.stream(), at(AT)).await.unwrap();
+    assert!(
+        !second.compare(at(AT)).await.unwrap().is_none(),
+        "the first wrote nothing into the second"
+    );
+    second.feed(&harness.stream(), at(AT)).await.unwrap();
     second.swap().await.unwrap();
-    assert_eq!(stage.sold(Window::Day, AT).await, before);
+    assert_eq!(harness.sold(Window::Day, AT).await, before);
 }
 
 #[tokio::test]
-async fn what_is_heard_during_a_replay_is_in_both() {
-    let stage = Arc::new(lived_in().await);
-    // So many sales may be made while the replay takes its next step.
+async fn an_event_that_comes_during_a_replay_is_in_both_generations() {
+    let harness = Arc::new(used_charts().await);
+    // How many sales may be made while the replay takes its next step.
     let sales = Arc::new(Semaphore::new(100));
     let seller = tokio::spawn({
-        let (stage, sales) = (stage.clone(), sales.clone());
+        let (harness, sales) = (harness.clone(), sales.clone());
         async move {
             let mut n = 1_000;
             while let Ok(sale) = sales.acquire().await {
                 sale.forget();
-                let house = 100 + n / 50;
+                let hall = 100 + n / 50;
                 if n % 50 == 0 {
-                    stage.hear(opened(house, concert(house), 40), AT).await;
+                    harness.handle(opened(hall, concert(hall), 40), AT).await;
                 }
-                stage.hear(sold(n, schedule(house), 1, 12_000 + n as i64), AT).await;
+                harness.handle(sold(n, schedule(hall), 1, 12_000 + n as i64), AT).await;
                 if n % 7 == 0 {
-                    stage.hear(returned(n, schedule(house), 13_000 + n as i64), AT).await;
+                    harness.handle(refunded(n, schedule(hall), 13_000 + n as i64), AT).await;
                 }
                 n += 1;
             }
@@ -159,14 +162,14 @@ async fn what_is_heard_during_a_replay_is_in_both() {
         }
     });
     for _ in 0..3 {
-        let replay = stage.charts.begin_replay().await.unwrap().unwrap();
-        // Piece by piece, to where the stream ended when the reading began.
-        let (mut read, last) = (0, stage.told());
+        let replay = harness.charts.begin_replay().await.unwrap().unwrap();
+        // In batches, up to where the stream ended when the replay began.
+        let (mut read, last) = (0, harness.emitted());
         while read < last {
-            let piece = stage.stream_after(read, 100);
-            read += piece.len();
+            let batch = harness.stream_after(read, 100);
+            read += batch.len();
             sales.add_permits(20);
-            replay.feed(&piece, at(AT)).await.unwrap();
+            replay.feed(&batch, at(AT)).await.unwrap();
         }
         let settled = async {
             while !replay.compare(at(AT)).await.unwrap().is_none() {
@@ -174,94 +177,94 @@ async fn what_is_heard_during_a_replay_is_in_both() {
             }
         };
         let within = std::time::Duration::from_secs(30);
-        tokio::time::timeout(within, settled).await.expect("they agree under traffic");
+        tokio::time::timeout(within, settled).await.expect("both agree under traffic");
         replay.swap().await.unwrap();
     }
     sales.close();
     let sold = seller.await.unwrap() - 1_000;
     assert!(sold > 0);
-    // Everything counted while generations came and went is there, once.
-    let replay = stage.charts.begin_replay().await.unwrap().unwrap();
-    replay.feed(&stage.stream(), at(AT)).await.unwrap();
+    // Every event handled while generations came and went is counted once.
+    let replay = harness.charts.begin_replay().await.unwrap().unwrap();
+    replay.feed(&harness.stream(), at(AT)).await.unwrap();
     let difference = replay.compare(at(AT)).await.unwrap();
     assert!(difference.is_none(), "{difference:?}");
 }
 
 #[tokio::test]
-async fn a_fact_that_a_replay_has_read_is_no_news_to_the_live_way_afterwards() {
-    let stage = Stage::open().await;
+async fn an_event_that_a_replay_has_read_is_a_repeat_for_the_consumer_afterwards() {
+    let harness = Harness::open().await;
     let id = EventId(Uuid::now_v7());
     let sale = sold(1, schedule(1), 2, 500);
-    // Told, read by the replay, and heard only after the swap.
-    stage.tell(&sale, id);
-    let replay = stage.charts.begin_replay().await.unwrap().unwrap();
-    replay.feed(&stage.stream(), at(AT)).await.unwrap();
+    // Emitted, read by the replay, and consumed only after the swap.
+    harness.emit(&sale, id);
+    let replay = harness.charts.begin_replay().await.unwrap().unwrap();
+    replay.feed(&harness.stream(), at(AT)).await.unwrap();
     let difference = replay.compare(at(AT)).await.unwrap();
-    assert!(!difference.is_none(), "the live one has not heard it");
+    assert!(!difference.is_none(), "the live generation has not handled it");
     replay.swap().await.unwrap();
     let meta = meta::<events::payment::PaymentCompleted>(id);
-    let outcome = stage.charts.hear(sale, &meta, at(AT)).await.unwrap();
+    let outcome = harness.charts.handle(sale, &meta, at(AT)).await.unwrap();
     assert!(matches!(outcome, Outcome::Repeat), "{outcome:?}");
-    assert_eq!(stage.sold(Window::Day, AT).await, [(concert(1), 2)]);
+    assert_eq!(harness.sold(Window::Day, AT).await, [(concert(1), 2)]);
 }
 
 #[tokio::test]
-async fn a_repeat_to_the_live_generation_is_news_to_the_shadow() {
-    let stage = Stage::open().await;
+async fn a_repeat_for_the_live_generation_is_still_handled_by_the_shadow() {
+    let harness = Harness::open().await;
     let id = EventId(Uuid::now_v7());
     let sale = || sold(1, schedule(1), 2, 500);
-    stage.hear_as(sale(), id, AT).await;
-    let replay = stage.charts.begin_replay().await.unwrap().unwrap();
-    replay.feed(&stage.stream()[..1], at(AT)).await.unwrap();
-    let again = stage.hear_as(sale(), id, AT).await;
+    harness.handle_as(sale(), id, AT).await;
+    let replay = harness.charts.begin_replay().await.unwrap().unwrap();
+    replay.feed(&harness.stream()[..1], at(AT)).await.unwrap();
+    let again = harness.handle_as(sale(), id, AT).await;
     assert!(matches!(again, Outcome::Repeat), "{again:?}");
     assert!(replay.compare(at(AT)).await.unwrap().is_none());
 }
 
 #[tokio::test]
-async fn an_emptied_store_takes_nothing_in_until_it_is_rebuilt() {
-    let stage = lived_in().await;
-    let (sold_before, fastest) = (stage.sold(Window::Day, AT).await, stage.fastest().await);
-    let replay = stage.charts.begin_replay().await.unwrap().unwrap();
-    let _: String = stage.redis(&["FLUSHALL"]).await;
-    let _: String = stage.redis(&["FUNCTION", "FLUSH"]).await;
-    assert!(!stage.charts.is_whole().await.unwrap());
-    assert!(stage.charts.check().await.is_err());
-    let look = ranking::ranking_of(&stage.charts, &RankConcerts::default(), at(AT)).await;
+async fn an_emptied_store_handles_nothing_until_it_is_rebuilt() {
+    let harness = used_charts().await;
+    let (sold_before, fastest) = (harness.sold(Window::Day, AT).await, harness.fastest().await);
+    let replay = harness.charts.begin_replay().await.unwrap().unwrap();
+    let _: String = harness.redis(&["FLUSHALL"]).await;
+    let _: String = harness.redis(&["FUNCTION", "FLUSH"]).await;
+    assert!(!harness.charts.is_whole().await.unwrap());
+    assert!(harness.charts.check().await.is_err());
+    let look = ranking::ranking_of(&harness.charts, &RankConcerts::default(), at(AT)).await;
     assert!(look.unwrap_err().is(codes::UNAVAILABLE));
     let id = EventId(Uuid::now_v7());
     let meta = meta::<events::payment::PaymentCompleted>(id);
-    let lost = stage.charts.hear(sold(900, schedule(1), 1, 500), &meta, at(AT)).await;
+    let lost = harness.charts.handle(sold(900, schedule(1), 1, 500), &meta, at(AT)).await;
     assert!(matches!(lost, Err(Failure::Emptied)), "{lost:?}");
-    // Who was building next to it finds that everything is gone, and may not swap a part in.
-    assert!(replay.feed(&stage.stream(), at(AT)).await.is_err());
+    // The running replay finds that everything is gone, and may not swap in a part.
+    assert!(replay.feed(&harness.stream(), at(AT)).await.is_err());
     assert!(replay.swap().await.is_err());
 
-    let replay = stage.charts.begin_replay().await.unwrap().unwrap();
-    replay.feed(&stage.stream(), at(AT)).await.unwrap();
-    assert!(!stage.charts.is_whole().await.unwrap(), "half of it is nothing");
+    let replay = harness.charts.begin_replay().await.unwrap().unwrap();
+    replay.feed(&harness.stream(), at(AT)).await.unwrap();
+    assert!(!harness.charts.is_whole().await.unwrap(), "it is not whole before the swap");
     replay.swap().await.unwrap();
-    stage.charts.check().await.unwrap();
-    assert_eq!(stage.sold(Window::Day, AT).await, sold_before);
-    assert_eq!(stage.fastest().await, fastest);
+    harness.charts.check().await.unwrap();
+    assert_eq!(harness.sold(Window::Day, AT).await, sold_before);
+    assert_eq!(harness.fastest().await, fastest);
 }
 
 #[tokio::test]
-async fn what_the_streams_have_forgotten_the_owners_state() {
-    let stage = lived_in().await;
+async fn owners_state_what_has_left_the_streams() {
+    let harness = used_charts().await;
     let last = 8 * 24 * HOUR;
-    stage.hear(sold(60, schedule(1), 1, last), last).await;
+    harness.handle(sold(60, schedule(1), 1, last), last).await;
     let now = at(last + 1);
-    let mut kept = stage.stream();
+    let mut kept = harness.stream();
     let kept = kept.split_off(kept.len() - 1);
-    let fastest = stage.fastest().await;
+    let fastest = harness.fastest().await;
     assert!(!fastest.is_empty());
-    let replay = stage.charts.begin_replay().await.unwrap().unwrap();
+    let replay = harness.charts.begin_replay().await.unwrap().unwrap();
     for n in 1..6 {
         let state = if n == 5 { ScheduleState::Cancelled } else { ScheduleState::Open };
         let opened = opened(n, concert(if n == 1 { 1 } else { n % 3 }), 10);
-        let acts = ranking::schedule_stated(&schedule_stated(&opened, state));
-        replay.state(&acts, now).await.unwrap();
+        let calls = ranking::schedule_stated(&schedule_stated(&opened, state));
+        replay.state(&calls, now).await.unwrap();
     }
     replay.feed(&kept, now).await.unwrap();
     let sale = |n: u128, of: u128, seats, sold_at, returned_at: Option<i64>| SaleStated {
@@ -278,16 +281,16 @@ async fn what_the_streams_have_forgotten_the_owners_state() {
         })
         .collect();
     sales.push(sale(50, 2, 3, 11_000, None));
-    // Known from the stream, and better.
+    // The stream has this sale too, and its event wins.
     sales.push(sale(60, 1, 1, last + 77, None));
     for sales in sales.chunks(7) {
-        let acts: Vec<_> = sales.iter().flat_map(ranking::sale_stated).collect();
-        replay.state(&acts, now).await.unwrap();
+        let calls: Vec<_> = sales.iter().flat_map(ranking::sale_stated).collect();
+        replay.state(&calls, now).await.unwrap();
     }
     let difference = replay.compare(now).await.unwrap();
     assert!(difference.is_none(), "{difference:?}");
     replay.swap().await.unwrap();
-    assert_eq!(stage.fastest().await, fastest);
+    assert_eq!(harness.fastest().await, fastest);
 }
 
 fn schedule_stated(opened: &ScheduleOpened, state: ScheduleState) -> ScheduleStated {

@@ -1,72 +1,76 @@
-//! Sell-outs: when the last seat went, whatever order it was heard in.
+//! Sell-outs: when the last seat was sold, in any order of events.
 
-use crate::stage::{Stage, cancelled, concert, opened, returned, schedule, sold};
+use crate::harness::{Harness, cancelled, concert, opened, refunded, schedule, sold};
 
 #[tokio::test]
 async fn a_show_is_sold_out_by_the_sale_that_reaches_its_seats() {
-    let stage = Stage::open().await;
-    stage.hear(sold(1, schedule(1), 6, 5_000), 6_000).await;
-    assert_eq!(stage.fastest().await, []);
-    stage.hear(sold(2, schedule(1), 4, 9_000), 20_000).await;
-    assert_eq!(stage.fastest().await, [(concert(1), schedule(1), 9_000)]);
+    let harness = Harness::open().await;
+    harness.handle(sold(1, schedule(1), 6, 5_000), 6_000).await;
+    assert_eq!(harness.fastest().await, []);
+    harness.handle(sold(2, schedule(1), 4, 9_000), 20_000).await;
+    assert_eq!(harness.fastest().await, [(concert(1), schedule(1), 9_000)]);
 }
 
 #[tokio::test]
 async fn a_concert_is_as_fast_as_the_fastest_of_its_schedules() {
-    let stage = Stage::open().await;
-    stage.hear(opened(2, concert(1), 2), 0).await;
-    stage.hear(opened(3, concert(2), 2), 0).await;
-    stage.hear(sold(1, schedule(1), 10, 9_000), 9_000).await;
-    stage.hear(sold(3, schedule(3), 2, 8_000), 9_000).await;
+    let harness = Harness::open().await;
+    harness.handle(opened(2, concert(1), 2), 0).await;
+    harness.handle(opened(3, concert(2), 2), 0).await;
+    harness.handle(sold(1, schedule(1), 10, 9_000), 9_000).await;
+    harness.handle(sold(3, schedule(3), 2, 8_000), 9_000).await;
     let before = [(concert(2), schedule(3), 8_000), (concert(1), schedule(1), 9_000)];
-    assert_eq!(stage.fastest().await, before);
-    stage.hear(sold(2, schedule(2), 2, 7_000), 9_000).await;
+    assert_eq!(harness.fastest().await, before);
+    harness.handle(sold(2, schedule(2), 2, 7_000), 9_000).await;
     let after = [(concert(1), schedule(2), 7_000), (concert(2), schedule(3), 8_000)];
-    assert_eq!(stage.fastest().await, after);
-    // Called off, it is none of them any more.
-    stage.hear(cancelled(2, concert(1)), 9_000).await;
-    assert_eq!(stage.fastest().await, before);
-    stage.hear(cancelled(1, concert(1)), 9_000).await;
-    assert_eq!(stage.fastest().await, [(concert(2), schedule(3), 8_000)]);
+    assert_eq!(harness.fastest().await, after);
+    // A cancelled show is not ranked any more.
+    harness.handle(cancelled(2, concert(1)), 9_000).await;
+    assert_eq!(harness.fastest().await, before);
+    harness.handle(cancelled(1, concert(1)), 9_000).await;
+    assert_eq!(harness.fastest().await, [(concert(2), schedule(3), 8_000)]);
 }
 
 #[tokio::test]
-async fn a_show_that_was_called_off_first_never_sells_out() {
-    let stage = Stage::empty().await;
-    stage.hear(cancelled(1, concert(1)), 0).await;
-    stage.hear(opened(1, concert(1), 2), 0).await;
-    stage.hear(sold(1, schedule(1), 2, 5_000), 5_000).await;
-    assert_eq!(stage.fastest().await, []);
+async fn a_show_whose_cancellation_comes_first_never_sells_out() {
+    let harness = Harness::empty().await;
+    harness.handle(cancelled(1, concert(1)), 0).await;
+    harness.handle(opened(1, concert(1), 2), 0).await;
+    harness.handle(sold(1, schedule(1), 2, 5_000), 5_000).await;
+    assert_eq!(harness.fastest().await, []);
 }
 
 #[tokio::test]
-async fn a_return_after_the_last_seat_changes_nothing_and_one_before_it_does() {
-    let stage = Stage::open().await;
-    stage.hear(sold(1, schedule(1), 6, 5_000), 5_000).await;
-    stage.hear(returned(1, schedule(1), 6_000), 6_000).await;
-    stage.hear(sold(2, schedule(1), 4, 7_000), 7_000).await;
-    assert_eq!(stage.fastest().await, [], "six are free again");
-    stage.hear(sold(3, schedule(1), 6, 8_000), 8_000).await;
-    assert_eq!(stage.fastest().await, [(concert(1), schedule(1), 8_000)]);
-    stage.hear(returned(2, schedule(1), 9_000), 9_000).await;
-    stage.hear(sold(4, schedule(1), 4, 10_000), 10_000).await;
-    assert_eq!(stage.fastest().await, [(concert(1), schedule(1), 8_000)], "it was, then");
+async fn a_refund_after_the_last_seat_changes_nothing_and_one_before_it_does() {
+    let harness = Harness::open().await;
+    harness.handle(sold(1, schedule(1), 6, 5_000), 5_000).await;
+    harness.handle(refunded(1, schedule(1), 6_000), 6_000).await;
+    harness.handle(sold(2, schedule(1), 4, 7_000), 7_000).await;
+    assert_eq!(harness.fastest().await, [], "six seats are free again");
+    harness.handle(sold(3, schedule(1), 6, 8_000), 8_000).await;
+    assert_eq!(harness.fastest().await, [(concert(1), schedule(1), 8_000)]);
+    harness.handle(refunded(2, schedule(1), 9_000), 9_000).await;
+    harness.handle(sold(4, schedule(1), 4, 10_000), 10_000).await;
+    assert_eq!(
+        harness.fastest().await,
+        [(concert(1), schedule(1), 8_000)],
+        "the first sell-out counts"
+    );
 }
 
 #[tokio::test]
-async fn in_whatever_order_it_is_heard_the_last_seat_went_when_it_went() {
-    // Six and four seats sold, the six returned and sold again: the last seat went at 9,000.
+async fn the_time_of_the_sell_out_is_the_same_in_any_order_of_events() {
+    // Six and four seats sold, the six refunded and sold again: the last seat is sold at 9,000.
     for order in orders(&[0, 1, 2, 3]) {
-        let stage = Stage::open().await;
+        let harness = Harness::open().await;
         for step in &order {
             match step {
-                0 => stage.hear(sold(1, schedule(1), 6, 5_000), 20_000).await,
-                1 => stage.hear(returned(1, schedule(1), 6_000), 20_000).await,
-                2 => stage.hear(sold(2, schedule(1), 4, 7_000), 20_000).await,
-                _ => stage.hear(sold(3, schedule(1), 6, 9_000), 20_000).await,
+                0 => harness.handle(sold(1, schedule(1), 6, 5_000), 20_000).await,
+                1 => harness.handle(refunded(1, schedule(1), 6_000), 20_000).await,
+                2 => harness.handle(sold(2, schedule(1), 4, 7_000), 20_000).await,
+                _ => harness.handle(sold(3, schedule(1), 6, 9_000), 20_000).await,
             }
         }
-        assert_eq!(stage.fastest().await, [(concert(1), schedule(1), 9_000)], "{order:?}");
+        assert_eq!(harness.fastest().await, [(concert(1), schedule(1), 9_000)], "{order:?}");
     }
 }
 

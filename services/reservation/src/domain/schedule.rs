@@ -1,19 +1,19 @@
-//! What is sold, and when: every deadline of a schedule is judged here.
+//! Schedules and their terms: every deadline of a schedule is checked here.
 
 use events::{Problem, Timestamp, codes};
 
 /// Whether a schedule is on sale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedule {
-    /// From its opening to its start.
+    /// On sale from its opening to its start.
     Open(Terms),
     /// Called off; some of its reservations may still have to be cancelled.
     Cancelling,
-    /// Called off, and nobody owns a seat of it any more.
+    /// Called off, and no seat of it has an owner any more.
     Cancelled,
 }
 
-/// On what terms a schedule is sold.
+/// The terms on which a schedule is sold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     /// When sales begin.
@@ -29,7 +29,7 @@ pub struct Terms {
 }
 
 impl Schedule {
-    /// The terms, while it is on sale: from the opening on, and not from the start on.
+    /// The terms, while it is on sale: from the opening up to, but not including, the start.
     ///
     /// # Errors
     /// `not_open_yet`, `schedule_closed` or `schedule_cancelled`.
@@ -42,8 +42,7 @@ impl Schedule {
         }
     }
 
-    /// Since when no ticket of it can be given back, if that is so at `now`. What a show that is
-    /// off has taken goes back in any case.
+    /// The refund deadline, once it is over at `now`. A cancelled show is refunded in any case.
     pub fn refunds_ended(&self, now: Timestamp) -> Option<Timestamp> {
         match self {
             Self::Open(terms) => Some(terms.refund_until).filter(|until| now >= *until),
@@ -51,9 +50,9 @@ impl Schedule {
         }
     }
 
-    /// What a schedule becomes when its show is called off; `None` when it is already.
-    /// One that was never heard of has no owners to let go.
-    pub fn called_off(known: Option<&Self>) -> Option<Self> {
+    /// What a schedule becomes when its show is called off; `None` when it is called off
+    /// already. An unknown schedule has no reservations to cancel.
+    pub fn schedule_cancelled(known: Option<&Self>) -> Option<Self> {
         match known {
             None => Some(Self::Cancelled),
             Some(Self::Open(_)) => Some(Self::Cancelling),

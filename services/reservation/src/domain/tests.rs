@@ -1,4 +1,4 @@
-//! Every decision, by itself.
+//! Each decision on its own.
 
 use events::reservation::ReservationState;
 use uuid::Uuid;
@@ -44,10 +44,10 @@ fn hold() -> Reservation {
 
 fn hold_at(now: Timestamp) -> Reservation {
     let id = ReservationId(Uuid::from_u128(3));
-    let asker = Asker { id, schedule_id: show(), user_id: fan(), place_version: 5 };
+    let request = HoldRequest { id, schedule_id: show(), user_id: fan(), place_version: 5 };
     let old = Seat { price: 50, owner: None, hold_version: 7 };
     let seats = [(seat("A-1-1"), Seat::new(100)), (seat("A-1-2"), old)];
-    Reservation::hold(asker, seats.into_iter(), &terms(), GRACE_SECS, now)
+    Reservation::hold(request, seats.into_iter(), &terms(), GRACE_SECS, now)
 }
 
 fn claim(hold: &Reservation) -> Claim {
@@ -72,7 +72,7 @@ fn a_schedule_is_on_sale_from_its_opening_to_its_start() {
 }
 
 #[test]
-fn a_hold_ends_when_the_show_begins_at_the_latest() {
+fn a_hold_ends_no_later_than_the_start_of_the_show() {
     let (early, last) = (hold_at(at(9_700)), hold_at(at(9_999)));
     assert_eq!((early.expires_at, early.hard_cap_at), (at(10_000), at(10_060)));
     assert_eq!((last.expires_at, last.hard_cap_at), (at(10_000), at(10_060)));
@@ -87,7 +87,7 @@ fn ticket() -> Reservation {
 }
 
 #[test]
-fn a_ticket_is_given_back_until_the_deadline_of_its_show_to_the_moment() {
+fn a_ticket_can_be_given_back_exactly_until_the_refund_deadline() {
     let open = Schedule::Open(terms());
     let just_before = at(5_000).plus_millis(-1);
     assert_eq!(ticket().may_be_given_back(Some(&open), just_before), Ok(()));
@@ -103,7 +103,7 @@ fn a_ticket_is_given_back_until_the_deadline_of_its_show_to_the_moment() {
 }
 
 #[test]
-fn a_hold_is_given_back_while_it_lives_and_what_has_ended_never() {
+fn a_live_hold_can_be_given_back_and_an_ended_reservation_cannot() {
     let open = Schedule::Open(terms());
     let (mut late, last_moment) = (hold_at(at(6_000)), at(6_300).plus_millis(-1));
     assert_eq!(late.may_be_given_back(Some(&open), last_moment), Ok(()));
@@ -120,7 +120,7 @@ fn a_hold_is_given_back_while_it_lives_and_what_has_ended_never() {
 }
 
 #[test]
-fn money_for_a_hold_of_a_show_that_is_off_is_refused_in_that_word() {
+fn a_debit_for_a_hold_of_a_cancelled_show_is_refused_as_show_cancelled() {
     for (reason, refusal) in [
         (CancelReason::ShowCancelled, ConfirmRefusal::ShowCancelled),
         (CancelReason::ByFan, ConfirmRefusal::Cancelled),
@@ -133,7 +133,7 @@ fn money_for_a_hold_of_a_show_that_is_off_is_refused_in_that_word() {
 }
 
 #[test]
-fn a_place_is_used_up_when_something_was_paid_under_it_and_no_hold_lives() {
+fn a_place_is_used_up_after_a_payment_when_no_hold_is_live() {
     let bought = |is_paid, holds_until, place_version| Bought {
         seats: 1,
         holds_until,
@@ -144,22 +144,25 @@ fn a_place_is_used_up_when_something_was_paid_under_it_and_no_hold_lives() {
     let used = |all: &[Bought], version, now| is_used_up(all.iter(), version, now);
     assert!(!used(&[], 5, at(1)) && !used(&[held], 5, at(1)));
     assert!(used(&[paid], 5, at(1)));
-    assert!(!used(&[paid, held], 5, at(99)), "the other hold lives");
+    assert!(!used(&[paid, held], 5, at(99)), "the other hold is live");
     assert!(used(&[paid, held], 5, at(100)), "it has run out");
     assert!(!used(&[paid], 6, at(1)), "a place that was admitted later");
     assert!(used(&[bought(true, None, 6)], 5, at(1)), "an old pass");
 }
 
 #[test]
-fn a_show_is_called_off_once_and_even_before_it_was_heard_of() {
-    assert_eq!(Schedule::called_off(Some(&Schedule::Open(terms()))), Some(Schedule::Cancelling));
-    assert_eq!(Schedule::called_off(None), Some(Schedule::Cancelled));
-    assert_eq!(Schedule::called_off(Some(&Schedule::Cancelling)), None);
-    assert_eq!(Schedule::called_off(Some(&Schedule::Cancelled)), None);
+fn a_show_is_called_off_once_and_even_before_its_opening_arrives() {
+    assert_eq!(
+        Schedule::schedule_cancelled(Some(&Schedule::Open(terms()))),
+        Some(Schedule::Cancelling)
+    );
+    assert_eq!(Schedule::schedule_cancelled(None), Some(Schedule::Cancelled));
+    assert_eq!(Schedule::schedule_cancelled(Some(&Schedule::Cancelling)), None);
+    assert_eq!(Schedule::schedule_cancelled(Some(&Schedule::Cancelled)), None);
 }
 
 #[test]
-fn seats_are_asked_for_at_least_once_and_at_most_once_each() {
+fn a_request_names_1_to_100_well_formed_seats_each_once() {
     assert!(well_formed(&[]).unwrap_err().is(codes::INVALID));
     assert!(well_formed(&[seat("A-1-1"), seat("A-1-1")]).unwrap_err().is(codes::INVALID));
     for odd in ["A-1-1\0", &"A".repeat(SeatId::BYTES_MAX + 1)] {
@@ -171,23 +174,23 @@ fn seats_are_asked_for_at_least_once_and_at_most_once_each() {
 }
 
 #[test]
-fn a_seat_is_asked_for_however_it_is_typed() {
-    for (typed, kept) in [
+fn a_seat_name_is_normalized_however_it_is_typed() {
+    for (typed, stored) in [
         ("R\u{1109}\u{1165}\u{11a8}-A-1", "R석-A-1"),
         ("Ａ－１－１", "A-1-1"),
         (" VIP\u{3000}석-A-1 ", "VIP 석-A-1"),
     ] {
-        assert_eq!(asked_for(&seat(typed)), seat(kept), "{typed}");
+        assert_eq!(normalized(&seat(typed)), seat(stored), "{typed}");
     }
 }
 
 #[test]
-fn a_pass_lets_in_its_fan_until_it_runs_out() {
+fn a_pass_admits_its_fan_until_it_runs_out() {
     assert!(pass().is_for(fan(), show()));
     assert!(!pass().is_for(UserId(Uuid::nil()), show()));
     assert!(!pass().is_for(fan(), ScheduleId(Uuid::nil())));
-    assert!(pass().admit(&Place::UNHEARD, at(99)).is_ok());
-    assert!(pass().admit(&Place::UNHEARD, at(100)).unwrap_err().is(codes::NOT_ACTIVE));
+    assert!(pass().admit(&Place::UNKNOWN, at(99)).is_ok());
+    assert!(pass().admit(&Place::UNKNOWN, at(100)).unwrap_err().is(codes::NOT_ACTIVE));
 }
 
 #[test]
@@ -199,16 +202,16 @@ fn a_pass_of_an_ended_place_is_void_but_an_older_end_does_not_void_it() {
 }
 
 #[test]
-fn a_place_is_only_changed_by_later_news() {
+fn a_place_is_changed_only_by_a_later_end() {
     let known = Place { ended_version: 3 };
-    let news = |ended_version| Place { ended_version };
-    assert!(news(4).is_newer_than(&known));
-    assert!(!news(3).is_newer_than(&known));
-    assert!(!news(2).is_newer_than(&known));
+    let ended = |ended_version| Place { ended_version };
+    assert!(ended(4).is_newer_than(&known));
+    assert!(!ended(3).is_newer_than(&known));
+    assert!(!ended(2).is_newer_than(&known));
 }
 
 #[test]
-fn seats_are_given_all_or_none_and_those_in_the_way_are_named() {
+fn seats_are_granted_all_or_none_and_a_refusal_names_those_in_the_way() {
     let free = Seat::new(10);
     let taken = Seat { owner: Some(ReservationId(Uuid::nil())), ..free };
     let plan = |name: &SeatId| match name.0.as_str() {
@@ -233,7 +236,7 @@ fn a_fan_has_no_more_seats_than_allowed() {
 }
 
 #[test]
-fn a_hold_outranks_every_former_owner_of_its_seats() {
+fn a_hold_has_a_higher_version_than_every_former_owner_of_its_seats() {
     let hold = hold();
     assert_eq!(hold.state, ReservationState::Pending);
     assert_eq!(hold.hold_version, 8);
@@ -252,7 +255,7 @@ fn a_seat_belongs_to_one_owner_and_one_version_of_it() {
 }
 
 #[test]
-fn a_payment_moves_the_end_of_its_hold_once_and_not_beyond_the_cap() {
+fn a_payment_extends_its_hold_once_and_not_beyond_the_hard_cap() {
     let mut hold = hold();
     let extension = |hold: &Reservation, grace_secs, now| {
         hold.extension(fan(), hold.hold_version, grace_secs, now)
@@ -267,7 +270,7 @@ fn a_payment_moves_the_end_of_its_hold_once_and_not_beyond_the_cap() {
 }
 
 #[test]
-fn only_the_owner_of_a_living_hold_extends_it() {
+fn only_the_owner_of_a_live_hold_extends_it() {
     let hold = hold();
     let version = hold.hold_version;
     let stranger = UserId(Uuid::nil());
@@ -283,7 +286,7 @@ fn only_the_owner_of_a_living_hold_extends_it() {
 }
 
 #[test]
-fn money_in_time_confirms_and_its_repeat_changes_nothing() {
+fn a_debit_in_time_confirms_and_its_repeat_changes_nothing() {
     let mut hold = hold();
     let claim = claim(&hold);
     assert_eq!(hold.settle(payment(1), &claim, at(299)), Settled::Confirmed);
@@ -305,7 +308,7 @@ fn a_late_debit_never_confirms_an_expired_hold() {
 }
 
 #[test]
-fn money_for_what_was_cancelled_sold_or_never_the_payers_is_refused() {
+fn a_debit_for_a_cancelled_sold_or_foreign_hold_is_refused() {
     let hold = hold();
     let good = claim(&hold);
     let refusal = Settled::Refused(ConfirmRefusal::Cancelled);
@@ -324,7 +327,7 @@ fn money_for_what_was_cancelled_sold_or_never_the_payers_is_refused() {
 }
 
 #[test]
-fn a_hold_is_due_at_its_end_and_a_sold_seat_never() {
+fn a_hold_is_due_at_its_end_and_a_confirmed_reservation_never() {
     let mut hold = hold();
     assert!(!hold.is_due(at(HOLD_SECS - 1)));
     assert!(hold.is_due(at(HOLD_SECS)));
@@ -334,7 +337,7 @@ fn a_hold_is_due_at_its_end_and_a_sold_seat_never() {
 }
 
 #[test]
-fn a_claim_waits_while_the_fan_may_be_leaving_but_not_for_what_has_ended() {
+fn a_claim_waits_while_a_withdrawal_is_cleared_unless_the_hold_has_ended() {
     let mut hold = Reservation { closing: true, ..hold() };
     let claim = claim(&hold);
     assert_eq!(hold.settle(payment(1), &claim, at(10)), Settled::Undecided);
@@ -344,7 +347,7 @@ fn a_claim_waits_while_the_fan_may_be_leaving_but_not_for_what_has_ended() {
 }
 
 #[test]
-fn what_is_given_up_with_the_account_is_not_returned() {
+fn a_ticket_forfeited_with_the_account_is_not_refunded() {
     let mut hold = hold();
     assert_eq!(hold.refund_after(CancelReason::Withdrawn), None);
     hold.confirm(payment(1));
@@ -356,11 +359,11 @@ fn what_is_given_up_with_the_account_is_not_returned() {
 }
 
 #[test]
-fn tickets_of_shows_to_come_and_refunds_that_are_due_keep_a_fan() {
+fn tickets_for_shows_to_come_and_refunds_due_block_a_withdrawal() {
     use WithdrawalReason::{RefundDue, Tickets};
     let open = Schedule::Open(terms());
     let mut hold = hold();
-    assert_eq!(hold.at_stake(Some(&open), false, at(1)), None, "a hold is only lost");
+    assert_eq!(hold.at_stake(Some(&open), false, at(1)), None, "a hold is just cancelled");
     hold.confirm(payment(1));
     assert_eq!(hold.at_stake(Some(&open), false, at(9_999)), Some(Tickets));
     assert_eq!(hold.at_stake(Some(&open), true, at(9_999)), None);

@@ -1,7 +1,7 @@
-//! The same handlers on real tables, several batches at once.
+//! The same handlers on a real database, with several batches at once.
 
 use events::state::StateSeats;
-use mesh::Book as _;
+use mesh::UnitOfWork as _;
 use servers::{Options, Servers};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::sync::OnceCell;
@@ -9,12 +9,12 @@ use tokio::sync::OnceCell;
 use super::*;
 use crate::{
     Keys,
-    book::Row,
     domain::{Schedule, Seat},
-    reads,
+    queries,
+    unit_of_work::Row,
 };
 
-/// A database of the service's own; all tests share it, each with a schedule of its own.
+/// The service's own database. All tests share it, each with its own schedule.
 async fn pool() -> PgPool {
     static SERVERS: OnceCell<Servers> = OnceCell::const_new();
     let start = || async {
@@ -30,43 +30,43 @@ async fn pool() -> PgPool {
     PgPoolOptions::new().max_connections(8).connect(&url).await.unwrap()
 }
 
-/// What a batch of one message does, and whether it could be stored.
+/// Runs a batch of one message. Returns the handler's result, or why it could not be stored.
 async fn batch<T>(
     pool: &PgPool,
     caller: &Caller,
     keys: impl FnOnce(&mut Keys),
-    act: impl FnOnce(&mut Book, &mut Turn<'_, Rules>) -> T,
+    handler: impl FnOnce(&mut UnitOfWork, &mut Context<'_, Config>) -> T,
 ) -> sqlx::Result<T> {
     let mut wanted = Keys::default();
     keys(&mut wanted);
     let mut tx = pool.begin().await?;
-    let mut book = Book::load(wanted, &mut tx).await?;
-    let rules = Rules::default();
+    let mut unit = UnitOfWork::load(wanted, &mut tx).await?;
+    let config = Config::default();
     let now = mesh::clock::now();
-    let done = act(&mut book, &mut Turn::at(now, &rules, caller, Uuid::now_v7()));
-    book.save(&mut tx).await?;
+    let result = handler(&mut unit, &mut Context::at(now, &config, caller, Uuid::now_v7()));
+    unit.save(&mut tx).await?;
     tx.commit().await?;
-    Ok(done)
+    Ok(result)
 }
 
-async fn hear<E: Event>(pool: &PgPool, fact: &E)
+async fn handle<E: Event>(pool: &PgPool, event: &E)
 where
-    Book: Hear<E>,
+    UnitOfWork: Handle<E>,
 {
-    let keys = |keys: &mut Keys| <Book as Hear<E>>::keys(fact, keys);
-    batch(pool, &Caller::Mesh, keys, |book, turn| book.hear(fact, turn)).await.unwrap().unwrap();
+    let keys = |keys: &mut Keys| <UnitOfWork as Handle<E>>::keys(event, keys);
+    batch(pool, &Caller::Mesh, keys, |unit, ctx| unit.handle(event, ctx)).await.unwrap().unwrap();
 }
 
-async fn ask<C: events::Command>(
+async fn execute<C: events::Command>(
     pool: &PgPool,
     caller: &Caller,
     command: &C,
 ) -> Result<C::Reply, Refusal>
 where
-    Book: Answer<C>,
+    UnitOfWork: Execute<C>,
 {
-    let keys = |keys: &mut Keys| <Book as Answer<C>>::keys(command, caller, keys);
-    batch(pool, caller, keys, |book, turn| book.answer(command, turn)).await.unwrap()
+    let keys = |keys: &mut Keys| <UnitOfWork as Execute<C>>::keys(command, caller, keys);
+    batch(pool, caller, keys, |unit, ctx| unit.execute(command, ctx)).await.unwrap()
 }
 
 /// Puts a show of `seats` seats on sale, right now.
@@ -78,7 +78,7 @@ async fn open(pool: &PgPool, hold_secs: u32, seats: usize) -> ScheduleId {
     opened.refund_until = None;
     opened.hold_secs = hold_secs;
     opened.seats[0].seats = (1..=seats).map(|n| n.to_string()).collect();
-    hear(pool, &opened).await;
+    handle(pool, &opened).await;
     opened.schedule_id
 }
 
@@ -91,7 +91,7 @@ async fn reserve(
     reserve_with(pool, schedule_id, user_id, 1, seats).await
 }
 
-/// Asks for a hold with the pass of this version of the place.
+/// Requests a hold with a pass of this version of the place.
 async fn reserve_with(
     pool: &PgPool,
     schedule_id: ScheduleId,
@@ -102,7 +102,7 @@ async fn reserve_with(
     let reserve_until = mesh::clock::now().plus_secs(60);
     let pass = Some(Pass { user_id, schedule_id, place_version, reserve_until });
     let seats = seats.iter().map(|n| seat(*n)).collect();
-    ask(pool, &caller(user_id), &Hold { schedule_id, seats, pass, is_late: false }).await
+    execute(pool, &caller(user_id), &Hold { schedule_id, seats, pass, is_late: false }).await
 }
 
 fn debited(hold: &View, hold_version: i64) -> PointDebited {
@@ -136,34 +136,34 @@ async fn owned(pool: &PgPool, schedule_id: ScheduleId) -> i64 {
 }
 
 #[tokio::test]
-async fn an_arena_is_opened_and_sold_and_what_is_stored_comes_back() {
+async fn the_seats_of_an_arena_are_stored_sold_and_freed() {
     let pool = pool().await;
     let show = open(&pool, 300, 10_000).await;
     let hold = reserve(&pool, show, fan(1), &[1, 10_000]).await.unwrap();
     assert_eq!(owned(&pool, show).await, 2);
-    hear(&pool, &debited(&hold, 1)).await;
+    handle(&pool, &debited(&hold, 1)).await;
     assert_eq!(state(&pool, hold.reservation_id).await, "CONFIRMED");
     let cancel = Cancel { reservation_id: hold.reservation_id };
-    let cancelled = ask(&pool, &caller(fan(1)), &cancel).await.unwrap();
+    let cancelled = execute(&pool, &caller(fan(1)), &cancel).await.unwrap();
     assert_eq!((cancelled.seats, cancelled.created_at), (hold.seats, hold.created_at));
     assert_eq!(
         (state(&pool, hold.reservation_id).await.as_str(), owned(&pool, show).await),
         ("CANCELLED", 0)
     );
     let next = reserve(&pool, show, fan(2), &[1, 2]).await.unwrap();
-    hear(&pool, &debited(&next, 2)).await;
+    handle(&pool, &debited(&next, 2)).await;
     assert_eq!(state(&pool, next.reservation_id).await, "CONFIRMED", "its version is the second");
 }
 
 #[tokio::test]
-async fn of_many_batches_at_once_one_gets_the_seats() {
+async fn of_many_batches_at_once_exactly_one_gets_the_seats() {
     let pool = pool().await;
     let show = open(&pool, 300, 100).await;
     for round in 0..25 {
         let (first, second) = (2 * round + 1, 2 * round + 2);
         let tries = (0..8_u128).map(|n| {
             let pool = pool.clone();
-            // In both orders: rows are locked in theirs, so nobody waits in a circle.
+            // In both orders: rows are locked by key, so the batches cannot deadlock.
             let seats = if n % 2 == 0 { [first, second] } else { [second, first] };
             let buyer = fan(1_000 * round as u128 + n);
             tokio::spawn(async move { reserve(&pool, show, buyer, &seats).await })
@@ -195,7 +195,7 @@ async fn two_first_holds_of_a_fan_at_once_stay_within_the_limit() {
 }
 
 #[tokio::test]
-async fn an_owner_is_never_written_over() {
+async fn an_owner_is_never_overwritten() {
     let pool = pool().await;
     let show = open(&pool, 300, 2).await;
     reserve(&pool, show, fan(1), &[1]).await.unwrap();
@@ -203,59 +203,59 @@ async fn an_owner_is_never_written_over() {
         &pool,
         &Caller::Mesh,
         |_| {},
-        |book, _| {
+        |unit, _| {
             let mut row = Row::stored(Seat::new(100));
             row.change().owner = Some(Uuid::now_v7().into());
-            book.seats.entry(show).or_default().insert(seat(1), row);
+            unit.seats.entry(show).or_default().insert(seat(1), row);
         },
     );
-    assert!(overwrite.await.is_err(), "the row is not as this batch believes");
+    assert!(overwrite.await.is_err(), "the row has another owner than this batch read");
     let again = batch(
         &pool,
         &Caller::Mesh,
         |_| {},
-        |book, _| {
-            book.open(show, Schedule::Cancelled, std::iter::empty());
+        |unit, _| {
+            unit.open(show, Schedule::Cancelled, std::iter::empty());
         },
     );
-    assert!(again.await.is_err(), "a schedule is made once");
+    assert!(again.await.is_err(), "a schedule is inserted once");
 }
 
 #[tokio::test]
-async fn a_hold_whose_time_is_up_is_found_and_money_for_it_finds_its_seats() {
+async fn a_due_hold_is_found_by_the_timer_and_expired_by_a_late_debit() {
     let pool = pool().await;
     let show = open(&pool, 0, 2).await;
     let swept = reserve(&pool, show, fan(1), &[1]).await.unwrap();
     let paid = reserve(&pool, show, fan(2), &[2]).await.unwrap();
-    let due = reads::due_holds(&pool, mesh::clock::now()).await.unwrap();
+    let due = queries::due_holds(&pool, mesh::clock::now()).await.unwrap();
     assert!(due.contains(&swept.reservation_id) && due.contains(&paid.reservation_id));
     let expire = ExpireHold { reservation_id: swept.reservation_id };
-    ask(&pool, &Caller::Mesh, &expire).await.unwrap();
-    hear(&pool, &debited(&paid, 1)).await;
+    execute(&pool, &Caller::Mesh, &expire).await.unwrap();
+    handle(&pool, &debited(&paid, 1)).await;
     for hold in [&swept, &paid] {
         assert_eq!(state(&pool, hold.reservation_id).await, "EXPIRED");
     }
     assert_eq!(owned(&pool, show).await, 0);
-    let due = reads::due_holds(&pool, mesh::clock::now()).await.unwrap();
+    let due = queries::due_holds(&pool, mesh::clock::now()).await.unwrap();
     assert!(!due.contains(&swept.reservation_id) && !due.contains(&paid.reservation_id));
 }
 
 #[tokio::test]
-async fn a_cancelled_show_is_emptied_and_then_left_alone() {
+async fn a_cancelled_show_is_emptied_and_then_no_longer_found() {
     let pool = pool().await;
     let show = open(&pool, 300, 10).await;
     for n in 1..=10 {
         reserve(&pool, show, fan(n), &[n as usize]).await.unwrap();
     }
-    hear(&pool, &ScheduleCancelled { schedule_id: show, ..called_off() }).await;
+    handle(&pool, &ScheduleCancelled { schedule_id: show, ..schedule_cancelled() }).await;
     let mut ticks = 0;
     loop {
-        let shows = reads::cancelled_shows(&pool).await.unwrap();
+        let shows = queries::cancelled_shows(&pool).await.unwrap();
         let Some((schedule_id, reservations)) = shows.into_iter().find(|(id, _)| *id == show)
         else {
             break;
         };
-        ask(&pool, &Caller::Mesh, &EmptyShow { schedule_id, reservations }).await.unwrap();
+        execute(&pool, &Caller::Mesh, &EmptyShow { schedule_id, reservations }).await.unwrap();
         ticks += 1;
     }
     assert_eq!((ticks, owned(&pool, show).await), (2, 0));
@@ -264,7 +264,7 @@ async fn a_cancelled_show_is_emptied_and_then_left_alone() {
     );
 }
 
-/// A row for each of these seats, as if each had been held by a fan of its own.
+/// Inserts a hold for each of these seats, each of another fan.
 async fn hold_all(pool: &PgPool, show: ScheduleId, seats: usize, expires_in_secs: i64) {
     let ids: Vec<Uuid> = (0..seats).map(|_| Uuid::now_v7()).collect();
     let names: Vec<String> = (1..=seats).map(|n| seat(n).0).collect();
@@ -289,20 +289,20 @@ async fn hold_all(pool: &PgPool, show: ScheduleId, seats: usize, expires_in_secs
 }
 
 #[tokio::test]
-async fn a_cancelled_show_with_more_seats_than_a_batch_takes_is_emptied_to_the_last_one() {
+async fn a_cancelled_show_with_more_seats_than_one_batch_takes_is_emptied_completely() {
     let pool = pool().await;
-    let seats = 2 * reads::EMPTIED_MAX as usize + 1;
+    let seats = 2 * queries::EMPTIED_MAX as usize + 1;
     let show = open(&pool, 300, seats).await;
     hold_all(&pool, show, seats, 300).await;
-    hear(&pool, &ScheduleCancelled { schedule_id: show, ..called_off() }).await;
+    handle(&pool, &ScheduleCancelled { schedule_id: show, ..schedule_cancelled() }).await;
     let mut left = vec![owned(&pool, show).await];
     loop {
-        let shows = reads::cancelled_shows(&pool).await.unwrap();
+        let shows = queries::cancelled_shows(&pool).await.unwrap();
         let Some((schedule_id, reservations)) = shows.into_iter().find(|(id, _)| *id == show)
         else {
             break;
         };
-        ask(&pool, &Caller::Mesh, &EmptyShow { schedule_id, reservations }).await.unwrap();
+        execute(&pool, &Caller::Mesh, &EmptyShow { schedule_id, reservations }).await.unwrap();
         left.push(owned(&pool, show).await);
     }
     assert_eq!(left, [1_001, 501, 1, 0, 0]);
@@ -318,17 +318,17 @@ async fn a_cancelled_show_with_more_seats_than_a_batch_takes_is_emptied_to_the_l
 
 /// The holds of other tests are left alone: these are due in a year.
 #[tokio::test]
-async fn holds_beyond_what_one_look_finds_are_found_by_the_next() {
+async fn due_holds_beyond_the_limit_of_one_tick_are_found_by_the_next() {
     let pool = pool().await;
-    let seats = reads::DUE_MAX as usize + 1;
+    let seats = queries::DUE_MAX as usize + 1;
     let show = open(&pool, 300, seats).await;
     let year_secs = 365 * 86_400;
     hold_all(&pool, show, seats, year_secs).await;
     let then = mesh::clock::now().plus_secs(year_secs + 60);
     let mut found = Vec::new();
     loop {
-        let due = reads::due_holds(&pool, then).await.unwrap();
-        assert!(due.len() <= reads::DUE_MAX as usize);
+        let due = queries::due_holds(&pool, then).await.unwrap();
+        assert!(due.len() <= queries::DUE_MAX as usize);
         let ended = sqlx::query(
             "update reservations set state = 'EXPIRED' where id = any($1) and schedule_id = $2",
         )
@@ -347,9 +347,9 @@ async fn holds_beyond_what_one_look_finds_are_found_by_the_next() {
 }
 
 #[tokio::test]
-async fn what_is_stated_of_seats_is_whole_over_any_number_of_pages() {
+async fn the_stated_seats_are_complete_over_any_number_of_pages() {
     let pool = pool().await;
-    for seats in [1, reads::STATED_MAX as usize, 2 * reads::STATED_MAX as usize + 1] {
+    for seats in [1, queries::STATED_MAX as usize, 2 * queries::STATED_MAX as usize + 1] {
         let show = open(&pool, 300, seats + 1).await;
         hold_all(&pool, show, seats, 300).await;
         let sold: (Uuid, String) = sqlx::query_as(
@@ -362,20 +362,24 @@ async fn what_is_stated_of_seats_is_whole_over_any_number_of_pages() {
         .fetch_one(&pool)
         .await
         .unwrap();
-        let mut asked = StateSeats { schedule_id: show, after: None };
+        let mut query = StateSeats { schedule_id: show, after: None };
         let mut stated = Vec::new();
         let mut pages = 0;
         loop {
-            let page = reads::stated(&pool, asked.clone()).await.unwrap();
-            assert!(page.items.len() <= reads::STATED_MAX as usize);
+            let page = queries::stated(&pool, query.clone()).await.unwrap();
+            assert!(page.items.len() <= queries::STATED_MAX as usize);
             stated.extend(page.items);
             pages += 1;
             let Some(next) = page.next else { break };
-            asked.after = Some(next);
+            query.after = Some(next);
         }
         let names: std::collections::BTreeSet<_> = stated.iter().map(|it| &it.seat).collect();
-        assert_eq!((stated.len(), names.len()), (seats, seats), "one is free, and never was held");
-        assert!(pages <= seats / reads::STATED_MAX as usize + 1);
+        assert_eq!(
+            (stated.len(), names.len()),
+            (seats, seats),
+            "all but the one that was never held"
+        );
+        assert!(pages <= seats / queries::STATED_MAX as usize + 1);
         for seat in &stated {
             let owner = seat.owner.as_ref().unwrap();
             assert_eq!(owner.is_sold, seat.seat.0 == sold.1, "{seat:?}");
@@ -385,35 +389,35 @@ async fn what_is_stated_of_seats_is_whole_over_any_number_of_pages() {
 }
 
 #[tokio::test]
-async fn a_withdrawn_fans_holds_are_found_by_their_fan() {
+async fn the_holds_of_a_withdrawn_fan_are_cancelled() {
     let pool = pool().await;
     let (show, leaver) = (open(&pool, 300, 10).await, UserId(Uuid::now_v7()));
     let held = reserve(&pool, show, leaver, &[1, 2]).await.unwrap();
     let paid = reserve(&pool, show, leaver, &[3]).await.unwrap();
-    hear(&pool, &debited(&paid, 1)).await;
-    hear(&pool, &has_left(leaver, Uuid::now_v7().as_u128(), false)).await;
+    handle(&pool, &debited(&paid, 1)).await;
+    handle(&pool, &withdrawn(leaver, Uuid::now_v7().as_u128(), false)).await;
     assert_eq!(state(&pool, held.reservation_id).await, "CANCELLED");
     assert_eq!(state(&pool, paid.reservation_id).await, "CONFIRMED");
     assert_eq!(owned(&pool, show).await, 1);
 }
 
 #[tokio::test]
-async fn what_a_withdrawal_means_is_found_by_the_fan() {
+async fn a_withdrawal_with_forfeit_closes_the_account_and_frees_holds_and_tickets() {
     let pool = pool().await;
     let (show, leaver) = (open(&pool, 300, 10).await, UserId(Uuid::now_v7()));
     let held = reserve(&pool, show, leaver, &[1]).await.unwrap();
     let paid = reserve(&pool, show, leaver, &[2]).await.unwrap();
-    hear(&pool, &debited(&paid, 1)).await;
+    handle(&pool, &debited(&paid, 1)).await;
     let n = Uuid::now_v7().as_u128();
-    hear(&pool, &wants_to_leave(leaver, n, false)).await;
-    reserve(&pool, show, leaver, &[3]).await.expect("tickets keep the fan");
-    hear(&pool, &wants_to_leave(leaver, n + 1, true)).await;
+    handle(&pool, &withdrawal_requested(leaver, n, false)).await;
+    reserve(&pool, show, leaver, &[3]).await.expect("tickets block the withdrawal");
+    handle(&pool, &withdrawal_requested(leaver, n + 1, true)).await;
     let refused = reserve(&pool, show, leaver, &[4]).await;
     assert!(refusal(refused).is(events::codes::ACCOUNT_CLOSING));
-    hear(&pool, &may_not_leave(leaver, n)).await;
+    handle(&pool, &withdrawal_refused(leaver, n)).await;
     let refused = reserve(&pool, show, leaver, &[4]).await;
     assert!(refusal(refused).is(events::codes::ACCOUNT_CLOSING));
-    hear(&pool, &has_left(leaver, n + 1, true)).await;
+    handle(&pool, &withdrawn(leaver, n + 1, true)).await;
     for id in [held.reservation_id, paid.reservation_id] {
         assert_eq!(state(&pool, id).await, "CANCELLED");
     }
@@ -427,30 +431,30 @@ async fn what_a_withdrawal_means_is_found_by_the_fan() {
     assert_eq!(refund.as_deref(), Some("forfeited"));
 }
 
-/// Whichever is first: the hold is refused, or the clearance has seen it and keeps its payment
-/// waiting.
+/// When the clearance is first, the hold is refused. When the hold is first, the clearance has
+/// marked it, and its payment waits.
 #[tokio::test]
-async fn a_hold_and_a_clearance_do_not_pass_each_other_unseen() {
+async fn a_hold_and_a_clearance_do_not_miss_each_other() {
     let pool = pool().await;
     let show = open(&pool, 300, 100).await;
     let mut refused = 0;
     for n in 1..=100 {
         let fan = UserId(Uuid::now_v7());
-        let attempt = wants_to_leave(fan, Uuid::now_v7().as_u128(), false);
+        let attempt = withdrawal_requested(fan, Uuid::now_v7().as_u128(), false);
         let seats = [n];
-        let (held, ()) = tokio::join!(reserve(&pool, show, fan, &seats), hear(&pool, &attempt));
+        let (held, ()) = tokio::join!(reserve(&pool, show, fan, &seats), handle(&pool, &attempt));
         let Ok(hold) = held else {
             refused += 1;
             continue;
         };
-        let is_seen: bool = sqlx::query_scalar("select closing from reservations where id = $1")
+        let is_marked: bool = sqlx::query_scalar("select closing from reservations where id = $1")
             .bind(hold.reservation_id.0)
             .fetch_one(&pool)
             .await
             .unwrap();
-        assert!(is_seen, "round {n}: held beside a clearance that has not seen it");
+        assert!(is_marked, "round {n}: the clearance has missed the hold");
     }
-    assert!(refused < 100, "never was the hold first");
+    assert!(refused < 100, "the hold was never first");
 }
 
 #[tokio::test]
@@ -465,8 +469,8 @@ async fn the_latest_end_of_a_place_is_kept() {
         reason: PlaceEnd::Timeout,
     };
     reserve_with(&pool, show, user_id, 2, &[1]).await.unwrap();
-    hear(&pool, &ended(3)).await;
-    hear(&pool, &ended(1)).await;
+    handle(&pool, &ended(3)).await;
+    handle(&pool, &ended(1)).await;
     let answer = reserve_with(&pool, show, user_id, 2, &[2]).await;
     assert!(refusal(answer).is(events::codes::NOT_ACTIVE));
     reserve_with(&pool, show, user_id, 5, &[2]).await.unwrap();

@@ -1,4 +1,4 @@
-//! Facts lead to an end.
+//! Chains of events come to an end.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -8,51 +8,51 @@ use mesh::Wiring;
 
 type Follows = BTreeMap<String, BTreeSet<String>>;
 
-/// Each fact with the facts that may come of it: on hearing, or with time.
+/// Each event with the events that may follow from it, in a handler or by a timer.
 fn follows(wirings: &[Wiring], flows: &Flows) -> Follows {
     let mut follows = Follows::new();
-    let mut add = |fact: &str, told: &str| {
-        follows.entry(fact.to_owned()).or_default().insert(told.to_owned());
+    let mut add = |event: &str, emitted: &str| {
+        follows.entry(event.to_owned()).or_default().insert(emitted.to_owned());
     };
-    for (fact, tells) in wirings.iter().flat_map(|wiring| &wiring.hears) {
-        tells.iter().for_each(|told| add(fact, told));
+    for (event, emits) in wirings.iter().flat_map(|wiring| &wiring.consumes) {
+        emits.iter().for_each(|emitted| add(event, emitted));
     }
-    for (after, told, _) in flows.links() {
-        add(&after.fact, &told.fact);
+    for (after, emitted, _) in flows.links() {
+        add(&after.event, &emitted.event);
     }
     follows
 }
 
-/// Cycles that nobody has declared, and declarations without a cycle.
+/// Cycles that are not declared, and declarations without a cycle.
 fn complaints(follows: &Follows, flows: &Flows) -> Vec<String> {
-    let cycles: Vec<_> = follows.keys().filter_map(|fact| way_back(fact, follows)).collect();
+    let cycles: Vec<_> = follows.keys().filter_map(|event| way_back(event, follows)).collect();
     let is_of = |cycle: &Vec<&str>, members: &[String]| {
-        cycle.iter().all(|fact| members.iter().any(|member| member == fact))
+        cycle.iter().all(|event| members.iter().any(|member| member == event))
     };
     let undeclared = cycles
         .iter()
-        .filter(|cycle| !flows.cycles().iter().any(|declared| is_of(cycle, &declared.facts)))
+        .filter(|cycle| !flows.cycles().iter().any(|declared| is_of(cycle, &declared.events)))
         .map(|cycle| format!("may go on forever: {}", cycle.join(" → ")));
     let without = flows
         .cycles()
         .iter()
-        .filter(|declared| !cycles.iter().any(|cycle| is_of(cycle, &declared.facts)))
-        .map(|declared| format!("no such cycle: {}", declared.facts.join(" → ")));
+        .filter(|declared| !cycles.iter().any(|cycle| is_of(cycle, &declared.events)))
+        .map(|declared| format!("no such cycle: {}", declared.events.join(" → ")));
     undeclared.chain(without).collect()
 }
 
-/// The shortest chain that leads from a fact back to itself.
-fn way_back<'a>(fact: &'a str, follows: &'a Follows) -> Option<Vec<&'a str>> {
+/// The shortest chain that leads from an event back to itself.
+fn way_back<'a>(event: &'a str, follows: &'a Follows) -> Option<Vec<&'a str>> {
     let mut seen = BTreeSet::new();
-    let mut ways = VecDeque::from([vec![fact]]);
-    while let Some(way) = ways.pop_front() {
-        let last = way.last()?;
+    let mut chains = VecDeque::from([vec![event]]);
+    while let Some(chain) = chains.pop_front() {
+        let last = chain.last()?;
         for next in follows.get(*last).into_iter().flatten() {
-            if next == fact {
-                return Some(way);
+            if next == event {
+                return Some(chain);
             }
             if seen.insert(next) {
-                ways.push_back([way.as_slice(), &[next]].concat());
+                chains.push_back([chain.as_slice(), &[next]].concat());
             }
         }
     }
@@ -60,7 +60,7 @@ fn way_back<'a>(fact: &'a str, follows: &'a Follows) -> Option<Vec<&'a str>> {
 }
 
 #[test]
-fn facts_lead_to_an_end() {
+fn every_chain_of_events_ends() {
     let flows = Flows::shipped();
     assert_eq!(complaints(&follows(&wiring::all(), flows), flows), [""; 0]);
 }
@@ -82,12 +82,12 @@ fn a_chain_that_leads_back_is_found() {
 }
 
 #[test]
-fn a_cycle_is_named_unless_it_is_declared_and_a_declaration_unless_it_is_true() {
+fn an_undeclared_cycle_is_named_and_so_is_a_declaration_without_a_cycle() {
     let follows = example(&[("a.x", "b.y"), ("b.y", "a.x")]);
     let none = Flows::parse("").expect("no flows");
     let complaint = complaints(&follows, &none);
     assert_eq!(complaint, ["may go on forever: a.x → b.y", "may go on forever: b.y → a.x"]);
-    let declared = "[[cycle]]\nfacts = [\"a.x\", \"b.y\"]\nends_because = \"it is counted\"";
+    let declared = "[[cycle]]\nevents = [\"a.x\", \"b.y\"]\nends_because = \"it is counted\"";
     let declared = Flows::parse(declared).expect("a cycle");
     assert_eq!(complaints(&follows, &declared), [""; 0]);
     assert_eq!(complaints(&example(&[]), &declared), ["no such cycle: a.x → b.y"]);

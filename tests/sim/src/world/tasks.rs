@@ -1,22 +1,22 @@
-//! What a service does when it gets to work: take in, publish, look for what is due, try again,
-//! compare.
+//! The tasks of a service: run a batch, publish, run timers, retry parked events, and compare
+//! outbox and stream.
 
 use mesh::{engine::Mark, memory::Incoming};
 use rand::RngExt as _;
 
-use super::{Turn, World};
+use super::{Action, World};
 use crate::{
-    faults::{Fault, Mutation, luck, strikes},
-    node::{Asked, Luck},
+    faults::{Fault, Mutation, fires, luck},
+    node::{EndpointSpec, Luck},
 };
 
-/// Messages of one batch at most.
+/// A batch takes fewer messages than this, and fewer commands.
 const BATCH_MAX: usize = 40;
 /// How long a command waits for what it depends on.
 const PATIENCE_SECS: i64 = 4;
 
 impl World<'_> {
-    /// Takes in what is there, and settles it.
+    /// Runs what is waiting as one batch, and settles it.
     pub(super) fn batch(&mut self, index: usize) {
         let (now, mutation) = (self.at, self.options.mutation);
         let node = &mut self.nodes[index];
@@ -26,7 +26,7 @@ impl World<'_> {
             true => Vec::new(),
             false => self.broker.deliver(node.name, most, now),
         };
-        let asked: Vec<Asked> = match is_cut {
+        let asked: Vec<EndpointSpec> = match is_cut {
             true => Vec::new(),
             false => node.waiting.drain(..node.waiting.len().min(most)).collect(),
         };
@@ -41,15 +41,15 @@ impl World<'_> {
         if mutation == Some(Mutation::HalfHandled) {
             incoming.iter_mut().for_each(forget_last);
         }
-        if strikes(Fault::Death, &self.options.faults, &mut self.chance) {
+        if fires(Fault::Death, &self.options.faults, &mut self.chance) {
             node.host.die_before_commit();
         }
         match node.host.take(&incoming, &asked) {
             Err(_) => self.die(index),
             Ok(taken) => {
                 let emitted = taken.emitted;
-                self.said(index, &emitted);
-                if strikes(Fault::Death, &self.options.faults, &mut self.chance) {
+                self.record(index, &emitted);
+                if fires(Fault::Death, &self.options.faults, &mut self.chance) {
                     return self.die(index);
                 }
                 self.nodes[index].handed.extend(emitted);
@@ -58,25 +58,25 @@ impl World<'_> {
         }
     }
 
-    /// Acknowledges messages and answers people.
+    /// Acknowledges messages and answers fans.
     fn settle(
         &mut self,
         index: usize,
         incoming: &[Incoming],
-        asked: Vec<Asked>,
+        asked: Vec<EndpointSpec>,
         answers: Vec<Option<mesh::Answered>>,
     ) {
         let (now, faults) = (self.at, &self.options.faults);
         let name = self.nodes[index].name;
         for one in incoming {
-            if !strikes(Fault::Acknowledgement, faults, &mut self.chance) {
+            if !fires(Fault::Acknowledgement, faults, &mut self.chance) {
                 self.broker.acknowledge(name, one.stream, one.sequence);
             }
-            if strikes(Fault::Repeat, faults, &mut self.chance) {
+            if fires(Fault::Repeat, faults, &mut self.chance) {
                 self.broker.repeat(name, one.stream, one.sequence, now);
             }
         }
-        // A message that had to run alone stands before the others; commands come last.
+        // A message that had to run alone comes before the others; commands come last.
         let first = answers.len().saturating_sub(asked.len());
         for (asked, answered) in asked.into_iter().zip(answers.into_iter().skip(first)) {
             let Some(answered) = answered else {
@@ -86,11 +86,11 @@ impl World<'_> {
                 continue;
             };
             let Some(person) = asked.person else { continue };
-            // An answer that is lost is asked for again, under the same key.
-            if !strikes(Fault::Acknowledgement, faults, &mut self.chance) {
-                self.people[person].hear(&asked.wish, &answered, &mut self.chance, now);
+            // When an answer is lost, the fan retries with the same idempotency key.
+            if !fires(Fault::Acknowledgement, faults, &mut self.chance) {
+                self.people[person].receive(&asked.wish, &answered, &mut self.chance, now);
                 let next = self.people[person].next;
-                self.push(next, Turn::Person(person));
+                self.push(next, Action::Person(person));
             }
         }
     }
@@ -113,7 +113,7 @@ impl World<'_> {
         let mut has_sent = false;
         let silenced = mutation.and_then(Mutation::silenced);
         while let Some(mut message) = node.handed.pop_front() {
-            if silenced.is_some() && events::fact_of_subject(&message.subject) == silenced {
+            if silenced.is_some() && events::event_of_subject(&message.subject) == silenced {
                 message.body = "[]".into();
             }
             let luck = luck(&self.options.faults, &mut self.chance);
@@ -137,12 +137,12 @@ impl World<'_> {
         }
         node.next.timer = now.plus_millis(self.chance.random_range(200..1_000));
         for wish in node.host.due(mesh::clock::now()) {
-            let asking = mesh::memory::Asking {
+            let asking = mesh::memory::DecodedCommand {
                 caller: mesh::Caller::Mesh,
                 idempotency: None,
                 id: mesh::clock::new_id(),
             };
-            node.waiting.push_back(Asked { wish, asking, person: None, at: now });
+            node.waiting.push_back(EndpointSpec { wish, asking, person: None, at: now });
         }
     }
 
@@ -155,7 +155,7 @@ impl World<'_> {
         node.next.retry = now.plus_millis(self.chance.random_range(50..500));
         match node.host.retry() {
             Ok(emitted) => {
-                self.said(index, &emitted);
+                self.record(index, &emitted);
                 self.nodes[index].handed.extend(emitted);
             }
             Err(_) => self.die(index),
@@ -173,7 +173,7 @@ impl World<'_> {
     }
 }
 
-/// The last event of a message is dropped.
+/// Drops the last event of a message.
 fn forget_last(incoming: &mut Incoming) {
     let Ok(mut events) = serde_json::from_slice::<Vec<serde_json::Value>>(&incoming.message.body)
     else {

@@ -1,14 +1,14 @@
-//! Each rule, broken by one false fact: it is found, and the facts are named.
+//! Each rule, broken by one false event: the violation is found, and its events are named.
 
 use Rule::{DeclaredFlow, GivenBack, HardCap, LedgerSums, OneOwner, PaidIsOwned, TakenOnce};
 use events::reservation::CancelReason;
 
 use super::*;
 
-/// The id of the last fact of this name.
-fn last(sale: &Sale, fact: &str) -> Uuid {
-    let found = sale.facts.iter().rev().find(|heard| heard.fact == fact);
-    found.unwrap_or_else(|| panic!("no {fact}")).event_id.0
+/// The id of the last event of this name.
+fn last(sale: &Sale, event: &str) -> Uuid {
+    let found = sale.events.iter().rev().find(|one| one.event == event);
+    found.unwrap_or_else(|| panic!("no {event}")).event_id.0
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn a_seat_that_is_confirmed_for_two_is_found() {
     let sold = sale.sell(&["A-1-1"]);
     let other = sale.sell(&["A-1-2"]);
     sale.wait(100);
-    // The other one's reservation was never for this seat; nor was it ever held.
+    // The other fan's reservation was never for this seat, and the seat was never held by it.
     let mut forged = other.clone();
     forged.hold = sold.hold.clone();
     forged.id = PaymentId(sale.id());
@@ -46,7 +46,7 @@ fn a_seat_that_is_confirmed_for_two_is_found() {
 }
 
 #[test]
-fn an_owner_who_lets_go_only_after_the_next_one_came_is_found() {
+fn an_owner_who_lets_go_only_after_the_next_one_claimed_is_found() {
     let mut sale = Sale::new();
     let sold = sale.sell(&["A-1-1"]);
     sale.wait(100);
@@ -85,7 +85,7 @@ fn other_seats_than_were_held_are_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(100);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let mut paying = sale.ask(&hold);
+    let mut paying = sale.request(&hold);
     let debited = sale.debit(paying.requested, &paying);
     paying.hold.seats[0].0 = "A-1-9".into();
     let confirmed = sale.confirm(debited, &paying);
@@ -116,7 +116,7 @@ fn money_that_is_given_back_twice_is_found() {
 }
 
 #[test]
-fn other_money_that_is_given_back_than_was_taken_is_found() {
+fn a_refund_of_another_amount_than_was_taken_is_found() {
     let mut sale = Sale::new();
     let mut sold = sale.sell(&["A-1-1"]);
     let debited = last(&sale, "point.debited");
@@ -128,7 +128,7 @@ fn other_money_that_is_given_back_than_was_taken_is_found() {
 }
 
 #[test]
-fn money_that_is_given_back_to_somebody_else_is_found() {
+fn money_that_is_given_back_to_another_fan_is_found() {
     let mut sale = Sale::new();
     let mut sold = sale.sell(&["A-1-1"]);
     let debited = last(&sale, "point.debited");
@@ -150,7 +150,7 @@ fn a_forfeited_ticket_that_is_paid_back_is_found() {
 }
 
 #[test]
-fn another_sum_that_is_forfeited_than_was_in_the_wallet_is_found() {
+fn a_forfeit_of_another_sum_than_was_in_the_wallet_is_found() {
     let mut sale = Sale::new();
     let (fan, charged) = sale.fan(100);
     sale.balances.insert(fan, 90);
@@ -163,7 +163,7 @@ fn money_that_is_given_back_and_was_never_taken_is_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(0);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     sale.expire(&hold);
     let refused = sale.refuse_confirm(paying.requested, &paying);
     let refunded = sale.refund(refused, &paying, RefundReason::HoldGone);
@@ -176,7 +176,7 @@ fn a_payment_that_completes_without_seats_is_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(100);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     let debited = sale.debit(paying.requested, &paying);
     let completed = sale.complete(debited, &paying);
     finds(
@@ -194,7 +194,7 @@ fn seats_that_are_confirmed_without_money_are_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(0);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     let refused = sale.refuse_debit(paying.requested, &paying);
     sale.fail(refused, &paying, PaymentFailure::InsufficientBalance);
     let failed = last(&sale, "payment.failed");
@@ -260,7 +260,7 @@ fn money_without_seats_is_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(100);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     sale.expire(&hold);
     let debited = sale.debit(paying.requested, &paying);
     sale.refuse_confirm(debited, &paying);
@@ -273,7 +273,7 @@ fn money_that_came_back_only_after_the_payment_failed_is_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(100);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     sale.expire(&hold);
     let debited = sale.debit(paying.requested, &paying);
     let refused = sale.refuse_confirm(debited, &paying);
@@ -284,7 +284,7 @@ fn money_that_came_back_only_after_the_payment_failed_is_found() {
 }
 
 #[test]
-fn a_refund_of_what_nobody_gave_up_is_found() {
+fn a_refund_without_a_cancellation_is_found() {
     let mut sale = Sale::new();
     let sold = sale.sell(&["A-1-1"]);
     let confirmed = last(&sale, "reservation.confirmed");
@@ -294,7 +294,7 @@ fn a_refund_of_what_nobody_gave_up_is_found() {
 }
 
 #[test]
-fn what_was_given_up_and_never_paid_back_is_found() {
+fn a_cancelled_payment_that_is_never_paid_back_is_found() {
     let mut sale = Sale::new();
     let sold = sale.sell(&["A-1-1"]);
     let cancelled = sale.cancel(&sold.hold, Some(&sold), CancelReason::ByFan);
@@ -337,7 +337,7 @@ fn a_hold_that_is_confirmed_past_its_cap_is_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(100);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     let debited = sale.debit(paying.requested, &paying);
     sale.wait(331);
     let confirmed = sale.confirm(debited, &paying);
@@ -361,7 +361,7 @@ fn a_hold_that_outlives_its_cap_is_found_whether_it_ends_or_not() {
 }
 
 #[test]
-fn a_fact_that_follows_from_nothing_is_found() {
+fn an_event_that_follows_from_nothing_is_found() {
     let mut sale = Sale::new();
     let sold = sale.sell(&["A-1-1"]);
     let cancelled = sale.cancel(&sold.hold, Some(&sold), CancelReason::ByFan);
@@ -377,7 +377,7 @@ fn a_payment_that_completes_without_money_is_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(0);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     let refused = sale.refuse_debit(paying.requested, &paying);
     let completed = sale.complete(refused, &paying);
     finds(
@@ -391,11 +391,11 @@ fn a_payment_that_completes_without_money_is_found() {
 }
 
 #[test]
-fn seats_that_are_sold_for_money_that_nobody_took_are_found() {
+fn seats_that_are_sold_without_a_debit_are_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(0);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     let confirmed = sale.confirm(paying.requested, &paying);
     sale.complete(confirmed, &paying);
     let wrong: [Uuid; 2] = [paying.requested, confirmed];
@@ -417,7 +417,7 @@ fn a_failed_payment_that_is_given_up_or_refunded_is_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(0);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     let refused = sale.refuse_debit(paying.requested, &paying);
     let failed = sale.fail(refused, &paying, PaymentFailure::InsufficientBalance);
     let cancelled = sale.cancel(&hold, Some(&paying), CancelReason::ByFan);
@@ -436,11 +436,11 @@ fn a_failed_payment_that_is_given_up_or_refunded_is_found() {
 }
 
 #[test]
-fn another_reservation_that_is_paid_than_was_asked_for_is_found() {
+fn a_debit_for_another_reservation_than_was_requested_is_found() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(100);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     let mut other = paying.clone();
     other.hold.id = ReservationId(sale.id());
     let debited = sale.debit(paying.requested, &other);
@@ -451,7 +451,7 @@ fn another_reservation_that_is_paid_than_was_asked_for_is_found() {
 }
 
 #[test]
-fn more_that_is_given_up_than_was_paid_is_found() {
+fn a_cancellation_of_more_than_was_paid_is_found() {
     let mut sale = Sale::new();
     let sold = sale.sell(&["A-1-1"]);
     let confirmed = last(&sale, "reservation.confirmed");
@@ -464,7 +464,7 @@ fn more_that_is_given_up_than_was_paid_is_found() {
 }
 
 #[test]
-fn money_that_is_back_while_its_payment_stays_completed_is_found() {
+fn money_that_went_back_while_its_payment_stays_completed_is_found() {
     let mut sale = Sale::new();
     let sold = sale.sell(&["A-1-1"]);
     let cancelled = sale.cancel(&sold.hold, Some(&sold), CancelReason::ByFan);
@@ -475,14 +475,14 @@ fn money_that_is_back_while_its_payment_stays_completed_is_found() {
 #[test]
 fn seats_that_are_freed_and_were_never_held_are_found() {
     let mut sale = Sale::new();
-    let mut nobody = sale.sell(&["A-1-1"]).hold;
-    nobody.id = ReservationId(sale.id());
-    let expired = sale.expire(&nobody);
+    let mut unknown = sale.sell(&["A-1-1"]).hold;
+    unknown.id = ReservationId(sale.id());
+    let expired = sale.expire(&unknown);
     finds(&sale, &[(OneOwner, &[expired])]);
 }
 
 #[test]
-fn a_paid_reservation_that_ends_as_if_it_were_not_is_found() {
+fn a_paid_reservation_that_ends_as_if_it_were_unpaid_is_found() {
     let mut sale = Sale::new();
     let sold = sale.sell(&["A-1-1"]);
     let first = last(&sale, "reservation.confirmed");

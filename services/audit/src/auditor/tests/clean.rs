@@ -32,7 +32,7 @@ fn success_and_resale(sale: &mut Sale) {
 fn too_few_points(sale: &mut Sale) {
     let (fan, _) = sale.fan(50);
     let hold = sale.hold(fan, &["B-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     let refused = sale.refuse_debit(paying.requested, &paying);
     sale.fail(refused, &paying, PaymentFailure::InsufficientBalance);
     sale.charge(fan, 50);
@@ -43,7 +43,7 @@ fn too_few_points(sale: &mut Sale) {
 fn hold_gone(sale: &mut Sale) {
     let (fan, _) = sale.fan(200);
     let hold = sale.hold(fan, &["C-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     sale.wait(301);
     sale.expire(&hold);
     sale.sell(&["C-1-1"]);
@@ -67,7 +67,7 @@ fn unpaid_ends(sale: &mut Sale) {
     sale.expire(&hold);
 }
 
-/// A fan gives points and a ticket up; the seat is sold again.
+/// A fan gives up points and a ticket; the seat is sold again.
 fn forfeited(sale: &mut Sale) {
     let sold = sale.sell(&["F-1-1"]);
     let left = sale.balances[&sold.hold.fan];
@@ -87,16 +87,16 @@ fn show_cancelled(sale: &mut Sale) {
     }
 }
 
-/// Two transactions that waited for the same row of `point`: the later one is told first.
+/// Two transactions that waited for the same row of `point`: the later one is published first.
 fn two_rows_in_one_wallet(sale: &mut Sale) {
     let (fan, _) = sale.fan(10);
     sale.charge(fan, 20);
     sale.charge(fan, 30);
-    let last = sale.facts.len() - 1;
-    let (at, seq) = (sale.facts[last].at, sale.facts[last].stream_seq);
-    sale.facts.swap(last - 1, last);
-    (sale.facts[last - 1].at, sale.facts[last - 1].stream_seq) = (sale.facts[last].at, seq - 1);
-    (sale.facts[last].at, sale.facts[last].stream_seq) = (at, seq);
+    let last = sale.events.len() - 1;
+    let (at, seq) = (sale.events[last].at, sale.events[last].stream_seq);
+    sale.events.swap(last - 1, last);
+    (sale.events[last - 1].at, sale.events[last - 1].stream_seq) = (sale.events[last].at, seq - 1);
+    (sale.events[last].at, sale.events[last].stream_seq) = (at, seq);
 }
 
 #[test]
@@ -104,12 +104,12 @@ fn every_flow_is_clean_in_whatever_order_the_streams_are_read() {
     let sale = every_flow();
     let mut ends = BTreeSet::new();
     for seed in 0..400 {
-        let (auditor, said) = audit(&sale, seed);
-        assert_eq!(said, [], "seed {seed}");
+        let (auditor, violations) = audit(&sale, seed);
+        assert_eq!(violations, [], "seed {seed}");
         assert_eq!(auditor.unread(), 0);
-        assert_eq!(auditor.facts(), sale.facts.len());
+        assert_eq!(auditor.events(), sale.events.len());
         for rule in Rule::ALL {
-            assert!(auditor.checked(rule) > 0, "{rule:?} was never asked");
+            assert!(auditor.checked(rule) > 0, "{rule:?} was never checked");
         }
         for (user, balance) in &sale.balances {
             assert!(auditor.wallets().any(|seen| seen == (*user, *balance)), "seed {seed}");
@@ -123,31 +123,31 @@ fn every_flow_is_clean_in_whatever_order_the_streams_are_read() {
     assert_eq!(ends.len(), 1, "the end depends on the order");
 }
 
-/// What was told before the kept facts is unknown, and no reason to say anything.
+/// What was emitted before the kept events is unknown, and is no violation.
 #[test]
-fn what_began_before_the_kept_facts_is_taken_as_it_is() {
+fn what_began_before_the_kept_events_is_taken_as_it_is() {
     let whole = every_flow();
-    for cut in (1..whole.facts.len()).step_by(3) {
+    for cut in (1..whole.events.len()).step_by(3) {
         let mut sale = every_flow();
-        sale.facts.drain(..cut);
+        sale.events.drain(..cut);
         for seed in 0..12 {
-            let (_, said) = audit(&sale, seed);
-            assert_eq!(said, [], "cut {cut}, seed {seed}");
+            let (_, violations) = audit(&sale, seed);
+            assert_eq!(violations, [], "cut {cut}, seed {seed}");
         }
     }
 }
 
 #[test]
-fn one_stream_that_lost_more_than_the_others_is_no_reason_either() {
+fn a_stream_that_lost_more_than_the_others_is_no_violation_either() {
     for service in ["reservation", "payment", "point"] {
         for kept in [1, 5, 9, 20] {
             let mut sale = every_flow();
-            let last = sale.facts.iter().filter(|fact| fact.service() == service).count();
+            let last = sale.events.iter().filter(|event| event.service() == service).count();
             let lost = (last - kept) as u64;
-            sale.facts.retain(|fact| fact.service() != service || fact.stream_seq > lost);
+            sale.events.retain(|event| event.service() != service || event.stream_seq > lost);
             for seed in 0..12 {
-                let (_, said) = audit(&sale, seed);
-                assert_eq!(said, [], "{service} keeps {kept}, seed {seed}");
+                let (_, violations) = audit(&sale, seed);
+                assert_eq!(violations, [], "{service} keeps {kept}, seed {seed}");
             }
         }
     }
@@ -158,7 +158,7 @@ fn a_service_that_is_down_for_half_an_hour_breaks_nothing() {
     let mut sale = Sale::new();
     let (fan, _) = sale.fan(100);
     let hold = sale.hold(fan, &["A-1-1"]);
-    let paying = sale.ask(&hold);
+    let paying = sale.request(&hold);
     let debited = sale.debit(paying.requested, &paying);
     let confirmed = sale.confirm(debited, &paying);
     sale.wait(1_800);
@@ -169,7 +169,7 @@ fn a_service_that_is_down_for_half_an_hour_breaks_nothing() {
 }
 
 #[test]
-fn the_end_is_what_was_told() {
+fn the_end_state_is_what_the_events_say() {
     let mut sale = Sale::new();
     let sold = sale.sell(&["A-1-1"]);
     let (fan, _) = sale.fan(70);

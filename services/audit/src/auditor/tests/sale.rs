@@ -1,4 +1,4 @@
-//! A sale as its services would tell it.
+//! A sale with the events that its services would emit.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use super::*;
 
 /// 2026-01-01, in milliseconds.
 const BEGIN_MS: i64 = 1_767_225_600_000;
-/// Between two facts.
+/// Milliseconds between two events.
 const STEP_MS: i64 = 10;
 pub const PRICE: i64 = 100;
 
@@ -30,9 +30,9 @@ impl Random {
     }
 }
 
-/// All that was told.
+/// All emitted events, and what is needed to emit more.
 pub struct Sale {
-    pub facts: Vec<Heard>,
+    pub events: Vec<Observed>,
     pub schedule: ScheduleId,
     now_ms: i64,
     count: u64,
@@ -41,7 +41,7 @@ pub struct Sale {
     versions: HashMap<String, i64>,
 }
 
-/// A hold that was told.
+/// An emitted hold.
 #[derive(Clone)]
 pub struct Hold {
     pub id: ReservationId,
@@ -52,7 +52,7 @@ pub struct Hold {
     pub created: Uuid,
 }
 
-/// A payment that was asked for.
+/// A requested payment.
 #[derive(Clone)]
 pub struct Paying {
     pub id: PaymentId,
@@ -64,7 +64,7 @@ pub struct Paying {
 impl Sale {
     pub fn new() -> Self {
         let mut sale = Self {
-            facts: Vec::new(),
+            events: Vec::new(),
             schedule: ScheduleId(Uuid::nil()),
             now_ms: BEGIN_MS,
             count: 0,
@@ -92,28 +92,28 @@ impl Sale {
         uuid::Builder::from_unix_timestamp_millis(self.now_ms as u64, &tail).into_uuid()
     }
 
-    /// Tells a fact; its id.
-    pub fn tell<E: Event>(&mut self, cause: Uuid, saga: Uuid, fact: &E) -> Uuid {
+    /// Emits an event; returns its id.
+    pub fn emit<E: Event>(&mut self, cause: Uuid, saga: Uuid, event: &E) -> Uuid {
         self.now_ms += STEP_MS;
-        let event = self.id();
-        let seq = self.seqs.entry(events::producer_of(E::FACT).to_owned()).or_default();
+        let id = self.id();
+        let seq = self.seqs.entry(events::producer_of(E::NAME).to_owned()).or_default();
         *seq += 1;
-        self.facts.push(Heard {
-            event_id: EventId(event),
-            fact: E::FACT.to_owned(),
+        self.events.push(Observed {
+            event_id: EventId(id),
+            event: E::NAME.to_owned(),
             stream_seq: *seq,
             saga_id: SagaId(saga),
             cause_id: Some(cause),
-            about: fact.about(),
+            about: event.about(),
             at: Timestamp::from_unix_millis(self.now_ms).unwrap(),
             deliveries: 1,
             trace_id: None,
-            payload: serde_json::to_vec(fact).unwrap().into(),
+            payload: serde_json::to_vec(event).unwrap().into(),
         });
-        event
+        id
     }
 
-    /// A fan with points; what was told of the charge.
+    /// A fan with points, and the event of the charge.
     pub fn fan(&mut self, points: i64) -> (UserId, Uuid) {
         let fan = UserId(self.id());
         (fan, self.charge(fan, points))
@@ -122,20 +122,20 @@ impl Sale {
     pub fn charge(&mut self, user_id: UserId, amount: i64) -> Uuid {
         let balance = self.moves(user_id, amount);
         let (command, entry_id) = (self.id(), EntryId(self.id()));
-        self.tell(command, command, &PointCharged { user_id, entry_id, amount, balance })
+        self.emit(command, command, &PointCharged { user_id, entry_id, amount, balance })
     }
 
-    /// The account is closed, and what is in the wallet given up.
+    /// The account is closed, and the points in the wallet are forfeited.
     pub fn forfeit(&mut self, user_id: UserId, amount: i64) -> Uuid {
         let balance = self.moves(user_id, -amount);
         let (command, entry_id) = (self.id(), EntryId(self.id()));
         let (attempt, at) = (AttemptId(command), self.now());
-        let asked = UserWithdrawalRequested { user_id, attempt, forfeit: true, at };
-        let cause = self.tell(command, command, &asked);
-        let cause = self.tell(cause, command, &PointWithdrawalCleared { user_id, attempt });
+        let requested = UserWithdrawalRequested { user_id, attempt, forfeit: true, at };
+        let cause = self.emit(command, command, &requested);
+        let cause = self.emit(cause, command, &PointWithdrawalCleared { user_id, attempt });
         let closed = UserWithdrawn { user_id, attempt, forfeit: true, at };
-        let cause = self.tell(cause, command, &closed);
-        self.tell(cause, command, &PointForfeited { user_id, entry_id, amount, balance })
+        let cause = self.emit(cause, command, &closed);
+        self.emit(cause, command, &PointForfeited { user_id, entry_id, amount, balance })
     }
 
     fn moves(&mut self, user_id: UserId, by: i64) -> i64 {
@@ -158,7 +158,7 @@ impl Sale {
         let seats: Vec<SeatId> = names.iter().map(|name| SeatId((*name).to_owned())).collect();
         let priced = |seat: &SeatId| PricedSeat { seat: seat.clone(), price: PRICE };
         let amount = PRICE * names.len() as i64;
-        let fact = ReservationCreated {
+        let event = ReservationCreated {
             reservation_id: id,
             schedule_id: self.schedule,
             user_id: fan,
@@ -168,13 +168,13 @@ impl Sale {
             expires_at: self.now().plus_secs(300),
             hard_cap_at: self.now().plus_secs(330),
         };
-        let created = self.tell(id.0, id.0, &fact);
+        let created = self.emit(id.0, id.0, &event);
         Hold { id, fan, seats, version, amount, created }
     }
 
-    pub fn ask(&mut self, hold: &Hold) -> Paying {
+    pub fn request(&mut self, hold: &Hold) -> Paying {
         let (id, requested_at) = (PaymentId(self.id()), self.now());
-        let fact = PaymentRequested {
+        let event = PaymentRequested {
             payment_id: id,
             reservation_id: hold.id,
             schedule_id: self.schedule,
@@ -183,14 +183,14 @@ impl Sale {
             hold_version: hold.version,
             requested_at,
         };
-        let requested = self.tell(id.0, id.0, &fact);
+        let requested = self.emit(id.0, id.0, &event);
         Paying { id, hold: hold.clone(), requested, requested_at }
     }
 
     pub fn debit(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
         let Hold { id: reservation_id, fan: user_id, amount, version, .. } = paying.hold;
         let balance = self.moves(user_id, -amount);
-        let fact = PointDebited {
+        let event = PointDebited {
             user_id,
             payment_id: paying.id,
             reservation_id,
@@ -199,11 +199,11 @@ impl Sale {
             amount,
             balance,
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn refuse_debit(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
-        let fact = PointDebitRefused {
+        let event = PointDebitRefused {
             user_id: paying.hold.fan,
             payment_id: paying.id,
             reservation_id: paying.hold.id,
@@ -212,13 +212,13 @@ impl Sale {
             balance: self.balances.get(&paying.hold.fan).copied().unwrap_or(0),
             reason: DebitRefusal::InsufficientBalance,
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn refund(&mut self, cause: Uuid, paying: &Paying, reason: RefundReason) -> Uuid {
         let amount = paying.hold.amount;
         let balance = self.moves(paying.hold.fan, amount);
-        let fact = PointRefunded {
+        let event = PointRefunded {
             user_id: paying.hold.fan,
             payment_id: paying.id,
             schedule_id: self.schedule,
@@ -227,11 +227,11 @@ impl Sale {
             reason,
             because: None,
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn confirm(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
-        let fact = ReservationConfirmed {
+        let event = ReservationConfirmed {
             reservation_id: paying.hold.id,
             schedule_id: self.schedule,
             user_id: paying.hold.fan,
@@ -240,11 +240,11 @@ impl Sale {
             amount: paying.hold.amount,
             hold_version: paying.hold.version,
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn refuse_confirm(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
-        let fact = ReservationConfirmRefused {
+        let event = ReservationConfirmRefused {
             reservation_id: paying.hold.id,
             schedule_id: self.schedule,
             user_id: paying.hold.fan,
@@ -252,11 +252,11 @@ impl Sale {
             amount: paying.hold.amount,
             reason: ConfirmRefusal::Expired,
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn complete(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
-        let fact = PaymentCompleted {
+        let event = PaymentCompleted {
             payment_id: paying.id,
             reservation_id: paying.hold.id,
             schedule_id: self.schedule,
@@ -266,11 +266,11 @@ impl Sale {
             requested_at: paying.requested_at,
             ended_at: self.now(),
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn fail(&mut self, cause: Uuid, paying: &Paying, reason: PaymentFailure) -> Uuid {
-        let fact = PaymentFailed {
+        let event = PaymentFailed {
             payment_id: paying.id,
             reservation_id: paying.hold.id,
             schedule_id: self.schedule,
@@ -280,11 +280,11 @@ impl Sale {
             requested_at: paying.requested_at,
             ended_at: self.now(),
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn return_payment(&mut self, cause: Uuid, paying: &Paying) -> Uuid {
-        let fact = PaymentRefunded {
+        let event = PaymentRefunded {
             payment_id: paying.id,
             reservation_id: paying.hold.id,
             schedule_id: self.schedule,
@@ -294,11 +294,11 @@ impl Sale {
             requested_at: paying.requested_at,
             ended_at: self.now(),
         };
-        self.tell(cause, paying.id.0, &fact)
+        self.emit(cause, paying.id.0, &event)
     }
 
     pub fn expire(&mut self, hold: &Hold) -> Uuid {
-        let fact = ReservationExpired {
+        let event = ReservationExpired {
             reservation_id: hold.id,
             schedule_id: self.schedule,
             user_id: hold.fan,
@@ -306,11 +306,11 @@ impl Sale {
             hold_version: hold.version,
         };
         let timer = self.id();
-        self.tell(timer, hold.id.0, &fact)
+        self.emit(timer, hold.id.0, &event)
     }
 
     pub fn cancel(&mut self, hold: &Hold, paid: Option<&Paying>, reason: CancelReason) -> Uuid {
-        let fact = ReservationCancelled {
+        let event = ReservationCancelled {
             reservation_id: hold.id,
             schedule_id: self.schedule,
             user_id: hold.fan,
@@ -321,18 +321,18 @@ impl Sale {
             refund: paid.filter(|_| reason != CancelReason::Withdrawn).map_or(0, |_| hold.amount),
         };
         let command = self.id();
-        self.tell(command, command, &fact)
+        self.emit(command, command, &event)
     }
 
-    /// A hold that is paid, with everything told of it but the end.
+    /// Pays a hold, with all events but the last.
     pub fn pay(&mut self, hold: &Hold) -> (Paying, Uuid) {
-        let paying = self.ask(hold);
+        let paying = self.request(hold);
         let debited = self.debit(paying.requested, &paying);
         let confirmed = self.confirm(debited, &paying);
         (paying, confirmed)
     }
 
-    /// A hold that is paid, whole.
+    /// Pays a hold to its end.
     pub fn sell(&mut self, names: &[&str]) -> Paying {
         let (fan, _) = self.fan(1_000);
         let hold = self.hold(fan, names);
@@ -341,7 +341,7 @@ impl Sale {
         paying
     }
 
-    /// A paid reservation is given up, and the money returned.
+    /// Cancels a paid reservation and returns the money.
     pub fn give_up(&mut self, paying: &Paying, reason: CancelReason) {
         let cancelled = self.cancel(&paying.hold, Some(paying), reason);
         let refunded = self.refund(cancelled, paying, RefundReason::Cancelled);

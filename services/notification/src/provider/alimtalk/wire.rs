@@ -1,4 +1,4 @@
-//! What is said to a relay and what it answers, as JSON.
+//! The relay's protocol: requests and answers as JSON.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub(super) struct Send<'a> {
 pub(super) struct Recipient<'a> {
     recipient_no: String,
     template_parameter: &'a BTreeMap<&'static str, String>,
-    /// The relay itself sends no text message: then we would not know by which way it went.
+    /// The relay itself sends no text message: then we would not know which way it went.
     resend_parameter: Resend,
     recipient_grouping_key: Uuid,
 }
@@ -94,7 +94,7 @@ struct ResultOfOne {
 }
 
 impl Results {
-    /// What came of each of these messages. One that has no result is looked for later.
+    /// The outcome of each of these messages. One without a result is looked up later.
     pub(super) fn of(self, parcels: Vec<Parcel>) -> Vec<(Parcel, Outcome)> {
         let Batch { request_id, send_results } = self.message;
         let results: BTreeMap<&str, &ResultOfOne> = send_results
@@ -115,14 +115,14 @@ impl Results {
     }
 }
 
-/// What became of one message.
+/// The answer to a status request.
 #[derive(Deserialize)]
 pub(super) struct StatusAnswer {
     pub(super) header: Head,
     pub(super) message: Status,
 }
 
-/// What became of one message.
+/// The status of one message.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Status {
@@ -210,7 +210,7 @@ struct SmsResult {
 }
 
 impl SmsResults {
-    /// How the fallback ended; `refused` is why there was one.
+    /// How the fallback ended; `refused` is why it was needed.
     pub(super) fn delivery(self, refused: &str) -> Delivery {
         if let Err(later) = self.header.check() {
             return later;
@@ -258,14 +258,14 @@ impl FoundTexts {
 }
 
 impl FoundText {
-    /// A text message that failed.
+    /// The status of a text message that failed.
     const FAILED: &str = "0";
 
     pub(super) fn is_of(&self, id: Uuid) -> bool {
         self.recipient_grouping_key == id.to_string()
     }
 
-    /// How the fallback ended, or will: what the relay has, it has taken.
+    /// How the fallback ended, or will end: a message that the relay has counts as taken.
     pub(super) fn delivery(&self, refused: &str) -> Delivery {
         if self.msg_status == Self::FAILED {
             let sms = format!("code {}", self.result_code);
@@ -279,7 +279,7 @@ fn why(code: impl std::fmt::Display, message: &str) -> String {
     format!("code {code}: {message}")
 }
 
-/// A number as it is dialled in Korea: without the country's code there, with it elsewhere.
+/// A number as it is dialled from Korea: a Korean one without the country code, others with it.
 pub(super) fn dialled(phone: &str) -> String {
     match phone.strip_prefix("+82") {
         Some(at_home) => format!("0{at_home}"),
@@ -292,7 +292,7 @@ pub(super) fn bytes_on_air(text: &str) -> usize {
     text.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum()
 }
 
-/// A moment as the relay writes it: on the clocks of Korea.
+/// A moment as the relay writes it: in Korean time.
 pub(super) fn in_korea(at: Timestamp) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
     let korea = UtcOffset::from_hms(9, 0, 0).unwrap_or(UtcOffset::UTC);
@@ -304,18 +304,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_dialled_as_koreans_do() {
+    fn a_number_is_dialled_as_from_korea() {
         assert_eq!(dialled("+821012345678"), "01012345678");
         assert_eq!(dialled("+12025550123"), "12025550123");
     }
 
     #[test]
-    fn a_korean_letter_takes_two_bytes() {
+    fn a_korean_character_takes_two_bytes() {
         assert_eq!(bytes_on_air("결제 ok"), 7);
     }
 
     #[test]
-    fn the_relay_is_asked_in_its_own_time() {
+    fn a_request_to_the_relay_has_korean_time() {
         let at = Timestamp(time::macros::datetime!(2027-03-10 18:30:05 UTC));
         assert_eq!(in_korea(at), "2027-03-11 03:30:05");
     }

@@ -1,4 +1,4 @@
-//! AlimTalk, against a relay of our own.
+//! AlimTalk, against a fake relay.
 
 use std::{
     collections::BTreeMap,
@@ -15,33 +15,33 @@ use events::notification::Channel;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{Relay, Rules};
+use crate::{Config, Relay};
 
 const APP: &str = "app-key";
 const SECRET: &str = "relay-secret";
 
-/// A relay: what it has, and how it behaves.
+/// A fake relay: what it has, and how it behaves.
 #[derive(Default)]
 pub(crate) struct Vendor {
     /// Each request for AlimTalk messages, as it came.
     requests: Vec<Value>,
-    /// Messages that Kakao has, by their key: what became of each.
+    /// Messages that Kakao has, by their key, with the status of each.
     pub(crate) messages: BTreeMap<String, String>,
     /// Text messages, by their key.
     pub(crate) texts: BTreeMap<String, Value>,
-    /// Keys of requests it has seen; one that comes again is dropped.
+    /// Idempotency keys of requests it has seen; a repeat is dropped.
     keys: Vec<String>,
-    /// What was dropped.
+    /// How many requests were dropped.
     repeats: usize,
-    /// Numbers that are refused at once.
+    /// Numbers that it refuses at once.
     refuses: Vec<String>,
-    /// What becomes of a message that was accepted.
+    /// The status that an accepted message gets.
     pub(crate) fate: Option<&'static str>,
-    /// Takes a request in and answers nothing in time.
+    /// Whether it takes a request and never answers.
     pub(crate) swallows: bool,
-    /// Answers before it begins to work.
+    /// Error statuses that it answers before it begins to work.
     down: Vec<u16>,
-    /// Text messages are refused.
+    /// Whether it refuses text messages.
     refuses_texts: bool,
 }
 
@@ -53,7 +53,7 @@ fn header(successful: bool) -> Value {
     json!({ "isSuccessful": successful, "resultCode": code, "resultMessage": "as it is" })
 }
 
-/// What every request must bring, and what it meets when the relay is down.
+/// Checks the credentials of a request, and refuses it while the relay is down.
 fn enter(vendor: &mut Vendor, app: &str, headers: &HeaderMap) -> Result<(), StatusCode> {
     assert_eq!((app, headers["x-secret-key"].to_str().unwrap()), (APP, SECRET));
     if vendor.down.is_empty() {
@@ -62,7 +62,7 @@ fn enter(vendor: &mut Vendor, app: &str, headers: &HeaderMap) -> Result<(), Stat
     Err(StatusCode::from_u16(vendor.down.remove(0)).unwrap())
 }
 
-/// A request under a key that was seen is dropped.
+/// Drops a request whose idempotency key was seen before.
 fn admit(vendor: &mut Vendor, headers: &HeaderMap) -> Result<(), StatusCode> {
     let key = headers["x-nc-api-idempotency-key"].to_str().unwrap().to_owned();
     if vendor.keys.contains(&key) {
@@ -209,7 +209,7 @@ pub(crate) async fn vendor(change: impl FnOnce(&mut Vendor)) -> (Shared, Provide
         .route("/sms/v3.0/appKeys/{app}/sender/{kind}", post(text).get(search_texts))
         .with_state(shared.clone());
     let addr = serve(router).await;
-    (shared, Rules::alimtalk(relay(addr)).unwrap().provider)
+    (shared, Config::alimtalk(relay(addr)).unwrap().provider)
 }
 
 fn to(n: u128, phone: &str) -> Parcel {
@@ -249,25 +249,25 @@ async fn messages_of_one_template_go_in_one_request_and_each_has_a_result_of_its
 }
 
 #[tokio::test]
-async fn what_was_accepted_is_asked_after_until_it_has_arrived() {
+async fn the_status_of_an_accepted_message_is_requested_until_it_has_arrived() {
     let (shared, provider) = vendor(|vendor| vendor.fate = Some("READY")).await;
     let accepted = send_one(&provider, to(1, PHONE)).await;
     let receipt = receipt(&accepted);
-    let asked = || Parcel { again: true, receipt: receipt.clone(), ..to(1, PHONE) };
-    assert_eq!(send_one(&provider, asked()).await, accepted);
+    let retry = || Parcel { again: true, receipt: receipt.clone(), ..to(1, PHONE) };
+    assert_eq!(send_one(&provider, retry()).await, accepted);
     shared.lock().unwrap().fate = Some("COMPLETED");
-    assert_eq!(send_one(&provider, asked()).await, Delivery::Taken(Channel::Alimtalk));
+    assert_eq!(send_one(&provider, retry()).await, Delivery::Taken(Channel::Alimtalk));
     assert_eq!(shared.lock().unwrap().requests.len(), 1);
 }
 
 #[tokio::test]
-async fn what_kakao_refuses_in_the_end_goes_out_as_a_text_once() {
+async fn a_message_that_kakao_refuses_in_the_end_is_sent_as_a_text_once() {
     let (shared, provider) = vendor(|vendor| vendor.fate = Some("FAILED")).await;
     let receipt = receipt(&send_one(&provider, to(1, PHONE)).await);
-    let asked = || Parcel { again: true, receipt: receipt.clone(), ..to(1, PHONE) };
+    let retry = || Parcel { again: true, receipt: receipt.clone(), ..to(1, PHONE) };
     for _ in 0..2 {
-        // The second time the relay is found to have it.
-        assert_eq!(send_one(&provider, asked()).await, Delivery::Taken(Channel::Sms));
+        // The second time the lookup finds it at the relay.
+        assert_eq!(send_one(&provider, retry()).await, Delivery::Taken(Channel::Sms));
     }
     let vendor = shared.lock().unwrap();
     assert_eq!((vendor.texts.len(), vendor.repeats), (1, 0));
@@ -286,7 +286,7 @@ async fn a_text_under_a_key_that_the_relay_has_seen_is_dropped_there() {
 }
 
 #[tokio::test]
-async fn what_nobody_takes_has_failed_with_both_reasons() {
+async fn a_message_that_is_refused_as_a_text_too_has_failed_with_both_reasons() {
     let (shared, provider) = vendor(|vendor| {
         vendor.refuses = vec!["01012345678".into()];
         vendor.refuses_texts = true;
@@ -302,27 +302,27 @@ async fn what_nobody_takes_has_failed_with_both_reasons() {
 }
 
 #[tokio::test]
-async fn without_a_number_to_send_texts_from_a_refusal_is_the_end() {
+async fn without_a_number_to_send_texts_from_a_refused_message_has_failed() {
     let addr = {
         let (_, provider) = vendor(|vendor| vendor.refuses = vec!["01012345678".into()]).await;
         let Provider::Alimtalk(alimtalk) = provider else { unreachable!() };
         alimtalk.url.socket_addrs(|| None).unwrap()[0]
     };
     let silent = Relay { sms_from: None, ..relay(addr) };
-    let provider = Rules::alimtalk(silent).unwrap().provider;
+    let provider = Config::alimtalk(silent).unwrap().provider;
     let delivery = send_one(&provider, to(1, PHONE)).await;
     assert_eq!(delivery, Delivery::Refused("code 3016: not a friend of Kakao".into()));
 }
 
 #[tokio::test]
-async fn a_relay_that_took_a_message_and_did_not_say_so_is_asked_and_sends_it_once() {
+async fn a_message_that_a_relay_took_without_an_answer_is_looked_up_and_sent_once() {
     let (shared, provider) = vendor(|vendor| vendor.swallows = true).await;
     let within = Duration::from_millis(300);
     let hurried = Round { within, ..round() };
     let sent = provider.send(vec![to(1, PHONE), to(2, PHONE)], hurried).await;
     assert!(sent.deliveries.iter().all(|(_, end)| reason(end) == "no answer in time"));
     shared.lock().unwrap().swallows = false;
-    // With another one that is new, so that the request would not be the same.
+    // With another one that is new, so that the request is not the same.
     let again = |n| Parcel { again: true, ..to(n, PHONE) };
     let sent = send(&provider, vec![again(1), again(2), to(3, PHONE)]).await;
     assert_eq!(sent.deliveries[0].1, Delivery::Taken(Channel::Alimtalk));

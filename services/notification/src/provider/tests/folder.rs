@@ -1,4 +1,4 @@
-//! Files in a folder.
+//! Messages as files in a folder.
 
 use std::fs;
 
@@ -32,7 +32,7 @@ async fn a_message_is_one_whole_file_however_often_it_is_sent() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_to_is_tried_again() {
+async fn a_folder_that_cannot_be_written_to_is_retried() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a file");
     fs::write(&path, "in the way").unwrap();

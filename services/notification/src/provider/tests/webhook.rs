@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use aws_lc_rs::hmac;
 use axum::{
     body::Bytes,
     extract::State,
@@ -12,29 +11,30 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use events::notification::Channel;
+use ring::hmac;
 use serde_json::Value;
 
 use super::*;
-use crate::{Rules, provider::Webhook};
+use crate::{Config, provider::Webhook};
 
 const SECRET: &[u8] = b"a secret of the receiver";
 
-/// What the receiver was sent and how it answers.
+/// What the receiver got and how it answers.
 #[derive(Default)]
 struct Receiver {
-    /// Answers before it begins to take messages.
+    /// Error statuses that it answers before it begins to take messages.
     answers: Vec<(u16, Option<&'static str>)>,
-    /// How long it thinks first.
+    /// How long it waits before it answers.
     slow: Duration,
     /// The messages it has, each once.
     taken: Vec<(String, Value)>,
-    /// Messages it was sent once more.
+    /// How many repeats it got.
     repeats: usize,
 }
 
 type Shared = Arc<Mutex<Receiver>>;
 
-/// What Standard Webhooks has a receiver do: verify, then drop what it has.
+/// A receiver as Standard Webhooks asks for: it verifies a message, then drops a repeat.
 async fn receive(State(receiver): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
     let slow = receiver.lock().unwrap().slow;
     tokio::time::sleep(slow).await;
@@ -102,7 +102,7 @@ async fn another_secret_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_that_fails_is_tried_again_and_a_request_it_dislikes_is_not() {
+async fn a_message_is_retried_after_a_server_error_and_not_after_a_client_error() {
     let answers = vec![
         (500, None),
         (429, Some("120")),
@@ -127,7 +127,7 @@ async fn a_server_that_fails_is_tried_again_and_a_request_it_dislikes_is_not() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_gone_says_so() {
+async fn an_endpoint_that_is_gone_is_reported() {
     let (_, provider) = receiver(|receiver| receiver.answers = vec![(410, None)]).await;
     let sent = send(&provider, vec![parcel(1, MessageKind::HoldExpired)]).await;
     assert!(sent.gone);
@@ -162,10 +162,10 @@ async fn a_server_that_hangs_costs_one_round_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_tried_again_and_its_address_is_not_told() {
+async fn a_server_that_cannot_be_reached_is_retried_and_its_address_is_not_shown() {
     let addr = nowhere().await;
-    let rules = Rules::webhook(&format!("http://{addr}/a-key"), "a secret of the receiver");
-    let delivery = send_one(&rules.unwrap().provider, parcel(1, MessageKind::HoldExpired)).await;
+    let config = Config::webhook(&format!("http://{addr}/a-key"), "a secret of the receiver");
+    let delivery = send_one(&config.unwrap().provider, parcel(1, MessageKind::HoldExpired)).await;
     let reason = reason(&delivery);
     assert!(reason.starts_with("cannot connect") && !reason.contains("a-key"), "{reason}");
 }

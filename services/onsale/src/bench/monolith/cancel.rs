@@ -21,16 +21,17 @@ use super::server::{App, Refused, answer, failed};
 
 const CANCEL: &str = include_str!("cancel.sql");
 
-/// A reservation as it lies in the database.
-#[derive(sqlx::FromRow)]
-struct Row {
-    schedule_id: Uuid,
-    state: String,
-    seats: Json<Vec<PricedSeat>>,
-    amount: i64,
-    created_at: OffsetDateTime,
-    expires_at: OffsetDateTime,
-    payment_id: Option<Uuid>,
+mesh::row! {
+    /// A reservation as it is stored.
+    struct Row {
+        schedule_id: Uuid,
+        state: String,
+        seats: Json<Vec<PricedSeat>>,
+        amount: i64,
+        created_at: OffsetDateTime,
+        expires_at: OffsetDateTime,
+        payment_id: Option<Uuid>,
+    }
 }
 
 pub(super) async fn cancel(

@@ -16,7 +16,7 @@ with wallet as (
 ), freed as (
     update seats set reservation_id = null
     where schedule_id = $3 and seat = any($4) and reservation_id = $1
-), told as (
+), emitted as (
     insert into outbox (kind, payload, at)
     select 'reservation.cancelled',
         jsonb_build_object('reservation_id', $1, 'schedule_id', $3, 'user_id', $2,

@@ -7,7 +7,7 @@
 //! - the hold is the caller's, lives, and is locked; a payment per reservation;
 //! - the wallet has the points; a row of a double-entry ledger;
 //! - the reservation is confirmed, its place in the waiting room ended, its seats counted;
-//! - the idempotency key and its answer are stored; a row says what is to be told to others.
+//! - the idempotency key and its answer are stored; a row of its outbox has the event for others.
 //!
 //! It is meant to be hard to beat: a payment is one statement and one round trip, statements
 //! are prepared once a connection, and no row is shared by all payments of a sale.
@@ -34,9 +34,9 @@ pub use server::{Monolith, serve};
 
 /// The name of its database, among those of the services.
 pub(super) const NAME: &str = "monolith";
-/// Names it to the child.
+/// The variable that names it to the child.
 const DATABASE_VARIABLE: &str = "ONSALE_MONOLITH_DATABASE_URL";
-/// Run between making holds and paying them.
+/// Run after making holds and before paying them.
 const AT_REST: &str = "vacuum (analyze) \
     wallets, entries, schedules, seats, reservations, places, payments, outbox";
 /// How long it may take to stop.
@@ -66,7 +66,7 @@ impl Opponent {
             .arg("--ready-file")
             .arg(&ready_file)
             .env(DATABASE_VARIABLE, url)
-            // It ends when this pipe does, however this process ends.
+            // It ends when this pipe closes, however this process ends.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(logs::of(NAME)?)
@@ -109,12 +109,12 @@ impl Opponent {
         Ok(Hall::new(schedules, holds, lost_percent))
     }
 
-    /// Checks its books and stops it.
+    /// Checks its database and stops it.
     pub(super) async fn end(mut self) -> Result<()> {
         check(&self.pool).await?;
         self.pool.close().await;
         if let Some(pid) = self.child.id() {
-            crate::stage::ask_to_stop(pid);
+            crate::environment::ask_to_stop(pid);
         }
         let _ = tokio::time::timeout(STOPPED_WITHIN, self.child.wait()).await;
         Ok(())
@@ -140,7 +140,8 @@ async fn open_wallets(pool: &PgPool, fans: &[Fan]) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// A schedule with a seat, a place and a hold for each fan; the holds, in the fans' order.
+/// Makes a schedule with a seat, a place and a hold for each fan; returns the holds, in the order
+/// of the fans.
 async fn hold_all(pool: &PgPool, schedule: Uuid, fans: &[Fan]) -> sqlx::Result<Vec<Uuid>> {
     let users: Vec<Uuid> = fans.iter().map(|fan| fan.user_id.0).collect();
     let holds: Vec<Uuid> = fans.iter().map(|_| Uuid::now_v7()).collect();
@@ -173,7 +174,7 @@ async fn hold_all(pool: &PgPool, schedule: Uuid, fans: &[Fan]) -> sqlx::Result<V
     Ok(holds)
 }
 
-/// Each of these counts what must not be.
+/// The invariants: each statement counts what breaks one.
 const NEVER: [(&str, &str); 5] = [
     (
         "points between balances and ledger",

@@ -1,6 +1,6 @@
 -- One payment: one statement, one transaction, one round trip.
 --
--- The update of the hold is the judge: it finds the row only while the hold is the caller's
+-- The update of the hold decides: it finds the row only while the hold is the caller's
 -- and lives, and keeps it locked until the end. Nothing else happens when it finds none. A
 -- wallet that has too little breaks `wallets_enough`, one that is closed or missing leaves
 -- the debit without a balance; both undo everything.
@@ -26,7 +26,7 @@ with hold as (
                       and r.state = 'PENDING' and r.id <> $1)
                 then p.state else 'COMPLETED' end
     from hold where p.schedule_id = hold.schedule_id and p.user_id = $2
-), told as (
+), emitted as (
     insert into outbox (kind, payload, at)
     select 'payment.completed',
         jsonb_build_object('payment_id', $3, 'reservation_id', $1, 'schedule_id', schedule_id,

@@ -68,8 +68,8 @@ create table places (
     primary key (schedule_id, user_id)
 ) with (fillfactor = 50);
 
--- A payment is written when it has ended: nothing of it is ever half done. Its key is what a
--- repeat of the request is recognised by; the row is the stored answer.
+-- A payment is written when it has ended, so it is never half done. A repeat of the request is
+-- recognised by its idempotency key; the row is the stored answer.
 create table payments (
     id              uuid primary key,
     reservation_id  uuid not null,
@@ -89,8 +89,8 @@ create unique index payments_key on payments (user_id, idempotency_key)
     where idempotency_key is not null;
 create index payments_of_user on payments (user_id, id);
 
--- What is still to be told to others: messages to fans, the data platform. A worker takes it
--- from here in its own time.
+-- Events that are still to be sent to others: messages to fans, the data platform. A worker
+-- takes them from here in its own time.
 create table outbox (
     id      bigint generated always as identity primary key,
     kind    text not null,

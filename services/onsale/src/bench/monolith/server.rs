@@ -25,12 +25,12 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use super::cancel::cancel;
-use crate::stage;
+use crate::environment;
 
 const PAY: &str = include_str!("pay.sql");
-/// The wallet that would fall below zero.
+/// The constraint that keeps a wallet from falling below zero.
 const ENOUGH: &str = "wallets_enough";
-/// PostgreSQL's word for a value that must be there.
+/// PostgreSQL's error code for a required value that is missing.
 const NOT_NULL: &str = "23502";
 
 /// Options of the hidden `onsale bench monolith`.
@@ -45,12 +45,12 @@ pub struct Monolith {
     /// Connections to the database
     #[arg(long)]
     pub connections: u32,
-    /// Where it says that it is ready
+    /// The file that it writes once it is ready
     #[arg(long)]
     pub ready_file: PathBuf,
 }
 
-/// What it says then.
+/// The content of that file.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Ready {
     pub(super) addr: SocketAddr,
@@ -68,8 +68,8 @@ pub(super) struct App {
 /// When it has no database, no keys, or no port.
 pub async fn serve(options: Monolith) -> Result<()> {
     let pool = PgPoolOptions::new()
-        // All of them from the beginning, and for good; asking each whether it is there
-        // would be a round trip more for every request.
+        // All of them from the beginning, and for good; testing each before use would cost
+        // every request another round trip.
         .max_connections(options.connections)
         .min_connections(options.connections)
         .test_before_acquire(false)
@@ -91,17 +91,17 @@ pub async fn serve(options: Monolith) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let ready = serde_json::to_vec(&Ready { addr: listener.local_addr()? })?;
     let listener = listener.tap_io(|stream| {
-        // Without it an answer is late and nothing else.
+        // If this fails, an answer is only late.
         let _ = stream.set_nodelay(true);
     });
     let serving = tokio::spawn(axum::serve(listener, router).into_future());
-    stage::write_secret(&options.ready_file, &ready)?;
-    stage::wait_for_stop(true).await;
+    environment::write_secret(&options.ready_file, &ready)?;
+    environment::wait_for_stop(true).await;
     serving.abort();
     Ok(())
 }
 
-/// A refusal on its way out.
+/// A refusal as an HTTP response.
 #[derive(Debug)]
 pub(super) struct Refused(pub(super) Problem);
 
@@ -111,7 +111,7 @@ impl<P: Into<Problem>> From<P> for Refused {
     }
 }
 
-/// A database that fails is no fault of the caller's.
+/// A failure of the database, which is not the caller's fault.
 pub(super) fn failed(error: sqlx::Error) -> Refused {
     tracing::error!(%error, "the database failed");
     codes::UNAVAILABLE.into()
@@ -126,14 +126,14 @@ impl IntoResponse for Refused {
     }
 }
 
-/// An answer that nobody may keep.
+/// An answer that must not be cached.
 pub(super) fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
     (status, headers, serde_json::to_vec(body).unwrap_or_default()).into_response()
 }
 
 impl App {
-    /// Who asks: the access token, verified.
+    /// The caller, from the verified access token.
     pub(super) async fn caller(&self, headers: &HeaderMap) -> Result<UserId, Refused> {
         let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = header.and_then(|value| value.strip_prefix("Bearer "));
@@ -143,7 +143,7 @@ impl App {
 }
 
 /// One request to pay.
-pub(super) struct Asked<'a> {
+pub(super) struct PayRequest<'a> {
     pub(super) reservation: ReservationId,
     pub(super) fan: UserId,
     pub(super) key: Option<&'a str>,
@@ -158,10 +158,10 @@ async fn pay(
     let command: Pay = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(codes::INVALID, error.to_string()))?;
     let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
-    let asked = Asked { reservation: command.reservation_id, fan, key };
-    let payment = pay_now(&app.pool, &asked).await?;
-    // It has ended, so there is nothing to wait for; who did not ask for the outcome is told
-    // where it is.
+    let request = PayRequest { reservation: command.reservation_id, fan, key };
+    let payment = pay_now(&app.pool, &request).await?;
+    // It has ended, so there is nothing to wait for; without `Prefer: wait` the answer is where
+    // the outcome is.
     let waits = headers.get("prefer").is_some_and(|value| value.as_bytes().starts_with(b"wait="));
     if waits {
         return Ok(answer(StatusCode::OK, &payment));
@@ -170,15 +170,15 @@ async fn pay(
     Ok((place, answer(StatusCode::ACCEPTED, &payment)).into_response())
 }
 
-/// Pays; at once, or not at all.
-pub(super) async fn pay_now(pool: &PgPool, asked: &Asked<'_>) -> Result<Payment, Refused> {
+/// Pays at once, or not at all.
+pub(super) async fn pay_now(pool: &PgPool, request: &PayRequest<'_>) -> Result<Payment, Refused> {
     let (id, now) = (PaymentId(Uuid::now_v7()), mesh::clock::now());
     let paid: sqlx::Result<Option<(Uuid, i64)>> = sqlx::query_as(PAY)
-        .bind(asked.reservation.0)
-        .bind(asked.fan.0)
+        .bind(request.reservation.0)
+        .bind(request.fan.0)
         .bind(id.0)
         .bind(Uuid::now_v7())
-        .bind(asked.key)
+        .bind(request.key)
         .bind(now.0)
         .fetch_optional(pool)
         .await;
@@ -186,9 +186,9 @@ pub(super) async fn pay_now(pool: &PgPool, asked: &Asked<'_>) -> Result<Payment,
         Ok(Some((schedule, amount))) => {
             return Ok(Payment {
                 payment_id: id,
-                reservation_id: asked.reservation,
+                reservation_id: request.reservation,
                 schedule_id: ScheduleId(schedule),
-                user_id: asked.fan,
+                user_id: request.fan,
                 amount,
                 state: PaymentState::Completed,
                 reason: None,
@@ -196,9 +196,9 @@ pub(super) async fn pay_now(pool: &PgPool, asked: &Asked<'_>) -> Result<Payment,
                 ended_at: Some(now),
             });
         }
-        Ok(None) => return instead(pool, asked).await,
+        Ok(None) => return instead(pool, request).await,
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
-            return instead(pool, asked).await;
+            return instead(pool, request).await;
         }
         Err(sqlx::Error::Database(error)) if error.constraint() == Some(ENOUGH) => {
             PaymentFailure::InsufficientBalance
@@ -208,13 +208,13 @@ pub(super) async fn pay_now(pool: &PgPool, asked: &Asked<'_>) -> Result<Payment,
         }
         Err(error) => return Err(failed(error)),
     };
-    fail(pool, asked, id, reason).await
+    fail(pool, request, id, reason).await
 }
 
 /// A payment that took nothing; the hold lives on.
 async fn fail(
     pool: &PgPool,
-    asked: &Asked<'_>,
+    request: &PayRequest<'_>,
     id: PaymentId,
     reason: PaymentFailure,
 ) -> Result<Payment, Refused> {
@@ -226,7 +226,7 @@ async fn fail(
     };
     let now = mesh::clock::now();
     let (schedule, amount): (Uuid, i64) = sqlx::query_as(
-        "with told as (
+        "with emitted as (
              insert into outbox (kind, payload, at)
              values ('payment.failed', jsonb_build_object('payment_id', $3::uuid,
                  'reservation_id', $1::uuid, 'user_id', $2::uuid, 'reason', $4::text), $5)
@@ -237,20 +237,20 @@ async fn fail(
          from reservations where id = $1 and user_id = $2
          returning schedule_id, amount",
     )
-    .bind(asked.reservation.0)
-    .bind(asked.fan.0)
+    .bind(request.reservation.0)
+    .bind(request.fan.0)
     .bind(id.0)
     .bind(name)
     .bind(now.0)
-    .bind(asked.key)
+    .bind(request.key)
     .fetch_one(pool)
     .await
     .map_err(failed)?;
     Ok(Payment {
         payment_id: id,
-        reservation_id: asked.reservation,
+        reservation_id: request.reservation,
         schedule_id: ScheduleId(schedule),
-        user_id: asked.fan,
+        user_id: request.fan,
         amount,
         state: PaymentState::Failed,
         reason: Some(reason),
@@ -259,17 +259,16 @@ async fn fail(
     })
 }
 
-/// What there is to say when nothing could be paid: the answer that was given before, or why
-/// there is none.
-async fn instead(pool: &PgPool, asked: &Asked<'_>) -> Result<Payment, Refused> {
-    if let Some(before) = answered_before(pool, asked).await? {
-        let is_same = before.reservation_id == asked.reservation;
+/// The answer when nothing could be paid: the one that was given before, or why there is none.
+async fn instead(pool: &PgPool, request: &PayRequest<'_>) -> Result<Payment, Refused> {
+    if let Some(before) = answered_before(pool, request).await? {
+        let is_same = before.reservation_id == request.reservation;
         return if is_same { Ok(before) } else { Err(codes::IDEMPOTENCY_KEY_REUSED.into()) };
     }
     let read = "select state from reservations where id = $1 and user_id = $2";
     let state: Option<String> = sqlx::query_scalar(read)
-        .bind(asked.reservation.0)
-        .bind(asked.fan.0)
+        .bind(request.reservation.0)
+        .bind(request.fan.0)
         .fetch_optional(pool)
         .await
         .map_err(failed)?;
@@ -280,8 +279,11 @@ async fn instead(pool: &PgPool, asked: &Asked<'_>) -> Result<Payment, Refused> {
     })
 }
 
-async fn answered_before(pool: &PgPool, asked: &Asked<'_>) -> Result<Option<Payment>, Refused> {
-    let Some(key) = asked.key else { return Ok(None) };
+async fn answered_before(
+    pool: &PgPool,
+    request: &PayRequest<'_>,
+) -> Result<Option<Payment>, Refused> {
+    let Some(key) = request.key else { return Ok(None) };
     let stored: Option<(sqlx::types::Json<Payment>,)> = sqlx::query_as(
         "select jsonb_strip_nulls(jsonb_build_object('payment_id', id,
              'reservation_id', reservation_id, 'schedule_id', schedule_id, 'user_id', user_id,
@@ -289,7 +291,7 @@ async fn answered_before(pool: &PgPool, asked: &Asked<'_>) -> Result<Option<Paym
              'requested_at', requested_at, 'ended_at', ended_at))
          from payments where user_id = $1 and idempotency_key = $2",
     )
-    .bind(asked.fan.0)
+    .bind(request.fan.0)
     .bind(key)
     .fetch_optional(pool)
     .await

@@ -1,4 +1,4 @@
-//! What the monolith promises, on a real PostgreSQL.
+//! The guarantees of the monolith, on a real PostgreSQL.
 
 use events::{
     Problem, UserId, codes,
@@ -9,7 +9,7 @@ use servers::{Options, Servers};
 
 use super::{
     cancel::cancel_now,
-    server::{Asked, pay_now},
+    server::{PayRequest, pay_now},
     *,
 };
 
@@ -40,11 +40,11 @@ impl Sale {
 
     async fn pay(&self, fan: usize, hold: usize, key: Option<&str>) -> Result<Payment, Problem> {
         let (reservation, fan) = (self.holds[hold], self.fans[fan].user_id);
-        let paid = pay_now(&self.pool, &Asked { reservation, fan, key }).await;
+        let paid = pay_now(&self.pool, &PayRequest { reservation, fan, key }).await;
         paid.map_err(|refused| refused.0)
     }
 
-    /// Gives every fan so many points, and says so in the ledger.
+    /// Gives every fan so many points, in the wallet and in the ledger.
     async fn points(&self, points: i64) {
         for sql in ["update wallets set balance = $1", "update entries set amount = $1"] {
             sqlx::query(sql).bind(points).execute(&self.pool).await.unwrap();

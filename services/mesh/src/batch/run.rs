@@ -1,0 +1,479 @@
+//! One batch in one transaction: claim, load, decide, save, close, commit.
+//!
+//! It is the same whatever keeps the unit of work: a database or, in the simulation, memory. A
+//! batch is first run optimistically and, where its assumption was wrong, once more checked.
+//!
+//! An optimistic run assumes that no message of the batch was taken in before, no command was
+//! answered, and no parked event holds a key. That is nearly always so. The closing statement
+//! verifies it. If it was wrong, the transaction is rolled back and the batch runs again: this
+//! time it claims its messages and looks for answers and held keys before it decides.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::SystemTime,
+};
+
+use events::{Problem, Timestamp, UserId, event_of_subject, producer_of};
+
+use super::{
+    answers::Answers,
+    closing::Closing,
+    handler::{self, Stop, UnitHandler},
+    inbox,
+    parking::Parkings,
+    transaction::{Ledger, Transaction},
+    work::{Answered, Entry, Outcome, Work},
+};
+use crate::{
+    UnitOfWork,
+    failpoint::{Failpoint, Failpoints},
+    outbound::message::pack,
+    parked::{Parked, ParkedState},
+    service::context::{Announcement, Context, Emitted},
+    store::engine::{Care, Failure, Ran, Retried},
+    trace::Span,
+};
+
+/// What all batches of one engine share.
+pub(crate) struct Ground<'a, B: UnitOfWork, L> {
+    pub(crate) ledger: &'a L,
+    pub(crate) config: &'a B::Config,
+    pub(crate) failpoints: &'a Failpoints,
+    /// Whether a parked event may hold its order key, as far as this instance knows.
+    pub(crate) has_parked: &'a AtomicBool,
+}
+
+/// Runs a batch in a transaction of its own.
+pub(crate) async fn run<B: UnitOfWork, L: Ledger<B>>(
+    ground: &Ground<'_, B, L>,
+    batch: &mut [Work<UnitHandler<B>>],
+    care: Care,
+) -> Result<Ran, Failure> {
+    let is_again = |work: &Work<_>| work.delivery().is_some_and(|delivery| delivery.delivered > 1);
+    let is_optimistic =
+        care == Care::Together && !ground.has_parked.load(Relaxed) && !batch.iter().any(is_again);
+    if is_optimistic {
+        match attempt(ground, batch, care, true).await {
+            Ok(Some(ran)) => return Ok(ran),
+            Err(failure) if failure.is_lost() => return Err(failure),
+            // A repeat may be the reason why a handler or the store refused.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    let ran = attempt(ground, batch, care, false).await?;
+    ran.ok_or_else(|| Failure::Refused("a checked run ended as an optimistic one".into()))
+}
+
+/// One run; `None` when its optimistic assumption was wrong.
+async fn attempt<B: UnitOfWork, L: Ledger<B>>(
+    ground: &Ground<'_, B, L>,
+    batch: &mut [Work<UnitHandler<B>>],
+    care: Care,
+    is_optimistic: bool,
+) -> Result<Option<Ran>, Failure> {
+    let mut run = Run::<B>::new(ground.config, is_optimistic);
+    let ran = run.run(ground, batch, care).await;
+    run.close_spans(&match &ran {
+        Ok(None) => Err(Failure::Contended("the optimistic run met something known".into())),
+        Ok(Some(_)) => Ok(()),
+        Err(failure) => Err(failure.clone()),
+    });
+    ran
+}
+
+/// Retries a parked event in a transaction of its own.
+pub(crate) async fn retry<B: UnitOfWork, L: Ledger<B>>(
+    ground: &Ground<'_, B, L>,
+    parked: &Parked,
+    entry: &mut Entry<UnitHandler<B>>,
+    by: Option<UserId>,
+) -> Result<Retried, Failure> {
+    let mut run = Run::<B>::new(ground.config, false);
+    let retried = run.retry(ground, parked, entry, by).await;
+    run.close_spans(&retried);
+    retried
+}
+
+/// One batch while it is being decided.
+pub(super) struct Run<'a, B: UnitOfWork> {
+    config: &'a B::Config,
+    /// Whether it assumes that every message is new and no event is parked; the close checks it.
+    is_optimistic: bool,
+    now: Timestamp,
+    began: SystemTime,
+    /// Encoded events with their subjects, in the order of emission.
+    emitted: Vec<(String, Vec<u8>)>,
+    announced: Vec<Announcement>,
+    parkings: Parkings,
+    /// Spans of transactions and of published events, open until the commit.
+    spans: Vec<Span>,
+}
+
+/// The outcome of one event or command.
+enum Step {
+    Done(Answered),
+    No(Problem),
+    NotYet(Problem),
+    Never(String),
+    /// The state may be half changed: nothing of this attempt can be kept.
+    Panicked(String),
+}
+
+impl<'a, B: UnitOfWork> Run<'a, B> {
+    pub(super) fn new(config: &'a B::Config, is_optimistic: bool) -> Self {
+        let now = crate::clock::now();
+        Self {
+            config,
+            is_optimistic,
+            now,
+            began: SystemTime::from(now.0),
+            emitted: Vec::new(),
+            announced: Vec::new(),
+            parkings: Parkings::default(),
+            spans: Vec::new(),
+        }
+    }
+
+    pub(super) async fn run<L: Ledger<B>>(
+        &mut self,
+        ground: &Ground<'_, B, L>,
+        batch: &mut [Work<UnitHandler<B>>],
+        care: Care,
+    ) -> Result<Option<Ran>, Failure> {
+        let mut tx = ground.ledger.begin().await?;
+        let (fresh, mut answers) = match self.is_optimistic {
+            true => (vec![true; batch.len()], Answers::default()),
+            false => inbox::known(&mut tx, batch).await?,
+        };
+        let mut outcomes = match care {
+            Care::Together => self.together(&mut tx, batch, &fresh, &mut answers).await?,
+            Care::Alone | Care::AloneFinal => {
+                self.alone(&mut tx, batch, &fresh, &mut answers, care).await?
+            }
+            Care::ParkUnrun => self.unrun(batch, &fresh),
+        };
+        inbox::look_again(&mut tx, batch, &mut outcomes).await?;
+        let emitted = pack(std::mem::take(&mut self.emitted));
+        let claims = if self.is_optimistic { inbox::message_ids(batch) } else { Vec::new() };
+        let closing = Closing { claims: &claims, emitted: &emitted, answers: &answers };
+        let closed = tx.close(&closing).await?;
+        let messages = batch.iter().filter(|work| work.delivery().is_some()).count();
+        if self.is_optimistic && (closed.claimed < messages || messages > 0 && closed.has_parked) {
+            ground.has_parked.store(closed.has_parked, Relaxed);
+            return Ok(None);
+        }
+        let parked = self.parkings.insert(&mut tx).await?;
+        let names = batch.iter().flat_map(Work::names);
+        if ground.failpoints.fires(Failpoint::BeforeCommit, names) {
+            return Err(Failure::Unavailable("failpoint: before commit".into()));
+        }
+        tx.commit().await?;
+        ground.has_parked.store(closed.has_parked || !parked.is_empty(), Relaxed);
+        let announced = std::mem::take(&mut self.announced);
+        Ok(Some(Ran { outcomes, emitted, announced, parked }))
+    }
+
+    /// Runs the batch as one unit of work: one load, every decision in order and in memory, one
+    /// save.
+    async fn together(
+        &mut self,
+        tx: &mut impl Transaction<B>,
+        batch: &mut [Work<UnitHandler<B>>],
+        fresh: &[bool],
+        answers: &mut Answers,
+    ) -> Result<Vec<Outcome>, Failure> {
+        let is_any = fresh.contains(&true);
+        let mut unit = match is_any {
+            true => Some(tx.load(keys_of(fresh_entries(batch, fresh))).await?),
+            false => None,
+        };
+        if !self.is_optimistic {
+            self.parkings.load(tx, batch, fresh).await?;
+        }
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for (work, fresh) in batch.iter_mut().zip(fresh) {
+            let (false, Some(unit)) = (!fresh, unit.as_mut()) else {
+                outcomes.push(inbox::stored(work, answers));
+                continue;
+            };
+            if work.delivery().is_none() {
+                outcomes.push(self.command(unit, work, answers)?);
+                continue;
+            }
+            for at in 0..work.entries.len() {
+                if self.parkings.is_parked_unrun(work, at) {
+                    continue;
+                }
+                match self.step(unit, &mut work.entries[at]) {
+                    Step::Panicked(cause) => return Err(Failure::Refused(cause)),
+                    step => self.end(work, at, step),
+                }
+            }
+            outcomes.push(Outcome::Done(Answered::default()));
+        }
+        if let Some(unit) = unit {
+            tx.save(unit).await?;
+        }
+        Ok(outcomes)
+    }
+
+    /// Runs a command on the unit of work. A command whose idempotency key was used earlier in
+    /// this batch gets that answer.
+    fn command(
+        &mut self,
+        unit: &mut B,
+        work: &mut Work<UnitHandler<B>>,
+        answers: &mut Answers,
+    ) -> Result<Outcome, Failure> {
+        if answers.knows(&work.entries[0].meta) {
+            return Ok(inbox::stored(work, answers));
+        }
+        match self.step(unit, &mut work.entries[0]) {
+            Step::Panicked(cause) => Err(Failure::Refused(cause)),
+            step => Ok(answered(step, &work.entries[0], answers)),
+        }
+    }
+
+    /// Runs one message or command, event by event under savepoints, so that a poison event
+    /// parks only itself.
+    async fn alone(
+        &mut self,
+        tx: &mut impl Transaction<B>,
+        batch: &mut [Work<UnitHandler<B>>],
+        fresh: &[bool],
+        answers: &mut Answers,
+        care: Care,
+    ) -> Result<Vec<Outcome>, Failure> {
+        let mut outcomes = Vec::with_capacity(batch.len());
+        // Lock all keys first, once and in order, so that no two such runs deadlock.
+        drop(tx.load(keys_of(fresh_entries(batch, fresh))).await?);
+        self.parkings.load(tx, batch, fresh).await?;
+        for (work, fresh) in batch.iter_mut().zip(fresh) {
+            if !fresh {
+                outcomes.push(inbox::stored(work, answers));
+                continue;
+            }
+            let is_message = work.delivery().is_some();
+            let mut outcome = Outcome::Done(Answered::default());
+            for at in 0..work.entries.len() {
+                if is_message && self.parkings.is_parked_unrun(work, at) {
+                    continue;
+                }
+                let step = self.savepoint(tx, &mut work.entries[at], care).await?;
+                if is_message {
+                    self.end(work, at, step);
+                } else {
+                    outcome = answered(step, &work.entries[at], answers);
+                }
+            }
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
+    }
+
+    /// Runs one event or command under a savepoint.
+    async fn savepoint(
+        &mut self,
+        tx: &mut impl Transaction<B>,
+        entry: &mut Entry<UnitHandler<B>>,
+        care: Care,
+    ) -> Result<Step, Failure> {
+        tx.savepoint().await?;
+        let (emitted, announced) = (self.emitted.len(), self.announced.len());
+        let step = match self.load_step_save(tx, entry).await {
+            Ok(step) => step,
+            Err(Failure::Refused(cause)) => Step::Never(cause),
+            Err(Failure::Duplicate(cause)) if care == Care::AloneFinal => Step::Never(cause),
+            Err(failure) => return Err(failure),
+        };
+        if matches!(step, Step::Done(_)) {
+            tx.release().await?;
+            return Ok(step);
+        }
+        tx.roll_back().await?;
+        self.emitted.truncate(emitted);
+        self.announced.truncate(announced);
+        Ok(match step {
+            Step::Panicked(cause) => Step::Never(cause),
+            step => step,
+        })
+    }
+
+    async fn load_step_save(
+        &mut self,
+        tx: &mut impl Transaction<B>,
+        entry: &mut Entry<UnitHandler<B>>,
+    ) -> Result<Step, Failure> {
+        let mut unit = tx.load(keys_of([&*entry].into_iter())).await?;
+        let step = self.step(&mut unit, entry);
+        if matches!(step, Step::Done(_)) {
+            tx.save(unit).await?;
+        }
+        Ok(step)
+    }
+
+    pub(super) async fn retry<L: Ledger<B>>(
+        &mut self,
+        ground: &Ground<'_, B, L>,
+        parked: &Parked,
+        entry: &mut Entry<UnitHandler<B>>,
+        by: Option<UserId>,
+    ) -> Result<Retried, Failure> {
+        let mut tx = ground.ledger.begin().await?;
+        if !tx.lock_parked(parked.number).await? {
+            return Ok(Retried::Gone);
+        }
+        match self.load_step_save(&mut tx, entry).await {
+            Ok(Step::Done(_)) => {}
+            Ok(Step::No(problem) | Step::NotYet(problem)) => {
+                return Ok(Retried::Early(problem.detail));
+            }
+            Ok(Step::Never(cause) | Step::Panicked(cause)) => return Ok(Retried::Failed(cause)),
+            Err(Failure::Refused(cause) | Failure::Duplicate(cause)) => {
+                return Ok(Retried::Failed(cause));
+            }
+            Err(failure) => return Err(failure),
+        }
+        let emitted = pack(std::mem::take(&mut self.emitted));
+        let answers = Answers::default();
+        let closing = Closing { claims: &[], emitted: &emitted, answers: &answers };
+        tx.close(&closing).await?;
+        tx.resolve(parked, by).await?;
+        if ground.failpoints.fires(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
+            return Err(Failure::Unavailable("failpoint: before commit".into()));
+        }
+        tx.commit().await?;
+        let announced = std::mem::take(&mut self.announced);
+        Ok(Retried::Done(Ran { emitted, announced, ..Ran::default() }))
+    }
+
+    /// Parks every event of messages that seem to kill the process.
+    fn unrun(&mut self, batch: &[Work<UnitHandler<B>>], fresh: &[bool]) -> Vec<Outcome> {
+        for (work, _) in batch.iter().zip(fresh).filter(|(_, fresh)| **fresh) {
+            let tries = work.delivery().map_or(0, |delivery| delivery.delivered);
+            for at in 0..work.entries.len() {
+                let cause = format!("it was delivered {tries} times and never came to an end");
+                self.parkings.park(work, at, ParkedState::Dead, cause);
+            }
+        }
+        batch.iter().map(|_| Outcome::Done(Answered::default())).collect()
+    }
+
+    /// Parks an event that was not handled.
+    fn end(&mut self, work: &Work<UnitHandler<B>>, at: usize, step: Step) {
+        match step {
+            Step::Done(_) => {}
+            Step::No(problem) | Step::NotYet(problem) => {
+                self.parkings.park(work, at, ParkedState::Early, problem.detail);
+            }
+            Step::Never(cause) | Step::Panicked(cause) => {
+                self.parkings.park(work, at, ParkedState::Dead, cause);
+            }
+        }
+    }
+
+    /// Runs the handler of one event or command on the unit of work.
+    fn step(&mut self, unit: &mut B, entry: &mut Entry<UnitHandler<B>>) -> Step {
+        let handler = match &entry.handler {
+            Ok(handler) => handler,
+            Err(cause) => return Step::Never(cause.clone()),
+        };
+        let meta = &entry.meta;
+        let mut ctx = Context {
+            now: self.now,
+            config: self.config,
+            caller: &meta.caller,
+            attempt: meta.attempt,
+            id: meta.id,
+            saga_id: meta.saga_id,
+            cause_id: Some(meta.cause()),
+            may_emit: meta.may_emit,
+            emitted: Vec::new(),
+            announced: Vec::new(),
+            outcome: None,
+        };
+        let decided = handler::perform(&*handler.0, unit, &mut ctx);
+        let Context { emitted, announced, outcome, .. } = ctx;
+        match decided {
+            Ok(body) => {
+                let status = handler.0.status();
+                self.announced.extend(announced);
+                self.emit(entry, emitted);
+                if let Some((outcome, reason)) = outcome {
+                    entry.span.outcome(outcome, reason);
+                }
+                Step::Done(Answered { status, body })
+            }
+            Err(Stop::No(problem)) => {
+                self.announced.extend(announced);
+                Step::No(problem)
+            }
+            Err(Stop::NotYet(problem)) => Step::NotYet(problem),
+            Err(Stop::Never(cause)) => Step::Never(cause),
+            Err(Stop::Panicked(cause)) => Step::Panicked(cause),
+        }
+    }
+
+    /// Encodes the emitted events; each carries the span that publishes it.
+    fn emit(&mut self, entry: &Entry<UnitHandler<B>>, emitted: Vec<Emitted>) {
+        let transaction = entry.transaction(self.began);
+        for event in emitted {
+            let name = event_of_subject(&event.subject).unwrap_or_default();
+            let span = transaction.publishing(name, &event);
+            let source = format!("/onsale/{}", producer_of(name));
+            let body = event.encode(&source, span.parent().to_header());
+            self.emitted.push((event.subject, body));
+            if span.is_on() {
+                self.spans.push(span);
+            }
+        }
+        if transaction.is_on() {
+            self.spans.push(transaction);
+        }
+    }
+
+    /// Ends the spans of a batch; those of a batch that was rolled back are marked as failed.
+    pub(super) fn close_spans<T>(&mut self, ended: &Result<T, Failure>) {
+        for mut span in self.spans.drain(..) {
+            if let Err(failure) = ended {
+                span.fail(|| format!("rolled back: {failure}"));
+            }
+        }
+    }
+}
+
+fn fresh_entries<'a, H>(
+    batch: &'a [Work<H>],
+    fresh: &'a [bool],
+) -> impl Iterator<Item = &'a Entry<H>> {
+    let fresh = batch.iter().zip(fresh).filter(|(_, fresh)| **fresh);
+    fresh.flat_map(|(work, _)| &work.entries)
+}
+
+/// The keys that the events and commands will need.
+fn keys_of<'a, B: UnitOfWork>(entries: impl Iterator<Item = &'a Entry<UnitHandler<B>>>) -> B::Keys {
+    let mut keys = B::Keys::default();
+    for entry in entries {
+        if let Ok(handler) = &entry.handler {
+            handler.0.keys(&entry.meta.caller, &mut keys);
+        }
+    }
+    keys
+}
+
+/// The outcome of a command.
+fn answered<B: UnitOfWork>(
+    step: Step,
+    entry: &Entry<UnitHandler<B>>,
+    answers: &mut Answers,
+) -> Outcome {
+    match step {
+        Step::Done(answered) => {
+            answers.given(&entry.meta, &answered);
+            Outcome::Done(answered)
+        }
+        Step::No(problem) => Outcome::Done(Answered::refused(&problem)),
+        Step::NotYet(problem) => Outcome::NotYet(problem),
+        Step::Never(cause) | Step::Panicked(cause) => Outcome::Never(cause),
+    }
+}

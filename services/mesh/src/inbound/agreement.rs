@@ -1,0 +1,202 @@
+//! Checks that the streams a service consumes are still the same streams.
+//!
+//! A durable consumer has a sequence, and a sequence does not identify its stream. When a
+//! stream was lost or rolled back and has grown past that sequence again, the consumer would
+//! miss every new message below it. So a service keeps in its own store the sequence and id of
+//! the highest messages that it took in, and checks that they are still there: on each
+//! connection, and at an interval. Where they are not, its consumer is reset to the last
+//! message that is; the inbox drops the repeats.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_nats::jetstream::consumer;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::{
+    Link,
+    batch::work::Delivery,
+    deadline::within,
+    nats::link::{BROKER, REQUEST_TIMEOUT},
+    store::engine::{Engine, Failure, Mark},
+};
+
+/// How often the highest message is recorded. After a crash, that much more is redelivered.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
+/// How often the streams are checked while the connection stays up.
+const CHECK_EVERY: Duration = Duration::from_secs(15);
+
+/// The highest messages acknowledged since they were last recorded; cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Reached(Arc<Mutex<BTreeMap<String, Mark>>>);
+
+impl Reached {
+    /// Notes that a message was taken in.
+    pub(crate) fn note(&self, delivery: &Delivery) {
+        // A message without an id cannot be distinguished from another at its sequence.
+        if !delivery.has_id() {
+            return;
+        }
+        let mark = Mark { id: delivery.id, sequence: delivery.sequence };
+        let mut reached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match reached.get_mut(&delivery.stream) {
+            Some(highest) if highest.sequence >= mark.sequence => {}
+            Some(highest) => *highest = mark,
+            None => drop(reached.insert(delivery.stream.clone(), mark)),
+        }
+    }
+
+    fn take(&self) -> BTreeMap<String, Mark> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The task that records and checks positions for one service.
+pub(crate) struct Agreement<E> {
+    pub(crate) link: Link,
+    pub(crate) engine: Arc<E>,
+    /// The streams that the service consumes.
+    pub(crate) streams: Vec<String>,
+    pub(crate) reached: Reached,
+}
+
+impl<E: Engine> Agreement<E> {
+    /// Records and checks until shutdown, and then records what was acknowledged last, so that
+    /// the next start finds no gap.
+    pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
+        tokio::select! {
+            ended = self.record_and_check() => ended,
+            () = shutdown.cancelled() => self.record().await,
+        }
+    }
+
+    async fn record_and_check(&self) -> Result<(), Failure> {
+        let mut ticks = interval(RECORD_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checked: Option<(u64, Instant)> = None;
+        loop {
+            ticks.tick().await;
+            let epoch = self.link.epoch();
+            let is_fresh = |(of, at): (u64, Instant)| of == epoch && at.elapsed() < CHECK_EVERY;
+            if self.link.is_connected() && !checked.is_some_and(is_fresh) {
+                match self.check_all(checked.is_none()).await {
+                    Ok(()) => checked = Some((epoch, Instant::now())),
+                    Err(cause) => {
+                        let service = self.link.service();
+                        warn!(service, %cause, "cannot check that the streams are still the same");
+                    }
+                }
+            }
+            self.record().await?;
+        }
+    }
+
+    async fn record(&self) -> Result<(), Failure> {
+        for (stream, mark) in self.reached.take() {
+            self.engine.note_reached(&stream, mark).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_all(&self, is_first: bool) -> Result<(), Failure> {
+        for stream in &self.streams {
+            self.check(stream, is_first).await?;
+        }
+        Ok(())
+    }
+
+    /// Checks one stream, and resets its consumer when the stream is another one. The first
+    /// check also resets a consumer that is ahead of this store, because the store may be an
+    /// older copy. The messages between may also be only those that were not recorded when a
+    /// process died.
+    async fn check(&self, stream: &str, is_first: bool) -> Result<(), Failure> {
+        let recorded = self.engine.reached(stream).await?;
+        let Some(highest) = recorded.last() else { return Ok(()) };
+        let unseen = Failure::Unavailable;
+        let state = self.link.state_of(stream).await.map_err(unseen)?;
+        let has_aged_out =
+            |at: &Mark| at.sequence < state.first_sequence && at.sequence <= state.last_sequence;
+        let agrees = |at: &Mark, there: &HashMap<u64, Uuid>| {
+            has_aged_out(at) || there.get(&at.sequence) == Some(&at.id)
+        };
+        let there = self.link.ids_of(stream, highest.sequence, highest.sequence).await;
+        if agrees(highest, &there.map_err(unseen)?) {
+            return if is_first {
+                self.check_ahead(stream, highest.sequence).await
+            } else {
+                Ok(())
+            };
+        }
+        // A message that agrees after one that does not proves nothing.
+        let mut upto = 0;
+        for mark in &recorded {
+            let there = self.link.ids_of(stream, mark.sequence, mark.sequence).await;
+            if !agrees(mark, &there.map_err(unseen)?) {
+                break;
+            }
+            upto = mark.sequence;
+        }
+        self.reset(stream, upto).await?;
+        self.engine.forget_reached(stream, upto).await
+    }
+
+    /// Resets the consumer when it has passed messages that this store knows nothing of.
+    async fn check_ahead(&self, stream: &str, highest: u64) -> Result<(), Failure> {
+        let unseen = Failure::Unavailable;
+        let consumer = self.link.own_consumer(stream).await.map_err(unseen)?;
+        let floor = consumer.ack_floor.stream_sequence;
+        let filters = &consumer.config.filter_subjects;
+        let is_taken = |subject: &str| {
+            filters.iter().any(|filter| subject.starts_with(filter.trim_end_matches('>')))
+        };
+        // The consumer skips subjects that it does not filter for.
+        let there = self.link.subjects_of(stream, highest + 1, floor).await.map_err(unseen)?;
+        match there.iter().any(|subject| is_taken(subject)) {
+            true => self.reset(stream, highest).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Resets the consumer to go on after a sequence, if it is ahead of it.
+    async fn reset(&self, stream: &str, upto: u64) -> Result<(), Failure> {
+        let consumer = self.link.own_consumer(stream).await.map_err(Failure::Unavailable)?;
+        let floor = consumer.ack_floor.stream_sequence;
+        if floor > upto {
+            let service = self.link.service();
+            warn!(service, stream, floor, upto, "the consumer is ahead of what was taken in");
+            let reset = self.link.reset_consumer(stream, upto + 1).await;
+            reset.map_err(Failure::Unavailable)?;
+        }
+        Ok(())
+    }
+}
+
+impl Link {
+    /// The service's own consumer of a stream.
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
+    async fn own_consumer(&self, stream: &str) -> Result<consumer::Info, String> {
+        let request = self.jetstream().get_consumer_from_stream(self.service(), stream);
+        let found = within(REQUEST_TIMEOUT, BROKER, request).await;
+        let found: consumer::PullConsumer =
+            found.map_err(|late| late.to_string())?.map_err(|error| error.to_string())?;
+        Ok(found.cached_info().clone())
+    }
+
+    /// Resets the service's own consumer of a stream to a sequence.
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
+    async fn reset_consumer(&self, stream: &str, from: u64) -> Result<(), String> {
+        let reset = async {
+            let found = self.jetstream().get_stream_no_info(stream).await;
+            let stream = found.map_err(|error| error.to_string())?;
+            let reset = stream.reset_consumer(self.service(), Some(from)).await;
+            reset.map(drop).map_err(|error| error.to_string())
+        };
+        within(REQUEST_TIMEOUT, BROKER, reset).await.map_err(|late| late.to_string())?
+    }
+}

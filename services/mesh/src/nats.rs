@@ -1,0 +1,19 @@
+//! NATS: connections, requests, and what is read from streams.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `link` | the connections of one service |
+//! | `client` | the mesh client: sends commands and follows events from outside a service |
+//! | `stored`, `stored_event` | events read from streams |
+//! | `taken_in` | how far the consumers of a stream have come |
+//! | `observe` | whether the broker can write, and how consumers stand |
+//! | `topology` | streams and consumers as data: apply, check |
+
+pub(crate) mod client;
+pub(crate) mod link;
+pub(crate) mod observe;
+pub(crate) mod problem;
+pub(crate) mod stored;
+pub(crate) mod stored_event;
+pub(crate) mod taken_in;
+pub mod topology;

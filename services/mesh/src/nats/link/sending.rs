@@ -1,0 +1,186 @@
+//! Publishing, requests and subscriptions over a connection, each with a timeout.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use async_nats::{Client, HeaderMap, Message, RequestErrorKind, Subscriber, subject::ToSubject};
+use bytes::Bytes;
+use serde::Deserialize;
+use tracing::warn;
+
+use super::{BROKER, Link, SEND_TIMEOUT};
+use crate::{deadline::within, service::context::Announcement};
+
+/// How long the broker may take to answer a health request.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause before the second health request after an unfavourable answer.
+const HEALTH_AGAIN: Duration = Duration::from_millis(300);
+/// Unanswered health requests in a row after which the broker is taken to be configured without.
+const UNANSWERED_MAX: u32 = 3;
+/// The subject on which the broker's system account answers health requests (`nats.conf`).
+const HEALTH_SUBJECT: &str = "broker.health";
+
+impl Link {
+    /// The error that the broker reports of itself; `None` while it is healthy, and where this
+    /// user may not ask. An unfavourable answer is asked for twice: a stream that is being deleted
+    /// causes one for a moment.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn broker_fault(&self) -> Result<Option<String>, String> {
+        if !self.is_whole() {
+            return Err("it is not connected".into());
+        }
+        if self.broker_says().await?.is_none() {
+            return Ok(None);
+        }
+        tokio::time::sleep(HEALTH_AGAIN).await;
+        self.broker_says().await
+    }
+
+    async fn broker_says(&self) -> Result<Option<String>, String> {
+        #[derive(Deserialize)]
+        struct Answer {
+            data: Data,
+        }
+        #[derive(Deserialize)]
+        struct Data {
+            #[serde(default)]
+            error: String,
+        }
+        let unanswered = &self.0.unanswered;
+        if unanswered.load(Ordering::Relaxed) >= UNANSWERED_MAX {
+            return self.jetstream_answers().await.map(|()| None);
+        }
+        let answered = self.request(HEALTH_SUBJECT, Bytes::new(), HEALTH_TIMEOUT).await;
+        let answer = match answered {
+            Ok(answer) => answer,
+            Err((_, cause)) => {
+                self.jetstream_answers().await.map_err(|_| cause)?;
+                // It answers other requests: its configuration may not allow this one.
+                if unanswered.fetch_add(1, Ordering::Relaxed) + 1 == UNANSWERED_MAX {
+                    warn!(service = self.service(), "the broker does not answer health requests");
+                }
+                return Ok(None);
+            }
+        };
+        unanswered.store(0, Ordering::Relaxed);
+        let answer = serde_json::from_slice::<Answer>(&answer.payload);
+        let error = answer.map(|answer| answer.data.error).unwrap_or_default();
+        Ok((!error.is_empty()).then_some(error))
+    }
+
+    async fn jetstream_answers(&self) -> Result<(), String> {
+        let answered = self.request("$JS.API.INFO", Bytes::new(), HEALTH_TIMEOUT).await;
+        answered.map(drop).map_err(|(_, cause)| cause)
+    }
+
+    /// Publishes a message. When this returns, the client has accepted it and no more than that.
+    pub(crate) async fn publish(
+        &self,
+        subject: impl ToSubject,
+        reply: Option<String>,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(), String> {
+        self.send_on(self.client(), subject, reply, headers, body).await
+    }
+
+    /// Publishes an answer, as the NATS user for answers.
+    pub(crate) async fn answer(
+        &self,
+        subject: impl ToSubject,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(), String> {
+        self.send_on(self.answers(), subject, None, headers, body).await
+    }
+
+    async fn send_on(
+        &self,
+        client: &Client,
+        subject: impl ToSubject,
+        reply: Option<String>,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(), String> {
+        let sent = async {
+            match (reply, headers.is_empty()) {
+                (None, true) => client.publish(subject, body).await,
+                (None, false) => client.publish_with_headers(subject, headers, body).await,
+                (Some(reply), true) => client.publish_with_reply(subject, reply, body).await,
+                (Some(reply), false) => {
+                    client.publish_with_reply_and_headers(subject, reply, headers, body).await
+                }
+            }
+        };
+        let sent = within(SEND_TIMEOUT, BROKER, sent).await.map_err(|late| late.to_string())?;
+        sent.map_err(|error| error.to_string())
+    }
+
+    /// Publishes an announcement, which is stored nowhere.
+    pub(crate) async fn announce(&self, announcement: Announcement) -> Result<(), String> {
+        let Announcement { subject, payload } = announcement;
+        self.publish(subject, None, HeaderMap::new(), payload.into()).await
+    }
+
+    /// Sends a request and waits for the answer.
+    pub(crate) async fn request(
+        &self,
+        subject: impl ToSubject,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Message, (RequestErrorKind, String)> {
+        let request = async_nats::Request::new().payload(body);
+        self.send_request(subject, request, limit).await
+    }
+
+    /// The same with headers.
+    pub(crate) async fn send_request(
+        &self,
+        subject: impl ToSubject,
+        request: async_nats::Request,
+        limit: Duration,
+    ) -> Result<Message, (RequestErrorKind, String)> {
+        let answered = self.client().send_request(subject, request.timeout(Some(limit)));
+        // The client's own timeout begins when it has accepted the request.
+        match within(limit + SEND_TIMEOUT, BROKER, answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err((error.kind(), error.to_string())),
+            Err(late) => Err((RequestErrorKind::TimedOut, late.to_string())),
+        }
+    }
+
+    /// Subscribes to a subject in a queue group.
+    pub(crate) async fn join(
+        &self,
+        subject: impl ToSubject,
+        group: String,
+    ) -> Result<Subscriber, String> {
+        Self::join_on(self.client(), subject, group).await
+    }
+
+    /// The same, as the NATS user for answers.
+    pub(crate) async fn join_to_answer(
+        &self,
+        subject: impl ToSubject,
+        group: String,
+    ) -> Result<Subscriber, String> {
+        Self::join_on(self.answers(), subject, group).await
+    }
+
+    async fn join_on(
+        client: &Client,
+        subject: impl ToSubject,
+        group: String,
+    ) -> Result<Subscriber, String> {
+        let joined = client.queue_subscribe(subject, group);
+        let joined = within(SEND_TIMEOUT, BROKER, joined).await.map_err(|late| late.to_string())?;
+        joined.map_err(|error| error.to_string())
+    }
+
+    /// Subscribes to a subject.
+    pub(crate) async fn subscribe(&self, subject: impl ToSubject) -> Result<Subscriber, String> {
+        let subscribed = within(SEND_TIMEOUT, BROKER, self.client().subscribe(subject)).await;
+        subscribed.map_err(|late| late.to_string())?.map_err(|error| error.to_string())
+    }
+}

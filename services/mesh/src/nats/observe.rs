@@ -1,0 +1,215 @@
+//! The broker seen from outside: whether it can write, how full its streams are, how far its
+//! consumers have come. This is for monitoring; a service does not need it.
+
+use std::time::Duration;
+
+use async_nats::{RequestErrorKind, jetstream::response::Response};
+use bytes::Bytes;
+use events::{Problem, Timestamp};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    MeshClient,
+    nats::link::{REQUEST_TIMEOUT, stream_of},
+    nats::problem::unavailable,
+};
+
+/// How long the broker may take to write a probe.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Size of a probe: as large as a busy batch, so that it does not fit into the last free bytes.
+const PROBE_BYTES: usize = 512 * 1024;
+
+/// The state of a durable consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The lag: messages not delivered yet, or not acknowledged.
+    pub waiting: u64,
+    /// Changes with each delivery and each acknowledgement.
+    pub moved: (u64, u64),
+    /// The time of the last delivery or acknowledgement; `None` before the first.
+    pub active_at: Option<Timestamp>,
+    /// Whether it is paused on the broker.
+    pub is_paused: bool,
+}
+
+/// How much a stream holds, and how much it may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Bytes stored.
+    pub bytes: u64,
+    /// Maximum number of bytes; `None` for no limit.
+    pub bytes_max: Option<u64>,
+    /// Whether a full stream refuses new messages, instead of dropping old ones.
+    pub refuses: bool,
+}
+
+impl Fill {
+    /// Whether there is room for a message of this size. The broker counts its headers and
+    /// subject as well.
+    pub fn takes(&self, bytes: u64) -> bool {
+        const AROUND_A_MESSAGE: u64 = 512;
+        self.bytes_max.is_none_or(|max| self.bytes + bytes + AROUND_A_MESSAGE <= max)
+    }
+}
+
+#[derive(Deserialize)]
+struct ConsumerInfo {
+    num_pending: u64,
+    num_ack_pending: u64,
+    delivered: Progress,
+    ack_floor: Progress,
+    #[serde(default)]
+    paused: bool,
+}
+
+#[derive(Deserialize)]
+struct Progress {
+    consumer_seq: u64,
+    last_active: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+struct StreamInfo {
+    config: StreamConfig,
+    state: StreamState,
+}
+
+#[derive(Deserialize)]
+struct StreamConfig {
+    #[serde(default)]
+    max_bytes: i64,
+    #[serde(default)]
+    discard: String,
+}
+
+#[derive(Deserialize)]
+struct StreamState {
+    bytes: u64,
+}
+
+impl MeshClient {
+    /// The state of the consumer of the service `consumer` in the stream of `producer`; `None`
+    /// when there is no such consumer.
+    ///
+    /// # Errors
+    /// `unavailable` when JetStream does not answer.
+    pub async fn standing(
+        &self,
+        producer: &str,
+        consumer: &str,
+    ) -> Result<Option<Standing>, Problem> {
+        let path = format!("CONSUMER.INFO.{}.{consumer}", stream_of(producer));
+        let info: Option<ConsumerInfo> = self.ask_jetstream(&path, Bytes::new()).await?;
+        Ok(info.map(|info| Standing {
+            waiting: info.num_pending + info.num_ack_pending,
+            moved: (info.delivered.consumer_seq, info.ack_floor.consumer_seq),
+            active_at: info.delivered.last_active.max(info.ack_floor.last_active),
+            is_paused: info.paused,
+        }))
+    }
+
+    /// How full a stream is; `None` when there is no such stream.
+    ///
+    /// # Errors
+    /// As [`MeshClient::standing`].
+    pub async fn fill(&self, stream: &str) -> Result<Option<Fill>, Problem> {
+        let path = format!("STREAM.INFO.{stream}");
+        let info: Option<StreamInfo> = self.ask_jetstream(&path, Bytes::new()).await?;
+        Ok(info.map(|StreamInfo { config, state }| Fill {
+            bytes: state.bytes,
+            bytes_max: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
+            refuses: config.discard == "new",
+        }))
+    }
+
+    /// Which of these services have no stream on the broker.
+    ///
+    /// # Errors
+    /// As [`MeshClient::standing`].
+    pub async fn without_stream<'a>(&self, producers: &[&'a str]) -> Result<Vec<&'a str>, Problem> {
+        let mut without = Vec::new();
+        for producer in producers {
+            if self.fill(&stream_of(producer)).await?.is_none() {
+                without.push(*producer);
+            }
+        }
+        Ok(without)
+    }
+
+    /// The broker's own report of what keeps it from its work; `None` while nothing does.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn broker_fault(&self) -> Result<Option<String>, String> {
+        self.link().broker_fault().await
+    }
+
+    /// Makes the broker write a message, into a stream that is created for it and then deleted.
+    /// Only the provisioner may do this.
+    ///
+    /// # Errors
+    /// Why the message was not written.
+    pub async fn probe(&self) -> Result<(), String> {
+        let id = Uuid::now_v7().simple().to_string();
+        let name = format!("PROBE_{id}");
+        let subject = format!("probe.{id}");
+        let config = json!({
+            "name": name, "subjects": [subject], "storage": "file", "retention": "limits",
+            "discard": "new", "num_replicas": 1,
+        });
+        let made: Option<serde_json::Value> = self
+            .ask_jetstream(&format!("STREAM.CREATE.{name}"), config.to_string().into())
+            .await
+            .map_err(|problem| problem.detail)?;
+        if made.is_none() {
+            return Err("it does not create a stream".into());
+        }
+        let written = self.write(subject).await;
+        let path = format!("STREAM.DELETE.{name}");
+        let deleted = self.ask_jetstream::<serde_json::Value>(&path, Bytes::new()).await;
+        written.and(deleted.map(drop).map_err(|problem| problem.detail))
+    }
+
+    async fn write(&self, subject: String) -> Result<(), String> {
+        #[derive(Deserialize)]
+        struct Written {
+            error: Option<Refusal>,
+        }
+        #[derive(Deserialize)]
+        struct Refusal {
+            description: String,
+        }
+        let body = Bytes::from(vec![0; PROBE_BYTES]);
+        let written = self.link().request(subject, body, WRITE_TIMEOUT).await;
+        let written = written.map_err(|(kind, cause)| match kind {
+            RequestErrorKind::TimedOut => "it does not acknowledge the message".into(),
+            _ => cause,
+        })?;
+        let written: Written =
+            serde_json::from_slice(&written.payload).map_err(|error| error.to_string())?;
+        written.error.map_or(Ok(()), |refusal| Err(refusal.description))
+    }
+
+    /// The answer of JetStream's API; `None` when nothing has that name.
+    async fn ask_jetstream<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Option<T>, Problem> {
+        let subject = format!("$JS.API.{path}");
+        let answer = self.link().request(subject, body, REQUEST_TIMEOUT).await;
+        let answer = answer.map_err(|(kind, cause)| match kind {
+            RequestErrorKind::NoResponders => unavailable("The broker keeps no streams."),
+            _ => unavailable(&cause),
+        })?;
+        let answer: Response<T> = serde_json::from_slice(&answer.payload)
+            .map_err(|error| unavailable(&format!("{path}: {error}")))?;
+        match answer {
+            Response::Ok(info) => Ok(Some(info)),
+            Response::Err { error } if error.code() == 404 => Ok(None),
+            Response::Err { error } => Err(unavailable(&format!("{path}: {error}"))),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Reads messages of a stream by sequence, and splits them into events.
+//!
+//! A position is one number for one event of a stream: the sequence of its message times
+//! [`EVENTS_A_SEQUENCE`], plus its index in the message. Later events have higher positions.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_nats::{HeaderMap, Message, Subscriber, header::NATS_MESSAGE_ID};
+use events::{Problem, Timestamp};
+use futures::StreamExt;
+use uuid::Uuid;
+
+use super::stored_event::{EVENTS_A_SEQUENCE, STREAM_SEQ, SUBJECT, StoredEvent, StoredMessage};
+use crate::{ConsumerState, Link, MeshClient, nats::link::stream_of, nats::problem::away};
+
+/// Maximum number of messages in one read.
+pub const STORED_MESSAGES_MAX: usize = 1_000;
+/// Approximate maximum size of one read, in bytes.
+const STORED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The problem's detail when the broker does not deliver stored messages.
+const UNREAD: &str = "Stored events cannot be read right now.";
+/// How long JetStream may take to deliver stored messages.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first and last sequence of a stream, and when it was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The sequence of its oldest message; one above the last when it is empty.
+    pub first: u64,
+    /// The sequence of the newest message it has ever had; 0 before the first.
+    pub last: u64,
+    /// When it was created. This survives a restore: only the id of a message distinguishes an
+    /// older state of the same stream.
+    pub made_at: Timestamp,
+}
+
+impl MeshClient {
+    /// Events of a service after a position, in order, of at most `limit` messages; empty when
+    /// there are no more.
+    ///
+    /// # Errors
+    /// `unavailable` when JetStream does not answer.
+    pub async fn stored_since(
+        &self,
+        service: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, Problem> {
+        let mut from = (after + 1) / EVENTS_A_SEQUENCE;
+        loop {
+            let messages = self.stored_messages(service, from, limit).await?;
+            let Some(last) = messages.last() else { return Ok(Vec::new()) };
+            from = last.sequence + 1;
+            let mut events: Vec<StoredEvent> =
+                messages.into_iter().flat_map(|one| one.events).collect();
+            events.retain(|event| event.position > after);
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// Messages of a service from a sequence on, in order, at most `limit` of them.
+    ///
+    /// # Errors
+    /// As [`MeshClient::stored_since`].
+    pub async fn stored_messages(
+        &self,
+        service: &str,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredMessage>, Problem> {
+        let stream = stream_of(service);
+        let messages = self.link().stored(&stream, from.max(1), limit).await;
+        let messages = messages.map_err(|cause| away(UNREAD, cause))?;
+        Ok(messages.iter().map(StoredMessage::of).collect())
+    }
+
+    /// The position behind the last event that a service has stored; 0 before the first.
+    ///
+    /// # Errors
+    /// As [`MeshClient::stored_since`].
+    pub async fn last_position(&self, service: &str) -> Result<u64, Problem> {
+        let stream = stream_of(service);
+        let last = self.link().direct_get(&stream, r#"{"last_by_subj":">"}"#.into()).await;
+        let mut replies = last.map_err(|cause| away(UNREAD, cause))?;
+        let last = next_stored(&mut replies).await.map_err(|cause| away(UNREAD, cause))?;
+        let sequence = last.map_or(0, |last| StoredMessage::of(&last).sequence);
+        Ok(if sequence == 0 { 0 } else { sequence * EVENTS_A_SEQUENCE + EVENTS_A_SEQUENCE - 1 })
+    }
+}
+
+impl MeshClient {
+    /// The extent of a service's stream, and when it was created.
+    ///
+    /// # Errors
+    /// `unavailable` when JetStream does not answer, or there is no such stream.
+    pub async fn extent(&self, service: &str) -> Result<Extent, Problem> {
+        let state = self.link().state_of(&stream_of(service)).await;
+        let state = state.map_err(|cause| away(UNREAD, cause))?;
+        Ok(Extent {
+            first: state.first_sequence,
+            last: state.last_sequence,
+            made_at: Timestamp(state.made_at),
+        })
+    }
+
+    /// The sequence of the last message that a service has stored; 0 before the first.
+    ///
+    /// # Errors
+    /// As [`MeshClient::stored_since`].
+    pub async fn last_sequence(&self, service: &str) -> Result<u64, Problem> {
+        Ok(self.last_position(service).await? / EVENTS_A_SEQUENCE)
+    }
+}
+
+impl MeshClient {
+    /// The consumers of the stream of a service.
+    ///
+    /// # Errors
+    /// As [`MeshClient::stored_since`].
+    pub async fn consumers(&self, service: &str) -> Result<Vec<ConsumerState>, Problem> {
+        let consumers = self.link().consumers(&stream_of(service)).await;
+        consumers.map_err(|cause| away(UNREAD, cause))
+    }
+}
+
+impl Link {
+    /// Messages of a stream from a sequence on, in order.
+    async fn stored(&self, stream: &str, from: u64, limit: usize) -> Result<Vec<Message>, String> {
+        let limit = limit.clamp(1, STORED_MESSAGES_MAX);
+        let query = format!(
+            r#"{{"seq":{from},"batch":{limit},"max_bytes":{STORED_BYTES_MAX},"next_by_subj":">"}}"#
+        );
+        let mut replies = self.direct_get(stream, query).await?;
+        let mut messages = Vec::new();
+        while messages.len() < limit {
+            match next_stored(&mut replies).await? {
+                Some(message) => messages.push(message),
+                None => break,
+            }
+        }
+        Ok(messages)
+    }
+
+    /// `Nats-Msg-Id` of the message at a sequence of the service's own stream.
+    pub(crate) async fn message_id_at(&self, sequence: u64) -> Result<Option<Uuid>, String> {
+        let ids = self.message_ids(sequence, sequence).await?;
+        Ok(ids.get(&sequence).copied())
+    }
+
+    /// The ids of the service's own messages from one sequence to another.
+    pub(crate) async fn message_ids(
+        &self,
+        from: u64,
+        to: u64,
+    ) -> Result<HashMap<u64, Uuid>, String> {
+        self.ids_of(&stream_of(self.service()), from, to).await
+    }
+
+    /// The subjects of a stream's messages from one sequence to another, of as many messages as
+    /// one read returns.
+    pub(crate) async fn subjects_of(
+        &self,
+        stream: &str,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<String>, String> {
+        if from > to {
+            return Ok(Vec::new());
+        }
+        let limit = usize::try_from(to - from + 1).unwrap_or(STORED_MESSAGES_MAX);
+        let messages = self.stored(stream, from, limit).await?;
+        let header = |message: &Message, name: &str| {
+            Some(message.headers.as_ref()?.get(name)?.as_str().to_owned())
+        };
+        let is_in = |message: &&Message| {
+            let sequence = header(message, STREAM_SEQ).and_then(|text| text.parse::<u64>().ok());
+            sequence.is_some_and(|sequence| sequence <= to)
+        };
+        Ok(messages.iter().filter(is_in).filter_map(|message| header(message, SUBJECT)).collect())
+    }
+
+    /// The ids of a stream's messages from one sequence to another.
+    pub(crate) async fn ids_of(
+        &self,
+        stream: &str,
+        from: u64,
+        to: u64,
+    ) -> Result<HashMap<u64, Uuid>, String> {
+        let (mut ids, mut from) = (HashMap::new(), from.max(1));
+        while from <= to {
+            let limit = usize::try_from(to - from + 1).unwrap_or(STORED_MESSAGES_MAX);
+            let messages = self.stored(stream, from, limit).await?;
+            let Some(last) = messages.last() else { break };
+            let position = |message: &Message| {
+                let map = message.headers.as_ref()?;
+                let seq = map.get(STREAM_SEQ)?.as_str().parse().ok()?;
+                let id = map.get(NATS_MESSAGE_ID).and_then(|id| id.as_str().parse().ok());
+                Some((seq, id.unwrap_or_default()))
+            };
+            let reached = position(last).map_or(to, |(seq, _): (u64, Uuid)| seq);
+            ids.extend(messages.iter().filter_map(position));
+            from = reached + 1;
+        }
+        Ok(ids)
+    }
+
+    /// Requests stored messages from JetStream; any replica answers, message by message.
+    pub(crate) async fn direct_get(
+        &self,
+        stream: &str,
+        query: String,
+    ) -> Result<Subscriber, String> {
+        if !self.is_connected() {
+            return Err("The connection to the mesh is down.".into());
+        }
+        let inbox = self.client().new_inbox();
+        let replies = self.subscribe(inbox.clone()).await?;
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        self.publish(subject, Some(inbox), HeaderMap::new(), query.into()).await?;
+        Ok(replies)
+    }
+}
+
+/// The next stored message; `None` at the end of the read, or when there is no message at all.
+async fn next_stored(replies: &mut Subscriber) -> Result<Option<Message>, String> {
+    let reply = tokio::time::timeout(READ_TIMEOUT, replies.next())
+        .await
+        .map_err(|_| "The event store does not answer.")?
+        .ok_or("The connection to the mesh was lost.")?;
+    match reply.status.map(|status| status.as_u16()) {
+        None => Ok(Some(reply)),
+        Some(204 | 404) => Ok(None),
+        Some(status) => Err(format!("The event store answers {status}.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    const EVENT: &str = concat!(
+        r#"{"specversion":"1.0","id":"018f0000-0000-7000-8000-000000000001","#,
+        r#""source":"/onsale/payment","type":"onsale.payment.completed.v1","#,
+        r#""time":"2026-05-01T11:00:00Z","subject":"018f0000-0000-7000-8000-000000000002","#,
+        r#""sagaid":"018f0000-0000-7000-8000-000000000003","data":{"n":1}}"#
+    );
+
+    fn message(subject: &str, body: &str) -> StoredMessage {
+        let mut map = HeaderMap::new();
+        map.insert(STREAM_SEQ, "42");
+        map.insert(SUBJECT, "onsale.payment.completed.v1.-");
+        StoredMessage::of(&Message {
+            subject: subject.to_owned().into(),
+            reply: None,
+            payload: Bytes::copy_from_slice(body.as_bytes()),
+            headers: Some(map),
+            status: None,
+            description: None,
+            length: 0,
+        })
+    }
+
+    #[test]
+    fn the_events_of_a_message_are_the_same_live_and_stored() {
+        for subject in ["live.onsale.payment.completed.v1.-", "_INBOX.abc"] {
+            let events = message(subject, &format!("[{EVENT},{EVENT}]")).events;
+            let positions: Vec<u64> = events.iter().map(StoredEvent::position).collect();
+            assert_eq!(positions, [42 * EVENTS_A_SEQUENCE, 42 * EVENTS_A_SEQUENCE + 1]);
+            let event = &events[1];
+            assert_eq!((event.name(), event.service()), ("payment.completed", "payment"));
+            assert_eq!((event.sequence(), event.payload().as_ref()), (42, br#"{"n":1}"#.as_ref()));
+            assert_eq!(event.about(), "018f0000-0000-7000-8000-000000000002".parse().ok());
+        }
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_read_keeps_its_position() {
+        let events = message("_INBOX.abc", &format!("[{{}},{EVENT}]")).events;
+        assert_eq!((events[0].event_id(), events[0].payload().as_ref()), (None, b"{}".as_ref()));
+        assert!(events[1].event_id().is_some());
+        assert_eq!(message("_INBOX.abc", "nonsense").events.len(), 1);
+    }
+}

@@ -1,0 +1,138 @@
+//! How far the consumers of a stream have come, as JetStream reports it.
+
+use events::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    Link,
+    deadline::within,
+    nats::link::{BROKER, REQUEST_TIMEOUT},
+};
+
+/// The clocks of the broker and of a service may differ by this much.
+const CLOCKS_MILLIS: i64 = 60_000;
+
+/// A consumer of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerState {
+    /// The service that it belongs to.
+    pub name: String,
+    /// The sequence up to which it has acknowledged everything.
+    pub floor: u64,
+    /// The lag: messages not delivered yet, or delivered and not acknowledged.
+    pub behind: u64,
+    /// When it was created.
+    pub made_at: Timestamp,
+    /// The subjects that it filters for; none for all.
+    pub filters: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    consumers: Option<Vec<Info>>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    name: String,
+    created: Timestamp,
+    config: Config,
+    ack_floor: Floor,
+    num_pending: u64,
+    num_ack_pending: u64,
+}
+
+#[derive(Deserialize)]
+struct Floor {
+    stream_seq: u64,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    filter_subject: String,
+    #[serde(default)]
+    filter_subjects: Vec<String>,
+}
+
+impl ConsumerState {
+    /// The prefixes of the subjects that it filters for.
+    pub(crate) fn subjects(&self) -> Vec<String> {
+        let all = || vec![String::new()];
+        let prefix = |filter: &String| filter.trim_end_matches('>').to_owned();
+        let subjects: Vec<String> = self.filters.iter().map(prefix).collect();
+        if subjects.is_empty() { all() } else { subjects }
+    }
+
+    /// The least id of a message that was emitted since the consumer was created.
+    pub(crate) fn made_since(&self) -> Uuid {
+        let millis = self.made_at.unix_millis().saturating_sub(CLOCKS_MILLIS).max(0);
+        Uuid::from_u128((millis as u128) << 80)
+    }
+}
+
+impl From<Info> for ConsumerState {
+    fn from(info: Info) -> Self {
+        let Config { filter_subject, mut filter_subjects } = info.config;
+        filter_subjects.extend(Some(filter_subject).filter(|one| !one.is_empty()));
+        Self {
+            name: info.name,
+            floor: info.ack_floor.stream_seq,
+            behind: info.num_pending + info.num_ack_pending,
+            made_at: info.created,
+            filters: filter_subjects,
+        }
+    }
+}
+
+impl Link {
+    /// The consumers of a stream.
+    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
+    pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<ConsumerState>, String> {
+        use async_nats::jetstream::response::Response;
+        // The broker lists up to 256 at once; a mesh has far fewer services.
+        let subject = format!("CONSUMER.LIST.{stream}");
+        let payload = json!({});
+        let listed = self.jetstream().request(subject, &payload);
+        let listed = within(REQUEST_TIMEOUT, BROKER, listed).await;
+        let listed = listed.map_err(|late| format!("consumers of {stream}: {late}"))?;
+        match listed.map_err(|error| format!("consumers of {stream}: {error}"))? {
+            Response::Ok(Listed { consumers }) => {
+                Ok(consumers.unwrap_or_default().into_iter().map(Into::into).collect())
+            }
+            Response::Err { error } => Err(format!("consumers of {stream}: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(config: &str) -> ConsumerState {
+        let info = format!(
+            r#"{{"name":"point","created":"2026-11-29T15:43:50.123456789Z","config":{config},
+                "ack_floor":{{"consumer_seq":3,"stream_seq":7}},"num_pending":2,"num_ack_pending":1}}"#
+        );
+        serde_json::from_str::<Info>(&info).unwrap().into()
+    }
+
+    #[test]
+    fn a_consumer_is_read_with_one_filter_or_several_or_none() {
+        let some = read(r#"{"filter_subjects":["onsale.a.b.v1.>","onsale.a.c.v1.>"]}"#);
+        assert_eq!((some.floor, some.behind), (7, 3));
+        assert_eq!(some.subjects(), ["onsale.a.b.v1.", "onsale.a.c.v1."]);
+        assert_eq!(read(r#"{"filter_subject":"onsale.a.b.v1.>"}"#).subjects(), ["onsale.a.b.v1."]);
+        assert_eq!(read("{}").subjects(), [""]);
+    }
+
+    #[test]
+    fn a_message_emitted_before_a_consumer_was_created_is_not_missed_by_it() {
+        let since = read("{}").made_since();
+        let at = |millis: i64| Uuid::from_u128((millis as u128) << 80 | 1);
+        let made = read("{}").made_at.unix_millis();
+        assert!(at(made) > since && at(made - 2 * CLOCKS_MILLIS) < since);
+    }
+}

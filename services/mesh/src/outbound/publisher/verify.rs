@@ -1,0 +1,198 @@
+//! Compares outbox and stream, so that messages the broker has lost are published again.
+//!
+//! A counter proves nothing. A publish that timed out stays in the client and is flushed on
+//! reconnect, so a stream that was rolled back may be as long as before, with other messages;
+//! an old and a new row may even claim the same sequence. So ids are compared: a marked row is
+//! in the stream if the message at its sequence has its id.
+//!
+//! `verified` is a position up to which outbox and stream agreed. Streams lose their tails, or
+//! everything, so while that position agrees, everything below it does, and only what is above
+//! is compared. It moves after the walk, in the database, so a walk that dies is repeated; and
+//! it moves only if the stream stayed the same one throughout.
+
+use std::{collections::HashMap, future::Future};
+
+use uuid::Uuid;
+
+use crate::{
+    Link,
+    nats::link::StreamState,
+    store::engine::{Failure, Mark, Outbox},
+    store::postgres::partitions::time_of,
+};
+
+/// Rows compared at a time.
+const PAGE: usize = 500;
+/// Rows that claim one sequence and are checked together.
+const TIES: usize = 32;
+
+/// The stream that an outbox is compared with.
+pub(crate) trait Stream: Sync {
+    /// The number of the current connection to the broker.
+    fn epoch(&self) -> u64;
+
+    /// Its extent.
+    fn state(&self) -> impl Future<Output = Result<StreamState, String>> + Send;
+
+    /// The id of the message at a sequence, if there is one.
+    fn id_at(&self, sequence: u64) -> impl Future<Output = Result<Option<Uuid>, String>> + Send;
+
+    /// The ids of its messages from one sequence to another.
+    fn ids(
+        &self,
+        from: u64,
+        to: u64,
+    ) -> impl Future<Output = Result<HashMap<u64, Uuid>, String>> + Send;
+}
+
+impl Stream for Link {
+    fn epoch(&self) -> u64 {
+        self.epoch()
+    }
+
+    async fn state(&self) -> Result<StreamState, String> {
+        self.stream_state().await
+    }
+
+    async fn id_at(&self, sequence: u64) -> Result<Option<Uuid>, String> {
+        self.message_id_at(sequence).await
+    }
+
+    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, String> {
+        self.message_ids(from, to).await
+    }
+}
+
+/// Compares outbox and stream, clears the marks of lost messages, and moves `verified`. Returns
+/// how many messages were lost.
+pub(crate) async fn run<E: Outbox + Sync, S: Stream>(
+    engine: &E,
+    link: &S,
+) -> Result<usize, Failure> {
+    let epoch = link.epoch();
+    let stream = link.state().await.map_err(Failure::Unavailable)?;
+    let verified = engine.verified().await?;
+    let walk = Walk { engine, link, stream };
+    let is_another = walk.is_another().await?;
+    let base = match verified {
+        _ if is_another => None,
+        None => None,
+        Some(place) if walk.agrees(place).await? => Some(place),
+        Some(place) => walk.down(place.sequence).await?,
+    };
+    let (place, lost) = walk.up(base, is_another).await?;
+    // A stream that was rolled back or created again during the walk was compared in two states.
+    let now = link.state().await.map_err(Failure::Unavailable)?;
+    if link.epoch() != epoch || !now.continues(&walk.stream) {
+        return Err(Failure::Unavailable("the stream changed during the comparison".into()));
+    }
+    if place != verified {
+        engine.set_verified(place).await?;
+    }
+    Ok(lost)
+}
+
+struct Walk<'a, E, S> {
+    engine: &'a E,
+    link: &'a S,
+    stream: StreamState,
+}
+
+impl<E: Outbox + Sync, S: Stream> Walk<'_, E, S> {
+    /// Whether the stream is not the one that was published to: the row marked with its first
+    /// sequence is not there. Then nothing has aged out of it.
+    async fn is_another(&self) -> Result<bool, Failure> {
+        if self.stream.first_sequence <= 1 {
+            return Ok(false);
+        }
+        let rows = self.engine.marks_above(self.stream.first_sequence - 1, TIES).await?;
+        let Some(first) = rows.first() else { return Ok(false) };
+        let there = self.ids(first.sequence, first.sequence).await?;
+        let mut ties = rows.iter().filter(|row| row.sequence == first.sequence);
+        Ok(ties.any(|row| there.get(&row.sequence) != Some(&row.id) && !self.is_too_old(row)))
+    }
+
+    /// Whether the message is where its mark says. One that has aged out counts as there.
+    async fn agrees(&self, mark: Mark) -> Result<bool, Failure> {
+        if self.has_aged_out(&mark) {
+            return Ok(true);
+        }
+        let there = self.link.id_at(mark.sequence).await.map_err(Failure::Unavailable)?;
+        Ok(there == Some(mark.id))
+    }
+
+    /// A row at or below a sequence with which, and below which, a whole page of rows agrees. A
+    /// single row that agrees is not enough: in a stream that lost its tail and has grown again,
+    /// what was published since agrees, and lies between lost rows with the same sequences.
+    async fn down(&self, from: u64) -> Result<Option<Mark>, Failure> {
+        let mut from = from;
+        loop {
+            let page = self.engine.marks_to(from, PAGE).await?;
+            let Some(lowest) = page.last() else { return Ok(None) };
+            let (low, high) = (lowest.sequence, page[0].sequence);
+            let there = self.ids(low, high).await?;
+            let agrees = |mark: &Mark| {
+                self.has_aged_out(mark) || there.get(&mark.sequence) == Some(&mark.id)
+            };
+            if page.iter().all(agrees) {
+                return Ok(Some(page[0]));
+            }
+            if low == 0 || page.len() < PAGE {
+                return Ok(None);
+            }
+            from = low - 1;
+        }
+    }
+
+    /// Compares every marked row above a position. Returns the last that agrees, and how many were
+    /// lost.
+    async fn up(
+        &self,
+        base: Option<Mark>,
+        is_another: bool,
+    ) -> Result<(Option<Mark>, usize), Failure> {
+        let (mut place, mut count) = (base, 0);
+        // There may be another row with the same sequence as the one that agrees.
+        let mut from = base.map_or(0, |base| base.sequence.saturating_sub(1));
+        loop {
+            let page = self.engine.marks_above(from, PAGE).await?;
+            let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
+            let there = self.ids(first.sequence, last.sequence).await?;
+            let mut lost = Vec::new();
+            for mark in &page {
+                if there.get(&mark.sequence) == Some(&mark.id) {
+                    place = Some(*mark);
+                } else if !self.is_too_old(mark) && (is_another || !self.has_aged_out(mark)) {
+                    lost.push(*mark);
+                }
+            }
+            if !lost.is_empty() {
+                self.engine.unmark(&lost).await?;
+                count += lost.len();
+            }
+            // A page never ends between rows that claim the same sequence.
+            let is_full = page.len() == PAGE && first.sequence < last.sequence;
+            from = if is_full { last.sequence - 1 } else { last.sequence };
+        }
+        Ok((place, count))
+    }
+
+    /// Whether the stream had the message and dropped it by age.
+    fn has_aged_out(&self, mark: &Mark) -> bool {
+        mark.sequence < self.stream.first_sequence && mark.sequence <= self.stream.last_sequence
+    }
+
+    /// Whether the stream would have dropped the message by now.
+    fn is_too_old(&self, mark: &Mark) -> bool {
+        let emitted_at = time_of(mark.id).map(events::Timestamp);
+        emitted_at.is_some_and(|at| {
+            self.stream.max_age_secs > 0
+                && at.plus_secs(self.stream.max_age_secs) < crate::clock::now()
+        })
+    }
+
+    /// The ids of the stream's messages from one sequence to another.
+    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, Failure> {
+        self.link.ids(from, to).await.map_err(Failure::Unavailable)
+    }
+}

@@ -1,0 +1,294 @@
+//! The engine that batches run on: a store that takes a whole batch, or nothing of it.
+//!
+//! There are three: [`crate::store::postgres::Postgres`] and [`crate::store::valkey::Valkey`], and, for the
+//! simulation, one in memory. All pass the same conformance suite (`tests/engine`).
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use events::{Timestamp, UserId};
+use uuid::Uuid;
+
+pub use super::failure::Failure;
+pub(crate) use super::failure::{is_away, is_unusable};
+use crate::{
+    batch::work::{Entry, Outcome, Work},
+    failpoint::Failpoints,
+    outbound::message::Message,
+    parked::Parked,
+    service::context::Announcement,
+    store::postgres::{Lead, Positions},
+};
+
+/// Positions kept of each stream. They bound how far back the last agreement of a stream that
+/// was rolled back is found exactly.
+pub(crate) const POSITIONS_MAX: usize = 64;
+
+/// A store with an inbox, a service's state, an outbox and parked events.
+pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
+    /// A decoded event or command with its handler, ready to run.
+    type Handler: Send + Sync + 'static;
+
+    /// Runs one batch: when this returns, every outcome is in the store; on `Err`, none is. A
+    /// message is taken in whole: those of its events that cannot be handled are parked in the
+    /// same step.
+    fn run(
+        &self,
+        batch: &mut [Work<Self::Handler>],
+        care: Care,
+    ) -> impl Future<Output = Result<Ran, Failure>> + Send;
+
+    /// Retries a parked event that has been leased. When it is handled, its row is resolved in
+    /// the same step, and its history names the operator who asked for the retry, if one did;
+    /// otherwise nothing has changed.
+    fn retry(
+        &self,
+        parked: &Parked,
+        entry: &mut Entry<Self::Handler>,
+        by: Option<UserId>,
+    ) -> impl Future<Output = Result<Retried, Failure>> + Send;
+
+    /// Waits until this instance is the leader, which reads whole streams.
+    fn lead(&self) -> impl Future<Output = Result<Lead, Failure>> + Send {
+        async { Err(Failure::Refused("this store keeps no positions".into())) }
+    }
+
+    /// How far whole streams have been read.
+    fn positions(&self) -> impl Future<Output = Result<Positions, Failure>> + Send {
+        async { Err(Failure::Refused("this store keeps no positions".into())) }
+    }
+
+    /// The recorded highest messages of a stream, ascending.
+    fn reached(&self, _stream: &str) -> impl Future<Output = Result<Vec<Mark>, Failure>> + Send {
+        async { Ok(Vec::new()) }
+    }
+
+    /// Records the highest message of a stream, and keeps some of those before it.
+    fn note_reached(
+        &self,
+        _stream: &str,
+        _mark: Mark,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Deletes the records above a sequence.
+    fn forget_reached(
+        &self,
+        _stream: &str,
+        _above: u64,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Whether the store can do its work.
+    fn check(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// A call that used the store was abandoned in the middle, at an unknown point.
+    fn given_up(&self) {}
+
+    /// Housekeeping, about once a minute: create and drop partitions, trim old rows.
+    fn tidy(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The failpoints of this service.
+    fn failpoints(&self) -> Arc<Failpoints>;
+}
+
+/// The outbox: the table of emitted messages. A published row has a mark, its sequence in the
+/// stream; a row without a mark is not published yet. Every method is safe to repeat and may
+/// run in any instance.
+pub trait Outbox {
+    /// Leases up to `most` messages without a mark whose lease is over, oldest first. The lease
+    /// goes by the store's clock, so that no other instance takes the same messages.
+    fn sweep(&self, most: usize) -> impl Future<Output = Result<Vec<Message>, Failure>> + Send;
+
+    /// Marks messages as published; a message that already has a mark keeps it. When this write
+    /// is lost, messages are only published again.
+    fn mark(&self, marks: &[Mark]) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Backs off a message that the broker refuses; the pause grows each time.
+    fn back_off(&self, id: Uuid) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Removes the marks of messages that are not in the stream; a mark that has changed since
+    /// it was read stays.
+    fn unmark(&self, lost: &[Mark]) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Removes the marks of the messages in a gap, so that they are published again; returns
+    /// their number.
+    fn publish_again(&self, gap: &Gap) -> impl Future<Output = Result<usize, Failure>> + Send;
+
+    /// Up to `most` marks above a sequence, ascending.
+    fn marks_above(
+        &self,
+        sequence: u64,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Mark>, Failure>> + Send;
+
+    /// Up to `most` marks at or below a sequence, descending.
+    fn marks_to(
+        &self,
+        sequence: u64,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Mark>, Failure>> + Send;
+
+    /// The position up to which outbox and stream were verified to agree; `None` at the very
+    /// beginning.
+    fn verified(&self) -> impl Future<Output = Result<Option<Mark>, Failure>> + Send;
+
+    /// Moves the verified position.
+    fn set_verified(&self, place: Option<Mark>)
+    -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The messages that wait to be published.
+    fn backlog(&self) -> impl Future<Output = Result<Backlog, Failure>> + Send;
+}
+
+/// The table of parked events.
+pub trait Parking {
+    /// Leases events to be retried, and counts the attempt before it is made. Rows in state
+    /// `dead` or `behind` hold their key while they are open: only the first of them can be
+    /// leased, and an early row only when none before it holds its key. A leased row cannot be
+    /// leased again until `lease` is over.
+    fn lease(
+        &self,
+        which: Which,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Vec<Parked>, Failure>> + Send;
+
+    /// Writes the outcome of an attempt that did not handle the event. When the event held its
+    /// key and is early now, the next one with that key comes due.
+    fn settle(
+        &self,
+        number: u64,
+        verdict: Verdict,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Discards a parked event on an operator's request; whether it was still open.
+    fn discard(
+        &self,
+        number: u64,
+        by: UserId,
+        why: &str,
+    ) -> impl Future<Output = Result<bool, Failure>> + Send;
+
+    /// Parked events, in the order of parking.
+    fn parked(&self, show: Show) -> impl Future<Output = Result<Vec<Parked>, Failure>> + Send;
+}
+
+/// Which parked events to lease.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Which {
+    /// Those that are due, at most so many.
+    Due(usize),
+    /// Those parked behind another event at the moment when it ended or became early, so that
+    /// nothing has made them due, at most so many.
+    Missed(usize),
+    /// The first of those that hold a key, due or not, because an operator asks for it.
+    First(String),
+    /// This one, if it has no key or is early: it does not hold a key, and waits behind no other.
+    Number(u64),
+}
+
+/// Which parked events to show.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Show {
+    /// All that are open; with `true` also those that have ended. The newest ones when there
+    /// are more than so many.
+    All(bool, usize),
+    /// All of a key, ended ones included.
+    Key(String),
+    /// The one with this number.
+    Number(u64),
+}
+
+/// The outcome of an attempt that did not handle the event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// It is retried after a pause. An attempt that the store prevented does not count.
+    Again {
+        /// The pause.
+        after: Duration,
+        /// Why.
+        cause: String,
+        /// Whether the attempt counts.
+        counts: bool,
+    },
+    /// It is a dead letter: an operator decides.
+    Dead {
+        /// Why.
+        cause: String,
+        /// The operator who asked for the retry.
+        by: Option<UserId>,
+    },
+}
+
+/// How a batch is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// As one unit of work; a panic or a refusal by the store fails the whole batch.
+    Together,
+    /// One message or command, event by event, so that a poison event parks only itself.
+    /// A unique violation is a lost race, and the whole message is decided again.
+    Alone,
+    /// The same, but a unique violation counts as poison, because it came again and again.
+    AloneFinal,
+    /// For a message that seems to kill the process: its events are parked without being run.
+    ParkUnrun,
+}
+
+/// The outcome of a batch.
+#[derive(Debug, Default)]
+pub struct Ran {
+    /// One for each message or command, in order.
+    pub outcomes: Vec<Outcome>,
+    /// The emitted messages, to be published now.
+    pub emitted: Vec<Message>,
+    /// Live messages, to be sent now that the batch is stored.
+    pub announced: Vec<Announcement>,
+    /// Events that were parked.
+    pub parked: Vec<Parked>,
+}
+
+/// The outcome of an attempt at a parked event.
+#[derive(Debug)]
+pub enum Retried {
+    /// The event is handled.
+    Done(Ran),
+    /// The row had already ended.
+    Gone,
+    /// What the event depends on is not here yet.
+    Early(String),
+    /// The event cannot be handled.
+    Failed(String),
+}
+
+/// A message's id, and its sequence in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The message.
+    pub id: Uuid,
+    /// Its sequence.
+    pub sequence: u64,
+}
+
+/// Messages that a stream has dropped before some consumer took them in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// Above this sequence …
+    pub above: u64,
+    /// … and below that one.
+    pub below: u64,
+    /// Subject prefixes of the missed messages.
+    pub subjects: Vec<String>,
+    /// Messages with an id below this one are not missed: they were emitted before the consumer
+    /// was created.
+    pub since: Uuid,
+}
+
+/// The emitted messages that are not published yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Number of events; a store may stop counting at some thousands.
+    pub events: u64,
+    /// When the oldest of them was emitted.
+    pub since: Option<Timestamp>,
+}

@@ -1,0 +1,121 @@
+//! The outbox in memory.
+
+use std::time::Duration;
+
+use events::Timestamp;
+use uuid::Uuid;
+
+use super::{
+    InMemory, Memory,
+    rows::{Row, later},
+};
+use crate::{
+    outbound::message::Message,
+    store::engine::{Backlog, Failure, Gap, Mark, Outbox},
+    store::postgres::{
+        outbox::{LEASE_SECS, PUT_OFF_SECS, PUT_OFF_SECS_MAX},
+        partitions::time_of,
+    },
+};
+
+impl<B: InMemory> Memory<B> {
+    async fn marks(&self, wanted: impl Fn(&Mark) -> bool) -> Vec<Mark> {
+        let kept = self.store.kept.lock().await;
+        let mut marks: Vec<Mark> =
+            kept.outbox.values().filter_map(Row::mark).filter(wanted).collect();
+        marks.sort_unstable_by_key(|mark| (mark.sequence, mark.id));
+        marks
+    }
+}
+
+impl<B: InMemory> Outbox for Memory<B> {
+    async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
+        let now = crate::clock::now();
+        let mut kept = self.store.kept.lock().await;
+        let is_due = |row: &&mut Row| row.sequence.is_none() && row.leased_until < now;
+        let due = kept.outbox.values_mut().filter(is_due).take(most);
+        Ok(due
+            .map(|row| {
+                row.leased_until = later(now, Duration::from_secs_f64(LEASE_SECS));
+                row.message.clone()
+            })
+            .collect())
+    }
+
+    async fn mark(&self, marks: &[Mark]) -> Result<(), Failure> {
+        let mut kept = self.store.kept.lock().await;
+        for mark in marks {
+            if let Some(row) = kept.outbox.get_mut(&mark.id) {
+                row.sequence = row.sequence.or(Some(mark.sequence));
+            }
+        }
+        Ok(())
+    }
+
+    async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
+        let now = crate::clock::now();
+        let mut kept = self.store.kept.lock().await;
+        if let Some(row) = kept.outbox.get_mut(&id).filter(|row| row.sequence.is_none()) {
+            let rest = PUT_OFF_SECS * f64::from(1 << row.refusals.min(10));
+            let rest = Duration::from_secs_f64(rest.min(PUT_OFF_SECS_MAX));
+            row.leased_until = later(now, rest);
+            row.refusals += 1;
+        }
+        Ok(())
+    }
+
+    async fn unmark(&self, lost: &[Mark]) -> Result<(), Failure> {
+        let now = crate::clock::now();
+        let mut kept = self.store.kept.lock().await;
+        for mark in lost {
+            if let Some(row) = kept.outbox.get_mut(&mark.id)
+                && row.sequence == Some(mark.sequence)
+            {
+                (row.sequence, row.leased_until) = (None, now);
+            }
+        }
+        Ok(())
+    }
+
+    async fn publish_again(&self, gap: &Gap) -> Result<usize, Failure> {
+        let now = crate::clock::now();
+        let mut kept = self.store.kept.lock().await;
+        let is_missed = |row: &&mut Row| {
+            let subject = &row.message.subject;
+            row.sequence.is_some_and(|at| gap.above < at && at < gap.below)
+                && row.message.id >= gap.since
+                && gap.subjects.iter().any(|prefix| subject.starts_with(prefix))
+        };
+        let missed = kept.outbox.values_mut().filter(is_missed);
+        Ok(missed.map(|row| (row.sequence, row.leased_until) = (None, now)).count())
+    }
+
+    async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
+        let mut marks = self.marks(|mark| mark.sequence > sequence).await;
+        marks.truncate(most);
+        Ok(marks)
+    }
+
+    async fn marks_to(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
+        let mut marks = self.marks(|mark| mark.sequence <= sequence).await;
+        marks.reverse();
+        marks.truncate(most);
+        Ok(marks)
+    }
+
+    async fn verified(&self) -> Result<Option<Mark>, Failure> {
+        Ok(self.store.kept.lock().await.verified)
+    }
+
+    async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure> {
+        self.store.kept.lock().await.verified = place;
+        Ok(())
+    }
+
+    async fn backlog(&self) -> Result<Backlog, Failure> {
+        let kept = self.store.kept.lock().await;
+        let waiting = || kept.outbox.values().filter(|row| row.sequence.is_none());
+        let since = waiting().next().and_then(|row| time_of(row.message.id)).map(Timestamp::from);
+        Ok(Backlog { events: waiting().map(|row| u64::from(row.message.events)).sum(), since })
+    }
+}

@@ -1,0 +1,132 @@
+//! The outbox in Valkey; its Lua side is `outbox.lua`.
+
+use std::time::Duration;
+
+use events::Timestamp;
+use uuid::Uuid;
+
+use super::{
+    LuaModule, NOTHING, Valkey,
+    call::{Parts, command},
+};
+use crate::{
+    outbound::message::Message,
+    store::engine::{Backlog, Failure, Gap, Mark, Outbox},
+};
+
+/// How long a published message is kept, in case the broker loses it: a day longer than its
+/// stream keeps it, for consumers that have not taken it in by then.
+pub(super) const KEEP: Duration = Duration::from_secs(8 * 86_400);
+/// Published messages kept at most.
+pub(super) const MESSAGES_MAX: usize = 500_000;
+/// Marks written by one call; Lua takes only so many arguments.
+const MARKS_MAX: usize = 1_000;
+/// The key of the position up to which outbox and stream agree.
+const VERIFIED: &str = "outbox:verified";
+
+impl<L: LuaModule> Valkey<L> {
+    /// Up to `most` messages without a mark, oldest first, leased or not: for tools that only
+    /// look.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn unpublished(&self, most: usize) -> Result<Vec<Message>, Failure> {
+        self.serve("unsent", most).await?.each(message)
+    }
+
+    async fn move_marks(&self, how: &'static str, marks: &[Mark]) -> Result<(), Failure> {
+        for marks in marks.chunks(MARKS_MAX) {
+            let words = |mark: &Mark| [mark.id.to_string(), mark.sequence.to_string()];
+            let words: Vec<String> = marks.iter().flat_map(words).collect();
+            self.serve(how, words).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn marks(&self, cmd: &redis::Cmd) -> Result<Vec<Mark>, Failure> {
+        let found: Vec<(String, f64)> = command(&self.connection, cmd).await?;
+        let mark = |(id, at): (String, f64)| Ok(Mark { id: id_of(&id)?, sequence: at as u64 });
+        found.into_iter().map(mark).collect()
+    }
+}
+
+impl<L: LuaModule> Outbox for Valkey<L> {
+    async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
+        self.serve("sweep", most).await?.each(message)
+    }
+
+    async fn mark(&self, marks: &[Mark]) -> Result<(), Failure> {
+        self.move_marks("mark", marks).await
+    }
+
+    async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
+        self.serve("put_off", id.to_string()).await.map(drop)
+    }
+
+    async fn unmark(&self, lost: &[Mark]) -> Result<(), Failure> {
+        self.move_marks("unmark", lost).await
+    }
+
+    async fn publish_again(&self, gap: &Gap) -> Result<usize, Failure> {
+        let (mut above, mut count) = (gap.above, 0);
+        loop {
+            let mut words = vec![above.to_string(), gap.below.to_string(), gap.since.to_string()];
+            words.extend(gap.subjects.iter().cloned());
+            let mut parts = self.serve("publish_again", words).await?;
+            let (cleared, last): (usize, String) = (parts.take()?, parts.take()?);
+            count += cleared;
+            match last.parse::<f64>() {
+                Ok(last) => above = last as u64,
+                Err(_) => return Ok(count),
+            }
+        }
+    }
+
+    async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
+        let mut range = redis::cmd("ZRANGEBYSCORE");
+        range.arg(self.key("outbox:marks")).arg(format!("({sequence}")).arg("+inf");
+        self.marks(range.arg("WITHSCORES").arg("LIMIT").arg(0).arg(most)).await
+    }
+
+    async fn marks_to(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
+        let mut range = redis::cmd("ZREVRANGEBYSCORE");
+        range.arg(self.key("outbox:marks")).arg(sequence).arg("-inf");
+        self.marks(range.arg("WITHSCORES").arg("LIMIT").arg(0).arg(most)).await
+    }
+
+    async fn verified(&self) -> Result<Option<Mark>, Failure> {
+        let place = self.load(VERIFIED).await?;
+        let Some((sequence, id)) = place.split_once(' ') else { return Ok(None) };
+        let sequence = sequence.parse().map_err(|_| Failure::Refused(place.clone()))?;
+        Ok(Some(Mark { id: id_of(id)?, sequence }))
+    }
+
+    async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure> {
+        let mut set = redis::cmd(if place.is_some() { "SET" } else { "DEL" });
+        set.arg(self.key(VERIFIED));
+        if let Some(Mark { id, sequence }) = place {
+            set.arg(format!("{sequence} {id}"));
+        }
+        command::<redis::Value>(&self.connection, &set).await.map(drop)
+    }
+
+    async fn backlog(&self) -> Result<Backlog, Failure> {
+        let mut parts = self.serve("backlog", NOTHING).await?;
+        let (events, since): (u64, String) = (parts.take()?, parts.take()?);
+        let micros = since.parse::<f64>().ok();
+        let since = micros.and_then(|at| Timestamp::from_unix_millis((at / 1_000.0) as i64));
+        Ok(Backlog { events, since })
+    }
+}
+
+/// A message as `outbox.lua` returns it.
+pub(super) fn message(mut row: Parts) -> Result<Message, Failure> {
+    let id = id_of(&row.take::<String>()?)?;
+    let (subject, events) = (row.take()?, row.take()?);
+    let body = row.take::<Vec<u8>>()?.into();
+    Ok(Message { id, subject, events, body })
+}
+
+fn id_of(text: &str) -> Result<Uuid, Failure> {
+    text.parse().map_err(|_| Failure::Refused(format!("`{text}` is not an id")))
+}

@@ -1,0 +1,223 @@
+//! A read model rebuilt next to the live one, and put in its place in one step.
+//!
+//! The state of a replayable module lies in a *generation*: its keys contain the generation's
+//! name. All traffic reads and writes the live one. A [`Replay`] builds another, the *shadow*,
+//! from stored events. From its first moment on, the shadow takes in whatever the live
+//! generation takes in, in the same step, so nothing that happens meanwhile is missing; each has
+//! an inbox of its own, so nothing counts twice. When the shadow has come to the end of the
+//! streams it becomes the live one between two calls, so a reader never sees half of it.
+//!
+//! There is at most one shadow. Its builder holds it by a lease that each step renews; a builder
+//! that was killed loses it, and [`Valkey::sweep_generations`] removes what it left.
+
+use events::{EventId, Timestamp};
+use redis::Value;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::{
+    Ended, FunctionCall, LuaModule, Valkey,
+    batch::{Case, Item, Way, gone},
+    call::{Parts, command},
+};
+use crate::store::engine::Failure;
+
+/// Keys scanned by one step of a sweep.
+const SWEEP_KEYS: usize = 1_000;
+/// Parts in which generations are compared, by the last two hex digits of the entities' ids, so
+/// that no call takes long.
+const PARTS: u16 = 256;
+
+/// A stored event as a shadow takes it in.
+pub struct ReplayedEvent {
+    /// The id it was emitted with: its id in the inbox.
+    pub event_id: EventId,
+    /// The function call that handles it; see [`Valkey::replaying`].
+    pub call: FunctionCall,
+}
+
+/// What became of stored events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fed {
+    /// Taken in.
+    pub taken: u64,
+    /// Repeats: live traffic had brought them already.
+    pub repeats: u64,
+    /// Refused, as live traffic would have been.
+    pub left_out: u64,
+}
+
+impl Fed {
+    /// The sum of both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            taken: self.taken + other.taken,
+            repeats: self.repeats + other.repeats,
+            left_out: self.left_out + other.left_out,
+        }
+    }
+}
+
+/// Lines of the digest in which two generations differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Lines that only the live generation has.
+    pub only_live: Vec<String>,
+    /// Lines that only the shadow has.
+    pub only_shadow: Vec<String>,
+}
+
+impl Difference {
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        self.only_live.is_empty() && self.only_shadow.is_empty()
+    }
+}
+
+/// A shadow that is being built. When dropped, its lease runs out by itself.
+pub struct Replay<L: LuaModule> {
+    valkey: Valkey<L>,
+    generation: String,
+}
+
+impl<L: LuaModule> Valkey<L> {
+    /// Begins a shadow, next to the live generation or as the first one; `None` when another one
+    /// is being built.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn begin_replay(&self) -> Result<Option<Replay<L>>, Failure> {
+        assert!(L::IS_REPLAYABLE, "{} cannot be replayed", L::NAME);
+        // The random half of an id: a name that is never used again.
+        let generation = Uuid::now_v7().simple().to_string()[16..].to_owned();
+        let mut begun = self.serve("begin_shadow", &generation).await?;
+        let replay = Replay { valkey: self.clone(), generation };
+        Ok((begun.take::<u8>()? == 1).then_some(replay))
+    }
+
+    /// Removes, in small steps, what is left of generations that are neither live nor being
+    /// built. Other instances may do so at the same time.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn sweep_generations(&self) -> Result<(), Failure> {
+        let root = &self.names.root;
+        let connection = &self.connection;
+        let mut begun = redis::cmd("SMEMBERS");
+        begun.arg(format!("{root}:generations"));
+        let begun: Vec<String> = command(connection, &begun).await?;
+        // Read after that, and both at once: a generation that is neither will never be either.
+        let mut wanted = redis::cmd("MGET");
+        wanted.arg(format!("{root}:whole")).arg(format!("{root}:shadow"));
+        let wanted: Vec<Option<String>> = command(connection, &wanted).await?;
+        for generation in begun {
+            if wanted.iter().flatten().any(|wanted| *wanted == generation) {
+                continue;
+            }
+            self.sweep_one(&generation).await?;
+            let mut forget = redis::cmd("SREM");
+            forget.arg(format!("{root}:generations")).arg(generation);
+            command::<Value>(connection, &forget).await?;
+        }
+        Ok(())
+    }
+
+    async fn sweep_one(&self, generation: &str) -> Result<(), Failure> {
+        let connection = &self.connection;
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(format!("{}:g{generation}:*", self.names.root));
+            scan.arg("COUNT").arg(SWEEP_KEYS);
+            let (next, keys): (String, Vec<Vec<u8>>) = command(connection, &scan).await?;
+            if !keys.is_empty() {
+                let mut unlink = redis::cmd("UNLINK");
+                unlink.arg(keys);
+                command::<Value>(connection, &unlink).await?;
+            }
+            if next == "0" {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+}
+
+impl<L: LuaModule> Replay<L> {
+    /// Takes stored events into the shadow, one after the other, in one round trip.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, or this builder has lost the shadow.
+    pub async fn feed(&self, events: &[ReplayedEvent], now: Timestamp) -> Result<Fed, Failure> {
+        let case =
+            |event: &ReplayedEvent| Case::of(Item::stored(event.call.clone(), event.event_id));
+        let cases: Vec<_> = events.iter().map(case).collect();
+        self.feed_cases(&cases, now).await
+    }
+
+    async fn feed_cases(&self, cases: &[Case<'_>], now: Timestamp) -> Result<Fed, Failure> {
+        let mut fed = Fed::default();
+        for ended in self.valkey.call(Way::Feed(&self.generation), cases, now).await?.ended {
+            match ended {
+                Ended::Done(_) => fed.taken += 1,
+                Ended::Repeat => fed.repeats += 1,
+                ended => {
+                    fed.left_out += 1;
+                    if let Some(cause) = ended.failure() {
+                        warn!(service = L::NAME, cause, "an event fails; going on without it");
+                    }
+                }
+            }
+        }
+        Ok(fed)
+    }
+
+    /// Takes owners' statements into the shadow, one after the other.
+    ///
+    /// # Errors
+    /// As [`Replay::feed`].
+    pub async fn state(&self, calls: &[FunctionCall], now: Timestamp) -> Result<Fed, Failure> {
+        let cases: Vec<_> = calls.iter().map(|call| Case::of(Item::quiet(call.clone()))).collect();
+        self.feed_cases(&cases, now).await
+    }
+
+    /// The difference between the shadow and the live generation, as at `now`. What the live one
+    /// has not consumed yet is a difference too.
+    ///
+    /// # Errors
+    /// As [`Replay::feed`]; also when there is no live generation.
+    pub async fn compare(&self, now: Timestamp) -> Result<Difference, Failure> {
+        let mut difference = Difference::default();
+        for part in (0..PARTS).map(|part| format!("{part:02x}")) {
+            let args = vec![self.generation.clone(), part];
+            let mut lines = self.held("compare_shadow", args, now).await?;
+            difference.only_live.extend(lines.take::<Vec<String>>()?);
+            difference.only_shadow.extend(lines.take::<Vec<String>>()?);
+        }
+        Ok(difference)
+    }
+
+    /// Makes the shadow the live generation: the next call of any instance uses it.
+    ///
+    /// # Errors
+    /// As [`Replay::feed`]; then the live generation stays as it was.
+    pub async fn swap(self) -> Result<(), Failure> {
+        let mut swapped = self.valkey.serve("swap_in_shadow", &self.generation).await?;
+        if swapped.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
+    }
+
+    /// Gives the shadow up; the live generation stays as it was.
+    ///
+    /// # Errors
+    /// When the store cannot be reached; then the shadow's lease runs out.
+    pub async fn give_up(self) -> Result<(), Failure> {
+        self.valkey.serve("give_up_shadow", &self.generation).await.map(drop)
+    }
+
+    /// Calls a function of the mesh as the shadow's builder; returns what follows `held` in the
+    /// answer.
+    async fn held(&self, name: &str, args: Vec<String>, now: Timestamp) -> Result<Parts, Failure> {
+        let mut parts = self.valkey.serve_at(name, args, now).await?;
+        if parts.take::<String>()? == "held" { Ok(parts) } else { Err(gone()) }
+    }
+}

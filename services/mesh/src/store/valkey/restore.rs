@@ -1,0 +1,70 @@
+//! A store that is rebuilt in place: it answers no call before it is complete.
+//!
+//! At most one instance rebuilds. It holds a lease that each step renews; an instance that was
+//! killed, or paused for longer than the lease, has lost it.
+
+use events::Timestamp;
+use uuid::Uuid;
+
+use super::{FunctionCall, LuaModule, NOTHING, Valkey, batch::Way, batch::gone};
+use crate::store::engine::Failure;
+
+/// The lease to rebuild a store. When dropped, it runs out by itself.
+pub struct Restoring<L: LuaModule> {
+    valkey: Valkey<L>,
+    token: String,
+}
+
+impl<L: LuaModule> Valkey<L> {
+    /// Begins to rebuild a store that is not complete; `None` when it is complete, or when another
+    /// instance is rebuilding it.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn begin_restoring(&self) -> Result<Option<Restoring<L>>, Failure> {
+        assert!(!L::IS_REPLAYABLE, "{} becomes whole by a replay", L::NAME);
+        let token = Uuid::now_v7().simple().to_string();
+        let mut begun = self.serve("begin_restoring", &token).await?;
+        let restoring = Restoring { valkey: self.clone(), token };
+        Ok((begun.take::<u8>()? == 1).then_some(restoring))
+    }
+
+    /// Marks the store as incomplete: from now on it answers no call until it is rebuilt.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn unseal(&self) -> Result<(), Failure> {
+        assert!(!L::IS_REPLAYABLE, "{} is rebuilt next to the live one", L::NAME);
+        self.serve("unseal", NOTHING).await.map(drop)
+    }
+}
+
+impl<L: LuaModule> Restoring<L> {
+    /// Runs function calls of the rebuild, in order.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, the lease is lost, or a function fails.
+    pub async fn perform(&self, calls: &[FunctionCall], now: Timestamp) -> Result<(), Failure> {
+        if calls.is_empty() {
+            return Ok(());
+        }
+        self.valkey.perform_as(Way::Restoring(&self.token), calls, now).await
+    }
+
+    /// Declares the store complete.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, or the lease is lost.
+    pub async fn seal(self) -> Result<(), Failure> {
+        let mut sealed = self.valkey.serve("swap_in_shadow", &self.token).await?;
+        if sealed.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
+    }
+
+    /// Gives the lease up, so that another instance may begin at once.
+    ///
+    /// # Errors
+    /// When the store cannot be reached; then the lease runs out.
+    pub async fn give_up(self) -> Result<(), Failure> {
+        self.valkey.serve("give_up_shadow", &self.token).await.map(drop)
+    }
+}
