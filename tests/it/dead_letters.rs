@@ -1,7 +1,7 @@
 //! Dead letters: an event that can never be handled is kept with its cause, and all other events
 //! are handled.
 
-pub mod desk;
+pub mod client;
 mod left_open;
 pub mod lines;
 mod lists;
@@ -24,7 +24,7 @@ use crate::{
     broker::{Broker, header},
     rest::Stores,
 };
-use desk::{DeadLetterClient, event_of};
+use client::{DeadLetterClient, event_of};
 
 /// The events of one message, of which none can be handled.
 const BATCH_EVENTS: usize = 40;

@@ -217,8 +217,8 @@ impl Mesh {
 
     /// The receipt of a schedule, from the databases, once nothing is in flight any more.
     pub async fn receipt(&self, schedule: ScheduleId) -> Receipt {
-        let books = Databases::open(&self.env.config).await.expect("databases");
-        books.receipt_at_rest(&[schedule.0], SOON).await.expect("a receipt")
+        let databases = Databases::open(&self.env.config).await.expect("databases");
+        databases.receipt_at_rest(&[schedule.0], SOON).await.expect("a receipt")
     }
 
     /// Like [`Mesh::receipt`], and every invariant must hold.

@@ -266,3 +266,61 @@ fn names_of_variables_are_found_with_their_varying_parts() {
     let known = ["ONSALE_A", "ONSALE_C"].map(str::to_owned).into();
     assert_eq!(unknown(&names, &known), ["ONSALE_B"]);
 }
+
+/// Words that the code and the documents had for things that have a usual name.
+const OLD_WORDS: [&str; 15] = [
+    "fact",
+    "facts",
+    "tell",
+    "tells",
+    "told",
+    "hear",
+    "hears",
+    "heard",
+    "deed",
+    "deeds",
+    "asker",
+    "whoever",
+    "courteous",
+    "courtesy",
+    "unhurried",
+];
+/// Names that stay as they are: members of JSON, tables and their columns, an attribute of spans.
+const KEPT_NAMES: [&str; 15] = [
+    "\"fact\"",
+    "\"facts\"",
+    "facts (",
+    "from facts",
+    "deliveries, fact,",
+    "truncate facts",
+    "stream, facts,",
+    "set facts",
+    "e.facts",
+    "'facts'",
+    "`facts`",
+    "/facts",
+    "onsale.fact",
+    "exported.facts",
+    "excluded.facts",
+];
+
+#[test]
+fn old_words_are_gone() {
+    let here = Path::new("tests/it/architecture/documents.rs");
+    let is_text = |path: &PathBuf| {
+        path.extension().is_some_and(|ending| ["rs", "md", "lua"].iter().any(|of| ending == *of))
+    };
+    let mut found = Vec::new();
+    for file in project::tree("").into_iter().filter(is_text).filter(|path| path != here) {
+        for (at, line) in project::read(&file).lines().enumerate() {
+            let mut line = line.to_lowercase();
+            KEPT_NAMES.iter().for_each(|name| line = line.replace(name, " "));
+            let is_word = |char: char| char.is_alphanumeric() || char == '_';
+            let mut words = line.split(|char| !is_word(char));
+            if let Some(word) = words.find(|word| OLD_WORDS.contains(word)) {
+                found.push(format!("{}:{}: {word}", file.display(), at + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "old words: {found:#?}");
+}

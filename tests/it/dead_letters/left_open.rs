@@ -10,7 +10,7 @@ use onsale::dead_letters::Command;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::desk::{DeadLetterClient, Due, emit, emit_all, event_of};
+use super::client::{DeadLetterClient, Due, emit, emit_all, event_of};
 use crate::rest::Stores;
 
 #[test]

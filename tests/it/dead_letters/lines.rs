@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    desk::{DeadLetterClient, Due, emit, emit_all, event_of},
+    client::{DeadLetterClient, Due, emit, emit_all, event_of},
     requested,
 };
 use crate::rest::Stores;

@@ -18,7 +18,7 @@ use harness::{
 use serde_json::json;
 
 use super::{
-    desk::{DeadLetterClient, Due, emit, emit_all},
+    client::{DeadLetterClient, Due, emit, emit_all},
     lines::{balance_becomes, payment},
 };
 use crate::rest::Stores;

@@ -9,7 +9,7 @@ use mesh::failpoint::Failpoint;
 use onsale::fleet::{Fleet, ServiceConfigs};
 
 use super::{
-    desk::{DeadLetterClient, emit},
+    client::{DeadLetterClient, emit},
     lines::{balance_becomes, payment, poison},
 };
 

@@ -199,8 +199,8 @@ impl Scene<'_> {
 
 /// The receipt of all these schedules together must be clean.
 pub async fn receipt_is_clean(mesh: &Mesh, schedules: &[ScheduleId]) {
-    let books = Databases::open(&mesh.env.config).await.expect("databases");
+    let databases = Databases::open(&mesh.env.config).await.expect("databases");
     let ids: Vec<uuid::Uuid> = schedules.iter().map(|schedule| schedule.0).collect();
-    let receipt = books.receipt_at_rest(&ids, SOON).await.expect("a receipt");
+    let receipt = databases.receipt_at_rest(&ids, SOON).await.expect("a receipt");
     assert!(receipt.broken().is_empty(), "{:?}\n{receipt:?}", receipt.broken());
 }

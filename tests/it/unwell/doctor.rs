@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::Broker,
-    dead_letters::{desk::emit, lines::poison},
+    dead_letters::{client::emit, lines::poison},
 };
 
 /// Waits until doctor reports lines that begin with the first text and contain the second.

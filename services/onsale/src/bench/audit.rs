@@ -233,7 +233,7 @@ struct Silent;
 #[derive(Debug, Serialize, Deserialize)]
 struct Emit {}
 
-events::commands! { Emit = "bench.tell", 200 => (); }
+events::commands! { Emit = "bench.emit", 200 => (); }
 
 impl mesh::UnitOfWork for Silent {
     type Keys = ();
