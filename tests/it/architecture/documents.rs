@@ -143,7 +143,7 @@ fn links_and_headings_are_found_outside_code() {
 /// as `{…}`, `<…>` or `${…}`, become [`ANY`].
 fn variables(text: &str) -> BTreeSet<String> {
     let begins = |prefix: &&str| text.match_indices(*prefix).map(|(at, _)| at).collect::<Vec<_>>();
-    let starts = PREFIXES.iter().flat_map(|prefix| begins(&prefix));
+    let starts = PREFIXES.iter().flat_map(begins);
     let is_start = |at: &usize| {
         let before = text[..*at].chars().next_back();
         !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
