@@ -24,8 +24,7 @@
 //! | `trace`, `health`, `failpoint`, `clock` | spans, readiness, injected failures, time and ids |
 //! | `throttle`, `deadline`, `tls` | listeners yield to busy services; a time limit for every wait; TLS for HTTP clients |
 //!
-//! A room depends on those below it and never the other way round; no file depends on one that
-//! depends on it.
+//! No file depends on one that depends on it; a test checks that.
 //!
 //! **Architecture invariant:** nothing but this crate speaks to NATS. A service cannot
 //! publish; it can only emit inside its transaction.
