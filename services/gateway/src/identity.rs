@@ -146,20 +146,37 @@ pub(crate) async fn can_resume(
     made_at: Option<Timestamp>,
 ) -> Result<bool, Problem> {
     let sequence = place.sequence();
-    let there = match sequence {
-        0 => None,
-        _ => ids(client, service, sequence, sequence).await?.first().copied(),
+    let mut there = message_at(client, service, sequence).await?;
+    let is_same = |there: Option<Uuid>, made_at| {
+        there.is_some_and(|id| Place::mark_of(id, made_at) == place.mark)
     };
-    let is_same = |made_at| there.is_some_and(|(_, id)| Place::mark_of(id, made_at) == place.mark);
-    if made_at.is_some_and(is_same) {
+    if made_at.is_some_and(|made_at| is_same(there, made_at)) {
         return Ok(true);
     }
     let extent = client.extent(service).await?;
+    let must_be_there = sequence > 0 && (extent.first..=extent.last).contains(&sequence);
+    if there.is_none() && must_be_there {
+        // A stream that was recreated may have grown past the place between the two looks.
+        there = message_at(client, service, sequence).await?;
+    }
     Ok(match there {
-        Some(_) => is_same(extent.made_at),
+        Some(_) => is_same(there, extent.made_at),
+        None if must_be_there => false,
         // The stream has lost nothing between the place and its first message.
         None => sequence <= extent.last && sequence + 1 >= extent.first,
     })
+}
+
+/// The id of the message at a sequence.
+async fn message_at(
+    client: &MeshClient,
+    service: &str,
+    sequence: u64,
+) -> Result<Option<Uuid>, Problem> {
+    if sequence == 0 {
+        return Ok(None);
+    }
+    Ok(ids(client, service, sequence, sequence).await?.first().map(|(_, id)| *id))
 }
 
 /// The ids of the messages from one sequence to another.
