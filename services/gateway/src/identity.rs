@@ -146,24 +146,22 @@ pub(crate) async fn can_resume(
     made_at: Option<Timestamp>,
 ) -> Result<bool, Problem> {
     let sequence = place.sequence();
-    let mut there = message_at(client, service, sequence).await?;
     let is_same = |there: Option<Uuid>, made_at| {
         there.is_some_and(|id| Place::mark_of(id, made_at) == place.mark)
     };
-    if made_at.is_some_and(|made_at| is_same(there, made_at)) {
+    if let Some(made_at) = made_at
+        && is_same(message_at(client, service, sequence).await?, made_at)
+    {
         return Ok(true);
     }
+    // The extent is read first. A recreated stream grows while it is published again: in the
+    // other order a message that came between the two looks would count as aged out.
     let extent = client.extent(service).await?;
-    let must_be_there = sequence > 0 && (extent.first..=extent.last).contains(&sequence);
-    if there.is_none() && must_be_there {
-        // A stream that was recreated may have grown past the place between the two looks.
-        there = message_at(client, service, sequence).await?;
-    }
+    let there = message_at(client, service, sequence).await?;
     Ok(match there {
         Some(_) => is_same(there, extent.made_at),
-        None if must_be_there => false,
         // The stream has lost nothing between the place and its first message.
-        None => sequence <= extent.last && sequence + 1 >= extent.first,
+        None => sequence + 1 == extent.first.max(1),
     })
 }
 
