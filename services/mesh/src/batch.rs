@@ -6,10 +6,10 @@
 //! | `run` | one batch in one transaction: claim, load, decide, save, close, commit |
 //! | `work` | what a batch is made of: messages with their events, and commands |
 //! | `outcome` | how each of them ends |
-//! | `handler` | a decoded event or command with its handler |
+//! | `unit`, `handler` | what differs from service to service: the unit of work and its handlers |
 //! | `inbox`, `answers` | messages taken in before, and answers under idempotency keys |
 //! | `parking` | events that cannot be handled now |
-//! | `transaction`, `closing` | what a batch needs of a store with a unit of work |
+//! | `transaction`, `closing` | what a batch needs of a store |
 
 pub(crate) mod answers;
 pub(crate) mod closing;
@@ -19,5 +19,6 @@ pub(crate) mod outcome;
 mod parking;
 pub(crate) mod run;
 pub(crate) mod transaction;
+pub(crate) mod unit;
 pub(crate) mod work;
 pub(crate) mod worker;

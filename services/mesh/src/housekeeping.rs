@@ -21,13 +21,13 @@ const CHECK_AT_LAST: Duration = Duration::from_secs(5);
 const BROKER_EVERY: Duration = Duration::from_secs(2);
 
 /// The housekeeping task of one service.
-pub(crate) struct Housekeeping<E> {
-    pub(crate) engine: Arc<E>,
+pub(crate) struct Housekeeping {
+    pub(crate) engine: Arc<dyn Engine>,
     pub(crate) link: Link,
     pub(crate) health: Health,
 }
 
-impl<E: Engine> Housekeeping<E> {
+impl Housekeeping {
     /// Checks the store, so that the service resumes when it is back, and tidies it at intervals.
     pub(crate) async fn keep_store(&self) {
         self.check_store().await;
@@ -41,7 +41,7 @@ impl<E: Engine> Housekeeping<E> {
             }
             if Instant::now() >= tidy_at {
                 tidy_at = Instant::now() + TIDY_EVERY;
-                if let Err(error) = self.engine.tidy().await {
+                if let Err(error) = self.engine.store().tidy().await {
                     warn!(service = self.link.service(), %error, "housekeeping failed");
                 }
             }
@@ -49,7 +49,7 @@ impl<E: Engine> Housekeeping<E> {
     }
 
     async fn check_store(&self) {
-        match self.engine.check().await {
+        match self.engine.store().check().await {
             Ok(()) => {
                 if self.health.store_answers() {
                     info!(service = self.link.service(), "the store can be used again");

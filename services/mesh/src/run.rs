@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    Allow, Link, Meta, QueryContext, Service, Wiring,
+    Allow, Link, Meta, Service, Wiring,
     batch::worker::Worker,
     failpoint::Failpoints,
     health::Health,
@@ -27,7 +27,7 @@ use crate::{
     nats::link::stream_of,
     outbound::publisher::{HandOff, Handed, Publisher, missed},
     parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
-    service::{EndpointSpec, Followed, How, Pace},
+    service::{EndpointSpec, Followed, How, Pace, Tables, query_context::Queried},
     store::engine::{Engine, Failure},
     supervise::Tasks,
 };
@@ -112,14 +112,18 @@ impl Running {
     }
 }
 
-/// Starts `service` on its store and its connection.
+/// Starts `service` on its engine and its connection.
 pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Running {
+    start_tables(service.tables, engine, link)
+}
+
+fn start_tables(service: Tables, engine: Arc<dyn Engine>, link: Link) -> Running {
     let (intake, taken) = Intake::new();
     let running = Running {
         wiring: service.wiring(),
         link: link.clone(),
         health: Health::default(),
-        failpoints: engine.failpoints(),
+        failpoints: engine.store().failpoints(),
         intake_stop: CancellationToken::new(),
         publisher_stop: CancellationToken::new(),
         inward: Tasks::default(),
@@ -135,13 +139,13 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
     let only_listens = service.only_listens();
     let mut asked = service.asked;
     if !service.consumed.is_empty() {
-        let consumed: Arc<Table<E>> = Arc::new(service.consumed.into_iter().collect());
+        let consumed: Arc<Table> = Arc::new(service.consumed.into_iter().collect());
         start_consumers(&running, &consumed, service.haste, &intake);
         start_agreement(&running, &engine, &consumed, reached);
         asked.extend(start_retrier(&running, &engine, consumed, hand_off, parked, only_listens));
     }
     let asked = Arc::new(asked);
-    let ctx = query_context(&running, &asked, &engine, &intake);
+    let ctx = queried(&running, &asked, &engine, &intake);
     start_endpoints(&running, asked, ctx.clone(), &intake);
     if let Some(followed) = service.followed {
         start_follower(&running, followed, ctx);
@@ -166,10 +170,10 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
     running
 }
 
-fn start_workers<E: Engine>(
+fn start_workers(
     running: &Running,
-    engine: &Arc<E>,
-    (intake, taken): (&Intake<E::Handler>, UnboundedReceiver<Taken<E::Handler>>),
+    engine: &Arc<dyn Engine>,
+    (intake, taken): (&Intake, UnboundedReceiver<Taken>),
     hand_off: &HandOff,
     parked: &Arc<Notify>,
     reached: &Reached,
@@ -188,7 +192,7 @@ fn start_workers<E: Engine>(
             parked: parked.clone(),
             reached: reached.clone(),
             health: running.health.clone(),
-            failpoints: engine.failpoints(),
+            failpoints: engine.store().failpoints(),
             stop: running.intake_stop.clone(),
         });
         let stop = running.intake_stop.clone();
@@ -199,13 +203,13 @@ fn start_workers<E: Engine>(
     }
 }
 
-fn start_publisher<E: Engine>(running: &Running, engine: &Arc<E>, handed: Handed) {
+fn start_publisher(running: &Running, engine: &Arc<dyn Engine>, handed: Handed) {
     let publisher = Arc::new(Publisher {
         engine: engine.clone(),
         link: running.link.clone(),
         handed: Arc::new(Mutex::new(handed)),
         health: running.health.clone(),
-        failpoints: engine.failpoints(),
+        failpoints: engine.store().failpoints(),
     });
     let stop = running.publisher_stop.clone();
     running.outward.keep(running.name(), "publisher", stop.clone(), move || {
@@ -227,10 +231,10 @@ fn start_publisher<E: Engine>(running: &Running, engine: &Arc<E>, handed: Handed
 }
 
 /// Records how far each stream was consumed, and checks that it is still the same stream.
-fn start_agreement<E: Engine>(
+fn start_agreement(
     running: &Running,
-    engine: &Arc<E>,
-    consumed: &Arc<Table<E>>,
+    engine: &Arc<dyn Engine>,
+    consumed: &Arc<Table>,
     reached: Reached,
 ) {
     let agreement = Arc::new(Agreement {
@@ -248,17 +252,12 @@ fn start_agreement<E: Engine>(
 }
 
 /// The streams of the events that are consumed.
-fn streams_of<E: Engine>(consumed: &Table<E>) -> BTreeSet<String> {
+fn streams_of(consumed: &Table) -> BTreeSet<String> {
     consumed.keys().map(|event| stream_of(events::producer_of(event))).collect()
 }
 
 /// One durable consumer for each stream that has an event the service consumes.
-fn start_consumers<E: Engine>(
-    running: &Running,
-    consumed: &Arc<Table<E>>,
-    haste: Pace,
-    intake: &Intake<E::Handler>,
-) {
+fn start_consumers(running: &Running, consumed: &Arc<Table>, haste: Pace, intake: &Intake) {
     for stream in streams_of(consumed) {
         let consumer = Arc::new(Consumer {
             link: running.link.clone(),
@@ -278,14 +277,14 @@ fn start_consumers<E: Engine>(
 
 /// Starts the retrier of parked events. Returns the dead-letter endpoints for operators, which
 /// every service that consumes events has.
-fn start_retrier<E: Engine>(
+fn start_retrier(
     running: &Running,
-    engine: &Arc<E>,
-    consumed: Arc<Table<E>>,
+    engine: &Arc<dyn Engine>,
+    consumed: Arc<Table>,
     hand_off: HandOff,
     parked: Arc<Notify>,
     only_listens: bool,
-) -> Vec<(&'static str, EndpointSpec<E>)> {
+) -> Vec<(&'static str, EndpointSpec)> {
     let retrier = Arc::new(Retrier {
         engine: engine.clone(),
         link: running.link.clone(),
@@ -323,27 +322,22 @@ fn start_retrier<E: Engine>(
 }
 
 /// The endpoints of a service by name.
-type EndpointTable<E> = BTreeMap<&'static str, EndpointSpec<E>>;
+type EndpointTable = BTreeMap<&'static str, EndpointSpec>;
 
-fn query_context<E: Engine>(
+fn queried(
     running: &Running,
-    asked: &Arc<EndpointTable<E>>,
-    engine: &Arc<E>,
-    intake: &Intake<E::Handler>,
-) -> QueryContext<E> {
+    asked: &Arc<EndpointTable>,
+    engine: &Arc<dyn Engine>,
+    intake: &Intake,
+) -> Queried {
     let table = asked.clone();
     let emits = Arc::new(move |endpoint: &'static str| {
         table.get(endpoint).map_or(&[][..], |asked| asked.emits)
     });
-    QueryContext {
-        engine: engine.clone(),
-        intake: intake.clone(),
-        link: running.link.clone(),
-        emits,
-    }
+    Queried { engine: engine.clone(), intake: intake.clone(), link: running.link.clone(), emits }
 }
 
-fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, ctx: QueryContext<E>) {
+fn start_follower(running: &Running, followed: Followed, ctx: Queried) {
     let follower = Arc::new(Follower {
         link: running.link.clone(),
         ctx,
@@ -357,12 +351,7 @@ fn start_follower<E: Engine>(running: &Running, followed: Followed<E>, ctx: Quer
     });
 }
 
-fn start_endpoints<E: Engine>(
-    running: &Running,
-    asked: Arc<EndpointTable<E>>,
-    ctx: QueryContext<E>,
-    intake: &Intake<E::Handler>,
-) {
+fn start_endpoints(running: &Running, asked: Arc<EndpointTable>, ctx: Queried, intake: &Intake) {
     let endpoints = Arc::new(Endpoints {
         link: running.link.clone(),
         asked,
@@ -379,7 +368,7 @@ fn start_endpoints<E: Engine>(
 }
 
 /// Starts the checks of the store and the broker.
-fn start_housekeeping<E: Engine>(running: &Running, engine: &Arc<E>) {
+fn start_housekeeping(running: &Running, engine: &Arc<dyn Engine>) {
     let house = Arc::new(Housekeeping {
         engine: engine.clone(),
         link: running.link.clone(),

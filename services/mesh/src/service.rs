@@ -7,14 +7,20 @@ pub mod page;
 pub(crate) mod query_context;
 pub(crate) mod unit_of_work;
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, future::Future, marker::PhantomData, pin::Pin, sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use events::{Command, Event, Problem, Timestamp};
 
 use crate::{
-    Allow, Idempotency, QueryContext, Read, batch::work::Meta, inbound::input::parse,
-    inbound::repeat::Key, store::engine::Engine, store::engine::Failure,
+    Allow, Idempotency, QueryContext, Read,
+    batch::work::{Handler, Meta},
+    inbound::input::parse,
+    inbound::repeat::Key,
+    service::query_context::Queried,
+    store::engine::{Engine, Failure},
 };
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -24,11 +30,18 @@ pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Each entry declares the events that may follow from it. Proofs and diagrams are made
 /// from these declarations, and a handler that emits any other event fails.
 pub struct Service<E: Engine> {
+    pub(crate) tables: Tables,
+    /// The engine that its handlers and queries are written for.
+    engine: PhantomData<fn() -> E>,
+}
+
+/// What a service has declared, for the runtime: the same type for every service.
+pub(crate) struct Tables {
     pub(crate) name: &'static str,
-    pub(crate) consumed: BTreeMap<&'static str, Consumed<E>>,
-    pub(crate) asked: BTreeMap<&'static str, EndpointSpec<E>>,
-    pub(crate) timers: Vec<Timer<E>>,
-    pub(crate) followed: Option<Followed<E>>,
+    pub(crate) consumed: BTreeMap<&'static str, Consumed>,
+    pub(crate) asked: BTreeMap<&'static str, EndpointSpec>,
+    pub(crate) timers: Vec<Timer>,
+    pub(crate) followed: Option<Followed>,
     pub(crate) haste: Pace,
 }
 
@@ -46,44 +59,44 @@ pub(crate) enum Pace {
 }
 
 /// How one event is consumed.
-pub(crate) struct Consumed<E: Engine> {
+pub(crate) struct Consumed {
     pub(crate) event: &'static str,
     pub(crate) version: u32,
     /// The field that holds its order key.
     pub(crate) key: &'static str,
     pub(crate) emits: &'static [&'static str],
-    pub(crate) decode: fn(&[u8]) -> Result<E::Handler, String>,
+    pub(crate) decode: fn(&[u8]) -> Result<Handler, String>,
 }
 
 /// How one endpoint is answered.
-pub(crate) struct EndpointSpec<E: Engine> {
+pub(crate) struct EndpointSpec {
     pub(crate) endpoint: &'static str,
     pub(crate) allow: Allow,
     pub(crate) status: u16,
     pub(crate) emits: &'static [&'static str],
-    pub(crate) how: How<E>,
+    pub(crate) how: How,
 }
 
 /// Where an endpoint is answered.
-pub(crate) enum How<E: Engine> {
+pub(crate) enum How {
     /// In a batch, on the unit of work.
-    Decided(DecodeFn<E>),
+    Decided(DecodeFn),
     /// Outside any batch, at once, by a function of its own.
-    Read(Arc<ReadFn<E>>),
+    Read(Arc<ReadFn>),
 }
 
 /// A decoded command with its handler, and its idempotency key.
-pub(crate) struct DecodedCommand<H> {
-    pub(crate) handler: H,
+pub(crate) struct DecodedCommand {
+    pub(crate) handler: Handler,
     pub(crate) idempotency: Option<Idempotency>,
 }
 
-impl<H> DecodedCommand<H> {
+impl DecodedCommand {
     /// Decodes a command's body; `handler` makes its handler.
     pub(crate) fn read<C: Command>(
         body: &[u8],
         key: Option<&Key>,
-        handler: fn(C) -> H,
+        handler: fn(C) -> Handler,
     ) -> Result<Self, Problem> {
         let command: C = parse(body)?;
         let idempotency = key.map(|key| key.of(&command));
@@ -91,38 +104,35 @@ impl<H> DecodedCommand<H> {
     }
 }
 
-pub(crate) type DecodeFn<E> =
-    fn(&[u8], Option<&Key>) -> Result<DecodedCommand<<E as Engine>::Handler>, Problem>;
+pub(crate) type DecodeFn = fn(&[u8], Option<&Key>) -> Result<DecodedCommand, Problem>;
 
 /// The reply as JSON, or a problem.
 type Answer = BoxFuture<Result<Bytes, Problem>>;
 
-pub(crate) type ReadFn<E> =
-    dyn Fn(QueryContext<E>, Bytes, Option<Key>, Meta) -> Answer + Send + Sync;
+pub(crate) type ReadFn = dyn Fn(Queried, Bytes, Option<Key>, Meta) -> Answer + Send + Sync;
 
 /// A timer: finds work that has come due, at an interval.
-pub(crate) struct Timer<E: Engine> {
+pub(crate) struct Timer {
     pub(crate) name: &'static str,
     pub(crate) every: Duration,
     pub(crate) emits: &'static [&'static str],
-    pub(crate) due: Arc<DueFn<E>>,
+    pub(crate) due: Arc<DueFn>,
 }
 
 /// The work that has come due.
-type DueWork<E> = BoxFuture<Result<Vec<<E as Engine>::Handler>, Failure>>;
+type DueWork = BoxFuture<Result<Vec<Handler>, Failure>>;
 
-pub(crate) type DueFn<E> = dyn Fn(Arc<E>, Timestamp) -> DueWork<E> + Send + Sync;
+pub(crate) type DueFn = dyn Fn(Arc<dyn Engine>, Timestamp) -> DueWork + Send + Sync;
 
 /// Events that are read as whole streams, and what is done with them.
-pub(crate) struct Followed<E: Engine> {
+pub(crate) struct Followed {
     pub(crate) events: &'static [&'static str],
     /// About how many events of one stream are read before they are taken in.
     pub(crate) piece: usize,
-    pub(crate) take: Arc<TakeFn<E>>,
+    pub(crate) take: Arc<TakeFn>,
 }
 
-pub(crate) type TakeFn<E> =
-    dyn Fn(QueryContext<E>, Arc<Read>) -> BoxFuture<Result<(), Failure>> + Send + Sync;
+pub(crate) type TakeFn = dyn Fn(Queried, Arc<Read>) -> BoxFuture<Result<(), Failure>> + Send + Sync;
 
 /// What a service declares of itself, for proofs, topology and diagrams.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,42 +153,35 @@ impl<E: Engine> Service<E> {
     /// A service that does nothing yet.
     pub fn new(name: &'static str) -> Self {
         Self {
-            name,
-            consumed: BTreeMap::new(),
-            asked: BTreeMap::new(),
-            timers: Vec::new(),
-            followed: None,
-            haste: Pace::AtOnce,
+            tables: Tables {
+                name,
+                consumed: BTreeMap::new(),
+                asked: BTreeMap::new(),
+                timers: Vec::new(),
+                followed: None,
+                haste: Pace::AtOnce,
+            },
+            engine: PhantomData,
         }
     }
 
     /// Lets messages gather for a moment: for a service whose results fans watch without
     /// waiting for them.
     pub fn soon(mut self) -> Self {
-        self.haste = Pace::Soon;
+        self.tables.haste = Pace::Soon;
         self
     }
 
     /// Runs in the background: messages gather for a while, and for longer while the machine
     /// is busy. What the service costs the others falls with the number of its batches.
     pub fn later(mut self) -> Self {
-        self.haste = Pace::Later;
+        self.tables.haste = Pace::Later;
         self
     }
 
     /// What this service declares of itself.
     pub fn wiring(&self) -> Wiring {
-        Wiring {
-            service: self.name,
-            consumes: self
-                .consumed
-                .values()
-                .map(|consumed| (consumed.event, consumed.emits))
-                .collect(),
-            answers: self.asked.values().map(|asked| (asked.endpoint, asked.emits)).collect(),
-            timers: self.timers.iter().map(|timer| (timer.name, timer.emits)).collect(),
-            follows: self.followed.iter().flat_map(|followed| followed.events).copied().collect(),
-        }
+        self.tables.wiring()
     }
 
     /// Answers `C` outside any batch: queries, and work that must not hold a transaction
@@ -190,35 +193,44 @@ impl<E: Engine> Service<E> {
         F: Fn(QueryContext<E>, C, Meta) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<C::Reply, Problem>> + Send + 'static,
     {
-        let how = How::Read(Arc::new(move |ctx, body: Bytes, key: Option<Key>, mut meta: Meta| {
+        let how = How::Read(Arc::new(move |queried, body: Bytes, key: Option<Key>, mut meta| {
             let read = read.clone();
             Box::pin(async move {
                 let command = parse::<C>(&body)?;
                 meta.idempotency = key.map(|key| key.of(&command));
-                let reply = read(ctx, command, meta).await?;
+                let reply = read(QueryContext::of(queried), command, meta).await?;
                 Ok(serde_json::to_vec(&reply).expect("replies are plain data").into())
             })
         }));
-        self.add(EndpointSpec { endpoint: C::ENDPOINT, allow, status: C::STATUS, emits: &[], how });
+        let (endpoint, status) = (C::ENDPOINT, C::STATUS);
+        self.tables.add(EndpointSpec { endpoint, allow, status, emits: &[], how });
         self
     }
 
-    /// Takes over the events and commands of another service, for an engine with the same
-    /// handlers.
+    /// Only what is decided in batches, for an engine with the same handlers and no database to
+    /// query.
     #[cfg(feature = "sim")]
-    pub(crate) fn take_over<F: Engine<Handler = E::Handler>>(&mut self, other: Service<F>) {
-        self.consumed.extend(other.consumed.into_iter().map(|(event, consumed)| {
-            let Consumed { event: name, version, key, emits, decode } = consumed;
-            (event, Consumed { event: name, version, key, emits, decode })
-        }));
-        self.asked.extend(other.asked.into_iter().filter_map(|(endpoint, asked)| {
-            let EndpointSpec { endpoint: name, allow, status, emits, how } = asked;
-            let How::Decided(decode) = how else { return None };
-            Some((
-                endpoint,
-                EndpointSpec { endpoint: name, allow, status, emits, how: How::Decided(decode) },
-            ))
-        }));
+    pub(crate) fn decided_only<F: Engine>(mut self) -> Service<F> {
+        self.tables.asked.retain(|_, asked| matches!(asked.how, How::Decided(_)));
+        self.tables.timers.clear();
+        self.tables.followed = None;
+        Service { tables: self.tables, engine: PhantomData }
+    }
+}
+
+impl Tables {
+    pub(crate) fn wiring(&self) -> Wiring {
+        Wiring {
+            service: self.name,
+            consumes: self
+                .consumed
+                .values()
+                .map(|consumed| (consumed.event, consumed.emits))
+                .collect(),
+            answers: self.asked.values().map(|asked| (asked.endpoint, asked.emits)).collect(),
+            timers: self.timers.iter().map(|timer| (timer.name, timer.emits)).collect(),
+            follows: self.followed.iter().flat_map(|followed| followed.events).copied().collect(),
+        }
     }
 
     /// Whether it emits any event.
@@ -234,7 +246,7 @@ impl<E: Engine> Service<E> {
         self.haste == Pace::Later || !self.emits()
     }
 
-    pub(crate) fn add(&mut self, asked: EndpointSpec<E>) {
+    pub(crate) fn add(&mut self, asked: EndpointSpec) {
         let before = self.asked.insert(asked.endpoint, asked);
         assert!(before.is_none(), "an endpoint is answered once");
     }
@@ -243,7 +255,7 @@ impl<E: Engine> Service<E> {
         &mut self,
         key: &'static str,
         emits: &'static [&'static str],
-        decode: fn(&[u8]) -> Result<E::Handler, String>,
+        decode: fn(&[u8]) -> Result<Handler, String>,
     ) {
         let consumed = Consumed { event: F::NAME, version: F::VERSION, key, emits, decode };
         let before = self.consumed.insert(F::NAME, consumed);

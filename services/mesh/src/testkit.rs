@@ -22,7 +22,7 @@ use crate::{
         Parked,
         retry::{Retrier, Tried},
     },
-    service::{DecodedCommand, EndpointSpec, How},
+    service::{DecodedCommand, EndpointSpec, How, Tables},
     store::engine::{Engine, Failure},
 };
 
@@ -42,22 +42,23 @@ pub struct Delivered {
 }
 
 /// Makes work from messages and commands, and retries parked events.
-pub struct Kit<E: Engine> {
+pub struct Kit {
     link: Link,
-    consumed: Arc<Table<E>>,
-    asked: BTreeMap<&'static str, EndpointSpec<E>>,
+    consumed: Arc<Table>,
+    asked: BTreeMap<&'static str, EndpointSpec>,
     hand_off: HandOff,
     handed: Mutex<Handed>,
 }
 
-impl<E: Engine> Kit<E> {
+impl Kit {
     /// The kit of a service. Call it within a tokio runtime.
-    pub async fn of(service: Service<E>) -> Self {
+    pub async fn of<E: Engine>(service: Service<E>) -> Self {
         let (hand_off, handed) = HandOff::new();
+        let Tables { name, consumed, asked, .. } = service.tables;
         Self {
-            link: Link::unconnected(service.name).await,
-            consumed: Arc::new(service.consumed.into_iter().collect()),
-            asked: service.asked,
+            link: Link::unconnected(name).await,
+            consumed: Arc::new(consumed.into_iter().collect()),
+            asked,
             hand_off,
             handed: Mutex::new(handed),
         }
@@ -67,7 +68,7 @@ impl<E: Engine> Kit<E> {
     ///
     /// # Panics
     /// When its events are not JSON.
-    pub fn message(&self, delivered: &Delivered) -> Work<E::Handler> {
+    pub fn message(&self, delivered: &Delivered) -> Work {
         let payload = [b"[".as_slice(), &delivered.events.join(&b","[..]), b"]"].concat();
         let subject = delivered.subject.as_str();
         let entries = entries_of(&self.consumed, subject, &payload.into());
@@ -86,7 +87,7 @@ impl<E: Engine> Kit<E> {
     ///
     /// # Panics
     /// When the service does not decide this command in a batch.
-    pub fn command<C: Command>(&self, command: &C, key: Option<Idempotency>) -> Work<E::Handler> {
+    pub fn command<C: Command>(&self, command: &C, key: Option<Idempotency>) -> Work {
         let asked = &self.asked[C::ENDPOINT];
         let How::Decided(decode) = &asked.how else { panic!("{} is only read", C::ENDPOINT) };
         let body = serde_json::to_vec(command).expect("commands are plain data");
@@ -103,9 +104,9 @@ impl<E: Engine> Kit<E> {
     ///
     /// # Errors
     /// When the store cannot be reached.
-    pub async fn attempt(&self, engine: &Arc<E>, parked: &Parked) -> Result<bool, Failure> {
+    pub async fn attempt(&self, engine: Arc<dyn Engine>, parked: &Parked) -> Result<bool, Failure> {
         let retrier = Retrier {
-            engine: engine.clone(),
+            engine,
             link: self.link.clone(),
             consumed: self.consumed.clone(),
             hand_off: self.hand_off.clone(),

@@ -6,7 +6,7 @@ use events::Timestamp;
 use mesh::{
     Answered, Service,
     engine::{Failure, Mark},
-    memory::{DecodedCommand, InMemory, Incoming, Process, Shelf as _, Store, Taken, UnitHandler},
+    memory::{Database, DecodedCommand, InMemory, Incoming, Process, Shelf as _, Taken},
     message::Message,
     parked::Parked,
     postgres::Postgres,
@@ -30,7 +30,7 @@ pub struct EndpointSpec {
 }
 
 /// Turns a command into work; nothing when it belongs to another service.
-pub type Work<B> = fn(&Process<B>, &Wish, DecodedCommand) -> Option<mesh::Work<UnitHandler<B>>>;
+pub type Work<B> = fn(&Process<B>, &Wish, DecodedCommand) -> Option<mesh::Work>;
 
 /// What a service is made of.
 pub struct Plan<B: InMemory> {
@@ -72,13 +72,13 @@ pub trait Host {
 pub struct On<B: InMemory> {
     name: &'static str,
     plan: Plan<B>,
-    store: Store<B>,
+    store: Database<B>,
     process: Process<B>,
 }
 
 impl<B: InMemory> On<B> {
     /// A service that was just started on a store.
-    pub fn new(name: &'static str, plan: Plan<B>, store: Store<B>) -> Self {
+    pub fn new(name: &'static str, plan: Plan<B>, store: Database<B>) -> Self {
         let process = Process::start((plan.service)(), store.clone(), (plan.config)());
         Self { name, plan, store, process }
     }

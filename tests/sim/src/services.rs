@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use events::user::Role;
-use mesh::memory::Store;
+use mesh::memory::Database;
 
 use crate::{
     node::{Host, On, Plan},
@@ -17,13 +17,13 @@ const WITHDRAWAL_SECS: i64 = 30;
 #[derive(Default)]
 pub struct Stores {
     /// Accounts.
-    pub user: Store<user::UnitOfWork>,
+    pub user: Database<user::UnitOfWork>,
     /// Seats.
-    pub reservation: Store<reservation::UnitOfWork>,
+    pub reservation: Database<reservation::UnitOfWork>,
     /// Payments.
-    pub payment: Store<payment::UnitOfWork>,
+    pub payment: Database<payment::UnitOfWork>,
     /// Wallets.
-    pub point: Store<point::UnitOfWork>,
+    pub point: Database<point::UnitOfWork>,
 }
 
 impl Stores {

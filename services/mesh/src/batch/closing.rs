@@ -52,13 +52,8 @@ pub(crate) struct Parking {
 
 impl Parking {
     /// The event at index `at` of a message.
-    pub(super) fn of<D>(
-        work: &Work<D>,
-        at: usize,
-        state: ParkedState,
-        cause: String,
-    ) -> Option<Self> {
-        let (delivery, entry): (_, &Entry<D>) = (work.delivery()?, work.entries.get(at)?);
+    pub(super) fn of(work: &Work, at: usize, state: ParkedState, cause: String) -> Option<Self> {
+        let (delivery, entry): (_, &Entry) = (work.delivery()?, work.entries.get(at)?);
         Some(Self {
             key: entry.key(),
             state,

@@ -1,17 +1,21 @@
-//! A decoded event or command behind a trait object, so that one batch can hold every type.
+//! A decoded event or command with its handler, for services with a unit of work.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use events::{Command, Event, Problem, codes};
+use events::{Command, Event, Problem, Timestamp, codes};
 
+use super::{
+    unit::{Decided, Stop},
+    work::{Entry, Handler},
+};
 use crate::{Caller, Context, Execute, Handle, HandleError, Refusal, UnitOfWork};
 
-/// A decoded event or command of a service with unit of work `B`.
-pub struct UnitHandler<B: UnitOfWork>(pub(crate) Box<dyn Perform<B>>);
+/// What a [`Handler`] holds where the unit of work is a `B`.
+struct UnitHandler<B: UnitOfWork>(Box<dyn Perform<B>>);
 
 /// What a batch calls on an event or command.
-pub(crate) trait Perform<B: UnitOfWork>: Send + Sync {
+trait Perform<B: UnitOfWork>: Send + Sync {
     /// Adds the keys of the rows that the handler needs.
     fn keys(&self, caller: &Caller, keys: &mut B::Keys);
     /// Runs the handler; returns a command's reply as JSON.
@@ -20,15 +24,7 @@ pub(crate) trait Perform<B: UnitOfWork>: Send + Sync {
     fn status(&self) -> u16;
 }
 
-/// Why an event or command did not take effect.
-pub(crate) enum Stop {
-    No(Problem),
-    NotYet(Problem),
-    Never(String),
-    Panicked(String),
-}
-
-pub(crate) struct EventHandler<E>(pub(crate) E);
+struct EventHandler<E>(E);
 
 impl<B: Handle<E>, E: Event> Perform<B> for EventHandler<E> {
     fn keys(&self, _caller: &Caller, keys: &mut B::Keys) {
@@ -50,7 +46,7 @@ impl<B: Handle<E>, E: Event> Perform<B> for EventHandler<E> {
     }
 }
 
-pub(crate) struct CommandHandler<C>(pub(crate) C);
+struct CommandHandler<C>(C);
 
 impl<B: Execute<C>, C: Command> Perform<B> for CommandHandler<C> {
     fn keys(&self, caller: &Caller, keys: &mut B::Keys) {
@@ -70,8 +66,53 @@ impl<B: Execute<C>, C: Command> Perform<B> for CommandHandler<C> {
     }
 }
 
+/// The handler of an event.
+pub(crate) fn of_event<B: Handle<E>, E: Event>(event: E) -> Handler {
+    Handler::new(UnitHandler::<B>(Box::new(EventHandler(event))))
+}
+
+/// The handler of a command.
+pub(crate) fn of_command<B: Execute<C>, C: Command>(command: C) -> Handler {
+    Handler::new(UnitHandler::<B>(Box::new(CommandHandler(command))))
+}
+
+/// The keys that these events and commands will need.
+pub(crate) fn keys_of<B: UnitOfWork>(entries: &[&Entry]) -> B::Keys {
+    let mut keys = B::Keys::default();
+    for entry in entries {
+        if let Ok(handler) = &entry.handler {
+            handler.of::<UnitHandler<B>>().0.keys(&entry.meta.caller, &mut keys);
+        }
+    }
+    keys
+}
+
+/// Runs the handler of one event or command on the unit of work.
+pub(crate) fn decide<B: UnitOfWork>(
+    unit: &mut B,
+    config: &B::Config,
+    entry: &Entry,
+    now: Timestamp,
+) -> Decided {
+    let handler = match &entry.handler {
+        Ok(handler) => &*handler.of::<UnitHandler<B>>().0,
+        Err(cause) => return Decided::stopped(Stop::Never(cause.clone())),
+    };
+    let meta = &entry.meta;
+    let mut ctx = Context {
+        attempt: meta.attempt,
+        saga_id: meta.saga_id,
+        cause_id: Some(meta.cause()),
+        may_emit: meta.may_emit,
+        ..Context::at(now, config, &meta.caller, meta.id)
+    };
+    let result = perform(handler, unit, &mut ctx);
+    let Context { emitted, announced, outcome, .. } = ctx;
+    Decided { result, status: handler.status(), emitted, announced, outcome }
+}
+
 /// Runs the handler and catches a panic, so that it only affects its own message.
-pub(crate) fn perform<B: UnitOfWork>(
+fn perform<B: UnitOfWork>(
     handler: &dyn Perform<B>,
     unit: &mut B,
     ctx: &mut Context<'_, B::Config>,

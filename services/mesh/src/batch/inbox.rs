@@ -9,11 +9,11 @@ use super::{
     transaction::Transaction,
     work::{Answered, Outcome, Work},
 };
-use crate::{UnitOfWork, inbound::repeat::reused, store::engine::Failure};
+use crate::{inbound::repeat::reused, store::engine::Failure};
 
 /// The ids of a batch's messages, sorted and without repeats, so that two batches that claim the
 /// same ids cannot deadlock.
-pub(super) fn message_ids<D>(batch: &[Work<D>]) -> Vec<Uuid> {
+pub(super) fn message_ids(batch: &[Work]) -> Vec<Uuid> {
     let delivered = batch.iter().filter_map(Work::delivery);
     let mut ids: Vec<Uuid> = delivered.map(|delivery| delivery.id).collect();
     ids.sort_unstable();
@@ -23,15 +23,15 @@ pub(super) fn message_ids<D>(batch: &[Work<D>]) -> Vec<Uuid> {
 
 /// Claims a batch's messages and loads the stored answers to its commands. Returns which of its
 /// works are new, and those answers.
-pub(super) async fn known<B: UnitOfWork, D: Sync>(
-    tx: &mut impl Transaction<B>,
-    batch: &[Work<D>],
+pub(super) async fn known(
+    tx: &mut impl Transaction,
+    batch: &[Work],
 ) -> Result<(Vec<bool>, Answers), Failure> {
     let ids = message_ids(batch);
     let mut claimed = if ids.is_empty() { HashSet::new() } else { tx.claim(ids).await? };
     let answers = answers(tx, scopes(batch.iter())).await?;
     // Removing the id makes a second copy in the same batch a repeat.
-    let is_fresh = |work: &Work<_>| match work.delivery() {
+    let is_fresh = |work: &Work| match work.delivery() {
         Some(delivery) => claimed.remove(&delivery.id),
         None => work.entries.iter().all(|entry| !answers.knows(&entry.meta)),
     };
@@ -39,16 +39,13 @@ pub(super) async fn known<B: UnitOfWork, D: Sync>(
 }
 
 /// The scopes of the commands' idempotency keys.
-fn scopes<'a, D: 'a>(batch: impl Iterator<Item = &'a Work<D>>) -> Vec<[u8; 32]> {
+fn scopes<'a>(batch: impl Iterator<Item = &'a Work>) -> Vec<[u8; 32]> {
     let entries = batch.flat_map(|work| &work.entries);
     entries.filter_map(|entry| entry.meta.idempotency.as_ref().map(|key| key.scope)).collect()
 }
 
 /// Loads the answers under these scopes.
-async fn answers<B: UnitOfWork>(
-    tx: &mut impl Transaction<B>,
-    scopes: Vec<[u8; 32]>,
-) -> Result<Answers, Failure> {
+async fn answers(tx: &mut impl Transaction, scopes: Vec<[u8; 32]>) -> Result<Answers, Failure> {
     if scopes.is_empty() {
         return Ok(Answers::default());
     }
@@ -56,7 +53,7 @@ async fn answers<B: UnitOfWork>(
 }
 
 /// The outcome of a message or command that was taken in before.
-pub(super) fn stored<D>(work: &Work<D>, answers: &Answers) -> Outcome {
+pub(super) fn stored(work: &Work, answers: &Answers) -> Outcome {
     if work.delivery().is_some() {
         return Outcome::Repeat;
     }
@@ -68,12 +65,12 @@ pub(super) fn stored<D>(work: &Work<D>, answers: &Answers) -> Outcome {
 /// key, in an earlier batch or in one that ran at the same time, may itself be the reason for
 /// the refusal (seats held, a payment running). Its answer is stored by now, and the second
 /// command gets it too.
-pub(super) async fn look_again<B: UnitOfWork, D: Sync>(
-    tx: &mut impl Transaction<B>,
-    batch: &[Work<D>],
+pub(super) async fn look_again(
+    tx: &mut impl Transaction,
+    batch: &[Work],
     outcomes: &mut [Outcome],
 ) -> Result<(), Failure> {
-    let refused = |(work, outcome): &(&Work<D>, &mut Outcome)| {
+    let refused = |(work, outcome): &(&Work, &mut Outcome)| {
         let is_refused = match outcome {
             Outcome::Done(answered) => !answered.is_granted(),
             Outcome::NotYet(_) | Outcome::Never(_) => true,

@@ -8,7 +8,6 @@ use super::{
     work::{Entry, Work},
 };
 use crate::{
-    UnitOfWork,
     parked::{Parked, ParkedState, key::NONE},
     store::engine::Failure,
 };
@@ -25,13 +24,13 @@ impl Parkings {
     /// Loads the order keys of the batch that a parked event holds. This is a statement of its
     /// own, after the unit of work has its locks: one begun before would not see what was parked
     /// while it waited for them.
-    pub(super) async fn load<B: UnitOfWork, D: Sync>(
+    pub(super) async fn load(
         &mut self,
-        tx: &mut impl Transaction<B>,
-        batch: &[Work<D>],
+        tx: &mut impl Transaction,
+        batch: &[Work],
         fresh: &[bool],
     ) -> Result<(), Failure> {
-        let is_message = |(work, fresh): &(&Work<_>, &bool)| **fresh && work.delivery().is_some();
+        let is_message = |(work, fresh): &(&Work, &bool)| **fresh && work.delivery().is_some();
         if !batch.iter().zip(fresh).any(|both| is_message(&both)) {
             return Ok(());
         }
@@ -51,7 +50,7 @@ impl Parkings {
 
     /// Parks an event that cannot be read, or that must wait behind another with the same order
     /// key; whether it did.
-    pub(super) fn is_parked_unrun<D>(&mut self, work: &Work<D>, at: usize) -> bool {
+    pub(super) fn is_parked_unrun(&mut self, work: &Work, at: usize) -> bool {
         let entry = &work.entries[at];
         if let Err(cause) = &entry.handler {
             self.park(work, at, ParkedState::Dead, cause.clone());
@@ -66,7 +65,7 @@ impl Parkings {
     }
 
     /// Parks the event at index `at` of a message.
-    pub(super) fn park<D>(&mut self, work: &Work<D>, at: usize, state: ParkedState, cause: String) {
+    pub(super) fn park(&mut self, work: &Work, at: usize, state: ParkedState, cause: String) {
         let Some(parking) = Parking::of(work, at, state, cause) else { return };
         if parking.key != NONE && state.holds_key() {
             self.held.insert(parking.key.clone());
@@ -75,9 +74,9 @@ impl Parkings {
     }
 
     /// Stores them.
-    pub(super) async fn insert<B: UnitOfWork>(
+    pub(super) async fn insert(
         &mut self,
-        tx: &mut impl Transaction<B>,
+        tx: &mut impl Transaction,
     ) -> Result<Vec<Parked>, Failure> {
         match std::mem::take(&mut self.new) {
             none if none.is_empty() => Ok(Vec::new()),

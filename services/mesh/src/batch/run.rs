@@ -1,7 +1,7 @@
 //! One batch in one transaction: claim, load, decide, save, close, commit.
 //!
-//! It is the same whatever keeps the unit of work: a database or, in the simulation, memory. A
-//! batch is first run optimistically and, where its assumption was wrong, once more checked.
+//! It is the same for every unit of work, and whatever keeps it: a database or, in the simulation,
+//! memory. A batch is first run optimistically and, where its assumption was wrong, once more checked.
 //!
 //! An optimistic run assumes that no message of the batch was taken in before, no command was
 //! answered, and no parked event holds a key. That is nearly always so. The closing statement
@@ -18,38 +18,37 @@ use events::{Problem, Timestamp, UserId, event_of_subject, producer_of};
 use super::{
     answers::Answers,
     closing::Closing,
-    handler::{self, Stop, UnitHandler},
     inbox,
     parking::Parkings,
     transaction::{Ledger, Transaction},
+    unit::{Decided, Stop, Unit, Units},
     work::{Answered, Entry, Outcome, Work},
 };
 use crate::{
-    UnitOfWork,
     failpoint::{Failpoint, Failpoints},
     outbound::message::pack,
     parked::{Parked, ParkedState},
-    service::context::{Announcement, Context, Emitted},
+    service::context::{Announcement, Emitted},
     store::engine::{Care, Failure, Ran, Retried},
     trace::Span,
 };
 
 /// What all batches of one engine share.
-pub(crate) struct Ground<'a, B: UnitOfWork, L> {
+pub(crate) struct Ground<'a, L: Ledger> {
     pub(crate) ledger: &'a L,
-    pub(crate) config: &'a B::Config,
+    pub(crate) units: &'a dyn Units<L::Tx>,
     pub(crate) failpoints: &'a Failpoints,
     /// Whether a parked event may hold its order key, as far as this instance knows.
     pub(crate) has_parked: &'a AtomicBool,
 }
 
 /// Runs a batch in a transaction of its own.
-pub(crate) async fn run<B: UnitOfWork, L: Ledger<B>>(
-    ground: &Ground<'_, B, L>,
-    batch: &mut [Work<UnitHandler<B>>],
+pub(crate) async fn run<L: Ledger>(
+    ground: &Ground<'_, L>,
+    batch: &mut [Work],
     care: Care,
 ) -> Result<Ran, Failure> {
-    let is_again = |work: &Work<_>| work.delivery().is_some_and(|delivery| delivery.delivered > 1);
+    let is_again = |work: &Work| work.delivery().is_some_and(|delivery| delivery.delivered > 1);
     let is_optimistic =
         care == Care::Together && !ground.has_parked.load(Relaxed) && !batch.iter().any(is_again);
     if is_optimistic {
@@ -65,13 +64,13 @@ pub(crate) async fn run<B: UnitOfWork, L: Ledger<B>>(
 }
 
 /// One run; `None` when its optimistic assumption was wrong.
-async fn attempt<B: UnitOfWork, L: Ledger<B>>(
-    ground: &Ground<'_, B, L>,
-    batch: &mut [Work<UnitHandler<B>>],
+async fn attempt<L: Ledger>(
+    ground: &Ground<'_, L>,
+    batch: &mut [Work],
     care: Care,
     is_optimistic: bool,
 ) -> Result<Option<Ran>, Failure> {
-    let mut run = Run::<B>::new(ground.config, is_optimistic);
+    let mut run = Run::<L>::new(ground.units, is_optimistic);
     let ran = run.run(ground, batch, care).await;
     run.close_spans(&match &ran {
         Ok(None) => Err(Failure::Contended("the optimistic run met something known".into())),
@@ -82,21 +81,21 @@ async fn attempt<B: UnitOfWork, L: Ledger<B>>(
 }
 
 /// Retries a parked event in a transaction of its own.
-pub(crate) async fn retry<B: UnitOfWork, L: Ledger<B>>(
-    ground: &Ground<'_, B, L>,
+pub(crate) async fn retry<L: Ledger>(
+    ground: &Ground<'_, L>,
     parked: &Parked,
-    entry: &mut Entry<UnitHandler<B>>,
+    entry: &mut Entry,
     by: Option<UserId>,
 ) -> Result<Retried, Failure> {
-    let mut run = Run::<B>::new(ground.config, false);
+    let mut run = Run::<L>::new(ground.units, false);
     let retried = run.retry(ground, parked, entry, by).await;
     run.close_spans(&retried);
     retried
 }
 
 /// One batch while it is being decided.
-pub(super) struct Run<'a, B: UnitOfWork> {
-    config: &'a B::Config,
+pub(super) struct Run<'a, L: Ledger> {
+    units: &'a dyn Units<L::Tx>,
     /// Whether it assumes that every message is new and no event is parked; the close checks it.
     is_optimistic: bool,
     now: Timestamp,
@@ -119,11 +118,11 @@ enum Step {
     Panicked(String),
 }
 
-impl<'a, B: UnitOfWork> Run<'a, B> {
-    pub(super) fn new(config: &'a B::Config, is_optimistic: bool) -> Self {
+impl<'a, L: Ledger> Run<'a, L> {
+    pub(super) fn new(units: &'a dyn Units<L::Tx>, is_optimistic: bool) -> Self {
         let now = crate::clock::now();
         Self {
-            config,
+            units,
             is_optimistic,
             now,
             began: SystemTime::from(now.0),
@@ -134,10 +133,10 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         }
     }
 
-    pub(super) async fn run<L: Ledger<B>>(
+    pub(super) async fn run(
         &mut self,
-        ground: &Ground<'_, B, L>,
-        batch: &mut [Work<UnitHandler<B>>],
+        ground: &Ground<'_, L>,
+        batch: &mut [Work],
         care: Care,
     ) -> Result<Option<Ran>, Failure> {
         let mut tx = ground.ledger.begin().await?;
@@ -177,14 +176,14 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
     /// save.
     async fn together(
         &mut self,
-        tx: &mut impl Transaction<B>,
-        batch: &mut [Work<UnitHandler<B>>],
+        tx: &mut L::Tx,
+        batch: &mut [Work],
         fresh: &[bool],
         answers: &mut Answers,
     ) -> Result<Vec<Outcome>, Failure> {
         let is_any = fresh.contains(&true);
         let mut unit = match is_any {
-            true => Some(tx.load(keys_of(fresh_entries(batch, fresh))).await?),
+            true => Some(self.units.load(tx, &fresh_entries(batch, fresh)).await?),
             false => None,
         };
         if !self.is_optimistic {
@@ -192,7 +191,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         }
         let mut outcomes = Vec::with_capacity(batch.len());
         for (work, fresh) in batch.iter_mut().zip(fresh) {
-            let (false, Some(unit)) = (!fresh, unit.as_mut()) else {
+            let (true, Some(unit)) = (*fresh, unit.as_deref_mut()) else {
                 outcomes.push(inbox::stored(work, answers));
                 continue;
             };
@@ -212,7 +211,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
             outcomes.push(Outcome::Done(Answered::default()));
         }
         if let Some(unit) = unit {
-            tx.save(unit).await?;
+            unit.save(tx).await?;
         }
         Ok(outcomes)
     }
@@ -221,8 +220,8 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
     /// this batch gets that answer.
     fn command(
         &mut self,
-        unit: &mut B,
-        work: &mut Work<UnitHandler<B>>,
+        unit: &mut dyn Unit<L::Tx>,
+        work: &mut Work,
         answers: &mut Answers,
     ) -> Result<Outcome, Failure> {
         if answers.knows(&work.entries[0].meta) {
@@ -238,15 +237,15 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
     /// parks only itself.
     async fn alone(
         &mut self,
-        tx: &mut impl Transaction<B>,
-        batch: &mut [Work<UnitHandler<B>>],
+        tx: &mut L::Tx,
+        batch: &mut [Work],
         fresh: &[bool],
         answers: &mut Answers,
         care: Care,
     ) -> Result<Vec<Outcome>, Failure> {
         let mut outcomes = Vec::with_capacity(batch.len());
         // Lock all keys first, once and in order, so that no two such runs deadlock.
-        drop(tx.load(keys_of(fresh_entries(batch, fresh))).await?);
+        drop(self.units.load(tx, &fresh_entries(batch, fresh)).await?);
         self.parkings.load(tx, batch, fresh).await?;
         for (work, fresh) in batch.iter_mut().zip(fresh) {
             if !fresh {
@@ -274,8 +273,8 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
     /// Runs one event or command under a savepoint.
     async fn savepoint(
         &mut self,
-        tx: &mut impl Transaction<B>,
-        entry: &mut Entry<UnitHandler<B>>,
+        tx: &mut L::Tx,
+        entry: &mut Entry,
         care: Care,
     ) -> Result<Step, Failure> {
         tx.savepoint().await?;
@@ -299,24 +298,20 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
         })
     }
 
-    async fn load_step_save(
-        &mut self,
-        tx: &mut impl Transaction<B>,
-        entry: &mut Entry<UnitHandler<B>>,
-    ) -> Result<Step, Failure> {
-        let mut unit = tx.load(keys_of([&*entry].into_iter())).await?;
-        let step = self.step(&mut unit, entry);
+    async fn load_step_save(&mut self, tx: &mut L::Tx, entry: &mut Entry) -> Result<Step, Failure> {
+        let mut unit = self.units.load(tx, &[&*entry]).await?;
+        let step = self.step(&mut *unit, entry);
         if matches!(step, Step::Done(_)) {
-            tx.save(unit).await?;
+            unit.save(tx).await?;
         }
         Ok(step)
     }
 
-    pub(super) async fn retry<L: Ledger<B>>(
+    pub(super) async fn retry(
         &mut self,
-        ground: &Ground<'_, B, L>,
+        ground: &Ground<'_, L>,
         parked: &Parked,
-        entry: &mut Entry<UnitHandler<B>>,
+        entry: &mut Entry,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         let mut tx = ground.ledger.begin().await?;
@@ -348,7 +343,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
     }
 
     /// Parks every event of messages that seem to kill the process.
-    fn unrun(&mut self, batch: &[Work<UnitHandler<B>>], fresh: &[bool]) -> Vec<Outcome> {
+    fn unrun(&mut self, batch: &[Work], fresh: &[bool]) -> Vec<Outcome> {
         for (work, _) in batch.iter().zip(fresh).filter(|(_, fresh)| **fresh) {
             let tries = work.delivery().map_or(0, |delivery| delivery.delivered);
             for at in 0..work.entries.len() {
@@ -360,7 +355,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
     }
 
     /// Parks an event that was not handled.
-    fn end(&mut self, work: &Work<UnitHandler<B>>, at: usize, step: Step) {
+    fn end(&mut self, work: &Work, at: usize, step: Step) {
         match step {
             Step::Done(_) => {}
             Step::No(problem) | Step::NotYet(problem) => {
@@ -373,30 +368,10 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
     }
 
     /// Runs the handler of one event or command on the unit of work.
-    fn step(&mut self, unit: &mut B, entry: &mut Entry<UnitHandler<B>>) -> Step {
-        let handler = match &entry.handler {
-            Ok(handler) => handler,
-            Err(cause) => return Step::Never(cause.clone()),
-        };
-        let meta = &entry.meta;
-        let mut ctx = Context {
-            now: self.now,
-            config: self.config,
-            caller: &meta.caller,
-            attempt: meta.attempt,
-            id: meta.id,
-            saga_id: meta.saga_id,
-            cause_id: Some(meta.cause()),
-            may_emit: meta.may_emit,
-            emitted: Vec::new(),
-            announced: Vec::new(),
-            outcome: None,
-        };
-        let decided = handler::perform(&*handler.0, unit, &mut ctx);
-        let Context { emitted, announced, outcome, .. } = ctx;
-        match decided {
+    fn step(&mut self, unit: &mut dyn Unit<L::Tx>, entry: &mut Entry) -> Step {
+        let Decided { result, status, emitted, announced, outcome } = unit.decide(entry, self.now);
+        match result {
             Ok(body) => {
-                let status = handler.0.status();
                 self.announced.extend(announced);
                 self.emit(entry, emitted);
                 if let Some((outcome, reason)) = outcome {
@@ -415,7 +390,7 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
     }
 
     /// Encodes the emitted events; each carries the span that publishes it.
-    fn emit(&mut self, entry: &Entry<UnitHandler<B>>, emitted: Vec<Emitted>) {
+    fn emit(&mut self, entry: &Entry, emitted: Vec<Emitted>) {
         let transaction = entry.transaction(self.began);
         for event in emitted {
             let name = event_of_subject(&event.subject).unwrap_or_default();
@@ -442,31 +417,14 @@ impl<'a, B: UnitOfWork> Run<'a, B> {
     }
 }
 
-fn fresh_entries<'a, H>(
-    batch: &'a [Work<H>],
-    fresh: &'a [bool],
-) -> impl Iterator<Item = &'a Entry<H>> {
+/// The events and commands that are new.
+fn fresh_entries<'a>(batch: &'a [Work], fresh: &[bool]) -> Vec<&'a Entry> {
     let fresh = batch.iter().zip(fresh).filter(|(_, fresh)| **fresh);
-    fresh.flat_map(|(work, _)| &work.entries)
-}
-
-/// The keys that the events and commands will need.
-fn keys_of<'a, B: UnitOfWork>(entries: impl Iterator<Item = &'a Entry<UnitHandler<B>>>) -> B::Keys {
-    let mut keys = B::Keys::default();
-    for entry in entries {
-        if let Ok(handler) = &entry.handler {
-            handler.0.keys(&entry.meta.caller, &mut keys);
-        }
-    }
-    keys
+    fresh.flat_map(|(work, _)| &work.entries).collect()
 }
 
 /// The outcome of a command.
-fn answered<B: UnitOfWork>(
-    step: Step,
-    entry: &Entry<UnitHandler<B>>,
-    answers: &mut Answers,
-) -> Outcome {
+fn answered(step: Step, entry: &Entry, answers: &mut Answers) -> Outcome {
     match step {
         Step::Done(answered) => {
             answers.given(&entry.meta, &answered);

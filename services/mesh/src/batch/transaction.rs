@@ -9,25 +9,19 @@ use super::{
     answers::KeptAnswer,
     closing::{Closed, Closing, Parking},
 };
-use crate::{UnitOfWork, parked::Parked, store::engine::Failure};
+use crate::{parked::Parked, store::engine::Failure};
 
 /// A store that keeps a service's state.
-pub(crate) trait Ledger<B: UnitOfWork>: Sync {
+pub(crate) trait Ledger: Sync {
     /// Its transactions.
-    type Tx: Transaction<B>;
+    type Tx: Transaction;
 
     /// Begins a transaction.
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, Failure>> + Send;
 }
 
 /// A transaction: all of it takes effect at the commit, or nothing does. Dropping it rolls it back.
-pub(crate) trait Transaction<B: UnitOfWork>: Send + Sized {
-    /// Loads and locks what `keys` name.
-    fn load(&mut self, keys: B::Keys) -> impl Future<Output = Result<B, Failure>> + Send;
-
-    /// Writes what has changed.
-    fn save(&mut self, unit: B) -> impl Future<Output = Result<(), Failure>> + Send;
-
+pub(crate) trait Transaction: Send + Sized {
     /// Sets a savepoint; only one is open at a time.
     fn savepoint(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 

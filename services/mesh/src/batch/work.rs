@@ -1,6 +1,9 @@
 //! What a batch is made of: messages and commands, their origin, and their outcome.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    any::Any,
+    time::{Instant, SystemTime},
+};
 
 use async_nats::{
     Subject,
@@ -22,11 +25,29 @@ use crate::{
     trace::{Messaging, Span, TraceParent},
 };
 
+/// A decoded event or command with its handler. Its type is known to the engine that it was made
+/// for, and to nothing else.
+pub struct Handler(Box<dyn Any + Send + Sync>);
+
+impl Handler {
+    pub(crate) fn new<T: Send + Sync + 'static>(handler: T) -> Self {
+        Self(Box::new(handler))
+    }
+
+    /// The handler as its engine knows it.
+    ///
+    /// # Panics
+    /// When it was made for another engine. A service is started on its own engine, so it is not.
+    pub(crate) fn of<T: 'static>(&self) -> &T {
+        self.0.downcast_ref().expect("a handler runs on the engine that it was made for")
+    }
+}
+
 /// One message with all of its events, or one command. It takes effect as a whole, or is
 /// redelivered as a whole.
-pub struct Work<H> {
+pub struct Work {
     /// The events in their order; a command or a timer's work is a single entry.
-    pub(crate) entries: Vec<Entry<H>>,
+    pub(crate) entries: Vec<Entry>,
     /// How the outcome is reported to its sender.
     pub(crate) settle: Settle,
     /// Held until the work is done, for a task that waits for that.
@@ -59,9 +80,9 @@ impl Done {
 }
 
 /// One event or command with its metadata.
-pub struct Entry<H> {
+pub struct Entry {
     /// The handler with its decoded input, or why the input cannot be read.
-    pub(crate) handler: Result<H, String>,
+    pub(crate) handler: Result<Handler, String>,
     /// Its origin.
     pub(crate) meta: Meta,
     /// The event as it came; empty for a command.
@@ -72,9 +93,9 @@ pub struct Entry<H> {
     pub(crate) span: Span,
 }
 
-impl<H> Work<H> {
+impl Work {
     /// A command, or the work that a timer has found.
-    pub(crate) fn command(handler: H, meta: Meta, settle: Settle) -> Self {
+    pub(crate) fn command(handler: Handler, meta: Meta, settle: Settle) -> Self {
         let entry = Entry {
             handler: Ok(handler),
             meta,
@@ -104,7 +125,7 @@ impl<H> Work<H> {
     }
 }
 
-impl<H> Entry<H> {
+impl Entry {
     /// The event's order key in this service.
     pub(crate) fn key(&self) -> String {
         key_of(self.key_field, &self.raw)
@@ -223,7 +244,7 @@ pub(crate) enum Settle {
 
 /// Opens the span of an event or command, as a child of the span that sent it. The span of an
 /// event also records the subject of its message.
-pub(crate) fn open_span<H>(link: &Link, entry: &Entry<H>, subject: Option<&str>) -> Span {
+pub(crate) fn open_span(link: &Link, entry: &Entry, subject: Option<&str>) -> Span {
     let (meta, tracer) = (&entry.meta, link.tracer());
     let Some(event_id) = meta.event_id else {
         let mut span = match meta.caller {

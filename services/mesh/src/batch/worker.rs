@@ -69,16 +69,16 @@ const STORE_PAUSE: Duration = Duration::from_millis(250);
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
 /// One batch worker.
-pub(crate) struct Worker<E: Engine> {
-    pub(crate) engine: Arc<E>,
+pub(crate) struct Worker {
+    pub(crate) engine: Arc<dyn Engine>,
     pub(crate) link: Link,
-    pub(crate) taken: Arc<Mutex<mpsc::UnboundedReceiver<Taken<E::Handler>>>>,
+    pub(crate) taken: Arc<Mutex<mpsc::UnboundedReceiver<Taken>>>,
     /// The number of batches that are running in this service.
     pub(crate) at_work: watch::Sender<usize>,
     /// The number of events in the last batch of this service.
     pub(crate) last: Arc<AtomicUsize>,
     /// Puts an early command back; weak, so that workers do not keep their own intake open.
-    pub(crate) intake: WeakIntake<E::Handler>,
+    pub(crate) intake: WeakIntake,
     pub(crate) hand_off: HandOff,
     /// The highest messages that were acknowledged.
     pub(crate) reached: Reached,
@@ -89,11 +89,11 @@ pub(crate) struct Worker<E: Engine> {
     pub(crate) stop: CancellationToken,
 }
 
-type Batch<E> = Vec<Work<<E as Engine>::Handler>>;
+type Batch = Vec<Work>;
 
 /// A batch that was taken, with the guards that are held until it has ended.
-struct Taking<E: Engine> {
-    batch: Batch<E>,
+struct Taking {
+    batch: Batch,
     /// They bound the number of events in memory.
     _permits: Vec<OwnedSemaphorePermit>,
     _at_work: AtWork,
@@ -115,7 +115,7 @@ impl Drop for AtWork {
     }
 }
 
-impl<E: Engine> Worker<E> {
+impl Worker {
     /// Runs batches until the intake is closed and empty.
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         loop {
@@ -134,7 +134,7 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Takes the waiting work, as far as it fits into a batch.
-    async fn take(&self) -> Option<Taking<E>> {
+    async fn take(&self) -> Option<Taking> {
         let mut waiting = self.taken.lock().await;
         let mut next = Some(waiting.recv().await?);
         let since = Instant::now();
@@ -160,10 +160,10 @@ impl<E: Engine> Worker<E> {
     /// Waits for more work for a batch of so many events, if it has to wait at all.
     async fn wait_for_more(
         &self,
-        waiting: &mut mpsc::UnboundedReceiver<Taken<E::Handler>>,
+        waiting: &mut mpsc::UnboundedReceiver<Taken>,
         events: usize,
         since: Instant,
-    ) -> Option<Taken<E::Handler>> {
+    ) -> Option<Taken> {
         let mut at_work = self.at_work.subscribe();
         loop {
             let is_beside = *at_work.borrow_and_update() > 0 && events < BESIDE_EVENTS_MIN;
@@ -182,10 +182,10 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Runs a batch as one unit of work; when the store refuses it, its messages one by one.
-    async fn run_batch(&self, batch: Batch<E>) {
+    async fn run_batch(&self, batch: Batch) {
         let mut waiting = batch;
         while !waiting.is_empty() {
-            let runs_alone = |work: &Work<_>| {
+            let runs_alone = |work: &Work| {
                 work.delivery().is_some_and(|delivery| delivery.delivered >= DELIVERIES_ALONE)
             };
             let (alone, mut batch): (Vec<_>, Vec<_>) = waiting.into_iter().partition(runs_alone);
@@ -215,10 +215,10 @@ impl<E: Engine> Worker<E> {
 
     /// Runs one message or command in a transaction of its own. Returns it when the store was
     /// lost meanwhile.
-    async fn run_alone(&self, work: Work<E::Handler>) -> Batch<E> {
+    async fn run_alone(&self, work: Work) -> Batch {
         let mut batch = vec![work];
         // A store that lacks a table refuses everything; the message is not at fault.
-        if let Err(failure) = self.engine.check().await {
+        if let Err(failure) = self.engine.store().check().await {
             return self.wait_for_store(batch, failure).await;
         }
         let deliveries = batch[0].delivery().map_or(0, |delivery| delivery.delivered);
@@ -265,11 +265,7 @@ impl<E: Engine> Worker<E> {
     /// Runs a batch, and again when another was faster. Of two batches that create the same row
     /// at once, the second to commit is rolled back and decided again: then it finds what the
     /// first has created.
-    async fn run_with_retries(
-        &self,
-        batch: &mut [Work<E::Handler>],
-        care: Care,
-    ) -> Result<Ran, Failure> {
+    async fn run_with_retries(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure> {
         let mut runs = 1;
         loop {
             match self.engine.run(batch, care).await {
@@ -285,7 +281,7 @@ impl<E: Engine> Worker<E> {
     /// Waits for a lost store. The batch has not taken effect (or, if uncertain, all of it may
     /// have): callers get `unavailable` (or `timed_out`); messages stay here until the store
     /// answers again, and the attempt does not count.
-    async fn wait_for_store(&self, batch: Batch<E>, failure: Failure) -> Batch<E> {
+    async fn wait_for_store(&self, batch: Batch, failure: Failure) -> Batch {
         if self.health.store_failed(&failure) {
             warn!(service = self.link.service(), cause = %failure, "the store fails");
         }
@@ -306,7 +302,7 @@ impl<E: Engine> Worker<E> {
                 () = self.stop.cancelled() => return Vec::new(),
                 () = tokio::time::sleep(STORE_PAUSE) => {}
             }
-            match self.engine.check().await {
+            match self.engine.store().check().await {
                 Ok(()) => return messages,
                 Err(failure) => {
                     self.health.store_is_away(&failure);
@@ -328,7 +324,7 @@ impl<E: Engine> Worker<E> {
 
     /// Settles a stored batch: hands its events to the publisher, answers the commands and
     /// acknowledges the messages.
-    async fn done(&self, batch: Batch<E>, ran: Ran) {
+    async fn done(&self, batch: Batch, ran: Ran) {
         if self.health.store_works() {
             info!(service = self.link.service(), "the store works again");
         }
@@ -371,7 +367,7 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Reports the outcome of one message or command to its sender.
-    async fn settle(&self, mut work: Work<E::Handler>, outcome: Outcome, replies: &mut Replies) {
+    async fn settle(&self, mut work: Work, outcome: Outcome, replies: &mut Replies) {
         match outcome {
             Outcome::Done(answered) => {
                 let is_message = work.delivery().is_some();
@@ -395,7 +391,7 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Retries a command when what it depends on is not here yet, or refuses it in the end.
-    async fn wait(&self, mut work: Work<E::Handler>, problem: Problem) {
+    async fn wait(&self, mut work: Work, problem: Problem) {
         let entry = &mut work.entries[0];
         entry.span.note("onsale.waited_for", || problem.detail.clone());
         if entry.meta.received.elapsed() > EARLY_TIMEOUT {
@@ -412,19 +408,14 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Acknowledges a message, or answers the caller of a command.
-    async fn answer(&self, work: Work<E::Handler>, answered: Answered) {
+    async fn answer(&self, work: Work, answered: Answered) {
         let mut replies = Replies::default();
         self.answer_among(work, answered, &mut replies).await;
         replies.send(&self.link).await;
     }
 
     /// The same, but adds answers over NATS to `replies` and leaves them to be sent.
-    async fn answer_among(
-        &self,
-        mut work: Work<E::Handler>,
-        answered: Answered,
-        replies: &mut Replies,
-    ) {
+    async fn answer_among(&self, mut work: Work, answered: Answered, replies: &mut Replies) {
         match work.settle {
             Settle::Ack(delivery) => {
                 self.reached.note(&delivery);
@@ -442,7 +433,7 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Has every message redelivered, as after a crash; callers are asked to retry.
-    async fn redeliver(&self, batch: Batch<E>, after: Duration) {
+    async fn redeliver(&self, batch: Batch, after: Duration) {
         for work in batch {
             if let Settle::Ack(delivery) = &work.settle {
                 let again = AckKind::Nak((!after.is_zero()).then_some(after));

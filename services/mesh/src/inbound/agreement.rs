@@ -58,15 +58,15 @@ impl Reached {
 }
 
 /// The task that records and checks positions for one service.
-pub(crate) struct Agreement<E> {
+pub(crate) struct Agreement {
     pub(crate) link: Link,
-    pub(crate) engine: Arc<E>,
+    pub(crate) engine: Arc<dyn Engine>,
     /// The streams that the service consumes.
     pub(crate) streams: Vec<String>,
     pub(crate) reached: Reached,
 }
 
-impl<E: Engine> Agreement<E> {
+impl Agreement {
     /// Records and checks until shutdown, and then records what was acknowledged last, so that
     /// the next start finds no gap.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
@@ -99,7 +99,7 @@ impl<E: Engine> Agreement<E> {
 
     async fn record(&self) -> Result<(), Failure> {
         for (stream, mark) in self.reached.take() {
-            self.engine.note_reached(&stream, mark).await?;
+            self.engine.store().note_reached(&stream, mark).await?;
         }
         Ok(())
     }
@@ -116,7 +116,7 @@ impl<E: Engine> Agreement<E> {
     /// older copy. The messages between may also be only those that were not recorded when a
     /// process died.
     async fn check(&self, stream: &str, is_first: bool) -> Result<(), Failure> {
-        let recorded = self.engine.reached(stream).await?;
+        let recorded = self.engine.store().reached(stream).await?;
         let Some(highest) = recorded.last() else { return Ok(()) };
         let unseen = Failure::Unavailable;
         let state = self.link.state_of(stream).await.map_err(unseen)?;
@@ -143,7 +143,7 @@ impl<E: Engine> Agreement<E> {
             upto = mark.sequence;
         }
         self.reset(stream, upto).await?;
-        self.engine.forget_reached(stream, upto).await
+        self.engine.store().forget_reached(stream, upto).await
     }
 
     /// Resets the consumer when it has passed messages that this store knows nothing of.

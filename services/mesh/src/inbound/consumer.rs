@@ -28,7 +28,6 @@ use crate::{
     nats::link::BROKER,
     outbound::message::unpack,
     service::{Consumed, Pace},
-    store::engine::Engine,
     throttle::Throttle,
     trace::TraceParent,
 };
@@ -60,21 +59,21 @@ const FETCH_MESSAGES_MAX: usize = 64;
 const COPIED_FROM: &str = "Nats-Stream";
 
 /// How each event of a service is decoded.
-pub(crate) type Table<E> = HashMap<&'static str, Consumed<E>>;
+pub(crate) type Table = HashMap<&'static str, Consumed>;
 
 /// What one consumer task works with.
-pub(crate) struct Consumer<E: Engine> {
+pub(crate) struct Consumer {
     pub(crate) link: Link,
     /// The stream it reads.
     pub(crate) stream: String,
-    pub(crate) consumed: Arc<Table<E>>,
+    pub(crate) consumed: Arc<Table>,
     /// How soon messages are taken in.
     pub(crate) haste: Pace,
-    pub(crate) intake: Intake<E::Handler>,
+    pub(crate) intake: Intake,
     pub(crate) health: Health,
 }
 
-impl<E: Engine> Consumer<E> {
+impl Consumer {
     /// Consumes until shutdown. A consumer that is gone from the broker ends the task, and the
     /// supervisor restarts it.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
@@ -291,11 +290,7 @@ impl<E: Engine> Consumer<E> {
 }
 
 /// The events of a message; a body that is not a batch counts as one event that cannot be read.
-pub(crate) fn entries_of<E: Engine>(
-    consumed: &Table<E>,
-    subject: &str,
-    body: &Bytes,
-) -> Vec<Entry<E::Handler>> {
+pub(crate) fn entries_of(consumed: &Table, subject: &str, body: &Bytes) -> Vec<Entry> {
     match unpack(body) {
         Ok(events) => events.into_iter().map(|event| decode(consumed, subject, event, 1)).collect(),
         Err(cause) => vec![Entry { handler: Err(cause), ..unreadable(body.clone()) }],
@@ -323,12 +318,7 @@ fn id_of_position(stream: &str, sequence: u64) -> Uuid {
 }
 
 /// Decodes an event by the table of events that the service consumes.
-pub(crate) fn decode<E: Engine>(
-    consumed: &Table<E>,
-    subject: &str,
-    event: Bytes,
-    attempt: u64,
-) -> Entry<E::Handler> {
+pub(crate) fn decode(consumed: &Table, subject: &str, event: Bytes, attempt: u64) -> Entry {
     let known = events::event_of_subject(subject).and_then(|name| consumed.get(name));
     let mut entry = unreadable(event.clone());
     entry.meta.attempt = attempt;
@@ -358,14 +348,14 @@ pub(crate) fn decode<E: Engine>(
     entry
 }
 
-fn is_version<E: Engine>(subject: &str, known: &Consumed<E>) -> bool {
+fn is_version(subject: &str, known: &Consumed) -> bool {
     let rest = subject.strip_prefix("onsale.").and_then(|rest| rest.strip_prefix(known.event));
     let version = rest.and_then(|rest| rest.strip_prefix(".v")?.split('.').next());
     version.and_then(|version| version.parse().ok()) == Some(known.version)
 }
 
 /// An event that was not decoded yet.
-fn unreadable<H>(event: Bytes) -> Entry<H> {
+fn unreadable(event: Bytes) -> Entry {
     let id = crate::clock::new_id();
     Entry {
         handler: Err("it was not read".into()),

@@ -24,7 +24,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    Allow, COMMAND_TIMEOUT, Caller, Link, QueryContext,
+    Allow, COMMAND_TIMEOUT, Caller, Link,
     batch::work::{Answered, Meta, Settle, Work},
     batch::worker::unavailable,
     clock,
@@ -37,8 +37,7 @@ use crate::{
     inbound::reply::{Inbox, ReplyTo, inbox, reply},
     nats::client::STATE,
     nats::link::{BROKER, headers},
-    service::{DecodedCommand, EndpointSpec, How},
-    store::engine::Engine,
+    service::{DecodedCommand, EndpointSpec, How, query_context::Queried},
     supervise::Tasks,
     trace::{TRACEPARENT, TraceParent},
 };
@@ -55,19 +54,19 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What the endpoints of one service work with.
-pub(crate) struct Endpoints<E: Engine> {
+pub(crate) struct Endpoints {
     pub(crate) link: Link,
-    pub(crate) asked: Arc<BTreeMap<&'static str, EndpointSpec<E>>>,
-    pub(crate) intake: Intake<E::Handler>,
-    pub(crate) ctx: QueryContext<E>,
+    pub(crate) asked: Arc<BTreeMap<&'static str, EndpointSpec>>,
+    pub(crate) intake: Intake,
+    pub(crate) ctx: Queried,
     pub(crate) health: Health,
     pub(crate) queries: Tasks,
 }
 
 /// Incoming requests, each with its endpoint.
-type Requests<'a, E> = SelectAll<BoxStream<'a, (&'a EndpointSpec<E>, service::Request)>>;
+type Requests<'a> = SelectAll<BoxStream<'a, (&'a EndpointSpec, service::Request)>>;
 
-impl<E: Engine> Endpoints<E> {
+impl Endpoints {
     /// Answers requests until shutdown. An instance that cannot use its store leaves the queue
     /// group meanwhile, so that the others get the requests that it could only refuse.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
@@ -139,7 +138,7 @@ impl<E: Engine> Endpoints<E> {
     }
 
     /// Joins the queue group of the service with all of its endpoints.
-    async fn join(&self) -> Result<(Service, Requests<'_, E>), String> {
+    async fn join(&self) -> Result<(Service, Requests<'_>), String> {
         let name = self.link.service();
         let service = self
             .link
@@ -150,7 +149,7 @@ impl<E: Engine> Endpoints<E> {
             .start(format!("onsale-{name}"), env!("CARGO_PKG_VERSION"))
             .await
             .map_err(|error| error.to_string())?;
-        let mut requests: Requests<'_, E> = SelectAll::new();
+        let mut requests: Requests<'_> = SelectAll::new();
         for asked in self.asked.values() {
             if asked.allow == crate::Allow::Inside {
                 continue;
@@ -190,7 +189,7 @@ impl<E: Engine> Endpoints<E> {
     }
 
     /// Admits one request, or answers why not.
-    async fn take(&self, asked: &EndpointSpec<E>, request: Request, queries: &Arc<Semaphore>) {
+    async fn take(&self, asked: &EndpointSpec, request: Request, queries: &Arc<Semaphore>) {
         let refused = match self.admit(asked, &request).await {
             Err(problem) => problem,
             Ok(None) => return,
@@ -221,7 +220,7 @@ impl<E: Engine> Endpoints<E> {
                                 Ok(Ok(body)) => Answered { status, body },
                                 Ok(Err(problem)) => Answered::refused(&problem),
                                 Err(_) => {
-                                    engine.given_up();
+                                    engine.store().given_up();
                                     Answered::refused(&codes::TIMED_OUT.into())
                                 }
                             };
@@ -240,7 +239,7 @@ impl<E: Engine> Endpoints<E> {
     /// Checks the caller and the headers; `None` when the deadline of the request is over.
     async fn admit(
         &self,
-        asked: &EndpointSpec<E>,
+        asked: &EndpointSpec,
         request: &Request,
     ) -> Result<Option<(Meta, Option<Key>)>, Problem> {
         if request.body.len() > BODY_BYTES_MAX {

@@ -18,12 +18,12 @@ use tracing::{error, info, warn};
 
 use super::read::Read;
 use crate::{
-    Link, MeshClient, QueryContext, STORED_MESSAGES_MAX, StoredEvent, StoredMessage,
+    Link, MeshClient, STORED_MESSAGES_MAX, StoredEvent, StoredMessage,
     health::{Health, Part},
     nats::stored_event::EVENTS_A_SEQUENCE,
     outbound::publisher::missed::Missed,
-    service::Followed,
-    store::engine::{Engine, Failure},
+    service::{Followed, query_context::Queried},
+    store::engine::Failure,
     store::postgres::{Lead, Place, Positions},
     throttle::Throttle,
 };
@@ -38,14 +38,14 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The task that reads whole streams for one service.
-pub(crate) struct Follower<E: Engine> {
+pub(crate) struct Follower {
     pub(crate) link: Link,
-    pub(crate) ctx: QueryContext<E>,
-    pub(crate) followed: Followed<E>,
+    pub(crate) ctx: Queried,
+    pub(crate) followed: Followed,
     pub(crate) health: Health,
 }
 
-impl<E: Engine> Follower<E> {
+impl Follower {
     /// Reads until shutdown. Any failure ends the task, and the supervisor restarts it from its
     /// stored positions.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
@@ -58,13 +58,13 @@ impl<E: Engine> Follower<E> {
 
     async fn read_until(&self, shutdown: &CancellationToken) -> Result<(), Failure> {
         let mut lead = tokio::select! {
-            lead = self.ctx.engine.lead() => lead?,
+            lead = self.ctx.engine.store().lead() => lead?,
             () = shutdown.cancelled() => return Ok(()),
         };
         let client = MeshClient::new(self.link.clone());
         let of = |event: &&'static str| (producer_of(event), Ahead::default());
         let mut streams: Streams = self.followed.events.iter().map(of).collect();
-        let mut positions = self.ctx.engine.positions().await?;
+        let mut positions = self.ctx.engine.store().positions().await?;
         info!(service = self.link.service(), streams = streams.len(), "reading whole streams");
         let mut throttle = Throttle::default();
         while !shutdown.is_cancelled() {
@@ -108,7 +108,7 @@ impl<E: Engine> Follower<E> {
             began_at,
             positions: positions.clone(),
             has_moved: false,
-            failpoints: self.ctx.engine.failpoints(),
+            failpoints: self.ctx.engine.store().failpoints(),
         };
         for (stream, ahead) in streams {
             for message in ahead.take(emitted_by) {
@@ -193,7 +193,7 @@ impl<E: Engine> Follower<E> {
 }
 
 /// Messages that a stream has dropped before they were read.
-impl<E: Engine> Follower<E> {
+impl Follower {
     /// Asks the stream's service to publish the messages between two sequences again; whether
     /// it agreed. Then they are unpublished in its outbox, and come at the end of the stream.
     /// Until then the stream is not read on, or the gap would be forgotten.

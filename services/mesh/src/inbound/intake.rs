@@ -14,33 +14,33 @@ use crate::batch::work::Work;
 const INTAKE_EVENTS_MAX: usize = 4_096;
 
 /// The sending end of the queue; cheap to clone.
-pub(crate) struct Intake<H> {
-    sender: UnboundedSender<Taken<H>>,
+pub(crate) struct Intake {
+    sender: UnboundedSender<Taken>,
     room: Arc<Semaphore>,
 }
 
 /// A sending end that does not keep the queue open.
-pub(crate) struct WeakIntake<H> {
-    sender: WeakUnboundedSender<Taken<H>>,
+pub(crate) struct WeakIntake {
+    sender: WeakUnboundedSender<Taken>,
     room: Arc<Semaphore>,
 }
 
-impl<H> Clone for WeakIntake<H> {
+impl Clone for WeakIntake {
     fn clone(&self) -> Self {
         Self { sender: self.sender.clone(), room: self.room.clone() }
     }
 }
 
-impl<H> WeakIntake<H> {
+impl WeakIntake {
     /// The intake, if it is still open.
-    pub(crate) fn upgrade(&self) -> Option<Intake<H>> {
+    pub(crate) fn upgrade(&self) -> Option<Intake> {
         Some(Intake { sender: self.sender.upgrade()?, room: self.room.clone() })
     }
 }
 
 /// Work in the queue, with the room it takes up.
-pub(crate) struct Taken<H> {
-    pub(crate) work: Work<H>,
+pub(crate) struct Taken {
+    pub(crate) work: Work,
     pub(crate) permit: OwnedSemaphorePermit,
 }
 
@@ -52,33 +52,33 @@ pub(crate) enum Full {
     Closed,
 }
 
-impl<H> Clone for Intake<H> {
+impl Clone for Intake {
     fn clone(&self) -> Self {
         Self { sender: self.sender.clone(), room: self.room.clone() }
     }
 }
 
-impl<H> Intake<H> {
+impl Intake {
     /// An empty queue: its sending end, and the end that workers take from.
-    pub(crate) fn new() -> (Self, UnboundedReceiver<Taken<H>>) {
+    pub(crate) fn new() -> (Self, UnboundedReceiver<Taken>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (Self { sender, room: Arc::new(Semaphore::new(INTAKE_EVENTS_MAX)) }, receiver)
     }
 
     /// A sending end that does not keep the queue open.
-    pub(crate) fn downgrade(&self) -> WeakIntake<H> {
+    pub(crate) fn downgrade(&self) -> WeakIntake {
         WeakIntake { sender: self.sender.downgrade(), room: self.room.clone() }
     }
 
     /// Adds work, and waits until there is room.
-    pub(crate) async fn send(&self, work: Work<H>) -> Result<(), Full> {
+    pub(crate) async fn send(&self, work: Work) -> Result<(), Full> {
         let size = size(&work);
         let permit = self.room.clone().acquire_many_owned(size).await.map_err(|_| Full::Closed)?;
         self.sender.send(Taken { work, permit }).map_err(|_| Full::Closed)
     }
 
     /// Adds work at once, or not at all.
-    pub(crate) fn try_send(&self, work: Work<H>) -> Result<(), Full> {
+    pub(crate) fn try_send(&self, work: Work) -> Result<(), Full> {
         let permit = self.room.clone().try_acquire_many_owned(size(&work));
         let permit = permit.map_err(|_| Full::NoRoom)?;
         self.sender.send(Taken { work, permit }).map_err(|_| Full::Closed)
@@ -86,6 +86,6 @@ impl<H> Intake<H> {
 }
 
 /// The room that work takes up; a message that alone fills the intake still gets in.
-fn size<H>(work: &Work<H>) -> u32 {
+fn size(work: &Work) -> u32 {
     work.entries.len().clamp(1, INTAKE_EVENTS_MAX) as u32
 }

@@ -25,18 +25,18 @@ use crate::{
 const DUE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The task of one timer.
-pub(crate) struct Ticking<E: Engine> {
+pub(crate) struct Ticking {
     pub(crate) name: &'static str,
     pub(crate) every: Duration,
     /// How soon what is due is taken in.
     pub(crate) haste: Pace,
     pub(crate) emits: &'static [&'static str],
-    pub(crate) due: Arc<DueFn<E>>,
-    pub(crate) engine: Arc<E>,
-    pub(crate) intake: Intake<E::Handler>,
+    pub(crate) due: Arc<DueFn>,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) intake: Intake,
 }
 
-impl<E: Engine> Ticking<E> {
+impl Ticking {
     /// Finds what is due, at an interval, until shutdown.
     ///
     /// Work that is found twice (by two instances at once, or while the last batch is still
@@ -71,8 +71,9 @@ impl<E: Engine> Ticking<E> {
     /// Puts what is due into the intake. It waits for a full intake; a closed one means shutdown.
     async fn take_due(&self) -> Result<Done, Failure> {
         let due = (self.due)(self.engine.clone(), clock::now());
-        let due =
-            within(DUE_TIMEOUT, self.name, due).await.inspect_err(|_| self.engine.given_up())??;
+        let due = within(DUE_TIMEOUT, self.name, due)
+            .await
+            .inspect_err(|_| self.engine.store().given_up())??;
         let (underway, done) = Underway::begin();
         for handler in due {
             let id = Uuid::now_v7();

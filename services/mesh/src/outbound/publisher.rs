@@ -69,8 +69,8 @@ const ACK_WITHIN: Duration = Duration::from_secs(3);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The publisher of one service.
-pub(crate) struct Publisher<E> {
-    pub(crate) engine: Arc<E>,
+pub(crate) struct Publisher {
+    pub(crate) engine: Arc<dyn Engine>,
     pub(crate) link: Link,
     pub(crate) handed: Arc<Mutex<Handed>>,
     pub(crate) health: Health,
@@ -149,7 +149,7 @@ impl Run<'_> {
     }
 }
 
-impl<E: Engine> Publisher<E> {
+impl Publisher {
     /// Publishes until shutdown, and then the messages that were handed over before it.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         let mut handed = self.handed.lock().await;
@@ -330,7 +330,7 @@ impl<E: Engine> Publisher<E> {
                 self.health.faulty(Part::Publisher, &cause);
                 error!(service = self.link.service(), %id, subject, cause,
                     "the broker refuses a message; it waits in the outbox");
-                self.engine.back_off(id).await?;
+                self.engine.store().back_off(id).await?;
             }
         }
         Ok(())
@@ -347,7 +347,7 @@ impl<E: Engine> Publisher<E> {
         let marks = of_connection(std::mem::take(&mut run.marks), self.link.epoch());
         run.is_in_doubt |= marks.len() < acknowledged;
         if !marks.is_empty() {
-            self.engine.mark(&marks).await?;
+            self.engine.store().mark(&marks).await?;
         }
         Ok(())
     }
@@ -358,7 +358,7 @@ impl<E: Engine> Publisher<E> {
         if !self.link.is_connected() || most == 0 {
             return;
         }
-        match self.engine.sweep(most).await {
+        match self.engine.store().sweep(most).await {
             Ok(swept) => {
                 if swept.len() == SWEEP_MESSAGES_MAX {
                     // There may be more.
@@ -397,16 +397,16 @@ impl<E: Engine> Publisher<E> {
 
     /// Compares outbox and stream, and then the stream and what its consumers have taken in.
     async fn compare(&self, before: missed::Floors) -> Result<Compared, Failure> {
-        let lost = verify::run(&*self.engine, &self.link).await?;
+        let lost = verify::run(self.engine.store(), &self.link).await?;
         self.forget_what_others_published().await;
-        let floors = missed::run(&*self.engine, &self.link, &self.health, before).await?;
+        let floors = missed::run(self.engine.store(), &self.link, &self.health, before).await?;
         Ok(Compared { lost, floors })
     }
 
     /// Another instance may have published what this one could not.
     async fn forget_what_others_published(&self) {
         if self.health.is_faulty(&Part::Publisher)
-            && let Ok(Backlog { events: 0, .. }) = self.engine.backlog().await
+            && let Ok(Backlog { events: 0, .. }) = self.engine.store().backlog().await
         {
             self.health.well(&Part::Publisher);
         }

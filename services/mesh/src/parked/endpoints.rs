@@ -25,7 +25,7 @@ use super::{
 use crate::{
     batch::work::Meta,
     inbound::input::parse,
-    store::engine::{Engine, Failure, Show, Which},
+    store::engine::{Failure, Show, Which},
 };
 
 /// Dead letters listed at most: together they fit into one message of the broker.
@@ -34,7 +34,7 @@ const DEAD_LETTERS_MAX: usize = 5_000;
 const BUDGET: Duration = Duration::from_secs(7);
 
 /// The endpoints, on a service's retrier.
-pub(crate) struct DeadLetterEndpoints<E: Engine>(pub(crate) Arc<Retrier<E>>);
+pub(crate) struct DeadLetterEndpoints(pub(crate) Arc<Retrier>);
 
 /// The refusal to discard an event that a saga needs.
 fn still_open(service: &str, open: &LeftOpen) -> Problem {
@@ -56,7 +56,7 @@ fn still_open(service: &str, open: &LeftOpen) -> Problem {
     problem
 }
 
-impl<E: Engine> DeadLetterEndpoints<E> {
+impl DeadLetterEndpoints {
     fn service(&self) -> &'static str {
         self.0.link.service()
     }
@@ -93,7 +93,7 @@ impl<E: Engine> DeadLetterEndpoints<E> {
         show: Show,
         all: bool,
     ) -> Result<Vec<events::dead_letter::DeadLetter>, Problem> {
-        let rows = self.0.engine.parked(show).await.map_err(away)?;
+        let rows = self.0.engine.store().parked(show).await.map_err(away)?;
         let mut first: HashMap<&str, &Parked> = HashMap::new();
         for row in rows.iter().filter(|row| row.state.holds_key() && row.key != NONE) {
             first.entry(&row.key).or_insert(row);
@@ -138,7 +138,8 @@ impl<E: Engine> DeadLetterEndpoints<E> {
         if let Some(open) = open.as_ref().filter(|_| !leave_open) {
             return Err(still_open(self.service(), open));
         }
-        let ended = self.0.engine.discard(parked.number, by, &reason).await.map_err(away)?;
+        let ended =
+            self.0.engine.store().discard(parked.number, by, &reason).await.map_err(away)?;
         if !ended {
             return Err(gone(&letter));
         }
@@ -177,7 +178,7 @@ impl<E: Engine> DeadLetterEndpoints<E> {
                 (NONE, _) | (_, ParkedState::Early) => Which::Number(target.number),
                 (key, _) => Which::First(key.to_owned()),
             };
-            let leased = self.0.engine.lease(which, LEASE).await.map_err(away)?;
+            let leased = self.0.engine.store().lease(which, LEASE).await.map_err(away)?;
             // Nothing is left, or another instance is trying it right now.
             let Some(parked) = leased.first() else { break };
             match self.0.attempt(parked, Some(by)).await.map_err(away)? {
@@ -197,7 +198,7 @@ impl<E: Engine> DeadLetterEndpoints<E> {
         if key == NONE {
             return Ok(0);
         }
-        let rows = self.0.engine.parked(Show::Key(key.to_owned())).await.map_err(away)?;
+        let rows = self.0.engine.store().parked(Show::Key(key.to_owned())).await.map_err(away)?;
         Ok(rows.iter().filter(|row| row.state.holds_key()).count() as u64)
     }
 
@@ -216,7 +217,9 @@ impl<E: Engine> DeadLetterEndpoints<E> {
     async fn open(&self, letter: &DeadLetterId) -> Result<Parked, Problem> {
         let mine = (letter.service() == self.service()).then_some(letter.number());
         let rows = match mine {
-            Some(number) => self.0.engine.parked(Show::Number(number)).await.map_err(away)?,
+            Some(number) => {
+                self.0.engine.store().parked(Show::Number(number)).await.map_err(away)?
+            }
             None => Vec::new(),
         };
         rows.into_iter().next().ok_or_else(|| gone(letter))

@@ -39,10 +39,10 @@ const UNSETTLED_MAX: u32 = 3;
 const COPY_BYTES_MAX: usize = 64 * 1024;
 
 /// Retries the parked events of one service.
-pub(crate) struct Retrier<E: Engine> {
-    pub(crate) engine: Arc<E>,
+pub(crate) struct Retrier {
+    pub(crate) engine: Arc<dyn Engine>,
     pub(crate) link: Link,
-    pub(crate) consumed: Arc<Table<E>>,
+    pub(crate) consumed: Arc<Table>,
     pub(crate) hand_off: HandOff,
     /// Notified when an event was parked.
     pub(crate) parked: Arc<Notify>,
@@ -61,7 +61,7 @@ pub(crate) enum Tried {
     Stopped(String),
 }
 
-impl<E: Engine> Retrier<E> {
+impl Retrier {
     /// Retries events as they come due, until shutdown.
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         let mut pause = Duration::ZERO;
@@ -85,7 +85,7 @@ impl<E: Engine> Retrier<E> {
 
     /// Retries some events; returns how soon to look again.
     async fn try_some(&self, which: Which) -> Result<Duration, Failure> {
-        let due = match self.engine.lease(which, LEASE).await {
+        let due = match self.engine.store().lease(which, LEASE).await {
             Ok(due) => due,
             // The store is unavailable; the batch worker reports it.
             Err(failure) if failure.is_lost() => return Ok(PREVENTED),
@@ -152,7 +152,7 @@ impl<E: Engine> Retrier<E> {
         }
         let cause = last.map(|failure| failure.to_string()).unwrap_or_default();
         let verdict = Verdict::Again { after: PREVENTED, cause: cause.clone(), counts: false };
-        self.engine.settle(parked.number, verdict).await?;
+        self.engine.store().settle(parked.number, verdict).await?;
         Ok(Tried::Stopped(cause))
     }
 
@@ -166,7 +166,7 @@ impl<E: Engine> Retrier<E> {
         match verdict_on_early(parked, &cause, by) {
             Verdict::Dead { cause, by } => self.dead(parked, cause, by).await,
             again => {
-                self.engine.settle(parked.number, again).await?;
+                self.engine.store().settle(parked.number, again).await?;
                 Ok(Tried::Stopped(cause))
             }
         }
@@ -179,7 +179,7 @@ impl<E: Engine> Retrier<E> {
         by: Option<UserId>,
     ) -> Result<Tried, Failure> {
         let verdict = Verdict::Dead { cause: cause.clone(), by };
-        self.engine.settle(parked.number, verdict).await?;
+        self.engine.store().settle(parked.number, verdict).await?;
         if parked.state == ParkedState::Dead {
             warn!(
                 service = self.link.service(),

@@ -9,10 +9,14 @@ use super::{DecodedCommand, EndpointSpec, Followed, How, Service, Timer};
 use crate::{
     Allow, Execute, Handle, QueryContext, Read, UnitOfWork,
     batch::{
-        handler::{CommandHandler, EventHandler, UnitHandler},
+        handler::{of_command, of_event},
         work::Meta,
     },
-    store::{engine::Failure, postgres::Postgres},
+    service::query_context::own,
+    store::{
+        engine::{Engine, Failure},
+        postgres::Postgres,
+    },
 };
 
 impl<B: UnitOfWork> Service<Postgres<B>> {
@@ -21,9 +25,9 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
     where
         B: Handle<E>,
     {
-        self.listen::<E>(<B as Handle<E>>::KEY, emits, |payload| {
+        self.tables.listen::<E>(<B as Handle<E>>::KEY, emits, |payload| {
             let event: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-            Ok(UnitHandler(Box::new(EventHandler(event))))
+            Ok(of_event::<B, E>(event))
         });
         self
     }
@@ -33,13 +37,10 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
     where
         B: Execute<C>,
     {
-        let how = How::Decided(|body, key| {
-            DecodedCommand::read::<C>(body, key, |command| {
-                UnitHandler(Box::new(CommandHandler(command)))
-            })
-        });
+        let how =
+            How::Decided(|body, key| DecodedCommand::read::<C>(body, key, of_command::<B, C>));
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
-        self.add(EndpointSpec { endpoint, allow, status, emits, how });
+        self.tables.add(EndpointSpec { endpoint, allow, status, emits, how });
         self
     }
 
@@ -55,8 +56,9 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         F: Fn(QueryContext<Postgres<B>>, Arc<Read>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        let take = Arc::new(move |ctx, read| Box::pin(take(ctx, read)) as _);
-        self.followed = Some(Followed { events, piece, take });
+        let take =
+            Arc::new(move |queried, read| Box::pin(take(QueryContext::of(queried), read)) as _);
+        self.tables.followed = Some(Followed { events, piece, take });
         self
     }
 
@@ -80,18 +82,13 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         F: Fn(Arc<Postgres<B>>, Timestamp) -> R + Send + Sync + 'static,
         R: Future<Output = sqlx::Result<Vec<C>>> + Send + 'static,
     {
-        let emits = self.asked.get(C::ENDPOINT).map_or(&[][..], |asked| asked.emits);
-        let due = Arc::new(move |engine: Arc<Postgres<B>>, now| {
-            let due = due(engine, now);
-            Box::pin(async move {
-                let commands = due.await?;
-                Ok(commands
-                    .into_iter()
-                    .map(|c| UnitHandler(Box::new(CommandHandler(c)) as _))
-                    .collect())
-            }) as _
+        let emits = self.tables.asked.get(C::ENDPOINT).map_or(&[][..], |asked| asked.emits);
+        let due = Arc::new(move |engine: Arc<dyn Engine>, now| {
+            let due = due(own(engine), now);
+            Box::pin(async move { Ok(due.await?.into_iter().map(of_command::<B, C>).collect()) })
+                as _
         });
-        self.timers.push(Timer { name, every: interval, emits, due });
+        self.tables.timers.push(Timer { name, every: interval, emits, due });
         self
     }
 }
@@ -105,6 +102,6 @@ impl<B: UnitOfWork> QueryContext<Postgres<B>> {
     where
         B: Execute<C>,
     {
-        self.submit::<C>(UnitHandler(Box::new(CommandHandler(command))), meta).await
+        self.submit::<C>(of_command::<B, C>(command), meta).await
     }
 }

@@ -3,8 +3,9 @@
 //! There are three: [`crate::store::postgres::Postgres`] and [`crate::store::valkey::Valkey`], and, for the
 //! simulation, one in memory. All pass the same conformance suite (`tests/engine`).
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use events::{Timestamp, UserId};
 use uuid::Uuid;
 
@@ -23,71 +24,67 @@ use crate::{
 /// was rolled back is found exactly.
 pub(crate) const POSITIONS_MAX: usize = 64;
 
-/// A store with an inbox, a service's state, an outbox and parked events.
-pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
-    /// A decoded event or command with its handler, ready to run.
-    type Handler: Send + Sync + 'static;
+/// What batches run on: a store, and the handlers of one service.
+///
+/// The runtime knows engines only as trait objects, so that it is compiled once and not for each
+/// service. The type of a service's unit of work is known to the engine alone.
+#[async_trait]
+pub trait Engine: Any + Send + Sync {
+    /// The store.
+    fn store(&self) -> &dyn Store;
 
     /// Runs one batch: when this returns, every outcome is in the store; on `Err`, none is. A
     /// message is taken in whole: those of its events that cannot be handled are parked in the
     /// same step.
-    fn run(
-        &self,
-        batch: &mut [Work<Self::Handler>],
-        care: Care,
-    ) -> impl Future<Output = Result<Ran, Failure>> + Send;
+    async fn run(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure>;
 
     /// Retries a parked event that has been leased. When it is handled, its row is resolved in
     /// the same step, and its history names the operator who asked for the retry, if one did;
     /// otherwise nothing has changed.
-    fn retry(
+    async fn retry(
         &self,
         parked: &Parked,
-        entry: &mut Entry<Self::Handler>,
+        entry: &mut Entry,
         by: Option<UserId>,
-    ) -> impl Future<Output = Result<Retried, Failure>> + Send;
+    ) -> Result<Retried, Failure>;
+}
 
+/// A store with an inbox, a service's state, an outbox and parked events.
+#[async_trait]
+pub trait Store: Outbox + Parking {
     /// Waits until this instance is the leader, which reads whole streams.
-    fn lead(&self) -> impl Future<Output = Result<Lead, Failure>> + Send {
-        async { Err(Failure::Refused("this store keeps no positions".into())) }
+    async fn lead(&self) -> Result<Lead, Failure> {
+        Err(Failure::Refused("this store keeps no positions".into()))
     }
 
     /// How far whole streams have been read.
-    fn positions(&self) -> impl Future<Output = Result<Positions, Failure>> + Send {
-        async { Err(Failure::Refused("this store keeps no positions".into())) }
+    async fn positions(&self) -> Result<Positions, Failure> {
+        Err(Failure::Refused("this store keeps no positions".into()))
     }
 
     /// The recorded highest messages of a stream, ascending.
-    fn reached(&self, _stream: &str) -> impl Future<Output = Result<Vec<Mark>, Failure>> + Send {
-        async { Ok(Vec::new()) }
+    async fn reached(&self, _stream: &str) -> Result<Vec<Mark>, Failure> {
+        Ok(Vec::new())
     }
 
     /// Records the highest message of a stream, and keeps some of those before it.
-    fn note_reached(
-        &self,
-        _stream: &str,
-        _mark: Mark,
-    ) -> impl Future<Output = Result<(), Failure>> + Send {
-        async { Ok(()) }
+    async fn note_reached(&self, _stream: &str, _mark: Mark) -> Result<(), Failure> {
+        Ok(())
     }
 
     /// Deletes the records above a sequence.
-    fn forget_reached(
-        &self,
-        _stream: &str,
-        _above: u64,
-    ) -> impl Future<Output = Result<(), Failure>> + Send {
-        async { Ok(()) }
+    async fn forget_reached(&self, _stream: &str, _above: u64) -> Result<(), Failure> {
+        Ok(())
     }
 
     /// Whether the store can do its work.
-    fn check(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+    async fn check(&self) -> Result<(), Failure>;
 
     /// A call that used the store was abandoned in the middle, at an unknown point.
     fn given_up(&self) {}
 
     /// Housekeeping, about once a minute: create and drop partitions, trim old rows.
-    fn tidy(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+    async fn tidy(&self) -> Result<(), Failure>;
 
     /// The failpoints of this service.
     fn failpoints(&self) -> Arc<Failpoints>;
@@ -96,82 +93,62 @@ pub trait Engine: Outbox + Parking + Send + Sync + Sized + 'static {
 /// The outbox: the table of emitted messages. A published row has a mark, its sequence in the
 /// stream; a row without a mark is not published yet. Every method is safe to repeat and may
 /// run in any instance.
-pub trait Outbox {
+#[async_trait]
+pub trait Outbox: Send + Sync {
     /// Leases up to `most` messages without a mark whose lease is over, oldest first. The lease
     /// goes by the store's clock, so that no other instance takes the same messages.
-    fn sweep(&self, most: usize) -> impl Future<Output = Result<Vec<Message>, Failure>> + Send;
+    async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure>;
 
     /// Marks messages as published; a message that already has a mark keeps it. When this write
     /// is lost, messages are only published again.
-    fn mark(&self, marks: &[Mark]) -> impl Future<Output = Result<(), Failure>> + Send;
+    async fn mark(&self, marks: &[Mark]) -> Result<(), Failure>;
 
     /// Backs off a message that the broker refuses; the pause grows each time.
-    fn back_off(&self, id: Uuid) -> impl Future<Output = Result<(), Failure>> + Send;
+    async fn back_off(&self, id: Uuid) -> Result<(), Failure>;
 
     /// Removes the marks of messages that are not in the stream; a mark that has changed since
     /// it was read stays.
-    fn unmark(&self, lost: &[Mark]) -> impl Future<Output = Result<(), Failure>> + Send;
+    async fn unmark(&self, lost: &[Mark]) -> Result<(), Failure>;
 
     /// Removes the marks of the messages in a gap, so that they are published again; returns
     /// their number.
-    fn publish_again(&self, gap: &Gap) -> impl Future<Output = Result<usize, Failure>> + Send;
+    async fn publish_again(&self, gap: &Gap) -> Result<usize, Failure>;
 
     /// Up to `most` marks above a sequence, ascending.
-    fn marks_above(
-        &self,
-        sequence: u64,
-        most: usize,
-    ) -> impl Future<Output = Result<Vec<Mark>, Failure>> + Send;
+    async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure>;
 
     /// Up to `most` marks at or below a sequence, descending.
-    fn marks_to(
-        &self,
-        sequence: u64,
-        most: usize,
-    ) -> impl Future<Output = Result<Vec<Mark>, Failure>> + Send;
+    async fn marks_to(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure>;
 
     /// The position up to which outbox and stream were verified to agree; `None` at the very
     /// beginning.
-    fn verified(&self) -> impl Future<Output = Result<Option<Mark>, Failure>> + Send;
+    async fn verified(&self) -> Result<Option<Mark>, Failure>;
 
     /// Moves the verified position.
-    fn set_verified(&self, place: Option<Mark>)
-    -> impl Future<Output = Result<(), Failure>> + Send;
+    async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure>;
 
     /// The messages that wait to be published.
-    fn backlog(&self) -> impl Future<Output = Result<Backlog, Failure>> + Send;
+    async fn backlog(&self) -> Result<Backlog, Failure>;
 }
 
 /// The table of parked events.
-pub trait Parking {
+#[async_trait]
+pub trait Parking: Send + Sync {
     /// Leases events to be retried, and counts the attempt before it is made. Rows in state
     /// `dead` or `behind` hold their key while they are open: only the first of them can be
     /// leased, and an early row only when none before it holds its key. A leased row cannot be
     /// leased again until `lease` is over.
-    fn lease(
-        &self,
-        which: Which,
-        lease: Duration,
-    ) -> impl Future<Output = Result<Vec<Parked>, Failure>> + Send;
+    async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure>;
 
     /// Writes the outcome of an attempt that did not handle the event. When the event held its
     /// key and is early now, the next one with that key comes due.
-    fn settle(
-        &self,
-        number: u64,
-        verdict: Verdict,
-    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    async fn settle(&self, number: u64, verdict: Verdict) -> Result<(), Failure>;
 
     /// Discards a parked event on an operator's request; whether it was still open.
-    fn discard(
-        &self,
-        number: u64,
-        by: UserId,
-        why: &str,
-    ) -> impl Future<Output = Result<bool, Failure>> + Send;
+    async fn discard(&self, number: u64, by: UserId, why: &str) -> Result<bool, Failure>;
 
     /// Parked events, in the order of parking.
-    fn parked(&self, show: Show) -> impl Future<Output = Result<Vec<Parked>, Failure>> + Send;
+    async fn parked(&self, show: Show) -> Result<Vec<Parked>, Failure>;
 }
 
 /// Which parked events to lease.

@@ -1,8 +1,8 @@
 //! The third engine: inbox, state, outbox and parked events in memory, for the simulation.
 //!
 //! It runs the same batches as the PostgreSQL engine (see `batch`) and passes the same
-//! conformance suite. The [`Store`] outlives the engine, as a database outlives a process: a new
-//! engine on the same [`Store`] is a restarted process. It is behind the feature `sim`: nothing
+//! conformance suite. The [`Database`] outlives the engine, as a real one outlives a process: a new
+//! engine on the same [`Database`] is a restarted process. It is behind the feature `sim`: nothing
 //! in production keeps its state in memory.
 
 mod outbox;
@@ -20,7 +20,8 @@ use std::{
     },
 };
 
-use events::UserId;
+use async_trait::async_trait;
+use events::{Timestamp, UserId};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -29,15 +30,18 @@ use crate::{
     batch::work::{Entry, Work},
     batch::{
         answers::KeptAnswer,
+        handler::{decide, keys_of},
         run::{self, Ground},
+        unit::{Decided, Unit, Units},
     },
     failpoint::Failpoints,
     parked::Parked,
-    store::engine::{Care, Engine, Failure, Mark, Ran, Retried},
+    store::engine::{Care, Engine, Failure, Mark, Ran, Retried, Store},
     store::postgres::Postgres,
 };
 
-pub use crate::batch::handler::UnitHandler;
+use transaction::Tx;
+
 pub use process::{DecodedCommand, Incoming, Process, Shelf, Taken};
 
 /// A unit of work that can be kept in memory.
@@ -56,7 +60,7 @@ pub trait InMemory: UnitOfWork {
 }
 
 /// The data of one service; it outlives the engines on it.
-pub struct Store<B: InMemory> {
+pub struct Database<B: InMemory> {
     kept: Arc<Mutex<Kept<B>>>,
     /// How often its connections were cut off.
     cuts: Arc<AtomicU64>,
@@ -70,14 +74,14 @@ struct Mistakes {
     forgets_answers: AtomicBool,
 }
 
-impl<B: InMemory> Clone for Store<B> {
+impl<B: InMemory> Clone for Database<B> {
     fn clone(&self) -> Self {
         let Self { kept, cuts, mistakes } = self;
         Self { kept: kept.clone(), cuts: cuts.clone(), mistakes: mistakes.clone() }
     }
 }
 
-impl<B: InMemory> Default for Store<B> {
+impl<B: InMemory> Default for Database<B> {
     fn default() -> Self {
         Self {
             kept: Arc::new(Mutex::new(Kept::default())),
@@ -87,7 +91,7 @@ impl<B: InMemory> Default for Store<B> {
     }
 }
 
-impl<B: InMemory> Store<B> {
+impl<B: InMemory> Database<B> {
     /// Cuts off its connections: transactions that have begun cannot commit any more.
     pub fn cut_off(&self) {
         self.cuts.fetch_add(1, SeqCst);
@@ -139,50 +143,56 @@ impl<B: InMemory> Default for Kept<B> {
 
 /// A service's state in memory, as an engine.
 pub struct Memory<B: InMemory> {
-    store: Store<B>,
-    config: B::Config,
+    database: Database<B>,
+    config: Arc<B::Config>,
     failpoints: Arc<Failpoints>,
     has_parked: AtomicBool,
 }
 
 impl<B: InMemory> Memory<B> {
-    /// An engine on a store, as in a process that has just started.
-    pub fn new(store: Store<B>, config: B::Config) -> Self {
+    /// An engine on a database, as in a process that has just started.
+    pub fn new(database: Database<B>, config: B::Config) -> Self {
         let has_parked = AtomicBool::new(true);
-        Self { store, config, failpoints: Arc::default(), has_parked }
+        Self { database, config: Arc::new(config), failpoints: Arc::default(), has_parked }
     }
 
-    /// The store it runs on.
-    pub fn store(&self) -> &Store<B> {
-        &self.store
+    /// The database it runs on.
+    pub fn database(&self) -> &Database<B> {
+        &self.database
     }
 
-    fn ground(&self) -> Ground<'_, B, Store<B>> {
+    fn ground(&self) -> Ground<'_, Database<B>> {
         Ground {
-            ledger: &self.store,
-            config: &self.config,
+            ledger: &self.database,
+            units: self,
             failpoints: &self.failpoints,
             has_parked: &self.has_parked,
         }
     }
 }
 
+#[async_trait]
 impl<B: InMemory> Engine for Memory<B> {
-    type Handler = UnitHandler<B>;
+    fn store(&self) -> &dyn Store {
+        self
+    }
 
-    async fn run(&self, batch: &mut [Work<UnitHandler<B>>], care: Care) -> Result<Ran, Failure> {
+    async fn run(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure> {
         run::run(&self.ground(), batch, care).await
     }
 
     async fn retry(
         &self,
         parked: &Parked,
-        entry: &mut Entry<UnitHandler<B>>,
+        entry: &mut Entry,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         run::retry(&self.ground(), parked, entry, by).await
     }
+}
 
+#[async_trait]
+impl<B: InMemory> Store for Memory<B> {
     async fn check(&self) -> Result<(), Failure> {
         Ok(())
     }
@@ -196,12 +206,38 @@ impl<B: InMemory> Engine for Memory<B> {
     }
 }
 
+#[async_trait]
+impl<B: InMemory> Units<Tx<B>> for Memory<B> {
+    async fn load(
+        &self,
+        tx: &mut Tx<B>,
+        entries: &[&Entry],
+    ) -> Result<Box<dyn Unit<Tx<B>>>, Failure> {
+        let unit = B::load_from(keys_of::<B>(entries), &tx.tables);
+        Ok(Box::new(Loaded { unit, config: self.config.clone() }))
+    }
+}
+
+struct Loaded<B: InMemory> {
+    unit: B,
+    config: Arc<B::Config>,
+}
+
+#[async_trait]
+impl<B: InMemory> Unit<Tx<B>> for Loaded<B> {
+    fn decide(&mut self, entry: &Entry, now: Timestamp) -> Decided {
+        decide(&mut self.unit, &self.config, entry, now)
+    }
+
+    async fn save(self: Box<Self>, tx: &mut Tx<B>) -> Result<(), Failure> {
+        self.unit.save_to(&mut tx.tables)
+    }
+}
+
 impl<B: InMemory> Service<Postgres<B>> {
     /// The same service with its state in memory: it handles the same events and commands. It
     /// has no queries and timers, since these read the database directly.
     pub fn in_memory(self) -> Service<Memory<B>> {
-        let mut service = Service::<Memory<B>>::new(self.name);
-        service.take_over(self);
-        service
+        self.decided_only()
     }
 }

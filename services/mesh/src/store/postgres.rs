@@ -1,6 +1,7 @@
 //! The PostgreSQL engine: inbox, unit of work, outbox and parked events in one transaction.
 
 mod check;
+mod engine;
 pub(crate) mod limits;
 mod migrations;
 pub(crate) mod outbox;
@@ -12,7 +13,6 @@ mod transaction;
 
 use std::{
     future::Future,
-    marker::PhantomData,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use events::UserId;
 use sqlx::{
     ConnectOptions as _, PgPool,
@@ -28,24 +29,23 @@ use sqlx::{
 };
 
 use crate::{
-    UnitOfWork,
+    batch::run::{self, Ground},
+    batch::unit::Units,
     batch::work::{Entry, Work},
-    batch::{
-        handler::UnitHandler,
-        run::{self, Ground},
-    },
     deadline::within,
     failpoint::Failpoints,
     parked::Parked,
-    store::engine::{Care, Engine, Failure, Mark, Ran, Retried},
+    store::engine::{Care, Failure, Mark, Ran, Retried, Store},
 };
 
 pub use check::{check, connect, default_partitions};
+pub use engine::Postgres;
 pub(crate) use limits::{ANSWER_TIMEOUT, POSTGRES};
 pub use migrations::{Migrations, migrator};
 pub use outbox::backlog;
 pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
+use transaction::Tx;
 
 /// The migrations of the mesh's own tables, which every service's database has.
 pub static MESH_MIGRATIONS: Migrations =
@@ -84,26 +84,21 @@ impl GivenUp {
     }
 }
 
-/// A service's own database, as an engine.
-pub struct Postgres<B: UnitOfWork> {
+/// A service's own database.
+pub struct Database {
     pool: PgPool,
     options: PgConnectOptions,
-    config: Arc<B::Config>,
     failpoints: Arc<Failpoints>,
     /// Whether a parked event may hold its order key; `true` until a batch has found out.
     has_parked: AtomicBool,
     given_up: Arc<GivenUp>,
     /// The service's own migrations, beside the mesh's.
     migrations: Option<&'static Migrator>,
-    unit: PhantomData<fn() -> B>,
 }
 
-impl<B: UnitOfWork> Postgres<B> {
-    /// An engine on the database at `url`; it connects when first needed.
-    ///
-    /// # Errors
-    /// When the address is malformed.
-    pub fn new(url: &str, config: B::Config) -> Result<Self, sqlx::Error> {
+impl Database {
+    /// The database at `url`; it connects when first needed.
+    fn new(url: &str) -> Result<Self, sqlx::Error> {
         // Failures are logged where they are handled; logging every statement is expensive.
         let options = url.parse::<PgConnectOptions>()?.disable_statement_logging().options([
             ("statement_timeout", "30s"),
@@ -130,21 +125,11 @@ impl<B: UnitOfWork> Postgres<B> {
             .connect_lazy_with(options.clone());
         let failpoints = Arc::new(Failpoints::default());
         let has_parked = AtomicBool::new(true);
-        let config = Arc::new(config);
-        let migrations = None;
-        let unit = PhantomData;
-        Ok(Self { pool, options, config, failpoints, has_parked, given_up, migrations, unit })
-    }
-
-    /// Makes the engine check, before it is used, that the database is this service's own and up
-    /// to date.
-    pub fn owning(mut self, migrations: Option<&'static Migrator>) -> Self {
-        self.migrations = migrations;
-        self
+        Ok(Self { pool, options, failpoints, has_parked, given_up, migrations: None })
     }
 
     /// Waits for the database up to `limit`. After a timeout the call may have taken effect.
-    pub(crate) async fn answer<T>(
+    async fn answer<T>(
         &self,
         limit: Duration,
         answer: impl Future<Output = Result<T, Failure>>,
@@ -158,14 +143,8 @@ impl<B: UnitOfWork> Postgres<B> {
         }
     }
 
-    /// Runs a transaction of the service outside any batch, with a batch's timeout.
-    ///
-    /// # Errors
-    /// The transaction's own error; `Uncertain` when it times out.
-    pub async fn unit<T>(
-        &self,
-        unit: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
+    /// Runs a transaction with a batch's timeout.
+    async fn unit<T>(&self, unit: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         match within(BATCH_TIMEOUT, POSTGRES, unit).await {
             Ok(ended) => ended,
             Err(late) => {
@@ -175,36 +154,34 @@ impl<B: UnitOfWork> Postgres<B> {
         }
     }
 
-    /// The service's connections.
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
+    /// Runs a batch. One that timed out may have taken effect.
+    async fn run(
+        &self,
+        units: &dyn Units<Tx>,
+        batch: &mut [Work],
+        care: Care,
+    ) -> Result<Ran, Failure> {
+        self.unit(run::run(&self.ground(units), batch, care)).await
     }
 
-    /// The service's configuration.
-    pub fn config(&self) -> &B::Config {
-        &self.config
+    /// Retries a parked event.
+    async fn retry(
+        &self,
+        units: &dyn Units<Tx>,
+        parked: &Parked,
+        entry: &mut Entry,
+        by: Option<UserId>,
+    ) -> Result<Retried, Failure> {
+        self.answer(BATCH_TIMEOUT, run::retry(&self.ground(units), parked, entry, by)).await
     }
 
-    /// The points where tests can make this service fail.
-    pub fn failpoints(&self) -> &Arc<Failpoints> {
-        &self.failpoints
-    }
-
-    fn ground(&self) -> Ground<'_, B, PgPool> {
+    fn ground<'a>(&'a self, units: &'a dyn Units<Tx>) -> Ground<'a, PgPool> {
         Ground {
             ledger: &self.pool,
-            config: &self.config,
+            units,
             failpoints: &self.failpoints,
             has_parked: &self.has_parked,
         }
-    }
-
-    /// Brings the database up to date: the mesh's own tables, then the service's.
-    ///
-    /// # Errors
-    /// When a migration fails, or an applied one has changed since.
-    pub async fn migrate(&self, service: &Migrator) -> Result<(), sqlx::migrate::MigrateError> {
-        migrate(&self.pool, service).await
     }
 }
 
@@ -223,25 +200,8 @@ pub async fn migrate(pool: &PgPool, service: &Migrator) -> Result<(), sqlx::migr
     Ok(())
 }
 
-impl<B: UnitOfWork> Engine for Postgres<B> {
-    type Handler = UnitHandler<B>;
-
-    /// A batch that timed out may have taken effect.
-    async fn run(&self, batch: &mut [Work<UnitHandler<B>>], care: Care) -> Result<Ran, Failure> {
-        let ground = self.ground();
-        self.unit(run::run(&ground, batch, care)).await
-    }
-
-    async fn retry(
-        &self,
-        parked: &Parked,
-        entry: &mut Entry<UnitHandler<B>>,
-        by: Option<UserId>,
-    ) -> Result<Retried, Failure> {
-        let ground = self.ground();
-        self.answer(BATCH_TIMEOUT, run::retry(&ground, parked, entry, by)).await
-    }
-
+#[async_trait]
+impl Store for Database {
     async fn lead(&self) -> Result<Lead, Failure> {
         Lead::take(&self.options).await
     }

@@ -35,6 +35,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use events::{Command, Event, Problem, Timestamp, UserId, codes};
 use redis::{
     Client, IntoConnectionInfo, ToRedisArgs,
@@ -49,15 +50,17 @@ use crate::{
     batch::work::{Answered, Entry, Meta, Outcome, Work},
     failpoint::{Failpoint, Failpoints},
     parked::Parked,
-    service::{DecodedCommand, EndpointSpec, How, Timer},
+    service::{DecodedCommand, EndpointSpec, How, Timer, query_context::own},
     store::engine::POSITIONS_MAX,
-    store::engine::{Care, Engine, Failure, Mark, Ran, Retried},
+    store::engine::{Care, Engine, Failure, Mark, Ran, Retried, Store},
 };
 
 use batch::{Case, Item, Way};
 use call::{Names, Parts, command, send};
-pub use function_call::{At, CallFor, CallOn, FunctionCall, LuaModule, Reply, ValkeyHandler};
-use function_call::{CommandHandler, DueCall, Ended, EventHandler, Handler};
+pub use function_call::{At, CallFor, CallOn, FunctionCall, LuaModule, Reply};
+use function_call::{
+    Calling, CommandHandler, Ended, EventHandler, ValkeyHandler, of_command, of_due, of_event,
+};
 pub use rebuild::{Progress, Rebuilt, Sources, Statements, rebuild};
 pub use replay::{Difference, Fed, Replay, ReplayedEvent};
 pub use restore::Restoring;
@@ -286,7 +289,7 @@ impl<L: LuaModule> Valkey<L> {
 
     async fn one(
         &self,
-        handler: &dyn Handler<L>,
+        handler: &dyn Calling<L>,
         meta: &Meta,
         now: Timestamp,
     ) -> Result<Outcome, Failure> {
@@ -307,9 +310,9 @@ impl<L: LuaModule> Service<Valkey<L>> {
     where
         L: CallOn<E>,
     {
-        self.listen::<E>(<L as CallOn<E>>::KEY, emits, |payload| {
+        self.tables.listen::<E>(<L as CallOn<E>>::KEY, emits, |payload| {
             let event: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-            Ok(ValkeyHandler(Box::new(EventHandler(event))))
+            Ok(of_event::<L, E>(event))
         });
         self
     }
@@ -319,13 +322,10 @@ impl<L: LuaModule> Service<Valkey<L>> {
     where
         L: CallFor<C>,
     {
-        let how = How::Decided(|body, key| {
-            DecodedCommand::read::<C>(body, key, |command| {
-                ValkeyHandler(Box::new(CommandHandler(command)))
-            })
-        });
+        let how =
+            How::Decided(|body, key| DecodedCommand::read::<C>(body, key, of_command::<L, C>));
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
-        self.add(EndpointSpec { endpoint, allow, status, emits, how });
+        self.tables.add(EndpointSpec { endpoint, allow, status, emits, how });
         self
     }
 
@@ -342,17 +342,11 @@ impl<L: LuaModule> Service<Valkey<L>> {
         F: Fn(Valkey<L>, Timestamp) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<Vec<FunctionCall>, Failure>> + Send + 'static,
     {
-        let due = Arc::new(move |engine: Arc<Valkey<L>>, now| {
-            let due = due((*engine).clone(), now);
-            Box::pin(async move {
-                let calls = due.await?;
-                Ok(calls
-                    .into_iter()
-                    .map(|call| ValkeyHandler(Box::new(DueCall(call)) as _))
-                    .collect())
-            }) as _
+        let due = Arc::new(move |engine: Arc<dyn Engine>, now| {
+            let due = due(Valkey::clone(&own(engine)), now);
+            Box::pin(async move { Ok(due.await?.into_iter().map(of_due::<L>).collect()) }) as _
         });
-        self.timers.push(Timer { name, every: interval, emits, due });
+        self.tables.timers.push(Timer { name, every: interval, emits, due });
         self
     }
 }
@@ -366,14 +360,17 @@ impl<L: LuaModule> QueryContext<Valkey<L>> {
     where
         L: CallFor<C>,
     {
-        self.submit::<C>(ValkeyHandler(Box::new(CommandHandler(command))), meta).await
+        self.submit::<C>(of_command::<L, C>(command), meta).await
     }
 }
 
+#[async_trait]
 impl<L: LuaModule> Engine for Valkey<L> {
-    type Handler = ValkeyHandler<L>;
+    fn store(&self) -> &dyn Store {
+        self
+    }
 
-    async fn run(&self, batch: &mut [Work<ValkeyHandler<L>>], care: Care) -> Result<Ran, Failure> {
+    async fn run(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure> {
         self.strike(batch.iter().flat_map(Work::names))?;
         self.run_batch(batch, care).await
     }
@@ -381,13 +378,16 @@ impl<L: LuaModule> Engine for Valkey<L> {
     async fn retry(
         &self,
         parked: &Parked,
-        entry: &mut Entry<ValkeyHandler<L>>,
+        entry: &mut Entry,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         self.strike([entry.meta.name].into_iter())?;
         self.retry_one(parked, entry, by).await
     }
+}
 
+#[async_trait]
+impl<L: LuaModule> Store for Valkey<L> {
     async fn reached(&self, stream: &str) -> Result<Vec<Mark>, Failure> {
         let mut range = redis::cmd("ZRANGE");
         range.arg(self.key(&format!("reached:{stream}"))).arg(0).arg(-1);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh::{
-    engine::{Parking, Which},
+    engine::{Engine, Which},
     testkit::Delivered,
 };
 use uuid::Uuid;
@@ -137,7 +137,7 @@ pub async fn two_instances_never_lease_the_same_event<S: Store>(harness: Harness
     let engines: Vec<_> = (0..4).map(|_| harness.store.engine()).collect();
     let mut leased = Vec::new();
     while leased.len() < keys.len() {
-        let all = engines.iter().map(|engine| engine.lease(Which::Due(7), LONG));
+        let all = engines.iter().map(|engine| engine.store().lease(Which::Due(7), LONG));
         for some in futures::future::join_all(all).await {
             leased.extend(some.unwrap().into_iter().map(|parked| parked.number));
         }

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use events::Event;
 use mesh::{
-    engine::{Care, Engine, Failure, Parking, Verdict, Which},
+    engine::{Care, Engine, Failure, Verdict, Which},
     failpoint::Failpoint,
     parked::ParkedState,
     testkit::Delivered,
@@ -116,7 +116,7 @@ pub async fn a_message_that_seems_to_kill_the_process_is_parked_without_being_ru
 pub async fn a_store_lost_before_the_commit_keeps_nothing<S: Store>(mut harness: Harness<S>) {
     let (counter, poison) = (Uuid::now_v7(), Uuid::now_v7());
     let delivered = message([bumped(counter, 1, How::Plain), bumped(poison, 1, How::Late)]);
-    harness.engine.failpoints().arm(Failpoint::BeforeCommit, 2);
+    harness.engine.store().failpoints().arm(Failpoint::BeforeCommit, 2);
     for _ in 0..2 {
         let lost = drive(&*harness.engine, harness.works(&[&delivered])).await;
         assert!(matches!(lost, Err(Failure::Unavailable(_))), "{lost:?}");
@@ -148,7 +148,7 @@ pub async fn a_store_lost_before_a_retry_commits_keeps_the_event_parked<S: Store
     harness.bump(counter, 7, How::Late).await;
     harness.open_counter(counter).await;
     let parked = harness.due().await;
-    harness.engine.failpoints().aim(Failpoint::BeforeCommit, [Bumped::NAME]);
+    harness.engine.store().failpoints().aim(Failpoint::BeforeCommit, [Bumped::NAME]);
     assert!(!harness.attempt(&parked).await);
     assert_eq!((harness.value(counter).await, harness.waiting().await), ((0, 0), 0));
     harness.restart();
@@ -181,7 +181,7 @@ pub async fn a_service_restarted_between_every_two_steps_loses_nothing<S: Store>
             let parked = harness.due().await;
             harness.restart();
             let in_vain = Verdict::Dead { cause: "in vain".into(), by: None };
-            harness.engine.settle(parked.number, in_vain).await.unwrap();
+            harness.engine.store().settle(parked.number, in_vain).await.unwrap();
         }
     }
     harness.restart();

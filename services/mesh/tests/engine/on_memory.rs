@@ -17,7 +17,7 @@ use crate::{
     store::Store,
 };
 
-pub struct OnMemory(memory::Store<Counters>);
+pub struct OnMemory(memory::Database<Counters>);
 
 impl InMemory for Counters {
     type Tables = BTreeMap<Uuid, (i64, i64)>;
@@ -45,7 +45,7 @@ impl Store for OnMemory {
     type Engine = Memory<Counters>;
 
     async fn open() -> Self {
-        Self(memory::Store::default())
+        Self(memory::Database::default())
     }
 
     fn service() -> Service<Self::Engine> {

@@ -11,7 +11,7 @@ use std::{
 use events::{Problem, ScheduleId, UserId, codes};
 use mesh::{
     Allow, Caller, Context, Execute, Handle, HandleError, Refusal, Service, UnitOfWork,
-    engine::{Parking, Which},
+    engine::{Engine, Which},
     postgres::{Postgres, migrate},
 };
 use servers::{Options, Servers};
@@ -242,7 +242,7 @@ fn the_first_event_of_a_key_is_not_overtaken_while_its_row_is_locked() {
         let emitted = [How::Breaks, How::Plain, How::Plain].map(|how| bumped(held, 1, how));
         let mut parked = harness.take(&[&message(emitted)]).await.parked;
         let (dead, head) = (parked.remove(0), parked.remove(0));
-        assert!(harness.engine.discard(dead.number, by, "of no use").await.unwrap());
+        assert!(harness.engine.store().discard(dead.number, by, "of no use").await.unwrap());
         let mut operator = PgConnection::connect(&harness.store.url).await.unwrap();
         let mut locking = operator.begin().await.unwrap();
         sqlx::query("select from mesh.parked where number = $1 for update")

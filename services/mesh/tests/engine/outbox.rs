@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use mesh::engine::{Gap, Mark, Outbox};
+use mesh::engine::{Engine, Gap, Mark};
 use uuid::Uuid;
 
 use crate::{
@@ -31,7 +31,7 @@ async fn publish_all<S: Store>(harness: &Harness<S>, count: usize, instances: us
     let until = Instant::now() + std::time::Duration::from_secs(60);
     while seen.len() < count {
         assert!(Instant::now() < until, "{} of {count} swept", seen.len());
-        let all = engines.iter().map(|engine| engine.sweep(SWEEP));
+        let all = engines.iter().map(|engine| engine.store().sweep(SWEEP));
         for (swept, engine) in futures::future::join_all(all).await.into_iter().zip(&engines) {
             let swept = swept.unwrap();
             assert!(swept.len() <= SWEEP);
@@ -42,7 +42,7 @@ async fn publish_all<S: Store>(harness: &Harness<S>, count: usize, instances: us
                 marks.push(mark(message.id, seen.len() as u64));
             }
             if !marks.is_empty() {
-                engine.mark(&marks).await.unwrap();
+                engine.store().mark(&marks).await.unwrap();
             }
         }
         tokio::task::yield_now().await;
@@ -58,10 +58,13 @@ pub async fn two_instances_never_sweep_the_same_message<S: Store>(harness: Harne
 
 pub async fn a_message_is_swept_again_when_its_lease_runs_out<S: Store>(harness: Harness<S>) {
     let emitted = sorted(harness.emit(3).await);
-    assert!(harness.engine.sweep(10).await.unwrap().is_empty(), "its own publisher has the lease");
+    assert!(
+        harness.engine.store().sweep(10).await.unwrap().is_empty(),
+        "its own publisher has the lease"
+    );
     let first = harness.swept(10).await;
     assert_eq!(sorted(first.iter().map(|message| message.id).collect()), emitted);
-    assert!(harness.store.engine().sweep(10).await.unwrap().is_empty(), "leased");
+    assert!(harness.store.engine().store().sweep(10).await.unwrap().is_empty(), "leased");
     let again = harness.swept(10).await;
     assert_eq!(again, first, "what a message contains never changes");
 }
@@ -77,50 +80,50 @@ pub async fn a_backlog_of_a_hundred_sweeps_is_published_completely<S: Store>(har
     assert_eq!(emitted.iter().collect::<BTreeSet<_>>().len(), 100 * SWEEP);
     publish_all(&harness, 100 * SWEEP, 1).await;
     assert_eq!(harness.waiting().await, 0);
-    let marks = harness.engine.marks_above(0, 100 * SWEEP + 1).await.unwrap();
+    let marks = harness.engine.store().marks_above(0, 100 * SWEEP + 1).await.unwrap();
     let marked: BTreeSet<Uuid> = marks.iter().map(|mark| mark.id).collect();
     assert_eq!(marked, emitted.into_iter().collect());
 }
 
 pub async fn a_mark_is_never_overwritten<S: Store>(harness: Harness<S>) {
     let ids = harness.emit(2).await;
-    harness.engine.mark(&[mark(ids[0], 7), mark(Uuid::now_v7(), 9)]).await.unwrap();
-    harness.engine.mark(&[mark(ids[0], 8)]).await.unwrap();
-    assert_eq!(harness.engine.marks_above(0, 10).await.unwrap(), [mark(ids[0], 7)]);
+    harness.engine.store().mark(&[mark(ids[0], 7), mark(Uuid::now_v7(), 9)]).await.unwrap();
+    harness.engine.store().mark(&[mark(ids[0], 8)]).await.unwrap();
+    assert_eq!(harness.engine.store().marks_above(0, 10).await.unwrap(), [mark(ids[0], 7)]);
     assert_eq!(harness.waiting().await, 1, "the other one waits");
-    harness.engine.mark(&[]).await.unwrap();
-    harness.engine.unmark(&[]).await.unwrap();
+    harness.engine.store().mark(&[]).await.unwrap();
+    harness.engine.store().unmark(&[]).await.unwrap();
 }
 
 pub async fn only_the_mark_that_was_read_is_cleared<S: Store>(harness: Harness<S>) {
     let ids = harness.emit(3).await;
     let marks: Vec<Mark> = ids.iter().zip(1..).map(|(id, at)| mark(*id, at)).collect();
-    harness.engine.mark(&marks).await.unwrap();
-    harness.engine.unmark(&[mark(ids[0], 2), mark(ids[2], 3)]).await.unwrap();
-    assert_eq!(harness.engine.marks_above(0, 10).await.unwrap(), marks[..2]);
+    harness.engine.store().mark(&marks).await.unwrap();
+    harness.engine.store().unmark(&[mark(ids[0], 2), mark(ids[2], 3)]).await.unwrap();
+    assert_eq!(harness.engine.store().marks_above(0, 10).await.unwrap(), marks[..2]);
     // A cleared message has no lease: it is swept at once.
-    let swept = harness.engine.sweep(10).await.unwrap();
+    let swept = harness.engine.store().sweep(10).await.unwrap();
     assert_eq!(swept.iter().map(|message| message.id).collect::<Vec<_>>(), [ids[2]]);
-    harness.engine.mark(&[mark(ids[2], 9)]).await.unwrap();
-    harness.engine.unmark(&[mark(ids[2], 3)]).await.unwrap();
-    assert_eq!(harness.engine.marks_above(2, 10).await.unwrap(), [mark(ids[2], 9)]);
+    harness.engine.store().mark(&[mark(ids[2], 9)]).await.unwrap();
+    harness.engine.store().unmark(&[mark(ids[2], 3)]).await.unwrap();
+    assert_eq!(harness.engine.store().marks_above(2, 10).await.unwrap(), [mark(ids[2], 9)]);
 }
 
 pub async fn a_mark_and_a_clear_at_once_keep_the_newer_mark<S: Store>(harness: Harness<S>) {
     let (id, other) = (harness.emit(1).await[0], harness.store.engine());
     for round in 1..50 {
         let (old, new) = (mark(id, 2 * round), mark(id, 2 * round + 1));
-        harness.engine.mark(&[old]).await.unwrap();
+        harness.engine.store().mark(&[old]).await.unwrap();
         // One instance finds the old message lost, clears its mark and publishes it again; another
         // one has found the same, and clears late.
         let renew = async {
-            harness.engine.unmark(&[old]).await.unwrap();
-            harness.engine.mark(&[new]).await.unwrap();
+            harness.engine.store().unmark(&[old]).await.unwrap();
+            harness.engine.store().mark(&[new]).await.unwrap();
         };
-        let is_late = async { other.unmark(&[old]).await.unwrap() };
+        let is_late = async { other.store().unmark(&[old]).await.unwrap() };
         futures::join!(is_late, renew);
-        assert_eq!(harness.engine.marks_above(0, 10).await.unwrap(), [new]);
-        harness.engine.unmark(&[new]).await.unwrap();
+        assert_eq!(harness.engine.store().marks_above(0, 10).await.unwrap(), [new]);
+        harness.engine.store().unmark(&[new]).await.unwrap();
     }
 }
 
@@ -129,7 +132,7 @@ pub async fn only_missed_messages_are_published_again<S: Store>(harness: Harness
     let mut swept = harness.swept(10).await;
     swept.sort_unstable_by_key(|message| message.id);
     let marks: Vec<Mark> = swept.iter().zip(1..).map(|(one, at)| mark(one.id, at)).collect();
-    harness.engine.mark(&marks).await.unwrap();
+    harness.engine.store().mark(&marks).await.unwrap();
     let gap = |above, below, subject: &str, since| Gap {
         above,
         below,
@@ -144,15 +147,15 @@ pub async fn only_missed_messages_are_published_again<S: Store>(harness: Harness
         gap(0, 9, "onsale.counter.movedx.", Uuid::nil()),
         gap(0, 9, wanted, Uuid::max()),
     ] {
-        assert_eq!(harness.engine.publish_again(&nothing).await.unwrap(), 0, "{nothing:?}");
+        assert_eq!(harness.engine.store().publish_again(&nothing).await.unwrap(), 0, "{nothing:?}");
     }
     // Above the second and below the seventh, and no older than the fourth.
     let missed = gap(2, 7, wanted, marks[3].id);
-    assert_eq!(harness.engine.publish_again(&missed).await.unwrap(), 3);
-    assert_eq!(harness.engine.publish_again(&missed).await.unwrap(), 0, "it is done once");
-    let left = harness.engine.marks_above(0, 10).await.unwrap();
+    assert_eq!(harness.engine.store().publish_again(&missed).await.unwrap(), 3);
+    assert_eq!(harness.engine.store().publish_again(&missed).await.unwrap(), 0, "it is done once");
+    let left = harness.engine.store().marks_above(0, 10).await.unwrap();
     assert_eq!(left, [&marks[..3], &marks[6..]].concat());
-    let again = harness.engine.sweep(10).await.unwrap();
+    let again = harness.engine.store().sweep(10).await.unwrap();
     assert_eq!(again, swept[3..6], "they have no lease, and are unchanged");
 }
 
@@ -164,18 +167,18 @@ pub async fn a_gap_larger_than_a_statement_is_published_again_completely<S: Stor
     publish_all(&harness, MANY, 1).await;
     let subjects = vec!["onsale.".to_owned()];
     let gap = Gap { above: 0, below: MANY as u64, subjects, since: Uuid::nil() };
-    assert_eq!(harness.engine.publish_again(&gap).await.unwrap(), MANY - 1);
-    assert_eq!(harness.engine.marks_above(0, MANY).await.unwrap().len(), 1);
+    assert_eq!(harness.engine.store().publish_again(&gap).await.unwrap(), MANY - 1);
+    assert_eq!(harness.engine.store().marks_above(0, MANY).await.unwrap().len(), 1);
 }
 
 pub async fn a_refused_message_backs_off_alone<S: Store>(harness: Harness<S>) {
     let ids = harness.emit(2).await;
     let due = async || {
-        let swept = harness.engine.sweep(10).await.unwrap();
+        let swept = harness.engine.store().sweep(10).await.unwrap();
         swept.iter().map(|message| message.id).collect::<BTreeSet<_>>()
     };
     for _ in 0..4 {
-        harness.engine.back_off(ids[0]).await.unwrap();
+        harness.engine.store().back_off(ids[0]).await.unwrap();
     }
     let began = Instant::now();
     // The other one is due after its lease, the refused one much later (1, 2, 4, 8 s).
@@ -185,7 +188,7 @@ pub async fn a_refused_message_backs_off_alone<S: Store>(harness: Harness<S>) {
     })
     .await;
     assert_eq!(first, BTreeSet::from([ids[1]]));
-    harness.engine.mark(&[mark(ids[1], 1)]).await.unwrap();
+    harness.engine.store().mark(&[mark(ids[1], 1)]).await.unwrap();
     let second = eventually("the refused one is due", || async {
         let due = due().await;
         (!due.is_empty()).then_some(due)
@@ -193,9 +196,9 @@ pub async fn a_refused_message_backs_off_alone<S: Store>(harness: Harness<S>) {
     .await;
     assert_eq!(second, BTreeSet::from([ids[0]]));
     assert!(began.elapsed().as_secs() >= 5, "it backed off");
-    harness.engine.back_off(Uuid::now_v7()).await.unwrap();
-    harness.engine.mark(&[mark(ids[0], 2)]).await.unwrap();
-    harness.engine.back_off(ids[0]).await.unwrap();
+    harness.engine.store().back_off(Uuid::now_v7()).await.unwrap();
+    harness.engine.store().mark(&[mark(ids[0], 2)]).await.unwrap();
+    harness.engine.store().back_off(ids[0]).await.unwrap();
     assert!(due().await.is_empty(), "what is published is not put off");
 }
 
@@ -204,39 +207,39 @@ pub async fn marks_are_read_across_equal_sequences_and_page_ends<S: Store>(harne
     // Three rows claim sequence 2 and two claim 4: a stream that was rolled back assigns them again.
     let at = [1, 2, 2, 2, 3, 4, 4, 5, 6];
     let marks: Vec<Mark> = ids.iter().zip(at).map(|(id, at)| mark(*id, at)).collect();
-    harness.engine.mark(&marks).await.unwrap();
-    assert_eq!(harness.engine.marks_above(0, 100).await.unwrap(), marks);
-    assert_eq!(harness.engine.marks_above(0, 3).await.unwrap(), marks[..3]);
-    assert_eq!(harness.engine.marks_above(1, 3).await.unwrap(), marks[1..4]);
-    assert_eq!(harness.engine.marks_above(2, 100).await.unwrap(), marks[4..]);
-    assert_eq!(harness.engine.marks_above(6, 100).await.unwrap(), []);
+    harness.engine.store().mark(&marks).await.unwrap();
+    assert_eq!(harness.engine.store().marks_above(0, 100).await.unwrap(), marks);
+    assert_eq!(harness.engine.store().marks_above(0, 3).await.unwrap(), marks[..3]);
+    assert_eq!(harness.engine.store().marks_above(1, 3).await.unwrap(), marks[1..4]);
+    assert_eq!(harness.engine.store().marks_above(2, 100).await.unwrap(), marks[4..]);
+    assert_eq!(harness.engine.store().marks_above(6, 100).await.unwrap(), []);
     let down: Vec<Mark> = marks.iter().rev().copied().collect();
-    assert_eq!(harness.engine.marks_to(u64::MAX >> 12, 100).await.unwrap(), down);
-    assert_eq!(harness.engine.marks_to(6, 3).await.unwrap(), down[..3]);
-    assert_eq!(harness.engine.marks_to(3, 2).await.unwrap(), down[4..6]);
-    assert_eq!(harness.engine.marks_to(2, 100).await.unwrap(), down[5..]);
-    assert_eq!(harness.engine.marks_to(0, 100).await.unwrap(), []);
+    assert_eq!(harness.engine.store().marks_to(u64::MAX >> 12, 100).await.unwrap(), down);
+    assert_eq!(harness.engine.store().marks_to(6, 3).await.unwrap(), down[..3]);
+    assert_eq!(harness.engine.store().marks_to(3, 2).await.unwrap(), down[4..6]);
+    assert_eq!(harness.engine.store().marks_to(2, 100).await.unwrap(), down[5..]);
+    assert_eq!(harness.engine.store().marks_to(0, 100).await.unwrap(), []);
 }
 
 pub async fn the_verified_position_is_kept<S: Store>(mut harness: Harness<S>) {
-    assert_eq!(harness.engine.verified().await.unwrap(), None);
+    assert_eq!(harness.engine.store().verified().await.unwrap(), None);
     for place in [Some(mark(Uuid::now_v7(), 9)), Some(mark(Uuid::now_v7(), 1 << 40)), None, None] {
-        harness.engine.set_verified(place).await.unwrap();
+        harness.engine.store().set_verified(place).await.unwrap();
         harness.restart();
-        assert_eq!(harness.engine.verified().await.unwrap(), place);
+        assert_eq!(harness.engine.store().verified().await.unwrap(), place);
     }
 }
 
 pub async fn the_backlog_is_counted_in_events<S: Store>(harness: Harness<S>) {
     let began = mesh::clock::now();
-    let empty = harness.engine.backlog().await.unwrap();
+    let empty = harness.engine.store().backlog().await.unwrap();
     assert_eq!((empty.events, empty.since), (0, None));
     let id = harness.emit(3).await[1];
     harness.bump(Uuid::now_v7(), 1, How::Plain).await;
-    let some = harness.engine.backlog().await.unwrap();
+    let some = harness.engine.store().backlog().await.unwrap();
     assert_eq!(some.events, 4);
     let since = some.since.expect("since when");
     assert!(since >= began.plus_secs(-1) && since <= mesh::clock::now(), "{since:?}");
-    harness.engine.mark(&[mark(id, 1)]).await.unwrap();
+    harness.engine.store().mark(&[mark(id, 1)]).await.unwrap();
     assert_eq!(harness.waiting().await, 3);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use events::{Event, UserId};
 use mesh::{
-    engine::{Outbox, Parking, Show, Verdict, Which},
+    engine::{Engine, Show, Verdict, Which},
     parked::{Parked, ParkedState},
     testkit::Delivered,
 };
@@ -98,7 +98,7 @@ pub async fn an_event_that_becomes_early_after_a_retry_releases_its_key<S: Store
     let hows = [How::Breaks, How::Late, How::Plain, How::Plain];
     let dead =
         harness.take(&[&message(hows.map(|how| bumped(held, 2, how)))]).await.parked.remove(0);
-    assert!(harness.engine.discard(dead.number, by, "of no use").await.unwrap());
+    assert!(harness.engine.store().discard(dead.number, by, "of no use").await.unwrap());
     let late = harness.due().await;
     assert!(!harness.attempt(&late).await);
     use ParkedState::{Behind, Discarded, Early, Resolved};
@@ -128,9 +128,9 @@ pub async fn an_early_event_waits_for_a_dead_letter_before_it<S: Store>(harness:
     }
     leased.sort_by_key(|parked| parked.number);
     let again = Verdict::Again { after: Duration::ZERO, cause: "not yet".into(), counts: true };
-    harness.engine.settle(leased[1].number, again).await.unwrap();
+    harness.engine.store().settle(leased[1].number, again).await.unwrap();
     let dead = Verdict::Dead { cause: "in vain".into(), by: None };
-    harness.engine.settle(leased[0].number, dead).await.unwrap();
+    harness.engine.store().settle(leased[0].number, dead).await.unwrap();
     use ParkedState::{Dead, Discarded, Early, Resolved};
     assert_eq!(harness.states(held).await, [Dead, Early]);
     for which in [Which::Due(10), Which::Missed(10), Which::Number(leased[1].number)] {
@@ -138,7 +138,7 @@ pub async fn an_early_event_waits_for_a_dead_letter_before_it<S: Store>(harness:
         assert!(leased.is_empty(), "{leased:?}");
     }
     harness.open_counter(held).await;
-    assert!(harness.engine.discard(leased[0].number, by, "of no use").await.unwrap());
+    assert!(harness.engine.store().discard(leased[0].number, by, "of no use").await.unwrap());
     assert!(harness.attempt(&harness.due().await).await);
     assert_eq!(harness.states(held).await, [Discarded, Resolved]);
     assert_eq!(harness.value(held).await, (2, 1));
@@ -150,7 +150,7 @@ pub async fn an_event_that_stays_early_becomes_a_dead_letter<S: Store>(harness: 
     let parked = harness.due().await;
     let parked = Parked { kept_at: parked.kept_at.plus_secs(-TOO_LONG), ..parked };
     assert!(!harness.attempt(&parked).await);
-    let dead = harness.engine.parked(Show::Number(parked.number)).await.unwrap().remove(0);
+    let dead = harness.engine.store().parked(Show::Number(parked.number)).await.unwrap().remove(0);
     assert_eq!((dead.state, dead.attempts, dead.history.len()), (ParkedState::Dead, 2, 1));
     // It is not retried without an operator any more, and neither is any event of its key.
     harness.bump(counter, 1, How::Plain).await;
@@ -191,13 +191,16 @@ pub async fn a_dead_letter_holds_its_key_until_it_is_discarded<S: Store>(harness
     let dead = harness.take(&[&delivered]).await.parked.remove(0);
     assert!(harness.lease(Which::Due(10)).await.is_empty());
     assert_eq!(harness.states(held).await[0], ParkedState::Dead);
-    assert!(harness.engine.discard(dead.number, by, "of no use").await.unwrap());
-    assert!(!harness.engine.discard(dead.number, by, "again").await.unwrap(), "it has ended");
+    assert!(harness.engine.store().discard(dead.number, by, "of no use").await.unwrap());
+    assert!(
+        !harness.engine.store().discard(dead.number, by, "again").await.unwrap(),
+        "it has ended"
+    );
     for wanted in [(2, 1), (4, 2)] {
         assert!(harness.attempt(&harness.due().await).await);
         assert_eq!(harness.value(held).await, wanted);
     }
-    let rows = harness.engine.parked(Show::Key(held.to_string())).await.unwrap();
+    let rows = harness.engine.store().parked(Show::Key(held.to_string())).await.unwrap();
     assert_eq!(rows[0].state, ParkedState::Discarded);
     let last = rows[0].history.last().expect("a history");
     assert_eq!((last.by, last.why.as_deref()), (Some(by), Some("of no use")));
@@ -213,10 +216,10 @@ pub async fn the_first_event_of_a_key_is_not_overtaken_while_it_is_tried<S: Stor
     let head = harness.first(held).await;
     let second = harness.store.engine();
     for which in [Which::Due(10), Which::First(held.to_string())] {
-        let leased = second.lease(which, Duration::from_secs(1)).await.unwrap();
+        let leased = second.store().lease(which, Duration::from_secs(1)).await.unwrap();
         assert!(leased.is_empty(), "{leased:?}");
     }
-    let leased = second.lease(Which::Missed(10), Duration::from_secs(1)).await.unwrap();
+    let leased = second.store().lease(Which::Missed(10), Duration::from_secs(1)).await.unwrap();
     assert!(leased.is_empty(), "{leased:?}");
     harness.bump(held, 4, How::Plain).await;
     assert_eq!(harness.value(held).await, (0, 0), "an event that comes meanwhile waits");
@@ -236,15 +239,15 @@ pub async fn an_attempt_prevented_by_the_store_is_not_counted<S: Store>(harness:
         counts: false,
     };
     let first = harness.due().await;
-    harness.engine.settle(first.number, again("the store was away")).await.unwrap();
+    harness.engine.store().settle(first.number, again("the store was away")).await.unwrap();
     let second = harness.due().await;
     assert_eq!((second.attempts, second.unsettled), (first.attempts, 1));
     assert_eq!((second.state, &*second.cause), (ParkedState::Early, "the store was away"));
     // A dead letter stays one when the store prevents an operator's retry.
     let dead = Verdict::Dead { cause: "in vain".into(), by: None };
-    harness.engine.settle(second.number, dead).await.unwrap();
+    harness.engine.store().settle(second.number, dead).await.unwrap();
     let leased = harness.first(held).await;
-    harness.engine.settle(leased.number, again("the store was away")).await.unwrap();
+    harness.engine.store().settle(leased.number, again("the store was away")).await.unwrap();
     assert_eq!(harness.states(held).await, [ParkedState::Dead]);
     assert!(harness.lease(Which::Due(10)).await.is_empty());
 }
@@ -258,7 +261,7 @@ pub async fn an_event_whose_retries_kill_the_process_becomes_a_dead_letter<S: St
     let lease = Duration::from_millis(1);
     for killed in 1..=3 {
         let parked = eventually("it is leased", || async {
-            harness.engine.lease(Which::Due(10), lease).await.unwrap().pop()
+            harness.engine.store().lease(Which::Due(10), lease).await.unwrap().pop()
         })
         .await;
         assert_eq!((parked.unsettled, parked.attempts), (killed, u64::from(killed) + 1));
@@ -322,16 +325,17 @@ pub async fn parked_events_are_listed_in_the_order_of_parking<S: Store>(harness:
     let shown: Vec<String> = all.iter().map(|row| row.key.clone()).collect();
     assert_eq!(shown, keys.iter().map(Uuid::to_string).collect::<Vec<_>>());
     assert!(all.windows(2).all(|two| two[0].number < two[1].number));
-    harness.engine.discard(all[1].number, by, "of no use").await.unwrap();
-    let count =
-        async |ended, most| harness.engine.parked(Show::All(ended, most)).await.unwrap().len();
+    harness.engine.store().discard(all[1].number, by, "of no use").await.unwrap();
+    let count = async |ended, most| {
+        harness.engine.store().parked(Show::All(ended, most)).await.unwrap().len()
+    };
     assert_eq!((count(false, 10).await, count(true, 10).await), (4, 5));
-    let newest = harness.engine.parked(Show::All(true, 2)).await.unwrap();
+    let newest = harness.engine.store().parked(Show::All(true, 2)).await.unwrap();
     let newest: Vec<u64> = newest.iter().map(|row| row.number).collect();
     assert_eq!(newest, [all[3].number, all[4].number]);
-    assert!(harness.engine.parked(Show::Number(u32::MAX.into())).await.unwrap().is_empty());
+    assert!(harness.engine.store().parked(Show::Number(u32::MAX.into())).await.unwrap().is_empty());
     let row = &all[0];
     assert_eq!((&*row.stream, row.sequence, row.attempts), ("TEST", 1, 1));
     assert_eq!(row.subject, "onsale.counter.bumped.v1.-");
-    assert_eq!(harness.engine.backlog().await.unwrap().events, 0);
+    assert_eq!(harness.engine.store().backlog().await.unwrap().events, 0);
 }

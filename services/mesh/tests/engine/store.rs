@@ -6,7 +6,7 @@ use bytes::Bytes;
 use events::{Envelope, Event, EventId, SagaId};
 use mesh::{
     Idempotency, Outcome, Service, Work,
-    engine::{Care, Engine, Failure, Outbox, Parking, Ran, Show, Verdict, Which},
+    engine::{Care, Engine, Failure, Ran, Show, Verdict, Which},
     message::Message,
     parked::{Parked, ParkedState},
     testkit::{Delivered, Kit},
@@ -49,12 +49,12 @@ pub trait Store: Sized + Send + Sync + 'static {
 /// A store with an engine, and the kit that makes works for it.
 pub struct Harness<S: Store> {
     pub store: S,
-    pub kit: Kit<S::Engine>,
+    pub kit: Kit,
     pub engine: Arc<S::Engine>,
 }
 
 /// Works of a batch.
-pub type Works<S> = Vec<Work<<<S as Store>::Engine as Engine>::Handler>>;
+pub type Works = Vec<Work>;
 
 impl<S: Store> Harness<S> {
     pub async fn open() -> Self {
@@ -69,7 +69,7 @@ impl<S: Store> Harness<S> {
     }
 
     /// The works of messages.
-    pub fn works(&self, messages: &[&Delivered]) -> Works<S> {
+    pub fn works(&self, messages: &[&Delivered]) -> Works {
         messages.iter().map(|message| self.kit.message(message)).collect()
     }
 
@@ -99,7 +99,7 @@ impl<S: Store> Harness<S> {
         self.bump(counter, amount, How::Late).await;
         let parked = self.due().await;
         let in_vain = Verdict::Dead { cause: "in vain".into(), by: None };
-        self.engine.settle(parked.number, in_vain).await.unwrap();
+        self.engine.store().settle(parked.number, in_vain).await.unwrap();
         parked
     }
 
@@ -116,7 +116,7 @@ impl<S: Store> Harness<S> {
     }
 
     pub async fn lease(&self, which: Which) -> Vec<Parked> {
-        self.engine.lease(which, LONG).await.unwrap()
+        self.engine.store().lease(which, LONG).await.unwrap()
     }
 
     /// Waits until events are due, and leases them.
@@ -136,23 +136,23 @@ impl<S: Store> Harness<S> {
     }
 
     pub async fn attempt(&self, parked: &Parked) -> bool {
-        self.kit.attempt(&self.engine, parked).await.unwrap()
+        self.kit.attempt(self.engine.clone(), parked).await.unwrap()
     }
 
     /// All open parked events.
     pub async fn open_parked(&self) -> Vec<Parked> {
-        self.engine.parked(Show::All(false, 1_000)).await.unwrap()
+        self.engine.store().parked(Show::All(false, 1_000)).await.unwrap()
     }
 
     /// The states of all parked events of a key, including those that have ended.
     pub async fn states(&self, key: Uuid) -> Vec<ParkedState> {
-        let rows = self.engine.parked(Show::Key(key.to_string())).await.unwrap();
+        let rows = self.engine.store().parked(Show::Key(key.to_string())).await.unwrap();
         rows.iter().map(|row| row.state).collect()
     }
 
     /// Events in the outbox that are not published.
     pub async fn waiting(&self) -> u64 {
-        self.engine.backlog().await.unwrap().events
+        self.engine.store().backlog().await.unwrap().events
     }
 
     /// Emits so many messages of one event each. Returns their ids, in no particular order.
@@ -169,7 +169,7 @@ impl<S: Store> Harness<S> {
     /// Sweeps until messages are found.
     pub async fn swept(&self, most: usize) -> Vec<Message> {
         eventually("something is swept", || async {
-            let swept = self.engine.sweep(most).await.unwrap();
+            let swept = self.engine.store().sweep(most).await.unwrap();
             (!swept.is_empty()).then_some(swept)
         })
         .await
@@ -177,10 +177,7 @@ impl<S: Store> Harness<S> {
 }
 
 /// Runs a batch as a batch worker does: as a whole and, when that fails, work by work.
-pub async fn drive<E: Engine>(
-    engine: &E,
-    mut batch: Vec<Work<E::Handler>>,
-) -> Result<Ran, Failure> {
+pub async fn drive<E: Engine>(engine: &E, mut batch: Vec<Work>) -> Result<Ran, Failure> {
     match run_with_retries(engine, &mut batch, Care::Together).await {
         Ok(ran) => return Ok(ran),
         Err(lost) if lost.is_lost() => return Err(lost),
@@ -198,7 +195,7 @@ pub async fn drive<E: Engine>(
 }
 
 /// Runs one message or command with ever more care.
-pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Handler>]) -> Result<Ran, Failure> {
+pub async fn alone<E: Engine>(engine: &E, work: &mut [Work]) -> Result<Ran, Failure> {
     let mut last = None;
     for care in [Care::Alone, Care::AloneFinal, Care::ParkUnrun] {
         match run_with_retries(engine, work, care).await {
@@ -211,7 +208,7 @@ pub async fn alone<E: Engine>(engine: &E, work: &mut [Work<E::Handler>]) -> Resu
 
 async fn run_with_retries<E: Engine>(
     engine: &E,
-    batch: &mut [Work<E::Handler>],
+    batch: &mut [Work],
     care: Care,
 ) -> Result<Ran, Failure> {
     let mut runs = 1;

@@ -2,7 +2,7 @@
 
 use mesh::{
     MeshClient,
-    engine::{Backlog, Engine, Outbox, Parking, Show},
+    engine::{Backlog, Engine, Show},
     parked::ParkedState,
     postgres,
     valkey::{LuaModule, Valkey},
@@ -145,7 +145,7 @@ pub(super) async fn valkey(config: &Config, service: &str) -> Outcome {
 /// Whether the stream of the waiting room has room for its backlog.
 async fn has_room(config: &Config, room: &Valkey<queue::Room>) -> Result<(), String> {
     let text = |failure: mesh::engine::Failure| failure.to_string();
-    let backlog = room.backlog().await.map_err(text)?;
+    let backlog = room.store().backlog().await.map_err(text)?;
     if backlog.events == 0 {
         return Ok(());
     }
@@ -160,9 +160,9 @@ async fn has_room(config: &Config, room: &Valkey<queue::Room>) -> Result<(), Str
 async fn examine<L: LuaModule>(valkey: Result<Valkey<L>, mesh::engine::Failure>) -> Outcome {
     let text = |failure: mesh::engine::Failure| failure.to_string();
     let valkey = valkey.map_err(text)?;
-    valkey.check().await.map_err(text)?;
-    judge(valkey.backlog().await.map_err(text)?)?;
-    let open = valkey.parked(Show::All(false, PARKED_MAX)).await.map_err(text)?;
+    valkey.store().check().await.map_err(text)?;
+    judge(valkey.store().backlog().await.map_err(text)?)?;
+    let open = valkey.store().parked(Show::All(false, PARKED_MAX)).await.map_err(text)?;
     let count = |state| open.iter().filter(|parked| parked.state == state).count();
     judge_parked(count(ParkedState::Dead), count(ParkedState::Early))?;
     Ok(Checked::Good("can be written to, is complete, and has nothing stuck or dead".into()))

@@ -89,13 +89,13 @@ async fn an_emptied_store_handles_nothing_until_it_is_rebuilt() {
     redis(&harness, &["FLUSHALL"]).await;
     redis(&harness, &["FUNCTION", "FLUSH"]).await;
     assert!(harness.look(fan(0), 0).await.unwrap_err().is(codes::UNAVAILABLE));
-    assert!(harness.room.check().await.is_err());
+    assert!(harness.room.store().check().await.is_err());
     assert!(queue::due(harness.room.clone(), at(0)).await.unwrap().is_empty());
     let call = mesh::valkey::FunctionCall::new("enter").arg(SCHEDULE).arg(fan(0)).arg("");
     let lost = harness.room.perform(&[call], at(0)).await;
     assert!(matches!(lost, Err(Failure::Emptied)), "{lost:?}");
     queue::rebuild(&harness.room, stream::empty(), at(0)).await.unwrap();
-    harness.room.check().await.unwrap();
+    harness.room.store().check().await.unwrap();
     assert!(harness.look(fan(0), 0).await.unwrap_err().is(codes::NOT_FOUND));
 }
 

@@ -229,7 +229,7 @@ async fn an_emptied_store_handles_nothing_until_it_is_rebuilt() {
     let _: String = harness.redis(&["FLUSHALL"]).await;
     let _: String = harness.redis(&["FUNCTION", "FLUSH"]).await;
     assert!(!harness.charts.is_whole().await.unwrap());
-    assert!(harness.charts.check().await.is_err());
+    assert!(harness.charts.store().check().await.is_err());
     let look = ranking::ranking_of(&harness.charts, &RankConcerts::default(), at(AT)).await;
     assert!(look.unwrap_err().is(codes::UNAVAILABLE));
     let id = EventId(Uuid::now_v7());
@@ -244,7 +244,7 @@ async fn an_emptied_store_handles_nothing_until_it_is_rebuilt() {
     replay.feed(&harness.stream(), at(AT)).await.unwrap();
     assert!(!harness.charts.is_whole().await.unwrap(), "it is not whole before the swap");
     replay.swap().await.unwrap();
-    harness.charts.check().await.unwrap();
+    harness.charts.store().check().await.unwrap();
     assert_eq!(harness.sold(Window::Day, AT).await, sold_before);
     assert_eq!(harness.fastest().await, fastest);
 }

@@ -24,7 +24,7 @@ use crate::{
     health::Health,
     inbound::reply::inbox,
     nats::link::stream_of,
-    store::engine::{Engine, Failure, Gap},
+    store::engine::{Engine, Failure, Gap, Store},
 };
 
 /// The state of each consumer at the last look.
@@ -47,8 +47,8 @@ pub(super) struct Seen {
 }
 
 /// Finds the gaps of consumers and has them published again. Returns each consumer's state.
-pub(super) async fn run<E: Engine>(
-    engine: &E,
+pub(super) async fn run(
+    store: &dyn Store,
     link: &Link,
     health: &Health,
     before: Floors,
@@ -66,7 +66,7 @@ pub(super) async fn run<E: Engine>(
         if above + 1 < first {
             let (subjects, since) = (consumer.subjects(), consumer.made_since());
             let gap = Gap { above, below: first, subjects, since };
-            let count = engine.publish_again(&gap).await?;
+            let count = store.publish_again(&gap).await?;
             if count > 0 {
                 report(link, health, &consumer.name, &gap, count);
             }
@@ -113,8 +113,8 @@ pub(crate) struct Missed {
 
 /// Answers the requests of readers of this service's stream: publishes again what they have
 /// missed, and answers the number of messages.
-pub(crate) async fn serve<E: Engine>(
-    engine: Arc<E>,
+pub(crate) async fn serve(
+    engine: Arc<dyn Engine>,
     link: Link,
     health: Health,
 ) -> Result<(), Failure> {
@@ -129,7 +129,7 @@ pub(crate) async fn serve<E: Engine>(
         };
         let Missed { by, above, below, subjects } = missed;
         let gap = Gap { above, below, subjects, since: Uuid::nil() };
-        let count = engine.publish_again(&gap).await?;
+        let count = engine.store().publish_again(&gap).await?;
         if count > 0 {
             report(&link, &health, &by, &gap, count);
         }

@@ -65,14 +65,11 @@ impl Stream for Link {
 
 /// Compares outbox and stream, clears the marks of lost messages, and moves `verified`. Returns
 /// how many messages were lost.
-pub(crate) async fn run<E: Outbox + Sync, S: Stream>(
-    engine: &E,
-    link: &S,
-) -> Result<usize, Failure> {
+pub(crate) async fn run<S: Stream>(outbox: &dyn Outbox, link: &S) -> Result<usize, Failure> {
     let epoch = link.epoch();
     let stream = link.state().await.map_err(Failure::Unavailable)?;
-    let verified = engine.verified().await?;
-    let walk = Walk { engine, link, stream };
+    let verified = outbox.verified().await?;
+    let walk = Walk { outbox, link, stream };
     let is_another = walk.is_another().await?;
     let base = match verified {
         _ if is_another => None,
@@ -87,25 +84,25 @@ pub(crate) async fn run<E: Outbox + Sync, S: Stream>(
         return Err(Failure::Unavailable("the stream changed during the comparison".into()));
     }
     if place != verified {
-        engine.set_verified(place).await?;
+        outbox.set_verified(place).await?;
     }
     Ok(lost)
 }
 
-struct Walk<'a, E, S> {
-    engine: &'a E,
+struct Walk<'a, S> {
+    outbox: &'a dyn Outbox,
     link: &'a S,
     stream: StreamState,
 }
 
-impl<E: Outbox + Sync, S: Stream> Walk<'_, E, S> {
+impl<S: Stream> Walk<'_, S> {
     /// Whether the stream is not the one that was published to: the row marked with its first
     /// sequence is not there. Then nothing has aged out of it.
     async fn is_another(&self) -> Result<bool, Failure> {
         if self.stream.first_sequence <= 1 {
             return Ok(false);
         }
-        let rows = self.engine.marks_above(self.stream.first_sequence - 1, TIES).await?;
+        let rows = self.outbox.marks_above(self.stream.first_sequence - 1, TIES).await?;
         let Some(first) = rows.first() else { return Ok(false) };
         let there = self.ids(first.sequence, first.sequence).await?;
         let mut ties = rows.iter().filter(|row| row.sequence == first.sequence);
@@ -127,7 +124,7 @@ impl<E: Outbox + Sync, S: Stream> Walk<'_, E, S> {
     async fn down(&self, from: u64) -> Result<Option<Mark>, Failure> {
         let mut from = from;
         loop {
-            let page = self.engine.marks_to(from, PAGE).await?;
+            let page = self.outbox.marks_to(from, PAGE).await?;
             let Some(lowest) = page.last() else { return Ok(None) };
             let (low, high) = (lowest.sequence, page[0].sequence);
             let there = self.ids(low, high).await?;
@@ -155,7 +152,7 @@ impl<E: Outbox + Sync, S: Stream> Walk<'_, E, S> {
         // There may be another row with the same sequence as the one that agrees.
         let mut from = base.map_or(0, |base| base.sequence.saturating_sub(1));
         loop {
-            let page = self.engine.marks_above(from, PAGE).await?;
+            let page = self.outbox.marks_above(from, PAGE).await?;
             let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
             let there = self.ids(first.sequence, last.sequence).await?;
             let mut lost = Vec::new();
@@ -167,7 +164,7 @@ impl<E: Outbox + Sync, S: Stream> Walk<'_, E, S> {
                 }
             }
             if !lost.is_empty() {
-                self.engine.unmark(&lost).await?;
+                self.outbox.unmark(&lost).await?;
                 count += lost.len();
             }
             // A page never ends between rows that claim the same sequence.

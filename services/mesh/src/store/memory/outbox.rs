@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use events::Timestamp;
 use uuid::Uuid;
 
@@ -20,7 +21,7 @@ use crate::{
 
 impl<B: InMemory> Memory<B> {
     async fn marks(&self, wanted: impl Fn(&Mark) -> bool) -> Vec<Mark> {
-        let kept = self.store.kept.lock().await;
+        let kept = self.database.kept.lock().await;
         let mut marks: Vec<Mark> =
             kept.outbox.values().filter_map(Row::mark).filter(wanted).collect();
         marks.sort_unstable_by_key(|mark| (mark.sequence, mark.id));
@@ -28,10 +29,11 @@ impl<B: InMemory> Memory<B> {
     }
 }
 
+#[async_trait]
 impl<B: InMemory> Outbox for Memory<B> {
     async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
         let now = crate::clock::now();
-        let mut kept = self.store.kept.lock().await;
+        let mut kept = self.database.kept.lock().await;
         let is_due = |row: &&mut Row| row.sequence.is_none() && row.leased_until < now;
         let due = kept.outbox.values_mut().filter(is_due).take(most);
         Ok(due
@@ -43,7 +45,7 @@ impl<B: InMemory> Outbox for Memory<B> {
     }
 
     async fn mark(&self, marks: &[Mark]) -> Result<(), Failure> {
-        let mut kept = self.store.kept.lock().await;
+        let mut kept = self.database.kept.lock().await;
         for mark in marks {
             if let Some(row) = kept.outbox.get_mut(&mark.id) {
                 row.sequence = row.sequence.or(Some(mark.sequence));
@@ -54,7 +56,7 @@ impl<B: InMemory> Outbox for Memory<B> {
 
     async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
         let now = crate::clock::now();
-        let mut kept = self.store.kept.lock().await;
+        let mut kept = self.database.kept.lock().await;
         if let Some(row) = kept.outbox.get_mut(&id).filter(|row| row.sequence.is_none()) {
             let rest = PUT_OFF_SECS * f64::from(1 << row.refusals.min(10));
             let rest = Duration::from_secs_f64(rest.min(PUT_OFF_SECS_MAX));
@@ -66,7 +68,7 @@ impl<B: InMemory> Outbox for Memory<B> {
 
     async fn unmark(&self, lost: &[Mark]) -> Result<(), Failure> {
         let now = crate::clock::now();
-        let mut kept = self.store.kept.lock().await;
+        let mut kept = self.database.kept.lock().await;
         for mark in lost {
             if let Some(row) = kept.outbox.get_mut(&mark.id)
                 && row.sequence == Some(mark.sequence)
@@ -79,7 +81,7 @@ impl<B: InMemory> Outbox for Memory<B> {
 
     async fn publish_again(&self, gap: &Gap) -> Result<usize, Failure> {
         let now = crate::clock::now();
-        let mut kept = self.store.kept.lock().await;
+        let mut kept = self.database.kept.lock().await;
         let is_missed = |row: &&mut Row| {
             let subject = &row.message.subject;
             row.sequence.is_some_and(|at| gap.above < at && at < gap.below)
@@ -104,16 +106,16 @@ impl<B: InMemory> Outbox for Memory<B> {
     }
 
     async fn verified(&self) -> Result<Option<Mark>, Failure> {
-        Ok(self.store.kept.lock().await.verified)
+        Ok(self.database.kept.lock().await.verified)
     }
 
     async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure> {
-        self.store.kept.lock().await.verified = place;
+        self.database.kept.lock().await.verified = place;
         Ok(())
     }
 
     async fn backlog(&self) -> Result<Backlog, Failure> {
-        let kept = self.store.kept.lock().await;
+        let kept = self.database.kept.lock().await;
         let waiting = || kept.outbox.values().filter(|row| row.sequence.is_none());
         let since = waiting().next().and_then(|row| time_of(row.message.id)).map(Timestamp::from);
         Ok(Backlog { events: waiting().map(|row| u64::from(row.message.events)).sum(), since })

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use events::{UserId, dead_letter::DeadLetterState};
 
 use super::{InMemory, Memory, rows::later, table::happened};
@@ -10,11 +11,12 @@ use crate::{
     store::engine::{Failure, Parking, Show, Verdict, Which},
 };
 
+#[async_trait]
 impl<B: InMemory> Parking for Memory<B> {
     async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
         let now = crate::clock::now();
         let until = Some(later(now, lease));
-        let table = &mut self.store.kept.lock().await.parked;
+        let table = &mut self.database.kept.lock().await.parked;
         let mut leased = Vec::new();
         for number in table.wanted(&which, now) {
             if let Some(row) = table.0.get_mut(&number) {
@@ -30,7 +32,7 @@ impl<B: InMemory> Parking for Memory<B> {
 
     async fn settle(&self, number: u64, verdict: Verdict) -> Result<(), Failure> {
         let now = crate::clock::now();
-        let table = &mut self.store.kept.lock().await.parked;
+        let table = &mut self.database.kept.lock().await.parked;
         let Some(row) = table.0.get_mut(&number).filter(|row| row.parked.state.is_open()) else {
             return Ok(());
         };
@@ -68,12 +70,12 @@ impl<B: InMemory> Parking for Memory<B> {
 
     async fn discard(&self, number: u64, by: UserId, why: &str) -> Result<bool, Failure> {
         let how = happened(DeadLetterState::Discarded, Some(by), Some(why));
-        let table = &mut self.store.kept.lock().await.parked;
+        let table = &mut self.database.kept.lock().await.parked;
         Ok(table.end(number, ParkedState::Discarded, how, crate::clock::now()))
     }
 
     async fn parked(&self, show: Show) -> Result<Vec<Parked>, Failure> {
-        let table = &self.store.kept.lock().await.parked;
+        let table = &self.database.kept.lock().await.parked;
         let rows = table.0.values().map(|row| &row.parked);
         Ok(match show {
             Show::All(with_ended, most) => {

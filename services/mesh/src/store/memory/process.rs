@@ -12,10 +12,10 @@ use events::{Command, SagaId, Timestamp};
 use futures::FutureExt as _;
 use uuid::Uuid;
 
-use super::{InMemory, Memory, Store};
+use super::{Database, InMemory, Memory};
 use crate::{
     Answered, Caller, Execute, Idempotency, Meta, Outcome, Service, Work,
-    batch::handler::{CommandHandler, UnitHandler},
+    batch::handler::of_command,
     batch::work::{Delivery, Settle},
     batch::worker::DELIVERIES_ALONE,
     failpoint::Failpoint,
@@ -30,7 +30,7 @@ use crate::{
     service::EndpointSpec,
     store::engine::{
         Backlog, Care, Engine as _, Failure, Mark, Outbox as _, Parking as _, Ran, Retried, Show,
-        Verdict, Which,
+        Store as _, Verdict, Which,
     },
     store::postgres::Postgres,
 };
@@ -71,21 +71,21 @@ pub struct Taken {
 /// A running service.
 pub struct Process<B: InMemory> {
     engine: Memory<B>,
-    consumed: Table<Memory<B>>,
-    asked: BTreeMap<&'static str, EndpointSpec<Memory<B>>>,
+    consumed: Table,
+    asked: BTreeMap<&'static str, EndpointSpec>,
 }
 
 impl<B: InMemory> Process<B> {
-    /// Starts the service on its store.
-    pub fn start(service: Service<Postgres<B>>, store: Store<B>, config: B::Config) -> Self {
-        let service = service.in_memory();
+    /// Starts the service on its database.
+    pub fn start(service: Service<Postgres<B>>, database: Database<B>, config: B::Config) -> Self {
+        let service = service.in_memory().tables;
         let consumed = service.consumed.into_iter().collect();
-        Self { engine: Memory::new(store, config), consumed, asked: service.asked }
+        Self { engine: Memory::new(database, config), consumed, asked: service.asked }
     }
 
     /// Reads the tables as last committed.
     pub fn look<T>(&self, look: impl FnOnce(&B::Tables) -> T) -> T {
-        now(self.engine.store().look(look))
+        now(self.engine.database().look(look))
     }
 
     /// Makes the next batch die before its commit.
@@ -94,7 +94,7 @@ impl<B: InMemory> Process<B> {
     }
 
     /// The work of a message.
-    pub fn message(&self, incoming: &Incoming) -> Work<UnitHandler<B>> {
+    pub fn message(&self, incoming: &Incoming) -> Work {
         let Incoming { message, stream, sequence, times } = incoming;
         let entries = entries_of(&self.consumed, &message.subject, &message.body);
         let delivery = Delivery {
@@ -109,7 +109,7 @@ impl<B: InMemory> Process<B> {
     }
 
     /// The work of a command, from a client or from the service itself.
-    pub fn command<C: Command>(&self, command: C, asking: DecodedCommand) -> Work<UnitHandler<B>>
+    pub fn command<C: Command>(&self, command: C, asking: DecodedCommand) -> Work
     where
         B: Execute<C>,
     {
@@ -120,15 +120,15 @@ impl<B: InMemory> Process<B> {
         if let Some(asked) = asked {
             (meta.name, meta.may_emit) = (asked.endpoint, asked.emits);
         }
-        Work::command(UnitHandler(Box::new(CommandHandler(command))), meta, Settle::Nobody)
+        Work::command(of_command::<B, C>(command), meta, Settle::Nobody)
     }
 
     /// Runs a batch as a batch worker does: as a whole and, when that fails, work by work.
     ///
     /// # Errors
     /// When the store was lost: what ran then, and what has not run yet, took no effect.
-    pub fn take(&self, batch: Vec<Work<UnitHandler<B>>>) -> Result<Taken, Failure> {
-        let is_often = |work: &Work<_>| {
+    pub fn take(&self, batch: Vec<Work>) -> Result<Taken, Failure> {
+        let is_often = |work: &Work| {
             work.delivery().is_some_and(|delivery| delivery.delivered >= DELIVERIES_ALONE)
         };
         let (alone, mut together): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_often);
@@ -148,7 +148,7 @@ impl<B: InMemory> Process<B> {
         Ok(taken)
     }
 
-    fn take_alone(&self, work: Work<UnitHandler<B>>) -> Result<Ran, Failure> {
+    fn take_alone(&self, work: Work) -> Result<Ran, Failure> {
         let mut work = [work];
         let mut last = Failure::Refused(String::new());
         for care in [Care::Alone, Care::AloneFinal, Care::ParkUnrun] {

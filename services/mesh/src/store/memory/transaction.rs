@@ -12,7 +12,7 @@ use events::UserId;
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-use super::{InMemory, Kept, Mistakes, Store, rows::Row};
+use super::{Database, InMemory, Kept, Mistakes, rows::Row};
 use crate::{
     batch::{
         answers::KeptAnswer,
@@ -28,7 +28,7 @@ use crate::{
 /// A running transaction; its changes are kept aside until the commit.
 pub struct Tx<B: InMemory> {
     kept: OwnedMutexGuard<Kept<B>>,
-    tables: B::Tables,
+    pub(super) tables: B::Tables,
     before: Option<B::Tables>,
     claimed: HashSet<Uuid>,
     emitted: Vec<Message>,
@@ -40,7 +40,7 @@ pub struct Tx<B: InMemory> {
     begun_at: u64,
 }
 
-impl<B: InMemory> Ledger<B> for Store<B> {
+impl<B: InMemory> Ledger for Database<B> {
     type Tx = Tx<B>;
 
     async fn begin(&self) -> Result<Tx<B>, Failure> {
@@ -63,15 +63,7 @@ impl<B: InMemory> Ledger<B> for Store<B> {
     }
 }
 
-impl<B: InMemory> Transaction<B> for Tx<B> {
-    async fn load(&mut self, keys: B::Keys) -> Result<B, Failure> {
-        Ok(B::load_from(keys, &self.tables))
-    }
-
-    async fn save(&mut self, unit: B) -> Result<(), Failure> {
-        unit.save_to(&mut self.tables)
-    }
-
+impl<B: InMemory> Transaction for Tx<B> {
     async fn savepoint(&mut self) -> Result<(), Failure> {
         self.before = Some(self.tables.clone());
         Ok(())

@@ -1,13 +1,13 @@
 //! The outbox table. A batch appends to it at its close (see `transaction`); the publisher
 //! sweeps it, marks its rows and compares them with the stream.
 
+use async_trait::async_trait;
 use events::Timestamp;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{ANSWER_TIMEOUT, Postgres, partitions};
+use super::{ANSWER_TIMEOUT, Database, partitions};
 use crate::{
-    UnitOfWork,
     outbound::message::Message,
     store::engine::{Backlog, Failure, Gap, Mark, Outbox},
 };
@@ -41,7 +41,8 @@ pub async fn backlog(connection: &mut PgConnection) -> sqlx::Result<Backlog> {
     Ok(Backlog { events: events.unsigned_abs(), since: since.map(Timestamp::from) })
 }
 
-impl<B: UnitOfWork> Outbox for Postgres<B> {
+#[async_trait]
+impl Outbox for Database {
     async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
         self.answer(ANSWER_TIMEOUT, async {
             let rows: Vec<(Uuid, String, i32, Vec<u8>)> = sqlx::query_as(
@@ -56,7 +57,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
             )
             .bind(most as i64)
             .bind(LEASE_SECS)
-            .fetch_all(self.pool())
+            .fetch_all(&self.pool)
             .await?;
             let mut swept: Vec<Message> = rows
                 .into_iter()
@@ -79,7 +80,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
             let statement = "update mesh.outbox as o set stream_seq = m.seq
                  from unnest($1::uuid[], $2::bigint[]) as m (id, seq)
                  where o.id = m.id and o.id between $3 and $4 and o.stream_seq is null";
-            let mut tx = self.pool().begin().await?;
+            let mut tx = self.pool.begin().await?;
             // Losing a mark only repeats a message, so no commit waits for the disk.
             sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
             sqlx::query(statement)
@@ -107,7 +108,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
             .bind(id)
             .bind(PUT_OFF_SECS)
             .bind(PUT_OFF_SECS_MAX)
-            .execute(self.pool())
+            .execute(&self.pool)
             .await?;
             Ok(())
         })
@@ -126,7 +127,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
             .bind(sequences)
             .bind(first)
             .bind(last)
-            .execute(self.pool())
+            .execute(&self.pool)
             .await?;
             Ok(())
         })
@@ -150,7 +151,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
                 .bind(gap.since)
                 .bind(&gap.subjects)
                 .bind(GAP_MESSAGES_MAX)
-                .execute(self.pool())
+                .execute(&self.pool)
                 .await?
                 .rows_affected();
             count += cleared as usize;
@@ -164,7 +165,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
         self.answer(ANSWER_TIMEOUT, async {
             let statement = "select id, stream_seq from mesh.outbox
                  where stream_seq > $1 order by stream_seq, id limit $2";
-            marks(self.pool(), statement, sequence, most).await
+            marks(&self.pool, statement, sequence, most).await
         })
         .await
     }
@@ -173,7 +174,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
         self.answer(ANSWER_TIMEOUT, async {
             let statement = "select id, stream_seq from mesh.outbox
                  where stream_seq <= $1 order by stream_seq desc, id desc limit $2";
-            marks(self.pool(), statement, sequence, most).await
+            marks(&self.pool, statement, sequence, most).await
         })
         .await
     }
@@ -182,7 +183,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
         self.answer(ANSWER_TIMEOUT, async {
             let row: Option<(Uuid, i64)> =
                 sqlx::query_as("select message_id, stream_seq from mesh.verified")
-                    .fetch_optional(self.pool())
+                    .fetch_optional(&self.pool)
                     .await?;
             Ok(row.map(mark))
         })
@@ -192,7 +193,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
     async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure> {
         self.answer(ANSWER_TIMEOUT, async {
             let Some(place) = place else {
-                sqlx::query("delete from mesh.verified").execute(self.pool()).await?;
+                sqlx::query("delete from mesh.verified").execute(&self.pool).await?;
                 return Ok(());
             };
             sqlx::query(
@@ -202,7 +203,7 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
             )
             .bind(place.sequence as i64)
             .bind(place.id)
-            .execute(self.pool())
+            .execute(&self.pool)
             .await?;
             Ok(())
         })
@@ -210,10 +211,8 @@ impl<B: UnitOfWork> Outbox for Postgres<B> {
     }
 
     async fn backlog(&self) -> Result<Backlog, Failure> {
-        self.answer(ANSWER_TIMEOUT, async {
-            Ok(backlog(&mut *self.pool().acquire().await?).await?)
-        })
-        .await
+        self.answer(ANSWER_TIMEOUT, async { Ok(backlog(&mut *self.pool.acquire().await?).await?) })
+            .await
     }
 }
 

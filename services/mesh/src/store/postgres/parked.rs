@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use async_trait::async_trait;
 use events::{
     UserId,
     dead_letter::{DeadLetterEvent, DeadLetterState},
@@ -10,9 +11,8 @@ use serde_json::json;
 use sqlx::{FromRow, PgConnection, Row as _, postgres::PgRow};
 use time::OffsetDateTime;
 
-use super::{ANSWER_TIMEOUT, Postgres};
+use super::{ANSWER_TIMEOUT, Database};
 use crate::{
-    UnitOfWork,
     batch::closing::Parking,
     parked::{Parked, ParkedState, key::NONE, one_line, pause_after},
     store::engine::{self, Failure, Show, Verdict, Which},
@@ -162,7 +162,8 @@ const IS_FIRST: &str = "(order_key = '-' or not exists (select from mesh.parked 
      where before.order_key = p.order_key and before.ended_at is null
          and before.state <> 'early' and before.number < p.number))";
 
-impl<B: UnitOfWork> engine::Parking for Postgres<B> {
+#[async_trait]
+impl engine::Parking for Database {
     async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
         self.answer(ANSWER_TIMEOUT, async {
             let none = String::new();
@@ -211,7 +212,7 @@ impl<B: UnitOfWork> engine::Parking for Postgres<B> {
                 .bind(number as i64)
                 .bind(most as i64)
                 .bind(lease.as_secs_f64())
-                .fetch_all(self.pool())
+                .fetch_all(&self.pool)
                 .await?;
             leased.sort_unstable_by_key(|parked| parked.number);
             Ok(leased)
@@ -251,11 +252,11 @@ impl<B: UnitOfWork> engine::Parking for Postgres<B> {
             .bind(after)
             .bind(counts)
             .bind(history)
-            .fetch_optional(self.pool())
+            .fetch_optional(&self.pool)
             .await?
             .flatten();
             if let Some(key) = freed {
-                let mut connection = self.pool().acquire().await?;
+                let mut connection = self.pool.acquire().await?;
                 wake(&mut connection, &key).await?;
             }
             Ok(())
@@ -265,7 +266,7 @@ impl<B: UnitOfWork> engine::Parking for Postgres<B> {
 
     async fn discard(&self, number: u64, by: UserId, why: &str) -> Result<bool, Failure> {
         self.answer(ANSWER_TIMEOUT, async {
-            let mut tx = self.pool().begin().await?;
+            let mut tx = self.pool.begin().await?;
             let was_open =
                 end(&mut tx, number, ParkedState::Discarded, Some(by), Some(why)).await?;
             tx.commit().await?;
@@ -293,7 +294,7 @@ impl<B: UnitOfWork> engine::Parking for Postgres<B> {
                 .bind(key)
                 .bind(number as i64)
                 .bind(most as i64)
-                .fetch_all(self.pool())
+                .fetch_all(&self.pool)
                 .await?;
             rows.reverse();
             Ok(rows)

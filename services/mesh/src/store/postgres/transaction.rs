@@ -3,12 +3,11 @@
 use std::collections::HashSet;
 
 use events::UserId;
-use sqlx::{PgPool, Postgres as Database};
+use sqlx::{PgPool, Postgres};
 use uuid::Uuid;
 
 use super::{outbox::LEASE_SECS, parked};
 use crate::{
-    UnitOfWork,
     batch::work::Answered,
     batch::{
         answers::KeptAnswer,
@@ -23,23 +22,18 @@ use crate::{
 /// A row of `mesh.answers`: scope, body, status, answer.
 type AnswerRow = (Vec<u8>, Vec<u8>, i16, Vec<u8>);
 
-impl<B: UnitOfWork> Ledger<B> for PgPool {
-    type Tx = sqlx::Transaction<'static, Database>;
+/// A transaction of a service's database.
+pub(crate) type Tx = sqlx::Transaction<'static, Postgres>;
+
+impl Ledger for PgPool {
+    type Tx = Tx;
 
     async fn begin(&self) -> Result<Self::Tx, Failure> {
         Ok(PgPool::begin(self).await?)
     }
 }
 
-impl<B: UnitOfWork> Transaction<B> for sqlx::Transaction<'static, Database> {
-    async fn load(&mut self, keys: B::Keys) -> Result<B, Failure> {
-        Ok(B::load(keys, self).await?)
-    }
-
-    async fn save(&mut self, unit: B) -> Result<(), Failure> {
-        Ok(unit.save(self).await?)
-    }
-
+impl Transaction for Tx {
     async fn savepoint(&mut self) -> Result<(), Failure> {
         sqlx::query("savepoint event").execute(&mut **self).await?;
         Ok(())

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     At, Ended, FunctionCall, LuaModule, Valkey, ValkeyHandler,
     call::{Parts, send},
-    function_call::Handler,
+    function_call::Calling,
     outbox,
     pack::Pack,
     parked,
@@ -120,9 +120,9 @@ impl<'a> Item<'a> {
         Self { event_id: Some(event_id), ..Self::quiet(call) }
     }
 
-    pub(super) fn of_entry<D>(
+    pub(super) fn of_entry(
         call: Result<FunctionCall, String>,
-        entry: &'a Entry<D>,
+        entry: &'a Entry,
         began: SystemTime,
     ) -> Self {
         let traceparent = entry.transaction(began).parent().to_header();
@@ -309,11 +309,7 @@ impl<L: LuaModule> Valkey<L> {
         Ok(and_then)
     }
 
-    pub(super) async fn run_batch(
-        &self,
-        batch: &[Work<ValkeyHandler<L>>],
-        care: Care,
-    ) -> Result<Ran, Failure> {
+    pub(super) async fn run_batch(&self, batch: &[Work], care: Care) -> Result<Ran, Failure> {
         let now = crate::clock::now();
         let began = SystemTime::from(now.0);
         // Outcomes of commands that do not need the store; all other works become cases.
@@ -360,16 +356,11 @@ impl<L: LuaModule> Valkey<L> {
         Ok(Ran { outcomes: outcomes.collect(), emitted, announced, parked })
     }
 
-    fn outcome(
-        &self,
-        work: &Work<ValkeyHandler<L>>,
-        ended: Option<Ended>,
-        now: Timestamp,
-    ) -> Outcome {
+    fn outcome(&self, work: &Work, ended: Option<Ended>, now: Timestamp) -> Outcome {
         let ended = ended.unwrap_or_else(|| Ended::Failed("no answer".into()));
         match work.entries.first() {
             Some(Entry { handler: Ok(handler), meta, .. }) if work.delivery().is_none() => {
-                self.settle_handler(&*handler.0, meta, ended, now)
+                self.settle_handler(&*handler.of::<ValkeyHandler<L>>().0, meta, ended, now)
             }
             _ if matches!(ended, Ended::Repeat) => Outcome::Repeat,
             _ => Outcome::Done(Answered::default()),
@@ -379,7 +370,7 @@ impl<L: LuaModule> Valkey<L> {
     /// The outcome of an ending for the command's caller.
     pub(super) fn settle_handler(
         &self,
-        handler: &dyn Handler<L>,
+        handler: &dyn Calling<L>,
         meta: &Meta,
         ended: Ended,
         now: Timestamp,
@@ -400,7 +391,7 @@ impl<L: LuaModule> Valkey<L> {
 
     fn prepare(
         &self,
-        entry: &Entry<ValkeyHandler<L>>,
+        entry: &Entry,
         delivery: Option<&Delivery>,
         care: Care,
         now: Timestamp,
@@ -411,18 +402,21 @@ impl<L: LuaModule> Valkey<L> {
         }
         match &entry.handler {
             Err(cause) => Prepared::Never(cause.clone()),
-            Ok(handler) => match caught(|| handler.0.call(&self.at(&entry.meta, now))) {
-                Ok(Ok(call)) => Prepared::FunctionCall(call),
-                Ok(Err(problem)) => Prepared::No(problem),
-                Err(cause) => Prepared::Never(cause),
-            },
+            Ok(handler) => {
+                match caught(|| handler.of::<ValkeyHandler<L>>().0.call(&self.at(&entry.meta, now)))
+                {
+                    Ok(Ok(call)) => Prepared::FunctionCall(call),
+                    Ok(Err(problem)) => Prepared::No(problem),
+                    Err(cause) => Prepared::Never(cause),
+                }
+            }
         }
     }
 
     pub(super) async fn retry_one(
         &self,
         parked: &Parked,
-        entry: &Entry<ValkeyHandler<L>>,
+        entry: &Entry,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
         let now = crate::clock::now();

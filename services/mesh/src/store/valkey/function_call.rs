@@ -7,7 +7,10 @@ use uuid::Uuid;
 
 use super::call::Parts;
 use crate::{
-    Caller, batch::work::Answered, inbound::repeat::reused, parked::one_line,
+    Caller,
+    batch::work::{Answered, Handler},
+    inbound::repeat::reused,
+    parked::one_line,
     store::engine::Failure,
 };
 
@@ -156,18 +159,18 @@ fn problem(code: &str, detail: String) -> Problem {
     Problem::new(*kind, detail)
 }
 
-/// A decoded event or command of a service with Lua module `L`.
-pub struct ValkeyHandler<L: LuaModule>(pub(super) Box<dyn Handler<L>>);
+/// What a [`Handler`] holds where the Lua module is an `L`.
+pub(super) struct ValkeyHandler<L: LuaModule>(pub(super) Box<dyn Calling<L>>);
 
 /// What a batch calls on an event or command.
-pub(super) trait Handler<L: LuaModule>: Send + Sync {
+pub(super) trait Calling<L: LuaModule>: Send + Sync {
     fn call(&self, at: &At<'_, L::Config>) -> Result<FunctionCall, Problem>;
     fn answer(&self, value: &Reply, at: &At<'_, L::Config>) -> Result<Answered, Problem>;
 }
 
 pub(super) struct EventHandler<E>(pub(super) E);
 
-impl<L: CallOn<E>, E: Event> Handler<L> for EventHandler<E> {
+impl<L: CallOn<E>, E: Event> Calling<L> for EventHandler<E> {
     fn call(&self, at: &At<'_, L::Config>) -> Result<FunctionCall, Problem> {
         Ok(<L as CallOn<E>>::call(&self.0, at))
     }
@@ -179,7 +182,7 @@ impl<L: CallOn<E>, E: Event> Handler<L> for EventHandler<E> {
 
 pub(super) struct CommandHandler<C>(pub(super) C);
 
-impl<L: CallFor<C>, C: Command> Handler<L> for CommandHandler<C> {
+impl<L: CallFor<C>, C: Command> Calling<L> for CommandHandler<C> {
     fn call(&self, at: &At<'_, L::Config>) -> Result<FunctionCall, Problem> {
         <L as CallFor<C>>::call(&self.0, at)
     }
@@ -192,9 +195,9 @@ impl<L: CallFor<C>, C: Command> Handler<L> for CommandHandler<C> {
 }
 
 /// A function call that a timer found due.
-pub(super) struct DueCall(pub(super) FunctionCall);
+struct DueCall(FunctionCall);
 
-impl<L: LuaModule> Handler<L> for DueCall {
+impl<L: LuaModule> Calling<L> for DueCall {
     fn call(&self, _at: &At<'_, L::Config>) -> Result<FunctionCall, Problem> {
         Ok(self.0.clone())
     }
@@ -202,6 +205,21 @@ impl<L: LuaModule> Handler<L> for DueCall {
     fn answer(&self, _value: &Reply, _at: &At<'_, L::Config>) -> Result<Answered, Problem> {
         Ok(Answered { status: 200, body: Bytes::new() })
     }
+}
+
+/// The handler of an event.
+pub(super) fn of_event<L: CallOn<E>, E: Event>(event: E) -> Handler {
+    Handler::new(ValkeyHandler::<L>(Box::new(EventHandler(event))))
+}
+
+/// The handler of a command.
+pub(super) fn of_command<L: CallFor<C>, C: Command>(command: C) -> Handler {
+    Handler::new(ValkeyHandler::<L>(Box::new(CommandHandler(command))))
+}
+
+/// The handler of a function call that a timer found due.
+pub(super) fn of_due<L: LuaModule>(call: FunctionCall) -> Handler {
+    Handler::new(ValkeyHandler::<L>(Box::new(DueCall(call))))
 }
 
 #[cfg(test)]

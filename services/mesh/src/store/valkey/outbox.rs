@@ -1,5 +1,6 @@
 //! The outbox in Valkey; its Lua side is `outbox.lua`.
 
+use async_trait::async_trait;
 use std::time::Duration;
 
 use events::Timestamp;
@@ -50,6 +51,7 @@ impl<L: LuaModule> Valkey<L> {
     }
 }
 
+#[async_trait]
 impl<L: LuaModule> Outbox for Valkey<L> {
     async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
         self.serve("sweep", most).await?.each(message)

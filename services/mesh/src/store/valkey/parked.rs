@@ -1,5 +1,6 @@
 //! Parked events in Valkey; their Lua side is `parked.lua`.
 
+use async_trait::async_trait;
 use std::time::Duration;
 
 use events::{
@@ -19,6 +20,7 @@ pub(super) const ENDED_KEEP: Duration = Duration::from_secs(14 * 86_400);
 /// Rows listed at most.
 const SHOWN_MAX: usize = 10_000;
 
+#[async_trait]
 impl<L: LuaModule> Parking for Valkey<L> {
     async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
         let (which, what) = match which {

@@ -9,7 +9,10 @@ use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{At, Difference, Fed, FunctionCall, LuaModule, Replay, ReplayedEvent, Valkey};
+use super::{
+    At, Difference, Fed, FunctionCall, LuaModule, Replay, ReplayedEvent, Valkey,
+    function_call::ValkeyHandler,
+};
 use crate::{
     Caller, MeshClient, Service, StoredEvent, clock, nats::stored::STORED_MESSAGES_MAX,
     store::engine::Failure,
@@ -120,7 +123,7 @@ impl<L: LuaModule> Building<'_, L> {
     ) -> Result<Rebuilt, Failure> {
         let streams = sources.streams;
         debug_assert!(
-            self.table.consumed.keys().all(|event| streams.contains(&producer_of(event)))
+            self.table.tables.consumed.keys().all(|event| streams.contains(&producer_of(event)))
         );
         let was_whole = self.valkey.is_whole().await?;
         self.state(sources.before).await?;
@@ -199,7 +202,7 @@ impl<L: LuaModule> Building<'_, L> {
         event: &StoredEvent,
         now: Timestamp,
     ) -> Option<Result<(&'static str, ReplayedEvent), String>> {
-        let consumed = self.table.consumed.get(event.name())?;
+        let consumed = self.table.tables.consumed.get(event.name())?;
         let subject = format!("onsale.{}.v{}.", consumed.event, consumed.version);
         if !event.subject().starts_with(&subject) {
             return None;
@@ -209,7 +212,11 @@ impl<L: LuaModule> Building<'_, L> {
             let handler = (consumed.decode)(event.payload())?;
             let config = self.valkey.config();
             let at = At { now, config, caller: &Caller::Mesh, id: Uuid::now_v7() };
-            let call = handler.0.call(&at).map_err(|problem| problem.to_string())?;
+            let call = handler
+                .of::<ValkeyHandler<L>>()
+                .0
+                .call(&at)
+                .map_err(|problem| problem.to_string())?;
             Ok((consumed.event, ReplayedEvent { event_id, call }))
         };
         Some(read())

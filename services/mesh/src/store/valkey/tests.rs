@@ -13,9 +13,9 @@ use servers::{Options, Standalone};
 use uuid::Uuid;
 
 use super::{
-    DueCall, FunctionCall, LuaModule, Valkey, ValkeyHandler,
+    FunctionCall, LuaModule, Valkey,
     batch::{Called, Case, Item, Origin, Way},
-    function_call::Ended,
+    function_call::{Ended, of_due},
 };
 use crate::{
     batch::work::{Entry, Meta},
@@ -110,9 +110,9 @@ fn event(thing: u8) -> Bytes {
     .into()
 }
 
-fn entry(call: FunctionCall, raw: &Bytes) -> Entry<ValkeyHandler<Trial>> {
+fn entry(call: FunctionCall, raw: &Bytes) -> Entry {
     Entry {
-        handler: Ok(ValkeyHandler(Box::new(DueCall(call)))),
+        handler: Ok(of_due::<Trial>(call)),
         meta: Meta::inside(SagaId(Uuid::now_v7())),
         raw: raw.clone(),
         key_field: "",
@@ -444,7 +444,7 @@ async fn old_messages_are_deleted_once_published_and_unpublished_ones_never() {
         let key = format!("{{trial}}:outbox:{set}");
         let _: i64 = harness.redis(&[b"ZADD", key.as_bytes(), b"1", id.as_bytes()]).await;
     }
-    harness.valkey.tidy().await.unwrap();
+    harness.valkey.store().tidy().await.unwrap();
     assert_eq!(harness.valkey.marks_above(0, 9).await.unwrap(), marks[1..]);
     assert_eq!(harness.valkey.unpublished(9).await.unwrap(), all[2..]);
     let left: i64 = harness.redis(&[b"EXISTS", format!("{{trial}}:outbox:{old}").as_bytes()]).await;
