@@ -187,7 +187,7 @@ impl Link {
         self.0.service
     }
 
-    /// Verifies access tokens and passes.
+    /// Verifies tokens.
     pub fn verifier(&self) -> &Verifier {
         &self.0.verifier
     }
