@@ -66,13 +66,14 @@ impl<E: Engine> Housekeeping<E> {
     /// Asks the broker for its health: a broker that answers may still be unable to write.
     pub(crate) async fn watch_broker(&self) {
         loop {
-            match self.link.broker_fault().await {
-                Ok(None) => {
+            // A broker that does not answer has a fault as well.
+            match self.link.broker_fault().await.unwrap_or_else(|error| Some(error.to_string())) {
+                None => {
                     if self.health.well(&Part::Broker) {
                         info!(service = self.link.service(), "the broker can work again");
                     }
                 }
-                Ok(Some(cause)) | Err(cause) => {
+                Some(cause) => {
                     if self.health.faulty(Part::Broker, &cause) {
                         warn!(service = self.link.service(), cause, "the broker cannot work");
                     }

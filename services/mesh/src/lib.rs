@@ -50,7 +50,10 @@ mod throttle;
 pub mod tls;
 pub mod trace;
 
-pub use auth::{callout::Callout, keys};
+pub use auth::{
+    callout::{Callout, SeedError},
+    keys,
+};
 pub use batch::work::{Answered, Entry, Idempotency, Meta, Outcome, Work};
 pub use inbound::{
     bundle::{Bundler, Bundlers},
@@ -62,6 +65,7 @@ pub use inbound::{
 };
 pub use nats::{
     client::{Announcements, COMMAND_TIMEOUT, Following, MeshClient, RequestHeaders},
+    error::{BrokerError, ConnectError, ProbeError},
     link::{Link, LinkSettings},
     observe::{Fill, Standing},
     problem::away,

@@ -298,7 +298,7 @@ pub(crate) fn entries_of<E: Engine>(
 ) -> Vec<Entry<E::Handler>> {
     match unpack(body) {
         Ok(events) => events.into_iter().map(|event| decode(consumed, subject, event, 1)).collect(),
-        Err(cause) => vec![Entry { handler: Err(cause), ..unreadable(body.clone()) }],
+        Err(cause) => vec![Entry { handler: Err(cause.to_string()), ..unreadable(body.clone()) }],
     }
 }
 

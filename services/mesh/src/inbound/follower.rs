@@ -213,13 +213,13 @@ impl<E: Engine> Follower<E> {
         let answer = self.link.request(format!("missed.{stream}"), body.into(), ASK_AGAIN).await;
         let messages = match answer {
             Ok(count) => String::from_utf8_lossy(&count.payload).parse().unwrap_or(0),
-            Err((_, cause)) => {
+            Err(cause) => {
                 error!(
                     service,
                     stream,
                     above,
                     below,
-                    cause,
+                    %cause,
                     "the stream has dropped messages before they were read, and they are not \
                      published again yet"
                 );

@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use async_nats::{HeaderMap, Request, RequestErrorKind, Subscriber};
+use async_nats::{HeaderMap, Request, Subscriber};
 use bytes::Bytes;
 use events::{
     Problem, codes,
@@ -19,8 +19,8 @@ use futures::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::problem::away;
 pub(crate) use super::problem::unavailable;
+use super::{error::BrokerError, problem::away};
 use crate::{
     Answered, Link, StoredEvent, StoredMessage, clock,
     nats::link::{REQUEST_TIMEOUT, headers, stream_of},
@@ -123,17 +123,15 @@ impl MeshClient {
         let request = Request::new().headers(command_headers(about)).payload(body);
         let endpoint = subject.split_once('.').map_or("", |(_, endpoint)| endpoint).to_owned();
         let reply = self.0.send_request(subject, request, COMMAND_TIMEOUT).await;
-        let reply = reply.map_err(|(kind, _)| match kind {
-            RequestErrorKind::NoResponders => {
+        let reply = reply.map_err(|error| match error {
+            BrokerError::NoResponders => {
                 unavailable(&format!("The service of `{endpoint}` is not running."))
             }
-            RequestErrorKind::MaxPayloadExceeded => {
+            BrokerError::TooLarge => {
                 Problem::new(codes::BODY_TOO_LARGE, "The mesh carries no message of this size.")
             }
-            RequestErrorKind::TimedOut => codes::TIMED_OUT.into(),
-            RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
-                unavailable("The connection to the mesh was lost.")
-            }
+            late if late.is_late() => codes::TIMED_OUT.into(),
+            _ => unavailable("The connection to the mesh was lost."),
         })?;
         let status = reply
             .headers
@@ -157,7 +155,7 @@ impl MeshClient {
         }
         let subject = format!("$SRV.PING.onsale-{service}");
         let pong = self.0.request(subject, Bytes::new(), PING_TIMEOUT).await;
-        let pong = pong.map_err(|(_, cause)| away("The service does not answer.", cause))?;
+        let pong = pong.map_err(|cause| away("The service does not answer.", cause))?;
         let pong: Pong = serde_json::from_slice(&pong.payload)
             .map_err(|_| Problem::new(codes::INTERNAL, "The service's answer cannot be read."))?;
         Ok(pong.version)
@@ -209,7 +207,7 @@ impl MeshClient {
         }
         let subject = format!("$JS.API.CONSUMER.INFO.{}.{consumer}", stream_of(producer));
         let info = self.0.request(subject, Bytes::new(), REQUEST_TIMEOUT).await;
-        let info = info.map_err(|(_, cause)| away("The broker does not answer.", cause))?;
+        let info = info.map_err(|cause| away("The broker does not answer.", cause))?;
         let info: Info = serde_json::from_slice(&info.payload).map_err(|error| {
             away(&format!("There is no consumer {producer}.{consumer}."), error)
         })?;

@@ -2,14 +2,9 @@
 
 use events::Timestamp;
 use serde::Deserialize;
-use serde_json::json;
 use uuid::Uuid;
 
-use crate::{
-    Link,
-    deadline::within,
-    nats::link::{BROKER, REQUEST_TIMEOUT},
-};
+use crate::{Link, nats::error::BrokerError};
 
 /// The clocks of the broker and of a service may differ by this much.
 const CLOCKS_MILLIS: i64 = 60_000;
@@ -89,21 +84,11 @@ impl From<Info> for ConsumerState {
 
 impl Link {
     /// The consumers of a stream.
-    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
-    pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<ConsumerState>, String> {
-        use async_nats::jetstream::response::Response;
+    pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<ConsumerState>, BrokerError> {
         // The broker lists up to 256 at once; a mesh has far fewer services.
-        let subject = format!("CONSUMER.LIST.{stream}");
-        let payload = json!({});
-        let listed = self.jetstream().request(subject, &payload);
-        let listed = within(REQUEST_TIMEOUT, BROKER, listed).await;
-        let listed = listed.map_err(|late| format!("consumers of {stream}: {late}"))?;
-        match listed.map_err(|error| format!("consumers of {stream}: {error}"))? {
-            Response::Ok(Listed { consumers }) => {
-                Ok(consumers.unwrap_or_default().into_iter().map(Into::into).collect())
-            }
-            Response::Err { error } => Err(format!("consumers of {stream}: {error}")),
-        }
+        let (subject, what) = (format!("CONSUMER.LIST.{stream}"), format!("consumers of {stream}"));
+        let Listed { consumers } = self.ask_jetstream(subject, what).await?;
+        Ok(consumers.unwrap_or_default().into_iter().map(Into::into).collect())
     }
 }
 

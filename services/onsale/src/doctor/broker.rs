@@ -17,7 +17,7 @@ pub(super) async fn works(config: &Config) -> Outcome {
     if let Some(link) = link(config, OPERATOR).await? {
         let faults = MeshClient::new(link.clone()).broker_fault().await;
         link.drain().await;
-        if let Some(cause) = faults? {
+        if let Some(cause) = faults.map_err(|error| error.to_string())? {
             return Err(advice(&cause));
         }
     }
