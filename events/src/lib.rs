@@ -103,16 +103,6 @@ pub struct Page<T> {
     pub next_cursor: Option<String>,
 }
 
-/// Which page of a list.
-#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
-pub struct PageOf {
-    /// `next_cursor` of the page before.
-    pub cursor: Option<String>,
-    /// The number of entries wanted, 1 to 100; 20 when absent.
-    pub limit: Option<u32>,
-}
-
 /// Entries of a page when the caller does not say how many.
 pub const PAGE_DEFAULT: u32 = 20;
 /// The most entries of a page.

@@ -162,7 +162,7 @@ impl Tracer {
     }
 
     /// A tracer for `service` that gives its spans to `exporter` in batches.
-    pub fn exporting(
+    fn exporting(
         service: &str,
         exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
     ) -> Self {
@@ -219,13 +219,6 @@ impl Tracer {
                 let span = on.tracer.build_with_context(builder, &parent.context());
                 Span::On(Box::new(Open { span, tracer: on.tracer.clone() }))
             }
-        }
-    }
-
-    /// Sends the waiting spans. It blocks; call it from a thread that may block.
-    pub fn flush(&self) {
-        if let Some(on) = &self.0 {
-            let _ = on.provider.force_flush();
         }
     }
 
