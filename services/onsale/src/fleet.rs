@@ -179,7 +179,7 @@ impl Fleet {
             self.running.iter().map(|one| (one.name(), one.health().clone())).collect();
         Arc::new(move || {
             let faults = running.iter().flat_map(|(name, health)| {
-                let faults = health.faults_beside_the_broker().into_iter();
+                let faults = health.faults_except_broker().into_iter();
                 faults.map(move |ail| format!("{name}: {ail}"))
             });
             faults.chain(others.iter().flat_map(|others| others())).collect()

@@ -286,7 +286,7 @@ impl<E: Engine> Worker<E> {
     /// have): callers get `unavailable` (or `timed_out`); messages stay here until the store
     /// answers again, and the attempt does not count.
     async fn wait_for_store(&self, batch: Batch<E>, failure: Failure) -> Batch<E> {
-        if self.health.store_failed(&failure) {
+        if self.health.mark_store_failed(&failure) {
             warn!(service = self.link.service(), cause = %failure, "the store fails");
         }
         let (messages, commands): (Vec<_>, Vec<_>) =
@@ -309,7 +309,7 @@ impl<E: Engine> Worker<E> {
             match self.engine.check().await {
                 Ok(()) => return messages,
                 Err(failure) => {
-                    self.health.store_is_away(&failure);
+                    self.health.mark_store_down(&failure);
                     if let Failure::Unusable(_) = failure {
                         // Other instances may be able to use it.
                         self.redeliver(messages, RETURNED_PAUSE).await;
@@ -329,7 +329,7 @@ impl<E: Engine> Worker<E> {
     /// Settles a stored batch: hands its events to the publisher, answers the commands and
     /// acknowledges the messages.
     async fn done(&self, batch: Batch<E>, ran: Ran) {
-        if self.health.store_works() {
+        if self.health.mark_store_up() {
             info!(service = self.link.service(), "the store works again");
         }
         for parked in &ran.parked {

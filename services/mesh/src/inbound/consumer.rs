@@ -83,13 +83,13 @@ impl<E: Engine> Consumer<E> {
             Pace::Soon | Pace::AtOnce => self.pull_continuously(&shutdown).await,
         };
         if let Err(cause) = &ended {
-            self.health.faulty(Part::Consumer(self.stream.clone()), cause);
+            self.health.set_fault(Part::Consumer(self.stream.clone()), cause);
         }
         ended
     }
 
     fn begun(&self) {
-        self.health.well(&Part::Consumer(self.stream.clone()));
+        self.health.clear_fault(&Part::Consumer(self.stream.clone()));
         info!(service = self.link.service(), stream = self.stream, "consuming events");
     }
 

@@ -51,7 +51,7 @@ impl<E: Engine> Follower<E> {
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         let ended = self.read_until(&shutdown).await;
         if let Err(cause) = &ended {
-            self.health.faulty(Part::Follower, cause);
+            self.health.set_fault(Part::Follower, cause);
         }
         ended
     }
@@ -75,7 +75,7 @@ impl<E: Engine> Follower<E> {
                 taken = round => taken?,
                 () = shutdown.cancelled() => return Ok(()),
             };
-            self.health.well(&Part::Follower);
+            self.health.clear_fault(&Part::Follower);
             let pause = if is_behind { SHORT_PAUSE } else { READ_EVERY };
             tokio::select! {
                 () = shutdown.cancelled() => {}
