@@ -339,7 +339,7 @@ impl<E: Engine> Worker<E> {
             self.parked.notify_one();
         }
         let names = batch.iter().flat_map(Work::names);
-        if self.failpoints.fires(Failpoint::BeforeAck, names) {
+        if self.failpoints.should_fail(Failpoint::BeforeAck, names) {
             return self.redeliver(batch, Duration::ZERO).await;
         }
         self.hand_off.give(ran.emitted);

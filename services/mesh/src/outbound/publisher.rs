@@ -221,7 +221,7 @@ impl<E: Engine> Publisher<E> {
             return;
         }
         let name = event_of_subject(&message.subject).unwrap_or_default();
-        run.dies |= self.failpoints.fires(Failpoint::BeforeMark, [name].into_iter());
+        run.dies |= self.failpoints.should_fail(Failpoint::BeforeMark, [name].into_iter());
         let epoch = self.link.epoch();
         let headers = headers(&message.id.hyphenated().to_string());
         let Message { id, subject, body, .. } = message;
