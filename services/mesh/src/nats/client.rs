@@ -66,18 +66,18 @@ impl MeshClient {
     /// # Errors
     /// `unavailable` when no instance is there to answer, and then nothing has happened;
     /// `timed_out` when it is unknown what has happened; `body_too_large`.
-    pub async fn ask(
+    pub async fn request(
         &self,
         endpoint: &str,
         body: Bytes,
         about: RequestHeaders<'_>,
     ) -> Result<Answered, Problem> {
-        self.ask_at(format!("cmd.{endpoint}"), body, about).await
+        self.send(format!("cmd.{endpoint}"), body, about).await
     }
 
     /// Queries the owner of some state, page by page. Only services may do so, each as far as
     /// the broker permits it. A page is requested when the one before it was consumed.
-    pub fn stated<C: StatePage + Clone>(
+    pub fn query_state<C: StatePage + Clone>(
         &self,
         first: C,
     ) -> impl Stream<Item = Result<Vec<C::Item>, Failure>> + Send + use<C> {
@@ -86,30 +86,28 @@ impl MeshClient {
             let client = client.clone();
             async move {
                 let Some(query) = query else { return Ok(None) };
-                let page = client.stated_page(&query).await?;
+                let page = client.query_state_page(&query).await?;
                 Ok(Some((page.items, page.next.map(|key| query.after(key)))))
             }
         })
     }
 
-    async fn stated_page<C: StatePage>(
+    async fn query_state_page<C: StatePage>(
         &self,
         query: &C,
     ) -> Result<Stated<C::Item, C::Key>, Failure> {
-        let unstated =
-            |problem: Problem| Failure::Unavailable(format!("{}: {problem}", C::ENDPOINT));
+        let failed = |problem: Problem| Failure::Unavailable(format!("{}: {problem}", C::ENDPOINT));
         let body = serde_json::to_vec(query).expect("commands are plain data").into();
         let subject = format!("{STATE}{}", C::ENDPOINT);
-        let answered =
-            self.ask_at(subject, body, RequestHeaders::default()).await.map_err(unstated)?;
-        let unread = |_| unstated(Problem::new(codes::INTERNAL, "The answer cannot be read."));
+        let answered = self.send(subject, body, RequestHeaders::default()).await.map_err(failed)?;
+        let unread = |_| failed(Problem::new(codes::INTERNAL, "The answer cannot be read."));
         match answered.is_granted() {
             true => serde_json::from_slice(&answered.body).map_err(unread),
-            false => Err(serde_json::from_slice(&answered.body).map_or_else(unread, unstated)),
+            false => Err(serde_json::from_slice(&answered.body).map_or_else(unread, failed)),
         }
     }
 
-    async fn ask_at(
+    async fn send(
         &self,
         subject: String,
         body: Bytes,

@@ -268,7 +268,7 @@ impl Link {
     /// The state of a stream.
     pub(crate) async fn state_of(&self, name: &str) -> Result<StreamState, BrokerError> {
         let (subject, what) = (format!("STREAM.INFO.{name}"), format!("stream {name}"));
-        let info: jetstream::stream::Info = self.ask_jetstream(subject, what).await?;
+        let info: jetstream::stream::Info = self.jetstream_request(subject, what).await?;
         Ok(StreamState {
             first_sequence: info.state.first_sequence,
             last_sequence: info.state.last_sequence,
@@ -279,7 +279,7 @@ impl Link {
     }
 
     /// The answer of JetStream's API to a request without a body, about `what`.
-    pub(super) async fn ask_jetstream<T: DeserializeOwned>(
+    pub(super) async fn jetstream_request<T: DeserializeOwned>(
         &self,
         subject: String,
         what: String,

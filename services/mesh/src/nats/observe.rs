@@ -103,7 +103,7 @@ impl MeshClient {
     ) -> Result<Option<Standing>, Problem> {
         let path = format!("CONSUMER.INFO.{}.{consumer}", stream_of(producer));
         let info: Option<ConsumerInfo> =
-            self.ask_jetstream(&path, Bytes::new()).await.map_err(unanswered)?;
+            self.jetstream_request(&path, Bytes::new()).await.map_err(unanswered)?;
         Ok(info.map(|info| Standing {
             waiting: info.num_pending + info.num_ack_pending,
             moved: (info.delivered.consumer_seq, info.ack_floor.consumer_seq),
@@ -119,7 +119,7 @@ impl MeshClient {
     pub async fn fill(&self, stream: &str) -> Result<Option<Fill>, Problem> {
         let path = format!("STREAM.INFO.{stream}");
         let info: Option<StreamInfo> =
-            self.ask_jetstream(&path, Bytes::new()).await.map_err(unanswered)?;
+            self.jetstream_request(&path, Bytes::new()).await.map_err(unanswered)?;
         Ok(info.map(|StreamInfo { config, state }| Fill {
             bytes: state.bytes,
             bytes_max: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
@@ -162,14 +162,15 @@ impl MeshClient {
             "name": name, "subjects": [subject], "storage": "file", "retention": "limits",
             "discard": "new", "num_replicas": 1,
         });
-        let made: Option<serde_json::Value> =
-            self.ask_jetstream(&format!("STREAM.CREATE.{name}"), config.to_string().into()).await?;
+        let made: Option<serde_json::Value> = self
+            .jetstream_request(&format!("STREAM.CREATE.{name}"), config.to_string().into())
+            .await?;
         if made.is_none() {
             return Err(ProbeError::NoStream);
         }
         let written = self.write(subject).await;
         let path = format!("STREAM.DELETE.{name}");
-        let deleted = self.ask_jetstream::<serde_json::Value>(&path, Bytes::new()).await;
+        let deleted = self.jetstream_request::<serde_json::Value>(&path, Bytes::new()).await;
         written.and(deleted.map(drop).map_err(ProbeError::from))
     }
 
@@ -185,7 +186,7 @@ impl MeshClient {
     }
 
     /// The answer of JetStream's API; `None` when nothing has that name.
-    async fn ask_jetstream<T: DeserializeOwned>(
+    async fn jetstream_request<T: DeserializeOwned>(
         &self,
         path: &str,
         body: Bytes,

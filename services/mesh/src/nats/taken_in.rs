@@ -87,7 +87,7 @@ impl Link {
     pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<ConsumerState>, BrokerError> {
         // The broker lists up to 256 at once; a mesh has far fewer services.
         let (subject, what) = (format!("CONSUMER.LIST.{stream}"), format!("consumers of {stream}"));
-        let Listed { consumers } = self.ask_jetstream(subject, what).await?;
+        let Listed { consumers } = self.jetstream_request(subject, what).await?;
         Ok(consumers.unwrap_or_default().into_iter().map(Into::into).collect())
     }
 }
