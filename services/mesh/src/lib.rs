@@ -65,13 +65,13 @@ pub use inbound::{
 };
 pub use nats::{
     client::{Announcements, COMMAND_TIMEOUT, Following, MeshClient, RequestHeaders},
+    consumer_state::ConsumerState,
     error::{BrokerError, ConnectError, ProbeError},
     link::{Link, LinkSettings},
-    observe::{Fill, Standing},
+    observe::{ConsumerProgress, StreamUsage},
     problem::away,
     stored::{Extent, STORED_MESSAGES_MAX},
     stored_event::{EVENTS_A_SEQUENCE, StoredEvent, StoredMessage},
-    taken_in::ConsumerState,
     topology,
 };
 pub use outbound::message;

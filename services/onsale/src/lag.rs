@@ -91,7 +91,7 @@ impl Observer {
         let mut lags = Vec::new();
         for consumer in &self.services {
             for producer in &consumer.consumed {
-                let events = self.client.behind(producer, consumer.service).await;
+                let events = self.client.consumer_lag(producer, consumer.service).await;
                 let events = events.map_err(|problem| anyhow!(problem.to_string()))?;
                 lags.push(Lag {
                     service: consumer.service,

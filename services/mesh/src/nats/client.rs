@@ -197,7 +197,7 @@ impl MeshClient {
     ///
     /// # Errors
     /// `unavailable` when JetStream does not answer, or has no such consumer.
-    pub async fn behind(&self, producer: &str, consumer: &str) -> Result<u64, Problem> {
+    pub async fn consumer_lag(&self, producer: &str, consumer: &str) -> Result<u64, Problem> {
         #[derive(serde::Deserialize)]
         struct Info {
             num_pending: u64,

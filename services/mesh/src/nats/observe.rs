@@ -24,9 +24,9 @@ const PROBE_BYTES: usize = 512 * 1024;
 
 /// The state of a durable consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct ConsumerProgress {
     /// The lag: messages not delivered yet, or not acknowledged.
-    pub waiting: u64,
+    pub lag: u64,
     /// Changes with each delivery and each acknowledgement.
     pub moved: (u64, u64),
     /// The time of the last delivery or acknowledgement; `None` before the first.
@@ -37,7 +37,7 @@ pub struct Standing {
 
 /// How much a stream holds, and how much it may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fill {
+pub struct StreamUsage {
     /// Bytes stored.
     pub bytes: u64,
     /// Maximum number of bytes; `None` for no limit.
@@ -46,10 +46,10 @@ pub struct Fill {
     pub refuses: bool,
 }
 
-impl Fill {
+impl StreamUsage {
     /// Whether there is room for a message of this size. The broker counts its headers and
     /// subject as well.
-    pub fn takes(&self, bytes: u64) -> bool {
+    pub fn has_room_for(&self, bytes: u64) -> bool {
         const AROUND_A_MESSAGE: u64 = 512;
         self.bytes_max.is_none_or(|max| self.bytes + bytes + AROUND_A_MESSAGE <= max)
     }
@@ -96,16 +96,16 @@ impl MeshClient {
     ///
     /// # Errors
     /// `unavailable` when JetStream does not answer.
-    pub async fn standing(
+    pub async fn consumer_progress(
         &self,
         producer: &str,
         consumer: &str,
-    ) -> Result<Option<Standing>, Problem> {
+    ) -> Result<Option<ConsumerProgress>, Problem> {
         let path = format!("CONSUMER.INFO.{}.{consumer}", stream_of(producer));
         let info: Option<ConsumerInfo> =
             self.jetstream_request(&path, Bytes::new()).await.map_err(unanswered)?;
-        Ok(info.map(|info| Standing {
-            waiting: info.num_pending + info.num_ack_pending,
+        Ok(info.map(|info| ConsumerProgress {
+            lag: info.num_pending + info.num_ack_pending,
             moved: (info.delivered.consumer_seq, info.ack_floor.consumer_seq),
             active_at: info.delivered.last_active.max(info.ack_floor.last_active),
             is_paused: info.paused,
@@ -115,12 +115,12 @@ impl MeshClient {
     /// How full a stream is; `None` when there is no such stream.
     ///
     /// # Errors
-    /// As [`MeshClient::standing`].
-    pub async fn fill(&self, stream: &str) -> Result<Option<Fill>, Problem> {
+    /// As [`MeshClient::consumer_progress`].
+    pub async fn stream_usage(&self, stream: &str) -> Result<Option<StreamUsage>, Problem> {
         let path = format!("STREAM.INFO.{stream}");
         let info: Option<StreamInfo> =
             self.jetstream_request(&path, Bytes::new()).await.map_err(unanswered)?;
-        Ok(info.map(|StreamInfo { config, state }| Fill {
+        Ok(info.map(|StreamInfo { config, state }| StreamUsage {
             bytes: state.bytes,
             bytes_max: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
             refuses: config.discard == "new",
@@ -130,15 +130,18 @@ impl MeshClient {
     /// Which of these services have no stream on the broker.
     ///
     /// # Errors
-    /// As [`MeshClient::standing`].
-    pub async fn without_stream<'a>(&self, producers: &[&'a str]) -> Result<Vec<&'a str>, Problem> {
-        let mut without = Vec::new();
+    /// As [`MeshClient::consumer_progress`].
+    pub async fn missing_streams<'a>(
+        &self,
+        producers: &[&'a str],
+    ) -> Result<Vec<&'a str>, Problem> {
+        let mut missing = Vec::new();
         for producer in producers {
-            if self.fill(&stream_of(producer)).await?.is_none() {
-                without.push(*producer);
+            if self.stream_usage(&stream_of(producer)).await?.is_none() {
+                missing.push(*producer);
             }
         }
-        Ok(without)
+        Ok(missing)
     }
 
     /// The broker's own report of what keeps it from its work; `None` while nothing does.

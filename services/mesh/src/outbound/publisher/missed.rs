@@ -71,7 +71,7 @@ pub(super) async fn run<E: Engine>(
                 report(link, health, &consumer.name, &gap, count);
             }
         }
-        let stands_still = consumer.behind > 0 && consumer.floor == seen.floor;
+        let stands_still = consumer.lag > 0 && consumer.floor == seen.floor;
         let now = Seen { floor: consumer.floor, stands_still, first, looked_to: seen.first };
         floors.insert(consumer.name, now);
     }

@@ -17,7 +17,7 @@ pub struct ConsumerState {
     /// The sequence up to which it has acknowledged everything.
     pub floor: u64,
     /// The lag: messages not delivered yet, or delivered and not acknowledged.
-    pub behind: u64,
+    pub lag: u64,
     /// When it was created.
     pub made_at: Timestamp,
     /// The subjects that it filters for; none for all.
@@ -75,7 +75,7 @@ impl From<Info> for ConsumerState {
         Self {
             name: info.name,
             floor: info.ack_floor.stream_seq,
-            behind: info.num_pending + info.num_ack_pending,
+            lag: info.num_pending + info.num_ack_pending,
             made_at: info.created,
             filters: filter_subjects,
         }
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_consumer_is_read_with_one_filter_or_several_or_none() {
         let some = read(r#"{"filter_subjects":["onsale.a.b.v1.>","onsale.a.c.v1.>"]}"#);
-        assert_eq!((some.floor, some.behind), (7, 3));
+        assert_eq!((some.floor, some.lag), (7, 3));
         assert_eq!(some.subjects(), ["onsale.a.b.v1.", "onsale.a.c.v1."]);
         assert_eq!(read(r#"{"filter_subject":"onsale.a.b.v1.>"}"#).subjects(), ["onsale.a.b.v1."]);
         assert_eq!(read("{}").subjects(), [""]);
