@@ -195,6 +195,11 @@ impl Timestamp {
         (self.0.unix_timestamp_nanos() / 1_000_000) as i64
     }
 
+    /// Seconds since 1970, rounded down, as signed tokens write a time.
+    pub fn unix_secs(self) -> i64 {
+        self.unix_millis().div_euclid(1_000)
+    }
+
     /// The moment `millis` milliseconds after 1970 began; `None` out of range.
     pub fn from_unix_millis(millis: i64) -> Option<Self> {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok().map(Self)

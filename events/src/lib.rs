@@ -3,13 +3,15 @@
 //! One file per producer. An event is a past-tense struct with a fixed name
 //! ([`Event::NAME`]) and a version. Both are part of its subject on the wire,
 //! `onsale.<service>.<event>.v<version>.<schedule id or ->`. A command or query is a
-//! request that one service answers ([`Command::ENDPOINT`]).
+//! request that one service answers ([`Command::ENDPOINT`]). A signed token is proof that one
+//! service gives and others verify ([`Claims`]).
 //!
 //! **Architecture invariant:** this crate depends on no runtime: no tokio, no SQL,
 //! no NATS, no HTTP. Consumers tolerate unknown fields; producers only add
 //! optional ones; anything else is a new version.
 
 pub mod audit;
+mod claims;
 pub mod concert;
 pub mod data_platform;
 pub mod dead_letter;
@@ -27,6 +29,7 @@ pub mod state;
 pub mod user;
 pub mod withdrawal;
 
+pub use claims::Claims;
 pub use envelope::{CONTENT_TYPE, Envelope, SpecVersion, event_of_type};
 pub use ids::*;
 pub use problem::{Code, Problem, codes};
@@ -98,16 +101,6 @@ pub struct Page<T> {
     /// Pass this as `?cursor=` for the next page; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
-}
-
-/// Which page of a list.
-#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
-pub struct PageOf {
-    /// `next_cursor` of the page before.
-    pub cursor: Option<String>,
-    /// The number of entries wanted, 1 to 100; 20 when absent.
-    pub limit: Option<u32>,
 }
 
 /// Entries of a page when the caller does not say how many.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{PaymentId, ScheduleId, Timestamp, UserId};
+use crate::{Claims, Command, PaymentId, ScheduleId, Timestamp, UserId};
 
 /// The state of a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,4 +188,65 @@ crate::commands! {
     GetPlace = "queue.place", 200 => Place;
     Leave = "queue.leave", 200 => Place;
     Jwks = "queue.jwks", 200 => serde_json::Value;
+}
+
+/// The issuer of passes and tickets.
+const ISSUER: &str = "onsale/queue";
+
+/// A pass: the right to reserve and pay, while the place is ACTIVE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassClaims {
+    /// The owner of the place.
+    pub sub: UserId,
+    /// The schedule of the waiting room.
+    pub schedule: ScheduleId,
+    /// Fences a pass of an earlier activation.
+    pub place_version: u64,
+    /// When it was signed, in seconds since 1970.
+    pub iat: i64,
+    /// Until when the fan may reserve, in seconds since 1970.
+    pub exp: i64,
+}
+
+impl PassClaims {
+    /// A pass from now until `reserve_until`.
+    pub fn new(
+        sub: UserId,
+        schedule: ScheduleId,
+        place_version: u64,
+        now: Timestamp,
+        reserve_until: Timestamp,
+    ) -> Self {
+        let (iat, exp) = (now.unix_secs(), reserve_until.unix_secs());
+        Self { sub, schedule, place_version, iat, exp }
+    }
+}
+
+impl Claims for PassClaims {
+    const ISSUER: &'static str = ISSUER;
+    const AUDIENCE: &'static str = "onsale/pass";
+    const KEYS: &'static str = Jwks::ENDPOINT;
+    fn exp(&self) -> Option<i64> {
+        Some(self.exp)
+    }
+}
+
+/// A ticket: proof of a number in the queue, good for as long as its key is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicketClaims {
+    /// The owner of the number.
+    pub sub: UserId,
+    /// The schedule of the waiting room.
+    pub schedule: ScheduleId,
+    /// The number.
+    pub ticket: u64,
+}
+
+impl Claims for TicketClaims {
+    const ISSUER: &'static str = ISSUER;
+    const AUDIENCE: &'static str = "onsale/ticket";
+    const KEYS: &'static str = Jwks::ENDPOINT;
+    fn exp(&self) -> Option<i64> {
+        None
+    }
 }

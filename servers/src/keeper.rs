@@ -163,18 +163,8 @@ pub fn full_disks(folder: &Path) -> Vec<String> {
 }
 
 /// Bytes that are free on the disk of a folder; `None` when that cannot be found out.
-#[expect(unsafe_code, reason = "the standard library has no function for it")]
 fn free_bytes(folder: &Path) -> Option<u64> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).ok()?;
-    let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path ends with a zero, and the structure is fully written when this returns 0.
-    let found = unsafe {
-        if libc::statvfs(path.as_ptr(), found.as_mut_ptr()) != 0 {
-            return None;
-        }
-        found.assume_init()
-    };
+    let found = rustix::fs::statvfs(folder).ok()?;
     Some(found.f_bavail * found.f_frsize)
 }
 

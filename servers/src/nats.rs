@@ -5,6 +5,8 @@ use std::{
     path::Path,
 };
 
+use rustix::process::Signal;
+
 use crate::{
     Error, NATS_CONF,
     binaries::Binary,
@@ -54,11 +56,11 @@ pub(crate) fn start(
                 env,
                 account: None,
                 log: own.join("nats.log"),
-                orphaned: libc::SIGKILL,
+                orphaned: Signal::KILL,
             },
             url: format!("nats://127.0.0.1:{port}"),
             port,
-            stop: libc::SIGTERM,
+            stop: Signal::TERM,
             answers: Box::new(move |_| {
                 greets(port, &greeting).unwrap_or(false) && healthy(monitor).unwrap_or(false)
             }),

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
@@ -75,7 +76,7 @@ pub(crate) fn start(
             port,
             // SIGINT is the fast shutdown. SIGQUIT, for an orphaned server, is the immediate
             // one: no process waits for it, and the next start can recover.
-            stop: libc::SIGINT,
+            stop: Signal::INT,
             answers: Box::new(move |pid| is_ready(&pid_file, pid)),
         })
     })
@@ -238,7 +239,7 @@ impl Home {
             env: Vec::new(),
             account: self.account.clone(),
             log: folder.join("postgres.log"),
-            orphaned: libc::SIGQUIT,
+            orphaned: Signal::QUIT,
         }
     }
 

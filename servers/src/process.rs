@@ -12,6 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal},
+};
+
 use crate::account::Account;
 
 /// How often a process is polled for its end.
@@ -28,7 +33,7 @@ pub(crate) struct Launch {
     /// Where its output goes.
     pub(crate) log: PathBuf,
     /// The signal it gets when this process dies.
-    pub(crate) orphaned: i32,
+    pub(crate) orphaned: Signal,
 }
 
 type Order = (Launch, mpsc::SyncSender<io::Result<Child>>);
@@ -82,33 +87,26 @@ fn fork(launch: &Launch) -> io::Result<Child> {
 }
 
 #[expect(unsafe_code, reason = "the parent-death signal is set between fork and exec")]
-fn die_with_parent(command: &mut Command, signal: i32) {
-    let parent = std::process::id().cast_signed();
+fn die_with_parent(command: &mut Command, signal: Signal) {
+    let parent = Pid::from_raw(std::process::id().cast_signed());
     let armed = move || {
-        // SAFETY: prctl, getppid and errno are async-signal-safe and touch no memory of
-        // ours. The user has already been changed here, which would clear the signal.
-        let (armed, now) = unsafe {
-            (libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong), libc::getppid())
-        };
-        if armed != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        // The user has already been changed here, which would clear the signal.
+        set_parent_process_death_signal(Some(signal))?;
         // The parent may have died before the signal was armed; then it would never be sent.
-        if now != parent {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        if getppid() != parent {
+            return Err(Errno::SRCH.into());
         }
         Ok(())
     };
-    // SAFETY: the closure neither allocates nor locks, as is required after fork.
+    // SAFETY: the closure makes two system calls; it neither allocates nor locks, as is
+    // required after fork.
     unsafe { command.pre_exec(armed) };
 }
 
 /// Sends a signal to a child that has not been waited for, so its id is not reused.
-#[expect(unsafe_code, reason = "the standard library sends SIGKILL only")]
-pub(crate) fn signal(child: &Child, signal: i32) {
-    // SAFETY: kill takes two integers and touches no memory. It fails only when the child
-    // has ended already, which is what every caller wants.
-    unsafe { libc::kill(child.id().cast_signed(), signal) };
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    // It fails only when the child has ended already, which is what every caller wants.
+    let _ = kill_process(Pid::from_child(child), signal);
 }
 
 /// Waits until the child has ended, up to the limit.

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
+
 use crate::{
     Error,
     ports::free_port,
@@ -33,7 +35,7 @@ pub(crate) struct Plan {
     pub(crate) url: String,
     pub(crate) port: u16,
     /// The signal that asks it to stop.
-    pub(crate) stop: i32,
+    pub(crate) stop: Signal,
     /// Whether the process with this id takes requests, and not another server that was faster
     /// to take the port.
     pub(crate) answers: Box<dyn Fn(u32) -> bool + Send + Sync>,
@@ -152,7 +154,7 @@ impl Server {
         if let Some(child) = self.child().as_ref() {
             process::signal(child, if discard { launch.orphaned } else { *stop });
             // A paused process would not handle the signal.
-            process::signal(child, libc::SIGCONT);
+            process::signal(child, Signal::CONT);
         }
     }
 

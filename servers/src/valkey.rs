@@ -5,6 +5,8 @@ use std::{
     path::Path,
 };
 
+use rustix::process::Signal;
+
 use crate::{
     Error,
     binaries::Binary,
@@ -39,9 +41,9 @@ pub(crate) fn start(
                 env: Vec::new(),
                 account: None,
                 log: own.join("valkey.log"),
-                orphaned: libc::SIGKILL,
+                orphaned: Signal::KILL,
             },
-            stop: libc::SIGTERM,
+            stop: Signal::TERM,
             answers: Box::new(move |_| answers(port, &password).unwrap_or(false)),
         })
     })

@@ -227,22 +227,13 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use mesh::trace::{TraceParent, Tracer};
-    use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 
     use super::*;
 
     const SOON: Duration = Duration::from_secs(10);
 
     fn tracer(service: &str, sink: &Sink) -> Tracer {
-        let endpoint = format!("{}/v1/traces", sink.endpoint());
-        mesh::tls::install();
-        let exporter = SpanExporter::builder().with_http().with_endpoint(endpoint).build();
-        Tracer::exporting(service, exporter.expect("an endpoint of our own"))
-    }
-
-    async fn flush(tracers: Vec<Tracer>) {
-        let flush = move || tracers.iter().for_each(Tracer::flush);
-        tokio::task::spawn_blocking(flush).await.expect("flushing does not panic");
+        Tracer::to_collector(service, &sink.endpoint()).expect("an endpoint of our own")
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -257,7 +248,6 @@ mod tests {
             payment.command("payment.pay", &TraceParent::from_header(header.as_deref()));
         command.note("onsale.saga_id", || "42");
         drop((command, edge));
-        flush(vec![payment, gateway]).await;
 
         let tree = sink.wait_for_tree(&trace_id, SOON, |tree| tree.spans() == 2).await;
         assert_eq!(tree.services(), ["gateway", "payment"]);
@@ -274,7 +264,6 @@ mod tests {
         for _ in 0..3 {
             drop(tracer.command("queue.enter", &TraceParent::default()));
         }
-        flush(vec![tracer]).await;
         let roots = sink
             .wait_for(SOON, |traces| (traces.len() == 3).then(|| traces.values().flatten().count()))
             .await;

@@ -189,11 +189,11 @@ impl Edge {
     ) -> Result<Answered, Refused> {
         let _in_flight = InFlight::begin(&self.0.in_flight)?;
         if let Some(bundler) = self.0.bundlers.of(endpoint)
-            && let Some(answered) = bundler.ask(&body, headers).await
+            && let Some(answered) = bundler.request(&body, headers).await
         {
             return Ok(answered?);
         }
-        Ok(self.0.client.ask(endpoint, body, headers).await?)
+        Ok(self.0.client.request(endpoint, body, headers).await?)
     }
 }
 

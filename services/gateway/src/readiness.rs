@@ -70,7 +70,7 @@ impl Readiness {
         if let Some(faults) = faults {
             return vec![faults];
         }
-        match self.client.without_stream(&FOLLOWED).await {
+        match self.client.missing_streams(&FOLLOWED).await {
             Err(problem) => vec![problem.detail],
             Ok(without) => {
                 let gone = |producer| {

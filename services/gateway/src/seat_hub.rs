@@ -390,7 +390,7 @@ pub(crate) async fn request<C: Command>(
     client: &MeshClient,
     command: &C,
 ) -> Result<C::Reply, Problem> {
-    let answered = client.ask(C::ENDPOINT, json(command), RequestHeaders::default()).await?;
+    let answered = client.request(C::ENDPOINT, json(command), RequestHeaders::default()).await?;
     let read = |_| Problem::from(codes::INTERNAL);
     if answered.is_granted() {
         return serde_json::from_slice(&answered.body).map_err(read);

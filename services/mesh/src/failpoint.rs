@@ -32,9 +32,11 @@ impl Failpoint {
 pub struct Failpoints {
     /// Whether anything was ever armed.
     used: AtomicBool,
+    /// How many more times each one fails.
     armed: [AtomicU32; 3],
-    aimed: [Mutex<BTreeSet<&'static str>>; 3],
-    hit: [AtomicU32; 3],
+    /// The names for which each one is still to fail.
+    armed_for: [Mutex<BTreeSet<&'static str>>; 3],
+    hits: [AtomicU32; 3],
 }
 
 impl Failpoints {
@@ -46,42 +48,42 @@ impl Failpoints {
 
     /// Makes `point` fail once for each of `names`, when it gets there: a consumed event, an
     /// endpoint or a timer; at [`Failpoint::BeforeMark`], an emitted event.
-    pub fn aim(&self, point: Failpoint, names: impl IntoIterator<Item = &'static str>) {
-        self.aimed(point).extend(names);
+    pub fn arm_for(&self, point: Failpoint, names: impl IntoIterator<Item = &'static str>) {
+        self.names(point).extend(names);
         self.used.store(true, Ordering::SeqCst);
     }
 
-    /// The names that `point` was aimed at and that have not got there yet.
+    /// The names that `point` is armed for and that have not got there yet.
     pub fn pending(&self, point: Failpoint) -> Vec<&'static str> {
-        self.aimed(point).iter().copied().collect()
+        self.names(point).iter().copied().collect()
     }
 
     /// How often `point` has failed.
     pub fn hits(&self, point: Failpoint) -> u32 {
-        self.hit[point as usize].load(Ordering::SeqCst)
+        self.hits[point as usize].load(Ordering::SeqCst)
     }
 
     /// Whether to fail here and now, with messages of these names.
-    pub fn fires<'a>(&self, point: Failpoint, names: impl Iterator<Item = &'a str>) -> bool {
+    pub fn should_fail<'a>(&self, point: Failpoint, names: impl Iterator<Item = &'a str>) -> bool {
         if !self.used.load(Ordering::Relaxed) {
             return false;
         }
         let armed = &self.armed[point as usize];
-        let mut fires = armed
+        let mut should_fail = armed
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
             .is_ok();
-        let mut aimed = self.aimed(point);
+        let mut names_left = self.names(point);
         for name in names {
-            fires |= aimed.remove(name);
+            should_fail |= names_left.remove(name);
         }
-        if fires {
-            self.hit[point as usize].fetch_add(1, Ordering::SeqCst);
+        if should_fail {
+            self.hits[point as usize].fetch_add(1, Ordering::SeqCst);
         }
-        fires
+        should_fail
     }
 
-    fn aimed(&self, point: Failpoint) -> MutexGuard<'_, BTreeSet<&'static str>> {
-        self.aimed[point as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    fn names(&self, point: Failpoint) -> MutexGuard<'_, BTreeSet<&'static str>> {
+        self.armed_for[point as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,26 +91,26 @@ impl Failpoints {
 mod tests {
     use super::*;
 
-    fn fires(points: &Failpoints, names: &[&str]) -> bool {
-        points.fires(Failpoint::BeforeAck, names.iter().copied())
+    fn should_fail(points: &Failpoints, names: &[&str]) -> bool {
+        points.should_fail(Failpoint::BeforeAck, names.iter().copied())
     }
 
     #[test]
     fn an_armed_point_fails_the_given_number_of_times_and_no_more() {
         let points = Failpoints::default();
         points.arm(Failpoint::BeforeAck, 2);
-        let seen: Vec<bool> = (0..4).map(|_| fires(&points, &[])).collect();
+        let seen: Vec<bool> = (0..4).map(|_| should_fail(&points, &[])).collect();
         assert_eq!(seen, [true, true, false, false]);
-        assert!(!points.fires(Failpoint::BeforeCommit, [].into_iter()));
+        assert!(!points.should_fail(Failpoint::BeforeCommit, [].into_iter()));
     }
 
     #[test]
-    fn an_aimed_point_fails_once_for_each_name() {
+    fn a_point_that_is_armed_for_names_fails_once_for_each() {
         let points = Failpoints::default();
-        points.aim(Failpoint::BeforeAck, ["a", "b", "c"]);
-        assert!(!fires(&points, &["x"]));
-        assert!(fires(&points, &["x", "a", "b"]));
-        assert!(!fires(&points, &["b"]));
+        points.arm_for(Failpoint::BeforeAck, ["a", "b", "c"]);
+        assert!(!should_fail(&points, &["x"]));
+        assert!(should_fail(&points, &["x", "a", "b"]));
+        assert!(!should_fail(&points, &["b"]));
         assert_eq!(points.pending(Failpoint::BeforeAck), ["c"]);
         assert_eq!(points.hits(Failpoint::BeforeAck), 1);
     }

@@ -113,25 +113,26 @@ impl Default for Health {
 impl Health {
     /// Whether the store can be used, the broker takes events, and every stream is there.
     pub fn is_ready(&self) -> bool {
-        self.is_examined() && self.lock_ails().is_empty()
+        self.is_checked() && self.lock_faults().is_empty()
     }
 
     /// The problems that keep the service from its work, in words.
     pub fn faults(&self) -> Vec<String> {
-        let faults = self.lock_ails();
+        let faults = self.lock_faults();
         let mut faults: Vec<String> =
             faults.iter().map(|(part, cause)| part.describe(cause)).collect();
-        if !self.is_examined() {
+        if !self.is_checked() {
             faults.push("the store was not checked yet".to_owned());
         }
         faults
     }
 
     /// The same without the broker's own report, for a caller that asks the broker as well.
-    pub fn faults_beside_the_broker(&self) -> Vec<String> {
-        let broker = self.lock_ails().get(&Part::Broker).map(|cause| Part::Broker.describe(cause));
+    pub fn faults_except_broker(&self) -> Vec<String> {
+        let broker =
+            self.lock_faults().get(&Part::Broker).map(|cause| Part::Broker.describe(cause));
         let mut faults = self.faults();
-        faults.retain(|ail| Some(ail) != broker.as_ref());
+        faults.retain(|fault| Some(fault) != broker.as_ref());
         faults
     }
 
@@ -150,29 +151,29 @@ impl Health {
     }
 
     /// Notes the problem of a part; whether it is new.
-    pub(crate) fn faulty(&self, part: Part, cause: impl Display) -> bool {
-        self.lock_ails().insert(part, cause.to_string()).is_none()
+    pub(crate) fn set_fault(&self, part: Part, cause: impl Display) -> bool {
+        self.lock_faults().insert(part, cause.to_string()).is_none()
     }
 
     /// Notes that a part has no problem; whether it had one before.
-    pub(crate) fn well(&self, part: &Part) -> bool {
-        self.lock_ails().remove(part).is_some()
+    pub(crate) fn clear_fault(&self, part: &Part) -> bool {
+        self.lock_faults().remove(part).is_some()
     }
 
     /// Whether a part has a problem.
-    pub(crate) fn is_faulty(&self, part: &Part) -> bool {
-        self.lock_ails().contains_key(part)
+    pub(crate) fn has_fault(&self, part: &Part) -> bool {
+        self.lock_faults().contains_key(part)
     }
 
     /// Notes that the store has failed a batch; whether this is new.
-    pub(crate) fn store_failed(&self, failure: &Failure) -> bool {
+    pub(crate) fn mark_store_failed(&self, failure: &Failure) -> bool {
         self.lock_store().failed_at = Some(Instant::now());
-        self.store_is_away(failure)
+        self.mark_store_down(failure)
     }
 
     /// Notes that the store does not answer, or answers with a failure; whether this is new. An
     /// instance whose store is unusable stops serving at once, because retrying does not help.
-    pub(crate) fn store_is_away(&self, failure: &Failure) -> bool {
+    pub(crate) fn mark_store_down(&self, failure: &Failure) -> bool {
         let now = Instant::now();
         let is_unusable = matches!(failure, Failure::Unusable(_));
         let mut store = self.lock_store();
@@ -189,11 +190,11 @@ impl Health {
                 is_first
             });
         }
-        self.faulty(Part::Store, failure)
+        self.set_fault(Part::Store, failure)
     }
 
     /// Notes that the store has completed a batch; whether it was down before.
-    pub(crate) fn store_works(&self) -> bool {
+    pub(crate) fn mark_store_up(&self) -> bool {
         if !self.0.store_down.load(Relaxed) && self.is_serving() {
             return false;
         }
@@ -201,18 +202,18 @@ impl Health {
         *store = Store::default();
         self.0.store_down.store(false, Relaxed);
         self.0.serving.send_if_modified(|serving| serving.replace(true) != Some(true));
-        self.well(&Part::Store)
+        self.clear_fault(&Part::Store)
     }
 
     /// Notes that the store answers; whether it was down before. An answer does not count when
     /// the store has just failed a batch: a store with a full disk answers, too.
-    pub(crate) fn store_answers(&self) -> bool {
+    pub(crate) fn mark_store_answering(&self) -> bool {
         let failed_at = self.lock_store().failed_at;
         let is_fresh = failed_at.is_some_and(|at| at.elapsed() < DISTRUST);
-        !is_fresh && self.store_works()
+        !is_fresh && self.mark_store_up()
     }
 
-    pub(crate) fn store_is_up(&self) -> bool {
+    pub(crate) fn is_store_up(&self) -> bool {
         !self.0.store_down.load(Relaxed)
     }
 
@@ -225,7 +226,7 @@ impl Health {
         *self.0.serving.borrow() == Some(true)
     }
 
-    fn is_examined(&self) -> bool {
+    fn is_checked(&self) -> bool {
         self.0.serving.borrow().is_some()
     }
 
@@ -256,7 +257,7 @@ impl Health {
         self.0.unanswered.fetch_add(1, Relaxed) + 1
     }
 
-    fn lock_ails(&self) -> MutexGuard<'_, BTreeMap<Part, String>> {
+    fn lock_faults(&self) -> MutexGuard<'_, BTreeMap<Part, String>> {
         self.0.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -293,10 +294,10 @@ mod tests {
     fn an_instance_leaves_its_queue_group_at_once_when_its_store_is_unusable() {
         let health = Health::default();
         assert!(!health.is_ready(), "the store was not checked yet");
-        assert!(health.store_is_away(&Failure::Unusable("no such database".into())));
+        assert!(health.mark_store_down(&Failure::Unusable("no such database".into())));
         assert_eq!(*health.serving().borrow(), Some(false));
         assert!(health.faults()[0].ends_with("no such database"), "{:?}", health.faults());
-        assert!(health.store_answers());
+        assert!(health.mark_store_answering());
         assert_eq!(*health.serving().borrow(), Some(true));
         assert!(health.is_ready());
     }
@@ -304,9 +305,9 @@ mod tests {
     #[test]
     fn an_instance_stays_in_its_queue_group_while_its_store_is_away_for_a_moment() {
         let health = Health::default();
-        health.store_works();
-        assert!(health.store_is_away(&away()));
-        assert!(!health.store_is_away(&away()), "it is not new");
+        health.mark_store_up();
+        assert!(health.mark_store_down(&away()));
+        assert!(!health.mark_store_down(&away()), "it is not new");
         assert_eq!(*health.serving().borrow(), Some(true));
         assert!(!health.is_ready());
     }
@@ -314,10 +315,10 @@ mod tests {
     #[test]
     fn an_answer_right_after_a_failed_batch_does_not_make_a_store_healthy() {
         let health = Health::default();
-        health.store_failed(&Failure::Unavailable("no space left on device".into()));
-        assert!(!health.store_answers());
-        assert!(!health.store_is_up());
-        assert!(health.store_works());
-        assert!(health.store_is_up());
+        health.mark_store_failed(&Failure::Unavailable("no space left on device".into()));
+        assert!(!health.mark_store_answering());
+        assert!(!health.is_store_up());
+        assert!(health.mark_store_up());
+        assert!(health.is_store_up());
     }
 }

@@ -35,7 +35,7 @@ impl Housekeeping {
             (Instant::now() + CHECK_AT_LAST, Instant::now() + TIDY_EVERY);
         loop {
             tokio::time::sleep(CHECK_EVERY).await;
-            if !self.health.store_is_up() || Instant::now() >= check_at {
+            if !self.health.is_store_up() || Instant::now() >= check_at {
                 check_at = Instant::now() + CHECK_AT_LAST;
                 self.check_store().await;
             }
@@ -51,12 +51,12 @@ impl Housekeeping {
     async fn check_store(&self) {
         match self.engine.store().check().await {
             Ok(()) => {
-                if self.health.store_answers() {
+                if self.health.mark_store_answering() {
                     info!(service = self.link.service(), "the store can be used again");
                 }
             }
             Err(failure) => {
-                if self.health.store_is_away(&failure) {
+                if self.health.mark_store_down(&failure) {
                     warn!(service = self.link.service(), cause = %failure, "the store is away");
                 }
             }
@@ -66,19 +66,20 @@ impl Housekeeping {
     /// Asks the broker for its health: a broker that answers may still be unable to write.
     pub(crate) async fn watch_broker(&self) {
         loop {
-            match self.link.broker_fault().await {
-                Ok(None) => {
-                    if self.health.well(&Part::Broker) {
+            // A broker that does not answer has a fault as well.
+            match self.link.broker_fault().await.unwrap_or_else(|error| Some(error.to_string())) {
+                None => {
+                    if self.health.clear_fault(&Part::Broker) {
                         info!(service = self.link.service(), "the broker can work again");
                     }
                 }
-                Ok(Some(cause)) | Err(cause) => {
-                    if self.health.faulty(Part::Broker, &cause) {
+                Some(cause) => {
+                    if self.health.set_fault(Part::Broker, &cause) {
                         warn!(service = self.link.service(), cause, "the broker cannot work");
                     }
                 }
             }
-            let is_faulty = self.health.is_faulty(&Part::Broker);
+            let is_faulty = self.health.has_fault(&Part::Broker);
             tokio::time::sleep(if is_faulty { CHECK_EVERY } else { BROKER_EVERY }).await;
         }
     }

@@ -50,7 +50,10 @@ mod throttle;
 pub mod tls;
 pub mod trace;
 
-pub use auth::{callout::Callout, keys};
+pub use auth::{
+    callout::{Callout, SeedError},
+    keys,
+};
 pub use batch::work::{Answered, Entry, Idempotency, Meta, Outcome, Work};
 pub use inbound::{
     bundle::{Bundler, Bundlers},
@@ -62,12 +65,13 @@ pub use inbound::{
 };
 pub use nats::{
     client::{Announcements, COMMAND_TIMEOUT, Following, MeshClient, RequestHeaders},
+    consumer_state::ConsumerState,
+    error::{BrokerError, ConnectError, ProbeError},
     link::{Link, LinkSettings},
-    observe::{Fill, Standing},
+    observe::{ConsumerProgress, StreamUsage},
     problem::away,
     stored::{Extent, STORED_MESSAGES_MAX},
     stored_event::{EVENTS_A_SEQUENCE, StoredEvent, StoredMessage},
-    taken_in::ConsumerState,
     topology,
 };
 pub use outbound::message;

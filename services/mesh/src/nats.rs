@@ -4,16 +4,18 @@
 //! |---|---|
 //! | `link` | the connections of one service |
 //! | `client` | the mesh client: sends commands and follows events from outside a service |
+//! | `error` | why the broker did not do what it was asked |
 //! | `stored`, `stored_event` | events read from streams |
-//! | `taken_in` | how far the consumers of a stream have come |
-//! | `observe` | whether the broker can write, and how consumers stand |
+//! | `consumer_state` | how far the consumers of a stream have come |
+//! | `observe` | whether the broker can write, how full streams are, and what consumers do |
 //! | `topology` | streams and consumers as data: apply, check |
 
 pub(crate) mod client;
+pub(crate) mod consumer_state;
+pub(crate) mod error;
 pub(crate) mod link;
 pub(crate) mod observe;
 pub(crate) mod problem;
 pub(crate) mod stored;
 pub(crate) mod stored_event;
-pub(crate) mod taken_in;
 pub mod topology;

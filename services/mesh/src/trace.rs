@@ -90,6 +90,20 @@ fn parse(header: &str) -> Option<SpanContext> {
     context.is_valid().then_some(context)
 }
 
+/// Why spans cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum TracerError {
+    /// The environment asks for another protocol than the one there is.
+    #[error(
+        "OTEL_EXPORTER_OTLP_PROTOCOL={0} is not supported; use http/protobuf (port 4318 of the \
+         collector)"
+    )]
+    Protocol(String),
+    /// The exporter's settings are wrong.
+    #[error("spans cannot be exported: {0}")]
+    Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+}
+
 /// Creates the spans of one service.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<On>>);
@@ -112,7 +126,7 @@ impl Tracer {
     ///
     /// # Errors
     /// When the variables ask for something that is not supported.
-    pub fn from_env(service: &str) -> Result<Self, String> {
+    pub fn from_env(service: &str) -> Result<Self, TracerError> {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let endpoint = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
             .or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT"));
@@ -125,14 +139,11 @@ impl Tracer {
         let protocol = set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
             .or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL"));
         if let Some(protocol) = protocol.filter(|protocol| protocol != "http/protobuf") {
-            return Err(format!(
-                "OTEL_EXPORTER_OTLP_PROTOCOL={protocol} is not supported; use http/protobuf \
-                 (port 4318 of the collector)"
-            ));
+            return Err(TracerError::Protocol(protocol));
         }
         crate::tls::install();
         let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build();
-        Ok(Self::exporting(service, exporter.map_err(not_exported)?))
+        Ok(Self::exporting(service, exporter?))
     }
 
     /// A tracer for `service` that sends its spans to the collector at `endpoint`
@@ -140,18 +151,18 @@ impl Tracer {
     ///
     /// # Errors
     /// When the endpoint is not an address.
-    pub fn to_collector(service: &str, endpoint: &str) -> Result<Self, String> {
+    pub fn to_collector(service: &str, endpoint: &str) -> Result<Self, TracerError> {
         crate::tls::install();
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_endpoint(format!("{endpoint}/v1/traces"))
             .with_retry_policy(opentelemetry_otlp::RetryPolicy::disabled())
             .build();
-        Ok(Self::exporting(service, exporter.map_err(not_exported)?))
+        Ok(Self::exporting(service, exporter?))
     }
 
     /// A tracer for `service` that gives its spans to `exporter` in batches.
-    pub fn exporting(
+    fn exporting(
         service: &str,
         exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
     ) -> Self {
@@ -211,13 +222,6 @@ impl Tracer {
         }
     }
 
-    /// Sends the waiting spans. It blocks; call it from a thread that may block.
-    pub fn flush(&self) {
-        if let Some(on) = &self.0 {
-            let _ = on.provider.force_flush();
-        }
-    }
-
     /// Sends the waiting spans and creates no more. It gives up after `timeout`, so that a
     /// collector that is away does not delay a shutdown.
     pub async fn close(self, timeout: Duration) {
@@ -227,10 +231,6 @@ impl Tracer {
         });
         let _ = closing.await;
     }
-}
-
-fn not_exported(error: opentelemetry_otlp::ExporterBuildError) -> String {
-    format!("spans cannot be exported: {error}")
 }
 
 /// How spans are sent: by the `OTEL_BSP_*` variables, with our own defaults.

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures::future::BoxFuture;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use servers::{Options, Servers};
 use uuid::Uuid;
@@ -280,10 +281,9 @@ async fn parent_ended() {
 }
 
 /// Asks another process to shut down gracefully.
-#[expect(unsafe_code, reason = "the standard library can only kill")]
 pub fn ask_to_stop(pid: u32) {
-    // SAFETY: kill(2) takes no pointers; at worst the process is gone.
-    unsafe {
-        libc::kill(pid as libc::pid_t, libc::SIGTERM);
+    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+        // It fails only when the process is gone.
+        let _ = kill_process(pid, Signal::TERM);
     }
 }

@@ -114,7 +114,7 @@ async fn link(data: &Path) -> Result<Link> {
     }
     let nkey_seed = config.nkey_seeds.get(NAME).cloned();
     let settings = LinkSettings { service: NAME, nats_url: config.nats_url, nkey_seed };
-    let link = Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error));
+    let link = Link::connect_now(settings, Tracer::off()).await.map_err(anyhow::Error::msg);
     link.with_context(|| format!("connecting as {NAME}"))
 }
 

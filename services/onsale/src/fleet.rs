@@ -179,7 +179,7 @@ impl Fleet {
             self.running.iter().map(|one| (one.name(), one.health().clone())).collect();
         Arc::new(move || {
             let faults = running.iter().flat_map(|(name, health)| {
-                let faults = health.faults_beside_the_broker().into_iter();
+                let faults = health.faults_except_broker().into_iter();
                 faults.map(move |ail| format!("{name}: {ail}"))
             });
             faults.chain(others.iter().flat_map(|others| others())).collect()
@@ -275,7 +275,7 @@ fn tracer(service: &str, configs: &ServiceConfigs) -> Result<Tracer> {
         Some(endpoint) => Tracer::to_collector(service, endpoint),
         None => Tracer::from_env(service),
     };
-    tracer.map_err(|error| anyhow!(error))
+    tracer.map_err(anyhow::Error::msg)
 }
 
 /// A connection of a service, untraced.
@@ -287,7 +287,7 @@ async fn link(config: &Config, service: &'static str, tracer: Tracer) -> Result<
     // The gateway and the tools answer no commands over NATS.
     let answers_seed = config.nkey_seeds.get(&answers(service)).cloned();
     let link = Link::connect_to_answer(link_settings(config, service), answers_seed, tracer).await;
-    link.map_err(|error| anyhow!(error))
+    link.map_err(anyhow::Error::msg)
 }
 
 fn link_settings(config: &Config, service: &'static str) -> LinkSettings {
@@ -304,7 +304,7 @@ async fn callout(config: &Config, user: Link) -> Result<Option<Callout>> {
     let [callout, issuer] = CALLOUT;
     let Some(issuer) = config.nkey_seeds.get(issuer) else { return Ok(None) };
     let callout = link(config, callout, Tracer::off()).await?;
-    Callout::new(callout, user, issuer).map(Some).map_err(|error| anyhow!(error))
+    Callout::new(callout, user, issuer).map(Some).map_err(anyhow::Error::msg)
 }
 
 async fn open_gateway(
@@ -418,7 +418,7 @@ async fn mend_topology(config: &Config) -> Result<()> {
 /// When the broker cannot be reached.
 pub async fn check_topology(config: &Config) -> Result<Vec<String>> {
     let settings = link_settings(config, PROVISIONER);
-    let link = Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
+    let link = Link::connect_now(settings, Tracer::off()).await.map_err(anyhow::Error::msg)?;
     let topology = topology()?;
     let drifts = topology.check(&link).await.map_err(|error| anyhow!("{error}"))?;
     link.drain().await;

@@ -54,8 +54,7 @@ impl Observer {
             nats_url: config.nats_url.clone(),
             nkey_seed: config.nkey_seeds.get(OPERATOR).cloned(),
         };
-        let link =
-            Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))?;
+        let link = Link::connect_now(settings, Tracer::off()).await.map_err(anyhow::Error::msg)?;
         let mut consumers = Vec::new();
         for wiring in fleet::wirings() {
             if !services.contains(&wiring.service) {
@@ -92,7 +91,7 @@ impl Observer {
         let mut lags = Vec::new();
         for consumer in &self.services {
             for producer in &consumer.consumed {
-                let events = self.client.behind(producer, consumer.service).await;
+                let events = self.client.consumer_lag(producer, consumer.service).await;
                 let events = events.map_err(|problem| anyhow!(problem.to_string()))?;
                 lags.push(Lag {
                     service: consumer.service,

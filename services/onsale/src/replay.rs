@@ -4,7 +4,7 @@
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use anstream::println;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use mesh::{
@@ -81,7 +81,7 @@ async fn link(config: &Config, service: &'static str) -> Result<Link> {
     }
     let nkey_seed = config.nkey_seeds.get(service).cloned();
     let settings = LinkSettings { service, nats_url: config.nats_url.clone(), nkey_seed };
-    Link::connect_now(settings, Tracer::off()).await.map_err(|error| anyhow!(error))
+    Link::connect_now(settings, Tracer::off()).await.map_err(anyhow::Error::msg)
 }
 
 /// Rebuilds the waiting rooms in place. Places, numbers and pace stay as they are; the owners

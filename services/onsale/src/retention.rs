@@ -22,15 +22,19 @@ pub(crate) async fn has_room(
     bytes: u32,
 ) -> Result<(), String> {
     let stream = service.to_uppercase().replace('-', "_");
-    let fill =
-        MeshClient::new(link.clone()).fill(&stream).await.map_err(|problem| problem.detail)?;
+    let usage = MeshClient::new(link.clone())
+        .stream_usage(&stream)
+        .await
+        .map_err(|problem| problem.detail)?;
     // Another check reports a missing stream.
-    let Some(fill) = fill.filter(|fill| !fill.takes(bytes.into())) else { return Ok(()) };
+    let Some(usage) = usage.filter(|usage| !usage.has_room_for(bytes.into())) else {
+        return Ok(());
+    };
     Err(format!(
         "the stream {stream} is full ({} of {} bytes): {} events are held in the outbox; raise \
          `max_bytes` of jetstream/streams/{stream}.json and run onsale topology apply",
-        fill.bytes,
-        fill.bytes_max.unwrap_or_default(),
+        usage.bytes,
+        usage.bytes_max.unwrap_or_default(),
         backlog.events
     ))
 }
@@ -49,7 +53,7 @@ pub(crate) async fn late_consumers(config: &Config, client: &MeshClient) -> Resu
             continue;
         }
         for consumer in client.consumers(wiring.service).await.map_err(unread)? {
-            if consumer.behind == 0 {
+            if consumer.lag == 0 {
                 continue;
             }
             let events: Vec<&str> =

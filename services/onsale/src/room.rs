@@ -85,7 +85,7 @@ impl Kept for Arc<Valkey<Room>> {
 pub(crate) async fn rebuild_room(room: &Valkey<Room>, client: &MeshClient) -> Result<u64, Failure> {
     let now = clock::now();
     let wanted = queue::schedules_wanted(now);
-    let schedules: Vec<_> = client.stated(wanted).try_concat().await?;
+    let schedules: Vec<_> = client.query_state(wanted).try_concat().await?;
     let ids: Vec<_> = schedules.iter().map(|stated| stated.schedule.schedule_id).collect();
     let schedules = schedules.into_iter().map(Known::Schedule).collect();
     let events = stream::iter(PRODUCERS).flat_map(|producer| emitted(client, producer));
@@ -127,7 +127,7 @@ fn seats<'a>(
 ) -> BoxStream<'a, Result<(ScheduleId, Vec<SeatStated>), Failure>> {
     let client = client.clone();
     let pages = move |schedule_id| {
-        let pages = client.stated(StateSeats { schedule_id, after: None });
+        let pages = client.query_state(StateSeats { schedule_id, after: None });
         pages.map_ok(move |page| (schedule_id, page)).boxed()
     };
     schedules.map_ok(pages).try_flatten_unordered(REQUESTED_AT_ONCE).boxed()
@@ -148,12 +148,12 @@ pub struct ReadModel<L: LuaModule> {
 pub fn ranking(valkey: Arc<Valkey<ranking::Charts>>) -> ReadModel<ranking::Charts> {
     let sources = |client: &MeshClient| Sources {
         before: client
-            .stated(StateSchedules::default())
+            .query_state(StateSchedules::default())
             .map_ok(|page| page.iter().flat_map(ranking::schedule_stated).collect())
             .boxed(),
         streams: ranking::ORDER,
         after: client
-            .stated(StateSales::default())
+            .query_state(StateSales::default())
             .map_ok(|page| page.iter().flat_map(ranking::sale_stated).collect())
             .boxed(),
     };
@@ -164,13 +164,13 @@ pub fn ranking(valkey: Arc<Valkey<ranking::Charts>>) -> ReadModel<ranking::Chart
 pub fn seat_maps(valkey: Arc<Valkey<concert::SeatMaps>>) -> ReadModel<concert::SeatMaps> {
     let sources = |client: &MeshClient| {
         let schedules = client
-            .stated(StateSchedules::default())
+            .query_state(StateSchedules::default())
             .map_ok(|page| stream::iter(page).map(|stated| Ok(stated.schedule.schedule_id)))
             .try_flatten();
         let stated = seats(client, schedules.boxed())
             .map_ok(|(schedule_id, seats)| concert::seats::stated(schedule_id, &seats));
         // A show that was called off stays off, however long ago that was.
-        let off = client.stated(StateSchedules::default()).map_ok(|page| {
+        let off = client.query_state(StateSchedules::default()).map_ok(|page| {
             let schedules = page.iter().map(|stated| &stated.schedule);
             let off = schedules.filter(|schedule| schedule.state == ScheduleState::Cancelled);
             off.map(|schedule| concert::seats::schedule_cancelled(schedule.schedule_id)).collect()

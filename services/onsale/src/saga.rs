@@ -191,12 +191,9 @@ pub fn width() -> usize {
     on_terminal.then(terminal_width).flatten().unwrap_or(WIDTH)
 }
 
-#[expect(unsafe_code, reason = "the standard library does not know the terminal's size")]
 fn terminal_width() -> Option<usize> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the call writes to `size` and to nothing else, and says whether it did.
-    let answer = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (answer == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 async fn list(options: Ls) -> Result<()> {

@@ -4,14 +4,11 @@ use events::{
     Problem, ScheduleId, Timestamp, UserId,
     concert::{Admission, ScheduleCancelled, ScheduleOpened},
     payment::{PaymentCompleted, PaymentFailed, PaymentFailure},
-    queue::{Enter, Leave, Place, PlaceState},
+    queue::{Enter, Leave, PassClaims, Place, PlaceState, TicketClaims},
     reservation::{ReservationCancelled, ReservationCreated, ReservationExpired},
     user::UserWithdrawn,
 };
-use mesh::{
-    auth::{PassClaims, TicketClaims},
-    valkey::{At, CallFor, CallOn, FunctionCall, Reply},
-};
+use mesh::valkey::{At, CallFor, CallOn, FunctionCall, Reply};
 
 use crate::{
     Config, Room,

@@ -5,9 +5,12 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError, RwLock},
 };
 
-use events::{Problem, ScheduleId, Timestamp, UserId, codes};
+use events::{
+    Claims, Problem, ScheduleId, Timestamp, UserId, codes,
+    queue::{PassClaims, TicketClaims},
+};
 use mesh::{
-    auth::{Claims, PassClaims, TicketClaims, TokenError},
+    auth::TokenError,
     engine::Failure,
     keys::{KeyError, KeyLife, KeyRecord, Keyring},
     valkey::Valkey,

@@ -2,15 +2,11 @@
 
 use events::{
     Page, Problem, ReservationId, ScheduleId, SeatId, Timestamp, UserId, codes,
+    queue::PassClaims,
     reservation::{FindReservations, GetReservation, Reservation as View, Reserve},
     state::{SeatOwner, SeatStated, StateSeats, Stated},
 };
-use mesh::{
-    Meta, QueryContext,
-    auth::{PassClaims, TokenError},
-    page::Cut,
-    postgres::Postgres,
-};
+use mesh::{Meta, QueryContext, auth::TokenError, page::Cut, postgres::Postgres};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -31,7 +27,8 @@ type Context = QueryContext<Postgres<UnitOfWork>>;
 /// A request with an invalid pass goes there too: a repeat of a granted request gets the stored
 /// answer, even when its pass has run out since.
 pub(crate) async fn reserve(ctx: Context, command: Reserve, meta: Meta) -> Result<View, Problem> {
-    let verified = ctx.link().verifier().pass(&command.pass, mesh::clock::now()).await;
+    let now = mesh::clock::now();
+    let verified = ctx.link().verifier().verify::<PassClaims>(&command.pass, now).await;
     let is_late = matches!(verified, Err(TokenError::Expired));
     let pass = match verified {
         Ok(claims) => pass(claims),

@@ -3,12 +3,13 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use events::{
     Timestamp, UserId,
+    queue::PassClaims,
     user::{Role, Session},
 };
 use harness::mesh::Mesh;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use mesh::{
-    auth::{AccessClaims, PassClaims},
+    auth::AccessClaims,
     clock,
     keys::{KeyLife, KeyRecord, Keyring},
 };
@@ -166,7 +167,7 @@ fn ring(record: KeyRecord) -> Keyring {
     Keyring::open(vec![record], KeyLife::daily(900)).expect("a key")
 }
 
-fn sign<C: mesh::auth::Claims>(record: KeyRecord, claims: &C) -> String {
+fn sign<C: events::Claims>(record: KeyRecord, claims: &C) -> String {
     ring(record).sign(claims, clock::now()).expect("signed")
 }
 

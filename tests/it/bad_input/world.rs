@@ -2,7 +2,7 @@
 
 use events::{
     AttemptId, PaymentId, ReservationId, ScheduleId, Timestamp,
-    queue::Place,
+    queue::{PassClaims, Place},
     user::{Session, Withdrawal, WithdrawalState},
 };
 use harness::{
@@ -10,7 +10,6 @@ use harness::{
     stored::Stores,
 };
 use mesh::{
-    auth::PassClaims,
     clock,
     keys::{KeyLife, KeyRecord, Keyring},
 };

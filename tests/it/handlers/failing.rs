@@ -50,7 +50,7 @@ fn fail_everywhere_at(point: Failpoint) {
         let mesh = Mesh::own().await;
         let stores = Stores::of(&mesh.env).await;
         for running in mesh.fleet.running() {
-            running.failpoints().aim(point, targets(point, running.wiring()));
+            running.failpoints().arm_for(point, targets(point, running.wiring()));
         }
         let (schedules, poisons) = every_flow_in_company(&mesh, &stores).await;
         receipt_is_clean(&mesh, &schedules).await;

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+
 /// A server that is paused with all of its children, until this is dropped.
 pub struct Paused(Vec<u32>);
 
@@ -10,16 +12,16 @@ impl Paused {
     pub fn of(pid: u32) -> Self {
         let mut pids = vec![pid];
         // Once the parent is paused, it starts no further children.
-        signal(pid, libc::SIGSTOP);
+        signal(pid, Signal::STOP);
         pids.extend(children(pid));
-        pids[1..].iter().for_each(|child| signal(*child, libc::SIGSTOP));
+        pids[1..].iter().for_each(|child| signal(*child, Signal::STOP));
         Self(pids)
     }
 }
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        self.0.iter().for_each(|pid| signal(*pid, libc::SIGCONT));
+        self.0.iter().for_each(|pid| signal(*pid, Signal::CONT));
     }
 }
 
@@ -34,19 +36,17 @@ fn children(parent: u32) -> Vec<u32> {
     pids.filter(is_child).collect()
 }
 
-#[expect(unsafe_code, reason = "the standard library sends SIGKILL only")]
-fn signal(pid: u32, signal: i32) {
-    // SAFETY: kill takes two integers. A process that has ended meanwhile gets nothing.
-    unsafe { libc::kill(pid.cast_signed(), signal) };
+fn signal(pid: u32, signal: Signal) {
+    // A process that has ended meanwhile gets nothing.
+    let _ = kill_process(id(pid), signal);
 }
 
 /// Lets a process write no file beyond this many bytes, as if its disk were full.
-#[expect(unsafe_code, reason = "the standard library sets no limits")]
 pub fn limit_files(pid: u32, bytes: u64) {
-    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-    // SAFETY: the limit is read during the call, and no old one is asked for.
-    let set = unsafe {
-        libc::prlimit(pid.cast_signed(), libc::RLIMIT_FSIZE, &limit, std::ptr::null_mut())
-    };
-    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    prlimit(Some(id(pid)), Resource::Fsize, limit).expect("limited");
+}
+
+fn id(pid: u32) -> Pid {
+    Pid::from_raw(pid.cast_signed()).expect("the id of a process")
 }

@@ -42,6 +42,11 @@ pub struct Callout {
     issuer: KeyPair,
 }
 
+/// The seed of the issuer is malformed.
+#[derive(Debug, thiserror::Error)]
+#[error("the issuer's seed: {0}")]
+pub struct SeedError(#[source] nkeys::error::Error);
+
 /// The broker's request about a connection, as far as it matters here.
 #[derive(Deserialize)]
 struct AuthRequest {
@@ -76,9 +81,8 @@ impl Callout {
     ///
     /// # Errors
     /// When the issuer's seed is malformed.
-    pub fn new(answers: Link, verifier: Link, issuer_seed: &str) -> Result<Self, String> {
-        let issuer = KeyPair::from_seed(issuer_seed.trim());
-        let issuer = issuer.map_err(|error| format!("the issuer's seed: {error}"))?;
+    pub fn new(answers: Link, verifier: Link, issuer_seed: &str) -> Result<Self, SeedError> {
+        let issuer = KeyPair::from_seed(issuer_seed.trim()).map_err(SeedError)?;
         Ok(Self { answers, verifier, issuer })
     }
 
@@ -88,7 +92,7 @@ impl Callout {
         let requests = loop {
             match self.answers.join(REQUESTS, group.clone()).await {
                 Ok(requests) => break requests,
-                Err(error) => error!(error, "accounts cannot connect over NATS"),
+                Err(error) => error!(%error, "accounts cannot connect over NATS"),
             }
             tokio::time::sleep(JOIN_AGAIN).await;
         };
@@ -134,7 +138,7 @@ impl Callout {
             Err(problem) => return warn!(%problem, "the broker cannot be answered"),
         };
         if let Err(error) = sent {
-            warn!(error, "the broker cannot be answered");
+            warn!(%error, "the broker cannot be answered");
         }
     }
 

@@ -7,13 +7,12 @@ use std::{
 };
 
 use events::{Problem, Timestamp, codes};
+use futures::future::BoxFuture;
 use jsonwebtoken::{
     DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet},
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
-
-use super::FetchKeys;
 
 /// The least interval between two fetches, however many forged key ids are tried.
 const FETCH_EVERY_MS: i64 = 1_000;
@@ -25,6 +24,11 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const STALE_AFTER_SECS: i64 = 240;
 /// Keys of a set at most; more than any rotation leaves.
 const KEYS_MAX: usize = 64;
+
+/// Fetches the key set from an endpoint (`user.jwks`, `queue.jwks`).
+pub type FetchKeys = Arc<
+    dyn Fn(&'static str) -> BoxFuture<'static, Result<serde_json::Value, Problem>> + Send + Sync,
+>;
 
 /// The public keys of one issuer.
 pub(super) struct KeySet {
@@ -80,18 +84,14 @@ impl KeySet {
         }
     }
 
-    /// Fetches the set in the background; does nothing if it is being fetched already, or outside
-    /// any runtime.
+    /// Fetches the set in the background; does nothing if it is being fetched already.
     pub(super) fn refresh_in_background(self: &Arc<Self>, now: Timestamp) {
         let Ok(guard) = self.fetching.clone().try_lock_owned() else {
             return;
         };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
         if self.just_tried(now).is_none() {
             let set = self.clone();
-            runtime.spawn(async move { set.fetch(guard, now).await });
+            tokio::spawn(async move { set.fetch(guard, now).await });
         }
     }
 

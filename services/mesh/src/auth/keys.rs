@@ -15,7 +15,7 @@
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use events::Timestamp;
+use events::{Claims, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use ring::{
     hmac,
@@ -26,7 +26,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::auth::{self, Claims, TokenError};
+use super::{
+    signatures,
+    token::{self, TokenError},
+};
 
 /// The lifetimes of keys and tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +190,7 @@ impl Keyring {
         let key = self.signer(now)?;
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(key.record.kid.clone());
-        jsonwebtoken::encode(&header, &auth::Sealed::new(claims), &key.signing)
+        jsonwebtoken::encode(&header, &token::Sealed::new(claims), &key.signing)
             .map_err(|_| KeyError::Broken)
     }
 
@@ -196,7 +199,7 @@ impl Keyring {
     /// # Errors
     /// What is wrong with the token.
     pub fn verify<C: Claims>(&self, token: &str, now: Timestamp) -> Result<C, TokenError> {
-        auth::verify(token, now, |kid| {
+        token::verify(token, now, |kid| {
             self.keys.iter().find(|key| key.record.kid == kid).map(|key| key.verifying.clone())
         })
     }
@@ -245,7 +248,7 @@ impl fmt::Debug for Keyring {
 
 impl Key {
     fn open(record: KeyRecord) -> Result<Self, KeyError> {
-        auth::signatures::install();
+        signatures::install();
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&record.pkcs8)
             .map_err(|_| KeyError::Broken)?;
         let x = encode(pair.public_key());

@@ -163,7 +163,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         }
         let parked = self.parkings.insert(&mut tx).await?;
         let names = batch.iter().flat_map(Work::names);
-        if ground.failpoints.fires(Failpoint::BeforeCommit, names) {
+        if ground.failpoints.should_fail(Failpoint::BeforeCommit, names) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         tx.commit().await?;
@@ -334,7 +334,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         let closing = Closing { claims: &[], emitted: &emitted, answers: &answers };
         tx.close(&closing).await?;
         tx.resolve(parked, by).await?;
-        if ground.failpoints.fires(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
+        if ground.failpoints.should_fail(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         tx.commit().await?;

@@ -282,7 +282,7 @@ impl Worker {
     /// have): callers get `unavailable` (or `timed_out`); messages stay here until the store
     /// answers again, and the attempt does not count.
     async fn wait_for_store(&self, batch: Batch, failure: Failure) -> Batch {
-        if self.health.store_failed(&failure) {
+        if self.health.mark_store_failed(&failure) {
             warn!(service = self.link.service(), cause = %failure, "the store fails");
         }
         let (messages, commands): (Vec<_>, Vec<_>) =
@@ -305,7 +305,7 @@ impl Worker {
             match self.engine.store().check().await {
                 Ok(()) => return messages,
                 Err(failure) => {
-                    self.health.store_is_away(&failure);
+                    self.health.mark_store_down(&failure);
                     if let Failure::Unusable(_) = failure {
                         // Other instances may be able to use it.
                         self.redeliver(messages, RETURNED_PAUSE).await;
@@ -325,7 +325,7 @@ impl Worker {
     /// Settles a stored batch: hands its events to the publisher, answers the commands and
     /// acknowledges the messages.
     async fn done(&self, batch: Batch, ran: Ran) {
-        if self.health.store_works() {
+        if self.health.mark_store_up() {
             info!(service = self.link.service(), "the store works again");
         }
         for parked in &ran.parked {
@@ -335,7 +335,7 @@ impl Worker {
             self.parked.notify_one();
         }
         let names = batch.iter().flat_map(Work::names);
-        if self.failpoints.fires(Failpoint::BeforeAck, names) {
+        if self.failpoints.should_fail(Failpoint::BeforeAck, names) {
             return self.redeliver(batch, Duration::ZERO).await;
         }
         self.hand_off.give(ran.emitted);

@@ -118,15 +118,14 @@ impl Agreement {
     async fn check(&self, stream: &str, is_first: bool) -> Result<(), Failure> {
         let recorded = self.engine.store().reached(stream).await?;
         let Some(highest) = recorded.last() else { return Ok(()) };
-        let unseen = Failure::Unavailable;
-        let state = self.link.state_of(stream).await.map_err(unseen)?;
+        let state = self.link.state_of(stream).await?;
         let has_aged_out =
             |at: &Mark| at.sequence < state.first_sequence && at.sequence <= state.last_sequence;
         let agrees = |at: &Mark, there: &HashMap<u64, Uuid>| {
             has_aged_out(at) || there.get(&at.sequence) == Some(&at.id)
         };
         let there = self.link.ids_of(stream, highest.sequence, highest.sequence).await;
-        if agrees(highest, &there.map_err(unseen)?) {
+        if agrees(highest, &there?) {
             return if is_first {
                 self.check_ahead(stream, highest.sequence).await
             } else {
@@ -137,7 +136,7 @@ impl Agreement {
         let mut upto = 0;
         for mark in &recorded {
             let there = self.link.ids_of(stream, mark.sequence, mark.sequence).await;
-            if !agrees(mark, &there.map_err(unseen)?) {
+            if !agrees(mark, &there?) {
                 break;
             }
             upto = mark.sequence;
@@ -156,7 +155,7 @@ impl Agreement {
             filters.iter().any(|filter| subject.starts_with(filter.trim_end_matches('>')))
         };
         // The consumer skips subjects that it does not filter for.
-        let there = self.link.subjects_of(stream, highest + 1, floor).await.map_err(unseen)?;
+        let there = self.link.subjects_of(stream, highest + 1, floor).await?;
         match there.iter().any(|subject| is_taken(subject)) {
             true => self.reset(stream, highest).await,
             false => Ok(()),

@@ -92,8 +92,8 @@ impl Bundler {
     /// cannot go into a bundle, because it is too large or not JSON.
     ///
     /// # Errors
-    /// As [`crate::MeshClient::ask`], and `overloaded` when too many commands wait to be sent.
-    pub async fn ask(
+    /// As [`crate::MeshClient::request`], and `overloaded` when too many commands wait to be sent.
+    pub async fn request(
         &self,
         body: &Bytes,
         about: RequestHeaders<'_>,

@@ -82,13 +82,13 @@ impl Consumer {
             Pace::Soon | Pace::AtOnce => self.pull_continuously(&shutdown).await,
         };
         if let Err(cause) = &ended {
-            self.health.faulty(Part::Consumer(self.stream.clone()), cause);
+            self.health.set_fault(Part::Consumer(self.stream.clone()), cause);
         }
         ended
     }
 
     fn begun(&self) {
-        self.health.well(&Part::Consumer(self.stream.clone()));
+        self.health.clear_fault(&Part::Consumer(self.stream.clone()));
         info!(service = self.link.service(), stream = self.stream, "consuming events");
     }
 
@@ -293,7 +293,7 @@ impl Consumer {
 pub(crate) fn entries_of(consumed: &Table, subject: &str, body: &Bytes) -> Vec<Entry> {
     match unpack(body) {
         Ok(events) => events.into_iter().map(|event| decode(consumed, subject, event, 1)).collect(),
-        Err(cause) => vec![Entry { handler: Err(cause), ..unreadable(body.clone()) }],
+        Err(cause) => vec![Entry { handler: Err(cause.to_string()), ..unreadable(body.clone()) }],
     }
 }
 

@@ -268,7 +268,7 @@ impl Endpoints {
             }
         };
         asked.allow.check(&caller)?;
-        if !self.health.store_is_up() && matches!(asked.how, How::Decided(_)) {
+        if !self.health.is_store_up() && matches!(asked.how, How::Decided(_)) {
             // Commands must not pile up while the store is unavailable.
             return Err(unavailable(&self.link));
         }

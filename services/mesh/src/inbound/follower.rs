@@ -51,7 +51,7 @@ impl Follower {
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), Failure> {
         let ended = self.read_until(&shutdown).await;
         if let Err(cause) = &ended {
-            self.health.faulty(Part::Follower, cause);
+            self.health.set_fault(Part::Follower, cause);
         }
         ended
     }
@@ -75,7 +75,7 @@ impl Follower {
                 taken = round => taken?,
                 () = shutdown.cancelled() => return Ok(()),
             };
-            self.health.well(&Part::Follower);
+            self.health.clear_fault(&Part::Follower);
             let pause = if is_behind { SHORT_PAUSE } else { READ_EVERY };
             tokio::select! {
                 () = shutdown.cancelled() => {}
@@ -213,13 +213,13 @@ impl Follower {
         let answer = self.link.request(format!("missed.{stream}"), body.into(), ASK_AGAIN).await;
         let messages = match answer {
             Ok(count) => String::from_utf8_lossy(&count.payload).parse().unwrap_or(0),
-            Err((_, cause)) => {
+            Err(cause) => {
                 error!(
                     service,
                     stream,
                     above,
                     below,
-                    cause,
+                    %cause,
                     "the stream has dropped messages before they were read, and they are not \
                      published again yet"
                 );

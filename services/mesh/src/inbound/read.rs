@@ -40,7 +40,7 @@ impl Read {
     pub async fn settle(&self, tx: &mut sqlx::PgConnection) -> Result<(), Failure> {
         self.positions.save(tx).await?;
         let events = self.events.iter().map(StoredEvent::name);
-        if self.failpoints.fires(Failpoint::BeforeCommit, events) {
+        if self.failpoints.should_fail(Failpoint::BeforeCommit, events) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         Ok(())

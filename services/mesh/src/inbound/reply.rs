@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::warn;
 
-use crate::{Link, batch::work::Answered, nats::link::headers};
+use crate::{
+    Link,
+    batch::work::Answered,
+    nats::{error::BrokerError, link::headers},
+};
 
 /// Where an answer goes.
 #[derive(Debug, Clone)]
@@ -119,9 +123,9 @@ fn encode(answers: &[(usize, Answered)]) -> Bytes {
     json.into()
 }
 
-fn warn_if_unsent(link: &Link, sent: Result<(), String>) {
+fn warn_if_unsent(link: &Link, sent: Result<(), BrokerError>) {
     if let Err(error) = sent {
-        warn!(service = link.service(), error, "an answer could not be sent");
+        warn!(service = link.service(), %error, "an answer could not be sent");
     }
 }
 

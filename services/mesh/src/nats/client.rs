@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use async_nats::{HeaderMap, Request, RequestErrorKind, Subscriber};
+use async_nats::{HeaderMap, Request, Subscriber};
 use bytes::Bytes;
 use events::{
     Problem, codes,
@@ -19,8 +19,8 @@ use futures::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::problem::away;
 pub(crate) use super::problem::unavailable;
+use super::{error::BrokerError, problem::away};
 use crate::{
     Answered, Link, StoredEvent, StoredMessage, clock,
     nats::link::{REQUEST_TIMEOUT, headers, stream_of},
@@ -66,18 +66,18 @@ impl MeshClient {
     /// # Errors
     /// `unavailable` when no instance is there to answer, and then nothing has happened;
     /// `timed_out` when it is unknown what has happened; `body_too_large`.
-    pub async fn ask(
+    pub async fn request(
         &self,
         endpoint: &str,
         body: Bytes,
         about: RequestHeaders<'_>,
     ) -> Result<Answered, Problem> {
-        self.ask_at(format!("cmd.{endpoint}"), body, about).await
+        self.send(format!("cmd.{endpoint}"), body, about).await
     }
 
     /// Queries the owner of some state, page by page. Only services may do so, each as far as
     /// the broker permits it. A page is requested when the one before it was consumed.
-    pub fn stated<C: StatePage + Clone>(
+    pub fn query_state<C: StatePage + Clone>(
         &self,
         first: C,
     ) -> impl Stream<Item = Result<Vec<C::Item>, Failure>> + Send + use<C> {
@@ -86,30 +86,28 @@ impl MeshClient {
             let client = client.clone();
             async move {
                 let Some(query) = query else { return Ok(None) };
-                let page = client.stated_page(&query).await?;
+                let page = client.query_state_page(&query).await?;
                 Ok(Some((page.items, page.next.map(|key| query.after(key)))))
             }
         })
     }
 
-    async fn stated_page<C: StatePage>(
+    async fn query_state_page<C: StatePage>(
         &self,
         query: &C,
     ) -> Result<Stated<C::Item, C::Key>, Failure> {
-        let unstated =
-            |problem: Problem| Failure::Unavailable(format!("{}: {problem}", C::ENDPOINT));
+        let failed = |problem: Problem| Failure::Unavailable(format!("{}: {problem}", C::ENDPOINT));
         let body = serde_json::to_vec(query).expect("commands are plain data").into();
         let subject = format!("{STATE}{}", C::ENDPOINT);
-        let answered =
-            self.ask_at(subject, body, RequestHeaders::default()).await.map_err(unstated)?;
-        let unread = |_| unstated(Problem::new(codes::INTERNAL, "The answer cannot be read."));
+        let answered = self.send(subject, body, RequestHeaders::default()).await.map_err(failed)?;
+        let unread = |_| failed(Problem::new(codes::INTERNAL, "The answer cannot be read."));
         match answered.is_granted() {
             true => serde_json::from_slice(&answered.body).map_err(unread),
-            false => Err(serde_json::from_slice(&answered.body).map_or_else(unread, unstated)),
+            false => Err(serde_json::from_slice(&answered.body).map_or_else(unread, failed)),
         }
     }
 
-    async fn ask_at(
+    async fn send(
         &self,
         subject: String,
         body: Bytes,
@@ -123,17 +121,15 @@ impl MeshClient {
         let request = Request::new().headers(command_headers(about)).payload(body);
         let endpoint = subject.split_once('.').map_or("", |(_, endpoint)| endpoint).to_owned();
         let reply = self.0.send_request(subject, request, COMMAND_TIMEOUT).await;
-        let reply = reply.map_err(|(kind, _)| match kind {
-            RequestErrorKind::NoResponders => {
+        let reply = reply.map_err(|error| match error {
+            BrokerError::NoResponders => {
                 unavailable(&format!("The service of `{endpoint}` is not running."))
             }
-            RequestErrorKind::MaxPayloadExceeded => {
+            BrokerError::TooLarge => {
                 Problem::new(codes::BODY_TOO_LARGE, "The mesh carries no message of this size.")
             }
-            RequestErrorKind::TimedOut => codes::TIMED_OUT.into(),
-            RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
-                unavailable("The connection to the mesh was lost.")
-            }
+            late if late.is_late() => codes::TIMED_OUT.into(),
+            _ => unavailable("The connection to the mesh was lost."),
         })?;
         let status = reply
             .headers
@@ -157,7 +153,7 @@ impl MeshClient {
         }
         let subject = format!("$SRV.PING.onsale-{service}");
         let pong = self.0.request(subject, Bytes::new(), PING_TIMEOUT).await;
-        let pong = pong.map_err(|(_, cause)| away("The service does not answer.", cause))?;
+        let pong = pong.map_err(|cause| away("The service does not answer.", cause))?;
         let pong: Pong = serde_json::from_slice(&pong.payload)
             .map_err(|_| Problem::new(codes::INTERNAL, "The service's answer cannot be read."))?;
         Ok(pong.version)
@@ -201,7 +197,7 @@ impl MeshClient {
     ///
     /// # Errors
     /// `unavailable` when JetStream does not answer, or has no such consumer.
-    pub async fn behind(&self, producer: &str, consumer: &str) -> Result<u64, Problem> {
+    pub async fn consumer_lag(&self, producer: &str, consumer: &str) -> Result<u64, Problem> {
         #[derive(serde::Deserialize)]
         struct Info {
             num_pending: u64,
@@ -209,7 +205,7 @@ impl MeshClient {
         }
         let subject = format!("$JS.API.CONSUMER.INFO.{}.{consumer}", stream_of(producer));
         let info = self.0.request(subject, Bytes::new(), REQUEST_TIMEOUT).await;
-        let info = info.map_err(|(_, cause)| away("The broker does not answer.", cause))?;
+        let info = info.map_err(|cause| away("The broker does not answer.", cause))?;
         let info: Info = serde_json::from_slice(&info.payload).map_err(|error| {
             away(&format!("There is no consumer {producer}.{consumer}."), error)
         })?;

@@ -12,11 +12,20 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, jetstream};
+use async_nats::{
+    Client, ConnectOptions, Event,
+    jetstream::{self, response::Response},
+};
+use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::{auth::Verifier, deadline::within, nats::problem::away, trace::Tracer};
+use super::{
+    error::{BrokerError, ConnectError},
+    problem::away,
+};
+use crate::{auth::Verifier, deadline::within, trace::Tracer};
 
 /// Timeout of one of our own requests over NATS.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -100,7 +109,7 @@ impl Link {
     ///
     /// # Errors
     /// When the address or the seed is malformed, or the broker refuses the user.
-    pub async fn connect(settings: LinkSettings, tracer: Tracer) -> Result<Self, String> {
+    pub async fn connect(settings: LinkSettings, tracer: Tracer) -> Result<Self, ConnectError> {
         Self::open(settings, None, tracer, None).await
     }
 
@@ -113,7 +122,7 @@ impl Link {
         settings: LinkSettings,
         answers_seed: Option<String>,
         tracer: Tracer,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ConnectError> {
         Self::open(settings, answers_seed, tracer, None).await
     }
 
@@ -121,7 +130,7 @@ impl Link {
     ///
     /// # Errors
     /// As [`Link::connect`], and when it cannot be reached.
-    pub async fn connect_now(settings: LinkSettings, tracer: Tracer) -> Result<Self, String> {
+    pub async fn connect_now(settings: LinkSettings, tracer: Tracer) -> Result<Self, ConnectError> {
         Self::open(settings, None, tracer, Some(CONNECT_TIMEOUT)).await
     }
 
@@ -130,7 +139,7 @@ impl Link {
         answers_seed: Option<String>,
         tracer: Tracer,
         timeout: Option<Duration>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ConnectError> {
         let service = settings.service;
         let addresses = addresses(&settings.nats_url)?;
         let (counter, reconnects) = watch::channel(0);
@@ -187,7 +196,7 @@ impl Link {
         self.0.service
     }
 
-    /// Verifies access tokens and passes.
+    /// Verifies tokens.
     pub fn verifier(&self) -> &Verifier {
         &self.0.verifier
     }
@@ -213,12 +222,13 @@ impl Link {
         for client in self.0.answers.iter().chain([&self.0.client]) {
             let drained = async {
                 if is_connected(client) {
-                    client.flush().await.map_err(|error| error.to_string())?;
+                    client.flush().await?;
                 }
-                client.drain().await.map_err(|error| error.to_string())
+                client.drain().await?;
+                Ok::<(), async_nats::Error>(())
             };
             let drained = within(DRAIN_TIMEOUT, BROKER, drained).await;
-            if let Err(error) = drained.unwrap_or_else(|late| Err(late.to_string())) {
+            if let Err(error) = drained.unwrap_or_else(|late| Err(late.into())) {
                 warn!(service = self.service(), error, "NATS connection not drained");
             }
         }
@@ -251,19 +261,14 @@ impl Link {
     }
 
     /// The state of the service's own stream.
-    pub(crate) async fn stream_state(&self) -> Result<StreamState, String> {
+    pub(crate) async fn stream_state(&self) -> Result<StreamState, BrokerError> {
         self.state_of(&stream_of(self.service())).await
     }
 
     /// The state of a stream.
-    pub(crate) async fn state_of(&self, name: &str) -> Result<StreamState, String> {
-        let info = async {
-            let stream = self.jetstream().get_stream_no_info(name).await;
-            let stream = stream.map_err(|error| error.to_string())?;
-            stream.get_info().await.map_err(|error| format!("stream {name}: {error}"))
-        };
-        let info =
-            within(REQUEST_TIMEOUT, BROKER, info).await.map_err(|late| late.to_string())??;
+    pub(crate) async fn state_of(&self, name: &str) -> Result<StreamState, BrokerError> {
+        let (subject, what) = (format!("STREAM.INFO.{name}"), format!("stream {name}"));
+        let info: jetstream::stream::Info = self.jetstream_request(subject, what).await?;
         Ok(StreamState {
             first_sequence: info.state.first_sequence,
             last_sequence: info.state.last_sequence,
@@ -271,6 +276,21 @@ impl Link {
             made_at: info.created,
             leader: info.cluster.and_then(|cluster| cluster.leader),
         })
+    }
+
+    /// The answer of JetStream's API to a request without a body, about `what`.
+    pub(super) async fn jetstream_request<T: DeserializeOwned>(
+        &self,
+        subject: String,
+        what: String,
+    ) -> Result<T, BrokerError> {
+        let nothing = json!({});
+        let answer = self.jetstream().request(subject, &nothing);
+        match within(REQUEST_TIMEOUT, BROKER, answer).await? {
+            Ok(Response::Ok(answer)) => Ok(answer),
+            Ok(Response::Err { error: source }) => Err(BrokerError::Refused { what, source }),
+            Err(source) => Err(BrokerError::JetStream { what, source }),
+        }
     }
 }
 
@@ -307,9 +327,11 @@ pub(crate) fn stream_of(service: &str) -> String {
     service.to_uppercase().replace('-', "_")
 }
 
-fn addresses(urls: &str) -> Result<Vec<async_nats::ServerAddr>, String> {
-    let parsed =
-        |url: &str| url.trim().parse().map_err(|_| format!("`{url}` is not a NATS address"));
+fn addresses(urls: &str) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
+    let parsed = |url: &str| {
+        let address = url.trim().parse();
+        address.map_err(|source| ConnectError::Address { address: url.to_owned(), source })
+    };
     urls.split(',').map(parsed).collect()
 }
 
@@ -351,7 +373,7 @@ async fn connect(
     addresses: Vec<async_nats::ServerAddr>,
     options: ConnectOptions,
     timeout: Option<Duration>,
-) -> Result<Client, String> {
+) -> Result<Client, ConnectError> {
     let mut is_logged = false;
     loop {
         // The client ends each attempt by itself.
@@ -361,10 +383,10 @@ async fn connect(
             Err(error) => {
                 use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation};
                 if matches!(error.kind(), Authentication | AuthorizationViolation) {
-                    return Err(format!("NATS refuses {service}: {error}"));
+                    return Err(ConnectError::Refused { user: service.to_owned(), source: error });
                 }
                 if timeout.is_some() {
-                    return Err(format!("NATS cannot be reached: {error}"));
+                    return Err(ConnectError::Away(error));
                 }
                 if !is_logged {
                     warn!(service, %error, "waiting for NATS");

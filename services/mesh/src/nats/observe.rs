@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use async_nats::{RequestErrorKind, jetstream::response::Response};
+use async_nats::jetstream::{self, response::Response};
 use bytes::Bytes;
 use events::{Problem, Timestamp};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     MeshClient,
+    nats::error::{BrokerError, ProbeError},
     nats::link::{REQUEST_TIMEOUT, stream_of},
     nats::problem::unavailable,
 };
@@ -23,9 +24,9 @@ const PROBE_BYTES: usize = 512 * 1024;
 
 /// The state of a durable consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct ConsumerProgress {
     /// The lag: messages not delivered yet, or not acknowledged.
-    pub waiting: u64,
+    pub lag: u64,
     /// Changes with each delivery and each acknowledgement.
     pub moved: (u64, u64),
     /// The time of the last delivery or acknowledgement; `None` before the first.
@@ -36,7 +37,7 @@ pub struct Standing {
 
 /// How much a stream holds, and how much it may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fill {
+pub struct StreamUsage {
     /// Bytes stored.
     pub bytes: u64,
     /// Maximum number of bytes; `None` for no limit.
@@ -45,10 +46,10 @@ pub struct Fill {
     pub refuses: bool,
 }
 
-impl Fill {
+impl StreamUsage {
     /// Whether there is room for a message of this size. The broker counts its headers and
     /// subject as well.
-    pub fn takes(&self, bytes: u64) -> bool {
+    pub fn has_room_for(&self, bytes: u64) -> bool {
         const AROUND_A_MESSAGE: u64 = 512;
         self.bytes_max.is_none_or(|max| self.bytes + bytes + AROUND_A_MESSAGE <= max)
     }
@@ -95,15 +96,16 @@ impl MeshClient {
     ///
     /// # Errors
     /// `unavailable` when JetStream does not answer.
-    pub async fn standing(
+    pub async fn consumer_progress(
         &self,
         producer: &str,
         consumer: &str,
-    ) -> Result<Option<Standing>, Problem> {
+    ) -> Result<Option<ConsumerProgress>, Problem> {
         let path = format!("CONSUMER.INFO.{}.{consumer}", stream_of(producer));
-        let info: Option<ConsumerInfo> = self.ask_jetstream(&path, Bytes::new()).await?;
-        Ok(info.map(|info| Standing {
-            waiting: info.num_pending + info.num_ack_pending,
+        let info: Option<ConsumerInfo> =
+            self.jetstream_request(&path, Bytes::new()).await.map_err(unanswered)?;
+        Ok(info.map(|info| ConsumerProgress {
+            lag: info.num_pending + info.num_ack_pending,
             moved: (info.delivered.consumer_seq, info.ack_floor.consumer_seq),
             active_at: info.delivered.last_active.max(info.ack_floor.last_active),
             is_paused: info.paused,
@@ -113,11 +115,12 @@ impl MeshClient {
     /// How full a stream is; `None` when there is no such stream.
     ///
     /// # Errors
-    /// As [`MeshClient::standing`].
-    pub async fn fill(&self, stream: &str) -> Result<Option<Fill>, Problem> {
+    /// As [`MeshClient::consumer_progress`].
+    pub async fn stream_usage(&self, stream: &str) -> Result<Option<StreamUsage>, Problem> {
         let path = format!("STREAM.INFO.{stream}");
-        let info: Option<StreamInfo> = self.ask_jetstream(&path, Bytes::new()).await?;
-        Ok(info.map(|StreamInfo { config, state }| Fill {
+        let info: Option<StreamInfo> =
+            self.jetstream_request(&path, Bytes::new()).await.map_err(unanswered)?;
+        Ok(info.map(|StreamInfo { config, state }| StreamUsage {
             bytes: state.bytes,
             bytes_max: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
             refuses: config.discard == "new",
@@ -127,22 +130,25 @@ impl MeshClient {
     /// Which of these services have no stream on the broker.
     ///
     /// # Errors
-    /// As [`MeshClient::standing`].
-    pub async fn without_stream<'a>(&self, producers: &[&'a str]) -> Result<Vec<&'a str>, Problem> {
-        let mut without = Vec::new();
+    /// As [`MeshClient::consumer_progress`].
+    pub async fn missing_streams<'a>(
+        &self,
+        producers: &[&'a str],
+    ) -> Result<Vec<&'a str>, Problem> {
+        let mut missing = Vec::new();
         for producer in producers {
-            if self.fill(&stream_of(producer)).await?.is_none() {
-                without.push(*producer);
+            if self.stream_usage(&stream_of(producer)).await?.is_none() {
+                missing.push(*producer);
             }
         }
-        Ok(without)
+        Ok(missing)
     }
 
     /// The broker's own report of what keeps it from its work; `None` while nothing does.
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn broker_fault(&self) -> Result<Option<String>, String> {
+    pub async fn broker_fault(&self) -> Result<Option<String>, BrokerError> {
         self.link().broker_fault().await
     }
 
@@ -151,7 +157,7 @@ impl MeshClient {
     ///
     /// # Errors
     /// Why the message was not written.
-    pub async fn probe(&self) -> Result<(), String> {
+    pub async fn probe(&self) -> Result<(), ProbeError> {
         let id = Uuid::now_v7().simple().to_string();
         let name = format!("PROBE_{id}");
         let subject = format!("probe.{id}");
@@ -160,56 +166,60 @@ impl MeshClient {
             "discard": "new", "num_replicas": 1,
         });
         let made: Option<serde_json::Value> = self
-            .ask_jetstream(&format!("STREAM.CREATE.{name}"), config.to_string().into())
-            .await
-            .map_err(|problem| problem.detail)?;
+            .jetstream_request(&format!("STREAM.CREATE.{name}"), config.to_string().into())
+            .await?;
         if made.is_none() {
-            return Err("it does not create a stream".into());
+            return Err(ProbeError::NoStream);
         }
         let written = self.write(subject).await;
         let path = format!("STREAM.DELETE.{name}");
-        let deleted = self.ask_jetstream::<serde_json::Value>(&path, Bytes::new()).await;
-        written.and(deleted.map(drop).map_err(|problem| problem.detail))
+        let deleted = self.jetstream_request::<serde_json::Value>(&path, Bytes::new()).await;
+        written.and(deleted.map(drop).map_err(ProbeError::from))
     }
 
-    async fn write(&self, subject: String) -> Result<(), String> {
-        #[derive(Deserialize)]
-        struct Written {
-            error: Option<Refusal>,
-        }
-        #[derive(Deserialize)]
-        struct Refusal {
-            description: String,
-        }
+    async fn write(&self, subject: String) -> Result<(), ProbeError> {
         let body = Bytes::from(vec![0; PROBE_BYTES]);
-        let written = self.link().request(subject, body, WRITE_TIMEOUT).await;
-        let written = written.map_err(|(kind, cause)| match kind {
-            RequestErrorKind::TimedOut => "it does not acknowledge the message".into(),
-            _ => cause,
+        let written = self.link().request(subject.clone(), body, WRITE_TIMEOUT).await;
+        let written = written.map_err(|error| match error {
+            late if late.is_late() => ProbeError::NotAcknowledged,
+            error => error.into(),
         })?;
-        let written: Written =
-            serde_json::from_slice(&written.payload).map_err(|error| error.to_string())?;
-        written.error.map_or(Ok(()), |refusal| Err(refusal.description))
+        let written = read::<serde_json::Value>(&subject, &written.payload)?;
+        Ok(written.map(drop).map_err(|source| BrokerError::Refused { what: subject, source })?)
     }
 
     /// The answer of JetStream's API; `None` when nothing has that name.
-    async fn ask_jetstream<T: DeserializeOwned>(
+    async fn jetstream_request<T: DeserializeOwned>(
         &self,
         path: &str,
         body: Bytes,
-    ) -> Result<Option<T>, Problem> {
+    ) -> Result<Option<T>, BrokerError> {
         let subject = format!("$JS.API.{path}");
-        let answer = self.link().request(subject, body, REQUEST_TIMEOUT).await;
-        let answer = answer.map_err(|(kind, cause)| match kind {
-            RequestErrorKind::NoResponders => unavailable("The broker keeps no streams."),
-            _ => unavailable(&cause),
-        })?;
-        let answer: Response<T> = serde_json::from_slice(&answer.payload)
-            .map_err(|error| unavailable(&format!("{path}: {error}")))?;
-        match answer {
-            Response::Ok(info) => Ok(Some(info)),
-            Response::Err { error } if error.code() == 404 => Ok(None),
-            Response::Err { error } => Err(unavailable(&format!("{path}: {error}"))),
+        let answer = self.link().request(subject, body, REQUEST_TIMEOUT).await?;
+        match read(path, &answer.payload)? {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if error.code() == 404 => Ok(None),
+            Err(source) => Err(BrokerError::Refused { what: path.to_owned(), source }),
         }
+    }
+}
+
+/// What JetStream answers to a request about `what`, or its refusal.
+fn read<T: DeserializeOwned>(
+    what: &str,
+    payload: &[u8],
+) -> Result<Result<T, jetstream::Error>, BrokerError> {
+    let answer = serde_json::from_slice(payload);
+    match answer.map_err(|source| BrokerError::Malformed { what: what.to_owned(), source })? {
+        Response::Ok(answer) => Ok(Ok(answer)),
+        Response::Err { error } => Ok(Err(error)),
+    }
+}
+
+/// The problem of a caller who asks about the broker.
+fn unanswered(error: BrokerError) -> Problem {
+    match error {
+        BrokerError::NoResponders => unavailable("The broker keeps no streams."),
+        error => unavailable(&error.to_string()),
     }
 }

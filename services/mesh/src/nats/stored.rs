@@ -11,7 +11,13 @@ use futures::StreamExt;
 use uuid::Uuid;
 
 use super::stored_event::{EVENTS_A_SEQUENCE, STREAM_SEQ, SUBJECT, StoredEvent, StoredMessage};
-use crate::{ConsumerState, Link, MeshClient, nats::link::stream_of, nats::problem::away};
+use crate::{
+    ConsumerState, Link, MeshClient,
+    deadline::within,
+    nats::error::BrokerError,
+    nats::link::{BROKER, stream_of},
+    nats::problem::away,
+};
 
 /// Maximum number of messages in one read.
 pub const STORED_MESSAGES_MAX: usize = 1_000;
@@ -127,7 +133,12 @@ impl MeshClient {
 
 impl Link {
     /// Messages of a stream from a sequence on, in order.
-    async fn stored(&self, stream: &str, from: u64, limit: usize) -> Result<Vec<Message>, String> {
+    async fn stored(
+        &self,
+        stream: &str,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<Message>, BrokerError> {
         let limit = limit.clamp(1, STORED_MESSAGES_MAX);
         let query = format!(
             r#"{{"seq":{from},"batch":{limit},"max_bytes":{STORED_BYTES_MAX},"next_by_subj":">"}}"#
@@ -144,7 +155,7 @@ impl Link {
     }
 
     /// `Nats-Msg-Id` of the message at a sequence of the service's own stream.
-    pub(crate) async fn message_id_at(&self, sequence: u64) -> Result<Option<Uuid>, String> {
+    pub(crate) async fn message_id_at(&self, sequence: u64) -> Result<Option<Uuid>, BrokerError> {
         let ids = self.message_ids(sequence, sequence).await?;
         Ok(ids.get(&sequence).copied())
     }
@@ -154,7 +165,7 @@ impl Link {
         &self,
         from: u64,
         to: u64,
-    ) -> Result<HashMap<u64, Uuid>, String> {
+    ) -> Result<HashMap<u64, Uuid>, BrokerError> {
         self.ids_of(&stream_of(self.service()), from, to).await
     }
 
@@ -165,7 +176,7 @@ impl Link {
         stream: &str,
         from: u64,
         to: u64,
-    ) -> Result<Vec<String>, String> {
+    ) -> Result<Vec<String>, BrokerError> {
         if from > to {
             return Ok(Vec::new());
         }
@@ -187,7 +198,7 @@ impl Link {
         stream: &str,
         from: u64,
         to: u64,
-    ) -> Result<HashMap<u64, Uuid>, String> {
+    ) -> Result<HashMap<u64, Uuid>, BrokerError> {
         let (mut ids, mut from) = (HashMap::new(), from.max(1));
         while from <= to {
             let limit = usize::try_from(to - from + 1).unwrap_or(STORED_MESSAGES_MAX);
@@ -211,9 +222,9 @@ impl Link {
         &self,
         stream: &str,
         query: String,
-    ) -> Result<Subscriber, String> {
+    ) -> Result<Subscriber, BrokerError> {
         if !self.is_connected() {
-            return Err("The connection to the mesh is down.".into());
+            return Err(BrokerError::NotConnected);
         }
         let inbox = self.client().new_inbox();
         let replies = self.subscribe(inbox.clone()).await?;
@@ -224,15 +235,13 @@ impl Link {
 }
 
 /// The next stored message; `None` at the end of the read, or when there is no message at all.
-async fn next_stored(replies: &mut Subscriber) -> Result<Option<Message>, String> {
-    let reply = tokio::time::timeout(READ_TIMEOUT, replies.next())
-        .await
-        .map_err(|_| "The event store does not answer.")?
-        .ok_or("The connection to the mesh was lost.")?;
+async fn next_stored(replies: &mut Subscriber) -> Result<Option<Message>, BrokerError> {
+    let reply = within(READ_TIMEOUT, BROKER, replies.next()).await?;
+    let reply = reply.ok_or(BrokerError::Disconnected)?;
     match reply.status.map(|status| status.as_u16()) {
         None => Ok(Some(reply)),
         Some(204 | 404) => Ok(None),
-        Some(status) => Err(format!("The event store answers {status}.")),
+        Some(status) => Err(BrokerError::Status(status)),
     }
 }
 

@@ -57,13 +57,17 @@ fn close(subject: String, events: u32, mut body: Vec<u8>) -> Message {
     Message { id: crate::clock::new_id(), subject, events, body: body.into() }
 }
 
+/// A body is not a JSON array.
+#[derive(Debug, thiserror::Error)]
+#[error("not a batch of events: {0}")]
+pub(crate) struct NotABatch(#[source] serde_json::Error);
+
 /// Splits a body into its events, without copying them.
 ///
 /// # Errors
 /// When it is not a JSON array.
-pub(crate) fn unpack(body: &Bytes) -> Result<Vec<Bytes>, String> {
-    let events: Vec<&RawValue> =
-        serde_json::from_slice(body).map_err(|error| format!("not a batch of events: {error}"))?;
+pub(crate) fn unpack(body: &Bytes) -> Result<Vec<Bytes>, NotABatch> {
+    let events: Vec<&RawValue> = serde_json::from_slice(body).map_err(NotABatch)?;
     Ok(events.into_iter().map(|event| body.slice_ref(event.get().as_bytes())).collect())
 }
 

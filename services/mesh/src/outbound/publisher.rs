@@ -221,7 +221,7 @@ impl Publisher {
             return;
         }
         let name = event_of_subject(&message.subject).unwrap_or_default();
-        run.dies |= self.failpoints.fires(Failpoint::BeforeMark, [name].into_iter());
+        run.dies |= self.failpoints.should_fail(Failpoint::BeforeMark, [name].into_iter());
         let epoch = self.link.epoch();
         let headers = headers(&message.id.hyphenated().to_string());
         let Message { id, subject, body, .. } = message;
@@ -290,11 +290,11 @@ impl Publisher {
         match ended {
             // An acknowledgement of an older connection proves nothing about this broker.
             Ended::Stored { mark, epoch } if epoch == self.link.epoch() => {
-                if self.health.well(&Part::Publisher) {
+                if self.health.clear_fault(&Part::Publisher) {
                     info!(service = self.link.service(), "events can be published again");
                 }
                 run.hold = None;
-                if self.health.well(&Part::Room) {
+                if self.health.clear_fault(&Part::Room) {
                     let service = self.link.service();
                     info!(service, "the stream has room again; what was held is published");
                 }
@@ -304,7 +304,7 @@ impl Publisher {
             Ended::Stored { .. } => run.is_in_doubt = true,
             Ended::Unknown(cause) => {
                 run.is_in_doubt = true;
-                if self.health.faulty(Part::Publisher, &cause) {
+                if self.health.set_fault(Part::Publisher, &cause) {
                     warn!(service = self.link.service(), cause, "events cannot be published");
                 }
             }
@@ -312,13 +312,13 @@ impl Publisher {
                 run.is_in_doubt = true;
                 let cause =
                     format!("the stream is gone; `onsale topology apply` makes it: {cause}");
-                if self.health.faulty(Part::Publisher, &cause) {
+                if self.health.set_fault(Part::Publisher, &cause) {
                     error!(service = self.link.service(), cause, "events cannot be published");
                 }
             }
             Ended::NoRoom(cause) => {
                 run.hold_back();
-                if self.health.faulty(Part::Room, &cause) {
+                if self.health.set_fault(Part::Room, &cause) {
                     error!(
                         service = self.link.service(),
                         cause,
@@ -327,7 +327,7 @@ impl Publisher {
                 }
             }
             Ended::Refused { id, subject, cause } => {
-                self.health.faulty(Part::Publisher, &cause);
+                self.health.set_fault(Part::Publisher, &cause);
                 error!(service = self.link.service(), %id, subject, cause,
                     "the broker refuses a message; it waits in the outbox");
                 self.engine.store().back_off(id).await?;
@@ -369,7 +369,7 @@ impl Publisher {
                 }
             }
             Err(failure) => {
-                if self.health.store_failed(&failure) {
+                if self.health.mark_store_failed(&failure) {
                     let service = self.link.service();
                     warn!(service, cause = %failure, "the outbox cannot be swept");
                 }
@@ -405,10 +405,10 @@ impl Publisher {
 
     /// Another instance may have published what this one could not.
     async fn forget_what_others_published(&self) {
-        if self.health.is_faulty(&Part::Publisher)
+        if self.health.has_fault(&Part::Publisher)
             && let Ok(Backlog { events: 0, .. }) = self.engine.store().backlog().await
         {
-            self.health.well(&Part::Publisher);
+            self.health.clear_fault(&Part::Publisher);
         }
     }
 
@@ -427,12 +427,12 @@ impl Publisher {
                         "the stream has lost messages it had acknowledged; they are published again"
                     );
                 }
-                self.health.well(&Part::Comparison);
+                self.health.clear_fault(&Part::Comparison);
             }
             Err(failure) => {
                 run.is_in_doubt = true;
                 run.verify_at = Instant::now() + VERIFY_RETRY;
-                if self.health.faulty(Part::Comparison, &failure) {
+                if self.health.set_fault(Part::Comparison, &failure) {
                     warn!(service = self.link.service(), cause = %failure,
                         "outbox and stream cannot be compared");
                 }

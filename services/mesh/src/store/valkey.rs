@@ -434,7 +434,7 @@ impl<L: LuaModule> Store for Valkey<L> {
 
 impl<L: LuaModule> Valkey<L> {
     fn strike<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
-        match self.failpoints.fires(Failpoint::BeforeCommit, names) {
+        match self.failpoints.should_fail(Failpoint::BeforeCommit, names) {
             true => Err(Failure::Unavailable("failpoint: before commit".into())),
             false => Ok(()),
         }

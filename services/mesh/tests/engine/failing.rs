@@ -148,7 +148,7 @@ pub async fn a_store_lost_before_a_retry_commits_keeps_the_event_parked<S: Store
     harness.bump(counter, 7, How::Late).await;
     harness.open_counter(counter).await;
     let parked = harness.due().await;
-    harness.engine.store().failpoints().aim(Failpoint::BeforeCommit, [Bumped::NAME]);
+    harness.engine.store().failpoints().arm_for(Failpoint::BeforeCommit, [Bumped::NAME]);
     assert!(!harness.attempt(&parked).await);
     assert_eq!((harness.value(counter).await, harness.waiting().await), ((0, 0), 0));
     harness.restart();

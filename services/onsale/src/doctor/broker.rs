@@ -17,7 +17,7 @@ pub(super) async fn works(config: &Config) -> Outcome {
     if let Some(link) = link(config, OPERATOR).await? {
         let faults = MeshClient::new(link.clone()).broker_fault().await;
         link.drain().await;
-        if let Some(cause) = faults? {
+        if let Some(cause) = faults.map_err(|error| error.to_string())? {
             return Err(advice(&cause));
         }
     }
@@ -80,14 +80,15 @@ pub(super) async fn room(config: &Config) -> Outcome {
     let (mut full, mut fullest) = (Vec::new(), 0);
     for stream in topology.streams() {
         // Another check reports a missing stream.
-        let Some(fill) = client.fill(stream).await.map_err(|problem| problem.detail)? else {
+        let Some(usage) = client.stream_usage(stream).await.map_err(|problem| problem.detail)?
+        else {
             continue;
         };
-        let Some(bytes_max) = fill.bytes_max.filter(|_| fill.refuses) else { continue };
-        let percent = fill.bytes.saturating_mul(100) / bytes_max;
+        let Some(bytes_max) = usage.bytes_max.filter(|_| usage.refuses) else { continue };
+        let percent = usage.bytes.saturating_mul(100) / bytes_max;
         fullest = fullest.max(percent);
         if percent >= FULL_PERCENT {
-            full.push(format!("{stream} holds {} of {bytes_max} bytes", fill.bytes));
+            full.push(format!("{stream} holds {} of {bytes_max} bytes", usage.bytes));
         }
     }
     link.drain().await;

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use events::Timestamp;
-use mesh::{MeshClient, Standing, postgres::Positions};
+use mesh::{ConsumerProgress, MeshClient, postgres::Positions};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 use super::{Checked, Outcome, link, skipped};
@@ -29,7 +29,7 @@ type Pair = (&'static str, &'static str);
 /// How far a service has come in a stream.
 #[derive(Debug, Clone, PartialEq)]
 enum Progress {
-    Consumer(Standing),
+    Consumer(ConsumerProgress),
     /// A reader by position: how many messages wait, since when, and its position.
     Reader {
         waiting: u64,
@@ -41,7 +41,7 @@ enum Progress {
 impl Progress {
     fn waiting(&self) -> u64 {
         match self {
-            Self::Consumer(standing) => standing.waiting,
+            Self::Consumer(progress) => progress.lag,
             Self::Reader { waiting, .. } => *waiting,
         }
     }
@@ -88,7 +88,7 @@ pub(super) async fn progress(config: &Config) -> Outcome {
 fn describe(consumer: &str, producer: &str, progress: &Progress) -> String {
     let waiting = progress.waiting();
     match progress {
-        Progress::Consumer(standing) if standing.is_paused => {
+        Progress::Consumer(progress) if progress.is_paused => {
             format!(
                 "{consumer} is paused on the broker while {waiting} messages of {producer} wait"
             )
@@ -103,7 +103,7 @@ fn is_stuck(before: &Progress, after: &Progress, now: time::OffsetDateTime) -> b
         (Progress::Consumer(before), Progress::Consumer(after)) => {
             let is_quiet =
                 after.active_at.is_none_or(|at| (now - at.0).whole_seconds() >= STUCK_SECS);
-            after.waiting > 0 && before.moved == after.moved && (is_quiet || after.is_paused)
+            after.lag > 0 && before.moved == after.moved && (is_quiet || after.is_paused)
         }
         (Progress::Reader { at: before, since, .. }, Progress::Reader { waiting, at, .. }) => {
             let is_old = since.is_none_or(|at| (now - at.0).whole_seconds() >= UNREAD_SECS);
@@ -121,10 +121,10 @@ async fn observe(config: &Config, client: &MeshClient) -> Result<BTreeMap<Pair, 
             if observed.contains_key(&(wiring.service, producer)) {
                 continue;
             }
-            let standing = client.standing(producer, wiring.service).await;
+            let progress = client.consumer_progress(producer, wiring.service).await;
             // Another check reports a missing consumer.
-            if let Some(standing) = standing.map_err(|problem| problem.detail)? {
-                observed.insert((wiring.service, producer), Progress::Consumer(standing));
+            if let Some(progress) = progress.map_err(|problem| problem.detail)? {
+                observed.insert((wiring.service, producer), Progress::Consumer(progress));
             }
         }
         let Some(url) = config.database_urls.get(wiring.service) else { continue };
@@ -186,7 +186,7 @@ mod tests {
     fn consumer(waiting: u64, delivered: u64, quiet_secs: i64) -> Progress {
         let active_at = Some(mesh::clock::now().plus_secs(-quiet_secs));
         let moved = (delivered, delivered);
-        Progress::Consumer(Standing { waiting, moved, active_at, is_paused: false })
+        Progress::Consumer(ConsumerProgress { lag: waiting, moved, active_at, is_paused: false })
     }
 
     #[test]

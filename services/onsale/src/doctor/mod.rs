@@ -141,7 +141,8 @@ async fn link(config: &Config, identity: &'static str) -> Result<Option<Link>, S
     }
     let nats_url = config.nats_url.clone();
     let settings = LinkSettings { service: identity, nats_url, nkey_seed };
-    Link::connect_now(settings, Tracer::off()).await.map(Some)
+    let link = Link::connect_now(settings, Tracer::off()).await;
+    link.map(Some).map_err(|error| error.to_string())
 }
 
 async fn connects(config: &Config, identity: &'static str) -> Outcome {

@@ -3,7 +3,7 @@
 use events::{
     Timestamp, UserId, codes,
     concert::Admission,
-    queue::{PlaceEnd, PlaceState, QueueActivated, QueueWaiting},
+    queue::{PassClaims, PlaceEnd, PlaceState, QueueActivated, QueueWaiting},
 };
 
 use crate::harness::{ADMISSION, Harness, SCHEDULE, at, fan};
@@ -273,9 +273,9 @@ async fn the_pass_of_an_active_place_names_fan_schedule_and_version() {
         let keys = keys.clone();
         Box::pin(async move { Ok(keys) })
     }));
-    let claims = verifier.pass(&pass, at(59_000)).await.unwrap();
+    let claims = verifier.verify::<PassClaims>(&pass, at(59_000)).await.unwrap();
     assert_eq!((claims.sub, claims.schedule, claims.place_version), (fan(0), SCHEDULE, 2));
-    assert!(verifier.pass(&pass, at(63_000)).await.is_err());
+    assert!(verifier.verify::<PassClaims>(&pass, at(63_000)).await.is_err());
 }
 
 #[tokio::test]

@@ -2,13 +2,13 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use async_nats::{Client, HeaderMap, Message, RequestErrorKind, Subscriber, subject::ToSubject};
+use async_nats::{Client, HeaderMap, Message, Subscriber, subject::ToSubject};
 use bytes::Bytes;
 use serde::Deserialize;
 use tracing::warn;
 
 use super::{BROKER, Link, SEND_TIMEOUT};
-use crate::{deadline::within, service::context::Announcement};
+use crate::{deadline::within, nats::error::BrokerError, service::context::Announcement};
 
 /// How long the broker may take to answer a health request.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,9 +26,9 @@ impl Link {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn broker_fault(&self) -> Result<Option<String>, String> {
+    pub async fn broker_fault(&self) -> Result<Option<String>, BrokerError> {
         if !self.is_whole() {
-            return Err("it is not connected".into());
+            return Err(BrokerError::NotConnected);
         }
         if self.broker_says().await?.is_none() {
             return Ok(None);
@@ -37,7 +37,7 @@ impl Link {
         self.broker_says().await
     }
 
-    async fn broker_says(&self) -> Result<Option<String>, String> {
+    async fn broker_says(&self) -> Result<Option<String>, BrokerError> {
         #[derive(Deserialize)]
         struct Answer {
             data: Data,
@@ -54,7 +54,7 @@ impl Link {
         let answered = self.request(HEALTH_SUBJECT, Bytes::new(), HEALTH_TIMEOUT).await;
         let answer = match answered {
             Ok(answer) => answer,
-            Err((_, cause)) => {
+            Err(cause) => {
                 self.jetstream_answers().await.map_err(|_| cause)?;
                 // It answers other requests: its configuration may not allow this one.
                 if unanswered.fetch_add(1, Ordering::Relaxed) + 1 == UNANSWERED_MAX {
@@ -69,9 +69,9 @@ impl Link {
         Ok((!error.is_empty()).then_some(error))
     }
 
-    async fn jetstream_answers(&self) -> Result<(), String> {
+    async fn jetstream_answers(&self) -> Result<(), BrokerError> {
         let answered = self.request("$JS.API.INFO", Bytes::new(), HEALTH_TIMEOUT).await;
-        answered.map(drop).map_err(|(_, cause)| cause)
+        answered.map(drop)
     }
 
     /// Publishes a message. When this returns, the client has accepted it and no more than that.
@@ -81,7 +81,7 @@ impl Link {
         reply: Option<String>,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<(), String> {
+    ) -> Result<(), BrokerError> {
         self.send_on(self.client(), subject, reply, headers, body).await
     }
 
@@ -91,7 +91,7 @@ impl Link {
         subject: impl ToSubject,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<(), String> {
+    ) -> Result<(), BrokerError> {
         self.send_on(self.answers(), subject, None, headers, body).await
     }
 
@@ -102,7 +102,7 @@ impl Link {
         reply: Option<String>,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<(), String> {
+    ) -> Result<(), BrokerError> {
         let sent = async {
             match (reply, headers.is_empty()) {
                 (None, true) => client.publish(subject, body).await,
@@ -113,12 +113,11 @@ impl Link {
                 }
             }
         };
-        let sent = within(SEND_TIMEOUT, BROKER, sent).await.map_err(|late| late.to_string())?;
-        sent.map_err(|error| error.to_string())
+        Ok(within(SEND_TIMEOUT, BROKER, sent).await??)
     }
 
     /// Publishes an announcement, which is stored nowhere.
-    pub(crate) async fn announce(&self, announcement: Announcement) -> Result<(), String> {
+    pub(crate) async fn announce(&self, announcement: Announcement) -> Result<(), BrokerError> {
         let Announcement { subject, payload } = announcement;
         self.publish(subject, None, HeaderMap::new(), payload.into()).await
     }
@@ -129,7 +128,7 @@ impl Link {
         subject: impl ToSubject,
         body: Bytes,
         limit: Duration,
-    ) -> Result<Message, (RequestErrorKind, String)> {
+    ) -> Result<Message, BrokerError> {
         let request = async_nats::Request::new().payload(body);
         self.send_request(subject, request, limit).await
     }
@@ -140,14 +139,11 @@ impl Link {
         subject: impl ToSubject,
         request: async_nats::Request,
         limit: Duration,
-    ) -> Result<Message, (RequestErrorKind, String)> {
+    ) -> Result<Message, BrokerError> {
         let answered = self.client().send_request(subject, request.timeout(Some(limit)));
         // The client's own timeout begins when it has accepted the request.
-        match within(limit + SEND_TIMEOUT, BROKER, answered).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err((error.kind(), error.to_string())),
-            Err(late) => Err((RequestErrorKind::TimedOut, late.to_string())),
-        }
+        let answered = within(limit + SEND_TIMEOUT, BROKER, answered).await?;
+        answered.map_err(|error| BrokerError::of_request(error, limit))
     }
 
     /// Subscribes to a subject in a queue group.
@@ -155,7 +151,7 @@ impl Link {
         &self,
         subject: impl ToSubject,
         group: String,
-    ) -> Result<Subscriber, String> {
+    ) -> Result<Subscriber, BrokerError> {
         Self::join_on(self.client(), subject, group).await
     }
 
@@ -164,7 +160,7 @@ impl Link {
         &self,
         subject: impl ToSubject,
         group: String,
-    ) -> Result<Subscriber, String> {
+    ) -> Result<Subscriber, BrokerError> {
         Self::join_on(self.answers(), subject, group).await
     }
 
@@ -172,15 +168,16 @@ impl Link {
         client: &Client,
         subject: impl ToSubject,
         group: String,
-    ) -> Result<Subscriber, String> {
+    ) -> Result<Subscriber, BrokerError> {
         let joined = client.queue_subscribe(subject, group);
-        let joined = within(SEND_TIMEOUT, BROKER, joined).await.map_err(|late| late.to_string())?;
-        joined.map_err(|error| error.to_string())
+        Ok(within(SEND_TIMEOUT, BROKER, joined).await??)
     }
 
     /// Subscribes to a subject.
-    pub(crate) async fn subscribe(&self, subject: impl ToSubject) -> Result<Subscriber, String> {
-        let subscribed = within(SEND_TIMEOUT, BROKER, self.client().subscribe(subject)).await;
-        subscribed.map_err(|late| late.to_string())?.map_err(|error| error.to_string())
+    pub(crate) async fn subscribe(
+        &self,
+        subject: impl ToSubject,
+    ) -> Result<Subscriber, BrokerError> {
+        Ok(within(SEND_TIMEOUT, BROKER, self.client().subscribe(subject)).await??)
     }
 }

@@ -54,9 +54,9 @@ pub(super) async fn run(
     before: Floors,
 ) -> Result<Floors, Failure> {
     let stream = stream_of(link.service());
-    let consumers = link.consumers(&stream).await.map_err(Failure::Unavailable)?;
+    let consumers = link.consumers(&stream).await?;
     // Read after the consumers: what the stream drops from now on is found the next time.
-    let first = link.stream_state().await.map_err(Failure::Unavailable)?.first_sequence;
+    let first = link.stream_state().await?.first_sequence;
     let mut floors = Floors::new();
     for consumer in consumers {
         let seen = before.get(&consumer.name).copied().unwrap_or_default();
@@ -71,7 +71,7 @@ pub(super) async fn run(
                 report(link, health, &consumer.name, &gap, count);
             }
         }
-        let stands_still = consumer.behind > 0 && consumer.floor == seen.floor;
+        let stands_still = consumer.lag > 0 && consumer.floor == seen.floor;
         let now = Seen { floor: consumer.floor, stands_still, first, looked_to: seen.first };
         floors.insert(consumer.name, now);
     }
@@ -120,7 +120,7 @@ pub(crate) async fn serve(
 ) -> Result<(), Failure> {
     let service = link.service();
     let requests = link.join_to_answer(format!("missed.{service}"), service.to_owned()).await;
-    let mut requests = requests.map_err(Failure::Unavailable)?;
+    let mut requests = requests?;
     while let Some(message) = requests.next().await {
         let reply = message.reply.filter(|reply| inbox(reply).is_some());
         let (Some(reply), Ok(missed)) = (reply, serde_json::from_slice(&message.payload)) else {
@@ -134,7 +134,7 @@ pub(crate) async fn serve(
             report(&link, &health, &by, &gap, count);
         }
         let sent = link.answer(reply, HeaderMap::new(), count.to_string().into()).await;
-        sent.map_err(Failure::Unavailable)?;
+        sent?;
     }
     Err(Failure::Unavailable("the connection is closed".into()))
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     Link,
-    nats::link::StreamState,
+    nats::{error::BrokerError, link::StreamState},
     store::engine::{Failure, Mark, Outbox},
     store::postgres::partitions::time_of,
 };
@@ -32,17 +32,20 @@ pub(crate) trait Stream: Sync {
     fn epoch(&self) -> u64;
 
     /// Its extent.
-    fn state(&self) -> impl Future<Output = Result<StreamState, String>> + Send;
+    fn state(&self) -> impl Future<Output = Result<StreamState, BrokerError>> + Send;
 
     /// The id of the message at a sequence, if there is one.
-    fn id_at(&self, sequence: u64) -> impl Future<Output = Result<Option<Uuid>, String>> + Send;
+    fn id_at(
+        &self,
+        sequence: u64,
+    ) -> impl Future<Output = Result<Option<Uuid>, BrokerError>> + Send;
 
     /// The ids of its messages from one sequence to another.
     fn ids(
         &self,
         from: u64,
         to: u64,
-    ) -> impl Future<Output = Result<HashMap<u64, Uuid>, String>> + Send;
+    ) -> impl Future<Output = Result<HashMap<u64, Uuid>, BrokerError>> + Send;
 }
 
 impl Stream for Link {
@@ -50,15 +53,15 @@ impl Stream for Link {
         self.epoch()
     }
 
-    async fn state(&self) -> Result<StreamState, String> {
+    async fn state(&self) -> Result<StreamState, BrokerError> {
         self.stream_state().await
     }
 
-    async fn id_at(&self, sequence: u64) -> Result<Option<Uuid>, String> {
+    async fn id_at(&self, sequence: u64) -> Result<Option<Uuid>, BrokerError> {
         self.message_id_at(sequence).await
     }
 
-    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, String> {
+    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, BrokerError> {
         self.message_ids(from, to).await
     }
 }
@@ -67,7 +70,7 @@ impl Stream for Link {
 /// how many messages were lost.
 pub(crate) async fn run<S: Stream>(outbox: &dyn Outbox, link: &S) -> Result<usize, Failure> {
     let epoch = link.epoch();
-    let stream = link.state().await.map_err(Failure::Unavailable)?;
+    let stream = link.state().await?;
     let verified = outbox.verified().await?;
     let walk = Walk { outbox, link, stream };
     let is_another = walk.is_another().await?;
@@ -79,7 +82,7 @@ pub(crate) async fn run<S: Stream>(outbox: &dyn Outbox, link: &S) -> Result<usiz
     };
     let (place, lost) = walk.up(base, is_another).await?;
     // A stream that was rolled back or created again during the walk was compared in two states.
-    let now = link.state().await.map_err(Failure::Unavailable)?;
+    let now = link.state().await?;
     if link.epoch() != epoch || !now.continues(&walk.stream) {
         return Err(Failure::Unavailable("the stream changed during the comparison".into()));
     }
@@ -114,7 +117,7 @@ impl<S: Stream> Walk<'_, S> {
         if self.has_aged_out(&mark) {
             return Ok(true);
         }
-        let there = self.link.id_at(mark.sequence).await.map_err(Failure::Unavailable)?;
+        let there = self.link.id_at(mark.sequence).await?;
         Ok(there == Some(mark.id))
     }
 
@@ -190,6 +193,6 @@ impl<S: Stream> Walk<'_, S> {
 
     /// The ids of the stream's messages from one sequence to another.
     async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, Failure> {
-        self.link.ids(from, to).await.map_err(Failure::Unavailable)
+        Ok(self.link.ids(from, to).await?)
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     batch::worker::DELIVERIES_ALONE,
     failpoint::Failpoint,
     inbound::consumer::{Table, decode, entries_of},
-    nats::link::StreamState,
+    nats::{error::BrokerError, link::StreamState},
     outbound::message::Message,
     outbound::publisher::verify,
     parked::{
@@ -251,7 +251,7 @@ impl<S: Shelf> verify::Stream for Read<'_, S> {
         self.0.epoch()
     }
 
-    async fn state(&self) -> Result<StreamState, String> {
+    async fn state(&self) -> Result<StreamState, BrokerError> {
         Ok(StreamState {
             first_sequence: self.0.first_sequence(),
             last_sequence: self.0.last_sequence(),
@@ -261,11 +261,11 @@ impl<S: Shelf> verify::Stream for Read<'_, S> {
         })
     }
 
-    async fn id_at(&self, sequence: u64) -> Result<Option<Uuid>, String> {
+    async fn id_at(&self, sequence: u64) -> Result<Option<Uuid>, BrokerError> {
         Ok(self.0.id_at(sequence))
     }
 
-    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, String> {
+    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, BrokerError> {
         Ok((from..=to).filter_map(|at| Some((at, self.0.id_at(at)?))).collect())
     }
 }

@@ -2,14 +2,9 @@
 
 use events::Timestamp;
 use serde::Deserialize;
-use serde_json::json;
 use uuid::Uuid;
 
-use crate::{
-    Link,
-    deadline::within,
-    nats::link::{BROKER, REQUEST_TIMEOUT},
-};
+use crate::{Link, nats::error::BrokerError};
 
 /// The clocks of the broker and of a service may differ by this much.
 const CLOCKS_MILLIS: i64 = 60_000;
@@ -22,7 +17,7 @@ pub struct ConsumerState {
     /// The sequence up to which it has acknowledged everything.
     pub floor: u64,
     /// The lag: messages not delivered yet, or delivered and not acknowledged.
-    pub behind: u64,
+    pub lag: u64,
     /// When it was created.
     pub made_at: Timestamp,
     /// The subjects that it filters for; none for all.
@@ -80,7 +75,7 @@ impl From<Info> for ConsumerState {
         Self {
             name: info.name,
             floor: info.ack_floor.stream_seq,
-            behind: info.num_pending + info.num_ack_pending,
+            lag: info.num_pending + info.num_ack_pending,
             made_at: info.created,
             filters: filter_subjects,
         }
@@ -89,21 +84,11 @@ impl From<Info> for ConsumerState {
 
 impl Link {
     /// The consumers of a stream.
-    #[expect(clippy::disallowed_methods, reason = "it has a limit")]
-    pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<ConsumerState>, String> {
-        use async_nats::jetstream::response::Response;
+    pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<ConsumerState>, BrokerError> {
         // The broker lists up to 256 at once; a mesh has far fewer services.
-        let subject = format!("CONSUMER.LIST.{stream}");
-        let payload = json!({});
-        let listed = self.jetstream().request(subject, &payload);
-        let listed = within(REQUEST_TIMEOUT, BROKER, listed).await;
-        let listed = listed.map_err(|late| format!("consumers of {stream}: {late}"))?;
-        match listed.map_err(|error| format!("consumers of {stream}: {error}"))? {
-            Response::Ok(Listed { consumers }) => {
-                Ok(consumers.unwrap_or_default().into_iter().map(Into::into).collect())
-            }
-            Response::Err { error } => Err(format!("consumers of {stream}: {error}")),
-        }
+        let (subject, what) = (format!("CONSUMER.LIST.{stream}"), format!("consumers of {stream}"));
+        let Listed { consumers } = self.jetstream_request(subject, what).await?;
+        Ok(consumers.unwrap_or_default().into_iter().map(Into::into).collect())
     }
 }
 
@@ -122,7 +107,7 @@ mod tests {
     #[test]
     fn a_consumer_is_read_with_one_filter_or_several_or_none() {
         let some = read(r#"{"filter_subjects":["onsale.a.b.v1.>","onsale.a.c.v1.>"]}"#);
-        assert_eq!((some.floor, some.behind), (7, 3));
+        assert_eq!((some.floor, some.lag), (7, 3));
         assert_eq!(some.subjects(), ["onsale.a.b.v1.", "onsale.a.c.v1."]);
         assert_eq!(read(r#"{"filter_subject":"onsale.a.b.v1.>"}"#).subjects(), ["onsale.a.b.v1."]);
         assert_eq!(read("{}").subjects(), [""]);
