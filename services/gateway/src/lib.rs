@@ -53,7 +53,10 @@ mod live;
 mod operations;
 mod settings;
 
+use std::{convert::Infallible, time::Duration};
+
 use futures::future::BoxFuture;
+use mesh::Tasks;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +68,9 @@ pub use settings::{Settings, SettingsError};
 
 /// The gateway's name in the mesh.
 pub const NAME: &str = "gateway";
+
+/// How long the followers may take to end.
+const FOLLOWERS_END_WITHIN: Duration = Duration::from_secs(1);
 
 /// Serves the API on a listener until shutdown. Then running requests finish, waits are cut
 /// short and event streams end.
@@ -90,18 +96,32 @@ async fn serve_all(
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let edge = Edge::new(link, &settings, readiness, shutdown.clone());
-    let followers = [
-        tokio::spawn(wait::run(edge.waiters().clone(), edge.client().clone(), shutdown.clone())),
-        tokio::spawn({
-            let (hub, shutdown) = (edge.hub().clone(), shutdown.clone());
-            async move { hub.run(shutdown).await }
-        }),
-    ];
+    let stop = shutdown.child_token();
+    // The followers also stop when nothing is served any more.
+    let stopping = stop.clone().drop_guard();
+    let followers = follow(&edge, &stop);
     let served = server::run(listener, server::router(edge, operations::ops()), shutdown).await;
-    for follower in followers {
-        follower.abort();
-    }
+    drop(stopping);
+    followers.end(FOLLOWERS_END_WITHIN).await;
     served
+}
+
+/// Follows what is live in the background: a follower that ends or panics is started again.
+fn follow(edge: &Edge, stop: &CancellationToken) -> Tasks {
+    let followers = Tasks::default();
+    let (waiters, client, token) = (edge.waiters().clone(), edge.client().clone(), stop.clone());
+    followers.keep(NAME, "wait", stop.clone(), move || {
+        wait::run(waiters.clone(), client.clone(), token.clone())
+    });
+    let (hub, token) = (edge.hub().clone(), stop.clone());
+    followers.keep(NAME, "hub", stop.clone(), move || {
+        let (hub, token) = (hub.clone(), token.clone());
+        async move {
+            hub.run(token).await;
+            Ok::<(), Infallible>(())
+        }
+    });
+    followers
 }
 
 /// The OpenAPI document that is served at `/openapi.json`.

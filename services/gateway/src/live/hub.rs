@@ -127,8 +127,10 @@ impl Hub {
         Ok(futures::future::try_join_all(looks).await?.into_iter().all(|can| can))
     }
 
-    /// Keeps the subscription while there are followers, until shutdown.
+    /// Keeps the subscription while there are followers, until shutdown. However it ends, nobody
+    /// can join until it runs again; those that have joined are then signalled what they missed.
     pub(crate) async fn run(&self, shutdown: CancellationToken) {
+        let _closed = Closed(self);
         while !shutdown.is_cancelled() {
             if self.users().is_empty() {
                 tokio::select! {
@@ -138,8 +140,7 @@ impl Hub {
             }
             if let Err(problem) = self.follow(&shutdown).await {
                 warn!(%problem, "the subscription to live events was interrupted");
-                let _users = self.users();
-                self.open.send_replace(false);
+                self.close();
             }
             if !*self.open.borrow() && !self.users().is_empty() {
                 tokio::select! {
@@ -174,6 +175,11 @@ impl Hub {
                 },
             }
         }
+    }
+
+    fn close(&self) {
+        let _users = self.users();
+        self.open.send_replace(false);
     }
 
     fn close_if_idle(&self) -> bool {
@@ -255,6 +261,15 @@ impl Hub {
     }
 }
 
+/// Closes a hub that no longer runs, also after a panic.
+struct Closed<'a>(&'a Hub);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Whether no event lies between two positions of a stream: it is the next event of the same
 /// message, or the first one of the next message. Messages arrive whole.
 fn comes_next(seen: u64, position: u64) -> bool {
@@ -298,5 +313,24 @@ impl Drop for Membership {
         if users.get(&self.user).is_some_and(|channel| channel.receiver_count() == 0) {
             users.remove(&self.user);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_joins_a_hub_that_no_longer_runs() {
+        let link = mesh::Link::unconnected(crate::NAME).await;
+        let hub = Arc::new(Hub::new(MeshClient::new(link)));
+        hub.open.send_replace(true);
+        let running = hub.clone();
+        let run = tokio::spawn(async move { running.run(CancellationToken::new()).await });
+        tokio::task::yield_now().await;
+        assert!(*hub.open.borrow());
+        run.abort();
+        assert!(run.await.unwrap_err().is_cancelled());
+        assert!(!*hub.open.borrow());
     }
 }

@@ -68,19 +68,22 @@ impl SeatHub {
         }
         let mirror = Arc::new(Mirror::new(schedule, self.born));
         mirrors.insert(schedule, mirror.clone());
+        // A copy that ends is not started again: the next reader starts another.
         tokio::spawn(self.clone().keep(mirror.clone()));
         Some(mirror)
     }
 
     async fn keep(self: Arc<Self>, mirror: Arc<Mirror>) {
+        let mut kept = Kept { hub: &self, mirror: &mirror, why: away() };
         let mut keeper = Keeper::new(&self.client, &mirror);
         let ended = tokio::select! {
             () = self.shutdown.cancelled() => Ok(()),
             () = mirror.stop().cancelled() => Ok(()),
             ended = keeper.run(|| self.forget(&mirror, true)) => ended,
         };
-        self.forget(&mirror, false);
-        mirror.end(ended.err().unwrap_or_else(away));
+        if let Err(why) = ended {
+            kept.why = why;
+        }
     }
 
     /// Drops a copy, or only if it is idle; whether it was dropped.
@@ -121,5 +124,19 @@ impl SeatHub {
     fn mirrors(&self) -> MutexGuard<'_, HashMap<ScheduleId, Arc<Mirror>>> {
         // No holder of the lock can panic halfway through a change.
         self.mirrors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A copy that is kept. However that ends, also by a panic, the copy ends and is dropped.
+struct Kept<'a> {
+    hub: &'a SeatHub,
+    mirror: &'a Arc<Mirror>,
+    why: Problem,
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.hub.forget(self.mirror, false);
+        self.mirror.end(self.why.clone());
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use events::{
-    Event, PaymentId, UserId,
+    Event, PaymentId, Problem, UserId,
     payment::{Payment, PaymentCompleted, PaymentFailed, PaymentRefunded, PaymentState},
     user::{UserWithdrawalRefused, UserWithdrawn},
 };
@@ -20,7 +20,6 @@ use mesh::{MeshClient, StoredEvent};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 use uuid::Uuid;
 
 /// Payments and withdrawals that are waited for at most; a further caller gets its `202` at once.
@@ -84,18 +83,23 @@ impl Waiters {
     }
 }
 
-/// Passes on the events that end something, until shutdown.
-pub(crate) async fn run(waiters: Arc<Waiters>, client: MeshClient, shutdown: CancellationToken) {
-    let mut following = match client.follow(&ENDS).await {
-        Ok(following) => following,
-        Err(problem) => return warn!(%problem, "`Prefer: wait` cannot follow the events"),
-    };
+/// Passes on the events that end something, until shutdown. What is emitted while it does not run
+/// is not passed on; whoever waits reads the outcome at its deadline.
+///
+/// # Errors
+/// `unavailable` when events cannot be followed.
+pub(crate) async fn run(
+    waiters: Arc<Waiters>,
+    client: MeshClient,
+    shutdown: CancellationToken,
+) -> Result<(), Problem> {
+    let mut following = client.follow(&ENDS).await?;
     loop {
         tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => return Ok(()),
             event = following.next() => match event {
                 Some(event) => waiters.pass_on(event),
-                None => return,
+                None => return Ok(()),
             },
         }
     }
