@@ -1,6 +1,6 @@
 //! What an operator may configure.
 
-use std::{fmt, num::NonZeroU32};
+use std::num::NonZeroU32;
 
 /// The default rate of sign-ups and log-ins of one address.
 const LOGIN_PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
@@ -59,21 +59,14 @@ impl Settings {
 }
 
 /// A variable of the environment that must be a number from 1, and is not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable} must be a number from 1, not `{value}`")]
 pub struct SettingsError {
     /// Its name.
     pub variable: &'static str,
     /// Its value.
     pub value: String,
 }
-
-impl fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} must be a number from 1, not `{}`", self.variable, self.value)
-    }
-}
-
-impl std::error::Error for SettingsError {}
 
 #[cfg(test)]
 mod tests {

@@ -64,7 +64,7 @@ pub use nats::{
     client::{Announcements, COMMAND_TIMEOUT, Following, MeshClient, RequestHeaders},
     link::{Link, LinkSettings},
     observe::{Fill, Standing},
-    problem::away,
+    problem::{StreamError, away},
     stored::{Extent, STORED_MESSAGES_MAX},
     stored_event::{EVENTS_A_SEQUENCE, StoredEvent, StoredMessage},
     taken_in::ConsumerState,

@@ -10,6 +10,8 @@ use events::{Problem, codes};
 use mesh::Answered;
 use serde::Deserialize;
 
+use crate::live::{hub::NotJoined, seat_mirror::SeatsError};
+
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -25,6 +27,27 @@ pub(crate) struct Refused(pub(crate) Problem);
 impl<P: Into<Problem>> From<P> for Refused {
     fn from(problem: P) -> Self {
         Self(problem.into())
+    }
+}
+
+impl From<NotJoined> for Problem {
+    fn from(_: NotJoined) -> Self {
+        Self::new(codes::UNAVAILABLE, "Events cannot be followed right now.")
+            .with("retry_after_secs", 2)
+    }
+}
+
+impl From<SeatsError> for Problem {
+    fn from(error: SeatsError) -> Self {
+        match error {
+            SeatsError::Away => {
+                Self::new(codes::UNAVAILABLE, "The seat map cannot be read right now.")
+                    .with("retry_after_secs", 1)
+            }
+            SeatsError::Stream(error) => error.into(),
+            SeatsError::Refused(problem) => *problem,
+            SeatsError::Malformed => codes::INTERNAL.into(),
+        }
     }
 }
 
@@ -107,6 +130,8 @@ fn response(status: u16, content_type: HeaderValue, body: Bytes) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use mesh::StreamError;
+
     use super::*;
 
     fn header_of(response: &Response, name: HeaderName) -> Option<&str> {
@@ -124,6 +149,20 @@ mod tests {
             );
             assert_eq!(header_of(&response, header::CACHE_CONTROL), Some("no-store"));
         }
+    }
+
+    #[test]
+    fn what_cannot_be_followed_or_read_is_unavailable_and_what_a_service_refuses_is_passed_on() {
+        let away = [NotJoined.into(), SeatsError::Away.into(), StreamError::Unread.into()];
+        let stream = SeatsError::Stream(StreamError::NotFollowed).into();
+        for problem in away.into_iter().chain([stream]) {
+            let problem: Problem = problem;
+            assert!(problem.is(codes::UNAVAILABLE), "{problem}");
+            assert!(problem.extra["retry_after_secs"].is_u64(), "{problem}");
+        }
+        let refused = Problem::new(codes::NOT_FOUND, "There is no such schedule.");
+        assert_eq!(Problem::from(SeatsError::Refused(Box::new(refused.clone()))), refused);
+        assert!(Problem::from(SeatsError::Malformed).is(codes::INTERNAL));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use events::{Problem, UserId, codes};
-use mesh::{EVENTS_A_SEQUENCE, MeshClient, StoredEvent};
+use events::UserId;
+use mesh::{EVENTS_A_SEQUENCE, MeshClient, StoredEvent, StreamError};
 use serde::Deserialize;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,10 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_CHECK_EVERY: Duration = Duration::from_secs(30);
 /// How long to wait after a failed subscription.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// There was no subscription in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotJoined;
 
 /// What a follower receives.
 #[derive(Debug, Clone)]
@@ -85,8 +89,8 @@ impl Hub {
     /// stored; everything after it will be signalled.
     ///
     /// # Errors
-    /// `unavailable` when the subscription cannot be made.
-    pub(crate) async fn join(self: &Arc<Self>, user: UserId) -> Result<Membership, Problem> {
+    /// When the subscription cannot be made in time.
+    pub(crate) async fn join(self: &Arc<Self>, user: UserId) -> Result<Membership, NotJoined> {
         let receiver = {
             let mut users = self.users();
             let channel =
@@ -98,8 +102,7 @@ impl Hub {
         let mut open = self.open.subscribe();
         match tokio::time::timeout(JOIN_TIMEOUT, open.wait_for(|open| *open)).await {
             Ok(Ok(_)) => Ok(membership),
-            _ => Err(Problem::new(codes::UNAVAILABLE, "Events cannot be followed right now.")
-                .with("retry_after_secs", 2)),
+            _ => Err(NotJoined),
         }
     }
 
@@ -117,8 +120,8 @@ impl Hub {
     /// cursor belongs to, and still has all messages after it.
     ///
     /// # Errors
-    /// `unavailable` when the streams cannot be read.
-    pub(crate) async fn can_resume(&self, cursor: &Cursor) -> Result<bool, Problem> {
+    /// When the streams cannot be read.
+    pub(crate) async fn can_resume(&self, cursor: &Cursor) -> Result<bool, StreamError> {
         let made_at = self.tracks().each_ref().map(|track| track.made_at);
         let looks =
             FOLLOWED.into_iter().zip(cursor.0).zip(made_at).map(|((service, place), made_at)| {
@@ -138,8 +141,8 @@ impl Hub {
                     () = shutdown.cancelled() => return,
                 }
             }
-            if let Err(problem) = self.follow(&shutdown).await {
-                warn!(%problem, "the subscription to live events was interrupted");
+            if let Err(error) = self.follow(&shutdown).await {
+                warn!(%error, "the subscription to live events was interrupted");
                 self.close();
             }
             if !*self.open.borrow() && !self.users().is_empty() {
@@ -151,7 +154,7 @@ impl Hub {
         }
     }
 
-    async fn follow(&self, shutdown: &CancellationToken) -> Result<(), Problem> {
+    async fn follow(&self, shutdown: &CancellationToken) -> Result<(), StreamError> {
         let mut reconnects = self.client.reconnects();
         let mut live = self.client.follow(&FOLLOWED).await?;
         // What was emitted while there was no subscription is stored: followers that joined
@@ -171,7 +174,7 @@ impl Hub {
                 _ = idle_check.tick() => if self.close_if_idle() { return Ok(()) },
                 event = live.next() => match event {
                     Some(event) => self.pass_on(event).await?,
-                    None => return Err(codes::UNAVAILABLE.into()),
+                    None => return Err(StreamError::NotFollowed),
                 },
             }
         }
@@ -194,7 +197,7 @@ impl Hub {
     /// a lost connection or a slow process. A step back means an event that was emitted between
     /// the subscription and the look at the stream's end, or a stream that was recreated or
     /// rolled back. What is stored is the truth.
-    async fn pass_on(&self, event: StoredEvent) -> Result<(), Problem> {
+    async fn pass_on(&self, event: StoredEvent) -> Result<(), StreamError> {
         let Some(stream) = FOLLOWED.iter().position(|service| *service == event.service()) else {
             return Ok(());
         };

@@ -7,8 +7,8 @@
 
 use std::collections::VecDeque;
 
-use events::{Problem, Timestamp};
-use mesh::{Extent, MeshClient, StoredEvent};
+use events::Timestamp;
+use mesh::{Extent, MeshClient, StoredEvent, StreamError};
 use uuid::Uuid;
 
 use crate::live::cursor::Place;
@@ -90,8 +90,12 @@ impl Track {
     /// Looks at the stream: up to where it agrees with what was passed on, and its end.
     ///
     /// # Errors
-    /// `unavailable` when it cannot be read.
-    pub(crate) async fn look(&self, client: &MeshClient, service: &str) -> Result<Look, Problem> {
+    /// When it cannot be read.
+    pub(crate) async fn look(
+        &self,
+        client: &MeshClient,
+        service: &str,
+    ) -> Result<Look, StreamError> {
         let extent = client.extent(service).await?;
         let made_at = extent.made_at;
         let from = extent.first.max(extent.last.saturating_sub(TAIL - 1));
@@ -114,7 +118,7 @@ impl Track {
         client: &MeshClient,
         service: &str,
         extent: &Extent,
-    ) -> Result<(Place, bool), Problem> {
+    ) -> Result<(Place, bool), StreamError> {
         let (Some((first, _)), Some((last, _))) = (self.recent.front(), self.recent.back()) else {
             let is_shorter = extent.last < self.seen.sequence();
             let agreed = if is_shorter { Place::start(extent.made_at) } else { self.seen };
@@ -138,13 +142,13 @@ impl Track {
 /// creation time of the stream; it is read again before a client is refused.
 ///
 /// # Errors
-/// `unavailable` when the stream cannot be read.
+/// When the stream cannot be read.
 pub(crate) async fn can_resume(
     client: &MeshClient,
     service: &str,
     place: Place,
     made_at: Option<Timestamp>,
-) -> Result<bool, Problem> {
+) -> Result<bool, StreamError> {
     let sequence = place.sequence();
     let is_same = |there: Option<Uuid>, made_at| {
         there.is_some_and(|id| Place::mark_of(id, made_at) == place.mark)
@@ -170,7 +174,7 @@ async fn message_at(
     client: &MeshClient,
     service: &str,
     sequence: u64,
-) -> Result<Option<Uuid>, Problem> {
+) -> Result<Option<Uuid>, StreamError> {
     if sequence == 0 {
         return Ok(None);
     }
@@ -183,7 +187,7 @@ async fn ids(
     service: &str,
     from: u64,
     to: u64,
-) -> Result<Vec<(u64, Uuid)>, Problem> {
+) -> Result<Vec<(u64, Uuid)>, StreamError> {
     let (mut ids, mut from) = (Vec::new(), from.max(1));
     while from <= to {
         let limit = usize::try_from(to - from + 1).unwrap_or(usize::MAX);

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use events::{Problem, ScheduleId};
+use events::ScheduleId;
 use mesh::MeshClient;
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::live::{
     seat_keeper::Keeper,
     seat_map::{At, Frame, Gap},
-    seat_mirror::{Mirror, Signal, away},
+    seat_mirror::{Mirror, SeatsError, Signal},
 };
 
 /// Copies at most; further maps are read from the service each time.
@@ -43,11 +43,11 @@ impl SeatHub {
     /// another.
     ///
     /// # Errors
-    /// `not_found`, or `unavailable` when the map cannot be read.
+    /// When there is no such map, or it cannot be read.
     pub(crate) async fn mirror(
         self: &Arc<Self>,
         schedule: ScheduleId,
-    ) -> Result<Option<Arc<Mirror>>, Problem> {
+    ) -> Result<Option<Arc<Mirror>>, SeatsError> {
         let Some(mirror) = self.find_or_start(schedule) else { return Ok(None) };
         mirror.is_loaded().await?;
         Ok(Some(mirror))
@@ -74,7 +74,7 @@ impl SeatHub {
     }
 
     async fn keep(self: Arc<Self>, mirror: Arc<Mirror>) {
-        let mut kept = Kept { hub: &self, mirror: &mirror, why: away() };
+        let mut kept = Kept { hub: &self, mirror: &mirror, why: SeatsError::Away };
         let mut keeper = Keeper::new(&self.client, &mirror);
         let ended = tokio::select! {
             () = self.shutdown.cancelled() => Ok(()),
@@ -103,12 +103,12 @@ impl SeatHub {
     /// the map as of `last` gets the changes since, if they are still known, or else the map.
     ///
     /// # Errors
-    /// `unavailable` when the copy has just been dropped.
+    /// When the copy has just been dropped.
     pub(crate) async fn watch(
         &self,
         mirror: &Mirror,
         last: Option<At>,
-    ) -> Result<(Vec<Frame>, broadcast::Receiver<Signal>), Problem> {
+    ) -> Result<(Vec<Frame>, broadcast::Receiver<Signal>), SeatsError> {
         let Some(last) = last else { return mirror.watch_all() };
         // Once with what is here, and once more when the rest has been fetched.
         for _ in 0..2 {
@@ -131,7 +131,7 @@ impl SeatHub {
 struct Kept<'a> {
     hub: &'a SeatHub,
     mirror: &'a Arc<Mirror>,
-    why: Problem,
+    why: SeatsError,
 }
 
 impl Drop for Kept<'_> {

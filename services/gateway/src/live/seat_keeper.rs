@@ -2,17 +2,14 @@
 
 use std::{collections::BTreeMap, future::pending, time::Duration};
 
-use events::{
-    Problem, codes,
-    concert::{GetSeatChanges, SeatDelta, SeatsChanged},
-};
-use mesh::MeshClient;
+use events::concert::{GetSeatChanges, SeatDelta, SeatsChanged};
+use mesh::{MeshClient, StreamError};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, warn};
 
 use crate::live::{
     seat_map::At,
-    seat_mirror::{Mirror, read, request},
+    seat_mirror::{Mirror, SeatsError, read, request},
 };
 
 /// How often a copy is compared even though nothing seems to be missing.
@@ -44,9 +41,8 @@ impl<'a> Keeper<'a> {
     /// Keeps the copy until `drop_if_idle`, which is called every few seconds, has dropped it.
     ///
     /// # Errors
-    /// Why the first read of the map failed, or `unavailable` when the connection is closed for
-    /// good.
-    pub(crate) async fn run(&mut self, drop_if_idle: impl Fn() -> bool) -> Result<(), Problem> {
+    /// Why the first read of the map failed, or that the connection is closed for good.
+    pub(crate) async fn run(&mut self, drop_if_idle: impl Fn() -> bool) -> Result<(), SeatsError> {
         let mut reconnects = self.client.reconnects();
         // Subscribed before the map is read: no change can fall between the two.
         let mut announcements =
@@ -66,7 +62,7 @@ impl<'a> Keeper<'a> {
             tokio::select! {
                 announced = announcements.next() => match announced {
                     Some(announced) => if !self.handle(&announced) { continue },
-                    None => return Err(codes::UNAVAILABLE.into()),
+                    None => return Err(StreamError::NotFollowed.into()),
                 },
                 () = gap => {}
                 // What was announced in between was missed.
@@ -117,8 +113,8 @@ impl<'a> Keeper<'a> {
         self.mirror.compared(wait_until_caught_up.is_ok());
         match wait_until_caught_up {
             Ok(()) => self.take_early(),
-            Err(problem) => {
-                debug!(%problem, schedule = %self.mirror.schedule, "a seat map could not be compared");
+            Err(error) => {
+                debug!(%error, schedule = %self.mirror.schedule, "a seat map could not be compared");
                 if !self.early.is_empty() {
                     self.compare_at = Some(Instant::now() + RETRY_AFTER);
                 }
@@ -126,7 +122,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    async fn catch_up(&mut self) -> Result<(), Problem> {
+    async fn catch_up(&mut self) -> Result<(), SeatsError> {
         let schedule_id = self.mirror.schedule;
         loop {
             let Some(At { epoch, sequence }) = self.mirror.at() else { return Ok(()) };

@@ -29,16 +29,20 @@ impl fmt::Display for At {
     }
 }
 
-impl FromStr for At {
-    type Err = ();
+/// Not a place in the history of a map.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NoPlace;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (epoch, sequence) = text.split_once('.').ok_or(())?;
+impl FromStr for At {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let (epoch, sequence) = text.split_once('.').ok_or(NoPlace)?;
         if !sequence.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(());
+            return Err(NoPlace);
         }
-        let sequence = sequence.parse().map_err(drop)?;
-        Ok(Self { epoch: epoch.parse().map_err(drop)?, sequence })
+        let sequence = sequence.parse().map_err(|_| NoPlace)?;
+        Ok(Self { epoch: epoch.parse().map_err(|_| NoPlace)?, sequence })
     }
 }
 

@@ -11,10 +11,10 @@ use std::{
 
 use bytes::Bytes;
 use events::{
-    Command, Problem, ScheduleId, codes,
+    Command, Problem, ScheduleId,
     concert::{GetSeatChanges, GetSeats, SeatDelta},
 };
-use mesh::{MeshClient, RequestHeaders};
+use mesh::{MeshClient, RequestHeaders, StreamError};
 use tokio::{
     sync::{Notify, broadcast, watch},
     time::Instant,
@@ -34,6 +34,23 @@ const LOOK_WITHIN: Duration = Duration::from_secs(1);
 /// After an encoding, the map is not encoded again for so many times as long as that took.
 const ENCODING_RESTS: u32 = 9;
 
+/// Why a seat map cannot be read or followed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(crate) enum SeatsError {
+    /// There is no copy that is up to date.
+    #[error("no copy of the seat map is up to date")]
+    Away,
+    /// The changes cannot be followed.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The concert service refuses, or does not answer; as it is said to any caller.
+    #[error("{0}")]
+    Refused(Box<Problem>),
+    /// The concert service's answer cannot be read.
+    #[error("the seat map as it was answered cannot be read")]
+    Malformed,
+}
+
 /// What a watcher receives.
 #[derive(Debug, Clone)]
 pub(crate) enum Signal {
@@ -48,7 +65,7 @@ pub(crate) enum Signal {
 enum State {
     Loading,
     Loaded,
-    Ended(Problem),
+    Ended(SeatsError),
 }
 
 /// The copy of one map.
@@ -107,13 +124,13 @@ impl Mirror {
     /// every reader.
     ///
     /// # Errors
-    /// `unavailable` when the copy has not been compared for too long.
-    pub(crate) fn body(&self, section: Option<&str>) -> Result<(At, Bytes), Problem> {
+    /// When the copy has not been compared for too long.
+    pub(crate) fn body(&self, section: Option<&str>) -> Result<(At, Bytes), SeatsError> {
         if self.elapsed_ms().saturating_sub(self.confirmed_ms.load(Ordering::Relaxed)) > STALE_MS {
-            return Err(away());
+            return Err(SeatsError::Away);
         }
         let mut shown = self.shown();
-        let shown = shown.as_mut().ok_or_else(away)?;
+        let shown = shown.as_mut().ok_or(SeatsError::Away)?;
         let encoded = match section {
             None => shown.whole.as_ref(),
             Some(name) => shown.sections.get(name),
@@ -139,7 +156,9 @@ impl Mirror {
     }
 
     /// Begins to watch: the map as it is, and the signals after it.
-    pub(crate) fn watch_all(&self) -> Result<(Vec<Frame>, broadcast::Receiver<Signal>), Problem> {
+    pub(crate) fn watch_all(
+        &self,
+    ) -> Result<(Vec<Frame>, broadcast::Receiver<Signal>), SeatsError> {
         let mut shown = self.shown();
         let shown = self.watchable(&mut shown)?;
         let at = shown.map.at();
@@ -156,7 +175,7 @@ impl Mirror {
     pub(crate) fn watch_since(
         &self,
         last: At,
-    ) -> Result<Result<(Vec<Frame>, broadcast::Receiver<Signal>), Gap>, Problem> {
+    ) -> Result<Result<(Vec<Frame>, broadcast::Receiver<Signal>), Gap>, SeatsError> {
         let mut shown = self.shown();
         let shown = self.watchable(&mut shown)?;
         Ok(match shown.map.since(last) {
@@ -166,10 +185,10 @@ impl Mirror {
     }
 
     /// Under the lock of the map the copy cannot end between this check and the subscription.
-    fn watchable<'a>(&self, shown: &'a mut Option<Shown>) -> Result<&'a mut Shown, Problem> {
+    fn watchable<'a>(&self, shown: &'a mut Option<Shown>) -> Result<&'a mut Shown, SeatsError> {
         match &*self.state.borrow() {
-            State::Ended(problem) => Err(problem.clone()),
-            _ => shown.as_mut().ok_or_else(away),
+            State::Ended(why) => Err(why.clone()),
+            _ => shown.as_mut().ok_or(SeatsError::Away),
         }
     }
 
@@ -202,11 +221,11 @@ impl Mirror {
     }
 
     /// Waits until the map has been read.
-    pub(crate) async fn is_loaded(&self) -> Result<(), Problem> {
+    pub(crate) async fn is_loaded(&self) -> Result<(), SeatsError> {
         let mut state = self.state.subscribe();
         let loaded = state.wait_for(|state| !matches!(state, State::Loading)).await;
-        match &*loaded.map_err(|_| away())? {
-            State::Ended(problem) => Err(problem.clone()),
+        match &*loaded.map_err(|_| SeatsError::Away)? {
+            State::Ended(why) => Err(why.clone()),
             _ => Ok(()),
         }
     }
@@ -250,9 +269,9 @@ impl Mirror {
     }
 
     /// Ends it: whoever waits for it or watches it learns why.
-    pub(crate) fn end(&self, problem: Problem) {
+    pub(crate) fn end(&self, why: SeatsError) {
         let _shown = self.shown();
-        self.state.send_replace(State::Ended(problem));
+        self.state.send_replace(State::Ended(why));
         let _ = self.changes.send(Signal::End);
     }
 
@@ -296,24 +315,20 @@ impl Mirror {
 pub(crate) async fn request<C: Command>(
     client: &MeshClient,
     command: &C,
-) -> Result<C::Reply, Problem> {
+) -> Result<C::Reply, SeatsError> {
     let body = serde_json::to_vec(command).expect("queries are plain data").into();
-    let answered = client.ask(C::ENDPOINT, body, RequestHeaders::default()).await?;
-    let read = |_| Problem::from(codes::INTERNAL);
+    let answered = client.ask(C::ENDPOINT, body, RequestHeaders::default()).await;
+    let answered = answered.map_err(|problem| SeatsError::Refused(Box::new(problem)))?;
     if answered.is_granted() {
-        return serde_json::from_slice(&answered.body).map_err(read);
+        return serde_json::from_slice(&answered.body).map_err(|_| SeatsError::Malformed);
     }
-    Err(serde_json::from_slice(&answered.body).unwrap_or_else(read))
+    Err(serde_json::from_slice(&answered.body)
+        .map_or(SeatsError::Malformed, |problem| SeatsError::Refused(Box::new(problem))))
 }
 
 /// Reads a whole map.
-pub(crate) async fn read(client: &MeshClient, schedule_id: ScheduleId) -> Result<Map, Problem> {
+pub(crate) async fn read(client: &MeshClient, schedule_id: ScheduleId) -> Result<Map, SeatsError> {
     request(client, &GetSeats { schedule_id, section: None }).await.map(Map::new)
-}
-
-pub(crate) fn away() -> Problem {
-    Problem::new(codes::UNAVAILABLE, "The seat map cannot be read right now.")
-        .with("retry_after_secs", 1)
 }
 
 #[cfg(test)]
@@ -376,10 +391,10 @@ mod tests {
     fn a_copy_that_has_ended_turns_watchers_away() {
         let mirror = mirror();
         let (_, mut signals) = mirror.watch_all().unwrap();
-        mirror.end(away());
+        mirror.end(SeatsError::Away);
         assert!(matches!(signals.try_recv(), Ok(Signal::End)));
-        assert!(mirror.watch_all().unwrap_err().is(codes::UNAVAILABLE));
-        assert!(mirror.watch_since(at(5)).unwrap_err().is(codes::UNAVAILABLE));
+        assert!(mirror.watch_all().is_err_and(|why| why == SeatsError::Away));
+        assert!(mirror.watch_since(at(5)).is_err_and(|why| why == SeatsError::Away));
     }
 
     #[test]
@@ -399,7 +414,7 @@ mod tests {
         let long_ago = Instant::now() - Duration::from_millis(STALE_MS + 1_000);
         let mut mirror = mirror();
         mirror.born = long_ago;
-        assert!(mirror.body(None).unwrap_err().is(codes::UNAVAILABLE));
+        assert!(mirror.body(None).is_err_and(|why| why == SeatsError::Away));
         mirror.compared(false);
         assert!(mirror.body(None).is_err());
         mirror.compared(true);

@@ -12,11 +12,11 @@ use std::{
 };
 
 use events::{
-    Event, PaymentId, Problem, UserId,
+    Event, PaymentId, UserId,
     payment::{Payment, PaymentCompleted, PaymentFailed, PaymentRefunded, PaymentState},
     user::{UserWithdrawalRefused, UserWithdrawn},
 };
-use mesh::{MeshClient, StoredEvent};
+use mesh::{MeshClient, StoredEvent, StreamError};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -87,12 +87,12 @@ impl Waiters {
 /// is not passed on; whoever waits reads the outcome at its deadline.
 ///
 /// # Errors
-/// `unavailable` when events cannot be followed.
+/// When events cannot be followed.
 pub(crate) async fn run(
     waiters: Arc<Waiters>,
     client: MeshClient,
     shutdown: CancellationToken,
-) -> Result<(), Problem> {
+) -> Result<(), StreamError> {
     let mut following = client.follow(&ENDS).await?;
     loop {
         tokio::select! {

@@ -140,8 +140,8 @@ impl Follower {
                 match self.edge.client().stored_since(service, from, CATCH_UP_EVENTS).await {
                     Ok(events) => events,
                     // The client comes back with its cursor; by then a read may succeed.
-                    Err(problem) => {
-                        warn!(%problem, "stored events could not be read");
+                    Err(error) => {
+                        warn!(%error, "stored events could not be read");
                         return None;
                     }
                 };
