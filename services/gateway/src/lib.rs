@@ -21,7 +21,7 @@
 //!
 //! | in `http` | what it is |
 //! |---|---|
-//! | `server`, `wire` | routes and connections, and bytes that make no request |
+//! | `server`, `wire`, `linger` | routes and connections; bytes that make no request; clients that still send |
 //! | `around` | what applies to every request and to every answer |
 //! | `op`, `openapi` | an operation: its route and documentation; the document of all operations |
 //! | `call`, `media` | reading a request, and the type of its body |

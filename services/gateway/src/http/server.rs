@@ -135,9 +135,9 @@ fn connection(
     let progress = Arc::<Progress>::default();
     let wire = Wire::new(stream, progress.clone());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
         let in_flight = progress.begin();
+        let mut request = request.map(|body| Body::new(progress.body(body)));
+        request.extensions_mut().insert(ConnectInfo(peer));
         let answered = router.clone().call(request);
         async move {
             let answered = answered.await.unwrap_or_else(|never| match never {});

@@ -4,6 +4,8 @@
 //! that never ends not at all. It has no hook for an answer of our own, so the connection is
 //! watched: our own answers all have a request id, and one without is hyper's. A problem is sent
 //! in its place.
+//!
+//! A connection whose client may still be sending is closed as [`crate::http::linger`] says.
 
 use std::{
     io::{self, IoSlice},
@@ -15,9 +17,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::{http::StatusCode, response::IntoResponse};
+use axum::{body::HttpBody, http::StatusCode, response::IntoResponse};
 use bytes::{Buf, Bytes};
 use events::{Problem, codes};
+use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -25,6 +28,7 @@ use tokio::{
 
 use crate::http::{
     around::{REQUEST_ID, dress, new_request_id},
+    linger::Linger,
     problem::Refused,
 };
 
@@ -35,6 +39,8 @@ pub(crate) struct Progress {
     is_begun: AtomicBool,
     /// Requests that are being answered: bytes that arrive meanwhile are their bodies.
     in_flight: AtomicUsize,
+    /// The last request was answered before its body was read to the end.
+    is_unread: AtomicBool,
 }
 
 /// A request that is being answered.
@@ -45,7 +51,13 @@ impl Progress {
     pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.is_begun.store(false, Ordering::Relaxed);
+        self.is_unread.store(false, Ordering::Relaxed);
         InFlight(self.clone())
+    }
+
+    /// The body of the request that was begun; notes when it is not read to its end.
+    pub(crate) fn body(self: &Arc<Self>, body: Incoming) -> Watched {
+        Watched { body, is_read: false, progress: self.clone() }
     }
 
     fn received(&self) {
@@ -61,6 +73,43 @@ impl Drop for InFlight {
     }
 }
 
+/// The body of a request.
+pub(crate) struct Watched {
+    body: Incoming,
+    is_read: bool,
+    progress: Arc<Progress>,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.is_read = frame.is_none();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.is_read && !self.body.is_end_stream() {
+            self.progress.is_unread.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A connection on which every answer is one of ours.
 pub(crate) struct Wire {
     stream: TcpStream,
@@ -69,11 +118,13 @@ pub(crate) struct Wire {
     has_line: bool,
     /// What is sent instead of so many bytes of hyper's.
     instead: Option<(Bytes, usize)>,
+    /// Only the client still sends.
+    linger: Option<Linger>,
 }
 
 impl Wire {
     pub(crate) fn new(stream: TcpStream, progress: Arc<Progress>) -> Self {
-        Self { stream, progress, has_line: false, instead: None }
+        Self { stream, progress, has_line: false, instead: None, linger: None }
     }
 
     /// Inspects what is about to be sent, `len` bytes in all.
@@ -85,6 +136,8 @@ impl Wire {
             && begin.len() == len
         {
             self.instead = Some((answer(&problem_of(status, self.has_line)), len));
+            // What else the client sends is not read.
+            self.progress.is_unread.store(true, Ordering::Relaxed);
         }
         self.progress.is_begun.store(false, Ordering::Relaxed);
         self.has_line = false;
@@ -198,8 +251,15 @@ impl AsyncWrite for Wire {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, progress, linger, .. } = self.get_mut();
+        if linger.is_none() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+            if !progress.is_unread.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        linger.get_or_insert_with(Linger::begin).poll(stream, cx).map(Ok)
     }
 }
 

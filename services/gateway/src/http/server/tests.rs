@@ -10,8 +10,8 @@ const HEAD_SOON: Duration = Duration::from_millis(300);
 /// How long an answer may take.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Sends bytes and reads until the gateway closes the connection.
-async fn answer_to(sent: &[u8]) -> (u16, String) {
+/// A connection to a gateway without a mesh.
+async fn client() -> TcpStream {
     let link = mesh::Link::unconnected(crate::NAME).await;
     let readiness = Readiness::new(link.clone(), std::sync::Arc::new(Vec::new));
     let edge = Edge::new(link, &Settings::default(), readiness, CancellationToken::new());
@@ -23,13 +23,59 @@ async fn answer_to(sent: &[u8]) -> (u16, String) {
         // Its result does not matter here.
         let _ = connection(stream, peer, router, HEAD_SOON).await;
     });
-    let mut client = TcpStream::connect(addr).await.unwrap();
+    TcpStream::connect(addr).await.unwrap()
+}
+
+/// Sends bytes and reads until the gateway closes the connection.
+async fn answer_to(sent: &[u8]) -> (u16, String) {
+    let mut client = client().await;
     client.write_all(sent).await.unwrap();
     let mut answer = Vec::new();
     tokio::time::timeout(SOON, client.read_to_end(&mut answer)).await.expect("it ends").unwrap();
     let answer = String::from_utf8(answer).unwrap();
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     (status.unwrap_or_else(|| panic!("no answer: {answer:?}")), answer)
+}
+
+/// A request with a body of so many bytes, all of which are there.
+fn with_body(path: &str, bytes: usize) -> Vec<u8> {
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n\r\n");
+    [head.into_bytes(), vec![b' '; bytes]].concat()
+}
+
+#[tokio::test]
+async fn a_client_that_sends_a_body_that_is_not_read_still_reads_why() {
+    const BYTES: usize = 12 * 1024 * 1024;
+    let id = uuid::Uuid::now_v7();
+    let chunked = [
+        b"POST /v1/payments HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".to_vec(),
+        format!("{BYTES:x}\r\n").into_bytes(),
+        vec![b' '; BYTES],
+        b"\r\n0\r\n\r\n".to_vec(),
+    ];
+    for (sent, status, code) in [
+        (with_body("/v1/payments", BYTES), 413, "body_too_large"),
+        (chunked.concat(), 413, "body_too_large"),
+        (with_body(&format!("/v1/reservations/{id}/cancel"), BYTES), 404, "not_found"),
+        (with_body("/v1/payments?colour=red", BYTES), 400, "bad_request"),
+        ([b"RUBBISH\r\n\r\n".to_vec(), vec![b' '; BYTES]].concat(), 400, "bad_request"),
+    ] {
+        let (answered, answer) = answer_to(&sent).await;
+        assert_eq!(answered, status, "{answer}");
+        assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_for_ever_is_cut_off() {
+    let mut client = client().await;
+    let endless = b"POST /v1/payments HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n";
+    client.write_all(endless).await.unwrap();
+    let sending = async {
+        let chunk = vec![b' '; 1024 * 1024];
+        while client.write_all(&chunk).await.is_ok() {}
+    };
+    tokio::time::timeout(SOON, sending).await.expect("it is cut off");
 }
 
 #[tokio::test]
