@@ -1,11 +1,23 @@
-//! The layer around all HTTP handlers: checks for every request, headers for every answer.
+//! The layers around all HTTP handlers: checks for every request, headers for every answer.
 //!
 //! Before the handler runs, a request is checked against the contract of its operation: what the
 //! OpenAPI document does not know is refused, not ignored. Afterwards the answer gets the headers
 //! that belong to the operation whatever its outcome: a refusal, a `304`, a stream and a panic
-//! are answers like any other. Only this layer sets them.
+//! are answers like any other. Only the outermost layer sets them. From outside to inside:
+//!
+//! | layer | what it does |
+//! |---|---|
+//! | [`Around::answer`] | request id, span, headers |
+//! | `CatchPanicLayer` with [`panicked`] | a problem instead of a panic |
+//! | [`Around::check`] | refuses what the operation does not know |
+//!
+//! `CorsLayer` of tower-http does not serve here. Whether a script may read an answer depends on
+//! the operation and not on the origin, and holds for answers that no handler has made: a refusal
+//! by these layers, another method of the same path, and what [`crate::http::wire`] answers. Its
+//! predicate sees no answer to a request without `Origin`, though a cache gives that one to
+//! scripts later; and it answers preflights of closed operations, with 200.
 
-use std::{cell::Cell, collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
+use std::{any::Any, cell::Cell, collections::HashMap, sync::Arc};
 
 use axum::{
     body::Body,
@@ -15,7 +27,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use events::{Problem, SagaId, codes};
-use futures::FutureExt;
 use http_body_util::{BodyExt, Limited};
 use mesh::trace::{Span, TRACEPARENT, TraceParent};
 use tracing::error;
@@ -44,7 +55,7 @@ const EXPOSED: HeaderValue = HeaderValue::from_static("etag, retry-after, x-requ
 const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// The layer around all HTTP handlers.
+/// The layers around all HTTP handlers.
 #[derive(Clone)]
 pub(crate) struct Around {
     edge: Edge,
@@ -76,19 +87,33 @@ impl Around {
         Self { edge, contracts: Arc::new(contracts) }
     }
 
-    /// Answers a request, with a span around it and a problem instead of a panic.
+    /// What is known about the operations of a request's path.
+    fn contracts_of(&self, route: Option<&MatchedPath>) -> &[Contract] {
+        let contracts = route.and_then(|route| self.contracts.get(route.as_str()));
+        contracts.map_or(&[][..], Vec::as_slice)
+    }
+
+    /// Passes a request on, if its size is allowed and it has nothing that its operation does not
+    /// know.
+    pub(crate) async fn check(self, request: Request, next: Next) -> Response {
+        let contracts = self.contracts_of(request.extensions().get());
+        match checked(contract_of(contracts, request.method()), request).await {
+            Ok(request) => next.run(request).await,
+            Err(problem) => Refused(problem).into_response(),
+        }
+    }
+
+    /// Answers a request, with a span around it.
     pub(crate) async fn answer(self, mut request: Request, next: Next) -> Response {
         let route = request.extensions().get::<MatchedPath>().cloned();
-        let contracts = route.as_ref().and_then(|route| self.contracts.get(route.as_str()));
-        let contracts = contracts.map_or(&[][..], Vec::as_slice);
-        let is_open = is_open(contracts, request.method());
+        let is_open = is_open(self.contracts_of(route.as_ref()), request.method());
         let id = request_id(request.headers());
         let span = begin_span(&self.edge, &mut request, route.as_ref(), &id);
         let mut response = match span {
-            None => handled(contracts, request, next, &id).await,
+            None => next.run(request).await,
             Some(mut span) => {
                 let answering = async {
-                    let response = handled(contracts, request, next, &id).await;
+                    let response = next.run(request).await;
                     span.status(response.status().as_u16());
                     if let Some(saga_id) = SAGA.with(Cell::get) {
                         span.saga(SagaId(saga_id));
@@ -98,6 +123,9 @@ impl Around {
                 SAGA.scope(Cell::new(None), answering).await
             }
         };
+        if response.extensions().get::<Panicked>().is_some() {
+            error!(request_id = ?id, "a handler panicked");
+        }
         dress(response.headers_mut(), is_open, id);
         response
     }
@@ -144,22 +172,15 @@ pub(crate) fn new_request_id() -> HeaderValue {
     HeaderValue::from_str(text).expect("digits and hyphens")
 }
 
-async fn handled(
-    contracts: &[Contract],
-    request: Request,
-    next: Next,
-    id: &HeaderValue,
-) -> Response {
-    let answering = async {
-        match checked(contract_of(contracts, request.method()), request).await {
-            Ok(request) => next.run(request).await,
-            Err(problem) => Refused(problem).into_response(),
-        }
-    };
-    AssertUnwindSafe(answering).catch_unwind().await.unwrap_or_else(|_| {
-        error!(request_id = ?id, "a handler panicked");
-        Refused::from(codes::INTERNAL).into_response()
-    })
+/// Marks the answer to a request whose handler has panicked: the request id is known outside only.
+#[derive(Debug, Clone, Copy)]
+struct Panicked;
+
+/// The answer instead of a panic. The panic itself has been reported by the hook.
+pub(crate) fn panicked(_: Box<dyn Any + Send>) -> Response {
+    let mut response = Refused::from(codes::INTERNAL).into_response();
+    response.extensions_mut().insert(Panicked);
+    response
 }
 
 /// The request, if its size is allowed and it has nothing that its operation does not know.

@@ -212,6 +212,9 @@ pub(crate) fn short(text: &str) -> String {
     if chars.next().is_some() { format!("{begin}…") } else { begin }
 }
 
+/// The body, if it comes whole and in time. `RequestBodyLimitLayer` and `TimeoutLayer` of
+/// tower-http do not serve here: they answer in plain text and with nothing, the limit is one for
+/// all methods of a path, and a time limit of the whole request would end event streams.
 async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect());
     match collected.await {

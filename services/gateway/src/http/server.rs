@@ -22,10 +22,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tower::Service;
+use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{debug, warn};
 
 use crate::http::{
-    around::Around,
+    around::{self, Around},
     edge::Edge,
     op::Op,
     openapi, pages,
@@ -44,10 +45,11 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long to wait when the system has no sockets left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The API, what is served beside it, and the layer around every request.
+/// The API, what is served beside it, and the layers around every request.
 pub(crate) fn router(edge: Edge, ops: Vec<Op>) -> Router {
     let document = openapi::document(&ops).to_json().expect("the document is plain data");
     let around = Around::new(edge.clone(), &ops);
+    let checks = around.clone();
     let mut router = pages::router(document);
     for op in ops {
         let route = match op.open_to_scripts {
@@ -66,6 +68,11 @@ pub(crate) fn router(edge: Edge, ops: Vec<Op>) -> Router {
                 "`Allow` names the methods of this address.",
             ))
         })
+        // The last one is the outermost.
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            checks.clone().check(request, next)
+        }))
+        .layer(CatchPanicLayer::custom(around::panicked))
         .layer(middleware::from_fn(move |request: Request, next: Next| {
             around.clone().answer(request, next)
         }))
