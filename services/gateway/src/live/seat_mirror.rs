@@ -268,7 +268,7 @@ impl Mirror {
         self.compared.send_modify(|count| *count += 1);
     }
 
-    /// Ends it: whoever waits for it or watches it learns why.
+    /// Ends it: requests that wait for it and connections that watch it learn why.
     pub(crate) fn end(&self, why: SeatsError) {
         let _shown = self.shown();
         self.state.send_replace(State::Ended(why));

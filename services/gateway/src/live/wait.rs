@@ -84,7 +84,7 @@ impl Waiters {
 }
 
 /// Passes on the events that end something, until shutdown. What is emitted while it does not run
-/// is not passed on; whoever waits reads the outcome at its deadline.
+/// is not passed on; a request that waits reads the outcome at its deadline.
 ///
 /// # Errors
 /// When events cannot be followed.
