@@ -69,7 +69,7 @@ pub use nats::{
     error::{BrokerError, ConnectError, ProbeError},
     link::{Link, LinkSettings},
     observe::{ConsumerProgress, StreamUsage},
-    problem::away,
+    problem::{StreamError, away},
     stored::{Extent, STORED_MESSAGES_MAX},
     stored_event::{EVENTS_A_SEQUENCE, StoredEvent, StoredMessage},
     topology,
@@ -87,6 +87,7 @@ pub use service::{
 #[cfg(feature = "sim")]
 pub use store::memory;
 pub use store::{engine, postgres, valkey};
+pub use supervise::Tasks;
 
 /// The example of the README, as a test.
 #[cfg(doctest)]

@@ -14,7 +14,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Tasks of a service that end together; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tasks {
+pub struct Tasks {
     tracker: TaskTracker,
     /// Cancels tasks that did not end in time: they are dropped as if the process had been
     /// killed.
@@ -24,7 +24,7 @@ pub(crate) struct Tasks {
 impl Tasks {
     /// Keeps `make()` running until shutdown: a task that ends, fails or panics is restarted
     /// after a pause.
-    pub(crate) fn keep<F, T, E>(
+    pub fn keep<F, T, E>(
         &self,
         service: &'static str,
         name: &'static str,
@@ -82,7 +82,7 @@ impl Tasks {
     }
 
     /// Waits until all tasks have ended, for at most `limit`; whether they have.
-    pub(crate) async fn end(&self, limit: Duration) -> bool {
+    pub async fn end(&self, limit: Duration) -> bool {
         self.tracker.close();
         let is_orderly = tokio::time::timeout(limit, self.tracker.wait()).await.is_ok();
         self.given_up.cancel();
@@ -109,6 +109,27 @@ mod tests {
         shutdown.cancel();
         assert!(!tasks.end(Duration::from_millis(20)).await);
         assert_eq!(dropped.recv().await, None, "the task is dropped");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_started_again() {
+        let (tasks, shutdown) = (Tasks::default(), CancellationToken::new());
+        let (started, mut starts) = tokio::sync::mpsc::channel::<()>(1);
+        tasks.keep("test", "task", shutdown.clone(), move || {
+            let started = started.clone();
+            async move {
+                started.send(()).await.map_err(|_| "it has ended")?;
+                if !started.is_closed() {
+                    panic!("on purpose");
+                }
+                Ok::<(), &str>(())
+            }
+        });
+        for _ in 0..3 {
+            assert_eq!(starts.recv().await, Some(()));
+        }
+        shutdown.cancel();
+        assert!(tasks.end(Duration::from_secs(5)).await);
     }
 
     #[tokio::test]

@@ -2,8 +2,8 @@
 //! and whether consumers lag so far that messages will be dropped before they are consumed.
 
 use anyhow::{Result, anyhow};
-use events::{Problem, Timestamp, producer_of};
-use mesh::{Link, MeshClient, engine::Backlog, postgres::Positions};
+use events::{Timestamp, producer_of};
+use mesh::{Link, MeshClient, StreamError, engine::Backlog, postgres::Positions};
 use sqlx::PgPool;
 
 use crate::{config::Config, fleet};
@@ -45,7 +45,7 @@ pub(crate) async fn has_room(
 /// # Errors
 /// When the broker or a database cannot be read.
 pub(crate) async fn late_consumers(config: &Config, client: &MeshClient) -> Result<Vec<String>> {
-    let unread = |problem: Problem| anyhow!(problem.to_string());
+    let unread = |error: StreamError| anyhow!(error);
     let mut late = Vec::new();
     for wiring in fleet::wirings() {
         let emits = wiring.consumes.iter().chain(&wiring.answers).chain(&wiring.timers);

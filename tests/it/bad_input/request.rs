@@ -97,17 +97,6 @@ impl Request {
     /// # Errors
     /// When there is no answer.
     pub async fn send(&self, http: &Http) -> anyhow::Result<Answer> {
-        match self.send_once(http).await {
-            // The gateway answers and closes before it has read a body that is too large. A
-            // client that is still writing may meet the closed connection before the answer.
-            Err(error) if format!("{error:#}").contains("Broken pipe") => {
-                self.send_once(http).await
-            }
-            sent => sent,
-        }
-    }
-
-    async fn send_once(&self, http: &Http) -> anyhow::Result<Answer> {
         let mut ask = http.ask(self.method.clone(), self.path.clone()).body(self.body.clone());
         for (name, value) in &self.headers {
             ask = ask.header(name, value.clone());

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use super::read::Read;
 use crate::{
-    Link, MeshClient, STORED_MESSAGES_MAX, StoredEvent, StoredMessage,
+    Link, MeshClient, STORED_MESSAGES_MAX, StoredEvent, StoredMessage, StreamError,
     health::{Health, Part},
     nats::stored_event::EVENTS_A_SEQUENCE,
     outbound::publisher::missed::Missed,
@@ -157,7 +157,7 @@ impl Follower {
         position: Option<&Place>,
         ahead: &mut Ahead,
     ) -> Result<(), Failure> {
-        let unread = |problem: events::Problem| Failure::Unavailable(problem.to_string());
+        let unread = |error: StreamError| Failure::Unavailable(error.to_string());
         let read = async |from| {
             let read = client.stored_messages(stream, from, STORED_MESSAGES_MAX).await;
             read.map_err(unread)

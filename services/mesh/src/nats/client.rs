@@ -20,7 +20,10 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub(crate) use super::problem::unavailable;
-use super::{error::BrokerError, problem::away};
+use super::{
+    error::BrokerError,
+    problem::{StreamError, away},
+};
 use crate::{
     Answered, Link, StoredEvent, StoredMessage, clock,
     nats::link::{REQUEST_TIMEOUT, headers, stream_of},
@@ -31,8 +34,6 @@ use crate::{
 
 /// How long a service may take to answer a command.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// The problem's detail when a subscription is not possible.
-const NOTHING_FOLLOWED: &str = "Events cannot be followed: the connection to the mesh is closed.";
 /// The subject prefix under which services query each other's state.
 pub(crate) const STATE: &str = "state.";
 /// How long a service may take to answer a ping.
@@ -165,13 +166,13 @@ impl MeshClient {
     /// it: the broker sees the subscription first, because both use the same connection.
     ///
     /// # Errors
-    /// `unavailable` when the connection is closed for good.
-    pub async fn follow(&self, what: &[&str]) -> Result<Following, Problem> {
+    /// When the connection is closed for good.
+    pub async fn follow(&self, what: &[&str]) -> Result<Following, StreamError> {
         let mut all = SelectAll::new();
         for what in what {
             let subject = format!("{LIVE}onsale.{what}.>");
             let subscriber = self.0.subscribe(subject).await;
-            all.push(subscriber.map_err(|cause| away(NOTHING_FOLLOWED, cause))?);
+            all.push(subscriber.map_err(StreamError::not_followed)?);
         }
         Ok(Following { messages: all, pending: VecDeque::new() })
     }
@@ -180,10 +181,10 @@ impl MeshClient {
     /// [`MeshClient::follow`], it misses nothing that follows from a later command or query.
     ///
     /// # Errors
-    /// `unavailable` when the connection is closed for good.
-    pub async fn listen(&self, name: &str, key: Uuid) -> Result<Announcements, Problem> {
+    /// When the connection is closed for good.
+    pub async fn listen(&self, name: &str, key: Uuid) -> Result<Announcements, StreamError> {
         let subscriber = self.0.subscribe(format!("{LIVE}{name}.{key}")).await;
-        subscriber.map(Announcements).map_err(|cause| away(NOTHING_FOLLOWED, cause))
+        subscriber.map(Announcements).map_err(StreamError::not_followed)
     }
 
     /// Changes with each new connection to the broker: a follower has missed the events that

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use async_nats::{HeaderMap, Message, Subscriber, header::NATS_MESSAGE_ID};
-use events::{Problem, Timestamp};
+use events::Timestamp;
 use futures::StreamExt;
 use uuid::Uuid;
 
@@ -16,15 +16,13 @@ use crate::{
     deadline::within,
     nats::error::BrokerError,
     nats::link::{BROKER, stream_of},
-    nats::problem::away,
+    nats::problem::StreamError,
 };
 
 /// Maximum number of messages in one read.
 pub const STORED_MESSAGES_MAX: usize = 1_000;
 /// Approximate maximum size of one read, in bytes.
 const STORED_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The problem's detail when the broker does not deliver stored messages.
-const UNREAD: &str = "Stored events cannot be read right now.";
 /// How long JetStream may take to deliver stored messages.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,13 +43,13 @@ impl MeshClient {
     /// there are no more.
     ///
     /// # Errors
-    /// `unavailable` when JetStream does not answer.
+    /// When JetStream does not answer.
     pub async fn stored_since(
         &self,
         service: &str,
         after: u64,
         limit: usize,
-    ) -> Result<Vec<StoredEvent>, Problem> {
+    ) -> Result<Vec<StoredEvent>, StreamError> {
         let mut from = (after + 1) / EVENTS_A_SEQUENCE;
         loop {
             let messages = self.stored_messages(service, from, limit).await?;
@@ -75,10 +73,10 @@ impl MeshClient {
         service: &str,
         from: u64,
         limit: usize,
-    ) -> Result<Vec<StoredMessage>, Problem> {
+    ) -> Result<Vec<StoredMessage>, StreamError> {
         let stream = stream_of(service);
         let messages = self.link().stored(&stream, from.max(1), limit).await;
-        let messages = messages.map_err(|cause| away(UNREAD, cause))?;
+        let messages = messages.map_err(StreamError::unread)?;
         Ok(messages.iter().map(StoredMessage::of).collect())
     }
 
@@ -86,11 +84,11 @@ impl MeshClient {
     ///
     /// # Errors
     /// As [`MeshClient::stored_since`].
-    pub async fn last_position(&self, service: &str) -> Result<u64, Problem> {
+    pub async fn last_position(&self, service: &str) -> Result<u64, StreamError> {
         let stream = stream_of(service);
         let last = self.link().direct_get(&stream, r#"{"last_by_subj":">"}"#.into()).await;
-        let mut replies = last.map_err(|cause| away(UNREAD, cause))?;
-        let last = next_stored(&mut replies).await.map_err(|cause| away(UNREAD, cause))?;
+        let mut replies = last.map_err(StreamError::unread)?;
+        let last = next_stored(&mut replies).await.map_err(StreamError::unread)?;
         let sequence = last.map_or(0, |last| StoredMessage::of(&last).sequence);
         Ok(if sequence == 0 { 0 } else { sequence * EVENTS_A_SEQUENCE + EVENTS_A_SEQUENCE - 1 })
     }
@@ -100,10 +98,10 @@ impl MeshClient {
     /// The extent of a service's stream, and when it was created.
     ///
     /// # Errors
-    /// `unavailable` when JetStream does not answer, or there is no such stream.
-    pub async fn extent(&self, service: &str) -> Result<Extent, Problem> {
+    /// When JetStream does not answer, or there is no such stream.
+    pub async fn extent(&self, service: &str) -> Result<Extent, StreamError> {
         let state = self.link().state_of(&stream_of(service)).await;
-        let state = state.map_err(|cause| away(UNREAD, cause))?;
+        let state = state.map_err(StreamError::unread)?;
         Ok(Extent {
             first: state.first_sequence,
             last: state.last_sequence,
@@ -115,7 +113,7 @@ impl MeshClient {
     ///
     /// # Errors
     /// As [`MeshClient::stored_since`].
-    pub async fn last_sequence(&self, service: &str) -> Result<u64, Problem> {
+    pub async fn last_sequence(&self, service: &str) -> Result<u64, StreamError> {
         Ok(self.last_position(service).await? / EVENTS_A_SEQUENCE)
     }
 }
@@ -125,9 +123,9 @@ impl MeshClient {
     ///
     /// # Errors
     /// As [`MeshClient::stored_since`].
-    pub async fn consumers(&self, service: &str) -> Result<Vec<ConsumerState>, Problem> {
+    pub async fn consumers(&self, service: &str) -> Result<Vec<ConsumerState>, StreamError> {
         let consumers = self.link().consumers(&stream_of(service)).await;
-        consumers.map_err(|cause| away(UNREAD, cause))
+        consumers.map_err(StreamError::unread)
     }
 }
 

@@ -154,11 +154,14 @@ async fn observe_readers(
         if at == 0 || observed.contains_key(&(wiring.service, producer)) {
             continue;
         }
-        let last = client.last_sequence(producer).await.map_err(|problem| problem.detail)?;
+        let last = client.last_sequence(producer).await.map_err(|error| error.to_string())?;
         let waiting = last.saturating_sub(at);
         let next = match waiting {
             0 => Vec::new(),
-            _ => client.stored_messages(producer, at + 1, 1).await.map_err(|p| p.detail)?,
+            _ => client
+                .stored_messages(producer, at + 1, 1)
+                .await
+                .map_err(|error| error.to_string())?,
         };
         let since = next.first().and_then(|message| message.events.first()?.at());
         observed.insert((wiring.service, producer), Progress::Reader { waiting, since, at });

@@ -35,7 +35,7 @@ pub(crate) async fn compare(
         // A service that emits nothing has no stream.
         return Ok((ComparedOutbox::default(), Vec::new()));
     }
-    let unread = |problem: events::Problem| anyhow!("the stream of {service}: {problem}");
+    let unread = |error: mesh::StreamError| anyhow!("the stream of {service}: {error}");
     let first = client.stored_messages(service, 0, 1).await.map_err(unread)?;
     let last = client.last_sequence(service).await.map_err(unread)?;
     let first = first.first().map_or(last + 1, |message| message.sequence);
@@ -77,7 +77,7 @@ async fn ids(
     service: &str,
     from: u64,
     to: u64,
-) -> Result<HashMap<u64, Uuid>, events::Problem> {
+) -> Result<HashMap<u64, Uuid>, mesh::StreamError> {
     let (mut ids, mut from) = (HashMap::new(), from);
     while from <= to {
         let messages = client.stored_messages(service, from, STORED_MESSAGES_MAX).await?;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use events::{EventId, Problem, Timestamp, producer_of};
+use events::{EventId, Timestamp, producer_of};
 use futures::{StreamExt, stream::BoxStream};
 use tokio::time::Instant;
 use tracing::warn;
@@ -14,8 +14,8 @@ use super::{
     function_call::ValkeyHandler,
 };
 use crate::{
-    Caller, MeshClient, Service, StoredEvent, clock, nats::stored::STORED_MESSAGES_MAX,
-    store::engine::Failure,
+    Caller, MeshClient, Service, StoredEvent, StreamError, clock,
+    nats::stored::STORED_MESSAGES_MAX, store::engine::Failure,
 };
 
 /// How long the live generation may take to consume what the shadow has read.
@@ -236,6 +236,6 @@ impl<L: LuaModule> Building<'_, L> {
     }
 }
 
-fn unread(problem: Problem) -> Failure {
-    Failure::Unavailable(problem.to_string())
+fn unread(error: StreamError) -> Failure {
+    Failure::Unavailable(error.to_string())
 }

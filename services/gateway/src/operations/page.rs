@@ -1,0 +1,15 @@
+//! Which page of a list: the parameters that all lists have.
+
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// Which page of a list.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageParams {
+    /// `next_cursor` of the previous page.
+    pub(crate) cursor: Option<String>,
+    /// Entries wanted, 1 to 100; 20 when absent.
+    pub(crate) limit: Option<u32>,
+}
