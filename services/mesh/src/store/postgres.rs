@@ -1,13 +1,16 @@
 //! The PostgreSQL engine: inbox, unit of work, outbox and parked events in one transaction.
 
 mod check;
+mod gates;
 pub(crate) mod limits;
 mod migrations;
 pub(crate) mod outbox;
 mod parked;
 pub mod partitions;
 mod positions;
+mod problem;
 mod reached;
+mod rows;
 mod transaction;
 
 use std::{
@@ -41,11 +44,14 @@ use crate::{
 };
 
 pub use check::{check, connect, default_partitions};
+pub use gates::{GATES, close_gates, gates};
 pub(crate) use limits::{ANSWER_TIMEOUT, POSTGRES};
 pub use migrations::{Migrations, migrator};
 pub use outbox::backlog;
 pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
+pub use problem::{read_failed, unknown};
+pub use rows::{Rows, column};
 
 /// The migrations of the mesh's own tables, which every service's database has.
 pub static MESH_MIGRATIONS: Migrations =
