@@ -14,7 +14,8 @@ use mesh::{Caller, Context, Execute, Refusal};
 use crate::{
     Config, domain,
     plan::{self, PlanError},
-    unit_of_work::{Entered, Keys, UnitOfWork},
+    team::Entered,
+    unit_of_work::{Keys, UnitOfWork},
 };
 
 impl UnitOfWork {
@@ -121,7 +122,7 @@ impl Execute<CancelSchedule> for UnitOfWork {
             reason: how.reason.clone(),
             by: how.by,
         });
-        self.cancel(cancelled.clone(), how);
+        self.schedules.put(cancelled.schedule_id, cancelled.clone());
         Ok(cancelled)
     }
 }
@@ -316,7 +317,7 @@ mod tests {
         let mut ctx = Context::at(now(), &config, &caller, schedule_id().0);
         let answer = unit.execute(&open_schedule(PLAN), &mut ctx);
         assert!(refused(answer).is(codes::SEAT_PLAN_INVALID));
-        assert!(ctx.emitted().is_empty() && unit.schedules.is_empty());
+        assert!(ctx.emitted().is_empty() && unit.schedules.dirty().is_empty());
     }
 
     #[test]
@@ -328,7 +329,7 @@ mod tests {
         let (answer, _) =
             execute(&mut unit, &Caller::Anonymous, schedule_id().0, &open_schedule(PLAN));
         assert!(refused(answer).is(codes::UNAUTHENTICATED));
-        assert!(emitted.is_empty() && unit.schedules.is_empty());
+        assert!(emitted.is_empty() && unit.schedules.dirty().is_empty());
     }
 
     #[test]
