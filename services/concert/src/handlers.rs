@@ -13,7 +13,7 @@ use mesh::{Caller, Context, Execute, Refusal};
 
 use crate::{
     Config, domain,
-    plan::{self, PlanError},
+    plan::{self, Flaw, PlanError},
     team::Entered,
     unit_of_work::{Keys, UnitOfWork},
 };
@@ -92,11 +92,7 @@ fn check_size(opened: &ScheduleOpened, bytes_max: usize) -> Result<(), Problem> 
     if bytes <= bytes_max {
         return Ok(());
     }
-    Err(PlanError::of_the_whole(format!(
-        "the plan takes {bytes} bytes as an event, at most {bytes_max} are allowed: \
-         shorten names, and keep seats of one row and price together"
-    ))
-    .into())
+    Err(PlanError::of_the_whole(Flaw::TooLarge { bytes, max: bytes_max }).into())
 }
 
 impl Execute<CancelSchedule> for UnitOfWork {
