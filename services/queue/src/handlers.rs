@@ -14,8 +14,8 @@ use mesh::{
 };
 
 use crate::{
-    Config, Room,
     domain::{self, Pace, Seen},
+    room::{Config, Room},
 };
 
 impl CallOn<ScheduleOpened> for Room {
