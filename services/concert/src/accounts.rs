@@ -6,12 +6,15 @@ use events::{
     concert::OrganizerRemoved,
     user::{Role, UserRoleGranted, UserWithdrawn},
 };
-use mesh::{Caller, Context, Execute, Meta, Read, Refusal, StoredEvent, engine::Failure};
+use mesh::{
+    Caller, Context, Execute, Meta, QueryContext, Read, Refusal, StoredEvent, engine::Failure,
+    postgres::Postgres,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    Config, Ctx,
+    Config,
     team::Account,
     unit_of_work::{Keys, UnitOfWork},
 };
@@ -52,7 +55,10 @@ impl NoteAccount {
 /// matter here, or a comparison of that position with the stream would report a reader that has
 /// stopped. A repeated note changes nothing and the order of notes does not matter, so they go
 /// into a batch together.
-pub(crate) async fn take(ctx: Ctx, read: &Read) -> Result<(), Failure> {
+pub(crate) async fn take(
+    ctx: QueryContext<Postgres<UnitOfWork>>,
+    read: &Read,
+) -> Result<(), Failure> {
     if !read.has_moved() {
         return Ok(());
     }
@@ -91,7 +97,7 @@ impl Execute<NoteAccount> for UnitOfWork {
             false => Account { is_organizer: true, ..known },
         };
         if noted != known {
-            *self.account(user_id) = noted;
+            self.accounts.put(user_id, noted);
         }
         if !is_gone {
             return Ok(());

@@ -13,8 +13,9 @@ use mesh::{Caller, Context, Execute, Refusal};
 
 use crate::{
     Config, domain,
-    plan::{self, PlanError},
-    unit_of_work::{Entered, Keys, UnitOfWork},
+    plan::{self, Flaw, PlanError},
+    team::Entered,
+    unit_of_work::{Keys, UnitOfWork},
 };
 
 impl UnitOfWork {
@@ -91,11 +92,7 @@ fn check_size(opened: &ScheduleOpened, bytes_max: usize) -> Result<(), Problem> 
     if bytes <= bytes_max {
         return Ok(());
     }
-    Err(PlanError::of_the_whole(format!(
-        "the plan takes {bytes} bytes as an event, at most {bytes_max} are allowed: \
-         shorten names, and keep seats of one row and price together"
-    ))
-    .into())
+    Err(PlanError::of_the_whole(Flaw::TooLarge { bytes, max: bytes_max }).into())
 }
 
 impl Execute<CancelSchedule> for UnitOfWork {
@@ -121,7 +118,7 @@ impl Execute<CancelSchedule> for UnitOfWork {
             reason: how.reason.clone(),
             by: how.by,
         });
-        self.cancel(cancelled.clone(), how);
+        self.schedules.put(cancelled.schedule_id, cancelled.clone());
         Ok(cancelled)
     }
 }
@@ -316,7 +313,7 @@ mod tests {
         let mut ctx = Context::at(now(), &config, &caller, schedule_id().0);
         let answer = unit.execute(&open_schedule(PLAN), &mut ctx);
         assert!(refused(answer).is(codes::SEAT_PLAN_INVALID));
-        assert!(ctx.emitted().is_empty() && unit.schedules.is_empty());
+        assert!(ctx.emitted().is_empty() && unit.schedules.dirty().is_empty());
     }
 
     #[test]
@@ -328,7 +325,7 @@ mod tests {
         let (answer, _) =
             execute(&mut unit, &Caller::Anonymous, schedule_id().0, &open_schedule(PLAN));
         assert!(refused(answer).is(codes::UNAUTHENTICATED));
-        assert!(emitted.is_empty() && unit.schedules.is_empty());
+        assert!(emitted.is_empty() && unit.schedules.dirty().is_empty());
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //!    map at one sequence and every change after it give the current map.
 
 mod accounts;
+mod config;
 mod domain;
 mod handlers;
 mod map;
@@ -45,6 +46,7 @@ use events::{
 };
 use mesh::{Allow, Link, QueryContext, Running, Service, postgres::Postgres};
 
+pub use config::Config;
 pub use seats::{MapConfig, REBUILT_FROM, SeatMaps, map_service, start_map};
 pub use unit_of_work::{Keys, UnitOfWork};
 
@@ -61,21 +63,6 @@ pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations![
 
 /// Account events that are handled before the reader's position is saved.
 const READ_BATCH: usize = 100;
-
-/// What can be configured.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Bytes of a `concert.schedule_opened` at most. An event too large for the broker must
-    /// be refused while its organizer still waits for the answer.
-    pub opened_bytes_max: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        // `max_payload` of the broker is 8 MiB, headers included.
-        Self { opened_bytes_max: 7_000_000 }
-    }
-}
 
 type Ctx = QueryContext<Postgres<UnitOfWork>>;
 

@@ -5,26 +5,18 @@
 //! reason, so that the organizer can correct the file without guessing. A value with one meaning
 //! is accepted in any notation; an ambiguous one is refused.
 
+mod mistake;
 mod numbers;
 mod table;
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use events::{Problem, SeatId, codes, concert::SeatBlock};
+use events::{SeatId, concert::SeatBlock};
 
+use mistake::Wrong;
+pub use mistake::{FIELDS, Flaw, PRICE_MAX, PlanError, SEATS_MAX};
 use numbers::Seats;
 use table::{Row, Table};
-
-/// The columns of a plan, in any order.
-pub const FIELDS: [&str; 4] = ["section", "row", "seat", "price"];
-/// Seats of a plan at most.
-pub const SEATS_MAX: usize = 100_000;
-/// Points for one seat at most.
-pub const PRICE_MAX: i64 = 100_000_000;
-
-/// The part of a refusal that explains how to write a standing area.
-const STANDING: &str = "a standing area is sold by number: leave `row` empty and write its \
-                        numbers as `seat`, for example `1-300`";
 
 /// A seat plan without mistakes.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,40 +26,6 @@ pub struct Plan {
     /// The number of its seats.
     pub seats_total: usize,
 }
-
-/// The first mistake of a seat plan.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}, column {column}: {reason}")]
-pub struct PlanError {
-    /// Line of the file, from 1.
-    pub line: u64,
-    /// Column of the line, from 1.
-    pub column: usize,
-    /// Name of the column; empty for one that a plan does not need.
-    pub field: &'static str,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-impl PlanError {
-    /// A mistake of the whole file, reported at line 1, column 1.
-    pub fn of_the_whole(reason: impl Into<String>) -> Self {
-        Self { line: 1, column: 1, field: "", reason: reason.into() }
-    }
-}
-
-impl From<PlanError> for Problem {
-    fn from(error: PlanError) -> Self {
-        Self::new(codes::SEAT_PLAN_INVALID, error.to_string())
-            .with("line", error.line)
-            .with("column", error.column)
-            .with("field", error.field)
-            .with("reason", error.reason)
-    }
-}
-
-/// What is wrong with one field of a line: the column from 1, its name, and why.
-type Wrong = (usize, &'static str, String);
 
 /// Parses a plan. It accepts a byte order mark, any line ends, blank lines and quotes, `;` and
 /// tabs between the fields, a line `sep=;`, empty columns and lines at the end, blanks around
@@ -108,7 +66,7 @@ impl Draft {
         let price = row.field("price", numbers::price)?;
         let wrong = |field: &'static str, reason| (row.column(field), field, reason);
         if self.seen.len() + seats.count() > SEATS_MAX {
-            return Err(wrong("section", format!("a plan has at most {SEATS_MAX} seats")));
+            return Err(wrong("section", Flaw::TooManySeats));
         }
         self.check_section(&section, row.line).map_err(|reason| wrong("section", reason))?;
         let seats = seats.names();
@@ -128,14 +86,14 @@ impl Draft {
     }
 
     /// Refuses two seats that look alike on a ticket.
-    fn enter(&mut self, id: SeatId, line: u64) -> Result<(), String> {
+    fn enter(&mut self, id: SeatId, line: u64) -> Result<(), Flaw> {
         let look = text::look(&id.0);
         if let Some(at) = self.seen.get(&id.0) {
-            return Err(format!("seat {id} is on line {at} already"));
+            return Err(Flaw::SeatTwice(id, *at));
         }
         // Either both seats have such letters, or only one of the two.
         if let Some(at) = self.looks.get(&look).or_else(|| self.seen.get(&look)) {
-            return Err(format!("seat {id} looks like the one on line {at}; its letters differ"));
+            return Err(Flaw::SeatLooksAlike(id, *at));
         }
         if look != id.0 {
             self.looks.insert(look, line);
@@ -145,11 +103,12 @@ impl Draft {
     }
 
     /// Refuses two sections that have the same form in seat ids: they would be counted as one.
-    fn check_section(&mut self, section: &str, line: u64) -> Result<(), String> {
+    fn check_section(&mut self, section: &str, line: u64) -> Result<(), Flaw> {
         match self.sections.entry(SeatId::part(section)) {
             Entry::Occupied(known) if known.get().0 != section => {
                 let (other, at) = known.get();
-                Err(format!("`{section}` is too much like `{other}` on line {at}: rename one"))
+                let (section, other) = (section.to_owned(), other.clone());
+                Err(Flaw::SectionLooksAlike { section, other, line: *at })
             }
             Entry::Occupied(_) => Ok(()),
             Entry::Vacant(new) => {
@@ -161,7 +120,7 @@ impl Draft {
 
     fn finish(self) -> Result<Plan, PlanError> {
         if self.blocks.is_empty() {
-            return Err(PlanError::of_the_whole("the plan has no seats"));
+            return Err(PlanError::of_the_whole(Flaw::NoSeats));
         }
         Ok(Plan { blocks: self.blocks, seats_total: self.seen.len() })
     }
@@ -176,10 +135,9 @@ fn seats_of(row: &Row<'_>) -> Result<Seats, Wrong> {
             numbers::capacity(capacity).map_err(|reason| (row.column("capacity"), "", reason))
         }
         Some(capacity) if !capacity.is_empty() && text::same_name(capacity) != "1" => {
-            let reason = format!("a line has a `seat` or a `capacity`, and not both; {STANDING}");
-            Err((row.column("capacity"), "", reason))
+            Err((row.column("capacity"), "", Flaw::SeatAndCapacity))
         }
-        _ if empty => Err((column, "seat", format!("must not be empty; {STANDING}"))),
+        _ if empty => Err((column, "seat", Flaw::NoName)),
         _ => match numbers::range(seat).map_err(|reason| (column, "seat", reason))? {
             Some(seats) => Ok(seats),
             None => row.field("seat", name).map(Seats::One),
@@ -188,18 +146,17 @@ fn seats_of(row: &Row<'_>) -> Result<Seats, Wrong> {
 }
 
 /// A name as it is stored.
-fn name(typed: &str) -> Result<String, String> {
-    let name = text::name(typed, 1..=SeatId::NAME_CHARS_MAX).map_err(|flaw| flaw.to_string())?;
+fn name(typed: &str) -> Result<String, Flaw> {
+    let name = text::name(typed, 1..=SeatId::NAME_CHARS_MAX)?;
     if name.len() > SeatId::NAME_BYTES_MAX {
-        let (bytes, max) = (name.len(), SeatId::NAME_BYTES_MAX);
-        return Err(format!("has {bytes} bytes; at most {max} are allowed"));
+        return Err(Flaw::LongName(name.len()));
     }
     Ok(name)
 }
 
-fn name_of_row(typed: &str) -> Result<String, String> {
+fn name_of_row(typed: &str) -> Result<String, Flaw> {
     match typed {
-        "" => Err(format!("must not be empty; {STANDING}")),
+        "" => Err(Flaw::NoName),
         typed => name(typed),
     }
 }

@@ -6,9 +6,8 @@ use std::{
 };
 
 use events::{Problem, ScheduleId, codes, concert::SeatBlock};
+use mesh::postgres::read_failed;
 use sqlx::{PgPool, types::Json};
-
-use crate::queries::read_error;
 
 /// The stored plan of a schedule.
 ///
@@ -23,7 +22,7 @@ pub(crate) async fn read(
             .bind(schedule_id.0)
             .fetch_optional(pool)
             .await
-            .map_err(read_error)?;
+            .map_err(read_failed)?;
     let Some(Json(plan)) = stored else {
         return Err(Problem::new(codes::NOT_FOUND, "There is no such schedule."));
     };

@@ -9,7 +9,7 @@ use events::{
     state::{ScheduleStated, StateSchedules, Stated},
     user::Role,
 };
-use mesh::{Caller, engine::Failure, page::Cut};
+use mesh::{Caller, page::Cut, postgres::read_failed};
 use sqlx::{PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
@@ -48,9 +48,9 @@ pub(crate) async fn concerts(
         .bind(cut.rows())
         .bind(query)
     };
-    let rows = rows.fetch_all(pool).await.map_err(read_error)?;
+    let rows = rows.fetch_all(pool).await.map_err(read_failed)?;
     let concerts: Vec<_> =
-        rows.iter().map(concert_of).collect::<sqlx::Result<_>>().map_err(read_error)?;
+        rows.iter().map(concert_of).collect::<sqlx::Result<_>>().map_err(read_failed)?;
     Ok(cut.page(concerts, |concert| concert.concert_id.0))
 }
 
@@ -67,7 +67,7 @@ pub(crate) async fn concert(pool: &PgPool, command: GetConcert) -> Result<Concer
         .fetch_optional(pool)
         .await
         .and_then(|row| row.as_ref().map(concert_of).transpose())
-        .map_err(read_error)?
+        .map_err(read_failed)?
         .ok_or_else(no_concert)
 }
 
@@ -86,12 +86,15 @@ pub(crate) async fn schedules(
     .bind(cut.rows())
     .fetch_all(pool)
     .await
-    .map_err(read_error)?;
+    .map_err(read_failed)?;
     if rows.is_empty() {
         check_concert(command.concert_id, pool).await?;
     }
-    let mut schedules: Vec<_> =
-        rows.iter().map(unit_of_work::schedule).collect::<sqlx::Result<_>>().map_err(read_error)?;
+    let mut schedules: Vec<_> = rows
+        .iter()
+        .map(unit_of_work::schedule)
+        .collect::<sqlx::Result<_>>()
+        .map_err(read_failed)?;
     let now = mesh::clock::now();
     for schedule in &mut schedules {
         schedule.state = domain::state_at(schedule, now);
@@ -106,12 +109,12 @@ pub(crate) async fn organizers(
     caller: &Caller,
 ) -> Result<Organizers, Problem> {
     let GetOrganizers { concert_id } = command;
-    let keys = unit_of_work::Keys { concerts: [concert_id].into(), ..Default::default() };
-    let mut connection = pool.acquire().await.map_err(read_error)?;
-    let found = team::concerts(&keys, &mut connection).await.map_err(read_error)?;
-    let organizers = found.into_values().next().ok_or_else(no_concert)?.organizers;
-    domain::actor(&organizers, caller.user_id()?, caller.has(Role::Operator))?;
-    Ok(domain::listed(concert_id, &organizers))
+    let mut connection = pool.acquire().await.map_err(read_failed)?;
+    let wanted = [concert_id].into();
+    let found = team::concerts(&wanted, false, &mut connection).await.map_err(read_failed)?;
+    let organizers = &found.get(&concert_id).ok_or_else(no_concert)?.organizers;
+    domain::actor(organizers, caller.user_id()?, caller.has(Role::Operator))?;
+    Ok(domain::listed(concert_id, organizers))
 }
 
 fn concert_of(row: &PgRow) -> sqlx::Result<Concert> {
@@ -141,12 +144,13 @@ pub(crate) async fn stated(
     .bind(STATED_MAX)
     .fetch_all(pool)
     .await
-    .map_err(read_error)?;
+    .map_err(read_failed)?;
     let stated = |row: &PgRow| {
         let title = row.try_get("title")?;
         Ok(ScheduleStated { schedule: unit_of_work::schedule(row)?, title })
     };
-    let items: Vec<_> = rows.iter().map(stated).collect::<sqlx::Result<_>>().map_err(read_error)?;
+    let items: Vec<_> =
+        rows.iter().map(stated).collect::<sqlx::Result<_>>().map_err(read_failed)?;
     let last = items.last().filter(|_| items.len() as i64 == STATED_MAX);
     let next = last.map(|last: &ScheduleStated| last.schedule.schedule_id);
     Ok(Stated { items, next })
@@ -159,21 +163,10 @@ async fn check_concert(concert_id: ConcertId, pool: &PgPool) -> Result<(), Probl
             .bind(concert_id.0)
             .fetch_one(pool)
             .await
-            .map_err(read_error)?;
+            .map_err(read_failed)?;
     if exists { Ok(()) } else { Err(no_concert()) }
 }
 
 fn no_concert() -> Problem {
     Problem::new(codes::NOT_FOUND, "There is no such concert.")
-}
-
-/// The problem of a failed read, without internal details.
-pub(crate) fn read_error(error: sqlx::Error) -> Problem {
-    match Failure::from(error) {
-        failure if failure.is_lost() => codes::UNAVAILABLE.into(),
-        failure => {
-            tracing::error!(%failure, "a read failed");
-            codes::INTERNAL.into()
-        }
-    }
 }

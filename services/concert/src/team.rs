@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use events::{ConcertId, Timestamp, UserId, concert::Organizer};
+use events::{
+    ConcertId, Timestamp, UserId,
+    concert::{Actor, Organizer},
+    user::Role,
+};
+use mesh::postgres::{Rows, column, unknown};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::{
-    domain::Organizers,
-    unit_of_work::{Entered, Keys, actor, column, role_name},
-};
+use crate::domain::Organizers;
 
 /// What the events say of an account. They come in any order, and neither is ever undone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,20 +22,46 @@ pub(crate) struct Account {
     pub(crate) is_gone: bool,
 }
 
-/// Loads and locks the accounts in `keys`.
+/// What the handlers need to know of a concert.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Entered {
+    pub(crate) title: String,
+    pub(crate) organizers: Organizers,
+}
+
+/// The actor in two columns: the account and its role.
+pub(crate) fn actor(by: Option<Uuid>, role: Option<String>) -> sqlx::Result<Option<Actor>> {
+    let (Some(by), Some(role)) = (by, role) else { return Ok(None) };
+    let role = match role.as_str() {
+        "organizer" => Role::Organizer,
+        "operator" => Role::Operator,
+        other => return Err(unknown("actor role", other)),
+    };
+    Ok(Some(Actor { user_id: UserId(by), role }))
+}
+
+/// A role as it is stored.
+pub(crate) fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Fan => "fan",
+        Role::Organizer => "organizer",
+        Role::Operator => "operator",
+    }
+}
+
+/// Loads and locks accounts.
 pub(crate) async fn accounts(
-    keys: &Keys,
+    wanted: &BTreeSet<UserId>,
     tx: &mut PgConnection,
-) -> sqlx::Result<BTreeMap<UserId, Account>> {
-    let wanted: Vec<Uuid> = keys.accounts.union(&keys.gone).map(|id| id.0).collect();
+) -> sqlx::Result<Rows<UserId, Account>> {
     if wanted.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok(Rows::default());
     }
     let rows: Vec<(Uuid, bool, bool)> = sqlx::query_as(
         "select user_id, is_organizer, is_gone from accounts where user_id = any($1)
          order by user_id for update",
     )
-    .bind(wanted)
+    .bind(wanted.iter().map(|id| id.0).collect::<Vec<_>>())
     .fetch_all(tx)
     .await?;
     let account = |(id, is_organizer, is_gone)| (UserId(id), Account { is_organizer, is_gone });
@@ -57,19 +85,20 @@ pub(crate) async fn concerts_of(
     Ok(ids.into_iter().map(ConcertId).collect())
 }
 
-/// Loads concerts with their organizers. Concerts whose organizers may change are locked first;
-/// the organizers are read by a later statement.
+/// Loads concerts with their organizers. When organizers may change, the concerts are locked
+/// first; the organizers are read by a later statement.
 pub(crate) async fn concerts(
-    keys: &Keys,
+    wanted: &BTreeSet<ConcertId>,
+    may_change: bool,
     tx: &mut PgConnection,
-) -> sqlx::Result<BTreeMap<ConcertId, Entered>> {
-    let wanted: Vec<Uuid> = keys.concerts.union(&keys.teams).map(|id| id.0).collect();
+) -> sqlx::Result<Rows<ConcertId, Entered>> {
+    let wanted: Vec<Uuid> = wanted.iter().map(|id| id.0).collect();
     if wanted.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok(Rows::default());
     }
-    let statement = match keys.teams.is_empty() {
-        true => "select concert_id, title from concerts where concert_id = any($1)",
-        false => {
+    let statement = match may_change {
+        false => "select concert_id, title from concerts where concert_id = any($1)",
+        true => {
             "select concert_id, title from concerts where concert_id = any($1)
              order by concert_id for no key update"
         }
@@ -92,15 +121,15 @@ pub(crate) async fn concerts(
             concert.organizers.insert(organizer.user_id, organizer);
         }
     }
-    Ok(concerts)
+    Ok(concerts.into_iter().collect())
 }
 
 /// Saves changed accounts.
 pub(crate) async fn save_accounts(
-    changed: Vec<(UserId, Account)>,
+    dirty: &[(&UserId, &Account)],
     tx: &mut PgConnection,
 ) -> sqlx::Result<()> {
-    if changed.is_empty() {
+    if dirty.is_empty() {
         return Ok(());
     }
     sqlx::query(
@@ -110,9 +139,9 @@ pub(crate) async fn save_accounts(
              is_organizer = accounts.is_organizer or excluded.is_organizer,
              is_gone = accounts.is_gone or excluded.is_gone",
     )
-    .bind(column(&changed, |(id, _)| id.0))
-    .bind(column(&changed, |(_, account)| account.is_organizer))
-    .bind(column(&changed, |(_, account)| account.is_gone))
+    .bind(column(dirty, |(id, _)| id.0))
+    .bind(column(dirty, |(_, account)| account.is_organizer))
+    .bind(column(dirty, |(_, account)| account.is_gone))
     .execute(tx)
     .await?;
     Ok(())
@@ -121,15 +150,15 @@ pub(crate) async fn save_accounts(
 /// Saves the organizers of concerts. Each concert's row is locked, except one that this very
 /// batch inserts.
 pub(crate) async fn save(
-    changed: Vec<(ConcertId, &Organizers)>,
+    dirty: &[(&ConcertId, &Entered)],
     tx: &mut PgConnection,
 ) -> sqlx::Result<()> {
-    if changed.is_empty() {
+    if dirty.is_empty() {
         return Ok(());
     }
-    let rows: Vec<(ConcertId, &Organizer)> = changed
+    let rows: Vec<(ConcertId, &Organizer)> = dirty
         .iter()
-        .flat_map(|(id, organizers)| organizers.values().map(|organizer| (*id, organizer)))
+        .flat_map(|(id, entered)| entered.organizers.values().map(|organizer| (**id, organizer)))
         .collect();
     let (concerts, users) = (column(&rows, |row| row.0.0), column(&rows, |row| row.1.user_id.0));
     sqlx::query(
@@ -138,7 +167,7 @@ pub(crate) async fn save(
              select from unnest($2::uuid[], $3::uuid[]) as k (concert_id, user_id)
              where k.concert_id = o.concert_id and k.user_id = o.user_id)",
     )
-    .bind(column(&changed, |(id, _)| id.0))
+    .bind(column(dirty, |(id, _)| id.0))
     .bind(&concerts)
     .bind(&users)
     .execute(&mut *tx)

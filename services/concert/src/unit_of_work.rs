@@ -4,15 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use events::{
     ConcertId, ScheduleId, Timestamp, UserId,
-    concert::{Actor, Admission, Cancellation, Concert, Schedule, ScheduleState, SeatBlock},
-    user::Role,
+    concert::{Admission, Cancellation, Concert, Schedule, ScheduleState, SeatBlock},
 };
+use mesh::postgres::{Rows, column};
 use sqlx::{PgConnection, Row, postgres::PgRow, types::Json};
 use text::search::beginnings;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
-use crate::{Config, team};
+use crate::{
+    Config,
+    domain::Organizers,
+    team::{self, Account, Entered, actor, role_name},
+};
 
 /// The keys of what a batch loads.
 #[derive(Debug, Default)]
@@ -31,21 +34,12 @@ pub struct Keys {
 #[derive(Debug, Default)]
 pub struct UnitOfWork {
     /// Each concert: its title and its organizers.
-    pub(crate) concerts: BTreeMap<ConcertId, Entered>,
-    pub(crate) schedules: BTreeMap<ScheduleId, Schedule>,
-    pub(crate) accounts: BTreeMap<UserId, team::Account>,
+    pub(crate) concerts: Rows<ConcertId, Entered>,
+    pub(crate) schedules: Rows<ScheduleId, Schedule>,
+    pub(crate) accounts: Rows<UserId, Account>,
     new_concerts: Vec<(UserId, Concert)>,
-    new_schedules: Vec<(Schedule, Vec<SeatBlock>)>,
-    cancelled: Vec<(ScheduleId, Cancellation)>,
-    changed_teams: BTreeSet<ConcertId>,
-    changed_accounts: BTreeSet<UserId>,
-}
-
-/// What the handlers need to know of a concert.
-#[derive(Debug, Default)]
-pub(crate) struct Entered {
-    pub(crate) title: String,
-    pub(crate) organizers: crate::domain::Organizers,
+    /// The seats of the new schedules.
+    plans: BTreeMap<ScheduleId, Vec<SeatBlock>>,
 }
 
 impl UnitOfWork {
@@ -58,28 +52,19 @@ impl UnitOfWork {
         };
         let organizers = [(organizer_id, first)].into();
         let entered = Entered { title: concert.title.clone(), organizers };
-        self.concerts.insert(concert.concert_id, entered);
-        self.changed_teams.insert(concert.concert_id);
+        self.concerts.add(concert.concert_id, entered);
         self.new_concerts.push((organizer_id, concert));
     }
 
     /// Adds a schedule with its seats.
     pub(crate) fn open(&mut self, schedule: Schedule, seats: Vec<SeatBlock>) {
-        self.schedules.insert(schedule.schedule_id, schedule.clone());
-        self.new_schedules.push((schedule, seats));
+        self.plans.insert(schedule.schedule_id, seats);
+        self.schedules.add(schedule.schedule_id, schedule);
     }
 
-    /// Marks a schedule as cancelled.
-    pub(crate) fn cancel(&mut self, cancelled: Schedule, cancellation: Cancellation) {
-        self.cancelled.push((cancelled.schedule_id, cancellation));
-        self.schedules.insert(cancelled.schedule_id, cancelled);
-    }
-
-    /// The organizers of a concert, marked as changed.
-    pub(crate) fn team(&mut self, id: ConcertId) -> Option<&mut crate::domain::Organizers> {
-        let entered = self.concerts.get_mut(&id)?;
-        self.changed_teams.insert(id);
-        Some(&mut entered.organizers)
+    /// The organizers of a concert, to be changed.
+    pub(crate) fn team(&mut self, id: ConcertId) -> Option<&mut Organizers> {
+        self.concerts.change(&id).map(|entered| &mut entered.organizers)
     }
 
     /// The loaded concerts of which this account is an organizer.
@@ -88,12 +73,6 @@ impl UnitOfWork {
             entered.organizers.contains_key(&user_id).then_some(*id)
         };
         self.concerts.iter().filter_map(has_it).collect()
-    }
-
-    /// An account, marked as changed.
-    pub(crate) fn account(&mut self, user_id: UserId) -> &mut team::Account {
-        self.changed_accounts.insert(user_id);
-        self.accounts.entry(user_id).or_default()
     }
 }
 
@@ -106,31 +85,31 @@ impl mesh::UnitOfWork for UnitOfWork {
     /// change. The batch that makes an account an organizer holds its row: an account that is
     /// closed meanwhile waits for it, and then finds the concert.
     async fn load(mut keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
-        let mut unit = Self { accounts: team::accounts(&keys, tx).await?, ..Self::default() };
+        let accounts = keys.accounts.union(&keys.gone).copied().collect();
+        let mut unit = Self { accounts: team::accounts(&accounts, tx).await?, ..Self::default() };
         keys.teams.extend(team::concerts_of(&keys.gone, tx).await?);
         unit.schedules = schedules(&keys.schedules, tx).await?;
         keys.concerts.extend(unit.schedules.values().map(|schedule| schedule.concert_id));
-        unit.concerts = team::concerts(&keys, tx).await?;
+        let concerts = keys.concerts.union(&keys.teams).copied().collect();
+        unit.concerts = team::concerts(&concerts, !keys.teams.is_empty(), tx).await?;
         Ok(unit)
     }
 
     async fn save(self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let changed = |id: &UserId| Some((*id, *self.accounts.get(id)?));
-        team::save_accounts(self.changed_accounts.iter().filter_map(changed).collect(), tx).await?;
+        team::save_accounts(&self.accounts.dirty(), tx).await?;
         insert_concerts(self.new_concerts, tx).await?;
-        let changed = |id: &ConcertId| Some((*id, &self.concerts.get(id)?.organizers));
-        team::save(self.changed_teams.iter().filter_map(changed).collect(), tx).await?;
-        insert_schedules(self.new_schedules, tx).await?;
-        cancel_schedules(self.cancelled, tx).await
+        team::save(&self.concerts.dirty(), tx).await?;
+        insert_schedules(&self.schedules.added(), &self.plans, tx).await?;
+        cancel_schedules(&self.schedules.dirty(), tx).await
     }
 }
 
 async fn schedules(
     wanted: &BTreeSet<ScheduleId>,
     tx: &mut PgConnection,
-) -> sqlx::Result<BTreeMap<ScheduleId, Schedule>> {
+) -> sqlx::Result<Rows<ScheduleId, Schedule>> {
     if wanted.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok(Rows::default());
     }
     let rows = sqlx::query(
         "select * from schedules where schedule_id = any($1) order by schedule_id for update",
@@ -179,26 +158,6 @@ pub(crate) fn schedule(row: &PgRow) -> sqlx::Result<Schedule> {
     })
 }
 
-/// The actor in two columns: the account and its role.
-pub(crate) fn actor(by: Option<Uuid>, role: Option<String>) -> sqlx::Result<Option<Actor>> {
-    let (Some(by), Some(role)) = (by, role) else { return Ok(None) };
-    let role = match role.as_str() {
-        "organizer" => Role::Organizer,
-        "operator" => Role::Operator,
-        other => return Err(sqlx::Error::Decode(format!("unknown actor role `{other}`").into())),
-    };
-    Ok(Some(Actor { user_id: UserId(by), role }))
-}
-
-/// A role as it is stored.
-pub(crate) fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Fan => "fan",
-        Role::Organizer => "organizer",
-        Role::Operator => "operator",
-    }
-}
-
 async fn insert_concerts(new: Vec<(UserId, Concert)>, tx: &mut PgConnection) -> sqlx::Result<()> {
     if new.is_empty() {
         return Ok(());
@@ -225,14 +184,15 @@ async fn insert_concerts(new: Vec<(UserId, Concert)>, tx: &mut PgConnection) -> 
 }
 
 async fn insert_schedules(
-    new: Vec<(Schedule, Vec<SeatBlock>)>,
+    new: &[(&ScheduleId, &Schedule)],
+    plans: &BTreeMap<ScheduleId, Vec<SeatBlock>>,
     tx: &mut PgConnection,
 ) -> sqlx::Result<()> {
     if new.is_empty() {
         return Ok(());
     }
-    let ids = column(&new, |(schedule, _)| schedule.schedule_id.0);
-    let number = |read: fn(&Schedule) -> u32| column(&new, |(it, _)| read(it) as i32);
+    let ids = column(new, |(id, _)| id.0);
+    let number = |read: fn(&Schedule) -> u32| column(new, |(_, it)| read(it) as i32);
     sqlx::query(
         "insert into schedules
              (schedule_id, concert_id, venue, starts_at, opens_at, seats_total,
@@ -243,17 +203,17 @@ async fn insert_schedules(
                               $12::timestamptz[])",
     )
     .bind(&ids)
-    .bind(column(&new, |(schedule, _)| schedule.concert_id.0))
-    .bind(column(&new, |(schedule, _)| schedule.venue.clone()))
-    .bind(column(&new, |(schedule, _)| schedule.starts_at.0))
-    .bind(column(&new, |(schedule, _)| schedule.opens_at.0))
-    .bind(column(&new, |(schedule, _)| schedule.seats_total))
+    .bind(column(new, |(_, schedule)| schedule.concert_id.0))
+    .bind(column(new, |(_, schedule)| schedule.venue.as_str()))
+    .bind(column(new, |(_, schedule)| schedule.starts_at.0))
+    .bind(column(new, |(_, schedule)| schedule.opens_at.0))
+    .bind(column(new, |(_, schedule)| schedule.seats_total))
     .bind(number(|schedule| schedule.admission.per_second))
     .bind(number(|schedule| schedule.admission.active_max))
     .bind(number(|schedule| schedule.admission.pass_secs))
     .bind(number(|schedule| schedule.hold_secs))
     .bind(number(|schedule| schedule.seats_per_fan_max))
-    .bind(column(&new, |(schedule, _)| schedule.refund_until.0))
+    .bind(column(new, |(_, schedule)| schedule.refund_until.0))
     .execute(&mut *tx)
     .await?;
     sqlx::query(
@@ -261,16 +221,19 @@ async fn insert_schedules(
          select * from unnest($1::uuid[], $2::jsonb[])",
     )
     .bind(ids)
-    .bind(new.into_iter().map(|(_, blocks)| Json(blocks)).collect::<Vec<_>>())
+    .bind(column(new, |(id, _)| Json(&plans[*id])))
     .execute(tx)
     .await?;
     Ok(())
 }
 
+/// A schedule changes once: when it is cancelled.
 async fn cancel_schedules(
-    cancelled: Vec<(ScheduleId, Cancellation)>,
+    dirty: &[(&ScheduleId, &Schedule)],
     tx: &mut PgConnection,
 ) -> sqlx::Result<()> {
+    let how = |(id, it): &(&ScheduleId, &Schedule)| Some((**id, it.cancelled.clone()?));
+    let cancelled: Vec<(ScheduleId, Cancellation)> = dirty.iter().filter_map(how).collect();
     if cancelled.is_empty() {
         return Ok(());
     }
@@ -283,15 +246,10 @@ async fn cancel_schedules(
     )
     .bind(column(&cancelled, |(schedule_id, _)| schedule_id.0))
     .bind(column(&cancelled, |(_, how)| how.at.0))
-    .bind(column(&cancelled, |(_, how)| how.reason.clone()))
+    .bind(column(&cancelled, |(_, how)| how.reason.as_str()))
     .bind(column(&cancelled, |(_, how)| how.by.map(|by| by.user_id.0)))
     .bind(column(&cancelled, |(_, how)| how.by.map(|by| role_name(by.role))))
     .execute(tx)
     .await?;
     Ok(())
-}
-
-/// One column of the rows, as an array for `unnest`.
-pub(crate) fn column<T, V>(rows: &[T], read: impl Fn(&T) -> V) -> Vec<V> {
-    rows.iter().map(read).collect()
 }

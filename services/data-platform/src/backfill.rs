@@ -3,17 +3,31 @@
 use std::{sync::Arc, time::Duration};
 
 use events::Timestamp;
-use mesh::{EVENTS_A_SEQUENCE, MeshClient, STORED_MESSAGES_MAX, clock};
+use mesh::{EVENTS_A_SEQUENCE, MeshClient, STORED_MESSAGES_MAX, StreamError, clock};
 
 use crate::{
     Config,
     domain::{EVENTS, Range, Record, Totals},
-    platform::Trouble,
+    platform::{EndpointError, Trouble},
     targets::{Taken, Targets, retry_delay},
 };
 
 /// Attempts to hand over the same events before a backfill gives up; what it did stays done.
 const ATTEMPTS_MAX: u32 = 8;
+
+/// Why a backfill has stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum BackfillError {
+    /// A target can never be used.
+    #[error(transparent)]
+    Unusable(#[from] EndpointError),
+    /// The streams cannot be read.
+    #[error(transparent)]
+    Unread(#[from] StreamError),
+    /// A target does not take what it is given, for this reason.
+    #[error("{0}")]
+    Refused(String),
+}
 
 /// How far a backfill has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,12 +57,12 @@ pub async fn backfill(
     config: &Config,
     range: Range,
     say: &(dyn Fn(&Progress) + Send + Sync),
-) -> Result<Progress, String> {
+) -> Result<Progress, BackfillError> {
     let targets = Targets::open(config)?;
     let began_at = clock::now();
     let mut ends = Vec::new();
     for stream in streams() {
-        let last = client.last_position(stream).await.map_err(|problem| problem.to_string())?;
+        let last = client.last_position(stream).await?;
         ends.push((stream, last));
     }
     let of = ends.iter().map(|(_, last)| last / EVENTS_A_SEQUENCE).sum();
@@ -89,11 +103,11 @@ impl Backfill<'_> {
         last: u64,
         before: u64,
         progress: &mut Progress,
-    ) -> Result<(), String> {
+    ) -> Result<(), BackfillError> {
         let mut seq = 0;
         while seq < last {
             let events = self.client.stored_since(stream, seq, STORED_MESSAGES_MAX).await;
-            let events = events.map_err(|problem| problem.to_string())?;
+            let events = events?;
             let Some(end) = events.last().map(mesh::StoredEvent::position) else { break };
             let wanted = events.iter().filter(|event| event.position() <= last);
             let (mut records, unreadable) = Record::of_all(wanted);
@@ -114,14 +128,14 @@ impl Backfill<'_> {
         records: Arc<[Record]>,
         watermark: Option<Timestamp>,
         progress: &mut Progress,
-    ) -> Result<(), String> {
+    ) -> Result<(), BackfillError> {
         let (mut taken, mut failures) = (Taken::default(), 0);
         while let Err(Trouble { cause, retry_after }) =
             self.targets.hand_over(&records, watermark, &mut taken).await
         {
             failures += 1;
             if failures == ATTEMPTS_MAX {
-                return Err(cause);
+                return Err(BackfillError::Refused(cause));
             }
             progress.trouble = Some(cause);
             (self.say)(progress);

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use crate::platform::endpoint;
+use crate::platform::{EndpointError, endpoint};
 
 /// The address of the data platform.
 pub const URL_VARIABLE: &str = "ONSALE_EXPORT_URL";
@@ -13,6 +13,11 @@ pub const FOLDER_VARIABLE: &str = "ONSALE_EXPORT_FOLDER";
 
 /// How long the export waits at most before it retries a batch.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// The address in [`URL_VARIABLE`] cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{URL_VARIABLE} cannot be used: {0}")]
+pub struct ConfigError(#[from] EndpointError);
 
 /// Where sales events are exported to: one target, both, or none.
 #[derive(Clone, PartialEq, Eq)]
@@ -39,16 +44,15 @@ impl Config {
     ///
     /// # Errors
     /// When a variable cannot be used; the error names it.
-    pub fn from_env() -> Result<Self, String> {
+    pub fn from_env() -> Result<Self, ConfigError> {
         Self::from_vars(|name| std::env::var(name).ok())
     }
 
-    fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+    fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let set = |name: &str| var(name).filter(|value| !value.is_empty());
         let url = set(URL_VARIABLE);
         if let Some(url) = &url {
-            // The address itself is not shown: it may carry a password.
-            endpoint(url).map_err(|error| format!("{URL_VARIABLE} cannot be used: {error}"))?;
+            endpoint(url)?;
         }
         let folder = set(FOLDER_VARIABLE).map(PathBuf::from);
         Ok(Self { url, token: set(TOKEN_VARIABLE), folder, ..Self::default() })
@@ -74,7 +78,7 @@ impl fmt::Debug for Config {
 mod tests {
     use super::*;
 
-    fn config(vars: &[(&str, &str)]) -> Result<Config, String> {
+    fn config(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::from_vars(|wanted| {
             vars.iter().find(|(name, _)| *name == wanted).map(|(_, value)| (*value).to_owned())
         })
@@ -94,6 +98,7 @@ mod tests {
     fn an_address_that_cannot_be_used_is_refused_without_showing_it() {
         let wrong = "http://user:hidden@";
         let error = config(&[(URL_VARIABLE, wrong)]).expect_err("refused");
+        let error = error.to_string();
         assert!(error.contains(URL_VARIABLE) && !error.contains("hidden"), "{error}");
     }
 

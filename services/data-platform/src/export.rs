@@ -102,7 +102,7 @@ impl Exporter {
     ) -> Result<(), Trouble> {
         let targets = match self.with(|state| state.targets.clone()) {
             Some(targets) => targets,
-            None => Targets::open(ctx.config()).map_err(Trouble::new)?,
+            None => Targets::open(ctx.config()).map_err(|error| Trouble::new(error.to_string()))?,
         };
         let underway = self.with(|state| {
             state.targets.get_or_insert_with(|| targets.clone());

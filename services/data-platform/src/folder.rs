@@ -23,6 +23,16 @@ const PART_SEQUENCES: u64 = 10_000;
 /// Held while files are changed: the service and a backfill may share a folder.
 const LOCK: &str = ".lock";
 
+/// A file that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {cause}", path.display())]
+pub struct FolderError {
+    /// The file, or the folder.
+    pub path: PathBuf,
+    /// Why not.
+    pub cause: io::Error,
+}
+
 /// A folder of Parquet files.
 #[derive(Debug, Clone)]
 pub struct Folder(PathBuf);
@@ -38,7 +48,7 @@ impl Folder {
     ///
     /// # Errors
     /// When a file cannot be read or written.
-    pub fn add(&self, records: &[Record]) -> Result<(), String> {
+    pub fn add(&self, records: &[Record]) -> Result<(), FolderError> {
         let mut parts: BTreeMap<PathBuf, (&'static Table, Vec<Row>)> = BTreeMap::new();
         for record in records {
             let Some(table) = Table::of(record) else { continue };
@@ -48,9 +58,9 @@ impl Folder {
         if parts.is_empty() {
             return Ok(());
         }
-        let _lock = self.lock().map_err(|error| in_words(&self.0, &error))?;
+        let _lock = self.lock().map_err(failed(&self.0))?;
         for (file, (table, rows)) in parts {
-            add_to(table, &file, rows).map_err(|error| in_words(&file, &error))?;
+            add_to(table, &file, rows).map_err(failed(&file))?;
         }
         Ok(())
     }
@@ -97,8 +107,9 @@ fn id(row: &Row) -> Cell {
     row[EVENT_ID].clone()
 }
 
-fn in_words(path: &Path, error: &io::Error) -> String {
-    format!("{}: {error}", path.display())
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> FolderError {
+    let path = path.to_owned();
+    |cause| FolderError { path, cause }
 }
 
 #[cfg(test)]
@@ -163,6 +174,6 @@ mod tests {
         let file = temporary.path().join("file");
         fs::write(&file, b"in the way").expect("written");
         let error = Folder::new(&file).add(&[paid(1)]).expect_err("in the way");
-        assert!(error.contains(&file.display().to_string()), "{error}");
+        assert_eq!(error.path, file);
     }
 }

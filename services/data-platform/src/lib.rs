@@ -10,7 +10,7 @@
 //! | `platform` | the endpoint of a data platform |
 //! | `table`, `folder` | rows, and the Parquet files they are kept in |
 //! | `targets` | all targets as one |
-//! | `export`, `progress`, `reads` | the service: hand over, record, show how far it has come |
+//! | `export`, `progress`, `queries` | the service: hand over, record, show how far it has come |
 //! | `backfill` | exports a range again, beside the service (`onsale export`) |
 //!
 //! **Invariants.** An event is recorded as taken after every target has taken it, never before:
@@ -37,11 +37,11 @@ use std::sync::Arc;
 use events::{data_platform::GetExport, user::Role};
 use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
-pub use backfill::{Progress, backfill};
-pub use config::{Config, FOLDER_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE};
+pub use backfill::{BackfillError, Progress, backfill};
+pub use config::{Config, ConfigError, FOLDER_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE};
 pub use domain::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, EVENTS, Range, Record, Tally, Totals};
-pub use folder::Folder;
-pub use platform::{BATCH_ID, WATERMARK};
+pub use folder::{Folder, FolderError};
+pub use platform::{BATCH_ID, EndpointError, WATERMARK};
 pub use table::{Cell, Kind, PAYMENTS, RESERVATIONS, Row, Table};
 pub use unit_of_work::UnitOfWork;
 

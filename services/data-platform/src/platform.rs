@@ -4,7 +4,7 @@
 //! or no answer, the same batch is retried. The platform may see a batch twice: when its answer
 //! was lost, and when this process was killed before it recorded the answer.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use events::Timestamp;
@@ -30,6 +30,20 @@ pub const BATCH_ID: &str = "onsale-batch-id";
 /// The header with the watermark: once this batch is taken, every event that was in the streams
 /// at this moment has come.
 pub const WATERMARK: &str = "onsale-watermark";
+
+/// Why an endpoint can never be used. The address is not shown: it may carry a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// It is not a URL.
+    #[error("it is not a URL: {0}")]
+    NoUrl(<Url as FromStr>::Err),
+    /// It is not an HTTP address, but of this scheme.
+    #[error("it must begin with http:// or https://, not {0}:")]
+    Scheme(String),
+    /// No HTTP client can be made.
+    #[error("{0}")]
+    NoClient(String),
+}
 
 /// Why a batch was not taken, and when to retry if the target says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +74,7 @@ impl Platform {
     ///
     /// # Errors
     /// When it is not an HTTP address, or no client can be made.
-    pub fn new(url: &str, token: Option<&str>) -> Result<Self, String> {
+    pub fn new(url: &str, token: Option<&str>) -> Result<Self, EndpointError> {
         let url = endpoint(url)?;
         // A redirected POST becomes a GET, and its 200 would count as taken.
         mesh::tls::install();
@@ -69,7 +83,7 @@ impl Platform {
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(ANSWER_TIMEOUT)
             .build()
-            .map_err(|error| in_words(&error))?;
+            .map_err(|error| EndpointError::NoClient(in_words(&error)))?;
         Ok(Self { url, token: token.map(ToOwned::to_owned), client })
     }
 
@@ -107,11 +121,11 @@ impl fmt::Debug for Platform {
 ///
 /// # Errors
 /// When it is not an HTTP address.
-pub fn endpoint(url: &str) -> Result<Url, String> {
-    let parsed = Url::parse(url).map_err(|error| format!("it is not a URL: {error}"))?;
+pub fn endpoint(url: &str) -> Result<Url, EndpointError> {
+    let parsed = Url::parse(url).map_err(EndpointError::NoUrl)?;
     match parsed.scheme() {
         "http" | "https" => Ok(parsed),
-        other => Err(format!("it must begin with http:// or https://, not {other}:")),
+        other => Err(EndpointError::Scheme(other.to_owned())),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     Config,
     domain::{Record, batches},
     folder::Folder,
-    platform::{Platform, Trouble},
+    platform::{EndpointError, Platform, Trouble},
 };
 
 /// The first wait after a failure; it doubles up to [`Config::retry_max`].
@@ -35,7 +35,7 @@ impl Targets {
     ///
     /// # Errors
     /// When one of them can never be used.
-    pub fn open(config: &Config) -> Result<Self, String> {
+    pub fn open(config: &Config) -> Result<Self, EndpointError> {
         let platform = |url: &String| Platform::new(url, config.token.as_deref());
         Ok(Self {
             platform: config.url.as_ref().map(platform).transpose()?,
@@ -60,7 +60,8 @@ impl Targets {
         if let (Some(folder), false) = (&self.folder, taken.is_filed) {
             let (folder, records) = (folder.clone(), records.clone());
             let filed = tokio::task::spawn_blocking(move || folder.add(&records)).await;
-            filed.map_err(|panic| Trouble::new(panic.to_string()))?.map_err(Trouble::new)?;
+            let filed = filed.map_err(|panic| Trouble::new(panic.to_string()))?;
+            filed.map_err(|error| Trouble::new(error.to_string()))?;
         }
         taken.is_filed = true;
         let Some(platform) = &self.platform else { return Ok(()) };

@@ -4,13 +4,27 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     domain::Pace,
-    provider::{Alimtalk, Folder, Provider, Webhook},
+    provider::{Alimtalk, Folder, Provider, Relay, Unusable, Webhook},
 };
 
 /// How long one request to a provider may take.
 const TRY_WITHIN: Duration = Duration::from_secs(5);
 /// The folder of messages when none is named, in the machine's folder for temporary files.
 const FOLDER: &str = "onsale-messages";
+
+/// Why the environment gives no configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A variable is missing.
+    #[error("{0} is not set")]
+    Unset(&'static str),
+    /// There is no provider of this name.
+    #[error("ONSALE_NOTIFY must be folder, alimtalk or webhook, not `{0}`")]
+    UnknownProvider(String),
+    /// The provider cannot be used as it is configured.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+}
 
 /// The service's configuration.
 #[derive(Debug, Clone)]
@@ -41,7 +55,7 @@ impl Config {
     ///
     /// # Errors
     /// When the address or the secret cannot be used.
-    pub fn webhook(url: &str, secret: &str) -> Result<Self, String> {
+    pub fn webhook(url: &str, secret: &str) -> Result<Self, Unusable> {
         let provider = Provider::Webhook(Webhook::new(url, secret)?);
         Ok(Self { provider, pace: Pace::HOURS, try_within: TRY_WITHIN })
     }
@@ -50,7 +64,7 @@ impl Config {
     ///
     /// # Errors
     /// When the address or a key cannot be used.
-    pub fn alimtalk(relay: Relay) -> Result<Self, String> {
+    pub fn alimtalk(relay: Relay) -> Result<Self, Unusable> {
         let provider = Provider::Alimtalk(Alimtalk::new(relay)?);
         Ok(Self { provider, pace: Pace::MINUTES, try_within: TRY_WITHIN })
     }
@@ -59,7 +73,7 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::from_env`].
-    pub fn from_env_or(folder: PathBuf) -> Result<Self, String> {
+    pub fn from_env_or(folder: PathBuf) -> Result<Self, ConfigError> {
         Self::from_vars(|name| std::env::var(name).ok(), folder)
     }
 
@@ -73,14 +87,17 @@ impl Config {
     ///
     /// # Errors
     /// When a variable is missing or cannot be used; the error names it.
-    pub fn from_env() -> Result<Self, String> {
+    pub fn from_env() -> Result<Self, ConfigError> {
         Self::from_env_or(temporary())
     }
 
-    fn from_vars(var: impl Fn(&str) -> Option<String>, folder: PathBuf) -> Result<Self, String> {
+    fn from_vars(
+        var: impl Fn(&str) -> Option<String>,
+        folder: PathBuf,
+    ) -> Result<Self, ConfigError> {
         let set = |name: &str| var(name).filter(|value| !value.is_empty());
-        let needed = |name: &str| set(name).ok_or_else(|| format!("{name} is not set"));
-        match set("ONSALE_NOTIFY").as_deref() {
+        let needed = |name: &'static str| set(name).ok_or(ConfigError::Unset(name));
+        let config = match set("ONSALE_NOTIFY").as_deref() {
             None | Some("folder") => {
                 Ok(Self::folder(set("ONSALE_NOTIFY_FOLDER").map_or(folder, PathBuf::from)))
             }
@@ -94,10 +111,9 @@ impl Config {
                 sender: needed("ONSALE_ALIMTALK_SENDER")?,
                 sms_from: set("ONSALE_ALIMTALK_SMS_FROM"),
             }),
-            Some(other) => {
-                Err(format!("ONSALE_NOTIFY must be folder, alimtalk or webhook, not `{other}`"))
-            }
-        }
+            Some(other) => return Err(ConfigError::UnknownProvider(other.to_owned())),
+        };
+        Ok(config?)
     }
 }
 
@@ -105,33 +121,11 @@ fn temporary() -> PathBuf {
     std::env::temp_dir().join(FOLDER)
 }
 
-/// An account with a relay of AlimTalk messages.
-#[derive(Clone)]
-pub struct Relay {
-    /// Its address.
-    pub url: String,
-    /// The account, in the path of each request.
-    pub app_key: String,
-    /// The secret of the account, in a header of each request.
-    pub secret: String,
-    /// The Kakao channel that messages come from.
-    pub sender: String,
-    /// The registered number that text messages come from when AlimTalk is refused. Without one,
-    /// a refused message has failed.
-    pub sms_from: Option<String>,
-}
-
-impl std::fmt::Debug for Relay {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relay").field("url", &self.url).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn config(vars: &[(&str, &str)]) -> Result<Config, String> {
+    fn config(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let find = |name: &str| vars.iter().find(|(known, _)| *known == name);
         Config::from_vars(
             |name| find(name).map(|(_, value)| (*value).to_owned()),
@@ -161,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_cannot_be_used_is_named() {
-        let refused = |vars: &[(&str, &str)]| config(vars).unwrap_err();
+        let refused = |vars: &[(&str, &str)]| config(vars).unwrap_err().to_string();
         assert!(refused(&[("ONSALE_NOTIFY", "pigeon")]).contains("pigeon"));
         assert!(refused(&[("ONSALE_NOTIFY", "webhook")]).contains("ONSALE_WEBHOOK_URL"));
         assert!(refused(&RELAY[..4]).contains("ONSALE_ALIMTALK_SENDER"));

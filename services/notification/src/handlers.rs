@@ -91,11 +91,10 @@ impl UnitOfWork {
 
     /// Records how a message ended and emits it, in the saga of the event that caused it.
     fn end(&mut self, message_id: Uuid, end: End, ctx: &mut Context<'_>) {
-        let Some(row) = self.waiting.get_mut(&message_id).filter(|row| row.end.is_none()) else {
+        let Some(row) = self.waiting.change(&message_id).filter(|row| row.end.is_none()) else {
             return;
         };
         row.end = Some((end.clone(), ctx.now));
-        row.changed = true;
         let row = row.clone();
         match end {
             End::Sent(channel) => {
@@ -308,7 +307,7 @@ impl Execute<RecordDelivery> for UnitOfWork {
     /// its fan has withdrawn. Then there is nothing to record.
     fn execute(&mut self, command: &RecordDelivery, ctx: &mut Context<'_>) -> Result<(), Refusal> {
         let id = command.message_id;
-        let Some(row) = self.waiting.get_mut(&id).filter(|row| row.end.is_none()) else {
+        let Some(row) = self.waiting.change(&id).filter(|row| row.end.is_none()) else {
             return Ok(());
         };
         let standing = Standing { id, created_at: row.created_at, attempts: row.attempts };
@@ -323,7 +322,6 @@ impl Execute<RecordDelivery> for UnitOfWork {
                 row.next_at = next_at;
                 row.receipt = receipt.or_else(|| row.receipt.take());
                 row.last_error = reason.or_else(|| row.last_error.take());
-                row.changed = true;
             }
         }
         Ok(())

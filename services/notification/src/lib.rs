@@ -41,9 +41,9 @@ use events::{
 };
 use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
-pub use config::{Config, Relay};
+pub use config::{Config, ConfigError};
 pub use domain::Pace;
-pub use provider::{Alimtalk, Folder, Provider, Webhook};
+pub use provider::{Alimtalk, Folder, Provider, Relay, Unusable, Webhook};
 pub use unit_of_work::{Keys, UnitOfWork};
 
 /// The service.

@@ -2,10 +2,14 @@
 //! that sets where they go.
 
 use events::{
-    Page, Problem, Timestamp, codes,
+    Page, Problem, Timestamp,
     notification::{Contact, FindMessages, GetContact, Locale, Message, SetContact},
 };
-use mesh::{Meta, QueryContext, page::Cut, postgres::Postgres};
+use mesh::{
+    Meta, QueryContext,
+    page::Cut,
+    postgres::{Postgres, read_failed},
+};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -42,9 +46,9 @@ pub(crate) async fn contact(
             .bind(user_id.0)
             .fetch_optional(ctx.pool())
             .await
-            .map_err(unavailable)?;
+            .map_err(read_failed)?;
     let (phone, locale) = match row {
-        Some((phone, locale)) => (phone, named(&locale).map_err(unavailable)?),
+        Some((phone, locale)) => (phone, named(&locale).map_err(read_failed)?),
         None => (None, Locale::default()),
     };
     Ok(Contact { user_id, phone, locale })
@@ -93,10 +97,10 @@ pub(crate) async fn messages(
     .bind(cut.rows())
     .fetch_all(ctx.pool())
     .await
-    .map_err(unavailable)?;
+    .map_err(read_failed)?;
     let page = cut.page(rows, |row| row.listed_id);
     let items = page.items.into_iter().map(MessageRow::into_message);
-    let items = items.collect::<sqlx::Result<Vec<_>>>().map_err(unavailable)?;
+    let items = items.collect::<sqlx::Result<Vec<_>>>().map_err(read_failed)?;
     Ok(Page { items, next_cursor: page.next_cursor })
 }
 
@@ -117,9 +121,4 @@ impl MessageRow {
             created_at: Timestamp(self.created_at),
         })
     }
-}
-
-fn unavailable(error: sqlx::Error) -> Problem {
-    tracing::warn!(%error, "a query failed");
-    codes::UNAVAILABLE.into()
 }

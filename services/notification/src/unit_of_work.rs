@@ -9,6 +9,7 @@ use events::{
     SagaId, ScheduleId, Timestamp, UserId,
     notification::{Channel, Locale, MessageKind},
 };
+use mesh::postgres::{Rows, column};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{PgConnection, types::Json};
 use time::OffsetDateTime;
@@ -67,8 +68,8 @@ pub(crate) enum End {
     Failed(String),
 }
 
-/// A pending message, and what this batch changed of it.
-#[derive(Debug, Clone)]
+/// A pending message.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Waiting {
     pub(crate) subject_id: Uuid,
     pub(crate) kind: MessageKind,
@@ -82,15 +83,13 @@ pub(crate) struct Waiting {
     pub(crate) receipt: Option<String>,
     pub(crate) last_error: Option<String>,
     pub(crate) end: Option<(End, Timestamp)>,
-    pub(crate) changed: bool,
 }
 
 /// The contacts and messages that one batch touches.
 #[derive(Debug, Default)]
 pub struct UnitOfWork {
-    contacts: BTreeMap<UserId, Contact>,
-    contacts_changed: BTreeSet<UserId>,
-    pub(crate) waiting: BTreeMap<Uuid, Waiting>,
+    contacts: Rows<UserId, Contact>,
+    pub(crate) waiting: Rows<Uuid, Waiting>,
     pub(crate) drafts: BTreeMap<Uuid, Draft>,
     pub(crate) shows: BTreeMap<ScheduleId, Show>,
 }
@@ -103,10 +102,7 @@ impl UnitOfWork {
 
     /// Sets where a fan's messages go from now on.
     pub(crate) fn set_contact(&mut self, user_id: UserId, contact: Contact) {
-        if self.contacts.get(&user_id) != Some(&contact) {
-            self.contacts.insert(user_id, contact);
-            self.contacts_changed.insert(user_id);
-        }
+        self.contacts.put(user_id, contact);
     }
 
     async fn load_contacts(&mut self, keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<()> {
@@ -122,7 +118,7 @@ impl UnitOfWork {
         .await?;
         for (user_id, phone, locale, withdrawn) in rows {
             let contact = Contact { phone, locale: named(&locale)?, withdrawn };
-            self.contacts.insert(UserId(user_id), contact);
+            self.contacts.load(UserId(user_id), contact);
         }
         Ok(())
     }
@@ -148,21 +144,17 @@ impl UnitOfWork {
         .fetch_all(tx)
         .await?;
         for row in rows {
-            self.waiting.insert(row.id, row.into_waiting()?);
+            self.waiting.load(row.id, row.into_waiting()?);
         }
         Ok(())
     }
 
     /// Two batches that meet here write one after the other, and a withdrawn fan stays withdrawn.
     async fn save_contacts(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        if self.contacts_changed.is_empty() {
+        let changed = self.contacts.dirty();
+        if changed.is_empty() {
             return Ok(());
         }
-        let changed: Vec<_> = self
-            .contacts
-            .iter()
-            .filter(|(user_id, _)| self.contacts_changed.contains(user_id))
-            .collect();
         sqlx::query(
             "insert into contacts (user_id, phone, locale, withdrawn)
              select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bool[])
@@ -171,10 +163,10 @@ impl UnitOfWork {
                  locale = excluded.locale,
                  withdrawn = contacts.withdrawn or excluded.withdrawn",
         )
-        .bind(changed.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, contact)| contact.phone.clone()).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, contact)| contact.locale.as_str()).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, contact)| contact.withdrawn).collect::<Vec<_>>())
+        .bind(column(&changed, |(id, _)| id.0))
+        .bind(column(&changed, |(_, contact)| contact.phone.as_deref()))
+        .bind(column(&changed, |(_, contact)| contact.locale.as_str()))
+        .bind(column(&changed, |(_, contact)| contact.withdrawn))
         .execute(tx)
         .await?;
         Ok(())
@@ -216,23 +208,23 @@ impl UnitOfWork {
                   as drafted (i, s, k, u, sc, l, sa, c, d, at)
              on conflict do nothing",
         )
-        .bind(drafts.iter().map(|d| d.id).collect::<Vec<_>>())
-        .bind(drafts.iter().map(|d| d.subject_id).collect::<Vec<_>>())
-        .bind(drafts.iter().map(|d| d.kind.as_str()).collect::<Vec<_>>())
-        .bind(drafts.iter().map(|d| d.user_id.0).collect::<Vec<_>>())
-        .bind(drafts.iter().map(|d| d.schedule_id.0).collect::<Vec<_>>())
-        .bind(drafts.iter().map(|d| d.listed_id).collect::<Vec<_>>())
-        .bind(drafts.iter().map(|d| d.saga_id.0).collect::<Vec<_>>())
-        .bind(drafts.iter().map(|d| d.cause_id).collect::<Vec<_>>())
-        .bind(drafts.iter().map(|d| Json(&d.details)).collect::<Vec<_>>())
-        .bind(drafts.iter().map(|d| d.at.0).collect::<Vec<_>>())
+        .bind(column(&drafts, |d| d.id))
+        .bind(column(&drafts, |d| d.subject_id))
+        .bind(column(&drafts, |d| d.kind.as_str()))
+        .bind(column(&drafts, |d| d.user_id.0))
+        .bind(column(&drafts, |d| d.schedule_id.0))
+        .bind(column(&drafts, |d| d.listed_id))
+        .bind(column(&drafts, |d| d.saga_id.0))
+        .bind(column(&drafts, |d| d.cause_id))
+        .bind(column(&drafts, |d| Json(&d.details)))
+        .bind(column(&drafts, |d| d.at.0))
         .execute(tx)
         .await?;
         Ok(())
     }
 
     async fn update_waiting(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let changed: Vec<_> = self.waiting.iter().filter(|(_, row)| row.changed).collect();
+        let changed = self.waiting.changed();
         if changed.is_empty() {
             return Ok(());
         }
@@ -255,14 +247,14 @@ impl UnitOfWork {
                   as c (id, state, channel, attempts, next_at, receipt, last_error, ended_at)
              where m.id = c.id",
         )
-        .bind(changed.iter().map(|(id, _)| **id).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, row)| state(row)).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, row)| channel(row)).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, row)| row.attempts.cast_signed()).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, row)| row.next_at.0).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, row)| row.receipt.clone()).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, row)| row.last_error.clone()).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, row)| end(row).map(|(_, at)| at)).collect::<Vec<_>>())
+        .bind(column(&changed, |(id, _)| **id))
+        .bind(column(&changed, |(_, row)| state(row)))
+        .bind(column(&changed, |(_, row)| channel(row)))
+        .bind(column(&changed, |(_, row)| row.attempts.cast_signed()))
+        .bind(column(&changed, |(_, row)| row.next_at.0))
+        .bind(column(&changed, |(_, row)| row.receipt.as_deref()))
+        .bind(column(&changed, |(_, row)| row.last_error.as_deref()))
+        .bind(column(&changed, |(_, row)| end(row).map(|(_, at)| at)))
         .execute(tx)
         .await?;
         Ok(())
@@ -320,7 +312,6 @@ impl WaitingColumns {
             receipt: self.receipt,
             last_error: self.last_error,
             end: None,
-            changed: false,
         })
     }
 }

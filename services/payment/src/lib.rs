@@ -25,6 +25,7 @@
 //! confirmed, FAILED only when nothing was taken or everything was given back, REFUNDED only
 //! after COMPLETED. The payment's id is the id of its saga.
 
+mod config;
 mod domain;
 mod handlers;
 mod queries;
@@ -37,6 +38,7 @@ use std::sync::Arc;
 use events::{payment, point, reservation, state::StateSales, user};
 use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
+pub use config::Config;
 pub use unit_of_work::{Keys, UnitOfWork};
 
 /// What the simulation needs of this service.
@@ -51,10 +53,6 @@ pub const NAME: &str = "payment";
 /// The service's tables.
 pub static MIGRATIONS: mesh::postgres::Migrations =
     mesh::migrations!["payment/0101_holds_and_payments.sql", "payment/0102_called_off.sql"];
-
-/// This service has no settings: every deadline belongs to another service.
-#[derive(Debug, Clone, Default)]
-pub struct Config {}
 
 /// The events that a request to pay may emit.
 const EMITTED_BY_PAY: &[&str] = &["payment.requested", "payment.hold_extension_requested"];

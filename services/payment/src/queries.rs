@@ -5,7 +5,11 @@ use events::{
     payment::{self, FindPayments, GetPayment},
     state::{SaleStated, StateSales, Stated},
 };
-use mesh::{Meta, QueryContext, page::Cut, postgres::Postgres};
+use mesh::{
+    Meta, QueryContext,
+    page::Cut,
+    postgres::{Postgres, read_failed},
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -26,7 +30,7 @@ pub(crate) async fn get(
     .bind(meta.caller.user_id()?.0)
     .fetch_optional(ctx.pool())
     .await
-    .map_err(unavailable)?;
+    .map_err(read_failed)?;
     view(row.ok_or(codes::NOT_FOUND)?)
 }
 
@@ -47,7 +51,7 @@ pub(crate) async fn find(
     .bind(cut.rows())
     .fetch_all(ctx.pool())
     .await
-    .map_err(unavailable)?;
+    .map_err(read_failed)?;
     let payments = rows.into_iter().map(view).collect::<Result<Vec<_>, _>>()?;
     Ok(cut.page(payments, |payment| payment.payment_id.0))
 }
@@ -72,7 +76,7 @@ pub(crate) async fn stated(
     .bind(STATED_MAX)
     .fetch_all(ctx.pool())
     .await
-    .map_err(unavailable)?;
+    .map_err(read_failed)?;
     let last = rows.last().filter(|_| rows.len() as i64 == STATED_MAX);
     let next = last.map(|row| PaymentId(row.0));
     Ok(Stated { items: rows.into_iter().filter_map(sale).collect(), next })
@@ -96,10 +100,5 @@ fn sale((id, schedule, seats, state, requested_at, ended_at): StatedRow) -> Opti
 }
 
 fn view(row: PaymentColumns) -> Result<payment::Payment, Problem> {
-    Ok(Payment::try_from(row).map_err(unavailable)?.to_view())
-}
-
-fn unavailable(error: sqlx::Error) -> Problem {
-    tracing::warn!(%error, "a query failed");
-    codes::UNAVAILABLE.into()
+    Ok(Payment::try_from(row).map_err(read_failed)?.to_view())
 }

@@ -4,6 +4,7 @@ use events::{
     PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
     payment::{PaymentFailure, PaymentState},
 };
+use mesh::postgres::unknown;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -49,10 +50,6 @@ impl TryFrom<PaymentColumns> for Payment {
 /// Reads a stored number of seats.
 pub(crate) fn seats_from(column: i32) -> sqlx::Result<u32> {
     u32::try_from(column).map_err(|error| sqlx::Error::Decode(error.into()))
-}
-
-fn unknown(what: &str, name: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("unknown {what} `{name}`").into())
 }
 
 fn standing(state: &str, reason: Option<&str>) -> sqlx::Result<Standing> {

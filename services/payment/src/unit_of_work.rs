@@ -13,21 +13,23 @@
 pub(crate) mod in_memory;
 mod withdrawals;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use events::{
-    AttemptId, PaymentId, ReservationId, ScheduleId, Timestamp, UserId, withdrawal::Standing,
+    AttemptId, PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
+    withdrawal::{Standing, WithdrawalReason},
 };
+use mesh::postgres::{GATES, Rows, close_gates, column, gates};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     Config,
-    domain::{Hold, Payment, Standing as PaymentStanding},
+    domain::{self, Hold, Payment, Standing as PaymentStanding},
     rows::{PaymentColumns, reason_name, seats_from, state_name},
 };
-use withdrawals::{Attempt, GATES, GivenBack, gates};
+use withdrawals::Attempt;
 
 /// What the messages of a batch need.
 #[derive(Debug, Default)]
@@ -44,72 +46,88 @@ pub struct Keys {
     pub(crate) leaving: Vec<Uuid>,
 }
 
-/// A row, and whether it must be written.
-#[derive(Debug)]
-struct Row<T> {
-    now: T,
-    is_dirty: bool,
-}
-
-/// A payment, and its standing in the database.
-#[derive(Debug)]
-struct PaymentRow {
-    now: Payment,
-    stored: Option<PaymentStanding>,
-}
-
 /// The holds and payments that one batch touches.
 #[derive(Debug, Default)]
 pub struct UnitOfWork {
-    holds: BTreeMap<ReservationId, Row<Hold>>,
-    payments: BTreeMap<PaymentId, PaymentRow>,
+    holds: Rows<ReservationId, Hold>,
+    payments: Rows<PaymentId, Payment>,
     of_reservation: HashMap<ReservationId, PaymentId>,
-    attempts: BTreeMap<AttemptId, Row<Attempt>>,
-    given_back: GivenBack,
+    attempts: Rows<AttemptId, Attempt>,
+    /// Payments whose seats had been given back when the unit of work was loaded.
+    given_back: BTreeSet<PaymentId>,
 }
 
 impl UnitOfWork {
     /// A hold, if it is known.
     pub(crate) fn hold(&self, id: ReservationId) -> Option<&Hold> {
-        self.holds.get(&id).map(|row| &row.now)
+        self.holds.get(&id)
     }
 
     /// Applies what an event says about a hold.
     pub(crate) fn apply_hold(&mut self, id: ReservationId, update: Hold) {
-        match self.holds.get_mut(&id) {
-            Some(row) => row.is_dirty |= row.now.apply(&update),
-            None => drop(self.holds.insert(id, Row { now: update, is_dirty: true })),
+        match self.holds.change(&id) {
+            Some(hold) => drop(hold.apply(&update)),
+            None => self.holds.add(id, update),
         }
     }
 
     /// Ends a hold; an unknown hold stays unknown.
     pub(crate) fn end_hold(&mut self, id: ReservationId) {
-        if let Some(row) = self.holds.get_mut(&id) {
-            row.is_dirty |= row.now.end();
+        if let Some(hold) = self.holds.change(&id) {
+            hold.end();
         }
     }
 
     /// The running or completed payment of a reservation.
     pub(crate) fn live(&self, id: ReservationId) -> Option<&Payment> {
-        let payment = &self.payments.get(self.of_reservation.get(&id)?)?.now;
+        let payment = self.payments.get(self.of_reservation.get(&id)?)?;
         payment.standing.is_live().then_some(payment)
     }
 
     /// A payment.
     pub(crate) fn payment_mut(&mut self, id: PaymentId) -> Option<&mut Payment> {
-        self.payments.get_mut(&id).map(|row| &mut row.now)
+        self.payments.change(&id)
     }
 
     /// Adds a new payment.
     pub(crate) fn add_payment(&mut self, payment: Payment) {
-        self.keep_payment(payment, None);
+        self.note_live(&payment);
+        self.payments.add(payment.id, payment);
     }
 
-    fn keep_payment(&mut self, payment: Payment, stored: Option<PaymentStanding>) {
+    fn load_payment(&mut self, payment: Payment) {
+        self.note_live(&payment);
+        self.payments.load(payment.id, payment);
+    }
+
+    fn note_live(&mut self, payment: &Payment) {
         if payment.standing.is_live() {
             self.of_reservation.insert(payment.reservation_id, payment.id);
         }
-        self.payments.insert(payment.id, PaymentRow { now: payment, stored });
+    }
+
+    /// Where an attempt to close an account stands, if it is known.
+    pub(crate) fn standing(&self, attempt: AttemptId) -> Option<Standing> {
+        self.attempts.get(&attempt).map(|row| row.standing)
+    }
+
+    /// Keeps where an attempt stands.
+    pub(crate) fn keep_attempt(&mut self, id: AttemptId, user_id: UserId, standing: Standing) {
+        self.attempts.put(id, Attempt { user_id, standing });
+    }
+
+    /// Whether nothing new may begin for this fan.
+    pub(crate) fn is_closing(&self, user_id: UserId) -> bool {
+        self.attempts.values().any(|row| row.user_id == user_id && row.standing.closes())
+    }
+
+    /// What blocks a fan's withdrawal.
+    pub(crate) fn at_stake(&self, user_id: UserId) -> Option<WithdrawalReason> {
+        let theirs = self.payments.values().filter(|payment| payment.user_id == user_id);
+        domain::at_stake(theirs.map(|payment| {
+            let is_over = self.holds.get(&payment.reservation_id).is_some_and(|hold| hold.ended);
+            (payment.standing, is_over || self.given_back.contains(&payment.id))
+        }))
     }
 
     /// Loads holds, and takes the gates of the payers.
@@ -132,13 +150,13 @@ impl UnitOfWork {
         )
         .bind(ids)
         .bind(GATES)
-        .bind(gates(payers).into_iter().collect::<Vec<_>>())
+        .bind(gates(payers.iter().copied().map(UserId)))
         .fetch_all(tx)
         .await?;
         for row in rows {
             let (id, schedule_id, user_id, amount, seats, hold_version, ..) = row;
             let (.., expires_at, ended, is_off) = row;
-            let now = Hold {
+            let hold = Hold {
                 schedule_id: ScheduleId(schedule_id),
                 user_id: UserId(user_id),
                 amount,
@@ -148,7 +166,7 @@ impl UnitOfWork {
                 ended,
                 is_off,
             };
-            self.holds.insert(ReservationId(id), Row { now, is_dirty: false });
+            self.holds.load(ReservationId(id), hold);
         }
         Ok(())
     }
@@ -181,20 +199,50 @@ impl UnitOfWork {
         .fetch_all(tx)
         .await?;
         for row in rows {
-            if Standing::named(&row.7).is_some() {
-                self.keep_loaded(AttemptId(row.0), UserId(row.3), &row.7)?;
-                continue;
+            match Standing::named(&row.7) {
+                Some(standing) => {
+                    let attempt = Attempt { user_id: UserId(row.3), standing };
+                    self.attempts.load(AttemptId(row.0), attempt);
+                }
+                None => self.load_payment(Payment::try_from(row)?),
             }
-            let payment = Payment::try_from(row)?;
-            let standing = payment.standing;
-            self.keep_payment(payment, Some(standing));
         }
+        Ok(())
+    }
+
+    /// Loads the attempts of the fans who leave, and their live payments. The payments are not
+    /// locked: those that the batch changes are loaded again, with a lock.
+    async fn load_leaving(&mut self, users: &[Uuid], tx: &mut PgConnection) -> sqlx::Result<()> {
+        self.attempts = withdrawals::load(users, tx).await?;
+        let rows: Vec<PaymentColumns> = sqlx::query_as(
+            "select id, reservation_id, schedule_id, user_id, amount, seats, hold_version,
+                    state::text, reason::text, requested_at, ended_at
+             from payments where user_id = any($1) and live",
+        )
+        .bind(users)
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut reservations = Vec::new();
+        for row in rows {
+            let payment = Payment::try_from(row)?;
+            reservations.push(payment.reservation_id.0);
+            self.load_payment(payment);
+        }
+        let over: Vec<Uuid> = sqlx::query_scalar(
+            "select p.id from payments p join holds h using (reservation_id)
+             where p.user_id = any($1) and p.live and h.ended and h.reservation_id = any($2)",
+        )
+        .bind(users)
+        .bind(reservations)
+        .fetch_all(tx)
+        .await?;
+        self.given_back.extend(over.into_iter().map(PaymentId));
         Ok(())
     }
 
     /// Two batches may insert the same hold at once: the end wins here too.
     async fn save_holds(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let dirty: Vec<_> = self.holds.iter().filter(|(_, row)| row.is_dirty).collect();
+        let dirty = self.holds.dirty();
         if dirty.is_empty() {
             return Ok(());
         }
@@ -208,15 +256,15 @@ impl UnitOfWork {
                  set ended = true, is_off = excluded.is_off
              where excluded.ended and not holds.ended",
         )
-        .bind(dirty.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
-        .bind(dirty.iter().map(|(_, row)| row.now.schedule_id.0).collect::<Vec<_>>())
-        .bind(dirty.iter().map(|(_, row)| row.now.user_id.0).collect::<Vec<_>>())
-        .bind(dirty.iter().map(|(_, row)| row.now.amount).collect::<Vec<_>>())
-        .bind(dirty.iter().map(|(_, row)| row.now.seats as i32).collect::<Vec<_>>())
-        .bind(dirty.iter().map(|(_, row)| row.now.hold_version).collect::<Vec<_>>())
-        .bind(dirty.iter().map(|(_, row)| row.now.expires_at.0).collect::<Vec<_>>())
-        .bind(dirty.iter().map(|(_, row)| row.now.ended).collect::<Vec<_>>())
-        .bind(dirty.iter().map(|(_, row)| row.now.is_off).collect::<Vec<_>>())
+        .bind(column(&dirty, |(id, _)| id.0))
+        .bind(column(&dirty, |(_, hold)| hold.schedule_id.0))
+        .bind(column(&dirty, |(_, hold)| hold.user_id.0))
+        .bind(column(&dirty, |(_, hold)| hold.amount))
+        .bind(column(&dirty, |(_, hold)| hold.seats as i32))
+        .bind(column(&dirty, |(_, hold)| hold.hold_version))
+        .bind(column(&dirty, |(_, hold)| hold.expires_at.0))
+        .bind(column(&dirty, |(_, hold)| hold.ended))
+        .bind(column(&dirty, |(_, hold)| hold.is_off))
         .execute(tx)
         .await?;
         Ok(())
@@ -224,8 +272,7 @@ impl UnitOfWork {
 
     /// Payments begin as REQUESTED.
     async fn insert_payments(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let new: Vec<&Payment> =
-            self.payments.values().filter(|row| row.stored.is_none()).map(|row| &row.now).collect();
+        let new = self.payments.added();
         if new.is_empty() {
             return Ok(());
         }
@@ -236,26 +283,22 @@ impl UnitOfWork {
              select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::int8[],
                                   $6::int4[], $7::int8[], $8::timestamptz[])",
         )
-        .bind(new.iter().map(|p| p.id.0).collect::<Vec<_>>())
-        .bind(new.iter().map(|p| p.reservation_id.0).collect::<Vec<_>>())
-        .bind(new.iter().map(|p| p.schedule_id.0).collect::<Vec<_>>())
-        .bind(new.iter().map(|p| p.user_id.0).collect::<Vec<_>>())
-        .bind(new.iter().map(|p| p.amount).collect::<Vec<_>>())
-        .bind(new.iter().map(|p| p.seats as i32).collect::<Vec<_>>())
-        .bind(new.iter().map(|p| p.hold_version).collect::<Vec<_>>())
-        .bind(new.iter().map(|p| p.requested_at.0).collect::<Vec<_>>())
+        .bind(column(&new, |(_, p)| p.id.0))
+        .bind(column(&new, |(_, p)| p.reservation_id.0))
+        .bind(column(&new, |(_, p)| p.schedule_id.0))
+        .bind(column(&new, |(_, p)| p.user_id.0))
+        .bind(column(&new, |(_, p)| p.amount))
+        .bind(column(&new, |(_, p)| p.seats as i32))
+        .bind(column(&new, |(_, p)| p.hold_version))
+        .bind(column(&new, |(_, p)| p.requested_at.0))
         .execute(tx)
         .await?;
         Ok(())
     }
 
     async fn update_payments(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let moved: Vec<&Payment> = self
-            .payments
-            .values()
-            .filter(|row| row.now.standing != row.stored.unwrap_or(PaymentStanding::Requested))
-            .map(|row| &row.now)
-            .collect();
+        let mut moved = self.payments.dirty();
+        moved.retain(|(_, payment)| payment.standing != PaymentStanding::Requested);
         if moved.is_empty() {
             return Ok(());
         }
@@ -267,10 +310,10 @@ impl UnitOfWork {
                   as m (id, state, reason, ended_at)
              where p.id = m.id and p.id = any($1)",
         )
-        .bind(moved.iter().map(|p| p.id.0).collect::<Vec<_>>())
-        .bind(moved.iter().map(|p| state_name(p.standing.state())).collect::<Vec<_>>())
-        .bind(moved.iter().map(|p| p.standing.reason().map(reason_name)).collect::<Vec<_>>())
-        .bind(moved.iter().map(|p| p.ended_at.map(|at| at.0)).collect::<Vec<_>>())
+        .bind(column(&moved, |(_, p)| p.id.0))
+        .bind(column(&moved, |(_, p)| state_name(p.standing.state())))
+        .bind(column(&moved, |(_, p)| p.standing.reason().map(reason_name)))
+        .bind(column(&moved, |(_, p)| p.ended_at.map(|at| at.0)))
         .execute(tx)
         .await?;
         Ok(())
@@ -285,7 +328,8 @@ impl mesh::UnitOfWork for UnitOfWork {
     async fn load(keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
         let mut unit = Self::default();
         if !keys.leaving.is_empty() {
-            withdrawals::close_gates(&keys.leaving, &keys.payers, tx).await?;
+            let users = |ids: &[Uuid]| ids.iter().copied().map(UserId).collect::<Vec<_>>();
+            close_gates(users(&keys.leaving), users(&keys.payers), tx).await?;
             unit.load_leaving(&keys.leaving, tx).await?;
         }
         if !keys.holds.is_empty() {
@@ -301,6 +345,6 @@ impl mesh::UnitOfWork for UnitOfWork {
         self.save_holds(tx).await?;
         self.insert_payments(tx).await?;
         self.update_payments(tx).await?;
-        self.save_attempts(tx).await
+        withdrawals::save(&self.attempts, tx).await
     }
 }

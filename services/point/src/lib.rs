@@ -20,6 +20,7 @@
 //! once, and only what was taken is given back. A refund goes to a closed wallet too; points
 //! that lie in a closed wallet are listed in `stranded`, and logged.
 
+mod config;
 mod domain;
 mod handlers;
 mod queries;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use events::{payment, point, reservation, user};
 use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
+pub use config::Config;
 pub use unit_of_work::{Keys, UnitOfWork};
 
 /// What the simulation needs of this service.
@@ -48,24 +50,6 @@ pub const NAME: &str = "point";
 /// The service's tables.
 pub static MIGRATIONS: mesh::postgres::Migrations =
     mesh::migrations!["point/0101_wallets_and_ledger.sql"];
-
-/// The settings of this service.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The most points that one charge may buy.
-    pub charge_max: i64,
-    /// The most points that a charge may fill a wallet up to. A refund may exceed it.
-    pub balance_max: i64,
-    /// How often a payment is tried before an unknown wallet counts as missing. Until then
-    /// the service assumes that `user.registered` is on its way.
-    pub unknown_wallet_attempts: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { charge_max: 10_000_000, balance_max: 1_000_000_000_000, unknown_wallet_attempts: 10 }
-    }
-}
 
 /// The events this service consumes, and the commands and queries it answers.
 pub fn service() -> Service<Postgres<UnitOfWork>> {

@@ -6,7 +6,11 @@ use events::{
     Page, Problem, UserId, codes,
     point::{self, Balance, FindEntries, GetBalance},
 };
-use mesh::{Meta, QueryContext, page::Cut, postgres::Postgres};
+use mesh::{
+    Meta, QueryContext,
+    page::Cut,
+    postgres::{Postgres, read_failed},
+};
 use sqlx::PgPool;
 
 use crate::{
@@ -44,7 +48,7 @@ async fn stored_balance(pool: &PgPool, user_id: UserId) -> Result<Option<i64>, P
         .bind(user_id.0)
         .fetch_optional(pool)
         .await
-        .map_err(unavailable)
+        .map_err(read_failed)
 }
 
 /// The entries of the caller's wallet, newest first.
@@ -64,15 +68,10 @@ pub(crate) async fn entries(
     .bind(cut.rows())
     .fetch_all(ctx.pool())
     .await
-    .map_err(unavailable)?;
+    .map_err(read_failed)?;
     let entries = rows
         .into_iter()
-        .map(|row| Ok(entry(user_id, row).map_err(unavailable)?.to_view()))
+        .map(|row| Ok(entry(user_id, row).map_err(read_failed)?.to_view()))
         .collect::<Result<Vec<_>, Problem>>()?;
     Ok(cut.page(entries, |entry| entry.entry_id.0))
-}
-
-fn unavailable(error: sqlx::Error) -> Problem {
-    tracing::warn!(%error, "a query failed");
-    codes::UNAVAILABLE.into()
 }

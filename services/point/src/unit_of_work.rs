@@ -9,20 +9,26 @@
 
 #[cfg(feature = "sim")]
 pub(crate) mod in_memory;
+mod names;
 mod withdrawals;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use events::{EntryId, PaymentId, Timestamp, UserId, point::EntryKind};
+use events::{
+    AttemptId, EntryId, PaymentId, Timestamp, UserId, point::EntryKind, withdrawal::Standing,
+};
+use mesh::postgres::{Rows, column};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
     Config,
-    domain::{Entry, Trail, Wallet, house},
+    domain::{Entry, Trail, Wallet, WalletState, house},
 };
-use withdrawals::{Attempts, state_name, state_named};
+use names::{kind_name, kind_named, state_name, state_named};
+use withdrawals::Attempt;
 
 /// What the messages of a batch need.
 #[derive(Debug, Default)]
@@ -33,13 +39,6 @@ pub struct Keys {
     pub(crate) payments: Vec<Uuid>,
     /// Owners of wallets whose withdrawal an event is about.
     pub(crate) leaving: Vec<Uuid>,
-}
-
-/// A wallet, and its state in the database.
-#[derive(Debug)]
-struct Row {
-    now: Wallet,
-    stored: Option<Wallet>,
 }
 
 /// A payment that was refused in this batch.
@@ -66,23 +65,25 @@ pub(crate) struct Missed {
 /// The wallets and the part of the ledger that one batch touches.
 #[derive(Debug, Default)]
 pub struct UnitOfWork {
-    wallets: BTreeMap<UserId, Row>,
+    wallets: Rows<UserId, Wallet>,
     trails: HashMap<PaymentId, Trail>,
     entries: Vec<Entry>,
     refused: Vec<Refused>,
-    attempts: Attempts,
+    attempts: Rows<AttemptId, Attempt>,
     stranded: Vec<Missed>,
 }
 
 impl UnitOfWork {
     /// A fan's wallet.
     pub(crate) fn wallet(&self, user_id: UserId) -> Option<&Wallet> {
-        self.wallets.get(&user_id).map(|row| &row.now)
+        self.wallets.get(&user_id)
     }
 
     /// Adds a wallet unless there is one.
     pub(crate) fn open_wallet(&mut self, user_id: UserId, wallet: Wallet) {
-        self.wallets.entry(user_id).or_insert(Row { now: wallet, stored: None });
+        if !self.wallets.contains(&user_id) {
+            self.wallets.add(user_id, wallet);
+        }
     }
 
     /// What the ledger knows of a payment.
@@ -98,8 +99,8 @@ impl UnitOfWork {
 
     /// Enters a movement: the wallet, the trail and the ledger change together or not at all.
     pub(crate) fn enter(&mut self, entry: Entry) {
-        let Some(row) = self.wallets.get_mut(&entry.user_id) else { return };
-        row.now.balance = entry.balance;
+        let Some(wallet) = self.wallets.change(&entry.user_id) else { return };
+        wallet.balance = entry.balance;
         if let Some(payment_id) = entry.payment_id {
             let trail = match entry.kind {
                 EntryKind::Refund => Trail::Refunded,
@@ -116,6 +117,32 @@ impl UnitOfWork {
         &self.entries
     }
 
+    /// Where an attempt to close an account stands, if it is known.
+    pub(crate) fn standing(&self, attempt: AttemptId) -> Option<Standing> {
+        self.attempts.get(&attempt).map(|row| row.standing)
+    }
+
+    /// Keeps the standing of an attempt, and sets the wallet state that follows from it.
+    pub(crate) fn keep_attempt(&mut self, id: AttemptId, user_id: UserId, standing: Standing) {
+        self.attempts.put(id, Attempt { user_id, standing });
+        let theirs = self.attempts.values().filter(|row| row.user_id == user_id);
+        let state = WalletState::of(theirs.map(|row| row.standing));
+        if let Some(wallet) = self.wallets.change(&user_id) {
+            wallet.state = state;
+        }
+    }
+
+    /// Records points in a closed wallet.
+    pub(crate) fn strand(&mut self, stranded: Missed) {
+        self.stranded.push(stranded);
+    }
+
+    /// The points that this batch recorded as stranded.
+    #[cfg(test)]
+    pub(crate) fn stranded(&self) -> &[Missed] {
+        &self.stranded
+    }
+
     /// Two batches that need the same wallet decide one after the other.
     async fn load_wallets(&mut self, ids: &[Uuid], tx: &mut PgConnection) -> sqlx::Result<()> {
         let rows: Vec<(Uuid, i64, String)> = sqlx::query_as(
@@ -127,7 +154,7 @@ impl UnitOfWork {
         .await?;
         for (user_id, balance, state) in rows {
             let wallet = Wallet { balance, state: state_named(&state)? };
-            self.wallets.insert(UserId(user_id), Row { now: wallet, stored: Some(wallet) });
+            self.wallets.load(UserId(user_id), wallet);
         }
         Ok(())
     }
@@ -159,7 +186,7 @@ impl UnitOfWork {
     /// When two batches open the same wallet at once, the second one fails here. Its retry
     /// finds the wallet of the first.
     async fn insert_wallets(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let new: Vec<_> = self.wallets.iter().filter(|(_, row)| row.stored.is_none()).collect();
+        let new = self.wallets.added();
         if new.is_empty() {
             return Ok(());
         }
@@ -168,20 +195,16 @@ impl UnitOfWork {
              select u, b, s::wallet_state
              from unnest($1::uuid[], $2::int8[], $3::text[]) as new (u, b, s)",
         )
-        .bind(new.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
-        .bind(new.iter().map(|(_, row)| row.now.balance).collect::<Vec<_>>())
-        .bind(new.iter().map(|(_, row)| state_name(row.now.state)).collect::<Vec<_>>())
+        .bind(column(&new, |(id, _)| id.0))
+        .bind(column(&new, |(_, wallet)| wallet.balance))
+        .bind(column(&new, |(_, wallet)| state_name(wallet.state)))
         .execute(tx)
         .await?;
         Ok(())
     }
 
     async fn update_wallets(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let changed: Vec<_> = self
-            .wallets
-            .iter()
-            .filter(|(_, row)| row.stored.is_some_and(|stored| stored != row.now))
-            .collect();
+        let changed = self.wallets.changed();
         if changed.is_empty() {
             return Ok(());
         }
@@ -190,9 +213,9 @@ impl UnitOfWork {
              from unnest($1::uuid[], $2::int8[], $3::text[]) as c (user_id, balance, state)
              where w.user_id = c.user_id and w.user_id = any($1)",
         )
-        .bind(changed.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, row)| row.now.balance).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, row)| state_name(row.now.state)).collect::<Vec<_>>())
+        .bind(column(&changed, |(id, _)| id.0))
+        .bind(column(&changed, |(_, wallet)| wallet.balance))
+        .bind(column(&changed, |(_, wallet)| state_name(wallet.state)))
         .execute(tx)
         .await?;
         Ok(())
@@ -210,14 +233,14 @@ impl UnitOfWork {
                          $6::timestamptz[], $7::text[], $8::text[])
                   as moved (u, i, p, a, b, t, k, h)",
         )
-        .bind(entries.iter().map(|e| e.user_id.0).collect::<Vec<_>>())
-        .bind(entries.iter().map(|e| e.id.0).collect::<Vec<_>>())
-        .bind(entries.iter().map(|e| e.payment_id.map(|id| id.0)).collect::<Vec<_>>())
-        .bind(entries.iter().map(|e| e.amount).collect::<Vec<_>>())
-        .bind(entries.iter().map(|e| e.balance).collect::<Vec<_>>())
-        .bind(entries.iter().map(|e| e.at.0).collect::<Vec<_>>())
-        .bind(entries.iter().map(|e| kind_name(e.kind)).collect::<Vec<_>>())
-        .bind(entries.iter().map(|e| house(e.kind)).collect::<Vec<_>>())
+        .bind(column(entries, |e| e.user_id.0))
+        .bind(column(entries, |e| e.id.0))
+        .bind(column(entries, |e| e.payment_id.map(|id| id.0)))
+        .bind(column(entries, |e| e.amount))
+        .bind(column(entries, |e| e.balance))
+        .bind(column(entries, |e| e.at.0))
+        .bind(column(entries, |e| kind_name(e.kind)))
+        .bind(column(entries, |e| house(e.kind)))
         .execute(tx)
         .await?;
         Ok(())
@@ -231,11 +254,32 @@ impl UnitOfWork {
             "insert into refusals (payment_id, user_id, at)
              select * from unnest($1::uuid[], $2::uuid[], $3::timestamptz[])",
         )
-        .bind(self.refused.iter().map(|r| r.payment_id.0).collect::<Vec<_>>())
-        .bind(self.refused.iter().map(|r| r.user_id.0).collect::<Vec<_>>())
-        .bind(self.refused.iter().map(|r| r.at.0).collect::<Vec<_>>())
+        .bind(column(&self.refused, |r| r.payment_id.0))
+        .bind(column(&self.refused, |r| r.user_id.0))
+        .bind(column(&self.refused, |r| r.at.0))
         .execute(tx)
         .await?;
+        Ok(())
+    }
+    async fn insert_stranded(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
+        let stranded = &self.stranded;
+        if stranded.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "insert into stranded (user_id, payment_id, amount, at)
+             select * from unnest($1::uuid[], $2::uuid[], $3::int8[], $4::timestamptz[])",
+        )
+        .bind(column(stranded, |row| row.user_id.0))
+        .bind(column(stranded, |row| row.payment_id.map(|id| id.0)))
+        .bind(column(stranded, |row| row.amount))
+        .bind(column(stranded, |row| row.at.0))
+        .execute(tx)
+        .await?;
+        for Missed { user_id, payment_id, amount, .. } in stranded {
+            let payment_id = payment_id.map(|id| id.to_string());
+            warn!(%user_id, ?payment_id, amount, "points are left in the wallet of a closed account");
+        }
         Ok(())
     }
 }
@@ -254,7 +298,7 @@ impl mesh::UnitOfWork for UnitOfWork {
             unit.load_trails(&keys.payments, tx).await?;
         }
         if !keys.leaving.is_empty() {
-            unit.load_attempts(&keys.leaving, tx).await?;
+            unit.attempts = withdrawals::load(&keys.leaving, tx).await?;
         }
         Ok(unit)
     }
@@ -264,7 +308,7 @@ impl mesh::UnitOfWork for UnitOfWork {
         self.update_wallets(tx).await?;
         self.insert_entries(tx).await?;
         self.insert_refusals(tx).await?;
-        self.save_attempts(tx).await?;
+        withdrawals::save(&self.attempts, tx).await?;
         self.insert_stranded(tx).await
     }
 }
@@ -275,23 +319,7 @@ pub(crate) type EntryColumns = (Uuid, String, i64, i64, Option<Uuid>, OffsetDate
 /// Reads a stored entry of `user_id`.
 pub(crate) fn entry(user_id: UserId, row: EntryColumns) -> sqlx::Result<Entry> {
     let (id, kind, amount, balance, payment_id, at) = row;
-    let kind = kind_named(&kind)
-        .ok_or_else(|| sqlx::Error::Decode(format!("unknown entry kind `{kind}`").into()))?;
+    let kind = kind_named(&kind)?;
     let (id, payment_id) = (EntryId(id), payment_id.map(PaymentId));
     Ok(Entry { user_id, id, kind, amount, balance, payment_id, at: Timestamp(at) })
-}
-
-fn kind_name(kind: EntryKind) -> &'static str {
-    match kind {
-        EntryKind::Charge => "charge",
-        EntryKind::Debit => "debit",
-        EntryKind::Refund => "refund",
-        EntryKind::Forfeit => "forfeit",
-    }
-}
-
-fn kind_named(name: &str) -> Option<EntryKind> {
-    [EntryKind::Charge, EntryKind::Debit, EntryKind::Refund, EntryKind::Forfeit]
-        .into_iter()
-        .find(|kind| kind_name(*kind) == name)
 }

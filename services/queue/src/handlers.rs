@@ -11,8 +11,8 @@ use events::{
 use mesh::valkey::{At, CallFor, CallOn, FunctionCall, Reply};
 
 use crate::{
-    Config, Room,
     domain::{self, Pace, Seen},
+    room::{Config, Room},
 };
 
 impl CallOn<ScheduleOpened> for Room {

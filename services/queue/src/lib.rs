@@ -31,6 +31,7 @@
 pub mod domain;
 mod handlers;
 mod rebuild;
+mod room;
 mod signer;
 
 use std::sync::Arc;
@@ -47,14 +48,12 @@ use events::{
 use mesh::{
     Allow, Link, Meta, QueryContext, Running, Service, clock,
     engine::Failure,
-    valkey::{FunctionCall, LuaModule, Valkey},
+    valkey::{FunctionCall, Valkey},
 };
 
 pub use rebuild::{Known, REBUILT_FROM, rebuild, schedules_wanted};
+pub use room::{Config, NAME, Room};
 pub use signer::Signer;
-
-/// The service.
-pub const NAME: &str = "queue";
 
 /// How often a room expires places and admits the next fans; `lua/line.lua` has the same number.
 const TICK: Duration = Duration::from_millis(100);
@@ -62,27 +61,6 @@ const TICK: Duration = Duration::from_millis(100);
 const TICK_PLACES_MAX: u32 = 1_000;
 /// How often an instance checks for new keys.
 const KEYS_EVERY: Duration = Duration::from_secs(60);
-
-/// What the Rust side of the service needs.
-#[derive(Default)]
-pub struct Config {
-    /// Signs tickets and passes.
-    pub signer: Signer,
-}
-
-/// The functions in Valkey.
-pub struct Room;
-
-impl LuaModule for Room {
-    const NAME: &'static str = NAME;
-    const LUA: &'static str = concat!(
-        include_str!("lua/room.lua"),
-        include_str!("lua/line.lua"),
-        include_str!("lua/handle.lua"),
-    );
-    type Config = Config;
-    const KEY: &'static str = "user_id";
-}
 
 /// The service, which runs on a [`Valkey`].
 pub fn service() -> Service<Valkey<Room>> {

@@ -20,7 +20,7 @@ use mesh::{
 };
 use tracing::warn;
 
-use crate::{Room, domain::text_of};
+use crate::{domain::text_of, room::Room};
 
 /// The events that a room is rebuilt from: its own, which have the state of each place, and those
 /// that made the room, its holds and its sales. Failed payments are not among them: what they

@@ -13,11 +13,9 @@ use mesh::{
     auth::TokenError,
     engine::Failure,
     keys::{KeyError, KeyLife, KeyRecord, Keyring},
-    valkey::Valkey,
+    valkey::{LuaModule, Valkey},
 };
 use tracing::error;
-
-use crate::Room;
 
 /// A ticket is valid for as long as its key is published: a week.
 const LIFE: KeyLife = KeyLife::daily(7 * 86_400);
@@ -99,7 +97,11 @@ impl Signer {
     ///
     /// # Errors
     /// When Valkey cannot be reached, or its value is not a list of keys.
-    pub async fn refresh(&self, valkey: &Valkey<Room>, now: Timestamp) -> Result<(), Failure> {
+    pub async fn refresh<M: LuaModule>(
+        &self,
+        valkey: &Valkey<M>,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
         let broken = |error: &dyn std::fmt::Display| Failure::Refused(error.to_string());
         loop {
             let stored = valkey.load(KEYS).await?;

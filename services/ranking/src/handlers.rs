@@ -9,7 +9,7 @@ use events::{
 use mesh::valkey::{At, CallOn, FunctionCall};
 
 use crate::{
-    Charts, Config,
+    charts::{Charts, Config},
     domain::{LIMIT_MAX, window_name},
 };
 

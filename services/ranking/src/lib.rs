@@ -18,12 +18,13 @@
 //! step is older than the window. A show is sold out at the first moment at which every seat
 //! was sold, whatever is refunded later.
 
+mod charts;
 pub mod domain;
 mod handlers;
 
-use std::sync::Arc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
+pub use charts::{Charts, Config, NAME};
 use events::{
     Problem, Timestamp,
     concert::{ScheduleCancelled, ScheduleOpened},
@@ -31,39 +32,14 @@ use events::{
     ranking::{ConcertRanking, RankConcerts},
 };
 pub use handlers::{sale_stated, schedule_stated};
-use mesh::{
-    Allow, Link, Meta, QueryContext, Running, Service, clock,
-    valkey::{LuaModule, Valkey},
-};
+use mesh::{Allow, Link, Meta, QueryContext, Running, Service, clock, valkey::Valkey};
 
-/// The service.
-pub const NAME: &str = "ranking";
 /// The services whose events it is made of, in this order: payments refer to schedules.
 pub const ORDER: &[&str] = &["concert", "payment"];
 
 /// How long a ranking is served from memory, so that a popular page costs the store one query a
 /// second. `at` in the answer shows its age.
 const FRESH_MILLIS: i64 = 1_000;
-
-/// What the Rust side of the service keeps: the latest ranking of each kind.
-#[derive(Default)]
-pub struct Config {
-    latest: Mutex<Vec<ConcertRanking>>,
-}
-
-/// The functions in Valkey.
-pub struct Charts;
-
-impl LuaModule for Charts {
-    const NAME: &'static str = NAME;
-    const LUA: &'static str = concat!(
-        include_str!("lua/charts.lua"),
-        include_str!("lua/handle.lua"),
-        include_str!("lua/ranks.lua"),
-    );
-    const IS_REPLAYABLE: bool = true;
-    type Config = Config;
-}
 
 /// The service, which runs on a [`Valkey`].
 pub fn service() -> Service<Valkey<Charts>> {

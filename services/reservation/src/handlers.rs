@@ -21,7 +21,7 @@ use crate::{
         self, Claim, HoldRequest, Pass, Place, Refund, Reservation, SEATS_PER_REQUEST_MAX,
         Schedule, Seat, Settled, Terms,
     },
-    unit_of_work::{Keys, Row, UnitOfWork},
+    unit_of_work::{Keys, UnitOfWork},
 };
 
 type Context<'a> = mesh::Context<'a, Config>;
@@ -37,7 +37,7 @@ impl Handle<ScheduleOpened> for UnitOfWork {
         _ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
         // The schedule is known, or its cancellation came first: nothing to do in either case.
-        if self.schedules.contains_key(&event.schedule_id) {
+        if self.schedules.contains(&event.schedule_id) {
             return Ok(());
         }
         let terms = Terms {
@@ -68,13 +68,9 @@ impl Handle<ScheduleCancelled> for UnitOfWork {
         event: &ScheduleCancelled,
         _ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
-        let known = self.schedules.get_mut(&event.schedule_id);
-        match (Schedule::schedule_cancelled(known.as_ref().map(|row| &***row)), known) {
-            (Some(state), Some(row)) => *row.change() = state,
-            (Some(state), None) => {
-                self.schedules.insert(event.schedule_id, Row::new(state));
-            }
-            (None, _) => {}
+        let known = self.schedules.get(&event.schedule_id);
+        if let Some(state) = Schedule::schedule_cancelled(known) {
+            self.schedules.put(event.schedule_id, state);
         }
         Ok(())
     }
@@ -106,10 +102,10 @@ impl Handle<PaymentHoldExtensionRequested> for UnitOfWork {
         ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
         let grace_secs = ctx.config.grace_secs;
-        if let Some(row) = self.reservations.get_mut(&event.reservation_id)
+        if let Some(row) = self.reservations.change(&event.reservation_id)
             && let Some(end) = row.extension(event.user_id, event.hold_version, grace_secs, ctx.now)
         {
-            row.change().extend(end);
+            row.extend(end);
         }
         Ok(())
     }
@@ -124,7 +120,7 @@ impl Handle<PointDebited> for UnitOfWork {
     /// hold in another batch: the batch that locks the row first decides, and the other one
     /// finds the decision.
     fn handle(&mut self, event: &PointDebited, ctx: &mut Context<'_>) -> Result<(), HandleError> {
-        let Some(row) = self.reservations.get_mut(&event.reservation_id) else {
+        let Some(row) = self.reservations.change(&event.reservation_id) else {
             if ctx.attempt < ctx.config.unknown_tries_max {
                 return Err(HandleError::NotYet("the reservation"));
             }
@@ -141,7 +137,7 @@ impl Handle<PointDebited> for UnitOfWork {
             Settled::Refused(reason) => ctx.emit(refused(event, reason)),
             Settled::Undecided => return Err(HandleError::NotYet("the end of a withdrawal")),
             Settled::Confirmed => {
-                row.change().confirm(event.payment_id);
+                row.confirm(event.payment_id);
                 ctx.emit(confirmed(row, event.payment_id));
                 self.note_paid(event.reservation_id);
             }
@@ -170,10 +166,10 @@ impl Handle<PaymentRefunded> for UnitOfWork {
         event: &PaymentRefunded,
         _ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
-        if let Some(row) = self.reservations.get_mut(&event.reservation_id)
+        if let Some(row) = self.reservations.change(&event.reservation_id)
             && row.refund == Some(Refund::Due)
         {
-            row.change().refund = Some(Refund::Made);
+            row.refund = Some(Refund::Made);
         }
         Ok(())
     }
@@ -262,10 +258,10 @@ impl Execute<Cancel> for UnitOfWork {
 
     fn execute(&mut self, command: &Cancel, ctx: &mut Context<'_>) -> Result<View, Refusal> {
         let user_id = ctx.caller.user_id()?;
-        let is_own = |row: &&Row<Reservation>| row.user_id == user_id;
+        let is_own = |row: &&Reservation| row.user_id == user_id;
         let own = self.reservations.get(&command.reservation_id).filter(is_own);
         let row = own.ok_or_else(|| Problem::from(codes::NOT_FOUND))?;
-        row.may_be_given_back(self.show(row.schedule_id), ctx.now)?;
+        row.may_be_given_back(self.schedules.get(&row.schedule_id), ctx.now)?;
         let cancelled = self
             .cancel(command.reservation_id, CancelReason::ByFan)
             .ok_or_else(|| Problem::from(codes::NOT_CANCELLABLE))?;
@@ -341,11 +337,10 @@ impl UnitOfWork {
         id: ReservationId,
         reason: CancelReason,
     ) -> Option<ReservationCancelled> {
-        let row = self.reservations.get_mut(&id).filter(|row| row.owns())?;
+        let row = self.reservations.change(&id).filter(|row| row.owns())?;
         let event = cancelled(row, reason);
         let refund = row.refund_after(reason);
-        let ended = row.change();
-        (ended.refund, ended.cancel_reason) = (refund, Some(reason));
+        (row.refund, row.cancel_reason) = (refund, Some(reason));
         self.end(id, ReservationState::Cancelled);
         Some(event)
     }

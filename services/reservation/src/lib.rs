@@ -17,6 +17,7 @@
 //! - A fan whose withdrawal is cleared holds, buys and gives back nothing more, until the
 //!   withdrawal is refused.
 
+mod config;
 mod domain;
 mod handlers;
 mod queries;
@@ -42,6 +43,7 @@ use events::{
 };
 use mesh::{Allow, Link, QueryContext, Running, Service, postgres::Postgres};
 
+pub use config::Config;
 pub use unit_of_work::{Keys, UnitOfWork};
 
 /// What the simulation needs of this service.
@@ -64,23 +66,6 @@ pub static MIGRATIONS: mesh::postgres::Migrations =
 
 /// How often the timers look for due holds and cancelled shows.
 const TICK: Duration = Duration::from_millis(200);
-
-/// The settings of this service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Seconds by which a hold is extended, once, when its payment begins in its last minute;
-    /// also how far the hard cap lies behind the hold's original end.
-    pub grace_secs: u32,
-    /// How often a debit of an unknown reservation is tried before it is refused and the money
-    /// goes back.
-    pub unknown_tries_max: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { grace_secs: 60, unknown_tries_max: 10 }
-    }
-}
 
 /// The events this service consumes, the commands and queries it answers, and its timers.
 pub fn service() -> Service<Postgres<UnitOfWork>> {

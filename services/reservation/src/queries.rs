@@ -6,7 +6,12 @@ use events::{
     reservation::{FindReservations, GetReservation, Reservation as View, Reserve},
     state::{SeatOwner, SeatStated, StateSeats, Stated},
 };
-use mesh::{Meta, QueryContext, auth::TokenError, page::Cut, postgres::Postgres};
+use mesh::{
+    Meta, QueryContext,
+    auth::TokenError,
+    page::Cut,
+    postgres::{Postgres, read_failed},
+};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -58,7 +63,7 @@ pub(crate) async fn get(ctx: Context, query: GetReservation, meta: Meta) -> Resu
             .bind(user_id.0)
             .fetch_optional(ctx.pool())
             .await
-            .map_err(unavailable)?;
+            .map_err(read_failed)?;
     view(row.ok_or(codes::NOT_FOUND)?)
 }
 
@@ -78,18 +83,13 @@ pub(crate) async fn find(
     .bind(cut.rows())
     .fetch_all(ctx.pool())
     .await
-    .map_err(unavailable)?;
+    .map_err(read_failed)?;
     let views = rows.into_iter().map(view).collect::<Result<Vec<_>, _>>()?;
     Ok(cut.page(views, |view| view.reservation_id.0))
 }
 
 fn view(row: ReservationRow) -> Result<View, Problem> {
-    row.reservation().map(|reservation| reservation.view()).map_err(unavailable)
-}
-
-fn unavailable(error: sqlx::Error) -> Problem {
-    tracing::warn!(%error, "reservations cannot be read");
-    codes::UNAVAILABLE.into()
+    row.reservation().map(|reservation| reservation.view()).map_err(read_failed)
 }
 
 /// Seats read for one page.
@@ -125,7 +125,7 @@ pub(crate) async fn stated(
     .bind(STATED_MAX)
     .fetch_all(pool)
     .await
-    .map_err(unavailable)?;
+    .map_err(read_failed)?;
     let last = rows.last().filter(|_| rows.len() as i64 == STATED_MAX);
     let next = last.map(|row| SeatId(row.0.clone()));
     // A seat that never had an owner is left out.

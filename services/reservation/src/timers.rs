@@ -85,10 +85,10 @@ impl Execute<EmptyShow> for UnitOfWork {
         }
         // No hold was granted after the cancellation was stored, so none will appear any more.
         if command.reservations.is_empty()
-            && let Some(row) = self.schedules.get_mut(&command.schedule_id)
-            && **row == Schedule::Cancelling
+            && let Some(schedule) = self.schedules.change(&command.schedule_id)
+            && *schedule == Schedule::Cancelling
         {
-            *row.change() = Schedule::Cancelled;
+            *schedule = Schedule::Cancelled;
         }
         Ok(())
     }

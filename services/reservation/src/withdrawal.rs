@@ -28,7 +28,7 @@ impl Handle<UserWithdrawalRequested> for UnitOfWork {
         let &UserWithdrawalRequested { user_id, attempt, forfeit, .. } = event;
         let theirs = self.reservations.values().filter(|row| row.user_id == user_id);
         let block = theirs
-            .filter_map(|row| row.at_stake(self.show(row.schedule_id), forfeit, ctx.now))
+            .filter_map(|row| row.at_stake(self.schedules.get(&row.schedule_id), forfeit, ctx.now))
             .min();
         let Some((standing, answer)) = Standing::asked(self.standing(attempt), block) else {
             return Ok(());
@@ -74,7 +74,7 @@ impl Handle<UserWithdrawn> for UnitOfWork {
         let Some(standing) = Standing::withdrawn(self.standing(attempt)) else { return Ok(()) };
         self.keep_attempt(attempt, user_id, standing);
         let lost = self.pick(|row| {
-            let is_ticket = || row.is_ticket_for(self.show(row.schedule_id), ctx.now);
+            let is_ticket = || row.is_ticket_for(self.schedules.get(&row.schedule_id), ctx.now);
             row.user_id == user_id
                 && (row.state == ReservationState::Pending || (forfeit && is_ticket()))
         });

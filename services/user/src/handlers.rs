@@ -37,7 +37,7 @@ macro_rules! answers {
                 $event: &$type,
                 ctx: &mut Context<'_, Config>,
             ) -> Result<(), HandleError> {
-                let Some(withdrawal) = self.withdrawals.get($event.attempt) else { return Ok(()) };
+                let Some(withdrawal) = self.withdrawals.get(&$event.attempt) else { return Ok(()) };
                 let mut withdrawal = withdrawal.clone();
                 let outcome = withdrawal.answer($party, $answered, ctx.now);
                 self.conclude(withdrawal, outcome, ctx);
@@ -111,7 +111,7 @@ impl Execute<BeginLogIn> for UnitOfWork {
         command: &BeginLogIn,
         ctx: &mut Context<'_, Config>,
     ) -> Result<(), Refusal> {
-        let mut strikes = self.strikes.get(command.email_hash).cloned().unwrap_or_default();
+        let mut strikes = self.strikes.get(&command.email_hash).cloned().unwrap_or_default();
         strikes.strike(ctx.now, ctx.config.log_ins)?;
         self.strikes.put(command.email_hash, strikes);
         Ok(())
@@ -133,7 +133,7 @@ impl Execute<OpenSession> for UnitOfWork {
         // account.
         let account = self
             .accounts
-            .get(command.user_id)
+            .get(&command.user_id)
             .filter(|account| account.is_active())
             .ok_or_else(|| Problem::from(codes::BAD_CREDENTIALS))?;
         let card = account.card();
@@ -165,11 +165,11 @@ impl Execute<RotateRefresh> for UnitOfWork {
             let what = "is not a valid refresh token; log in again";
             Problem::about(codes::UNAUTHENTICATED, "refresh_token", what)
         };
-        let token = self.tokens.get(command.presented).ok_or_else(unknown)?;
+        let token = self.tokens.get(&command.presented).ok_or_else(unknown)?;
         // An earlier message of this batch may have ended what was loaded.
         let account = self
             .accounts
-            .get(token.user_id)
+            .get(&token.user_id)
             .filter(|account| account.is_active())
             .filter(|_| !self.ended_families.contains(&token.family_id))
             .ok_or_else(unknown)?;
@@ -241,7 +241,7 @@ impl Execute<RefuseWithdrawal> for UnitOfWork {
         command: &RefuseWithdrawal,
         ctx: &mut Context<'_, Config>,
     ) -> Result<(), Refusal> {
-        let Some(withdrawal) = self.withdrawals.get(command.attempt) else { return Ok(()) };
+        let Some(withdrawal) = self.withdrawals.get(&command.attempt) else { return Ok(()) };
         let mut withdrawal = withdrawal.clone();
         let outcome = withdrawal.time_out(ctx.now);
         self.conclude(withdrawal, outcome, ctx);
@@ -282,7 +282,7 @@ impl Execute<Tidy> for UnitOfWork {
 
 impl UnitOfWork {
     fn account(&self, user_id: events::UserId) -> Result<&Account, Problem> {
-        self.accounts.get(user_id).ok_or_else(|| codes::NOT_FOUND.into())
+        self.accounts.get(&user_id).ok_or_else(|| codes::NOT_FOUND.into())
     }
 
     /// Adds an account and emits its event. Two batches that add the same address at once both
@@ -313,7 +313,7 @@ impl UnitOfWork {
                 ctx.emit_in(saga_id, UserWithdrawalRefused { user_id, attempt, reasons, at });
             }
             Some(Outcome::Closed) => {
-                if let Some(account) = self.accounts.get(user_id) {
+                if let Some(account) = self.accounts.get(&user_id) {
                     let mut account = account.clone();
                     account.withdraw(at);
                     self.accounts.put(user_id, account);

@@ -21,12 +21,14 @@
 //! time, which is decided once. A closed account has no address, no password and no session,
 //! and cannot be opened again.
 
+mod config;
 mod domain;
 mod handlers;
 mod inside;
 mod queries;
 mod ring;
 mod secrets;
+mod signing_keys;
 mod unit_of_work;
 mod withdrawal;
 
@@ -37,6 +39,7 @@ use events::{payment, point, reservation, user};
 use mesh::{Allow, Link, Running, Service, clock, postgres::Postgres};
 use sqlx::PgPool;
 
+pub use config::Config;
 pub use domain::LogInLimit;
 pub use queries::{request_account, requests_are_granted};
 pub use ring::{Ring, RingError};
@@ -65,60 +68,13 @@ const WISHES_EVERY: Duration = Duration::from_millis(250);
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// How often the service looks for attempts that were not answered in time.
 const UNANSWERED_EVERY: Duration = Duration::from_millis(200);
-/// How long the other services may take to answer an attempt to close an account.
-const WITHDRAWAL_SECS: i64 = 30;
-/// An access token's life, and so how long a withdrawn role or closed account stays usable.
-const ACCESS_SECS: i64 = 15 * 60;
-/// A refresh token's life.
-const REFRESH_SECS: i64 = 30 * 86_400;
-
-/// The configuration of this service, and the keyring it signs with.
-pub struct Config {
-    /// Seconds a refresh token is valid.
-    pub refresh_secs: i64,
-    /// How many log-ins may fail.
-    pub log_ins: LogInLimit,
-    /// How passwords are hashed.
-    pub hashing: Hashing,
-    /// Seconds after which an attempt to close an account is refused, unless all services have
-    /// answered.
-    pub withdrawal_secs: i64,
-    access_secs: i64,
-    ring: Ring,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self::with_access_secs(ACCESS_SECS)
-    }
-}
-
-impl Config {
-    /// The default configuration, with another life of access tokens.
-    pub fn with_access_secs(access_secs: i64) -> Self {
-        Self {
-            refresh_secs: REFRESH_SECS,
-            log_ins: LogInLimit::default(),
-            hashing: Hashing::default(),
-            withdrawal_secs: WITHDRAWAL_SECS,
-            access_secs,
-            ring: Ring::new(access_secs),
-        }
-    }
-
-    /// Seconds an access token is valid.
-    pub fn access_secs(&self) -> i64 {
-        self.access_secs
-    }
-}
-
 /// Creates or loads the signing keys. This is optional, for the first token loads them. Called
 /// before the start, it reports in time that they cannot be loaded.
 ///
 /// # Errors
 /// When the database does not answer, or a stored key is broken.
 pub async fn prepare(pool: &PgPool, config: &Config) -> Result<(), RingError> {
-    config.ring.load(pool, clock::now()).await.map(drop)
+    config.ring().load(pool, clock::now()).await.map(drop)
 }
 
 /// The events, commands, queries and timers of this service.

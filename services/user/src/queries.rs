@@ -14,12 +14,9 @@ use mesh::{
     Meta, QueryContext,
     auth::AccessClaims,
     clock,
-    keys::{KeyRecord, Rotation},
-    postgres::Postgres,
+    postgres::{Postgres, read_failed},
 };
-use sqlx::{PgConnection, PgExecutor, PgPool};
-use time::OffsetDateTime;
-use tracing::error;
+use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
@@ -29,6 +26,7 @@ use crate::{
         AddAccount, BeginLogIn, GrantWish, OpenSession, RefuseWithdrawal, RotateRefresh, Rotated,
         Tidy,
     },
+    ring::unsigned,
     secrets::{digest, refresh_token},
     unit_of_work::{AccountRow, UnitOfWork, WITHDRAWAL_COLUMNS, WithdrawalRow, role_names, roles},
 };
@@ -58,7 +56,7 @@ pub async fn log_in(ctx: Ctx, command: LogIn, meta: Meta) -> Result<Session, Pro
     let queued = ctx.config().hashing.queue()?;
     let email_hash = digest(email.as_str());
     ctx.decide(BeginLogIn { email_hash }, &once(&meta)).await?;
-    let account = find_by_email(ctx.pool(), &email).await.map_err(unavailable)?;
+    let account = find_by_email(ctx.pool(), &email).await.map_err(read_failed)?;
     let (user_id, hash) = match account.map(|account| (account.user_id, account.state)) {
         Some((user_id, State::Active { password_hash, .. })) => {
             (Some(user_id), Some(password_hash))
@@ -77,11 +75,11 @@ pub async fn log_in(ctx: Ctx, command: LogIn, meta: Meta) -> Result<Session, Pro
 /// whose first answer was lost gets the same successor and does not count as a theft.
 pub async fn refresh(ctx: Ctx, command: Refresh, meta: Meta) -> Result<Session, Problem> {
     let now = clock::now();
-    let ring = ctx.config().ring.get(ctx.pool(), now).await?;
+    let ring = ctx.config().ring().get(ctx.pool(), now).await?;
     let bytes = match &meta.idempotency {
         Some(key) => {
             let text = [digest(&command.refresh_token), key.scope].concat();
-            Some(ring.derive(&text, now).map_err(unavailable)?)
+            Some(ring.derive(&text, now).map_err(unsigned)?)
         }
         None => None,
     };
@@ -106,7 +104,7 @@ pub async fn refresh(ctx: Ctx, command: Refresh, meta: Meta) -> Result<Session, 
 
 /// The public keys.
 pub async fn jwks(ctx: Ctx, _: Jwks, _: Meta) -> Result<serde_json::Value, Problem> {
-    Ok(ctx.config().ring.get(ctx.pool(), clock::now()).await?.jwks())
+    Ok(ctx.config().ring().get(ctx.pool(), clock::now()).await?.jwks())
 }
 
 /// An attempt of the caller to close the account.
@@ -118,7 +116,7 @@ pub async fn withdrawal(ctx: Ctx, query: GetWithdrawal, meta: Meta) -> Result<Sh
         .bind(meta.caller.user_id()?.0)
         .fetch_optional(ctx.pool())
         .await
-        .map_err(unavailable)?;
+        .map_err(read_failed)?;
     Ok(row.ok_or(codes::NOT_FOUND)?.0.view())
 }
 
@@ -158,10 +156,10 @@ async fn open_session(
 /// The session of an account: signs its access token; the refresh token is stored already.
 async fn session(ctx: &Ctx, account: Card, refresh_token: String) -> Result<Session, Problem> {
     let (config, now) = (ctx.config(), clock::now());
-    let ring = config.ring.get(ctx.pool(), now).await?;
+    let ring = config.ring().get(ctx.pool(), now).await?;
     let Card { user_id, roles } = account;
     let claims = AccessClaims::new(user_id, roles.clone(), now, config.access_secs());
-    let access_token = ring.sign(&claims, now).map_err(unavailable)?;
+    let access_token = ring.sign(&claims, now).map_err(unsigned)?;
     let expires_in_secs = config.access_secs().unsigned_abs();
     Ok(Session { user_id, roles, access_token, expires_in_secs, refresh_token })
 }
@@ -169,12 +167,6 @@ async fn session(ctx: &Ctx, account: Card, refresh_token: String) -> Result<Sess
 /// The same message without its `Idempotency-Key`, which belongs to one decision only.
 fn once(meta: &Meta) -> Meta {
     Meta { idempotency: None, ..meta.clone() }
-}
-
-/// The problem of a store that is away; the cause goes to the log.
-pub fn unavailable(cause: impl std::fmt::Display) -> Problem {
-    error!(%cause, "accounts cannot be read");
-    Problem::from(codes::UNAVAILABLE).with("retry_after_secs", 1)
 }
 
 async fn find_by_email(pool: &PgPool, email: &Email) -> sqlx::Result<Option<Account>> {
@@ -203,7 +195,7 @@ pub async fn request_account(
     let email = Email::parse(email)?;
     let password = domain::password(password)?;
     let roles: BTreeSet<Role> = roles.iter().copied().collect();
-    let account = find_by_email(pool, &email).await.map_err(unavailable)?;
+    let account = find_by_email(pool, &email).await.map_err(read_failed)?;
     if account.is_some_and(|account| account.roles.is_superset(&roles)) {
         return Ok(());
     }
@@ -218,7 +210,7 @@ pub async fn request_account(
     .bind(role_names(&roles))
     .execute(pool)
     .await
-    .map_err(unavailable)?;
+    .map_err(read_failed)?;
     Ok(())
 }
 
@@ -255,37 +247,4 @@ pub async fn due_tidy(pool: PgPool, now: Timestamp) -> sqlx::Result<Vec<Tidy>> {
     .fetch_one(&pool)
     .await?;
     Ok(if has_expired { vec![Tidy {}] } else { Vec::new() })
-}
-
-/// The stored signing keys.
-pub async fn signing_keys(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<KeyRecord>> {
-    let rows: Vec<(String, Vec<u8>, OffsetDateTime)> =
-        sqlx::query_as("select kid, pkcs8, created_at from signing_keys").fetch_all(db).await?;
-    Ok(rows
-        .into_iter()
-        .map(|(kid, pkcs8, at)| KeyRecord { kid, pkcs8, created_at: at.into() })
-        .collect())
-}
-
-/// Locks the rotation of the signing keys until the transaction ends.
-pub async fn lock_signing_keys(tx: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::query("select pg_advisory_xact_lock(hashtext('user.signing_keys'))").execute(tx).await?;
-    Ok(())
-}
-
-/// Stores the result of a rotation.
-pub async fn keep_signing_keys(tx: &mut PgConnection, rotation: &Rotation) -> sqlx::Result<()> {
-    if let Some(key) = &rotation.added {
-        sqlx::query("insert into signing_keys (kid, pkcs8, created_at) values ($1, $2, $3)")
-            .bind(&key.kid)
-            .bind(&key.pkcs8)
-            .bind(key.created_at.0)
-            .execute(&mut *tx)
-            .await?;
-    }
-    sqlx::query("delete from signing_keys where kid = any($1)")
-        .bind(&rotation.dropped)
-        .execute(tx)
-        .await?;
-    Ok(())
 }

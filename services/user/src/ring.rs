@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-use crate::queries;
+use crate::signing_keys;
 
 /// The keyring is loaded again after this long, well within a new key's lead time.
 const RELOAD_SECS: i64 = 60;
@@ -75,7 +75,7 @@ impl Ring {
                 warn!(%error, "the signing keys cannot be loaded again; using the cached ones");
                 Ok(ring)
             }
-            (Err(error), None) => Err(queries::unavailable(error)),
+            (Err(error), None) => Err(unsigned(error)),
         }
     }
 
@@ -84,7 +84,7 @@ impl Ring {
     /// # Errors
     /// When the database does not answer, or a key is broken.
     pub async fn load(&self, pool: &PgPool, now: Timestamp) -> Result<Arc<Keyring>, RingError> {
-        let mut ring = Keyring::open(queries::signing_keys(pool).await?, self.life)?;
+        let mut ring = Keyring::open(signing_keys::load(pool).await?, self.life)?;
         if !ring.due(now).is_nothing() {
             let (pool, life) = (pool.clone(), self.life);
             // A transaction whose future is dropped would go back to the pool open.
@@ -102,14 +102,19 @@ impl Ring {
     }
 }
 
+/// The problem that no token can be signed.
+pub fn unsigned(cause: impl std::fmt::Display) -> Problem {
+    mesh::away("Access tokens cannot be signed right now.", cause)
+}
+
 /// Rotates the keys. When two instances find a rotation due at once, the second waits for the
 /// lock, loads what the first has stored, and finds nothing left to do.
 async fn rotate(pool: &PgPool, life: KeyLife, now: Timestamp) -> Result<Keyring, RingError> {
     let mut tx = pool.begin().await?;
-    queries::lock_signing_keys(&mut tx).await?;
-    let mut ring = Keyring::open(queries::signing_keys(&mut *tx).await?, life)?;
+    signing_keys::lock(&mut tx).await?;
+    let mut ring = Keyring::open(signing_keys::load(&mut *tx).await?, life)?;
     let rotation = ring.rotate(now)?;
-    queries::keep_signing_keys(&mut tx, &rotation).await?;
+    signing_keys::save(&mut tx, &rotation).await?;
     tx.commit().await?;
     if let Some(key) = rotation.added {
         info!(kid = key.kid, "added a signing key");

@@ -4,12 +4,13 @@
 pub(crate) mod in_memory;
 mod withdrawals;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use events::{
     AttemptId, Timestamp, UserId,
     user::{Role, WithdrawalState},
 };
+use mesh::postgres::{Rows, column, unknown};
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -41,47 +42,6 @@ pub struct Keys {
     pub tokens: BTreeSet<Digest>,
     /// Failed log-ins by address.
     pub strikes: BTreeSet<Digest>,
-}
-
-/// The loaded rows of a table, and which of them have changed.
-#[derive(Debug)]
-pub struct Rows<K, V> {
-    rows: BTreeMap<K, V>,
-    changed: BTreeSet<K>,
-}
-
-impl<K, V> Default for Rows<K, V> {
-    fn default() -> Self {
-        Self { rows: BTreeMap::new(), changed: BTreeSet::new() }
-    }
-}
-
-impl<K: Ord + Copy, V> Rows<K, V> {
-    /// The row of this key.
-    pub fn get(&self, key: K) -> Option<&V> {
-        self.rows.get(&key)
-    }
-
-    /// Inserts or replaces a row; it will be saved.
-    pub fn put(&mut self, key: K, value: V) {
-        self.rows.insert(key, value);
-        self.changed.insert(key);
-    }
-
-    /// All rows.
-    pub fn values(&self) -> impl Iterator<Item = &V> {
-        self.rows.values()
-    }
-
-    fn loaded(rows: impl IntoIterator<Item = (K, V)>) -> Self {
-        Self { rows: rows.into_iter().collect(), changed: BTreeSet::new() }
-    }
-
-    /// The changed rows in the order of their keys, so that two batches lock rows in the same
-    /// order.
-    fn changed(&self) -> Vec<(K, &V)> {
-        self.changed.iter().filter_map(|key| Some((*key, self.rows.get(key)?))).collect()
-    }
 }
 
 /// The state of this service that one batch touches.
@@ -138,10 +98,10 @@ impl mesh::UnitOfWork for UnitOfWork {
     /// changes a token holds the lock of its account.
     async fn load(keys: Keys, tx: &mut PgConnection) -> sqlx::Result<Self> {
         Ok(Self {
-            accounts: Rows::loaded(accounts(&keys, tx).await?),
-            tokens: Rows::loaded(tokens(&keys, tx).await?),
-            strikes: Rows::loaded(strikes(&keys, tx).await?),
-            withdrawals: Rows::loaded(withdrawals::load(&keys, tx).await?),
+            accounts: accounts(&keys, tx).await?,
+            tokens: tokens(&keys, tx).await?,
+            strikes: strikes(&keys, tx).await?,
+            withdrawals: withdrawals::load(&keys.attempts, &keys.leaving, tx).await?,
             ..Self::default()
         })
     }
@@ -150,7 +110,7 @@ impl mesh::UnitOfWork for UnitOfWork {
         self.save_accounts(tx).await?;
         self.save_tokens(tx).await?;
         self.save_strikes(tx).await?;
-        withdrawals::save(&self.withdrawals.changed(), tx).await?;
+        withdrawals::save(&self.withdrawals.dirty(), tx).await?;
         if !self.granted.is_empty() {
             let emails: Vec<String> = self.granted.into_iter().collect();
             sqlx::query("delete from account_wishes where email = any($1)")
@@ -165,9 +125,9 @@ impl mesh::UnitOfWork for UnitOfWork {
     }
 }
 
-async fn accounts(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(UserId, Account)>> {
+async fn accounts(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Rows<UserId, Account>> {
     if keys.users.is_empty() && keys.emails.is_empty() && keys.tokens.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Rows::default());
     }
     let rows: Vec<AccountRow> = sqlx::query_as(
         "select user_id, email, password_hash, roles, created_at, withdrawn_at from accounts
@@ -188,9 +148,9 @@ async fn accounts(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(UserI
 
 type TokenColumns = (Vec<u8>, Uuid, Uuid, OffsetDateTime, Option<OffsetDateTime>);
 
-async fn tokens(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(Digest, RefreshToken)>> {
+async fn tokens(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Rows<Digest, RefreshToken>> {
     if keys.tokens.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Rows::default());
     }
     let rows: Vec<TokenColumns> = sqlx::query_as(
         "select token_hash, user_id, family_id, expires_at, used_at from refresh_tokens
@@ -214,9 +174,9 @@ async fn tokens(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(Digest,
 
 /// Inserts each missing row before it locks it. Of two batches with the first strikes of an
 /// address at once, the second waits here for the first, and then counts on from it.
-async fn strikes(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(Digest, Strikes)>> {
+async fn strikes(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Rows<Digest, Strikes>> {
     if keys.strikes.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Rows::default());
     }
     let hashes: Vec<&[u8]> = keys.strikes.iter().map(|hash| &hash[..]).collect();
     sqlx::query(
@@ -243,11 +203,10 @@ async fn strikes(keys: &Keys, tx: &mut PgConnection) -> sqlx::Result<Vec<(Digest
 
 impl UnitOfWork {
     async fn save_accounts(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let changed = self.accounts.changed();
-        if changed.is_empty() {
+        let dirty = self.accounts.dirty();
+        if dirty.is_empty() {
             return Ok(());
         }
-        let states = || changed.iter().map(|(_, account)| &account.state);
         sqlx::query(
             "insert into accounts
                  (user_id, email, password_hash, roles, state, created_at, withdrawn_at)
@@ -262,41 +221,31 @@ impl UnitOfWork {
                  roles = excluded.roles, state = excluded.state,
                  withdrawn_at = excluded.withdrawn_at",
         )
-        .bind(changed.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
-        .bind(
-            changed
-                .iter()
-                .map(|(_, account)| account.email().map(Email::as_str))
-                .collect::<Vec<_>>(),
-        )
-        .bind(states().map(hash_in).collect::<Vec<_>>())
-        .bind(
-            changed
-                .iter()
-                .map(|(_, account)| role_names(&account.roles).join(","))
-                .collect::<Vec<_>>(),
-        )
-        .bind(changed.iter().map(|(_, account)| account.created_at.0).collect::<Vec<_>>())
-        .bind(states().map(withdrawn_in).collect::<Vec<_>>())
+        .bind(column(&dirty, |(id, _)| id.0))
+        .bind(column(&dirty, |(_, account)| account.email().map(Email::as_str)))
+        .bind(column(&dirty, |(_, account)| hash_in(&account.state)))
+        .bind(column(&dirty, |(_, account)| role_names(&account.roles).join(",")))
+        .bind(column(&dirty, |(_, account)| account.created_at.0))
+        .bind(column(&dirty, |(_, account)| withdrawn_in(&account.state)))
         .execute(tx)
         .await?;
         Ok(())
     }
 
     async fn save_tokens(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let changed = self.tokens.changed();
-        if !changed.is_empty() {
+        let dirty = self.tokens.dirty();
+        if !dirty.is_empty() {
             sqlx::query(
                 "insert into refresh_tokens (token_hash, user_id, family_id, expires_at, used_at)
                  select * from unnest($1::bytea[], $2::uuid[], $3::uuid[], $4::timestamptz[],
                                       $5::timestamptz[])
                  on conflict (token_hash) do update set used_at = excluded.used_at",
             )
-            .bind(changed.iter().map(|(hash, _)| &hash[..]).collect::<Vec<_>>())
-            .bind(changed.iter().map(|(_, token)| token.user_id.0).collect::<Vec<_>>())
-            .bind(changed.iter().map(|(_, token)| token.family_id).collect::<Vec<_>>())
-            .bind(changed.iter().map(|(_, token)| token.expires_at.0).collect::<Vec<_>>())
-            .bind(changed.iter().map(|(_, token)| token.used_at.map(|at| at.0)).collect::<Vec<_>>())
+            .bind(column(&dirty, |(hash, _)| &hash[..]))
+            .bind(column(&dirty, |(_, token)| token.user_id.0))
+            .bind(column(&dirty, |(_, token)| token.family_id))
+            .bind(column(&dirty, |(_, token)| token.expires_at.0))
+            .bind(column(&dirty, |(_, token)| token.used_at.map(|at| at.0)))
             .execute(&mut *tx)
             .await?;
         }
@@ -315,8 +264,8 @@ impl UnitOfWork {
 
     /// A row without strikes stays, empty, until [`tidy`] deletes it.
     async fn save_strikes(&self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        let changed = self.strikes.changed();
-        if changed.is_empty() {
+        let dirty = self.strikes.dirty();
+        if dirty.is_empty() {
             return Ok(());
         }
         let listed = |strikes: &Strikes| {
@@ -332,9 +281,9 @@ impl UnitOfWork {
              on conflict (email_hash) do update set
                  failed_at = excluded.failed_at, last_at = excluded.last_at",
         )
-        .bind(changed.iter().map(|(hash, _)| &hash[..]).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, strikes)| listed(strikes)).collect::<Vec<_>>())
-        .bind(changed.iter().map(|(_, strikes)| last(strikes)).collect::<Vec<_>>())
+        .bind(column(&dirty, |(hash, _)| &hash[..]))
+        .bind(column(&dirty, |(_, strikes)| listed(strikes)))
+        .bind(column(&dirty, |(_, strikes)| last(strikes)))
         .execute(tx)
         .await?;
         Ok(())
@@ -378,7 +327,7 @@ impl FromRow<'_, PgRow> for AccountRow {
             (Some(email), Some(hash), None) => {
                 State::Active { email: Email::stored(email), password_hash: Secret(hash) }
             }
-            _ => return Err(broken("email")),
+            _ => return Err(sqlx::Error::Decode("an open account without an address".into())),
         };
         Ok(Self(Account {
             user_id: UserId(row.try_get("user_id")?),
@@ -419,15 +368,11 @@ pub fn roles(names: Vec<String>) -> sqlx::Result<BTreeSet<Role>> {
         "fan" => Ok(Role::Fan),
         "organizer" => Ok(Role::Organizer),
         "operator" => Ok(Role::Operator),
-        _ => Err(broken("roles")),
+        other => Err(unknown("role", other)),
     };
     names.into_iter().map(role).collect()
 }
 
 fn digest(bytes: Vec<u8>) -> sqlx::Result<Digest> {
-    bytes.try_into().map_err(|_| broken("hash"))
-}
-
-fn broken(column: &str) -> sqlx::Error {
-    sqlx::Error::ColumnDecode { index: column.to_owned(), source: "unexpected value".into() }
+    bytes.try_into().map_err(|_| sqlx::Error::Decode("a hash of another length".into()))
 }

@@ -1,4 +1,4 @@
-//! No file of the runtime or of the gateway depends on one that depends on it.
+//! No file of the runtime, of the gateway or of a service depends on one that depends on it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,19 @@ type Module = Vec<String>;
 type Edges = BTreeMap<Module, BTreeSet<Module>>;
 
 /// The crates whose files must form no circle.
-const WITHOUT_CIRCLES: [&str; 2] = ["services/mesh/src", "services/gateway/src"];
+const WITHOUT_CIRCLES: [&str; 11] = [
+    "services/concert/src",
+    "services/data-platform/src",
+    "services/gateway/src",
+    "services/mesh/src",
+    "services/notification/src",
+    "services/payment/src",
+    "services/point/src",
+    "services/queue/src",
+    "services/ranking/src",
+    "services/reservation/src",
+    "services/user/src",
+];
 /// The crates whose rooms must form no circle either.
 const WITHOUT_CIRCLES_OF_ROOMS: [&str; 1] = ["services/gateway/src"];
 /// How many re-exports a name may go through.
@@ -38,7 +50,13 @@ fn modules(src: &str) -> BTreeMap<Module, Vec<String>> {
 
 /// Identifiers, `::` and single characters, without comments and without the tests at the end.
 fn tokens(text: &str) -> Vec<String> {
-    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let is_tests = |rest: &str| {
+        let next = rest.lines().nth(1).unwrap_or_default();
+        next.contains("mod tests")
+    };
+    let mut marks = text.match_indices("#[cfg(test)]");
+    let end = marks.find(|(at, _)| is_tests(&text[*at..])).map_or(text.len(), |(at, _)| at);
+    let code = &text[..end];
     let code: String = code
         .lines()
         .map(|line| line.split("//").next().unwrap_or_default())
@@ -184,7 +202,7 @@ fn no_file_depends_on_one_that_depends_on_it() {
         assert!(Path::new(&project::root().join(src)).is_dir(), "{src}");
         let edges = edges(src);
         let count: usize = edges.values().map(BTreeSet::len).sum();
-        assert!(count > edges.len(), "{src}: {count} dependencies of {} files", edges.len());
+        assert!(count >= edges.len(), "{src}: {count} dependencies of {} files", edges.len());
         let circles = circles(edges);
         assert!(circles.is_empty(), "{src}: circles in {circles:?}");
     }

@@ -1,7 +1,7 @@
 //! The file of a plan as a table: the separator of its fields, its columns, and the line of the
 //! file for each record. Pure.
 
-use super::{FIELDS, PlanError, Wrong};
+use super::mistake::{FIELDS, Flaw, PlanError, Wrong};
 
 /// The separators that fields may have; the first is the default.
 const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
@@ -30,10 +30,7 @@ impl<'a> Table<'a> {
             lines: Lines { text: text.as_bytes(), at: 0, line: first_line },
             columns: Columns::default(),
         };
-        let line = table.read()?.ok_or_else(|| {
-            let columns = FIELDS.join(",");
-            PlanError::of_the_whole(format!("the plan is empty; its first line is `{columns}`"))
-        })?;
+        let line = table.read()?.ok_or_else(|| PlanError::of_the_whole(Flaw::NoHeader))?;
         let names: Vec<String> = table.record.iter().map(|it| text::folded(cell(it))).collect();
         table.columns = Columns::of(names).map_err(|(column, field, reason)| PlanError {
             line,
@@ -57,7 +54,7 @@ impl<'a> Table<'a> {
     fn read(&mut self) -> Result<Option<u64>, PlanError> {
         loop {
             let read = self.reader.read_record(&mut self.record);
-            if !read.map_err(|error| PlanError::of_the_whole(error.to_string()))? {
+            if !read.map_err(|error| PlanError::of_the_whole(Flaw::NoCsv(error.to_string())))? {
                 return Ok(None);
             }
             let line = self.lines.of_record(&self.record);
@@ -98,11 +95,7 @@ fn stated_separator(text: &str) -> Result<(Option<u8>, &str, u64), PlanError> {
     let rest = rest.strip_prefix('\n').unwrap_or(rest);
     match first.as_bytes().get(4) {
         Some(separator) if SEPARATORS.contains(separator) => Ok((Some(*separator), rest, 2)),
-        _ => {
-            let reason =
-                "`sep=` names the separator of the fields: a comma, a semicolon, a tab or `|`";
-            Err(PlanError::of_the_whole(reason))
-        }
+        _ => Err(PlanError::of_the_whole(Flaw::Separator)),
     }
 }
 
@@ -142,8 +135,7 @@ impl Columns {
             if let (Some(first), Some(last)) = (place(field), last)
                 && first != last
             {
-                let reason =
-                    format!("column `{field}` is there twice: it is also column {}", first + 1);
+                let reason = Flaw::ColumnTwice { field, first: first + 1 };
                 return Err((last + 1, named(field), reason));
             }
         }
@@ -170,15 +162,12 @@ fn named(field: &str) -> &'static str {
 
 /// The mistake of a header that lacks columns, with what it has instead.
 fn incomplete(names: &[String], missing: &[&'static str]) -> Wrong {
-    let list = |names: &[&str]| names.iter().map(|it| format!("`{it}`")).collect::<Vec<_>>();
-    let found: Vec<&str> = names.iter().map(String::as_str).filter(|it| !it.is_empty()).collect();
+    let found: Vec<String> =
+        names.iter().filter(|it| !it.is_empty()).map(|it| format!("`{it}`")).collect();
     let unknown = names.iter().position(|name| !name.is_empty() && named(name).is_empty());
     let column = unknown.unwrap_or(names.len()) + 1;
-    let what = if missing.len() == 1 { "column" } else { "columns" };
-    let missing_list = list(missing).join(", ");
-    let found: String = list(&found).join(", ").chars().take(SHOWN_MAX).collect();
-    let reason = format!("the header lacks the {what} {missing_list}; it has {found}");
-    (column, missing[0], reason)
+    let found = found.join(", ").chars().take(SHOWN_MAX).collect();
+    (column, missing[0], Flaw::ColumnsMissing { missing: missing.to_vec(), found })
 }
 
 /// One line of a plan.
@@ -200,8 +189,7 @@ impl Row<'_> {
         let place = self.columns.place(field).unwrap_or_default();
         self.record.get(place).map(cell).ok_or_else(|| {
             let (found, wanted) = (self.record.len(), self.columns.names.len());
-            let reason = format!("the line has {found} fields, and the header has {wanted}");
-            (found + 1, field, reason)
+            (found + 1, field, Flaw::ShortLine { found, wanted })
         })
     }
 
@@ -214,7 +202,7 @@ impl Row<'_> {
     pub(super) fn field<T>(
         &self,
         field: &'static str,
-        read: impl FnOnce(&str) -> Result<T, String>,
+        read: impl FnOnce(&str) -> Result<T, Flaw>,
     ) -> Result<T, Wrong> {
         read(self.text(field)?).map_err(|reason| (self.column(field), field, reason))
     }
@@ -231,11 +219,7 @@ impl Row<'_> {
             None => Ok(()),
             Some((at, _)) => {
                 let (found, wanted) = (self.record.len(), names.len());
-                let reason = format!(
-                    "the line has {found} fields, and the header has {wanted}: a field with a \
-                     separator in it stands in quotes"
-                );
-                Err((at + 1, "", reason))
+                Err((at + 1, "", Flaw::LongLine { found, wanted }))
             }
         }
     }

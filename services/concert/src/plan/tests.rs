@@ -1,10 +1,12 @@
+use events::{Problem, codes};
+
 use super::*;
 
 const HEADER: &str = "section,row,seat,price\n";
 
 fn refused(text: &str) -> (u64, usize, String) {
     let error = parse(text).expect_err("the plan has a mistake");
-    (error.line, error.column, error.reason)
+    (error.line, error.column, error.reason.to_string())
 }
 
 fn seat_line(line: &str) -> (u64, usize, String) {
@@ -95,7 +97,7 @@ fn a_refused_header_names_the_missing_columns_and_what_it_has() {
         let error = parse(text).expect_err("refused");
         assert_eq!((error.line, error.column, error.field), (1, column, field), "{text:?}");
         for word in words {
-            assert!(error.reason.contains(word), "{text:?}: {}", error.reason);
+            assert!(error.reason.to_string().contains(word), "{text:?}: {}", error.reason);
         }
     }
     assert_eq!(refused("\n\nSection,row,chair,price\n").0, 3);

@@ -2,13 +2,16 @@
 
 mod check;
 mod engine;
+mod gates;
 pub(crate) mod limits;
 mod migrations;
 pub(crate) mod outbox;
 mod parked;
 pub mod partitions;
 mod positions;
+mod problem;
 mod reached;
+mod rows;
 mod transaction;
 
 use std::{
@@ -40,11 +43,14 @@ use crate::{
 
 pub use check::{check, connect, default_partitions};
 pub use engine::Postgres;
+pub use gates::{GATES, close_gates, gates};
 pub(crate) use limits::{ANSWER_TIMEOUT, POSTGRES};
 pub use migrations::{Migrations, migrator};
 pub use outbox::backlog;
 pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
+pub use problem::{read_failed, unknown};
+pub use rows::{Rows, column};
 use transaction::Tx;
 
 /// The migrations of the mesh's own tables, which every service's database has.

@@ -102,10 +102,9 @@ fn waiting(kind: MessageKind) -> (UnitOfWork, Uuid) {
         receipt: None,
         last_error: None,
         end: None,
-        changed: false,
     };
     let mut unit = UnitOfWork::default();
-    unit.waiting.insert(id, row);
+    unit.waiting.load(id, row);
     (unit, id)
 }
 

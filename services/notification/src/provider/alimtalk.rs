@@ -15,6 +15,7 @@
 //! delivered to the relay is looked up under that key first, however long ago that was; so is
 //! the text message in its place.
 
+mod outcome;
 mod wire;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -30,12 +31,17 @@ use ring::digest::{SHA256, digest};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
+use self::outcome::Outcome;
 use self::wire::{
     Found, FoundText, FoundTexts, Recipient, Results, SMS_BYTES_MAX, Send, SmsRecipient,
     SmsResults, SmsSend, Status, bytes_on_air, dialled, in_korea,
 };
-use super::{AT_ONCE, Parcel, Round, Sent, http};
-use crate::{config::Relay, domain::Delivery};
+use super::{
+    http,
+    parcel::{AT_ONCE, Parcel, Round, Sent},
+    unusable::Unusable,
+};
+use crate::domain::Delivery;
 
 /// Messages of one request at most.
 const PARCELS_MAX: usize = 100;
@@ -67,27 +73,31 @@ enum Known {
     Tried(Parcel, Outcome),
 }
 
-/// The outcome of a try with Kakao.
-enum Outcome {
-    /// The try is over.
-    Ended(Delivery),
-    /// Kakao refused it, for this reason.
-    Refused(String),
+/// An account with a relay of AlimTalk messages.
+#[derive(Clone)]
+pub struct Relay {
+    /// Its address.
+    pub url: String,
+    /// The account, in the path of each request.
+    pub app_key: String,
+    /// The secret of the account, in a header of each request.
+    pub secret: String,
+    /// The Kakao channel that messages come from.
+    pub sender: String,
+    /// The registered number that text messages come from when AlimTalk is refused. Without one,
+    /// a refused message has failed.
+    pub sms_from: Option<String>,
 }
 
-impl Outcome {
-    fn sort(self, parcel: Parcel, sent: &mut Sent, refused: &mut Vec<(Parcel, String)>) {
-        match self {
-            Self::Ended(delivery) => sent.deliveries.push((parcel.id, delivery)),
-            Self::Refused(why) => refused.push((parcel, why)),
-        }
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
 impl Alimtalk {
-    pub(crate) fn new(relay: Relay) -> Result<Self, String> {
-        let mut secret = HeaderValue::from_str(&relay.secret)
-            .map_err(|_| "the relay's secret cannot be sent in a header")?;
+    pub(crate) fn new(relay: Relay) -> Result<Self, Unusable> {
+        let mut secret = HeaderValue::from_str(&relay.secret).map_err(|_| Unusable::RelaySecret)?;
         secret.set_sensitive(true);
         Ok(Self {
             client: http::client()?,

@@ -8,7 +8,7 @@ use std::{
 use events::notification::Channel;
 use serde_json::json;
 
-use super::{Parcel, Round, Sent};
+use super::parcel::{Parcel, Round, Sent};
 use crate::domain::Delivery;
 
 /// One JSON file per message, named by its id: a repeat writes the same file again.

@@ -6,6 +6,7 @@ use events::Timestamp;
 use reqwest::{Client, RequestBuilder, StatusCode, Url, header::RETRY_AFTER, redirect::Policy};
 use time::{PrimitiveDateTime, macros::format_description};
 
+use super::unusable::Unusable;
 use crate::domain::Delivery;
 
 /// Bytes of an answer that are read at most.
@@ -22,21 +23,21 @@ pub(super) struct Answer {
 
 /// A client for one provider. It follows no redirect: messages are for the address that the
 /// operator has named.
-pub(super) fn client() -> Result<Client, String> {
+pub(super) fn client() -> Result<Client, Unusable> {
     mesh::tls::install();
     Client::builder()
         .redirect(Policy::none())
         .pool_max_idle_per_host(IDLE_MAX)
         .user_agent(concat!("onsale/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(|error| format!("no HTTP client: {error}"))
+        .map_err(|error| Unusable::NoClient(error.to_string()))
 }
 
 /// Parses the address of a provider, as an operator wrote it.
-pub(super) fn address(url: &str) -> Result<Url, String> {
+pub(super) fn address(url: &str) -> Result<Url, Unusable> {
     match Url::parse(url) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
-        _ => Err("the provider's address must begin with http:// or https://".to_owned()),
+        _ => Err(Unusable::Address),
     }
 }
 

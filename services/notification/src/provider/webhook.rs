@@ -13,11 +13,12 @@ use reqwest::{Client, StatusCode, Url, header::CONTENT_TYPE};
 use ring::hmac;
 use serde_json::json;
 
-use super::{AT_ONCE, Parcel, Round, Sent, http};
+use super::{
+    http,
+    parcel::{AT_ONCE, Parcel, Round, Sent},
+    unusable::{SECRET_BYTES_MIN, Unusable},
+};
 use crate::domain::Delivery;
-
-/// Bytes of a secret at least; a shorter one could be guessed.
-const SECRET_BYTES_MIN: usize = 12;
 
 /// A signed webhook.
 #[derive(Clone)]
@@ -36,16 +37,14 @@ impl std::fmt::Debug for Webhook {
 }
 
 impl Webhook {
-    pub(crate) fn new(url: &str, secret: &str) -> Result<Self, String> {
+    pub(crate) fn new(url: &str, secret: &str) -> Result<Self, Unusable> {
         let url = http::address(url)?;
         let secret = match secret.strip_prefix("whsec_") {
-            Some(encoded) => {
-                STANDARD.decode(encoded).map_err(|_| "the webhook's secret is not base64")?
-            }
+            Some(encoded) => STANDARD.decode(encoded).map_err(|_| Unusable::SecretEncoding)?,
             None => secret.as_bytes().to_vec(),
         };
         if secret.len() < SECRET_BYTES_MIN {
-            return Err(format!("the webhook's secret has fewer than {SECRET_BYTES_MIN} bytes"));
+            return Err(Unusable::ShortSecret);
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
         // Another secret makes another endpoint, and the fingerprint reveals neither address nor

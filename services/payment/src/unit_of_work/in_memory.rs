@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use events::{AttemptId, PaymentId, ReservationId, UserId};
 use mesh::{engine::Failure, memory::InMemory};
 
-use super::{Keys, PaymentRow, Row, UnitOfWork, withdrawals::Attempt};
+use super::{Keys, UnitOfWork, withdrawals::Attempt};
 use crate::domain::{Hold, Payment};
 
 /// The tables.
@@ -31,13 +31,13 @@ impl InMemory for UnitOfWork {
     fn load_from(keys: Keys, tables: &Tables) -> Self {
         let mut unit = Self::default();
         let keep = |unit: &mut Self, payment: &Payment| {
-            unit.keep_payment(payment.clone(), Some(payment.standing));
+            unit.load_payment(payment.clone());
         };
         for (id, attempt) in &tables.attempts {
             let is_leaving = keys.leaving.contains(&attempt.user_id.0);
             let is_payer = keys.payers.contains(&attempt.user_id.0) && attempt.standing.closes();
             if is_leaving || is_payer {
-                unit.attempts.insert(*id, Row { now: *attempt, is_dirty: false });
+                unit.attempts.load(*id, *attempt);
             }
         }
         for payment in tables.payments.values().filter(|payment| payment.standing.is_live()) {
@@ -53,7 +53,7 @@ impl InMemory for UnitOfWork {
         }
         for id in keys.holds.into_iter().map(ReservationId) {
             if let Some(hold) = tables.holds.get(&id) {
-                unit.holds.insert(id, Row { now: hold.clone(), is_dirty: false });
+                unit.holds.load(id, hold.clone());
             }
         }
         for id in keys.payments.into_iter().map(PaymentId) {
@@ -65,24 +65,22 @@ impl InMemory for UnitOfWork {
     }
 
     fn save_to(self, tables: &mut Tables) -> Result<(), Failure> {
-        for (id, row) in self.holds.into_iter().filter(|(_, row)| row.is_dirty) {
-            let hold = tables.holds.entry(id).or_insert_with(|| row.now.clone());
-            if !hold.ended && row.now.ended {
-                (hold.ended, hold.is_off) = (true, row.now.is_off);
+        for (id, row) in self.holds.dirty() {
+            let hold = tables.holds.entry(*id).or_insert_with(|| row.clone());
+            if !hold.ended && row.ended {
+                (hold.ended, hold.is_off) = (true, row.is_off);
             }
         }
-        for (id, PaymentRow { now: payment, stored }) in self.payments {
-            let others = tables.payments.values().filter(|other| other.id != id);
+        for (id, payment) in self.payments.dirty() {
+            let others = tables.payments.values().filter(|other| other.id != *id);
             let mut same = others.filter(|other| other.reservation_id == payment.reservation_id);
             if payment.standing.is_live() && same.any(|other| other.standing.is_live()) {
                 return Err(Failure::Duplicate("payments_live".into()));
             }
-            if stored != Some(payment.standing) {
-                tables.payments.insert(id, payment);
-            }
+            tables.payments.insert(*id, payment.clone());
         }
-        let dirty = self.attempts.into_iter().filter(|(_, row)| row.is_dirty);
-        tables.attempts.extend(dirty.map(|(id, row)| (id, row.now)));
+        let dirty = self.attempts.dirty().into_iter();
+        tables.attempts.extend(dirty.map(|(id, attempt)| (*id, *attempt)));
         Ok(())
     }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use events::{AttemptId, PaymentId, UserId, point::EntryKind, withdrawal::Standing};
+use events::{AttemptId, PaymentId, UserId, point::EntryKind};
 use mesh::{engine::Failure, memory::InMemory};
 
-use super::{Keys, Row, UnitOfWork, withdrawals::Attempt};
+use super::{Keys, UnitOfWork, withdrawals::Attempt};
 use crate::domain::{Entry, Trail, Wallet};
 
 /// The tables.
@@ -17,7 +17,7 @@ pub struct Tables {
     pub entries: Vec<Entry>,
     /// Payments that were refused.
     pub refusals: BTreeMap<PaymentId, UserId>,
-    attempts: BTreeMap<AttemptId, (UserId, Standing)>,
+    attempts: BTreeMap<AttemptId, Attempt>,
 }
 
 impl Tables {
@@ -41,26 +41,26 @@ impl InMemory for UnitOfWork {
         let mut unit = Self::default();
         for id in keys.wallets.into_iter().map(UserId) {
             if let Some(&wallet) = tables.wallets.get(&id) {
-                unit.wallets.insert(id, Row { now: wallet, stored: Some(wallet) });
+                unit.wallets.load(id, wallet);
             }
         }
         for id in keys.payments.into_iter().map(PaymentId) {
             unit.trails.extend(tables.trail(id).map(|trail| (id, trail)));
         }
-        for (id, &(user_id, standing)) in &tables.attempts {
-            if keys.leaving.contains(&user_id.0) {
-                unit.attempts.insert(*id, Attempt { user_id, standing, is_dirty: false });
+        for (id, attempt) in &tables.attempts {
+            if keys.leaving.contains(&attempt.user_id.0) {
+                unit.attempts.load(*id, *attempt);
             }
         }
         unit
     }
 
     fn save_to(self, tables: &mut Tables) -> Result<(), Failure> {
-        for (id, row) in self.wallets {
-            if row.now.balance < 0 {
+        for (id, wallet) in self.wallets.dirty() {
+            if wallet.balance < 0 {
                 return Err(Failure::Refused("a balance below zero".into()));
             }
-            tables.wallets.insert(id, row.now);
+            tables.wallets.insert(*id, *wallet);
         }
         for entry in self.entries {
             let is_same =
@@ -75,8 +75,8 @@ impl InMemory for UnitOfWork {
                 return Err(Failure::Duplicate("refusals".into()));
             }
         }
-        let dirty = self.attempts.into_iter().filter(|(_, row)| row.is_dirty);
-        tables.attempts.extend(dirty.map(|(id, row)| (id, (row.user_id, row.standing))));
+        let dirty = self.attempts.dirty().into_iter();
+        tables.attempts.extend(dirty.map(|(id, attempt)| (*id, *attempt)));
         Ok(())
     }
 }

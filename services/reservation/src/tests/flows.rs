@@ -282,7 +282,7 @@ fn a_cancelled_show_sells_nothing_and_cancels_all_of_its_reservations() {
     assert_eq!((outbox.len(), harness.owner(1), harness.owner(2)), (2, None, None));
     harness.empty_show(vec![]);
     harness.empty_show(vec![]);
-    assert_eq!(*harness.unit.schedules[&SHOW], crate::domain::Schedule::Cancelled);
+    assert_eq!(harness.unit.schedules[&SHOW], crate::domain::Schedule::Cancelled);
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn check(harness: &Harness, seed: u64) {
         }
         assert!(reservation.expires_at <= reservation.hard_cap_at, "seed {seed}");
     }
-    for (name, seat) in &harness.unit.seats[&SHOW] {
+    for (name, seat) in harness.unit.seats[&SHOW].iter() {
         let owner = owners.get(name).map(|owner| (owner.id, owner.hold_version));
         let stored = seat.owner.map(|id| (id, seat.hold_version));
         assert_eq!(stored, owner, "seed {seed}: seat {name} and its owner disagree");

@@ -11,7 +11,6 @@ use crate::{
     Keys,
     domain::{Schedule, Seat},
     queries,
-    unit_of_work::Row,
 };
 
 /// The service's own database. All tests share it, each with its own schedule.
@@ -204,9 +203,9 @@ async fn an_owner_is_never_overwritten() {
         &Caller::Mesh,
         |_| {},
         |unit, _| {
-            let mut row = Row::stored(Seat::new(100));
-            row.change().owner = Some(Uuid::now_v7().into());
-            unit.seats.entry(show).or_default().insert(seat(1), row);
+            let seats = unit.seats.entry(show).or_default();
+            seats.load(seat(1), Seat::new(100));
+            seats.change(&seat(1)).unwrap().owner = Some(Uuid::now_v7().into());
         },
     );
     assert!(overwrite.await.is_err(), "the row has another owner than this batch read");

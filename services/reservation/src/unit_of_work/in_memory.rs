@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use events::{
     AttemptId, ReservationId, ScheduleId, SeatId, Timestamp, UserId, reservation::ReservationState,
-    withdrawal::Standing,
 };
 use mesh::{engine::Failure, memory::InMemory};
 
-use super::{Keys, UnitOfWork, rows::Row, withdrawals::Attempt};
+use super::{Keys, UnitOfWork, withdrawals::Attempt};
 use crate::{
     domain::{Bought, Place, Refund, Reservation, Schedule, Seat},
     timers::{EmptyShow, ExpireHold},
@@ -27,7 +26,7 @@ pub struct Tables {
     /// Seats, and who owns them.
     pub seats: BTreeMap<(ScheduleId, SeatId), Seat>,
     places: BTreeMap<(ScheduleId, UserId), Place>,
-    attempts: BTreeMap<AttemptId, (UserId, Standing)>,
+    attempts: BTreeMap<AttemptId, Attempt>,
 }
 
 impl Tables {
@@ -56,12 +55,12 @@ impl InMemory for UnitOfWork {
         let mut unit = Self::default();
         for id in keys.selling.union(&keys.changing) {
             if let Some(schedule) = tables.schedules.get(id) {
-                unit.schedules.insert(*id, Row::stored(*schedule));
+                unit.schedules.load(*id, *schedule);
             }
         }
         for key in keys.places.union(&keys.buyers) {
             if let Some(place) = tables.places.get(key) {
-                unit.places.insert(*key, Row::stored(*place));
+                unit.places.load(*key, *place);
             }
         }
         for row in tables.reservations.values() {
@@ -69,7 +68,7 @@ impl InMemory for UnitOfWork {
             let is_theirs = keys.leaving.contains(&row.user_id)
                 && (row.owns() || row.refund == Some(Refund::Due));
             if is_named || is_theirs {
-                unit.reservations.insert(row.id, Row::stored(row.clone()));
+                unit.reservations.load(row.id, row.clone());
             }
             let buyer = (row.schedule_id, row.user_id);
             if keys.buyers.contains(&buyer) && (row.owns() || row.payment_id.is_some()) {
@@ -94,41 +93,37 @@ impl InMemory for UnitOfWork {
         }
         for key in keys.seats {
             if let Some(seat) = tables.seats.get(&key) {
-                unit.seats.entry(key.0).or_default().insert(key.1, Row::stored(*seat));
+                unit.seats.entry(key.0).or_default().load(key.1, *seat);
             }
         }
         unit
     }
 
     fn save_to(self, tables: &mut Tables) -> Result<(), Failure> {
-        tables.schedules.extend(self.schedules.iter().map(|(id, row)| (*id, **row)));
-        for (key, row) in self.places {
-            let place = tables.places.entry(key).or_insert(Place::UNKNOWN);
+        tables.schedules.extend(self.schedules.dirty().into_iter().map(|(id, row)| (*id, *row)));
+        for (key, row) in self.places.dirty() {
+            let place = tables.places.entry(*key).or_insert(Place::UNKNOWN);
             if row.is_newer_than(place) {
                 *place = *row;
             }
         }
-        for (id, row) in &self.reservations {
-            tables.reservations.insert(*id, (**row).clone());
+        for (id, row) in self.reservations.dirty() {
+            tables.reservations.insert(*id, row.clone());
         }
         for (schedule_id, seats) in &self.seats {
-            for (id, row) in seats {
+            for (id, seat) in seats.dirty() {
                 let key = (*schedule_id, id.clone());
-                let stored = tables.seats.get(&key);
-                if let Some((read, _)) = row.updated()
-                    && stored != Some(read)
-                {
-                    return Err(Failure::Refused("a seat has another owner by now".into()));
+                match (seats.stored(id), tables.seats.get(&key)) {
+                    (None, Some(_)) => return Err(Failure::Duplicate("seats".into())),
+                    (read, stored) if read != stored => {
+                        return Err(Failure::Refused("a seat has another owner by now".into()));
+                    }
+                    _ => drop(tables.seats.insert(key, *seat)),
                 }
-                if row.inserted().is_some() && stored.is_some() {
-                    return Err(Failure::Duplicate("seats".into()));
-                }
-                tables.seats.insert(key, **row);
             }
         }
-        for (id, row) in self.attempts.into_iter().filter(|(_, row)| row.is_dirty) {
-            tables.attempts.insert(id, (row.user_id, row.standing));
-        }
+        let dirty = self.attempts.dirty().into_iter();
+        tables.attempts.extend(dirty.map(|(id, attempt)| (*id, *attempt)));
         Ok(())
     }
 }
@@ -136,22 +131,23 @@ impl InMemory for UnitOfWork {
 impl UnitOfWork {
     fn load_attempts(&mut self, keys: &Keys, tables: &Tables) {
         let buyers: BTreeSet<UserId> = keys.buyers.iter().map(|key| key.1).collect();
-        for (id, &(user_id, standing)) in &tables.attempts {
-            if keys.leaving.contains(&user_id) {
-                let attempt = Attempt { user_id, standing, is_dirty: false };
-                self.attempts.insert(*id, attempt);
-            } else if buyers.contains(&user_id) && standing.closes() {
-                self.note_closing(*id, user_id);
+        for (id, attempt) in &tables.attempts {
+            if keys.leaving.contains(&attempt.user_id) {
+                self.attempts.load(*id, *attempt);
+            } else if buyers.contains(&attempt.user_id) && attempt.standing.closes() {
+                self.note_closing(*id, attempt.user_id);
             }
         }
-        let of = |row: &&Row<Reservation>| {
+        let of = |row: &&Reservation| {
             keys.leaving.contains(&row.user_id) || keys.returning.contains(&row.id)
         };
         let shows: Vec<_> =
             self.reservations.values().filter(of).map(|row| row.schedule_id).collect();
         for id in shows {
-            if let Some(schedule) = tables.schedules.get(&id) {
-                self.schedules.entry(id).or_insert_with(|| Row::stored(*schedule));
+            if let Some(schedule) = tables.schedules.get(&id)
+                && !self.schedules.contains(&id)
+            {
+                self.schedules.load(id, *schedule);
             }
         }
     }

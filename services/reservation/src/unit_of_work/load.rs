@@ -1,20 +1,20 @@
 //! Loads the unit of work: one statement per table, rows locked in the order of the keys.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use events::{
     AttemptId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
     reservation::PricedSeat,
 };
+use mesh::postgres::{GATES, Rows, column, gates, unknown};
 use sqlx::{PgConnection, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Keys, UnitOfWork, cancel_reason_of, column, refund_of,
-    rows::{Row, Rows},
-    state_of, unreadable,
-    withdrawals::{GATES, gates},
+    keys::Keys,
+    names::{cancel_reason_of, refund_of, state_of},
+    rows::UnitOfWork,
 };
 use crate::domain::{Bought, Place, Reservation, Schedule, Seat, Terms};
 
@@ -36,12 +36,12 @@ pub(super) async fn schedules(
          from schedules where id = any($1) order by id for update"
     };
     let rows: Vec<ScheduleRow> = sqlx::query_as(statement).bind(ids).fetch_all(tx).await?;
-    rows.into_iter().map(|row| Ok((ScheduleId(row.id), Row::stored(row.schedule()?)))).collect()
+    rows.into_iter().map(|row| Ok((ScheduleId(row.id), row.schedule()?))).collect()
 }
 
 mesh::row! {
-    pub(super) struct ScheduleRow {
-        pub(super) id: Uuid,
+    struct ScheduleRow {
+        id: Uuid,
         state: String,
         opens_at: Option<OffsetDateTime>,
         starts_at: Option<OffsetDateTime>,
@@ -52,7 +52,7 @@ mesh::row! {
 }
 
 impl ScheduleRow {
-    pub(super) fn schedule(self) -> sqlx::Result<Schedule> {
+    fn schedule(self) -> sqlx::Result<Schedule> {
         match (self.state.as_str(), self.opens_at, self.starts_at) {
             ("open", Some(opens_at), Some(starts_at)) => Ok(Schedule::Open(Terms {
                 opens_at: Timestamp(opens_at),
@@ -63,7 +63,7 @@ impl ScheduleRow {
             })),
             ("cancelling", ..) => Ok(Schedule::Cancelling),
             ("cancelled", ..) => Ok(Schedule::Cancelled),
-            (other, ..) => Err(unreadable(other)),
+            (other, ..) => Err(unknown("state", other)),
         }
     }
 }
@@ -91,15 +91,15 @@ pub(super) async fn places(
     .bind(column(&wanted, |key| key.0.0))
     .bind(column(&wanted, |key| key.1.0))
     .bind(GATES)
-    .bind(gates(keys.buyers.iter().map(|key| key.1)).into_iter().collect::<Vec<_>>())
+    .bind(gates(keys.buyers.iter().map(|key| key.1)))
     .fetch_all(&mut *tx)
     .await?;
     let mut places = Rows::default();
     for (schedule_id, user_id, version) in found {
         let place = Place { ended_version: version.unsigned_abs() };
-        places.insert((ScheduleId(schedule_id), UserId(user_id)), Row::stored(place));
+        places.load((ScheduleId(schedule_id), UserId(user_id)), place);
     }
-    let missing: Vec<_> = keys.buyers.iter().filter(|key| !places.contains_key(key)).collect();
+    let missing: Vec<_> = keys.buyers.iter().filter(|key| !places.contains(key)).collect();
     if !missing.is_empty() {
         sqlx::query(
             "insert into places (schedule_id, user_id, ended_version)
@@ -187,9 +187,7 @@ pub(super) async fn reservations(
             .await?
         }
     };
-    rows.into_iter()
-        .map(|row| Ok((ReservationId(row.id), Row::stored(row.reservation()?))))
-        .collect()
+    rows.into_iter().map(|row| Ok((ReservationId(row.id), row.reservation()?))).collect()
 }
 
 /// What buyers hold and have bought. No other batch can add to it meanwhile, because that takes
@@ -271,7 +269,35 @@ pub(super) async fn seats(
     .await?;
     for (schedule_id, name, price, owner, hold_version) in rows {
         let seat = Seat { price, owner: owner.map(ReservationId), hold_version };
-        seats.entry(ScheduleId(schedule_id)).or_default().insert(SeatId(name), Row::stored(seat));
+        seats.entry(ScheduleId(schedule_id)).or_default().load(SeatId(name), seat);
     }
     Ok(seats)
+}
+
+/// Loads the schedules of reservations whose fans leave or give them back. These are not
+/// locked: a show that is being called off right now is refunded in any case.
+pub(super) async fn shows(
+    unit: &mut UnitOfWork,
+    keys: &Keys,
+    tx: &mut PgConnection,
+) -> sqlx::Result<()> {
+    let wanted = |row: &&Reservation| {
+        keys.leaving.contains(&row.user_id) || keys.returning.contains(&row.id)
+    };
+    let of = unit.reservations.values().filter(wanted).map(|row| row.schedule_id);
+    let shows: BTreeSet<_> = of.filter(|show| !unit.schedules.contains(show)).collect();
+    if shows.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<ScheduleRow> = sqlx::query_as(
+        "select id, state, opens_at, starts_at, refund_until, hold_secs, seats_per_fan_max
+         from schedules where id = any($1)",
+    )
+    .bind(shows.iter().map(|id| id.0).collect::<Vec<_>>())
+    .fetch_all(tx)
+    .await?;
+    for row in rows {
+        unit.schedules.load(ScheduleId(row.id), row.schedule()?);
+    }
+    Ok(())
 }

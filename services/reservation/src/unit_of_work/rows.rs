@@ -1,87 +1,15 @@
 //! The unit of work in memory: what handlers read and change.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    hash::Hash,
-    ops::Deref,
+use std::collections::{BTreeSet, HashMap};
+
+use events::{
+    AttemptId, ReservationId, ScheduleId, SeatId, UserId, reservation::ReservationState,
+    withdrawal::Standing,
 };
+use mesh::postgres::Rows;
 
-use events::{ReservationId, ScheduleId, SeatId, UserId, reservation::ReservationState};
-
-use super::withdrawals::Attempts;
+use super::withdrawals::Attempt;
 use crate::domain::{Bought, Place, Reservation, Schedule, Seat};
-
-/// A value, and what the database has in its place.
-#[derive(Debug)]
-pub(crate) struct Row<T> {
-    value: T,
-    stored: Stored<T>,
-}
-
-#[derive(Debug)]
-enum Stored<T> {
-    /// Nothing yet.
-    No,
-    /// The same value.
-    Same,
-    /// The value before the change.
-    Older(T),
-}
-
-impl<T: Clone> Row<T> {
-    /// A value as it is in the database.
-    pub(crate) fn stored(value: T) -> Self {
-        Self { value, stored: Stored::Same }
-    }
-
-    /// A value that is not in the database yet.
-    pub(crate) fn new(value: T) -> Self {
-        Self { value, stored: Stored::No }
-    }
-
-    /// The value, to be changed and written.
-    pub(crate) fn change(&mut self) -> &mut T {
-        if let Stored::Same = self.stored {
-            self.stored = Stored::Older(self.value.clone());
-        }
-        &mut self.value
-    }
-
-    /// The value to insert.
-    pub(crate) fn inserted(&self) -> Option<&T> {
-        matches!(self.stored, Stored::No).then_some(&self.value)
-    }
-
-    /// The value that was read and the one to write instead.
-    pub(crate) fn updated(&self) -> Option<(&T, &T)> {
-        match &self.stored {
-            Stored::Older(read) => Some((read, &self.value)),
-            Stored::No | Stored::Same => None,
-        }
-    }
-}
-
-impl<T> Deref for Row<T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-/// Rows by key.
-pub(crate) type Rows<K, T> = HashMap<K, Row<T>>;
-
-/// What `pick` returns for the rows, in the order of their keys: rows are written in the
-/// order in which they are locked.
-pub(crate) fn sorted<'a, K: Ord + Hash, T, P>(
-    rows: &'a Rows<K, T>,
-    pick: impl Fn(&'a Row<T>) -> Option<P>,
-) -> Vec<(&'a K, P)> {
-    let mut picked: Vec<(&K, P)> =
-        rows.iter().filter_map(|(key, row)| Some((key, pick(row)?))).collect();
-    picked.sort_unstable_by(|a, b| a.0.cmp(b.0));
-    picked
-}
 
 /// What fans hold and have bought of a schedule, by reservation.
 pub(crate) type Held = HashMap<(ScheduleId, UserId), HashMap<ReservationId, Bought>>;
@@ -96,18 +24,18 @@ pub struct UnitOfWork {
     pub(crate) seats: HashMap<ScheduleId, Rows<SeatId, Seat>>,
     /// What the buyers of this batch hold and have bought.
     pub(crate) held: Held,
-    pub(super) attempts: Attempts,
+    pub(super) attempts: Rows<AttemptId, Attempt>,
 }
 
 impl UnitOfWork {
     /// A seat of a schedule.
     pub(crate) fn seat(&self, schedule_id: ScheduleId, seat: &SeatId) -> Option<&Seat> {
-        Some(&**self.seats.get(&schedule_id)?.get(seat)?)
+        self.seats.get(&schedule_id)?.get(seat)
     }
 
     /// What is known of a fan's place.
     pub(crate) fn place(&self, schedule_id: ScheduleId, user_id: UserId) -> Place {
-        self.places.get(&(schedule_id, user_id)).map_or(Place::UNKNOWN, |place| **place)
+        self.places.get(&(schedule_id, user_id)).copied().unwrap_or(Place::UNKNOWN)
     }
 
     /// What a fan holds and has bought of a schedule.
@@ -133,9 +61,8 @@ impl UnitOfWork {
 
     /// Applies the end of a place, unless a later end is known.
     pub(crate) fn apply_place(&mut self, key: (ScheduleId, UserId), change: Place) {
-        let place = self.places.entry(key).or_insert_with(|| Row::new(Place::UNKNOWN));
-        if change.is_newer_than(place) {
-            *place.change() = change;
+        if change.is_newer_than(&self.place(key.0, key.1)) {
+            self.places.put(key, change);
         }
     }
 
@@ -146,17 +73,16 @@ impl UnitOfWork {
         schedule: Schedule,
         seats: impl Iterator<Item = (SeatId, Seat)>,
     ) {
-        self.schedules.insert(schedule_id, Row::new(schedule));
-        let rows = seats.map(|(id, seat)| (id, Row::new(seat))).collect();
-        self.seats.insert(schedule_id, rows);
+        self.schedules.add(schedule_id, schedule);
+        let rows = self.seats.entry(schedule_id).or_default();
+        seats.for_each(|(id, seat)| rows.add(id, seat));
     }
 
     /// Adds a hold, and makes it the owner of its seats.
     pub(crate) fn grant(&mut self, hold: Reservation) {
         let seats = self.seats.entry(hold.schedule_id).or_default();
         for name in hold.seat_ids() {
-            if let Some(seat) = seats.get_mut(name) {
-                let seat = seat.change();
+            if let Some(seat) = seats.change(name) {
                 seat.owner = Some(hold.id);
                 seat.hold_version = hold.hold_version;
             }
@@ -169,18 +95,17 @@ impl UnitOfWork {
             is_paid: false,
         };
         self.held.entry(buyer).or_default().insert(hold.id, bought);
-        self.reservations.insert(hold.id, Row::new(hold));
+        self.reservations.add(hold.id, hold);
     }
 
     /// Ends a reservation and frees its seats, except those that have a later owner by now.
     pub(crate) fn end(&mut self, id: ReservationId, state: ReservationState) {
-        let Some(row) = self.reservations.get_mut(&id) else { return };
-        row.change().state = state;
-        let ended = &**row;
+        let Some(ended) = self.reservations.change(&id) else { return };
+        ended.state = state;
         if let Some(seats) = self.seats.get_mut(&ended.schedule_id) {
             for name in ended.seat_ids() {
-                if let Some(seat) = seats.get_mut(name).filter(|seat| seat.belongs_to(ended)) {
-                    seat.change().owner = None;
+                if let Some(seat) = seats.change(name).filter(|seat| seat.belongs_to(ended)) {
+                    seat.owner = None;
                 }
             }
         }
@@ -199,5 +124,33 @@ impl UnitOfWork {
     /// The loaded reservations that are `wanted`, oldest first.
     pub(crate) fn pick(&self, wanted: impl Fn(&Reservation) -> bool) -> BTreeSet<ReservationId> {
         self.reservations.values().filter(|row| wanted(row)).map(|row| row.id).collect()
+    }
+    /// Where an attempt to close an account stands, if it is known.
+    pub(crate) fn standing(&self, attempt: AttemptId) -> Option<Standing> {
+        self.attempts.get(&attempt).map(|row| row.standing)
+    }
+
+    /// Whether nothing new may begin for this fan.
+    pub(crate) fn is_closing(&self, user_id: UserId) -> bool {
+        self.attempts.values().any(|row| row.user_id == user_id && row.standing.closes())
+    }
+
+    /// Keeps the standing of an attempt, and marks the fan's reservations accordingly: a debit
+    /// checks nothing but its reservation.
+    pub(crate) fn keep_attempt(&mut self, id: AttemptId, user_id: UserId, standing: Standing) {
+        self.attempts.put(id, Attempt { user_id, standing });
+        let is_closing = self.is_closing(user_id);
+        for id in self.pick(|row| row.user_id == user_id && row.owns()) {
+            if let Some(row) = self.reservations.change(&id) {
+                row.closing = is_closing;
+            }
+        }
+    }
+
+    /// Records that the account of a buyer is being closed.
+    pub(super) fn note_closing(&mut self, id: AttemptId, user_id: UserId) {
+        if !self.attempts.contains(&id) {
+            self.attempts.load(id, Attempt { user_id, standing: Standing::Cleared });
+        }
     }
 }

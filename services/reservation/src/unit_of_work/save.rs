@@ -1,18 +1,18 @@
 //! Saves the unit of work: rows that are new or changed, in the order of the keys.
 
+use mesh::postgres::column;
 use sqlx::{PgConnection, types::Json};
 
 use super::{
-    UnitOfWork, cancel_reason_name, column, refund_name,
-    rows::{Row, sorted},
-    schedule_state, state_name,
+    names::{cancel_reason_name, refund_name, schedule_state, state_name},
+    rows::UnitOfWork,
 };
 use crate::domain::Schedule;
 
 /// A plain insert. When two batches open the same schedule at once, the second one fails; its
 /// retry finds the schedule of the first.
 pub(super) async fn insert_schedules(unit: &UnitOfWork, tx: &mut PgConnection) -> sqlx::Result<()> {
-    let new = sorted(&unit.schedules, Row::inserted);
+    let new = unit.schedules.added();
     if new.is_empty() {
         return Ok(());
     }
@@ -39,7 +39,7 @@ pub(super) async fn insert_schedules(unit: &UnitOfWork, tx: &mut PgConnection) -
 }
 
 pub(super) async fn update_schedules(unit: &UnitOfWork, tx: &mut PgConnection) -> sqlx::Result<()> {
-    let changed = sorted(&unit.schedules, Row::updated);
+    let changed = unit.schedules.changed();
     if changed.is_empty() {
         return Ok(());
     }
@@ -48,7 +48,7 @@ pub(super) async fn update_schedules(unit: &UnitOfWork, tx: &mut PgConnection) -
          from unnest($1::uuid[], $2::text[]) as n (id, state) where s.id = n.id",
     )
     .bind(column(&changed, |(id, _)| id.0))
-    .bind(column(&changed, |(_, (_, schedule))| schedule_state(schedule)))
+    .bind(column(&changed, |(_, schedule)| schedule_state(schedule)))
     .execute(tx)
     .await?;
     Ok(())
@@ -56,8 +56,7 @@ pub(super) async fn update_schedules(unit: &UnitOfWork, tx: &mut PgConnection) -
 
 /// Compares the versions once more, for places that had no row to lock.
 pub(super) async fn places(unit: &UnitOfWork, tx: &mut PgConnection) -> sqlx::Result<()> {
-    let dirty =
-        sorted(&unit.places, |place| place.inserted().or(place.updated().map(|(_, place)| place)));
+    let dirty = unit.places.dirty();
     if dirty.is_empty() {
         return Ok(());
     }
@@ -79,7 +78,7 @@ pub(super) async fn insert_reservations(
     unit: &UnitOfWork,
     tx: &mut PgConnection,
 ) -> sqlx::Result<()> {
-    let new = sorted(&unit.reservations, Row::inserted);
+    let new = unit.reservations.added();
     if new.is_empty() {
         return Ok(());
     }
@@ -119,7 +118,7 @@ pub(super) async fn update_reservations(
     unit: &UnitOfWork,
     tx: &mut PgConnection,
 ) -> sqlx::Result<()> {
-    let changed = sorted(&unit.reservations, Row::updated);
+    let changed = unit.reservations.changed();
     if changed.is_empty() {
         return Ok(());
     }
@@ -133,13 +132,13 @@ pub(super) async fn update_reservations(
          where r.id = n.id",
     )
     .bind(column(&changed, |(id, _)| id.0))
-    .bind(column(&changed, |(_, (_, new))| state_name(new.state)))
-    .bind(column(&changed, |(_, (_, new))| new.expires_at.0))
-    .bind(column(&changed, |(_, (_, new))| new.extended))
-    .bind(column(&changed, |(_, (_, new))| new.payment_id.map(|id| id.0)))
-    .bind(column(&changed, |(_, (_, new))| new.closing))
-    .bind(column(&changed, |(_, (_, new))| new.refund.map(refund_name)))
-    .bind(column(&changed, |(_, (_, new))| new.cancel_reason.map(cancel_reason_name)))
+    .bind(column(&changed, |(_, new)| state_name(new.state)))
+    .bind(column(&changed, |(_, new)| new.expires_at.0))
+    .bind(column(&changed, |(_, new)| new.extended))
+    .bind(column(&changed, |(_, new)| new.payment_id.map(|id| id.0)))
+    .bind(column(&changed, |(_, new)| new.closing))
+    .bind(column(&changed, |(_, new)| new.refund.map(refund_name)))
+    .bind(column(&changed, |(_, new)| new.cancel_reason.map(cancel_reason_name)))
     .execute(tx)
     .await?;
     Ok(())
@@ -148,7 +147,7 @@ pub(super) async fn update_reservations(
 /// Inserts the seats of the schedules opened in this batch.
 pub(super) async fn insert_seats(unit: &UnitOfWork, tx: &mut PgConnection) -> sqlx::Result<()> {
     for (schedule_id, seats) in &unit.seats {
-        let new = sorted(seats, Row::inserted);
+        let new = seats.added();
         if new.is_empty() {
             continue;
         }
@@ -172,8 +171,11 @@ pub(super) async fn insert_seats(unit: &UnitOfWork, tx: &mut PgConnection) -> sq
 pub(super) async fn update_seats(unit: &UnitOfWork, tx: &mut PgConnection) -> sqlx::Result<()> {
     let mut changed = Vec::new();
     for (schedule_id, seats) in &unit.seats {
-        let of_schedule = sorted(seats, Row::updated);
-        changed.extend(of_schedule.into_iter().map(|(id, seat)| (schedule_id, id, seat)));
+        let of_schedule = seats.changed();
+        changed.extend(of_schedule.into_iter().filter_map(|(id, new)| {
+            let read = seats.stored(id)?;
+            Some((schedule_id, id, new, read))
+        }));
     }
     if changed.is_empty() {
         return Ok(());
@@ -187,11 +189,11 @@ pub(super) async fn update_seats(unit: &UnitOfWork, tx: &mut PgConnection) -> sq
              and s.reservation_id is not distinct from n.read_owner",
     )
     .bind(column(&changed, |(schedule_id, ..)| schedule_id.0))
-    .bind(column(&changed, |(_, seat, _)| seat.0.as_str()))
-    .bind(column(&changed, |(.., (_, new))| new.owner.map(|id| id.0)))
-    .bind(column(&changed, |(.., (_, new))| new.hold_version))
-    .bind(column(&changed, |(.., (read, _))| read.owner.map(|id| id.0)))
-    .bind(column(&changed, |(.., (read, _))| read.hold_version))
+    .bind(column(&changed, |(_, seat, ..)| seat.0.as_str()))
+    .bind(column(&changed, |(_, _, new, _)| new.owner.map(|id| id.0)))
+    .bind(column(&changed, |(_, _, new, _)| new.hold_version))
+    .bind(column(&changed, |(.., read)| read.owner.map(|id| id.0)))
+    .bind(column(&changed, |(.., read)| read.hold_version))
     .execute(tx)
     .await?;
     if written.rows_affected() == changed.len() as u64 {

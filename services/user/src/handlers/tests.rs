@@ -65,7 +65,7 @@ impl Harness {
     }
 
     fn state(&self, attempt: AttemptId) -> WithdrawalState {
-        self.unit.withdrawals.get(attempt).unwrap().state
+        self.unit.withdrawals.get(&attempt).unwrap().state
     }
 
     fn registered(&mut self, n: u128) -> UserId {
@@ -128,13 +128,13 @@ fn an_account_is_closed_with_its_sessions_when_all_services_clear_it() {
     let user_id = harness.in_session(1, "a");
     let begun = harness.execute(1, 2, &fan(1), LEAVE).unwrap();
     assert_eq!((begun.attempt.0, begun.state), (id(2), WithdrawalState::Requested));
-    assert!(harness.unit.accounts.get(user_id).unwrap().is_active());
+    assert!(harness.unit.accounts.get(&user_id).unwrap().is_active());
     harness.cleared(user_id, begun.attempt);
     harness.cleared(user_id, begun.attempt);
     let emitted = ["user.registered", "user.withdrawal_requested", "user.withdrawn"];
     assert_eq!(harness.emitted, emitted.map(|name| format!("onsale.{name}.v1.-")));
     assert!(harness.unit.logged_out.contains(&user_id));
-    assert!(!harness.unit.accounts.get(user_id).unwrap().is_active());
+    assert!(!harness.unit.accounts.get(&user_id).unwrap().is_active());
     assert_eq!(code(harness.execute(3, 4, &fan(1), open(user_id, "b"))), "bad_credentials");
     assert_eq!(code(harness.execute(3, 5, &fan(1), rotate("a", "c"))), "unauthenticated");
     let grant = GrantRole { user_id, role: Role::Organizer };
@@ -154,7 +154,7 @@ fn a_repeated_withdrawal_is_the_same_attempt_until_it_is_refused() {
     let reason = WithdrawalReason::Points;
     harness.handle(PointWithdrawalBlocked { user_id, attempt: first, reason });
     assert_eq!(harness.state(first), WithdrawalState::Refused);
-    assert!(harness.unit.accounts.get(user_id).unwrap().is_active());
+    assert!(harness.unit.accounts.get(&user_id).unwrap().is_active());
     let second = harness.execute(2, 5, &fan(1), forfeit()).unwrap();
     assert_eq!((second.attempt.0, second.forfeit), (id(5), true));
     // Answers to the first attempt do not count for the second.
@@ -274,7 +274,7 @@ fn a_wish_creates_an_account_or_adds_roles_to_the_existing_one() {
     assert_eq!(card.roles, [Role::Fan, Role::Organizer, Role::Operator]);
     assert_eq!(harness.emitted.len(), 3, "the account, and each role that was granted");
     let State::Active { password_hash, .. } =
-        &harness.unit.accounts.get(card.user_id).unwrap().state
+        &harness.unit.accounts.get(&card.user_id).unwrap().state
     else {
         panic!("closed")
     };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use events::{AttemptId, Timestamp, UserId, user::WithdrawalState};
 use mesh::{engine::Failure, memory::InMemory};
 
-use super::{Keys, Rows, UnitOfWork};
+use super::{Keys, UnitOfWork};
 use crate::{domain::Account, inside::RefuseWithdrawal, withdrawal::Withdrawal};
 
 /// The tables.
@@ -40,18 +40,18 @@ impl InMemory for UnitOfWork {
                 || (keys.leaving.contains(&row.user_id) && row.state != WithdrawalState::Refused)
         });
         Self {
-            accounts: Rows::loaded(accounts.map(|row| (row.user_id, row.clone()))),
-            withdrawals: Rows::loaded(withdrawals.map(|row| (row.attempt, row.clone()))),
+            accounts: accounts.map(|row| (row.user_id, row.clone())).collect(),
+            withdrawals: withdrawals.map(|row| (row.attempt, row.clone())).collect(),
             ..Self::default()
         }
     }
 
     fn save_to(self, tables: &mut Tables) -> Result<(), Failure> {
-        for (id, account) in self.accounts.changed() {
-            tables.accounts.insert(id, account.clone());
+        for (id, account) in self.accounts.dirty() {
+            tables.accounts.insert(*id, account.clone());
         }
-        for (id, row) in self.withdrawals.changed() {
-            tables.withdrawals.insert(id, row.clone());
+        for (id, row) in self.withdrawals.dirty() {
+            tables.withdrawals.insert(*id, row.clone());
             let stands = |other: &&Withdrawal| {
                 other.user_id == row.user_id && other.state != WithdrawalState::Refused
             };

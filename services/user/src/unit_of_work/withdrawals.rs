@@ -1,10 +1,12 @@
 //! Loads and saves attempts to close accounts.
 
+use std::collections::BTreeSet;
+
 use events::{AttemptId, Timestamp, UserId, user::WithdrawalState, withdrawal::WithdrawalReason};
+use mesh::postgres::{Rows, column, unknown};
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use time::OffsetDateTime;
 
-use super::{Keys, broken};
 use crate::withdrawal::{Answered, Withdrawal};
 
 /// The columns of an attempt.
@@ -14,14 +16,15 @@ pub const COLUMNS: &str = "attempt, user_id, forfeit, requested_at, payment, res
 /// The stored name of an answer that clears the withdrawal.
 const CLEARED: &str = "cleared";
 
-/// The attempts in `keys`, and those of leaving users that are running or have succeeded. Their
+/// These attempts, and those of leaving users that are running or have succeeded. Their
 /// accounts are locked before them.
 pub(super) async fn load(
-    keys: &Keys,
+    attempts: &BTreeSet<AttemptId>,
+    leaving: &BTreeSet<UserId>,
     tx: &mut PgConnection,
-) -> sqlx::Result<Vec<(AttemptId, Withdrawal)>> {
-    if keys.leaving.is_empty() && keys.attempts.is_empty() {
-        return Ok(Vec::new());
+) -> sqlx::Result<Rows<AttemptId, Withdrawal>> {
+    if leaving.is_empty() && attempts.is_empty() {
+        return Ok(Rows::default());
     }
     let sql = format!(
         "select {COLUMNS} from withdrawals
@@ -29,8 +32,8 @@ pub(super) async fn load(
          order by attempt for update"
     );
     let rows: Vec<WithdrawalRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(keys.attempts.iter().map(|id| id.0).collect::<Vec<_>>())
-        .bind(keys.leaving.iter().map(|id| id.0).collect::<Vec<_>>())
+        .bind(attempts.iter().map(|id| id.0).collect::<Vec<_>>())
+        .bind(leaving.iter().map(|id| id.0).collect::<Vec<_>>())
         .fetch_all(tx)
         .await?;
     Ok(rows.into_iter().map(|WithdrawalRow(row)| (row.attempt, row)).collect())
@@ -38,16 +41,14 @@ pub(super) async fn load(
 
 /// Two batches cannot begin an attempt of one account at once: each needs the lock of the account.
 pub(super) async fn save(
-    changed: &[(AttemptId, &Withdrawal)],
+    dirty: &[(&AttemptId, &Withdrawal)],
     tx: &mut PgConnection,
 ) -> sqlx::Result<()> {
-    if changed.is_empty() {
+    if dirty.is_empty() {
         return Ok(());
     }
-    let answer = |place: usize| {
-        changed.iter().map(|(_, row)| row.answers[place].map(answer_name)).collect::<Vec<_>>()
-    };
-    let reasons = |(_, row): &(AttemptId, &Withdrawal)| {
+    let answer = |place: usize| column(dirty, |(_, row)| row.answers[place].map(answer_name));
+    let reasons = |(_, row): &(&AttemptId, &Withdrawal)| {
         row.reasons.iter().map(|reason| reason.as_str()).collect::<Vec<_>>().join(",")
     };
     sqlx::query(
@@ -62,16 +63,16 @@ pub(super) async fn save(
              point = excluded.point, state = excluded.state, reasons = excluded.reasons,
              ended_at = excluded.ended_at",
     )
-    .bind(changed.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
-    .bind(changed.iter().map(|(_, row)| row.user_id.0).collect::<Vec<_>>())
-    .bind(changed.iter().map(|(_, row)| row.forfeit).collect::<Vec<_>>())
-    .bind(changed.iter().map(|(_, row)| row.requested_at.0).collect::<Vec<_>>())
+    .bind(column(dirty, |(id, _)| id.0))
+    .bind(column(dirty, |(_, row)| row.user_id.0))
+    .bind(column(dirty, |(_, row)| row.forfeit))
+    .bind(column(dirty, |(_, row)| row.requested_at.0))
     .bind(answer(0))
     .bind(answer(1))
     .bind(answer(2))
-    .bind(changed.iter().map(|(_, row)| state_name(row.state)).collect::<Vec<_>>())
-    .bind(changed.iter().map(reasons).collect::<Vec<_>>())
-    .bind(changed.iter().map(|(_, row)| row.ended_at.map(|at| at.0)).collect::<Vec<_>>())
+    .bind(column(dirty, |(_, row)| state_name(row.state)))
+    .bind(column(dirty, reasons))
+    .bind(column(dirty, |(_, row)| row.ended_at.map(|at| at.0)))
     .execute(tx)
     .await?;
     Ok(())
@@ -82,10 +83,11 @@ pub struct WithdrawalRow(pub Withdrawal);
 
 impl FromRow<'_, PgRow> for WithdrawalRow {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        let reason = |name: String| WithdrawalReason::named(&name).ok_or_else(|| broken("reasons"));
+        let reason =
+            |name: String| WithdrawalReason::named(&name).ok_or_else(|| unknown("reason", &name));
         let answer = |column: &str| {
             let name: Option<String> = row.try_get(column)?;
-            name.map(|name| answer_named(&name).ok_or_else(|| broken(column))).transpose()
+            name.map(|name| answer_named(&name).ok_or_else(|| unknown("answer", &name))).transpose()
         };
         let ended_at: Option<OffsetDateTime> = row.try_get("ended_at")?;
         Ok(Self(Withdrawal {
@@ -126,6 +128,6 @@ fn state_named(name: &str) -> sqlx::Result<WithdrawalState> {
         "requested" => Ok(WithdrawalState::Requested),
         "completed" => Ok(WithdrawalState::Completed),
         "refused" => Ok(WithdrawalState::Refused),
-        _ => Err(broken("state")),
+        other => Err(unknown("state", other)),
     }
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use time::{UtcOffset, macros::format_description};
 use uuid::Uuid;
 
-use super::Outcome;
-use crate::{domain::Delivery, provider::Parcel};
+use super::outcome::Outcome;
+use crate::{domain::Delivery, provider::parcel::Parcel};
 
 /// Bytes of a short text message; a longer one is sent as the long kind, with a title.
 pub(super) const SMS_BYTES_MAX: usize = 90;

@@ -43,7 +43,7 @@ pub struct SeatMaps;
 
 impl LuaModule for SeatMaps {
     const NAME: &'static str = NAME;
-    const LUA: &'static str = include_str!("../lua/seats.lua");
+    const LUA: &'static str = include_str!("lua/seats.lua");
     const IS_REPLAYABLE: bool = true;
     type Config = MapConfig;
 }
