@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     box_office::Credentials,
     config::{CALLOUT, Config, PROVISIONER, SERVICES, answers},
-    files, room,
+    files,
 };
 
 /// How often `dev` and `demo` check whether the broker still has its streams.
@@ -146,8 +146,6 @@ impl Fleet {
             "point" => self.add_simple(point::start, config, link, Default::default())?,
             "ranking" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Config::default())?);
-                let kept = room::ranking(engine.clone());
-                self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, link.clone())));
                 self.running.push(ranking::start(engine, link));
             }
             "notification" => {
@@ -160,7 +158,6 @@ impl Fleet {
             "audit" => self.add_simple(audit::start, config, link, configs.audit.clone())?,
             "queue" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Config::default())?);
-                self.keepers.push(tokio::spawn(room::keep_rebuilt(engine.clone(), link.clone())));
                 self.running.push(queue::start(engine, link));
             }
             _ => {
@@ -195,8 +192,6 @@ impl Fleet {
         let own = concert::MapConfig::new(engine.pool().clone());
         let maps = Arc::new(Valkey::new(&config.valkey_url, own)?);
         let second = link(config, concert::NAME, tracer).await?;
-        let kept = room::seat_maps(maps.clone());
-        self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, second.clone())));
         self.running.push(concert::start(Arc::new(engine), first));
         self.running.push(concert::start_map(maps, second));
         Ok(())

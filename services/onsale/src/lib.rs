@@ -7,7 +7,6 @@
 //! | `fleet` | starting and stopping services in this process |
 //! | `environment` | real servers of our own, for the demo and for development |
 //! | `files` | the data files of the project, carried inside the binary |
-//! | `room` | rebuilding what Valkey has lost |
 //! | `replay` | rebuilding a read model next to the live one |
 //! | `retention` | streams that are full, and consumers that lag by a day |
 //! | `sale` | a sale as a file |
@@ -46,7 +45,6 @@ pub mod operator;
 pub mod receipt;
 pub mod replay;
 mod retention;
-pub mod room;
 pub mod saga;
 pub mod sale;
 pub mod secrets;

@@ -20,6 +20,7 @@
 
 pub mod domain;
 mod handlers;
+mod rebuild;
 
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
@@ -35,6 +36,7 @@ use mesh::{
     Allow, Link, Meta, QueryContext, Running, Service, clock,
     valkey::{LuaModule, Valkey},
 };
+pub use rebuild::read_model;
 
 /// The service.
 pub const NAME: &str = "ranking";
@@ -76,10 +78,11 @@ pub fn service() -> Service<Valkey<Charts>> {
         .queries::<RankConcerts, _, _>(Allow::Anyone, rank)
 }
 
-/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// Starts the service, which rebuilds its rankings when the store was emptied. All of the runtime for its engine is compiled in this crate, once, and
 /// not again in every program that starts it.
 pub fn start(engine: Arc<Valkey<Charts>>, link: Link) -> Running {
-    mesh::start(service(), engine, link)
+    let kept = read_model(engine.clone());
+    mesh::start(service(), engine, link).keep_rebuilt(kept)
 }
 
 async fn rank(
