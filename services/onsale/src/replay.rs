@@ -17,7 +17,7 @@ use queue::WaitingRooms;
 
 use crate::{
     config::Config,
-    environment::{self, DATA_FOLDER},
+    deployment::{self, DATA_FOLDER},
 };
 
 /// How long another instance may take to rebuild the rooms.
@@ -55,7 +55,7 @@ pub enum What {
 /// When a server cannot be reached, or another replay is running. What is live stays as it was
 /// then.
 pub async fn run(options: Replay) -> Result<()> {
-    let config = environment::find(&options.data)?;
+    let config = deployment::find(&options.data)?;
     if config.valkey_url.is_empty() {
         bail!("set ONSALE_VALKEY_URL, for example redis://127.0.0.1:6379");
     }

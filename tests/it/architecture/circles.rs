@@ -1,4 +1,4 @@
-//! No file of the runtime depends on one that depends on it.
+//! No file of the runtime or of the binary depends on one that depends on it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ type Module = Vec<String>;
 type Edges = BTreeMap<Module, BTreeSet<Module>>;
 
 /// The crates whose files must form no circle.
-const WITHOUT_CIRCLES: [&str; 1] = ["services/mesh/src"];
+const WITHOUT_CIRCLES: [&str; 2] = ["services/mesh/src", "services/onsale/src"];
 /// How many re-exports a name may go through.
 const REEXPORTS_MAX: usize = 3;
 

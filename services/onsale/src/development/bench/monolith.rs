@@ -12,6 +12,7 @@
 //! It is meant to be hard to beat: a payment is one statement and one round trip, statements
 //! are prepared once a connection, and no row is shared by all payments of a sale.
 
+mod app;
 mod cancel;
 mod server;
 #[cfg(test)]
@@ -26,16 +27,15 @@ use tokio::process::{Child, Command};
 use uuid::Uuid;
 
 use super::{
-    driver::Hold,
+    hall::{Hall, Hold},
     logs,
-    stand::{FANS, Fan, Hall, POINTS, PRICE, Stand, seat, wait_until_ready},
+    stand::{FANS, Fan, POINTS, PRICE, Stand, seat, wait_until_ready},
 };
+use crate::development::environment::ask_to_stop;
 pub use server::{Monolith, serve};
 
 /// The name of its database, among those of the services.
 pub(super) const NAME: &str = "monolith";
-/// The variable that names it to the child.
-const DATABASE_VARIABLE: &str = "ONSALE_MONOLITH_DATABASE_URL";
 /// Run after making holds and before paying them.
 const AT_REST: &str = "vacuum (analyze) \
     wallets, entries, schedules, seats, reservations, places, payments, outbox";
@@ -55,7 +55,10 @@ impl Opponent {
     pub(super) async fn start(stand: &Stand, connections: u32) -> Result<Self> {
         let url = stand.config.database_url(NAME)?;
         let pool = PgPoolOptions::new().max_connections(2).connect(url).await?;
-        sqlx::raw_sql(include_str!("schema.sql")).execute(&pool).await.context("its tables")?;
+        sqlx::raw_sql(include_str!("monolith/schema.sql"))
+            .execute(&pool)
+            .await
+            .context("its tables")?;
         let (keys, ready_file) =
             (stand.folder().join("keys.json"), stand.folder().join("monolith.json"));
         let set = stand.http.get("/.well-known/jwks.json").send().await?;
@@ -65,7 +68,7 @@ impl Opponent {
             .arg(&keys)
             .arg("--ready-file")
             .arg(&ready_file)
-            .env(DATABASE_VARIABLE, url)
+            .env(server::DATABASE_VARIABLE, url)
             // It ends when this pipe closes, however this process ends.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -114,7 +117,7 @@ impl Opponent {
         check(&self.pool).await?;
         self.pool.close().await;
         if let Some(pid) = self.child.id() {
-            crate::environment::ask_to_stop(pid);
+            ask_to_stop(pid);
         }
         let _ = tokio::time::timeout(STOPPED_WITHIN, self.child.wait()).await;
         Ok(())

@@ -6,34 +6,21 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use events::{
-    ReservationId,
-    payment::{Payment, PaymentState},
-};
+use events::payment::{Payment, PaymentState};
 use hdrhistogram::Histogram;
-use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, client::conn::http1::SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::Method;
 use uuid::Uuid;
 
-use super::{Line, stand::Hall};
-
-/// A payment that takes longer than this is an error.
-const PAYMENT_WITHIN: Duration = Duration::from_secs(30);
-
-/// A hold to be paid.
-pub(super) struct Hold {
-    pub(super) reservation_id: ReservationId,
-    pub(super) token: Arc<str>,
-    /// Whether the hold is given up while its payment runs.
-    pub(super) is_lost: bool,
-}
+use super::{
+    hall::{Hall, Hold},
+    line::Line,
+    wire::{Wire, connect, send},
+};
 
 /// How one payment ended.
 enum End {
@@ -91,8 +78,8 @@ impl Seen {
 }
 
 async fn work(
-    mut paying: SendRequest<Full<Bytes>>,
-    mut losing: SendRequest<Full<Bytes>>,
+    mut paying: Wire,
+    mut losing: Wire,
     holds: Arc<Vec<Hold>>,
     next: Arc<AtomicUsize>,
 ) -> Result<Seen> {
@@ -116,43 +103,7 @@ async fn work(
     Ok(seen)
 }
 
-/// Opens one kept connection.
-pub(super) async fn connect(addr: SocketAddr) -> Result<SendRequest<Full<Bytes>>> {
-    let stream = TcpStream::connect(addr).await?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    Ok(sender)
-}
-
-/// One request on a kept connection; returns its status and body.
-pub(super) async fn send(
-    connection: &mut SendRequest<Full<Bytes>>,
-    method: Method,
-    path: &str,
-    token: &str,
-    headers: &[(&'static str, &str)],
-    body: Bytes,
-) -> Result<(u16, Bytes)> {
-    let mut request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "localhost")
-        .header("authorization", format!("Bearer {token}"))
-        .header("content-type", "application/json");
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let request = request.body(Full::new(body))?;
-    connection.ready().await?;
-    let response = tokio::time::timeout(PAYMENT_WITHIN, connection.send_request(request))
-        .await
-        .context("no answer in time")??;
-    let status = response.status().as_u16();
-    Ok((status, response.into_body().collect().await?.to_bytes()))
-}
-
-async fn pay(connection: &mut SendRequest<Full<Bytes>>, hold: &Hold) -> Result<End> {
+async fn pay(connection: &mut Wire, hold: &Hold) -> Result<End> {
     let body = format!(r#"{{"reservation_id":"{}"}}"#, hold.reservation_id);
     let key = Uuid::now_v7().to_string();
     let headers = [("prefer", "wait=20"), ("idempotency-key", key.as_str())];
@@ -172,7 +123,7 @@ async fn pay(connection: &mut SendRequest<Full<Bytes>>, hold: &Hold) -> Result<E
     }
 }
 
-async fn lose(connection: &mut SendRequest<Full<Bytes>>, hold: &Hold) -> Result<()> {
+async fn lose(connection: &mut Wire, hold: &Hold) -> Result<()> {
     let path = format!("/v1/reservations/{}", hold.reservation_id);
     let (status, body) =
         send(connection, Method::DELETE, &path, &hold.token, &[], Bytes::new()).await?;

@@ -8,22 +8,15 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::databases::Databases;
 
 /// How often the databases are polled until everything is at rest.
 const REST_PROBE: Duration = Duration::from_millis(100);
 /// A hold is swept within a second of its end.
 const SWEEP_SECS: i32 = 1;
-
-/// The databases that a receipt is read from.
-pub struct Databases {
-    reservation: PgPool,
-    payment: PgPool,
-    point: PgPool,
-}
 
 /// The figures of one or more schedules.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -67,36 +60,17 @@ pub struct Receipt {
     pub p99_ms: f64,
 }
 
-impl Databases {
-    /// Opens the databases named in `config`.
-    ///
-    /// # Errors
-    /// When one is not configured or cannot be reached.
-    pub async fn open(config: &Config) -> Result<Self> {
-        let connect = async |service: &str| -> Result<PgPool> {
-            PgPoolOptions::new()
-                .max_connections(2)
-                .connect(config.database_url(service)?)
-                .await
-                .with_context(|| format!("the database of {service}"))
-        };
-        Ok(Self {
-            reservation: connect("reservation").await?,
-            payment: connect("payment").await?,
-            point: connect("point").await?,
-        })
-    }
-
+impl Receipt {
     /// Reads the receipt of `schedules`.
     ///
     /// # Errors
     /// When a database cannot be read.
-    pub async fn receipt(&self, schedules: &[Uuid]) -> Result<Receipt> {
-        let mut receipt = Receipt::default();
-        self.read_seats(schedules, &mut receipt).await.context("reading reservations")?;
-        self.read_payments(schedules, &mut receipt).await.context("reading payments")?;
-        self.compare(schedules, &mut receipt).await.context("comparing the services")?;
-        for pool in [&self.reservation, &self.payment, &self.point] {
+    pub async fn of(databases: &Databases, schedules: &[Uuid]) -> Result<Self> {
+        let mut receipt = Self::default();
+        receipt.read_seats(databases, schedules).await.context("reading reservations")?;
+        receipt.read_payments(databases, schedules).await.context("reading payments")?;
+        receipt.compare(databases, schedules).await.context("comparing the services")?;
+        for (_, pool) in databases.named() {
             receipt.outbox_waiting += scalar(
                 pool,
                 // Unpublished events of other sales do not count.
@@ -113,12 +87,16 @@ impl Databases {
     ///
     /// # Errors
     /// When a database cannot be read.
-    pub async fn receipt_at_rest(&self, schedules: &[Uuid], patience: Duration) -> Result<Receipt> {
+    pub async fn at_rest(
+        databases: &Databases,
+        schedules: &[Uuid],
+        patience: Duration,
+    ) -> Result<Self> {
         let until = tokio::time::Instant::now() + patience;
         loop {
-            let receipt = self.receipt(schedules).await;
-            let at_rest = receipt.as_ref().is_ok_and(Receipt::is_at_rest);
-            if at_rest && self.holds_pending(schedules).await? == 0
+            let receipt = Self::of(databases, schedules).await;
+            let at_rest = receipt.as_ref().is_ok_and(Self::is_at_rest);
+            if at_rest && holds_pending(databases, schedules).await? == 0
                 || tokio::time::Instant::now() >= until
             {
                 return receipt;
@@ -127,15 +105,9 @@ impl Databases {
         }
     }
 
-    async fn holds_pending(&self, schedules: &[Uuid]) -> Result<i64> {
-        let sql = "select count(*) from reservations
-                   where schedule_id = any($1) and state = 'PENDING'";
-        Ok(scalar(&self.reservation, sql, schedules).await?)
-    }
-
-    async fn read_seats(&self, schedules: &[Uuid], receipt: &mut Receipt) -> sqlx::Result<()> {
-        let pool = &self.reservation;
-        receipt.seats_total =
+    async fn read_seats(&mut self, databases: &Databases, schedules: &[Uuid]) -> sqlx::Result<()> {
+        let pool = &databases.reservation;
+        self.seats_total =
             scalar(pool, "select count(*) from seats where schedule_id = any($1)", schedules)
                 .await?;
         // `seats` of a reservation is a list of {seat, price}.
@@ -143,13 +115,13 @@ impl Databases {
                 select r.id, r.schedule_id, r.state, r.hold_version, s->>'seat' as seat
                 from reservations r, jsonb_array_elements(r.seats) s
                 where r.schedule_id = any($1) and r.state in ('PENDING', 'CONFIRMED'))";
-        receipt.seats_sold = scalar(
+        self.seats_sold = scalar(
             pool,
             &format!("{claims} select count(*) from claims where state = 'CONFIRMED'"),
             schedules,
         )
         .await?;
-        receipt.seats_with_two_owners = scalar(
+        self.seats_with_two_owners = scalar(
             pool,
             &format!(
                 "{claims} select
@@ -162,7 +134,7 @@ impl Databases {
             schedules,
         )
         .await?;
-        receipt.seats_of_nobody = scalar(
+        self.seats_of_nobody = scalar(
             pool,
             "select count(*) from seats s left join reservations r on r.id = s.reservation_id
              where s.schedule_id = any($1) and s.reservation_id is not null
@@ -170,7 +142,7 @@ impl Databases {
             schedules,
         )
         .await?;
-        receipt.holds_overdue = scalar(
+        self.holds_overdue = scalar(
             pool,
             &format!(
                 "select count(*) from reservations where schedule_id = any($1)
@@ -179,20 +151,20 @@ impl Databases {
             schedules,
         )
         .await?;
-        receipt.holds_expired = scalar(
+        self.holds_expired = scalar(
             pool,
             "select count(*) from reservations where schedule_id = any($1) and state = 'EXPIRED'",
             schedules,
         )
         .await?;
-        receipt.points_of_forfeits = scalar(
+        self.points_of_forfeits = scalar(
             pool,
             "select coalesce(sum(amount), 0)::bigint from reservations
              where schedule_id = any($1) and refund = 'forfeited'",
             schedules,
         )
         .await?;
-        receipt.points_of_seats = scalar(
+        self.points_of_seats = scalar(
             pool,
             "select coalesce(sum(amount), 0)::bigint from reservations
              where schedule_id = any($1) and (state = 'CONFIRMED' or refund = 'forfeited')",
@@ -202,17 +174,21 @@ impl Databases {
         Ok(())
     }
 
-    async fn read_payments(&self, schedules: &[Uuid], receipt: &mut Receipt) -> sqlx::Result<()> {
-        let pool = &self.payment;
+    async fn read_payments(
+        &mut self,
+        databases: &Databases,
+        schedules: &[Uuid],
+    ) -> sqlx::Result<()> {
+        let pool = &databases.payment;
         let states: Vec<(String, i64)> = sqlx::query_as(
             "select state::text, count(*) from payments where schedule_id = any($1) group by 1",
         )
         .bind(schedules)
         .fetch_all(pool)
         .await?;
-        receipt.payments = states.into_iter().collect();
-        receipt.payments_open = receipt.payments.get("REQUESTED").copied().unwrap_or(0);
-        receipt.points_due = scalar(
+        self.payments = states.into_iter().collect();
+        self.payments_open = self.payments.get("REQUESTED").copied().unwrap_or(0);
+        self.points_due = scalar(
             pool,
             "select coalesce(sum(amount), 0)::bigint from payments
              where schedule_id = any($1) and state = 'COMPLETED'",
@@ -229,26 +205,26 @@ impl Databases {
         .bind(schedules)
         .fetch_one(pool)
         .await?;
-        receipt.p50_ms = quantiles.0.unwrap_or(0.0);
-        receipt.p99_ms = quantiles.1.unwrap_or(0.0);
+        self.p50_ms = quantiles.0.unwrap_or(0.0);
+        self.p99_ms = quantiles.1.unwrap_or(0.0);
         Ok(())
     }
 
     /// What two services must agree on.
-    async fn compare(&self, schedules: &[Uuid], receipt: &mut Receipt) -> sqlx::Result<()> {
+    async fn compare(&mut self, databases: &Databases, schedules: &[Uuid]) -> sqlx::Result<()> {
         let payments: Vec<(Uuid, Uuid, String, i64)> = sqlx::query_as(
             "select id, reservation_id, state::text, amount from payments
              where schedule_id = any($1)",
         )
         .bind(schedules)
-        .fetch_all(&self.payment)
+        .fetch_all(&databases.payment)
         .await?;
         let confirmed: Vec<(Uuid, Uuid)> = sqlx::query_as(
             "select payment_id, id from reservations
              where schedule_id = any($1) and (state = 'CONFIRMED' or refund = 'forfeited')",
         )
         .bind(schedules)
-        .fetch_all(&self.reservation)
+        .fetch_all(&databases.reservation)
         .await?;
         let confirmed: BTreeMap<Uuid, Uuid> = confirmed.into_iter().collect();
         let completed: BTreeMap<Uuid, Uuid> = payments
@@ -259,7 +235,7 @@ impl Databases {
         let only_in = |a: &BTreeMap<Uuid, Uuid>, b: &BTreeMap<Uuid, Uuid>| {
             a.iter().filter(|(payment, seat)| b.get(*payment) != Some(*seat)).count() as i64
         };
-        receipt.payments_without_seats =
+        self.payments_without_seats =
             only_in(&completed, &confirmed) + only_in(&confirmed, &completed);
 
         let ids: Vec<Uuid> = payments.iter().map(|(id, ..)| *id).collect();
@@ -269,12 +245,12 @@ impl Databases {
              from entries where payment_id = any($1) group by payment_id",
         )
         .bind(&ids)
-        .fetch_all(&self.point)
+        .fetch_all(&databases.point)
         .await?;
-        receipt.points_taken = ledger.iter().map(|(.., taken)| taken).sum();
+        self.points_taken = ledger.iter().map(|(.., taken)| taken).sum();
         let ledger: BTreeMap<Uuid, (i64, i64, i64)> =
             ledger.into_iter().map(|(id, d, r, taken)| (id, (d, r, taken))).collect();
-        receipt.ledger_mismatches = payments
+        self.ledger_mismatches = payments
             .iter()
             .filter(|(id, _, state, amount)| {
                 let found = ledger.get(id).copied().unwrap_or((0, 0, 0));
@@ -286,14 +262,20 @@ impl Databases {
                 }
             })
             .count() as i64;
-        receipt.ledger_gap = sqlx::query_scalar(
+        self.ledger_gap = sqlx::query_scalar(
             "select ((select coalesce(sum(balance), 0) from wallets)
                    - (select coalesce(sum(amount), 0) from entries))::bigint",
         )
-        .fetch_one(&self.point)
+        .fetch_one(&databases.point)
         .await?;
         Ok(())
     }
+}
+
+async fn holds_pending(databases: &Databases, schedules: &[Uuid]) -> Result<i64> {
+    let sql = "select count(*) from reservations
+               where schedule_id = any($1) and state = 'PENDING'";
+    Ok(scalar(&databases.reservation, sql, schedules).await?)
 }
 
 async fn scalar(pool: &PgPool, sql: &str, schedules: &[Uuid]) -> sqlx::Result<i64> {

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use super::{crowd::Board, show::Show};
 use crate::{
     config::SERVICES,
-    environment::{Environment, ask_to_stop},
+    development::environment::{Environment, ask_to_stop},
 };
 
 /// Servers that can be broken, beside every service.
@@ -32,14 +32,12 @@ const POLL_EVERY: Duration = Duration::from_millis(20);
 pub struct Part(&'static str);
 
 impl FromStr for Part {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        SERVICES
-            .into_iter()
-            .chain(SERVERS)
-            .find(|part| *part == text)
-            .map(Self)
-            .ok_or_else(|| format!("parts are {} and {}", SERVICES.join(", "), SERVERS.join(", ")))
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        SERVICES.into_iter().chain(SERVERS).find(|part| *part == text).map(Self).with_context(
+            || format!("parts are {} and {}", SERVICES.join(", "), SERVERS.join(", ")),
+        )
     }
 }
 

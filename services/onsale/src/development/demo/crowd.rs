@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::{http::Http, sale::Crowd};
+use crate::{development::sale::Crowd, http::Http};
 
 /// How long a fan rides out a part that is being restarted.
 const PATIENCE: Duration = Duration::from_secs(60);

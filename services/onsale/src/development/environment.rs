@@ -12,20 +12,15 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 use servers::{Options, Servers};
 use uuid::Uuid;
 
 use crate::{
-    box_office::Credentials,
-    config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE, keys_of},
+    config::{Config, Credentials, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE, identities},
+    deployment::{READY_FILE, Ready, operator_from_env},
     fleet,
 };
 
-/// Where `dev` and `demo` keep their data by default.
-pub const DATA_FOLDER: &str = ".onsale";
-/// The file beside its data in which a running `dev` or `demo` says how to reach it.
-pub const READY_FILE: &str = "ready.json";
 /// Where `dev` and `demo` write messages to fans, beside their data.
 pub const MESSAGES_FOLDER: &str = "messages";
 /// Where `dev` and `demo` write sales events as Parquet files, beside their data.
@@ -54,17 +49,6 @@ impl ServerKeeper {
             None => std::future::pending().await,
         }
     }
-}
-
-/// What another process needs to reach a running environment. It holds secrets.
-#[derive(Serialize, Deserialize)]
-pub struct Ready {
-    /// The gateway.
-    pub http_addr: SocketAddr,
-    /// How to reach the servers.
-    pub config: Config,
-    /// The account that may grant roles.
-    pub operator: Credentials,
 }
 
 impl Environment {
@@ -170,27 +154,6 @@ impl Environment {
     }
 }
 
-/// How to reach a deployment: as the environment names it, else as the ready file of a running
-/// `dev` or `demo` says.
-///
-/// # Errors
-/// When there is neither.
-pub fn find(data: &Path) -> Result<Config> {
-    let identities: Vec<&str> = SERVICES.into_iter().chain([PROVISIONER, OPERATOR]).collect();
-    let named = Config::named_in_env(&identities)?;
-    let has_servers = !named.nats_url.is_empty() || !named.valkey_url.is_empty();
-    if has_servers || !named.database_urls.is_empty() {
-        return Ok(named);
-    }
-    let file = data.join(READY_FILE);
-    let text = fs::read(&file).with_context(|| {
-        let file = file.display();
-        format!("set ONSALE_NATS_URL and the others, or start `onsale dev` ({file} does not exist)")
-    })?;
-    let ready: Ready = serde_json::from_slice(&text).context("the ready file")?;
-    Ok(Config { http_addr: Some(ready.http_addr), ..ready.config })
-}
-
 fn config_of(servers: &Servers) -> Config {
     let mut config = Config {
         nats_url: servers.nats.url().to_owned(),
@@ -200,27 +163,11 @@ fn config_of(servers: &Servers) -> Config {
     for service in WITH_DATABASE {
         config.database_urls.insert(service.to_owned(), servers.database_url(service));
     }
-    for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
-        for key in keys_of(identity) {
-            let seed = servers.nkey_seed(&key).to_owned();
-            config.nkey_seeds.insert(key, seed);
-        }
+    for key in identities() {
+        let seed = servers.nkey_seed(&key).to_owned();
+        config.nkey_seeds.insert(key, seed);
     }
     config
-}
-
-/// `ONSALE_OPERATOR_EMAIL` and `ONSALE_OPERATOR_PASSWORD`.
-///
-/// # Errors
-/// When one of them is missing.
-pub fn operator_from_env() -> Result<Credentials> {
-    let read = |name: &str| {
-        std::env::var(name).with_context(|| format!("set {name}: the account that grants roles"))
-    };
-    Ok(Credentials {
-        email: read("ONSALE_OPERATOR_EMAIL")?,
-        password: read("ONSALE_OPERATOR_PASSWORD")?,
-    })
 }
 
 /// The operator of a data folder: generated once, kept with it.
@@ -252,38 +199,27 @@ pub fn write_secret(file: &Path, content: &[u8]) -> Result<()> {
         .with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Waits for Ctrl-C or SIGTERM, and `with_parent` also for the end of standard input: a pipe
-/// closes with the process that holds it, however that process ends.
-pub async fn wait_for_stop(with_parent: bool) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => drop(terminate.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
-        () = parent_ended(), if with_parent => {}
-    }
-}
-
-async fn parent_ended() {
-    let (sender, ended) = tokio::sync::oneshot::channel();
-    // A thread of its own: a read of standard input cannot be cancelled.
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        let _ = sender.send(());
-    });
-    let _ = ended.await;
-}
-
 /// Asks another process to shut down gracefully.
 #[expect(unsafe_code, reason = "the standard library can only kill")]
 pub fn ask_to_stop(pid: u32) {
     // SAFETY: kill(2) takes no pointers; at worst the process is gone.
     unsafe {
         libc::kill(pid as libc::pid_t, libc::SIGTERM);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::CLIENT;
+
+    #[test]
+    fn the_servers_know_every_database_and_identity() {
+        assert_eq!(servers::SERVICES, WITH_DATABASE);
+        let ours: BTreeSet<String> = identities().chain([CLIENT.to_owned()]).collect();
+        let theirs = servers::IDENTITIES.iter().chain([&servers::ISSUER]);
+        assert_eq!(ours, theirs.map(|identity| (*identity).to_owned()).collect());
     }
 }

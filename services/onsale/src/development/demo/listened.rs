@@ -16,9 +16,11 @@ use tokio::time::Instant;
 
 use crate::{
     config::Config,
-    environment::Environment,
+    development::{
+        environment::Environment,
+        lag::{LISTENERS, Observer},
+    },
     http::Http,
-    lag::{LISTENERS, Observer},
     operator::Operator,
     saga::span,
     verify,

@@ -7,11 +7,13 @@ use comfy_table::Table;
 use serde::Serialize;
 
 use super::{
-    Load, Payments, Run, components_of, driver,
+    driver,
     line::{self, Line, median},
     meter::{Component, Meter},
     monolith::{NAME, Opponent},
+    options::{Load, Payments},
     procs::Memory,
+    run::{Run, components_of},
 };
 
 /// One turn of both.

@@ -248,7 +248,7 @@ fn unit(name: &str, unit: &'static str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::counts::Published;
+    use crate::development::bench::counts::Published;
 
     fn line(payments_per_s: f64, services: f64) -> Line {
         Line {

@@ -5,10 +5,11 @@ use comfy_table::Table;
 use serde::Serialize;
 
 use super::{
-    Line, Payments, Run,
-    line::{self, median},
+    line::{self, Line, median},
+    options::Payments,
+    run::Run,
 };
-use crate::lag::LISTENERS;
+use crate::development::lag::LISTENERS;
 
 /// One turn of both meshes.
 #[derive(Debug, Clone, Serialize)]

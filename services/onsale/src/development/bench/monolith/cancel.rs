@@ -17,7 +17,7 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::server::{App, Refused, answer, failed};
+use super::app::{App, Refused, answer, failed};
 
 const CANCEL: &str = include_str!("cancel.sql");
 

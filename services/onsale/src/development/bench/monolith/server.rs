@@ -8,7 +8,7 @@ use axum::{
     body::Bytes,
     extract::State,
     http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::{IntoResponse as _, Response},
     routing::{delete, post},
     serve::ListenerExt,
 };
@@ -24,10 +24,15 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use super::cancel::cancel;
-use crate::environment;
+use super::{
+    app::{App, Refused, answer, failed},
+    cancel::cancel,
+};
+use crate::{development::environment::write_secret, stop};
 
 const PAY: &str = include_str!("pay.sql");
+/// The variable that names it to the child.
+pub(super) const DATABASE_VARIABLE: &str = "ONSALE_MONOLITH_DATABASE_URL";
 /// The constraint that keeps a wallet from falling below zero.
 const ENOUGH: &str = "wallets_enough";
 /// PostgreSQL's error code for a required value that is missing.
@@ -37,7 +42,7 @@ const NOT_NULL: &str = "23502";
 #[derive(Debug, Clone, Args)]
 pub struct Monolith {
     /// Its database
-    #[arg(long, env = super::DATABASE_VARIABLE, hide_env_values = true)]
+    #[arg(long, env = DATABASE_VARIABLE, hide_env_values = true)]
     pub database_url: String,
     /// The keys that verify access tokens: a JSON Web Key Set
     #[arg(long)]
@@ -54,12 +59,6 @@ pub struct Monolith {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Ready {
     pub(super) addr: SocketAddr,
-}
-
-/// What every request needs.
-pub(super) struct App {
-    pub(super) pool: PgPool,
-    verifier: Verifier,
 }
 
 /// Runs the hidden `onsale bench monolith`.
@@ -95,51 +94,10 @@ pub async fn serve(options: Monolith) -> Result<()> {
         let _ = stream.set_nodelay(true);
     });
     let serving = tokio::spawn(axum::serve(listener, router).into_future());
-    environment::write_secret(&options.ready_file, &ready)?;
-    environment::wait_for_stop(true).await;
+    write_secret(&options.ready_file, &ready)?;
+    stop::wait(true).await;
     serving.abort();
     Ok(())
-}
-
-/// A refusal as an HTTP response.
-#[derive(Debug)]
-pub(super) struct Refused(pub(super) Problem);
-
-impl<P: Into<Problem>> From<P> for Refused {
-    fn from(problem: P) -> Self {
-        Self(problem.into())
-    }
-}
-
-/// A failure of the database, which is not the caller's fault.
-pub(super) fn failed(error: sqlx::Error) -> Refused {
-    tracing::error!(%error, "the database failed");
-    codes::UNAVAILABLE.into()
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.status);
-        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self.0).unwrap_or_default();
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response()
-    }
-}
-
-/// An answer that must not be cached.
-pub(super) fn answer(status: StatusCode, body: &impl Serialize) -> Response {
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-    (status, headers, serde_json::to_vec(body).unwrap_or_default()).into_response()
-}
-
-impl App {
-    /// The caller, from the verified access token.
-    pub(super) async fn caller(&self, headers: &HeaderMap) -> Result<UserId, Refused> {
-        let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = header.and_then(|value| value.strip_prefix("Bearer "));
-        let token = token.ok_or(codes::UNAUTHENTICATED)?;
-        Ok(self.verifier.access(token, mesh::clock::now()).await?.user_id()?)
-    }
 }
 
 /// One request to pay.

@@ -15,11 +15,10 @@ use tokio::task::JoinHandle;
 
 use super::{crowd::Board, listened::Listened};
 use crate::{
-    environment::{DATA_FOLDER, Environment},
+    deployment::DATA_FOLDER,
+    development::{environment::Environment, receipt::Receipt, sale::Sale},
     http::Http,
-    receipt::Receipt,
     saga,
-    sale::Sale,
 };
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();

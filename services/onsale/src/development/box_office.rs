@@ -7,22 +7,12 @@ use events::{
     concert::{Concert, CreateConcert, OpenSchedule, Schedule},
     user::{Account, Session},
 };
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::http::Http;
+use crate::{config::Credentials, http::Http};
 
 /// How long the operator's first log-in is tried.
 const LOG_IN_WITHIN: Duration = Duration::from_secs(20);
-
-/// E-mail and password of an account.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Credentials {
-    /// The address.
-    pub email: String,
-    /// The password.
-    pub password: String,
-}
 
 /// Signs an organizer up and has the operator grant the role.
 ///
@@ -49,7 +39,7 @@ pub async fn organizer(http: &Http, operator: &Credentials) -> Result<Session> {
         .json()
         .context("signing the organizer up")?;
     let path = format!("/v1/users/{}/roles/organizer", account.user_id);
-    http.ask(hyper::Method::PUT, path)
+    http.ask(reqwest::Method::PUT, path)
         .token(&operator.access_token)
         .send()
         .await?

@@ -14,14 +14,17 @@ use ::audit::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use events::{Envelope, ScheduleId};
-use mesh::{Allow, Caller, Execute, Refusal, Running, Service, message::pack, postgres::Postgres};
+use mesh::{
+    Allow, Caller, Execute, Refusal, Running, Service, message::pack, postgres::Postgres,
+    trace::Tracer,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::procs::{parent_of, time_of, time_of_family};
-use crate::{environment::Environment, fleet};
+use crate::{development::environment::Environment, fleet};
 
 /// The services that emit what is read; all of them keep their outbox in PostgreSQL.
 const PRODUCERS: [&str; 3] = ["payment", "point", "reservation"];
@@ -191,7 +194,7 @@ async fn consume(env: &Environment, events: usize) -> Result<Taken> {
         env.config.database_url(::audit::NAME)?,
         ::audit::Config::default(),
     )?;
-    let link = fleet::link_of(&env.config, ::audit::NAME).await?;
+    let link = fleet::link(&env.config, ::audit::NAME, Tracer::off()).await?;
     let backend: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&pool).await?;
     let postmaster = parent_of(backend).context("PostgreSQL runs on another machine")?;
     let (own, others) = (time_of(std::process::id() as i32), time_of_family(postmaster));
@@ -258,7 +261,7 @@ impl Execute<Emit> for Silent {
 
 async fn start_producer(env: &Environment, name: &'static str) -> Result<Running> {
     let engine = Postgres::<Silent>::new(env.config.database_url(name)?, ())?;
-    let link = fleet::link_of(&env.config, name).await?;
+    let link = fleet::link(&env.config, name, Tracer::off()).await?;
     let service = Service::<Postgres<Silent>>::new(name)
         .executes::<Emit>(Allow::Inside, &["payment.requested"]);
     Ok(mesh::start(service, Arc::new(engine), link))

@@ -2,6 +2,7 @@
 //!
 //! | file | what is checked |
 //! |---|---|
+//! | `check` | what a check needs, and its outcome |
 //! | `broker` | whether the broker can write, its streams and consumers |
 //! | `consumers` | whether consumers make progress while events wait |
 //! | `stores` | databases and Valkey: whether they can be used, outboxes, dead letters |
@@ -11,6 +12,7 @@
 //! written, something has moved, something is outstanding.
 
 mod broker;
+mod check;
 mod consumers;
 mod sagas;
 mod stores;
@@ -19,21 +21,21 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anstream::println;
 use anstyle::{AnsiColor, Style};
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use futures::{FutureExt, future::BoxFuture};
-use mesh::{Link, LinkSettings, MeshClient, trace::Tracer};
+use mesh::MeshClient;
+
+use check::{Checked, Outcome, link, skipped};
 
 use crate::{
-    config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE},
-    environment::{self, DATA_FOLDER},
+    config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE, WITH_VALKEY},
+    deployment::{self, DATA_FOLDER},
     http::Http,
 };
 
 /// The timeout of each check: longer than the one that watches consumers for a while.
 const WITHIN: Duration = Duration::from_secs(12);
-/// The services that keep something in Valkey.
-const IN_VALKEY: [&str; 3] = ["concert", "queue", "ranking"];
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -48,15 +50,6 @@ pub struct Doctor {
     pub data: PathBuf,
 }
 
-/// The outcome of one check; `Err` says what is wrong.
-type Outcome = Result<Checked, String>;
-
-enum Checked {
-    Good(String),
-    /// There was nothing to check, or no way to.
-    Skipped(String),
-}
-
 struct Finding {
     what: String,
     outcome: Outcome,
@@ -67,14 +60,14 @@ struct Finding {
 /// # Errors
 /// When there is nothing to check, or something is wrong.
 pub async fn run(options: Doctor) -> Result<()> {
-    let config = environment::find(&options.data)?;
+    let config = deployment::find(&options.data)?;
     let findings = examine(&config).await;
     let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
     for Finding { what, outcome } in &findings {
         let (style, word, detail) = match outcome {
-            Ok(Checked::Good(detail)) => (GOOD, "ok", detail),
-            Ok(Checked::Skipped(detail)) => (DIM, "-", detail),
-            Err(detail) => (BAD, "wrong", detail),
+            Ok(Checked::Good(detail)) => (GOOD, "ok", detail.clone()),
+            Ok(Checked::Skipped(detail)) => (DIM, "-", detail.clone()),
+            Err(detail) => (BAD, "wrong", format!("{detail:#}")),
         };
         println!("{style}{word:5}{style:#}  {what:width$}  {}", detail.replace('\n', " "));
     }
@@ -88,7 +81,7 @@ pub async fn run(options: Doctor) -> Result<()> {
 /// What is wrong with a deployment, part by part; empty when every check succeeds.
 pub async fn problems(config: &Config) -> Vec<String> {
     let findings = examine(config).await.into_iter();
-    findings.filter_map(|one| Some(format!("{}: {}", one.what, one.outcome.err()?))).collect()
+    findings.filter_map(|one| Some(format!("{}: {:#}", one.what, one.outcome.err()?))).collect()
 }
 
 async fn examine(config: &Config) -> Vec<Finding> {
@@ -105,7 +98,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
         checks.push((format!("outbox of {service}"), stores::outbox(config, service).boxed()));
         checks.push((format!("parked by {service}"), stores::parked(config, service).boxed()));
     }
-    for service in IN_VALKEY {
+    for service in WITH_VALKEY {
         checks.push((format!("valkey of {service}"), stores::valkey(config, service).boxed()));
     }
     // The gateway answers only over HTTP.
@@ -120,28 +113,10 @@ async fn examine(config: &Config) -> Vec<Finding> {
     checks.push(("gateway".into(), gateway_is_ready(config.http_addr).boxed()));
     let finding = |(what, check)| async move {
         let outcome = tokio::time::timeout(WITHIN, check).await;
-        let late = || Err(format!("no answer within {} s", WITHIN.as_secs()));
+        let late = || Err(anyhow!("no answer within {} s", WITHIN.as_secs()));
         Finding { what, outcome: outcome.unwrap_or_else(|_| late()) }
     };
     futures::future::join_all(checks.into_iter().map(finding)).await
-}
-
-fn skipped(detail: impl Into<String>) -> Outcome {
-    Ok(Checked::Skipped(detail.into()))
-}
-
-/// A connection as this identity; `None` when its seed is not configured.
-async fn link(config: &Config, identity: &'static str) -> Result<Option<Link>, String> {
-    if config.nats_url.is_empty() {
-        return Err("set ONSALE_NATS_URL".into());
-    }
-    let nkey_seed = config.nkey_seeds.get(identity).cloned();
-    if nkey_seed.is_none() && !config.nkey_seeds.is_empty() {
-        return Ok(None);
-    }
-    let nats_url = config.nats_url.clone();
-    let settings = LinkSettings { service: identity, nats_url, nkey_seed };
-    Link::connect_now(settings, Tracer::off()).await.map(Some)
 }
 
 async fn connects(config: &Config, identity: &'static str) -> Outcome {
@@ -162,10 +137,9 @@ async fn answers(config: &Config, service: &str) -> Outcome {
     link.drain().await;
     match pong {
         Ok(version) => Ok(Checked::Good(format!("answers, version {version}"))),
-        Err(problem) => Err(format!(
-            "no instance answers: none runs, or none can use its store ({})",
-            problem.detail
-        )),
+        Err(problem) => {
+            bail!("no instance answers: none runs, or none can use its store ({})", problem.detail)
+        }
     }
 }
 
@@ -180,9 +154,9 @@ async fn gateway_is_ready(addr: Option<SocketAddr>) -> Outcome {
         Ok(answer) => {
             let problem = serde_json::from_slice::<events::Problem>(&answer.body);
             let detail = problem.map_or_else(|_| answer.status.to_string(), |one| one.detail);
-            Err(format!("{addr}: {detail}"))
+            bail!("{addr}: {detail}")
         }
-        Err(error) => Err(format!("{addr}: {error:#}")),
+        Err(error) => bail!("{addr}: {error:#}"),
     }
 }
 

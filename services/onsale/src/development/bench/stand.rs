@@ -22,10 +22,16 @@ use tokio::process::{Child, Command};
 use uuid::Uuid;
 
 use super::{
-    driver::{Hold, connect, send},
+    hall::{Hall, Hold},
     logs,
+    wire::{connect, send},
 };
-use crate::{box_office, config::Config, environment::Ready, http::Http};
+use crate::{
+    config::Config,
+    deployment::Ready,
+    development::{box_office, environment::ask_to_stop},
+    http::Http,
+};
 
 /// Fans of the benchmark; each pays once per schedule.
 pub(super) const FANS: usize = 200;
@@ -54,12 +60,6 @@ pub(super) struct Stand {
     organizer: Session,
     fans: Vec<Fan>,
     renewed: Instant,
-}
-
-/// Holds of one run.
-pub(super) struct Hall {
-    pub(super) schedules: Vec<ScheduleId>,
-    pub(super) holds: Arc<Vec<Hold>>,
 }
 
 /// A fan with an account and points.
@@ -251,22 +251,10 @@ impl Stand {
     /// Stops the mesh gracefully.
     pub(super) async fn stop(mut self) {
         if let Some(pid) = self.child.id() {
-            crate::environment::ask_to_stop(pid);
+            ask_to_stop(pid);
         }
         let _ = tokio::time::timeout(KNOWN_WITHIN, self.child.wait()).await;
         drop(self.folder);
-    }
-}
-
-impl Hall {
-    /// Holds of which some will be lost: spread evenly, and the same in every run.
-    pub(super) fn new(schedules: Vec<ScheduleId>, mut holds: Vec<Hold>, lost_percent: u32) -> Self {
-        for (index, hold) in holds.iter_mut().enumerate() {
-            let before = index as u64 * u64::from(lost_percent) / 100;
-            let after = (index as u64 + 1) * u64::from(lost_percent) / 100;
-            hold.is_lost = after > before;
-        }
-        Self { schedules, holds: Arc::new(holds) }
     }
 }
 

@@ -14,12 +14,13 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::{
-    box_office,
-    environment::{DATA_FOLDER, Environment},
+    config::{self, SERVICES},
+    databases::Databases,
+    deployment::DATA_FOLDER,
+    development::{box_office, environment::Environment, receipt::Receipt, sale::Sale, topology},
     fleet::{Fleet, ServiceConfigs},
     http::Http,
-    receipt::{Databases, Receipt},
-    sale::Sale,
+    stop,
 };
 use crowd::{Board, SIGNING_UP_MAX, Scene};
 use listened::Listened;
@@ -75,12 +76,12 @@ pub async fn run(options: Demo) -> Result<()> {
     let outage = options.break_part.map(|part| Outage::new(part, &env)).transpose()?;
     show.step("starting the services");
     let configs = configs(&env);
-    let inside: Vec<&str> = crate::config::SERVICES
+    let inside: Vec<&str> = SERVICES
         .into_iter()
         .filter(|service| outage.as_ref().is_none_or(|outage| outage.service() != Some(service)))
         .collect();
     let fleet = Fleet::start(&env.config, &inside, &configs).await?;
-    let keeper = tokio::spawn(crate::fleet::keep_topology(env.config.clone()));
+    let keeper = tokio::spawn(topology::keep(env.config.clone()));
     let http_addr = env.config.http_addr.context("an address")?;
     env.announce(http_addr)?;
     let http = Http::new(format!("http://{http_addr}"));
@@ -94,7 +95,7 @@ pub async fn run(options: Demo) -> Result<()> {
         let accounted = account_for(&held, &http, &env, &show).await;
         if accounted.is_ok() && !options.exit {
             show.stay(&http, &env, &options.data);
-            crate::environment::wait_for_stop(false).await;
+            stop::wait(false).await;
         }
         (accounted, held.part)
     };
@@ -150,7 +151,7 @@ fn configs(env: &Environment) -> ServiceConfigs {
 
 /// The wanted address, or a free port when that one is taken.
 fn free_address(wanted: Option<std::net::SocketAddr>) -> Result<std::net::SocketAddr> {
-    let wanted = wanted.map_or_else(crate::config::http_addr, Ok)?;
+    let wanted = wanted.map_or_else(config::http_addr, Ok)?;
     let listener = std::net::TcpListener::bind(wanted)
         .or_else(|_| std::net::TcpListener::bind((wanted.ip(), 0)))?;
     Ok(listener.local_addr()?)
@@ -209,7 +210,7 @@ async fn hold_sale(
     }
     show.step("waiting until every hold and payment has ended");
     let databases = Databases::open(&env.config).await?;
-    let receipt = databases.receipt_at_rest(&[schedule.schedule_id.0], REST_WITHIN).await?;
+    let receipt = Receipt::at_rest(&databases, &[schedule.schedule_id.0], REST_WITHIN).await?;
     if receipt.seats_total == 0 {
         bail!("the reservation service does not know the schedule");
     }

@@ -11,8 +11,8 @@ use events::{
 };
 use serde::{Deserialize, Deserializer, de::Error};
 
-const CLUB_SALE: &str = include_str!("../../../sales/club.toml");
-const CLUB_PLAN: &str = include_str!("../../../venues/club.csv");
+const CLUB_SALE: &str = include_str!("../../../../sales/club.toml");
+const CLUB_PLAN: &str = include_str!("../../../../venues/club.csv");
 
 /// Seconds from now to the show: later than any demo runs.
 const STARTS_IN_SECS: i64 = 7 * 24 * 3_600;
