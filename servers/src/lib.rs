@@ -34,7 +34,6 @@ mod valkey;
 pub use alone::Standalone;
 pub use data::Data;
 pub use keeper::{Keeper, full_disks};
-pub use secrets::key_of;
 pub use server::Server;
 
 use account::Account;

@@ -89,7 +89,7 @@ impl Nkeys {
 }
 
 /// A new key of the type that the broker needs for an identity.
-pub fn key_of(identity: &str) -> KeyPair {
+pub(crate) fn key_of(identity: &str) -> KeyPair {
     if identity == ISSUER { KeyPair::new_account() } else { KeyPair::new_user() }
 }
 

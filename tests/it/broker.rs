@@ -8,7 +8,7 @@ use async_nats::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use harness::project;
-use onsale::environment::Environment;
+use onsale::development::environment::Environment;
 use tokio::sync::mpsc;
 
 use crate::messages::{StoredEvent, events_of};

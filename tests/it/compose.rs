@@ -416,7 +416,7 @@ fn the_image_builds_the_locked_binary_and_runs_it_without_privileges() {
     let rust = rust.expect("the workspace says which Rust it needs").trim_matches('"');
     assert!(text.contains(&format!("FROM rust:{rust}-")), "built with another Rust than {rust}");
     assert_eq!(text.lines().filter(|line| line.starts_with("FROM ")).count(), 2);
-    assert!(text.contains("cargo build --release --locked"));
+    assert!(text.contains("cargo build --release --locked --no-default-features"));
     assert!(text.lines().any(|line| line == "ENTRYPOINT [\"onsale\"]"));
     let user = text.lines().rev().find_map(|line| line.strip_prefix("USER "));
     assert!(user.is_some_and(|user| user != "root" && !user.starts_with('0')), "{user:?}");

@@ -13,7 +13,7 @@ use mesh::valkey::Valkey;
 use onsale::{
     config::{PROVISIONER, SERVICES},
     fleet::{Fleet, ServiceConfigs},
-    replay, room,
+    replay,
 };
 use serde_json::{Value, json};
 
@@ -237,7 +237,7 @@ fn waiting_rooms_are_replayed_in_place_and_the_sale_goes_on() {
         mesh.receipt_is_clean(schedule).await;
         // The read models are rebuilt from the same state.
         let maps = Valkey::new(&mesh.env.config.valkey_url, concert::MapConfig::default());
-        let model = room::seat_maps(maps.expect("a store").into());
+        let model = concert::read_model(maps.expect("a store").into());
         let rebuilt = replay::replay(&mesh.env.config, concert::NAME, model).await;
         assert!(rebuilt.expect("replayed").difference.expect("compared").is_none());
         mesh.stop().await;

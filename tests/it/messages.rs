@@ -6,7 +6,7 @@ use async_nats::{HeaderMap, header::NATS_MESSAGE_ID, jetstream::message::StreamM
 use bytes::Bytes;
 use events::{CONTENT_TYPE, Envelope};
 use harness::mesh::SOON;
-use onsale::environment::Environment;
+use onsale::development::environment::Environment;
 use serde_json::{Value, json};
 use uuid::Uuid;
 

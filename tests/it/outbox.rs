@@ -10,7 +10,7 @@ use harness::mesh::{Mesh, eventually, run};
 use mesh::failpoint::Failpoint;
 use onsale::{
     config::PROVISIONER,
-    environment::Environment,
+    development::environment::Environment,
     fleet::{self, Fleet, ServiceConfigs},
 };
 use serde_json::json;

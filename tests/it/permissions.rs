@@ -11,7 +11,7 @@ use harness::{event_types, mesh::run, wiring};
 use mesh::Wiring;
 use onsale::{
     config::{PROVISIONER, WITH_DATABASE, answers},
-    environment::Environment,
+    development::environment::Environment,
 };
 use servers::IDENTITIES;
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};

@@ -7,8 +7,10 @@ use std::{
 
 use onsale::{
     config::WITH_DATABASE,
-    environment::Environment,
-    lag::{LISTENERS, Observer},
+    development::{
+        environment::Environment,
+        lag::{LISTENERS, Observer},
+    },
 };
 use redis::aio::ConnectionManager;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
@@ -108,8 +110,9 @@ impl Stores {
     async fn behind(&self) -> Vec<String> {
         let mut behind = self.broker.behind().await;
         let lags = self.readers.lags().await.expect("how far readers have come");
-        let text =
-            |lag: onsale::lag::Lag| format!("{}: {} of {}", lag.service, lag.events, lag.producer);
+        let text = |lag: onsale::development::lag::Lag| {
+            format!("{}: {} of {}", lag.service, lag.events, lag.producer)
+        };
         behind.extend(lags.into_iter().map(text));
         behind
     }

@@ -20,12 +20,11 @@ use events::{
     user::Session,
 };
 use onsale::{
-    box_office,
     config::{Config, SERVICES},
-    environment::Environment,
+    databases::Databases,
+    development::{box_office, environment::Environment, receipt::Receipt},
     fleet::{Fleet, ServiceConfigs},
     http::{Answer, Http},
-    receipt::{Databases, Receipt},
 };
 use serde_json::{Value, json};
 use servers::Servers;
@@ -218,7 +217,7 @@ impl Mesh {
     /// The receipt of a schedule, from the databases, once nothing is in flight any more.
     pub async fn receipt(&self, schedule: ScheduleId) -> Receipt {
         let databases = Databases::open(&self.env.config).await.expect("databases");
-        databases.receipt_at_rest(&[schedule.0], SOON).await.expect("a receipt")
+        Receipt::at_rest(&databases, &[schedule.0], SOON).await.expect("a receipt")
     }
 
     /// Like [`Mesh::receipt`], and every invariant must hold.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use onsale::{
     config::WITH_DATABASE,
-    lag::{LISTENERS, Observer},
+    development::lag::{LISTENERS, Observer},
 };
 use redis::AsyncTypedCommands;
 use serde_json::Value;

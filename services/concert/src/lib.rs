@@ -47,7 +47,7 @@ use events::{
 use mesh::{Allow, Link, QueryContext, Running, Service, postgres::Postgres};
 
 pub use config::Config;
-pub use seats::{MapConfig, REBUILT_FROM, SeatMaps, map_service, start_map};
+pub use seats::{MapConfig, REBUILT_FROM, SeatMaps, map_service, read_model, start_map};
 pub use unit_of_work::{Keys, UnitOfWork};
 
 /// The name of this service.

@@ -6,6 +6,7 @@
 //! watchers reads it once and then follows the announcements.
 
 mod handle;
+mod rebuild;
 
 use std::{
     collections::HashMap,
@@ -28,7 +29,10 @@ use mesh::{
 };
 use sqlx::PgPool;
 
-pub use self::handle::{schedule_cancelled, stated};
+pub use self::{
+    handle::{schedule_cancelled, stated},
+    rebuild::read_model,
+};
 use crate::{NAME, map, plan_store};
 
 /// Schedules whose section sizes are kept in memory at most.
@@ -105,9 +109,10 @@ pub fn map_service() -> Service<Valkey<SeatMaps>> {
         )
 }
 
-/// Starts the seat maps.
+/// Starts the seat maps, which are rebuilt when the store was emptied.
 pub fn start_map(engine: Arc<Valkey<SeatMaps>>, link: Link) -> Running {
-    mesh::start(map_service(), engine, link)
+    let kept = read_model(engine.clone());
+    mesh::start(map_service(), engine, link).keep_rebuilt(kept)
 }
 
 /// The current map.

@@ -20,7 +20,7 @@
 //! | `nats` | connections to NATS, the mesh client, stored events, topology |
 //! | `auth` | tokens verified and signed, accounts let in over NATS |
 //! | `run`, `supervise` | starts and stops a service, and restarts tasks that end |
-//! | `housekeeping` | checks the store and the broker, and trims the store |
+//! | `housekeeping`, `kept` | checks the store and the broker, and trims the store; rebuilds a store that was emptied |
 //! | `trace`, `health`, `failpoint`, `clock` | spans, readiness, injected failures, time and ids |
 //! | `throttle`, `deadline`, `tls` | listeners yield to busy services; a time limit for every wait; TLS for HTTP clients |
 //!
@@ -37,6 +37,7 @@ pub mod failpoint;
 pub mod health;
 mod housekeeping;
 mod inbound;
+mod kept;
 mod nats;
 mod outbound;
 pub mod parked;
@@ -63,6 +64,7 @@ pub use inbound::{
     read::Read,
     repeat::{IDEMPOTENCY_KEY, check_key},
 };
+pub use kept::Kept;
 pub use nats::{
     client::{Announcements, COMMAND_TIMEOUT, Following, MeshClient, RequestHeaders},
     consumer_state::ConsumerState,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    Allow, Link, Meta, Service, Wiring,
+    Allow, Kept, Link, MeshClient, Meta, Service, Wiring,
     batch::worker::Worker,
     failpoint::Failpoints,
     health::Health,
@@ -24,6 +24,7 @@ use crate::{
     inbound::follower::Follower,
     inbound::intake::{Intake, Taken},
     inbound::timer::Ticking,
+    kept,
     nats::link::stream_of,
     outbound::publisher::{HandOff, Handed, Publisher, missed},
     parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
@@ -88,6 +89,21 @@ impl Running {
         // Fails only when the health is gone.
         let mut serving = self.health.serving();
         let _ = serving.wait_for(Option::is_some).await.map(drop);
+    }
+
+    /// Rebuilds a store of this service whenever it has lost its data, for as long as the service
+    /// runs.
+    pub fn keep_rebuilt<K: Kept>(self, store: K) -> Self {
+        let (kept, client) = (Arc::new(store), MeshClient::new(self.link.clone()));
+        let stop = self.intake_stop.clone();
+        self.inward.keep(self.name(), "rebuilding", stop.clone(), move || {
+            let (kept, client, stop) = (kept.clone(), client.clone(), stop.clone());
+            async move {
+                kept::keep(&*kept, &client, stop).await;
+                Ok::<(), Failure>(())
+            }
+        });
+        self
     }
 
     /// Stops in order: takes nothing more in, finishes the running batches, publishes what they

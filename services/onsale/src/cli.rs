@@ -1,25 +1,27 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
-use crate::{
-    bench,
-    config::{self, Config, PROVISIONER, SERVICES, WITH_DATABASE},
-    dead_letters, demo, doctor,
-    environment::{self, DATA_FOLDER, Environment},
-    export,
-    fleet::{self, Fleet, ServiceConfigs},
-    flows, health, replay, saga, secrets, verify,
-};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+
+#[cfg(feature = "development")]
+use crate::development;
+use crate::{
+    config::{self, Config, PROVISIONER, SERVICES, WITH_DATABASE},
+    dead_letters, deployment, doctor, export,
+    fleet::{self, Fleet, ServiceConfigs},
+    flows, health, log, replay, saga, secrets, stop, verify,
+};
 
 /// Sells concert seats: a mesh of services on NATS JetStream.
 ///
 /// Servers and secrets are named by environment variables (ONSALE_NATS_URL,
 /// ONSALE_VALKEY_URL, ONSALE_<SERVICE>_DATABASE_URL, ONSALE_NKEY_DIR; docs/configuration.md lists all).
-/// `demo`, `dev` and `bench` start servers of their own when ONSALE_NATS_URL is not set.
+#[cfg_attr(
+    feature = "development",
+    doc = "`demo`, `dev` and `bench` start servers of their own when ONSALE_NATS_URL is not set."
+)]
 #[derive(Parser)]
 #[command(name = "onsale", version, max_term_width = 100)]
 struct Cli {
@@ -29,10 +31,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs a sale from opening to receipt, and stays up
-    Demo(demo::Demo),
-    /// Starts servers and every service, and stays up
-    Dev(Dev),
+    #[cfg(feature = "development")]
+    #[command(flatten)]
+    Development(development::Command),
     /// Runs services on the servers named in the environment
     Run(Run),
     /// Migrates the databases of services
@@ -55,9 +56,6 @@ enum Command {
     Audit(Audit),
     /// Prints a new .env for compose.yaml, with random passwords and keys
     Secrets,
-    /// Runs a benchmark
-    #[command(subcommand)]
-    Bench(Bench),
     /// Shows sagas of a running mesh: what happened, and what is still to come
     #[command(subcommand)]
     Saga(saga::SagaCommand),
@@ -101,28 +99,6 @@ Environment:
   OTEL_EXPORTER_OTLP_ENDPOINT      a collector of traces, for example http://127.0.0.1:4318";
 
 #[derive(clap::Args)]
-struct Dev {
-    /// Where the servers keep their data
-    #[arg(long, value_name = "DIR", default_value = DATA_FOLDER)]
-    data: PathBuf,
-    /// Where the gateway listens [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR")]
-    http: Option<SocketAddr>,
-    /// Writes addresses and secrets here (mode 0600) once everything runs
-    #[arg(long, value_name = "FILE")]
-    ready_file: Option<PathBuf>,
-    /// Leaves services out, to be run elsewhere or not at all
-    #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
-    without: Vec<String>,
-    /// Creates one more database, for a program outside the mesh
-    #[arg(long, value_name = "NAME", hide = true)]
-    database: Vec<String>,
-    /// Stops when standard input closes, however the parent process ends
-    #[arg(long, hide = true)]
-    with_parent: bool,
-}
-
-#[derive(clap::Args)]
 #[command(after_help = RUN_ENVIRONMENT)]
 struct Run {
     /// Services: user, concert, queue, reservation, payment, point, ranking, notification,
@@ -151,31 +127,23 @@ enum Audit {
     Verify(verify::Verify),
 }
 
-#[derive(Subcommand)]
-enum Bench {
-    /// Payments through the gateway, some of them compensated
-    Payments(bench::Payments),
-    /// The seat map: its readers, and the watchers of its changes
-    Seats(bench::Seats),
-    /// Events that audit consumes
-    Audit(bench::Audit),
-    /// The monolith that `payments --against monolith` starts
-    #[command(hide = true)]
-    Monolith(bench::Monolith),
+impl Command {
+    /// What is logged unless the environment says otherwise; `None` for what a service logs.
+    fn log_filter(&self) -> Option<&'static str> {
+        match self {
+            #[cfg(feature = "development")]
+            Self::Development(command) => command.log_filter(),
+            Self::Run(_) => None,
+            // The other commands print their own errors.
+            _ => Some(log::ERRORS),
+        }
+    }
 }
 
 /// Reads the command line, runs the command and says how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(match &cli.command {
-        // When a part is broken on purpose, the errors of the others are expected.
-        Command::Demo(demo) if demo.break_part.is_some() => Some("off"),
-        // Its producers have no commands to answer, and log that each second.
-        Command::Bench(Bench::Audit(_)) => Some("off"),
-        // These run services. The other commands print their own errors.
-        Command::Dev(_) | Command::Run(_) | Command::Bench(Bench::Monolith(_)) => None,
-        _ => Some("error,sqlx=off,async_nats=off"),
-    });
+    log::start(cli.command.log_filter());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -194,29 +162,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Logs to standard error: text on a terminal, JSON lines elsewhere or as
-/// `ONSALE_LOG_FORMAT` says; `RUST_LOG` chooses what.
-fn start_log(quieter: Option<&str>) {
-    use std::io::IsTerminal;
-    let default = quieter.unwrap_or("info,async_nats=warn,sqlx::postgres::notice=warn");
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let as_json = match std::env::var("ONSALE_LOG_FORMAT").as_deref() {
-        Ok("json") => true,
-        Ok(_) => false,
-        Err(_) => !std::io::stderr().is_terminal() && quieter.is_none(),
-    };
-    if as_json {
-        log.json().init();
-    } else {
-        log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
-    }
-}
-
 async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Demo(options) => demo::run(options).await,
-        Command::Dev(options) => dev(options).await,
+        #[cfg(feature = "development")]
+        Command::Development(command) => command.run().await,
         Command::Run(options) => run_services(options).await,
         Command::Migrate { services } => migrate(&services).await,
         Command::Topology(Topology::Apply) => {
@@ -242,12 +191,8 @@ async fn run(command: Command) -> Result<()> {
             print!("{}", secrets::env_file()?);
             Ok(())
         }
-        Command::Bench(Bench::Payments(options)) => bench::payments(options).await,
-        Command::Bench(Bench::Monolith(options)) => bench::monolith(options).await,
-        Command::Bench(Bench::Seats(options)) => bench::seats(options).await,
         Command::Saga(command) => saga::run(command).await,
         Command::Flows(options) => flows::run(&options),
-        Command::Bench(Bench::Audit(options)) => bench::audit(options).await,
         Command::Replay(options) => replay::run(options).await,
         Command::Openapi => {
             println!("{}", gateway::openapi_json());
@@ -256,53 +201,21 @@ async fn run(command: Command) -> Result<()> {
     }
 }
 
-async fn dev(options: Dev) -> Result<()> {
-    check_names(options.without.iter().map(String::as_str))?;
-    let here = |service: &&str| !options.without.iter().any(|without| without == service);
-    let names: Vec<&str> = SERVICES.into_iter().filter(here).collect();
-    let say: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(|line| eprintln!("{line}"));
-    let mut env =
-        Environment::start_with(Some(options.data), &options.database, say.clone()).await?;
-    let mut servers = env.keep_servers(say);
-    if options.http.is_some() {
-        env.config.http_addr = options.http;
-    }
-    let (operator, beside) = (Some(env.operator.clone()), env.beside());
-    let configs = ServiceConfigs { operator, beside, ..configs_from_env(Some(&env))? };
-    let fleet = Fleet::start(&env.config, &names, &configs).await?;
-    let keeper = tokio::spawn(fleet::keep_topology(env.config.clone()));
-    let http_addr = fleet.http_addr().context("without the gateway, use `run`")?;
-    println!("http://{http_addr}");
-    env.announce(http_addr)?;
-    if let Some(file) = options.ready_file {
-        environment::write_secret(&file, &serde_json::to_vec(&env.ready(http_addr))?)?;
-    }
-    let outcome = tokio::select! {
-        () = environment::wait_for_stop(options.with_parent) => Ok(()),
-        error = servers.given_up() => Err(error),
-    };
-    drop(servers);
-    keeper.abort();
-    fleet.stop().await;
-    env.stop().await;
-    outcome
-}
-
 async fn run_services(options: Run) -> Result<()> {
     let names: Vec<&str> = if options.all {
         SERVICES.to_vec()
     } else {
         options.services.iter().map(String::as_str).collect()
     };
-    check_names(names.iter().copied())?;
+    config::check_services(names.iter().copied())?;
     let config = Config::from_env(&names)?;
     let health = match config::health_addr()? {
         Some(addr) => Some(health::Listener::open(addr).await?),
         None => None,
     };
     let configs = ServiceConfigs {
-        operator: environment::operator_from_env().ok(),
-        ..configs_from_env(None)?
+        operator: deployment::operator_from_env().ok(),
+        ..ServiceConfigs::from_env()?
     };
     let fleet = Fleet::start(&config, &names, &configs).await?;
     if let Some(addr) = fleet.http_addr() {
@@ -311,16 +224,9 @@ async fn run_services(options: Run) -> Result<()> {
     if let Some(health) = &health {
         health.watch(&fleet);
     }
-    environment::wait_for_stop(options.with_parent).await;
+    stop::wait(options.with_parent).await;
     fleet.stop().await;
     Ok(())
-}
-
-fn check_names<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<()> {
-    match names.find(|name| !SERVICES.contains(name)) {
-        None => Ok(()),
-        Some(name) => bail!("there is no service `{name}`; there are {}", SERVICES.join(", ")),
-    }
 }
 
 async fn migrate(services: &[String]) -> Result<()> {
@@ -338,28 +244,22 @@ async fn migrate(services: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Messages and sales events go to folders beside the data of `env` unless environment
-/// variables name other targets.
-fn configs_from_env(env: Option<&Environment>) -> Result<ServiceConfigs> {
-    let notification = match env {
-        Some(env) => notification::Config::from_env_or(env.messages_folder()),
-        None => notification::Config::from_env(),
-    };
-    let mut data_platform = data_platform::Config::from_env().map_err(anyhow::Error::msg)?;
-    if let (Some(env), false) = (env, data_platform.has_target()) {
-        data_platform.folder = Some(env.export_folder());
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn demo_dev_and_bench_are_commands_of_development_alone() {
+        let cli = Cli::command();
+        let has = |name: &str| cli.get_subcommands().any(|command| command.get_name() == name);
+        for name in ["demo", "dev", "bench"] {
+            assert_eq!(has(name), cfg!(feature = "development"), "{name}");
+        }
+        for name in ["run", "migrate", "topology", "doctor", "saga", "replay", "secrets"] {
+            assert!(has(name), "{name}");
+        }
+        Cli::command().debug_assert();
     }
-    let mut configs = ServiceConfigs {
-        audit: audit::Config::from_env().map_err(anyhow::Error::msg)?,
-        notification: notification.map_err(anyhow::Error::msg)?,
-        gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?,
-        data_platform,
-        ..ServiceConfigs::default()
-    };
-    if let Ok(secs) = std::env::var("ONSALE_HOLD_GRACE_SECS") {
-        configs.reservation.grace_secs = secs
-            .parse()
-            .with_context(|| format!("ONSALE_HOLD_GRACE_SECS={secs} is not a number"))?;
-    }
-    Ok(configs)
 }

@@ -36,6 +36,8 @@ pub const WITH_VALKEY: [&str; 3] = ["concert", "queue", "ranking"];
 pub const PROVISIONER: &str = "provisioner";
 /// The NATS user that sees everything and changes nothing.
 pub const OPERATOR: &str = "operator";
+/// The NATS user of people with the `nats` command.
+pub const CLIENT: &str = "client";
 /// The NATS user that admits accounts, and the key that signs their credentials.
 pub const CALLOUT: [&str; 2] = ["callout", "issuer"];
 /// Where the gateway listens by default.
@@ -49,8 +51,13 @@ pub fn answers(service: &str) -> String {
     format!("{service}-answers")
 }
 
+/// Every identity on the broker that a deployment uses: NATS users, and the issuer.
+pub(crate) fn identities() -> impl Iterator<Item = String> {
+    SERVICES.into_iter().chain([PROVISIONER, OPERATOR]).flat_map(keys_of)
+}
+
 /// The NATS users whose seeds a process needs to run `identity`.
-pub(crate) fn keys_of(identity: &str) -> Vec<String> {
+fn keys_of(identity: &str) -> Vec<String> {
     let mut keys = vec![identity.to_owned()];
     if SERVICES.contains(&identity) && identity != gateway::NAME {
         keys.push(answers(identity));
@@ -59,6 +66,15 @@ pub(crate) fn keys_of(identity: &str) -> Vec<String> {
         keys.extend(CALLOUT.map(str::to_owned));
     }
     keys
+}
+
+/// E-mail and password of an account.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Credentials {
+    /// The address.
+    pub email: String,
+    /// The password.
+    pub password: String,
 }
 
 /// Addresses and secrets of one deployment.
@@ -172,6 +188,17 @@ impl Config {
     }
 }
 
+/// Checks that these are services.
+///
+/// # Errors
+/// Names the first that is no service.
+pub(crate) fn check_services<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<()> {
+    match names.find(|name| !SERVICES.contains(name)) {
+        None => Ok(()),
+        Some(name) => bail!("there is no service `{name}`; there are {}", SERVICES.join(", ")),
+    }
+}
+
 /// `ONSALE_HTTP_ADDR`, or the default.
 ///
 /// # Errors
@@ -223,17 +250,6 @@ fn optional(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_servers_know_every_database_and_identity() {
-        assert_eq!(servers::SERVICES, WITH_DATABASE);
-        for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
-            for key in keys_of(identity) {
-                let is_known = servers::IDENTITIES.contains(&&*key) || key == servers::ISSUER;
-                assert!(is_known, "{key}");
-            }
-        }
-    }
 
     #[test]
     fn a_missing_database_is_reported_with_its_variable() {

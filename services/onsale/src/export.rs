@@ -19,7 +19,7 @@ use mesh::{Link, LinkSettings, MeshClient, trace::Tracer};
 
 use crate::{
     config::Config,
-    environment::{self, DATA_FOLDER},
+    deployment::{self, DATA_FOLDER},
 };
 
 /// Options of `onsale export`.
@@ -58,13 +58,13 @@ pub type Moment = Option<Timestamp>;
 ///
 /// # Errors
 /// When it is neither a word, a day nor a moment.
-fn moment(text: &str) -> Result<Moment, String> {
+fn moment(text: &str) -> Result<Moment> {
     if matches!(text, "beginning" | "now") {
         return Ok(None);
     }
     let midnight = format!("{text}T00:00:00Z");
     let read = text.parse().or_else(|_| midnight.parse());
-    read.map(Some).map_err(|_| "a day (2026-11-21) or a moment (2026-11-21T10:00:00Z)".to_owned())
+    read.map(Some).map_err(|_| anyhow!("a day (2026-11-21) or a moment (2026-11-21T10:00:00Z)"))
 }
 
 /// Exports and prints what was exported.
@@ -108,7 +108,7 @@ fn configs(options: &Export) -> Result<ExportConfig> {
 
 /// A connection as the service that may read these streams.
 async fn link(data: &Path) -> Result<Link> {
-    let config: Config = environment::find(data)?;
+    let config: Config = deployment::find(data)?;
     if config.nats_url.is_empty() {
         bail!("set ONSALE_NATS_URL, for example nats://127.0.0.1:4222");
     }
@@ -164,12 +164,13 @@ mod tests {
 
     #[test]
     fn a_range_is_named_by_words_days_and_moments() {
-        assert_eq!((moment("beginning"), moment("now")), (Ok(None), Ok(None)));
+        let read = |text| moment(text).expect("a moment");
+        assert_eq!((read("beginning"), read("now")), (None, None));
         for (text, read) in [
             ("2026-11-21", "2026-11-21T00:00:00Z"),
             ("2026-11-21T10:00:00+09:00", "2026-11-21T01:00:00Z"),
         ] {
-            assert_eq!(moment(text).map(|at| at.map(|at| at.to_string())), Ok(Some(read.into())));
+            assert_eq!(moment(text).expect("a moment").expect("a bound").to_string(), read);
         }
         for wrong in ["", "yesterday", "2026-13-01", "2026-11-21T25:00:00Z"] {
             assert!(moment(wrong).is_err(), "{wrong}");

@@ -17,13 +17,10 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    box_office::Credentials,
-    config::{CALLOUT, Config, PROVISIONER, SERVICES, answers},
-    files, room,
+    config::{self, CALLOUT, Config, Credentials, PROVISIONER, SERVICES, answers},
+    files,
 };
 
-/// How often `dev` and `demo` check whether the broker still has its streams.
-const TOPOLOGY_EVERY: Duration = Duration::from_secs(2);
 /// How long services may take to examine their stores for the first time.
 const EXAMINED_WITHIN: Duration = Duration::from_secs(10);
 /// How long the user service may take to prepare its database.
@@ -63,12 +60,35 @@ pub struct ServiceConfigs {
     pub otlp_endpoint: Option<String>,
 }
 
+impl ServiceConfigs {
+    /// What environment variables say.
+    ///
+    /// # Errors
+    /// Names the first variable that is malformed.
+    pub fn from_env() -> Result<Self> {
+        let mut configs = Self {
+            audit: audit::Config::from_env().map_err(anyhow::Error::msg)?,
+            notification: notification::Config::from_env().map_err(anyhow::Error::msg)?,
+            gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?,
+            data_platform: data_platform::Config::from_env().map_err(anyhow::Error::msg)?,
+            ..Self::default()
+        };
+        if let Ok(secs) = std::env::var("ONSALE_HOLD_GRACE_SECS") {
+            configs.reservation.grace_secs = secs
+                .parse()
+                .with_context(|| format!("ONSALE_HOLD_GRACE_SECS={secs} is not a number"))?;
+        }
+        Ok(configs)
+    }
+}
+
 /// Services running in this process.
 #[derive(Default)]
 pub struct Fleet {
     running: Vec<Running>,
     gateway: Option<Gateway>,
-    keepers: Vec<JoinHandle<()>>,
+    /// Admits accounts, where the user service runs.
+    callout: Option<JoinHandle<()>>,
 }
 
 struct Gateway {
@@ -76,7 +96,7 @@ struct Gateway {
     link: Link,
     readiness: gateway::Readiness,
     stop: CancellationToken,
-    task: JoinHandle<Result<(), String>>,
+    task: JoinHandle<Result<()>>,
 }
 
 impl Fleet {
@@ -132,7 +152,7 @@ impl Fleet {
                 prepared.await??;
                 let pool = engine.pool().clone();
                 if let Some(callout) = callout(config, link.clone()).await? {
-                    self.keepers.push(tokio::spawn(callout.run()));
+                    self.callout = Some(tokio::spawn(callout.run()));
                 }
                 self.running.push(user::start(Arc::new(engine), link));
                 let granted = within(ACCOUNTS_WITHIN, "the user service", wait_for_accounts(&pool));
@@ -146,8 +166,6 @@ impl Fleet {
             "point" => self.add_simple(point::start, config, link, Default::default())?,
             "ranking" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Config::default())?);
-                let kept = room::ranking(engine.clone());
-                self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, link.clone())));
                 self.running.push(ranking::start(engine, link));
             }
             "notification" => {
@@ -160,7 +178,6 @@ impl Fleet {
             "audit" => self.add_simple(audit::start, config, link, configs.audit.clone())?,
             "queue" => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Config::default())?);
-                self.keepers.push(tokio::spawn(room::keep_rebuilt(engine.clone(), link.clone())));
                 self.running.push(queue::start(engine, link));
             }
             _ => {
@@ -195,8 +212,6 @@ impl Fleet {
         let own = concert::MapConfig::new(engine.pool().clone());
         let maps = Arc::new(Valkey::new(&config.valkey_url, own)?);
         let second = link(config, concert::NAME, tracer).await?;
-        let kept = room::seat_maps(maps.clone());
-        self.keepers.push(tokio::spawn(room::keep_rebuilt(kept, second.clone())));
         self.running.push(concert::start(Arc::new(engine), first));
         self.running.push(concert::start_map(maps, second));
         Ok(())
@@ -240,13 +255,13 @@ impl Fleet {
             gateway.stop.cancel();
             match within(GATEWAY_WITHIN, "the gateway", gateway.task).await {
                 Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => tracing::warn!(error, "the gateway ended with an error"),
+                Ok(Ok(Err(error))) => tracing::warn!(%error, "the gateway ended with an error"),
                 Ok(Err(panic)) => tracing::error!(%panic, "the gateway panicked"),
                 Err(late) => tracing::warn!(%late, "the gateway did not end"),
             }
             gateway.link.drain().await;
         }
-        self.keepers.iter().for_each(JoinHandle::abort);
+        self.callout.iter().for_each(JoinHandle::abort);
         futures::future::join_all(self.running.into_iter().map(Running::stop)).await;
         let closing = tracers.into_iter().map(|tracer| tracer.close(LAST_SPANS_WITHIN));
         futures::future::join_all(closing).await;
@@ -257,7 +272,7 @@ impl Fleet {
         if let Some(gateway) = self.gateway {
             gateway.task.abort();
         }
-        self.keepers.iter().for_each(JoinHandle::abort);
+        self.callout.iter().for_each(JoinHandle::abort);
         self.running.into_iter().for_each(Running::abandon);
     }
 }
@@ -278,12 +293,8 @@ fn tracer(service: &str, configs: &ServiceConfigs) -> Result<Tracer> {
     tracer.map_err(anyhow::Error::msg)
 }
 
-/// A connection of a service, untraced.
-pub(crate) async fn link_of(config: &Config, service: &'static str) -> Result<Link> {
-    link(config, service, Tracer::off()).await
-}
-
-async fn link(config: &Config, service: &'static str, tracer: Tracer) -> Result<Link> {
+/// A connection of a service.
+pub(crate) async fn link(config: &Config, service: &'static str, tracer: Tracer) -> Result<Link> {
     // The gateway and the tools answer no commands over NATS.
     let answers_seed = config.nkey_seeds.get(&answers(service)).cloned();
     let link = Link::connect_to_answer(link_settings(config, service), answers_seed, tracer).await;
@@ -315,7 +326,7 @@ async fn open_gateway(
 ) -> Result<Gateway> {
     let wanted = match config.http_addr {
         Some(addr) => addr,
-        None => crate::config::http_addr()?,
+        None => config::http_addr()?,
     };
     let listener = TcpListener::bind(wanted).await.with_context(|| {
         format!("cannot listen on {wanted}; set ONSALE_HTTP_ADDR to another address")
@@ -323,7 +334,7 @@ async fn open_gateway(
     let addr = listener.local_addr()?;
     let stop = CancellationToken::new();
     let serving = gateway::serve(listener, link.clone(), settings, readiness.clone(), stop.clone());
-    let task = tokio::spawn(async move { serving.await.map_err(|error| error.to_string()) });
+    let task = tokio::spawn(async move { Ok(serving.await?) });
     Ok(Gateway { addr, link, readiness, stop, task })
 }
 
@@ -384,31 +395,6 @@ pub async fn apply_topology(config: &Config) -> Result<Vec<String>> {
     let changed = topology()?.apply(&link).await.map_err(|error| anyhow!("{error}"))?;
     link.drain().await;
     Ok(changed)
-}
-
-/// Recreates streams and consumers that the broker has lost, for as long as it is polled: for a
-/// broker that is ours alone.
-pub async fn keep_topology(config: Config) {
-    loop {
-        tokio::time::sleep(TOPOLOGY_EVERY).await;
-        if let Err(error) = mend_topology(&config).await {
-            tracing::debug!(%error, "streams and consumers cannot be checked");
-        }
-    }
-}
-
-async fn mend_topology(config: &Config) -> Result<()> {
-    let link = link(config, PROVISIONER, Tracer::off()).await?;
-    let topology = topology()?;
-    loop {
-        let missing = topology.missing(&link).await.map_err(|error| anyhow!("{error}"))?;
-        if !missing.is_empty() {
-            let missing = missing.join(", ");
-            tracing::warn!(missing, "the broker has lost streams or consumers; recreating them");
-            topology.apply(&link).await.map_err(|error| anyhow!("{error}"))?;
-        }
-        tokio::time::sleep(TOPOLOGY_EVERY).await;
-    }
 }
 
 /// Lists every difference between the broker and `jetstream/`, and between `jetstream/` and

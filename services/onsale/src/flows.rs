@@ -9,7 +9,7 @@ use std::{fs, path::PathBuf};
 
 use anstream::print;
 use anyhow::{Context, Result, bail};
-use audit::flows::{Flow, Flows, Link};
+use audit::flows::{Flow, Flows};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 
@@ -123,14 +123,6 @@ fn new_table<const N: usize>(header: [&str; N]) -> Table {
 
 fn lines(events: &[audit::flows::Pattern]) -> String {
     events.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
-/// How a link is drawn.
-fn arrow(link: Link) -> &'static str {
-    match link {
-        Link::Must => "-->",
-        _ => "-.->",
-    }
 }
 
 #[cfg(test)]

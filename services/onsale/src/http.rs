@@ -1,14 +1,13 @@
-//! A fan's HTTP client: JSON over keep-alive connections, and nothing more.
+//! An HTTP client of the gateway: requests as values, answers with their problems.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{HeaderMap, Method, Request, StatusCode, header};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
+use reqwest::{
+    Client, ClientBuilder, Method, StatusCode,
+    header::{self, HeaderMap},
+    redirect::Policy,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -19,7 +18,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 #[derive(Clone)]
 pub struct Http {
     base: String,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client,
 }
 
 /// One answer.
@@ -64,13 +63,13 @@ pub struct Ask<'a> {
 impl Http {
     /// A client of the gateway at `base`, for example `http://127.0.0.1:8080`.
     pub fn new(base: impl Into<String>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(1_024)
-            .build(connector);
-        Self { base: base.into(), client }
+        let base = base.into();
+        mesh::tls::install();
+        let client = match base.starts_with("https:") {
+            true => builder().build().unwrap_or_else(|_| without_roots()),
+            false => without_roots(),
+        };
+        Self { base, client }
     }
 
     /// The gateway's address.
@@ -98,6 +97,17 @@ impl Http {
         let (path, headers) = (path.into(), Vec::new());
         Ask { http: self, method, path, token: None, headers, body: Bytes::new() }
     }
+}
+
+/// Straight to the gateway and its own answers: no proxy of the environment, no redirects.
+fn builder() -> ClientBuilder {
+    Client::builder().no_proxy().redirect(Policy::none()).timeout(ANSWER_TIMEOUT)
+}
+
+/// A client that trusts no certificate. Plain HTTP needs none: reading the system's takes a while,
+/// and a machine may have none at all.
+fn without_roots() -> Client {
+    builder().tls_certs_only([]).build().expect("nothing is read that could be malformed")
 }
 
 impl<'a> Ask<'a> {
@@ -130,23 +140,17 @@ impl<'a> Ask<'a> {
     /// # Errors
     /// When the gateway cannot be reached or does not answer in time.
     pub async fn send(&self) -> Result<Answer> {
-        let mut request = Request::builder()
-            .method(self.method.clone())
-            .uri(format!("{}{}", self.http.base, self.path));
+        let url = format!("{}{}", self.http.base, self.path);
+        let mut request = self.http.client.request(self.method.clone(), url);
         if let Some(token) = self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
-        let request = request.body(Full::new(self.body.clone()))?;
-        tokio::time::timeout(ANSWER_TIMEOUT, async {
-            let (head, body) = self.http.client.request(request).await?.into_parts();
-            let body = body.collect().await?.to_bytes();
-            Ok(Answer { status: head.status, headers: head.headers, body })
-        })
-        .await
-        .context("no answer in time")?
+        let answer = request.body(self.body.clone()).send().await?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        Ok(Answer { status, headers, body: answer.bytes().await? })
     }
 
     /// Retries until the answer is something other than "try again", to ride out the restart of

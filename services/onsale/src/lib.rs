@@ -1,53 +1,50 @@
-//! The one binary: every service, every tool, and the demo.
+//! The one binary: every service and every tool; and for development also servers, the demo and
+//! benchmarks.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `cli` | the command line |
+//! | `cli`, `log` | the command line, and what a command logs |
 //! | `config` | addresses of the servers and keys of the services, from the environment |
 //! | `fleet` | starting and stopping services in this process |
-//! | `environment` | real servers of our own, for the demo and for development |
+//! | `stop` | waiting to be asked to stop |
 //! | `files` | the data files of the project, carried inside the binary |
-//! | `room` | rebuilding what Valkey has lost |
-//! | `replay` | rebuilding a read model next to the live one |
-//! | `retention` | streams that are full, and consumers that lag by a day |
-//! | `sale` | a sale as a file |
+//! | `health` | whether the services of this process can do their work |
+//! | `deployment` | how the tools reach a deployment |
+//! | `databases` | the databases that a sale is read from |
+//! | `http` | an HTTP client of the gateway |
 //! | `operator` | the operator, logged in at a gateway, for the tools that need it |
+//! | `replay` | rebuilding what is in Valkey |
+//! | `retention` | streams that are full, and consumers that lag by a day |
 //! | `saga` | sagas, listed and drawn |
 //! | `flows` | which events follow from which, as tables and diagrams |
-//! | `http` | a fan's HTTP client |
-//! | `demo` | a sale from opening to receipt |
-//! | `receipt` | what the databases say afterwards |
-//! | `box_office` | what an organizer does before a sale |
-//! | `bench` | benchmarks |
 //! | `dead_letters` | events that services could not handle |
 //! | `doctor` | what is wrong with a deployment |
 //! | `export` | exporting sales events again, a range of them |
-//! | `lag` | how far the listeners are behind |
-//! | `health` | whether the services of this process can do their work |
 //! | `verify` | whether events and databases keep the invariants |
 //! | `secrets` | the passwords and keys of a deployment |
+//! | `development` | demo, dev and bench, with the feature `development` |
+//!
+//! No file depends on one that depends on it; a test checks that.
 
-pub mod bench;
-pub mod box_office;
 pub mod cli;
 pub mod config;
+pub mod databases;
 pub mod dead_letters;
-pub mod demo;
+pub mod deployment;
+#[cfg(feature = "development")]
+pub mod development;
 pub mod doctor;
-pub mod environment;
 pub mod export;
 pub mod files;
 pub mod fleet;
 pub mod flows;
 pub mod health;
 pub mod http;
-pub mod lag;
+mod log;
 pub mod operator;
-pub mod receipt;
 pub mod replay;
 mod retention;
-pub mod room;
 pub mod saga;
-pub mod sale;
 pub mod secrets;
+mod stop;
 pub mod verify;

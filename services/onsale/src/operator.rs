@@ -1,17 +1,14 @@
 //! The gateway for the operator's tools: where it listens, and the operator's log-in.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use events::user::Session;
 
 use crate::{
-    box_office::Credentials,
-    environment::{self, DATA_FOLDER, READY_FILE, Ready},
+    config::Credentials,
+    deployment::{self, DATA_FOLDER, Ready},
     http::{Ask, Http},
 };
 
@@ -41,8 +38,11 @@ impl Operator {
     /// When there is neither, or the log-in is refused.
     pub async fn log_in(at: &Where) -> Result<Self> {
         let (base, credentials) = match std::env::var(URL) {
-            Ok(url) if !url.is_empty() => (url, environment::operator_from_env()?),
-            _ => ready(&at.data)?,
+            Ok(url) if !url.is_empty() => (url, deployment::operator_from_env()?),
+            _ => {
+                let ready = Ready::read(&at.data, URL)?;
+                (format!("http://{}", ready.http_addr), ready.operator)
+            }
         };
         Self::at(Http::new(base.trim_end_matches('/')), &credentials).await
     }
@@ -68,13 +68,4 @@ impl Operator {
     pub fn post(&self, path: impl Into<String>) -> Ask<'_> {
         self.http.post(path).token(&self.session.access_token)
     }
-}
-
-fn ready(data: &Path) -> Result<(String, Credentials)> {
-    let file = data.join(READY_FILE);
-    let text = fs::read(&file).with_context(|| {
-        format!("set {URL}, or start `onsale dev` ({} does not exist)", file.display())
-    })?;
-    let ready: Ready = serde_json::from_slice(&text).context("the ready file")?;
-    Ok((format!("http://{}", ready.http_addr), ready.operator))
 }

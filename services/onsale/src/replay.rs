@@ -1,23 +1,23 @@
 //! `onsale replay`: rebuilds what is in Valkey from the state of its owners and from the streams:
 //! a read model next to the live one, the waiting rooms in place.
 
-use std::{io::IsTerminal, path::PathBuf, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
 
 use anstream::println;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use mesh::{
-    Link, LinkSettings, MeshClient,
+    Kept, Link, LinkSettings, MeshClient,
     engine::Failure,
     trace::Tracer,
-    valkey::{self, Difference, LuaModule, Progress, Rebuilt, Valkey},
+    valkey::{Difference, LuaModule, Progress, ReadModel, Rebuilt, Valkey},
 };
+use queue::WaitingRooms;
 
 use crate::{
     config::Config,
-    environment::{self, DATA_FOLDER},
-    room::{self, ReadModel},
+    deployment::{self, DATA_FOLDER},
 };
 
 /// How long another instance may take to rebuild the rooms.
@@ -55,18 +55,18 @@ pub enum What {
 /// When a server cannot be reached, or another replay is running. What is live stays as it was
 /// then.
 pub async fn run(options: Replay) -> Result<()> {
-    let config = environment::find(&options.data)?;
+    let config = deployment::find(&options.data)?;
     if config.valkey_url.is_empty() {
         bail!("set ONSALE_VALKEY_URL, for example redis://127.0.0.1:6379");
     }
     let rebuilt = match options.what {
         What::Ranking => {
             let valkey = Valkey::new(&config.valkey_url, ranking::Config::default())?;
-            replay(&config, ranking::NAME, room::ranking(valkey.into())).await?
+            replay(&config, ranking::NAME, ranking::read_model(valkey.into())).await?
         }
         What::Seats => {
             let valkey = Valkey::new(&config.valkey_url, concert::MapConfig::default())?;
-            replay(&config, concert::NAME, room::seat_maps(valkey.into())).await?
+            replay(&config, concert::NAME, concert::read_model(valkey.into())).await?
         }
         What::Room => return rooms(&config).await,
     };
@@ -103,13 +103,14 @@ async fn rooms(config: &Config) -> Result<()> {
 /// When a server cannot be reached, or an owner does not answer: the rooms stay closed then, and
 /// the service retries.
 pub async fn replay_rooms(config: &Config) -> Result<u64> {
-    let valkey = Valkey::new(&config.valkey_url, queue::Config::default())?;
+    let valkey = Arc::new(Valkey::new(&config.valkey_url, queue::Config::default())?);
+    let rooms = WaitingRooms(valkey.clone());
     let link = link(config, queue::NAME).await?;
     let client = MeshClient::new(link.clone());
     valkey.unseal().await?;
     let until = tokio::time::Instant::now() + ROOMS_WITHIN;
     let count = loop {
-        match room::rebuild_room(&valkey, &client).await {
+        match rooms.rebuild(&client).await {
             // The running service is rebuilding them.
             Err(Failure::Contended(_)) if tokio::time::Instant::now() < until => {
                 tokio::time::sleep(RETRY_EVERY).await;
@@ -136,20 +137,14 @@ pub async fn replay<L: LuaModule>(
         false => ProgressBar::hidden(),
     };
     let client = MeshClient::new(link.clone());
-    let rebuilt = valkey::rebuild(
-        &model.valkey,
-        &model.table,
-        (model.sources)(&client),
-        &client,
-        |progress| match progress {
-            Progress::Read { stream, seq, last_seq } => {
-                bar.set_message(stream.to_owned());
-                bar.set_length(last_seq);
-                bar.set_position(seq);
-            }
-            Progress::Comparing => bar.set_message("comparing with what is live"),
-        },
-    );
+    let rebuilt = model.replay(&client, |progress| match progress {
+        Progress::Read { stream, seq, last_seq } => {
+            bar.set_message(stream.to_owned());
+            bar.set_length(last_seq);
+            bar.set_position(seq);
+        }
+        Progress::Comparing => bar.set_message("comparing with what is live"),
+    });
     let rebuilt = rebuilt.await.with_context(|| format!("replaying {}", L::NAME));
     bar.finish_and_clear();
     link.drain().await;

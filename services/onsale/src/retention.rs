@@ -1,7 +1,7 @@
 //! The streams compared with outboxes and consumers: whether they have room for what is emitted,
 //! and whether consumers lag so far that messages will be dropped before they are consumed.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use events::{Timestamp, producer_of};
 use mesh::{Link, MeshClient, StreamError, engine::Backlog, postgres::Positions};
 use sqlx::PgPool;
@@ -20,23 +20,23 @@ pub(crate) async fn has_room(
     service: &str,
     backlog: &Backlog,
     bytes: u32,
-) -> Result<(), String> {
+) -> Result<()> {
     let stream = service.to_uppercase().replace('-', "_");
     let usage = MeshClient::new(link.clone())
         .stream_usage(&stream)
         .await
-        .map_err(|problem| problem.detail)?;
+        .map_err(|problem| anyhow!(problem.detail))?;
     // Another check reports a missing stream.
     let Some(usage) = usage.filter(|usage| !usage.has_room_for(bytes.into())) else {
         return Ok(());
     };
-    Err(format!(
+    bail!(
         "the stream {stream} is full ({} of {} bytes): {} events are held in the outbox; raise \
          `max_bytes` of jetstream/streams/{stream}.json and run onsale topology apply",
         usage.bytes,
         usage.bytes_max.unwrap_or_default(),
         backlog.events
-    ))
+    )
 }
 
 /// The consumers, and the services that read by position, that have left events of a stream

@@ -11,8 +11,8 @@ use events::{
     PAGE_MAX, Page, SagaId, Timestamp,
     audit::{Saga, SagaLine, SagaState},
 };
-use hyper::StatusCode;
 use mesh::clock;
+use reqwest::StatusCode;
 
 use crate::{
     http::Answer,

@@ -4,8 +4,9 @@
 //! SQL string or in the broker's configuration.
 
 use anyhow::{Context, Result};
+use nkeys::KeyPair;
 
-use crate::config::WITH_DATABASE;
+use crate::config::{CALLOUT, CLIENT, WITH_DATABASE, identities};
 
 /// What has a password of its own, besides the database roles.
 const WITH_PASSWORD: [&str; 3] = ["POSTGRES", "VALKEY", "OPERATOR"];
@@ -21,8 +22,8 @@ pub fn make() -> Result<Vec<(String, String)>> {
         WITH_PASSWORD.map(|of| (format!("ONSALE_{of}_PASSWORD"), password())).into();
     let databases = WITH_DATABASE.map(upper);
     made.extend(databases.map(|of| (format!("ONSALE_{of}_DATABASE_PASSWORD"), password())));
-    for identity in servers::IDENTITIES.iter().copied().chain([servers::ISSUER]) {
-        let (pair, identity) = (servers::key_of(identity), upper(identity));
+    for identity in identities().chain([CLIENT.to_owned()]) {
+        let (pair, identity) = (key_of(&identity), upper(&identity));
         let seed = pair.seed().context("a new key has a seed")?;
         made.push((format!("ONSALE_NKEY_{identity}"), pair.public_key()));
         made.push((format!("ONSALE_{identity}_NKEY_SEED"), seed));
@@ -51,6 +52,12 @@ fn upper(name: &str) -> String {
     name.to_uppercase().replace('-', "_")
 }
 
+/// A new key of an identity: the issuer signs as an account.
+fn key_of(identity: &str) -> KeyPair {
+    let [_, issuer] = CALLOUT;
+    if identity == issuer { KeyPair::new_account() } else { KeyPair::new_user() }
+}
+
 fn password() -> String {
     rand::random::<[u8; PASSWORD_BYTES]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -59,14 +66,12 @@ fn password() -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use nkeys::KeyPair;
-
     use super::*;
 
     #[test]
     fn a_seed_belongs_to_the_public_key_beside_it() {
         let made: std::collections::BTreeMap<_, _> = make().unwrap().into_iter().collect();
-        for identity in servers::IDENTITIES.iter().copied().map(upper) {
+        for identity in identities().map(|identity| upper(&identity)) {
             let pair = KeyPair::from_seed(&made[&format!("ONSALE_{identity}_NKEY_SEED")]).unwrap();
             assert_eq!(made[&format!("ONSALE_NKEY_{identity}")], pair.public_key());
         }

@@ -51,7 +51,7 @@ use mesh::{
     valkey::{FunctionCall, Valkey},
 };
 
-pub use rebuild::{Known, REBUILT_FROM, rebuild, schedules_wanted};
+pub use rebuild::{Known, WaitingRooms, rebuild};
 pub use room::{Config, NAME, Room};
 pub use signer::Signer;
 
@@ -82,10 +82,11 @@ pub fn service() -> Service<Valkey<Room>> {
         .every("keys", KEYS_EVERY, &[], refresh_keys)
 }
 
-/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// Starts the service, which rebuilds its rooms when the store was emptied. All of the runtime for its engine is compiled in this crate, once, and
 /// not again in every program that starts it.
 pub fn start(engine: Arc<Valkey<Room>>, link: Link) -> Running {
-    mesh::start(service(), engine, link)
+    let rooms = WaitingRooms(engine.clone());
+    mesh::start(service(), engine, link).keep_rebuilt(rooms)
 }
 
 async fn get_place(

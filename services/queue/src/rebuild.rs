@@ -1,7 +1,7 @@
 //! Rebuilds the rooms after Valkey has lost them, from the state of other services and from
 //! stored events.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use events::{
@@ -10,11 +10,15 @@ use events::{
     payment::PaymentCompleted,
     queue::{QueueActivated, QueueCompleted, QueueExpired, QueueReturned, QueueWaiting},
     reservation::{ReservationCancelled, ReservationCreated, ReservationExpired},
-    state::{ScheduleStated, SeatOwner, SeatStated, StateSchedules},
+    state::{ScheduleStated, SeatOwner, SeatStated, StateSchedules, StateSeats},
     user::UserWithdrawn,
 };
-use futures::{Stream, StreamExt};
+use futures::{
+    Stream, StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use mesh::{
+    Kept, MeshClient, STORED_MESSAGES_MAX, StoredEvent, clock,
     engine::Failure,
     valkey::{CallOn, FunctionCall, Restoring, Valkey},
 };
@@ -25,7 +29,7 @@ use crate::{domain::text_of, room::Room};
 /// The events that a room is rebuilt from: its own, which have the state of each place, and those
 /// that made the room, its holds and its sales. Failed payments are not among them: what they
 /// did to a place is in the room's own events.
-pub const REBUILT_FROM: &[&str] = &[
+const REBUILT_FROM: &[&str] = &[
     QueueWaiting::NAME,
     QueueActivated::NAME,
     QueueReturned::NAME,
@@ -39,6 +43,9 @@ pub const REBUILT_FROM: &[&str] = &[
     PaymentCompleted::NAME,
     UserWithdrawn::NAME,
 ];
+
+/// The services whose streams have these events.
+const PRODUCERS: [&str; 5] = ["concert", "user", "reservation", "payment", "queue"];
 
 /// A room that has been over for longer is not rebuilt.
 const OVER_SECS: i64 = 30 * 86_400;
@@ -55,8 +62,65 @@ pub enum Known {
 }
 
 /// The query to `concert` for the schedules whose rooms are rebuilt.
-pub fn schedules_wanted(now: Timestamp) -> StateSchedules {
+fn schedules_wanted(now: Timestamp) -> StateSchedules {
     StateSchedules { after: None, starts_after: Some(now.plus_secs(-OVER_SECS)) }
+}
+
+/// All waiting rooms of a store: rebuilt in place.
+pub struct WaitingRooms(pub Arc<Valkey<Room>>);
+
+impl Kept for WaitingRooms {
+    const WHAT: &'static str = "the room";
+
+    async fn is_whole(&self) -> Result<bool, Failure> {
+        self.0.is_whole().await
+    }
+
+    async fn rebuild(&self, client: &MeshClient) -> Result<u64, Failure> {
+        let now = clock::now();
+        rebuild(&self.0, known(client, now).await?, now).await
+    }
+}
+
+/// Everything that the rooms are rebuilt from. The seats come last: they are stated as of a moment
+/// after all that was read.
+async fn known(
+    client: &MeshClient,
+    now: Timestamp,
+) -> Result<BoxStream<'static, Result<Vec<Known>, Failure>>, Failure> {
+    let schedules: Vec<_> = client.query_state(schedules_wanted(now)).try_concat().await?;
+    let ids: Vec<_> = schedules.iter().map(|stated| Ok(stated.schedule.schedule_id)).collect();
+    let schedules = schedules.into_iter().map(Known::Schedule).collect();
+    let client = client.clone();
+    let of_schedule = |schedule_id| StateSeats { schedule_id, after: None };
+    let seats = client.query_state_of_each(stream::iter(ids), of_schedule);
+    let seats = seats.map_ok(|(schedule_id, page)| {
+        page.into_iter().map(|seat| Known::Seat(schedule_id, seat)).collect()
+    });
+    let events = stream::iter(PRODUCERS).flat_map(move |producer| emitted(&client, producer));
+    Ok(stream::iter([Ok(schedules)]).chain(events).chain(seats).boxed())
+}
+
+/// Everything of a service's stream that a room is rebuilt from, page by page.
+fn emitted(
+    client: &MeshClient,
+    producer: &'static str,
+) -> impl Stream<Item = Result<Vec<Known>, Failure>> + Send + use<> {
+    let client = client.clone();
+    stream::try_unfold(0, move |after| {
+        let client = client.clone();
+        async move {
+            let page = client.stored_since(producer, after, STORED_MESSAGES_MAX).await;
+            let page = page.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
+            let Some(last) = page.last() else { return Ok(None) };
+            let is_wanted = |event: &&StoredEvent| REBUILT_FROM.contains(&event.name());
+            let known = |event: &StoredEvent| {
+                Known::Event(event.subject().to_owned(), event.payload().clone())
+            };
+            let position = last.position();
+            Ok(Some((page.iter().filter(is_wanted).map(known).collect(), position)))
+        }
+    })
 }
 
 /// Applies everything in `known`, in any order, and then marks the store as whole, so that the

@@ -21,6 +21,7 @@
 mod charts;
 pub mod domain;
 mod handlers;
+mod rebuild;
 
 use std::sync::{Arc, PoisonError};
 
@@ -33,6 +34,7 @@ use events::{
 };
 pub use handlers::{sale_stated, schedule_stated};
 use mesh::{Allow, Link, Meta, QueryContext, Running, Service, clock, valkey::Valkey};
+pub use rebuild::read_model;
 
 /// The services whose events it is made of, in this order: payments refer to schedules.
 pub const ORDER: &[&str] = &["concert", "payment"];
@@ -52,10 +54,11 @@ pub fn service() -> Service<Valkey<Charts>> {
         .queries::<RankConcerts, _, _>(Allow::Anyone, rank)
 }
 
-/// Starts the service. All of the runtime for its engine is compiled in this crate, once, and
+/// Starts the service, which rebuilds its rankings when the store was emptied. All of the runtime for its engine is compiled in this crate, once, and
 /// not again in every program that starts it.
 pub fn start(engine: Arc<Valkey<Charts>>, link: Link) -> Running {
-    mesh::start(service(), engine, link)
+    let kept = read_model(engine.clone());
+    mesh::start(service(), engine, link).keep_rebuilt(kept)
 }
 
 async fn rank(

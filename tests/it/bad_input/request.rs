@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 use events::Problem;
+use http_body_util::{BodyExt, Full};
 use hyper::Method;
+use hyper_util::rt::TokioIo;
 use onsale::http::{Answer, Http};
 use serde_json::Value;
+use tokio::net::TcpStream;
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -97,11 +100,33 @@ impl Request {
     /// # Errors
     /// When there is no answer.
     pub async fn send(&self, http: &Http) -> anyhow::Result<Answer> {
+        // A client takes `..` out of a path before it sends it.
+        if self.path.split('/').any(|part| part == "..") {
+            return self.send_untidied(http.base().trim_start_matches("http://")).await;
+        }
         let mut ask = http.ask(self.method.clone(), self.path.clone()).body(self.body.clone());
         for (name, value) in &self.headers {
             ask = ask.header(name, value.clone());
         }
         ask.send().await
+    }
+}
+
+impl Request {
+    /// Sends it with its path as it is, on a connection of its own.
+    async fn send_untidied(&self, addr: &str) -> anyhow::Result<Answer> {
+        let stream = TokioIo::new(TcpStream::connect(addr).await?);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+        tokio::spawn(connection);
+        let mut request = hyper::Request::builder().method(&self.method).uri(&self.path);
+        request = request.header("host", addr);
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        let answer = sender.send_request(request.body(Full::new(self.body.clone()))?).await?;
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Answer { status: head.status, headers: head.headers, body })
     }
 }
 

@@ -13,7 +13,7 @@ use mesh::{
     clock,
     keys::{KeyLife, KeyRecord, Keyring},
 };
-use onsale::{box_office, box_office::Credentials};
+use onsale::{config::Credentials, development::box_office};
 use redis::AsyncTypedCommands;
 use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};

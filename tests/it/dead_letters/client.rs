@@ -8,7 +8,7 @@ use events::{
     reservation::{ConfirmRefusal, ReservationConfirmRefused},
 };
 use harness::mesh::{Fan, Mesh, eventually};
-use onsale::{environment::Environment, http::Answer, operator::Operator};
+use onsale::{development::environment::Environment, http::Answer, operator::Operator};
 use serde_json::{Value, json, value::to_raw_value};
 use uuid::Uuid;
 

@@ -12,7 +12,7 @@ use harness::{
     mesh::{Mesh, run},
     project, wiring,
 };
-use onsale::environment::Environment;
+use onsale::development::environment::Environment;
 use serde_json::Value;
 use uuid::Uuid;
 

@@ -7,7 +7,7 @@ use harness::{
     mesh::{Mesh, SOON, eventually, run},
     wiring,
 };
-use onsale::receipt::Databases;
+use onsale::{databases::Databases, development::receipt::Receipt};
 
 use uuid::Uuid;
 
@@ -201,6 +201,6 @@ impl Scene<'_> {
 pub async fn receipt_is_clean(mesh: &Mesh, schedules: &[ScheduleId]) {
     let databases = Databases::open(&mesh.env.config).await.expect("databases");
     let ids: Vec<uuid::Uuid> = schedules.iter().map(|schedule| schedule.0).collect();
-    let receipt = databases.receipt_at_rest(&ids, SOON).await.expect("a receipt");
+    let receipt = Receipt::at_rest(&databases, &ids, SOON).await.expect("a receipt");
     assert!(receipt.broken().is_empty(), "{:?}\n{receipt:?}", receipt.broken());
 }

@@ -8,7 +8,7 @@ use events::{
 };
 use harness::mesh::{Mesh, eventually, run, shared};
 use onsale::{
-    box_office,
+    development::box_office,
     http::{Answer, Ask},
 };
 use serde_json::json;

@@ -10,7 +10,7 @@ use events::{
 };
 use harness::mesh::{Mesh, eventually, run};
 use mesh::valkey::Valkey;
-use onsale::{replay, room};
+use onsale::replay;
 
 #[test]
 fn a_sold_out_club_is_ranked_and_a_replay_gives_the_same() {
@@ -68,7 +68,7 @@ fn store(mesh: &Mesh) -> Valkey<Charts> {
 }
 
 async fn replay_agrees(mesh: &Mesh) {
-    let model = room::ranking(Arc::new(store(mesh)));
+    let model = ::ranking::read_model(Arc::new(store(mesh)));
     let rebuilt = replay::replay(&mesh.env.config, ::ranking::NAME, model).await.expect("replayed");
     let difference = rebuilt.difference.as_ref().expect("something was live");
     assert!(difference.is_none(), "{rebuilt:?}");

@@ -8,7 +8,7 @@ use harness::{
 };
 use hyper::StatusCode;
 use mesh::valkey::Valkey;
-use onsale::{replay, room};
+use onsale::replay;
 use serde_json::{Value, json};
 
 /// How many clients watch one sale.
@@ -154,7 +154,7 @@ fn a_rebuilt_map_comes_to_watchers_as_a_new_snapshot_with_the_same_content() {
 
         let config = &mesh.env.config;
         let maps = Valkey::new(&config.valkey_url, concert::MapConfig::default()).expect("a store");
-        let model = room::seat_maps(maps.into());
+        let model = concert::read_model(maps.into());
         let rebuilt = replay::replay(config, concert::NAME, model).await.expect("rebuilt");
         assert!(rebuilt.difference.expect("compared").is_none());
 

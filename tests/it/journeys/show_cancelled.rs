@@ -10,7 +10,7 @@ use events::{
 };
 use futures::future::join_all;
 use harness::mesh::{Fan, Mesh, SOON, eventually, run, shared};
-use onsale::lag::Observer;
+use onsale::development::lag::Observer;
 use serde_json::json;
 
 #[test]

@@ -13,7 +13,7 @@ use events::{
 use futures::future::join_all;
 use harness::mesh::{Fan, Mesh, SOON, eventually, run};
 use hyper::StatusCode;
-use onsale::{lag::Observer, operator::Operator};
+use onsale::{development::lag::Observer, operator::Operator};
 
 /// The listeners that handle the events of a sale. Nothing is exported without a target.
 const LISTENERS: [&str; 3] = ["ranking", "notification", "audit"];

@@ -13,8 +13,8 @@ use events::{
     state::{StatePage, Stated},
 };
 use futures::{
-    Stream, StreamExt,
-    stream::{self, SelectAll},
+    Stream, StreamExt, TryStreamExt,
+    stream::{self, BoxStream, SelectAll},
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -36,6 +36,8 @@ use crate::{
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// The subject prefix under which services query each other's state.
 pub(crate) const STATE: &str = "state.";
+/// Of how many keys an owner states the state at a time.
+const STATED_AT_ONCE: usize = 8;
 /// How long a service may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -51,6 +53,9 @@ pub struct RequestHeaders<'a> {
     /// The span the command follows from.
     pub traceparent: Option<&'a str>,
 }
+
+/// Pages of what is stated of each key.
+type PagesOfEach<'a, K, T> = BoxStream<'a, Result<(K, Vec<T>), Failure>>;
 
 /// Sends commands and queries to services, and follows their events; cheap to clone.
 #[derive(Clone)]
@@ -91,6 +96,25 @@ impl MeshClient {
                 Ok(Some((page.items, page.next.map(|key| query.after(key)))))
             }
         })
+    }
+
+    /// The same of many: one query for each key, a few of them at a time. Each page comes with its
+    /// key.
+    pub fn query_state_of_each<'a, K, C>(
+        &self,
+        keys: impl Stream<Item = Result<K, Failure>> + Send + 'a,
+        query: fn(K) -> C,
+    ) -> PagesOfEach<'a, K, C::Item>
+    where
+        K: Copy + Send + 'a,
+        C: StatePage + Clone + Send + 'a,
+    {
+        let client = self.clone();
+        let pages = move |key| {
+            let pages = client.query_state(query(key));
+            pages.map_ok(move |page| (key, page)).boxed()
+        };
+        keys.map_ok(pages).try_flatten_unordered(STATED_AT_ONCE).boxed()
     }
 
     async fn query_state_page<C: StatePage>(

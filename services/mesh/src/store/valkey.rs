@@ -10,6 +10,7 @@
 //! | `outbox` + `outbox.lua` | unpublished messages, and the marks of published ones |
 //! | `parked` + `parked.lua` | events that could not be taken in |
 //! | `replay` + `replay.lua`, `rebuild` | a read model rebuilt next to the live one |
+//! | `read_model` | a read model: its store and what it is made of |
 //! | `restore` | a store rebuilt in place, which answers no call meanwhile |
 //! | `call`, `pack` | the functions' names, how a call is sent, how an answer is read |
 //!
@@ -22,6 +23,7 @@ mod function_call;
 mod outbox;
 mod pack;
 mod parked;
+mod read_model;
 mod rebuild;
 mod replay;
 mod restore;
@@ -61,6 +63,7 @@ pub use function_call::{At, CallFor, CallOn, FunctionCall, LuaModule, Reply};
 use function_call::{
     Calling, CommandHandler, Ended, EventHandler, ValkeyHandler, of_command, of_due, of_event,
 };
+pub use read_model::ReadModel;
 pub use rebuild::{Progress, Rebuilt, Sources, Statements, rebuild};
 pub use replay::{Difference, Fed, Replay, ReplayedEvent};
 pub use restore::Restoring;

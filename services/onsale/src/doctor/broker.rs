@@ -1,8 +1,9 @@
 //! Whether the broker works, and has what the mesh needs.
 
+use anyhow::bail;
 use mesh::MeshClient;
 
-use super::{Checked, Outcome, link, skipped};
+use super::check::{Checked, Outcome, alone, link, skipped};
 use crate::{
     config::{Config, OPERATOR, PROVISIONER},
     fleet,
@@ -17,8 +18,8 @@ pub(super) async fn works(config: &Config) -> Outcome {
     if let Some(link) = link(config, OPERATOR).await? {
         let faults = MeshClient::new(link.clone()).broker_fault().await;
         link.drain().await;
-        if let Some(cause) = faults.map_err(|error| error.to_string())? {
-            return Err(advice(&cause));
+        if let Some(cause) = faults.map_err(alone)? {
+            bail!(advice(&cause));
         }
     }
     let Some(link) = link(config, PROVISIONER).await? else {
@@ -33,11 +34,11 @@ pub(super) async fn works(config: &Config) -> Outcome {
     link.drain().await;
     match (written, cause) {
         (Ok(()), _) => Ok(Checked::Good("has written a probe".into())),
-        (Err(_), Some(cause)) => Err(advice(&cause)),
-        (Err(cause), None) => Err(format!(
+        (Err(_), Some(cause)) => bail!(advice(&cause)),
+        (Err(cause), None) => bail!(
             "it cannot write: {cause}; check whether its disk is full and its store_dir is in \
              order, free space, and restart it"
-        )),
+        ),
     }
 }
 
@@ -56,17 +57,17 @@ fn advice(cause: &str) -> String {
 
 pub(super) async fn topology(config: &Config) -> Outcome {
     if config.nats_url.is_empty() {
-        return Err("set ONSALE_NATS_URL".into());
+        bail!("set ONSALE_NATS_URL");
     }
     if !config.nkey_seeds.is_empty() && !config.nkey_seeds.contains_key(PROVISIONER) {
         return skipped("the provisioner's seed is not configured");
     }
-    let mut drifts = fleet::check_topology(config).await.map_err(|error| format!("{error:#}"))?;
+    let mut drifts = fleet::check_topology(config).await?;
     // The streams of a doctor's probe are temporary.
     drifts.retain(|drift| !drift.starts_with("stream PROBE_"));
     match drifts.as_slice() {
         [] => Ok(Checked::Good("match jetstream/".into())),
-        [first, ..] => Err(format!("{} differences, {first}; onsale topology apply", drifts.len())),
+        [first, ..] => bail!("{} differences, {first}; onsale topology apply", drifts.len()),
     }
 }
 
@@ -76,11 +77,12 @@ pub(super) async fn room(config: &Config) -> Outcome {
         return skipped("the operator's seed is not configured");
     };
     let client = MeshClient::new(link.clone());
-    let topology = fleet::topology().map_err(|error| format!("{error:#}"))?;
+    let topology = fleet::topology()?;
     let (mut full, mut fullest) = (Vec::new(), 0);
     for stream in topology.streams() {
         // Another check reports a missing stream.
-        let Some(usage) = client.stream_usage(stream).await.map_err(|problem| problem.detail)?
+        let Some(usage) =
+            client.stream_usage(stream).await.map_err(|problem| alone(problem.detail))?
         else {
             continue;
         };
@@ -94,10 +96,10 @@ pub(super) async fn room(config: &Config) -> Outcome {
     link.drain().await;
     match full.as_slice() {
         [] => Ok(Checked::Good(format!("the fullest is {fullest} percent full"))),
-        full => Err(format!(
+        full => bail!(
             "{}; a full stream refuses messages, and they stay in the outboxes: raise max_bytes",
             full.join(", ")
-        )),
+        ),
     }
 }
 

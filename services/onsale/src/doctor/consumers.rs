@@ -5,11 +5,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use anyhow::{Result, bail};
 use events::Timestamp;
 use mesh::{ConsumerProgress, MeshClient, postgres::Positions};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
-use super::{Checked, Outcome, link, skipped};
+use super::check::{Checked, Outcome, alone, link, skipped};
 use crate::{
     config::{Config, OPERATOR},
     fleet, retention,
@@ -70,10 +71,7 @@ pub(super) async fn progress(config: &Config) -> Outcome {
     }
     link.drain().await;
     if !stuck.is_empty() {
-        return Err(format!(
-            "{}; check whether the service runs, and what its /readyz reports",
-            stuck.join(", ")
-        ));
+        bail!("{}; check whether the service runs, and what its /readyz reports", stuck.join(", "));
     }
     let lags = before.iter().map(|((consumer, producer), progress)| {
         format!("{consumer} by {} messages of {producer}", progress.waiting())
@@ -113,7 +111,7 @@ fn is_stuck(before: &Progress, after: &Progress, now: time::OffsetDateTime) -> b
     }
 }
 
-async fn observe(config: &Config, client: &MeshClient) -> Result<BTreeMap<Pair, Progress>, String> {
+async fn observe(config: &Config, client: &MeshClient) -> Result<BTreeMap<Pair, Progress>> {
     let mut observed = BTreeMap::new();
     for wiring in fleet::wirings() {
         for (event, _) in &wiring.consumes {
@@ -123,7 +121,7 @@ async fn observe(config: &Config, client: &MeshClient) -> Result<BTreeMap<Pair, 
             }
             let progress = client.consumer_progress(producer, wiring.service).await;
             // Another check reports a missing consumer.
-            if let Some(progress) = progress.map_err(|problem| problem.detail)? {
+            if let Some(progress) = progress.map_err(|problem| alone(problem.detail))? {
                 observed.insert((wiring.service, producer), Progress::Consumer(progress));
             }
         }
@@ -132,7 +130,7 @@ async fn observe(config: &Config, client: &MeshClient) -> Result<BTreeMap<Pair, 
             continue;
         }
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(WATCHED_FOR);
-        let pool = pool.connect_lazy(url).map_err(|error| error.to_string())?;
+        let pool = pool.connect_lazy(url).map_err(alone)?;
         observe_readers(client, &wiring, &pool, &mut observed).await?;
         pool.close().await;
     }
@@ -146,22 +144,19 @@ async fn observe_readers(
     wiring: &mesh::Wiring,
     pool: &PgPool,
     observed: &mut BTreeMap<Pair, Progress>,
-) -> Result<(), String> {
-    let positions = Positions::load(pool).await.map_err(|failure| failure.to_string())?;
+) -> Result<()> {
+    let positions = Positions::load(pool).await.map_err(alone)?;
     for event in &wiring.follows {
         let producer = events::producer_of(event);
         let at = positions.of(producer);
         if at == 0 || observed.contains_key(&(wiring.service, producer)) {
             continue;
         }
-        let last = client.last_sequence(producer).await.map_err(|error| error.to_string())?;
+        let last = client.last_sequence(producer).await.map_err(alone)?;
         let waiting = last.saturating_sub(at);
         let next = match waiting {
             0 => Vec::new(),
-            _ => client
-                .stored_messages(producer, at + 1, 1)
-                .await
-                .map_err(|error| error.to_string())?,
+            _ => client.stored_messages(producer, at + 1, 1).await.map_err(alone)?,
         };
         let since = next.first().and_then(|message| message.events.first()?.at());
         observed.insert((wiring.service, producer), Progress::Reader { waiting, since, at });
@@ -176,9 +171,9 @@ pub(super) async fn retained(config: &Config) -> Outcome {
     };
     let late = retention::late_consumers(config, &MeshClient::new(link.clone())).await;
     link.drain().await;
-    match late.map_err(|error| format!("{error:#}"))?.as_slice() {
+    match late?.as_slice() {
         [] => Ok(Checked::Good("no consumer is a day behind".into())),
-        late => Err(late.join(", ")),
+        late => bail!(late.join(", ")),
     }
 }
 

@@ -1,17 +1,18 @@
 //! What audit and data-platform have recorded: stalled sagas, violations, an export that is stuck.
 
+use anyhow::{Result, bail};
 use mesh::postgres;
 use sqlx::{Row as _, postgres::PgRow};
 
-use super::{Checked, Outcome, skipped};
+use super::check::{Checked, Outcome, alone, skipped};
 use crate::config::Config;
 
 /// One row of a service's database; `None` when that is not configured.
-async fn row(config: &Config, service: &str, sql: &'static str) -> Result<Option<PgRow>, String> {
+async fn row(config: &Config, service: &str, sql: &'static str) -> Result<Option<PgRow>> {
     let Some(url) = config.database_urls.get(service) else { return Ok(None) };
-    let mut database = postgres::connect(url).await.map_err(|failure| failure.to_string())?;
+    let mut database = postgres::connect(url).await.map_err(alone)?;
     let row = sqlx::query(sql).fetch_one(&mut database).await;
-    row.map(Some).map_err(|error| error.to_string())
+    row.map(Some).map_err(alone)
 }
 
 /// Sagas that the watchdog has reported and that have made no progress since.
@@ -24,10 +25,10 @@ pub(super) async fn stalled(config: &Config) -> Outcome {
     let (count, since): (i64, Option<String>) = (row.get(0), row.get(1));
     match (count, since) {
         (0, _) => Ok(Checked::Good("none is stalled".into())),
-        (count, since) => Err(format!(
+        (count, since) => bail!(
             "{count} sagas are stalled, the first since {}; onsale saga ls --state stalled",
             since.unwrap_or_default()
-        )),
+        ),
     }
 }
 
@@ -39,7 +40,7 @@ pub(super) async fn violations(config: &Config) -> Outcome {
     };
     match row.get::<i64, _>(0) {
         0 => Ok(Checked::Good("none".into())),
-        count => Err(format!("{count} found; see /v1/violations and onsale audit verify")),
+        count => bail!("{count} found; see /v1/violations and onsale audit verify"),
     }
 }
 
@@ -52,6 +53,6 @@ pub(super) async fn export(config: &Config) -> Outcome {
     let (trouble, attempts): (Option<String>, i64) = (row.get(0), row.get(1));
     match trouble {
         None => Ok(Checked::Good("not stuck".into())),
-        Some(trouble) => Err(format!("stuck after {attempts} attempts: {trouble}")),
+        Some(trouble) => bail!("stuck after {attempts} attempts: {trouble}"),
     }
 }

@@ -1,5 +1,6 @@
 //! Databases and Valkey: whether they can be used, their outboxes, and their dead letters.
 
+use anyhow::{Result, bail};
 use mesh::{
     MeshClient,
     engine::{Backlog, Engine, Show},
@@ -9,7 +10,7 @@ use mesh::{
 };
 use sqlx::{PgConnection, PgPool};
 
-use super::{Checked, Outcome, link, skipped};
+use super::check::{Checked, Outcome, alone, link, skipped};
 use crate::{
     config::{Config, OPERATOR},
     fleet, retention,
@@ -21,9 +22,9 @@ const STUCK_SECS: i64 = 10;
 /// Parked events in Valkey that are counted at most.
 const PARKED_MAX: usize = 10_000;
 
-async fn open(config: &Config, service: &str) -> Result<Option<PgConnection>, String> {
+async fn open(config: &Config, service: &str) -> Result<Option<PgConnection>> {
     let Some(url) = config.database_urls.get(service) else { return Ok(None) };
-    postgres::connect(url).await.map(Some).map_err(|failure| failure.to_string())
+    postgres::connect(url).await.map(Some).map_err(alone)
 }
 
 /// Whether it accepts writes, belongs to the service, and has every migration.
@@ -32,13 +33,13 @@ pub(super) async fn database(config: &Config, service: &str) -> Outcome {
         return skipped("not configured");
     };
     let own = fleet::migrations(service);
-    postgres::check(&mut database, own).await.map_err(|failure| failure.to_string())?;
-    let rest = postgres::default_partitions(&mut database).await.map_err(|e| e.to_string())?;
+    postgres::check(&mut database, own).await.map_err(alone)?;
+    let rest = postgres::default_partitions(&mut database).await.map_err(alone)?;
     if let Some((table, rows)) = rest.first() {
-        return Err(format!(
+        bail!(
             "{rows} rows are in the default partition of {table}: a clock was wrong, or \
              housekeeping is stuck; it moves them while the service runs"
-        ));
+        );
     }
     Ok(Checked::Good("can be written to, and has every migration".into()))
 }
@@ -48,7 +49,7 @@ pub(super) async fn outbox(config: &Config, service: &'static str) -> Outcome {
     let Some(mut database) = open(config, service).await? else {
         return skipped("not configured");
     };
-    let backlog = postgres::backlog(&mut database).await.map_err(|error| error.to_string())?;
+    let backlog = postgres::backlog(&mut database).await.map_err(alone)?;
     let link = link(config, OPERATOR).await?;
     if let (Some(link), true) = (&link, backlog.events > 0) {
         let oldest: Option<i32> = sqlx::query_scalar(
@@ -57,26 +58,25 @@ pub(super) async fn outbox(config: &Config, service: &'static str) -> Outcome {
         )
         .fetch_optional(&mut database)
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(alone)?;
         retention::has_room(link, service, &backlog, oldest.unwrap_or(0).unsigned_abs()).await?;
     }
     judge(backlog)?;
     let Some(link) = link else {
         return skipped("published; without the operator's seed it was not compared");
     };
-    let pool = PgPool::connect_lazy(config.database_url(service).map_err(|e| e.to_string())?)
-        .map_err(|error| error.to_string())?;
+    let pool = PgPool::connect_lazy(config.database_url(service)?).map_err(alone)?;
     let compared = outboxes::compare(&MeshClient::new(link.clone()), service, &pool).await;
     link.drain().await;
-    let (compared, lost) = compared.map_err(|error| format!("{error:#}"))?;
+    let (compared, lost) = compared?;
     match lost.as_slice() {
         [] => Ok(Checked::Good(format!("{} messages are in the stream", compared.rows))),
-        lost => Err(format!(
+        lost => bail!(
             "{} of {} messages that are marked as published are not in the stream; the service \
              publishes them again while it runs",
             lost.len(),
             compared.rows
-        )),
+        ),
     }
 }
 
@@ -88,7 +88,7 @@ fn judge(backlog: Backlog) -> Outcome {
         _ if age_secs <= STUCK_SECS => {
             Ok(Checked::Good(format!("{events} events are about to be published")))
         }
-        _ => Err(format!("{events} events wait to be published, the oldest for {age_secs} s")),
+        _ => bail!("{events} events wait to be published, the oldest for {age_secs} s"),
     }
 }
 
@@ -103,7 +103,7 @@ pub(super) async fn parked(config: &Config, service: &str) -> Outcome {
     )
     .fetch_one(&mut database)
     .await
-    .map_err(|error| error.to_string())?;
+    .map_err(alone)?;
     judge_parked(dead as usize, early as usize)
 }
 
@@ -112,7 +112,7 @@ fn judge_parked(dead: usize, early: usize) -> Outcome {
         (0, 0) => Ok(Checked::Good("nothing".into())),
         (0, early) => Ok(Checked::Good(format!("{early} events wait for what they depend on"))),
         (dead, _) => {
-            Err(format!("{dead} dead letters wait for an operator; onsale dead-letters ls"))
+            bail!("{dead} dead letters wait for an operator; onsale dead-letters ls")
         }
     }
 }
@@ -134,8 +134,8 @@ pub(super) async fn valkey(config: &Config, service: &str) -> Outcome {
         "ranking" => examine(Valkey::<ranking::Charts>::new(url, ranking::Config::default())).await,
         _ => {
             // This check does not read the database that maps are made from.
-            let nowhere = PgPool::connect_lazy("postgres://nobody@127.0.0.1/none")
-                .map_err(|e| e.to_string())?;
+            let nowhere =
+                PgPool::connect_lazy("postgres://nobody@127.0.0.1/none").map_err(alone)?;
             let configs = concert::MapConfig::new(nowhere);
             examine(Valkey::<concert::SeatMaps>::new(url, configs)).await
         }
@@ -143,14 +143,13 @@ pub(super) async fn valkey(config: &Config, service: &str) -> Outcome {
 }
 
 /// Whether the stream of the waiting room has room for its backlog.
-async fn has_room(config: &Config, room: &Valkey<queue::Room>) -> Result<(), String> {
-    let text = |failure: mesh::engine::Failure| failure.to_string();
-    let backlog = room.store().backlog().await.map_err(text)?;
+async fn has_room(config: &Config, room: &Valkey<queue::Room>) -> Result<()> {
+    let backlog = room.store().backlog().await.map_err(alone)?;
     if backlog.events == 0 {
         return Ok(());
     }
     let Some(link) = link(config, OPERATOR).await? else { return Ok(()) };
-    let oldest = room.unpublished(1).await.map_err(text)?;
+    let oldest = room.unpublished(1).await.map_err(alone)?;
     let bytes = oldest.first().map_or(0, |message| message.body.len() as u32);
     let has_room = retention::has_room(&link, queue::NAME, &backlog, bytes).await;
     link.drain().await;
@@ -158,11 +157,10 @@ async fn has_room(config: &Config, room: &Valkey<queue::Room>) -> Result<(), Str
 }
 
 async fn examine<L: LuaModule>(valkey: Result<Valkey<L>, mesh::engine::Failure>) -> Outcome {
-    let text = |failure: mesh::engine::Failure| failure.to_string();
-    let valkey = valkey.map_err(text)?;
-    valkey.store().check().await.map_err(text)?;
-    judge(valkey.store().backlog().await.map_err(text)?)?;
-    let open = valkey.store().parked(Show::All(false, PARKED_MAX)).await.map_err(text)?;
+    let valkey = valkey.map_err(alone)?;
+    valkey.store().check().await.map_err(alone)?;
+    judge(valkey.store().backlog().await.map_err(alone)?)?;
+    let open = valkey.store().parked(Show::All(false, PARKED_MAX)).await.map_err(alone)?;
     let count = |state| open.iter().filter(|parked| parked.state == state).count();
     judge_parked(count(ParkedState::Dead), count(ParkedState::Early))?;
     Ok(Checked::Good("can be written to, is complete, and has nothing stuck or dead".into()))

@@ -8,8 +8,6 @@ use std::{
 use audit::flows::{Flow, Flows, Is, Link, Pattern, Timer};
 use events::{audit::SagaState, producer_of};
 
-use super::arrow;
-
 /// A flow of more events is drawn from top to bottom.
 const WIDE: usize = 5;
 
@@ -205,4 +203,12 @@ fn label(flows: &Flows, event: &Pattern) -> String {
         let _ = write!(label, "<br/>{}", conditions.join(", "));
     }
     label
+}
+
+/// How a link is drawn.
+fn arrow(link: Link) -> &'static str {
+    match link {
+        Link::Must => "-->",
+        _ => "-.->",
+    }
 }

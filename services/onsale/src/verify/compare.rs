@@ -2,143 +2,90 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use audit::Auditor;
 use events::Timestamp;
 use futures::TryStreamExt;
-use mesh::postgres;
 use serde::Serialize;
-use sqlx::{PgPool, postgres::PgPoolOptions};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Compared, Difference};
-use crate::config::Config;
+use super::report::{Compared, Difference};
+use crate::databases::Databases;
 
-/// The databases that can be compared with events.
-pub(super) struct Databases {
-    reservation: PgPool,
-    payment: PgPool,
-    point: PgPool,
+/// The databases, side by side with the events.
+pub(super) struct Comparison<'a> {
+    pub(super) databases: &'a Databases,
+    pub(super) auditor: &'a Auditor,
 }
 
-impl Databases {
-    pub(super) async fn open(config: &Config) -> Result<Self> {
-        let connect = async |service: &str| -> Result<PgPool> {
-            PgPoolOptions::new()
-                .max_connections(2)
-                .connect(config.database_url(service)?)
-                .await
-                .with_context(|| format!("the database of {service}"))
-        };
-        Ok(Self {
-            reservation: connect("reservation").await?,
-            payment: connect("payment").await?,
-            point: connect("point").await?,
-        })
-    }
-
-    /// The databases by service.
-    pub(super) fn named(&self) -> [(&'static str, &PgPool); 3] {
-        [("reservation", &self.reservation), ("payment", &self.payment), ("point", &self.point)]
-    }
-
-    /// Events that are emitted and not published yet.
-    pub(super) async fn unpublished(&self) -> Result<u64> {
-        let mut unpublished = 0;
-        for pool in [&self.reservation, &self.payment, &self.point] {
-            let mut connection = pool.acquire().await?;
-            unpublished += postgres::backlog(&mut connection).await?.events;
-        }
-        Ok(unpublished)
-    }
-
+impl Comparison<'_> {
     /// Compares everything that the events know of.
-    pub(super) async fn compare(&self, auditor: &Auditor) -> Result<(Compared, Vec<Difference>)> {
+    pub(super) async fn run(&self) -> Result<(Compared, Vec<Difference>)> {
         let mut differences = Vec::new();
-        let since = auditor.since();
         let compared = Compared {
-            payments: self.payments(auditor, since, &mut differences).await?,
-            reservations: self.reservations(auditor, since, &mut differences).await?,
-            seats: self.seats(auditor, since, &mut differences).await?,
-            wallets: self.wallets(auditor, since, &mut differences).await?,
+            payments: self.payments(&mut differences).await?,
+            reservations: self.reservations(&mut differences).await?,
+            seats: self.seats(&mut differences).await?,
+            wallets: self.wallets(&mut differences).await?,
             messages: 0,
         };
         Ok((compared, differences))
     }
 
-    async fn payments(
-        &self,
-        auditor: &Auditor,
-        since: Option<Timestamp>,
-        differences: &mut Vec<Difference>,
-    ) -> Result<usize> {
-        let emitted = auditor.payments().map(|(id, state)| (id.0, name(&state)));
+    async fn payments(&self, differences: &mut Vec<Difference>) -> Result<usize> {
+        let emitted = self.auditor.payments().map(|(id, state)| (id.0, name(&state)));
         let mut sides = Sides::of("payment", emitted);
         let sql = "select id, state::text, requested_at from payments";
         let mut rows =
-            sqlx::query_as::<_, (Uuid, String, OffsetDateTime)>(sql).fetch(&self.payment);
+            sqlx::query_as::<_, (Uuid, String, OffsetDateTime)>(sql).fetch(&self.databases.payment);
         while let Some((id, state, at)) = rows.try_next().await? {
-            sides.meet(id, state, is_known(since, at), differences);
+            sides.meet(id, state, is_known(self.auditor.since(), at), differences);
         }
         Ok(sides.end(differences))
     }
 
-    async fn reservations(
-        &self,
-        auditor: &Auditor,
-        since: Option<Timestamp>,
-        differences: &mut Vec<Difference>,
-    ) -> Result<usize> {
-        let emitted = auditor.reservations().map(|(id, state)| (id.0, name(&state)));
+    async fn reservations(&self, differences: &mut Vec<Difference>) -> Result<usize> {
+        let emitted = self.auditor.reservations().map(|(id, state)| (id.0, name(&state)));
         let mut sides = Sides::of("reservation", emitted);
         let sql = "select id, state, created_at from reservations";
-        let mut rows =
-            sqlx::query_as::<_, (Uuid, String, OffsetDateTime)>(sql).fetch(&self.reservation);
+        let mut rows = sqlx::query_as::<_, (Uuid, String, OffsetDateTime)>(sql)
+            .fetch(&self.databases.reservation);
         while let Some((id, state, at)) = rows.try_next().await? {
-            sides.meet(id, state, is_known(since, at), differences);
+            sides.meet(id, state, is_known(self.auditor.since(), at), differences);
         }
         Ok(sides.end(differences))
     }
 
-    async fn seats(
-        &self,
-        auditor: &Auditor,
-        since: Option<Timestamp>,
-        differences: &mut Vec<Difference>,
-    ) -> Result<usize> {
+    async fn seats(&self, differences: &mut Vec<Difference>) -> Result<usize> {
         let owner = |owner: Option<Uuid>, hold_version: i64| match owner {
             Some(owner) => format!("{owner} as owner {hold_version}"),
             None => format!("free after owner {hold_version}"),
         };
-        let emitted = auditor.seats().map(|seat| {
+        let emitted = self.auditor.seats().map(|seat| {
             let owner = owner(seat.owner.map(|owner| owner.0), seat.hold_version);
             (format!("{} of {}", seat.seat, seat.schedule_id), owner)
         });
         let mut sides = Sides::of("seat", emitted);
         let sql = "select schedule_id, seat, reservation_id, hold_version from seats
                    where hold_version > 0";
-        let mut rows =
-            sqlx::query_as::<_, (Uuid, String, Option<Uuid>, i64)>(sql).fetch(&self.reservation);
+        let mut rows = sqlx::query_as::<_, (Uuid, String, Option<Uuid>, i64)>(sql)
+            .fetch(&self.databases.reservation);
         while let Some((schedule, seat, holder, hold_version)) = rows.try_next().await? {
             let owner = owner(holder, hold_version);
-            sides.meet(format!("{seat} of {schedule}"), owner, since.is_none(), differences);
+            let must_be_emitted = self.auditor.since().is_none();
+            sides.meet(format!("{seat} of {schedule}"), owner, must_be_emitted, differences);
         }
         Ok(sides.end(differences))
     }
 
-    async fn wallets(
-        &self,
-        auditor: &Auditor,
-        since: Option<Timestamp>,
-        differences: &mut Vec<Difference>,
-    ) -> Result<usize> {
-        let emitted = auditor.wallets().map(|(user, balance)| (user.0, balance.to_string()));
+    async fn wallets(&self, differences: &mut Vec<Difference>) -> Result<usize> {
+        let emitted = self.auditor.wallets().map(|(user, balance)| (user.0, balance.to_string()));
         let mut sides = Sides::of("wallet", emitted);
         let sql = "select user_id, balance from wallets";
-        let mut rows = sqlx::query_as::<_, (Uuid, i64)>(sql).fetch(&self.point);
+        let mut rows = sqlx::query_as::<_, (Uuid, i64)>(sql).fetch(&self.databases.point);
         while let Some((user, balance)) = rows.try_next().await? {
-            let must_be_emitted = since.is_none() && balance != 0;
+            let must_be_emitted = self.auditor.since().is_none() && balance != 0;
             sides.meet(user, balance.to_string(), must_be_emitted, differences);
         }
         Ok(sides.end(differences))

@@ -7,7 +7,7 @@ use mesh::{MeshClient, STORED_MESSAGES_MAX};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::Difference;
+use super::report::Difference;
 
 /// Rows compared at a time.
 const PAGE: i64 = 1_000;

@@ -1,0 +1,56 @@
+//! Kept connections of the driver.
+//!
+//! They are hyper's own, without a client and its pool around them: each is one TCP connection
+//! with one request at a time, so what is measured is the gateway and not a client that shares
+//! connections, and the driver costs the machine as little as it can.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, client::conn::http1::SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// A kept connection.
+pub(super) type Wire = SendRequest<Full<Bytes>>;
+
+/// A payment that takes longer than this is an error.
+const PAYMENT_WITHIN: Duration = Duration::from_secs(30);
+
+/// Opens one kept connection.
+pub(super) async fn connect(addr: SocketAddr) -> Result<Wire> {
+    let stream = TcpStream::connect(addr).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// One request on a kept connection; returns its status and body.
+pub(super) async fn send(
+    connection: &mut Wire,
+    method: Method,
+    path: &str,
+    token: &str,
+    headers: &[(&'static str, &str)],
+    body: Bytes,
+) -> Result<(u16, Bytes)> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost")
+        .header("authorization", format!("Bearer {token}"))
+        .header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(body))?;
+    connection.ready().await?;
+    let response = tokio::time::timeout(PAYMENT_WITHIN, connection.send_request(request))
+        .await
+        .context("no answer in time")??;
+    let status = response.status().as_u16();
+    Ok((status, response.into_body().collect().await?.to_bytes()))
+}
