@@ -4,4 +4,5 @@ mod circles;
 mod crates;
 mod documents;
 mod flows;
+mod registry;
 mod sources;

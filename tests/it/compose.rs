@@ -10,8 +10,9 @@ use std::{
 };
 
 use harness::project;
-use onsale::config::{
-    CALLOUT, Config, HTTP_ADDR, PROVISIONER, SERVICES, WITH_DATABASE, WITH_VALKEY, answers,
+use onsale::{
+    config::{CALLOUT, Config, HTTP_ADDR, PROVISIONER, answers},
+    registry::{SERVICES, WITH_DATABASE, WITH_VALKEY},
 };
 use serde_json::Value;
 

@@ -11,8 +11,9 @@ use events::{
 use harness::mesh::{Fan, Mesh, eventually, run};
 use mesh::valkey::Valkey;
 use onsale::{
-    config::{PROVISIONER, SERVICES},
+    config::PROVISIONER,
     fleet::{Fleet, ServiceConfigs},
+    registry::SERVICES,
     replay,
 };
 use serde_json::{Value, json};

@@ -10,8 +10,9 @@ use events::dead_letter::{DEAD_LETTERS, DISCARD, REDRIVE};
 use harness::{event_types, mesh::run, wiring};
 use mesh::Wiring;
 use onsale::{
-    config::{PROVISIONER, WITH_DATABASE, answers},
+    config::{PROVISIONER, answers},
     development::environment::Environment,
+    registry::WITH_DATABASE,
 };
 use servers::IDENTITIES;
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
@@ -124,7 +125,7 @@ fn rights() -> Vec<Right> {
 /// The rights for requests and answers: only its owner reads an inbox, and only the identities for
 /// answering, which do nothing else, write to it.
 fn rights_to_inboxes() -> Vec<Right> {
-    let services = wiring::all().map(|wiring| known(wiring.service));
+    let services: Vec<_> = wiring::all().into_iter().map(|wiring| known(wiring.service)).collect();
     let answering: Vec<_> = services.iter().map(|service| answering(service)).collect();
     let mut rights = vec![
         Right::subscribe("$SRV.>", &answering),
@@ -163,7 +164,7 @@ fn rights_around(wiring: &Wiring) -> Vec<Right> {
     for (endpoint, _) in &wiring.answers {
         let mut who = vec!["gateway", "client"];
         if KEYS.contains(endpoint) {
-            who.extend(wiring::all().map(|wiring| wiring.service));
+            who.extend(wiring::all().into_iter().map(|wiring| wiring.service));
         }
         rights.push(Right::publish(format!("cmd.{endpoint}"), &who));
     }

@@ -6,11 +6,8 @@ use std::{
 };
 
 use onsale::{
-    config::WITH_DATABASE,
-    development::{
-        environment::Environment,
-        lag::{LISTENERS, Observer},
-    },
+    development::{environment::Environment, lag::Observer},
+    registry::{LISTENERS, WITH_DATABASE},
 };
 use redis::aio::ConnectionManager;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};

@@ -6,9 +6,10 @@ use std::time::Duration;
 use events::payment::{Payment, PaymentState};
 use harness::mesh::{Fan, Mesh, eventually, run};
 use onsale::{
-    config::{PROVISIONER, SERVICES},
+    config::PROVISIONER,
     doctor,
     fleet::{Fleet, ServiceConfigs},
+    registry::SERVICES,
 };
 use serde_json::json;
 

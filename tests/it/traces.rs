@@ -10,8 +10,8 @@ use harness::{
 };
 use mesh::failpoint::Failpoint;
 use onsale::{
-    config::SERVICES,
     fleet::{Fleet, ServiceConfigs},
+    registry::SERVICES,
 };
 use serde_json::json;
 

@@ -20,11 +20,12 @@ use events::{
     user::Session,
 };
 use onsale::{
-    config::{Config, SERVICES},
+    config::Config,
     databases::Databases,
     development::{box_office, environment::Environment, receipt::Receipt},
     fleet::{Fleet, ServiceConfigs},
     http::{Answer, Http},
+    registry::SERVICES,
 };
 use serde_json::{Value, json};
 use servers::Servers;

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use onsale::{
-    config::WITH_DATABASE,
-    development::lag::{LISTENERS, Observer},
+    development::lag::Observer,
+    registry::{LISTENERS, WITH_DATABASE},
 };
 use redis::AsyncTypedCommands;
 use serde_json::Value;

@@ -1,3 +1,3 @@
 //! What every service declares about itself.
 
-pub use onsale::fleet::wirings as all;
+pub use onsale::registry::wirings as all;

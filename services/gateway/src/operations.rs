@@ -2,7 +2,7 @@
 
 mod accounts;
 mod catalogue;
-mod dead_letters;
+pub(crate) mod dead_letters;
 mod examples;
 mod export;
 mod following;

@@ -149,6 +149,14 @@ pub struct Wiring {
     pub follows: Vec<&'static str>,
 }
 
+impl Wiring {
+    /// The events that may follow from anything it does; an event may come more than once.
+    pub fn emits(&self) -> impl Iterator<Item = &'static str> {
+        let entries = self.consumes.iter().chain(&self.answers).chain(&self.timers);
+        entries.flat_map(|(_, emits)| emits.iter().copied())
+    }
+}
+
 impl<E: Engine> Service<E> {
     /// A service that does nothing yet.
     pub fn new(name: &'static str) -> Self {

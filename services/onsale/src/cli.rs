@@ -8,10 +8,12 @@ use clap::{Parser, Subcommand};
 #[cfg(feature = "development")]
 use crate::development;
 use crate::{
-    config::{self, Config, PROVISIONER, SERVICES, WITH_DATABASE},
+    config::{self, Config, PROVISIONER},
     dead_letters, deployment, doctor, export,
     fleet::{self, Fleet, ServiceConfigs},
-    flows, health, log, replay, saga, secrets, stop, verify,
+    flows, health, log,
+    registry::{self, SERVICES, WITH_DATABASE},
+    replay, saga, secrets, stop, verify,
 };
 
 /// Sells concert seats: a mesh of services on NATS JetStream.
@@ -101,9 +103,7 @@ Environment:
 #[derive(clap::Args)]
 #[command(after_help = RUN_ENVIRONMENT)]
 struct Run {
-    /// Services: user, concert, queue, reservation, payment, point, ranking, notification,
-    /// data-platform, audit, gateway
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present = "all", help = format!("Services: {}", SERVICES.join(", ")))]
     services: Vec<String>,
     /// Every service
     #[arg(long, conflicts_with = "services")]
@@ -207,7 +207,7 @@ async fn run_services(options: Run) -> Result<()> {
     } else {
         options.services.iter().map(String::as_str).collect()
     };
-    config::check_services(names.iter().copied())?;
+    names.iter().try_for_each(|name| registry::find(name).map(drop))?;
     let config = Config::from_env(&names)?;
     let health = match config::health_addr()? {
         Some(addr) => Some(health::Listener::open(addr).await?),

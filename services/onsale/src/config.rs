@@ -5,33 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// Every service of the mesh, in the order in which they are started.
-pub const SERVICES: [&str; 11] = [
-    "user",
-    "concert",
-    "queue",
-    "reservation",
-    "payment",
-    "point",
-    "ranking",
-    "notification",
-    "data-platform",
-    "audit",
-    "gateway",
-];
-/// The services that keep a PostgreSQL database.
-pub const WITH_DATABASE: [&str; 8] = [
-    "user",
-    "concert",
-    "reservation",
-    "payment",
-    "point",
-    "notification",
-    "data-platform",
-    "audit",
-];
-/// The services that keep something in Valkey.
-pub const WITH_VALKEY: [&str; 3] = ["concert", "queue", "ranking"];
+use crate::registry::{SERVICES, WITH_DATABASE, WITH_VALKEY};
+
 /// The NATS user that may change streams and consumers.
 pub const PROVISIONER: &str = "provisioner";
 /// The NATS user that sees everything and changes nothing.
@@ -185,17 +160,6 @@ impl Config {
             let name = database_variable(service);
             format!("set {name}, for example postgres://{own}:password@127.0.0.1/{own}")
         })
-    }
-}
-
-/// Checks that these are services.
-///
-/// # Errors
-/// Names the first that is no service.
-pub(crate) fn check_services<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<()> {
-    match names.find(|name| !SERVICES.contains(name)) {
-        None => Ok(()),
-        Some(name) => bail!("there is no service `{name}`; there are {}", SERVICES.join(", ")),
     }
 }
 

@@ -6,7 +6,10 @@ use std::{fs, net::SocketAddr, path::Path};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Credentials, OPERATOR, PROVISIONER, SERVICES};
+use crate::{
+    config::{Config, Credentials, OPERATOR, PROVISIONER},
+    registry::SERVICES,
+};
 
 /// Where `dev` and `demo` keep their data by default.
 pub const DATA_FOLDER: &str = ".onsale";

@@ -29,9 +29,10 @@ use mesh::MeshClient;
 use check::{Checked, Outcome, link, skipped};
 
 use crate::{
-    config::{Config, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE, WITH_VALKEY},
+    config::{Config, OPERATOR, PROVISIONER},
     deployment::{self, DATA_FOLDER},
     http::Http,
+    registry::{SERVICES, WITH_DATABASE, WITH_VALKEY},
 };
 
 /// The timeout of each check: longer than the one that watches consumers for a while.

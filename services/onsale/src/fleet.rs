@@ -2,23 +2,24 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use events::user::Role;
 use futures::future::BoxFuture;
 use mesh::{
-    Callout, Link, LinkSettings, Running, Wiring,
+    Callout, Link, LinkSettings, Running,
     deadline::within,
     postgres::{self, Postgres},
     trace::Tracer,
     valkey::Valkey,
 };
-use sqlx::{PgPool, migrate::Migrator};
+use sqlx::PgPool;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, CALLOUT, Config, Credentials, PROVISIONER, SERVICES, answers},
+    config::{self, CALLOUT, Config, Credentials, PROVISIONER, answers},
     files,
+    registry::{self, Entry, Service, migrations, wirings},
 };
 
 /// How long services may take to examine their stores for the first time.
@@ -127,12 +128,10 @@ impl Fleet {
     }
 
     async fn add(&mut self, config: &Config, name: &str, configs: &ServiceConfigs) -> Result<()> {
-        let Some(name) = SERVICES.into_iter().find(|known| *known == name) else {
-            bail!("there is no service `{name}`; there are {}", SERVICES.join(", "));
-        };
+        let Entry { service, name, .. } = registry::find(name)?;
         let link = link(config, name, tracer(name, configs)?).await?;
-        match name {
-            "user" => {
+        match service {
+            Service::User => {
                 let mut own = configs
                     .access_secs
                     .map_or_else(user::Config::default, user::Config::with_access_secs);
@@ -158,29 +157,31 @@ impl Fleet {
                 let granted = within(ACCOUNTS_WITHIN, "the user service", wait_for_accounts(&pool));
                 granted.await.context("the operator's account was not made in time")??;
             }
-            "concert" => self.add_concert(config, link, tracer(name, configs)?).await?,
-            "reservation" => {
+            Service::Concert => self.add_concert(config, link, tracer(name, configs)?).await?,
+            Service::Reservation => {
                 self.add_simple(reservation::start, config, link, configs.reservation.clone())?;
             }
-            "payment" => self.add_simple(payment::start, config, link, Default::default())?,
-            "point" => self.add_simple(point::start, config, link, Default::default())?,
-            "ranking" => {
+            Service::Payment => {
+                self.add_simple(payment::start, config, link, Default::default())?
+            }
+            Service::Point => self.add_simple(point::start, config, link, Default::default())?,
+            Service::Ranking => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, ranking::Config::default())?);
                 self.running.push(ranking::start(engine, link));
             }
-            "notification" => {
+            Service::Notification => {
                 self.add_simple(notification::start, config, link, configs.notification.clone())?;
             }
-            "data-platform" => {
+            Service::DataPlatform => {
                 let own = configs.data_platform.clone();
                 self.add_simple(data_platform::start, config, link, own)?;
             }
-            "audit" => self.add_simple(audit::start, config, link, configs.audit.clone())?,
-            "queue" => {
+            Service::Audit => self.add_simple(audit::start, config, link, configs.audit.clone())?,
+            Service::Queue => {
                 let engine = Arc::new(Valkey::new(&config.valkey_url, queue::Config::default())?);
                 self.running.push(queue::start(engine, link));
             }
-            _ => {
+            Service::Gateway => {
                 let readiness =
                     gateway::Readiness::new(link.clone(), self.beside(configs.beside.clone()));
                 let opened = open_gateway(config, link, configs.gateway.clone(), readiness).await?;
@@ -336,38 +337,6 @@ async fn open_gateway(
     let serving = gateway::serve(listener, link.clone(), settings, readiness.clone(), stop.clone());
     let task = tokio::spawn(async move { Ok(serving.await?) });
     Ok(Gateway { addr, link, readiness, stop, task })
-}
-
-/// What every service declares of itself.
-pub fn wirings() -> [Wiring; 11] {
-    [
-        user::service().wiring(),
-        concert::service().wiring(),
-        concert::map_service().wiring(),
-        queue::service().wiring(),
-        reservation::service().wiring(),
-        payment::service().wiring(),
-        point::service().wiring(),
-        ranking::service().wiring(),
-        notification::service().wiring(),
-        data_platform::service().wiring(),
-        audit::service().wiring(),
-    ]
-}
-
-/// The migrations of a service's own database.
-pub(crate) fn migrations(service: &str) -> Option<&'static Migrator> {
-    Some(match service {
-        "user" => &*user::MIGRATIONS,
-        "concert" => &*concert::MIGRATIONS,
-        "reservation" => &*reservation::MIGRATIONS,
-        "payment" => &*payment::MIGRATIONS,
-        "point" => &*point::MIGRATIONS,
-        "notification" => &*notification::MIGRATIONS,
-        "data-platform" => &*data_platform::MIGRATIONS,
-        "audit" => &*audit::MIGRATIONS,
-        _ => return None,
-    })
 }
 
 /// Migrates the databases of the named services.

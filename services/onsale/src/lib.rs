@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `cli`, `log` | the command line, and what a command logs |
 //! | `config` | addresses of the servers and keys of the services, from the environment |
+//! | `registry` | every service: its name, its stores, what it declares |
 //! | `fleet` | starting and stopping services in this process |
 //! | `stop` | waiting to be asked to stop |
 //! | `files` | the data files of the project, carried inside the binary |
@@ -42,6 +43,7 @@ pub mod health;
 pub mod http;
 mod log;
 pub mod operator;
+pub mod registry;
 pub mod replay;
 mod retention;
 pub mod saga;

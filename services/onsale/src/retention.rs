@@ -6,7 +6,7 @@ use events::{Timestamp, producer_of};
 use mesh::{Link, MeshClient, StreamError, engine::Backlog, postgres::Positions};
 use sqlx::PgPool;
 
-use crate::{config::Config, fleet};
+use crate::{config::Config, registry};
 
 /// A consumer that lags by this much will miss events when the streams drop them.
 const LATE_SECS: i64 = 86_400;
@@ -47,7 +47,7 @@ pub(crate) async fn has_room(
 pub(crate) async fn late_consumers(config: &Config, client: &MeshClient) -> Result<Vec<String>> {
     let unread = |error: StreamError| anyhow!(error);
     let mut late = Vec::new();
-    for wiring in fleet::wirings() {
+    for wiring in registry::wirings() {
         let emits = wiring.consumes.iter().chain(&wiring.answers).chain(&wiring.timers);
         if emits.flat_map(|(_, emits)| emits.iter()).next().is_none() {
             continue;
@@ -62,7 +62,7 @@ pub(crate) async fn late_consumers(config: &Config, client: &MeshClient) -> Resu
             late.extend(lateness(client, emitter, name, consumer.floor, &events).await?);
         }
     }
-    for wiring in fleet::wirings() {
+    for wiring in registry::wirings() {
         let url = config.database_urls.get(wiring.service);
         let (Some(url), false) = (url, wiring.follows.is_empty()) else { continue };
         let pool = PgPool::connect(url).await?;

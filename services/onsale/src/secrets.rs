@@ -6,7 +6,10 @@
 use anyhow::{Context, Result};
 use nkeys::KeyPair;
 
-use crate::config::{CALLOUT, CLIENT, WITH_DATABASE, identities};
+use crate::{
+    config::{CALLOUT, CLIENT, identities},
+    registry::WITH_DATABASE,
+};
 
 /// What has a password of its own, besides the database roles.
 const WITH_PASSWORD: [&str; 3] = ["POSTGRES", "VALKEY", "OPERATOR"];

@@ -7,22 +7,8 @@ use std::{
 };
 
 use harness::project;
+use onsale::registry::SERVICES;
 use serde_json::Value;
-
-/// The services. They depend on the mesh's runtime and its events, and not on each other.
-const SERVICES: [&str; 11] = [
-    "user",
-    "concert",
-    "queue",
-    "reservation",
-    "payment",
-    "point",
-    "ranking",
-    "notification",
-    "data-platform",
-    "audit",
-    "gateway",
-];
 
 /// A set of crate names.
 type Names = BTreeSet<String>;

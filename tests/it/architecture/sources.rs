@@ -64,7 +64,7 @@ fn a_decision_is_pure() {
         .into_iter()
         .filter(|path| path.ends_with("src/domain.rs"))
         .collect();
-    for service in harness::wiring::all().map(|wiring| wiring.service) {
+    for service in harness::wiring::all().into_iter().map(|wiring| wiring.service) {
         let path = PathBuf::from(format!("services/{service}/src/domain.rs"));
         assert!(
             with_domain.contains(&path) || DECIDES_NOTHING.contains(&service),

@@ -119,7 +119,8 @@ fn every_service_answers_a_ping() {
             .map(|pong| pong["name"].as_str().expect("a name").to_owned())
             .collect();
         names.sort();
-        let mut services = wiring::all().map(|wiring| format!("onsale-{}", wiring.service));
+        let mut services: Vec<_> =
+            wiring::all().into_iter().map(|wiring| format!("onsale-{}", wiring.service)).collect();
         services.sort();
         assert_eq!(names, services);
     });

@@ -8,8 +8,9 @@ use events::{
 use harness::mesh::{Fan, Mesh, eventually, run};
 use mesh::{Link, LinkSettings, MeshClient, StoredEvent, trace::Tracer};
 use onsale::{
-    config::{OPERATOR, SERVICES},
+    config::OPERATOR,
     fleet::{Fleet, ServiceConfigs},
+    registry::SERVICES,
 };
 use serde_json::json;
 

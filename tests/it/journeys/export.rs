@@ -15,7 +15,7 @@ use harness::{
     mesh::{Mesh, SOON, eventually, run},
 };
 use mesh::failpoint::Failpoint;
-use onsale::{config::SERVICES, export, fleet};
+use onsale::{export, fleet, registry::SERVICES};
 
 /// How many fans buy a ticket; two more do not.
 const BUYERS: usize = 4;

@@ -20,7 +20,7 @@ use events::{
     payment::PaymentState,
 };
 use harness::mesh::{Fan, Mesh, eventually, run};
-use onsale::config::SERVICES;
+use onsale::registry::SERVICES;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 

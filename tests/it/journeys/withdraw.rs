@@ -13,8 +13,8 @@ use events::{
 };
 use harness::mesh::{Fan, Mesh, eventually, run, shared};
 use onsale::{
-    config::SERVICES,
     fleet::{Fleet, ServiceConfigs},
+    registry::SERVICES,
 };
 use serde_json::json;
 use sqlx::{Connection, PgConnection};

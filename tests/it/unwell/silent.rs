@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use events::{Page, notification::Message, payment::PaymentState};
 use harness::mesh::{Fan, Mesh, SOON, eventually, run};
-use onsale::development::lag::{LISTENERS, Observer};
+use onsale::{development::lag::Observer, registry::LISTENERS};
 use serde_json::json;
 
 use super::{faults, process::Paused, servers};

@@ -44,7 +44,7 @@ const TAG: &str = "dead letters";
 /// The verb under which audit answers for one saga.
 const SAGA: &str = "saga";
 /// The services that consume events; each keeps the dead letters of those it cannot handle.
-const KEEPERS: [&str; 8] =
+pub const KEEPERS: [&str; 8] =
     ["user", "concert", "queue", "reservation", "payment", "point", "ranking", "notification"];
 /// How long a service may take to list its dead letters.
 const LIST_WITHIN: Duration = Duration::from_secs(4);

@@ -14,12 +14,13 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::{
-    config::{self, SERVICES},
+    config::{self},
     databases::Databases,
     deployment::DATA_FOLDER,
     development::{box_office, environment::Environment, receipt::Receipt, sale::Sale, topology},
     fleet::{Fleet, ServiceConfigs},
     http::Http,
+    registry::SERVICES,
     stop,
 };
 use crowd::{Board, SIGNING_UP_MAX, Scene};

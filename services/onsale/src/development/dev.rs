@@ -10,9 +10,9 @@ use super::{
     topology,
 };
 use crate::{
-    config::{self, SERVICES},
     deployment::DATA_FOLDER,
     fleet::{Fleet, ServiceConfigs},
+    registry::{self, SERVICES},
     stop,
 };
 
@@ -44,7 +44,7 @@ pub struct Dev {
 /// # Errors
 /// When something cannot be started, or one of our servers does not come up any more.
 pub async fn run(options: Dev) -> Result<()> {
-    config::check_services(options.without.iter().map(String::as_str))?;
+    options.without.iter().try_for_each(|name| registry::find(name).map(drop))?;
     let here = |service: &&str| !options.without.iter().any(|without| without == service);
     let names: Vec<&str> = SERVICES.into_iter().filter(here).collect();
     let say: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(|line| eprintln!("{line}"));

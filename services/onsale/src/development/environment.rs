@@ -17,9 +17,10 @@ use servers::{Options, Servers};
 use uuid::Uuid;
 
 use crate::{
-    config::{Config, Credentials, OPERATOR, PROVISIONER, SERVICES, WITH_DATABASE, identities},
+    config::{Config, Credentials, OPERATOR, PROVISIONER, identities},
     deployment::{READY_FILE, Ready, operator_from_env},
     fleet,
+    registry::{SERVICES, WITH_DATABASE},
 };
 
 /// Where `dev` and `demo` write messages to fans, beside their data.

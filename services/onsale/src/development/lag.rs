@@ -9,11 +9,8 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 
 use crate::{
     config::{Config, OPERATOR},
-    fleet,
+    registry,
 };
-
-/// The services that a sale does without: they consume its events and decide nothing in it.
-pub const LISTENERS: [&str; 4] = ["ranking", "notification", "data-platform", "audit"];
 
 /// How often the lag is read while a caller waits for it to end.
 const PROBE: Duration = Duration::from_millis(100);
@@ -56,7 +53,7 @@ impl Observer {
         };
         let link = Link::connect_now(settings, Tracer::off()).await.map_err(anyhow::Error::msg)?;
         let mut consumers = Vec::new();
-        for wiring in fleet::wirings() {
+        for wiring in registry::wirings() {
             if !services.contains(&wiring.service) {
                 continue;
             }

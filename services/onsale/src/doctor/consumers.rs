@@ -13,7 +13,7 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use super::check::{Checked, Outcome, alone, link, skipped};
 use crate::{
     config::{Config, OPERATOR},
-    fleet, retention,
+    registry, retention,
 };
 
 /// Between the two looks. A throttled listener pauses for less than this.
@@ -113,7 +113,7 @@ fn is_stuck(before: &Progress, after: &Progress, now: time::OffsetDateTime) -> b
 
 async fn observe(config: &Config, client: &MeshClient) -> Result<BTreeMap<Pair, Progress>> {
     let mut observed = BTreeMap::new();
-    for wiring in fleet::wirings() {
+    for wiring in registry::wirings() {
         for (event, _) in &wiring.consumes {
             let producer = events::producer_of(event);
             if observed.contains_key(&(wiring.service, producer)) {

@@ -13,7 +13,7 @@ use sqlx::{PgConnection, PgPool};
 use super::check::{Checked, Outcome, alone, link, skipped};
 use crate::{
     config::{Config, OPERATOR},
-    fleet, retention,
+    registry, retention,
     verify::outboxes,
 };
 
@@ -32,7 +32,7 @@ pub(super) async fn database(config: &Config, service: &str) -> Outcome {
     let Some(mut database) = open(config, service).await? else {
         return skipped("not configured");
     };
-    let own = fleet::migrations(service);
+    let own = registry::migrations(service);
     postgres::check(&mut database, own).await.map_err(alone)?;
     let rest = postgres::default_partitions(&mut database).await.map_err(alone)?;
     if let Some((table, rows)) = rest.first() {

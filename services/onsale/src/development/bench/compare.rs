@@ -9,7 +9,7 @@ use super::{
     options::Payments,
     run::Run,
 };
-use crate::development::lag::LISTENERS;
+use crate::registry::LISTENERS;
 
 /// One turn of both meshes.
 #[derive(Debug, Clone, Serialize)]

@@ -10,11 +10,10 @@ use mesh::MeshClient;
 use serde::Serialize;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
-use crate::config::{Config, WITH_DATABASE};
-
-/// The services that have a stream.
-const PRODUCERS: [&str; 8] =
-    ["user", "concert", "queue", "reservation", "payment", "point", "notification", "audit"];
+use crate::{
+    config::Config,
+    registry::{WITH_DATABASE, producers},
+};
 
 /// What one service has published.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -37,7 +36,7 @@ pub(super) struct Counter {
 impl Counter {
     pub(super) async fn open(config: &Config, client: MeshClient) -> Result<Self> {
         let mut outboxes = BTreeMap::new();
-        for service in PRODUCERS.into_iter().filter(|service| WITH_DATABASE.contains(service)) {
+        for service in producers().into_iter().filter(|service| WITH_DATABASE.contains(service)) {
             let pool = PgPoolOptions::new().max_connections(1);
             outboxes.insert(service, pool.connect(config.database_url(service)?).await?);
         }
@@ -47,7 +46,7 @@ impl Counter {
     /// What every service has published so far.
     pub(super) async fn count(&self) -> Result<ByService> {
         let mut counts = BTreeMap::new();
-        for service in PRODUCERS {
+        for service in producers() {
             let messages = self.client.last_sequence(service).await;
             let messages = messages.map_err(|problem| anyhow!(problem.to_string()))?;
             let events = match self.outboxes.get(service) {

@@ -18,10 +18,8 @@ use super::{
 };
 use crate::{
     databases::Databases,
-    development::{
-        lag::{LISTENERS, Observer},
-        receipt::Receipt,
-    },
+    development::{lag::Observer, receipt::Receipt},
+    registry::LISTENERS,
 };
 
 /// How long the mesh may take to come to rest after the last answer.

@@ -16,12 +16,10 @@ use tokio::time::Instant;
 
 use crate::{
     config::Config,
-    development::{
-        environment::Environment,
-        lag::{LISTENERS, Observer},
-    },
+    development::{environment::Environment, lag::Observer},
     http::Http,
     operator::Operator,
+    registry::LISTENERS,
     saga::span,
     verify,
 };

@@ -14,8 +14,8 @@ use tokio::process::{Child, Command};
 
 use super::{crowd::Board, show::Show};
 use crate::{
-    config::SERVICES,
     development::environment::{Environment, ask_to_stop},
+    registry::SERVICES,
 };
 
 /// Servers that can be broken, beside every service.

@@ -1,0 +1,44 @@
+//! Lists of services outside the registry agree with it.
+
+use std::collections::BTreeSet;
+
+use onsale::registry::{self, SERVICES};
+
+fn set(names: impl IntoIterator<Item = &'static str>) -> BTreeSet<&'static str> {
+    names.into_iter().collect()
+}
+
+#[test]
+fn the_gateway_asks_every_service_that_consumes_events_for_dead_letters() {
+    assert_eq!(set(gateway::KEEPERS), set(registry::consumers()));
+}
+
+#[test]
+fn every_service_that_emits_events_has_a_stream() {
+    let topology = onsale::fleet::topology().expect("it is read");
+    let name = |stream: &str| stream.to_lowercase().replace('_', "-");
+    let streams: BTreeSet<String> = topology.streams().map(name).collect();
+    let producers: BTreeSet<String> =
+        registry::producers().into_iter().map(str::to_owned).collect();
+    assert!(producers.is_subset(&streams), "{producers:?} {streams:?}");
+}
+
+#[test]
+fn audit_reads_the_events_of_every_other_service() {
+    let wirings = registry::wirings();
+    let audit = wirings.iter().find(|wiring| wiring.service == audit::NAME).expect("it is there");
+    let read = set(audit.follows.iter().map(|event| events::producer_of(event)));
+    let others = registry::producers().into_iter().filter(|service| *service != audit::NAME);
+    assert_eq!(read, set(others));
+}
+
+#[test]
+fn a_folder_lies_in_services_for_each_service() {
+    let folders =
+        std::fs::read_dir(harness::project::root().join("services")).expect("it is there");
+    let folders: BTreeSet<String> = folders
+        .map(|folder| folder.expect("it is read").file_name().to_string_lossy().into_owned())
+        .filter(|name| !["mesh", "onsale", "clippy.toml"].contains(&name.as_str()))
+        .collect();
+    assert_eq!(folders, SERVICES.into_iter().map(str::to_owned).collect());
+}
