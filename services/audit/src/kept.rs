@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use events::{EventId, audit::Violation};
+use flows::Flows;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{Observed, auditor::Auditor, event_table, flows::Flows};
+use crate::{Observed, auditor::Auditor, event_table};
 
 /// Events that are loaded at once.
 const PIECE: i64 = 5_000;

@@ -12,7 +12,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `observed`, `keys` | an event as audit keeps it, and the keys by which its saga is found |
-//! | `flows`, `timeline` | what may follow what, and how far a saga has come by its events |
+//! | `timeline` | how far a saga has come by its events |
 //! | `auditor`, `kept` | the rules that always hold, and the kept events they are checked against |
 //! | `listener`, `event_table`, `sagas`, `copying` | streams in: events and sagas in one transaction |
 //! | `watchdog`, `unit_of_work`, `handlers` | stalls and violations, each reported once |
@@ -27,7 +27,6 @@
 pub mod auditor;
 mod copying;
 mod event_table;
-pub mod flows;
 mod forgetting;
 mod handlers;
 pub mod kept;

@@ -9,6 +9,7 @@ use events::{
     Timestamp,
     audit::{ReportViolation, Violation},
 };
+use flows::Flows;
 use mesh::{
     Meta, QueryContext, Read,
     engine::Failure,
@@ -19,9 +20,7 @@ use time::{Date, Duration};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::{
-    Observed, UnitOfWork, auditor::Auditor, event_table, flows::Flows, forgetting, kept, sagas,
-};
+use crate::{Observed, UnitOfWork, auditor::Auditor, event_table, forgetting, kept, sagas};
 
 /// Violations that are reported at once.
 const REPORTS_AT_ONCE: usize = 100;

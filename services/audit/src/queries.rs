@@ -8,13 +8,13 @@ use events::{
     codes,
     user::Role,
 };
+use flows::Flows;
 use mesh::{Meta, QueryContext, clock, page::Cut, postgres::Postgres};
 use sqlx::{PgPool, Postgres as Pg, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
     Observed, UnitOfWork, event_table,
-    flows::Flows,
     keys::{Key, user_of},
     listener::Listener,
     sagas::{bit_of, outcome_of, progress},

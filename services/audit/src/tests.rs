@@ -5,6 +5,7 @@ mod reported;
 mod rows;
 
 use events::{ScheduleId, Timestamp};
+use flows::Flows;
 use servers::{Options, Servers};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tokio::sync::OnceCell;
@@ -12,7 +13,6 @@ use uuid::Uuid;
 
 use crate::{
     Config, Observed, event_table,
-    flows::Flows,
     listener::keep,
     rehearsal::{End, Visit},
 };

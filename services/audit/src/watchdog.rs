@@ -10,12 +10,12 @@ use events::{
     SagaId, Timestamp,
     audit::{ReportStall, SagaStalled},
 };
+use flows::Flows;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    flows::Flows,
     listener::Listener,
     sagas::{NEVER, progress},
     timeline::Progress,

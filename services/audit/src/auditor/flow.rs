@@ -7,13 +7,14 @@ use std::{
 };
 
 use events::audit::Rule;
+use flows::Flows;
 use uuid::Uuid;
 
 use super::{
     finding::{Finding, SLACK_SECS, made_at},
     shelf::{AsIs, hash_of},
 };
-use crate::{Observed, flows::Flows};
+use crate::Observed;
 
 /// All events by name; an event's code is its index here.
 static EVENTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {

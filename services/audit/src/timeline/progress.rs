@@ -6,13 +6,11 @@ use events::{
     EventId, SagaId, ScheduleId, Timestamp, UserId,
     audit::{SagaLine, SagaStalled, SagaState, ToCome},
 };
+use flows::{Fields, Flows, OfEvent};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{
-    Observed,
-    flows::{Fields, Flows, OfEvent},
-};
+use crate::Observed;
 
 /// The running total of one saga, kept in its row.
 ///

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use anyhow::{Result, anyhow};
-use audit::{Auditor, Observed, flows::Flows};
+use audit::{Auditor, Observed};
 use events::audit::Violation;
+use flows::Flows;
 use indicatif::ProgressBar;
 use mesh::{EVENTS_A_SEQUENCE, MeshClient, STORED_MESSAGES_MAX};
 

@@ -3,7 +3,8 @@ use events::{EventId, SagaId};
 use serde_json::{Value, json};
 
 use super::*;
-use audit::{Observed, flows::Flows};
+use audit::Observed;
+use flows::Flows;
 
 fn at(millis: i64) -> Timestamp {
     Timestamp::from_unix_millis(1_800_000_000_000 + millis).expect("in range")
