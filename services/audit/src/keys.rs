@@ -2,12 +2,11 @@
 
 use std::str::FromStr;
 
+use auditor::Observed;
 use events::{SeatId, UserId};
 use serde::{Deserialize, de::IgnoredAny};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
-
-use crate::Observed;
 
 /// A key to look for a saga with: a UUID (of the saga, a payment, a reservation, a user or an
 /// event), the 32 hex digits of a trace, or `<schedule id>/<seat>`.

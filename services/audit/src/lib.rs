@@ -1,7 +1,9 @@
 //! The audit service: what happened in each saga, what is still to come, and what should never
 //! have happened.
 //!
-//! It reads every stream from start to end and decides nothing.
+//! It reads every stream from start to end and decides nothing. What the events mean is not here:
+//! [`flows`] says what may follow what, and [`auditor`] what they say together. This crate brings
+//! the events, keeps them, and reports and answers what comes of them.
 //!
 //! | what it finds | what it does |
 //! |---|---|
@@ -11,12 +13,12 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | `observed`, `keys` | an event as audit keeps it, and the keys by which its saga is found |
-//! | `timeline` | how far a saga has come by its events |
-//! | `auditor`, `kept` | the rules that always hold, and the kept events they are checked against |
-//! | `listener`, `event_table`, `sagas`, `copying` | streams in: events and sagas in one transaction |
+//! | `listener`, `observe` | streams in, and the auditor with them; begin to read here |
+//! | `event_table`, `sagas`, `copying` | events and their sagas, written in one transaction |
+//! | `keys` | the keys by which a saga is found |
+//! | `kept` | all kept events, in the order from which an auditor is built |
 //! | `watchdog`, `unit_of_work`, `handlers` | stalls and violations, each reported once |
-//! | `reads` | the queries of operators and fans |
+//! | `queries` | the queries of operators and fans |
 //! | `forgetting` | deletes what is too old |
 //! | `rehearsal` | made-up sagas, to measure and to test with |
 //!
@@ -24,19 +26,17 @@
 //! the order of reading is in them, and a replay gives the same rows. A stall is reported once
 //! for each awaited event, a violation once for the events that make it.
 
-pub mod auditor;
 mod copying;
 mod event_table;
 mod forgetting;
 mod handlers;
-pub mod kept;
+mod kept;
 mod keys;
 mod listener;
-mod observed;
+mod observe;
 mod queries;
 pub mod rehearsal;
 mod sagas;
-pub mod timeline;
 mod unit_of_work;
 mod watchdog;
 
@@ -50,10 +50,8 @@ use events::{
 };
 use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
-pub use auditor::Auditor;
 pub use forgetting::forget;
-pub use observed::Observed;
-pub use timeline::Progress;
+pub use observe::observe;
 pub use unit_of_work::{Keys, UnitOfWork};
 
 use listener::Listener;

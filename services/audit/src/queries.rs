@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use auditor::{Observed, timeline};
 use events::{
     Page, Problem, SagaId, Timestamp, UserId,
     audit::{FindSagas, FindViolations, GetSaga, Saga, SagaLine, SagaState, Violation},
@@ -14,11 +15,10 @@ use sqlx::{PgPool, Postgres as Pg, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
-    Observed, UnitOfWork, event_table,
+    UnitOfWork, event_table,
     keys::{Key, user_of},
     listener::Listener,
     sagas::{bit_of, outcome_of, progress},
-    timeline,
 };
 
 /// The flow of a new account.

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use auditor::{Observed, timeline::Progress};
 use events::{Timestamp, audit::SagaState};
 use flows::Flows;
 use sqlx::PgConnection;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 
-use crate::{Observed, copying::Rows, keys::keys_of, timeline::Progress};
+use crate::{copying::Rows, keys::keys_of};
 
 /// The services that emit events; the index of each is its bit in a row.
 const SERVICES: [&str; 9] = [

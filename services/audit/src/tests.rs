@@ -4,6 +4,7 @@ mod found;
 mod reported;
 mod rows;
 
+use auditor::Observed;
 use events::{ScheduleId, Timestamp};
 use flows::Flows;
 use servers::{Options, Servers};
@@ -12,7 +13,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::{
-    Config, Observed, event_table,
+    Config, event_table,
     listener::keep,
     rehearsal::{End, Visit},
 };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use auditor::timeline::Progress;
 use events::audit::{SagaStalled, Violation};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -9,7 +10,6 @@ use uuid::Uuid;
 use crate::{
     Config,
     sagas::progress,
-    timeline::Progress,
     watchdog::{cross_off, is_awaited, name},
 };
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use auditor::timeline::Progress;
 use events::{
     SagaId, Timestamp,
     audit::{ReportStall, SagaStalled},
@@ -18,7 +19,6 @@ use uuid::Uuid;
 use crate::{
     listener::Listener,
     sagas::{NEVER, progress},
-    timeline::Progress,
 };
 
 /// Deadlines checked together.

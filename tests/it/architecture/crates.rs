@@ -134,7 +134,7 @@ fn names(list: &[&str]) -> Names {
 #[test]
 fn every_crate_of_the_workspace_is_known_here() {
     let mut known =
-        names(&["events", "flows", "mesh", "onsale", "servers", "sim", "tests", "text"]);
+        names(&["auditor", "events", "flows", "mesh", "onsale", "servers", "sim", "tests", "text"]);
     known.extend(names(&SERVICES));
     assert_eq!(WORKSPACE.members.keys().cloned().collect::<Names>(), known);
     for service in SERVICES {
@@ -154,12 +154,14 @@ fn the_events_crate_depends_on_no_runtime() {
 }
 
 #[test]
-fn the_flows_depend_on_no_runtime_and_no_service() {
+fn flows_and_the_auditor_depend_on_no_runtime_and_no_service() {
     assert_eq!(WORKSPACE.ours(&WORKSPACE.closure("flows")), names(&["events"]));
-    let all = WORKSPACE.closure("flows");
+    assert_eq!(WORKSPACE.ours(&WORKSPACE.closure("auditor")), names(&["events", "flows"]));
+    let all = WORKSPACE.closure("auditor");
     for runtime in ["tokio", "async-nats", "sqlx", "redis", "axum", "hyper", "futures"] {
-        assert!(!all.contains(runtime), "flows is built with {runtime}");
+        assert!(!all.contains(runtime), "the auditor is built with {runtime}");
     }
+    assert!(!WORKSPACE.users_of("audit").contains("sim"), "a sale is audited without the service");
 }
 
 #[test]
@@ -184,7 +186,7 @@ fn no_service_depends_on_another() {
     for service in SERVICES {
         let on = WORKSPACE.ours(&WORKSPACE.normal(service));
         let known = match service {
-            "audit" => names(&["events", "flows", "mesh", "text"]),
+            "audit" => names(&["auditor", "events", "flows", "mesh", "text"]),
             _ => names(&["events", "mesh", "text"]),
         };
         assert!(on.is_subset(&known), "{service} depends on {on:?}");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use audit::{Auditor, Observed};
+use auditor::{Auditor, Observed};
 use events::{
     Envelope, PaymentId, ReservationId, UserId,
     payment::{PaymentFailure, PaymentState},

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use anyhow::{Result, anyhow};
-use audit::{Auditor, Observed};
+use audit::observe;
+use auditor::{Auditor, Observed};
 use events::audit::Violation;
 use flows::Flows;
 use indicatif::ProgressBar;
@@ -107,7 +108,7 @@ impl Stream {
             let Some(last) = page.last() else { break };
             self.after = last.position();
             for event in &page {
-                match Observed::of(event) {
+                match observe(event) {
                     Some(observed) => self.read.push_back(observed),
                     None => unread += 1,
                 }

@@ -204,7 +204,7 @@ impl Progress {
     }
 
     /// When each awaited event is due, and from which service.
-    pub(crate) fn awaited(&self) -> impl Iterator<Item = (Timestamp, &str)> {
+    pub fn awaited(&self) -> impl Iterator<Item = (Timestamp, &str)> {
         self.awaited.iter().map(|awaited| (awaited.due_at, awaited.service.as_str()))
     }
 
