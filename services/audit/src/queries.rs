@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     UnitOfWork, event_table,
-    keys::{Key, user_of},
+    keys::{Key, NoKey, user_of},
     listener::Listener,
     sagas::{bit_of, outcome_of, progress},
 };
@@ -38,7 +38,7 @@ pub(crate) async fn saga(
     meta: Meta,
 ) -> Result<Saga, Problem> {
     // An invalid key names nothing.
-    let key: Key = command.id.parse().map_err(|()| Problem::from(codes::NOT_FOUND))?;
+    let key: Key = command.id.parse().map_err(|_: NoKey| Problem::from(codes::NOT_FOUND))?;
     let owner = match meta.caller.has(Role::Operator) {
         true => None,
         false => Some(meta.caller.user_id()?),
@@ -162,10 +162,8 @@ fn selection(command: &FindSagas, now: Timestamp) -> Result<QueryBuilder<Pg>, Pr
         query.push(" and last_at >= ").push_bind(since.0);
     }
     if let Some(about) = &command.about {
-        let key: Key = about.parse().map_err(|()| {
-            let what = "must be an id, a trace id, or `<schedule id>/<seat>`";
-            Problem::about(codes::INVALID, "about", what)
-        })?;
+        let key: Key =
+            about.parse().map_err(|error: NoKey| Problem::about(codes::INVALID, "about", error))?;
         query.push(" and saga_id in (select ").push_bind(key.0);
         query.push(" union all select saga_id from saga_keys where key = ").push_bind(key.0);
         query.push(" union all select saga_id from facts where event_id = ").push_bind(key.0);
