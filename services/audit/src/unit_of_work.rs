@@ -8,9 +8,9 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    Config,
+    config::Config,
     sagas::progress,
-    watchdog::{cross_off, is_awaited, name},
+    stalls::{cross_off, is_awaited, name},
 };
 
 /// What the messages of a batch need.

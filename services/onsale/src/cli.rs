@@ -350,7 +350,7 @@ fn configs_from_env(env: Option<&Environment>) -> Result<ServiceConfigs> {
         data_platform.folder = Some(env.export_folder());
     }
     let mut configs = ServiceConfigs {
-        audit: audit::Config::from_env().map_err(anyhow::Error::msg)?,
+        audit: audit::Config::from_env()?,
         notification: notification.map_err(anyhow::Error::msg)?,
         gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?,
         data_platform,

@@ -1,4 +1,4 @@
-//! No file of the runtime depends on one that depends on it.
+//! No file of the runtime, or of what audits a sale, depends on one that depends on it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,8 @@ type Module = Vec<String>;
 type Edges = BTreeMap<Module, BTreeSet<Module>>;
 
 /// The crates whose files must form no circle.
-const WITHOUT_CIRCLES: [&str; 1] = ["services/mesh/src"];
+const WITHOUT_CIRCLES: [&str; 4] =
+    ["auditor/src", "flows/src", "services/audit/src", "services/mesh/src"];
 /// How many re-exports a name may go through.
 const REEXPORTS_MAX: usize = 3;
 
@@ -182,7 +183,8 @@ fn no_file_depends_on_one_that_depends_on_it() {
         assert!(Path::new(&project::root().join(src)).is_dir(), "{src}");
         let edges = edges(src);
         let count: usize = edges.values().map(BTreeSet::len).sum();
-        assert!(count > edges.len(), "{src}: {count} dependencies of {} files", edges.len());
+        // Fewer could not connect the files: the reading of them must be wrong.
+        assert!(count + 1 >= edges.len(), "{src}: {count} dependencies of {} files", edges.len());
         let circles = circles(edges);
         assert!(circles.is_empty(), "{src}: circles in {circles:?}");
     }
