@@ -273,3 +273,17 @@ fn from_nothing(step: &Waiting) -> Wrong {
     let found = Finding { rule: Rule::DeclaredFlow, what, events, saga: step.saga };
     (found, EVENTS[step.code as usize].to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_of_the_flows_is_known_and_so_is_the_service_that_emits_it() {
+        for event in Flows::shipped().events() {
+            assert_ne!(code_of(event), UNKNOWN, "{event}");
+            assert!(SERVICES.contains(&events::producer_of(event)), "{event}");
+        }
+        assert!(EVENTS.len() < usize::from(UNKNOWN), "a code is one byte");
+    }
+}

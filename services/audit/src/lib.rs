@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `listener`, `observe` | streams in, and the auditor with them; begin to read here |
 //! | `event_table`, `sagas`, `copying` | events and their sagas, written in one transaction |
+//! | `service_bits` | the services that took part in a saga, as its row has them |
 //! | `keys` | the keys by which a saga is found |
 //! | `kept` | all kept events, in the order from which an auditor is built |
 //! | `watchdog`, `stalls` | deadlines that have passed, and what is then still awaited |
@@ -40,6 +41,7 @@ mod observe;
 mod queries;
 pub mod rehearsal;
 mod sagas;
+mod service_bits;
 mod stalls;
 mod unit_of_work;
 mod watchdog;

@@ -18,7 +18,8 @@ use crate::{
     UnitOfWork, event_table,
     keys::{Key, NoKey, user_of},
     listener::Listener,
-    sagas::{bit_of, outcome_of, progress},
+    sagas::{outcome_of, progress},
+    service_bits::bit_of,
 };
 
 /// The flow of a new account.
