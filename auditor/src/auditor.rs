@@ -54,7 +54,7 @@ use finding::{Finding, Moment};
 use flow::{Due, Flow};
 use payments::{Payment, Step};
 use seats::{Claimed, Reservation, Seat};
-use shelf::{Mark, Shelf, short};
+use shelf::{Mark, Shelf};
 use wallets::{Move, Wallet};
 
 /// What is to be checked again.
