@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use auditor::Observed;
 use events::{EventId, SagaId, Timestamp};
 use mesh::postgres::partitions;
 use sqlx::{Connection as _, PgConnection, PgExecutor, PgPool, Row as _, postgres::PgRow};
 use time::{Date, Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::{Observed, copying::Rows};
+use crate::copying::Rows;
 
 /// The table.
 pub(crate) const TABLE: &str = "facts";

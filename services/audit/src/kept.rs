@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use auditor::{Auditor, Observed};
 use events::{EventId, audit::Violation};
+use flows::Flows;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{Observed, auditor::Auditor, event_table, flows::Flows};
+use crate::event_table;
 
 /// Events that are loaded at once.
 const PIECE: i64 = 5_000;
@@ -18,7 +20,7 @@ const DISORDER_MILLIS: u64 = 5_000;
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn auditor(pool: &PgPool) -> sqlx::Result<(Auditor, Vec<Violation>)> {
+pub(crate) async fn auditor(pool: &PgPool) -> sqlx::Result<(Auditor, Vec<Violation>)> {
     let flows = Flows::shipped();
     let (mut auditor, mut found) = (Auditor::default(), Vec::new());
     let (mut streams, mut last) = (Streams::default(), Uuid::nil());

@@ -2,30 +2,35 @@
 
 use std::str::FromStr;
 
+use auditor::Observed;
 use events::{SeatId, UserId};
 use serde::{Deserialize, de::IgnoredAny};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
-
-use crate::Observed;
 
 /// A key to look for a saga with: a UUID (of the saga, a payment, a reservation, a user or an
 /// event), the 32 hex digits of a trace, or `<schedule id>/<seat>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key(pub(crate) Uuid);
 
-impl FromStr for Key {
-    type Err = ();
+/// A text that is no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be an id, a trace id, or `<schedule id>/<seat>`")]
+pub(crate) struct NoKey;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+impl FromStr for Key {
+    type Err = NoKey;
+
+    fn from_str(text: &str) -> Result<Self, NoKey> {
+        let id = |text: &str| text.parse().map_err(|_: uuid::Error| NoKey);
         match text.split_once('/') {
             // Both forms of a UUID are accepted: a trace id is one without dashes.
-            None if matches!(text.len(), 32 | 36) => text.parse().map(Self).map_err(drop),
+            None if matches!(text.len(), 32 | 36) => id(text).map(Self),
             Some((schedule, seat)) if (1..=SeatId::BYTES_MAX).contains(&seat.len()) => {
                 let seat = text::same_name(seat);
-                Ok(Self(seat_key(schedule.parse().map_err(drop)?, &seat)))
+                Ok(Self(seat_key(id(schedule)?, &seat)))
             }
-            _ => Err(()),
+            _ => Err(NoKey),
         }
     }
 }
@@ -103,7 +108,7 @@ mod tests {
     fn an_invalid_key_is_refused() {
         let long = format!("{SCHEDULE}/{}", "A".repeat(SeatId::BYTES_MAX + 1));
         for bad in ["", "x", "latest", "/A-1-2", &format!("{SCHEDULE}/"), "1/A-1-2", &long] {
-            assert_eq!(bad.parse::<Key>(), Err(()), "{bad}");
+            assert_eq!(bad.parse::<Key>(), Err(NoKey), "{bad}");
         }
         assert!(format!("{{{SCHEDULE}}}").parse::<Key>().is_err());
         assert!(format!("urn:uuid:{SCHEDULE}").parse::<Key>().is_err());

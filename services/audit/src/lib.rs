@@ -1,7 +1,9 @@
 //! The audit service: what happened in each saga, what is still to come, and what should never
 //! have happened.
 //!
-//! It reads every stream from start to end and decides nothing.
+//! It reads every stream from start to end and decides nothing. What the events mean is not here:
+//! [`flows`] says what may follow what, and [`auditor`] what they say together. This crate brings
+//! the events, keeps them, and reports and answers what comes of them.
 //!
 //! | what it finds | what it does |
 //! |---|---|
@@ -11,12 +13,15 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | `observed`, `keys` | an event as audit keeps it, and the keys by which its saga is found |
-//! | `flows`, `timeline` | what may follow what, and how far a saga has come by its events |
-//! | `auditor`, `kept` | the rules that always hold, and the kept events they are checked against |
-//! | `listener`, `event_table`, `sagas`, `copying` | streams in: events and sagas in one transaction |
-//! | `watchdog`, `unit_of_work`, `handlers` | stalls and violations, each reported once |
-//! | `reads` | the queries of operators and fans |
+//! | `listener`, `observe` | streams in, and the auditor with them; begin to read here |
+//! | `event_table`, `sagas`, `copying` | events and their sagas, written in one transaction |
+//! | `service_bits` | the services that took part in a saga, as its row has them |
+//! | `keys` | the keys by which a saga is found |
+//! | `kept` | all kept events, in the order from which an auditor is built |
+//! | `watchdog`, `stalls` | deadlines that have passed, and what is then still awaited |
+//! | `unit_of_work`, `handlers` | stalls and violations, each reported once |
+//! | `queries` | the queries of operators and fans |
+//! | `config` | the days that events are kept for |
 //! | `forgetting` | deletes what is too old |
 //! | `rehearsal` | made-up sagas, to measure and to test with |
 //!
@@ -24,25 +29,27 @@
 //! the order of reading is in them, and a replay gives the same rows. A stall is reported once
 //! for each awaited event, a violation once for the events that make it.
 
-pub mod auditor;
+mod config;
 mod copying;
 mod event_table;
-pub mod flows;
 mod forgetting;
 mod handlers;
-pub mod kept;
+mod kept;
 mod keys;
 mod listener;
-mod observed;
+mod observe;
 mod queries;
 pub mod rehearsal;
 mod sagas;
-pub mod timeline;
+mod service_bits;
+mod stalls;
 mod unit_of_work;
 mod watchdog;
 
-use std::sync::Arc;
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use events::{
     audit::{FindSagas, FindViolations, GetSaga, ReportStall, ReportViolation},
@@ -51,10 +58,9 @@ use events::{
 };
 use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
-pub use auditor::Auditor;
+pub use config::{Config, ConfigError};
 pub use forgetting::forget;
-pub use observed::Observed;
-pub use timeline::Progress;
+pub use observe::observe;
 pub use unit_of_work::{Keys, UnitOfWork};
 
 use listener::Listener;
@@ -84,42 +90,6 @@ const PIECE: usize = 1_000;
 
 /// How often deadlines are checked: a stall is reported within a second.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
-
-/// Days that events are kept for, unless configured otherwise.
-const KEEP_DAYS: u16 = 30;
-/// The variable with the days that events are kept for.
-const KEEP_DAYS_VARIABLE: &str = "ONSALE_AUDIT_KEEP_DAYS";
-
-/// The service's configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Days that events are kept for.
-    pub keep_days: u16,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { keep_days: KEEP_DAYS }
-    }
-}
-
-impl Config {
-    /// The configuration from the environment: `ONSALE_AUDIT_KEEP_DAYS`, from 1 to 3650.
-    ///
-    /// # Errors
-    /// When the variable cannot be read; the error names it.
-    pub fn from_env() -> Result<Self, String> {
-        Self::from_var(std::env::var(KEEP_DAYS_VARIABLE).ok())
-    }
-
-    fn from_var(days: Option<String>) -> Result<Self, String> {
-        let Some(days) = days.filter(|days| !days.is_empty()) else { return Ok(Self::default()) };
-        match days.parse() {
-            Ok(keep_days @ 1..=3_650) => Ok(Self { keep_days }),
-            _ => Err(format!("{KEEP_DAYS_VARIABLE} must be a number from 1 to 3650, not `{days}`")),
-        }
-    }
-}
 
 /// The service, to be run on a [`Postgres`].
 pub fn service() -> Service<Postgres<UnitOfWork>> {
@@ -153,19 +123,3 @@ pub fn start(engine: Arc<Postgres<UnitOfWork>>, link: Link) -> Running {
 
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod config_tests {
-    use super::*;
-
-    #[test]
-    fn the_days_kept_are_a_number_of_days() {
-        let kept =
-            |days: &str| Config::from_var(Some(days.to_owned())).map(|config| config.keep_days);
-        assert_eq!(Config::from_var(None), Ok(Config { keep_days: 30 }));
-        assert_eq!((kept(""), kept("7")), (Ok(30), Ok(7)));
-        for bad in ["0", "-1", "3651", "a week", "7d"] {
-            assert!(kept(bad).is_err(), "{bad}");
-        }
-    }
-}

@@ -5,10 +5,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use auditor::{Auditor, Observed};
 use events::{
     Timestamp,
     audit::{ReportViolation, Violation},
 };
+use flows::Flows;
 use mesh::{
     Meta, QueryContext, Read,
     engine::Failure,
@@ -19,9 +21,7 @@ use time::{Date, Duration};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::{
-    Observed, UnitOfWork, auditor::Auditor, event_table, flows::Flows, forgetting, kept, sagas,
-};
+use crate::{UnitOfWork, event_table, forgetting, kept, observe::observe, sagas};
 
 /// Violations that are reported at once.
 const REPORTS_AT_ONCE: usize = 100;
@@ -98,7 +98,7 @@ impl Listener {
         read: &Read,
     ) -> Result<(), Failure> {
         let (pool, keep_days) = (ctx.pool(), ctx.config().keep_days);
-        let observed: Vec<Observed> = read.events.iter().filter_map(Observed::of).collect();
+        let observed: Vec<Observed> = read.events.iter().filter_map(observe).collect();
         if observed.len() < read.events.len() {
             let unreadable = read.events.len() - observed.len();
             warn!(events = unreadable, "events with missing attributes are left out");

@@ -2,23 +2,24 @@
 
 use std::sync::Arc;
 
+use auditor::{Observed, timeline};
 use events::{
     Page, Problem, SagaId, Timestamp, UserId,
     audit::{FindSagas, FindViolations, GetSaga, Saga, SagaLine, SagaState, Violation},
     codes,
     user::Role,
 };
+use flows::Flows;
 use mesh::{Meta, QueryContext, clock, page::Cut, postgres::Postgres};
 use sqlx::{PgPool, Postgres as Pg, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
-    Observed, UnitOfWork, event_table,
-    flows::Flows,
-    keys::{Key, user_of},
+    UnitOfWork, event_table,
+    keys::{Key, NoKey, user_of},
     listener::Listener,
-    sagas::{bit_of, outcome_of, progress},
-    timeline,
+    sagas::{outcome_of, progress},
+    service_bits::bit_of,
 };
 
 /// The flow of a new account.
@@ -38,7 +39,7 @@ pub(crate) async fn saga(
     meta: Meta,
 ) -> Result<Saga, Problem> {
     // An invalid key names nothing.
-    let key: Key = command.id.parse().map_err(|()| Problem::from(codes::NOT_FOUND))?;
+    let key: Key = command.id.parse().map_err(|_: NoKey| Problem::from(codes::NOT_FOUND))?;
     let owner = match meta.caller.has(Role::Operator) {
         true => None,
         false => Some(meta.caller.user_id()?),
@@ -162,10 +163,8 @@ fn selection(command: &FindSagas, now: Timestamp) -> Result<QueryBuilder<Pg>, Pr
         query.push(" and last_at >= ").push_bind(since.0);
     }
     if let Some(about) = &command.about {
-        let key: Key = about.parse().map_err(|()| {
-            let what = "must be an id, a trace id, or `<schedule id>/<seat>`";
-            Problem::about(codes::INVALID, "about", what)
-        })?;
+        let key: Key =
+            about.parse().map_err(|error: NoKey| Problem::about(codes::INVALID, "about", error))?;
         query.push(" and saga_id in (select ").push_bind(key.0);
         query.push(" union all select saga_id from saga_keys where key = ").push_bind(key.0);
         query.push(" union all select saga_id from facts where event_id = ").push_bind(key.0);

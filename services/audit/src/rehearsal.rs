@@ -1,5 +1,6 @@
 //! Made-up sagas with the events that services emit: to measure and to test with.
 
+use auditor::Observed;
 use events::{
     Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, SeatId, Timestamp, UserId,
     payment::{PaymentCompleted, PaymentFailed, PaymentFailure, PaymentRequested},
@@ -11,8 +12,6 @@ use events::{
     },
 };
 use uuid::Uuid;
-
-use crate::Observed;
 
 /// Points of a seat.
 const PRICE: i64 = 120;

@@ -2,33 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use auditor::{Observed, timeline::Progress};
 use events::{Timestamp, audit::SagaState};
+use flows::Flows;
 use sqlx::PgConnection;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 
-use crate::{Observed, copying::Rows, flows::Flows, keys::keys_of, timeline::Progress};
-
-/// The services that emit events; the index of each is its bit in a row.
-const SERVICES: [&str; 9] = [
-    "user",
-    "concert",
-    "queue",
-    "reservation",
-    "payment",
-    "point",
-    "notification",
-    "data-platform",
-    "ranking",
-];
+use crate::{copying::Rows, keys::keys_of, service_bits::bit_of};
 
 /// Later than any deadline.
 pub(crate) const NEVER: Timestamp = Timestamp(PrimitiveDateTime::MAX.assume_utc());
-
-/// A service's bit in a row; 0 for one that emits nothing.
-pub(crate) fn bit_of(service: &str) -> i32 {
-    SERVICES.iter().position(|known| *known == service).map_or(0, |place| 1 << place)
-}
 
 /// How the end of a saga is stored.
 pub(crate) fn outcome_of(state: SagaState) -> Option<i16> {

@@ -4,15 +4,16 @@ mod found;
 mod reported;
 mod rows;
 
+use auditor::Observed;
 use events::{ScheduleId, Timestamp};
+use flows::Flows;
 use servers::{Options, Servers};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::{
-    Config, Observed, event_table,
-    flows::Flows,
+    Config, event_table,
     listener::keep,
     rehearsal::{End, Visit},
 };

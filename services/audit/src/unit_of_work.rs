@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use auditor::timeline::Progress;
 use events::audit::{SagaStalled, Violation};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    Config,
+    config::Config,
     sagas::progress,
-    timeline::Progress,
-    watchdog::{cross_off, is_awaited, name},
+    stalls::{cross_off, is_awaited, name},
 };
 
 /// What the messages of a batch need.

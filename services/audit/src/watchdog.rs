@@ -6,28 +6,21 @@
 
 use std::sync::Arc;
 
-use events::{
-    SagaId, Timestamp,
-    audit::{ReportStall, SagaStalled},
-};
+use events::{SagaId, Timestamp, audit::ReportStall};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    flows::Flows,
     listener::Listener,
-    sagas::{NEVER, progress},
-    timeline::Progress,
+    sagas::progress,
+    stalls::{cross_off, due_now},
 };
 
 /// Deadlines checked together.
 const LOOKS: i64 = 500;
 /// Rounds in a row at most, before other work is let in.
 const ROUNDS: usize = 20;
-
-/// Separates the names of events of which one is awaited.
-const OR: &str = "|";
 
 /// The stalls to be reported. Deadlines are judged by how far the streams have been read, so
 /// that no service is blamed for an event that audit itself has not read yet.
@@ -64,42 +57,6 @@ pub(crate) async fn due(listener: Arc<Listener>, pool: PgPool) -> sqlx::Result<V
         }
     }
     Ok(reports)
-}
-
-/// What a saga still awaits of the events that were due at one moment.
-fn due_now(progress: &Progress, saga_id: SagaId, due_at: Timestamp) -> Vec<SagaStalled> {
-    let mut awaited = progress.stalled(Flows::shipped(), saga_id, NEVER);
-    awaited.retain(|stalled| stalled.due_at == due_at);
-    awaited
-}
-
-/// Whether a saga still awaits this.
-pub(crate) fn is_awaited(progress: &Progress, stalled: &SagaStalled) -> bool {
-    due_now(progress, stalled.saga_id, stalled.due_at).contains(stalled)
-}
-
-/// The name under which a stall is stored.
-pub(crate) fn name(stalled: &SagaStalled) -> String {
-    stalled.awaited.join(OR)
-}
-
-/// Deletes deadlines that have been checked.
-pub(crate) async fn cross_off(
-    db: impl sqlx::PgExecutor<'_>,
-    past: &[(OffsetDateTime, Uuid)],
-) -> sqlx::Result<()> {
-    if past.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "delete from watch w using unnest($1::timestamptz[], $2::uuid[]) as past (due_at, saga_id)
-         where w.due_at = past.due_at and w.saga_id = past.saga_id",
-    )
-    .bind(past.iter().map(|(at, _)| *at).collect::<Vec<_>>())
-    .bind(past.iter().map(|(_, id)| *id).collect::<Vec<_>>())
-    .execute(db)
-    .await?;
-    Ok(())
 }
 
 #[cfg(test)]

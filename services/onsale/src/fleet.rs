@@ -68,7 +68,7 @@ impl ServiceConfigs {
     /// Names the first variable that is malformed.
     pub fn from_env() -> Result<Self> {
         let mut configs = Self {
-            audit: audit::Config::from_env().map_err(anyhow::Error::msg)?,
+            audit: audit::Config::from_env()?,
             notification: notification::Config::from_env().map_err(anyhow::Error::msg)?,
             gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?,
             data_platform: data_platform::Config::from_env().map_err(anyhow::Error::msg)?,

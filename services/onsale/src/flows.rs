@@ -9,9 +9,9 @@ use std::{fs, path::PathBuf};
 
 use anstream::print;
 use anyhow::{Context, Result, bail};
-use audit::flows::{Flow, Flows};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use flows::{Flow, Flows};
 
 pub use diagram::diagrams;
 
@@ -121,7 +121,7 @@ fn new_table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-fn lines(events: &[audit::flows::Pattern]) -> String {
+fn lines(events: &[flows::Pattern]) -> String {
     events.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 

@@ -1,7 +1,7 @@
 //! `onsale audit verify`: checks the invariants over every stored event, and whether the
 //! databases of the services agree with the events.
 //!
-//! The events are judged alone ([`audit::Auditor`]); only then are the databases read. The two
+//! The events are judged alone ([`auditor::Auditor`]); only then are the databases read. The two
 //! are compared at rest: while an event is in flight, one of them knows more.
 
 mod compare;
@@ -13,7 +13,7 @@ use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use anstream::println;
 use anyhow::{Result, bail};
-use audit::Auditor;
+use auditor::Auditor;
 use clap::Args;
 use events::{
     EventId,

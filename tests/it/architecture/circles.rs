@@ -1,4 +1,4 @@
-//! No file of the runtime, of the binary or of a service depends on one that depends on it.
+//! No file of a crate depends on one that depends on it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,12 @@ type Module = Vec<String>;
 type Edges = BTreeMap<Module, BTreeSet<Module>>;
 
 /// The crates whose files must form no circle.
-const WITHOUT_CIRCLES: [&str; 12] = [
+const WITHOUT_CIRCLES: [&str; 20] = [
+    "auditor/src",
+    "events/src",
+    "flows/src",
+    "servers/src",
+    "services/audit/src",
     "services/concert/src",
     "services/data-platform/src",
     "services/gateway/src",
@@ -26,6 +31,9 @@ const WITHOUT_CIRCLES: [&str; 12] = [
     "services/ranking/src",
     "services/reservation/src",
     "services/user/src",
+    "tests/sim/src",
+    "tests/src",
+    "text/src",
 ];
 /// The crates whose rooms must form no circle either.
 const WITHOUT_CIRCLES_OF_ROOMS: [&str; 1] = ["services/gateway/src"];
@@ -203,7 +211,8 @@ fn no_file_depends_on_one_that_depends_on_it() {
         assert!(Path::new(&project::root().join(src)).is_dir(), "{src}");
         let edges = edges(src);
         let count: usize = edges.values().map(BTreeSet::len).sum();
-        assert!(count >= edges.len(), "{src}: {count} dependencies of {} files", edges.len());
+        // Fewer could not connect the files: the reading of them must be wrong.
+        assert!(count + 1 >= edges.len(), "{src}: {count} dependencies of {} files", edges.len());
         let circles = circles(edges);
         assert!(circles.is_empty(), "{src}: circles in {circles:?}");
     }

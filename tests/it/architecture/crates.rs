@@ -119,7 +119,8 @@ fn names(list: &[&str]) -> Names {
 
 #[test]
 fn every_crate_of_the_workspace_is_known_here() {
-    let mut known = names(&["events", "mesh", "onsale", "servers", "sim", "tests", "text"]);
+    let mut known =
+        names(&["auditor", "events", "flows", "mesh", "onsale", "servers", "sim", "tests", "text"]);
     known.extend(names(&SERVICES));
     assert_eq!(WORKSPACE.members.keys().cloned().collect::<Names>(), known);
     for service in SERVICES {
@@ -136,6 +137,17 @@ fn the_events_crate_depends_on_no_runtime() {
     {
         assert!(!all.contains(runtime), "events is built with {runtime}");
     }
+}
+
+#[test]
+fn flows_and_the_auditor_depend_on_no_runtime_and_no_service() {
+    assert_eq!(WORKSPACE.ours(&WORKSPACE.closure("flows")), names(&["events"]));
+    assert_eq!(WORKSPACE.ours(&WORKSPACE.closure("auditor")), names(&["events", "flows"]));
+    let all = WORKSPACE.closure("auditor");
+    for runtime in ["tokio", "async-nats", "sqlx", "redis", "axum", "hyper", "futures"] {
+        assert!(!all.contains(runtime), "the auditor is built with {runtime}");
+    }
+    assert!(!WORKSPACE.users_of("audit").contains("sim"), "a sale is audited without the service");
 }
 
 #[test]
@@ -159,7 +171,11 @@ fn only_the_runtime_speaks_to_nats() {
 fn no_service_depends_on_another() {
     for service in SERVICES {
         let on = WORKSPACE.ours(&WORKSPACE.normal(service));
-        assert!(on.is_subset(&names(&["events", "mesh", "text"])), "{service} depends on {on:?}");
+        let known = match service {
+            "audit" => names(&["auditor", "events", "flows", "mesh", "text"]),
+            _ => names(&["events", "mesh", "text"]),
+        };
+        assert!(on.is_subset(&known), "{service} depends on {on:?}");
         let tried_with = WORKSPACE.ours(&WORKSPACE.dev(service));
         let known = names(&["events", "mesh", "servers"]);
         assert!(tried_with.is_subset(&known), "{service} is tested with {tried_with:?}");

@@ -37,8 +37,7 @@ const IMPURE: [&str; 15] = [
 
 /// Audit decides nothing; what it derives from events is as pure as any decision.
 const DECIDES_NOTHING: [&str; 1] = ["audit"];
-const PURE: [&str; 3] =
-    ["services/audit/src/flows", "services/audit/src/timeline", "services/audit/src/auditor"];
+const PURE: [&str; 2] = ["flows/src", "auditor/src"];
 
 /// Whether a file contains the tests of another file.
 pub(super) fn is_test(path: &Path) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use audit::{Auditor, Observed, flows::Flows};
+use auditor::{Auditor, Observed};
 use events::{
     Envelope, PaymentId, ReservationId, UserId,
     payment::{PaymentFailure, PaymentState},
@@ -10,6 +10,7 @@ use events::{
     reservation::ReservationState,
     user::WithdrawalState,
 };
+use flows::Flows;
 use mesh::message::Message;
 use reservation::sim::Refund;
 use serde_json::value::RawValue;

@@ -1,10 +1,11 @@
 //! Rows depend on the events alone.
 
+use auditor::Observed;
 use events::producer_of;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{database, moment, sale, take};
-use crate::{Observed, forget, forgetting::forget_old};
+use crate::{forget, forgetting::forget_old};
 
 /// Every row of the timeline, as text.
 async fn rows(pool: &PgPool) -> Vec<String> {

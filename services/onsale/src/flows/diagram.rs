@@ -5,8 +5,8 @@ use std::{
     fmt::Write,
 };
 
-use audit::flows::{Flow, Flows, Is, Link, Pattern, Timer};
 use events::{audit::SagaState, producer_of};
+use flows::{Flow, Flows, Is, Link, Pattern, Timer};
 
 /// A flow of more events is drawn from top to bottom.
 const WIDE: usize = 5;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, hash::Hash};
 
 use anyhow::Result;
-use audit::Auditor;
+use auditor::Auditor;
 use events::Timestamp;
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -100,7 +100,7 @@ fn name(state: &impl Serialize) -> String {
 
 /// Whether an event about what was made at that time must be stored.
 fn is_known(since: Option<Timestamp>, made_at: OffsetDateTime) -> bool {
-    since.is_none_or(|since| since.plus_secs(audit::auditor::SLACK_SECS).0 < made_at)
+    since.is_none_or(|since| since.plus_secs(auditor::SLACK_SECS).0 < made_at)
 }
 
 /// What the events say of each thing, while the rows of the database are read.

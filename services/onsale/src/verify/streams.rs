@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 
 use anyhow::{Result, anyhow};
-use audit::{Auditor, Observed, flows::Flows};
+use audit::observe;
+use auditor::{Auditor, Observed};
 use events::audit::Violation;
+use flows::Flows;
 use indicatif::ProgressBar;
 use mesh::{EVENTS_A_SEQUENCE, MeshClient, STORED_MESSAGES_MAX};
 
@@ -106,7 +108,7 @@ impl Stream {
             let Some(last) = page.last() else { break };
             self.after = last.position();
             for event in &page {
-                match Observed::of(event) {
+                match observe(event) {
                     Some(observed) => self.read.push_back(observed),
                     None => unread += 1,
                 }

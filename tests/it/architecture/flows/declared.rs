@@ -1,6 +1,6 @@
 //! `jetstream/flows.toml` agrees with the declarations of the services.
 
-use audit::flows::{Flows, Is, Pattern};
+use flows::{Flows, Is, Pattern};
 use harness::{event_types, project, wiring};
 use mesh::Wiring;
 use onsale::flows::{diagrams, put_into};

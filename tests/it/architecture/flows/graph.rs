@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use audit::flows::Flows;
+use flows::Flows;
 use harness::wiring;
 use mesh::Wiring;
 

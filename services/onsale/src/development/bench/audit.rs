@@ -7,11 +7,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ::audit::{
-    Observed,
-    rehearsal::{End, Visit},
-};
+use ::audit::rehearsal::{End, Visit};
 use anyhow::{Context, Result, bail};
+use auditor::Observed;
 use clap::Args;
 use events::{Envelope, ScheduleId};
 use mesh::{

@@ -3,7 +3,8 @@ use events::{EventId, SagaId};
 use serde_json::{Value, json};
 
 use super::*;
-use audit::{Observed, flows::Flows};
+use auditor::Observed;
+use flows::Flows;
 
 fn at(millis: i64) -> Timestamp {
     Timestamp::from_unix_millis(1_800_000_000_000 + millis).expect("in range")
@@ -26,7 +27,8 @@ fn event(id: u128, name: &str, cause: u128, millis: i64, data: Value) -> Observe
 
 /// The picture without its head and its colours.
 fn drawn(events: &[Observed], width: usize, now: i64) -> String {
-    let saga = audit::timeline::saga(Flows::shipped(), events, at(now)).expect("there are events");
+    let saga =
+        auditor::timeline::saga(Flows::shipped(), events, at(now)).expect("there are events");
     let drawn = draw(&saga, width, at(now));
     let plain = anstream::adapter::strip_str(&drawn).to_string();
     assert!(plain.lines().all(|line| line.chars().count() <= width.max(110)), "{plain}");

@@ -1,4 +1,4 @@
-//! One event as audit reads and keeps it.
+//! One event as it was observed, whatever it was read from.
 
 use bytes::Bytes;
 use events::{EventId, SagaId, Timestamp};
@@ -31,22 +31,6 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// The event as audit keeps it; `None` when an attribute that every event has is missing.
-    pub fn of(event: &mesh::StoredEvent) -> Option<Self> {
-        Some(Self {
-            event_id: EventId(event.event_id()?),
-            event: event.name().to_owned(),
-            stream_seq: event.position(),
-            saga_id: event.saga_id()?,
-            cause_id: event.cause_id(),
-            about: event.about()?,
-            at: event.at()?,
-            deliveries: u32::try_from(event.attempt()).unwrap_or(u32::MAX),
-            trace_id: event.trace_id().map(ToOwned::to_owned),
-            payload: event.payload().clone(),
-        })
-    }
-
     /// The service that emitted it.
     pub fn service(&self) -> &str {
         events::producer_of(&self.event)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use events::{audit::SagaState, producer_of};
 use serde::Deserialize;
 
-use super::Pattern;
+use crate::pattern::Pattern;
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]

@@ -6,13 +6,11 @@ use events::{
     Timestamp,
     audit::{Saga, Step},
 };
+use flows::{Fields, Flows};
 use uuid::Uuid;
 
 use super::Progress;
-use crate::{
-    Observed,
-    flows::{Fields, Flows},
-};
+use crate::Observed;
 
 /// The story of a saga: its events in causal order, what was undone, and what is still to come.
 /// `None` without events.

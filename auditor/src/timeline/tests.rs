@@ -4,11 +4,12 @@ use events::{
     EventId, SagaId, Timestamp,
     audit::{Saga, SagaState},
 };
+use flows::Flows;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Progress, saga};
-use crate::{Observed, flows::Flows};
+use crate::Observed;
 
 /// The saga, and the payment in it.
 const PAYMENT: Uuid = Uuid::from_u128(0x0900);

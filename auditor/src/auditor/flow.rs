@@ -2,18 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    hash::BuildHasherDefault,
     sync::LazyLock,
 };
 
 use events::audit::Rule;
+use flows::Flows;
 use uuid::Uuid;
 
-use super::{
-    finding::{Finding, SLACK_SECS, made_at},
-    shelf::{AsIs, hash_of},
-};
-use crate::{Observed, flows::Flows};
+use super::finding::{Finding, SLACK_SECS, made_at};
+use crate::Observed;
 
 /// All events by name; an event's code is its index here.
 static EVENTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
@@ -82,10 +79,8 @@ pub(super) type Wrong = (Finding, String);
 /// Which events were observed, and from when on all were.
 #[derive(Default)]
 pub(super) struct Flow {
-    /// 56 bits of a hash of each event's id, and its code: nine bytes an event. That two of ten
-    /// million collide, and one of them is taken for a repeat, happens to one auditor in a
-    /// thousand.
-    observed: HashMap<[u8; 7], u8, BuildHasherDefault<AsIs>>,
+    /// The code of each event by its whole id: a new event must not be taken for a repeat.
+    observed: HashMap<Uuid, u8>,
     waiting: HashMap<Uuid, Vec<Waiting>>,
     due: Due<Uuid>,
     may_follow: HashMap<(u8, u8), bool>,
@@ -97,11 +92,6 @@ pub(super) struct Flow {
     pub(super) checked: u64,
 }
 
-fn key_of(event: Uuid) -> [u8; 7] {
-    let [_, key @ ..] = hash_of(&event).to_be_bytes();
-    key
-}
-
 impl Flow {
     /// How many events were observed, not counting repeats.
     pub(super) fn len(&self) -> usize {
@@ -110,7 +100,7 @@ impl Flow {
 
     /// The name of an observed event.
     pub(super) fn name_of(&self, event: Uuid) -> Option<&'static str> {
-        EVENTS.get(usize::from(*self.observed.get(&key_of(event))?)).copied()
+        EVENTS.get(usize::from(*self.observed.get(&event)?)).copied()
     }
 
     /// From when on everything that these services emitted was observed, in seconds: the least
@@ -143,7 +133,7 @@ impl Flow {
     /// Notes an event. Returns whether it is new, not a repeat.
     pub(super) fn is_new(&mut self, observed: &Observed) -> bool {
         let code = code_of(&observed.event);
-        if self.observed.insert(key_of(observed.event_id.0), code).is_some() {
+        if self.observed.insert(observed.event_id.0, code).is_some() {
             return false;
         }
         let service = SERVICES.iter().position(|service| *service == observed.service());
@@ -185,7 +175,7 @@ impl Flow {
         match observed.cause_id {
             None if must.is_some() => wrong.push(from_nothing(&step)),
             None => {}
-            Some(cause) => match self.observed.get(&key_of(cause)) {
+            Some(cause) => match self.observed.get(&cause) {
                 Some(code) => self.judge(flows, cause, *code, &step, wrong),
                 None => {
                     self.due.push(step.at + SLACK_SECS + 1, cause);
@@ -271,4 +261,18 @@ fn from_nothing(step: &Waiting) -> Wrong {
     let events = [step.event, Uuid::nil()];
     let found = Finding { rule: Rule::DeclaredFlow, what, events, saga: step.saga };
     (found, EVENTS[step.code as usize].to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_of_the_flows_is_known_and_so_is_the_service_that_emits_it() {
+        for event in Flows::shipped().events() {
+            assert_ne!(code_of(event), UNKNOWN, "{event}");
+            assert!(SERVICES.contains(&events::producer_of(event)), "{event}");
+        }
+        assert!(EVENTS.len() < usize::from(UNKNOWN), "a code is one byte");
+    }
 }

@@ -1,74 +1,65 @@
 //! Keeps millions of small things in little memory.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher},
-};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
+use hashbrown::HashTable;
 use uuid::Uuid;
 
 /// Things in one chunk of a shelf.
 const CHUNK: usize = 1_024;
 
-/// A hasher for keys that are good hashes already.
-#[derive(Default)]
-pub(super) struct AsIs(u64);
+/// A thing's id, and its name where several things share one id.
+pub(super) type Key<'a> = (Uuid, &'a str);
 
-impl Hasher for AsIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u32(&mut self, half: u32) {
-        self.0 = self.0.rotate_left(32) ^ u64::from(half);
-    }
-
-    /// The length of a key says nothing: all are equally long.
-    fn write_usize(&mut self, _: usize) {}
+/// A thing that has its key in it.
+pub(super) trait Keyed {
+    /// The key.
+    fn key(&self) -> Key<'_>;
 }
 
 /// The same number for the same key in every process.
-pub(super) fn hash_of(key: &(impl Hash + ?Sized)) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
+fn hash_of(key: Key<'_>) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(key)
 }
 
 /// Things by key, each with a number of its own. They lie in chunks of fixed size, so that
-/// growing copies none of them. The index keeps hashes of keys: with 64 bits, two of ten million
-/// keys collide once in 400,000 lives of the auditor.
+/// growing copies none of them. The index has their numbers only: a key is compared with the key
+/// in the thing, so two keys with one hash are still two.
 pub(super) struct Shelf<T> {
-    index: HashMap<(u32, u32), u32, BuildHasherDefault<AsIs>>,
+    index: HashTable<u32>,
     chunks: Vec<Vec<T>>,
 }
 
 impl<T> Default for Shelf<T> {
     fn default() -> Self {
-        Self { index: HashMap::default(), chunks: Vec::new() }
+        Self { index: HashTable::new(), chunks: Vec::new() }
     }
 }
 
-impl<T> Shelf<T> {
+impl<T: Keyed> Shelf<T> {
     /// The number of the thing with this key; the thing is made when there is none.
-    pub(super) fn place(&mut self, key: &(impl Hash + ?Sized), make: impl FnOnce() -> T) -> u32 {
-        let hash = hash_of(key);
+    pub(super) fn place(&mut self, key: Key<'_>, make: impl FnOnce() -> T) -> u32 {
         let next = self.len() as u32;
-        let at = *self.index.entry(((hash >> 32) as u32, hash as u32)).or_insert(next);
+        let Self { index, chunks } = self;
+        let key_of = |at: &u32| thing(chunks, *at).key();
+        let entry = index.entry(hash_of(key), |at| key_of(at) == key, |at| hash_of(key_of(at)));
+        let at = *entry.or_insert(next).get();
         if at == next {
-            if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-                self.chunks.push(Vec::with_capacity(CHUNK));
+            if chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+                chunks.push(Vec::with_capacity(CHUNK));
             }
-            self.chunks.last_mut().expect("a chunk with room").push(make());
+            chunks.last_mut().expect("a chunk with room").push(make());
         }
         at
     }
+}
 
+/// The thing of this number.
+fn thing<T>(chunks: &[Vec<T>], at: u32) -> &T {
+    &chunks[at as usize / CHUNK][at as usize % CHUNK]
+}
+
+impl<T> Shelf<T> {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         let last = self.chunks.last().map_or(0, Vec::len);
@@ -77,7 +68,7 @@ impl<T> Shelf<T> {
 
     /// The thing of this number.
     pub(super) fn get(&self, at: u32) -> &T {
-        &self.chunks[at as usize / CHUNK][at as usize % CHUNK]
+        thing(&self.chunks, at)
     }
 
     /// The thing of this number, to be changed.
@@ -91,7 +82,7 @@ impl<T> Shelf<T> {
     }
 }
 
-/// An observed event: which one, when, and the values that another event must repeat.
+/// An observed event: which one, when, and the amount that another event must repeat.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Mark {
     /// Nil when it was not observed.
@@ -100,8 +91,6 @@ pub(super) struct Mark {
     pub(super) amount: i64,
     /// Seconds since 1970.
     pub(super) at: u32,
-    /// A short hash of the other thing it names.
-    pub(super) other: u32,
 }
 
 impl Mark {
@@ -131,25 +120,34 @@ impl Mark {
     }
 }
 
-/// A short hash of an id.
-pub(super) fn short(id: Uuid) -> u32 {
-    hash_of(&id) as u32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A thing with a number beside its key.
+    struct Numbered(Uuid, String, usize);
+
+    impl Keyed for Numbered {
+        fn key(&self) -> Key<'_> {
+            (self.0, &self.1)
+        }
+    }
+
     #[test]
     fn a_thing_is_found_again_under_its_number() {
         let mut shelf = Shelf::default();
-        let numbers: Vec<u32> = (0..5_000_u64).map(|key| shelf.place(&key, || key)).collect();
+        let keys: Vec<(Uuid, String)> = (0..5_000_u128)
+            .map(|number| (Uuid::from_u128(number / 2), format!("A-{}", number % 2)))
+            .collect();
+        let mut place = |key: &(Uuid, String), number| {
+            shelf.place((key.0, &key.1), || Numbered(key.0, key.1.clone(), number))
+        };
+        let numbers: Vec<u32> = keys.iter().enumerate().map(|(n, key)| place(key, n)).collect();
+        let again: Vec<u32> = keys.iter().map(|key| place(key, 0)).collect();
+        assert_eq!(again, numbers);
         assert_eq!(shelf.len(), 5_000);
-        for (key, at) in numbers.into_iter().enumerate() {
-            assert_eq!(*shelf.get(at), key as u64);
-            assert_eq!(shelf.place(&(key as u64), || 0), at);
-        }
-        assert!(shelf.iter().copied().eq(0..5_000));
+        assert!(numbers.iter().enumerate().all(|(n, at)| shelf.get(*at).2 == n));
+        assert!(shelf.iter().map(|thing| thing.2).eq(0..5_000));
     }
 
     #[test]

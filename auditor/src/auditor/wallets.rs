@@ -5,7 +5,10 @@ use std::collections::{HashMap, HashSet};
 use events::audit::Rule;
 use uuid::Uuid;
 
-use super::finding::{Finding, SLACK_SECS};
+use super::{
+    finding::{Finding, SLACK_SECS},
+    shelf::{Key, Keyed},
+};
 
 /// One movement of points, or one reading of the balance.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +33,12 @@ pub(super) struct Wallet {
     /// The last settled movement.
     last: Uuid,
     waiting: Vec<Move>,
+}
+
+impl Keyed for Wallet {
+    fn key(&self) -> Key<'_> {
+        (self.user, "")
+    }
 }
 
 impl Wallet {

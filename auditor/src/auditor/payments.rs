@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     finding::{Finding, Moment, OPEN_SECS, SLACK_SECS},
-    shelf::Mark,
+    shelf::{Key, Keyed, Mark},
 };
 
 /// The steps of a payment. Two events that exclude each other share one step, and a flag says
@@ -49,9 +49,19 @@ pub(super) struct Payment {
     pub(super) id: Uuid,
     pub(super) schedule: Uuid,
     marks: [Mark; 7],
-    /// A short hash of the user who paid.
-    pub(super) payer: u32,
+    /// The user who paid; nil before.
+    pub(super) payer: Uuid,
+    /// The reservation, as the first event names it.
+    reservation: Uuid,
+    /// What a step names instead: another reservation, or the user who got a refund.
+    others: Vec<(Step, Uuid)>,
     flags: u8,
+}
+
+impl Keyed for Payment {
+    fn key(&self) -> Key<'_> {
+        (self.id, "")
+    }
 }
 
 type Emitted<'a> = Option<&'a Mark>;
@@ -117,13 +127,37 @@ impl Payment {
         }
     }
 
-    /// Takes in an event. Returns a finding when it contradicts the event that the same service
-    /// emitted before for this step.
-    pub(super) fn handle(&mut self, step: Step, flags: u8, mark: Mark) -> Option<Finding> {
+    /// Notes what an event names beside the payment. Almost always it is the one reservation.
+    fn note(&mut self, step: Step, other: Uuid) {
+        let is_user = step == Step::Refunded;
+        if self.reservation.is_nil() && !is_user {
+            self.reservation = other;
+        }
+        if is_user || self.reservation != other {
+            self.others.push((step, other));
+        }
+    }
+
+    /// What the event of a step names beside the payment.
+    fn named(&self, step: Step) -> Uuid {
+        let other = self.others.iter().find(|(of, _)| *of == step);
+        other.map_or(self.reservation, |(_, other)| *other)
+    }
+
+    /// Takes in an event, with what it names beside the payment. Returns a finding when it
+    /// contradicts the event that the same service emitted before for this step.
+    pub(super) fn handle(
+        &mut self,
+        step: Step,
+        flags: u8,
+        mark: Mark,
+        other: Uuid,
+    ) -> Option<Finding> {
         // Refused again, because it was requested again.
         let is_same = self.flags & (NO_MONEY | NO_SEATS) & flags != 0;
         let Some(first) = self.marks[step as usize].set(mark) else {
             self.flags |= flags;
+            self.note(step, other);
             return None;
         };
         let (rule, what) = match step {
@@ -147,7 +181,7 @@ impl Payment {
 
     /// Finds events that are both there and cannot both be true.
     fn contradictions(&self, found: &mut Vec<Finding>) {
-        use Rule::{GivenBack, PaidIsOwned, TakenOnce};
+        use Rule::{GivenBack, PaidIsOwned};
         let no_money = self.with(Step::Money, NO_MONEY, true);
         let hold_gone = self.with(Step::Refunded, AFTER_CANCEL, false);
         let excluded = [
@@ -169,44 +203,52 @@ impl Payment {
                 found.push(Finding::between(rule, what, first, second));
             }
         }
+        self.differences(found);
+    }
+
+    /// Finds events that do not repeat what the one before them names.
+    fn differences(&self, found: &mut Vec<Finding>) {
+        use Rule::{PaidIsOwned, TakenOnce};
+        use Step::{Cancelled, Ended, Money, Refunded, Requested, Seats};
+        let confirmed = (Seats, self.confirmed());
         let pairs = [
             (
-                self.mark(Step::Requested),
-                self.mark(Step::Money),
+                (Requested, self.mark(Requested)),
+                (Money, self.mark(Money)),
                 "a different reservation or amount is debited than was requested",
             ),
             (
-                self.debited(),
-                self.mark(Step::Seats),
+                (Money, self.debited()),
+                (Seats, self.mark(Seats)),
                 "a different reservation or amount is confirmed than was debited",
             ),
             (
-                self.confirmed(),
-                self.completed(),
+                confirmed,
+                (Ended, self.completed()),
                 "a different reservation or amount completes than was confirmed",
             ),
             (
-                self.confirmed(),
-                self.returning(),
+                confirmed,
+                (Cancelled, self.returning()),
                 "a different reservation or amount is cancelled than was confirmed",
             ),
         ];
-        for (first, second, what) in pairs {
+        for ((one, first), (two, second), what) in pairs {
             if let Some((first, second)) = first.zip(second)
-                && (first.amount, first.other) != (second.amount, second.other)
+                && (first.amount, self.named(one)) != (second.amount, self.named(two))
             {
                 found.push(Finding::between(PaidIsOwned, what, first, second));
             }
         }
         if let Some((confirmed, forfeited)) = self.confirmed().zip(self.forfeited())
-            && (forfeited.amount, forfeited.other) != (0, confirmed.other)
+            && (forfeited.amount, self.named(Cancelled)) != (0, self.named(Seats))
         {
             let what =
                 "a different reservation is forfeited than was confirmed, or it is paid back";
             found.push(Finding::between(PaidIsOwned, what, confirmed, forfeited));
         }
-        if let Some((debited, refunded)) = self.debited().zip(self.mark(Step::Refunded))
-            && (debited.amount, self.payer) != (refunded.amount, refunded.other)
+        if let Some((debited, refunded)) = self.debited().zip(self.mark(Refunded))
+            && (debited.amount, self.payer) != (refunded.amount, self.named(Refunded))
         {
             let what = "a refund differs from the debit in amount or wallet";
             found.push(Finding::between(TakenOnce, what, debited, refunded));

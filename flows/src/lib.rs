@@ -2,6 +2,17 @@
 //!
 //! The file says what the services do. A test of its own (`tests/it/architecture/flows/`)
 //! compares it with what the services declare.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | this one | [`Flows`]: all flows, asked by event; and what follows from them taken together |
+//! | `file` | the entries as they are written, and what can be wrong with one |
+//! | `pattern` | an event with conditions on its payload, as entries name it |
+//!
+//! Begin with [`Flows::shipped`], the file that this binary was built with. [`Flows::may_follow`]
+//! and [`Flows::may_begin`] judge one event, [`Flows::of`] has all that the file says of one, and
+//! [`Flows::reach`] follows a flow from its beginning. Nothing here knows a broker or a database:
+//! the auditor, the command line and the tests read the same flows.
 
 mod file;
 mod pattern;
@@ -17,7 +28,7 @@ pub use file::{Begin, Cycle, Flow, FlowsError, Lifetime, Step, Timer, Undo};
 pub use pattern::{Condition, Fields, Is, NoPattern, Pattern};
 
 /// The file at build time.
-const TEXT: &str = include_str!("../../../jetstream/flows.toml");
+const TEXT: &str = include_str!("../../jetstream/flows.toml");
 
 static SHIPPED: LazyLock<Flows> =
     LazyLock::new(|| Flows::parse(TEXT).unwrap_or_else(|error| panic!("flows.toml: {error}")));
@@ -32,19 +43,19 @@ pub struct Flows {
 
 /// All that the file says of one event.
 #[derive(Debug, Default)]
-pub(crate) struct OfEvent {
+pub struct OfEvent {
     /// The fields that its entries and the timeline need.
-    pub(crate) fields: Vec<String>,
+    pub fields: Vec<String>,
     /// The steps after it, by their position in the file.
-    pub(crate) steps: Vec<usize>,
+    pub steps: Vec<usize>,
     /// Whether some step must lead to it.
-    pub(crate) is_awaited: bool,
+    pub is_awaited: bool,
     /// The flows that it begins, by their rank in the file.
-    pub(crate) begins: Vec<(usize, Pattern)>,
+    pub begins: Vec<(usize, Pattern)>,
     /// The first flow that it may be part of.
-    pub(crate) part_of: Option<usize>,
+    pub part_of: Option<usize>,
     /// The flows that it ends, and how.
-    pub(crate) ends: Vec<(usize, Pattern, SagaState)>,
+    pub ends: Vec<(usize, Pattern, SagaState)>,
 }
 
 /// Why one event may follow another.
@@ -200,12 +211,13 @@ impl Flows {
         (events, links)
     }
 
-    pub(crate) fn of(&self, event: &str) -> &OfEvent {
+    /// All that the file says of an event; of one that it does not name, that nothing follows.
+    pub fn of(&self, event: &str) -> &OfEvent {
         self.of_event.get(event).unwrap_or(&self.no_event)
     }
 
     /// The position of a flow in the file; the last for one that is no longer there.
-    pub(crate) fn rank(&self, flow: &str) -> usize {
+    pub fn rank(&self, flow: &str) -> usize {
         self.flows().iter().position(|known| known.name == flow).unwrap_or(usize::MAX)
     }
 

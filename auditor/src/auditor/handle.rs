@@ -17,9 +17,9 @@ fn read<E: DeserializeOwned>(observed: &Observed) -> Option<E> {
     observed.read()
 }
 
-fn mark(observed: &Observed, amount: i64, other: Uuid) -> Mark {
+fn mark(observed: &Observed, amount: i64) -> Mark {
     let at = u32::try_from(observed.at.unix_millis() / 1_000).unwrap_or_default();
-    Mark { event: observed.event_id.0, amount, at, other: short(other) }
+    Mark { event: observed.event_id.0, amount, at }
 }
 
 impl Auditor {
@@ -49,9 +49,9 @@ impl Auditor {
 
     fn step(&mut self, observed: &Observed, taken: &Taken, out: &mut Vec<Violation>) -> u32 {
         let Taken { payment_id, schedule_id, step, flags, amount, other } = *taken;
-        let at = self.payments.place(&payment_id.0, || Payment::new(payment_id.0, schedule_id.0));
-        let mark = mark(observed, amount, other);
-        if let Some(conflict) = self.payments.get_mut(at).handle(step, flags, mark) {
+        let at = self.payment(payment_id, schedule_id);
+        let mark = mark(observed, amount);
+        if let Some(conflict) = self.payments.get_mut(at).handle(step, flags, mark, other) {
             let of = format!("payment {payment_id}");
             self.report(&conflict, of, payment_id.0, schedule_id.0, out);
         }
@@ -113,10 +113,10 @@ impl Auditor {
         let &PointDebited { payment_id, schedule_id, amount, user_id, .. } = event;
         let (step, other) = (Step::Money, event.reservation_id.0);
         let taken = Taken { payment_id, schedule_id, step, flags: 0, amount, other };
-        let at = self.payments.place(&payment_id.0, || Payment::new(payment_id.0, schedule_id.0));
+        let at = self.payment(payment_id, schedule_id);
         let payment = self.payments.get_mut(at);
-        if payment.payer == 0 {
-            payment.payer = short(user_id.0);
+        if payment.payer.is_nil() {
+            payment.payer = user_id.0;
         }
         self.step(observed, &taken, out);
         self.movement(observed, user_id, amount, amount.saturating_neg(), event.balance, out);
@@ -164,7 +164,7 @@ impl Auditor {
         out: &mut Vec<Violation>,
     ) {
         self.checked[Rule::LedgerSums as usize] += 1;
-        let mark = mark(observed, amount, user.0);
+        let mark = mark(observed, amount);
         let saga = observed.saga_id.0;
         let before = after.checked_sub(by).filter(|before| *before >= 0 && after >= 0);
         let Some(before) = before.filter(|_| amount >= 0) else {
@@ -174,14 +174,18 @@ impl Auditor {
         };
         // When every movement ever emitted was observed, a wallet begins empty.
         let opened = self.flow.knows_all_points().then_some(0);
-        let at = self.wallets.place(&user.0, || Wallet::new(user.0, opened));
+        let at = self.wallets.place((user.0, ""), || Wallet::new(user.0, opened));
         let step = Move { event: mark.event, saga, before, after, at: mark.at };
         self.wallets.get_mut(at).handle(step);
         self.due.push(mark.secs() + SLACK_SECS + 1, Item::Wallet(at));
     }
 
+    fn payment(&mut self, id: PaymentId, schedule: ScheduleId) -> u32 {
+        self.payments.place((id.0, ""), || Payment::new(id.0, schedule.0))
+    }
+
     fn reservation(&mut self, id: ReservationId, schedule: ScheduleId) -> u32 {
-        self.reservations.place(&id.0, || Reservation::new(id.0, schedule.0))
+        self.reservations.place((id.0, ""), || Reservation::new(id.0, schedule.0))
     }
 
     fn claimed<'a>(
@@ -191,7 +195,7 @@ impl Auditor {
         hold_version: i64,
     ) -> Claimed {
         let mut seats: Vec<u32> = names
-            .map(|name| self.seats.place(&(schedule.0, name), || Seat::new(schedule.0, name)))
+            .map(|name| self.seats.place((schedule.0, name), || Seat::new(schedule.0, name)))
             .collect();
         seats.sort_unstable();
         seats.dedup();
@@ -229,7 +233,7 @@ impl Auditor {
         let at = self.reservation(event.reservation_id, event.schedule_id);
         let names = event.seats.iter().map(|priced| priced.seat.0.as_str());
         let claimed = self.claimed(event.schedule_id, names, event.hold_version);
-        let mark = mark(observed, event.amount, Uuid::nil());
+        let mark = mark(observed, event.amount);
         let cap_ms = event.hard_cap_at.unix_millis();
         // A confirmation that came first has claimed its seats already.
         let is_claimed = !self.reservations.get(at).seats().is_empty();
@@ -254,7 +258,7 @@ impl Auditor {
         let at = self.reservation(event.reservation_id, schedule_id);
         let names = event.seats.iter().map(|seat| seat.0.as_str());
         let claimed = self.claimed(schedule_id, names, event.hold_version);
-        let mark = mark(observed, amount, payment_id.0);
+        let mark = mark(observed, amount);
         let at_ms = observed.at.unix_millis();
         match self.reservations.get_mut(at).confirm(mark, claimed, payment_id.0, at_ms) {
             Ok(true) => self.claim(at, &mark, event.hold_version),
@@ -286,7 +290,7 @@ impl Auditor {
         out: &mut Vec<Violation>,
     ) {
         let at = self.reservation(event.reservation_id, event.schedule_id);
-        let mark = mark(observed, 0, Uuid::nil());
+        let mark = mark(observed, 0);
         if let Err(conflict) = self.reservations.get_mut(at).end(seats::EXPIRED, mark) {
             self.conflict(at, &conflict, out);
         }
@@ -301,7 +305,7 @@ impl Auditor {
     ) {
         let schedule_id = event.schedule_id;
         let at = self.reservation(event.reservation_id, schedule_id);
-        let mark = mark(observed, event.refund, Uuid::nil());
+        let mark = mark(observed, event.refund);
         let flags = if event.payment_id.is_some() { seats::PAID } else { 0 };
         if let Err(conflict) = self.reservations.get_mut(at).end(flags, mark) {
             self.conflict(at, &conflict, out);

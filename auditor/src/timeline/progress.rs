@@ -6,13 +6,11 @@ use events::{
     EventId, SagaId, ScheduleId, Timestamp, UserId,
     audit::{SagaLine, SagaStalled, SagaState, ToCome},
 };
+use flows::{Fields, Flows, OfEvent};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{
-    Observed,
-    flows::{Fields, Flows, OfEvent},
-};
+use crate::Observed;
 
 /// The running total of one saga, kept in its row.
 ///
@@ -206,7 +204,7 @@ impl Progress {
     }
 
     /// When each awaited event is due, and from which service.
-    pub(crate) fn awaited(&self) -> impl Iterator<Item = (Timestamp, &str)> {
+    pub fn awaited(&self) -> impl Iterator<Item = (Timestamp, &str)> {
         self.awaited.iter().map(|awaited| (awaited.due_at, awaited.service.as_str()))
     }
 

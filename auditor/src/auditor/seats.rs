@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{
     finding::{Finding, Moment, OVERDUE_SECS, SLACK_SECS},
-    shelf::{Mark, Shelf},
+    shelf::{Key, Keyed, Mark, Shelf},
 };
 
 /// `reservation.expired`.
@@ -31,6 +31,12 @@ pub(super) struct Reservation {
     ended: Mark,
     seats: Box<[u32]>,
     flags: u8,
+}
+
+impl Keyed for Reservation {
+    fn key(&self) -> Key<'_> {
+        (self.id, "")
+    }
 }
 
 /// The seats that a claim covers, and its version.
@@ -187,6 +193,12 @@ pub(super) struct Seat {
     pub(super) name: Box<str>,
     /// Version and reservation of each claim, ordered by version.
     claims: Vec<(i64, u32)>,
+}
+
+impl Keyed for Seat {
+    fn key(&self) -> Key<'_> {
+        (self.schedule, &self.name)
+    }
 }
 
 impl Seat {

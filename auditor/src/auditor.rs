@@ -43,17 +43,18 @@ use events::{
         ReservationExpired, ReservationState,
     },
 };
+use flows::Flows;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 pub use finding::{OPEN_SECS, OVERDUE_SECS, SLACK_SECS};
 
-use crate::{Observed, flows::Flows};
+use crate::Observed;
 use finding::{Finding, Moment};
 use flow::{Due, Flow};
 use payments::{Payment, Step};
 use seats::{Claimed, Reservation, Seat};
-use shelf::{Mark, Shelf, short};
+use shelf::{Mark, Shelf};
 use wallets::{Move, Wallet};
 
 /// What is to be checked again.
