@@ -3,8 +3,15 @@
 use std::path::Path;
 
 use crate::{
-    Error, Options, Server, account::Account, binaries, blocking, cache::Cache, data::Folder,
-    secrets::Passwords, valkey,
+    account::Account,
+    binaries,
+    cache::Cache,
+    data::Folder,
+    error::{Error, blocking},
+    options::Options,
+    secrets::Passwords,
+    server::Server,
+    valkey,
 };
 
 /// Valkey alone, for tests that need nothing else. Dropping it stops it.

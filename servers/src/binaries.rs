@@ -9,10 +9,19 @@ use std::{
 };
 
 use crate::{
-    Error, Say,
     account::{Account, open_to_all},
     cache::{Cache, Pin},
+    error::Error,
+    say::Say,
 };
+
+/// The servers that run by default, the same on every machine, each with the version of its
+/// package, which begins with the server's own version.
+pub const PINNED: [(&str, &str); 3] = [
+    ("nats", NATS.pin.version),
+    ("postgres", POSTGRES.pin.version),
+    ("valkey", VALKEY.pin.version),
+];
 
 /// A server as a product: its name, its programs and the package that is pinned.
 #[derive(Debug)]

@@ -8,8 +8,9 @@ use std::{
 };
 
 use crate::{
-    Error, Say,
     account::{Account, open_to_all},
+    error::Error,
+    say::Say,
 };
 
 /// A wheel on the Python package index.

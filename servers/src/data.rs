@@ -1,15 +1,15 @@
 //! The folder in which the servers keep their data.
 
 use std::{
-    env, fs,
-    os::unix::fs::PermissionsExt,
+    env, fs, io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tempfile::TempDir;
 
-use crate::{Error, account::open_to_all, own_folder};
+use crate::{account::open_to_all, error::Error};
 
 /// The names of temporary folders begin with this.
 const PREFIX: &str = "onsale-servers-";
@@ -95,6 +95,13 @@ fn sweep(above: &Path) {
             let _ = fs::remove_dir_all(&folder);
         }
     }
+}
+
+/// Creates a folder for this account alone; when `passable`, other accounts may pass through it
+/// to what is theirs.
+fn own_folder(folder: &Path, passable: bool) -> io::Result<()> {
+    let mode = if passable { 0o711 } else { 0o700 };
+    fs::DirBuilder::new().recursive(true).mode(mode).create(folder)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{Error, Say, Server, Servers, nats};
+use crate::{error::Error, nats, say::Say, server::Server, servers::Servers};
 
 /// How often a server is checked.
 const CHECK_EVERY: Duration = Duration::from_millis(300);

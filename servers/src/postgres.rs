@@ -12,11 +12,12 @@ use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use crate::{
-    Error, Say,
     account::{Account, open_to_all},
     binaries::Binary,
     data::Folder,
+    error::Error,
     process::{self, Launch},
+    say::Say,
     secrets::Passwords,
     server::{Plan, Server, log_tail},
 };

@@ -11,7 +11,7 @@ use std::{
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 
-use crate::ISSUER;
+use crate::options::ISSUER;
 
 /// The passwords of one data folder.
 #[derive(Debug, Default, Serialize, Deserialize)]

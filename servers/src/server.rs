@@ -11,7 +11,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    Error,
+    error::{Error, blocking},
     ports::free_port,
     process::{self, Launch},
 };
@@ -133,7 +133,7 @@ impl Server {
     /// When it does not come up; the error has the end of its log.
     pub async fn restart(&self) -> Result<(), Error> {
         let server = self.clone();
-        crate::blocking(move || {
+        blocking(move || {
             server.stop_now();
             let mut tried = 1;
             loop {

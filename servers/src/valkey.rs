@@ -8,8 +8,8 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    Error,
     binaries::Binary,
+    error::Error,
     probe,
     process::Launch,
     secrets::{self, private_folder},
