@@ -5,7 +5,7 @@
 //! Each change is also announced as it happens, so that a gateway that draws the map for many
 //! watchers reads it once and then follows the announcements.
 
-mod handle;
+pub(crate) mod handle;
 mod rebuild;
 
 use std::{
@@ -29,10 +29,7 @@ use mesh::{
 };
 use sqlx::PgPool;
 
-pub use self::{
-    handle::{schedule_cancelled, stated},
-    rebuild::read_model,
-};
+pub use self::rebuild::read_model;
 use crate::{NAME, map, plan_store};
 
 /// Schedules whose section sizes are kept in memory at most.
@@ -119,7 +116,7 @@ pub fn start_map(engine: Arc<Valkey<SeatMaps>>, link: Link) -> Running {
 ///
 /// # Errors
 /// `unavailable` while the store is away or is being rebuilt.
-pub async fn snapshot(
+pub(crate) async fn snapshot(
     valkey: &Valkey<SeatMaps>,
     command: &GetSeats,
     sections: &[SectionCount],
@@ -141,7 +138,7 @@ pub async fn snapshot(
 ///
 /// # Errors
 /// `unavailable` while the store is away or is being rebuilt.
-pub async fn since(
+pub(crate) async fn since(
     valkey: &Valkey<SeatMaps>,
     command: &GetSeatChanges,
     now: Timestamp,
