@@ -8,10 +8,7 @@
 pub(crate) mod handle;
 mod rebuild;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use events::{
     Problem, ScheduleId, Timestamp, codes,
@@ -27,6 +24,7 @@ use mesh::{
     Allow, Link, QueryContext, Running, Service, clock,
     valkey::{FunctionCall, LuaModule, Reply, Valkey},
 };
+use quick_cache::sync::Cache;
 use sqlx::PgPool;
 
 pub use self::rebuild::read_model;
@@ -51,34 +49,31 @@ impl LuaModule for SeatMaps {
 
 /// What the Rust side of the map needs: how many seats each section has. Without a database it
 /// has no plans and no map can be read; that is enough to rebuild one.
-#[derive(Default)]
 pub struct MapConfig {
     pool: Option<PgPool>,
-    sizes: Mutex<HashMap<ScheduleId, Arc<Vec<SectionCount>>>>,
+    sizes: Cache<ScheduleId, Arc<Vec<SectionCount>>>,
+}
+
+impl Default for MapConfig {
+    fn default() -> Self {
+        Self { pool: None, sizes: Cache::new(SIZES_MAX) }
+    }
 }
 
 impl MapConfig {
     /// Reads plans from this database, each once: they never change.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool: Some(pool), sizes: Mutex::default() }
+        Self { pool: Some(pool), ..Self::default() }
     }
 
     /// The sections of a schedule, with every seat free.
     async fn sections(&self, schedule: ScheduleId) -> Result<Arc<Vec<SectionCount>>, Problem> {
-        let lock = || self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sections) = lock().get(&schedule) {
-            return Ok(sections.clone());
-        }
-        let pool = self.pool.as_ref().ok_or(codes::UNAVAILABLE)?;
-        let plan = plan_store::read(schedule, pool).await?;
-        let sections = Arc::new(map::empty(&plan));
-        let mut sizes = lock();
-        if sizes.len() >= SIZES_MAX {
-            // All at once: each schedule still in use comes back with one read.
-            sizes.clear();
-        }
-        sizes.insert(schedule, sections.clone());
-        Ok(sections)
+        // Of many that miss it at once, one reads it, and the others wait for it.
+        let read = async {
+            let pool = self.pool.as_ref().ok_or(codes::UNAVAILABLE)?;
+            Ok(Arc::new(map::empty(&plan_store::read(schedule, pool).await?)))
+        };
+        self.sizes.get_or_insert_async(&schedule, read).await
     }
 }
 
