@@ -7,9 +7,7 @@ mod rows;
 use auditor::Observed;
 use events::{ScheduleId, Timestamp};
 use flows::Flows;
-use servers::{Options, Servers};
-use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
-use tokio::sync::OnceCell;
+use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
@@ -18,23 +16,9 @@ use crate::{
     rehearsal::{End, Visit},
 };
 
-/// A database of its own for each test, all on one server.
+/// A database of its own for each test.
 async fn database() -> PgPool {
-    static SERVERS: OnceCell<Servers> = OnceCell::const_new();
-    let start = || async {
-        let mut options = Options::temporary();
-        options.services = vec![crate::NAME.into()];
-        Servers::start(options).await.unwrap()
-    };
-    let servers = SERVERS.get_or_init(start).await;
-    let admin = PgPool::connect(servers.postgres.url()).await.unwrap();
-    let name = format!("audit_{}", Uuid::now_v7().simple());
-    sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&admin).await.unwrap();
-    let (server, _) = servers.postgres.url().rsplit_once('/').unwrap();
-    let url = format!("{server}/{name}");
-    let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
-    mesh::postgres::migrate(&pool, &crate::MIGRATIONS).await.unwrap();
-    pool
+    mesh::testkit::pool(&crate::MIGRATIONS).await
 }
 
 /// Takes in events as one read; returns how many were new.

@@ -28,8 +28,10 @@ mod map;
 pub mod plan;
 mod plan_store;
 mod queries;
-pub mod seats;
+mod seats;
 mod team;
+#[cfg(test)]
+mod tests;
 mod unit_of_work;
 
 use std::sync::Arc;

@@ -5,13 +5,10 @@
 //! Each change is also announced as it happens, so that a gateway that draws the map for many
 //! watchers reads it once and then follows the announcements.
 
-mod handle;
+pub(crate) mod handle;
 mod rebuild;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use events::{
     Problem, ScheduleId, Timestamp, codes,
@@ -27,12 +24,10 @@ use mesh::{
     Allow, Link, QueryContext, Running, Service, clock,
     valkey::{FunctionCall, LuaModule, Reply, Valkey},
 };
+use quick_cache::sync::Cache;
 use sqlx::PgPool;
 
-pub use self::{
-    handle::{schedule_cancelled, stated},
-    rebuild::read_model,
-};
+pub use self::rebuild::read_model;
 use crate::{NAME, map, plan_store};
 
 /// Schedules whose section sizes are kept in memory at most.
@@ -54,34 +49,31 @@ impl LuaModule for SeatMaps {
 
 /// What the Rust side of the map needs: how many seats each section has. Without a database it
 /// has no plans and no map can be read; that is enough to rebuild one.
-#[derive(Default)]
 pub struct MapConfig {
     pool: Option<PgPool>,
-    sizes: Mutex<HashMap<ScheduleId, Arc<Vec<SectionCount>>>>,
+    sizes: Cache<ScheduleId, Arc<Vec<SectionCount>>>,
+}
+
+impl Default for MapConfig {
+    fn default() -> Self {
+        Self { pool: None, sizes: Cache::new(SIZES_MAX) }
+    }
 }
 
 impl MapConfig {
     /// Reads plans from this database, each once: they never change.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool: Some(pool), sizes: Mutex::default() }
+        Self { pool: Some(pool), ..Self::default() }
     }
 
     /// The sections of a schedule, with every seat free.
     async fn sections(&self, schedule: ScheduleId) -> Result<Arc<Vec<SectionCount>>, Problem> {
-        let lock = || self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sections) = lock().get(&schedule) {
-            return Ok(sections.clone());
-        }
-        let pool = self.pool.as_ref().ok_or(codes::UNAVAILABLE)?;
-        let plan = plan_store::read(schedule, pool).await?;
-        let sections = Arc::new(map::empty(&plan));
-        let mut sizes = lock();
-        if sizes.len() >= SIZES_MAX {
-            // All at once: each schedule still in use comes back with one read.
-            sizes.clear();
-        }
-        sizes.insert(schedule, sections.clone());
-        Ok(sections)
+        // Of many that miss it at once, one reads it, and the others wait for it.
+        let read = async {
+            let pool = self.pool.as_ref().ok_or(codes::UNAVAILABLE)?;
+            Ok(Arc::new(map::empty(&plan_store::read(schedule, pool).await?)))
+        };
+        self.sizes.get_or_insert_async(&schedule, read).await
     }
 }
 
@@ -119,7 +111,7 @@ pub fn start_map(engine: Arc<Valkey<SeatMaps>>, link: Link) -> Running {
 ///
 /// # Errors
 /// `unavailable` while the store is away or is being rebuilt.
-pub async fn snapshot(
+pub(crate) async fn snapshot(
     valkey: &Valkey<SeatMaps>,
     command: &GetSeats,
     sections: &[SectionCount],
@@ -141,7 +133,7 @@ pub async fn snapshot(
 ///
 /// # Errors
 /// `unavailable` while the store is away or is being rebuilt.
-pub async fn since(
+pub(crate) async fn since(
     valkey: &Valkey<SeatMaps>,
     command: &GetSeatChanges,
     now: Timestamp,

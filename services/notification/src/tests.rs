@@ -3,73 +3,32 @@
 mod sending;
 mod storage;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use events::{
     Event, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
     concert::{Admission, ScheduleOpened},
     reservation::{PricedSeat, ReservationCreated},
     user::UserWithdrawn,
 };
-use mesh::{Caller, Context, Execute, Handle, UnitOfWork as _};
-use servers::{Options, Servers};
+use mesh::{Caller, Execute, Handle, testkit};
 use sqlx::PgPool;
-use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::{Config, Keys, UnitOfWork};
 
-/// Databases for as many tests.
-const DATABASES: usize = 16;
-
-/// A database of the test's own, on a server that all tests share: a sender takes every message
-/// it finds.
+/// A database of the test's own: a sender takes every message it finds.
 async fn database() -> String {
-    static SERVERS: OnceCell<Servers> = OnceCell::const_new();
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let start = || async {
-        let mut options = Options::temporary();
-        options.services = (0..DATABASES).map(|n| format!("notification_{n}")).collect();
-        Servers::start(options).await.unwrap()
-    };
-    let servers = SERVERS.get_or_init(start).await;
-    let name = format!("notification_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    let url = servers.database_url(&name);
-    let pool = PgPool::connect(&url).await.unwrap();
-    mesh::postgres::migrate(&pool, &crate::MIGRATIONS).await.unwrap();
-    url
+    testkit::database(&crate::MIGRATIONS).await
 }
 
 fn withdrawn(user_id: UserId) -> UserWithdrawn {
     UserWithdrawn { user_id, attempt: Uuid::nil().into(), forfeit: true, at: now() }
 }
 
-/// Runs one batch; an error says that it could not be stored.
-async fn batch<T>(
-    pool: &PgPool,
-    caller: &Caller,
-    config: &Config,
-    keys: impl FnOnce(&mut Keys),
-    act: impl FnOnce(&mut UnitOfWork, &mut Context<'_, Config>) -> T,
-) -> sqlx::Result<T> {
-    let mut wanted = Keys::default();
-    keys(&mut wanted);
-    let mut tx = pool.begin().await?;
-    let mut unit = UnitOfWork::load(wanted, &mut tx).await?;
-    let done = act(&mut unit, &mut Context::at(now(), config, caller, Uuid::now_v7()));
-    unit.save(&mut tx).await?;
-    tx.commit().await?;
-    Ok(done)
-}
-
 async fn handle<E: Event>(pool: &PgPool, event: &E)
 where
     UnitOfWork: Handle<E>,
 {
-    let keys = |keys: &mut Keys| <UnitOfWork as Handle<E>>::keys(event, keys);
-    let config = Config::default();
-    let handled = batch(pool, &Caller::Mesh, &config, keys, |unit, ctx| unit.handle(event, ctx));
-    handled.await.unwrap().unwrap();
+    testkit::handle::<UnitOfWork, E>(pool, &Config::default(), event).await;
 }
 
 /// Runs a batch of one command that is granted; returns the names of the events it emitted.
@@ -83,7 +42,7 @@ where
     UnitOfWork: Execute<C>,
 {
     let keys = |keys: &mut Keys| <UnitOfWork as Execute<C>>::keys(command, caller, keys);
-    let executed = batch(pool, caller, config, keys, |unit, ctx| {
+    let executed = testkit::batch(pool, config, caller, keys, |unit: &mut UnitOfWork, ctx| {
         unit.execute(command, ctx).unwrap_or_else(|refusal| panic!("{refusal:?}"));
         let names =
             ctx.emitted().iter().filter_map(|emitted| events::event_of_subject(&emitted.subject));

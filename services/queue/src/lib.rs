@@ -25,14 +25,16 @@
 //! admitted in each second since the room opened, and at most `active_max` are ACTIVE at a
 //! time. Fans are admitted in the order of their numbers; only fans returned after a lost hold
 //! go first. Nothing of value depends on this store: PostgreSQL decides on seats and money, and
-//! the room can be rebuilt from the stored events ([`rebuild`]) and from the tickets that fans
+//! the room can be rebuilt from the stored events (`rebuild.rs`) and from the tickets that fans
 //! hold.
 
-pub mod domain;
+mod domain;
 mod handlers;
 mod rebuild;
 mod room;
 mod signer;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +53,7 @@ use mesh::{
     valkey::{FunctionCall, Valkey},
 };
 
-pub use rebuild::{Known, WaitingRooms, rebuild};
+pub use rebuild::WaitingRooms;
 pub use room::{Config, NAME, Room};
 pub use signer::Signer;
 
@@ -101,7 +103,7 @@ async fn get_place(
 ///
 /// # Errors
 /// `not_found` without a place, `unavailable` while the store is away.
-pub async fn place_of(
+async fn place_of(
     valkey: &Valkey<Room>,
     command: &GetPlace,
     meta: &Meta,
@@ -125,7 +127,7 @@ async fn jwks(
 /// # Errors
 /// When a function fails. An unreachable store is no failure here: there is nothing to do until
 /// it is back.
-pub async fn due(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<FunctionCall>, Failure> {
+async fn due(valkey: Valkey<Room>, now: Timestamp) -> Result<Vec<FunctionCall>, Failure> {
     match valkey.read(FunctionCall::new("due"), now).await {
         Ok(rooms) => {
             let tick = |room| FunctionCall::new("tick").arg(room).arg(TICK_PLACES_MAX);

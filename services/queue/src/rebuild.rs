@@ -52,7 +52,7 @@ const OVER_SECS: i64 = 30 * 86_400;
 
 /// One piece of what a room is rebuilt from.
 #[derive(Debug, Clone)]
-pub enum Known {
+pub(crate) enum Known {
     /// An event: its subject and its payload.
     Event(String, Bytes),
     /// A schedule, as `concert` states it.
@@ -136,7 +136,7 @@ fn emitted(
 /// # Errors
 /// `Contended` while another instance rebuilds the store; when Valkey cannot be reached, or
 /// `known` cannot be read to its end.
-pub async fn rebuild(
+pub(crate) async fn rebuild(
     valkey: &Valkey<Room>,
     known: impl Stream<Item = Result<Vec<Known>, Failure>>,
     now: Timestamp,

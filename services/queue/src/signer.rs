@@ -1,9 +1,6 @@
 //! Signs tickets and passes, and keeps the keys for it.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
-};
+use std::sync::{PoisonError, RwLock};
 
 use events::{
     Claims, Problem, ScheduleId, Timestamp, UserId, codes,
@@ -15,6 +12,7 @@ use mesh::{
     keys::{KeyError, KeyLife, KeyRecord, Keyring},
     valkey::{LuaModule, Valkey},
 };
+use quick_cache::sync::Cache;
 use tracing::error;
 
 /// A ticket is valid for as long as its key is published: a week.
@@ -27,7 +25,7 @@ const SIGNED_MAX: usize = 20_000;
 /// Signs for the rooms. The keys are kept in Valkey, where all instances share them.
 pub struct Signer {
     ring: RwLock<Keyring>,
-    signed: Mutex<HashMap<Signed, String>>,
+    signed: Cache<Signed, String>,
 }
 
 /// What a signature is for: a ticket by its number, a pass by the version of its place.
@@ -41,7 +39,7 @@ impl Default for Signer {
     /// A signer without keys; [`Signer::refresh`] loads them.
     fn default() -> Self {
         let ring = Keyring::open(Vec::new(), LIFE).expect("an empty ring has no broken keys");
-        Self { ring: RwLock::new(ring), signed: Mutex::default() }
+        Self { ring: RwLock::new(ring), signed: Cache::new(SIGNED_MAX) }
     }
 }
 
@@ -117,38 +115,29 @@ impl Signer {
             let records: Vec<&KeyRecord> = ring.records().collect();
             let text = serde_json::to_string(&records).map_err(|error| broken(&error))?;
             if text == stored || valkey.swap(KEYS, &stored, &text).await? {
-                if ring.jwks() != self.jwks() {
-                    // A signature of a dropped key must not be handed out any more.
-                    self.signed().clear();
-                }
+                let is_changed = ring.jwks() != self.jwks();
                 *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
+                if is_changed {
+                    // A signature of a dropped key must not be handed out any more. One that is
+                    // being made with it is not kept either: its placeholder goes, too.
+                    self.signed.clear();
+                }
                 return Ok(());
             }
         }
     }
 
     fn sign<C: Claims>(&self, what: Signed, claims: &C, now: Timestamp) -> Result<String, Problem> {
-        if let Some(token) = self.signed().get(&what) {
-            return Ok(token.clone());
-        }
-        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
-        let token = ring.sign(claims, now).map_err(|error| {
-            if error != KeyError::Empty {
-                error!(%error, "a token cannot be signed");
-            }
-            Problem::new(codes::UNAVAILABLE, "The waiting room has no signing keys yet.")
-                .with("retry_after_secs", 1)
-        })?;
-        let mut signed = self.signed();
-        if signed.len() >= SIGNED_MAX {
-            signed.clear();
-        }
-        signed.insert(what, token.clone());
-        Ok(token)
-    }
-
-    fn signed(&self) -> MutexGuard<'_, HashMap<Signed, String>> {
-        self.signed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.signed.get_or_insert_with(&what, || {
+            let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+            ring.sign(claims, now).map_err(|error| {
+                if error != KeyError::Empty {
+                    error!(%error, "a token cannot be signed");
+                }
+                Problem::new(codes::UNAVAILABLE, "The waiting room has no signing keys yet.")
+                    .with("retry_after_secs", 1)
+            })
+        })
     }
 }
 

@@ -54,7 +54,7 @@ impl CallOn<PaymentRefunded> for Charts {
 }
 
 /// The calls for a schedule that `concert` states.
-pub fn schedule_stated(stated: &ScheduleStated) -> Vec<FunctionCall> {
+pub(crate) fn schedule_stated(stated: &ScheduleStated) -> Vec<FunctionCall> {
     let schedule = &stated.schedule;
     let open = FunctionCall::new("open")
         .arg(schedule.schedule_id)
@@ -71,7 +71,7 @@ pub fn schedule_stated(stated: &ScheduleStated) -> Vec<FunctionCall> {
 }
 
 /// The calls for a sale that `payment` states.
-pub fn sale_stated(stated: &SaleStated) -> Vec<FunctionCall> {
+pub(crate) fn sale_stated(stated: &SaleStated) -> Vec<FunctionCall> {
     let of =
         |call: &'static str| FunctionCall::new(call).arg(stated.schedule_id).arg(stated.payment_id);
     let sell = of("sell").arg(stated.seats.max(1)).arg(stated.sold_at.unix_millis());

@@ -19,9 +19,11 @@
 //! was sold, whatever is refunded later.
 
 mod charts;
-pub mod domain;
+mod domain;
 mod handlers;
 mod rebuild;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, PoisonError};
 
@@ -32,7 +34,6 @@ use events::{
     payment::{PaymentCompleted, PaymentRefunded},
     ranking::{ConcertRanking, RankConcerts},
 };
-pub use handlers::{sale_stated, schedule_stated};
 use mesh::{Allow, Link, Meta, QueryContext, Running, Service, clock, valkey::Valkey};
 pub use rebuild::read_model;
 
@@ -99,7 +100,7 @@ fn is_fresh(ranking: &ConcertRanking, command: &RankConcerts, now: Timestamp) ->
 ///
 /// # Errors
 /// `unavailable` while the store is away or being rebuilt.
-pub async fn ranking_of(
+async fn ranking_of(
     valkey: &Valkey<Charts>,
     command: &RankConcerts,
     now: Timestamp,

@@ -192,8 +192,28 @@ fn the_runtime_depends_on_no_service() {
     let ours = |member: &str| WORKSPACE.ours(&WORKSPACE.normal(member));
     assert_eq!(ours("events"), names(&[]));
     assert_eq!(ours("servers"), names(&[]));
-    assert_eq!(ours("mesh"), names(&["events", "text"]));
+    // `servers` is behind the feature `testkit`.
+    assert_eq!(ours("mesh"), names(&["events", "servers", "text"]));
     assert!(ours("onsale").is_disjoint(&names(&["sim", "tests"])));
+}
+
+#[test]
+fn only_tests_enable_the_testkit() {
+    let metadata = metadata();
+    let mut enabled_by = Names::new();
+    for package in list(&metadata["packages"]) {
+        for dependency in list(&package["dependencies"]) {
+            if list(&dependency["features"]).iter().any(|feature| text(feature) == "testkit") {
+                assert_eq!(text(&dependency["kind"]), "dev", "by {}", text(&package["name"]));
+                enabled_by.insert(text(&package["name"]).to_owned());
+            }
+        }
+        for (feature, enables) in package["features"].as_object().into_iter().flatten() {
+            let is_kit = |enabled: &Value| text(enabled).ends_with("/testkit");
+            assert!(!list(enables).iter().any(is_kit), "{feature} of {}", text(&package["name"]));
+        }
+    }
+    assert!(enabled_by.contains("mesh"), "{enabled_by:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use events::{
     EventId, SagaId, ScheduleId, Timestamp,
     audit::{ReportStall, ReportViolation, Rule, Violation},
 };
-use mesh::{Caller, Context, Execute, UnitOfWork as _};
+use mesh::{Caller, Execute, testkit};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -22,18 +22,14 @@ where
     UnitOfWork: Execute<C>,
 {
     let (config, caller) = (Config::default(), Caller::Mesh);
-    let mut keys = Keys::default();
-    <UnitOfWork as Execute<C>>::keys(command, &caller, &mut keys);
-    let mut tx = pool.begin().await.unwrap();
-    let mut unit = UnitOfWork::load(keys, &mut tx).await.unwrap();
-    let mut ctx = Context::at(mesh::clock::now(), &config, &caller, Uuid::now_v7());
-    unit.execute(command, &mut ctx).unwrap_or_else(|refusal| panic!("{refusal:?}"));
-    unit.save(&mut tx).await.unwrap();
-    tx.commit().await.unwrap();
-    let emitted = ctx.emitted().iter();
-    emitted
-        .map(|event| if event.subject.contains("saga_stalled") { "stalled" } else { "violation" })
-        .collect()
+    let keys = |keys: &mut Keys| <UnitOfWork as Execute<C>>::keys(command, &caller, keys);
+    let decided = testkit::batch(pool, &config, &caller, keys, |unit: &mut UnitOfWork, ctx| {
+        unit.execute(command, ctx).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+        let is_stall = |subject: &str| subject.contains("saga_stalled");
+        let name = |subject| if is_stall(subject) { "stalled" } else { "violation" };
+        ctx.emitted().iter().map(|event| name(&event.subject)).collect()
+    });
+    decided.await.unwrap()
 }
 
 /// What the watchdog would report when every event up to `known` was read.

@@ -49,13 +49,13 @@ impl CallOn<ScheduleCancelled> for SeatMaps {
 }
 
 /// Marks the show of this schedule as cancelled.
-pub fn schedule_cancelled(schedule: ScheduleId) -> FunctionCall {
+pub(crate) fn schedule_cancelled(schedule: ScheduleId) -> FunctionCall {
     FunctionCall::new("off").arg(schedule)
 }
 
 /// The updates for seats as the reservation service states them: one for all seats in the same
 /// state.
-pub fn stated(schedule: ScheduleId, seats: &[SeatStated]) -> Vec<FunctionCall> {
+pub(crate) fn stated(schedule: ScheduleId, seats: &[SeatStated]) -> Vec<FunctionCall> {
     let mut groups: BTreeMap<(i64, Stage), Vec<&SeatId>> = BTreeMap::new();
     for seat in seats {
         let stage = match &seat.owner {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use events::{Problem, codes};
 use mesh::{
     Allow, Service,
+    testkit::OwnValkey,
     valkey::{At, CallFor, CallOn, FunctionCall, LuaModule, Reply, Valkey},
 };
-use servers::{Options, Standalone};
 use uuid::Uuid;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub struct OnValkey {
-    alone: Standalone,
+    alone: OwnValkey,
     engine: Arc<Valkey<Counters>>,
 }
 
@@ -97,8 +97,8 @@ impl Store for OnValkey {
     type Engine = Valkey<Counters>;
 
     async fn open() -> Self {
-        let alone = Standalone::valkey(Options::temporary()).await.unwrap();
-        let engine = Arc::new(Valkey::new(alone.server().url(), ()).unwrap());
+        let alone = OwnValkey::alone().await;
+        let engine = Arc::new(alone.engine(()));
         engine.seal().await.unwrap();
         Self { alone, engine }
     }
@@ -111,7 +111,7 @@ impl Store for OnValkey {
     }
 
     fn engine(&self) -> Arc<Self::Engine> {
-        Arc::new(Valkey::new(self.alone.server().url(), ()).unwrap())
+        Arc::new(self.alone.engine(()))
     }
 
     async fn lose(&self) {

@@ -11,7 +11,7 @@ async fn count(pool: &PgPool) -> i64 {
 
 #[tokio::test]
 async fn there_is_one_message_per_subject_and_kind_however_often_its_event_is_handled() {
-    let pool = PgPool::connect(&database().await).await.unwrap();
+    let pool = testkit::pool(&crate::MIGRATIONS).await;
     let show = ScheduleId(Uuid::now_v7());
     let events: Vec<_> = (0..20).map(|_| created(fan(), show)).collect();
     // In both orders, in large batches: they do not deadlock.
@@ -25,9 +25,15 @@ async fn there_is_one_message_per_subject_and_kind_however_often_its_event_is_ha
             let keys = |keys: &mut Keys| {
                 events.iter().for_each(|event| <UnitOfWork as Handle<_>>::keys(event, keys));
             };
-            let handled = batch(&pool, &Caller::Mesh, &config, keys, |unit, ctx| {
-                events.iter().for_each(|event| unit.handle(event, ctx).unwrap());
-            });
+            let handled = testkit::batch(
+                &pool,
+                &config,
+                &Caller::Mesh,
+                keys,
+                |unit: &mut UnitOfWork, ctx| {
+                    events.iter().for_each(|event| unit.handle(event, ctx).unwrap());
+                },
+            );
             handled.await.unwrap();
         })
     });
@@ -46,7 +52,7 @@ async fn there_is_one_message_per_subject_and_kind_however_often_its_event_is_ha
 
 #[tokio::test]
 async fn a_withdrawn_fan_has_no_number_and_no_new_message_in_any_order() {
-    let pool = PgPool::connect(&database().await).await.unwrap();
+    let pool = testkit::pool(&crate::MIGRATIONS).await;
     let (config, show, leaver) = (Config::default(), ScheduleId(Uuid::now_v7()), fan());
     let caller = Caller::User { user_id: leaver, roles: vec![], expires_at: now().plus_secs(900) };
     let keep = KeepContact { phone: Some("+821012345678".into()), locale: Locale::Ko };
@@ -72,7 +78,7 @@ async fn a_withdrawn_fan_has_no_number_and_no_new_message_in_any_order() {
 
 #[tokio::test]
 async fn a_number_that_is_set_while_its_fan_withdraws_is_not_kept() {
-    let pool = PgPool::connect(&database().await).await.unwrap();
+    let pool = testkit::pool(&crate::MIGRATIONS).await;
     for _ in 0..20 {
         let leaver = fan();
         let caller =
@@ -83,7 +89,10 @@ async fn a_number_that_is_set_while_its_fan_withdraws_is_not_kept() {
             <UnitOfWork as Execute<KeepContact>>::keys(&keep, &caller, keys);
         };
         // It may be refused, when it comes second.
-        let keeping = batch(&pool, &caller, &config, keys, |unit, ctx| unit.execute(&keep, ctx));
+        let keeping =
+            testkit::batch(&pool, &config, &caller, keys, |unit: &mut UnitOfWork, ctx| {
+                unit.execute(&keep, ctx)
+            });
         let gone = withdrawn(leaver);
         let (kept, ()) = tokio::join!(keeping, handle(&pool, &gone));
         kept.unwrap().ok();

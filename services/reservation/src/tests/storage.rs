@@ -1,59 +1,32 @@
 //! The same handlers on a real database, with several batches at once.
 
 use events::state::StateSeats;
-use mesh::UnitOfWork as _;
-use servers::{Options, Servers};
-use sqlx::{PgPool, postgres::PgPoolOptions};
-use tokio::sync::OnceCell;
+use mesh::testkit;
+use sqlx::PgPool;
 
 use super::*;
 use crate::{
-    Keys,
     domain::{Schedule, Seat},
     queries,
 };
 
-/// The service's own database. All tests share it, each with its own schedule.
 async fn pool() -> PgPool {
-    static SERVERS: OnceCell<Servers> = OnceCell::const_new();
-    let start = || async {
-        let mut options = Options::temporary();
-        options.services = vec!["reservation".into()];
-        let servers = Servers::start(options).await.unwrap();
-        let pool = PgPool::connect(&servers.database_url("reservation")).await.unwrap();
-        mesh::postgres::migrate(&pool, &crate::MIGRATIONS).await.unwrap();
-        servers
-    };
-    let servers = SERVERS.get_or_init(start).await;
-    let url = servers.database_url("reservation");
-    PgPoolOptions::new().max_connections(8).connect(&url).await.unwrap()
+    testkit::pool(&crate::MIGRATIONS).await
 }
 
-/// Runs a batch of one message. Returns the handler's result, or why it could not be stored.
-async fn batch<T>(
+/// Runs a batch of one message by the mesh. Returns why it could not be stored.
+async fn batch(
     pool: &PgPool,
-    caller: &Caller,
-    keys: impl FnOnce(&mut Keys),
-    handler: impl FnOnce(&mut UnitOfWork, &mut Context<'_, Config>) -> T,
-) -> sqlx::Result<T> {
-    let mut wanted = Keys::default();
-    keys(&mut wanted);
-    let mut tx = pool.begin().await?;
-    let mut unit = UnitOfWork::load(wanted, &mut tx).await?;
-    let config = Config::default();
-    let now = mesh::clock::now();
-    let result = handler(&mut unit, &mut Context::at(now, &config, caller, Uuid::now_v7()));
-    unit.save(&mut tx).await?;
-    tx.commit().await?;
-    Ok(result)
+    act: impl FnOnce(&mut UnitOfWork, &mut Context<'_, Config>),
+) -> sqlx::Result<()> {
+    testkit::batch(pool, &Config::default(), &Caller::Mesh, |_| {}, act).await
 }
 
 async fn handle<E: Event>(pool: &PgPool, event: &E)
 where
     UnitOfWork: Handle<E>,
 {
-    let keys = |keys: &mut Keys| <UnitOfWork as Handle<E>>::keys(event, keys);
-    batch(pool, &Caller::Mesh, keys, |unit, ctx| unit.handle(event, ctx)).await.unwrap().unwrap();
+    testkit::handle::<UnitOfWork, E>(pool, &Config::default(), event).await;
 }
 
 async fn execute<C: events::Command>(
@@ -64,8 +37,7 @@ async fn execute<C: events::Command>(
 where
     UnitOfWork: Execute<C>,
 {
-    let keys = |keys: &mut Keys| <UnitOfWork as Execute<C>>::keys(command, caller, keys);
-    batch(pool, caller, keys, |unit, ctx| unit.execute(command, ctx)).await.unwrap()
+    testkit::execute::<UnitOfWork, C>(pool, &Config::default(), caller, command).await
 }
 
 /// Puts a show of `seats` seats on sale, right now.
@@ -198,25 +170,15 @@ async fn an_owner_is_never_overwritten() {
     let pool = pool().await;
     let show = open(&pool, 300, 2).await;
     reserve(&pool, show, fan(1), &[1]).await.unwrap();
-    let overwrite = batch(
-        &pool,
-        &Caller::Mesh,
-        |_| {},
-        |unit, _| {
-            let seats = unit.seats.entry(show).or_default();
-            seats.load(seat(1), Seat::new(100));
-            seats.change(&seat(1)).unwrap().owner = Some(Uuid::now_v7().into());
-        },
-    );
+    let overwrite = batch(&pool, |unit, _| {
+        let seats = unit.seats.entry(show).or_default();
+        seats.load(seat(1), Seat::new(100));
+        seats.change(&seat(1)).unwrap().owner = Some(Uuid::now_v7().into());
+    });
     assert!(overwrite.await.is_err(), "the row has another owner than this batch read");
-    let again = batch(
-        &pool,
-        &Caller::Mesh,
-        |_| {},
-        |unit, _| {
-            unit.open(show, Schedule::Cancelled, std::iter::empty());
-        },
-    );
+    let again = batch(&pool, |unit, _| {
+        unit.open(show, Schedule::Cancelled, std::iter::empty());
+    });
     assert!(again.await.is_err(), "a schedule is inserted once");
 }
 

@@ -1,15 +1,12 @@
 //! Tests of the engine itself, with a Lua module made for them.
 
-#![expect(clippy::disallowed_methods, reason = "a test that waits too long fails by itself")]
-
-mod harness;
+mod staged;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use events::{Envelope, SagaId};
 use redis::Value;
-use servers::{Options, Standalone};
 use uuid::Uuid;
 
 use super::{
@@ -23,6 +20,7 @@ use crate::{
     outbound::message::{MESSAGE_EVENTS_MAX, unpack},
     parked::{Parked, ParkedState},
     store::engine::{Engine, Mark, Outbox, Parking, Retried, Show, Verdict, Which},
+    testkit::OwnValkey,
     trace::{Span, TraceParent},
 };
 
@@ -96,7 +94,7 @@ impl LuaModule for Trial {
 
 struct Harness {
     valkey: Valkey<Trial>,
-    server: Standalone,
+    store: OwnValkey,
 }
 
 const KEY: &str = "018f0000-0000-7000-8000-0000000000";
@@ -128,20 +126,14 @@ fn put(field: &str) -> FunctionCall {
     call("put").arg(field).arg(1)
 }
 
-async fn redis<T: redis::FromRedisValue>(server: &Standalone, command: &[&[u8]]) -> T {
-    let client = redis::Client::open(server.server().url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let mut cmd = redis::cmd(std::str::from_utf8(command[0]).unwrap());
-    cmd.arg(&command[1..]).query_async(&mut connection).await.unwrap()
-}
-
 /// Every key with its content and its expiry.
-async fn everything(server: &Standalone) -> BTreeMap<String, (Vec<u8>, i64)> {
-    let keys: Vec<String> = redis(server, &[b"KEYS", b"*"]).await;
+async fn everything(store: &OwnValkey) -> BTreeMap<String, (Vec<u8>, i64)> {
+    let keys: Vec<String> = store.redis(&["KEYS", "*"]).await;
     let mut all = BTreeMap::new();
     for key in keys.iter().filter(|key| !key.contains("inbox")) {
         let name = key.as_bytes();
-        let command: &[u8] = match redis::<String>(server, &[b"TYPE", name]).await.as_str() {
+        let command: &[u8] = match store.redis::<String>(&[b"TYPE".as_slice(), name]).await.as_str()
+        {
             "hash" => b"HGETALL",
             "set" => b"SMEMBERS",
             "zset" => b"ZRANGE 0 -1 WITHSCORES",
@@ -150,14 +142,14 @@ async fn everything(server: &Standalone) -> BTreeMap<String, (Vec<u8>, i64)> {
         };
         let mut words: Vec<&[u8]> = command.split(|byte| *byte == b' ').collect();
         words.insert(1, name);
-        let mut value: Value = redis(server, &words).await;
+        let mut value: Value = store.redis(&words).await;
         let many = if words[0] == b"HGETALL" { 2 } else { 1 };
         if let (Value::Array(parts), b"SMEMBERS" | b"HGETALL") = (&mut value, words[0]) {
             let mut sorted: Vec<_> = parts.chunks(many).map(<[Value]>::to_vec).collect();
             sorted.sort_by_key(|part| format!("{part:?}"));
             *parts = sorted.concat();
         }
-        let expires: i64 = redis(server, &[b"PEXPIRETIME", name]).await;
+        let expires: i64 = store.redis(&[b"PEXPIRETIME".as_slice(), name]).await;
         all.insert(key.clone(), (format!("{value:?}").into_bytes(), expires));
     }
     all
@@ -165,14 +157,22 @@ async fn everything(server: &Standalone) -> BTreeMap<String, (Vec<u8>, i64)> {
 
 impl Harness {
     async fn open() -> Self {
-        let server = Standalone::valkey(Options::temporary()).await.unwrap();
-        let valkey = Valkey::<Trial>::new(server.server().url(), ()).unwrap();
+        Self::on(OwnValkey::open().await).await
+    }
+
+    /// On a server without other tests.
+    async fn alone() -> Self {
+        Self::on(OwnValkey::alone().await).await
+    }
+
+    async fn on(store: OwnValkey) -> Self {
+        let valkey = store.engine::<Trial>(());
         valkey.seal().await.unwrap();
-        Self { valkey, server }
+        Self { valkey, store }
     }
 
     async fn redis<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
-        redis(&self.server, command).await
+        self.store.redis(command).await
     }
 
     /// Takes in a message of events about entities; `Err` is an event that cannot be decoded.
@@ -195,7 +195,7 @@ impl Harness {
     }
 
     async fn all(&self) -> BTreeMap<String, (Vec<u8>, i64)> {
-        everything(&self.server).await
+        everything(&self.store).await
     }
 
     async fn lease(&self, which: Which) -> Vec<Parked> {

@@ -1,6 +1,5 @@
 //! Tests of `stage.lua`: what functions of one call see of each other, and what they leave.
 
-use servers::{Options, Standalone};
 use uuid::Uuid;
 
 use super::{Harness, KEY, call, everything, put};
@@ -8,9 +7,10 @@ use crate::{
     clock,
     parked::ParkedState,
     store::valkey::{
-        LuaModule, Valkey,
+        LuaModule,
         batch::{Case, Item, Way},
     },
+    testkit::OwnValkey,
 };
 
 /// Commands drawn by a seed, run both on the stage and directly on the store: both must give the
@@ -94,8 +94,8 @@ impl LuaModule for Twins {
 
 #[tokio::test]
 async fn staged_writes_are_seen_and_left_as_if_each_was_made_at_once() {
-    let server = Standalone::valkey(Options::temporary()).await.unwrap();
-    let valkey = Valkey::<Twins>::new(server.server().url(), ()).unwrap();
+    let store = OwnValkey::open().await;
+    let valkey = store.engine::<Twins>(());
     valkey.seal().await.unwrap();
     for round in 0..60_u64 {
         let calls = (0..8).map(|call| (round * 8 + call, call % 3 == 2));
@@ -110,7 +110,7 @@ async fn staged_writes_are_seen_and_left_as_if_each_was_made_at_once() {
             assert_eq!(cause.contains("on purpose"), fails, "seed {seed}: {cause}");
             assert!(fails || cause.is_empty(), "seed {seed}: {cause}");
         }
-        let all = everything(&server).await;
+        let all = everything(&store).await;
         let of = |twin: &str| -> Vec<_> {
             let name = |key: &str| Some(key.split_once(twin)?.1.to_owned());
             let round = |at: i64| if at > 0 { (at + 500_000) / 1_000_000 } else { at };
@@ -145,7 +145,7 @@ async fn a_write_to_a_key_of_another_kind_fails_only_its_own_function() {
 
 #[tokio::test]
 async fn a_call_is_refused_before_it_begins_when_memory_is_full() {
-    let harness = Harness::open().await;
+    let harness = Harness::alone().await;
     let _: () = harness.redis(&[b"CONFIG", b"SET", b"maxmemory", b"1"]).await;
     let refused = harness.valkey.perform(&[put("a"), put("b")], clock::now()).await.unwrap_err();
     assert!(refused.to_string().contains("OOM"), "{refused}");

@@ -2,7 +2,7 @@
 
 use events::{codes, payment::PaymentFailure::HoldGone, queue::PlaceState};
 
-use crate::harness::{Harness, cancelled, completed, created, failed, fan, hold_expired, payment};
+use super::harness::{Harness, cancelled, completed, created, failed, fan, hold_expired, payment};
 
 /// A room with an ACTIVE fan who has two holds and has paid for the first.
 async fn one_of_two_paid() -> Harness {

@@ -4,7 +4,7 @@ use events::{EventId, codes, ranking::Window};
 use mesh::Outcome;
 use uuid::Uuid;
 
-use crate::harness::{Harness, concert, opened, refunded, schedule, sold};
+use super::harness::{Harness, concert, opened, refunded, schedule, sold};
 
 const AT: i64 = 1_000;
 

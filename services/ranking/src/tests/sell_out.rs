@@ -1,6 +1,6 @@
 //! Sell-outs: when the last seat was sold, in any order of events.
 
-use crate::harness::{Harness, cancelled, concert, opened, refunded, schedule, sold};
+use super::harness::{Harness, cancelled, concert, opened, refunded, schedule, sold};
 
 #[tokio::test]
 async fn a_show_is_sold_out_by_the_sale_that_reaches_its_seats() {

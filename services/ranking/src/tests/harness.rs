@@ -3,19 +3,19 @@
 use std::sync::Mutex;
 
 use events::{
-    ConcertId, Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, Timestamp, UserId,
+    ConcertId, Event, EventId, PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
     concert::{Admission, ScheduleCancelled, ScheduleOpened, SeatBlock},
     payment::{PaymentCompleted, PaymentRefunded},
     ranking::{RankBy, RankConcerts, Window},
 };
 use mesh::{
-    Caller, Meta, Outcome,
-    trace::TraceParent,
+    Outcome,
+    testkit::{OnValkey, OwnValkey},
     valkey::{CallOn, FunctionCall, ReplayedEvent, Valkey},
 };
-use ranking::{Charts, Config};
-use servers::{Options, Standalone};
 use uuid::Uuid;
+
+use crate::{Charts, Config, ranking_of};
 
 pub const HOUR: i64 = 3_600_000;
 
@@ -94,7 +94,7 @@ pub fn refunded(n: u128, schedule_id: ScheduleId, millis: i64) -> PaymentRefunde
 
 pub struct Harness {
     pub charts: Valkey<Charts>,
-    pub valkey: Standalone,
+    pub kit: OnValkey<Charts>,
     /// Every event of this test, as the stream has it.
     emitted: Mutex<Vec<(EventId, FunctionCall)>>,
 }
@@ -102,15 +102,27 @@ pub struct Harness {
 impl Harness {
     /// A whole store without schedules.
     pub async fn empty() -> Self {
-        let valkey = Standalone::valkey(Options::temporary()).await.unwrap();
-        let charts = Valkey::<Charts>::new(valkey.server().url(), Config::default()).unwrap();
-        charts.begin_replay().await.unwrap().unwrap().swap().await.unwrap();
-        Self { charts, valkey, emitted: Mutex::default() }
+        Self::empty_on(OwnValkey::open().await).await
+    }
+
+    async fn empty_on(store: OwnValkey) -> Self {
+        let kit = OnValkey::of(&crate::service(), Config::default(), store);
+        kit.engine.begin_replay().await.unwrap().unwrap().swap().await.unwrap();
+        Self { charts: kit.engine.clone(), kit, emitted: Mutex::default() }
     }
 
     /// One concert with one schedule of ten seats, both number 1.
     pub async fn open() -> Self {
-        let harness = Self::empty().await;
+        Self::open_on(OwnValkey::open().await).await
+    }
+
+    /// The same on a server without other tests.
+    pub async fn open_alone() -> Self {
+        Self::open_on(OwnValkey::alone().await).await
+    }
+
+    async fn open_on(store: OwnValkey) -> Self {
+        let harness = Self::empty_on(store).await;
         harness.handle(opened(1, concert(1), 10), 0).await;
         harness
     }
@@ -129,7 +141,7 @@ impl Harness {
         Charts: CallOn<E>,
     {
         self.emit(&event, id);
-        self.charts.handle(event, &meta::<E>(id), at(millis)).await.unwrap()
+        self.kit.handle_as(event, id, at(millis)).await
     }
 
     /// Adds an event to the stream without handling it.
@@ -162,7 +174,7 @@ impl Harness {
     /// Concert and seats, first to last.
     pub async fn sold(&self, window: Window, millis: i64) -> Vec<(ConcertId, i64)> {
         let command = RankConcerts { by: RankBy::Sold, window, limit: None };
-        let ranking = ranking::ranking_of(&self.charts, &command, at(millis)).await.unwrap();
+        let ranking = ranking_of(&self.charts, &command, at(millis)).await.unwrap();
         let places = ranking.places.into_iter();
         places.map(|place| (place.concert_id, place.seats_sold.unwrap())).collect()
     }
@@ -170,36 +182,10 @@ impl Harness {
     /// Concert, schedule and milliseconds, fastest first.
     pub async fn fastest(&self) -> Vec<(ConcertId, ScheduleId, i64)> {
         let command = RankConcerts { by: RankBy::SellOut, ..RankConcerts::default() };
-        let ranking = ranking::ranking_of(&self.charts, &command, at(0)).await.unwrap();
+        let ranking = ranking_of(&self.charts, &command, at(0)).await.unwrap();
         let row = |place: events::ranking::RankedConcert| {
             (place.concert_id, place.schedule_id.unwrap(), place.sell_out_ms.unwrap())
         };
         ranking.places.into_iter().map(row).collect()
-    }
-
-    pub async fn redis<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
-        let client = redis::Client::open(self.valkey.server().url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let mut run = redis::cmd(command[0]);
-        command[1..].iter().for_each(|part| {
-            run.arg(*part);
-        });
-        run.query_async(&mut connection).await.unwrap()
-    }
-}
-
-pub fn meta<E: Event>(event_id: EventId) -> Meta {
-    Meta {
-        name: E::NAME,
-        may_emit: &[],
-        event_id: Some(event_id),
-        id: Uuid::now_v7(),
-        saga_id: SagaId(Uuid::now_v7()),
-        caller: Caller::Mesh,
-        idempotency: None,
-        trace: TraceParent::default(),
-        received: std::time::Instant::now(),
-        received_at: at(0),
-        attempt: 1,
     }
 }

@@ -8,7 +8,7 @@ use events::{
 use mesh::Outcome;
 use uuid::Uuid;
 
-use crate::harness::{
+use super::harness::{
     Harness, SCHEDULE,
     SeatEvent::{Cancelled, Confirmed, Created, Expired, Off},
     owner,

@@ -7,7 +7,7 @@ use events::{
 };
 use mesh::Outcome;
 
-use crate::harness::{
+use super::harness::{
     Harness, cancelled, cancelled_schedule, completed, created, failed, fan, hold_expired,
     withdrawn,
 };
@@ -35,7 +35,7 @@ async fn a_hold_keeps_the_place_until_its_hard_cap() {
     assert_eq!(harness.tick(61_500).await, 0);
     let place = harness.look(fan(0), 61_500).await.unwrap();
     assert_eq!(place.state, PlaceState::Active);
-    assert_eq!(place.reserve_until, Some(crate::harness::at(60_000)), "the pass is no longer");
+    assert_eq!(place.reserve_until, Some(super::harness::at(60_000)), "the pass is no longer");
     harness.tick(401_000).await;
     assert_eq!(harness.names().await, ["expired 0 timeout"]);
 }
@@ -101,7 +101,7 @@ async fn a_completed_payment_completes_the_place() {
     let emitted = harness.emitted().await;
     assert_eq!(emitted.len(), 1);
     assert_eq!(emitted[0].event, "queue.completed");
-    assert_eq!(emitted[0].data["payment_id"], crate::harness::payment(1).to_string());
+    assert_eq!(emitted[0].data["payment_id"], super::harness::payment(1).to_string());
     assert_eq!(emitted[0].data["place_version"], 3);
     let place = harness.look(fan(0), 4_000).await.unwrap();
     assert_eq!((place.state, place.reason), (PlaceState::Completed, None));
@@ -273,12 +273,12 @@ async fn the_room_of_a_cancelled_show_is_emptied_in_bounded_steps() {
     let calls: Vec<_> = (0..2_500)
         .map(|n| {
             mesh::valkey::FunctionCall::new("enter")
-                .arg(crate::harness::SCHEDULE)
+                .arg(super::harness::SCHEDULE)
                 .arg(fan(n))
                 .arg("")
         })
         .collect();
-    harness.room.perform(&calls, crate::harness::at(-5)).await.unwrap();
+    harness.room.perform(&calls, super::harness::at(-5)).await.unwrap();
     harness.handle(cancelled_schedule(), -4).await;
     harness.emitted().await;
     let mut steps = Vec::new();
@@ -293,7 +293,7 @@ async fn a_cancellation_that_comes_before_the_opening_stands() {
     let mut harness = Harness::empty().await;
     harness.handle(cancelled_schedule(), 0).await;
     assert!(harness.enter(fan(1), 0).await.unwrap_err().is(codes::NOT_FOUND));
-    let opened = crate::harness::opened(crate::harness::SCHEDULE, crate::harness::ADMISSION, 10);
+    let opened = super::harness::opened(super::harness::SCHEDULE, super::harness::ADMISSION, 10);
     harness.handle(opened, 10).await;
     assert!(harness.enter(fan(1), 20).await.unwrap_err().is(codes::SCHEDULE_CANCELLED));
     assert_eq!(harness.emitted().await, []);
@@ -303,7 +303,7 @@ async fn a_cancellation_that_comes_before_the_opening_stands() {
 async fn an_opening_that_comes_twice_does_not_reset_the_room() {
     let harness = Harness::open().await;
     harness.admit(2).await;
-    let mut again = crate::harness::opened(crate::harness::SCHEDULE, crate::harness::ADMISSION, 99);
+    let mut again = super::harness::opened(super::harness::SCHEDULE, super::harness::ADMISSION, 99);
     again.admission.active_max = 1;
     harness.handle(again, 1_000).await;
     let place = harness.enter(fan(5), 1_000).await.unwrap();
@@ -335,7 +335,7 @@ async fn a_room_admits_until_the_very_start_and_expires_every_place_from_then_on
     harness.tick(START - 1).await;
     let place = harness.look(fan(1), START - 1).await.unwrap();
     assert_eq!(place.state, PlaceState::Active);
-    assert_eq!(place.reserve_until, Some(crate::harness::at(START)), "no pass outlives the start");
+    assert_eq!(place.reserve_until, Some(super::harness::at(START)), "no pass outlives the start");
     let refused = harness.enter(fan(2), START).await.unwrap_err();
     assert!(refused.is(codes::SCHEDULE_CLOSED));
     harness.tick(START + 1_000).await;

@@ -17,13 +17,16 @@ use futures::{Stream, stream};
 use mesh::{
     Caller, Idempotency, Meta, Outcome,
     engine::{Failure, Mark, Outbox},
-    trace::TraceParent,
+    testkit::{OnValkey, OwnValkey},
     valkey::{CallOn, Valkey},
 };
-use queue::{Config, Known, Room};
 use serde_json::value::RawValue;
-use servers::{Options, Standalone};
 use uuid::Uuid;
+
+use crate::{
+    Config, Room,
+    rebuild::{Known, rebuild},
+};
 
 /// The one schedule of most tests.
 pub const SCHEDULE: ScheduleId = ScheduleId(Uuid::from_u128(1));
@@ -49,7 +52,7 @@ pub fn payment(n: u128) -> PaymentId {
 
 pub struct Harness {
     pub room: Valkey<Room>,
-    pub valkey: Standalone,
+    pub kit: OnValkey<Room>,
     /// Messages published so far.
     published: u64,
 }
@@ -78,15 +81,25 @@ pub struct EmittedEvent {
 impl Harness {
     /// A whole store without schedules.
     pub async fn empty() -> Self {
-        let valkey = Standalone::valkey(Options::temporary()).await.unwrap();
-        let room = Valkey::<Room>::new(valkey.server().url(), Config::default()).unwrap();
-        queue::rebuild(&room, stream::empty(), at(0)).await.unwrap();
-        Self { room, valkey, published: 0 }
+        Self::empty_on(OwnValkey::open().await).await
+    }
+
+    async fn empty_on(valkey: OwnValkey) -> Self {
+        let kit = OnValkey::of(&crate::service(), Config::default(), valkey);
+        rebuild(&kit.engine, stream::empty(), at(0)).await.unwrap();
+        Self { room: kit.engine.clone(), kit, published: 0 }
     }
 
     /// A room that opens at zero.
     pub async fn open() -> Self {
         Self::open_with(ADMISSION, 10).await
+    }
+
+    /// A room that opens at zero, on a server without other tests.
+    pub async fn open_alone() -> Self {
+        let harness = Self::empty_on(OwnValkey::alone().await).await;
+        harness.handle(opened(SCHEDULE, ADMISSION, 10), 0).await;
+        harness
     }
 
     pub async fn open_with(admission: Admission, seats: usize) -> Self {
@@ -100,17 +113,14 @@ impl Harness {
     where
         Room: CallOn<E>,
     {
-        let outcome = self.handle_as(event, EventId(Uuid::now_v7()), millis).await;
-        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+        self.kit.handle(event, at(millis)).await;
     }
 
     pub async fn handle_as<E: Event>(&self, event: E, id: EventId, millis: i64) -> Outcome
     where
         Room: CallOn<E>,
     {
-        let mut meta = meta(E::NAME, Caller::Mesh);
-        meta.event_id = Some(id);
-        self.room.handle(event, &meta, at(millis)).await.unwrap()
+        self.kit.handle_as(event, id, at(millis)).await
     }
 
     pub async fn enter(&self, user: UserId, millis: i64) -> Result<Place, Problem> {
@@ -124,8 +134,7 @@ impl Harness {
         millis: i64,
     ) -> Result<Place, Problem> {
         let command = Enter { schedule_id: SCHEDULE, ticket };
-        let meta = meta(Enter::ENDPOINT, caller(user));
-        reply::<Enter>(self.room.answer(command, &meta, at(millis)).await.unwrap())
+        self.kit.answer(command, &self.meta::<Enter>(user), at(millis)).await
     }
 
     pub async fn enter_once(
@@ -134,22 +143,24 @@ impl Harness {
         key: &Idempotency,
         millis: i64,
     ) -> Result<Place, Problem> {
-        let mut meta = meta(Enter::ENDPOINT, caller(user));
-        meta.idempotency = Some(key.clone());
+        let meta = Meta { idempotency: Some(key.clone()), ..self.meta::<Enter>(user) };
         let command = Enter { schedule_id: SCHEDULE, ticket: None };
-        reply::<Enter>(self.room.answer(command, &meta, at(millis)).await.unwrap())
+        self.kit.answer(command, &meta, at(millis)).await
     }
 
     pub async fn leave(&self, user: UserId, millis: i64) -> Result<Place, Problem> {
-        let meta = meta(Leave::ENDPOINT, caller(user));
         let command = Leave { schedule_id: SCHEDULE };
-        reply::<Leave>(self.room.answer(command, &meta, at(millis)).await.unwrap())
+        self.kit.answer(command, &self.meta::<Leave>(user), at(millis)).await
     }
 
     pub async fn look(&self, user: UserId, millis: i64) -> Result<Place, Problem> {
-        let meta = meta(GetPlace::ENDPOINT, caller(user));
         let command = GetPlace { schedule_id: SCHEDULE };
-        queue::place_of(&self.room, &command, &meta, at(millis)).await
+        crate::place_of(&self.room, &command, &self.meta::<GetPlace>(user), at(millis)).await
+    }
+
+    fn meta<C: Command>(&self, user_id: UserId) -> Meta {
+        let caller = Caller::User { user_id, roles: vec![Role::Fan], expires_at: at(0) };
+        self.kit.meta(C::ENDPOINT, caller)
     }
 
     pub async fn state(&self, user: UserId, millis: i64) -> PlaceState {
@@ -158,7 +169,7 @@ impl Harness {
 
     /// Runs the timer at that moment; returns how many rooms were due.
     pub async fn tick(&self, millis: i64) -> usize {
-        let due = queue::due(self.room.clone(), at(millis)).await.unwrap();
+        let due = crate::due(self.room.clone(), at(millis)).await.unwrap();
         self.room.perform(&due, at(millis)).await.unwrap();
         due.len()
     }
@@ -282,42 +293,6 @@ pub fn seat_stated(n: u128, user_id: UserId, seats: u32, is_sold: bool) -> Known
         SeatOwner { reservation_id: hold(n), user_id, is_sold, seats, hard_cap_at: at(400_000) };
     let seat = SeatId(format!("A-1-{n}"));
     Known::Seat(SCHEDULE, SeatStated { seat, hold_version: 1, owner: Some(owner) })
-}
-
-fn reply<C: Command>(outcome: Outcome) -> Result<C::Reply, Problem> {
-    match outcome {
-        Outcome::Done(answered) if answered.is_granted() => {
-            Ok(serde_json::from_slice(&answered.body).unwrap())
-        }
-        Outcome::Done(answered) => Err(serde_json::from_slice(&answered.body).unwrap()),
-        Outcome::NotYet(problem) => Err(problem),
-        other => panic!("{other:?}"),
-    }
-}
-
-pub fn caller(user_id: UserId) -> Caller {
-    Caller::User { user_id, roles: vec![Role::Fan], expires_at: at(0) }
-}
-
-/// A message with this name, and the events that the service declares for it.
-pub fn meta(name: &'static str, caller: Caller) -> Meta {
-    let wiring = queue::service().wiring();
-    let declared = wiring.consumes.iter().chain(&wiring.answers);
-    let may_emit = declared.into_iter().find(|(of, _)| *of == name).unwrap().1;
-    let id = Uuid::now_v7();
-    Meta {
-        name,
-        may_emit,
-        event_id: None,
-        id,
-        saga_id: SagaId(id),
-        caller,
-        idempotency: None,
-        trace: TraceParent::default(),
-        received: std::time::Instant::now(),
-        received_at: at(0),
-        attempt: 1,
-    }
 }
 
 pub fn opened(schedule_id: ScheduleId, admission: Admission, seats: usize) -> ScheduleOpened {

@@ -2,7 +2,7 @@
 
 use events::concert::SeatState::{self, Held, Sold};
 
-use crate::harness::{
+use super::harness::{
     Harness,
     SeatEvent::{self, Cancelled, Confirmed, Created, Expired},
 };

@@ -6,7 +6,7 @@ use events::{
     queue::{PlaceEnd, PlaceState},
 };
 
-use crate::harness::{Harness, cancelled, completed, failed, fan, paid};
+use super::harness::{Harness, cancelled, completed, failed, fan, paid};
 
 /// Another fan has paid for all ten seats; fan 0 is ACTIVE, and five fans wait.
 async fn sold_out() -> Harness {
@@ -77,7 +77,7 @@ async fn a_cancelled_hold_returns_no_sold_seats() {
 async fn seats_sold_before_the_schedule_is_known_count() {
     let harness = Harness::empty().await;
     harness.handle(paid(1, fan(50), 10), 0).await;
-    let opened = crate::harness::opened(crate::harness::SCHEDULE, crate::harness::ADMISSION, 10);
+    let opened = super::harness::opened(super::harness::SCHEDULE, super::harness::ADMISSION, 10);
     harness.handle(opened, 0).await;
     assert!(harness.enter(fan(9), 0).await.unwrap_err().is(codes::SOLD_OUT));
 }

@@ -1,17 +1,17 @@
 //! A map rebuilt by replay next to the live one.
 
-use concert::seats;
 use events::{
     SeatId,
     concert::{MapState, SeatState},
     state::{SeatOwner, SeatStated},
 };
 
-use crate::harness::{
+use super::harness::{
     Harness, SCHEDULE,
     SeatEvent::{Confirmed, Created, Expired, Off},
     now, owner,
 };
+use crate::seats::handle;
 
 #[tokio::test]
 async fn a_rebuilt_map_is_the_same_map_under_another_epoch() {
@@ -39,7 +39,7 @@ async fn a_cancelled_show_stays_cancelled_in_a_rebuilt_map_however_old_the_event
     let harness = Harness::open().await;
     harness.handle(Off, &[]).await;
     let replay = harness.begin().await;
-    replay.state(&[seats::schedule_cancelled(SCHEDULE)], now()).await.unwrap();
+    replay.state(&[handle::schedule_cancelled(SCHEDULE)], now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
     replay.swap().await.unwrap();
     assert_eq!(harness.snapshot().await.state, MapState::Cancelled);
@@ -64,11 +64,11 @@ async fn the_reservation_service_states_seats_whose_events_have_left_the_stream(
     stated.push(owned("B-1-1", 4, None));
     stated.push(owned("B-1-2", 5, Some(false)));
     let replay = harness.begin().await;
-    replay.state(&seats::stated(SCHEDULE, &stated), now()).await.unwrap();
+    replay.state(&handle::stated(SCHEDULE, &stated), now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
     // A statement that is repeated, late, or older than an event changes nothing.
     harness.handle(Confirmed(5), &["B-1-2"]).await;
-    replay.state(&seats::stated(SCHEDULE, &stated), now()).await.unwrap();
+    replay.state(&handle::stated(SCHEDULE, &stated), now()).await.unwrap();
     assert!(replay.compare(now()).await.unwrap().is_none());
     replay.swap().await.unwrap();
     let map = harness.snapshot().await;

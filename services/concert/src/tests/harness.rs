@@ -1,9 +1,7 @@
 //! A seat map on a Valkey of its own, and the events of the reservation service.
 
-use concert::{MapConfig, SeatMaps, seats};
 use events::{
-    ConcertId, Event, EventId, PaymentId, ReservationId, SagaId, ScheduleId, SeatId, Timestamp,
-    UserId,
+    ConcertId, Event, EventId, PaymentId, ReservationId, ScheduleId, SeatId, Timestamp, UserId,
     concert::{
         Epoch, GetSeatChanges, GetSeats, ScheduleCancelled, SeatChanges, SeatMap, SeatState,
         SectionCount,
@@ -14,12 +12,13 @@ use events::{
     },
 };
 use mesh::{
-    Caller, Meta, Outcome,
-    trace::TraceParent,
+    Outcome,
+    testkit::{OnValkey, OwnValkey},
     valkey::{CallOn, FunctionCall, Replay, ReplayedEvent, Valkey},
 };
-use servers::{Options, Standalone};
 use uuid::Uuid;
+
+use crate::{MapConfig, SeatMaps, map_service, seats};
 
 /// The one schedule of most tests.
 pub const SCHEDULE: ScheduleId = ScheduleId(Uuid::from_u128(1));
@@ -47,15 +46,15 @@ pub fn owner(hold_version: i64) -> ReservationId {
 
 pub struct Harness {
     pub map: Valkey<SeatMaps>,
-    _valkey: Standalone,
+    kit: OnValkey<SeatMaps>,
 }
 
 impl Harness {
     /// A complete, empty map without seat plans.
     pub async fn open() -> Self {
-        let valkey = Standalone::valkey(Options::temporary()).await.unwrap();
-        let map = Valkey::new(valkey.server().url(), MapConfig::default()).unwrap();
-        let harness = Self { map, _valkey: valkey };
+        let store = OwnValkey::open().await;
+        let kit = OnValkey::of(&map_service(), MapConfig::default(), store);
+        let harness = Self { map: kit.engine.clone(), kit };
         harness.begin().await.swap().await.unwrap();
         harness
     }
@@ -141,28 +140,14 @@ impl Harness {
     where
         SeatMaps: CallOn<E>,
     {
-        let outcome = self.take_as(event, EventId(Uuid::now_v7())).await;
-        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+        self.kit.handle(event, now()).await;
     }
 
     pub async fn take_as<E: Event>(&self, event: E, id: EventId) -> Outcome
     where
         SeatMaps: CallOn<E>,
     {
-        let meta = Meta {
-            name: E::NAME,
-            caller: Caller::Mesh,
-            id: Uuid::now_v7(),
-            event_id: Some(id),
-            saga_id: SagaId(Uuid::now_v7()),
-            idempotency: None,
-            trace: TraceParent::default(),
-            attempt: 1,
-            may_emit: &[],
-            received: std::time::Instant::now(),
-            received_at: now(),
-        };
-        self.map.handle(event, &meta, now()).await.unwrap()
+        self.kit.handle_as(event, id, now()).await
     }
 
     /// The same event as it is stored in the stream.

@@ -3,28 +3,33 @@
 use std::sync::Arc;
 
 use events::{
-    EventId, codes,
+    Event, EventId, codes,
     concert::{Schedule, ScheduleOpened, ScheduleState},
+    payment::PaymentCompleted,
     ranking::{RankConcerts, Window},
     state::{SaleStated, ScheduleStated},
 };
 use mesh::{
-    Outcome,
+    Caller, Outcome,
     engine::{Engine, Failure},
     valkey::Fed,
 };
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::harness::{
-    HOUR, Harness, at, cancelled, concert, meta, opened, payment, refunded, schedule, sold,
+use super::harness::{
+    HOUR, Harness, at, cancelled, concert, opened, payment, refunded, schedule, sold,
 };
+use crate::{handlers, ranking_of};
 
 const AT: i64 = 20_000;
 
 /// A few concerts in every state.
 async fn used_charts() -> Harness {
-    let harness = Harness::open().await;
+    used(Harness::open().await).await
+}
+
+async fn used(harness: Harness) -> Harness {
     for n in 2..6 {
         harness.handle(opened(n, concert(n % 3), 10), 0).await;
     }
@@ -46,7 +51,7 @@ async fn a_replay_in_any_order_gives_the_same_rankings_and_replaces_the_live_one
         let sold_before = harness.sold(Window::Day, AT).await;
         let fastest_before = harness.fastest().await;
         assert!(!sold_before.is_empty() && !fastest_before.is_empty());
-        let before: Option<String> = harness.redis(&["GET", "{ranking}:whole"]).await;
+        let before: Option<String> = harness.kit.store.redis(&["GET", "{ranking}:whole"]).await;
 
         let replay = harness.charts.begin_replay().await.unwrap().unwrap();
         let mut stream = harness.stream();
@@ -67,11 +72,14 @@ async fn a_replay_in_any_order_gives_the_same_rankings_and_replaces_the_live_one
 
         assert_eq!(harness.sold(Window::Day, AT).await, sold_before);
         assert_eq!(harness.fastest().await, fastest_before);
-        let after: Option<String> = harness.redis(&["GET", "{ranking}:whole"]).await;
+        let after: Option<String> = harness.kit.store.redis(&["GET", "{ranking}:whole"]).await;
         assert_ne!(before, after);
         harness.charts.sweep_generations().await.unwrap();
-        let left: Vec<String> =
-            harness.redis(&["KEYS", &format!("{{ranking}}:g{}:*", before.unwrap())]).await;
+        let left: Vec<String> = harness
+            .kit
+            .store
+            .redis(&["KEYS", &format!("{{ranking}}:g{}:*", before.unwrap())])
+            .await;
         assert_eq!(left, [""; 0], "nothing is left of the old generation");
     }
 }
@@ -79,11 +87,11 @@ async fn a_replay_in_any_order_gives_the_same_rankings_and_replaces_the_live_one
 #[tokio::test]
 async fn a_corrupt_generation_is_reported_and_repaired() {
     let harness = used_charts().await;
-    let live: String = harness.redis(&["GET", "{ranking}:whole"]).await;
+    let live: String = harness.kit.store.redis(&["GET", "{ranking}:whole"]).await;
     let counts = format!("{{ranking}}:g{live}:schedule:{}", schedule(1));
     let before = harness.fastest().await;
-    let _: i64 = harness.redis(&["HINCRBY", &counts, "net", "5"]).await;
-    let _: i64 = harness.redis(&["DEL", &format!("{{ranking}}:g{live}:fastest")]).await;
+    let _: i64 = harness.kit.store.redis(&["HINCRBY", &counts, "net", "5"]).await;
+    let _: i64 = harness.kit.store.redis(&["DEL", &format!("{{ranking}}:g{live}:fastest")]).await;
     assert_eq!(harness.fastest().await, []);
     let replay = harness.charts.begin_replay().await.unwrap().unwrap();
     replay.feed(&harness.stream(), at(AT)).await.unwrap();
@@ -105,7 +113,8 @@ async fn nothing_of_a_shadow_is_read_before_the_swap() {
     replay.give_up().await.unwrap();
     harness.charts.sweep_generations().await.unwrap();
     assert_eq!(harness.sold(Window::Day, AT).await, before);
-    let generations: Vec<String> = harness.redis(&["SMEMBERS", "{ranking}:generations"]).await;
+    let generations: Vec<String> =
+        harness.kit.store.redis(&["SMEMBERS", "{ranking}:generations"]).await;
     assert_eq!(generations.len(), 1, "the abandoned generation is deleted");
 }
 
@@ -123,7 +132,7 @@ async fn a_replay_that_lost_its_lease_can_neither_write_nor_swap() {
     let harness = used_charts().await;
     let before = harness.sold(Window::Day, AT).await;
     let first = harness.charts.begin_replay().await.unwrap().unwrap();
-    let _: i64 = harness.redis(&["DEL", "{ranking}:shadow"]).await;
+    let _: i64 = harness.kit.store.redis(&["DEL", "{ranking}:shadow"]).await;
     let second = harness.charts.begin_replay().await.unwrap().unwrap();
     let fed = first.feed(&harness.stream(), at(AT)).await;
     assert!(matches!(fed, Err(Failure::Contended(_))), "{fed:?}");
@@ -202,8 +211,7 @@ async fn an_event_that_a_replay_has_read_is_a_repeat_for_the_consumer_afterwards
     let difference = replay.compare(at(AT)).await.unwrap();
     assert!(!difference.is_none(), "the live generation has not handled it");
     replay.swap().await.unwrap();
-    let meta = meta::<events::payment::PaymentCompleted>(id);
-    let outcome = harness.charts.handle(sale, &meta, at(AT)).await.unwrap();
+    let outcome = harness.kit.handle_as(sale, id, at(AT)).await;
     assert!(matches!(outcome, Outcome::Repeat), "{outcome:?}");
     assert_eq!(harness.sold(Window::Day, AT).await, [(concert(1), 2)]);
 }
@@ -223,17 +231,16 @@ async fn a_repeat_for_the_live_generation_is_still_handled_by_the_shadow() {
 
 #[tokio::test]
 async fn an_emptied_store_handles_nothing_until_it_is_rebuilt() {
-    let harness = used_charts().await;
+    let harness = used(Harness::open_alone().await).await;
     let (sold_before, fastest) = (harness.sold(Window::Day, AT).await, harness.fastest().await);
     let replay = harness.charts.begin_replay().await.unwrap().unwrap();
-    let _: String = harness.redis(&["FLUSHALL"]).await;
-    let _: String = harness.redis(&["FUNCTION", "FLUSH"]).await;
+    harness.kit.store.empty().await;
+    let _: String = harness.kit.store.redis(&["FUNCTION", "FLUSH"]).await;
     assert!(!harness.charts.is_whole().await.unwrap());
     assert!(harness.charts.store().check().await.is_err());
-    let look = ranking::ranking_of(&harness.charts, &RankConcerts::default(), at(AT)).await;
+    let look = ranking_of(&harness.charts, &RankConcerts::default(), at(AT)).await;
     assert!(look.unwrap_err().is(codes::UNAVAILABLE));
-    let id = EventId(Uuid::now_v7());
-    let meta = meta::<events::payment::PaymentCompleted>(id);
+    let meta = harness.kit.meta(PaymentCompleted::NAME, Caller::Mesh);
     let lost = harness.charts.handle(sold(900, schedule(1), 1, 500), &meta, at(AT)).await;
     assert!(matches!(lost, Err(Failure::Emptied)), "{lost:?}");
     // The running replay finds that everything is gone, and may not swap in a part.
@@ -263,7 +270,7 @@ async fn owners_state_what_has_left_the_streams() {
     for n in 1..6 {
         let state = if n == 5 { ScheduleState::Cancelled } else { ScheduleState::Open };
         let opened = opened(n, concert(if n == 1 { 1 } else { n % 3 }), 10);
-        let calls = ranking::schedule_stated(&schedule_stated(&opened, state));
+        let calls = handlers::schedule_stated(&schedule_stated(&opened, state));
         replay.state(&calls, now).await.unwrap();
     }
     replay.feed(&kept, now).await.unwrap();
@@ -284,7 +291,7 @@ async fn owners_state_what_has_left_the_streams() {
     // The stream has this sale too, and its event wins.
     sales.push(sale(60, 1, 1, last + 77, None));
     for sales in sales.chunks(7) {
-        let calls: Vec<_> = sales.iter().flat_map(ranking::sale_stated).collect();
+        let calls: Vec<_> = sales.iter().flat_map(handlers::sale_stated).collect();
         replay.state(&calls, now).await.unwrap();
     }
     let difference = replay.compare(now).await.unwrap();

@@ -6,7 +6,7 @@ use events::{
     queue::{PassClaims, PlaceEnd, PlaceState, QueueActivated, QueueWaiting},
 };
 
-use crate::harness::{ADMISSION, Harness, SCHEDULE, at, fan};
+use super::harness::{ADMISSION, Harness, SCHEDULE, at, fan};
 
 #[tokio::test]
 async fn a_fan_who_enters_again_keeps_the_place() {
@@ -70,7 +70,7 @@ async fn times_are_emitted_to_the_millisecond_in_every_month() {
     {
         let mut harness = Harness::empty().await;
         let now: Timestamp = text.parse().unwrap();
-        let mut opened = crate::harness::opened(SCHEDULE, admission, 1);
+        let mut opened = super::harness::opened(SCHEDULE, admission, 1);
         opened.opens_at = now;
         opened.starts_at = now.plus_secs(1_000);
         let millis = now.unix_millis() - at(0).unix_millis();
@@ -203,11 +203,11 @@ async fn a_pass_that_runs_out_makes_room_for_the_next() {
 async fn a_tick_that_comes_twice_does_nothing_twice() {
     let mut harness = Harness::open().await;
     harness.enter(fan(0), 0).await.unwrap();
-    let due = queue::due(harness.room.clone(), at(0)).await.unwrap();
+    let due = crate::due(harness.room.clone(), at(0)).await.unwrap();
     harness.room.perform(&due, at(0)).await.unwrap();
     harness.room.perform(&due, at(0)).await.unwrap();
     assert_eq!(harness.names().await, ["waiting 0", "activated 0"]);
-    let due = queue::due(harness.room.clone(), at(61_000)).await.unwrap();
+    let due = crate::due(harness.room.clone(), at(61_000)).await.unwrap();
     harness.room.perform(&due, at(61_000)).await.unwrap();
     harness.room.perform(&due, at(61_000)).await.unwrap();
     assert_eq!(harness.names().await, ["expired 0 timeout"]);
@@ -333,7 +333,7 @@ async fn a_room_larger_than_one_tick_is_emptied_to_the_last_fan() {
         harness.tick_through(0..2_000).await;
         harness.emitted().await;
         let from = if is_cancelled {
-            harness.handle(crate::harness::cancelled_schedule(), 2_000).await;
+            harness.handle(super::harness::cancelled_schedule(), 2_000).await;
             2_000
         } else {
             // The show has begun, and the last pass has run out.

@@ -2,7 +2,7 @@
 
 use events::ranking::Window::{self, Day, Hour, Week};
 
-use crate::harness::{HOUR, Harness, concert, opened, refunded, schedule, sold};
+use super::harness::{HOUR, Harness, concert, opened, refunded, schedule, sold};
 
 const MINUTE: i64 = 60_000;
 
@@ -33,7 +33,7 @@ async fn a_sale_counts_at_its_own_time_and_not_when_its_event_comes() {
     // A sale that no window reaches is not kept.
     let harness = Harness::open().await;
     harness.handle(sold(1, schedule(1), 2, 0), 8 * 24 * HOUR).await;
-    let keys: Vec<String> = harness.redis(&["KEYS", "*:sold:*"]).await;
+    let keys: Vec<String> = harness.kit.store.redis(&["KEYS", "*:sold:*"]).await;
     assert_eq!(keys, [""; 0]);
 }
 
@@ -52,10 +52,10 @@ async fn a_late_refund_subtracts_nothing_from_later_steps() {
 async fn every_bucket_expires_with_the_last_window_that_reaches_it() {
     let harness = Harness::open().await;
     harness.handle(sold(1, schedule(1), 4, 0), 30 * MINUTE).await;
-    let keys: Vec<String> = harness.redis(&["KEYS", "*:sold:*"]).await;
+    let keys: Vec<String> = harness.kit.store.redis(&["KEYS", "*:sold:*"]).await;
     assert_eq!(keys.len(), 3);
     for key in keys {
-        let left: i64 = harness.redis(&["PTTL", &key]).await;
+        let left: i64 = harness.kit.store.redis(&["PTTL", &key]).await;
         let whole = match key.split(':').nth(3).unwrap() {
             "1h" => HOUR + MINUTE,
             "24h" => 24 * HOUR + 10 * MINUTE,

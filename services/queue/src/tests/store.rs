@@ -6,13 +6,15 @@ use futures::stream;
 use mesh::{
     Idempotency,
     engine::{Engine, Failure},
-    valkey::Valkey,
 };
-use queue::{Config, Known, Room};
 
-use crate::harness::{
+use super::harness::{
     ADMISSION, BATCH, Harness, SCHEDULE, at, batches, completed, created, fan, hold, hold_expired,
     known, opened, paid, schedule_stated, seat_stated, withdrawn,
+};
+use crate::{
+    Config, Room,
+    rebuild::{Known, rebuild},
 };
 
 fn key(scope: u8, body: u8) -> Idempotency {
@@ -48,7 +50,7 @@ async fn an_event_carries_its_saga_cause_and_parent_span() {
     harness.admit(1).await;
     harness.rows().await;
     let event = events::EventId(uuid::Uuid::now_v7());
-    let mut meta = crate::harness::meta("payment.completed", mesh::Caller::Mesh);
+    let mut meta = harness.kit.meta("payment.completed", mesh::Caller::Mesh);
     meta.event_id = Some(event);
     meta.trace = mesh::trace::TraceParent::from_header(Some(PARENT));
     harness.room.handle(completed(1, fan(0), 1_000), &meta, at(1_000)).await.unwrap();
@@ -59,13 +61,13 @@ async fn an_event_carries_its_saga_cause_and_parent_span() {
 
 #[tokio::test]
 async fn a_killed_valkey_comes_back_with_everything_it_acknowledged() {
-    let harness = Harness::open().await;
+    let harness = Harness::open_alone().await;
     harness.admit(2).await;
     harness.enter(fan(2), 1_000).await.unwrap();
     let before = harness.look(fan(2), 1_000).await.unwrap();
-    harness.valkey.server().kill();
+    harness.kit.store.server().kill();
     assert!(harness.look(fan(2), 1_000).await.unwrap_err().is(codes::UNAVAILABLE));
-    harness.valkey.server().restart().await.unwrap();
+    harness.kit.store.server().restart().await.unwrap();
     let after = wait_for_answer(&harness).await;
     assert_eq!(after, before);
     assert_eq!(harness.state(fan(0), 1_000).await, PlaceState::Active);
@@ -85,16 +87,16 @@ async fn wait_for_answer(harness: &Harness) -> events::queue::Place {
 
 #[tokio::test]
 async fn an_emptied_store_handles_nothing_until_it_is_rebuilt() {
-    let harness = Harness::open().await;
-    redis(&harness, &["FLUSHALL"]).await;
-    redis(&harness, &["FUNCTION", "FLUSH"]).await;
+    let harness = Harness::open_alone().await;
+    harness.kit.store.empty().await;
+    harness.kit.store.redis::<()>(&["FUNCTION", "FLUSH"]).await;
     assert!(harness.look(fan(0), 0).await.unwrap_err().is(codes::UNAVAILABLE));
     assert!(harness.room.store().check().await.is_err());
-    assert!(queue::due(harness.room.clone(), at(0)).await.unwrap().is_empty());
+    assert!(crate::due(harness.room.clone(), at(0)).await.unwrap().is_empty());
     let call = mesh::valkey::FunctionCall::new("enter").arg(SCHEDULE).arg(fan(0)).arg("");
     let lost = harness.room.perform(&[call], at(0)).await;
     assert!(matches!(lost, Err(Failure::Emptied)), "{lost:?}");
-    queue::rebuild(&harness.room, stream::empty(), at(0)).await.unwrap();
+    rebuild(&harness.room, stream::empty(), at(0)).await.unwrap();
     harness.room.store().check().await.unwrap();
     assert!(harness.look(fan(0), 0).await.unwrap_err().is(codes::NOT_FOUND));
 }
@@ -107,7 +109,7 @@ async fn used_room() -> (Harness, Vec<Known>) {
         harness.enter(fan(n), 1_000).await.unwrap();
     }
     let hold_gone = events::payment::PaymentFailure::HoldGone;
-    harness.handle(crate::harness::failed(9, fan(1), hold_gone, 1_000), 1_000).await;
+    harness.handle(super::harness::failed(9, fan(1), hold_gone, 1_000), 1_000).await;
     harness.handle(created(1, fan(2), 400_000), 1_000).await;
     harness.handle(paid(3, fan(3), 4), 1_000).await;
     harness.handle(created(4, fan(4), 400_000), 1_000).await;
@@ -125,7 +127,7 @@ async fn used_room() -> (Harness, Vec<Known>) {
     known_items.push(known(&created(4, fan(4), 400_000)));
     known_items.push(known(&paid(5, fan(4), 1)));
     known_items.push(known(&withdrawn(fan(77))));
-    known_items.push(known(&crate::harness::failed(9, fan(1), hold_gone, 1_000)));
+    known_items.push(known(&super::harness::failed(9, fan(1), hold_gone, 1_000)));
     known_items
         .push(Known::Event("onsale.queue.waiting.v1.-".into(), Bytes::from_static(b"rubbish")));
     for seat in [
@@ -148,7 +150,7 @@ async fn a_room_is_rebuilt_from_its_events_in_any_order() {
         for n in 0..9 {
             before.push(harness.look(fan(n), 2_000).await.unwrap());
         }
-        redis(&harness, &["FLUSHALL"]).await;
+        harness.kit.store.empty().await;
         if is_backwards {
             known_items.reverse();
         }
@@ -157,7 +159,7 @@ async fn a_room_is_rebuilt_from_its_events_in_any_order() {
         let twin = known_items.iter().position(is_twin).unwrap();
         let is_left_out = twin / BATCH == (twin + 1) / BATCH;
         let count = known_items.len() as u64 - 2 - u64::from(is_left_out);
-        let rebuilt = queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+        let rebuilt = rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
         assert_eq!(
             rebuilt, count,
             "all but the failed payment, the rubbish, and such a second seat"
@@ -185,11 +187,11 @@ async fn a_room_is_rebuilt_from_its_events_in_any_order() {
 #[tokio::test]
 async fn a_rebuild_that_is_started_again_changes_nothing_twice() {
     let (mut harness, known_items) = used_room().await;
-    redis(&harness, &["FLUSHALL"]).await;
-    queue::rebuild(&harness.room, batches(known_items.clone()), at(2_000)).await.unwrap();
+    harness.kit.store.empty().await;
+    rebuild(&harness.room, batches(known_items.clone()), at(2_000)).await.unwrap();
     let before = harness.look(fan(5), 2_000).await.unwrap();
-    redis(&harness, &["DEL", "{queue}:whole"]).await;
-    queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+    harness.kit.store.redis::<()>(&["DEL", "{queue}:whole"]).await;
+    rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
     assert_eq!(harness.look(fan(5), 2_000).await.unwrap(), before);
     assert_eq!(harness.emitted().await, [], "nothing is emitted again");
 }
@@ -197,14 +199,14 @@ async fn a_rebuild_that_is_started_again_changes_nothing_twice() {
 #[tokio::test]
 async fn a_room_is_rebuilt_from_stated_schedules_and_seats_without_stream_events() {
     let harness = Harness::open().await;
-    redis(&harness, &["FLUSHALL"]).await;
+    harness.kit.store.empty().await;
     let known_items = vec![
         schedule_stated(10, ScheduleState::Open),
         seat_stated(1, fan(1), 2, true),
         seat_stated(2, fan(2), 7, true),
         seat_stated(3, fan(3), 1, false),
     ];
-    queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
     harness.enter(fan(3), 2_000).await.unwrap();
     harness.tick_through(2_000..2_300).await;
     assert_eq!(harness.state(fan(3), 2_300).await, PlaceState::Active);
@@ -222,9 +224,9 @@ async fn a_place_in_a_rebuilt_room_has_a_version_above_every_lost_one() {
     let mut harness = Harness::open().await;
     let mut last = 0;
     for now in [2_000, 5_000, 8_000] {
-        redis(&harness, &["FLUSHALL"]).await;
+        harness.kit.store.empty().await;
         let known_items = vec![schedule_stated(10, ScheduleState::Open)];
-        queue::rebuild(&harness.room, batches(known_items), at(now)).await.unwrap();
+        rebuild(&harness.room, batches(known_items), at(now)).await.unwrap();
         harness.emitted().await;
         for _ in 0..5 {
             harness.enter(fan(1), now).await.unwrap();
@@ -241,9 +243,9 @@ async fn a_place_in_a_rebuilt_room_has_a_version_above_every_lost_one() {
 #[tokio::test]
 async fn a_cancelled_show_is_cancelled_in_a_rebuilt_room() {
     let harness = Harness::open().await;
-    redis(&harness, &["FLUSHALL"]).await;
+    harness.kit.store.empty().await;
     let known_items = vec![schedule_stated(10, ScheduleState::Cancelled)];
-    queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
     assert!(harness.enter(fan(3), 2_000).await.unwrap_err().is(codes::SCHEDULE_CANCELLED));
 }
 
@@ -262,8 +264,8 @@ async fn nothing_follows_from_an_event_during_a_rebuild() {
     known_items.push(known(&paid(1, fan(0), 1)));
     known_items.push(known(&hold_expired(7, fan(0))));
     known_items.push(known(&created(2, fan(0), 400_000)));
-    redis(&harness, &["FLUSHALL"]).await;
-    queue::rebuild(&harness.room, batches(known_items), at(1_500)).await.unwrap();
+    harness.kit.store.empty().await;
+    rebuild(&harness.room, batches(known_items), at(1_500)).await.unwrap();
     assert_eq!(harness.state(fan(0), 1_500).await, PlaceState::Active);
     assert_eq!(harness.emitted().await, [], "nothing was decided");
     harness.handle(hold_expired(2, fan(0)), 2_000).await;
@@ -280,13 +282,17 @@ async fn a_corrupt_room_is_rebuilt_in_place_and_every_place_stays() {
     harness.emitted().await;
     let room = format!("{{queue}}:room:{SCHEDULE}");
     let sold = format!("{{queue}}:sold:{SCHEDULE}");
-    redis(&harness, &["HSET", &room, "sold", "10", "per_second", "0", "cancelled", "1"]).await;
-    redis(&harness, &["HSET", &sold, &hold(77).to_string(), "6"]).await;
+    harness
+        .kit
+        .store
+        .redis::<()>(&["HSET", &room, "sold", "10", "per_second", "0", "cancelled", "1"])
+        .await;
+    harness.kit.store.redis::<()>(&["HSET", &sold, &hold(77).to_string(), "6"]).await;
     harness.room.unseal().await.unwrap();
     assert!(harness.look(fan(5), 1_000).await.unwrap_err().is(codes::UNAVAILABLE));
     let known_items =
         vec![schedule_stated(10, ScheduleState::Open), seat_stated(1, fan(0), 4, true)];
-    queue::rebuild(&harness.room, batches(known_items), at(1_000)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), at(1_000)).await.unwrap();
     assert_eq!(harness.look(fan(5), 1_000).await.unwrap(), before);
     assert_eq!(harness.state(fan(1), 1_000).await, PlaceState::Active);
     assert_eq!(harness.emitted().await, []);
@@ -300,14 +306,14 @@ async fn a_corrupt_room_is_rebuilt_in_place_and_every_place_stays() {
 #[tokio::test]
 async fn only_one_instance_rebuilds_at_once_and_one_that_lost_the_lock_writes_nothing() {
     let harness = Harness::open().await;
-    redis(&harness, &["FLUSHALL"]).await;
+    harness.kit.store.empty().await;
     let first = harness.room.begin_restoring().await.unwrap().expect("no other rebuild");
-    let second = queue::rebuild(&harness.room, stream::empty(), at(0)).await;
+    let second = rebuild(&harness.room, stream::empty(), at(0)).await;
     assert!(matches!(second, Err(Failure::Contended(_))), "{second:?}");
     // An instance that was paused for long finds that another has the lock.
-    redis(&harness, &["DEL", "{queue}:shadow"]).await;
+    harness.kit.store.redis::<()>(&["DEL", "{queue}:shadow"]).await;
     let known_items = vec![schedule_stated(10, ScheduleState::Open)];
-    queue::rebuild(&harness.room, batches(known_items), at(0)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), at(0)).await.unwrap();
     let call = mesh::valkey::FunctionCall::new("cancel").arg(SCHEDULE);
     assert!(matches!(first.perform(&[call], at(0)).await, Err(Failure::Contended(_))));
     assert!(matches!(first.seal().await, Err(Failure::Contended(_))));
@@ -317,7 +323,7 @@ async fn only_one_instance_rebuilds_at_once_and_one_that_lost_the_lock_writes_no
 #[tokio::test]
 async fn a_whole_store_is_not_rebuilt() {
     let (harness, known_items) = used_room().await;
-    let count = queue::rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+    let count = rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
     assert_eq!(count, 0);
 }
 
@@ -326,9 +332,9 @@ async fn a_ticket_restores_the_number_of_a_place_whose_event_was_lost() {
     let harness = Harness::open().await;
     harness.enter(fan(0), -9).await.unwrap();
     let ticket = harness.enter(fan(1), -8).await.unwrap().ticket;
-    redis(&harness, &["FLUSHALL"]).await;
+    harness.kit.store.empty().await;
     let known_items = vec![known(&opened(SCHEDULE, ADMISSION, 10))];
-    queue::rebuild(&harness.room, batches(known_items), at(-7)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), at(-7)).await.unwrap();
     // The instance that still had the keys wrote them back; other fans have entered meanwhile.
     harness.enter(fan(5), -6).await.unwrap();
     harness.enter(fan(6), -6).await.unwrap();
@@ -341,7 +347,7 @@ async fn a_ticket_restores_the_number_of_a_place_whose_event_was_lost() {
 #[tokio::test]
 async fn two_instances_share_their_keys() {
     let harness = Harness::open().await;
-    let second = Valkey::<Room>::new(harness.valkey.server().url(), Config::default()).unwrap();
+    let second = harness.kit.store.engine::<Room>(Config::default());
     second.config().signer.refresh(&second, at(1)).await.unwrap();
     assert_eq!(second.config().signer.jwks(), harness.room.config().signer.jwks());
     // A day later one of them rotates the keys, and the other loads the new one.
@@ -351,14 +357,4 @@ async fn two_instances_share_their_keys() {
     let keys = harness.room.config().signer.jwks();
     assert_eq!(keys["keys"].as_array().unwrap().len(), 2);
     assert_eq!(second.config().signer.jwks(), keys);
-}
-
-async fn redis(harness: &Harness, command: &[&str]) {
-    let client = redis::Client::open(harness.valkey.server().url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let mut run = redis::cmd(command[0]);
-    command[1..].iter().for_each(|part| {
-        run.arg(*part);
-    });
-    run.query_async::<redis::Value>(&mut connection).await.unwrap();
 }
