@@ -14,8 +14,8 @@ use super::{
     function_call::ValkeyHandler,
 };
 use crate::{
-    Caller, MeshClient, Service, StoredEvent, StreamError, clock,
-    nats::stored::STORED_MESSAGES_MAX, store::engine::Failure,
+    Caller, MeshClient, Service, StoredEvent, clock, nats::stored::STORED_MESSAGES_MAX,
+    store::engine::Failure,
 };
 
 /// How long the live generation may take to consume what the shadow has read.
@@ -155,11 +155,10 @@ impl<L: LuaModule> Building<'_, L> {
         client: &MeshClient,
         progress: &mut (impl FnMut(Progress<'_>) + Send),
     ) -> Result<(), Failure> {
-        let last_seq = client.last_sequence(stream).await.map_err(unread)?;
+        let last_seq = client.last_sequence(stream).await?;
         let (mut position, mut seq) = (0, 0);
         while seq <= last_seq {
-            let read = client.stored_since(stream, position, STORED_MESSAGES_MAX).await;
-            let events = read.map_err(unread)?;
+            let events = client.stored_since(stream, position, STORED_MESSAGES_MAX).await?;
             let Some(last) = events.last() else { break };
             (position, seq) = (last.position(), last.sequence());
             self.take_in(&events).await?;
@@ -234,8 +233,4 @@ impl<L: LuaModule> Building<'_, L> {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
-}
-
-fn unread(error: StreamError) -> Failure {
-    Failure::Unavailable(error.to_string())
 }
