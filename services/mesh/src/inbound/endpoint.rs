@@ -28,7 +28,7 @@ use crate::{
     batch::work::{Answered, Meta, Settle, Work},
     batch::worker::unavailable,
     clock,
-    deadline::within,
+    deadline::{Late, within},
     health::Health,
     inbound::bundle::{self, Packed},
     inbound::intake::Intake,
@@ -63,13 +63,30 @@ pub(crate) struct Endpoints {
     pub(crate) queries: Tasks,
 }
 
+/// Why the task of the endpoints ended before the shutdown.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EndpointError {
+    /// The broker has not answered in time.
+    #[error(transparent)]
+    Late(#[from] Late),
+    /// The queue group could not be joined.
+    #[error("{0}")]
+    NotJoined(#[source] async_nats::Error),
+    /// The queue group could not be left.
+    #[error("{0}")]
+    NotLeft(#[source] async_nats::Error),
+    /// The connection ended.
+    #[error("the endpoints were closed")]
+    Closed,
+}
+
 /// Incoming requests, each with its endpoint.
 type Requests<'a> = SelectAll<BoxStream<'a, (&'a EndpointSpec, service::Request)>>;
 
 impl Endpoints {
     /// Answers requests until shutdown. An instance that cannot use its store leaves the queue
     /// group meanwhile, so that the others get the requests that it could only refuse.
-    pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
+    pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), EndpointError> {
         if self.asked.is_empty() {
             shutdown.cancelled().await;
             return Ok(());
@@ -98,9 +115,9 @@ impl Endpoints {
         &self,
         shutdown: &CancellationToken,
         left: impl Future<Output = ()>,
-    ) -> Result<(), String> {
-        let joined = within(JOIN_TIMEOUT, BROKER, self.join()).await;
-        let (service, mut requests) = joined.map_err(|late| late.to_string())??;
+    ) -> Result<(), EndpointError> {
+        let joined = within(JOIN_TIMEOUT, BROKER, self.join()).await?;
+        let (service, mut requests) = joined.map_err(EndpointError::NotJoined)?;
         let queries = Arc::new(Semaphore::new(QUERIES_MAX));
         // A token with a new key waits for that key to be fetched. Other requests do not wait
         // with it, least of all the request for the key, which the user service sends itself.
@@ -120,7 +137,7 @@ impl Endpoints {
                             }
                         }
                     }
-                    None => return Err("the endpoints were closed".into()),
+                    None => return Err(EndpointError::Closed),
                 },
             }
         }
@@ -133,12 +150,12 @@ impl Endpoints {
         drop(requests);
         while admitting.next().await.is_some() {}
         drop(admitting);
-        let stopped = within(JOIN_TIMEOUT, BROKER, service.stop()).await;
-        stopped.map_err(|late| late.to_string())?.map_err(|error| error.to_string())
+        let left = within(JOIN_TIMEOUT, BROKER, service.stop()).await?;
+        left.map_err(EndpointError::NotLeft)
     }
 
     /// Joins the queue group of the service with all of its endpoints.
-    async fn join(&self) -> Result<(Service, Requests<'_>), String> {
+    async fn join(&self) -> Result<(Service, Requests<'_>), async_nats::Error> {
         let name = self.link.service();
         let service = self
             .link
@@ -147,8 +164,7 @@ impl Endpoints {
             .description(format!("Onsale: the {name} service"))
             .queue_group(name)
             .start(format!("onsale-{name}"), env!("CARGO_PKG_VERSION"))
-            .await
-            .map_err(|error| error.to_string())?;
+            .await?;
         let mut requests: Requests<'_> = SelectAll::new();
         for asked in self.asked.values() {
             if asked.allow == crate::Allow::Inside {
@@ -159,8 +175,7 @@ impl Endpoints {
                 .endpoint_builder()
                 .name(verb)
                 .add(subject_of(name, asked.endpoint, asked.allow))
-                .await
-                .map_err(|error| error.to_string())?;
+                .await?;
             requests.push(endpoint.map(move |request| (asked, request)).boxed());
         }
         Ok((service, requests))

@@ -86,6 +86,14 @@ pub enum BrokerError {
         /// Its reason.
         source: jetstream::Error,
     },
+    /// A consumer is not there, or cannot be used.
+    #[error("{what}: {source}")]
+    Consumer {
+        /// Its service and stream.
+        what: String,
+        /// The client's reason.
+        source: async_nats::Error,
+    },
     /// The answer cannot be read.
     #[error("{what}: {source}")]
     Malformed {
