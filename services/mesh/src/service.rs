@@ -65,7 +65,7 @@ pub(crate) struct Consumed {
     /// The field that holds its order key.
     pub(crate) key: &'static str,
     pub(crate) emits: &'static [&'static str],
-    pub(crate) decode: fn(&[u8]) -> Result<Handler, String>,
+    pub(crate) decode: fn(&[u8]) -> Result<Handler, serde_json::Error>,
 }
 
 /// How one endpoint is answered.
@@ -255,7 +255,7 @@ impl Tables {
         &mut self,
         key: &'static str,
         emits: &'static [&'static str],
-        decode: fn(&[u8]) -> Result<Handler, String>,
+        decode: fn(&[u8]) -> Result<Handler, serde_json::Error>,
     ) {
         let consumed = Consumed { event: F::NAME, version: F::VERSION, key, emits, decode };
         let before = self.consumed.insert(F::NAME, consumed);

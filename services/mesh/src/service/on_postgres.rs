@@ -26,7 +26,7 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         B: Handle<E>,
     {
         self.tables.listen::<E>(<B as Handle<E>>::KEY, emits, |payload| {
-            let event: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+            let event: E = serde_json::from_slice(payload)?;
             Ok(of_event::<B, E>(event))
         });
         self

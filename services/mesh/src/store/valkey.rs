@@ -300,7 +300,7 @@ impl<L: LuaModule> Valkey<L> {
             Ok(call) => call,
             Err(problem) => return Ok(Outcome::Done(Answered::refused(&problem))),
         };
-        let case = Case::once(Item::of(Ok(call), meta), meta);
+        let case = Case::once(Item::of(call, meta), meta);
         let mut called = self.call(Way::Live, &[case], now).await?;
         let ended = called.ended.pop().ok_or_else(|| Failure::Refused("no outcome".into()))?;
         Ok(self.settle_handler(handler, meta, ended, now))
@@ -314,7 +314,7 @@ impl<L: LuaModule> Service<Valkey<L>> {
         L: CallOn<E>,
     {
         self.tables.listen::<E>(<L as CallOn<E>>::KEY, emits, |payload| {
-            let event: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+            let event: E = serde_json::from_slice(payload)?;
             Ok(of_event::<L, E>(event))
         });
         self

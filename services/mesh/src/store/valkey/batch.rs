@@ -1,10 +1,6 @@
 //! A batch as one call: its arguments and its answer. `batch.lua` runs it.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::Ordering,
-    time::SystemTime,
-};
+use std::{sync::atomic::Ordering, time::SystemTime};
 
 use events::{EventId, Problem, SagaId, Timestamp, UserId, dead_letter::DeadLetterState};
 use redis::{Cmd, Value};
@@ -19,6 +15,8 @@ use super::{
     parked,
 };
 use crate::{
+    batch::panic::{Panicked, caught},
+    batch::unreadable::Unreadable,
     batch::work::{Answered, Delivery, Entry, Meta, Outcome, Work},
     outbound::message::Message,
     parked::{Parked, ParkedState, key::key_of, one_line},
@@ -53,7 +51,7 @@ pub(super) struct Origin<'a> {
 /// One event or command.
 pub(super) struct Item<'a> {
     /// The function call, or why there is none.
-    call: Result<FunctionCall, String>,
+    call: Result<FunctionCall, NoCall<'a>>,
     event_id: Option<EventId>,
     saga_id: SagaId,
     cause: Option<Uuid>,
@@ -102,16 +100,15 @@ impl<'a> Item<'a> {
         }
     }
 
-    pub(super) fn of(call: Result<FunctionCall, String>, meta: &'a Meta) -> Self {
+    pub(super) fn of(call: FunctionCall, meta: &'a Meta) -> Self {
         Self {
-            call,
             event_id: meta.event_id,
             saga_id: meta.saga_id,
             cause: Some(meta.cause()),
             traceparent: meta.trace.to_header(),
             may_emit: meta.may_emit,
             attempt: meta.attempt,
-            ..Self::quiet(FunctionCall::new("nothing"))
+            ..Self::quiet(call)
         }
     }
 
@@ -121,13 +118,14 @@ impl<'a> Item<'a> {
     }
 
     pub(super) fn of_entry(
-        call: Result<FunctionCall, String>,
+        call: Result<FunctionCall, NoCall<'a>>,
         entry: &'a Entry,
         began: SystemTime,
     ) -> Self {
         let traceparent = entry.transaction(began).parent().to_header();
         let (key_field, raw) = (entry.key_field, &entry.raw[..]);
-        Self { traceparent, key_field, raw, ..Self::of(call, &entry.meta) }
+        let item = Self::of(FunctionCall::new("nothing"), &entry.meta);
+        Self { call, traceparent, key_field, raw, ..item }
     }
 
     fn pack(&self, out: &mut Pack, is_full: bool) {
@@ -135,7 +133,7 @@ impl<'a> Item<'a> {
         let (name, args) = match &self.call {
             Ok(call) => (call.name, &call.args[..]),
             Err(cause) => {
-                reason = [one_line(cause)];
+                reason = [one_line(&cause.to_string())];
                 ("", &reason[..])
             }
         };
@@ -206,13 +204,30 @@ impl<'a> Case<'a> {
     }
 }
 
-/// What a handler asks of the store.
-enum Prepared {
-    FunctionCall(FunctionCall),
-    /// It is refused without the store.
-    No(Problem),
-    /// It must not be run, or cannot be.
-    Never(String),
+/// Why a handler makes no function call. The texts are causes of dead letters.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoCall<'a> {
+    /// It refuses without the store.
+    #[error("{0}")]
+    Refused(Box<Problem>),
+    /// There is none for this event.
+    #[error("{0}")]
+    Unreadable(&'a Unreadable),
+    #[error(transparent)]
+    Panicked(Panicked),
+    /// The message seems to kill the process.
+    #[error("it was delivered {0} times and never came to an end")]
+    NeverEnded(u64),
+}
+
+impl NoCall<'_> {
+    /// The outcome of a command.
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Refused(problem) => Outcome::Done(Answered::refused(&problem)),
+            never => Outcome::Never(never.to_string()),
+        }
+    }
 }
 
 impl<L: LuaModule> Valkey<L> {
@@ -320,20 +335,13 @@ impl<L: LuaModule> Valkey<L> {
             let mut outcome = None;
             let mut items = Vec::with_capacity(work.entries.len());
             for entry in &work.entries {
-                let call = match self.prepare(entry, delivery, care, now) {
-                    Prepared::FunctionCall(call) => Ok(call),
-                    Prepared::No(problem) if delivery.is_none() => {
-                        outcome = Some(Outcome::Done(Answered::refused(&problem)));
+                match self.prepare(entry, delivery, care, now) {
+                    Err(none) if delivery.is_none() => {
+                        outcome = Some(none.outcome());
                         break;
                     }
-                    Prepared::Never(cause) if delivery.is_none() => {
-                        outcome = Some(Outcome::Never(cause));
-                        break;
-                    }
-                    Prepared::No(problem) => Err(problem.to_string()),
-                    Prepared::Never(cause) => Err(cause),
-                };
-                items.push(Item::of_entry(call, entry, began));
+                    call => items.push(Item::of_entry(call, entry, began)),
+                }
             }
             match (delivery, items.pop()) {
                 _ if outcome.is_some() => {}
@@ -379,7 +387,7 @@ impl<L: LuaModule> Valkey<L> {
             Ended::Done(value) => match caught(|| handler.answer(&value, &self.at(meta, now))) {
                 Ok(Ok(answered)) => Outcome::Done(answered),
                 Ok(Err(problem)) => Outcome::Done(Answered::refused(&problem)),
-                Err(cause) => Outcome::Never(cause),
+                Err(panicked) => Outcome::Never(panicked.to_string()),
             },
             Ended::Repeat | Ended::Gone => Outcome::Repeat,
             Ended::No(problem) => Outcome::Done(Answered::refused(&problem)),
@@ -389,28 +397,20 @@ impl<L: LuaModule> Valkey<L> {
         }
     }
 
-    fn prepare(
+    fn prepare<'a>(
         &self,
-        entry: &Entry,
+        entry: &'a Entry,
         delivery: Option<&Delivery>,
         care: Care,
         now: Timestamp,
-    ) -> Prepared {
+    ) -> Result<FunctionCall, NoCall<'a>> {
         if let (Care::ParkUnrun, Some(Delivery { delivered, .. })) = (care, delivery) {
-            let cause = format!("it was delivered {delivered} times and never came to an end");
-            return Prepared::Never(cause);
+            return Err(NoCall::NeverEnded(*delivered));
         }
-        match &entry.handler {
-            Err(cause) => Prepared::Never(cause.clone()),
-            Ok(handler) => {
-                match caught(|| handler.of::<ValkeyHandler<L>>().0.call(&self.at(&entry.meta, now)))
-                {
-                    Ok(Ok(call)) => Prepared::FunctionCall(call),
-                    Ok(Err(problem)) => Prepared::No(problem),
-                    Err(cause) => Prepared::Never(cause),
-                }
-            }
-        }
+        let handler = entry.handler.as_ref().map_err(NoCall::Unreadable)?;
+        let handler = &handler.of::<ValkeyHandler<L>>().0;
+        let call = caught(|| handler.call(&self.at(&entry.meta, now))).map_err(NoCall::Panicked)?;
+        call.map_err(|problem| NoCall::Refused(Box::new(problem)))
     }
 
     pub(super) async fn retry_one(
@@ -421,9 +421,9 @@ impl<L: LuaModule> Valkey<L> {
     ) -> Result<Retried, Failure> {
         let now = crate::clock::now();
         let call = match self.prepare(entry, None, Care::Alone, now) {
-            Prepared::FunctionCall(call) => call,
-            Prepared::No(problem) => return Ok(Retried::Early(cause_of(problem))),
-            Prepared::Never(cause) => return Ok(Retried::Failed(cause)),
+            Ok(call) => call,
+            Err(NoCall::Refused(problem)) => return Ok(Retried::Early(cause_of(*problem))),
+            Err(never) => return Ok(Retried::Failed(never.to_string())),
         };
         let item = Item::of_entry(Ok(call), entry, SystemTime::from(now.0));
         let (scope, body) =
@@ -464,15 +464,6 @@ fn fitting(cases: &[Case<'_>]) -> usize {
 
 fn cause_of(problem: Problem) -> String {
     if problem.detail.is_empty() { problem.code } else { problem.detail }
-}
-
-/// Runs a service's own code and catches its panic, so that it only affects its own message.
-fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let cause = panic.downcast_ref::<String>().map(String::as_str);
-        let cause = cause.or_else(|| panic.downcast_ref::<&str>().copied());
-        format!("the handler panicked: {}", cause.unwrap_or("unknown"))
-    })
 }
 
 pub(super) fn gone() -> Failure {

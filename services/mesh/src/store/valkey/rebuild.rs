@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use events::{EventId, Timestamp, producer_of};
+use events::{EventId, Problem, Timestamp, producer_of};
 use futures::{StreamExt, stream::BoxStream};
 use tokio::time::Instant;
 use tracing::warn;
@@ -107,6 +107,18 @@ pub async fn rebuild<L: LuaModule>(
     }
 }
 
+/// Why a stored event is left out of a rebuild.
+#[derive(Debug, thiserror::Error)]
+enum NotReplayed {
+    #[error("it has no id")]
+    NoId,
+    #[error("{0}")]
+    Data(#[from] serde_json::Error),
+    /// Its handler refuses without the store.
+    #[error("{0}")]
+    Refused(Box<Problem>),
+}
+
 struct Building<'a, L: LuaModule> {
     valkey: &'a Valkey<L>,
     table: &'a Service<Valkey<L>>,
@@ -177,7 +189,8 @@ impl<L: LuaModule> Building<'_, L> {
                 Some(Err(cause)) => {
                     warn!(
                         event = event.name(),
-                        cause, "an event cannot be decoded; going on without it"
+                        %cause,
+                        "an event cannot be decoded; going on without it"
                     );
                     self.done.unreadable += 1;
                 }
@@ -200,22 +213,19 @@ impl<L: LuaModule> Building<'_, L> {
         &self,
         event: &StoredEvent,
         now: Timestamp,
-    ) -> Option<Result<(&'static str, ReplayedEvent), String>> {
+    ) -> Option<Result<(&'static str, ReplayedEvent), NotReplayed>> {
         let consumed = self.table.tables.consumed.get(event.name())?;
         let subject = format!("onsale.{}.v{}.", consumed.event, consumed.version);
         if !event.subject().starts_with(&subject) {
             return None;
         }
         let read = || {
-            let event_id = EventId(event.event_id().ok_or("it has no id")?);
+            let event_id = EventId(event.event_id().ok_or(NotReplayed::NoId)?);
             let handler = (consumed.decode)(event.payload())?;
             let config = self.valkey.config();
             let at = At { now, config, caller: &Caller::Mesh, id: Uuid::now_v7() };
-            let call = handler
-                .of::<ValkeyHandler<L>>()
-                .0
-                .call(&at)
-                .map_err(|problem| problem.to_string())?;
+            let call = handler.of::<ValkeyHandler<L>>().0.call(&at);
+            let call = call.map_err(|problem| NotReplayed::Refused(Box::new(problem)))?;
             Ok((consumed.event, ReplayedEvent { event_id, call }))
         };
         Some(read())
