@@ -161,7 +161,7 @@ pub async fn rebuild(
 
 async fn apply_all(
     valkey: &Valkey<Room>,
-    restoring: &Restoring<Room>,
+    restoring: &Restoring,
     known: impl Stream<Item = Result<Vec<Known>, Failure>>,
     now: Timestamp,
 ) -> Result<u64, Failure> {

@@ -10,8 +10,9 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    At, Difference, Fed, FunctionCall, LuaModule, Replay, ReplayedEvent, Valkey,
-    function_call::ValkeyHandler,
+    engine::Valkey,
+    function_call::{At, FunctionCall, LuaModule, ValkeyHandler},
+    replay::{Difference, Fed, Replay, ReplayedEvent},
 };
 use crate::{
     Caller, MeshClient, Service, StoredEvent, clock, nats::stored::STORED_MESSAGES_MAX,
@@ -122,7 +123,7 @@ enum NotReplayed {
 struct Building<'a, L: LuaModule> {
     valkey: &'a Valkey<L>,
     table: &'a Service<Valkey<L>>,
-    replay: &'a Replay<L>,
+    replay: &'a Replay,
     done: Rebuilt,
 }
 

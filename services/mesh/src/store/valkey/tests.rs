@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::{
     FunctionCall, LuaModule, Valkey,
-    batch::{Called, Case, Item, NoCall, Origin, Way},
+    batch::{Called, Way},
+    case::{Case, Item, NoCall, Origin},
     function_call::{Ended, of_due},
 };
 use crate::{

@@ -9,7 +9,8 @@ use crate::{
     parked::ParkedState,
     store::valkey::{
         LuaModule, Valkey,
-        batch::{Case, Item, Way},
+        batch::Way,
+        case::{Case, Item},
     },
 };
 
