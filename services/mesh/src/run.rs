@@ -156,7 +156,7 @@ fn start_tables(service: Tables, engine: Arc<dyn Engine>, link: Link) -> Running
     let mut asked = service.asked;
     if !service.consumed.is_empty() {
         let consumed: Arc<Table> = Arc::new(service.consumed.into_iter().collect());
-        start_consumers(&running, &consumed, service.haste, &intake);
+        start_consumers(&running, &consumed, service.pace, &intake);
         start_agreement(&running, &engine, &consumed, reached);
         asked.extend(start_retrier(&running, &engine, consumed, hand_off, parked, only_listens));
     }
@@ -170,7 +170,7 @@ fn start_tables(service: Tables, engine: Arc<dyn Engine>, link: Link) -> Running
         let ticking = Arc::new(Ticking {
             name: timer.name,
             every: timer.every,
-            haste: service.haste,
+            pace: service.pace,
             emits: timer.emits,
             due: timer.due,
             engine: engine.clone(),
@@ -273,13 +273,13 @@ fn streams_of(consumed: &Table) -> BTreeSet<String> {
 }
 
 /// One durable consumer for each stream that has an event the service consumes.
-fn start_consumers(running: &Running, consumed: &Arc<Table>, haste: Pace, intake: &Intake) {
+fn start_consumers(running: &Running, consumed: &Arc<Table>, pace: Pace, intake: &Intake) {
     for stream in streams_of(consumed) {
         let consumer = Arc::new(Consumer {
             link: running.link.clone(),
             stream,
             consumed: consumed.clone(),
-            haste,
+            pace,
             intake: intake.clone(),
             health: running.health.clone(),
         });

@@ -42,7 +42,7 @@ pub(crate) struct Tables {
     pub(crate) asked: BTreeMap<&'static str, EndpointSpec>,
     pub(crate) timers: Vec<Timer>,
     pub(crate) followed: Option<Followed>,
-    pub(crate) haste: Pace,
+    pub(crate) pace: Pace,
 }
 
 /// How soon a service takes in what it consumes.
@@ -159,7 +159,7 @@ impl<E: Engine> Service<E> {
                 asked: BTreeMap::new(),
                 timers: Vec::new(),
                 followed: None,
-                haste: Pace::AtOnce,
+                pace: Pace::AtOnce,
             },
             engine: PhantomData,
         }
@@ -168,14 +168,14 @@ impl<E: Engine> Service<E> {
     /// Lets messages gather for a moment: for a service whose results fans watch without
     /// waiting for them.
     pub fn soon(mut self) -> Self {
-        self.tables.haste = Pace::Soon;
+        self.tables.pace = Pace::Soon;
         self
     }
 
     /// Runs in the background: messages gather for a while, and for longer while the machine
     /// is busy. What the service costs the others falls with the number of its batches.
     pub fn later(mut self) -> Self {
-        self.tables.haste = Pace::Later;
+        self.tables.pace = Pace::Later;
         self
     }
 
@@ -243,7 +243,7 @@ impl Tables {
 
     /// Whether it is a listener: no other service or fan waits for what it does with events.
     pub(crate) fn only_listens(&self) -> bool {
-        self.haste == Pace::Later || !self.emits()
+        self.pace == Pace::Later || !self.emits()
     }
 
     pub(crate) fn add(&mut self, asked: EndpointSpec) {

@@ -83,7 +83,7 @@ pub(crate) struct Consumer {
     pub(crate) stream: String,
     pub(crate) consumed: Arc<Table>,
     /// How soon messages are taken in.
-    pub(crate) haste: Pace,
+    pub(crate) pace: Pace,
     pub(crate) intake: Intake,
     pub(crate) health: Health,
 }
@@ -92,7 +92,7 @@ impl Consumer {
     /// Consumes until shutdown. A consumer that is gone from the broker ends the task, and the
     /// supervisor restarts it.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
-        let ended = match self.haste {
+        let ended = match self.pace {
             Pace::Later => self.fetch_at_intervals(&shutdown).await,
             Pace::Soon | Pace::AtOnce => self.pull_continuously(&shutdown).await,
         };
@@ -243,7 +243,7 @@ impl Consumer {
                     return;
                 }
             }
-            if self.haste == Pace::Soon {
+            if self.pace == Pace::Soon {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     () = tokio::time::sleep(MOMENT) => {}

@@ -29,7 +29,7 @@ pub(crate) struct Ticking {
     pub(crate) name: &'static str,
     pub(crate) every: Duration,
     /// How soon what is due is taken in.
-    pub(crate) haste: Pace,
+    pub(crate) pace: Pace,
     pub(crate) emits: &'static [&'static str],
     pub(crate) due: Arc<DueFn>,
     pub(crate) engine: Arc<dyn Engine>,
@@ -47,7 +47,7 @@ impl Ticking {
         let (mut throttle, mut worked) = (Throttle::default(), Duration::ZERO);
         loop {
             let next = async {
-                match self.haste {
+                match self.pace {
                     Pace::Later => throttle.pause(self.every, worked).await,
                     Pace::Soon | Pace::AtOnce => drop(ticks.tick().await),
                 }
@@ -58,7 +58,7 @@ impl Ticking {
             }
             let began = Instant::now();
             let done = self.take_due().await?;
-            if self.haste == Pace::Later {
+            if self.pace == Pace::Later {
                 tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
                     () = done.wait() => {}
