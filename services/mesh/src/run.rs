@@ -153,16 +153,23 @@ fn start_tables(service: Tables, engine: Arc<dyn Engine>, link: Link) -> Running
         start_publisher(&running, &engine, handed);
     }
     let only_listens = service.only_listens();
-    let mut asked = service.asked;
+    let mut endpoints = service.endpoints;
     if !service.consumed.is_empty() {
         let consumed: Arc<Table> = Arc::new(service.consumed.into_iter().collect());
         start_consumers(&running, &consumed, service.pace, &intake);
         start_agreement(&running, &engine, &consumed, reached);
-        asked.extend(start_retrier(&running, &engine, consumed, hand_off, parked, only_listens));
+        endpoints.extend(start_retrier(
+            &running,
+            &engine,
+            consumed,
+            hand_off,
+            parked,
+            only_listens,
+        ));
     }
-    let asked = Arc::new(asked);
-    let ctx = queried(&running, &asked, &engine, &intake);
-    start_endpoints(&running, asked, ctx.clone(), &intake);
+    let endpoints = Arc::new(endpoints);
+    let ctx = queried(&running, &endpoints, &engine, &intake);
+    start_endpoints(&running, endpoints, ctx.clone(), &intake);
     if let Some(followed) = service.followed {
         start_follower(&running, followed, ctx);
     }
@@ -342,13 +349,13 @@ type EndpointTable = BTreeMap<&'static str, EndpointSpec>;
 
 fn queried(
     running: &Running,
-    asked: &Arc<EndpointTable>,
+    endpoints: &Arc<EndpointTable>,
     engine: &Arc<dyn Engine>,
     intake: &Intake,
 ) -> Queried {
-    let table = asked.clone();
+    let table = endpoints.clone();
     let emits = Arc::new(move |endpoint: &'static str| {
-        table.get(endpoint).map_or(&[][..], |asked| asked.emits)
+        table.get(endpoint).map_or(&[][..], |spec| spec.emits)
     });
     Queried { engine: engine.clone(), intake: intake.clone(), link: running.link.clone(), emits }
 }
@@ -367,10 +374,15 @@ fn start_follower(running: &Running, followed: Followed, ctx: Queried) {
     });
 }
 
-fn start_endpoints(running: &Running, asked: Arc<EndpointTable>, ctx: Queried, intake: &Intake) {
+fn start_endpoints(
+    running: &Running,
+    endpoints: Arc<EndpointTable>,
+    ctx: Queried,
+    intake: &Intake,
+) {
     let endpoints = Arc::new(Endpoints {
         link: running.link.clone(),
-        asked,
+        endpoints,
         intake: intake.clone(),
         ctx,
         health: running.health.clone(),

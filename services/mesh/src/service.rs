@@ -39,7 +39,7 @@ pub struct Service<E: Engine> {
 pub(crate) struct Tables {
     pub(crate) name: &'static str,
     pub(crate) consumed: BTreeMap<&'static str, Consumed>,
-    pub(crate) asked: BTreeMap<&'static str, EndpointSpec>,
+    pub(crate) endpoints: BTreeMap<&'static str, EndpointSpec>,
     pub(crate) timers: Vec<Timer>,
     pub(crate) followed: Option<Followed>,
     pub(crate) pace: Pace,
@@ -156,7 +156,7 @@ impl<E: Engine> Service<E> {
             tables: Tables {
                 name,
                 consumed: BTreeMap::new(),
-                asked: BTreeMap::new(),
+                endpoints: BTreeMap::new(),
                 timers: Vec::new(),
                 followed: None,
                 pace: Pace::AtOnce,
@@ -211,7 +211,7 @@ impl<E: Engine> Service<E> {
     /// query.
     #[cfg(feature = "sim")]
     pub(crate) fn decided_only<F: Engine>(mut self) -> Service<F> {
-        self.tables.asked.retain(|_, asked| matches!(asked.how, How::Decided(_)));
+        self.tables.endpoints.retain(|_, spec| matches!(spec.how, How::Decided(_)));
         self.tables.timers.clear();
         self.tables.followed = None;
         Service { tables: self.tables, engine: PhantomData }
@@ -227,7 +227,7 @@ impl Tables {
                 .values()
                 .map(|consumed| (consumed.event, consumed.emits))
                 .collect(),
-            answers: self.asked.values().map(|asked| (asked.endpoint, asked.emits)).collect(),
+            answers: self.endpoints.values().map(|spec| (spec.endpoint, spec.emits)).collect(),
             timers: self.timers.iter().map(|timer| (timer.name, timer.emits)).collect(),
             follows: self.followed.iter().flat_map(|followed| followed.events).copied().collect(),
         }
@@ -236,9 +236,9 @@ impl Tables {
     /// Whether it emits any event.
     pub(crate) fn emits(&self) -> bool {
         let consumed = self.consumed.values().map(|consumed| consumed.emits);
-        let asked = self.asked.values().map(|asked| asked.emits);
+        let spec = self.endpoints.values().map(|spec| spec.emits);
         let timers = self.timers.iter().map(|timer| timer.emits);
-        consumed.chain(asked).chain(timers).any(|emits| !emits.is_empty())
+        consumed.chain(spec).chain(timers).any(|emits| !emits.is_empty())
     }
 
     /// Whether it is a listener: no other service or fan waits for what it does with events.
@@ -246,8 +246,8 @@ impl Tables {
         self.pace == Pace::Later || !self.emits()
     }
 
-    pub(crate) fn add(&mut self, asked: EndpointSpec) {
-        let before = self.asked.insert(asked.endpoint, asked);
+    pub(crate) fn add(&mut self, spec: EndpointSpec) {
+        let before = self.endpoints.insert(spec.endpoint, spec);
         assert!(before.is_none(), "an endpoint is answered once");
     }
 

@@ -56,7 +56,7 @@ const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What the endpoints of one service work with.
 pub(crate) struct Endpoints {
     pub(crate) link: Link,
-    pub(crate) asked: Arc<BTreeMap<&'static str, EndpointSpec>>,
+    pub(crate) endpoints: Arc<BTreeMap<&'static str, EndpointSpec>>,
     pub(crate) intake: Intake,
     pub(crate) ctx: Queried,
     pub(crate) health: Health,
@@ -87,7 +87,7 @@ impl Endpoints {
     /// Answers requests until shutdown. An instance that cannot use its store leaves the queue
     /// group meanwhile, so that the others get the requests that it could only refuse.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), EndpointError> {
-        if self.asked.is_empty() {
+        if self.endpoints.is_empty() {
             shutdown.cancelled().await;
             return Ok(());
         }
@@ -129,9 +129,9 @@ impl Endpoints {
                 () = &mut left => break,
                 Some(()) = admitting.next() => {}
                 next = requests.next(), if admitting.len() < ADMITTING_MAX => match next {
-                    Some((asked, request)) => for request in self.requests(request.message) {
+                    Some((spec, request)) => for request in self.requests(request.message) {
                         match request {
-                            Ok(request) => admitting.push(self.take(asked, request, &queries)),
+                            Ok(request) => admitting.push(self.take(spec, request, &queries)),
                             Err((to, problem)) => {
                                 reply(&self.link, to, Answered::refused(&problem)).await;
                             }
@@ -142,9 +142,9 @@ impl Endpoints {
             }
         }
         // Requests that have already arrived are answered.
-        while let Some(Some((asked, request))) = requests.next().now_or_never() {
+        while let Some(Some((spec, request))) = requests.next().now_or_never() {
             for request in self.requests(request.message).into_iter().flatten() {
-                admitting.push(self.take(asked, request, &queries));
+                admitting.push(self.take(spec, request, &queries));
             }
         }
         drop(requests);
@@ -166,17 +166,17 @@ impl Endpoints {
             .start(format!("onsale-{name}"), env!("CARGO_PKG_VERSION"))
             .await?;
         let mut requests: Requests<'_> = SelectAll::new();
-        for asked in self.asked.values() {
-            if asked.allow == crate::Allow::Inside {
+        for spec in self.endpoints.values() {
+            if spec.allow == crate::Allow::Inside {
                 continue;
             }
-            let verb = asked.endpoint.rsplit('.').next().unwrap_or(asked.endpoint);
+            let verb = spec.endpoint.rsplit('.').next().unwrap_or(spec.endpoint);
             let endpoint: Endpoint = service
                 .endpoint_builder()
                 .name(verb)
-                .add(subject_of(name, asked.endpoint, asked.allow))
+                .add(subject_of(name, spec.endpoint, spec.allow))
                 .await?;
-            requests.push(endpoint.map(move |request| (asked, request)).boxed());
+            requests.push(endpoint.map(move |request| (spec, request)).boxed());
         }
         Ok((service, requests))
     }
@@ -204,11 +204,11 @@ impl Endpoints {
     }
 
     /// Admits one request, or answers why not.
-    async fn take(&self, asked: &EndpointSpec, request: Request, queries: &Arc<Semaphore>) {
-        let refused = match self.admit(asked, &request).await {
+    async fn take(&self, spec: &EndpointSpec, request: Request, queries: &Arc<Semaphore>) {
+        let refused = match self.admit(spec, &request).await {
             Err(problem) => problem,
             Ok(None) => return,
-            Ok(Some((mut meta, key))) => match &asked.how {
+            Ok(Some((mut meta, key))) => match &spec.how {
                 How::Decided(decode) => match decode(&request.body, key.as_ref()) {
                     Err(problem) => problem,
                     Ok(DecodedCommand { handler, idempotency }) => {
@@ -227,7 +227,7 @@ impl Endpoints {
                         span.saga(meta.saga_id);
                         meta.trace = span.parent();
                         let answer = read(self.ctx.clone(), request.body, key, meta);
-                        let (link, status, to) = (self.link.clone(), asked.status, request.to);
+                        let (link, status, to) = (self.link.clone(), spec.status, request.to);
                         let engine = self.ctx.engine.clone();
                         self.queries.spawn(async move {
                             // No caller waits for the answer any longer.
@@ -254,13 +254,13 @@ impl Endpoints {
     /// Checks the caller and the headers; `None` when the deadline of the request is over.
     async fn admit(
         &self,
-        asked: &EndpointSpec,
+        spec: &EndpointSpec,
         request: &Request,
     ) -> Result<Option<(Meta, Option<Key>)>, Problem> {
         if request.body.len() > BODY_BYTES_MAX {
             return Err(codes::BODY_TOO_LARGE.into());
         }
-        if request.inbox == Inbox::Shared && !asked.allow.is_public() {
+        if request.inbox == Inbox::Shared && !spec.allow.is_public() {
             return Err(shared_inbox());
         }
         let now = clock::now();
@@ -270,7 +270,7 @@ impl Endpoints {
         let caller = match &request.authorization {
             None => Caller::Anonymous,
             // A client that asks for a new token may well send an expired one.
-            Some(_) if asked.allow.needs_no_token() => Caller::Anonymous,
+            Some(_) if spec.allow.needs_no_token() => Caller::Anonymous,
             Some(value) => {
                 let token = value
                     .strip_prefix("Bearer ")
@@ -282,20 +282,20 @@ impl Endpoints {
                 self.link.verifier().access(token.trim(), now).await?
             }
         };
-        asked.allow.check(&caller)?;
-        if !self.health.is_store_up() && matches!(asked.how, How::Decided(_)) {
+        spec.allow.check(&caller)?;
+        if !self.health.is_store_up() && matches!(spec.how, How::Decided(_)) {
             // Commands must not pile up while the store is unavailable.
             return Err(unavailable(&self.link));
         }
         let key = request.idempotency_key.clone();
-        let key = key.map(|key| Key::new(asked.endpoint, &caller, key)).transpose()?;
+        let key = key.map(|key| Key::new(spec.endpoint, &caller, key)).transpose()?;
         let id = match (proposed_id(request.id.as_deref())?, caller.user_id()) {
             (Some(proposed), Ok(user)) => own_id(user, proposed),
             _ => Uuid::now_v7(),
         };
         let meta = Meta {
-            name: asked.endpoint,
-            may_emit: asked.emits,
+            name: spec.endpoint,
+            may_emit: spec.emits,
             event_id: None,
             id,
             saga_id: SagaId(id),

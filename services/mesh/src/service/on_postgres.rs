@@ -82,7 +82,7 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         F: Fn(Arc<Postgres<B>>, Timestamp) -> R + Send + Sync + 'static,
         R: Future<Output = sqlx::Result<Vec<C>>> + Send + 'static,
     {
-        let emits = self.tables.asked.get(C::ENDPOINT).map_or(&[][..], |asked| asked.emits);
+        let emits = self.tables.endpoints.get(C::ENDPOINT).map_or(&[][..], |spec| spec.emits);
         let due = Arc::new(move |engine: Arc<dyn Engine>, now| {
             let due = due(own(engine), now);
             Box::pin(async move { Ok(due.await?.into_iter().map(of_command::<B, C>).collect()) })
