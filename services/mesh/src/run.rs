@@ -28,7 +28,7 @@ use crate::{
     nats::link::stream_of,
     outbound::publisher::{HandOff, Handed, Publisher, missed},
     parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
-    service::{EndpointSpec, Followed, How, Pace, Tables, query_context::Queried},
+    service::{EndpointSpec, Followed, How, Pace, Tables, query_context::AnyQueryContext},
     store::engine::{Engine, Failure},
     supervise::Tasks,
 };
@@ -168,7 +168,7 @@ fn start_tables(service: Tables, engine: Arc<dyn Engine>, link: Link) -> Running
         ));
     }
     let endpoints = Arc::new(endpoints);
-    let ctx = queried(&running, &endpoints, &engine, &intake);
+    let ctx = query_context(&running, &endpoints, &engine, &intake);
     start_endpoints(&running, endpoints, ctx.clone(), &intake);
     if let Some(followed) = service.followed {
         start_follower(&running, followed, ctx);
@@ -347,20 +347,25 @@ fn start_retrier(
 /// The endpoints of a service by name.
 type EndpointTable = BTreeMap<&'static str, EndpointSpec>;
 
-fn queried(
+fn query_context(
     running: &Running,
     endpoints: &Arc<EndpointTable>,
     engine: &Arc<dyn Engine>,
     intake: &Intake,
-) -> Queried {
+) -> AnyQueryContext {
     let table = endpoints.clone();
     let emits = Arc::new(move |endpoint: &'static str| {
         table.get(endpoint).map_or(&[][..], |spec| spec.emits)
     });
-    Queried { engine: engine.clone(), intake: intake.clone(), link: running.link.clone(), emits }
+    AnyQueryContext {
+        engine: engine.clone(),
+        intake: intake.clone(),
+        link: running.link.clone(),
+        emits,
+    }
 }
 
-fn start_follower(running: &Running, followed: Followed, ctx: Queried) {
+fn start_follower(running: &Running, followed: Followed, ctx: AnyQueryContext) {
     let follower = Arc::new(Follower {
         link: running.link.clone(),
         ctx,
@@ -377,7 +382,7 @@ fn start_follower(running: &Running, followed: Followed, ctx: Queried) {
 fn start_endpoints(
     running: &Running,
     endpoints: Arc<EndpointTable>,
-    ctx: Queried,
+    ctx: AnyQueryContext,
     intake: &Intake,
 ) {
     let endpoints = Arc::new(Endpoints {

@@ -19,7 +19,7 @@ use crate::{
     batch::work::{Handler, Meta},
     inbound::input::parse,
     inbound::repeat::Key,
-    service::query_context::Queried,
+    service::query_context::AnyQueryContext,
     store::engine::{Engine, Failure},
 };
 
@@ -109,7 +109,7 @@ pub(crate) type DecodeFn = fn(&[u8], Option<&Key>) -> Result<DecodedCommand, Pro
 /// The reply as JSON, or a problem.
 type Answer = BoxFuture<Result<Bytes, Problem>>;
 
-pub(crate) type ReadFn = dyn Fn(Queried, Bytes, Option<Key>, Meta) -> Answer + Send + Sync;
+pub(crate) type ReadFn = dyn Fn(AnyQueryContext, Bytes, Option<Key>, Meta) -> Answer + Send + Sync;
 
 /// A timer: finds work that has come due, at an interval.
 pub(crate) struct Timer {
@@ -132,7 +132,8 @@ pub(crate) struct Followed {
     pub(crate) take: Arc<TakeFn>,
 }
 
-pub(crate) type TakeFn = dyn Fn(Queried, Arc<Read>) -> BoxFuture<Result<(), Failure>> + Send + Sync;
+pub(crate) type TakeFn =
+    dyn Fn(AnyQueryContext, Arc<Read>) -> BoxFuture<Result<(), Failure>> + Send + Sync;
 
 /// What a service declares of itself, for proofs, topology and diagrams.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,12 +194,12 @@ impl<E: Engine> Service<E> {
         F: Fn(QueryContext<E>, C, Meta) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<C::Reply, Problem>> + Send + 'static,
     {
-        let how = How::Read(Arc::new(move |queried, body: Bytes, key: Option<Key>, mut meta| {
+        let how = How::Read(Arc::new(move |context, body: Bytes, key: Option<Key>, mut meta| {
             let read = read.clone();
             Box::pin(async move {
                 let command = parse::<C>(&body)?;
                 meta.idempotency = key.map(|key| key.of(&command));
-                let reply = read(QueryContext::of(queried), command, meta).await?;
+                let reply = read(QueryContext::of(context), command, meta).await?;
                 Ok(serde_json::to_vec(&reply).expect("replies are plain data").into())
             })
         }));

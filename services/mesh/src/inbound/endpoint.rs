@@ -37,7 +37,7 @@ use crate::{
     inbound::reply::{Inbox, ReplyTo, inbox, reply},
     nats::client::STATE,
     nats::link::{BROKER, headers},
-    service::{DecodedCommand, EndpointSpec, How, query_context::Queried},
+    service::{DecodedCommand, EndpointSpec, How, query_context::AnyQueryContext},
     supervise::Tasks,
     trace::{TRACEPARENT, TraceParent},
 };
@@ -58,7 +58,7 @@ pub(crate) struct Endpoints {
     pub(crate) link: Link,
     pub(crate) endpoints: Arc<BTreeMap<&'static str, EndpointSpec>>,
     pub(crate) intake: Intake,
-    pub(crate) ctx: Queried,
+    pub(crate) ctx: AnyQueryContext,
     pub(crate) health: Health,
     pub(crate) queries: Tasks,
 }

@@ -22,7 +22,7 @@ use crate::{
     health::{Health, Part},
     nats::stored_event::EVENTS_A_SEQUENCE,
     outbound::publisher::missed::Missed,
-    service::{Followed, query_context::Queried},
+    service::{Followed, query_context::AnyQueryContext},
     store::engine::Failure,
     store::postgres::{Lead, Place, Positions},
     throttle::Throttle,
@@ -40,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The task that reads whole streams for one service.
 pub(crate) struct Follower {
     pub(crate) link: Link,
-    pub(crate) ctx: Queried,
+    pub(crate) ctx: AnyQueryContext,
     pub(crate) followed: Followed,
     pub(crate) health: Health,
 }

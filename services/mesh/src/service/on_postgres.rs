@@ -57,7 +57,7 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         let take =
-            Arc::new(move |queried, read| Box::pin(take(QueryContext::of(queried), read)) as _);
+            Arc::new(move |context, read| Box::pin(take(QueryContext::of(context), read)) as _);
         self.tables.followed = Some(Followed { events, piece, take });
         self
     }
