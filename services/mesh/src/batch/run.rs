@@ -20,7 +20,7 @@ use super::{
     closing::Closing,
     inbox,
     parking::Parkings,
-    transaction::{Ledger, Transaction},
+    transaction::{Transaction, TransactionalStore},
     unit::{Decided, Stop, Unit, Units},
     work::{Answered, Entry, Outcome, Work},
 };
@@ -33,9 +33,9 @@ use crate::{
     trace::Span,
 };
 
-/// What all batches of one engine share.
-pub(crate) struct Ground<'a, L: Ledger> {
-    pub(crate) ledger: &'a L,
+/// What runs the batches of one engine.
+pub(crate) struct Runner<'a, L: TransactionalStore> {
+    pub(crate) store: &'a L,
     pub(crate) units: &'a dyn Units<L::Tx>,
     pub(crate) failpoints: &'a Failpoints,
     /// Whether a parked event may hold its order key, as far as this instance knows.
@@ -43,35 +43,35 @@ pub(crate) struct Ground<'a, L: Ledger> {
 }
 
 /// Runs a batch in a transaction of its own.
-pub(crate) async fn run<L: Ledger>(
-    ground: &Ground<'_, L>,
+pub(crate) async fn run<L: TransactionalStore>(
+    runner: &Runner<'_, L>,
     batch: &mut [Work],
     care: Care,
 ) -> Result<Ran, Failure> {
     let is_again = |work: &Work| work.delivery().is_some_and(|delivery| delivery.delivered > 1);
     let is_optimistic =
-        care == Care::Together && !ground.has_parked.load(Relaxed) && !batch.iter().any(is_again);
+        care == Care::Together && !runner.has_parked.load(Relaxed) && !batch.iter().any(is_again);
     if is_optimistic {
-        match attempt(ground, batch, care, true).await {
+        match attempt(runner, batch, care, true).await {
             Ok(Some(ran)) => return Ok(ran),
             Err(failure) if failure.is_lost() => return Err(failure),
             // A repeat may be the reason why a handler or the store refused.
             Ok(None) | Err(_) => {}
         }
     }
-    let ran = attempt(ground, batch, care, false).await?;
+    let ran = attempt(runner, batch, care, false).await?;
     ran.ok_or_else(|| Failure::Refused("a checked run ended as an optimistic one".into()))
 }
 
 /// One run; `None` when its optimistic assumption was wrong.
-async fn attempt<L: Ledger>(
-    ground: &Ground<'_, L>,
+async fn attempt<L: TransactionalStore>(
+    runner: &Runner<'_, L>,
     batch: &mut [Work],
     care: Care,
     is_optimistic: bool,
 ) -> Result<Option<Ran>, Failure> {
-    let mut run = Run::<L>::new(ground.units, is_optimistic);
-    let ran = run.run(ground, batch, care).await;
+    let mut run = Run::<L>::new(runner.units, is_optimistic);
+    let ran = run.run(runner, batch, care).await;
     run.close_spans(&match &ran {
         Ok(None) => Err(Failure::Contended("the optimistic run met something known".into())),
         Ok(Some(_)) => Ok(()),
@@ -81,20 +81,20 @@ async fn attempt<L: Ledger>(
 }
 
 /// Retries a parked event in a transaction of its own.
-pub(crate) async fn retry<L: Ledger>(
-    ground: &Ground<'_, L>,
+pub(crate) async fn retry<L: TransactionalStore>(
+    runner: &Runner<'_, L>,
     parked: &Parked,
     entry: &mut Entry,
     by: Option<UserId>,
 ) -> Result<Retried, Failure> {
-    let mut run = Run::<L>::new(ground.units, false);
-    let retried = run.retry(ground, parked, entry, by).await;
+    let mut run = Run::<L>::new(runner.units, false);
+    let retried = run.retry(runner, parked, entry, by).await;
     run.close_spans(&retried);
     retried
 }
 
 /// One batch while it is being decided.
-pub(super) struct Run<'a, L: Ledger> {
+pub(super) struct Run<'a, L: TransactionalStore> {
     units: &'a dyn Units<L::Tx>,
     /// Whether it assumes that every message is new and no event is parked; the close checks it.
     is_optimistic: bool,
@@ -118,7 +118,7 @@ enum Step {
     Panicked(String),
 }
 
-impl<'a, L: Ledger> Run<'a, L> {
+impl<'a, L: TransactionalStore> Run<'a, L> {
     pub(super) fn new(units: &'a dyn Units<L::Tx>, is_optimistic: bool) -> Self {
         let now = crate::clock::now();
         Self {
@@ -135,11 +135,11 @@ impl<'a, L: Ledger> Run<'a, L> {
 
     pub(super) async fn run(
         &mut self,
-        ground: &Ground<'_, L>,
+        runner: &Runner<'_, L>,
         batch: &mut [Work],
         care: Care,
     ) -> Result<Option<Ran>, Failure> {
-        let mut tx = ground.ledger.begin().await?;
+        let mut tx = runner.store.begin().await?;
         let (fresh, mut answers) = match self.is_optimistic {
             true => (vec![true; batch.len()], Answers::default()),
             false => inbox::known(&mut tx, batch).await?,
@@ -158,16 +158,16 @@ impl<'a, L: Ledger> Run<'a, L> {
         let closed = tx.close(&closing).await?;
         let messages = batch.iter().filter(|work| work.delivery().is_some()).count();
         if self.is_optimistic && (closed.claimed < messages || messages > 0 && closed.has_parked) {
-            ground.has_parked.store(closed.has_parked, Relaxed);
+            runner.has_parked.store(closed.has_parked, Relaxed);
             return Ok(None);
         }
         let parked = self.parkings.insert(&mut tx).await?;
         let names = batch.iter().flat_map(Work::names);
-        if ground.failpoints.should_fail(Failpoint::BeforeCommit, names) {
+        if runner.failpoints.should_fail(Failpoint::BeforeCommit, names) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         tx.commit().await?;
-        ground.has_parked.store(closed.has_parked || !parked.is_empty(), Relaxed);
+        runner.has_parked.store(closed.has_parked || !parked.is_empty(), Relaxed);
         let announced = std::mem::take(&mut self.announced);
         Ok(Some(Ran { outcomes, emitted, announced, parked }))
     }
@@ -309,12 +309,12 @@ impl<'a, L: Ledger> Run<'a, L> {
 
     pub(super) async fn retry(
         &mut self,
-        ground: &Ground<'_, L>,
+        runner: &Runner<'_, L>,
         parked: &Parked,
         entry: &mut Entry,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
-        let mut tx = ground.ledger.begin().await?;
+        let mut tx = runner.store.begin().await?;
         if !tx.lock_parked(parked.number).await? {
             return Ok(Retried::Gone);
         }
@@ -334,7 +334,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         let closing = Closing { claims: &[], emitted: &emitted, answers: &answers };
         tx.close(&closing).await?;
         tx.resolve(parked, by).await?;
-        if ground.failpoints.should_fail(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
+        if runner.failpoints.should_fail(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         tx.commit().await?;

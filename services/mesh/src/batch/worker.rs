@@ -92,7 +92,7 @@ pub(crate) struct Worker {
 type Batch = Vec<Work>;
 
 /// A batch that was taken, with the guards that are held until it has ended.
-struct Taking {
+struct TakenBatch {
     batch: Batch,
     /// They bound the number of events in memory.
     _permits: Vec<OwnedSemaphorePermit>,
@@ -119,8 +119,8 @@ impl Worker {
     /// Runs batches until the intake is closed and empty.
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         loop {
-            let Some(mut taking) = self.take().await else { return Ok(()) };
-            for work in &mut taking.batch {
+            let Some(mut taken) = self.take().await else { return Ok(()) };
+            for work in &mut taken.batch {
                 let subject = work.delivery().map(|delivery| delivery.subject.clone());
                 for entry in &mut work.entries {
                     // A command that came too early keeps the span of its first attempt.
@@ -129,12 +129,12 @@ impl Worker {
                     }
                 }
             }
-            self.run_batch(taking.batch).await;
+            self.run_batch(taken.batch).await;
         }
     }
 
     /// Takes the waiting work, as far as it fits into a batch.
-    async fn take(&self) -> Option<Taking> {
+    async fn take(&self) -> Option<TakenBatch> {
         let mut waiting = self.taken.lock().await;
         let mut next = Some(waiting.recv().await?);
         let since = Instant::now();
@@ -154,7 +154,7 @@ impl Worker {
             };
         }
         self.last.store(events, Relaxed);
-        Some(Taking { batch, _permits: permits, _at_work: AtWork::begin(&self.at_work) })
+        Some(TakenBatch { batch, _permits: permits, _at_work: AtWork::begin(&self.at_work) })
     }
 
     /// Waits for more work for a batch of so many events, if it has to wait at all.

@@ -31,7 +31,7 @@ use crate::{
     batch::{
         answers::KeptAnswer,
         handler::{decide, keys_of},
-        run::{self, Ground},
+        run::{self, Runner},
         unit::{Decided, Unit, Units},
     },
     failpoint::Failpoints,
@@ -161,9 +161,9 @@ impl<B: InMemory> Memory<B> {
         &self.database
     }
 
-    fn ground(&self) -> Ground<'_, Database<B>> {
-        Ground {
-            ledger: &self.database,
+    fn runner(&self) -> Runner<'_, Database<B>> {
+        Runner {
+            store: &self.database,
             units: self,
             failpoints: &self.failpoints,
             has_parked: &self.has_parked,
@@ -178,7 +178,7 @@ impl<B: InMemory> Engine for Memory<B> {
     }
 
     async fn run(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure> {
-        run::run(&self.ground(), batch, care).await
+        run::run(&self.runner(), batch, care).await
     }
 
     async fn retry(
@@ -187,7 +187,7 @@ impl<B: InMemory> Engine for Memory<B> {
         entry: &mut Entry,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
-        run::retry(&self.ground(), parked, entry, by).await
+        run::retry(&self.runner(), parked, entry, by).await
     }
 }
 

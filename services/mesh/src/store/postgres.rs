@@ -32,7 +32,7 @@ use sqlx::{
 };
 
 use crate::{
-    batch::run::{self, Ground},
+    batch::run::{self, Runner},
     batch::unit::Units,
     batch::work::{Entry, Work},
     deadline::within,
@@ -167,7 +167,7 @@ impl Database {
         batch: &mut [Work],
         care: Care,
     ) -> Result<Ran, Failure> {
-        self.unit(run::run(&self.ground(units), batch, care)).await
+        self.unit(run::run(&self.runner(units), batch, care)).await
     }
 
     /// Retries a parked event.
@@ -178,12 +178,12 @@ impl Database {
         entry: &mut Entry,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
-        self.answer(BATCH_TIMEOUT, run::retry(&self.ground(units), parked, entry, by)).await
+        self.answer(BATCH_TIMEOUT, run::retry(&self.runner(units), parked, entry, by)).await
     }
 
-    fn ground<'a>(&'a self, units: &'a dyn Units<Tx>) -> Ground<'a, PgPool> {
-        Ground {
-            ledger: &self.pool,
+    fn runner<'a>(&'a self, units: &'a dyn Units<Tx>) -> Runner<'a, PgPool> {
+        Runner {
+            store: &self.pool,
             units,
             failpoints: &self.failpoints,
             has_parked: &self.has_parked,
