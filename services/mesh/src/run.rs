@@ -23,7 +23,7 @@ use crate::{
     inbound::endpoint::Endpoints,
     inbound::follower::Follower,
     inbound::intake::{Intake, Taken},
-    inbound::timer::Ticking,
+    inbound::timer::TimerTask,
     kept,
     nats::link::stream_of,
     outbound::publisher::{HandOff, Handed, Publisher, missed},
@@ -36,12 +36,12 @@ use crate::{
 /// Batch workers of a service: one loads while another commits.
 const WORKERS: usize = 2;
 /// How long a shutdown waits for the inputs to stop, …
-const INWARD_WITHIN: Duration = Duration::from_secs(6);
+const INPUTS_WITHIN: Duration = Duration::from_secs(6);
 /// … for the running batches, …
 const WORKERS_WITHIN: Duration = Duration::from_secs(4);
 /// … and for the publisher. All of it takes a moment unless a server is silent; then the effect
 /// is that of a kill, and the messages are redelivered.
-const OUTWARD_WITHIN: Duration = Duration::from_secs(6);
+const OUTPUTS_WITHIN: Duration = Duration::from_secs(6);
 
 /// A running service.
 pub struct Running {
@@ -53,9 +53,9 @@ pub struct Running {
     intake_stop: CancellationToken,
     /// Stops the publisher, once no batch can emit any more.
     publisher_stop: CancellationToken,
-    inward: Tasks,
+    inputs: Tasks,
     workers: Tasks,
-    outward: Tasks,
+    outputs: Tasks,
 }
 
 impl Running {
@@ -96,7 +96,7 @@ impl Running {
     pub fn keep_rebuilt<K: Kept>(self, store: K) -> Self {
         let (kept, client) = (Arc::new(store), MeshClient::new(self.link.clone()));
         let stop = self.intake_stop.clone();
-        self.inward.keep(self.name(), "rebuilding", stop.clone(), move || {
+        self.inputs.keep(self.name(), "rebuilding", stop.clone(), move || {
             let (kept, client, stop) = (kept.clone(), client.clone(), stop.clone());
             async move {
                 kept::keep(&*kept, &client, stop).await;
@@ -110,10 +110,10 @@ impl Running {
     /// emitted, and disconnects. A server that is silent does not delay it for long.
     pub async fn stop(self) {
         self.intake_stop.cancel();
-        let mut is_orderly = self.inward.end(INWARD_WITHIN).await;
+        let mut is_orderly = self.inputs.end(INPUTS_WITHIN).await;
         is_orderly &= self.workers.end(WORKERS_WITHIN).await;
         self.publisher_stop.cancel();
-        is_orderly &= self.outward.end(OUTWARD_WITHIN).await;
+        is_orderly &= self.outputs.end(OUTPUTS_WITHIN).await;
         self.link.drain().await;
         match is_orderly {
             true => info!(service = self.name(), "stopped"),
@@ -142,9 +142,9 @@ fn start_tables(service: Tables, engine: Arc<dyn Engine>, link: Link) -> Running
         failpoints: engine.store().failpoints(),
         intake_stop: CancellationToken::new(),
         publisher_stop: CancellationToken::new(),
-        inward: Tasks::default(),
+        inputs: Tasks::default(),
         workers: Tasks::default(),
-        outward: Tasks::default(),
+        outputs: Tasks::default(),
     };
     let (hand_off, handed) = HandOff::new();
     let (parked, reached) = (Arc::new(Notify::new()), Reached::default());
@@ -174,7 +174,7 @@ fn start_tables(service: Tables, engine: Arc<dyn Engine>, link: Link) -> Running
         start_follower(&running, followed, ctx);
     }
     for timer in service.timers {
-        let ticking = Arc::new(Ticking {
+        let task = Arc::new(TimerTask {
             name: timer.name,
             every: timer.every,
             pace: service.pace,
@@ -184,9 +184,9 @@ fn start_tables(service: Tables, engine: Arc<dyn Engine>, link: Link) -> Running
             intake: intake.clone(),
         });
         let stop = running.intake_stop.clone();
-        running.inward.keep(running.name(), timer.name, stop.clone(), move || {
-            let (ticking, stop) = (ticking.clone(), stop.clone());
-            async move { ticking.run(stop).await }
+        running.inputs.keep(running.name(), timer.name, stop.clone(), move || {
+            let (task, stop) = (task.clone(), stop.clone());
+            async move { task.run(stop).await }
         });
     }
     start_housekeeping(&running, &engine);
@@ -235,13 +235,13 @@ fn start_publisher(running: &Running, engine: &Arc<dyn Engine>, handed: Handed) 
         failpoints: engine.store().failpoints(),
     });
     let stop = running.publisher_stop.clone();
-    running.outward.keep(running.name(), "publisher", stop.clone(), move || {
+    running.outputs.keep(running.name(), "publisher", stop.clone(), move || {
         let (publisher, stop) = (publisher.clone(), stop.clone());
         async move { publisher.run(stop).await }
     });
     let (engine, link, health) = (engine.clone(), running.link.clone(), running.health.clone());
     let stop = running.intake_stop.clone();
-    running.inward.keep(running.name(), "missed", stop.clone(), move || {
+    running.inputs.keep(running.name(), "missed", stop.clone(), move || {
         let serving = missed::serve(engine.clone(), link.clone(), health.clone());
         let stop = stop.clone();
         async move {
@@ -268,7 +268,7 @@ fn start_agreement(
     });
     // It runs for as long as messages are acknowledged.
     let stop = running.publisher_stop.clone();
-    running.outward.keep(running.name(), "agreement", stop.clone(), move || {
+    running.outputs.keep(running.name(), "agreement", stop.clone(), move || {
         let (agreement, stop) = (agreement.clone(), stop.clone());
         async move { agreement.run(stop).await }
     });
@@ -291,7 +291,7 @@ fn start_consumers(running: &Running, consumed: &Arc<Table>, pace: Pace, intake:
             health: running.health.clone(),
         });
         let stop = running.intake_stop.clone();
-        running.inward.keep(running.name(), "consumer", stop.clone(), move || {
+        running.inputs.keep(running.name(), "consumer", stop.clone(), move || {
             let (consumer, stop) = (consumer.clone(), stop.clone());
             async move { consumer.run(stop).await }
         });
@@ -319,7 +319,7 @@ fn start_retrier(
         only_listens,
     });
     let (stop, running_on) = (running.intake_stop.clone(), retrier.clone());
-    running.inward.keep(running.name(), "parked events", stop, move || {
+    running.inputs.keep(running.name(), "parked events", stop, move || {
         let retrier = running_on.clone();
         async move { retrier.run().await }
     });
@@ -373,7 +373,7 @@ fn start_follower(running: &Running, followed: Followed, ctx: AnyQueryContext) {
         health: running.health.clone(),
     });
     let stop = running.intake_stop.clone();
-    running.inward.keep(running.name(), "follower", stop.clone(), move || {
+    running.inputs.keep(running.name(), "follower", stop.clone(), move || {
         let (follower, stop) = (follower.clone(), stop.clone());
         async move { follower.run(stop).await }
     });
@@ -391,10 +391,10 @@ fn start_endpoints(
         intake: intake.clone(),
         ctx,
         health: running.health.clone(),
-        queries: running.inward.clone(),
+        queries: running.inputs.clone(),
     });
     let stop = running.intake_stop.clone();
-    running.inward.keep(running.name(), "endpoints", stop.clone(), move || {
+    running.inputs.keep(running.name(), "endpoints", stop.clone(), move || {
         let (endpoints, stop) = (endpoints.clone(), stop.clone());
         async move { endpoints.run(stop).await }
     });
@@ -410,7 +410,7 @@ fn start_housekeeping(running: &Running, engine: &Arc<dyn Engine>) {
     let stop = running.intake_stop.clone();
     for (name, is_store) in [("housekeeping", true), ("broker watch", false)] {
         let (house, stop) = (house.clone(), stop.clone());
-        running.inward.keep(running.name(), name, stop.clone(), move || {
+        running.inputs.keep(running.name(), name, stop.clone(), move || {
             let (house, stop) = (house.clone(), stop.clone());
             async move {
                 let kept = async {

@@ -25,7 +25,7 @@ use crate::{
 const DUE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The task of one timer.
-pub(crate) struct Ticking {
+pub(crate) struct TimerTask {
     pub(crate) name: &'static str,
     pub(crate) every: Duration,
     /// How soon what is due is taken in.
@@ -36,7 +36,7 @@ pub(crate) struct Ticking {
     pub(crate) intake: Intake,
 }
 
-impl Ticking {
+impl TimerTask {
     /// Finds what is due, at an interval, until shutdown.
     ///
     /// Work that is found twice (by two instances at once, or while the last batch is still
