@@ -237,9 +237,9 @@ impl Tables {
     /// Whether it emits any event.
     pub(crate) fn emits(&self) -> bool {
         let consumed = self.consumed.values().map(|consumed| consumed.emits);
-        let spec = self.endpoints.values().map(|spec| spec.emits);
+        let endpoints = self.endpoints.values().map(|spec| spec.emits);
         let timers = self.timers.iter().map(|timer| timer.emits);
-        consumed.chain(spec).chain(timers).any(|emits| !emits.is_empty())
+        consumed.chain(endpoints).chain(timers).any(|emits| !emits.is_empty())
     }
 
     /// Whether it is a listener: no other service or fan waits for what it does with events.

@@ -1,12 +1,13 @@
 //! One batch in one transaction: claim, load, decide, save, close, commit.
 //!
-//! It is the same for every unit of work, and whatever keeps it: a database or, in the simulation,
-//! memory. A batch is first run optimistically and, where its assumption was wrong, once more checked.
+//! It is the same for every unit of work and for every store: a database or, in the simulation,
+//! memory.
 //!
-//! An optimistic run assumes that no message of the batch was taken in before, no command was
-//! answered, and no parked event holds a key. That is nearly always so. The closing statement
-//! verifies it. If it was wrong, the transaction is rolled back and the batch runs again: this
-//! time it claims its messages and looks for answers and held keys before it decides.
+//! A batch is first run optimistically. That assumes that no message of it was taken in before,
+//! no command was answered, and no parked event holds a key, which is nearly always so. The
+//! closing statement verifies it. If it was wrong, the transaction is rolled back and the batch
+//! runs once more, checked: this time it claims its messages and looks for answers and held keys
+//! before it decides.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -142,16 +143,16 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
         let mut tx = runner.store.begin().await?;
         let (fresh, mut answers) = match self.is_optimistic {
             true => (vec![true; batch.len()], Answers::default()),
-            false => inbox::known(&mut tx, batch).await?,
+            false => inbox::claim(&mut tx, batch).await?,
         };
         let mut outcomes = match care {
-            Care::Together => self.together(&mut tx, batch, &fresh, &mut answers).await?,
+            Care::Together => self.run_together(&mut tx, batch, &fresh, &mut answers).await?,
             Care::Alone | Care::AloneFinal => {
-                self.alone(&mut tx, batch, &fresh, &mut answers, care).await?
+                self.run_alone(&mut tx, batch, &fresh, &mut answers, care).await?
             }
-            Care::ParkUnrun => self.unrun(batch, &fresh),
+            Care::ParkUnrun => self.park_unrun(batch, &fresh),
         };
-        inbox::look_again(&mut tx, batch, &mut outcomes).await?;
+        inbox::repeat_answers(&mut tx, batch, &mut outcomes).await?;
         let emitted = pack(std::mem::take(&mut self.emitted));
         let claims = if self.is_optimistic { inbox::message_ids(batch) } else { Vec::new() };
         let closing = Closing { claims: &claims, emitted: &emitted, answers: &answers };
@@ -174,7 +175,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
 
     /// Runs the batch as one unit of work: one load, every decision in order and in memory, one
     /// save.
-    async fn together(
+    async fn run_together(
         &mut self,
         tx: &mut L::Tx,
         batch: &mut [Work],
@@ -205,7 +206,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
                 }
                 match self.step(unit, &mut work.entries[at]) {
                     Step::Panicked(cause) => return Err(Failure::Refused(cause)),
-                    step => self.end(work, at, step),
+                    step => self.park_unhandled(work, at, step),
                 }
             }
             outcomes.push(Outcome::Done(Answered::default()));
@@ -235,7 +236,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
 
     /// Runs one message or command, event by event under savepoints, so that a poison event
     /// parks only itself.
-    async fn alone(
+    async fn run_alone(
         &mut self,
         tx: &mut L::Tx,
         batch: &mut [Work],
@@ -260,7 +261,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
                 }
                 let step = self.savepoint(tx, &mut work.entries[at], care).await?;
                 if is_message {
-                    self.end(work, at, step);
+                    self.park_unhandled(work, at, step);
                 } else {
                     outcome = answered(step, &work.entries[at], answers);
                 }
@@ -343,7 +344,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
     }
 
     /// Parks every event of messages that seem to kill the process.
-    fn unrun(&mut self, batch: &[Work], fresh: &[bool]) -> Vec<Outcome> {
+    fn park_unrun(&mut self, batch: &[Work], fresh: &[bool]) -> Vec<Outcome> {
         for (work, _) in batch.iter().zip(fresh).filter(|(_, fresh)| **fresh) {
             let tries = work.delivery().map_or(0, |delivery| delivery.delivered);
             for at in 0..work.entries.len() {
@@ -354,8 +355,8 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
         batch.iter().map(|_| Outcome::Done(Answered::default())).collect()
     }
 
-    /// Parks an event that was not handled.
-    fn end(&mut self, work: &Work, at: usize, step: Step) {
+    /// Parks an event unless it was handled.
+    fn park_unhandled(&mut self, work: &Work, at: usize, step: Step) {
         match step {
             Step::Done(_) => {}
             Step::No(problem) | Step::NotYet(problem) => {
