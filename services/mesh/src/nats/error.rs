@@ -2,7 +2,7 @@
 //!
 //! [`BrokerError`] is what the broker did. Its text names its cause as well: logs and health
 //! reports print only that. [`StreamError`] is what a reader of streams could not do because of
-//! it. Its text is for any caller and names no cause; whoever handles it logs
+//! it. Its text is for any caller and names no cause; the place that handles it logs
 //! [`StreamError::with_cause`].
 
 use std::{sync::Arc, time::Duration};
