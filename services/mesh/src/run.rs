@@ -202,14 +202,14 @@ fn start_workers(
     reached: &Reached,
 ) {
     let taken = Arc::new(Mutex::new(taken));
-    let (at_work, last) = (watch::Sender::new(0), Arc::default());
+    let (batches, last_events) = (watch::Sender::new(0), Arc::default());
     for _ in 0..WORKERS {
         let worker = Arc::new(Worker {
             engine: engine.clone(),
             link: running.link.clone(),
             taken: taken.clone(),
-            at_work: at_work.clone(),
-            last: Arc::clone(&last),
+            running: batches.clone(),
+            last_events: Arc::clone(&last_events),
             intake: intake.downgrade(),
             hand_off: hand_off.clone(),
             parked: parked.clone(),
