@@ -52,11 +52,16 @@ impl fmt::Display for DeadLetterId {
     }
 }
 
-impl FromStr for DeadLetterId {
-    type Err = String;
+/// A text is not the id of a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be a letter like `payment-17`, not `{0:.80}`")]
+pub struct NotADeadLetterId(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("must be a letter like `payment-17`, not `{text:.80}`");
+impl FromStr for DeadLetterId {
+    type Err = NotADeadLetterId;
+
+    fn from_str(text: &str) -> Result<Self, NotADeadLetterId> {
+        let wrong = || NotADeadLetterId(text.to_owned());
         let (service, number) = text.rsplit_once('-').ok_or_else(wrong)?;
         let is_name = |name: &str| {
             (1..=32).contains(&name.len())
@@ -71,9 +76,9 @@ impl FromStr for DeadLetterId {
 }
 
 impl TryFrom<String> for DeadLetterId {
-    type Error = String;
+    type Error = NotADeadLetterId;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, NotADeadLetterId> {
         text.parse()
     }
 }

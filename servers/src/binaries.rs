@@ -3,7 +3,7 @@
 use std::{
     env,
     fmt::Write as _,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -82,6 +82,27 @@ pub(crate) struct Binary {
     pub(crate) version: Version,
 }
 
+/// Why a program that is there cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum UnusableBinary {
+    #[error("{} does not run: {source}", path.display())]
+    DoesNotRun { path: PathBuf, source: VersionError },
+    #[error(
+        "{} is {}.{}, older than {}.{}",
+        path.display(), version.0, version.1, minimum.0, minimum.1
+    )]
+    TooOld { path: PathBuf, version: Version, minimum: Version },
+}
+
+/// Why a program does not say its version.
+#[derive(Debug, thiserror::Error)]
+enum VersionError {
+    #[error("{0}")]
+    NotStarted(#[from] io::Error),
+    #[error("`--version` says `{0}`")]
+    Unknown(String),
+}
+
 /// Finds the product: in `ONSALE_BIN_DIR`, else as pinned, else on PATH.
 pub(crate) fn find(
     product: &Product,
@@ -105,10 +126,10 @@ pub(crate) fn find(
     let why_not_pinned = match cache.folder_of(&product.pin, say) {
         Ok(folder) => match in_folder(product, &folder) {
             Some(Ok(binary)) => return Ok(binary),
-            Some(Err(why)) => why,
+            Some(Err(why)) => why.to_string(),
             None => format!("no such program in {}", folder.display()),
         },
-        Err(why) => why,
+        Err(why) => why.to_string(),
     };
     let mut why_not_installed = String::new();
     for folder in installed_folders() {
@@ -156,7 +177,7 @@ fn missing(product: &Product, why_not_pinned: &str, why_not_installed: &str) -> 
 
 /// The product's program in this folder: `None` when there is none, `Err` when it cannot be
 /// used.
-fn in_folder(product: &Product, folder: &Path) -> Option<Result<Binary, String>> {
+fn in_folder(product: &Product, folder: &Path) -> Option<Result<Binary, UnusableBinary>> {
     let (program, minimum) =
         product.programs.iter().find(|(program, _)| folder.join(program).is_file())?;
     // The target of a link has its companions (`initdb`) and libraries beside it.
@@ -164,16 +185,12 @@ fn in_folder(product: &Product, folder: &Path) -> Option<Result<Binary, String>>
     let path = path.canonicalize().unwrap_or(path);
     let version = match version_of(&path) {
         Ok(version) => version,
-        Err(why) => return Some(Err(format!("{} does not run: {why}", path.display()))),
+        Err(source) => return Some(Err(UnusableBinary::DoesNotRun { path, source })),
     };
     Some(if version >= *minimum {
         Ok(Binary { path, version })
     } else {
-        let ((major, minor), (least_major, least_minor)) = (version, minimum);
-        Err(format!(
-            "{} is {major}.{minor}, older than {least_major}.{least_minor}",
-            path.display()
-        ))
+        Err(UnusableBinary::TooOld { path, version, minimum: *minimum })
     })
 }
 
@@ -194,13 +211,12 @@ fn installed_folders() -> Vec<PathBuf> {
     folders
 }
 
-fn version_of(program: &Path) -> Result<Version, String> {
-    let output =
-        Command::new(program).arg("--version").output().map_err(|error| error.to_string())?;
+fn version_of(program: &Path) -> Result<Version, VersionError> {
+    let output = Command::new(program).arg("--version").output()?;
     let printed = String::from_utf8_lossy(&output.stdout);
     parse_version(&printed).ok_or_else(|| {
         let complaint = String::from_utf8_lossy(&output.stderr);
-        format!("`--version` says `{}`", format!("{printed}{complaint}").trim())
+        VersionError::Unknown(format!("{printed}{complaint}").trim().to_owned())
     })
 }
 
@@ -237,7 +253,7 @@ mod tests {
         let program = folder.path().join("nats-server");
         fs::write(&program, "#!/bin/sh\necho nats-server: v2.9.4\n").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let why = in_folder(&NATS, folder.path()).unwrap().unwrap_err();
+        let why = in_folder(&NATS, folder.path()).unwrap().unwrap_err().to_string();
         assert!(why.ends_with("is 2.9, older than 2.14"), "{why}");
         assert!(in_folder(&VALKEY, folder.path()).is_none());
     }

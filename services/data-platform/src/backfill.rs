@@ -22,7 +22,7 @@ pub enum BackfillError {
     #[error(transparent)]
     Unusable(#[from] EndpointError),
     /// The streams cannot be read.
-    #[error(transparent)]
+    #[error("{}", .0.with_cause())]
     Unread(#[from] StreamError),
     /// A target does not take what it is given, for this reason.
     #[error("{0}")]

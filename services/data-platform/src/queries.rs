@@ -7,6 +7,7 @@ use events::{
     data_platform::{Export, ExportState, ExportedStream, GetExport},
 };
 use mesh::{MeshClient, Meta, QueryContext, postgres::Postgres};
+use tracing::warn;
 
 use crate::{
     UnitOfWork,
@@ -40,6 +41,14 @@ pub(crate) async fn export(
 
 async fn behind(client: &MeshClient, stream: ExportedStream) -> ExportedStream {
     let last = tokio::time::timeout(BROKER_TIMEOUT, client.last_sequence(&stream.service)).await;
-    let behind = last.ok().and_then(Result::ok).map(|last| last.saturating_sub(stream.sequence));
+    let last = match last {
+        Ok(Ok(last)) => Some(last),
+        Ok(Err(error)) => {
+            warn!(stream = stream.service, error = error.with_cause(), "a stream is not read");
+            None
+        }
+        Err(_) => None,
+    };
+    let behind = last.map(|last| last.saturating_sub(stream.sequence));
     ExportedStream { behind, ..stream }
 }

@@ -112,7 +112,8 @@ fn follow(edge: &Edge, stop: &CancellationToken) -> Tasks {
     let followers = Tasks::default();
     let (waiters, client, token) = (edge.waiters().clone(), edge.client().clone(), stop.clone());
     followers.keep(NAME, "wait", stop.clone(), move || {
-        wait::run(waiters.clone(), client.clone(), token.clone())
+        let followed = wait::run(waiters.clone(), client.clone(), token.clone());
+        async move { followed.await.map_err(|error| error.with_cause()) }
     });
     let (hub, token) = (edge.hub().clone(), stop.clone());
     followers.keep(NAME, "hub", stop.clone(), move || {

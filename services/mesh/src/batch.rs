@@ -7,6 +7,7 @@
 //! | `work` | what a batch is made of: messages with their events, and commands |
 //! | `outcome` | how each of them ends |
 //! | `unit`, `handler` | what differs from service to service: the unit of work and its handlers |
+//! | `unreadable`, `panic` | why an event has no handler, and handlers that panic |
 //! | `inbox`, `answers` | messages taken in before, and answers under idempotency keys |
 //! | `parking` | events that cannot be handled now |
 //! | `transaction`, `closing` | what a batch needs of a store |
@@ -16,9 +17,11 @@ pub(crate) mod closing;
 pub(crate) mod handler;
 mod inbox;
 pub(crate) mod outcome;
+pub(crate) mod panic;
 mod parking;
 pub(crate) mod run;
 pub(crate) mod transaction;
 pub(crate) mod unit;
+pub(crate) mod unreadable;
 pub(crate) mod work;
 pub(crate) mod worker;

@@ -68,10 +68,10 @@ pub use kept::Kept;
 pub use nats::{
     client::{Announcements, COMMAND_TIMEOUT, Following, MeshClient, RequestHeaders},
     consumer_state::ConsumerState,
-    error::{BrokerError, ConnectError, ProbeError},
+    error::{BrokerError, ConnectError, ProbeError, StreamError},
     link::{Link, LinkSettings},
     observe::{ConsumerProgress, StreamUsage},
-    problem::{StreamError, away},
+    problem::away,
     stored::{Extent, STORED_MESSAGES_MAX},
     stored_event::{EVENTS_A_SEQUENCE, StoredEvent, StoredMessage},
     topology,

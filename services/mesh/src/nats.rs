@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `link` | the connections of one service |
 //! | `client` | the mesh client: sends commands and follows events from outside a service |
-//! | `error` | why the broker did not do what it was asked |
+//! | `error` | why the broker did not do what it was asked, and streams are not read |
+//! | `problem` | what a caller is answered when something is away |
 //! | `stored`, `stored_event` | events read from streams |
 //! | `consumer_state` | how far the consumers of a stream have come |
 //! | `observe` | whether the broker can write, how full streams are, and what consumers do |

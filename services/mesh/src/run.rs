@@ -23,12 +23,12 @@ use crate::{
     inbound::endpoint::Endpoints,
     inbound::follower::Follower,
     inbound::intake::{Intake, Taken},
-    inbound::timer::Ticking,
+    inbound::timer::TimerTask,
     kept,
     nats::link::stream_of,
     outbound::publisher::{HandOff, Handed, Publisher, missed},
     parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
-    service::{EndpointSpec, Followed, How, Pace, Tables, query_context::Queried},
+    service::{EndpointSpec, Followed, How, Pace, Tables, query_context::AnyQueryContext},
     store::engine::{Engine, Failure},
     supervise::Tasks,
 };
@@ -36,12 +36,12 @@ use crate::{
 /// Batch workers of a service: one loads while another commits.
 const WORKERS: usize = 2;
 /// How long a shutdown waits for the inputs to stop, …
-const INWARD_WITHIN: Duration = Duration::from_secs(6);
+const INPUTS_WITHIN: Duration = Duration::from_secs(6);
 /// … for the running batches, …
 const WORKERS_WITHIN: Duration = Duration::from_secs(4);
 /// … and for the publisher. All of it takes a moment unless a server is silent; then the effect
 /// is that of a kill, and the messages are redelivered.
-const OUTWARD_WITHIN: Duration = Duration::from_secs(6);
+const OUTPUTS_WITHIN: Duration = Duration::from_secs(6);
 
 /// A running service.
 pub struct Running {
@@ -53,9 +53,9 @@ pub struct Running {
     intake_stop: CancellationToken,
     /// Stops the publisher, once no batch can emit any more.
     publisher_stop: CancellationToken,
-    inward: Tasks,
+    inputs: Tasks,
     workers: Tasks,
-    outward: Tasks,
+    outputs: Tasks,
 }
 
 impl Running {
@@ -96,7 +96,7 @@ impl Running {
     pub fn keep_rebuilt<K: Kept>(self, store: K) -> Self {
         let (kept, client) = (Arc::new(store), MeshClient::new(self.link.clone()));
         let stop = self.intake_stop.clone();
-        self.inward.keep(self.name(), "rebuilding", stop.clone(), move || {
+        self.inputs.keep(self.name(), "rebuilding", stop.clone(), move || {
             let (kept, client, stop) = (kept.clone(), client.clone(), stop.clone());
             async move {
                 kept::keep(&*kept, &client, stop).await;
@@ -110,10 +110,10 @@ impl Running {
     /// emitted, and disconnects. A server that is silent does not delay it for long.
     pub async fn stop(self) {
         self.intake_stop.cancel();
-        let mut is_orderly = self.inward.end(INWARD_WITHIN).await;
+        let mut is_orderly = self.inputs.end(INPUTS_WITHIN).await;
         is_orderly &= self.workers.end(WORKERS_WITHIN).await;
         self.publisher_stop.cancel();
-        is_orderly &= self.outward.end(OUTWARD_WITHIN).await;
+        is_orderly &= self.outputs.end(OUTPUTS_WITHIN).await;
         self.link.drain().await;
         match is_orderly {
             true => info!(service = self.name(), "stopped"),
@@ -142,9 +142,9 @@ fn start_tables(service: Tables, engine: Arc<dyn Engine>, link: Link) -> Running
         failpoints: engine.store().failpoints(),
         intake_stop: CancellationToken::new(),
         publisher_stop: CancellationToken::new(),
-        inward: Tasks::default(),
+        inputs: Tasks::default(),
         workers: Tasks::default(),
-        outward: Tasks::default(),
+        outputs: Tasks::default(),
     };
     let (hand_off, handed) = HandOff::new();
     let (parked, reached) = (Arc::new(Notify::new()), Reached::default());
@@ -153,33 +153,40 @@ fn start_tables(service: Tables, engine: Arc<dyn Engine>, link: Link) -> Running
         start_publisher(&running, &engine, handed);
     }
     let only_listens = service.only_listens();
-    let mut asked = service.asked;
+    let mut endpoints = service.endpoints;
     if !service.consumed.is_empty() {
         let consumed: Arc<Table> = Arc::new(service.consumed.into_iter().collect());
-        start_consumers(&running, &consumed, service.haste, &intake);
+        start_consumers(&running, &consumed, service.pace, &intake);
         start_agreement(&running, &engine, &consumed, reached);
-        asked.extend(start_retrier(&running, &engine, consumed, hand_off, parked, only_listens));
+        endpoints.extend(start_retrier(
+            &running,
+            &engine,
+            consumed,
+            hand_off,
+            parked,
+            only_listens,
+        ));
     }
-    let asked = Arc::new(asked);
-    let ctx = queried(&running, &asked, &engine, &intake);
-    start_endpoints(&running, asked, ctx.clone(), &intake);
+    let endpoints = Arc::new(endpoints);
+    let ctx = query_context(&running, &endpoints, &engine, &intake);
+    start_endpoints(&running, endpoints, ctx.clone(), &intake);
     if let Some(followed) = service.followed {
         start_follower(&running, followed, ctx);
     }
     for timer in service.timers {
-        let ticking = Arc::new(Ticking {
+        let task = Arc::new(TimerTask {
             name: timer.name,
             every: timer.every,
-            haste: service.haste,
+            pace: service.pace,
             emits: timer.emits,
             due: timer.due,
             engine: engine.clone(),
             intake: intake.clone(),
         });
         let stop = running.intake_stop.clone();
-        running.inward.keep(running.name(), timer.name, stop.clone(), move || {
-            let (ticking, stop) = (ticking.clone(), stop.clone());
-            async move { ticking.run(stop).await }
+        running.inputs.keep(running.name(), timer.name, stop.clone(), move || {
+            let (task, stop) = (task.clone(), stop.clone());
+            async move { task.run(stop).await }
         });
     }
     start_housekeeping(&running, &engine);
@@ -195,14 +202,14 @@ fn start_workers(
     reached: &Reached,
 ) {
     let taken = Arc::new(Mutex::new(taken));
-    let (at_work, last) = (watch::Sender::new(0), Arc::default());
+    let (batches, last_events) = (watch::Sender::new(0), Arc::default());
     for _ in 0..WORKERS {
         let worker = Arc::new(Worker {
             engine: engine.clone(),
             link: running.link.clone(),
             taken: taken.clone(),
-            at_work: at_work.clone(),
-            last: Arc::clone(&last),
+            running: batches.clone(),
+            last_events: Arc::clone(&last_events),
             intake: intake.downgrade(),
             hand_off: hand_off.clone(),
             parked: parked.clone(),
@@ -228,13 +235,13 @@ fn start_publisher(running: &Running, engine: &Arc<dyn Engine>, handed: Handed) 
         failpoints: engine.store().failpoints(),
     });
     let stop = running.publisher_stop.clone();
-    running.outward.keep(running.name(), "publisher", stop.clone(), move || {
+    running.outputs.keep(running.name(), "publisher", stop.clone(), move || {
         let (publisher, stop) = (publisher.clone(), stop.clone());
         async move { publisher.run(stop).await }
     });
     let (engine, link, health) = (engine.clone(), running.link.clone(), running.health.clone());
     let stop = running.intake_stop.clone();
-    running.inward.keep(running.name(), "missed", stop.clone(), move || {
+    running.inputs.keep(running.name(), "missed", stop.clone(), move || {
         let serving = missed::serve(engine.clone(), link.clone(), health.clone());
         let stop = stop.clone();
         async move {
@@ -261,7 +268,7 @@ fn start_agreement(
     });
     // It runs for as long as messages are acknowledged.
     let stop = running.publisher_stop.clone();
-    running.outward.keep(running.name(), "agreement", stop.clone(), move || {
+    running.outputs.keep(running.name(), "agreement", stop.clone(), move || {
         let (agreement, stop) = (agreement.clone(), stop.clone());
         async move { agreement.run(stop).await }
     });
@@ -273,18 +280,18 @@ fn streams_of(consumed: &Table) -> BTreeSet<String> {
 }
 
 /// One durable consumer for each stream that has an event the service consumes.
-fn start_consumers(running: &Running, consumed: &Arc<Table>, haste: Pace, intake: &Intake) {
+fn start_consumers(running: &Running, consumed: &Arc<Table>, pace: Pace, intake: &Intake) {
     for stream in streams_of(consumed) {
         let consumer = Arc::new(Consumer {
             link: running.link.clone(),
             stream,
             consumed: consumed.clone(),
-            haste,
+            pace,
             intake: intake.clone(),
             health: running.health.clone(),
         });
         let stop = running.intake_stop.clone();
-        running.inward.keep(running.name(), "consumer", stop.clone(), move || {
+        running.inputs.keep(running.name(), "consumer", stop.clone(), move || {
             let (consumer, stop) = (consumer.clone(), stop.clone());
             async move { consumer.run(stop).await }
         });
@@ -312,7 +319,7 @@ fn start_retrier(
         only_listens,
     });
     let (stop, running_on) = (running.intake_stop.clone(), retrier.clone());
-    running.inward.keep(running.name(), "parked events", stop, move || {
+    running.inputs.keep(running.name(), "parked events", stop, move || {
         let retrier = running_on.clone();
         async move { retrier.run().await }
     });
@@ -340,20 +347,25 @@ fn start_retrier(
 /// The endpoints of a service by name.
 type EndpointTable = BTreeMap<&'static str, EndpointSpec>;
 
-fn queried(
+fn query_context(
     running: &Running,
-    asked: &Arc<EndpointTable>,
+    endpoints: &Arc<EndpointTable>,
     engine: &Arc<dyn Engine>,
     intake: &Intake,
-) -> Queried {
-    let table = asked.clone();
+) -> AnyQueryContext {
+    let table = endpoints.clone();
     let emits = Arc::new(move |endpoint: &'static str| {
-        table.get(endpoint).map_or(&[][..], |asked| asked.emits)
+        table.get(endpoint).map_or(&[][..], |spec| spec.emits)
     });
-    Queried { engine: engine.clone(), intake: intake.clone(), link: running.link.clone(), emits }
+    AnyQueryContext {
+        engine: engine.clone(),
+        intake: intake.clone(),
+        link: running.link.clone(),
+        emits,
+    }
 }
 
-fn start_follower(running: &Running, followed: Followed, ctx: Queried) {
+fn start_follower(running: &Running, followed: Followed, ctx: AnyQueryContext) {
     let follower = Arc::new(Follower {
         link: running.link.clone(),
         ctx,
@@ -361,23 +373,28 @@ fn start_follower(running: &Running, followed: Followed, ctx: Queried) {
         health: running.health.clone(),
     });
     let stop = running.intake_stop.clone();
-    running.inward.keep(running.name(), "follower", stop.clone(), move || {
+    running.inputs.keep(running.name(), "follower", stop.clone(), move || {
         let (follower, stop) = (follower.clone(), stop.clone());
         async move { follower.run(stop).await }
     });
 }
 
-fn start_endpoints(running: &Running, asked: Arc<EndpointTable>, ctx: Queried, intake: &Intake) {
+fn start_endpoints(
+    running: &Running,
+    endpoints: Arc<EndpointTable>,
+    ctx: AnyQueryContext,
+    intake: &Intake,
+) {
     let endpoints = Arc::new(Endpoints {
         link: running.link.clone(),
-        asked,
+        endpoints,
         intake: intake.clone(),
         ctx,
         health: running.health.clone(),
-        queries: running.inward.clone(),
+        queries: running.inputs.clone(),
     });
     let stop = running.intake_stop.clone();
-    running.inward.keep(running.name(), "endpoints", stop.clone(), move || {
+    running.inputs.keep(running.name(), "endpoints", stop.clone(), move || {
         let (endpoints, stop) = (endpoints.clone(), stop.clone());
         async move { endpoints.run(stop).await }
     });
@@ -393,7 +410,7 @@ fn start_housekeeping(running: &Running, engine: &Arc<dyn Engine>) {
     let stop = running.intake_stop.clone();
     for (name, is_store) in [("housekeeping", true), ("broker watch", false)] {
         let (house, stop) = (house.clone(), stop.clone());
-        running.inward.keep(running.name(), name, stop.clone(), move || {
+        running.inputs.keep(running.name(), name, stop.clone(), move || {
             let (house, stop) = (house.clone(), stop.clone());
             async move {
                 let kept = async {

@@ -19,7 +19,7 @@ use crate::{
     batch::work::{Handler, Meta},
     inbound::input::parse,
     inbound::repeat::Key,
-    service::query_context::Queried,
+    service::query_context::AnyQueryContext,
     store::engine::{Engine, Failure},
 };
 
@@ -39,10 +39,10 @@ pub struct Service<E: Engine> {
 pub(crate) struct Tables {
     pub(crate) name: &'static str,
     pub(crate) consumed: BTreeMap<&'static str, Consumed>,
-    pub(crate) asked: BTreeMap<&'static str, EndpointSpec>,
+    pub(crate) endpoints: BTreeMap<&'static str, EndpointSpec>,
     pub(crate) timers: Vec<Timer>,
     pub(crate) followed: Option<Followed>,
-    pub(crate) haste: Pace,
+    pub(crate) pace: Pace,
 }
 
 /// How soon a service takes in what it consumes.
@@ -65,7 +65,7 @@ pub(crate) struct Consumed {
     /// The field that holds its order key.
     pub(crate) key: &'static str,
     pub(crate) emits: &'static [&'static str],
-    pub(crate) decode: fn(&[u8]) -> Result<Handler, String>,
+    pub(crate) decode: fn(&[u8]) -> Result<Handler, serde_json::Error>,
 }
 
 /// How one endpoint is answered.
@@ -109,7 +109,7 @@ pub(crate) type DecodeFn = fn(&[u8], Option<&Key>) -> Result<DecodedCommand, Pro
 /// The reply as JSON, or a problem.
 type Answer = BoxFuture<Result<Bytes, Problem>>;
 
-pub(crate) type ReadFn = dyn Fn(Queried, Bytes, Option<Key>, Meta) -> Answer + Send + Sync;
+pub(crate) type ReadFn = dyn Fn(AnyQueryContext, Bytes, Option<Key>, Meta) -> Answer + Send + Sync;
 
 /// A timer: finds work that has come due, at an interval.
 pub(crate) struct Timer {
@@ -132,7 +132,8 @@ pub(crate) struct Followed {
     pub(crate) take: Arc<TakeFn>,
 }
 
-pub(crate) type TakeFn = dyn Fn(Queried, Arc<Read>) -> BoxFuture<Result<(), Failure>> + Send + Sync;
+pub(crate) type TakeFn =
+    dyn Fn(AnyQueryContext, Arc<Read>) -> BoxFuture<Result<(), Failure>> + Send + Sync;
 
 /// What a service declares of itself, for proofs, topology and diagrams.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,10 +165,10 @@ impl<E: Engine> Service<E> {
             tables: Tables {
                 name,
                 consumed: BTreeMap::new(),
-                asked: BTreeMap::new(),
+                endpoints: BTreeMap::new(),
                 timers: Vec::new(),
                 followed: None,
-                haste: Pace::AtOnce,
+                pace: Pace::AtOnce,
             },
             engine: PhantomData,
         }
@@ -176,14 +177,14 @@ impl<E: Engine> Service<E> {
     /// Lets messages gather for a moment: for a service whose results fans watch without
     /// waiting for them.
     pub fn soon(mut self) -> Self {
-        self.tables.haste = Pace::Soon;
+        self.tables.pace = Pace::Soon;
         self
     }
 
     /// Runs in the background: messages gather for a while, and for longer while the machine
     /// is busy. What the service costs the others falls with the number of its batches.
     pub fn later(mut self) -> Self {
-        self.tables.haste = Pace::Later;
+        self.tables.pace = Pace::Later;
         self
     }
 
@@ -201,12 +202,12 @@ impl<E: Engine> Service<E> {
         F: Fn(QueryContext<E>, C, Meta) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<C::Reply, Problem>> + Send + 'static,
     {
-        let how = How::Read(Arc::new(move |queried, body: Bytes, key: Option<Key>, mut meta| {
+        let how = How::Read(Arc::new(move |context, body: Bytes, key: Option<Key>, mut meta| {
             let read = read.clone();
             Box::pin(async move {
                 let command = parse::<C>(&body)?;
                 meta.idempotency = key.map(|key| key.of(&command));
-                let reply = read(QueryContext::of(queried), command, meta).await?;
+                let reply = read(QueryContext::of(context), command, meta).await?;
                 Ok(serde_json::to_vec(&reply).expect("replies are plain data").into())
             })
         }));
@@ -219,7 +220,7 @@ impl<E: Engine> Service<E> {
     /// query.
     #[cfg(feature = "sim")]
     pub(crate) fn decided_only<F: Engine>(mut self) -> Service<F> {
-        self.tables.asked.retain(|_, asked| matches!(asked.how, How::Decided(_)));
+        self.tables.endpoints.retain(|_, spec| matches!(spec.how, How::Decided(_)));
         self.tables.timers.clear();
         self.tables.followed = None;
         Service { tables: self.tables, engine: PhantomData }
@@ -235,7 +236,7 @@ impl Tables {
                 .values()
                 .map(|consumed| (consumed.event, consumed.emits))
                 .collect(),
-            answers: self.asked.values().map(|asked| (asked.endpoint, asked.emits)).collect(),
+            answers: self.endpoints.values().map(|spec| (spec.endpoint, spec.emits)).collect(),
             timers: self.timers.iter().map(|timer| (timer.name, timer.emits)).collect(),
             follows: self.followed.iter().flat_map(|followed| followed.events).copied().collect(),
         }
@@ -244,18 +245,18 @@ impl Tables {
     /// Whether it emits any event.
     pub(crate) fn emits(&self) -> bool {
         let consumed = self.consumed.values().map(|consumed| consumed.emits);
-        let asked = self.asked.values().map(|asked| asked.emits);
+        let endpoints = self.endpoints.values().map(|spec| spec.emits);
         let timers = self.timers.iter().map(|timer| timer.emits);
-        consumed.chain(asked).chain(timers).any(|emits| !emits.is_empty())
+        consumed.chain(endpoints).chain(timers).any(|emits| !emits.is_empty())
     }
 
     /// Whether it is a listener: no other service or fan waits for what it does with events.
     pub(crate) fn only_listens(&self) -> bool {
-        self.haste == Pace::Later || !self.emits()
+        self.pace == Pace::Later || !self.emits()
     }
 
-    pub(crate) fn add(&mut self, asked: EndpointSpec) {
-        let before = self.asked.insert(asked.endpoint, asked);
+    pub(crate) fn add(&mut self, spec: EndpointSpec) {
+        let before = self.endpoints.insert(spec.endpoint, spec);
         assert!(before.is_none(), "an endpoint is answered once");
     }
 
@@ -263,7 +264,7 @@ impl Tables {
         &mut self,
         key: &'static str,
         emits: &'static [&'static str],
-        decode: fn(&[u8]) -> Result<Handler, String>,
+        decode: fn(&[u8]) -> Result<Handler, serde_json::Error>,
     ) {
         let consumed = Consumed { event: F::NAME, version: F::VERSION, key, emits, decode };
         let before = self.consumed.insert(F::NAME, consumed);

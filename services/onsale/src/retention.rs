@@ -45,7 +45,7 @@ pub(crate) async fn has_room(
 /// # Errors
 /// When the broker or a database cannot be read.
 pub(crate) async fn late_consumers(config: &Config, client: &MeshClient) -> Result<Vec<String>> {
-    let unread = |error: StreamError| anyhow!(error);
+    let unread = |error: StreamError| anyhow!(error.with_cause());
     let mut late = Vec::new();
     for wiring in registry::wirings() {
         let emits = wiring.consumes.iter().chain(&wiring.answers).chain(&wiring.timers);
@@ -90,7 +90,7 @@ async fn lateness(
     events: &[&str],
 ) -> Result<Option<String>> {
     let messages = client.stored_messages(emitter, floor + 1, mesh::STORED_MESSAGES_MAX).await;
-    let messages = messages.map_err(|problem| anyhow!(problem.to_string()))?;
+    let messages = messages.map_err(|error| anyhow!(error.with_cause()))?;
     let concerns = |event: &&mesh::StoredEvent| events.is_empty() || events.contains(&event.name());
     let first = messages.iter().flat_map(|message| &message.events).find(concerns);
     let at = first.and_then(mesh::StoredEvent::at);

@@ -110,8 +110,7 @@ fn emitted(
     stream::try_unfold(0, move |after| {
         let client = client.clone();
         async move {
-            let page = client.stored_since(producer, after, STORED_MESSAGES_MAX).await;
-            let page = page.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
+            let page = client.stored_since(producer, after, STORED_MESSAGES_MAX).await?;
             let Some(last) = page.last() else { return Ok(None) };
             let is_wanted = |event: &&StoredEvent| REBUILT_FROM.contains(&event.name());
             let known = |event: &StoredEvent| {
@@ -162,7 +161,7 @@ pub(crate) async fn rebuild(
 
 async fn apply_all(
     valkey: &Valkey<Room>,
-    restoring: &Restoring<Room>,
+    restoring: &Restoring,
     known: impl Stream<Item = Result<Vec<Known>, Failure>>,
     now: Timestamp,
 ) -> Result<u64, Failure> {

@@ -61,7 +61,7 @@ fn modules(src: &str) -> BTreeMap<Module, Vec<String>> {
 fn tokens(text: &str) -> Vec<String> {
     let is_tests = |rest: &str| {
         let next = rest.lines().nth(1).unwrap_or_default();
-        next.contains("mod tests")
+        next.contains("mod tests {")
     };
     let mut marks = text.match_indices("#[cfg(test)]");
     let end = marks.find(|(at, _)| is_tests(&text[*at..])).map_or(text.len(), |(at, _)| at);

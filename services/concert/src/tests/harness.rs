@@ -60,7 +60,7 @@ impl Harness {
     }
 
     /// Begins a replay into a shadow.
-    pub async fn begin(&self) -> Replay<SeatMaps> {
+    pub async fn begin(&self) -> Replay {
         self.map.begin_replay().await.unwrap().expect("no other shadow")
     }
 

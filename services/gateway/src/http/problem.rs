@@ -130,7 +130,7 @@ fn response(status: u16, content_type: HeaderValue, body: Bytes) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use mesh::StreamError;
+    use mesh::{BrokerError, StreamError};
 
     use super::*;
 
@@ -153,8 +153,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_followed_or_read_is_unavailable_and_what_a_service_refuses_is_passed_on() {
-        let away = [NotJoined.into(), SeatsError::Away.into(), StreamError::Unread.into()];
-        let stream = SeatsError::Stream(StreamError::NotFollowed).into();
+        let unread = StreamError::unread(BrokerError::NotConnected);
+        let away = [NotJoined.into(), SeatsError::Away.into(), unread.into()];
+        let stream =
+            SeatsError::Stream(StreamError::not_followed(BrokerError::NotConnected)).into();
         for problem in away.into_iter().chain([stream]) {
             let problem: Problem = problem;
             assert!(problem.is(codes::UNAVAILABLE), "{problem}");

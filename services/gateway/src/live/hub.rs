@@ -11,7 +11,7 @@ use std::{
 };
 
 use events::UserId;
-use mesh::{EVENTS_A_SEQUENCE, MeshClient, StoredEvent, StreamError};
+use mesh::{BrokerError, EVENTS_A_SEQUENCE, MeshClient, StoredEvent, StreamError};
 use serde::Deserialize;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -142,7 +142,10 @@ impl Hub {
                 }
             }
             if let Err(error) = self.follow(&shutdown).await {
-                warn!(%error, "the subscription to live events was interrupted");
+                warn!(
+                    error = error.with_cause(),
+                    "the subscription to live events was interrupted"
+                );
                 self.close();
             }
             if !*self.open.borrow() && !self.users().is_empty() {
@@ -174,7 +177,7 @@ impl Hub {
                 _ = idle_check.tick() => if self.close_if_idle() { return Ok(()) },
                 event = live.next() => match event {
                     Some(event) => self.pass_on(event).await?,
-                    None => return Err(StreamError::NotFollowed),
+                    None => return Err(StreamError::not_followed(BrokerError::Disconnected)),
                 },
             }
         }

@@ -14,6 +14,7 @@ use events::ScheduleId;
 use mesh::MeshClient;
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::live::{
     seat_keeper::Keeper,
@@ -82,6 +83,10 @@ impl SeatHub {
             ended = keeper.run(|| self.forget(&mirror, true)) => ended,
         };
         if let Err(why) = ended {
+            if let SeatsError::Stream(error) = &why {
+                warn!(error = error.with_cause(), schedule = %mirror.schedule,
+                    "a seat map cannot be followed");
+            }
             kept.why = why;
         }
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, future::pending, time::Duration};
 
 use events::concert::{GetSeatChanges, SeatDelta, SeatsChanged};
-use mesh::{MeshClient, StreamError};
+use mesh::{BrokerError, MeshClient, StreamError};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, warn};
 
@@ -62,7 +62,7 @@ impl<'a> Keeper<'a> {
             tokio::select! {
                 announced = announcements.next() => match announced {
                     Some(announced) => if !self.handle(&announced) { continue },
-                    None => return Err(StreamError::NotFollowed.into()),
+                    None => return Err(StreamError::not_followed(BrokerError::Disconnected).into()),
                 },
                 () = gap => {}
                 // What was announced in between was missed.

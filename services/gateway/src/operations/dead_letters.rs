@@ -405,8 +405,8 @@ impl<S: Send + Sync> FromRequestParts<S> for DeadLetterPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
         let (name, text) = path_parameter(parts, state).await?;
-        let id: DeadLetterId =
-            text.parse().map_err(|why: String| Problem::about(codes::NOT_FOUND, &name, why))?;
+        let id = text.parse::<DeadLetterId>();
+        let id = id.map_err(|why| Problem::about(codes::NOT_FOUND, &name, why.to_string()))?;
         match KEEPERS.contains(&id.service()) {
             true => Ok(Self(id)),
             false => Err(unknown(&id).into()),

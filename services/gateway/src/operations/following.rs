@@ -12,7 +12,7 @@ use axum::{
 };
 use events::{Problem, UserId, codes};
 use futures::stream;
-use mesh::StoredEvent;
+use mesh::{StoredEvent, StreamError};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, broadcast::error::RecvError};
 use tracing::warn;
@@ -59,6 +59,12 @@ pub(crate) fn ops() -> Vec<Op> {
     ]
 }
 
+/// Logs why stored events are not read; the answer does not say it.
+fn unread(error: StreamError) -> Problem {
+    warn!(error = error.with_cause(), "stored events could not be read");
+    error.into()
+}
+
 async fn follow_me(State(edge): State<Edge>, head: Head) -> Result<Response, Refused> {
     let (user, until) = edge.user_of(&head).await?;
     let permit = edge.place_to_follow()?;
@@ -66,7 +72,7 @@ async fn follow_me(State(edge): State<Edge>, head: Head) -> Result<Response, Ref
     let seen = edge.hub().seen();
     let cursor = match head.last_event_id::<Cursor>()? {
         None => seen,
-        Some(cursor) if edge.hub().can_resume(&cursor).await? => cursor,
+        Some(cursor) if edge.hub().can_resume(&cursor).await.map_err(unread)? => cursor,
         Some(_) => {
             return Err(cannot_resume("is of events that are no longer there").into());
         }
@@ -141,7 +147,7 @@ impl Follower {
                     Ok(events) => events,
                     // The client comes back with its cursor; by then a read may succeed.
                     Err(error) => {
-                        warn!(%error, "stored events could not be read");
+                        unread(error);
                         return None;
                     }
                 };

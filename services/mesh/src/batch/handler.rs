@@ -1,11 +1,10 @@
 //! A decoded event or command with its handler, for services with a unit of work.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use bytes::Bytes;
 use events::{Command, Event, Problem, Timestamp, codes};
 
 use super::{
+    panic::caught,
     unit::{Decided, Stop},
     work::{Entry, Handler},
 };
@@ -96,7 +95,7 @@ pub(crate) fn decide<B: UnitOfWork>(
 ) -> Decided {
     let handler = match &entry.handler {
         Ok(handler) => &*handler.of::<UnitHandler<B>>().0,
-        Err(cause) => return Decided::stopped(Stop::Never(cause.clone())),
+        Err(cause) => return Decided::stopped(Stop::Never(cause.to_string())),
     };
     let meta = &entry.meta;
     let mut ctx = Context {
@@ -117,12 +116,6 @@ fn perform<B: UnitOfWork>(
     unit: &mut B,
     ctx: &mut Context<'_, B::Config>,
 ) -> Result<Bytes, Stop> {
-    catch_unwind(AssertUnwindSafe(|| handler.perform(unit, ctx))).unwrap_or_else(|panic| {
-        let what = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("unknown");
-        Err(Stop::Panicked(format!("the handler panicked: {what}")))
-    })
+    let performed = caught(|| handler.perform(unit, ctx));
+    performed.unwrap_or_else(|panicked| Err(Stop::Panicked(panicked.to_string())))
 }

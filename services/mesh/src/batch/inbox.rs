@@ -23,7 +23,7 @@ pub(super) fn message_ids(batch: &[Work]) -> Vec<Uuid> {
 
 /// Claims a batch's messages and loads the stored answers to its commands. Returns which of its
 /// works are new, and those answers.
-pub(super) async fn known(
+pub(super) async fn claim(
     tx: &mut impl Transaction,
     batch: &[Work],
 ) -> Result<(Vec<bool>, Answers), Failure> {
@@ -61,11 +61,11 @@ pub(super) fn stored(work: &Work, answers: &Answers) -> Outcome {
     Outcome::Done(known.unwrap_or_else(|| Answered::refused(&reused())))
 }
 
-/// Looks for answers to refused commands again. The first command under the same idempotency
+/// Looks once more for answers to commands that were refused. The first command under the same idempotency
 /// key, in an earlier batch or in one that ran at the same time, may itself be the reason for
 /// the refusal (seats held, a payment running). Its answer is stored by now, and the second
 /// command gets it too.
-pub(super) async fn look_again(
+pub(super) async fn repeat_answers(
     tx: &mut impl Transaction,
     batch: &[Work],
     outcomes: &mut [Outcome],

@@ -53,7 +53,7 @@ impl Parkings {
     pub(super) fn is_parked_unrun(&mut self, work: &Work, at: usize) -> bool {
         let entry = &work.entries[at];
         if let Err(cause) = &entry.handler {
-            self.park(work, at, ParkedState::Dead, cause.clone());
+            self.park(work, at, ParkedState::Dead, cause.to_string());
             return true;
         }
         if self.held.is_empty() || !self.held.contains(&entry.key()) {

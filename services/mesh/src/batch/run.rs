@@ -1,12 +1,13 @@
 //! One batch in one transaction: claim, load, decide, save, close, commit.
 //!
-//! It is the same for every unit of work, and whatever keeps it: a database or, in the simulation,
-//! memory. A batch is first run optimistically and, where its assumption was wrong, once more checked.
+//! It is the same for every unit of work and for every store: a database or, in the simulation,
+//! memory.
 //!
-//! An optimistic run assumes that no message of the batch was taken in before, no command was
-//! answered, and no parked event holds a key. That is nearly always so. The closing statement
-//! verifies it. If it was wrong, the transaction is rolled back and the batch runs again: this
-//! time it claims its messages and looks for answers and held keys before it decides.
+//! A batch is first run optimistically. That assumes that no message of it was taken in before,
+//! no command was answered, and no parked event holds a key, which is nearly always so. The
+//! closing statement verifies it. If it was wrong, the transaction is rolled back and the batch
+//! runs once more, checked: this time it claims its messages and looks for answers and held keys
+//! before it decides.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -20,7 +21,7 @@ use super::{
     closing::Closing,
     inbox,
     parking::Parkings,
-    transaction::{Ledger, Transaction},
+    transaction::{Transaction, TransactionalStore},
     unit::{Decided, Stop, Unit, Units},
     work::{Answered, Entry, Outcome, Work},
 };
@@ -33,9 +34,9 @@ use crate::{
     trace::Span,
 };
 
-/// What all batches of one engine share.
-pub(crate) struct Ground<'a, L: Ledger> {
-    pub(crate) ledger: &'a L,
+/// What runs the batches of one engine.
+pub(crate) struct Runner<'a, L: TransactionalStore> {
+    pub(crate) store: &'a L,
     pub(crate) units: &'a dyn Units<L::Tx>,
     pub(crate) failpoints: &'a Failpoints,
     /// Whether a parked event may hold its order key, as far as this instance knows.
@@ -43,35 +44,35 @@ pub(crate) struct Ground<'a, L: Ledger> {
 }
 
 /// Runs a batch in a transaction of its own.
-pub(crate) async fn run<L: Ledger>(
-    ground: &Ground<'_, L>,
+pub(crate) async fn run<L: TransactionalStore>(
+    runner: &Runner<'_, L>,
     batch: &mut [Work],
     care: Care,
 ) -> Result<Ran, Failure> {
     let is_again = |work: &Work| work.delivery().is_some_and(|delivery| delivery.delivered > 1);
     let is_optimistic =
-        care == Care::Together && !ground.has_parked.load(Relaxed) && !batch.iter().any(is_again);
+        care == Care::Together && !runner.has_parked.load(Relaxed) && !batch.iter().any(is_again);
     if is_optimistic {
-        match attempt(ground, batch, care, true).await {
+        match attempt(runner, batch, care, true).await {
             Ok(Some(ran)) => return Ok(ran),
             Err(failure) if failure.is_lost() => return Err(failure),
             // A repeat may be the reason why a handler or the store refused.
             Ok(None) | Err(_) => {}
         }
     }
-    let ran = attempt(ground, batch, care, false).await?;
+    let ran = attempt(runner, batch, care, false).await?;
     ran.ok_or_else(|| Failure::Refused("a checked run ended as an optimistic one".into()))
 }
 
 /// One run; `None` when its optimistic assumption was wrong.
-async fn attempt<L: Ledger>(
-    ground: &Ground<'_, L>,
+async fn attempt<L: TransactionalStore>(
+    runner: &Runner<'_, L>,
     batch: &mut [Work],
     care: Care,
     is_optimistic: bool,
 ) -> Result<Option<Ran>, Failure> {
-    let mut run = Run::<L>::new(ground.units, is_optimistic);
-    let ran = run.run(ground, batch, care).await;
+    let mut run = Run::<L>::new(runner.units, is_optimistic);
+    let ran = run.run(runner, batch, care).await;
     run.close_spans(&match &ran {
         Ok(None) => Err(Failure::Contended("the optimistic run met something known".into())),
         Ok(Some(_)) => Ok(()),
@@ -81,20 +82,20 @@ async fn attempt<L: Ledger>(
 }
 
 /// Retries a parked event in a transaction of its own.
-pub(crate) async fn retry<L: Ledger>(
-    ground: &Ground<'_, L>,
+pub(crate) async fn retry<L: TransactionalStore>(
+    runner: &Runner<'_, L>,
     parked: &Parked,
     entry: &mut Entry,
     by: Option<UserId>,
 ) -> Result<Retried, Failure> {
-    let mut run = Run::<L>::new(ground.units, false);
-    let retried = run.retry(ground, parked, entry, by).await;
+    let mut run = Run::<L>::new(runner.units, false);
+    let retried = run.retry(runner, parked, entry, by).await;
     run.close_spans(&retried);
     retried
 }
 
 /// One batch while it is being decided.
-pub(super) struct Run<'a, L: Ledger> {
+pub(super) struct Run<'a, L: TransactionalStore> {
     units: &'a dyn Units<L::Tx>,
     /// Whether it assumes that every message is new and no event is parked; the close checks it.
     is_optimistic: bool,
@@ -118,7 +119,7 @@ enum Step {
     Panicked(String),
 }
 
-impl<'a, L: Ledger> Run<'a, L> {
+impl<'a, L: TransactionalStore> Run<'a, L> {
     pub(super) fn new(units: &'a dyn Units<L::Tx>, is_optimistic: bool) -> Self {
         let now = crate::clock::now();
         Self {
@@ -135,46 +136,46 @@ impl<'a, L: Ledger> Run<'a, L> {
 
     pub(super) async fn run(
         &mut self,
-        ground: &Ground<'_, L>,
+        runner: &Runner<'_, L>,
         batch: &mut [Work],
         care: Care,
     ) -> Result<Option<Ran>, Failure> {
-        let mut tx = ground.ledger.begin().await?;
+        let mut tx = runner.store.begin().await?;
         let (fresh, mut answers) = match self.is_optimistic {
             true => (vec![true; batch.len()], Answers::default()),
-            false => inbox::known(&mut tx, batch).await?,
+            false => inbox::claim(&mut tx, batch).await?,
         };
         let mut outcomes = match care {
-            Care::Together => self.together(&mut tx, batch, &fresh, &mut answers).await?,
+            Care::Together => self.run_together(&mut tx, batch, &fresh, &mut answers).await?,
             Care::Alone | Care::AloneFinal => {
-                self.alone(&mut tx, batch, &fresh, &mut answers, care).await?
+                self.run_alone(&mut tx, batch, &fresh, &mut answers, care).await?
             }
-            Care::ParkUnrun => self.unrun(batch, &fresh),
+            Care::ParkUnrun => self.park_unrun(batch, &fresh),
         };
-        inbox::look_again(&mut tx, batch, &mut outcomes).await?;
+        inbox::repeat_answers(&mut tx, batch, &mut outcomes).await?;
         let emitted = pack(std::mem::take(&mut self.emitted));
         let claims = if self.is_optimistic { inbox::message_ids(batch) } else { Vec::new() };
         let closing = Closing { claims: &claims, emitted: &emitted, answers: &answers };
         let closed = tx.close(&closing).await?;
         let messages = batch.iter().filter(|work| work.delivery().is_some()).count();
         if self.is_optimistic && (closed.claimed < messages || messages > 0 && closed.has_parked) {
-            ground.has_parked.store(closed.has_parked, Relaxed);
+            runner.has_parked.store(closed.has_parked, Relaxed);
             return Ok(None);
         }
         let parked = self.parkings.insert(&mut tx).await?;
         let names = batch.iter().flat_map(Work::names);
-        if ground.failpoints.should_fail(Failpoint::BeforeCommit, names) {
+        if runner.failpoints.should_fail(Failpoint::BeforeCommit, names) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         tx.commit().await?;
-        ground.has_parked.store(closed.has_parked || !parked.is_empty(), Relaxed);
+        runner.has_parked.store(closed.has_parked || !parked.is_empty(), Relaxed);
         let announced = std::mem::take(&mut self.announced);
         Ok(Some(Ran { outcomes, emitted, announced, parked }))
     }
 
     /// Runs the batch as one unit of work: one load, every decision in order and in memory, one
     /// save.
-    async fn together(
+    async fn run_together(
         &mut self,
         tx: &mut L::Tx,
         batch: &mut [Work],
@@ -205,7 +206,7 @@ impl<'a, L: Ledger> Run<'a, L> {
                 }
                 match self.step(unit, &mut work.entries[at]) {
                     Step::Panicked(cause) => return Err(Failure::Refused(cause)),
-                    step => self.end(work, at, step),
+                    step => self.park_unhandled(work, at, step),
                 }
             }
             outcomes.push(Outcome::Done(Answered::default()));
@@ -235,7 +236,7 @@ impl<'a, L: Ledger> Run<'a, L> {
 
     /// Runs one message or command, event by event under savepoints, so that a poison event
     /// parks only itself.
-    async fn alone(
+    async fn run_alone(
         &mut self,
         tx: &mut L::Tx,
         batch: &mut [Work],
@@ -260,7 +261,7 @@ impl<'a, L: Ledger> Run<'a, L> {
                 }
                 let step = self.savepoint(tx, &mut work.entries[at], care).await?;
                 if is_message {
-                    self.end(work, at, step);
+                    self.park_unhandled(work, at, step);
                 } else {
                     outcome = answered(step, &work.entries[at], answers);
                 }
@@ -309,12 +310,12 @@ impl<'a, L: Ledger> Run<'a, L> {
 
     pub(super) async fn retry(
         &mut self,
-        ground: &Ground<'_, L>,
+        runner: &Runner<'_, L>,
         parked: &Parked,
         entry: &mut Entry,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
-        let mut tx = ground.ledger.begin().await?;
+        let mut tx = runner.store.begin().await?;
         if !tx.lock_parked(parked.number).await? {
             return Ok(Retried::Gone);
         }
@@ -334,7 +335,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         let closing = Closing { claims: &[], emitted: &emitted, answers: &answers };
         tx.close(&closing).await?;
         tx.resolve(parked, by).await?;
-        if ground.failpoints.should_fail(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
+        if runner.failpoints.should_fail(Failpoint::BeforeCommit, [entry.meta.name].into_iter()) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
         tx.commit().await?;
@@ -343,7 +344,7 @@ impl<'a, L: Ledger> Run<'a, L> {
     }
 
     /// Parks every event of messages that seem to kill the process.
-    fn unrun(&mut self, batch: &[Work], fresh: &[bool]) -> Vec<Outcome> {
+    fn park_unrun(&mut self, batch: &[Work], fresh: &[bool]) -> Vec<Outcome> {
         for (work, _) in batch.iter().zip(fresh).filter(|(_, fresh)| **fresh) {
             let tries = work.delivery().map_or(0, |delivery| delivery.delivered);
             for at in 0..work.entries.len() {
@@ -354,8 +355,8 @@ impl<'a, L: Ledger> Run<'a, L> {
         batch.iter().map(|_| Outcome::Done(Answered::default())).collect()
     }
 
-    /// Parks an event that was not handled.
-    fn end(&mut self, work: &Work, at: usize, step: Step) {
+    /// Parks an event unless it was handled.
+    fn park_unhandled(&mut self, work: &Work, at: usize, step: Step) {
         match step {
             Step::Done(_) => {}
             Step::No(problem) | Step::NotYet(problem) => {

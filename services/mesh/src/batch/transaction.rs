@@ -12,7 +12,7 @@ use super::{
 use crate::{parked::Parked, store::engine::Failure};
 
 /// A store that keeps a service's state.
-pub(crate) trait Ledger: Sync {
+pub(crate) trait TransactionalStore: Sync {
     /// Its transactions.
     type Tx: Transaction;
 

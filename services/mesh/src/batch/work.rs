@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 pub use super::outcome::{Answered, Outcome};
+use super::unreadable::Unreadable;
 use crate::{
     Caller, Link,
     deadline::within,
@@ -82,7 +83,7 @@ impl Done {
 /// One event or command with its metadata.
 pub struct Entry {
     /// The handler with its decoded input, or why the input cannot be read.
-    pub(crate) handler: Result<Handler, String>,
+    pub(crate) handler: Result<Handler, Unreadable>,
     /// Its origin.
     pub(crate) meta: Meta,
     /// The event as it came; empty for a command.

@@ -74,9 +74,9 @@ pub(crate) struct Worker {
     pub(crate) link: Link,
     pub(crate) taken: Arc<Mutex<mpsc::UnboundedReceiver<Taken>>>,
     /// The number of batches that are running in this service.
-    pub(crate) at_work: watch::Sender<usize>,
+    pub(crate) running: watch::Sender<usize>,
     /// The number of events in the last batch of this service.
-    pub(crate) last: Arc<AtomicUsize>,
+    pub(crate) last_events: Arc<AtomicUsize>,
     /// Puts an early command back; weak, so that workers do not keep their own intake open.
     pub(crate) intake: WeakIntake,
     pub(crate) hand_off: HandOff,
@@ -92,24 +92,24 @@ pub(crate) struct Worker {
 type Batch = Vec<Work>;
 
 /// A batch that was taken, with the guards that are held until it has ended.
-struct Taking {
+struct TakenBatch {
     batch: Batch,
     /// They bound the number of events in memory.
     _permits: Vec<OwnedSemaphorePermit>,
-    _at_work: AtWork,
+    _running: RunningBatch,
 }
 
 /// Counts a batch as running until it is dropped.
-struct AtWork(watch::Sender<usize>);
+struct RunningBatch(watch::Sender<usize>);
 
-impl AtWork {
+impl RunningBatch {
     fn begin(counter: &watch::Sender<usize>) -> Self {
         counter.send_modify(|count| *count += 1);
         Self(counter.clone())
     }
 }
 
-impl Drop for AtWork {
+impl Drop for RunningBatch {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
@@ -119,8 +119,8 @@ impl Worker {
     /// Runs batches until the intake is closed and empty.
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         loop {
-            let Some(mut taking) = self.take().await else { return Ok(()) };
-            for work in &mut taking.batch {
+            let Some(mut taken) = self.take().await else { return Ok(()) };
+            for work in &mut taken.batch {
                 let subject = work.delivery().map(|delivery| delivery.subject.clone());
                 for entry in &mut work.entries {
                     // A command that came too early keeps the span of its first attempt.
@@ -129,12 +129,12 @@ impl Worker {
                     }
                 }
             }
-            self.run_batch(taking.batch).await;
+            self.run_batch(taken.batch).await;
         }
     }
 
     /// Takes the waiting work, as far as it fits into a batch.
-    async fn take(&self) -> Option<Taking> {
+    async fn take(&self) -> Option<TakenBatch> {
         let mut waiting = self.taken.lock().await;
         let mut next = Some(waiting.recv().await?);
         let since = Instant::now();
@@ -153,8 +153,8 @@ impl Worker {
                 Err(_) => self.wait_for_more(&mut waiting, events, since).await,
             };
         }
-        self.last.store(events, Relaxed);
-        Some(Taking { batch, _permits: permits, _at_work: AtWork::begin(&self.at_work) })
+        self.last_events.store(events, Relaxed);
+        Some(TakenBatch { batch, _permits: permits, _running: RunningBatch::begin(&self.running) })
     }
 
     /// Waits for more work for a batch of so many events, if it has to wait at all.
@@ -164,18 +164,18 @@ impl Worker {
         events: usize,
         since: Instant,
     ) -> Option<Taken> {
-        let mut at_work = self.at_work.subscribe();
+        let mut running = self.running.subscribe();
         loop {
-            let is_beside = *at_work.borrow_and_update() > 0 && events < BESIDE_EVENTS_MIN;
+            let is_beside = *running.borrow_and_update() > 0 && events < BESIDE_EVENTS_MIN;
             let wait = match is_beside {
                 true => BESIDE_WAIT,
-                false if events < self.last.load(Relaxed) => FILL_WAIT,
+                false if events < self.last_events.load(Relaxed) => FILL_WAIT,
                 false => return None,
             };
             tokio::select! {
                 biased;
                 next = waiting.recv() => return next,
-                _ = at_work.changed(), if is_beside => {}
+                _ = running.changed(), if is_beside => {}
                 () = tokio::time::sleep_until((since + wait).into()) => return None,
             }
         }
@@ -197,7 +197,7 @@ impl Worker {
                 continue;
             }
             match self.run_with_retries(&mut batch, Care::Together).await {
-                Ok(ran) => self.done(batch, ran).await,
+                Ok(ran) => self.settle_all(batch, ran).await,
                 Err(failure) if failure.is_lost() => {
                     waiting.extend(self.wait_for_store(batch, failure).await);
                 }
@@ -230,7 +230,7 @@ impl Worker {
         for care in cares {
             let failure = match self.run_with_retries(&mut batch, care).await {
                 Ok(ran) => {
-                    self.done(batch, ran).await;
+                    self.settle_all(batch, ran).await;
                     return Vec::new();
                 }
                 Err(failure) => failure,
@@ -324,7 +324,7 @@ impl Worker {
 
     /// Settles a stored batch: hands its events to the publisher, answers the commands and
     /// acknowledges the messages.
-    async fn done(&self, batch: Batch, ran: Ran) {
+    async fn settle_all(&self, batch: Batch, ran: Ran) {
         if self.health.mark_store_up() {
             info!(service = self.link.service(), "the store works again");
         }
@@ -380,7 +380,7 @@ impl Worker {
                 entries.iter_mut().for_each(|entry| entry.span.note("onsale.repeat", || true));
                 self.answer(work, Answered::default()).await;
             }
-            Outcome::NotYet(problem) => self.wait(work, problem).await,
+            Outcome::NotYet(problem) => self.retry_soon(work, problem).await,
             Outcome::Never(cause) => {
                 error!(service = self.link.service(), name = work.entries[0].meta.name, %cause,
                     "a command can never succeed");
@@ -391,7 +391,7 @@ impl Worker {
     }
 
     /// Retries a command when what it depends on is not here yet, or refuses it in the end.
-    async fn wait(&self, mut work: Work, problem: Problem) {
+    async fn retry_soon(&self, mut work: Work, problem: Problem) {
         let entry = &mut work.entries[0];
         entry.span.note("onsale.waited_for", || problem.detail.clone());
         if entry.meta.received.elapsed() > EARLY_TIMEOUT {

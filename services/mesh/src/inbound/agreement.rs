@@ -23,7 +23,10 @@ use crate::{
     Link,
     batch::work::Delivery,
     deadline::within,
-    nats::link::{BROKER, REQUEST_TIMEOUT},
+    nats::{
+        error::BrokerError,
+        link::{BROKER, REQUEST_TIMEOUT},
+    },
     store::engine::{Engine, Failure, Mark},
 };
 
@@ -147,8 +150,7 @@ impl Agreement {
 
     /// Resets the consumer when it has passed messages that this store knows nothing of.
     async fn check_ahead(&self, stream: &str, highest: u64) -> Result<(), Failure> {
-        let unseen = Failure::Unavailable;
-        let consumer = self.link.own_consumer(stream).await.map_err(unseen)?;
+        let consumer = self.link.own_consumer(stream).await?;
         let floor = consumer.ack_floor.stream_sequence;
         let filters = &consumer.config.filter_subjects;
         let is_taken = |subject: &str| {
@@ -164,13 +166,12 @@ impl Agreement {
 
     /// Resets the consumer to go on after a sequence, if it is ahead of it.
     async fn reset(&self, stream: &str, upto: u64) -> Result<(), Failure> {
-        let consumer = self.link.own_consumer(stream).await.map_err(Failure::Unavailable)?;
+        let consumer = self.link.own_consumer(stream).await?;
         let floor = consumer.ack_floor.stream_sequence;
         if floor > upto {
             let service = self.link.service();
             warn!(service, stream, floor, upto, "the consumer is ahead of what was taken in");
-            let reset = self.link.reset_consumer(stream, upto + 1).await;
-            reset.map_err(Failure::Unavailable)?;
+            self.link.reset_consumer(stream, upto + 1).await?;
         }
         Ok(())
     }
@@ -179,23 +180,27 @@ impl Agreement {
 impl Link {
     /// The service's own consumer of a stream.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
-    async fn own_consumer(&self, stream: &str) -> Result<consumer::Info, String> {
+    async fn own_consumer(&self, stream: &str) -> Result<consumer::Info, BrokerError> {
         let request = self.jetstream().get_consumer_from_stream(self.service(), stream);
-        let found = within(REQUEST_TIMEOUT, BROKER, request).await;
-        let found: consumer::PullConsumer =
-            found.map_err(|late| late.to_string())?.map_err(|error| error.to_string())?;
+        let found: Result<consumer::PullConsumer, _> =
+            within(REQUEST_TIMEOUT, BROKER, request).await?;
+        let found = found.map_err(|error| self.no_consumer(stream, error.into()))?;
         Ok(found.cached_info().clone())
     }
 
     /// Resets the service's own consumer of a stream to a sequence.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
-    async fn reset_consumer(&self, stream: &str, from: u64) -> Result<(), String> {
+    async fn reset_consumer(&self, stream: &str, from: u64) -> Result<(), BrokerError> {
         let reset = async {
-            let found = self.jetstream().get_stream_no_info(stream).await;
-            let stream = found.map_err(|error| error.to_string())?;
-            let reset = stream.reset_consumer(self.service(), Some(from)).await;
-            reset.map(drop).map_err(|error| error.to_string())
+            let found = self.jetstream().get_stream_no_info(stream).await?;
+            found.reset_consumer(self.service(), Some(from)).await?;
+            Ok(())
         };
-        within(REQUEST_TIMEOUT, BROKER, reset).await.map_err(|late| late.to_string())?
+        let reset = within(REQUEST_TIMEOUT, BROKER, reset).await?;
+        reset.map_err(|source| self.no_consumer(stream, source))
+    }
+
+    fn no_consumer(&self, stream: &str, source: async_nats::Error) -> BrokerError {
+        BrokerError::Consumer { what: format!("consumer {} of {stream}", self.service()), source }
     }
 }

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     Answered, COMMAND_TIMEOUT, Link, RequestHeaders, batch::worker::FILL_WAIT, clock,
-    inbound::reply::Bundled, nats::client::unavailable, nats::link::headers,
+    inbound::reply::Bundled, nats::link::headers, nats::problem::unavailable,
 };
 
 /// Maximum number of commands in a bundle.

@@ -20,9 +20,10 @@ use uuid::Uuid;
 
 use crate::{
     Caller, Link,
-    batch::work::{Delivery, Entry, Meta, Settle, Underway, Work},
+    batch::unreadable::Unreadable,
+    batch::work::{Delivery, Entry, Handler, Meta, Settle, Underway, Work},
     clock,
-    deadline::within,
+    deadline::{Late, within},
     health::{Health, Part},
     inbound::intake::Intake,
     nats::link::BROKER,
@@ -61,6 +62,20 @@ const COPIED_FROM: &str = "Nats-Stream";
 /// How each event of a service is decoded.
 pub(crate) type Table = HashMap<&'static str, Consumed>;
 
+/// Why a consumer task ended before the shutdown.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConsumerError {
+    /// The broker does not have the consumer.
+    #[error("consumer {service} of stream {stream}: {source}; `onsale topology apply` makes it")]
+    NotFound { service: String, stream: String, source: jetstream::stream::ConsumerError },
+    /// The broker does not deliver messages.
+    #[error("stream {stream}: {source}")]
+    NotDelivered { stream: String, source: async_nats::Error },
+    /// The broker has not answered in time.
+    #[error("stream {stream}: {source}")]
+    Late { stream: String, source: Late },
+}
+
 /// What one consumer task works with.
 pub(crate) struct Consumer {
     pub(crate) link: Link,
@@ -68,7 +83,7 @@ pub(crate) struct Consumer {
     pub(crate) stream: String,
     pub(crate) consumed: Arc<Table>,
     /// How soon messages are taken in.
-    pub(crate) haste: Pace,
+    pub(crate) pace: Pace,
     pub(crate) intake: Intake,
     pub(crate) health: Health,
 }
@@ -76,8 +91,8 @@ pub(crate) struct Consumer {
 impl Consumer {
     /// Consumes until shutdown. A consumer that is gone from the broker ends the task, and the
     /// supervisor restarts it.
-    pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
-        let ended = match self.haste {
+    pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
+        let ended = match self.pace {
             Pace::Later => self.fetch_at_intervals(&shutdown).await,
             Pace::Soon | Pace::AtOnce => self.pull_continuously(&shutdown).await,
         };
@@ -94,7 +109,7 @@ impl Consumer {
 
     /// Fetches what is there, pauses, and fetches what has come meanwhile. During the pause,
     /// messages wait in the stream.
-    async fn fetch_at_intervals(&self, shutdown: &CancellationToken) -> Result<(), String> {
+    async fn fetch_at_intervals(&self, shutdown: &CancellationToken) -> Result<(), ConsumerError> {
         let consumer = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             consumer = self.look_up() => consumer?,
@@ -133,7 +148,7 @@ impl Consumer {
         &self,
         consumer: &PullConsumer,
         shutdown: &CancellationToken,
-    ) -> Result<usize, String> {
+    ) -> Result<usize, ConsumerError> {
         let (fetched, ended) = self.fetch(consumer, shutdown).await;
         let (underway, done) = Underway::begin();
         let taken = fetched.len();
@@ -154,14 +169,13 @@ impl Consumer {
         &self,
         consumer: &PullConsumer,
         shutdown: &CancellationToken,
-    ) -> (Vec<Message>, Result<(), String>) {
-        let unread = |error: &dyn std::fmt::Display| format!("stream {}: {error}", self.stream);
+    ) -> (Vec<Message>, Result<(), ConsumerError>) {
         let fetch = consumer.fetch().max_messages(FETCH_MESSAGES_MAX).expires(FETCH_EXPIRES);
         let mut taken = Vec::new();
         let mut fetched = match within(BROKER_TIMEOUT, BROKER, fetch.messages()).await {
             Ok(Ok(fetched)) => fetched,
-            Ok(Err(error)) => return (taken, Err(unread(&error))),
-            Err(late) => return (taken, Err(unread(&late))),
+            Ok(Err(error)) => return (taken, Err(self.not_delivered(error))),
+            Err(late) => return (taken, Err(self.late(late))),
         };
         loop {
             let is_stopping = shutdown.is_cancelled();
@@ -173,17 +187,17 @@ impl Consumer {
             };
             match next {
                 Ok(Some(Ok(message))) => taken.push(message),
-                Ok(Some(Err(error))) => return (taken, Err(unread(&error))),
+                Ok(Some(Err(error))) => return (taken, Err(self.not_delivered(error))),
                 Ok(None) => return (taken, Ok(())),
                 Err(_) if is_stopping => return (taken, Ok(())),
-                Err(late) => return (taken, Err(unread(&late))),
+                Err(late) => return (taken, Err(self.late(late))),
             }
         }
     }
 
     /// Takes in each message as it comes. A pull that failed is replaced: its request may have
     /// been lost with a connection.
-    async fn pull_continuously(&self, shutdown: &CancellationToken) -> Result<(), String> {
+    async fn pull_continuously(&self, shutdown: &CancellationToken) -> Result<(), ConsumerError> {
         loop {
             self.until_store_is_usable(shutdown).await;
             let mut messages = tokio::select! {
@@ -229,7 +243,7 @@ impl Consumer {
                     return;
                 }
             }
-            if self.haste == Pace::Soon {
+            if self.pace == Pace::Soon {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     () = tokio::time::sleep(MOMENT) => {}
@@ -243,26 +257,30 @@ impl Consumer {
 
     /// Looks up the durable consumer; an error when the broker does not have it.
     #[expect(clippy::disallowed_methods, reason = "it has a limit")]
-    async fn look_up(&self) -> Result<PullConsumer, String> {
+    async fn look_up(&self) -> Result<PullConsumer, ConsumerError> {
         let service = self.link.service();
         let request = self.link.jetstream().get_consumer_from_stream(service, &self.stream);
         let found = within(BROKER_TIMEOUT, BROKER, request).await;
-        let found = found.map_err(|late| format!("consumer of {}: {late}", self.stream))?;
-        found.map_err(|error| {
-            format!(
-                "consumer {service} of stream {}: {error}; `onsale topology apply` makes it",
-                self.stream
-            )
+        found.map_err(|late| self.late(late))?.map_err(|source| {
+            let (service, stream) = (service.to_owned(), self.stream.clone());
+            ConsumerError::NotFound { service, stream, source }
         })
     }
 
-    async fn pull(&self) -> Result<jetstream::consumer::pull::Stream, String> {
+    async fn pull(&self) -> Result<jetstream::consumer::pull::Stream, ConsumerError> {
         let consumer = self.look_up().await?;
         let pull = consumer.stream().max_messages_per_batch(PULL_MESSAGES_MAX);
         let pull = pull.expires(PULL_EXPIRES).heartbeat(HEARTBEAT).messages();
         let pull = within(BROKER_TIMEOUT, BROKER, pull).await;
-        let failed = |error: &dyn std::fmt::Display| format!("stream {}: {error}", self.stream);
-        pull.map_err(|late| failed(&late))?.map_err(|error| failed(&error))
+        pull.map_err(|late| self.late(late))?.map_err(|error| self.not_delivered(error))
+    }
+
+    fn late(&self, source: Late) -> ConsumerError {
+        ConsumerError::Late { stream: self.stream.clone(), source }
+    }
+
+    fn not_delivered(&self, source: impl Into<async_nats::Error>) -> ConsumerError {
+        ConsumerError::NotDelivered { stream: self.stream.clone(), source: source.into() }
     }
 
     /// Splits a message into its events and puts it into the intake. A full intake holds the
@@ -293,7 +311,7 @@ impl Consumer {
 pub(crate) fn entries_of(consumed: &Table, subject: &str, body: &Bytes) -> Vec<Entry> {
     match unpack(body) {
         Ok(events) => events.into_iter().map(|event| decode(consumed, subject, event, 1)).collect(),
-        Err(cause) => vec![Entry { handler: Err(cause.to_string()), ..unreadable(body.clone()) }],
+        Err(cause) => vec![entry(Err(cause.into()), body.clone())],
     }
 }
 
@@ -320,45 +338,51 @@ fn id_of_position(stream: &str, sequence: u64) -> Uuid {
 /// Decodes an event by the table of events that the service consumes.
 pub(crate) fn decode(consumed: &Table, subject: &str, event: Bytes, attempt: u64) -> Entry {
     let known = events::event_of_subject(subject).and_then(|name| consumed.get(name));
-    let mut entry = unreadable(event.clone());
+    let mut entry = match Envelope::decode(&event) {
+        Err(error) => entry(Err(Unreadable::Envelope(error)), event.clone()),
+        Ok(envelope) => {
+            let mut entry = entry(handler_of(known, subject, &envelope), event.clone());
+            entry.meta.event_id = Some(envelope.id);
+            entry.meta.saga_id = envelope.sagaid;
+            entry.meta.trace = TraceParent::from_header(envelope.traceparent.as_deref());
+            entry
+        }
+    };
     entry.meta.attempt = attempt;
     if let Some(known) = known {
         entry.key_field = known.key;
         entry.meta.name = known.event;
         entry.meta.may_emit = known.emits;
     }
-    let envelope = match Envelope::decode(&event) {
-        Ok(envelope) => envelope,
-        Err(error) => {
-            entry.handler = Err(format!("not an event: {error}"));
-            return entry;
-        }
-    };
-    entry.meta.event_id = Some(envelope.id);
-    entry.meta.saga_id = envelope.sagaid;
-    entry.meta.trace = TraceParent::from_header(envelope.traceparent.as_deref());
-    let data = envelope.data.get().as_bytes();
-    entry.handler = match known {
-        None => Err(format!("{subject} is not consumed here")),
-        Some(known) if !is_version(subject, known) => {
-            Err(format!("only version {} of {} is consumed here", known.version, known.event))
-        }
-        Some(known) => (known.decode)(data),
-    };
     entry
 }
 
-fn is_version(subject: &str, known: &Consumed) -> bool {
-    let rest = subject.strip_prefix("onsale.").and_then(|rest| rest.strip_prefix(known.event));
-    let version = rest.and_then(|rest| rest.strip_prefix(".v")?.split('.').next());
-    version.and_then(|version| version.parse().ok()) == Some(known.version)
+/// The handler of an event with its data, if the service consumes it.
+fn handler_of(
+    known: Option<&Consumed>,
+    subject: &str,
+    envelope: &Envelope<'_>,
+) -> Result<Handler, Unreadable> {
+    match known {
+        None => Err(Unreadable::NotConsumed { subject: subject.to_owned() }),
+        Some(&Consumed { event, version, .. }) if !is_version(subject, event, version) => {
+            Err(Unreadable::OtherVersion { event, version })
+        }
+        Some(known) => (known.decode)(envelope.data.get().as_bytes()).map_err(Unreadable::Data),
+    }
 }
 
-/// An event that was not decoded yet.
-fn unreadable(event: Bytes) -> Entry {
+fn is_version(subject: &str, event: &str, version: u32) -> bool {
+    let rest = subject.strip_prefix("onsale.").and_then(|rest| rest.strip_prefix(event));
+    let found = rest.and_then(|rest| rest.strip_prefix(".v")?.split('.').next());
+    found.and_then(|found| found.parse().ok()) == Some(version)
+}
+
+/// An event whose envelope was not read.
+fn entry(handler: Result<Handler, Unreadable>, event: Bytes) -> Entry {
     let id = crate::clock::new_id();
     Entry {
-        handler: Err("it was not read".into()),
+        handler,
         meta: Meta {
             name: "unknown",
             may_emit: &[],

@@ -28,7 +28,7 @@ use crate::{
     batch::work::{Answered, Meta, Settle, Work},
     batch::worker::unavailable,
     clock,
-    deadline::within,
+    deadline::{Late, within},
     health::Health,
     inbound::bundle::{self, Packed},
     inbound::intake::Intake,
@@ -37,7 +37,7 @@ use crate::{
     inbound::reply::{Inbox, ReplyTo, inbox, reply},
     nats::client::STATE,
     nats::link::{BROKER, headers},
-    service::{DecodedCommand, EndpointSpec, How, query_context::Queried},
+    service::{DecodedCommand, EndpointSpec, How, query_context::AnyQueryContext},
     supervise::Tasks,
     trace::{TRACEPARENT, TraceParent},
 };
@@ -56,11 +56,28 @@ const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What the endpoints of one service work with.
 pub(crate) struct Endpoints {
     pub(crate) link: Link,
-    pub(crate) asked: Arc<BTreeMap<&'static str, EndpointSpec>>,
+    pub(crate) endpoints: Arc<BTreeMap<&'static str, EndpointSpec>>,
     pub(crate) intake: Intake,
-    pub(crate) ctx: Queried,
+    pub(crate) ctx: AnyQueryContext,
     pub(crate) health: Health,
     pub(crate) queries: Tasks,
+}
+
+/// Why the task of the endpoints ended before the shutdown.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EndpointError {
+    /// The broker has not answered in time.
+    #[error(transparent)]
+    Late(#[from] Late),
+    /// The queue group could not be joined.
+    #[error("{0}")]
+    NotJoined(#[source] async_nats::Error),
+    /// The queue group could not be left.
+    #[error("{0}")]
+    NotLeft(#[source] async_nats::Error),
+    /// The connection ended.
+    #[error("the endpoints were closed")]
+    Closed,
 }
 
 /// Incoming requests, each with its endpoint.
@@ -69,8 +86,8 @@ type Requests<'a> = SelectAll<BoxStream<'a, (&'a EndpointSpec, service::Request)
 impl Endpoints {
     /// Answers requests until shutdown. An instance that cannot use its store leaves the queue
     /// group meanwhile, so that the others get the requests that it could only refuse.
-    pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), String> {
-        if self.asked.is_empty() {
+    pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), EndpointError> {
+        if self.endpoints.is_empty() {
             shutdown.cancelled().await;
             return Ok(());
         }
@@ -98,9 +115,9 @@ impl Endpoints {
         &self,
         shutdown: &CancellationToken,
         left: impl Future<Output = ()>,
-    ) -> Result<(), String> {
-        let joined = within(JOIN_TIMEOUT, BROKER, self.join()).await;
-        let (service, mut requests) = joined.map_err(|late| late.to_string())??;
+    ) -> Result<(), EndpointError> {
+        let joined = within(JOIN_TIMEOUT, BROKER, self.join()).await?;
+        let (service, mut requests) = joined.map_err(EndpointError::NotJoined)?;
         let queries = Arc::new(Semaphore::new(QUERIES_MAX));
         // A token with a new key waits for that key to be fetched. Other requests do not wait
         // with it, least of all the request for the key, which the user service sends itself.
@@ -112,33 +129,33 @@ impl Endpoints {
                 () = &mut left => break,
                 Some(()) = admitting.next() => {}
                 next = requests.next(), if admitting.len() < ADMITTING_MAX => match next {
-                    Some((asked, request)) => for request in self.requests(request.message) {
+                    Some((spec, request)) => for request in self.requests(request.message) {
                         match request {
-                            Ok(request) => admitting.push(self.take(asked, request, &queries)),
+                            Ok(request) => admitting.push(self.take(spec, request, &queries)),
                             Err((to, problem)) => {
                                 reply(&self.link, to, Answered::refused(&problem)).await;
                             }
                         }
                     }
-                    None => return Err("the endpoints were closed".into()),
+                    None => return Err(EndpointError::Closed),
                 },
             }
         }
         // Requests that have already arrived are answered.
-        while let Some(Some((asked, request))) = requests.next().now_or_never() {
+        while let Some(Some((spec, request))) = requests.next().now_or_never() {
             for request in self.requests(request.message).into_iter().flatten() {
-                admitting.push(self.take(asked, request, &queries));
+                admitting.push(self.take(spec, request, &queries));
             }
         }
         drop(requests);
         while admitting.next().await.is_some() {}
         drop(admitting);
-        let stopped = within(JOIN_TIMEOUT, BROKER, service.stop()).await;
-        stopped.map_err(|late| late.to_string())?.map_err(|error| error.to_string())
+        let left = within(JOIN_TIMEOUT, BROKER, service.stop()).await?;
+        left.map_err(EndpointError::NotLeft)
     }
 
     /// Joins the queue group of the service with all of its endpoints.
-    async fn join(&self) -> Result<(Service, Requests<'_>), String> {
+    async fn join(&self) -> Result<(Service, Requests<'_>), async_nats::Error> {
         let name = self.link.service();
         let service = self
             .link
@@ -147,21 +164,19 @@ impl Endpoints {
             .description(format!("Onsale: the {name} service"))
             .queue_group(name)
             .start(format!("onsale-{name}"), env!("CARGO_PKG_VERSION"))
-            .await
-            .map_err(|error| error.to_string())?;
+            .await?;
         let mut requests: Requests<'_> = SelectAll::new();
-        for asked in self.asked.values() {
-            if asked.allow == crate::Allow::Inside {
+        for spec in self.endpoints.values() {
+            if spec.allow == crate::Allow::Inside {
                 continue;
             }
-            let verb = asked.endpoint.rsplit('.').next().unwrap_or(asked.endpoint);
+            let verb = spec.endpoint.rsplit('.').next().unwrap_or(spec.endpoint);
             let endpoint: Endpoint = service
                 .endpoint_builder()
                 .name(verb)
-                .add(subject_of(name, asked.endpoint, asked.allow))
-                .await
-                .map_err(|error| error.to_string())?;
-            requests.push(endpoint.map(move |request| (asked, request)).boxed());
+                .add(subject_of(name, spec.endpoint, spec.allow))
+                .await?;
+            requests.push(endpoint.map(move |request| (spec, request)).boxed());
         }
         Ok((service, requests))
     }
@@ -189,11 +204,11 @@ impl Endpoints {
     }
 
     /// Admits one request, or answers why not.
-    async fn take(&self, asked: &EndpointSpec, request: Request, queries: &Arc<Semaphore>) {
-        let refused = match self.admit(asked, &request).await {
+    async fn take(&self, spec: &EndpointSpec, request: Request, queries: &Arc<Semaphore>) {
+        let refused = match self.admit(spec, &request).await {
             Err(problem) => problem,
             Ok(None) => return,
-            Ok(Some((mut meta, key))) => match &asked.how {
+            Ok(Some((mut meta, key))) => match &spec.how {
                 How::Decided(decode) => match decode(&request.body, key.as_ref()) {
                     Err(problem) => problem,
                     Ok(DecodedCommand { handler, idempotency }) => {
@@ -212,7 +227,7 @@ impl Endpoints {
                         span.saga(meta.saga_id);
                         meta.trace = span.parent();
                         let answer = read(self.ctx.clone(), request.body, key, meta);
-                        let (link, status, to) = (self.link.clone(), asked.status, request.to);
+                        let (link, status, to) = (self.link.clone(), spec.status, request.to);
                         let engine = self.ctx.engine.clone();
                         self.queries.spawn(async move {
                             // No caller waits for the answer any longer.
@@ -239,13 +254,13 @@ impl Endpoints {
     /// Checks the caller and the headers; `None` when the deadline of the request is over.
     async fn admit(
         &self,
-        asked: &EndpointSpec,
+        spec: &EndpointSpec,
         request: &Request,
     ) -> Result<Option<(Meta, Option<Key>)>, Problem> {
         if request.body.len() > BODY_BYTES_MAX {
             return Err(codes::BODY_TOO_LARGE.into());
         }
-        if request.inbox == Inbox::Shared && !asked.allow.is_public() {
+        if request.inbox == Inbox::Shared && !spec.allow.is_public() {
             return Err(shared_inbox());
         }
         let now = clock::now();
@@ -255,7 +270,7 @@ impl Endpoints {
         let caller = match &request.authorization {
             None => Caller::Anonymous,
             // A client that asks for a new token may well send an expired one.
-            Some(_) if asked.allow.needs_no_token() => Caller::Anonymous,
+            Some(_) if spec.allow.needs_no_token() => Caller::Anonymous,
             Some(value) => {
                 let token = value
                     .strip_prefix("Bearer ")
@@ -267,20 +282,20 @@ impl Endpoints {
                 self.link.verifier().access(token.trim(), now).await?
             }
         };
-        asked.allow.check(&caller)?;
-        if !self.health.is_store_up() && matches!(asked.how, How::Decided(_)) {
+        spec.allow.check(&caller)?;
+        if !self.health.is_store_up() && matches!(spec.how, How::Decided(_)) {
             // Commands must not pile up while the store is unavailable.
             return Err(unavailable(&self.link));
         }
         let key = request.idempotency_key.clone();
-        let key = key.map(|key| Key::new(asked.endpoint, &caller, key)).transpose()?;
+        let key = key.map(|key| Key::new(spec.endpoint, &caller, key)).transpose()?;
         let id = match (proposed_id(request.id.as_deref())?, caller.user_id()) {
             (Some(proposed), Ok(user)) => own_id(user, proposed),
             _ => Uuid::now_v7(),
         };
         let meta = Meta {
-            name: asked.endpoint,
-            may_emit: asked.emits,
+            name: spec.endpoint,
+            may_emit: spec.emits,
             event_id: None,
             id,
             saga_id: SagaId(id),

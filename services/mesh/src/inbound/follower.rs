@@ -18,11 +18,11 @@ use tracing::{error, info, warn};
 
 use super::read::Read;
 use crate::{
-    Link, MeshClient, STORED_MESSAGES_MAX, StoredEvent, StoredMessage, StreamError,
+    Link, MeshClient, STORED_MESSAGES_MAX, StoredEvent, StoredMessage,
     health::{Health, Part},
     nats::stored_event::EVENTS_A_SEQUENCE,
     outbound::publisher::missed::Missed,
-    service::{Followed, query_context::Queried},
+    service::{Followed, query_context::AnyQueryContext},
     store::engine::Failure,
     store::postgres::{Lead, Place, Positions},
     throttle::Throttle,
@@ -40,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The task that reads whole streams for one service.
 pub(crate) struct Follower {
     pub(crate) link: Link,
-    pub(crate) ctx: Queried,
+    pub(crate) ctx: AnyQueryContext,
     pub(crate) followed: Followed,
     pub(crate) health: Health,
 }
@@ -157,11 +157,7 @@ impl Follower {
         position: Option<&Place>,
         ahead: &mut Ahead,
     ) -> Result<(), Failure> {
-        let unread = |error: StreamError| Failure::Unavailable(error.to_string());
-        let read = async |from| {
-            let read = client.stored_messages(stream, from, STORED_MESSAGES_MAX).await;
-            read.map_err(unread)
-        };
+        let read = async |from| client.stored_messages(stream, from, STORED_MESSAGES_MAX).await;
         let last = ahead.messages.back().map(position_of).or(position.copied());
         let mut messages = read(last.map_or(0, |(seq, _)| seq)).await?;
         if let Some((seq, id)) = last {
@@ -288,8 +284,7 @@ fn position_of(message: &StoredMessage) -> Place {
 /// Whether a stream has events, but ends before `seq`. An empty stream has only dropped events
 /// that were too old, or its service will publish them again.
 async fn ends_before(client: &MeshClient, stream: &str, seq: u64) -> Result<bool, Failure> {
-    let last = client.last_position(stream).await;
-    let last = last.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
+    let last = client.last_position(stream).await?;
     Ok(last != 0 && last / EVENTS_A_SEQUENCE < seq)
 }
 

@@ -25,18 +25,18 @@ use crate::{
 const DUE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The task of one timer.
-pub(crate) struct Ticking {
+pub(crate) struct TimerTask {
     pub(crate) name: &'static str,
     pub(crate) every: Duration,
     /// How soon what is due is taken in.
-    pub(crate) haste: Pace,
+    pub(crate) pace: Pace,
     pub(crate) emits: &'static [&'static str],
     pub(crate) due: Arc<DueFn>,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) intake: Intake,
 }
 
-impl Ticking {
+impl TimerTask {
     /// Finds what is due, at an interval, until shutdown.
     ///
     /// Work that is found twice (by two instances at once, or while the last batch is still
@@ -47,7 +47,7 @@ impl Ticking {
         let (mut throttle, mut worked) = (Throttle::default(), Duration::ZERO);
         loop {
             let next = async {
-                match self.haste {
+                match self.pace {
                     Pace::Later => throttle.pause(self.every, worked).await,
                     Pace::Soon | Pace::AtOnce => drop(ticks.tick().await),
                 }
@@ -58,7 +58,7 @@ impl Ticking {
             }
             let began = Instant::now();
             let done = self.take_due().await?;
-            if self.haste == Pace::Later {
+            if self.pace == Pace::Later {
                 tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
                     () = done.wait() => {}

@@ -19,10 +19,9 @@ use futures::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub(crate) use super::problem::unavailable;
 use super::{
-    error::BrokerError,
-    problem::{StreamError, away},
+    error::{BrokerError, StreamError},
+    problem::{away, unavailable},
 };
 use crate::{
     Answered, Link, StoredEvent, StoredMessage, clock,

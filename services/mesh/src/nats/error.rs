@@ -1,13 +1,18 @@
 //! Why the broker could not be reached, or did not do what it was asked.
 //!
-//! The text of each error names its cause as well: logs and health reports print only that.
+//! [`BrokerError`] is what the broker did. Its text names its cause as well: logs and health
+//! reports print only that. [`StreamError`] is what a reader of streams could not do because of
+//! it. Its text is for any caller and names no cause; the place that handles it logs
+//! [`StreamError::with_cause`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{
     PublishError, RequestErrorKind, SubscribeError, client::PublishErrorKind, jetstream,
 };
+use events::Problem;
 
+use super::problem::unavailable;
 use crate::{deadline::Late, store::engine::Failure};
 
 /// Why a connection to the mesh cannot be opened.
@@ -81,6 +86,14 @@ pub enum BrokerError {
         /// Its reason.
         source: jetstream::Error,
     },
+    /// A consumer is not there, or cannot be used.
+    #[error("{what}: {source}")]
+    Consumer {
+        /// Its service and stream.
+        what: String,
+        /// The client's reason.
+        source: async_nats::Error,
+    },
     /// The answer cannot be read.
     #[error("{what}: {source}")]
     Malformed {
@@ -92,6 +105,17 @@ pub enum BrokerError {
     /// A read of stored messages was answered with another status than it may have.
     #[error("the broker answers a read with status {0}")]
     Status(u16),
+}
+
+/// Why streams are not read or followed. The text is for any caller, the cause for operators.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StreamError {
+    /// The broker does not deliver stored messages, or there is no such stream.
+    #[error("Stored events cannot be read right now.")]
+    Unread(#[source] Arc<BrokerError>),
+    /// There is no subscription without a connection.
+    #[error("Events cannot be followed: the connection to the mesh is closed.")]
+    NotFollowed(#[source] Arc<BrokerError>),
 }
 
 /// Why the broker has not written a probe.
@@ -125,6 +149,31 @@ impl BrokerError {
     }
 }
 
+impl StreamError {
+    /// Stored messages cannot be read.
+    pub fn unread(cause: BrokerError) -> Self {
+        Self::Unread(Arc::new(cause))
+    }
+
+    /// There is no subscription, or it has ended.
+    pub fn not_followed(cause: BrokerError) -> Self {
+        Self::NotFollowed(Arc::new(cause))
+    }
+
+    /// The text with its cause, for logs and operators.
+    pub fn with_cause(&self) -> String {
+        let (Self::Unread(cause) | Self::NotFollowed(cause)) = self;
+        format!("{} ({cause})", self.to_string().trim_end_matches('.'))
+    }
+}
+
+/// What a caller is answered; the cause is not part of it.
+impl From<StreamError> for Problem {
+    fn from(error: StreamError) -> Self {
+        unavailable(&error.to_string())
+    }
+}
+
 impl From<PublishError> for BrokerError {
     fn from(error: PublishError) -> Self {
         match error.kind() {
@@ -144,6 +193,13 @@ impl From<SubscribeError> for BrokerError {
 impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
         Self::Unavailable(error.to_string())
+    }
+}
+
+/// What needs stored events waits for them as for a store.
+impl From<StreamError> for Failure {
+    fn from(error: StreamError) -> Self {
+        Self::Unavailable(error.with_cause())
     }
 }
 
@@ -171,5 +227,16 @@ mod tests {
         assert!(error.to_string().starts_with("stream POINT: expected value"), "{error}");
         assert!(error.source().is_some_and(|source| source.is::<serde_json::Error>()));
         assert!(matches!(Failure::from(error), Failure::Unavailable(_)));
+    }
+
+    #[test]
+    fn callers_are_not_told_why_streams_cannot_be_read_and_operators_are() {
+        let error = StreamError::unread(BrokerError::Status(503));
+        assert!(error.source().is_some());
+        let cause = "the broker answers a read with status 503";
+        let operators = format!("Stored events cannot be read right now ({cause})");
+        assert_eq!(error.with_cause(), operators);
+        assert!(Failure::from(error.clone()).to_string().contains(cause));
+        assert_eq!(Problem::from(error).detail, "Stored events cannot be read right now.");
     }
 }

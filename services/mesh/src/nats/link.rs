@@ -284,8 +284,17 @@ impl Link {
         subject: String,
         what: String,
     ) -> Result<T, BrokerError> {
-        let nothing = json!({});
-        let answer = self.jetstream().request(subject, &nothing);
+        self.jetstream_request_with(subject, what, &json!({})).await
+    }
+
+    /// The same with a body.
+    pub(super) async fn jetstream_request_with<T: DeserializeOwned>(
+        &self,
+        subject: String,
+        what: String,
+        body: &serde_json::Value,
+    ) -> Result<T, BrokerError> {
+        let answer = self.jetstream().request(subject, body);
         match within(REQUEST_TIMEOUT, BROKER, answer).await? {
             Ok(Response::Ok(answer)) => Ok(answer),
             Ok(Response::Err { error: source }) => Err(BrokerError::Refused { what, source }),

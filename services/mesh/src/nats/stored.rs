@@ -14,9 +14,8 @@ use super::stored_event::{EVENTS_A_SEQUENCE, STREAM_SEQ, SUBJECT, StoredEvent, S
 use crate::{
     ConsumerState, Link, MeshClient,
     deadline::within,
-    nats::error::BrokerError,
+    nats::error::{BrokerError, StreamError},
     nats::link::{BROKER, stream_of},
-    nats::problem::StreamError,
 };
 
 /// Maximum number of messages in one read.

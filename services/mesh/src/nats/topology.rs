@@ -6,15 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use async_nats::jetstream::{self, ErrorCode};
+use async_nats::jetstream::ErrorCode;
 use events::{event_of_subject, producer_of};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
     Link, Wiring,
-    deadline::within,
-    nats::link::{BROKER, REQUEST_TIMEOUT, stream_of},
+    nats::{error::BrokerError, link::stream_of},
 };
 
 /// The streams and consumers that the broker should have.
@@ -27,23 +26,42 @@ pub struct Topology {
 }
 
 /// Why the topology could not be read, applied or checked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
     /// A file is invalid.
-    #[error("{file}: {why}")]
+    #[error("{file}: {source}")]
     File {
         /// Its name.
         file: String,
         /// What is wrong with it.
-        why: String,
+        source: FileError,
     },
     /// The broker does not answer, or refuses.
-    #[error("{what}: {why}")]
-    Broker {
-        /// The stream or consumer of the request.
-        what: String,
-        /// The broker's error.
-        why: String,
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// What is wrong with a file of the topology.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It is not a JSON object.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// The name of a consumer's file has no stream.
+    #[error("is not named `<STREAM>.<service>`")]
+    Name,
+    /// The stream of a consumer has no file.
+    #[error("there is no such stream")]
+    NoStream,
+    /// It names another stream or consumer than its name.
+    #[error("`{field}` is {found:?}, not `{name}`")]
+    OtherName {
+        /// The field with the name.
+        field: &'static str,
+        /// What is there.
+        found: Option<Value>,
+        /// What the file's name says.
+        name: String,
     },
 }
 
@@ -108,11 +126,10 @@ impl Topology {
         }
         for (name, content) in consumers {
             let name = name.as_ref();
-            let wrong = |why: &str| TopologyError::File { file: name.into(), why: why.into() };
-            let (stream, service) =
-                name.split_once('.').ok_or_else(|| wrong("is not named `<STREAM>.<service>`"))?;
+            let wrong = |source| TopologyError::File { file: name.into(), source };
+            let (stream, service) = name.split_once('.').ok_or_else(|| wrong(FileError::Name))?;
             if !topology.streams.contains_key(stream) {
-                return Err(wrong("there is no such stream"));
+                return Err(wrong(FileError::NoStream));
             }
             let config = parse_file(name, content.as_ref(), "durable_name", service)?;
             topology.consumers.insert((stream.to_owned(), service.to_owned()), config);
@@ -259,17 +276,13 @@ impl Resource<'_> {
     /// Its configuration on the broker, if it is there.
     async fn find(&self, link: &Link) -> Result<Option<Map<String, Value>>, TopologyError> {
         let subject = format!("{}.INFO.{}", self.kind, self.path);
-        match request(link, &subject, &json!({})).await {
-            Ok(found) => {
-                let info: Info =
-                    serde_json::from_value(found).map_err(|error| self.failed(error))?;
-                Ok(Some(info.config))
+        let unknown = [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND];
+        match link.jetstream_request::<Info>(subject, self.what.clone()).await {
+            Ok(info) => Ok(Some(info.config)),
+            Err(BrokerError::Refused { source, .. }) if unknown.contains(&source.error_code()) => {
+                Ok(None)
             }
-            Err(ApiError::Refused(
-                ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND,
-                _,
-            )) => Ok(None),
-            Err(error) => Err(error.into_error(&self.what)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -283,8 +296,9 @@ impl Resource<'_> {
             let body = json!({ "stream_name": stream, "config": self.config, "action": action });
             (format!("CONSUMER.CREATE.{}", self.path), body)
         };
-        let answer = request(link, &subject, &body).await;
-        answer.map(|_| ()).map_err(|error| error.into_error(&self.what))
+        let what = self.what.clone();
+        let _: Value = link.jetstream_request_with(subject, what, &body).await?;
+        Ok(())
     }
 
     /// Each field that differs from the file. A field that the file does not name must have its
@@ -309,60 +323,32 @@ impl Resource<'_> {
             })
             .collect()
     }
-
-    fn failed(&self, error: impl ToString) -> TopologyError {
-        TopologyError::Broker { what: self.what.clone(), why: error.to_string() }
-    }
-}
-
-/// Why the broker's API returned no result.
-enum ApiError {
-    Refused(ErrorCode, String),
-    Silent(String),
-}
-
-impl ApiError {
-    fn into_error(self, what: &str) -> TopologyError {
-        let (Self::Refused(_, why) | Self::Silent(why)) = self;
-        TopologyError::Broker { what: what.to_owned(), why }
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "it has a limit")]
-async fn request(link: &Link, subject: &str, body: &Value) -> Result<Value, ApiError> {
-    let answer = link.jetstream().request(subject.to_owned(), body);
-    let answer = within(REQUEST_TIMEOUT, BROKER, answer).await;
-    match answer.map_err(|late| ApiError::Silent(late.to_string()))? {
-        Ok(jetstream::response::Response::Ok(value)) => Ok(value),
-        Ok(jetstream::response::Response::Err { error }) => {
-            Err(ApiError::Refused(error.error_code(), error.to_string()))
-        }
-        Err(error) => Err(ApiError::Silent(error.to_string())),
-    }
 }
 
 async fn names(link: &Link, subject: &str, key: &str) -> Result<Vec<String>, TopologyError> {
     // The broker lists up to 1,024 at once; a mesh has far fewer.
-    let answer = request(link, subject, &json!({})).await;
-    let answer = answer.map_err(|error| error.into_error(key))?;
+    let answer: Value = link.jetstream_request(subject.to_owned(), key.to_owned()).await?;
     let listed = answer.get(key).and_then(Value::as_array);
     let names = listed.into_iter().flatten().filter_map(Value::as_str);
     Ok(names.map(ToOwned::to_owned).collect())
 }
 
-/// Parses a file: a JSON object whose `key` equals the file's name.
+/// Parses a file: a JSON object whose `field` equals the file's name.
 fn parse_file(
     file: &str,
     content: &[u8],
-    key: &str,
+    field: &'static str,
     name: &str,
 ) -> Result<Map<String, Value>, TopologyError> {
-    let wrong = |why: String| TopologyError::File { file: file.to_owned(), why };
+    let wrong = |source| TopologyError::File { file: file.to_owned(), source };
     let config: Map<String, Value> =
-        serde_json::from_slice(content).map_err(|error| wrong(error.to_string()))?;
-    match config.get(key) {
+        serde_json::from_slice(content).map_err(|error| wrong(error.into()))?;
+    match config.get(field) {
         Some(Value::String(found)) if found == name => Ok(config),
-        found => Err(wrong(format!("`{key}` is {found:?}, not `{name}`"))),
+        found => {
+            let (found, name) = (found.cloned(), name.to_owned());
+            Err(wrong(FileError::OtherName { field, found, name }))
+        }
     }
 }
 

@@ -26,7 +26,7 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         B: Handle<E>,
     {
         self.tables.listen::<E>(<B as Handle<E>>::KEY, emits, |payload| {
-            let event: E = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+            let event: E = serde_json::from_slice(payload)?;
             Ok(of_event::<B, E>(event))
         });
         self
@@ -57,7 +57,7 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         let take =
-            Arc::new(move |queried, read| Box::pin(take(QueryContext::of(queried), read)) as _);
+            Arc::new(move |context, read| Box::pin(take(QueryContext::of(context), read)) as _);
         self.tables.followed = Some(Followed { events, piece, take });
         self
     }
@@ -82,7 +82,7 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         F: Fn(Arc<Postgres<B>>, Timestamp) -> R + Send + Sync + 'static,
         R: Future<Output = sqlx::Result<Vec<C>>> + Send + 'static,
     {
-        let emits = self.tables.asked.get(C::ENDPOINT).map_or(&[][..], |asked| asked.emits);
+        let emits = self.tables.endpoints.get(C::ENDPOINT).map_or(&[][..], |spec| spec.emits);
         let due = Arc::new(move |engine: Arc<dyn Engine>, now| {
             let due = due(own(engine), now);
             Box::pin(async move { Ok(due.await?.into_iter().map(of_command::<B, C>).collect()) })

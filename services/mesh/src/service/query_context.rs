@@ -15,12 +15,12 @@ use crate::{
 /// What a query works with. It dereferences to the engine, for its pool or connection.
 pub struct QueryContext<E: Engine> {
     engine: Arc<E>,
-    queried: Queried,
+    context: AnyQueryContext,
 }
 
 /// The same before the engine's type is known.
 #[derive(Clone)]
-pub(crate) struct Queried {
+pub(crate) struct AnyQueryContext {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) intake: Intake,
     pub(crate) link: Link,
@@ -38,7 +38,7 @@ pub(crate) fn own<E: Engine>(engine: Arc<dyn Engine>) -> Arc<E> {
 
 impl<E: Engine> Clone for QueryContext<E> {
     fn clone(&self) -> Self {
-        Self { engine: self.engine.clone(), queried: self.queried.clone() }
+        Self { engine: self.engine.clone(), context: self.context.clone() }
     }
 }
 
@@ -50,13 +50,13 @@ impl<E: Engine> Deref for QueryContext<E> {
 }
 
 impl<E: Engine> QueryContext<E> {
-    pub(crate) fn of(queried: Queried) -> Self {
-        Self { engine: own(queried.engine.clone()), queried }
+    pub(crate) fn of(context: AnyQueryContext) -> Self {
+        Self { engine: own(context.engine.clone()), context }
     }
 
     /// The connection to the mesh, for its clock and the verification of tokens.
     pub fn link(&self) -> &Link {
-        &self.queried.link
+        &self.context.link
     }
 
     /// Puts a command into the next batch and waits for its outcome.
@@ -65,7 +65,7 @@ impl<E: Engine> QueryContext<E> {
         handler: Handler,
         meta: &Meta,
     ) -> Result<C::Reply, Problem> {
-        let answered = self.queried.submit(C::ENDPOINT, handler, meta).await?;
+        let answered = self.context.submit(C::ENDPOINT, handler, meta).await?;
         if answered.is_granted() {
             serde_json::from_slice(&answered.body).map_err(|_| codes::INTERNAL.into())
         } else {
@@ -74,7 +74,7 @@ impl<E: Engine> QueryContext<E> {
     }
 }
 
-impl Queried {
+impl AnyQueryContext {
     async fn submit(
         &self,
         endpoint: &'static str,

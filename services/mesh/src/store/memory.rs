@@ -5,6 +5,7 @@
 //! engine on the same [`Database`] is a restarted process. It is behind the feature `sim`: nothing
 //! in production keeps its state in memory.
 
+mod engine;
 mod outbox;
 mod parked;
 mod process;
@@ -20,28 +21,16 @@ use std::{
     },
 };
 
-use async_trait::async_trait;
-use events::{Timestamp, UserId};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::{
-    Service, UnitOfWork,
-    batch::work::{Entry, Work},
-    batch::{
-        answers::KeptAnswer,
-        handler::{decide, keys_of},
-        run::{self, Ground},
-        unit::{Decided, Unit, Units},
-    },
-    failpoint::Failpoints,
-    parked::Parked,
-    store::engine::{Care, Engine, Failure, Mark, Ran, Retried, Store},
-    store::postgres::Postgres,
+    UnitOfWork,
+    batch::answers::KeptAnswer,
+    store::engine::{Failure, Mark},
 };
 
-use transaction::Tx;
-
+pub use engine::Memory;
 pub use process::{DecodedCommand, Incoming, Process, Shelf, Taken};
 
 /// A unit of work that can be kept in memory.
@@ -138,106 +127,5 @@ impl<B: InMemory> Default for Kept<B> {
             verified: None,
             parked: table::Table::default(),
         }
-    }
-}
-
-/// A service's state in memory, as an engine.
-pub struct Memory<B: InMemory> {
-    database: Database<B>,
-    config: Arc<B::Config>,
-    failpoints: Arc<Failpoints>,
-    has_parked: AtomicBool,
-}
-
-impl<B: InMemory> Memory<B> {
-    /// An engine on a database, as in a process that has just started.
-    pub fn new(database: Database<B>, config: B::Config) -> Self {
-        let has_parked = AtomicBool::new(true);
-        Self { database, config: Arc::new(config), failpoints: Arc::default(), has_parked }
-    }
-
-    /// The database it runs on.
-    pub fn database(&self) -> &Database<B> {
-        &self.database
-    }
-
-    fn ground(&self) -> Ground<'_, Database<B>> {
-        Ground {
-            ledger: &self.database,
-            units: self,
-            failpoints: &self.failpoints,
-            has_parked: &self.has_parked,
-        }
-    }
-}
-
-#[async_trait]
-impl<B: InMemory> Engine for Memory<B> {
-    fn store(&self) -> &dyn Store {
-        self
-    }
-
-    async fn run(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure> {
-        run::run(&self.ground(), batch, care).await
-    }
-
-    async fn retry(
-        &self,
-        parked: &Parked,
-        entry: &mut Entry,
-        by: Option<UserId>,
-    ) -> Result<Retried, Failure> {
-        run::retry(&self.ground(), parked, entry, by).await
-    }
-}
-
-#[async_trait]
-impl<B: InMemory> Store for Memory<B> {
-    async fn check(&self) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn tidy(&self) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn failpoints(&self) -> Arc<Failpoints> {
-        self.failpoints.clone()
-    }
-}
-
-#[async_trait]
-impl<B: InMemory> Units<Tx<B>> for Memory<B> {
-    async fn load(
-        &self,
-        tx: &mut Tx<B>,
-        entries: &[&Entry],
-    ) -> Result<Box<dyn Unit<Tx<B>>>, Failure> {
-        let unit = B::load_from(keys_of::<B>(entries), &tx.tables);
-        Ok(Box::new(Loaded { unit, config: self.config.clone() }))
-    }
-}
-
-struct Loaded<B: InMemory> {
-    unit: B,
-    config: Arc<B::Config>,
-}
-
-#[async_trait]
-impl<B: InMemory> Unit<Tx<B>> for Loaded<B> {
-    fn decide(&mut self, entry: &Entry, now: Timestamp) -> Decided {
-        decide(&mut self.unit, &self.config, entry, now)
-    }
-
-    async fn save(self: Box<Self>, tx: &mut Tx<B>) -> Result<(), Failure> {
-        self.unit.save_to(&mut tx.tables)
-    }
-}
-
-impl<B: InMemory> Service<Postgres<B>> {
-    /// The same service with its state in memory: it handles the same events and commands. It
-    /// has no queries and timers, since these read the database directly.
-    pub fn in_memory(self) -> Service<Memory<B>> {
-        self.decided_only()
     }
 }

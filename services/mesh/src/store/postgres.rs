@@ -24,7 +24,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use events::UserId;
 use sqlx::{
     ConnectOptions as _, PgPool,
     migrate::Migrator,
@@ -32,13 +31,9 @@ use sqlx::{
 };
 
 use crate::{
-    batch::run::{self, Ground},
-    batch::unit::Units,
-    batch::work::{Entry, Work},
     deadline::within,
     failpoint::Failpoints,
-    parked::Parked,
-    store::engine::{Care, Failure, Mark, Ran, Retried, Store},
+    store::engine::{Failure, Mark, Store},
 };
 
 pub use check::{check, connect, default_partitions};
@@ -51,7 +46,6 @@ pub(crate) use positions::Place;
 pub use positions::{Lead, Positions};
 pub use problem::{read_failed, unknown};
 pub use rows::{Rows, column};
-use transaction::Tx;
 
 /// The migrations of the mesh's own tables, which every service's database has.
 pub static MESH_MIGRATIONS: Migrations =
@@ -157,36 +151,6 @@ impl Database {
                 self.given_up.now();
                 Err(Failure::Uncertain(late.to_string()))
             }
-        }
-    }
-
-    /// Runs a batch. One that timed out may have taken effect.
-    async fn run(
-        &self,
-        units: &dyn Units<Tx>,
-        batch: &mut [Work],
-        care: Care,
-    ) -> Result<Ran, Failure> {
-        self.unit(run::run(&self.ground(units), batch, care)).await
-    }
-
-    /// Retries a parked event.
-    async fn retry(
-        &self,
-        units: &dyn Units<Tx>,
-        parked: &Parked,
-        entry: &mut Entry,
-        by: Option<UserId>,
-    ) -> Result<Retried, Failure> {
-        self.answer(BATCH_TIMEOUT, run::retry(&self.ground(units), parked, entry, by)).await
-    }
-
-    fn ground<'a>(&'a self, units: &'a dyn Units<Tx>) -> Ground<'a, PgPool> {
-        Ground {
-            ledger: &self.pool,
-            units,
-            failpoints: &self.failpoints,
-            has_parked: &self.has_parked,
         }
     }
 }

@@ -44,7 +44,7 @@ pub struct Delivered {
 pub struct Kit {
     link: Link,
     consumed: Arc<Table>,
-    asked: BTreeMap<&'static str, EndpointSpec>,
+    endpoints: BTreeMap<&'static str, EndpointSpec>,
     hand_off: HandOff,
     handed: Mutex<Handed>,
 }
@@ -53,11 +53,11 @@ impl Kit {
     /// The kit of a service. Call it within a tokio runtime.
     pub async fn of<E: Engine>(service: Service<E>) -> Self {
         let (hand_off, handed) = HandOff::new();
-        let Tables { name, consumed, asked, .. } = service.tables;
+        let Tables { name, consumed, endpoints, .. } = service.tables;
         Self {
             link: Link::unconnected(name).await,
             consumed: Arc::new(consumed.into_iter().collect()),
-            asked,
+            endpoints,
             hand_off,
             handed: Mutex::new(handed),
         }
@@ -87,14 +87,14 @@ impl Kit {
     /// # Panics
     /// When the service does not decide this command in a batch.
     pub fn command<C: Command>(&self, command: &C, key: Option<Idempotency>) -> Work {
-        let asked = &self.asked[C::ENDPOINT];
-        let How::Decided(decode) = &asked.how else { panic!("{} is only read", C::ENDPOINT) };
+        let spec = &self.endpoints[C::ENDPOINT];
+        let How::Decided(decode) = &spec.how else { panic!("{} is only read", C::ENDPOINT) };
         let body = serde_json::to_vec(command).expect("commands are plain data");
         let Ok(DecodedCommand { handler, .. }) = decode(&body, None) else {
             panic!("{} cannot be read", C::ENDPOINT)
         };
         let mut meta = Meta::inside(SagaId(Uuid::now_v7()));
-        (meta.name, meta.may_emit) = (asked.endpoint, asked.emits);
+        (meta.name, meta.may_emit) = (spec.endpoint, spec.emits);
         (meta.caller, meta.idempotency) = (Caller::Anonymous, key);
         Work::command(handler, meta, Settle::Nobody)
     }

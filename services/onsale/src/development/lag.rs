@@ -100,7 +100,7 @@ impl Observer {
             let positions = Positions::load(pool).await?;
             for producer in &consumer.followed {
                 let last = self.client.last_sequence(producer).await;
-                let last = last.map_err(|problem| anyhow!(problem.to_string()))?;
+                let last = last.map_err(|error| anyhow!(error.with_cause()))?;
                 let events = last.saturating_sub(positions.of(producer));
                 lags.push(Lag {
                     service: consumer.service,

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, bail};
 use events::Timestamp;
-use mesh::{ConsumerProgress, MeshClient, postgres::Positions};
+use mesh::{ConsumerProgress, MeshClient, StreamError, postgres::Positions};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 use super::check::{Checked, Outcome, alone, link, skipped};
@@ -145,6 +145,7 @@ async fn observe_readers(
     pool: &PgPool,
     observed: &mut BTreeMap<Pair, Progress>,
 ) -> Result<()> {
+    let unread = |error: StreamError| alone(error.with_cause());
     let positions = Positions::load(pool).await.map_err(alone)?;
     for event in &wiring.follows {
         let producer = events::producer_of(event);
@@ -152,11 +153,11 @@ async fn observe_readers(
         if at == 0 || observed.contains_key(&(wiring.service, producer)) {
             continue;
         }
-        let last = client.last_sequence(producer).await.map_err(alone)?;
+        let last = client.last_sequence(producer).await.map_err(unread)?;
         let waiting = last.saturating_sub(at);
         let next = match waiting {
             0 => Vec::new(),
-            _ => client.stored_messages(producer, at + 1, 1).await.map_err(alone)?,
+            _ => client.stored_messages(producer, at + 1, 1).await.map_err(unread)?,
         };
         let since = next.first().and_then(|message| message.events.first()?.at());
         observed.insert((wiring.service, producer), Progress::Reader { waiting, since, at });

@@ -35,7 +35,8 @@ pub(crate) async fn compare(
         // A service that emits nothing has no stream.
         return Ok((ComparedOutbox::default(), Vec::new()));
     }
-    let unread = |error: mesh::StreamError| anyhow!("the stream of {service}: {error}");
+    let unread =
+        |error: mesh::StreamError| anyhow!("the stream of {service}: {}", error.with_cause());
     let first = client.stored_messages(service, 0, 1).await.map_err(unread)?;
     let last = client.last_sequence(service).await.map_err(unread)?;
     let first = first.first().map_or(last + 1, |message| message.sequence);

@@ -104,7 +104,8 @@ impl Stream {
         let mut unread = 0;
         while self.read.is_empty() && self.after < end {
             let page = client.stored_since(self.producer, self.after, STORED_MESSAGES_MAX).await;
-            let page = page.map_err(|problem| anyhow!("{}: {problem}", self.producer))?;
+            let page =
+                page.map_err(|error| anyhow!("{}: {}", self.producer, error.with_cause()))?;
             let Some(last) = page.last() else { break };
             self.after = last.position();
             for event in &page {
@@ -119,5 +120,6 @@ impl Stream {
 }
 
 async fn last_position(client: &MeshClient, producer: &str) -> Result<u64> {
-    client.last_position(producer).await.map_err(|problem| anyhow!("{producer}: {problem}"))
+    let last = client.last_position(producer).await;
+    last.map_err(|error| anyhow!("{producer}: {}", error.with_cause()))
 }

@@ -72,7 +72,7 @@ pub struct Taken {
 pub struct Process<B: InMemory> {
     engine: Memory<B>,
     consumed: Table,
-    asked: BTreeMap<&'static str, EndpointSpec>,
+    endpoints: BTreeMap<&'static str, EndpointSpec>,
 }
 
 impl<B: InMemory> Process<B> {
@@ -80,7 +80,7 @@ impl<B: InMemory> Process<B> {
     pub fn start(service: Service<Postgres<B>>, database: Database<B>, config: B::Config) -> Self {
         let service = service.in_memory().tables;
         let consumed = service.consumed.into_iter().collect();
-        Self { engine: Memory::new(database, config), consumed, asked: service.asked }
+        Self { engine: Memory::new(database, config), consumed, endpoints: service.endpoints }
     }
 
     /// Reads the tables as last committed.
@@ -113,12 +113,12 @@ impl<B: InMemory> Process<B> {
     where
         B: Execute<C>,
     {
-        let asked = self.asked.get(C::ENDPOINT);
+        let spec = self.endpoints.get(C::ENDPOINT);
         let DecodedCommand { caller, idempotency, id } = asking;
         let mut meta = Meta::inside(SagaId(id));
         (meta.id, meta.caller, meta.idempotency) = (id, caller, idempotency);
-        if let Some(asked) = asked {
-            (meta.name, meta.may_emit) = (asked.endpoint, asked.emits);
+        if let Some(spec) = spec {
+            (meta.name, meta.may_emit) = (spec.endpoint, spec.emits);
         }
         Work::command(of_command::<B, C>(command), meta, Settle::Nobody)
     }

@@ -18,7 +18,7 @@ use crate::{
         answers::KeptAnswer,
         closing::Parking,
         closing::{Closed, Closing},
-        transaction::{Ledger, Transaction},
+        transaction::{Transaction, TransactionalStore},
     },
     outbound::message::Message,
     parked::Parked,
@@ -40,7 +40,7 @@ pub struct Tx<B: InMemory> {
     begun_at: u64,
 }
 
-impl<B: InMemory> Ledger for Database<B> {
+impl<B: InMemory> TransactionalStore for Database<B> {
     type Tx = Tx<B>;
 
     async fn begin(&self) -> Result<Tx<B>, Failure> {

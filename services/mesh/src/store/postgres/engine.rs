@@ -6,11 +6,12 @@ use async_trait::async_trait;
 use events::{Timestamp, UserId};
 use sqlx::{PgPool, migrate::Migrator};
 
-use super::{Database, migrate, transaction::Tx};
+use super::{BATCH_TIMEOUT, Database, migrate, transaction::Tx};
 use crate::{
     UnitOfWork,
     batch::{
         handler::{decide, keys_of},
+        run::{self, Runner},
         unit::{Decided, Unit, Units},
         work::{Entry, Work},
     },
@@ -74,6 +75,38 @@ impl<B: UnitOfWork> Postgres<B> {
     /// When a migration fails, or an applied one has changed since.
     pub async fn migrate(&self, service: &Migrator) -> Result<(), sqlx::migrate::MigrateError> {
         migrate(self.pool(), service).await
+    }
+}
+
+impl Database {
+    /// Runs a batch. One that timed out may have taken effect.
+    async fn run(
+        &self,
+        units: &dyn Units<Tx>,
+        batch: &mut [Work],
+        care: Care,
+    ) -> Result<Ran, Failure> {
+        self.unit(run::run(&self.runner(units), batch, care)).await
+    }
+
+    /// Retries a parked event.
+    async fn retry(
+        &self,
+        units: &dyn Units<Tx>,
+        parked: &Parked,
+        entry: &mut Entry,
+        by: Option<UserId>,
+    ) -> Result<Retried, Failure> {
+        self.answer(BATCH_TIMEOUT, run::retry(&self.runner(units), parked, entry, by)).await
+    }
+
+    fn runner<'a>(&'a self, units: &'a dyn Units<Tx>) -> Runner<'a, PgPool> {
+        Runner {
+            store: &self.pool,
+            units,
+            failpoints: &self.failpoints,
+            has_parked: &self.has_parked,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
         answers::KeptAnswer,
         closing::Parking,
         closing::{Closed, Closing},
-        transaction::{Ledger, Transaction},
+        transaction::{Transaction, TransactionalStore},
     },
     parked::Parked,
     store::engine::Failure,
@@ -25,7 +25,7 @@ type AnswerRow = (Vec<u8>, Vec<u8>, i16, Vec<u8>);
 /// A transaction of a service's database.
 pub(crate) type Tx = sqlx::Transaction<'static, Postgres>;
 
-impl Ledger for PgPool {
+impl TransactionalStore for PgPool {
     type Tx = Tx;
 
     async fn begin(&self) -> Result<Self::Tx, Failure> {

@@ -1,68 +1,27 @@
-//! A batch as one call: its arguments and its answer. `batch.lua` runs it.
+//! A batch as one call, and its answer. `batch.lua` runs it; its arguments are in `case`.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::Ordering,
-    time::SystemTime,
-};
+use std::{sync::atomic::Ordering, time::SystemTime};
 
-use events::{EventId, Problem, SagaId, Timestamp, UserId, dead_letter::DeadLetterState};
+use events::{Problem, Timestamp, UserId, dead_letter::DeadLetterState};
 use redis::{Cmd, Value};
-use uuid::Uuid;
 
 use super::{
-    At, Ended, FunctionCall, LuaModule, Valkey, ValkeyHandler,
     call::{Parts, send},
-    function_call::Calling,
+    case::{Case, Item, NoCall, Origin, fitting},
+    function_call::{Ended, FunctionCall, Reply},
+    keyspace::Keyspace,
     outbox,
     pack::Pack,
     parked,
 };
 use crate::{
-    batch::work::{Answered, Delivery, Entry, Meta, Outcome, Work},
+    batch::panic::caught,
+    batch::work::{Answered, Delivery, Entry, Handler, Meta, Outcome, Work},
     outbound::message::Message,
-    parked::{Parked, ParkedState, key::key_of, one_line},
+    parked::{Parked, ParkedState, one_line},
     service::context::Announcement,
     store::engine::{Care, Failure, Ran, Retried},
 };
-
-/// Events and commands of one call at most, except that a single message may have more.
-const CALL_ENTRIES_MAX: usize = 512;
-
-/// What a call runs as a whole or not at all: a message with its events, or one command.
-#[derive(Default)]
-pub(super) struct Case<'a> {
-    /// Its id in the inbox.
-    id: Option<Uuid>,
-    /// The message's origin, if events of it that cannot be taken in are to be parked.
-    origin: Option<Origin<'a>>,
-    /// The name of the stored answer; for a retry, the parked event's number.
-    scope: String,
-    /// The digest of the command's body; for a retry, the entry of the event's history.
-    body: String,
-    items: Vec<Item<'a>>,
-}
-
-/// Where a message comes from.
-pub(super) struct Origin<'a> {
-    pub(super) subject: &'a str,
-    pub(super) stream: &'a str,
-    pub(super) sequence: u64,
-}
-
-/// One event or command.
-pub(super) struct Item<'a> {
-    /// The function call, or why there is none.
-    call: Result<FunctionCall, String>,
-    event_id: Option<EventId>,
-    saga_id: SagaId,
-    cause: Option<Uuid>,
-    traceparent: Option<String>,
-    may_emit: &'a [&'static str],
-    attempt: u64,
-    key_field: &'a str,
-    raw: &'a [u8],
-}
 
 /// How a call runs its cases.
 #[derive(Clone, Copy)]
@@ -86,136 +45,27 @@ pub(super) struct Called {
     pub(super) parked: Vec<Parked>,
 }
 
-impl<'a> Item<'a> {
-    /// A call that no message causes: it has a saga of its own and no cause.
-    pub(super) fn quiet(call: FunctionCall) -> Self {
-        Self {
-            call: Ok(call),
-            event_id: None,
-            saga_id: SagaId(Uuid::now_v7()),
-            cause: None,
-            traceparent: None,
-            may_emit: &[],
-            attempt: 1,
-            key_field: "",
-            raw: &[],
-        }
-    }
+/// What differs from service to service: the handlers of its Lua module.
+pub(super) trait Handlers: Sync {
+    /// The function call of an event or command, or a refusal that needs no store.
+    fn call_of(
+        &self,
+        handler: &Handler,
+        meta: &Meta,
+        now: Timestamp,
+    ) -> Result<FunctionCall, Problem>;
 
-    pub(super) fn of(call: Result<FunctionCall, String>, meta: &'a Meta) -> Self {
-        Self {
-            call,
-            event_id: meta.event_id,
-            saga_id: meta.saga_id,
-            cause: Some(meta.cause()),
-            traceparent: meta.trace.to_header(),
-            may_emit: meta.may_emit,
-            attempt: meta.attempt,
-            ..Self::quiet(FunctionCall::new("nothing"))
-        }
-    }
-
-    /// A stored event as a shadow takes it in.
-    pub(super) fn stored(call: FunctionCall, event_id: EventId) -> Self {
-        Self { event_id: Some(event_id), ..Self::quiet(call) }
-    }
-
-    pub(super) fn of_entry(
-        call: Result<FunctionCall, String>,
-        entry: &'a Entry,
-        began: SystemTime,
-    ) -> Self {
-        let traceparent = entry.transaction(began).parent().to_header();
-        let (key_field, raw) = (entry.key_field, &entry.raw[..]);
-        Self { traceparent, key_field, raw, ..Self::of(call, &entry.meta) }
-    }
-
-    fn pack(&self, out: &mut Pack, is_full: bool) {
-        let reason;
-        let (name, args) = match &self.call {
-            Ok(call) => (call.name, &call.args[..]),
-            Err(cause) => {
-                reason = [one_line(cause)];
-                ("", &reason[..])
-            }
-        };
-        let may_emit = match self.may_emit {
-            [] => String::new(),
-            names => format!(" {} ", names.join(" ")),
-        };
-        let saga = self.saga_id.to_string();
-        let cause = self.cause.map(|cause| cause.to_string()).unwrap_or_default();
-        let attempt = if self.attempt > 1 { self.attempt.to_string() } else { String::new() };
-        let (key, raw) = if is_full { (self.key(), self.raw) } else { (String::new(), &b""[..]) };
-        let fields: [(&str, &[u8]); 9] = [
-            ("name", name.as_bytes()),
-            ("event_id", self.event_id.as_ref().map_or(b"", |id| id.0.as_bytes())),
-            ("saga_id", saga.as_bytes()),
-            ("cause_id", cause.as_bytes()),
-            ("traceparent", self.traceparent.as_deref().unwrap_or_default().as_bytes()),
-            ("may_emit", may_emit.as_bytes()),
-            ("attempt", attempt.as_bytes()),
-            ("key", key.as_bytes()),
-            ("envelope", raw),
-        ];
-        out.map(&fields, "args");
-        out.list(args.len());
-        args.iter().for_each(|arg| out.text(arg));
-    }
-
-    fn key(&self) -> String {
-        key_of(self.key_field, self.raw)
-    }
+    /// The answer to a command whose function returned `value`.
+    fn answer_of(
+        &self,
+        handler: &Handler,
+        value: &Reply,
+        meta: &Meta,
+        now: Timestamp,
+    ) -> Result<Answered, Problem>;
 }
 
-impl<'a> Case<'a> {
-    /// A single item without idempotency: what a timer found, or what no message causes.
-    pub(super) fn of(item: Item<'a>) -> Self {
-        Self { items: vec![item], ..Self::default() }
-    }
-
-    /// A single item that may be sent again: its answer is stored, its event claimed.
-    pub(super) fn once(item: Item<'a>, meta: &Meta) -> Self {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let key = meta.idempotency.as_ref();
-        let (scope, body) = key.map(|key| (hex(&key.scope), hex(&key.body))).unwrap_or_default();
-        Self { id: meta.event_id.map(|id| id.0), scope, body, ..Self::of(item) }
-    }
-
-    /// A message.
-    pub(super) fn message(id: Uuid, origin: Origin<'a>, items: Vec<Item<'a>>) -> Self {
-        Self { id: Some(id), origin: Some(origin), items, ..Self::default() }
-    }
-
-    fn pack(&self, out: &mut Pack, is_full: bool) {
-        let origin = self.origin.as_ref();
-        let sequence = origin.map(|origin| origin.sequence.to_string()).unwrap_or_default();
-        let fields: [(&str, &[u8]); 6] = [
-            ("id", self.id.as_ref().map_or(b"", |id| id.as_bytes())),
-            ("scope", self.scope.as_bytes()),
-            ("body", self.body.as_bytes()),
-            ("subject", origin.map_or("", |origin| origin.subject).as_bytes()),
-            ("stream", origin.map_or("", |origin| origin.stream).as_bytes()),
-            ("sequence", sequence.as_bytes()),
-        ];
-        out.map(&fields, "entries");
-        out.list(self.items.len());
-        for item in &self.items {
-            item.pack(out, is_full && origin.is_some());
-        }
-    }
-}
-
-/// What a handler asks of the store.
-enum Prepared {
-    FunctionCall(FunctionCall),
-    /// It is refused without the store.
-    No(Problem),
-    /// It must not be run, or cannot be.
-    Never(String),
-}
-
-impl<L: LuaModule> Valkey<L> {
+impl Keyspace {
     /// Runs cases: in one call, unless a bound or a parked event makes it several.
     pub(super) async fn call(
         &self,
@@ -309,7 +159,54 @@ impl<L: LuaModule> Valkey<L> {
         Ok(and_then)
     }
 
-    pub(super) async fn run_batch(&self, batch: &[Work], care: Care) -> Result<Ran, Failure> {
+    /// Runs functions that no message asks for: what is due.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, or a function fails.
+    pub async fn perform(&self, calls: &[FunctionCall], now: Timestamp) -> Result<(), Failure> {
+        self.perform_as(Way::Live, calls, now).await
+    }
+
+    pub(super) async fn perform_as(
+        &self,
+        way: Way<'_>,
+        calls: &[FunctionCall],
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let cases: Vec<_> = calls.iter().map(|call| Case::of(Item::quiet(call.clone()))).collect();
+        let called = self.call(way, &cases, now).await?;
+        match called.ended.into_iter().find_map(Ended::failure) {
+            Some(cause) => Err(Failure::Refused(cause)),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs one event or command, outside any batch.
+    pub(super) async fn run_one(
+        &self,
+        handlers: &dyn Handlers,
+        handler: &Handler,
+        meta: &Meta,
+        now: Timestamp,
+    ) -> Result<Outcome, Failure> {
+        let call = match handlers.call_of(handler, meta, now) {
+            Ok(call) => call,
+            Err(problem) => return Ok(Outcome::Done(Answered::refused(&problem))),
+        };
+        let case = Case::once(Item::of(call, meta), meta);
+        let mut called = self.call(Way::Live, &[case], now).await?;
+        let ended = called.ended.pop().ok_or_else(|| Failure::Refused("no outcome".into()))?;
+        Ok(outcome_of_command(handlers, handler, meta, ended, now))
+    }
+
+    /// Runs a batch.
+    pub(super) async fn run(
+        &self,
+        handlers: &dyn Handlers,
+        batch: &[Work],
+        care: Care,
+    ) -> Result<Ran, Failure> {
+        self.before_commit(batch.iter().flat_map(Work::names))?;
         let now = crate::clock::now();
         let began = SystemTime::from(now.0);
         // Outcomes of commands that do not need the store; all other works become cases.
@@ -320,20 +217,13 @@ impl<L: LuaModule> Valkey<L> {
             let mut outcome = None;
             let mut items = Vec::with_capacity(work.entries.len());
             for entry in &work.entries {
-                let call = match self.prepare(entry, delivery, care, now) {
-                    Prepared::FunctionCall(call) => Ok(call),
-                    Prepared::No(problem) if delivery.is_none() => {
-                        outcome = Some(Outcome::Done(Answered::refused(&problem)));
+                match prepare(handlers, entry, delivery, care, now) {
+                    Err(none) if delivery.is_none() => {
+                        outcome = Some(none.outcome());
                         break;
                     }
-                    Prepared::Never(cause) if delivery.is_none() => {
-                        outcome = Some(Outcome::Never(cause));
-                        break;
-                    }
-                    Prepared::No(problem) => Err(problem.to_string()),
-                    Prepared::Never(cause) => Err(cause),
-                };
-                items.push(Item::of_entry(call, entry, began));
+                    call => items.push(Item::of_entry(call, entry, began)),
+                }
             }
             match (delivery, items.pop()) {
                 _ if outcome.is_some() => {}
@@ -351,84 +241,29 @@ impl<L: LuaModule> Valkey<L> {
         let mut ended = ended.into_iter();
         let outcomes = batch.iter().zip(outcomes).map(|(work, outcome)| match outcome {
             Some(outcome) => outcome,
-            None => self.outcome(work, ended.next(), now),
+            None => outcome_of_work(handlers, work, ended.next(), now),
         });
         Ok(Ran { outcomes: outcomes.collect(), emitted, announced, parked })
     }
 
-    fn outcome(&self, work: &Work, ended: Option<Ended>, now: Timestamp) -> Outcome {
-        let ended = ended.unwrap_or_else(|| Ended::Failed("no answer".into()));
-        match work.entries.first() {
-            Some(Entry { handler: Ok(handler), meta, .. }) if work.delivery().is_none() => {
-                self.settle_handler(&*handler.of::<ValkeyHandler<L>>().0, meta, ended, now)
-            }
-            _ if matches!(ended, Ended::Repeat) => Outcome::Repeat,
-            _ => Outcome::Done(Answered::default()),
-        }
-    }
-
-    /// The outcome of an ending for the command's caller.
-    pub(super) fn settle_handler(
+    /// Retries a parked event.
+    pub(super) async fn retry(
         &self,
-        handler: &dyn Calling<L>,
-        meta: &Meta,
-        ended: Ended,
-        now: Timestamp,
-    ) -> Outcome {
-        match ended {
-            Ended::Done(value) => match caught(|| handler.answer(&value, &self.at(meta, now))) {
-                Ok(Ok(answered)) => Outcome::Done(answered),
-                Ok(Err(problem)) => Outcome::Done(Answered::refused(&problem)),
-                Err(cause) => Outcome::Never(cause),
-            },
-            Ended::Repeat | Ended::Gone => Outcome::Repeat,
-            Ended::No(problem) => Outcome::Done(Answered::refused(&problem)),
-            Ended::NotYet(problem) => Outcome::NotYet(problem),
-            Ended::Failed(cause) | Ended::Fault(cause) => Outcome::Never(cause),
-            Ended::Lost => Outcome::Never(Failure::Emptied.to_string()),
-        }
-    }
-
-    fn prepare(
-        &self,
-        entry: &Entry,
-        delivery: Option<&Delivery>,
-        care: Care,
-        now: Timestamp,
-    ) -> Prepared {
-        if let (Care::ParkUnrun, Some(Delivery { delivered, .. })) = (care, delivery) {
-            let cause = format!("it was delivered {delivered} times and never came to an end");
-            return Prepared::Never(cause);
-        }
-        match &entry.handler {
-            Err(cause) => Prepared::Never(cause.clone()),
-            Ok(handler) => {
-                match caught(|| handler.of::<ValkeyHandler<L>>().0.call(&self.at(&entry.meta, now)))
-                {
-                    Ok(Ok(call)) => Prepared::FunctionCall(call),
-                    Ok(Err(problem)) => Prepared::No(problem),
-                    Err(cause) => Prepared::Never(cause),
-                }
-            }
-        }
-    }
-
-    pub(super) async fn retry_one(
-        &self,
+        handlers: &dyn Handlers,
         parked: &Parked,
         entry: &Entry,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
+        self.before_commit([entry.meta.name].into_iter())?;
         let now = crate::clock::now();
-        let call = match self.prepare(entry, None, Care::Alone, now) {
-            Prepared::FunctionCall(call) => call,
-            Prepared::No(problem) => return Ok(Retried::Early(cause_of(problem))),
-            Prepared::Never(cause) => return Ok(Retried::Failed(cause)),
+        let call = match prepare(handlers, entry, None, Care::Alone, now) {
+            Ok(call) => call,
+            Err(NoCall::Refused(problem)) => return Ok(Retried::Early(cause_of(*problem))),
+            Err(never) => return Ok(Retried::Failed(never.to_string())),
         };
         let item = Item::of_entry(Ok(call), entry, SystemTime::from(now.0));
-        let (scope, body) =
-            (parked.number.to_string(), parked::happened(DeadLetterState::Resolved, by, None));
-        let case = Case { scope, body, ..Case::of(item) };
+        let history = parked::happened(DeadLetterState::Resolved, by, None);
+        let case = Case::retry(item, parked.number, history);
         let Called { ended, emitted, announced, .. } = self.call(Way::Retry, &[case], now).await?;
         Ok(match ended.into_iter().next() {
             Some(Ended::Done(_) | Ended::Repeat) => {
@@ -439,40 +274,65 @@ impl<L: LuaModule> Valkey<L> {
             Some(Ended::Gone | Ended::Lost) | None => Retried::Gone,
         })
     }
+}
 
-    pub(super) fn at<'a>(&'a self, meta: &'a Meta, now: Timestamp) -> At<'a, L::Config> {
-        At { now, config: &self.config, caller: &meta.caller, id: meta.id }
+/// The outcome of a message or command of a batch.
+fn outcome_of_work(
+    handlers: &dyn Handlers,
+    work: &Work,
+    ended: Option<Ended>,
+    now: Timestamp,
+) -> Outcome {
+    let ended = ended.unwrap_or_else(|| Ended::Failed("no answer".into()));
+    match work.entries.first() {
+        Some(Entry { handler: Ok(handler), meta, .. }) if work.delivery().is_none() => {
+            outcome_of_command(handlers, handler, meta, ended, now)
+        }
+        _ if matches!(ended, Ended::Repeat) => Outcome::Repeat,
+        _ => Outcome::Done(Answered::default()),
     }
 }
 
-impl<'a> Origin<'a> {
-    fn of(delivery: &'a Delivery) -> Self {
-        let (subject, stream) = (delivery.subject.as_str(), &delivery.stream);
-        Self { subject, stream, sequence: delivery.sequence }
+/// The outcome of an ending for the command's caller.
+fn outcome_of_command(
+    handlers: &dyn Handlers,
+    handler: &Handler,
+    meta: &Meta,
+    ended: Ended,
+    now: Timestamp,
+) -> Outcome {
+    match ended {
+        Ended::Done(value) => match caught(|| handlers.answer_of(handler, &value, meta, now)) {
+            Ok(Ok(answered)) => Outcome::Done(answered),
+            Ok(Err(problem)) => Outcome::Done(Answered::refused(&problem)),
+            Err(panicked) => Outcome::Never(panicked.to_string()),
+        },
+        Ended::Repeat | Ended::Gone => Outcome::Repeat,
+        Ended::No(problem) => Outcome::Done(Answered::refused(&problem)),
+        Ended::NotYet(problem) => Outcome::NotYet(problem),
+        Ended::Failed(cause) | Ended::Fault(cause) => Outcome::Never(cause),
+        Ended::Lost => Outcome::Never(Failure::Emptied.to_string()),
     }
 }
 
-/// How many of the cases fit into one call.
-fn fitting(cases: &[Case<'_>]) -> usize {
-    let mut entries = 0;
-    let fits = |case: &&Case<'_>| {
-        entries += case.items.len();
-        entries <= CALL_ENTRIES_MAX
-    };
-    cases.iter().take_while(fits).count().max(1)
+/// The function call of an event or command, unless it must not be run.
+fn prepare<'a>(
+    handlers: &dyn Handlers,
+    entry: &'a Entry,
+    delivery: Option<&Delivery>,
+    care: Care,
+    now: Timestamp,
+) -> Result<FunctionCall, NoCall<'a>> {
+    if let (Care::ParkUnrun, Some(Delivery { delivered, .. })) = (care, delivery) {
+        return Err(NoCall::NeverEnded(*delivered));
+    }
+    let handler = entry.handler.as_ref().map_err(NoCall::Unreadable)?;
+    let call = caught(|| handlers.call_of(handler, &entry.meta, now)).map_err(NoCall::Panicked)?;
+    call.map_err(|problem| NoCall::Refused(Box::new(problem)))
 }
 
 fn cause_of(problem: Problem) -> String {
     if problem.detail.is_empty() { problem.code } else { problem.detail }
-}
-
-/// Runs a service's own code and catches its panic, so that it only affects its own message.
-fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let cause = panic.downcast_ref::<String>().map(String::as_str);
-        let cause = cause.or_else(|| panic.downcast_ref::<&str>().copied());
-        format!("the handler panicked: {}", cause.unwrap_or("unknown"))
-    })
 }
 
 pub(super) fn gone() -> Failure {

@@ -7,7 +7,6 @@ use redis::{Cmd, FromRedisValue, RedisError, Value, aio::ConnectionManager};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::LuaModule;
 use crate::{
     deadline::within,
     outbound::message::{EVENT_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX},
@@ -28,6 +27,10 @@ const MESH_LUA: &str = concat!(
 /// A service's library in Valkey. Its name contains a hash of its text, so two versions of a
 /// service can run side by side, and a library once loaded never changes.
 pub(super) struct Names {
+    pub(super) service: &'static str,
+    /// Whether its state can be rebuilt next to the live one.
+    pub(super) is_replayable: bool,
+    /// The key that all calls name, and what the mesh's own keys begin with.
     pub(super) root: String,
     run: String,
     read: String,
@@ -36,27 +39,30 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn of<L: LuaModule>() -> Self {
+    pub(super) fn new(service: &'static str, module: &str, is_replayable: bool) -> Self {
         let known = format!(
-            "local IS_REPLAYABLE, SOURCE = {}, '/onsale/{}'\n\
+            "local IS_REPLAYABLE, SOURCE = {is_replayable}, '/onsale/{service}'\n\
              local MESSAGE_EVENTS_MAX, MESSAGE_BYTES_MAX, EVENT_BYTES_MAX = \
-             {MESSAGE_EVENTS_MAX}, {MESSAGE_BYTES_MAX}, {EVENT_BYTES_MAX}\n",
-            L::IS_REPLAYABLE,
-            L::NAME
+             {MESSAGE_EVENTS_MAX}, {MESSAGE_BYTES_MAX}, {EVENT_BYTES_MAX}\n"
         );
-        let digest = Sha256::digest([&known, MESH_LUA, L::LUA].concat());
+        let digest = Sha256::digest([&known, MESH_LUA, module].concat());
         let edition: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = format!("{}_{edition}", L::NAME.replace('-', "_"));
+        let name = format!("{}_{edition}", service.replace('-', "_"));
         let [run, read, serve] = ["run", "read", "serve"].map(|of| format!("{name}_{of}"));
         let lua = format!(
-            "#!lua name={name}\n{known}{MESH_LUA}\n{}\n\
+            "#!lua name={name}\n{known}{MESH_LUA}\n{module}\n\
              host.register_function('{run}', run)\n\
              host.register_function{{ function_name = '{read}', callback = read, \
              flags = {{ 'no-writes' }} }}\n\
-             host.register_function('{serve}', serve)\n",
-            L::LUA
+             host.register_function('{serve}', serve)\n"
         );
-        Self { root: format!("{{{}}}", L::NAME), run, read, serve, lua }
+        Self { service, is_replayable, root: format!("{{{service}}}"), run, read, serve, lua }
+    }
+
+    /// Panics in a call that is only for modules that can be replayed, or only for others.
+    pub(super) fn assert_replayable(&self, is_replayable: bool) {
+        let how = if self.is_replayable { "next to its live state" } else { "in place" };
+        assert!(self.is_replayable == is_replayable, "{} is rebuilt {how}", self.service);
     }
 
     /// A call that runs a batch.

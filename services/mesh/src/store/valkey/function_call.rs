@@ -168,7 +168,7 @@ pub(super) trait Calling<L: LuaModule>: Send + Sync {
     fn answer(&self, value: &Reply, at: &At<'_, L::Config>) -> Result<Answered, Problem>;
 }
 
-pub(super) struct EventHandler<E>(pub(super) E);
+struct EventHandler<E>(E);
 
 impl<L: CallOn<E>, E: Event> Calling<L> for EventHandler<E> {
     fn call(&self, at: &At<'_, L::Config>) -> Result<FunctionCall, Problem> {
@@ -180,7 +180,7 @@ impl<L: CallOn<E>, E: Event> Calling<L> for EventHandler<E> {
     }
 }
 
-pub(super) struct CommandHandler<C>(pub(super) C);
+struct CommandHandler<C>(C);
 
 impl<L: CallFor<C>, C: Command> Calling<L> for CommandHandler<C> {
     fn call(&self, at: &At<'_, L::Config>) -> Result<FunctionCall, Problem> {

@@ -7,8 +7,8 @@ use events::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    LuaModule, NOTHING, Valkey,
     call::{Parts, command},
+    keyspace::{Keyspace, NOTHING},
 };
 use crate::{
     outbound::message::Message,
@@ -25,7 +25,7 @@ const MARKS_MAX: usize = 1_000;
 /// The key of the position up to which outbox and stream agree.
 const VERIFIED: &str = "outbox:verified";
 
-impl<L: LuaModule> Valkey<L> {
+impl Keyspace {
     /// Up to `most` messages without a mark, oldest first, leased or not: for tools that only
     /// look.
     ///
@@ -52,7 +52,7 @@ impl<L: LuaModule> Valkey<L> {
 }
 
 #[async_trait]
-impl<L: LuaModule> Outbox for Valkey<L> {
+impl Outbox for Keyspace {
     async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
         self.serve("sweep", most).await?.each(message)
     }

@@ -8,7 +8,7 @@ use events::{
     dead_letter::{DeadLetterEvent, DeadLetterState},
 };
 
-use super::{LuaModule, Valkey, call::Parts};
+use super::{call::Parts, keyspace::Keyspace};
 use crate::{
     clock,
     parked::{Parked, ParkedState, one_line},
@@ -21,7 +21,7 @@ pub(super) const ENDED_KEEP: Duration = Duration::from_secs(14 * 86_400);
 const SHOWN_MAX: usize = 10_000;
 
 #[async_trait]
-impl<L: LuaModule> Parking for Valkey<L> {
+impl Parking for Keyspace {
     async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
         let (which, what) = match which {
             Which::Due(most) => ("due", most.to_string()),

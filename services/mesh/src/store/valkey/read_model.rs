@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{LuaModule, Progress, Rebuilt, Sources, Valkey, rebuild::rebuild};
+use super::{
+    engine::Valkey,
+    function_call::LuaModule,
+    rebuild::{Progress, Rebuilt, Sources, rebuild},
+};
 use crate::{MeshClient, Service, kept::Kept, store::engine::Failure};
 
 /// State that is read and decides nothing: built by replay, the first time as any other.

@@ -3,19 +3,20 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use events::{EventId, Timestamp, producer_of};
+use events::{EventId, Problem, Timestamp, producer_of};
 use futures::{StreamExt, stream::BoxStream};
 use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    At, Difference, Fed, FunctionCall, LuaModule, Replay, ReplayedEvent, Valkey,
-    function_call::ValkeyHandler,
+    engine::Valkey,
+    function_call::{At, FunctionCall, LuaModule, ValkeyHandler},
+    replay::{Difference, Fed, Replay, ReplayedEvent},
 };
 use crate::{
-    Caller, MeshClient, Service, StoredEvent, StreamError, clock,
-    nats::stored::STORED_MESSAGES_MAX, store::engine::Failure,
+    Caller, MeshClient, Service, StoredEvent, clock, nats::stored::STORED_MESSAGES_MAX,
+    store::engine::Failure,
 };
 
 /// How long the live generation may take to consume what the shadow has read.
@@ -107,10 +108,22 @@ pub async fn rebuild<L: LuaModule>(
     }
 }
 
+/// Why a stored event is left out of a rebuild.
+#[derive(Debug, thiserror::Error)]
+enum NotReplayed {
+    #[error("it has no id")]
+    NoId,
+    #[error("{0}")]
+    Data(#[from] serde_json::Error),
+    /// Its handler refuses without the store.
+    #[error("{0}")]
+    Refused(Box<Problem>),
+}
+
 struct Building<'a, L: LuaModule> {
     valkey: &'a Valkey<L>,
     table: &'a Service<Valkey<L>>,
-    replay: &'a Replay<L>,
+    replay: &'a Replay,
     done: Rebuilt,
 }
 
@@ -155,11 +168,10 @@ impl<L: LuaModule> Building<'_, L> {
         client: &MeshClient,
         progress: &mut (impl FnMut(Progress<'_>) + Send),
     ) -> Result<(), Failure> {
-        let last_seq = client.last_sequence(stream).await.map_err(unread)?;
+        let last_seq = client.last_sequence(stream).await?;
         let (mut position, mut seq) = (0, 0);
         while seq <= last_seq {
-            let read = client.stored_since(stream, position, STORED_MESSAGES_MAX).await;
-            let events = read.map_err(unread)?;
+            let events = client.stored_since(stream, position, STORED_MESSAGES_MAX).await?;
             let Some(last) = events.last() else { break };
             (position, seq) = (last.position(), last.sequence());
             self.take_in(&events).await?;
@@ -178,7 +190,8 @@ impl<L: LuaModule> Building<'_, L> {
                 Some(Err(cause)) => {
                     warn!(
                         event = event.name(),
-                        cause, "an event cannot be decoded; going on without it"
+                        %cause,
+                        "an event cannot be decoded; going on without it"
                     );
                     self.done.unreadable += 1;
                 }
@@ -201,22 +214,19 @@ impl<L: LuaModule> Building<'_, L> {
         &self,
         event: &StoredEvent,
         now: Timestamp,
-    ) -> Option<Result<(&'static str, ReplayedEvent), String>> {
+    ) -> Option<Result<(&'static str, ReplayedEvent), NotReplayed>> {
         let consumed = self.table.tables.consumed.get(event.name())?;
         let subject = format!("onsale.{}.v{}.", consumed.event, consumed.version);
         if !event.subject().starts_with(&subject) {
             return None;
         }
         let read = || {
-            let event_id = EventId(event.event_id().ok_or("it has no id")?);
+            let event_id = EventId(event.event_id().ok_or(NotReplayed::NoId)?);
             let handler = (consumed.decode)(event.payload())?;
             let config = self.valkey.config();
             let at = At { now, config, caller: &Caller::Mesh, id: Uuid::now_v7() };
-            let call = handler
-                .of::<ValkeyHandler<L>>()
-                .0
-                .call(&at)
-                .map_err(|problem| problem.to_string())?;
+            let call = handler.of::<ValkeyHandler<L>>().0.call(&at);
+            let call = call.map_err(|problem| NotReplayed::Refused(Box::new(problem)))?;
             Ok((consumed.event, ReplayedEvent { event_id, call }))
         };
         Some(read())
@@ -234,8 +244,4 @@ impl<L: LuaModule> Building<'_, L> {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
-}
-
-fn unread(error: StreamError) -> Failure {
-    Failure::Unavailable(error.to_string())
 }

@@ -8,7 +8,7 @@
 //! streams it becomes the live one between two calls, so a reader never sees half of it.
 //!
 //! There is at most one shadow. Its builder holds it by a lease that each step renews; a builder
-//! that was killed loses it, and [`Valkey::sweep_generations`] removes what it left.
+//! that was killed loses it, and [`Keyspace::sweep_generations`] removes what it left.
 
 use events::{EventId, Timestamp};
 use redis::Value;
@@ -16,9 +16,11 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    Ended, FunctionCall, LuaModule, Valkey,
-    batch::{Case, Item, Way, gone},
+    batch::{Way, gone},
     call::{Parts, command},
+    case::{Case, Item},
+    function_call::{Ended, FunctionCall},
+    keyspace::Keyspace,
 };
 use crate::store::engine::Failure;
 
@@ -32,7 +34,7 @@ const PARTS: u16 = 256;
 pub struct ReplayedEvent {
     /// The id it was emitted with: its id in the inbox.
     pub event_id: EventId,
-    /// The function call that handles it; see [`Valkey::replaying`].
+    /// The function call that handles it; see [`super::Valkey::replaying`].
     pub call: FunctionCall,
 }
 
@@ -75,23 +77,23 @@ impl Difference {
 }
 
 /// A shadow that is being built. When dropped, its lease runs out by itself.
-pub struct Replay<L: LuaModule> {
-    valkey: Valkey<L>,
+pub struct Replay {
+    keyspace: Keyspace,
     generation: String,
 }
 
-impl<L: LuaModule> Valkey<L> {
+impl Keyspace {
     /// Begins a shadow, next to the live generation or as the first one; `None` when another one
     /// is being built.
     ///
     /// # Errors
     /// When the store cannot be reached.
-    pub async fn begin_replay(&self) -> Result<Option<Replay<L>>, Failure> {
-        assert!(L::IS_REPLAYABLE, "{} cannot be replayed", L::NAME);
+    pub async fn begin_replay(&self) -> Result<Option<Replay>, Failure> {
+        self.names.assert_replayable(true);
         // The random half of an id: a name that is never used again.
         let generation = Uuid::now_v7().simple().to_string()[16..].to_owned();
         let mut begun = self.serve("begin_shadow", &generation).await?;
-        let replay = Replay { valkey: self.clone(), generation };
+        let replay = Replay { keyspace: self.clone(), generation };
         Ok((begun.take::<u8>()? == 1).then_some(replay))
     }
 
@@ -143,7 +145,7 @@ impl<L: LuaModule> Valkey<L> {
     }
 }
 
-impl<L: LuaModule> Replay<L> {
+impl Replay {
     /// Takes stored events into the shadow, one after the other, in one round trip.
     ///
     /// # Errors
@@ -157,14 +159,15 @@ impl<L: LuaModule> Replay<L> {
 
     async fn feed_cases(&self, cases: &[Case<'_>], now: Timestamp) -> Result<Fed, Failure> {
         let mut fed = Fed::default();
-        for ended in self.valkey.call(Way::Feed(&self.generation), cases, now).await?.ended {
+        for ended in self.keyspace.call(Way::Feed(&self.generation), cases, now).await?.ended {
             match ended {
                 Ended::Done(_) => fed.taken += 1,
                 Ended::Repeat => fed.repeats += 1,
                 ended => {
                     fed.left_out += 1;
                     if let Some(cause) = ended.failure() {
-                        warn!(service = L::NAME, cause, "an event fails; going on without it");
+                        let service = self.keyspace.names.service;
+                        warn!(service, cause, "an event fails; going on without it");
                     }
                 }
             }
@@ -202,7 +205,7 @@ impl<L: LuaModule> Replay<L> {
     /// # Errors
     /// As [`Replay::feed`]; then the live generation stays as it was.
     pub async fn swap(self) -> Result<(), Failure> {
-        let mut swapped = self.valkey.serve("swap_in_shadow", &self.generation).await?;
+        let mut swapped = self.keyspace.serve("swap_in_shadow", &self.generation).await?;
         if swapped.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
     }
 
@@ -211,13 +214,13 @@ impl<L: LuaModule> Replay<L> {
     /// # Errors
     /// When the store cannot be reached; then the shadow's lease runs out.
     pub async fn give_up(self) -> Result<(), Failure> {
-        self.valkey.serve("give_up_shadow", &self.generation).await.map(drop)
+        self.keyspace.serve("give_up_shadow", &self.generation).await.map(drop)
     }
 
     /// Calls a function of the mesh as the shadow's builder; returns what follows `held` in the
     /// answer.
     async fn held(&self, name: &str, args: Vec<String>, now: Timestamp) -> Result<Parts, Failure> {
-        let mut parts = self.valkey.serve_at(name, args, now).await?;
+        let mut parts = self.keyspace.serve_at(name, args, now).await?;
         if parts.take::<String>()? == "held" { Ok(parts) } else { Err(gone()) }
     }
 }

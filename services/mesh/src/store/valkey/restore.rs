@@ -6,26 +6,30 @@
 use events::Timestamp;
 use uuid::Uuid;
 
-use super::{FunctionCall, LuaModule, NOTHING, Valkey, batch::Way, batch::gone};
+use super::{
+    batch::{Way, gone},
+    function_call::FunctionCall,
+    keyspace::{Keyspace, NOTHING},
+};
 use crate::store::engine::Failure;
 
 /// The lease to rebuild a store. When dropped, it runs out by itself.
-pub struct Restoring<L: LuaModule> {
-    valkey: Valkey<L>,
+pub struct Restoring {
+    keyspace: Keyspace,
     token: String,
 }
 
-impl<L: LuaModule> Valkey<L> {
+impl Keyspace {
     /// Begins to rebuild a store that is not complete; `None` when it is complete, or when another
     /// instance is rebuilding it.
     ///
     /// # Errors
     /// When the store cannot be reached.
-    pub async fn begin_restoring(&self) -> Result<Option<Restoring<L>>, Failure> {
-        assert!(!L::IS_REPLAYABLE, "{} becomes whole by a replay", L::NAME);
+    pub async fn begin_restoring(&self) -> Result<Option<Restoring>, Failure> {
+        self.names.assert_replayable(false);
         let token = Uuid::now_v7().simple().to_string();
         let mut begun = self.serve("begin_restoring", &token).await?;
-        let restoring = Restoring { valkey: self.clone(), token };
+        let restoring = Restoring { keyspace: self.clone(), token };
         Ok((begun.take::<u8>()? == 1).then_some(restoring))
     }
 
@@ -34,12 +38,12 @@ impl<L: LuaModule> Valkey<L> {
     /// # Errors
     /// When the store cannot be reached.
     pub async fn unseal(&self) -> Result<(), Failure> {
-        assert!(!L::IS_REPLAYABLE, "{} is rebuilt next to the live one", L::NAME);
+        self.names.assert_replayable(false);
         self.serve("unseal", NOTHING).await.map(drop)
     }
 }
 
-impl<L: LuaModule> Restoring<L> {
+impl Restoring {
     /// Runs function calls of the rebuild, in order.
     ///
     /// # Errors
@@ -48,7 +52,7 @@ impl<L: LuaModule> Restoring<L> {
         if calls.is_empty() {
             return Ok(());
         }
-        self.valkey.perform_as(Way::Restoring(&self.token), calls, now).await
+        self.keyspace.perform_as(Way::Restoring(&self.token), calls, now).await
     }
 
     /// Declares the store complete.
@@ -56,7 +60,7 @@ impl<L: LuaModule> Restoring<L> {
     /// # Errors
     /// When the store cannot be reached, or the lease is lost.
     pub async fn seal(self) -> Result<(), Failure> {
-        let mut sealed = self.valkey.serve("swap_in_shadow", &self.token).await?;
+        let mut sealed = self.keyspace.serve("swap_in_shadow", &self.token).await?;
         if sealed.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
     }
 
@@ -65,6 +69,6 @@ impl<L: LuaModule> Restoring<L> {
     /// # Errors
     /// When the store cannot be reached; then the lease runs out.
     pub async fn give_up(self) -> Result<(), Failure> {
-        self.valkey.serve("give_up_shadow", &self.token).await.map(drop)
+        self.keyspace.serve("give_up_shadow", &self.token).await.map(drop)
     }
 }

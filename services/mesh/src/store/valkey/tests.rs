@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::{
     FunctionCall, LuaModule, Valkey,
-    batch::{Called, Case, Item, Origin, Way},
+    batch::{Called, Way},
+    case::{Case, Item, NoCall, Origin},
     function_call::{Ended, of_due},
 };
 use crate::{
@@ -175,12 +176,13 @@ impl Harness {
         self.store.redis(command).await
     }
 
-    /// Takes in a message of events about entities; `Err` is an event that cannot be decoded.
-    async fn message(&self, id: Uuid, events: &[(u8, Result<FunctionCall, &str>)]) -> Called {
+    /// Takes in a message of events about entities; `Err` is an event that is not run, because
+    /// it was delivered so often.
+    async fn message(&self, id: Uuid, events: &[(u8, Result<FunctionCall, u64>)]) -> Called {
         let raw: Vec<Bytes> = events.iter().map(|(thing, _)| event(*thing)).collect();
         let entries: Vec<_> = raw.iter().map(|raw| entry(call("nothing"), raw)).collect();
         let items = entries.iter().zip(events).map(|(entry, (_, call))| {
-            let call = call.clone().map_err(str::to_owned);
+            let call = call.clone().map_err(NoCall::NeverEnded);
             Item::of_entry(call, entry, crate::clock::now().0.into())
         });
         let origin = Origin { subject: "onsale.x.y.v1.-", stream: "X", sequence: 7 };
@@ -232,7 +234,7 @@ async fn the_lua_side_encodes_an_event_byte_for_byte_as_rust_does() {
     let at = crate::clock::now();
     for (attempt, parent) in [(1, None), (3, Some(PARENT))] {
         (meta.attempt, meta.trace) = (attempt, TraceParent::from_header(parent));
-        let item = Item::of(Ok(call("emit").arg(3)), &meta);
+        let item = Item::of(call("emit").arg(3), &meta);
         let called = harness.valkey.call(Way::Live, &[Case::of(item)], at).await.unwrap();
         let subjects: Vec<_> = called.emitted.iter().map(|m| (&*m.subject, m.events)).collect();
         assert_eq!(subjects, [("onsale.trial.done.v1.odd", 2), ("onsale.trial.done.v1.even", 1)]);
@@ -272,7 +274,7 @@ async fn an_undeclared_event_is_not_emitted() {
         [(&["trial.other", "trial.done"][..], true), (&["trial.other"], false)]
     {
         meta.may_emit = Vec::leak(may_emit.to_vec());
-        let case = Case::of(Item::of(Ok(call("emit").arg(1)), &meta));
+        let case = Case::of(Item::of(call("emit").arg(1), &meta));
         let called = harness.valkey.call(Way::Live, &[case], clock::now()).await.unwrap();
         assert_eq!(called.emitted.len(), usize::from(is_allowed));
         assert_eq!(matches!(called.ended[0], Ended::Done(_)), is_allowed, "{:?}", called.ended);
@@ -285,7 +287,7 @@ async fn a_message_is_taken_in_once_and_its_other_events_are_parked_in_the_same_
     let id = Uuid::now_v7();
     let events = [
         (1, Ok(put("one"))),
-        (1, Err("garbled")),
+        (1, Err(20)),
         (1, Ok(put("behind"))),
         (2, Ok(call("early"))),
         (2, Ok(put("two"))),
@@ -298,11 +300,12 @@ async fn a_message_is_taken_in_once_and_its_other_events_are_parked_in_the_same_
         .iter()
         .map(|row| (row.number, row.state, &*row.cause, row.attempts))
         .collect();
+    let unrun = "it was delivered 20 times and never came to an end";
     let (early, behind) = ("not here", "it waits for what is before it");
     assert_eq!(
         parked,
         [
-            (1, ParkedState::Dead, "garbled", 1),
+            (1, ParkedState::Dead, unrun, 1),
             (2, ParkedState::Behind, behind, 0),
             (3, ParkedState::Early, early, 1)
         ]
@@ -327,7 +330,7 @@ async fn a_message_is_taken_in_once_and_its_other_events_are_parked_in_the_same_
 #[tokio::test]
 async fn a_key_is_drained_in_the_order_of_parking() {
     let harness = Harness::open().await;
-    let events = [(1, Err("bad")), (1, Ok(put("a"))), (1, Err("garbled")), (1, Ok(put("b")))];
+    let events = [(1, Err(20)), (1, Ok(put("a"))), (1, Err(21)), (1, Ok(put("b")))];
     harness.message(Uuid::now_v7(), &events).await;
     let of_key = || harness.lease(Which::First(format!("{KEY}01")));
     let first = of_key().await.remove(0);
@@ -375,7 +378,7 @@ async fn an_event_without_an_order_key_never_waits_behind_another() {
     let harness = Harness::open().await;
     let raw = Bytes::from_static(b"rubbish");
     let entries = [entry(call("nothing"), &raw), entry(call("nothing"), &raw)];
-    let calls = [Err("unreadable".to_owned()), Ok(put("second"))];
+    let calls = [Err(NoCall::NeverEnded(20)), Ok(put("second"))];
     let items = entries.iter().zip(calls);
     let items =
         items.map(|(entry, call)| Item::of_entry(call, entry, crate::clock::now().0.into()));

@@ -48,7 +48,7 @@ impl Counter {
         let mut counts = BTreeMap::new();
         for service in producers() {
             let messages = self.client.last_sequence(service).await;
-            let messages = messages.map_err(|problem| anyhow!(problem.to_string()))?;
+            let messages = messages.map_err(|error| anyhow!(error.with_cause()))?;
             let events = match self.outboxes.get(service) {
                 Some(outbox) => Some(events_in(outbox).await?),
                 None => None,

@@ -8,7 +8,8 @@ use crate::{
     parked::ParkedState,
     store::valkey::{
         LuaModule,
-        batch::{Case, Item, Way},
+        batch::Way,
+        case::{Case, Item},
     },
     testkit::OwnValkey,
 };
