@@ -4,6 +4,7 @@ use std::{future::Future, marker::PhantomData, sync::Arc};
 
 use async_trait::async_trait;
 use events::{Timestamp, UserId};
+use futures::future::BoxFuture;
 use sqlx::{PgPool, migrate::Migrator};
 
 use super::{BATCH_TIMEOUT, Database, migrate, transaction::Tx};
@@ -78,26 +79,30 @@ impl<B: UnitOfWork> Postgres<B> {
     }
 }
 
+/// These futures are boxed here: the code of an unboxed one is compiled again in each crate that
+/// awaits it.
 impl Database {
     /// Runs a batch. One that timed out may have taken effect.
-    async fn run(
-        &self,
-        units: &dyn Units<Tx>,
-        batch: &mut [Work],
+    fn run<'a>(
+        &'a self,
+        units: &'a dyn Units<Tx>,
+        batch: &'a mut [Work],
         care: Care,
-    ) -> Result<Ran, Failure> {
-        self.unit(run::run(&self.runner(units), batch, care)).await
+    ) -> BoxFuture<'a, Result<Ran, Failure>> {
+        Box::pin(async move { self.unit(run::run(&self.runner(units), batch, care)).await })
     }
 
     /// Retries a parked event.
-    async fn retry(
-        &self,
-        units: &dyn Units<Tx>,
-        parked: &Parked,
-        entry: &mut Entry,
+    fn retry<'a>(
+        &'a self,
+        units: &'a dyn Units<Tx>,
+        parked: &'a Parked,
+        entry: &'a mut Entry,
         by: Option<UserId>,
-    ) -> Result<Retried, Failure> {
-        self.answer(BATCH_TIMEOUT, run::retry(&self.runner(units), parked, entry, by)).await
+    ) -> BoxFuture<'a, Result<Retried, Failure>> {
+        Box::pin(async move {
+            self.answer(BATCH_TIMEOUT, run::retry(&self.runner(units), parked, entry, by)).await
+        })
     }
 
     fn runner<'a>(&'a self, units: &'a dyn Units<Tx>) -> Runner<'a, PgPool> {

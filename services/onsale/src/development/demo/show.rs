@@ -110,6 +110,12 @@ impl Show {
                 self.began.elapsed().as_secs_f64()
             );
         }
+        if cfg!(debug_assertions) {
+            println!(
+                "{DIM}its times are those of a build for development; `cargo run --release -- demo` \
+                 is several times as fast{DIM:#}"
+            );
+        }
     }
 
     /// Prints what the listeners made of the sale, and where their files are.
