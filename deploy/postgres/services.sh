@@ -1,12 +1,12 @@
 #!/bin/sh
-# Creates a role and a database for each service; runs once, on an empty volume.
-# A role can connect only to its own database.
+# Creates a role and a database for each service that has a password in the environment; runs
+# once, on an empty volume. A role can connect only to its own database.
 set -eu
 
-for service in user concert reservation payment point notification data-platform audit; do
-    upper=$(printf %s "$service" | tr a-z- A-Z_)
-    name=onsale_$(printf %s "$service" | tr - _)
-    eval "password=\${ONSALE_${upper}_DATABASE_PASSWORD:?}"
+for variable in $(env | sed -n 's/^\(ONSALE_[A-Z_]*_DATABASE_PASSWORD\)=.*/\1/p'); do
+    service=${variable#ONSALE_}
+    name=onsale_$(printf %s "${service%_DATABASE_PASSWORD}" | tr A-Z a-z)
+    eval "password=\${$variable:?}"
     psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
         --set name="$name" --set password="$password" <<'SQL'
 create role :"name" login password :'password';

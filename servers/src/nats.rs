@@ -10,15 +10,13 @@ use rustix::process::Signal;
 use crate::{
     binaries::Binary,
     error::Error,
+    identities::NATS_CONF,
     ports::free_port,
     probe,
     process::Launch,
     secrets::{self, Nkeys, private_folder},
     server::{Plan, Server},
 };
-
-/// The broker's configuration as the project ships it.
-pub const NATS_CONF: &str = include_str!("../../jetstream/nats.conf");
 
 /// Starts the broker; returns it with its monitoring port.
 pub(crate) fn start(

@@ -4,50 +4,6 @@ use std::{path::PathBuf, sync::Arc};
 
 use crate::{data::Data, say::Say};
 
-/// The services that get a database and a role of their own; the others have none.
-pub const SERVICES: &[&str] = &[
-    "user",
-    "concert",
-    "reservation",
-    "payment",
-    "point",
-    "notification",
-    "data-platform",
-    "audit",
-];
-
-/// The identities that have a user on the broker; `nats.conf` has their permissions. A service
-/// has two: one publishes its events, the other one answers.
-pub const IDENTITIES: &[&str] = &[
-    "user",
-    "concert",
-    "queue",
-    "reservation",
-    "payment",
-    "point",
-    "ranking",
-    "notification",
-    "data-platform",
-    "audit",
-    "user-answers",
-    "concert-answers",
-    "queue-answers",
-    "reservation-answers",
-    "payment-answers",
-    "point-answers",
-    "ranking-answers",
-    "notification-answers",
-    "data-platform-answers",
-    "audit-answers",
-    "callout",
-    "gateway",
-    "client",
-    "operator",
-    "provisioner",
-];
-/// The identity that admits accounts: no user of the broker, but the key that signs their JWTs.
-pub const ISSUER: &str = "issuer";
-
 /// How the servers are started.
 #[derive(Clone)]
 pub struct Options {
@@ -55,7 +11,7 @@ pub struct Options {
     pub data: Data,
     /// Fixed ports, for the servers that need one.
     pub ports: Ports,
-    /// The services that get a database; [`SERVICES`] by default.
+    /// The services that get a database and a role of their own; none by default.
     pub services: Vec<String>,
     /// Where progress is reported; standard error by default.
     pub say: Say,
@@ -85,11 +41,17 @@ impl Options {
         Self::with(Data::Folder(folder.into()))
     }
 
+    /// The same, with a database for each of these services.
+    pub fn databases<'a>(mut self, services: impl IntoIterator<Item = &'a str>) -> Self {
+        self.services.extend(services.into_iter().map(str::to_owned));
+        self
+    }
+
     fn with(data: Data) -> Self {
         Self {
             data,
             ports: Ports::default(),
-            services: SERVICES.iter().map(|service| (*service).to_owned()).collect(),
+            services: Vec::new(),
             say: Arc::new(|line| eprintln!("{line}")),
         }
     }

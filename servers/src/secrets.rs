@@ -11,7 +11,7 @@ use std::{
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 
-use crate::options::ISSUER;
+use crate::identities::ISSUER;
 
 /// The passwords of one data folder.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -8,8 +8,9 @@ use crate::{
     cache::Cache,
     data::Folder,
     error::{Error, blocking},
+    identities::IDENTITIES,
     nats,
-    options::{IDENTITIES, Options},
+    options::Options,
     postgres,
     secrets::{Nkeys, Passwords},
     server::Server,
@@ -60,7 +61,7 @@ impl Servers {
         let at = folder.path();
         let failed = Error::io("cannot store secrets in", at);
         let (passwords, nkeys) = Passwords::open(at, &options.services)
-            .and_then(|passwords| Ok((passwords, Nkeys::open(&at.join("nkeys"), IDENTITIES)?)))
+            .and_then(|passwords| Ok((passwords, Nkeys::open(&at.join("nkeys"), &IDENTITIES)?)))
             .map_err(failed)?;
         let ports = options.ports;
         // Each of them waits for the disk, so they start in parallel.

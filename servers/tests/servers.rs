@@ -56,9 +56,12 @@ fn crash(pid: u32) {
     assert!(killed.success());
 }
 
+/// Services with a database.
+const SERVICES: [&str; 3] = ["user", "payment", "point"];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_dies_is_restarted_and_that_is_reported() {
-    let servers = Servers::start(Options::temporary()).await.unwrap();
+    let servers = Servers::start(Options::temporary().databases(SERVICES)).await.unwrap();
     let reported = Arc::new(Mutex::new(Vec::new()));
     let lines = reported.clone();
     let keeper =
@@ -99,7 +102,7 @@ async fn a_server_that_dies_is_restarted_and_that_is_reported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stored_data_survives_a_kill_of_each_server() {
-    let servers = Servers::start(Options::temporary()).await.unwrap();
+    let servers = Servers::start(Options::temporary().databases(SERVICES)).await.unwrap();
     let url = servers.database_url("point");
     let mut database = PgConnection::connect(&url).await.unwrap();
     sqlx::raw_sql("create table kept (n int); insert into kept values (7)")
@@ -149,17 +152,17 @@ async fn a_kept_folder_keeps_data_passwords_and_keys() {
     let above = tempfile::tempdir().unwrap();
     open(above.path());
     let folder = above.path().join("kept here");
-    let servers = Servers::start(Options::folder(&folder)).await.unwrap();
+    let servers = Servers::start(Options::folder(&folder).databases(SERVICES)).await.unwrap();
     let seed = servers.nkey_seed("payment").to_owned();
     let mut database = PgConnection::connect(&servers.database_url("user")).await.unwrap();
     sqlx::raw_sql("create table kept ()").execute(&mut database).await.unwrap();
-    let again = Servers::start(Options::folder(&folder)).await;
+    let again = Servers::start(Options::folder(&folder).databases(SERVICES)).await;
     assert!(matches!(again, Err(Error::InUse(_))), "a folder is used by one process at a time");
     let running = pids(&servers);
     drop(servers);
     assert!(gone_in_time(&running), "dropping leaves no process");
 
-    let servers = Servers::start(Options::folder(&folder)).await.unwrap();
+    let servers = Servers::start(Options::folder(&folder).databases(SERVICES)).await.unwrap();
     assert_eq!(servers.nkey_seed("payment"), seed);
     let mut database = PgConnection::connect(&servers.database_url("user")).await.unwrap();
     sqlx::raw_sql("select from kept").execute(&mut database).await.unwrap();
@@ -167,7 +170,7 @@ async fn a_kept_folder_keeps_data_passwords_and_keys() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_role_connects_to_the_database_of_another() {
-    let servers = Servers::start(Options::temporary()).await.unwrap();
+    let servers = Servers::start(Options::temporary().databases(SERVICES)).await.unwrap();
     let own = servers.database_url("payment");
     PgConnection::connect(&own).await.unwrap();
     for other in ["onsale_point", "onsale_user", "postgres", "template1"] {
@@ -186,7 +189,7 @@ async fn a_parent_to_be_killed() {
     if env::var_os("ONSALE_TEST_PARENT").is_none() {
         return;
     }
-    let servers = Servers::start(Options::temporary()).await.unwrap();
+    let servers = Servers::start(Options::temporary().databases(SERVICES)).await.unwrap();
     println!("pids {:?} {}", pids(&servers), servers.folder().display());
     std::future::pending::<()>().await;
 }

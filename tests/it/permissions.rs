@@ -190,7 +190,7 @@ fn each_identity_has_its_own_rights_and_is_refused_everything_else() {
     run(async {
         let env = env().await;
         let rights = rights();
-        for identity in IDENTITIES {
+        for identity in IDENTITIES.iter() {
             let mut broker = Broker::of(&env, identity).await;
             let (theirs, others): (Vec<_>, Vec<_>) =
                 rights.iter().partition(|right| right.who.contains(identity));

@@ -13,27 +13,18 @@ use super::finding::{Finding, SLACK_SECS, made_at};
 use crate::Observed;
 
 /// All events by name; an event's code is its index here.
-static EVENTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
-    use events::{audit, concert, notification, payment, point, queue, reservation, user};
-    [
-        reservation::EVENTS,
-        payment::EVENTS,
-        point::EVENTS,
-        queue::EVENTS,
-        user::EVENTS,
-        concert::EVENTS,
-        notification::EVENTS,
-        audit::EVENTS,
-    ]
-    .concat()
-});
-/// The services that emit them; those that handle money come first.
-const SERVICES: [&str; 8] =
-    ["reservation", "payment", "point", "queue", "user", "concert", "notification", "audit"];
-/// Bits of the services that handle money.
-const MONEY: u8 = 0b111;
-/// The bit of `point`.
-const POINT: u8 = 0b100;
+static EVENTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| events::all_events().collect());
+/// The services that handle money.
+const WITH_MONEY: [&str; 3] = ["reservation", "payment", "point"];
+
+/// A set of services, one bit for each.
+type Services = u32;
+
+/// The set of one service; the empty one for a service that is not known.
+fn set_of(service: &str) -> Services {
+    events::contract_of(service).map_or(0, |known| 1 << known.number)
+}
+
 /// The code of an event that is not known here.
 const UNKNOWN: u8 = u8::MAX;
 
@@ -85,9 +76,9 @@ pub(super) struct Flow {
     due: Due<Uuid>,
     may_follow: HashMap<(u8, u8), bool>,
     /// By event that must follow from another: the services that may emit that one.
-    must_follow: HashMap<u8, Option<u8>>,
+    must_follow: HashMap<u8, Option<Services>>,
     /// Where the kept events of each service begin, in seconds.
-    since: [Option<i64>; SERVICES.len()],
+    since: BTreeMap<Services, i64>,
     /// How many events had their cause checked.
     pub(super) checked: u64,
 }
@@ -105,11 +96,11 @@ impl Flow {
 
     /// From when on everything that these services emitted was observed, in seconds: the least
     /// number when it is from the beginning, the greatest when one has no observed event at all.
-    fn since_of(&self, services: u8) -> i64 {
-        let of_those = |(bit, _): &(usize, _)| services & 1 << bit != 0;
-        let firsts = self.since.iter().enumerate().filter(of_those);
-        let since = firsts.map(|(_, since)| since.unwrap_or(i64::MAX)).max();
-        match since.unwrap_or(i64::MIN) {
+    fn since_of(&self, services: Services) -> i64 {
+        let those = events::SERVICES.iter().map(|service| 1 << service.number);
+        let those = those.filter(|service| services & service != 0);
+        let firsts = those.map(|service| self.since.get(&service).copied().unwrap_or(i64::MAX));
+        match firsts.max().unwrap_or(i64::MIN) {
             whole @ (i64::MIN | i64::MAX) => whole,
             since => since + SLACK_SECS,
         }
@@ -117,17 +108,17 @@ impl Flow {
 
     /// The same for all that handle money.
     pub(super) fn since_money(&self) -> i64 {
-        self.since_of(MONEY)
+        self.since_of(WITH_MONEY.into_iter().map(set_of).sum())
     }
 
     /// Whether every movement of points was observed, from the first one on.
     pub(super) fn knows_all_points(&self) -> bool {
-        self.since_of(POINT) == i64::MIN
+        self.since_of(set_of("point")) == i64::MIN
     }
 
     /// From when on everything was observed, of the services with any observed event.
     pub(super) fn since(&self) -> i64 {
-        self.since.iter().flatten().copied().max().unwrap_or(i64::MIN)
+        self.since.values().copied().max().unwrap_or(i64::MIN)
     }
 
     /// Notes an event. Returns whether it is new, not a repeat.
@@ -136,11 +127,12 @@ impl Flow {
         if self.observed.insert(observed.event_id.0, code).is_some() {
             return false;
         }
-        let service = SERVICES.iter().position(|service| *service == observed.service());
-        if let Some(since @ None) = service.map(|service| &mut self.since[service]) {
+        let service = set_of(observed.service());
+        if service != 0 {
             // The first kept event may not be the first emitted: others may have aged out.
             let at = observed.at.unix_millis() / 1_000;
-            *since = Some(if observed.stream_seq > 1 { at } else { i64::MIN });
+            let since = if observed.stream_seq > 1 { at } else { i64::MIN };
+            self.since.entry(service).or_insert(since);
         }
         true
     }
@@ -241,15 +233,12 @@ impl Flow {
 }
 
 /// The services that emit what leads to this event, if it must follow from another.
-fn producers_before(flows: &Flows, event: &str) -> Option<u8> {
+fn producers_before(flows: &Flows, event: &str) -> Option<Services> {
     // An event that the file does not name is not judged by it.
     let must_follow = flows.knows(event) && !flows.may_begin(event);
     let leads = EVENTS.iter().filter(|cause| flows.may_follow(cause, event));
-    let bit = |cause: &&str| {
-        let producer = events::producer_of(cause);
-        SERVICES.iter().position(|service| *service == producer).map_or(0, |bit| 1 << bit)
-    };
-    must_follow.then(|| leads.map(bit).fold(0, |bits, bit| bits | bit))
+    let producers = leads.map(|cause| set_of(events::producer_of(cause)));
+    must_follow.then(|| producers.fold(0, |all, one| all | one))
 }
 
 fn may_follow(flows: &Flows, cause: &str, event: &str) -> bool {
@@ -271,7 +260,7 @@ mod tests {
     fn every_event_of_the_flows_is_known_and_so_is_the_service_that_emits_it() {
         for event in Flows::shipped().events() {
             assert_ne!(code_of(event), UNKNOWN, "{event}");
-            assert!(SERVICES.contains(&events::producer_of(event)), "{event}");
+            assert_ne!(set_of(events::producer_of(event)), 0, "{event}");
         }
         assert!(EVENTS.len() < usize::from(UNKNOWN), "a code is one byte");
     }

@@ -53,8 +53,7 @@ use std::{
 
 use events::{
     audit::{FindSagas, FindViolations, GetSaga, ReportStall, ReportViolation},
-    concert, notification, payment, point, queue, reservation,
-    user::{self, Role},
+    user::Role,
 };
 use mesh::{Allow, Link, Running, Service, postgres::Postgres};
 
@@ -73,16 +72,7 @@ pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations!["audit/010
 
 /// The events of all other services.
 static FOLLOWED: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
-    let all = [
-        user::EVENTS,
-        concert::EVENTS,
-        queue::EVENTS,
-        reservation::EVENTS,
-        payment::EVENTS,
-        point::EVENTS,
-        notification::EVENTS,
-    ];
-    all.concat()
+    events::all_events().filter(|event| events::producer_of(event) != NAME).collect()
 });
 
 /// Events of one stream that are taken in together when there are many: one transaction.

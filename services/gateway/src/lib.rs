@@ -64,7 +64,6 @@ use http::{edge::Edge, openapi, server};
 use live::wait;
 
 pub use http::readiness::{LocalHealth, Readiness};
-pub use operations::dead_letters::KEEPERS;
 pub use settings::{Settings, SettingsError};
 
 /// The gateway's name in the mesh.

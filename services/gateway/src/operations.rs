@@ -2,7 +2,7 @@
 
 mod accounts;
 mod catalogue;
-pub(crate) mod dead_letters;
+mod dead_letters;
 mod examples;
 mod export;
 mod following;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use events::SERVICES as SERVICES_OVER_NATS;
 use onsale::registry::{self, SERVICES};
 
 fn set(names: impl IntoIterator<Item = &'static str>) -> BTreeSet<&'static str> {
@@ -9,8 +10,13 @@ fn set(names: impl IntoIterator<Item = &'static str>) -> BTreeSet<&'static str> 
 }
 
 #[test]
-fn the_gateway_asks_every_service_that_consumes_events_for_dead_letters() {
-    assert_eq!(set(gateway::KEEPERS), set(registry::consumers()));
+fn the_contracts_are_those_of_the_services() {
+    let named = set(SERVICES_OVER_NATS.iter().map(|contract| contract.name));
+    assert_eq!(named, set(SERVICES.into_iter().filter(|name| *name != gateway::NAME)));
+    let emit = SERVICES_OVER_NATS.iter().filter(|contract| !contract.events.is_empty());
+    assert_eq!(set(emit.map(|contract| contract.name)), set(registry::producers()));
+    let keep = SERVICES_OVER_NATS.iter().filter(|contract| contract.keeps_dead_letters);
+    assert_eq!(set(keep.map(|contract| contract.name)), set(registry::consumers()));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{
     cmp::Reverse,
     collections::HashSet,
     fmt,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -44,8 +45,10 @@ const TAG: &str = "dead letters";
 /// The verb under which audit answers for one saga.
 const SAGA: &str = "saga";
 /// The services that consume events; each keeps the dead letters of those it cannot handle.
-pub const KEEPERS: [&str; 8] =
-    ["user", "concert", "queue", "reservation", "payment", "point", "ranking", "notification"];
+static KEEPERS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let keepers = events::SERVICES.iter().filter(|service| service.keeps_dead_letters);
+    keepers.map(|service| service.name).collect()
+});
 /// How long a service may take to list its dead letters.
 const LIST_WITHIN: Duration = Duration::from_secs(4);
 /// Dead letters of a page when the caller does not say, and at most.
@@ -305,12 +308,12 @@ async fn matching(
         }
         found.dead_letters = dead_letters_of(edge, head, service, body).await?;
     } else {
-        let all = KEEPERS.map(|service| dead_letters_of(edge, head, service, body.clone()));
-        for (service, dead_letters) in KEEPERS.into_iter().zip(join_all(all).await) {
+        let all = KEEPERS.iter().map(|service| dead_letters_of(edge, head, service, body.clone()));
+        for (service, dead_letters) in KEEPERS.iter().zip(join_all(all).await) {
             match dead_letters {
                 Ok(dead_letters) => found.dead_letters.extend(dead_letters),
                 Err(problem) => found.unasked.push(UnreachableService {
-                    service: service.to_owned(),
+                    service: (*service).to_owned(),
                     why: problem.to_string(),
                 }),
             }
