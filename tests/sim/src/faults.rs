@@ -3,8 +3,6 @@
 use clap::ValueEnum;
 use rand::{RngExt as _, rngs::StdRng};
 
-use crate::node::Luck;
-
 /// Something that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
@@ -67,6 +65,19 @@ impl Fault {
 /// Whether a fault that may come strikes here.
 pub fn fires(fault: Fault, may_come: &[Fault], chance: &mut StdRng) -> bool {
     may_come.contains(&fault) && chance.random_range(0..1_000) < fault.rate()
+}
+
+/// The outcome of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Luck {
+    /// It is stored and acknowledged.
+    Good,
+    /// It is stored, and the acknowledgement is lost.
+    Unacknowledged,
+    /// It is not stored.
+    Lost,
+    /// It is stuck in the client, and is stored much later.
+    Stuck,
 }
 
 /// The outcome of a publish.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use events::Timestamp;
 use mesh::{
-    Answered, Service,
+    Service,
     engine::{Failure, Mark},
     memory::{Database, DecodedCommand, InMemory, Incoming, Process, Shelf as _, Taken},
     message::Message,
@@ -12,7 +12,11 @@ use mesh::{
     postgres::Postgres,
 };
 
-use crate::{broker::Broker, faults::Mutation, people::Wish};
+use crate::{
+    broker::Broker,
+    faults::{Luck, Mutation},
+    people::Wish,
+};
 
 /// At most this many messages are swept at a time.
 const SWEEP_MAX: usize = 64;
@@ -259,22 +263,4 @@ impl Node {
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.handed.is_empty() && self.host.unpublished() == 0
     }
-}
-
-/// The outcome of a publish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Luck {
-    /// It is stored and acknowledged.
-    Good,
-    /// It is stored, and the acknowledgement is lost.
-    Unacknowledged,
-    /// It is not stored.
-    Lost,
-    /// It is stuck in the client, and is stored much later.
-    Stuck,
-}
-
-/// Whether a fan takes this answer as granted.
-pub fn is_granted(answered: &Answered) -> bool {
-    answered.is_granted() && !answered.body.is_empty()
 }

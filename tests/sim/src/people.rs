@@ -5,7 +5,7 @@ use events::{
     payment::{self, Pay},
     point::{self, Charge},
     reservation::{self as seats, Cancel},
-    user::{self as accounts, Withdraw},
+    user::{self as accounts, Role, Withdraw},
 };
 use mesh::{Answered, Caller, Idempotency, memory::DecodedCommand};
 use rand::{RngExt as _, rngs::StdRng};
@@ -13,8 +13,8 @@ use reservation::sim::Pass;
 use user::sim::{AddAccount, RefuseWithdrawal, Secret};
 use uuid::Uuid;
 
-use crate::{node::is_granted, services::FAN};
-
+/// The roles of a fan's account.
+const FAN: [Role; 1] = [Role::Fan];
 /// How long a fan waits for an answer.
 const PATIENCE_SECS: i64 = 5;
 /// Seats in each show.
@@ -261,4 +261,9 @@ impl Person {
 /// The name of a seat.
 pub fn seat(number: usize) -> SeatId {
     SeatId::new("A", "1", &(number + 1).to_string())
+}
+
+/// Whether a fan takes this answer as granted.
+fn is_granted(answered: &Answered) -> bool {
+    answered.is_granted() && !answered.body.is_empty()
 }

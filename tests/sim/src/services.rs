@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use events::user::Role;
 use mesh::memory::Database;
 
 use crate::{
@@ -147,6 +146,3 @@ fn points() -> Plan<point::UnitOfWork> {
         due: |_, _| Vec::new(),
     }
 }
-
-/// The roles of a fan's account.
-pub const FAN: [Role; 1] = [Role::Fan];

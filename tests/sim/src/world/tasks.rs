@@ -6,8 +6,8 @@ use rand::RngExt as _;
 
 use super::{Action, World};
 use crate::{
-    faults::{Fault, Mutation, fires, luck},
-    node::{EndpointSpec, Luck},
+    faults::{Fault, Luck, Mutation, fires, luck},
+    node::EndpointSpec,
 };
 
 /// A batch takes fewer messages than this, and fewer commands.
