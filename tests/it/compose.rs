@@ -6,6 +6,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    process::Command,
     sync::LazyLock,
 };
 
@@ -272,10 +274,32 @@ fn every_service_with_a_database_gets_a_role_of_its_own() {
     let wanted =
         WITH_DATABASE.map(|service| format!("ONSALE_{}_DATABASE_PASSWORD", upper(service)));
     assert_eq!(passwords, BTreeSet::from(wanted));
-    let roles = project::read("deploy/postgres/services.sh");
-    assert!(roles.contains("_DATABASE_PASSWORD="), "a role for each password");
+    let databases = WITH_DATABASE.map(|service| format!("onsale_{}", service.replace('-', "_")));
+    assert_eq!(made_by_the_script(&passwords), BTreeSet::from(databases));
     let mount = "./deploy/postgres/services.sh:/docker-entrypoint-initdb.d/services.sh:ro";
     assert!(volumes("postgres").contains(mount));
+}
+
+/// The databases that the container's script makes when it is given these passwords. A `psql` that
+/// only says what it was asked stands for the client.
+fn made_by_the_script(passwords: &BTreeSet<String>) -> BTreeSet<String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let psql = folder.path().join("psql");
+    std::fs::write(&psql, "#!/bin/sh\necho \"$@\"\n").expect("it is written");
+    std::fs::set_permissions(&psql, PermissionsExt::from_mode(0o755)).expect("it can be run");
+    let said = Command::new("sh")
+        .arg(project::root().join("deploy/postgres/services.sh"))
+        .env_clear()
+        .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+        .env("POSTGRES_USER", "postgres")
+        .envs(passwords.iter().map(|name| (name, "secret")))
+        .output()
+        .expect("it runs");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    said.split_whitespace()
+        .filter_map(|word| word.strip_prefix("name=").map(str::to_owned))
+        .collect()
 }
 
 fn volumes(container: &str) -> BTreeSet<String> {

@@ -3,6 +3,7 @@
 //! [`Sink`] keeps every span it receives. [`Tree`] checks that the spans of one trace form one
 //! tree, with one root and no orphan, as those of one saga must.
 
+mod span;
 mod tree;
 
 use std::{
@@ -30,35 +31,11 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 
+pub use span::Span;
 pub use tree::Tree;
 
 /// The content type of OTLP over HTTP in protobuf.
 const PROTOBUF: &str = "application/x-protobuf";
-
-/// One span, with what the tests look at. Ids are lower-case hexadecimal.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Span {
-    /// The saga it belongs to.
-    pub trace_id: String,
-    /// Its own id.
-    pub span_id: String,
-    /// The span that caused it; `None` for a root.
-    pub parent_id: Option<String>,
-    /// Its links: the traces and spans it refers to.
-    pub links: Vec<(String, String)>,
-    /// `service.name` of the resource, without the `onsale-` in front.
-    pub service: String,
-    /// The name of the operation.
-    pub name: String,
-    /// When it began, in nanoseconds since 1970.
-    pub began_nanos: u64,
-    /// When it ended, in nanoseconds since 1970.
-    pub ended_nanos: u64,
-    /// Its attributes, as text.
-    pub attributes: BTreeMap<String, String>,
-    /// Why it failed, when it did.
-    pub error: Option<String>,
-}
 
 /// All spans that were received, by trace.
 pub type Traces = BTreeMap<String, Vec<Span>>;

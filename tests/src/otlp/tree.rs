@@ -5,7 +5,7 @@ use std::{
     fmt::{self, Write},
 };
 
-use super::Span;
+use super::span::Span;
 
 /// A trace that is one tree: one id, one root, every parent among its spans.
 ///
