@@ -113,7 +113,7 @@ impl Show {
         if cfg!(debug_assertions) {
             println!(
                 "{DIM}its times are those of a build for development; `cargo run --release -- demo` \
-                 is several times as fast{DIM:#}"
+                 is about twice as fast{DIM:#}"
             );
         }
     }
