@@ -94,7 +94,7 @@ struct Harness {
 
 impl Harness {
     async fn open() -> Self {
-        let servers = Servers::start(Options::temporary()).await.unwrap();
+        let servers = Servers::start(Options::temporary().databases([READER])).await.unwrap();
         let harness = Self {
             pool: PgPool::connect(&servers.database_url(READER)).await.unwrap(),
             fails: Arc::default(),

@@ -121,7 +121,8 @@ pub struct Environment {
 impl Environment {
     /// Starts the servers and both services; nothing is emitted yet.
     pub async fn set() -> Self {
-        let servers = Servers::start(Options::temporary()).await.unwrap();
+        let servers =
+            Servers::start(Options::temporary().databases([EMITTER, LISTENER])).await.unwrap();
         let mut pools = Vec::new();
         for service in [EMITTER, LISTENER] {
             let pool = PgPool::connect(&servers.database_url(service)).await.unwrap();
