@@ -4,7 +4,7 @@
 //! ([`Event::NAME`]) and a version. Both are part of its subject on the wire,
 //! `onsale.<service>.<event>.v<version>.<schedule id or ->`. A command or query is a
 //! request that one service answers ([`Command::ENDPOINT`]). A signed token is proof that one
-//! service gives and others verify ([`Claims`]). [`SERVICES`] says what each service emits and
+//! service gives and others verify ([`Claims`]). [`CONTRACTS`] says what each service emits and
 //! answers.
 //!
 //! **Architecture invariant:** this crate depends on no runtime: no tokio, no SQL,
@@ -35,7 +35,7 @@ pub use claims::Claims;
 pub use envelope::{CONTENT_TYPE, Envelope, SpecVersion, event_of_type};
 pub use ids::*;
 pub use problem::{Code, Problem, codes};
-pub use services::{Contract, SERVICES, all_events, contract_of};
+pub use services::{CONTRACTS, Contract, all_events, contract_of};
 
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;

@@ -17,7 +17,7 @@ pub struct Contract {
 }
 
 /// Every service that is reached over NATS.
-pub const SERVICES: [Contract; 10] = [
+pub const CONTRACTS: [Contract; 10] = [
     Contract {
         name: "user",
         number: 0,
@@ -92,12 +92,12 @@ pub const SERVICES: [Contract; 10] = [
 
 /// The contract of a service.
 pub fn contract_of(name: &str) -> Option<&'static Contract> {
-    SERVICES.iter().find(|service| service.name == name)
+    CONTRACTS.iter().find(|service| service.name == name)
 }
 
 /// The events of all services.
 pub fn all_events() -> impl Iterator<Item = &'static str> {
-    SERVICES.iter().flat_map(|service| service.events).copied()
+    CONTRACTS.iter().flat_map(|service| service.events).copied()
 }
 
 #[cfg(test)]
@@ -126,14 +126,14 @@ mod tests {
             let contract = contract_of(service).expect("no service is taken away");
             assert_eq!(contract.number, number, "{service}");
         }
-        assert_eq!(SERVICES.len(), WRITTEN.len(), "a new service is added to both");
+        assert_eq!(CONTRACTS.len(), WRITTEN.len(), "a new service is added to both");
     }
 
     #[test]
     fn no_two_services_share_a_number_and_all_fit_into_a_row() {
-        let numbers: BTreeSet<u8> = SERVICES.iter().map(|service| service.number).collect();
-        let names: BTreeSet<&str> = SERVICES.iter().map(|service| service.name).collect();
-        assert_eq!((numbers.len(), names.len()), (SERVICES.len(), SERVICES.len()));
+        let numbers: BTreeSet<u8> = CONTRACTS.iter().map(|service| service.number).collect();
+        let names: BTreeSet<&str> = CONTRACTS.iter().map(|service| service.name).collect();
+        assert_eq!((numbers.len(), names.len()), (CONTRACTS.len(), CONTRACTS.len()));
         // The column is an integer with a sign.
         assert!(numbers.iter().all(|number| *number < 31), "{numbers:?}");
     }

@@ -12,7 +12,7 @@ pub struct Options {
     /// Fixed ports, for the servers that need one.
     pub ports: Ports,
     /// The services that get a database and a role of their own; none by default.
-    pub services: Vec<String>,
+    pub(crate) services: Vec<String>,
     /// Where progress is reported; standard error by default.
     pub say: Say,
 }

@@ -84,7 +84,7 @@ impl Servers {
     /// The URL of a service's database, as the role that owns it.
     ///
     /// # Panics
-    /// When the service is not one of [`Options::services`].
+    /// When the service is not one of those of [`Options::databases`].
     pub fn database_url(&self, service: &str) -> String {
         let password = self.passwords.services.get(service);
         let password = password.expect("a service that was named in the options");
@@ -103,11 +103,6 @@ impl Servers {
     /// The folder with the seeds, one file `<identity>.nk` each.
     pub fn nkeys_folder(&self) -> &Path {
         &self.nkeys.folder
-    }
-
-    /// The URL of the broker's `/healthz`, `/varz` and `/jsz`.
-    pub fn nats_monitor_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.nats_monitor)
     }
 
     /// The data folder.

@@ -97,7 +97,7 @@ impl Flow {
     /// From when on everything that these services emitted was observed, in seconds: the least
     /// number when it is from the beginning, the greatest when one has no observed event at all.
     fn since_of(&self, services: Services) -> i64 {
-        let those = events::SERVICES.iter().map(|service| 1 << service.number);
+        let those = events::CONTRACTS.iter().map(|service| 1 << service.number);
         let those = those.filter(|service| services & service != 0);
         let firsts = those.map(|service| self.since.get(&service).copied().unwrap_or(i64::MAX));
         match firsts.max().unwrap_or(i64::MIN) {

@@ -28,7 +28,7 @@ use crate::{
     nats::link::stream_of,
     outbound::publisher::{HandOff, Handed, Publisher, missed},
     parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
-    service::{EndpointSpec, Followed, How, Pace, Tables, query_context::AnyQueryContext},
+    service::{Declared, EndpointSpec, Followed, How, Pace, query_context::AnyQueryContext},
     store::engine::{Engine, Failure},
     supervise::Tasks,
 };
@@ -130,10 +130,10 @@ impl Running {
 
 /// Starts `service` on its engine and its connection.
 pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Running {
-    start_tables(service.tables, engine, link)
+    start_declared(service.declared, engine, link)
 }
 
-fn start_tables(service: Tables, engine: Arc<dyn Engine>, link: Link) -> Running {
+fn start_declared(service: Declared, engine: Arc<dyn Engine>, link: Link) -> Running {
     let (intake, taken) = Intake::new();
     let running = Running {
         wiring: service.wiring(),

@@ -3,6 +3,7 @@
 pub(crate) mod caller;
 pub(crate) mod context;
 mod on_postgres;
+mod on_valkey;
 pub mod page;
 pub(crate) mod query_context;
 pub(crate) mod unit_of_work;
@@ -25,18 +26,18 @@ use crate::{
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// A service: its name, and the tables of its events, endpoints and timers.
+/// A service: its name, and what it declares of its events, endpoints and timers.
 ///
 /// Each entry declares the events that may follow from it. Proofs and diagrams are made
 /// from these declarations, and a handler that emits any other event fails.
 pub struct Service<E: Engine> {
-    pub(crate) tables: Tables,
+    pub(crate) declared: Declared,
     /// The engine that its handlers and queries are written for.
     engine: PhantomData<fn() -> E>,
 }
 
 /// What a service has declared, for the runtime: the same type for every service.
-pub(crate) struct Tables {
+pub(crate) struct Declared {
     pub(crate) name: &'static str,
     pub(crate) consumed: BTreeMap<&'static str, Consumed>,
     pub(crate) endpoints: BTreeMap<&'static str, EndpointSpec>,
@@ -162,7 +163,7 @@ impl<E: Engine> Service<E> {
     /// A service that does nothing yet.
     pub fn new(name: &'static str) -> Self {
         Self {
-            tables: Tables {
+            declared: Declared {
                 name,
                 consumed: BTreeMap::new(),
                 endpoints: BTreeMap::new(),
@@ -177,20 +178,20 @@ impl<E: Engine> Service<E> {
     /// Lets messages gather for a moment: for a service whose results fans watch without
     /// waiting for them.
     pub fn soon(mut self) -> Self {
-        self.tables.pace = Pace::Soon;
+        self.declared.pace = Pace::Soon;
         self
     }
 
     /// Runs in the background: messages gather for a while, and for longer while the machine
     /// is busy. What the service costs the others falls with the number of its batches.
     pub fn later(mut self) -> Self {
-        self.tables.pace = Pace::Later;
+        self.declared.pace = Pace::Later;
         self
     }
 
     /// What this service declares of itself.
     pub fn wiring(&self) -> Wiring {
-        self.tables.wiring()
+        self.declared.wiring()
     }
 
     /// Answers `C` outside any batch: queries, and work that must not hold a transaction
@@ -212,7 +213,7 @@ impl<E: Engine> Service<E> {
             })
         }));
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
-        self.tables.add(EndpointSpec { endpoint, allow, status, emits: &[], how });
+        self.declared.add(EndpointSpec { endpoint, allow, status, emits: &[], how });
         self
     }
 
@@ -220,14 +221,14 @@ impl<E: Engine> Service<E> {
     /// query.
     #[cfg(feature = "sim")]
     pub(crate) fn decided_only<F: Engine>(mut self) -> Service<F> {
-        self.tables.endpoints.retain(|_, spec| matches!(spec.how, How::Decided(_)));
-        self.tables.timers.clear();
-        self.tables.followed = None;
-        Service { tables: self.tables, engine: PhantomData }
+        self.declared.endpoints.retain(|_, spec| matches!(spec.how, How::Decided(_)));
+        self.declared.timers.clear();
+        self.declared.followed = None;
+        Service { declared: self.declared, engine: PhantomData }
     }
 }
 
-impl Tables {
+impl Declared {
     pub(crate) fn wiring(&self) -> Wiring {
         Wiring {
             service: self.name,
@@ -244,10 +245,7 @@ impl Tables {
 
     /// Whether it emits any event.
     pub(crate) fn emits(&self) -> bool {
-        let consumed = self.consumed.values().map(|consumed| consumed.emits);
-        let endpoints = self.endpoints.values().map(|spec| spec.emits);
-        let timers = self.timers.iter().map(|timer| timer.emits);
-        consumed.chain(endpoints).chain(timers).any(|emits| !emits.is_empty())
+        self.wiring().emits().next().is_some()
     }
 
     /// Whether it is a listener: no other service or fan waits for what it does with events.

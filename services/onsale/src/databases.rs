@@ -27,15 +27,19 @@ impl Databases {
                 .with_context(|| format!("the database of {service}"))
         };
         Ok(Self {
-            reservation: connect("reservation").await?,
-            payment: connect("payment").await?,
-            point: connect("point").await?,
+            reservation: connect(reservation::NAME).await?,
+            payment: connect(payment::NAME).await?,
+            point: connect(point::NAME).await?,
         })
     }
 
     /// The databases by service.
     pub(crate) fn named(&self) -> [(&'static str, &PgPool); 3] {
-        [("reservation", &self.reservation), ("payment", &self.payment), ("point", &self.point)]
+        [
+            (reservation::NAME, &self.reservation),
+            (payment::NAME, &self.payment),
+            (point::NAME, &self.point),
+        ]
     }
 
     /// Events that are emitted and not published yet.

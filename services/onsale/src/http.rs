@@ -66,7 +66,10 @@ impl Http {
         let base = base.into();
         mesh::tls::install();
         let client = match base.starts_with("https:") {
-            true => builder().build().unwrap_or_else(|_| without_roots()),
+            true => builder().build().unwrap_or_else(|error| {
+                tracing::error!(%error, "the system's certificates cannot be read");
+                without_roots()
+            }),
             false => without_roots(),
         };
         Self { base, client }

@@ -184,23 +184,6 @@ pub fn wirings() -> Vec<Wiring> {
     REGISTRY.iter().flat_map(|entry| entry.wirings).map(|wiring| wiring()).collect()
 }
 
-/// The services that emit events, each of which has a stream.
-pub fn producers() -> Vec<&'static str> {
-    names_of(|wiring| wiring.emits().next().is_some())
-}
-
-/// The services that consume events one by one: those that keep dead letters.
-pub fn consumers() -> Vec<&'static str> {
-    names_of(|wiring| !wiring.consumes.is_empty())
-}
-
-fn names_of(wanted: fn(&Wiring) -> bool) -> Vec<&'static str> {
-    let mut names: Vec<_> =
-        wirings().iter().filter(|wiring| wanted(wiring)).map(|wiring| wiring.service).collect();
-    names.dedup();
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,8 +12,7 @@ use mesh::Wiring;
 
 /// Every event that a service declares to emit.
 fn emitted_by(wiring: &Wiring) -> BTreeSet<&'static str> {
-    let entries = wiring.consumes.iter().chain(&wiring.answers).chain(&wiring.timers);
-    entries.flat_map(|(_, emits)| emits.iter().copied()).collect()
+    wiring.emits().collect()
 }
 
 /// Events that no service consumes or reads. Those of audit are for operators.
@@ -70,7 +69,7 @@ fn a_service_emits_and_answers_under_its_own_name_only() {
 fn every_endpoint_is_answered() {
     let answered: BTreeSet<_> =
         wiring::all().iter().flat_map(|wiring| &wiring.answers).map(|(name, _)| *name).collect();
-    let endpoints = events::SERVICES.iter().flat_map(|service| service.endpoints);
+    let endpoints = events::CONTRACTS.iter().flat_map(|service| service.endpoints);
     for endpoint in endpoints.chain(events::state::ENDPOINTS) {
         assert!(answered.contains(endpoint), "no service answers {endpoint}");
     }

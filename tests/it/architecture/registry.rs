@@ -2,21 +2,35 @@
 
 use std::collections::BTreeSet;
 
-use events::SERVICES as SERVICES_OVER_NATS;
+use events::CONTRACTS;
+use mesh::Wiring;
 use onsale::registry::{self, SERVICES};
 
 fn set(names: impl IntoIterator<Item = &'static str>) -> BTreeSet<&'static str> {
     names.into_iter().collect()
 }
 
+/// The services that declare something of this kind.
+fn declaring(wanted: fn(&Wiring) -> bool) -> BTreeSet<&'static str> {
+    set(registry::wirings().iter().filter(|wiring| wanted(wiring)).map(|wiring| wiring.service))
+}
+
+fn producers() -> BTreeSet<&'static str> {
+    declaring(|wiring| wiring.emits().next().is_some())
+}
+
+fn consumers() -> BTreeSet<&'static str> {
+    declaring(|wiring| !wiring.consumes.is_empty())
+}
+
 #[test]
 fn the_contracts_are_those_of_the_services() {
-    let named = set(SERVICES_OVER_NATS.iter().map(|contract| contract.name));
+    let named = set(CONTRACTS.iter().map(|contract| contract.name));
     assert_eq!(named, set(SERVICES.into_iter().filter(|name| *name != gateway::NAME)));
-    let emit = SERVICES_OVER_NATS.iter().filter(|contract| !contract.events.is_empty());
-    assert_eq!(set(emit.map(|contract| contract.name)), set(registry::producers()));
-    let keep = SERVICES_OVER_NATS.iter().filter(|contract| contract.keeps_dead_letters);
-    assert_eq!(set(keep.map(|contract| contract.name)), set(registry::consumers()));
+    let emit = CONTRACTS.iter().filter(|contract| !contract.events.is_empty());
+    assert_eq!(set(emit.map(|contract| contract.name)), producers());
+    let keep = CONTRACTS.iter().filter(|contract| contract.keeps_dead_letters);
+    assert_eq!(set(keep.map(|contract| contract.name)), consumers());
 }
 
 #[test]
@@ -24,8 +38,7 @@ fn every_service_that_emits_events_has_a_stream() {
     let topology = onsale::fleet::topology().expect("it is read");
     let name = |stream: &str| stream.to_lowercase().replace('_', "-");
     let streams: BTreeSet<String> = topology.streams().map(name).collect();
-    let producers: BTreeSet<String> =
-        registry::producers().into_iter().map(str::to_owned).collect();
+    let producers: BTreeSet<String> = producers().into_iter().map(str::to_owned).collect();
     assert!(producers.is_subset(&streams), "{producers:?} {streams:?}");
 }
 
@@ -34,7 +47,7 @@ fn audit_reads_the_events_of_every_other_service() {
     let wirings = registry::wirings();
     let audit = wirings.iter().find(|wiring| wiring.service == audit::NAME).expect("it is there");
     let read = set(audit.follows.iter().map(|event| events::producer_of(event)));
-    let others = registry::producers().into_iter().filter(|service| *service != audit::NAME);
+    let others = producers().into_iter().filter(|service| *service != audit::NAME);
     assert_eq!(read, set(others));
 }
 

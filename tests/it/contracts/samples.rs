@@ -1,7 +1,8 @@
 //! One sample of every command and of its reply.
 
 use events::{
-    concert, data_platform, notification, payment, point, queue, ranking, reservation, state, user,
+    audit, concert, data_platform, notification, payment, point, queue, ranking, reservation,
+    state, user,
 };
 use serde_json::{Value, json};
 
@@ -29,6 +30,7 @@ pub(super) fn round_trip_all() -> Vec<&'static str> {
         rankings(),
         messages(),
         exports(),
+        audits(),
         states(),
     ]
     .concat()
@@ -67,6 +69,50 @@ fn states() -> Vec<&'static str> {
             json!({"items": seats, "next": "A-1-2"}),
         ),
         round_trip::<state::StateSales>(json!({}), json!({"items": [sale]})),
+    ]
+}
+
+fn audits() -> Vec<&'static str> {
+    let stalled = json!({
+        "saga_id": PAYMENT, "flow": "pay", "awaited": ["point.debited", "point.debit_refused"],
+        "service": "point", "after": "payment.requested", "after_id": ENTRY, "due_at": TIME,
+        "schedule_id": SCHEDULE,
+    });
+    let violation = json!({
+        "violation_id": MESSAGE, "rule": "taken_once", "detail": "a payment was taken twice",
+        "events": [ENTRY, ATTEMPT], "saga_id": PAYMENT, "schedule_id": SCHEDULE,
+    });
+    let line = || {
+        json!({
+            "saga_id": PAYMENT, "flow": "pay", "state": "stalled", "user_id": USER,
+            "schedule_id": SCHEDULE, "began_at": TIME, "last_at": TIME,
+            "last_fact": "payment.requested", "facts": 1, "awaited": ["point"],
+            "trace_id": "0af7651916cd43dd8448eb211c80319c",
+        })
+    };
+    let mut saga = line();
+    // The data of an event is passed on as it is, whatever a later version adds to it.
+    saga["steps"] = json!([{
+        "fact": "payment.requested", "service": "payment", "event_id": ENTRY,
+        "cause_id": PAYMENT, "depth": 0, "at": TIME, "after_ms": 12, "deliveries": 1,
+        "trace_id": "0af7651916cd43dd8448eb211c80319c", "undoes": "point.debited",
+        "undone_by": "point.refunded", "data": null,
+    }]);
+    saga["to_come"] = json!([{
+        "facts": ["point.debited"], "service": "point", "after": "payment.requested",
+        "after_id": ENTRY, "due_at": TIME, "is_overdue": true,
+    }]);
+    let wanted = json!({
+        "state": "stalled", "service": "point", "since": TIME, "about": PAYMENT,
+        "cursor": "MDE5YTVjM2Y", "limit": 5,
+    });
+    let some = json!({"cursor": "MDE5YTVjM2Y", "limit": 5});
+    vec![
+        round_trip::<audit::GetSaga>(json!({"id": PAYMENT}), saga),
+        round_trip::<audit::FindSagas>(wanted, page(line())),
+        round_trip::<audit::FindViolations>(some, page(violation.clone())),
+        round_trip::<audit::ReportStall>(json!({"stalled": stalled}), json!({})),
+        round_trip::<audit::ReportViolation>(json!({"violation": violation}), json!({})),
     ]
 }
 

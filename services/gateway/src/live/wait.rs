@@ -126,9 +126,7 @@ impl Waiter {
         }
         std::future::pending().await
     }
-}
 
-impl Waiter {
     /// Returns when an event has come. Never returns if that was before the wait began.
     pub(crate) async fn notified(&mut self) {
         if let Some(ends) = &mut self.ends

@@ -46,7 +46,7 @@ const TAG: &str = "dead letters";
 const SAGA: &str = "saga";
 /// The services that consume events; each keeps the dead letters of those it cannot handle.
 static KEEPERS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
-    let keepers = events::SERVICES.iter().filter(|service| service.keeps_dead_letters);
+    let keepers = events::CONTRACTS.iter().filter(|service| service.keeps_dead_letters);
     keepers.map(|service| service.name).collect()
 });
 /// How long a service may take to list its dead letters.

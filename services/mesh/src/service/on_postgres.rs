@@ -25,7 +25,7 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
     where
         B: Handle<E>,
     {
-        self.tables.listen::<E>(<B as Handle<E>>::KEY, emits, |payload| {
+        self.declared.listen::<E>(<B as Handle<E>>::KEY, emits, |payload| {
             let event: E = serde_json::from_slice(payload)?;
             Ok(of_event::<B, E>(event))
         });
@@ -40,7 +40,7 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         let how =
             How::Decided(|body, key| DecodedCommand::read::<C>(body, key, of_command::<B, C>));
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
-        self.tables.add(EndpointSpec { endpoint, allow, status, emits, how });
+        self.declared.add(EndpointSpec { endpoint, allow, status, emits, how });
         self
     }
 
@@ -58,7 +58,7 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
     {
         let take =
             Arc::new(move |context, read| Box::pin(take(QueryContext::of(context), read)) as _);
-        self.tables.followed = Some(Followed { events, piece, take });
+        self.declared.followed = Some(Followed { events, piece, take });
         self
     }
 
@@ -82,13 +82,13 @@ impl<B: UnitOfWork> Service<Postgres<B>> {
         F: Fn(Arc<Postgres<B>>, Timestamp) -> R + Send + Sync + 'static,
         R: Future<Output = sqlx::Result<Vec<C>>> + Send + 'static,
     {
-        let emits = self.tables.endpoints.get(C::ENDPOINT).map_or(&[][..], |spec| spec.emits);
+        let emits = self.declared.endpoints.get(C::ENDPOINT).map_or(&[][..], |spec| spec.emits);
         let due = Arc::new(move |engine: Arc<dyn Engine>, now| {
             let due = due(own(engine), now);
             Box::pin(async move { Ok(due.await?.into_iter().map(of_command::<B, C>).collect()) })
                 as _
         });
-        self.tables.timers.push(Timer { name, every: interval, emits, due });
+        self.declared.timers.push(Timer { name, every: interval, emits, due });
         self
     }
 }

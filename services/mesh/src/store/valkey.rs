@@ -4,7 +4,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `function_call` | what a service implements: a Lua module, and the calls of its functions |
-//! | `engine`, `tables` | a service's keys with its Lua module, as an engine; its table |
+//! | `engine` | a service's keys with its Lua module, as an engine |
 //! | `keyspace`, `store` | a service's keys, the same for every Lua module; they are a store |
 //! | `case` | what a call runs, as its arguments |
 //! | `batch` + `batch.lua` | a batch as one call: claims, decisions in order, emitted events |
@@ -34,10 +34,10 @@ mod rebuild;
 mod replay;
 mod restore;
 mod store;
-mod tables;
 
 pub use engine::Valkey;
 pub use function_call::{At, CallFor, CallOn, FunctionCall, LuaModule, Reply};
+pub(crate) use function_call::{of_command, of_due, of_event};
 pub use keyspace::Keyspace;
 pub use read_model::ReadModel;
 pub use rebuild::{Progress, Rebuilt, Sources, Statements, rebuild};

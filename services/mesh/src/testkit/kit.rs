@@ -21,7 +21,7 @@ use crate::{
         Parked,
         retry::{Retrier, Tried},
     },
-    service::{DecodedCommand, EndpointSpec, How, Tables},
+    service::{Declared, DecodedCommand, EndpointSpec, How},
     store::engine::{Engine, Failure},
 };
 
@@ -53,7 +53,7 @@ impl Kit {
     /// The kit of a service. Call it within a tokio runtime.
     pub async fn of<E: Engine>(service: Service<E>) -> Self {
         let (hand_off, handed) = HandOff::new();
-        let Tables { name, consumed, endpoints, .. } = service.tables;
+        let Declared { name, consumed, endpoints, .. } = service.declared;
         Self {
             link: Link::unconnected(name).await,
             consumed: Arc::new(consumed.into_iter().collect()),

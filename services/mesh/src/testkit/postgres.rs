@@ -20,9 +20,7 @@ const CONNECTIONS_MAX: u32 = 8;
 pub async fn database(migrations: &Migrator) -> String {
     static SERVERS: OnceCell<Servers> = OnceCell::const_new();
     let start = || async {
-        let services = vec![ROLE.into()];
-        let options = Options { services, ..Options::temporary() };
-        Servers::start(options).await.expect("the servers start")
+        Servers::start(Options::temporary().databases([ROLE])).await.expect("the servers start")
     };
     let servers = SERVERS.get_or_init(start).await;
     let url = servers.database_url(ROLE);

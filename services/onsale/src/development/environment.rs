@@ -86,10 +86,11 @@ impl Environment {
             config.database_urls.extend(Config::named_in_env(&others)?.database_urls);
             (None, config, operator_from_env()?)
         } else {
-            let mut options =
-                folder.map_or_else(Options::temporary, Options::folder).databases(WITH_DATABASE);
+            let mut options = folder
+                .map_or_else(Options::temporary, Options::folder)
+                .databases(WITH_DATABASE)
+                .databases(others.iter().map(String::as_str));
             options.say = say.clone();
-            options.services.extend_from_slice(others);
             let servers = Servers::start(options).await?;
             let operator = operator_of(servers.folder())?;
             let mut config = config_of(&servers);

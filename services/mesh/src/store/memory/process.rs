@@ -78,7 +78,7 @@ pub struct Process<B: InMemory> {
 impl<B: InMemory> Process<B> {
     /// Starts the service on its database.
     pub fn start(service: Service<Postgres<B>>, database: Database<B>, config: B::Config) -> Self {
-        let service = service.in_memory().tables;
+        let service = service.in_memory().declared;
         let consumed = service.consumed.into_iter().collect();
         Self { engine: Memory::new(database, config), consumed, endpoints: service.endpoints }
     }

@@ -208,17 +208,17 @@ impl<L: LuaModule> Calling<L> for DueCall {
 }
 
 /// The handler of an event.
-pub(super) fn of_event<L: CallOn<E>, E: Event>(event: E) -> Handler {
+pub(crate) fn of_event<L: CallOn<E>, E: Event>(event: E) -> Handler {
     Handler::new(ValkeyHandler::<L>(Box::new(EventHandler(event))))
 }
 
 /// The handler of a command.
-pub(super) fn of_command<L: CallFor<C>, C: Command>(command: C) -> Handler {
+pub(crate) fn of_command<L: CallFor<C>, C: Command>(command: C) -> Handler {
     Handler::new(ValkeyHandler::<L>(Box::new(CommandHandler(command))))
 }
 
 /// The handler of a function call that a timer found due.
-pub(super) fn of_due<L: LuaModule>(call: FunctionCall) -> Handler {
+pub(crate) fn of_due<L: LuaModule>(call: FunctionCall) -> Handler {
     Handler::new(ValkeyHandler::<L>(Box::new(DueCall(call))))
 }
 

@@ -136,7 +136,7 @@ impl<L: LuaModule> Building<'_, L> {
     ) -> Result<Rebuilt, Failure> {
         let streams = sources.streams;
         debug_assert!(
-            self.table.tables.consumed.keys().all(|event| streams.contains(&producer_of(event)))
+            self.table.declared.consumed.keys().all(|event| streams.contains(&producer_of(event)))
         );
         let was_whole = self.valkey.is_whole().await?;
         self.state(sources.before).await?;
@@ -215,7 +215,7 @@ impl<L: LuaModule> Building<'_, L> {
         event: &StoredEvent,
         now: Timestamp,
     ) -> Option<Result<(&'static str, ReplayedEvent), NotReplayed>> {
-        let consumed = self.table.tables.consumed.get(event.name())?;
+        let consumed = self.table.declared.consumed.get(event.name())?;
         let subject = format!("onsale.{}.v{}.", consumed.event, consumed.version);
         if !event.subject().starts_with(&subject) {
             return None;

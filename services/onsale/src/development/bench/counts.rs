@@ -6,14 +6,18 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
+use events::CONTRACTS;
 use mesh::MeshClient;
 use serde::Serialize;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
-use crate::{
-    config::Config,
-    registry::{WITH_DATABASE, producers},
-};
+use crate::{config::Config, registry::WITH_DATABASE};
+
+/// The services that have a stream.
+fn producers() -> impl Iterator<Item = &'static str> {
+    let emitting = CONTRACTS.iter().filter(|contract| !contract.events.is_empty());
+    emitting.map(|contract| contract.name)
+}
 
 /// What one service has published.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -36,7 +40,7 @@ pub(super) struct Counter {
 impl Counter {
     pub(super) async fn open(config: &Config, client: MeshClient) -> Result<Self> {
         let mut outboxes = BTreeMap::new();
-        for service in producers().into_iter().filter(|service| WITH_DATABASE.contains(service)) {
+        for service in producers().filter(|service| WITH_DATABASE.contains(service)) {
             let pool = PgPoolOptions::new().max_connections(1);
             outboxes.insert(service, pool.connect(config.database_url(service)?).await?);
         }

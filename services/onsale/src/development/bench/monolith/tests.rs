@@ -24,9 +24,8 @@ struct Sale {
 impl Sale {
     /// One hold for each of so many fans.
     async fn open(fans: usize) -> Self {
-        let services = vec![NAME.to_owned()];
-        let quiet = std::sync::Arc::new(|_: &str| {});
-        let options = Options { services, say: quiet, ..Options::temporary() };
+        let mut options = Options::temporary().databases([NAME]);
+        options.say = std::sync::Arc::new(|_| {});
         let servers = Servers::start(options).await.unwrap();
         let url = servers.database_url(NAME);
         let pool = PgPoolOptions::new().max_connections(16).connect(&url).await.unwrap();

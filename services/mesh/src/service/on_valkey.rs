@@ -1,18 +1,17 @@
-//! The table of a service on Valkey: its events, commands and timers.
+//! What a service on Valkey declares: events, commands and timers.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use events::{Command, Event, Problem, Timestamp};
 
-use super::{
-    engine::Valkey,
-    function_call::{CallFor, CallOn, FunctionCall, LuaModule, of_command, of_due, of_event},
-};
+use super::{DecodedCommand, EndpointSpec, How, Service, Timer, query_context::own};
 use crate::{
-    Allow, QueryContext, Service,
+    Allow, QueryContext,
     batch::work::Meta,
-    service::{DecodedCommand, EndpointSpec, How, Timer, query_context::own},
     store::engine::{Engine, Failure},
+    store::valkey::{
+        CallFor, CallOn, FunctionCall, LuaModule, Valkey, of_command, of_due, of_event,
+    },
 };
 
 impl<L: LuaModule> Service<Valkey<L>> {
@@ -21,7 +20,7 @@ impl<L: LuaModule> Service<Valkey<L>> {
     where
         L: CallOn<E>,
     {
-        self.tables.listen::<E>(<L as CallOn<E>>::KEY, emits, |payload| {
+        self.declared.listen::<E>(<L as CallOn<E>>::KEY, emits, |payload| {
             let event: E = serde_json::from_slice(payload)?;
             Ok(of_event::<L, E>(event))
         });
@@ -36,7 +35,7 @@ impl<L: LuaModule> Service<Valkey<L>> {
         let how =
             How::Decided(|body, key| DecodedCommand::read::<C>(body, key, of_command::<L, C>));
         let (endpoint, status) = (C::ENDPOINT, C::STATUS);
-        self.tables.add(EndpointSpec { endpoint, allow, status, emits, how });
+        self.declared.add(EndpointSpec { endpoint, allow, status, emits, how });
         self
     }
 
@@ -57,7 +56,7 @@ impl<L: LuaModule> Service<Valkey<L>> {
             let due = due(Valkey::clone(&own(engine)), now);
             Box::pin(async move { Ok(due.await?.into_iter().map(of_due::<L>).collect()) }) as _
         });
-        self.tables.timers.push(Timer { name, every: interval, emits, due });
+        self.declared.timers.push(Timer { name, every: interval, emits, due });
         self
     }
 }
