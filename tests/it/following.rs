@@ -201,7 +201,7 @@ fn a_cursor_beyond_the_end_of_every_stream_is_refused() {
         let fan = mesh.fan(100).await;
         let cursor = |position: u64| {
             let mark = Uuid::now_v7().as_u64_pair().1;
-            (0..4).fold("2".to_owned(), |text, _| format!("{text}.{position:x}-{mark:x}"))
+            (0..4).fold("3".to_owned(), |text, _| format!("{text}.{position:x}-{mark:x}"))
         };
         assert!(is_refused(&mesh, &fan, &cursor(1 << 40)).await);
         assert!(is_refused(&mesh, &fan, &cursor(1_024)).await, "another message is there");

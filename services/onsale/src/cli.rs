@@ -40,7 +40,7 @@ enum Command {
     Run(Run),
     /// Migrates the databases of services
     Migrate {
-        /// Services; all that have a database when none is named
+        #[arg(help = format!("Services: {}; all of them when none is named", WITH_DATABASE.join(", ")))]
         services: Vec<String>,
     },
     /// Applies or checks the streams and consumers of the broker
@@ -72,8 +72,8 @@ enum Command {
 const RUN_ENVIRONMENT: &str = "\
 Environment:
   ONSALE_NATS_URL                  the broker
-  ONSALE_<SERVICE>_DATABASE_URL    the service's database (all but queue, ranking, gateway)
-  ONSALE_VALKEY_URL                the store of queue, of ranking and of concert's seat maps
+  ONSALE_<SERVICE>_DATABASE_URL    the service's database, if it has one
+  ONSALE_VALKEY_URL                Valkey, for the services that keep something there
   ONSALE_<SERVICE>_NKEY_SEED       the service's user on the broker, or ONSALE_NKEY_DIR
   ONSALE_HOLD_GRACE_SECS           seconds by which a running payment may extend its hold
                                    [default: 60]

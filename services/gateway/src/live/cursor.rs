@@ -9,7 +9,7 @@ use uuid::Uuid;
 /// The services whose events a user can follow, in the order of a cursor.
 pub(crate) const FOLLOWED: [&str; 4] = ["payment", "point", "queue", "reservation"];
 /// Changes with the order or number of the streams, and with the format of a place.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// A place in a stream. A position alone could belong to another stream of the same name, so it
 /// comes with a mark of the message at that position.
@@ -22,19 +22,17 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Before the first event of a stream.
-    pub(crate) fn start(made_at: Timestamp) -> Self {
-        Self { position: 0, mark: Self::mark_of(Uuid::nil(), made_at) }
+    /// Before the first event of a stream. All that a stream has comes after it, also when the
+    /// stream was created again.
+    pub(crate) fn start() -> Self {
+        Self::default()
     }
 
     /// After the last event of a message.
-    pub(crate) fn after(sequence: u64, message_id: Uuid, made_at: Timestamp) -> Self {
+    pub(crate) fn after(sequence: u64, mark: u64) -> Self {
         match sequence {
-            0 => Self::start(made_at),
-            _ => Self {
-                position: sequence * EVENTS_A_SEQUENCE + EVENTS_A_SEQUENCE - 1,
-                mark: Self::mark_of(message_id, made_at),
-            },
+            0 => Self::start(),
+            _ => Self { position: sequence * EVENTS_A_SEQUENCE + EVENTS_A_SEQUENCE - 1, mark },
         }
     }
 
@@ -43,13 +41,13 @@ impl Place {
         self.position / EVENTS_A_SEQUENCE
     }
 
-    /// A message in a stream, as a number. A recreated stream has another creation time, though
-    /// it may contain the same messages; a stream that was restored to an older state has other
-    /// messages since. The mark is no secret and only needs to differ.
-    pub(crate) fn mark_of(message_id: Uuid, made_at: Timestamp) -> u64 {
+    /// A message in a stream, as a number. A stream that was created again, or restored to an
+    /// older state, may get the same message at the same sequence, but it stores it at another
+    /// time. The mark is no secret and only needs to differ.
+    pub(crate) fn mark_of(message_id: Uuid, stored_at: Option<Timestamp>) -> u64 {
         let (high, low) = message_id.as_u64_pair();
-        let made = made_at.0.unix_timestamp_nanos() as u64;
-        high.rotate_left(17) ^ low ^ made.rotate_left(31)
+        let stored = stored_at.map_or(0, |at| at.0.unix_timestamp_nanos() as u64);
+        high.rotate_left(17) ^ low ^ stored.rotate_left(31)
     }
 }
 
@@ -135,16 +133,12 @@ mod tests {
         Cursor(positions.map(|position| Place { position, mark: position + 7 }))
     }
 
-    fn made(secs: i64) -> Timestamp {
-        Timestamp::from_unix_millis(secs * 1_000).unwrap()
-    }
-
     #[test]
     fn a_cursor_round_trips() {
         for cursor in [Cursor::default(), at([1, 255, 4_000_000_000, u64::MAX - 7])] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
-        assert_eq!(at([1, 16, 0, 255]).to_string(), "2.1-8.10-17.0-7.ff-106");
+        assert_eq!(at([1, 16, 0, 255]).to_string(), "3.1-8.10-17.0-7.ff-106");
     }
 
     #[test]
@@ -154,12 +148,12 @@ mod tests {
             "1",
             "2",
             "1.1.2.3.4",
-            "2.1.2.3.4",
-            "2.1-1.2-1.3-1",
-            "2.1-1.2-1.3-1.4-1.5-1",
-            "2.1-1.2-1.3-1.x-1",
-            "2.1-1.2-1.3-1.4-",
-            "2.1-1.2-1.3-1.--1",
+            "3.1.2.3.4",
+            "3.1-1.2-1.3-1",
+            "3.1-1.2-1.3-1.4-1.5-1",
+            "3.1-1.2-1.3-1.x-1",
+            "3.1-1.2-1.3-1.4-",
+            "3.1-1.2-1.3-1.--1",
         ];
         for bad in bad {
             assert_eq!(bad.parse::<Cursor>(), Err(NoCursor), "{bad}");
@@ -185,9 +179,9 @@ mod tests {
     #[test]
     fn the_same_message_in_a_recreated_stream_has_another_mark() {
         let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
-        assert_eq!(Place::mark_of(one, made(1)), Place::mark_of(one, made(1)));
-        assert_ne!(Place::mark_of(one, made(1)), Place::mark_of(one, made(2)));
-        assert_ne!(Place::mark_of(one, made(1)), Place::mark_of(other, made(1)));
-        assert_eq!(Place::after(0, one, made(1)), Place::start(made(1)));
+        let mark = |id, secs: i64| Place::mark_of(id, Timestamp::from_unix_millis(secs * 1_000));
+        assert_eq!(mark(one, 1), mark(one, 1));
+        assert_ne!(mark(one, 1), mark(one, 2));
+        assert_ne!(mark(one, 1), mark(other, 1));
     }
 }

@@ -111,22 +111,15 @@ impl Hub {
         Cursor(self.tracks().each_ref().map(|track| track.seen))
     }
 
-    /// The place of a stored event of a stream.
-    pub(crate) fn place_of(&self, stream: usize, event: &StoredEvent) -> Place {
-        self.tracks()[stream].place_of(event)
-    }
-
     /// Whether everything after a cursor can still be read: each stream is the one that the
     /// cursor belongs to, and still has all messages after it.
     ///
     /// # Errors
     /// When the streams cannot be read.
     pub(crate) async fn can_resume(&self, cursor: &Cursor) -> Result<bool, StreamError> {
-        let made_at = self.tracks().each_ref().map(|track| track.made_at);
+        let places = FOLLOWED.into_iter().zip(cursor.0);
         let looks =
-            FOLLOWED.into_iter().zip(cursor.0).zip(made_at).map(|((service, place), made_at)| {
-                identity::can_resume(&self.client, service, place, made_at)
-            });
+            places.map(|(service, place)| identity::can_resume(&self.client, service, place));
         Ok(futures::future::try_join_all(looks).await?.into_iter().all(|can| can))
     }
 
@@ -206,12 +199,11 @@ impl Hub {
         };
         let track = self.tracks()[stream].clone();
         if comes_next(track.seen.position, event.position()) {
-            let place = track.place_of(&event);
-            let (sequence, id) = (event.sequence(), event.message_id());
+            let (place, id) = (identity::place_of(&event), event.message_id());
             self.emit(Emitted { stream, place, event });
             // Only after the signal: a follower that reads `seen` and then finds its channel
             // empty has handled everything up to there.
-            self.tracks()[stream].passed(place, sequence, id);
+            self.tracks()[stream].passed(place, id);
             return Ok(());
         }
         if track.has_passed(&event) {

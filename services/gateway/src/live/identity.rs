@@ -26,8 +26,28 @@ pub(crate) struct Track {
     pub(crate) seen: Place,
     /// When the stream was created; `None` until the first look at it.
     pub(crate) made_at: Option<Timestamp>,
-    /// The last messages, oldest first, with their sequences.
-    recent: VecDeque<(u64, Uuid)>,
+    /// The last messages, oldest first.
+    recent: VecDeque<Seen>,
+}
+
+/// A message of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    sequence: u64,
+    id: Uuid,
+    /// As in [`Place::mark_of`].
+    mark: u64,
+}
+
+impl Seen {
+    /// Whether it is the same message at the same sequence. It may have been stored again.
+    fn agrees(&self, other: &Self) -> bool {
+        (self.sequence, self.id) == (other.sequence, other.id)
+    }
+
+    fn place(&self) -> Place {
+        Place::after(self.sequence, self.mark)
+    }
 }
 
 /// What a look at a stream has found.
@@ -40,21 +60,22 @@ pub(crate) struct Look {
     /// Whether it differs after that place.
     pub(crate) differs: bool,
     made_at: Timestamp,
-    tail: Vec<(u64, Uuid)>,
+    tail: Vec<Seen>,
+}
+
+/// The place of an event in its stream.
+pub(crate) fn place_of(event: &StoredEvent) -> Place {
+    let mark = Place::mark_of(event.message_id(), event.stored_at());
+    Place { position: event.position(), mark }
 }
 
 impl Track {
-    /// The place of an event of this stream.
-    pub(crate) fn place_of(&self, event: &StoredEvent) -> Place {
-        let mark = self.made_at.map_or(0, |made_at| Place::mark_of(event.message_id(), made_at));
-        Place { position: event.position(), mark }
-    }
-
     /// Notes that an event was passed on.
-    pub(crate) fn passed(&mut self, place: Place, sequence: u64, message_id: Uuid) {
+    pub(crate) fn passed(&mut self, place: Place, id: Uuid) {
         self.seen = place;
-        if self.recent.back() != Some(&(sequence, message_id)) {
-            self.recent.push_back((sequence, message_id));
+        let seen = Seen { sequence: place.sequence(), id, mark: place.mark };
+        if self.recent.back() != Some(&seen) {
+            self.recent.push_back(seen);
         }
         self.forget();
     }
@@ -62,7 +83,8 @@ impl Track {
     /// Whether the event's message was passed on, or read with a look at the stream.
     pub(crate) fn has_passed(&self, event: &StoredEvent) -> bool {
         let message = (event.sequence(), event.message_id());
-        event.position() <= self.seen.position && self.recent.contains(&message)
+        event.position() <= self.seen.position
+            && self.recent.iter().any(|seen| (seen.sequence, seen.id) == message)
     }
 
     /// Goes back to the place up to which a stream that differs agrees.
@@ -76,8 +98,8 @@ impl Track {
         let (agreed, end) = (look.agreed.sequence(), look.end.sequence());
         self.seen = look.end;
         self.made_at = Some(look.made_at);
-        let first = look.tail.first().map_or(end + 1, |(sequence, _)| *sequence);
-        self.recent.retain(|(sequence, _)| *sequence <= agreed && *sequence < first);
+        let first = look.tail.first().map_or(end + 1, |seen| seen.sequence);
+        self.recent.retain(|seen| seen.sequence <= agreed && seen.sequence < first);
         self.recent.extend(look.tail);
         self.forget();
     }
@@ -99,13 +121,13 @@ impl Track {
         let extent = client.extent(service).await?;
         let made_at = extent.made_at;
         let from = extent.first.max(extent.last.saturating_sub(TAIL - 1));
-        let tail = ids(client, service, from, extent.last).await?;
-        let last = tail.last().filter(|(sequence, _)| *sequence == extent.last);
-        let end = Place::after(extent.last, last.map_or(Uuid::nil(), |(_, id)| *id), made_at);
+        let tail = messages(client, service, from, extent.last).await?;
+        let last = tail.last().filter(|seen| seen.sequence == extent.last);
+        let end = Place::after(extent.last, last.map_or(0, |seen| seen.mark));
         let (agreed, differs) = match self.made_at {
             // The first look: the stream has no earlier followers.
             None => (end, false),
-            Some(before) if before != made_at => (Place::start(made_at), true),
+            Some(before) if before != made_at => (Place::start(), true),
             Some(_) => self.agrees(client, service, &extent).await?,
         };
         Ok(Look { agreed, end, differs, made_at, tail })
@@ -119,27 +141,29 @@ impl Track {
         service: &str,
         extent: &Extent,
     ) -> Result<(Place, bool), StreamError> {
-        let (Some((first, _)), Some((last, _))) = (self.recent.front(), self.recent.back()) else {
+        let (Some(first), Some(last)) = (self.recent.front(), self.recent.back()) else {
             let is_shorter = extent.last < self.seen.sequence();
-            let agreed = if is_shorter { Place::start(extent.made_at) } else { self.seen };
+            let agreed = if is_shorter { Place::start() } else { self.seen };
             return Ok((agreed, is_shorter));
         };
-        let there = ids(client, service, *first, *last).await?;
-        let agrees = |message: &&(u64, Uuid)| {
+        let there = messages(client, service, first.sequence, last.sequence).await?;
+        // The message as the stream has it now.
+        let now = |seen: &Seen| {
             // What has aged out of the stream was there.
-            (message.0 < extent.first && message.0 <= extent.last) || there.contains(message)
+            let aged_out = seen.sequence < extent.first && seen.sequence <= extent.last;
+            let found = there.iter().find(|message| message.agrees(seen));
+            found.copied().or(aged_out.then_some(*seen))
         };
-        let agreed = self.recent.iter().take_while(agrees).last();
+        let agreed = self.recent.iter().map_while(now).last();
         Ok(match agreed {
-            Some(newest) if Some(newest) == self.recent.back() => (self.seen, false),
-            Some((sequence, id)) => (Place::after(*sequence, *id, extent.made_at), true),
-            None => (Place::start(extent.made_at), true),
+            Some(newest) if newest.agrees(last) => (self.seen, false),
+            Some(newest) => (newest.place(), true),
+            None => (Place::start(), true),
         })
     }
 }
 
-/// Whether everything after a place can still be read from a stream. `made_at` is the known
-/// creation time of the stream; it is read again before a client is refused.
+/// Whether everything after a place can still be read from a stream.
 ///
 /// # Errors
 /// When the stream cannot be read.
@@ -147,72 +171,58 @@ pub(crate) async fn can_resume(
     client: &MeshClient,
     service: &str,
     place: Place,
-    made_at: Option<Timestamp>,
 ) -> Result<bool, StreamError> {
     let sequence = place.sequence();
-    let is_same = |there: Option<Uuid>, made_at| {
-        there.is_some_and(|id| Place::mark_of(id, made_at) == place.mark)
-    };
-    if let Some(made_at) = made_at
-        && is_same(message_at(client, service, sequence).await?, made_at)
+    if sequence > 0
+        && let Some(seen) = messages(client, service, sequence, sequence).await?.first()
     {
-        return Ok(true);
+        return Ok(seen.mark == place.mark);
     }
-    // The extent is read first. A recreated stream grows while it is published again: in the
-    // other order a message that came between the two looks would count as aged out.
+    // The stream has lost nothing between the place and its first message.
     let extent = client.extent(service).await?;
-    let there = message_at(client, service, sequence).await?;
-    Ok(match there {
-        Some(_) => is_same(there, extent.made_at),
-        // The stream has lost nothing between the place and its first message.
-        None => sequence + 1 == extent.first.max(1),
-    })
+    Ok(sequence + 1 == extent.first.max(1))
 }
 
-/// The id of the message at a sequence.
-async fn message_at(
-    client: &MeshClient,
-    service: &str,
-    sequence: u64,
-) -> Result<Option<Uuid>, StreamError> {
-    if sequence == 0 {
-        return Ok(None);
-    }
-    Ok(ids(client, service, sequence, sequence).await?.first().map(|(_, id)| *id))
-}
-
-/// The ids of the messages from one sequence to another.
-async fn ids(
+/// The messages from one sequence to another.
+async fn messages(
     client: &MeshClient,
     service: &str,
     from: u64,
     to: u64,
-) -> Result<Vec<(u64, Uuid)>, StreamError> {
-    let (mut ids, mut from) = (Vec::new(), from.max(1));
+) -> Result<Vec<Seen>, StreamError> {
+    let (mut seen, mut from) = (Vec::new(), from.max(1));
     while from <= to {
         let limit = usize::try_from(to - from + 1).unwrap_or(usize::MAX);
         let messages = client.stored_messages(service, from, limit).await?;
         let Some(last) = messages.last() else { break };
         from = last.sequence + 1;
-        ids.extend(messages.iter().map(|message| (message.sequence, message.id)));
+        seen.extend(messages.iter().map(|message| Seen {
+            sequence: message.sequence,
+            id: message.id,
+            mark: Place::mark_of(message.id, message.stored_at),
+        }));
     }
-    ids.retain(|(sequence, _)| *sequence <= to);
-    Ok(ids)
+    seen.retain(|message| message.sequence <= to);
+    Ok(seen)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn made(secs: i64) -> Timestamp {
-        Timestamp::from_unix_millis(secs * 1_000).unwrap()
+    fn seen(sequence: u64) -> Seen {
+        Seen { sequence, id: Uuid::from_u128(sequence.into()), mark: sequence + 7 }
     }
 
     fn looked(last: u64, tail: std::ops::RangeInclusive<u64>) -> Look {
-        let tail: Vec<_> =
-            tail.map(|sequence| (sequence, Uuid::from_u128(sequence.into()))).collect();
-        let end = Place::after(last, Uuid::from_u128(last.into()), made(1));
-        Look { agreed: end, end, differs: false, made_at: made(1), tail }
+        let end = seen(last).place();
+        let tail = tail.map(seen).collect();
+        let made_at = Timestamp::from_unix_millis(1_000).unwrap();
+        Look { agreed: end, end, differs: false, made_at, tail }
+    }
+
+    fn sequences(track: &Track) -> Vec<u64> {
+        track.recent.iter().map(|seen| seen.sequence).collect()
     }
 
     #[test]
@@ -220,15 +230,14 @@ mod tests {
         let mut track = Track::default();
         track.go_to(looked(64, 1..=64));
         for sequence in 65..=400 {
-            let id = Uuid::from_u128(sequence.into());
             for _ in 0..2 {
-                track.passed(Place::after(sequence, id, made(1)), sequence, id);
+                track.passed(seen(sequence).place(), seen(sequence).id);
             }
         }
         assert_eq!(track.recent.len(), RECENT_MAX);
-        assert_eq!(track.recent.front().map(|(sequence, _)| *sequence), Some(145));
+        assert_eq!(sequences(&track).first(), Some(&145));
         track.go_to(looked(420, 357..=420));
-        let sequences: Vec<u64> = track.recent.iter().map(|(sequence, _)| *sequence).collect();
+        let sequences = sequences(&track);
         assert!(sequences.is_sorted_by(|one, other| one < other), "{sequences:?}");
         assert_eq!(sequences.last(), Some(&420));
     }
@@ -237,9 +246,8 @@ mod tests {
     fn a_track_keeps_no_message_after_the_agreed_place() {
         let mut track = Track::default();
         track.go_to(looked(64, 1..=64));
-        let agreed = Place::after(10, Uuid::from_u128(10), made(1));
+        let agreed = seen(10).place();
         track.go_to(Look { agreed, differs: true, ..looked(30, 25..=30) });
-        let sequences: Vec<u64> = track.recent.iter().map(|(sequence, _)| *sequence).collect();
-        assert_eq!(sequences, (1..=10).chain(25..=30).collect::<Vec<_>>());
+        assert_eq!(sequences(&track), (1..=10).chain(25..=30).collect::<Vec<_>>());
     }
 }

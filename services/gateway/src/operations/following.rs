@@ -28,6 +28,7 @@ use crate::{
     live::{
         cursor::{Cursor, FOLLOWED},
         hub::{Emitted, Membership, Signal},
+        identity::place_of,
     },
     operations::examples,
 };
@@ -153,7 +154,6 @@ impl Follower {
                 };
             // Later events come live.
             events.retain(|event| event.position() <= end.0[stream].position);
-            let place_of = |event: &StoredEvent| self.edge.hub().place_of(stream, event);
             read_to.0[stream] = events.last().map_or(end.0[stream], place_of);
             mine[stream] = events
                 .into_iter()
@@ -269,7 +269,7 @@ mod tests {
             Head(headers).last_event_id::<Cursor>()
         };
         assert_eq!(read(None).unwrap(), None);
-        let cursor = read(Some("2.1-5.2-6.3-7.4-8")).unwrap().unwrap();
+        let cursor = read(Some("3.1-5.2-6.3-7.4-8")).unwrap().unwrap();
         assert_eq!(cursor.0.map(|place| place.position), [1, 2, 3, 4]);
         let refused = read(Some("17")).unwrap_err();
         assert!(refused.is(codes::INVALID) && refused.extra["field"] == "Last-Event-ID");

@@ -305,7 +305,7 @@ mod tests {
             let sequence = index as u64 + 1;
             let events =
                 vec![StoredEvent::of("onsale.point.charged.v1.-".into(), sequence, event.into())];
-            StoredMessage { sequence, id, events }
+            StoredMessage { sequence, id, stored_at: None, events }
         };
         Ahead {
             messages: secs.iter().enumerate().map(emitted).collect(),

@@ -13,9 +13,11 @@ use crate::outbound::message::unpack;
 pub const EVENTS_A_SEQUENCE: u64 = 1_024;
 /// Every message is republished under this prefix once it is stored.
 pub(crate) const LIVE: &str = "live.";
-/// The headers that JetStream adds to a stored message: its sequence, and its subject.
+/// The headers that JetStream adds to a stored message: its sequence, its subject, and when it was
+/// stored.
 pub(super) const STREAM_SEQ: &str = "Nats-Sequence";
 pub(super) const SUBJECT: &str = "Nats-Subject";
+const TIME_STAMP: &str = "Nats-Time-Stamp";
 
 /// A stored message.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub struct StoredMessage {
     pub sequence: u64,
     /// `Nats-Msg-Id`; nil when it has none.
     pub id: Uuid,
+    /// When the stream stored it. A stream that was created again has other times.
+    pub stored_at: Option<Timestamp>,
     /// Its events.
     pub events: Vec<StoredEvent>,
 }
@@ -34,6 +38,7 @@ pub struct StoredEvent {
     pub(super) subject: Arc<str>,
     pub(super) position: u64,
     pub(super) message_id: Uuid,
+    pub(super) stored_at: Option<Timestamp>,
     pub(super) about: Option<Uuid>,
     pub(super) event_id: Option<Uuid>,
     pub(super) saga_id: Option<SagaId>,
@@ -56,14 +61,16 @@ impl StoredMessage {
         let sequence = header(STREAM_SEQ).and_then(|seq| seq.parse().ok()).unwrap_or_default();
         let id = map.and_then(|map| map.get(NATS_MESSAGE_ID)?.as_str().parse().ok());
         let id: Uuid = id.unwrap_or_default();
+        let stored_at = header(TIME_STAMP).and_then(|at| at.parse().ok());
         let events = unpack(&message.payload).unwrap_or_else(|_| vec![message.payload.clone()]);
         let event = |(index, event): (usize, Bytes)| {
             let index = (index as u64).min(EVENTS_A_SEQUENCE - 1);
             let position = sequence * EVENTS_A_SEQUENCE + index;
-            StoredEvent { message_id: id, ..StoredEvent::of(subject.clone(), position, event) }
+            let read = StoredEvent::of(subject.clone(), position, event);
+            StoredEvent { message_id: id, stored_at, ..read }
         };
         let events = events.into_iter().enumerate().map(event).collect();
-        Self { sequence, id, events }
+        Self { sequence, id, stored_at, events }
     }
 }
 
@@ -74,6 +81,7 @@ impl StoredEvent {
             subject,
             position,
             message_id: Uuid::nil(),
+            stored_at: None,
             about: None,
             event_id: None,
             saga_id: None,
@@ -121,6 +129,11 @@ impl StoredEvent {
     /// The id of its message; nil when it has none.
     pub fn message_id(&self) -> Uuid {
         self.message_id
+    }
+
+    /// When the stream stored its message; `None` when it was not read from a stream.
+    pub fn stored_at(&self) -> Option<Timestamp> {
+        self.stored_at
     }
 
     /// The entity it is about.

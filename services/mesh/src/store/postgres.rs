@@ -85,7 +85,7 @@ impl GivenUp {
 }
 
 /// A service's own database.
-pub struct Database {
+pub(crate) struct Database {
     pool: PgPool,
     options: PgConnectOptions,
     failpoints: Arc<Failpoints>,
