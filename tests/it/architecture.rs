@@ -2,7 +2,7 @@
 
 mod circles;
 mod crates;
-mod documents;
+pub mod documents;
 mod flows;
 mod registry;
 mod sources;

@@ -10,6 +10,7 @@ mod compose;
 mod contention;
 mod contracts;
 mod dead_letters;
+mod deploy;
 mod following;
 mod forgetful;
 mod forgotten;

@@ -7,6 +7,7 @@
 //! | `mesh` | the whole mesh, running, and its fans |
 //! | `otlp` | a collector of spans, and the tree that the spans of one saga must form |
 //! | `project` | the project's own files, read as data |
+//! | `prometheus` | the real Prometheus, where it is installed |
 //! | `sse` | a reader of server-sent events |
 //! | `stored` | a digest of everything that the services have stored |
 //! | `wiring` | what every service declares about itself |
@@ -16,6 +17,7 @@ pub mod event_types;
 pub mod mesh;
 pub mod otlp;
 pub mod project;
+pub mod prometheus;
 pub mod sse;
 pub mod stored;
 pub mod wiring;

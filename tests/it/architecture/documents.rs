@@ -97,7 +97,7 @@ fn normal(path: &Path) -> PathBuf {
 }
 
 /// Why a relative link leads nowhere.
-fn broken(document: &Path, link: &str) -> Option<String> {
+pub fn broken(document: &Path, link: &str) -> Option<String> {
     if link.contains("://") || link.starts_with("mailto:") {
         return None;
     }
